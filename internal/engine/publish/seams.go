@@ -1,0 +1,44 @@
+package publish
+
+import (
+	"context"
+	"errors"
+)
+
+// Pod names the pod object that is told about its networks. UID is empty where the runtime gave none.
+type Pod struct {
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	UID       string `json:"uid,omitempty"`
+}
+
+// Event types of Kubernetes.
+const (
+	Normal  = "Normal"
+	Warning = "Warning"
+)
+
+// Event is one Kubernetes event about a pod (behaviour.md O.5).
+type Event struct {
+	Type    string `json:"type"` // Normal or Warning
+	Reason  string `json:"reason"`
+	Message string `json:"message"`
+}
+
+var (
+	// ErrGone is returned when the pod does not exist any more, or when another pod bears its name
+	// (the UID differs). Nothing is left to tell, and that is no failure.
+	ErrGone = errors.New("pod is gone")
+	// ErrRetry is returned when the same call may succeed later: the API server is away, overloaded, slow,
+	// or answered with a conflict.
+	ErrRetry = errors.New("try again later")
+)
+
+// Cluster is where status and events are written to. Errors wrap ErrGone or ErrRetry where they apply.
+type Cluster interface {
+	// SetAnnotation sets one annotation of a pod by one PATCH of pods/status, with the pod's UID as the
+	// precondition when it is known.
+	SetAnnotation(ctx context.Context, pod Pod, key, value string) error
+	// Emit records an event about the pod, component "multus" (behaviour.md A45).
+	Emit(ctx context.Context, pod Pod, event Event) error
+}
