@@ -1,0 +1,286 @@
+// Package cniconf holds one network's CNI configuration as one type, whether it was written as a plugin
+// configuration or as a list: always a list of plugins, with the exact bytes kept, edited by methods only.
+// It runs nothing and reads no files. Everything above may import it; nobody else edits CNI JSON.
+package cniconf
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/containernetworking/cni/libcni"
+)
+
+// List is a network configuration. The zero value is empty and not usable. Methods that edit return a new
+// List; a List never changes.
+type List struct {
+	name    string
+	version string
+	single  bool
+	plugins []plugin
+	raw     []byte
+}
+
+type plugin struct {
+	typ string
+	raw json.RawMessage
+}
+
+// ErrNoType is returned for an object that is neither a plugin configuration nor a list
+// (behaviour.md B6, M23).
+var ErrNoType = errors.New("delegate must have the 'type' or 'plugin' field")
+
+// Parse reads a plugin configuration (a non-empty "type") or a list ("plugins", not empty: an empty one
+// crashes today's Multus, behaviour.md A37). Name and version may be missing; see WithDefaults.
+func Parse(b []byte) (*List, error) {
+	o, err := parseObject(b)
+	if err != nil {
+		return nil, fmt.Errorf("parse CNI configuration: %w", err)
+	}
+	l := &List{raw: bytes.Clone(b)}
+	if l.name, err = o.text("name"); err != nil {
+		return nil, err
+	}
+	if l.version, err = o.text("cniVersion"); err != nil {
+		return nil, err
+	}
+	typ, err := o.text("type")
+	if err != nil {
+		return nil, err
+	}
+	if typ != "" {
+		l.single = true
+		l.plugins = []plugin{{typ: typ, raw: l.raw}}
+		return l, nil
+	}
+	return l, l.parsePlugins(o)
+}
+
+// ParseWith reads a list as Parse does, with more plugins appended to its own, which may then be none
+// (sub-directory chaining, behaviour.md B35).
+func ParseWith(b []byte, more [][]byte) (*List, error) {
+	if len(more) == 0 {
+		return Parse(b)
+	}
+	o, err := parseObject(b)
+	if err != nil {
+		return nil, fmt.Errorf("parse CNI configuration: %w", err)
+	}
+	var items []json.RawMessage
+	if raw, ok := o.vals["plugins"]; ok {
+		if err := json.Unmarshal(raw, &items); err != nil {
+			return nil, fmt.Errorf("\"plugins\" must be an array: %w", err)
+		}
+	}
+	for _, m := range more {
+		items = append(items, m)
+	}
+	o.set("plugins", join(items))
+	return Parse(o.bytes())
+}
+
+func (l *List) parsePlugins(o *object) error {
+	raw, ok := o.vals["plugins"]
+	if !ok {
+		return ErrNoType
+	}
+	var items []json.RawMessage
+	if err := json.Unmarshal(raw, &items); err != nil {
+		return fmt.Errorf("\"plugins\" must be an array: %w", err)
+	}
+	if len(items) == 0 {
+		return errors.New("\"plugins\" is empty: a list needs at least one plugin")
+	}
+	for i, item := range items {
+		p, err := parseObject(item)
+		if err != nil {
+			return fmt.Errorf("plugin %d: %w", i+1, err)
+		}
+		typ, err := p.text("type")
+		if err != nil {
+			return fmt.Errorf("plugin %d: %w", i+1, err)
+		}
+		if typ == "" {
+			return fmt.Errorf("plugin %d: a plugin delegate must have the 'type' field", i+1)
+		}
+		l.plugins = append(l.plugins, plugin{typ: typ, raw: item})
+	}
+	return nil
+}
+
+// Name is the network's name, "" if it was left out.
+func (l *List) Name() string { return l.name }
+
+// Version is the cniVersion as written, "" if it was left out.
+func (l *List) Version() string { return l.version }
+
+// Single tells that it was written as a plugin configuration, not as a list.
+func (l *List) Single() bool { return l.single }
+
+// Bytes returns the configuration as JSON; the caller must not change it.
+func (l *List) Bytes() []byte { return l.raw }
+
+// Types returns the plugins' types in order.
+func (l *List) Types() []string {
+	out := make([]string, len(l.plugins))
+	for i, p := range l.plugins {
+		out[i] = p.typ
+	}
+	return out
+}
+
+// WithDefaults fills in a missing name and a missing cniVersion: the version of the outer configuration is
+// inherited at every verb (behaviour.md B3; B5 and D63 [quirk]).
+func (l *List) WithDefaults(name, version string) (*List, error) {
+	if l.name != "" && (l.version != "" || version == "") {
+		return l, nil
+	}
+	return l.edit(func(o *object) error {
+		if l.name == "" {
+			o.setText("name", name)
+		}
+		if l.version == "" && version != "" {
+			o.setText("cniVersion", version)
+		}
+		return nil
+	})
+}
+
+// WithCNIArgs merges args into args.cni of every plugin; equal keys are overwritten, others kept
+// (behaviour.md C30, C68). An "args" or "args.cni" that is no object is an error (it crashes today's).
+func (l *List) WithCNIArgs(args map[string]json.RawMessage) (*List, error) {
+	if len(args) == 0 {
+		return l, nil
+	}
+	return l.editPlugins(func(o *object) error {
+		outer, err := o.child("args")
+		if err != nil {
+			return err
+		}
+		inner, err := outer.child("cni")
+		if err != nil {
+			return fmt.Errorf("args: %w", err)
+		}
+		for _, k := range slices.Sorted(maps.Keys(args)) {
+			inner.set(k, args[k])
+		}
+		outer.set("cni", inner.bytes())
+		o.set("args", outer.bytes())
+		return nil
+	})
+}
+
+// WithDevice sets deviceID and pciBusID in every plugin (behaviour.md C69, Q11).
+func (l *List) WithDevice(id string) (*List, error) {
+	return l.editPlugins(func(o *object) error {
+		o.setText("deviceID", id)
+		o.setText("pciBusID", id)
+		return nil
+	})
+}
+
+// Capabilities are those that at least one plugin declares true.
+func (l *List) Capabilities() (map[string]bool, error) {
+	out := map[string]bool{}
+	for _, p := range l.plugins {
+		var c struct {
+			Capabilities map[string]bool `json:"capabilities"`
+		}
+		if err := json.Unmarshal(p.raw, &c); err != nil {
+			return nil, fmt.Errorf("capabilities of plugin %q: %w", p.typ, err)
+		}
+		for k, v := range c.Capabilities {
+			out[k] = out[k] || v
+		}
+	}
+	return out, nil
+}
+
+// Libcni returns the configuration for libcni's list calls. A plugin configuration becomes a list of one
+// whose cache entry holds the configuration as it was written, as today's does (behaviour.md D84).
+func (l *List) Libcni() (*libcni.NetworkConfigList, error) {
+	if !l.single {
+		return libcni.NetworkConfFromBytes(l.raw)
+	}
+	conf, err := libcni.NetworkPluginConfFromBytes(l.raw)
+	if err != nil {
+		return nil, err
+	}
+	return &libcni.NetworkConfigList{
+		Name: l.name, CNIVersion: l.version, Plugins: []*libcni.PluginConfig{conf}, Bytes: l.raw,
+	}, nil
+}
+
+// MarshalJSON returns the configuration itself.
+func (l *List) MarshalJSON() ([]byte, error) { return l.raw, nil }
+
+// UnmarshalJSON is Parse.
+func (l *List) UnmarshalJSON(b []byte) error {
+	p, err := Parse(b)
+	if err != nil {
+		return err
+	}
+	*l = *p
+	return nil
+}
+
+func (l *List) edit(change func(*object) error) (*List, error) {
+	o, err := parseObject(l.raw)
+	if err != nil {
+		return nil, err
+	}
+	if err := change(o); err != nil {
+		return nil, err
+	}
+	return Parse(o.bytes())
+}
+
+func (l *List) editPlugins(change func(*object) error) (*List, error) {
+	if l.single {
+		return l.edit(change)
+	}
+	return l.edit(func(o *object) error {
+		items := make([]json.RawMessage, 0, len(l.plugins))
+		for i, p := range l.plugins {
+			po, err := parseObject(p.raw)
+			if err != nil {
+				return err
+			}
+			if err := change(po); err != nil {
+				return fmt.Errorf("plugin %d (%q): %w", i+1, p.typ, err)
+			}
+			items = append(items, po.bytes())
+		}
+		o.set("plugins", join(items))
+		return nil
+	})
+}
+
+// child returns a member that is an object; absent and null give an empty one.
+func (o *object) child(key string) (*object, error) {
+	v, ok := o.vals[key]
+	if !ok || string(v) == "null" {
+		return &object{vals: map[string]json.RawMessage{}}, nil
+	}
+	c, err := parseObject(v)
+	if err != nil {
+		return nil, fmt.Errorf("%q must be an object, not %s", key, v)
+	}
+	return c, nil
+}
+
+func join(items []json.RawMessage) json.RawMessage {
+	var b bytes.Buffer
+	b.WriteByte('[')
+	for i, item := range items {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.Write(item)
+	}
+	b.WriteByte(']')
+	return b.Bytes()
+}

@@ -1,0 +1,110 @@
+package cniconf
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+)
+
+// object is a JSON object whose members keep their order and their exact text, so that editing one leaves
+// the others as they were written: no float64, no sorting, no lost keys (behaviour.md A38 [quirk]).
+type object struct {
+	keys []string
+	vals map[string]json.RawMessage
+}
+
+// parseObject reads one JSON object; the last of several equal keys wins (behaviour.md A2).
+func parseObject(b []byte) (*object, error) {
+	dec := json.NewDecoder(bytes.NewReader(b))
+	tok, err := dec.Token()
+	if err != nil {
+		return nil, err
+	}
+	if tok != json.Delim('{') {
+		return nil, fmt.Errorf("want a JSON object, not %v", kind(tok))
+	}
+	o := &object{vals: map[string]json.RawMessage{}}
+	for dec.More() {
+		tok, err := dec.Token()
+		if err != nil {
+			return nil, err
+		}
+		key, ok := tok.(string)
+		if !ok {
+			return nil, fmt.Errorf("want a key, not %v", kind(tok))
+		}
+		var v json.RawMessage
+		if err := dec.Decode(&v); err != nil {
+			return nil, err
+		}
+		o.set(key, v)
+	}
+	if _, err := dec.Token(); err != nil {
+		return nil, err
+	}
+	if _, err := dec.Token(); err != io.EOF { //nolint:errorlint // Token returns it bare
+		return nil, fmt.Errorf("something follows the JSON object")
+	}
+	return o, nil
+}
+
+func kind(tok json.Token) string {
+	switch t := tok.(type) {
+	case json.Delim:
+		return "an array"
+	case string:
+		return fmt.Sprintf("the text %q", t)
+	case nil:
+		return "null"
+	}
+	return fmt.Sprintf("%v", tok)
+}
+
+func (o *object) set(key string, v json.RawMessage) {
+	if _, ok := o.vals[key]; !ok {
+		o.keys = append(o.keys, key)
+	}
+	o.vals[key] = v
+}
+
+// text returns a member that is a text; absent and null count as "".
+func (o *object) text(key string) (string, error) {
+	v, ok := o.vals[key]
+	if !ok {
+		return "", nil
+	}
+	var s *string
+	if err := json.Unmarshal(v, &s); err != nil {
+		return "", fmt.Errorf("%q must be a text, not %s", key, v)
+	}
+	if s == nil {
+		return "", nil
+	}
+	return *s, nil
+}
+
+func (o *object) setText(key, value string) { o.set(key, quote(value)) }
+
+func quote(s string) json.RawMessage {
+	b, err := json.Marshal(s)
+	if err != nil { // a string always encodes
+		panic(err)
+	}
+	return b
+}
+
+func (o *object) bytes() []byte {
+	var b bytes.Buffer
+	b.WriteByte('{')
+	for i, k := range o.keys {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.Write(quote(k))
+		b.WriteByte(':')
+		b.Write(o.vals[k])
+	}
+	b.WriteByte('}')
+	return b.Bytes()
+}

@@ -1,0 +1,173 @@
+// Package config is the configuration that people write: the keys of the plugins' CNI configuration and of
+// the daemon's file, their defaults, precedence and validation (behaviour.md A). It reads no files and no
+// environment and applies nothing. The engine and the hosts import it.
+package config
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"multus/internal/fault"
+)
+
+// Defaults of the plugin's keys (behaviour.md A15-A32, A51).
+const (
+	DefaultConfDir         = "/etc/cni/multus/net.d"
+	DefaultCNIDir          = "/var/lib/cni/multus"
+	DefaultBinDir          = "/opt/cni/bin"
+	DefaultMultusNamespace = "kube-system"
+	DefaultSocketDir       = "/run/multus/"
+	// SocketName is the socket's name inside the socket directory.
+	SocketName = "multus.sock"
+)
+
+// PodAnnotations is the capability, and the key of runtimeConfig, by which a runtime passes the pod's
+// annotations (containerd and CRI-O do when a configuration declares it).
+const PodAnnotations = "io.kubernetes.cri.pod-annotations"
+
+// PlainLocal is the value of plainPods that lets the plugin plan plain pods by itself: it is written by the
+// daemon into the configuration that it generates, which then carries every key that changes what a plain
+// pod gets. Without it the plugin always asks.
+const PlainLocal = "local"
+
+// Plugin is the CNI configuration of multus and multus-shim (behaviour.md A.2, A.4). Keys match without
+// regard to case, the last of several equal keys wins (A2), unknown keys are kept out and accepted (A1).
+type Plugin struct {
+	CNIVersion             string            `json:"cniVersion"`
+	Name                   string            `json:"name"`
+	Type                   string            `json:"type"`
+	ConfDir                string            `json:"confDir"`
+	CNIDir                 string            `json:"cniDir"`
+	BinDir                 string            `json:"binDir"`
+	Delegates              []json.RawMessage `json:"delegates"`
+	ClusterNetwork         string            `json:"clusterNetwork"`
+	DefaultNetworks        []string          `json:"defaultNetworks"`
+	SystemNamespaces       []string          `json:"systemNamespaces"`
+	MultusNamespace        string            `json:"multusNamespace"`
+	Kubeconfig             string            `json:"kubeconfig"`
+	NamespaceIsolation     bool              `json:"namespaceIsolation"`
+	GlobalNamespaces       string            `json:"globalNamespaces"`
+	ReadinessIndicatorFile string            `json:"readinessindicatorfile"`
+	AuxiliaryChain         string            `json:"auxiliaryCNIChainName"`
+	RetryDeleteOnError     bool              `json:"retryDeleteOnError"`
+	LogToStderr            *bool             `json:"logToStderr"`
+	LogLevel               string            `json:"logLevel"`
+	LogFile                string            `json:"logFile"`
+	LogOptions             *LogOptions       `json:"logOptions"`
+	DaemonSocketDir        string            `json:"daemonSocketDir"`
+	// PlainPods is PlainLocal or empty.
+	PlainPods string `json:"plainPods"`
+	// NetworksDir is the thin plugin's and the daemon's source without Kubernetes: a directory of YAML files.
+	NetworksDir string `json:"networksDir"`
+	// RuntimeConfig is what the runtime passes by capability, member by member as it came
+	// (behaviour.md A33 [quirk]: unknown members are dropped today).
+	RuntimeConfig map[string]json.RawMessage `json:"runtimeConfig"`
+	// ValidAttachments is the runtime's list at GC (CNI SPEC 1.1 §GC); the second key is what libcni sends too.
+	ValidAttachments    []Attachment `json:"cni.dev/valid-attachments"`
+	ValidAttachmentsToo []Attachment `json:"cni.dev/attachments"`
+}
+
+// Attachment names one attachment in the runtime's list at GC.
+type Attachment struct {
+	ContainerID string `json:"containerID"`
+	IfName      string `json:"ifname"`
+}
+
+// LogOptions rotates the log file (behaviour.md A32): days, megabytes, files.
+type LogOptions struct {
+	MaxAge     *int  `json:"maxAge,omitempty"`
+	MaxSize    *int  `json:"maxSize,omitempty"`
+	MaxBackups *int  `json:"maxBackups,omitempty"`
+	Compress   *bool `json:"compress,omitempty"`
+}
+
+// ParsePlugin reads the configuration that the runtime passes on standard input. Errors are faults that
+// quote what is wrong (behaviour.md A6).
+func ParsePlugin(b []byte) (*Plugin, error) {
+	p := &Plugin{
+		ConfDir: DefaultConfDir, CNIDir: DefaultCNIDir, BinDir: DefaultBinDir,
+		MultusNamespace: DefaultMultusNamespace, SystemNamespaces: []string{"kube-system"},
+	}
+	dec := json.NewDecoder(bytes.NewReader(b))
+	if err := dec.Decode(p); err != nil {
+		return nil, fault.Wrap(err, fault.Decoding, "correct the CNI configuration that the runtime loads",
+			"failed to load netconf")
+	}
+	return p, nil
+}
+
+// HasNetwork tells whether there is anything to delegate to (behaviour.md A7).
+func (p *Plugin) HasNetwork() error {
+	if p.ClusterNetwork == "" && len(p.Delegates) == 0 {
+		return fault.New(fault.BadConfig, "set clusterNetwork in the CNI configuration",
+			"CNI configuration %q: at least one delegate/clusterNetwork must be specified", p.Name)
+	}
+	return nil
+}
+
+// Exceptions are the namespaces that every pod may refer to under namespaceIsolation (behaviour.md A25, C41).
+func (p *Plugin) Exceptions() []string {
+	if p.GlobalNamespaces == "" {
+		return []string{"default"}
+	}
+	items := strings.Split(p.GlobalNamespaces, ",")
+	for i := range items {
+		items[i] = strings.TrimSpace(items[i])
+	}
+	return items
+}
+
+// PodAnnotationsKnown returns the pod's annotations if the runtime passed them.
+func (p *Plugin) PodAnnotationsKnown() (map[string]string, bool, error) {
+	raw, ok := p.RuntimeConfig[PodAnnotations]
+	if !ok || string(raw) == "null" {
+		return nil, false, nil
+	}
+	m := map[string]string{}
+	if err := json.Unmarshal(raw, &m); err != nil {
+		return nil, false, fault.Wrap(err, fault.Decoding, "report this to the container runtime's authors",
+			"runtimeConfig %q is no map of texts", PodAnnotations)
+	}
+	return m, true, nil
+}
+
+// Valid is the runtime's list of attachments at GC, and whether the runtime gave one at all.
+func (p *Plugin) Valid() ([]Attachment, bool) {
+	if p.ValidAttachments != nil {
+		return p.ValidAttachments, true
+	}
+	return p.ValidAttachmentsToo, p.ValidAttachmentsToo != nil
+}
+
+// SocketPath is where the daemon listens, as the plugin sees it (behaviour.md A51).
+func (p *Plugin) SocketPath() string {
+	dir := p.DaemonSocketDir
+	if dir == "" {
+		dir = DefaultSocketDir
+	}
+	return strings.TrimRight(dir, "/") + "/" + SocketName
+}
+
+// Overlay replaces each top-level key of conf by the same key of over: the daemon's file wins over the
+// request's configuration (behaviour.md A90). Keys in skip are left alone. Both must be JSON objects.
+func Overlay(conf, over []byte, skip ...string) ([]byte, error) {
+	var base, top map[string]json.RawMessage
+	if err := json.Unmarshal(conf, &base); err != nil {
+		return nil, fmt.Errorf("unmarshal CNI config: %w", err)
+	}
+	if err := json.Unmarshal(over, &top); err != nil {
+		return nil, fmt.Errorf("unmarshal CNI override config: %w", err)
+	}
+	for _, k := range skip {
+		delete(top, k)
+	}
+	if base == nil {
+		base = map[string]json.RawMessage{}
+	}
+	for k, v := range top {
+		base[k] = v
+	}
+	return json.Marshal(base)
+}

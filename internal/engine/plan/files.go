@@ -1,0 +1,156 @@
+package plan
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/utils"
+
+	"multus/internal/cniconf"
+)
+
+// confExtensions are those of CNI configuration files (behaviour.md B20).
+var confExtensions = []string{".conf", ".json", ".conflist"}
+
+// loadByName finds the file in dir whose network has the wanted name; an empty name takes the first file
+// that can be used (behaviour.md B20-B24). Files that cannot be parsed are passed over, and named in the
+// error when nothing is found (B23 [quirk]: one broken file breaks all networks today).
+func loadByName(dir, name string) (*cniconf.List, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("no networks found in %s: %w", dir, err)
+	}
+	var broken []error
+	seen := 0
+	for _, e := range entries { // sorted by name
+		if e.IsDir() || !hasExtension(e.Name(), confExtensions) {
+			continue
+		}
+		seen++
+		file := filepath.Join(dir, e.Name())
+		l, err := loadFile(file, false)
+		switch {
+		case err != nil:
+			broken = append(broken, fmt.Errorf("passed over: %w", err))
+		case name == "" || l.Name() == name:
+			return l, nil
+		}
+	}
+	if seen == 0 {
+		return nil, fmt.Errorf("no networks found in %s", dir)
+	}
+	err = fmt.Errorf("no network available in the name %s in cni dir %s", name, dir)
+	return nil, errors.Join(append([]error{err}, broken...)...)
+}
+
+// loadPath reads the network at a path: a directory's first usable file, a .conflist with the plugins of
+// its sub-directory, or a plugin configuration (behaviour.md B32-B35).
+func loadPath(path string) (*cniconf.List, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot find network: %w", err)
+	}
+	if !info.IsDir() {
+		return loadFile(path, true)
+	}
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot find network: %w", err)
+	}
+	for _, e := range entries {
+		if hasExtension(e.Name(), []string{".conf", ".conflist"}) {
+			return loadByName(path, "")
+		}
+	}
+	return nil, fmt.Errorf("cannot find network: %s has no .conf or .conflist file", path)
+}
+
+// loadFile reads one file; chained adds the plugins of the sub-directory that bears the list's name
+// (B35; not when a list is found by its name, B25).
+func loadFile(file string, chained bool) (*cniconf.List, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("read CNI configuration: %w", err)
+	}
+	isList := strings.HasSuffix(file, ".conflist")
+	var more [][]byte
+	if isList && chained {
+		if more, err = subdirectory(filepath.Dir(file), b); err != nil {
+			return nil, fmt.Errorf("error loading CNI conflist file %s: %w", file, err)
+		}
+	}
+	l, err := cniconf.ParseWith(b, more)
+	switch {
+	case err != nil && isList:
+		return nil, fmt.Errorf("error loading CNI conflist file %s: %w", file, err)
+	case err != nil:
+		return nil, fmt.Errorf("error loading CNI config file %s: %w", file, err)
+	case isList && l.Single():
+		return nil, fmt.Errorf("error loading CNI conflist file %s: no plugins; perhaps this is supposed to be a .conf?", file)
+	case !isList && !l.Single():
+		return nil, fmt.Errorf("error loading CNI config file %s: no 'type'; perhaps this is supposed to be a .conflist?", file)
+	}
+	return l, nil
+}
+
+// subdirectory returns the plugins in dir/<name of the list>, unless the list says loadOnlyInlinedPlugins
+// (CNI SPEC 1.1 §1; bool or text, behaviour.md K9).
+func subdirectory(dir string, list []byte) ([][]byte, error) {
+	var head struct {
+		Name   string `json:"name"`
+		Inline any    `json:"loadOnlyInlinedPlugins"`
+	}
+	if err := json.Unmarshal(list, &head); err != nil {
+		return nil, err
+	}
+	if head.Inline == true || head.Inline == "true" {
+		return nil, nil
+	}
+	if err := utils.ValidateNetworkName(head.Name); err != nil {
+		return nil, fmt.Errorf("invalid network config name: %q", head.Name)
+	}
+	return pluginFiles(filepath.Join(dir, head.Name))
+}
+
+// pluginFiles returns the contents of the .conf files of a directory in name order; no directory is none.
+func pluginFiles(dir string) ([][]byte, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read plugins of the chain: %w", err)
+	}
+	var out [][]byte
+	for _, e := range entries {
+		if e.IsDir() || !strings.HasSuffix(e.Name(), ".conf") {
+			continue
+		}
+		b, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		if err != nil {
+			return nil, fmt.Errorf("read plugin of the chain: %w", err)
+		}
+		l, err := cniconf.Parse(b)
+		if err == nil && !l.Single() {
+			err = cniconf.ErrNoType
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", filepath.Join(dir, e.Name()), err)
+		}
+		out = append(out, b)
+	}
+	return out, nil
+}
+
+func hasExtension(name string, exts []string) bool {
+	for _, ext := range exts {
+		if strings.HasSuffix(name, ext) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,223 @@
+package plan
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/utils"
+
+	"multus/internal/engine/request"
+	"multus/internal/fault"
+	"multus/internal/netsel"
+)
+
+// DeviceInfoDir holds the device-info files of attachments (behaviour.md H30, C71).
+const DeviceInfoDir = "/var/run/k8s.cni.cncf.io/devinfo/cni"
+
+// nameInterfaces gives every attachment its interface's name: the runtime's for the cluster network, the
+// requested one, or net<index> (behaviour.md C80, C81; C53 [quirk]). What the kernel or another attachment
+// would refuse is refused here, before anything is done (C82, K10; NPWG v1.3 §4.1.2.1.5).
+func (p *planning) nameInterfaces() error {
+	taken := map[string]string{}
+	for i := range p.out {
+		a := &p.out[i]
+		switch {
+		case i == 0:
+			a.IfName = p.req.IfName
+		case a.Request != nil && a.Request.Interface != "":
+			a.IfName = a.Request.Interface
+		default:
+			a.IfName = fmt.Sprintf("net%d", i)
+		}
+		if err := utils.ValidateInterfaceName(a.IfName); err != nil {
+			return fault.New(fault.BadConfig, fmt.Sprintf("choose a name of at most %d characters without / : and spaces", netsel.MaxInterfaceName),
+				"network %s of pod %s: interface name %q: %s %s", a.Name, p.req.Pod(), a.IfName, err.Msg, err.Details)
+		}
+		if other, ok := taken[a.IfName]; ok {
+			return fault.New(fault.BadConfig, "give each element of the annotation another interface",
+				"network %s of pod %s: interface name %s already exists: network %s has it", a.Name, p.req.Pod(), a.IfName, other)
+		}
+		taken[a.IfName] = a.Name
+	}
+	return nil
+}
+
+// defaultRoutes distributes default-route requests: the family that is asked for moves, the other stays
+// (behaviour.md D30-D35). An empty list asks for no family: the attachment keeps what its plugin provides.
+func (p *planning) defaultRoutes() error {
+	owner := map[bool]int{}
+	for i := range p.out {
+		if p.out[i].Request == nil || p.out[i].Request.DefaultRoute == nil {
+			continue
+		}
+		for _, gw := range *p.out[i].Request.DefaultRoute {
+			if _, ok := owner[gw.Is6()]; ok {
+				return fault.New(fault.BadConfig, "leave one gateway of each family in default-route, on one network",
+					"multus does not support ECMP for default-route: network %s of pod %s asks for one more gateway", p.out[i].Name, p.req.Pod())
+			}
+			owner[gw.Is6()] = i
+			p.out[i].Routes.Gateways = append(p.out[i].Routes.Gateways, gw)
+		}
+	}
+	v4, has4 := owner[false]
+	v6, has6 := owner[true]
+	for i := range p.out {
+		p.out[i].Routes.DropIPv4 = has4 && v4 != i
+		p.out[i].Routes.DropIPv6 = has6 && v6 != i
+	}
+	return nil
+}
+
+// finish fills in what delegates get beside their configuration, and makes the plan.
+func (p *planning) finish() (*Plan, error) {
+	out := &Plan{
+		CNIVersion: p.conf.CNIVersion, ContainerID: p.req.ContainerID, Netns: p.req.Netns,
+		Dirs: Dirs{State: p.conf.CNIDir, Binary: p.conf.BinDir}, Attachments: p.out,
+	}
+	uid := p.req.Args.Get(request.PodUID)
+	if p.pod != nil {
+		uid = p.pod.UID
+		out.Pod = Identity{Namespace: p.pod.Namespace, Name: p.pod.Name, UID: uid}
+	}
+	for i := range out.Attachments {
+		a := &out.Attachments[i]
+		a.Args = DelegateArgs(p.req.Args.Delegate(uid), a.Request)
+		if err := p.runtimeConfig(a); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// DelegateArgs adds the older form of mac and ips to CNI_ARGS, at every verb (behaviour.md C67 [quirk]:
+// on ADD only today, and an empty list as an empty value).
+func DelegateArgs(args request.Args, e *netsel.Element) request.Args {
+	if e == nil {
+		return args
+	}
+	if e.MAC != "" {
+		args = args.With("MAC", e.MAC)
+	}
+	if len(e.IPs) > 0 {
+		args = args.With("IP", strings.Join(e.IPs, ","))
+	}
+	return args
+}
+
+// runtimeConfig offers what the pod asked for, and to the cluster network what the runtime passed
+// (behaviour.md C63, C66; C54, C64 [quirk]; NPWG v1.3 §7.5).
+func (p *planning) runtimeConfig(a *Attachment) error {
+	rc := map[string]json.RawMessage{}
+	if a.Primary {
+		for k, v := range p.conf.RuntimeConfig {
+			rc[k] = v
+		}
+	}
+	if a.Request != nil {
+		if err := Requested(rc, a.Request); err != nil {
+			return err
+		}
+	}
+	if a.Device != "" {
+		rc["deviceID"] = text(a.Device)
+	}
+	if _, ok := rc["deviceID"]; ok {
+		a.DeviceInfo = DeviceInfoFile(a.Name, p.req.ContainerID, a.IfName)
+		rc["CNIDeviceInfoFile"] = text(a.DeviceInfo)
+	}
+	if len(rc) > 0 {
+		a.RuntimeConfig = rc
+	}
+	return nil
+}
+
+// Requested puts the members that a selection element asks for into rc (behaviour.md C22-C29).
+func Requested(rc map[string]json.RawMessage, e *netsel.Element) error {
+	set := func(key string, present bool, value any) error {
+		if !present {
+			return nil
+		}
+		b, err := json.Marshal(value)
+		if err != nil {
+			return fmt.Errorf("encode %s: %w", key, err)
+		}
+		rc[key] = b
+		return nil
+	}
+	for _, err := range []error{
+		set("ips", len(e.IPs) > 0, e.IPs),
+		set("mac", e.MAC != "", e.MAC),
+		set("infinibandGUID", e.InfinibandGUID != "", e.InfinibandGUID),
+		set("portMappings", len(e.PortMappings) > 0, e.PortMappings),
+		set("bandwidth", e.Bandwidth != nil, e.Bandwidth),
+		set("deviceID", e.DeviceID != "", e.DeviceID),
+	} {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// DeviceInfoFile is the name that device plugins' consumers look for (behaviour.md C71, Q13).
+func DeviceInfoFile(name, containerID, ifName string) string {
+	return DeviceInfoDir + "/" + strings.ReplaceAll(name+"-"+containerID+"_"+ifName, "/", "-")
+}
+
+func text(s string) json.RawMessage {
+	b, err := json.Marshal(s)
+	if err != nil { // a string always encodes
+		panic(err)
+	}
+	return b
+}
+
+// allocation hands out the devices of one pod, each once over the whole plan (behaviour.md H20; H22 [quirk]:
+// the same device is given to several interfaces today).
+type allocation struct {
+	ids  map[string][]string
+	used map[string]int
+}
+
+// assignDevice takes the next device of a resource for an attachment. None left is an error: an interface
+// that was asked for with a device is useless without one (behaviour.md H21 [quirk]).
+func (p *planning) assignDevice(ctx context.Context, a *Attachment, resource string) error {
+	if p.devices == nil {
+		if p.Devices == nil {
+			return fault.New(fault.BadConfig, "run Multus where the kubelet's directory can be read",
+				"network %s of pod %s needs a device of %s, and nobody can tell the pod's devices", a.Name, p.pod.Ref, resource)
+		}
+		ids, err := p.Devices.Devices(ctx, p.pod.Ref, p.pod.UID)
+		if err != nil {
+			return fault.Wrap(err, fault.TryAgain, "check the kubelet's directory and that the kubelet runs",
+				"network %s of pod %s: find the devices of %s", a.Name, p.pod.Ref, resource)
+		}
+		p.devices = &allocation{ids: ids, used: map[string]int{}}
+	}
+	ids := p.devices.ids[resource]
+	i := p.devices.used[resource]
+	if i >= len(ids) {
+		return fault.New(fault.BadConfig, fmt.Sprintf("request %d or more of %s in the resources of the pod's containers", i+1, resource),
+			"network %s of pod %s: no device of %s is left: the kubelet gave the pod %d", a.Name, p.pod.Ref, resource, len(ids))
+	}
+	p.devices.used[resource]++
+	l, err := a.Config.WithDevice(ids[i])
+	if err != nil {
+		return fmt.Errorf("network %s: %w", a.Name, err)
+	}
+	a.Config, a.Resource, a.Device = l, resource, ids[i]
+	return nil
+}
+
+// Gateway returns the gateway of a family that the attachment is asked to set, or the zero address.
+func (r Routes) Gateway(v6 bool) netip.Addr {
+	i := slices.IndexFunc(r.Gateways, func(a netip.Addr) bool { return a.Is6() == v6 })
+	if i < 0 {
+		return netip.Addr{}
+	}
+	return r.Gateways[i]
+}

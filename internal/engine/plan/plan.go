@@ -1,0 +1,94 @@
+// Package plan decides what will be done for a sandbox, before anything is done: request, configuration,
+// annotations and network definitions go in, one serialisable Plan comes out. It has no effects; what it
+// needs to know it asks through the seams in seams.go. The engine and the daemon import it; execution,
+// ledger and explanation read its value.
+package plan
+
+import (
+	"encoding/json"
+	"net/netip"
+
+	"multus/internal/cniconf"
+	"multus/internal/engine/request"
+	"multus/internal/netsel"
+)
+
+// Plan is everything that will be done for one sandbox. It is executed, recorded for DEL, explained,
+// compared, and frozen in golden tests.
+type Plan struct {
+	// CNIVersion is the version of the outer configuration, in which the result is returned.
+	CNIVersion  string `json:"cniVersion"`
+	ContainerID string `json:"containerID"`
+	Netns       string `json:"netns"`
+	// Pod is empty when the runtime named none (no Kubernetes).
+	Pod Identity `json:"pod"`
+	// Dirs are the directories that the plugin uses on the host.
+	Dirs Dirs `json:"dirs"`
+	// Attachments in the order in which they are added (NPWG v1.3 §7.3); the first is the cluster
+	// network, whose result the runtime gets.
+	Attachments []Attachment `json:"attachments"`
+}
+
+// Identity is the pod that a sandbox belongs to.
+type Identity struct {
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name,omitempty"`
+	UID       string `json:"uid,omitempty"`
+}
+
+// Dirs are the directories of a plan (behaviour.md A16, A17).
+type Dirs struct {
+	State  string `json:"state"`
+	Binary string `json:"binary"`
+}
+
+// Origin tells which reference an attachment comes from.
+type Origin string
+
+// The origins of attachments, in the order in which they appear in a plan (behaviour.md B39).
+const (
+	FromClusterNetwork    Origin = "clusterNetwork"
+	FromDelegates         Origin = "delegates"
+	FromDefaultAnnotation Origin = "annotation " + netsel.DefaultNetwork
+	FromDefaultNetworks   Origin = "defaultNetworks"
+	FromAnnotation        Origin = "annotation " + netsel.Networks
+	FromAuxiliaryChain    Origin = "auxiliaryCNIChainName"
+)
+
+// Attachment is one network for the pod.
+type Attachment struct {
+	// Name is shown in status, events and messages: namespace/name of the definition, else the
+	// configuration's name (behaviour.md C70).
+	Name   string `json:"name"`
+	Origin Origin `json:"origin"`
+	// Primary marks the cluster network.
+	Primary bool   `json:"primary,omitempty"`
+	IfName  string `json:"ifName"`
+	// Config is what the delegate gets; libcni adds name, version, prevResult and runtimeConfig.
+	Config *cniconf.List `json:"config"`
+	// Args are the delegate's CNI_ARGS, the same at every verb.
+	Args request.Args `json:"args"`
+	// RuntimeConfig is offered by capability (behaviour.md C63-C66).
+	RuntimeConfig map[string]json.RawMessage `json:"runtimeConfig,omitempty"`
+	// Request is what the pod asked for, nil for the cluster's own networks.
+	Request *netsel.Element `json:"request,omitempty"`
+	Routes  Routes          `json:"routes"`
+	// Resource and Device are set when the kubelet gave the pod a device for this network.
+	Resource string `json:"resource,omitempty"`
+	Device   string `json:"device,omitempty"`
+	// DeviceInfo is the device-info file of this attachment, "" for none (behaviour.md C71).
+	DeviceInfo string `json:"deviceInfo,omitempty"`
+}
+
+// Routes says what happens to default routes after an attachment was added (behaviour.md D30-D33).
+type Routes struct {
+	// DropIPv4 and DropIPv6: another attachment provides the default route of that family.
+	DropIPv4 bool `json:"dropIPv4,omitempty"`
+	DropIPv6 bool `json:"dropIPv6,omitempty"`
+	// Gateways of the default routes to set on this attachment's interface, at most one per family in
+	// the whole plan.
+	Gateways []netip.Addr `json:"gateways,omitempty"`
+}
+
+// None tells that the attachment's routes stay as its plugin made them.
+func (r Routes) None() bool { return !r.DropIPv4 && !r.DropIPv6 && len(r.Gateways) == 0 }

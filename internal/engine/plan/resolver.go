@@ -1,0 +1,467 @@
+package plan
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"strings"
+
+	"multus/internal/cniconf"
+	"multus/internal/config"
+	"multus/internal/engine/request"
+	"multus/internal/fault"
+	"multus/internal/netsel"
+)
+
+// Resolver makes plans. Networks, Pods and Devices may be nil: what cannot be asked is then refused when
+// it is needed, never guessed.
+type Resolver struct {
+	Networks Networks
+	Pods     Pods
+	Devices  Devices
+	Log      *slog.Logger
+}
+
+// MissingNetworkError says that a network that somebody refers to cannot be had. Its cause wraps
+// ErrNotFound or ErrUnavailable where that is the reason.
+type MissingNetworkError struct {
+	Ref Ref
+	Err error
+}
+
+// Error has the words that operators search for (behaviour.md M4).
+func (e *MissingNetworkError) Error() string {
+	return fmt.Sprintf("cannot find a network-attachment-definition (%s) in namespace (%s): %v", e.Ref.Name, e.Ref.Namespace, e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *MissingNetworkError) Unwrap() error { return e.Err }
+
+// planning is one plan in the making.
+type planning struct {
+	*Resolver
+	req  *request.Request
+	conf *config.Plugin
+	// pod is nil when there is no Kubernetes and inline delegates are all there is (behaviour.md D12).
+	pod     *Pod
+	devices *allocation
+	out     []Attachment
+}
+
+// Plan decides what an ADD will do (behaviour.md D22, B39). The errors are faults.
+func (r *Resolver) Plan(ctx context.Context, req *request.Request, conf *config.Plugin) (*Plan, error) {
+	p := &planning{Resolver: r, req: req, conf: conf}
+	if err := conf.HasNetwork(); err != nil {
+		return nil, err
+	}
+	var err error
+	if p.pod, err = r.pod(ctx, req, conf); err != nil {
+		return nil, err
+	}
+	for _, step := range []func(context.Context) error{p.cluster, p.defaults, p.selected, p.auxiliary} {
+		if err := step(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if err := p.nameInterfaces(); err != nil {
+		return nil, err
+	}
+	if err := p.defaultRoutes(); err != nil {
+		return nil, err
+	}
+	return p.finish()
+}
+
+// PlanDelete finds out what may be attached to a sandbox of which nothing was recorded: as much as can be
+// resolved of what the pod asks for now (behaviour.md D60, D64). A pod that is gone, or that is another by
+// now, has nothing that we know of. It fails only when the pod cannot be asked for.
+func (r *Resolver) PlanDelete(ctx context.Context, req *request.Request, conf *config.Plugin) (*Plan, error) {
+	p := &planning{Resolver: r, req: req, conf: conf}
+	var err error
+	if p.pod, err = r.pod(ctx, req, conf); err != nil {
+		if errors.Is(err, ErrUnavailable) {
+			return nil, err
+		}
+		return p.finish()
+	}
+	for _, step := range []func(context.Context) error{p.cluster, p.defaults, p.selected} {
+		known := len(p.out)
+		if err := step(ctx); err != nil {
+			r.Log.Warn("resolve for DEL without a record", "pod", req.Pod(), "container", req.ContainerID, "err", err)
+			p.out = p.out[:known]
+			break
+		}
+	}
+	if err := p.nameInterfaces(); err != nil {
+		p.out = nil
+	}
+	return p.finish()
+}
+
+// PlanCluster resolves the cluster network alone, without a pod: for STATUS (behaviour.md D92).
+func (r *Resolver) PlanCluster(ctx context.Context, req *request.Request, conf *config.Plugin) (*Plan, error) {
+	if err := conf.HasNetwork(); err != nil {
+		return nil, err
+	}
+	p := &planning{Resolver: r, req: req, conf: conf}
+	if err := p.cluster(ctx); err != nil {
+		return nil, err
+	}
+	p.out = p.out[:1]
+	return p.finish()
+}
+
+// Plain tells whether a pod gets the cluster network and nothing else: its annotations are known, name no
+// network and no default network, and defaultNetworks does not apply to its namespace
+// (architecture.md, decision 2).
+func Plain(req *request.Request, conf *config.Plugin) bool {
+	annotations, known, err := conf.PodAnnotationsKnown()
+	if err != nil || !known {
+		return false
+	}
+	_, replaced := annotations[netsel.DefaultNetwork]
+	wanted := strings.TrimSpace(annotations[netsel.Networks])
+	return wanted == "" && !replaced && !defaultNetworksApply(req.Args.Get(request.PodNamespace), conf)
+}
+
+// pod finds out what the pod asks for: by the annotations that the runtime passed, which are those of this
+// very sandbox, else from the source.
+func (r *Resolver) pod(ctx context.Context, req *request.Request, conf *config.Plugin) (*Pod, error) {
+	ref := Ref{Namespace: req.Args.Get(request.PodNamespace), Name: req.Args.Get(request.PodName)}
+	uid := req.Args.Get(request.PodUID)
+	annotations, known, err := conf.PodAnnotationsKnown()
+	if err != nil {
+		return nil, err
+	}
+	if known {
+		return &Pod{Ref: ref, UID: uid, Annotations: annotations}, nil
+	}
+	if r.Pods == nil {
+		return nil, r.withoutPods(conf)
+	}
+	if ref.Name == "" || ref.Namespace == "" {
+		return nil, fault.New(fault.BadEnvironment, "the runtime must pass K8S_POD_NAMESPACE and K8S_POD_NAME in CNI_ARGS",
+			"container %s: CNI_ARGS name no pod (namespace %q, name %q)", req.ContainerID, ref.Namespace, ref.Name)
+	}
+	pod, err := r.Pods.Pod(ctx, ref)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return nil, fault.Wrap(err, fault.TryAgain, "nothing, if the pod was deleted meanwhile; the runtime tries again otherwise",
+			"error waiting for pod %s", ref)
+	case err != nil:
+		return nil, fault.Wrap(err, fault.TryAgain, "check that the API server can be reached and that Multus may get pods",
+			"error waiting for pod %s", ref)
+	}
+	if uid != "" && pod.UID != uid && !isStatic(pod) {
+		return nil, fault.New(fault.TryAgain, "nothing, if the pod was re-created meanwhile: its old sandbox is being removed",
+			"expected pod UID %q but got %q from Kube API", uid, pod.UID)
+	}
+	if uid == "" {
+		uid = pod.UID
+	}
+	return &Pod{Ref: ref, UID: uid, Annotations: pod.Annotations}, nil
+}
+
+// withoutPods decides what to do when nobody can tell what a pod asks for: inline delegates alone need
+// nobody (behaviour.md D12); anything else must not be guessed (A46).
+func (r *Resolver) withoutPods(conf *config.Plugin) error {
+	if conf.ClusterNetwork == "" {
+		return nil
+	}
+	return fault.New(fault.BadConfig,
+		"set kubeconfig (or networksDir) in the CNI configuration, or let the runtime pass pod annotations: capability "+config.PodAnnotations,
+		"failed to get clusterNetwork/defaultNetworks: must have either Kubernetes config or delegates")
+}
+
+// isStatic tells mirror pods of static pods, whose UID is not the sandbox's (behaviour.md C1, D18).
+func isStatic(p *Pod) bool {
+	source, ok := p.Annotations[netsel.ConfigSource]
+	return ok && source != "api"
+}
+
+// cluster resolves the first attachment: clusterNetwork, or the inline delegates (behaviour.md A18, A19),
+// and then the pod's replacement for it (C52).
+func (p *planning) cluster(ctx context.Context) error {
+	if p.conf.ClusterNetwork == "" {
+		return p.inline()
+	}
+	name, l, err := p.clusterReference(ctx, p.conf.ClusterNetwork)
+	if err != nil {
+		return fault.Wrap(err, codeOf(err), "check clusterNetwork in the CNI configuration, and that the file or the definition exists",
+			"failed to get clusterNetwork/defaultNetworks: failed to get clusterNetwork %s in namespace %s", p.conf.ClusterNetwork, p.conf.MultusNamespace)
+	}
+	p.out = append(p.out, Attachment{Name: name, Origin: FromClusterNetwork, Primary: true, Config: l})
+	return p.replaceDefault(ctx)
+}
+
+// inline takes the delegates of the configuration; one without a name gets the outer one
+// (behaviour.md A36, A39; B5).
+func (p *planning) inline() error {
+	for i, raw := range p.conf.Delegates {
+		l, err := cniconf.Parse(raw)
+		if err == nil {
+			name := p.conf.Name
+			if i > 0 {
+				name = fmt.Sprintf("%s-%d", p.conf.Name, i)
+			}
+			l, err = l.WithDefaults(name, p.conf.CNIVersion)
+		}
+		if err != nil {
+			return fault.Wrap(err, fault.BadConfig, "correct delegates in the CNI configuration", "failed to load delegate %d config", i)
+		}
+		p.out = append(p.out, Attachment{Name: l.Name(), Origin: FromDelegates, Primary: i == 0, Config: l})
+	}
+	if p.pod == nil {
+		return nil
+	}
+	return p.replaceDefault(context.Background())
+}
+
+// clusterReference resolves a value of clusterNetwork or defaultNetworks: a path if it has a slash, else a
+// definition in multusNamespace, else a file in confDir by the network's name (behaviour.md B30, B32).
+func (p *planning) clusterReference(ctx context.Context, value string) (string, *cniconf.List, error) {
+	if strings.Contains(value, "/") {
+		l, err := loadPath(value)
+		if err == nil {
+			l, err = l.WithDefaults("", p.conf.CNIVersion)
+		}
+		if err != nil {
+			return "", nil, err
+		}
+		return l.Name(), l, nil
+	}
+	ref := Ref{Namespace: p.conf.MultusNamespace, Name: value}
+	var missing error
+	if p.Networks != nil {
+		def, err := p.Networks.Network(ctx, ref)
+		if err == nil {
+			l, err := p.definition(def)
+			return ref.String(), l, err
+		}
+		missing = &MissingNetworkError{Ref: ref, Err: err}
+	}
+	l, err := loadByName(p.conf.ConfDir, value)
+	if err == nil {
+		l, err = l.WithDefaults(value, p.conf.CNIVersion)
+	}
+	if err != nil {
+		return "", nil, errors.Join(missing, err)
+	}
+	return l.Name(), l, nil
+}
+
+// defaults adds defaultNetworks (behaviour.md A20, A21).
+func (p *planning) defaults(ctx context.Context) error {
+	if p.pod == nil || !defaultNetworksApply(p.pod.Namespace, p.conf) {
+		return nil
+	}
+	for _, value := range p.conf.DefaultNetworks {
+		name, l, err := p.clusterReference(ctx, value)
+		if err != nil {
+			return fault.Wrap(err, codeOf(err), "check defaultNetworks in the CNI configuration, and that the file or the definition exists",
+				"failed to get clusterNetwork/defaultNetworks: default network %s", value)
+		}
+		p.out = append(p.out, Attachment{Name: name, Origin: FromDefaultNetworks, Config: l})
+	}
+	return nil
+}
+
+func defaultNetworksApply(namespace string, conf *config.Plugin) bool {
+	if conf.ClusterNetwork == "" || len(conf.DefaultNetworks) == 0 {
+		return false
+	}
+	for _, ns := range conf.SystemNamespaces {
+		if ns == namespace {
+			return false
+		}
+	}
+	return true
+}
+
+// selected adds the networks of the pod's annotation, in its order.
+func (p *planning) selected(ctx context.Context) error {
+	if p.pod == nil {
+		return nil
+	}
+	elements, err := netsel.Parse(p.pod.Annotations[netsel.Networks])
+	if err != nil {
+		return p.badAnnotation(netsel.Networks, err)
+	}
+	for i := range elements {
+		a, err := p.element(ctx, &elements[i], FromAnnotation, p.pod.Namespace)
+		if err != nil {
+			return err
+		}
+		p.out = append(p.out, *a)
+	}
+	return nil
+}
+
+// replaceDefault lets the pod name another cluster network (behaviour.md C50-C54). A value without an
+// element is an error when it is empty (C51), and nothing when it is the list [].
+func (p *planning) replaceDefault(ctx context.Context) error {
+	if p.pod == nil {
+		return nil
+	}
+	value, ok := p.pod.Annotations[netsel.DefaultNetwork]
+	if !ok {
+		return nil
+	}
+	elements, err := netsel.Parse(value)
+	switch {
+	case err != nil:
+		return p.badAnnotation(netsel.DefaultNetwork, err)
+	case strings.TrimSpace(value) == "":
+		return p.badAnnotation(netsel.DefaultNetwork, errors.New("it is empty: name one network, or remove the annotation"))
+	case len(elements) == 0:
+		return nil
+	case len(elements) > 1:
+		return p.badAnnotation(netsel.DefaultNetwork, fmt.Errorf("more than one default network is specified: %s", value))
+	}
+	a, err := p.element(ctx, &elements[0], FromDefaultAnnotation, p.conf.MultusNamespace)
+	if err != nil {
+		return err
+	}
+	a.Primary = true
+	p.out[0] = *a
+	return nil
+}
+
+func (p *planning) badAnnotation(key string, err error) error {
+	return fault.Wrap(err, fault.BadConfig, "correct the annotation of the pod, or of the controller that makes it",
+		"error loading k8s delegates k8s args: failed to parse annotation %s of pod %s", key, p.pod.Ref)
+}
+
+// element resolves one selection element of the pod. Every reference that a pod makes passes here, so this
+// is the one place where isolation is checked (behaviour.md C40, C42 [quirk]).
+func (p *planning) element(ctx context.Context, e *netsel.Element, origin Origin, namespace string) (*Attachment, error) {
+	ref := Ref{Namespace: e.Namespace, Name: e.Name}
+	if ref.Namespace == "" {
+		ref.Namespace = namespace
+	}
+	if err := p.isolated(ref, origin); err != nil {
+		return nil, err
+	}
+	def, err := p.lookUp(ctx, ref)
+	if err != nil {
+		return nil, fault.Wrap(err, codeOf(err), nextFor(err, origin),
+			"error loading k8s delegates k8s args: pod %s, %s", p.pod.Ref, origin)
+	}
+	l, err := p.definition(def)
+	if err == nil {
+		l, err = l.WithCNIArgs(e.CNIArgs)
+	}
+	if err != nil {
+		return nil, fault.Wrap(err, fault.BadConfig, "correct spec.config of the network-attachment-definition",
+			"error loading k8s delegates k8s args: network-attachment-definition %s of pod %s", ref, p.pod.Ref)
+	}
+	a := &Attachment{Name: ref.String(), Origin: origin, Config: l, Request: e}
+	if def.ResourceName != "" {
+		err = p.assignDevice(ctx, a, def.ResourceName)
+	}
+	return a, err
+}
+
+func (p *planning) lookUp(ctx context.Context, ref Ref) (*Definition, error) {
+	var err error
+	switch {
+	case ref.Name == "":
+		err = errors.New("resource name may not be empty")
+	case p.Networks == nil:
+		err = fmt.Errorf("%w: no Kubernetes and no networksDir is configured", ErrUnavailable)
+	default:
+		var def *Definition
+		if def, err = p.Networks.Network(ctx, ref); err == nil {
+			return def, nil
+		}
+	}
+	return nil, &MissingNetworkError{Ref: ref, Err: err}
+}
+
+func nextFor(err error, origin Origin) string {
+	if errors.Is(err, ErrUnavailable) {
+		return "check that the API server can be reached; the runtime tries again"
+	}
+	return fmt.Sprintf("create the network-attachment-definition, or correct the %s of the pod", origin)
+}
+
+func codeOf(err error) uint {
+	if errors.Is(err, ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return fault.TryAgain
+	}
+	return fault.BadConfig
+}
+
+// definition turns a definition into a configuration: from spec.config, or from a file in confDir when that
+// is empty (behaviour.md B1-B3).
+func (p *planning) definition(def *Definition) (*cniconf.List, error) {
+	var l *cniconf.List
+	var err error
+	if def.Config == "" {
+		l, err = loadByName(p.conf.ConfDir, def.Name)
+	} else {
+		l, err = cniconf.Parse([]byte(def.Config))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return l.WithDefaults(def.Name, p.conf.CNIVersion)
+}
+
+// isolated refuses a reference of a pod into a namespace that it may not refer to (behaviour.md C40, C41).
+// References of the configuration are the administrator's and are not a pod's to be limited.
+func (p *planning) isolated(ref Ref, origin Origin) error {
+	if !p.conf.NamespaceIsolation || ref.Namespace == p.pod.Namespace {
+		return nil
+	}
+	for _, ns := range p.conf.Exceptions() {
+		if ns == ref.Namespace {
+			return nil
+		}
+	}
+	return fault.New(fault.BadConfig,
+		"use a definition in the pod's own namespace, or add the namespace to globalNamespaces",
+		"error loading k8s delegates k8s args: namespace isolation enabled, annotation violates permission, pod is in namespace %s but refers to target namespace %s (%s, network %s)",
+		p.pod.Namespace, ref.Namespace, origin, ref.Name)
+}
+
+// auxiliary appends the auxiliary chain: passthru and the plugins of a directory beside the cluster
+// network's file (behaviour.md B40-B42). A chain that cannot be loaded is left out, as today, and logged.
+func (p *planning) auxiliary(context.Context) error {
+	name := p.conf.AuxiliaryChain
+	if name == "" || p.conf.ClusterNetwork == "" {
+		return nil
+	}
+	if !strings.Contains(p.conf.ClusterNetwork, "/") {
+		return fault.New(fault.BadConfig, "make clusterNetwork a path, or remove auxiliaryCNIChainName",
+			"auxiliary chain used but ClusterNetwork must be a path, and it is not a path: %s", p.conf.ClusterNetwork)
+	}
+	dir := filepath.Join(filepath.Dir(p.conf.ClusterNetwork), name)
+	more, err := pluginFiles(dir)
+	var l *cniconf.List
+	if err == nil && len(more) > 0 {
+		l, err = chain(name, p.conf.CNIVersion, more)
+	}
+	if err != nil {
+		p.Log.Error("auxiliary chain left out", "chain", name, "dir", dir, "err", err)
+		return nil
+	}
+	if l != nil {
+		p.out = append(p.out, Attachment{Name: name, Origin: FromAuxiliaryChain, Config: l})
+	}
+	return nil
+}
+
+func chain(name, version string, more [][]byte) (*cniconf.List, error) {
+	head, err := json.Marshal(map[string]any{
+		"name": name, "cniVersion": version,
+		"plugins": []any{map[string]any{"type": "passthru", "name": "passthru-cni"}},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("encode chain: %w", err)
+	}
+	return cniconf.ParseWith(head, more)
+}

@@ -1,0 +1,145 @@
+// Package request is what the container runtime asked: the CNI environment and standard input, parsed once
+// into one value. It is the only parser of CNI_ARGS. It decides nothing. The engine, the hosts and the wire
+// between plugin and daemon use it.
+package request
+
+import (
+	"fmt"
+	"strings"
+
+	"multus/internal/fault"
+)
+
+// Request is one call of the plugin. All fields are as the runtime gave them.
+type Request struct {
+	Command     string `json:"command"`
+	ContainerID string `json:"containerID"`
+	Netns       string `json:"netns"`
+	IfName      string `json:"ifName"`
+	// Args are the pairs of CNI_ARGS in their order.
+	Args Args `json:"args,omitempty"`
+	// Path is CNI_PATH.
+	Path string `json:"path"`
+	// Config is standard input, byte for byte.
+	Config []byte `json:"config"`
+}
+
+// Pair is one key and its value in CNI_ARGS.
+type Pair = [2]string
+
+// Args are the pairs of CNI_ARGS, in order.
+type Args []Pair
+
+// Keys of CNI_ARGS that Kubernetes runtimes set (behaviour.md D8, C60).
+const (
+	IgnoreUnknown  = "IgnoreUnknown"
+	PodNamespace   = "K8S_POD_NAMESPACE"
+	PodName        = "K8S_POD_NAME"
+	InfraContainer = "K8S_POD_INFRA_CONTAINER_ID"
+	PodUID         = "K8S_POD_UID"
+)
+
+// ParseArgs reads CNI_ARGS: pairs k=v separated by semicolons. A value may hold an equal sign, and an empty
+// item (a trailing semicolon) is nothing (behaviour.md D8, C61; E15 [quirk]: both are refused today).
+// A key that Multus does not know needs IgnoreUnknown, as it always did.
+func ParseArgs(s string) (Args, error) {
+	var out Args
+	var unknown []string
+	ignore := false
+	for _, item := range strings.Split(s, ";") {
+		if strings.TrimSpace(item) == "" {
+			continue
+		}
+		k, v, ok := strings.Cut(item, "=")
+		if !ok || k == "" {
+			return nil, fault.New(fault.BadEnvironment, "report this to the container runtime's authors",
+				"CNI_ARGS: invalid pair %q: want KEY=VALUE", item)
+		}
+		out = append(out, Pair{k, v})
+		switch k {
+		case IgnoreUnknown:
+			ignore = v == "1" || strings.EqualFold(v, "true")
+		case "IP", "MAC", PodNamespace, PodName, InfraContainer, PodUID:
+		default:
+			unknown = append(unknown, item)
+		}
+	}
+	if len(unknown) > 0 && !ignore {
+		return nil, fault.New(fault.BadEnvironment, "add IgnoreUnknown=1 to CNI_ARGS",
+			"CNI_ARGS: unknown args %q", unknown)
+	}
+	return out, nil
+}
+
+// Get returns the last value of a key, "" if it is absent.
+func (a Args) Get(key string) string {
+	v := ""
+	for _, p := range a {
+		if p[0] == key {
+			v = p[1]
+		}
+	}
+	return v
+}
+
+// String returns the pairs in the form of CNI_ARGS.
+func (a Args) String() string {
+	items := make([]string, len(a))
+	for i, p := range a {
+		items[i] = p[0] + "=" + p[1]
+	}
+	return strings.Join(items, ";")
+}
+
+// Delegate returns the pairs that delegates get: the five known ones first, in today's order
+// (behaviour.md C60, Q12), then whatever else the runtime gave, each key once (C61, C62 [quirk]; Q34).
+// uid fills an absent K8S_POD_UID.
+func (a Args) Delegate(uid string) Args {
+	podUID := a.Get(PodUID)
+	if podUID == "" {
+		podUID = uid
+	}
+	out := Args{
+		{IgnoreUnknown, "true"},
+		{PodNamespace, a.Get(PodNamespace)},
+		{PodName, a.Get(PodName)},
+		{InfraContainer, a.Get(InfraContainer)},
+		{PodUID, podUID},
+	}
+	for _, p := range a {
+		if !out.has(p[0]) {
+			out = append(out, Pair{p[0], a.Get(p[0])})
+		}
+	}
+	return out
+}
+
+// With returns the pairs with key set to value, in place where it stood, else at the end.
+func (a Args) With(key, value string) Args {
+	out := append(Args(nil), a...)
+	for i := range out {
+		if out[i][0] == key {
+			out[i][1] = value
+			return out
+		}
+	}
+	return append(out, Pair{key, value})
+}
+
+func (a Args) has(key string) bool {
+	for _, p := range a {
+		if p[0] == key {
+			return true
+		}
+	}
+	return false
+}
+
+// Pod names the pod of a request: for messages, "namespace/name" or the container if no pod was named.
+func (r *Request) Pod() string {
+	ns, name := r.Args.Get(PodNamespace), r.Args.Get(PodName)
+	if name == "" {
+		return fmt.Sprintf("container %s", r.ContainerID)
+	}
+	return ns + "/" + name
+}

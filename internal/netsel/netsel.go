@@ -1,0 +1,201 @@
+// Package netsel is the grammar of the network selection annotations: text in, elements out
+// (behaviour.md C10-C36, NPWG v1.3 §4.1). It is pure: it looks nothing up, knows no pod and no policy, and
+// it is the only parser of these annotations. Everything above may import it.
+package netsel
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+)
+
+// Names of the annotations (behaviour.md C1).
+const (
+	Networks       = "k8s.v1.cni.cncf.io/networks"
+	DefaultNetwork = "v1.multus-cni.io/default-network"
+	Status         = "k8s.v1.cni.cncf.io/network-status"
+	ResourceName   = "k8s.v1.cni.cncf.io/resourceName"
+	// ConfigSource tells static pods: present and not "api" (behaviour.md C1, D18).
+	ConfigSource = "kubernetes.io/config.source"
+)
+
+// MaxInterfaceName is the longest name that the kernel takes (IFNAMSIZ without the terminating zero).
+const MaxInterfaceName = 15
+
+// PortMapping is one entry of portMappings (behaviour.md C27).
+type PortMapping struct {
+	HostPort      int    `json:"hostPort"`
+	ContainerPort int    `json:"containerPort"`
+	Protocol      string `json:"protocol,omitempty"`
+	HostIP        string `json:"hostIP,omitempty"`
+}
+
+// Bandwidth is a bandwidth request in bits; all four members are always written (behaviour.md A34, C28).
+type Bandwidth struct {
+	IngressRate  int `json:"ingressRate"`
+	IngressBurst int `json:"ingressBurst"`
+	EgressRate   int `json:"egressRate"`
+	EgressBurst  int `json:"egressBurst"`
+}
+
+// Element is one network selection element. Namespace is empty where the annotation gave none: its default
+// depends on the annotation it stands in. Name may be empty (behaviour.md C15); looking it up fails then.
+type Element struct {
+	Name           string                     `json:"name"`
+	Namespace      string                     `json:"namespace,omitempty"`
+	Interface      string                     `json:"interface,omitempty"`
+	IPs            []string                   `json:"ips,omitempty"`
+	MAC            string                     `json:"mac,omitempty"`
+	InfinibandGUID string                     `json:"infiniband-guid,omitempty"`
+	PortMappings   []PortMapping              `json:"portMappings,omitempty"`
+	Bandwidth      *Bandwidth                 `json:"bandwidth,omitempty"`
+	DeviceID       string                     `json:"deviceID,omitempty"`
+	CNIArgs        map[string]json.RawMessage `json:"cni-args,omitempty"`
+	// DefaultRoute is nil when the key is absent; an empty list is a statement of its own (C31, D30).
+	DefaultRoute *[]netip.Addr `json:"default-route,omitempty"`
+	// IPAMClaim is ipam-claim-reference: it is checked here against ips (NPWG v1.3 §4.1.2.1.11), and left
+	// to the delegates that read the pod's annotation (behaviour.md C32).
+	IPAMClaim string `json:"ipam-claim-reference,omitempty"`
+}
+
+// Parse reads the value of a selection annotation: the comma form, or a JSON array as soon as the value has
+// one of the characters [ { " (behaviour.md C10). An empty or blank value is no element (C3).
+func Parse(value string) ([]Element, error) {
+	if strings.TrimSpace(value) == "" {
+		return nil, nil
+	}
+	if strings.ContainsAny(value, `[{"`) {
+		return parseJSON(value)
+	}
+	items := strings.Split(value, ",")
+	out := make([]Element, 0, len(items))
+	for i, item := range items {
+		e, err := parseShort(item)
+		if err != nil {
+			return nil, fmt.Errorf("element %d (%q): %w", i+1, strings.TrimSpace(item), err)
+		}
+		out = append(out, e)
+	}
+	return out, nil
+}
+
+// parseShort reads [namespace/]name[@interface] (behaviour.md C11-C15).
+func parseShort(item string) (Element, error) {
+	var e Element
+	rest := strings.TrimSpace(item)
+	if ns, name, ok := strings.Cut(rest, "/"); ok {
+		if strings.Contains(name, "/") {
+			return e, fmt.Errorf("more than one %q: want [namespace/]name[@interface]", "/")
+		}
+		e.Namespace, rest = strings.TrimSpace(ns), strings.TrimSpace(name)
+	}
+	name, ifname, ok := strings.Cut(rest, "@")
+	if ok && strings.Contains(ifname, "@") {
+		return e, fmt.Errorf("more than one %q: want [namespace/]name[@interface]", "@")
+	}
+	e.Name, e.Interface = strings.TrimSpace(name), strings.TrimSpace(ifname)
+	for _, s := range []string{e.Namespace, e.Name} {
+		if s != "" && !isLabel(s) {
+			return e, fmt.Errorf("%q must consist of lower case alphanumeric characters or '-', and start and end with an alphanumeric character", s)
+		}
+	}
+	if e.Interface != "" && (len(e.Interface) > MaxInterfaceName || strings.ContainsAny(e.Interface, " \t\n\v\f\r/")) {
+		return e, fmt.Errorf("interface name %q must have at most %d characters, and no '/' or spaces", e.Interface, MaxInterfaceName)
+	}
+	return e, nil
+}
+
+// isLabel is ^[a-z0-9]([-a-z0-9]*[a-z0-9])?$ without a length limit (behaviour.md C13).
+func isLabel(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		alnum := c >= 'a' && c <= 'z' || c >= '0' && c <= '9'
+		if !alnum && (c != '-' || i == 0 || i == len(s)-1) {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// wire is an element as JSON has it: aliases and unchecked texts.
+type wire struct {
+	Element
+	InterfaceRequest string    `json:"interfaceRequest"`
+	DefaultRoute     *[]string `json:"default-route"`
+}
+
+func parseJSON(value string) ([]Element, error) {
+	var list []*wire
+	dec := json.NewDecoder(bytes.NewReader([]byte(value)))
+	if err := dec.Decode(&list); err != nil {
+		return nil, fmt.Errorf("want a JSON array of objects: %w", err)
+	}
+	if dec.More() {
+		return nil, fmt.Errorf("want one JSON array of objects, and nothing after it")
+	}
+	out := make([]Element, 0, len(list))
+	for i, w := range list {
+		if w == nil {
+			return nil, fmt.Errorf("element %d is null: want an object with a name", i+1)
+		}
+		e, err := w.check()
+		if err != nil {
+			return nil, fmt.Errorf("element %d (%q): %w", i+1, w.Name, err)
+		}
+		out = append(out, e)
+	}
+	return out, nil
+}
+
+func (w *wire) check() (Element, error) {
+	e := w.Element
+	if e.Interface == "" {
+		e.Interface = w.InterfaceRequest // the older name (C26)
+	}
+	for _, ip := range e.IPs {
+		if err := checkIP(ip); err != nil {
+			return e, err
+		}
+	}
+	if e.MAC != "" {
+		if _, err := net.ParseMAC(e.MAC); err != nil {
+			return e, fmt.Errorf("mac: %w", err)
+		}
+	}
+	if e.InfinibandGUID != "" {
+		if _, err := net.ParseMAC(e.InfinibandGUID); err != nil {
+			return e, fmt.Errorf("infiniband-guid: %w", err)
+		}
+	}
+	if e.IPAMClaim != "" && len(e.IPs) > 0 {
+		return e, fmt.Errorf("ips and ipam-claim-reference exclude each other: drop one")
+	}
+	if w.DefaultRoute != nil {
+		gws := make([]netip.Addr, 0, len(*w.DefaultRoute))
+		for _, s := range *w.DefaultRoute {
+			gw, err := netip.ParseAddr(s)
+			if err != nil {
+				return e, fmt.Errorf("default-route: invalid IP address: %q", s)
+			}
+			gws = append(gws, gw.Unmap())
+		}
+		e.DefaultRoute = &gws
+	}
+	return e, nil
+}
+
+func checkIP(s string) error {
+	if strings.Contains(s, "/") {
+		if _, _, err := net.ParseCIDR(s); err != nil {
+			return fmt.Errorf("ips: %q is no address with a prefix: %w", s, err)
+		}
+		return nil
+	}
+	if net.ParseIP(s) == nil {
+		return fmt.Errorf("ips: %q is no IP address", s)
+	}
+	return nil
+}

@@ -1,0 +1,241 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"time"
+
+	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/flowcontrol"
+
+	"multus/internal/engine/plan"
+)
+
+// Limits of reads. Today's 250 ms (thin) and 50 ms (daemon) per attempt are too tight for a loaded API
+// server (behaviour.md D13, D15).
+const (
+	attemptTimeout = 2 * time.Second        // one GET
+	lookupTimeout  = 10 * time.Second       // one GET with its retries; the caller's context may be shorter
+	firstBackoff   = 50 * time.Millisecond  // before the second attempt; doubled for each further one
+	maxBackoff     = 1 * time.Second        // longest pause that the client chooses itself
+	resourceAnno   = "k8s.v1.cni.cncf.io/resourceName"
+	nadResource    = "network-attachment-definitions"
+	acceptMetadata = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
+)
+
+// Client reads pods and network definitions live and writes status and events. It holds connections and no
+// objects, and may be used by many goroutines.
+type Client struct {
+	core   *rest.RESTClient
+	nads   *rest.RESTClient
+	stream *rest.RESTClient // nads without a limit on the duration of a request: for watches
+	params runtime.ParameterCodec
+}
+
+var (
+	_ plan.Pods     = (*Client)(nil)
+	_ plan.Networks = (*Client)(nil)
+)
+
+// New makes a client. No request is sent.
+func New(config *Config) (*Client, error) {
+	scheme := runtime.NewScheme()
+	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
+	if err := nadv1.AddToScheme(scheme); err != nil {
+		return nil, fmt.Errorf("register network definition types: %w", err)
+	}
+	c := rest.CopyConfig(config)
+	c.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
+	c.ContentType = runtime.ContentTypeJSON
+	c.AcceptContentTypes = runtime.ContentTypeJSON
+	if c.RateLimiter == nil && c.QPS > 0 {
+		// One limit for all, and with an error that can be told from others.
+		c.RateLimiter = limiter{flowcontrol.NewTokenBucketRateLimiter(c.QPS, c.Burst)}
+	}
+	transport, err := rest.HTTPClientFor(c)
+	if err != nil {
+		return nil, fmt.Errorf("prepare connection to %s: %w", c.Host, err)
+	}
+	client := &Client{params: runtime.NewParameterCodec(scheme)}
+	if client.core, err = restClient(c, "/api", schema.GroupVersion{Version: "v1"}, transport); err != nil {
+		return nil, err
+	}
+	if client.nads, err = restClient(c, "/apis", nadv1.SchemeGroupVersion, transport); err != nil {
+		return nil, err
+	}
+	// http.Client.Timeout ends a watch, too.
+	client.stream, err = restClient(c, "/apis", nadv1.SchemeGroupVersion, &http.Client{Transport: transport.Transport})
+	return client, err
+}
+
+func restClient(config *Config, path string, gv schema.GroupVersion, h *http.Client) (*rest.RESTClient, error) {
+	c := rest.CopyConfig(config)
+	c.APIPath, c.GroupVersion = path, &gv
+	client, err := rest.RESTClientForConfigAndClient(c, h)
+	if err != nil {
+		return nil, fmt.Errorf("prepare client of %s: %w", c.Host, err)
+	}
+	return client, nil
+}
+
+// limiter gives the error of a wait that does not fit into the context a type.
+type limiter struct{ flowcontrol.RateLimiter }
+
+// Wait blocks until the next request is allowed.
+func (l limiter) Wait(ctx context.Context) error {
+	if err := l.RateLimiter.Wait(ctx); err != nil {
+		return fmt.Errorf("%w: %w", errThrottled, err)
+	}
+	return nil
+}
+
+// target names what a request is about, for the path and for errors.
+type target struct {
+	verb, group, resource, subresource string
+	namespace, name                    string
+}
+
+func (t target) roleResource() string {
+	if t.subresource != "" {
+		return t.resource + "/" + t.subresource
+	}
+	return t.resource
+}
+
+func (t target) resourceGroup() string {
+	return schema.GroupResource{Group: t.group, Resource: t.resource}.String()
+}
+
+// object is the part of any object that Multus reads.
+type object struct {
+	Metadata struct {
+		Namespace       string            `json:"namespace"`
+		Name            string            `json:"name"`
+		UID             string            `json:"uid"`
+		Annotations     map[string]string `json:"annotations"`
+		ResourceVersion string            `json:"resourceVersion"`
+	} `json:"metadata"`
+	Spec struct {
+		Config string `json:"config"`
+	} `json:"spec"`
+}
+
+// Pod reads the metadata of a pod live, with retries while the API server is away or overloaded, for
+// lookupTimeout at most (behaviour.md D13). Errors wrap plan.ErrNotFound, plan.ErrUnavailable or are a
+// *ForbiddenError where that applies.
+func (c *Client) Pod(ctx context.Context, ref plan.Ref) (*plan.Pod, error) {
+	t := target{verb: "get", resource: "pods", namespace: ref.Namespace, name: ref.Name}
+	o, err := c.lookup(ctx, c.core, t, acceptMetadata)
+	if err != nil {
+		return nil, fmt.Errorf("get pod %s: %w", ref, err)
+	}
+	return &plan.Pod{Ref: ref, UID: o.Metadata.UID, Annotations: o.Metadata.Annotations}, nil
+}
+
+// Network reads a network definition live, with the same retries and errors as Pod.
+func (c *Client) Network(ctx context.Context, ref plan.Ref) (*plan.Definition, error) {
+	o, err := c.lookup(ctx, c.nads, nadTarget(ref), runtime.ContentTypeJSON)
+	if err != nil {
+		return nil, fmt.Errorf("get network definition %s: %w", ref, err)
+	}
+	return o.definition(ref), nil
+}
+
+// networkOnce is Network without retries, for callers that have another answer at hand.
+func (c *Client) networkOnce(ctx context.Context, ref plan.Ref) (*plan.Definition, error) {
+	t := nadTarget(ref)
+	o, err := get(ctx, c.nads, t, runtime.ContentTypeJSON)
+	if err != nil {
+		return nil, fmt.Errorf("get network definition %s: %w", ref, lookupError(t, err))
+	}
+	return o.definition(ref), nil
+}
+
+func nadTarget(ref plan.Ref) target {
+	return target{verb: "get", group: nadv1.SchemeGroupVersion.Group, resource: nadResource, namespace: ref.Namespace, name: ref.Name}
+}
+
+func (o *object) definition(ref plan.Ref) *plan.Definition {
+	return &plan.Definition{Ref: ref, Config: o.Spec.Config, ResourceName: o.Metadata.Annotations[resourceAnno]}
+}
+
+// lookup is one GET with its retries.
+func (c *Client) lookup(ctx context.Context, client *rest.RESTClient, t target, accept string) (*object, error) {
+	if t.namespace == "" || t.name == "" {
+		return nil, errors.New("namespace and name must not be empty")
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+	defer cancel()
+	for attempt := 1; ; attempt++ {
+		o, err := get(ctx, client, t, accept)
+		if err == nil {
+			return o, nil
+		}
+		if !(unreachable(err) || overloaded(code(err))) || !pause(ctx, retryDelay(err, attempt)) {
+			return nil, attempted(attempt, lookupError(t, err))
+		}
+	}
+}
+
+func attempted(n int, err error) error {
+	if n == 1 {
+		return err
+	}
+	return fmt.Errorf("after %d attempts: %w", n, err)
+}
+
+func get(ctx context.Context, client *rest.RESTClient, t target, accept string) (*object, error) {
+	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	defer cancel()
+	// The retries of client-go wait for whole seconds, and only where the server asks for it; lookup has its own.
+	result := client.Get().Namespace(t.namespace).Resource(t.resource).Name(t.name).
+		SetHeader("Accept", accept).MaxRetries(0).Do(ctx)
+	if err := result.Error(); err != nil {
+		return nil, err
+	}
+	body, err := result.Raw()
+	if err != nil {
+		return nil, err
+	}
+	o := &object{}
+	if err := json.Unmarshal(body, o); err != nil {
+		return nil, fmt.Errorf("decode answer: %w", err)
+	}
+	return o, nil
+}
+
+// retryDelay is what the server asks for, else an exponential back-off with jitter, so that the nodes of a
+// cluster do not come back in step.
+func retryDelay(err error, attempt int) time.Duration {
+	if seconds, ok := apierrors.SuggestsClientDelay(err); ok && seconds > 0 {
+		return time.Duration(seconds) * time.Second
+	}
+	d := min(firstBackoff<<min(attempt-1, 10), maxBackoff)
+	return d/2 + rand.N(d/2)
+}
+
+// pause waits and tells whether there is time for another attempt. It does not wait for a deadline that
+// comes first: the caller learns at once.
+func pause(ctx context.Context, d time.Duration) bool {
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= d {
+		return false
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}

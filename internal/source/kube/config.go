@@ -1,0 +1,131 @@
+// Package kube is the Kubernetes API as Multus uses it: it reads pods (metadata only) and network attachment
+// definitions, and writes the network status and events of a pod.
+//
+// It is not a general Kubernetes client, decides nothing about networks, and reads no environment variable:
+// credentials are described by Options. It is the only package that imports client-go, and it leaves out
+// client-go/kubernetes (the types of every API group), because the thin plugin links it and is started for
+// every pod. Process edges (internal/host, internal/cli, internal/doctor) may import it; the engine may not.
+package kube
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// Settings of every client (behaviour.md A43).
+const (
+	clientQPS      = 50
+	clientBurst    = 50
+	requestTimeout = 60 * time.Second
+)
+
+// DefaultServiceAccountDir is where the kubelet mounts the credentials of a pod's service account.
+const DefaultServiceAccountDir = "/var/run/secrets/kubernetes.io/serviceaccount"
+
+// ErrNoCluster is returned by Load when nothing says that there is a Kubernetes API server (behaviour.md A40).
+var ErrNoCluster = errors.New("no kubeconfig and no in-cluster service: Kubernetes is not configured")
+
+// Config says how to reach the API server, so that callers can hold one without importing client-go.
+type Config = rest.Config
+
+// Options say where the credentials are (behaviour.md A40-A43).
+type Options struct {
+	// Kubeconfig is the path of a kubeconfig file, whose current context is used; it wins over the service.
+	Kubeconfig string
+	// ServiceHost and ServicePort are KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT as the process
+	// has them. Both have to be set for the in-cluster configuration. The host may be an IPv6 address.
+	ServiceHost string
+	ServicePort string
+	// ServiceAccountDir holds token and ca.crt; empty means DefaultServiceAccountDir.
+	ServiceAccountDir string
+	// Version is sent in the user agent, multus/<version>.
+	Version string
+}
+
+// Load makes the client configuration: the kubeconfig file if one is named, else the in-cluster service, else
+// ErrNoCluster (behaviour.md A40). No request is sent.
+func Load(o Options) (*Config, error) {
+	config, err := credentials(o)
+	if err != nil {
+		return nil, err
+	}
+	version := o.Version
+	if version == "" {
+		version = "unknown"
+	}
+	config.QPS = clientQPS
+	config.Burst = clientBurst
+	config.Timeout = requestTimeout
+	config.UserAgent = "multus/" + version
+	return config, nil
+}
+
+func credentials(o Options) (*Config, error) {
+	switch {
+	case o.Kubeconfig != "":
+		config, err := fromFile(o.Kubeconfig)
+		if err != nil {
+			return nil, fmt.Errorf("load kubeconfig %q: %w; check the file named by the key \"kubeconfig\" of the Multus configuration", o.Kubeconfig, err)
+		}
+		return config, nil
+	case o.ServiceHost != "" && o.ServicePort != "":
+		dir := o.ServiceAccountDir
+		if dir == "" {
+			dir = DefaultServiceAccountDir
+		}
+		config, err := inCluster(o.ServiceHost, o.ServicePort, dir)
+		if err != nil {
+			return nil, fmt.Errorf("load in-cluster credentials: %w; mount the service account token at %s or name a kubeconfig", err, dir)
+		}
+		return config, nil
+	}
+	return nil, ErrNoCluster
+}
+
+// fromFile reads one file only. clientcmd's usual loading rules would silently use the in-cluster service
+// when the file is empty, and hide a half-written file that way.
+func fromFile(path string) (*Config, error) {
+	file, err := clientcmd.LoadFromFile(path)
+	if err != nil {
+		return nil, err
+	}
+	if file.CurrentContext == "" {
+		return nil, errors.New("current-context is not set")
+	}
+	kubeContext, ok := file.Contexts[file.CurrentContext]
+	if !ok {
+		return nil, fmt.Errorf("current-context %q is not among its contexts", file.CurrentContext)
+	}
+	if _, ok := file.Clusters[kubeContext.Cluster]; !ok {
+		return nil, fmt.Errorf("context %q names cluster %q, which is not among its clusters", file.CurrentContext, kubeContext.Cluster)
+	}
+	if err := clientcmd.ResolveLocalPaths(file); err != nil {
+		return nil, fmt.Errorf("resolve relative paths: %w", err)
+	}
+	return clientcmd.NewNonInteractiveClientConfig(*file, file.CurrentContext, &clientcmd.ConfigOverrides{}, nil).ClientConfig()
+}
+
+// inCluster names the token file instead of its content: the kubelet renews the token, and client-go reads
+// the file again when it does. A token that is copied once expires after an hour.
+func inCluster(host, port, dir string) (*Config, error) {
+	token, ca := filepath.Join(dir, "token"), filepath.Join(dir, "ca.crt")
+	for _, path := range []string{token, ca} {
+		if _, err := os.Stat(path); err != nil {
+			return nil, err
+		}
+	}
+	host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
+	return &Config{
+		Host:            "https://" + net.JoinHostPort(host, port),
+		BearerTokenFile: token,
+		TLSClientConfig: rest.TLSClientConfig{CAFile: ca},
+	}, nil
+}

@@ -1,0 +1,112 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
+
+	"multus/internal/engine/plan"
+)
+
+// ForbiddenError is returned when the API server knows who asks and does not allow it. Trying again does not
+// help; the role has to be changed.
+type ForbiddenError struct {
+	Verb      string
+	Group     string // empty for the core group
+	Resource  string // with the subresource, as in a role: pods/status
+	Namespace string
+	Err       error
+}
+
+// Error names the verb and the resource that the role lacks, in the words of a role.
+func (e *ForbiddenError) Error() string {
+	return fmt.Sprintf("not allowed: the role of Multus lacks verb %q on resource %q of API group %q in namespace %q: %v",
+		e.Verb, e.Resource, e.Group, e.Namespace, e.Err)
+}
+
+// Unwrap returns the API server's answer.
+func (e *ForbiddenError) Unwrap() error { return e.Err }
+
+// errThrottled marks the client's own rate limit, whose error has no type.
+var errThrottled = errors.New("client rate limit")
+
+// code is the HTTP status of an answer of the API server, 0 when there was no answer.
+func code(err error) int {
+	var status apierrors.APIStatus
+	if errors.As(err, &status) {
+		return int(status.Status().Code)
+	}
+	return 0
+}
+
+// overloaded are the answers that mean "not now": they may be tried again at once, with back-off.
+func overloaded(status int) bool {
+	switch status {
+	case http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusBadGateway,
+		http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true
+	}
+	return false
+}
+
+// unreachable tells that no answer came: nothing listens, the connection broke, the name did not resolve, or
+// time ran out. A certificate that does not verify is not among them: it does not heal by waiting.
+func unreachable(err error) bool {
+	if err == nil || code(err) != 0 {
+		return false
+	}
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) ||
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, errThrottled) {
+		return true
+	}
+	var opErr *net.OpError
+	var dnsErr *net.DNSError
+	var netErr net.Error
+	switch {
+	case errors.As(err, &opErr), errors.As(err, &dnsErr):
+		return true
+	case errors.As(err, &netErr) && netErr.Timeout():
+		return true
+	}
+	// HTTP/2 reports a lost connection by text only; apimachinery knows the texts.
+	return utilnet.IsHTTP2ConnectionLost(err) || utilnet.IsProbableEOF(err) || utilnet.IsConnectionReset(err)
+}
+
+// transient tells whether the same request may succeed later. 401 is: the token has expired and its file is
+// about to be renewed.
+func transient(err error) bool {
+	status := code(err)
+	return unreachable(err) || overloaded(status) ||
+		status == http.StatusUnauthorized || status == http.StatusRequestTimeout
+}
+
+// forbidden adds what the role lacks to a 403.
+func forbidden(t target, err error) error {
+	return &ForbiddenError{Verb: t.verb, Group: t.group, Resource: t.roleResource(), Namespace: t.namespace, Err: err}
+}
+
+// lookupError maps the error of a read to the sentinels of package plan.
+func lookupError(t target, err error) error {
+	switch status := code(err); {
+	case status == http.StatusNotFound && apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse):
+		// Not even the resource is known. For definitions that means that the CRD is missing.
+		return fmt.Errorf("%w: the API server does not know the resource %s; is the CustomResourceDefinition installed?",
+			plan.ErrNotFound, t.resourceGroup())
+	case status == http.StatusNotFound:
+		return plan.ErrNotFound
+	case status == http.StatusForbidden:
+		return forbidden(t, err)
+	case status == http.StatusUnauthorized:
+		return fmt.Errorf("%w: the API server does not accept the credentials (expired?): %w", plan.ErrUnavailable, err)
+	case transient(err):
+		return fmt.Errorf("%w: %w", plan.ErrUnavailable, err)
+	}
+	return err
+}

@@ -1,0 +1,189 @@
+package kube
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"multus/internal/engine/publish"
+)
+
+// Limits of writes. They are tried once: who publishes keeps a queue and decides when to try again.
+const (
+	patchTimeout = 5 * time.Second
+	eventTimeout = 5 * time.Second
+
+	maxObjectName   = 253  // DNS subdomain
+	maxEventMessage = 1024 // what events.k8s.io/v1 allows
+	eventIDBytes    = 8
+
+	component = "multus" // behaviour.md A45
+)
+
+var _ publish.Cluster = (*Client)(nil)
+
+// SetAnnotation sets one annotation of a pod by exactly one request, a merge PATCH of pods/status. The UID,
+// where known, is part of the patch: the API server refuses to change a UID, so that a new pod of the same
+// name is never told about the networks of its predecessor. Errors wrap publish.ErrGone, publish.ErrRetry or
+// are a *ForbiddenError where that applies.
+func (c *Client) SetAnnotation(ctx context.Context, pod publish.Pod, key, value string) error {
+	patch, err := json.Marshal(annotationPatch{Metadata: patchMetadata{UID: pod.UID, Annotations: map[string]string{key: value}}})
+	if err != nil {
+		return fmt.Errorf("encode annotation %q of pod %s/%s: %w", key, pod.Namespace, pod.Name, err)
+	}
+	if pod.Namespace == "" || pod.Name == "" {
+		return errors.New("set annotation: namespace and name of the pod must not be empty")
+	}
+	ctx, cancel := context.WithTimeout(ctx, patchTimeout)
+	defer cancel()
+	t := target{verb: "patch", resource: "pods", subresource: "status", namespace: pod.Namespace, name: pod.Name}
+	err = c.core.Patch(types.MergePatchType).Namespace(t.namespace).Resource(t.resource).Name(t.name).SubResource(t.subresource).
+		SetHeader("Accept", acceptMetadata).Body(patch).MaxRetries(0).Do(ctx).Error()
+	if err != nil {
+		return fmt.Errorf("set annotation %q of pod %s/%s: %w", key, pod.Namespace, pod.Name, publishError(t, err))
+	}
+	return nil
+}
+
+type annotationPatch struct {
+	Metadata patchMetadata `json:"metadata"`
+}
+
+type patchMetadata struct {
+	UID         string            `json:"uid,omitempty"`
+	Annotations map[string]string `json:"annotations"`
+}
+
+// Emit records an event about the pod by one request. A message that is too long is cut. Errors are those of
+// SetAnnotation.
+func (c *Client) Emit(ctx context.Context, pod publish.Pod, event publish.Event) error {
+	if pod.Namespace == "" || pod.Name == "" {
+		return errors.New("record event: namespace and name of the pod must not be empty")
+	}
+	body, err := json.Marshal(newEvent(pod, event, time.Now()))
+	if err != nil {
+		return fmt.Errorf("encode event about pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, eventTimeout)
+	defer cancel()
+	t := target{verb: "create", resource: "events", namespace: pod.Namespace}
+	err = c.core.Post().Namespace(t.namespace).Resource(t.resource).
+		SetHeader("Accept", acceptMetadata).Body(body).MaxRetries(0).Do(ctx).Error()
+	if err != nil {
+		return fmt.Errorf("record event %s about pod %s/%s: %w", event.Reason, pod.Namespace, pod.Name, publishError(t, err))
+	}
+	return nil
+}
+
+// coreEvent is the part of a core/v1 Event that Multus fills.
+type coreEvent struct {
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"`
+	Metadata   struct {
+		Namespace string `json:"namespace"`
+		Name      string `json:"name"`
+	} `json:"metadata"`
+	InvolvedObject struct {
+		APIVersion string `json:"apiVersion"`
+		Kind       string `json:"kind"`
+		Namespace  string `json:"namespace"`
+		Name       string `json:"name"`
+		UID        string `json:"uid,omitempty"`
+	} `json:"involvedObject"`
+	Source struct {
+		Component string `json:"component"`
+	} `json:"source"`
+	ReportingComponent string `json:"reportingComponent"`
+	Type               string `json:"type"`
+	Reason             string `json:"reason"`
+	Message            string `json:"message"`
+	Count              int    `json:"count"`
+	FirstTimestamp     string `json:"firstTimestamp"`
+	LastTimestamp      string `json:"lastTimestamp"`
+}
+
+func newEvent(pod publish.Pod, event publish.Event, now time.Time) coreEvent {
+	stamp := now.UTC().Format(time.RFC3339)
+	e := coreEvent{
+		APIVersion: "v1", Kind: "Event",
+		ReportingComponent: component,
+		Type:               event.Type, Reason: event.Reason, Message: cut(event.Message, maxEventMessage),
+		Count: 1, FirstTimestamp: stamp, LastTimestamp: stamp,
+	}
+	e.Metadata.Namespace, e.Metadata.Name = pod.Namespace, eventName(pod.Name)
+	e.InvolvedObject.APIVersion, e.InvolvedObject.Kind = "v1", "Pod"
+	e.InvolvedObject.Namespace, e.InvolvedObject.Name, e.InvolvedObject.UID = pod.Namespace, pod.Name, pod.UID
+	e.Source.Component = component
+	return e
+}
+
+// eventName is <pod>.<hex>. The hex part is random, not the time as in client-go: thin plugins of one node run
+// at the same time and know nothing of each other.
+func eventName(pod string) string {
+	var id [eventIDBytes]byte
+	_, _ = rand.Read(id[:]) // never fails, by its contract
+	suffix := "." + hex.EncodeToString(id[:])
+	if room := maxObjectName - len(suffix); len(pod) > room {
+		// A label of a DNS name must not end with a hyphen.
+		pod = strings.TrimRight(pod[:room], "-.")
+	}
+	return pod + suffix
+}
+
+// cut shortens s to limit bytes at a character's boundary.
+func cut(s string, limit int) string {
+	const mark = "..."
+	if len(s) <= limit {
+		return s
+	}
+	end := limit - len(mark)
+	for end > 0 && !utf8.RuneStart(s[end]) {
+		end--
+	}
+	return s[:end] + mark
+}
+
+// publishError maps the error of a write to the sentinels of package publish.
+func publishError(t target, err error) error {
+	switch status := code(err); {
+	case status == http.StatusNotFound, uidDiffers(err):
+		return fmt.Errorf("%w: %w", publish.ErrGone, err)
+	case apierrors.HasStatusCause(err, namespaceTerminating):
+		// Nothing can be created in it any more; the pods go with it.
+		return fmt.Errorf("%w: %w", publish.ErrGone, err)
+	case status == http.StatusForbidden:
+		return forbidden(t, err)
+	case status == http.StatusConflict, transient(err):
+		return fmt.Errorf("%w: %w", publish.ErrRetry, err)
+	}
+	return err
+}
+
+// namespaceTerminating is core/v1 NamespaceTerminatingCause.
+const namespaceTerminating metav1.CauseType = "NamespaceTerminating"
+
+// uidDiffers tells that the patch was refused because another pod has the name now: 422 about the field
+// metadata.uid. A 422 about anything else (annotations too long) is an error of ours.
+func uidDiffers(err error) bool {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) || status.Status().Code != http.StatusUnprocessableEntity || status.Status().Details == nil {
+		return false
+	}
+	for _, cause := range status.Status().Details.Causes {
+		if cause.Field == "metadata.uid" {
+			return true
+		}
+	}
+	return false
+}
