@@ -51,8 +51,20 @@ type planning struct {
 	out     []Attachment
 }
 
-// Plan decides what an ADD will do (behaviour.md D22, B39). The errors are faults.
+// Plan decides what a request is about: for ADD all that will be done; for DEL, of which nothing was
+// recorded, what may have been done; for STATUS and GC the cluster network alone. The errors are faults.
 func (r *Resolver) Plan(ctx context.Context, req *request.Request, conf *config.Plugin) (*Plan, error) {
+	switch req.Command {
+	case request.Add:
+		return r.planAdd(ctx, req, conf)
+	case request.Del:
+		return r.planDelete(ctx, req, conf)
+	}
+	return r.planCluster(ctx, req, conf)
+}
+
+// planAdd decides what an ADD will do (behaviour.md D22, B39).
+func (r *Resolver) planAdd(ctx context.Context, req *request.Request, conf *config.Plugin) (*Plan, error) {
 	p := &planning{Resolver: r, req: req, conf: conf}
 	if err := conf.HasNetwork(); err != nil {
 		return nil, err
@@ -75,10 +87,10 @@ func (r *Resolver) Plan(ctx context.Context, req *request.Request, conf *config.
 	return p.finish()
 }
 
-// PlanDelete finds out what may be attached to a sandbox of which nothing was recorded: as much as can be
+// planDelete finds out what may be attached to a sandbox of which nothing was recorded: as much as can be
 // resolved of what the pod asks for now (behaviour.md D60, D64). A pod that is gone, or that is another by
 // now, has nothing that we know of. It fails only when the pod cannot be asked for.
-func (r *Resolver) PlanDelete(ctx context.Context, req *request.Request, conf *config.Plugin) (*Plan, error) {
+func (r *Resolver) planDelete(ctx context.Context, req *request.Request, conf *config.Plugin) (*Plan, error) {
 	p := &planning{Resolver: r, req: req, conf: conf}
 	var err error
 	if p.pod, err = r.pod(ctx, req, conf); err != nil {
@@ -101,8 +113,8 @@ func (r *Resolver) PlanDelete(ctx context.Context, req *request.Request, conf *c
 	return p.finish()
 }
 
-// PlanCluster resolves the cluster network alone, without a pod: for STATUS (behaviour.md D92).
-func (r *Resolver) PlanCluster(ctx context.Context, req *request.Request, conf *config.Plugin) (*Plan, error) {
+// planCluster resolves the cluster network alone, without a pod: for STATUS and GC (behaviour.md D92).
+func (r *Resolver) planCluster(ctx context.Context, req *request.Request, conf *config.Plugin) (*Plan, error) {
 	if err := conf.HasNetwork(); err != nil {
 		return nil, err
 	}
@@ -186,7 +198,7 @@ func isStatic(p *Pod) bool {
 // and then the pod's replacement for it (C52).
 func (p *planning) cluster(ctx context.Context) error {
 	if p.conf.ClusterNetwork == "" {
-		return p.inline()
+		return p.inline(ctx)
 	}
 	name, l, err := p.clusterReference(ctx, p.conf.ClusterNetwork)
 	if err != nil {
@@ -199,7 +211,7 @@ func (p *planning) cluster(ctx context.Context) error {
 
 // inline takes the delegates of the configuration; one without a name gets the outer one
 // (behaviour.md A36, A39; B5).
-func (p *planning) inline() error {
+func (p *planning) inline(ctx context.Context) error {
 	for i, raw := range p.conf.Delegates {
 		l, err := cniconf.Parse(raw)
 		if err == nil {
@@ -217,7 +229,7 @@ func (p *planning) inline() error {
 	if p.pod == nil {
 		return nil
 	}
-	return p.replaceDefault(context.Background())
+	return p.replaceDefault(ctx)
 }
 
 // clusterReference resolves a value of clusterNetwork or defaultNetworks: a path if it has a slash, else a

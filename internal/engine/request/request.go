@@ -24,6 +24,15 @@ type Request struct {
 	Config []byte `json:"config"`
 }
 
+// The verbs (CNI SPEC 1.1 §2).
+const (
+	Add    = "ADD"
+	Del    = "DEL"
+	Check  = "CHECK"
+	GC     = "GC"
+	Status = "STATUS"
+)
+
 // Pair is one key and its value in CNI_ARGS.
 type Pair = [2]string
 

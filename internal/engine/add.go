@@ -1,0 +1,205 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"multus/internal/engine/execute"
+	"multus/internal/engine/plan"
+	"multus/internal/engine/publish"
+	"multus/internal/engine/request"
+	"multus/internal/fault"
+)
+
+// Add attaches a pod to its networks and returns the cluster network's result (behaviour.md D.1). When it
+// fails, nothing is left attached, or the ledger says what still is.
+func (e *Engine) Add(ctx context.Context, req *request.Request) (types.Result, error) {
+	c, err := e.begin(req)
+	if err != nil {
+		return nil, err
+	}
+	res, err := c.add(ctx)
+	return res, c.inPod(err)
+}
+
+func (c *call) add(ctx context.Context) (types.Result, error) {
+	if err := c.conf.HasNetwork(); err != nil {
+		return nil, err
+	}
+	if err := c.waitReady(ctx); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, AddLimit, fmt.Errorf("ADD took longer than %s", AddLimit))
+	defer cancel()
+	p, err := c.deps.Planner.Plan(ctx, c.req, c.conf)
+	if err != nil {
+		return nil, err
+	}
+	var out types.Result
+	err = c.locked(ctx, LockLimit, func() error {
+		results, err := c.attach(ctx, p)
+		if err != nil {
+			return err
+		}
+		out, err = convert(results[0], c.conf.CNIVersion)
+		if err != nil {
+			return errors.Join(err, c.undo(ctx, p, len(p.Attachments)))
+		}
+		c.report(ctx, p, results)
+		return nil
+	})
+	return out, err
+}
+
+// attach does the plan: everything that can be known to fail is looked at first, then the plan is recorded,
+// then the delegates run in order.
+func (c *call) attach(ctx context.Context, p *plan.Plan) ([]types.Result, error) {
+	if err := c.clearLeftover(ctx); err != nil {
+		return nil, err
+	}
+	if err := execute.Free(p); err != nil {
+		return nil, err
+	}
+	run := c.runner(p.Dirs)
+	if err := run.Preflight(p.Attachments); err != nil {
+		return nil, err
+	}
+	c.store.Dir = p.Dirs.State
+	if err := c.store.Write(p); err != nil {
+		return nil, fault.Wrap(err, fault.Internal, "make the state directory (cniDir) writable", "nothing was attached")
+	}
+	results := make([]types.Result, 0, len(p.Attachments))
+	for i := range p.Attachments {
+		a := &p.Attachments[i]
+		copyDeviceInfo(a)
+		start := time.Now()
+		res, begun, err := run.Add(ctx, p, a)
+		if err != nil {
+			failed := i
+			if begun {
+				failed = i + 1
+			}
+			return nil, errors.Join(c.failed(a, err), c.undo(ctx, p, failed))
+		}
+		results = append(results, res)
+		c.log.Info("network attached", "network", a.Name, "ifname", a.IfName, "seconds", time.Since(start).Seconds())
+	}
+	return results, nil
+}
+
+// failed names the network of a failed attachment (behaviour.md M2) and keeps the delegate's code (D5).
+func (c *call) failed(a *plan.Attachment, err error) error {
+	return fault.Wrap(err, fault.Internal, fmt.Sprintf("look at the configuration of network %s and at the message of its plugin", a.Name),
+		"error adding container to network %q (interface %s)", a.Name, a.IfName)
+}
+
+// clearLeftover frees what an earlier ADD of the same container left, that was killed and never deleted. A
+// container that is attached is left alone: Free refuses it.
+func (c *call) clearLeftover(ctx context.Context) error {
+	r, err := c.store.Read(c.req.ContainerID, c.req.IfName)
+	if err != nil {
+		return err
+	}
+	if r == nil || execute.HasInterface(c.req.Netns, c.req.IfName) {
+		return nil
+	}
+	c.log.Warn("freeing what an earlier ADD of this container left")
+	return c.free(ctx, c.planFor(r))
+}
+
+// undo deletes the first n attachments in reverse order (behaviour.md D28). The request may have ended
+// already, so it has a time of its own. What cannot be freed stays in the ledger for DEL.
+func (c *call) undo(ctx context.Context, p *plan.Plan, n int) error {
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), UndoLimit, fmt.Errorf("undo took longer than %s", UndoLimit))
+	defer cancel()
+	done := *p
+	done.Attachments = p.Attachments[:n]
+	if err := c.free(ctx, &done); err != nil {
+		c.log.Error("undo of a failed ADD is incomplete; DEL goes on with it", "err", err)
+	}
+	return nil
+}
+
+// report tells the world what was attached.
+func (c *call) report(ctx context.Context, p *plan.Plan, results []types.Result) {
+	if p.Pod.Name == "" {
+		return
+	}
+	rep := &publish.Report{
+		Pod:  publish.Pod{Namespace: p.Pod.Namespace, Name: p.Pod.Name, UID: p.Pod.UID},
+		Wait: !plan.Plain(c.req, c.conf),
+	}
+	for i := range p.Attachments {
+		a := &p.Attachments[i]
+		b, err := json.Marshal(results[i])
+		if err != nil {
+			c.log.Error("result left out of the status", "network", a.Name, "err", err)
+			continue
+		}
+		rep.Attached = append(rep.Attached, publish.Attached{
+			Name: a.Name, IfName: a.IfName, Primary: a.Primary, Result: b, DeviceInfo: readDeviceInfo(a),
+		})
+	}
+	c.deps.Publisher.Publish(ctx, rep)
+}
+
+// waitReady waits for the cluster network's own sign that it is ready (behaviour.md D11, M1).
+func (c *call) waitReady(ctx context.Context) error {
+	file := c.conf.ReadinessIndicatorFile
+	if file == "" {
+		return nil
+	}
+	limit := time.NewTimer(ReadyLimit)
+	defer limit.Stop()
+	for {
+		_, err := os.Stat(file)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-time.After(readyPause):
+			continue
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		case <-limit.C:
+		}
+		return fault.Wrap(err, fault.TryAgain, "look at the pods of the cluster network on this node",
+			"have you checked that your default network is ready? still waiting for readinessindicatorfile @ %s", file)
+	}
+}
+
+// copyDeviceInfo puts the device plugin's information where the attachment's is expected
+// (behaviour.md H31). No information is nothing to say.
+func copyDeviceInfo(a *plan.Attachment) {
+	if a.DeviceInfo == "" || a.Resource == "" {
+		return
+	}
+	from := filepath.Join(filepath.Dir(filepath.Dir(a.DeviceInfo)), "dp", deviceFile(a.Resource, a.Device))
+	b, err := os.ReadFile(from)
+	if err != nil {
+		return
+	}
+	if err := os.MkdirAll(filepath.Dir(a.DeviceInfo), 0o755); err == nil {
+		_ = os.Remove(a.DeviceInfo) // a crash may have left one (H35)
+		_ = os.WriteFile(a.DeviceInfo, b, 0o444)
+	}
+}
+
+// readDeviceInfo returns what the device plugin or the delegate wrote (behaviour.md H33).
+func readDeviceInfo(a *plan.Attachment) json.RawMessage {
+	if a.DeviceInfo == "" {
+		return nil
+	}
+	b, err := os.ReadFile(a.DeviceInfo)
+	if err != nil || !json.Valid(b) {
+		return nil
+	}
+	return b
+}

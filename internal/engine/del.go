@@ -1,0 +1,99 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"multus/internal/engine/execute"
+	"multus/internal/engine/ledger"
+	"multus/internal/engine/plan"
+	"multus/internal/engine/request"
+	"multus/internal/fault"
+)
+
+// Del detaches a pod, from the ledger alone (behaviour.md D.4; architecture.md, decision 4). Success means
+// that nothing can remain; an error means that something does, and that the runtime should come again.
+func (e *Engine) Del(ctx context.Context, req *request.Request) error {
+	c, err := e.begin(req)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, DelLimit, fmt.Errorf("DEL took longer than %s", DelLimit))
+	defer cancel()
+	return c.inPod(c.locked(ctx, LockLimit, func() error { return c.del(ctx) }))
+}
+
+func (c *call) del(ctx context.Context) error {
+	r, err := c.store.Read(c.req.ContainerID, c.req.IfName)
+	if err != nil {
+		return err
+	}
+	if r != nil {
+		return c.free(ctx, c.planFor(r))
+	}
+	p, err := c.unrecorded(ctx)
+	if err != nil || len(p.Attachments) == 0 {
+		return errors.Join(err, c.store.Remove(c.req.ContainerID))
+	}
+	err = c.free(ctx, p)
+	if err != nil && !execute.HasInterface(c.req.Netns, c.req.IfName) {
+		// It was never known that anything was attached: what could be done has been done.
+		c.log.Warn("DEL of a container without a record", "err", err)
+		return c.store.Remove(c.req.ContainerID)
+	}
+	return err
+}
+
+// unrecorded plans the DEL of a sandbox that neither the ledger nor libcni remembers (behaviour.md D60).
+// When nobody can be asked, the sandbox itself tells: without its interface nothing was attached.
+func (c *call) unrecorded(ctx context.Context) (*plan.Plan, error) {
+	p, err := c.deps.Planner.Plan(ctx, c.req, c.conf)
+	if err == nil {
+		return p, nil
+	}
+	if code := fault.ToCNI(err).Code; code == fault.TryAgain && execute.HasInterface(c.req.Netns, c.req.IfName) {
+		return &plan.Plan{}, err
+	}
+	c.log.Warn("failed to get the cached delegates file: no record, cannot properly delete", "err", err)
+	return &plan.Plan{}, nil
+}
+
+// free deletes the attachments of a plan in reverse order, all of them whatever fails (behaviour.md D65),
+// and forgets what is freed. The ledger keeps the others, so that the next DEL goes on with them
+// (D69, D70 [quirk]: it is forgotten today).
+func (c *call) free(ctx context.Context, p *plan.Plan) error {
+	run := c.runner(p.Dirs)
+	c.store.Dir = p.Dirs.State
+	var errs []error
+	var left []plan.Attachment
+	for i := len(p.Attachments) - 1; i >= 0; i-- {
+		a := &p.Attachments[i]
+		if err := run.Del(ctx, p, a); err != nil {
+			errs = append(errs, fmt.Errorf("network %q (interface %s): %w", a.Name, a.IfName, err))
+			left = append([]plan.Attachment{*a}, left...)
+			continue
+		}
+		if a.DeviceInfo != "" {
+			_ = os.Remove(a.DeviceInfo) // behaviour.md D66: failures do not matter
+		}
+		c.log.Info("network detached", "network", a.Name, "ifname", a.IfName)
+	}
+	if len(left) == 0 {
+		return c.store.Remove(p.ContainerID)
+	}
+	if err := c.store.Keep(&ledger.Record{ContainerID: p.ContainerID, Netns: p.Netns}, left); err != nil {
+		errs = append(errs, err)
+	}
+	return fault.Wrap(errors.Join(errs...), fault.Internal, "nothing: the runtime tries again; look at the plugins' messages if it goes on",
+		"%d of %d networks could not be deleted", len(left), len(p.Attachments))
+}
+
+// deviceFile is the device plugin's file name for a device (behaviour.md H30).
+func deviceFile(resource, id string) string {
+	flat := func(s string) string { return strings.ReplaceAll(s, "/", "-") }
+	return flat(resource) + "-" + flat(id) + "-device.json"
+}
+

@@ -1,0 +1,153 @@
+// Package engine is the verbs of the meta-plugin: request, plan, ledger, execute, publish, in this order,
+// one file for each verb. It is the same engine in the thin plugin and in the thick one: they differ only in
+// where the plan is made. It knows no Kubernetes client, no sockets, no process environment: all that comes
+// in through Deps. Only the hosts import it.
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"multus/internal/config"
+	"multus/internal/engine/execute"
+	"multus/internal/engine/ledger"
+	"multus/internal/engine/plan"
+	"multus/internal/engine/publish"
+	"multus/internal/engine/request"
+	"multus/internal/fault"
+)
+
+// Limits of one request. They are below the runtimes' own, so that the answer is ours.
+const (
+	// ReadyLimit is how long an ADD waits for readinessindicatorfile (behaviour.md D11, O20).
+	ReadyLimit = 45 * time.Second
+	readyPause = 100 * time.Millisecond
+	// AddLimit bounds an ADD from its plan on, undo not included; kubelet gives up after two minutes.
+	AddLimit = 90 * time.Second
+	// UndoLimit bounds the undo of a failed ADD, and DelLimit a DEL.
+	UndoLimit = 20 * time.Second
+	DelLimit  = 60 * time.Second
+	// LockLimit is how long DEL waits for what an earlier, killed operation left running.
+	LockLimit = 30 * time.Second
+	// StatusLimit bounds STATUS: it is asked every few seconds and must never hang (P23).
+	StatusLimit = 2 * time.Second
+)
+
+// Planner says what is to be done for a request: a resolver in process, or the daemon.
+type Planner interface {
+	Plan(ctx context.Context, req *request.Request, conf *config.Plugin) (*plan.Plan, error)
+}
+
+// Publisher tells the world what happened. It never fails a pod: what cannot be written now is written
+// later, or logged. wait says that the caller wants to know that the status is written.
+type Publisher interface {
+	Publish(ctx context.Context, report *publish.Report)
+}
+
+// Deps is all that the engine needs from outside; every field must be set.
+type Deps struct {
+	Planner   Planner
+	Publisher Publisher
+	// LockFile holds the locks of all sandboxes of the node.
+	LockFile string
+	Log      *slog.Logger
+}
+
+// Engine runs the verbs. It keeps nothing between calls and is safe for concurrent use.
+type Engine struct{ deps Deps }
+
+// New makes an engine.
+func New(deps Deps) *Engine { return &Engine{deps: deps} }
+
+// call is one verb for one sandbox, under its lock.
+type call struct {
+	*Engine
+	req   *request.Request
+	conf  *config.Plugin
+	store *ledger.Store
+	lock  *os.File
+	log   *slog.Logger
+}
+
+// begin parses the configuration.
+func (e *Engine) begin(req *request.Request) (*call, error) {
+	conf, err := config.ParsePlugin(req.Config)
+	if err != nil {
+		return nil, err
+	}
+	log := e.deps.Log.With("cmd", req.Command, "pod", req.Pod(), "container", req.ContainerID)
+	return &call{Engine: e, req: req, conf: conf, store: &ledger.Store{Dir: conf.CNIDir, Log: log}, log: log}, nil
+}
+
+// locked runs fn while holding the sandbox's lock.
+func (c *call) locked(ctx context.Context, limit time.Duration, fn func() error) error {
+	waiting, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	l, err := ledger.Lock(waiting, c.deps.LockFile, c.req.ContainerID)
+	if err != nil {
+		return fault.Wrap(err, fault.TryAgain, "nothing: the runtime tries again", "%s", c.req.Pod())
+	}
+	c.lock = l.File()
+	return errors.Join(fn(), l.Close())
+}
+
+func (c *call) runner(dirs plan.Dirs) *execute.Runner {
+	return execute.New(dirs.Binary, c.req.Path, dirs.State, c.lock, c.log)
+}
+
+// planFor makes the plan of a recorded sandbox: what ADD did, with what the runtime says now.
+func (c *call) planFor(r *ledger.Record) *plan.Plan {
+	p := &plan.Plan{
+		CNIVersion: c.conf.CNIVersion, ContainerID: r.ContainerID, Netns: c.req.Netns,
+		Dirs:        plan.Dirs{State: c.conf.CNIDir, Binary: c.conf.BinDir},
+		Attachments: r.Attachments,
+	}
+	for i := range p.Attachments {
+		a := &p.Attachments[i]
+		now := c.req.Args.Delegate("")
+		if len(c.req.Args) == 0 {
+			now = nil
+		}
+		a.Args = plan.DelegateArgs(ledger.Merge(now, a.Args), a.Request)
+		if a.Primary && a.RuntimeConfig == nil && len(c.conf.RuntimeConfig) > 0 {
+			a.RuntimeConfig = c.conf.RuntimeConfig
+		}
+	}
+	return p
+}
+
+// convert returns a result in the version that the runtime expects (behaviour.md D26).
+func convert(res types.Result, version string) (types.Result, error) {
+	if version == "" {
+		version = "0.1.0"
+	}
+	out, err := res.GetAsVersion(version)
+	if err != nil {
+		return nil, fmt.Errorf("convert result from version %s to %s: %w", res.Version(), version, err)
+	}
+	return out, nil
+}
+
+// inPod puts the pod in front of an error, once (behaviour.md D7).
+func (c *call) inPod(err error) error {
+	if err == nil {
+		return nil
+	}
+	ce := fault.ToCNI(err)
+	ce = &types.Error{Code: ce.Code, Msg: fmt.Sprintf("Multus: [%s]: %s", c.identity(), ce.Msg), Details: ce.Details}
+	return ce
+}
+
+func (c *call) identity() string {
+	a := c.req.Args
+	if a.Get(request.PodName) == "" {
+		return c.req.ContainerID
+	}
+	return a.Get(request.PodNamespace) + "/" + a.Get(request.PodName) + "/" + a.Get(request.PodUID)
+}

@@ -1,0 +1,147 @@
+package execute
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/invoke"
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/cni/pkg/version"
+)
+
+const (
+	// busyRetries and busyPause bound the wait for a plugin binary that is being replaced.
+	busyRetries = 50
+	busyPause   = 100 * time.Millisecond
+	// killGrace is how long a cancelled delegate's output is waited for after its group was killed.
+	killGrace = time.Second
+	// maxStderr is how much of a delegate's standard error is kept.
+	maxStderr = 4 << 10
+	// maxStdout bounds a delegate's answer.
+	maxStdout = 8 << 20
+)
+
+// Exec runs delegates: in their own process group, which is killed when the request ends; holding the
+// sandbox's lock, so that a later DEL waits for them even if this process was killed.
+type Exec struct {
+	// Lock is passed to delegates; nil for none.
+	Lock *os.File
+	version.PluginDecoder
+	// started is set once a delegate was executed.
+	started bool
+}
+
+var _ invoke.Exec = (*Exec)(nil)
+
+// FindInPath finds a plugin's binary (behaviour.md K1). The error names the directories.
+func (e *Exec) FindInPath(plugin string, paths []string) (string, error) {
+	return invoke.FindInPath(plugin, paths)
+}
+
+// ExecPlugin runs a delegate once. A binary that is being written is tried again, with a new process each
+// time (behaviour.md F63 [quirk]). Empty output of a successful ADD is an empty result, or what the chain
+// had so far (P31).
+func (e *Exec) ExecPlugin(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
+	for try := 0; ; try++ {
+		out, err := e.once(ctx, path, stdin, environ)
+		if !errors.Is(err, syscall.ETXTBSY) || try == busyRetries {
+			return out, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("plugin %s is being replaced: %w", path, ctx.Err())
+		case <-time.After(busyPause):
+		}
+	}
+}
+
+func (e *Exec) once(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
+	stdout, stderr := &bounded{limit: maxStdout}, &bounded{limit: maxStderr}
+	c := exec.CommandContext(ctx, path)
+	c.Env, c.Stdin, c.Stdout, c.Stderr = environ, bytes.NewReader(stdin), stdout, stderr
+	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	c.Cancel = func() error { return syscall.Kill(-c.Process.Pid, syscall.SIGKILL) }
+	c.WaitDelay = killGrace
+	if e.Lock != nil {
+		c.ExtraFiles = []*os.File{e.Lock}
+	}
+	err := c.Run()
+	if errors.Is(err, syscall.ETXTBSY) {
+		return nil, err
+	}
+	e.started = true
+	if err != nil {
+		return nil, pluginError(ctx, path, err, stdout.Bytes(), stderr.Bytes())
+	}
+	if stderr.Len() > 0 {
+		_, _ = os.Stderr.Write(stderr.Bytes()) // informational, as today: the runtime logs it
+	}
+	if len(bytes.TrimSpace(stdout.Bytes())) == 0 {
+		return emptyResult(stdin), nil
+	}
+	return stdout.Bytes(), nil
+}
+
+// emptyResult is the result of a plugin that said nothing: what came before it in the chain, else nothing.
+func emptyResult(stdin []byte) []byte {
+	var conf struct {
+		PrevResult json.RawMessage `json:"prevResult"`
+	}
+	if err := json.Unmarshal(stdin, &conf); err == nil && len(conf.PrevResult) > 0 && string(conf.PrevResult) != "null" {
+		return conf.PrevResult
+	}
+	return []byte("{}")
+}
+
+// pluginError says what a failed delegate said, or what became of it (behaviour.md F64, M28; P14).
+func pluginError(ctx context.Context, path string, err error, stdout, stderr []byte) error {
+	name := filepath.Base(path)
+	if ctx.Err() != nil {
+		return fmt.Errorf("plugin %s did not end in time and was killed: %w", name, context.Cause(ctx))
+	}
+	said := &types.Error{}
+	switch {
+	case len(stdout) > 0 && json.Unmarshal(stdout, said) == nil && (said.Msg != "" || said.Code != 0):
+		return said
+	case len(stdout) > 0:
+		return fmt.Errorf("netplugin failed but error parsing its diagnostic message %q (%s: %w)", clip(stdout), name, err)
+	case len(stderr) > 0:
+		return fmt.Errorf("netplugin failed: %q (%s: %w)", clip(stderr), name, err)
+	}
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() && ws.Signal() == syscall.SIGKILL {
+			return fmt.Errorf("netplugin failed with no error message: %s: %w (somebody killed it; the kernel does when the memory of its cgroup is used up)", name, err)
+		}
+	}
+	return fmt.Errorf("netplugin failed with no error message: %s: %w", name, err)
+}
+
+func clip(b []byte) string {
+	const most = 512
+	if len(b) > most {
+		return string(b[:most]) + "…"
+	}
+	return string(b)
+}
+
+// bounded keeps the first bytes of a stream and swallows the rest, so that the writer never blocks.
+type bounded struct {
+	bytes.Buffer
+	limit int
+}
+
+func (b *bounded) Write(p []byte) (int, error) {
+	if room := b.limit - b.Len(); room > 0 {
+		b.Buffer.Write(p[:min(room, len(p))])
+	}
+	return len(p), nil
+}

@@ -1,0 +1,189 @@
+// Package execute does what a plan says: it runs delegates through libcni, moves default routes, and keeps
+// libcni's cached results in step. It decides nothing and remembers nothing beyond libcni's cache. Only the
+// engine imports it.
+package execute
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/types"
+
+	"multus/internal/engine/plan"
+	"multus/internal/engine/request"
+	"multus/internal/fault"
+	"multus/internal/link"
+)
+
+// Runner runs the delegates of one request.
+type Runner struct {
+	exec *Exec
+	cni  *libcni.CNIConfig
+	path []string
+	dir  string
+	log  *slog.Logger
+}
+
+// New makes a runner. Binaries are looked for in binDir, then in CNI_PATH (behaviour.md K2); results are
+// cached below stateDir (D84); lock, if any, is passed to the delegates.
+func New(binDir, cniPath, stateDir string, lock *os.File, log *slog.Logger) *Runner {
+	r := &Runner{exec: &Exec{Lock: lock}, dir: stateDir, log: log}
+	for _, d := range append([]string{binDir}, filepath.SplitList(cniPath)...) {
+		if d != "" && !slices.Contains(r.path, d) {
+			r.path = append(r.path, d)
+		}
+	}
+	r.cni = libcni.NewCNIConfigWithCacheDir(r.path, stateDir, r.exec)
+	return r
+}
+
+// Preflight finds every plugin binary of the attachments, so that nothing is begun that cannot be finished.
+func (r *Runner) Preflight(attachments []plan.Attachment) error {
+	for i := range attachments {
+		a := &attachments[i]
+		for _, typ := range a.Config.Types() {
+			if _, err := r.exec.FindInPath(typ, r.path); err != nil {
+				return fault.New(fault.BadConfig,
+					fmt.Sprintf("install the plugin %s in one of these directories on this node, or set binDir", typ),
+					"network %s: failed to find plugin %q in path [%s]", a.Name, typ, strings.Join(r.path, " "))
+			}
+		}
+	}
+	return nil
+}
+
+// Add attaches one network. begun tells whether a delegate was executed: then a DEL is owed, also after an
+// error.
+func (r *Runner) Add(ctx context.Context, p *plan.Plan, a *plan.Attachment) (res types.Result, begun bool, err error) {
+	list, rt, err := r.prepare(p, a)
+	if err != nil {
+		return nil, false, err
+	}
+	r.exec.started = false
+	res, err = r.cni.AddNetworkList(ctx, list, rt)
+	if err != nil {
+		return nil, r.exec.started, err
+	}
+	if a.Routes.None() {
+		return res, true, nil
+	}
+	res, err = r.moveRoutes(p, a, list.Name, res)
+	return res, true, err
+}
+
+// Del detaches one network. A cached result that cannot be read is dropped first: libcni would refuse.
+func (r *Runner) Del(ctx context.Context, p *plan.Plan, a *plan.Attachment) error {
+	list, rt, err := r.prepare(p, a)
+	if err != nil {
+		return err
+	}
+	return r.cni.DelNetworkList(ctx, list, rt)
+}
+
+// Check asks the delegates of one network whether all is still as it was (behaviour.md D45-D49).
+func (r *Runner) Check(ctx context.Context, p *plan.Plan, a *plan.Attachment) error {
+	list, rt, err := r.prepare(p, a)
+	if err != nil {
+		return err
+	}
+	err = r.cni.CheckNetworkList(ctx, list, rt)
+	if errors.Is(err, libcni.ErrorCheckNotSupp) {
+		return nil // older than CHECK: nothing to ask
+	}
+	return err
+}
+
+// Status asks the delegates of one network whether they can work (behaviour.md D93).
+func (r *Runner) Status(ctx context.Context, a *plan.Attachment) error {
+	list, err := a.Config.Libcni()
+	if err != nil {
+		return err
+	}
+	return r.cni.GetStatusNetworkList(ctx, list)
+}
+
+// GC tells the delegates of one network which of its attachments are valid, if they know the verb.
+func (r *Runner) GC(ctx context.Context, a *plan.Attachment, valid []types.GCAttachment) error {
+	list, err := a.Config.Libcni()
+	if err != nil {
+		return err
+	}
+	if valid == nil {
+		valid = []types.GCAttachment{}
+	}
+	return r.cni.GCNetworkList(ctx, list, &libcni.GCArgs{ValidAttachments: valid})
+}
+
+// Free tells that none of the plan's interfaces exists in the sandbox. An interface that is there belongs
+// to somebody (behaviour.md D24, M19; D29 [quirk]: it may be destroyed today).
+func Free(p *plan.Plan) (err error) {
+	ns, err := link.Open(p.Netns)
+	if err != nil {
+		return fault.Wrap(err, fault.TryAgain, "nothing, if the pod was deleted meanwhile; else look at the container runtime",
+			"no net namespace %s found", p.Netns)
+	}
+	defer func() { err = errors.Join(err, ns.Close()) }()
+	for i := range p.Attachments {
+		a := &p.Attachments[i]
+		exists, err := ns.HasInterface(a.IfName)
+		if err != nil {
+			return fmt.Errorf("network %s: %w", a.Name, err)
+		}
+		if exists {
+			return fault.New(fault.Internal, "choose another interface name for the network, or remove the sandbox if it is left over",
+				"network %s: interface name %s already exists in %s", a.Name, a.IfName, p.Netns)
+		}
+	}
+	return nil
+}
+
+// HasInterface tells whether a sandbox has an interface; a namespace that is gone has none.
+func HasInterface(netns, ifName string) bool {
+	ns, err := link.Open(netns)
+	if err != nil {
+		return false
+	}
+	exists, err := ns.HasInterface(ifName)
+	return errors.Join(err, ns.Close()) == nil && exists
+}
+
+func (r *Runner) prepare(p *plan.Plan, a *plan.Attachment) (*libcni.NetworkConfigList, *libcni.RuntimeConf, error) {
+	list, err := a.Config.Libcni()
+	if err != nil {
+		return nil, nil, fmt.Errorf("network %s: %w", a.Name, err)
+	}
+	return list, runtimeConf(p, a), nil
+}
+
+func runtimeConf(p *plan.Plan, a *plan.Attachment) *libcni.RuntimeConf {
+	rt := &libcni.RuntimeConf{ContainerID: p.ContainerID, NetNS: p.Netns, IfName: a.IfName, Args: args(a.Args)}
+	if len(a.RuntimeConfig) > 0 {
+		rt.CapabilityArgs = make(map[string]any, len(a.RuntimeConfig))
+		for k, v := range a.RuntimeConfig {
+			rt.CapabilityArgs[k] = v
+		}
+	}
+	return rt
+}
+
+func args(a request.Args) [][2]string {
+	out := make([][2]string, len(a))
+	copy(out, a)
+	return out
+}
+
+// Exists tells whether a network namespace is still there.
+func Exists(netns string) bool {
+	ns, err := link.Open(netns)
+	if err != nil {
+		return false
+	}
+	return ns.Close() == nil
+}

@@ -1,0 +1,114 @@
+package execute
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"github.com/containernetworking/cni/pkg/types"
+	current "github.com/containernetworking/cni/pkg/types/100"
+
+	"multus/internal/engine/plan"
+	"multus/internal/fault"
+	"multus/internal/fsx"
+	"multus/internal/link"
+)
+
+// moveRoutes makes the default routes of one attachment what the plan says, in the kernel, in the result
+// and in libcni's cache, so that CHECK and network-status tell the truth (behaviour.md D30-D41, all [quirk]).
+// Attachments without an interface have no routes to move.
+func (r *Runner) moveRoutes(p *plan.Plan, a *plan.Attachment, network string, res types.Result) (types.Result, error) {
+	result, err := current.NewResultFromResult(res)
+	if err != nil {
+		return nil, fmt.Errorf("read result: %w", err)
+	}
+	if len(result.Interfaces) == 0 && len(result.IPs) == 0 {
+		return res, nil
+	}
+	if err := applyRoutes(p.Netns, a); err != nil {
+		return nil, fault.Wrap(err, fault.Internal, "check the gateways in default-route: each must be reachable through the network's own addresses",
+			"set default routes of interface %s", a.IfName)
+	}
+	editRoutes(result, a.Routes)
+	out, err := result.GetAsVersion(res.Version())
+	if err != nil {
+		return nil, fmt.Errorf("convert result: %w", err)
+	}
+	return out, r.updateCache(network, p.ContainerID, a.IfName, out)
+}
+
+func applyRoutes(netns string, a *plan.Attachment) (err error) {
+	ns, err := link.Open(netns)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, ns.Close()) }()
+	for _, f := range []struct {
+		family link.Family
+		drop   bool
+	}{
+		{link.IPv4, a.Routes.DropIPv4 || a.Routes.Gateway(false).IsValid()},
+		{link.IPv6, a.Routes.DropIPv6 || a.Routes.Gateway(true).IsValid()},
+	} {
+		if !f.drop {
+			continue
+		}
+		if err := ns.DropDefault(a.IfName, f.family); err != nil {
+			return err
+		}
+	}
+	return ns.SetDefault(a.IfName, a.Routes.Gateways)
+}
+
+// editRoutes replaces the default routes of the families that moved.
+func editRoutes(result *current.Result, routes plan.Routes) {
+	kept := result.Routes[:0:0]
+	for _, rt := range result.Routes {
+		v6 := rt.Dst.IP.To4() == nil
+		moved := v6 && routes.DropIPv6 || !v6 && routes.DropIPv4 || routes.Gateway(v6).IsValid()
+		if !isDefault(rt) || !moved {
+			kept = append(kept, rt)
+		}
+	}
+	for _, gw := range routes.Gateways {
+		kept = append(kept, &types.Route{Dst: defaultNet(gw), GW: net.IP(gw.AsSlice())})
+	}
+	result.Routes = kept
+}
+
+func isDefault(rt *types.Route) bool {
+	ones, _ := rt.Dst.Mask.Size()
+	return ones == 0 && rt.Dst.IP.IsUnspecified()
+}
+
+func defaultNet(gw netip.Addr) net.IPNet {
+	bits := gw.BitLen()
+	return net.IPNet{IP: make(net.IP, bits/8), Mask: net.CIDRMask(0, bits)}
+}
+
+// updateCache rewrites the result in libcni's cache entry and leaves its other members as they are.
+func (r *Runner) updateCache(network, containerID, ifName string, res types.Result) error {
+	path := filepath.Join(r.dir, "results", fmt.Sprintf("%s-%s-%s", network, containerID, ifName))
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("read cached result: %w", err)
+	}
+	var entry map[string]json.RawMessage
+	if err := json.Unmarshal(b, &entry); err != nil {
+		return fmt.Errorf("read cached result %s: %w", path, err)
+	}
+	if entry["result"], err = json.Marshal(res); err != nil {
+		return fmt.Errorf("encode cached result: %w", err)
+	}
+	if b, err = json.Marshal(entry); err != nil {
+		return fmt.Errorf("encode cached result: %w", err)
+	}
+	if err := fsx.WriteAtomic(path, b, 0o600); err != nil {
+		return fmt.Errorf("write cached result: %w", err)
+	}
+	return nil
+}

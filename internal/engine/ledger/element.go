@@ -1,0 +1,151 @@
+package ledger
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"multus/internal/cniconf"
+	"multus/internal/engine/plan"
+	"multus/internal/engine/request"
+	"multus/internal/netsel"
+)
+
+// element is one attachment as today's Multus writes it (behaviour.md D81), and our own keys at the end,
+// which it ignores. Bytes is authoritative (D82); a non-empty ConfList marks a list.
+type element struct {
+	Conf           json.RawMessage `json:"Conf"`
+	ConfList       json.RawMessage `json:"ConfList"`
+	Name           string          `json:"Name"`
+	IfName         string          `json:"ifnameRequest,omitempty"`
+	MAC            string          `json:"macRequest,omitempty"`
+	InfinibandGUID string          `json:"infinibandGUIDRequest,omitempty"`
+	IPs            []string        `json:"ipRequest,omitempty"`
+	DefaultRoute   *[]netip.Addr   `json:"default-route,omitempty"`
+	DeviceID       string          `json:"deviceID,omitempty"`
+	ResourceName   string          `json:"resourceName,omitempty"`
+	DropIPv4       bool            `json:"IsFilterV4Gateway"`
+	DropIPv6       bool            `json:"IsFilterV6Gateway"`
+	Bytes          []byte          `json:"Bytes"`
+
+	// Netns is where the attachment was made: for GC, which gets no path from the runtime.
+	Netns string `json:"netnsPath,omitempty"`
+	// Args are the CNI_ARGS of ADD: for GC, and for what a runtime leaves out at DEL.
+	Args request.Args `json:"cniArgs,omitempty"`
+	// RuntimeConfig is there when the keys above do not tell all of it: port mappings, bandwidth, and
+	// what the runtime itself passed (behaviour.md D67 [quirk]).
+	RuntimeConfig map[string]json.RawMessage `json:"capabilityArgs,omitempty"`
+}
+
+// encode makes the element of an attachment. Its interface name is written only where it is not what
+// today's Multus works out by itself from the index.
+func encode(a *plan.Attachment, index int, p *plan.Plan) (*element, error) {
+	e := &element{
+		Name: a.Name, ResourceName: a.Resource, DeviceID: a.Device,
+		DropIPv4: a.Routes.DropIPv4, DropIPv6: a.Routes.DropIPv6,
+		Bytes: a.Config.Bytes(), Netns: p.Netns, Args: a.Args,
+	}
+	if r := a.Request; r != nil {
+		e.MAC, e.InfinibandGUID, e.IPs, e.DefaultRoute = r.MAC, r.InfinibandGUID, r.IPs, r.DefaultRoute
+		if e.DeviceID == "" {
+			e.DeviceID = r.DeviceID
+		}
+	}
+	if !a.Primary && (a.IfName != generatedName(index) || a.Request != nil && a.Request.Interface != "") {
+		e.IfName = a.IfName
+	}
+	if derived := e.derived(p.ContainerID, a.IfName); !reflect.DeepEqual(derived, a.RuntimeConfig) {
+		e.RuntimeConfig = a.RuntimeConfig
+	}
+	return e, e.summarise(a.Config)
+}
+
+func generatedName(index int) string { return fmt.Sprintf("net%d", index) }
+
+// summarise fills in Conf and ConfList, the parsed views that today's Multus reads beside Bytes.
+func (e *element) summarise(l *cniconf.List) error {
+	conf, err := l.Libcni()
+	if err != nil {
+		return fmt.Errorf("network %s: %w", e.Name, err)
+	}
+	empty := json.RawMessage(`{}`)
+	if l.Single() {
+		e.ConfList = empty
+		e.Conf, err = json.Marshal(conf.Plugins[0].Network)
+		return err
+	}
+	plugins := make([]*types.PluginConf, len(conf.Plugins))
+	for i, p := range conf.Plugins {
+		plugins[i] = p.Network
+	}
+	e.Conf = json.RawMessage(`{"ipam":{}}`)
+	e.ConfList, err = json.Marshal(struct {
+		CNIVersion   string              `json:"cniVersion,omitempty"`
+		Name         string              `json:"name,omitempty"`
+		DisableCheck bool                `json:"disableCheck,omitempty"`
+		DisableGC    bool                `json:"disableGC,omitempty"`
+		Plugins      []*types.PluginConf `json:"plugins"`
+	}{conf.CNIVersion, conf.Name, conf.DisableCheck, conf.DisableGC, plugins})
+	return err
+}
+
+// derived is the runtimeConfig that the keys of today's format tell (behaviour.md D67).
+func (e *element) derived(containerID, ifName string) map[string]json.RawMessage {
+	rc := map[string]json.RawMessage{}
+	set := func(key string, present bool, v any) {
+		if b, err := json.Marshal(v); present && err == nil {
+			rc[key] = b
+		}
+	}
+	set("ips", len(e.IPs) > 0, e.IPs)
+	set("mac", e.MAC != "", e.MAC)
+	set("infinibandGUID", e.InfinibandGUID != "", e.InfinibandGUID)
+	set("deviceID", e.DeviceID != "", e.DeviceID)
+	set("CNIDeviceInfoFile", e.DeviceID != "", plan.DeviceInfoFile(e.Name, containerID, ifName))
+	if len(rc) == 0 {
+		return nil
+	}
+	return rc
+}
+
+// decode makes the attachment that an element records. index is its place in the file; ifName is the
+// runtime's name for the cluster network (behaviour.md D68, C80).
+func (e *element) decode(index int, containerID, ifName string) (*plan.Attachment, error) {
+	l, err := cniconf.Parse(e.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("attachment %d (%q): %w", index, e.Name, err)
+	}
+	a := &plan.Attachment{
+		Name: e.Name, Primary: index == 0 && e.IfName == "", IfName: e.IfName, Config: l, Args: e.Args,
+		Resource: e.ResourceName, Device: e.DeviceID, RuntimeConfig: e.RuntimeConfig,
+		Routes: plan.Routes{DropIPv4: e.DropIPv4, DropIPv6: e.DropIPv6},
+		Request: &netsel.Element{
+			Interface: e.IfName, MAC: e.MAC, InfinibandGUID: e.InfinibandGUID, IPs: e.IPs, DefaultRoute: e.DefaultRoute,
+		},
+	}
+	switch {
+	case a.Primary:
+		a.IfName = ifName
+	case a.IfName == "":
+		a.IfName = generatedName(index)
+	}
+	if a.RuntimeConfig == nil {
+		a.RuntimeConfig = e.derived(containerID, a.IfName)
+	}
+	if raw, ok := a.RuntimeConfig["CNIDeviceInfoFile"]; ok {
+		if err := json.Unmarshal(raw, &a.DeviceInfo); err != nil {
+			return nil, fmt.Errorf("attachment %d (%q): %w", index, e.Name, err)
+		}
+		if !strings.HasPrefix(a.DeviceInfo, plan.DeviceInfoDir+"/") {
+			a.DeviceInfo = "" // not ours to remove
+		}
+	}
+	if e.DefaultRoute != nil {
+		a.Routes.Gateways = *e.DefaultRoute
+	}
+	return a, nil
+}

@@ -1,0 +1,273 @@
+// Package ledger remembers what was planned for each sandbox, from before the first delegate runs until
+// everything is freed, so that DEL, CHECK and GC never ask anyone (architecture.md, decision 4). One file
+// for each container in the state directory, in the format of today's Multus, so that a node can be
+// upgraded and downgraded with pods running (behaviour.md D80-D84, Q5). It runs nothing. The engine and
+// the tools that look at a node import it.
+package ledger
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containernetworking/cni/libcni"
+
+	"multus/internal/cniconf"
+	"multus/internal/engine/plan"
+	"multus/internal/engine/request"
+	"multus/internal/fsx"
+)
+
+// damagedDir keeps what could not be read, for inspection.
+const damagedDir = "damaged"
+
+// Store is the ledger of one state directory.
+type Store struct {
+	// Dir is cniDir of the configuration (behaviour.md A16).
+	Dir string
+	Log *slog.Logger
+}
+
+// Record is what is known to be attached, or to have been begun, for one sandbox.
+type Record struct {
+	ContainerID string
+	// Netns is the path recorded at ADD, "" in files of today's Multus.
+	Netns string
+	// Attachments in the order of ADD.
+	Attachments []plan.Attachment
+}
+
+// Write records a plan durably: once it returns, a power loss does not lose it.
+func (s *Store) Write(p *plan.Plan) error {
+	elements := make([]*element, len(p.Attachments))
+	for i := range p.Attachments {
+		e, err := encode(&p.Attachments[i], i, p)
+		if err != nil {
+			return fmt.Errorf("record container %s: %w", p.ContainerID, err)
+		}
+		elements[i] = e
+	}
+	return s.write(p.ContainerID, elements)
+}
+
+// Keep records that only these attachments of a record are left, in their order. Their interface names are
+// written out, since their places have changed.
+func (s *Store) Keep(r *Record, left []plan.Attachment) error {
+	elements := make([]*element, len(left))
+	for i := range left {
+		e, err := encode(&left[i], -1, &plan.Plan{ContainerID: r.ContainerID, Netns: r.Netns})
+		if err != nil {
+			return fmt.Errorf("record container %s: %w", r.ContainerID, err)
+		}
+		elements[i] = e
+	}
+	return s.write(r.ContainerID, elements)
+}
+
+func (s *Store) write(containerID string, elements []*element) error {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(elements); err != nil {
+		return fmt.Errorf("record container %s: %w", containerID, err)
+	}
+	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
+		return fmt.Errorf("record container %s: %w", containerID, err)
+	}
+	if err := fsx.WriteAtomic(s.path(containerID), b.Bytes(), 0o600); err != nil {
+		return fmt.Errorf("record container %s: %w", containerID, err)
+	}
+	return nil
+}
+
+// Read returns the record of a sandbox; nil when there is none. ifName is the runtime's name for the
+// cluster network. Elements that cannot be read never hide the others: they are moved aside, and what
+// libcni remembers of the sandbox is taken for them.
+func (s *Store) Read(containerID, ifName string) (*Record, error) {
+	b, err := os.ReadFile(s.path(containerID))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("read record of container %s: %w", containerID, err)
+	}
+	r := &Record{ContainerID: containerID}
+	damaged := err != nil
+	if err == nil {
+		damaged = s.decode(r, b, ifName) != nil
+		if damaged {
+			s.setAside(containerID, b)
+		}
+	}
+	if damaged {
+		if err := s.addResults(r, ifName); err != nil {
+			return nil, err
+		}
+	}
+	if len(r.Attachments) == 0 {
+		return nil, nil //nolint:nilnil // no record is an answer, not an error
+	}
+	return r, nil
+}
+
+// decode reads as many elements as can be read; the error says that some could not.
+func (s *Store) decode(r *Record, b []byte, ifName string) error {
+	var raw []json.RawMessage
+	if err := json.Unmarshal(b, &raw); err != nil {
+		return err
+	}
+	var errs []error
+	for i, item := range raw {
+		var e element
+		err := json.Unmarshal(item, &e)
+		if err == nil {
+			var a *plan.Attachment
+			if a, err = e.decode(i, r.ContainerID, ifName); err == nil {
+				r.Attachments = append(r.Attachments, *a)
+				if e.Netns != "" {
+					r.Netns = e.Netns
+				}
+			}
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// setAside keeps a damaged file; DEL goes on without it.
+func (s *Store) setAside(containerID string, b []byte) {
+	name := containerID + "." + strconv.FormatInt(time.Now().Unix(), 10)
+	path := filepath.Join(s.Dir, damagedDir, name)
+	err := os.MkdirAll(filepath.Dir(path), 0o700)
+	if err == nil {
+		err = fsx.WriteAtomic(path, b, 0o600)
+	}
+	s.Log.Error("record is damaged: kept aside, going on with what libcni remembers", "container", containerID, "file", path, "err", err)
+}
+
+// addResults adds the attachments that libcni's result cache knows and r does not.
+func (s *Store) addResults(r *Record, ifName string) error {
+	cached, err := libcni.NewCNIConfigWithCacheDir(nil, s.Dir, nil).GetCachedAttachments(r.ContainerID)
+	if err != nil {
+		return fmt.Errorf("read results of container %s: %w", r.ContainerID, err)
+	}
+	slices.SortFunc(cached, func(a, b *libcni.NetworkAttachment) int {
+		return byPlace(a.IfName, b.IfName, ifName)
+	})
+	for _, c := range cached {
+		if slices.ContainsFunc(r.Attachments, func(a plan.Attachment) bool { return a.IfName == c.IfName }) {
+			continue
+		}
+		a, err := fromResult(c, ifName)
+		if err != nil {
+			s.Log.Error("result of libcni passed over", "container", r.ContainerID, "network", c.Network, "err", err)
+			continue
+		}
+		r.Attachments = append(r.Attachments, *a)
+		r.Netns = c.NetNS
+	}
+	return nil
+}
+
+func fromResult(c *libcni.NetworkAttachment, ifName string) (*plan.Attachment, error) {
+	l, err := cniconf.Parse(c.Config)
+	if err != nil {
+		return nil, err
+	}
+	a := &plan.Attachment{Name: c.Network, IfName: c.IfName, Primary: c.IfName == ifName, Config: l, Args: c.CniArgs}
+	if len(c.CapabilityArgs) == 0 {
+		return a, nil
+	}
+	a.RuntimeConfig = map[string]json.RawMessage{}
+	for k, v := range c.CapabilityArgs {
+		b, err := json.Marshal(v)
+		if err != nil {
+			return nil, err
+		}
+		a.RuntimeConfig[k] = b
+	}
+	return a, nil
+}
+
+// byPlace orders interface names as ADD does: the cluster network's first, net2 before net10.
+func byPlace(a, b, primary string) int {
+	if (a == primary) != (b == primary) {
+		if a == primary {
+			return -1
+		}
+		return 1
+	}
+	if len(a) != len(b) {
+		return len(a) - len(b)
+	}
+	return strings.Compare(a, b)
+}
+
+// Remove forgets a sandbox; one that is not there is forgotten already.
+func (s *Store) Remove(containerID string) error {
+	if err := fsx.Remove(s.path(containerID)); err != nil {
+		return fmt.Errorf("remove record of container %s: %w", containerID, err)
+	}
+	return nil
+}
+
+// Containers lists the sandboxes that are remembered, by the ledger or by libcni, in no special order.
+func (s *Store) Containers() ([]string, error) {
+	entries, err := os.ReadDir(s.Dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list records: %w", err)
+	}
+	seen := map[string]bool{}
+	var out []string
+	add := func(id string) {
+		if !seen[id] {
+			seen[id] = true
+			out = append(out, id)
+		}
+	}
+	for _, e := range entries {
+		if e.Type().IsRegular() && !strings.HasPrefix(e.Name(), ".") {
+			add(e.Name())
+		}
+	}
+	cached, err := libcni.NewCNIConfigWithCacheDir(nil, s.Dir, nil).GetCachedAttachments("")
+	if err != nil {
+		return nil, fmt.Errorf("list results: %w", err)
+	}
+	for _, c := range cached {
+		add(c.ContainerID)
+	}
+	return out, nil
+}
+
+// Lock takes the sandbox's lock, waiting until ctx ends. Delegates hold it too (through the file), so that
+// a DEL waits for those of an ADD whose plugin was killed.
+func Lock(ctx context.Context, file, containerID string) (*fsx.Lock, error) {
+	l, err := fsx.Acquire(ctx, file, containerID)
+	if err != nil {
+		return nil, fmt.Errorf("wait for another operation on container %s: %w", containerID, err)
+	}
+	return l, nil
+}
+
+// Merge returns the CNI_ARGS for a later verb: those of the runtime's call, and what only ADD had.
+func Merge(now, recorded request.Args) request.Args {
+	out := append(request.Args(nil), now...)
+	for _, p := range recorded {
+		if out.Get(p[0]) == "" {
+			out = out.With(p[0], p[1])
+		}
+	}
+	return out
+}
+
+func (s *Store) path(containerID string) string { return filepath.Join(s.Dir, containerID) }

@@ -1,0 +1,219 @@
+// Package publish tells the world what was attached: the network-status annotation and the events of a pod,
+// made from one Report (behaviour.md D110-D124, O.5). Making them is pure; writing them goes through the
+// Cluster seam. It never decides about attachments. The engine and the hosts import it.
+package publish
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/types"
+	current "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/types/create"
+)
+
+// Report is what happened to a pod's networks.
+type Report struct {
+	Pod Pod `json:"pod"`
+	// Attached networks in the order of the plan; empty when ADD failed.
+	Attached []Attached `json:"attached,omitempty"`
+	// Failure is set when ADD failed.
+	Failure *Failure `json:"failure,omitempty"`
+	// Wait asks to answer only after the status was written, or given up for now.
+	Wait bool `json:"wait,omitempty"`
+}
+
+// Attached is one network that a pod got.
+type Attached struct {
+	Name    string `json:"name"`
+	IfName  string `json:"ifName"`
+	Primary bool   `json:"primary,omitempty"`
+	// Result is the delegate's CNI result, in its version.
+	Result json.RawMessage `json:"result"`
+	// DeviceInfo is the content of the attachment's device-info file (behaviour.md H30-H34), empty for none.
+	DeviceInfo json.RawMessage `json:"deviceInfo,omitempty"`
+}
+
+// Failure says why an ADD failed, for the pod's events.
+type Failure struct {
+	Network string `json:"network,omitempty"`
+	// NotFound tells that the network does not exist, or could not be looked up.
+	NotFound bool   `json:"notFound,omitempty"`
+	Message  string `json:"message"`
+}
+
+// NetworkStatus is one element of the annotation, members in today's order (behaviour.md D113).
+type NetworkStatus struct {
+	Name       string          `json:"name"`
+	Interface  string          `json:"interface,omitempty"`
+	IPs        []string        `json:"ips,omitempty"`
+	Mac        string          `json:"mac,omitempty"`
+	Mtu        int             `json:"mtu,omitempty"`
+	Default    bool            `json:"default,omitempty"`
+	DNS        DNS             `json:"dns"`
+	DeviceInfo json.RawMessage `json:"device-info,omitempty"`
+	Gateway    []string        `json:"gateway,omitempty"`
+}
+
+// DNS is the dns member of a status element.
+type DNS struct {
+	Nameservers []string `json:"nameservers,omitempty"`
+	Domain      string   `json:"domain,omitempty"`
+	Search      []string `json:"search,omitempty"`
+	Options     []string `json:"options,omitempty"`
+}
+
+// Status returns the value of the network-status annotation, "" if no network has anything to show
+// (behaviour.md D112, D121).
+func Status(r *Report) (string, error) {
+	var items []string
+	for i := range r.Attached {
+		a := &r.Attached[i]
+		res, err := a.result()
+		if err != nil {
+			return "", err
+		}
+		for _, s := range elements(a, res) {
+			b, err := json.MarshalIndent(s, "", "    ")
+			if err != nil {
+				return "", fmt.Errorf("encode status of network %s: %w", a.Name, err)
+			}
+			items = append(items, string(b))
+		}
+	}
+	if len(items) == 0 {
+		return "", nil
+	}
+	return "[" + strings.Join(items, ",") + "]", nil
+}
+
+func (a *Attached) result() (*current.Result, error) {
+	res, err := create.CreateFromBytes(a.Result)
+	if err != nil {
+		return nil, fmt.Errorf("read result of network %s: %w", a.Name, err)
+	}
+	out, err := current.NewResultFromResult(res)
+	if err != nil {
+		return nil, fmt.Errorf("read result of network %s: %w", a.Name, err)
+	}
+	return out, nil
+}
+
+// elements makes the status elements of one attachment: none without an interface (behaviour.md D117), one
+// for a single interface with all addresses (D114), else one for each interface in the sandbox (D115).
+func elements(a *Attached, res *current.Result) []NetworkStatus {
+	base := NetworkStatus{Name: a.Name, DNS: dns(&res.DNS), DeviceInfo: a.DeviceInfo, Gateway: gateways(res)}
+	switch len(res.Interfaces) {
+	case 0:
+		return nil
+	case 1:
+		s := base
+		s.Default = a.Primary
+		describe(&s, res.Interfaces[0])
+		for _, ip := range res.IPs {
+			s.IPs = append(s.IPs, ip.Address.IP.String())
+		}
+		return []NetworkStatus{s}
+	}
+	var out []NetworkStatus
+	place := map[int]int{} // index of the interface in the result -> in out
+	for i, itf := range res.Interfaces {
+		if itf.Sandbox == "" {
+			continue
+		}
+		s := base
+		describe(&s, itf)
+		place[i] = len(out)
+		out = append(out, s)
+	}
+	for _, ip := range res.IPs {
+		at, ok := len(out)-1, len(out) > 0
+		if ip.Interface != nil {
+			at, ok = place[*ip.Interface], has(place, *ip.Interface)
+		}
+		if ok {
+			out[at].IPs = append(out[at].IPs, ip.Address.IP.String())
+		}
+	}
+	if d, ok := defaultInterface(res, place); ok && a.Primary {
+		out[d].Default = true
+	}
+	return out
+}
+
+func has(m map[int]int, k int) bool {
+	_, ok := m[k]
+	return ok
+}
+
+func describe(s *NetworkStatus, itf *current.Interface) {
+	if itf.Sandbox == "" {
+		return
+	}
+	s.Interface, s.Mac, s.Mtu = itf.Name, itf.Mac, itf.Mtu
+}
+
+// defaultInterface is the one that the first address with a gateway belongs to, else the first in the
+// sandbox (behaviour.md D116).
+func defaultInterface(res *current.Result, place map[int]int) (int, bool) {
+	for _, ip := range res.IPs {
+		if ip.Gateway != nil && ip.Interface != nil {
+			at, ok := place[*ip.Interface]
+			return at, ok
+		}
+	}
+	return 0, len(place) > 0
+}
+
+// gateways are those of the default routes; a route without one adds nothing (behaviour.md D118 [quirk]).
+func gateways(res *current.Result) []string {
+	var out []string
+	for _, rt := range res.Routes {
+		if unspecified(rt) && rt.GW != nil {
+			out = append(out, rt.GW.String())
+		}
+	}
+	return out
+}
+
+func unspecified(rt *types.Route) bool {
+	return rt.Dst.IP == nil || rt.Dst.IP.Equal(net.IPv4zero) || rt.Dst.IP.Equal(net.IPv6zero)
+}
+
+func dns(d *types.DNS) DNS {
+	return DNS{Nameservers: d.Nameservers, Domain: d.Domain, Search: d.Search, Options: d.Options}
+}
+
+// Events returns the events of a report (behaviour.md D25, O60, O61).
+func Events(r *Report) ([]Event, error) {
+	if f := r.Failure; f != nil {
+		reason := "FailedAddingInterface"
+		if f.NotFound {
+			reason = "NoNetworkFound"
+		}
+		return []Event{{Type: Warning, Reason: reason, Message: f.Message}}, nil
+	}
+	var out []Event
+	for i := range r.Attached {
+		a := &r.Attached[i]
+		res, err := a.result()
+		if err != nil {
+			return nil, err
+		}
+		if len(res.Interfaces) == 0 && len(res.IPs) == 0 {
+			continue
+		}
+		ips := make([]string, len(res.IPs))
+		for i, ip := range res.IPs {
+			ips[i] = ip.Address.String()
+		}
+		message := fmt.Sprintf("Add %s [%s]", a.IfName, strings.Join(ips, " "))
+		if a.Name != "" {
+			message += " from " + a.Name
+		}
+		out = append(out, Event{Type: Normal, Reason: "AddedInterface", Message: message})
+	}
+	return out, nil
+}

@@ -1,0 +1,26 @@
+package engine
+
+import (
+	"context"
+	"os"
+
+	"multus/internal/fault"
+)
+
+// status asks the cluster network. A delegate's own error keeps its code and text (behaviour.md D94).
+func (c *call) status(ctx context.Context) error {
+	if err := c.conf.HasNetwork(); err != nil {
+		return err
+	}
+	if file := c.conf.ReadinessIndicatorFile; file != "" {
+		if _, err := os.Stat(file); err != nil {
+			return fault.Wrap(err, fault.NotAvailable, "look at the pods of the cluster network on this node",
+				"the cluster network is not ready: readinessindicatorfile")
+		}
+	}
+	p, err := c.deps.Planner.Plan(ctx, c.req, c.conf)
+	if err != nil {
+		return err
+	}
+	return c.runner(p.Dirs).Status(ctx, &p.Attachments[0])
+}
