@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"time"
 
 	"multus/internal/fault"
 )
@@ -57,6 +58,8 @@ type Plugin struct {
 	LogFile                string            `json:"logFile"`
 	LogOptions             *LogOptions       `json:"logOptions"`
 	DaemonSocketDir        string            `json:"daemonSocketDir"`
+	// DaemonTimeout is how long an ADD waits for a daemon that does not answer; see DaemonWait.
+	DaemonTimeout Duration `json:"daemonTimeout"`
 	// PlainPods is PlainLocal or empty.
 	PlainPods string `json:"plainPods"`
 	// NetworksDir is the thin plugin's and the daemon's source without Kubernetes: a directory of YAML files.
@@ -171,3 +174,30 @@ func Overlay(conf, over []byte, skip ...string) ([]byte, error) {
 	}
 	return json.Marshal(base)
 }
+
+// DefaultDaemonWait is how long an ADD waits for a daemon that does not answer.
+const DefaultDaemonWait = 30 * time.Second
+
+// DaemonWait is how long an ADD that needs the daemon waits for it.
+func (p *Plugin) DaemonWait() time.Duration {
+	if p.DaemonTimeout.Duration > 0 {
+		return p.DaemonTimeout.Duration
+	}
+	return DefaultDaemonWait
+}
+
+// Duration is a duration in a configuration: a text such as "30s".
+type Duration struct{ time.Duration }
+
+// UnmarshalText reads the form of time.ParseDuration.
+func (d *Duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	if err != nil {
+		return fmt.Errorf("want a duration such as \"30s\": %w", err)
+	}
+	d.Duration = v
+	return nil
+}
+
+// MarshalText writes the form of time.Duration.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }

@@ -96,4 +96,3 @@ func deviceFile(resource, id string) string {
 	flat := func(s string) string { return strings.ReplaceAll(s, "/", "-") }
 	return flat(resource) + "-" + flat(id) + "-device.json"
 }
-

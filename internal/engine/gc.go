@@ -87,14 +87,15 @@ func (c *call) gc(ctx context.Context, valid map[string]bool) error {
 func (c *call) collect(ctx context.Context, id string, valid bool) (r *ledger.Record, kept bool, err error) {
 	none := &ledger.Record{ContainerID: id}
 	l, err := fsx.TryAcquire(c.deps.LockFile, id)
-	if err != nil {
-		if errors.Is(err, fsx.ErrLocked) {
-			err, valid = nil, true
-		}
-		return none, valid, err
+	switch {
+	case errors.Is(err, fsx.ErrLocked):
+		valid = true // somebody is at it: what it has recorded counts
+	case err != nil:
+		return none, true, err
+	default:
+		defer func() { err = errors.Join(err, l.Close()) }()
 	}
-	defer func() { err = errors.Join(err, l.Close()) }()
-	r, err = c.store.Read(id, "eth0")
+	r, err = c.store.Read(id, ledger.UsualName)
 	if err != nil || r == nil {
 		return none, valid, err
 	}
@@ -102,7 +103,7 @@ func (c *call) collect(ctx context.Context, id string, valid bool) (r *ledger.Re
 		return r, true, nil
 	}
 	one := *c
-	one.req = &request.Request{Command: request.Del, ContainerID: id, IfName: "eth0", Path: c.req.Path, Netns: r.Netns}
+	one.req = &request.Request{Command: request.Del, ContainerID: id, IfName: ledger.UsualName, Path: c.req.Path, Netns: r.Netns}
 	one.lock = l.File()
 	if !execute.Exists(r.Netns) {
 		one.req.Netns = ""

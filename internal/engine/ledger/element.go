@@ -55,6 +55,9 @@ func encode(a *plan.Attachment, index int, p *plan.Plan) (*element, error) {
 			e.DeviceID = r.DeviceID
 		}
 	}
+	if a.Primary && a.IfName != UsualName {
+		e.IfName = a.IfName
+	}
 	if !a.Primary && (a.IfName != generatedName(index) || a.Request != nil && a.Request.Interface != "") {
 		e.IfName = a.IfName
 	}
@@ -63,6 +66,9 @@ func encode(a *plan.Attachment, index int, p *plan.Plan) (*element, error) {
 	}
 	return e, e.summarise(a.Config)
 }
+
+// UsualName is the name that runtimes give to a pod's first interface; only another one is written.
+const UsualName = "eth0"
 
 func generatedName(index int) string { return fmt.Sprintf("net%d", index) }
 
@@ -120,7 +126,7 @@ func (e *element) decode(index int, containerID, ifName string) (*plan.Attachmen
 		return nil, fmt.Errorf("attachment %d (%q): %w", index, e.Name, err)
 	}
 	a := &plan.Attachment{
-		Name: e.Name, Primary: index == 0 && e.IfName == "", IfName: e.IfName, Config: l, Args: e.Args,
+		Name: e.Name, Primary: index == 0 && (e.IfName == "" || e.IfName == ifName), IfName: e.IfName, Config: l, Args: e.Args,
 		Resource: e.ResourceName, Device: e.DeviceID, RuntimeConfig: e.RuntimeConfig,
 		Routes: plan.Routes{DropIPv4: e.DropIPv4, DropIPv6: e.DropIPv6},
 		Request: &netsel.Element{

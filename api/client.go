@@ -1,0 +1,164 @@
+package api
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+)
+
+const (
+	firstPause = 10 * time.Millisecond
+	longPause  = 500 * time.Millisecond
+	// maxAnswer bounds what is read from the daemon.
+	maxAnswer = 32 << 20
+)
+
+// ErrUnreachable is wrapped by errors that say that the daemon did not answer: no socket, connection
+// refused, connection lost, time-out.
+var ErrUnreachable = errors.New("daemon not reachable")
+
+// Client talks to the daemon. The zero value with a Socket is ready to use, also concurrently.
+type Client struct {
+	// Socket is the path of the unix socket.
+	Socket string
+}
+
+// Call sends in as JSON and decodes the answer into out, which may be nil. An answer that is a CNI error is
+// returned as *types.Error. One connection, one request.
+func (c *Client) Call(ctx context.Context, method, path string, in, out any) error {
+	var body []byte
+	if in != nil {
+		var err error
+		if body, err = json.Marshal(in); err != nil {
+			return fmt.Errorf("encode request for %s: %w", path, err)
+		}
+	}
+	status, answer, err := c.exchange(ctx, method, path, body)
+	if err != nil {
+		return fmt.Errorf("%w at %s: %w", ErrUnreachable, c.Socket, err)
+	}
+	if status != 200 {
+		ce := &types.Error{}
+		if err := json.Unmarshal(answer, ce); err != nil || ce.Msg == "" {
+			return fmt.Errorf("daemon at %s answered %d to %s: %q", c.Socket, status, path, clip(answer))
+		}
+		return ce
+	}
+	if out == nil {
+		return nil
+	}
+	if err := json.Unmarshal(answer, out); err != nil {
+		return fmt.Errorf("decode answer of the daemon to %s: %w", path, err)
+	}
+	return nil
+}
+
+// Persist is Call, again and again with growing pauses while the daemon cannot be reached, until ctx ends.
+// Only for requests that may be repeated.
+func (c *Client) Persist(ctx context.Context, method, path string, in, out any) error {
+	for pause := firstPause; ; pause = min(2*pause, longPause) {
+		err := c.Call(ctx, method, path, in, out)
+		if err == nil || !errors.Is(err, ErrUnreachable) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(pause):
+		}
+	}
+}
+
+func (c *Client) exchange(ctx context.Context, method, path string, body []byte) (int, []byte, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", c.Socket)
+	if err != nil {
+		return 0, nil, bare(err)
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nHost: multus\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n",
+		method, path, len(body))
+	b.Write(body)
+	if _, err := conn.Write(b.Bytes()); err != nil {
+		return 0, nil, why(ctx, err)
+	}
+	status, answer, err := readAnswer(bufio.NewReader(io.LimitReader(conn, maxAnswer)))
+	return status, answer, why(ctx, err)
+}
+
+// why prefers the reason for which ctx ended over the deadline that we set ourselves.
+func why(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// bare leaves out the address that net repeats.
+func bare(err error) error {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return errno
+	}
+	return err
+}
+
+// readAnswer reads one HTTP/1.1 response: the daemon always gives a Content-Length.
+func readAnswer(r *bufio.Reader) (int, []byte, error) {
+	line, err := r.ReadString('\n')
+	if err != nil {
+		return 0, nil, fmt.Errorf("connection lost: %w", err)
+	}
+	proto, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
+	code, _, _ := strings.Cut(rest, " ")
+	status, err := strconv.Atoi(code)
+	if err != nil || !strings.HasPrefix(proto, "HTTP/1.") {
+		return 0, nil, fmt.Errorf("not HTTP: %q", clip([]byte(line)))
+	}
+	length := -1
+	for {
+		line, err := r.ReadString('\n')
+		if err != nil {
+			return 0, nil, fmt.Errorf("connection lost: %w", err)
+		}
+		line = strings.TrimSpace(line)
+		if line == "" {
+			break
+		}
+		if k, v, ok := strings.Cut(line, ":"); ok && strings.EqualFold(k, "Content-Length") {
+			if length, err = strconv.Atoi(strings.TrimSpace(v)); err != nil || length < 0 || length > maxAnswer {
+				return 0, nil, fmt.Errorf("bad Content-Length %q", clip([]byte(v)))
+			}
+		}
+	}
+	if length < 0 {
+		return 0, nil, errors.New("answer without Content-Length")
+	}
+	body := make([]byte, length)
+	if _, err := io.ReadFull(r, body); err != nil {
+		return 0, nil, fmt.Errorf("connection lost: %w", err)
+	}
+	return status, body, nil
+}
+
+func clip(b []byte) string {
+	const most = 200
+	if len(b) > most {
+		return string(b[:most]) + "…"
+	}
+	return string(b)
+}

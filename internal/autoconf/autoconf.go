@@ -1,0 +1,173 @@
+// Package autoconf owns the node's CNI configuration slot: it chooses the cluster network among the files of
+// a directory and writes 00-multus.conf, which makes the runtime call Multus (behaviour.md F.2). It runs no
+// plugin and never removes the file. Only the daemon's host imports it.
+package autoconf
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/containernetworking/cni/libcni"
+
+	"multus/internal/cniconf"
+	"multus/internal/config"
+	"multus/internal/fsx"
+)
+
+// FileName is the configuration that the runtime loads first; NetworkName is its network's name, which
+// other software relies on (behaviour.md F24, A71).
+const (
+	FileName    = "00-multus.conf"
+	NetworkName = "multus-cni-network"
+)
+
+// ErrNoPrimary is returned when the directory has no configuration that can be the cluster network
+// (behaviour.md F21, M25).
+var ErrNoPrimary = errors.New("could not find a plugin configuration")
+
+// Primary is the cluster network that was chosen.
+type Primary struct {
+	File   string
+	Config *cniconf.List
+}
+
+// Choose takes the named file, or the first in name order that is a valid configuration and not one of
+// Multus: those are known by their content, whatever they are called (behaviour.md F20; P09).
+func Choose(dir, name string) (*Primary, error) {
+	if name != "" {
+		return load(filepath.Join(dir, name))
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("choose the cluster network: %w", err)
+	}
+	var passed []error
+	for _, e := range entries {
+		if e.IsDir() || !slices.Contains([]string{".conf", ".conflist", ".json"}, filepath.Ext(e.Name())) {
+			continue
+		}
+		p, err := load(filepath.Join(dir, e.Name()))
+		if err == nil {
+			return p, nil
+		}
+		passed = append(passed, err)
+	}
+	return nil, errors.Join(append([]error{fmt.Errorf("%w in %s", ErrNoPrimary, dir)}, passed...)...)
+}
+
+func load(file string) (*Primary, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("read configuration of the cluster network: %w", err)
+	}
+	l, err := cniconf.Parse(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	if l.Name() == "" {
+		return nil, fmt.Errorf("%s: no name", file)
+	}
+	for _, typ := range l.Types() {
+		if typ == "multus" || typ == "multus-shim" {
+			return nil, fmt.Errorf("%s: it is a configuration of multus itself", file)
+		}
+	}
+	return &Primary{File: file, Config: l}, nil
+}
+
+// output is the generated configuration, keys in today's order (behaviour.md F25), ours at the end: with
+// plainPods the plugin plans plain pods without the daemon, so every key that changes what a plain pod gets
+// has to be here (architecture.md, decision 2).
+type output struct {
+	BinDir                 string             `json:"binDir,omitempty"`
+	Capabilities           map[string]bool    `json:"capabilities,omitempty"`
+	CNIVersion             string             `json:"cniVersion"`
+	LogFile                string             `json:"logFile,omitempty"`
+	LogLevel               string             `json:"logLevel,omitempty"`
+	LogToStderr            bool               `json:"logToStderr,omitempty"`
+	LogOptions             *config.LogOptions `json:"logOptions,omitempty"`
+	Name                   string             `json:"name"`
+	ClusterNetwork         string             `json:"clusterNetwork"`
+	NamespaceIsolation     bool               `json:"namespaceIsolation,omitempty"`
+	GlobalNamespaces       string             `json:"globalNamespaces,omitempty"`
+	Type                   string             `json:"type"`
+	CNIDir                 string             `json:"cniDir,omitempty"`
+	AuxiliaryChain         string             `json:"auxiliaryCNIChainName,omitempty"`
+	DaemonSocketDir        string             `json:"daemonSocketDir,omitempty"`
+	ConfDir                string             `json:"confDir,omitempty"`
+	DefaultNetworks        []string           `json:"defaultNetworks,omitempty"`
+	SystemNamespaces       []string           `json:"systemNamespaces,omitempty"`
+	MultusNamespace        string             `json:"multusNamespace,omitempty"`
+	ReadinessIndicatorFile string             `json:"readinessindicatorfile,omitempty"`
+	PlainPods              string             `json:"plainPods"`
+}
+
+// Generate makes the CNI configuration for a cluster network: one line of JSON that libcni accepts.
+func Generate(d *config.Daemon, p *Primary) ([]byte, error) {
+	caps, err := p.Config.Capabilities()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", p.File, err)
+	}
+	for k, v := range d.Capabilities {
+		caps[k] = caps[k] || v
+	}
+	for k, v := range caps {
+		if !v {
+			delete(caps, k)
+		}
+	}
+	caps[config.PodAnnotations] = true
+	out := output{
+		BinDir: d.HostPath(d.BinDir), Capabilities: caps, CNIVersion: d.CNIVersion,
+		LogFile: d.HostPath(d.LogFile), LogLevel: d.LogLevel, LogToStderr: d.LogToStderr != nil && *d.LogToStderr, LogOptions: d.LogOptions,
+		Name: NetworkName, ClusterNetwork: d.HostPath(p.File), NamespaceIsolation: d.NamespaceIsolation, GlobalNamespaces: d.GlobalNamespaces,
+		Type: d.Type, CNIDir: d.HostPath(d.CNIDir), AuxiliaryChain: d.AuxiliaryChain, DaemonSocketDir: d.DaemonSocketDir,
+		ConfDir: d.HostPath(d.ConfDir), DefaultNetworks: d.DefaultNetworks, SystemNamespaces: d.SystemNamespaces, MultusNamespace: d.MultusNamespace,
+		ReadinessIndicatorFile: d.HostPath(d.ReadinessIndicatorFile), PlainPods: config.PlainLocal,
+	}
+	if out.CNIVersion == "" {
+		out.CNIVersion = p.Config.Version()
+	}
+	if d.ClusterNetwork != "" {
+		out.ClusterNetwork = d.HostPath(d.ClusterNetwork) // O73: a value in the file wins
+	}
+	if d.OverrideNetworkName {
+		out.Name = p.Config.Name()
+	}
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(out); err != nil {
+		return nil, fmt.Errorf("encode %s: %w", FileName, err)
+	}
+	if _, err := libcni.ConfFromBytes(b.Bytes()); err != nil {
+		return nil, fmt.Errorf("generated %s is not valid: %w", FileName, err)
+	}
+	return b.Bytes(), nil
+}
+
+// Write chooses, generates and writes 00-multus.conf atomically, mode 0600 (behaviour.md F24). A file that
+// is there stays until a whole new one takes its place; an equal one is left alone.
+func Write(d *config.Daemon) (*Primary, error) {
+	p, err := Choose(d.MultusAutoconfigDir, d.MultusMasterCNI)
+	if err != nil {
+		return nil, err
+	}
+	b, err := Generate(d, p)
+	if err != nil {
+		return nil, err
+	}
+	path := filepath.Join(d.CNIConfigDir, FileName)
+	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, b) {
+		return p, nil
+	}
+	if err := fsx.WriteAtomic(path, b, 0o600); err != nil {
+		return nil, fmt.Errorf("write %s: %w", FileName, err)
+	}
+	return p, nil
+}

@@ -1,0 +1,96 @@
+package config
+
+import (
+	"encoding/json"
+	"path/filepath"
+	"strings"
+
+	"multus/internal/fault"
+)
+
+// Auto is the value of multusConfigFile that lets the daemon generate the CNI configuration.
+const Auto = "auto"
+
+// Daemon is the daemon's file, in today's format (behaviour.md A.5). The same file is read three ways: as
+// the server's settings, as the generator's, and as an overlay over each request (A90), for which the
+// bytes are kept.
+type Daemon struct {
+	// Server.
+	SocketDir       string `json:"socketDir"`
+	ChrootDir       string `json:"chrootDir"`
+	LogFile         string `json:"logFile"`
+	LogLevel        string `json:"logLevel"`
+	LogToStderr     *bool  `json:"logToStderr"`
+	ConnectionLimit *int   `json:"connectionLimit"`
+	MetricsPort     *int   `json:"metricsPort"`
+	EnablePprof     bool   `json:"enablePprof"`
+	// Kubeconfig and NetworksDir choose the source when the daemon runs by hand; in a pod neither is set.
+	Kubeconfig  string `json:"kubeconfig"`
+	NetworksDir string `json:"networksDir"`
+	// KubeletRoot is the kubelet's directory (default /var/lib/kubelet).
+	KubeletRoot string `json:"kubeletRoot"`
+
+	// Generator.
+	BinDir                 string          `json:"binDir"`
+	Capabilities           map[string]bool `json:"capabilities"`
+	CNIVersion             string          `json:"cniVersion"`
+	LogOptions             *LogOptions     `json:"logOptions"`
+	NamespaceIsolation     bool            `json:"namespaceIsolation"`
+	GlobalNamespaces       string          `json:"globalNamespaces"`
+	ReadinessIndicatorFile string          `json:"readinessindicatorfile"`
+	Type                   string          `json:"type"`
+	CNIDir                 string          `json:"cniDir"`
+	ConfDir                string          `json:"confDir"`
+	CNIConfigDir           string          `json:"cniConfigDir"`
+	AuxiliaryChain         string          `json:"auxiliaryCNIChainName"`
+	DaemonSocketDir        string          `json:"daemonSocketDir"`
+	MultusConfigFile       string          `json:"multusConfigFile"`
+	MultusMasterCNI        string          `json:"multusMasterCNI"`
+	MultusAutoconfigDir    string          `json:"multusAutoconfigDir"`
+	OverrideNetworkName    bool            `json:"overrideNetworkName"`
+	DefaultNetworks        []string        `json:"defaultNetworks"`
+	SystemNamespaces       []string        `json:"systemNamespaces"`
+	MultusNamespace        string          `json:"multusNamespace"`
+	ClusterNetwork         string          `json:"clusterNetwork"`
+
+	// Raw is the file as it was read.
+	Raw []byte `json:"-"`
+}
+
+// ParseDaemon reads the daemon's file (behaviour.md A60-A72).
+func ParseDaemon(b []byte) (*Daemon, error) {
+	d := &Daemon{SocketDir: DefaultSocketDir, CNIConfigDir: "/etc/cni/net.d", Type: "multus-shim", MultusConfigFile: Auto}
+	if err := json.Unmarshal(b, d); err != nil {
+		return nil, fault.Wrap(err, fault.Decoding, "correct the daemon's configuration file", "failed to unmarshall the daemon configuration")
+	}
+	if d.ConnectionLimit != nil && *d.ConnectionLimit <= 0 {
+		return nil, fault.New(fault.BadConfig, "remove connectionLimit, or make it greater than 0",
+			"connection limit must be greater than 0, got %d", *d.ConnectionLimit)
+	}
+	d.Raw = b
+	return d, nil
+}
+
+// Socket is where the daemon listens, as the daemon sees it.
+func (d *Daemon) Socket() string { return filepath.Join(d.SocketDir, SocketName) }
+
+// HostPath is a path of this file as the plugin on the host sees it: without the prefix under which today's
+// manifests mount the host's directories (architecture.md, Paths).
+func (d *Daemon) HostPath(path string) string {
+	for _, prefix := range []string{d.ChrootDir, "/host"} {
+		if prefix = strings.TrimRight(prefix, "/"); prefix != "" && strings.HasPrefix(path, prefix+"/") {
+			return strings.TrimPrefix(path, prefix)
+		}
+	}
+	return path
+}
+
+// ForRequest lays the file over the configuration of a request (behaviour.md A90, A91): what the server
+// and the generator alone use is left out.
+func (d *Daemon) ForRequest(conf []byte) ([]byte, error) {
+	skip := []string{"type", "name", "kubeconfig", "networksDir", "runtimeConfig", "prevResult", "plainPods", "daemonTimeout"}
+	if d.MultusConfigFile == Auto {
+		skip = append(skip, "readinessindicatorfile")
+	}
+	return Overlay(conf, d.Raw, skip...)
+}

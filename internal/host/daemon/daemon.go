@@ -1,0 +1,178 @@
+// Package daemon is the process edge of the node agent: flags, files, signals, the socket. It plans for
+// plugins, writes status and events, and owns the CNI configuration slot; it runs no delegate and needs no
+// privilege for it (architecture.md, decision 1). Only cmd/multus-daemon imports it.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"multus/api"
+	"multus/internal/autoconf"
+	"multus/internal/config"
+	"multus/internal/engine/plan"
+	"multus/internal/engine/publish"
+	"multus/internal/obs"
+	"multus/internal/source/file"
+	"multus/internal/source/kube"
+	"multus/internal/source/podresources"
+)
+
+// DefaultConfig is where today's manifests mount the daemon's file (behaviour.md A.5).
+const DefaultConfig = "/etc/cni/net.d/multus.d/daemon-config.json"
+
+// primaryPause and primaryLimit bound the search for a cluster network at start.
+const primaryPause = time.Second
+
+// Options of a run; flags and environment, flags first.
+type Options struct {
+	Config     string
+	Kubeconfig string
+	NodeName   string
+	Getenv     func(string) string
+}
+
+// Run serves until ctx ends, then lets requests in flight finish. The CNI configuration stays: a pod that
+// starts while the daemon is away must not start without its networks (P02).
+func Run(ctx context.Context, o Options) error {
+	b, err := os.ReadFile(o.Config)
+	if err != nil {
+		return fmt.Errorf("read the daemon's configuration: %w", err)
+	}
+	conf, err := config.ParseDaemon(b)
+	if err != nil {
+		return fmt.Errorf("%s: %w", o.Config, err)
+	}
+	if o.Kubeconfig != "" {
+		conf.Kubeconfig = o.Kubeconfig
+	}
+	log, err := logger(conf)
+	if err != nil {
+		return err
+	}
+	s, err := connect(conf, o.Getenv, log)
+	if err != nil {
+		return err
+	}
+	l, err := listen(conf.Socket())
+	if err != nil {
+		return err
+	}
+	q := newQueue(s.cluster, filepath.Join(conf.SocketDir, api.ReportDir), log)
+	srv := &server{
+		conf: conf, queue: q, log: log, ready: s.ready,
+		resolver: &plan.Resolver{Networks: s.networks, Pods: s.pods, Devices: s.devices, Log: log},
+	}
+	hs := &http.Server{Handler: srv.handler(), ReadHeaderTimeout: planLimit, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	log.Info("multus-daemon serves", "version", obs.Version(), "socket", conf.Socket(), "node", o.NodeName)
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { s.run(ctx); return nil })
+	g.Go(func() error { return q.run(ctx) })
+	g.Go(func() error { return ownSlot(ctx, conf, log) })
+	g.Go(func() error {
+		if err := hs.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve %s: %w", conf.Socket(), err)
+		}
+		return nil
+	})
+	g.Go(func() error {
+		<-ctx.Done()
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownLimit)
+		defer cancel()
+		return hs.Shutdown(last)
+	})
+	err = g.Wait()
+	log.Info("multus-daemon ends", "err", err)
+	return err
+}
+
+// ownSlot writes the CNI configuration as soon as there is a cluster network. A directory without one is
+// waited for: the cluster network may come later (behaviour.md F21).
+func ownSlot(ctx context.Context, conf *config.Daemon, log *slog.Logger) error {
+	if conf.MultusConfigFile != config.Auto || conf.MultusAutoconfigDir == "" {
+		log.Info("the CNI configuration is left to others", "multusConfigFile", conf.MultusConfigFile)
+		return nil
+	}
+	told := ""
+	for {
+		p, err := autoconf.Write(conf)
+		if err == nil {
+			log.Info("CNI configuration written", "dir", conf.CNIConfigDir, "clusterNetwork", p.File)
+			return nil
+		}
+		if err.Error() != told {
+			told = err.Error()
+			log.Error("waiting for a cluster network", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(primaryPause):
+		}
+	}
+}
+
+func logger(conf *config.Daemon) (*slog.Logger, error) {
+	level, err := obs.ParseLevel(conf.LogLevel, obs.LevelVerbose)
+	if err != nil {
+		return nil, err
+	}
+	o := obs.Options{Level: level, File: conf.LogFile, Rotate: conf.LogOptions}
+	if conf.LogToStderr == nil || *conf.LogToStderr || conf.LogFile == "" {
+		o.Stderr = os.Stderr
+	}
+	return obs.New(o), nil
+}
+
+// sources are where definitions, pods and devices come from, and where status goes.
+type sources struct {
+	networks plan.Networks
+	pods     plan.Pods
+	devices  plan.Devices
+	cluster  publish.Cluster
+	// run keeps caches up to date until ctx ends; ready says why plans cannot be made yet.
+	run   func(ctx context.Context)
+	ready func() error
+}
+
+// connect opens the sources: networksDir, else a kubeconfig, else the cluster that the pod runs in.
+func connect(conf *config.Daemon, getenv func(string) string, log *slog.Logger) (*sources, error) {
+	devices := podresources.New(podresources.Options{Root: conf.KubeletRoot})
+	if dir := conf.NetworksDir; dir != "" {
+		f := file.New(file.Options{Dir: dir, StateDir: filepath.Join(conf.SocketDir, "status")})
+		return &sources{
+			networks: f, pods: f, devices: devices, cluster: f,
+			run: func(context.Context) {}, ready: func() error { return nil },
+		}, nil
+	}
+	c, err := kube.Load(kube.Options{
+		Kubeconfig: conf.Kubeconfig, ServiceHost: getenv("KUBERNETES_SERVICE_HOST"), ServicePort: getenv("KUBERNETES_SERVICE_PORT"),
+	})
+	if errors.Is(err, kube.ErrNoCluster) {
+		return nil, fmt.Errorf("%w: give --kubeconfig, or networksDir in the configuration, or run in a pod", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	client, err := kube.New(c)
+	if err != nil {
+		return nil, err
+	}
+	cache := kube.NewCache(client, log)
+	ready := func() error {
+		if !cache.Synced() {
+			return errors.New("network definitions are not read yet: the API server does not answer, or does not let Multus list them")
+		}
+		return nil
+	}
+	return &sources{networks: cache, pods: client, devices: devices, cluster: client, run: cache.Run, ready: ready}, nil
+}

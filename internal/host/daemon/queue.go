@@ -1,0 +1,220 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"multus/internal/engine/publish"
+	"multus/internal/fsx"
+	"multus/internal/netsel"
+)
+
+const (
+	// waitLimit is how long a report that asks to wait is waited for.
+	waitLimit = 2 * time.Second
+	// writers is how many reports are written at the same time.
+	writers = 8
+	// firstRetry and lastRetry bound the pauses between attempts.
+	firstRetry = 250 * time.Millisecond
+	lastRetry  = 15 * time.Second
+)
+
+// queue writes reports to the cluster, each until it is written or its pod is gone. A report that could not
+// be written at once is kept in a file, so that neither a restart of the daemon nor a long absence of the
+// API server loses a status. Close by ending the context of run.
+type queue struct {
+	cluster publish.Cluster
+	dir     string
+	log     *slog.Logger
+
+	work chan *job
+
+	// mu guards latest: the newest report of each pod; an older one is dropped when it comes to its retry.
+	mu     sync.Mutex
+	latest map[string]*job
+}
+
+type job struct {
+	report *publish.Report
+	key    string
+	once   sync.Once
+	done   chan struct{} // closed after the first attempt
+	spool  bool          // a file has it
+}
+
+func newQueue(c publish.Cluster, dir string, log *slog.Logger) *queue {
+	return &queue{cluster: c, dir: dir, log: log, work: make(chan *job, 1024), latest: map[string]*job{}}
+}
+
+// add takes a report. The channel is closed after the first attempt to write it.
+func (q *queue) add(r *publish.Report) <-chan struct{} {
+	j := &job{report: r, key: fileKey(r.Pod), done: make(chan struct{})}
+	q.enqueue(j)
+	return j.done
+}
+
+func (q *queue) enqueue(j *job) {
+	if len(j.report.Attached) > 0 {
+		q.mu.Lock()
+		q.latest[j.key] = j
+		q.mu.Unlock()
+	}
+	select {
+	case q.work <- j:
+	default:
+		// Thousands are waiting: keep it in the file only, the next start takes it up.
+		q.keep(j)
+		j.once.Do(func() { close(j.done) })
+		q.log.Error("too many reports wait: status is written after a restart", "pod", j.key)
+	}
+}
+
+// run writes reports until ctx ends; it takes up what an earlier daemon or a plugin left.
+func (q *queue) run(ctx context.Context) error {
+	q.takeUp()
+	g, ctx := errgroup.WithContext(ctx)
+	for range writers {
+		g.Go(func() error {
+			for {
+				select {
+				case <-ctx.Done():
+					return nil
+				case j := <-q.work:
+					q.write(ctx, g, j)
+				}
+			}
+		})
+	}
+	return g.Wait()
+}
+
+// write makes the first attempt; further ones are made aside, so that one pod does not hold up others.
+func (q *queue) write(ctx context.Context, g *errgroup.Group, j *job) {
+	err := q.attempt(ctx, j.report)
+	if err != nil {
+		q.keep(j)
+	}
+	j.once.Do(func() { close(j.done) })
+	if err == nil {
+		q.forget(j)
+		return
+	}
+	q.log.Warn("status not written yet, trying again", "pod", j.key, "err", err)
+	g.Go(func() error {
+		q.retry(ctx, j)
+		return nil
+	})
+}
+
+func (q *queue) retry(ctx context.Context, j *job) {
+	for pause := firstRetry; ; pause = min(2*pause, lastRetry) {
+		select {
+		case <-ctx.Done():
+			return // the file has it
+		case <-time.After(pause):
+		}
+		if q.superseded(j) {
+			return
+		}
+		err := q.attempt(ctx, j.report)
+		if err == nil {
+			q.forget(j)
+			q.log.Info("status written", "pod", j.key)
+			return
+		}
+		if !errors.Is(err, publish.ErrRetry) {
+			q.log.Error("status not written", "pod", j.key, "err", err)
+		}
+	}
+}
+
+// attempt writes status, then events. Events are not tried again: they are told once.
+func (q *queue) attempt(ctx context.Context, r *publish.Report) error {
+	err := publish.WriteStatus(ctx, q.cluster, r, netsel.Status)
+	if err != nil {
+		return err
+	}
+	if err := publish.WriteEvents(ctx, q.cluster, r); err != nil {
+		q.log.Warn("events not written", "pod", fileKey(r.Pod), "err", err)
+	}
+	return nil
+}
+
+func (q *queue) superseded(j *job) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	newest := q.latest[j.key]
+	return newest != nil && newest != j
+}
+
+func (q *queue) forget(j *job) {
+	q.mu.Lock()
+	current := q.latest[j.key] == j
+	if current {
+		delete(q.latest, j.key)
+	}
+	q.mu.Unlock()
+	if j.spool && current {
+		if err := fsx.Remove(q.file(j)); err != nil {
+			q.log.Warn("remove report that was written", "pod", j.key, "err", err)
+		}
+	}
+}
+
+// keep writes a report to its file.
+func (q *queue) keep(j *job) {
+	if j.spool || len(j.report.Attached) == 0 {
+		return
+	}
+	b, err := json.Marshal(j.report)
+	if err == nil {
+		err = os.MkdirAll(q.dir, 0o700)
+	}
+	if err == nil {
+		err = fsx.WriteAtomic(q.file(j), b, 0o600)
+	}
+	if err != nil {
+		q.log.Error("keep report", "pod", j.key, "err", err)
+		return
+	}
+	j.spool = true
+}
+
+// takeUp queues the reports that are in files.
+func (q *queue) takeUp() {
+	entries, err := os.ReadDir(q.dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		q.log.Error("read reports that wait", "err", err)
+	}
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), ".json") || strings.HasPrefix(e.Name(), ".") {
+			continue
+		}
+		path := filepath.Join(q.dir, e.Name())
+		b, err := os.ReadFile(path)
+		r := &publish.Report{}
+		if err == nil {
+			err = json.Unmarshal(b, r)
+		}
+		if err != nil {
+			q.log.Error("report passed over", "file", path, "err", errors.Join(err, os.Rename(path, path+".damaged")))
+			continue
+		}
+		q.enqueue(&job{report: r, key: fileKey(r.Pod), done: make(chan struct{}), spool: true})
+	}
+}
+
+func (q *queue) file(j *job) string { return filepath.Join(q.dir, j.key+".json") }
+
+// fileKey names a pod's report; neither namespaces nor pods nor UIDs have an underscore or a slash.
+func fileKey(p publish.Pod) string { return fmt.Sprintf("%s_%s_%s", p.Namespace, p.Name, p.UID) }

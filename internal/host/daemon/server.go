@@ -1,0 +1,205 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"golang.org/x/sys/unix"
+
+	"multus/api"
+	"multus/internal/config"
+	"multus/internal/engine/plan"
+	"multus/internal/engine/publish"
+	"multus/internal/engine/request"
+	"multus/internal/fault"
+)
+
+const (
+	// planLimit bounds the making of one plan; the plugin waits longer.
+	planLimit = 20 * time.Second
+	// maxBody bounds a request on the socket.
+	maxBody = 16 << 20
+	// shutdownLimit is how long requests in flight may take after SIGTERM.
+	shutdownLimit = 10 * time.Second
+)
+
+// server answers the plugin on the unix socket.
+type server struct {
+	conf     *config.Daemon
+	resolver *plan.Resolver
+	queue    *queue
+	ready    func() error
+	log      *slog.Logger
+}
+
+func (s *server) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST "+api.PathPlan, s.plan)
+	mux.HandleFunc("POST "+api.PathReport, s.report)
+	mux.HandleFunc("GET "+api.PathStatus, s.status)
+	mux.HandleFunc(api.PathHealth, func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, nil) })
+	mux.HandleFunc(api.PathReady, s.status)
+	return mux
+}
+
+// plan makes the plan of a request, with the daemon's file laid over its configuration (behaviour.md A90).
+func (s *server) plan(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeoutCause(r.Context(), planLimit, fmt.Errorf("planning took longer than %s", planLimit))
+	defer cancel()
+	req := &request.Request{}
+	if err := decode(w, r, req); err != nil {
+		s.refuse(w, req, err)
+		return
+	}
+	p, err := s.resolve(ctx, req)
+	if err != nil {
+		s.refuse(w, req, err)
+		return
+	}
+	answer(w, http.StatusOK, p)
+}
+
+func (s *server) resolve(ctx context.Context, req *request.Request) (*plan.Plan, error) {
+	b, err := s.conf.ForRequest(req.Config)
+	if err != nil {
+		return nil, fault.Wrap(err, fault.Decoding, "report this: the plugin sent a configuration that is no object", "pod %s", req.Pod())
+	}
+	conf, err := config.ParsePlugin(b)
+	if err != nil {
+		return nil, err
+	}
+	p, err := s.resolver.Plan(ctx, req, conf)
+	var missing *plan.MissingNetworkError
+	if errors.As(err, &missing) && req.Command == request.Add {
+		s.queue.add(&publish.Report{
+			Pod: publish.Pod{
+				Namespace: req.Args.Get(request.PodNamespace), Name: req.Args.Get(request.PodName), UID: req.Args.Get(request.PodUID),
+			},
+			Failure: &publish.Failure{Network: missing.Ref.String(), NotFound: true, Message: missing.Error()},
+		})
+	}
+	return p, err
+}
+
+// report takes what happened. It is answered when the status is written, or given up for now, if the report
+// asks to wait; else at once. It is never an error: what was taken will be written.
+func (s *server) report(w http.ResponseWriter, r *http.Request) {
+	rep := &publish.Report{}
+	if err := decode(w, r, rep); err != nil {
+		s.refuse(w, &request.Request{}, err)
+		return
+	}
+	done := s.queue.add(rep)
+	if rep.Wait {
+		select {
+		case <-done:
+		case <-r.Context().Done():
+		case <-time.After(waitLimit):
+		}
+	}
+	answer(w, http.StatusOK, struct{}{})
+}
+
+// status says whether the daemon can plan: 200, or 503 with the reason as a CNI error (code 50).
+func (s *server) status(w http.ResponseWriter, _ *http.Request) {
+	if err := s.ready(); err != nil {
+		ce := fault.ToCNI(err)
+		ce.Code = fault.NotAvailable
+		answer(w, http.StatusServiceUnavailable, ce)
+		return
+	}
+	answer(w, http.StatusOK, nil)
+}
+
+// refuse answers with a CNI error object, and logs it once.
+func (s *server) refuse(w http.ResponseWriter, req *request.Request, err error) {
+	ce := fault.ToCNI(err)
+	s.log.Error("request refused", "cmd", req.Command, "pod", req.Pod(), "container", req.ContainerID, "code", ce.Code, "err", ce.Msg)
+	status := http.StatusBadRequest
+	if ce.Code == fault.TryAgain {
+		status = http.StatusServiceUnavailable
+	}
+	answer(w, status, &types.Error{Code: ce.Code, Msg: ce.Msg, Details: ce.Details})
+}
+
+func decode(w http.ResponseWriter, r *http.Request, v any) error {
+	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
+	if err := dec.Decode(v); err != nil {
+		return fault.Wrap(err, fault.Decoding, "use the plugin that belongs to this daemon: multus-daemon install", "decode request %s", r.URL.Path)
+	}
+	return nil
+}
+
+// answer always gives a Content-Length: the plugin's client knows no other form.
+func answer(w http.ResponseWriter, status int, v any) {
+	var b []byte
+	if v != nil {
+		var err error
+		if b, err = json.Marshal(v); err != nil {
+			status, b = http.StatusInternalServerError, nil
+		}
+		w.Header().Set("Content-Type", "application/json")
+	}
+	w.Header().Set("Content-Length", strconv.Itoa(len(b)))
+	w.WriteHeader(status)
+	_, _ = w.Write(b) // a client that has gone away needs no answer
+}
+
+// listen binds the socket under a temporary name and moves it into place, so that a plugin finds either the
+// old daemon or the new one. The directory is never removed (behaviour.md F5 [quirk]).
+func listen(path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
+	}
+	temp := fmt.Sprintf("%s.%d", path, os.Getpid())
+	_ = os.Remove(temp)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: temp, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
+	}
+	l.SetUnlinkOnClose(false)
+	if err := errors.Join(os.Chmod(temp, 0o600), os.Rename(temp, path)); err != nil {
+		return nil, errors.Join(fmt.Errorf("listen on %s: %w", path, err), l.Close())
+	}
+	return &rootOnly{UnixListener: l}, nil
+}
+
+// rootOnly accepts connections of processes of uid 0 only; the socket's mode says the same, and its
+// directory may have been opened by somebody.
+type rootOnly struct{ *net.UnixListener }
+
+func (l *rootOnly) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.AcceptUnix()
+		if err != nil {
+			return nil, err
+		}
+		if peerIsRoot(conn) {
+			return conn, nil
+		}
+		_ = conn.Close()
+	}
+}
+
+func peerIsRoot(conn *net.UnixConn) bool {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return false
+	}
+	root := false
+	err = raw.Control(func(fd uintptr) {
+		cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+		root = err == nil && cred.Uid == 0
+	})
+	return err == nil && root
+}

@@ -1,0 +1,159 @@
+// Package plugin is the process edge of the CNI plugins: environment, standard input and output, exit code.
+// What differs between thin and thick comes in as a Host. It links neither Kubernetes nor net/http: the
+// start-up of multus-shim is on the path of every pod. Only cmd and the thin host import it.
+package plugin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/cni/pkg/version"
+
+	"multus/internal/config"
+	"multus/internal/engine"
+	"multus/internal/engine/request"
+	"multus/internal/fault"
+	"multus/internal/obs"
+)
+
+// LockFile holds the locks of all sandboxes of the node; /run is writable and empty after a reboot everywhere.
+const LockFile = "/run/multus/locks"
+
+const about = "meta-plugin that delegates to other CNI plugins"
+
+// Host is what one kind of plugin brings along.
+type Host struct {
+	// Name of the binary, for -version.
+	Name string
+	// LogToStderr is the default of that key (behaviour.md A29, A50).
+	LogToStderr bool
+	// Connect returns where plans come from and where reports go. It must not fail and not wait: what it
+	// needs is looked for when it is used, so that a DEL from the ledger needs nothing.
+	Connect func(conf *config.Plugin, log *slog.Logger) (engine.Planner, engine.Publisher)
+}
+
+// Run runs the plugin once and returns its exit code: 0, or 1 with a CNI error object on standard output
+// (behaviour.md D1-D4, K11).
+func Run(args []string, stdout io.Writer, h Host) int {
+	for _, a := range args {
+		switch a {
+		case "-v", "--v", "-version", "--version":
+			fmt.Fprintf(stdout, "%s: %s\n", h.Name, obs.Version())
+			return 0
+		case "-h", "--help", "-help":
+			fmt.Fprintf(stdout, "%s: %s.\n\nA container runtime runs it, with CNI_COMMAND in the environment and the configuration on\nstandard input (https://www.cni.dev/docs/spec/). Options: --version, --help.\n", h.Name, about)
+			return 0
+		}
+	}
+	// A runtime that gives up sends a signal; what was begun is then undone.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	v := &verbs{ctx: ctx, host: h}
+	funcs := skel.CNIFuncs{Add: v.add, Del: v.del, Check: v.check, GC: v.gc, Status: v.status}
+	if err := skel.PluginMainFuncsWithError(funcs, version.All, about); err != nil {
+		if perr := err.Print(); perr != nil {
+			fmt.Fprintln(os.Stderr, "print the CNI error:", perr)
+		}
+		return 1
+	}
+	return 0
+}
+
+// verbs are the functions that skel calls, for one request.
+type verbs struct {
+	ctx  context.Context //nolint:containedctx // skel passes none
+	host Host
+}
+
+func (v *verbs) add(args *skel.CmdArgs) error {
+	req, e, err := v.prepare(request.Add, args)
+	if err != nil {
+		return err
+	}
+	res, err := e.Add(v.ctx, req)
+	if err != nil {
+		return fault.ToCNI(err)
+	}
+	return types.PrintResult(res, res.Version())
+}
+
+func (v *verbs) del(args *skel.CmdArgs) error {
+	return v.simple(request.Del, args, (*engine.Engine).Del)
+}
+
+func (v *verbs) check(args *skel.CmdArgs) error {
+	return v.simple(request.Check, args, (*engine.Engine).Check)
+}
+
+func (v *verbs) gc(args *skel.CmdArgs) error {
+	return v.simple(request.GC, args, (*engine.Engine).GC)
+}
+
+func (v *verbs) status(args *skel.CmdArgs) error {
+	return v.simple(request.Status, args, (*engine.Engine).Status)
+}
+
+func (v *verbs) simple(command string, args *skel.CmdArgs, verb func(*engine.Engine, context.Context, *request.Request) error) error {
+	req, e, err := v.prepare(command, args)
+	if err != nil {
+		return err
+	}
+	if err := verb(e, v.ctx, req); err != nil {
+		return fault.ToCNI(err)
+	}
+	return nil
+}
+
+// prepare makes the request and the engine. CNI_ARGS that cannot be read fail everything but DEL, which the
+// ledger tells what to do (behaviour.md D8, E15).
+func (v *verbs) prepare(command string, args *skel.CmdArgs) (*request.Request, *engine.Engine, error) {
+	conf, err := config.ParsePlugin(args.StdinData)
+	if err != nil {
+		return nil, nil, fault.ToCNI(err)
+	}
+	log := v.logger(conf)
+	parsed, err := request.ParseArgs(args.Args)
+	if err != nil {
+		if command != request.Del {
+			return nil, nil, fault.ToCNI(err)
+		}
+		log.Warn("going on without CNI_ARGS", "err", err)
+	}
+	planner, publisher := v.host.Connect(conf, log)
+	return &request.Request{
+		Command: command, ContainerID: args.ContainerID, Netns: args.Netns, IfName: args.IfName,
+		Args: parsed, Path: args.Path, Config: args.StdinData,
+	}, engine.New(engine.Deps{Planner: planner, Publisher: publisher, LockFile: LockFile, Log: log}), nil
+}
+
+func (v *verbs) logger(conf *config.Plugin) *slog.Logger {
+	level, err := obs.ParseLevel(conf.LogLevel, obs.LevelPanic)
+	o := obs.Options{Level: level, File: conf.LogFile, Rotate: conf.LogOptions}
+	if conf.LogToStderr == nil && v.host.LogToStderr || conf.LogToStderr != nil && *conf.LogToStderr {
+		o.Stderr = os.Stderr
+	}
+	log := obs.New(o)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	return log
+}
+
+// tryAgain is the error for a daemon that does not answer.
+func tryAgain(err error, req *request.Request) error {
+	var ce *types.Error
+	if errors.As(err, &ce) {
+		return ce
+	}
+	return fault.Wrap(err, fault.TryAgain,
+		"the runtime tries again; see why with: kubectl -n kube-system logs -l app=multus (or journalctl, for a daemon run by hand)",
+		"pod %s needs the plan of the multus daemon, and nothing was attached", req.Pod())
+}

@@ -1,0 +1,103 @@
+package plugin
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"multus/api"
+	"multus/internal/config"
+	"multus/internal/engine"
+	"multus/internal/engine/plan"
+	"multus/internal/engine/publish"
+	"multus/internal/engine/request"
+	"multus/internal/fsx"
+)
+
+const (
+	// askOnce bounds a question to the daemon that has an answer without it (DEL, STATUS, GC).
+	askOnce = time.Second
+	// reportWait bounds how long an ADD waits for its status to be written; it is written later otherwise.
+	reportWait = 3 * time.Second
+)
+
+// Thick is the host of multus-shim: the daemon makes the plans and writes the status.
+func Thick() Host {
+	return Host{Name: "multus-shim", Connect: func(conf *config.Plugin, log *slog.Logger) (engine.Planner, engine.Publisher) {
+		d := &daemon{client: &api.Client{Socket: conf.SocketPath()}, log: log}
+		return d, d
+	}}
+}
+
+// daemon is the plugin's side of the daemon.
+type daemon struct {
+	client *api.Client
+	log    *slog.Logger
+}
+
+var (
+	_ engine.Planner   = (*daemon)(nil)
+	_ engine.Publisher = (*daemon)(nil)
+)
+
+// Plan asks the daemon, unless the plan can be made here: for a plain pod, by a configuration that the
+// daemon generated for that (architecture.md, decision 2). An ADD waits for a daemon that is away; what has
+// an answer without the daemon does not.
+func (d *daemon) Plan(ctx context.Context, req *request.Request, conf *config.Plugin) (*plan.Plan, error) {
+	if local(req, conf) {
+		return (&plan.Resolver{Log: d.log}).Plan(ctx, req, conf)
+	}
+	call, wait := d.client.Persist, conf.DaemonWait()
+	if req.Command != request.Add {
+		call, wait = d.client.Call, askOnce
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, wait, fmt.Errorf("no answer for %s", wait))
+	defer cancel()
+	p := &plan.Plan{}
+	if err := call(ctx, "POST", api.PathPlan, req, p); err != nil {
+		return nil, tryAgain(err, req)
+	}
+	return p, nil
+}
+
+// local tells whether the plan needs nothing but files of this host.
+func local(req *request.Request, conf *config.Plugin) bool {
+	if conf.PlainPods != config.PlainLocal || conf.ClusterNetwork != "" && !strings.Contains(conf.ClusterNetwork, "/") {
+		return false
+	}
+	return plan.Plain(req, conf) || req.Command == request.Status || req.Command == request.GC
+}
+
+// Publish hands the report to the daemon. When that fails, the report is left beside the socket, where the
+// daemon finds it when it is back.
+func (d *daemon) Publish(ctx context.Context, report *publish.Report) {
+	ctx, cancel := context.WithTimeoutCause(ctx, reportWait, fmt.Errorf("no answer for %s", reportWait))
+	defer cancel()
+	err := d.client.Call(ctx, "POST", api.PathReport, report, nil)
+	if err == nil {
+		return
+	}
+	d.log.Warn("status is written later: the daemon did not take it", "err", err)
+	if err := leave(filepath.Dir(d.client.Socket), report); err != nil {
+		d.log.Error("status is lost", "err", err)
+	}
+}
+
+// leave writes a report where the daemon looks for it.
+func leave(socketDir string, report *publish.Report) error {
+	b, err := json.Marshal(report)
+	if err != nil {
+		return fmt.Errorf("encode report: %w", err)
+	}
+	dir := filepath.Join(socketDir, api.ReportDir)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("leave report: %w", err)
+	}
+	name := fmt.Sprintf("%s_%s_%s.json", report.Pod.Namespace, report.Pod.Name, report.Pod.UID)
+	return fsx.WriteAtomic(filepath.Join(dir, name), b, 0o600)
+}

@@ -1,0 +1,48 @@
+package thin
+
+import (
+	"errors"
+	"path/filepath"
+
+	"multus/internal/config"
+	"multus/internal/engine/plan"
+	"multus/internal/engine/publish"
+	"multus/internal/source/file"
+	"multus/internal/source/kube"
+	"multus/internal/source/podresources"
+)
+
+// errNoSource says that neither Kubernetes nor a directory is configured.
+var errNoSource = errors.New("neither Kubernetes nor networksDir is configured")
+
+// sources are where definitions, pods and devices come from, and where status goes.
+type sources struct {
+	networks plan.Networks
+	pods     plan.Pods
+	devices  plan.Devices
+	cluster  publish.Cluster
+}
+
+// connect opens the sources of a configuration: networksDir, else a kubeconfig, else the cluster that the
+// process runs in (behaviour.md A40). No request is sent.
+func connect(conf *config.Plugin, getenv func(string) string) (*sources, error) {
+	devices := podresources.New(podresources.Options{})
+	if dir := conf.NetworksDir; dir != "" {
+		s := file.New(file.Options{Dir: dir, StateDir: filepath.Join(dir, "status")})
+		return &sources{networks: s, pods: s, devices: devices, cluster: s}, nil
+	}
+	c, err := kube.Load(kube.Options{
+		Kubeconfig: conf.Kubeconfig, ServiceHost: getenv("KUBERNETES_SERVICE_HOST"), ServicePort: getenv("KUBERNETES_SERVICE_PORT"),
+	})
+	if errors.Is(err, kube.ErrNoCluster) {
+		return nil, errNoSource
+	}
+	if err != nil {
+		return nil, err
+	}
+	client, err := kube.New(c)
+	if err != nil {
+		return nil, err
+	}
+	return &sources{networks: client, pods: client, devices: devices, cluster: client}, nil
+}

@@ -1,0 +1,103 @@
+// Package thin is the host of the multus plugin: the same engine as multus-shim, with the planner and the
+// publisher in process, from the API server or from a directory of files. Only cmd/multus imports it.
+package thin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"multus/internal/config"
+	"multus/internal/engine"
+	"multus/internal/engine/plan"
+	"multus/internal/engine/publish"
+	"multus/internal/engine/request"
+	"multus/internal/fault"
+	"multus/internal/host/plugin"
+	"multus/internal/netsel"
+)
+
+// publishLimit bounds the attempt to write status and events: there is no daemon to do it later.
+const publishLimit = 2 * time.Second
+
+// Host returns the thin plugin.
+func Host() plugin.Host {
+	return plugin.Host{Name: "multus", LogToStderr: true, Connect: func(conf *config.Plugin, log *slog.Logger) (engine.Planner, engine.Publisher) {
+		t := &thin{log: log}
+		t.sources = sync.OnceValues(func() (*sources, error) { return connect(conf, os.Getenv) })
+		return t, t
+	}}
+}
+
+// thin plans and publishes in process. Its sources are opened when they are first used.
+type thin struct {
+	log     *slog.Logger
+	sources func() (*sources, error)
+}
+
+var (
+	_ engine.Planner   = (*thin)(nil)
+	_ engine.Publisher = (*thin)(nil)
+)
+
+// Plan resolves in process. A plain pod needs no source, and a source that cannot be opened is no matter
+// for it (architecture.md, decision 2).
+func (t *thin) Plan(ctx context.Context, req *request.Request, conf *config.Plugin) (*plan.Plan, error) {
+	r := &plan.Resolver{Log: t.log}
+	s, err := t.sources()
+	switch {
+	case err == nil:
+		r.Networks, r.Pods, r.Devices = s.networks, s.pods, s.devices
+	case errors.Is(err, errNoSource), plan.Plain(req, conf):
+	default:
+		return nil, fault.Wrap(err, fault.TryAgain, "correct kubeconfig in the CNI configuration, or the file that it names",
+			"error getting k8s client")
+	}
+	p, err := r.Plan(ctx, req, conf)
+	t.tell(ctx, req, err)
+	return p, err
+}
+
+// tell emits the event for a network that does not exist (behaviour.md B8).
+func (t *thin) tell(ctx context.Context, req *request.Request, err error) {
+	var missing *plan.MissingNetworkError
+	if req.Command != request.Add || !errors.As(err, &missing) {
+		return
+	}
+	t.Publish(ctx, &publish.Report{
+		Pod: publish.Pod{
+			Namespace: req.Args.Get(request.PodNamespace), Name: req.Args.Get(request.PodName), UID: req.Args.Get(request.PodUID),
+		},
+		Failure: &publish.Failure{Network: missing.Ref.String(), NotFound: true, Message: missing.Error()},
+	})
+}
+
+// Publish writes status and events side by side, within publishLimit (behaviour.md A45 [quirk]: events are
+// lost today when the process ends).
+func (t *thin) Publish(ctx context.Context, report *publish.Report) {
+	s, err := t.sources()
+	if err != nil {
+		if !errors.Is(err, errNoSource) {
+			t.log.Error("status not written", "err", err)
+		}
+		return
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, publishLimit, fmt.Errorf("took longer than %s", publishLimit))
+	defer cancel()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := publish.WriteStatus(ctx, s.cluster, report, netsel.Status); err != nil {
+			t.log.Error("status not written", "err", err)
+		}
+	})
+	wg.Go(func() {
+		if err := publish.WriteEvents(ctx, s.cluster, report); err != nil {
+			t.log.Error("events not written", "err", err)
+		}
+	})
+	wg.Wait()
+}

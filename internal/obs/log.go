@@ -1,0 +1,152 @@
+// Package obs sets up what people look at: log lines, in today's format and levels (behaviour.md L). It
+// decides nothing about what is logged. Hosts import it; everything below takes a *slog.Logger.
+package obs
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"gopkg.in/natefinch/lumberjack.v2"
+
+	"multus/internal/config"
+)
+
+// The levels of today's configuration, on slog's scale (behaviour.md L1).
+const (
+	LevelPanic   = slog.Level(12)
+	LevelError   = slog.LevelError
+	LevelVerbose = slog.LevelInfo
+	LevelDebug   = slog.LevelDebug
+)
+
+// ParseLevel reads a level's name; empty means def.
+func ParseLevel(name string, def slog.Level) (slog.Level, error) {
+	switch strings.ToLower(name) {
+	case "":
+		return def, nil
+	case "panic":
+		return LevelPanic, nil
+	case "error":
+		return LevelError, nil
+	case "warning":
+		return slog.LevelWarn, nil
+	case "verbose", "info":
+		return LevelVerbose, nil
+	case "debug":
+		return LevelDebug, nil
+	}
+	return def, fmt.Errorf("multus logging: cannot set logging level to %s", name)
+}
+
+// Options of a logger.
+type Options struct {
+	Level  slog.Level
+	Stderr io.Writer // nil: not there
+	File   string    // "" for none
+	Rotate *config.LogOptions
+}
+
+// New makes a logger that writes to standard error, to a file with rotation, or both (behaviour.md L3).
+func New(o Options) *slog.Logger {
+	var out []io.Writer
+	if o.Stderr != nil {
+		out = append(out, o.Stderr)
+	}
+	if o.File != "" {
+		out = append(out, rotated(o.File, o.Rotate))
+	}
+	if len(out) == 0 {
+		return slog.New(slog.DiscardHandler)
+	}
+	return slog.New(&handler{level: o.Level, mu: &sync.Mutex{}, w: io.MultiWriter(out...)})
+}
+
+// rotated writes to a file with today's limits: 100 MB, 5 days, 5 files, compressed (behaviour.md A32).
+func rotated(file string, o *config.LogOptions) io.Writer {
+	l := &lumberjack.Logger{Filename: file, MaxSize: 100, MaxAge: 5, MaxBackups: 5, Compress: true}
+	if o == nil {
+		return l
+	}
+	for _, s := range []struct{ to, from *int }{{&l.MaxSize, o.MaxSize}, {&l.MaxAge, o.MaxAge}, {&l.MaxBackups, o.MaxBackups}} {
+		if s.from != nil {
+			*s.to = *s.from
+		}
+	}
+	if o.Compress != nil {
+		l.Compress = *o.Compress
+	}
+	return l
+}
+
+// handler writes `<RFC3339> [<level>] <text> key=value…` (behaviour.md L2).
+type handler struct {
+	level slog.Level
+	attrs string
+	group string
+	mu    *sync.Mutex // held while a line is written
+	w     io.Writer
+}
+
+func (h *handler) Enabled(_ context.Context, l slog.Level) bool { return l >= h.level }
+
+func (h *handler) Handle(_ context.Context, r slog.Record) error {
+	var b strings.Builder
+	b.WriteString(r.Time.Format(time.RFC3339))
+	b.WriteString(" [" + levelName(r.Level) + "] ")
+	if r.Level == slog.LevelWarn {
+		b.WriteString("warning: ")
+	}
+	b.WriteString(r.Message)
+	b.WriteString(h.attrs)
+	r.Attrs(func(a slog.Attr) bool {
+		h.write(&b, a)
+		return true
+	})
+	b.WriteByte('\n')
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	_, err := io.WriteString(h.w, b.String())
+	return err
+}
+
+func (h *handler) write(b *strings.Builder, a slog.Attr) {
+	v := a.Value.Resolve().String()
+	if v == "" || strings.ContainsAny(v, " \t\n\"=") {
+		v = fmt.Sprintf("%q", v)
+	}
+	b.WriteString(" " + h.group + a.Key + "=" + v)
+}
+
+func (h *handler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	var b strings.Builder
+	for _, a := range attrs {
+		h.write(&b, a)
+	}
+	c := *h
+	c.attrs += b.String()
+	return &c
+}
+
+func (h *handler) WithGroup(name string) slog.Handler {
+	c := *h
+	c.group += name + "."
+	return &c
+}
+
+// levelName is today's name of a level; warnings are written at error level (behaviour.md L2).
+func levelName(l slog.Level) string {
+	switch {
+	case l >= LevelPanic:
+		return "panic"
+	case l >= slog.LevelWarn:
+		return "error"
+	case l >= slog.LevelInfo:
+		return "verbose"
+	}
+	return "debug"
+}

@@ -1,0 +1,27 @@
+package obs
+
+import (
+	"fmt"
+	"runtime/debug"
+)
+
+// Version describes the binary from its build information, in today's form (behaviour.md D3).
+func Version() string {
+	version, commit, date, tree := "unknown", "unknown commit", "unknown date", "clean"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		version = info.Main.Version
+		for _, s := range info.Settings {
+			switch s.Key {
+			case "vcs.revision":
+				commit = s.Value
+			case "vcs.time":
+				date = s.Value
+			case "vcs.modified":
+				if s.Value == "true" {
+					tree = "dirty"
+				}
+			}
+		}
+	}
+	return fmt.Sprintf("version:%s(%s), commit:%s, date:%s", version, tree, commit, date)
+}
