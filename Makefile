@@ -1,0 +1,84 @@
+# What people and CI call; `make` alone lists it. Everything is built from the Go module proxy, nothing is downloaded from
+# elsewhere. Binaries of the product go to bin/, pinned tools to bin/tools, reference CNI plugins to bin/cni.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+
+GO ?= go
+# Time per fuzz target.
+FUZZTIME ?= 10s
+# Packages of the tests, and any further arguments of `go test`: make test PKG=./internal/... ARGS='-run TestPlan -count=5'
+PKG ?= ./...
+ARGS ?=
+
+# The race detector needs a C compiler.
+RACE ?= $(if $(shell command -v $$($(GO) env CC)),-race)
+# The commit goes into the binaries if git can tell it; git may be missing, or not trust the owner of the folder.
+BUILDVCS := $(if $(shell git rev-parse --verify --quiet HEAD 2>/dev/null),auto,false)
+
+TEST_TOOLS := bin/cni bin/tools/kube-apiserver bin/tools/etcd
+GOTESTSUM := bin/tools/gotestsum
+# The name of a package, its tests that failed or were skipped, and at the end "DONE n tests, m skipped in …".
+RUN_TESTS := $(GOTESTSUM) --format pkgname --format-hide-empty-pkg --
+# A package with real namespaces or servers may take longer than the ten minutes that go test allows.
+TEST_TIMEOUT ?= 20m
+
+.DEFAULT_GOAL := help
+.PHONY: help build test test-fast lint fuzz bench demo e2e image tools clean \
+	bin/cni bin/tools/kube-apiserver bin/tools/etcd bin/tools/gotestsum bin/tools/golangci-lint bin/demo
+
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r t d; do printf '  %-10s %s\n' "$$t" "$$d"; done
+
+build: ## build all commands into bin/, static
+	@mkdir -p bin
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(BUILDVCS) -ldflags "-s -w" -o bin/ ./cmd/...
+
+test: $(TEST_TOOLS) $(GOTESTSUM) ## run all tests, with the race detector (root for all of them; builds the tools first)
+	@$(if $(RACE),,echo "no C compiler: testing without the race detector")
+	CGO_ENABLED=$(if $(RACE),1,0) $(RUN_TESTS) $(RACE) -shuffle=on -timeout=$(TEST_TIMEOUT) $(ARGS) $(PKG)
+
+test-fast: ## run the tests that need neither tools nor servers
+	$(GO) test -short $(ARGS) $(PKG)
+
+lint: bin/tools/golangci-lint ## check style, formatting and go.mod
+	$(GO) vet ./...
+	bin/tools/golangci-lint run
+	$(GO) mod tidy -diff
+
+fuzz: ## run every fuzz target for FUZZTIME (10s), one after another
+	@$(GO) test -list '^Fuzz' -json $(PKG) \
+		| sed -n 's/.*"Package":"\([^"]*\)".*"Output":"\(Fuzz[A-Za-z0-9_]*\)\\n".*/\1 \2/p' \
+		| while read -r pkg target; do \
+			echo "fuzzing $$pkg $$target for $(FUZZTIME)"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$pkg" </dev/null; \
+		done
+
+bench: ## run the benchmarks
+	$(GO) test -run - -bench . -benchmem $(ARGS) $(PKG)
+
+demo: build bin/cni bin/demo ## attach networks to a namespace before your eyes (root)
+	bin/demo
+
+e2e: build $(TEST_TOOLS) ## run the end-to-end tests (root)
+	$(GO) test -count=1 -timeout=$(TEST_TIMEOUT) $(ARGS) ./test/e2e/...
+
+image: build ## build the container image, without a container runtime
+	$(GO) run ./test/image
+
+tools: $(TEST_TOOLS) $(GOTESTSUM) bin/tools/golangci-lint ## build all tools
+
+clean: ## remove what was built, the tools included
+	rm -rf bin dist coverage coverage.out
+
+bin/demo:
+	@mkdir -p bin
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(BUILDVCS) -o bin/demo ./test/demo
+
+# tools/build does nothing when the tool is there and what pins it is unchanged; see there.
+bin/cni:
+	@tools/build cni
+bin/tools/kube-apiserver:
+	@tools/build kube
+bin/tools/etcd bin/tools/gotestsum bin/tools/golangci-lint:
+	@tools/build $(@F)

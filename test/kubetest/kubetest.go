@@ -1,0 +1,240 @@
+// Package kubetest runs a real kube-apiserver with its etcd for tests: real watches, real patches, real conflicts.
+//
+// It is not a cluster: there is no kubelet, no scheduler and no controller, so a pod is an object that says it is bound to
+// Node. The two servers are the ones that the Makefile builds into bin/tools; where they are missing, tests are skipped.
+// Only tests (and the demonstration) may import it.
+package kubetest
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+)
+
+const (
+	// Node is the name of the node that the pods of CreatePod are bound to.
+	Node = "node-a"
+	// Agent is the User-Agent of this package's own requests; Requests leaves them out.
+	Agent = "kubetest-fixture"
+
+	adminToken = "kubetest-admin"
+
+	// readyTimeout bounds the start of the API server: 3 s on an idle machine, and a test must survive a busy one.
+	readyTimeout = 90 * time.Second
+	// callTimeout bounds one call of a method of Cluster.
+	callTimeout = 20 * time.Second
+	// pollInterval is how often a server is asked whether it is ready.
+	pollInterval = 50 * time.Millisecond
+	// startAttempts: a port that was free may be taken before the server listens on it.
+	startAttempts = 3
+)
+
+// ErrUnavailable is returned when no server can be had here and tests should be skipped: a binary is missing, or -short.
+var ErrUnavailable = errors.New("API server for tests is unavailable")
+
+// errExited is returned when a server ended before it was ready.
+var errExited = errors.New("server exited")
+
+// Options say what kind of server is wanted.
+type Options struct {
+	// Dir is where the servers keep their files. StartWith defaults it to a temporary folder of the test.
+	Dir string
+	// RBAC makes the server authorise by roles. Otherwise everyone may do everything. The administrator always may.
+	RBAC bool
+}
+
+// Cluster is one API server with its etcd. Its methods may be called concurrently, except that of Stop, Resume, Kill and
+// Restart only one may run at a time.
+type Cluster struct {
+	dir  string
+	addr string
+	ca   []byte
+
+	apiPath string
+	apiArgs []string
+	etcd    *process
+	api     *process
+
+	// The clients of the fixtures, which Requests does not count.
+	kube kubernetes.Interface
+	dyn  dynamic.Interface
+}
+
+// Start returns a cluster that lives as long as the test, and skips the test where there can be none.
+func Start(tb testing.TB) *Cluster {
+	tb.Helper()
+	return StartWith(tb, Options{})
+}
+
+// StartWith is Start with options.
+func StartWith(tb testing.TB, o Options) *Cluster {
+	tb.Helper()
+	if o.Dir == "" {
+		o.Dir = tb.TempDir()
+	}
+	c, stop, err := New(o)
+	if errors.Is(err, ErrUnavailable) {
+		tb.Skip(err)
+	}
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(stop)
+	return c
+}
+
+// StartFor returns a cluster for a whole package and the function that ends it, to be called from TestMain after
+// flag.Parse. The files are kept in dir, which the caller removes. Tests should be skipped on ErrUnavailable.
+func StartFor(dir string) (*Cluster, func(), error) {
+	return New(Options{Dir: dir})
+}
+
+// New is StartFor with options.
+func New(o Options) (*Cluster, func(), error) {
+	if testing.Testing() && testing.Short() {
+		return nil, nil, fmt.Errorf("%w: not with -short", ErrUnavailable)
+	}
+	root, err := moduleRoot()
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, name := range []string{"kube-apiserver", "etcd"} {
+		if _, err := os.Stat(toolPath(root, name)); err != nil {
+			return nil, nil, fmt.Errorf("%w: run `make bin/tools/%s`: %w", ErrUnavailable, name, err)
+		}
+	}
+	for attempt := 1; ; attempt++ {
+		c, err := start(root, o)
+		if err == nil {
+			return c, c.close, nil
+		}
+		if !errors.Is(err, errExited) || attempt == startAttempts {
+			return nil, nil, err
+		}
+	}
+}
+
+func start(root string, o Options) (_ *Cluster, retErr error) {
+	dir, err := os.MkdirTemp(o.Dir, "kube-")
+	if err != nil {
+		return nil, fmt.Errorf("make folder of the servers: %w", err)
+	}
+	ports, err := freePorts(3)
+	if err != nil {
+		return nil, err
+	}
+	c := &Cluster{dir: dir, addr: "127.0.0.1:" + ports[2], apiPath: toolPath(root, "kube-apiserver")}
+	defer func() {
+		if retErr != nil {
+			c.close()
+		}
+	}()
+	if err := c.writeFiles(); err != nil {
+		return nil, err
+	}
+	etcdURL := "http://127.0.0.1:" + ports[0]
+	if c.etcd, err = startProcess(filepath.Join(dir, "etcd.log"), toolPath(root, "etcd"), etcdArgs(dir, etcdURL, ports[1])); err != nil {
+		return nil, err
+	}
+	c.apiArgs = c.apiserverArgs(etcdURL, ports[2], o.RBAC)
+	if c.api, err = c.startAPI(); err != nil {
+		return nil, err
+	}
+	if err := c.connect(); err != nil {
+		return nil, err
+	}
+	if err := c.waitReady(); err != nil {
+		return nil, err
+	}
+	return c, c.installCRD(root)
+}
+
+func (c *Cluster) connect() error {
+	cfg := c.RESTConfig()
+	cfg.UserAgent = Agent
+	var err error
+	if c.kube, err = kubernetes.NewForConfig(cfg); err != nil {
+		return fmt.Errorf("make client: %w", err)
+	}
+	if c.dyn, err = dynamic.NewForConfig(cfg); err != nil {
+		return fmt.Errorf("make dynamic client: %w", err)
+	}
+	return nil
+}
+
+func (c *Cluster) close() {
+	c.api.kill()
+	c.etcd.kill()
+}
+
+// Addr returns the host:port of the API server.
+func (c *Cluster) Addr() string { return c.addr }
+
+// CA returns the certificate, in PEM, that the API server's is signed with.
+func (c *Cluster) CA() []byte { return c.ca }
+
+// Token returns the bearer token of the administrator.
+func (c *Cluster) Token() string { return adminToken }
+
+// Client returns a client of the administrator for fixtures: Requests does not count what goes through it.
+func (c *Cluster) Client() kubernetes.Interface { return c.kube }
+
+// RESTConfig returns a new configuration of the administrator's client, not throttled.
+func (c *Cluster) RESTConfig() *rest.Config {
+	return &rest.Config{
+		Host:            "https://" + c.addr,
+		BearerToken:     adminToken,
+		TLSClientConfig: rest.TLSClientConfig{CAData: c.ca},
+		QPS:             -1,
+		Timeout:         callTimeout,
+	}
+}
+
+// moduleRoot returns the folder with go.mod that the working directory is in: tests run in the folder of their package.
+func moduleRoot() (string, error) {
+	wd, err := os.Getwd()
+	if err != nil {
+		return "", fmt.Errorf("find working directory: %w", err)
+	}
+	for dir := wd; ; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir, nil
+		}
+		if dir == filepath.Dir(dir) {
+			return "", fmt.Errorf("find go.mod above %q: %w", wd, os.ErrNotExist)
+		}
+	}
+}
+
+func toolPath(root, name string) string { return filepath.Join(root, "bin", "tools", name) }
+
+// freePorts returns n loopback ports that nobody listens on. They are below the kernel's ephemeral range, so that no
+// outgoing connection takes one while its server is down.
+func freePorts(n int) ([]string, error) {
+	const low, high = 20000, 32000
+	var ports []string
+	var last error
+	for range high - low {
+		p := strconv.Itoa(low + randomInt(high-low))
+		ln, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", p))
+		if err != nil {
+			last = err
+			continue
+		}
+		// Held until all are found, so that none is found twice.
+		defer func() { _ = ln.Close() }()
+		if ports = append(ports, p); len(ports) == n {
+			return ports, nil
+		}
+	}
+	return nil, fmt.Errorf("find %d free ports: %w", n, last)
+}

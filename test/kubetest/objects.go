@@ -1,0 +1,138 @@
+package kubetest
+
+import (
+	"context"
+	"testing"
+
+	authv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+var (
+	networks = schema.GroupVersionResource{Group: "k8s.cni.cncf.io", Version: "v1", Resource: "network-attachment-definitions"}
+	crds     = schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
+)
+
+// callContext bounds one call. It is not cancelled when the test ends, because cleanup functions call too.
+func callContext(tb testing.TB) (context.Context, context.CancelFunc) {
+	tb.Helper()
+	return context.WithTimeout(context.WithoutCancel(tb.Context()), callTimeout)
+}
+
+// CreateNamespace creates a namespace. Tests that share a cluster use one each: a namespace cannot be deleted, since that
+// is a controller's work.
+func (c *Cluster) CreateNamespace(tb testing.TB, name string) {
+	tb.Helper()
+	ctx, cancel := callContext(tb)
+	defer cancel()
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	if _, err := c.kube.CoreV1().Namespaces().Create(ctx, ns, metav1.CreateOptions{}); err != nil {
+		tb.Fatalf("create namespace: %v", err)
+	}
+}
+
+// CreateNetwork creates a network definition; without a config, one whose configuration is a file on the node.
+func (c *Cluster) CreateNetwork(tb testing.TB, namespace, name, config string, annotations map[string]string) {
+	tb.Helper()
+	ctx, cancel := callContext(tb)
+	defer cancel()
+	u := &unstructured.Unstructured{}
+	u.SetAPIVersion(networks.GroupVersion().String())
+	u.SetKind("NetworkAttachmentDefinition")
+	u.SetName(name)
+	u.SetAnnotations(annotations)
+	if config != "" {
+		u.Object["spec"] = map[string]any{"config": config}
+	}
+	if _, err := c.dyn.Resource(networks).Namespace(namespace).Create(ctx, u, metav1.CreateOptions{}); err != nil {
+		tb.Fatalf("create network: %v", err)
+	}
+}
+
+// DeleteNetwork deletes a network definition.
+func (c *Cluster) DeleteNetwork(tb testing.TB, namespace, name string) {
+	tb.Helper()
+	ctx, cancel := callContext(tb)
+	defer cancel()
+	if err := c.dyn.Resource(networks).Namespace(namespace).Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
+		tb.Fatalf("delete network: %v", err)
+	}
+}
+
+// CreatePod creates a pod that is bound to Node and that nobody will ever run, and returns its UID.
+func (c *Cluster) CreatePod(tb testing.TB, namespace, name string, annotations map[string]string) (uid string) {
+	tb.Helper()
+	ctx, cancel := callContext(tb)
+	defer cancel()
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: annotations},
+		Spec: corev1.PodSpec{
+			NodeName:   Node,
+			Containers: []corev1.Container{{Name: "app", Image: "registry.example/app:1"}},
+		},
+	}
+	got, err := c.kube.CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{})
+	if err != nil {
+		tb.Fatalf("create pod: %v", err)
+	}
+	return string(got.UID)
+}
+
+// DeletePod deletes a pod at once: no kubelet is there to confirm.
+func (c *Cluster) DeletePod(tb testing.TB, namespace, name string) {
+	tb.Helper()
+	ctx, cancel := callContext(tb)
+	defer cancel()
+	var grace int64
+	if err := c.kube.CoreV1().Pods(namespace).Delete(ctx, name, metav1.DeleteOptions{GracePeriodSeconds: &grace}); err != nil {
+		tb.Fatalf("delete pod: %v", err)
+	}
+}
+
+// Annotation returns an annotation that a pod has now, and whether it has it.
+func (c *Cluster) Annotation(tb testing.TB, namespace, pod, key string) (string, bool) {
+	tb.Helper()
+	ctx, cancel := callContext(tb)
+	defer cancel()
+	got, err := c.kube.CoreV1().Pods(namespace).Get(ctx, pod, metav1.GetOptions{})
+	if err != nil {
+		tb.Fatalf("get pod: %v", err)
+	}
+	v, ok := got.Annotations[key]
+	return v, ok
+}
+
+// Events returns the events about a pod, of all pods that ever had the name.
+func (c *Cluster) Events(tb testing.TB, namespace, pod string) []corev1.Event {
+	tb.Helper()
+	ctx, cancel := callContext(tb)
+	defer cancel()
+	about := fields.Set{"involvedObject.kind": "Pod", "involvedObject.name": pod}.AsSelector().String()
+	list, err := c.kube.CoreV1().Events(namespace).List(ctx, metav1.ListOptions{FieldSelector: about})
+	if err != nil {
+		tb.Fatalf("list events: %v", err)
+	}
+	return list.Items
+}
+
+// ServiceAccountToken creates a service account and returns a token of it, to be used with KubeconfigFor: this is how
+// roles are tested with Options.RBAC.
+func (c *Cluster) ServiceAccountToken(tb testing.TB, namespace, name string) string {
+	tb.Helper()
+	ctx, cancel := callContext(tb)
+	defer cancel()
+	accounts := c.kube.CoreV1().ServiceAccounts(namespace)
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	if _, err := accounts.Create(ctx, account, metav1.CreateOptions{}); err != nil {
+		tb.Fatalf("create service account: %v", err)
+	}
+	req, err := accounts.CreateToken(ctx, name, &authv1.TokenRequest{}, metav1.CreateOptions{})
+	if err != nil {
+		tb.Fatalf("create token: %v", err)
+	}
+	return req.Status.Token
+}

@@ -1,0 +1,136 @@
+package kubetest
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"testing"
+)
+
+// Proxy forwards TCP to the API server, so that one client can be cut off while others are not.
+type Proxy struct {
+	tb      testing.TB
+	cluster *Cluster
+	addr    string
+	wg      sync.WaitGroup
+
+	// mu guards the fields below. It is never held while a connection is dialled or copied.
+	mu       sync.Mutex
+	listener net.Listener // nil while down
+	conns    map[net.Conn]bool
+}
+
+// Proxy returns a new proxy that is up and lives as long as the test.
+func (c *Cluster) Proxy(tb testing.TB) *Proxy {
+	tb.Helper()
+	ports, err := freePorts(1)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	p := &Proxy{tb: tb, cluster: c, addr: net.JoinHostPort("127.0.0.1", ports[0]), conns: map[net.Conn]bool{}}
+	if err := p.listen(); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		p.Down()
+		p.wg.Wait()
+	})
+	return p
+}
+
+// Addr returns the host:port of the proxy. It stays the same while the proxy is down.
+func (p *Proxy) Addr() string { return p.addr }
+
+// Kubeconfig is Cluster.Kubeconfig by way of the proxy.
+func (p *Proxy) Kubeconfig(tb testing.TB) string {
+	tb.Helper()
+	return p.cluster.KubeconfigFor(tb, p.addr, adminToken)
+}
+
+// Down closes all connections and refuses new ones.
+func (p *Proxy) Down() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.listener != nil {
+		_ = p.listener.Close()
+		p.listener = nil
+	}
+	for c := range p.conns {
+		_ = c.Close()
+	}
+}
+
+// Up undoes Down.
+func (p *Proxy) Up() {
+	p.tb.Helper()
+	if err := p.listen(); err != nil {
+		p.tb.Fatal(err)
+	}
+}
+
+func (p *Proxy) listen() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.listener != nil {
+		return nil
+	}
+	ln, err := net.Listen("tcp", p.addr)
+	if err != nil {
+		return fmt.Errorf("listen as proxy: %w", err)
+	}
+	p.listener = ln
+	p.wg.Go(func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return // Closed by Down.
+			}
+			p.wg.Go(func() { p.forward(ln, c) })
+		}
+	})
+	return nil
+}
+
+// forward copies in both directions until one side ends; then both end, since HTTP needs no half-closed connections.
+func (p *Proxy) forward(ln net.Listener, client net.Conn) {
+	defer func() { _ = client.Close() }()
+	if !p.track(ln, client) {
+		return
+	}
+	defer p.forget(client)
+	server, err := net.DialTimeout("tcp", p.cluster.addr, callTimeout)
+	if err != nil {
+		return // The client sees its connection closed.
+	}
+	defer func() { _ = server.Close() }()
+	if !p.track(ln, server) {
+		return
+	}
+	defer p.forget(server)
+	var wg sync.WaitGroup
+	for _, pair := range [][2]net.Conn{{client, server}, {server, client}} {
+		wg.Go(func() {
+			_, _ = io.Copy(pair[0], pair[1])
+			_, _ = client.Close(), server.Close()
+		})
+	}
+	wg.Wait()
+}
+
+// track registers a connection to be closed by Down, and tells whether Down has not come first.
+func (p *Proxy) track(ln net.Listener, c net.Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.listener != ln {
+		return false
+	}
+	p.conns[c] = true
+	return true
+}
+
+func (p *Proxy) forget(c net.Conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.conns, c)
+}

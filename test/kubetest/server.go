@@ -1,0 +1,240 @@
+package kubetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/yaml"
+)
+
+// auditPolicy logs every request when it comes in, so that a request whose answer a client has seen is always logged.
+// The server's requests to itself are left out.
+const auditPolicy = `apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [ResponseStarted, ResponseComplete, Panic]
+rules:
+- level: None
+  users: ["system:apiserver"]
+- level: Metadata
+`
+
+func (c *Cluster) path(name string) string { return filepath.Join(c.dir, name) }
+
+func (c *Cluster) writeFiles() error {
+	ca, files, err := newPKI()
+	if err != nil {
+		return err
+	}
+	c.ca = ca
+	files["tokens.csv"] = []byte(adminToken + ",admin,admin,\"system:masters\"\n")
+	files["audit-policy.yaml"] = []byte(auditPolicy)
+	for name, b := range files {
+		if err := os.WriteFile(c.path(name), b, 0o600); err != nil {
+			return fmt.Errorf("write file of the API server: %w", err)
+		}
+	}
+	return nil
+}
+
+func etcdArgs(dir, url, peerPort string) []string {
+	peer := "http://127.0.0.1:" + peerPort
+	return []string{
+		"--data-dir=" + filepath.Join(dir, "etcd"),
+		"--listen-client-urls=" + url,
+		"--advertise-client-urls=" + url,
+		"--listen-peer-urls=" + peer,
+		"--initial-advertise-peer-urls=" + peer,
+		"--initial-cluster=default=" + peer,
+		// Tests kill processes, not machines: the page cache survives.
+		"--unsafe-no-fsync",
+		"--log-level=error",
+	}
+}
+
+func (c *Cluster) apiserverArgs(etcdURL, port string, rbac bool) []string {
+	mode := "AlwaysAllow"
+	if rbac {
+		mode = "RBAC"
+	}
+	return []string{
+		"--etcd-servers=" + etcdURL,
+		"--bind-address=127.0.0.1",
+		"--secure-port=" + port,
+		// It has to be an address outside of the loopback; that it exists is not asked.
+		"--advertise-address=10.255.255.1",
+		"--service-cluster-ip-range=10.96.0.0/16",
+		"--tls-cert-file=" + c.path("server.crt"),
+		"--tls-private-key-file=" + c.path("server.key"),
+		"--token-auth-file=" + c.path("tokens.csv"),
+		"--authorization-mode=" + mode,
+		"--service-account-key-file=" + c.path("sa.key"),
+		"--service-account-signing-key-file=" + c.path("sa.key"),
+		"--service-account-issuer=https://kubernetes.default.svc",
+		// Nobody makes the service account that this plugin would want of every pod.
+		"--disable-admission-plugins=ServiceAccount",
+		"--allow-privileged=true",
+		"--audit-policy-file=" + c.path("audit-policy.yaml"),
+		"--audit-log-path=" + c.path("audit.log"),
+		// In MB. Requests reads one file: it must not be rotated.
+		"--audit-log-maxsize=100000",
+	}
+}
+
+func (c *Cluster) startAPI() (*process, error) {
+	return startProcess(c.path("apiserver.log"), c.apiPath, c.apiArgs)
+}
+
+// waitReady waits until the API server answers and has made the namespaces that every cluster has.
+func (c *Cluster) waitReady() error {
+	ctx, cancel := context.WithTimeout(context.Background(), readyTimeout)
+	defer cancel()
+	err := c.poll(ctx, func() error {
+		if err := c.get(ctx, "/readyz"); err != nil {
+			return err
+		}
+		for _, ns := range []string{metav1.NamespaceDefault, metav1.NamespaceSystem} {
+			if err := c.get(ctx, "/api/v1/namespaces/"+ns); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("wait for the API server: %w\n%s\n%s", err, c.etcd.tail(), c.api.tail())
+	}
+	return nil
+}
+
+// poll calls try until it succeeds, a server has exited, or the context ends.
+func (c *Cluster) poll(ctx context.Context, try func() error) error {
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	for {
+		err := try()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-c.api.done:
+			return fmt.Errorf("kube-apiserver: %w", errExited)
+		case <-c.etcd.done:
+			return fmt.Errorf("etcd: %w", errExited)
+		case <-tick.C:
+		}
+	}
+}
+
+func (c *Cluster) get(ctx context.Context, path string) error {
+	return c.kube.Discovery().RESTClient().Get().AbsPath(path).Do(ctx).Error()
+}
+
+// installCRD installs the definition that the manifests ship and waits until networks are served.
+func (c *Cluster) installCRD(root string) error {
+	b, err := os.ReadFile(filepath.Join(root, "deploy", "base", "crd.yaml"))
+	if err != nil {
+		return fmt.Errorf("read CRD: %w", err)
+	}
+	if b, err = yaml.YAMLToJSONStrict(b); err != nil {
+		return fmt.Errorf("parse CRD: %w", err)
+	}
+	crd := &unstructured.Unstructured{}
+	if err := crd.UnmarshalJSON(b); err != nil {
+		return fmt.Errorf("parse CRD: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	if _, err := c.dyn.Resource(crds).Create(ctx, crd, metav1.CreateOptions{}); err != nil {
+		return fmt.Errorf("create CRD: %w", err)
+	}
+	err = c.poll(ctx, func() error {
+		_, err := c.dyn.Resource(networks).Namespace(metav1.NamespaceDefault).List(ctx, metav1.ListOptions{})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("wait for the CRD: %w", err)
+	}
+	return c.backdate(ctx, crd.GetName())
+}
+
+// backdate makes the CRD look older than it is: the API server delays by 2 s what is created of a CRD younger than that,
+// for the sake of other API servers, and here is none.
+func (c *Cluster) backdate(ctx context.Context, name string) error {
+	err := c.poll(ctx, func() error {
+		crd, err := c.dyn.Resource(crds).Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		conditions, _, err := unstructured.NestedSlice(crd.Object, "status", "conditions")
+		if err != nil {
+			return err
+		}
+		for _, cond := range conditions {
+			if m, ok := cond.(map[string]any); ok {
+				m["lastTransitionTime"] = time.Now().Add(-time.Minute).UTC().Format(time.RFC3339)
+			}
+		}
+		if err := unstructured.SetNestedSlice(crd.Object, conditions, "status", "conditions"); err != nil {
+			return err
+		}
+		_, err = c.dyn.Resource(crds).UpdateStatus(ctx, crd, metav1.UpdateOptions{})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("backdate CRD: %w", err)
+	}
+	return nil
+}
+
+// Stop freezes the API server and returns when it is frozen: connections stay open and nothing answers, as on a machine
+// that hangs. Answers that are on their way may still arrive.
+func (c *Cluster) Stop(tb testing.TB) {
+	tb.Helper()
+	ctx, cancel := callContext(tb)
+	defer cancel()
+	if err := c.api.stop(ctx); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// Resume undoes Stop.
+func (c *Cluster) Resume(tb testing.TB) {
+	tb.Helper()
+	if err := c.api.signal(syscall.SIGCONT); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// Kill ends the API server, not etcd: connections are refused from now on.
+func (c *Cluster) Kill(tb testing.TB) {
+	tb.Helper()
+	c.api.kill()
+}
+
+// Restart starts the API server again, on the same address and data, and returns when it is ready.
+func (c *Cluster) Restart(tb testing.TB) {
+	tb.Helper()
+	c.api.kill()
+	for attempt := 1; ; attempt++ {
+		p, err := c.startAPI()
+		if err != nil {
+			tb.Fatal(err)
+		}
+		c.api = p
+		if err = c.waitReady(); err == nil {
+			return
+		}
+		if !errors.Is(err, errExited) || attempt == startAttempts {
+			tb.Fatal(err)
+		}
+	}
+}
