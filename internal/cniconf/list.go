@@ -152,7 +152,7 @@ func (l *List) WithDefaults(name, version string) (*List, error) {
 // WithCNIArgs merges args into args.cni of every plugin; equal keys are overwritten, others kept
 // (behaviour.md C30, C68). An "args" or "args.cni" that is no object is an error (it crashes today's).
 func (l *List) WithCNIArgs(args map[string]json.RawMessage) (*List, error) {
-	if len(args) == 0 {
+	if args == nil {
 		return l, nil
 	}
 	return l.editPlugins(func(o *object) error {

@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
+	"multus/internal/config"
 	"multus/internal/engine/execute"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
@@ -45,21 +45,19 @@ func (c *call) add(ctx context.Context) (types.Result, error) {
 	var out types.Result
 	err = c.locked(ctx, LockLimit, func() error {
 		results, err := c.attach(ctx, p)
-		if err != nil {
-			return err
+		if err == nil {
+			if out, err = convert(results[0], c.conf.CNIVersion); err != nil {
+				c.undo(ctx, p, len(p.Attachments))
+			}
 		}
-		out, err = convert(results[0], c.conf.CNIVersion)
-		if err != nil {
-			return errors.Join(err, c.undo(ctx, p, len(p.Attachments)))
-		}
-		c.report(ctx, p, results)
-		return nil
+		c.report(ctx, p, results, err)
+		return err
 	})
 	return out, err
 }
 
-// attach does the plan: everything that can be known to fail is looked at first, then the plan is recorded,
-// then the delegates run in order.
+// attach does the plan: what can be known to fail is looked at first, then the plan is recorded, then the
+// delegates run in order. It returns the results of those that ran, also after an error.
 func (c *call) attach(ctx context.Context, p *plan.Plan) ([]types.Result, error) {
 	if err := c.clearLeftover(ctx); err != nil {
 		return nil, err
@@ -68,9 +66,6 @@ func (c *call) attach(ctx context.Context, p *plan.Plan) ([]types.Result, error)
 		return nil, err
 	}
 	run := c.runner(p.Dirs)
-	if err := run.Preflight(p.Attachments); err != nil {
-		return nil, err
-	}
 	c.store.Dir = p.Dirs.State
 	if err := c.store.Write(p); err != nil {
 		return nil, fault.Wrap(err, fault.Internal, "make the state directory (cniDir) writable", "nothing was attached")
@@ -86,7 +81,8 @@ func (c *call) attach(ctx context.Context, p *plan.Plan) ([]types.Result, error)
 			if begun {
 				failed = i + 1
 			}
-			return nil, errors.Join(c.failed(a, err), c.undo(ctx, p, failed))
+			c.undo(ctx, p, failed)
+			return results, c.failed(a, err)
 		}
 		results = append(results, res)
 		c.log.Info("network attached", "network", a.Name, "ifname", a.IfName, "seconds", time.Since(start).Seconds())
@@ -115,28 +111,31 @@ func (c *call) clearLeftover(ctx context.Context) error {
 }
 
 // undo deletes the first n attachments in reverse order (behaviour.md D28). The request may have ended
-// already, so it has a time of its own. What cannot be freed stays in the ledger for DEL.
-func (c *call) undo(ctx context.Context, p *plan.Plan, n int) error {
+// already, so it has a time of its own. The record stays: the runtime's DEL, which follows every failed ADD,
+// goes over it once more.
+func (c *call) undo(ctx context.Context, p *plan.Plan, n int) {
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), UndoLimit, fmt.Errorf("undo took longer than %s", UndoLimit))
 	defer cancel()
 	done := *p
 	done.Attachments = p.Attachments[:n]
-	if err := c.free(ctx, &done); err != nil {
+	if err := c.detach(ctx, &done); err != nil {
 		c.log.Error("undo of a failed ADD is incomplete; DEL goes on with it", "err", err)
 	}
-	return nil
 }
 
-// report tells the world what was attached.
-func (c *call) report(ctx context.Context, p *plan.Plan, results []types.Result) {
+// report tells the world what was attached. After a failure only events tell of it (behaviour.md D25).
+func (c *call) report(ctx context.Context, p *plan.Plan, results []types.Result, failure error) {
 	if p.Pod.Name == "" {
 		return
 	}
 	rep := &publish.Report{
 		Pod:  publish.Pod{Namespace: p.Pod.Namespace, Name: p.Pod.Name, UID: p.Pod.UID},
-		Wait: !plan.Plain(c.req, c.conf),
+		Wait: c.conf.PlainPods != config.PlainLocal || !plan.Plain(c.req, c.conf),
 	}
-	for i := range p.Attachments {
+	if failure != nil {
+		rep.Failure = &publish.Failure{Message: failure.Error()}
+	}
+	for i := range results {
 		a := &p.Attachments[i]
 		b, err := json.Marshal(results[i])
 		if err != nil {

@@ -28,6 +28,10 @@ func (e *Engine) Del(ctx context.Context, req *request.Request) error {
 
 func (c *call) del(ctx context.Context) error {
 	r, err := c.store.Read(c.req.ContainerID, c.req.IfName)
+	if errors.Is(err, ledger.ErrNoDirectory) {
+		c.log.Warn("nothing was ever attached", "err", err)
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -61,19 +65,25 @@ func (c *call) unrecorded(ctx context.Context) (*plan.Plan, error) {
 	return &plan.Plan{}, nil
 }
 
-// free deletes the attachments of a plan in reverse order, all of them whatever fails (behaviour.md D65),
-// and forgets what is freed. The ledger keeps the others, so that the next DEL goes on with them
-// (D69, D70 [quirk]: it is forgotten today).
+// free deletes the attachments of a plan and forgets the sandbox. While anything remains the record stays
+// as it is, so that the next DEL does all of it again (behaviour.md D69, D70 [quirk]: it is forgotten today).
 func (c *call) free(ctx context.Context, p *plan.Plan) error {
-	run := c.runner(p.Dirs)
+	if err := c.detach(ctx, p); err != nil {
+		return err
+	}
 	c.store.Dir = p.Dirs.State
+	return c.store.Remove(p.ContainerID)
+}
+
+// detach runs DEL for the attachments of a plan in reverse order, for all of them whatever fails
+// (behaviour.md D65).
+func (c *call) detach(ctx context.Context, p *plan.Plan) error {
+	run := c.runner(p.Dirs)
 	var errs []error
-	var left []plan.Attachment
 	for i := len(p.Attachments) - 1; i >= 0; i-- {
 		a := &p.Attachments[i]
 		if err := run.Del(ctx, p, a); err != nil {
 			errs = append(errs, fmt.Errorf("network %q (interface %s): %w", a.Name, a.IfName, err))
-			left = append([]plan.Attachment{*a}, left...)
 			continue
 		}
 		if a.DeviceInfo != "" {
@@ -81,14 +91,11 @@ func (c *call) free(ctx context.Context, p *plan.Plan) error {
 		}
 		c.log.Info("network detached", "network", a.Name, "ifname", a.IfName)
 	}
-	if len(left) == 0 {
-		return c.store.Remove(p.ContainerID)
-	}
-	if err := c.store.Keep(&ledger.Record{ContainerID: p.ContainerID, Netns: p.Netns}, left); err != nil {
-		errs = append(errs, err)
+	if len(errs) == 0 {
+		return nil
 	}
 	return fault.Wrap(errors.Join(errs...), fault.Internal, "nothing: the runtime tries again; look at the plugins' messages if it goes on",
-		"%d of %d networks could not be deleted", len(left), len(p.Attachments))
+		"%d of %d networks could not be deleted", len(errs), len(p.Attachments))
 }
 
 // deviceFile is the device plugin's file name for a device (behaviour.md H30).

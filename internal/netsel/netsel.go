@@ -62,9 +62,10 @@ type Element struct {
 }
 
 // Parse reads the value of a selection annotation: the comma form, or a JSON array as soon as the value has
-// one of the characters [ { " (behaviour.md C10). An empty or blank value is no element (C3).
+// one of the characters [ { " (behaviour.md C10). An empty value is no element (C3); a blank one is an element
+// without a name, as an empty item is (C15).
 func Parse(value string) ([]Element, error) {
-	if strings.TrimSpace(value) == "" {
+	if value == "" {
 		return nil, nil
 	}
 	if strings.ContainsAny(value, `[{"`) {

@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
@@ -44,21 +43,6 @@ func New(binDir, cniPath, stateDir string, lock *os.File, log *slog.Logger) *Run
 	return r
 }
 
-// Preflight finds every plugin binary of the attachments, so that nothing is begun that cannot be finished.
-func (r *Runner) Preflight(attachments []plan.Attachment) error {
-	for i := range attachments {
-		a := &attachments[i]
-		for _, typ := range a.Config.Types() {
-			if _, err := r.exec.FindInPath(typ, r.path); err != nil {
-				return fault.New(fault.BadConfig,
-					fmt.Sprintf("install the plugin %s in one of these directories on this node, or set binDir", typ),
-					"network %s: failed to find plugin %q in path [%s]", a.Name, typ, strings.Join(r.path, " "))
-			}
-		}
-	}
-	return nil
-}
-
 // Add attaches one network. begun tells whether a delegate was executed: then a DEL is owed, also after an
 // error.
 func (r *Runner) Add(ctx context.Context, p *plan.Plan, a *plan.Attachment) (res types.Result, begun bool, err error) {
@@ -78,13 +62,41 @@ func (r *Runner) Add(ctx context.Context, p *plan.Plan, a *plan.Attachment) (res
 	return res, true, err
 }
 
-// Del detaches one network. A cached result that cannot be read is dropped first: libcni would refuse.
+// Del detaches one network. A plugin whose binary is missing does not keep the others of its chain from
+// being deleted; it is an error only if it may hold something (behaviour.md K5).
 func (r *Runner) Del(ctx context.Context, p *plan.Plan, a *plan.Attachment) error {
 	list, rt, err := r.prepare(p, a)
 	if err != nil {
 		return err
 	}
-	return r.cni.DelNetworkList(ctx, list, rt)
+	cached, err := r.cni.GetNetworkListCachedResult(list, rt)
+	added := err != nil || cached != nil // a result that cannot be read is one all the same
+	missing := r.withoutMissing(list)
+	err = r.cni.DelNetworkList(ctx, list, rt)
+	if !added && neverBegan(err) {
+		return nil
+	}
+	if !added && err == nil {
+		return nil // the ADD failed at the missing plugin: it holds nothing
+	}
+	return errors.Join(err, missing)
+}
+
+// withoutMissing takes the plugins out of the list whose binaries cannot be found, and says so.
+func (r *Runner) withoutMissing(list *libcni.NetworkConfigList) error {
+	var errs []error
+	list.Plugins = slices.DeleteFunc(list.Plugins, func(p *libcni.PluginConfig) bool {
+		_, err := r.exec.FindInPath(p.Network.Type, r.path)
+		errs = append(errs, err)
+		return err != nil
+	})
+	return errors.Join(errs...)
+}
+
+// neverBegan tells that a plugin refuses the configuration's version: it has done nothing at ADD either.
+func neverBegan(err error) bool {
+	var ce *types.Error
+	return errors.As(err, &ce) && ce.Code == types.ErrIncompatibleCNIVersion
 }
 
 // Check asks the delegates of one network whether all is still as it was (behaviour.md D45-D49).

@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
@@ -29,6 +30,10 @@ import (
 
 // damagedDir keeps what could not be read, for inspection.
 const damagedDir = "damaged"
+
+// ErrNoDirectory is returned by Read when the state directory is none: no ADD can have recorded, and so
+// attached, anything.
+var ErrNoDirectory = errors.New("the state directory is not a directory")
 
 // Store is the ledger of one state directory.
 type Store struct {
@@ -59,20 +64,6 @@ func (s *Store) Write(p *plan.Plan) error {
 	return s.write(p.ContainerID, elements)
 }
 
-// Keep records that only these attachments of a record are left, in their order. Their interface names are
-// written out, since their places have changed.
-func (s *Store) Keep(r *Record, left []plan.Attachment) error {
-	elements := make([]*element, len(left))
-	for i := range left {
-		e, err := encode(&left[i], -1, &plan.Plan{ContainerID: r.ContainerID, Netns: r.Netns})
-		if err != nil {
-			return fmt.Errorf("record container %s: %w", r.ContainerID, err)
-		}
-		elements[i] = e
-	}
-	return s.write(r.ContainerID, elements)
-}
-
 func (s *Store) write(containerID string, elements []*element) error {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
@@ -94,6 +85,9 @@ func (s *Store) write(containerID string, elements []*element) error {
 // libcni remembers of the sandbox is taken for them.
 func (s *Store) Read(containerID, ifName string) (*Record, error) {
 	b, err := os.ReadFile(s.path(containerID))
+	if errors.Is(err, syscall.ENOTDIR) {
+		return nil, fmt.Errorf("%w: %w", ErrNoDirectory, err)
+	}
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("read record of container %s: %w", containerID, err)
 	}

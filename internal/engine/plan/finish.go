@@ -78,7 +78,7 @@ func (p *planning) finish() (*Plan, error) {
 		CNIVersion: p.conf.CNIVersion, ContainerID: p.req.ContainerID, Netns: p.req.Netns,
 		Dirs: Dirs{State: p.conf.CNIDir, Binary: p.conf.BinDir}, Attachments: p.out,
 	}
-	uid := p.req.Args.Get(request.PodUID)
+	uid := ""
 	if p.pod != nil {
 		uid = p.pod.UID
 		out.Pod = Identity{Namespace: p.pod.Namespace, Name: p.pod.Name, UID: uid}

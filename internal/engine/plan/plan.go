@@ -29,7 +29,8 @@ type Plan struct {
 	Attachments []Attachment `json:"attachments"`
 }
 
-// Identity is the pod that a sandbox belongs to.
+// Identity is the pod object that a sandbox belongs to. UID is that of the object in the API, which for a
+// static pod's mirror is not the one that the runtime knows (behaviour.md D18).
 type Identity struct {
 	Namespace string `json:"namespace,omitempty"`
 	Name      string `json:"name,omitempty"`

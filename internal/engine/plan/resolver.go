@@ -22,7 +22,10 @@ type Resolver struct {
 	Networks Networks
 	Pods     Pods
 	Devices  Devices
-	Log      *slog.Logger
+	// Missing, if set, is told of each definition that a pod needs and that cannot be had
+	// (behaviour.md B8), also where the plan can do without it (B30).
+	Missing func(pod *Pod, missing *MissingNetworkError)
+	Log     *slog.Logger
 }
 
 // MissingNetworkError says that a network that somebody refers to cannot be had. Its cause wraps
@@ -135,8 +138,7 @@ func Plain(req *request.Request, conf *config.Plugin) bool {
 		return false
 	}
 	_, replaced := annotations[netsel.DefaultNetwork]
-	wanted := strings.TrimSpace(annotations[netsel.Networks])
-	return wanted == "" && !replaced && !defaultNetworksApply(req.Args.Get(request.PodNamespace), conf)
+	return annotations[netsel.Networks] == "" && !replaced && !defaultNetworksApply(req.Args.Get(request.PodNamespace), conf)
 }
 
 // pod finds out what the pod asks for: by the annotations that the runtime passed, which are those of this
@@ -149,7 +151,11 @@ func (r *Resolver) pod(ctx context.Context, req *request.Request, conf *config.P
 		return nil, err
 	}
 	if known {
-		return &Pod{Ref: ref, UID: uid, Annotations: annotations}, nil
+		pod := &Pod{Ref: ref, UID: uid, Annotations: annotations}
+		if isStatic(pod) {
+			pod.UID = "" // the mirror pod has another one
+		}
+		return pod, nil
 	}
 	if r.Pods == nil {
 		return nil, r.withoutPods(conf)
@@ -171,10 +177,7 @@ func (r *Resolver) pod(ctx context.Context, req *request.Request, conf *config.P
 		return nil, fault.New(fault.TryAgain, "nothing, if the pod was re-created meanwhile: its old sandbox is being removed",
 			"expected pod UID %q but got %q from Kube API", uid, pod.UID)
 	}
-	if uid == "" {
-		uid = pod.UID
-	}
-	return &Pod{Ref: ref, UID: uid, Annotations: pod.Annotations}, nil
+	return pod, nil
 }
 
 // withoutPods decides what to do when nobody can tell what a pod asks for: inline delegates alone need
@@ -248,12 +251,12 @@ func (p *planning) clusterReference(ctx context.Context, value string) (string, 
 	ref := Ref{Namespace: p.conf.MultusNamespace, Name: value}
 	var missing error
 	if p.Networks != nil {
-		def, err := p.Networks.Network(ctx, ref)
+		def, err := p.lookUp(ctx, ref)
 		if err == nil {
 			l, err := p.definition(def)
 			return ref.String(), l, err
 		}
-		missing = &MissingNetworkError{Ref: ref, Err: err}
+		missing = err
 	}
 	l, err := loadByName(p.conf.ConfDir, value)
 	if err == nil {
@@ -390,7 +393,11 @@ func (p *planning) lookUp(ctx context.Context, ref Ref) (*Definition, error) {
 			return def, nil
 		}
 	}
-	return nil, &MissingNetworkError{Ref: ref, Err: err}
+	missing := &MissingNetworkError{Ref: ref, Err: err}
+	if p.Missing != nil && p.pod != nil {
+		p.Missing(p.pod, missing)
+	}
+	return nil, missing
 }
 
 func nextFor(err error, origin Origin) string {

@@ -17,9 +17,9 @@ import (
 // Report is what happened to a pod's networks.
 type Report struct {
 	Pod Pod `json:"pod"`
-	// Attached networks in the order of the plan; empty when ADD failed.
+	// Attached networks in the order of the plan; those before the failure when ADD failed.
 	Attached []Attached `json:"attached,omitempty"`
-	// Failure is set when ADD failed.
+	// Failure is set when ADD failed: nothing is attached any more, and no status is written.
 	Failure *Failure `json:"failure,omitempty"`
 	// Wait asks to answer only after the status was written, or given up for now.
 	Wait bool `json:"wait,omitempty"`
@@ -36,12 +36,11 @@ type Attached struct {
 	DeviceInfo json.RawMessage `json:"deviceInfo,omitempty"`
 }
 
-// Failure says why an ADD failed, for the pod's events.
+// Failure says why an ADD failed.
 type Failure struct {
-	Network string `json:"network,omitempty"`
-	// NotFound tells that the network does not exist, or could not be looked up.
-	NotFound bool   `json:"notFound,omitempty"`
-	Message  string `json:"message"`
+	// Missing is set when a network does not exist, or could not be looked up (behaviour.md O61).
+	Missing bool   `json:"missing,omitempty"`
+	Message string `json:"message"`
 }
 
 // NetworkStatus is one element of the annotation, members in today's order (behaviour.md D113).
@@ -68,6 +67,9 @@ type DNS struct {
 // Status returns the value of the network-status annotation, "" if no network has anything to show
 // (behaviour.md D112, D121).
 func Status(r *Report) (string, error) {
+	if r.Failure != nil {
+		return "", nil
+	}
 	var items []string
 	for i := range r.Attached {
 		a := &r.Attached[i]
@@ -186,16 +188,17 @@ func dns(d *types.DNS) DNS {
 	return DNS{Nameservers: d.Nameservers, Domain: d.Domain, Search: d.Search, Options: d.Options}
 }
 
-// Events returns the events of a report (behaviour.md D25, O60, O61).
+// Missing is the report of a definition that a pod needs and that cannot be had (behaviour.md B8).
+func Missing(pod Pod, message string) *Report {
+	return &Report{Pod: pod, Failure: &Failure{Missing: true, Message: message}}
+}
+
+// Events returns the events of a report (behaviour.md D25, O60, O61; O64).
 func Events(r *Report) ([]Event, error) {
-	if f := r.Failure; f != nil {
-		reason := "FailedAddingInterface"
-		if f.NotFound {
-			reason = "NoNetworkFound"
-		}
-		return []Event{{Type: Warning, Reason: reason, Message: f.Message}}, nil
-	}
 	var out []Event
+	if f := r.Failure; f != nil && f.Missing {
+		out = append(out, Event{Type: Warning, Reason: "NoNetworkFound", Message: f.Message})
+	}
 	for i := range r.Attached {
 		a := &r.Attached[i]
 		res, err := a.result()

@@ -67,10 +67,8 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	q := newQueue(s.cluster, filepath.Join(conf.SocketDir, api.ReportDir), log)
-	srv := &server{
-		conf: conf, queue: q, log: log, ready: s.ready,
-		resolver: &plan.Resolver{Networks: s.networks, Pods: s.pods, Devices: s.devices, Log: log},
-	}
+	srv := &server{conf: conf, queue: q, log: log, ready: s.ready}
+	srv.resolver = &plan.Resolver{Networks: s.networks, Pods: s.pods, Devices: s.devices, Missing: srv.missing, Log: log}
 	hs := &http.Server{Handler: srv.handler(), ReadHeaderTimeout: planLimit, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
 	log.Info("multus-daemon serves", "version", obs.Version(), "socket", conf.Socket(), "node", o.NodeName)
 

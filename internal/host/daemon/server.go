@@ -78,17 +78,12 @@ func (s *server) resolve(ctx context.Context, req *request.Request) (*plan.Plan,
 	if err != nil {
 		return nil, err
 	}
-	p, err := s.resolver.Plan(ctx, req, conf)
-	var missing *plan.MissingNetworkError
-	if errors.As(err, &missing) && req.Command == request.Add {
-		s.queue.add(&publish.Report{
-			Pod: publish.Pod{
-				Namespace: req.Args.Get(request.PodNamespace), Name: req.Args.Get(request.PodName), UID: req.Args.Get(request.PodUID),
-			},
-			Failure: &publish.Failure{Network: missing.Ref.String(), NotFound: true, Message: missing.Error()},
-		})
-	}
-	return p, err
+	return s.resolver.Plan(ctx, req, conf)
+}
+
+// missing emits the event for a definition that cannot be had.
+func (s *server) missing(pod *plan.Pod, m *plan.MissingNetworkError) {
+	s.queue.add(publish.Missing(publish.Pod{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID}, m.Error()))
 }
 
 // report takes what happened. It is answered when the status is written, or given up for now, if the report

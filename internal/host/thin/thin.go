@@ -47,7 +47,7 @@ var (
 // Plan resolves in process. A plain pod needs no source, and a source that cannot be opened is no matter
 // for it (architecture.md, decision 2).
 func (t *thin) Plan(ctx context.Context, req *request.Request, conf *config.Plugin) (*plan.Plan, error) {
-	r := &plan.Resolver{Log: t.log}
+	r := &plan.Resolver{Log: t.log, Missing: t.missing(ctx)}
 	s, err := t.sources()
 	switch {
 	case err == nil:
@@ -57,23 +57,14 @@ func (t *thin) Plan(ctx context.Context, req *request.Request, conf *config.Plug
 		return nil, fault.Wrap(err, fault.TryAgain, "correct kubeconfig in the CNI configuration, or the file that it names",
 			"error getting k8s client")
 	}
-	p, err := r.Plan(ctx, req, conf)
-	t.tell(ctx, req, err)
-	return p, err
+	return r.Plan(ctx, req, conf)
 }
 
-// tell emits the event for a network that does not exist (behaviour.md B8).
-func (t *thin) tell(ctx context.Context, req *request.Request, err error) {
-	var missing *plan.MissingNetworkError
-	if req.Command != request.Add || !errors.As(err, &missing) {
-		return
+// missing emits the event for a definition that cannot be had (behaviour.md B8).
+func (t *thin) missing(ctx context.Context) func(*plan.Pod, *plan.MissingNetworkError) {
+	return func(pod *plan.Pod, m *plan.MissingNetworkError) {
+		t.Publish(ctx, publish.Missing(publish.Pod{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID}, m.Error()))
 	}
-	t.Publish(ctx, &publish.Report{
-		Pod: publish.Pod{
-			Namespace: req.Args.Get(request.PodNamespace), Name: req.Args.Get(request.PodName), UID: req.Args.Get(request.PodUID),
-		},
-		Failure: &publish.Failure{Network: missing.Ref.String(), NotFound: true, Message: missing.Error()},
-	})
 }
 
 // Publish writes status and events side by side, within publishLimit (behaviour.md A45 [quirk]: events are
