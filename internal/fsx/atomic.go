@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// tempPrefix makes a temp file hidden, and ours: Sweep removes nothing else. There is no extension, so that
-	// a runtime that looks for *.conf, *.conflist and *.json in the directory never loads a half-written file.
+	// tempPrefix makes a temp file hidden, and ours: Sweep removes nothing else. There is no extension, so that a
+	// runtime that looks for *.conf, *.conflist and *.json in the directory never loads a half-written file.
 	tempPrefix = ".multus-tmp-"
 	// tempRandom is the number of random bytes in a temp name, written as hex.
 	tempRandom = 8
@@ -23,13 +23,13 @@ const (
 	tempTries = 8
 )
 
-// WriteAtomic makes path hold data with exactly the permissions perm (the umask does not apply). Whoever
-// reads path, at any time and after a crash or a power cut at any point, finds the old content or the new
-// content and never a mixture, a part or an empty file (style.md rule 26).
+// WriteAtomic makes path hold data with exactly the permissions perm (the umask does not apply). Whoever reads
+// path, at any time and after a crash or a power cut at any point, finds the old content or the new content and
+// never a mixture, a part or an empty file (style.md rule 26).
 //
-// The directory must exist. A symbolic link at path is replaced, not followed. On an error path is unchanged
-// and no temp file is left, with one exception: if the last step, the fsync of the directory, fails, the new content is
-// in place but may not survive a power cut.
+// The directory must exist. A symbolic link at path is replaced, not followed. On an error path is unchanged and no
+// temp file is left, with one exception: if the last step, the fsync of the directory, fails, the new content is in
+// place but may not survive a power cut.
 func WriteAtomic(path string, data []byte, perm os.FileMode) error {
 	temp, err := createTemp(filepath.Dir(path))
 	if err != nil {
@@ -48,9 +48,9 @@ func WriteAtomic(path string, data []byte, perm os.FileMode) error {
 	return nil
 }
 
-// Remove deletes the file at path. A file that is not there is success, so that clean-up can be repeated.
-// It refuses directories, even empty ones, unlike os.Remove: a caller that has lost the last element of its
-// path must not remove its directory. The removal is not synced: after a power cut the file may be back.
+// Remove deletes the file at path. A file that is not there is success, so that clean-up can be repeated. It
+// refuses directories, even empty ones, unlike os.Remove: a caller that has lost the last element of its path must
+// not remove its directory. The removal is not synced: after a power cut the file may be back.
 func Remove(path string) error {
 	for {
 		err := unix.Unlink(path)
@@ -63,9 +63,9 @@ func Remove(path string) error {
 	}
 }
 
-// Sweep removes the temp files that killed processes left in dir, if they were last written longer than
-// olderThan ago; a younger one may belong to a WriteAtomic at work. Nothing else is touched. A directory
-// that does not exist holds no temp files and is no error. It carries on after a failure and returns all of them.
+// Sweep removes the temp files that killed processes left in dir, if they were last written longer than olderThan
+// ago; a younger one may belong to a WriteAtomic at work. Nothing else is touched. A directory that does not exist
+// holds no temp files and is no error. It carries on after a failure and returns all of them.
 func Sweep(dir string, olderThan time.Duration) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -90,8 +90,8 @@ func Sweep(dir string, olderThan time.Duration) error {
 	return errors.Join(failed...)
 }
 
-// createTemp makes a new file of ours in dir. The name cannot be guessed and O_EXCL refuses whatever is
-// there already, so nobody can place a link under it.
+// createTemp makes a new file of ours in dir. The name cannot be guessed and O_EXCL refuses whatever is there
+// already, so nobody can place a link under it.
 func createTemp(dir string) (*os.File, error) {
 	for try := 1; ; try++ {
 		name, err := tempName()

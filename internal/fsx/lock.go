@@ -17,26 +17,26 @@ var ErrLocked = errors.New("held by somebody else")
 
 // Lock is an advisory lock on one key, held from Acquire until the last copy of its descriptor is closed.
 //
-// All keys share one lock file: a key is one byte of it, at an offset that is a hash of the key. So nothing has to be
-// cleaned up per key, and the file must never be removed: two processes would then lock two
-// different files. Two keys whose 62-bit hashes collide exclude each other, which costs waiting and nothing else,
-// unless one process wants both at a time; with a million keys the odds of any collision are one in ten million.
+// All keys share one lock file: a key is one byte of it, at an offset that is a hash of the key. So nothing has to
+// be cleaned up per key, and the file must never be removed: two processes would then lock two different files. Two
+// keys whose 62-bit hashes collide exclude each other, which costs waiting and nothing else, unless one process
+// wants both at a time; with a million keys the odds of any collision are one in ten million.
 //
-// It is an open-file-description lock (F_OFD_SETLK): it belongs to the open file, not to the process. A child that is
-// given File shares the description, and so does a child that was forked without exec. Each of them keeps
-// the lock after everybody else has closed or died, SIGKILL included. That is what makes a DEL wait for the
-// delegates of an ADD whose plugin was killed (architecture, "Ledger"). Two Acquires exclude each other inside one
-// process as well.
+// It is an open-file-description lock (F_OFD_SETLK): it belongs to the open file, not to the process. A child that
+// is given File shares the description, and so does a child that was forked without exec. Each of them keeps the
+// lock after everybody else has closed or died, SIGKILL included. That is what makes a DEL wait for the delegates
+// of an ADD whose plugin was killed (architecture, "Ledger"). Two Acquires exclude each other inside one process as
+// well.
 type Lock struct {
 	file *os.File
 }
 
-// Acquire takes the lock on key in file, waiting until it is free or ctx ends; then the error wraps
-// both ErrLocked and ctx.Err(). A lock that is free is taken even if ctx has ended, for that needs no wait. A missing file
-// is created with 0600, its missing parents with 0700.
+// Acquire takes the lock on key in file, waiting until it is free or ctx ends; then the error wraps both ErrLocked
+// and ctx.Err(). A lock that is free is taken even if ctx has ended, for that needs no wait. A missing file is
+// created with 0600, its missing parents with 0700.
 //
-// The kernel offers no way to give up a wait, so after a wait that ctx ended a goroutine, a thread and a descriptor stay
-// until the lock is free; it is then given back at once.
+// The kernel offers no way to give up a wait, so after a wait that ctx ended a goroutine, a thread and a descriptor
+// stay until the lock is free; it is then given back at once.
 func Acquire(ctx context.Context, file, key string) (*Lock, error) {
 	f, err := openLockFile(file)
 	if err != nil {
@@ -63,8 +63,8 @@ func Acquire(ctx context.Context, file, key string) (*Lock, error) {
 	return &Lock{file: f}, nil
 }
 
-// wait blocks in the kernel until f has the lock and hands it over to Acquire. If Acquire has left, closing f, which nobody else
-// knows, gives the lock back.
+// wait blocks in the kernel until f has the lock and hands it over to Acquire. If Acquire has left, closing f,
+// which nobody else knows, gives the lock back.
 func wait(ctx context.Context, f *os.File, key string, won chan<- error) {
 	err := setLock(f, unix.F_OFD_SETLKW, key)
 	select {
@@ -86,8 +86,8 @@ func TryAcquire(file, key string) (*Lock, error) {
 	return nil, fmt.Errorf("lock %q in %q: %w", key, file, err)
 }
 
-// File is the descriptor that holds the lock, for exec.Cmd.ExtraFiles: a child that has it keeps the lock for as long as
-// it lives. It stays the Lock's; do not close it.
+// File is the descriptor that holds the lock, for exec.Cmd.ExtraFiles: a child that has it keeps the lock for as
+// long as it lives. It stays the Lock's; do not close it.
 func (l *Lock) File() *os.File { return l.file }
 
 // Close gives up this process's part of the lock. It never unlocks: if a child has inherited the descriptor, the
@@ -120,10 +120,10 @@ func setLock(f *os.File, cmd int, key string) error {
 	}
 }
 
-// offset is the byte of the lock file that stands for key. 62 bits, because the kernel wants offset plus
-// length to fit a signed 64-bit number.
+// offset is the byte of the lock file that stands for key. 62 bits, because the kernel wants offset plus length to
+// fit a signed 64-bit number.
 func offset(key string) int64 {
 	h := fnv.New64a()
-	io.WriteString(h, key) // a hash never fails
+	h.Write([]byte(key)) // a hash never fails
 	return int64(h.Sum64() >> 2)
 }

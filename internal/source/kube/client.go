@@ -24,10 +24,10 @@ import (
 // Limits of reads. Today's 250 ms (thin) and 50 ms (daemon) per attempt are too tight for a loaded API
 // server (behaviour.md D13, D15).
 const (
-	attemptTimeout = 2 * time.Second        // one GET
-	lookupTimeout  = 10 * time.Second       // one GET with its retries; the caller's context may be shorter
-	firstBackoff   = 50 * time.Millisecond  // before the second attempt; doubled for each further one
-	maxBackoff     = 1 * time.Second        // longest pause that the client chooses itself
+	attemptTimeout = 2 * time.Second       // one GET
+	lookupTimeout  = 10 * time.Second      // one GET with its retries; the caller's context may be shorter
+	firstBackoff   = 50 * time.Millisecond // before the second attempt; doubled for each further one
+	maxBackoff     = 1 * time.Second       // longest pause that the client chooses itself
 	resourceAnno   = "k8s.v1.cni.cncf.io/resourceName"
 	nadResource    = "network-attachment-definitions"
 	acceptMetadata = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
@@ -47,7 +47,8 @@ var (
 	_ plan.Networks = (*Client)(nil)
 )
 
-// New makes a client. No request is sent.
+// New makes a client. No request is sent. A configuration without a limit of requests gets that of rule A43, a
+// negative QPS none.
 func New(config *Config) (*Client, error) {
 	scheme := runtime.NewScheme()
 	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
@@ -58,6 +59,9 @@ func New(config *Config) (*Client, error) {
 	c.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
 	c.ContentType = runtime.ContentTypeJSON
 	c.AcceptContentTypes = runtime.ContentTypeJSON
+	if c.QPS == 0 {
+		c.QPS, c.Burst = clientQPS, clientBurst // client-go's own default is 5
+	}
 	if c.RateLimiter == nil && c.QPS > 0 {
 		// One limit for all, and with an error that can be told from others.
 		c.RateLimiter = limiter{flowcontrol.NewTokenBucketRateLimiter(c.QPS, c.Burst)}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 
+	"golang.org/x/net/http2"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
@@ -21,14 +22,18 @@ type ForbiddenError struct {
 	Verb      string
 	Group     string // empty for the core group
 	Resource  string // with the subresource, as in a role: pods/status
-	Namespace string
+	Namespace string // empty: in all namespaces
 	Err       error
 }
 
 // Error names the verb and the resource that the role lacks, in the words of a role.
 func (e *ForbiddenError) Error() string {
-	return fmt.Sprintf("not allowed: the role of Multus lacks verb %q on resource %q of API group %q in namespace %q: %v",
-		e.Verb, e.Resource, e.Group, e.Namespace, e.Err)
+	where := "in all namespaces"
+	if e.Namespace != "" {
+		where = fmt.Sprintf("in namespace %q", e.Namespace)
+	}
+	return fmt.Sprintf("not allowed: the role of Multus lacks verb %q on resource %q of API group %q %s: %v",
+		e.Verb, e.Resource, e.Group, where, e.Err)
 }
 
 // Unwrap returns the API server's answer.
@@ -69,8 +74,10 @@ func unreachable(err error) bool {
 	var opErr *net.OpError
 	var dnsErr *net.DNSError
 	var netErr net.Error
+	var streamErr http2.StreamError // a reset, on a connection that lives on
+	var goAway http2.GoAwayError
 	switch {
-	case errors.As(err, &opErr), errors.As(err, &dnsErr):
+	case errors.As(err, &opErr), errors.As(err, &dnsErr), errors.As(err, &streamErr), errors.As(err, &goAway):
 		return true
 	case errors.As(err, &netErr) && netErr.Timeout():
 		return true

@@ -1,0 +1,111 @@
+package link
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+)
+
+// ErrNoInterface is what an error wraps if the namespace has no interface of the name that was given.
+var ErrNoInterface = errors.New("no such interface")
+
+// dumpTries bounds how often a dump is repeated that the kernel could not finish because somebody was changing what
+// it lists. Only a namespace under constant change needs more than two.
+const dumpTries = 10
+
+// Interface is what a namespace says of one of its interfaces.
+type Interface struct {
+	Index int
+	Name  string
+	MAC   string // as 02:00:00:00:00:01, "" if it has none
+	MTU   int
+	Type  string // veth, macvlan, ..., "device" for hardware
+	Up    bool   // set up, whether or not there is a carrier
+	Addrs []netip.Prefix
+}
+
+// HasInterface tells whether name is taken in the namespace, by an interface or by an alternative name of one.
+func (n *Namespace) HasInterface(name string) (bool, error) {
+	_, err := n.find(name)
+	if errors.Is(err, ErrNoInterface) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Interfaces lists the interfaces of the namespace, lo included, in the order of their index.
+func (n *Namespace) Interfaces() ([]Interface, error) {
+	handle, err := n.netlink()
+	if err != nil {
+		return nil, err
+	}
+	links, err := dump(handle.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("list interfaces: %w", err)
+	}
+	addrs, err := dump(func() ([]netlink.Addr, error) { return handle.AddrList(nil, netlink.FAMILY_ALL) })
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	byIndex := make(map[int][]netip.Prefix)
+	for _, addr := range addrs {
+		if prefix, ok := toPrefix(addr.IPNet); ok {
+			byIndex[addr.LinkIndex] = append(byIndex[addr.LinkIndex], prefix)
+		}
+	}
+	interfaces := make([]Interface, 0, len(links))
+	for _, link := range links {
+		attrs := link.Attrs()
+		interfaces = append(interfaces, Interface{
+			Index: attrs.Index,
+			Name:  attrs.Name,
+			MAC:   attrs.HardwareAddr.String(),
+			MTU:   attrs.MTU,
+			Type:  link.Type(),
+			Up:    attrs.Flags&net.FlagUp != 0,
+			Addrs: byIndex[attrs.Index],
+		})
+	}
+	return interfaces, nil
+}
+
+// find looks an interface up by name. Interface zero means "all" to netlink, so a name that is not found must never
+// go on as a number (behaviour.md D36).
+func (n *Namespace) find(name string) (netlink.Link, error) {
+	handle, err := n.netlink()
+	if err != nil {
+		return nil, err
+	}
+	// It is a dump on kernels that cannot look names up.
+	link, err := dump(func() (netlink.Link, error) { return handle.LinkByName(name) })
+	if missing := (netlink.LinkNotFoundError{}); errors.As(err, &missing) {
+		return nil, fmt.Errorf("find interface %q in %q: %w", name, n.path, ErrNoInterface)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("find interface %q in %q: %w", name, n.path, err)
+	}
+	return link, nil
+}
+
+// dump repeats a request whose answer changed while it was given, for what came is incomplete then.
+func dump[T any](request func() (T, error)) (T, error) {
+	for try := 1; ; try++ {
+		answer, err := request()
+		if err == nil || try == dumpTries || !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return answer, err
+		}
+	}
+}
+
+// toPrefix keeps the host part: 10.0.0.7/24, not 10.0.0.0/24.
+func toPrefix(ipnet *net.IPNet) (netip.Prefix, bool) {
+	if ipnet == nil {
+		return netip.Prefix{}, false
+	}
+	addr, ok := netip.AddrFromSlice(ipnet.IP)
+	bits, _ := ipnet.Mask.Size()
+	return netip.PrefixFrom(addr, bits), ok
+}

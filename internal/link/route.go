@@ -1,0 +1,327 @@
+package link
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Family is an address family. What is done to one never touches the other (behaviour.md D33).
+type Family int
+
+// The two families that have default routes.
+const (
+	IPv4 Family = unix.AF_INET
+	IPv6 Family = unix.AF_INET6
+)
+
+// String returns IPv4 or IPv6.
+func (f Family) String() string {
+	switch f {
+	case IPv4:
+		return "IPv4"
+	case IPv6:
+		return "IPv6"
+	}
+	return fmt.Sprintf("family %d", int(f))
+}
+
+// dropPasses bounds how often DropDefault looks again at what is left. A second pass finds what was learnt while
+// the first was at work; more are for kernels that delete less than they were asked to.
+const dropPasses = 4
+
+// Route is one way out of the namespace: a default route, or one nexthop of a multipath default route.
+type Route struct {
+	Gateway   netip.Addr // the zero Addr if everything is on the link; IPv6 is possible for an IPv4 route
+	Metric    int
+	Protocol  int // who made it: 2 kernel, 3 boot (ip, CNI plugins), 4 static, 9 router advertisement, ...
+	Interface string
+}
+
+// String is the route as ip route prints it.
+func (r Route) String() string {
+	var b strings.Builder
+	b.WriteString("default")
+	if r.Gateway.IsValid() {
+		fmt.Fprintf(&b, " via %s", r.Gateway)
+	}
+	fmt.Fprintf(&b, " dev %s proto %d", r.Interface, r.Protocol)
+	if r.Metric != 0 {
+		fmt.Fprintf(&b, " metric %d", r.Metric)
+	}
+	return b.String()
+}
+
+// DefaultRoutes lists the default routes of one family in the main table through the interface, or through any
+// interface for "", whoever made them and whatever their metric. A route that leads nowhere (blackhole,
+// unreachable) is none. An interface that does not exist is an error that wraps ErrNoInterface.
+func (n *Namespace) DefaultRoutes(name string, f Family) ([]Route, error) {
+	var index int
+	if name != "" {
+		link, err := n.find(name)
+		if err != nil {
+			return nil, fmt.Errorf("list %s default routes: %w", f, err)
+		}
+		index = link.Attrs().Index
+	}
+	hops, err := n.hops(f)
+	if err != nil {
+		return nil, err
+	}
+	interfaces, err := n.Interfaces()
+	if err != nil {
+		return nil, fmt.Errorf("list %s default routes: %w", f, err)
+	}
+	names := make(map[int]string, len(interfaces))
+	for _, i := range interfaces {
+		names[i.Index] = i.Name
+	}
+	var routes []Route
+	for _, hop := range hops {
+		if dev, there := names[hop.index]; there && (name == "" || hop.index == index) {
+			routes = append(routes, hop.route(dev))
+		}
+	}
+	return routes, nil
+}
+
+// DropDefault deletes every default route of one family through one interface: of any protocol and any metric, and
+// of a multipath route the nexthops there and no others. For IPv6 it first stops the kernel from learning default
+// routes there from router advertisements, which would come back within minutes (pains.md P18). Having none is
+// success.
+//
+// An interface that does not exist is an error that wraps ErrNoInterface (behaviour.md D36). If something cannot be
+// removed, the rest is still tried, and the error names each route that is left.
+func (n *Namespace) DropDefault(name string, f Family) error {
+	link, err := n.find(name)
+	if err != nil {
+		return fmt.Errorf("drop %s default routes: %w", f, err)
+	}
+	name = link.Attrs().Name // it may have been found by an alternative name
+	var learning error
+	if f == IPv6 {
+		learning = n.stopLearning(name)
+	}
+	var failed []error
+	for pass := 0; ; pass++ {
+		hops, err := n.hops(f)
+		if err != nil {
+			return errors.Join(learning, err)
+		}
+		hops = slices.DeleteFunc(hops, func(h hop) bool { return h.index != link.Attrs().Index })
+		if len(hops) == 0 {
+			return learning
+		}
+		if pass == dropPasses {
+			return errors.Join(learning, errors.Join(failed...))
+		}
+		failed = failed[:0]
+		for _, h := range hops {
+			err := n.deleteHop(h)
+			if err == nil {
+				err = errors.New("it comes back")
+			}
+			failed = append(failed, fmt.Errorf("delete %s route %q: %w", f, h.route(name), err))
+		}
+	}
+}
+
+// SetDefault makes each gateway the default gateway of its family on the interface, replacing the default route of
+// the same metric on whatever interface that is. IPv4-mapped gateways count as IPv4. At most one gateway per family
+// is possible, because multipath default routes are not supported (behaviour.md D30); that, an address that is none
+// and an interface that does not exist are errors before anything is changed.
+//
+// A gateway that cannot be reached is an error that names it and the interface; the other one is set nevertheless,
+// and all errors are returned (behaviour.md D37).
+func (n *Namespace) SetDefault(name string, gateways []netip.Addr) error {
+	link, err := n.find(name)
+	if err != nil {
+		return fmt.Errorf("set default routes: %w", err)
+	}
+	byFamily, err := perFamily(gateways, name)
+	if err != nil {
+		return fmt.Errorf("set default routes on interface %q: %w", name, err)
+	}
+	handle, err := n.netlink()
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, f := range []Family{IPv4, IPv6} {
+		gateway, asked := byFamily[f]
+		if !asked {
+			continue
+		}
+		err := handle.RouteReplace(&netlink.Route{
+			LinkIndex: link.Attrs().Index,
+			Dst:       everywhere(f),
+			Gw:        gateway.AsSlice(),
+		})
+		if err != nil {
+			err = fmt.Errorf("set default route via %s on interface %q: %w", gateway, name, err)
+			failed = append(failed, err)
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// perFamily sorts gateways, refusing two of a family.
+func perFamily(gateways []netip.Addr, name string) (map[Family]netip.Addr, error) {
+	byFamily := make(map[Family]netip.Addr, 2)
+	for _, gateway := range gateways {
+		if !gateway.IsValid() {
+			return nil, errors.New("a gateway is not an address")
+		}
+		if zone := gateway.Zone(); zone != "" && zone != name {
+			return nil, fmt.Errorf("gateway %s is on interface %q", gateway, zone)
+		}
+		gateway = gateway.WithZone("").Unmap()
+		f := IPv6
+		if gateway.Is4() {
+			f = IPv4
+		}
+		if first, two := byFamily[f]; two {
+			return nil, fmt.Errorf("two %s gateways, %s and %s", f, first, gateway)
+		}
+		byFamily[f] = gateway
+	}
+	return byFamily, nil
+}
+
+// hop is one nexthop of a default route: of a plain route the only one.
+type hop struct {
+	whole netlink.Route // the route it is part of
+	index int
+	gw    net.IP
+	via   netlink.Destination // the gateway, if it is of another family than the route
+}
+
+// route is the hop for people; dev is the name of its interface.
+func (h hop) route(dev string) Route {
+	r := Route{Metric: h.whole.Priority, Protocol: int(h.whole.Protocol), Interface: dev}
+	gw := h.gw
+	if via, ok := h.via.(*netlink.Via); ok && gw == nil {
+		gw = via.Addr
+	}
+	r.Gateway, _ = netip.AddrFromSlice(gw) // no gateway, no address
+	return r
+}
+
+// hops lists the nexthops of all default routes of the main table.
+func (n *Namespace) hops(f Family) ([]hop, error) {
+	handle, err := n.netlink()
+	if err != nil {
+		return nil, err
+	}
+	routes, err := dump(func() ([]netlink.Route, error) {
+		return handle.RouteListFiltered(int(f), &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list %s routes: %w", f, err)
+	}
+	var hops []hop
+	for _, r := range routes {
+		if !isDefault(r) {
+			continue
+		}
+		if len(r.MultiPath) == 0 {
+			hops = append(hops, hop{whole: r, index: r.LinkIndex, gw: r.Gw, via: r.Via})
+		}
+		for _, nexthop := range r.MultiPath {
+			hops = append(hops, hop{whole: r, index: nexthop.LinkIndex, gw: nexthop.Gw, via: nexthop.Via})
+		}
+	}
+	return hops, nil
+}
+
+// isDefault knows both ways in which netlink has reported a default route: no destination, and since 1.2 a
+// destination of zero bits. To know only one made the deletion do nothing for several releases (behaviour.md D34).
+func isDefault(r netlink.Route) bool {
+	if r.Type != unix.RTN_UNICAST {
+		return false
+	}
+	if r.Dst == nil {
+		return true
+	}
+	bits, _ := r.Dst.Mask.Size()
+	return bits == 0
+}
+
+// everywhere is the destination of a default route.
+func everywhere(f Family) *net.IPNet {
+	if f == IPv4 {
+		return &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}
+	}
+	return &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
+}
+
+// deleteHop deletes one nexthop.
+func (n *Namespace) deleteHop(h hop) error {
+	handle, err := n.netlink()
+	if err != nil {
+		return err
+	}
+	if h.whole.Family == unix.AF_INET && len(h.whole.MultiPath) > 0 {
+		return shrink(handle, h)
+	}
+	// Only what tells routes apart: the kernel compares each attribute that is given.
+	return handle.RouteDel(&netlink.Route{
+		LinkIndex: h.index,
+		Dst:       everywhere(Family(h.whole.Family)),
+		Gw:        h.gw,
+		Via:       h.via,
+		Priority:  h.whole.Priority,
+		Protocol:  h.whole.Protocol,
+		Tos:       h.whole.Tos,
+		Table:     unix.RT_TABLE_MAIN,
+		Scope:     netlink.SCOPE_NOWHERE, // any
+	})
+}
+
+// shrink takes all nexthops on the interface of h out of an IPv4 multipath route, which the kernel deletes as a
+// whole or not at all. What is to stay is added first, so that there is a way out at any time. For the second
+// nexthop on the same interface it finds the route gone, and the next pass of DropDefault nothing to do.
+func shrink(handle *netlink.Handle, h hop) error {
+	smaller := h.whole
+	smaller.Flags &= unix.RTNH_F_ONLINK // the rest is state, which the kernel does not take back
+	smaller.MultiPath = nil
+	for _, nexthop := range h.whole.MultiPath {
+		if nexthop.LinkIndex == h.index {
+			continue
+		}
+		kept := *nexthop
+		kept.Flags &= unix.RTNH_F_ONLINK
+		smaller.MultiPath = append(smaller.MultiPath, &kept)
+	}
+	if len(smaller.MultiPath) > 0 {
+		if err := handle.RouteAppend(&smaller); err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("keep its other nexthops: %w", err)
+		}
+	}
+	return handle.RouteDel(&h.whole)
+}
+
+// stopLearning has the kernel ignore the default route, and nothing else, in router advertisements. A kernel
+// without IPv6, or without that switch, learns none.
+func (n *Namespace) stopLearning(name string) error {
+	sysctl := filepath.Join("/proc/sys/net/ipv6/conf", name, "accept_ra_defrtr")
+	err := n.Do(func() error {
+		old, err := os.ReadFile(sysctl)
+		if err != nil || strings.TrimSpace(string(old)) == "0" {
+			return err // where it is off already, /proc/sys may be read-only
+		}
+		return os.WriteFile(sysctl, []byte("0"), 0)
+	})
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("stop learning IPv6 default routes on %q: %w", name, err)
+	}
+	return nil
+}

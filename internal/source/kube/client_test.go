@@ -1,0 +1,385 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/rest"
+
+	"multus/internal/engine/plan"
+	"multus/internal/engine/publish"
+)
+
+// patience limits what a test waits for. It is long enough for a machine under load; nothing waits it out.
+const patience = 30 * time.Second
+
+var (
+	aPod = publish.Pod{Namespace: "team-a", Name: "web-0", UID: "uid-1"}
+	aRef = plan.Ref{Namespace: "team-a", Name: "web-0"}
+)
+
+// serve starts a TLS server and returns a client of it.
+func serve(tb testing.TB, handler http.HandlerFunc) *Client {
+	tb.Helper()
+	s := httptest.NewUnstartedServer(handler)
+	s.EnableHTTP2 = true
+	s.StartTLS()
+	tb.Cleanup(s.Close)
+	return clientOf(tb, &rest.Config{Host: s.URL, TLSClientConfig: rest.TLSClientConfig{CAData: pemOf(s)}, Timeout: requestTimeout})
+}
+
+func clientOf(tb testing.TB, config *rest.Config) *Client {
+	tb.Helper()
+	c, err := New(config)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return c
+}
+
+// answer is a handler that sends a Status, as the API server does.
+func answer(code int, header, status string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		if k, v, ok := strings.Cut(header, ": "); ok {
+			w.Header().Set(k, v)
+		}
+		if strings.HasPrefix(status, "{") {
+			w.Header().Set("Content-Type", "application/json")
+		} else {
+			w.Header().Set("Content-Type", "text/plain")
+		}
+		w.WriteHeader(code)
+		_, _ = io.WriteString(w, status)
+	}
+}
+
+func statusBody(code int, reason, details string) string {
+	return fmt.Sprintf(`{"kind":"Status","apiVersion":"v1","status":"Failure","message":"m","reason":%q,"details":{%s},"code":%d}`, reason, details, code)
+}
+
+func reset(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) }
+
+// errorTable is what a real API server does not answer on demand; kube_cluster_test.go has the rest.
+var errorTable = []struct {
+	name    string
+	handler http.HandlerFunc
+	lookup  error // plan's sentinel, nil for neither
+	publish error
+}{
+	{"404", answer(404, "", statusBody(404, "NotFound", `"name":"web-0"`)), plan.ErrNotFound, publish.ErrGone},
+	{"401 expired token", answer(401, "", statusBody(401, "Unauthorized", "")), plan.ErrUnavailable, publish.ErrRetry},
+	{"403", answer(403, "", statusBody(403, "Forbidden", "")), nil, nil},
+	{"403 namespace is going away", answer(403, "", statusBody(403, "Forbidden", `"causes":[{"reason":"NamespaceTerminating"}]`)), nil, publish.ErrGone},
+	{"408", answer(408, "", statusBody(408, "Timeout", "")), plan.ErrUnavailable, publish.ErrRetry},
+	{"409", answer(409, "", statusBody(409, "Conflict", "")), nil, publish.ErrRetry},
+	{"422 other UID", answer(422, "", statusBody(422, "Invalid", `"causes":[{"reason":"FieldValueInvalid","field":"metadata.uid"}]`)), nil, publish.ErrGone},
+	{"422 too long", answer(422, "", statusBody(422, "Invalid", `"causes":[{"reason":"FieldValueTooLong","field":"metadata.annotations"}]`)), nil, nil},
+	{"400", answer(400, "", statusBody(400, "BadRequest", "")), nil, nil},
+	{"429", answer(429, "", "Too many requests"), plan.ErrUnavailable, publish.ErrRetry},
+	{"429 come back in a minute", answer(429, "Retry-After: 60", "Too many requests"), plan.ErrUnavailable, publish.ErrRetry},
+	{"500", answer(500, "", "etcdserver: request timed out"), plan.ErrUnavailable, publish.ErrRetry},
+	{"502", answer(502, "", "bad gateway"), plan.ErrUnavailable, publish.ErrRetry},
+	{"503", answer(503, "", "starting"), plan.ErrUnavailable, publish.ErrRetry},
+	{"504", answer(504, "", statusBody(504, "Timeout", "")), plan.ErrUnavailable, publish.ErrRetry},
+	{"reset", reset, plan.ErrUnavailable, publish.ErrRetry},
+	{"never answers", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, plan.ErrUnavailable, publish.ErrRetry},
+}
+
+func checkErr(t *testing.T, call string, err, want error, others ...error) {
+	t.Helper()
+	if err == nil {
+		t.Fatalf("%s: no error", call)
+	}
+	for _, sentinel := range others {
+		if is := errors.Is(err, sentinel); is != (sentinel == want) {
+			t.Errorf("%s: errors.Is(%q, %q) = %v", call, err, sentinel, is)
+		}
+	}
+}
+
+func TestErrorMapping(t *testing.T) {
+	t.Parallel()
+	for _, tt := range errorTable {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				_, _ = io.Copy(io.Discard, r.Body)
+				tt.handler(w, r)
+			})
+			// Every call is cut short by its caller: the table has cases that would be retried until the end.
+			within := func(call func(context.Context) error) error {
+				ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+				defer cancel()
+				return call(ctx)
+			}
+			err := within(func(ctx context.Context) error { _, err := c.Pod(ctx, aRef); return err })
+			checkErr(t, "Pod", err, tt.lookup, plan.ErrNotFound, plan.ErrUnavailable)
+			err = within(func(ctx context.Context) error { _, err := c.Network(ctx, aRef); return err })
+			checkErr(t, "Network", err, tt.lookup, plan.ErrNotFound, plan.ErrUnavailable)
+			err = within(func(ctx context.Context) error { return c.SetAnnotation(ctx, aPod, "k", "v") })
+			checkErr(t, "SetAnnotation", err, tt.publish, publish.ErrGone, publish.ErrRetry)
+			err = within(func(ctx context.Context) error { return c.Emit(ctx, aPod, publish.Event{Reason: "R"}) })
+			checkErr(t, "Emit", err, tt.publish, publish.ErrGone, publish.ErrRetry)
+		})
+	}
+}
+
+func TestRefusedConnection(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = l.Close()
+	c := clientOf(t, &rest.Config{Host: "https://" + l.Addr().String(), TLSClientConfig: rest.TLSClientConfig{Insecure: true}})
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	_, err = c.Pod(ctx, aRef)
+	checkErr(t, "Pod", err, plan.ErrUnavailable, plan.ErrUnavailable, plan.ErrNotFound)
+	if !strings.Contains(err.Error(), "attempts") {
+		t.Errorf("error %q does not tell that it was tried again", err)
+	}
+	err = c.SetAnnotation(t.Context(), aPod, "k", "v")
+	checkErr(t, "SetAnnotation", err, publish.ErrRetry, publish.ErrRetry, publish.ErrGone)
+}
+
+// TestUntrustedServer: waiting does not heal a certificate.
+func TestUntrustedServer(t *testing.T) {
+	t.Parallel()
+	s := httptest.NewUnstartedServer(answer(404, "", ""))
+	s.Config.ErrorLog = quiet()
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	_, err := clientOf(t, &rest.Config{Host: s.URL}).Pod(t.Context(), aRef)
+	checkErr(t, "Pod", err, nil, plan.ErrUnavailable, plan.ErrNotFound)
+}
+
+func TestForbiddenNamesTheRole(t *testing.T) {
+	t.Parallel()
+	c := serve(t, answer(403, "", statusBody(403, "Forbidden", "")))
+	_, podErr := c.Pod(t.Context(), aRef)
+	_, netErr := c.Network(t.Context(), aRef)
+	tests := []struct {
+		call string
+		err  error
+		want []string
+	}{
+		{"Pod", podErr, []string{`verb "get"`, `resource "pods"`, `namespace "team-a"`}},
+		{"Network", netErr, []string{`verb "get"`, `resource "network-attachment-definitions"`, `API group "k8s.cni.cncf.io"`}},
+		{"SetAnnotation", c.SetAnnotation(t.Context(), aPod, "k", "v"), []string{`verb "patch"`, `resource "pods/status"`}},
+		{"Emit", c.Emit(t.Context(), aPod, publish.Event{}), []string{`verb "create"`, `resource "events"`}},
+	}
+	for _, tt := range tests {
+		var forbidden *ForbiddenError
+		if !errors.As(tt.err, &forbidden) {
+			t.Errorf("%s: %v is no ForbiddenError", tt.call, tt.err)
+			continue
+		}
+		for _, part := range tt.want {
+			if !strings.Contains(tt.err.Error(), part) {
+				t.Errorf("%s: error %q does not contain %q", tt.call, tt.err, part)
+			}
+		}
+	}
+}
+
+// TestReadIsRetried: an API server that comes back within the caller's time is no failure.
+func TestReadIsRetried(t *testing.T) {
+	t.Parallel()
+	for _, trouble := range []struct {
+		name    string
+		handler http.HandlerFunc
+	}{
+		{"503", answer(503, "", "starting")},
+		{"429 with Retry-After", answer(429, "Retry-After: 1", "later")},
+		{"500", answer(500, "", "oops")},
+		{"reset", reset},
+	} {
+		t.Run(trouble.name, func(t *testing.T) {
+			t.Parallel()
+			var requests atomic.Int32
+			c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				if requests.Add(1) <= 2 {
+					trouble.handler(w, r)
+					return
+				}
+				answer(200, "", `{"metadata":{"uid":"u"}}`)(w, r)
+			})
+			pod, err := c.Pod(t.Context(), aRef)
+			if err != nil || pod.UID != "u" {
+				t.Errorf("Pod = %+v, %v", pod, err)
+			}
+			if n := requests.Load(); n != 3 {
+				t.Errorf("%d requests, want 3", n)
+			}
+		})
+	}
+}
+
+// TestWritesAreOneRequest: who publishes keeps the queue.
+func TestWritesAreOneRequest(t *testing.T) {
+	t.Parallel()
+	for _, code := range []int{429, 500, 503} {
+		var requests atomic.Int32
+		c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			requests.Add(1)
+			answer(code, "Retry-After: 1", "later")(w, r)
+		})
+		checkErr(t, "SetAnnotation", c.SetAnnotation(t.Context(), aPod, "k", "v"), publish.ErrRetry, publish.ErrRetry)
+		checkErr(t, "Emit", c.Emit(t.Context(), aPod, publish.Event{}), publish.ErrRetry, publish.ErrRetry)
+		if n := requests.Load(); n != 2 {
+			t.Errorf("%d: %d requests for two writes", code, n)
+		}
+	}
+}
+
+// TestRetryAfterBeyondDeadline: what cannot succeed in time is said at once.
+func TestRetryAfterBeyondDeadline(t *testing.T) {
+	t.Parallel()
+	var requests atomic.Int32
+	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		requests.Add(1)
+		answer(429, "Retry-After: 3600", "later")(w, r)
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	_, err := c.Pod(ctx, aRef)
+	checkErr(t, "Pod", err, plan.ErrUnavailable, plan.ErrUnavailable)
+	if n := requests.Load(); n != 1 {
+		t.Errorf("%d requests, want 1", n)
+	}
+	if pause(ctx, time.Hour) || ctx.Err() != nil {
+		t.Error("waits for a deadline that comes before the next attempt")
+	}
+}
+
+// TestRateLimitIsUnavailable: the client's own limit must look like an overloaded server, not like a defect.
+func TestRateLimitIsUnavailable(t *testing.T) {
+	t.Parallel()
+	c := serve(t, answer(200, "", `{}`))
+	config := &rest.Config{Host: "https://192.0.2.1", QPS: 0.001, Burst: 1}
+	limited := clientOf(t, config)
+	c.core = limited.core
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	for range 2 {
+		_, err := c.Pod(ctx, aRef)
+		checkErr(t, "Pod", err, plan.ErrUnavailable, plan.ErrUnavailable)
+	}
+}
+
+func TestRequests(t *testing.T) {
+	t.Parallel()
+	type request struct{ method, path, accept, contentType, agent, body string }
+	got := make(chan request, 1)
+	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		got <- request{r.Method, r.URL.Path, r.Header.Get("Accept"), r.Header.Get("Content-Type"), r.UserAgent(), string(body)}
+		answer(200, "", `{"metadata":{"uid":"u","annotations":{"a":"b","k8s.v1.cni.cncf.io/resourceName":"r"}},"spec":{"config":"{ \"x\": 1 }\n"}}`)(w, r)
+	}))
+	t.Cleanup(s.Close)
+	c := clientOf(t, &rest.Config{Host: s.URL, UserAgent: "multus/1", TLSClientConfig: rest.TLSClientConfig{CAData: pemOf(s)}})
+
+	pod, err := c.Pod(t.Context(), aRef)
+	if err != nil || pod.UID != "u" || pod.Annotations["a"] != "b" || pod.Ref != aRef {
+		t.Errorf("Pod = %+v, %v", pod, err)
+	}
+	r := <-got
+	if r.method != "GET" || r.path != "/api/v1/namespaces/team-a/pods/web-0" || r.agent != "multus/1" ||
+		!strings.HasPrefix(r.accept, "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1") {
+		t.Errorf("Pod sends %+v", r)
+	}
+
+	def, err := c.Network(t.Context(), plan.Ref{Namespace: "n", Name: "x"})
+	if err != nil || def.Config != "{ \"x\": 1 }\n" || def.ResourceName != "r" {
+		t.Errorf("Network = %+v, %v", def, err)
+	}
+	if r = <-got; r.path != "/apis/k8s.cni.cncf.io/v1/namespaces/n/network-attachment-definitions/x" {
+		t.Errorf("Network sends %+v", r)
+	}
+
+	for uid, want := range map[string]string{
+		"uid-1": `{"metadata":{"uid":"uid-1","annotations":{"k":"[\"v\"]"}}}`,
+		"":      `{"metadata":{"annotations":{"k":"[\"v\"]"}}}`,
+	} {
+		if err := c.SetAnnotation(t.Context(), publish.Pod{Namespace: "n", Name: "p", UID: uid}, "k", `["v"]`); err != nil {
+			t.Error(err)
+		}
+		if r = <-got; r.method != "PATCH" || r.path != "/api/v1/namespaces/n/pods/p/status" || r.contentType != "application/merge-patch+json" || r.body != want {
+			t.Errorf("SetAnnotation sends %+v, want body %s", r, want)
+		}
+	}
+
+	if err := c.Emit(t.Context(), aPod, publish.Event{Type: publish.Warning, Reason: "NoNetworkFound", Message: "m"}); err != nil {
+		t.Error(err)
+	}
+	r = <-got
+	var e coreEvent
+	if err := json.Unmarshal([]byte(r.body), &e); err != nil {
+		t.Fatal(err)
+	}
+	if r.method != "POST" || r.path != "/api/v1/namespaces/team-a/events" || e.Source.Component != "multus" || e.Count != 1 ||
+		e.InvolvedObject.UID != "uid-1" || e.InvolvedObject.Kind != "Pod" || e.Type != "Warning" || e.Reason != "NoNetworkFound" {
+		t.Errorf("Emit sends %+v", r)
+	}
+}
+
+func TestEmptyNames(t *testing.T) {
+	t.Parallel()
+	c := serve(t, func(_ http.ResponseWriter, r *http.Request) { t.Errorf("request %s", r.URL) })
+	if _, err := c.Pod(t.Context(), plan.Ref{Name: "p"}); err == nil {
+		t.Error("Pod without namespace: no error")
+	}
+	if _, err := c.Network(t.Context(), plan.Ref{Namespace: "n"}); err == nil {
+		t.Error("Network without name: no error")
+	}
+	if err := c.SetAnnotation(t.Context(), publish.Pod{Name: "p"}, "k", "v"); err == nil {
+		t.Error("SetAnnotation without namespace: no error")
+	}
+	if err := c.Emit(t.Context(), publish.Pod{Namespace: "n"}, publish.Event{}); err == nil {
+		t.Error("Emit without name: no error")
+	}
+}
+
+func TestEventBounds(t *testing.T) {
+	t.Parallel()
+	for _, pod := range []string{"web-0", strings.Repeat("a", 253), strings.Repeat("a", 235) + "-----" + strings.Repeat("b", 13), strings.Repeat("a.", 126) + "a"} {
+		name := eventName(pod)
+		stem := name[:strings.LastIndex(name, ".")]
+		if len(name) > maxObjectName || strings.HasSuffix(stem, "-") || strings.HasSuffix(stem, ".") || !strings.HasPrefix(pod, stem) {
+			t.Errorf("eventName(%q) = %q (%d)", pod, name, len(name))
+		}
+		if name == eventName(pod) {
+			t.Errorf("eventName(%q) is not unique", pod)
+		}
+	}
+	for in, want := range map[string]string{
+		"short":                   "short",
+		strings.Repeat("a", 1024): strings.Repeat("a", 1024),
+		strings.Repeat("a", 1025): strings.Repeat("a", 1021) + "...",
+		strings.Repeat("ü", 600):  strings.Repeat("ü", 510) + "...",
+	} {
+		if got := cut(in, maxEventMessage); got != want {
+			t.Errorf("cut(%d bytes) = %q", len(in), got)
+		}
+	}
+}
+
+func TestRetryDelay(t *testing.T) {
+	t.Parallel()
+	for attempt := 1; attempt < 100; attempt++ {
+		if d := retryDelay(io.EOF, attempt); d < firstBackoff/2 || d > maxBackoff {
+			t.Errorf("attempt %d: %v", attempt, d)
+		}
+	}
+}

@@ -1,0 +1,272 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/rest"
+
+	"multus/internal/engine/plan"
+	"multus/internal/engine/publish"
+	"multus/test/kubetest"
+)
+
+// The tests of this file need a real API server: what it does with a UID in a patch, what it answers where a
+// resource is unknown, and how a watch goes on after an outage cannot be imitated.
+
+const (
+	statusKey = "k8s.v1.cni.cncf.io/network-status"
+	confX     = `{"cniVersion": "1.0.0",  "type": "macvlan"}` + "\n"
+)
+
+func TestAgainstAPIServer(t *testing.T) {
+	t.Parallel()
+	cluster := kubetest.StartWith(t, kubetest.Options{RBAC: true})
+	t.Run("reads", func(t *testing.T) { t.Parallel(); testReads(t, cluster) })
+	t.Run("annotation", func(t *testing.T) { t.Parallel(); testAnnotation(t, cluster) })
+	t.Run("events", func(t *testing.T) { t.Parallel(); testEvents(t, cluster) })
+	t.Run("no rights", func(t *testing.T) { t.Parallel(); testNoRights(t, cluster) })
+	t.Run("bad token", func(t *testing.T) { t.Parallel(); testBadToken(t, cluster) })
+	t.Run("unknown resource", func(t *testing.T) { t.Parallel(); testUnknownResource(t, cluster) })
+	t.Run("cache", func(t *testing.T) { t.Parallel(); testCache(t, cluster) })
+}
+
+func testReads(t *testing.T, cluster *kubetest.Cluster) {
+	config, err := Load(Options{Kubeconfig: cluster.Kubeconfig(t), Version: "reads"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := clientOf(t, config)
+	cluster.CreateNamespace(t, "reads")
+	uid := cluster.CreatePod(t, "reads", "p", map[string]string{"k8s.v1.cni.cncf.io/networks": "x"})
+	cluster.CreateNetwork(t, "reads", "x", confX, map[string]string{resourceAnno: "vendor.example/nic"})
+	cluster.CreateNetwork(t, "reads", "bare", "", nil)
+
+	pod, err := c.Pod(t.Context(), plan.Ref{Namespace: "reads", Name: "p"})
+	if err != nil || pod.UID != uid || pod.Annotations["k8s.v1.cni.cncf.io/networks"] != "x" {
+		t.Errorf("Pod = %+v, %v", pod, err)
+	}
+	def, err := c.Network(t.Context(), plan.Ref{Namespace: "reads", Name: "x"})
+	if err != nil || def.Config != confX || def.ResourceName != "vendor.example/nic" {
+		t.Errorf("Network = %+v, %v", def, err)
+	}
+	if def, err = c.Network(t.Context(), plan.Ref{Namespace: "reads", Name: "bare"}); err != nil || def.Config != "" {
+		t.Errorf("Network without spec = %+v, %v", def, err)
+	}
+	_, err = c.Pod(t.Context(), plan.Ref{Namespace: "reads", Name: "none"})
+	checkErr(t, "Pod", err, plan.ErrNotFound, plan.ErrNotFound, plan.ErrUnavailable)
+	_, err = c.Network(t.Context(), plan.Ref{Namespace: "none", Name: "none"})
+	checkErr(t, "Network", err, plan.ErrNotFound, plan.ErrNotFound, plan.ErrUnavailable)
+	if strings.Contains(err.Error(), "CustomResourceDefinition") {
+		t.Errorf("error %q blames the CRD, which is there", err)
+	}
+	for request, n := range cluster.Requests(t, "multus/reads") {
+		if !strings.HasPrefix(request, "GET pods") && !strings.HasPrefix(request, "GET network-attachment-definitions") {
+			t.Errorf("%d unexpected requests %s", n, request)
+		}
+	}
+}
+
+func testAnnotation(t *testing.T, cluster *kubetest.Cluster) {
+	config := cluster.RESTConfig()
+	config.UserAgent = "multus/annotation"
+	c := clientOf(t, config)
+	const ns = "annotation"
+	cluster.CreateNamespace(t, ns)
+	uid := cluster.CreatePod(t, ns, "p", map[string]string{"keep": "me"})
+	for _, pod := range []publish.Pod{{Namespace: ns, Name: "p", UID: uid}, {Namespace: ns, Name: "p"}} {
+		value := fmt.Sprintf("[\n{\"uid\": %q}]", pod.UID)
+		if err := c.SetAnnotation(t.Context(), pod, statusKey, value); err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := cluster.Annotation(t, ns, "p", statusKey); got != value {
+			t.Errorf("annotation = %q, want %q", got, value)
+		}
+	}
+	if got, _ := cluster.Annotation(t, ns, "p", "keep"); got != "me" {
+		t.Errorf("another annotation became %q", got)
+	}
+	if got := cluster.Requests(t, "multus/annotation"); len(got) != 1 || got["PATCH pods/status"] != 2 {
+		t.Errorf("requests for two annotations: %v", got)
+	}
+
+	// A 422 that is not about the UID is no sign that the pod is gone.
+	err := c.SetAnnotation(t.Context(), publish.Pod{Namespace: ns, Name: "p", UID: uid}, statusKey, strings.Repeat("x", 300<<10))
+	checkErr(t, "SetAnnotation of 300 KiB", err, nil, publish.ErrGone, publish.ErrRetry)
+
+	cluster.DeletePod(t, ns, "p")
+	err = c.SetAnnotation(t.Context(), publish.Pod{Namespace: ns, Name: "p", UID: uid}, statusKey, "x")
+	checkErr(t, "SetAnnotation of a deleted pod", err, publish.ErrGone, publish.ErrGone, publish.ErrRetry)
+
+	// A StatefulSet makes a pod of the same name.
+	cluster.CreatePod(t, ns, "p", nil)
+	err = c.SetAnnotation(t.Context(), publish.Pod{Namespace: ns, Name: "p", UID: uid}, statusKey, "x")
+	checkErr(t, "SetAnnotation of a replaced pod", err, publish.ErrGone, publish.ErrGone, publish.ErrRetry)
+	if code(err) != 422 {
+		t.Errorf("the API server answers a different UID with %d, not 422: %v", code(err), err)
+	}
+	if got, ok := cluster.Annotation(t, ns, "p", statusKey); ok {
+		t.Errorf("the new pod got the status %q of the old one", got)
+	}
+}
+
+func testEvents(t *testing.T, cluster *kubetest.Cluster) {
+	c := clientOf(t, cluster.RESTConfig())
+	const ns = "events"
+	cluster.CreateNamespace(t, ns)
+	long := strings.Repeat("p", 253)
+	for _, name := range []string{"p", long} {
+		uid := cluster.CreatePod(t, ns, name, nil)
+		for range 2 {
+			event := publish.Event{Type: publish.Warning, Reason: "NoNetworkFound", Message: strings.Repeat("m", 5000)}
+			if err := c.Emit(t.Context(), publish.Pod{Namespace: ns, Name: name, UID: uid}, event); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got := cluster.Events(t, ns, name)
+		if len(got) != 2 {
+			t.Fatalf("%d events, want 2", len(got))
+		}
+		e := got[0]
+		if e.Source.Component != "multus" || e.Count != 1 || string(e.InvolvedObject.UID) != uid || e.Reason != "NoNetworkFound" ||
+			e.Type != "Warning" || e.FirstTimestamp.IsZero() || len(e.Message) != maxEventMessage {
+			t.Errorf("event = %+v", e)
+		}
+	}
+	err := c.Emit(t.Context(), publish.Pod{Namespace: "none", Name: "p"}, publish.Event{Type: publish.Normal, Reason: "R"})
+	checkErr(t, "Emit into no namespace", err, publish.ErrGone, publish.ErrGone, publish.ErrRetry)
+}
+
+func testNoRights(t *testing.T, cluster *kubetest.Cluster) {
+	cluster.CreateNamespace(t, "rights")
+	token := cluster.ServiceAccountToken(t, "rights", "nobody")
+	config, err := Load(Options{Kubeconfig: cluster.KubeconfigFor(t, cluster.Addr(), token)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := clientOf(t, config)
+	pod := publish.Pod{Namespace: "rights", Name: "p"}
+	_, podErr := c.Pod(t.Context(), plan.Ref{Namespace: "rights", Name: "p"})
+	_, netErr := c.Network(t.Context(), plan.Ref{Namespace: "rights", Name: "p"})
+	for want, err := range map[string]error{
+		`verb "get" on resource "pods"`:                           podErr,
+		`verb "get" on resource "network-attachment-definitions"`: netErr,
+		`verb "patch" on resource "pods/status"`:                  c.SetAnnotation(t.Context(), pod, "k", "v"),
+		`verb "create" on resource "events"`:                      c.Emit(t.Context(), pod, publish.Event{Reason: "R"}),
+	} {
+		var forbidden *ForbiddenError
+		if !errors.As(err, &forbidden) || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v is not about %s", err, want)
+		}
+	}
+}
+
+func testBadToken(t *testing.T, cluster *kubetest.Cluster) {
+	config := cluster.RESTConfig()
+	config.BearerToken = "expired"
+	c := clientOf(t, config)
+	_, err := c.Pod(t.Context(), aRef)
+	checkErr(t, "Pod", err, plan.ErrUnavailable, plan.ErrUnavailable, plan.ErrNotFound)
+	checkErr(t, "Emit", c.Emit(t.Context(), aPod, publish.Event{}), publish.ErrRetry, publish.ErrRetry, publish.ErrGone)
+}
+
+// testUnknownResource asks for a resource that no CRD defines, as for definitions before the CRD is there.
+func testUnknownResource(t *testing.T, cluster *kubetest.Cluster) {
+	c := clientOf(t, cluster.RESTConfig())
+	missing := nadTarget(aRef)
+	missing.resource = "unheard-of"
+	_, err := c.lookup(t.Context(), c.nads, missing, "application/json")
+	checkErr(t, "lookup", err, plan.ErrNotFound, plan.ErrNotFound)
+	if !strings.Contains(err.Error(), "CustomResourceDefinition") {
+		t.Errorf("error %q does not name the CRD", err)
+	}
+}
+
+// run makes and starts a cache.
+func run(tb testing.TB, config *rest.Config) *Cache {
+	tb.Helper()
+	c := NewCache(clientOf(tb, config), discard())
+	start(tb, c)
+	return c
+}
+
+func testCache(t *testing.T, cluster *kubetest.Cluster) {
+	const ns = "cached"
+	cluster.CreateNamespace(t, ns)
+	cluster.CreateNetwork(t, ns, "x", confX, map[string]string{resourceAnno: "r", "other": strings.Repeat("o", 1000)})
+	config := cluster.RESTConfig()
+	config.UserAgent = "multus/cache"
+	c := run(t, config)
+	eventually(t, "sync", c.Synced)
+	x := plan.Ref{Namespace: ns, Name: "x"}
+	for range 3 {
+		if def, err := c.Network(t.Context(), x); err != nil || def.Config != confX || def.ResourceName != "r" || def.Ref != x {
+			t.Errorf("Network = %+v, %v", def, err)
+		}
+	}
+	if got := cluster.Requests(t, "multus/cache"); got["WATCH network-attachment-definitions"] != 1 || len(got) != 1 {
+		t.Errorf("requests: %v, want one WATCH and nothing else", got)
+	}
+	for i := range 20 {
+		ref := plan.Ref{Namespace: ns, Name: fmt.Sprintf("new-%d", i)}
+		cluster.CreateNetwork(t, ns, ref.Name, confX, nil)
+		if _, err := c.Network(t.Context(), ref); err != nil { // behaviour.md B9
+			t.Errorf("a definition made a moment ago: %v", err)
+		}
+	}
+	_, err := c.Network(t.Context(), plan.Ref{Namespace: ns, Name: "none"})
+	checkErr(t, "Network", err, plan.ErrNotFound, plan.ErrNotFound, plan.ErrUnavailable)
+	cluster.DeleteNetwork(t, ns, "x")
+	eventually(t, "deletion is seen", func() bool {
+		_, err := c.Network(t.Context(), x)
+		return errors.Is(err, plan.ErrNotFound)
+	})
+}
+
+// TestCacheSurvivesOutage is the second row of "what happens when something is missing" for annotated pods.
+func TestCacheSurvivesOutage(t *testing.T) {
+	t.Parallel()
+	cluster := kubetest.Start(t)
+	proxy := cluster.Proxy(t)
+	cluster.CreateNetwork(t, "default", "x", confX, nil)
+	cluster.CreateNetwork(t, "default", "y", confX, nil)
+	config, err := Load(Options{Kubeconfig: proxy.Kubeconfig(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, y := plan.Ref{Namespace: "default", Name: "x"}, plan.Ref{Namespace: "default", Name: "y"}
+	c := run(t, config)
+	eventually(t, "sync", c.Synced)
+	proxy.Down()
+	eventually(t, "the watch breaks", func() bool {
+		c.mu.RLock()
+		defer c.mu.RUnlock()
+		return !c.well()
+	})
+	if def, err := c.Network(t.Context(), x); err != nil || def.Config != confX {
+		t.Errorf("API server away, known definition: %+v, %v", def, err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	_, err = c.Network(ctx, plan.Ref{Namespace: "default", Name: "never-seen"})
+	checkErr(t, "API server away, unknown definition", err, plan.ErrUnavailable, plan.ErrUnavailable, plan.ErrNotFound)
+
+	// What has changed meanwhile is right as soon as the server is back, whatever the watch waits for.
+	cluster.DeleteNetwork(t, "default", "y")
+	proxy.Up()
+	c.mu.Lock()
+	c.askAgain = time.Time{}
+	c.mu.Unlock()
+	_, err = c.Network(t.Context(), y)
+	checkErr(t, "definition deleted during the outage", err, plan.ErrNotFound, plan.ErrNotFound)
+	eventually(t, "the watch is well again", func() bool {
+		c.mu.RLock()
+		defer c.mu.RUnlock()
+		return c.well()
+	})
+	eventually(t, "y is forgotten", func() bool { return c.Len() == 1 })
+}

@@ -1,0 +1,51 @@
+package kube
+
+import (
+	"context"
+	"encoding/pem"
+	"io"
+	"log"
+	"log/slog"
+	"net/http/httptest"
+	"sync"
+	"testing"
+	"time"
+)
+
+func pemOf(s *httptest.Server) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})
+}
+
+func quiet() *log.Logger { return log.New(io.Discard, "", 0) }
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+// eventually waits for a condition of something that runs by itself.
+func eventually(tb testing.TB, what string, condition func() bool) {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(tb.Context()), patience)
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !condition() {
+		select {
+		case <-ctx.Done():
+			tb.Fatalf("%s: not within %v", what, patience)
+		case <-tick.C:
+		}
+	}
+}
+
+// start runs a cache and returns what ends it, at the end of the test at the latest.
+func start(tb testing.TB, c *Cache) (stop func()) {
+	tb.Helper()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context()))
+	var wg sync.WaitGroup
+	wg.Go(func() { c.Run(ctx) })
+	stop = func() {
+		cancel()
+		wg.Wait()
+	}
+	tb.Cleanup(stop)
+	return stop
+}

@@ -1,0 +1,67 @@
+package podresources
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+)
+
+// maxCheckpoint bounds what is read of the checkpoint file. A node with thousands of devices has a few MiB.
+const maxCheckpoint = 64 << 20
+
+// checkpoint is the part of the kubelet's device manager checkpoint that is used. The checksum is not verified: it
+// is over a Go representation of the kubelet's types, which changes (behaviour.md H3).
+type checkpoint struct {
+	Data struct {
+		PodDeviceEntries []struct {
+			PodUID       string
+			ResourceName string
+			DeviceIDs    map[string][]string // by NUMA node
+		}
+	}
+}
+
+func fromCheckpoint(path, uid string) (map[string][]string, error) {
+	if uid == "" {
+		return nil, fmt.Errorf("read %s: entries are found by the UID of the pod, and it is not known", path)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // only read from
+	data, err := io.ReadAll(io.LimitReader(f, maxCheckpoint+1))
+	if err == nil && len(data) > maxCheckpoint {
+		err = fmt.Errorf("larger than %d MiB", maxCheckpoint>>20)
+	}
+	var devices map[string][]string
+	if err == nil {
+		devices, err = parseCheckpoint(data, uid)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read checkpoint %s: %w; %s", path, err, nextStep)
+	}
+	return devices, nil
+}
+
+func parseCheckpoint(data []byte, uid string) (map[string][]string, error) {
+	var c checkpoint
+	if len(data) == 0 {
+		return nil, errors.New("the file is empty")
+	}
+	if err := json.Unmarshal(data, &c); err != nil {
+		return nil, err
+	}
+	devices := map[string][]string{}
+	for _, entry := range c.Data.PodDeviceEntries {
+		if entry.PodUID != uid {
+			continue
+		}
+		for _, ids := range entry.DeviceIDs {
+			devices[entry.ResourceName] = append(devices[entry.ResourceName], ids...)
+		}
+	}
+	return devices, nil
+}

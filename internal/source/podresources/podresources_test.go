@@ -1,0 +1,337 @@
+package podresources
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	podresourcesv1 "k8s.io/kubelet/pkg/apis/podresources/v1"
+
+	"multus/internal/engine/plan"
+)
+
+var web = plan.Ref{Namespace: "team-a", Name: "web-0"}
+
+// kubelet is a server of the podresources API.
+type kubelet struct {
+	podresourcesv1.UnimplementedPodResourcesListerServer
+	answer func(call int) (*podresourcesv1.ListPodResourcesResponse, error)
+	calls  atomic.Int32
+}
+
+func (k *kubelet) List(context.Context, *podresourcesv1.ListPodResourcesRequest) (*podresourcesv1.ListPodResourcesResponse, error) {
+	return k.answer(int(k.calls.Add(1)))
+}
+
+// newRoot makes an empty kubelet root with a name short enough for a socket path.
+func newRoot(tb testing.TB) string {
+	tb.Helper()
+	root, err := os.MkdirTemp("", "kubelet")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = os.RemoveAll(root) })
+	for _, file := range []string{socketFile, checkpointFile} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(root, file)), 0o700); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	return root
+}
+
+func serve(tb testing.TB, root string, k podresourcesv1.PodResourcesListerServer) {
+	tb.Helper()
+	l, err := net.Listen("unix", filepath.Join(root, socketFile))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	s := grpc.NewServer(grpc.MaxSendMsgSize(64 << 20))
+	if k != nil {
+		podresourcesv1.RegisterPodResourcesListerServer(s, k)
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(l) }()
+	tb.Cleanup(func() {
+		s.Stop()
+		<-done
+	})
+}
+
+func writeCheckpoint(tb testing.TB, root, content string) {
+	tb.Helper()
+	if err := os.WriteFile(filepath.Join(root, checkpointFile), []byte(content), 0o600); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+func podOf(ref plan.Ref, devices ...*podresourcesv1.ContainerDevices) *podresourcesv1.PodResources {
+	p := &podresourcesv1.PodResources{Namespace: ref.Namespace, Name: ref.Name}
+	for _, d := range devices { // one container each
+		p.Containers = append(p.Containers, &podresourcesv1.ContainerResources{Devices: []*podresourcesv1.ContainerDevices{d}})
+	}
+	return p
+}
+
+func devicesOf(resource string, ids ...string) *podresourcesv1.ContainerDevices {
+	return &podresourcesv1.ContainerDevices{ResourceName: resource, DeviceIds: ids}
+}
+
+func TestSocket(t *testing.T) {
+	t.Parallel()
+	root := newRoot(t)
+	serve(t, root, &kubelet{answer: func(int) (*podresourcesv1.ListPodResourcesResponse, error) {
+		return &podresourcesv1.ListPodResourcesResponse{PodResources: []*podresourcesv1.PodResources{
+			podOf(plan.Ref{Namespace: "team-b", Name: "web-0"}, devicesOf("r", "other namespace")),
+			podOf(plan.Ref{Namespace: "team-a", Name: "web-00"}, devicesOf("r", "other name")),
+			podOf(web, devicesOf("r", "0000:03:02.1", "0000:03:02.0"), devicesOf("s", "b"), devicesOf("r", "0000:03:01.7", "0000:03:02.0")),
+			podOf(plan.Ref{Namespace: "team-a", Name: "plain"}),
+		}}, nil
+	}})
+	// The socket is used exclusively (behaviour.md H2).
+	writeCheckpoint(t, root, `{"Data":{"PodDeviceEntries":[{"PodUID":"u","ResourceName":"r","DeviceIDs":{"0":["from the checkpoint"]}}]}}`)
+	tests := []struct {
+		pod  plan.Ref
+		want map[string][]string
+	}{
+		{web, map[string][]string{"r": {"0000:03:01.7", "0000:03:02.0", "0000:03:02.1"}, "s": {"b"}}},
+		{plan.Ref{Namespace: "team-a", Name: "plain"}, map[string][]string{}},
+		{plan.Ref{Namespace: "team-a", Name: "none"}, map[string][]string{}},
+	}
+	for _, tt := range tests {
+		got, err := New(Options{Root: root}).Devices(t.Context(), tt.pod, "u")
+		if err != nil || !reflect.DeepEqual(got, tt.want) {
+			t.Errorf("Devices(%s) = %v, %v, want %v", tt.pod, got, err, tt.want)
+		}
+	}
+}
+
+// TestSocketLargeAnswer is a node whose list is over gRPC's own limit of 4 MiB.
+func TestSocketLargeAnswer(t *testing.T) {
+	t.Parallel()
+	for size, ok := range map[int]bool{8 << 20: true, 17 << 20: false} {
+		root := newRoot(t)
+		serve(t, root, &kubelet{answer: func(int) (*podresourcesv1.ListPodResourcesResponse, error) {
+			big := podOf(plan.Ref{Name: "big"}, devicesOf("r", strings.Repeat("x", size)))
+			return &podresourcesv1.ListPodResourcesResponse{PodResources: []*podresourcesv1.PodResources{big, podOf(web, devicesOf("r", "a"))}}, nil
+		}})
+		got, err := New(Options{Root: root}).Devices(t.Context(), web, "")
+		if ok != (err == nil) || ok && len(got["r"]) != 1 {
+			t.Errorf("%d MiB: %v, %v", size>>20, got, err)
+		}
+	}
+}
+
+// TestSocketBurst: the kubelet refuses bursts instead of making them wait.
+func TestSocketBurst(t *testing.T) {
+	t.Parallel()
+	root := newRoot(t)
+	serve(t, root, &kubelet{answer: func(call int) (*podresourcesv1.ListPodResourcesResponse, error) {
+		if call < listAttempts {
+			return nil, status.Error(codes.ResourceExhausted, "rejected by rate limit")
+		}
+		return &podresourcesv1.ListPodResourcesResponse{PodResources: []*podresourcesv1.PodResources{podOf(web, devicesOf("r", "a"))}}, nil
+	}})
+	if got, err := New(Options{Root: root}).Devices(t.Context(), web, ""); err != nil || len(got["r"]) != 1 {
+		t.Errorf("Devices = %v, %v", got, err)
+	}
+}
+
+// TestSocketOfStartingKubelet: a kubelet that restarts breaks the connection, and its successor replaces the socket.
+func TestSocketOfStartingKubelet(t *testing.T) {
+	t.Parallel()
+	root := newRoot(t)
+	dying, err := net.Listen("unix", filepath.Join(root, socketFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	result := make(chan error, 1)
+	go func() {
+		_, err := New(Options{Root: root}).Devices(t.Context(), web, "")
+		result <- err
+	}()
+	conn, err := dying.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = dying.Close() // removes the file: from now on the socket is missing
+	_ = conn.Close()
+	serve(t, root, &kubelet{answer: func(int) (*podresourcesv1.ListPodResourcesResponse, error) {
+		return &podresourcesv1.ListPodResourcesResponse{}, nil
+	}})
+	if err := <-result; err != nil {
+		t.Error(err)
+	}
+}
+
+// stale leaves a socket file nobody listens on.
+func stale(tb testing.TB, root string) {
+	tb.Helper()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(root, socketFile)})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	_ = l.Close()
+}
+
+func TestSocketErrors(t *testing.T) {
+	t.Parallel()
+	failing := func(code codes.Code) func(*testing.T, string) {
+		return func(t *testing.T, root string) {
+			serve(t, root, &kubelet{answer: func(int) (*podresourcesv1.ListPodResourcesResponse, error) { return nil, status.Error(code, "m") }})
+		}
+	}
+	tests := []struct {
+		name      string
+		start     func(t *testing.T, root string)
+		available bool
+		want      string
+	}{
+		{"nobody listens", func(t *testing.T, root string) { stale(t, root) }, false, nextStep},
+		{"internal", failing(codes.Internal), true, nextStep},
+		{"unavailable", failing(codes.Unavailable), false, nextStep},
+		{"always over the limit", failing(codes.ResourceExhausted), false, nextStep},
+		{"another service", func(t *testing.T, root string) { serve(t, root, nil) }, true, "too old"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			root := newRoot(t)
+			tt.start(t, root)
+			// No fall-back on the checkpoint (behaviour.md H6).
+			writeCheckpoint(t, root, `{"Data":{"PodDeviceEntries":[]}}`)
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			defer cancel()
+			_, err := New(Options{Root: root}).Devices(ctx, web, "u")
+			if err == nil {
+				t.Fatal("no error")
+			}
+			if errors.Is(err, plan.ErrUnavailable) == tt.available {
+				t.Errorf("errors.Is(%q, ErrUnavailable) = %v", err, !tt.available)
+			}
+			for _, part := range []string{filepath.Join(root, socketFile), "team-a/web-0", tt.want} {
+				if !strings.Contains(err.Error(), part) {
+					t.Errorf("error %q does not contain %q", err, part)
+				}
+			}
+		})
+	}
+}
+
+// entry is written as the kubelet writes it, with the keys that are not used.
+func entry(uid, container, resource, ids string) string {
+	return fmt.Sprintf(`{"PodUID":%q,"ContainerName":%q,"ResourceName":%q,"DeviceIDs":%s,"AllocResp":"EgA="}`, uid, container, resource, ids)
+}
+
+func TestCheckpoint(t *testing.T) {
+	t.Parallel()
+	file := func(entries ...string) string {
+		return `{"Data":{"PodDeviceEntries":[` + strings.Join(entries, ",") + `],"RegisteredDevices":{"r":["a"]}},"Checksum":1}`
+	}
+	tests := []struct {
+		name, content string
+		want          map[string][]string
+		err           string
+	}{
+		{"none", file(), map[string][]string{}, ""},
+		{"null entries", `{"Data":{"PodDeviceEntries":null,"RegisteredDevices":{}},"Checksum":0}`, map[string][]string{}, ""},
+		{"another pod's", file(entry("v", "c", "r", `{"0":["a"]}`)), map[string][]string{}, ""},
+		{"sorted over NUMA nodes (H4)", file(entry("u", "c", "r", `{"1":["0000:03:02.1"],"0":["0000:03:02.3"],"-1":["0000:03:02.0"]}`)), map[string][]string{"r": {"0000:03:02.0", "0000:03:02.1", "0000:03:02.3"}}, ""},
+		{"containers and resources", file(entry("u", "c", "r", `{"0":["b"]}`), entry("v", "c", "r", `{"0":["x"]}`), entry("u", "d", "r", `{"0":["a"]}`), entry("u", "d", "s", `{"0":["1"]}`)), map[string][]string{"r": {"a", "b"}, "s": {"1"}}, ""},
+		{"a device of two NUMA nodes once", file(entry("u", "c", "r", `{"0":["a"],"1":["a"]}`)), map[string][]string{"r": {"a"}}, ""},
+		{"empty file", "", nil, "empty"},
+		{"cut", file(entry("u", "c", "r", `{"0":["a"]}`))[:60], nil, "unexpected end"},
+		{"other shape", `{"Data":{"PodDeviceEntries":[{"PodUID":"u","DeviceIDs":["a"]}]}}`, nil, "DeviceIDs"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			root := newRoot(t)
+			writeCheckpoint(t, root, tt.content)
+			got, err := New(Options{Root: root}).Devices(t.Context(), web, "u")
+			if tt.err != "" {
+				for _, part := range []string{tt.err, filepath.Join(root, checkpointFile), nextStep} {
+					if err == nil || !strings.Contains(err.Error(), part) {
+						t.Errorf("error %v does not contain %q", err, part)
+					}
+				}
+				return
+			}
+			if err != nil || !reflect.DeepEqual(got, tt.want) {
+				t.Errorf("Devices = %v, %v, want %v", got, err, tt.want)
+			}
+		})
+	}
+}
+
+func TestCheckpointNeedsUID(t *testing.T) {
+	t.Parallel()
+	root := newRoot(t)
+	writeCheckpoint(t, root, `{"Data":{"PodDeviceEntries":[{"ResourceName":"r","DeviceIDs":{"0":["a"]}}]}}`)
+	if got, err := New(Options{Root: root}).Devices(t.Context(), web, ""); err == nil || !strings.Contains(err.Error(), "UID") {
+		t.Errorf("Devices = %v, %v", got, err)
+	}
+}
+
+func TestNoKubelet(t *testing.T) {
+	t.Parallel()
+	_, err := New(Options{Root: "/nonexistent"}).Devices(t.Context(), web, "u")
+	for _, part := range []string{"/nonexistent/" + socketFile, "/nonexistent/" + checkpointFile, nextStep} {
+		if err == nil || !strings.Contains(err.Error(), part) {
+			t.Errorf("error %v does not contain %q", err, part)
+		}
+	}
+	if k := New(Options{}); k.root != "/var/lib/kubelet" {
+		t.Errorf("default root is %q", k.root)
+	}
+}
+
+// FuzzCheckpoint: whatever the file holds, there is an answer or an error, and only the pod's own devices.
+func FuzzCheckpoint(f *testing.F) {
+	f.Add([]byte(`{"Data":{"PodDeviceEntries":[`+entry("u", "c", "r", `{"0":["b","a"],"1":["a"]}`)+`],"RegisteredDevices":{}},"Checksum":1}`), "u")
+	f.Add([]byte(`{"Data":{"PodDeviceEntries":null}}`), "u")
+	f.Add([]byte(`{"Data":[]}`), "")
+	f.Add([]byte(`{"data":{"podDeviceEntries":[{"podUID":"u","resourceName":"","deviceIDs":{"":[]}}]}}`), "u")
+	f.Fuzz(func(t *testing.T, data []byte, uid string) {
+		devices, err := parseCheckpoint(data, uid)
+		if err != nil {
+			if devices != nil {
+				t.Errorf("both devices and the error %v", err)
+			}
+			return
+		}
+		var c checkpoint
+		if err := json.Unmarshal(data, &c); err != nil {
+			t.Fatal(err)
+		}
+		have := map[string]bool{}
+		for _, e := range c.Data.PodDeviceEntries {
+			if e.PodUID == uid {
+				for ids := range maps.Values(e.DeviceIDs) {
+					for _, id := range ids {
+						have[e.ResourceName+"\x00"+id] = true
+					}
+				}
+			}
+		}
+		for name, ids := range devices {
+			if slices.ContainsFunc(ids, func(id string) bool { return !have[name+"\x00"+id] }) {
+				t.Errorf("%s: %v has a device of another pod", name, ids)
+			}
+		}
+	})
+}

@@ -1,0 +1,21 @@
+package e2e
+
+import (
+	"testing"
+	"time"
+)
+
+// patience is how long something that happens by itself may take.
+const patience = 30 * time.Second
+
+func (s *site) eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(patience); time.Now().Before(end); <-tick.C {
+		if ok() {
+			return
+		}
+	}
+	t.Fatalf("%s: not within %s\n%s", what, patience, s.DaemonLog())
+}

@@ -1,0 +1,45 @@
+// Package e2e shows the main job on real parts: a real API server, real CNI plugins, real network
+// namespaces, libcni as the runtime, thin and thick.
+package e2e
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"testing"
+
+	"multus/test/kubetest"
+	"multus/test/node"
+)
+
+var cluster *kubetest.Cluster
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	flag.Parse() // kubetest asks for -short
+	dir, err := os.MkdirTemp("", "multus-e2e-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	defer node.Cleanup()
+	c, stop, err := kubetest.StartFor(dir)
+	if err == nil {
+		defer stop()
+		cluster = c
+	} else {
+		fmt.Fprintln(os.Stderr, "no API server:", err)
+	}
+	return m.Run()
+}
+
+// server returns the API server, or skips.
+func server(t *testing.T) *kubetest.Cluster {
+	t.Helper()
+	if cluster == nil {
+		t.Skip("no API server: run make tools")
+	}
+	return cluster
+}

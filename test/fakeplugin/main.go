@@ -1,0 +1,110 @@
+// fakeplugin is a CNI plugin for tests: it appends a line of JSON for each call to a log, and does as the
+// "fake" object of its configuration says. It is installed under any name; the name is part of the record.
+// Unlike the reference plugins it needs no kernel feature, and can fail, hang and crash on demand.
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+)
+
+// behaviour is the "fake" object.
+type behaviour struct {
+	// Log is the file that calls are appended to.
+	Log string `json:"log"`
+	// Result is printed on ADD; "{ifname}" and "{netns}" in it are replaced. Empty prints nothing.
+	Result json.RawMessage `json:"result"`
+	// Fail maps a verb to the error that it returns.
+	Fail map[string]*types.Error `json:"fail"`
+	// Sleep maps a verb to a duration that it takes.
+	Sleep map[string]string `json:"sleep"`
+	// Crash lists verbs at which the plugin kills itself.
+	Crash []string `json:"crash"`
+}
+
+// Call is one line of the log.
+type Call struct {
+	Plugin  string            `json:"plugin"`
+	Command string            `json:"command"`
+	Env     map[string]string `json:"env"`
+	Stdin   json.RawMessage   `json:"stdin"`
+}
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func run() error {
+	verb := os.Getenv("CNI_COMMAND")
+	if verb == "VERSION" {
+		fmt.Println(`{"cniVersion":"1.1.0","supportedVersions":["0.3.1","0.4.0","1.0.0","1.1.0"]}`)
+		return nil
+	}
+	stdin, err := io.ReadAll(os.Stdin)
+	if err != nil {
+		return err
+	}
+	var conf struct {
+		Fake behaviour `json:"fake"`
+	}
+	if err := json.Unmarshal(stdin, &conf); err != nil {
+		return err
+	}
+	if err := record(conf.Fake.Log, verb, stdin); err != nil {
+		return err
+	}
+	return conf.Fake.act(verb)
+}
+
+func record(path, verb string, stdin []byte) error {
+	if path == "" {
+		return nil
+	}
+	call := Call{Plugin: filepath.Base(os.Args[0]), Command: verb, Env: map[string]string{}, Stdin: stdin}
+	for _, kv := range os.Environ() {
+		if k, v, ok := strings.Cut(kv, "="); ok && strings.HasPrefix(k, "CNI_") {
+			call.Env[k] = v
+		}
+	}
+	b, err := json.Marshal(call)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = f.Write(append(b, '\n')) // one write: lines of parallel calls do not mix
+	return err
+}
+
+func (b *behaviour) act(verb string) error {
+	if d, err := time.ParseDuration(b.Sleep[verb]); err == nil {
+		time.Sleep(d)
+	}
+	for _, v := range b.Crash {
+		if v == verb {
+			return syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		}
+	}
+	if e := b.Fail[verb]; e != nil {
+		_ = e.Print()
+		os.Exit(1)
+	}
+	if verb == "ADD" && len(b.Result) > 0 {
+		fmt.Println(strings.NewReplacer("{ifname}", os.Getenv("CNI_IFNAME"), "{netns}", os.Getenv("CNI_NETNS")).Replace(string(b.Result)))
+	}
+	return nil
+}

@@ -1,0 +1,423 @@
+// Package node is a Kubernetes node for tests, without a kubelet: a network namespace with the project's
+// binaries, real CNI plugins, a daemon, and libcni as the container runtime. It asserts nothing. Only tests
+// import it.
+package node
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/types"
+	current "github.com/containernetworking/cni/pkg/types/100"
+
+	"multus/test/testnet"
+)
+
+// Kind is the deployment under test.
+type Kind string
+
+// The two deployments.
+const (
+	Thin  Kind = "thin"
+	Thick Kind = "thick"
+)
+
+// Kinds are both, for tests that hold for either.
+var Kinds = []Kind{Thin, Thick}
+
+// startLimit bounds the start of a daemon, opLimit one CNI operation.
+const (
+	startLimit = 20 * time.Second
+	opLimit    = 60 * time.Second
+)
+
+// Options of a node.
+type Options struct {
+	Kind Kind
+	// Kubeconfig of the API server; or a directory of YAML files instead.
+	Kubeconfig  string
+	NetworksDir string
+	// Conf lies over the CNI configuration of the plugin; a nil value removes a key.
+	Conf map[string]any
+	// Primary is the cluster network's configuration, a JSON text; empty for Bridge("10.244.0.0/24").
+	Primary string
+}
+
+// Node is one node. Its directory holds everything: binaries, configuration, state, the daemon's log.
+type Node struct {
+	*testnet.NS
+	Dir  string
+	opts Options
+	// BinDirs are searched for plugins: the project's, the reference plugins', the fake's.
+	BinDirs []string
+
+	daemon *exec.Cmd
+	exited chan error
+}
+
+// Root is the project's directory.
+func Root(tb testing.TB) string {
+	tb.Helper()
+	dir, err := os.Getwd()
+	for err == nil {
+		if _, serr := os.Stat(filepath.Join(dir, "go.mod")); serr == nil {
+			return dir
+		}
+		if dir == "/" {
+			break
+		}
+		dir = filepath.Dir(dir)
+	}
+	tb.Fatalf("find the project's directory: %v", err)
+	return ""
+}
+
+var build = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "multus-test-bin-")
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-ldflags", "-s -w", "-o", dir+"/", "multus/cmd/...", "multus/test/fakeplugin")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build the binaries: %w: %s", err, out)
+	}
+	return dir, nil
+})
+
+// Binaries returns the directory of the project's binaries, as they are built now. Cleanup removes it; call
+// that from TestMain.
+func Binaries(tb testing.TB) string {
+	tb.Helper()
+	dir, err := build()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return dir
+}
+
+// Cleanup removes what Binaries built.
+func Cleanup() {
+	if dir, err := build(); err == nil {
+		_ = os.RemoveAll(dir)
+	}
+}
+
+// New makes a node; a thick one's daemon is started. It skips where there is no root or no reference
+// plugins.
+func New(tb testing.TB, o Options) *Node {
+	tb.Helper()
+	testnet.RequireRoot(tb)
+	reference := filepath.Join(Root(tb), "bin", "cni")
+	if _, err := os.Stat(filepath.Join(reference, "bridge")); err != nil {
+		tb.Skipf("no reference plugins in bin/cni: run make tools")
+	}
+	n := &Node{NS: testnet.New(tb), Dir: tb.TempDir(), opts: o}
+	n.BinDirs = []string{Binaries(tb), reference, filepath.Join(n.Dir, "plugins")}
+	for _, d := range []string{"net.d", "conf.d", "plugins", "run"} {
+		must(tb, os.MkdirAll(filepath.Join(n.Dir, d), 0o755))
+	}
+	if o.Primary == "" {
+		o.Primary = n.Bridge("10.244.0.0/24")
+	}
+	must(tb, os.WriteFile(filepath.Join(n.Dir, "net.d", "10-primary.conflist"), []byte(o.Primary), 0o644))
+	if o.Kind == Thick {
+		n.StartDaemon(tb)
+	}
+	return n
+}
+
+// Bridge is a cluster network as most clusters have it, with real plugins: bridge, host-local, portmap.
+func (n *Node) Bridge(subnet string) string {
+	return fmt.Sprintf(`{"cniVersion":"1.0.0","name":"cluster","plugins":[
+		{"type":"bridge","bridge":"cni0","isGateway":true,"ipam":{"type":"host-local","dataDir":%q,
+		 "ranges":[[{"subnet":%q}]],"routes":[{"dst":"0.0.0.0/0"}]}},
+		{"type":"portmap","capabilities":{"portMappings":true}}]}`, n.Reservations(), subnet)
+}
+
+// Reservations is host-local's directory.
+func (n *Node) Reservations() string { return filepath.Join(n.Dir, "ipam") }
+
+// State is the ledger's directory.
+func (n *Node) State() string { return filepath.Join(n.Dir, "state") }
+
+// SocketDir is the daemon's.
+func (n *Node) SocketDir() string { return filepath.Join(n.Dir, "run") }
+
+// Conf is the CNI configuration that the runtime loads. Generated returns that of the daemon instead.
+func (n *Node) Conf() []byte {
+	conf := map[string]any{
+		"cniVersion": "1.0.0", "name": "multus-cni-network", "type": "multus", "kubeconfig": n.opts.Kubeconfig, "networksDir": n.opts.NetworksDir,
+		"clusterNetwork": filepath.Join(n.Dir, "net.d", "10-primary.conflist"), "confDir": filepath.Join(n.Dir, "conf.d"),
+		"cniDir": n.State(), "binDir": n.BinDirs[1], "capabilities": map[string]bool{"io.kubernetes.cri.pod-annotations": true, "portMappings": true},
+		"logLevel": "debug", "logToStderr": false, "logFile": filepath.Join(n.Dir, "plugin.log"),
+	}
+	if n.opts.Kind == Thick {
+		conf["type"] = "multus-shim"
+		conf["daemonSocketDir"] = n.SocketDir()
+		delete(conf, "kubeconfig")
+	}
+	for k, v := range n.opts.Conf {
+		if v == nil {
+			delete(conf, k)
+		} else {
+			conf[k] = v
+		}
+	}
+	b, _ := json.Marshal(conf) // maps of texts always encode
+	return b
+}
+
+// Generated is the CNI configuration that the daemon wrote.
+func (n *Node) Generated(tb testing.TB) []byte {
+	tb.Helper()
+	path := filepath.Join(n.Dir, "etc", "00-multus.conf")
+	var b []byte
+	var err error
+	for end := time.Now().Add(startLimit); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if b, err = os.ReadFile(path); err == nil {
+			return b
+		}
+	}
+	tb.Fatalf("the daemon wrote no configuration: %v\n%s", err, n.DaemonLog())
+	return nil
+}
+
+// StartDaemon starts multus-daemon and waits until its socket answers; not until it is ready, since the
+// API server may be away on purpose.
+func (n *Node) StartDaemon(tb testing.TB) {
+	tb.Helper()
+	conf := map[string]any{
+		"cniVersion": "1.0.0", "socketDir": n.SocketDir(), "daemonSocketDir": n.SocketDir(), "logLevel": "debug", "logToStderr": true,
+		"multusAutoconfigDir": filepath.Join(n.Dir, "net.d"), "cniConfigDir": filepath.Join(n.Dir, "etc"),
+		"binDir": n.BinDirs[1], "cniDir": n.State(), "confDir": filepath.Join(n.Dir, "conf.d"), "networksDir": n.opts.NetworksDir,
+	}
+	must(tb, os.MkdirAll(filepath.Join(n.Dir, "etc"), 0o755))
+	b, err := json.Marshal(conf)
+	must(tb, err)
+	file := filepath.Join(n.Dir, "daemon-config.json")
+	must(tb, os.WriteFile(file, b, 0o600))
+	log, err := os.OpenFile(filepath.Join(n.Dir, "daemon.log"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	must(tb, err)
+	defer log.Close()
+	args := []string{"run", "--config", file, "--node-name", "node-a"}
+	if n.opts.Kubeconfig != "" {
+		args = append(args, "--kubeconfig", n.opts.Kubeconfig)
+	}
+	cmd := exec.Command(filepath.Join(n.BinDirs[0], "multus-daemon"), args...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	must(tb, cmd.Start())
+	n.daemon, n.exited = cmd, make(chan error, 1)
+	exited := n.exited
+	go func() { exited <- cmd.Wait() }()
+	tb.Cleanup(func() { n.StopDaemon(tb) })
+	for end := time.Now().Add(startLimit); ; time.Sleep(5 * time.Millisecond) {
+		c, err := net.Dial("unix", filepath.Join(n.SocketDir(), "multus.sock"))
+		if err == nil {
+			_ = c.Close()
+			return
+		}
+		if time.Now().After(end) {
+			tb.Fatalf("the daemon does not listen: %v\n%s", err, n.DaemonLog())
+		}
+	}
+}
+
+// StopDaemon kills the daemon and waits for its end.
+func (n *Node) StopDaemon(tb testing.TB) {
+	tb.Helper()
+	if n.daemon == nil {
+		return
+	}
+	_ = n.daemon.Process.Kill()
+	<-n.exited
+	n.daemon = nil
+}
+
+// Signal sends a signal to the daemon.
+func (n *Node) Signal(tb testing.TB, sig syscall.Signal) {
+	tb.Helper()
+	must(tb, n.daemon.Process.Signal(sig))
+}
+
+// DaemonLog is what the daemon has written so far.
+func (n *Node) DaemonLog() string {
+	b, _ := os.ReadFile(filepath.Join(n.Dir, "daemon.log"))
+	return string(b)
+}
+
+// Fake installs the fake plugin under a name and returns the "fake" object for its configuration.
+func (n *Node) Fake(tb testing.TB, name string) map[string]any {
+	tb.Helper()
+	must(tb, os.Link(filepath.Join(n.BinDirs[0], "fakeplugin"), filepath.Join(n.Dir, "plugins", name)))
+	return map[string]any{"log": filepath.Join(n.Dir, "calls.jsonl")}
+}
+
+// Call is one call of a fake plugin.
+type Call struct {
+	Plugin  string            `json:"plugin"`
+	Command string            `json:"command"`
+	Env     map[string]string `json:"env"`
+	Stdin   json.RawMessage   `json:"stdin"`
+}
+
+// Calls are the calls of the fake plugins so far, in their order.
+func (n *Node) Calls(tb testing.TB) []Call {
+	tb.Helper()
+	f, err := os.Open(filepath.Join(n.Dir, "calls.jsonl"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	must(tb, err)
+	defer f.Close()
+	var out []Call
+	sc := bufio.NewScanner(f)
+	sc.Buffer(nil, 1<<20)
+	for sc.Scan() {
+		var c Call
+		must(tb, json.Unmarshal(sc.Bytes(), &c))
+		out = append(out, c)
+	}
+	must(tb, sc.Err())
+	return out
+}
+
+// Pod is a sandbox.
+type Pod struct {
+	*testnet.NS
+	Namespace, Name, UID, ContainerID string
+	// Annotations are passed by the runtime when they are not nil.
+	Annotations map[string]string
+	// Caps are passed beside them.
+	Caps map[string]any
+}
+
+// NewPod makes a sandbox of a pod.
+func (n *Node) NewPod(tb testing.TB, namespace, name, uid string, annotations map[string]string) *Pod {
+	tb.Helper()
+	return &Pod{
+		NS: testnet.New(tb), Namespace: namespace, Name: name, UID: uid,
+		ContainerID: fmt.Sprintf("%s-%d", name, time.Now().UnixNano()), Annotations: annotations,
+	}
+}
+
+// Add attaches a pod as the runtime does, with the configuration conf (Conf or Generated).
+func (n *Node) Add(tb testing.TB, conf []byte, p *Pod) (*current.Result, error) {
+	tb.Helper()
+	var res types.Result
+	err := n.op(tb, conf, p, func(ctx context.Context, c *libcni.CNIConfig, l *libcni.NetworkConfigList, rt *libcni.RuntimeConf) error {
+		var err error
+		res, err = c.AddNetworkList(ctx, l, rt)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return current.NewResultFromResult(res)
+}
+
+// Del detaches a pod.
+func (n *Node) Del(tb testing.TB, conf []byte, p *Pod) error {
+	tb.Helper()
+	return n.op(tb, conf, p, func(ctx context.Context, c *libcni.CNIConfig, l *libcni.NetworkConfigList, rt *libcni.RuntimeConf) error {
+		return c.DelNetworkList(ctx, l, rt)
+	})
+}
+
+// Check asks whether a pod is attached as it was.
+func (n *Node) Check(tb testing.TB, conf []byte, p *Pod) error {
+	tb.Helper()
+	return n.op(tb, conf, p, func(ctx context.Context, c *libcni.CNIConfig, l *libcni.NetworkConfigList, rt *libcni.RuntimeConf) error {
+		return c.CheckNetworkList(ctx, l, rt)
+	})
+}
+
+// Status asks whether an ADD could work.
+func (n *Node) Status(tb testing.TB, conf []byte) error {
+	tb.Helper()
+	return n.op(tb, conf, &Pod{NS: n.NS}, func(ctx context.Context, c *libcni.CNIConfig, l *libcni.NetworkConfigList, _ *libcni.RuntimeConf) error {
+		return c.GetStatusNetworkList(ctx, l)
+	})
+}
+
+// GC passes the attachments of these pods as the valid ones, to the plugin alone: the runtime's own record
+// is kept out of it.
+func (n *Node) GC(tb testing.TB, conf []byte, valid ...*Pod) error {
+	tb.Helper()
+	args := &libcni.GCArgs{ValidAttachments: []types.GCAttachment{}}
+	for _, p := range valid {
+		args.ValidAttachments = append(args.ValidAttachments, types.GCAttachment{ContainerID: p.ContainerID, IfName: "eth0"})
+	}
+	must(tb, os.RemoveAll(filepath.Join(n.Dir, "runtime")))
+	return n.op(tb, conf, &Pod{NS: n.NS}, func(ctx context.Context, c *libcni.CNIConfig, l *libcni.NetworkConfigList, _ *libcni.RuntimeConf) error {
+		return c.GCNetworkList(ctx, l, args)
+	})
+}
+
+type verb func(context.Context, *libcni.CNIConfig, *libcni.NetworkConfigList, *libcni.RuntimeConf) error
+
+func (n *Node) op(tb testing.TB, conf []byte, p *Pod, do verb) error {
+	tb.Helper()
+	one, err := libcni.NetworkPluginConfFromBytes(conf)
+	must(tb, err)
+	list, err := libcni.ConfListFromConf(one)
+	must(tb, err)
+	rt := &libcni.RuntimeConf{
+		ContainerID: p.ContainerID, NetNS: p.Path, IfName: "eth0", CapabilityArgs: map[string]any{},
+		Args: [][2]string{
+			{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", p.Namespace}, {"K8S_POD_NAME", p.Name},
+			{"K8S_POD_INFRA_CONTAINER_ID", p.ContainerID}, {"K8S_POD_UID", p.UID},
+		},
+	}
+	for k, v := range p.Caps {
+		rt.CapabilityArgs[k] = v
+	}
+	if p.Annotations != nil {
+		rt.CapabilityArgs["io.kubernetes.cri.pod-annotations"] = p.Annotations
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), opLimit)
+	defer cancel()
+	// A process that is started from inside the callback is in the node's namespace.
+	n.Do(tb, func() {
+		err = do(ctx, libcni.NewCNIConfigWithCacheDir(n.BinDirs, filepath.Join(n.Dir, "runtime"), nil), list, rt)
+	})
+	return err
+}
+
+// Left is everything that is still attached or reserved on the node: records, results, addresses.
+func (n *Node) Left(tb testing.TB) []string {
+	tb.Helper()
+	var out []string
+	for _, dir := range []string{n.State(), n.Reservations(), filepath.Join(n.Dir, "runtime")} {
+		err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+			if err != nil || d.IsDir() || d.Name() == "lock" || strings.HasPrefix(d.Name(), "last_reserved_ip") {
+				return nil //nolint:nilerr // a directory that is not there holds nothing
+			}
+			out = append(out, strings.TrimPrefix(path, n.Dir+"/"))
+			return nil
+		})
+		must(tb, err)
+	}
+	return out
+}
+
+func must(tb testing.TB, err error) {
+	tb.Helper()
+	if err != nil {
+		tb.Fatal(err)
+	}
+}
