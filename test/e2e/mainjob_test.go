@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -37,7 +38,7 @@ func newSite(t *testing.T, kind node.Kind, o node.Options) *site {
 	testnet.RequireKernel(t, "bridge")
 	o.Kind = kind
 	if o.Kubeconfig == "" {
-		o.Kubeconfig = api.Kubeconfig(t)
+		o.Kubeconfig, o.API = api.Kubeconfig(t), api.Addr()
 	}
 	s := &site{api: api, ns: strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name())), outside: testnet.New(t)}
 	if len(s.ns) > 60 {
@@ -210,7 +211,7 @@ func TestPlainPodNeedsNobody(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
 			proxy := server(t).Proxy(t)
-			s := newSite(t, kind, node.Options{Kubeconfig: proxy.Kubeconfig(t), Conf: map[string]any{"plainPods": "local", "daemonTimeout": "1s"}})
+			s := newSite(t, kind, node.Options{Kubeconfig: proxy.Kubeconfig(t), API: proxy.Addr(), Conf: map[string]any{"plainPods": "local", "daemonTimeout": "1s"}})
 			plain := s.pod(t, "plain", nil, true)
 			annotated := s.pod(t, "annotated", map[string]string{networks: "mac"}, true)
 			s.StopDaemon(t)
@@ -219,8 +220,8 @@ func TestPlainPodNeedsNobody(t *testing.T) {
 				t.Fatalf("ADD of a plain pod: %v", err)
 			}
 			_, err := s.Add(t, s.Conf(), annotated)
-			ce, ok := err.(*types.Error) //nolint:errorlint // libcni returns the object itself
-			if !ok || ce.Code != types.ErrTryAgainLater {
+			var ce *types.Error
+			if !errors.As(err, &ce) || ce.Code != types.ErrTryAgainLater {
 				t.Fatalf("ADD of an annotated pod: got %v, want code 11", err)
 			}
 			if !strings.Contains(ce.Msg, s.ns+"/annotated") {

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -50,6 +51,9 @@ type Options struct {
 	// Kubeconfig of the API server; or a directory of YAML files instead.
 	Kubeconfig  string
 	NetworksDir string
+	// API is the address of the API server on the machine's loopback; it is reachable under the same
+	// address from inside the node.
+	API string
 	// Conf lies over the CNI configuration of the plugin; a nil value removes a key.
 	Conf map[string]any
 	// Primary is the cluster network's configuration, a JSON text; empty for Bridge("10.244.0.0/24").
@@ -130,6 +134,9 @@ func New(tb testing.TB, o Options) *Node {
 	for _, d := range []string{"net.d", "conf.d", "plugins", "run"} {
 		must(tb, os.MkdirAll(filepath.Join(n.Dir, d), 0o755))
 	}
+	if o.API != "" {
+		n.forward(tb, o.API)
+	}
 	if o.Primary == "" {
 		o.Primary = n.Bridge("10.244.0.0/24")
 	}
@@ -138,6 +145,51 @@ func New(tb testing.TB, o Options) *Node {
 		n.StartDaemon(tb)
 	}
 	return n
+}
+
+// forward makes an address of the machine's loopback reachable inside the node.
+func (n *Node) forward(tb testing.TB, addr string) {
+	tb.Helper()
+	var l net.Listener
+	var err error
+	n.Do(tb, func() { l, err = net.Listen("tcp", addr) })
+	must(tb, err)
+	var wg sync.WaitGroup
+	ctx, cancel := context.WithCancel(context.Background())
+	tb.Cleanup(func() {
+		cancel()
+		_ = l.Close()
+		wg.Wait()
+	})
+	wg.Go(func() {
+		for {
+			in, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() { relay(ctx, in, addr) })
+		}
+	})
+}
+
+// relay copies both ways until one side or the test ends.
+func relay(ctx context.Context, in net.Conn, addr string) {
+	defer in.Close()
+	out, err := net.Dial("tcp", addr)
+	if err != nil {
+		return
+	}
+	defer out.Close()
+	stop := context.AfterFunc(ctx, func() { _, _ = in.Close(), out.Close() })
+	defer stop()
+	done := make(chan struct{}, 2)
+	for _, d := range [][2]net.Conn{{in, out}, {out, in}} {
+		go func() {
+			_, _ = io.Copy(d[0], d[1])
+			done <- struct{}{}
+		}()
+	}
+	<-done
 }
 
 // Bridge is a cluster network as most clusters have it, with real plugins: bridge, host-local, portmap.
