@@ -6,6 +6,7 @@ package fault
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
 )
@@ -51,6 +52,11 @@ func (e *Error) Error() string {
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
+// oneLine joins the lines of a text: joined errors come one to a line, and a message is read in a log.
+func oneLine(s string) string {
+	return strings.Join(strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+}
+
 // ToCNI turns any error into the error object that a runtime gets. The outermost text is kept whole; the
 // code is that of the outermost fault, else of a CNI error found inside (a delegate's own code:
 // behaviour.md D5 [quirk], lost today), else 999.
@@ -58,7 +64,7 @@ func ToCNI(err error) *types.Error {
 	if ce, ok := err.(*types.Error); ok { //nolint:errorlint // only an error that is a CNI object as a whole passes unchanged
 		return ce
 	}
-	out := &types.Error{Code: Internal, Msg: err.Error()}
+	out := &types.Error{Code: Internal, Msg: oneLine(err.Error())}
 	var f *Error
 	var ce *types.Error
 	switch {

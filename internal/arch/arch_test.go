@@ -1,0 +1,168 @@
+// Package arch holds no code: its tests keep the shape of the project (architecture.md, Layout and Binaries).
+package arch
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// ranks are the layers from top to bottom: a package may import packages of lower layers only, and of its own
+// layer none but those that are listed in beside.
+var ranks = [][]string{
+	{"multus/cmd/"},
+	{"multus/internal/host/", "multus/internal/cli"},
+	{"multus/internal/autoconf", "multus/internal/doctor", "multus/internal/source/"},
+	{"multus/internal/engine"},
+	{"multus/internal/engine/execute"},
+	{"multus/internal/engine/ledger"},
+	{"multus/internal/engine/plan", "multus/internal/engine/publish"},
+	{"multus/internal/engine/request"},
+	{"multus/internal/obs"},
+	{"multus/internal/config"},
+	{"multus/internal/fault", "multus/internal/cniconf", "multus/internal/netsel", "multus/internal/link", "multus/internal/fsx", "multus/api"},
+}
+
+// beside are the imports within a layer that are meant: the thin host is the plugin's host with sources.
+var beside = map[string]string{
+	"multus/internal/host/thin":   "multus/internal/host/plugin",
+	"multus/internal/host/daemon": "multus/internal/host/install",
+}
+
+type pkg struct {
+	ImportPath string
+	Imports    []string
+	Deps       []string
+}
+
+func list(t *testing.T, args ...string) []pkg {
+	t.Helper()
+	cmd := exec.Command("go", append([]string{"list", "-json=ImportPath,Imports,Deps"}, args...)...)
+	cmd.Dir = root(t)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	var pkgs []pkg
+	for dec := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p pkg
+		err := dec.Decode(&p)
+		if errors.Is(err, io.EOF) {
+			return pkgs
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		pkgs = append(pkgs, p)
+	}
+}
+
+func root(t *testing.T) string {
+	t.Helper()
+	dir, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func rank(path string) int {
+	best, at := 0, -1
+	for i, layer := range ranks {
+		for _, p := range layer {
+			if (path == p || strings.HasPrefix(path, strings.TrimSuffix(p, "/")+"/")) && len(p) > best {
+				best, at = len(p), i
+			}
+		}
+	}
+	return at
+}
+
+// TestImportsPointDown: a package imports only packages of lower layers, and every package has a layer.
+func TestImportsPointDown(t *testing.T) {
+	t.Parallel()
+	for _, p := range list(t, "./cmd/...", "./internal/...", "./api/...") {
+		if p.ImportPath == "multus/internal/arch" {
+			continue
+		}
+		from := rank(p.ImportPath)
+		if from < 0 {
+			t.Errorf("%s is in no layer: add it to ranks", p.ImportPath)
+		}
+		for _, imp := range p.Imports {
+			if !strings.HasPrefix(imp, "multus/") || beside[p.ImportPath] == imp {
+				continue
+			}
+			if to := rank(imp); to <= from {
+				t.Errorf("%s (layer %d) imports %s (layer %d)", p.ImportPath, from, imp, to)
+			}
+		}
+	}
+}
+
+// TestOnlyImporters: netlink belongs to link, client-go to source/kube (architecture.md, Layout).
+func TestOnlyImporters(t *testing.T) {
+	t.Parallel()
+	only := map[string]string{
+		"github.com/vishvananda/netlink": "multus/internal/link",
+		"github.com/vishvananda/netns":   "multus/internal/link",
+		"k8s.io/client-go":               "multus/internal/source/kube",
+	}
+	for _, p := range list(t, "./cmd/...", "./internal/...", "./api/...") {
+		for _, imp := range p.Imports {
+			for lib, owner := range only {
+				if (imp == lib || strings.HasPrefix(imp, lib+"/")) && p.ImportPath != owner {
+					t.Errorf("%s imports %s, which belongs to %s", p.ImportPath, imp, owner)
+				}
+			}
+		}
+	}
+}
+
+// TestWhatIsLinked: the budgets of the binaries (architecture.md, Binaries and Budgets).
+func TestWhatIsLinked(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		binary    string
+		forbidden []string
+	}{
+		{"./cmd/multus-shim", []string{"k8s.io/", "sigs.k8s.io/", "net/http", "crypto/tls", "text/template"}},
+		{"./cmd/passthru", []string{"k8s.io/", "net/http", "multus/internal/engine"}},
+		{"./cmd/multus", []string{"k8s.io/client-go/kubernetes"}},
+	} {
+		for _, dep := range list(t, tc.binary)[0].Deps {
+			if slices.ContainsFunc(tc.forbidden, func(f string) bool { return dep == strings.TrimSuffix(f, "/") || strings.HasPrefix(dep, strings.TrimSuffix(f, "/")+"/") }) {
+				t.Errorf("%s links %s", tc.binary, dep)
+			}
+		}
+	}
+}
+
+// maxShim is the budget of multus-shim: 5 MB.
+const maxShim = 5_000_000
+
+// TestShimSize: the plugin is read and started for every pod (architecture.md, Budgets).
+func TestShimSize(t *testing.T) {
+	t.Parallel()
+	out := filepath.Join(t.TempDir(), "multus-shim")
+	cmd := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-ldflags", "-s -w", "-o", out, "./cmd/multus-shim")
+	cmd.Dir, cmd.Env = root(t), append(os.Environ(), "CGO_ENABLED=0")
+	if b, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, b)
+	}
+	info, err := os.Stat(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("multus-shim has %d bytes", info.Size())
+	if info.Size() > maxShim {
+		t.Errorf("multus-shim has %d bytes, more than %d", info.Size(), maxShim)
+	}
+}
