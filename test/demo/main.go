@@ -1,0 +1,179 @@
+// demo attaches three networks to a pod before your eyes, and detaches them again: the daemon, the plugin and the
+// reference CNI plugins are the real ones; the container runtime, the node and the pod are played by this program. It
+// needs root and Linux, no cluster and no container.
+//
+// The node is a process with namespaces of its own for the network, for mounts and for processes, and with a root file
+// system in memory. So /etc/cni, /run/multus and /var/lib/cni are where they are on a real node, examples/ is used as it
+// is, and when the process ends, whatever ends it, the kernel removes everything: nothing of it was ever on the machine.
+//
+// The parent (this file) checks what is needed, starts that process, and passes signals on. The rest is the child.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// nodeArg is the first argument of the child.
+const nodeArg = "@node"
+
+const (
+	// exitInterrupted is what shells use for SIGINT.
+	exitInterrupted = 130
+	// signalAgain is the pause between signals to the child: one that comes before it listens is lost.
+	signalAgain = 200 * time.Millisecond
+	// endLimit is how long the child may take to clean up; killing it cleans up too, only without a word.
+	endLimit = 60 * time.Second
+)
+
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == nodeArg {
+		os.Exit(runNode(os.Args[2:], os.Stdout, os.Stderr))
+	}
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// options are those of the command line, the same for parent and child.
+type options struct {
+	keep     bool
+	bin      string
+	examples string
+}
+
+func parse(args []string, stderr io.Writer) (*options, error) {
+	o := &options{}
+	bin := "bin"
+	if exe, err := os.Executable(); err == nil {
+		bin = filepath.Dir(exe)
+	}
+	f := flag.NewFlagSet("demo", flag.ContinueOnError)
+	f.SetOutput(stderr)
+	f.BoolVar(&o.keep, "keep", false, "keep the pod attached until Ctrl-C, and say how to look around")
+	f.StringVar(&o.bin, "bin", bin, "`directory` of multus-daemon and multus-shim; the reference plugins are in its cni/")
+	f.StringVar(&o.examples, "examples", "", "`directory` of the examples (default: beside the directory of the binaries)")
+	f.Usage = func() {
+		fmt.Fprint(stderr, "Usage: demo [options]\n\nAttaches three networks to a pod on a throw-away node, shows them, and detaches them.\n"+
+			"Needs root. Leaves nothing behind, whatever ends it.\n\n")
+		f.PrintDefaults()
+	}
+	if err := f.Parse(args); err != nil {
+		return nil, err
+	}
+	if f.NArg() > 0 {
+		return nil, fmt.Errorf("unexpected argument %q", f.Arg(0))
+	}
+	if o.examples == "" {
+		o.examples = filepath.Join(o.bin, "..", "examples")
+	}
+	return o, nil
+}
+
+// run is the parent.
+func run(args []string, stdout, stderr *os.File) int {
+	o, err := parse(args, stderr)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return 0
+	case err != nil:
+		fmt.Fprintln(stderr, "error:", err)
+		return 2
+	}
+	if missing := missingOnHost(o); len(missing) > 0 {
+		complain(stderr, missing)
+		return 1
+	}
+	start := time.Now()
+	code, err := startNode(args, stdout, stderr)
+	switch {
+	case err != nil:
+		fmt.Fprintln(stderr, "error:", err)
+		return 1
+	case code == exitInterrupted:
+		fmt.Fprintln(stderr, "interrupted; the node and all that was in it are gone")
+	case code == 0:
+		progress{out: stdout}.line("the node and all that was in it are gone; in total", time.Since(start))
+		fmt.Fprintln(stdout, "\nOK")
+	}
+	return code
+}
+
+// complain says what keeps the demo from running, each thing on a line of its own.
+func complain(stderr io.Writer, missing []string) {
+	fmt.Fprintf(stderr, "error: the demo cannot run here: %s\n", strings.Join(missing, "\n  and: "))
+}
+
+// startNode starts the child in its namespaces, and returns its exit code.
+func startNode(args []string, stdout, stderr *os.File) (int, error) {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	defer signal.Stop(signals)
+	// Pdeathsig is about the thread that starts the child.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+
+	cmd := exec.Command("/proc/self/exe", append([]string{nodeArg}, args...)...)
+	cmd.Args[0] = "demo"
+	cmd.Stdout, cmd.Stderr = stdout, stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID,
+		// Ctrl-C reaches the parent only, and the child through it: neither daemon nor plugin is hit by it.
+		Setpgid: true,
+		// The child is the first process of its namespace: when it dies, all of them do.
+		Pdeathsig: syscall.SIGKILL,
+	}
+	if err := cmd.Start(); err != nil {
+		return 1, fmt.Errorf("start a process in namespaces of its own: %w", err)
+	}
+	ended := make(chan struct{})
+	passed := make(chan struct{})
+	go func() {
+		defer close(passed)
+		passOn(signals, cmd.Process, ended)
+	}()
+	err := cmd.Wait()
+	close(ended)
+	<-passed
+	var ee *exec.ExitError
+	if errors.As(err, &ee) && ee.Exited() {
+		return ee.ExitCode(), nil
+	}
+	if err != nil {
+		return 1, fmt.Errorf("the node ended without a word: %w", err)
+	}
+	return 0, nil
+}
+
+// passOn ends the child at the first signal, and kills it at the second or when it takes too long.
+func passOn(signals <-chan os.Signal, child *os.Process, ended <-chan struct{}) {
+	select {
+	case <-ended:
+		return
+	case <-signals:
+	}
+	again := time.NewTicker(signalAgain)
+	defer again.Stop()
+	limit := time.After(endLimit)
+	for {
+		_ = child.Signal(syscall.SIGTERM) // it may have ended
+		select {
+		case <-ended:
+			return
+		case <-again.C:
+		case <-signals:
+			_ = child.Kill()
+			limit = nil
+		case <-limit:
+			_ = child.Kill()
+		}
+	}
+}
