@@ -138,7 +138,9 @@ func TestWhatIsLinked(t *testing.T) {
 		{"./cmd/multus", []string{"k8s.io/client-go/kubernetes"}},
 	} {
 		for _, dep := range list(t, tc.binary)[0].Deps {
-			if slices.ContainsFunc(tc.forbidden, func(f string) bool { return dep == strings.TrimSuffix(f, "/") || strings.HasPrefix(dep, strings.TrimSuffix(f, "/")+"/") }) {
+			if slices.ContainsFunc(tc.forbidden, func(f string) bool {
+				return dep == strings.TrimSuffix(f, "/") || strings.HasPrefix(dep, strings.TrimSuffix(f, "/")+"/")
+			}) {
 				t.Errorf("%s links %s", tc.binary, dep)
 			}
 		}

@@ -214,11 +214,25 @@ func (l *List) Libcni() (*libcni.NetworkConfigList, error) {
 	}, nil
 }
 
-// MarshalJSON returns the configuration itself.
-func (l *List) MarshalJSON() ([]byte, error) { return l.raw, nil }
+// MarshalJSON returns the configuration itself, or, where an encoder would change a byte of it (white space,
+// < > &), the configuration as a text: what is recorded and handed on is exactly what was written.
+func (l *List) MarshalJSON() ([]byte, error) {
+	var compact bytes.Buffer
+	if err := json.Compact(&compact, l.raw); err != nil {
+		return nil, err
+	}
+	if bytes.Equal(compact.Bytes(), l.raw) && !bytes.ContainsAny(l.raw, "<>&\u2028\u2029") {
+		return l.raw, nil
+	}
+	return json.Marshal(string(l.raw))
+}
 
-// UnmarshalJSON is Parse.
+// UnmarshalJSON reads both forms of MarshalJSON.
 func (l *List) UnmarshalJSON(b []byte) error {
+	var text string
+	if json.Unmarshal(b, &text) == nil && text != "" {
+		b = []byte(text)
+	}
 	p, err := Parse(b)
 	if err != nil {
 		return err

@@ -5,10 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 )
 
-// object is a JSON object whose members keep their order and their exact text, so that editing one leaves
-// the others as they were written: no float64, no sorting, no lost keys (behaviour.md A38 [quirk]).
+// object is a JSON object whose members keep their exact text, so that editing one leaves the others as they
+// were written: no float64, no lost keys (behaviour.md A38 [quirk]).
 type object struct {
 	keys []string
 	vals map[string]json.RawMessage
@@ -94,10 +95,12 @@ func quote(s string) json.RawMessage {
 	return b
 }
 
+// bytes writes the members sorted by key, as today's Multus writes a configuration that it has edited: the
+// records of both are then the same, byte for byte (behaviour.md B3, D82).
 func (o *object) bytes() []byte {
 	var b bytes.Buffer
 	b.WriteByte('{')
-	for i, k := range o.keys {
+	for i, k := range slices.Sorted(slices.Values(o.keys)) {
 		if i > 0 {
 			b.WriteByte(',')
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"multus/internal/engine/ledger"
 	"multus/internal/engine/request"
 	"multus/internal/fault"
 )
@@ -24,6 +25,9 @@ func (c *call) check(ctx context.Context) error {
 		return err
 	}
 	r, err := c.store.Read(c.req.ContainerID, c.req.IfName)
+	if err == nil && r == nil {
+		r, err = c.recordElsewhere(ctx)
+	}
 	if err != nil {
 		return err
 	}
@@ -40,6 +44,17 @@ func (c *call) check(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// recordElsewhere looks where the daemon's configuration keeps the state, if that is another directory
+// (behaviour.md A90).
+func (c *call) recordElsewhere(ctx context.Context) (*ledger.Record, error) {
+	p, err := c.deps.Planner.Plan(ctx, c.req, c.conf)
+	if err != nil || p.Dirs.State == c.store.Dir {
+		return nil, nil //nolint:nilerr,nilnil // nobody knows of another place: there is no record
+	}
+	c.store.Dir = p.Dirs.State
+	return c.store.Read(c.req.ContainerID, c.req.IfName)
 }
 
 // Status tells whether an ADD could work now: whether the cluster network says so (behaviour.md D90-D94).

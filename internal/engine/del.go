@@ -36,9 +36,16 @@ func (c *call) del(ctx context.Context) error {
 		return err
 	}
 	if r != nil {
-		return c.free(ctx, c.planFor(r))
+		return c.freeRecord(ctx, r)
 	}
 	p, err := c.unrecorded(ctx)
+	if err == nil && p.Dirs.State != "" && p.Dirs.State != c.store.Dir {
+		// The daemon's configuration keeps the state elsewhere (behaviour.md A90).
+		c.store.Dir = p.Dirs.State
+		if r, err := c.store.Read(c.req.ContainerID, c.req.IfName); err != nil || r != nil {
+			return errors.Join(err, c.freeRecord(ctx, r))
+		}
+	}
 	if err != nil || len(p.Attachments) == 0 {
 		return errors.Join(err, c.store.Remove(c.req.ContainerID))
 	}
@@ -49,6 +56,13 @@ func (c *call) del(ctx context.Context) error {
 		return c.store.Remove(c.req.ContainerID)
 	}
 	return err
+}
+
+func (c *call) freeRecord(ctx context.Context, r *ledger.Record) error {
+	if r == nil {
+		return nil
+	}
+	return c.free(ctx, c.planFor(r))
 }
 
 // unrecorded plans the DEL of a sandbox that neither the ledger nor libcni remembers (behaviour.md D60).

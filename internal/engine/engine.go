@@ -5,6 +5,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -82,7 +83,7 @@ func (e *Engine) begin(req *request.Request) (*call, error) {
 		return nil, err
 	}
 	log := e.deps.Log.With("cmd", req.Command, "pod", req.Pod(), "container", req.ContainerID)
-	return &call{Engine: e, req: req, conf: conf, store: &ledger.Store{Dir: conf.CNIDir, Log: log}, log: log}, nil
+	return &call{Engine: e, req: req, conf: conf, store: &ledger.Store{Dir: conf.CNIDir, BinDir: conf.BinDir, Log: log}, log: log}, nil
 }
 
 // locked runs fn while holding the sandbox's lock.
@@ -105,7 +106,7 @@ func (c *call) runner(dirs plan.Dirs) *execute.Runner {
 func (c *call) planFor(r *ledger.Record) *plan.Plan {
 	p := &plan.Plan{
 		CNIVersion: c.conf.CNIVersion, ContainerID: r.ContainerID, Netns: c.req.Netns,
-		Dirs:        plan.Dirs{State: c.conf.CNIDir, Binary: c.conf.BinDir},
+		Dirs:        plan.Dirs{State: c.store.Dir, Binary: cmp.Or(r.BinDir, c.conf.BinDir)},
 		Attachments: r.Attachments,
 	}
 	for i := range p.Attachments {

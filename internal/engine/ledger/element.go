@@ -36,6 +36,8 @@ type element struct {
 	Netns string `json:"netnsPath,omitempty"`
 	// Args are the CNI_ARGS of ADD: for GC, and for what a runtime leaves out at DEL.
 	Args request.Args `json:"cniArgs,omitempty"`
+	// BinDir is there when the daemon's configuration has another one than the runtime's.
+	BinDir string `json:"binDir,omitempty"`
 	// RuntimeConfig is there when the keys above do not tell all of it: port mappings, bandwidth, and
 	// what the runtime itself passed (behaviour.md D67 [quirk]).
 	RuntimeConfig map[string]json.RawMessage `json:"capabilityArgs,omitempty"`

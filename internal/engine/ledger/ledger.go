@@ -7,6 +7,7 @@ package ledger
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -39,7 +40,9 @@ var ErrNoDirectory = errors.New("the state directory is not a directory")
 type Store struct {
 	// Dir is cniDir of the configuration (behaviour.md A16).
 	Dir string
-	Log *slog.Logger
+	// BinDir is binDir of the runtime's configuration; a plan that uses another one has it recorded.
+	BinDir string
+	Log    *slog.Logger
 }
 
 // Record is what is known to be attached, or to have been begun, for one sandbox.
@@ -47,6 +50,8 @@ type Record struct {
 	ContainerID string
 	// Netns is the path recorded at ADD, "" in files of today's Multus.
 	Netns string
+	// BinDir is where ADD looked for plugins first, "" for the runtime's configuration's.
+	BinDir string
 	// Attachments in the order of ADD.
 	Attachments []plan.Attachment
 }
@@ -58,6 +63,9 @@ func (s *Store) Write(p *plan.Plan) error {
 		e, err := encode(&p.Attachments[i], i, p)
 		if err != nil {
 			return fmt.Errorf("record container %s: %w", p.ContainerID, err)
+		}
+		if p.Dirs.Binary != s.BinDir {
+			e.BinDir = p.Dirs.Binary
 		}
 		elements[i] = e
 	}
@@ -124,9 +132,7 @@ func (s *Store) decode(r *Record, b []byte, ifName string) error {
 			var a *plan.Attachment
 			if a, err = e.decode(i, r.ContainerID, ifName); err == nil {
 				r.Attachments = append(r.Attachments, *a)
-				if e.Netns != "" {
-					r.Netns = e.Netns
-				}
+				r.Netns, r.BinDir = cmp.Or(e.Netns, r.Netns), cmp.Or(e.BinDir, r.BinDir)
 			}
 		}
 		errs = append(errs, err)
