@@ -24,6 +24,8 @@ type Daemon struct {
 	ConnectionLimit *int   `json:"connectionLimit"`
 	MetricsPort     *int   `json:"metricsPort"`
 	EnablePprof     bool   `json:"enablePprof"`
+	// PerNodeCertificate is not supported; it is read so that this can be said.
+	PerNodeCertificate json.RawMessage `json:"perNodeCertificate"`
 	// Kubeconfig and NetworksDir choose the source when the daemon runs by hand; in a pod neither is set.
 	Kubeconfig  string `json:"kubeconfig"`
 	NetworksDir string `json:"networksDir"`

@@ -76,7 +76,7 @@ func (c *call) attach(ctx context.Context, p *plan.Plan) ([]types.Result, error)
 		copyDeviceInfo(a)
 		start := time.Now()
 		res, begun, err := run.Add(ctx, p, a)
-		if err != nil {
+		if c.timed(a, start, err) != nil {
 			failed := i
 			if begun {
 				failed = i + 1
@@ -85,7 +85,7 @@ func (c *call) attach(ctx context.Context, p *plan.Plan) ([]types.Result, error)
 			return results, c.failed(a, err)
 		}
 		results = append(results, res)
-		c.log.Info("network attached", "network", a.Name, "ifname", a.IfName, "seconds", time.Since(start).Seconds())
+		c.verbose("Add", a, res, start)
 	}
 	return results, nil
 }
@@ -129,6 +129,7 @@ func (c *call) report(ctx context.Context, p *plan.Plan, results []types.Result,
 		return
 	}
 	rep := &publish.Report{
+		Command: request.Add, Timings: c.timings,
 		Pod:  publish.Pod{Namespace: p.Pod.Namespace, Name: p.Pod.Name, UID: p.Pod.UID},
 		Wait: c.conf.PlainPods != config.PlainLocal || !plan.Plain(c.req, c.conf),
 	}

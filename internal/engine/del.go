@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"multus/internal/engine/execute"
 	"multus/internal/engine/ledger"
 	"multus/internal/engine/plan"
+	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
 	"multus/internal/fault"
 )
@@ -23,7 +25,11 @@ func (e *Engine) Del(ctx context.Context, req *request.Request) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, DelLimit, fmt.Errorf("DEL took longer than %s", DelLimit))
 	defer cancel()
-	return c.inPod(c.locked(ctx, LockLimit, func() error { return c.del(ctx) }))
+	err = c.locked(ctx, LockLimit, func() error { return c.del(ctx) })
+	c.deps.Publisher.Publish(ctx, &publish.Report{Command: request.Del, Pod: publish.Pod{
+		Namespace: req.Args.Get(request.PodNamespace), Name: req.Args.Get(request.PodName), UID: req.Args.Get(request.PodUID),
+	}, Timings: c.timings})
+	return c.inPod(err)
 }
 
 func (c *call) del(ctx context.Context) error {
@@ -96,14 +102,15 @@ func (c *call) detach(ctx context.Context, p *plan.Plan) error {
 	var errs []error
 	for i := len(p.Attachments) - 1; i >= 0; i-- {
 		a := &p.Attachments[i]
-		if err := run.Del(ctx, p, a); err != nil {
+		start := time.Now()
+		if err := c.timed(a, start, run.Del(ctx, p, a)); err != nil {
 			errs = append(errs, fmt.Errorf("network %q (interface %s): %w", a.Name, a.IfName, err))
 			continue
 		}
 		if a.DeviceInfo != "" {
 			_ = os.Remove(a.DeviceInfo) // behaviour.md D66: failures do not matter
 		}
-		c.log.Info("network detached", "network", a.Name, "ifname", a.IfName)
+		c.verbose("Del", a, a.Config, start)
 	}
 	if len(errs) == 0 {
 		return nil

@@ -7,6 +7,7 @@ package engine
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -74,6 +75,8 @@ type call struct {
 	store *ledger.Store
 	lock  *os.File
 	log   *slog.Logger
+	// timings of the delegates that were run.
+	timings []publish.Timing
 }
 
 // begin parses the configuration.
@@ -121,6 +124,28 @@ func (c *call) planFor(r *ledger.Record) *plan.Plan {
 		}
 	}
 	return p
+}
+
+// verbose logs one attachment in the form that people parse (behaviour.md L4).
+func (c *call) verbose(verb string, a *plan.Attachment, what any, start time.Time) {
+	if !c.log.Enabled(context.Background(), slog.LevelInfo) {
+		return
+	}
+	b, err := json.Marshal(what)
+	if err != nil {
+		b = []byte(err.Error())
+	}
+	args := c.req.Args
+	c.log.Info(fmt.Sprintf("%s: %s:%s:%s:%s(%s):%s %s", verb, args.Get(request.PodNamespace), args.Get(request.PodName),
+		cmp.Or(args.Get(request.PodUID), "unknownUID"), a.Name, a.Config.Name(), a.IfName, b), "seconds", time.Since(start).Seconds())
+}
+
+// timed notes how long the delegates of a network took, and returns their error.
+func (c *call) timed(a *plan.Attachment, start time.Time, err error) error {
+	c.timings = append(c.timings, publish.Timing{
+		Network: a.Name, Plugin: a.Config.Types()[0], Seconds: time.Since(start).Seconds(), Failed: err != nil,
+	})
+	return err
 }
 
 // convert returns a result in the version that the runtime expects (behaviour.md D26).

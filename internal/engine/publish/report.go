@@ -16,13 +16,25 @@ import (
 
 // Report is what happened to a pod's networks.
 type Report struct {
-	Pod Pod `json:"pod"`
+	// Command is the verb that the report is about: ADD or DEL.
+	Command string `json:"command"`
+	Pod     Pod    `json:"pod"`
 	// Attached networks in the order of the plan; those before the failure when ADD failed.
 	Attached []Attached `json:"attached,omitempty"`
 	// Failure is set when ADD failed: nothing is attached any more, and no status is written.
 	Failure *Failure `json:"failure,omitempty"`
+	// Timings of the delegates, for metrics.
+	Timings []Timing `json:"timings,omitempty"`
 	// Wait asks to answer only after the status was written, or given up for now.
 	Wait bool `json:"wait,omitempty"`
+}
+
+// Timing is how long the plugins of one network took.
+type Timing struct {
+	Network string  `json:"network"`
+	Plugin  string  `json:"plugin"` // the first of a list
+	Seconds float64 `json:"seconds"`
+	Failed  bool    `json:"failed,omitempty"`
 }
 
 // Attached is one network that a pod got.
@@ -190,7 +202,7 @@ func dns(d *types.DNS) DNS {
 
 // Missing is the report of a definition that a pod needs and that cannot be had (behaviour.md B8).
 func Missing(pod Pod, message string) *Report {
-	return &Report{Pod: pod, Failure: &Failure{Missing: true, Message: message}}
+	return &Report{Command: "ADD", Pod: pod, Failure: &Failure{Missing: true, Message: message}}
 }
 
 // Events returns the events of a report (behaviour.md D25, O60, O61; O64).

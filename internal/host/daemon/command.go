@@ -1,18 +1,49 @@
 package daemon
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"io"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"multus/internal/host/install"
 	"multus/internal/obs"
 )
+
+// Main runs the program that it was called as, args[0], and returns the exit code: the image has links to this binary
+// under the names of today's other programs (behaviour.md G60).
+func Main(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
+	var cmd *cobra.Command
+	switch filepath.Base(args[0]) {
+	case install.LegacyName:
+		cmd = install.LegacyCommand()
+		cmd.SetArgs(args[1:])
+	default:
+		cmd = Command(getenv, stdout)
+		cmd.SetArgs(Arguments(args[1:]))
+	}
+	cmd.SetOut(stdout)
+	cmd.SetErr(stderr)
+	err := cmd.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	if !errors.Is(err, install.ErrHelp) {
+		fmt.Fprintln(stderr, "error:", err)
+	}
+	return 1
+}
 
 // Command returns the command line of multus-daemon. Without a sub-command it runs, as today's does:
 // `multus-daemon -config FILE` (behaviour.md F1).
 func Command(getenv func(string) string, stdout io.Writer) *cobra.Command {
 	o := Options{Getenv: getenv}
+	var dest string
+	var reference bool
 	root := &cobra.Command{
 		Use:           "multus-daemon",
 		Short:         "Multus node agent: plans the networks of pods, writes their status, owns the CNI configuration",
@@ -20,7 +51,12 @@ func Command(getenv func(string) string, stdout io.Writer) *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          cobra.NoArgs,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return Run(cmd.Context(), o) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := installFirst(cmd, dest, reference); err != nil {
+				return err
+			}
+			return Run(cmd.Context(), o)
+		},
 	}
 	run := &cobra.Command{
 		Use:   "run",
@@ -31,15 +67,35 @@ func Command(getenv func(string) string, stdout io.Writer) *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE:    root.RunE,
 	}
+	// What the manifest decides beside it, by its mounts and its probes, are flags and no keys of the configuration:
+	// that file is carried over from today's Multus, and laid over the configuration of every request.
 	for _, c := range []*cobra.Command{root, run} {
 		c.Flags().StringVar(&o.Config, "config", DefaultConfig, "the daemon's configuration `file`")
 		c.Flags().StringVar(&o.Kubeconfig, "kubeconfig", "", "kubeconfig `file`; default: the pod's service account")
 		c.Flags().StringVar(&o.NodeName, "node-name", getenv("MULTUS_NODE_NAME"), "`name` of this node (default: MULTUS_NODE_NAME)")
+		c.Flags().StringVar(&dest, "install-dir", "", "install the plugins into this CNI bin `directory` before serving")
+		c.Flags().BoolVar(&reference, "reference-plugins", false, "with --install-dir, also install the reference CNI plugins that it lacks")
+		c.Flags().IntVar(&o.HealthPort, "health-port", 0, "answer /healthz and /readyz on this `port` of 127.0.0.1, for probes")
 	}
-	root.AddCommand(run)
+	root.AddCommand(run, install.Command(), install.UninstallCommand(DefaultConfig))
 	root.SetOut(stdout)
 	root.SetVersionTemplate("multus-daemon: {{.Version}}\n")
 	return root
+}
+
+// installFirst puts the plugins in place before anything calls them, so that no init container is needed. A node where
+// that fails must not seem to be up to date: it is an error, as that of an init container would be.
+func installFirst(cmd *cobra.Command, dest string, reference bool) error {
+	if dest == "" {
+		return nil
+	}
+	// All of them: a configuration or a record of the other deployment may still be there (architecture.md, Binaries).
+	o, err := install.For("", dest, "all", reference)
+	if err != nil {
+		return err
+	}
+	o.Report = install.Tell(cmd.ErrOrStderr())
+	return install.Install(cmd.Context(), o)
 }
 
 // Arguments turns today's single dash into the double one: -config FILE.

@@ -4,6 +4,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -37,6 +39,8 @@ type Options struct {
 	Config     string
 	Kubeconfig string
 	NodeName   string
+	// HealthPort is where the kubelet's probes are answered, on the loopback; 0 for nowhere.
+	HealthPort int
 	Getenv     func(string) string
 }
 
@@ -67,15 +71,24 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	q := newQueue(s.cluster, filepath.Join(conf.SocketDir, api.ReportDir), log)
-	srv := &server{conf: conf, queue: q, log: log, ready: s.ready}
+	m := newMetrics(q.waiting, func() float64 { return entries(cmp.Or(conf.CNIDir, config.DefaultCNIDir)) })
+	q.onWritten, q.onRetry = m.written.Inc, m.retries.Inc
+	srv := &server{conf: conf, queue: q, metrics: m, log: log, ready: s.ready}
 	srv.resolver = &plan.Resolver{Networks: s.networks, Pods: s.pods, Devices: s.devices, Missing: srv.missing, Log: log}
 	hs := &http.Server{Handler: srv.handler(), ReadHeaderTimeout: planLimit, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	if conf.PerNodeCertificate != nil {
+		log.Error("perNodeCertificate is not supported: the credentials of the pod are used")
+	}
 	log.Info("multus-daemon serves", "version", obs.Version(), "socket", conf.Socket(), "node", o.NodeName)
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { s.run(ctx); return nil })
 	g.Go(func() error { return q.run(ctx) })
-	g.Go(func() error { return ownSlot(ctx, conf, log) })
+	g.Go(func() error { return ownSlot(ctx, conf, m, log) })
+	if conf.MetricsPort != nil {
+		g.Go(func() error { return m.serve(ctx, *conf.MetricsPort, conf.EnablePprof) })
+	}
+	g.Go(func() error { return serveHealth(ctx, o.HealthPort, srv) })
 	g.Go(func() error {
 		if err := hs.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve %s: %w", conf.Socket(), err)
@@ -95,7 +108,7 @@ func Run(ctx context.Context, o Options) error {
 
 // ownSlot writes the CNI configuration as soon as there is a cluster network. A directory without one is
 // waited for: the cluster network may come later (behaviour.md F21).
-func ownSlot(ctx context.Context, conf *config.Daemon, log *slog.Logger) error {
+func ownSlot(ctx context.Context, conf *config.Daemon, m *metrics, log *slog.Logger) error {
 	if conf.MultusConfigFile != config.Auto || conf.MultusAutoconfigDir == "" {
 		log.Info("the CNI configuration is left to others", "multusConfigFile", conf.MultusConfigFile)
 		return nil
@@ -104,6 +117,7 @@ func ownSlot(ctx context.Context, conf *config.Daemon, log *slog.Logger) error {
 	for {
 		p, err := autoconf.Write(conf)
 		if err == nil {
+			m.slot.Set(1)
 			log.Info("CNI configuration written", "dir", conf.CNIConfigDir, "clusterNetwork", p.File)
 			return nil
 		}
@@ -117,6 +131,21 @@ func ownSlot(ctx context.Context, conf *config.Daemon, log *slog.Logger) error {
 		case <-time.After(primaryPause):
 		}
 	}
+}
+
+// entries counts the sandboxes in a state directory; one that cannot be read has none.
+func entries(dir string) float64 {
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return 0
+	}
+	n := 0
+	for _, f := range files {
+		if f.Type().IsRegular() && !strings.HasPrefix(f.Name(), ".") {
+			n++
+		}
+	}
+	return float64(n)
 }
 
 func logger(conf *config.Daemon) (*slog.Logger, error) {

@@ -36,6 +36,8 @@ type queue struct {
 	cluster publish.Cluster
 	dir     string
 	log     *slog.Logger
+	// onWritten and onRetry count.
+	onWritten, onRetry func()
 
 	work chan *job
 
@@ -53,7 +55,14 @@ type job struct {
 }
 
 func newQueue(c publish.Cluster, dir string, log *slog.Logger) *queue {
-	return &queue{cluster: c, dir: dir, log: log, work: make(chan *job, 1024), latest: map[string]*job{}}
+	return &queue{cluster: c, dir: dir, log: log, work: make(chan *job, 1024), latest: map[string]*job{}, onWritten: func() {}, onRetry: func() {}}
+}
+
+// waiting is how many pods' status is not written yet.
+func (q *queue) waiting() float64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return float64(len(q.latest))
 }
 
 // add takes a report. The channel is closed after the first attempt to write it.
@@ -107,8 +116,10 @@ func (q *queue) write(ctx context.Context, g *errgroup.Group, j *job) {
 	j.once.Do(func() { close(j.done) })
 	if err == nil {
 		q.forget(j)
+		q.onWritten()
 		return
 	}
+	q.onRetry()
 	q.log.Warn("status not written yet, trying again", "pod", j.key, "err", err)
 	g.Go(func() error {
 		q.retry(ctx, j)
@@ -129,9 +140,11 @@ func (q *queue) retry(ctx context.Context, j *job) {
 		err := q.attempt(ctx, j.report)
 		if err == nil {
 			q.forget(j)
+			q.onWritten()
 			q.log.Info("status written", "pod", j.key)
 			return
 		}
+		q.onRetry()
 		if !errors.Is(err, publish.ErrRetry) {
 			q.log.Error("status not written", "pod", j.key, "err", err)
 		}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -38,17 +39,34 @@ type server struct {
 	conf     *config.Daemon
 	resolver *plan.Resolver
 	queue    *queue
+	metrics  *metrics
 	ready    func() error
 	log      *slog.Logger
 }
 
 func (s *server) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST "+api.PathPlan, s.plan)
-	mux.HandleFunc("POST "+api.PathReport, s.report)
-	mux.HandleFunc("GET "+api.PathStatus, s.status)
-	mux.HandleFunc(api.PathHealth, func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, nil) })
-	mux.HandleFunc(api.PathReady, s.status)
+	for pattern, h := range map[string]http.HandlerFunc{
+		"POST " + api.PathPlan:   s.plan,
+		"POST " + api.PathReport: s.report,
+		"GET " + api.PathStatus:  s.status,
+		api.PathHealth:           func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, nil) },
+		api.PathReady:            s.status,
+	} {
+		_, path, ok := strings.Cut(pattern, " ")
+		if !ok {
+			path = pattern
+		}
+		mux.HandleFunc(pattern, s.metrics.count(path, h))
+	}
+	mux.HandleFunc("/", s.metrics.count("NotFound", func(w http.ResponseWriter, r *http.Request) {
+		// A known path with another method comes here, too.
+		status := http.StatusNotFound
+		if r.URL.Path == api.PathPlan || r.URL.Path == api.PathReport || r.URL.Path == api.PathStatus {
+			status = http.StatusMethodNotAllowed
+		}
+		answer(w, status, &types.Error{Code: fault.Decoding, Msg: fmt.Sprintf("%s %s is not served", r.Method, r.URL.Path)})
+	}))
 	return mux
 }
 
@@ -61,7 +79,13 @@ func (s *server) plan(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, req, err)
 		return
 	}
+	start := time.Now()
 	p, err := s.resolve(ctx, req)
+	var code uint
+	if err != nil {
+		code = fault.ToCNI(err).Code
+	}
+	s.metrics.planning.WithLabelValues(req.Command, strconv.Itoa(int(code))).Observe(time.Since(start).Seconds())
 	if err != nil {
 		s.refuse(w, req, err)
 		return
@@ -92,6 +116,11 @@ func (s *server) report(w http.ResponseWriter, r *http.Request) {
 	rep := &publish.Report{}
 	if err := decode(w, r, rep); err != nil {
 		s.refuse(w, &request.Request{}, err)
+		return
+	}
+	s.metrics.observe(rep)
+	if len(rep.Attached) == 0 && rep.Failure == nil {
+		answer(w, http.StatusOK, struct{}{}) // timings only
 		return
 	}
 	done := s.queue.add(rep)

@@ -24,6 +24,8 @@ const (
 	askOnce = time.Second
 	// reportWait bounds how long an ADD waits for its status to be written; it is written later otherwise.
 	reportWait = 3 * time.Second
+	// reportBriefly bounds a report that nobody misses: timings of a DEL.
+	reportBriefly = 50 * time.Millisecond
 )
 
 // Thick is the host of multus-shim: the daemon makes the plans and writes the status.
@@ -76,10 +78,14 @@ func local(req *request.Request, conf *config.Plugin) bool {
 // Publish hands the report to the daemon. When that fails, the report is left beside the socket, where the
 // daemon finds it when it is back.
 func (d *daemon) Publish(ctx context.Context, report *publish.Report) {
-	ctx, cancel := context.WithTimeoutCause(ctx, reportWait, fmt.Errorf("no answer for %s", reportWait))
+	wait := reportWait
+	if len(report.Attached) == 0 {
+		wait = reportBriefly
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, wait, fmt.Errorf("no answer for %s", wait))
 	defer cancel()
 	err := d.client.Call(ctx, "POST", api.PathReport, report, nil)
-	if err == nil {
+	if err == nil || len(report.Attached) == 0 {
 		return
 	}
 	d.log.Warn("status is written later: the daemon did not take it", "err", err)

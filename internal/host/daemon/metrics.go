@@ -1,0 +1,142 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"multus/internal/engine/publish"
+)
+
+// headerLimit bounds the reading of a request's header on the metrics port (behaviour.md F50).
+const headerLimit = 10 * time.Second
+
+// metrics are the daemon's. The request counter has today's name and labels (behaviour.md F51, Q9).
+type metrics struct {
+	registry  *prometheus.Registry
+	requests  *prometheus.CounterVec
+	inFlight  prometheus.Gauge
+	planning  *prometheus.HistogramVec
+	delegates *prometheus.HistogramVec
+	retries   prometheus.Counter
+	written   prometheus.Counter
+	slot      prometheus.Gauge
+}
+
+// durations suit what takes from a millisecond (a plan) to the runtime's patience (a hanging delegate).
+var durations = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120}
+
+func newMetrics(queued, ledger func() float64) *metrics {
+	m := &metrics{
+		registry: prometheus.NewRegistry(),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "multus_server_request_total", Help: "Counter of HTTP requests",
+		}, []string{"handler", "code", "method"}),
+		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "multus_server_requests_in_flight", Help: "Requests on the socket that are being answered.",
+		}),
+		planning: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "multus_plan_duration_seconds", Help: "Time to make a plan, by CNI command and CNI error code (0: none).", Buckets: durations,
+		}, []string{"command", "code"}),
+		delegates: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "multus_delegate_duration_seconds", Help: "Time that the plugins of a network took, as the plugin on the host reports it.", Buckets: durations,
+		}, []string{"command", "plugin", "network", "result"}),
+		retries: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "multus_status_retries_total", Help: "Attempts to write a network-status that have to be repeated.",
+		}),
+		written: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "multus_status_written_total", Help: "Reports whose network-status was written, or needed none.",
+		}),
+		slot: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "multus_slot_owned", Help: "1 while the CNI configuration of this node is the one that the daemon generated.",
+		}),
+	}
+	m.registry.MustRegister(
+		m.requests, m.inFlight, m.planning, m.delegates, m.retries, m.written, m.slot,
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "multus_status_queue_length", Help: "Reports whose status is not written yet."}, queued),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "multus_ledger_entries", Help: "Sandboxes in the ledger of this node."}, ledger),
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	return m
+}
+
+// count wraps a handler; name is its label.
+func (m *metrics) count(name string, h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		m.inFlight.Inc()
+		defer m.inFlight.Dec()
+		c := &coded{ResponseWriter: w, code: http.StatusOK}
+		h(c, r)
+		m.requests.WithLabelValues(name, strconv.Itoa(c.code), strings.ToLower(r.Method)).Inc()
+	}
+}
+
+// coded remembers the status of an answer.
+type coded struct {
+	http.ResponseWriter
+	code int
+}
+
+func (c *coded) WriteHeader(code int) {
+	c.code = code
+	c.ResponseWriter.WriteHeader(code)
+}
+
+// observe takes the timings of a report.
+func (m *metrics) observe(r *publish.Report) {
+	for _, t := range r.Timings {
+		result := "ok"
+		if t.Failed {
+			result = "error"
+		}
+		m.delegates.WithLabelValues(r.Command, t.Plugin, t.Network, result).Observe(t.Seconds)
+	}
+}
+
+// serve serves /metrics on all addresses, as today (behaviour.md F50), and profiles to the loopback only.
+func (m *metrics) serve(ctx context.Context, port int, profiles bool) error {
+	mux := http.NewServeMux()
+	mux.Handle("/metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
+	if profiles {
+		for path, h := range map[string]http.HandlerFunc{
+			"/debug/pprof/": pprof.Index, "/debug/pprof/cmdline": pprof.Cmdline, "/debug/pprof/profile": pprof.Profile,
+			"/debug/pprof/symbol": pprof.Symbol, "/debug/pprof/trace": pprof.Trace,
+		} {
+			mux.HandleFunc(path, loopback(h))
+		}
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", ":"+strconv.Itoa(port))
+	if err != nil {
+		return fmt.Errorf("listen for metrics: %w", err)
+	}
+	s := &http.Server{Handler: mux, ReadHeaderTimeout: headerLimit}
+	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
+	defer stop()
+	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve metrics: %w", err)
+	}
+	return nil
+}
+
+// loopback refuses everybody who is not on this machine.
+func loopback(h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		host, _, err := net.SplitHostPort(r.RemoteAddr)
+		if err != nil || !net.ParseIP(host).IsLoopback() {
+			http.Error(w, "profiles are for this machine only", http.StatusForbidden)
+			return
+		}
+		h(w, r)
+	}
+}
