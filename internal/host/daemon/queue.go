@@ -41,7 +41,8 @@ type queue struct {
 
 	work chan *job
 
-	// mu guards latest: the newest report of each pod; an older one is dropped when it comes to its retry.
+	// mu guards latest, the newest report of each pod that is not written yet, and the fields old and
+	// spool of every job.
 	mu     sync.Mutex
 	latest map[string]*job
 }
@@ -51,7 +52,8 @@ type job struct {
 	key    string
 	once   sync.Once
 	done   chan struct{} // closed after the first attempt
-	spool  bool          // a file has it
+	old    bool          // a newer report of the pod has come: this one must not be written any more
+	spool  bool          // the pod's file is there
 }
 
 func newQueue(c publish.Cluster, dir string, log *slog.Logger) *queue {
@@ -75,6 +77,10 @@ func (q *queue) add(r *publish.Report) <-chan struct{} {
 func (q *queue) enqueue(j *job) {
 	if len(j.report.Attached) > 0 {
 		q.mu.Lock()
+		if before := q.latest[j.key]; before != nil {
+			before.old = true
+			j.spool = j.spool || before.spool
+		}
 		q.latest[j.key] = j
 		q.mu.Unlock()
 	}
@@ -109,7 +115,10 @@ func (q *queue) run(ctx context.Context) error {
 
 // write makes the first attempt; further ones are made aside, so that one pod does not hold up others.
 func (q *queue) write(ctx context.Context, g *errgroup.Group, j *job) {
-	err := q.attempt(ctx, j.report)
+	var err error
+	if !q.superseded(j) {
+		err = q.attempt(ctx, j.report)
+	}
 	if err != nil {
 		q.keep(j)
 	}
@@ -166,18 +175,18 @@ func (q *queue) attempt(ctx context.Context, r *publish.Report) error {
 func (q *queue) superseded(j *job) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	newest := q.latest[j.key]
-	return newest != nil && newest != j
+	return j.old
 }
 
+// forget drops a report that was written, and the pod's file.
 func (q *queue) forget(j *job) {
 	q.mu.Lock()
-	current := q.latest[j.key] == j
-	if current {
-		delete(q.latest, j.key)
+	defer q.mu.Unlock()
+	if j.old || len(j.report.Attached) == 0 {
+		return
 	}
-	q.mu.Unlock()
-	if j.spool && current {
+	delete(q.latest, j.key)
+	if j.spool {
 		if err := fsx.Remove(q.file(j)); err != nil {
 			q.log.Warn("remove report that was written", "pod", j.key, "err", err)
 		}
@@ -186,7 +195,9 @@ func (q *queue) forget(j *job) {
 
 // keep writes a report to its file.
 func (q *queue) keep(j *job) {
-	if j.spool || len(j.report.Attached) == 0 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if j.old || len(j.report.Attached) == 0 {
 		return
 	}
 	b, err := json.Marshal(j.report)

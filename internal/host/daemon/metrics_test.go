@@ -1,0 +1,70 @@
+package daemon
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+
+	"multus/internal/engine/publish"
+)
+
+func scrape(t *testing.T, m *metrics) string {
+	t.Helper()
+	w := httptest.NewRecorder()
+	promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/metrics", nil))
+	return w.Body.String()
+}
+
+func newTestMetrics() *metrics {
+	return newMetrics(func() float64 { return 3 }, func() float64 { return 7 })
+}
+
+// TestMetricNames: promlint has nothing to say of our metrics, but for the name that today's Multus chose
+// (behaviour.md F51, Q9; P37).
+func TestMetricNames(t *testing.T) {
+	t.Parallel()
+	m := newTestMetrics()
+	m.count("/v1/plan", func(http.ResponseWriter, *http.Request) {})(httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/v1/plan", nil))
+	m.planning.WithLabelValues("ADD", "0").Observe(.001)
+	m.observe(&publish.Report{Command: "ADD", Timings: []publish.Timing{{Network: "ns/n", Plugin: "macvlan", Seconds: .02}, {Network: "ns/n", Plugin: "macvlan", Seconds: 1, Failed: true}}})
+	text := scrape(t, m)
+	problems, err := promlint.New(strings.NewReader(text)).Lint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		if strings.HasPrefix(p.Metric, "multus_") {
+			t.Errorf("%s: %s", p.Metric, p.Text)
+		}
+	}
+	for _, want := range []string{
+		`multus_server_request_total{code="200",handler="/v1/plan",method="post"} 1`,
+		`multus_delegate_duration_seconds_count{command="ADD",network="ns/n",plugin="macvlan",result="ok"} 1`,
+		`multus_delegate_duration_seconds_count{command="ADD",network="ns/n",plugin="macvlan",result="error"} 1`,
+		`multus_plan_duration_seconds_count{code="0",command="ADD"} 1`,
+		"multus_status_queue_length 3", "multus_ledger_entries 7", "multus_slot_owned 0", "multus_status_retries_total 0",
+		"go_goroutines ", "process_open_fds ",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %s", want)
+		}
+	}
+}
+
+// TestProfilesAreForTheLoopback: others are refused (P33).
+func TestProfilesAreForTheLoopback(t *testing.T) {
+	t.Parallel()
+	for addr, want := range map[string]int{"127.0.0.1:5": http.StatusOK, "[::1]:5": http.StatusOK, "192.0.2.1:5": http.StatusForbidden, "nonsense": http.StatusForbidden} {
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/debug/pprof/", nil)
+		r.RemoteAddr = addr
+		w := httptest.NewRecorder()
+		loopback(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })(w, r)
+		if w.Code != want {
+			t.Errorf("%s: got %d, want %d", addr, w.Code, want)
+		}
+	}
+}
