@@ -1,0 +1,165 @@
+package entrypoint
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/version"
+
+	"multus/internal/autoconf"
+	"multus/internal/config"
+	"multus/internal/fsx"
+)
+
+// plugin is the generated plugin configuration, members in today's order (behaviour.md G10); confDir is what
+// today's cniConf was meant to be (G23 [quirk]).
+type plugin struct {
+	CNIVersion         string            `json:"cniVersion,omitempty"`
+	Name               string            `json:"name,omitempty"`
+	Type               string            `json:"type"`
+	Capabilities       map[string]bool   `json:"capabilities,omitempty"`
+	NamespaceIsolation bool              `json:"namespaceIsolation,omitempty"`
+	GlobalNamespaces   string            `json:"globalNamespaces,omitempty"`
+	LogToStderr        *bool             `json:"logToStderr,omitempty"`
+	LogLevel           string            `json:"logLevel,omitempty"`
+	LogFile            string            `json:"logFile,omitempty"`
+	BinDir             string            `json:"binDir,omitempty"`
+	ConfDir            string            `json:"confDir,omitempty"`
+	ReadinessFile      string            `json:"readinessindicatorfile,omitempty"`
+	Kubeconfig         string            `json:"kubeconfig"`
+	Delegates          []json.RawMessage `json:"delegates"`
+}
+
+// list is the generated configuration for CNI versions from 1.0.0 on.
+type list struct {
+	CNIVersion string   `json:"cniVersion"`
+	Name       string   `json:"name"`
+	Plugins    []plugin `json:"plugins"`
+}
+
+// writeConf generates the configuration and writes it, if it changed; the other of the two names is removed
+// only then (behaviour.md G9 [quirk]). With a file of the user, that is copied (G6).
+func (o *Options) writeConf() (wrote string, err error) {
+	if o.ConfFile != auto {
+		b, err := os.ReadFile(o.ConfFile)
+		if err != nil {
+			return "", fmt.Errorf("read multus-conf-file: %w", err)
+		}
+		path := filepath.Join(o.ConfDir, filepath.Base(o.ConfFile))
+		if changed, err := replace(path, b); err != nil || !changed {
+			return "", err
+		}
+		return path, nil
+	}
+	p, err := autoconf.Choose(o.AutoconfigDir, o.MasterFileName)
+	if err != nil {
+		return "", err
+	}
+	b, path, err := o.generate(p)
+	if err != nil {
+		return "", err
+	}
+	changed, err := replace(path, b)
+	if err != nil {
+		return "", fmt.Errorf("write configuration: %w", err)
+	}
+	conf, conflist := o.outputs()
+	for _, other := range []string{conf, conflist} {
+		if other != path {
+			if err := fsx.Remove(other); err != nil {
+				return "", fmt.Errorf("remove configuration of another version: %w", err)
+			}
+		}
+	}
+	if !changed {
+		return "", nil
+	}
+	return path, nil
+}
+
+// generate makes the configuration for a cluster network, and its path (behaviour.md G7-G13).
+func (o *Options) generate(p *autoconf.Primary) ([]byte, string, error) {
+	v, embedded, err := o.version(p)
+	if err != nil {
+		return nil, "", err
+	}
+	caps, err := p.Config.Capabilities()
+	if err != nil {
+		return nil, "", fmt.Errorf("%s: %w", p.File, err)
+	}
+	caps[config.PodAnnotations] = true
+	out := plugin{
+		Type: "multus", Capabilities: caps, NamespaceIsolation: o.NamespaceIsolation, GlobalNamespaces: o.GlobalNamespaces,
+		LogLevel: o.LogLevel, LogFile: o.LogFile, BinDir: o.AdditionalBinDir, ConfDir: onHost(o.MultusConfDir),
+		ReadinessFile: o.ReadinessFile, Kubeconfig: o.KubeconfigFileHost, Delegates: []json.RawMessage{embedded},
+	}
+	if !o.LogToStderr {
+		no := false
+		out.LogToStderr = &no
+	}
+	name := autoconf.NetworkName
+	if o.OverrideNetworkName {
+		name = p.Config.Name()
+	}
+	asList, err := version.GreaterThanOrEqualTo(v, "1.0.0")
+	if err != nil {
+		return nil, "", fmt.Errorf("%s: cniVersion %q: %w", p.File, v, err)
+	}
+	conf, conflist := o.outputs()
+	if asList {
+		b, err := encode(list{CNIVersion: v, Name: name, Plugins: []plugin{out}})
+		if err == nil {
+			_, err = libcni.NetworkConfFromBytes(b)
+		}
+		return b, conflist, err
+	}
+	out.CNIVersion, out.Name = v, name
+	b, err := encode(out)
+	if err == nil {
+		_, err = libcni.NetworkPluginConfFromBytes(b)
+	}
+	return b, conf, err
+}
+
+// version returns the version of the configuration and the cluster network as it is embedded
+// (behaviour.md G8).
+func (o *Options) version(p *autoconf.Primary) (string, json.RawMessage, error) {
+	v, embedded := p.Config.Version(), json.RawMessage(p.Config.Bytes())
+	switch {
+	case v == "":
+		return "", nil, fmt.Errorf("cannot get cniVersion in master CNI config file %s", p.File)
+	case o.CNIVersion == "" || o.CNIVersion == v:
+		return v, embedded, nil
+	case !o.ForceCNIVersion:
+		return "", nil, fmt.Errorf("Multus cni version is %q while master plugin cni version is %q", o.CNIVersion, v) //nolint:staticcheck // today's text
+	}
+	b, err := config.Overlay(embedded, []byte(fmt.Sprintf(`{"cniVersion":%q}`, o.CNIVersion)))
+	return o.CNIVersion, b, err
+}
+
+func encode(v any) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return nil, fmt.Errorf("encode configuration: %w", err)
+	}
+	return b.Bytes(), nil
+}
+
+// onHost is a path without the prefix under which the container sees the host.
+func onHost(path string) string { return (&config.Daemon{}).HostPath(path) }
+
+// cleanUp removes what writeConf wrote (behaviour.md G22).
+func (o *Options) cleanUp() error {
+	if o.ConfFile != auto {
+		return fsx.Remove(filepath.Join(o.ConfDir, filepath.Base(o.ConfFile)))
+	}
+	conf, conflist := o.outputs()
+	return errors.Join(fsx.Remove(conf), fsx.Remove(conflist))
+}

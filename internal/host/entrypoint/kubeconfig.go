@@ -1,0 +1,123 @@
+package entrypoint
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+
+	"sigs.k8s.io/yaml"
+
+	"multus/internal/fsx"
+)
+
+// tokenFile is the token's file beside the kubeconfig, which names it: the plugin reads it at each call, so
+// that a rotated token is used at once, and the kubeconfig itself holds no credential (P08).
+const tokenFile = "multus.token"
+
+// kubeconfig is a kubeconfig file, with today's names (behaviour.md G5).
+type kubeconfig struct {
+	APIVersion     string         `json:"apiVersion"`
+	Kind           string         `json:"kind"`
+	Clusters       []namedCluster `json:"clusters"`
+	Users          []namedUser    `json:"users"`
+	Contexts       []namedContext `json:"contexts"`
+	CurrentContext string         `json:"current-context"`
+}
+
+type namedCluster struct {
+	Name    string `json:"name"`
+	Cluster struct {
+		Server   string `json:"server"`
+		CA       []byte `json:"certificate-authority-data,omitempty"`
+		Insecure bool   `json:"insecure-skip-tls-verify,omitempty"`
+	} `json:"cluster"`
+}
+
+type namedUser struct {
+	Name string `json:"name"`
+	User struct {
+		TokenFile string `json:"tokenFile"`
+	} `json:"user"`
+}
+
+type namedContext struct {
+	Name    string `json:"name"`
+	Context struct {
+		Cluster string `json:"cluster"`
+		User    string `json:"user"`
+	} `json:"context"`
+}
+
+// credentials copies the pod's token and writes the kubeconfig that names it, each only when it changed. It
+// returns whether anything did (behaviour.md G5, G20).
+func (o *Options) credentials() (changed bool, err error) {
+	token, err := os.ReadFile(filepath.Join(o.ServiceAccountDir, "token"))
+	if err != nil {
+		return false, fmt.Errorf("read the pod's token: %w", err)
+	}
+	config, err := o.kubeconfig()
+	if err != nil {
+		return false, err
+	}
+	dir := filepath.Join(o.ConfDir, "multus.d")
+	for _, d := range []string{dir, o.MultusConfDir} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return false, fmt.Errorf("make directory: %w", err)
+		}
+	}
+	// The token first: a kubeconfig never names a file that is not there.
+	for _, f := range []struct {
+		name string
+		data []byte
+	}{{tokenFile, token}, {filepath.Base(o.KubeconfigFileHost), config}} {
+		wrote, err := replace(filepath.Join(dir, f.name), f.data)
+		if err != nil {
+			return changed, fmt.Errorf("write %s: %w", f.name, err)
+		}
+		changed = changed || wrote
+	}
+	return changed, nil
+}
+
+func (o *Options) kubeconfig() ([]byte, error) {
+	host, port := o.Getenv("KUBERNETES_SERVICE_HOST"), o.Getenv("KUBERNETES_SERVICE_PORT")
+	if host == "" || port == "" {
+		return nil, errors.New("KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set: run in a pod")
+	}
+	protocol := o.Getenv("KUBERNETES_SERVICE_PROTOCOL")
+	if protocol == "" {
+		protocol = "https"
+	}
+	var c namedCluster
+	c.Name = "local"
+	c.Cluster.Server = protocol + "://" + net.JoinHostPort(host, port)
+	if o.SkipTLSVerify {
+		c.Cluster.Insecure = true
+	} else {
+		ca, err := os.ReadFile(filepath.Join(o.ServiceAccountDir, "ca.crt"))
+		if err != nil {
+			return nil, fmt.Errorf("read the API server's CA: %w", err)
+		}
+		c.Cluster.CA = ca
+	}
+	var u namedUser
+	u.Name = "multus"
+	u.User.TokenFile = filepath.Join(filepath.Dir(o.KubeconfigFileHost), tokenFile)
+	var x namedContext
+	x.Name, x.Context.Cluster, x.Context.User = "multus-context", c.Name, u.Name
+	return yaml.Marshal(kubeconfig{
+		APIVersion: "v1", Kind: "Config", CurrentContext: x.Name,
+		Clusters: []namedCluster{c}, Users: []namedUser{u}, Contexts: []namedContext{x},
+	})
+}
+
+// replace writes a file atomically, mode 0600, unless it has that content already.
+func replace(path string, data []byte) (bool, error) {
+	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, data) {
+		return false, nil
+	}
+	return true, fsx.WriteAtomic(path, data, 0o600)
+}

@@ -1,0 +1,130 @@
+// Package entrypoint is the process edge of thin_entrypoint, the program in the container of the thin
+// deployment (behaviour.md G.1): it installs the plugin, writes the CNI configuration and a kubeconfig, and
+// keeps both up to date. It runs no plugin. Only cmd/multus-daemon imports it.
+package entrypoint
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"multus/internal/autoconf"
+	"multus/internal/obs"
+)
+
+// serviceAccount is where the kubelet mounts the credentials of the pod.
+const serviceAccount = "/var/run/secrets/kubernetes.io/serviceaccount"
+
+// Options are the flags, with today's names and defaults (behaviour.md G1).
+type Options struct {
+	BinDir              string
+	ConfDir             string
+	CNIVersion          string
+	ConfFile            string
+	BinFile             string
+	MultusConfDir       string
+	SkipBinaryCopy      bool
+	KubeconfigFileHost  string
+	MasterFileName      string
+	NamespaceIsolation  bool
+	GlobalNamespaces    string
+	AutoconfigDir       string
+	LogToStderr         bool
+	LogLevel            string
+	LogFile             string
+	OverrideNetworkName bool
+	CleanupOnExit       bool
+	SkipConfigWatch     bool
+	RenameConfFile      bool
+	ReadinessFile       string
+	AdditionalBinDir    string
+	ForceCNIVersion     bool
+	SkipTLSVerify       bool
+
+	// ServiceAccountDir has ca.crt and token; Getenv tells where the API server is.
+	ServiceAccountDir string
+	Getenv            func(string) string
+	Stdout            io.Writer
+}
+
+// Command returns the command line of thin_entrypoint. Every error ends it with a code other than zero
+// (behaviour.md G3 [quirk]).
+func Command(getenv func(string) string, stdout io.Writer) *cobra.Command {
+	o := &Options{ServiceAccountDir: serviceAccount, Getenv: getenv, Stdout: stdout}
+	cmd := &cobra.Command{
+		Use:           "thin_entrypoint",
+		Short:         "Install the thin plugin on this node and keep its configuration and kubeconfig up to date",
+		Version:       obs.Version(),
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return Run(cmd.Context(), o) },
+	}
+	o.addFlags(cmd)
+	return cmd
+}
+
+func (o *Options) addFlags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&o.BinDir, "cni-bin-dir", "/host/opt/cni/bin", "CNI plugin `directory` of the host")
+	f.StringVar(&o.ConfDir, "cni-conf-dir", "/host/etc/cni/net.d", "CNI configuration `directory` of the host")
+	f.StringVar(&o.CNIVersion, "cni-version", "", "CNI `version` of the configuration; default: that of the cluster network")
+	f.StringVar(&o.ConfFile, "multus-conf-file", "auto", "configuration `file` to copy, or auto to generate one")
+	f.StringVar(&o.BinFile, "multus-bin-file", "/usr/src/multus-cni/bin/multus", "plugin `file` to install")
+	f.StringVar(&o.MultusConfDir, "multus-cni-conf-dir", "/host/etc/cni/multus/net.d", "`directory` of networks that definitions without a config name")
+	f.BoolVar(&o.SkipBinaryCopy, "skip-multus-binary-copy", false, "do not install the plugin")
+	f.StringVar(&o.KubeconfigFileHost, "multus-kubeconfig-file-host", "/etc/cni/net.d/multus.d/multus.kubeconfig", "kubeconfig `file` as the host sees it")
+	f.StringVar(&o.MasterFileName, "multus-master-cni-file-name", "", "`name` of the cluster network's file; default: the first that is not of Multus")
+	f.BoolVar(&o.NamespaceIsolation, "namespace-isolation", false, "limit pods to definitions of their own namespace")
+	f.StringVar(&o.GlobalNamespaces, "global-namespaces", "", "comma-separated `namespaces` that every pod may refer to under isolation")
+	f.StringVar(&o.AutoconfigDir, "multus-autoconfig-dir", "/host/etc/cni/net.d", "`directory` of the cluster network's file")
+	f.BoolVar(&o.LogToStderr, "multus-log-to-stderr", true, "let the plugin log to standard error")
+	f.StringVar(&o.LogLevel, "multus-log-level", "", "the plugin's log `level`: debug, verbose, error or panic")
+	f.StringVar(&o.LogFile, "multus-log-file", "", "the plugin's log `file`")
+	f.BoolVar(&o.OverrideNetworkName, "override-network-name", false, "give the configuration the cluster network's name")
+	f.BoolVar(&o.CleanupOnExit, "cleanup-config-on-exit", false, "remove the configuration on exit")
+	f.BoolVar(&o.SkipConfigWatch, "skip-config-watch", false, "do not follow changes of the cluster network's file")
+	f.BoolVar(&o.RenameConfFile, "rename-conf-file", false, "rename the cluster network's file to *.old after the configuration was generated")
+	f.StringVar(&o.ReadinessFile, "readiness-indicator-file", "", "`file` that tells that the cluster network is ready")
+	f.StringVar(&o.AdditionalBinDir, "additional-bin-dir", "", "binDir of the configuration: a plugin `directory` that is searched first")
+	f.BoolVar(&o.SkipTLSVerify, "skip-tls-verify", false, "do not verify the API server's certificate")
+	f.BoolVar(&o.ForceCNIVersion, "force-cni-version", false, "put --cni-version into the embedded cluster network")
+	for _, hidden := range []string{"skip-tls-verify", "force-cni-version"} {
+		if err := f.MarkHidden(hidden); err != nil {
+			panic(err) // a flag of this very function
+		}
+	}
+}
+
+// check finds out before anything is done whether it can be done (behaviour.md G2, G13).
+func (o *Options) check() error {
+	paths := []struct{ flag, path string }{{"cni-conf-dir", o.ConfDir}, {"cni-bin-dir", o.BinDir}}
+	if !o.SkipBinaryCopy {
+		paths = append(paths, struct{ flag, path string }{"multus-bin-file", o.BinFile})
+	}
+	if o.ConfFile != auto {
+		paths = append(paths, struct{ flag, path string }{"multus-conf-file", o.ConfFile})
+	}
+	for _, p := range paths {
+		if _, err := os.Stat(p.path); err != nil {
+			return fmt.Errorf("%s is not found: %w", p.flag, err)
+		}
+	}
+	switch strings.ToLower(o.LogLevel) {
+	case "", "debug", "verbose", "error", "panic":
+		return nil
+	}
+	return fmt.Errorf("Log levels should be one of: debug/verbose/error/panic, did not understand: %q", o.LogLevel) //nolint:staticcheck // today's text
+}
+
+const auto = "auto"
+
+// outputs are the two names of the generated configuration: a conflist from CNI 1.0.0 on (behaviour.md G9).
+func (o *Options) outputs() (conf, conflist string) {
+	conf = filepath.Join(o.ConfDir, autoconf.FileName)
+	return conf, conf + "list"
+}

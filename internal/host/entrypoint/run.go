@@ -1,0 +1,134 @@
+package entrypoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/fsnotify/fsnotify"
+
+	"multus/internal/autoconf"
+	"multus/internal/host/install"
+)
+
+// Run does what the flags say, then keeps configuration and credentials up to date until ctx ends
+// (behaviour.md G20-G22). Credentials are always followed: a token that is not renewed ends every pod start
+// on the node (P08).
+func Run(ctx context.Context, o *Options) error {
+	if err := o.check(); err != nil {
+		return err
+	}
+	if !o.SkipBinaryCopy {
+		if err := o.install(ctx); err != nil {
+			return err
+		}
+	}
+	if _, err := o.credentials(); err != nil {
+		return err
+	}
+	o.say("kubeconfig file is created.")
+	w, err := o.watch()
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	// After the watch has begun: a change between the two is not missed.
+	path, err := o.writeConf()
+	if err != nil {
+		return err
+	}
+	switch {
+	case o.ConfFile != auto:
+		o.say("multus config file %s is copied.", path)
+	default:
+		o.say("multus config file is created.")
+	}
+	if err := o.rename(); err != nil {
+		return err
+	}
+	err = o.follow(ctx, w)
+	if o.CleanupOnExit {
+		err = errors.Join(err, o.cleanUp())
+	}
+	return err
+}
+
+func (o *Options) install(ctx context.Context) error {
+	return install.Install(ctx, install.Options{Source: filepath.Dir(o.BinFile), Dest: o.BinDir, Names: []string{filepath.Base(o.BinFile)}})
+}
+
+// rename moves the cluster network's file out of the way (behaviour.md G25).
+func (o *Options) rename() error {
+	if !o.RenameConfFile || o.ConfFile != auto {
+		return nil
+	}
+	p, err := autoconf.Choose(o.AutoconfigDir, o.MasterFileName)
+	if err != nil {
+		return fmt.Errorf("rename the cluster network's file: %w", err)
+	}
+	if err := os.Rename(p.File, p.File+".old"); err != nil {
+		return fmt.Errorf("rename the cluster network's file: %w", err)
+	}
+	return nil
+}
+
+func (o *Options) watch() (*fsnotify.Watcher, error) {
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		return nil, fmt.Errorf("watch: %w", err)
+	}
+	dirs := []string{o.ServiceAccountDir}
+	if o.follows() {
+		dirs = append(dirs, o.AutoconfigDir)
+	}
+	for _, d := range dirs {
+		if err := w.Add(d); err != nil {
+			return nil, errors.Join(fmt.Errorf("watch %s: %w", d, err), w.Close())
+		}
+	}
+	return w, nil
+}
+
+// follows tells whether the cluster network's file is followed: not when it was renamed away.
+func (o *Options) follows() bool { return o.ConfFile == auto && !o.SkipConfigWatch && !o.RenameConfFile }
+
+// follow rewrites what changed. An error is told and the last good files stay: the next change may mend it.
+func (o *Options) follow(ctx context.Context, w *fsnotify.Watcher) error {
+	o.say("Entering watch loop...")
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-w.Errors:
+			// Events were lost: look at everything.
+			o.say("watch: %v", err)
+		case _, ok := <-w.Events:
+			if !ok {
+				return errors.New("the watch has ended")
+			}
+		}
+		changed, err := o.credentials()
+		if changed {
+			o.say("CA or SA token changed - recreated kubeconfig")
+		}
+		o.tell(err)
+		if !o.follows() {
+			continue
+		}
+		path, err := o.writeConf()
+		if path != "" {
+			o.say("master config changed - recreated multus config %s", path)
+		}
+		o.tell(err)
+	}
+}
+
+func (o *Options) tell(err error) {
+	if err != nil {
+		o.say("%v; keeping what is there", err)
+	}
+}
+
+func (o *Options) say(format string, args ...any) { fmt.Fprintf(o.Stdout, format+"\n", args...) }
