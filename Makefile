@@ -58,13 +58,19 @@ bench: ## run the benchmarks
 	$(GO) test -run - -bench . -benchmem $(ARGS) $(PKG)
 
 demo: build bin/cni bin/demo ## attach networks to a namespace before your eyes (root)
-	bin/demo
+	bin/demo $(ARGS)
 
 e2e: build $(TEST_TOOLS) ## run the end-to-end tests (root)
 	$(GO) test -count=1 -timeout=$(TEST_TIMEOUT) $(ARGS) ./test/e2e/...
 
-image: build ## build the container image, without a container runtime
-	$(GO) run ./test/image
+# The name that the image bears in the archives, as the manifests have it; what its labels tell.
+IMAGE ?= localhost/multus:latest
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+REVISION ?= $(shell git rev-parse --verify --quiet HEAD 2>/dev/null)
+SOURCE ?=
+
+image: ## write the container image for amd64 and arm64 into dist/, without a container engine
+	$(GO) run ./test/image -image '$(IMAGE)' -version '$(VERSION)' -revision '$(REVISION)' -source '$(SOURCE)' -buildvcs=$(BUILDVCS) $(ARGS)
 
 tools: $(TEST_TOOLS) $(GOTESTSUM) bin/tools/golangci-lint ## build all tools
 

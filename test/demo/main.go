@@ -32,6 +32,8 @@ const (
 	exitInterrupted = 130
 	// signalAgain is the pause between signals to the child: one that comes before it listens is lost.
 	signalAgain = 200 * time.Millisecond
+	// onePress is how long signals count as one: Ctrl-C may come from the terminal and from make or timeout as well.
+	onePress = time.Second
 	// endLimit is how long the child may take to clean up; killing it cleans up too, only without a word.
 	endLimit = 60 * time.Second
 )
@@ -50,6 +52,7 @@ type options struct {
 	examples string
 }
 
+// parse reads the command line, and complains about it.
 func parse(args []string, stderr io.Writer) (*options, error) {
 	o := &options{}
 	bin := "bin"
@@ -70,7 +73,9 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 		return nil, err
 	}
 	if f.NArg() > 0 {
-		return nil, fmt.Errorf("unexpected argument %q", f.Arg(0))
+		err := fmt.Errorf("unexpected argument %q", f.Arg(0))
+		fmt.Fprintln(stderr, err)
+		return nil, err
 	}
 	if o.examples == "" {
 		o.examples = filepath.Join(o.bin, "..", "examples")
@@ -85,7 +90,6 @@ func run(args []string, stdout, stderr *os.File) int {
 	case errors.Is(err, flag.ErrHelp):
 		return 0
 	case err != nil:
-		fmt.Fprintln(stderr, "error:", err)
 		return 2
 	}
 	if missing := missingOnHost(o); len(missing) > 0 {
@@ -135,17 +139,17 @@ func startNode(args []string, stdout, stderr *os.File) (int, error) {
 		return 1, fmt.Errorf("start a process in namespaces of its own: %w", err)
 	}
 	ended := make(chan struct{})
-	passed := make(chan struct{})
-	go func() {
-		defer close(passed)
-		passOn(signals, cmd.Process, ended)
-	}()
+	interrupted := make(chan bool)
+	go func() { interrupted <- passOn(signals, cmd.Process, ended) }()
 	err := cmd.Wait()
 	close(ended)
-	<-passed
+	killed := <-interrupted
 	var ee *exec.ExitError
 	if errors.As(err, &ee) && ee.Exited() {
 		return ee.ExitCode(), nil
+	}
+	if err != nil && killed {
+		return exitInterrupted, nil
 	}
 	if err != nil {
 		return 1, fmt.Errorf("the node ended without a word: %w", err)
@@ -153,13 +157,15 @@ func startNode(args []string, stdout, stderr *os.File) (int, error) {
 	return 0, nil
 }
 
-// passOn ends the child at the first signal, and kills it at the second or when it takes too long.
-func passOn(signals <-chan os.Signal, child *os.Process, ended <-chan struct{}) {
+// passOn ends the child at the first signal, and kills it at the second or when it takes too long. It tells whether
+// there was a signal.
+func passOn(signals <-chan os.Signal, child *os.Process, ended <-chan struct{}) bool {
 	select {
 	case <-ended:
-		return
+		return false
 	case <-signals:
 	}
+	first := time.Now()
 	again := time.NewTicker(signalAgain)
 	defer again.Stop()
 	limit := time.After(endLimit)
@@ -167,11 +173,12 @@ func passOn(signals <-chan os.Signal, child *os.Process, ended <-chan struct{}) 
 		_ = child.Signal(syscall.SIGTERM) // it may have ended
 		select {
 		case <-ended:
-			return
+			return true
 		case <-again.C:
 		case <-signals:
-			_ = child.Kill()
-			limit = nil
+			if time.Since(first) > onePress {
+				_ = child.Kill()
+			}
 		case <-limit:
 			_ = child.Kill()
 		}

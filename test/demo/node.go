@@ -75,7 +75,7 @@ func runNode(args []string, stdout, stderr io.Writer) int {
 		err = (&demo{progress: progress{stdout}, options: o, pid: pid}).run(ctx)
 	}
 	switch {
-	case ctx.Err() != nil && errors.Is(err, errInterrupted):
+	case errors.Is(err, errInterrupted):
 		return exitInterrupted
 	case err != nil:
 		fmt.Fprintln(stderr, "error:", oneLine(err))
@@ -84,7 +84,8 @@ func runNode(args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }
+// oneLine joins the lines of several errors.
+func oneLine(err error) string { return strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; ") }
 
 // furnish gives the process a root file system in memory, with what a node has installed, and moves into it. The mounts
 // are in the process's own mount namespace: nobody else sees them, and they end with it. It returns the process's number
@@ -241,11 +242,11 @@ func startDaemon(ctx context.Context) (*daemon, error) {
 		case <-time.After(poll):
 			continue
 		case <-d.ended:
-			err = fmt.Errorf("multus-daemon ended at once (%w): %s", d.err, lastLine(daemonLog))
+			err = fmt.Errorf("multus-daemon ended at once (%w): %s", d.err, lastWords())
 		case <-ctx.Done():
 			err = context.Cause(ctx)
 		case <-limit:
-			err = fmt.Errorf("multus-daemon made no %s within %s: %s", multusConf, daemonLimit, lastLine(daemonLog))
+			err = fmt.Errorf("multus-daemon made no %s within %s: %s", multusConf, daemonLimit, lastWords())
 		}
 		return nil, errors.Join(err, d.kill())
 	}
@@ -256,7 +257,7 @@ func startDaemon(ctx context.Context) (*daemon, error) {
 func (d *daemon) stop() error {
 	select {
 	case <-d.ended:
-		return fmt.Errorf("multus-daemon ended before its time (%w): %s", d.err, lastLine(daemonLog))
+		return fmt.Errorf("multus-daemon ended before its time (%w): %s", d.err, lastWords())
 	default:
 	}
 	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
@@ -268,7 +269,7 @@ func (d *daemon) stop() error {
 		return errors.Join(fmt.Errorf("multus-daemon did not end within %s after SIGTERM", daemonLimit), d.kill())
 	}
 	if d.err != nil {
-		return fmt.Errorf("multus-daemon ended badly (%w): %s", d.err, lastLine(daemonLog))
+		return fmt.Errorf("multus-daemon ended badly (%w): %s", d.err, lastWords())
 	}
 	return nil
 }
@@ -287,8 +288,9 @@ func exists(path string) bool {
 	return err == nil
 }
 
-func lastLine(path string) string {
-	b, err := os.ReadFile(path)
+// lastWords are the last line that the daemon logged.
+func lastWords() string {
+	b, err := os.ReadFile(daemonLog)
 	if err != nil {
 		return err.Error()
 	}

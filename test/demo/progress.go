@@ -22,7 +22,7 @@ func (p progress) step(ctx context.Context, what string, fn func(ctx context.Con
 	fmt.Fprintf(p.out, "· %-*s", width, what)
 	remarks, err := fn(ctx)
 	if err != nil {
-		fmt.Fprintln(p.out, "failed")
+		fmt.Fprintf(p.out, "%6.2f s, failed\n", time.Since(start).Seconds())
 		return err
 	}
 	fmt.Fprintf(p.out, "%6.2f s\n", time.Since(start).Seconds())
