@@ -13,10 +13,10 @@ import (
 	"slices"
 
 	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/version"
 
 	"multus/internal/cniconf"
 	"multus/internal/config"
-	"multus/internal/fsx"
 )
 
 // FileName is the configuration that the runtime loads first; NetworkName is its network's name, which
@@ -36,8 +36,9 @@ type Primary struct {
 	Config *cniconf.List
 }
 
-// Choose takes the named file, or the first in name order that is a valid configuration and not one of
-// Multus: those are known by their content, whatever they are called (behaviour.md F20; P09).
+// Choose takes the named file, or the first in name order that is a valid configuration, is not one of Multus
+// (known by its content, whatever it is called: behaviour.md F20; P09), and is not the bridge that podman or
+// CRI-O brings along (P15): that one only when it is named.
 func Choose(dir, name string) (*Primary, error) {
 	if name != "" {
 		return load(filepath.Join(dir, name))
@@ -52,6 +53,9 @@ func Choose(dir, name string) (*Primary, error) {
 			continue
 		}
 		p, err := load(filepath.Join(dir, e.Name()))
+		if err == nil && slices.Contains([]string{"podman", "crio"}, p.Config.Name()) {
+			err = fmt.Errorf("%s: it is the default bridge of %s; name it in multusMasterCNI to use it", p.File, p.Config.Name())
+		}
 		if err == nil {
 			return p, nil
 		}
@@ -65,19 +69,42 @@ func load(file string) (*Primary, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read configuration of the cluster network: %w", err)
 	}
+	if Ours(b) {
+		return nil, fmt.Errorf("%s: it is a configuration of multus itself", file)
+	}
 	l, err := cniconf.Parse(b)
 	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	if _, err := libcni.NetworkConfFromBytes(b); err != nil && !l.Single() {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	if l.Name() == "" {
 		return nil, fmt.Errorf("%s: no name", file)
 	}
-	for _, typ := range l.Types() {
-		if typ == "multus" || typ == "multus-shim" {
-			return nil, fmt.Errorf("%s: it is a configuration of multus itself", file)
-		}
-	}
 	return &Primary{File: file, Config: l}, nil
+}
+
+// Ours tells whether a CNI configuration calls Multus, at any depth.
+func Ours(conf []byte) bool {
+	var v any
+	if err := json.Unmarshal(conf, &v); err != nil {
+		return false
+	}
+	return callsMultus(v)
+}
+
+func callsMultus(v any) bool {
+	switch v := v.(type) {
+	case []any:
+		return slices.ContainsFunc(v, callsMultus)
+	case map[string]any:
+		if v["type"] == "multus" || v["type"] == "multus-shim" {
+			return true
+		}
+		return callsMultus(v["plugins"]) || callsMultus(v["delegates"])
+	}
+	return false
 }
 
 // output is the generated configuration, keys in today's order (behaviour.md F25), ours at the end: with
@@ -130,6 +157,9 @@ func Generate(d *config.Daemon, p *Primary) ([]byte, error) {
 		ConfDir: d.HostPath(d.ConfDir), DefaultNetworks: d.DefaultNetworks, SystemNamespaces: d.SystemNamespaces, MultusNamespace: d.MultusNamespace,
 		ReadinessIndicatorFile: d.HostPath(d.ReadinessIndicatorFile), PlainPods: config.PlainLocal,
 	}
+	if err := versions(d.CNIVersion, p); err != nil {
+		return nil, err
+	}
 	if out.CNIVersion == "" {
 		out.CNIVersion = p.Config.Version()
 	}
@@ -151,23 +181,24 @@ func Generate(d *config.Daemon, p *Primary) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// Write chooses, generates and writes 00-multus.conf atomically, mode 0600 (behaviour.md F24). A file that
-// is there stays until a whole new one takes its place; an equal one is left alone.
-func Write(d *config.Daemon) (*Primary, error) {
-	p, err := Choose(d.MultusAutoconfigDir, d.MultusMasterCNI)
+// versions refuses a cluster network that is too old for the version that is asked for (behaviour.md F22).
+func versions(top string, p *Primary) error {
+	if top == "" {
+		return nil
+	}
+	want, err := version.GreaterThanOrEqualTo(top, "0.4.0")
 	if err != nil {
-		return nil, err
+		return fmt.Errorf("cniVersion %q of the daemon: %w", top, err)
 	}
-	b, err := Generate(d, p)
+	if p.Config.Version() == "" {
+		return nil // it inherits the version
+	}
+	has, err := version.GreaterThanOrEqualTo(p.Config.Version(), "0.4.0")
 	if err != nil {
-		return nil, err
+		return fmt.Errorf("%s: cniVersion %q: %w", p.File, p.Config.Version(), err)
 	}
-	path := filepath.Join(d.CNIConfigDir, FileName)
-	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, b) {
-		return p, nil
+	if want && !has {
+		return fmt.Errorf("%s: delegate cni version is %s while top level cni version is %s", p.File, p.Config.Version(), top)
 	}
-	if err := fsx.WriteAtomic(path, b, 0o600); err != nil {
-		return nil, fmt.Errorf("write %s: %w", FileName, err)
-	}
-	return p, nil
+	return nil
 }

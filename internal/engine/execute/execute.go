@@ -72,14 +72,15 @@ func (r *Runner) Del(ctx context.Context, p *plan.Plan, a *plan.Attachment) erro
 	cached, err := r.cni.GetNetworkListCachedResult(list, rt)
 	added := err != nil || cached != nil // a result that cannot be read is one all the same
 	missing := r.withoutMissing(list)
-	err = r.cni.DelNetworkList(ctx, list, rt)
-	if !added && neverBegan(err) {
+	err = errors.Join(r.cni.DelNetworkList(ctx, list, rt), missing)
+	if err != nil && !added && (neverBegan(err) || !HasInterface(p.Netns, a.IfName)) {
+		// ADD never came to it, or failed in it. Its plugins were asked, so what they reserved is freed; some
+		// call a missing interface an error, at this and at every later DEL (host-device), and the runtime
+		// would never get rid of the sandbox (P07).
+		r.log.Warn("DEL of an attachment that was never made", "network", a.Name, "ifname", a.IfName, "err", err)
 		return nil
 	}
-	if !added && err == nil {
-		return nil // the ADD failed at the missing plugin: it holds nothing
-	}
-	return errors.Join(err, missing)
+	return err
 }
 
 // withoutMissing takes the plugins out of the list whose binaries cannot be found, and says so.

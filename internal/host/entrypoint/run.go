@@ -92,7 +92,9 @@ func (o *Options) watch() (*fsnotify.Watcher, error) {
 }
 
 // follows tells whether the cluster network's file is followed: not when it was renamed away.
-func (o *Options) follows() bool { return o.ConfFile == auto && !o.SkipConfigWatch && !o.RenameConfFile }
+func (o *Options) follows() bool {
+	return o.ConfFile == auto && !o.SkipConfigWatch && !o.RenameConfFile
+}
 
 // follow rewrites what changed. An error is told and the last good files stay: the next change may mend it.
 func (o *Options) follow(ctx context.Context, w *fsnotify.Watcher) error {
