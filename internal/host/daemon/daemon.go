@@ -13,7 +13,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -30,9 +29,6 @@ import (
 
 // DefaultConfig is where today's manifests mount the daemon's file (behaviour.md A.5).
 const DefaultConfig = "/etc/cni/net.d/multus.d/daemon-config.json"
-
-// primaryPause and primaryLimit bound the search for a cluster network at start.
-const primaryPause = time.Second
 
 // Options of a run; flags and environment, flags first.
 type Options struct {
@@ -71,9 +67,10 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	q := newQueue(s.cluster, filepath.Join(conf.SocketDir, api.ReportDir), log)
-	m := newMetrics(q.waiting, func() float64 { return entries(cmp.Or(conf.CNIDir, config.DefaultCNIDir)) })
+	slot := newSlot(conf, log)
+	m := newMetrics(q.waiting, func() float64 { return entries(cmp.Or(conf.CNIDir, config.DefaultCNIDir)) }, func() float64 { return owned(slot) })
 	q.onWritten, q.onRetry = m.written.Inc, m.retries.Inc
-	srv := &server{conf: conf, queue: q, metrics: m, log: log, ready: s.ready}
+	srv := &server{conf: conf, queue: q, metrics: m, log: log, ready: ready(s.ready, slot)}
 	srv.resolver = &plan.Resolver{Networks: s.networks, Pods: s.pods, Devices: s.devices, Missing: srv.missing, Log: log}
 	hs := &http.Server{Handler: srv.handler(), ReadHeaderTimeout: planLimit, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
 	if conf.PerNodeCertificate != nil {
@@ -84,7 +81,9 @@ func Run(ctx context.Context, o Options) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { s.run(ctx); return nil })
 	g.Go(func() error { return q.run(ctx) })
-	g.Go(func() error { return ownSlot(ctx, conf, m, log) })
+	if slot != nil {
+		g.Go(func() error { return slot.Run(ctx) })
+	}
 	if conf.MetricsPort != nil {
 		g.Go(func() error { return m.serve(ctx, *conf.MetricsPort, conf.EnablePprof) })
 	}
@@ -106,30 +105,22 @@ func Run(ctx context.Context, o Options) error {
 	return err
 }
 
-// ownSlot writes the CNI configuration as soon as there is a cluster network. A directory without one is
-// waited for: the cluster network may come later (behaviour.md F21).
-func ownSlot(ctx context.Context, conf *config.Daemon, m *metrics, log *slog.Logger) error {
-	if conf.MultusConfigFile != config.Auto || conf.MultusAutoconfigDir == "" {
-		log.Info("the CNI configuration is left to others", "multusConfigFile", conf.MultusConfigFile)
+// newSlot makes the controller of the CNI configuration, nil if it is left to others.
+func newSlot(conf *config.Daemon, log *slog.Logger) *autoconf.Slot {
+	if conf.MultusConfigFile == config.Auto && conf.MultusAutoconfigDir == "" {
+		log.Info("the CNI configuration is left to others: multusAutoconfigDir is not set")
 		return nil
 	}
-	told := ""
-	for {
-		p, err := autoconf.Write(conf)
-		if err == nil {
-			m.slot.Set(1)
-			log.Info("CNI configuration written", "dir", conf.CNIConfigDir, "clusterNetwork", p.File)
-			return nil
+	return autoconf.NewSlot(conf, log)
+}
+
+// ready says why this daemon does not do all that it should: plans first, then the slot.
+func ready(plans func() error, slot *autoconf.Slot) func() error {
+	return func() error {
+		if err := plans(); err != nil || slot == nil {
+			return err
 		}
-		if err.Error() != told {
-			told = err.Error()
-			log.Error("waiting for a cluster network", "err", err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(primaryPause):
-		}
+		return slot.Owned()
 	}
 }
 
@@ -146,6 +137,14 @@ func entries(dir string) float64 {
 		}
 	}
 	return float64(n)
+}
+
+// owned is 1 while the runtime calls Multus by the configuration that the daemon wrote.
+func owned(slot *autoconf.Slot) float64 {
+	if slot == nil || slot.Owned() != nil {
+		return 0
+	}
+	return 1
 }
 
 func logger(conf *config.Daemon) (*slog.Logger, error) {

@@ -30,13 +30,12 @@ type metrics struct {
 	delegates *prometheus.HistogramVec
 	retries   prometheus.Counter
 	written   prometheus.Counter
-	slot      prometheus.Gauge
 }
 
 // durations suit what takes from a millisecond (a plan) to the runtime's patience (a hanging delegate).
 var durations = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120}
 
-func newMetrics(queued, ledger func() float64) *metrics {
+func newMetrics(queued, ledger, slot func() float64) *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -57,13 +56,13 @@ func newMetrics(queued, ledger func() float64) *metrics {
 		written: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "multus_status_written_total", Help: "Reports whose network-status was written, or needed none.",
 		}),
-		slot: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "multus_slot_owned", Help: "1 while the CNI configuration of this node is the one that the daemon generated.",
-		}),
 	}
 	m.registry.MustRegister(
-		m.requests, m.inFlight, m.planning, m.delegates, m.retries, m.written, m.slot,
+		m.requests, m.inFlight, m.planning, m.delegates, m.retries, m.written,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "multus_status_queue_length", Help: "Reports whose status is not written yet."}, queued),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "multus_slot_owned", Help: "1 while the CNI configuration of this node is the one that the daemon generated.",
+		}, slot),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "multus_ledger_entries", Help: "Sandboxes in the ledger of this node."}, ledger),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)

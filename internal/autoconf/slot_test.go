@@ -1,0 +1,249 @@
+package autoconf
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/cni/libcni"
+
+	"multus/internal/config"
+)
+
+// patience bounds what a test waits for.
+const patience = 20 * time.Second
+
+func primary(name, typ string) string {
+	return fmt.Sprintf(`{"cniVersion":"1.0.0","name":%q,"plugins":[{"type":%q,"capabilities":{"portMappings":true}}]}`, name, typ)
+}
+
+// slotAt makes a slot on a fresh directory, which is both the runtime's and the cluster network's.
+func slotAt(t *testing.T, dir string, over string) *Slot {
+	t.Helper()
+	conf, err := config.ParseDaemon([]byte(over))
+	if err != nil {
+		t.Fatal(err)
+	}
+	conf.CNIConfigDir = dir
+	if conf.MultusAutoconfigDir == "" {
+		conf.MultusAutoconfigDir = dir
+	}
+	return NewSlot(conf, slog.New(slog.DiscardHandler))
+}
+
+func put(t *testing.T, dir, name, text string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func runSlot(t *testing.T, s *Slot) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(patience); time.Now().Before(end); <-tick.C {
+		if ok() {
+			return
+		}
+	}
+	t.Fatalf("%s: not within %s", what, patience)
+}
+
+func has(path, text string) bool {
+	b, err := os.ReadFile(path)
+	return err == nil && strings.Contains(string(b), text)
+}
+
+// TestSlotFollows: the cluster network is found when it comes, followed when it changes or is renamed, and kept
+// when it goes (behaviour.md F20, F21, F27, F28, F30-F32; P15, P16).
+func TestSlotFollows(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := filepath.Join(dir, FileName)
+	put(t, dir, "87-podman-bridge.conflist", primary("podman", "bridge"))
+	put(t, dir, "70-multus.conf", `{"name":"x","type":"multus","delegates":[{"type":"bridge"}]}`)
+	s := slotAt(t, dir, `{}`)
+	runSlot(t, s)
+	eventually(t, "the reason", func() bool { return errors.Is(s.Owned(), ErrNoPrimary) })
+	if _, err := os.Stat(file); err == nil {
+		t.Error("written without a cluster network")
+	}
+	put(t, dir, "10-a.conflist", primary("a", "a"))
+	eventually(t, "10-a", func() bool { return has(file, "10-a.conflist") && s.Owned() == nil })
+	put(t, dir, "05-b.conflist", primary("b", "b"))
+	eventually(t, "05-b, which is earlier", func() bool { return has(file, "05-b.conflist") })
+	if err := os.Rename(filepath.Join(dir, "05-b.conflist"), filepath.Join(dir, "06-b.json")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "06-b", func() bool { return has(file, "06-b.json") || has(file, "10-a.conflist") })
+	put(t, dir, "06-b.json", `{"cniVersion":"1.0.0","name":"b","type":"b","capabilities":{"bandwidth":true}}`)
+	eventually(t, "the capability of 06-b", func() bool { return has(file, `"bandwidth":true`) })
+	good, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"06-b.json", "10-a.conflist"} {
+		put(t, dir, name, `{"cniVersion":`)
+	}
+	put(t, dir, "07-c.conflist", primary("c", "c"))
+	eventually(t, "07-c, past what is broken", func() bool { return has(file, "07-c.conflist") })
+	if err := os.Remove(filepath.Join(dir, "07-c.conflist")); err != nil {
+		t.Fatal(err)
+	}
+	put(t, dir, "06-b.json", `{"cniVersion":"1.0.0","name":"b","type":"b","capabilities":{"bandwidth":true}}`)
+	eventually(t, "06-b again", func() bool { b, err := os.ReadFile(file); return err == nil && bytes.Equal(b, good) })
+	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v, want 0600", info.Mode(), err)
+	}
+}
+
+// TestSlotKeepsLastGood: without a usable cluster network the file stays, also over a restart, byte for byte
+// (behaviour.md F31, F34; P02, P16).
+func TestSlotKeepsLastGood(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := filepath.Join(dir, FileName)
+	put(t, dir, "10-a.conflist", primary("a", "a"))
+	first := slotAt(t, dir, `{}`)
+	first.sync()
+	good, err := os.ReadFile(file)
+	if err != nil || first.Owned() != nil {
+		t.Fatal(err, first.Owned())
+	}
+	put(t, dir, "10-a.conflist", "")
+	for _, s := range []*Slot{first, slotAt(t, dir, `{}`)} {
+		s.sync()
+		if got, err := os.ReadFile(file); err != nil || !bytes.Equal(got, good) || s.Owned() != nil {
+			t.Errorf("got %q, %v, %v", got, err, s.Owned())
+		}
+	}
+	put(t, dir, "10-a.conflist", primary("a", "a"))
+	before, err := os.Stat(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slotAt(t, dir, `{}`).sync()
+	if after, err := os.Stat(file); err != nil || !os.SameFile(before, after) {
+		t.Errorf("an equal file was written again: %v", err)
+	}
+}
+
+// TestSlotIsPutBack: a file that is renamed or removed is put back; who does it again and again wins, and is
+// told of (P11).
+func TestSlotIsPutBack(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := filepath.Join(dir, FileName)
+	put(t, dir, "10-a.conflist", primary("a", "a"))
+	s := slotAt(t, dir, `{}`)
+	lost := make(chan error, 1)
+	s.Lost = func(err error) { lost <- err }
+	runSlot(t, s)
+	there := func() bool { return has(file, "10-a.conflist") }
+	eventually(t, "the file", there)
+	for range fightLimit {
+		if err := os.Rename(file, file+".cilium_bak"); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the file, put back", there)
+	}
+	if err := os.Rename(file, file+".cilium_bak"); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-lost:
+		if !errors.Is(err, ErrFight) || !strings.Contains(err.Error(), "cni.exclusive=false") {
+			t.Error(err)
+		}
+	case <-time.After(patience):
+		t.Fatal("no end of the fight")
+	}
+	if !errors.Is(s.Owned(), ErrFight) {
+		t.Errorf("owned: %v", s.Owned())
+	}
+}
+
+// TestSlotUserFile: multusConfigFile names a file: it is copied and followed, and the daemon goes on
+// (behaviour.md F10; P44).
+func TestSlotUserFile(t *testing.T) {
+	t.Parallel()
+	dir, own := t.TempDir(), t.TempDir()
+	put(t, own, "mine.conf", `{"cniVersion":"1.0.0","name":"mine","type":"multus-shim","clusterNetwork":"/a"}`)
+	s := slotAt(t, dir, fmt.Sprintf(`{"multusConfigFile":%q}`, filepath.Join(own, "mine.conf")))
+	runSlot(t, s)
+	file := filepath.Join(dir, "mine.conf")
+	eventually(t, "the copy", func() bool { return has(file, `"/a"`) && s.Owned() == nil })
+	put(t, own, "mine.conf", `{"cniVersion":"1.0.0","name":"mine","type":"multus-shim","clusterNetwork":"/b"}`)
+	eventually(t, "the change", func() bool { return has(file, `"/b"`) })
+}
+
+// TestSlotReaderNeverSeesABadFile: a reader in a loop finds a valid file at every look while the cluster network's
+// is rewritten, truncated, renamed and removed (issue 3, part 8; P16).
+func TestSlotReaderNeverSeesABadFile(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := filepath.Join(dir, FileName)
+	put(t, dir, "10-a.conflist", primary("a", "a"))
+	s := slotAt(t, dir, `{}`)
+	runSlot(t, s)
+	eventually(t, "the file", func() bool { return has(file, "10-a.conflist") })
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	looks := 0
+	wg.Go(func() {
+		for ; ; looks++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			b, err := os.ReadFile(file)
+			if err == nil {
+				_, err = libcni.ConfFromBytes(b)
+			}
+			if err != nil {
+				t.Errorf("look %d: %v", looks, err)
+				return
+			}
+		}
+	})
+	rounds := 2500 // each writes, truncates, renames and removes: 10,000 changes
+	if testing.Short() {
+		rounds = 100
+	}
+	at := filepath.Join(dir, "10-a.conflist")
+	for i := range rounds {
+		put(t, dir, "10-a.conflist", primary("a", fmt.Sprintf("a%d", i%7)))
+		if err := errors.Join(os.Truncate(at, int64(i%40)), os.Rename(at, at+".bak"), os.Remove(at+".bak")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(stop)
+	wg.Wait()
+	t.Logf("%d looks during %d changes", looks, 4*rounds)
+	if looks == 0 {
+		t.Error("the reader never looked")
+	}
+}
