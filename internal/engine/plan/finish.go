@@ -85,6 +85,10 @@ func (p *planning) finish() (*Plan, error) {
 	}
 	for i := range out.Attachments {
 		a := &out.Attachments[i]
+		if slices.ContainsFunc(a.Config.Types(), isMultus) {
+			return nil, fault.New(fault.BadConfig, "make the network delegate to another plugin",
+				"network %s of pod %s delegates to multus itself", a.Name, p.req.Pod())
+		}
 		a.Args = DelegateArgs(p.req.Args.Delegate(uid), a.Request)
 		if err := p.runtimeConfig(a); err != nil {
 			return nil, err
@@ -92,6 +96,9 @@ func (p *planning) finish() (*Plan, error) {
 	}
 	return out, nil
 }
+
+// isMultus tells the plugins that would start all over again (P09).
+func isMultus(typ string) bool { return typ == "multus" || typ == "multus-shim" }
 
 // DelegateArgs adds the older form of mac and ips to CNI_ARGS, at every verb (behaviour.md C67 [quirk]:
 // on ADD only today, and an empty list as an empty value).

@@ -112,9 +112,25 @@ func (v *verbs) simple(command string, args *skel.CmdArgs, verb func(*engine.Eng
 	return nil
 }
 
+// depth is set in the environment of everything that the plugin starts: who finds it there was started by a
+// delegate of Multus, and must not start again (P09).
+const depth = "MULTUS_DEPTH"
+
+// guard stops recursion at once.
+func guard(command string) error {
+	if os.Getenv(depth) != "" {
+		return fault.New(fault.BadConfig, "make the cluster network, and every network-attachment-definition, delegate to something else than multus",
+			"%s: multus was called by one of its own delegates", command)
+	}
+	return os.Setenv(depth, "1")
+}
+
 // prepare makes the request and the engine. CNI_ARGS that cannot be read fail everything but DEL, which the
 // ledger tells what to do (behaviour.md D8, E15).
 func (v *verbs) prepare(command string, args *skel.CmdArgs) (*request.Request, *engine.Engine, error) {
+	if err := guard(command); err != nil {
+		return nil, nil, fault.ToCNI(err)
+	}
 	conf, err := config.ParsePlugin(args.StdinData)
 	if err != nil {
 		return nil, nil, fault.ToCNI(err)
