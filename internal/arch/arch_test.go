@@ -27,12 +27,15 @@ var ranks = [][]string{
 	{"multus/internal/obs"},
 	{"multus/internal/config"},
 	{"multus/internal/fault", "multus/internal/cniconf", "multus/internal/netsel", "multus/internal/link", "multus/internal/fsx", "multus/api"},
+	{"multus/internal/failpoint"},
 }
 
-// beside are the imports within a layer that are meant: the thin host is the plugin's host with sources.
-var beside = map[string]string{
-	"multus/internal/host/thin":   "multus/internal/host/plugin",
-	"multus/internal/host/daemon": "multus/internal/host/install",
+// beside are the imports within a layer that are meant: the thin host is the plugin's host with sources; the
+// daemon's binary answers to several names.
+var beside = map[string][]string{
+	"multus/internal/host/thin":       {"multus/internal/host/plugin"},
+	"multus/internal/host/daemon":     {"multus/internal/host/install", "multus/internal/host/entrypoint"},
+	"multus/internal/host/entrypoint": {"multus/internal/host/install"},
 }
 
 type pkg struct {
@@ -97,7 +100,7 @@ func TestImportsPointDown(t *testing.T) {
 			t.Errorf("%s is in no layer: add it to ranks", p.ImportPath)
 		}
 		for _, imp := range p.Imports {
-			if !strings.HasPrefix(imp, "multus/") || beside[p.ImportPath] == imp {
+			if !strings.HasPrefix(imp, "multus/") || slices.Contains(beside[p.ImportPath], imp) {
 				continue
 			}
 			if to := rank(imp); to <= from {

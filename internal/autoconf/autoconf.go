@@ -17,6 +17,7 @@ import (
 
 	"multus/internal/cniconf"
 	"multus/internal/config"
+	"multus/internal/engine/plan"
 )
 
 // FileName is the configuration that the runtime loads first; NetworkName is its network's name, which
@@ -72,12 +73,9 @@ func load(file string) (*Primary, error) {
 	if Ours(b) {
 		return nil, fmt.Errorf("%s: it is a configuration of multus itself", file)
 	}
-	l, err := cniconf.Parse(b)
+	l, err := plan.LoadFile(file)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
-	}
-	if _, err := libcni.NetworkConfFromBytes(b); err != nil && !l.Single() {
-		return nil, fmt.Errorf("%s: %w", file, err)
+		return nil, err
 	}
 	if l.Name() == "" {
 		return nil, fmt.Errorf("%s: no name", file)
@@ -128,9 +126,10 @@ type output struct {
 	DaemonSocketDir        string             `json:"daemonSocketDir,omitempty"`
 	ConfDir                string             `json:"confDir,omitempty"`
 	DefaultNetworks        []string           `json:"defaultNetworks,omitempty"`
-	SystemNamespaces       []string           `json:"systemNamespaces,omitempty"`
+	SystemNamespaces       []string           `json:"systemNamespaces,omitzero"`
 	MultusNamespace        string             `json:"multusNamespace,omitempty"`
 	ReadinessIndicatorFile string             `json:"readinessindicatorfile,omitempty"`
+	FailureEvents          bool               `json:"failureEvents"`
 	PlainPods              string             `json:"plainPods"`
 }
 
@@ -155,7 +154,8 @@ func Generate(d *config.Daemon, p *Primary) ([]byte, error) {
 		Name: NetworkName, ClusterNetwork: d.HostPath(p.File), NamespaceIsolation: d.NamespaceIsolation, GlobalNamespaces: d.GlobalNamespaces,
 		Type: d.Type, CNIDir: d.HostPath(d.CNIDir), AuxiliaryChain: d.AuxiliaryChain, DaemonSocketDir: d.DaemonSocketDir,
 		ConfDir: d.HostPath(d.ConfDir), DefaultNetworks: d.DefaultNetworks, SystemNamespaces: d.SystemNamespaces, MultusNamespace: d.MultusNamespace,
-		ReadinessIndicatorFile: d.HostPath(d.ReadinessIndicatorFile), PlainPods: config.PlainLocal,
+		ReadinessIndicatorFile: d.HostPath(d.ReadinessIndicatorFile),
+		FailureEvents:          true, PlainPods: config.PlainLocal,
 	}
 	if err := versions(d.CNIVersion, p); err != nil {
 		return nil, err

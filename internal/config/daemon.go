@@ -2,6 +2,7 @@ package config
 
 import (
 	"encoding/json"
+	"fmt"
 	"path/filepath"
 	"strings"
 
@@ -87,12 +88,47 @@ func (d *Daemon) HostPath(path string) string {
 	return path
 }
 
-// ForRequest lays the file over the configuration of a request (behaviour.md A90, A91): what the server
-// and the generator alone use is left out.
+// ForRequest lays the file over the configuration of a request (behaviour.md A90, A91): what the server and the
+// generator alone use is left out. Paths that the plugin uses are made the host's; the cluster network's, which
+// the daemon reads, is made the daemon's.
 func (d *Daemon) ForRequest(conf []byte) ([]byte, error) {
 	skip := []string{"type", "name", "kubeconfig", "networksDir", "runtimeConfig", "prevResult", "plainPods", "daemonTimeout"}
 	if d.MultusConfigFile == Auto {
 		skip = append(skip, "readinessindicatorfile")
 	}
-	return Overlay(conf, d.Raw, skip...)
+	out, err := Overlay(conf, d.Raw, skip...)
+	if err != nil {
+		return nil, err
+	}
+	var m map[string]json.RawMessage
+	if err := json.Unmarshal(out, &m); err != nil {
+		return nil, fmt.Errorf("unmarshal CNI config: %w", err)
+	}
+	for k, v := range m {
+		var path string
+		if json.Unmarshal(v, &path) != nil {
+			continue
+		}
+		switch strings.ToLower(k) {
+		case "cnidir", "bindir":
+			path = d.HostPath(path)
+		case "clusternetwork":
+			path = d.containerPath(path)
+		default:
+			continue
+		}
+		if m[k], err = json.Marshal(path); err != nil {
+			return nil, fmt.Errorf("marshal CNI config: %w", err)
+		}
+	}
+	return json.Marshal(m)
+}
+
+// containerPath is a path of the generated configuration as the daemon sees it: the reverse of HostPath for
+// files of multusAutoconfigDir.
+func (d *Daemon) containerPath(path string) string {
+	if host := d.HostPath(d.MultusAutoconfigDir); host != d.MultusAutoconfigDir && filepath.Dir(path) == strings.TrimRight(host, "/") {
+		return filepath.Join(d.MultusAutoconfigDir, filepath.Base(path))
+	}
+	return path
 }

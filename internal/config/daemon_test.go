@@ -31,21 +31,27 @@ func TestParseDaemon(t *testing.T) {
 		want       *Daemon
 	}{
 		{"A61 A70 defaults", `{}`, none(func(*Daemon) {})},
-		{"A60-A66 the server's", `{"chrootDir":"/hostroot","socketDir":"/s","logFile":"/l","logLevel":"verbose","logToStderr":true,"connectionLimit":5,"metricsPort":9091,"enablePprof":true}`,
+		{
+			"A60-A66 the server's", `{"chrootDir":"/hostroot","socketDir":"/s","logFile":"/l","logLevel":"verbose","logToStderr":true,"connectionLimit":5,"metricsPort":9091,"enablePprof":true}`,
 			none(func(d *Daemon) {
-				d.ChrootDir, d.SocketDir, d.LogFile, d.LogLevel, d.LogToStderr, d.ConnectionLimit, d.MetricsPort, d.EnablePprof = "/hostroot", "/s", "/l", "verbose", ptr(true), ptr(5), ptr(9091), true
-			})},
-		{"A70 the generator's", `{"binDir":"/b","capabilities":{"mac":true},"cniVersion":"0.3.1","logOptions":{"maxAge":3},"namespaceIsolation":true,"globalNamespaces":"g","readinessindicatorfile":"/r","type":"multus",
+				d.ChrootDir, d.SocketDir, d.LogFile, d.LogLevel, d.LogToStderr, d.ConnectionLimit, d.MetricsPort, d.EnablePprof = "/hostroot", "/s", "/l", "verbose", new(true), new(5), new(9091), true
+			}),
+		},
+		{
+			"A70 the generator's", `{"binDir":"/b","capabilities":{"mac":true},"cniVersion":"0.3.1","logOptions":{"maxAge":3},"namespaceIsolation":true,"globalNamespaces":"g","readinessindicatorfile":"/r","type":"multus",
 			"cniDir":"/c","cniConfigDir":"/n","auxiliaryCNIChainName":"aux","daemonSocketDir":"/host/run","multusConfigFile":"/f","multusMasterCNI":"10-x.conf","multusAutoconfigDir":"/a","forceCNIVersion":true,"overrideNetworkName":true}`,
 			none(func(d *Daemon) {
-				d.BinDir, d.Capabilities, d.CNIVersion, d.LogOptions, d.NamespaceIsolation, d.GlobalNamespaces, d.ReadinessIndicatorFile, d.Type = "/b", map[string]bool{"mac": true}, "0.3.1", &LogOptions{MaxAge: ptr(3)}, true, "g", "/r", "multus"
+				d.BinDir, d.Capabilities, d.CNIVersion, d.LogOptions, d.NamespaceIsolation, d.GlobalNamespaces, d.ReadinessIndicatorFile, d.Type = "/b", map[string]bool{"mac": true}, "0.3.1", &LogOptions{MaxAge: new(3)}, true, "g", "/r", "multus"
 				d.CNIDir, d.CNIConfigDir, d.AuxiliaryChain, d.DaemonSocketDir, d.MultusConfigFile, d.MultusMasterCNI, d.MultusAutoconfigDir, d.OverrideNetworkName = "/c", "/n", "aux", "/host/run", "/f", "10-x.conf", "/a", true
-			})},
-		{"A72 the overlay's", `{"confDir":"/c","defaultNetworks":["d"],"systemNamespaces":[],"multusNamespace":"m","clusterNetwork":"x","kubeconfig":"/k","networksDir":"/n","kubeletRoot":"/kl"}`,
+			}),
+		},
+		{
+			"A72 the overlay's", `{"confDir":"/c","defaultNetworks":["d"],"systemNamespaces":[],"multusNamespace":"m","clusterNetwork":"x","kubeconfig":"/k","networksDir":"/n","kubeletRoot":"/kl"}`,
 			none(func(d *Daemon) {
 				d.ConfDir, d.DefaultNetworks, d.SystemNamespaces, d.MultusNamespace, d.ClusterNetwork, d.Kubeconfig, d.NetworksDir, d.KubeletRoot = "/c", []string{"d"}, []string{}, "m", "x", "/k", "/n", "/kl"
-			})},
-		{"A1 A71 unknown keys, name", `{"name":"x","unknown":1,"perNodeCertificate":{"enabled":true}}`, none(func(*Daemon) {})},
+			}),
+		},
+		{"A1 A71 unknown keys, name", `{"name":"x","unknown":1,"nope":{"enabled":true}}`, none(func(*Daemon) {})},
 	}
 	for _, tc := range tests {
 		t.Run(tc.rule, func(t *testing.T) {
@@ -125,6 +131,20 @@ func TestForRequest(t *testing.T) {
 	}
 	if _, err := daemon(t, `{}`).ForRequest([]byte(`[]`)); err == nil {
 		t.Error("a request that is no object")
+	}
+}
+
+// TestForRequestPaths: the plugin uses cniDir and binDir of the plan on the host, where the generated configuration
+// has them without the prefix (architecture.md, Paths): ADD and DEL must not work in different directories.
+func TestForRequestPaths(t *testing.T) {
+	t.Parallel()
+	d := daemon(t, `{"cniDir":"/host/var/lib/cni/multus","binDir":"/host/opt/cni/bin"}`)
+	b, err := d.ForRequest([]byte(`{"cniDir":"/var/lib/cni/multus","binDir":"/opt/cni/bin"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := plugin(t, string(b)); got.CNIDir != "/var/lib/cni/multus" || got.BinDir != "/opt/cni/bin" {
+		t.Errorf("known again: the plan sends the plugin to %s and %s", got.CNIDir, got.BinDir)
 	}
 }
 

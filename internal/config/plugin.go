@@ -4,9 +4,9 @@
 package config
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -53,6 +53,7 @@ type Plugin struct {
 	ReadinessIndicatorFile string            `json:"readinessindicatorfile"`
 	AuxiliaryChain         string            `json:"auxiliaryCNIChainName"`
 	RetryDeleteOnError     bool              `json:"retryDeleteOnError"`
+	FailureEvents          bool              `json:"failureEvents"`
 	LogToStderr            *bool             `json:"logToStderr"`
 	LogLevel               string            `json:"logLevel"`
 	LogFile                string            `json:"logFile"`
@@ -93,8 +94,7 @@ func ParsePlugin(b []byte) (*Plugin, error) {
 		ConfDir: DefaultConfDir, CNIDir: DefaultCNIDir, BinDir: DefaultBinDir,
 		MultusNamespace: DefaultMultusNamespace, SystemNamespaces: []string{"kube-system"},
 	}
-	dec := json.NewDecoder(bytes.NewReader(b))
-	if err := dec.Decode(p); err != nil {
+	if err := json.Unmarshal(b, p); err != nil {
 		return nil, fault.Wrap(err, fault.Decoding, "correct the CNI configuration that the runtime loads",
 			"failed to load netconf")
 	}
@@ -163,8 +163,14 @@ func Overlay(conf, over []byte, skip ...string) ([]byte, error) {
 	if err := json.Unmarshal(over, &top); err != nil {
 		return nil, fmt.Errorf("unmarshal CNI override config: %w", err)
 	}
+	fold := func(m map[string]json.RawMessage, key string) {
+		maps.DeleteFunc(m, func(k string, _ json.RawMessage) bool { return strings.EqualFold(k, key) })
+	}
 	for _, k := range skip {
-		delete(top, k)
+		fold(top, k)
+	}
+	for k := range top {
+		fold(base, k)
 	}
 	if base == nil {
 		base = map[string]json.RawMessage{}

@@ -15,6 +15,7 @@ import (
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
+	"multus/internal/failpoint"
 	"multus/internal/fault"
 )
 
@@ -26,7 +27,25 @@ func (e *Engine) Add(ctx context.Context, req *request.Request) (types.Result, e
 		return nil, err
 	}
 	res, err := c.add(ctx)
-	return res, c.inPod(err)
+	if err == nil {
+		return res, nil
+	}
+	err = c.inPod(err)
+	c.tell(ctx, err)
+	return nil, err
+}
+
+// tell puts the failure of an ADD into the pod's events, in the words that the runtime gets.
+func (c *call) tell(ctx context.Context, err error) {
+	pod := c.pod()
+	if !c.conf.FailureEvents || pod.Name == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tellLimit)
+	defer cancel()
+	c.deps.Publisher.Publish(ctx, &publish.Report{
+		Command: request.Add, Pod: pod, Failure: &publish.Failure{Tell: true, Message: err.Error()},
+	})
 }
 
 func (c *call) add(ctx context.Context) (types.Result, error) {
@@ -38,10 +57,12 @@ func (c *call) add(ctx context.Context) (types.Result, error) {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, AddLimit, fmt.Errorf("ADD took longer than %s", AddLimit))
 	defer cancel()
+	failpoint.At("plan.before")
 	p, err := c.deps.Planner.Plan(ctx, c.req, c.conf)
 	if err != nil {
 		return nil, err
 	}
+	failpoint.At("plan.after")
 	var out types.Result
 	err = c.locked(ctx, LockLimit, func() error {
 		results, err := c.attach(ctx, p)
@@ -62,6 +83,7 @@ func (c *call) attach(ctx context.Context, p *plan.Plan) ([]types.Result, error)
 	if err := c.clearLeftover(ctx); err != nil {
 		return nil, err
 	}
+	failpoint.At("leftover.cleared")
 	if err := execute.Free(p); err != nil {
 		return nil, err
 	}
@@ -70,6 +92,7 @@ func (c *call) attach(ctx context.Context, p *plan.Plan) ([]types.Result, error)
 	if err := c.store.Write(p); err != nil {
 		return nil, fault.Wrap(err, fault.Internal, "make the state directory (cniDir) writable", "nothing was attached")
 	}
+	failpoint.At("ledger.written")
 	results := make([]types.Result, 0, len(p.Attachments))
 	for i := range p.Attachments {
 		a := &p.Attachments[i]
@@ -85,6 +108,7 @@ func (c *call) attach(ctx context.Context, p *plan.Plan) ([]types.Result, error)
 			return results, c.failed(a, err)
 		}
 		results = append(results, res)
+		failpoint.At("attached")
 		c.verbose("Add", a, res, start)
 	}
 	return results, nil
@@ -114,6 +138,7 @@ func (c *call) clearLeftover(ctx context.Context) error {
 // already, so it has a time of its own. The record stays: the runtime's DEL, which follows every failed ADD,
 // goes over it once more.
 func (c *call) undo(ctx context.Context, p *plan.Plan, n int) {
+	failpoint.At("undo.before")
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), UndoLimit, fmt.Errorf("undo took longer than %s", UndoLimit))
 	defer cancel()
 	done := *p
@@ -121,6 +146,7 @@ func (c *call) undo(ctx context.Context, p *plan.Plan, n int) {
 	if err := c.detach(ctx, &done); err != nil {
 		c.log.Error("undo of a failed ADD is incomplete; DEL goes on with it", "err", err)
 	}
+	failpoint.At("undo.after")
 }
 
 // report tells the world what was attached. After a failure only events tell of it (behaviour.md D25).
@@ -147,7 +173,9 @@ func (c *call) report(ctx context.Context, p *plan.Plan, results []types.Result,
 			Name: a.Name, IfName: a.IfName, Primary: a.Primary, Result: b, DeviceInfo: readDeviceInfo(a),
 		})
 	}
+	failpoint.At("report.before")
 	c.deps.Publisher.Publish(ctx, rep)
+	failpoint.At("report.after")
 }
 
 // waitReady waits for the cluster network's own sign that it is ready (behaviour.md D11, M1).

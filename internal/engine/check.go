@@ -6,6 +6,7 @@ import (
 
 	"multus/internal/engine/ledger"
 	"multus/internal/engine/request"
+	"multus/internal/failpoint"
 	"multus/internal/fault"
 )
 
@@ -34,10 +35,12 @@ func (c *call) check(ctx context.Context) error {
 	if r == nil {
 		return fault.New(fault.Internal, "remove the sandbox: the runtime makes a new one", "container %s is not attached to any network", c.req.ContainerID)
 	}
+	failpoint.At("check.read")
 	p := c.planFor(r)
 	run := c.runner(p.Dirs)
 	for i := range p.Attachments {
 		a := &p.Attachments[i]
+		failpoint.At("check.before")
 		if err := run.Check(ctx, p, a); err != nil {
 			return fault.Wrap(err, fault.Internal, "remove the sandbox: the runtime makes a new one",
 				"network %q (interface %s) failed its CHECK", a.Name, a.IfName)

@@ -13,6 +13,7 @@ import (
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
+	"multus/internal/failpoint"
 	"multus/internal/fault"
 )
 
@@ -26,9 +27,7 @@ func (e *Engine) Del(ctx context.Context, req *request.Request) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, DelLimit, fmt.Errorf("DEL took longer than %s", DelLimit))
 	defer cancel()
 	err = c.locked(ctx, LockLimit, func() error { return c.del(ctx) })
-	c.deps.Publisher.Publish(ctx, &publish.Report{Command: request.Del, Pod: publish.Pod{
-		Namespace: req.Args.Get(request.PodNamespace), Name: req.Args.Get(request.PodName), UID: req.Args.Get(request.PodUID),
-	}, Timings: c.timings})
+	c.deps.Publisher.Publish(ctx, &publish.Report{Command: request.Del, Pod: c.pod(), Timings: c.timings})
 	return c.inPod(err)
 }
 
@@ -41,6 +40,7 @@ func (c *call) del(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	failpoint.At("del.read")
 	if r != nil {
 		return c.freeRecord(ctx, r)
 	}
@@ -52,6 +52,7 @@ func (c *call) del(ctx context.Context) error {
 			return errors.Join(err, c.freeRecord(ctx, r))
 		}
 	}
+	failpoint.At("del.unrecorded")
 	if err != nil || len(p.Attachments) == 0 {
 		return errors.Join(err, c.store.Remove(c.req.ContainerID))
 	}
@@ -91,8 +92,11 @@ func (c *call) free(ctx context.Context, p *plan.Plan) error {
 	if err := c.detach(ctx, p); err != nil {
 		return err
 	}
+	failpoint.At("detached")
 	c.store.Dir = p.Dirs.State
-	return c.store.Remove(p.ContainerID)
+	err := c.store.Remove(p.ContainerID)
+	failpoint.At("ledger.removed")
+	return err
 }
 
 // detach runs DEL for the attachments of a plan in reverse order, for all of them whatever fails
@@ -101,6 +105,7 @@ func (c *call) detach(ctx context.Context, p *plan.Plan) error {
 	run := c.runner(p.Dirs)
 	var errs []error
 	for i := len(p.Attachments) - 1; i >= 0; i-- {
+		failpoint.At("detach.before")
 		a := &p.Attachments[i]
 		start := time.Now()
 		if err := c.timed(a, start, run.Del(ctx, p, a)); err != nil {
@@ -110,6 +115,7 @@ func (c *call) detach(ctx context.Context, p *plan.Plan) error {
 		if a.DeviceInfo != "" {
 			_ = os.Remove(a.DeviceInfo) // behaviour.md D66: failures do not matter
 		}
+		failpoint.At("detach.after")
 		c.verbose("Del", a, a.Config, start)
 	}
 	if len(errs) == 0 {

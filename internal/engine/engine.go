@@ -22,6 +22,7 @@ import (
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
+	"multus/internal/failpoint"
 	"multus/internal/fault"
 )
 
@@ -39,6 +40,8 @@ const (
 	LockLimit = 30 * time.Second
 	// StatusLimit bounds STATUS: it is asked every few seconds and must never hang (P23).
 	StatusLimit = 2 * time.Second
+	// tellLimit bounds the telling of a failure.
+	tellLimit = 2 * time.Second
 )
 
 // Planner says what is to be done for a request: a resolver in process, or the daemon.
@@ -91,6 +94,7 @@ func (e *Engine) begin(req *request.Request) (*call, error) {
 
 // locked runs fn while holding the sandbox's lock.
 func (c *call) locked(ctx context.Context, limit time.Duration, fn func() error) error {
+	failpoint.At("lock.before")
 	waiting, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	l, err := ledger.Lock(waiting, c.deps.LockFile, c.req.ContainerID)
@@ -98,7 +102,10 @@ func (c *call) locked(ctx context.Context, limit time.Duration, fn func() error)
 		return fault.Wrap(err, fault.TryAgain, "nothing: the runtime tries again", "%s", c.req.Pod())
 	}
 	c.lock = l.File()
-	return errors.Join(fn(), l.Close())
+	failpoint.At("lock.taken")
+	err = errors.Join(fn(), l.Close())
+	failpoint.At("lock.released")
+	return err
 }
 
 func (c *call) runner(dirs plan.Dirs) *execute.Runner {
@@ -168,6 +175,12 @@ func (c *call) inPod(err error) error {
 	ce := fault.ToCNI(err)
 	ce = &types.Error{Code: ce.Code, Msg: fmt.Sprintf("Multus: [%s]: %s", c.identity(), ce.Msg), Details: ce.Details}
 	return ce
+}
+
+// pod is the pod of the request, as the runtime names it.
+func (c *call) pod() publish.Pod {
+	a := c.req.Args
+	return publish.Pod{Namespace: a.Get(request.PodNamespace), Name: a.Get(request.PodName), UID: a.Get(request.PodUID)}
 }
 
 func (c *call) identity() string {

@@ -12,6 +12,7 @@ import (
 	"multus/internal/engine/ledger"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
+	"multus/internal/failpoint"
 	"multus/internal/fault"
 	"multus/internal/fsx"
 )
@@ -49,6 +50,7 @@ func (c *call) gc(ctx context.Context, valid map[string]bool) error {
 	if err != nil {
 		return err
 	}
+	failpoint.At("gc.listed")
 	var errs []error
 	var networks []*network
 	note := func(a *plan.Attachment, keep bool, containerID string) {
@@ -74,8 +76,10 @@ func (c *call) gc(ctx context.Context, valid map[string]bool) error {
 			note(&r.Attachments[i], kept, id)
 		}
 	}
+	failpoint.At("gc.collected")
 	run := c.runner(plan.Dirs{State: c.conf.CNIDir, Binary: c.conf.BinDir})
 	for _, n := range networks {
+		failpoint.At("gc.before")
 		if err := run.GC(ctx, &n.attachment, n.valid); err != nil {
 			errs = append(errs, fmt.Errorf("network %q: %w", n.attachment.Name, err))
 		}
@@ -102,6 +106,7 @@ func (c *call) collect(ctx context.Context, id string, valid bool) (r *ledger.Re
 	if valid {
 		return r, true, nil
 	}
+	failpoint.At("gc.stale")
 	one := *c
 	one.req = &request.Request{Command: request.Del, ContainerID: id, IfName: ledger.UsualName, Path: c.req.Path, Netns: r.Netns}
 	one.lock = l.File()

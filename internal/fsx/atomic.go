@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"multus/internal/failpoint"
 )
 
 const (
@@ -35,6 +37,7 @@ func WriteAtomic(path string, data []byte, perm os.FileMode) error {
 	if err != nil {
 		return fmt.Errorf("write %q: %w", path, err)
 	}
+	failpoint.At("fsx.created")
 	err = fill(temp, data, perm)
 	if err == nil {
 		err = os.Rename(temp.Name(), path)
@@ -42,6 +45,7 @@ func WriteAtomic(path string, data []byte, perm os.FileMode) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("write %q: %w", path, err), Remove(temp.Name()))
 	}
+	failpoint.At("fsx.renamed")
 	if err := syncDir(filepath.Dir(path)); err != nil {
 		return fmt.Errorf("write %q: %w", path, err)
 	}
@@ -136,9 +140,11 @@ func fill(f *os.File, data []byte, perm os.FileMode) error {
 		err = f.Chmod(perm)
 	}
 	if err == nil {
+		failpoint.At("fsx.written")
 		// Without it a power cut after the rename can leave an empty file under the final name.
 		err = f.Sync()
 	}
+	failpoint.At("fsx.synced")
 	return errors.Join(err, f.Close())
 }
 

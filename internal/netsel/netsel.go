@@ -4,9 +4,10 @@
 package netsel
 
 import (
-	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"strings"
@@ -130,11 +131,11 @@ type wire struct {
 
 func parseJSON(value string) ([]Element, error) {
 	var list []*wire
-	dec := json.NewDecoder(bytes.NewReader([]byte(value)))
+	dec := json.NewDecoder(strings.NewReader(value))
 	if err := dec.Decode(&list); err != nil {
 		return nil, fmt.Errorf("want a JSON array of objects: %w", err)
 	}
-	if dec.More() {
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("want one JSON array of objects, and nothing after it")
 	}
 	out := make([]Element, 0, len(list))
@@ -178,7 +179,7 @@ func (w *wire) check() (Element, error) {
 		gws := make([]netip.Addr, 0, len(*w.DefaultRoute))
 		for _, s := range *w.DefaultRoute {
 			gw, err := netip.ParseAddr(s)
-			if err != nil {
+			if err != nil || gw.Zone() != "" {
 				return e, fmt.Errorf("default-route: invalid IP address: %q", s)
 			}
 			gws = append(gws, gw.Unmap())

@@ -405,3 +405,42 @@ func TestLogLines(t *testing.T) {
 		})
 	}
 }
+
+// TestFailureEvents: a failed ADD is told on the pod in the words that the runtime gets, once however often it is
+// tried, for failures of the plan and of a delegate (behaviour.md O64; P34, P38).
+func TestFailureEvents(t *testing.T) {
+	for _, kind := range node.Kinds {
+		t.Run(string(kind), func(t *testing.T) {
+			s := newSite(t, kind, node.Options{Conf: map[string]any{"failureEvents": true}})
+			s.api.CreateNetwork(t, s.ns, "bad", `{"cniVersion":"1.0.0","type":"macvlan","master":"nowhere0"}`, nil)
+			for name, wanted := range map[string]string{"plan": "nope", "delegate": "bad"} {
+				p := s.pod(t, name, map[string]string{networks: wanted}, false)
+				var last error
+				for range 3 {
+					if _, last = s.Add(t, s.Conf(), p); last == nil {
+						t.Fatal("ADD succeeded")
+					}
+					if err := s.Del(t, s.Conf(), p); err != nil {
+						t.Error(err)
+					}
+				}
+				var messages []string
+				s.eventually(t, "the event", func() bool {
+					messages = nil
+					for _, e := range s.api.Events(t, s.ns, name) {
+						if e.Reason == "FailedAddingInterface" {
+							messages = append(messages, e.Message)
+						}
+					}
+					return len(messages) > 0
+				})
+				if !strings.Contains(last.Error(), messages[0]) {
+					t.Errorf("%s: the event says %q, the runtime got %q", name, messages[0], last)
+				}
+				if kind == node.Thick && len(messages) != 1 {
+					t.Errorf("%s: told %d times", name, len(messages))
+				}
+			}
+		})
+	}
+}

@@ -15,6 +15,9 @@ import (
 	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
+
+	"multus/internal/engine/publish"
+	"multus/internal/failpoint"
 )
 
 const (
@@ -73,11 +76,20 @@ func (e *Exec) once(ctx context.Context, path string, stdin []byte, environ []st
 	if e.Lock != nil {
 		c.ExtraFiles = []*os.File{e.Lock}
 	}
-	err := c.Run()
+	failpoint.At("exec.before")
+	err := c.Start()
+	if err == nil {
+		failpoint.At("exec.started")
+		err = c.Wait()
+	}
 	if errors.Is(err, syscall.ETXTBSY) {
 		return nil, err
 	}
 	e.started = true
+	if errors.Is(err, exec.ErrWaitDelay) && ctx.Err() == nil {
+		err = nil // the plugin has ended well; what it left in the background holds its output open
+	}
+	failpoint.At("exec.after")
 	if err != nil {
 		return nil, pluginError(ctx, path, err, stdout.Bytes(), stderr.Bytes())
 	}
@@ -86,6 +98,9 @@ func (e *Exec) once(ctx context.Context, path string, stdin []byte, environ []st
 	}
 	if len(bytes.TrimSpace(stdout.Bytes())) == 0 {
 		return emptyResult(stdin), nil
+	}
+	if err := publish.Whole(stdout.Bytes()); errors.Is(err, publish.ErrNull) {
+		return nil, fmt.Errorf("plugin %s gave a result that cannot be used: %w", filepath.Base(path), err)
 	}
 	return stdout.Bytes(), nil
 }

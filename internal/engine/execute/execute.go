@@ -17,7 +17,9 @@ import (
 
 	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
+	"multus/internal/failpoint"
 	"multus/internal/fault"
+	"multus/internal/fsx"
 	"multus/internal/link"
 )
 
@@ -50,11 +52,13 @@ func (r *Runner) Add(ctx context.Context, p *plan.Plan, a *plan.Attachment) (res
 	if err != nil {
 		return nil, false, err
 	}
+	failpoint.At("add.before")
 	r.exec.started = false
 	res, err = r.cni.AddNetworkList(ctx, list, rt)
 	if err != nil {
 		return nil, r.exec.started, err
 	}
+	failpoint.At("add.after")
 	if a.Routes.None() {
 		return res, true, nil
 	}
@@ -72,7 +76,13 @@ func (r *Runner) Del(ctx context.Context, p *plan.Plan, a *plan.Attachment) erro
 	cached, err := r.cni.GetNetworkListCachedResult(list, rt)
 	added := err != nil || cached != nil // a result that cannot be read is one all the same
 	missing := r.withoutMissing(list)
+	entry := r.cacheFile(list.Name, p.ContainerID, a.IfName)
+	remembered, _ := os.ReadFile(entry)
 	err = errors.Join(r.cni.DelNetworkList(ctx, list, rt), missing)
+	if missing != nil && remembered != nil {
+		// libcni forgets an attachment whose list has been gone through; what the missing plugin holds is there yet.
+		err = errors.Join(err, fsx.WriteAtomic(entry, remembered, 0o600))
+	}
 	if err != nil && !added && (neverBegan(err) || !HasInterface(p.Netns, a.IfName)) {
 		// ADD never came to it, or failed in it. Its plugins were asked, so what they reserved is freed; some
 		// call a missing interface an error, at this and at every later DEL (host-device), and the runtime
@@ -81,6 +91,11 @@ func (r *Runner) Del(ctx context.Context, p *plan.Plan, a *plan.Attachment) erro
 		return nil
 	}
 	return err
+}
+
+// cacheFile is libcni's cache entry of an attachment (behaviour.md D84).
+func (r *Runner) cacheFile(network, containerID, ifName string) string {
+	return filepath.Join(r.dir, "results", fmt.Sprintf("%s-%s-%s", network, containerID, ifName))
 }
 
 // withoutMissing takes the plugins out of the list whose binaries cannot be found, and says so.

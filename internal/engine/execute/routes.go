@@ -7,12 +7,12 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
 
 	"multus/internal/engine/plan"
+	"multus/internal/failpoint"
 	"multus/internal/fault"
 	"multus/internal/fsx"
 	"multus/internal/link"
@@ -33,12 +33,15 @@ func (r *Runner) moveRoutes(p *plan.Plan, a *plan.Attachment, network string, re
 		return nil, fault.Wrap(err, fault.Internal, "check the gateways in default-route: each must be reachable through the network's own addresses",
 			"set default routes of interface %s", a.IfName)
 	}
+	failpoint.At("routes.moved")
 	editRoutes(result, a.Routes)
 	out, err := result.GetAsVersion(res.Version())
 	if err != nil {
 		return nil, fmt.Errorf("convert result: %w", err)
 	}
-	return out, r.updateCache(network, p.ContainerID, a.IfName, out)
+	err = r.updateCache(network, p.ContainerID, a.IfName, out)
+	failpoint.At("cache.updated")
+	return out, err
 }
 
 func applyRoutes(netns string, a *plan.Attachment) (err error) {
@@ -57,9 +60,16 @@ func applyRoutes(netns string, a *plan.Attachment) (err error) {
 		if !f.drop {
 			continue
 		}
-		if err := ns.DropDefault(a.IfName, f.family); err != nil {
+		err := ns.DropDefault(a.IfName, f.family)
+		if errors.Is(err, link.ErrNoInterface) && len(a.Routes.Gateways) == 0 {
+			return nil // an interface that the kernel does not have (a user-space driver's) has no routes
+		}
+		if err != nil {
 			return err
 		}
+	}
+	if len(a.Routes.Gateways) == 0 {
+		return nil
 	}
 	return ns.SetDefault(a.IfName, a.Routes.Gateways)
 }
@@ -92,7 +102,7 @@ func defaultNet(gw netip.Addr) net.IPNet {
 
 // updateCache rewrites the result in libcni's cache entry and leaves its other members as they are.
 func (r *Runner) updateCache(network, containerID, ifName string, res types.Result) error {
-	path := filepath.Join(r.dir, "results", fmt.Sprintf("%s-%s-%s", network, containerID, ifName))
+	path := r.cacheFile(network, containerID, ifName)
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return fmt.Errorf("read cached result: %w", err)

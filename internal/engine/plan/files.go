@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/utils"
@@ -36,6 +37,7 @@ func loadByName(dir, name string) (*cniconf.List, error) {
 		switch {
 		case err != nil:
 			broken = append(broken, fmt.Errorf("passed over: %w", err))
+		case name == "" && slices.ContainsFunc(l.Types(), isMultus): // our own, beside the cluster network's
 		case name == "" || l.Name() == name:
 			return l, nil
 		}
@@ -68,6 +70,9 @@ func loadPath(path string) (*cniconf.List, error) {
 	}
 	return nil, fmt.Errorf("cannot find network: %s has no .conf or .conflist file", path)
 }
+
+// LoadFile reads the network in a file as ADD does, with the plugins of its sub-directory (behaviour.md B34, B35).
+func LoadFile(file string) (*cniconf.List, error) { return loadFile(file, true) }
 
 // loadFile reads one file; chained adds the plugins of the sub-directory that bears the list's name
 // (B35; not when a list is found by its name, B25).

@@ -25,6 +25,9 @@ func (p *planning) nameInterfaces() error {
 	taken := map[string]string{}
 	for i := range p.out {
 		a := &p.out[i]
+		if a.Config.Name() == "" {
+			return fault.New(fault.BadConfig, "give the network's configuration a name", "network %d of pod %s (%s) has no name", i, p.req.Pod(), a.Origin)
+		}
 		switch {
 		case i == 0:
 			a.IfName = p.req.IfName

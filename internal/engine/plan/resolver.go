@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/containernetworking/cni/pkg/utils"
+
 	"multus/internal/cniconf"
 	"multus/internal/config"
 	"multus/internal/engine/request"
@@ -106,7 +108,7 @@ func (r *Resolver) planDelete(ctx context.Context, req *request.Request, conf *c
 		known := len(p.out)
 		if err := step(ctx); err != nil {
 			r.Log.Warn("resolve for DEL without a record", "pod", req.Pod(), "container", req.ContainerID, "err", err)
-			p.out = p.out[:known]
+			p.out = p.out[:max(known, min(1, len(p.out)))] // the cluster network is kept if it is known
 			break
 		}
 	}
@@ -203,12 +205,13 @@ func (p *planning) cluster(ctx context.Context) error {
 	if p.conf.ClusterNetwork == "" {
 		return p.inline(ctx)
 	}
-	name, l, err := p.clusterReference(ctx, p.conf.ClusterNetwork)
+	a, err := p.clusterReference(ctx, p.conf.ClusterNetwork)
 	if err != nil {
 		return fault.Wrap(err, codeOf(err), "check clusterNetwork in the CNI configuration, and that the file or the definition exists",
 			"failed to get clusterNetwork/defaultNetworks: failed to get clusterNetwork %s in namespace %s", p.conf.ClusterNetwork, p.conf.MultusNamespace)
 	}
-	p.out = append(p.out, Attachment{Name: name, Origin: FromClusterNetwork, Primary: true, Config: l})
+	a.Origin, a.Primary = FromClusterNetwork, true
+	p.out = append(p.out, *a)
 	return p.replaceDefault(ctx)
 }
 
@@ -237,24 +240,23 @@ func (p *planning) inline(ctx context.Context) error {
 
 // clusterReference resolves a value of clusterNetwork or defaultNetworks: a path if it has a slash, else a
 // definition in multusNamespace, else a file in confDir by the network's name (behaviour.md B30, B32).
-func (p *planning) clusterReference(ctx context.Context, value string) (string, *cniconf.List, error) {
+func (p *planning) clusterReference(ctx context.Context, value string) (*Attachment, error) {
 	if strings.Contains(value, "/") {
 		l, err := loadPath(value)
 		if err == nil {
 			l, err = l.WithDefaults("", p.conf.CNIVersion)
 		}
 		if err != nil {
-			return "", nil, err
+			return nil, err
 		}
-		return l.Name(), l, nil
+		return &Attachment{Name: l.Name(), Config: l}, nil
 	}
 	ref := Ref{Namespace: p.conf.MultusNamespace, Name: value}
 	var missing error
 	if p.Networks != nil {
 		def, err := p.lookUp(ctx, ref)
 		if err == nil {
-			l, err := p.definition(def)
-			return ref.String(), l, err
+			return p.defined(ctx, ref, def)
 		}
 		missing = err
 	}
@@ -263,9 +265,23 @@ func (p *planning) clusterReference(ctx context.Context, value string) (string, 
 		l, err = l.WithDefaults(value, p.conf.CNIVersion)
 	}
 	if err != nil {
-		return "", nil, errors.Join(missing, err)
+		return nil, errors.Join(missing, err)
 	}
-	return l.Name(), l, nil
+	return &Attachment{Name: l.Name(), Config: l}, nil
+}
+
+// defined is a network of the cluster's that has a definition, with its device if it needs one
+// (behaviour.md H1, H22).
+func (p *planning) defined(ctx context.Context, ref Ref, def *Definition) (*Attachment, error) {
+	l, err := p.definition(def)
+	if err != nil {
+		return nil, err
+	}
+	a := &Attachment{Name: ref.String(), Config: l}
+	if def.ResourceName != "" && p.pod != nil {
+		err = p.assignDevice(ctx, a, def.ResourceName)
+	}
+	return a, err
 }
 
 // defaults adds defaultNetworks (behaviour.md A20, A21).
@@ -274,12 +290,13 @@ func (p *planning) defaults(ctx context.Context) error {
 		return nil
 	}
 	for _, value := range p.conf.DefaultNetworks {
-		name, l, err := p.clusterReference(ctx, value)
+		a, err := p.clusterReference(ctx, value)
 		if err != nil {
 			return fault.Wrap(err, codeOf(err), "check defaultNetworks in the CNI configuration, and that the file or the definition exists",
 				"failed to get clusterNetwork/defaultNetworks: default network %s", value)
 		}
-		p.out = append(p.out, Attachment{Name: name, Origin: FromDefaultNetworks, Config: l})
+		a.Origin = FromDefaultNetworks
+		p.out = append(p.out, *a)
 	}
 	return nil
 }
@@ -475,6 +492,9 @@ func (p *planning) auxiliary(context.Context) error {
 }
 
 func chain(name, version string, more [][]byte) (*cniconf.List, error) {
+	if err := utils.ValidateNetworkName(name); err != nil {
+		return nil, fmt.Errorf("invalid network config name: %q", name)
+	}
 	head, err := json.Marshal(map[string]any{
 		"name": name, "cniVersion": version,
 		"plugins": []any{map[string]any{"type": "passthru", "name": "passthru-cni"}},

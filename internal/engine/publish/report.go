@@ -5,8 +5,10 @@ package publish
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -48,10 +50,15 @@ type Attached struct {
 	DeviceInfo json.RawMessage `json:"deviceInfo,omitempty"`
 }
 
+// HasStatus tells whether the report changes the pod's network-status; others only tell events and timings.
+func (r *Report) HasStatus() bool { return r.Failure == nil && len(r.Attached) > 0 }
+
 // Failure says why an ADD failed.
 type Failure struct {
 	// Missing is set when a network does not exist, or could not be looked up (behaviour.md O61).
-	Missing bool   `json:"missing,omitempty"`
+	Missing bool `json:"missing,omitempty"`
+	// Tell asks for an event on the pod (key failureEvents; O64 [quirk]: there is none today).
+	Tell    bool   `json:"tell,omitempty"`
 	Message string `json:"message"`
 }
 
@@ -79,7 +86,7 @@ type DNS struct {
 // Status returns the value of the network-status annotation, "" if no network has anything to show
 // (behaviour.md D112, D121).
 func Status(r *Report) (string, error) {
-	if r.Failure != nil {
+	if !r.HasStatus() {
 		return "", nil
 	}
 	var items []string
@@ -104,6 +111,9 @@ func Status(r *Report) (string, error) {
 }
 
 func (a *Attached) result() (*current.Result, error) {
+	if err := Whole(a.Result); err != nil {
+		return nil, fmt.Errorf("read result of network %s: %w", a.Name, err)
+	}
 	res, err := create.CreateFromBytes(a.Result)
 	if err != nil {
 		return nil, fmt.Errorf("read result of network %s: %w", a.Name, err)
@@ -113,6 +123,23 @@ func (a *Attached) result() (*current.Result, error) {
 		return nil, fmt.Errorf("read result of network %s: %w", a.Name, err)
 	}
 	return out, nil
+}
+
+// ErrNull is returned by Whole.
+var ErrNull = errors.New("a list of the result has a null")
+
+// Whole refuses a null where an object belongs: the CNI library crashes on it when it converts versions.
+func Whole(result []byte) error {
+	var lists struct{ Interfaces, IPs, Routes []json.RawMessage }
+	if err := json.Unmarshal(result, &lists); err != nil {
+		return err
+	}
+	for _, item := range slices.Concat(lists.Interfaces, lists.IPs, lists.Routes) {
+		if len(item) == 0 || string(item) == "null" {
+			return ErrNull
+		}
+	}
+	return nil
 }
 
 // elements makes the status elements of one attachment: none without an interface (behaviour.md D117), one
@@ -126,9 +153,7 @@ func elements(a *Attached, res *current.Result) []NetworkStatus {
 		s := base
 		s.Default = a.Primary
 		describe(&s, res.Interfaces[0])
-		for _, ip := range res.IPs {
-			s.IPs = append(s.IPs, ip.Address.IP.String())
-		}
+		s.IPs = addresses(res.IPs)
 		return []NetworkStatus{s}
 	}
 	var out []NetworkStatus
@@ -147,12 +172,22 @@ func elements(a *Attached, res *current.Result) []NetworkStatus {
 		if ip.Interface != nil {
 			at, ok = place[*ip.Interface], has(place, *ip.Interface)
 		}
-		if ok {
+		if ok && ip.Address.IP != nil {
 			out[at].IPs = append(out[at].IPs, ip.Address.IP.String())
 		}
 	}
 	if d, ok := defaultInterface(res, place); ok && a.Primary {
 		out[d].Default = true
+	}
+	return out
+}
+
+func addresses(ips []*current.IPConfig) []string {
+	var out []string
+	for _, ip := range ips {
+		if ip.Address.IP != nil {
+			out = append(out, ip.Address.IP.String())
+		}
 	}
 	return out
 }
@@ -193,7 +228,8 @@ func gateways(res *current.Result) []string {
 }
 
 func unspecified(rt *types.Route) bool {
-	return rt.Dst.IP == nil || rt.Dst.IP.Equal(net.IPv4zero) || rt.Dst.IP.Equal(net.IPv6zero)
+	ones, _ := rt.Dst.Mask.Size()
+	return ones == 0 && (rt.Dst.IP == nil || rt.Dst.IP.Equal(net.IPv4zero) || rt.Dst.IP.Equal(net.IPv6zero))
 }
 
 func dns(d *types.DNS) DNS {
@@ -210,6 +246,9 @@ func Events(r *Report) ([]Event, error) {
 	var out []Event
 	if f := r.Failure; f != nil && f.Missing {
 		out = append(out, Event{Type: Warning, Reason: "NoNetworkFound", Message: f.Message})
+	}
+	if f := r.Failure; f != nil && f.Tell {
+		out = append(out, Event{Type: Warning, Reason: "FailedAddingInterface", Message: f.Message})
 	}
 	for i := range r.Attached {
 		a := &r.Attached[i]

@@ -125,14 +125,19 @@ func (a Args) Delegate(uid string) Args {
 
 // With returns the pairs with key set to value, in place where it stood, else at the end.
 func (a Args) With(key, value string) Args {
-	out := append(Args(nil), a...)
-	for i := range out {
-		if out[i][0] == key {
-			out[i][1] = value
-			return out
+	out := make(Args, 0, len(a)+1)
+	set := false
+	for _, p := range a {
+		if p[0] != key {
+			out = append(out, p)
+		} else if !set {
+			out, set = append(out, Pair{key, value}), true
 		}
 	}
-	return append(out, Pair{key, value})
+	if !set {
+		out = append(out, Pair{key, value})
+	}
+	return out
 }
 
 func (a Args) has(key string) bool {

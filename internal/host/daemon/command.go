@@ -1,11 +1,7 @@
 package daemon
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"io"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -13,30 +9,6 @@ import (
 	"multus/internal/host/install"
 	"multus/internal/obs"
 )
-
-// Main runs the program that it was called as, args[0], and returns the exit code: the image has links to this binary
-// under the names of today's other programs (behaviour.md G60).
-func Main(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
-	var cmd *cobra.Command
-	switch filepath.Base(args[0]) {
-	case install.LegacyName:
-		cmd = install.LegacyCommand()
-		cmd.SetArgs(args[1:])
-	default:
-		cmd = Command(getenv, stdout)
-		cmd.SetArgs(Arguments(args[1:]))
-	}
-	cmd.SetOut(stdout)
-	cmd.SetErr(stderr)
-	err := cmd.ExecuteContext(ctx)
-	if err == nil {
-		return 0
-	}
-	if !errors.Is(err, install.ErrHelp) {
-		fmt.Fprintln(stderr, "error:", err)
-	}
-	return 1
-}
 
 // Command returns the command line of multus-daemon. Without a sub-command it runs, as today's does:
 // `multus-daemon -config FILE` (behaviour.md F1).

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"multus/internal/engine/publish"
+	"multus/internal/failpoint"
 	"multus/internal/fsx"
 	"multus/internal/netsel"
 )
@@ -27,6 +29,8 @@ const (
 	// firstRetry and lastRetry bound the pauses between attempts.
 	firstRetry = 250 * time.Millisecond
 	lastRetry  = 15 * time.Second
+	// tellAgain is how long the same failure of a pod is not told again.
+	tellAgain = time.Minute
 )
 
 // queue writes reports to the cluster, each until it is written or its pod is gone. A report that could not
@@ -45,6 +49,8 @@ type queue struct {
 	// spool of every job.
 	mu     sync.Mutex
 	latest map[string]*job
+	// told are the failures that were told of late, by pod and message, with the time.
+	told map[string]time.Time
 }
 
 type job struct {
@@ -57,7 +63,7 @@ type job struct {
 }
 
 func newQueue(c publish.Cluster, dir string, log *slog.Logger) *queue {
-	return &queue{cluster: c, dir: dir, log: log, work: make(chan *job, 1024), latest: map[string]*job{}, onWritten: func() {}, onRetry: func() {}}
+	return &queue{cluster: c, dir: dir, log: log, work: make(chan *job, 1024), latest: map[string]*job{}, told: map[string]time.Time{}, onWritten: func() {}, onRetry: func() {}}
 }
 
 // waiting is how many pods' status is not written yet.
@@ -67,15 +73,36 @@ func (q *queue) waiting() float64 {
 	return float64(len(q.latest))
 }
 
+// repeated tells that a pod's failure was told a moment ago: a runtime tries again every few seconds.
+func (q *queue) repeated(r *publish.Report) bool {
+	if r.Failure == nil || len(r.Attached) > 0 {
+		return false
+	}
+	now := time.Now()
+	key := fileKey(r.Pod) + " " + r.Failure.Message
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	maps.DeleteFunc(q.told, func(_ string, at time.Time) bool { return now.Sub(at) > tellAgain })
+	_, ok := q.told[key]
+	if !ok {
+		q.told[key] = now
+	}
+	return ok
+}
+
 // add takes a report. The channel is closed after the first attempt to write it.
 func (q *queue) add(r *publish.Report) <-chan struct{} {
 	j := &job{report: r, key: fileKey(r.Pod), done: make(chan struct{})}
+	if q.repeated(r) {
+		close(j.done)
+		return j.done
+	}
 	q.enqueue(j)
 	return j.done
 }
 
 func (q *queue) enqueue(j *job) {
-	if len(j.report.Attached) > 0 {
+	if j.report.HasStatus() {
 		q.mu.Lock()
 		if before := q.latest[j.key]; before != nil {
 			before.old = true
@@ -162,7 +189,9 @@ func (q *queue) retry(ctx context.Context, j *job) {
 
 // attempt writes status, then events. Events are not tried again: they are told once.
 func (q *queue) attempt(ctx context.Context, r *publish.Report) error {
+	failpoint.At("daemon.status.before")
 	err := publish.WriteStatus(ctx, q.cluster, r, netsel.Status)
+	failpoint.At("daemon.status.after")
 	if err != nil {
 		return err
 	}
@@ -182,7 +211,7 @@ func (q *queue) superseded(j *job) bool {
 func (q *queue) forget(j *job) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if j.old || len(j.report.Attached) == 0 {
+	if j.old || !j.report.HasStatus() {
 		return
 	}
 	delete(q.latest, j.key)
@@ -190,6 +219,7 @@ func (q *queue) forget(j *job) {
 		if err := fsx.Remove(q.file(j)); err != nil {
 			q.log.Warn("remove report that was written", "pod", j.key, "err", err)
 		}
+		failpoint.At("daemon.spool.removed")
 	}
 }
 
@@ -197,7 +227,7 @@ func (q *queue) forget(j *job) {
 func (q *queue) keep(j *job) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if j.old || len(j.report.Attached) == 0 {
+	if j.old || !j.report.HasStatus() {
 		return
 	}
 	b, err := json.Marshal(j.report)
@@ -212,6 +242,7 @@ func (q *queue) keep(j *job) {
 		return
 	}
 	j.spool = true
+	failpoint.At("daemon.spool.written")
 }
 
 // takeUp queues the reports that are in files.

@@ -22,6 +22,7 @@ import (
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
+	"multus/internal/failpoint"
 	"multus/internal/fault"
 )
 
@@ -79,6 +80,7 @@ func (s *server) plan(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, req, err)
 		return
 	}
+	failpoint.At("daemon.plan.received")
 	start := time.Now()
 	p, err := s.resolve(ctx, req)
 	var code uint
@@ -90,7 +92,9 @@ func (s *server) plan(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, req, err)
 		return
 	}
+	failpoint.At("daemon.plan.made")
 	answer(w, http.StatusOK, p)
+	failpoint.At("daemon.plan.answered")
 }
 
 func (s *server) resolve(ctx context.Context, req *request.Request) (*plan.Plan, error) {
@@ -118,6 +122,7 @@ func (s *server) report(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, &request.Request{}, err)
 		return
 	}
+	failpoint.At("daemon.report.received")
 	s.metrics.observe(rep)
 	if len(rep.Attached) == 0 && rep.Failure == nil {
 		answer(w, http.StatusOK, struct{}{}) // timings only
@@ -131,7 +136,9 @@ func (s *server) report(w http.ResponseWriter, r *http.Request) {
 		case <-time.After(waitLimit):
 		}
 	}
+	failpoint.At("daemon.report.queued")
 	answer(w, http.StatusOK, struct{}{})
+	failpoint.At("daemon.report.answered")
 }
 
 // status says whether the daemon can plan: 200, or 503 with the reason as a CNI error (code 50).

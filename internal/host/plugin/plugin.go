@@ -20,6 +20,7 @@ import (
 	"multus/internal/config"
 	"multus/internal/engine"
 	"multus/internal/engine/request"
+	"multus/internal/failpoint"
 	"multus/internal/fault"
 	"multus/internal/obs"
 )
@@ -82,7 +83,10 @@ func (v *verbs) add(args *skel.CmdArgs) error {
 	if err != nil {
 		return fault.ToCNI(err)
 	}
-	return types.PrintResult(res, res.Version())
+	failpoint.At("result.before")
+	err = types.PrintResult(res, res.Version())
+	failpoint.At("result.after")
+	return err
 }
 
 func (v *verbs) del(args *skel.CmdArgs) error {
@@ -109,6 +113,7 @@ func (v *verbs) simple(command string, args *skel.CmdArgs, verb func(*engine.Eng
 	if err := verb(e, v.ctx, req); err != nil {
 		return fault.ToCNI(err)
 	}
+	failpoint.At("verb.done")
 	return nil
 }
 
@@ -128,6 +133,7 @@ func guard(command string) error {
 // prepare makes the request and the engine. CNI_ARGS that cannot be read fail everything but DEL, which the
 // ledger tells what to do (behaviour.md D8, E15).
 func (v *verbs) prepare(command string, args *skel.CmdArgs) (*request.Request, *engine.Engine, error) {
+	failpoint.At("plugin.read")
 	if err := guard(command); err != nil {
 		return nil, nil, fault.ToCNI(err)
 	}
@@ -143,6 +149,7 @@ func (v *verbs) prepare(command string, args *skel.CmdArgs) (*request.Request, *
 		}
 		log.Warn("going on without CNI_ARGS", "err", err)
 	}
+	failpoint.At("plugin.parsed")
 	planner, publisher := v.host.Connect(conf, log)
 	return &request.Request{
 		Command: command, ContainerID: args.ContainerID, Netns: args.Netns, IfName: args.IfName,

@@ -16,6 +16,7 @@ import (
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
+	"multus/internal/failpoint"
 	"multus/internal/fsx"
 )
 
@@ -79,19 +80,20 @@ func local(req *request.Request, conf *config.Plugin) bool {
 // daemon finds it when it is back.
 func (d *daemon) Publish(ctx context.Context, report *publish.Report) {
 	wait := reportWait
-	if len(report.Attached) == 0 {
+	if !report.HasStatus() {
 		wait = reportBriefly
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, wait, fmt.Errorf("no answer for %s", wait))
 	defer cancel()
 	err := d.client.Call(ctx, "POST", api.PathReport, report, nil)
-	if err == nil || len(report.Attached) == 0 {
+	if err == nil || !report.HasStatus() {
 		return
 	}
 	d.log.Warn("status is written later: the daemon did not take it", "err", err)
 	if err := leave(filepath.Dir(d.client.Socket), report); err != nil {
 		d.log.Error("status is lost", "err", err)
 	}
+	failpoint.At("leave.after")
 }
 
 // leave writes a report where the daemon looks for it.
@@ -100,6 +102,7 @@ func leave(socketDir string, report *publish.Report) error {
 	if err != nil {
 		return fmt.Errorf("encode report: %w", err)
 	}
+	failpoint.At("leave.before")
 	dir := filepath.Join(socketDir, api.ReportDir)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("leave report: %w", err)

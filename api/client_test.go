@@ -1,0 +1,266 @@
+package api
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"multus/test/leak"
+)
+
+func TestMain(m *testing.M) { leak.Main(m) }
+
+// serve answers connections on a unix socket, each by the next handler, the last one again and again.
+func serve(t *testing.T, handlers ...func(net.Conn)) *Client {
+	t.Helper()
+	c := &Client{Socket: filepath.Join(t.TempDir(), "s")}
+	listen(t, c.Socket, handlers...)
+	return c
+}
+
+func listen(t *testing.T, socket string, handlers ...func(net.Conn)) {
+	t.Helper()
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := 0; ; i++ {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			handlers[min(i, len(handlers)-1)](conn)
+			_ = conn.Close()
+		}
+	}()
+	t.Cleanup(func() {
+		_ = l.Close()
+		<-done
+	})
+}
+
+// request reads one request.
+func request(conn net.Conn) (head, body string) {
+	r := bufio.NewReader(conn)
+	length := 0
+	for {
+		line, err := r.ReadString('\n')
+		head += line
+		if err != nil || line == "\r\n" {
+			break
+		}
+		_, _ = fmt.Sscanf(line, "Content-Length: %d", &length)
+	}
+	b := make([]byte, length)
+	_, _ = io.ReadFull(r, b)
+	return head, string(b)
+}
+
+func says(answer string) func(net.Conn) {
+	return func(conn net.Conn) {
+		request(conn)
+		_, _ = io.WriteString(conn, answer)
+	}
+}
+
+func answer(status int, body string) string {
+	return fmt.Sprintf("HTTP/1.1 %d Text\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", status, len(body), body)
+}
+
+type value struct {
+	A string `json:"a"`
+}
+
+// TestCall shows one exchange: one connection, one HTTP/1.1 request with a length, one answer.
+func TestCall(t *testing.T) {
+	t.Parallel()
+	head, body := "", ""
+	c := serve(t, func(conn net.Conn) {
+		head, body = request(conn)
+		_, _ = io.WriteString(conn, answer(200, `{"a":"out"}`))
+	})
+	out := &value{}
+	if err := c.Call(t.Context(), "POST", PathPlan, &value{"in"}, out); err != nil || out.A != "out" {
+		t.Errorf("%+v, %v", out, err)
+	}
+	want := "POST /v1/plan HTTP/1.1\r\nHost: multus\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n"
+	if head != want || body != `{"a":"in"}` {
+		t.Errorf("sent %q %q", head, body)
+	}
+	if err := c.Call(t.Context(), "GET", PathStatus, nil, nil); err != nil || body != "" || !strings.HasPrefix(head, "GET /v1/status ") {
+		t.Errorf("without bodies: %v, sent %q %q", err, head, body)
+	}
+	if err := c.Call(t.Context(), "POST", PathPlan, func() {}, nil); err == nil || errors.Is(err, ErrUnreachable) {
+		t.Errorf("what cannot be encoded: %v", err)
+	}
+}
+
+// TestAnswers shows what becomes of each answer: a CNI error is returned as it is (E33 [quirk]), what was lost on the
+// way can be told from what was refused (E23, M17), and nothing is guessed.
+func TestAnswers(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("x", 1000)
+	tests := []struct {
+		rule, answer string
+		unreachable  bool
+		want         string
+	}{
+		{"E23 nothing at all", "", true, "connection lost: EOF"},
+		{"E23 lost in the first line", "HTTP/1.1 20", true, "connection lost"},
+		{"E23 lost in the head", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n", true, "connection lost"},
+		{"E23 lost in the middle", "HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n{}", true, "connection lost: unexpected EOF"},
+		{"not HTTP", "SSH-2.0-x\r\n\r\n", true, `not HTTP: "SSH-2.0-x`},
+		{"no status", "HTTP/1.1 OK\r\n\r\n", true, "not HTTP"},
+		{"another version", "HTTP/2 200\r\nContent-Length: 0\r\n\r\n", true, "not HTTP"},
+		{"no length", "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{}", true, "answer without Content-Length"},
+		{"in chunks", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", true, "answer without Content-Length"},
+		{"a length that is none", "HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n", true, `bad Content-Length "`},
+		{"a negative length", "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", true, "bad Content-Length"},
+		{"a length without end", "HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n", true, "bad Content-Length"},
+		{"E32 an error that is no CNI error", answer(500, long), false, "answered 500 to /v1/plan: \"" + strings.Repeat("x", 200) + "…\""},
+		{"E32 an error without a message", answer(400, `{"code":5}`), false, "answered 400"},
+		{"E32 an empty error", answer(404, ""), false, "answered 404"},
+		{"E34 an answer that is not JSON", answer(200, "{"), false, "decode answer of the daemon to /v1/plan"},
+	}
+	for _, tc := range tests {
+		t.Run(tc.rule, func(t *testing.T) {
+			t.Parallel()
+			c := serve(t, says(tc.answer))
+			err := c.Call(t.Context(), "POST", PathPlan, &value{}, &value{})
+			if err == nil || errors.Is(err, ErrUnreachable) != tc.unreachable || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("%v", err)
+			}
+			if tc.unreachable && !strings.Contains(err.Error(), "daemon not reachable at "+c.Socket) {
+				t.Errorf("the socket is not named: %v", err)
+			}
+		})
+	}
+	t.Run("E33 a CNI error", func(t *testing.T) {
+		t.Parallel()
+		for _, status := range []int{400, 500, 503} {
+			err := serve(t, says(answer(status, `{"code":11,"msg":"m","details":"d"}`))).Call(t.Context(), "POST", PathPlan, nil, &value{})
+			var ce *types.Error
+			if !errors.As(err, &ce) || *ce != (types.Error{Code: 11, Msg: "m", Details: "d"}) {
+				t.Errorf("%d: %v", status, err)
+			}
+		}
+	})
+	t.Run("head in other words", func(t *testing.T) {
+		t.Parallel()
+		out := &value{}
+		if err := serve(t, says("HTTP/1.0 200\ncontent-length:  11 \nX: y\n\n"+`{"a":"out"}`+"more")).Call(t.Context(), "GET", "/", nil, out); err != nil || out.A != "out" {
+			t.Errorf("%+v, %v", out, err)
+		}
+	})
+}
+
+// TestNobody shows the socket that is not there, and the one that nobody listens on (E30, M16).
+func TestNobody(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	dead := filepath.Join(dir, "dead")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: dead, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	_ = l.Close()
+	for socket, want := range map[string]error{filepath.Join(dir, "none"): syscall.ENOENT, dead: syscall.ECONNREFUSED} {
+		err := (&Client{Socket: socket}).Call(t.Context(), "GET", "/", nil, nil)
+		if !errors.Is(err, ErrUnreachable) || !errors.Is(err, want) || strings.Count(err.Error(), socket) != 1 {
+			t.Errorf("%v, want %v and the socket once", err, want)
+		}
+	}
+}
+
+// TestContext: a daemon that does not answer is given up when the request ends, for the reason for which it ends
+// (E37 [quirk], O36 [quirk]).
+func TestContext(t *testing.T) {
+	t.Parallel()
+	c := serve(t, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) })
+	cause := errors.New("ADD took longer than 90s")
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 30*time.Millisecond, cause)
+	defer cancel()
+	if err := c.Call(ctx, "POST", PathPlan, &value{}, nil); !errors.Is(err, ErrUnreachable) || !errors.Is(err, cause) {
+		t.Errorf("%v", err)
+	}
+	if err := c.Call(ctx, "POST", PathPlan, &value{}, nil); !errors.Is(err, ErrUnreachable) {
+		t.Errorf("begun after the end: %v", err)
+	}
+}
+
+func TestPersist(t *testing.T) {
+	t.Parallel()
+	t.Run("until the daemon is there", func(t *testing.T) {
+		t.Parallel()
+		dir := t.TempDir()
+		c := &Client{Socket: filepath.Join(dir, "s")}
+		done, out := make(chan error, 1), &value{}
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		go func() { done <- c.Persist(ctx, "POST", PathPlan, &value{"in"}, out) }()
+		listen(t, c.Socket, func(conn net.Conn) { _ = conn }, says("HTTP/1.1 200 OK\r\n"), says(answer(200, `{"a":"out"}`)))
+		if err := <-done; err != nil || out.A != "out" {
+			t.Errorf("%+v, %v", out, err)
+		}
+	})
+	t.Run("not after an answer", func(t *testing.T) {
+		t.Parallel()
+		var n atomic.Int32
+		c := serve(t, func(conn net.Conn) {
+			n.Add(1)
+			says(answer(503, `{"code":11,"msg":"m"}`))(conn)
+		})
+		var ce *types.Error
+		if err := c.Persist(t.Context(), "POST", PathPlan, nil, nil); !errors.As(err, &ce) || n.Load() != 1 {
+			t.Errorf("%v after %d requests", err, n.Load())
+		}
+	})
+	t.Run("until the request ends", func(t *testing.T) {
+		t.Parallel()
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		c := &Client{Socket: filepath.Join(t.TempDir(), "none")}
+		if err := c.Persist(ctx, "POST", PathPlan, nil, nil); !errors.Is(err, ErrUnreachable) || !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("the reason is lost: %v", err)
+		}
+	})
+}
+
+// FuzzReadAnswer: no bytes make it panic, wait or allocate without bound; what it takes for a body is the end of a
+// well-formed answer.
+func FuzzReadAnswer(f *testing.F) {
+	for _, seed := range []string{
+		"", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n", "HTTP/1. 0\nContent-Length:0\n\n",
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "\r\n\r\n", "HTTP/1.1\r\n", "HTTP/1.1 -5 x\nContent-Length: 1\nContent-Length: 0\n\n", "HTTP/1.1 200\ncontent-length\n\n", answer(503, `{"code":11,"msg":"m"}`),
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		_, body, err := readAnswer(bufio.NewReader(strings.NewReader(string(b))))
+		if err != nil {
+			if body != nil || err.Error() == "" {
+				t.Errorf("%q and %v", body, err)
+			}
+			return
+		}
+		if !strings.HasPrefix(strings.TrimSpace(string(b)), "HTTP/1.") || !strings.Contains(string(b), string(body)) {
+			t.Errorf("%q gives %q", b, body)
+		}
+	})
+}

@@ -1,0 +1,176 @@
+package autoconf
+
+import (
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"multus/internal/config"
+	"multus/internal/engine/plan"
+	"multus/internal/engine/request"
+)
+
+// directory makes a directory of files: name, content, name, content. A name that ends in a slash is a directory.
+func directory(tb testing.TB, files ...string) string {
+	tb.Helper()
+	dir := tb.TempDir()
+	for i := 0; i < len(files); i += 2 {
+		path := filepath.Join(dir, files[i])
+		var err error
+		if strings.HasSuffix(files[i], "/") {
+			err = os.Mkdir(path, 0o755)
+		} else {
+			err = os.WriteFile(path, []byte(files[i+1]), 0o644)
+		}
+		if err != nil {
+			tb.Fatal(err)
+		}
+	}
+	return dir
+}
+
+const (
+	flannel = `{"name":"cbr0","cniVersion":"0.3.1","plugins":[{"type":"flannel","delegate":{"hairpinMode":true}},{"type":"portmap","capabilities":{"portMappings":true,"ips":false}}]}`
+	calico  = `{"name":"k8s-pod-network","cniVersion":"1.0.0","type":"calico"}`
+	ours    = `{"name":"multus-cni-network","cniVersion":"1.0.0","type":"multus-shim","clusterNetwork":"/etc/cni/net.d/10-x.conf"}`
+)
+
+// TestChoose shows F20 and P09: the first by name that can be the cluster network, known by what it holds.
+func TestChoose(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		rule  string
+		files []string
+		named string
+		want  string // file, or the error after "!"
+	}{
+		{"F20 the first by name", []string{"20-b.conf", calico, "10-a.conflist", flannel}, "", "10-a.conflist"},
+		{"F20 byte by byte", []string{"b.conf", calico, "B.conf", calico, "100.conf", calico, "20.conf", calico}, "", "100.conf"},
+		{"F20 .json too", []string{"10.json", calico}, "", "10.json"},
+		{"F20 other extensions, directories, editors' files", []string{"00.txt", calico, "01.conf.bak", calico, "02.conf/", "", "03.conf~", calico, "10.conf", calico}, "", "10.conf"},
+		{"P09 our own file under any name", []string{"00-multus.conf", ours, "05-x.conf", ours, "06-y.conflist", `{"name":"x","cniVersion":"1.0.0","plugins":[{"type":"tuning"},{"type":"multus"}]}`, "10-a.conf", calico}, "", "10-a.conf"},
+		{"P09 nested", []string{"05.conf", `{"name":"x","type":"y","delegates":[{"name":"z","plugins":[{"type":"multus-shim"}]}]}`, "10.conf", calico}, "", "10.conf"},
+		{"P09 named, and our own", []string{"70-multus.conf", ours}, "70-multus.conf", "!it is a configuration of multus itself"},
+		{"P16 half written", []string{"05.conf", `{"name":"x","ty`, "06.conflist", "", "07.conf", "\x00\x00", "10.conf", calico}, "", "10.conf"},
+		{"no name, no type, no plugins", []string{"05.conf", `{"type":"x"}`, "06.conf", `{"name":"x"}`, "07.conflist", `{"name":"x","plugins":[]}`, "10.conf", calico}, "", "10.conf"},
+		{"P15 bridges of podman and CRI-O", []string{"05.conflist", strings.Replace(flannel, "cbr0", "podman", 1), "06.conf", strings.Replace(calico, "k8s-pod-network", "crio", 1), "10.conf", calico}, "", "10.conf"},
+		{"P15 named all the same", []string{"05.conflist", strings.Replace(flannel, "cbr0", "podman", 1), "10.conf", calico}, "05.conflist", "05.conflist"},
+		{"F20 named", []string{"10.conf", calico, "20.conflist", flannel}, "20.conflist", "20.conflist"},
+		{"F20 named, missing", []string{"10.conf", calico}, "20.conflist", "!no such file"},
+		{"F21 M25 none", []string{"00-multus.conf", ours}, "", "!could not find a plugin configuration in "},
+		{"B34 a list in a .conf, which neither the runtime nor the plan takes", []string{"05.conf", flannel, "10.conf", calico}, "", "10.conf"},
+		{"B35 a single configuration in a .conflist", []string{"05.conflist", calico, "10.conf", calico}, "", "10.conf"},
+		{"B35 a list whose plugins are in its sub-directory", []string{"05.conflist", `{"name":"sub","cniVersion":"1.0.0"}`, "sub/", "", "sub/10.conf", `{"type":"bridge"}`, "10.conf", calico}, "", "05.conflist"},
+	}
+	known := map[string]string{
+		"B34 a list in a .conf, which neither the runtime nor the plan takes": "it is chosen, and every pod of the node fails",
+		"B35 a single configuration in a .conflist":                           "it is chosen, and every pod of the node fails",
+		"B35 a list whose plugins are in its sub-directory":                   "it is passed over",
+	}
+	for _, tc := range tests {
+		t.Run(tc.rule, func(t *testing.T) {
+			t.Parallel()
+			dir := directory(t, tc.files...)
+			p, err := Choose(dir, tc.named)
+			if want, bad := strings.CutPrefix(tc.want, "!"); bad {
+				if err == nil || !strings.Contains(err.Error(), want) || errors.Is(err, ErrNoPrimary) != (tc.named == "") {
+					t.Errorf("%+v, %v", p, err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := filepath.Base(p.File); got != tc.want {
+				if why, ok := known[tc.rule]; ok {
+					t.Error("known again: " + why)
+				}
+				t.Errorf("%s, want %s", got, tc.want)
+			}
+			conf, err := config.ParsePlugin([]byte(`{"name":"n","clusterNetwork":"` + p.File + `"}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := &plan.Resolver{Log: slog.New(slog.DiscardHandler)}
+			if _, err := r.Plan(t.Context(), &request.Request{Command: request.Status}, conf); err != nil {
+				t.Errorf("chosen, and the plan refuses it: %v", err)
+			}
+		})
+	}
+	if _, err := Choose(filepath.Join(t.TempDir(), "none"), ""); err == nil {
+		t.Error("F21: no directory")
+	}
+}
+
+// TestGenerate freezes the generated file (F24, F25, F27, A70, A71, Q2), one line of JSON, today's keys in their order.
+func TestGenerate(t *testing.T) {
+	t.Parallel()
+	tests := []struct{ rule, daemon, primary, want string }{
+		{
+			"F25 F27 today's example", `{"cniVersion":"0.3.1","logLevel":"verbose","logToStderr":true,"capabilities":{"bandwidth":true}}`, flannel,
+			`{"capabilities":{"bandwidth":true,"io.kubernetes.cri.pod-annotations":true,"portMappings":true},"cniVersion":"0.3.1","logLevel":"verbose","logToStderr":true,"name":"multus-cni-network","clusterNetwork":"$DIR/$FILE","type":"multus-shim","failureEvents":true,"plainPods":"local"}`,
+		},
+		{
+			"A70 everything", `{"binDir":"/host/opt/cni/bin","capabilities":{"mac":true,"ips":false},"cniVersion":"1.0.0","logFile":"/host/var/log/multus.log","logLevel":"debug","logToStderr":false,"logOptions":{"maxAge":3,"compress":false},
+			"namespaceIsolation":true,"globalNamespaces":"a,b","type":"multus","cniDir":"/host/var/lib/cni/multus","auxiliaryCNIChainName":"aux","daemonSocketDir":"/run/x","confDir":"/host/etc/cni/multus/net.d","defaultNetworks":["d"],
+			"systemNamespaces":["s"],"multusNamespace":"m","readinessindicatorfile":"/host/run/ready","overrideNetworkName":true,"chrootDir":"/hostroot","name":"ignored","connectionLimit":5,"metricsPort":9091,"socketDir":"/s"}`, calico,
+			`{"binDir":"/opt/cni/bin","capabilities":{"io.kubernetes.cri.pod-annotations":true,"mac":true},"cniVersion":"1.0.0","logFile":"/var/log/multus.log","logLevel":"debug","logOptions":{"maxAge":3,"compress":false},"name":"k8s-pod-network","clusterNetwork":"$DIR/$FILE","namespaceIsolation":true,"globalNamespaces":"a,b","type":"multus","cniDir":"/var/lib/cni/multus","auxiliaryCNIChainName":"aux","daemonSocketDir":"/run/x","confDir":"/etc/cni/multus/net.d","defaultNetworks":["d"],"systemNamespaces":["s"],"multusNamespace":"m","readinessindicatorfile":"/run/ready","failureEvents":true,"plainPods":"local"}`,
+		},
+		{"A86 the cluster network's version", `{}`, calico, `{"capabilities":{"io.kubernetes.cri.pod-annotations":true},"cniVersion":"1.0.0","name":"multus-cni-network","clusterNetwork":"$DIR/$FILE","type":"multus-shim","failureEvents":true,"plainPods":"local"}`},
+		{"O73 clusterNetwork of the file", `{"clusterNetwork":"/host/x<y>.conf"}`, calico, `{"capabilities":{"io.kubernetes.cri.pod-annotations":true},"cniVersion":"1.0.0","name":"multus-cni-network","clusterNetwork":"/x<y>.conf","type":"multus-shim","failureEvents":true,"plainPods":"local"}`},
+		{
+			"A3 an empty list of system namespaces is not the default one", `{"systemNamespaces":[],"defaultNetworks":["d"]}`, calico,
+			`{"capabilities":{"io.kubernetes.cri.pod-annotations":true},"cniVersion":"1.0.0","name":"multus-cni-network","clusterNetwork":"$DIR/$FILE","type":"multus-shim","defaultNetworks":["d"],"systemNamespaces":[],"failureEvents":true,"plainPods":"local"}`,
+		},
+		{"F22 M20 a cluster network that is too old", `{"cniVersion":"1.0.0"}`, flannel, "!delegate cni version is 0.3.1 while top level cni version is 1.0.0"},
+		{"F22 no version", `{"cniVersion":"one"}`, calico, `!cniVersion "one"`},
+		{"F27 a capability that is no bool", `{}`, `{"name":"n","cniVersion":"1.0.0","type":"x","capabilities":{"mac":"yes"}}`, "!capabilities"},
+	}
+	known := map[string]string{"A3 an empty list of system namespaces is not the default one": "it is left out, so the plugin takes pods of kube-system for plain ones"}
+	for _, tc := range tests {
+		t.Run(tc.rule, func(t *testing.T) {
+			t.Parallel()
+			d, err := config.ParseDaemon([]byte(tc.daemon))
+			if err != nil {
+				t.Fatal(err)
+			}
+			name := "10-flannel.conflist"
+			if tc.primary != flannel {
+				name = "10-calico.conf"
+			}
+			dir := directory(t, name, tc.primary)
+			p, err := Choose(dir, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, err := Generate(d, p)
+			if want, bad := strings.CutPrefix(tc.want, "!"); bad {
+				if err == nil || !strings.Contains(err.Error(), want) {
+					t.Errorf("%s, %v", b, err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := strings.NewReplacer(dir, "$DIR", name, "$FILE").Replace(string(b))
+			if why, ok := known[tc.rule]; ok && got != tc.want+"\n" {
+				t.Error("known again: " + why)
+			}
+			if diff := cmp.Diff(tc.want+"\n", got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			if !Ours(b) {
+				t.Error("P09: what is generated is not known as ours")
+			}
+			if _, err := config.ParsePlugin(b); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

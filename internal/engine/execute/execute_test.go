@@ -1,0 +1,295 @@
+package execute
+
+import (
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/google/go-cmp/cmp"
+
+	"multus/internal/cniconf"
+	"multus/internal/engine/plan"
+	"multus/internal/engine/request"
+)
+
+// node is a state directory and a directory of plugins that append "<type> <command> <prevResult?>" to a log, keep
+// what they got, and do as the file <type>.do says.
+type node struct {
+	dir string
+	run *Runner
+}
+
+const logging = `
+me=$(basename $0); dir=$(dirname $0)
+cat > $dir/$me.$CNI_COMMAND.in
+env > $dir/$me.$CNI_COMMAND.env
+prev=; grep -q prevResult $dir/$me.$CNI_COMMAND.in && prev=" prevResult"
+echo "$me $CNI_COMMAND$prev" >> $dir/log
+test -e $dir/$me.do && . $dir/$me.do
+test $CNI_COMMAND = ADD && echo "{\"cniVersion\":\"1.0.0\",\"interfaces\":[{\"name\":\"$CNI_IFNAME\"}]}"
+exit 0`
+
+func newNode(t *testing.T, plugins ...string) *node {
+	t.Helper()
+	n := &node{dir: t.TempDir()}
+	for _, p := range plugins {
+		script(t, filepath.Join(n.dir, p), logging)
+	}
+	n.run = New(n.dir, "/nonexistent:"+n.dir+"::"+os.Getenv("PATH"), filepath.Join(n.dir, "state"), nil, slog.New(slog.DiscardHandler))
+	return n
+}
+
+func (n *node) does(t *testing.T, plugin, what string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(n.dir, plugin+".do"), []byte(what), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (n *node) read(t *testing.T, name string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(n.dir, name))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// called returns what was logged, and forgets it.
+func (n *node) called(t *testing.T) string {
+	t.Helper()
+	log := n.read(t, "log")
+	_ = os.Remove(filepath.Join(n.dir, "log"))
+	return strings.ReplaceAll(strings.TrimSpace(log), "\n", ", ")
+}
+
+func attachment(t *testing.T, conf string) (*plan.Plan, *plan.Attachment) {
+	t.Helper()
+	l, err := cniconf.Parse([]byte(conf))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := plan.Attachment{
+		Name: "ns/n", IfName: "net1", Config: l, Args: request.Args{{"K8S_POD_NAME", "p"}, {"MAC", "m"}},
+		RuntimeConfig: map[string]json.RawMessage{"mac": json.RawMessage(`"02:00:00:00:00:01"`), "ips": json.RawMessage(`["10.0.0.2"]`), "big": json.RawMessage(`{"n":9007199254740993}`)},
+	}
+	return &plan.Plan{ContainerID: "c0ffee", Netns: "/run/netns/x", Attachments: []plan.Attachment{a}}, &a
+}
+
+const two = `{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"a","capabilities":{"mac":true,"big":true}},{"type":"b","x":1}]}`
+
+// TestAddDel shows what delegates get at ADD, CHECK and DEL (K2, K3, C65), the order within a list (K5), and libcni's
+// cache (D84).
+func TestAddDel(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, "a", "b")
+	p, a := attachment(t, two)
+	res, begun, err := n.run.Add(t.Context(), p, a)
+	if err != nil || !begun || res.Version() != "1.0.0" {
+		t.Fatalf("%v, %t, %v", res, begun, err)
+	}
+	if err := n.run.Check(t.Context(), p, a); err != nil {
+		t.Error(err)
+	}
+	cache := filepath.Join(n.dir, "state", "results", "n-c0ffee-net1")
+	if info, err := os.Stat(cache); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("D84: %v", err)
+	}
+	if err := n.run.Del(t.Context(), p, a); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(cache); err == nil {
+		t.Error("D84: the result outlives DEL")
+	}
+	if diff := cmp.Diff("a ADD, b ADD prevResult, a CHECK prevResult, b CHECK prevResult, b DEL prevResult, a DEL prevResult", n.called(t)); diff != "" {
+		t.Errorf("K5 (-want +got):\n%s", diff)
+	}
+	var in struct {
+		CNIVersion, Name, Type string
+		RuntimeConfig          map[string]json.RawMessage
+	}
+	for _, verb := range []string{"ADD", "CHECK", "DEL"} {
+		if err := json.Unmarshal([]byte(n.read(t, "a."+verb+".in")), &in); err != nil {
+			t.Fatal(err)
+		}
+		if in.CNIVersion != "1.0.0" || in.Name != "n" || in.Type != "a" || string(in.RuntimeConfig["mac"]) != `"02:00:00:00:00:01"` || in.RuntimeConfig["ips"] != nil {
+			t.Errorf("K3, C65 at %s: %s", verb, n.read(t, "a."+verb+".in"))
+		}
+		env := "\n" + n.read(t, "a."+verb+".env")
+		for _, want := range []string{"CNI_COMMAND=" + verb, "CNI_CONTAINERID=c0ffee", "CNI_NETNS=/run/netns/x", "CNI_IFNAME=net1", "CNI_ARGS=K8S_POD_NAME=p;MAC=m", "CNI_PATH=" + n.dir + ":/nonexistent:"} {
+			if !strings.Contains(env, "\n"+want) {
+				t.Errorf("K2 at %s: no %s in %s", verb, want, env)
+			}
+		}
+	}
+	if strings.Contains(n.read(t, "b.ADD.in"), "runtimeConfig") {
+		t.Error("C65: a plugin that declares nothing gets runtimeConfig")
+	}
+}
+
+// TestAddFails shows which failures owe a DEL (D28, D29 [quirk]): those after which a delegate was executed.
+func TestAddFails(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		rule, conf string
+		missing    string
+		does       map[string]string
+		begun      bool
+		called     string
+		want       []string
+		code       uint
+	}{
+		{"K1 no binary", two, "a", nil, false, "", []string{`failed to find plugin "a" in path [`}, 0},
+		{"K5 the second of a list", two, "", map[string]string{"b": `echo '{"code":101,"msg":"boom"}'; exit 1`}, true, "a ADD, b ADD prevResult", []string{`plugin type="b" failed (add): boom`}, 101},
+		{"K1 no binary of the second", two, "b", nil, true, "a ADD", []string{`failed to find plugin "b"`}, 0},
+		{"K10 a bad network name", `{"cniVersion":"1.0.0","name":"not good","type":"a"}`, "", nil, false, "", []string{"network name"}, 0},
+		{"garbage for a result", two, "", map[string]string{"a": "echo Hello; exit 0"}, true, "a ADD", []string{`plugin type="a" failed (add): `}, 0},
+		{"K4 a result of an unknown version", two, "", map[string]string{"a": `echo '{"cniVersion":"9.0.0"}'; exit 0`}, true, "a ADD", []string{"9.0.0"}, 0},
+	}
+	for _, tc := range tests {
+		t.Run(tc.rule, func(t *testing.T) {
+			t.Parallel()
+			n := newNode(t, "a", "b")
+			_ = os.Remove(filepath.Join(n.dir, tc.missing, "x"))
+			if tc.missing != "" {
+				if err := os.Remove(filepath.Join(n.dir, tc.missing)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for p, what := range tc.does {
+				n.does(t, p, what)
+			}
+			p, a := attachment(t, tc.conf)
+			res, begun, err := n.run.Add(t.Context(), p, a)
+			if err == nil || res != nil || begun != tc.begun {
+				t.Fatalf("%v, begun %t, %v", res, begun, err)
+			}
+			for _, want := range tc.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("%v does not say %q", err, want)
+				}
+			}
+			var ce *types.Error
+			if tc.code != 0 && (!errors.As(err, &ce) || ce.Code != tc.code) {
+				t.Errorf("D5: code of %v", err)
+			}
+			if got := n.called(t); got != tc.called {
+				t.Errorf("called %q, want %q", got, tc.called)
+			}
+			if _, err := os.Stat(filepath.Join(n.dir, "state", "results", "n-c0ffee-net1")); err == nil {
+				t.Error("K6: a failed ADD leaves a result")
+			}
+		})
+	}
+}
+
+// TestDelEdges shows what a DEL does that follows something else than a good ADD.
+func TestDelEdges(t *testing.T) {
+	t.Parallel()
+	add := func(t *testing.T, n *node, p *plan.Plan, a *plan.Attachment) {
+		t.Helper()
+		if _, _, err := n.run.Add(t.Context(), p, a); err != nil {
+			t.Fatal(err)
+		}
+		n.called(t)
+	}
+	t.Run("K6 never added", func(t *testing.T) {
+		t.Parallel()
+		n := newNode(t, "a", "b")
+		p, a := attachment(t, two)
+		if err := n.run.Del(t.Context(), p, a); err != nil || n.called(t) != "b DEL, a DEL" {
+			t.Error(err)
+		}
+	})
+	t.Run("never added, a plugin missing: it holds nothing", func(t *testing.T) {
+		t.Parallel()
+		n := newNode(t, "b")
+		p, a := attachment(t, two)
+		if err := n.run.Del(t.Context(), p, a); err != nil || n.called(t) != "b DEL" {
+			t.Error(err)
+		}
+	})
+	t.Run("K5 added, a plugin missing: the others are deleted, and it is an error until the plugin is back", func(t *testing.T) {
+		t.Parallel()
+		n := newNode(t, "a", "b")
+		p, a := attachment(t, two)
+		add(t, n, p, a)
+		if err := os.Remove(filepath.Join(n.dir, "b")); err != nil {
+			t.Fatal(err)
+		}
+		if err := n.run.Del(t.Context(), p, a); err == nil || !strings.Contains(err.Error(), `failed to find plugin "b"`) || n.called(t) != "a DEL prevResult" {
+			t.Errorf("%v", err)
+		}
+		if err := n.run.Del(t.Context(), p, a); err == nil {
+			t.Error("known again: the first DEL removes libcni's result, and the second takes the network for one that was never added: what b holds is lost")
+		}
+	})
+	t.Run("K7 a result that cannot be read", func(t *testing.T) {
+		t.Parallel()
+		n := newNode(t, "a", "b")
+		p, a := attachment(t, two)
+		add(t, n, p, a)
+		if err := os.WriteFile(filepath.Join(n.dir, "state", "results", "n-c0ffee-net1"), []byte("{"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := n.run.Del(t.Context(), p, a); err != nil || n.called(t) != "b DEL, a DEL" {
+			t.Error(err)
+		}
+	})
+	t.Run("K5 a plugin that fails keeps the result for the next DEL", func(t *testing.T) {
+		t.Parallel()
+		n := newNode(t, "a", "b")
+		p, a := attachment(t, two)
+		add(t, n, p, a)
+		n.does(t, "b", `test $CNI_COMMAND = DEL && { echo '{"code":11,"msg":"later"}'; exit 1; }`)
+		if err := n.run.Del(t.Context(), p, a); err == nil || !strings.Contains(err.Error(), `plugin type="b" failed (delete): later`) {
+			t.Error(err)
+		}
+		n.does(t, "b", "")
+		if err := n.run.Del(t.Context(), p, a); err != nil {
+			t.Error(err)
+		}
+		if got := n.called(t); got != "b DEL prevResult, b DEL prevResult, a DEL prevResult" {
+			t.Error(got)
+		}
+	})
+}
+
+// TestOtherVerbs: CHECK of an old configuration asks nobody (D47), STATUS stops at the first error and keeps it
+// (D93, D94), GC gets the list of its own attachments (D104 [quirk]).
+func TestOtherVerbs(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, "a", "b")
+	p, a := attachment(t, `{"cniVersion":"0.3.1","name":"n","type":"a"}`)
+	if err := n.run.Check(t.Context(), p, a); err != nil || n.called(t) != "" {
+		t.Errorf("CHECK of 0.3.1: %v", err)
+	}
+	if err := n.run.Status(t.Context(), a); err != nil || n.called(t) != "" {
+		t.Errorf("STATUS of 0.3.1: %v", err)
+	}
+	_, a = attachment(t, strings.Replace(two, "1.0.0", "1.1.0", 1))
+	if err := n.run.Status(t.Context(), a); err != nil || n.called(t) != "a STATUS, b STATUS" {
+		t.Errorf("STATUS: %v", err)
+	}
+	if err := n.run.GC(t.Context(), a, []types.GCAttachment{{ContainerID: "c", IfName: "net1"}}); err != nil || n.called(t) != "a GC, b GC" {
+		t.Errorf("GC: %v", err)
+	}
+	if in := n.read(t, "a.GC.in"); !strings.Contains(in, `"cni.dev/valid-attachments":[{"containerID":"c","ifname":"net1"}]`) {
+		t.Errorf("GC: %s", in)
+	}
+	if err := n.run.GC(t.Context(), a, nil); err != nil || !strings.Contains(n.read(t, "a.GC.in"), `"cni.dev/valid-attachments":[]`) {
+		t.Errorf("GC without attachments: %v: %s", err, n.read(t, "a.GC.in"))
+	}
+	n.called(t)
+	n.does(t, "a", `echo '{"code":50,"msg":"no","details":"d"}'; exit 1`)
+	err := n.run.Status(t.Context(), a)
+	var ce *types.Error
+	if !errors.As(err, &ce) || ce.Code != 50 || ce.Details != "d" || n.called(t) != "a STATUS" {
+		t.Errorf("STATUS that fails: %v", err)
+	}
+}

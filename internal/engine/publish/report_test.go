@@ -1,0 +1,433 @@
+package publish
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func attached(name, ifName string, primary bool, result string) Attached {
+	return Attached{Name: name, IfName: ifName, Primary: primary, Result: json.RawMessage(result)}
+}
+
+// one is what a bridge plugin says.
+const one = `{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","mac":"86:1d:96:ff:55:0d","sandbox":"/run/netns/x"}],
+	"ips":[{"address":"10.244.1.73/24","gateway":"10.244.1.1","interface":0}],"routes":[{"dst":"0.0.0.0/0","gw":"10.244.1.1"}]}`
+
+// TestStatus freezes the annotation, white space included (D112, D113).
+func TestStatus(t *testing.T) {
+	t.Parallel()
+	info := attached("ns/sriov", "net1", false, `{"cniVersion":"1.0.0","interfaces":[{"name":"net1","sandbox":"x","mtu":9000}]}`)
+	info.DeviceInfo = json.RawMessage(`{"type":"pci","version":"1.1.0","pci":{"pci-address":"0000:00:01.0"}}`)
+	tests := []struct {
+		rule     string
+		attached []Attached
+		want     string
+	}{
+		{"D112 D113 D114", []Attached{attached("cbr0", "eth0", true, one), attached("default/macvlan-conf", "net1", false, `{"cniVersion":"0.3.1","interfaces":[{"name":"net1","mac":"02:00:00:00:00:01","sandbox":"x"}],"ips":[{"version":"4","address":"10.1.1.5/24","interface":0},{"version":"6","address":"fd00::5/64"}],"dns":{"nameservers":["10.1.1.1"],"domain":"x","search":["y"],"options":["z"]}}`)}, `[{
+    "name": "cbr0",
+    "interface": "eth0",
+    "ips": [
+        "10.244.1.73"
+    ],
+    "mac": "86:1d:96:ff:55:0d",
+    "default": true,
+    "dns": {},
+    "gateway": [
+        "10.244.1.1"
+    ]
+},{
+    "name": "default/macvlan-conf",
+    "interface": "net1",
+    "ips": [
+        "10.1.1.5",
+        "fd00::5"
+    ],
+    "mac": "02:00:00:00:00:01",
+    "dns": {
+        "nameservers": [
+            "10.1.1.1"
+        ],
+        "domain": "x",
+        "search": [
+            "y"
+        ],
+        "options": [
+            "z"
+        ]
+    }
+}]`},
+		{"D119 device-info, mtu", []Attached{info}, `[{
+    "name": "ns/sriov",
+    "interface": "net1",
+    "mtu": 9000,
+    "dns": {},
+    "device-info": {
+        "type": "pci",
+        "version": "1.1.0",
+        "pci": {
+            "pci-address": "0000:00:01.0"
+        }
+    }
+}]`},
+		{"D121 nothing attached", nil, ""},
+	}
+	for _, tc := range tests {
+		t.Run(tc.rule, func(t *testing.T) {
+			t.Parallel()
+			got, err := Status(&Report{Attached: tc.attached})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+	if got, err := Status(&Report{Attached: []Attached{attached("a", "eth0", true, one)}, Failure: &Failure{Message: "x"}}); got != "" || err != nil {
+		t.Errorf("after a failure: %q, %v", got, err)
+	}
+	if got, err := Status(&Report{Attached: []Attached{attached("a", "eth0", true, `{"cniVersion":"7.0.0"}`)}}); got != "" || err == nil || !strings.Contains(err.Error(), "network a") {
+		t.Errorf("a result of an unknown version: %q, %v", got, err)
+	}
+}
+
+// TestElements shows how interfaces and addresses become elements. Each is printed as
+// interface(mac) addresses; default; gateways.
+func TestElements(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		rule, result, want, known string
+	}{
+		{
+			rule: "D114 the only interface has all addresses", want: "p() 10.0.0.2 10.0.0.3; default; ",
+			result: `{"interfaces":[{"name":"p","sandbox":"x"}],"ips":[{"address":"10.0.0.2/24","interface":0},{"address":"10.0.0.3/24"}]}`,
+		},
+		{
+			rule: "D114 the only interface is the host's", want: "() 10.0.0.2; default; ",
+			result: `{"interfaces":[{"name":"host0","mac":"m"}],"ips":[{"address":"10.0.0.2/24"}]}`,
+		},
+		{
+			rule: "D115 P30 addresses by index, without one to the last", want: "pA(a) 10.5.0.2; default; 10.5.0.1 fd00::1|pB(b) 10.5.0.3; ; 10.5.0.1 fd00::1",
+			result: `{"interfaces":[{"name":"host0"},{"name":"pA","mac":"a","sandbox":"x"},{"name":"pB","mac":"b","sandbox":"x"}],"ips":[{"address":"10.5.0.2/24","interface":1,"gateway":"10.5.0.1"},{"address":"10.5.0.3/24"}],
+				"routes":[{"dst":"0.0.0.0/0","gw":"10.5.0.1"},{"dst":"::/0","gw":"fd00::1"},{"dst":"10.0.0.0/8","gw":"10.5.0.9"},{"dst":"0.0.0.0/0"}]}`,
+		},
+		{
+			rule: "D115 addresses of the host's interface are dropped", want: "p() 10.0.0.2; default; ",
+			result: `{"interfaces":[{"name":"host0"},{"name":"p","sandbox":"x"}],"ips":[{"address":"10.0.0.1/24","interface":0},{"address":"10.0.0.2/24","interface":1}]}`,
+		},
+		{
+			rule: "D115 index out of range", want: "a() ; default; |b() ; ; ",
+			result: `{"interfaces":[{"name":"a","sandbox":"x"},{"name":"b","sandbox":"x"}],"ips":[{"address":"10.0.0.2/24","interface":7},{"address":"10.0.0.3/24","interface":-1}]}`,
+		},
+		{
+			rule: "D115 only the host's interfaces", want: "",
+			result: `{"interfaces":[{"name":"a"},{"name":"b"}],"ips":[{"address":"10.0.0.2/24"}]}`,
+		},
+		{
+			rule: "D116 the interface of the first address with gateway and index", want: "a() 10.0.0.2; ; |b() 10.0.0.3; default; ",
+			result: `{"interfaces":[{"name":"a","sandbox":"x"},{"name":"b","sandbox":"x"}],"ips":[{"address":"10.0.0.2/24","interface":0},{"address":"10.0.0.3/24","interface":1,"gateway":"10.0.0.1"}]}`,
+		},
+		{
+			rule: "D116 none has both: the first in the sandbox", want: "a() ; default; |b() 10.0.0.2; ; ",
+			result: `{"interfaces":[{"name":"h"},{"name":"a","sandbox":"x"},{"name":"b","sandbox":"x"}],"ips":[{"address":"10.0.0.2/24","gateway":"10.0.0.1"}]}`,
+		},
+		{
+			rule: "D116 it is the host's: none", want: "a() ; ; |b() ; ; ",
+			result: `{"interfaces":[{"name":"h"},{"name":"a","sandbox":"x"},{"name":"b","sandbox":"x"}],"ips":[{"address":"10.0.0.2/24","interface":0,"gateway":"10.0.0.1"}]}`,
+		},
+		{rule: "B45 D117 nothing at all", want: "", result: `{"dns":{}}`},
+		{
+			rule: "D117 N8 addresses without an interface have no element, as today", want: "",
+			result: `{"ips":[{"address":"10.0.0.2/24","gateway":"10.0.0.1"},{"address":"fd00::2/64"}],"routes":[{"dst":"0.0.0.0/0","gw":"10.0.0.1"}]}`,
+		},
+		{
+			rule: "D118 a default route without a gateway adds nothing", want: "p() ; default; ",
+			result: `{"interfaces":[{"name":"p","sandbox":"x"}],"routes":[{"dst":"0.0.0.0/0"},{"dst":"::/0"}]}`,
+		},
+		{
+			rule: "D118 a route that begins like a default route", want: "p() ; default; ", known: "the prefix length is not looked at",
+			result: `{"interfaces":[{"name":"p","sandbox":"x"}],"routes":[{"dst":"0.0.0.0/1","gw":"10.0.0.1"},{"dst":"::/8","gw":"fd00::1"}]}`,
+		},
+		{
+			rule: "D118 an address that is none", want: "p() ; default; ", known: "it is written as <nil>",
+			result: `{"interfaces":[{"name":"p","sandbox":"x"}],"ips":[{"gateway":"10.0.0.1"}]}`,
+		},
+	}
+	for _, tc := range tests {
+		t.Run(tc.rule, func(t *testing.T) {
+			t.Parallel()
+			got := show(t, attached("n", "eth0", true, `{"cniVersion":"1.0.0",`+tc.result[1:]))
+			if got != tc.want && tc.known != "" {
+				t.Error("known again: " + tc.known)
+			}
+			if got != tc.want {
+				t.Errorf("%s\nwant\n%s", got, tc.want)
+			}
+			if got := show(t, attached("n", "eth0", false, `{"cniVersion":"1.0.0",`+tc.result[1:])); strings.Contains(got, "default") {
+				t.Errorf("D116: default, and not the cluster network: %s", got)
+			}
+		})
+	}
+}
+
+func show(tb testing.TB, a Attached) string {
+	tb.Helper()
+	value, err := Status(&Report{Attached: []Attached{a}})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if value == "" {
+		return ""
+	}
+	var list []NetworkStatus
+	if err := json.Unmarshal([]byte(value), &list); err != nil {
+		tb.Fatal(err)
+	}
+	out := make([]string, len(list))
+	for i, s := range list {
+		def := ""
+		if s.Default {
+			def = "default"
+		}
+		out[i] = fmt.Sprintf("%s(%s) %s; %s; %s", s.Interface, s.Mac, strings.Join(s.IPs, " "), def, strings.Join(s.Gateway, " "))
+	}
+	return strings.Join(out, "|")
+}
+
+// TestVersions: results of all versions are read (D26, D39, D117).
+func TestVersions(t *testing.T) {
+	t.Parallel()
+	for _, v := range []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"} {
+		got := show(t, attached("n", "eth0", true, `{"cniVersion":"`+v+`","interfaces":[{"name":"eth0","sandbox":"x"}],"ips":[{"version":"4","address":"10.0.0.2/24","interface":0}]}`))
+		if got != "eth0() 10.0.0.2; default; " {
+			t.Errorf("%s: %s", v, got)
+		}
+	}
+	for _, v := range []string{"0.1.0", "0.2.0"} {
+		events, err := Events(&Report{Attached: []Attached{attached("n", "eth0", true, `{"cniVersion":"`+v+`","ip4":{"ip":"10.0.0.2/24","gateway":"10.0.0.1"}}`)}})
+		if err != nil || len(events) != 1 || events[0].Message != "Add eth0 [10.0.0.2/24] from n" {
+			t.Errorf("%s: %v, %v", v, events, err)
+		}
+	}
+}
+
+// TestHostile: a plugin that answers with null where an object belongs is an error, and no crash: the report of one
+// pod must not end the daemon (Q20).
+func TestHostile(t *testing.T) {
+	t.Parallel()
+	for _, result := range []string{
+		`{"cniVersion":"1.0.0","interfaces":[null]}`, `{"cniVersion":"1.0.0","interfaces":[{"name":"a","sandbox":"x"},null]}`,
+		`{"cniVersion":"1.0.0","interfaces":[{"name":"a","sandbox":"x"}],"ips":[null]}`, `{"cniVersion":"1.0.0","interfaces":[{"name":"a","sandbox":"x"}],"routes":[null]}`,
+		`{"cniVersion":"0.4.0","interfaces":[null],"ips":[null],"routes":[null]}`, `{"cniVersion":"0.3.1","interfaces":[{"name":"a","sandbox":"x"}],"ips":[null]}`,
+	} {
+		t.Run(result, func(t *testing.T) {
+			t.Parallel()
+			defer func() {
+				if r := recover(); r != nil {
+					t.Errorf("known again: %v", r)
+				}
+			}()
+			report := &Report{Attached: []Attached{attached("n", "eth0", true, result)}}
+			_, _ = Status(report)
+			_, _ = Events(report)
+		})
+	}
+}
+
+// TestEvents shows D25, O60, O61 and O64: one for each network that got something, and none for a failure that is
+// not a missing definition.
+func TestEvents(t *testing.T) {
+	t.Parallel()
+	two := `{"cniVersion":"1.0.0","ips":[{"address":"10.0.0.2/24"},{"address":"fd00::2/64"}]}`
+	tests := []struct {
+		rule string
+		r    *Report
+		want []Event
+	}{
+		{"D25 O60", &Report{Attached: []Attached{attached("cbr0", "eth0", true, one), attached("ns/a", "net1", false, two), attached("", "net2", false, one)}}, []Event{
+			{Normal, "AddedInterface", "Add eth0 [10.244.1.73/24] from cbr0"},
+			{Normal, "AddedInterface", "Add net1 [10.0.0.2/24 fd00::2/64] from ns/a"},
+			{Normal, "AddedInterface", "Add net2 [10.244.1.73/24]"},
+		}},
+		{"D25 an interface without an address", &Report{Attached: []Attached{attached("a", "net1", false, `{"cniVersion":"1.0.0","interfaces":[{"name":"net1"}]}`)}}, []Event{{Normal, "AddedInterface", "Add net1 [] from a"}}},
+		{"D25 B45 nothing", &Report{Attached: []Attached{attached("aux", "net1", false, `{"cniVersion":"1.0.0"}`)}}, nil},
+		{"B8 O61 M22", Missing(Pod{Namespace: "ns", Name: "p"}, "cannot find x"), []Event{{Warning, "NoNetworkFound", "cannot find x"}}},
+		{"O64 another failure, what was there before it", &Report{Attached: []Attached{attached("cbr0", "eth0", true, one)}, Failure: &Failure{Message: "x"}}, []Event{{Normal, "AddedInterface", "Add eth0 [10.244.1.73/24] from cbr0"}}},
+	}
+	for _, tc := range tests {
+		t.Run(tc.rule, func(t *testing.T) {
+			t.Parallel()
+			got, err := Events(tc.r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+	if _, err := Events(&Report{Attached: []Attached{attached("a", "eth0", true, `[]`)}}); err == nil {
+		t.Error("no result")
+	}
+}
+
+// recorder is a cluster that answers each call with the next error.
+type recorder struct {
+	errs  []error
+	calls []string
+}
+
+func (c *recorder) next() error {
+	if len(c.errs) == 0 {
+		return nil
+	}
+	err := c.errs[0]
+	c.errs = c.errs[1:]
+	return err
+}
+
+func (c *recorder) SetAnnotation(_ context.Context, pod Pod, key, value string) error {
+	c.calls = append(c.calls, fmt.Sprintf("%v %s %d", pod, key, strings.Count(value, `"name"`)))
+	return c.next()
+}
+
+func (c *recorder) Emit(_ context.Context, pod Pod, e Event) error {
+	c.calls = append(c.calls, fmt.Sprintf("%v %s", pod, e.Message))
+	return c.next()
+}
+
+// TestWrite shows what reaches the cluster: one request for the status, none without one (D121), a pod that is gone
+// is no failure (D123), what may succeed later can be told apart, and one event that fails keeps no other back.
+func TestWrite(t *testing.T) {
+	t.Parallel()
+	pod := Pod{"ns", "p", "u"}
+	both := &Report{Pod: pod, Attached: []Attached{attached("a", "eth0", true, one), attached("b", "net1", false, one)}}
+	gone, retry := fmt.Errorf("x: %w", ErrGone), fmt.Errorf("x: %w", ErrRetry)
+	status := func(c *recorder, r *Report) error { return WriteStatus(t.Context(), c, r, "key") }
+	events := func(c *recorder, r *Report) error { return WriteEvents(t.Context(), c, r) }
+	tests := []struct {
+		rule  string
+		do    func(*recorder, *Report) error
+		r     *Report
+		errs  []error
+		calls []string
+		want  error
+	}{
+		{"D110 once", status, both, nil, []string{"{ns p u} key 2"}, nil},
+		{"D121 nothing to show", status, &Report{Pod: pod}, nil, nil, nil},
+		{"D110 not after a failure", status, &Report{Pod: pod, Attached: both.Attached, Failure: &Failure{}}, nil, nil, nil},
+		{"D123 gone", status, both, []error{gone}, []string{"{ns p u} key 2"}, nil},
+		{"D122 later", status, both, []error{retry}, []string{"{ns p u} key 2"}, ErrRetry},
+		{"O60 in order", events, both, nil, []string{"{ns p u} Add eth0 [10.244.1.73/24] from a", "{ns p u} Add net1 [10.244.1.73/24] from b"}, nil},
+		{"all, whatever fails", events, both, []error{retry}, []string{"{ns p u} Add eth0 [10.244.1.73/24] from a", "{ns p u} Add net1 [10.244.1.73/24] from b"}, ErrRetry},
+		{"D123 gone, for events", events, both, []error{gone, gone}, []string{"{ns p u} Add eth0 [10.244.1.73/24] from a", "{ns p u} Add net1 [10.244.1.73/24] from b"}, nil},
+	}
+	for _, tc := range tests {
+		t.Run(tc.rule, func(t *testing.T) {
+			t.Parallel()
+			c := &recorder{errs: slices.Clone(tc.errs)}
+			if err := tc.do(c, tc.r); !errors.Is(err, tc.want) {
+				t.Errorf("%v, want %v", err, tc.want)
+			}
+			if diff := cmp.Diff(tc.calls, c.calls); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// FuzzStatus: any result that a plugin may print is an error or an annotation that is a JSON array (Q7), and never
+// says <nil> (D118 [quirk]).
+func FuzzStatus(f *testing.F) {
+	for _, seed := range []string{
+		one, `{}`, `null`, `{"cniVersion":"0.1.0","ip4":{"ip":"10.0.0.2/24"}}`, `{"cniVersion":"0.2.0","ip6":null}`, `{"cniVersion":"1.0.0","interfaces":[{"sandbox":"x"},{"sandbox":"y"}],"ips":[{"address":"10.0.0.2/24","interface":9}]}`,
+		`{"cniVersion":"1.1.0","interfaces":[{"name":"<&>","sandbox":"x","mtu":-1}],"routes":[{"dst":"::/0","gw":"fd00::1"}],"dns":null}`,
+	} {
+		f.Add([]byte(seed), []byte(`{"type":"pci"}`), true)
+	}
+	f.Fuzz(func(t *testing.T, result, info []byte, primary bool) {
+		if nulls(result) {
+			return // known: TestHostile
+		}
+		r := &Report{Attached: []Attached{{Name: "n", IfName: "eth0", Primary: primary, Result: result}}}
+		if json.Valid(info) {
+			r.Attached[0].DeviceInfo = info
+		}
+		value, err := Status(r)
+		if err != nil {
+			if value != "" {
+				t.Errorf("%q and %v", value, err)
+			}
+			return
+		}
+		if _, err := Events(r); err != nil {
+			t.Errorf("a status, and no events: %v", err)
+		}
+		var list []NetworkStatus
+		if value == "" {
+			return
+		}
+		if err := json.Unmarshal([]byte(value), &list); err != nil || len(list) == 0 {
+			t.Fatalf("%v in %s", err, value)
+		}
+		defaults := 0
+		for _, s := range list {
+			if s.Default {
+				defaults++
+			}
+			if slices.Contains(s.Gateway, "<nil>") {
+				t.Errorf("a gateway <nil>: %s", value)
+			}
+		}
+		if defaults > 1 || defaults > 0 && !primary {
+			t.Errorf("%d defaults: %s", defaults, value)
+		}
+	})
+}
+
+// nulls tells whether a list of the result has a null in it.
+func nulls(result []byte) bool {
+	var lists struct{ Interfaces, IPs, Routes []json.RawMessage }
+	_ = json.Unmarshal(result, &lists)
+	for _, list := range [][]json.RawMessage{lists.Interfaces, lists.IPs, lists.Routes} {
+		for _, item := range list {
+			if len(item) == 0 || string(item) == "null" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// FuzzReport decodes reports as the daemon does, and makes of them what it does.
+func FuzzReport(f *testing.F) {
+	good, err := json.Marshal(&Report{Pod: Pod{"ns", "p", "u"}, Attached: []Attached{attached("a", "eth0", true, one)}, Wait: true})
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, seed := range []string{string(good), `{}`, `null`, `{"attached":[{}]}`, `{"attached":[null]}`, `{"attached":[{"result":null}],"failure":{"missing":true}}`, `{"attached":[{"result":"x","deviceInfo":5}]}`, `{"failure":{}}`} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r := &Report{}
+		if err := json.Unmarshal(b, r); err != nil {
+			return
+		}
+		for _, a := range r.Attached {
+			if nulls(a.Result) {
+				return // known: TestHostile
+			}
+		}
+		if value, err := Status(r); r.Failure != nil && (value != "" || err != nil) {
+			t.Errorf("a status after a failure: %q, %v", value, err)
+		}
+		_, _ = Events(r)
+	})
+}

@@ -1,0 +1,95 @@
+//go:build failpoint
+
+package failpoint
+
+import (
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// action is what one point does at its n-th pass.
+type action struct {
+	name string
+	pass int
+	do   string
+}
+
+// armed reads the environment once.
+var armed = sync.OnceValue(func() []action {
+	var out []action
+	for _, item := range strings.Split(os.Getenv("MULTUS_FAILPOINT"), ",") {
+		if item == "" {
+			continue
+		}
+		a := action{pass: 1}
+		item, a.do, _ = strings.Cut(item, "=")
+		name, pass, counted := strings.Cut(item, ":")
+		if a.name = name; counted {
+			a.pass, _ = strconv.Atoi(pass)
+		}
+		out = append(out, a)
+	}
+	return out
+})
+
+// mu guards passes, how often each point has been passed.
+var (
+	mu     sync.Mutex
+	passes = map[string]int{}
+)
+
+// At marks a point.
+func At(name string) {
+	trace(name)
+	mu.Lock()
+	passes[name]++
+	n := passes[name]
+	mu.Unlock()
+	for _, a := range armed() {
+		if a.name == name && a.pass == n {
+			a.act()
+		}
+	}
+}
+
+func (a action) act() {
+	switch a.do {
+	case "", "kill":
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {} // the signal is on its way: nothing more happens here
+	case "stop":
+		_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+	default:
+		if d, err := time.ParseDuration(a.do); err == nil {
+			time.Sleep(d)
+		}
+	}
+}
+
+// Skip tells whether the step of that name is to be left out, to show that a test would see it.
+func Skip(name string) bool {
+	for _, a := range armed() {
+		if a.name == name && a.do == "skip" {
+			return true
+		}
+	}
+	return false
+}
+
+// trace appends the name with one write, so that lines of several processes do not mix.
+func trace(name string) {
+	path := os.Getenv("MULTUS_FAILPOINT_TRACE")
+	if path == "" {
+		return
+	}
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return
+	}
+	_, _ = f.WriteString(name + "\n")
+	_ = f.Close()
+}
