@@ -132,6 +132,10 @@ func reasons(text string) (map[string]string, error) {
 var (
 	citation = regexp.MustCompile(`behaviour(?:\.md)? ([A-Z]\d+(?:(?:[-–, ;]|and|\[quirk\]|[A-Z]?\d+|\n\s*//)+)?)`)
 	oneRule  = regexp.MustCompile(`[A-Z]\d+(?:[-–][A-Z]?\d+)?`)
+	// shows is how a test's comment begins: "TestX shows F20 and P09".
+	shows = regexp.MustCompile(`// (?:Test|Fuzz)\w+ shows ([A-Z]\d+(?:(?:[-–, ;]|and|\[quirk\]|[A-Z]?\d+|\n\s*//)+)?)`)
+	// row is the name of a table's row: "D112 K5 two interfaces".
+	row = regexp.MustCompile(`"((?:[A-Z]\d+(?:[-–][A-Z]?\d+)? )+)`)
 )
 
 // citations maps each rule to the tests that cite it: test files and their data.
@@ -167,7 +171,12 @@ func scan(path string, out map[string][]string) error {
 	if err := sc.Err(); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	for _, m := range citation.FindAllStringSubmatch(text.String(), -1) {
+	found := citation.FindAllStringSubmatch(text.String(), -1)
+	if strings.HasSuffix(path, "_test.go") {
+		found = append(found, shows.FindAllStringSubmatch(text.String(), -1)...)
+		found = append(found, row.FindAllStringSubmatch(text.String(), -1)...)
+	}
+	for _, m := range found {
 		for _, word := range oneRule.FindAllString(m[1], -1) {
 			rules, err := expand(word)
 			if err != nil {
