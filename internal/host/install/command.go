@@ -1,0 +1,142 @@
+package install
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// LegacyName is the program of today's image whose work this package does (behaviour.md G30).
+const LegacyName = "install_multus"
+
+// DefaultDest is the CNI bin directory of most nodes; legacyDest is where today's manifests mount it.
+const (
+	DefaultDest = "/opt/cni/bin"
+	legacyDest  = "/host/opt/cni/bin"
+)
+
+// ErrHelp is returned after the help of LegacyName, which is a failure there (behaviour.md O43).
+var ErrHelp = errors.New("help was asked for")
+
+// Source returns the directory of the running binary, links followed: the other binaries lie beside it.
+func Source() (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("find the running binary: %w", err)
+	}
+	return filepath.Dir(self), nil
+}
+
+// For returns the options of an installation: source and missing plugins default to what lies beside the running
+// binary.
+func For(source, dest, deployment string, reference bool) (Options, error) {
+	names, err := Names(deployment)
+	if err != nil {
+		return Options{}, err
+	}
+	if source == "" {
+		if source, err = Source(); err != nil {
+			return Options{}, err
+		}
+	}
+	o := Options{Source: source, Dest: dest, Names: names}
+	if reference {
+		o.Missing = filepath.Join(source, ReferenceDir)
+	}
+	return o, nil
+}
+
+// Tell returns a Report that writes a line for each file.
+func Tell(w io.Writer) func(File) {
+	return func(f File) {
+		switch f.State {
+		case Copied:
+			fmt.Fprintf(w, "%s: installed\n", f.Name)
+		case Equal:
+			fmt.Fprintf(w, "%s: is up to date\n", f.Name)
+		case Kept:
+			fmt.Fprintf(w, "%s: is there already, kept\n", f.Name)
+		}
+	}
+}
+
+// Command returns `multus-daemon install`.
+func Command() *cobra.Command {
+	var source, dest, deployment string
+	var reference bool
+	cmd := &cobra.Command{
+		Use:   "install",
+		Short: "Install the plugins into the CNI bin directory",
+		Long: "Install the plugins into the CNI bin directory, over those that are there and may be running.\n" +
+			"A file that is equal is not touched; a file is never half-written, even if this is killed.",
+		Example: "  multus-daemon install --dest /opt/cni/bin --type thick --reference-plugins",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o, err := For(source, dest, deployment, reference)
+			if err != nil {
+				return err
+			}
+			o.Report = Tell(cmd.OutOrStdout())
+			return Install(cmd.Context(), o)
+		},
+	}
+	cmd.Flags().StringVar(&source, "source", "", "`directory` of the binaries (default: that of this program)")
+	cmd.Flags().StringVar(&dest, "dest", DefaultDest, "the CNI bin `directory`")
+	cmd.Flags().StringVar(&deployment, "type", "all", "the `deployment` whose plugins are installed: thick, thin or all")
+	cmd.Flags().BoolVar(&reference, "reference-plugins", false, "also install the reference CNI plugins that the directory lacks")
+	return cmd
+}
+
+// LegacyCommand returns install_multus, with today's flags and texts (behaviour.md G30, G31). It parses by itself,
+// because help is not a success there.
+func LegacyCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:                LegacyName,
+		DisableFlagParsing: true,
+		SilenceUsage:       true,
+		SilenceErrors:      true,
+		RunE:               legacy,
+	}
+}
+
+func legacy(cmd *cobra.Command, args []string) error {
+	var dest, deployment string
+	flags := pflag.NewFlagSet(LegacyName, pflag.ContinueOnError)
+	flags.SetOutput(cmd.ErrOrStderr())
+	flags.Usage = func() {
+		fmt.Fprintf(cmd.ErrOrStderr(), "Usage of %s:\n%s", LegacyName, flags.FlagUsages())
+	}
+	flags.StringVarP(&dest, "dest-dir", "d", legacyDest, "destination `directory`")
+	flags.StringVarP(&deployment, "type", "t", "", "the `type` of the deployment: thick or thin")
+	err := flags.Parse(args)
+	if errors.Is(err, pflag.ErrHelp) {
+		return ErrHelp
+	}
+	if err != nil {
+		return err
+	}
+	if deployment != "thick" && deployment != "thin" {
+		return ErrType
+	}
+	o, err := For("", dest, deployment, false)
+	if err != nil {
+		return err
+	}
+	o.Report = func(f File) {
+		kind := "multus"
+		if f.Name == passthru {
+			kind = "passthru cni"
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "%s %s copy succeeded!\n", kind, f.From)
+	}
+	err = Install(cmd.Context(), o)
+	if fe := (*FileError)(nil); errors.As(err, &fe) {
+		return fmt.Errorf("failed to copy file %s: %w", fe.File.From, fe.Err)
+	}
+	return err
+}

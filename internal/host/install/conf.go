@@ -1,0 +1,135 @@
+package install
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"multus/internal/cniconf"
+)
+
+// extensions are those of the files that a runtime reads in its CNI configuration directory.
+var extensions = []string{".conf", ".conflist", ".json"}
+
+// conf is one of the runtime's configurations.
+type conf struct {
+	path string
+	raw  []byte
+	// name is the network's; err says that it is no configuration.
+	name string
+	err  error
+}
+
+// survey reads a CNI configuration directory, in name order. One that does not exist is empty.
+func survey(dir string) ([]conf, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read CNI configurations: %w", err)
+	}
+	var confs []conf
+	for _, e := range entries {
+		if e.IsDir() || !slices.Contains(extensions, filepath.Ext(e.Name())) {
+			continue
+		}
+		c := conf{path: filepath.Join(dir, e.Name())}
+		if c.raw, c.err = os.ReadFile(c.path); c.err == nil {
+			c.name, c.err = nameOf(c.raw)
+		}
+		confs = append(confs, c)
+	}
+	return confs, nil
+}
+
+func nameOf(b []byte) (string, error) {
+	l, err := cniconf.Parse(b)
+	if err != nil {
+		return "", err
+	}
+	return l.Name(), nil
+}
+
+// generated tells that Multus wrote it: by name and by content. Today's Multus leaves an empty file when the cluster
+// network's is invalid (behaviour.md F31); that is nobody's configuration, and makes containerd fail.
+func (c conf) generated() bool {
+	switch filepath.Base(c.path) {
+	case "00-multus.conf", "00-multus.conflist":
+		return c.calls(thin) || c.calls(shim) || c.raw != nil && len(bytes.TrimSpace(c.raw)) == 0
+	}
+	return false
+}
+
+// calls tells whether it has the plugin anywhere, also inside of another's delegates.
+func (c conf) calls(plugin string) bool {
+	var v any
+	return json.Unmarshal(c.raw, &v) == nil && hasType(v, plugin)
+}
+
+func hasType(v any, plugin string) bool {
+	switch v := v.(type) {
+	case map[string]any:
+		if v["type"] == plugin {
+			return true
+		}
+		for _, member := range v {
+			if hasType(member, plugin) {
+				return true
+			}
+		}
+	case []any:
+		return slices.ContainsFunc(v, func(item any) bool { return hasType(item, plugin) })
+	}
+	return false
+}
+
+// primary finds the cluster network in a configuration of Multus: in the file that it names, else among the delegates
+// that it holds. name is the file to be written, "" if there is nothing valid.
+func (c conf) primary() (name string, content []byte) {
+	type multus struct {
+		ClusterNetwork string            `json:"clusterNetwork"`
+		Delegates      []json.RawMessage `json:"delegates"`
+	}
+	var m struct {
+		multus
+		Plugins []multus `json:"plugins"`
+	}
+	if json.Unmarshal(c.raw, &m) != nil {
+		return "", nil
+	}
+	for _, p := range append([]multus{m.multus}, m.Plugins...) {
+		if filepath.IsAbs(p.ClusterNetwork) {
+			b, err := os.ReadFile(p.ClusterNetwork)
+			if err == nil && valid(b) {
+				return fileName(filepath.Base(p.ClusterNetwork), b), b
+			}
+		}
+		if len(p.Delegates) > 0 && valid(p.Delegates[0]) {
+			return fileName("10-primary", p.Delegates[0]), p.Delegates[0]
+		}
+	}
+	return "", nil
+}
+
+// valid tells that a runtime could use it, and that it is not Multus again.
+func valid(b []byte) bool {
+	name, err := nameOf(b)
+	c := conf{raw: b}
+	return err == nil && name != "" && !c.calls(thin) && !c.calls(shim)
+}
+
+// fileName gives a name that runtimes read: what set a file aside appended an extension (10-x.conflist.old).
+func fileName(name string, b []byte) string {
+	for n := name; filepath.Ext(n) != ""; n = n[:len(n)-len(filepath.Ext(n))] {
+		if slices.Contains(extensions, filepath.Ext(n)) {
+			return n
+		}
+	}
+	if l, err := cniconf.Parse(b); err == nil && l.Single() {
+		return name + ".conf"
+	}
+	return name + ".conflist"
+}

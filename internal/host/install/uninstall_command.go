@@ -1,0 +1,86 @@
+package install
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"multus/internal/config"
+)
+
+// UninstallCommand returns `multus-daemon uninstall`; defaultConfig is where the daemon's configuration is.
+func UninstallCommand(defaultConfig string) *cobra.Command {
+	var file, confDir, stateDir, socketDir string
+	var r Removal
+	cmd := &cobra.Command{
+		Use:   "uninstall",
+		Short: "Take Multus off this node",
+		Long: "Take Multus off this node: first the CNI configuration, so that the runtime calls the cluster network\n" +
+			"directly again; then, when no pod is attached through Multus any more, the plugins and what else is left.\n" +
+			"While pods are attached it says which, keeps the plugins and fails; run it again later. The daemon must\n" +
+			"have been deleted before: it would write its configuration again.",
+		Example: "  kubectl delete -k deploy/base\n  multus-daemon uninstall --bin-dir /opt/cni/bin",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			conf, err := readConfig(file, cmd.Flags().Changed("config"))
+			if err != nil {
+				return err
+			}
+			r.ConfDir = first(confDir, existing(conf.CNIConfigDir), conf.HostPath(conf.CNIConfigDir))
+			r.StateDir = first(stateDir, existing(conf.CNIDir), conf.HostPath(conf.CNIDir), config.DefaultCNIDir)
+			conf.SocketDir = first(socketDir, existing(conf.SocketDir), conf.HostPath(conf.SocketDir))
+			r.Socket = conf.Socket()
+			r.Log = slog.New(slog.NewTextHandler(cmd.OutOrStdout(), nil))
+			if err := Uninstall(cmd.Context(), r); err != nil {
+				return err
+			}
+			r.Log.Info("multus is not installed on this node any more")
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&file, "config", defaultConfig, "the daemon's configuration `file`, for the directories below; it may be gone")
+	cmd.Flags().StringVar(&confDir, "conf-dir", "", "`directory` of the runtime's CNI configurations (default: cniConfigDir of the configuration)")
+	cmd.Flags().StringVar(&r.BinDir, "bin-dir", DefaultDest, "the CNI bin `directory`")
+	cmd.Flags().StringVar(&stateDir, "state-dir", "", "`directory` of the ledger (default: cniDir of the configuration)")
+	cmd.Flags().StringVar(&socketDir, "socket-dir", "", "`directory` of the daemon's socket (default: socketDir of the configuration)")
+	cmd.Flags().BoolVar(&r.Force, "force", false, "go on although a daemon runs, pods are attached, or no other CNI configuration is there")
+	return cmd
+}
+
+// readConfig reads the daemon's configuration; without one, everything is at its default.
+func readConfig(file string, must bool) (*config.Daemon, error) {
+	b, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) && !must {
+		b, err = []byte("{}"), nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the daemon's configuration: %w", err)
+	}
+	conf, err := config.ParseDaemon(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return conf, nil
+}
+
+// existing is dir if it is there: a configuration written for today's manifests names the directories of its
+// container (/host/...), which are none on the node itself.
+func existing(dir string) string {
+	if _, err := os.Stat(dir); err != nil {
+		return ""
+	}
+	return dir
+}
+
+func first(dirs ...string) string {
+	for _, d := range dirs {
+		if d != "" {
+			return d
+		}
+	}
+	return ""
+}

@@ -1,0 +1,269 @@
+package install
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+const (
+	generated = `{"cniVersion":"1.0.0","name":"multus-cni-network","type":"multus-shim","clusterNetwork":"CONF/10-cluster.conflist"}`
+	cluster   = `{"cniVersion":"1.0.0","name":"cluster","plugins":[{"type":"bridge"}]}`
+	// record is as today's Multus writes it; netnsPath is ours.
+	record = `[{"Conf":{"cniVersion":"1.0.0","name":"cluster","type":"bridge"},"ConfList":{"cniVersion":"","name":"","plugins":null},"Name":"cluster",
+"Bytes":"eyJjbmlWZXJzaW9uIjoiMS4wLjAiLCJuYW1lIjoiY2x1c3RlciIsInR5cGUiOiJicmlkZ2UifQ==",
+"cniArgs":[["K8S_POD_NAMESPACE","shop"],["K8S_POD_NAME","web-0"]]NETNS}]`
+)
+
+// onNode makes a node on which Multus is installed.
+func onNode(t *testing.T) (Removal, *bytes.Buffer) {
+	t.Helper()
+	dir := t.TempDir()
+	log := &bytes.Buffer{}
+	r := Removal{
+		ConfDir: filepath.Join(dir, "net.d"), BinDir: filepath.Join(dir, "bin"), StateDir: filepath.Join(dir, "state"),
+		Socket: filepath.Join(dir, "run", "multus.sock"), Log: slog.New(slog.NewTextHandler(log, nil)),
+	}
+	put(t, r.ConfDir, "00-multus.conf", strings.ReplaceAll(generated, "CONF", r.ConfDir))
+	put(t, r.ConfDir, "10-cluster.conflist", cluster)
+	put(t, r.ConfDir, "multus.d/multus.kubeconfig", "secret")
+	for _, name := range append(names(t), "bridge") {
+		put(t, r.BinDir, name, "binary")
+	}
+	if err := os.MkdirAll(filepath.Join(r.StateDir, "results"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return r, log
+}
+
+func put(t *testing.T, dir, name, content string) {
+	t.Helper()
+	write(t, filepath.Join(dir, name), []byte(content), 0o644)
+}
+
+func attach(t *testing.T, r Removal, id, netns string) {
+	t.Helper()
+	if netns != "" {
+		netns = `,"netnsPath":"` + netns + `"`
+	}
+	put(t, r.StateDir, id, strings.ReplaceAll(record, "NETNS", netns))
+}
+
+func TestUninstall(t *testing.T) {
+	t.Parallel()
+	r, _ := onNode(t)
+	for _, time := range []string{"first", "second"} {
+		if err := Uninstall(t.Context(), r); err != nil {
+			t.Fatalf("%s time: %v", time, err)
+		}
+		wantListing(t, r.ConfDir, "10-cluster.conflist")
+		wantListing(t, r.BinDir, "bridge")
+		if _, err := os.Stat(r.StateDir); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("state directory: %v", err)
+		}
+	}
+}
+
+// TestUninstallAttached: the runtime stops calling Multus at once; its plugins stay until they are not needed.
+func TestUninstallAttached(t *testing.T) {
+	t.Parallel()
+	r, _ := onNode(t)
+	attach(t, r, "sandbox1", "")
+	netns := filepath.Join(t.TempDir(), "cni-1")
+	put(t, filepath.Dir(netns), filepath.Base(netns), "")
+	attach(t, r, "sandbox2", netns)
+	err := Uninstall(t.Context(), r)
+	if !errors.Is(err, ErrAttached) {
+		t.Fatalf("error %v, want %v", err, ErrAttached)
+	}
+	for _, want := range []string{"sandbox1", "sandbox2", "shop/web-0", "cluster", "--force"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q does not say %q", err, want)
+		}
+	}
+	wantListing(t, r.ConfDir, "10-cluster.conflist", "multus.d")
+	wantListing(t, r.BinDir, append(names(t), "bridge")...)
+
+	// One is deleted, the other's namespace has ended without a DEL: its record is kept, and blocks nothing.
+	for _, path := range []string{filepath.Join(r.StateDir, "sandbox1"), netns} {
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := Uninstall(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	wantListing(t, r.BinDir, "bridge")
+	wantListing(t, r.StateDir, "results", "sandbox2")
+}
+
+func TestUninstallForce(t *testing.T) {
+	t.Parallel()
+	r, _ := onNode(t)
+	attach(t, r, "sandbox", "")
+	r.Force = true
+	if err := Uninstall(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	wantListing(t, r.BinDir, "bridge")
+	wantListing(t, r.StateDir, "results", "sandbox") // for whoever installs again
+}
+
+// TestUninstallNetnsOutOfSight: in a container without the directory of namespaces nothing is known to have ended.
+func TestUninstallNetnsOutOfSight(t *testing.T) {
+	t.Parallel()
+	r, _ := onNode(t)
+	attach(t, r, "sandbox", "/nowhere/netns/cni-1")
+	if err := Uninstall(t.Context(), r); !errors.Is(err, ErrAttached) {
+		t.Errorf("error %v", err)
+	}
+}
+
+// TestUninstallOrder: whatever fails later, the configuration is gone before the first plugin is.
+func TestUninstallOrder(t *testing.T) {
+	t.Parallel()
+	r, _ := onNode(t)
+	if err := os.Remove(filepath.Join(r.BinDir, shim)); err != nil {
+		t.Fatal(err)
+	}
+	put(t, r.BinDir, shim+"/in-the-way", "")
+	if err := Uninstall(t.Context(), r); err == nil {
+		t.Fatal("a directory was removed")
+	}
+	wantListing(t, r.ConfDir, "10-cluster.conflist", "multus.d")
+	wantListing(t, r.BinDir, append(names(t), "bridge")...)
+
+	// And the other way round: where the configuration cannot be removed, no plugin is.
+	r, _ = onNode(t)
+	put(t, r.ConfDir, "00-multus.conflist/x", "")
+	if err := os.Remove(filepath.Join(r.ConfDir, "00-multus.conf")); err != nil {
+		t.Fatal(err)
+	}
+	put(t, r.ConfDir, "20-chain.conflist", `{"name":"x","plugins":[{"type":"bridge"},{"type":"multus"}]}`)
+	if err := Uninstall(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	wantListing(t, r.BinDir, "bridge", thin) // a configuration that is not ours calls it
+}
+
+// TestUninstallRunning: a daemon would write its configuration again.
+func TestUninstallRunning(t *testing.T) {
+	t.Parallel()
+	r, _ := onNode(t)
+	// A socket's path is short.
+	dir, err := os.MkdirTemp("", "s") //nolint:usetesting // see above
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	r.Socket = filepath.Join(dir, "multus.sock")
+	l, err := net.Listen("unix", r.Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	if err := Uninstall(t.Context(), r); !errors.Is(err, ErrRunning) {
+		t.Errorf("error %v", err)
+	}
+	wantListing(t, r.ConfDir, "00-multus.conf", "10-cluster.conflist", "multus.d")
+	l.Close()
+	if err := Uninstall(t.Context(), r); err != nil {
+		t.Errorf("a socket that nobody listens on: %v", err)
+	}
+	wantListing(t, dir)
+}
+
+// TestUninstallRestores: a node keeps a cluster network, or Multus.
+func TestUninstallRestores(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name  string
+		setUp func(t *testing.T, r Removal)
+		want  []string // in the configuration directory
+		err   error
+	}{
+		{"another directory", func(t *testing.T, r Removal) { // OpenShift
+			elsewhere := t.TempDir()
+			put(t, elsewhere, "10-ovn.conflist", cluster)
+			put(t, r.ConfDir, "00-multus.conf", strings.ReplaceAll(generated, "CONF/10-cluster.conflist", elsewhere+"/10-ovn.conflist"))
+		}, []string{"10-ovn.conflist"}, nil},
+		{"set aside", func(t *testing.T, r Removal) {
+			put(t, r.ConfDir, "10-x.conflist.old", cluster)
+			put(t, r.ConfDir, "00-multus.conf", strings.ReplaceAll(generated, "CONF/10-cluster.conflist", r.ConfDir+"/10-x.conflist.old"))
+		}, []string{"10-x.conflist", "10-x.conflist.old"}, nil},
+		{"inside of ours", func(t *testing.T, r Removal) { // thin
+			put(t, r.ConfDir, "00-multus.conf", `{"name":"m","type":"multus","delegates":[`+cluster+`]}`)
+		}, []string{"10-primary.conflist"}, nil},
+		{"inside of our list", func(t *testing.T, r Removal) {
+			put(t, r.ConfDir, "00-multus.conflist", `{"name":"m","plugins":[{"type":"multus","delegates":[{"name":"c","type":"bridge"}]}]}`)
+		}, []string{"10-primary.conf"}, nil},
+		{"nowhere", func(t *testing.T, r Removal) {
+			put(t, r.ConfDir, "00-multus.conf", strings.ReplaceAll(generated, "CONF", r.ConfDir))
+		}, []string{"00-multus.conf"}, ErrNoPrimary},
+		{"only broken ones", func(t *testing.T, r Removal) {
+			put(t, r.ConfDir, "00-multus.conf", strings.ReplaceAll(generated, "CONF", r.ConfDir))
+			put(t, r.ConfDir, "10-cluster.conflist", `{"plugins":[`)
+			put(t, r.ConfDir, "20-multus.conf", `{"name":"again","type":"multus"}`)
+		}, []string{"00-multus.conf", "10-cluster.conflist", "20-multus.conf"}, ErrNoPrimary},
+		{"somebody else's under our name", func(t *testing.T, r Removal) {
+			put(t, r.ConfDir, "00-multus.conf", cluster)
+		}, []string{"00-multus.conf"}, nil},
+		{"an empty one of today's", func(t *testing.T, r Removal) {
+			put(t, r.ConfDir, "00-multus.conf", "")
+			put(t, r.ConfDir, "10-cluster.conflist", cluster)
+		}, []string{"10-cluster.conflist"}, nil},
+		{"gone", func(*testing.T, Removal) {}, []string{}, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			r, _ := onNode(t)
+			if err := os.RemoveAll(r.ConfDir); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Mkdir(r.ConfDir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			tt.setUp(t, r)
+			if err := Uninstall(t.Context(), r); !errors.Is(err, tt.err) {
+				t.Fatalf("error %v, want %v", err, tt.err)
+			}
+			wantListing(t, r.ConfDir, tt.want...)
+			if tt.err != nil {
+				wantListing(t, r.BinDir, append(names(t), "bridge")...)
+				r.Force = true
+				if err := Uninstall(t.Context(), r); err != nil {
+					t.Errorf("with force: %v", err)
+				}
+			}
+		})
+	}
+}
+
+// TestUninstallCommand takes the directories of the daemon's configuration, also of one for today's manifests.
+func TestUninstallCommand(t *testing.T) {
+	t.Parallel()
+	r, _ := onNode(t)
+	file := filepath.Join(t.TempDir(), "daemon-config.json")
+	write(t, file, []byte(`{"cniConfigDir":"/host`+r.ConfDir+`","cniDir":"`+r.StateDir+`","socketDir":"/host`+filepath.Dir(r.Socket)+`"}`), 0o600)
+	cmd := UninstallCommand("/nowhere/default.json")
+	var out bytes.Buffer
+	cmd.SetOut(&out)
+	cmd.SetArgs([]string{"--config", file, "--bin-dir", r.BinDir})
+	if err := cmd.ExecuteContext(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wantListing(t, r.ConfDir, "10-cluster.conflist")
+	wantListing(t, r.BinDir, "bridge")
+	if !strings.Contains(out.String(), "removed CNI configuration") {
+		t.Errorf("told: %s", &out)
+	}
+	cmd.SetArgs([]string{"--config", "/nowhere"})
+	if err := cmd.ExecuteContext(t.Context()); err == nil {
+		t.Error("a configuration that was named and is missing is no error")
+	}
+}
