@@ -58,6 +58,8 @@ type Options struct {
 	Conf map[string]any
 	// Primary is the cluster network's configuration, a JSON text; empty for Bridge("10.244.0.0/24").
 	Primary string
+	// BinDir holds the project's binaries; empty for Binaries.
+	BinDir string
 }
 
 // Node is one node. Its directory holds everything: binaries, configuration, state, the daemon's log.
@@ -67,6 +69,9 @@ type Node struct {
 	opts Options
 	// BinDirs are searched for plugins: the project's, the reference plugins', the fake's.
 	BinDirs []string
+
+	// DaemonEnv is added to the environment of a daemon that is started from then on.
+	DaemonEnv []string
 
 	daemon *exec.Cmd
 	exited chan error
@@ -130,7 +135,10 @@ func New(tb testing.TB, o Options) *Node {
 		tb.Skipf("no reference plugins in bin/cni: run make tools")
 	}
 	n := &Node{NS: testnet.New(tb), Dir: tb.TempDir(), opts: o}
-	n.BinDirs = []string{Binaries(tb), reference, filepath.Join(n.Dir, "plugins")}
+	if o.BinDir == "" {
+		o.BinDir = Binaries(tb)
+	}
+	n.BinDirs = []string{o.BinDir, reference, filepath.Join(n.Dir, "plugins")}
 	for _, d := range []string{"net.d", "conf.d", "plugins", "run"} {
 		must(tb, os.MkdirAll(filepath.Join(n.Dir, d), 0o755))
 	}
@@ -271,6 +279,7 @@ func (n *Node) StartDaemon(tb testing.TB) {
 	}
 	cmd := exec.Command(filepath.Join(n.BinDirs[0], "multus-daemon"), args...)
 	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = append(os.Environ(), n.DaemonEnv...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	must(tb, cmd.Start())
 	n.daemon, n.exited = cmd, make(chan error, 1)
@@ -298,6 +307,14 @@ func (n *Node) StopDaemon(tb testing.TB) {
 	_ = n.daemon.Process.Kill()
 	<-n.exited
 	n.daemon = nil
+}
+
+// Daemon is the daemon's process, nil when none was started or after StopDaemon.
+func (n *Node) Daemon() *os.Process {
+	if n.daemon == nil {
+		return nil
+	}
+	return n.daemon.Process
 }
 
 // Signal sends a signal to the daemon.
@@ -424,9 +441,10 @@ type verb func(context.Context, *libcni.CNIConfig, *libcni.NetworkConfigList, *l
 
 func (n *Node) op(tb testing.TB, conf []byte, p *Pod, do verb) error {
 	tb.Helper()
-	one, err := libcni.NetworkPluginConfFromBytes(conf)
-	must(tb, err)
-	list, err := libcni.ConfListFromConf(one)
+	list, err := libcni.NetworkConfFromBytes(conf)
+	if one, oerr := libcni.NetworkPluginConfFromBytes(conf); oerr == nil {
+		list, err = libcni.ConfListFromConf(one)
+	}
 	must(tb, err)
 	rt := &libcni.RuntimeConf{
 		ContainerID: p.ContainerID, NetNS: p.Path, IfName: "eth0", CapabilityArgs: map[string]any{},

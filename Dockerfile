@@ -1,0 +1,26 @@
+# The image for people who build images with an engine: the same files as those of `make image`, which needs none.
+#
+#   docker build --build-arg VERSION=v1.0.0 --tag registry.example/multus:v1.0.0 .
+#
+# The build stage runs on the machine's own architecture and compiles for that of the image.
+FROM --platform=$BUILDPLATFORM docker.io/library/golang:1.26 AS build
+ARG TARGETARCH
+WORKDIR /src
+COPY . .
+# The state of the checkout is not asked for: it may not be part of the context.
+RUN go run ./test/image -out /build -arch "$TARGETARCH" -buildvcs=false -rootfs /image
+
+FROM scratch
+ARG VERSION=dev
+ARG REVISION=
+ARG SOURCE=
+LABEL org.opencontainers.image.title="multus" \
+      org.opencontainers.image.description="Attaches more than one network to a Kubernetes pod" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$REVISION" \
+      org.opencontainers.image.source="$SOURCE"
+COPY --from=build /image/ /
+USER 0:0
+WORKDIR /
+ENTRYPOINT ["/usr/src/multus-cni/bin/multus-daemon"]

@@ -1,0 +1,181 @@
+package deploy
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/kustomize/api/krusty"
+	"sigs.k8s.io/kustomize/kyaml/filesys"
+	"sigs.k8s.io/yaml"
+)
+
+const (
+	root   = "../../deploy"
+	base   = "base"
+	thin   = "overlays/thin"
+	config = "multus-daemon-config"
+)
+
+// all lists the directories that can be applied.
+func all(tb testing.TB) []string {
+	tb.Helper()
+	dirs, err := filepath.Glob(filepath.Join(root, "overlays", "*"))
+	if err != nil || len(dirs) < 12 {
+		tb.Fatalf("overlays: %v, %v", dirs, err)
+	}
+	out := []string{base}
+	for _, dir := range dirs {
+		out = append(out, filepath.Join("overlays", filepath.Base(dir)))
+	}
+	return out
+}
+
+// manifest is what one directory is rendered to.
+type manifest struct {
+	text    []byte
+	objects []*unstructured.Unstructured
+}
+
+func render(tb testing.TB, dir string) manifest {
+	tb.Helper()
+	rm, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), filepath.Join(root, dir))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	var m manifest
+	if m.text, err = rm.AsYaml(); err != nil {
+		tb.Fatal(err)
+	}
+	for _, r := range rm.Resources() {
+		b, err := r.MarshalJSON()
+		if err != nil {
+			tb.Fatal(err)
+		}
+		u := &unstructured.Unstructured{}
+		if err := u.UnmarshalJSON(b); err != nil {
+			tb.Fatal(err)
+		}
+		m.objects = append(m.objects, u)
+	}
+	return m
+}
+
+// get returns the only object of a kind as its type; it has no key that the type does not know.
+func get[T any](tb testing.TB, m manifest, kind string) *T {
+	tb.Helper()
+	var found *T
+	for _, u := range m.objects {
+		if u.GetKind() != kind {
+			continue
+		}
+		if found != nil {
+			tb.Fatalf("more than one %s", kind)
+		}
+		found = new(T)
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(u.Object, found, true); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	if found == nil {
+		tb.Fatalf("no %s", kind)
+	}
+	return found
+}
+
+// TestNames: today's objects, so that applying ours replaces them (behaviour.md J1-J12).
+func TestNames(t *testing.T) {
+	t.Parallel()
+	want := []string{
+		"ClusterRole /multus", "ClusterRoleBinding /multus", "ConfigMap kube-system/" + config,
+		"CustomResourceDefinition /network-attachment-definitions.k8s.cni.cncf.io", "DaemonSet kube-system/kube-multus-ds",
+		"ServiceAccount kube-system/multus",
+	}
+	for _, dir := range all(t) {
+		t.Run(dir, func(t *testing.T) {
+			t.Parallel()
+			m := render(t, dir)
+			var got []string
+			for _, u := range m.objects {
+				got = append(got, u.GetKind()+" "+u.GetNamespace()+"/"+u.GetName())
+			}
+			slices.Sort(got)
+			want := slices.Clone(want)
+			switch dir {
+			case thin:
+				want = slices.DeleteFunc(want, func(s string) bool { return strings.HasSuffix(s, config) })
+			case "overlays/openshift":
+				want = append(want[:5:5], "SecurityContextConstraints /multus", want[5])
+				slices.Sort(want)
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("objects %q, want %q", got, want)
+			}
+			ds := get[appsv1.DaemonSet](t, m, "DaemonSet")
+			// Immutable: another selector, and today's DaemonSet could not be replaced.
+			if s := ds.Spec.Selector; len(s.MatchExpressions) != 0 || len(s.MatchLabels) != 1 || s.MatchLabels["name"] != "multus" {
+				t.Errorf("selector %v", s)
+			}
+			for key, value := range map[string]string{"tier": "node", "app": "multus", "name": "multus"} {
+				if ds.Labels[key] != value || ds.Spec.Template.Labels[key] != value {
+					t.Errorf("label %s: %q, %q", key, ds.Labels[key], ds.Spec.Template.Labels[key])
+				}
+			}
+		})
+	}
+}
+
+// TestReadme: every overlay has its line.
+func TestReadme(t *testing.T) {
+	t.Parallel()
+	b, err := os.ReadFile(filepath.Join(root, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range all(t)[1:] {
+		if !strings.Contains(string(b), "\n| `"+filepath.Base(dir)+"` | ") {
+			t.Errorf("README.md says nothing about %s", dir)
+		}
+	}
+}
+
+// TestRoles: exactly these rights (P33); that the API server understands them so is for TestRights.
+func TestRoles(t *testing.T) {
+	t.Parallel()
+	want := `[{"verbs":["get","list","watch"],"apiGroups":["k8s.cni.cncf.io"],"resources":["network-attachment-definitions"]},` +
+		`{"verbs":["get"],"apiGroups":[""],"resources":["pods"]},` +
+		`{"verbs":["patch"],"apiGroups":[""],"resources":["pods/status"]},` +
+		`{"verbs":["create","patch"],"apiGroups":[""],"resources":["events"]}]`
+	for _, dir := range all(t) {
+		m := render(t, dir)
+		got, err := json.Marshal(get[rbacv1.ClusterRole](t, m, "ClusterRole").Rules)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(got) != want {
+			t.Errorf("%s: rules %s", dir, got)
+		}
+	}
+}
+
+// daemonConfig is the file in the ConfigMap.
+func daemonConfig(tb testing.TB, m manifest) []byte {
+	tb.Helper()
+	data := get[corev1.ConfigMap](tb, m, "ConfigMap").Data
+	if len(data) != 1 {
+		tb.Fatalf("keys of the ConfigMap: %v", data)
+	}
+	b := []byte(data["daemon-config.json"])
+	if _, err := yaml.YAMLToJSONStrict(b); err != nil {
+		tb.Fatal(err)
+	}
+	return b
+}

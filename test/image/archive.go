@@ -1,0 +1,233 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+)
+
+// newImage packs what was built for one architecture.
+func newImage(o options, arch, dir string) (v1.Image, error) {
+	img := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
+	for _, l := range []struct {
+		what  string
+		files func(string) ([]file, error)
+	}{
+		{"reference CNI plugins", pluginFiles},
+		{"multus", ownFiles},
+	} {
+		files, err := l.files(dir)
+		if err != nil {
+			return nil, err
+		}
+		layer, err := newLayer(o, files)
+		if err != nil {
+			return nil, err
+		}
+		img, err = mutate.Append(img, mutate.Addendum{
+			Layer: layer, MediaType: types.OCILayer,
+			History: v1.History{Created: v1.Time{Time: o.epoch}, CreatedBy: l.what},
+		})
+		if err != nil {
+			return nil, fmt.Errorf("add layer: %w", err)
+		}
+	}
+	conf, err := img.ConfigFile()
+	if err != nil {
+		return nil, fmt.Errorf("read image configuration: %w", err)
+	}
+	conf = conf.DeepCopy()
+	conf.Created = v1.Time{Time: o.epoch}
+	conf.OS, conf.Architecture = "linux", arch
+	conf.Config = v1.Config{
+		User:       "0:0",
+		Entrypoint: []string{"/" + path.Join(binDir, "multus-daemon")},
+		WorkingDir: "/",
+		Labels:     labels(o),
+	}
+	return mutate.ConfigFile(img, conf)
+}
+
+func labels(o options) map[string]string {
+	const prefix = "org.opencontainers.image."
+	l := map[string]string{
+		prefix + "title":       "multus",
+		prefix + "description": "Attaches more than one network to a Kubernetes pod",
+		prefix + "licenses":    "Apache-2.0",
+		prefix + "version":     o.version,
+	}
+	if o.revision != "" {
+		l[prefix+"revision"] = o.revision
+	}
+	if o.source != "" {
+		l[prefix+"source"] = o.source
+	}
+	return l
+}
+
+func newLayer(o options, files []file) (v1.Layer, error) {
+	var b bytes.Buffer
+	if err := writeTar(&b, files, o.epoch); err != nil {
+		return nil, err
+	}
+	opener := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b.Bytes())), nil }
+	layer, err := tarball.LayerFromOpener(opener, tarball.WithMediaType(types.OCILayer), tarball.WithCompressedCaching)
+	if err != nil {
+		return nil, fmt.Errorf("make layer: %w", err)
+	}
+	return layer, nil
+}
+
+// writeArchive writes one image as an OCI layout with the manifest.json of `docker save` beside it: `ctr images import`
+// and `podman load` read the one, every `docker load` the other, over the same blobs. One architecture for each archive:
+// docker's form has no place for more, and a node needs no other than its own.
+func writeArchive(to, ref string, img v1.Image) (retErr error) {
+	temp := to + ".tmp"
+	f, err := os.Create(temp)
+	if err != nil {
+		return fmt.Errorf("write archive: %w", err)
+	}
+	defer func() {
+		if retErr != nil {
+			_ = f.Close()
+			_ = os.Remove(temp)
+		}
+	}()
+	tw := tar.NewWriter(f)
+	if err := writeLayout(tw, ref, img); err != nil {
+		return fmt.Errorf("write archive: %w", err)
+	}
+	if err := tw.Close(); err != nil {
+		return fmt.Errorf("write archive: %w", err)
+	}
+	if err := f.Close(); err != nil {
+		return fmt.Errorf("write archive: %w", err)
+	}
+	return os.Rename(temp, to)
+}
+
+func writeLayout(tw *tar.Writer, ref string, img v1.Image) error {
+	manifest, err := img.RawManifest()
+	if err != nil {
+		return err
+	}
+	digest, err := img.Digest()
+	if err != nil {
+		return err
+	}
+	conf, err := img.RawConfigFile()
+	if err != nil {
+		return err
+	}
+	confName, err := img.ConfigName()
+	if err != nil {
+		return err
+	}
+	index, err := indexOf(ref, img)
+	if err != nil {
+		return err
+	}
+	layers, err := img.Layers()
+	if err != nil {
+		return err
+	}
+	docker := []tarball.Descriptor{{Config: blob(confName), RepoTags: []string{ref}}}
+	entries := []entry{
+		{"oci-layout", []byte(`{"imageLayoutVersion":"1.0.0"}`)},
+		{"index.json", index},
+		{"", nil}, // manifest.json, when the layers are known
+		{blob(digest), manifest},
+		{blob(confName), conf},
+	}
+	for _, l := range layers {
+		h, err := l.Digest()
+		if err != nil {
+			return err
+		}
+		b, err := readLayer(l)
+		if err != nil {
+			return err
+		}
+		docker[0].Layers = append(docker[0].Layers, blob(h))
+		entries = append(entries, entry{blob(h), b})
+	}
+	b, err := json.Marshal(docker)
+	if err != nil {
+		return err
+	}
+	entries[2] = entry{"manifest.json", b}
+	for _, e := range entries {
+		h := &tar.Header{Typeflag: tar.TypeReg, Name: e.name, Size: int64(len(e.body)), Mode: 0o644, Format: tar.FormatUSTAR}
+		if err := tw.WriteHeader(h); err != nil {
+			return err
+		}
+		if _, err := tw.Write(e.body); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type entry struct {
+	name string
+	body []byte
+}
+
+func blob(h v1.Hash) string { return path.Join("blobs", h.Algorithm, h.Hex) }
+
+func readLayer(l v1.Layer) ([]byte, error) {
+	r, err := l.Compressed()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = r.Close() }() // it was only read
+	return io.ReadAll(r)
+}
+
+// indexOf names the image for both readers: containerd takes its own annotation, the others the standard's.
+func indexOf(ref string, img v1.Image) ([]byte, error) {
+	digest, err := img.Digest()
+	if err != nil {
+		return nil, err
+	}
+	size, err := img.Size()
+	if err != nil {
+		return nil, err
+	}
+	conf, err := img.ConfigFile()
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(v1.IndexManifest{
+		SchemaVersion: 2,
+		MediaType:     types.OCIImageIndex,
+		Manifests: []v1.Descriptor{{
+			MediaType: types.OCIManifestSchema1, Size: size, Digest: digest,
+			Platform:    &v1.Platform{OS: conf.OS, Architecture: conf.Architecture},
+			Annotations: map[string]string{"io.containerd.image.name": ref, "org.opencontainers.image.ref.name": ref},
+		}},
+	})
+}
+
+// describe tells what was written.
+func describe(file string, img v1.Image) (string, error) {
+	info, err := os.Stat(file)
+	if err != nil {
+		return "", err
+	}
+	digest, err := img.Digest()
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("  %s  %.1f MB  %s\n", path.Base(file), float64(info.Size())/1e6, digest), nil
+}
