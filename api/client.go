@@ -110,8 +110,7 @@ func why(ctx context.Context, err error) error {
 
 // bare leaves out the address that net repeats.
 func bare(err error) error {
-	var errno syscall.Errno
-	if errors.As(err, &errno) {
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		return errno
 	}
 	return err

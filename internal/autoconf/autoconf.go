@@ -175,7 +175,7 @@ func Generate(d *config.Daemon, p *Primary) ([]byte, error) {
 	if err := enc.Encode(out); err != nil {
 		return nil, fmt.Errorf("encode %s: %w", FileName, err)
 	}
-	if _, err := libcni.ConfFromBytes(b.Bytes()); err != nil {
+	if _, err := libcni.NetworkPluginConfFromBytes(b.Bytes()); err != nil {
 		return nil, fmt.Errorf("generated %s is not valid: %w", FileName, err)
 	}
 	return b.Bytes(), nil

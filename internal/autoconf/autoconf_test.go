@@ -55,7 +55,7 @@ func TestChoose(t *testing.T) {
 		{"F20 other extensions, directories, editors' files", []string{"00.txt", calico, "01.conf.bak", calico, "02.conf/", "", "03.conf~", calico, "10.conf", calico}, "", "10.conf"},
 		{"P09 our own file under any name", []string{"00-multus.conf", ours, "05-x.conf", ours, "06-y.conflist", `{"name":"x","cniVersion":"1.0.0","plugins":[{"type":"tuning"},{"type":"multus"}]}`, "10-a.conf", calico}, "", "10-a.conf"},
 		{"P09 nested", []string{"05.conf", `{"name":"x","type":"y","delegates":[{"name":"z","plugins":[{"type":"multus-shim"}]}]}`, "10.conf", calico}, "", "10.conf"},
-		{"P09 named, and our own", []string{"70-multus.conf", ours}, "70-multus.conf", "!it is a configuration of multus itself"},
+		{"F35 P09 named, and our own", []string{"70-multus.conf", ours}, "70-multus.conf", "!it is a configuration of multus itself"},
 		{"P16 half written", []string{"05.conf", `{"name":"x","ty`, "06.conflist", "", "07.conf", "\x00\x00", "10.conf", calico}, "", "10.conf"},
 		{"no name, no type, no plugins", []string{"05.conf", `{"type":"x"}`, "06.conf", `{"name":"x"}`, "07.conflist", `{"name":"x","plugins":[]}`, "10.conf", calico}, "", "10.conf"},
 		{"P15 bridges of podman and CRI-O", []string{"05.conflist", strings.Replace(flannel, "cbr0", "podman", 1), "06.conf", strings.Replace(calico, "k8s-pod-network", "crio", 1), "10.conf", calico}, "", "10.conf"},
@@ -107,16 +107,16 @@ func TestChoose(t *testing.T) {
 	}
 }
 
-// TestGenerate freezes the generated file (F24, F25, F27, A70, A71, Q2), one line of JSON, today's keys in their order.
+// TestGenerate freezes the generated file (behaviour.md F24, F25, F27, A70, A71, Q2), one line of JSON, today's keys in their order.
 func TestGenerate(t *testing.T) {
 	t.Parallel()
 	tests := []struct{ rule, daemon, primary, want string }{
 		{
-			"F25 F27 today's example", `{"cniVersion":"0.3.1","logLevel":"verbose","logToStderr":true,"capabilities":{"bandwidth":true}}`, flannel,
+			"F25 F27 A53 today's example", `{"cniVersion":"0.3.1","logLevel":"verbose","logToStderr":true,"capabilities":{"bandwidth":true}}`, flannel,
 			`{"capabilities":{"bandwidth":true,"io.kubernetes.cri.pod-annotations":true,"portMappings":true},"cniVersion":"0.3.1","logLevel":"verbose","logToStderr":true,"name":"multus-cni-network","clusterNetwork":"$DIR/$FILE","type":"multus-shim","failureEvents":true,"plainPods":"local"}`,
 		},
 		{
-			"A70 everything", `{"binDir":"/host/opt/cni/bin","capabilities":{"mac":true,"ips":false},"cniVersion":"1.0.0","logFile":"/host/var/log/multus.log","logLevel":"debug","logToStderr":false,"logOptions":{"maxAge":3,"compress":false},
+			"A70 A53 F26 everything", `{"binDir":"/host/opt/cni/bin","capabilities":{"mac":true,"ips":false},"cniVersion":"1.0.0","logFile":"/host/var/log/multus.log","logLevel":"debug","logToStderr":false,"logOptions":{"maxAge":3,"compress":false},
 			"namespaceIsolation":true,"globalNamespaces":"a,b","type":"multus","cniDir":"/host/var/lib/cni/multus","auxiliaryCNIChainName":"aux","daemonSocketDir":"/run/x","confDir":"/host/etc/cni/multus/net.d","defaultNetworks":["d"],
 			"systemNamespaces":["s"],"multusNamespace":"m","readinessindicatorfile":"/host/run/ready","overrideNetworkName":true,"chrootDir":"/hostroot","name":"ignored","connectionLimit":5,"metricsPort":9091,"socketDir":"/s"}`, calico,
 			`{"binDir":"/opt/cni/bin","capabilities":{"io.kubernetes.cri.pod-annotations":true,"mac":true},"cniVersion":"1.0.0","logFile":"/var/log/multus.log","logLevel":"debug","logOptions":{"maxAge":3,"compress":false},"name":"k8s-pod-network","clusterNetwork":"$DIR/$FILE","namespaceIsolation":true,"globalNamespaces":"a,b","type":"multus","cniDir":"/var/lib/cni/multus","auxiliaryCNIChainName":"aux","daemonSocketDir":"/run/x","confDir":"/etc/cni/multus/net.d","defaultNetworks":["d"],"systemNamespaces":["s"],"multusNamespace":"m","readinessindicatorfile":"/run/ready","failureEvents":true,"plainPods":"local"}`,

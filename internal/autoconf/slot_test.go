@@ -221,7 +221,7 @@ func TestSlotReaderNeverSeesABadFile(t *testing.T) {
 			}
 			b, err := os.ReadFile(file)
 			if err == nil {
-				_, err = libcni.ConfFromBytes(b)
+				_, err = libcni.NetworkPluginConfFromBytes(b)
 			}
 			if err != nil {
 				t.Errorf("look %d: %v", looks, err)

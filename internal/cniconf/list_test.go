@@ -251,7 +251,7 @@ func TestCapabilities(t *testing.T) {
 }
 
 // TestLibcni shows what libcni is given: always a list, the bytes of a single configuration as they were written
-// (D84), the list's flags (K9) and the highest version (K8).
+// (D84), the list's flags (K9) and the highest version (behaviour.md K8).
 func TestLibcni(t *testing.T) {
 	t.Parallel()
 	single := `{"cniVersion":"0.4.0","name":"n","type":"a","x":9007199254740993}`

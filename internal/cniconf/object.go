@@ -44,7 +44,7 @@ func parseObject(b []byte) (*object, error) {
 	if _, err := dec.Token(); err != nil {
 		return nil, err
 	}
-	if _, err := dec.Token(); err != io.EOF { //nolint:errorlint // Token returns it bare
+	if _, err := dec.Token(); err != io.EOF {
 		return nil, fmt.Errorf("something follows the JSON object")
 	}
 	return o, nil

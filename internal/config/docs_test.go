@@ -31,13 +31,13 @@ func TestEveryKeyIsDocumented(t *testing.T) {
 		documented := map[string]bool{}
 		for line := range strings.Lines(tc.page) {
 			if cell, _, ok := strings.Cut(strings.TrimPrefix(line, "| "), " |"); ok && strings.HasPrefix(line, "| `") {
-				for _, key := range strings.Split(cell, ", ") {
+				for key := range strings.SplitSeq(cell, ", ") {
 					documented[strings.Trim(key, "`")] = true
 				}
 			}
 		}
-		for i := range tc.typ.NumField() {
-			key := tc.typ.Field(i).Tag.Get("json")
+		for field := range tc.typ.Fields() {
+			key := field.Tag.Get("json")
 			if key != "-" && !documented[key] {
 				t.Errorf("%s: key %q is not in docs/configuration.md", tc.name, key)
 			}

@@ -65,6 +65,10 @@ type Plugin struct {
 	PlainPods string `json:"plainPods"`
 	// NetworksDir is the thin plugin's and the daemon's source without Kubernetes: a directory of YAML files.
 	NetworksDir string `json:"networksDir"`
+	// KubeletRoot is the kubelet's directory for the thin plugin; the daemon has its own (default /var/lib/kubelet).
+	KubeletRoot string `json:"kubeletRoot"`
+	// AllowMissingDevices attaches a network without the device that its definition asks for (behaviour.md H21).
+	AllowMissingDevices bool `json:"allowMissingDevices"`
 	// RuntimeConfig is what the runtime passes by capability, member by member as it came
 	// (behaviour.md A33 [quirk]: unknown members are dropped today).
 	RuntimeConfig map[string]json.RawMessage `json:"runtimeConfig"`
@@ -175,9 +179,7 @@ func Overlay(conf, over []byte, skip ...string) ([]byte, error) {
 	if base == nil {
 		base = map[string]json.RawMessage{}
 	}
-	for k, v := range top {
-		base[k] = v
-	}
+	maps.Copy(base, top)
 	return json.Marshal(base)
 }
 

@@ -109,7 +109,7 @@ func (c *call) attach(ctx context.Context, p *plan.Plan) ([]types.Result, error)
 		}
 		results = append(results, res)
 		failpoint.At("attached")
-		c.verbose("Add", a, res, start)
+		c.verbose(ctx, "Add", a, res, start)
 	}
 	return results, nil
 }

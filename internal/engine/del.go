@@ -108,7 +108,10 @@ func (c *call) detach(ctx context.Context, p *plan.Plan) error {
 		failpoint.At("detach.before")
 		a := &p.Attachments[i]
 		start := time.Now()
-		if err := c.timed(a, start, run.Del(ctx, p, a)); err != nil {
+		one, cancel := spare(ctx, i)
+		err := c.timed(a, start, run.Del(one, p, a))
+		cancel()
+		if err != nil {
 			errs = append(errs, fmt.Errorf("network %q (interface %s): %w", a.Name, a.IfName, err))
 			continue
 		}
@@ -116,13 +119,25 @@ func (c *call) detach(ctx context.Context, p *plan.Plan) error {
 			_ = os.Remove(a.DeviceInfo) // behaviour.md D66: failures do not matter
 		}
 		failpoint.At("detach.after")
-		c.verbose("Del", a, a.Config, start)
+		c.verbose(ctx, "Del", a, a.Config, start)
 	}
 	if len(errs) == 0 {
 		return nil
 	}
 	return fault.Wrap(errors.Join(errs...), fault.Internal, "nothing: the runtime tries again; look at the plugins' messages if it goes on",
 		"%d of %d networks could not be deleted", len(errs), len(p.Attachments))
+}
+
+// spare ends before ctx does, so that n more networks can be deleted: one delegate that hangs must not keep the
+// others' from being called, at this DEL and at every later one.
+func spare(ctx context.Context, n int) (context.Context, context.CancelFunc) {
+	end, ok := ctx.Deadline()
+	if !ok {
+		return context.WithCancel(ctx)
+	}
+	left := time.Until(end)
+	limit := left - time.Duration(n)*min(DelReserve, left/time.Duration(n+1))
+	return context.WithTimeoutCause(ctx, limit, fmt.Errorf("it took longer than %s", limit.Round(time.Second)))
 }
 
 // deviceFile is the device plugin's file name for a device (behaviour.md H30).

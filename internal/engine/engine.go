@@ -36,6 +36,8 @@ const (
 	// UndoLimit bounds the undo of a failed ADD, and DelLimit a DEL.
 	UndoLimit = 20 * time.Second
 	DelLimit  = 60 * time.Second
+	// DelReserve is what a delegate that hangs at DEL leaves of that time to each network after it.
+	DelReserve = 5 * time.Second
 	// LockLimit is how long DEL waits for what an earlier, killed operation left running.
 	LockLimit = 30 * time.Second
 	// StatusLimit bounds STATUS: it is asked every few seconds and must never hang (P23).
@@ -103,7 +105,7 @@ func (c *call) locked(ctx context.Context, limit time.Duration, fn func() error)
 	}
 	c.lock = l.File()
 	failpoint.At("lock.taken")
-	err = errors.Join(fn(), l.Close())
+	err = errors.Join(fn(), l.Release())
 	failpoint.At("lock.released")
 	return err
 }
@@ -134,8 +136,8 @@ func (c *call) planFor(r *ledger.Record) *plan.Plan {
 }
 
 // verbose logs one attachment in the form that people parse (behaviour.md L4).
-func (c *call) verbose(verb string, a *plan.Attachment, what any, start time.Time) {
-	if !c.log.Enabled(context.Background(), slog.LevelInfo) {
+func (c *call) verbose(ctx context.Context, verb string, a *plan.Attachment, what any, start time.Time) {
+	if !c.log.Enabled(ctx, slog.LevelInfo) {
 		return
 	}
 	b, err := json.Marshal(what)
@@ -143,8 +145,9 @@ func (c *call) verbose(verb string, a *plan.Attachment, what any, start time.Tim
 		b = []byte(err.Error())
 	}
 	args := c.req.Args
-	c.log.Info(fmt.Sprintf("%s: %s:%s:%s:%s(%s):%s %s", verb, args.Get(request.PodNamespace), args.Get(request.PodName),
-		cmp.Or(args.Get(request.PodUID), "unknownUID"), a.Name, a.Config.Name(), a.IfName, b), "seconds", time.Since(start).Seconds())
+	line := fmt.Sprintf("%s: %s:%s:%s:%s(%s):%s %s", verb, args.Get(request.PodNamespace), args.Get(request.PodName),
+		cmp.Or(args.Get(request.PodUID), "unknownUID"), a.Name, a.Config.Name(), a.IfName, b)
+	c.log.InfoContext(ctx, line, "seconds", time.Since(start).Seconds()) //nolint:sloglint // the message is a format of its own
 }
 
 // timed notes how long the delegates of a network took, and returns their error.

@@ -97,7 +97,7 @@ func (c *call) collect(ctx context.Context, id string, valid bool) (r *ledger.Re
 	case err != nil:
 		return none, true, err
 	default:
-		defer func() { err = errors.Join(err, l.Close()) }()
+		defer func() { err = errors.Join(err, l.Release()) }()
 	}
 	r, err = c.store.Read(id, ledger.UsualName)
 	if err != nil || r == nil {

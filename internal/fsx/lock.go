@@ -94,6 +94,14 @@ func (l *Lock) File() *os.File { return l.file }
 // lock stays with the child, and an explicit unlock would take it away from there as well.
 func (l *Lock) Close() error { return l.file.Close() }
 
+// Release gives the lock up for everybody, also for processes that have inherited it and live on: at the end of an
+// operation whose children have all been waited for. What they left behind on purpose must not hold the lock for good.
+func (l *Lock) Release() error {
+	// The description holds no other byte of the file.
+	err := unix.FcntlFlock(l.file.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_UNLCK, Whence: io.SeekStart})
+	return errors.Join(os.NewSyscallError("fcntl", err), l.Close())
+}
+
 // openLockFile opens a description of its own for each lock: descriptions, not descriptors, own locks.
 func openLockFile(file string) (*os.File, error) {
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {

@@ -53,7 +53,7 @@ func TestParse(t *testing.T) {
 		{"C25 not checked here", `[{"interface":"much too long for any kernel"}]`, []Element{{Interface: "much too long for any kernel"}}},
 		{"C26 the older name", `[{"interfaceRequest":"old"},{"interfaceRequest":"old","interface":"new"}]`, []Element{{Interface: "old"}, {Interface: "new"}}},
 		{
-			"C27", `[{"portMappings":[{"hostPort":1,"containerPort":2,"protocol":"udp","hostIP":"127.0.0.1"},{"hostPort":-1}]}]`,
+			"C27 N5 the port that nobody has is the plugin's to refuse", `[{"portMappings":[{"hostPort":1,"containerPort":2,"protocol":"udp","hostIP":"127.0.0.1"},{"hostPort":-1}]}]`,
 			[]Element{{PortMappings: []PortMapping{{1, 2, "udp", "127.0.0.1"}, {HostPort: -1}}}},
 		},
 		{"C28", `[{"bandwidth":{"ingressRate":1,"ingressBurst":2,"egressRate":3,"egressBurst":4}},{"bandwidth":null}]`, []Element{{Bandwidth: &Bandwidth{1, 2, 3, 4}}, {}}},

@@ -40,7 +40,7 @@ func (s *site) raw(t *testing.T, kind node.Kind, p *node.Pod, command, stdin, ar
 	var err error
 	s.Do(t, func() { out, err = cmd.Output() })
 	if err == nil {
-		return nil, nil
+		return nil, nil //nolint:nilnil // no error object is what success gives
 	}
 	ce := &types.Error{}
 	if jerr := json.Unmarshal(out, ce); jerr != nil {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -48,9 +49,7 @@ func newFakes(t *testing.T, kind node.Kind, conf map[string]any, over map[string
 		if address != "" {
 			m["result"] = json.RawMessage(result(address))
 		}
-		for k, v := range over[name] {
-			m[k] = v
-		}
+		maps.Copy(m, over[name])
 		return map[string]any{"type": "fake-" + name, "fake": m, "capabilities": map[string]bool{"mac": true, "portMappings": true}}
 	}
 	version := "1.1.0"
@@ -101,7 +100,7 @@ func (f *fakes) calls(t *testing.T, since *int) []string {
 
 // TestOrder: attachments are added in order, checked in order, and deleted in reverse, the plugins of a list
 // too; delegates get the five Kubernetes arguments first (behaviour.md D23, D25, D45-D49, D65, D80, D84; K2, K3, K5;
-// C60, Q12; NPWG v1.3 §7.3).
+// C60, Q12; C64, N11; NPWG v1.3 §7.3).
 func TestOrder(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {

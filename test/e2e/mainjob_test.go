@@ -118,7 +118,8 @@ func interfaces(t *testing.T, ns *testnet.NS) []string {
 // three asks for all three networks: short form, and a requested name and MAC in the JSON form.
 const three = `[{"name":"mac"},{"name":"dev","interface":"sriov0"},{"name":"br","mac":"02:00:00:00:01:01"}]`
 
-// TestMainJob is the main job (issue 1, Shown by): attach, status by one PATCH, DEL frees everything.
+// TestMainJob is the main job (issue 1, Shown by): attach, status by one PATCH (behaviour.md D120 [quirk]), DEL
+// frees everything.
 func TestMainJob(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -305,7 +306,7 @@ func (n *Node) StopDaemon(tb testing.TB) {
 		return
 	}
 	_ = n.daemon.Process.Kill()
-	<-n.exited
+	<-n.exited //nolint:errcheck // it was killed
 	n.daemon = nil
 }
 
@@ -443,19 +444,20 @@ func (n *Node) op(tb testing.TB, conf []byte, p *Pod, do verb) error {
 	tb.Helper()
 	list, err := libcni.NetworkConfFromBytes(conf)
 	if one, oerr := libcni.NetworkPluginConfFromBytes(conf); oerr == nil {
-		list, err = libcni.ConfListFromConf(one)
+		list, err = libcni.ConfListFromConf(one) //nolint:staticcheck // runtimes do it with a .conf
 	}
 	must(tb, err)
 	rt := &libcni.RuntimeConf{
 		ContainerID: p.ContainerID, NetNS: p.Path, IfName: "eth0", CapabilityArgs: map[string]any{},
 		Args: [][2]string{
-			{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", p.Namespace}, {"K8S_POD_NAME", p.Name},
-			{"K8S_POD_INFRA_CONTAINER_ID", p.ContainerID}, {"K8S_POD_UID", p.UID},
+			{"IgnoreUnknown", "1"},
+			{"K8S_POD_NAMESPACE", p.Namespace},
+			{"K8S_POD_NAME", p.Name},
+			{"K8S_POD_INFRA_CONTAINER_ID", p.ContainerID},
+			{"K8S_POD_UID", p.UID},
 		},
 	}
-	for k, v := range p.Caps {
-		rt.CapabilityArgs[k] = v
-	}
+	maps.Copy(rt.CapabilityArgs, p.Caps)
 	if p.Annotations != nil {
 		rt.CapabilityArgs["io.kubernetes.cri.pod-annotations"] = p.Annotations
 	}

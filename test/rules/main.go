@@ -99,7 +99,7 @@ func expand(s string) ([]string, error) {
 
 func expandLines(text string) ([]string, error) {
 	var out []string
-	for _, word := range strings.Fields(text) {
+	for word := range strings.FieldsSeq(text) {
 		rules, err := expand(word)
 		if err != nil {
 			return nil, fmt.Errorf("rules.txt: %w", err)

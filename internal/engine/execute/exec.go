@@ -131,8 +131,7 @@ func pluginError(ctx context.Context, path string, err error, stdout, stderr []b
 	case len(stderr) > 0:
 		return fmt.Errorf("netplugin failed: %q (%s: %w)", clip(stderr), name, err)
 	}
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() && ws.Signal() == syscall.SIGKILL {
 			return fmt.Errorf("netplugin failed with no error message: %s: %w (somebody killed it; the kernel does when the memory of its cgroup is used up)", name, err)
 		}

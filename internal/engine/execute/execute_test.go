@@ -83,7 +83,7 @@ func attachment(t *testing.T, conf string) (*plan.Plan, *plan.Attachment) {
 
 const two = `{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"a","capabilities":{"mac":true,"big":true}},{"type":"b","x":1}]}`
 
-// TestAddDel shows what delegates get at ADD, CHECK and DEL (K2, K3, C65), the order within a list (K5), and libcni's
+// TestAddDel shows what delegates get at ADD, CHECK and DEL (behaviour.md K2, K3, C65), the order within a list (K5), and libcni's
 // cache (D84).
 func TestAddDel(t *testing.T) {
 	t.Parallel()

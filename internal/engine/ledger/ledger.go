@@ -30,6 +30,9 @@ import (
 	"multus/internal/fsx"
 )
 
+// tempAge is how old a temporary file is that no process writes any more.
+const tempAge = time.Minute
+
 // damagedDir keeps what could not be read, for inspection.
 const damagedDir = "damaged"
 
@@ -218,6 +221,9 @@ func byPlace(a, b, primary string) int {
 func (s *Store) Remove(containerID string) error {
 	if err := fsx.Remove(s.path(containerID)); err != nil {
 		return fmt.Errorf("remove record of container %s: %w", containerID, err)
+	}
+	if err := fsx.Sweep(s.Dir, tempAge); err != nil {
+		s.Log.Warn("files of killed processes are left", "err", err)
 	}
 	return nil
 }

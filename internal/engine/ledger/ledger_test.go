@@ -74,7 +74,7 @@ func compact(raw json.RawMessage) string {
 	return b.String()
 }
 
-// TestRoundTrip writes and reads every plan of the golden tests: what is read is what was planned (D80, D82;
+// TestRoundTrip writes and reads every plan of the golden tests: what is read is what was planned (behaviour.md D80, D82;
 // D67 [quirk]: port mappings and bandwidth as well).
 func TestRoundTrip(t *testing.T) {
 	t.Parallel()
@@ -245,7 +245,7 @@ func TestInterfaceNames(t *testing.T) {
 	}
 }
 
-// TestToday reads files as Multus 4.x writes them (D81, D83): a pod that was started before the upgrade can be
+// TestToday reads files as Multus 4.x writes them (behaviour.md D81, D83): a pod that was started before the upgrade can be
 // cleaned up after it.
 func TestToday(t *testing.T) {
 	t.Parallel()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -123,9 +124,7 @@ func DelegateArgs(args request.Args, e *netsel.Element) request.Args {
 func (p *planning) runtimeConfig(a *Attachment) error {
 	rc := map[string]json.RawMessage{}
 	if a.Primary {
-		for k, v := range p.conf.RuntimeConfig {
-			rc[k] = v
-		}
+		maps.Copy(rc, p.conf.RuntimeConfig)
 	}
 	if a.Request != nil {
 		if err := Requested(rc, a.Request); err != nil {
@@ -194,7 +193,8 @@ type allocation struct {
 }
 
 // assignDevice takes the next device of a resource for an attachment. None left is an error: an interface
-// that was asked for with a device is useless without one (behaviour.md H21 [quirk]).
+// that was asked for with a device is useless without one (behaviour.md H21 [quirk]); allowMissingDevices
+// attaches it all the same, as today.
 func (p *planning) assignDevice(ctx context.Context, a *Attachment, resource string) error {
 	if p.devices == nil {
 		if p.Devices == nil {
@@ -211,6 +211,10 @@ func (p *planning) assignDevice(ctx context.Context, a *Attachment, resource str
 	ids := p.devices.ids[resource]
 	i := p.devices.used[resource]
 	if i >= len(ids) {
+		if p.conf.AllowMissingDevices {
+			p.Log.Warn("attaching without a device", "network", a.Name, "pod", p.pod.Ref, "resource", resource)
+			return nil
+		}
 		return fault.New(fault.BadConfig, fmt.Sprintf("request %d or more of %s in the resources of the pod's containers", i+1, resource),
 			"network %s of pod %s: no device of %s is left: the kubelet gave the pod %d", a.Name, p.pod.Ref, resource, len(ids))
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/utils"
@@ -305,12 +306,7 @@ func defaultNetworksApply(namespace string, conf *config.Plugin) bool {
 	if conf.ClusterNetwork == "" || len(conf.DefaultNetworks) == 0 {
 		return false
 	}
-	for _, ns := range conf.SystemNamespaces {
-		if ns == namespace {
-			return false
-		}
-	}
-	return true
+	return !slices.Contains(conf.SystemNamespaces, namespace)
 }
 
 // selected adds the networks of the pod's annotation, in its order.
@@ -453,10 +449,8 @@ func (p *planning) isolated(ref Ref, origin Origin) error {
 	if !p.conf.NamespaceIsolation || ref.Namespace == p.pod.Namespace {
 		return nil
 	}
-	for _, ns := range p.conf.Exceptions() {
-		if ns == ref.Namespace {
-			return nil
-		}
+	if slices.Contains(p.conf.Exceptions(), ref.Namespace) {
+		return nil
 	}
 	return fault.New(fault.BadConfig,
 		"use a definition in the pod's own namespace, or add the namespace to globalNamespaces",

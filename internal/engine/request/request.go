@@ -55,7 +55,7 @@ func ParseArgs(s string) (Args, error) {
 	var out Args
 	var unknown []string
 	ignore := false
-	for _, item := range strings.Split(s, ";") {
+	for item := range strings.SplitSeq(s, ";") {
 		if strings.TrimSpace(item) == "" {
 			continue
 		}

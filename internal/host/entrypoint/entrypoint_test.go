@@ -136,7 +136,7 @@ const (
 	flannel100 = `{"cniVersion":"1.0.0","name":"cbr0","plugins":[{"type":"flannel"}]}`
 )
 
-// TestGenerates: plugin, configuration and kubeconfig (behaviour.md G4, G5, G9-G13).
+// TestGenerates: plugin, configuration and kubeconfig (behaviour.md G4, G5, G9-G13, G23 [quirk]).
 func TestGenerates(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -185,7 +185,8 @@ func TestKubeconfigWorks(t *testing.T) {
 	}
 }
 
-// TestConflist: from CNI 1.0.0 on the configuration is a list, and the other name goes away (behaviour.md G9).
+// TestConflist: from CNI 1.0.0 on the configuration is a list, and the other name goes away; another version of
+// the cluster network is followed (behaviour.md G9, G24 [quirk]).
 func TestConflist(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)

@@ -127,7 +127,7 @@ func guard(command string) error {
 		return fault.New(fault.BadConfig, "make the cluster network, and every network-attachment-definition, delegate to something else than multus",
 			"%s: multus was called by one of its own delegates", command)
 	}
-	return os.Setenv(depth, "1")
+	return os.Setenv(depth, "1") //nolint:forbidigo // delegates inherit the environment; this is the edge
 }
 
 // prepare makes the request and the engine. CNI_ARGS that cannot be read fail everything but DEL, which the
@@ -172,8 +172,7 @@ func (v *verbs) logger(conf *config.Plugin) *slog.Logger {
 
 // tryAgain is the error for a daemon that does not answer.
 func tryAgain(err error, req *request.Request) error {
-	var ce *types.Error
-	if errors.As(err, &ce) {
+	if ce, ok := errors.AsType[*types.Error](err); ok {
 		return ce
 	}
 	return fault.Wrap(err, fault.TryAgain,

@@ -26,7 +26,7 @@ type sources struct {
 // connect opens the sources of a configuration: networksDir, else a kubeconfig, else the cluster that the
 // process runs in (behaviour.md A40). No request is sent.
 func connect(conf *config.Plugin, getenv func(string) string) (*sources, error) {
-	devices := podresources.New(podresources.Options{})
+	devices := podresources.New(podresources.Options{Root: conf.KubeletRoot})
 	if dir := conf.NetworksDir; dir != "" {
 		s := file.New(file.Options{Dir: dir, StateDir: filepath.Join(dir, "status")})
 		return &sources{networks: s, pods: s, devices: devices, cluster: s}, nil

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 
@@ -65,9 +66,7 @@ func (s *Source) Pod(ctx context.Context, ref plan.Ref) (*plan.Pod, error) {
 		return nil, fmt.Errorf("find pod %s: %w", ref, err)
 	}
 	annotations := make(map[string]string, len(o.Metadata.Annotations)) // the decoded file stays ours
-	for k, v := range o.Metadata.Annotations {
-		annotations[k] = v
-	}
+	maps.Copy(annotations, o.Metadata.Annotations)
 	return &plan.Pod{Ref: ref, UID: o.Metadata.UID, Annotations: annotations}, nil
 }
 

@@ -352,8 +352,10 @@ func TestEmit(t *testing.T) {
 // FuzzDecode: whatever a file holds, no panic; each object is one that a look-up can find; and a document in front
 // of or behind it that is well formed stays readable.
 func FuzzDecode(f *testing.F) {
-	for _, seed := range []string{storage, pod, "---\n" + storage + "...\n--- # x\n" + pod, "kind: List\nitems: [{kind: List}]", "%YAML 1.1\n---\na: &a [*a]",
-		"{\"kind\": \"Pod\"}", "--- {kind: Pod, apiVersion: v1, metadata: {name: p}}", "\xef\xbb\xbf---", "kind: |\n  ---\n", "a: &a {b: c}\nd: {<<: *a}", "...", "? ["} {
+	for _, seed := range []string{
+		storage, pod, "---\n" + storage + "...\n--- # x\n" + pod, "kind: List\nitems: [{kind: List}]", "%YAML 1.1\n---\na: &a [*a]",
+		"{\"kind\": \"Pod\"}", "--- {kind: Pod, apiVersion: v1, metadata: {name: p}}", "\xef\xbb\xbf---", "kind: |\n  ---\n", "a: &a {b: c}\nd: {<<: *a}", "...", "? [",
+	} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {

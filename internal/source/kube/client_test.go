@@ -67,7 +67,7 @@ func statusBody(code int, reason, details string) string {
 	return fmt.Sprintf(`{"kind":"Status","apiVersion":"v1","status":"Failure","message":"m","reason":%q,"details":{%s},"code":%d}`, reason, details, code)
 }
 
-func reset(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) }
+func reset(_ http.ResponseWriter, _ *http.Request) { panic(http.ErrAbortHandler) }
 
 // errorTable is what a real API server does not answer on demand; kube_cluster_test.go has the rest.
 var errorTable = []struct {
@@ -101,7 +101,7 @@ func checkErr(t *testing.T, call string, err, want error, others ...error) {
 		t.Fatalf("%s: no error", call)
 	}
 	for _, sentinel := range others {
-		if is := errors.Is(err, sentinel); is != (sentinel == want) {
+		if is := errors.Is(err, sentinel); is != errors.Is(sentinel, want) {
 			t.Errorf("%s: errors.Is(%q, %q) = %v", call, err, sentinel, is)
 		}
 	}
@@ -180,8 +180,7 @@ func TestForbiddenNamesTheRole(t *testing.T) {
 		{"Emit", c.Emit(t.Context(), aPod, publish.Event{}), []string{`verb "create"`, `resource "events"`}},
 	}
 	for _, tt := range tests {
-		var forbidden *ForbiddenError
-		if !errors.As(tt.err, &forbidden) {
+		if _, ok := errors.AsType[*ForbiddenError](tt.err); !ok {
 			t.Errorf("%s: %v is no ForbiddenError", tt.call, tt.err)
 			continue
 		}

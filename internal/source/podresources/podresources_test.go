@@ -40,7 +40,7 @@ func (k *kubelet) List(context.Context, *podresourcesv1.ListPodResourcesRequest)
 // newRoot makes an empty kubelet root with a name short enough for a socket path.
 func newRoot(tb testing.TB) string {
 	tb.Helper()
-	root, err := os.MkdirTemp("", "kubelet")
+	root, err := os.MkdirTemp("", "kubelet") //nolint:usetesting // t.TempDir is too long for a socket
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -237,6 +237,7 @@ func entry(uid, container, resource, ids string) string {
 	return fmt.Sprintf(`{"PodUID":%q,"ContainerName":%q,"ResourceName":%q,"DeviceIDs":%s,"AllocResp":"EgA="}`, uid, container, resource, ids)
 }
 
+// TestCheckpoint reads what the kubelet writes, by the UID of the pod (behaviour.md H3, H4).
 func TestCheckpoint(t *testing.T) {
 	t.Parallel()
 	file := func(entries ...string) string {
