@@ -75,7 +75,7 @@ func unreachable(err error) bool {
 	var dnsErr *net.DNSError
 	var netErr net.Error
 	var streamErr http2.StreamError // a reset, on a connection that lives on
-	var goAway http2.GoAwayError //nolint:staticcheck // client-go sends this type
+	var goAway http2.GoAwayError    //nolint:staticcheck // client-go sends this type
 	switch {
 	case errors.As(err, &opErr), errors.As(err, &dnsErr), errors.As(err, &streamErr), errors.As(err, &goAway):
 		return true

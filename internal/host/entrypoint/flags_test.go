@@ -1,0 +1,93 @@
+package entrypoint
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/pflag"
+)
+
+// TestFlags: today's flags with today's defaults, so that a manifest can be carried over; help and version end well
+// (behaviour.md G1).
+func TestFlags(t *testing.T) {
+	t.Parallel()
+	want := map[string]string{
+		"cni-bin-dir": "/host/opt/cni/bin", "cni-conf-dir": "/host/etc/cni/net.d", "cni-version": "", "multus-conf-file": "auto",
+		"multus-bin-file": "/usr/src/multus-cni/bin/multus", "multus-cni-conf-dir": "/host/etc/cni/multus/net.d", "skip-multus-binary-copy": "false",
+		"multus-kubeconfig-file-host": "/etc/cni/net.d/multus.d/multus.kubeconfig", "multus-master-cni-file-name": "", "namespace-isolation": "false",
+		"global-namespaces": "", "multus-autoconfig-dir": "/host/etc/cni/net.d", "multus-log-to-stderr": "true", "multus-log-level": "", "multus-log-file": "",
+		"override-network-name": "false", "cleanup-config-on-exit": "false", "skip-config-watch": "false", "rename-conf-file": "false",
+		"readiness-indicator-file": "", "additional-bin-dir": "", "force-cni-version": "false (hidden)", "skip-tls-verify": "false (hidden)",
+	}
+	got := map[string]string{}
+	out := &output{}
+	cmd := Command(func(string) string { return "" }, out)
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		got[f.Name] = f.DefValue
+		if f.Hidden {
+			got[f.Name] = fmt.Sprintf("%s (hidden)", f.DefValue)
+		}
+	})
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	for _, flag := range []string{"-h", "--help"} {
+		cmd := Command(func(string) string { return "" }, out)
+		cmd.SetOut(out)
+		cmd.SetArgs([]string{flag})
+		if err := cmd.ExecuteContext(t.Context()); err != nil || !strings.Contains(out.String(), "--multus-conf-file") {
+			t.Errorf("%s: %v\n%s", flag, err, out)
+		}
+	}
+}
+
+// TestRename: the cluster network's file is moved out of the runtime's way once the configuration has what was in it,
+// and is not waited for; the token is followed all the same (behaviour.md G25 [quirk]).
+func TestRename(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.write(t, "net.d/10-flannel.conflist", flannel031)
+	stop := h.start(t, "--rename-conf-file")
+	h.eventually(t, "the watch", func() bool { return strings.Contains(h.out.String(), "Entering watch loop...") })
+	if h.exists("net.d/10-flannel.conflist") || h.read(t, "net.d/10-flannel.conflist.old") != flannel031 {
+		t.Error("the file was not renamed")
+	}
+	good := h.read(t, "net.d/00-multus.conf")
+	h.write(t, "sa/token", "token-2")
+	h.eventually(t, "the new token", func() bool { return h.read(t, "net.d/multus.d/multus.token") == "token-2" })
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	if h.read(t, "net.d/00-multus.conf") != good || !strings.Contains(good, `"type":"flannel"`) {
+		t.Errorf("the configuration: %s", h.read(t, "net.d/00-multus.conf"))
+	}
+}
+
+// TestLines: the lines that people look for in the log of the container, in their order (behaviour.md G26).
+func TestLines(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.write(t, "net.d/10-flannel.conflist", flannel031)
+	stop := h.start(t)
+	h.eventually(t, "the watch", func() bool { return strings.Contains(h.out.String(), "Entering watch loop...") })
+	h.write(t, "net.d/10-flannel.conflist", strings.Replace(flannel031, "flannel", "flannel2", 1))
+	h.eventually(t, "the change", func() bool { return strings.Contains(h.out.String(), "master config changed") })
+	h.write(t, "sa/token", "token-2")
+	h.eventually(t, "the token", func() bool { return strings.Contains(h.out.String(), "CA or SA token changed") })
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	rest := h.out.String()
+	for _, line := range []string{
+		"kubeconfig file is created.\n", "multus config file is created.\n", "Entering watch loop...\n",
+		"master config changed - recreated multus config ", "CA or SA token changed - recreated kubeconfig\n",
+	} {
+		_, after, ok := strings.Cut(rest, line)
+		if !ok {
+			t.Fatalf("no %q after what comes before it in\n%s", line, h.out)
+		}
+		rest = after
+	}
+}
