@@ -57,10 +57,18 @@ type Publisher interface {
 	Publish(ctx context.Context, report *publish.Report)
 }
 
+// StatusCache remembers for a moment what the cluster network answered to STATUS. Both calls are best effort.
+type StatusCache interface {
+	// Last returns the fresh answer for a configuration; known is false when there is none.
+	Last(ctx context.Context, config []byte) (answer error, known bool)
+	Remember(ctx context.Context, config []byte, answer error)
+}
+
 // Deps is all that the engine needs from outside; every field must be set.
 type Deps struct {
 	Planner   Planner
 	Publisher Publisher
+	Status    StatusCache
 	// LockFile holds the locks of all sandboxes of the node.
 	LockFile string
 	Log      *slog.Logger

@@ -69,19 +69,39 @@ func (c *call) gc(ctx context.Context, valid map[string]bool) error {
 	} else {
 		errs = append(errs, err)
 	}
+	seen := map[string]bool{}
 	for _, id := range containers {
+		seen[id] = true
 		r, kept, err := c.collect(ctx, id, valid[id])
 		errs = append(errs, err)
 		for i := range r.Attachments {
 			note(&r.Attachments[i], kept, id)
 		}
 	}
+	errs = append(errs, c.newcomers(seen, func(a *plan.Attachment, id string) { note(a, true, id) }))
 	failpoint.At("gc.collected")
 	run := c.runner(plan.Dirs{State: c.conf.CNIDir, Binary: c.conf.BinDir})
 	for _, n := range networks {
 		failpoint.At("gc.before")
 		if err := run.GC(ctx, &n.attachment, n.valid); err != nil {
 			errs = append(errs, fmt.Errorf("network %q: %w", n.attachment.Name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// newcomers notes the attachments of the sandboxes that have come since GC looked: they are valid, listed or not.
+func (c *call) newcomers(seen map[string]bool, note func(a *plan.Attachment, id string)) error {
+	containers, err := c.store.Containers()
+	errs := []error{err}
+	for _, id := range containers {
+		if seen[id] {
+			continue
+		}
+		r, err := c.store.Read(id, ledger.UsualName)
+		errs = append(errs, err)
+		for i := 0; r != nil && i < len(r.Attachments); i++ {
+			note(&r.Attachments[i], id)
 		}
 	}
 	return errors.Join(errs...)

@@ -18,9 +18,16 @@ func (c *call) status(ctx context.Context) error {
 				"the cluster network is not ready: readinessindicatorfile")
 		}
 	}
+	if answer, known := c.deps.Status.Last(ctx, c.req.Config); known {
+		return answer
+	}
 	p, err := c.deps.Planner.Plan(ctx, c.req, c.conf)
 	if err != nil {
 		return err
 	}
-	return c.runner(p.Dirs).Status(ctx, &p.Attachments[0])
+	err = c.runner(p.Dirs).Status(ctx, &p.Attachments[0])
+	if ctx.Err() == nil {
+		c.deps.Status.Remember(ctx, c.req.Config, err)
+	}
+	return err
 }

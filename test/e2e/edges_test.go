@@ -223,6 +223,17 @@ func TestStatus(t *testing.T) {
 			if d := cmp.Diff([]string{"cluster STATUS", "chained STATUS"}, f.calls(t, &n)); d != "" {
 				t.Errorf("calls (-want +got):\n%s", d)
 			}
+			// The daemon remembers the answer for a moment; without it the network is asked again.
+			if err := f.Status(t, f.Conf()); err != nil {
+				t.Errorf("STATUS: %v", err)
+			}
+			if again := f.calls(t, &n); (len(again) == 0) != (kind == node.Thick) {
+				t.Errorf("asked again at once: %v", again)
+			}
+			f.StopDaemon(t)
+			if err := f.Status(t, f.Conf()); (err == nil) != (kind == node.Thin) {
+				t.Errorf("STATUS without the daemon: %v", err)
+			}
 			f = newFakes(t, kind, map[string]any{"cniVersion": "1.1.0"}, map[string]map[string]any{"cluster": {"fail": map[string]any{"STATUS": map[string]any{"code": 51, "msg": "limited"}}}})
 			var ce *types.Error
 			if err := f.Status(t, f.Conf()); !errors.As(err, &ce) || ce.Code != 51 || ce.Msg != "limited" {

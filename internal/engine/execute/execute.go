@@ -146,7 +146,10 @@ func (r *Runner) GC(ctx context.Context, a *plan.Attachment, valid []types.GCAtt
 	if valid == nil {
 		valid = []types.GCAttachment{}
 	}
-	return r.cni.GCNetworkList(ctx, list, &libcni.GCArgs{ValidAttachments: valid})
+	// libcni would also delete what it remembers and the list does not have: somebody may have been attached since
+	// the list was made, and what is stale has been deleted. So it is shown a cache with nothing in it.
+	empty := libcni.NewCNIConfigWithCacheDir(r.path, filepath.Join(r.dir, "results", "none"), r.exec)
+	return empty.GCNetworkList(ctx, list, &libcni.GCArgs{ValidAttachments: valid})
 }
 
 // Free tells that none of the plan's interfaces exists in the sandbox. An interface that is there belongs

@@ -41,6 +41,7 @@ type server struct {
 	resolver *plan.Resolver
 	queue    *queue
 	metrics  *metrics
+	statuses statuses
 	ready    func() error
 	log      *slog.Logger
 }
@@ -50,7 +51,8 @@ func (s *server) handler() http.Handler {
 	for pattern, h := range map[string]http.HandlerFunc{
 		"POST " + api.PathPlan:   s.plan,
 		"POST " + api.PathReport: s.report,
-		"GET " + api.PathStatus:  s.status,
+		"GET " + api.PathStatus:  s.statuses.answer,
+		"POST " + api.PathStatus: s.statuses.take,
 		api.PathHealth:           func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, nil) },
 		api.PathReady:            s.status,
 	} {

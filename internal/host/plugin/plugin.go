@@ -38,7 +38,14 @@ type Host struct {
 	LogToStderr bool
 	// Connect returns where plans come from and where reports go. It must not fail and not wait: what it
 	// needs is looked for when it is used, so that a DEL from the ledger needs nothing.
-	Connect func(conf *config.Plugin, log *slog.Logger) (engine.Planner, engine.Publisher)
+	Connect func(conf *config.Plugin, log *slog.Logger) Connection
+}
+
+// Connection is what a Host connects the engine with.
+type Connection interface {
+	engine.Planner
+	engine.Publisher
+	engine.StatusCache
 }
 
 // Run runs the plugin once and returns its exit code: 0, or 1 with a CNI error object on standard output
@@ -150,11 +157,11 @@ func (v *verbs) prepare(command string, args *skel.CmdArgs) (*request.Request, *
 		log.Warn("going on without CNI_ARGS", "err", err)
 	}
 	failpoint.At("plugin.parsed")
-	planner, publisher := v.host.Connect(conf, log)
+	c := v.host.Connect(conf, log)
 	return &request.Request{
 		Command: command, ContainerID: args.ContainerID, Netns: args.Netns, IfName: args.IfName,
 		Args: parsed, Path: args.Path, Config: args.StdinData,
-	}, engine.New(engine.Deps{Planner: planner, Publisher: publisher, LockFile: LockFile, Log: log}), nil
+	}, engine.New(engine.Deps{Planner: c, Publisher: c, Status: c, LockFile: LockFile, Log: log}), nil
 }
 
 func (v *verbs) logger(conf *config.Plugin) *slog.Logger {

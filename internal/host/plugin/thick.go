@@ -4,19 +4,21 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"hash/fnv"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
 	"multus/api"
 	"multus/internal/config"
-	"multus/internal/engine"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
 	"multus/internal/failpoint"
+	"multus/internal/fault"
 	"multus/internal/fsx"
 )
 
@@ -31,9 +33,8 @@ const (
 
 // Thick is the host of multus-shim: the daemon makes the plans and writes the status.
 func Thick() Host {
-	return Host{Name: "multus-shim", Connect: func(conf *config.Plugin, log *slog.Logger) (engine.Planner, engine.Publisher) {
-		d := &daemon{client: &api.Client{Socket: conf.SocketPath()}, log: log}
-		return d, d
+	return Host{Name: "multus-shim", Connect: func(conf *config.Plugin, log *slog.Logger) Connection {
+		return &daemon{client: &api.Client{Socket: conf.SocketPath()}, log: log}
 	}}
 }
 
@@ -43,10 +44,41 @@ type daemon struct {
 	log    *slog.Logger
 }
 
-var (
-	_ engine.Planner   = (*daemon)(nil)
-	_ engine.Publisher = (*daemon)(nil)
-)
+var _ Connection = (*daemon)(nil)
+
+// Last asks the daemon for a fresh answer to STATUS; a daemon that is away has none.
+func (d *daemon) Last(ctx context.Context, conf []byte) (error, bool) { //nolint:revive // the error is the answer
+	ctx, cancel := context.WithTimeout(ctx, reportBriefly)
+	defer cancel()
+	var s api.Status
+	if err := d.client.Call(ctx, "GET", api.PathStatus+"?key="+statusKey(conf), nil, &s); err != nil || !s.Known {
+		return nil, false
+	}
+	if s.Error == nil {
+		return nil, true
+	}
+	return s.Error, true
+}
+
+// Remember tells the daemon what the cluster network answered.
+func (d *daemon) Remember(ctx context.Context, conf []byte, answer error) {
+	ctx, cancel := context.WithTimeout(ctx, reportBriefly)
+	defer cancel()
+	s := api.Status{Key: statusKey(conf)}
+	if answer != nil {
+		s.Error = fault.ToCNI(answer)
+	}
+	if err := d.client.Call(ctx, "POST", api.PathStatus, &s, nil); err != nil {
+		d.log.Debug("STATUS is not remembered", "err", err)
+	}
+}
+
+// statusKey tells configurations apart; it is no secret and no signature.
+func statusKey(conf []byte) string {
+	h := fnv.New64a()
+	_, _ = h.Write(conf) // never fails
+	return strconv.FormatUint(h.Sum64(), 16)
+}
 
 // Plan asks the daemon, unless the plan can be made here: for a plain pod, by a configuration that the
 // daemon generated for that (architecture.md, decision 2). An ADD waits for a daemon that is away; what has

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"multus/internal/config"
-	"multus/internal/engine"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
@@ -26,12 +25,18 @@ const publishLimit = 2 * time.Second
 
 // Host returns the thin plugin.
 func Host() plugin.Host {
-	return plugin.Host{Name: "multus", LogToStderr: true, Connect: func(conf *config.Plugin, log *slog.Logger) (engine.Planner, engine.Publisher) {
+	return plugin.Host{Name: "multus", LogToStderr: true, Connect: func(conf *config.Plugin, log *slog.Logger) plugin.Connection {
 		t := &thin{log: log}
 		t.sources = sync.OnceValues(func() (*sources, error) { return connect(conf, os.Getenv) })
-		return t, t
+		return t
 	}}
 }
+
+// Last and Remember: a process that ends after one answer remembers none.
+func (t *thin) Last(context.Context, []byte) (error, bool) { return nil, false } //nolint:revive // the error is the answer
+
+// Remember does nothing; see Last.
+func (t *thin) Remember(context.Context, []byte, error) {}
 
 // thin plans and publishes in process. Its sources are opened when they are first used.
 type thin struct {
@@ -39,10 +44,7 @@ type thin struct {
 	sources func() (*sources, error)
 }
 
-var (
-	_ engine.Planner   = (*thin)(nil)
-	_ engine.Publisher = (*thin)(nil)
-)
+var _ plugin.Connection = (*thin)(nil)
 
 // Plan resolves in process. A plain pod needs no source, and a source that cannot be opened is no matter
 // for it (architecture.md, decision 2).
