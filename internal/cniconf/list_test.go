@@ -323,7 +323,7 @@ func FuzzParse(f *testing.F) {
 		if !bytes.Equal(l.Bytes(), conf) || len(l.Types()) == 0 || slices.Contains(l.Types(), "") {
 			t.Fatalf("%s: bytes %s types %q", conf, l.Bytes(), l.Types())
 		}
-		if !utf8.Valid(conf) || !utf8.ValidString(key) {
+		if !utf8.Valid(conf) || !utf8.ValidString(key+value) {
 			return // no JSON text (RFC 8259 §8.1)
 		}
 		wire(t, l)
