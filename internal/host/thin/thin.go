@@ -72,6 +72,9 @@ func (t *thin) missing(ctx context.Context) func(*plan.Pod, *plan.MissingNetwork
 // Publish writes status and events side by side, within publishLimit (behaviour.md A45 [quirk]: events are
 // lost today when the process ends).
 func (t *thin) Publish(ctx context.Context, report *publish.Report) {
+	if len(report.Attached) == 0 && report.Failure == nil {
+		return // timings are for the daemon
+	}
 	s, err := t.sources()
 	if err != nil {
 		if !errors.Is(err, errNoSource) {
