@@ -17,6 +17,8 @@ RACE ?= $(if $(shell command -v $$($(GO) env CC)),-race)
 BUILDVCS := $(if $(shell git rev-parse --verify --quiet HEAD 2>/dev/null),auto,false)
 
 TEST_TOOLS := bin/cni bin/tools/kube-apiserver bin/tools/etcd
+# What a whole node needs beside them.
+CLUSTER_TOOLS := $(TEST_TOOLS) bin/tools/kubelet bin/tools/containerd bin/tools/runc
 GOTESTSUM := bin/tools/gotestsum
 # The name of a package, its tests that failed or were skipped, and at the end "DONE n tests, m skipped in …".
 RUN_TESTS := $(GOTESTSUM) --format pkgname --format-hide-empty-pkg --
@@ -24,11 +26,12 @@ RUN_TESTS := $(GOTESTSUM) --format pkgname --format-hide-empty-pkg --
 TEST_TIMEOUT ?= 20m
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-fast lint fuzz bench demo e2e image tools clean \
-	bin/cni bin/tools/kube-apiserver bin/tools/etcd bin/tools/gotestsum bin/tools/golangci-lint bin/demo
+.PHONY: help build test test-fast lint fuzz faults bench demo cluster e2e image tools tools-cluster clean \
+	bin/cni bin/tools/kube-apiserver bin/tools/etcd bin/tools/gotestsum bin/tools/golangci-lint bin/demo \
+	bin/tools/kubelet bin/tools/containerd bin/tools/runc bin/cluster
 
 help: ## list the targets
-	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r t d; do printf '  %-10s %s\n' "$$t" "$$d"; done
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r t d; do printf '  %-13s %s\n' "$$t" "$$d"; done
 
 build: ## build all commands into bin/, static
 	@mkdir -p bin
@@ -54,14 +57,28 @@ fuzz: ## run every fuzz target for FUZZTIME (10s), one after another
 			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$pkg" </dev/null; \
 		done
 
+# Seconds that the tests of faults go on at random; more than 60 also asks for all that is left out of `make test`.
+FAULTS_SECONDS ?= 300
+
+faults: bin/cni ## kill, stop and damage what can be, and print the table of what was left (root)
+	@table=$$(mktemp); trap 'rm -f "$$table"' EXIT; status=0; \
+		FAULTS_SECONDS=$(FAULTS_SECONDS) FAULTS_TABLE=$$table $(GO) test -count=1 -timeout=$$(( $(FAULTS_SECONDS) + 1800 ))s $(ARGS) ./test/faults || status=$$?; \
+		cat "$$table"; exit $$status
+
 bench: ## run the benchmarks
 	$(GO) test -run - -bench . -benchmem $(ARGS) $(PKG)
 
 demo: build bin/cni bin/demo ## attach networks to a namespace before your eyes (root)
 	bin/demo $(ARGS)
 
-e2e: build $(TEST_TOOLS) ## run the end-to-end tests (root)
+cluster: $(CLUSTER_TOOLS) bin/cluster ## run a real Kubernetes of one node until Ctrl-C, and say how to use it (root)
+	bin/cluster $(ARGS)
+
+e2e: build $(CLUSTER_TOOLS) ## run the end-to-end tests, with a real Kubernetes (root)
 	$(GO) test -count=1 -timeout=$(TEST_TIMEOUT) $(ARGS) ./test/e2e/...
+	@table=$$(mktemp); trap 'rm -f "$$table"' EXIT; status=0; \
+		REALNODE_TABLE=$$table $(GO) test -count=1 -timeout=$(TEST_TIMEOUT) $(ARGS) ./test/realnode || status=$$?; \
+		cat "$$table"; exit $$status
 
 # The name that the image bears in the archives, as the manifests have it; what its labels tell.
 IMAGE ?= localhost/multus:latest
@@ -73,6 +90,8 @@ image: ## write the container image for amd64 and arm64 into dist/, without a co
 	$(GO) run ./test/image -image '$(IMAGE)' -version '$(VERSION)' -revision '$(REVISION)' -source '$(SOURCE)' -buildvcs=$(BUILDVCS) $(ARGS)
 
 tools: $(TEST_TOOLS) $(GOTESTSUM) bin/tools/golangci-lint ## build all tools
+
+tools-cluster: $(CLUSTER_TOOLS) ## build the tools of `make cluster`
 
 clean: ## remove what was built, the tools included
 	rm -rf bin dist coverage coverage.out
@@ -86,5 +105,10 @@ bin/cni:
 	@tools/build cni
 bin/tools/kube-apiserver:
 	@tools/build kube
-bin/tools/etcd bin/tools/gotestsum bin/tools/golangci-lint:
+bin/tools/kubelet:
+	@tools/build node
+bin/cluster:
+	@mkdir -p bin
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(BUILDVCS) -o bin/cluster ./test/cluster/up
+bin/tools/etcd bin/tools/containerd bin/tools/runc bin/tools/gotestsum bin/tools/golangci-lint:
 	@tools/build $(@F)

@@ -155,7 +155,7 @@ func (c *call) report(ctx context.Context, p *plan.Plan, results []types.Result,
 		return
 	}
 	rep := &publish.Report{
-		Command: request.Add, Timings: c.timings,
+		Command: request.Add, Timings: c.timings, Time: time.Now().UnixNano(),
 		Pod:  publish.Pod{Namespace: p.Pod.Namespace, Name: p.Pod.Name, UID: p.Pod.UID},
 		Wait: c.conf.PlainPods != config.PlainLocal || !plan.Plain(c.req, c.conf),
 	}
@@ -206,7 +206,11 @@ func (c *call) waitReady(ctx context.Context) error {
 // copyDeviceInfo puts the device plugin's information where the attachment's is expected
 // (behaviour.md H31). No information is nothing to say.
 func copyDeviceInfo(a *plan.Attachment) {
-	if a.DeviceInfo == "" || a.Resource == "" {
+	if a.DeviceInfo == "" {
+		return
+	}
+	_ = os.Remove(a.DeviceInfo) // a crash may have left one (H35 [quirk])
+	if a.Resource == "" {
 		return
 	}
 	from := filepath.Join(filepath.Dir(filepath.Dir(a.DeviceInfo)), "dp", deviceFile(a.Resource, a.Device))
@@ -215,7 +219,6 @@ func copyDeviceInfo(a *plan.Attachment) {
 		return
 	}
 	if err := os.MkdirAll(filepath.Dir(a.DeviceInfo), 0o755); err == nil {
-		_ = os.Remove(a.DeviceInfo) // a crash may have left one (H35)
 		_ = os.WriteFile(a.DeviceInfo, b, 0o444)
 	}
 }

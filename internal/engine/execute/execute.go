@@ -83,7 +83,7 @@ func (r *Runner) Del(ctx context.Context, p *plan.Plan, a *plan.Attachment) erro
 		// libcni forgets an attachment whose list has been gone through; what the missing plugin holds is there yet.
 		err = errors.Join(err, fsx.WriteAtomic(entry, remembered, 0o600))
 	}
-	if err != nil && !added && (neverBegan(err) || !HasInterface(p.Netns, a.IfName)) {
+	if err != nil && !added && !r.cutShort(p, a) && (neverBegan(err) || !HasInterface(p.Netns, a.IfName)) {
 		// ADD never came to it, or failed in it. Its plugins were asked, so what they reserved is freed; some
 		// call a missing interface an error, at this and at every later DEL (host-device), and the runtime
 		// would never get rid of the sandbox (P07).
@@ -91,6 +91,17 @@ func (r *Runner) Del(ctx context.Context, p *plan.Plan, a *plan.Attachment) erro
 		return nil
 	}
 	return err
+}
+
+// cutShort tells that an ADD was killed while it was at a: the one before has a result and a has none. Then a failed
+// DEL may leave something; it is an error, until the one before is deleted and nothing tells of the ADD any more.
+func (r *Runner) cutShort(p *plan.Plan, a *plan.Attachment) bool {
+	i := slices.IndexFunc(p.Attachments, func(x plan.Attachment) bool { return x.IfName == a.IfName })
+	if i < 1 {
+		return false
+	}
+	_, err := os.Stat(r.cacheFile(p.Attachments[i-1].Config.Name(), p.ContainerID, p.Attachments[i-1].IfName))
+	return err == nil
 }
 
 // cacheFile is libcni's cache entry of an attachment (behaviour.md D84).

@@ -98,7 +98,12 @@ func Run(ctx context.Context, o Options) error {
 		<-ctx.Done()
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownLimit)
 		defer cancel()
-		return hs.Shutdown(last)
+		err := hs.Shutdown(last)
+		if errors.Is(err, context.DeadlineExceeded) {
+			log.Warn("requests in flight are cut off; the runtime tries again", "limit", shutdownLimit)
+			err = hs.Close()
+		}
+		return err
 	})
 	err = g.Wait()
 	log.Info("multus-daemon ends", "err", err)

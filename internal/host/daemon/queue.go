@@ -29,6 +29,8 @@ const (
 	// firstRetry and lastRetry bound the pauses between attempts.
 	firstRetry = 250 * time.Millisecond
 	lastRetry  = 15 * time.Second
+	// lookAgain is how often reports are looked for that plugins left in files while the daemon did not answer.
+	lookAgain = 5 * time.Second
 	// tellAgain is how long the same failure of a pod is not told again.
 	tellAgain = time.Minute
 )
@@ -54,12 +56,13 @@ type queue struct {
 }
 
 type job struct {
-	report *publish.Report
-	key    string
-	once   sync.Once
-	done   chan struct{} // closed after the first attempt
-	old    bool          // a newer report of the pod has come: this one must not be written any more
-	spool  bool          // the pod's file is there
+	report  *publish.Report
+	key     string
+	once    sync.Once
+	done    chan struct{} // closed after the first attempt
+	old     bool          // a newer report of the pod has come: this one must not be written any more
+	spool   bool          // the pod's file is there
+	written bool          // the cluster has it
 }
 
 func newQueue(c publish.Cluster, dir string, log *slog.Logger) *queue {
@@ -91,26 +94,42 @@ func (q *queue) repeated(r *publish.Report) bool {
 }
 
 // add takes a report. The channel is closed after the first attempt to write it.
-func (q *queue) add(r *publish.Report) <-chan struct{} {
+func (q *queue) add(r *publish.Report) <-chan struct{} { return q.take(r).done }
+
+func (q *queue) take(r *publish.Report) *job {
 	j := &job{report: r, key: fileKey(r.Pod), done: make(chan struct{})}
 	if q.repeated(r) {
 		close(j.done)
-		return j.done
+		return j
 	}
 	q.enqueue(j)
-	return j.done
+	return j
 }
 
 func (q *queue) enqueue(j *job) {
-	if j.report.HasStatus() {
-		q.mu.Lock()
-		if before := q.latest[j.key]; before != nil {
-			before.old = true
-			j.spool = j.spool || before.spool
-		}
-		q.latest[j.key] = j
-		q.mu.Unlock()
+	q.mu.Lock()
+	q.register(j)
+	q.mu.Unlock()
+	q.push(j)
+}
+
+// register makes j the pod's latest report, unless it is not. The caller holds mu.
+func (q *queue) register(j *job) {
+	if !j.report.HasStatus() {
+		return
 	}
+	before := q.latest[j.key]
+	if before != nil && before.report.Time > j.report.Time {
+		j.old = true // left by a plugin before the later one came
+		return
+	}
+	if before != nil {
+		before.old = true
+	}
+	q.latest[j.key] = j
+}
+
+func (q *queue) push(j *job) {
 	select {
 	case q.work <- j:
 	default:
@@ -125,6 +144,18 @@ func (q *queue) enqueue(j *job) {
 func (q *queue) run(ctx context.Context) error {
 	q.takeUp()
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		look := time.NewTicker(lookAgain)
+		defer look.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-look.C:
+				q.takeUp()
+			}
+		}
+	})
 	for range writers {
 		g.Go(func() error {
 			for {
@@ -207,27 +238,33 @@ func (q *queue) superseded(j *job) bool {
 	return j.old
 }
 
-// forget drops a report that was written, and the pod's file.
+// forget drops a report that was written, and the pod's file, be it that of an earlier sandbox: it must never be
+// written after this one. That of a later sandbox stays.
 func (q *queue) forget(j *job) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if j.old || !j.report.HasStatus() {
 		return
 	}
+	j.written = true
 	delete(q.latest, j.key)
-	if j.spool {
-		if err := fsx.Remove(q.file(j)); err != nil {
-			q.log.Warn("remove report that was written", "pod", j.key, "err", err)
-		}
-		failpoint.At("daemon.spool.removed")
+	if left, err := read(q.file(j)); err != nil || left.Time > j.report.Time {
+		return // none, or damaged: takeUp says so
 	}
+	if err := fsx.Remove(q.file(j)); err != nil {
+		q.log.Warn("remove report that was written", "pod", j.key, "err", err)
+	}
+	failpoint.At("daemon.spool.removed")
 }
 
-// keep writes a report to its file.
+// keep writes a report to its file, unless it is there, or not needed any more.
 func (q *queue) keep(j *job) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if j.old || !j.report.HasStatus() {
+	if j.old || j.written || j.spool || !j.report.HasStatus() {
+		return
+	}
+	if left, err := read(q.file(j)); err == nil && left.Time > j.report.Time {
 		return
 	}
 	b, err := json.Marshal(j.report)
@@ -245,27 +282,42 @@ func (q *queue) keep(j *job) {
 	failpoint.At("daemon.spool.written")
 }
 
-// takeUp queues the reports that are in files.
+func read(path string) (*publish.Report, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	r := &publish.Report{}
+	return r, json.Unmarshal(b, r)
+}
+
+// takeUp queues the reports that are in files and not known.
 func (q *queue) takeUp() {
 	entries, err := os.ReadDir(q.dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		q.log.Error("read reports that wait", "err", err)
 	}
 	for _, e := range entries {
-		if !strings.HasSuffix(e.Name(), ".json") || strings.HasPrefix(e.Name(), ".") {
+		key, ok := strings.CutSuffix(e.Name(), ".json")
+		if !ok || strings.HasPrefix(key, ".") {
 			continue
 		}
 		path := filepath.Join(q.dir, e.Name())
-		b, err := os.ReadFile(path)
-		r := &publish.Report{}
-		if err == nil {
-			err = json.Unmarshal(b, r)
+		// In one go: while a later report of the pod is being written, the file is still there.
+		q.mu.Lock()
+		r, err := read(path)
+		j := &job{report: r, key: key, done: make(chan struct{}), spool: true}
+		fresh := err == nil && (q.latest[key] == nil || q.latest[key].report.Time < r.Time)
+		if fresh {
+			q.register(j)
 		}
-		if err != nil {
+		q.mu.Unlock()
+		switch {
+		case fresh:
+			q.push(j)
+		case err != nil && !errors.Is(err, os.ErrNotExist):
 			q.log.Error("report passed over", "file", path, "err", errors.Join(err, os.Rename(path, path+".damaged")))
-			continue
 		}
-		q.enqueue(&job{report: r, key: fileKey(r.Pod), done: make(chan struct{}), spool: true})
 	}
 }
 

@@ -130,14 +130,15 @@ func (s *server) report(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusOK, struct{}{}) // timings only
 		return
 	}
-	done := s.queue.add(rep)
+	j := s.queue.take(rep)
 	if rep.Wait {
 		select {
-		case <-done:
+		case <-j.done:
 		case <-r.Context().Done():
 		case <-time.After(waitLimit):
 		}
 	}
+	s.queue.keep(j) // what was answered is not lost, though this process be killed right after
 	failpoint.At("daemon.report.queued")
 	answer(w, http.StatusOK, struct{}{})
 	failpoint.At("daemon.report.answered")

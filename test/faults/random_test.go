@@ -1,0 +1,192 @@
+package faults
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"multus/internal/fsx"
+	"multus/internal/host/plugin"
+	"multus/test/node"
+)
+
+const (
+	// window is how long after its start a plugin is killed at the latest.
+	window = 90 * time.Millisecond
+	// shares are the tests that divide duration among them: two deployments each, side by side.
+	shares = 3
+)
+
+func share() time.Time { return time.Now().Add(duration() / shares) }
+
+// TestRandomKill kills the plugin at a random time within 90 ms of its start, in ADD and in DEL, while its delegates
+// live on; then DEL, ADD, DEL (the measurement of today's Multus in issue 3: 20 addresses leaked in 43 kills).
+func TestRandomKill(t *testing.T) {
+	for _, kind := range node.Kinds {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, kind, variants[3], nil)
+			s.slow(t, "0.0$((RANDOM % 10))")
+			r := table.row(fmt.Sprintf("plugin killed at random, %s", kind))
+			for n, end := 0, share(); time.Now().Before(end); n++ {
+				verb := "ADD"
+				if n%3 == 2 {
+					s.attach(t)
+					verb = "DEL"
+				}
+				after := rand.N(window)
+				p := s.start(t, s.pod, verb)
+				time.Sleep(after)
+				_ = p.Process.Kill()
+				_ = p.end()
+				s.recover(t, r, n%2 == 1, fmt.Sprintf("%s killed after %s", verb, after))
+			}
+		})
+	}
+}
+
+// slow makes the bridge plugin take its time before each ADD, as a plugin on a busy node does.
+func (s *site) slow(t *testing.T, seconds string) {
+	t.Helper()
+	text := fmt.Sprintf("#!/bin/bash\n[ \"$CNI_COMMAND\" = ADD ] && sleep %s\nexec %q\n", seconds, filepath.Join(s.BinDirs[1], "bridge"))
+	check(t, os.WriteFile(filepath.Join(s.Dir, "plugins", "slow"), []byte(text), 0o755))
+	files, err := filepath.Glob(filepath.Join(s.networks, "*.json"))
+	check(t, err)
+	s.overwrite(t, append(files, s.conf["clusterNetwork"].(string)), func(b []byte) []byte {
+		b = bytes.ReplaceAll(b, []byte(`"type":"bridge"`), []byte(`"type":"slow"`))
+		return bytes.ReplaceAll(b, []byte(`\"type\":\"bridge\"`), []byte(`\"type\":\"slow\"`))
+	})
+}
+
+// TestDelWaits: a DEL waits for the delegate of a killed ADD that has not even begun its work.
+func TestDelWaits(t *testing.T) {
+	for _, kind := range node.Kinds {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, kind, variants[3], nil)
+			s.slow(t, "0.3")
+			r := table.row("DEL waits for delegates of a killed ADD")
+			for _, pass := range []int{1, 3, 4} { // the bridges: portmap and tuning come between
+				what := fmt.Sprintf("exec.started:%d", pass)
+				if err := s.call(t, "ADD", "MULTUS_FAILPOINT="+what); !errors.Is(err, errKilled) {
+					t.Errorf("%s: %v", what, err)
+				}
+				if l, err := fsx.TryAcquire(plugin.LockFile, s.pod.ContainerID); err == nil {
+					t.Errorf("%s: the delegate does not hold the lock", what)
+					check(t, l.Close())
+				}
+				s.recover(t, r, false, what)
+			}
+		})
+	}
+}
+
+// TestRandomDelegateKill kills one of the delegates instead: the error names it, what was begun is undone at once.
+func TestRandomDelegateKill(t *testing.T) {
+	for _, kind := range node.Kinds {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, kind, variants[3], nil)
+			r := table.row(fmt.Sprintf("delegate killed at random, %s", kind))
+			hits := 0
+			for n, end := 0, share(); time.Now().Before(end); n++ {
+				verb := "ADD"
+				if n%3 == 2 {
+					s.attach(t)
+					verb = "DEL"
+				}
+				after := rand.N(window)
+				p := s.start(t, s.pod, verb)
+				time.Sleep(after)
+				hit := killChild(p.Process.Pid)
+				err := p.end()
+				what := fmt.Sprintf("delegate of %s killed after %s: %v", verb, after, err)
+				if hit && err != nil {
+					hits++
+					if !strings.Contains(err.Error(), "killed") || !strings.Contains(err.Error(), "network") {
+						t.Errorf("%s: the error does not tell it", what)
+					}
+					if left := interfaces(t, s.pod.NS); verb == "ADD" && len(left) > 0 {
+						r.bad(t, &r.interfaces, len(left), "%s: not undone: %v", what, left)
+					}
+				}
+				if err == nil && verb == "ADD" {
+					s.prev = bytes.Clone(p.stdout.Bytes())
+				}
+				s.recover(t, r, n%2 == 1, what)
+			}
+			t.Logf("%d delegates killed", hits)
+		})
+	}
+}
+
+// killChild kills a child of a process; false if it had none.
+func killChild(pid int) bool {
+	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	if err != nil {
+		return false
+	}
+	for _, task := range tasks {
+		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/children", pid, task.Name()))
+		for field := range strings.FieldsSeq(string(b)) {
+			if child, err := strconv.Atoi(field); err == nil && syscall.Kill(child, syscall.SIGKILL) == nil {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// TestRandomDaemon kills, restarts, stops and continues the daemon at random times, while pods come and go: an ADD
+// works, or fails with code 11; nothing is left, and the last status is right.
+func TestRandomDaemon(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, node.Thick, variants[3], map[string]any{"daemonTimeout": "5s"})
+	r := table.row("daemon killed and stopped at random")
+	var wg sync.WaitGroup
+	done := make(chan struct{})
+	wg.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			case <-time.After(rand.N(300 * time.Millisecond)):
+			}
+			if rand.IntN(2) == 0 {
+				s.StopDaemon(t)
+				time.Sleep(rand.N(200 * time.Millisecond))
+				s.StartDaemon(t)
+				continue
+			}
+			s.Signal(t, syscall.SIGSTOP)
+			time.Sleep(rand.N(300 * time.Millisecond))
+			s.Signal(t, syscall.SIGCONT)
+		}
+	})
+	defer wg.Wait()
+	defer close(done)
+	for n, end := 0, share(); time.Now().Before(end); n++ {
+		r.try()
+		err := s.call(t, "ADD")
+		var ce *types.Error
+		switch {
+		case err == nil:
+			s.checkStatus(t, r, "ADD")
+		case !errors.As(err, &ce) || ce.Code != types.ErrTryAgainLater:
+			r.bad(t, &r.stuck, 1, "ADD: %v", err)
+		}
+		s.del(t, r, "DEL")
+		s.clean(t, r, "DEL")
+	}
+}

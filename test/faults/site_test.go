@@ -1,0 +1,442 @@
+package faults
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+	current "github.com/containernetworking/cni/pkg/types/100"
+
+	"multus/internal/fsx"
+	"multus/internal/host/plugin"
+	"multus/test/node"
+	"multus/test/testnet"
+)
+
+const (
+	networksKey = "k8s.v1.cni.cncf.io/networks"
+	statusKey   = "k8s.v1.cni.cncf.io/network-status"
+	// passed is the capability by which a runtime hands out a pod's annotations.
+	passed = "io.kubernetes.cri.pod-annotations"
+
+	// delTries is how often a runtime repeats a DEL here before its pod counts as stuck.
+	delTries = 3
+	// patience is how long something that happens by itself may take.
+	patience = 20 * time.Second
+	// opLimit bounds one call of the plugin: a call that takes longer hangs.
+	opLimit = 150 * time.Second
+)
+
+// variant is one set of networks.
+type variant struct {
+	name string
+	// primary is the cluster network's file and its content; %s is the ipam object.
+	file, primary string
+	// networks is the pod's annotation, "" for a plain pod.
+	networks string
+	// names are the status's elements, in order.
+	names []string
+}
+
+// variants are those of the issue: a plain configuration, a list, host-local with moved routes, two networks.
+var variants = []variant{
+	{"conf", "10-primary.conf", `{"cniVersion":"1.1.0","name":"cluster","type":"bridge","bridge":"cni0","isGateway":true,"ipam":%s}`, "", []string{"cluster"}},
+	{"conflist", "10-primary.conflist", primaryList, "", []string{"cluster"}},
+	{"host-local", "10-primary.conflist", primaryList, `[{"name":"plain","interface":"data0","default-route":["198.51.100.1"]}]`, []string{"cluster", "default/plain"}},
+	{"two networks", "10-primary.conflist", primaryList, `[{"name":"plain"},{"name":"list","mac":"02:00:00:00:01:01"}]`, []string{"cluster", "default/plain", "default/list"}},
+}
+
+const primaryList = `{"cniVersion":"1.1.0","name":"cluster","plugins":[{"type":"bridge","bridge":"cni0","isGateway":true,"ipam":%s},{"type":"portmap","capabilities":{"portMappings":true}}]}`
+
+// site is a node with networks and one pod, which is made and freed again and again.
+type site struct {
+	*node.Node
+	kind     node.Kind
+	networks string // directory of definitions
+	variant  variant
+	pod      *node.Pod
+	conf     map[string]any
+	// env is added to the plugin's environment.
+	env []string
+	// prev is the result of the last ADD that succeeded.
+	prev json.RawMessage
+}
+
+func newSite(t *testing.T, kind node.Kind, v variant, conf map[string]any) *site {
+	t.Helper()
+	testnet.RequireRoot(t)
+	testnet.RequireKernel(t, "bridge")
+	s := &site{kind: kind, variant: v, networks: filepath.Join(t.TempDir(), "networks")}
+	check(t, os.MkdirAll(s.networks, 0o755))
+	all := map[string]any{"cniVersion": "1.1.0"}
+	maps.Copy(all, conf)
+	s.Node = node.New(t, node.Options{Kind: kind, NetworksDir: s.networks, Conf: all, BinDir: binDir})
+	check(t, os.Remove(filepath.Join(s.Dir, "net.d", "10-primary.conflist")))
+	file := filepath.Join(s.Dir, "net.d", v.file)
+	check(t, os.WriteFile(file, fmt.Appendf(nil, v.primary, s.ipam("10.244.0.0/16")), 0o644))
+	check(t, json.Unmarshal(s.Conf(), &s.conf))
+	s.conf["clusterNetwork"] = file
+	s.define(t, "plain", fmt.Sprintf(`{"cniVersion":"1.1.0","type":"bridge","bridge":"br1","isGateway":true,"ipam":%s}`, s.ipam("198.51.100.0/24")))
+	s.define(t, "list", fmt.Sprintf(`{"cniVersion":"1.1.0","name":"list","plugins":[{"type":"bridge","bridge":"br2","isGateway":true,"ipam":%s},{"type":"tuning","capabilities":{"mac":true}}]}`, s.ipam("203.0.113.0/24")))
+	s.newPod(t)
+	s.warm(t)
+	return s
+}
+
+// warm makes the node's bridges. The reference plugin, killed between the making of a bridge and the setting of its
+// address, leaves one that no later ADD can use ("could not set bridge's mac"); that is not what is tested here.
+func (s *site) warm(t *testing.T) {
+	t.Helper()
+	annotations := s.pod.Annotations
+	s.pod.Annotations = map[string]string{networksKey: "plain,list"}
+	for _, verb := range []string{"ADD", "DEL"} {
+		if err := s.call(t, verb); err != nil {
+			t.Fatalf("%s: %v\n%s", verb, err, s.DaemonLog())
+		}
+	}
+	s.pod.Annotations, s.prev = annotations, nil
+}
+
+func (s *site) ipam(subnet string) string {
+	return fmt.Sprintf(`{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":%q}]],"routes":[{"dst":"0.0.0.0/0"}]}`, s.Reservations(), subnet)
+}
+
+// define writes a network definition.
+func (s *site) define(t *testing.T, name, config string) {
+	t.Helper()
+	b, err := json.Marshal(map[string]any{
+		"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition", "metadata": map[string]any{"name": name, "namespace": "default"},
+		"spec": map[string]any{"config": config},
+	})
+	check(t, err)
+	check(t, os.WriteFile(filepath.Join(s.networks, name+".json"), b, 0o644))
+}
+
+// script defines a network whose plugin is a shell script; "$fake" in it is the fake plugin, "$dir" a directory of the
+// site's.
+func (s *site) script(t *testing.T, name, body string) {
+	t.Helper()
+	text := fmt.Sprintf("#!/bin/bash\nfake=%q dir=%q\n%s\nexec \"$fake\"\n", filepath.Join(s.BinDirs[0], "fakeplugin"), s.Dir, body)
+	check(t, os.WriteFile(filepath.Join(s.Dir, "plugins", "script-"+name), []byte(text), 0o755))
+	s.define(t, name, fmt.Sprintf(`{"cniVersion":"1.0.0","name":%q,"type":"script-%s"}`, name, name))
+}
+
+// flag makes the file that a script looks for, or takes it away.
+func (s *site) flag(t *testing.T, name string, set bool) {
+	t.Helper()
+	path := filepath.Join(s.Dir, name)
+	if set {
+		check(t, os.WriteFile(path, nil, 0o644))
+		return
+	}
+	check(t, os.Remove(path))
+}
+
+// fake defines a network of a fake plugin that behaves as told.
+func (s *site) fake(t *testing.T, name string, behaviour map[string]any) {
+	t.Helper()
+	f := s.Fake(t, "fake-"+name)
+	maps.Copy(f, behaviour)
+	b, err := json.Marshal(map[string]any{"cniVersion": "1.0.0", "name": name, "type": "fake-" + name, "fake": f})
+	check(t, err)
+	s.define(t, name, string(b))
+}
+
+// newPod makes another pod the site's.
+func (s *site) newPod(t *testing.T) {
+	t.Helper()
+	s.pod = s.makePod(t, "web")
+	s.prev = nil
+}
+
+func (s *site) makePod(t *testing.T, name string) *node.Pod {
+	t.Helper()
+	annotations := map[string]string{}
+	if s.variant.networks != "" {
+		annotations[networksKey] = s.variant.networks
+	}
+	return s.NewPod(t, "default", name, name+"-uid", annotations)
+}
+
+// process is one call of the plugin.
+type process struct {
+	*exec.Cmd
+	stdout, stderr bytes.Buffer
+	timer          *time.Timer
+}
+
+// start starts the plugin as a runtime does, in the node's namespace.
+func (s *site) start(t *testing.T, p *node.Pod, command string, env ...string) *process {
+	t.Helper()
+	conf := maps.Clone(s.conf)
+	if p.Annotations != nil {
+		conf["runtimeConfig"] = map[string]any{passed: p.Annotations}
+	}
+	if s.prev != nil && (command == "DEL" || command == "CHECK") && p == s.pod {
+		conf["prevResult"] = s.prev
+	}
+	return s.startWith(t, p, command, conf, env...)
+}
+
+func (s *site) startWith(t *testing.T, p *node.Pod, command string, conf map[string]any, env ...string) *process {
+	t.Helper()
+	stdin, err := json.Marshal(conf)
+	check(t, err)
+	name := map[node.Kind]string{node.Thin: "multus", node.Thick: "multus-shim"}[s.kind]
+	c := &process{Cmd: exec.Command(filepath.Join(s.BinDirs[0], name))}
+	c.Env = append(append(os.Environ(), s.env...), "CNI_COMMAND="+command, "CNI_PATH="+strings.Join(s.BinDirs, ":"))
+	if command != "GC" {
+		c.Env = append(c.Env, "CNI_CONTAINERID="+p.ContainerID, "CNI_NETNS="+p.Path, "CNI_IFNAME=eth0", fmt.Sprintf(
+			"CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=%s;K8S_POD_NAME=%s;K8S_POD_INFRA_CONTAINER_ID=%s;K8S_POD_UID=%s", p.Namespace, p.Name, p.ContainerID, p.UID))
+	}
+	c.Env = append(c.Env, env...)
+	c.Stdin, c.Stdout, c.Stderr, c.WaitDelay = bytes.NewReader(stdin), &c.stdout, &c.stderr, time.Second
+	s.Do(t, func() { err = c.Start() })
+	check(t, err)
+	c.timer = time.AfterFunc(opLimit, func() { _ = c.Process.Kill() })
+	return c
+}
+
+// errKilled is returned for a plugin that died by a signal.
+var errKilled = errors.New("killed")
+
+// end waits for the end of the plugin: nil, its CNI error, or errKilled.
+func (p *process) end() error {
+	err := p.Wait()
+	p.timer.Stop()
+	if err == nil {
+		return nil
+	}
+	ce := &types.Error{}
+	if json.Unmarshal(p.stdout.Bytes(), ce) == nil && ce.Msg != "" {
+		return ce
+	}
+	if p.ProcessState.ExitCode() < 0 {
+		return errKilled
+	}
+	return fmt.Errorf("%w: %s %s", err, p.stdout.Bytes(), p.stderr.Bytes())
+}
+
+// call runs a verb for the site's pod and notes the result of an ADD.
+func (s *site) call(t *testing.T, command string, env ...string) error {
+	t.Helper()
+	p := s.start(t, s.pod, command, env...)
+	err := p.end()
+	if err == nil && command == "ADD" {
+		s.prev = bytes.Clone(p.stdout.Bytes())
+	}
+	return err
+}
+
+// gc runs GC with these pods as the valid ones.
+func (s *site) gc(t *testing.T, env []string, valid ...*node.Pod) error {
+	t.Helper()
+	return s.startGC(t, env, valid...).end()
+}
+
+func (s *site) startGC(t *testing.T, env []string, valid ...*node.Pod) *process {
+	t.Helper()
+	conf := maps.Clone(s.conf)
+	list := []types.GCAttachment{}
+	for _, p := range valid {
+		list = append(list, types.GCAttachment{ContainerID: p.ContainerID, IfName: "eth0"})
+	}
+	conf["cni.dev/valid-attachments"] = list
+	return s.startWith(t, &node.Pod{}, "GC", conf, env...)
+}
+
+// away hides all definitions and returns how they come back.
+func (s *site) away(t *testing.T) func() {
+	t.Helper()
+	aside := s.networks + ".away"
+	check(t, os.MkdirAll(aside, 0o755))
+	move := func(from, to string) {
+		files, err := filepath.Glob(filepath.Join(from, "*.json"))
+		check(t, err)
+		for _, f := range files {
+			check(t, os.Rename(f, filepath.Join(to, filepath.Base(f))))
+		}
+	}
+	move(s.networks, aside)
+	return func() { move(aside, s.networks) }
+}
+
+// recover does what a runtime does after an ADD that failed, or for a pod that ends: DEL, some times. Then nothing
+// may be left, and the next ADD of the same pod must work and be freed. alone takes everything away that a DEL from
+// the ledger does not need.
+func (s *site) recover(t *testing.T, r *row, alone bool, what string) {
+	t.Helper()
+	r.try()
+	back := func() {}
+	if alone {
+		back = s.away(t)
+	}
+	s.del(t, r, what)
+	back()
+	s.clean(t, r, what)
+	if err := s.call(t, "ADD"); err != nil {
+		r.bad(t, &r.stuck, 1, "%s: next ADD: %v", what, err)
+	} else {
+		s.checkStatus(t, r, what)
+	}
+	s.del(t, r, what+", again")
+	s.clean(t, r, what+", again")
+}
+
+// del repeats DEL until it succeeds; a pod whose DEL does not is stuck.
+func (s *site) del(t *testing.T, r *row, what string) {
+	t.Helper()
+	var err error
+	for range delTries {
+		if err = s.call(t, "DEL"); err == nil {
+			s.prev = nil
+			return
+		}
+	}
+	r.bad(t, &r.stuck, 1, "%s: DEL: %v", what, err)
+}
+
+// clean counts what is left of the site's pod; what is found is put out of the way.
+func (s *site) clean(t *testing.T, r *row, what string) {
+	t.Helper()
+	before := r.sum()
+	if left := interfaces(t, s.pod.NS); len(left) > 0 {
+		r.bad(t, &r.interfaces, len(left), "%s: interfaces in the pod: %v", what, left)
+	}
+	veths := s.veths(t)
+	for end := time.Now().Add(patience); len(veths) > 0 && time.Now().Before(end); veths = s.veths(t) {
+		time.Sleep(10 * time.Millisecond) // the kernel takes a namespace apart in its own time
+	}
+	if len(veths) > 0 {
+		r.bad(t, &r.interfaces, len(veths), "%s: interfaces on the node: %v", what, veths)
+	}
+	for _, path := range s.Left(t) {
+		switch {
+		case strings.HasPrefix(path, "ipam/"):
+			r.bad(t, &r.addresses, 1, "%s: address reserved: %s", what, path)
+		case strings.HasPrefix(path, "state/.multus-tmp-"): // swept when it is old: TestSwept
+		default:
+			r.bad(t, &r.records, 1, "%s: left: %s", what, path)
+		}
+	}
+	if l, err := fsx.TryAcquire(plugin.LockFile, s.pod.ContainerID); err != nil {
+		r.bad(t, &r.locks, 1, "%s: %v", what, err)
+	} else {
+		check(t, l.Close())
+	}
+	if r.sum() != before {
+		s.reset(t)
+	}
+}
+
+// veths are the node's ends of the pods' interfaces.
+func (s *site) veths(t *testing.T) []string {
+	t.Helper()
+	return slices.DeleteFunc(interfaces(t, s.NS), func(name string) bool { return !strings.HasPrefix(name, "veth") })
+}
+
+// reset makes the site fresh again after a try that left something.
+func (s *site) reset(t *testing.T) {
+	t.Helper()
+	check(t, testnet.Delete(s.pod.Path))
+	check(t, os.RemoveAll(s.State()))
+	check(t, os.RemoveAll(s.Reservations()))
+	s.newPod(t)
+}
+
+// checkStatus compares network-status with the result of the last ADD. It waits: a daemon may just be coming back.
+func (s *site) checkStatus(t *testing.T, r *row, what string) {
+	t.Helper()
+	res := &current.Result{}
+	if err := json.Unmarshal(s.prev, res); err != nil || len(res.IPs) == 0 {
+		r.bad(t, &r.wrong, 1, "%s: result %s: %v", what, s.prev, err)
+		return
+	}
+	want := s.variant.names
+	var got []string
+	var ip string
+	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		got, ip = s.status()
+		if slices.Equal(got, want) && ip == res.IPs[0].Address.IP.String() {
+			return
+		}
+		if time.Now().After(end) {
+			r.bad(t, &r.wrong, 1, "%s: network-status has %v and %s, want %v and %s", what, got, ip, want, res.IPs[0].Address.IP)
+			return
+		}
+	}
+}
+
+// checkStatusNow is checkStatus for a status that must have been right already.
+func (s *site) checkStatusNow(t *testing.T, r *row, what string) {
+	t.Helper()
+	res := &current.Result{}
+	check(t, json.Unmarshal(s.prev, res))
+	if got, ip := s.status(); !slices.Equal(got, s.variant.names) || ip != res.IPs[0].Address.IP.String() {
+		r.bad(t, &r.wrong, 1, "%s: network-status has %v and %s, want %v and %s", what, got, ip, s.variant.names, res.IPs[0].Address.IP)
+	}
+}
+
+// status returns the names of the networks and the address of the first.
+func (s *site) status() (names []string, ip string) {
+	dir := filepath.Join(s.networks, "status")
+	if s.kind == node.Thick {
+		dir = filepath.Join(s.SocketDir(), "status")
+	}
+	b, err := os.ReadFile(filepath.Join(dir, s.pod.Namespace+"_"+s.pod.Name+".json"))
+	if err != nil {
+		return nil, ""
+	}
+	annotations := map[string]string{}
+	var list []struct {
+		Name string   `json:"name"`
+		IPs  []string `json:"ips"`
+	}
+	if json.Unmarshal(b, &annotations) != nil || json.Unmarshal([]byte(annotations[statusKey]), &list) != nil {
+		return nil, ""
+	}
+	for _, e := range list {
+		names = append(names, e.Name)
+	}
+	if len(list) > 0 && len(list[0].IPs) > 0 {
+		ip = list[0].IPs[0]
+	}
+	return names, ip
+}
+
+// interfaces are the names in a namespace, lo aside.
+func interfaces(t *testing.T, ns *testnet.NS) []string {
+	t.Helper()
+	var out []string
+	if _, err := os.Stat(ns.Path); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	ns.Do(t, func() {
+		b, err := os.ReadFile("/proc/thread-self/net/dev")
+		check(t, err)
+		for _, line := range strings.Split(string(b), "\n")[2:] {
+			name, _, ok := strings.Cut(strings.TrimSpace(line), ":")
+			if ok && name != "lo" {
+				out = append(out, name)
+			}
+		}
+	})
+	return out
+}
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

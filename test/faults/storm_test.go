@@ -1,0 +1,173 @@
+package faults
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"multus/api"
+	"multus/internal/engine/plan"
+	"multus/internal/engine/publish"
+	"multus/internal/engine/request"
+	"multus/test/node"
+)
+
+const (
+	// maxRSS bounds the daemon in a storm: the issue's cgroup has 40 MiB.
+	maxRSS = 40 << 20
+	// maxGrowth bounds what a soak may add.
+	maxGrowth = 4 << 20
+)
+
+// rss is a process's resident memory now, and its peak.
+func rss(t *testing.T, pid int) (now, peak int) {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	check(t, err)
+	for line := range strings.Lines(string(b)) {
+		f := strings.Fields(line)
+		if len(f) > 1 && (f[0] == "VmRSS:" || f[0] == "VmHWM:") {
+			n, err := strconv.Atoi(f[1])
+			check(t, err)
+			if f[0] == "VmRSS:" {
+				now = n << 10
+			} else {
+				peak = n << 10
+			}
+		}
+	}
+	return now, peak
+}
+
+func descriptors(t *testing.T, pid int) int {
+	t.Helper()
+	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	check(t, err)
+	return len(fds)
+}
+
+// TestStorm: many pods at once through one daemon: no failure, and its memory stays bounded.
+func TestStorm(t *testing.T) {
+	s := newSite(t, node.Thick, variants[2], map[string]any{"daemonTimeout": "60s"})
+	r := table.row("storm")
+	n := 40
+	if long() {
+		n = 250
+	}
+	pods := make([]*node.Pod, n)
+	for i := range pods {
+		pods[i] = s.makePod(t, fmt.Sprintf("p%d", i))
+	}
+	all := func(verb string) time.Duration {
+		start := time.Now()
+		var wg sync.WaitGroup
+		for _, p := range pods {
+			wg.Go(func() {
+				r.try()
+				if err := s.start(t, p, verb).end(); err != nil {
+					r.bad(t, &r.stuck, 1, "%s of %s: %v", verb, p.Name, err)
+				}
+			})
+		}
+		wg.Wait()
+		return time.Since(start)
+	}
+	added := all("ADD")
+	now, peak := rss(t, s.Daemon().Pid)
+	for _, p := range pods {
+		if got := interfaces(t, p.NS); len(got) != 2 {
+			r.bad(t, &r.interfaces, 1, "pod %s has %v", p.Name, got)
+		}
+	}
+	deleted := all("DEL")
+	t.Logf("%d pods at once: ADD %s, DEL %s; daemon %d KiB, at most %d KiB", n, added, deleted, now>>10, peak>>10)
+	if peak > maxRSS {
+		t.Errorf("the daemon took %d KiB", peak>>10)
+	}
+	s.clean(t, r, "after the storm")
+}
+
+// TestSoak: thousands of requests, some of them given up by their client, leave the daemon as it was: descriptors,
+// threads, goroutines, memory.
+func TestSoak(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, node.Thick, variants[3], nil)
+	c := &api.Client{Socket: filepath.Join(s.SocketDir(), "multus.sock")}
+	requests := 1500
+	if long() {
+		requests = 20000
+	}
+	soak := func(n int) {
+		var wg sync.WaitGroup
+		for w := range runtime.NumCPU() {
+			wg.Go(func() {
+				for i := range n / runtime.NumCPU() {
+					s.exchange(t, c, fmt.Sprintf("soak-%d-%d", w, i%50), i%10 == 9)
+				}
+			})
+		}
+		wg.Wait()
+		time.Sleep(200 * time.Millisecond)
+	}
+	soak(requests / 3)
+	pid := s.Daemon().Pid
+	fds := descriptors(t, pid)
+	before, _ := rss(t, pid)
+	soak(requests)
+	after, peak := rss(t, pid)
+	t.Logf("%d requests: %d KiB before, %d KiB after, at most %d KiB; %d descriptors", requests, before>>10, after>>10, peak>>10, fds)
+	if got := descriptors(t, pid); got > fds+2 {
+		t.Errorf("%d descriptors, %d before", got, fds)
+	}
+	if after > before+maxGrowth || peak > maxRSS {
+		t.Errorf("memory: %d KiB before, %d KiB after, at most %d KiB", before>>10, after>>10, peak>>10)
+	}
+	// A Go program that gets SIGQUIT writes all its goroutines.
+	s.Signal(t, syscall.SIGQUIT)
+	p := s.Daemon()
+	eventually(t, "the daemon ends", func() bool { return p.Signal(syscall.Signal(0)) != nil })
+	if n := strings.Count(s.DaemonLog(), "\ngoroutine "); n == 0 || n > 60 {
+		t.Errorf("%d goroutines", n)
+	} else {
+		t.Logf("%d goroutines", n)
+	}
+}
+
+// exchange is what one ADD asks of the daemon; gone gives the plan up half-way.
+func (s *site) exchange(t *testing.T, c *api.Client, name string, gone bool) {
+	t.Helper()
+	conf := fmt.Appendf(nil, `{"cniVersion":"1.0.0","name":"multus-cni-network","type":"multus-shim","clusterNetwork":%q,"cniDir":%q,"runtimeConfig":{%q:{%q:%q}}}`,
+		s.conf["clusterNetwork"], s.State(), passed, networksKey, "plain,list")
+	req := &request.Request{Command: request.Add, ContainerID: name, Netns: s.pod.Path, IfName: "eth0", Config: conf, Args: request.Args{
+		{"IgnoreUnknown", "1"}, {request.PodNamespace, "default"}, {request.PodName, name}, {request.PodUID, "u"},
+	}}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if gone {
+		ctx, cancel = context.WithTimeout(ctx, 300*time.Microsecond)
+		defer cancel()
+	}
+	p := &plan.Plan{}
+	err := c.Call(ctx, "POST", api.PathPlan, req, p)
+	if gone {
+		return
+	}
+	if err == nil {
+		rep := &publish.Report{Command: request.Add, Wait: true, Pod: publish.Pod{Namespace: "default", Name: name, UID: "u"}}
+		for _, a := range p.Attachments {
+			rep.Attached = append(rep.Attached, publish.Attached{Name: a.Name, IfName: a.IfName, Primary: a.Primary, Result: []byte(`{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/x"}]}`)})
+		}
+		err = c.Call(ctx, "POST", api.PathReport, rep, nil)
+	}
+	if err != nil {
+		t.Errorf("exchange: %v", err)
+	}
+}
