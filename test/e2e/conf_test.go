@@ -1,0 +1,302 @@
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"multus/test/node"
+)
+
+// environment is what a runtime sets for a verb.
+func (f *fakes) environment(p *node.Pod, command string) []string {
+	return []string{
+		"CNI_COMMAND=" + command, "CNI_CONTAINERID=" + p.ContainerID, "CNI_NETNS=" + p.Path, "CNI_IFNAME=eth0", "CNI_PATH=" + strings.Join(f.BinDirs, ":"),
+		fmt.Sprintf("CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=p;K8S_POD_INFRA_CONTAINER_ID=%s;K8S_POD_UID=uid-p", p.ContainerID),
+	}
+}
+
+// binaries are the plugins by kind.
+var binaries = map[node.Kind]string{node.Thin: "multus", node.Thick: "multus-shim"}
+
+// TestConfigurationErrors: one text for all verbs and both plugins; of several faults the first in order is told: syntax,
+// then CNI_ARGS, then what is missing, then whom to ask (behaviour.md A4, A8 [quirk], A41, A42, A52, D7, D10).
+func TestConfigurationErrors(t *testing.T) {
+	for _, kind := range node.Kinds {
+		t.Run(string(kind), func(t *testing.T) {
+			f := newFakes(t, kind, nil, nil)
+			p := f.pod(t, "nope")
+			told := func(command, stdin string, env ...string) *types.Error {
+				t.Helper()
+				out, _, code := f.run(t, binaries[kind], append(f.environment(p, command), env...), stdin)
+				ce := &types.Error{}
+				if err := json.Unmarshal([]byte(out), ce); err != nil || code != 1 {
+					t.Fatalf("%s: exit %d, %s", command, code, out)
+				}
+				return ce
+			}
+			same := map[string]bool{}
+			for _, command := range []string{"ADD", "CHECK", "DEL", "GC", "STATUS"} {
+				ce := told(command, `{"cniVersion":"1.1.0","name":"n","clusterNetwork":7}`, "CNI_ARGS=broken")
+				names(t, ce.Msg, "failed to load netconf", "clusterNetwork")
+				if same[ce.Msg] = true; ce.Code != types.ErrDecodingFailure || len(same) > 1 {
+					t.Errorf("%s: %d, texts %v", command, ce.Code, same)
+				}
+			}
+			names(t, told("ADD", `{"cniVersion":"1.1.0","name":"n","readinessindicatorfile":"/nonexistent"}`, "CNI_ARGS=broken").Msg, "CNI_ARGS", "broken")
+			ce := told("ADD", `{"cniVersion":"1.1.0","name":"n","readinessindicatorfile":"/nonexistent","kubeconfig":"/nonexistent"}`)
+			names(t, ce.Msg, "Multus: [default/p/uid-p]: ", "at least one delegate/clusterNetwork must be specified")
+			// With delegates that cannot be decoded, and nobody to ask.
+			ce = told("ADD", `{"cniVersion":"1.1.0","name":"n","delegates":[]}`)
+			names(t, ce.Msg, "at least one delegate/clusterNetwork must be specified")
+			if kind == node.Thin {
+				without := string(edited(t, f.Conf(), map[string]any{"networksDir": nil, "kubeconfig": "/nonexistent/kubeconfig", "cniVersion": "1.1.0"}))
+				for _, command := range []string{"ADD", "STATUS"} {
+					names(t, told(command, without).Msg, "error getting k8s client", "/nonexistent/kubeconfig")
+				}
+				names(t, told("ADD", string(edited(t, f.Conf(), map[string]any{"networksDir": nil, "kubeconfig": nil})), "KUBERNETES_SERVICE_HOST=192.0.2.1", "KUBERNETES_SERVICE_PORT=443").Msg,
+					"error getting k8s client", "in-cluster", "token")
+				// A41 [quirk]: DEL needs no API server, and a kubeconfig that is gone is no reason to keep a pod.
+				q := f.pod(t, "one")
+				if _, err := f.Add(t, f.Conf(), q); err != nil {
+					t.Fatal(err)
+				}
+				if err := f.Del(t, []byte(without), q); err != nil {
+					t.Errorf("DEL: %v", err)
+				}
+			}
+			if n := len(f.Calls(t)); kind == node.Thick && n > 0 {
+				t.Errorf("%d delegates were called", n)
+			}
+		})
+	}
+}
+
+// TestVersions: the result is in the version of the configuration that the runtime loads, whatever the delegate's; a
+// network without a version gets the daemon's, which its file lays over the request (behaviour.md A50, A93, B5, D26 [quirk]);
+// the shim is silent by default.
+func TestVersions(t *testing.T) {
+	for _, kind := range node.Kinds {
+		t.Run(string(kind), func(t *testing.T) {
+			f := newFakes(t, kind, map[string]any{"cniVersion": "0.4.0", "logToStderr": nil, "logFile": nil, "logLevel": "debug"}, nil)
+			m := f.Fake(t, "fake-plain")
+			m["result"] = json.RawMessage(`{"interfaces":[{"name":"{ifname}","sandbox":"{netns}"}]}`)
+			config, err := json.Marshal(map[string]any{"type": "fake-plain", "fake": m})
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.write(t, filepath.Join(f.dir, "plain.json"), map[string]any{
+				"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition", "metadata": map[string]any{"name": "plain"}, "spec": map[string]any{"config": string(config)},
+			})
+			p := f.pod(t, "plain")
+			conf := edited(t, f.Conf(), map[string]any{"runtimeConfig": map[string]any{"io.kubernetes.cri.pod-annotations": map[string]string{networks: "plain"}}})
+			out, errs, code := f.run(t, binaries[kind], f.environment(p, "ADD"), string(conf))
+			var res struct{ CNIVersion string }
+			if err := json.Unmarshal([]byte(out), &res); err != nil || code != 0 || res.CNIVersion != "0.4.0" {
+				t.Errorf("exit %d: %s", code, out)
+			}
+			if (errs == "") != (kind == node.Thick) {
+				t.Errorf("standard error: %q", errs)
+			}
+			got := map[string]string{}
+			for _, c := range f.Calls(t) {
+				var in struct{ CNIVersion string }
+				if err := json.Unmarshal(c.Stdin, &in); err != nil {
+					t.Fatal(err)
+				}
+				got[c.Plugin] = in.CNIVersion
+			}
+			if want := map[node.Kind]string{node.Thin: "0.4.0", node.Thick: "1.0.0"}[kind]; got["fake-cluster"] != "1.1.0" || got["fake-plain"] != want {
+				t.Errorf("versions %v, want %s for the network that has none", got, want)
+			}
+		})
+	}
+}
+
+// TestReadinessFile: ADD waits for the cluster network's sign, DEL and CHECK do not; a runtime that gives up is told
+// what was waited for (behaviour.md D11, D51, N9).
+func TestReadinessFile(t *testing.T) {
+	for _, kind := range node.Kinds {
+		t.Run(string(kind), func(t *testing.T) {
+			ready := filepath.Join(t.TempDir(), "ready")
+			f := newFakes(t, kind, map[string]any{"readinessindicatorfile": ready}, nil)
+			p := f.pod(t, "one")
+			added := make(chan error, 1)
+			go func() {
+				_, err := f.Add(t, f.Conf(), p)
+				added <- err
+			}()
+			select {
+			case err := <-added:
+				t.Fatalf("ADD did not wait: %v", err)
+			case <-time.After(500 * time.Millisecond):
+			}
+			if n := len(f.Calls(t)); n > 0 {
+				t.Errorf("%d delegates were called", n)
+			}
+			if err := os.WriteFile(ready, nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-added; err != nil {
+				t.Fatalf("ADD: %v", err)
+			}
+			if err := os.Remove(ready); err != nil {
+				t.Fatal(err)
+			}
+			start := time.Now()
+			if err := errors.Join(f.Check(t, f.Conf(), p), f.Del(t, f.Conf(), p)); err != nil {
+				t.Error(err)
+			}
+			if took := time.Since(start); took > 15*time.Second {
+				t.Errorf("CHECK and DEL took %s", took)
+			}
+			if left := f.Left(t); len(left) > 0 {
+				t.Errorf("left: %v", left)
+			}
+			f.givenUp(t, kind, ready)
+		})
+	}
+}
+
+// givenUp ends the plugin while it waits.
+func (f *fakes) givenUp(t *testing.T, kind node.Kind, ready string) {
+	t.Helper()
+	p := f.pod(t, "one")
+	before := len(f.Calls(t))
+	var out strings.Builder
+	cmd := exec.CommandContext(t.Context(), filepath.Join(f.BinDirs[0], binaries[kind]))
+	cmd.Env, cmd.Stdin, cmd.Stdout = f.environment(p, "ADD"), strings.NewReader(string(f.Conf())), &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(500 * time.Millisecond) // it waits for 45 s
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	ce := &types.Error{}
+	if err := json.Unmarshal([]byte(out.String()), ce); err != nil || ce.Code != types.ErrTryAgainLater {
+		t.Fatalf("%q, want code 11", out.String())
+	}
+	names(t, ce.Msg, "Multus: [default/p/uid-p]: ", "have you checked that your default network is ready? still waiting for readinessindicatorfile @ "+ready)
+	if n := len(f.Calls(t)); n != before {
+		t.Error("delegates were called")
+	}
+}
+
+// TestCapabilities: what a pod asks for reaches the plugins that declare it; what nobody declares is left out, as today,
+// since plugins take the older form from CNI_ARGS (behaviour.md C65, C67, N3).
+func TestCapabilities(t *testing.T) {
+	for _, kind := range node.Kinds {
+		t.Run(string(kind), func(t *testing.T) {
+			f := newFakes(t, kind, nil, nil)
+			p := f.pod(t, `[{"name":"one","mac":"02:00:00:00:00:09","bandwidth":{"ingressRate":1,"ingressBurst":2,"egressRate":3,"egressBurst":4},"infiniband-guid":"24:8a:07:03:00:8d:ae:2e"}]`)
+			if _, err := f.Add(t, f.Conf(), p); err != nil {
+				t.Fatal(err)
+			}
+			for _, c := range f.Calls(t) {
+				var in struct{ RuntimeConfig map[string]json.RawMessage }
+				if err := json.Unmarshal(c.Stdin, &in); err != nil {
+					t.Fatal(err)
+				}
+				mac := c.Plugin == "fake-one"
+				if (in.RuntimeConfig["mac"] != nil) != mac || in.RuntimeConfig["bandwidth"] != nil || in.RuntimeConfig["infinibandGUID"] != nil {
+					t.Errorf("%s: %s", c.Plugin, c.Stdin)
+				}
+				if strings.Contains(c.Env["CNI_ARGS"], "MAC=02:00:00:00:00:09") != mac {
+					t.Errorf("%s: %s", c.Plugin, c.Env["CNI_ARGS"])
+				}
+			}
+		})
+	}
+}
+
+// TestQuietLogs: nothing is wrong, and nothing is logged as an error; the annotations of a pod, which may hold secrets,
+// are in no log at any level (behaviour.md L5 [quirk], L8).
+func TestQuietLogs(t *testing.T) {
+	t.Run("without Kubernetes", func(t *testing.T) {
+		f := newFakes(t, node.Thin, nil, nil)
+		m := f.Fake(t, "fake-alone")
+		m["result"] = json.RawMessage(result("10.9.0.2/24"))
+		conf := edited(t, f.Conf(), map[string]any{
+			"networksDir": nil, "kubeconfig": nil, "clusterNetwork": nil, "logLevel": "error", "logToStderr": true,
+			"delegates": []any{map[string]any{"cniVersion": "1.0.0", "name": "alone", "type": "fake-alone", "fake": m}},
+		})
+		p := f.pod(t, "")
+		for _, command := range []string{"ADD", "CHECK", "DEL"} {
+			if out, errs, code := f.run(t, "multus", f.environment(p, command), string(conf)); code != 0 || errs != "" {
+				t.Errorf("%s: exit %d, %s, standard error %q", command, code, out, errs)
+			}
+		}
+		if b, err := os.ReadFile(filepath.Join(f.Dir, "plugin.log")); err == nil && len(b) > 0 {
+			t.Errorf("logged: %s", b)
+		}
+	})
+	for _, kind := range node.Kinds {
+		t.Run("secrets "+string(kind), func(t *testing.T) {
+			const secret = "c2VjcmV0LW9mLWEtcG9k"
+			f := newFakes(t, kind, nil, nil) // both log at debug
+			p := f.NewPod(t, "default", "p", "uid-p", map[string]string{networks: "one", "example.com/token": secret})
+			if _, err := f.Add(t, f.Conf(), p); err != nil {
+				t.Fatal(err)
+			}
+			if err := f.Del(t, f.Conf(), p); err != nil {
+				t.Fatal(err)
+			}
+			b, err := os.ReadFile(filepath.Join(f.Dir, "plugin.log"))
+			if err != nil || len(b) == 0 {
+				t.Errorf("no log: %v", err)
+			}
+			for name, text := range map[string]string{"plugin": string(b), "daemon": f.DaemonLog()} {
+				if strings.Contains(text, secret) {
+					t.Errorf("the secret is in the log of the %s:\n%s", name, text)
+				}
+			}
+		})
+	}
+}
+
+// TestShortNames: people type nad, and what they have always typed (behaviour.md N12).
+func TestShortNames(t *testing.T) {
+	config, err := clientcmd.BuildConfigFromFlags("", server(t).Kubeconfig(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := rest.HTTPClientFor(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := c.Get(config.Host + "/apis/k8s.cni.cncf.io/v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list struct {
+		Resources []struct{ ShortNames []string }
+	}
+	if err := json.Unmarshal(b, &list); err != nil || len(list.Resources) == 0 {
+		t.Fatalf("%s: %v", b, err)
+	}
+	for _, name := range []string{"nad", "net-attach-def"} {
+		if !slices.Contains(list.Resources[0].ShortNames, name) {
+			t.Errorf("no short name %s: %s", name, b)
+		}
+	}
+}
