@@ -26,7 +26,7 @@ RUN_TESTS := $(GOTESTSUM) --format pkgname --format-hide-empty-pkg --
 TEST_TIMEOUT ?= 20m
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-fast lint fuzz faults bench demo cluster e2e image tools tools-cluster clean \
+.PHONY: help build test test-fast lint fuzz faults rules bench demo cluster e2e image tools tools-cluster clean \
 	bin/cni bin/tools/kube-apiserver bin/tools/etcd bin/tools/gotestsum bin/tools/golangci-lint bin/demo \
 	bin/tools/kubelet bin/tools/containerd bin/tools/runc bin/cluster
 
@@ -64,6 +64,9 @@ faults: bin/cni ## kill, stop and damage what can be, and print the table of wha
 	@table=$$(mktemp); trap 'rm -f "$$table"' EXIT; status=0; \
 		FAULTS_SECONDS=$(FAULTS_SECONDS) FAULTS_TABLE=$$table $(GO) test -count=1 -timeout=$$(( $(FAULTS_SECONDS) + 1800 ))s $(ARGS) ./test/faults || status=$$?; \
 		cat "$$table"; exit $$status
+
+rules: ## list which test shows which rule of today's behaviour; fails on a rule without one
+	$(GO) run ./test/rules
 
 bench: ## run the benchmarks
 	$(GO) test -run - -bench . -benchmem $(ARGS) $(PKG)
