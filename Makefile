@@ -37,7 +37,7 @@ build: ## build all commands into bin/, static
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(BUILDVCS) -ldflags "-s -w" -o bin/ ./cmd/...
 
-test: $(TEST_TOOLS) $(GOTESTSUM) ## run all tests, with the race detector (root for all of them; builds the tools first)
+test: build $(TEST_TOOLS) $(GOTESTSUM) ## run all tests, with the race detector (root for all of them; builds the tools first)
 	@$(if $(RACE),,echo "no C compiler: testing without the race detector")
 	CGO_ENABLED=$(if $(RACE),1,0) $(RUN_TESTS) $(RACE) -shuffle=on -timeout=$(TEST_TIMEOUT) $(ARGS) $(PKG)
 

@@ -5,6 +5,14 @@ import (
 	"runtime/debug"
 )
 
+// Release is the module's version from the build information, for a user agent.
+func Release() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "unknown"
+}
+
 // Version describes the binary from its build information, in today's form (behaviour.md D3).
 func Version() string {
 	version, commit, date, tree := "unknown", "unknown commit", "unknown date", "clean"

@@ -121,7 +121,7 @@ func TestDaemonSocket(t *testing.T) {
 func onlyRoot(t *testing.T, socket string) {
 	t.Helper()
 	// Parents of a test's directory are closed to others: reach the socket by a directory that is not.
-	dir, err := os.MkdirTemp("", "multus-socket-")
+	dir, err := os.MkdirTemp("", "multus-socket-") //nolint:usetesting // t.TempDir is below a directory that is closed to others
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -94,19 +94,22 @@ func Run(ctx context.Context, o Options) error {
 		}
 		return nil
 	})
-	g.Go(func() error {
-		<-ctx.Done()
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownLimit)
-		defer cancel()
-		err := hs.Shutdown(last)
-		if errors.Is(err, context.DeadlineExceeded) {
-			log.Warn("requests in flight are cut off; the runtime tries again", "limit", shutdownLimit)
-			err = hs.Close()
-		}
-		return err
-	})
+	g.Go(func() error { return drain(ctx, hs, log) })
 	err = g.Wait()
 	log.Info("multus-daemon ends", "err", err)
+	return err
+}
+
+// drain waits for ctx to end, then lets requests in flight finish, for shutdownLimit at most.
+func drain(ctx context.Context, hs *http.Server, log *slog.Logger) error {
+	<-ctx.Done()
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownLimit)
+	defer cancel()
+	err := hs.Shutdown(last)
+	if errors.Is(err, context.DeadlineExceeded) {
+		log.Warn("requests in flight are cut off; the runtime tries again", "limit", shutdownLimit)
+		err = hs.Close()
+	}
 	return err
 }
 
@@ -187,6 +190,7 @@ func connect(conf *config.Daemon, getenv func(string) string, log *slog.Logger) 
 	}
 	c, err := kube.Load(kube.Options{
 		Kubeconfig: conf.Kubeconfig, ServiceHost: getenv("KUBERNETES_SERVICE_HOST"), ServicePort: getenv("KUBERNETES_SERVICE_PORT"),
+		Version: obs.Release(),
 	})
 	if errors.Is(err, kube.ErrNoCluster) {
 		return nil, fmt.Errorf("%w: give --kubeconfig, or networksDir in the configuration, or run in a pod", err)

@@ -7,6 +7,7 @@ import (
 	"multus/internal/config"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
+	"multus/internal/obs"
 	"multus/internal/source/file"
 	"multus/internal/source/kube"
 	"multus/internal/source/podresources"
@@ -33,6 +34,7 @@ func connect(conf *config.Plugin, getenv func(string) string) (*sources, error) 
 	}
 	c, err := kube.Load(kube.Options{
 		Kubeconfig: conf.Kubeconfig, ServiceHost: getenv("KUBERNETES_SERVICE_HOST"), ServicePort: getenv("KUBERNETES_SERVICE_PORT"),
+		Version: obs.Release(),
 	})
 	if errors.Is(err, kube.ErrNoCluster) {
 		return nil, errNoSource
