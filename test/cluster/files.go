@@ -1,0 +1,228 @@
+package cluster
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/tools/clientcmd/api"
+)
+
+// Tokens of the API server's static users.
+const (
+	adminToken      = "cluster-admin"
+	controllerToken = "cluster-controller-manager"
+	schedulerToken  = "cluster-scheduler"
+	nodeToken       = "cluster-node"
+)
+
+const tokens = adminToken + `,admin,admin,"system:masters"
+` + controllerToken + `,system:kube-controller-manager,controller-manager,
+` + schedulerToken + `,system:kube-scheduler,scheduler,
+` + nodeToken + `,system:node:` + NodeName + `,node,"system:nodes"
+`
+
+// kubeletConfig: what a machine may lack (swap off, control groups v2, the right to lower OOM scores) is not asked for,
+// and images are never collected.
+const kubeletConfig = `apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+authentication: {anonymous: {enabled: true}, webhook: {enabled: false}}
+authorization: {mode: AlwaysAllow}
+cgroupDriver: cgroupfs
+cgroupRoot: %s
+failCgroupV1: false
+failSwapOn: false
+enforceNodeAllocatable: []
+localStorageCapacityIsolation: false
+makeIPTablesUtilChains: false
+oomScoreAdj: 0
+resolvConf: ""
+staticPodPath: /var/lib/kubelet/static
+volumePluginDir: /var/lib/kubelet/volume-plugins
+containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
+imageGCHighThresholdPercent: 100
+evictionHard: {memory.available: "0%%", nodefs.available: "0%%", nodefs.inodesFree: "0%%", imagefs.available: "0%%", imagefs.inodesFree: "0%%"}
+syncFrequency: 10s
+registerWithTaints: []
+registryPullQPS: 0
+eventRecordQPS: 0
+kubeAPIQPS: 200
+kubeAPIBurst: 200
+`
+
+const containerdConfig = `version = 3
+root = "/var/lib/containerd"
+state = "/run/containerd"
+disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.nri.v1.nri", "io.containerd.snapshotter.v1.blockfile", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.erofs", "io.containerd.tracing.processor.v1.otlp", "io.containerd.internal.v1.tracing"]
+
+[grpc]
+  address = "/run/containerd/containerd.sock"
+
+[plugins."io.containerd.cri.v1.images"]
+  snapshotter = "overlayfs"
+  [plugins."io.containerd.cri.v1.images".pinned_images]
+    sandbox = "` + PauseImage + `"
+
+[plugins."io.containerd.cri.v1.runtime"]
+  # Lowering it needs CAP_SYS_RESOURCE, which not every machine gives.
+  restrict_oom_score_adj = true
+  disable_apparmor = true
+  [plugins."io.containerd.cri.v1.runtime".cni]
+    bin_dirs = ["/opt/cni/bin"]
+    conf_dir = "/etc/cni/net.d"
+  [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
+    runtime_type = "io.containerd.runc.v2"
+    [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
+      BinaryName = "` + toolDir + `/runc"
+      SystemdCgroup = false
+`
+
+// primary is the cluster network: a bridge with addresses from a file.
+const primary = `{
+  "cniVersion": "1.0.0",
+  "name": "primary",
+  "plugins": [
+    {"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": false,
+     "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.244.0.0/16"}]], "routes": [{"dst": "0.0.0.0/0"}]}}
+  ]
+}
+`
+
+// writeFiles makes the node's directories and the files in them.
+func (c *Cluster) writeFiles() error {
+	for _, dir := range []string{
+		"log", "root/etc", "volumes/var/lib/kubelet/static", "volumes/var/lib/kubelet/volume-plugins", "volumes/var/lib/cni", "volumes/var/log/pods", "volumes/var/log/containers",
+		"volumes/etc-cni/net.d", "volumes/opt-cni/bin", "volumes/var/lib/cluster",
+	} {
+		if err := os.MkdirAll(filepath.Join(c.dir, dir), 0o755); err != nil {
+			return fmt.Errorf("make directory: %w", err)
+		}
+	}
+	files, err := newPKI()
+	if err != nil {
+		return err
+	}
+	c.ca = files["ca.crt"]
+	put := map[string][]byte{
+		"volumes/etc-cni/net.d/10-primary.conflist": []byte(primary),
+		"root/etc/passwd":      []byte("root:x:0:0:root:/root:/bin/sh\n"),
+		"root/etc/group":       []byte("root:x:0:\n"),
+		"root/etc/hosts":       []byte("127.0.0.1 localhost\n" + nodeIP + " " + NodeName + "\n"),
+		"root/etc/resolv.conf": nil,
+	}
+	files["tokens.csv"] = []byte(tokens)
+	files["kubelet.yaml"] = fmt.Appendf(nil, kubeletConfig, c.cgroup)
+	files["containerd.toml"] = []byte(containerdConfig)
+	for name, token := range map[string]string{"admin": adminToken, "controller": controllerToken, "scheduler": schedulerToken, "node": nodeToken} {
+		b, err := c.kubeconfig(token)
+		if err != nil {
+			return err
+		}
+		files[name+".kubeconfig"] = b
+		if token == adminToken {
+			put["kubeconfig"] = b
+		}
+	}
+	for name, b := range files {
+		put["volumes"+stateDir+"/"+name] = b
+	}
+	for name, b := range put {
+		if err := os.WriteFile(filepath.Join(c.dir, name), b, 0o644); err != nil {
+			return fmt.Errorf("write file: %w", err)
+		}
+	}
+	return c.linkRun()
+}
+
+// linkRun makes /var/run, which is a link to /run on most systems and a directory on some.
+func (c *Cluster) linkRun() error {
+	path := filepath.Join(c.dir, "volumes/var/run")
+	if c.options.VarRunDir {
+		return os.MkdirAll(path, 0o755)
+	}
+	if err := os.Symlink("../run", path); err != nil && !os.IsExist(err) {
+		return fmt.Errorf("make link: %w", err)
+	}
+	return nil
+}
+
+func (c *Cluster) kubeconfig(token string) ([]byte, error) {
+	const name = "test"
+	cfg := api.NewConfig()
+	cfg.Clusters[name] = &api.Cluster{Server: "https://" + serviceIP, CertificateAuthorityData: c.ca}
+	cfg.AuthInfos[name] = &api.AuthInfo{Token: token}
+	cfg.Contexts[name] = &api.Context{Cluster: name, AuthInfo: name}
+	cfg.CurrentContext = name
+	b, err := clientcmd.Write(*cfg)
+	if err != nil {
+		return nil, fmt.Errorf("write kubeconfig: %w", err)
+	}
+	return b, nil
+}
+
+// copyPlugins puts reference CNI plugins into the node's directory, by name.
+func (c *Cluster) copyPlugins() error {
+	for _, name := range c.options.Plugins {
+		b, err := os.ReadFile(filepath.Join(c.root, "bin", "cni", name))
+		if err != nil {
+			return fmt.Errorf("%w: run `make bin/cni`: %w", ErrUnavailable, err)
+		}
+		if err := os.WriteFile(filepath.Join(c.dir, "volumes/opt-cni/bin", name), b, 0o755); err != nil {
+			return fmt.Errorf("copy plugin: %w", err)
+		}
+	}
+	return nil
+}
+
+// makeCgroups makes the node's control group in every hierarchy (or the only one) of the machine.
+func (c *Cluster) makeCgroups() error {
+	for _, dir := range c.cgroups() {
+		if err := os.Mkdir(dir, 0o755); err != nil && !os.IsExist(err) {
+			return fmt.Errorf("make control group: %w", err)
+		}
+		// A new group of the first version's cpuset is of no use until it has been told what it may use.
+		for _, name := range []string{"cpuset.cpus", "cpuset.mems"} {
+			b, err := os.ReadFile(filepath.Join(filepath.Dir(dir), name))
+			if err == nil {
+				_ = os.WriteFile(filepath.Join(dir, name), b, 0o600) // or containers do not start, and say why
+			}
+		}
+	}
+	return nil
+}
+
+func (c *Cluster) cgroups() []string {
+	const top = "/sys/fs/cgroup"
+	if _, err := os.Stat(top + "/cgroup.controllers"); err == nil {
+		return []string{top + c.cgroup}
+	}
+	links, _ := filepath.Glob(top + "/*") // the pattern is fine
+	var dirs []string
+	for _, l := range links {
+		if info, err := os.Lstat(l); err == nil && info.IsDir() {
+			dirs = append(dirs, l+c.cgroup)
+		}
+	}
+	return dirs
+}
+
+// removeCgroups removes the node's control groups, deepest first.
+func (c *Cluster) removeCgroups() {
+	for _, top := range c.cgroups() {
+		if !strings.HasSuffix(top, c.cgroup) {
+			continue
+		}
+		var dirs []string
+		_ = filepath.WalkDir(top, func(path string, d os.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				dirs = append(dirs, path)
+			}
+			return nil
+		})
+		for i := len(dirs) - 1; i >= 0; i-- {
+			_ = os.Remove(dirs[i]) // a group that is still in use is left; nothing else can be done
+		}
+	}
+}

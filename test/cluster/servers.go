@@ -1,0 +1,128 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+func state(name string) string { return stateDir + "/" + name }
+
+const etcdURL = "http://127.0.0.1:2379"
+
+func etcdArgs() []string {
+	const peer = "http://127.0.0.1:2380"
+	return []string{
+		"--data-dir=" + state("etcd"), "--listen-client-urls=" + etcdURL, "--advertise-client-urls=" + etcdURL,
+		"--listen-peer-urls=" + peer, "--initial-advertise-peer-urls=" + peer, "--initial-cluster=default=" + peer,
+		"--unsafe-no-fsync", "--log-level=error",
+	}
+}
+
+func apiserverArgs() []string {
+	return []string{
+		"--etcd-servers=" + etcdURL,
+		// The service address and its port: pods find the server there without a kube-proxy.
+		"--bind-address=" + serviceIP, "--secure-port=443", "--advertise-address=" + nodeIP,
+		"--service-cluster-ip-range=10.96.0.0/16",
+		"--tls-cert-file=" + state("server.crt"), "--tls-private-key-file=" + state("server.key"),
+		"--client-ca-file=" + state("ca.crt"), "--token-auth-file=" + state("tokens.csv"),
+		"--authorization-mode=Node,RBAC",
+		"--service-account-key-file=" + state("server.key"), "--service-account-signing-key-file=" + state("server.key"),
+		"--service-account-issuer=https://kubernetes.default.svc",
+		"--allow-privileged=true",
+	}
+}
+
+func controllerManagerArgs() []string {
+	return []string{
+		"--kubeconfig=" + state("controller.kubeconfig"), "--leader-elect=false", "--bind-address=127.0.0.1",
+		"--service-account-private-key-file=" + state("server.key"), "--root-ca-file=" + state("ca.crt"),
+		"--use-service-account-credentials=true", "--kube-api-qps=200", "--kube-api-burst=200",
+		"--allocate-node-cidrs=false",
+	}
+}
+
+func schedulerArgs() []string {
+	return []string{
+		"--kubeconfig=" + state("scheduler.kubeconfig"), "--leader-elect=false", "--bind-address=127.0.0.1",
+		"--kube-api-qps=200", "--kube-api-burst=200",
+	}
+}
+
+func kubeletArgs() []string {
+	return []string{
+		"--config=" + state("kubelet.yaml"), "--kubeconfig=" + state("node.kubeconfig"), "--hostname-override=" + NodeName,
+		"--node-ip=" + nodeIP, "--root-dir=/var/lib/kubelet",
+	}
+}
+
+// startServers starts what makes the node and waits until it can run pods.
+func (c *Cluster) startServers(ctx context.Context) error {
+	for _, s := range []struct {
+		name string
+		args []string
+	}{
+		{"etcd", etcdArgs()},
+		{"kube-apiserver", apiserverArgs()},
+		{"containerd", []string{"--config=" + state("containerd.toml")}},
+	} {
+		if err := c.start(s.name, s.args...); err != nil {
+			return err
+		}
+	}
+	if err := c.poll(ctx, "containerd", func() error {
+		_, err := os.Stat(c.Path("/run/containerd/containerd.sock"))
+		return err
+	}); err != nil {
+		return err
+	}
+	if err := c.importOwn(ctx); err != nil {
+		return err
+	}
+	if err := c.poll(ctx, "the API server", func() error {
+		return c.Client.Discovery().RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
+	}); err != nil {
+		return err
+	}
+	for _, s := range []struct {
+		name string
+		args []string
+	}{
+		{"kube-controller-manager", controllerManagerArgs()},
+		{"kube-scheduler", schedulerArgs()},
+		{"kubelet", kubeletArgs()},
+	} {
+		if err := c.start(s.name, s.args...); err != nil {
+			return err
+		}
+	}
+	if err := c.poll(ctx, "the node", func() error { return c.nodeReady(ctx) }); err != nil {
+		return fmt.Errorf("%w\n%s", err, c.Logs("kubelet", "containerd"))
+	}
+	return nil
+}
+
+func (c *Cluster) nodeReady(ctx context.Context) error {
+	// A pod without the service account of its namespace is not admitted.
+	if _, err := c.Client.CoreV1().ServiceAccounts(metav1.NamespaceDefault).Get(ctx, "default", metav1.GetOptions{}); err != nil {
+		return err
+	}
+	node, err := c.Client.CoreV1().Nodes().Get(ctx, NodeName, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	for _, cond := range node.Status.Conditions {
+		if cond.Type != corev1.NodeReady {
+			continue
+		}
+		if cond.Status == corev1.ConditionTrue && len(node.Spec.Taints) == 0 {
+			return nil
+		}
+		return fmt.Errorf("node is not ready: %s, taints %v", cond.Message, node.Spec.Taints)
+	}
+	return fmt.Errorf("node has no condition %s", corev1.NodeReady)
+}

@@ -1,0 +1,60 @@
+// Command up starts a cluster, says how to use it, and removes it when interrupted.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"multus/test/cluster"
+)
+
+func main() {
+	cluster.Main()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "error:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) error {
+	var o cluster.Options
+	flag.BoolVar(&o.ReadOnly, "read-only", false, "make the node's root read-only")
+	flag.BoolVar(&o.Shared, "shared", false, "make the node's mounts shared")
+	archive := flag.String("import", "", "import this `archive` of images")
+	flag.Parse()
+	dir, err := os.MkdirTemp("", "multus-cluster-")
+	if err != nil {
+		return fmt.Errorf("make directory: %w", err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	o.Dir = dir
+	c, err := cluster.Start(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer c.Stop()
+	if *archive != "" {
+		if err := c.Import(ctx, *archive); err != nil {
+			return err
+		}
+	}
+	fmt.Printf(`The node is ready. All files are in %[1]s, logs in %[1]s/log.
+
+  kubectl:          nsenter -t %[2]d -n kubectl --kubeconfig %[3]s get pods -A
+  a shell:          nsenter -t %[2]d -a bash
+  Multus:           nsenter -t %[2]d -n kubectl --kubeconfig %[3]s apply -k deploy/base   (with its image: -import dist/multus-….tar)
+  an image to use:  %[4]s
+
+Ctrl-C removes it.
+`, dir, c.Pid(), filepath.Join(dir, "kubeconfig"), cluster.WorkloadImage)
+	<-ctx.Done()
+	return nil
+}
