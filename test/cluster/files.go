@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"k8s.io/client-go/tools/clientcmd"
@@ -221,8 +222,8 @@ func (c *Cluster) removeCgroups() {
 			}
 			return nil
 		})
-		for i := len(dirs) - 1; i >= 0; i-- {
-			_ = os.Remove(dirs[i]) // a group that is still in use is left; nothing else can be done
+		for _, dir := range slices.Backward(dirs) {
+			_ = os.Remove(dir) // a group that is still in use is left; nothing else can be done
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -94,10 +95,8 @@ func (b *behaviour) act(verb string) error {
 	if d, err := time.ParseDuration(b.Sleep[verb]); err == nil {
 		time.Sleep(d)
 	}
-	for _, v := range b.Crash {
-		if v == verb {
-			return syscall.Kill(os.Getpid(), syscall.SIGKILL)
-		}
+	if slices.Contains(b.Crash, verb) {
+		return syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	}
 	if e := b.Fail[verb]; e != nil {
 		_ = e.Print()

@@ -47,7 +47,7 @@ type daemon struct {
 var _ Connection = (*daemon)(nil)
 
 // Last asks the daemon for a fresh answer to STATUS; a daemon that is away has none.
-func (d *daemon) Last(ctx context.Context, conf []byte) (error, bool) { //nolint:revive // the error is the answer
+func (d *daemon) Last(ctx context.Context, conf []byte) (error, bool) {
 	ctx, cancel := context.WithTimeout(ctx, reportBriefly)
 	defer cancel()
 	var s api.Status
