@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 
 	"multus/internal/config"
 	"multus/internal/engine/execute"
+	"multus/internal/engine/ledger"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
@@ -52,11 +54,12 @@ func (c *call) add(ctx context.Context) (types.Result, error) {
 	if err := c.conf.HasNetwork(); err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, AddLimit, fmt.Errorf("ADD took longer than %s", AddLimit))
+	defer cancel()
 	if err := c.waitReady(ctx); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, AddLimit, fmt.Errorf("ADD took longer than %s", AddLimit))
-	defer cancel()
+	c.afterBoot(ctx)
 	failpoint.At("plan.before")
 	p, err := c.deps.Planner.Plan(ctx, c.req, c.conf)
 	if err != nil {
@@ -93,6 +96,9 @@ func (c *call) attach(ctx context.Context, p *plan.Plan) ([]types.Result, error)
 		return nil, fault.Wrap(err, fault.Internal, "make the state directory (cniDir) writable", "nothing was attached")
 	}
 	failpoint.At("ledger.written")
+	if err := c.store.NoteNetworks(p); err != nil {
+		c.log.Warn("GC will not know of the network once its last pod is gone", "err", err)
+	}
 	results := make([]types.Result, 0, len(p.Attachments))
 	for i := range p.Attachments {
 		a := &p.Attachments[i]
@@ -131,19 +137,22 @@ func (c *call) clearLeftover(ctx context.Context) error {
 		return nil
 	}
 	c.log.Warn("freeing what an earlier ADD of this container left")
-	return c.free(ctx, c.planFor(r))
+	return c.freeRecord(ctx, r)
 }
 
 // undo deletes the first n attachments in reverse order (behaviour.md D28). The request may have ended
 // already, so it has a time of its own. The record stays: the runtime's DEL, which follows every failed ADD,
-// goes over it once more.
+// goes over it once more; it is told that nothing was left in the middle.
 func (c *call) undo(ctx context.Context, p *plan.Plan, n int) {
 	failpoint.At("undo.before")
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), UndoLimit, fmt.Errorf("undo took longer than %s", UndoLimit))
 	defer cancel()
 	done := *p
 	done.Attachments = p.Attachments[:n]
-	if err := c.detach(ctx, &done); err != nil {
+	progress := ledger.Progress{Undone: true}
+	err := c.detach(ctx, &done, &progress)
+	progress.Undone = err == nil
+	if err := errors.Join(err, c.store.Note(p.ContainerID, progress)); err != nil {
 		c.log.Error("undo of a failed ADD is incomplete; DEL goes on with it", "err", err)
 	}
 	failpoint.At("undo.after")

@@ -26,7 +26,7 @@ func (e *Engine) Del(ctx context.Context, req *request.Request) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, DelLimit, fmt.Errorf("DEL took longer than %s", DelLimit))
 	defer cancel()
-	err = c.locked(ctx, LockLimit, func() error { return c.del(ctx) })
+	err = c.lockedForDel(ctx, func() error { return c.del(ctx) })
 	c.deps.Publisher.Publish(ctx, &publish.Report{Command: request.Del, Pod: c.pod(), Timings: c.timings})
 	return c.inPod(err)
 }
@@ -56,7 +56,7 @@ func (c *call) del(ctx context.Context) error {
 	if err != nil || len(p.Attachments) == 0 {
 		return errors.Join(err, c.store.Remove(c.req.ContainerID))
 	}
-	err = c.free(ctx, p)
+	err = c.free(ctx, p, ledger.Progress{})
 	if err != nil && !execute.HasInterface(c.req.Netns, c.req.IfName) {
 		// It was never known that anything was attached: what could be done has been done.
 		c.log.Warn("DEL of a container without a record", "err", err)
@@ -69,7 +69,7 @@ func (c *call) freeRecord(ctx context.Context, r *ledger.Record) error {
 	if r == nil {
 		return nil
 	}
-	return c.free(ctx, c.planFor(r))
+	return c.free(ctx, c.planFor(r), r.Progress)
 }
 
 // unrecorded plans the DEL of a sandbox that neither the ledger nor libcni remembers (behaviour.md D60).
@@ -88,9 +88,9 @@ func (c *call) unrecorded(ctx context.Context) (*plan.Plan, error) {
 
 // free deletes the attachments of a plan and forgets the sandbox. While anything remains the record stays
 // as it is, so that the next DEL does all of it again (behaviour.md D69, D70 [quirk]: it is forgotten today).
-func (c *call) free(ctx context.Context, p *plan.Plan) error {
-	if err := c.detach(ctx, p); err != nil {
-		return err
+func (c *call) free(ctx context.Context, p *plan.Plan, progress ledger.Progress) error {
+	if err := c.detach(ctx, p, &progress); err != nil {
+		return errors.Join(err, c.store.Note(p.ContainerID, progress))
 	}
 	failpoint.At("detached")
 	c.store.Dir = p.Dirs.State
@@ -100,9 +100,10 @@ func (c *call) free(ctx context.Context, p *plan.Plan) error {
 }
 
 // detach runs DEL for the attachments of a plan in reverse order, for all of them whatever fails
-// (behaviour.md D65).
-func (c *call) detach(ctx context.Context, p *plan.Plan) error {
+// (behaviour.md D65). A failure that the progress does not excuse is an error, and counted there.
+func (c *call) detach(ctx context.Context, p *plan.Plan, progress *ledger.Progress) error {
 	run := c.runner(p.Dirs)
+	before := *progress
 	var errs []error
 	for i := len(p.Attachments) - 1; i >= 0; i-- {
 		failpoint.At("detach.before")
@@ -111,6 +112,13 @@ func (c *call) detach(ctx context.Context, p *plan.Plan) error {
 		one, cancel := spare(ctx, i)
 		err := c.timed(a, start, run.Del(one, p, a))
 		cancel()
+		if unseen, ok := errors.AsType[*execute.UnseenError](err); ok {
+			progress.DelTries = before.DelTries + 1
+			if excused(before, unseen) {
+				c.log.Warn("DEL of an attachment that was never made", "network", a.Name, "ifname", a.IfName, "err", err)
+				err = nil
+			}
+		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("network %q (interface %s): %w", a.Name, a.IfName, err))
 			continue
@@ -126,6 +134,12 @@ func (c *call) detach(ctx context.Context, p *plan.Plan) error {
 	}
 	return fault.Wrap(errors.Join(errs...), fault.Internal, "nothing: the runtime tries again; look at the plugins' messages if it goes on",
 		"%d of %d networks could not be deleted", len(errs), len(p.Attachments))
+}
+
+// excused tells that a failed DEL of which nothing is seen leaves nothing: ADD had come to an end and had undone what it
+// did; or ADD was killed, maybe inside this plugin, and the plugin has told its reason more than unseenTries times.
+func excused(before ledger.Progress, unseen *execute.UnseenError) bool {
+	return before.Undone && !unseen.CutOff() || before.DelTries >= unseenTries && unseen.Answered()
 }
 
 // spare ends before ctx does, so that n more networks can be deleted: one delegate that hangs must not keep the

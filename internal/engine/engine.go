@@ -31,13 +31,16 @@ const (
 	// ReadyLimit is how long an ADD waits for readinessindicatorfile (behaviour.md D11, O20).
 	ReadyLimit = 45 * time.Second
 	readyPause = 100 * time.Millisecond
-	// AddLimit bounds an ADD from its plan on, undo not included; kubelet gives up after two minutes.
+	// AddLimit bounds an ADD, ReadyLimit included, undo not; kubelet gives up after two minutes.
 	AddLimit = 90 * time.Second
 	// UndoLimit bounds the undo of a failed ADD, and DelLimit a DEL.
 	UndoLimit = 20 * time.Second
 	DelLimit  = 60 * time.Second
 	// DelReserve is what a delegate that hangs at DEL leaves of that time to each network after it.
 	DelReserve = 5 * time.Second
+	// unseenTries is how many DELs fail because of an attachment of which nothing is seen but that an ADD may have been
+	// killed in.
+	unseenTries = 2
 	// LockLimit is how long DEL waits for what an earlier, killed operation left running.
 	LockLimit = 30 * time.Second
 	// StatusLimit bounds STATUS: it is asked every few seconds and must never hang (P23).
@@ -71,7 +74,9 @@ type Deps struct {
 	Status    StatusCache
 	// LockFile holds the locks of all sandboxes of the node.
 	LockFile string
-	Log      *slog.Logger
+	// Boot is the identity of this boot of the node, "" if it cannot be told.
+	Boot string
+	Log  *slog.Logger
 }
 
 // Engine runs the verbs. It keeps nothing between calls and is safe for concurrent use.
@@ -99,7 +104,7 @@ func (e *Engine) begin(req *request.Request) (*call, error) {
 		return nil, err
 	}
 	log := e.deps.Log.With("cmd", req.Command, "pod", req.Pod(), "container", req.ContainerID)
-	return &call{Engine: e, req: req, conf: conf, store: &ledger.Store{Dir: conf.CNIDir, BinDir: conf.BinDir, Log: log}, log: log}, nil
+	return &call{Engine: e, req: req, conf: conf, store: &ledger.Store{Dir: conf.CNIDir, BinDir: conf.BinDir, Boot: e.deps.Boot, Log: log}, log: log}, nil
 }
 
 // locked runs fn while holding the sandbox's lock.

@@ -4,17 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/containernetworking/cni/pkg/types"
 
-	"multus/internal/engine/execute"
+	"multus/internal/cniconf"
 	"multus/internal/engine/ledger"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
 	"multus/internal/failpoint"
 	"multus/internal/fault"
-	"multus/internal/fsx"
 )
 
 // GC frees what belongs to no sandbox of the runtime's list, for every network ever attached on this node,
@@ -39,59 +37,45 @@ func (e *Engine) GC(ctx context.Context, req *request.Request) error {
 	return c.inPod(c.gc(ctx, valid))
 }
 
-// network is one configuration that GC asks, with the attachments that stay.
-type network struct {
-	attachment plan.Attachment
-	valid      []types.GCAttachment
+func (c *call) gc(ctx context.Context, valid map[string]bool) error {
+	nets := &networks{byName: map[string]*network{}}
+	// The cluster network is asked also when it was never attached.
+	p, planErr := c.deps.Planner.Plan(ctx, c.req, c.conf)
+	if planErr == nil {
+		if p.Dirs.State != "" {
+			c.store.Dir = p.Dirs.State // the daemon's configuration may keep it elsewhere (behaviour.md A90)
+		}
+		nets.know(p.Attachments[0].Name, p.Attachments[0].Config, p.Dirs.Binary)
+	}
+	collectErr := c.collectUnlisted(ctx, valid, nets)
+	failpoint.At("gc.collected")
+	noted, notedErr := c.store.Networks()
+	for _, n := range noted {
+		nets.know(n.Name, n.Config, n.BinDir)
+	}
+	return errors.Join(planErr, collectErr, notedErr, c.tellNetworks(ctx, nets))
 }
 
-func (c *call) gc(ctx context.Context, valid map[string]bool) error {
+// collectUnlisted frees the recorded sandboxes that are not valid, and notes the networks of all.
+func (c *call) collectUnlisted(ctx context.Context, valid map[string]bool, nets *networks) error {
 	containers, err := c.store.Containers()
 	if err != nil {
 		return err
 	}
 	failpoint.At("gc.listed")
 	var errs []error
-	var networks []*network
-	note := func(a *plan.Attachment, keep bool, containerID string) {
-		i := slices.IndexFunc(networks, func(n *network) bool { return n.attachment.Config.Name() == a.Config.Name() })
-		if i < 0 {
-			i = len(networks)
-			networks = append(networks, &network{attachment: *a})
-		}
-		if keep {
-			networks[i].valid = append(networks[i].valid, types.GCAttachment{ContainerID: containerID, IfName: a.IfName})
-		}
-	}
-	// The cluster network is asked also when nothing is attached.
-	if p, err := c.deps.Planner.Plan(ctx, c.req, c.conf); err == nil {
-		note(&p.Attachments[0], false, "")
-	} else {
-		errs = append(errs, err)
-	}
 	seen := map[string]bool{}
 	for _, id := range containers {
 		seen[id] = true
-		r, kept, err := c.collect(ctx, id, valid[id])
+		r, kept, err := c.collect(ctx, id, func(*ledger.Record) bool { return !valid[id] })
 		errs = append(errs, err)
-		for i := range r.Attachments {
-			note(&r.Attachments[i], kept, id)
-		}
+		nets.note(r, kept, c.conf.BinDir)
 	}
-	errs = append(errs, c.newcomers(seen, func(a *plan.Attachment, id string) { note(a, true, id) }))
-	failpoint.At("gc.collected")
-	run := c.runner(plan.Dirs{State: c.conf.CNIDir, Binary: c.conf.BinDir})
-	for _, n := range networks {
-		failpoint.At("gc.before")
-		if err := run.GC(ctx, &n.attachment, n.valid); err != nil {
-			errs = append(errs, fmt.Errorf("network %q: %w", n.attachment.Name, err))
-		}
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, c.newcomers(seen, nets))...)
 }
 
 // newcomers notes the attachments of the sandboxes that have come since GC looked: they are valid, listed or not.
-func (c *call) newcomers(seen map[string]bool, note func(a *plan.Attachment, id string)) error {
+func (c *call) newcomers(seen map[string]bool, nets *networks) error {
 	containers, err := c.store.Containers()
 	errs := []error{err}
 	for _, id := range containers {
@@ -100,39 +84,67 @@ func (c *call) newcomers(seen map[string]bool, note func(a *plan.Attachment, id 
 		}
 		r, err := c.store.Read(id, ledger.UsualName)
 		errs = append(errs, err)
-		for i := 0; r != nil && i < len(r.Attachments); i++ {
-			note(&r.Attachments[i], id)
+		if r != nil {
+			nets.note(r, true, c.conf.BinDir)
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// collect frees one sandbox unless it is valid or being worked on, and returns what was attached.
-func (c *call) collect(ctx context.Context, id string, valid bool) (r *ledger.Record, kept bool, err error) {
-	none := &ledger.Record{ContainerID: id}
-	l, err := fsx.TryAcquire(c.deps.LockFile, id)
-	switch {
-	case errors.Is(err, fsx.ErrLocked):
-		valid = true // somebody is at it: what it has recorded counts
-	case err != nil:
-		return none, true, err
-	default:
-		defer func() { err = errors.Join(err, l.Release()) }()
+// tellNetworks runs GC of every network's delegates. What was noted of a network of which nothing is left is
+// forgotten once its plugins have cleaned up.
+func (c *call) tellNetworks(ctx context.Context, nets *networks) error {
+	var errs []error
+	for _, name := range nets.order {
+		n := nets.byName[name]
+		failpoint.At("gc.before")
+		err := c.runner(plan.Dirs{State: c.store.Dir, Binary: n.binDir}).GC(ctx, n.config, n.valid)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("network %q: %w", n.name, err))
+			continue
+		}
+		if len(n.valid) == 0 {
+			errs = append(errs, c.store.Forget(name))
+		}
 	}
-	r, err = c.store.Read(id, ledger.UsualName)
-	if err != nil || r == nil {
-		return none, valid, err
+	return errors.Join(errs...)
+}
+
+// networks are the networks that GC asks, by the name of their configuration, in the order in which they came up.
+type networks struct {
+	order  []string
+	byName map[string]*network
+}
+
+// network is one configuration, with the attachments that stay.
+type network struct {
+	name   string
+	config *cniconf.List
+	binDir string
+	valid  []types.GCAttachment
+}
+
+// know adds a network unless it is known: the configuration that came first is asked.
+func (n *networks) know(name string, config *cniconf.List, binDir string) *network {
+	known, ok := n.byName[config.Name()]
+	if !ok {
+		known = &network{name: name, config: config, binDir: binDir}
+		n.byName[config.Name()] = known
+		n.order = append(n.order, config.Name())
 	}
-	if valid {
-		return r, true, nil
+	return known
+}
+
+// note adds the networks of a sandbox, and its attachments as valid ones if they stay.
+func (n *networks) note(r *ledger.Record, stays bool, binDir string) {
+	if r.BinDir != "" {
+		binDir = r.BinDir
 	}
-	failpoint.At("gc.stale")
-	one := *c
-	one.req = &request.Request{Command: request.Del, ContainerID: id, IfName: ledger.UsualName, Path: c.req.Path, Netns: r.Netns}
-	one.lock = l.File()
-	if !execute.Exists(r.Netns) {
-		one.req.Netns = ""
+	for i := range r.Attachments {
+		a := &r.Attachments[i]
+		known := n.know(a.Name, a.Config, binDir)
+		if stays {
+			known.valid = append(known.valid, types.GCAttachment{ContainerID: r.ContainerID, IfName: a.IfName})
+		}
 	}
-	c.log.Warn("freeing a sandbox that the runtime does not know", "stale", id)
-	return r, false, one.free(ctx, one.planFor(r))
 }

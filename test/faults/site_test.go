@@ -354,6 +354,12 @@ func (s *site) reset(t *testing.T) {
 	s.newPod(t)
 }
 
+// forgetNetworks makes the next ADD the first that the node has seen of its networks: it passes more points.
+func (s *site) forgetNetworks(t *testing.T) {
+	t.Helper()
+	check(t, os.RemoveAll(s.State()+"-networks"))
+}
+
 // checkStatus compares network-status with the result of the last ADD. It waits: a daemon may just be coming back.
 func (s *site) checkStatus(t *testing.T, r *row, what string) {
 	t.Helper()

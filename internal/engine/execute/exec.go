@@ -32,6 +32,12 @@ const (
 	maxStdout = 8 << 20
 )
 
+// DepthEnv is set in the environment of every delegate: who finds it there was started by Multus (P09).
+const DepthEnv = "MULTUS_DEPTH"
+
+// errCutOff is wrapped by the error of a delegate that did not end by itself.
+var errCutOff = errors.New("was killed")
+
 // Exec runs delegates: in their own process group, which is killed when the request ends; holding the
 // sandbox's lock, so that a later DEL waits for them even if this process was killed.
 type Exec struct {
@@ -120,7 +126,7 @@ func emptyResult(stdin []byte) []byte {
 func pluginError(ctx context.Context, path string, err error, stdout, stderr []byte) error {
 	name := filepath.Base(path)
 	if ctx.Err() != nil {
-		return fmt.Errorf("plugin %s did not end in time and was killed: %w", name, context.Cause(ctx))
+		return fmt.Errorf("plugin %s did not end in time and %w: %w", name, errCutOff, context.Cause(ctx))
 	}
 	said := &types.Error{}
 	switch {
@@ -133,7 +139,7 @@ func pluginError(ctx context.Context, path string, err error, stdout, stderr []b
 	}
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() && ws.Signal() == syscall.SIGKILL {
-			return fmt.Errorf("netplugin failed with no error message: %s: %w (somebody killed it; the kernel does when the memory of its cgroup is used up)", name, err)
+			return fmt.Errorf("netplugin failed with no error message: %s: %w (it %w by somebody; the kernel does that when the memory of its cgroup is used up)", name, err, errCutOff)
 		}
 	}
 	return fmt.Errorf("netplugin failed with no error message: %s: %w", name, err)

@@ -15,6 +15,7 @@ import (
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
 
+	"multus/internal/cniconf"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
 	"multus/internal/failpoint"
@@ -83,26 +84,32 @@ func (r *Runner) Del(ctx context.Context, p *plan.Plan, a *plan.Attachment) erro
 		// libcni forgets an attachment whose list has been gone through; what the missing plugin holds is there yet.
 		err = errors.Join(err, fsx.WriteAtomic(entry, remembered, 0o600))
 	}
-	if err != nil && !added && !r.cutShort(p, a) && (neverBegan(err) || !HasInterface(p.Netns, a.IfName)) {
-		// ADD never came to it, or failed in it. Its plugins were asked, so what they reserved is freed; some
-		// call a missing interface an error, at this and at every later DEL (host-device), and the runtime
-		// would never get rid of the sandbox (P07).
-		r.log.Warn("DEL of an attachment that was never made", "network", a.Name, "ifname", a.IfName, "err", err)
-		return nil
+	if err != nil && !added && (neverBegan(err) || !HasInterface(p.Netns, a.IfName)) {
+		return &UnseenError{Err: err}
 	}
 	return err
 }
 
-// cutShort tells that an ADD was killed while it was at a: the one before has a result and a has none. Then a failed
-// DEL may leave something; it is an error, until the one before is deleted and nothing tells of the ADD any more.
-func (r *Runner) cutShort(p *plan.Plan, a *plan.Attachment) bool {
-	i := slices.IndexFunc(p.Attachments, func(x plan.Attachment) bool { return x.IfName == a.IfName })
-	if i < 1 {
-		return false
-	}
-	_, err := os.Stat(r.cacheFile(p.Attachments[i-1].Config.Name(), p.ContainerID, p.Attachments[i-1].IfName))
-	return err == nil
+// UnseenError is the error of a DEL of which nothing is seen: libcni has no result of the attachment and the sandbox
+// has no such interface. ADD never came to it, failed in it, or was killed in it. Its plugins were asked, so what they
+// reserved is freed, unless they failed before they came to that. Some call a missing interface an error, at this and
+// at every later DEL (host-device): the runtime would never get rid of the sandbox (P07).
+type UnseenError struct{ Err error }
+
+// Error is the error itself.
+func (e *UnseenError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the error itself.
+func (e *UnseenError) Unwrap() error { return e.Err }
+
+// Answered tells that the plugin itself said why it failed.
+func (e *UnseenError) Answered() bool {
+	_, ok := errors.AsType[*types.Error](e.Err)
+	return ok && !e.CutOff()
 }
+
+// CutOff tells that a plugin was ended before it had ended by itself.
+func (e *UnseenError) CutOff() bool { return errors.Is(e.Err, errCutOff) }
 
 // cacheFile is libcni's cache entry of an attachment (behaviour.md D84).
 func (r *Runner) cacheFile(network, containerID, ifName string) string {
@@ -149,8 +156,8 @@ func (r *Runner) Status(ctx context.Context, a *plan.Attachment) error {
 }
 
 // GC tells the delegates of one network which of its attachments are valid, if they know the verb.
-func (r *Runner) GC(ctx context.Context, a *plan.Attachment, valid []types.GCAttachment) error {
-	list, err := a.Config.Libcni()
+func (r *Runner) GC(ctx context.Context, config *cniconf.List, valid []types.GCAttachment) error {
+	list, err := config.Libcni()
 	if err != nil {
 		return err
 	}

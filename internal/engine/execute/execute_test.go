@@ -206,12 +206,30 @@ func TestDelEdges(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	t.Run("never added, a plugin missing: it holds nothing", func(t *testing.T) {
+	t.Run("never added, a plugin missing", func(t *testing.T) {
 		t.Parallel()
 		n := newNode(t, "b")
 		p, a := attachment(t, two)
-		if err := n.run.Del(t.Context(), p, a); err != nil || n.called(t) != "b DEL" {
-			t.Error(err)
+		unseen, ok := errors.AsType[*UnseenError](n.run.Del(t.Context(), p, a))
+		if !ok || unseen.Answered() || unseen.CutOff() || n.called(t) != "b DEL" {
+			t.Errorf("%v", unseen)
+		}
+	})
+	t.Run("P07 never added, a plugin that fails", func(t *testing.T) {
+		t.Parallel()
+		for does, want := range map[string][2]bool{ // answered, cut off
+			`echo '{"code":999,"msg":"no interface"}'; exit 1`: {true, false},
+			`exit 1`:        {false, false},
+			`kill -9 $$`:    {false, true},
+			`kill -SEGV $$`: {false, false},
+		} {
+			n := newNode(t, "a", "b")
+			n.does(t, "b", does)
+			p, a := attachment(t, two)
+			unseen, ok := errors.AsType[*UnseenError](n.run.Del(t.Context(), p, a))
+			if !ok || unseen.Answered() != want[0] || unseen.CutOff() != want[1] {
+				t.Errorf("%s: %v", does, unseen)
+			}
 		}
 	})
 	t.Run("K5 added, a plugin missing: the others are deleted, and it is an error until the plugin is back", func(t *testing.T) {
@@ -276,13 +294,13 @@ func TestOtherVerbs(t *testing.T) {
 	if err := n.run.Status(t.Context(), a); err != nil || n.called(t) != "a STATUS, b STATUS" {
 		t.Errorf("STATUS: %v", err)
 	}
-	if err := n.run.GC(t.Context(), a, []types.GCAttachment{{ContainerID: "c", IfName: "net1"}}); err != nil || n.called(t) != "a GC, b GC" {
+	if err := n.run.GC(t.Context(), a.Config, []types.GCAttachment{{ContainerID: "c", IfName: "net1"}}); err != nil || n.called(t) != "a GC, b GC" {
 		t.Errorf("GC: %v", err)
 	}
 	if in := n.read(t, "a.GC.in"); !strings.Contains(in, `"cni.dev/valid-attachments":[{"containerID":"c","ifname":"net1"}]`) {
 		t.Errorf("GC: %s", in)
 	}
-	if err := n.run.GC(t.Context(), a, nil); err != nil || !strings.Contains(n.read(t, "a.GC.in"), `"cni.dev/valid-attachments":[]`) {
+	if err := n.run.GC(t.Context(), a.Config, nil); err != nil || !strings.Contains(n.read(t, "a.GC.in"), `"cni.dev/valid-attachments":[]`) {
 		t.Errorf("GC without attachments: %v: %s", err, n.read(t, "a.GC.in"))
 	}
 	n.called(t)

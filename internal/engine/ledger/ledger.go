@@ -46,7 +46,9 @@ type Store struct {
 	Dir string
 	// BinDir is binDir of the runtime's configuration; a plan that uses another one has it recorded.
 	BinDir string
-	Log    *slog.Logger
+	// Boot is the identity of this boot of the node, "" if it is not known.
+	Boot string
+	Log  *slog.Logger
 }
 
 // Record is what is known to be attached, or to have been begun, for one sandbox.
@@ -56,8 +58,22 @@ type Record struct {
 	Netns string
 	// BinDir is where ADD looked for plugins first, "" for the runtime's configuration's.
 	BinDir string
+	// Boot at which it was recorded, "" in files of today's Multus.
+	Boot string
+	// Age is how long ago it was recorded.
+	Age      time.Duration
+	Progress Progress
 	// Attachments in the order of ADD.
 	Attachments []plan.Attachment
+}
+
+// Progress is what became of a sandbox after it was recorded. The zero value is that of an ADD that is at work, was
+// killed, or succeeded: libcni's results tell the last one apart.
+type Progress struct {
+	// Undone tells that ADD failed, and went over everything that it had begun.
+	Undone bool
+	// DelTries counts the DELs that failed though nothing was seen to remain.
+	DelTries int
 }
 
 // Write records a plan durably: once it returns, a power loss does not lose it.
@@ -71,6 +87,7 @@ func (s *Store) Write(p *plan.Plan) error {
 		if p.Dirs.Binary != s.BinDir {
 			e.BinDir = p.Dirs.Binary
 		}
+		e.Boot = s.Boot
 		elements[i] = e
 	}
 	return s.write(p.ContainerID, elements)
@@ -119,6 +136,9 @@ func (s *Store) Read(containerID, ifName string) (*Record, error) {
 			return nil, err
 		}
 	}
+	if !damaged {
+		s.complete(r)
+	}
 	if len(r.Attachments) == 0 {
 		return nil, nil //nolint:nilnil // no record is an answer, not an error
 	}
@@ -140,6 +160,8 @@ func (s *Store) decode(r *Record, b []byte, ifName string) error {
 			if a, err = e.decode(i, r.ContainerID, ifName); err == nil {
 				r.Attachments = append(r.Attachments, *a)
 				r.Netns, r.BinDir = cmp.Or(e.Netns, r.Netns), cmp.Or(e.BinDir, r.BinDir)
+				r.Boot = cmp.Or(e.Boot, r.Boot)
+				r.Progress = Progress{Undone: e.Undone || r.Progress.Undone, DelTries: max(e.DelTries, r.Progress.DelTries)}
 			}
 		}
 		errs = append(errs, err)
@@ -147,9 +169,36 @@ func (s *Store) decode(r *Record, b []byte, ifName string) error {
 	return errors.Join(errs...)
 }
 
-// setAside keeps a damaged file; DEL goes on without it.
+// complete adds what is beside an undamaged record: its age, and, for one of today's Multus, the namespace that libcni
+// remembers. Both are for GC alone, so that not knowing them is no error.
+func (s *Store) complete(r *Record) {
+	r.Age = age(s.path(r.ContainerID))
+	if r.Netns != "" {
+		return
+	}
+	cached, err := s.cached(r.ContainerID)
+	if err == nil && len(cached) > 0 {
+		r.Netns = cached[0].NetNS
+	}
+}
+
+// age is 0 for a file that is not there.
+func age(path string) time.Duration {
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0
+	}
+	return time.Since(info.ModTime())
+}
+
+// cached lists what libcni remembers of a sandbox; of all for "".
+func (s *Store) cached(containerID string) ([]*libcni.NetworkAttachment, error) {
+	return libcni.NewCNIConfigWithCacheDir(nil, s.Dir, nil).GetCachedAttachments(containerID)
+}
+
+// setAside keeps a damaged file, once for each content; DEL goes on without it.
 func (s *Store) setAside(containerID string, b []byte) {
-	name := containerID + "." + strconv.FormatInt(time.Now().Unix(), 10)
+	name := containerID + "." + strconv.FormatUint(hash(b), 16)
 	path := filepath.Join(s.Dir, damagedDir, name)
 	err := os.MkdirAll(filepath.Dir(path), 0o700)
 	if err == nil {
@@ -160,7 +209,7 @@ func (s *Store) setAside(containerID string, b []byte) {
 
 // addResults adds the attachments that libcni's result cache knows and r does not.
 func (s *Store) addResults(r *Record, ifName string) error {
-	cached, err := libcni.NewCNIConfigWithCacheDir(nil, s.Dir, nil).GetCachedAttachments(r.ContainerID)
+	cached, err := s.cached(r.ContainerID)
 	if err != nil {
 		return fmt.Errorf("read results of container %s: %w", r.ContainerID, err)
 	}
@@ -178,6 +227,7 @@ func (s *Store) addResults(r *Record, ifName string) error {
 		}
 		r.Attachments = append(r.Attachments, *a)
 		r.Netns = c.NetNS
+		r.Age = age(filepath.Join(s.Dir, "results", c.Network+"-"+c.ContainerID+"-"+c.IfName))
 	}
 	slices.SortStableFunc(r.Attachments, func(a, b plan.Attachment) int { return byPlace(a.IfName, b.IfName, ifName) })
 	return nil
@@ -217,6 +267,38 @@ func byPlace(a, b, primary string) int {
 	return strings.Compare(a, b)
 }
 
+// Note writes the progress into the record of a sandbox; one without a record needs none.
+func (s *Store) Note(containerID string, p Progress) error {
+	b, err := os.ReadFile(s.path(containerID))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	var elements []map[string]json.RawMessage
+	if err == nil {
+		err = json.Unmarshal(b, &elements)
+	}
+	for _, e := range elements {
+		delete(e, "undone")
+		if p.Undone {
+			e["undone"] = json.RawMessage("true")
+		}
+		delete(e, "delTries")
+		if p.DelTries > 0 {
+			e["delTries"] = json.RawMessage(strconv.Itoa(p.DelTries))
+		}
+	}
+	if err == nil {
+		b, err = json.Marshal(elements)
+	}
+	if err == nil {
+		err = fsx.WriteAtomic(s.path(containerID), b, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("note progress of container %s: %w", containerID, err)
+	}
+	return nil
+}
+
 // Remove forgets a sandbox; one that is not there is forgotten already.
 func (s *Store) Remove(containerID string) error {
 	if err := fsx.Remove(s.path(containerID)); err != nil {
@@ -250,7 +332,7 @@ func (s *Store) Containers() ([]string, error) {
 			add(e.Name())
 		}
 	}
-	cached, err := libcni.NewCNIConfigWithCacheDir(nil, s.Dir, nil).GetCachedAttachments("")
+	cached, err := s.cached("")
 	if err != nil {
 		return nil, fmt.Errorf("list results: %w", err)
 	}

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -19,6 +20,7 @@ import (
 
 	"multus/internal/config"
 	"multus/internal/engine"
+	"multus/internal/engine/execute"
 	"multus/internal/engine/request"
 	"multus/internal/failpoint"
 	"multus/internal/fault"
@@ -124,17 +126,13 @@ func (v *verbs) simple(command string, args *skel.CmdArgs, verb func(*engine.Eng
 	return nil
 }
 
-// depth is set in the environment of everything that the plugin starts: who finds it there was started by a
-// delegate of Multus, and must not start again (P09).
-const depth = "MULTUS_DEPTH"
-
-// guard stops recursion at once.
+// guard stops recursion at once (P09).
 func guard(command string) error {
-	if os.Getenv(depth) != "" {
+	if os.Getenv(execute.DepthEnv) != "" {
 		return fault.New(fault.BadConfig, "make the cluster network, and every network-attachment-definition, delegate to something else than multus",
 			"%s: multus was called by one of its own delegates", command)
 	}
-	return os.Setenv(depth, "1") //nolint:forbidigo // delegates inherit the environment; this is the edge
+	return os.Setenv(execute.DepthEnv, "1") //nolint:forbidigo // delegates inherit the environment; this is the edge
 }
 
 // prepare makes the request and the engine. CNI_ARGS that cannot be read fail everything but DEL, which the
@@ -161,7 +159,7 @@ func (v *verbs) prepare(command string, args *skel.CmdArgs) (*request.Request, *
 	return &request.Request{
 		Command: command, ContainerID: args.ContainerID, Netns: args.Netns, IfName: args.IfName,
 		Args: parsed, Path: args.Path, Config: args.StdinData,
-	}, engine.New(engine.Deps{Planner: c, Publisher: c, Status: c, LockFile: LockFile, Log: log}), nil
+	}, engine.New(engine.Deps{Planner: c, Publisher: c, Status: c, LockFile: LockFile, Boot: boot(), Log: log}), nil
 }
 
 func (v *verbs) logger(conf *config.Plugin) *slog.Logger {
@@ -175,6 +173,15 @@ func (v *verbs) logger(conf *config.Plugin) *slog.Logger {
 		fmt.Fprintln(os.Stderr, err)
 	}
 	return log
+}
+
+// boot is the kernel's identity of this boot.
+func boot() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
 }
 
 // tryAgain is the error for a daemon that does not answer.

@@ -23,8 +23,10 @@ import (
 )
 
 const (
-	// askOnce bounds a question to the daemon that has an answer without it (DEL, STATUS, GC).
-	askOnce = time.Second
+	// askOnce bounds a question to the daemon that has an answer without it (DEL, STATUS), and askForGC that of a verb
+	// that nobody waits for.
+	askOnce  = time.Second
+	askForGC = 10 * time.Second
 	// reportWait bounds how long an ADD waits for its status to be written; it is written later otherwise.
 	reportWait = 3 * time.Second
 	// reportBriefly bounds a report that nobody misses: timings of a DEL.
@@ -88,7 +90,11 @@ func (d *daemon) Plan(ctx context.Context, req *request.Request, conf *config.Pl
 		return (&plan.Resolver{Log: d.log}).Plan(ctx, req, conf)
 	}
 	call, wait := d.client.Persist, conf.DaemonWait()
-	if req.Command != request.Add {
+	switch req.Command {
+	case request.Add:
+	case request.GC:
+		call, wait = d.client.Call, askForGC
+	default:
 		call, wait = d.client.Call, askOnce
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, wait, fmt.Errorf("no answer for %s", wait))

@@ -1,0 +1,165 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"multus/internal/engine/execute"
+	"multus/internal/engine/ledger"
+	"multus/internal/engine/request"
+	"multus/internal/failpoint"
+	"multus/internal/fsx"
+)
+
+// DefaultGrace is how old a record must be before Collect takes its sandbox for gone.
+const DefaultGrace = 5 * time.Minute
+
+// collectLimit bounds what the first ADD after a boot spends on the sandboxes of before.
+const collectLimit = 10 * time.Second
+
+// Gone is a sandbox that the ledger remembers and that is not there any more.
+type Gone struct {
+	ContainerID string
+	// Pod is namespace/name as the runtime named it at ADD, "" if that was not recorded.
+	Pod string
+	// Netns is the path of the namespace that is gone.
+	Netns string
+	// Networks of the sandbox, in the order of ADD.
+	Networks []string
+	// Why it counts as gone.
+	Why string
+	// Freed tells that everything was deleted; Err says what was not.
+	Freed bool
+	Err   error
+}
+
+// Collect frees the sandboxes whose namespace is gone, as the DEL does that they never got, without a list of the
+// runtime: those recorded before the last boot, and those recorded longer than grace ago. Others, and those that
+// are being worked on, are not touched. With dry it only says what it would do. It must run where the runtime's
+// network namespaces can be seen: a sandbox whose path is in a folder that is not there is not judged, unless the
+// node was started since. req has the configuration of the plugin and CNI_PATH.
+func (e *Engine) Collect(ctx context.Context, req *request.Request, grace time.Duration, dry bool) ([]Gone, error) {
+	c, err := e.begin(req)
+	if err != nil {
+		return nil, err
+	}
+	return c.collectGone(ctx, func(r *ledger.Record) string { return c.gone(r, grace) }, dry)
+}
+
+// gone says why the sandbox of a record is gone; "" if it is not, or if that cannot be told.
+func (c *call) gone(r *ledger.Record, grace time.Duration) string {
+	if r.Netns == "" || execute.Exists(r.Netns) {
+		return ""
+	}
+	if c.beforeBoot(r) {
+		return "its network namespace is gone, and the node was started since"
+	}
+	if _, err := os.Stat(filepath.Dir(r.Netns)); err != nil || r.Age < grace {
+		return ""
+	}
+	return "its network namespace is gone"
+}
+
+// beforeBoot tells that a sandbox was attached before the node was started.
+func (c *call) beforeBoot(r *ledger.Record) bool {
+	return r.Boot != "" && c.deps.Boot != "" && r.Boot != c.deps.Boot
+}
+
+// afterBoot frees, once after each boot, the sandboxes of before whose namespace is gone: what they hold must not be
+// missing for the pods that start now. It never fails the ADD that it precedes. The ADDs beside it do not wait.
+func (c *call) afterBoot(ctx context.Context) {
+	if c.deps.Boot == "" {
+		return
+	}
+	mark := filepath.Join(filepath.Dir(c.deps.LockFile), "collected")
+	if was, err := os.ReadFile(mark); err == nil && string(was) == c.deps.Boot {
+		return
+	}
+	lock, err := fsx.TryAcquire(c.deps.LockFile, "collect")
+	if errors.Is(err, fsx.ErrLocked) {
+		return // another ADD is at it
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, collectLimit, fmt.Errorf("it took longer than %s", collectLimit))
+	defer cancel()
+	if err == nil {
+		// Marked first: what cannot be freed now is left to the runtime, not tried again by every ADD.
+		err = os.WriteFile(mark, []byte(c.deps.Boot), 0o600)
+		_, collectErr := c.collectGone(ctx, func(r *ledger.Record) string {
+			if !c.beforeBoot(r) {
+				return ""
+			}
+			return c.gone(r, 0)
+		}, false)
+		err = errors.Join(err, collectErr, lock.Release())
+	}
+	if err != nil {
+		c.log.Warn("sandboxes of before the boot are not all freed", "err", err)
+	}
+}
+
+// collectGone frees the recorded sandboxes for which why gives a reason, until ctx ends.
+func (c *call) collectGone(ctx context.Context, why func(*ledger.Record) string, dry bool) ([]Gone, error) {
+	containers, err := c.store.Containers()
+	if err != nil {
+		return nil, err
+	}
+	var out []Gone
+	for _, id := range containers {
+		if ctx.Err() != nil {
+			return out, fmt.Errorf("free sandboxes that are gone: %w", context.Cause(ctx))
+		}
+		var reason string
+		r, kept, err := c.collect(ctx, id, func(r *ledger.Record) bool {
+			reason = why(r)
+			return reason != "" && !dry
+		})
+		if reason == "" && err == nil {
+			continue
+		}
+		g := Gone{ContainerID: id, Netns: r.Netns, Why: reason, Freed: err == nil && !kept, Err: err}
+		for i := range r.Attachments {
+			a := &r.Attachments[i]
+			g.Networks = append(g.Networks, a.Name)
+			if name := a.Args.Get(request.PodName); name != "" {
+				g.Pod = a.Args.Get(request.PodNamespace) + "/" + name
+			}
+		}
+		out = append(out, g)
+	}
+	return out, nil
+}
+
+// collect frees one sandbox if stale says so of its record, unless it is being worked on, and returns what was
+// attached, and whether it stays.
+func (c *call) collect(ctx context.Context, id string, stale func(*ledger.Record) bool) (r *ledger.Record, kept bool, err error) {
+	none := &ledger.Record{ContainerID: id}
+	l, err := fsx.TryAcquire(c.deps.LockFile, id)
+	busy := errors.Is(err, fsx.ErrLocked) // somebody is at it: what it has recorded counts
+	switch {
+	case busy:
+	case err != nil:
+		return none, true, err
+	default:
+		defer func() { err = errors.Join(err, l.Release()) }()
+	}
+	r, err = c.store.Read(id, ledger.UsualName)
+	if err != nil || r == nil {
+		return none, true, err
+	}
+	if busy || !stale(r) {
+		return r, true, nil
+	}
+	failpoint.At("gc.stale")
+	one := *c
+	one.req = &request.Request{Command: request.Del, ContainerID: id, IfName: ledger.UsualName, Path: c.req.Path, Netns: r.Netns}
+	one.lock = l.File()
+	if !execute.Exists(r.Netns) {
+		one.req.Netns = ""
+	}
+	c.log.Warn("freeing a sandbox that is gone", "stale", id)
+	return r, false, one.freeRecord(ctx, r)
+}

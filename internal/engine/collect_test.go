@@ -1,0 +1,132 @@
+package engine
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"multus/internal/engine/request"
+	"multus/internal/fsx"
+)
+
+// TestCollect shows whose sandbox counts as gone without a list of the runtime (P20): a namespace that is gone, of
+// before the boot or for long enough. All others are not touched.
+func TestCollect(t *testing.T) {
+	t.Parallel()
+	here := "/proc/self/ns/net"
+	gone := filepath.Join(t.TempDir(), "gone")
+	hidden := filepath.Join(t.TempDir(), "not", "mounted", "here")
+	tests := []struct {
+		name, netns, boot string
+		age               time.Duration
+		taken             bool
+	}{
+		{"alive", here, "now", time.Hour, false},
+		{"alive, of another boot", here, "before", time.Hour, false},
+		{"gone", gone, "now", time.Hour, true},
+		{"gone just now", gone, "now", time.Minute, false},
+		{"gone, of another boot", gone, "before", 0, true},
+		{"gone, of a boot that is not known", gone, "", time.Minute, false},
+		{"not to be seen from here", hidden, "now", time.Hour, false},
+		{"not to be seen from here, of another boot", hidden, "before", 0, true},
+		{"no namespace recorded", "", "before", time.Hour, false},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			n := newNode(t, "cluster", "other")
+			n.attached(t, "c", "other", "1.0.0", tc.netns, tc.boot)
+			n.age(t, "c", tc.age)
+			dry, err := n.engine.Collect(t.Context(), n.request(request.Del, "", ""), DefaultGrace, true)
+			if err != nil || (len(dry) == 1) != tc.taken || !n.recorded(t, "c") || n.called(t) != "" {
+				t.Fatalf("dry run: %+v, %v", dry, err)
+			}
+			got, err := n.engine.Collect(t.Context(), n.request(request.Del, "", ""), DefaultGrace, false)
+			if err != nil || (len(got) == 1) != tc.taken || n.recorded(t, "c") == tc.taken {
+				t.Fatalf("%+v, %v", got, err)
+			}
+			called := n.called(t)
+			if !tc.taken {
+				if called != "" {
+					t.Errorf("called: %s", called)
+				}
+				return
+			}
+			if called != "other DEL c, cluster DEL c" {
+				t.Errorf("called: %s", called)
+			}
+			g := got[0]
+			if g.ContainerID != "c" || g.Pod != "team/p-c" || g.Netns != tc.netns || len(g.Networks) != 2 || g.Why == "" || !g.Freed || g.Err != nil {
+				t.Errorf("%+v", g)
+			}
+			if dry[0].Freed || dry[0].Why != g.Why {
+				t.Errorf("dry run: %+v", dry[0])
+			}
+		})
+	}
+}
+
+// TestCollectFails: what cannot be freed is told and stays recorded, and does not keep the others.
+func TestCollectFails(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, "cluster", "good", "bad")
+	n.does(t, "bad", `echo '{"code":11,"msg":"later"}'; exit 1`)
+	for _, c := range []string{"bad", "good"} {
+		n.attached(t, c, c, "1.0.0", filepath.Join(n.dir, "gone"), "before")
+	}
+	got, err := n.engine.Collect(t.Context(), n.request(request.Del, "", ""), 0, false)
+	if err != nil || len(got) != 2 {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	for _, g := range got {
+		if bad := g.ContainerID == "bad"; g.Freed == bad || (g.Err != nil) != bad || n.recorded(t, g.ContainerID) != bad {
+			t.Errorf("%+v", g)
+		}
+	}
+}
+
+// TestAfterBoot shows that the first ADD after a boot frees what was attached before it, and no later one looks again.
+func TestAfterBoot(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, "cluster", "other")
+	gone := filepath.Join(n.dir, "gone")
+	n.attached(t, "before", "other", "1.0.0", gone, "before")
+	n.attached(t, "now", "other", "1.0.0", gone, "now")
+	n.age(t, "now", time.Hour)
+	add := func() {
+		t.Helper()
+		// It fails for want of a namespace; what precedes that is of interest.
+		if _, err := n.engine.Add(t.Context(), n.request(request.Add, "c", "")); err == nil {
+			t.Fatal("no error")
+		}
+	}
+	busy, err := fsx.Acquire(t.Context(), n.engine.deps.LockFile, "collect")
+	if err != nil {
+		t.Fatal(err)
+	}
+	add()
+	if !n.recorded(t, "before") {
+		t.Error("two ADDs collect at the same time")
+	}
+	if err := busy.Release(); err != nil {
+		t.Fatal(err)
+	}
+	add()
+	if n.recorded(t, "before") || !n.recorded(t, "now") || n.called(t) != "other DEL before, cluster DEL before" {
+		t.Error("the sandbox of before the boot, and only that, is to be freed")
+	}
+	n.attached(t, "before", "other", "1.0.0", gone, "before")
+	add()
+	if !n.recorded(t, "before") || n.called(t) != "" {
+		t.Error("looked again")
+	}
+	if err := os.RemoveAll(filepath.Join(n.dir, "run")); err != nil { // as a boot does
+		t.Fatal(err)
+	}
+	n.engine.deps.Boot = ""
+	add()
+	if !n.recorded(t, "before") {
+		t.Error("without knowing the boot nothing is older than it")
+	}
+}

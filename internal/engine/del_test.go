@@ -1,0 +1,113 @@
+package engine
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"multus/internal/engine/execute"
+	"multus/internal/engine/ledger"
+	"multus/internal/engine/request"
+	"multus/internal/fsx"
+)
+
+// TestUnseen shows how often a DEL fails because of an attachment of which nothing is seen (P07): as long as the plugin
+// may hold something, and not for ever because it calls a missing interface an error.
+func TestUnseen(t *testing.T) {
+	t.Parallel()
+	answers := `echo '{"code":999,"msg":"no such interface"}'; exit 1`
+	tests := []struct {
+		name, network, does string
+		progress            ledger.Progress
+		fails               int // -1: always
+	}{
+		{"ADD was killed, the plugin works", "other", "", ledger.Progress{}, 0},
+		{"ADD was killed, the plugin always gives a reason", "other", answers, ledger.Progress{}, unseenTries},
+		{"the cluster network's own", "cluster", answers, ledger.Progress{}, unseenTries},
+		{"ADD was killed, the plugin is always killed", "other", "kill -9 $$", ledger.Progress{}, -1},
+		{"ADD was killed, the plugin always crashes", "other", "exit 2", ledger.Progress{}, -1},
+		{"ADD had undone all, the plugin gives a reason", "other", answers, ledger.Progress{Undone: true}, 0},
+		{"ADD had undone all, the plugin crashes", "other", "exit 2", ledger.Progress{Undone: true}, 0},
+		{"ADD had undone all, the plugin is killed", "other", "kill -9 $$", ledger.Progress{Undone: true}, -1},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			n := newNode(t, "cluster", "other")
+			n.attached(t, "c", "other", "1.0.0", "/run/netns/gone", "now")
+			if err := n.store.Note("c", tc.progress); err != nil {
+				t.Fatal(err)
+			}
+			n.does(t, tc.network, tc.does)
+			for try := range unseenTries + 3 {
+				err := n.engine.Del(t.Context(), n.request(request.Del, "c", ""))
+				if got := n.called(t); try == 0 && got != "other DEL c, cluster DEL c" {
+					t.Errorf("called: %s", got)
+				}
+				fails := tc.fails < 0 || try < tc.fails
+				if (err != nil) != fails || n.recorded(t, "c") != fails {
+					t.Fatalf("DEL %d: %v, recorded %t", try+1, err, n.recorded(t, "c"))
+				}
+				if fails && !strings.Contains(err.Error(), tc.network+"-net") {
+					t.Errorf("%v does not name the network", err)
+				}
+			}
+		})
+	}
+}
+
+// stuck starts a process that holds the lock of container and does not end.
+func stuck(t *testing.T, n *node, container string, env ...string) *exec.Cmd {
+	t.Helper()
+	lock, err := fsx.Acquire(t.Context(), n.engine.deps.LockFile, container)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	p := exec.Command("/bin/sleep", "1000")
+	p.Env, p.ExtraFiles = env, []*os.File{lock.File()}
+	if err := p.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = p.Process.Kill(), p.Wait() })
+	return p
+}
+
+// TestOrphans shows that delegates which a killed plugin left behind are ended, and nobody else (P07).
+func TestOrphans(t *testing.T) { //nolint:paralleltest // a process that another test starts has all descriptors for a moment
+	mine := []string{execute.DepthEnv + "=1", "CNI_CONTAINERID=c", "X=y"}
+	n := newNode(t)
+	c, err := n.engine.begin(n.request(request.Del, "c", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	orphan := stuck(t, n, "c", mine...)
+	if err := c.endOrphans(); err != nil {
+		t.Fatal(err)
+	}
+	if err := orphan.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
+		t.Errorf("it lives: %v", err)
+	}
+	for what, env := range map[string][]string{
+		"a plugin at work":           {"CNI_CONTAINERID=c"},
+		"another sandbox's delegate": {execute.DepthEnv + "=1", "CNI_CONTAINERID=c2"},
+	} {
+		other := stuck(t, n, "c", env...)
+		err := c.endOrphans()
+		if err == nil || !strings.Contains(err.Error(), "held by process") || !strings.Contains(err.Error(), "(sleep)") {
+			t.Errorf("%s: %v", what, err)
+		}
+		if err := other.Process.Signal(os.Interrupt); err != nil {
+			t.Errorf("%s was ended: %v", what, err)
+		}
+		_ = other.Wait()
+	}
+	if err := c.endOrphans(); err != nil {
+		t.Errorf("nobody holds it: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(n.dir, "run", "locks")); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,102 @@
+package ledger
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"multus/internal/cniconf"
+	"multus/internal/engine/plan"
+	"multus/internal/fsx"
+)
+
+// Network is a network that was attached on this node at some time, also when no sandbox is left that has it: GC asks
+// its plugins all the same, for what others lost. Of one name the last configuration is known.
+type Network struct {
+	Name   string        `json:"name"`
+	BinDir string        `json:"binDir,omitempty"`
+	Config *cniconf.List `json:"config"`
+}
+
+// networksDir is beside the state directory: who reads that one, today's Multus included, takes every file for a
+// record.
+func (s *Store) networksDir() string { return filepath.Clean(s.Dir) + "-networks" }
+
+// networkFile is named by a hash: a network's name may be longer than a file's.
+func (s *Store) networkFile(configName string) string {
+	return filepath.Join(s.networksDir(), strconv.FormatUint(hash([]byte(configName)), 16)+".json")
+}
+
+func hash(b []byte) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write(b) // never fails
+	return h.Sum64()
+}
+
+// NoteNetworks remembers the networks of a plan until Forget. One that is known already costs a look at its file.
+func (s *Store) NoteNetworks(p *plan.Plan) error {
+	for i := range p.Attachments {
+		a := &p.Attachments[i]
+		b, err := json.Marshal(&Network{Name: a.Name, BinDir: p.Dirs.Binary, Config: a.Config})
+		if err != nil {
+			return fmt.Errorf("note network %s: %w", a.Name, err)
+		}
+		file := s.networkFile(a.Config.Name())
+		if known, err := os.ReadFile(file); err == nil && bytes.Equal(known, b) {
+			continue
+		}
+		if err := os.MkdirAll(s.networksDir(), 0o700); err != nil {
+			return fmt.Errorf("note network %s: %w", a.Name, err)
+		}
+		if err := fsx.WriteAtomic(file, b, 0o600); err != nil {
+			return fmt.Errorf("note network %s: %w", a.Name, err)
+		}
+	}
+	return nil
+}
+
+// Networks lists what was noted and not forgotten. A file that cannot be read is removed: the network's next ADD
+// notes it again.
+func (s *Store) Networks() ([]Network, error) {
+	entries, err := os.ReadDir(s.networksDir())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list networks: %w", err)
+	}
+	if err := fsx.Sweep(s.networksDir(), tempAge); err != nil {
+		s.Log.Warn("files of killed processes are left", "err", err)
+	}
+	var out []Network
+	for _, e := range entries {
+		if filepath.Ext(e.Name()) != ".json" {
+			continue
+		}
+		file := filepath.Join(s.networksDir(), e.Name())
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fmt.Errorf("list networks: %w", err)
+		}
+		var n Network
+		if err := json.Unmarshal(b, &n); err != nil || n.Config == nil {
+			s.Log.Error("note of a network is damaged", "file", file, "err", errors.Join(err, fsx.Remove(file)))
+			continue
+		}
+		out = append(out, n)
+	}
+	return out, nil
+}
+
+// Forget drops the note of a network of which nothing is left on the node.
+func (s *Store) Forget(configName string) error {
+	if err := fsx.Remove(s.networkFile(configName)); err != nil {
+		return fmt.Errorf("forget network %s: %w", configName, err)
+	}
+	return nil
+}

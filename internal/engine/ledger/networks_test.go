@@ -1,0 +1,124 @@
+package ledger
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"multus/internal/engine/plan"
+)
+
+// TestNetworks shows that a network is known from its first ADD until it is forgotten, whatever becomes of the
+// sandboxes that had it (behaviour.md D102 [quirk]).
+func TestNetworks(t *testing.T) {
+	t.Parallel()
+	s := store(t)
+	if got, err := s.Networks(); err != nil || got != nil {
+		t.Fatalf("at first: %v, %v", got, err)
+	}
+	p := &plan.Plan{ContainerID: "c", Dirs: plan.Dirs{Binary: "/b"}, Attachments: []plan.Attachment{
+		{Name: "cluster", Config: config(t, `{"name":"x","type":"a"}`)},
+		{Name: "ns/n", Config: config(t, `{"name":"a b/ü <&>",  "plugins":[{"type":"b"}]}`)},
+	}}
+	for range 2 {
+		if err := s.NoteNetworks(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.Attachments = p.Attachments[:1]
+	p.Attachments[0].Config = config(t, `{"name":"x","type":"a","changed":1e400}`)
+	if err := s.NoteNetworks(p); err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.Networks()
+	if err != nil || len(got) != 2 {
+		t.Fatalf("%v, %v", got, err)
+	}
+	configs := map[string]string{}
+	for _, n := range got {
+		configs[n.Name] = string(n.Config.Bytes())
+		if n.BinDir != "/b" {
+			t.Errorf("binDir %q", n.BinDir)
+		}
+	}
+	if configs["cluster"] != `{"name":"x","type":"a","changed":1e400}` || configs["ns/n"] != `{"name":"a b/ü <&>",  "plugins":[{"type":"b"}]}` {
+		t.Errorf("not the last bytes: %v", configs)
+	}
+	if ids, err := s.Containers(); err != nil || len(ids) != 0 {
+		t.Errorf("a network is taken for a sandbox: %v, %v", ids, err)
+	}
+	for range 2 {
+		if err := s.Forget("a b/ü <&>"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := s.Networks(); err != nil || len(got) != 1 || got[0].Name != "cluster" {
+		t.Errorf("%v, %v", got, err)
+	}
+}
+
+func TestNetworksDamaged(t *testing.T) {
+	t.Parallel()
+	s := store(t)
+	p := &plan.Plan{Attachments: []plan.Attachment{{Name: "n", Config: config(t, `{"name":"x","type":"a"}`)}}}
+	if err := s.NoteNetworks(p); err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string]string{"1.json": "", "2.json": "{", "3.json": `{"name":"n"}`, "4.json": `{"config":{}}`, "other": "x"} {
+		write(t, filepath.Join(s.networksDir(), name), content)
+	}
+	if got, err := s.Networks(); err != nil || len(got) != 1 || got[0].Name != "n" {
+		t.Errorf("%v, %v", got, err)
+	}
+	if left, err := os.ReadDir(s.networksDir()); err != nil || len(left) != 2 {
+		t.Errorf("%v, %v: the damaged ones go, what is not ours stays", left, err)
+	}
+}
+
+// TestNote shows that the progress is kept beside everything else that a record has.
+func TestNote(t *testing.T) {
+	t.Parallel()
+	s := store(t)
+	s.Boot = "boot-1"
+	if err := s.Note("none", Progress{Undone: true}); err != nil {
+		t.Errorf("a sandbox without a record: %v", err)
+	}
+	p := &plan.Plan{ContainerID: "c", Netns: "/run/netns/x", Attachments: []plan.Attachment{
+		{Name: "cluster", Primary: true, IfName: "eth0", Config: config(t, `{"name":"x","type":"a","n":9007199254740993}`)},
+		{Name: "ns/n", IfName: "net1", Config: config(t, `{"name":"y","type":"b"}`)},
+	}}
+	if err := s.Write(p); err != nil {
+		t.Fatal(err)
+	}
+	before := read(t, s, "c")
+	if before.Progress != (Progress{}) || before.Boot != "boot-1" || before.Age <= 0 {
+		t.Errorf("%+v", before)
+	}
+	for _, want := range []Progress{{DelTries: 1}, {DelTries: 2}, {Undone: true}, {}} {
+		if err := s.Note("c", want); err != nil {
+			t.Fatal(err)
+		}
+		r := read(t, s, "c")
+		if r.Progress != want || r.Boot != "boot-1" || r.Netns != "/run/netns/x" || len(r.Attachments) != 2 ||
+			string(r.Attachments[0].Config.Bytes()) != `{"name":"x","type":"a","n":9007199254740993}` {
+			t.Errorf("%+v, want %+v", r, want)
+		}
+	}
+	write(t, s.path("c"), "garbage")
+	if err := s.Note("c", Progress{Undone: true}); err == nil {
+		t.Error("a damaged record is written over")
+	}
+}
+
+// TestSetAsideOnce: every DEL of a damaged record finds it damaged; one copy is enough.
+func TestSetAsideOnce(t *testing.T) {
+	t.Parallel()
+	s := store(t)
+	for _, content := range []string{"garbage", "garbage", "other garbage"} {
+		write(t, s.path("c"), content)
+		read(t, s, "c")
+	}
+	if kept, err := os.ReadDir(filepath.Join(s.Dir, damagedDir)); err != nil || len(kept) != 2 {
+		t.Errorf("%v, %v", kept, err)
+	}
+}
