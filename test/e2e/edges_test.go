@@ -447,7 +447,7 @@ func TestFailureEvents(t *testing.T) {
 				if !strings.Contains(last.Error(), messages[0]) {
 					t.Errorf("%s: the event says %q, the runtime got %q", name, messages[0], last)
 				}
-				if kind == node.Thick && len(messages) != 1 {
+				if len(messages) > map[node.Kind]int{node.Thick: 1, node.Thin: 2}[kind] { // two in thin: the minute may be over
 					t.Errorf("%s: told %d times", name, len(messages))
 				}
 			}

@@ -250,7 +250,7 @@ func Events(r *Report) ([]Event, error) {
 		out = append(out, Event{Type: Warning, Reason: "NoNetworkFound", Message: f.Message})
 	}
 	if f := r.Failure; f != nil && f.Tell {
-		out = append(out, Event{Type: Warning, Reason: "FailedAddingInterface", Message: f.Message})
+		out = append(out, Event{Type: Warning, Reason: "FailedAddingInterface", Message: f.Message, Seldom: true})
 	}
 	for i := range r.Attached {
 		a := &r.Attached[i]

@@ -23,6 +23,9 @@ type Event struct {
 	Type    string `json:"type"` // Normal or Warning
 	Reason  string `json:"reason"`
 	Message string `json:"message"`
+	// Seldom: the same event about the same pod is worth telling once a minute, whoever tells it. A runtime tries a
+	// failed ADD again every few seconds, with a new process each time.
+	Seldom bool `json:"seldom,omitempty"`
 }
 
 var (

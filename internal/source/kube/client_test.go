@@ -350,16 +350,38 @@ func TestEmptyNames(t *testing.T) {
 	}
 }
 
+// TestEventID: events have names of their own, but for those that are told once a minute, by whomever.
+func TestEventID(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
+	often := publish.Event{Reason: "R", Message: "m"}
+	if eventID(aPod, often, now) == eventID(aPod, often, now) {
+		t.Error("two events with one name")
+	}
+	seldom := often
+	seldom.Seldom = true
+	first := eventID(aPod, seldom, now)
+	if eventID(aPod, seldom, now.Add(54*time.Second)) != first {
+		t.Error("told twice in a minute")
+	}
+	other, otherPod := seldom, aPod
+	other.Message, otherPod.UID = "n", "another"
+	for what, id := range map[string][eventIDBytes]byte{
+		"a minute later": eventID(aPod, seldom, now.Add(time.Minute)), "another message": eventID(aPod, other, now), "another pod": eventID(otherPod, seldom, now),
+	} {
+		if id == first {
+			t.Errorf("%s has the same name", what)
+		}
+	}
+}
+
 func TestEventBounds(t *testing.T) {
 	t.Parallel()
 	for _, pod := range []string{"web-0", strings.Repeat("a", 253), strings.Repeat("a", 235) + "-----" + strings.Repeat("b", 13), strings.Repeat("a.", 126) + "a"} {
-		name := eventName(pod)
+		name := eventName(pod, [eventIDBytes]byte{1})
 		stem := name[:strings.LastIndex(name, ".")]
 		if len(name) > maxObjectName || strings.HasSuffix(stem, "-") || strings.HasSuffix(stem, ".") || !strings.HasPrefix(pod, stem) {
 			t.Errorf("eventName(%q) = %q (%d)", pod, name, len(name))
-		}
-		if name == eventName(pod) {
-			t.Errorf("eventName(%q) is not unique", pod)
 		}
 	}
 	for in, want := range map[string]string{

@@ -137,6 +137,16 @@ func testEvents(t *testing.T, cluster *kubetest.Cluster) {
 			t.Errorf("event = %+v", e)
 		}
 	}
+	uid := cluster.CreatePod(t, ns, "failing", nil)
+	for range 5 {
+		event := publish.Event{Type: publish.Warning, Reason: "FailedAddingInterface", Message: "m", Seldom: true}
+		if err := c.Emit(t.Context(), publish.Pod{Namespace: ns, Name: "failing", UID: uid}, event); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := cluster.Events(t, ns, "failing"); len(got) == 0 || len(got) > 2 { // two if the minute was over
+		t.Errorf("%d events of five failures that are the same", len(got))
+	}
 	err := c.Emit(t.Context(), publish.Pod{Namespace: "none", Name: "p"}, publish.Event{Type: publish.Normal, Reason: "R"})
 	checkErr(t, "Emit into no namespace", err, publish.ErrGone, publish.ErrGone, publish.ErrRetry)
 }

@@ -3,6 +3,7 @@ package kube
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -27,6 +28,8 @@ const (
 	maxObjectName   = 253  // DNS subdomain
 	maxEventMessage = 1024 // what events.k8s.io/v1 allows
 	eventIDBytes    = 8
+	// seldom is how often an event is recorded that is told seldom.
+	seldom = time.Minute
 
 	component = "multus" // behaviour.md A45
 )
@@ -65,8 +68,8 @@ type patchMetadata struct {
 	Annotations map[string]string `json:"annotations"`
 }
 
-// Emit records an event about the pod by one request. A message that is too long is cut. Errors are those of
-// SetAnnotation.
+// Emit records an event about the pod by one request. A message that is too long is cut. One that is told seldom has a
+// name that says so, and is not recorded again while the API server has it. Errors are those of SetAnnotation.
 func (c *Client) Emit(ctx context.Context, pod publish.Pod, event publish.Event) error {
 	if pod.Namespace == "" || pod.Name == "" {
 		return errors.New("record event: namespace and name of the pod must not be empty")
@@ -80,6 +83,9 @@ func (c *Client) Emit(ctx context.Context, pod publish.Pod, event publish.Event)
 	t := target{verb: "create", resource: "events", namespace: pod.Namespace}
 	err = c.core.Post().Namespace(t.namespace).Resource(t.resource).
 		SetHeader("Accept", acceptMetadata).Body(body).MaxRetries(0).Do(ctx).Error()
+	if event.Seldom && apierrors.IsAlreadyExists(err) {
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("record event %s about pod %s/%s: %w", event.Reason, pod.Namespace, pod.Name, publishError(t, err))
 	}
@@ -121,18 +127,27 @@ func newEvent(pod publish.Pod, event publish.Event, now time.Time) coreEvent {
 		Type:               event.Type, Reason: event.Reason, Message: cut(event.Message, maxEventMessage),
 		Count: 1, FirstTimestamp: stamp, LastTimestamp: stamp,
 	}
-	e.Metadata.Namespace, e.Metadata.Name = pod.Namespace, eventName(pod.Name)
+	e.Metadata.Namespace, e.Metadata.Name = pod.Namespace, eventName(pod.Name, eventID(pod, event, now))
 	e.InvolvedObject.APIVersion, e.InvolvedObject.Kind = "v1", "Pod"
 	e.InvolvedObject.Namespace, e.InvolvedObject.Name, e.InvolvedObject.UID = pod.Namespace, pod.Name, pod.UID
 	e.Source.Component = component
 	return e
 }
 
-// eventName is <pod>.<hex>. The hex part is random, not the time as in client-go: thin plugins of one node run
-// at the same time and know nothing of each other.
-func eventName(pod string) string {
-	var id [eventIDBytes]byte
+// eventID is random, not the time as in client-go: thin plugins of one node run at the same time and know nothing of
+// each other. That of an event that is told seldom is made of what it says, and of the minute.
+func eventID(pod publish.Pod, event publish.Event, now time.Time) (id [eventIDBytes]byte) {
+	if event.Seldom {
+		sum := sha256.Sum256(fmt.Appendf(nil, "%s %s %s %d", pod.UID, event.Reason, event.Message, now.Truncate(seldom).Unix()))
+		copy(id[:], sum[:])
+		return id
+	}
 	_, _ = rand.Read(id[:]) // never fails, by its contract
+	return id
+}
+
+// eventName is <pod>.<hex>.
+func eventName(pod string, id [eventIDBytes]byte) string {
 	suffix := "." + hex.EncodeToString(id[:])
 	if room := maxObjectName - len(suffix); len(pod) > room {
 		// A label of a DNS name must not end with a hyphen.
