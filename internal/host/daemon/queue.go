@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/fsnotify/fsnotify"
 	"golang.org/x/sync/errgroup"
 
 	"multus/internal/engine/publish"
@@ -29,8 +30,8 @@ const (
 	// firstRetry and lastRetry bound the pauses between attempts.
 	firstRetry = 250 * time.Millisecond
 	lastRetry  = 15 * time.Second
-	// lookAgain is how often reports are looked for that plugins left in files while the daemon did not answer.
-	lookAgain = 5 * time.Second
+	// lookAgain is how often reports are looked for that plugins left in files, should the watch miss one.
+	lookAgain = time.Minute
 	// tellAgain is how long the same failure of a pod is not told again.
 	tellAgain = time.Minute
 )
@@ -142,20 +143,8 @@ func (q *queue) push(j *job) {
 
 // run writes reports until ctx ends; it takes up what an earlier daemon or a plugin left.
 func (q *queue) run(ctx context.Context) error {
-	q.takeUp()
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		look := time.NewTicker(lookAgain)
-		defer look.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-look.C:
-				q.takeUp()
-			}
-		}
-	})
+	g.Go(func() error { return q.watch(ctx) })
 	for range writers {
 		g.Go(func() error {
 			for {
@@ -169,6 +158,48 @@ func (q *queue) run(ctx context.Context) error {
 		})
 	}
 	return g.Wait()
+}
+
+// watch takes up the reports that plugins leave in files while the daemon does not answer in time.
+func (q *queue) watch(ctx context.Context) error {
+	look := time.NewTicker(lookAgain)
+	defer look.Stop()
+	w, err := q.watcher()
+	if err != nil {
+		q.log.Warn("reports that wait are looked for once a minute", "err", err)
+		w = &fsnotify.Watcher{} // its channels say nothing
+	} else {
+		defer w.Close()
+	}
+	q.takeUp()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case e := <-w.Events:
+			if e.Has(fsnotify.Create) {
+				q.takeUpFile(filepath.Base(e.Name))
+			}
+		case <-w.Errors: // events were lost
+			q.takeUp()
+		case <-look.C:
+			q.takeUp()
+		}
+	}
+}
+
+func (q *queue) watcher() (*fsnotify.Watcher, error) {
+	if err := os.MkdirAll(q.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("watch reports: %w", err)
+	}
+	w, err := fsnotify.NewWatcher()
+	if err == nil {
+		err = w.Add(q.dir)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("watch reports in %s: %w", q.dir, err)
+	}
+	return w, nil
 }
 
 // write makes the first attempt; further ones are made aside, so that one pod does not hold up others.
@@ -298,26 +329,31 @@ func (q *queue) takeUp() {
 		q.log.Error("read reports that wait", "err", err)
 	}
 	for _, e := range entries {
-		key, ok := strings.CutSuffix(e.Name(), ".json")
-		if !ok || strings.HasPrefix(key, ".") {
-			continue
-		}
-		path := filepath.Join(q.dir, e.Name())
-		// In one go: while a later report of the pod is being written, the file is still there.
-		q.mu.Lock()
-		r, err := read(path)
-		j := &job{report: r, key: key, done: make(chan struct{}), spool: true}
-		fresh := err == nil && (q.latest[key] == nil || q.latest[key].report.Time < r.Time)
-		if fresh {
-			q.register(j)
-		}
-		q.mu.Unlock()
-		switch {
-		case fresh:
-			q.push(j)
-		case err != nil && !errors.Is(err, os.ErrNotExist):
-			q.log.Error("report passed over", "file", path, "err", errors.Join(err, os.Rename(path, path+".damaged")))
-		}
+		q.takeUpFile(e.Name())
+	}
+}
+
+// takeUpFile queues the report of a file, if it is one and not known.
+func (q *queue) takeUpFile(name string) {
+	key, ok := strings.CutSuffix(name, ".json")
+	if !ok || strings.HasPrefix(key, ".") {
+		return
+	}
+	path := filepath.Join(q.dir, name)
+	// In one go: while a later report of the pod is being written, the file is still there.
+	q.mu.Lock()
+	r, err := read(path)
+	j := &job{report: r, key: key, done: make(chan struct{}), spool: true}
+	fresh := err == nil && (q.latest[key] == nil || q.latest[key].report.Time < r.Time)
+	if fresh {
+		q.register(j)
+	}
+	q.mu.Unlock()
+	switch {
+	case fresh:
+		q.push(j)
+	case err != nil && !errors.Is(err, os.ErrNotExist):
+		q.log.Error("report passed over", "file", path, "err", errors.Join(err, os.Rename(path, path+".damaged")))
 	}
 }
 
