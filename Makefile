@@ -60,7 +60,7 @@ fuzz: ## run every fuzz target for FUZZTIME (10s), one after another
 # Seconds that the tests of faults go on at random; more than 60 also asks for all that is left out of `make test`.
 FAULTS_SECONDS ?= 300
 
-faults: bin/cni ## kill, stop and damage what can be, and print the table of what was left (root)
+faults: $(TEST_TOOLS) ## kill, stop and damage what can be, and print the table of what was left (root)
 	@table=$$(mktemp); trap 'rm -f "$$table"' EXIT; status=0; \
 		FAULTS_SECONDS=$(FAULTS_SECONDS) FAULTS_TABLE=$$table $(GO) test -count=1 -timeout=$$(( $(FAULTS_SECONDS) + 1800 ))s $(ARGS) ./test/faults || status=$$?; \
 		cat "$$table"; exit $$status

@@ -395,11 +395,23 @@ func TestLimits(t *testing.T) {
 }
 
 // TestFailsAfterKill: an ADD was killed before its result was known, and then the delegate's DEL fails: something may
-// be held, so the error is returned and the next DEL finishes.
+// be held, so the error is returned and the next DEL finishes. It is so for the cluster network and for any other.
 func TestFailsAfterKill(t *testing.T) {
+	for network, point := range map[string]string{"held": "exec.after:3", "cluster": "exec.after:1"} {
+		t.Run(network, func(t *testing.T) { failsAfterKill(t, network == "cluster", point) })
+	}
+}
+
+func failsAfterKill(t *testing.T, cluster bool, point string) {
 	t.Parallel()
 	s := newSite(t, node.Thin, variants[3], nil)
 	s.variant.networks = `[{"name":"held"}]`
+	if cluster {
+		s.variant.networks = "[]"
+		file := filepath.Join(s.Dir, "net.d", "10-held.conf")
+		check(t, os.WriteFile(file, []byte(`{"cniVersion":"1.0.0","name":"held","type":"script-held"}`), 0o644))
+		s.conf["clusterNetwork"] = file
+	}
 	s.script(t, "held", `case $CNI_COMMAND in
 ADD) touch "$dir/ipam-held";;
 DEL) [ -e "$dir/sick" ] && { echo '{"code":100,"msg":"I am sick"}'; exit 1; }; rm -f "$dir/ipam-held";;
@@ -408,7 +420,7 @@ esac`)
 	r := table.row("delegate fails at DEL after a killed ADD")
 	r.try()
 	s.flag(t, "sick", true)
-	if err := s.call(t, "ADD", "MULTUS_FAILPOINT=exec.after:3"); !errors.Is(err, errKilled) {
+	if err := s.call(t, "ADD", "MULTUS_FAILPOINT="+point); !errors.Is(err, errKilled) {
 		t.Fatalf("ADD: %v", err)
 	}
 	err := s.call(t, "DEL")
@@ -421,6 +433,29 @@ esac`)
 		r.bad(t, &r.addresses, 1, "never freed")
 	}
 	s.clean(t, r, "delegate is well again")
+}
+
+// TestOrphan: the plugin was killed and its delegate never ends. DEL waits for it, ends it, and frees everything, at the
+// first try; nobody has to look for the process.
+func TestOrphan(t *testing.T) {
+	if !long() {
+		t.Skip("DEL waits for half a minute: FAULTS_SECONDS=61; the short form of it is TestOrphans in internal/engine")
+	}
+	t.Parallel()
+	s := newSite(t, node.Thick, variants[3], nil)
+	s.variant.networks = `[{"name":"plain"},{"name":"stuck"}]`
+	s.script(t, "stuck", `[ $CNI_COMMAND = ADD ] && { echo $$ >"$dir/pid"; exec sleep 600; }`)
+	s.newPod(t)
+	r := table.row("delegate of a killed plugin hangs")
+	r.try()
+	if err := s.call(t, "ADD", "MULTUS_FAILPOINT=exec.started:4"); !errors.Is(err, errKilled) {
+		t.Fatalf("ADD: %v", err)
+	}
+	s.delOnce(t, r, "DEL")
+	if killFile(t, filepath.Join(s.Dir, "pid")) {
+		r.bad(t, &r.stuck, 1, "the delegate lives on")
+	}
+	s.clean(t, r, "DEL")
 }
 
 // TestSwept: temporary files of killed processes do not pile up.

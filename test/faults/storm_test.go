@@ -54,9 +54,11 @@ func descriptors(t *testing.T, pid int) int {
 	return len(fds)
 }
 
-// TestStorm: many pods at once through one daemon: no failure, and its memory stays bounded.
+// TestStorm: many pods at once through one daemon in a cgroup of 40 MiB: no failure, and nobody is killed. What the
+// delegates take is not charged to the daemon (P14).
 func TestStorm(t *testing.T) {
 	s := newSite(t, node.Thick, variants[2], map[string]any{"daemonTimeout": "60s"})
+	group := limitMemory(t, s.Daemon().Pid, maxRSS)
 	r := table.row("storm")
 	n := 40
 	if long() {
@@ -93,6 +95,12 @@ func TestStorm(t *testing.T) {
 		t.Errorf("the daemon took %d KiB", peak>>10)
 	}
 	s.clean(t, r, "after the storm")
+	if got := group.processes(t); len(got) != 1 || got[0] != s.Daemon().Pid {
+		t.Errorf("in the daemon's cgroup: %v, want only the daemon, %d", got, s.Daemon().Pid)
+	}
+	if kills := group.kills(t); kills != 0 {
+		t.Errorf("the kernel killed %d for memory", kills)
+	}
 }
 
 // TestSoak: thousands of requests, some of them given up by their client, leave the daemon as it was: descriptors,
@@ -138,6 +146,53 @@ func TestSoak(t *testing.T) {
 		t.Errorf("%d goroutines", n)
 	} else {
 		t.Logf("%d goroutines", n)
+	}
+}
+
+// TestSoakPods: thousands of pods that come and go through the whole way, two at a time, leave nothing behind, in the
+// daemon, in files or on the node.
+func TestSoakPods(t *testing.T) {
+	s := newSite(t, node.Thick, variants[3], nil)
+	s.fake(t, "light", nil)
+	r := table.row("soak")
+	n := 100
+	if long() {
+		n = 10000
+	}
+	pods := []*node.Pod{s.makePod(t, "soak-0"), s.makePod(t, "soak-1")}
+	soak := func(n int) {
+		var wg sync.WaitGroup
+		for _, p := range pods {
+			p.Annotations[networksKey] = "light"
+			wg.Go(func() {
+				for range n / len(pods) {
+					r.try()
+					for _, verb := range []string{"ADD", "DEL"} {
+						if err := s.start(t, p, verb).end(); err != nil {
+							r.bad(t, &r.stuck, 1, "%s of %s: %v", verb, p.Name, err)
+						}
+					}
+				}
+			})
+		}
+		wg.Wait()
+	}
+	soak(n / 10)
+	pid := s.Daemon().Pid
+	fds := descriptors(t, pid)
+	before, _ := rss(t, pid)
+	soak(n)
+	after, peak := rss(t, pid)
+	t.Logf("%d pods: %d KiB before, %d KiB after, at most %d KiB; %d descriptors", n, before>>10, after>>10, peak>>10, fds)
+	if got := descriptors(t, pid); got > fds+2 {
+		t.Errorf("%d descriptors, %d before", got, fds)
+	}
+	if after > before+maxGrowth || peak > maxRSS {
+		t.Errorf("memory: %d KiB before, %d KiB after, at most %d KiB", before>>10, after>>10, peak>>10)
+	}
+	s.clean(t, r, "after the soak")
+	if left := s.waiting(t); len(left) > 0 {
+		r.bad(t, &r.records, len(left), "reports left: %v", left)
 	}
 }
 
