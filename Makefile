@@ -68,8 +68,14 @@ faults: $(TEST_TOOLS) ## kill, stop and damage what can be, and print the table 
 rules: ## list which test shows which rule of today's behaviour; fails on a rule without one
 	$(GO) run ./test/rules
 
-bench: ## run the benchmarks
-	$(GO) test -run - -bench . -benchmem $(ARGS) $(PKG)
+# Where the measurements are written: bench.md, bench.json, bench.svg. BENCH_SCALE=n does n times the work, BENCH_QUICK=1 a part
+# of it without writing; UPSTREAM_BIN names
+# a directory with other binaries to measure beside ours.
+BENCH_OUT ?= dist/bench
+
+bench: build $(TEST_TOOLS) ## measure beside the delegates alone, print the table with the budgets (root; some minutes)
+	$(GO) test -run - -bench . -benchmem ./internal/...
+	BENCH_OUT=$(abspath $(BENCH_OUT)) $(GO) test -count=1 -timeout=60m -run TestBench $(ARGS) ./test/bench
 
 demo: build bin/cni bin/demo ## attach networks to a namespace before your eyes (root)
 	bin/demo $(ARGS)

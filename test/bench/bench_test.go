@@ -1,86 +1,290 @@
-// Package bench measures the plugin beside the limit: the same delegates called through libcni without it. Ratios
-// of one run count, not times. It asserts nothing.
 package bench
 
 import (
-	"encoding/json"
+	"cmp"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
 	"testing"
+	"time"
 
+	"multus/test/kubetest"
 	"multus/test/node"
 )
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	node.Cleanup()
-	os.Exit(code)
+// The workloads. Each is run in rounds in which the subjects take turns, so that a busy moment of the machine hits
+// all of them.
+var (
+	concurrencies = []int{1, 16, 64}
+	networkCounts = []int{0, 2, 5}
+	delegates     = []delegate{noop, reference}
+)
+
+// podsPerCell is how many pods each subject attaches for one cell of the table, by concurrency.
+func podsPerCell(concurrency int) int { return max(48, concurrency) * scale() }
+
+// scale multiplies the work: BENCH_SCALE, 1 without it.
+func scale() int {
+	n, err := strconv.Atoi(os.Getenv("BENCH_SCALE"))
+	if err != nil || n < 1 {
+		return 1
+	}
+	return n
 }
 
-const networks = "k8s.v1.cni.cncf.io/networks"
-
-// setup is a node without Kubernetes whose delegates do nothing, so that our own share is what is seen.
-func setup(b *testing.B, kind node.Kind) (*node.Node, []byte) {
-	b.Helper()
-	dir, primary := b.TempDir(), filepath.Join(b.TempDir(), "10-cluster.conflist")
-	n := node.New(b, node.Options{Kind: kind, NetworksDir: dir, Conf: map[string]any{
-		"clusterNetwork": primary, "plainPods": "local", "logFile": "", "logLevel": "",
-	}})
-	fake := n.Fake(b, "noop")
-	delete(fake, "log")
-	fake["result"] = json.RawMessage(`{"cniVersion":"1.0.0","interfaces":[{"name":"{ifname}","sandbox":"{netns}"}],"ips":[{"address":"10.0.0.2/24","interface":0}]}`)
-	conf := map[string]any{"cniVersion": "1.0.0", "name": "cluster", "plugins": []any{map[string]any{"type": "noop", "fake": fake}}}
-	text, err := json.Marshal(conf)
-	if err != nil {
-		b.Fatal(err)
-	}
-	if err := os.WriteFile(primary, text, 0o644); err != nil {
-		b.Fatal(err)
-	}
-	for i := range 2 {
-		one, err := json.Marshal(map[string]any{"cniVersion": "1.0.0", "type": "noop", "fake": fake})
-		if err != nil {
-			b.Fatal(err)
-		}
-		nad := fmt.Sprintf("kind: NetworkAttachmentDefinition\napiVersion: k8s.cni.cncf.io/v1\nmetadata: {name: n%d}\nspec: {config: '%s'}\n", i, one)
-		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("n%d.yaml", i)), []byte(nad), 0o644); err != nil {
-			b.Fatal(err)
-		}
-	}
-	return n, text
+// cell is one workload of one subject.
+type cell struct {
+	Delegate    delegate `json:"delegate"`
+	Networks    int      `json:"networks"`
+	Concurrency int      `json:"concurrency"`
+	Subject     string   `json:"subject"`
+	Add         times    `json:"add"`
+	Del         times    `json:"del"`
+	// CPU per pod, ADD and DEL: of the processes that the runtime starts, delegates included, and of the daemon.
+	PluginCPU time.Duration `json:"pluginCPU"`
+	DaemonCPU time.Duration `json:"daemonCPU"`
+	// Elapsed is the time for all pods; throughput is Pods / Elapsed.
+	Elapsed time.Duration `json:"elapsed"`
+	Pods    int           `json:"pods"`
+	// RSS of the daemon at the end, in bytes.
+	RSS int `json:"rss"`
 }
 
-// cycle is ADD and DEL of one pod.
-func cycle(b *testing.B, n *node.Node, conf []byte, p *node.Pod) {
-	b.Helper()
-	if _, err := n.Add(b, conf, p); err != nil {
-		b.Fatalf("%v\n%s", err, n.DaemonLog())
-	}
-	if err := n.Del(b, conf, p); err != nil {
-		b.Fatal(err)
-	}
+// times are the quantiles of one verb.
+type times struct {
+	P50 time.Duration `json:"p50"`
+	P90 time.Duration `json:"p90"`
+	P99 time.Duration `json:"p99"`
+	Max time.Duration `json:"max"`
 }
 
-// BenchmarkPod is ADD and DEL of a pod: without Multus, thin and thick; plain, and with two more networks.
-func BenchmarkPod(b *testing.B) {
-	b.Run("raw/plain", func(b *testing.B) {
-		n, text := setup(b, node.Thin)
-		p := n.NewPod(b, "default", "p", "u", nil)
-		for b.Loop() {
-			cycle(b, n, text, p)
+func quantiles(d []time.Duration) times {
+	slices.Sort(d)
+	at := func(q float64) time.Duration { return d[min(len(d)-1, int(q*float64(len(d))))] }
+	return times{at(0.5), at(0.9), at(0.99), d[len(d)-1]}
+}
+
+// TestBench measures everything and writes the results to BENCH_OUT; it is `make bench`.
+func TestBench(t *testing.T) {
+	out := os.Getenv("BENCH_OUT")
+	if out == "" {
+		t.Skip("a measurement, not a test: make bench")
+	}
+	cluster := kubetest.Start(t)
+	cluster.CreateNamespace(t, namespace)
+	r := &results{Machine: machine(), Date: time.Now().UTC().Format(time.DateOnly)}
+	quick := os.Getenv("BENCH_QUICK") != "" // one pod at a time, delegates that do nothing: a look while working on it
+	if quick {
+		delegates, concurrencies = delegates[:1], concurrencies[:1]
+	}
+	for _, d := range delegates {
+		subjects := allSubjects(t, d, cluster)
+		for _, networks := range networkCounts {
+			for _, concurrency := range concurrencies {
+				r.Cells = append(r.Cells, measure(t, subjects, d, networks, concurrency, cluster)...)
+			}
 		}
-	})
-	for _, kind := range node.Kinds {
-		for name, annotations := range map[string]map[string]string{"plain": {}, "two": {networks: "n0,n1"}} {
-			b.Run(string(kind)+"/"+name, func(b *testing.B) {
-				n, _ := setup(b, kind)
-				conf := n.Conf()
-				p := n.NewPod(b, "default", "p", "u", annotations)
-				for b.Loop() {
-					cycle(b, n, conf, p)
+	}
+	r.Start = startUps(t)
+	if quick {
+		fmt.Println(string(r.markdown()))
+		return
+	}
+	r.Memory = memory(t, cluster)
+	r.Requests = requests(t, cluster)
+	must(t, r.write(out))
+}
+
+// allSubjects are raw, thick and thin, and with UPSTREAM_BIN the same two of other binaries that know the same
+// configuration and flags: another version of this project, or of another one behind a wrapper.
+func allSubjects(t *testing.T, d delegate, cluster *kubetest.Cluster) []*subject {
+	t.Helper()
+	subjects := []*subject{
+		newSubject(t, "raw", node.Thin, "", d, cluster),
+		newSubject(t, "thick", node.Thick, "", d, cluster),
+		newSubject(t, "thin", node.Thin, "", d, cluster),
+	}
+	if bin := os.Getenv("UPSTREAM_BIN"); bin != "" {
+		must(t, exec.Command("cp", filepath.Join(node.Binaries(t), "fakeplugin"), bin).Run())
+		subjects = append(subjects, newSubject(t, "other-thick", node.Thick, bin, d, cluster), newSubject(t, "other-thin", node.Thin, bin, d, cluster))
+	}
+	return subjects
+}
+
+// rounds is in how many turns the work of a cell is done.
+const rounds = 4
+
+func measure(t *testing.T, subjects []*subject, d delegate, networks, concurrency int, cluster *kubetest.Cluster) []cell {
+	t.Helper()
+	type series struct {
+		cell
+		adds, dels []time.Duration
+		pods       []*node.Pod
+	}
+	all := make([]series, len(subjects))
+	for i, s := range subjects {
+		all[i].cell = cell{Delegate: d, Networks: networks, Concurrency: concurrency, Subject: s.name}
+		for k := range concurrency {
+			name := fmt.Sprintf("%s-%s-%d-%d-%d", s.name, d, networks, concurrency, k)
+			all[i].pods = append(all[i].pods, s.pod(t, d, name, networks, cluster))
+		}
+		turn(t, s, all[i].pods, networks, 1) // warm
+	}
+	each := max(1, podsPerCell(concurrency)/concurrency/rounds)
+	for range rounds {
+		for i, s := range subjects {
+			a := &all[i]
+			s.exec.take()
+			daemon, start := s.daemonCPU(t), time.Now()
+			adds, dels := turn(t, s, a.pods, networks, each)
+			a.Elapsed += time.Since(start)
+			a.DaemonCPU += s.daemonCPU(t) - daemon
+			a.PluginCPU += s.exec.take()
+			a.adds, a.dels = append(a.adds, adds...), append(a.dels, dels...)
+			a.Pods += len(adds)
+		}
+	}
+	var out []cell
+	for i, s := range subjects {
+		a := &all[i]
+		a.Add, a.Del = quantiles(a.adds), quantiles(a.dels)
+		a.PluginCPU /= time.Duration(a.Pods)
+		a.DaemonCPU /= time.Duration(a.Pods)
+		if s.name == "thick" {
+			a.RSS = s.memory(t)
+		}
+		out = append(out, a.cell)
+		fmt.Printf("%-7s %d networks, %2d at once  %-12s ADD %6.1f ms  DEL %6.1f ms  CPU %6.1f ms\n", d, networks, concurrency, s.name, ms(a.Add.P50), ms(a.Del.P50), ms(a.PluginCPU+a.DaemonCPU))
+	}
+	return out
+}
+
+// turn attaches and detaches each pod some times, all pods at once.
+func turn(t *testing.T, s *subject, pods []*node.Pod, networks, each int) (adds, dels []time.Duration) {
+	t.Helper()
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for _, p := range pods {
+		wg.Go(func() {
+			for range each {
+				start := time.Now()
+				err := s.add(t, p, networks)
+				added := time.Since(start)
+				start = time.Now()
+				if derr := s.del(t, p, networks); err != nil || derr != nil {
+					t.Errorf("%s: ADD %v, DEL %v", s.name, err, derr)
+					return
 				}
-			})
+				mu.Lock()
+				adds, dels = append(adds, added), append(dels, time.Since(start))
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	return adds, dels
+}
+
+// startUps are the medians of `--version` of each binary, beside a program that links libcni and netlink and does
+// nothing.
+func startUps(t *testing.T) map[string]time.Duration {
+	t.Helper()
+	nothing := filepath.Join(t.TempDir(), "nothing")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", nothing, "./nothing")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if b, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, b)
+	}
+	bin := node.Binaries(t)
+	programs := map[string]string{"nothing": nothing, "multus-shim": filepath.Join(bin, "multus-shim"), "multus": filepath.Join(bin, "multus"), "passthru": filepath.Join(bin, "passthru")}
+	if other := os.Getenv("UPSTREAM_BIN"); other != "" {
+		programs["other multus-shim"] = filepath.Join(other, "multus-shim")
+	}
+	took := map[string][]time.Duration{}
+	for range 100 * scale() {
+		for name, path := range programs {
+			c := exec.Command(path, "--version")
+			start := time.Now()
+			err := c.Run()
+			took[name] = append(took[name], time.Since(start))
+			must(t, err)
 		}
 	}
+	out := map[string]time.Duration{}
+	for name, d := range took {
+		out[name] = quantiles(d).P50
+	}
+	return out
+}
+
+// memory is the daemon's memory with so many definitions and 110 pods that came, in bytes.
+func memory(t *testing.T, cluster *kubetest.Cluster) map[int]int {
+	t.Helper()
+	out := map[int]int{}
+	have := 0
+	for _, definitions := range []int{1000, 10000} {
+		for ; have < definitions; have++ {
+			cluster.CreateNetwork(t, namespace, fmt.Sprintf("many-%d", have), fmt.Sprintf(`{"cniVersion":"1.0.0","type":"macvlan","master":"eth%d","mode":"bridge","ipam":{"type":"host-local","ranges":[[{"subnet":"10.0.0.0/16"}]]}}`, have), nil)
+		}
+		s := newSubject(t, fmt.Sprintf("thick-%d", definitions), node.Thick, "", noop, cluster)
+		var pods []*node.Pod
+		for i := range 110 {
+			pods = append(pods, s.pod(t, noop, fmt.Sprintf("m-%d-%d", definitions, i), 2, cluster))
+		}
+		turn(t, s, pods[:10], 2, 1)
+		turn(t, s, pods, 2, 1)
+		out[definitions] = s.memory(t)
+	}
+	return out
+}
+
+// requests is what the API server gets per pod, ADD and DEL, by verb and resource; plain and with two networks.
+func requests(t *testing.T, cluster *kubetest.Cluster) map[string]map[string]float64 {
+	t.Helper()
+	const pods = 20
+	out := map[string]map[string]float64{}
+	for _, kind := range node.Kinds {
+		s := newSubject(t, "requests-"+string(kind), kind, "", noop, cluster)
+		for _, networks := range []int{0, 2} {
+			p := s.pod(t, noop, fmt.Sprintf("r-%s-%d", kind, networks), networks, cluster)
+			turn(t, s, []*node.Pod{p}, networks, 1)
+			time.Sleep(time.Second) // what is written after the answer
+			before := cluster.Requests(t, "multus")
+			turn(t, s, []*node.Pod{p}, networks, pods)
+			time.Sleep(time.Second)
+			per := map[string]float64{}
+			for what, n := range cluster.Requests(t, "multus") {
+				if n > before[what] {
+					per[what] = float64(n-before[what]) / pods
+				}
+			}
+			out[fmt.Sprintf("%s, %d networks", kind, networks)] = per
+		}
+	}
+	return out
+}
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+// find returns the cell of a workload and subject.
+func (r *results) find(d delegate, networks, concurrency int, subject string) cell {
+	for _, c := range r.Cells {
+		if c.Delegate == d && c.Networks == networks && c.Concurrency == concurrency && c.Subject == subject {
+			return c
+		}
+	}
+	return cell{}
+}
+
+func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K {
+	out := make([]K, 0, len(m))
+	for k := range m {
+		out = append(out, k)
+	}
+	slices.Sort(out)
+	return out
 }

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
 
@@ -61,6 +62,8 @@ type Options struct {
 	Primary string
 	// BinDir holds the project's binaries; empty for Binaries.
 	BinDir string
+	// Quiet keeps plugin and daemon from logging: for measurements.
+	Quiet bool
 }
 
 // Node is one node. Its directory holds everything: binaries, configuration, state, the daemon's log.
@@ -70,6 +73,9 @@ type Node struct {
 	opts Options
 	// BinDirs are searched for plugins: the project's, the reference plugins', the fake's.
 	BinDirs []string
+
+	// Exec runs the plugin for the runtime; nil for libcni's own.
+	Exec invoke.Exec
 
 	// DaemonEnv is added to the environment of a daemon that is started from then on.
 	DaemonEnv []string
@@ -115,6 +121,15 @@ func Binaries(tb testing.TB) string {
 	dir, err := build()
 	if err != nil {
 		tb.Fatal(err)
+	}
+	return dir
+}
+
+// BuiltDir is Binaries for a place without a test; "" if they cannot be built.
+func BuiltDir() string {
+	dir, err := build()
+	if err != nil {
+		return ""
 	}
 	return dir
 }
@@ -231,6 +246,10 @@ func (n *Node) Conf() []byte {
 		conf["daemonSocketDir"] = n.SocketDir()
 		delete(conf, "kubeconfig")
 	}
+	if n.opts.Quiet {
+		conf["logLevel"] = "error"
+		delete(conf, "logFile")
+	}
 	for k, v := range n.opts.Conf {
 		if v == nil {
 			delete(conf, k)
@@ -265,6 +284,9 @@ func (n *Node) StartDaemon(tb testing.TB) {
 		"cniVersion": "1.0.0", "socketDir": n.SocketDir(), "daemonSocketDir": n.SocketDir(), "logLevel": "debug", "logToStderr": true,
 		"multusAutoconfigDir": filepath.Join(n.Dir, "net.d"), "cniConfigDir": filepath.Join(n.Dir, "etc"),
 		"binDir": n.BinDirs[1], "cniDir": n.State(), "confDir": filepath.Join(n.Dir, "conf.d"), "networksDir": n.opts.NetworksDir,
+	}
+	if n.opts.Quiet {
+		conf["logLevel"] = "error"
 	}
 	must(tb, os.MkdirAll(filepath.Join(n.Dir, "etc"), 0o755))
 	b, err := json.Marshal(conf)
@@ -465,7 +487,7 @@ func (n *Node) op(tb testing.TB, conf []byte, p *Pod, do verb) error {
 	defer cancel()
 	// A process that is started from inside the callback is in the node's namespace.
 	n.Do(tb, func() {
-		err = do(ctx, libcni.NewCNIConfigWithCacheDir(n.BinDirs, filepath.Join(n.Dir, "runtime"), nil), list, rt)
+		err = do(ctx, libcni.NewCNIConfigWithCacheDir(n.BinDirs, filepath.Join(n.Dir, "runtime"), n.Exec), list, rt)
 	})
 	return err
 }

@@ -1,0 +1,175 @@
+package bench
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"multus/internal/fsx"
+	"multus/test/node"
+)
+
+// results of one run.
+type results struct {
+	Date     string                        `json:"date"`
+	Machine  string                        `json:"machine"`
+	Cells    []cell                        `json:"cells"`
+	Start    map[string]time.Duration      `json:"start"`
+	Memory   map[int]int                   `json:"memory"`
+	Requests map[string]map[string]float64 `json:"requests"`
+}
+
+func machine() string {
+	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease") // for the record only
+	return fmt.Sprintf("%d cores, Linux %s, %s", runtime.NumCPU(), strings.TrimSpace(string(kernel)), runtime.Version())
+}
+
+// write writes bench.json, bench.md and bench.svg into dir, and prints the table.
+func (r *results) write(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	b, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		return err
+	}
+	md := r.markdown()
+	fmt.Println(string(md))
+	for name, content := range map[string][]byte{"bench.json": b, "bench.md": md, "bench.svg": r.svg()} {
+		if err := fsx.WriteAtomic(filepath.Join(dir, name), content, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *results) markdown() []byte {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "Measured on %s (%s).\n\n### Budgets\n\n| figure | budget | measured | met |\n|---|---|---|---|\n", r.Date, r.Machine)
+	for _, x := range r.budgets() {
+		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", x.what, x.limit, x.got, map[bool]string{true: "yes", false: "**no**"}[x.met])
+	}
+	fmt.Fprintf(&b, "\n### Times\n\nThe ratio is that of the medians to those of the delegates alone (raw). Milliseconds.\n\n")
+	fmt.Fprintln(&b, "| delegate | more networks | at once | subject | ADD ratio | DEL ratio | ADD p50 | p90 | p99 | max | DEL p50 | p90 | p99 | max | CPU per pod: runtime's children | daemon | pods/s |")
+	fmt.Fprintln(&b, "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|")
+	for _, c := range r.Cells {
+		raw := r.find(c.Delegate, c.Networks, c.Concurrency, "raw")
+		fmt.Fprintf(&b, "| %s | %d | %d | %s | %.2f | %.2f | %s | %s | %.1f | %.1f | %.0f |\n", c.Delegate, c.Networks, c.Concurrency, c.Subject,
+			ms(c.Add.P50)/ms(raw.Add.P50), ms(c.Del.P50)/ms(raw.Del.P50), c.Add, c.Del, ms(c.PluginCPU), ms(c.DaemonCPU), float64(c.Pods)/c.Elapsed.Seconds())
+	}
+	fmt.Fprintf(&b, "\n### Requests to the API server per pod (ADD and DEL)\n\n| pod | requests |\n|---|---|\n")
+	for _, k := range sortedKeys(r.Requests) {
+		var list []string
+		for _, what := range sortedKeys(r.Requests[k]) {
+			list = append(list, fmt.Sprintf("%s %.1f", what, r.Requests[k][what]))
+		}
+		fmt.Fprintf(&b, "| %s | %s |\n", k, strings.Join(list, ", "))
+	}
+	fmt.Fprintf(&b, "\n### Start of a process (`--version`)\n\n| program | median ms |\n|---|---|\n")
+	for _, k := range sortedKeys(r.Start) {
+		fmt.Fprintf(&b, "| %s | %.2f |\n", k, ms(r.Start[k]))
+	}
+	return b.Bytes()
+}
+
+// String is four columns of the table.
+func (t times) String() string {
+	return fmt.Sprintf("%.1f | %.1f | %.1f | %.1f", ms(t.P50), ms(t.P90), ms(t.P99), ms(t.Max))
+}
+
+// budget is one row of the design's table.
+type budget struct {
+	what, limit, got string
+	met              bool
+}
+
+// budgets compares with the table of the design, "Budgets". What the delegates alone take is taken off.
+func (r *results) budgets() []budget {
+	size := 0.0
+	if dir, err := os.Stat(filepath.Join(binDir(), "multus-shim")); err == nil {
+		size = float64(dir.Size()) / 1e6
+	}
+	plain, rawPlain := r.find(noop, 0, 1, "thick"), r.find(noop, 0, 1, "raw")
+	two, rawTwo := r.find(noop, 2, 1, "thick"), r.find(noop, 2, 1, "raw")
+	burst, rawBurst := r.find(reference, 2, 64, "thick"), r.find(reference, 2, 64, "raw")
+	out := []budget{
+		atMost("multus-shim, MB", size, 5),
+		atMost("multus-shim, start beside a program that links libcni and netlink", ratio(r.Start["multus-shim"], r.Start["nothing"]), 1.5),
+		atMost("added to a plain pod's ADD, p50, ms", ms(plain.Add.P50-rawPlain.Add.P50), 3.5),
+		atMost("added to a plain pod's ADD, p99, ms", ms(plain.Add.P99-rawPlain.Add.P99), 10),
+		atMost("added to an ADD with 3 networks, p50, ms", ms(two.Add.P50-rawTwo.Add.P50), 5),
+		atMost("added CPU of a plain pod, ADD and DEL, ms", ms(plain.PluginCPU+plain.DaemonCPU-rawPlain.PluginCPU), 9),
+		atMost("added CPU of a pod with 3 networks, ADD and DEL, ms", ms(two.PluginCPU+two.DaemonCPU-rawTwo.PluginCPU), 9),
+		atLeast("64 ADDs in flight with 3 real networks: throughput beside raw", ratio(rawBurst.Elapsed, burst.Elapsed), 0.85),
+		atMost("daemon, 110 pods, 1,000 definitions, MiB", float64(r.Memory[1000])/(1<<20), 30),
+		atMost("daemon, 110 pods, 10,000 definitions, MiB", float64(r.Memory[10000])/(1<<20), 60),
+	}
+	for what, limit := range map[string]float64{"thick, 0 networks": 1, "thick, 2 networks": 1} {
+		patches, others := 0.0, []string{}
+		for verb, n := range r.Requests[what] {
+			if strings.HasPrefix(verb, "PATCH") {
+				patches += n
+			} else {
+				others = append(others, fmt.Sprintf("%s %.1f", verb, n))
+			}
+		}
+		b := atMost("PATCH per pod, "+what, patches, limit)
+		b.got += ", beside " + strings.Join(others, ", ")
+		out = append(out, b)
+	}
+	return out
+}
+
+func binDir() string { return node.BuiltDir() }
+
+func ratio(a, b time.Duration) float64 {
+	if b == 0 {
+		return 0
+	}
+	return float64(a) / float64(b)
+}
+
+func atMost(what string, got, limit float64) budget {
+	return budget{what, fmt.Sprintf("≤ %g", limit), fmt.Sprintf("%.2f", got), got <= limit}
+}
+
+func atLeast(what string, got, limit float64) budget {
+	return budget{what, fmt.Sprintf("≥ %g", limit), fmt.Sprintf("%.2f", got), got >= limit}
+}
+
+// svg draws the medians of ADD of one pod at a time as bars: what the delegates take, and what is added.
+func (r *results) svg() []byte {
+	const row, left, width, scale = 22, 240, 820, 460
+	type bar struct {
+		label      string
+		raw, total float64
+	}
+	var bars []bar
+	most := 1.0
+	for _, c := range r.Cells {
+		if c.Concurrency != 1 || c.Subject == "raw" {
+			continue
+		}
+		raw := r.find(c.Delegate, c.Networks, 1, "raw")
+		bars = append(bars, bar{fmt.Sprintf("%s, %d more, %s", c.Delegate, c.Networks, c.Subject), ms(raw.Add.P50), ms(c.Add.P50)})
+		most = max(most, ms(c.Add.P50))
+	}
+	var b bytes.Buffer
+	height := row*len(bars) + 60
+	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="12">`+"\n", width, height)
+	fmt.Fprintf(&b, `<rect width="%d" height="%d" fill="white"/><text x="10" y="20" font-size="14">ADD of one pod, median: the delegates alone, and what is added</text>`+"\n", width, height)
+	for i, x := range bars {
+		y := 36 + i*row
+		raw, added := x.raw/most*scale, max(0, x.total-x.raw)/most*scale
+		fmt.Fprintf(&b, `<text x="10" y="%d">%s</text><rect x="%d" y="%d" width="%.1f" height="14" fill="#9aa5b1"/><rect x="%.1f" y="%d" width="%.1f" height="14" fill="#d9822b"/>`,
+			y+12, x.label, left, y, raw, left+raw, y, added)
+		fmt.Fprintf(&b, `<text x="%.1f" y="%d">%.1f ms, raw %.1f ms</text>`+"\n", left+raw+added+6, y+12, x.total, x.raw)
+	}
+	b.WriteString("</svg>\n")
+	return b.Bytes()
+}

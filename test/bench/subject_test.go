@@ -1,0 +1,251 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/invoke"
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/cni/pkg/version"
+
+	"multus/test/kubetest"
+	"multus/test/node"
+)
+
+const (
+	networksKey = "k8s.v1.cni.cncf.io/networks"
+	namespace   = "bench"
+	// opLimit bounds one ADD or DEL.
+	opLimit = 60 * time.Second
+)
+
+// delegate is one kind of networks.
+type delegate string
+
+const (
+	// noop does nothing, so that our own share is all that is seen beside the start of a process.
+	noop delegate = "noop"
+	// reference is the reference plugins bridge and host-local.
+	reference delegate = "bridge"
+)
+
+// subject is what is measured: libcni alone ("raw"), or a plugin between libcni and the delegates.
+type subject struct {
+	name string
+	node *node.Node
+	exec *meter
+	// lists are the networks that raw calls one after another.
+	lists []*libcni.NetworkConfigList
+}
+
+// meter runs plugins as libcni does and counts the processor time of them and of all that they waited for.
+type meter struct {
+	version.PluginDecoder
+	mu  sync.Mutex
+	cpu time.Duration
+}
+
+var _ invoke.Exec = (*meter)(nil)
+
+func (m *meter) FindInPath(plugin string, paths []string) (string, error) {
+	return invoke.FindInPath(plugin, paths)
+}
+
+func (m *meter) ExecPlugin(ctx context.Context, path string, stdin []byte, env []string) ([]byte, error) {
+	var stdout, stderr bytes.Buffer
+	c := exec.CommandContext(ctx, path)
+	c.Env, c.Stdin, c.Stdout, c.Stderr = env, bytes.NewReader(stdin), &stdout, &stderr
+	err := c.Run()
+	if usage, ok := c.ProcessState.SysUsage().(*syscall.Rusage); ok {
+		m.mu.Lock()
+		m.cpu += time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+		m.mu.Unlock()
+	}
+	if err != nil {
+		said := &types.Error{}
+		if json.Unmarshal(stdout.Bytes(), said) == nil && said.Msg != "" {
+			return nil, said
+		}
+		return nil, fmt.Errorf("%w: %s", err, stderr.Bytes())
+	}
+	return stdout.Bytes(), nil
+}
+
+// take returns the processor time since the last call.
+func (m *meter) take() time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	cpu := m.cpu
+	m.cpu = 0
+	return cpu
+}
+
+// maxNetworks is how many networks beside the cluster network are defined.
+const maxNetworks = 5
+
+// config is the configuration of network i, 0 being the cluster network.
+func config(t *testing.T, n *node.Node, d delegate, i int) []byte {
+	t.Helper()
+	name := fmt.Sprintf("n%d", i)
+	plugin := map[string]any{"type": "bridge", "bridge": "br" + name, "ipam": map[string]any{
+		"type": "host-local", "dataDir": n.Reservations(), "ranges": [][]map[string]string{{{"subnet": fmt.Sprintf("10.%d.0.0/16", 100+i)}}},
+	}}
+	if d == noop {
+		fake := map[string]any{"result": json.RawMessage(`{"cniVersion":"1.0.0","interfaces":[{"name":"{ifname}","sandbox":"{netns}"}],"ips":[{"address":"10.0.0.2/24","interface":0}]}`)}
+		plugin = map[string]any{"type": "noop", "fake": fake}
+	}
+	b, err := json.Marshal(map[string]any{"cniVersion": "1.0.0", "name": name, "plugins": []any{plugin}})
+	must(t, err)
+	return b
+}
+
+func newSubject(t *testing.T, name string, kind node.Kind, bin string, d delegate, cluster *kubetest.Cluster) *subject {
+	t.Helper()
+	s := &subject{name: name, exec: &meter{}}
+	o := node.Options{Kind: kind, BinDir: bin, Quiet: true, Conf: map[string]any{"plainPods": "local"}}
+	if name != "raw" {
+		o.Kubeconfig, o.API = cluster.Kubeconfig(t), cluster.Addr()
+	} else {
+		o.Kind = node.Thin // no daemon
+	}
+	s.node = node.New(t, o)
+	s.node.Exec = s.exec
+	s.node.Fake(t, "noop")
+	for i := range maxNetworks + 1 {
+		c := config(t, s.node, d, i)
+		l, err := libcni.NetworkConfFromBytes(c)
+		must(t, err)
+		s.lists = append(s.lists, l)
+		switch {
+		case i == 0:
+			must(t, os.WriteFile(filepath.Join(s.node.Dir, "net.d", "10-primary.conflist"), c, 0o644))
+		case name != "raw":
+			cluster.CreateNetwork(t, namespace, s.network(d, i), string(c), nil)
+		}
+	}
+	return s
+}
+
+// network is the name of a definition: the networks of each subject have folders of their own.
+func (s *subject) network(d delegate, i int) string {
+	return strings.ToLower(fmt.Sprintf("%s-%s-n%d", s.name, d, i))
+}
+
+// pod makes a sandbox, and for a plugin its pod, with n networks beside the cluster network.
+func (s *subject) pod(t *testing.T, d delegate, name string, n int, cluster *kubetest.Cluster) *node.Pod {
+	t.Helper()
+	annotations := map[string]string{}
+	var names []string
+	for i := range n {
+		names = append(names, s.network(d, i+1))
+	}
+	if n > 0 {
+		annotations[networksKey] = strings.Join(names, ",")
+	}
+	uid := "uid"
+	if s.name != "raw" {
+		uid = cluster.CreatePod(t, namespace, name, annotations)
+	}
+	return s.node.NewPod(t, namespace, name, uid, annotations)
+}
+
+// add attaches a pod: raw, one network after another; else by the plugin.
+func (s *subject) add(t *testing.T, p *node.Pod, n int) error {
+	t.Helper()
+	if s.name != "raw" {
+		_, err := s.node.Add(t, s.node.Conf(), p)
+		return err
+	}
+	return s.each(t, p, n, false, func(ctx context.Context, c *libcni.CNIConfig, l *libcni.NetworkConfigList, rt *libcni.RuntimeConf) error {
+		_, err := c.AddNetworkList(ctx, l, rt)
+		return err
+	})
+}
+
+func (s *subject) del(t *testing.T, p *node.Pod, n int) error {
+	t.Helper()
+	if s.name != "raw" {
+		return s.node.Del(t, s.node.Conf(), p)
+	}
+	return s.each(t, p, n, true, func(ctx context.Context, c *libcni.CNIConfig, l *libcni.NetworkConfigList, rt *libcni.RuntimeConf) error {
+		return c.DelNetworkList(ctx, l, rt)
+	})
+}
+
+func (s *subject) each(t *testing.T, p *node.Pod, n int, reverse bool, do func(context.Context, *libcni.CNIConfig, *libcni.NetworkConfigList, *libcni.RuntimeConf) error) error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), opLimit)
+	defer cancel()
+	c := libcni.NewCNIConfigWithCacheDir(s.node.BinDirs, filepath.Join(s.node.Dir, "runtime"), s.exec)
+	var errs []error
+	s.node.Do(t, func() {
+		for k := range n + 1 {
+			i, ifName := k, "eth0"
+			if reverse {
+				i = n - k
+			}
+			if i > 0 {
+				ifName = fmt.Sprintf("net%d", i)
+			}
+			errs = append(errs, do(ctx, c, s.lists[i], &libcni.RuntimeConf{ContainerID: p.ContainerID, NetNS: p.Path, IfName: ifName}))
+		}
+	})
+	return errors.Join(errs...)
+}
+
+// daemonCPU is the processor time of the daemon since its start, 0 without one.
+func (s *subject) daemonCPU(t *testing.T) time.Duration {
+	t.Helper()
+	if s.name == "raw" || !strings.Contains(s.name, "thick") {
+		return 0
+	}
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", s.node.Daemon().Pid))
+	must(t, err)
+	var sum time.Duration
+	for _, f := range tasks {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			continue // a thread that has ended
+		}
+		var ns int64
+		if _, err := fmt.Sscan(string(b), &ns); err == nil {
+			sum += time.Duration(ns)
+		}
+	}
+	return sum
+}
+
+// memory is the daemon's resident memory in bytes.
+func (s *subject) memory(t *testing.T) int {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.node.Daemon().Pid))
+	must(t, err)
+	for line := range strings.Lines(string(b)) {
+		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			var kib int
+			_, err := fmt.Sscan(rest, &kib)
+			must(t, err)
+			return kib << 10
+		}
+	}
+	return 0
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
