@@ -62,7 +62,7 @@ FAULTS_SECONDS ?= 300
 
 faults: $(TEST_TOOLS) ## kill, stop and damage what can be, and print the table of what was left (root)
 	@table=$$(mktemp); trap 'rm -f "$$table"' EXIT; status=0; \
-		FAULTS_SECONDS=$(FAULTS_SECONDS) FAULTS_TABLE=$$table $(GO) test -count=1 -timeout=$$(( $(FAULTS_SECONDS) + 1800 ))s $(ARGS) ./test/faults || status=$$?; \
+		FAULTS_SECONDS=$(FAULTS_SECONDS) FAULTS_TABLE=$$table $(GO) test -count=1 -timeout=$$(( $(FAULTS_SECONDS) + 5400 ))s $(ARGS) ./test/faults || status=$$?; \
 		cat "$$table"; exit $$status
 
 rules: ## list which test shows which rule of today's behaviour; fails on a rule without one

@@ -304,8 +304,11 @@ func (s *Store) Remove(containerID string) error {
 	if err := fsx.Remove(s.path(containerID)); err != nil {
 		return fmt.Errorf("remove record of container %s: %w", containerID, err)
 	}
-	if err := fsx.Sweep(s.Dir, tempAge); err != nil {
-		s.Log.Warn("files of killed processes are left", "err", err)
+	// libcni's results are ours to change, so that killed processes leave files there, too.
+	for _, dir := range []string{s.Dir, filepath.Join(s.Dir, "results")} {
+		if err := fsx.Sweep(dir, tempAge); err != nil {
+			s.Log.Warn("files of killed processes are left", "err", err)
+		}
 	}
 	return nil
 }
