@@ -25,7 +25,7 @@ var ranks = [][]string{
 	{"multus/internal/engine/plan", "multus/internal/engine/publish"},
 	{"multus/internal/engine/request"},
 	{"multus/internal/obs"},
-	{"multus/internal/config"},
+	{"multus/internal/config", "multus/internal/device"},
 	{"multus/internal/fault", "multus/internal/cniconf", "multus/internal/netsel", "multus/internal/link", "multus/internal/fsx", "multus/api"},
 	{"multus/internal/failpoint"},
 }

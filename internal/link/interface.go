@@ -38,17 +38,30 @@ func (n *Namespace) HasInterface(name string) (bool, error) {
 
 // Interfaces lists the interfaces of the namespace, lo included, in the order of their index.
 func (n *Namespace) Interfaces() ([]Interface, error) {
-	handle, err := n.netlink()
+	links, addrs, err := n.dumpLinks()
 	if err != nil {
 		return nil, err
 	}
+	interfaces := make([]Interface, 0, len(links))
+	for _, link := range links {
+		interfaces = append(interfaces, toInterface(link, addrs))
+	}
+	return interfaces, nil
+}
+
+// dumpLinks lists the links of the namespace, and their addresses by index.
+func (n *Namespace) dumpLinks() ([]netlink.Link, map[int][]netip.Prefix, error) {
+	handle, err := n.netlink()
+	if err != nil {
+		return nil, nil, err
+	}
 	links, err := dump(handle.LinkList)
 	if err != nil {
-		return nil, fmt.Errorf("list interfaces: %w", err)
+		return nil, nil, fmt.Errorf("list interfaces: %w", err)
 	}
 	addrs, err := dump(func() ([]netlink.Addr, error) { return handle.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
-		return nil, fmt.Errorf("list addresses: %w", err)
+		return nil, nil, fmt.Errorf("list addresses: %w", err)
 	}
 	byIndex := make(map[int][]netip.Prefix)
 	for _, addr := range addrs {
@@ -56,20 +69,20 @@ func (n *Namespace) Interfaces() ([]Interface, error) {
 			byIndex[addr.LinkIndex] = append(byIndex[addr.LinkIndex], prefix)
 		}
 	}
-	interfaces := make([]Interface, 0, len(links))
-	for _, link := range links {
-		attrs := link.Attrs()
-		interfaces = append(interfaces, Interface{
-			Index: attrs.Index,
-			Name:  attrs.Name,
-			MAC:   attrs.HardwareAddr.String(),
-			MTU:   attrs.MTU,
-			Type:  link.Type(),
-			Up:    attrs.Flags&net.FlagUp != 0,
-			Addrs: byIndex[attrs.Index],
-		})
+	return links, byIndex, nil
+}
+
+func toInterface(link netlink.Link, addrs map[int][]netip.Prefix) Interface {
+	attrs := link.Attrs()
+	return Interface{
+		Index: attrs.Index,
+		Name:  attrs.Name,
+		MAC:   attrs.HardwareAddr.String(),
+		MTU:   attrs.MTU,
+		Type:  link.Type(),
+		Up:    attrs.Flags&net.FlagUp != 0,
+		Addrs: addrs[attrs.Index],
 	}
-	return interfaces, nil
 }
 
 // find looks an interface up by name. Interface zero means "all" to netlink, so a name that is not found must never
