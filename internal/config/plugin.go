@@ -69,6 +69,8 @@ type Plugin struct {
 	KubeletRoot string `json:"kubeletRoot"`
 	// AllowMissingDevices attaches a network without the device that its definition asks for (behaviour.md H21).
 	AllowMissingDevices bool `json:"allowMissingDevices"`
+	// NodeAddresses are the addresses by which the cluster knows this node: no pod gets the device that has one.
+	NodeAddresses []string `json:"nodeAddresses"`
 	// RuntimeConfig is what the runtime passes by capability, member by member as it came
 	// (behaviour.md A33 [quirk]: unknown members are dropped today).
 	RuntimeConfig map[string]json.RawMessage `json:"runtimeConfig"`

@@ -44,7 +44,7 @@ func (inv *Inventory) Reasons(d *link.Device) []Reason {
 		out = append(out, Reason{Kind: kind, Text: fmt.Sprintf(format, args...)})
 	}
 	if c := inv.busy(d); c != nil {
-		add(Held, "%s is being given it", c)
+		add(Held, "%s is getting it or giving it back just now", c)
 	}
 	switch d.Type {
 	case "bridge", "bond", "team", "vrf", "openvswitch":

@@ -92,8 +92,8 @@ func (c *call) attach(ctx context.Context, p *plan.Plan) ([]types.Result, error)
 	}
 	run := c.runner(p.Dirs)
 	c.store.Dir = p.Dirs.State
-	if err := c.store.Write(p); err != nil {
-		return nil, fault.Wrap(err, fault.Internal, "make the state directory (cniDir) writable", "nothing was attached")
+	if err := c.record(ctx, p); err != nil {
+		return nil, err
 	}
 	failpoint.At("ledger.written")
 	if err := c.store.NoteNetworks(p); err != nil {
@@ -104,7 +104,7 @@ func (c *call) attach(ctx context.Context, p *plan.Plan) ([]types.Result, error)
 		a := &p.Attachments[i]
 		copyDeviceInfo(a)
 		start := time.Now()
-		res, begun, err := run.Add(ctx, p, a)
+		res, begun, err := c.addOne(ctx, run, p, a)
 		if c.timed(a, start, err) != nil {
 			failed := i
 			if begun {

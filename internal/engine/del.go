@@ -89,7 +89,7 @@ func (c *call) unrecorded(ctx context.Context) (*plan.Plan, error) {
 // free deletes the attachments of a plan and forgets the sandbox. While anything remains the record stays
 // as it is, so that the next DEL does all of it again (behaviour.md D69, D70 [quirk]: it is forgotten today).
 func (c *call) free(ctx context.Context, p *plan.Plan, progress ledger.Progress) error {
-	if err := c.detach(ctx, p, &progress); err != nil {
+	if err := errors.Join(c.detach(ctx, p, &progress), c.takeBack(ctx, p)); err != nil {
 		return errors.Join(err, c.store.Note(p.ContainerID, progress))
 	}
 	failpoint.At("detached")

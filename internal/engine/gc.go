@@ -71,6 +71,7 @@ func (c *call) collectUnlisted(ctx context.Context, valid map[string]bool, nets 
 		errs = append(errs, err)
 		nets.note(r, kept, c.conf.BinDir)
 	}
+	errs = append(errs, c.sweepDevices(ctx))
 	return errors.Join(append(errs, c.newcomers(seen, nets))...)
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"multus/internal/cniconf"
+	"multus/internal/device"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
 	"multus/internal/netsel"
@@ -46,6 +47,8 @@ type element struct {
 	// RuntimeConfig is there when the keys above do not tell all of it: port mappings, bandwidth, and
 	// what the runtime itself passed (behaviour.md D67 [quirk]).
 	RuntimeConfig map[string]json.RawMessage `json:"capabilityArgs,omitempty"`
+	// HostDevice is the device of the node that the pod has for itself: to know it again when the pod has vanished.
+	HostDevice *device.Identity `json:"hostDevice,omitempty"`
 }
 
 // encode makes the element of an attachment. Its interface name is written only where it is not what
@@ -54,7 +57,7 @@ func encode(a *plan.Attachment, index int, p *plan.Plan) (*element, error) {
 	e := &element{
 		Name: a.Name, ResourceName: a.Resource, DeviceID: a.Device,
 		DropIPv4: a.Routes.DropIPv4, DropIPv6: a.Routes.DropIPv6,
-		Bytes: a.Config.Bytes(), Netns: p.Netns, Args: a.Args,
+		Bytes: a.Config.Bytes(), Netns: p.Netns, Args: a.Args, HostDevice: a.HostDevice,
 	}
 	if r := a.Request; r != nil {
 		e.MAC, e.InfinibandGUID, e.IPs, e.DefaultRoute = r.MAC, r.InfinibandGUID, r.IPs, r.DefaultRoute
@@ -135,7 +138,7 @@ func (e *element) decode(index int, containerID, ifName string) (*plan.Attachmen
 	a := &plan.Attachment{
 		Name: e.Name, Primary: index == 0 && (e.IfName == "" || e.IfName == ifName), IfName: e.IfName, Config: l, Args: e.Args,
 		Resource: e.ResourceName, Device: e.DeviceID, RuntimeConfig: e.RuntimeConfig,
-		Routes: plan.Routes{DropIPv4: e.DropIPv4, DropIPv6: e.DropIPv6},
+		Routes: plan.Routes{DropIPv4: e.DropIPv4, DropIPv6: e.DropIPv6}, HostDevice: e.HostDevice,
 		Request: &netsel.Element{
 			Interface: e.IfName, MAC: e.MAC, InfinibandGUID: e.InfinibandGUID, IPs: e.IPs, DefaultRoute: e.DefaultRoute,
 		},

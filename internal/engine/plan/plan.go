@@ -9,6 +9,7 @@ import (
 	"net/netip"
 
 	"multus/internal/cniconf"
+	"multus/internal/device"
 	"multus/internal/engine/request"
 	"multus/internal/netsel"
 )
@@ -79,6 +80,9 @@ type Attachment struct {
 	Device   string `json:"device,omitempty"`
 	// DeviceInfo is the device-info file of this attachment, "" for none (behaviour.md C71).
 	DeviceInfo string `json:"deviceInfo,omitempty"`
+	// HostDevice is the device of the node that the pod gets for itself. It is found on the node, when the plan is
+	// carried out there.
+	HostDevice *device.Identity `json:"hostDevice,omitempty"`
 }
 
 // Routes says what happens to default routes after an attachment was added (behaviour.md D30-D33).

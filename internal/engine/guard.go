@@ -1,0 +1,242 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"multus/internal/device"
+	"multus/internal/engine/execute"
+	"multus/internal/engine/ledger"
+	"multus/internal/engine/plan"
+	"multus/internal/fault"
+	"multus/internal/fsx"
+	"multus/internal/link"
+)
+
+// guardLimit is how long an operation waits for others that are looking at the node's devices.
+const guardLimit = 10 * time.Second
+
+// devicesKey is the lock on all devices of the node. It is held while somebody looks at them and records what he is
+// going to take, or renames them; never while a delegate runs. Who holds it waits for no other lock.
+const devicesKey = "devices"
+
+// record writes the plan into the ledger. Before that it refuses a device that the node needs or another pod has, and
+// notes which device each attachment takes, so that it is known again. From the record on the device is the pod's:
+// who comes later is told so, whether or not the delegate has moved it yet.
+func (c *call) record(ctx context.Context, p *plan.Plan) error {
+	wanted, err := moved(p)
+	if err != nil {
+		return fault.Wrap(err, fault.BadConfig, "correct the configuration of the network", "nothing was attached")
+	}
+	if len(wanted) == 0 {
+		return c.write(p)
+	}
+	return c.withDevices(ctx, func(node *link.Namespace) error {
+		if err := c.claim(node, p, wanted); err != nil {
+			return err
+		}
+		return c.write(p)
+	})
+}
+
+func (c *call) write(p *plan.Plan) error {
+	if err := c.store.Write(p); err != nil {
+		return fault.Wrap(err, fault.Internal, "make the state directory (cniDir) writable", "nothing was attached")
+	}
+	return nil
+}
+
+// want is a device that the attachment of this index takes away from the node.
+type want struct {
+	index int
+	device.Reference
+}
+
+// moved lists the devices that a plan takes away from the node.
+func moved(p *plan.Plan) ([]want, error) {
+	var out []want
+	for i := range p.Attachments {
+		a := &p.Attachments[i]
+		refs, err := device.References(a.Name, a.Config, a.RuntimeConfig)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range refs {
+			if r.Use == device.Moves {
+				out = append(out, want{i, r})
+			}
+		}
+	}
+	return out, nil
+}
+
+// withDevices runs fn while nobody else judges, records or renames devices of the node.
+func (c *call) withDevices(ctx context.Context, fn func(node *link.Namespace) error) (err error) {
+	waiting, cancel := context.WithTimeoutCause(ctx, guardLimit, fmt.Errorf("others took longer than %s", guardLimit))
+	defer cancel()
+	l, err := fsx.Acquire(waiting, c.deps.LockFile, devicesKey)
+	if err != nil {
+		return fault.Wrap(err, fault.TryAgain, "nothing: the runtime tries again", "wait for the devices of the node")
+	}
+	defer func() { err = errors.Join(err, l.Release()) }()
+	node, err := link.Open(link.NodeNamespace)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, node.Close()) }()
+	return fn(node)
+}
+
+// claim judges the devices that a plan takes away, after those of vanished pods have their names again.
+func (c *call) claim(node *link.Namespace, p *plan.Plan, wanted []want) error {
+	inv, err := c.inventory(node)
+	if err != nil {
+		return err
+	}
+	renamed, err := c.giveBack(node, inv)
+	if err != nil {
+		c.log.Error("device of a pod that vanished has not got its name back", "err", err)
+	}
+	if renamed {
+		if inv, err = c.inventory(node); err != nil {
+			return err
+		}
+	}
+	takers := map[int]string{}
+	for _, w := range wanted {
+		d, err := inv.Judge(w.Reference)
+		if err != nil {
+			return refused(err)
+		}
+		if d == nil {
+			continue
+		}
+		if other, ok := takers[d.Index]; ok {
+			return fault.New(fault.BadConfig, "ask for another device in one of the two networks",
+				"device %q of network %s is not free: network %s of the same pod takes it", d.Name, w.Network, other)
+		}
+		takers[d.Index] = w.Network
+		p.Attachments[w.index].HostDevice = device.IdentityOf(d)
+	}
+	return nil
+}
+
+// inventory looks at the node's devices and at what other sandboxes have.
+func (c *call) inventory(node *link.Namespace) (*device.Inventory, error) {
+	claims, err := c.store.Claims(c.deps.LockFile)
+	if err != nil {
+		return nil, err
+	}
+	own := func(k device.Claim) bool { return k.ContainerID == c.req.ContainerID }
+	return device.Look(node, slices.DeleteFunc(claims, own), device.ParseAddresses(c.conf.NodeAddresses))
+}
+
+// refused makes a fault of a refusal.
+func refused(err error) error {
+	var r *device.Refusal
+	if !errors.As(err, &r) {
+		return err
+	}
+	code := fault.BadConfig
+	if r.Retry {
+		code = fault.TryAgain
+	}
+	return fault.New(code, r.Next(), "%s", r.Error())
+}
+
+// addOne attaches one network, after a look for the interface on which it is to be made: what a plugin says of one that
+// is not there ("Link not found") names neither it nor the network. The networks before may have made it.
+func (c *call) addOne(ctx context.Context, run *execute.Runner, p *plan.Plan, a *plan.Attachment) (types.Result, bool, error) {
+	if err := c.findMasters(a); err != nil {
+		return nil, false, fault.ToCNI(err)
+	}
+	return run.Add(ctx, p, a)
+}
+
+func (c *call) findMasters(a *plan.Attachment) (err error) {
+	refs, err := device.References(a.Name, a.Config, a.RuntimeConfig)
+	if err != nil {
+		return err
+	}
+	refs = slices.DeleteFunc(refs, func(r device.Reference) bool { return r.Use != device.Shares || r.Later || r.AllowInUse })
+	if len(refs) == 0 {
+		return nil
+	}
+	node, err := link.Open(link.NodeNamespace)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, node.Close()) }()
+	for _, r := range refs {
+		if there, err := node.HasInterface(r.Value); err != nil || there {
+			continue // what cannot be asked is the plugin's to find out
+		}
+		inv, err := c.inventory(node)
+		if err != nil {
+			return err
+		}
+		if _, err := inv.Judge(r); err != nil {
+			return refused(err)
+		}
+	}
+	return nil
+}
+
+// takeBack gives the devices of a plan whose delegates have been deleted their names again: a delegate whose namespace
+// is gone does nothing, and the kernel has given the device to the node as it was called in the pod. A name that
+// somebody else has taken meanwhile is no reason to come again.
+func (c *call) takeBack(ctx context.Context, p *plan.Plan) error {
+	claims := ledger.ClaimsOf(p)
+	if !slices.ContainsFunc(claims, gave) {
+		return nil
+	}
+	return c.withDevices(ctx, func(node *link.Namespace) error {
+		inv, err := device.Look(node, claims, nil)
+		if err == nil {
+			_, err = c.giveBack(node, inv)
+		}
+		return err
+	})
+}
+
+// sweepDevices does the same for all sandboxes that are recorded, for GC.
+func (c *call) sweepDevices(ctx context.Context) error {
+	claims, err := c.store.Claims(c.deps.LockFile)
+	if err != nil || !slices.ContainsFunc(claims, gave) {
+		return err
+	}
+	return c.withDevices(ctx, func(node *link.Namespace) error {
+		inv, err := c.inventory(node)
+		if err == nil {
+			_, err = c.giveBack(node, inv)
+		}
+		return err
+	})
+}
+
+// gave tells claims on a device of the node.
+func gave(c device.Claim) bool { return c.Device != nil }
+
+// giveBack gives devices that came back from vanished pods their names again, and tells whether there were any.
+func (c *call) giveBack(node *link.Namespace, inv *device.Inventory) (renamed bool, err error) {
+	var errs []error
+	for _, r := range inv.Returned() {
+		if r.Taken {
+			c.log.Error("device of a pod that vanished cannot have its name back: another interface has it",
+				"device", r.Name, "called", r.Device.Name, "claim", r.Claim.String())
+			continue
+		}
+		if err := node.Rename(r.Device.Index, r.Device.Name, r.Name); err != nil {
+			errs = append(errs, fmt.Errorf("give device %q of %s its name back: %w", r.Name, r.Claim, err))
+			continue
+		}
+		renamed = true
+		c.log.Warn("device of a pod that vanished has its name again", "device", r.Name, "called", r.Device.Name, "claim", r.Claim.String())
+	}
+	return renamed, errors.Join(errs...)
+}
