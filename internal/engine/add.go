@@ -120,8 +120,12 @@ func (c *call) attach(ctx context.Context, p *plan.Plan) ([]types.Result, error)
 	return results, nil
 }
 
-// failed names the network of a failed attachment (behaviour.md M2) and keeps the delegate's code (D5).
+// failed names the network of a failed attachment (behaviour.md M2) and keeps the delegate's code (D5). An error in the
+// configuration that was found without the delegate says all that there is to say.
 func (c *call) failed(a *plan.Attachment, err error) error {
+	if f := (*fault.Error)(nil); errors.As(err, &f) && f.Code == fault.BadConfig {
+		return err
+	}
 	return fault.Wrap(err, fault.Internal, fmt.Sprintf("look at the configuration of network %s and at the message of its plugin", a.Name),
 		"error adding container to network %q (interface %s)", a.Name, a.IfName)
 }

@@ -126,14 +126,14 @@ func (c *call) claim(node *link.Namespace, p *plan.Plan, wanted []want) error {
 	return nil
 }
 
-// inventory looks at the node's devices and at what other sandboxes have.
-func (c *call) inventory(node *link.Namespace) (*device.Inventory, error) {
+// inventory looks at the node's devices and at what other sandboxes have; what this one has is own.
+func (c *call) inventory(node *link.Namespace, own ...device.Claim) (*device.Inventory, error) {
 	claims, err := c.store.Claims(c.deps.LockFile)
 	if err != nil {
 		return nil, err
 	}
-	own := func(k device.Claim) bool { return k.ContainerID == c.req.ContainerID }
-	return device.Look(node, slices.DeleteFunc(claims, own), device.ParseAddresses(c.conf.NodeAddresses))
+	claims = slices.DeleteFunc(claims, func(k device.Claim) bool { return k.ContainerID == c.req.ContainerID })
+	return device.Look(node, append(claims, own...), device.ParseAddresses(c.conf.NodeAddresses))
 }
 
 // refused makes a fault of a refusal.
@@ -152,13 +152,13 @@ func refused(err error) error {
 // addOne attaches one network, after a look for the interface on which it is to be made: what a plugin says of one that
 // is not there ("Link not found") names neither it nor the network. The networks before may have made it.
 func (c *call) addOne(ctx context.Context, run *execute.Runner, p *plan.Plan, a *plan.Attachment) (types.Result, bool, error) {
-	if err := c.findMasters(a); err != nil {
-		return nil, false, fault.ToCNI(err)
+	if err := c.findMasters(p, a); err != nil {
+		return nil, false, err
 	}
 	return run.Add(ctx, p, a)
 }
 
-func (c *call) findMasters(a *plan.Attachment) (err error) {
+func (c *call) findMasters(p *plan.Plan, a *plan.Attachment) (err error) {
 	refs, err := device.References(a.Name, a.Config, a.RuntimeConfig)
 	if err != nil {
 		return err
@@ -176,7 +176,7 @@ func (c *call) findMasters(a *plan.Attachment) (err error) {
 		if there, err := node.HasInterface(r.Value); err != nil || there {
 			continue // what cannot be asked is the plugin's to find out
 		}
-		inv, err := c.inventory(node)
+		inv, err := c.inventory(node, ledger.ClaimsOf(p)...)
 		if err != nil {
 			return err
 		}

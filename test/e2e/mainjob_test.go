@@ -30,7 +30,8 @@ type site struct {
 	outside *testnet.NS
 }
 
-func newSite(t *testing.T, kind node.Kind, o node.Options) *site {
+// newBareSite is a node on a cluster, without a NIC, and a namespace.
+func newBareSite(t *testing.T, kind node.Kind, o node.Options) *site {
 	t.Helper()
 	api := server(t)
 	testnet.RequireRoot(t)
@@ -47,6 +48,13 @@ func newSite(t *testing.T, kind node.Kind, o node.Options) *site {
 	s.ns = strings.Trim(s.ns, "-")
 	api.CreateNamespace(t, s.ns)
 	s.Node = node.New(t, o)
+	return s
+}
+
+func newSite(t *testing.T, kind node.Kind, o node.Options) *site {
+	t.Helper()
+	s := newBareSite(t, kind, o)
+	api := s.api
 	testnet.Veth(t, s.NS, "uplink0", s.outside, "up0")
 	testnet.Veth(t, s.NS, "nic1", s.outside, "peer1")
 	testnet.Addr(t, s.outside, "up0", "192.0.2.1/24", "2001:db8:1::1/64")

@@ -1,0 +1,232 @@
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"multus/test/node"
+	"multus/test/testnet"
+)
+
+// newUplinkSite is a node as of the third field report: its only uplink eth0 has the default route, and eth1 is spare.
+func newUplinkSite(t *testing.T, kind node.Kind) *site {
+	t.Helper()
+	s := newBareSite(t, kind, node.Options{})
+	testnet.Veth(t, s.NS, "eth0", s.outside, "up0")
+	testnet.Veth(t, s.NS, "eth1", s.outside, "peer1")
+	testnet.Addr(t, s.outside, "up0", "192.0.2.1/24")
+	testnet.Addr(t, s.outside, "peer1", "198.51.100.1/24")
+	testnet.Addr(t, s.NS, "eth0", "192.0.2.7/24")
+	testnet.DefaultRoute(t, s.NS, "eth0", "192.0.2.1", 100)
+	config := func(device, more string) string {
+		return fmt.Sprintf(`{"cniVersion":"1.0.0","type":"host-device","device":%q%s,"ipam":{"type":"static","addresses":[{"address":"198.51.100.9/24"}]}}`, device, more)
+	}
+	s.api.CreateNetwork(t, s.ns, "uplink", config("eth0", ""), nil)
+	s.api.CreateNetwork(t, s.ns, "spare", config("eth1", ""), nil)
+	s.api.CreateNetwork(t, s.ns, "meant", config("eth0", `,"allowInUse":true`), nil)
+	s.api.CreateNetwork(t, s.ns, "nothing", config("eth9", ""), nil)
+	s.api.CreateNetwork(t, s.ns, "no-master", `{"cniVersion":"1.0.0","type":"macvlan","master":"eth9","ipam":{}}`, nil)
+	s.api.CreateNetwork(t, s.ns, "master", `{"cniVersion":"1.0.0","type":"macvlan","master":"eth0","ipam":{}}`, nil)
+	return s
+}
+
+// notAttached runs an ADD that must fail with this code and these words, and leave nothing; then DEL must work.
+func (s *site) notAttached(t *testing.T, p *node.Pod, code uint, words ...string) {
+	t.Helper()
+	_, err := s.Add(t, s.Conf(), p)
+	var ce *types.Error
+	if !errors.As(err, &ce) || ce.Code != code {
+		t.Fatalf("ADD: %v, want code %d\n%s", err, code, s.DaemonLog())
+	}
+	t.Log(ce.Error())
+	names(t, ce.Error(), words...)
+	if strings.Contains(ce.Error(), "\n") {
+		t.Error("the error is not one line")
+	}
+	if left := interfaces(t, p.NS); len(left) > 0 {
+		t.Errorf("attached: %v", left)
+	}
+	s.gone(t, s.Conf(), p)
+}
+
+// devices are the node's NICs, whatever they are called: neither the bridge nor cables of pods.
+func (s *site) devices(t *testing.T) string {
+	t.Helper()
+	return strings.Join(slices.DeleteFunc(interfaces(t, s.NS), func(name string) bool {
+		return name == "cni0" || strings.HasPrefix(name, "veth")
+	}), " ")
+}
+
+// kill makes a pod vanish without DEL: its namespace ends, and its NIC is on the node as it was called in the pod.
+func (s *site) kill(t *testing.T, p *node.Pod) {
+	t.Helper()
+	testnet.Move(t, p.NS, "net1", s.NS)
+	if err := testnet.Delete(p.Path); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.devices(t); got != "eth0 net1" {
+		t.Fatalf("the node has %s: not what this test is about", got)
+	}
+}
+
+// back fails unless the node has its NICs under their names.
+func (s *site) back(t *testing.T, after string) {
+	t.Helper()
+	if got := s.devices(t); got != "eth0 eth1" {
+		t.Errorf("after %s the node has %s, want eth0 eth1\n%s", after, got, s.DaemonLog())
+	}
+}
+
+// TestHostDevice is the scenario of the third field report: the uplink is refused with the reason, the free NIC is
+// named and works, and it is back under its name however its pod ends (issue 6; pains.md P21).
+func TestHostDevice(t *testing.T) {
+	for _, kind := range node.Kinds {
+		t.Run(string(kind), func(t *testing.T) {
+			s := newUplinkSite(t, kind)
+			t.Run("the uplink", func(t *testing.T) { s.refusesUplink(t) })
+			t.Run("the spare NIC", func(t *testing.T) { s.givesSpare(t) })
+			t.Run("killed hard, then DEL", func(t *testing.T) {
+				p := s.attachedPod(t, "killed-del", "spare")
+				s.kill(t, p)
+				p.Path = "" // as the runtime passes it
+				if err := s.Del(t, s.Conf(), p); err != nil {
+					t.Errorf("DEL: %v", err)
+				}
+				s.back(t, "DEL")
+			})
+			t.Run("killed hard, then GC", func(t *testing.T) {
+				p := s.attachedPod(t, "killed-gc", "spare")
+				s.kill(t, p)
+				if err := s.GC(t, edited(t, s.Conf(), map[string]any{"cniVersion": "1.1.0"})); err != nil {
+					t.Errorf("GC: %v", err)
+				}
+				s.back(t, "GC")
+			})
+			t.Run("killed hard, then the next ADD", func(t *testing.T) { s.givesAgain(t) })
+			t.Run("masters", func(t *testing.T) { s.judgesMasters(t) })
+			t.Run("allowInUse", func(t *testing.T) {
+				p := s.attachedPod(t, "meant", "meant")
+				if got := s.devices(t); got != "eth1" {
+					t.Errorf("the node has %s", got)
+				}
+				s.gone(t, s.Conf(), p)
+				s.back(t, "DEL")
+			})
+		})
+	}
+}
+
+func (s *site) attachedPod(t *testing.T, name, network string) *node.Pod {
+	t.Helper()
+	p := s.pod(t, name, map[string]string{networks: network}, true)
+	if _, err := s.Add(t, s.Conf(), p); err != nil {
+		t.Fatalf("ADD: %v\n%s", err, s.DaemonLog())
+	}
+	return p
+}
+
+func (s *site) refusesUplink(t *testing.T) {
+	t.Helper()
+	p := s.pod(t, "greedy", map[string]string{networks: "uplink"}, true)
+	s.notAttached(t, p, types.ErrInvalidNetworkConfig,
+		fmt.Sprintf(`device "eth0" of network %s/uplink is not free: it carries the node's default route (192.0.2.1, metric 100); free devices of this node: eth1; `, s.ns),
+		fmt.Sprintf(`change "device" in the network attachment definition %s/uplink, or set "allowInUse": true in its config if you mean it`, s.ns),
+		s.ns+"/greedy")
+	if err := testnet.Ping(s.NS, "192.0.2.1"); err != nil {
+		t.Errorf("the node has lost its uplink: %v", err)
+	}
+	p = s.pod(t, "hopeful", map[string]string{networks: "nothing"}, true)
+	s.notAttached(t, p, types.ErrInvalidNetworkConfig, fmt.Sprintf(`device "eth9" of network %s/nothing is not on this node; free devices of this node: eth1; `, s.ns))
+}
+
+func (s *site) givesSpare(t *testing.T) {
+	t.Helper()
+	first := s.attachedPod(t, "first", "spare")
+	if err := testnet.Ping(first.NS, "198.51.100.1"); err != nil {
+		t.Error(err)
+	}
+	if err := s.Check(t, s.Conf(), first); err != nil {
+		t.Errorf("CHECK: %v", err)
+	}
+	second := s.pod(t, "second", map[string]string{networks: "spare"}, true)
+	s.notAttached(t, second, types.ErrTryAgainLater,
+		fmt.Sprintf(`device "eth1" of network %s/spare is not free: pod %s/first (sandbox %s, interface net1) has it; no device of this node is free; wait until that pod is gone`, s.ns, s.ns, first.ContainerID))
+	s.gone(t, s.Conf(), first)
+	s.back(t, "DEL")
+}
+
+// givesAgain: the DEL of the pod that vanished comes after the ADD of its successor, as of a StatefulSet.
+func (s *site) givesAgain(t *testing.T) {
+	t.Helper()
+	old := s.attachedPod(t, "old", "spare")
+	s.kill(t, old)
+	again := s.attachedPod(t, "again", "spare")
+	if err := testnet.Ping(again.NS, "198.51.100.1"); err != nil {
+		t.Error(err)
+	}
+	old.Path = ""
+	if err := s.Del(t, s.Conf(), old); err != nil {
+		t.Errorf("DEL: %v", err)
+	}
+	if err := testnet.Ping(again.NS, "198.51.100.1"); err != nil {
+		t.Errorf("after the DEL of its predecessor: %v", err)
+	}
+	s.gone(t, s.Conf(), again)
+	s.back(t, "DEL")
+}
+
+// judgesMasters: the uplink is what macvlan is made on; one that is not there is named.
+func (s *site) judgesMasters(t *testing.T) {
+	t.Helper()
+	p := s.pod(t, "no-master", map[string]string{networks: "no-master"}, true)
+	s.notAttached(t, p, types.ErrInvalidNetworkConfig,
+		fmt.Sprintf(`master "eth9" of network %s/no-master is not on this node; interfaces of this node: eth0, eth1, cni0; change "master" in the network attachment definition %s/no-master`, s.ns, s.ns))
+	user := s.attachedPod(t, "user", "master")
+	p = s.pod(t, "third", map[string]string{networks: "uplink"}, true)
+	s.notAttached(t, p, types.ErrInvalidNetworkConfig, fmt.Sprintf("other interfaces are on it: that of pod %s/user", s.ns))
+	s.gone(t, s.Conf(), user)
+}
+
+// TestHostDeviceRace: of two pods that ask for one NIC at the same moment one gets it, and the other is told who.
+func TestHostDeviceRace(t *testing.T) {
+	const tries = 20
+	for _, kind := range node.Kinds {
+		t.Run(string(kind), func(t *testing.T) {
+			s := newUplinkSite(t, kind)
+			pods := []*node.Pod{
+				s.pod(t, "alice", map[string]string{networks: "spare"}, true),
+				s.pod(t, "bob", map[string]string{networks: "spare"}, true),
+			}
+			won := map[string]int{}
+			for range tries {
+				errs := make([]error, len(pods))
+				var wg sync.WaitGroup
+				for i, p := range pods {
+					wg.Go(func() { _, errs[i] = s.Add(t, s.Conf(), p) })
+				}
+				wg.Wait()
+				winner := slices.Index(errs, nil)
+				if winner < 0 || errs[1-winner] == nil {
+					t.Fatalf("ADD: %v, want one success\n%s", errs, s.DaemonLog())
+				}
+				won[pods[winner].Name]++
+				var ce *types.Error
+				if !errors.As(errs[1-winner], &ce) || ce.Code != types.ErrTryAgainLater {
+					t.Errorf("ADD: %v, want code %d", errs[1-winner], types.ErrTryAgainLater)
+				}
+				names(t, errs[1-winner].Error(), `device "eth1"`, "is not free: pod "+s.ns+"/"+pods[winner].Name)
+				for _, p := range pods {
+					s.gone(t, s.Conf(), p)
+				}
+				s.back(t, "both DELs")
+			}
+			t.Logf("won: %v", won)
+		})
+	}
+}
