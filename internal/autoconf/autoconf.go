@@ -131,6 +131,7 @@ type output struct {
 	ReadinessIndicatorFile string             `json:"readinessindicatorfile,omitempty"`
 	FailureEvents          bool               `json:"failureEvents"`
 	PlainPods              string             `json:"plainPods"`
+	NodeAddresses          []string           `json:"nodeAddresses,omitempty"`
 }
 
 // Generate makes the CNI configuration for a cluster network: one line of JSON that libcni accepts.
@@ -155,7 +156,7 @@ func Generate(d *config.Daemon, p *Primary) ([]byte, error) {
 		Type: d.Type, CNIDir: d.HostPath(d.CNIDir), AuxiliaryChain: d.AuxiliaryChain, DaemonSocketDir: d.DaemonSocketDir,
 		ConfDir: d.HostPath(d.ConfDir), DefaultNetworks: d.DefaultNetworks, SystemNamespaces: d.SystemNamespaces, MultusNamespace: d.MultusNamespace,
 		ReadinessIndicatorFile: d.HostPath(d.ReadinessIndicatorFile),
-		FailureEvents:          true, PlainPods: config.PlainLocal,
+		FailureEvents:          true, PlainPods: config.PlainLocal, NodeAddresses: d.NodeAddresses,
 	}
 	if err := versions(d.CNIVersion, p); err != nil {
 		return nil, err

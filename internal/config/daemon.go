@@ -55,6 +55,8 @@ type Daemon struct {
 	SystemNamespaces       []string        `json:"systemNamespaces"`
 	MultusNamespace        string          `json:"multusNamespace"`
 	ClusterNetwork         string          `json:"clusterNetwork"`
+	// NodeAddresses are the addresses by which the cluster knows this node.
+	NodeAddresses []string `json:"nodeAddresses"`
 
 	// Raw is the file as it was read.
 	Raw []byte `json:"-"`

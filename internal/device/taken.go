@@ -218,7 +218,7 @@ func (inv *Inventory) List() []Status {
 	}
 	for i := range inv.Claims {
 		c := &inv.Claims[i]
-		if c.Device == nil || inv.here(c.Device) {
+		if c.Device == nil || inv.here(c.Device) || inv.holder(&Reference{Key: "device", Value: c.Device.Name}) != c {
 			continue
 		}
 		d := link.Device{Interface: link.Interface{Name: c.Device.Name, MAC: c.Device.MAC}, Permanent: c.Device.Permanent, Bus: c.Device.Bus, Peer: c.Peer}

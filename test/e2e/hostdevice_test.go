@@ -1,8 +1,11 @@
 package e2e
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -109,6 +112,14 @@ func TestHostDevice(t *testing.T) {
 				s.back(t, "GC")
 			})
 			t.Run("killed hard, then the next ADD", func(t *testing.T) { s.givesAgain(t) })
+			t.Run("killed hard, and its name is taken", func(t *testing.T) { s.losesName(t) })
+			t.Run("records of today's Multus", func(t *testing.T) { s.readsOldRecords(t) })
+			t.Run("names in the pod", func(t *testing.T) { s.refusesClashes(t) })
+			conf := edited(t, s.Conf(), map[string]any{"nodeAddresses": []string{"198.51.100.7"}})
+			if kind == node.Thick {
+				conf = s.toldAddress(t, "198.51.100.7")
+			}
+			t.Run("the node's address", func(t *testing.T) { s.refusesNodeAddress(t, conf) })
 			t.Run("masters", func(t *testing.T) { s.judgesMasters(t) })
 			t.Run("allowInUse", func(t *testing.T) {
 				p := s.attachedPod(t, "meant", "meant")
@@ -178,6 +189,101 @@ func (s *site) givesAgain(t *testing.T) {
 		t.Errorf("after the DEL of its predecessor: %v", err)
 	}
 	s.gone(t, s.Conf(), again)
+	s.back(t, "DEL")
+}
+
+// losesName: while the NIC was away, somebody called another one eth1. Its pod can be deleted all the same.
+func (s *site) losesName(t *testing.T) {
+	t.Helper()
+	p := s.attachedPod(t, "nameless", "spare")
+	s.kill(t, p)
+	testnet.Veth(t, s.NS, "eth1", s.outside, "impostor")
+	p.Path = ""
+	if err := s.Del(t, s.Conf(), p); err != nil {
+		t.Errorf("DEL: %v", err)
+	}
+	if got := s.devices(t); got != "eth0 eth1 net1" {
+		t.Errorf("the node has %s", got)
+	}
+	b, err := os.ReadFile(filepath.Join(s.Dir, "plugin.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	names(t, string(b), "cannot have its name back: another interface has it", "nameless")
+	testnet.Remove(t, s.NS, "eth1")
+	testnet.Rename(t, s.NS, "net1", "eth1")
+}
+
+// readsOldRecords: the ledger has what the device is known by; without it, as after an upgrade, the pod that has the
+// device is known by what its network asks for.
+func (s *site) readsOldRecords(t *testing.T) {
+	t.Helper()
+	first := s.attachedPod(t, "upgraded", "spare")
+	file := filepath.Join(s.State(), first.ContainerID)
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var record []map[string]any
+	if err := json.Unmarshal(b, &record); err != nil {
+		t.Fatal(err)
+	}
+	identity, _ := record[1]["hostDevice"].(map[string]any)
+	if identity["name"] != "eth1" || identity["ifindex"] == nil || identity["mac"] == nil {
+		t.Errorf("hostDevice in the ledger: %v", record[1]["hostDevice"])
+	}
+	delete(record[1], "hostDevice")
+	if b, err = json.Marshal(record); err == nil {
+		err = os.WriteFile(file, b, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := s.pod(t, "later", map[string]string{networks: "spare"}, true)
+	s.notAttached(t, second, types.ErrTryAgainLater, "is not free: pod "+s.ns+"/upgraded")
+	s.gone(t, s.Conf(), first)
+	s.back(t, "DEL")
+}
+
+// refusesClashes: the name that the device will get is taken in the pod, or the pod asks for one device twice.
+func (s *site) refusesClashes(t *testing.T) {
+	t.Helper()
+	p := s.pod(t, "occupied", map[string]string{networks: "spare"}, true)
+	testnet.Veth(t, p.NS, "net1", s.outside, "clash")
+	_, err := s.Add(t, s.Conf(), p)
+	if err == nil {
+		t.Fatal("attached over an interface of the pod")
+	}
+	names(t, err.Error(), "interface name net1 already exists", s.ns+"/spare")
+	s.back(t, "the refusal")
+	p = s.pod(t, "twice", map[string]string{networks: "spare,spare"}, true)
+	s.notAttached(t, p, types.ErrInvalidNetworkConfig, fmt.Sprintf(`device "eth1" of network %s/spare is not free: network %s/spare of the same pod takes it`, s.ns, s.ns))
+	s.back(t, "the refusal")
+}
+
+// toldAddress is the configuration of a daemon that is told the node's address as its manifest does.
+func (s *site) toldAddress(t *testing.T, address string) []byte {
+	t.Helper()
+	s.StopDaemon(t)
+	s.DaemonEnv = []string{"MULTUS_NODE_ADDRESS=" + address}
+	s.StartDaemon(t)
+	s.eventually(t, "nodeAddresses in the generated configuration", func() bool { return strings.Contains(string(s.Generated(t)), address) })
+	return s.Generated(t)
+}
+
+// refusesNodeAddress: the cluster knows the node by an address that is not on the uplink, as on many virtual machines.
+func (s *site) refusesNodeAddress(t *testing.T, conf []byte) {
+	t.Helper()
+	testnet.Addr(t, s.NS, "eth1", "198.51.100.7/24")
+	p := s.pod(t, "addressed", map[string]string{networks: "spare"}, true)
+	_, err := s.Add(t, conf, p)
+	if err == nil {
+		t.Fatal("attached")
+	}
+	names(t, err.Error(), `device "eth1" of network `+s.ns+`/spare is not free: it has the node's address 198.51.100.7; no device of this node is free`)
+	// Without that an address is no reason: today's users give away NICs that the node has set up.
+	p = s.attachedPod(t, "unaddressed", "spare")
+	s.gone(t, s.Conf(), p)
 	s.back(t, "DEL")
 }
 

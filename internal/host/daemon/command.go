@@ -45,6 +45,7 @@ func Command(getenv func(string) string, stdout io.Writer) *cobra.Command {
 		c.Flags().StringVar(&o.Config, "config", DefaultConfig, "the daemon's configuration `file`")
 		c.Flags().StringVar(&o.Kubeconfig, "kubeconfig", "", "kubeconfig `file`; default: the pod's service account")
 		c.Flags().StringVar(&o.NodeName, "node-name", getenv("MULTUS_NODE_NAME"), "`name` of this node (default: MULTUS_NODE_NAME)")
+		c.Flags().StringVar(&o.NodeAddress, "node-address", getenv("MULTUS_NODE_ADDRESS"), "`address` of this node in the cluster, whose device no pod gets (default: MULTUS_NODE_ADDRESS)")
 		c.Flags().StringVar(&dest, "install-dir", "", "install the plugins into this CNI bin `directory` before serving")
 		c.Flags().BoolVar(&reference, "reference-plugins", false, "with --install-dir, also install the reference CNI plugins that it lacks")
 		c.Flags().IntVar(&o.HealthPort, "health-port", 0, "answer /healthz and /readyz on this `port` of 127.0.0.1, for probes")

@@ -35,6 +35,8 @@ type Options struct {
 	Config     string
 	Kubeconfig string
 	NodeName   string
+	// NodeAddress is that of the node in the cluster, for a configuration without nodeAddresses; "" if nobody said it.
+	NodeAddress string
 	// HealthPort is where the kubelet's probes are answered, on the loopback; 0 for nowhere.
 	HealthPort int
 	Getenv     func(string) string
@@ -53,6 +55,9 @@ func Run(ctx context.Context, o Options) error {
 	}
 	if o.Kubeconfig != "" {
 		conf.Kubeconfig = o.Kubeconfig
+	}
+	if o.NodeAddress != "" && len(conf.NodeAddresses) == 0 {
+		conf.NodeAddresses = []string{o.NodeAddress}
 	}
 	log, err := logger(conf)
 	if err != nil {

@@ -33,6 +33,7 @@ type plugin struct {
 	ReadinessFile      string            `json:"readinessindicatorfile,omitempty"`
 	Kubeconfig         string            `json:"kubeconfig"`
 	Delegates          []json.RawMessage `json:"delegates"`
+	NodeAddresses      []string          `json:"nodeAddresses,omitempty"`
 }
 
 // list is the generated configuration for CNI versions from 1.0.0 on.
@@ -97,6 +98,9 @@ func (o *Options) generate(p *autoconf.Primary) ([]byte, string, error) {
 		Type: "multus", Capabilities: caps, NamespaceIsolation: o.NamespaceIsolation, GlobalNamespaces: o.GlobalNamespaces,
 		LogLevel: o.LogLevel, LogFile: o.LogFile, BinDir: o.AdditionalBinDir, ConfDir: onHost(o.MultusConfDir),
 		ReadinessFile: o.ReadinessFile, Kubeconfig: o.KubeconfigFileHost, Delegates: []json.RawMessage{embedded},
+	}
+	if address := o.Getenv("MULTUS_NODE_ADDRESS"); address != "" {
+		out.NodeAddresses = []string{address}
 	}
 	if !o.LogToStderr {
 		no := false

@@ -141,6 +141,7 @@ func TestGenerates(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	h.write(t, "net.d/10-flannel.conflist", flannel031)
+	h.env["MULTUS_NODE_ADDRESS"] = "192.0.2.7"
 	h.write(t, "net.d/00-multus.conf", `{"cniVersion":"0.3.1","name":"old","type":"multus","delegates":[{"type":"x"}]}`)
 	stop := h.start(t, "--namespace-isolation", "--global-namespaces=default,x", "--multus-log-level=Debug", "--multus-log-to-stderr=false", "--readiness-indicator-file=/ready")
 	h.eventually(t, "the watch", func() bool { return strings.Contains(h.out.String(), "Entering watch loop") })
@@ -152,7 +153,7 @@ func TestGenerates(t *testing.T) {
 	}
 	want := `{"cniVersion":"0.3.1","name":"multus-cni-network","type":"multus","capabilities":{"io.kubernetes.cri.pod-annotations":true,"portMappings":true,"x":false},` +
 		`"namespaceIsolation":true,"globalNamespaces":"default,x","logToStderr":false,"logLevel":"Debug","confDir":"DIR/multus.net.d","readinessindicatorfile":"/ready",` +
-		`"kubeconfig":"DIR/net.d/multus.d/multus.kubeconfig","delegates":[` + flannel031 + "]}\n"
+		`"kubeconfig":"DIR/net.d/multus.d/multus.kubeconfig","delegates":[` + flannel031 + "],\"nodeAddresses\":[\"192.0.2.7\"]}\n"
 	if d := cmp.Diff(strings.ReplaceAll(want, "DIR", h.dir), h.read(t, "net.d/00-multus.conf")); d != "" {
 		t.Errorf("00-multus.conf (-want +got):\n%s", d)
 	}
@@ -255,10 +256,10 @@ func TestRefuses(t *testing.T) {
 		name, primary, want string
 		args                []string
 	}{
-		{"conf dir", flannel031, "cni-conf-dir is not found", []string{"--cni-conf-dir=/nonexistent"}},
-		{"bin dir", flannel031, "cni-bin-dir is not found", []string{"--cni-bin-dir=/nonexistent"}},
-		{"binary", flannel031, "multus-bin-file is not found", []string{"--multus-bin-file=/nonexistent"}},
-		{"conf file", flannel031, "multus-conf-file is not found", []string{"--multus-conf-file=/nonexistent"}},
+		{"conf dir", flannel031, "cni-conf-dir is not found", []string{"--cni-conf-dir=/proc/nonexistent"}},
+		{"bin dir", flannel031, "cni-bin-dir is not found", []string{"--cni-bin-dir=/proc/nonexistent"}},
+		{"binary", flannel031, "multus-bin-file is not found", []string{"--multus-bin-file=/proc/nonexistent"}},
+		{"conf file", flannel031, "multus-conf-file is not found", []string{"--multus-conf-file=/proc/nonexistent"}},
 		{"log level", flannel031, "Log levels should be one of", []string{"--multus-log-level=loud"}},
 		{"no primary", "", "could not find a plugin configuration", nil},
 		{"no version", `{"name":"x","plugins":[{"type":"y"}]}`, "cannot get cniVersion in master CNI config file", nil},

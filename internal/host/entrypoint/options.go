@@ -45,7 +45,7 @@ type Options struct {
 	ForceCNIVersion     bool
 	SkipTLSVerify       bool
 
-	// ServiceAccountDir has ca.crt and token; Getenv tells where the API server is.
+	// ServiceAccountDir has ca.crt and token; Getenv tells where the API server is, and the node's address.
 	ServiceAccountDir string
 	Getenv            func(string) string
 	Stdout            io.Writer
