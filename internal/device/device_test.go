@@ -103,6 +103,7 @@ func TestReasons(t *testing.T) {
 		"veth to somewhere else":     {device: with(soft(3, "veth1", "veth"), func(d *link.Device) { d.Peer = 4 }), claims: []Claim{{Pod: "default/p", Peer: 5}}},
 		"veth on this node":          {device: soft(3, "veth1", "veth"), claims: []Claim{{Pod: "default/p", Peer: -1}}},
 		"bridge of the cluster":      {device: soft(3, "cni0", "bridge"), want: []Kind{Immovable}, text: "it is a bridge, which cannot leave the node"},
+		"internal port of a vSwitch": {device: soft(3, "vport0", "openvswitch")},
 		"loopback":                   {device: with(soft(3, "lo", "device"), func(d *link.Device) { d.Loopback = true }), want: []Kind{Immovable}, text: "it is the node's loopback interface"},
 		"just being given away":      {device: eth1, claims: []Claim{{Pod: "default/p", ContainerID: "c1", IfName: "net1", Busy: true, Device: IdentityOf(&eth1)}}, want: []Kind{Held}, text: "pod default/p (sandbox c1, interface net1) is getting it or giving it back just now"},
 		"recorded, and nobody at it": {device: eth1, claims: []Claim{{Pod: "default/p", Device: IdentityOf(&eth1)}}},

@@ -47,7 +47,7 @@ func (inv *Inventory) Reasons(d *link.Device) []Reason {
 		add(Held, "%s is getting it or giving it back just now", c)
 	}
 	switch d.Type {
-	case "bridge", "bond", "team", "vrf", "openvswitch":
+	case "bridge", "bond", "team", "vrf":
 		add(Immovable, "it is a %s, which cannot leave the node", d.Type)
 	default:
 		if d.Loopback {

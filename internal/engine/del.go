@@ -110,7 +110,7 @@ func (c *call) detach(ctx context.Context, p *plan.Plan, progress *ledger.Progre
 		a := &p.Attachments[i]
 		start := time.Now()
 		one, cancel := spare(ctx, i)
-		err := c.timed(a, start, run.Del(one, p, a))
+		err := c.timed(a, start, c.delOne(one, run, p, a))
 		cancel()
 		if unseen, ok := errors.AsType[*execute.UnseenError](err); ok {
 			progress.DelTries = before.DelTries + 1

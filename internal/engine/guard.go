@@ -13,6 +13,7 @@ import (
 	"multus/internal/engine/execute"
 	"multus/internal/engine/ledger"
 	"multus/internal/engine/plan"
+	"multus/internal/failpoint"
 	"multus/internal/fault"
 	"multus/internal/fsx"
 	"multus/internal/link"
@@ -40,6 +41,7 @@ func (c *call) record(ctx context.Context, p *plan.Plan) error {
 		if err := c.claim(node, p, wanted); err != nil {
 			return err
 		}
+		failpoint.At("devices.judged")
 		return c.write(p)
 	})
 }
@@ -84,6 +86,7 @@ func (c *call) withDevices(ctx context.Context, fn func(node *link.Namespace) er
 		return fault.Wrap(err, fault.TryAgain, "nothing: the runtime tries again", "wait for the devices of the node")
 	}
 	defer func() { err = errors.Join(err, l.Release()) }()
+	failpoint.At("devices.locked")
 	node, err := link.Open(link.NodeNamespace)
 	if err != nil {
 		return err
@@ -187,6 +190,32 @@ func (c *call) findMasters(p *plan.Plan, a *plan.Attachment) (err error) {
 	return nil
 }
 
+// delOne detaches one network. The host-device plugin calls it an error that the device is not in the pod any more, and
+// so does its every later DEL after one that was killed too late: the runtime would never get rid of the sandbox
+// (pains.md P07). It frees addresses before it looks for the device, so nothing is left.
+func (c *call) delOne(ctx context.Context, run *execute.Runner, p *plan.Plan, a *plan.Attachment) error {
+	err := run.Del(ctx, p, a)
+	if err == nil || a.HostDevice == nil || inSandbox(p.Netns, a) {
+		return err
+	}
+	c.log.Warn("DEL of a device that is not in the pod any more", "network", a.Name, "device", a.HostDevice.Name, "err", err)
+	return run.Forget(p, a)
+}
+
+// inSandbox tells whether an attachment's device may be in the pod. Of a namespace that is gone nobody knows what its
+// plugins have freed.
+func inSandbox(netns string, a *plan.Attachment) bool {
+	ns, err := link.Open(netns)
+	if err != nil {
+		return true
+	}
+	devices, err := ns.Devices()
+	if errors.Join(err, ns.Close()) != nil {
+		return true
+	}
+	return slices.ContainsFunc(devices, func(d link.Device) bool { return d.Name == a.IfName || a.HostDevice.Is(&d) })
+}
+
 // takeBack gives the devices of a plan whose delegates have been deleted their names again: a delegate whose namespace
 // is gone does nothing, and the kernel has given the device to the node as it was called in the pod. A name that
 // somebody else has taken meanwhile is no reason to come again.
@@ -236,6 +265,7 @@ func (c *call) giveBack(node *link.Namespace, inv *device.Inventory) (renamed bo
 			continue
 		}
 		renamed = true
+		failpoint.At("devices.renamed")
 		c.log.Warn("device of a pod that vanished has its name again", "device", r.Name, "called", r.Device.Name, "claim", r.Claim.String())
 	}
 	return renamed, errors.Join(errs...)

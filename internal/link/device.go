@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// NodeNamespace is the path of the network namespace of this process: that of the node, where the runtime runs
-// its plugins.
-const NodeNamespace = "/proc/self/ns/net"
+// NodeNamespace is the path of the network namespace of the calling thread: that of the node, where the runtime runs
+// its plugins. (That of the process is its first thread's, which may be inside of Do.)
+const NodeNamespace = "/proc/thread-self/ns/net"
 
 // Device is an interface with what decides whether it can be given away, and by what it is known again.
 type Device struct {

@@ -1,0 +1,93 @@
+package ledger
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"multus/internal/device"
+	"multus/internal/engine/plan"
+	"multus/internal/engine/request"
+	"multus/internal/fsx"
+)
+
+// TestClaims: who has which device of the node is read from records of ours and of today's Multus, and nothing is
+// changed by it (pains.md P21).
+func TestClaims(t *testing.T) {
+	t.Parallel()
+	s := store(t)
+	locks := filepath.Join(t.TempDir(), "locks")
+	if got, err := s.Claims(locks); err != nil || len(got) > 0 {
+		t.Errorf("no directory: %v, %v", got, err)
+	}
+	identity := &device.Identity{Name: "eth1", Index: 3, MAC: "02:00:00:00:00:03", Permanent: "02:00:00:00:00:03", Bus: "0000:00:03.0"}
+	args := request.Args{{request.PodNamespace, "ns"}, {request.PodName, "p"}}
+	p := &plan.Plan{ContainerID: "ours", Netns: "/run/netns/x", Attachments: []plan.Attachment{
+		{Name: "cbr0", Primary: true, IfName: "eth0", Args: args, Config: config(t, `{"cniVersion":"1.0.0","name":"cbr0","type":"bridge"}`)},
+		{Name: "ns/nic", IfName: "net1", Args: args, HostDevice: identity, Config: config(t, `{"cniVersion":"1.0.0","name":"nic","type":"host-device","device":"eth1"}`)},
+	}}
+	if err := s.Write(p); err != nil {
+		t.Fatal(err)
+	}
+	ref := []device.Reference{{Network: "ns/nic", Key: "device", Value: "eth1"}}
+	want := []device.Claim{
+		{Pod: "ns/p", ContainerID: "ours", Network: "cbr0", IfName: "eth0", Netns: "/run/netns/x", Peer: -1, Busy: true},
+		{Pod: "ns/p", ContainerID: "ours", Network: "ns/nic", IfName: "net1", Netns: "/run/netns/x", Peer: -1, Busy: true, Device: identity, References: ref},
+	}
+	for i, c := range ClaimsOf(p) {
+		w := want[i]
+		w.Busy = false
+		if d := cmp.Diff(w, c); d != "" {
+			t.Errorf("of the plan (-want +got):\n%s", d)
+		}
+	}
+	// The same record as today's Multus writes it: without our keys.
+	b, err := os.ReadFile(filepath.Join(s.Dir, "ours"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var elements []map[string]any
+	if err := json.Unmarshal(b, &elements); err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range elements {
+		for _, key := range []string{"hostDevice", "netnsPath", "cniArgs"} {
+			delete(e, key)
+		}
+	}
+	if b, err = json.Marshal(elements); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(s.Dir, "todays"), string(b))
+	write(t, filepath.Join(s.Dir, "broken"), `[{"Name":"x"`)
+	write(t, filepath.Join(s.Dir, "results", "x"), `{}`)
+	lock, err := fsx.TryAcquire(locks, "ours")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+
+	got, err := s.Claims(locks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.SortStableFunc(got, func(a, b device.Claim) int { return strings.Compare(a.ContainerID, b.ContainerID) })
+	want = append(want,
+		device.Claim{ContainerID: "todays", Network: "cbr0", IfName: "eth0", Peer: -1},
+		device.Claim{ContainerID: "todays", Network: "ns/nic", IfName: "net1", Peer: -1, References: ref},
+	)
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	if _, err := os.Stat(filepath.Join(s.Dir, damagedDir)); err == nil {
+		t.Error("the broken record was put aside by a look")
+	}
+	if r := read(t, s, "ours"); cmp.Diff(identity, r.Attachments[1].HostDevice) != "" {
+		t.Errorf("DEL reads %+v", r.Attachments[1].HostDevice)
+	}
+}

@@ -1,0 +1,120 @@
+package faults
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"multus/internal/failpoint"
+	"multus/internal/fsx"
+	"multus/internal/host/plugin"
+	"multus/test/node"
+	"multus/test/testnet"
+)
+
+// deviceSite is a node with a spare NIC, and a network that gives it to a pod.
+func deviceSite(t *testing.T, kind node.Kind) *site {
+	t.Helper()
+	v := variants[1]
+	v.networks, v.names = "nic", []string{"cluster", "default/nic"}
+	s := newSite(t, kind, v, nil)
+	s.define(t, "nic", `{"cniVersion":"1.0.0","type":"host-device","device":"eth1","ipam":{"type":"static","addresses":[{"address":"192.0.2.9/24"}]}}`)
+	testnet.Veth(t, s.NS, "eth1", testnet.New(t), "peer1")
+	return s
+}
+
+// settle waits for the delegates of a plugin that was killed, as DEL does.
+func (s *site) settle(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	l, err := fsx.Acquire(ctx, plugin.LockFile, s.pod.ContainerID)
+	check(t, err)
+	check(t, l.Release())
+}
+
+// vanish ends the pod's namespace, and what the kernel does with hardware in it is done to the NIC: it is on the node as
+// it was called in the pod. The runtime has no path to pass any more.
+func (s *site) vanish(t *testing.T) {
+	t.Helper()
+	s.settle(t)
+	if slices.Contains(interfaces(t, s.pod.NS), "net1") {
+		testnet.Move(t, s.pod.NS, "net1", s.NS)
+	}
+	check(t, testnet.Delete(s.pod.Path))
+	s.pod.Path = ""
+}
+
+// home counts a NIC that is not on the node under its name.
+func (s *site) home(t *testing.T, r *row, what string) {
+	t.Helper()
+	have := interfaces(t, s.NS)
+	if slices.Contains(have, "eth1") && !slices.Contains(have, "net1") {
+		return
+	}
+	r.bad(t, &r.interfaces, 1, "%s: the node has %s, want eth1", what, strings.Join(have, " "))
+	if slices.Contains(have, "net1") {
+		testnet.Rename(t, s.NS, "net1", "eth1")
+	}
+}
+
+// TestDevicePoints kills the plugin at every point that it passes with a device of the node in hand, now thin and now
+// thick, whether or not the pod vanishes then: DEL brings the device home under its name, and the next pod gets it (issue 6; pains.md P21).
+func TestDevicePoints(t *testing.T) {
+	vanished := func(t *testing.T, s *site) { t.Helper(); s.attach(t); s.vanish(t) }
+	for k, kind := range node.Kinds {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			s := deviceSite(t, kind)
+			r := table.row("plugin killed at every point with a device, " + string(kind))
+			var seen []string
+			for _, verb := range []verb{
+				{"ADD", fresh, plain("ADD")},
+				{"DEL", attached, plain("DEL")},
+				{"DEL of a vanished pod", vanished, plain("DEL")},
+			} {
+				verb.before(t, s)
+				points := s.trace(t, verb.name, func(env ...string) error { return verb.call(t, s, env...) })
+				s.end(t, r, verb.name)
+				for n, p := range points {
+					seen = append(seen, p.name)
+					if n%len(node.Kinds) != k && !long() {
+						continue
+					}
+					verb.before(t, s)
+					if err := verb.call(t, s, p.env()); !errors.Is(err, errKilled) {
+						t.Errorf("%s: not killed: %v", p, err)
+					}
+					if n/len(node.Kinds)%2 == 1 && s.pod.Path != "" {
+						s.vanish(t)
+					}
+					r.try()
+					s.end(t, r, p.String())
+				}
+			}
+			for _, name := range failpoint.Names {
+				if strings.HasPrefix(name, "devices.") && !slices.Contains(seen, name) {
+					t.Errorf("no verb passes point %s", name)
+				}
+			}
+		})
+	}
+}
+
+// end deletes the site's pod and attaches and deletes the next one.
+func (s *site) end(t *testing.T, r *row, what string) {
+	t.Helper()
+	s.del(t, r, what)
+	s.home(t, r, what)
+	if s.pod.Path == "" {
+		s.newPod(t)
+	}
+	if err := s.call(t, "ADD"); err != nil {
+		r.bad(t, &r.stuck, 1, "%s: next ADD: %v", what, err)
+	}
+	s.del(t, r, what+", again")
+	s.home(t, r, what+", again")
+	s.clean(t, r, what+", again")
+}
