@@ -111,6 +111,18 @@ func TestHostDevice(t *testing.T) {
 				}
 				s.back(t, "GC")
 			})
+			t.Run("killed hard, then GC that keeps it", func(t *testing.T) {
+				p := s.attachedPod(t, "killed-listed", "spare")
+				s.kill(t, p)
+				if err := s.GC(t, edited(t, s.Conf(), map[string]any{"cniVersion": "1.1.0"}), p); err != nil {
+					t.Errorf("GC: %v", err)
+				}
+				s.back(t, "GC")
+				p.Path = ""
+				if err := s.Del(t, s.Conf(), p); err != nil {
+					t.Errorf("DEL: %v", err)
+				}
+			})
 			t.Run("killed hard, then the next ADD", func(t *testing.T) { s.givesAgain(t) })
 			t.Run("killed hard, and its name is taken", func(t *testing.T) { s.losesName(t) })
 			t.Run("records of today's Multus", func(t *testing.T) { s.readsOldRecords(t) })
