@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/containernetworking/cni/libcni"
 
@@ -33,10 +34,8 @@ type Reference struct {
 
 // definition is how the network's configuration is called to its author.
 func (r *Reference) definition() string {
-	for _, c := range r.Network {
-		if c == '/' {
-			return "the network attachment definition " + r.Network
-		}
+	if strings.Contains(r.Network, "/") {
+		return "the network attachment definition " + r.Network
 	}
 	return "the configuration of network " + r.Network
 }
@@ -46,8 +45,8 @@ func (r *Reference) String() string {
 	return fmt.Sprintf("%s %q of network %s", r.Key, r.Value, r.Network)
 }
 
-// users are the plugins that use devices of the node, by type.
-func users(typ string) bool {
+// usesDevice tells the plugins that use devices of the node, by type.
+func usesDevice(typ string) bool {
 	switch typ {
 	case "host-device", "sriov", "ib-sriov", "macvlan", "ipvlan", "vlan":
 		return true
@@ -71,7 +70,7 @@ type keys struct {
 // References lists the devices that the plugins of a network ask for. runtimeConfig is what the plugins are offered by
 // capability: deviceID in it comes from the kubelet. A master that is left out is the plugin's to choose.
 func References(network string, l *cniconf.List, runtimeConfig map[string]json.RawMessage) ([]Reference, error) {
-	if !slices.ContainsFunc(l.Types(), users) {
+	if !slices.ContainsFunc(l.Types(), usesDevice) {
 		return nil, nil
 	}
 	conf, err := l.Libcni()
@@ -80,7 +79,7 @@ func References(network string, l *cniconf.List, runtimeConfig map[string]json.R
 	}
 	var out []Reference
 	for i, p := range conf.Plugins {
-		if !users(p.Network.Type) {
+		if !usesDevice(p.Network.Type) {
 			continue
 		}
 		var k keys
