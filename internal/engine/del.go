@@ -115,8 +115,8 @@ func (c *call) detach(ctx context.Context, p *plan.Plan, progress *ledger.Progre
 		if unseen, ok := errors.AsType[*execute.UnseenError](err); ok {
 			progress.DelTries = before.DelTries + 1
 			if excused(before, unseen) {
-				c.log.Warn("DEL of an attachment that was never made", "network", a.Name, "ifname", a.IfName, "err", err)
-				err = nil
+				c.log.Warn("DEL of an attachment that is not there", "network", a.Name, "ifname", a.IfName, "err", err)
+				err = run.Forget(p, a)
 			}
 		}
 		if err != nil {

@@ -191,15 +191,17 @@ func (c *call) findMasters(p *plan.Plan, a *plan.Attachment) (err error) {
 }
 
 // delOne detaches one network. The host-device plugin calls it an error that the device is not in the pod any more, and
-// so does its every later DEL after one that was killed too late: the runtime would never get rid of the sandbox
-// (pains.md P07). It frees addresses before it looks for the device, so nothing is left.
+// so does its every later DEL after one that was killed too late: then nothing is seen of an attachment that libcni still
+// knows (pains.md P07).
 func (c *call) delOne(ctx context.Context, run *execute.Runner, p *plan.Plan, a *plan.Attachment) error {
 	err := run.Del(ctx, p, a)
 	if err == nil || a.HostDevice == nil || inSandbox(p.Netns, a) {
 		return err
 	}
-	c.log.Warn("DEL of a device that is not in the pod any more", "network", a.Name, "device", a.HostDevice.Name, "err", err)
-	return run.Forget(p, a)
+	if unseen, ok := errors.AsType[*execute.UnseenError](err); ok {
+		return unseen
+	}
+	return &execute.UnseenError{Err: err}
 }
 
 // inSandbox tells whether an attachment's device may be in the pod. Of a namespace that is gone nobody knows what its

@@ -70,6 +70,7 @@ func TestDevicePoints(t *testing.T) {
 			s := deviceSite(t, kind)
 			r := table.row("plugin killed at every point with a device, " + string(kind))
 			var seen []string
+			s.end(t, r, "the first pod of the network") // of which more is written than of any later one
 			for _, verb := range []verb{
 				{"ADD", fresh, plain("ADD")},
 				{"DEL", attached, plain("DEL")},
