@@ -180,7 +180,8 @@ func (q *queue) watch(ctx context.Context) error {
 			if e.Has(fsnotify.Create) {
 				q.takeUpFile(filepath.Base(e.Name))
 			}
-		case <-w.Errors: // events were lost
+		case err := <-w.Errors: // events were lost
+			q.log.Debug("looking for reports that wait", "err", err)
 			q.takeUp()
 		case <-look.C:
 			q.takeUp()

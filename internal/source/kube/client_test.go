@@ -355,7 +355,7 @@ func TestEventID(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
 	often := publish.Event{Reason: "R", Message: "m"}
-	if eventID(aPod, often, now) == eventID(aPod, often, now) {
+	if one := eventID(aPod, often, now); one == eventID(aPod, often, now) {
 		t.Error("two events with one name")
 	}
 	seldom := often
