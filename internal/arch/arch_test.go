@@ -18,7 +18,7 @@ import (
 var ranks = [][]string{
 	{"multus/cmd/"},
 	{"multus/internal/host/", "multus/internal/cli"},
-	{"multus/internal/autoconf", "multus/internal/doctor", "multus/internal/source/"},
+	{"multus/internal/autoconf", "multus/internal/doctor", "multus/internal/lint", "multus/internal/source/"},
 	{"multus/internal/engine"},
 	{"multus/internal/engine/execute"},
 	{"multus/internal/engine/ledger"},

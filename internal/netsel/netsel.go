@@ -62,6 +62,22 @@ type Element struct {
 	IPAMClaim string `json:"ipam-claim-reference,omitempty"`
 }
 
+// ElementError says which element of an annotation is wrong.
+type ElementError struct {
+	// Index counts from 0; Text is the element as it was written, or its name.
+	Index int
+	Text  string
+	Err   error
+}
+
+// Error counts from 1, as people do.
+func (e *ElementError) Error() string {
+	return fmt.Sprintf("element %d (%q): %v", e.Index+1, e.Text, e.Err)
+}
+
+// Unwrap returns what is wrong with it.
+func (e *ElementError) Unwrap() error { return e.Err }
+
 // Parse reads the value of a selection annotation: the comma form, or a JSON array as soon as the value has
 // one of the characters [ { " (behaviour.md C10). An empty value is no element (C3); a blank one is an element
 // without a name, as an empty item is (C15).
@@ -77,7 +93,7 @@ func Parse(value string) ([]Element, error) {
 	for i, item := range items {
 		e, err := parseShort(item)
 		if err != nil {
-			return nil, fmt.Errorf("element %d (%q): %w", i+1, strings.TrimSpace(item), err)
+			return nil, &ElementError{Index: i, Text: strings.TrimSpace(item), Err: err}
 		}
 		out = append(out, e)
 	}
@@ -145,7 +161,7 @@ func parseJSON(value string) ([]Element, error) {
 		}
 		e, err := w.check()
 		if err != nil {
-			return nil, fmt.Errorf("element %d (%q): %w", i+1, w.Name, err)
+			return nil, &ElementError{Index: i, Text: w.Name, Err: err}
 		}
 		out = append(out, e)
 	}

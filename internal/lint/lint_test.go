@@ -1,0 +1,183 @@
+package lint
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var (
+	wanted  = regexp.MustCompile(`(?m)^# want (.*)$`)
+	options = regexp.MustCompile(`(?m)^# options: (.*)$`)
+)
+
+// TestCorpus checks files that people write: the last lines of each say what has to be found, and where. (behaviour.md
+// B6, C10-C15, C20-C32, C40-C42, C50-C52, C80-C82, D34, H21; P09, P30, P31, P32, P33.)
+func TestCorpus(t *testing.T) {
+	t.Parallel()
+	paths, err := filepath.Glob("testdata/corpus/*.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const least = 60
+	if len(paths) < least {
+		t.Errorf("%d files, want at least %d", len(paths), least)
+	}
+	for _, path := range paths {
+		t.Run(strings.TrimSuffix(filepath.Base(path), ".yaml"), func(t *testing.T) {
+			t.Parallel()
+			data, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var want []string
+			for _, m := range wanted.FindAllSubmatch(data, -1) {
+				want = append(want, string(m[1]))
+			}
+			o := Options{Exceptions: []string{"default"}}
+			if m := options.FindSubmatch(data); m != nil {
+				o.Isolation, o.Complete = string(m[1]) == "isolation", string(m[1]) == "complete"
+			}
+			var got []string
+			for _, f := range Run([]File{{Name: path, Data: data}}, o) {
+				got = append(got, fmt.Sprintf("%d:%d %s %s", f.Line, f.Column, f.Severity, f.Rule))
+				if f.Message == "" || f.Fix == "" || f.File != path {
+					t.Errorf("%+v", f)
+				}
+			}
+			if diff := cmp.Diff(want, got); diff != "" || len(got) == 0 {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestExamples: nothing is found in what we tell people to copy, each file by itself and all together.
+func TestExamples(t *testing.T) {
+	t.Parallel()
+	paths, err := filepath.Glob("../../examples/*.yaml")
+	if err != nil || len(paths) < 5 {
+		t.Fatalf("%v, %v", paths, err)
+	}
+	var all []File
+	for _, path := range paths {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := File{Name: path, Data: data}
+		if found := Run([]File{f}, Options{}); len(found) > 0 {
+			t.Errorf("%+v", found)
+		}
+		all = append(all, f)
+	}
+	if found := Run(all, Options{Complete: true}); len(found) > 0 {
+		t.Errorf("%+v", found)
+	}
+	// The pod that isolation.yaml says is refused.
+	found := Run(all, Options{Isolation: true, Exceptions: []string{"default"}})
+	if len(found) != 1 || found[0].Rule != "isolation" || found[0].Object != "Pod team-b/stranger" {
+		t.Errorf("%+v", found)
+	}
+}
+
+// TestAcrossFiles: a pod is checked against the definitions of other files.
+func TestAcrossFiles(t *testing.T) {
+	t.Parallel()
+	nets := File{Name: "nets", Data: []byte("{apiVersion: k8s.cni.cncf.io/v1, kind: NetworkAttachmentDefinition, metadata: {name: net}, spec: {config: '{\"type\":\"macvlan\"}'}}")}
+	pods := File{Name: "pods", Data: []byte("{apiVersion: v1, kind: Pod, metadata: {name: p, annotations: {k8s.v1.cni.cncf.io/networks: '[{\"name\":\"net\",\"mac\":\"02:00:00:00:00:01\"}]'}}}")}
+	for _, files := range [][]File{{nets, pods}, {pods, nets}} {
+		found := Run(files, Options{Complete: true})
+		if len(found) != 1 || found[0].Rule != "capability" || found[0].File != "pods" {
+			t.Errorf("%+v", found)
+		}
+	}
+}
+
+// TestPositions: the place of each character of a scalar, in every style in which YAML can write it.
+func TestPositions(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		file string
+		// where the X of the value stands
+		line, column int
+	}{
+		"plain":                {"k: aXb\n", 1, 5},
+		"plain, two lines":     {"k: a\n   b X\n", 2, 6},
+		"single-quoted":        {"k: 'it''s ''X'\n", 1, 13},
+		"double-quoted":        {`k: "\"\t\u0041\x42 \\X"` + "\n", 1, 22},
+		"double-quoted, lines": {"k: \"a\n  b \\\n  X\"\n", 3, 3},
+		"literal":              {"k: |\n  a\n\n    X\n", 4, 5},
+		"literal, indicators":  {"k: |2-\n    X\n", 2, 5},
+		"folded":               {"k: >-  # comment X\n  a\n  b\n\n  X\n", 5, 3},
+		"tagged":               {"k: !!str 'X'\n", 1, 11},
+		"umlauts":              {"k: 'äöü X'\n", 1, 9},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			v := scalar(t, tc.file)
+			if got := v.at(strings.IndexByte(v.value, 'X')); got != (mark{tc.line, tc.column}) {
+				t.Errorf("%+v in %q, want %d:%d", got, v.value, tc.line, tc.column)
+			}
+			if v.at(1000) == (mark{}) || v.at(0).line == 0 {
+				t.Error("no place at the ends")
+			}
+		})
+	}
+}
+
+// FuzzRun: no bytes make it panic, and every finding has a place in the file and a fix.
+func FuzzRun(f *testing.F) {
+	paths, err := filepath.Glob("testdata/corpus/*.yaml")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, path := range paths {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		lines := len(split(data))
+		found := Run([]File{{Name: "f", Data: data}}, Options{Isolation: true, Complete: true})
+		if i := slices.IndexFunc(found, func(f Finding) bool { return f.Line < 1 || f.Line > lines+1 || f.Column < 1 || f.Fix == "" }); i >= 0 {
+			t.Errorf("%+v", found[i])
+		}
+	})
+}
+
+// FuzzTree: what it reads is what encoding/json reads, and every part stands where it says.
+func FuzzTree(f *testing.F) {
+	for _, seed := range []string{`{"a": [1, {"b": null}], "c" : "d"}`, `[]`, ` "x" `, `{"a":}`, `[1 2]`} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, src string) {
+		root, err := parseTree(src)
+		if err != nil {
+			return
+		}
+		root.walk(func(n *tree) {
+			if n.offset >= len(src) || strings.ContainsRune(" \t\r\n,:]}", rune(src[n.offset])) {
+				t.Errorf("nothing begins at %d of %q", n.offset, src)
+			}
+		})
+	})
+}
+
+func (t *tree) walk(visit func(*tree)) {
+	visit(t)
+	for _, m := range t.members {
+		m.value.walk(visit)
+	}
+	for _, item := range t.items {
+		item.walk(visit)
+	}
+}

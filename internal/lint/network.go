@@ -1,0 +1,242 @@
+package lint
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/utils"
+	"github.com/containernetworking/cni/pkg/version"
+
+	"multus/internal/cniconf"
+)
+
+// checkNetwork checks one definition by itself.
+func (l *linter) checkNetwork(n *network) {
+	if n.config.start == (mark{}) {
+		return // there is none; that was said where it should be, or it is a file of each node
+	}
+	if strings.TrimSpace(n.config.value) == "" {
+		n.add(n.config.start, Warning, "config", "write the configuration here, unless every node has such a file",
+			"spec.config is empty: each node looks for a file with a network %q in its confDir", n.ref.Name)
+		return
+	}
+	list, err := cniconf.Parse([]byte(n.config.value))
+	if err != nil {
+		at := errorOffset(err, n.config.value)
+		if t, invalid := parseTree(n.config.value); invalid == nil && json.Valid([]byte(n.config.value)) {
+			at = suspect(t)
+		}
+		n.add(n.config.at(at), Error, "config", fixFor(err, n.config.value), "%v", err)
+		return
+	}
+	if n.tree, err = parseTree(n.config.value); err != nil {
+		return // cniconf has read it
+	}
+	n.list = list
+	n.tree.duplicates(func(m member) {
+		n.add(n.config.at(m.offset), Error, "config", "remove one of them", "the key %q stands twice: the last one counts", m.key)
+	})
+	n.head()
+	plugins := []*tree{n.tree}
+	if !list.Single() {
+		n.keys(n.tree, "the list", ofList)
+		plugins = n.tree.get("plugins").list()
+	}
+	for i, p := range plugins {
+		n.plugin(p, i)
+	}
+}
+
+// errorOffset is where a text stops being JSON, or what an error of the decoder is about.
+func errorOffset(err error, value string) int {
+	var v any
+	if invalid := json.Unmarshal([]byte(value), &v); invalid != nil {
+		err = invalid
+	}
+	var syntax *json.SyntaxError
+	var typ *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &syntax):
+		return max(int(syntax.Offset)-1, 0)
+	case errors.As(err, &typ):
+		return max(int(typ.Offset)-1, 0)
+	}
+	return 0
+}
+
+// suspect is where valid JSON is no CNI configuration: the first member that is not what it must be.
+func suspect(t *tree) int {
+	for _, key := range []string{"name", "cniVersion", "type"} {
+		if v := t.get(key); v.kindOr(isText) != isText {
+			return v.offset
+		}
+	}
+	plugins := t.get("plugins")
+	if plugins == nil {
+		return t.offset
+	}
+	for _, p := range plugins.items {
+		if p.kind() != isObject || p.get("type").text() == "" {
+			return p.offset
+		}
+	}
+	return plugins.offset
+}
+
+// fixFor guesses at the usual mistakes.
+func fixFor(err error, value string) string {
+	var syntax *json.SyntaxError
+	switch {
+	case errors.Is(err, cniconf.ErrNoType):
+		return `add "type" with the name of a plugin, or "plugins" with a list of them`
+	case !errors.As(err, &syntax) && !strings.Contains(err.Error(), "EOF"):
+		return "correct spec.config; see the documentation of the plugin"
+	case !strings.HasPrefix(strings.TrimSpace(value), "{"):
+		return "write JSON: { at the beginning and } at the end"
+	case strings.Contains(value, "'"):
+		return "use double quotes in JSON"
+	case strings.Contains(value, "//") || strings.Contains(value, "#"):
+		return "remove the comment: JSON has none; put it into the YAML above"
+	}
+	return "correct the JSON: a comma between two members and none after the last one, and every bracket closed"
+}
+
+// head checks name and version.
+func (n *network) head() {
+	if name := n.list.Name(); name != "" {
+		if err := utils.ValidateNetworkName(name); err != nil {
+			n.add(n.config.at(n.tree.get("name").offset), Error, "network-name", "use letters, digits, _ . and - only, and a letter or digit first", "network name %q: %s", name, err.Msg)
+		}
+	}
+	v := n.list.Version()
+	if v == "" {
+		return // inherited from the configuration of Multus
+	}
+	known := version.All.SupportedVersions()
+	if !slices.Contains(known, v) {
+		n.add(n.config.at(n.tree.get("cniVersion").offset), Error, "cni-version", "write one of "+strings.Join(known, ", "), "cniVersion %q is unknown", v)
+	}
+}
+
+// plugin checks one plugin of the chain.
+func (n *network) plugin(p *tree, index int) {
+	typ := p.get("type").text()
+	at := n.config.at(p.get("type").offset)
+	if typ == "multus" || typ == "multus-shim" {
+		n.add(at, Error, "recursion", "name the plugin that makes the interface", "the network delegates to Multus itself")
+		return
+	}
+	if strings.Contains(typ, "/") {
+		n.add(at, Error, "config", "write the name of the binary only", "type %q is a path", typ)
+	}
+	if index == 0 && slices.Contains(chainedOnly, typ) {
+		n.add(at, Error, "chain", "put it after the plugin that makes the interface, in \"plugins\"", "%s needs the result of a plugin before it", typ)
+	}
+	n.capabilities(p)
+	n.ipam(p)
+	known, ok := references[typ]
+	if !ok {
+		return
+	}
+	all := maps.Clone(common)
+	maps.Copy(all, known)
+	n.keys(p, typ, all)
+	n.values(p, typ)
+	n.needs(p, typ)
+}
+
+// keys reports members that nobody reads, and values of another type than the plugin wants.
+func (n *network) keys(t *tree, whose string, known keys) {
+	names := slices.Sorted(maps.Keys(known))
+	for _, m := range t.members {
+		want, ok := known[m.key]
+		at := n.config.at(m.offset)
+		switch near := nearest(m.key, names); {
+		case ok:
+			if got := m.value.kind(); want != isAny && got != want && got != isNull {
+				n.add(n.config.at(m.value.offset), Error, "type", fmt.Sprintf("write %s", want), "%s: %q must be %s, not %s", whose, m.key, want, got)
+			}
+		case strings.HasPrefix(m.key, "_"): // a comment, as people write them
+		case near != "" && strings.EqualFold(near, m.key): // the plugins read their keys without regard to case
+		case near != "":
+			n.add(at, Warning, "unknown-key", fmt.Sprintf("did you mean %q?", near), "%s does not know the key %q", whose, m.key)
+		default:
+			n.add(at, Warning, "unknown-key", "remove it; "+whose+" knows "+strings.Join(names, ", "), "%s does not know the key %q", whose, m.key)
+		}
+	}
+}
+
+// values checks texts of which the plugin takes a few only, names of interfaces, and ranges of numbers.
+func (n *network) values(p *tree, typ string) {
+	for key, allowed := range values[typ] {
+		v := p.get(key)
+		if v.kindOr(isText) == isText && !slices.Contains(allowed, v.text()) {
+			n.add(n.config.at(v.offset), Error, "value", "write "+strings.Join(allowed[1:], ", "), "%s: %s %q is unknown", typ, key, v.text())
+		}
+	}
+	for _, key := range []string{"master", "bridge", "device", "vrfname"} {
+		if v := p.get(key); v.text() != "" {
+			if err := utils.ValidateInterfaceName(v.text()); err != nil {
+				n.add(n.config.at(v.offset), Error, "interface-name", "use at most 15 characters, without / : and spaces", "%s: %s %q: %s", typ, key, v.text(), err.Msg)
+			}
+		}
+	}
+	if v := p.get("mac"); v.text() != "" {
+		n.mac(n.config.at(v.offset), v.text())
+	}
+	for key, limit := range map[string][2]int64{"vlan": {0, 4094}, "vlanId": {0, 4094}, "mtu": {0, 65535}} {
+		v := p.get(key)
+		if i, ok := v.integer(); ok && (i < limit[0] || i > limit[1]) {
+			n.add(n.config.at(v.offset), Error, "value", fmt.Sprintf("write a number from %d to %d", limit[0], limit[1]), "%s: %s is %d", typ, key, i)
+		}
+	}
+}
+
+// needs reports what a plugin refuses to work without.
+func (n *network) needs(p *tree, typ string) {
+	at := n.config.at(p.get("type").offset)
+	has := func(keys ...string) bool {
+		return slices.ContainsFunc(keys, func(key string) bool { return p.get(key) != nil && p.get(key).value != "" })
+	}
+	given := n.resource.value != "" || p.get("capabilities").get("deviceID") != nil
+	switch {
+	case typ == "vlan" && !has("master"):
+		n.add(at, Error, "missing-key", `add "master": the interface of the node`, "vlan needs a master")
+	case typ == "vrf" && !has("vrfname"):
+		n.add(at, Error, "missing-key", `add "vrfname"`, "vrf needs the name of the VRF")
+	case typ == "host-device" && !given && !has("device", "hwaddr", "kernelpath", "pciBusID", "deviceID"):
+		n.add(at, Error, "missing-key", `add "device", "hwaddr", "kernelpath" or "pciBusID", or the annotation k8s.v1.cni.cncf.io/resourceName`, "host-device needs to know which device")
+	case typ == "bridge" && p.get("isDefaultGateway").isTrue() && !has("ipam"):
+		n.add(at, Error, "missing-key", "add ipam, or remove isDefaultGateway", "a bridge that is a gateway needs ipam")
+	}
+}
+
+// capabilities checks that each is true or false.
+func (n *network) capabilities(p *tree) {
+	c := p.get("capabilities")
+	if c == nil {
+		return
+	}
+	if c.kind() != isObject {
+		n.add(n.config.at(c.offset), Error, "type", `write an object: {"ips": true}`, "capabilities must be an object, not %s", c.kind())
+		return
+	}
+	for _, m := range c.members {
+		if m.value.kind() != isBool {
+			n.add(n.config.at(m.value.offset), Error, "type", "write true or false", "capability %q must be true or false, not %s", m.key, m.value.kind())
+		}
+	}
+}
+
+func (t *tree) kindOr(absent kind) kind {
+	if t == nil {
+		return absent
+	}
+	return t.kind()
+}
+
+func (t *tree) isTrue() bool { return t != nil && t.value == true }

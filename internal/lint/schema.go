@@ -1,0 +1,125 @@
+package lint
+
+import (
+	"slices"
+	"strings"
+)
+
+// keys are the members that an object may have, and their types.
+type keys map[string]kind
+
+// common are the keys of every plugin configuration (CNI SPEC 1.1 §1), and the two in which Multus puts a device.
+var common = keys{
+	"cniVersion": isText, "cniVersions": isList, "name": isText, "type": isText, "ipam": isObject, "dns": isObject, "capabilities": isAny,
+	"args": isObject, "runtimeConfig": isObject, "prevResult": isObject, "disableCheck": isBool, "disableGC": isBool,
+	"loadOnlyInlinedPlugins": isBool, "deviceID": isText, "pciBusID": isText,
+}
+
+// ofList are the keys of a list beside its plugins.
+var ofList = keys{
+	"cniVersion": isText, "cniVersions": isList, "name": isText, "disableCheck": isBool, "disableGC": isBool,
+	"loadOnlyInlinedPlugins": isBool, "plugins": isList,
+}
+
+// references are the reference plugins of release 1.9 and the keys that each reads. Of any other plugin nothing is known.
+var references = map[string]keys{
+	"bridge": {
+		"bridge": isText, "isGateway": isBool, "isDefaultGateway": isBool, "forceAddress": isBool, "ipMasq": isBool, "ipMasqBackend": isText,
+		"mtu": isNumber, "hairpinMode": isBool, "promiscMode": isBool, "vlan": isNumber, "vlanTrunk": isList, "preserveDefaultVlan": isBool,
+		"macspoofchk": isBool, "enabledad": isBool, "disableContainerInterface": isBool, "portIsolation": isBool,
+	},
+	"macvlan":     {"master": isText, "mode": isText, "mtu": isNumber, "mac": isText, "linkInContainer": isBool, "bcqueuelen": isNumber},
+	"ipvlan":      {"master": isText, "mode": isText, "mtu": isNumber, "linkInContainer": isBool},
+	"vlan":        {"master": isText, "vlanId": isNumber, "mtu": isNumber, "linkInContainer": isBool},
+	"host-device": {"device": isText, "hwaddr": isText, "kernelpath": isText},
+	"ptp":         {"ipMasq": isBool, "ipMasqBackend": isText, "mtu": isNumber},
+	"dummy":       {},
+	"loopback":    {},
+	"tap": {
+		"multiQueue": isBool, "mtu": isNumber, "mac": isText, "owner": isNumber, "group": isNumber, "selinuxContext": isText, "bridge": isText,
+	},
+	"bandwidth": {
+		"ingressRate": isNumber, "ingressBurst": isNumber, "egressRate": isNumber, "egressBurst": isNumber,
+	},
+	"portmap": {
+		"backend": isText, "snat": isBool, "conditionsV4": isList, "conditionsV6": isList, "masqAll": isBool, "markMasqBit": isNumber,
+		"externalSetMarkChain": isText,
+	},
+	"tuning": {
+		"dataDir": isText, "sysctl": isObject, "mac": isText, "promisc": isBool, "mtu": isNumber, "txQLen": isNumber, "allmulti": isBool,
+	},
+	"vrf":      {"vrfname": isText, "table": isNumber},
+	"sbr":      {"table": isNumber},
+	"firewall": {"backend": isText, "iptablesAdminChainName": isText, "firewalldZone": isText, "ingressPolicy": isText},
+}
+
+// chainedOnly are the reference plugins that need the result of one before them.
+var chainedOnly = []string{"bandwidth", "portmap", "tuning", "vrf", "sbr", "firewall"}
+
+// ipams are the reference IPAM plugins and the keys of their "ipam" object.
+var ipams = map[string]keys{
+	"host-local": {
+		"type": isText, "routes": isList, "dataDir": isText, "resolvConf": isText, "ranges": isList,
+		"subnet": isText, "rangeStart": isText, "rangeEnd": isText, "gateway": isText,
+	},
+	"static": {"type": isText, "routes": isList, "addresses": isList, "dns": isObject},
+	"dhcp":   {"type": isText, "daemonSocketPath": isText, "provide": isList, "request": isList, "priority": isNumber},
+}
+
+// values are the keys of reference plugins that take one of a few texts.
+var values = map[string]map[string][]string{
+	"macvlan":  {"mode": {"", "bridge", "private", "vepa", "passthru"}},
+	"ipvlan":   {"mode": {"", "l2", "l3", "l3s"}},
+	"firewall": {"backend": {"", "iptables", "firewalld"}, "ingressPolicy": {"", "open", "same-bridge", "isolated"}},
+	"portmap":  {"backend": {"", "iptables", "nftables"}},
+}
+
+// elementKeys are those of a selection element (NPWG v1.3 §4.1.2; behaviour.md C20-C32). ipRequest and macRequest are
+// not among them: nobody has ever read them.
+var elementKeys = []string{
+	"name", "namespace", "interface", "interfaceRequest", "ips", "mac", "infiniband-guid", "portMappings", "bandwidth", "deviceID",
+	"cni-args", "default-route", "ipam-claim-reference",
+}
+
+// nearest returns the candidate that was probably meant, "" if none is near.
+func nearest(word string, candidates []string) string {
+	best, least := "", 3
+	for _, c := range candidates {
+		if strings.EqualFold(c, word) {
+			return c
+		}
+		if d := distance(strings.ToLower(word), strings.ToLower(c)); d < least && d < len(word) {
+			best, least = c, d
+		}
+	}
+	if best == "" {
+		i := slices.IndexFunc(candidates, func(c string) bool {
+			return len(c) > 2 && strings.HasPrefix(strings.ToLower(word), strings.ToLower(c))
+		})
+		if i >= 0 {
+			best = candidates[i]
+		}
+	}
+	return best
+}
+
+// distance is the number of insertions, deletions and replacements between two words.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := diagonal
+			if a[i] != b[j] {
+				change++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(change, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,161 @@
+package lint
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+)
+
+// tree is a JSON value that knows where its parts stand. It is read by encoding/json, as the values themselves are.
+type tree struct {
+	offset  int
+	value   any // string, json.Number, bool or nil; json.Delim('{') or json.Delim('[')
+	members []member
+	items   []*tree
+}
+
+type member struct {
+	key    string
+	offset int
+	value  *tree
+}
+
+// parseTree reads one JSON value.
+func parseTree(src string) (*tree, error) {
+	p := &treeParser{src: src, dec: json.NewDecoder(strings.NewReader(src))}
+	p.dec.UseNumber()
+	return p.parse()
+}
+
+type treeParser struct {
+	src string
+	dec *json.Decoder
+}
+
+// start is where the next token begins.
+func (p *treeParser) start() int {
+	at := int(p.dec.InputOffset())
+	return at + len(p.src[at:]) - len(strings.TrimLeft(p.src[at:], " \t\r\n,:"))
+}
+
+func (p *treeParser) parse() (*tree, error) {
+	t := &tree{offset: p.start()}
+	tok, err := p.dec.Token()
+	if err != nil {
+		return nil, err
+	}
+	t.value = tok
+	open, ok := tok.(json.Delim)
+	if !ok {
+		return t, nil
+	}
+	for p.dec.More() {
+		var m member
+		if open == '{' {
+			m.offset = p.start()
+			key, err := p.dec.Token()
+			if err != nil {
+				return nil, err
+			}
+			m.key = fmt.Sprint(key)
+		}
+		if m.value, err = p.parse(); err != nil {
+			return nil, err
+		}
+		if open == '{' {
+			t.members = append(t.members, m)
+		} else {
+			t.items = append(t.items, m.value)
+		}
+	}
+	_, err = p.dec.Token()
+	return t, err
+}
+
+// get returns a member's value, the last of several; nil if there is none, or if t is no object.
+func (t *tree) get(key string) *tree {
+	var out *tree
+	if t != nil {
+		for _, m := range t.members {
+			if m.key == key {
+				out = m.value
+			}
+		}
+	}
+	return out
+}
+
+// list returns the items, none if t is no array.
+func (t *tree) list() []*tree {
+	if t == nil {
+		return nil
+	}
+	return t.items
+}
+
+// text returns the value if it is a text, else "".
+func (t *tree) text() string {
+	if t == nil {
+		return ""
+	}
+	s, _ := t.value.(string)
+	return s
+}
+
+// integer returns the value if it is a whole number.
+func (t *tree) integer() (int64, bool) {
+	if t == nil {
+		return 0, false
+	}
+	n, ok := t.value.(json.Number)
+	if !ok {
+		return 0, false
+	}
+	i, err := n.Int64()
+	return i, err == nil
+}
+
+// kind names the value's type as JSON does.
+func (t *tree) kind() kind {
+	switch v := t.value.(type) {
+	case string:
+		return isText
+	case json.Number:
+		return isNumber
+	case bool:
+		return isBool
+	case json.Delim:
+		if v == '{' {
+			return isObject
+		}
+		return isList
+	}
+	return isNull
+}
+
+type kind string
+
+const (
+	isText   kind = "a text"
+	isNumber kind = "a number"
+	isBool   kind = "true or false"
+	isObject kind = "an object"
+	isList   kind = "a list"
+	isNull   kind = "null"
+	isAny    kind = "anything"
+)
+
+// duplicates calls found for each key that stands more than once in an object, at any depth.
+func (t *tree) duplicates(found func(m member)) {
+	seen := map[string]bool{}
+	for _, m := range t.members {
+		if seen[m.key] {
+			found(m)
+		}
+		seen[m.key] = true
+		m.value.duplicates(found)
+	}
+	for _, item := range t.items {
+		item.duplicates(found)
+	}
+}
