@@ -20,10 +20,10 @@ var confExtensions = []string{".conf", ".json", ".conflist"}
 // loadByName finds the file in dir whose network has the wanted name; an empty name takes the first file
 // that can be used (behaviour.md B20-B24). Files that cannot be parsed are passed over, and named in the
 // error when nothing is found (B23 [quirk]: one broken file breaks all networks today).
-func loadByName(dir, name string) (*cniconf.List, error) {
+func loadByName(dir, name string) (*cniconf.List, Source, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return nil, fmt.Errorf("no networks found in %s: %w", dir, err)
+		return nil, Source{}, fmt.Errorf("no networks found in %s: %w", dir, err)
 	}
 	var broken []error
 	seen := 0
@@ -39,36 +39,37 @@ func loadByName(dir, name string) (*cniconf.List, error) {
 			broken = append(broken, fmt.Errorf("passed over: %w", err))
 		case name == "" && slices.ContainsFunc(l.Types(), isMultus): // our own, beside the cluster network's
 		case name == "" || l.Name() == name:
-			return l, nil
+			return l, Source{File: file}, nil
 		}
 	}
 	if seen == 0 {
-		return nil, fmt.Errorf("no networks found in %s", dir)
+		return nil, Source{}, fmt.Errorf("no networks found in %s", dir)
 	}
 	err = fmt.Errorf("no network available in the name %s in cni dir %s", name, dir)
-	return nil, errors.Join(append([]error{err}, broken...)...)
+	return nil, Source{}, errors.Join(append([]error{err}, broken...)...)
 }
 
 // loadPath reads the network at a path: a directory's first usable file, a .conflist with the plugins of
 // its sub-directory, or a plugin configuration (behaviour.md B32-B35).
-func loadPath(path string) (*cniconf.List, error) {
+func loadPath(path string) (*cniconf.List, Source, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil, fmt.Errorf("cannot find network: %w", err)
+		return nil, Source{}, fmt.Errorf("cannot find network: %w", err)
 	}
 	if !info.IsDir() {
-		return loadFile(path, true)
+		l, err := loadFile(path, true)
+		return l, Source{File: path}, err
 	}
 	entries, err := os.ReadDir(path)
 	if err != nil {
-		return nil, fmt.Errorf("cannot find network: %w", err)
+		return nil, Source{}, fmt.Errorf("cannot find network: %w", err)
 	}
 	for _, e := range entries {
 		if hasExtension(e.Name(), []string{".conf", ".conflist"}) {
 			return loadByName(path, "")
 		}
 	}
-	return nil, fmt.Errorf("cannot find network: %s has no .conf or .conflist file", path)
+	return nil, Source{}, fmt.Errorf("cannot find network: %s has no .conf or .conflist file", path)
 }
 
 // LoadFile reads the network in a file as ADD does, with the plugins of its sub-directory (behaviour.md B34, B35).

@@ -83,6 +83,19 @@ type Attachment struct {
 	// HostDevice is the device of the node that the pod gets for itself. It is found on the node, when the plan is
 	// carried out there.
 	HostDevice *device.Identity `json:"hostDevice,omitempty"`
+	// Source tells where Config was found: for Explain, where the plan is made. It is neither sent nor recorded.
+	Source Source `json:"-"`
+}
+
+// Source is where the configuration of a network was found.
+type Source struct {
+	// Definition is the network attachment definition, zero for none.
+	Definition Ref
+	// File is the file or, of an auxiliary chain, the directory; "" if the configuration was in the definition or
+	// in delegates.
+	File string
+	// Unnamed and Unversioned say that it left its name or its cniVersion out.
+	Unnamed, Unversioned bool
 }
 
 // Routes says what happens to default routes after an attachment was added (behaviour.md D30-D33).

@@ -221,17 +221,18 @@ func (p *planning) cluster(ctx context.Context) error {
 func (p *planning) inline(ctx context.Context) error {
 	for i, raw := range p.conf.Delegates {
 		l, err := cniconf.Parse(raw)
+		var from Source
 		if err == nil {
 			name := p.conf.Name
 			if i > 0 {
 				name = fmt.Sprintf("%s-%d", p.conf.Name, i)
 			}
-			l, err = l.WithDefaults(name, p.conf.CNIVersion)
+			l, from, err = p.complete(l, Source{}, name)
 		}
 		if err != nil {
 			return fault.Wrap(err, fault.BadConfig, "correct delegates in the CNI configuration", "failed to load delegate %d config", i)
 		}
-		p.out = append(p.out, Attachment{Name: l.Name(), Origin: FromDelegates, Primary: i == 0, Config: l})
+		p.out = append(p.out, Attachment{Name: l.Name(), Origin: FromDelegates, Primary: i == 0, Config: l, Source: from})
 	}
 	if p.pod == nil {
 		return nil
@@ -243,14 +244,14 @@ func (p *planning) inline(ctx context.Context) error {
 // definition in multusNamespace, else a file in confDir by the network's name (behaviour.md B30, B32).
 func (p *planning) clusterReference(ctx context.Context, value string) (*Attachment, error) {
 	if strings.Contains(value, "/") {
-		l, err := loadPath(value)
+		l, from, err := loadPath(value)
 		if err == nil {
-			l, err = l.WithDefaults("", p.conf.CNIVersion)
+			l, from, err = p.complete(l, from, "")
 		}
 		if err != nil {
 			return nil, err
 		}
-		return &Attachment{Name: l.Name(), Config: l}, nil
+		return &Attachment{Name: l.Name(), Config: l, Source: from}, nil
 	}
 	ref := Ref{Namespace: p.conf.MultusNamespace, Name: value}
 	var missing error
@@ -261,24 +262,24 @@ func (p *planning) clusterReference(ctx context.Context, value string) (*Attachm
 		}
 		missing = err
 	}
-	l, err := loadByName(p.conf.ConfDir, value)
+	l, from, err := loadByName(p.conf.ConfDir, value)
 	if err == nil {
-		l, err = l.WithDefaults(value, p.conf.CNIVersion)
+		l, from, err = p.complete(l, from, value)
 	}
 	if err != nil {
 		return nil, errors.Join(missing, err)
 	}
-	return &Attachment{Name: l.Name(), Config: l}, nil
+	return &Attachment{Name: l.Name(), Config: l, Source: from}, nil
 }
 
 // defined is a network of the cluster's that has a definition, with its device if it needs one
 // (behaviour.md H1, H22).
 func (p *planning) defined(ctx context.Context, ref Ref, def *Definition) (*Attachment, error) {
-	l, err := p.definition(def)
+	l, from, err := p.definition(def)
 	if err != nil {
 		return nil, err
 	}
-	a := &Attachment{Name: ref.String(), Config: l}
+	a := &Attachment{Name: ref.String(), Config: l, Source: from}
 	if def.ResourceName != "" && p.pod != nil {
 		err = p.assignDevice(ctx, a, def.ResourceName)
 	}
@@ -378,7 +379,7 @@ func (p *planning) element(ctx context.Context, e *netsel.Element, origin Origin
 		return nil, fault.Wrap(err, codeOf(err), nextFor(err, origin),
 			"error loading k8s delegates k8s args: pod %s, %s", p.pod.Ref, origin)
 	}
-	l, err := p.definition(def)
+	l, from, err := p.definition(def)
 	if err == nil {
 		l, err = l.WithCNIArgs(e.CNIArgs)
 	}
@@ -386,7 +387,7 @@ func (p *planning) element(ctx context.Context, e *netsel.Element, origin Origin
 		return nil, fault.Wrap(err, fault.BadConfig, "correct spec.config of the network-attachment-definition",
 			"error loading k8s delegates k8s args: network-attachment-definition %s of pod %s", ref, p.pod.Ref)
 	}
-	a := &Attachment{Name: ref.String(), Origin: origin, Config: l, Request: e}
+	a := &Attachment{Name: ref.String(), Origin: origin, Config: l, Request: e, Source: from}
 	if def.ResourceName != "" {
 		err = p.assignDevice(ctx, a, def.ResourceName)
 	}
@@ -429,18 +430,24 @@ func codeOf(err error) uint {
 
 // definition turns a definition into a configuration: from spec.config, or from a file in confDir when that
 // is empty (behaviour.md B1-B3).
-func (p *planning) definition(def *Definition) (*cniconf.List, error) {
-	var l *cniconf.List
-	var err error
+func (p *planning) definition(def *Definition) (l *cniconf.List, from Source, err error) {
 	if def.Config == "" {
-		l, err = loadByName(p.conf.ConfDir, def.Name)
+		l, from, err = loadByName(p.conf.ConfDir, def.Name)
 	} else {
 		l, err = cniconf.Parse([]byte(def.Config))
 	}
 	if err != nil {
-		return nil, err
+		return nil, from, err
 	}
-	return l.WithDefaults(def.Name, p.conf.CNIVersion)
+	from.Definition = def.Ref
+	return p.complete(l, from, def.Name)
+}
+
+// complete fills in what a configuration leaves out, and notes what that was.
+func (p *planning) complete(l *cniconf.List, from Source, name string) (*cniconf.List, Source, error) {
+	from.Unnamed, from.Unversioned = l.Name() == "", l.Version() == ""
+	l, err := l.WithDefaults(name, p.conf.CNIVersion)
+	return l, from, err
 }
 
 // isolated refuses a reference of a pod into a namespace that it may not refer to (behaviour.md C40, C41).
@@ -480,7 +487,7 @@ func (p *planning) auxiliary(context.Context) error {
 		return nil
 	}
 	if l != nil {
-		p.out = append(p.out, Attachment{Name: name, Origin: FromAuxiliaryChain, Config: l})
+		p.out = append(p.out, Attachment{Name: name, Origin: FromAuxiliaryChain, Config: l, Source: Source{File: dir}})
 	}
 	return nil
 }

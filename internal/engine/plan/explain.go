@@ -1,0 +1,254 @@
+package plan
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"multus/internal/config"
+	"multus/internal/engine/request"
+)
+
+// Explanation tells of every value of a plan where it came from.
+type Explanation struct {
+	Pod    Ref     `json:"pod"`
+	Values []Value `json:"values"`
+	// Attachments are those of the plan, in its order.
+	Attachments []Explained `json:"attachments"`
+}
+
+// Value is one value and its origin: an annotation, a definition, a file, the runtime, the kubelet, or a default.
+type Value struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+	From  string `json:"from"`
+	// Lost says why the value has no effect, "" if it has one.
+	Lost string `json:"lost,omitempty"`
+}
+
+// Explained is one attachment of a plan.
+type Explained struct {
+	Network string  `json:"network"`
+	IfName  string  `json:"interface"`
+	Values  []Value `json:"values"`
+	// Plugins are the plugins of the chain in their order, and what each gets on standard input.
+	Plugins []Delegate `json:"plugins"`
+}
+
+// Delegate is one plugin of a chain. Config is what it gets at ADD, all but prevResult, which is the result of the
+// plugin before it.
+type Delegate struct {
+	Type   string          `json:"type"`
+	Config json.RawMessage `json:"config"`
+}
+
+// Explain explains a plan as the resolver made it. What has been sent or recorded has lost its sources.
+func Explain(p *Plan, req *request.Request, conf *config.Plugin) (*Explanation, error) {
+	x := &explaining{plan: p, req: req, conf: conf, given: givenKeys(req.Config)}
+	out := &Explanation{Pod: Ref{Namespace: p.Pod.Namespace, Name: p.Pod.Name}, Values: x.sandbox()}
+	for i := range p.Attachments {
+		a := &p.Attachments[i]
+		stdin, err := a.Config.Stdin(a.RuntimeConfig)
+		if err != nil {
+			return nil, fmt.Errorf("explain network %s: %w", a.Name, err)
+		}
+		e := Explained{Network: a.Name, IfName: a.IfName, Values: x.attachment(i)}
+		for n, typ := range a.Config.Types() {
+			e.Plugins = append(e.Plugins, Delegate{Type: typ, Config: stdin[n]})
+		}
+		out.Attachments = append(out.Attachments, e)
+	}
+	return out, nil
+}
+
+type explaining struct {
+	plan *Plan
+	req  *request.Request
+	conf *config.Plugin
+	// given are the keys of the CNI configuration in lower case: keys match without regard to case (behaviour.md A2).
+	given map[string]bool
+}
+
+func givenKeys(conf []byte) map[string]bool {
+	var members map[string]json.RawMessage
+	_ = json.Unmarshal(conf, &members) // it has been read before
+	out := map[string]bool{}
+	for k := range members {
+		out[strings.ToLower(k)] = true
+	}
+	return out
+}
+
+// keyed is the origin of a value that a key of the CNI configuration sets.
+func (x *explaining) keyed(key string) string {
+	if x.given[strings.ToLower(key)] {
+		return "CNI configuration, key " + key
+	}
+	return "default"
+}
+
+// sandbox explains what is common to all attachments.
+func (x *explaining) sandbox() []Value {
+	p := x.plan
+	annotations := "none: no pod is known"
+	if p.Pod.Name != "" {
+		annotations = "pod object"
+		if _, known, _ := x.conf.PodAnnotationsKnown(); known {
+			annotations = "runtime (" + config.PodAnnotations + ")"
+		}
+	}
+	out := []Value{
+		{Name: "annotations", Value: p.Pod.Namespace + "/" + p.Pod.Name, From: annotations},
+		{Name: "cniVersion", Value: p.CNIVersion, From: x.keyed("cniVersion")},
+		{Name: "state directory", Value: p.Dirs.State, From: x.keyed("cniDir")},
+		{Name: "plugin directory", Value: p.Dirs.Binary, From: x.keyed("binDir")},
+	}
+	if p.Pod.Name == "" {
+		out = out[1:]
+	}
+	return out
+}
+
+// attachment explains one network.
+func (x *explaining) attachment(i int) []Value {
+	a := &x.plan.Attachments[i]
+	out := []Value{
+		{Name: "network", Value: a.Name, From: x.origin(a)},
+		{Name: "interface", Value: a.IfName, From: interfaceFrom(a, i)},
+		{Name: "configuration", Value: strings.Join(a.Config.Types(), ", "), From: a.Source.String()},
+		{Name: "name", Value: a.Config.Name(), From: nameFrom(a)},
+		{Name: "cniVersion", Value: a.Config.Version(), From: "configuration"},
+	}
+	if a.Origin == FromAuxiliaryChain {
+		out[2].From = "passthru, and the files of directory " + a.Source.File
+	}
+	if a.Source.Unversioned {
+		out[4].From = "inherited from the CNI configuration"
+	}
+	if a.Resource != "" {
+		out = append(out, Value{Name: "device", Value: a.Device, From: "kubelet, which gave the pod a " + a.Resource})
+	}
+	if a.Request != nil {
+		for _, key := range slices.Sorted(maps.Keys(a.Request.CNIArgs)) {
+			out = append(out, Value{Name: "args.cni." + key, Value: string(a.Request.CNIArgs[key]), From: string(a.Origin) + ", key cni-args"})
+		}
+	}
+	return slices.Concat(out, x.runtimeConfig(a), x.environment(a), x.routes(i))
+}
+
+// origin tells who asked for a network.
+func (x *explaining) origin(a *Attachment) string {
+	switch a.Origin {
+	case FromClusterNetwork, FromDelegates, FromDefaultNetworks, FromAuxiliaryChain:
+		return "CNI configuration, key " + string(a.Origin)
+	}
+	return string(a.Origin)
+}
+
+// String names the place.
+func (s Source) String() string {
+	definition := "network-attachment-definition " + s.Definition.String()
+	switch {
+	case s.Definition != Ref{} && s.File != "":
+		return "file " + s.File + ", because spec.config of " + definition + " is empty"
+	case s.Definition != Ref{}:
+		return definition
+	case s.File != "":
+		return "file " + s.File
+	}
+	return "CNI configuration, key " + string(FromDelegates)
+}
+
+func interfaceFrom(a *Attachment, i int) string {
+	switch {
+	case a.IfName == "":
+		return "none: the request is not about an interface"
+	case i == 0:
+		return "runtime (CNI_IFNAME)"
+	case a.Request != nil && a.Request.Interface != "":
+		return string(a.Origin)
+	}
+	return fmt.Sprintf("default: net and the number in this list, %d", i)
+}
+
+func nameFrom(a *Attachment) string {
+	switch {
+	case !a.Source.Unnamed:
+		return "configuration"
+	case a.Source.Definition != Ref{}:
+		return "default: the name of the network-attachment-definition"
+	}
+	return "default: the name in the CNI configuration"
+}
+
+// runtimeConfig explains what is offered by capability, and what of it reaches no plugin.
+func (x *explaining) runtimeConfig(a *Attachment) []Value {
+	caps, _ := a.Config.Capabilities() // libcni has read them
+	var out []Value
+	for _, key := range slices.Sorted(maps.Keys(a.RuntimeConfig)) {
+		v := Value{Name: "runtimeConfig." + key, Value: string(a.RuntimeConfig[key]), From: x.offeredBy(a, key)}
+		if !caps[key] {
+			v.Lost = fmt.Sprintf("no plugin of the network declares the capability %q", key)
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+// offeredBy tells where a member of runtimeConfig comes from; the order is that in which they replace each other.
+func (x *explaining) offeredBy(a *Attachment, key string) string {
+	asked := map[string]json.RawMessage{}
+	if a.Request != nil {
+		_ = Requested(asked, a.Request) // it was encoded before
+	}
+	_, inAnnotation := asked[key]
+	switch {
+	case key == "CNIDeviceInfoFile":
+		return "default: the place of device information"
+	case key == "deviceID" && a.Device != "":
+		return "kubelet"
+	case inAnnotation:
+		return string(a.Origin)
+	}
+	return "runtime"
+}
+
+// environment explains the members of CNI_ARGS that are not the runtime's.
+func (x *explaining) environment(a *Attachment) []Value {
+	var out []Value
+	for _, p := range a.Args {
+		v := Value{Name: "CNI_ARGS " + p[0], Value: p[1], From: string(a.Origin)}
+		switch {
+		case p[0] == request.IgnoreUnknown || p[1] == x.req.Args.Get(p[0]):
+			continue
+		case p[0] == request.PodUID:
+			v.From = "pod object"
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+// routes explains what happens to default routes.
+func (x *explaining) routes(i int) []Value {
+	r := x.plan.Attachments[i].Routes
+	var out []Value
+	for _, gw := range r.Gateways {
+		out = append(out, Value{Name: "default route", Value: "via " + gw.String(), From: string(x.plan.Attachments[i].Origin) + ", key default-route"})
+	}
+	for v6, dropped := range map[bool]bool{false: r.DropIPv4, true: r.DropIPv6} {
+		if !dropped {
+			continue
+		}
+		family := "IPv4"
+		if v6 {
+			family = "IPv6"
+		}
+		owner := slices.IndexFunc(x.plan.Attachments, func(a Attachment) bool { return a.Routes.Gateway(v6).IsValid() })
+		out = append(out, Value{Name: "default route", Value: "removed, " + family, From: "network " + x.plan.Attachments[owner].Name + " has it"})
+	}
+	slices.SortStableFunc(out, func(a, b Value) int { return strings.Compare(a.Value, b.Value) })
+	return out
+}

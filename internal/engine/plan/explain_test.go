@@ -1,0 +1,86 @@
+package plan_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"multus/internal/engine/plan"
+)
+
+// TestExplain explains the plan of every golden archive and compares it with testdata/explain, so that each value of
+// each plan is seen to come from where it came from (behaviour.md B39, C63-C70; P34).
+func TestExplain(t *testing.T) {
+	t.Parallel()
+	archives, err := filepath.Glob("testdata/*.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	explained := 0
+	for _, path := range archives {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := parseArchive(data)
+		if strings.Contains(a.comment, "known: ") || !strings.Contains(string(data), "-- plan.json --") {
+			continue
+		}
+		explained++
+		name := strings.TrimSuffix(filepath.Base(path), ".txtar")
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			golden := filepath.Join("testdata", "explain", name+".txt")
+			got := newBench(t, a).explain(t)
+			want, err := os.ReadFile(golden)
+			if *update {
+				err = os.WriteFile(golden, []byte(got), 0o644)
+				want = []byte(got)
+			}
+			if err != nil {
+				t.Fatalf("%v; go test -update writes it", err)
+			}
+			if diff := cmp.Diff(string(want), got); diff != "" {
+				t.Errorf("(-want +got); go test -update accepts what it got:\n%s", diff)
+			}
+		})
+	}
+	if explained < 60 {
+		t.Errorf("%d plans explained", explained)
+	}
+}
+
+// explain makes the plan and writes its explanation, one value to a line.
+func (b *bench) explain(t *testing.T) string {
+	t.Helper()
+	p, err := b.resolver.Plan(t.Context(), b.req, b.conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, err := plan.Explain(p, b.req, b.conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	list := func(indent string, values []plan.Value) {
+		for _, v := range values {
+			fmt.Fprintf(&out, "%s%s = %s  # %s\n", indent, v.Name, v.Value, v.From)
+			if v.Lost != "" {
+				fmt.Fprintf(&out, "%s  LOST: %s\n", indent, v.Lost)
+			}
+		}
+	}
+	list("", x.Values)
+	for _, a := range x.Attachments {
+		fmt.Fprintf(&out, "\n%s %s\n", a.IfName, a.Network)
+		list("  ", a.Values)
+		for _, d := range a.Plugins {
+			fmt.Fprintf(&out, "  %s < %s\n", d.Type, d.Config)
+		}
+	}
+	return strings.ReplaceAll(out.String(), b.dir, "$DIR")
+}
