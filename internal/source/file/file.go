@@ -24,6 +24,8 @@ const DefaultNamespace = "default"
 type Options struct {
 	// Dir holds the definitions and pods: *.yaml, *.yml and *.json, sub-directories and hidden files aside.
 	Dir string
+	// Files are read in place of those of Dir, in this order.
+	Files []string
 	// StateDir receives <namespace>_<name>.json (annotations) and <namespace>_<name>.events.jsonl. It is made
 	// when needed.
 	StateDir string
@@ -33,9 +35,9 @@ type Options struct {
 type Source struct {
 	options Options
 
-	// mu guards files: what was decoded, by file name.
+	// mu guards files: what was decoded.
 	mu    sync.Mutex
-	files map[string]*decoded
+	files map[string]*decoded // by path
 }
 
 var (
@@ -101,7 +103,15 @@ func (s *Source) find(ctx context.Context, kind string, ref plan.Ref) (*object, 
 		return found, nil
 	case len(problems) > 0:
 		// It may be in what cannot be read, so "not found" would be a guess.
-		return nil, fmt.Errorf("not in the readable files of %q, and not all are readable: %w", s.options.Dir, errors.Join(problems...))
+		return nil, fmt.Errorf("not in the readable %s, and not all are readable: %w", s.options, errors.Join(problems...))
 	}
-	return nil, fmt.Errorf("%w in the files of %q", plan.ErrNotFound, s.options.Dir)
+	return nil, fmt.Errorf("%w in the %s", plan.ErrNotFound, s.options)
+}
+
+// String names the files that are read.
+func (o Options) String() string {
+	if len(o.Files) > 0 {
+		return "files " + strings.Join(o.Files, ", ")
+	}
+	return fmt.Sprintf("files of %q", o.Dir)
 }

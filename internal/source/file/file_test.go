@@ -240,15 +240,15 @@ func TestDecodedOnce(t *testing.T) {
 	s, o := source(t, "a.yaml", network("n", "x", "1"))
 	path := filepath.Join(o.Dir, "a.yaml")
 	deadline := time.Now().Add(30 * time.Second)
-	first := s.refresh("a.yaml")
+	first := s.refresh(path)
 	for !first.settled { // until the file is older than settleTime
 		if time.Now().After(deadline) {
 			t.Fatal("the file does not settle")
 		}
-		first = s.refresh("a.yaml")
+		first = s.refresh(path)
 	}
-	s.files["a.yaml"] = first
-	if again := s.refresh("a.yaml"); again != first {
+	s.files[path] = first
+	if again := s.refresh(path); again != first {
 		t.Error("decoded again without a change")
 	}
 	// A file changed just now may change again without a new stamp: the clock for file times is coarse. A time in
@@ -257,15 +257,15 @@ func TestDecodedOnce(t *testing.T) {
 	if err := os.Chtimes(path, future, future); err != nil {
 		t.Fatal(err)
 	}
-	s.files["a.yaml"] = s.refresh("a.yaml")
-	if again := s.refresh("a.yaml"); again == s.files["a.yaml"] {
+	s.files[path] = s.refresh(path)
+	if again := s.refresh(path); again == s.files[path] {
 		t.Error("a file changed just now is trusted")
 	}
-	s.files["a.yaml"] = first
+	s.files[path] = first
 	if err := os.Chtimes(path, first.stamp.mtime, first.stamp.mtime); err != nil {
 		t.Fatal(err)
 	}
-	if again := s.refresh("a.yaml"); again == first {
+	if again := s.refresh(path); again == first {
 		t.Error("a change of the change time alone is not seen")
 	}
 }

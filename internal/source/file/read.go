@@ -39,26 +39,41 @@ type decoded struct {
 
 // read returns all files, decoded, in the order of their names. Only files that have changed are decoded again.
 func (s *Source) read() ([]*decoded, error) {
-	entries, err := os.ReadDir(s.options.Dir) // sorted
+	paths, err := s.options.paths()
 	if err != nil {
-		return nil, fmt.Errorf("read directory of definitions: %w; create it or correct its name in the configuration", err)
+		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var list []*decoded
-	present := make(map[string]*decoded, len(entries))
-	for _, entry := range entries {
-		if !wanted(entry.Name()) {
-			continue
-		}
-		f := s.refresh(entry.Name())
+	present := make(map[string]*decoded, len(paths))
+	for _, path := range paths {
+		f := s.refresh(path)
 		if f != nil {
 			list = append(list, f)
-			present[entry.Name()] = f
+			present[path] = f
 		}
 	}
 	s.files = present
 	return list, nil
+}
+
+// paths are the files that are to be read now.
+func (o Options) paths() ([]string, error) {
+	if len(o.Files) > 0 {
+		return o.Files, nil
+	}
+	entries, err := os.ReadDir(o.Dir) // sorted
+	if err != nil {
+		return nil, fmt.Errorf("read directory of definitions: %w; create it or correct its name in the configuration", err)
+	}
+	var paths []string
+	for _, entry := range entries {
+		if wanted(entry.Name()) {
+			paths = append(paths, filepath.Join(o.Dir, entry.Name()))
+		}
+	}
+	return paths, nil
 }
 
 // wanted leaves out hidden files: editors and WriteAtomic keep unfinished ones under such names.
@@ -75,8 +90,7 @@ func wanted(name string) bool {
 
 // refresh returns the file as it is now, nil when it is none or has gone; s.mu is held. A decoded file is never
 // changed, because others may be reading it.
-func (s *Source) refresh(name string) *decoded {
-	path := filepath.Join(s.options.Dir, name)
+func (s *Source) refresh(path string) *decoded {
 	info, err := os.Stat(path) // follows the links of a mounted ConfigMap
 	if errors.Is(err, fs.ErrNotExist) || err == nil && info.IsDir() {
 		return nil
@@ -85,7 +99,7 @@ func (s *Source) refresh(name string) *decoded {
 		return &decoded{path: path, problems: []error{fmt.Errorf("read definitions: %w", err)}}
 	}
 	now := stampOf(info)
-	if known := s.files[name]; known != nil && known.settled && known.stamp == now {
+	if known := s.files[path]; known != nil && known.settled && known.stamp == now {
 		return known
 	}
 	f := &decoded{path: path, stamp: now, settled: time.Since(now.mtime) > settleTime && time.Since(now.ctime) > settleTime}

@@ -1,0 +1,99 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
+
+	"multus/internal/engine/plan"
+)
+
+const (
+	// listTimeout limits one page of a list, and reviewTimeout one question about what is allowed.
+	listTimeout   = 15 * time.Second
+	reviewTimeout = 5 * time.Second
+	// acceptMetadataList leaves everything but metadata on the server.
+	acceptMetadataList = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
+)
+
+// Networks returns all network definitions of the cluster. It is for people's tools: a daemon has a Cache. Errors are
+// those of Network.
+func (c *Client) Networks(ctx context.Context) ([]plan.Definition, error) {
+	var out []plan.Definition
+	t := target{verb: "list", group: nadv1.SchemeGroupVersion.Group, resource: nadResource}
+	err := list(ctx, c.nads, t, runtime.ContentTypeJSON, "", func(o *object) {
+		out = append(out, *o.definition(plan.Ref{Namespace: o.Metadata.Namespace, Name: o.Metadata.Name}))
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list network definitions: %w", err)
+	}
+	return out, nil
+}
+
+// Pods returns the metadata of all pods of a node; of all nodes if it is "". Errors are those of Pod.
+func (c *Client) Pods(ctx context.Context, node string) ([]plan.Pod, error) {
+	var out []plan.Pod
+	selector := ""
+	if node != "" {
+		selector = "spec.nodeName=" + node
+	}
+	err := list(ctx, c.core, target{verb: "list", resource: "pods"}, acceptMetadataList, selector, func(o *object) {
+		ref := plan.Ref{Namespace: o.Metadata.Namespace, Name: o.Metadata.Name}
+		out = append(out, plan.Pod{Ref: ref, UID: o.Metadata.UID, Annotations: o.Metadata.Annotations})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list pods: %w", err)
+	}
+	return out, nil
+}
+
+// list visits the objects of all pages.
+func list(ctx context.Context, client *rest.RESTClient, t target, accept, fieldSelector string, visit func(*object)) error {
+	for next := ""; ; {
+		var page struct {
+			Metadata struct {
+				Continue string `json:"continue"`
+			} `json:"metadata"`
+			Items []object `json:"items"`
+		}
+		r := client.Get().Resource(t.resource).SetHeader("Accept", accept).Param("limit", fmt.Sprint(listPage)).MaxRetries(0).Timeout(listTimeout)
+		if fieldSelector != "" {
+			r = r.Param("fieldSelector", fieldSelector)
+		}
+		if next != "" {
+			r = r.Param("continue", next)
+		}
+		if err := do(ctx, r, &page, listTimeout); err != nil {
+			return lookupError(t, err)
+		}
+		for i := range page.Items {
+			visit(&page.Items[i])
+		}
+		if next = page.Metadata.Continue; next == "" {
+			return nil
+		}
+	}
+}
+
+// do sends one request and decodes the answer.
+func do(ctx context.Context, r *rest.Request, into any, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	result := r.Do(ctx)
+	if err := result.Error(); err != nil {
+		return err
+	}
+	body, err := result.Raw()
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(body, into); err != nil {
+		return fmt.Errorf("decode answer: %w", err)
+	}
+	return nil
+}

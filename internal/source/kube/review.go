@@ -1,0 +1,139 @@
+package kube
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
+
+	"multus/internal/engine/plan"
+)
+
+// Access is one thing that Multus has to be allowed to do, in the words of a role.
+type Access struct {
+	Verb, Group, Resource, Subresource string
+}
+
+// String is verb and resource as a role has them.
+func (a Access) String() string {
+	t := target{resource: a.Resource, subresource: a.Subresource}
+	if a.Group == "" {
+		return a.Verb + " " + t.roleResource()
+	}
+	return a.Verb + " " + t.roleResource() + "." + a.Group
+}
+
+// Needed is what the daemon asks of the API server, and no more; the role in the manifests grants it.
+func Needed() []Access {
+	nads := nadv1.SchemeGroupVersion.Group
+	return []Access{
+		{"get", nads, nadResource, ""},
+		{"list", nads, nadResource, ""},
+		{"watch", nads, nadResource, ""},
+		{"get", "", "pods", ""},
+		{"patch", "", "pods", "status"},
+		{"create", "", "events", ""},
+		{"patch", "", "events", ""},
+	}
+}
+
+// Allowed asks whether the credentials may do something in all namespaces (SelfSubjectAccessReview).
+func (c *Client) Allowed(ctx context.Context, a Access) (bool, error) {
+	review := map[string]any{
+		"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
+		"spec": map[string]any{"resourceAttributes": map[string]string{
+			"verb": a.Verb, "group": a.Group, "resource": a.Resource, "subresource": a.Subresource,
+		}},
+	}
+	body, err := json.Marshal(review)
+	if err != nil {
+		return false, fmt.Errorf("encode access review: %w", err)
+	}
+	var answer struct {
+		Status struct {
+			Allowed bool `json:"allowed"`
+		} `json:"status"`
+	}
+	r := c.core.Post().AbsPath("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews").SetHeader("Content-Type", "application/json").Body(body).MaxRetries(0)
+	t := target{verb: "create", group: "authorization.k8s.io", resource: "selfsubjectaccessreviews"}
+	if err := do(ctx, r, &answer, reviewTimeout); err != nil {
+		return false, fmt.Errorf("ask whether %s is allowed: %w", a, lookupError(t, err))
+	}
+	return answer.Status.Allowed, nil
+}
+
+// Version asks the API server for its version: the cheapest question that needs credentials nowhere. The error wraps
+// plan.ErrUnavailable when no answer came.
+func (c *Client) Version(ctx context.Context) (string, error) {
+	var v struct {
+		GitVersion string `json:"gitVersion"`
+	}
+	r := c.core.Get().AbsPath("/version").MaxRetries(0)
+	if err := do(ctx, r, &v, reviewTimeout); err != nil {
+		return "", fmt.Errorf("get version of the API server: %w", lookupError(target{verb: "get", resource: "version"}, err))
+	}
+	return v.GitVersion, nil
+}
+
+// HasDefinitions tells whether the API server knows network attachment definitions at all (their CRD).
+func (c *Client) HasDefinitions(ctx context.Context) (bool, error) {
+	var v struct{}
+	gv := nadv1.SchemeGroupVersion
+	err := do(ctx, c.core.Get().AbsPath("/apis", gv.Group, gv.Version).MaxRetries(0), &v, reviewTimeout)
+	err = lookupError(target{verb: "get", group: gv.Group, resource: nadResource}, err)
+	if errors.Is(err, plan.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Expiry is when the credentials of a configuration end and what they are; the zero time if they do not, or do not say.
+func Expiry(c *Config) (time.Time, string, error) {
+	token, cert := []byte(c.BearerToken), c.CertData
+	var err error
+	switch {
+	case c.BearerTokenFile != "":
+		token, err = os.ReadFile(c.BearerTokenFile)
+	case len(cert) == 0 && c.CertFile != "":
+		cert, err = os.ReadFile(c.CertFile)
+	}
+	if err != nil {
+		return time.Time{}, "", fmt.Errorf("read credentials: %w", err)
+	}
+	if len(token) > 0 {
+		return tokenExpiry(string(token)), "token", nil
+	}
+	block, _ := pem.Decode(cert)
+	if block == nil {
+		return time.Time{}, "", nil
+	}
+	parsed, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return time.Time{}, "", fmt.Errorf("read client certificate: %w", err)
+	}
+	return parsed.NotAfter, "client certificate", nil
+}
+
+// tokenExpiry reads the claim exp of a JSON web token; the signature is the API server's to verify.
+func tokenExpiry(token string) time.Time {
+	parts := strings.Split(strings.TrimSpace(token), ".")
+	if len(parts) != 3 {
+		return time.Time{}
+	}
+	b, err := base64.RawURLEncoding.DecodeString(parts[1])
+	var claims struct {
+		Exp int64 `json:"exp"`
+	}
+	if err != nil || json.Unmarshal(b, &claims) != nil || claims.Exp == 0 {
+		return time.Time{}
+	}
+	return time.Unix(claims.Exp, 0)
+}
