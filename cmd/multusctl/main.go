@@ -1,0 +1,29 @@
+// multusctl is the command line for people: it explains what Multus would do, checks files before they are applied,
+// and finds out what is wrong with a node. As kubectl-multus it is a plugin of kubectl.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"multus/internal/cli"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	code := cli.Run(ctx, cli.Env{
+		Args: os.Args, Getenv: os.Getenv, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Terminal: terminal(os.Stdout),
+	})
+	stop()
+	os.Exit(code)
+}
+
+// terminal tells whether somebody looks at what is written.
+func terminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}

@@ -1,0 +1,136 @@
+// Package cli is the command line multusctl: one file for each verb, which reads its flags, calls the package that
+// knows, and prints. It decides nothing about networks itself. Only cmd/multusctl imports it.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"multus/internal/obs"
+)
+
+// Exit codes; they are part of the interface.
+const (
+	// OK: it was done, and nothing was found.
+	OK = 0
+	// Found: something was found, or could not be done.
+	Found = 1
+	// Usage: the command line is wrong.
+	Usage = 2
+)
+
+// errFound ends a verb whose findings are printed already.
+var errFound = errors.New("findings")
+
+// usageError is a mistake in the command line.
+type usageError struct{ error }
+
+// Env is the process as the verbs see it.
+type Env struct {
+	// Args are those of the process, its name first.
+	Args   []string
+	Getenv func(string) string
+	Stdin  io.Reader
+	Stdout io.Writer
+	Stderr io.Writer
+	// Terminal says that Stdout is one, so that colour is welcome.
+	Terminal bool
+}
+
+// Run runs one command line and returns the exit code.
+func Run(ctx context.Context, env Env) int {
+	cmd := Command(env) //nolint:contextcheck // cobra hands ctx on to the verbs
+	cmd.SetArgs(env.Args[1:])
+	err := cmd.ExecuteContext(ctx)
+	var usage usageError
+	switch {
+	case err == nil:
+		return OK
+	case errors.Is(err, errFound):
+		return Found
+	case errors.As(err, &usage):
+		fmt.Fprintf(env.Stderr, "error: %v\n\nSee '%s --help'.\n", err, cmd.DisplayName())
+		return Usage
+	}
+	fmt.Fprintln(env.Stderr, "error:", err)
+	return Found
+}
+
+// app is what all verbs share.
+type app struct {
+	Env
+	output string
+	source sourceFlags
+}
+
+// Command returns the command line: multusctl, or `kubectl multus` when it is called as kubectl-multus.
+func Command(env Env) *cobra.Command {
+	a := &app{Env: env}
+	root := &cobra.Command{
+		Use:   "multusctl",
+		Short: "Explain, check and inspect what Multus does",
+		Long: "Explain what Multus would do for a pod, check network definitions before they are applied, and find out what is\n" +
+			"wrong with a node. Exit code: 0 nothing found, 1 something found or failed, 2 wrong use.",
+		Version:       obs.Version(),
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	if name := filepath.Base(env.Args[0]); strings.HasPrefix(name, "kubectl-") || strings.HasPrefix(name, "kubectl_") {
+		root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl multus"}
+	}
+	root.SetOut(env.Stdout)
+	root.SetErr(env.Stderr)
+	root.SetIn(env.Stdin)
+	root.SetVersionTemplate("multusctl: {{.Version}}\n")
+	root.PersistentFlags().StringVarP(&a.output, "output", "o", "table", "`format`: table, json or yaml")
+	root.AddCommand(a.explainCommand(), a.lintCommand(), a.ledgerCommand())
+	for _, c := range everyCommand(root) {
+		strict(c)
+	}
+	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)))
+	return root
+}
+
+// strict makes each mistake in the use of a command a usageError.
+func strict(c *cobra.Command) {
+	args := c.Args
+	if args == nil {
+		args = cobra.NoArgs
+	}
+	c.Args = func(cmd *cobra.Command, given []string) error {
+		if err := args(cmd, given); err != nil {
+			return usageError{err}
+		}
+		return nil
+	}
+	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+}
+
+func everyCommand(root *cobra.Command) []*cobra.Command {
+	out := []*cobra.Command{root}
+	for _, c := range root.Commands() {
+		out = append(out, everyCommand(c)...)
+	}
+	return out
+}
+
+// must stops a programmer's mistake at once, such as a completion for a flag that does not exist.
+func must(err error) {
+	if err != nil {
+		panic(err)
+	}
+}
+
+// group is a command that only has others below it.
+func group(c *cobra.Command, verbs ...*cobra.Command) *cobra.Command {
+	c.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	c.AddCommand(verbs...)
+	return c
+}

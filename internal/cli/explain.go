@@ -1,0 +1,297 @@
+package cli
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"multus/internal/autoconf"
+	"multus/internal/config"
+	"multus/internal/engine/plan"
+	"multus/internal/engine/request"
+	"multus/internal/fault"
+	"multus/internal/source/file"
+	"multus/internal/source/podresources"
+)
+
+// stranger stands for the cluster network where no CNI configuration says what it is.
+const stranger = `{"cniVersion":"1.0.0","name":"multus-cni-network","type":"multus-shim",
+	"delegates":[{"cniVersion":"1.0.0","name":"cluster-network","type":"unknown-here"}]}`
+
+// explainOutput is what `explain -o json` prints, one for each pod.
+type explainOutput struct {
+	*plan.Explanation
+	// Notes are what the explanation takes for granted, and what the resolver logs at ADD.
+	Notes []string `json:"notes,omitempty"`
+	// Failure is why an ADD of the pod would fail; nothing would be attached then.
+	Failure *failure `json:"failure,omitempty"`
+}
+
+type failure struct {
+	Pod     plan.Ref `json:"pod"`
+	Code    uint     `json:"code"`
+	Message string   `json:"message"`
+	Fix     string   `json:"fix,omitempty"`
+}
+
+// explain holds the flags of one call.
+type explain struct {
+	*app
+	files        []string
+	conf, daemon string
+	devices      []string
+	notes        []string
+	networks     plan.Networks
+	pods         plan.Pods
+	podsIn       *source
+}
+
+func (a *app) explainCommand() *cobra.Command {
+	e := &explain{app: a}
+	c := &cobra.Command{
+		Use:   "explain pod NAMESPACE/NAME | -f FILE",
+		Short: "Show what would be attached to a pod, and where every value comes from",
+		Long: "Show what would be attached to a pod: each network, where every value comes from, and the exact configuration that\n" +
+			"each plugin gets. It is a dry run by the code of ADD itself: nothing is attached and nothing is written.",
+		Example: "  multusctl explain pod team-a/web-0\n  multusctl explain -f networks.yaml -f pod.yaml\n  multusctl explain -f pod.yaml --config 00-multus.conf --device vendor.example/nic=0000:3b:02.1",
+		Args:    cobra.MaximumNArgs(2),
+		RunE:    func(cmd *cobra.Command, args []string) error { return e.run(cmd.Context(), args) },
+	}
+	a.source.add(c.Flags())
+	c.Flags().StringArrayVarP(&e.files, "filename", "f", nil, "`file` with pods and definitions; may be repeated. Definitions that no file has are asked of the cluster or --networks-dir")
+	c.Flags().StringVar(&e.conf, "config", "", "CNI configuration `file` of the node (default: /etc/cni/net.d/"+autoconf.FileName+" if it is there)")
+	c.Flags().StringVar(&e.daemon, "daemon-config", "", "the daemon's configuration `file`, which it lays over that of each request")
+	c.Flags().StringArrayVar(&e.devices, "device", nil, "`RESOURCE=ID`: a device that the kubelet would give to the pod; may be repeated (default: ask the kubelet of this node)")
+	return c
+}
+
+func (e *explain) run(ctx context.Context, args []string) error {
+	if len(args) > 0 && args[0] == "pod" {
+		args = args[1:]
+	}
+	if len(args) > 1 {
+		return usageError{fmt.Errorf("too many arguments: want pod NAMESPACE/NAME")}
+	}
+	if err := e.connect(); err != nil {
+		return err
+	}
+	refs, err := e.wanted(ctx, args)
+	if err != nil {
+		return err
+	}
+	conf, err := e.configuration()
+	if err != nil {
+		return err
+	}
+	devices, err := e.given()
+	if err != nil {
+		return err
+	}
+	var all []explainOutput
+	failed := false
+	for _, ref := range refs {
+		out, err := e.explainPod(ctx, ref, conf, devices)
+		if err != nil {
+			return err
+		}
+		failed = failed || out.Failure != nil
+		all = append(all, *out)
+	}
+	err = e.print(map[string]any{"pods": all}, func(w io.Writer) {
+		for i := range all {
+			e.write(w, &all[i])
+		}
+	})
+	if err == nil && failed {
+		err = errFound
+	}
+	return err
+}
+
+// connect decides where pods and definitions come from: the files first, then what the flags name. A cluster is no
+// must when there are files.
+func (e *explain) connect() error {
+	rest, err := e.open()
+	if len(e.files) == 0 {
+		if err != nil {
+			return err
+		}
+		e.networks, e.pods, e.podsIn = rest, rest, rest
+		return nil
+	}
+	if err != nil && !errors.Is(err, errNoSource) {
+		return err
+	}
+	var paths []string
+	for _, f := range e.files {
+		more, err := expand(f)
+		if err != nil {
+			return err
+		}
+		paths = append(paths, more...)
+	}
+	files := fileSource(file.Options{Files: paths})
+	l := layered{files: files, rest: rest}
+	e.networks, e.pods, e.podsIn = l, l, files
+	return nil
+}
+
+// wanted are the pods to explain: the named one, or all of the files.
+func (e *explain) wanted(ctx context.Context, args []string) ([]plan.Ref, error) {
+	if len(args) == 1 {
+		ref, err := parseRef(args[0])
+		return []plan.Ref{ref}, err
+	}
+	if len(e.files) == 0 {
+		return nil, usageError{errors.New("name a pod, or give -f FILE")}
+	}
+	pods, err := e.podsIn.pods(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	var out []plan.Ref
+	for _, p := range pods {
+		out = append(out, p.Ref)
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("no pod in the %s", e.podsIn.name)
+	}
+	return out, nil
+}
+
+// configuration is the CNI configuration of the node, as the runtime would pass it.
+func (e *explain) configuration() ([]byte, error) {
+	path := cmp.Or(e.conf, "/etc/cni/net.d/"+autoconf.FileName)
+	conf, err := os.ReadFile(path)
+	switch {
+	case e.conf == "" && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)):
+		conf = []byte(stranger)
+		e.notes = append(e.notes, "the cluster network is not known here: give --config with the node's "+autoconf.FileName)
+	case err != nil:
+		return nil, fmt.Errorf("read CNI configuration: %w", err)
+	}
+	if e.daemon == "" {
+		return conf, nil
+	}
+	b, err := os.ReadFile(e.daemon)
+	if err != nil {
+		return nil, fmt.Errorf("read the daemon's configuration: %w", err)
+	}
+	d, err := config.ParseDaemon(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", e.daemon, err)
+	}
+	return d.ForRequest(conf)
+}
+
+// devicesGiven are those of --device.
+type devicesGiven map[string][]string
+
+// Devices returns them, whatever the pod.
+func (d devicesGiven) Devices(context.Context, plan.Ref, string) (map[string][]string, error) {
+	return d, nil
+}
+
+// given are the devices of the pod: those of the flags, else what the kubelet says.
+func (e *explain) given() (plan.Devices, error) {
+	if len(e.devices) == 0 {
+		return podresources.New(podresources.Options{}), nil
+	}
+	out := devicesGiven{}
+	for _, d := range e.devices {
+		resource, id, ok := strings.Cut(d, "=")
+		if !ok || resource == "" || id == "" {
+			return nil, usageError{fmt.Errorf("--device %q: want RESOURCE=ID", d)}
+		}
+		out[resource] = append(out[resource], id)
+	}
+	return out, nil
+}
+
+// explainPod makes the plan of an ADD and explains it, or says why it would fail.
+func (e *explain) explainPod(ctx context.Context, ref plan.Ref, raw []byte, devices plan.Devices) (*explainOutput, error) {
+	conf, err := config.ParsePlugin(raw)
+	if err != nil {
+		return nil, err
+	}
+	var logged bytes.Buffer
+	log := slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: withoutTime}))
+	req := &request.Request{
+		Command: request.Add, ContainerID: "dry-run", Netns: "/run/netns/dry-run", IfName: "eth0", Config: raw,
+		Args: request.Args{{request.IgnoreUnknown, "1"}, {request.PodNamespace, ref.Namespace}, {request.PodName, ref.Name}, {request.InfraContainer, "dry-run"}},
+	}
+	r := &plan.Resolver{Networks: e.networks, Pods: e.pods, Devices: devices, Log: log}
+	out := &explainOutput{Notes: e.notes}
+	p, err := r.Plan(ctx, req, conf)
+	if err == nil {
+		out.Explanation, err = plan.Explain(p, req, conf)
+	}
+	if err != nil {
+		ce := fault.ToCNI(err)
+		out.Failure = &failure{Pod: ref, Code: ce.Code, Message: ce.Msg, Fix: ce.Details}
+	}
+	for line := range strings.Lines(logged.String()) {
+		out.Notes = append(out.Notes, strings.TrimSpace(line))
+	}
+	return out, nil
+}
+
+func withoutTime(_ []string, a slog.Attr) slog.Attr {
+	if a.Key == slog.TimeKey {
+		return slog.Attr{}
+	}
+	return a
+}
+
+// write writes one explanation for people.
+func (e *explain) write(w io.Writer, o *explainOutput) {
+	if f := o.Failure; f != nil {
+		fmt.Fprintf(w, "%s\n%s code %d: %s\n  %s\n", e.paint(bold, "pod "+f.Pod.String()), e.paint(red, "would fail,"), f.Code, f.Message, f.Fix)
+	}
+	if x := o.Explanation; x != nil {
+		fmt.Fprintln(w, e.paint(bold, "pod "+x.Pod.String()))
+		e.values(w, "  ", x.Values)
+		for i, a := range x.Attachments {
+			fmt.Fprintf(w, "\n%s\n", e.paint(bold, fmt.Sprintf("%d. %s: %s", i+1, a.IfName, a.Network)))
+			e.values(w, "   ", a.Values)
+			for _, d := range a.Plugins {
+				fmt.Fprintf(w, "   %s gets\n     %s\n", d.Type, indented(d.Config))
+			}
+		}
+	}
+	for _, n := range o.Notes {
+		fmt.Fprintf(w, "\n%s %s\n", e.paint(yellow, "note:"), n)
+	}
+	fmt.Fprintln(w)
+}
+
+func (e *explain) values(w io.Writer, indent string, values []plan.Value) {
+	rows := make([][]string, len(values))
+	for i, v := range values {
+		rows[i] = []string{indent + v.Name, v.Value, v.From}
+	}
+	columns(w, rows...)
+	for _, v := range values {
+		if v.Lost != "" && strings.HasPrefix(v.From, "annotation") {
+			fmt.Fprintf(w, "%s%s %s is not passed on: %s\n", indent, e.paint(yellow, "warning:"), v.Name, v.Lost)
+		}
+	}
+}
+
+func indented(conf json.RawMessage) string {
+	var b bytes.Buffer
+	if json.Indent(&b, conf, "     ", "  ") != nil {
+		return string(conf)
+	}
+	return b.String()
+}

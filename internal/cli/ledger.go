@@ -1,0 +1,257 @@
+package cli
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"multus/internal/config"
+	"multus/internal/engine/ledger"
+	"multus/internal/engine/plan"
+	"multus/internal/engine/request"
+	"multus/internal/link"
+)
+
+// record is a sandbox of the ledger as it is printed.
+type record struct {
+	Container string `json:"container"`
+	Namespace string `json:"namespace,omitempty"`
+	Pod       string `json:"pod,omitempty"`
+	UID       string `json:"uid,omitempty"`
+	Netns     string `json:"netns,omitempty"`
+	// State is "attached", "gone" (the network namespace does not exist any more), or "unknown" (records of today's
+	// Multus do not name it).
+	State string `json:"state"`
+	// Problem is what could not be read, "" for nothing.
+	Problem     string             `json:"problem,omitempty"`
+	Attachments []recordAttachment `json:"attachments"`
+}
+
+type recordAttachment struct {
+	Network       string                     `json:"network"`
+	IfName        string                     `json:"interface"`
+	Plugins       []string                   `json:"plugins"`
+	Device        string                     `json:"device,omitempty"`
+	RuntimeConfig map[string]json.RawMessage `json:"runtimeConfig,omitempty"`
+	Config        json.RawMessage            `json:"config"`
+}
+
+// The states of a record.
+const (
+	stateAttached = "attached"
+	stateGone     = "gone"
+	stateUnknown  = "unknown"
+)
+
+func (a *app) ledgerCommand() *cobra.Command {
+	var dir string
+	c := group(
+		&cobra.Command{Use: "ledger", Short: "Look at what this node remembers to be attached"},
+		a.ledgerList(&dir), a.ledgerShow(&dir), a.ledgerVerify(&dir),
+	)
+	c.PersistentFlags().StringVar(&dir, "state-dir", config.DefaultCNIDir, "the state `directory`, cniDir of the CNI configuration")
+	return c
+}
+
+func (a *app) ledgerList(dir *string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "ls",
+		Short: "List the sandboxes",
+		RunE: func(*cobra.Command, []string) error {
+			records, err := readLedger(*dir)
+			if err != nil {
+				return err
+			}
+			return a.print(map[string]any{"records": records}, func(w io.Writer) {
+				rows := [][]string{{"CONTAINER", "POD", "STATE", "NETWORKS"}}
+				for _, r := range records {
+					rows = append(rows, []string{short(r.Container), r.name(), r.State, r.networks()})
+				}
+				columns(w, rows...)
+			})
+		},
+	}
+}
+
+func (a *app) ledgerShow(dir *string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "show CONTAINER",
+		Short: "Show one sandbox: what DEL will do",
+		Long:  "Show one sandbox, by its container ID, the beginning of it, or NAMESPACE/NAME of the pod: what DEL will replay.",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			records, err := readLedger(*dir)
+			if err != nil {
+				return err
+			}
+			found := slices.DeleteFunc(records, func(r record) bool {
+				return !strings.HasPrefix(r.Container, args[0]) && r.name() != args[0]
+			})
+			if len(found) == 0 {
+				return fmt.Errorf("no record of %q in %s; see multusctl ledger ls", args[0], *dir)
+			}
+			return a.print(map[string]any{"records": found}, func(w io.Writer) {
+				for _, r := range found {
+					a.writeRecord(w, r)
+				}
+			})
+		},
+	}
+}
+
+func (a *app) writeRecord(w io.Writer, r record) {
+	fmt.Fprintln(w, a.paint(bold, "container "+r.Container))
+	columns(w, []string{"  pod", dash(r.name()), dash(r.UID)}, []string{"  netns", dash(r.Netns), r.State})
+	if r.Problem != "" {
+		fmt.Fprintf(w, "  %s %s\n", a.paint(red, "problem:"), r.Problem)
+	}
+	for i, t := range r.Attachments {
+		fmt.Fprintf(w, "  %d. %s: %s (%s)\n     %s\n", i+1, t.IfName, t.Network, strings.Join(t.Plugins, ", "), indented(t.Config))
+		for _, key := range slices.Sorted(maps.Keys(t.RuntimeConfig)) {
+			fmt.Fprintf(w, "     runtimeConfig.%s = %s\n", key, t.RuntimeConfig[key])
+		}
+	}
+}
+
+func (a *app) ledgerVerify(dir *string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "verify",
+		Short: "Check that every record can be replayed and belongs to a sandbox",
+		RunE: func(*cobra.Command, []string) error {
+			records, err := readLedger(*dir)
+			if err != nil {
+				return err
+			}
+			damaged, err := (&ledger.Store{Dir: *dir}).Damaged()
+			if err != nil {
+				return err
+			}
+			problems := verify(records, damaged)
+			err = a.print(map[string]any{"records": len(records), "problems": problems}, func(w io.Writer) {
+				for _, p := range problems {
+					fmt.Fprintf(w, "%s: %s\n    %s\n", p.Container, p.Problem, p.Fix)
+				}
+				fmt.Fprintf(w, "%d %s, %d %s\n", len(records), plural(len(records), "record"), len(problems), plural(len(problems), "problem"))
+			})
+			if err == nil && len(problems) > 0 {
+				err = errFound
+			}
+			return err
+		},
+	}
+}
+
+// ledgerProblem is what verify finds.
+type ledgerProblem struct {
+	Container string `json:"container"`
+	Problem   string `json:"problem"`
+	Fix       string `json:"fix"`
+}
+
+func verify(records []record, damaged []string) []ledgerProblem {
+	out := []ledgerProblem{}
+	for _, r := range records {
+		if r.Problem != "" {
+			out = append(out, ledgerProblem{r.Container, r.Problem, "nothing by hand: DEL puts the file aside and goes on with what libcni remembers"})
+		}
+		if r.State == stateGone {
+			out = append(out, ledgerProblem{r.Container, "the network namespace " + r.Netns + " is gone", "nothing, if the pod is being deleted; else the runtime's GC frees it, see multusctl gc --dry-run"})
+		}
+	}
+	for _, d := range damaged {
+		out = append(out, ledgerProblem{d, "a damaged record was put aside", "look for reservations of that container, then remove the file from the directory damaged"})
+	}
+	return out
+}
+
+// readLedger reads all records of a state directory, in the order of their containers.
+func readLedger(dir string) ([]record, error) {
+	store := &ledger.Store{Dir: dir, Log: slog.New(slog.DiscardHandler)}
+	ids, err := store.Containers()
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(ids)
+	out := []record{}
+	for _, id := range ids {
+		r, err := store.Inspect(id, ledger.UsualName)
+		if r == nil && err == nil {
+			r, err = store.Read(id, ledger.UsualName) // libcni alone remembers it
+		}
+		out = append(out, newRecord(id, r, err))
+	}
+	return out, nil
+}
+
+func newRecord(id string, r *ledger.Record, err error) record {
+	out := record{Container: id, State: stateUnknown, Attachments: []recordAttachment{}}
+	if err != nil {
+		out.Problem = err.Error()
+	}
+	if r == nil {
+		return out
+	}
+	out.Netns = r.Netns
+	if r.Netns != "" {
+		out.State = stateOf(r.Netns)
+	}
+	for i := range r.Attachments {
+		t := &r.Attachments[i]
+		out.Attachments = append(out.Attachments, newAttachment(t))
+		if v := t.Args.Get(request.PodName); v != "" {
+			out.Namespace, out.Pod, out.UID = t.Args.Get(request.PodNamespace), v, t.Args.Get(request.PodUID)
+		}
+	}
+	return out
+}
+
+func newAttachment(t *plan.Attachment) recordAttachment {
+	return recordAttachment{
+		Network: t.Name, IfName: t.IfName, Plugins: t.Config.Types(), Device: t.Device,
+		RuntimeConfig: t.RuntimeConfig, Config: t.Config.Bytes(),
+	}
+}
+
+// stateOf tells whether a network namespace still exists.
+func stateOf(netns string) string {
+	ns, err := link.Open(netns)
+	switch {
+	case errors.Is(err, link.ErrNoNamespace):
+		return stateGone
+	case err != nil:
+		return stateUnknown
+	}
+	_ = ns.Close() // only looked at
+	return stateAttached
+}
+
+func (r record) name() string {
+	if r.Pod == "" {
+		return "-"
+	}
+	return r.Namespace + "/" + r.Pod
+}
+
+func (r record) networks() string {
+	var out []string
+	for _, t := range r.Attachments {
+		out = append(out, t.IfName+"="+t.Network)
+	}
+	return dash(strings.Join(out, ","))
+}
+
+// short is a container ID as people write it.
+func short(id string) string {
+	const most = 13
+	if len(id) > most {
+		return id[:most]
+	}
+	return id
+}

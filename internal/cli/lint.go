@@ -1,0 +1,156 @@
+package cli
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"multus/internal/config"
+	"multus/internal/lint"
+)
+
+// lintOutput is what `lint -o json` prints.
+type lintOutput struct {
+	Findings []lint.Finding `json:"findings"`
+}
+
+func (a *app) lintCommand() *cobra.Command {
+	var files []string
+	var conf string
+	var isolation, complete bool
+	c := &cobra.Command{
+		Use:   "lint -f FILE…",
+		Short: "Check network definitions and pods before they are applied",
+		Long: "Check network definitions, pods and workloads, with line and column. Files are checked together: pods against the\n" +
+			"definitions, and definitions against each other. Nothing is asked of a cluster.",
+		Example: "  multusctl lint -f networks.yaml -f pod.yaml\n  multusctl lint -f deploy/ --complete\n  kubectl get net-attach-def,pods -A -o yaml | multusctl lint -f -",
+		Args:    cobra.ArbitraryArgs,
+		RunE: func(_ *cobra.Command, args []string) error {
+			files = append(files, args...)
+			if len(files) == 0 {
+				return usageError{fmt.Errorf("no files: give -f FILE, -f DIRECTORY or -f - for standard input")}
+			}
+			o := lint.Options{Isolation: isolation, Complete: complete, Exceptions: (&config.Plugin{}).Exceptions()}
+			if err := lintSettings(&o, conf); err != nil {
+				return err
+			}
+			in, err := a.readFiles(files)
+			if err != nil {
+				return err
+			}
+			return a.printLint(lint.Run(in, o), len(in))
+		},
+	}
+	c.Flags().StringArrayVarP(&files, "filename", "f", nil, "`file`, directory, or - for standard input; may be repeated")
+	c.Flags().StringVar(&conf, "config", "", "CNI configuration or daemon's `file`: its namespaceIsolation, globalNamespaces and multusNamespace count")
+	c.Flags().BoolVar(&isolation, "namespace-isolation", false, "check as with namespaceIsolation")
+	c.Flags().BoolVar(&complete, "complete", false, "the files are all there is: a network that none of them defines is an error")
+	return c
+}
+
+// lintSettings takes what matters from a configuration.
+func lintSettings(o *lint.Options, file string) error {
+	if file == "" {
+		return nil
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("read configuration: %w", err)
+	}
+	conf, err := config.ParsePlugin(b)
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	o.Isolation = o.Isolation || conf.NamespaceIsolation
+	o.Exceptions, o.MultusNamespace = conf.Exceptions(), conf.MultusNamespace
+	return nil
+}
+
+func (a *app) printLint(found []lint.Finding, files int) error {
+	err := a.print(lintOutput{found}, func(w io.Writer) {
+		for _, f := range found {
+			colour := yellow
+			if f.Severity == lint.Error {
+				colour = red
+			}
+			fmt.Fprintf(w, "%s:%d:%d: %s: %s [%s]\n    %s%s\n", f.File, f.Line, f.Column, a.paint(colour, string(f.Severity)), f.Message, f.Rule, prefix(f.Object), f.Fix)
+		}
+		if len(found) == 0 {
+			fmt.Fprintf(w, "%d %s, nothing found\n", files, plural(files, "file"))
+		}
+	})
+	if err == nil && len(found) > 0 {
+		err = errFound
+	}
+	return err
+}
+
+func prefix(object string) string {
+	if object == "" {
+		return ""
+	}
+	return object + ": "
+}
+
+func plural(n int, word string) string {
+	if n == 1 {
+		return word
+	}
+	return word + "s"
+}
+
+// readFiles reads files, the YAML and JSON files of directories, and - for standard input.
+func (a *app) readFiles(names []string) ([]lint.File, error) {
+	var out []lint.File
+	for _, name := range names {
+		if name == "-" {
+			b, err := io.ReadAll(a.Stdin)
+			if err != nil {
+				return nil, fmt.Errorf("read standard input: %w", err)
+			}
+			out = append(out, lint.File{Name: "-", Data: b})
+			continue
+		}
+		paths, err := expand(name)
+		if err != nil {
+			return nil, err
+		}
+		for _, path := range paths {
+			b, err := os.ReadFile(path)
+			if err != nil {
+				return nil, fmt.Errorf("read file: %w", err)
+			}
+			out = append(out, lint.File{Name: path, Data: b})
+		}
+	}
+	return out, nil
+}
+
+// expand returns the files of a directory in the order of their names, or the file itself.
+func expand(name string) ([]string, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, fmt.Errorf("read file: %w", err)
+	}
+	if !info.IsDir() {
+		return []string{name}, nil
+	}
+	var out []string
+	for _, pattern := range []string{"*.yaml", "*.yml", "*.json"} {
+		found, err := filepath.Glob(filepath.Join(name, pattern))
+		if err != nil {
+			return nil, fmt.Errorf("list %s: %w", name, err)
+		}
+		out = append(out, found...)
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("no .yaml, .yml or .json file in %s", name)
+	}
+	slices.SortFunc(out, func(a, b string) int { return cmp.Compare(a, b) })
+	return out, nil
+}

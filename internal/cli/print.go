@@ -1,0 +1,69 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"sigs.k8s.io/yaml"
+)
+
+// formats are the values of --output.
+var formats = []string{"table", "json", "yaml"}
+
+// print writes a value in the format that was asked for; table writes it for people.
+func (a *app) print(value any, table func(w io.Writer)) error {
+	if !slices.Contains(formats, a.output) {
+		return usageError{fmt.Errorf("unknown output format %q: want %s", a.output, strings.Join(formats, ", "))}
+	}
+	if a.output == "table" {
+		table(a.Stdout)
+		return nil
+	}
+	b, err := json.MarshalIndent(value, "", "  ")
+	if err == nil && a.output == "yaml" {
+		b, err = yaml.JSONToYAML(b)
+	}
+	if err != nil {
+		return fmt.Errorf("encode output: %w", err)
+	}
+	_, err = fmt.Fprintln(a.Stdout, strings.TrimSuffix(string(b), "\n"))
+	return err
+}
+
+// columns writes rows in columns, the head first.
+func columns(w io.Writer, rows ...[]string) {
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	for _, r := range rows {
+		fmt.Fprintln(t, strings.Join(r, "\t"))
+	}
+	_ = t.Flush() // the writer below reports its own errors, and so does the shell
+}
+
+// The colours of severities on a terminal.
+const (
+	red    = "\x1b[31m"
+	yellow = "\x1b[33m"
+	green  = "\x1b[32m"
+	bold   = "\x1b[1m"
+	reset  = "\x1b[0m"
+)
+
+// paint colours a text if somebody looks at a terminal and has not asked for none (https://no-color.org).
+func (a *app) paint(colour, s string) string {
+	if !a.Terminal || a.Getenv("NO_COLOR") != "" {
+		return s
+	}
+	return colour + s + reset
+}
+
+// dash stands for nothing in a table.
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}

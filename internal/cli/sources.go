@@ -1,0 +1,133 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/pflag"
+
+	"multus/internal/engine/plan"
+	"multus/internal/obs"
+	"multus/internal/source/file"
+	"multus/internal/source/kube"
+)
+
+// sourceFlags say where network definitions and pods come from.
+type sourceFlags struct {
+	kubeconfig  string
+	networksDir string
+}
+
+func (s *sourceFlags) add(flags *pflag.FlagSet) {
+	flags.StringVar(&s.kubeconfig, "kubeconfig", "", "kubeconfig `file` (default: KUBECONFIG, ~/.kube/config, or the cluster that this runs in)")
+	flags.StringVar(&s.networksDir, "networks-dir", "", "read definitions and pods from the YAML files of this `directory`, not from a cluster")
+}
+
+// source is where definitions and pods come from.
+type source struct {
+	plan.Networks
+	plan.Pods
+	networks func(context.Context) ([]plan.Definition, error)
+	pods     func(ctx context.Context, node string) ([]plan.Pod, error)
+	// name says what was asked, for people.
+	name string
+}
+
+// errNoSource says that there is neither a cluster nor a directory.
+var errNoSource = errors.New("no cluster and no directory of definitions: give --kubeconfig or --networks-dir")
+
+func fileSource(o file.Options) *source {
+	s := file.New(o)
+	return &source{
+		Networks: s, Pods: s, networks: s.Networks, name: o.String(),
+		pods: func(ctx context.Context, _ string) ([]plan.Pod, error) { return s.Pods(ctx) },
+	}
+}
+
+// open opens the source that the flags name. No request is sent.
+func (a *app) open() (*source, error) {
+	if a.source.networksDir != "" {
+		return fileSource(file.Options{Dir: a.source.networksDir}), nil
+	}
+	c, err := a.cluster()
+	if err != nil {
+		return nil, err
+	}
+	client, err := kube.New(c)
+	if err != nil {
+		return nil, err
+	}
+	return &source{Networks: client, Pods: client, networks: client.Networks, pods: client.Pods, name: "cluster at " + c.Host}, nil
+}
+
+// cluster finds the API server as kubectl does: the flag, KUBECONFIG, ~/.kube/config, the pod's service account.
+func (a *app) cluster() (*kube.Config, error) {
+	o := kube.Options{
+		Kubeconfig: a.source.kubeconfig, Version: obs.Release(),
+		ServiceHost: a.Getenv("KUBERNETES_SERVICE_HOST"), ServicePort: a.Getenv("KUBERNETES_SERVICE_PORT"),
+	}
+	if o.Kubeconfig == "" {
+		o.Kubeconfig = a.userKubeconfig()
+	}
+	c, err := kube.Load(o)
+	if errors.Is(err, kube.ErrNoCluster) {
+		return nil, errNoSource
+	}
+	return c, err
+}
+
+// userKubeconfig is the first file of KUBECONFIG, else ~/.kube/config if it exists.
+func (a *app) userKubeconfig() string {
+	if list := filepath.SplitList(a.Getenv("KUBECONFIG")); len(list) > 0 {
+		return list[0]
+	}
+	home := a.Getenv("HOME")
+	if home == "" {
+		return ""
+	}
+	path := filepath.Join(home, ".kube", "config")
+	if _, err := os.Stat(path); err != nil {
+		return ""
+	}
+	return path
+}
+
+// layered asks the files first, and the others for what they do not have.
+type layered struct {
+	files *source
+	rest  *source
+}
+
+// Network returns the definition of the files, else of the rest.
+func (l layered) Network(ctx context.Context, ref plan.Ref) (*plan.Definition, error) {
+	def, err := l.files.Network(ctx, ref)
+	if err == nil || l.rest == nil || !errors.Is(err, plan.ErrNotFound) {
+		return def, err
+	}
+	return l.rest.Network(ctx, ref)
+}
+
+// Pod returns the pod of the files, else of the rest.
+func (l layered) Pod(ctx context.Context, ref plan.Ref) (*plan.Pod, error) {
+	pod, err := l.files.Pod(ctx, ref)
+	if err == nil || l.rest == nil || !errors.Is(err, plan.ErrNotFound) {
+		return pod, err
+	}
+	return l.rest.Pod(ctx, ref)
+}
+
+// parseRef reads NAMESPACE/NAME; a name alone is in the namespace default.
+func parseRef(s string) (plan.Ref, error) {
+	ns, name := filepath.Split(s)
+	ns = filepath.Clean(ns)
+	if ns == "." {
+		ns = file.DefaultNamespace
+	}
+	if name == "" || ns == "/" || filepath.Base(ns) != ns {
+		return plan.Ref{}, usageError{fmt.Errorf("%q names no pod: want NAMESPACE/NAME", s)}
+	}
+	return plan.Ref{Namespace: ns, Name: name}, nil
+}
