@@ -31,11 +31,12 @@ var ranks = [][]string{
 }
 
 // beside are the imports within a layer that are meant: the thin host is the plugin's host with sources; the
-// daemon's binary answers to several names.
+// daemon's binary answers to several names; the doctor knows the slot's rules and asks the API server.
 var beside = map[string][]string{
 	"multus/internal/host/thin":       {"multus/internal/host/plugin"},
 	"multus/internal/host/daemon":     {"multus/internal/host/install", "multus/internal/host/entrypoint"},
 	"multus/internal/host/entrypoint": {"multus/internal/host/install"},
+	"multus/internal/doctor":          {"multus/internal/autoconf", "multus/internal/source/kube"},
 }
 
 type pkg struct {

@@ -132,6 +132,15 @@ func (l *List) Types() []string {
 	return out
 }
 
+// Decode reads the configuration of the n-th plugin, from 0, into a value; it is for those who look, not for those who
+// edit.
+func (l *List) Decode(n int, into any) error {
+	if err := json.Unmarshal(l.plugins[n].raw, into); err != nil {
+		return fmt.Errorf("plugin %d (%q): %w", n+1, l.plugins[n].typ, err)
+	}
+	return nil
+}
+
 // WithDefaults fills in a missing name and a missing cniVersion: the version of the outer configuration is
 // inherited at every verb (behaviour.md B3; B5 and D63 [quirk]).
 func (l *List) WithDefaults(name, version string) (*List, error) {

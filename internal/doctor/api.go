@@ -1,0 +1,79 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"multus/internal/engine/plan"
+	"multus/internal/source/kube"
+)
+
+// expirySoon is when the end of credentials is worth a warning: tokens are renewed when a fifth of an hour is left,
+// certificates by hand or by an operator.
+const expirySoon = 5 * time.Minute
+
+var apiCheck = Check{
+	Name: "api", About: "the API server answers, the credentials are good, and the role allows what Multus needs",
+	Run: func(ctx context.Context, n *Node) ([]Finding, error) {
+		if n.Cluster == nil {
+			return nil, errors.New("no API server is known: give --kubeconfig, or run it in the daemon's pod")
+		}
+		if _, err := n.Cluster.Version(ctx); err != nil {
+			return []Finding{unanswered(err)}, nil
+		}
+		out := expiry(n)
+		has, err := n.Cluster.HasDefinitions(ctx)
+		if err == nil && !has {
+			out = append(out, Finding{
+				Severity: Error, Message: "the cluster does not know network definitions", Evidence: "the API server does not serve k8s.cni.cncf.io/v1",
+				Fix: "kubectl apply -f deploy/base/crd.yaml",
+			})
+		}
+		return append(out, role(ctx, n)...), err
+	},
+}
+
+func unanswered(err error) Finding {
+	f := Finding{Severity: Error, Message: "the API server refuses the credentials", Evidence: err.Error(), Fix: "kubectl -n kube-system rollout restart daemonset/kube-multus-ds: its token is made anew"}
+	if errors.Is(err, plan.ErrUnavailable) && !strings.Contains(err.Error(), "credentials") {
+		f.Message = "the API server cannot be reached"
+		f.Fix = "curl -k https://<address>/version on the node; in a pod that uses the host's network, kube-proxy or its replacement must run"
+	}
+	return f
+}
+
+// expiry looks at when the credentials end (P08).
+func expiry(n *Node) []Finding {
+	end, what, err := n.Cluster.Expiry()
+	if err != nil || end.IsZero() || end.After(n.Now.Add(expirySoon)) {
+		return nil
+	}
+	f := Finding{
+		Severity: Warning, Message: fmt.Sprintf("the %s ends soon and is not renewed", what), Evidence: "it ends at " + end.UTC().Format("2006-01-02 15:04:05Z"),
+		Fix: "mount a projected service account token, which the kubelet renews, as deploy/base does",
+	}
+	if end.Before(n.Now) {
+		f.Severity, f.Message = Error, fmt.Sprintf("the %s has expired", what)
+	}
+	return []Finding{f}
+}
+
+// role asks for each permission (P38).
+func role(ctx context.Context, n *Node) []Finding {
+	var lacking []string
+	for _, a := range kube.Needed() {
+		if ok, err := n.Cluster.Allowed(ctx, a); err == nil && !ok {
+			lacking = append(lacking, a.String())
+		}
+	}
+	if len(lacking) == 0 {
+		return nil
+	}
+	return []Finding{{
+		Severity: Error, Message: "the role does not allow: " + strings.Join(lacking, ", "), Evidence: "SelfSubjectAccessReview says no",
+		Fix: "kubectl apply -f deploy/base/rbac.yaml",
+	}}
+}

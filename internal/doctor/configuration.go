@@ -1,0 +1,105 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"multus/internal/autoconf"
+	"multus/internal/config"
+	"multus/internal/engine/plan"
+	"multus/internal/source/kube"
+)
+
+var configurationCheck = Check{
+	Name: "configuration", About: "the configurations of Multus can be read, and what they name exists",
+	Run: func(_ context.Context, n *Node) ([]Finding, error) {
+		s := n.setup()
+		var out []Finding
+		if b, err := n.read(daemonFile); err == nil {
+			if _, err := config.ParseDaemon(b); err != nil {
+				out = append(out, Finding{
+					Severity: Error, Message: "the daemon's configuration cannot be read: it does not start", Evidence: daemonFile + ": " + err.Error(),
+					Fix: "kubectl -n kube-system edit configmap multus-daemon-config",
+				})
+			}
+			out = append(out, unknown(daemonFile, b)...)
+		}
+		if s.file == "" {
+			return out, nil
+		}
+		out = append(out, unknown(s.file, s.raw)...)
+		if err := s.conf.HasNetwork(); err != nil {
+			out = append(out, Finding{Severity: Error, Message: "Multus has nothing to delegate to", Evidence: err.Error(), Fix: "set clusterNetwork in " + s.file})
+		}
+		return append(append(out, clusterNetwork(n, s)...), kubeconfig(n, s)...), nil
+	},
+}
+
+// unknown reports keys that nobody reads: they are accepted silently, so that a typo has no effect at all.
+func unknown(file string, conf []byte) []Finding {
+	keys := config.Unknown(conf)
+	if len(keys) == 0 {
+		return nil
+	}
+	return []Finding{{
+		Severity: Warning, Message: fmt.Sprintf("nobody reads the %s %s", plural(len(keys), "key"), strings.Join(keys, ", ")), Evidence: file,
+		Fix: "correct or remove them; docs/configuration.md lists all keys",
+	}}
+}
+
+func plural(n int, word string) string {
+	if n == 1 {
+		return word
+	}
+	return word + "s"
+}
+
+// clusterNetwork looks at the file that clusterNetwork names.
+func clusterNetwork(n *Node, s *setup) []Finding {
+	file := s.conf.ClusterNetwork
+	if !strings.Contains(file, "/") {
+		return nil
+	}
+	b, err := n.read(file)
+	if err == nil && autoconf.Ours(b) {
+		return []Finding{{
+			Severity: Error, Message: "the cluster network is Multus itself", Evidence: s.file + " names " + file,
+			Fix: "set multusMasterCNI to the file of the cluster network in the daemon's configuration",
+		}}
+	}
+	if err == nil {
+		_, err = plan.LoadFile(n.path(file))
+	} else if n.exists(file) {
+		err = nil // a directory
+	}
+	if err != nil {
+		return []Finding{{
+			Severity: Error, Message: "the cluster network cannot be read: no pod can start", Evidence: err.Error(),
+			Fix: "kubectl -n kube-system get pods -o wide: look at the cluster network's on this node; it writes " + file,
+		}}
+	}
+	return nil
+}
+
+// kubeconfig looks at the credentials of the thin plugin (P08).
+func kubeconfig(n *Node, s *setup) []Finding {
+	if s.conf.Kubeconfig == "" {
+		return nil
+	}
+	c, err := kube.Load(kube.Options{Kubeconfig: n.path(s.conf.Kubeconfig)})
+	if err != nil {
+		return []Finding{{
+			Severity: Error, Message: "the kubeconfig of the plugin cannot be used", Evidence: s.conf.Kubeconfig + ": " + err.Error(),
+			Fix: "kubectl -n kube-system delete pod -l app=multus --field-selector spec.nodeName=" + nameOr(n) + ": it is written again",
+		}}
+	}
+	end, what, err := kube.Expiry(c)
+	if err == nil && !end.IsZero() && end.Before(n.Now) {
+		return []Finding{{
+			Severity: Error, Message: fmt.Sprintf("the %s of the plugin has expired", what), Evidence: fmt.Sprintf("%s: %s", s.conf.Kubeconfig, end.UTC().Format("2006-01-02 15:04:05Z")),
+			Fix: "kubectl -n kube-system delete pod -l app=multus --field-selector spec.nodeName=" + nameOr(n) + ": it is written again",
+		}}
+	}
+	return nil
+}

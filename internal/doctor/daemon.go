@@ -1,0 +1,70 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"multus/api"
+)
+
+// askLimit bounds one question to the daemon.
+const askLimit = 3 * time.Second
+
+var daemonCheck = Check{
+	Name: "daemon", About: "the daemon answers, is ready, and is of the plugin's version",
+	Run: func(ctx context.Context, n *Node) ([]Finding, error) {
+		s := n.setup()
+		if s.conf.Type != "multus-shim" {
+			return nil, nil // thin: there is no daemon
+		}
+		socket := s.conf.SocketPath()
+		ctx, cancel := context.WithTimeout(ctx, askLimit)
+		defer cancel()
+		client := &api.Client{Socket: n.path(socket)}
+		logs := "kubectl -n kube-system logs -l app=multus --prefix, of the pod on " + nameOr(n)
+		err := client.Call(ctx, "GET", api.PathReady, nil, nil)
+		switch {
+		case errors.Is(err, fs.ErrPermission):
+			return nil, fmt.Errorf("only root may ask the daemon: %w", err)
+		case errors.Is(err, fs.ErrNotExist):
+			return []Finding{{
+				Severity: Error, Message: "the daemon has no socket: pods that ask for networks wait and fail", Evidence: socket + " does not exist",
+				Fix: "kubectl -n kube-system get pods -l app=multus -o wide; " + logs + "; if it runs, make socketDir and daemonSocketDir the same",
+			}}, nil
+		case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, api.ErrUnreachable):
+			return []Finding{{
+				Severity: Error, Message: "the daemon does not answer: pods that ask for networks wait and fail", Evidence: err.Error(), Fix: logs,
+			}}, nil
+		}
+		var out []Finding
+		if err != nil {
+			out = append(out, Finding{Severity: Error, Message: "the daemon is not ready", Evidence: err.Error(), Fix: logs})
+		}
+		return append(out, skew(ctx, n, socket)...), nil
+	},
+}
+
+// skew compares the daemon with the plugin that talks to it.
+func skew(ctx context.Context, n *Node, socket string) []Finding {
+	if n.Version == nil || n.DaemonVersion == nil {
+		return nil
+	}
+	plugin := filepath.Join(n.binDir(), "multus-shim")
+	have, err := n.Version(n.path(plugin))
+	if err != nil {
+		return nil // the plugins check says what is wrong with it
+	}
+	want, err := n.DaemonVersion(ctx, n.path(socket))
+	if err != nil || have == want {
+		return nil
+	}
+	return []Finding{{
+		Severity: Warning, Message: "plugin and daemon are of different versions", Evidence: fmt.Sprintf("%s is %s, the daemon is %s", plugin, have, want),
+		Fix: "multus-daemon install " + n.binDir() + ", or restart the daemon, which installs its own",
+	}}
+}

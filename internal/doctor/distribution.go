@@ -1,0 +1,97 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// distribution is a kind of node: where its directories are, and the overlay of deploy/overlays that fits.
+type distribution struct {
+	Name, Overlay                string
+	ConfDir, BinDir, KubeletRoot string
+	// ids are values of ID or VARIANT_ID in os-release, paths what only this distribution has; one is enough.
+	ids, paths []string
+}
+
+// The usual directories.
+const (
+	usualConf    = "/etc/cni/net.d"
+	usualBin     = "/opt/cni/bin"
+	usualKubelet = "/var/lib/kubelet"
+)
+
+// distributions are those that are known. Kubernetes distributions come before operating systems: k3s runs on any.
+var distributions = []distribution{
+	{"k3s", "k3s", "/var/lib/rancher/k3s/agent/etc/cni/net.d", "/var/lib/rancher/k3s/data/cni", usualKubelet, nil, []string{"/var/lib/rancher/k3s"}},
+	{"RKE2", "rke2", usualConf, usualBin, usualKubelet, nil, []string{"/var/lib/rancher/rke2"}},
+	{"MicroK8s", "microk8s", "/var/snap/microk8s/current/args/cni-network", "/var/snap/microk8s/current/opt/cni/bin", "/var/snap/microk8s/common/var/lib/kubelet", nil, []string{"/var/snap/microk8s"}},
+	{"k0s", "k0s", usualConf, usualBin, "/var/lib/k0s/kubelet", nil, []string{"/var/lib/k0s"}},
+	{"kind", "kind", usualConf, usualBin, usualKubelet, nil, []string{"/kind/version"}},
+	{"OpenShift", "openshift", "/etc/kubernetes/cni/net.d", "/var/lib/cni/bin", usualKubelet, []string{"rhcos"}, []string{"/etc/kubernetes/cni/net.d"}},
+	{"Talos", "talos", usualConf, usualBin, usualKubelet, []string{"talos"}, nil},
+	{"Bottlerocket", "bottlerocket", usualConf, usualBin, usualKubelet, []string{"bottlerocket"}, nil},
+	{"Container-Optimized OS (GKE)", "gke", usualConf, "/home/kubernetes/bin", usualKubelet, []string{"cos"}, nil},
+	{"Fedora CoreOS", "fcos", usualConf, usualBin, usualKubelet, []string{"coreos"}, nil},
+}
+
+// distribution recognises the node; one that is not known has the usual directories.
+func (n *Node) distribution() distribution {
+	ids := n.osRelease()
+	for _, d := range distributions {
+		if slices.ContainsFunc(d.paths, n.exists) || slices.Contains(d.ids, ids["ID"]) || slices.Contains(d.ids, ids["VARIANT_ID"]) {
+			return d
+		}
+	}
+	name := ids["PRETTY_NAME"]
+	if name == "" || n.InPod {
+		name = "not recognised"
+	}
+	return distribution{Name: name, Overlay: "base", ConfDir: usualConf, BinDir: usualBin, KubeletRoot: usualKubelet}
+}
+
+// osRelease reads os-release(5).
+func (n *Node) osRelease() map[string]string {
+	out := map[string]string{}
+	b, err := n.read("/etc/os-release")
+	if err != nil {
+		b, _ = n.read("/usr/lib/os-release") // none is an answer, too
+	}
+	for line := range strings.Lines(string(b)) {
+		key, value, ok := strings.Cut(strings.TrimSpace(line), "=")
+		if ok && !strings.HasPrefix(key, "#") {
+			out[key] = strings.Trim(value, `"'`)
+		}
+	}
+	return out
+}
+
+var distributionCheck = Check{
+	Name: "distribution", About: "the directories that Multus uses are those of this distribution",
+	Run: func(_ context.Context, n *Node) ([]Finding, error) {
+		if n.InPod {
+			return nil, errors.New("a container does not show the node's distribution: run it on the node, or give --root")
+		}
+		s := n.setup()
+		if s.daemon == nil && s.file == "" {
+			return nil, nil
+		}
+		d := n.distribution()
+		var out []Finding
+		for _, dir := range []struct{ what, key, is, want string }{
+			{"CNI configuration directory", "cniConfigDir", n.confDir(), d.ConfDir},
+			{"plugin directory", "binDir", n.binDir(), d.BinDir},
+		} {
+			if n.real(dir.is) != n.real(dir.want) && n.exists(dir.want) {
+				out = append(out, Finding{
+					Severity: Error, Message: fmt.Sprintf("the %s is %s, not %s", dir.what, dir.want, dir.is),
+					Evidence: fmt.Sprintf("%s, and %s exists", d.Name, dir.want),
+					Fix:      fmt.Sprintf("kubectl apply -k deploy/overlays/%s, or set %s to %s", d.Overlay, dir.key, dir.want),
+				})
+			}
+		}
+		return out, nil
+	},
+}

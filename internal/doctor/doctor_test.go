@@ -1,0 +1,277 @@
+package doctor
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"multus/internal/engine/plan"
+	"multus/internal/link"
+)
+
+// faults are what can be wrong with a node, each planted by one function; check and says are the finding that must be
+// there, and be the only one.
+var faults = []struct {
+	name, check, says string
+	plant             func(f *fake)
+}{
+	{"no configuration at all (P02)", "slot", "no CNI configuration", func(f *fake) {
+		f.remove(f.slot())
+		f.remove(filepath.Join(f.dist.ConfDir, "10-cluster.conflist"))
+	}},
+	{"Multus is not called (P02)", "slot", "does not call Multus", func(f *fake) { f.remove(f.slot()) }},
+	{"another file comes first (P02)", "slot", "00-aaa.conflist and not", func(f *fake) {
+		f.write(filepath.Join(f.dist.ConfDir, "00-aaa.conflist"), `{"cniVersion":"1.0.0","name":"x","plugins":[{"type":"bridge"}]}`)
+	}},
+	{"half-written configuration (P16)", "slot", "is no valid CNI configuration", func(f *fake) { f.write(f.slot(), `{"cniVersion": "1.0`) }},
+	{"empty configuration (P16)", "slot", "is no valid CNI configuration", func(f *fake) { f.write(f.slot(), "") }},
+	{"Cilium renames the file (P11)", "slot", "Cilium renames", func(f *fake) { f.write(f.slot()+".cilium_bak", "{}") }},
+	{"two configurations of Multus (P09)", "slot", "more than one configuration", func(f *fake) {
+		f.write(filepath.Join(f.dist.ConfDir, "70-multus.conf"), `{"cniVersion":"0.3.1","name":"old","type":"multus"}`)
+	}},
+	{"a key with a typo (A1)", "configuration", "nobody reads the key clusterNetworks", func(f *fake) { f.change(f.slot(), "clusterNetworks", "x") }},
+	{"the cluster network's file is gone (B32)", "configuration", "cluster network cannot be read", func(f *fake) {
+		f.remove(filepath.Join(f.dist.ConfDir, "10-cluster.conflist"))
+	}},
+	{"Multus delegates to itself (P09)", "configuration", "the cluster network is Multus itself", func(f *fake) {
+		f.write("/opt/loop.conf", `{"name":"x","type":"multus"}`)
+		f.change(f.slot(), "clusterNetwork", "/opt/loop.conf")
+	}},
+	{"the daemon's file is broken (F1)", "configuration", "daemon's configuration cannot be read", func(f *fake) {
+		f.change(daemonFile, "connectionLimit", -1)
+	}},
+	{"the kubeconfig is gone (P04, P08)", "configuration", "kubeconfig of the plugin cannot be used", func(f *fake) {
+		f.change(f.slot(), "kubeconfig", "/etc/cni/net.d/multus.d/multus.kubeconfig")
+	}},
+	{"the plugin is missing (P03)", "plugins", "multus-shim, which " /* the slot */, func(f *fake) { f.remove(f.dist.BinDir + "/multus-shim") }},
+	{"a delegate is missing (P12)", "plugins", "plugin vlan, which network-attachment-definition a/vlan5 needs, is missing", func(f *fake) {
+		f.remove(f.dist.BinDir + "/vlan")
+	}},
+	{"an IPAM plugin is missing (P12)", "plugins", "plugin static, which network-attachment-definition a/vlan5 needs, is missing", func(f *fake) {
+		f.remove(f.dist.BinDir + "/static")
+	}},
+	{"a plugin is not executable (P03)", "plugins", "macvlan, which network-attachment-definition a/storage needs, cannot be executed", func(f *fake) {
+		f.chmod(f.dist.BinDir+"/macvlan", 0o644)
+	}},
+	{"a plugin of another architecture (P43)", "plugins", "is for another architecture", func(f *fake) {
+		f.write(f.dist.BinDir+"/macvlan", elfHeader(183))
+	}},
+	{"a truncated plugin (P03)", "plugins", "is no program", func(f *fake) { f.write(f.dist.BinDir+"/macvlan", "") }},
+	{"the plugin directory is read-only (P17)", "writable", "the plugin directory", func(f *fake) { f.mount(f.dist.BinDir, "ro,relatime") }},
+	{"the slot is read-only (P17)", "writable", "the CNI configuration directory", func(f *fake) { f.mount(f.dist.ConfDir, "ro,relatime") }},
+	{"plugins cannot be started (P17)", "writable", "plugins cannot be started", func(f *fake) { f.mount(f.dist.BinDir, "rw,noexec") }},
+	{"the state directory is a file (D80)", "writable", "the state directory is no directory", func(f *fake) {
+		f.remove("/var/lib/cni/multus")
+		f.remove("/var/lib/cni/networks/storage")
+		f.definitions = slices.DeleteFunc(f.definitions, func(d plan.Definition) bool { return d.Name == "nic" })
+		f.write("/var/lib/cni/multus", "")
+	}},
+	{"/var/run is a directory (P10)", "netns", "two directories", func(f *fake) {
+		f.remove("/var/lib/cni/multus")
+		f.remove("/var/lib/cni/networks/storage")
+		f.check(os.Remove(filepath.Join(f.Root, "var/run")))
+		f.mkdir("/var/run/netns")
+		f.remember("c1", "/var/run/netns/cni-1")
+	}},
+	{"namespaces are elsewhere (P10)", "netns", "keeps network namespaces in /run/containerd/netns", func(f *fake) {
+		f.namespaces["/run/containerd/netns/cni-2"] = true
+		f.remember("c2", "/run/containerd/netns/cni-2")
+	}},
+	{"a configuration of today's, and a private root (P13)", "mounts", "needs / to be a shared mount", func(f *fake) {
+		f.change(daemonFile, "chrootDir", "/hostroot")
+		f.write("/proc/1/mountinfo", "22 1 0:20 / / rw,relatime - ext4 /dev/vda1 rw\n")
+	}},
+	{"no daemon (P05)", "daemon", "the daemon has no socket", func(f *fake) { f.remove("/run/multus/multus.sock") }},
+	{"a socket without a daemon (P05)", "daemon", "the daemon does not answer", func(f *fake) {
+		f.remove("/run/multus/multus.sock")
+		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: f.path("/run/multus/multus.sock"), Net: "unix"})
+		f.check(err)
+		l.SetUnlinkOnClose(false)
+		f.check(l.Close())
+	}},
+	{"a daemon that is not ready (E40)", "daemon", "the daemon is not ready", func(f *fake) {
+		f.ready = func(w http.ResponseWriter, _ *http.Request) {
+			body := `{"code":50,"msg":"network definitions are not read yet"}`
+			w.Header().Set("Content-Length", fmt.Sprint(len(body)))
+			w.WriteHeader(http.StatusServiceUnavailable)
+			_, _ = io.WriteString(w, body)
+		}
+	}},
+	{"another version (P03)", "daemon", "different versions", func(f *fake) { f.versions["daemon"] = "v2" }},
+	{"the API server is away (P24)", "api", "the API server cannot be reached", func(f *fake) {
+		f.cluster.err = fmt.Errorf("%w: connection refused", plan.ErrUnavailable)
+	}},
+	{"the credentials are refused (P08)", "api", "refuses the credentials", func(f *fake) {
+		f.cluster.err = fmt.Errorf("%w: the API server does not accept the credentials (expired?)", plan.ErrUnavailable)
+	}},
+	{"the token has expired (P08)", "api", "the token has expired", func(f *fake) { f.cluster.expires = f.Now.Add(-time.Minute) }},
+	{"no CRD (B8)", "api", "does not know network definitions", func(f *fake) { f.cluster.crd = false }},
+	{"the role lacks a verb (P38)", "api", "does not allow: patch pods/status", func(f *fake) { f.cluster.denied = "patch pods/status" }},
+	{"the kubelet is elsewhere (P28)", "kubelet", "the kubelet's directory is /var/", func(f *fake) { f.change(daemonFile, "kubeletRoot", "/somewhere") }},
+	{"no podresources for a device (P28)", "kubelet", "podresources cannot be found", func(f *fake) { f.remove(f.dist.KubeletRoot) }},
+	{"a master that is not there (P40)", "interfaces", "a/storage names the master eth7", func(f *fake) {
+		f.definitions[0].Config = `{"type":"macvlan","master":"eth7"}`
+	}},
+	{"a device that is not there (P40)", "interfaces", "a/nic names the device eth3", func(f *fake) {
+		f.definitions[2].Config = `{"type":"host-device","device":"eth3"}`
+	}},
+	{"a master that is down (P40)", "interfaces", "is down", func(f *fake) {
+		f.definitions = f.definitions[:1]
+		f.interfaces[2].Up = false
+	}},
+	{"an MTU that is too large (P40)", "interfaces", "wants MTU 9001 on eth1, which has 9000", func(f *fake) {
+		f.definitions[0].Config = `{"type":"macvlan","master":"eth1","mtu":9001}`
+	}},
+	{"macvlan and ipvlan on one master (P40)", "interfaces", "macvlan and ipvlan", func(f *fake) {
+		f.programs("ipvlan")
+		f.write("/sys/module/ipvlan/refcnt", "0")
+		f.definitions[1].Config = `{"type":"ipvlan","master":"eth1"}`
+	}},
+	{"a bridge that is none (P40)", "interfaces", "names the bridge br-local, and that is no bridge", func(f *fake) {
+		f.interfaces[3] = link.Interface{Name: "br-local", Type: "vlan", Up: true}
+	}},
+	{"a kernel without the module (P12)", "kernel", "the kernel has no 8021q", func(f *fake) {
+		f.write("/lib/modules/6.12.1/modules.dep", "kernel/drivers/net/macvlan.ko.zst:\n")
+	}},
+	{"a record of a sandbox that is gone (P06)", "ledger", "1 record of sandboxes that are gone", func(f *fake) { f.remember("c2", "/run/netns/gone") }},
+	{"a damaged record (P06)", "ledger", "the record of container c2 is damaged", func(f *fake) { f.write("/var/lib/cni/multus/c2", "[{") }},
+	{"a damaged record that was put aside (P06)", "ledger", "1 damaged record was put aside", func(f *fake) {
+		f.write("/var/lib/cni/multus/damaged/c3.17", "[{")
+	}},
+	{"an address that nobody has (P06)", "reservations", "1 address of network storage reserved", func(f *fake) {
+		f.reserve("/var/lib/cni/networks/storage/192.0.2.6", "c9")
+	}},
+}
+
+// TestFaults plants each fault on a node of each distribution: it is found, nothing else is, and it is told with
+// evidence and a fix.
+func TestFaults(t *testing.T) {
+	t.Parallel()
+	const least, distributions = 25, 8
+	if len(faults) < least || len(releases) != distributions {
+		t.Errorf("%d faults, %d distributions", len(faults), len(releases))
+	}
+	for dist := range releases {
+		for _, tc := range faults {
+			t.Run(dist+"/"+tc.name, func(t *testing.T) {
+				t.Parallel()
+				f := healthy(t, dist)
+				tc.plant(f)
+				r := Run(t.Context(), f.Node)
+				found := false
+				for _, x := range r.Findings {
+					if x.Check == tc.check && strings.Contains(x.Message, tc.says) {
+						found = true
+					} else if !follows(tc.check, x) {
+						t.Errorf("also: %+v", x)
+					}
+					if x.Evidence == "" || x.Fix == "" || strings.Contains(x.Message+x.Evidence+x.Fix, f.Root) {
+						t.Errorf("no evidence, no fix, or a path that is not the node's: %+v", x)
+					}
+				}
+				if !found {
+					t.Errorf("not found; findings: %+v", r.Findings)
+				}
+			})
+		}
+	}
+}
+
+// follows tells that a finding is the consequence of the fault that is planted, and not a false alarm.
+func follows(check string, x Finding) bool {
+	return check == "configuration" && x.Check == "slot"
+}
+
+// TestHealthy: nothing is found on nodes on which nothing is wrong, each is recognised, and every check is made.
+func TestHealthy(t *testing.T) {
+	t.Parallel()
+	for dist := range releases {
+		t.Run(dist, func(t *testing.T) {
+			t.Parallel()
+			f := healthy(t, dist)
+			r := Run(t.Context(), f.Node)
+			if len(r.Findings) > 0 {
+				t.Errorf("%+v", r.Findings)
+			}
+			want := dist
+			if dist == "kubeadm" {
+				want = "base"
+			}
+			if r.Overlay != want || r.Distribution == "" {
+				t.Errorf("taken for %s, overlay %s", r.Distribution, r.Overlay)
+			}
+			for _, c := range r.Checks {
+				if c.State != StateOK {
+					t.Errorf("%+v", c)
+				}
+			}
+		})
+	}
+}
+
+// TestWrongDirectories: a base manifest on a distribution with directories of its own (P17).
+func TestWrongDirectories(t *testing.T) {
+	t.Parallel()
+	f := healthy(t, "microk8s")
+	f.change(daemonFile, "cniConfigDir", usualConf)
+	f.mkdir(usualConf)
+	f.rename(f.slot(), usualConf+"/00-multus.conf")
+	r := Run(t.Context(), f.Node)
+	if i := slices.IndexFunc(r.Findings, func(x Finding) bool { return x.Check == "distribution" }); i < 0 || !strings.Contains(r.Findings[i].Fix, "deploy/overlays/microk8s") {
+		t.Errorf("%+v", r.Findings)
+	}
+}
+
+// TestBlind: what cannot be seen is said to be unchecked, and is no finding: a laptop, a container.
+func TestBlind(t *testing.T) {
+	t.Parallel()
+	r := Run(t.Context(), &Node{Root: t.TempDir(), InPod: true, Arch: "amd64", Now: time.Now()})
+	unchecked := 0
+	for _, c := range r.Checks {
+		if c.State == StateUnchecked {
+			unchecked++
+			if c.Why == "" {
+				t.Errorf("%+v", c)
+			}
+		}
+	}
+	if unchecked < 7 {
+		t.Errorf("%d unchecked: %+v", unchecked, r.Checks)
+	}
+	if len(r.Findings) != 1 || r.Findings[0].Check != "slot" {
+		t.Errorf("%+v", r.Findings)
+	}
+}
+
+// TestPath: links are followed inside the root, also absolute ones, ones in a circle, and those that lead to nothing.
+func TestPath(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	n := &Node{Root: root}
+	for link, target := range map[string]string{"abs": "/there", "rel": "there/../there", "up": "../../../etc", "loop": "loop", "dangling": "/none/x"} {
+		if err := os.Symlink(target, filepath.Join(root, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(filepath.Join(root, "there"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for in, want := range map[string]string{
+		"/abs/f": "/there/f", "/rel": "/there", "/up/passwd": "/etc/passwd", "/dangling": "/none/x", "/there/../abs": "/there", "/": "/",
+	} {
+		if got := n.real(in); got != want {
+			t.Errorf("%s: %s, want %s", in, got, want)
+		}
+		if got := n.path(in); !strings.HasPrefix(got, root) {
+			t.Errorf("%s leads out: %s", in, got)
+		}
+	}
+	_ = n.path("/loop/x") // ends
+}

@@ -1,0 +1,72 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"multus/internal/engine/ledger"
+)
+
+// grace is how old a record or a reservation must be before it can be a leftover: a sandbox may be coming or going.
+const grace = 10 * time.Minute
+
+var ledgerCheck = Check{
+	Name: "ledger", About: "every record can be read and belongs to a sandbox that lives",
+	Run: func(_ context.Context, n *Node) ([]Finding, error) {
+		store := n.ledger()
+		ids, err := store.Containers()
+		if err != nil {
+			return nil, err
+		}
+		var out []Finding
+		stale := []string{}
+		for _, id := range ids {
+			r, err := store.Inspect(id, ledger.UsualName)
+			switch {
+			case err != nil:
+				out = append(out, Finding{
+					Severity: Warning, Message: "the record of container " + id + " is damaged", Evidence: err.Error(),
+					Fix: "nothing by hand: DEL puts it aside and goes on with what libcni remembers; multusctl ledger show " + id,
+				})
+			case r != nil && n.isStale(r.ContainerID, r.Netns):
+				stale = append(stale, id)
+			}
+		}
+		if len(stale) > 0 {
+			out = append(out, Finding{
+				Severity: Warning, Message: fmt.Sprintf("%d %s of sandboxes that are gone: what they reserved is not free", len(stale), plural(len(stale), "record")),
+				Evidence: strings.Join(stale, ", "), Fix: "multusctl gc --dry-run shows them; the runtime's GC frees them (containerd 2, CRI-O 1.31)",
+			})
+		}
+		damaged, err := store.Damaged()
+		if len(damaged) > 0 {
+			out = append(out, Finding{
+				Severity: Warning, Message: fmt.Sprintf("%d damaged %s put aside: what they tell of may not be free", len(damaged), plural(len(damaged), "record was")),
+				Evidence: filepath.Join(n.stateDir(), "damaged") + ": " + strings.Join(damaged, ", "),
+				Fix:      "look for reservations of these containers, then remove the files",
+			})
+		}
+		return out, errors.Join(err, n.cannotSeeNetns())
+	},
+}
+
+func (n *Node) cannotSeeNetns() error {
+	if n.NetnsExists == nil {
+		return errors.New("network namespaces are not seen from here: run it on the node")
+	}
+	return nil
+}
+
+// isStale tells that the sandbox of a record is gone, and not since a moment ago.
+func (n *Node) isStale(containerID, netns string) bool {
+	if netns == "" || n.NetnsExists == nil || n.NetnsExists(netns) {
+		return false
+	}
+	info, err := os.Stat(filepath.Join(n.path(n.stateDir()), containerID))
+	return err == nil && n.Now.Sub(info.ModTime()) > grace
+}

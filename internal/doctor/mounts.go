@@ -1,0 +1,93 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// mount is one line of mountinfo (proc(5)).
+type mount struct {
+	point   string
+	options []string
+	shared  bool
+	slave   bool
+	fstype  string
+}
+
+// mountTable reads the mounts as the node's first process sees them.
+func (n *Node) mountTable() ([]mount, error) {
+	b, err := n.read("/proc/1/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("the mounts are not known: %w", err)
+	}
+	var out []mount
+	for line := range strings.Lines(string(b)) {
+		fields := strings.Fields(line)
+		dash := slices.Index(fields, "-")
+		if dash < 6 || len(fields) < dash+4 {
+			continue
+		}
+		m := mount{point: unescape(fields[4]), fstype: fields[dash+1]}
+		m.options = append(strings.Split(fields[5], ","), strings.Split(fields[dash+3], ",")...)
+		for _, tag := range fields[6:dash] {
+			m.shared = m.shared || strings.HasPrefix(tag, "shared:")
+			m.slave = m.slave || strings.HasPrefix(tag, "master:")
+		}
+		out = append(out, m)
+	}
+	if len(out) == 0 {
+		return nil, errors.New("the mounts are not known: /proc/1/mountinfo is empty")
+	}
+	return out, nil
+}
+
+// unescape undoes the octal escapes of mountinfo.
+func unescape(s string) string {
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
+}
+
+// mountOf is the mount that a path of the node is on: of several on one point the last.
+func mountOf(table []mount, path string) mount {
+	var best mount
+	for _, m := range table {
+		inside := m.point == "/" || path == m.point || strings.HasPrefix(path, m.point+"/")
+		if inside && len(m.point) >= len(best.point) {
+			best = m
+		}
+	}
+	return best
+}
+
+func (m mount) has(option string) bool { return slices.Contains(m.options, option) }
+
+var mountsCheck = Check{
+	Name: "mounts", About: "nothing needs mount propagation that the node does not have",
+	Run: func(_ context.Context, n *Node) ([]Finding, error) {
+		table, err := n.mountTable()
+		if err != nil {
+			return nil, err
+		}
+		s := n.setup()
+		if s.daemon == nil || s.daemon.ChrootDir == "" {
+			return nil, nil // this Multus needs none: plugins run where the runtime runs them
+		}
+		// The file is one of today's thick Multus, whose daemon enters the node's root through a mount (P10, P13).
+		var out []Finding
+		for _, path := range []string{"/", n.confDir(), n.binDir(), "/run/netns"} {
+			m := mountOf(table, n.real(path))
+			if !m.shared {
+				out = append(out, Finding{
+					Severity: Warning, Message: fmt.Sprintf("a daemon with chrootDir needs %s to be a shared mount, and it is private", path),
+					Evidence: fmt.Sprintf("chrootDir is %q in %s; mount %s (%s) is not shared in /proc/1/mountinfo", s.daemon.ChrootDir, daemonFile, m.point, m.fstype),
+					Fix:      "remove chrootDir: this daemon needs no propagation. For today's Multus: mount --make-rshared " + filepath.Clean(m.point),
+				})
+				break
+			}
+		}
+		return out, nil
+	},
+}

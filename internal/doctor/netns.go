@@ -1,0 +1,60 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+
+	"multus/internal/engine/ledger"
+)
+
+var netnsCheck = Check{
+	Name: "netns", About: "/var/run/netns and /run/netns are the same, and the runtime's network namespaces are there",
+	Run: func(_ context.Context, n *Node) ([]Finding, error) {
+		if n.InPod {
+			return nil, errors.New("a container does not show the node's /run: run it on the node, or give --root")
+		}
+		var out []Finding
+		if n.real("/var/run/netns") != n.real("/run/netns") {
+			out = append(out, Finding{
+				Severity: Error, Message: "/var/run/netns and /run/netns are two directories: who looks into the wrong one finds no network namespace",
+				Evidence: fmt.Sprintf("/var/run leads to %s, not to /run", n.real("/var/run")),
+				Fix:      "on a drained node: rm -rf /var/run && ln -s /run /var/run, and reboot",
+			})
+		}
+		if table, err := n.mountTable(); err == nil && mountOf(table, n.real("/run/netns")).has("ro") {
+			out = append(out, Finding{
+				Severity: Error, Message: "network namespaces cannot be made in /run/netns", Evidence: "it is on a read-only mount",
+				Fix: "mount -o remount,rw " + mountOf(table, n.real("/run/netns")).point,
+			})
+		}
+		return append(out, elsewhere(n)...), nil
+	},
+}
+
+// elsewhere finds out where the runtime puts namespaces: the ledger has their paths.
+func elsewhere(n *Node) []Finding {
+	store := n.ledger()
+	ids, err := store.Containers()
+	if err != nil {
+		return nil // the ledger check says so
+	}
+	usual := []string{n.real("/run/netns"), n.real("/var/run/netns")}
+	for _, id := range ids {
+		r, _ := store.Inspect(id, ledger.UsualName) // damaged ones are the ledger check's
+		if r == nil || r.Netns == "" || filepath.Dir(r.Netns) == "/" {
+			continue
+		}
+		dir := n.real(filepath.Dir(r.Netns))
+		if proc, _ := filepath.Match("/proc/*/ns", dir); !proc && !slices.Contains(usual, dir) {
+			return []Finding{{
+				Severity: Warning, Message: "the runtime keeps network namespaces in " + dir + ", where other tools do not look",
+				Evidence: fmt.Sprintf("container %s has %s", id, r.Netns),
+				Fix:      "containerd: netns_mounts_under_state_dir = false; CRI-O: namespaces_dir = \"/var/run\"",
+			}}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,294 @@
+package doctor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"multus/internal/autoconf"
+	"multus/internal/cniconf"
+	"multus/internal/config"
+	"multus/internal/engine/ledger"
+	"multus/internal/engine/plan"
+	"multus/internal/link"
+	"multus/internal/source/kube"
+)
+
+// Node is the doctor's view of a node. A nil function means that nobody can tell; the checks that need it say so.
+type Node struct {
+	Name string
+	// Root is where the node's file system is seen: / on the node, a directory elsewhere.
+	Root string
+	// Arch is the node's architecture as Go names it.
+	Arch string
+	// InPod says that Root is a container's, which holds of the node only what is mounted into it.
+	InPod bool
+	// Interfaces are those of the node's own network namespace.
+	Interfaces func() ([]link.Interface, error)
+	// NetnsExists tells whether a network namespace of the node exists.
+	NetnsExists func(path string) bool
+	// Networks are the definitions of the cluster.
+	Networks func(ctx context.Context) ([]plan.Definition, error)
+	// Cluster is the API server.
+	Cluster Cluster
+	// Version is the version of a program file, and DaemonVersion that of the daemon behind a socket.
+	Version       func(file string) (string, error)
+	DaemonVersion func(ctx context.Context, socket string) (string, error)
+	Now           time.Time
+}
+
+// Cluster is what the doctor asks the API server; kube.Client and kube.Expiry answer.
+type Cluster interface {
+	Version(ctx context.Context) (string, error)
+	HasDefinitions(ctx context.Context) (bool, error)
+	Allowed(ctx context.Context, a kube.Access) (bool, error)
+	// Expiry is when the credentials end and what they are; the zero time for never.
+	Expiry() (time.Time, string, error)
+}
+
+// path is where a path of the node is here. Links are followed inside the root, as the node follows them: an absolute
+// one does not lead out. What does not exist is where it would be.
+func (n *Node) path(p string) string {
+	const mostLinks = 40
+	rest, at := strings.Split(filepath.Clean("/"+p), "/"), "/"
+	for links := 0; len(rest) > 0; {
+		part := rest[0]
+		rest = rest[1:]
+		if part == "" {
+			continue
+		}
+		next := filepath.Join(at, part)
+		target, err := os.Readlink(filepath.Join(n.Root, next))
+		if err != nil || links == mostLinks {
+			at = next
+			continue
+		}
+		links++
+		if filepath.IsAbs(target) {
+			at = "/"
+		}
+		rest = append(strings.Split(filepath.Clean(target), "/"), rest...)
+	}
+	return filepath.Join(n.Root, at)
+}
+
+// real is a path of the node with its links followed, as the node names it.
+func (n *Node) real(p string) string {
+	return "/" + strings.TrimPrefix(strings.TrimPrefix(n.path(p), strings.TrimSuffix(n.Root, "/")), "/")
+}
+
+// asNode writes the paths in a text as the node names them: errors name the files that were opened here.
+func (n *Node) asNode(text string) string {
+	if root := strings.TrimSuffix(n.Root, "/"); root != "" {
+		return strings.ReplaceAll(text, root+"/", "/")
+	}
+	return text
+}
+
+func (n *Node) read(p string) ([]byte, error) { return os.ReadFile(n.path(p)) }
+
+func (n *Node) exists(p string) bool {
+	_, err := os.Stat(n.path(p))
+	return err == nil
+}
+
+// list returns the names in a directory in order; a directory that is not there has none.
+func (n *Node) list(p string) ([]string, error) {
+	entries, err := os.ReadDir(n.path(p))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list %s: %w", p, err)
+	}
+	out := make([]string, len(entries))
+	for i, e := range entries {
+		out[i] = e.Name()
+	}
+	return out, nil
+}
+
+// setup is the configuration of Multus on the node, as far as it can be read.
+type setup struct {
+	// daemon is the daemon's file; nil without one.
+	daemon *config.Daemon
+	// file is the configuration in the slot that calls Multus, "" without one; conf is its content.
+	file string
+	raw  []byte
+	conf *config.Plugin
+}
+
+// daemonFile is the daemon's configuration on the node; in a pod it is a mounted ConfigMap at the same place.
+const daemonFile = "/etc/cni/net.d/multus.d/daemon-config.json"
+
+func (n *Node) setup() *setup {
+	s := &setup{conf: &config.Plugin{}}
+	if b, err := n.read(daemonFile); err == nil {
+		s.daemon, _ = config.ParseDaemon(b) // what is wrong with it is the configuration check's to say
+	}
+	files, _ := n.confFiles()
+	for _, f := range files {
+		if autoconf.Ours(f.data) {
+			s.file, s.raw = f.path, f.data
+			break
+		}
+	}
+	raw := s.raw
+	if raw == nil {
+		raw = []byte("{}")
+	}
+	if c, err := config.ParsePlugin(raw); err == nil {
+		s.conf = c
+	}
+	return s
+}
+
+// confDir is the directory from which the runtime loads its configuration.
+func (n *Node) confDir() string {
+	if b, err := n.read(daemonFile); err == nil {
+		if d, err := config.ParseDaemon(b); err == nil && d.CNIConfigDir != "" && strings.Contains(string(b), "cniConfigDir") {
+			return d.HostPath(d.CNIConfigDir)
+		}
+	}
+	return n.distribution().ConfDir
+}
+
+// binDir is the directory of the plugins.
+func (n *Node) binDir() string {
+	s := n.setup()
+	if s.raw != nil && s.conf.BinDir != config.DefaultBinDir {
+		return s.conf.BinDir
+	}
+	if s.daemon != nil && s.daemon.BinDir != "" {
+		return s.daemon.HostPath(s.daemon.BinDir)
+	}
+	return n.distribution().BinDir
+}
+
+// stateDir is the directory of the ledger.
+func (n *Node) stateDir() string {
+	if c := n.setup().conf; c.CNIDir != "" {
+		return c.CNIDir
+	}
+	return config.DefaultCNIDir
+}
+
+// kubeletRoot is the kubelet's directory as Multus believes it to be.
+func (n *Node) kubeletRoot() string {
+	s := n.setup()
+	if s.daemon != nil && s.daemon.KubeletRoot != "" {
+		return s.daemon.HostPath(s.daemon.KubeletRoot)
+	}
+	switch {
+	case s.conf.KubeletRoot != "":
+		return s.conf.KubeletRoot
+	case s.daemon == nil:
+		return n.distribution().KubeletRoot // nothing says that it is anywhere else
+	}
+	return usualKubelet
+}
+
+// confFile is one file of the slot.
+type confFile struct {
+	path string
+	data []byte
+}
+
+// confFiles are the files that the runtime considers, in its order.
+func (n *Node) confFiles() ([]confFile, error) {
+	dir := n.confDir()
+	names, err := n.list(dir)
+	var out []confFile
+	for _, name := range names {
+		if !slices.Contains([]string{".conf", ".conflist", ".json"}, filepath.Ext(name)) {
+			continue
+		}
+		path := filepath.Join(dir, name)
+		b, err := n.read(path)
+		if err == nil {
+			out = append(out, confFile{path, b})
+		}
+	}
+	return out, err
+}
+
+// network is a configuration that pods on this node can be attached with, and whose it is.
+type network struct {
+	owner string
+	list  *cniconf.List
+	// definition is nil for the cluster network.
+	definition *plan.Definition
+}
+
+// networks are the cluster network and the networks of all definitions that can be read. The error says that
+// definitions could not be asked for; what is known is returned all the same.
+func (n *Node) networks(ctx context.Context) ([]network, error) {
+	var out []network
+	s := n.setup()
+	if strings.Contains(s.conf.ClusterNetwork, "/") {
+		if l, err := plan.LoadFile(n.path(s.conf.ClusterNetwork)); err == nil {
+			out = append(out, network{owner: "the cluster network (" + s.conf.ClusterNetwork + ")", list: l})
+		}
+	}
+	for i, raw := range s.conf.Delegates {
+		if l, err := cniconf.Parse(raw); err == nil {
+			out = append(out, network{owner: fmt.Sprintf("delegates[%d] of %s", i, s.file), list: l})
+		}
+	}
+	if n.Networks == nil {
+		return out, errors.New("network definitions are not known: give --kubeconfig or --networks-dir")
+	}
+	defs, err := n.Networks(ctx)
+	for i := range defs {
+		l, err := cniconf.Parse([]byte(defs[i].Config))
+		if err == nil {
+			l, err = l.WithDefaults(defs[i].Name, "")
+		}
+		if err == nil {
+			out = append(out, network{owner: "network-attachment-definition " + defs[i].String(), list: l, definition: &defs[i]})
+		}
+	}
+	if err != nil {
+		err = fmt.Errorf("not all network definitions are known: %w", err)
+	}
+	return out, err
+}
+
+// plugin is what the checks look at in a plugin's configuration.
+type plugin struct {
+	Type            string          `json:"type"`
+	Master          string          `json:"master"`
+	Device          string          `json:"device"`
+	Bridge          string          `json:"bridge"`
+	MTU             json.RawMessage `json:"mtu"`
+	LinkInContainer bool            `json:"linkInContainer"`
+	IPAM            struct {
+		Type    string `json:"type"`
+		DataDir string `json:"dataDir"`
+	} `json:"ipam"`
+}
+
+// plugins are those of the chain that can be read.
+func (w network) plugins() []plugin {
+	var out []plugin
+	for i := range w.list.Types() {
+		var p plugin
+		if w.list.Decode(i, &p) == nil {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// ledger is the node's ledger, to look at.
+func (n *Node) ledger() *ledger.Store {
+	return &ledger.Store{Dir: n.path(n.stateDir()), Log: slog.New(slog.DiscardHandler)}
+}

@@ -1,0 +1,110 @@
+package doctor
+
+import (
+	"bytes"
+	"context"
+	"debug/elf"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+)
+
+var pluginsCheck = Check{
+	Name: "plugins", About: "the plugin of every network is there, can be executed, and is for this architecture",
+	Run: func(ctx context.Context, n *Node) ([]Finding, error) {
+		users, err := wanted(ctx, n)
+		var out []Finding
+		for _, name := range slices.Sorted(maps.Keys(users)) {
+			path := filepath.Join(n.binDir(), name)
+			if f := program(n, path); f != nil {
+				f.Severity, f.Message = Error, fmt.Sprintf("plugin %s, which %s needs, %s", name, users[name], f.Message)
+				out = append(out, *f)
+			}
+		}
+		return out, err
+	},
+}
+
+// wanted are the names of the plugins and who needs each first.
+func wanted(ctx context.Context, n *Node) (map[string]string, error) {
+	users := map[string]string{}
+	need := func(name, owner string) {
+		if _, ok := users[name]; !ok && name != "" {
+			users[name] = owner
+		}
+	}
+	s := n.setup()
+	if s.file != "" {
+		need(s.conf.Type, s.file)
+		if s.conf.AuxiliaryChain != "" {
+			need("passthru", "auxiliaryCNIChainName")
+		}
+	}
+	networks, err := n.networks(ctx)
+	for _, w := range networks {
+		if slices.ContainsFunc(w.list.Types(), func(typ string) bool { return typ == "multus" || typ == "multus-shim" }) {
+			continue // refused at ADD; the configuration check says so of the cluster network, lint of definitions
+		}
+		for _, p := range w.plugins() {
+			need(p.Type, w.owner)
+			need(p.IPAM.Type, w.owner)
+		}
+	}
+	return users, err
+}
+
+// program says what is wrong with a program file; Message is the end of a sentence.
+func program(n *Node, path string) *Finding {
+	info, err := os.Stat(n.path(path))
+	if err != nil {
+		return &Finding{Message: "is missing", Evidence: "stat " + path + ": no such file", Fix: missingFix(n, filepath.Base(path))}
+	}
+	if !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
+		return &Finding{Message: "cannot be executed", Evidence: fmt.Sprintf("%s has mode %s", path, info.Mode()), Fix: "chmod 755 " + path}
+	}
+	head, err := headOf(n.path(path))
+	if err != nil {
+		return &Finding{Message: "cannot be read", Evidence: err.Error(), Fix: missingFix(n, filepath.Base(path))}
+	}
+	if bytes.HasPrefix(head, []byte("#!")) {
+		return nil
+	}
+	f, err := elf.NewFile(bytes.NewReader(head))
+	want := machines[n.Arch]
+	switch {
+	case err != nil:
+		return &Finding{Message: "is no program", Evidence: fmt.Sprintf("%s is neither ELF nor a script (%d bytes)", path, info.Size()), Fix: "rm " + path + ", then: " + missingFix(n, filepath.Base(path))}
+	case want != 0 && f.Machine != want:
+		return &Finding{Message: "is for another architecture", Evidence: fmt.Sprintf("%s is %s, the node is %s", path, f.Machine, n.Arch), Fix: "install the plugin for " + n.Arch}
+	}
+	return nil
+}
+
+// machines are the architectures for which there are images.
+var machines = map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}
+
+// headOf reads the ELF header alone, with no sections: plugins are large.
+func headOf(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // only read from
+	const header = 64
+	b, err := io.ReadAll(io.LimitReader(f, header))
+	if len(b) == header && bytes.HasPrefix(b, []byte(elf.ELFMAG)) {
+		clear(b[32:48]) // offsets of the tables that are not read
+		clear(b[56:64]) // and their sizes
+	}
+	return b, err
+}
+
+func missingFix(n *Node, name string) string {
+	if slices.Contains([]string{"multus", "multus-shim", "passthru"}, name) {
+		return "multus-daemon install " + n.binDir()
+	}
+	return "multus-daemon run --install-dir=" + n.binDir() + " --reference-plugins brings the reference plugins along; another plugin comes with its own installer"
+}

@@ -1,0 +1,58 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+)
+
+var readonlyCheck = Check{
+	Name: "writable", About: "the directories that Multus writes to can be written, and plugins can be started from theirs",
+	Run: func(_ context.Context, n *Node) ([]Finding, error) {
+		var out []Finding
+		table, err := n.mountTable()
+		for _, dir := range []struct{ what, path, key string }{
+			{"CNI configuration directory", n.confDir(), "cniConfigDir"},
+			{"plugin directory", n.binDir(), "binDir"},
+			{"state directory", n.stateDir(), "cniDir"},
+			{"socket directory", n.setup().socketDir(), "socketDir"},
+		} {
+			if f := writable(n, table, dir.what, dir.path, dir.key); f != nil {
+				out = append(out, *f)
+			}
+		}
+		if m := mountOf(table, n.real(n.binDir())); m.has("noexec") {
+			out = append(out, Finding{
+				Severity: Error, Message: "plugins cannot be started from " + n.binDir(), Evidence: fmt.Sprintf("mount %s (%s) has the option noexec", m.point, m.fstype),
+				Fix: "mount -o remount,exec " + m.point + ", or set binDir to a directory elsewhere",
+			})
+		}
+		return out, err
+	},
+}
+
+func (s *setup) socketDir() string {
+	if s.conf.DaemonSocketDir != "" {
+		return s.conf.DaemonSocketDir
+	}
+	return "/run/multus"
+}
+
+// writable looks at one directory. One that does not exist is on the mount of its parents, where it would be made.
+func writable(n *Node, table []mount, what, path, key string) *Finding {
+	if info, err := os.Lstat(n.path(path)); err == nil && info.Mode().Type() != fs.ModeDir {
+		return &Finding{
+			Severity: Error, Message: fmt.Sprintf("the %s is no directory", what), Evidence: fmt.Sprintf("%s has mode %s", path, info.Mode()),
+			Fix: fmt.Sprintf("mv %s %s.old && mkdir -m 0700 %s", path, path, path),
+		}
+	}
+	m := mountOf(table, n.real(path))
+	if !m.has("ro") {
+		return nil
+	}
+	return &Finding{
+		Severity: Error, Message: fmt.Sprintf("the %s %s cannot be written", what, path), Evidence: fmt.Sprintf("mount %s (%s) is read-only", m.point, m.fstype),
+		Fix: fmt.Sprintf("set %s to a directory that can be written (deploy/overlays/readonly-fs), or mount -o remount,rw %s", key, m.point),
+	}
+}
