@@ -90,7 +90,7 @@ func Command(env Env) *cobra.Command {
 	root.SetIn(env.Stdin)
 	root.SetVersionTemplate("multusctl: {{.Version}}\n")
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", "table", "`format`: table, json or yaml")
-	root.AddCommand(a.explainCommand(), a.lintCommand(), a.ledgerCommand())
+	root.AddCommand(a.doctorCommand(), a.explainCommand(), a.lintCommand(), a.ledgerCommand())
 	for _, c := range everyCommand(root) {
 		strict(c)
 	}

@@ -1,0 +1,176 @@
+package cli
+
+import (
+	"context"
+	"debug/buildinfo"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"multus/internal/doctor"
+	"multus/internal/link"
+	"multus/internal/source/kube"
+)
+
+func (a *app) doctorCommand() *cobra.Command {
+	var node, root string
+	c := &cobra.Command{
+		Use:   "doctor",
+		Short: "Find out what is wrong with this node",
+		Long: "Find out what is wrong with this node: each finding comes with its evidence and what to type. It looks and changes\n" +
+			"nothing. It works without the daemon and without a cluster; what cannot be seen from where it runs is listed as\n" +
+			"unchecked. As root on the node it sees all; in the daemon's pod it sees what is mounted there.",
+		Example: "  multusctl doctor\n  multusctl doctor --kubeconfig /etc/kubernetes/kubelet.conf -o json\n" +
+			"  kubectl -n kube-system exec ds/kube-multus-ds -- multusctl doctor\n  multusctl doctor --root /host",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			n, err := a.node(root, node)
+			if err != nil {
+				return err
+			}
+			return a.printReport(doctor.Run(cmd.Context(), n))
+		},
+	}
+	a.source.add(c.Flags())
+	c.Flags().StringVar(&node, "node-name", a.Getenv("MULTUS_NODE_NAME"), "`name` of this node, for the commands that are proposed (default: MULTUS_NODE_NAME, else the host's name)")
+	c.Flags().StringVar(&root, "root", "/", "`directory` where the node's file system is seen")
+	return c
+}
+
+// node is the node that this process runs on, as the doctor sees it.
+func (a *app) node(root, name string) (*doctor.Node, error) {
+	n := &doctor.Node{
+		Name: name, Root: root, Arch: runtime.GOARCH, InPod: root == "/" && a.Getenv("KUBERNETES_SERVICE_HOST") != "",
+		Interfaces: interfaces, Version: versionOf, DaemonVersion: daemonVersion, Now: time.Now(),
+	}
+	if n.Name == "" {
+		n.Name, _ = os.Hostname() // only for what is proposed
+	}
+	if !n.InPod {
+		n.NetnsExists = func(path string) bool { return stateOf(filepath.Join(root, path)) != stateGone }
+	}
+	s, err := a.open()
+	switch {
+	case errors.Is(err, errNoSource):
+		return n, nil
+	case err != nil:
+		return nil, err
+	}
+	n.Networks = s.networks
+	if a.source.networksDir != "" {
+		return n, nil
+	}
+	config, err := a.cluster()
+	if err != nil {
+		return nil, err
+	}
+	client, err := kube.New(config)
+	if err != nil {
+		return nil, err
+	}
+	n.Cluster = apiServer{client, config}
+	return n, nil
+}
+
+// apiServer is a client that also knows its credentials.
+type apiServer struct {
+	*kube.Client
+	config *kube.Config
+}
+
+// Expiry is when the credentials end.
+func (s apiServer) Expiry() (time.Time, string, error) { return kube.Expiry(s.config) }
+
+// interfaces are those of the network namespace of this process: the node's, on the node and in a pod that uses the
+// host's network.
+func interfaces() (_ []link.Interface, err error) {
+	ns, err := link.Open("/proc/self/ns/net")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, ns.Close()) }()
+	return ns.Interfaces()
+}
+
+// versionOf is the version in the build information of a program of ours.
+func versionOf(file string) (string, error) {
+	info, err := buildinfo.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			return info.Main.Version + " " + s.Value, nil
+		}
+	}
+	return info.Main.Version, nil
+}
+
+// daemonVersion asks the kernel which program is behind a socket.
+func daemonVersion(ctx context.Context, socket string) (_ string, err error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", socket)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	uc, ok := conn.(*net.UnixConn)
+	if !ok {
+		return "", fmt.Errorf("%s is no unix socket", socket)
+	}
+	raw, err := uc.SyscallConn()
+	if err != nil {
+		return "", err
+	}
+	var cred *unix.Ucred
+	var credErr error
+	ask := func(fd uintptr) { cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }
+	if err := raw.Control(ask); err != nil {
+		return "", err
+	}
+	if credErr != nil {
+		return "", fmt.Errorf("ask who serves %s: %w", socket, credErr)
+	}
+	return versionOf(fmt.Sprintf("/proc/%d/exe", cred.Pid))
+}
+
+func (a *app) printReport(r *doctor.Report) error {
+	err := a.print(r, func(w io.Writer) {
+		manifests := "deploy/overlays/" + r.Overlay
+		if r.Overlay == "base" {
+			manifests = "deploy/base"
+		}
+		fmt.Fprintf(w, "node %s: %s, %s\n\n", dash(r.Node), r.Distribution, manifests)
+		for _, c := range r.Checks {
+			colour, mark := green, "ok       "
+			switch c.State {
+			case doctor.StateFound:
+				colour, mark = red, "FOUND    "
+			case doctor.StateUnchecked:
+				colour, mark = yellow, "unchecked"
+			}
+			fmt.Fprintf(w, "%s  %-13s %s\n", a.paint(colour, mark), c.Name, c.About)
+			if c.Why != "" {
+				fmt.Fprintf(w, "             not all was seen: %s\n", c.Why)
+			}
+		}
+		for _, f := range r.Findings {
+			colour := yellow
+			if f.Severity == doctor.Error {
+				colour = red
+			}
+			fmt.Fprintf(w, "\n%s %s: %s\n  evidence: %s\n  fix:      %s\n", a.paint(colour, string(f.Severity)), f.Check, f.Message, f.Evidence, f.Fix)
+		}
+	})
+	if err == nil && len(r.Findings) > 0 {
+		err = errFound
+	}
+	return err
+}
