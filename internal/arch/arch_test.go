@@ -18,7 +18,7 @@ import (
 var ranks = [][]string{
 	{"multus/cmd/"},
 	{"multus/internal/host/", "multus/internal/cli"},
-	{"multus/internal/autoconf", "multus/internal/doctor", "multus/internal/lint", "multus/internal/source/"},
+	{"multus/internal/autoconf", "multus/internal/doctor", "multus/internal/lint", "multus/internal/graph", "multus/internal/source/"},
 	{"multus/internal/engine"},
 	{"multus/internal/engine/execute"},
 	{"multus/internal/engine/ledger"},
@@ -31,11 +31,13 @@ var ranks = [][]string{
 }
 
 // beside are the imports within a layer that are meant: the thin host is the plugin's host with sources; the
-// daemon's binary answers to several names; the doctor knows the slot's rules and asks the API server.
+// daemon's binary answers to several names; the doctor knows the slot's rules and asks the
+// API server; the command line takes the plugin's locks.
 var beside = map[string][]string{
 	"multus/internal/host/thin":       {"multus/internal/host/plugin"},
 	"multus/internal/host/daemon":     {"multus/internal/host/install", "multus/internal/host/entrypoint"},
 	"multus/internal/host/entrypoint": {"multus/internal/host/install"},
+	"multus/internal/cli":             {"multus/internal/host/plugin"},
 	"multus/internal/doctor":          {"multus/internal/autoconf", "multus/internal/source/kube"},
 }
 
