@@ -2,9 +2,7 @@ package doctor
 
 import (
 	"fmt"
-	"io"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -96,14 +94,7 @@ var faults = []struct {
 		l.SetUnlinkOnClose(false)
 		f.check(l.Close())
 	}},
-	{"a daemon that is not ready (E40)", "daemon", "the daemon is not ready", func(f *fake) {
-		f.ready = func(w http.ResponseWriter, _ *http.Request) {
-			body := `{"code":50,"msg":"network definitions are not read yet"}`
-			w.Header().Set("Content-Length", fmt.Sprint(len(body)))
-			w.WriteHeader(http.StatusServiceUnavailable)
-			_, _ = io.WriteString(w, body)
-		}
-	}},
+	{"a daemon that is not ready (E40)", "daemon", "the daemon is not ready", func(f *fake) { f.notReady.Store(true) }},
 	{"another version (P03)", "daemon", "different versions", func(f *fake) { f.versions["daemon"] = "v2" }},
 	{"the API server is away (P24)", "api", "the API server cannot be reached", func(f *fake) {
 		f.cluster.err = fmt.Errorf("%w: connection refused", plan.ErrUnavailable)

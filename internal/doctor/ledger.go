@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,7 +34,7 @@ var ledgerCheck = Check{
 					Severity: Warning, Message: "the record of container " + id + " is damaged", Evidence: err.Error(),
 					Fix: "nothing by hand: DEL puts it aside and goes on with what libcni remembers; multusctl ledger show " + id,
 				})
-			case r != nil && n.isStale(r.ContainerID, r.Netns):
+			case n.isStale(r):
 				stale = append(stale, id)
 			}
 		}
@@ -62,11 +63,32 @@ func (n *Node) cannotSeeNetns() error {
 	return nil
 }
 
+// Stale returns the records of sandboxes that are gone: what a GC would free. Records that cannot be read are left to the
+// ledger check.
+func Stale(n *Node) ([]*ledger.Record, error) {
+	if err := n.cannotSeeNetns(); err != nil {
+		return nil, err
+	}
+	store := n.ledger()
+	ids, err := store.Containers()
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(ids)
+	var out []*ledger.Record
+	for _, id := range ids {
+		if r, err := store.Inspect(id, ledger.UsualName); err == nil && n.isStale(r) {
+			out = append(out, r)
+		}
+	}
+	return out, nil
+}
+
 // isStale tells that the sandbox of a record is gone, and not since a moment ago.
-func (n *Node) isStale(containerID, netns string) bool {
-	if netns == "" || n.NetnsExists == nil || n.NetnsExists(netns) {
+func (n *Node) isStale(r *ledger.Record) bool {
+	if r == nil || r.Netns == "" || n.NetnsExists == nil || n.NetnsExists(r.Netns) {
 		return false
 	}
-	info, err := os.Stat(filepath.Join(n.path(n.stateDir()), containerID))
+	info, err := os.Stat(filepath.Join(n.path(n.stateDir()), r.ContainerID))
 	return err == nil && n.Now.Sub(info.ModTime()) > grace
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -15,6 +16,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -38,7 +40,7 @@ type fake struct {
 	interfaces  []link.Interface
 	namespaces  map[string]bool
 	cluster     *cluster
-	ready       http.HandlerFunc
+	notReady    atomic.Bool
 	versions    map[string]string
 }
 
@@ -188,8 +190,7 @@ func (f *fake) age(file string) {
 func (f *fake) serve() {
 	l, err := net.Listen("unix", f.path("/run/multus/multus.sock"))
 	f.check(err)
-	f.ready = func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Content-Length", "0") }
-	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { f.ready(w, r) }), ReadHeaderTimeout: time.Minute}
+	s := &http.Server{Handler: http.HandlerFunc(f.answer), ReadHeaderTimeout: time.Minute}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -199,6 +200,17 @@ func (f *fake) serve() {
 		_ = s.Close()
 		<-done
 	})
+}
+
+// answer is the daemon's answer to /readyz.
+func (f *fake) answer(w http.ResponseWriter, _ *http.Request) {
+	body, status := "", http.StatusOK
+	if f.notReady.Load() {
+		body, status = `{"code":50,"msg":"network definitions are not read yet"}`, http.StatusServiceUnavailable
+	}
+	w.Header().Set("Content-Length", fmt.Sprint(len(body)))
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, body)
 }
 
 func (f *fake) check(err error) {

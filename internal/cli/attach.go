@@ -1,0 +1,167 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/spf13/cobra"
+
+	"multus/internal/config"
+	"multus/internal/engine"
+	"multus/internal/engine/plan"
+	"multus/internal/engine/publish"
+	"multus/internal/engine/request"
+	"multus/internal/host/plugin"
+	"multus/internal/source/podresources"
+)
+
+// attachment holds the flags of attach and detach.
+type attachment struct {
+	*app
+	netns, container, ifName   string
+	conf, clusterNetwork       string
+	pluginDir, stateDir, locks string
+}
+
+func (a *app) attachCommand() *cobra.Command {
+	t := &attachment{app: a}
+	c := &cobra.Command{
+		Use:   "attach NAMESPACE/NAME --netns PATH",
+		Short: "Attach a pod's networks to a network namespace, by hand",
+		Long: "Attach the networks of a pod to a network namespace, as a container runtime would have Multus do: by the same engine,\n" +
+			"with the same ledger. For trying definitions out on a machine without Kubernetes; detach undoes it.",
+		Example: "  ip netns add try\n  multusctl attach default/chosen-address --netns /run/netns/try --networks-dir examples \\\n" +
+			"      --cluster-network examples/node/10-cluster.conflist\n  multusctl detach default/chosen-address --netns /run/netns/try",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return t.attach(cmd.Context(), args[0]) },
+	}
+	t.flags(c)
+	c.Flags().StringVar(&t.clusterNetwork, "cluster-network", "", "CNI configuration `file` of the cluster network, where there is no --config")
+	return c
+}
+
+func (a *app) detachCommand() *cobra.Command {
+	t := &attachment{app: a}
+	c := &cobra.Command{
+		Use:   "detach NAMESPACE/NAME --netns PATH",
+		Short: "Undo attach",
+		Args:  cobra.ExactArgs(1),
+		RunE:  func(cmd *cobra.Command, args []string) error { return t.detach(cmd.Context(), args[0]) },
+	}
+	t.flags(c)
+	return c
+}
+
+func (t *attachment) flags(c *cobra.Command) {
+	t.source.add(c.Flags())
+	f := c.Flags()
+	f.StringVar(&t.netns, "netns", "", "`path` of the network namespace")
+	f.StringVar(&t.container, "container", "", "container `ID` under which it is remembered (default: multusctl-NAMESPACE-NAME)")
+	f.StringVar(&t.ifName, "ifname", "eth0", "`name` of the cluster network's interface")
+	f.StringVar(&t.conf, "config", "", "CNI configuration `file` of Multus")
+	f.StringVar(&t.pluginDir, "plugin-dir", config.DefaultBinDir, "`directory` of the plugins")
+	f.StringVar(&t.stateDir, "state-dir", config.DefaultCNIDir, "the state `directory`")
+	f.StringVar(&t.locks, "lock-file", plugin.LockFile, "the `file` of the locks")
+	must(c.MarkFlagRequired("netns"))
+}
+
+func (t *attachment) attach(ctx context.Context, name string) error {
+	req, err := t.request(request.Add, name)
+	if err != nil {
+		return err
+	}
+	s, err := t.open()
+	if err != nil {
+		return err
+	}
+	r := &plan.Resolver{Networks: s, Pods: s, Devices: podresources.New(podresources.Options{})}
+	res, err := t.engine(r).Add(ctx, req)
+	if err != nil {
+		return told(err)
+	}
+	return t.print(res, func(w io.Writer) {
+		fmt.Fprintf(w, "pod %s is attached to %s; see: multusctl status --state-dir %s\n", name, t.netns, t.stateDir)
+	})
+}
+
+func (t *attachment) detach(ctx context.Context, name string) error {
+	req, err := t.request(request.Del, name)
+	if err != nil {
+		return err
+	}
+	// Nobody is asked: what attach has recorded is what there is to undo.
+	if err := t.engine(&plan.Resolver{}).Del(ctx, req); err != nil {
+		return told(err)
+	}
+	return t.print(map[string]string{"detached": name}, func(w io.Writer) { fmt.Fprintf(w, "pod %s is detached\n", name) })
+}
+
+// told is an error of the engine in one line, with its advice.
+func told(err error) error {
+	var ce *types.Error
+	if errors.As(err, &ce) && ce.Details != "" {
+		return fmt.Errorf("%s; %s", ce.Msg, ce.Details)
+	}
+	return err
+}
+
+// request is what a runtime would ask.
+func (t *attachment) request(command, name string) (*request.Request, error) {
+	ref, err := parseRef(name)
+	if err != nil {
+		return nil, err
+	}
+	conf, err := t.configuration()
+	if err != nil {
+		return nil, err
+	}
+	container := cmp.Or(t.container, "multusctl-"+ref.Namespace+"-"+ref.Name)
+	return &request.Request{
+		Command: command, ContainerID: container, Netns: t.netns, IfName: t.ifName, Path: t.pluginDir, Config: conf,
+		Args: request.Args{{request.IgnoreUnknown, "1"}, {request.PodNamespace, ref.Namespace}, {request.PodName, ref.Name}, {request.InfraContainer, container}},
+	}, nil
+}
+
+// configuration is the file of --config, with the directories of the flags, else one made of the flags alone.
+func (t *attachment) configuration() ([]byte, error) {
+	made, err := json.Marshal(map[string]any{
+		"cniVersion": "1.0.0", "name": "multusctl", "type": "multus", "cniDir": t.stateDir, "binDir": t.pluginDir,
+		// Without a cluster network DEL still replays the ledger.
+		"clusterNetwork": cmp.Or(t.clusterNetwork, "/etc/cni/net.d"),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("encode CNI configuration: %w", err)
+	}
+	if t.conf == "" {
+		return made, nil
+	}
+	b, err := os.ReadFile(t.conf)
+	if err != nil {
+		return nil, fmt.Errorf("read CNI configuration: %w", err)
+	}
+	return config.Overlay(b, made, "cniVersion", "name", "type", "clusterNetwork")
+}
+
+func (t *attachment) engine(r *plan.Resolver) *engine.Engine {
+	r.Log = slog.New(slog.NewTextHandler(t.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	return engine.New(engine.Deps{Planner: r, Publisher: silent{}, Status: silent{}, LockFile: t.locks, Log: r.Log})
+}
+
+// silent tells nobody: what is done by hand is nobody's pod.
+type silent struct{}
+
+// Publish does nothing.
+func (silent) Publish(context.Context, *publish.Report) {}
+
+// Last knows nothing.
+func (silent) Last(context.Context, []byte) (error, bool) { return nil, false }
+
+// Remember does nothing.
+func (silent) Remember(context.Context, []byte, error) {}

@@ -1,0 +1,269 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"multus/api"
+	"multus/internal/config"
+	"multus/internal/engine/plan"
+	"multus/internal/link"
+	"multus/internal/netsel"
+)
+
+// daemonLimit bounds one question to the daemon.
+const daemonLimit = 3 * time.Second
+
+// statusOutput is what `status -o json` prints.
+type statusOutput struct {
+	Daemon daemonStatus `json:"daemon"`
+	Pods   []podStatus  `json:"pods"`
+}
+
+type daemonStatus struct {
+	Socket string `json:"socket"`
+	// State is "ready", "not ready" or "unreachable".
+	State   string `json:"state"`
+	Message string `json:"message,omitempty"`
+}
+
+// podStatus is a pod: what the node remembers, what is in its network namespace, and what the API tells.
+type podStatus struct {
+	Pod       string `json:"pod"`
+	Container string `json:"container,omitempty"`
+	State     string `json:"state,omitempty"`
+	// Reported says whether the annotation network-status was read, and Problems where the three differ.
+	Reported   bool           `json:"reported"`
+	Problems   []string       `json:"problems,omitempty"`
+	Interfaces []podInterface `json:"interfaces"`
+}
+
+type podInterface struct {
+	Name    string   `json:"name"`
+	Network string   `json:"network,omitempty"`
+	MAC     string   `json:"mac,omitempty"`
+	MTU     int      `json:"mtu,omitempty"`
+	Addrs   []string `json:"addresses,omitempty"`
+	// Present says that the interface is in the network namespace; null where that cannot be seen.
+	Present *bool `json:"present,omitempty"`
+}
+
+// reportedNetwork is an element of the annotation network-status (NPWG v1.3 §5).
+type reportedNetwork struct {
+	Name      string   `json:"name"`
+	Interface string   `json:"interface"`
+	IPs       []string `json:"ips"`
+	MAC       string   `json:"mac"`
+}
+
+func (a *app) statusCommand() *cobra.Command {
+	var dir, socketDir string
+	c := &cobra.Command{
+		Use:   "status [NAMESPACE/NAME]",
+		Short: "Show the daemon and the networks of the pods of this node, or of one pod",
+		Long: "Show whether the daemon is ready, and for each pod what the node remembers, what is in its network namespace, and, for\n" +
+			"a named pod, what its annotation network-status tells. Exit code 1 if they differ.",
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			out := statusOutput{Daemon: daemonState(cmd.Context(), filepath.Join(socketDir, config.SocketName)), Pods: []podStatus{}}
+			records, err := readLedger(dir)
+			if err != nil {
+				return err
+			}
+			if len(args) == 1 {
+				records = slices.DeleteFunc(records, func(r record) bool { return r.name() != args[0] })
+			}
+			for _, r := range records {
+				out.Pods = append(out.Pods, observe(r))
+			}
+			if len(args) == 1 {
+				if out.Pods, err = a.reported(cmd.Context(), args[0], out.Pods); err != nil {
+					return err
+				}
+			}
+			return a.printStatus(&out)
+		},
+	}
+	a.source.add(c.Flags())
+	c.Flags().StringVar(&dir, "state-dir", config.DefaultCNIDir, "the state `directory`, cniDir of the CNI configuration")
+	c.Flags().StringVar(&socketDir, "socket-dir", config.DefaultSocketDir, "the `directory` of the daemon's socket")
+	return c
+}
+
+// daemonState asks the daemon whether it is ready.
+func daemonState(ctx context.Context, socket string) daemonStatus {
+	ctx, cancel := context.WithTimeout(ctx, daemonLimit)
+	defer cancel()
+	err := (&api.Client{Socket: socket}).Call(ctx, "GET", api.PathReady, nil, nil)
+	switch {
+	case err == nil:
+		return daemonStatus{Socket: socket, State: "ready"}
+	case errors.Is(err, api.ErrUnreachable):
+		return daemonStatus{Socket: socket, State: "unreachable", Message: err.Error()}
+	}
+	return daemonStatus{Socket: socket, State: "not ready", Message: err.Error()}
+}
+
+// observe compares a record with what is in the network namespace.
+func observe(r record) podStatus {
+	out := podStatus{Pod: r.name(), Container: r.Container, State: r.State, Interfaces: []podInterface{}}
+	if r.Problem != "" {
+		out.Problems = append(out.Problems, r.Problem)
+	}
+	if r.State == stateGone {
+		out.Problems = append(out.Problems, "the network namespace "+r.Netns+" is gone")
+	}
+	there, err := interfacesOf(r)
+	if err != nil {
+		out.Problems = append(out.Problems, err.Error())
+	}
+	for _, t := range r.Attachments {
+		i := podInterface{Name: t.IfName, Network: t.Network}
+		if there != nil {
+			at := slices.IndexFunc(there, func(l link.Interface) bool { return l.Name == t.IfName })
+			present := at >= 0
+			i.Present = &present
+			if present {
+				i.fill(there[at])
+			} else {
+				out.Problems = append(out.Problems, fmt.Sprintf("interface %s of network %s is not in the pod", t.IfName, t.Network))
+			}
+		}
+		out.Interfaces = append(out.Interfaces, i)
+	}
+	return out
+}
+
+// interfacesOf are those in the sandbox of a record; nil if they cannot be seen.
+func interfacesOf(r record) (_ []link.Interface, err error) {
+	if r.State != stateAttached {
+		return nil, nil
+	}
+	ns, err := link.Open(r.Netns)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, ns.Close()) }()
+	return ns.Interfaces()
+}
+
+func (i *podInterface) fill(l link.Interface) {
+	i.MAC, i.MTU = l.MAC, l.MTU
+	for _, p := range l.Addrs {
+		if !p.Addr().IsLinkLocalUnicast() {
+			i.Addrs = append(i.Addrs, p.String())
+		}
+	}
+}
+
+// reported adds what the annotation of the pod tells. Without a source, what the node knows is all there is.
+func (a *app) reported(ctx context.Context, name string, pods []podStatus) ([]podStatus, error) {
+	s, err := a.open()
+	if errors.Is(err, errNoSource) && len(pods) > 0 {
+		return pods, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	ref, err := parseRef(name)
+	if err != nil {
+		return nil, err
+	}
+	pod, err := s.Pod(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	networks, err := reportedNetworks(pod)
+	if err != nil {
+		return nil, err
+	}
+	if networks == nil && a.source.networksDir != "" {
+		return pods, nil // the daemon writes what it reports elsewhere, beside its socket
+	}
+	if len(pods) == 0 {
+		pods = []podStatus{{Pod: ref.String(), Interfaces: []podInterface{}}}
+	}
+	for i := range pods {
+		pods[i].compare(networks)
+	}
+	return pods, nil
+}
+
+func reportedNetworks(pod *plan.Pod) ([]reportedNetwork, error) {
+	value := pod.Annotations[netsel.Status]
+	if value == "" {
+		return nil, nil
+	}
+	var out []reportedNetwork
+	if err := json.Unmarshal([]byte(value), &out); err != nil {
+		return nil, fmt.Errorf("read annotation %s of pod %s: %w", netsel.Status, pod.Ref, err)
+	}
+	return out, nil
+}
+
+// compare notes where the annotation and the node differ.
+func (p *podStatus) compare(networks []reportedNetwork) {
+	p.Reported = networks != nil
+	if !p.Reported {
+		p.Problems = append(p.Problems, "the pod has no annotation "+netsel.Status)
+		return
+	}
+	for _, n := range networks {
+		at := slices.IndexFunc(p.Interfaces, func(i podInterface) bool { return i.Name == n.Interface })
+		if at < 0 && p.Container != "" {
+			p.Problems = append(p.Problems, fmt.Sprintf("interface %s of network %s is reported, and the node does not know it", n.Interface, n.Name))
+		}
+		if at < 0 {
+			p.Interfaces = append(p.Interfaces, podInterface{Name: n.Interface, Network: n.Name, MAC: n.MAC, Addrs: n.IPs})
+		}
+	}
+	for _, i := range p.Interfaces {
+		if !slices.ContainsFunc(networks, func(n reportedNetwork) bool { return n.Interface == i.Name }) {
+			p.Problems = append(p.Problems, fmt.Sprintf("interface %s of network %s is not reported", i.Name, i.Network))
+		}
+	}
+}
+
+func (a *app) printStatus(out *statusOutput) error {
+	problems := 0
+	err := a.print(out, func(w io.Writer) {
+		colour := green
+		if out.Daemon.State != "ready" {
+			colour = yellow
+		}
+		fmt.Fprintf(w, "daemon: %s %s\n\n", a.paint(colour, out.Daemon.State), out.Daemon.Message)
+		rows := [][]string{{"POD", "CONTAINER", "INTERFACE", "NETWORK", "MAC", "MTU", "ADDRESSES"}}
+		for _, p := range out.Pods {
+			for _, i := range p.Interfaces {
+				mtu := ""
+				if i.MTU > 0 {
+					mtu = fmt.Sprint(i.MTU)
+				}
+				rows = append(rows, []string{p.Pod, dash(short(p.Container)), i.Name, i.Network, dash(i.MAC), dash(mtu), dash(strings.Join(i.Addrs, ","))})
+			}
+		}
+		columns(w, rows...)
+		for _, p := range out.Pods {
+			for _, problem := range p.Problems {
+				fmt.Fprintf(w, "%s %s: %s\n", a.paint(red, "problem:"), cmp.Or(p.Pod, p.Container), problem)
+			}
+		}
+	})
+	for _, p := range out.Pods {
+		problems += len(p.Problems)
+	}
+	if err == nil && problems > 0 {
+		err = errFound
+	}
+	return err
+}

@@ -1,0 +1,144 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// apiServerOf is an API server with fixed answers; the kubeconfig leads to it.
+func apiServerOf(t *testing.T, answers map[string]string) (kubeconfig string) {
+	t.Helper()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, ok := answers[r.URL.Path]
+		w.Header().Set("Content-Type", "application/json")
+		if !ok {
+			w.WriteHeader(http.StatusNotFound)
+			body = `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"NotFound","code":404}`
+		}
+		_, _ = io.WriteString(w, body)
+	}))
+	t.Cleanup(s.Close)
+	kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
+	err := os.WriteFile(kubeconfig, []byte("apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts: [{name: c, context: {cluster: c}}]\nclusters: [{name: c, cluster: {server: '"+s.URL+"'}}]\n"), 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kubeconfig
+}
+
+const webStatus = `{"metadata":{"name":"web-0","namespace":"team-a","annotations":{"k8s.v1.cni.cncf.io/network-status":` +
+	`"[{\"name\":\"cbr0\",\"interface\":\"eth0\",\"ips\":[\"10.88.0.5\"],\"default\":true},{\"name\":\"team-a/other\",\"interface\":\"net7\"}]"}}}`
+
+// TestStatus: the daemon, what the node remembers, what is there, and what the API tells; where they differ, that is said
+// (P19).
+func TestStatus(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	remember(t, dir, "aaaa", "web-0", "/proc/self/ns/net")
+	remember(t, dir, "bbbb", "web-1", "/nowhere/netns")
+	kubeconfig := apiServerOf(t, map[string]string{"/api/v1/namespaces/team-a/pods/web-0": webStatus})
+
+	code, out, errs := call(t, nil, "status", "--state-dir", dir, "--socket-dir", dir)
+	for _, want := range []string{
+		"daemon: unreachable", "team-a/web-0  aaaa       net1       team-a/net",
+		"problem: team-a/web-0: interface net1 of network team-a/net is not in the pod", "problem: team-a/web-1: the network namespace /nowhere/netns is gone",
+	} {
+		if !strings.Contains(out, want) || code != Found {
+			t.Errorf("%d: no %q in\n%s%s", code, want, out, errs)
+		}
+	}
+	code, out, errs = call(t, nil, "status", "team-a/web-0", "--state-dir", dir, "--socket-dir", dir, "--kubeconfig", kubeconfig)
+	for _, want := range []string{"interface net7 of network team-a/other is reported, and the node does not know it", "interface net1 of network team-a/net is not reported"} {
+		if !strings.Contains(out, want) || code != Found {
+			t.Errorf("%d: no %q in\n%s%s", code, want, out, errs)
+		}
+	}
+	// On another machine, what the API tells is all there is, and nothing is wrong with it.
+	code, out, errs = call(t, nil, "status", "team-a/web-0", "--state-dir", t.TempDir(), "--socket-dir", dir, "--kubeconfig", kubeconfig)
+	if code != OK || !strings.Contains(out, "team-a/web-0  -          eth0       cbr0          -    -    10.88.0.5") {
+		t.Errorf("%d\n%s%s", code, out, errs)
+	}
+	if code, _, errs := call(t, nil, "status", "team-a/none", "--state-dir", dir, "--socket-dir", dir, "--kubeconfig", kubeconfig); code != Found || !strings.Contains(errs, "not found") {
+		t.Errorf("%d %s", code, errs)
+	}
+}
+
+// TestDaemonState: a daemon that is ready, one that is not, and none (E40).
+func TestDaemonState(t *testing.T) {
+	t.Parallel()
+	dir, err := os.MkdirTemp("", "s") //nolint:usetesting // t.TempDir is too long for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	l, err := net.Listen("unix", filepath.Join(dir, "multus.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var answer atomic.Value
+	answer.Store("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_ = conn.SetDeadline(time.Now().Add(time.Minute))
+			_, _ = conn.Read(make([]byte, 4096))
+			_, _ = io.WriteString(conn, fmt.Sprint(answer.Load()))
+			_ = conn.Close()
+		}
+	}()
+	t.Cleanup(func() { <-done })
+	t.Cleanup(func() { _ = l.Close() })
+	socket := filepath.Join(dir, "multus.sock")
+	if s := daemonState(t.Context(), socket); s.State != "ready" {
+		t.Errorf("%+v", s)
+	}
+	body := `{"code":50,"msg":"the CNI configuration is not written yet"}`
+	answer.Store(fmt.Sprintf("HTTP/1.1 503 No\r\nContent-Length: %d\r\n\r\n%s", len(body), body))
+	if s := daemonState(t.Context(), socket); s.State != "not ready" || !strings.Contains(s.Message, "not written yet") {
+		t.Errorf("%+v", s)
+	}
+	if s := daemonState(t.Context(), socket+".none"); s.State != "unreachable" {
+		t.Errorf("%+v", s)
+	}
+}
+
+// TestGC: only what has been gone for a while is shown, and nothing is freed (P22).
+func TestGC(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	dir := filepath.Join(root, "var/lib/cni/multus")
+	if err := os.MkdirAll(filepath.Join(root, "run/netns"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	remember(t, dir, "aaaa", "old", "/run/netns/gone")
+	remember(t, dir, "bbbb", "coming", "/run/netns/gone-too")
+	hourAgo := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(filepath.Join(dir, "aaaa"), hourAgo, hourAgo); err != nil {
+		t.Fatal(err)
+	}
+	before := tree(t, dir)
+	code, out, errs := call(t, nil, "gc", "--dry-run", "--root", root)
+	if want := "aaaa  team-a/old  /run/netns/gone is gone; would be freed: eth0=cbr0,net1=team-a/net\n1 to free\n"; code != OK || out != want {
+		t.Errorf("%d %q %s", code, out, errs)
+	}
+	if code, _, errs := call(t, nil, "gc", "--root", root); code != Usage || !strings.Contains(errs, "--dry-run") {
+		t.Errorf("%d %s", code, errs)
+	}
+	if len(tree(t, dir)) != len(before) {
+		t.Error("something was freed")
+	}
+}
