@@ -26,7 +26,7 @@ RUN_TESTS := $(GOTESTSUM) --format pkgname --format-hide-empty-pkg --
 TEST_TIMEOUT ?= 20m
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-fast lint fuzz faults rules bench demo cluster e2e image tools tools-cluster clean \
+.PHONY: help build test test-fast lint fuzz faults rules bench demo cluster e2e image man tools tools-cluster clean \
 	bin/cni bin/tools/kube-apiserver bin/tools/etcd bin/tools/gotestsum bin/tools/golangci-lint bin/demo \
 	bin/tools/kubelet bin/tools/containerd bin/tools/runc bin/cluster
 
@@ -97,6 +97,9 @@ SOURCE ?=
 
 image: ## write the container image for amd64 and arm64 into dist/, without a container engine
 	$(GO) run ./test/image -image '$(IMAGE)' -version '$(VERSION)' -revision '$(REVISION)' -source '$(SOURCE)' -buildvcs=$(BUILDVCS) $(ARGS)
+
+man: ## write the manual pages of multusctl into dist/man
+	$(GO) run ./test/man dist/man
 
 tools: $(TEST_TOOLS) $(GOTESTSUM) bin/tools/golangci-lint ## build all tools
 

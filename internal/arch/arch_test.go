@@ -142,6 +142,7 @@ func TestWhatIsLinked(t *testing.T) {
 		{"./cmd/multus-shim", []string{"k8s.io/", "sigs.k8s.io/", "net/http", "crypto/tls", "text/template"}},
 		{"./cmd/passthru", []string{"k8s.io/", "net/http", "multus/internal/engine"}},
 		{"./cmd/multus", []string{"k8s.io/client-go/kubernetes"}},
+		{"./cmd/multusctl", []string{"k8s.io/client-go/kubernetes", "github.com/spf13/cobra/doc"}},
 	} {
 		for _, dep := range list(t, tc.binary)[0].Deps {
 			if slices.ContainsFunc(tc.forbidden, func(f string) bool {
