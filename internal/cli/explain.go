@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -236,6 +237,9 @@ func (e *explain) explainPod(ctx context.Context, ref plan.Ref, raw []byte, devi
 	if err == nil {
 		out.Explanation, err = plan.Explain(p, req, conf)
 	}
+	if err == nil {
+		out.Notes = append(out.Notes, missingPlugins(p)...)
+	}
 	if err != nil {
 		ce := fault.ToCNI(err)
 		out.Failure = &failure{Pod: ref, Code: ce.Code, Message: ce.Msg, Fix: ce.Details}
@@ -244,6 +248,22 @@ func (e *explain) explainPod(ctx context.Context, ref plan.Ref, raw []byte, devi
 		out.Notes = append(out.Notes, strings.TrimSpace(line))
 	}
 	return out, nil
+}
+
+// missingPlugins are those that this machine does not have, if it is a node at all: ADD would fail there.
+func missingPlugins(p *plan.Plan) []string {
+	if info, err := os.Stat(p.Dirs.Binary); err != nil || !info.IsDir() {
+		return nil
+	}
+	var out []string
+	for i := range p.Attachments {
+		for _, typ := range p.Attachments[i].Config.Types() {
+			if _, err := os.Stat(filepath.Join(p.Dirs.Binary, typ)); err != nil {
+				out = append(out, fmt.Sprintf("plugin %s of network %s is not in %s: on this machine ADD would look for it in the runtime's directories, and fail", typ, p.Attachments[i].Name, p.Dirs.Binary))
+			}
+		}
+	}
+	return out
 }
 
 func withoutTime(_ []string, a slog.Attr) slog.Attr {

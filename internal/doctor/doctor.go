@@ -40,7 +40,7 @@ type Check struct {
 // Checks are all checks, in the order in which one fault explains the next.
 func Checks() []Check {
 	return []Check{
-		distributionCheck, slotCheck, configurationCheck, pluginsCheck, readonlyCheck, netnsCheck, mountsCheck, daemonCheck, apiCheck,
+		distributionCheck, runtimeCheck, slotCheck, configurationCheck, pluginsCheck, readonlyCheck, netnsCheck, mountsCheck, daemonCheck, apiCheck,
 		kubeletCheck, mastersCheck, kernelCheck, ledgerCheck, reservationsCheck,
 	}
 }

@@ -28,6 +28,12 @@ var faults = []struct {
 	{"another file comes first (P02)", "slot", "00-aaa.conflist and not", func(f *fake) {
 		f.write(filepath.Join(f.dist.ConfDir, "00-aaa.conflist"), `{"cniVersion":"1.0.0","name":"x","plugins":[{"type":"bridge"}]}`)
 	}},
+	{"the runtime loads from elsewhere (P17)", "runtime", "the runtime looks for its CNI configuration in /etc/cni/other", func(f *fake) {
+		f.write("/etc/containerd/conf.d/50-cni.toml", "[plugins.cri.cni]\n  # conf_dir = \"/etc/cni/net.d\"\n  conf_dir = '/etc/cni/other'\n")
+	}},
+	{"the runtime starts from elsewhere (P17)", "runtime", "the runtime looks for its plugins in /usr/libexec/cni, /opt/other", func(f *fake) {
+		f.write("/etc/crio/crio.conf.d/10-cni", "plugin_dirs = [\n\t\"/usr/libexec/cni\",\n\t\"/opt/other\",\n]\n")
+	}},
 	{"half-written configuration (P16)", "slot", "is no valid CNI configuration", func(f *fake) { f.write(f.slot(), `{"cniVersion": "1.0`) }},
 	{"empty configuration (P16)", "slot", "is no valid CNI configuration", func(f *fake) { f.write(f.slot(), "") }},
 	{"Cilium renames the file (P11)", "slot", "Cilium renames", func(f *fake) { f.write(f.slot()+".cilium_bak", "{}") }},

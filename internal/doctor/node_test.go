@@ -85,6 +85,7 @@ func healthy(tb testing.TB, name string) *fake {
 	f.dist = f.distribution()
 	f.directories()
 	f.configuration()
+	f.runtime()
 	f.programs("multus-shim", "passthru", "bridge", "host-local", "portmap", "macvlan", "vlan", "host-device", "static")
 	f.definitions = []plan.Definition{
 		{Ref: plan.Ref{Namespace: "a", Name: "storage"}, Config: `{"type":"macvlan","master":"eth1","mtu":1500,"ipam":{"type":"host-local","ranges":[[{"subnet":"192.0.2.0/24"}]]}}`},
@@ -118,6 +119,11 @@ func (f *fake) directories() {
 	f.write("/lib/modules/6.12.1/modules.builtin", "kernel/net/bridge/bridge.ko\n")
 	f.write("/lib/modules/6.12.1/modules.dep", "kernel/drivers/net/macvlan.ko.zst: \nkernel/net/8021q/8021q.ko: kernel/net/802/garp.ko\n")
 	f.write(filepath.Join(f.dist.KubeletRoot, "pod-resources/kubelet.sock"), "")
+}
+
+// runtime writes a runtime's configuration that looks where it should.
+func (f *fake) runtime() {
+	f.write("/etc/containerd/config.toml", fmt.Sprintf("[plugins.cri.cni]\n  bin_dirs = [\"/usr/libexec/cni\", \"%s\"]\n  conf_dir = \"%s\"\n", f.dist.BinDir, f.dist.ConfDir))
 }
 
 // configuration writes what the daemon of this distribution's overlay would have.
