@@ -91,8 +91,8 @@ func Command(env Env) *cobra.Command {
 	root.SetVersionTemplate("multusctl: {{.Version}}\n")
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", "table", "`format`: table, json or yaml")
 	root.AddCommand(
-		a.attachCommand(), a.detachCommand(), a.doctorCommand(), a.explainCommand(), a.gcCommand(), a.graphCommand(), a.ledgerCommand(),
-		a.lintCommand(), a.networksCommand(), a.statusCommand(),
+		a.attachCommand(), a.detachCommand(), a.devicesCommand(), a.doctorCommand(), a.explainCommand(), a.gcCommand(), a.graphCommand(),
+		a.ledgerCommand(), a.lintCommand(), a.networksCommand(), a.statusCommand(),
 	)
 	for _, c := range everyCommand(root) {
 		strict(c)

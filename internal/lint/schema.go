@@ -8,11 +8,12 @@ import (
 // keys are the members that an object may have, and their types.
 type keys map[string]kind
 
-// common are the keys of every plugin configuration (CNI SPEC 1.1 §1), and the two in which Multus puts a device.
+// common are the keys of every plugin configuration (CNI SPEC 1.1 §1), and those of Multus: the two in which it puts a
+// device, and allowInUse.
 var common = keys{
 	"cniVersion": isText, "cniVersions": isList, "name": isText, "type": isText, "ipam": isObject, "dns": isObject, "capabilities": isAny,
 	"args": isObject, "runtimeConfig": isObject, "prevResult": isObject, "disableCheck": isBool, "disableGC": isBool,
-	"loadOnlyInlinedPlugins": isBool, "deviceID": isText, "pciBusID": isText,
+	"loadOnlyInlinedPlugins": isBool, "deviceID": isText, "pciBusID": isText, "allowInUse": isBool,
 }
 
 // ofList are the keys of a list beside its plugins.

@@ -1,0 +1,46 @@
+package cli
+
+import (
+	"encoding/json"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"multus/test/testnet"
+)
+
+// TestDevices looks at a node of its own: a free cable, a bridge with a port, and lo, each with its reason (P21).
+func TestDevices(t *testing.T) {
+	t.Parallel()
+	node, other, dir := testnet.New(t), testnet.New(t), t.TempDir()
+	testnet.RequireKernel(t, "bridge")
+	testnet.Veth(t, node, "free0", node, "free1")
+	testnet.Veth(t, node, "uplink", other, "router")
+	testnet.Addr(t, node, "uplink", "192.0.2.2/24")
+	args := []string{"devices", "--state-dir", filepath.Join(dir, "state"), "--lock-file", filepath.Join(dir, "locks"), "--node-address", "192.0.2.2"}
+	node.Do(t, func() {
+		code, out, errs := call(t, nil, append(args, "-o", "json")...)
+		var list struct{ Devices []deviceRow }
+		if err := json.Unmarshal([]byte(out), &list); err != nil || code != OK {
+			t.Fatalf("%d %v %s%s", code, err, out, errs)
+		}
+		free := map[string]bool{}
+		kinds := map[string]string{}
+		for _, d := range list.Devices {
+			free[d.Name] = d.Free
+			for _, r := range d.Reasons {
+				kinds[d.Name] += r.Kind + " "
+			}
+		}
+		if len(free) != 4 || !free["free0"] || !free["free1"] || free["lo"] || free["uplink"] {
+			t.Errorf("%s", out)
+		}
+		if kinds["lo"] == "" || !strings.Contains(kinds["uplink"], "node-address") {
+			t.Errorf("%v", kinds)
+		}
+		code, out, _ = call(t, nil, args...)
+		if code != OK || !strings.Contains(out, "free0   veth") || !strings.Contains(out, "  yes   -") || !strings.Contains(out, "192.0.2.2") {
+			t.Errorf("%d\n%s", code, out)
+		}
+	})
+}
