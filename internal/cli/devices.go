@@ -44,10 +44,11 @@ func (a *app) devicesCommand() *cobra.Command {
 		Long: "List the interfaces of this node: which are free for a pod (host-device), and why the others are not. It decides as\n" +
 			"ADD does. Interfaces that a pod has are listed too, with the pod.",
 		RunE: func(*cobra.Command, []string) error {
-			rows, err := deviceRows(dir, locks, addresses)
+			inv, err := inventory(dir, locks, addresses)
 			if err != nil {
 				return err
 			}
+			rows := deviceRows(inv)
 			return a.print(map[string]any{"devices": rows}, func(w io.Writer) {
 				table := [][]string{{"DEVICE", "TYPE", "MAC", "BUS", "FREE", "WHY NOT"}}
 				for _, r := range rows {
@@ -67,8 +68,8 @@ func (a *app) devicesCommand() *cobra.Command {
 	return c
 }
 
-// deviceRows makes the inventory of the node that this process is on.
-func deviceRows(dir, locks string, addresses []string) (_ []deviceRow, err error) {
+// inventory is what there is on the node that this process is on, and who has it.
+func inventory(dir, locks string, addresses []string) (_ *device.Inventory, err error) {
 	claims, err := (&ledger.Store{Dir: dir, Log: slog.New(slog.DiscardHandler)}).Claims(locks)
 	if err != nil {
 		return nil, err
@@ -82,6 +83,10 @@ func deviceRows(dir, locks string, addresses []string) (_ []deviceRow, err error
 	if err != nil {
 		return nil, fmt.Errorf("list devices of the node: %w", err)
 	}
+	return inv, nil
+}
+
+func deviceRows(inv *device.Inventory) []deviceRow {
 	rows := []deviceRow{}
 	for _, s := range inv.List() {
 		row := deviceRow{
@@ -96,7 +101,7 @@ func deviceRows(dir, locks string, addresses []string) (_ []deviceRow, err error
 		}
 		rows = append(rows, row)
 	}
-	return rows, nil
+	return rows
 }
 
 // why is why a device is not free.

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/json"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -42,5 +43,35 @@ func TestDevices(t *testing.T) {
 		if code != OK || !strings.Contains(out, "free0   veth") || !strings.Contains(out, "  yes   -") || !strings.Contains(out, "192.0.2.2") {
 			t.Errorf("%d\n%s", code, out)
 		}
+		// explain on that node says what ADD would say.
+		objects := filepath.Join(dir, "pod.yaml")
+		write(t, objects, pods("uplink"))
+		write(t, filepath.Join(dir, "bin", "host-device"), "")
+		conf := filepath.Join(dir, "multus.conf")
+		write(t, conf, `{"cniVersion":"1.0.0","name":"m","type":"multus","delegates":[{"name":"c","type":"host-device","device":"free0"}],"binDir":"`+
+			filepath.Join(dir, "bin")+`","cniDir":"`+filepath.Join(dir, "state")+`","nodeAddresses":["192.0.2.2"]}`)
+		code, out, errs = call(t, nil, "explain", "-f", objects, "--config", conf)
+		if code != OK || !strings.Contains(out, `ADD would fail: device "uplink" of network default/nic is not free`) || strings.Contains(out, `device "free0"`) {
+			t.Errorf("%d %s%s", code, out, errs)
+		}
 	})
+}
+
+func write(t *testing.T, path, data string) {
+	t.Helper()
+	err := os.MkdirAll(filepath.Dir(path), 0o755)
+	if err == nil {
+		err = os.WriteFile(path, []byte(data), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// pods is a pod that asks for a device of the node.
+func pods(device string) string {
+	return `{apiVersion: k8s.cni.cncf.io/v1, kind: NetworkAttachmentDefinition, metadata: {name: nic}, spec: {config: '{"type":"host-device","device":"` + device + `"}'}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: p, annotations: {k8s.v1.cni.cncf.io/networks: nic}}}
+`
 }

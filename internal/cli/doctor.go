@@ -21,7 +21,7 @@ import (
 )
 
 func (a *app) doctorCommand() *cobra.Command {
-	var node, root string
+	var node, root, confDir string
 	c := &cobra.Command{
 		Use:   "doctor",
 		Short: "Find out what is wrong with this node",
@@ -35,11 +35,13 @@ func (a *app) doctorCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			n.ConfDir = confDir
 			return a.printReport(doctor.Run(cmd.Context(), n))
 		},
 	}
 	a.source.add(c.Flags())
-	c.Flags().StringVar(&node, "node-name", a.Getenv("MULTUS_NODE_NAME"), "`name` of this node, for the commands that are proposed (default: MULTUS_NODE_NAME, else the host's name)")
+	c.Flags().StringVar(&node, "node", a.Getenv("MULTUS_NODE_NAME"), "`name` of this node, for the commands that are proposed (default: MULTUS_NODE_NAME, else the host's name)")
+	c.Flags().StringVar(&confDir, "conf-dir", "", "`directory` from which the runtime loads its CNI configuration (default: the daemon's configuration, else the distribution's)")
 	c.Flags().StringVar(&root, "root", "/", "`directory` where the node's file system is seen")
 	return c
 }

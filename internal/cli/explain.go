@@ -18,9 +18,11 @@ import (
 
 	"multus/internal/autoconf"
 	"multus/internal/config"
+	"multus/internal/device"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
 	"multus/internal/fault"
+	"multus/internal/host/plugin"
 	"multus/internal/source/file"
 	"multus/internal/source/podresources"
 )
@@ -238,7 +240,7 @@ func (e *explain) explainPod(ctx context.Context, ref plan.Ref, raw []byte, devi
 		out.Explanation, err = plan.Explain(p, req, conf)
 	}
 	if err == nil {
-		out.Notes = append(out.Notes, missingPlugins(p)...)
+		out.Notes = append(out.Notes, e.onThisNode(p, conf)...)
 	}
 	if err != nil {
 		ce := fault.ToCNI(err)
@@ -250,17 +252,38 @@ func (e *explain) explainPod(ctx context.Context, ref plan.Ref, raw []byte, devi
 	return out, nil
 }
 
-// missingPlugins are those that this machine does not have, if it is a node at all: ADD would fail there.
-func missingPlugins(p *plan.Plan) []string {
+// onThisNode tells what an ADD on this machine would meet, if it is a node at all: plugins that are not there, devices
+// that a pod may not have.
+func (e *explain) onThisNode(p *plan.Plan, conf *config.Plugin) []string {
 	if info, err := os.Stat(p.Dirs.Binary); err != nil || !info.IsDir() {
 		return nil
 	}
 	var out []string
+	var asked []device.Reference
 	for i := range p.Attachments {
-		for _, typ := range p.Attachments[i].Config.Types() {
+		a := &p.Attachments[i]
+		for _, typ := range a.Config.Types() {
 			if _, err := os.Stat(filepath.Join(p.Dirs.Binary, typ)); err != nil {
-				out = append(out, fmt.Sprintf("plugin %s of network %s is not in %s: on this machine ADD would look for it in the runtime's directories, and fail", typ, p.Attachments[i].Name, p.Dirs.Binary))
+				out = append(out, fmt.Sprintf("plugin %s of network %s is not in %s: on this machine ADD would look for it in the runtime's directories, and fail", typ, a.Name, p.Dirs.Binary))
 			}
+		}
+		refs, err := device.References(a.Name, a.Config, a.RuntimeConfig)
+		if err != nil {
+			out = append(out, fmt.Sprintf("ADD would fail: network %s: %v", a.Name, err))
+		}
+		asked = append(asked, refs...)
+	}
+	if len(asked) == 0 {
+		return out
+	}
+	inv, err := inventory(p.Dirs.State, plugin.LockFile, conf.NodeAddresses)
+	if err != nil {
+		return append(out, fmt.Sprintf("the devices of this machine are not known: %v", err))
+	}
+	for _, ref := range asked {
+		var refusal *device.Refusal
+		if _, err := inv.Judge(ref); errors.As(err, &refusal) {
+			out = append(out, fmt.Sprintf("on this machine ADD would fail: %v; %s", refusal, refusal.Next()))
 		}
 	}
 	return out

@@ -213,6 +213,31 @@ func TestHealthy(t *testing.T) {
 	}
 }
 
+// TestHealthyWithoutDaemonFile: on the node itself the daemon's file is not there, it is a ConfigMap of the pod; and a
+// directory of one's own can be named.
+func TestHealthyWithoutDaemonFile(t *testing.T) {
+	t.Parallel()
+	for dist := range releases {
+		t.Run(dist, func(t *testing.T) {
+			t.Parallel()
+			f := healthy(t, dist)
+			f.remove(daemonFile)
+			if r := Run(t.Context(), f.Node); len(r.Findings) > 0 {
+				t.Errorf("%+v", r.Findings)
+			}
+			f.mkdir("/etc/own")
+			f.rename(f.slot(), "/etc/own/00-multus.conf")
+			f.remove("/etc/containerd")
+			f.ConfDir = "/etc/own"
+			for _, x := range Run(t.Context(), f.Node).Findings {
+				if x.Check != "distribution" {
+					t.Errorf("%+v", x)
+				}
+			}
+		})
+	}
+}
+
 // TestWrongDirectories: a base manifest on a distribution with directories of its own (P17).
 func TestWrongDirectories(t *testing.T) {
 	t.Parallel()

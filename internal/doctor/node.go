@@ -29,6 +29,9 @@ type Node struct {
 	Root string
 	// Arch is the node's architecture as Go names it.
 	Arch string
+	// ConfDir is the directory from which the runtime loads its configuration, where it is neither the distribution's
+	// nor in the daemon's file.
+	ConfDir string
 	// InPod says that Root is a container's, which holds of the node only what is mounted into it.
 	InPod bool
 	// Interfaces are those of the node's own network namespace.
@@ -153,6 +156,9 @@ func (n *Node) setup() *setup {
 
 // confDir is the directory from which the runtime loads its configuration.
 func (n *Node) confDir() string {
+	if n.ConfDir != "" {
+		return n.ConfDir
+	}
 	if b, err := n.read(daemonFile); err == nil {
 		if d, err := config.ParseDaemon(b); err == nil && d.CNIConfigDir != "" && strings.Contains(string(b), "cniConfigDir") {
 			return d.HostPath(d.CNIConfigDir)
