@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/pflag"
 
@@ -121,12 +122,11 @@ func (l layered) Pod(ctx context.Context, ref plan.Ref) (*plan.Pod, error) {
 
 // parseRef reads NAMESPACE/NAME; a name alone is in the namespace default.
 func parseRef(s string) (plan.Ref, error) {
-	ns, name := filepath.Split(s)
-	ns = filepath.Clean(ns)
-	if ns == "." {
-		ns = file.DefaultNamespace
+	ns, name, ok := strings.Cut(s, "/")
+	if !ok {
+		ns, name = file.DefaultNamespace, s
 	}
-	if name == "" || ns == "/" || filepath.Base(ns) != ns {
+	if ns == "" || name == "" || strings.Contains(name, "/") {
 		return plan.Ref{}, usageError{fmt.Errorf("%q names no pod: want NAMESPACE/NAME", s)}
 	}
 	return plan.Ref{Namespace: ns, Name: name}, nil

@@ -75,21 +75,22 @@ func (a *app) statusCommand() *cobra.Command {
 			"a named pod, what its annotation network-status tells. Exit code 1 if they differ.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			out := statusOutput{Daemon: daemonState(cmd.Context(), filepath.Join(socketDir, config.SocketName)), Pods: []podStatus{}}
+			out := statusOutput{Daemon: daemonState(cmd.Context(), filepath.Join(socketDir, config.SocketName))}
 			records, err := readLedger(dir)
 			if err != nil {
 				return err
 			}
-			if len(args) == 1 {
-				records = slices.DeleteFunc(records, func(r record) bool { return r.name() != args[0] })
+			if len(args) == 0 {
+				out.Pods = observeAll(records)
+				return a.printStatus(&out)
 			}
-			for _, r := range records {
-				out.Pods = append(out.Pods, observe(r))
+			ref, err := parseRef(args[0])
+			if err != nil {
+				return err
 			}
-			if len(args) == 1 {
-				if out.Pods, err = a.reported(cmd.Context(), args[0], out.Pods); err != nil {
-					return err
-				}
+			records = slices.DeleteFunc(records, func(r record) bool { return r.name() != ref.String() })
+			if out.Pods, err = a.reported(cmd.Context(), ref, observeAll(records)); err != nil {
+				return err
 			}
 			return a.printStatus(&out)
 		},
@@ -112,6 +113,14 @@ func daemonState(ctx context.Context, socket string) daemonStatus {
 		return daemonStatus{Socket: socket, State: "unreachable", Message: err.Error()}
 	}
 	return daemonStatus{Socket: socket, State: "not ready", Message: err.Error()}
+}
+
+func observeAll(records []record) []podStatus {
+	out := []podStatus{}
+	for _, r := range records {
+		out = append(out, observe(r))
+	}
+	return out
 }
 
 // observe compares a record with what is in the network namespace.
@@ -167,15 +176,11 @@ func (i *podInterface) fill(l link.Interface) {
 }
 
 // reported adds what the annotation of the pod tells. Without a source, what the node knows is all there is.
-func (a *app) reported(ctx context.Context, name string, pods []podStatus) ([]podStatus, error) {
+func (a *app) reported(ctx context.Context, ref plan.Ref, pods []podStatus) ([]podStatus, error) {
 	s, err := a.open()
 	if errors.Is(err, errNoSource) && len(pods) > 0 {
 		return pods, nil
 	}
-	if err != nil {
-		return nil, err
-	}
-	ref, err := parseRef(name)
 	if err != nil {
 		return nil, err
 	}

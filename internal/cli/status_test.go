@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -69,6 +70,18 @@ func TestStatus(t *testing.T) {
 	}
 	if code, _, errs := call(t, nil, "status", "team-a/none", "--state-dir", dir, "--socket-dir", dir, "--kubeconfig", kubeconfig); code != Found || !strings.Contains(errs, "not found") {
 		t.Errorf("%d %s", code, errs)
+	}
+}
+
+// TestParseRef: a name alone is in the namespace default; anything else is a mistake of the user.
+func TestParseRef(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{"a/b": "a/b", "b": "default/b", "": "", "/b": "", "a/": "", "a/b/c": ""} {
+		ref, err := parseRef(in)
+		var usage usageError
+		if want == "" != errors.As(err, &usage) || want != "" && ref.String() != want {
+			t.Errorf("%q: %s, %v", in, ref, err)
+		}
 	}
 }
 
