@@ -12,6 +12,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"multus/internal/config"
 	"multus/internal/engine"
@@ -65,11 +66,16 @@ func (t *attachment) flags(c *cobra.Command) {
 	f.StringVar(&t.netns, "netns", "", "`path` of the network namespace")
 	f.StringVar(&t.container, "container", "", "container `ID` under which it is remembered (default: multusctl-NAMESPACE-NAME)")
 	f.StringVar(&t.ifName, "ifname", "eth0", "`name` of the cluster network's interface")
+	t.directories(f)
+	must(c.MarkFlagRequired("netns"))
+}
+
+// directories are the flags that say where this node has its things.
+func (t *attachment) directories(f *pflag.FlagSet) {
 	f.StringVar(&t.conf, "config", "", "CNI configuration `file` of Multus")
 	f.StringVar(&t.pluginDir, "plugin-dir", config.DefaultBinDir, "`directory` of the plugins")
 	f.StringVar(&t.stateDir, "state-dir", config.DefaultCNIDir, "the state `directory`")
 	f.StringVar(&t.locks, "lock-file", plugin.LockFile, "the `file` of the locks")
-	must(c.MarkFlagRequired("netns"))
 }
 
 func (t *attachment) attach(ctx context.Context, name string) error {
@@ -151,7 +157,7 @@ func (t *attachment) configuration() ([]byte, error) {
 
 func (t *attachment) engine(r *plan.Resolver) *engine.Engine {
 	r.Log = slog.New(slog.NewTextHandler(t.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	return engine.New(engine.Deps{Planner: r, Publisher: silent{}, Status: silent{}, LockFile: t.locks, Log: r.Log})
+	return engine.New(engine.Deps{Planner: r, Publisher: silent{}, Status: silent{}, LockFile: t.locks, Boot: plugin.Boot(), Log: r.Log})
 }
 
 // silent tells nobody: what is done by hand is nobody's pod.

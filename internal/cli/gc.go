@@ -1,50 +1,95 @@
 package cli
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
-	"multus/internal/doctor"
+	"multus/internal/engine"
+	"multus/internal/engine/plan"
+	"multus/internal/engine/request"
 )
 
+// gone is a sandbox as gc prints it.
+type gone struct {
+	Container string   `json:"container"`
+	Pod       string   `json:"pod,omitempty"`
+	Netns     string   `json:"netns"`
+	Networks  []string `json:"networks"`
+	Why       string   `json:"why"`
+	// Freed tells that it was freed; Problem says why it was not.
+	Freed   bool   `json:"freed"`
+	Problem string `json:"problem,omitempty"`
+}
+
 func (a *app) gcCommand() *cobra.Command {
+	t := &attachment{app: a}
 	var dryRun bool
-	var root string
+	var grace time.Duration
 	c := &cobra.Command{
-		Use:   "gc --dry-run",
-		Short: "Show what this node remembers of sandboxes that are gone",
-		Long: "Show what this node remembers of sandboxes that are gone, and that a GC would free: their network namespace does\n" +
-			"not exist, and has not for ten minutes. Nothing is freed; the container runtime's GC does that.",
-		RunE: func(*cobra.Command, []string) error {
-			if !dryRun {
-				return usageError{errors.New("give --dry-run: freeing is left to the container runtime's GC")}
-			}
-			n, err := a.node(root, "")
-			if err != nil {
-				return err
-			}
-			stale, err := doctor.Stale(n)
-			if err != nil {
-				return err
-			}
-			records := []record{}
-			for _, r := range stale {
-				rec := newRecord(r.ContainerID, r, nil)
-				rec.State = stateGone
-				records = append(records, rec)
-			}
-			return a.print(map[string]any{"records": records}, func(w io.Writer) {
-				for _, r := range records {
-					fmt.Fprintf(w, "%s  %s  %s is gone; would be freed: %s\n", short(r.Container), r.name(), r.Netns, r.networks())
-				}
-				fmt.Fprintf(w, "%d to free\n", len(records))
-			})
-		},
+		Use:   "gc",
+		Short: "Free what sandboxes hold that are gone",
+		Long: "Free what this node remembers of sandboxes that are gone, as the DEL would have that they never got: addresses, host\n" +
+			"ports, interfaces. Gone is a sandbox whose network namespace does not exist, if the node was started since, or if the\n" +
+			"record is older than --grace. What lives, and what is being worked on, is not touched. It runs on the node, as root,\n" +
+			"where the network namespaces of the container runtime can be seen; the runtime's own GC does the same by its list.",
+		Example: "  multusctl gc --dry-run\n  multusctl gc",
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return t.gc(cmd.Context(), grace, dryRun) },
 	}
-	c.Flags().BoolVar(&dryRun, "dry-run", false, "only show")
-	c.Flags().StringVar(&root, "root", "/", "`directory` where the node's file system is seen")
+	t.directories(c.Flags())
+	c.Flags().BoolVar(&dryRun, "dry-run", false, "only show what would be freed")
+	c.Flags().DurationVar(&grace, "grace", engine.DefaultGrace, "how old a `record` of this boot must be")
 	return c
+}
+
+func (t *attachment) gc(ctx context.Context, grace time.Duration, dryRun bool) error {
+	conf, err := t.configuration()
+	if err != nil {
+		return err
+	}
+	req := &request.Request{Command: request.Del, Path: t.pluginDir, Config: conf}
+	found, err := t.engine(&plan.Resolver{}).Collect(ctx, req, grace, dryRun)
+	if err != nil {
+		return told(err)
+	}
+	list, left := []gone{}, 0
+	for _, g := range found {
+		one := gone{Container: g.ContainerID, Pod: g.Pod, Netns: g.Netns, Networks: g.Networks, Why: g.Why, Freed: g.Freed}
+		if g.Err != nil {
+			one.Problem = told(g.Err).Error()
+			left++
+		}
+		list = append(list, one)
+	}
+	err = t.print(map[string]any{"sandboxes": list}, func(w io.Writer) {
+		for _, g := range list {
+			fmt.Fprintf(w, "%s  %s  %s: %s; %s\n", short(g.Container), cmp.Or(g.Pod, "-"), g.Netns, cmp.Or(g.Problem, g.Why), g.outcome())
+		}
+		if dryRun {
+			fmt.Fprintf(w, "%d to free\n", len(list)-left)
+			return
+		}
+		fmt.Fprintf(w, "%d freed\n", len(list)-left)
+	})
+	if err == nil && left > 0 {
+		return errors.New("something is left: run it again once the problem is gone")
+	}
+	return err
+}
+
+func (g *gone) outcome() string {
+	switch {
+	case g.Freed:
+		return "freed: " + strings.Join(g.Networks, ", ")
+	case g.Problem != "":
+		return "left: " + strings.Join(g.Networks, ", ")
+	}
+	return "would be freed: " + strings.Join(g.Networks, ", ")
 }

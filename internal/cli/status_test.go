@@ -128,30 +128,3 @@ func TestDaemonState(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 }
-
-// TestGC: only what has been gone for a while is shown, and nothing is freed (P22).
-func TestGC(t *testing.T) {
-	t.Parallel()
-	root := t.TempDir()
-	dir := filepath.Join(root, "var/lib/cni/multus")
-	if err := os.MkdirAll(filepath.Join(root, "run/netns"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	remember(t, dir, "aaaa", "old", "/run/netns/gone")
-	remember(t, dir, "bbbb", "coming", "/run/netns/gone-too")
-	hourAgo := time.Now().Add(-time.Hour)
-	if err := os.Chtimes(filepath.Join(dir, "aaaa"), hourAgo, hourAgo); err != nil {
-		t.Fatal(err)
-	}
-	before := tree(t, dir)
-	code, out, errs := call(t, nil, "gc", "--dry-run", "--root", root)
-	if want := "aaaa  team-a/old  /run/netns/gone is gone; would be freed: eth0=cbr0,net1=team-a/net\n1 to free\n"; code != OK || out != want {
-		t.Errorf("%d %q %s", code, out, errs)
-	}
-	if code, _, errs := call(t, nil, "gc", "--root", root); code != Usage || !strings.Contains(errs, "--dry-run") {
-		t.Errorf("%d %s", code, errs)
-	}
-	if len(tree(t, dir)) != len(before) {
-		t.Error("something was freed")
-	}
-}

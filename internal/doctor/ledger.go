@@ -6,15 +6,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
-	"time"
 
+	"multus/internal/engine"
 	"multus/internal/engine/ledger"
 )
 
 // grace is how old a record or a reservation must be before it can be a leftover: a sandbox may be coming or going.
-const grace = 10 * time.Minute
+const grace = engine.DefaultGrace
 
 var ledgerCheck = Check{
 	Name: "ledger", About: "every record can be read and belongs to a sandbox that lives",
@@ -41,7 +40,7 @@ var ledgerCheck = Check{
 		if len(stale) > 0 {
 			out = append(out, Finding{
 				Severity: Warning, Message: fmt.Sprintf("%d %s of sandboxes that are gone: what they reserved is not free", len(stale), plural(len(stale), "record")),
-				Evidence: strings.Join(stale, ", "), Fix: "multusctl gc --dry-run shows them; the runtime's GC frees them (containerd 2, CRI-O 1.31)",
+				Evidence: strings.Join(stale, ", "), Fix: "multusctl gc --dry-run shows them, multusctl gc frees them; so does the runtime's GC (containerd 2, CRI-O 1.31)",
 			})
 		}
 		damaged, err := store.Damaged()
@@ -61,27 +60,6 @@ func (n *Node) cannotSeeNetns() error {
 		return errors.New("network namespaces are not seen from here: run it on the node")
 	}
 	return nil
-}
-
-// Stale returns the records of sandboxes that are gone: what a GC would free. Records that cannot be read are left to the
-// ledger check.
-func Stale(n *Node) ([]*ledger.Record, error) {
-	if err := n.cannotSeeNetns(); err != nil {
-		return nil, err
-	}
-	store := n.ledger()
-	ids, err := store.Containers()
-	if err != nil {
-		return nil, err
-	}
-	slices.Sort(ids)
-	var out []*ledger.Record
-	for _, id := range ids {
-		if r, err := store.Inspect(id, ledger.UsualName); err == nil && n.isStale(r) {
-			out = append(out, r)
-		}
-	}
-	return out, nil
 }
 
 // isStale tells that the sandbox of a record is gone, and not since a moment ago.

@@ -113,9 +113,9 @@ func (c *call) collectGone(ctx context.Context, why func(*ledger.Record) string,
 			return out, fmt.Errorf("free sandboxes that are gone: %w", context.Cause(ctx))
 		}
 		var reason string
-		r, kept, err := c.collect(ctx, id, func(r *ledger.Record) bool {
+		r, kept, err := c.look(ctx, id, dry, func(r *ledger.Record) bool {
 			reason = why(r)
-			return reason != "" && !dry
+			return reason != ""
 		})
 		if reason == "" && err == nil {
 			continue
@@ -131,6 +131,22 @@ func (c *call) collectGone(ctx context.Context, why func(*ledger.Record) string,
 		out = append(out, g)
 	}
 	return out, nil
+}
+
+// look is collect, or with dry a look without any effect.
+func (c *call) look(ctx context.Context, id string, dry bool, stale func(*ledger.Record) bool) (r *ledger.Record, kept bool, err error) {
+	if !dry {
+		return c.collect(ctx, id, stale)
+	}
+	r, err = c.store.Inspect(id, ledger.UsualName)
+	if r == nil {
+		return &ledger.Record{ContainerID: id}, true, err
+	}
+	busy, lerr := fsx.Held(c.deps.LockFile, id)
+	if !busy && lerr == nil {
+		stale(r)
+	}
+	return r, true, errors.Join(err, lerr)
 }
 
 // collect frees one sandbox if stale says so of its record, unless it is being worked on, and returns what was

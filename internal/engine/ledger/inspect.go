@@ -7,7 +7,7 @@ import (
 )
 
 // Inspect reads a record for people and changes nothing: unlike Read it leaves a damaged file where it is, and does not
-// look into libcni's cache. The error says what could not be read; the record is what could. Both are nil when there
+// take libcni's results for it. The error says what could not be read; the record is what could. Both are nil when there
 // is no such file.
 func (s *Store) Inspect(containerID, ifName string) (*Record, error) {
 	b, err := os.ReadFile(s.path(containerID))
@@ -21,6 +21,7 @@ func (s *Store) Inspect(containerID, ifName string) (*Record, error) {
 	if err := s.decode(r, b, ifName); err != nil {
 		return r, fmt.Errorf("decode record of container %s: %w", containerID, err)
 	}
+	s.complete(r)
 	return r, nil
 }
 

@@ -159,7 +159,7 @@ func (v *verbs) prepare(command string, args *skel.CmdArgs) (*request.Request, *
 	return &request.Request{
 		Command: command, ContainerID: args.ContainerID, Netns: args.Netns, IfName: args.IfName,
 		Args: parsed, Path: args.Path, Config: args.StdinData,
-	}, engine.New(engine.Deps{Planner: c, Publisher: c, Status: c, LockFile: LockFile, Boot: boot(), Log: log}), nil
+	}, engine.New(engine.Deps{Planner: c, Publisher: c, Status: c, LockFile: LockFile, Boot: Boot(), Log: log}), nil
 }
 
 func (v *verbs) logger(conf *config.Plugin) *slog.Logger {
@@ -175,8 +175,8 @@ func (v *verbs) logger(conf *config.Plugin) *slog.Logger {
 	return log
 }
 
-// boot is the kernel's identity of this boot.
-func boot() string {
+// Boot is the kernel's identity of this boot, "" if it does not tell.
+func Boot() string {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return ""
