@@ -84,11 +84,14 @@ demo: build bin/cni bin/demo ## attach networks to a namespace before your eyes 
 cluster: $(CLUSTER_TOOLS) bin/cluster ## run a real Kubernetes of one node until Ctrl-C, and say how to use it (root)
 	bin/cluster $(ARGS)
 
-e2e: build $(CLUSTER_TOOLS) ## run the end-to-end tests, with a real Kubernetes (root)
-	$(GO) test -count=1 -timeout=$(TEST_TIMEOUT) $(ARGS) ./test/e2e/...
-	@table=$$(mktemp); trap 'rm -f "$$table"' EXIT; status=0; \
-		REALNODE_TABLE=$$table $(GO) test -count=1 -timeout=$(TEST_TIMEOUT) $(ARGS) ./test/realnode || status=$$?; \
-		cat "$$table"; exit $$status
+# What `make e2e` runs. The first part is in `make test`, too; the second only here, since it takes a whole node for minutes.
+E2E ?= ./test/e2e/... ./test/realnode
+
+e2e: build $(CLUSTER_TOOLS) $(GOTESTSUM) ## run the end-to-end tests, with a real Kubernetes, and print a table of them (root)
+	@results=$$(mktemp); trap 'rm -f "$$results"' EXIT; status=0; \
+		REALNODE=1 $(GOTESTSUM) --format pkgname --format-hide-empty-pkg --jsonfile "$$results" -- \
+			-p 1 -count=1 -timeout=$(TEST_TIMEOUT) $(ARGS) $(E2E) || status=$$?; \
+		echo; $(GO) run ./test/table "$$results"; exit $$status
 
 # The name that the image bears in the archives, as the manifests have it; what its labels tell.
 IMAGE ?= localhost/multus:latest
