@@ -10,6 +10,7 @@ package cluster
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -29,6 +30,9 @@ import (
 )
 
 const (
+	// PlainRuntime is a handler (of a RuntimeClass) whose pods get the cluster network from the runtime itself, whatever
+	// becomes of the directory of CNI configurations.
+	PlainRuntime = "plain"
 	// NodeName is the name of the node.
 	NodeName = "node-a"
 	// Uplink is a link of the node's that extra networks may use as master.
@@ -39,6 +43,7 @@ const (
 	// toolDir and stateDir are the cluster's own directories on the node.
 	toolDir  = "/cluster/bin"
 	stateDir = "/var/lib/cluster"
+	plainDir = "/etc/cni/plain.d"
 
 	// readyTimeout bounds the start of the cluster: 10 s on an idle machine, and a test must survive a busy one.
 	readyTimeout = 4 * time.Minute
@@ -67,6 +72,31 @@ type Options struct {
 	VarRunDir bool
 	// Plugins are the reference CNI plugins that the node has. Default: bridge, host-local, loopback, macvlan.
 	Plugins []string
+	// Paths are where the node's distribution has its directories; the zero value is the usual ones.
+	Paths Paths
+}
+
+// Paths are the directories in which distributions differ, absolute and as the node sees them.
+type Paths struct {
+	Conf       string // of CNI configurations. Default: /etc/cni/net.d
+	Bin        string // of CNI plugins. Default: /opt/cni/bin
+	Kubelet    string // Default: /var/lib/kubelet
+	Containerd string // its root. Default: /var/lib/containerd
+	Run        string // its state and its socket. Default: /run/containerd
+	// Plugins is where the reference plugins really are, if Bin has only links to them.
+	Plugins string
+	// Current is a link that is a part of the paths above, to a directory beside it: /var/snap/microk8s/current.
+	Current string
+}
+
+func (p Paths) orUsual() Paths {
+	p.Conf = cmp.Or(p.Conf, "/etc/cni/net.d")
+	p.Bin = cmp.Or(p.Bin, "/opt/cni/bin")
+	p.Kubelet = cmp.Or(p.Kubelet, "/var/lib/kubelet")
+	p.Containerd = cmp.Or(p.Containerd, "/var/lib/containerd")
+	p.Run = cmp.Or(p.Run, "/run/containerd")
+	p.Plugins = cmp.Or(p.Plugins, p.Bin)
+	return p
 }
 
 // Cluster is one running cluster.
@@ -76,6 +106,7 @@ type Cluster struct {
 	dir     string
 	cgroup  string
 	ca      []byte
+	mounts  []string // the node's mount points before anything ran on it
 	init    *process
 	servers map[string]*process
 
@@ -109,6 +140,7 @@ func Start(ctx context.Context, o Options) (_ *Cluster, retErr error) {
 	if o.Plugins == nil {
 		o.Plugins = []string{"bridge", "host-local", "loopback", "macvlan"}
 	}
+	o.Paths = o.Paths.orUsual()
 	root, err := moduleRoot()
 	if err != nil {
 		return nil, err
@@ -124,10 +156,13 @@ func Start(ctx context.Context, o Options) (_ *Cluster, retErr error) {
 			c.Stop()
 		}
 	}()
-	if err := errors.Join(c.writeFiles(), c.copyPlugins(), c.makeCgroups()); err != nil {
+	if err := errors.Join(c.writeFiles(), c.makeCgroups()); err != nil {
 		return nil, err
 	}
 	if err := c.startInit(); err != nil {
+		return nil, err
+	}
+	if c.mounts, err = c.mountPoints(); err != nil {
 		return nil, err
 	}
 	if err := c.connect(); err != nil {
@@ -180,6 +215,9 @@ func (c *Cluster) Stop() {
 	c.removeCgroups()
 }
 
+// Paths returns the node's directories, the usual ones filled in.
+func (c *Cluster) Paths() Paths { return c.options.Paths }
+
 // Path returns where a file of the node can be found by this process.
 func (c *Cluster) Path(name string) string { return fmt.Sprintf("/proc/%d/root%s", c.init.pid, name) }
 
@@ -201,12 +239,12 @@ func (c *Cluster) Logs(names ...string) string {
 func (c *Cluster) RESTConfig() *rest.Config {
 	return &rest.Config{
 		Host: "https://" + serviceIP, BearerToken: adminToken, TLSClientConfig: rest.TLSClientConfig{CAData: c.ca},
-		QPS: -1, Timeout: callTimeout, Dial: c.dial,
+		QPS: -1, Timeout: callTimeout, Dial: c.Dial,
 	}
 }
 
-// dial connects from within the node's network namespace: a socket belongs to the one it was made in.
-func (c *Cluster) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+// Dial connects from within the node's network namespace: a socket belongs to the one it was made in.
+func (c *Cluster) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	type result struct {
 		conn net.Conn
 		err  error

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -32,7 +33,7 @@ kind: KubeletConfiguration
 authentication: {anonymous: {enabled: true}, webhook: {enabled: false}}
 authorization: {mode: AlwaysAllow}
 cgroupDriver: cgroupfs
-cgroupRoot: %s
+cgroupRoot: {{cgroup}}
 failCgroupV1: false
 failSwapOn: false
 enforceNodeAllocatable: []
@@ -40,11 +41,11 @@ localStorageCapacityIsolation: false
 makeIPTablesUtilChains: false
 oomScoreAdj: 0
 resolvConf: ""
-staticPodPath: /var/lib/kubelet/static
-volumePluginDir: /var/lib/kubelet/volume-plugins
-containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
+staticPodPath: {{kubelet}}/static
+volumePluginDir: {{kubelet}}/volume-plugins
+containerRuntimeEndpoint: unix://{{run}}/containerd.sock
 imageGCHighThresholdPercent: 100
-evictionHard: {memory.available: "0%%", nodefs.available: "0%%", nodefs.inodesFree: "0%%", imagefs.available: "0%%", imagefs.inodesFree: "0%%"}
+evictionHard: {memory.available: "0%", nodefs.available: "0%", nodefs.inodesFree: "0%", imagefs.available: "0%", imagefs.inodesFree: "0%"}
 syncFrequency: 10s
 registerWithTaints: []
 registryPullQPS: 0
@@ -54,12 +55,12 @@ kubeAPIBurst: 200
 `
 
 const containerdConfig = `version = 3
-root = "/var/lib/containerd"
-state = "/run/containerd"
+root = "{{containerd}}"
+state = "{{run}}"
 disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.nri.v1.nri", "io.containerd.snapshotter.v1.blockfile", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.erofs", "io.containerd.tracing.processor.v1.otlp", "io.containerd.internal.v1.tracing"]
 
 [grpc]
-  address = "/run/containerd/containerd.sock"
+  address = "{{run}}/containerd.sock"
 
 [plugins."io.containerd.cri.v1.images"]
   snapshotter = "overlayfs"
@@ -71,17 +72,34 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.nri.v1.nri",
   restrict_oom_score_adj = true
   disable_apparmor = true
   [plugins."io.containerd.cri.v1.runtime".cni]
-    bin_dirs = ["/opt/cni/bin"]
-    conf_dir = "/etc/cni/net.d"
+    bin_dirs = ["{{bin}}"]
+    conf_dir = "{{conf}}"
   [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
     runtime_type = "io.containerd.runc.v2"
     [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
       BinaryName = "` + toolDir + `/runc"
       SystemdCgroup = false
+  [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.` + PlainRuntime + `]
+    runtime_type = "io.containerd.runc.v2"
+    cni_conf_dir = "` + plainDir + `"
+    [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.` + PlainRuntime + `.options]
+      BinaryName = "` + toolDir + `/runc"
+      SystemdCgroup = false
 `
 
-// primary is the cluster network: a bridge with addresses from a file.
-const primary = `{
+// fill puts the node's paths into a configuration.
+func (c *Cluster) fill(text string) []byte {
+	p := c.options.Paths
+	return []byte(strings.NewReplacer(
+		"{{conf}}", p.Conf, "{{bin}}", p.Bin, "{{kubelet}}", p.Kubelet, "{{containerd}}", p.Containerd, "{{run}}", p.Run, "{{cgroup}}", c.cgroup,
+	).Replace(text))
+}
+
+// PrimaryFile is the name of the cluster network's configuration.
+const PrimaryFile = "10-primary.conflist"
+
+// Primary is the cluster network's configuration: a bridge with addresses from a file.
+const Primary = `{
   "cniVersion": "1.0.0",
   "name": "primary",
   "plugins": [
@@ -91,15 +109,35 @@ const primary = `{
 }
 `
 
+// file is where a file of the node is before the node runs.
+func (c *Cluster) file(name string) string {
+	for _, dir := range writable {
+		if rest, ok := strings.CutPrefix(name, "/"+dir+"/"); ok {
+			return filepath.Join(c.dir, "volumes", strings.ReplaceAll(dir, "/", "-"), rest)
+		}
+	}
+	return filepath.Join(c.dir, "root", name)
+}
+
 // writeFiles makes the node's directories and the files in them.
 func (c *Cluster) writeFiles() error {
-	for _, dir := range []string{
-		"log", "root/etc", "volumes/var/lib/kubelet/static", "volumes/var/lib/kubelet/volume-plugins", "volumes/var/lib/cni", "volumes/var/log/pods", "volumes/var/log/containers",
-		"volumes/etc-cni/net.d", "volumes/opt-cni/bin", "volumes/var/lib/cluster",
-	} {
-		if err := os.MkdirAll(filepath.Join(c.dir, dir), 0o755); err != nil {
-			return fmt.Errorf("make directory: %w", err)
+	p := c.options.Paths
+	dirs := []string{filepath.Join(c.dir, "log"), filepath.Join(c.dir, "volumes/etc-cni"), filepath.Join(c.dir, "volumes/opt-cni"), c.file("/etc")}
+	if p.Current != "" {
+		dirs = append(dirs, c.file(filepath.Dir(p.Current)+"/1"))
+	}
+	if err := makeDirs(dirs...); err != nil {
+		return err
+	}
+	if p.Current != "" {
+		if err := os.Symlink("1", c.file(p.Current)); err != nil {
+			return fmt.Errorf("make link: %w", err)
 		}
+	}
+	err := makeDirs(c.file(p.Kubelet+"/static"), c.file(p.Kubelet+"/volume-plugins"), c.file("/var/lib/cni"), c.file("/var/log/pods"),
+		c.file("/var/log/containers"), c.file(p.Conf), c.file(plainDir), c.file(p.Bin), c.file(p.Plugins), c.file(stateDir))
+	if err != nil {
+		return err
 	}
 	files, err := newPKI()
 	if err != nil {
@@ -107,15 +145,16 @@ func (c *Cluster) writeFiles() error {
 	}
 	c.ca = files["ca.crt"]
 	put := map[string][]byte{
-		"volumes/etc-cni/net.d/10-primary.conflist": []byte(primary),
-		"root/etc/passwd":      []byte("root:x:0:0:root:/root:/bin/sh\n"),
-		"root/etc/group":       []byte("root:x:0:\n"),
-		"root/etc/hosts":       []byte("127.0.0.1 localhost\n" + nodeIP + " " + NodeName + "\n"),
-		"root/etc/resolv.conf": nil,
+		c.file(p.Conf + "/" + PrimaryFile):   []byte(Primary),
+		c.file(plainDir + "/" + PrimaryFile): []byte(Primary),
+		c.file("/etc/passwd"):                []byte("root:x:0:0:root:/root:/bin/sh\n"),
+		c.file("/etc/group"):                 []byte("root:x:0:\n"),
+		c.file("/etc/hosts"):                 []byte("127.0.0.1 localhost\n" + nodeIP + " " + NodeName + "\n"),
+		c.file("/etc/resolv.conf"):           nil,
 	}
 	files["tokens.csv"] = []byte(tokens)
-	files["kubelet.yaml"] = fmt.Appendf(nil, kubeletConfig, c.cgroup)
-	files["containerd.toml"] = []byte(containerdConfig)
+	files["kubelet.yaml"] = c.fill(kubeletConfig)
+	files["containerd.toml"] = c.fill(containerdConfig)
 	for name, token := range map[string]string{"admin": adminToken, "controller": controllerToken, "scheduler": schedulerToken, "node": nodeToken} {
 		b, err := c.kubeconfig(token)
 		if err != nil {
@@ -123,18 +162,27 @@ func (c *Cluster) writeFiles() error {
 		}
 		files[name+".kubeconfig"] = b
 		if token == adminToken {
-			put["kubeconfig"] = b
+			put[filepath.Join(c.dir, "kubeconfig")] = b
 		}
 	}
 	for name, b := range files {
-		put["volumes"+stateDir+"/"+name] = b
+		put[c.file(state(name))] = b
 	}
 	for name, b := range put {
-		if err := os.WriteFile(filepath.Join(c.dir, name), b, 0o644); err != nil {
+		if err := os.WriteFile(name, b, 0o644); err != nil {
 			return fmt.Errorf("write file: %w", err)
 		}
 	}
-	return c.linkRun()
+	return errors.Join(c.linkRun(), c.copyPlugins())
+}
+
+func makeDirs(dirs ...string) error {
+	for _, dir := range dirs {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("make directory: %w", err)
+		}
+	}
+	return nil
 }
 
 // linkRun makes /var/run, which is a link to /run on most systems and a directory on some.
@@ -170,8 +218,15 @@ func (c *Cluster) copyPlugins() error {
 		if err != nil {
 			return fmt.Errorf("%w: run `make bin/cni`: %w", ErrUnavailable, err)
 		}
-		if err := os.WriteFile(filepath.Join(c.dir, "volumes/opt-cni/bin", name), b, 0o755); err != nil {
+		p := c.options.Paths
+		if err := os.WriteFile(filepath.Join(c.file(p.Plugins), name), b, 0o755); err != nil {
 			return fmt.Errorf("copy plugin: %w", err)
+		}
+		if p.Plugins == p.Bin {
+			continue
+		}
+		if err := os.Symlink(filepath.Join(p.Plugins, name), filepath.Join(c.file(p.Bin), name)); err != nil {
+			return fmt.Errorf("link plugin: %w", err)
 		}
 	}
 	return nil

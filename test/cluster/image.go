@@ -105,11 +105,11 @@ func (c *Cluster) Import(ctx context.Context, archive string) error {
 		return fmt.Errorf("copy archive: %w", err)
 	}
 	defer func() { _ = os.Remove(c.Path(there)) }()
-	_, err = c.Run(ctx, "ctr", "-n", "k8s.io", "images", "import", there)
+	_, err = c.Ctr(ctx, "images", "import", there)
 	return err
 }
 
 // Ctr runs containerd's client on the node, in the namespace of Kubernetes.
 func (c *Cluster) Ctr(ctx context.Context, args ...string) (string, error) {
-	return c.Run(ctx, "ctr", append([]string{"-n", "k8s.io"}, args...)...)
+	return c.Run(ctx, "ctr", append([]string{"-a", c.options.Paths.Run + "/containerd.sock", "-n", "k8s.io"}, args...)...)
 }

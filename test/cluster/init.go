@@ -3,6 +3,7 @@ package cluster
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -65,6 +66,11 @@ func reap() {
 		}
 	}
 }
+
+// bootID is what the kernel calls this boot of the machine: a node that boots again needs one of its own.
+const bootID = "kernel/random/boot_id"
+
+func tunableFile(name string) string { return strings.ReplaceAll(name, "/", "-") }
 
 // tunables are what the kubelet wants to find in /proc/sys and would otherwise write: these belong to the whole machine.
 var tunables = map[string]string{
@@ -138,8 +144,10 @@ func (l layout) system(dir string) error {
 
 // pretend covers the tunables by files that hold what the kubelet wants.
 func (l layout) pretend() error {
-	for name, value := range tunables {
-		file := filepath.Join(l.Volumes, strings.ReplaceAll(name, "/", "-"))
+	values := maps.Clone(tunables)
+	values[bootID] = newBootID()
+	for name, value := range values {
+		file := filepath.Join(l.Volumes, tunableFile(name))
 		if err := os.WriteFile(file, []byte(value+"\n"), 0o600); err != nil {
 			return fmt.Errorf("write tunable: %w", err)
 		}

@@ -53,31 +53,22 @@ func schedulerArgs() []string {
 	}
 }
 
-func kubeletArgs() []string {
+func (c *Cluster) kubeletArgs() []string {
 	return []string{
 		"--config=" + state("kubelet.yaml"), "--kubeconfig=" + state("node.kubeconfig"), "--hostname-override=" + NodeName,
-		"--node-ip=" + nodeIP, "--root-dir=/var/lib/kubelet",
+		"--node-ip=" + nodeIP, "--root-dir=" + c.options.Paths.Kubelet,
 	}
 }
 
 // startServers starts what makes the node and waits until it can run pods.
 func (c *Cluster) startServers(ctx context.Context) error {
-	for _, s := range []struct {
-		name string
-		args []string
-	}{
-		{"etcd", etcdArgs()},
-		{"kube-apiserver", apiserverArgs()},
-		{"containerd", []string{"--config=" + state("containerd.toml")}},
-	} {
-		if err := c.start(s.name, s.args...); err != nil {
-			return err
-		}
-	}
-	if err := c.poll(ctx, "containerd", func() error {
-		_, err := os.Stat(c.Path("/run/containerd/containerd.sock"))
+	if err := c.start("etcd", etcdArgs()...); err != nil {
 		return err
-	}); err != nil {
+	}
+	if err := c.start("kube-apiserver", apiserverArgs()...); err != nil {
+		return err
+	}
+	if err := c.startContainerd(ctx); err != nil {
 		return err
 	}
 	if err := c.importOwn(ctx); err != nil {
@@ -88,22 +79,29 @@ func (c *Cluster) startServers(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	for _, s := range []struct {
-		name string
-		args []string
-	}{
-		{"kube-controller-manager", controllerManagerArgs()},
-		{"kube-scheduler", schedulerArgs()},
-		{"kubelet", kubeletArgs()},
-	} {
-		if err := c.start(s.name, s.args...); err != nil {
-			return err
-		}
+	if err := c.start("kube-controller-manager", controllerManagerArgs()...); err != nil {
+		return err
+	}
+	if err := c.start("kube-scheduler", schedulerArgs()...); err != nil {
+		return err
+	}
+	if err := c.start("kubelet", c.kubeletArgs()...); err != nil {
+		return err
 	}
 	if err := c.poll(ctx, "the node", func() error { return c.nodeReady(ctx) }); err != nil {
 		return fmt.Errorf("%w\n%s", err, c.Logs("kubelet", "containerd"))
 	}
 	return nil
+}
+
+func (c *Cluster) startContainerd(ctx context.Context) error {
+	if err := c.start("containerd", "--config="+state("containerd.toml")); err != nil {
+		return err
+	}
+	return c.poll(ctx, "containerd", func() error {
+		_, err := os.Stat(c.Path(c.options.Paths.Run + "/containerd.sock"))
+		return err
+	})
 }
 
 func (c *Cluster) nodeReady(ctx context.Context) error {

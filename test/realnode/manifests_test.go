@@ -1,35 +1,59 @@
 package realnode
 
-import "multus/test/cluster"
+import (
+	"fmt"
+
+	"multus/test/cluster"
+)
+
+// extra is the annotation of pods with the two extra networks.
+const extra = `{k8s.v1.cni.cncf.io/networks: "net-a,net-b"}`
 
 const container = `
       - {name: main, image: "` + cluster.WorkloadImage + `", imagePullPolicy: Never}`
 
-// podManifest: name, annotations.
-const podManifest = `apiVersion: v1
+// pod is a manifest; annotations in YAML's flow style.
+func pod(name, annotations string) string {
+	return fmt.Sprintf(`apiVersion: v1
 kind: Pod
 metadata: {name: %s, namespace: default, annotations: %s}
 spec:
   terminationGracePeriodSeconds: 1
-  containers:` + container
+  containers:`+container, name, annotations)
+}
 
-// deploymentManifest: replicas.
-const deploymentManifest = `apiVersion: apps/v1
-kind: Deployment
-metadata: {name: many, namespace: default}
-spec:
-  replicas: %d
-  selector: {matchLabels: {app: many}}
+// controller is the manifest of a Deployment or StatefulSet; more is added to the pods' specification.
+func controller(kind, name string, replicas int, annotations, more string) string {
+	service := ""
+	if kind == "StatefulSet" {
+		service = "\n  serviceName: " + name
+	}
+	return fmt.Sprintf(`apiVersion: apps/v1
+kind: %[1]s
+metadata: {name: %[2]s, namespace: default}
+spec:%[6]s
+  replicas: %[3]d
+  selector: {matchLabels: {app: %[2]s}}
   template:
-    metadata: {labels: {app: many}, annotations: {k8s.v1.cni.cncf.io/networks: "net-a,net-b"}}
+    metadata: {labels: {app: %[2]s}, annotations: %[4]s}
     spec:
       terminationGracePeriodSeconds: 1
-      containers:` + container
+      %[5]s
+      containers:`+container, kind, name, replicas, annotations, more, service)
+}
 
-// networkManifest: name, name, master, number of the subnet.
-const networkManifest = `apiVersion: k8s.cni.cncf.io/v1
+// network is a macvlan network on the node's uplink with addresses of 198.18.<subnet>.0/24.
+func network(name string, subnet int) string {
+	return fmt.Sprintf(`apiVersion: k8s.cni.cncf.io/v1
 kind: NetworkAttachmentDefinition
-metadata: {name: %s, namespace: default}
+metadata: {name: %[1]s, namespace: default}
 spec:
-  config: '{"cniVersion":"1.0.0","name":"%s","type":"macvlan","master":"%s","ipam":{"type":"host-local","subnet":"198.18.%d.0/24"}}'
-`
+  config: '{"cniVersion":"1.0.0","name":"%[1]s","type":"macvlan","master":"%[2]s","ipam":{"type":"host-local","subnet":"198.18.%[3]d.0/24"}}'
+`, name, cluster.Uplink, subnet)
+}
+
+// plainClass is a RuntimeClass whose pods Multus has nothing to do with.
+const plainClass = `apiVersion: node.k8s.io/v1
+kind: RuntimeClass
+metadata: {name: ` + cluster.PlainRuntime + `}
+handler: ` + cluster.PlainRuntime

@@ -1,223 +1,330 @@
 package realnode
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
-	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"multus/test/cluster"
 )
 
-// TestPlain: the cluster itself runs a pod, without Multus.
-func TestPlain(t *testing.T) {
-	n := start(t, cluster.Options{})
-	n.apply(t, fmt.Sprintf(podManifest, "plain", "{}"))
-	until(t, "pod Running, primary network only", func() error { return n.running(t, "plain") })
-}
+// many is how many pods the Deployments have.
+const many = 20
 
-// TestPrivateRoot: nothing on the node is shared, and the manifests ask for nothing that would have to be.
-func TestPrivateRoot(t *testing.T) {
-	n := start(t, cluster.Options{})
-	n.install(t)
-	n.twoNetworks(t)
-}
-
-// TestSharedRoot: a root as systemd makes it.
-func TestSharedRoot(t *testing.T) {
-	n := start(t, cluster.Options{Shared: true})
-	n.install(t)
-	n.twoNetworks(t)
-}
-
-// TestReadOnlyRoot: nothing can be written but /run, /var, /etc/cni and /opt/cni; /var/run is a link.
-func TestReadOnlyRoot(t *testing.T) {
-	n := start(t, cluster.Options{ReadOnly: true})
-	if err := os.WriteFile(n.Path("/try"), nil, 0o600); err == nil {
-		t.Fatal("root can be written: this test shows nothing")
+// TestRoots: the root file systems and the directories of distributions, on which nothing may have to be changed but the
+// overlay that is applied. A private root is TestNode's.
+func TestRoots(t *testing.T) {
+	k0s := cluster.Paths{Kubelet: "/var/lib/k0s/kubelet", Containerd: "/var/lib/k0s/containerd", Run: "/run/k0s"}
+	k3s := cluster.Paths{
+		Conf: "/var/lib/rancher/k3s/agent/etc/cni/net.d", Bin: "/var/lib/rancher/k3s/data/cni", Plugins: "/var/lib/rancher/k3s/data/0123abcd/bin",
+		Containerd: "/var/lib/rancher/k3s/agent/containerd", Run: "/run/k3s/containerd",
 	}
-	n.install(t)
-	n.twoNetworks(t)
+	microk8s := cluster.Paths{
+		Current: "/var/snap/microk8s/current",
+		Conf:    "/var/snap/microk8s/current/args/cni-network", Bin: "/var/snap/microk8s/current/opt/cni/bin",
+		Kubelet: "/var/snap/microk8s/common/var/lib/kubelet", Containerd: "/var/snap/microk8s/common/var/lib/containerd",
+		Run: "/var/snap/microk8s/common/run",
+	}
+	for _, tt := range []struct {
+		name    string
+		options cluster.Options
+		overlay string
+	}{
+		{"shared", cluster.Options{Shared: true}, "base"},
+		{"read-only", cluster.Options{ReadOnly: true}, "base"},
+		{"read-only, var-run a directory", cluster.Options{ReadOnly: true, VarRunDir: true}, "base"},
+		{"MicroK8s", cluster.Options{Paths: microk8s}, "overlays/microk8s"},
+		{"k3s", cluster.Options{Paths: k3s}, "overlays/k3s"},
+		{"k0s", cluster.Options{Paths: k0s}, "overlays/k0s"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			n := start(t, tt.options)
+			if err := os.WriteFile(n.Path("/try"), nil, 0o600); (err == nil) == tt.options.ReadOnly {
+				t.Fatalf("root is not what it should be: %v", err)
+			}
+			n.install(t, tt.overlay)
+			n.twoNetworks(t)
+		})
+	}
 }
 
-// TestReadOnlyRootVarRun: the same, where /var/run is a directory of its own.
-func TestReadOnlyRootVarRun(t *testing.T) {
-	n := start(t, cluster.Options{ReadOnly: true, VarRunDir: true})
-	n.install(t)
-	n.twoNetworks(t)
-}
-
-// TestScale: a Deployment comes and goes, and nothing of it stays.
-func TestScale(t *testing.T) {
-	const replicas = 10
+// TestNode is the life of one node, whose root is private: nothing is shared, and the manifests ask for nothing that would
+// have to be. A pod lives through all of it and must keep what it has, until the node loses its power.
+func TestNode(t *testing.T) {
 	n := start(t, cluster.Options{})
-	n.install(t)
-	n.networks(t)
-	n.apply(t, fmt.Sprintf(deploymentManifest, replicas))
-	until(t, fmt.Sprintf("%d pods Ready", replicas), func() error { return n.replicas(t, replicas) })
-	pods, err := n.Client.CoreV1().Pods("default").List(t.Context(), metav1.ListOptions{LabelSelector: "app=many"})
+	for _, scenario := range []struct {
+		name string
+		run  func(t *testing.T)
+	}{
+		{"before Multus", n.before},
+		{"install", func(t *testing.T) { n.install(t, "base"); n.twoNetworks(t) }},
+		{"deployment", n.deployment},
+		{"time to Ready", n.timeToReady},
+		{"missing definition", n.missingDefinition},
+		{"StatefulSet", n.statefulSet},
+		{"static pod", n.staticPod},
+		{"daemon killed", func(t *testing.T) { n.meanwhile(t, n.killDaemon) }},
+		{"daemon rolled", func(t *testing.T) { n.meanwhile(t, n.rollDaemon) }},
+		{"daemon upgraded", func(t *testing.T) { n.meanwhile(t, n.upgradeDaemon) }},
+		{"reboot", n.reboot},
+	} {
+		if !t.Run(scenario.name, scenario.run) {
+			return // the rest would only tell of the same
+		}
+	}
+}
+
+// before: the cluster itself runs a pod, without Multus.
+func (n *node) before(t *testing.T) {
+	n.apply(t, pod("plain", "{}"))
+	until(t, "pod Ready", func() error {
+		p, err := n.Client.CoreV1().Pods("default").Get(t.Context(), "plain", metav1.GetOptions{})
+		if err == nil && !ready(p) {
+			err = fmt.Errorf("pod is %s", p.Status.Phase)
+		}
+		return err
+	})
+	n.remove(t, "plain")
+}
+
+// deployment: it comes, its pods reach each other over every network, it goes, and nothing of it stays.
+func (n *node) deployment(t *testing.T) {
+	n.scale(t, controller("Deployment", "many", many, extra, ""), "many", many)
+	n.traffic(t, n.complete(t, "many"))
+	// What is not there before cannot be gone after: a record for each pod, an address on each network.
+	for pattern, want := range map[string]int{ledger: many, fmt.Sprintf(reserved, "net-a"): many, fmt.Sprintf(reserved, "net-b"): many, results: 3 * many} {
+		files, err := filepath.Glob(n.Path(pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = slices.DeleteFunc(files, func(f string) bool {
+			return filepath.Base(f) == "results" || filepath.Base(f) == "lock" || strings.HasPrefix(filepath.Base(f), "last_")
+		})
+		if len(files) != want {
+			t.Errorf("%s: %d files, want %d", pattern, len(files), want)
+		}
+	}
+	n.scale(t, controller("Deployment", "many", 0, extra, ""), "many", 0)
+	n.untilHeld(t, 0)
+	if left, _ := filepath.Glob(n.Path(results)); len(left) != 0 {
+		t.Errorf("left: %q", left)
+	}
+}
+
+// timeToReady measures the Deployment beside the same without extra networks and without Multus, in turns.
+func (n *node) timeToReady(t *testing.T) {
+	const rounds, limit = 3, 1.6
+	n.apply(t, plainClass)
+	var with, without []time.Duration
+	for range rounds {
+		without = append(without, n.scale(t, controller("Deployment", "plain", many, "{}", "runtimeClassName: "+cluster.PlainRuntime), "plain", many))
+		if held, err := filepath.Glob(n.Path(results)); err != nil || len(held) != 0 {
+			t.Errorf("Multus had to do with pods that are to be without: %v %v", held, err)
+		}
+		n.scale(t, controller("Deployment", "plain", 0, "{}", "runtimeClassName: "+cluster.PlainRuntime), "plain", 0)
+		with = append(with, n.scale(t, controller("Deployment", "many", many, extra, ""), "many", many))
+		n.scale(t, controller("Deployment", "many", 0, extra, ""), "many", 0)
+	}
+	slices.Sort(with)
+	slices.Sort(without)
+	ratio := with[rounds/2].Seconds() / without[rounds/2].Seconds()
+	t.Attr("note", fmt.Sprintf("%d pods Ready, 2 extra networks: %.2f s; without Multus: %.2f s (medians of %d); ratio %.2f, limit %.1f",
+		many, with[rounds/2].Seconds(), without[rounds/2].Seconds(), rounds, ratio, limit))
+	t.Logf("with %v, without %v", with, without)
+	if ratio > limit {
+		t.Errorf("ratio %.2f, limit %.1f", ratio, limit)
+	}
+	n.untilHeld(t, 0)
+}
+
+// missingDefinition: the pod's event names what is missing, others do not notice, and the pod starts when it is there.
+func (n *node) missingDefinition(t *testing.T) {
+	n.apply(t, pod("waits", `{k8s.v1.cni.cncf.io/networks: "net-a,net-none"}`))
+	n.twoNetworks(t) // another pod, meanwhile
+	until(t, "event", func() error {
+		events, err := n.Client.CoreV1().Events("default").List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.name=waits"})
+		if err != nil {
+			return err
+		}
+		var seen []string
+		for _, e := range events.Items {
+			seen = append(seen, e.Source.Component+": "+e.Reason+": "+e.Message)
+			if e.Source.Component == "multus" && strings.Contains(e.Message, "net-none") && strings.Contains(e.Message, "default") {
+				t.Logf("event: %s %s", e.Reason, e.Message)
+				return nil
+			}
+		}
+		return fmt.Errorf("no event of multus names the definition: %q", seen)
+	})
+	n.apply(t, network("net-none", 3))
+	until(t, "the pod starts", func() error {
+		p, err := n.Client.CoreV1().Pods("default").Get(t.Context(), "waits", metav1.GetOptions{})
+		if err == nil && !ready(p) {
+			err = fmt.Errorf("pod is %s", p.Status.Phase)
+		}
+		return err
+	})
+	n.remove(t, "waits")
+	n.untilHeld(t, 0)
+}
+
+// statefulSet: the successor of a pod has its name, and networks of its own.
+func (n *node) statefulSet(t *testing.T) {
+	n.apply(t, controller("StatefulSet", "set", 2, extra, ""))
+	n.untilReady(t, "set", 2)
+	n.untilAttached(t, "set-0", "set-1")
+	first, err := n.Client.CoreV1().Pods("default").Get(t.Context(), "set-0", metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	until(t, "network-status of all", func() error {
-		for _, p := range pods.Items {
-			if err := n.status(t, p.Name); err != nil {
-				return err
+	if err := n.Client.CoreV1().Pods("default").Delete(t.Context(), "set-0", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the successor has its networks", func() error {
+		p, err := n.Client.CoreV1().Pods("default").Get(t.Context(), "set-0", metav1.GetOptions{})
+		if err == nil && p.UID == first.UID {
+			err = fmt.Errorf("it is still the first")
+		}
+		if err != nil {
+			return err
+		}
+		return n.attached(t, "set-0")
+	})
+	n.untilHeld(t, 2*4)
+	n.traffic(t, n.complete(t, "set"))
+	n.scale(t, controller("StatefulSet", "set", 0, extra, ""), "set", 0)
+	n.untilHeld(t, 0)
+}
+
+// staticPod: the kubelet's own pods, of which the API server has an image under another UID.
+func (n *node) staticPod(t *testing.T) {
+	file := n.Path(n.paths.Kubelet + "/static/static.yaml")
+	if err := os.WriteFile(file, []byte(pod("static", extra)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	name := "static-" + cluster.NodeName
+	n.untilAttached(t, name)
+	n.wantHeld(t, 4)
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "static pod is gone", func() error {
+		_, err := n.Client.CoreV1().Pods("default").Get(t.Context(), name, metav1.GetOptions{})
+		if err == nil {
+			return fmt.Errorf("it is there")
+		}
+		return nil
+	})
+	n.untilHeld(t, 0)
+}
+
+// meanwhile does something to the daemon while pods start, beside one that was there before: no pod may start without its
+// networks, all start, and the one keeps what it has.
+func (n *node) meanwhile(t *testing.T, act func(t *testing.T)) {
+	n.apply(t, pod("witness", extra))
+	n.untilAttached(t, "witness")
+	before, err := n.Client.CoreV1().Pods("default").Get(t.Context(), "witness", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	had, err := n.interfaces(t, before)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.apply(t, controller("Deployment", "many", many, extra, ""))
+	act(t)
+	n.untilReady(t, "many", many)
+	n.complete(t, "many")
+	n.neverWithout(t, "many")
+	after, err := n.Client.CoreV1().Pods("default").Get(t.Context(), "witness", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	has, err := n.interfaces(t, after)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after.Status.ContainerStatuses[0].RestartCount != 0 || fmt.Sprint(had) != fmt.Sprint(has) {
+		t.Errorf("the pod that was there before had %v, has %v, status %+v", had, has, after.Status.ContainerStatuses)
+	}
+	n.remove(t, "witness")
+	n.scale(t, controller("Deployment", "many", 0, extra, ""), "many", 0)
+	n.untilHeld(t, 0)
+}
+
+// killDaemon kills it twice; after the second time the kubelet lets it wait for ten seconds.
+func (n *node) killDaemon(t *testing.T) {
+	for range 2 {
+		until(t, "the daemon is killed", func() error {
+			killed, err := n.Kill("multus-daemon")
+			if err == nil && killed != 1 {
+				err = fmt.Errorf("%d daemons", killed)
+			}
+			return err
+		})
+	}
+}
+
+// rollDaemon is `kubectl rollout restart`.
+func (n *node) rollDaemon(t *testing.T) {
+	n.patchDaemonSet(t, `{"spec":{"template":{"metadata":{"annotations":{"kubectl.kubernetes.io/restartedAt":"`+time.Now().Format(time.RFC3339)+`"}}}}}`)
+}
+
+// upgradeDaemon is `kubectl set image`.
+func (n *node) upgradeDaemon(t *testing.T) {
+	const next = "localhost/multus:next"
+	if _, err := n.Ctr(t.Context(), "images", "tag", "localhost/multus:latest", next); err != nil {
+		t.Fatal(err)
+	}
+	n.patchDaemonSet(t, `{"spec":{"template":{"spec":{"containers":[{"name":"kube-multus","image":"`+next+`"}]}}}}`)
+}
+
+func (n *node) patchDaemonSet(t *testing.T, patch string) {
+	t.Helper()
+	_, err := n.Client.AppsV1().DaemonSets("kube-system").Patch(t.Context(), "kube-multus-ds", types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	until(t, "DaemonSet rolled out", func() error { return n.rolledOut(t) })
+}
+
+// reboot: the node loses its power, with pods that have networks.
+func (n *node) reboot(t *testing.T) {
+	const replicas = 5
+	n.scale(t, controller("Deployment", "many", replicas, extra, ""), "many", replicas)
+	n.complete(t, "many")
+	before := n.held(t)
+	if len(before) != 4*replicas {
+		t.Fatalf("held: %q", before)
+	}
+	if err := n.Reboot(t.Context(), func() error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	n.afterReboot(t, before, replicas)
+}
+
+// afterReboot: all pods run again, with all their networks from the start, and what they had before is free.
+func (n *node) afterReboot(t *testing.T, before []string, replicas int) {
+	t.Helper()
+	until(t, "no record of before", func() error {
+		for _, f := range before {
+			if _, err := os.Stat(n.Path(f)); err == nil && strings.HasPrefix(f, filepath.Dir(ledger)+"/") {
+				return fmt.Errorf("%s is there", f)
 			}
 		}
 		return nil
 	})
-	n.apply(t, fmt.Sprintf(deploymentManifest, 0))
-	until(t, "scaled to 0", func() error {
-		left, err := n.Client.CoreV1().Pods("default").List(t.Context(), metav1.ListOptions{})
-		if err == nil && len(left.Items) != 0 {
-			err = fmt.Errorf("%d pods are left", len(left.Items))
-		}
-		return err
-	})
-	until(t, "no ledger entry, no reservation", func() error { return n.left() })
-}
-
-// left says what is still recorded or reserved on the node.
-func (n *node) left() error {
-	var left []string
-	for _, pattern := range []string{"multus/*", "networks/net-*/*", "networks/primary/*", "multus/results/*"} {
-		files, err := filepath.Glob(filepath.Join(n.Path("/var/lib/cni"), pattern))
-		if err != nil {
-			return err
-		}
-		for _, f := range files {
-			info, err := os.Stat(f)
-			name := filepath.Base(f)
-			if err == nil && info.Mode().IsRegular() && name != "lock" && !strings.HasPrefix(name, "last_reserved_ip") {
-				left = append(left, f)
-			}
-		}
-	}
-	if len(left) != 0 {
-		return fmt.Errorf("left: %q", left)
-	}
-	return nil
-}
-
-func (n *node) apply(t *testing.T, text string) {
-	t.Helper()
-	if err := n.Apply(t.Context(), text); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// install does what deploy/README.md says.
-func (n *node) install(t *testing.T) {
-	t.Helper()
-	archive, err := image()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := n.Import(t.Context(), archive); err != nil {
-		t.Fatal(err)
-	}
-	if err := n.Kustomize(t.Context(), filepath.Join(root, "deploy", "base")); err != nil {
-		t.Fatal(err)
-	}
-	until(t, "DaemonSet Ready", func() error {
-		ds, err := n.Client.AppsV1().DaemonSets("kube-system").Get(t.Context(), "kube-multus-ds", metav1.GetOptions{})
-		if err == nil && (ds.Status.NumberReady != 1 || ds.Status.DesiredNumberScheduled != 1) {
-			err = fmt.Errorf("%d of %d are ready", ds.Status.NumberReady, ds.Status.DesiredNumberScheduled)
-		}
-		return err
-	})
-}
-
-func (n *node) networks(t *testing.T) {
-	t.Helper()
-	for i, name := range []string{"net-a", "net-b"} {
-		n.apply(t, fmt.Sprintf(networkManifest, name, name, cluster.Uplink, i+1))
-	}
-}
-
-func (n *node) twoNetworks(t *testing.T) {
-	t.Helper()
-	n.networks(t)
-	n.apply(t, fmt.Sprintf(podManifest, "two", `{k8s.v1.cni.cncf.io/networks: "net-a,net-b"}`))
-	until(t, "pod with two macvlan networks Running", func() error { return n.running(t, "two") })
-	until(t, "network-status", func() error { return n.status(t, "two") })
-	until(t, "eth0, net1, net2 seen in the pod", func() error { return n.inside(t, "two") })
-	if err := n.Client.CoreV1().Pods("default").Delete(t.Context(), "two", metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	until(t, "deleted: no ledger entry, no reservation", func() error { return n.left() })
-}
-
-func (n *node) running(t *testing.T, name string) error {
-	t.Helper()
-	p, err := n.Client.CoreV1().Pods("default").Get(t.Context(), name, metav1.GetOptions{})
-	if err != nil {
-		return err
-	}
-	if p.Status.Phase != corev1.PodRunning || p.Status.PodIP == "" {
-		return fmt.Errorf("pod is %s, address %q", p.Status.Phase, p.Status.PodIP)
-	}
-	return nil
-}
-
-// status says what is wrong with the annotation network-status.
-func (n *node) status(t *testing.T, name string) error {
-	t.Helper()
-	p, err := n.Client.CoreV1().Pods("default").Get(t.Context(), name, metav1.GetOptions{})
-	if err != nil {
-		return err
-	}
-	var got []nadv1.NetworkStatus
-	if err := json.Unmarshal([]byte(p.Annotations[nadv1.NetworkStatusAnnot]), &got); err != nil {
-		return fmt.Errorf("network-status %q: %w", p.Annotations[nadv1.NetworkStatusAnnot], err)
-	}
-	if len(got) != 3 {
-		return fmt.Errorf("network-status has %d networks", len(got))
-	}
-	for i, want := range []struct{ ifname, name, prefix string }{
-		{"eth0", "primary", p.Status.PodIP}, {"net1", "default/net-a", "198.18.1."}, {"net2", "default/net-b", "198.18.2."},
-	} {
-		g := got[i]
-		if g.Interface != want.ifname || g.Name != want.name || len(g.IPs) != 1 || !strings.HasPrefix(g.IPs[0], want.prefix) || g.Default != (i == 0) {
-			return fmt.Errorf("network-status: %+v, want %+v", g, want)
-		}
-	}
-	return nil
-}
-
-// inside compares what the program in the pod found with what it should.
-func (n *node) inside(t *testing.T, name string) error {
-	t.Helper()
-	b, err := n.Client.CoreV1().Pods("default").GetLogs(name, &corev1.PodLogOptions{}).DoRaw(t.Context())
-	if err != nil {
-		return err
-	}
-	var found map[string][]string
-	if err := json.Unmarshal(b, &found); err != nil {
-		return fmt.Errorf("%q: %w", b, err)
-	}
-	for ifname, prefix := range map[string]string{"eth0": "10.244.", "net1": "198.18.1.", "net2": "198.18.2."} {
-		if !slices.ContainsFunc(found[ifname], func(a string) bool { return strings.HasPrefix(a, prefix) }) {
-			return fmt.Errorf("%s in the pod: %v", ifname, found)
-		}
-	}
-	return nil
-}
-
-// replicas says how many pods of the Deployment are not ready.
-func (n *node) replicas(t *testing.T, want int32) error {
-	t.Helper()
-	d, err := n.Client.AppsV1().Deployments("default").Get(t.Context(), "many", metav1.GetOptions{})
-	if err == nil && d.Status.ReadyReplicas != want {
-		err = fmt.Errorf("%d of %d are ready", d.Status.ReadyReplicas, want)
-	}
-	return err
+	n.untilReady(t, "many", replicas)
+	n.traffic(t, n.complete(t, "many"))
+	n.neverWithout(t, "many")
+	n.untilHeld(t, 4*replicas)
+	n.scale(t, controller("Deployment", "many", 0, extra, ""), "many", 0)
+	n.untilHeld(t, 0)
 }

@@ -1,28 +1,97 @@
 // Command workload runs in the pods of tests: it prints the interfaces that it finds and their addresses, as one line of
-// JSON, and waits to be ended.
+// JSON, and serves on every address until it is ended:
+//
+//	GET /interfaces       the interfaces that it has now
+//	GET /whoami           the address that the caller has
+//	GET /reach?to=ADDR    what /whoami answers at another workload
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
+)
+
+const (
+	port = "8080"
+	// limit bounds one call of another workload.
+	limit = 5 * time.Second
 )
 
 func main() {
-	end := make(chan os.Signal, 1)
-	signal.Notify(end, syscall.SIGTERM, syscall.SIGINT)
-	found, err := interfaces()
-	if err == nil {
-		err = json.NewEncoder(os.Stdout).Encode(found)
-	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	err := run(ctx)
+	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
 		os.Exit(1)
 	}
-	<-end
+}
+
+func run(ctx context.Context) error {
+	found, err := interfaces()
+	if err != nil {
+		return err
+	}
+	if err := json.NewEncoder(os.Stdout).Encode(found); err != nil {
+		return fmt.Errorf("print interfaces: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /interfaces", func(w http.ResponseWriter, _ *http.Request) {
+		now, err := interfaces()
+		b, jerr := json.Marshal(now)
+		answer(w, string(b), errors.Join(err, jerr))
+	})
+	mux.HandleFunc("GET /whoami", func(w http.ResponseWriter, r *http.Request) {
+		host, _, err := net.SplitHostPort(r.RemoteAddr)
+		answer(w, host, err)
+	})
+	mux.HandleFunc("GET /reach", func(w http.ResponseWriter, r *http.Request) {
+		body, err := reach(r.Context(), r.FormValue("to"))
+		answer(w, body, err)
+	})
+	server := &http.Server{Addr: ":" + port, Handler: mux, ReadHeaderTimeout: limit}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() }) // what is cut off is of no interest
+	defer stop()
+	if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve: %w", err)
+	}
+	return nil
+}
+
+func answer(w http.ResponseWriter, body string, err error) {
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadGateway)
+		return
+	}
+	_, _ = io.WriteString(w, body) // a caller that has gone away does not want it
+}
+
+func reach(ctx context.Context, addr string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(addr, port)+"/whoami", nil)
+	if err != nil {
+		return "", fmt.Errorf("make request: %w", err)
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = res.Body.Close() }()
+	b, err := io.ReadAll(res.Body)
+	if err == nil && res.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s: %s", addr, res.Status, b)
+	}
+	return string(b), err
 }
 
 func interfaces() (map[string][]string, error) {

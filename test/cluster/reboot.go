@@ -1,0 +1,197 @@
+package cluster
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// controlPlane are the servers that a reboot of the node leaves alone, as those of other machines.
+var controlPlane = []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"}
+
+// links of the node that are there from its start.
+var links = []string{"lo", "node0", "node0-far", Uplink, Uplink + "-far"}
+
+// runMount is in memory.
+const runMount = "/run"
+
+// Reboot ends all that runs on the node but the control plane, at once, as the loss of power does, and starts it again:
+// nothing is mounted, /run is empty, links are gone, the kernel's boot ID is another one; files stay. between runs
+// before containerd and kubelet do. It returns when they run; the node may not be ready yet.
+func (c *Cluster) Reboot(ctx context.Context, between func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	for _, name := range []string{"kubelet", "containerd"} {
+		c.servers[name].kill()
+		delete(c.servers, name) // not missed meanwhile
+	}
+	if err := c.poll(ctx, "the end of all processes", c.killAll); err != nil {
+		return err
+	}
+	points, err := c.mountPoints()
+	if err != nil {
+		return err
+	}
+	if err := c.onNode(func() error { return errors.Join(c.unmountAll(points), removeLinks()) }); err != nil {
+		return err
+	}
+	c.removeCgroups()
+	err = errors.Join(c.makeCgroups(), os.WriteFile(filepath.Join(c.dir, "volumes", tunableFile(bootID)), []byte(newBootID()+"\n"), 0o600))
+	if err != nil {
+		return fmt.Errorf("boot again: %w", err)
+	}
+	if err := between(); err != nil {
+		return err
+	}
+	if err := c.startContainerd(ctx); err != nil {
+		return err
+	}
+	return c.start("kubelet", c.kubeletArgs()...)
+}
+
+// Kill sends SIGKILL to the containers' processes of a name, and returns how many there were.
+func (c *Cluster) Kill(name string) (int, error) {
+	n := 0
+	err := c.eachProcess(func(pid int, contained bool) error {
+		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+		if err != nil || !contained || strings.TrimSpace(string(comm)) != name {
+			return nil //nolint:nilerr // it has ended meanwhile
+		}
+		n++
+		return syscall.Kill(pid, syscall.SIGKILL)
+	})
+	return n, err
+}
+
+// killAll ends every process of the node but the first and the control plane, and fails while there are some.
+func (c *Cluster) killAll() error {
+	keep := []int{c.init.pid}
+	for _, name := range controlPlane {
+		keep = append(keep, c.servers[name].pid)
+	}
+	left := 0
+	err := c.eachProcess(func(pid int, _ bool) error {
+		if slices.Contains(keep, pid) {
+			return nil
+		}
+		left++
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return err
+		}
+		return nil
+	})
+	if err == nil && left > 0 {
+		err = fmt.Errorf("%d processes are left", left)
+	}
+	return err
+}
+
+// eachProcess calls fn for the processes of the node: those in its PID namespace, and those in its control groups, which
+// are in containers.
+func (c *Cluster) eachProcess(fn func(pid int, contained bool) error) error {
+	node, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", c.init.pid))
+	if err != nil {
+		return fmt.Errorf("find the node's PID namespace: %w", err)
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return fmt.Errorf("list processes: %w", err)
+	}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", pid))
+		if err != nil {
+			continue // it has ended
+		}
+		group, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+		contained := err == nil && strings.Contains(string(group), c.cgroup+"/")
+		if ns != node && !contained {
+			continue
+		}
+		if err := fn(pid, contained); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// onNode runs fn on a thread that is in the node's mount and network namespaces.
+func (c *Cluster) onNode(fn func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with this function
+		err := c.enter()
+		if err == nil {
+			err = fn()
+		}
+		done <- err
+	}()
+	return <-done
+}
+
+// mountPoints lists the node's mount points, in the order in which they were mounted.
+func (c *Cluster) mountPoints() ([]string, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", c.init.pid))
+	if err != nil {
+		return nil, fmt.Errorf("list mounts: %w", err)
+	}
+	var points []string
+	for line := range strings.Lines(string(b)) {
+		if fields := strings.Fields(line); len(fields) > 4 {
+			points = append(points, fields[4])
+		}
+	}
+	return points, nil
+}
+
+// unmountAll takes away what was mounted since the node's start, and empties /run, whose content was in memory.
+func (c *Cluster) unmountAll(points []string) error {
+	for _, p := range slices.Backward(points) {
+		if slices.Contains(c.mounts, p) && p != runMount {
+			continue
+		}
+		if err := unix.Unmount(p, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("unmount %s: %w", p, err)
+		}
+	}
+	return mountAt("tmpfs", runMount, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755")
+}
+
+// removeLinks leaves the links that the node had at its start.
+func removeLinks() error {
+	all, err := netlink.LinkList()
+	if err != nil {
+		return fmt.Errorf("list links: %w", err)
+	}
+	for _, l := range all {
+		if slices.Contains(links, l.Attrs().Name) {
+			continue
+		}
+		if err := netlink.LinkDel(l); err != nil && !errors.As(err, &netlink.LinkNotFoundError{}) && !errors.Is(err, unix.ENODEV) {
+			return fmt.Errorf("delete link %s: %w", l.Attrs().Name, err)
+		}
+	}
+	return nil
+}
+
+// newBootID is a random UUID, as the kernel makes one at boot.
+func newBootID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // it never fails
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}

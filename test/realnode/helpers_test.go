@@ -1,0 +1,336 @@
+package realnode
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// ledger, networks and results are where the node remembers what is attached: Multus, the address management of the
+// networks, and libcni.
+const (
+	ledger   = "/var/lib/cni/multus/*"
+	reserved = "/var/lib/cni/networks/%s/*"
+	results  = "/var/lib/cni/multus/results/*"
+)
+
+func (n *node) apply(t *testing.T, text string) {
+	t.Helper()
+	if err := n.Apply(t.Context(), text); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// install does what deploy/README.md says.
+func (n *node) install(t *testing.T, dir string) {
+	t.Helper()
+	archive, err := image()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Import(t.Context(), archive); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Kustomize(t.Context(), filepath.Join(root, "deploy", dir)); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "DaemonSet Ready", func() error { return n.rolledOut(t) })
+	// The thin deployment has no probe: its work is done when the file is there.
+	until(t, "CNI configuration", func() error {
+		_, err := os.Stat(n.Path(n.paths.Conf + "/00-multus.conf"))
+		return err
+	})
+	n.apply(t, network("net-a", 1))
+	n.apply(t, network("net-b", 2))
+}
+
+// rolledOut says why the DaemonSet is not as it was last asked to be.
+func (n *node) rolledOut(t *testing.T) error {
+	t.Helper()
+	ds, err := n.Client.AppsV1().DaemonSets("kube-system").Get(t.Context(), "kube-multus-ds", metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	if s := ds.Status; s.ObservedGeneration != ds.Generation || s.DesiredNumberScheduled != 1 || s.UpdatedNumberScheduled != 1 || s.NumberReady != 1 {
+		return fmt.Errorf("generation %d: %+v", ds.Generation, s)
+	}
+	return nil
+}
+
+// twoNetworks runs a pod with two extra networks and removes it.
+func (n *node) twoNetworks(t *testing.T) {
+	t.Helper()
+	before := n.held(t)
+	n.apply(t, pod("two", extra))
+	n.untilAttached(t, "two")
+	n.wantHeld(t, len(before)+4) // the record and three addresses
+	n.remove(t, "two")
+	n.untilHeld(t, len(before))
+}
+
+func (n *node) remove(t *testing.T, name string) {
+	t.Helper()
+	if err := n.Client.CoreV1().Pods("default").Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	until(t, name+" is gone", func() error {
+		_, err := n.Client.CoreV1().Pods("default").Get(t.Context(), name, metav1.GetOptions{})
+		if err == nil {
+			return fmt.Errorf("pod %s is there", name)
+		}
+		return nil
+	})
+}
+
+// held lists the records of Multus and the reserved addresses.
+func (n *node) held(t *testing.T) []string {
+	t.Helper()
+	var held []string
+	for _, pattern := range []string{ledger, results, fmt.Sprintf(reserved, "*")} {
+		files, err := filepath.Glob(n.Path(pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			info, err := os.Stat(f)
+			name := filepath.Base(f)
+			if err != nil || !info.Mode().IsRegular() || name == "lock" || strings.HasPrefix(name, "last_reserved_ip") || strings.HasPrefix(name, ".") {
+				continue
+			}
+			if pattern != results { // they come and go with the records; what stays of them is looked for at the end
+				held = append(held, strings.TrimPrefix(f, n.Path("")))
+			}
+		}
+	}
+	return held
+}
+
+func (n *node) wantHeld(t *testing.T, want int) {
+	t.Helper()
+	if held := n.held(t); len(held) != want {
+		t.Errorf("%d records and addresses, want %d: %q", len(held), want, held)
+	}
+}
+
+// untilHeld waits until no more than so many records and addresses are left, and exactly as many.
+func (n *node) untilHeld(t *testing.T, want int) {
+	t.Helper()
+	until(t, fmt.Sprintf("%d records and addresses", want), func() error {
+		if held := n.held(t); len(held) != want {
+			return fmt.Errorf("%d: %q", len(held), held)
+		}
+		return nil
+	})
+}
+
+// untilAttached waits until a pod has all its networks, by what it sees, by what it can reach and by its status.
+func (n *node) untilAttached(t *testing.T, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		until(t, name+" has its networks", func() error { return n.attached(t, name) })
+	}
+}
+
+// attached says what is wrong with the networks of a pod that asks for net-a and net-b.
+func (n *node) attached(t *testing.T, name string) error {
+	t.Helper()
+	p, err := n.Client.CoreV1().Pods("default").Get(t.Context(), name, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	if !ready(p) {
+		return fmt.Errorf("pod is %s, address %q", p.Status.Phase, p.Status.PodIP)
+	}
+	status, err := networkStatus(p)
+	if err != nil {
+		return err
+	}
+	has, err := n.interfaces(t, p)
+	if err != nil {
+		return err
+	}
+	for i, want := range []struct{ ifname, name, prefix string }{
+		{"eth0", "primary", p.Status.PodIP}, {"net1", "default/net-a", "198.18.1."}, {"net2", "default/net-b", "198.18.2."},
+	} {
+		if len(status) != 3 {
+			return fmt.Errorf("network-status has %d networks", len(status))
+		}
+		s := status[i]
+		if s.Interface != want.ifname || s.Name != want.name || len(s.IPs) != 1 || !strings.HasPrefix(s.IPs[0], want.prefix) || s.Default != (i == 0) {
+			return fmt.Errorf("network-status: %+v, want %+v", s, want)
+		}
+		if !slices.ContainsFunc(has[want.ifname], func(a string) bool { return strings.HasPrefix(a, s.IPs[0]+"/") }) {
+			return fmt.Errorf("%s in the pod: %v, want %s", want.ifname, has, s.IPs[0])
+		}
+	}
+	return nil
+}
+
+func ready(p *corev1.Pod) bool {
+	return p.Status.PodIP != "" && slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+	})
+}
+
+func networkStatus(p *corev1.Pod) ([]nadv1.NetworkStatus, error) {
+	var s []nadv1.NetworkStatus
+	if err := json.Unmarshal([]byte(p.Annotations[nadv1.NetworkStatusAnnot]), &s); err != nil {
+		return nil, fmt.Errorf("network-status %q: %w", p.Annotations[nadv1.NetworkStatusAnnot], err)
+	}
+	return s, nil
+}
+
+// interfaces asks the program in a pod for what it sees.
+func (n *node) interfaces(t *testing.T, p *corev1.Pod) (map[string][]string, error) {
+	t.Helper()
+	b, err := n.ask(t, p, "/interfaces")
+	if err != nil {
+		return nil, err
+	}
+	var has map[string][]string
+	if err := json.Unmarshal(b, &has); err != nil {
+		return nil, fmt.Errorf("%q: %w", b, err)
+	}
+	return has, nil
+}
+
+// ask speaks to the program in a pod, from the node.
+func (n *node) ask(t *testing.T, p *corev1.Pod, path string) ([]byte, error) {
+	t.Helper()
+	const limit = 10 * time.Second
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(p.Status.PodIP, "8080")+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	transport := &http.Transport{DialContext: n.Dial, DisableKeepAlives: true}
+	res, err := transport.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err == nil && res.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", res.Status, b)
+	}
+	return b, err
+}
+
+// traffic has each pod speak to the next one over each of its networks; the other end must see the address of the first
+// on that network.
+func (n *node) traffic(t *testing.T, pods []corev1.Pod) {
+	t.Helper()
+	for i := range pods {
+		from, err := networkStatus(&pods[i])
+		if err != nil {
+			t.Fatal(err)
+		}
+		to, err := networkStatus(&pods[(i+1)%len(pods)])
+		if err != nil {
+			t.Fatal(err)
+		}
+		for j := range from {
+			seen, err := n.ask(t, &pods[i], "/reach?to="+url.QueryEscape(to[j].IPs[0]))
+			if err != nil {
+				t.Fatalf("%s over %s: %v", pods[i].Name, from[j].Name, err)
+			}
+			if got, want := strings.TrimPrefix(string(seen), "::ffff:"), from[j].IPs[0]; got != want {
+				t.Errorf("%s over %s comes from %s, want %s", pods[i].Name, from[j].Name, got, want)
+			}
+		}
+	}
+	t.Logf("traffic: %d pods, each over each of its networks", len(pods))
+}
+
+// pods lists those of a controller.
+func (n *node) pods(t *testing.T, app string) []corev1.Pod {
+	t.Helper()
+	l, err := n.Client.CoreV1().Pods("default").List(t.Context(), metav1.ListOptions{LabelSelector: "app=" + app})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l.Items
+}
+
+// scale applies a controller's manifest and waits for its pods: as many as it wants, all Ready; or none.
+func (n *node) scale(t *testing.T, manifest, app string, want int) time.Duration {
+	t.Helper()
+	began := time.Now()
+	n.apply(t, manifest)
+	n.untilReady(t, app, want)
+	return time.Since(began)
+}
+
+func (n *node) untilReady(t *testing.T, app string, want int) {
+	t.Helper()
+	until(t, fmt.Sprintf("%d pods Ready", want), func() error {
+		pods := n.pods(t, app)
+		up := 0
+		for i := range pods {
+			if ready(&pods[i]) {
+				up++
+			}
+		}
+		if up != want || len(pods) != want {
+			return fmt.Errorf("%d of %d pods are ready", up, len(pods))
+		}
+		return nil
+	})
+}
+
+// complete waits until all pods of a controller have their networks.
+func (n *node) complete(t *testing.T, app string) []corev1.Pod {
+	t.Helper()
+	began := time.Now()
+	for _, p := range n.pods(t, app) {
+		for {
+			err := n.attached(t, p.Name)
+			if err == nil {
+				break
+			}
+			if time.Since(began) > patience {
+				t.Fatalf("%s: %v", p.Name, err)
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+	}
+	return n.pods(t, app)
+}
+
+// neverWithout fails for each container of a controller's pods that ever ran without the extra networks: the first line
+// of its log says which interfaces it found when it started.
+func (n *node) neverWithout(t *testing.T, app string) {
+	t.Helper()
+	logs, err := filepath.Glob(n.Path("/var/log/pods/default_" + app + "-*/main/*.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(logs) == 0 {
+		t.Errorf("no logs of %s: this shows nothing", app)
+	}
+	for _, log := range logs {
+		b, err := os.ReadFile(log)
+		if err != nil {
+			continue // its pod was deleted meanwhile
+		}
+		line, _, whole := strings.Cut(string(b), "\n")
+		if whole && (!strings.Contains(line, `"net1"`) || !strings.Contains(line, `"net2"`)) {
+			t.Errorf("%s started without its networks: %s", filepath.Base(filepath.Dir(filepath.Dir(log))), line)
+		}
+	}
+}
