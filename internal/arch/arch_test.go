@@ -31,14 +31,15 @@ var ranks = [][]string{
 }
 
 // beside are the imports within a layer that are meant: the thin host is the plugin's host with sources; the
-// daemon's binary answers to several names; the doctor knows the slot's rules and asks the
-// API server; the command line takes the plugin's locks.
+// daemon's binary answers to several names; uninstall deletes as the plugin does; the doctor knows the slot's rules and
+// asks the API server; the command line takes the plugin's locks.
 var beside = map[string][]string{
 	"multus/internal/host/thin":       {"multus/internal/host/plugin"},
 	"multus/internal/host/daemon":     {"multus/internal/host/install", "multus/internal/host/entrypoint"},
 	"multus/internal/host/entrypoint": {"multus/internal/host/install"},
 	"multus/internal/cli":             {"multus/internal/host/plugin"},
 	"multus/internal/doctor":          {"multus/internal/autoconf", "multus/internal/source/kube"},
+	"multus/internal/host/install":    {"multus/internal/host/plugin"},
 }
 
 type pkg struct {

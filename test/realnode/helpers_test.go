@@ -51,7 +51,10 @@ func (n *node) install(t *testing.T, dir string) {
 	until(t, "DaemonSet Ready", func() error { return n.rolledOut(t) })
 	// The thin deployment has no probe: its work is done when the file is there.
 	until(t, "CNI configuration", func() error {
-		_, err := os.Stat(n.Path(n.paths.Conf + "/00-multus.conf"))
+		files, err := filepath.Glob(n.Path(n.paths.Conf + "/00-multus.conf*"))
+		if err == nil && len(files) != 1 {
+			err = fmt.Errorf("files: %q", files)
+		}
 		return err
 	})
 	n.apply(t, network("net-a", 1))

@@ -74,6 +74,8 @@ func TestNode(t *testing.T) {
 		{"daemon rolled", func(t *testing.T) { n.meanwhile(t, n.rollDaemon) }},
 		{"daemon upgraded", func(t *testing.T) { n.meanwhile(t, n.upgradeDaemon) }},
 		{"reboot", n.reboot},
+		{"uninstall", n.uninstall},
+		{"thin", func(t *testing.T) { n.install(t, "overlays/thin"); n.twoNetworks(t) }},
 	} {
 		if !t.Run(scenario.name, scenario.run) {
 			return // the rest would only tell of the same
@@ -83,15 +85,8 @@ func TestNode(t *testing.T) {
 
 // before: the cluster itself runs a pod, without Multus.
 func (n *node) before(t *testing.T) {
-	n.apply(t, pod("plain", "{}"))
-	until(t, "pod Ready", func() error {
-		p, err := n.Client.CoreV1().Pods("default").Get(t.Context(), "plain", metav1.GetOptions{})
-		if err == nil && !ready(p) {
-			err = fmt.Errorf("pod is %s", p.Status.Phase)
-		}
-		return err
-	})
-	n.remove(t, "plain")
+	n.runningPlain(t, "plain")
+	n.untilHeld(t, 0)
 }
 
 // deployment: it comes, its pods reach each other over every network, it goes, and nothing of it stays.

@@ -430,6 +430,27 @@ func TestResults(t *testing.T) {
 	}
 }
 
+// TestReadNetns: files of today's Multus have no namespace; libcni remembers it (behaviour.md D81, D84).
+func TestReadNetns(t *testing.T) {
+	t.Parallel()
+	const conf = `{"cniVersion":"1.0.0","name":"n","type":"bridge"}`
+	for name, tc := range map[string]struct{ own, want string }{
+		"today's": {"", "/run/netns/cached"},
+		"ours":    {`,"netnsPath":"/run/netns/own"`, "/run/netns/own"},
+	} {
+		s := store(t)
+		write(t, filepath.Join(s.Dir, "c0ffee"), `[{"Name":"n","Bytes":"`+base64.StdEncoding.EncodeToString([]byte(conf))+`"`+tc.own+`}]`)
+		result(t, s, "n", "c0ffee-other", "eth0", conf)
+		if r := read(t, s, "c0ffee"); tc.own == "" && r.Netns != "" {
+			t.Errorf("%s: of another container: %q", name, r.Netns)
+		}
+		result(t, s, "n", "c0ffee", "eth0", conf)
+		if r := read(t, s, "c0ffee"); r.Netns != tc.want {
+			t.Errorf("%s: %q, want %q", name, r.Netns, tc.want)
+		}
+	}
+}
+
 func TestRead(t *testing.T) {
 	t.Parallel()
 	s := store(t)

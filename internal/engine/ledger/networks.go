@@ -100,3 +100,11 @@ func (s *Store) Forget(configName string) error {
 	}
 	return nil
 }
+
+// ForgetAll forgets every network: Multus leaves the node, and nobody will ask their plugins any more.
+func (s *Store) ForgetAll() error {
+	if err := os.RemoveAll(s.networksDir()); err != nil {
+		return fmt.Errorf("forget networks: %w", err)
+	}
+	return nil
+}

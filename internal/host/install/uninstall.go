@@ -38,6 +38,10 @@ type Removal struct {
 	BinDir   string
 	StateDir string // the ledger
 	Socket   string // of the daemon
+	LockFile string // of all sandboxes
+	Boot     string // the identity of this boot of the node
+	// Wait is how long attached pods are waited for before ErrAttached.
+	Wait time.Duration
 	// Force goes on where ErrRunning, ErrNoPrimary or ErrAttached would stop it.
 	Force bool
 	// Log tells what is done.
@@ -48,6 +52,9 @@ type Removal struct {
 // configuration that makes the runtime call it, when another is there to take over; then, when no attachment is left
 // that needs them, the plugins and the rest. It can be repeated, and goes on where it stopped or was killed.
 //
+// Pods that are attached by then live on. The runtime deletes them by the cluster network's configuration alone
+// (containerd) or by the one it remembers, which calls the plugin (CRI-O); what it leaves of a sandbox is freed here.
+//
 // Reference plugins stay: by now other configurations may use them.
 func Uninstall(ctx context.Context, r Removal) error {
 	if err := r.running(ctx); err != nil && !r.Force {
@@ -56,19 +63,14 @@ func Uninstall(ctx context.Context, r Removal) error {
 	if err := r.stopIntercepting(); err != nil {
 		return err
 	}
-	attached, ended, err := r.attached()
-	if err != nil && !r.Force {
-		return err
-	}
-	if len(attached) > 0 && !r.Force {
-		return fmt.Errorf("%w: %s. No new pod gets networks from Multus; its plugins stay, so that these can be deleted. "+
-			"Delete them, or drain the node, and run this again; --force removes the plugins now and leaves what the pods hold reserved",
-			ErrAttached, list(attached))
+	detached := r.detach(ctx)
+	if detached != nil && !r.Force {
+		return detached
 	}
 	if err := r.removePlugins(); err != nil {
 		return err
 	}
-	return r.removeRest(len(attached)+ended == 0 && err == nil)
+	return r.removeRest(detached == nil)
 }
 
 // running asks the socket: a file may be left over from a daemon that was killed.
@@ -137,45 +139,6 @@ func (r Removal) restore(ours []conf) error {
 	return fmt.Errorf("%w: %s holds nothing else that is valid. Install the cluster network's, or give --force", ErrNoPrimary, r.ConfDir)
 }
 
-// attached lists the sandboxes of the ledger that may exist, and counts those that have ended without a DEL: nothing
-// of theirs is attached any more, but their addresses may be reserved, so their records are worth keeping.
-func (r Removal) attached() (alive []string, ended int, _ error) {
-	store := &ledger.Store{Dir: r.StateDir, Log: r.Log}
-	ids, err := store.Containers()
-	if err != nil {
-		return nil, 0, err
-	}
-	slices.Sort(ids)
-	for _, id := range ids {
-		rec, err := store.Read(id, "eth0")
-		switch {
-		case err != nil || rec == nil:
-			alive = append(alive, id) // what cannot be read may be anything
-		case gone(rec.Netns):
-			ended++
-		default:
-			alive = append(alive, describe(rec))
-		}
-	}
-	if ended > 0 {
-		r.Log.Warn("sandboxes ended without a DEL; their records are kept for a later clean-up", "sandboxes", ended, "dir", r.StateDir)
-	}
-	return alive, ended, nil
-}
-
-// gone tells that a network namespace is known to have ended. Where its directory is out of sight, as in a container,
-// nothing is known.
-func gone(netns string) bool {
-	if netns == "" {
-		return false
-	}
-	if _, err := os.Stat(filepath.Dir(netns)); err != nil {
-		return false
-	}
-	_, err := os.Lstat(netns)
-	return errors.Is(err, fs.ErrNotExist)
-}
-
 func describe(rec *ledger.Record) string {
 	var networks []string
 	pod := ""
@@ -231,7 +194,8 @@ func (r Removal) removeRest(state bool) error {
 		removeEmpty(own),
 	}
 	if state {
-		errs = append(errs, removeEmpty(filepath.Join(r.StateDir, "results")), removeEmpty(r.StateDir))
+		store := &ledger.Store{Dir: r.StateDir, Log: r.Log}
+		errs = append(errs, store.ForgetAll(), removeEmpty(filepath.Join(r.StateDir, "results")), removeEmpty(r.StateDir))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("remove the rest: %w", err)

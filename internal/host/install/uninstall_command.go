@@ -10,22 +10,28 @@ import (
 	"github.com/spf13/cobra"
 
 	"multus/internal/config"
+	"multus/internal/host/plugin"
 )
 
 // UninstallCommand returns `multus-daemon uninstall`; defaultConfig is where the daemon's configuration is.
 func UninstallCommand(defaultConfig string) *cobra.Command {
 	var file, confDir, stateDir, socketDir string
-	var r Removal
+	var inNode bool
+	r := Removal{LockFile: plugin.LockFile, Boot: plugin.Boot()}
 	cmd := &cobra.Command{
 		Use:   "uninstall",
 		Short: "Take Multus off this node",
 		Long: "Take Multus off this node: first the CNI configuration, so that the runtime calls the cluster network\n" +
 			"directly again; then, when no pod is attached through Multus any more, the plugins and what else is left.\n" +
-			"While pods are attached it says which, keeps the plugins and fails; run it again later. The daemon must\n" +
-			"have been deleted before: it would write its configuration again.",
-		Example: "  kubectl delete -k deploy/base\n  multus-daemon uninstall --bin-dir /opt/cni/bin",
+			"While pods are attached it says which, keeps the plugins and fails; run it again later, or let it --wait.\n" +
+			"What pods held that have ended meanwhile is freed. The daemon must have been deleted before: it would write\n" +
+			"its configuration again.",
+		Example: "  kubectl -n kube-system delete daemonset/kube-multus-ds\n  multus-daemon uninstall --bin-dir /opt/cni/bin",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if inNode {
+				return enterNode(nodePID)
+			}
 			conf, err := readConfig(file, cmd.Flags().Changed("config"))
 			if err != nil {
 				return err
@@ -47,6 +53,8 @@ func UninstallCommand(defaultConfig string) *cobra.Command {
 	cmd.Flags().StringVar(&r.BinDir, "bin-dir", DefaultDest, "the CNI bin `directory`")
 	cmd.Flags().StringVar(&stateDir, "state-dir", "", "`directory` of the ledger (default: cniDir of the configuration)")
 	cmd.Flags().StringVar(&socketDir, "socket-dir", "", "`directory` of the daemon's socket (default: socketDir of the configuration)")
+	cmd.Flags().DurationVar(&r.Wait, "wait", 0, "how long to wait for pods that are attached")
+	cmd.Flags().BoolVar(&inNode, inNodeFlag, false, "run in the mount namespace of process 1: for a privileged pod with the node's processes")
 	cmd.Flags().BoolVar(&r.Force, "force", false, "go on although a daemon runs, pods are attached, or no other CNI configuration is there")
 	return cmd
 }

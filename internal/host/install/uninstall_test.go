@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 const (
@@ -32,18 +33,45 @@ func onNode(t *testing.T) (Removal, *bytes.Buffer) {
 	put(t, r.ConfDir, "00-multus.conf", strings.ReplaceAll(generated, "CONF", r.ConfDir))
 	put(t, r.ConfDir, "10-cluster.conflist", cluster)
 	put(t, r.ConfDir, "multus.d/multus.kubeconfig", "secret")
-	for _, name := range append(names(t), "bridge") {
+	for _, name := range names(t) {
 		put(t, r.BinDir, name, "binary")
 	}
+	r.LockFile = filepath.Join(dir, "run", "locks")
+	bridge(t, r, "exit 0")
 	if err := os.MkdirAll(filepath.Join(r.StateDir, "results"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	return r, log
 }
 
+// bridge puts the cluster network's plugin in place: it writes down what it is called for, and ends as it is told to.
+func bridge(t *testing.T, r Removal, end string) {
+	t.Helper()
+	write(t, filepath.Join(r.BinDir, "bridge"), []byte("#!/bin/sh\ncat >/dev/null\n"+
+		`echo "$CNI_COMMAND $CNI_CONTAINERID $CNI_IFNAME $CNI_NETNS" >>`+r.StateDir+"/../calls\n"+end+"\n"), 0o755)
+}
+
+// calls are those of the cluster network's plugin.
+func calls(t *testing.T, r Removal) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(r.StateDir, "..", "calls"))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
 func put(t *testing.T, dir, name, content string) {
 	t.Helper()
 	write(t, filepath.Join(dir, name), []byte(content), 0o644)
+}
+
+// alive is a network namespace of a sandbox, which ends when the file is removed.
+func alive(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "cni-1")
+	link(t, "/proc/self/ns/net", path)
+	return path
 }
 
 func attach(t *testing.T, r Removal, id, netns string) {
@@ -57,9 +85,9 @@ func attach(t *testing.T, r Removal, id, netns string) {
 func TestUninstall(t *testing.T) {
 	t.Parallel()
 	r, _ := onNode(t)
-	for _, time := range []string{"first", "second"} {
+	for _, which := range []string{"first", "second"} {
 		if err := Uninstall(t.Context(), r); err != nil {
-			t.Fatalf("%s time: %v", time, err)
+			t.Fatalf("%s time: %v", which, err)
 		}
 		wantListing(t, r.ConfDir, "10-cluster.conflist")
 		wantListing(t, r.BinDir, "bridge")
@@ -74,8 +102,7 @@ func TestUninstallAttached(t *testing.T) {
 	t.Parallel()
 	r, _ := onNode(t)
 	attach(t, r, "sandbox1", "")
-	netns := filepath.Join(t.TempDir(), "cni-1")
-	put(t, filepath.Dir(netns), filepath.Base(netns), "")
+	netns := alive(t)
 	attach(t, r, "sandbox2", netns)
 	err := Uninstall(t.Context(), r)
 	if !errors.Is(err, ErrAttached) {
@@ -89,17 +116,74 @@ func TestUninstallAttached(t *testing.T) {
 	wantListing(t, r.ConfDir, "10-cluster.conflist", "multus.d")
 	wantListing(t, r.BinDir, append(names(t), "bridge")...)
 
-	// One is deleted, the other's namespace has ended without a DEL: its record is kept, and blocks nothing.
+	if got := calls(t, r); got != "" {
+		t.Errorf("an attached pod was touched: %s", got)
+	}
+
+	// One is deleted through Multus, the other without it: what that holds cannot be freed at first.
+	bridge(t, r, "exit 1")
 	for _, path := range []string{filepath.Join(r.StateDir, "sandbox1"), netns} {
 		if err := os.Remove(path); err != nil {
 			t.Fatal(err)
 		}
 	}
+	put(t, r.StateDir, "results/cluster-sandbox2-eth0", `{"kind":"cniCacheV1","containerId":"sandbox2","ifName":"eth0","networkName":"cluster","result":{"cniVersion":"1.0.0"}}`)
+	if err := Uninstall(t.Context(), r); !errors.Is(err, ErrAttached) || !strings.Contains(err.Error(), "sandbox2") {
+		t.Fatalf("error %v, want %v of sandbox2", err, ErrAttached)
+	}
+	wantListing(t, r.BinDir, append(names(t), "bridge")...)
+	bridge(t, r, "exit 0")
 	if err := Uninstall(t.Context(), r); err != nil {
 		t.Fatal(err)
 	}
 	wantListing(t, r.BinDir, "bridge")
-	wantListing(t, r.StateDir, "results", "sandbox2")
+	if _, err := os.Stat(r.StateDir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("state directory: %v", err)
+	}
+	if got, want := calls(t, r), strings.Repeat("DEL sandbox2 eth0 \n", 2); got != want {
+		t.Errorf("calls %q, want %q", got, want)
+	}
+}
+
+// TestUninstallWaits: a pod that was attached at first is deleted while it is waited for.
+func TestUninstallWaits(t *testing.T) {
+	t.Parallel()
+	r, _ := onNode(t)
+	netns := alive(t)
+	attach(t, r, "sandbox", netns)
+	waiting := make(chan struct{})
+	r.Log = slog.New(slog.NewTextHandler(writer(func(p []byte) {
+		if strings.Contains(string(p), "waiting for pods") && strings.Contains(string(p), "shop/web-0") {
+			close(waiting)
+		}
+	}), nil))
+	r.Wait = time.Minute
+	done := make(chan error)
+	go func() { done <- Uninstall(t.Context(), r) }()
+	select {
+	case <-waiting:
+	case err := <-done:
+		t.Fatalf("it did not wait: %v", err)
+	}
+	wantListing(t, r.ConfDir, "10-cluster.conflist", "multus.d") // the node has its cluster network meanwhile
+	wantListing(t, r.BinDir, append(names(t), "bridge")...)
+	if err := os.Remove(netns); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	wantListing(t, r.BinDir, "bridge")
+	if got := calls(t, r); got != "DEL sandbox eth0 \n" {
+		t.Errorf("calls %q", got)
+	}
+}
+
+type writer func(p []byte)
+
+func (w writer) Write(p []byte) (int, error) {
+	w(p)
+	return len(p), nil
 }
 
 func TestUninstallForce(t *testing.T) {

@@ -1,0 +1,104 @@
+package install
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"multus/internal/config"
+	"multus/internal/engine"
+	"multus/internal/engine/ledger"
+	"multus/internal/engine/plan"
+	"multus/internal/engine/publish"
+	"multus/internal/engine/request"
+)
+
+// lookAgain is how often the ledger is looked at while pods are waited for.
+const lookAgain = time.Second
+
+// detach frees what ended sandboxes hold, and returns when nothing is attached any more, or ErrAttached.
+func (r Removal) detach(ctx context.Context) error {
+	over := time.After(r.Wait)
+	told := ""
+	for {
+		attached, err := r.free(ctx)
+		if err != nil || len(attached) == 0 {
+			return err
+		}
+		if now := list(attached); now != told && r.Wait > 0 {
+			told = now
+			r.Log.Info("waiting for pods that are attached through Multus", "attached", now, "limit", r.Wait)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for pods that are attached through Multus: %w", ctx.Err())
+		case <-over:
+			return fmt.Errorf("%w: %s. No new pod gets networks from Multus; its plugins stay, so that these can be deleted. "+
+				"Delete them, or drain the node, and run this again; --wait waits for them; --force removes the plugins now and leaves what the pods hold reserved",
+				ErrAttached, list(attached))
+		case <-time.After(lookAgain):
+		}
+	}
+}
+
+// free frees the sandboxes of the ledger that have ended without Multus being called, and lists all others. Each is
+// deleted as the runtime would have asked for it, of all its networks, the cluster network's included: if the runtime
+// asked for that one, it is asked twice, which CNI allows (CNI SPEC 1.1 §DEL); if it did not, nobody would.
+func (r Removal) free(ctx context.Context) (attached []string, _ error) {
+	conf, err := json.Marshal(map[string]string{
+		"cniVersion": "1.0.0", "name": "multus-cni-network", "type": shim, "cniDir": r.StateDir, "binDir": r.BinDir,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("encode configuration: %w", err)
+	}
+	e := engine.New(engine.Deps{Planner: nobody{}, Publisher: nobody{}, Status: nobody{}, LockFile: r.LockFile, Boot: r.Boot, Log: r.Log})
+	gone, err := e.Collect(ctx, &request.Request{Command: request.Del, Path: r.BinDir, Config: conf}, 0, false)
+	if err != nil {
+		return nil, err
+	}
+	for _, g := range gone {
+		if g.Err != nil {
+			r.Log.Error("what an ended sandbox holds is not freed", "container", g.ContainerID, "pod", g.Pod, "networks", g.Networks, "err", g.Err)
+		}
+	}
+	return r.attached()
+}
+
+// attached lists the sandboxes of the ledger.
+func (r Removal) attached() ([]string, error) {
+	store := &ledger.Store{Dir: r.StateDir, Log: r.Log}
+	ids, err := store.Containers()
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(ids)
+	for i, id := range ids {
+		if rec, err := store.Read(id, ledger.UsualName); err == nil && rec != nil {
+			ids[i] = describe(rec)
+		} // what cannot be read may be anything
+	}
+	return ids, nil
+}
+
+// nobody is asked and told by an engine that replays the ledger.
+type nobody struct{}
+
+var (
+	_ engine.Planner     = nobody{}
+	_ engine.Publisher   = nobody{}
+	_ engine.StatusCache = nobody{}
+)
+
+// errNobody is the answer of a planner for what is not recorded: nothing is to be done about it.
+var errNobody = errors.New("only what is recorded is deleted")
+
+func (nobody) Plan(context.Context, *request.Request, *config.Plugin) (*plan.Plan, error) {
+	return nil, errNobody
+}
+
+func (nobody) Publish(context.Context, *publish.Report)   {}
+func (nobody) Last(context.Context, []byte) (error, bool) { return nil, false }
+func (nobody) Remember(context.Context, []byte, error)    {}
