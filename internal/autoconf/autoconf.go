@@ -27,6 +27,11 @@ const (
 	NetworkName = "multus-cni-network"
 )
 
+// HoldName is a copy of the configuration that makes the runtime call Multus while nobody writes FileName: today's daemon
+// removes that one when it ends (behaviour.md F8), so an upgrade makes the copy before. It comes after FileName and before
+// every cluster network, today's Multus passes it over because of its beginning, and Slot removes it.
+const HoldName = "00-multus.hold.conf"
+
 // ErrNoPrimary is returned when the directory has no configuration that can be the cluster network
 // (behaviour.md F21, M25).
 var ErrNoPrimary = errors.New("could not find a plugin configuration")

@@ -174,12 +174,26 @@ func (s *Slot) sync() {
 // owned notes that our file is in place. A cluster network that cannot be used now is told, and is no
 // reason to give the slot up.
 func (s *Slot) owned(err error) {
+	s.release()
 	if err != nil {
 		s.log.Warn("the cluster network cannot be read: keeping the last good CNI configuration", "err", err)
 	}
 	if !errors.Is(s.Owned(), ErrFight) {
 		s.set(nil)
 	}
+}
+
+// release removes the copy that held the slot until our file was in place.
+func (s *Slot) release() {
+	path := filepath.Join(filepath.Dir(s.path), HoldName)
+	if b, err := os.ReadFile(path); err != nil || !Ours(b) {
+		return
+	}
+	if err := fsx.Remove(path); err != nil {
+		s.log.Warn("the copy of the CNI configuration is left: it does no harm", "err", err)
+		return
+	}
+	s.log.Info("removed the copy that held the place of the CNI configuration", "file", path)
 }
 
 func (s *Slot) generate() ([]byte, error) {

@@ -76,6 +76,32 @@ func has(path, text string) bool {
 	return err == nil && strings.Contains(string(b), text)
 }
 
+// TestSlotReleases: a copy that holds the place during an upgrade is no cluster network, stays until our file is there, and
+// goes then; what somebody else put under its name stays.
+func TestSlotReleases(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	held := filepath.Join(dir, HoldName)
+	put(t, dir, HoldName, `{"cniVersion":"0.3.1","name":"multus-cni-network","type":"multus-shim","clusterNetwork":"/host/etc/cni/net.d/10-a.conflist"}`)
+	s := slotAt(t, dir, `{}`)
+	runSlot(t, s)
+	eventually(t, "the reason", func() bool { return errors.Is(s.Owned(), ErrNoPrimary) })
+	if _, err := os.Stat(held); err != nil {
+		t.Fatalf("gone before there is another: %v", err)
+	}
+	put(t, dir, "10-a.conflist", primary("a", "a"))
+	eventually(t, "the copy is gone", func() bool { _, err := os.Stat(held); return errors.Is(err, os.ErrNotExist) })
+	if !has(filepath.Join(dir, FileName), "10-a.conflist") || s.Owned() != nil {
+		t.Errorf("our file is not there: %v", s.Owned())
+	}
+	put(t, dir, HoldName, primary("b", "b"))
+	put(t, dir, "05-c.conflist", primary("c", "c"))
+	eventually(t, "05-c or the other's", func() bool { return !has(filepath.Join(dir, FileName), "10-a.conflist") })
+	if _, err := os.Stat(held); err != nil {
+		t.Errorf("another's file was removed: %v", err)
+	}
+}
+
 // TestSlotFollows: the cluster network is found when it comes, followed when it changes or is renamed, and kept
 // when it goes (behaviour.md F20, F21, F27, F28, F30-F32; P15, P16).
 func TestSlotFollows(t *testing.T) {

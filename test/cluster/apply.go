@@ -14,19 +14,42 @@ import (
 	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
 	"sigs.k8s.io/yaml"
+
+	"multus/test/kubectl"
 )
 
 // applyTimeout bounds Apply: a new kind takes a moment to be served.
 const applyTimeout = 30 * time.Second
 
-// Kustomize applies what a kustomization renders, as `kubectl apply --server-side -k` does.
-func (c *Cluster) Kustomize(ctx context.Context, dir string) error {
+// Render returns the objects of a kustomization.
+func Render(dir string) ([]*unstructured.Unstructured, error) {
 	rm, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), dir)
 	if err != nil {
-		return fmt.Errorf("render %s: %w", dir, err)
+		return nil, fmt.Errorf("render %s: %w", dir, err)
 	}
+	var all []*unstructured.Unstructured
 	for _, r := range rm.Resources() {
 		b, err := r.MarshalJSON()
+		if err != nil {
+			return nil, fmt.Errorf("render %s: %w", dir, err)
+		}
+		u := &unstructured.Unstructured{}
+		if err := u.UnmarshalJSON(b); err != nil {
+			return nil, fmt.Errorf("render %s: %w", dir, err)
+		}
+		all = append(all, u)
+	}
+	return all, nil
+}
+
+// Kustomize applies what a kustomization renders, as `kubectl apply --server-side -k` does.
+func (c *Cluster) Kustomize(ctx context.Context, dir string) error {
+	all, err := Render(dir)
+	if err != nil {
+		return err
+	}
+	for _, u := range all {
+		b, err := u.MarshalJSON()
 		if err != nil {
 			return fmt.Errorf("render %s: %w", dir, err)
 		}
@@ -35,6 +58,15 @@ func (c *Cluster) Kustomize(ctx context.Context, dir string) error {
 		}
 	}
 	return nil
+}
+
+// ApplyClientSide applies one object as `kubectl apply` does without --server-side.
+func (c *Cluster) ApplyClientSide(ctx context.Context, u *unstructured.Unstructured) error {
+	to, err := c.resource(u)
+	if err != nil {
+		return fmt.Errorf("find resource of %s: %w", u.GetKind(), err)
+	}
+	return kubectl.Apply(ctx, to, u)
 }
 
 // Apply applies one object in YAML or JSON, as `kubectl apply --server-side --validate=strict` does.

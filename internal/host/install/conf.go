@@ -57,7 +57,7 @@ func nameOf(b []byte) (string, error) {
 // network's is invalid (behaviour.md F31); that is nobody's configuration, and makes containerd fail.
 func (c conf) generated() bool {
 	switch filepath.Base(c.path) {
-	case "00-multus.conf", "00-multus.conflist":
+	case "00-multus.conf", "00-multus.conflist", "00-multus.hold.conf":
 		return c.calls(thin) || c.calls(shim) || c.raw != nil && len(bytes.TrimSpace(c.raw)) == 0
 	}
 	return false

@@ -301,6 +301,10 @@ func TestUninstallRestores(t *testing.T) {
 			put(t, r.ConfDir, "00-multus.conf", "")
 			put(t, r.ConfDir, "10-cluster.conflist", cluster)
 		}, []string{"10-cluster.conflist"}, nil},
+		{"a copy that held the place", func(t *testing.T, r Removal) {
+			put(t, r.ConfDir, "00-multus.hold.conf", strings.ReplaceAll(generated, "CONF", r.ConfDir))
+			put(t, r.ConfDir, "10-cluster.conflist", cluster)
+		}, []string{"10-cluster.conflist"}, nil},
 		{"gone", func(*testing.T, Removal) {}, []string{}, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -4,12 +4,15 @@
 //	GET /interfaces       the interfaces that it has now
 //	GET /whoami           the address that the caller has
 //	GET /reach?to=ADDR    what /whoami answers at another workload
+//
+// With -remove it is a bad neighbour that removes a file when it is ended.
 package main
 
 import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -27,9 +30,14 @@ const (
 )
 
 func main() {
+	remove := flag.String("remove", "", "remove this `file` when ended")
+	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	err := run(ctx)
 	stop()
+	if *remove != "" {
+		err = errors.Join(err, os.Remove(*remove))
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
 		os.Exit(1)

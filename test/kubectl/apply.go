@@ -1,0 +1,86 @@
+// Package kubectl does with objects what kubectl does without --server-side: three-way merges, with the help of the
+// annotation in which it remembers what was applied last. Only tests may import it.
+package kubectl
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/jsonmergepatch"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes/scheme"
+)
+
+// Apply is `kubectl apply -f`: what was applied last and is not in u any more is removed, what others added stays.
+func Apply(ctx context.Context, to dynamic.ResourceInterface, u *unstructured.Unstructured) error {
+	modified, err := remember(u)
+	if err != nil {
+		return err
+	}
+	current, err := to.Get(ctx, u.GetName(), metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		_, err = to.Create(ctx, modified, metav1.CreateOptions{FieldManager: "kubectl-client-side-apply"})
+		return err
+	}
+	if err != nil {
+		return fmt.Errorf("get %s %s: %w", u.GetKind(), u.GetName(), err)
+	}
+	kind, patch, err := merge(modified, current)
+	if err != nil {
+		return fmt.Errorf("merge %s %s: %w", u.GetKind(), u.GetName(), err)
+	}
+	if _, err := to.Patch(ctx, u.GetName(), kind, patch, metav1.PatchOptions{FieldManager: "kubectl-client-side-apply"}); err != nil {
+		return fmt.Errorf("patch %s %s: %w", u.GetKind(), u.GetName(), err)
+	}
+	return nil
+}
+
+// remember returns u with the annotation that holds u.
+func remember(u *unstructured.Unstructured) (*unstructured.Unstructured, error) {
+	b, err := u.MarshalJSON()
+	if err != nil {
+		return nil, fmt.Errorf("encode %s %s: %w", u.GetKind(), u.GetName(), err)
+	}
+	modified := u.DeepCopy()
+	notes := modified.GetAnnotations()
+	if notes == nil {
+		notes = map[string]string{}
+	}
+	notes[corev1.LastAppliedConfigAnnotation] = string(b)
+	modified.SetAnnotations(notes)
+	return modified, nil
+}
+
+// merge returns the kind of patch that the API server knows for the object, and the patch.
+func merge(modified, current *unstructured.Unstructured) (types.PatchType, []byte, error) {
+	original := []byte(current.GetAnnotations()[corev1.LastAppliedConfigAnnotation])
+	after, err := modified.MarshalJSON()
+	if err != nil {
+		return "", nil, err
+	}
+	before, err := current.MarshalJSON()
+	if err != nil {
+		return "", nil, err
+	}
+	typed, err := scheme.Scheme.New(modified.GroupVersionKind())
+	if runtime.IsNotRegisteredError(err) {
+		patch, err := jsonmergepatch.CreateThreeWayJSONMergePatch(original, after, before)
+		return types.MergePatchType, patch, err
+	}
+	if err != nil {
+		return "", nil, err
+	}
+	lookup, err := strategicpatch.NewPatchMetaFromStruct(typed)
+	if err != nil {
+		return "", nil, err
+	}
+	patch, err := strategicpatch.CreateThreeWayMergePatch(original, after, before, lookup, true)
+	return types.StrategicMergePatchType, patch, err
+}
