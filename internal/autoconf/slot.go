@@ -33,13 +33,20 @@ const (
 // ErrFight is in Owned's answer while somebody else keeps removing our configuration.
 var ErrFight = errors.New("somebody else keeps removing or changing the CNI configuration of multus")
 
+// Memory is the file for Slot.Memory beside a state directory: inside of it every file is a record, and the daemon need
+// not be able to write records.
+func Memory(stateDir string) string { return filepath.Join(filepath.Clean(stateDir)+"-slot", FileName) }
+
 // Slot keeps 00-multus.conf in step with the cluster network and in place (architecture.md, decision 5). It
 // never removes the file and never writes one that libcni refuses; the last good one stays.
 type Slot struct {
 	conf *config.Daemon
 	log  *slog.Logger
-	// Lost is called once when a fight begins.
+	// Lost is called once when a fight begins. It must not wait.
 	Lost func(err error)
+	// Memory is a file that outlives a boot, "" for none: where the directory of configurations is in memory, the last
+	// good one is put back from there before the cluster network's agent has written its own (P02).
+	Memory string
 
 	path string
 	// good is what was last generated, nil before.
@@ -145,7 +152,10 @@ func (s *Slot) wait(ctx context.Context, w *fsnotify.Watcher) error {
 func (s *Slot) sync() {
 	b, err := s.generate()
 	if err != nil && s.good == nil {
-		s.good = s.found()
+		s.good = found(s.path)
+	}
+	if err != nil && s.good == nil && s.Memory != "" {
+		s.good = found(s.Memory)
 	}
 	changed := err == nil && !bytes.Equal(b, s.good)
 	if err == nil {
@@ -155,6 +165,7 @@ func (s *Slot) sync() {
 		s.set(err)
 		return
 	}
+	s.remember()
 	there, rerr := os.ReadFile(s.path)
 	switch {
 	case rerr == nil && bytes.Equal(there, s.good):
@@ -174,7 +185,7 @@ func (s *Slot) sync() {
 // owned notes that our file is in place. A cluster network that cannot be used now is told, and is no
 // reason to give the slot up.
 func (s *Slot) owned(err error) {
-	s.release()
+	defer s.release()
 	if err != nil {
 		s.log.Warn("the cluster network cannot be read: keeping the last good CNI configuration", "err", err)
 	}
@@ -211,9 +222,23 @@ func (s *Slot) generate() ([]byte, error) {
 	return Generate(s.conf, p)
 }
 
+// remember keeps the last good configuration over a boot. Failure costs no more than that.
+func (s *Slot) remember() {
+	if s.Memory == "" || bytes.Equal(found(s.Memory), s.good) {
+		return
+	}
+	err := os.MkdirAll(filepath.Dir(s.Memory), 0o700)
+	if err == nil {
+		err = fsx.WriteAtomic(s.Memory, s.good, 0o600)
+	}
+	if err != nil {
+		s.log.Warn("the CNI configuration will not be known after a boot", "err", err)
+	}
+}
+
 // found is the file that an earlier daemon wrote, nil if there is none that is ours and whole.
-func (s *Slot) found() []byte {
-	b, err := os.ReadFile(s.path)
+func found(path string) []byte {
+	b, err := os.ReadFile(path)
 	if err != nil || !Ours(b) {
 		return nil
 	}

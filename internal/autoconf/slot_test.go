@@ -102,6 +102,56 @@ func TestSlotReleases(t *testing.T) {
 	}
 }
 
+// TestSlotRemembers: after a boot that has emptied the directory our file is there before the cluster network's is, so that
+// no pod starts on that one alone (P02); what is remembered and is not ours, or not whole, is not written.
+func TestSlotRemembers(t *testing.T) {
+	t.Parallel()
+	dir, memory := t.TempDir(), filepath.Join(t.TempDir(), "slot", FileName)
+	file := filepath.Join(dir, FileName)
+	life := func(t *testing.T, during func(s *Slot)) {
+		t.Helper()
+		s := slotAt(t, dir, `{}`)
+		s.Memory = memory
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- s.Run(ctx) }()
+		during(s)
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+	put(t, dir, "10-a.conflist", primary("a", "a"))
+	life(t, func(s *Slot) { eventually(t, "the first", func() bool { return s.Owned() == nil }) })
+	first, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	empty := func() {
+		for _, name := range []string{FileName, "10-a.conflist"} {
+			if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+				t.Fatal(err)
+			}
+		}
+	}
+	empty()
+	life(t, func(s *Slot) {
+		eventually(t, "the remembered one", func() bool { b, err := os.ReadFile(file); return err == nil && bytes.Equal(b, first) })
+		put(t, dir, "10-a.conflist", strings.ReplaceAll(primary("a", "a"), "portMappings", "bandwidth"))
+		eventually(t, "that of the new cluster network", func() bool { return has(file, `"bandwidth":true`) && has(memory, `"bandwidth":true`) })
+	})
+	for _, damaged := range []string{"", `{"type":"multus-shim"`, primary("a", "a")} {
+		empty()
+		put(t, filepath.Dir(memory), FileName, damaged)
+		life(t, func(s *Slot) {
+			eventually(t, "the reason", func() bool { return errors.Is(s.Owned(), ErrNoPrimary) })
+			if _, err := os.Stat(file); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("%q was written: %v", damaged, err)
+			}
+		})
+	}
+}
+
 // TestSlotFollows: the cluster network is found when it comes, followed when it changes or is renamed, and kept
 // when it goes (behaviour.md F20, F21, F27, F28, F30-F32; P15, P16).
 func TestSlotFollows(t *testing.T) {

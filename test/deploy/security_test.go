@@ -147,7 +147,7 @@ func TestSecurity(t *testing.T) {
 func TestWritableMounts(t *testing.T) {
 	t.Parallel()
 	for _, dir := range all(t) {
-		want := []string{"cni-conf", "cni-bin", "run"}
+		want := []string{"cni-conf", "cni-bin", "run", "slot"}
 		if dir == thin {
 			want = []string{"cni-conf", "cni-bin", "networks"} // thin_entrypoint makes that directory
 		}

@@ -1,6 +1,7 @@
 package realnode
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -73,7 +74,9 @@ func TestNode(t *testing.T) {
 		{"daemon killed", func(t *testing.T) { n.meanwhile(t, n.killDaemon) }},
 		{"daemon rolled", func(t *testing.T) { n.meanwhile(t, n.rollDaemon) }},
 		{"daemon upgraded", func(t *testing.T) { n.meanwhile(t, n.upgradeDaemon) }},
-		{"reboot", n.reboot},
+		{"slot fight", n.slotFight},
+		{"reboot", func(t *testing.T) { n.reboot(t, n.nothingLost, n.nothingNew) }},
+		{"reboot, CNI configuration in memory", func(t *testing.T) { n.reboot(t, n.confLost, n.primaryComesLate) }},
 		{"uninstall", n.uninstall},
 		{"thin", func(t *testing.T) { n.install(t, "overlays/thin"); n.twoNetworks(t) }},
 	} {
@@ -290,8 +293,43 @@ func (n *node) patchDaemonSet(t *testing.T, patch string) {
 	until(t, "DaemonSet rolled out", func() error { return n.rolledOut(t) })
 }
 
-// reboot: the node loses its power, with pods that have networks.
-func (n *node) reboot(t *testing.T) {
+// slotFight: somebody keeps taking the configuration away, as Cilium does where it is exclusive (P11). The node says so, the
+// daemon stops and is not ready, until it is started again.
+func (n *node) slotFight(t *testing.T) {
+	conf := n.Path(n.paths.Conf + "/00-multus.conf")
+	until(t, "event of the node", func() error {
+		if err := os.Rename(conf, conf+".cilium_bak"); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		events, err := n.Client.CoreV1().Events("default").List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.kind=Node,reason=CNIConfigurationLost"})
+		if err == nil && len(events.Items) == 0 {
+			err = fmt.Errorf("no event")
+		}
+		if err == nil {
+			e := events.Items[0]
+			t.Logf("event of %s %s: %s", e.InvolvedObject.Kind, e.InvolvedObject.Name, e.Message)
+			if e.InvolvedObject.Name != cluster.NodeName || !strings.Contains(e.Message, "cni.exclusive=false") {
+				t.Errorf("event %+v", e)
+			}
+		}
+		return err
+	})
+	until(t, "daemon is not Ready", func() error {
+		if n.rolledOut(t) == nil {
+			return fmt.Errorf("it is")
+		}
+		return nil
+	})
+	if err := os.Remove(conf + ".cilium_bak"); err != nil {
+		t.Fatal(err)
+	}
+	n.rollDaemon(t)
+	n.twoNetworks(t)
+}
+
+// reboot: the node loses its power, with pods that have networks. lose runs before the runtime and the kubelet start, then
+// what the cluster network's agent does.
+func (n *node) reboot(t *testing.T, lose func() error, agent func(t *testing.T)) {
 	const replicas = 5
 	n.scale(t, controller("Deployment", "many", replicas, extra, ""), "many", replicas)
 	n.complete(t, "many")
@@ -299,10 +337,36 @@ func (n *node) reboot(t *testing.T) {
 	if len(before) != 4*replicas {
 		t.Fatalf("held: %q", before)
 	}
-	if err := n.Reboot(t.Context(), func() error { return nil }); err != nil {
+	if err := n.Reboot(t.Context(), lose); err != nil {
 		t.Fatal(err)
 	}
+	agent(t)
 	n.afterReboot(t, before, replicas)
+}
+
+func (n *node) nothingLost() error { return nil }
+
+func (n *node) nothingNew(*testing.T) {}
+
+// confLost: the directory of CNI configurations was in memory.
+func (n *node) confLost() error {
+	files, err := filepath.Glob(n.Path(n.paths.Conf + "/*"))
+	for _, f := range files {
+		err = errors.Join(err, os.RemoveAll(f))
+	}
+	return err
+}
+
+// primaryComesLate: the agent of the cluster network writes its configuration again after ours is there. It must be: with
+// that one alone pods would start without their networks.
+func (n *node) primaryComesLate(t *testing.T) {
+	until(t, "our configuration, before the cluster network's", func() error {
+		_, err := os.Stat(n.Path(n.paths.Conf + "/00-multus.conf"))
+		return err
+	})
+	if err := os.WriteFile(n.Path(n.paths.Conf+"/"+cluster.PrimaryFile), []byte(cluster.Primary), 0o600); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // afterReboot: all pods run again, with all their networks from the start, and what they had before is free.

@@ -87,7 +87,10 @@ func Run(ctx context.Context, o Options) error {
 	g.Go(func() error { s.run(ctx); return nil })
 	g.Go(func() error { return q.run(ctx) })
 	if slot != nil {
+		a := newAlarm(s.emitNode, o.NodeName, log)
+		slot.Lost = a.raise
 		g.Go(func() error { return slot.Run(ctx) })
+		g.Go(func() error { return a.run(ctx) })
 	}
 	if conf.MetricsPort != nil {
 		g.Go(func() error { return m.serve(ctx, *conf.MetricsPort, conf.EnablePprof) })
@@ -124,7 +127,9 @@ func newSlot(conf *config.Daemon, log *slog.Logger) *autoconf.Slot {
 		log.Info("the CNI configuration is left to others: multusAutoconfigDir is not set")
 		return nil
 	}
-	return autoconf.NewSlot(conf, log)
+	slot := autoconf.NewSlot(conf, log)
+	slot.Memory = autoconf.Memory(cmp.Or(conf.CNIDir, config.DefaultCNIDir))
+	return slot
 }
 
 // ready says why this daemon does not do all that it should: plans first, then the slot.
@@ -178,6 +183,8 @@ type sources struct {
 	pods     plan.Pods
 	devices  plan.Devices
 	cluster  publish.Cluster
+	// emitNode records an event about a node, nil where there are no nodes.
+	emitNode func(ctx context.Context, node string, e publish.Event) error
 	// run keeps caches up to date until ctx ends; ready says why plans cannot be made yet.
 	run   func(ctx context.Context)
 	ready func() error
@@ -214,5 +221,5 @@ func connect(conf *config.Daemon, getenv func(string) string, log *slog.Logger) 
 		}
 		return nil
 	}
-	return &sources{networks: cache, pods: client, devices: devices, cluster: client, run: cache.Run, ready: ready}, nil
+	return &sources{networks: cache, pods: client, devices: devices, cluster: client, emitNode: client.EmitNode, run: cache.Run, ready: ready}, nil
 }

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"multus/internal/autoconf"
 	"multus/internal/engine/ledger"
 	"multus/internal/engine/request"
 	"multus/internal/fsx"
@@ -187,8 +188,9 @@ func (r Removal) removePlugins() error {
 // removeRest removes what only Multus reads: the socket of a daemon that has ended, the thin plugin's credentials and,
 // if it is empty, the state directory. The locks stay where they are: a DEL may hold one, and /run is emptied at boot.
 func (r Removal) removeRest(state bool) error {
-	own := filepath.Join(r.ConfDir, "multus.d")
+	own, memory := filepath.Join(r.ConfDir, "multus.d"), autoconf.Memory(r.StateDir)
 	errs := []error{
+		fsx.Remove(memory), removeEmpty(filepath.Dir(memory)),
 		fsx.Remove(r.Socket),
 		fsx.Remove(filepath.Join(own, "multus.kubeconfig")),
 		removeEmpty(own),

@@ -33,6 +33,8 @@ func onNode(t *testing.T) (Removal, *bytes.Buffer) {
 	put(t, r.ConfDir, "00-multus.conf", strings.ReplaceAll(generated, "CONF", r.ConfDir))
 	put(t, r.ConfDir, "10-cluster.conflist", cluster)
 	put(t, r.ConfDir, "multus.d/multus.kubeconfig", "secret")
+	put(t, r.StateDir+"-slot", "00-multus.conf", generated)
+	put(t, r.StateDir+"-networks", "1.json", "{}")
 	for _, name := range names(t) {
 		put(t, r.BinDir, name, "binary")
 	}
@@ -91,8 +93,8 @@ func TestUninstall(t *testing.T) {
 		}
 		wantListing(t, r.ConfDir, "10-cluster.conflist")
 		wantListing(t, r.BinDir, "bridge")
-		if _, err := os.Stat(r.StateDir); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("state directory: %v", err)
+		if left, err := filepath.Glob(r.StateDir + "*"); err != nil || len(left) > 0 {
+			t.Errorf("left: %q %v", left, err)
 		}
 	}
 }

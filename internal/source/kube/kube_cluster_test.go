@@ -10,6 +10,8 @@ import (
 
 	"k8s.io/client-go/rest"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
 	"multus/test/kubetest"
@@ -147,7 +149,19 @@ func testEvents(t *testing.T, cluster *kubetest.Cluster) {
 	if got := cluster.Events(t, ns, "failing"); len(got) == 0 || len(got) > 2 { // two if the minute was over
 		t.Errorf("%d events of five failures that are the same", len(got))
 	}
-	err := c.Emit(t.Context(), publish.Pod{Namespace: "none", Name: "p"}, publish.Event{Type: publish.Normal, Reason: "R"})
+	// The event is where the kubelet's are, whether the API server knows the node or not.
+	if err := c.EmitNode(t.Context(), "node-x", publish.Event{Type: publish.Warning, Reason: "R", Message: "m"}); err != nil {
+		t.Fatal(err)
+	}
+	list, err := cluster.Client().CoreV1().Events("default").List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.kind=Node"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(list.Items) != 1 || list.Items[0].InvolvedObject.Name != "node-x" || list.Items[0].InvolvedObject.UID != "node-x" ||
+		list.Items[0].Source.Component != "multus" || list.Items[0].Message != "m" {
+		t.Errorf("events of nodes: %+v", list.Items)
+	}
+	err = c.Emit(t.Context(), publish.Pod{Namespace: "none", Name: "p"}, publish.Event{Type: publish.Normal, Reason: "R"})
 	checkErr(t, "Emit into no namespace", err, publish.ErrGone, publish.ErrGone, publish.ErrRetry)
 }
 

@@ -74,22 +74,40 @@ func (c *Client) Emit(ctx context.Context, pod publish.Pod, event publish.Event)
 	if pod.Namespace == "" || pod.Name == "" {
 		return errors.New("record event: namespace and name of the pod must not be empty")
 	}
-	body, err := json.Marshal(newEvent(pod, event, time.Now()))
+	if err := c.emit(ctx, newEvent(pod, event, time.Now()), event.Seldom); err != nil {
+		return fmt.Errorf("record event %s about pod %s/%s: %w", event.Reason, pod.Namespace, pod.Name, err)
+	}
+	return nil
+}
+
+// EmitNode records an event about a node by one request, where `kubectl describe node` finds it: with the name as UID,
+// in the namespace default, as the kubelet does. Errors are those of SetAnnotation.
+func (c *Client) EmitNode(ctx context.Context, node string, event publish.Event) error {
+	if node == "" {
+		return errors.New("record event: name of the node must not be empty")
+	}
+	e := newEvent(publish.Pod{Namespace: metav1.NamespaceDefault, Name: node, UID: node}, event, time.Now())
+	e.InvolvedObject.Kind, e.InvolvedObject.Namespace = "Node", ""
+	if err := c.emit(ctx, e, event.Seldom); err != nil {
+		return fmt.Errorf("record event %s about node %s: %w", event.Reason, node, err)
+	}
+	return nil
+}
+
+func (c *Client) emit(ctx context.Context, e coreEvent, seldom bool) error {
+	body, err := json.Marshal(e)
 	if err != nil {
-		return fmt.Errorf("encode event about pod %s/%s: %w", pod.Namespace, pod.Name, err)
+		return fmt.Errorf("encode event: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, eventTimeout)
 	defer cancel()
-	t := target{verb: "create", resource: "events", namespace: pod.Namespace}
+	t := target{verb: "create", resource: "events", namespace: e.Metadata.Namespace}
 	err = c.core.Post().Namespace(t.namespace).Resource(t.resource).
 		SetHeader("Accept", acceptMetadata).Body(body).MaxRetries(0).Do(ctx).Error()
-	if event.Seldom && apierrors.IsAlreadyExists(err) {
+	if err == nil || seldom && apierrors.IsAlreadyExists(err) {
 		return nil
 	}
-	if err != nil {
-		return fmt.Errorf("record event %s about pod %s/%s: %w", event.Reason, pod.Namespace, pod.Name, publishError(t, err))
-	}
-	return nil
+	return publishError(t, err)
 }
 
 // coreEvent is the part of a core/v1 Event that Multus fills.
@@ -103,7 +121,7 @@ type coreEvent struct {
 	InvolvedObject struct {
 		APIVersion string `json:"apiVersion"`
 		Kind       string `json:"kind"`
-		Namespace  string `json:"namespace"`
+		Namespace  string `json:"namespace,omitempty"`
 		Name       string `json:"name"`
 		UID        string `json:"uid,omitempty"`
 	} `json:"involvedObject"`

@@ -1,0 +1,65 @@
+package daemon
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"multus/internal/engine/publish"
+)
+
+// SlotLost is the reason of the node's event while somebody else keeps the runtime from calling Multus (P11).
+const SlotLost = "CNIConfigurationLost"
+
+// alarm tells of a lost slot by an event of the node, beside /readyz and the log: who looks at a node whose pods lack
+// networks looks there first.
+type alarm struct {
+	emit func(ctx context.Context, node string, e publish.Event) error
+	node string
+	log  *slog.Logger
+	// raised holds what is to be told. What happens while something waits is the same again, and is in the log.
+	raised chan error
+}
+
+func newAlarm(emit func(context.Context, string, publish.Event) error, node string, log *slog.Logger) *alarm {
+	return &alarm{emit: emit, node: node, log: log, raised: make(chan error, 1)}
+}
+
+// raise takes what is to be told and does not wait.
+func (a *alarm) raise(err error) {
+	select {
+	case a.raised <- err:
+	default:
+	}
+}
+
+// run tells what is raised until ctx ends, each until the cluster has it.
+func (a *alarm) run(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case why := <-a.raised:
+			if a.emit == nil || a.node == "" {
+				a.log.Warn("no event of the node: its name is not known, or there is no cluster", "node", a.node)
+				continue
+			}
+			a.tell(ctx, publish.Event{Type: publish.Warning, Reason: SlotLost, Message: why.Error()})
+		}
+	}
+}
+
+func (a *alarm) tell(ctx context.Context, e publish.Event) {
+	for pause := firstRetry; ; pause = min(2*pause, lastRetry) {
+		err := a.emit(ctx, a.node, e)
+		if err == nil {
+			return
+		}
+		a.log.Warn("event of the node not written yet, trying again", "node", a.node, "err", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+	}
+}
