@@ -135,7 +135,7 @@ func TestSlotRemembers(t *testing.T) {
 		}
 	}
 	empty()
-	life(t, func(s *Slot) {
+	life(t, func(*Slot) {
 		eventually(t, "the remembered one", func() bool { b, err := os.ReadFile(file); return err == nil && bytes.Equal(b, first) })
 		put(t, dir, "10-a.conflist", strings.ReplaceAll(primary("a", "a"), "portMappings", "bandwidth"))
 		eventually(t, "that of the new cluster network", func() bool { return has(file, `"bandwidth":true`) && has(memory, `"bandwidth":true`) })
