@@ -40,6 +40,7 @@ func TestRoots(t *testing.T) {
 	}{
 		{"shared", cluster.Options{Shared: true}, "base"},
 		{"read-only", cluster.Options{ReadOnly: true}, "base"},
+		{"read-only, plugins below var", cluster.Options{ReadOnly: true, Paths: cluster.Paths{Bin: "/var/lib/cni/bin"}}, "overlays/readonly-fs"},
 		{"read-only, var-run a directory", cluster.Options{ReadOnly: true, VarRunDir: true}, "base"},
 		{"MicroK8s", cluster.Options{Paths: microk8s}, "overlays/microk8s"},
 		{"k3s", cluster.Options{Paths: k3s}, "overlays/k3s"},
