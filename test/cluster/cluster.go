@@ -27,6 +27,9 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+
+	"multus/test/module"
+	"multus/test/proc"
 )
 
 const (
@@ -107,8 +110,8 @@ type Cluster struct {
 	cgroup  string
 	ca      []byte
 	mounts  []string // the node's mount points before anything ran on it
-	init    *process
-	servers map[string]*process
+	init    *proc.Process
+	servers map[string]*proc.Process
 
 	// Client and Dynamic are the administrator's clients.
 	Client  kubernetes.Interface
@@ -120,7 +123,7 @@ func Available() error {
 	if uid := os.Geteuid(); uid != 0 {
 		return fmt.Errorf("%w: needs root; runs as uid %d", ErrUnavailable, uid)
 	}
-	root, err := moduleRoot()
+	root, err := module.Root()
 	if err != nil {
 		return err
 	}
@@ -141,7 +144,7 @@ func Start(ctx context.Context, o Options) (_ *Cluster, retErr error) {
 		o.Plugins = []string{"bridge", "host-local", "loopback", "macvlan"}
 	}
 	o.Paths = o.Paths.orUsual()
-	root, err := moduleRoot()
+	root, err := module.Root()
 	if err != nil {
 		return nil, err
 	}
@@ -149,7 +152,7 @@ func Start(ctx context.Context, o Options) (_ *Cluster, retErr error) {
 	if err != nil {
 		return nil, fmt.Errorf("find directory: %w", err)
 	}
-	c := &Cluster{options: o, root: root, dir: dir, servers: map[string]*process{}}
+	c := &Cluster{options: o, root: root, dir: dir, servers: map[string]*proc.Process{}}
 	c.cgroup = fmt.Sprintf("/multus-test-%d-%d", os.Getpid(), time.Now().UnixNano())
 	defer func() {
 		if retErr != nil {
@@ -194,23 +197,23 @@ func (c *Cluster) startInit() error {
 	}
 	defer func() { _ = r.Close() }()
 	cmd.Stdout = w
-	c.init, err = launch("init", filepath.Join(c.dir, "log", "init.log"), cmd, func() error { return nil })
+	c.init, err = proc.Start(filepath.Join(c.dir, "log", "init.log"), cmd, proc.Here)
 	_ = w.Close() // the child has its own
 	if err != nil {
 		return err
 	}
 	line, err := bufio.NewReader(r).ReadString('\n')
 	if line != "ready\n" {
-		return fmt.Errorf("set up the node: %s%w\n%s", line, errors.Join(err, c.init.err), c.init.tail())
+		return fmt.Errorf("set up the node: %s%w\n%s", line, errors.Join(err, c.init.Err), c.init.Tail())
 	}
 	return nil
 }
 
 // Stop ends the cluster: with the node's first process, all of them end. The files stay.
 func (c *Cluster) Stop() {
-	c.init.kill()
+	c.init.Kill()
 	for _, p := range c.servers {
-		p.kill()
+		p.Kill()
 	}
 	c.removeCgroups()
 }
@@ -219,17 +222,17 @@ func (c *Cluster) Stop() {
 func (c *Cluster) Paths() Paths { return c.options.Paths }
 
 // Path returns where a file of the node can be found by this process.
-func (c *Cluster) Path(name string) string { return fmt.Sprintf("/proc/%d/root%s", c.init.pid, name) }
+func (c *Cluster) Path(name string) string { return fmt.Sprintf("/proc/%d/root%s", c.init.Pid, name) }
 
 // Pid returns the node's first process, whose namespaces are the node's.
-func (c *Cluster) Pid() int { return c.init.pid }
+func (c *Cluster) Pid() int { return c.init.Pid }
 
 // Logs returns the ends of the servers' logs.
 func (c *Cluster) Logs(names ...string) string {
 	var all []string
 	for _, name := range names {
 		if p := c.servers[name]; p != nil {
-			all = append(all, p.tail())
+			all = append(all, p.Tail())
 		}
 	}
 	return strings.Join(all, "\n")
@@ -252,7 +255,7 @@ func (c *Cluster) Dial(ctx context.Context, network, addr string) (net.Conn, err
 	done := make(chan result, 1)
 	go func() {
 		runtime.LockOSThread() // and never unlocked
-		if err := enterOne(c.init.pid, "net", syscall.CLONE_NEWNET); err != nil {
+		if err := enterOne(c.init.Pid, "net", syscall.CLONE_NEWNET); err != nil {
 			done <- result{nil, err}
 			return
 		}
@@ -273,20 +276,4 @@ func (c *Cluster) connect() error {
 		return fmt.Errorf("make dynamic client: %w", err)
 	}
 	return nil
-}
-
-// moduleRoot returns the directory with go.mod that the working directory is in: tests run in that of their package.
-func moduleRoot() (string, error) {
-	wd, err := os.Getwd()
-	if err != nil {
-		return "", fmt.Errorf("find working directory: %w", err)
-	}
-	for dir := wd; ; dir = filepath.Dir(dir) {
-		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-			return dir, nil
-		}
-		if dir == filepath.Dir(dir) {
-			return "", fmt.Errorf("find go.mod above %q: %w", wd, os.ErrNotExist)
-		}
-	}
 }

@@ -10,6 +10,8 @@ import (
 
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/clientcmd/api"
+
+	"multus/test/pki"
 )
 
 // Tokens of the API server's static users.
@@ -139,11 +141,12 @@ func (c *Cluster) writeFiles() error {
 	if err != nil {
 		return err
 	}
-	files, err := newPKI()
+	keys, err := pki.New(serviceIP, nodeIP)
 	if err != nil {
 		return err
 	}
-	c.ca = files["ca.crt"]
+	c.ca = keys.CA
+	files := map[string][]byte{"ca.crt": keys.CA, "server.crt": keys.Cert, "server.key": keys.Key}
 	put := map[string][]byte{
 		c.file(p.Conf + "/" + PrimaryFile):   []byte(Primary),
 		c.file(plainDir + "/" + PrimaryFile): []byte(Primary),

@@ -33,7 +33,7 @@ func (c *Cluster) Reboot(ctx context.Context, between func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
 	for _, name := range []string{"kubelet", "containerd"} {
-		c.servers[name].kill()
+		c.servers[name].Kill()
 		delete(c.servers, name) // not missed meanwhile
 	}
 	if err := c.poll(ctx, "the end of all processes", c.killAll); err != nil {
@@ -76,9 +76,9 @@ func (c *Cluster) Kill(name string) (int, error) {
 
 // killAll ends every process of the node but the first and the control plane, and fails while there are some.
 func (c *Cluster) killAll() error {
-	keep := []int{c.init.pid}
+	keep := []int{c.init.Pid}
 	for _, name := range controlPlane {
-		keep = append(keep, c.servers[name].pid)
+		keep = append(keep, c.servers[name].Pid)
 	}
 	left := 0
 	err := c.eachProcess(func(pid int, _ bool) error {
@@ -100,7 +100,7 @@ func (c *Cluster) killAll() error {
 // eachProcess calls fn for the processes of the node: those in its PID namespace, and those in its control groups, which
 // are in containers.
 func (c *Cluster) eachProcess(fn func(pid int, contained bool) error) error {
-	node, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", c.init.pid))
+	node, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", c.init.Pid))
 	if err != nil {
 		return fmt.Errorf("find the node's PID namespace: %w", err)
 	}
@@ -145,7 +145,7 @@ func (c *Cluster) onNode(fn func() error) error {
 
 // mountPoints lists the node's mount points, in the order in which they were mounted.
 func (c *Cluster) mountPoints() ([]string, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", c.init.pid))
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", c.init.Pid))
 	if err != nil {
 		return nil, fmt.Errorf("list mounts: %w", err)
 	}

@@ -8,6 +8,7 @@ package kubetest
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -18,6 +19,9 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+
+	"multus/test/module"
+	"multus/test/proc"
 )
 
 const (
@@ -61,8 +65,8 @@ type Cluster struct {
 
 	apiPath string
 	apiArgs []string
-	etcd    *process
-	api     *process
+	etcd    *proc.Process
+	api     *proc.Process
 
 	// The clients of the fixtures, which Requests does not count.
 	kube kubernetes.Interface
@@ -103,7 +107,7 @@ func New(o Options) (*Cluster, func(), error) {
 	if testing.Testing() && testing.Short() {
 		return nil, nil, fmt.Errorf("%w: not with -short", ErrUnavailable)
 	}
-	root, err := moduleRoot()
+	root, err := module.Root()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -142,7 +146,7 @@ func start(root string, o Options) (_ *Cluster, retErr error) {
 		return nil, err
 	}
 	etcdURL := "http://127.0.0.1:" + ports[0]
-	if c.etcd, err = startProcess(filepath.Join(dir, "etcd.log"), toolPath(root, "etcd"), etcdArgs(dir, etcdURL, ports[1])); err != nil {
+	if c.etcd, err = startServer(filepath.Join(dir, "etcd.log"), toolPath(root, "etcd"), etcdArgs(dir, etcdURL, ports[1])); err != nil {
 		return nil, err
 	}
 	c.apiArgs = c.apiserverArgs(etcdURL, ports[2], o.RBAC)
@@ -172,8 +176,8 @@ func (c *Cluster) connect() error {
 }
 
 func (c *Cluster) close() {
-	c.api.kill()
-	c.etcd.kill()
+	c.api.Kill()
+	c.etcd.Kill()
 }
 
 // Addr returns the host:port of the API server.
@@ -199,22 +203,6 @@ func (c *Cluster) RESTConfig() *rest.Config {
 	}
 }
 
-// moduleRoot returns the folder with go.mod that the working directory is in: tests run in the folder of their package.
-func moduleRoot() (string, error) {
-	wd, err := os.Getwd()
-	if err != nil {
-		return "", fmt.Errorf("find working directory: %w", err)
-	}
-	for dir := wd; ; dir = filepath.Dir(dir) {
-		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-			return dir, nil
-		}
-		if dir == filepath.Dir(dir) {
-			return "", fmt.Errorf("find go.mod above %q: %w", wd, os.ErrNotExist)
-		}
-	}
-}
-
 func toolPath(root, name string) string { return filepath.Join(root, "bin", "tools", name) }
 
 // freePorts returns n loopback ports that nobody listens on. They are below the kernel's ephemeral range, so that no
@@ -224,7 +212,7 @@ func freePorts(n int) ([]string, error) {
 	var ports []string
 	var last error
 	for range high - low {
-		p := strconv.Itoa(low + randomInt(high-low))
+		p := strconv.Itoa(low + rand.IntN(high-low))
 		ln, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", p))
 		if err != nil {
 			last = err

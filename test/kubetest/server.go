@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -13,6 +14,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
+
+	"multus/test/pki"
+	"multus/test/proc"
 )
 
 // auditPolicy logs every request when it comes in, so that a request whose answer a client has seen is always logged.
@@ -29,11 +33,12 @@ rules:
 func (c *Cluster) path(name string) string { return filepath.Join(c.dir, name) }
 
 func (c *Cluster) writeFiles() error {
-	ca, files, err := newPKI()
+	keys, err := pki.New("127.0.0.1", "::1", "10.96.0.1", advertised)
 	if err != nil {
 		return err
 	}
-	c.ca = ca
+	c.ca = keys.CA
+	files := map[string][]byte{"server.crt": keys.Cert, "server.key": keys.Key}
 	files["tokens.csv"] = []byte(adminToken + ",admin,admin,\"system:masters\"\n")
 	files["audit-policy.yaml"] = []byte(auditPolicy)
 	for name, b := range files {
@@ -68,15 +73,14 @@ func (c *Cluster) apiserverArgs(etcdURL, port string, rbac bool) []string {
 		"--etcd-servers=" + etcdURL,
 		"--bind-address=127.0.0.1",
 		"--secure-port=" + port,
-		// It has to be an address outside of the loopback; that it exists is not asked.
-		"--advertise-address=10.255.255.1",
+		"--advertise-address=" + advertised,
 		"--service-cluster-ip-range=10.96.0.0/16",
 		"--tls-cert-file=" + c.path("server.crt"),
 		"--tls-private-key-file=" + c.path("server.key"),
 		"--token-auth-file=" + c.path("tokens.csv"),
 		"--authorization-mode=" + mode,
-		"--service-account-key-file=" + c.path("sa.key"),
-		"--service-account-signing-key-file=" + c.path("sa.key"),
+		"--service-account-key-file=" + c.path("server.key"),
+		"--service-account-signing-key-file=" + c.path("server.key"),
 		"--service-account-issuer=https://kubernetes.default.svc",
 		// Nobody makes the service account that this plugin would want of every pod.
 		"--disable-admission-plugins=ServiceAccount",
@@ -88,8 +92,20 @@ func (c *Cluster) apiserverArgs(etcdURL, port string, rbac bool) []string {
 	}
 }
 
-func (c *Cluster) startAPI() (*process, error) {
-	return startProcess(c.path("apiserver.log"), c.apiPath, c.apiArgs)
+// advertised is an address outside of the loopback, as the API server wants it; that it exists is not asked.
+const advertised = "10.255.255.1"
+
+// startServer starts a server that ends with this process, however this process ends.
+func startServer(log, path string, args []string) (*proc.Process, error) {
+	cmd := exec.Command(path, args...)
+	cmd.Dir = filepath.Dir(log)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + cmd.Dir}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return proc.Start(log, cmd, proc.Here)
+}
+
+func (c *Cluster) startAPI() (*proc.Process, error) {
+	return startServer(c.path("apiserver.log"), c.apiPath, c.apiArgs)
 }
 
 // waitReady waits until the API server answers and has made the namespaces that every cluster has.
@@ -108,7 +124,7 @@ func (c *Cluster) waitReady() error {
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("wait for the API server: %w\n%s\n%s", err, c.etcd.tail(), c.api.tail())
+		return fmt.Errorf("wait for the API server: %w\n%s\n%s", err, c.etcd.Tail(), c.api.Tail())
 	}
 	return nil
 }
@@ -125,9 +141,9 @@ func (c *Cluster) poll(ctx context.Context, try func() error) error {
 		select {
 		case <-ctx.Done():
 			return err
-		case <-c.api.done:
+		case <-c.api.Done():
 			return fmt.Errorf("kube-apiserver: %w", errExited)
-		case <-c.etcd.done:
+		case <-c.etcd.Done():
 			return fmt.Errorf("etcd: %w", errExited)
 		case <-tick.C:
 		}
@@ -201,7 +217,7 @@ func (c *Cluster) Stop(tb testing.TB) {
 	tb.Helper()
 	ctx, cancel := callContext(tb)
 	defer cancel()
-	if err := c.api.stop(ctx); err != nil {
+	if err := c.api.Freeze(ctx); err != nil {
 		tb.Fatal(err)
 	}
 }
@@ -209,7 +225,7 @@ func (c *Cluster) Stop(tb testing.TB) {
 // Resume undoes Stop.
 func (c *Cluster) Resume(tb testing.TB) {
 	tb.Helper()
-	if err := c.api.signal(syscall.SIGCONT); err != nil {
+	if err := c.api.Signal(syscall.SIGCONT); err != nil {
 		tb.Fatal(err)
 	}
 }
@@ -217,13 +233,13 @@ func (c *Cluster) Resume(tb testing.TB) {
 // Kill ends the API server, not etcd: connections are refused from now on.
 func (c *Cluster) Kill(tb testing.TB) {
 	tb.Helper()
-	c.api.kill()
+	c.api.Kill()
 }
 
 // Restart starts the API server again, on the same address and data, and returns when it is ready.
 func (c *Cluster) Restart(tb testing.TB) {
 	tb.Helper()
-	c.api.kill()
+	c.api.Kill()
 	for attempt := 1; ; attempt++ {
 		p, err := c.startAPI()
 		if err != nil {

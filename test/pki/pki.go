@@ -1,4 +1,5 @@
-package cluster
+// Package pki makes the keys of an API server for tests. Only the packages that start one may import it.
+package pki
 
 import (
 	"crypto/ecdsa"
@@ -16,14 +17,21 @@ import (
 // validity of the certificates: longer than any test.
 const validity = 7 * 24 * time.Hour
 
-// newPKI returns the files of the API server: the authority's certificate, its own, and the key of it, which also signs
-// the tokens of service accounts: one key less to make.
-func newPKI() (map[string][]byte, error) {
+// Server is what an API server is started with, in PEM.
+type Server struct {
+	CA   []byte // of an authority that signed nothing else
+	Cert []byte
+	// Key is that of Cert, and good for signing the tokens of service accounts: one key less to make.
+	Key []byte
+}
+
+// New makes the files of an API server that has these addresses beside its usual names.
+func New(addrs ...string) (*Server, error) {
 	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("generate key: %w", err)
 	}
-	ca := certificate(1, "test-cluster-ca")
+	ca := certificate(1, "test-ca")
 	ca.IsCA, ca.BasicConstraintsValid = true, true
 	ca.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature
 	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey)
@@ -37,8 +45,10 @@ func newPKI() (map[string][]byte, error) {
 	cert := certificate(2, "kube-apiserver")
 	cert.KeyUsage = x509.KeyUsageDigitalSignature
 	cert.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-	cert.DNSNames = []string{"kubernetes", "kubernetes.default", "kubernetes.default.svc"}
-	cert.IPAddresses = []net.IP{net.ParseIP(serviceIP), net.ParseIP(nodeIP)}
+	cert.DNSNames = []string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"}
+	for _, a := range addrs {
+		cert.IPAddresses = append(cert.IPAddresses, net.ParseIP(a))
+	}
 	der, err := x509.CreateCertificate(rand.Reader, cert, ca, key.Public(), caKey)
 	if err != nil {
 		return nil, fmt.Errorf("sign certificate: %w", err)
@@ -47,11 +57,7 @@ func newPKI() (map[string][]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode key: %w", err)
 	}
-	return map[string][]byte{
-		"ca.crt":     encode("CERTIFICATE", caDER),
-		"server.crt": encode("CERTIFICATE", der),
-		"server.key": encode("EC PRIVATE KEY", b),
-	}, nil
+	return &Server{CA: encode("CERTIFICATE", caDER), Cert: encode("CERTIFICATE", der), Key: encode("EC PRIVATE KEY", b)}, nil
 }
 
 func certificate(serial int64, name string) *x509.Certificate {

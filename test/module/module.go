@@ -1,0 +1,24 @@
+// Package module finds what tests need in the folder of this module. Only tests and their helpers may import it.
+package module
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// Root returns the folder with go.mod that the working directory is in: tests run in the folder of their package.
+func Root() (string, error) {
+	wd, err := os.Getwd()
+	if err != nil {
+		return "", fmt.Errorf("find working directory: %w", err)
+	}
+	for dir := wd; ; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir, nil
+		}
+		if dir == filepath.Dir(dir) {
+			return "", fmt.Errorf("find go.mod above %q: %w", wd, os.ErrNotExist)
+		}
+	}
+}
