@@ -2,8 +2,6 @@ package link_test
 
 import (
 	"context"
-	"encoding/binary"
-	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -11,18 +9,13 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
-	"golang.org/x/sys/unix"
 
 	"multus/internal/link"
 	"multus/test/testnet"
 )
 
-const (
-	// advertLimit is how long the kernel may take to act on a router advertisement, advertEvery how often it is
-	// repeated until then: the first can be lost while the link comes up.
-	advertLimit = 10 * time.Second
-	advertEvery = 100 * time.Millisecond
-)
+// advertLimit is how long the kernel may take to act on a router advertisement.
+const advertLimit = 10 * time.Second
 
 // TestAdvertisedDefault has a real router advertise itself: once dropped, its default route must stay away
 // (pains.md P18), while whatever else it advertises still arrives.
@@ -89,74 +82,18 @@ func hasRoute(t *testing.T, ns *testnet.NS, dst string) (found bool) {
 	return found
 }
 
-// advertise sends advertisements from the interface until the condition holds.
+// advertise is a router until the condition holds.
 func advertise(t *testing.T, ns *testnet.NS, dev, prefix string, changes <-chan netlink.RouteUpdate, holds func() bool) {
 	t.Helper()
-	fd, err := -1, error(nil)
-	ns.Do(t, func() { fd, err = advertiser(indexOf(t, dev)) })
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(fd)
+	stop := testnet.Advertise(t, ns, dev, prefix)
+	defer stop()
 	ctx, cancel := context.WithTimeout(t.Context(), advertLimit)
 	defer cancel()
-	again := time.NewTicker(advertEvery)
-	defer again.Stop()
-	allNodes := &unix.SockaddrInet6{Addr: netip.IPv6LinkLocalAllNodes().As16()}
-	for {
-		if err := unix.Sendto(fd, advertisement(prefix), 0, allNodes); err != nil {
-			t.Fatal(err)
-		}
-		for wait := true; wait; {
-			if holds() {
-				return
-			}
-			select {
-			case <-changes:
-			case <-again.C:
-				wait = false
-			case <-ctx.Done():
-				t.Fatalf("nothing came of the advertisement within %v", advertLimit)
-			}
+	for !holds() {
+		select {
+		case <-changes:
+		case <-ctx.Done():
+			t.Fatalf("nothing came of the advertisement within %v", advertLimit)
 		}
 	}
-}
-
-// advertiser is a socket that sends as a router has to: from a link-local address, with hop limit 255 (RFC 4861,
-// 4.2).
-func advertiser(index int) (int, error) {
-	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMPV6)
-	if err != nil {
-		return -1, err
-	}
-	from := &unix.SockaddrInet6{Addr: netip.MustParseAddr("fe80::1").As16(), ZoneId: uint32(index)}
-	if err = unix.Bind(fd, from); err == nil {
-		err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_HOPS, 255)
-	}
-	if err == nil {
-		err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_IF, index)
-	}
-	if err != nil {
-		unix.Close(fd)
-		return -1, err
-	}
-	return fd, nil
-}
-
-// advertisement offers a default route and a prefix for half an hour (RFC 4861, 4.2 and 4.6.2). The kernel adds the
-// checksum.
-func advertisement(prefix string) []byte {
-	const seconds = 1800
-	message := make([]byte, 16+32)
-	message[0] = 134
-	binary.BigEndian.PutUint16(message[6:], seconds)
-	option := message[16:]
-	option[0], option[1] = 3, 4 // prefix information, 4 units of 8 bytes
-	p := netip.MustParsePrefix(prefix)
-	option[2], option[3] = byte(p.Bits()), 0x80 // on-link, no address wanted
-	binary.BigEndian.PutUint32(option[4:], seconds)
-	binary.BigEndian.PutUint32(option[8:], seconds)
-	addr := p.Addr().As16()
-	copy(option[16:], addr[:])
-	return message
 }

@@ -1,24 +1,19 @@
 package e2e
 
 import (
-	"context"
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"maps"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"multus/test/node"
 	"multus/test/testnet"
@@ -272,7 +267,7 @@ func TestAdvertisedRoute(t *testing.T) {
 				t.Fatal(err)
 			}
 			testnet.Addr(t, s.NS, "cni-v4", "fe80::1/64")
-			stop := advertise(t, s.NS, "cni-v4", prefix)
+			stop := testnet.Advertise(t, s.NS, "cni-v4", prefix)
 			s.eventually(t, "the route in the pod that asked for nothing", func() bool {
 				return slices.Contains(kernelDefaults(t, plain.NS), "eth0 fe80::1")
 			})
@@ -314,75 +309,4 @@ func hasRoute(t *testing.T, ns *testnet.NS, dst string) (found bool) {
 		found = slices.ContainsFunc(routes, func(r netlink.Route) bool { return r.Dst != nil && r.Dst.String() == dst })
 	})
 	return found
-}
-
-// advertise sends router advertisements from an interface that has fe80::1, again and again until it is stopped.
-func advertise(t *testing.T, ns *testnet.NS, dev, prefix string) (stop func()) {
-	t.Helper()
-	var fd int
-	ns.Do(t, func() {
-		link, err := netlink.LinkByName(dev)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if fd, err = advertiser(link.Attrs().Index); err != nil {
-			t.Fatal(err)
-		}
-	})
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for ctx.Err() == nil {
-			// What is lost while a link comes up is sent again.
-			_ = unix.Sendto(fd, advertisement(prefix), 0, &unix.SockaddrInet6{Addr: netip.IPv6LinkLocalAllNodes().As16()})
-			select {
-			case <-ctx.Done():
-			case <-time.After(100 * time.Millisecond):
-			}
-		}
-		unix.Close(fd)
-	}()
-	return func() {
-		cancel()
-		<-done
-	}
-}
-
-// advertiser is a socket that sends as a router has to: from a link-local address, with hop limit 255 (RFC 4861, 4.2).
-func advertiser(index int) (int, error) {
-	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMPV6)
-	if err != nil {
-		return -1, err
-	}
-	err = unix.Bind(fd, &unix.SockaddrInet6{Addr: netip.MustParseAddr("fe80::1").As16(), ZoneId: uint32(index)})
-	if err == nil {
-		err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_HOPS, 255)
-	}
-	if err == nil {
-		err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_IF, index)
-	}
-	if err != nil {
-		unix.Close(fd)
-		return -1, err
-	}
-	return fd, nil
-}
-
-// advertisement offers a default route and an on-link prefix for half an hour (RFC 4861, 4.2 and 4.6.2). The kernel
-// adds the checksum.
-func advertisement(prefix string) []byte {
-	const seconds = 1800
-	message := make([]byte, 16+32)
-	message[0] = 134
-	binary.BigEndian.PutUint16(message[6:], seconds)
-	option := message[16:]
-	option[0], option[1] = 3, 4 // prefix information, 4 units of 8 bytes
-	p := netip.MustParsePrefix(prefix)
-	option[2], option[3] = byte(p.Bits()), 0x80 // on-link, no address wanted
-	binary.BigEndian.PutUint32(option[4:], seconds)
-	binary.BigEndian.PutUint32(option[8:], seconds)
-	addr := p.Addr().As16()
-	copy(option[16:], addr[:])
-	return message
 }

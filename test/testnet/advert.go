@@ -1,0 +1,94 @@
+package testnet
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// advertEvery is how often Advertise repeats itself: what is sent while a link comes up is lost.
+const advertEvery = 100 * time.Millisecond
+
+// Advertise is a router: it advertises itself and an on-link prefix from an interface that has the address fe80::1, again
+// and again, until it is stopped or the test ends.
+func Advertise(tb testing.TB, ns *NS, dev, prefix string) (stop func()) {
+	tb.Helper()
+	fd, err := -1, error(nil)
+	ns.Do(tb, func() { fd, err = advertiser(dev) })
+	if err != nil {
+		tb.Fatal(err)
+	}
+	message := advertisement(netip.MustParsePrefix(prefix))
+	end, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		defer unix.Close(fd)
+		again := time.NewTicker(advertEvery)
+		defer again.Stop()
+		for {
+			_ = unix.Sendto(fd, message, 0, &unix.SockaddrInet6{Addr: netip.IPv6LinkLocalAllNodes().As16()}) // or the next one
+			select {
+			case <-end:
+				return
+			case <-again.C:
+			}
+		}
+	}()
+	stopped := false
+	stop = func() {
+		if !stopped {
+			stopped = true
+			close(end)
+			<-ended
+		}
+	}
+	tb.Cleanup(stop)
+	return stop
+}
+
+// advertiser is a socket that sends as a router has to: from a link-local address, with hop limit 255 (RFC 4861, 4.2).
+func advertiser(dev string) (int, error) {
+	link, err := netlink.LinkByName(dev)
+	if err != nil {
+		return -1, fmt.Errorf("advertise from %s: %w", dev, err)
+	}
+	index := link.Attrs().Index
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMPV6)
+	if err != nil {
+		return -1, fmt.Errorf("advertise from %s: %w", dev, err)
+	}
+	err = unix.Bind(fd, &unix.SockaddrInet6{Addr: netip.MustParseAddr("fe80::1").As16(), ZoneId: uint32(index)})
+	if err == nil {
+		err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_HOPS, 255)
+	}
+	if err == nil {
+		err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_IF, index)
+	}
+	if err != nil {
+		_ = unix.Close(fd) // it was never used
+		return -1, fmt.Errorf("advertise from %s: %w", dev, err)
+	}
+	return fd, nil
+}
+
+// advertisement offers a default route and a prefix for half an hour (RFC 4861, 4.2 and 4.6.2). The kernel adds the
+// checksum.
+func advertisement(prefix netip.Prefix) []byte {
+	const seconds = 1800
+	message := make([]byte, 16+32)
+	message[0] = 134
+	binary.BigEndian.PutUint16(message[6:], seconds)
+	option := message[16:]
+	option[0], option[1] = 3, 4                      // prefix information, 4 units of 8 bytes
+	option[2], option[3] = byte(prefix.Bits()), 0x80 // on-link, no address wanted
+	binary.BigEndian.PutUint32(option[4:], seconds)
+	binary.BigEndian.PutUint32(option[8:], seconds)
+	addr := prefix.Addr().As16()
+	copy(option[16:], addr[:])
+	return message
+}
