@@ -33,7 +33,7 @@ const (
 // temp file is left, with one exception: if the last step, the fsync of the directory, fails, the new content is in
 // place but may not survive a power cut.
 func WriteAtomic(path string, data []byte, perm os.FileMode) error {
-	temp, err := createTemp(filepath.Dir(path))
+	temp, err := CreateTemp(filepath.Dir(path))
 	if err != nil {
 		return fmt.Errorf("write %q: %w", path, err)
 	}
@@ -94,9 +94,10 @@ func Sweep(dir string, olderThan time.Duration) error {
 	return errors.Join(failed...)
 }
 
-// createTemp makes a new file of ours in dir. The name cannot be guessed and O_EXCL refuses whatever is there
-// already, so nobody can place a link under it.
-func createTemp(dir string) (*os.File, error) {
+// CreateTemp makes a new file in dir, for content that is too large for WriteAtomic; the caller fills, syncs, closes and
+// renames it, and Sweep removes it if the caller is killed before. Its mode is 0600. The name cannot be guessed and
+// O_EXCL refuses whatever is there already, so nobody can place a link under it.
+func CreateTemp(dir string) (*os.File, error) {
 	for try := 1; ; try++ {
 		name, err := tempName()
 		if err != nil {

@@ -22,6 +22,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"multus/internal/fsx"
 	"multus/test/leak"
 )
 
@@ -544,7 +545,7 @@ func TestInstallersAtOnce(t *testing.T) {
 func TestSweep(t *testing.T) {
 	t.Parallel()
 	source, dest := version(t, 1000, 1), t.TempDir()
-	f, err := createTemp(dest)
+	f, err := fsx.CreateTemp(dest)
 	if err != nil {
 		t.Fatal(err)
 	}

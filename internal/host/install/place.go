@@ -3,9 +3,7 @@ package install
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -23,10 +21,6 @@ import (
 const (
 	// executable is the mode of installed files, whatever the umask and the source's mode.
 	executable fs.FileMode = 0o755
-	// tempPrefix is that of fsx, whose Sweep removes what a killed installer leaves.
-	tempPrefix = ".multus-tmp-"
-	tempRandom = 8
-
 	// lockLimit is how long another installer is waited for. The lock keeps two from doing the same work and tells
 	// which temporary files have lost their writer; an installer that hangs must not keep the node's daemon from
 	// starting, and without the lock everything else holds.
@@ -47,7 +41,7 @@ func place(ctx context.Context, from, to string) (State, error) {
 	if equal {
 		return Equal, nil
 	}
-	temp, err := createTemp(filepath.Dir(to))
+	temp, err := fsx.CreateTemp(filepath.Dir(to))
 	if err != nil {
 		return "", err
 	}
@@ -142,13 +136,6 @@ func (u until) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	return u.r.Read(p)
-}
-
-// createTemp makes a new file in dir under a name that cannot be guessed.
-func createTemp(dir string) (*os.File, error) {
-	var random [tempRandom]byte
-	_, _ = rand.Read(random[:]) // it never fails
-	return os.OpenFile(filepath.Join(dir, tempPrefix+hex.EncodeToString(random[:])), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 }
 
 // directory is the CNI bin directory, open and, if that is possible, locked against other installers. The lock is on
