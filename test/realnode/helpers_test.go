@@ -103,7 +103,7 @@ func (n *node) remove(t *testing.T, name string) {
 func (n *node) held(t *testing.T) []string {
 	t.Helper()
 	var held []string
-	for _, pattern := range []string{ledger, results, fmt.Sprintf(reserved, "*")} {
+	for _, pattern := range []string{ledger, fmt.Sprintf(reserved, "*")} {
 		files, err := filepath.Glob(n.Path(pattern))
 		if err != nil {
 			t.Fatal(err)
@@ -114,9 +114,7 @@ func (n *node) held(t *testing.T) []string {
 			if err != nil || !info.Mode().IsRegular() || name == "lock" || strings.HasPrefix(name, "last_reserved_ip") || strings.HasPrefix(name, ".") {
 				continue
 			}
-			if pattern != results { // they come and go with the records; what stays of them is looked for at the end
-				held = append(held, strings.TrimPrefix(f, n.Path("")))
-			}
+			held = append(held, strings.TrimPrefix(f, n.Path("")))
 		}
 	}
 	return held
@@ -296,21 +294,11 @@ func (n *node) untilReady(t *testing.T, app string, want int) {
 	})
 }
 
-// complete waits until all pods of a controller have their networks.
+// complete waits until all pods of a controller have their networks, and returns them.
 func (n *node) complete(t *testing.T, app string) []corev1.Pod {
 	t.Helper()
-	began := time.Now()
 	for _, p := range n.pods(t, app) {
-		for {
-			err := n.attached(t, p.Name)
-			if err == nil {
-				break
-			}
-			if time.Since(began) > patience {
-				t.Fatalf("%s: %v", p.Name, err)
-			}
-			time.Sleep(50 * time.Millisecond)
-		}
+		wait(t, p.Name+" has its networks", func() error { return n.attached(t, p.Name) })
 	}
 	return n.pods(t, app)
 }

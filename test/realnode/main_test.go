@@ -2,7 +2,6 @@ package realnode
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -103,19 +102,25 @@ func (n *node) explain(t *testing.T) {
 func until(t *testing.T, what string, try func() error) {
 	t.Helper()
 	began := time.Now()
+	wait(t, what, try)
+	t.Logf("%s: %.1f s", what, time.Since(began).Seconds())
+}
+
+// wait asks again and again until there is no error any more; the test fails with the last one when patience is over.
+func wait(t *testing.T, what string, try func() error) {
+	t.Helper()
+	over := time.After(patience)
+	again := time.NewTicker(50 * time.Millisecond)
+	defer again.Stop()
 	for {
 		err := try()
 		if err == nil {
-			t.Logf("%s: %.1f s", what, time.Since(began).Seconds())
 			return
 		}
-		if time.Since(began) > patience {
-			t.Fatalf("%s: %v", what, err)
-		}
 		select {
-		case <-t.Context().Done():
-			t.Fatal(errors.Join(t.Context().Err(), err))
-		case <-time.After(50 * time.Millisecond):
+		case <-over:
+			t.Fatalf("%s: %v", what, err)
+		case <-again.C:
 		}
 	}
 }
