@@ -78,6 +78,7 @@ func TestNode(t *testing.T) {
 		{"slot fight", n.slotFight},
 		{"reboot", func(t *testing.T) { n.reboot(t, n.nothingLost, n.nothingNew) }},
 		{"reboot, CNI configuration in memory", func(t *testing.T) { n.reboot(t, n.confLost, n.primaryComesLate) }},
+		{"reboot, exclusive slot", func(t *testing.T) { n.exclusiveSlot(t); n.reboot(t, n.primaryFirst, n.nothingNew) }},
 		{"uninstall", n.uninstall},
 		{"thin", func(t *testing.T) { n.install(t, "overlays/thin"); n.twoNetworks(t) }},
 	} {
@@ -365,9 +366,57 @@ func (n *node) primaryComesLate(t *testing.T) {
 		_, err := os.Stat(n.Path(n.paths.Conf + "/00-multus.conf"))
 		return err
 	})
-	if err := os.WriteFile(n.Path(n.paths.Conf+"/"+cluster.PrimaryFile), []byte(cluster.Primary), 0o600); err != nil {
+	if err := n.writePrimary(n.paths.Conf); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// exclusiveDir is where the cluster network's agent writes when the runtime is to see nothing but our configuration.
+const exclusiveDir = "/run/multus/cni/net.d"
+
+// exclusiveSlot moves the cluster network's configuration out of the runtime's sight, as docs/install.md says. It stays so
+// for what comes after: uninstall has to bring it back.
+func (n *node) exclusiveSlot(t *testing.T) {
+	if err := n.writePrimary(exclusiveDir); err != nil {
+		t.Fatal(err)
+	}
+	configs := n.Client.CoreV1().ConfigMaps("kube-system")
+	config, err := configs.Get(t.Context(), "multus-daemon-config", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const key, usual = "daemon-config.json", `"multusAutoconfigDir": "/etc/cni/net.d"`
+	if !strings.Contains(config.Data[key], usual) {
+		t.Fatalf("%s is not there to be changed: %s", usual, config.Data[key])
+	}
+	config.Data[key] = strings.ReplaceAll(config.Data[key], usual, `"multusAutoconfigDir": "`+exclusiveDir+`"`)
+	if _, err := configs.Update(t.Context(), config, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	n.rollDaemon(t)
+	until(t, "our configuration names the other directory", func() error {
+		b, err := os.ReadFile(n.Path(n.paths.Conf + "/00-multus.conf"))
+		if err == nil && !strings.Contains(string(b), exclusiveDir) {
+			err = fmt.Errorf("%s", b)
+		}
+		return err
+	})
+	if err := os.Remove(n.Path(n.paths.Conf + "/" + cluster.PrimaryFile)); err != nil {
+		t.Fatal(err)
+	}
+	n.twoNetworks(t)
+}
+
+// primaryFirst: everything was in memory, and the cluster network's agent is there before anybody else.
+func (n *node) primaryFirst() error {
+	return errors.Join(n.confLost(), n.writePrimary(exclusiveDir))
+}
+
+func (n *node) writePrimary(dir string) error {
+	if err := os.MkdirAll(n.Path(dir), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(n.Path(dir+"/"+cluster.PrimaryFile), []byte(cluster.Primary), 0o600)
 }
 
 // afterReboot: all pods run again, with all their networks from the start, and what they had before is free.
