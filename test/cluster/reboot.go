@@ -57,7 +57,7 @@ func (c *Cluster) Reboot(ctx context.Context, between func() error) error {
 	if err := c.startContainerd(ctx); err != nil {
 		return err
 	}
-	return c.start("kubelet", c.kubeletArgs()...)
+	return c.startKubelet(ctx)
 }
 
 // Kill sends SIGKILL to the containers' processes of a name, and returns how many there were.

@@ -85,7 +85,7 @@ func (c *Cluster) startServers(ctx context.Context) error {
 	if err := c.start("kube-scheduler", schedulerArgs()...); err != nil {
 		return err
 	}
-	if err := c.start("kubelet", c.kubeletArgs()...); err != nil {
+	if err := c.startKubelet(ctx); err != nil {
 		return err
 	}
 	if err := c.poll(ctx, "the node", func() error { return c.nodeReady(ctx) }); err != nil {
@@ -102,6 +102,27 @@ func (c *Cluster) startContainerd(ctx context.Context) error {
 		_, err := os.Stat(c.Path(c.options.Paths.Run + "/containerd.sock"))
 		return err
 	})
+}
+
+// startKubelet returns when the kubelet answers. It ends when containerd listens and does not serve pods yet, and is
+// started again, as a node's service manager does.
+func (c *Cluster) startKubelet(ctx context.Context) error {
+	const attempts, health = 10, "127.0.0.1:10248"
+	for attempt := 1; ; attempt++ {
+		if err := c.start("kubelet", c.kubeletArgs()...); err != nil {
+			return err
+		}
+		err := c.poll(ctx, "the kubelet", func() error {
+			conn, err := c.Dial(ctx, "tcp", health)
+			if err != nil {
+				return err
+			}
+			return conn.Close()
+		})
+		if err == nil || attempt == attempts || !c.servers["kubelet"].Exited() {
+			return err
+		}
+	}
 }
 
 func (c *Cluster) nodeReady(ctx context.Context) error {

@@ -87,10 +87,7 @@ func Run(ctx context.Context, o Options) error {
 	g.Go(func() error { s.run(ctx); return nil })
 	g.Go(func() error { return q.run(ctx) })
 	if slot != nil {
-		a := newAlarm(s.emitNode, o.NodeName, log)
-		slot.Lost = a.raise
-		g.Go(func() error { return slot.Run(ctx) })
-		g.Go(func() error { return a.run(ctx) })
+		keep(ctx, g, slot, newAlarm(s.emitNode, o.NodeName, log))
 	}
 	if conf.MetricsPort != nil {
 		g.Go(func() error { return m.serve(ctx, *conf.MetricsPort, conf.EnablePprof) })
@@ -130,6 +127,13 @@ func newSlot(conf *config.Daemon, log *slog.Logger) *autoconf.Slot {
 	slot := autoconf.NewSlot(conf, log)
 	slot.Memory = autoconf.Memory(cmp.Or(conf.CNIDir, config.DefaultCNIDir))
 	return slot
+}
+
+// keep runs the slot, and the alarm for when it is lost.
+func keep(ctx context.Context, g *errgroup.Group, slot *autoconf.Slot, a *alarm) {
+	slot.Lost = a.raise
+	g.Go(func() error { return slot.Run(ctx) })
+	g.Go(func() error { return a.run(ctx) })
 }
 
 // ready says why this daemon does not do all that it should: plans first, then the slot.
