@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"multus/internal/engine/ledger"
 	"multus/internal/engine/request"
 	"multus/internal/fsx"
 )
@@ -74,6 +75,9 @@ func TestCollectFails(t *testing.T) {
 	n.does(t, "bad", `echo '{"code":11,"msg":"later"}'; exit 1`)
 	for _, c := range []string{"bad", "good"} {
 		n.attached(t, c, c, "1.0.0", filepath.Join(n.dir, "gone"), "before")
+		if err := n.store.Note(c, ledger.Progress{Begun: 2}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	got, err := n.engine.Collect(t.Context(), n.request(request.Del, "", ""), 0, false)
 	if err != nil || len(got) != 2 {

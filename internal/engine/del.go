@@ -114,7 +114,10 @@ func (c *call) detach(ctx context.Context, p *plan.Plan, progress *ledger.Progre
 		cancel()
 		if unseen, ok := errors.AsType[*execute.UnseenError](err); ok {
 			progress.DelTries = before.DelTries + 1
-			if excused(before, unseen) {
+			if progress.Begun == 0 {
+				progress.Begun = run.Begun(p, i+1)
+			}
+			if i >= progress.Begun || excused(before, unseen) {
 				c.log.Warn("DEL of an attachment that is not there", "network", a.Name, "ifname", a.IfName, "err", err)
 				err = run.Forget(p, a)
 			}
@@ -136,8 +139,9 @@ func (c *call) detach(ctx context.Context, p *plan.Plan, progress *ledger.Progre
 		"%d of %d networks could not be deleted", len(errs), len(p.Attachments))
 }
 
-// excused tells that a failed DEL of which nothing is seen leaves nothing: ADD had come to an end and had undone what it
-// did; or ADD was killed, maybe inside this plugin, and the plugin has told its reason more than unseenTries times.
+// excused tells that a failed DEL of which nothing is seen leaves nothing although ADD may have come to it: ADD had come
+// to an end and had undone what it did; or ADD was killed, maybe inside this plugin, and the plugin has told its reason
+// more than unseenTries times.
 func excused(before ledger.Progress, unseen *execute.UnseenError) bool {
 	return before.Undone && !unseen.CutOff() || before.DelTries >= unseenTries && unseen.Answered()
 }

@@ -24,13 +24,15 @@ func TestUnseen(t *testing.T) {
 		fails               int // -1: always
 	}{
 		{"ADD was killed, the plugin works", "other", "", ledger.Progress{}, 0},
-		{"ADD was killed, the plugin always gives a reason", "other", answers, ledger.Progress{}, unseenTries},
+		{"ADD was killed before it came to it", "other", answers, ledger.Progress{}, 0},
+		{"ADD was killed before it came to it, the plugin crashes", "other", "exit 2", ledger.Progress{}, 0},
+		{"ADD was killed, the plugin always gives a reason", "other", answers, ledger.Progress{Begun: 2}, unseenTries},
 		{"the cluster network's own", "cluster", answers, ledger.Progress{}, unseenTries},
-		{"ADD was killed, the plugin is always killed", "other", "kill -9 $$", ledger.Progress{}, -1},
-		{"ADD was killed, the plugin always crashes", "other", "exit 2", ledger.Progress{}, -1},
+		{"ADD was killed, the plugin is always killed", "other", "kill -9 $$", ledger.Progress{Begun: 2}, -1},
+		{"ADD was killed, the plugin always crashes", "other", "exit 2", ledger.Progress{Begun: 2}, -1},
 		{"ADD had undone all, the plugin gives a reason", "other", answers, ledger.Progress{Undone: true}, 0},
 		{"ADD had undone all, the plugin crashes", "other", "exit 2", ledger.Progress{Undone: true}, 0},
-		{"ADD had undone all, the plugin is killed", "other", "kill -9 $$", ledger.Progress{Undone: true}, -1},
+		{"ADD had undone all, the plugin is killed", "other", "kill -9 $$", ledger.Progress{Undone: true, Begun: 2}, -1},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {

@@ -90,6 +90,17 @@ func (r *Runner) Del(ctx context.Context, p *plan.Plan, a *plan.Attachment) erro
 	return err
 }
 
+// Begun is how many of the first n attachments ADD came to: all that have a result, and the one after them, in which it
+// may have been killed. It is asked before any of them is deleted.
+func (r *Runner) Begun(p *plan.Plan, n int) int {
+	for i := range n {
+		if _, err := os.Stat(r.cacheFile(p.Attachments[i].Config.Name(), p.ContainerID, p.Attachments[i].IfName)); err != nil {
+			return i + 1
+		}
+	}
+	return n
+}
+
 // UnseenError is the error of a DEL of which nothing is seen: libcni has no result of the attachment and the sandbox
 // has no such interface. ADD never came to it, failed in it, or was killed in it. Its plugins were asked, so what they
 // reserved is freed, unless they failed before they came to that. Some call a missing interface an error, at this and

@@ -41,9 +41,10 @@ type element struct {
 	BinDir string `json:"binDir,omitempty"`
 	// Boot is the boot of the node at which the attachment was made.
 	Boot string `json:"bootID,omitempty"`
-	// Undone and DelTries are the record's Progress, the same in all elements.
+	// Undone, DelTries and Begun are the record's Progress, the same in all elements.
 	Undone   bool `json:"undone,omitempty"`
 	DelTries int  `json:"delTries,omitempty"`
+	Begun    int  `json:"begun,omitempty"`
 	// RuntimeConfig is there when the keys above do not tell all of it: port mappings, bandwidth, and
 	// what the runtime itself passed (behaviour.md D67 [quirk]).
 	RuntimeConfig map[string]json.RawMessage `json:"capabilityArgs,omitempty"`

@@ -74,6 +74,8 @@ type Progress struct {
 	Undone bool
 	// DelTries counts the DELs that failed though nothing was seen to remain.
 	DelTries int
+	// Begun is how many attachments ADD came to, as the first of these DELs found out; 0 as long as none has.
+	Begun int
 }
 
 // Write records a plan durably: once it returns, a power loss does not lose it.
@@ -161,7 +163,7 @@ func (s *Store) decode(r *Record, b []byte, ifName string) error {
 				r.Attachments = append(r.Attachments, *a)
 				r.Netns, r.BinDir = cmp.Or(e.Netns, r.Netns), cmp.Or(e.BinDir, r.BinDir)
 				r.Boot = cmp.Or(e.Boot, r.Boot)
-				r.Progress = Progress{Undone: e.Undone || r.Progress.Undone, DelTries: max(e.DelTries, r.Progress.DelTries)}
+				r.Progress = Progress{e.Undone || r.Progress.Undone, max(e.DelTries, r.Progress.DelTries), max(e.Begun, r.Progress.Begun)}
 			}
 		}
 		errs = append(errs, err)
@@ -282,9 +284,11 @@ func (s *Store) Note(containerID string, p Progress) error {
 		if p.Undone {
 			e["undone"] = json.RawMessage("true")
 		}
-		delete(e, "delTries")
-		if p.DelTries > 0 {
-			e["delTries"] = json.RawMessage(strconv.Itoa(p.DelTries))
+		for key, n := range map[string]int{"delTries": p.DelTries, "begun": p.Begun} {
+			delete(e, key)
+			if n > 0 {
+				e[key] = json.RawMessage(strconv.Itoa(n))
+			}
 		}
 	}
 	if err == nil {
