@@ -32,9 +32,8 @@ func (e *Engine) Add(ctx context.Context, req *request.Request) (types.Result, e
 	if err == nil {
 		return res, nil
 	}
-	err = c.inPod(err)
 	c.tell(ctx, err)
-	return nil, err
+	return nil, c.inPod(err)
 }
 
 // tell puts the failure of an ADD into the pod's events, in the words that the runtime gets.
@@ -46,7 +45,8 @@ func (c *call) tell(ctx context.Context, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tellLimit)
 	defer cancel()
 	c.deps.Publisher.Publish(ctx, &publish.Report{
-		Command: request.Add, Pod: pod, Failure: &publish.Failure{Tell: true, Message: err.Error()},
+		Command: request.Add, Pod: pod, ContainerID: c.req.ContainerID,
+		Failure: &publish.Failure{Tell: true, Message: c.ofPod(err).Error()},
 	})
 }
 
@@ -168,7 +168,7 @@ func (c *call) report(ctx context.Context, p *plan.Plan, results []types.Result,
 		return
 	}
 	rep := &publish.Report{
-		Command: request.Add, Timings: c.timings, Time: time.Now().UnixNano(),
+		Command: request.Add, ContainerID: c.req.ContainerID, Timings: c.timings, Time: time.Now().UnixNano(),
 		Pod:  publish.Pod{Namespace: p.Pod.Namespace, Name: p.Pod.Name, UID: p.Pod.UID},
 		Wait: c.conf.PlainPods != config.PlainLocal || !plan.Plain(c.req, c.conf),
 	}

@@ -27,7 +27,7 @@ func (e *Engine) Del(ctx context.Context, req *request.Request) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, DelLimit, fmt.Errorf("DEL took longer than %s", DelLimit))
 	defer cancel()
 	err = c.lockedForDel(ctx, func() error { return c.del(ctx) })
-	c.deps.Publisher.Publish(ctx, &publish.Report{Command: request.Del, Pod: c.pod(), Timings: c.timings})
+	c.deps.Publisher.Publish(ctx, &publish.Report{Command: request.Del, Pod: c.pod(), ContainerID: c.req.ContainerID, Timings: c.timings})
 	return c.inPod(err)
 }
 

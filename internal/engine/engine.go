@@ -183,14 +183,17 @@ func convert(res types.Result, version string) (types.Result, error) {
 	return out, nil
 }
 
-// inPod puts the pod in front of an error, once (behaviour.md D7).
+// inPod puts the pod in front of an error, once (behaviour.md D7), and the request at its end.
 func (c *call) inPod(err error) error {
 	if err == nil {
 		return nil
 	}
+	return fault.ForRequest(c.ofPod(err), c.req.ContainerID)
+}
+
+func (c *call) ofPod(err error) *types.Error {
 	ce := fault.ToCNI(err)
-	ce = &types.Error{Code: ce.Code, Msg: fmt.Sprintf("Multus: [%s]: %s", c.identity(), ce.Msg), Details: ce.Details}
-	return ce
+	return &types.Error{Code: ce.Code, Msg: fmt.Sprintf("Multus: [%s]: %s", c.identity(), ce.Msg), Details: ce.Details}
 }
 
 // pod is the pod of the request, as the runtime names it.

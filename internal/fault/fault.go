@@ -52,6 +52,37 @@ func (e *Error) Error() string {
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
+// shown is how much of a container ID names a request; it is as much as crictl shows.
+const shown = 13
+
+// Request is how errors and events name a request: by the beginning of its container ID, which the runtime, kubelet and
+// every log line of the request have in full. It is "" for a verb without a container.
+func Request(containerID string) string {
+	if containerID == "" {
+		return ""
+	}
+	return "request " + containerID[:min(shown, len(containerID))]
+}
+
+// ForRequest is ToCNI with the request's name at the end of the details, once.
+func ForRequest(err error, containerID string) *types.Error {
+	ce := *ToCNI(err)
+	if name := Request(containerID); !strings.HasSuffix(ce.Details, name) {
+		ce.Details = joined(ce.Details, name)
+	}
+	return &ce
+}
+
+// Told is a text with the request's name at the end: an event's then is, word for word, the error of ForRequest.
+func Told(text, containerID string) string { return joined(text, Request(containerID)) }
+
+func joined(a, b string) string {
+	if a == "" || b == "" {
+		return a + b
+	}
+	return a + "; " + b
+}
+
 // oneLine joins the lines of a text: joined errors come one to a line, and a message is read in a log.
 func oneLine(s string) string {
 	return strings.Join(strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")

@@ -3,6 +3,7 @@ package fault_test
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -54,5 +55,35 @@ func TestToCNI(t *testing.T) {
 				t.Errorf("a second time: %v", again)
 			}
 		})
+	}
+}
+
+// TestForRequest: the request is named once, at the end of what the runtime shows; an event's words are the same.
+func TestForRequest(t *testing.T) {
+	t.Parallel()
+	const id = "0123456789abcdef"
+	for _, tc := range []struct {
+		err           error
+		id, want, msg string
+	}{
+		{fault.New(fault.TryAgain, "next", "a"), id, "next; request 0123456789abc", "a; next"},
+		{errors.New("a"), id, "request 0123456789abc", "a"},
+		{errors.New("a"), "short", "request short", "a"},
+		{fault.New(fault.TryAgain, "next", "a"), "", "next", "a; next"},
+	} {
+		before := fault.ToCNI(tc.err)
+		got := fault.ForRequest(before, tc.id)
+		if got.Details != tc.want || got.Code != before.Code {
+			t.Errorf("%v: %#v", tc.err, got)
+		}
+		if again := fault.ForRequest(got, tc.id); !cmp.Equal(got, again) {
+			t.Errorf("a second time: %v", again)
+		}
+		if told := fault.Told(tc.msg, tc.id); told != got.Error() {
+			t.Errorf("told %q, the runtime got %q", told, got.Error())
+		}
+		if strings.Contains(before.Details, "request") {
+			t.Errorf("the error itself was changed: %v", before)
+		}
 	}
 }

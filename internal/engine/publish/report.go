@@ -21,6 +21,8 @@ type Report struct {
 	// Command is the verb that the report is about: ADD or DEL.
 	Command string `json:"command"`
 	Pod     Pod    `json:"pod"`
+	// ContainerID of the sandbox, which names the request.
+	ContainerID string `json:"containerID,omitempty"`
 	// Attached networks in the order of the plan; those before the failure when ADD failed.
 	Attached []Attached `json:"attached,omitempty"`
 	// Failure is set when ADD failed: nothing is attached any more, and no status is written.
@@ -60,7 +62,8 @@ type Failure struct {
 	// Missing is set when a network does not exist, or could not be looked up (behaviour.md O61).
 	Missing bool `json:"missing,omitempty"`
 	// Tell asks for an event on the pod (key failureEvents; O64 [quirk]: there is none today).
-	Tell    bool   `json:"tell,omitempty"`
+	Tell bool `json:"tell,omitempty"`
+	// Message is the same for every try, so it does not name the request.
 	Message string `json:"message"`
 }
 
@@ -250,7 +253,7 @@ func Events(r *Report) ([]Event, error) {
 		out = append(out, Event{Type: Warning, Reason: "NoNetworkFound", Message: f.Message})
 	}
 	if f := r.Failure; f != nil && f.Tell {
-		out = append(out, Event{Type: Warning, Reason: "FailedAddingInterface", Message: f.Message, Seldom: true})
+		out = append(out, Event{Type: Warning, Reason: "FailedAddingInterface", Message: f.Message, ContainerID: r.ContainerID, Seldom: true})
 	}
 	for i := range r.Attached {
 		a := &r.Attached[i]

@@ -3,6 +3,8 @@ package publish
 import (
 	"context"
 	"errors"
+
+	"multus/internal/fault"
 )
 
 // Pod names the pod object that is told about its networks. UID is empty where the runtime gave none.
@@ -24,9 +26,14 @@ type Event struct {
 	Reason  string `json:"reason"`
 	Message string `json:"message"`
 	// Seldom: the same event about the same pod is worth telling once a minute, whoever tells it. A runtime tries a
-	// failed ADD again every few seconds, with a new process each time.
+	// failed ADD again every few seconds, with a new process and container each time.
 	Seldom bool `json:"seldom,omitempty"`
+	// ContainerID names the request of an event that is told seldom; it does not make another event of it.
+	ContainerID string `json:"containerID,omitempty"`
 }
+
+// Text is the message and the request's name, as the runtime has it in its error.
+func (e Event) Text() string { return fault.Told(e.Message, e.ContainerID) }
 
 var (
 	// ErrGone is returned when the pod does not exist any more, or when another pod bears its name

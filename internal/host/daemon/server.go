@@ -126,6 +126,9 @@ func (s *server) report(w http.ResponseWriter, r *http.Request) {
 	}
 	failpoint.At("daemon.report.received")
 	s.metrics.observe(rep)
+	if f := rep.Failure; f != nil && f.Tell {
+		s.log.Error("ADD failed", "pod", rep.Pod.Namespace+"/"+rep.Pod.Name, "container", rep.ContainerID, "err", fault.Told(f.Message, rep.ContainerID))
+	}
 	if len(rep.Attached) == 0 && rep.Failure == nil {
 		answer(w, http.StatusOK, struct{}{}) // timings only
 		return
@@ -158,7 +161,7 @@ func (s *server) status(w http.ResponseWriter, _ *http.Request) {
 // refuse answers with a CNI error object, and logs it once.
 func (s *server) refuse(w http.ResponseWriter, req *request.Request, err error) {
 	ce := fault.ToCNI(err)
-	s.log.Error("request refused", "cmd", req.Command, "pod", req.Pod(), "container", req.ContainerID, "code", ce.Code, "err", ce.Msg)
+	s.log.Error("request refused", "cmd", req.Command, "pod", req.Pod(), "container", req.ContainerID, "code", ce.Code, "err", fault.ForRequest(ce, req.ContainerID).Error())
 	status := http.StatusBadRequest
 	if ce.Code == fault.TryAgain {
 		status = http.StatusServiceUnavailable

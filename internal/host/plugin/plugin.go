@@ -81,16 +81,17 @@ func Run(args []string, stdout io.Writer, h Host) int {
 type verbs struct {
 	ctx  context.Context //nolint:containedctx // skel passes none
 	host Host
+	log  *slog.Logger // nil until the configuration, which says where to log, is read
 }
 
 func (v *verbs) add(args *skel.CmdArgs) error {
 	req, e, err := v.prepare(request.Add, args)
 	if err != nil {
-		return err
+		return v.failed(request.Add, args, err)
 	}
 	res, err := e.Add(v.ctx, req)
 	if err != nil {
-		return fault.ToCNI(err)
+		return v.failed(request.Add, args, err)
 	}
 	failpoint.At("result.before")
 	err = types.PrintResult(res, res.Version())
@@ -117,13 +118,22 @@ func (v *verbs) status(args *skel.CmdArgs) error {
 func (v *verbs) simple(command string, args *skel.CmdArgs, verb func(*engine.Engine, context.Context, *request.Request) error) error {
 	req, e, err := v.prepare(command, args)
 	if err != nil {
-		return err
+		return v.failed(command, args, err)
 	}
 	if err := verb(e, v.ctx, req); err != nil {
-		return fault.ToCNI(err)
+		return v.failed(command, args, err)
 	}
 	failpoint.At("verb.done")
 	return nil
+}
+
+// failed is the one place where an error leaves for the runtime, and goes into the log with the same words.
+func (v *verbs) failed(command string, args *skel.CmdArgs, err error) error {
+	ce := fault.ForRequest(err, args.ContainerID)
+	if v.log != nil {
+		v.log.Error("request failed", "cmd", command, "container", args.ContainerID, "code", ce.Code, "err", ce.Error())
+	}
+	return ce
 }
 
 // guard stops recursion at once (P09).
@@ -140,26 +150,26 @@ func guard(command string) error {
 func (v *verbs) prepare(command string, args *skel.CmdArgs) (*request.Request, *engine.Engine, error) {
 	failpoint.At("plugin.read")
 	if err := guard(command); err != nil {
-		return nil, nil, fault.ToCNI(err)
+		return nil, nil, err
 	}
 	conf, err := config.ParsePlugin(args.StdinData)
 	if err != nil {
-		return nil, nil, fault.ToCNI(err)
+		return nil, nil, err
 	}
-	log := v.logger(conf)
+	v.log = v.logger(conf)
 	parsed, err := request.ParseArgs(args.Args)
 	if err != nil {
 		if command != request.Del {
-			return nil, nil, fault.ToCNI(err)
+			return nil, nil, err
 		}
-		log.Warn("going on without CNI_ARGS", "err", err)
+		v.log.Warn("going on without CNI_ARGS", "container", args.ContainerID, "err", err)
 	}
 	failpoint.At("plugin.parsed")
-	c := v.host.Connect(conf, log)
+	c := v.host.Connect(conf, v.log.With("container", args.ContainerID))
 	return &request.Request{
 		Command: command, ContainerID: args.ContainerID, Netns: args.Netns, IfName: args.IfName,
 		Args: parsed, Path: args.Path, Config: args.StdinData,
-	}, engine.New(engine.Deps{Planner: c, Publisher: c, Status: c, LockFile: LockFile, Boot: Boot(), Log: log}), nil
+	}, engine.New(engine.Deps{Planner: c, Publisher: c, Status: c, LockFile: LockFile, Boot: Boot(), Log: v.log}), nil
 }
 
 func (v *verbs) logger(conf *config.Plugin) *slog.Logger {

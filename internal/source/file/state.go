@@ -75,6 +75,7 @@ func (s *Source) Emit(ctx context.Context, pod publish.Pod, event publish.Event)
 		return fmt.Errorf("record event %s about pod %s/%s: %w", event.Reason, pod.Namespace, pod.Name, err)
 	}
 	defer unlock()
+	event.Message = event.Text()
 	line, err := json.Marshal(record{Time: time.Now().UTC().Format(time.RFC3339Nano), UID: pod.UID, Event: event})
 	if err != nil {
 		return fmt.Errorf("encode event %s: %w", event.Reason, err)

@@ -364,6 +364,11 @@ func TestEventID(t *testing.T) {
 	if eventID(aPod, seldom, now.Add(54*time.Second)) != first {
 		t.Error("told twice in a minute")
 	}
+	again := seldom
+	again.ContainerID = "the next try"
+	if eventID(aPod, again, now) != first {
+		t.Error("told again for the next try")
+	}
 	other, otherPod := seldom, aPod
 	other.Message, otherPod.UID = "n", "another"
 	for what, id := range map[string][eventIDBytes]byte{
@@ -392,6 +397,18 @@ func TestEventBounds(t *testing.T) {
 	} {
 		if got := cut(in, maxEventMessage); got != want {
 			t.Errorf("cut(%d bytes) = %q", len(in), got)
+		}
+	}
+}
+
+// TestEventNamesRequest: however long the message, the request is told at its end.
+func TestEventNamesRequest(t *testing.T) {
+	t.Parallel()
+	const id, name = "0123456789abcdef", "; request 0123456789abc"
+	for _, message := range []string{"m", strings.Repeat("m", 2*maxEventMessage)} {
+		got := newEvent(aPod, publish.Event{Message: message, ContainerID: id}, time.Now()).Message
+		if !strings.HasSuffix(got, name) || len(got) > maxEventMessage {
+			t.Errorf("message of %d bytes: %d, ends with %q", len(message), len(got), got[max(0, len(got)-40):])
 		}
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"multus/internal/engine/publish"
+	"multus/internal/fault"
 )
 
 // Limits of writes. They are tried once: who publishes keeps a queue and decides when to try again.
@@ -139,10 +140,12 @@ type coreEvent struct {
 
 func newEvent(pod publish.Pod, event publish.Event, now time.Time) coreEvent {
 	stamp := now.UTC().Format(time.RFC3339)
+	// What is too long is cut before the request's name: that finds the whole text in the logs.
+	event.Message = cut(event.Message, maxEventMessage-len(fault.Told(" ", event.ContainerID)))
 	e := coreEvent{
 		APIVersion: "v1", Kind: "Event",
 		ReportingComponent: component,
-		Type:               event.Type, Reason: event.Reason, Message: cut(event.Message, maxEventMessage),
+		Type:               event.Type, Reason: event.Reason, Message: event.Text(),
 		Count: 1, FirstTimestamp: stamp, LastTimestamp: stamp,
 	}
 	e.Metadata.Namespace, e.Metadata.Name = pod.Namespace, eventName(pod.Name, eventID(pod, event, now))
