@@ -114,7 +114,7 @@ func (c *call) locked(ctx context.Context, limit time.Duration, fn func() error)
 	defer cancel()
 	l, err := ledger.Lock(waiting, c.deps.LockFile, c.req.ContainerID)
 	if err != nil {
-		return fault.Wrap(err, fault.TryAgain, "nothing: the runtime tries again", "%s", c.req.Pod())
+		return fault.Wrap(err, fault.TryAgain, "nothing: the runtime tries again", "pod %s", c.req.Pod())
 	}
 	c.lock = l.File()
 	failpoint.At("lock.taken")
@@ -192,8 +192,10 @@ func (c *call) inPod(err error) error {
 }
 
 func (c *call) ofPod(err error) *types.Error {
-	ce := fault.ToCNI(err)
-	return &types.Error{Code: ce.Code, Msg: fmt.Sprintf("Multus: [%s]: %s", c.identity(), ce.Msg), Details: ce.Details}
+	ce := fault.ForRequest(err, "")
+	return &types.Error{
+		Code: ce.Code, Msg: fmt.Sprintf("Multus: [%s]: %s", c.identity(), ce.Msg), Details: cmp.Or(ce.Details, fault.Unforeseen),
+	}
 }
 
 // pod is the pod of the request, as the runtime names it.

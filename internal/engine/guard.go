@@ -32,7 +32,7 @@ const devicesKey = "devices"
 func (c *call) record(ctx context.Context, p *plan.Plan) error {
 	wanted, err := moved(p)
 	if err != nil {
-		return fault.Wrap(err, fault.BadConfig, "correct the configuration of the network", "nothing was attached")
+		return fault.Wrap(err, fault.BadConfig, "correct the configuration of the network", "pod %s was not attached", c.req.Pod())
 	}
 	if len(wanted) == 0 {
 		return c.write(p)
@@ -48,7 +48,7 @@ func (c *call) record(ctx context.Context, p *plan.Plan) error {
 
 func (c *call) write(p *plan.Plan) error {
 	if err := c.store.Write(p); err != nil {
-		return fault.Wrap(err, fault.Internal, "make the state directory (cniDir) writable", "nothing was attached")
+		return fault.Wrap(err, fault.Internal, "make the state directory (cniDir) writable", "pod %s was not attached", c.req.Pod())
 	}
 	return nil
 }
@@ -83,7 +83,7 @@ func (c *call) withDevices(ctx context.Context, fn func(node *link.Namespace) er
 	defer cancel()
 	l, err := fsx.Acquire(waiting, c.deps.LockFile, devicesKey)
 	if err != nil {
-		return fault.Wrap(err, fault.TryAgain, "nothing: the runtime tries again", "wait for the devices of the node")
+		return fault.Wrap(err, fault.TryAgain, "nothing: the runtime tries again", "pod %s waits for the devices of the node", c.req.Pod())
 	}
 	defer func() { err = errors.Join(err, l.Release()) }()
 	failpoint.At("devices.locked")
@@ -139,7 +139,10 @@ func (c *call) inventory(node *link.Namespace, own ...device.Claim) (*device.Inv
 	return device.Look(node, append(claims, own...), device.ParseAddresses(c.conf.NodeAddresses))
 }
 
-// refused makes a fault of a refusal.
+// refused makes a fault of a refusal. The table of errors has what it says:
+//
+//errors:row <device> is not on this node; <what there is instead> => change "<key>" in <the network's definition>
+//errors:row <device> is not free: <reasons>; <what there is instead> => change "<key>" in <the network's definition>; or wait until the pod that has it is gone; or set "allowInUse": true in its config if you mean it
 func refused(err error) error {
 	var r *device.Refusal
 	if !errors.As(err, &r) {

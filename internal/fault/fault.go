@@ -21,6 +21,9 @@ const (
 	Internal       = types.ErrInternal
 )
 
+// Unforeseen is what to do about an error that is no fault.
+const Unforeseen = "look for the request in the logs of this node, and report it"
+
 // Error is an error with a CNI code and advice. Err is the cause and may be nil.
 type Error struct {
 	Code uint
@@ -64,9 +67,10 @@ func Request(containerID string) string {
 	return "request " + containerID[:min(shown, len(containerID))]
 }
 
-// ForRequest is ToCNI with the request's name at the end of the details, once.
+// ForRequest is ToCNI in one line, with the request's name at the end of the details, once.
 func ForRequest(err error, containerID string) *types.Error {
 	ce := *ToCNI(err)
+	ce.Msg, ce.Details = oneLine(ce.Msg), oneLine(ce.Details)
 	if name := Request(containerID); !strings.HasSuffix(ce.Details, name) {
 		ce.Details = joined(ce.Details, name)
 	}
