@@ -121,13 +121,17 @@ func (c *call) attach(ctx context.Context, p *plan.Plan) ([]types.Result, error)
 }
 
 // failed names the network of a failed attachment (behaviour.md M2) and keeps the delegate's code (D5). An error in the
-// configuration that was found without the delegate says all that there is to say.
+// configuration that was found without the delegate says all that there is to say, and whoever knows better what to do
+// says that.
 func (c *call) failed(a *plan.Attachment, err error) error {
-	if f := (*fault.Error)(nil); errors.As(err, &f) && f.Code == fault.BadConfig {
-		return err
+	code, next := fault.Internal, fmt.Sprintf("look at the configuration of network %s and at the message of its plugin", a.Name)
+	if f, ok := errors.AsType[*fault.Error](err); ok {
+		if f.Code == fault.BadConfig {
+			return err
+		}
+		code, next = f.Code, f.Next
 	}
-	return fault.Wrap(err, fault.Internal, fmt.Sprintf("look at the configuration of network %s and at the message of its plugin", a.Name),
-		"error adding container to network %q (interface %s)", a.Name, a.IfName)
+	return fault.Wrap(err, code, next, "error adding container to network %q (interface %s)", a.Name, a.IfName)
 }
 
 // clearLeftover frees what an earlier ADD of the same container left, that was killed and never deleted. A

@@ -141,8 +141,11 @@ func (c *call) inventory(node *link.Namespace, own ...device.Claim) (*device.Inv
 
 // refused makes a fault of a refusal. The table of errors has what it says:
 //
-//errors:row <device> is not on this node; <what there is instead> => change "<key>" in <the network's definition>
-//errors:row <device> is not free: <reasons>; <what there is instead> => change "<key>" in <the network's definition>; or wait until the pod that has it is gone; or set "allowInUse": true in its config if you mean it
+//errors:row 7 <device> is not on this node; <what there is instead> => change "<key>" in <the network's definition>
+//errors:row 7 <device> is not free: <reasons>; <what there is instead> => change "<key>" in <the network's definition>
+//errors:row 7 <device> is not free: <reasons>; <what there is instead> => change "<key>" in <the network's definition>, or set "allowInUse": true in its config if you mean it
+//errors:row 11 <device> is not free: <reasons>; <what there is instead> => wait until that pod is gone, or change "<key>" in <the network's definition>
+//errors:row 7 <device> is <not there or not free>; <what there is instead> => keep it out of the devices that the kubelet hands out for network <network>
 func refused(err error) error {
 	var r *device.Refusal
 	if !errors.As(err, &r) {

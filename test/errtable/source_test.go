@@ -32,8 +32,12 @@ var codes = map[string]uint{
 	"TryAgain": fault.TryAgain, "NotAvailable": fault.NotAvailable, "Internal": fault.Internal,
 }
 
-// directive gives a row to a call whose text is made elsewhere: //errors:row message => what to do.
-const directive = "//errors:row "
+// directive, in the comment of a function, gives a row to its call, whose text is made elsewhere. The code is one of those
+// that the call may have.
+const directive, directiveForm = "//errors:row ", "//errors:row code message => what to do"
+
+// or stands between what one call may advise.
+const or = "; or: "
 
 // source is all of internal, to find what calls refer to.
 type source struct {
@@ -155,10 +159,14 @@ func (s *source) rowsOf(call *ast.CallExpr) ([]row, error) {
 	if given := s.directives(); len(given) > 0 {
 		out := make([]row, len(given))
 		for i, d := range given {
-			out[i] = r
-			out[i].message, out[i].next, ok = strings.Cut(d, " => ")
-			if !ok {
-				return nil, fmt.Errorf("want %smessage => what to do", directive)
+			code, text, _ := strings.Cut(d, " ")
+			n, err := strconv.Atoi(code)
+			if err != nil || n < 0 || !slices.Contains(r.codes, uint(n)) {
+				return nil, fmt.Errorf("want %s, with one of the codes %d", directiveForm, r.codes)
+			}
+			out[i] = row{codes: []uint{uint(n)}, wraps: wraps}
+			if out[i].message, out[i].next, ok = strings.Cut(text, " => "); !ok {
+				return nil, fmt.Errorf("want %s", directiveForm)
 			}
 		}
 		return out, nil
@@ -166,9 +174,9 @@ func (s *source) rowsOf(call *ast.CallExpr) ([]row, error) {
 	next := s.texts(args[1])
 	message, ok := s.format(args[2], args[3:])
 	if !ok || len(next) == 0 {
-		return nil, fmt.Errorf("message and advice of a fault must be texts that can be read here, or have a comment %smessage => what to do", directive)
+		return nil, fmt.Errorf("message and advice of a fault must be texts that can be read here, or have a comment %s", directiveForm)
 	}
-	r.message, r.next = message, strings.Join(next, "; or: ")
+	r.message, r.next = message, strings.Join(next, or)
 	return []row{r}, nil
 }
 
@@ -195,12 +203,9 @@ func (s *source) codes(e ast.Expr) []uint {
 			out = append(out, code)
 		}
 	case *ast.Ident:
-		ast.Inspect(s.fn, func(n ast.Node) bool {
-			if a, ok := n.(*ast.AssignStmt); ok && len(a.Lhs) == 1 && isName(a.Lhs[0], e.Name) {
-				out = append(out, s.codes(a.Rhs[0])...)
-			}
-			return true
-		})
+		for _, set := range s.assigned(e.Name) {
+			out = append(out, s.codes(set)...)
+		}
 	case *ast.CallExpr:
 		for _, r := range s.returns(e) {
 			out = append(out, s.codes(r)...)
@@ -208,6 +213,22 @@ func (s *source) codes(e ast.Expr) []uint {
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
+}
+
+// assigned are what a variable of the function is set to.
+func (s *source) assigned(name string) []ast.Expr {
+	var out []ast.Expr
+	ast.Inspect(s.fn, func(n ast.Node) bool {
+		if a, ok := n.(*ast.AssignStmt); ok && len(a.Lhs) == len(a.Rhs) {
+			for i := range a.Lhs {
+				if isName(a.Lhs[i], name) {
+					out = append(out, a.Rhs[i])
+				}
+			}
+		}
+		return true
+	})
+	return out
 }
 
 // returns are what a function of the same package returns.
@@ -231,17 +252,22 @@ func (s *source) texts(e ast.Expr) []string {
 	if text, ok := s.text(e); ok {
 		return []string{text}
 	}
-	call, ok := e.(*ast.CallExpr)
-	if !ok {
-		return nil
-	}
 	var out []string
-	for _, r := range s.returns(call) {
-		text, ok := s.text(r)
-		if !ok {
-			return nil
+	switch e := e.(type) {
+	case *ast.Ident: // what is passed on from another fault is in the row of that
+		for _, set := range s.assigned(e.Name) {
+			if text, ok := s.text(set); ok {
+				out = append(out, text)
+			}
 		}
-		out = append(out, text)
+	case *ast.CallExpr:
+		for _, r := range s.returns(e) {
+			text, ok := s.text(r)
+			if !ok {
+				return nil
+			}
+			out = append(out, text)
+		}
 	}
 	return out
 }

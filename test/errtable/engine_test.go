@@ -1,0 +1,291 @@
+package errtable
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"multus/internal/cniconf"
+	"multus/internal/config"
+	"multus/internal/engine"
+	"multus/internal/engine/plan"
+	"multus/internal/engine/publish"
+	"multus/internal/engine/request"
+	"multus/internal/fault"
+	"multus/internal/fsx"
+	"multus/test/testnet"
+)
+
+// container is the sandbox of most requests.
+const container = "0123456789abcdef0123456789abcdef"
+
+func decode(b []byte, v any) error { return json.Unmarshal(b, v) }
+
+// site is an engine with a pod that gets what is in attachments, from plugins that do as a file beside them says.
+type site struct {
+	dir         string
+	node, pod   *testnet.NS
+	attachments []plan.Attachment
+	told        []publish.Event
+	engine      *engine.Engine
+}
+
+func newSite(t *testing.T, configs ...string) *site {
+	t.Helper()
+	s := &site{dir: t.TempDir(), node: testnet.New(t), pod: testnet.New(t)}
+	for i, text := range configs {
+		l, err := cniconf.Parse([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.attachments = append(s.attachments, plan.Attachment{
+			Name: l.Name(), Primary: i == 0, IfName: []string{"eth0", "net1", "net2"}[i], Config: l,
+			Args: podRequest(container).Args,
+		})
+		script := "#!/bin/sh\ncat >/dev/null\ntest -e $0.fails && { echo '{\"code\":0,\"msg\":\"no\"}'; exit 1; }\n" +
+			`test $CNI_COMMAND = ADD && echo '{"cniVersion":"1.1.0","interfaces":[{"name":"'$CNI_IFNAME'","sandbox":"x"}]}'` + "\nexit 0\n"
+		if err := os.WriteFile(filepath.Join(s.dir, l.Types()[0]), []byte(script), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.engine = engine.New(engine.Deps{
+		Planner: s, Publisher: s, Status: s, LockFile: s.lockFile(), Boot: "now", Log: slog.New(slog.DiscardHandler),
+	})
+	return s
+}
+
+func (s *site) lockFile() string { return filepath.Join(s.dir, "locks") }
+
+// Plan, Publish, Last and Remember make a host of the site.
+func (s *site) Plan(_ context.Context, req *request.Request, _ *config.Plugin) (*plan.Plan, error) {
+	return &plan.Plan{
+		CNIVersion: "1.1.0", ContainerID: req.ContainerID, Netns: req.Netns, Attachments: append([]plan.Attachment(nil), s.attachments...),
+		Pod: plan.Identity{Namespace: "team", Name: "web-0", UID: "u"}, Dirs: plan.Dirs{State: filepath.Join(s.dir, "state"), Binary: s.dir},
+	}, nil
+}
+
+func (s *site) Publish(_ context.Context, r *publish.Report) {
+	events, err := publish.Events(r)
+	if err == nil {
+		s.told = append(s.told, events...)
+	}
+}
+
+func (*site) Last(context.Context, []byte) (error, bool) { return nil, false }
+
+func (*site) Remember(context.Context, []byte, error) {}
+
+func (s *site) request(command, id, more string) *request.Request {
+	req := podRequest(id)
+	req.Command, req.Netns, req.Path = command, s.pod.Path, os.Getenv("PATH")
+	req.Config = []byte(`{"cniVersion":"1.1.0","name":"m","type":"multus","clusterNetwork":"x","failureEvents":true,` +
+		`"cniDir":"` + s.dir + `/state","binDir":"` + s.dir + `"` + more + `}`)
+	return req
+}
+
+// add attaches the pod as the node does, within a time.
+func (s *site) add(t *testing.T, id, more string, within time.Duration) (err error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	defer cancel()
+	s.node.Do(t, func() { _, err = s.engine.Add(ctx, s.request(request.Add, id, more)) })
+	return err
+}
+
+// fails makes plugins fail from now on.
+func (s *site) fails(t *testing.T, types ...string) {
+	t.Helper()
+	for _, typ := range types {
+		if err := os.WriteFile(filepath.Join(s.dir, typ+".fails"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// held holds a lock of the site until the test ends.
+func (s *site) held(t *testing.T, key string) {
+	t.Helper()
+	l, err := fsx.Acquire(t.Context(), s.lockFile(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := l.Release(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+const (
+	cluster = `{"cniVersion":"1.1.0","name":"cluster-net","type":"cluster"}`
+	soon    = 100 * time.Millisecond
+	patient = time.Minute
+)
+
+// engines is what the verbs find: with real namespaces, real processes and real locks.
+func engines(t *testing.T) []produced {
+	t.Helper()
+	return append(verbs(), append(sandboxes(), devices()...)...)
+}
+
+func verbs() []produced {
+	other := func(verb func(*engine.Engine, context.Context, *request.Request) error, command, more string, attached bool) func(*testing.T) error {
+		return func(t *testing.T) error {
+			t.Helper()
+			s := newSite(t, cluster)
+			if attached {
+				if err := s.add(t, container, "", patient); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s.fails(t, "cluster")
+			return verb(s.engine, t.Context(), s.request(command, container, more))
+		}
+	}
+	return []produced{
+		{"ADD of a plugin that fails", func(t *testing.T) error {
+			t.Helper()
+			s := newSite(t, cluster)
+			s.fails(t, "cluster")
+			return s.add(t, container, "", patient)
+		}},
+		{"DEL of a plugin that fails", other((*engine.Engine).Del, request.Del, "", true)},
+		{"CHECK of a plugin that fails", other((*engine.Engine).Check, request.Check, "", true)},
+		{"CHECK of nothing", other((*engine.Engine).Check, request.Check, "", false)},
+		{"STATUS without the file", other((*engine.Engine).Status, request.Status, `,"readinessindicatorfile":"/none"`, false)},
+		{"GC without a list", other((*engine.Engine).GC, request.GC, "", false)},
+		{"ADD without the file", func(t *testing.T) error {
+			t.Helper()
+			return newSite(t, cluster).add(t, container, `,"readinessindicatorfile":"/none"`, soon)
+		}},
+	}
+}
+
+func sandboxes() []produced {
+	return []produced{
+		{"busy sandbox", func(t *testing.T) error {
+			t.Helper()
+			s := newSite(t, cluster)
+			s.held(t, container)
+			return s.add(t, container, "", soon)
+		}},
+		{"no namespace", func(t *testing.T) error {
+			t.Helper()
+			s := newSite(t, cluster)
+			s.pod = &testnet.NS{Path: s.dir + "/gone"}
+			return s.add(t, container, "", patient)
+		}},
+		{"interface is there", func(t *testing.T) error {
+			t.Helper()
+			s := newSite(t, cluster)
+			testnet.Bridge(t, s.pod, "eth0")
+			return s.add(t, container, "", patient)
+		}},
+		{"state cannot be written", func(t *testing.T) error {
+			t.Helper()
+			s := newSite(t, cluster)
+			if err := os.Symlink("/proc/none", filepath.Join(s.dir, "state")); err != nil {
+				t.Fatal(err)
+			}
+			return s.add(t, container, "", patient)
+		}},
+		{"routes of an interface that is not there", func(t *testing.T) error {
+			t.Helper()
+			s := newSite(t, cluster, `{"cniVersion":"1.1.0","name":"blue","type":"blue"}`)
+			s.attachments[1].Routes.Gateways = []netip.Addr{netip.MustParseAddr("192.0.2.1")}
+			return s.add(t, container, "", patient)
+		}},
+	}
+}
+
+func devices() []produced {
+	nic := func(key, value string) string {
+		return `{"cniVersion":"1.1.0","name":"nic-` + value + `","type":"host-device","` + key + `":"` + value + `"}`
+	}
+	wants := func(configs ...string) func(*testing.T) error {
+		return func(t *testing.T) error {
+			t.Helper()
+			s := newSite(t, append([]string{cluster}, configs...)...)
+			testnet.Veth(t, s.node, "eth1", testnet.New(t), "far")
+			return s.add(t, container, "", patient)
+		}
+	}
+	return []produced{
+		{"no such device", wants(nic("device", "eth9"))},
+		{"never free", wants(nic("device", "lo"))},
+		{"one device twice", wants(nic("device", "eth1"), strings.Replace(nic("device", "eth1"), "nic-", "other-", 1))},
+		{"bad configuration of a device", wants(`{"cniVersion":"1.1.0","name":"nic","type":"host-device","device":7}`)},
+		{"not the kubelet's device", func(t *testing.T) error {
+			t.Helper()
+			s := newSite(t, cluster, `{"cniVersion":"1.1.0","name":"vf","type":"sriov","deviceID":"0000:ff:1f.7"}`)
+			return s.add(t, container, "", patient)
+		}},
+		{"in use", func(t *testing.T) error {
+			t.Helper()
+			s := newSite(t, cluster, nic("device", "eth1"))
+			testnet.Veth(t, s.node, "eth1", testnet.New(t), "far")
+			testnet.Addr(t, s.node, "eth1", "192.0.2.2/24")
+			return s.add(t, container, `,"nodeAddresses":["192.0.2.2"]`, patient)
+		}},
+		{"of another pod", func(t *testing.T) error {
+			t.Helper()
+			s := newSite(t, cluster, nic("device", "eth1"))
+			testnet.Veth(t, s.node, "eth1", testnet.New(t), "far")
+			if err := s.add(t, "another", "", patient); err != nil {
+				t.Fatal(err)
+			}
+			s.held(t, "another") // it is being given back just now
+			return s.add(t, container, "", patient)
+		}},
+		{"busy node", func(t *testing.T) error {
+			t.Helper()
+			s := newSite(t, cluster, nic("device", "eth1"))
+			s.held(t, "devices")
+			return s.add(t, container, "", soon)
+		}},
+	}
+}
+
+// TestSameWords: the error that the runtime gets, and kubelet's event shows, is Multus' event word for word; it names pod,
+// network and request, and says what to do, also where nobody foresaw it.
+func TestSameWords(t *testing.T) {
+	s := newSite(t, cluster)
+	s.fails(t, "cluster")
+	unforeseen := newSite(t, cluster)
+	if err := os.MkdirAll(filepath.Join(unforeseen.dir, "state", container), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		s    *site
+		want []string
+	}{
+		{s, []string{"Multus: [team/web-0/u]: ", `network "cluster-net"`, "; look at ", "; request 0123456789abc"}},
+		{unforeseen, []string{"Multus: [team/web-0/u]: ", "; " + fault.Unforeseen + "; request 0123456789abc"}},
+	} {
+		err := tc.s.add(t, container, "", patient)
+		var ce *types.Error
+		if !errors.As(err, &ce) {
+			t.Fatalf("got %v", err)
+		}
+		if n := len(tc.s.told); n == 0 || tc.s.told[n-1].Text() != ce.Error() {
+			t.Errorf("the runtime got %q, the events are %+v", ce.Error(), tc.s.told)
+		}
+		for _, want := range tc.want {
+			if strings.Count(ce.Error(), want) != 1 {
+				t.Errorf("want %q once in %q", want, ce.Error())
+			}
+		}
+		if strings.Contains(ce.Error(), "\n") {
+			t.Errorf("more than a line: %q", ce.Error())
+		}
+	}
+}

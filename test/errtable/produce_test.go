@@ -1,0 +1,232 @@
+package errtable
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"multus/internal/config"
+	"multus/internal/engine/plan"
+	"multus/internal/engine/request"
+	"multus/internal/fault"
+	"multus/internal/host/plugin"
+	"multus/internal/host/thin"
+	"multus/test/leak"
+)
+
+// asPlugin in the environment makes a plugin of this binary.
+const asPlugin = "ERRTABLE_AS_PLUGIN"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asPlugin) != "" {
+		os.Exit(plugin.Run(os.Args[:1], os.Stdout, plugin.Thick()))
+	}
+	leak.Main(m)
+}
+
+// elsewhere are tests that produce a row where it can only be had inside a package, by message.
+var elsewhere = map[string]struct{ file, test string }{
+	"decode request <path>": {"../../internal/host/daemon/refuse_test.go", "TestRefuse"},
+	"pod <pod>":             {"../../internal/host/daemon/refuse_test.go", "TestRefuse"},
+}
+
+// TestEveryRow: every error of the table can be had, with its code and advice: from a golden plan, from the functions
+// below, or from the test that is named in elsewhere.
+func TestEveryRow(t *testing.T) {
+	had := goldens(t)
+	for _, tc := range slices.Concat(parsing(), planning(), hosts(t), engines(t)) {
+		err := tc.make(t)
+		if err == nil {
+			t.Errorf("%s: no error", tc.name)
+			continue
+		}
+		had = append(had, fault.ToCNI(err))
+	}
+	for _, ce := range had {
+		if strings.ContainsAny(ce.Msg+ce.Details, "\n\r") || strings.Count(ce.Msg, "Multus: ") > 1 || rawBytes.MatchString(ce.Msg) {
+			t.Errorf("not a line that people read: %q", ce.Msg)
+		}
+	}
+	for _, r := range rows(t) {
+		if !slices.ContainsFunc(had, r.matches) && !r.elsewhere(t) {
+			t.Errorf("nobody produces %s, codes %d: %q, advice %q", r.where, r.codes, r.message, r.next)
+		}
+	}
+}
+
+// rawBytes is how fmt prints a []byte.
+var rawBytes = regexp.MustCompile(`\[\d{1,3}( \d{1,3}){3,}\]`)
+
+// matches tells whether an error is this row. What was wrapped around it by another one stands in front.
+func (r *row) matches(ce *types.Error) bool {
+	message := pattern(r.message)
+	if r.wraps {
+		message += ": .+"
+	}
+	next := strings.Split(r.next, or)
+	for i := range next {
+		next[i] = pattern(next[i])
+	}
+	return slices.Contains(r.codes, ce.Code) &&
+		regexp.MustCompile(`^(.*: )?`+message+`$`).MatchString(ce.Msg) &&
+		regexp.MustCompile(`^(`+strings.Join(next, "|")+`)(; request \S+)?$`).MatchString(ce.Details)
+}
+
+// blank is what is filled in; a list is quoted item by item.
+var blank = regexp.MustCompile(`"?<[^>]*>"?`)
+
+func pattern(text string) string {
+	return blank.ReplaceAllString(regexp.QuoteMeta(text), ".*")
+}
+
+func (r *row) elsewhere(t *testing.T) bool {
+	t.Helper()
+	by, ok := elsewhere[r.message]
+	if !ok {
+		return false
+	}
+	b, err := os.ReadFile(by.file)
+	if err != nil {
+		t.Error(err)
+	}
+	fixed, _, _ := strings.Cut(r.message, "<")
+	return strings.Contains(string(b), "func "+by.test+"(") && strings.Contains(string(b), fixed) && strings.Contains(string(b), r.next)
+}
+
+// goldens are the errors of the golden plans, which the tests of package plan compare.
+func goldens(t *testing.T) []*types.Error {
+	t.Helper()
+	paths, err := filepath.Glob("../../internal/engine/plan/testdata/*.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden := regexp.MustCompile(`(?m)^-- error.txt --\ncode: (\d+)\nmsg: ((?s:.*?))\nnext: (.*)$`)
+	var out []*types.Error
+	for _, path := range paths {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range golden.FindAllStringSubmatch(string(b), -1) {
+			code, err := strconv.ParseUint(m[1], 10, 0)
+			if err != nil {
+				t.Errorf("%s: %v", path, err)
+			}
+			out = append(out, fault.ToCNI(fault.New(uint(code), m[3], "%s", m[2])))
+		}
+	}
+	const least = 40
+	if len(out) < least {
+		t.Errorf("%d golden errors, want at least %d", len(out), least)
+	}
+	return out
+}
+
+// produced is one way to an error.
+type produced struct {
+	name string
+	make func(t *testing.T) error
+}
+
+// parsing is what comes from outside and cannot be read.
+func parsing() []produced {
+	return []produced{
+		{"configuration", func(*testing.T) error { _, err := config.ParsePlugin([]byte("{")); return err }},
+		{"daemon's configuration", func(*testing.T) error { _, err := config.ParseDaemon([]byte("{")); return err }},
+		{"daemon's limit", func(*testing.T) error { _, err := config.ParseDaemon([]byte(`{"connectionLimit":0}`)); return err }},
+		{"CNI_ARGS pair", func(*testing.T) error { _, err := request.ParseArgs("a"); return err }},
+		{"CNI_ARGS unknown", func(*testing.T) error { _, err := request.ParseArgs("IgnoreUnknown=0;COLOUR=red"); return err }},
+	}
+}
+
+// noDevices is a kubelet that does not answer, and a network that needs a device.
+type noDevices struct{}
+
+func (noDevices) Devices(context.Context, plan.Ref, string) (map[string][]string, error) {
+	return nil, errors.New("connection refused")
+}
+
+func (noDevices) Network(_ context.Context, ref plan.Ref) (*plan.Definition, error) {
+	return &plan.Definition{Ref: ref, ResourceName: "vendor.example/nic", Config: `{"cniVersion":"1.0.0","type":"x"}`}, nil
+}
+
+// planning is what golden plans have not: their kubelet always answers.
+func planning() []produced {
+	return []produced{{"kubelet away", func(t *testing.T) error {
+		t.Helper()
+		conf, err := config.ParsePlugin([]byte(`{"delegates":[{"cniVersion":"1.0.0","name":"c","type":"c"}],
+			"runtimeConfig":{"` + config.PodAnnotations + `":{"k8s.v1.cni.cncf.io/networks":"dev"}}}`))
+		if err != nil {
+			return err
+		}
+		r := &plan.Resolver{Networks: noDevices{}, Devices: noDevices{}, Log: slog.New(slog.DiscardHandler)}
+		_, err = r.Plan(t.Context(), podRequest("c1"), conf)
+		return err
+	}}}
+}
+
+func podRequest(container string) *request.Request {
+	return &request.Request{
+		Command: request.Add, ContainerID: container, IfName: "eth0",
+		Args: request.Args{{request.PodNamespace, "team"}, {request.PodName, "web-0"}, {request.PodUID, "u"}},
+	}
+}
+
+// hosts is what the plugins find before the engine does.
+func hosts(t *testing.T) []produced {
+	t.Helper()
+	connect := func(h plugin.Host, conf string) func(*testing.T) error {
+		return func(t *testing.T) error {
+			t.Helper()
+			c, err := config.ParsePlugin([]byte(conf))
+			if err != nil {
+				return err
+			}
+			_, err = h.Connect(c, slog.New(slog.DiscardHandler)).Plan(t.Context(), podRequest("c1"), c)
+			return err
+		}
+	}
+	dir := t.TempDir()
+	return []produced{
+		{"kubeconfig", connect(thin.Host(), `{"clusterNetwork":"x","kubeconfig":"`+dir+`/none"}`)},
+		{"daemon away", connect(plugin.Thick(), `{"clusterNetwork":"x","daemonTimeout":"50ms","daemonSocketDir":"`+dir+`"}`)},
+		{"called by itself", func(t *testing.T) error {
+			t.Helper()
+			return run(t, `{"cniVersion":"1.1.0","name":"m","type":"multus-shim"}`, "MULTUS_DEPTH=1")
+		}},
+	}
+}
+
+// run starts this binary as the plugin and returns the error that the runtime gets.
+func run(t *testing.T, conf string, env ...string) error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, os.Args[0])
+	cmd.Env = append([]string{
+		asPlugin + "=1", "CNI_COMMAND=ADD", "CNI_CONTAINERID=" + container, "CNI_NETNS=/proc/self/ns/net", "CNI_IFNAME=eth0", "CNI_PATH=/none",
+		"CNI_ARGS=K8S_POD_NAMESPACE=team;K8S_POD_NAME=web-0",
+	}, env...)
+	cmd.Stdin = strings.NewReader(conf)
+	out, err := cmd.Output()
+	if err == nil {
+		return nil
+	}
+	ce := &types.Error{}
+	if jerr := decode(out, ce); jerr != nil {
+		return fmt.Errorf("%w: %w: %s", err, jerr, out)
+	}
+	return ce
+}
