@@ -68,6 +68,7 @@ func TestForRequest(t *testing.T) {
 	}{
 		{fault.New(fault.TryAgain, "next", "a"), id, "next; request 0123456789abc", "a; next"},
 		{errors.New("a"), id, "request 0123456789abc", "a"},
+		{&types.Error{Code: 101, Msg: "a\nb", Details: "c\nd"}, id, "c; d; request 0123456789abc", "a; b; c; d"},
 		{errors.New("a"), "short", "request short", "a"},
 		{fault.New(fault.TryAgain, "next", "a"), "", "next", "a; next"},
 	} {

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -286,6 +287,21 @@ func TestSameWords(t *testing.T) {
 		}
 		if strings.Contains(ce.Error(), "\n") {
 			t.Errorf("more than a line: %q", ce.Error())
+		}
+	}
+}
+
+// TestPluginLog: what the runtime gets is in the plugin's log, with the whole container ID.
+func TestPluginLog(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "log")
+	err := run(t, `{"cniVersion":"1.1.0","name":"m","type":"multus-shim","logLevel":"error","logFile":"`+log+`"}`, "CNI_ARGS=broken")
+	b, rerr := os.ReadFile(log)
+	if err == nil || rerr != nil {
+		t.Fatalf("%v, %v", err, rerr)
+	}
+	for _, want := range []string{"request failed", "cmd=ADD", "container=" + container, "err=" + strconv.Quote(err.Error())} {
+		if !strings.Contains(string(b), want) {
+			t.Errorf("want %s in %s", want, b)
 		}
 	}
 }

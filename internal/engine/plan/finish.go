@@ -212,7 +212,7 @@ func (p *planning) assignDevice(ctx context.Context, a *Attachment, resource str
 	i := p.devices.used[resource]
 	if i >= len(ids) {
 		if p.conf.AllowMissingDevices {
-			p.Log.Warn("attaching without a device", "network", a.Name, "pod", p.pod.Ref, "resource", resource)
+			p.Log.Warn("attaching without a device", "network", a.Name, "pod", p.pod.Ref, "container", p.req.ContainerID, "resource", resource)
 			return nil
 		}
 		return fault.New(fault.BadConfig, fmt.Sprintf("request %d or more of %s in the resources of the pod's containers", i+1, resource),

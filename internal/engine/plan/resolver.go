@@ -483,7 +483,7 @@ func (p *planning) auxiliary(context.Context) error {
 		l, err = chain(name, p.conf.CNIVersion, more)
 	}
 	if err != nil {
-		p.Log.Error("auxiliary chain left out", "chain", name, "dir", dir, "err", err)
+		p.Log.Error("auxiliary chain left out", "container", p.req.ContainerID, "chain", name, "dir", dir, "err", err)
 		return nil
 	}
 	if l != nil {

@@ -137,7 +137,7 @@ func (q *queue) push(j *job) {
 		// Thousands are waiting: keep it in the file only, the next start takes it up.
 		q.keep(j)
 		j.once.Do(func() { close(j.done) })
-		q.log.Error("too many reports wait: status is written after a restart", "pod", j.key)
+		q.log.Error("too many reports wait: status is written after a restart", "pod", j.key, "container", j.report.ContainerID)
 	}
 }
 
@@ -219,7 +219,7 @@ func (q *queue) write(ctx context.Context, g *errgroup.Group, j *job) {
 		return
 	}
 	q.onRetry()
-	q.log.Warn("status not written yet, trying again", "pod", j.key, "err", err)
+	q.log.Warn("status not written yet, trying again", "pod", j.key, "container", j.report.ContainerID, "err", err)
 	g.Go(func() error {
 		q.retry(ctx, j)
 		return nil
@@ -240,12 +240,12 @@ func (q *queue) retry(ctx context.Context, j *job) {
 		if err == nil {
 			q.forget(j)
 			q.onWritten()
-			q.log.Info("status written", "pod", j.key)
+			q.log.Info("status written", "pod", j.key, "container", j.report.ContainerID)
 			return
 		}
 		q.onRetry()
 		if !errors.Is(err, publish.ErrRetry) {
-			q.log.Error("status not written", "pod", j.key, "err", err)
+			q.log.Error("status not written", "pod", j.key, "container", j.report.ContainerID, "err", err)
 		}
 	}
 }
@@ -259,7 +259,7 @@ func (q *queue) attempt(ctx context.Context, r *publish.Report) error {
 		return err
 	}
 	if err := publish.WriteEvents(ctx, q.cluster, r); err != nil {
-		q.log.Warn("events not written", "pod", fileKey(r.Pod), "err", err)
+		q.log.Warn("events not written", "pod", fileKey(r.Pod), "container", r.ContainerID, "err", err)
 	}
 	return nil
 }
@@ -284,7 +284,7 @@ func (q *queue) forget(j *job) {
 		return // none, or damaged: takeUp says so
 	}
 	if err := fsx.Remove(q.file(j)); err != nil {
-		q.log.Warn("remove report that was written", "pod", j.key, "err", err)
+		q.log.Warn("remove report that was written", "pod", j.key, "container", j.report.ContainerID, "err", err)
 	}
 	failpoint.At("daemon.spool.removed")
 }
@@ -307,7 +307,7 @@ func (q *queue) keep(j *job) {
 		err = fsx.WriteAtomic(q.file(j), b, 0o600)
 	}
 	if err != nil {
-		q.log.Error("keep report", "pod", j.key, "err", err)
+		q.log.Error("keep report", "pod", j.key, "container", j.report.ContainerID, "err", err)
 		return
 	}
 	j.spool = true

@@ -12,6 +12,7 @@ import (
 
 	"multus/api"
 	"multus/internal/config"
+	"multus/internal/engine/publish"
 	"multus/internal/fault"
 )
 
@@ -46,5 +47,33 @@ func TestRefuse(t *testing.T) {
 				t.Errorf("logged %q, want %q", line.Err, want)
 			}
 		})
+	}
+}
+
+// TestFailureIsLogged: what a plugin tells about a failed ADD is in the daemon's log, in the words of the event.
+func TestFailureIsLogged(t *testing.T) {
+	t.Parallel()
+	var log bytes.Buffer
+	s := &server{metrics: newTestMetrics(), queue: newQueue(newWall(), t.TempDir(), slog.New(slog.DiscardHandler)), log: slog.New(slog.NewJSONHandler(&log, nil))}
+	told := &publish.Report{
+		Command: "ADD", ContainerID: "0123456789abcdef", Pod: publish.Pod{Namespace: "team", Name: "web-0"},
+		Failure: &publish.Failure{Tell: true, Message: "why; what to do"},
+	}
+	body, err := json.Marshal(told)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := httptest.NewRecorder()
+	s.report(w, httptest.NewRequest("POST", api.PathReport, bytes.NewReader(body)))
+	events, err := publish.Events(told)
+	if err != nil || len(events) != 1 {
+		t.Fatalf("%v, %v", events, err)
+	}
+	var line struct{ Err, Container, Pod string }
+	if err := json.Unmarshal(log.Bytes(), &line); err != nil {
+		t.Fatalf("%v: %s", err, log.Bytes())
+	}
+	if line.Err != events[0].Text() || line.Container != told.ContainerID || line.Pod != "team/web-0" || w.Code != 200 {
+		t.Errorf("%d, logged %+v, want %q", w.Code, line, events[0].Text())
 	}
 }

@@ -165,7 +165,7 @@ func (v *verbs) prepare(command string, args *skel.CmdArgs) (*request.Request, *
 		v.log.Warn("going on without CNI_ARGS", "container", args.ContainerID, "err", err)
 	}
 	failpoint.At("plugin.parsed")
-	c := v.host.Connect(conf, v.log.With("container", args.ContainerID))
+	c := v.host.Connect(conf, v.log)
 	return &request.Request{
 		Command: command, ContainerID: args.ContainerID, Netns: args.Netns, IfName: args.IfName,
 		Args: parsed, Path: args.Path, Config: args.StdinData,

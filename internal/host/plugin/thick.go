@@ -127,9 +127,9 @@ func (d *daemon) Publish(ctx context.Context, report *publish.Report) {
 	if err == nil || !report.HasStatus() {
 		return
 	}
-	d.log.Warn("status is written later: the daemon did not take it", "err", err)
+	d.log.Warn("status is written later: the daemon did not take it", "container", report.ContainerID, "err", err)
 	if err := leave(filepath.Dir(d.client.Socket), report); err != nil {
-		d.log.Error("status is lost", "err", err)
+		d.log.Error("status is lost", "container", report.ContainerID, "err", err)
 	}
 	failpoint.At("leave.after")
 }

@@ -78,7 +78,7 @@ func (t *thin) Publish(ctx context.Context, report *publish.Report) {
 	s, err := t.sources()
 	if err != nil {
 		if !errors.Is(err, errNoSource) {
-			t.log.Error("status not written", "err", err)
+			t.log.Error("status not written", "container", report.ContainerID, "err", err)
 		}
 		return
 	}
@@ -87,12 +87,12 @@ func (t *thin) Publish(ctx context.Context, report *publish.Report) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		if err := publish.WriteStatus(ctx, s.cluster, report, netsel.Status); err != nil {
-			t.log.Error("status not written", "err", err)
+			t.log.Error("status not written", "container", report.ContainerID, "err", err)
 		}
 	})
 	wg.Go(func() {
 		if err := publish.WriteEvents(ctx, s.cluster, report); err != nil {
-			t.log.Error("events not written", "err", err)
+			t.log.Error("events not written", "container", report.ContainerID, "err", err)
 		}
 	})
 	wg.Wait()
