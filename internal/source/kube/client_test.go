@@ -401,13 +401,16 @@ func TestEventBounds(t *testing.T) {
 	}
 }
 
-// TestEventNamesRequest: however long the message, the request is told at its end.
+// TestEventNamesRequest: however long the message, the request is told at its end; without one there is room for more.
 func TestEventNamesRequest(t *testing.T) {
 	t.Parallel()
 	const id, name = "0123456789abcdef", "; request 0123456789abc"
 	for _, message := range []string{"m", strings.Repeat("m", 2*maxEventMessage)} {
+		if got := newEvent(aPod, publish.Event{Message: message}, time.Now()).Message; len(got) != min(len(message), maxEventMessage) {
+			t.Errorf("message of %d bytes without a request: %d", len(message), len(got))
+		}
 		got := newEvent(aPod, publish.Event{Message: message, ContainerID: id}, time.Now()).Message
-		if !strings.HasSuffix(got, name) || len(got) > maxEventMessage {
+		if !strings.HasSuffix(got, name) || len(got) != min(len(message+name), maxEventMessage) {
 			t.Errorf("message of %d bytes: %d, ends with %q", len(message), len(got), got[max(0, len(got)-40):])
 		}
 	}

@@ -18,7 +18,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"multus/internal/engine/publish"
-	"multus/internal/fault"
 )
 
 // Limits of writes. They are tried once: who publishes keeps a queue and decides when to try again.
@@ -141,7 +140,7 @@ type coreEvent struct {
 func newEvent(pod publish.Pod, event publish.Event, now time.Time) coreEvent {
 	stamp := now.UTC().Format(time.RFC3339)
 	// What is too long is cut before the request's name: that finds the whole text in the logs.
-	event.Message = cut(event.Message, maxEventMessage-len(fault.Told(" ", event.ContainerID)))
+	event.Message = cut(event.Message, maxEventMessage-(len(event.Text())-len(event.Message)))
 	e := coreEvent{
 		APIVersion: "v1", Kind: "Event",
 		ReportingComponent: component,
