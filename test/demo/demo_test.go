@@ -135,7 +135,7 @@ func TestWrongExample(t *testing.T) {
 	r := start(t, "--examples", dir)
 	code := r.wait(t)
 	out := r.out.String()
-	if n := strings.Count(out, "error:"); code != 1 || n != 1 || !strings.Contains(out, "no address reservation, no ledger entry") || !regexp.MustCompile(`(?m)^error: .*default/macvlan.*Link not found.*\n\z`).MatchString(out) {
+	if n := strings.Count(out, "error:"); code != 1 || n != 1 || !strings.Contains(out, "no address reservation, no ledger entry") || !regexp.MustCompile(`(?m)^error: .*default/macvlan.*not on this node.*\n\z`).MatchString(out) {
 		t.Errorf("exit code %d, %d errors\n%s", code, n, out)
 	}
 	r.nothingLeft(t)
