@@ -27,10 +27,14 @@ func (a *app) doctorCommand() *cobra.Command {
 		Short: "Find out what is wrong with this node",
 		Long: "Find out what is wrong with this node: each finding comes with its evidence and what to type. It looks and changes\n" +
 			"nothing. It works without the daemon and without a cluster; what cannot be seen from where it runs is listed as\n" +
-			"unchecked. As root on the node it sees all; in the daemon's pod it sees what is mounted there.",
+			"unchecked. As root on the node it sees all; in the daemon's pod it sees what is mounted there. With --node it runs in\n" +
+			"the daemon's pod on another node, by kubectl.",
 		Example: "  multusctl doctor\n  multusctl doctor --kubeconfig /etc/kubernetes/kubelet.conf -o json\n" +
-			"  kubectl -n kube-system exec ds/kube-multus-ds -- multusctl doctor\n  multusctl doctor --root /host",
+			"  kubectl multus doctor --node worker-3\n  multusctl doctor --root /host",
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !a.here(node) && root == "/" {
+				return a.onNode(cmd.Context(), node, "doctor")
+			}
 			n, err := a.node(root, node)
 			if err != nil {
 				return err
@@ -40,7 +44,7 @@ func (a *app) doctorCommand() *cobra.Command {
 		},
 	}
 	a.source.add(c.Flags())
-	c.Flags().StringVar(&node, "node", a.Getenv("MULTUS_NODE_NAME"), "`name` of this node, for the commands that are proposed (default: MULTUS_NODE_NAME, else the host's name)")
+	c.Flags().StringVar(&node, "node", a.Getenv("MULTUS_NODE_NAME"), "`name` of the node (default: this one)")
 	c.Flags().StringVar(&confDir, "conf-dir", "", "`directory` from which the runtime loads its CNI configuration (default: the daemon's configuration, else the distribution's)")
 	c.Flags().StringVar(&root, "root", "/", "`directory` where the node's file system is seen")
 	return c

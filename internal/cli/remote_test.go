@@ -1,0 +1,51 @@
+package cli
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestOtherNode shows that --node goes to the daemon's pod on that node by kubectl, and passes on what is said there.
+func TestOtherNode(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("PATH", dir+":/usr/bin:/bin")
+	kubectl := func(body string) {
+		t.Helper()
+		script := "#!/bin/sh\necho \"$@\" >>" + dir + "/log\ncase \"$*\" in\n" + body + "\nesac\n"
+		if err := os.WriteFile(filepath.Join(dir, "kubectl"), []byte(script), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const found = `*"get pods"*) echo pod/kube-multus-ds-abc;;` + "\n"
+	tests := []struct {
+		name, kubectl, out, errs string
+		code                     int
+	}{
+		{"all is well there", found + `*exec*) echo "ok netns";;`, "ok netns\n", "", OK},
+		{"something is wrong there", found + `*exec*) echo "FOUND netns"; echo "command terminated with exit code 1" >&2; exit 1;;`, "FOUND netns\n", "", Found},
+		{"no daemon there", `*"get pods"*) ;;`, "", "error: no daemon runs on node worker-3, or there is no such node: run `multusctl doctor` there, as root\n", Found},
+		{"no rights", `*"get pods"*) echo 'Error from server (Forbidden): pods is forbidden' >&2; exit 1;;`, "", "error: find the daemon on node worker-3: kubectl: Error from server (Forbidden): pods is forbidden\n", Found},
+		{"the pod ends", found + `*exec*) echo 'error: unable to upgrade connection' >&2; exit 1;;`, "", "error: run multusctl in pod/kube-multus-ds-abc on node worker-3: kubectl: error: unable to upgrade connection\n", Found},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			kubectl(tc.kubectl)
+			code, out, errs := call(t, nil, "doctor", "--node", "worker-3", "--kubeconfig", "/k", "-o", "json")
+			if code != tc.code || out != tc.out || errs != tc.errs {
+				t.Errorf("%d %q %q", code, out, errs)
+			}
+		})
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "log"))
+	want := "--namespace kube-system --kubeconfig /k get pods --request-timeout 20s -l name=multus --field-selector spec.nodeName=worker-3,status.phase=Running -o name\n" +
+		"--namespace kube-system --kubeconfig /k exec pod/kube-multus-ds-abc -c kube-multus -- /usr/src/multus-cni/bin/multusctl -o json doctor\n"
+	if err != nil || !strings.HasPrefix(string(b), want) {
+		t.Errorf("%v\n%s", err, b)
+	}
+	t.Setenv("PATH", "/nonexistent")
+	if code, _, errs := call(t, nil, "doctor", "--node", "worker-3"); code != Found || !strings.Contains(errs, "kubectl is not in PATH") {
+		t.Errorf("%d %q", code, errs)
+	}
+}
