@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"multus/test/node"
@@ -19,6 +20,7 @@ func TestExamples(t *testing.T) {
 	if err := os.CopyFS(dir, os.DirFS(filepath.Join(node.Root(t), "examples"))); err != nil {
 		t.Fatal(err)
 	}
+	ownReservations(t, dir)
 	for _, kind := range node.Kinds {
 		n := node.New(t, node.Options{Kind: kind, NetworksDir: dir, Conf: map[string]any{"namespaceIsolation": true}})
 		outside := testnet.New(t)
@@ -58,6 +60,26 @@ func TestExamples(t *testing.T) {
 					t.Errorf("left: %v", left)
 				}
 			})
+		}
+	}
+}
+
+// ownReservations keeps host-local's files of the examples out of the machine's /var/lib/cni/networks.
+func ownReservations(t *testing.T, dir string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const was = `"type": "host-local",`
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		own := fmt.Sprintf(`%s "dataDir": %q,`, was, t.TempDir())
+		if err := os.WriteFile(f, []byte(strings.ReplaceAll(string(b), was, own)), 0o644); err != nil {
+			t.Fatal(err)
 		}
 	}
 }
