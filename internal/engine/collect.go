@@ -166,6 +166,7 @@ func (c *call) collect(ctx context.Context, id string, stale func(*ledger.Record
 	if err != nil || r == nil {
 		return none, true, err
 	}
+	c.store.Complete(r)
 	if busy || !stale(r) {
 		return r, true, nil
 	}

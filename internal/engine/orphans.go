@@ -34,7 +34,8 @@ func (c *call) endOrphans() error {
 		switch {
 		case errors.Is(err, errNoOrphan):
 			alive = append(alive, err.Error())
-		case err == nil:
+		case err != nil: // it has ended meanwhile; if not, the lock stays held and is told of
+		default:
 			defer o.close()
 			orphans = append(orphans, o)
 		}

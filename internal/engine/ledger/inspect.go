@@ -21,7 +21,7 @@ func (s *Store) Inspect(containerID, ifName string) (*Record, error) {
 	if err := s.decode(r, b, ifName); err != nil {
 		return r, fmt.Errorf("decode record of container %s: %w", containerID, err)
 	}
-	s.complete(r)
+	s.Complete(r)
 	return r, nil
 }
 

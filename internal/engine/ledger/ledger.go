@@ -60,7 +60,7 @@ type Record struct {
 	BinDir string
 	// Boot at which it was recorded, "" in files of today's Multus.
 	Boot string
-	// Age is how long ago it was recorded.
+	// Age is how long ago it was recorded; 0 before Complete.
 	Age      time.Duration
 	Progress Progress
 	// Attachments in the order of ADD.
@@ -138,9 +138,6 @@ func (s *Store) Read(containerID, ifName string) (*Record, error) {
 			return nil, err
 		}
 	}
-	if !damaged {
-		s.complete(r)
-	}
 	if len(r.Attachments) == 0 {
 		return nil, nil //nolint:nilnil // no record is an answer, not an error
 	}
@@ -171,10 +168,12 @@ func (s *Store) decode(r *Record, b []byte, ifName string) error {
 	return errors.Join(errs...)
 }
 
-// complete adds what is beside an undamaged record: its age, and, for one of today's Multus, the namespace that libcni
-// remembers. Both are for GC alone, so that not knowing them is no error.
-func (s *Store) complete(r *Record) {
-	r.Age = age(s.path(r.ContainerID))
+// Complete adds what is beside a record: its age, and, for one of today's Multus, the namespace that libcni remembers.
+// Both are for who looks for sandboxes that are gone, so that not knowing them is no error; no DEL pays for them.
+func (s *Store) Complete(r *Record) {
+	if a := age(s.path(r.ContainerID)); a > 0 {
+		r.Age = a // else that of libcni's results
+	}
 	if r.Netns != "" {
 		return
 	}

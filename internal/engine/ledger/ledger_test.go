@@ -441,11 +441,16 @@ func TestReadNetns(t *testing.T) {
 		s := store(t)
 		write(t, filepath.Join(s.Dir, "c0ffee"), `[{"Name":"n","Bytes":"`+base64.StdEncoding.EncodeToString([]byte(conf))+`"`+tc.own+`}]`)
 		result(t, s, "n", "c0ffee-other", "eth0", conf)
-		if r := read(t, s, "c0ffee"); tc.own == "" && r.Netns != "" {
+		complete := func() *Record {
+			r := read(t, s, "c0ffee")
+			s.Complete(r)
+			return r
+		}
+		if r := complete(); tc.own == "" && r.Netns != "" {
 			t.Errorf("%s: of another container: %q", name, r.Netns)
 		}
 		result(t, s, "n", "c0ffee", "eth0", conf)
-		if r := read(t, s, "c0ffee"); r.Netns != tc.want {
+		if r := complete(); r.Netns != tc.want {
 			t.Errorf("%s: %q, want %q", name, r.Netns, tc.want)
 		}
 	}

@@ -91,6 +91,7 @@ func TestNote(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := read(t, s, "c")
+	s.Complete(before)
 	if before.Progress != (Progress{}) || before.Boot != "boot-1" || before.Age <= 0 {
 		t.Errorf("%+v", before)
 	}
