@@ -103,6 +103,23 @@ func TestStorm(t *testing.T) {
 	}
 }
 
+// staysFlat does something and looks whether the daemon has more descriptors, or more memory, than before.
+func (s *site) staysFlat(t *testing.T, what string, do func()) {
+	t.Helper()
+	pid := s.Daemon().Pid
+	fds := descriptors(t, pid)
+	before, _ := rss(t, pid)
+	do()
+	after, peak := rss(t, pid)
+	t.Logf("%s: %d KiB before, %d KiB after, at most %d KiB; %d descriptors", what, before>>10, after>>10, peak>>10, fds)
+	if got := descriptors(t, pid); got > fds+2 {
+		t.Errorf("%d descriptors, %d before", got, fds)
+	}
+	if after > before+maxGrowth || peak > maxRSS {
+		t.Errorf("memory: %d KiB before, %d KiB after, at most %d KiB", before>>10, after>>10, peak>>10)
+	}
+}
+
 // TestSoak: thousands of requests, some of them given up by their client, leave the daemon as it was: descriptors,
 // threads, goroutines, memory.
 func TestSoak(t *testing.T) {
@@ -126,18 +143,7 @@ func TestSoak(t *testing.T) {
 		time.Sleep(200 * time.Millisecond)
 	}
 	soak(requests / 3)
-	pid := s.Daemon().Pid
-	fds := descriptors(t, pid)
-	before, _ := rss(t, pid)
-	soak(requests)
-	after, peak := rss(t, pid)
-	t.Logf("%d requests: %d KiB before, %d KiB after, at most %d KiB; %d descriptors", requests, before>>10, after>>10, peak>>10, fds)
-	if got := descriptors(t, pid); got > fds+2 {
-		t.Errorf("%d descriptors, %d before", got, fds)
-	}
-	if after > before+maxGrowth || peak > maxRSS {
-		t.Errorf("memory: %d KiB before, %d KiB after, at most %d KiB", before>>10, after>>10, peak>>10)
-	}
+	s.staysFlat(t, fmt.Sprintf("%d requests", requests), func() { soak(requests) })
 	// A Go program that gets SIGQUIT writes all its goroutines.
 	s.Signal(t, syscall.SIGQUIT)
 	p := s.Daemon()
@@ -178,18 +184,7 @@ func TestSoakPods(t *testing.T) {
 		wg.Wait()
 	}
 	soak(n / 10)
-	pid := s.Daemon().Pid
-	fds := descriptors(t, pid)
-	before, _ := rss(t, pid)
-	soak(n)
-	after, peak := rss(t, pid)
-	t.Logf("%d pods: %d KiB before, %d KiB after, at most %d KiB; %d descriptors", n, before>>10, after>>10, peak>>10, fds)
-	if got := descriptors(t, pid); got > fds+2 {
-		t.Errorf("%d descriptors, %d before", got, fds)
-	}
-	if after > before+maxGrowth || peak > maxRSS {
-		t.Errorf("memory: %d KiB before, %d KiB after, at most %d KiB", before>>10, after>>10, peak>>10)
-	}
+	s.staysFlat(t, fmt.Sprintf("%d pods", n), func() { soak(n) })
 	s.clean(t, r, "after the soak")
 	if left := s.waiting(t); len(left) > 0 {
 		r.bad(t, &r.records, len(left), "reports left: %v", left)
