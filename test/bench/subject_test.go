@@ -208,7 +208,7 @@ func (s *subject) each(t *testing.T, p *node.Pod, n int, reverse bool, do func(c
 // daemonCPU is the processor time of the daemon since its start, 0 without one.
 func (s *subject) daemonCPU(t *testing.T) time.Duration {
 	t.Helper()
-	if s.name == "raw" || !strings.Contains(s.name, "thick") {
+	if !strings.Contains(s.name, "thick") {
 		return 0
 	}
 	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", s.node.Daemon().Pid))
