@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -24,8 +23,6 @@ const (
 	// busyRetries and busyPause bound the wait for a plugin binary that is being replaced.
 	busyRetries = 50
 	busyPause   = 100 * time.Millisecond
-	// killGrace is how long a cancelled delegate's output is waited for after its group was killed.
-	killGrace = time.Second
 	// maxStderr is how much of a delegate's standard error is kept.
 	maxStderr = 4 << 10
 	// maxStdout bounds a delegate's answer.
@@ -74,27 +71,12 @@ func (e *Exec) ExecPlugin(ctx context.Context, path string, stdin []byte, enviro
 
 func (e *Exec) once(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
 	stdout, stderr := &bounded{limit: maxStdout}, &bounded{limit: maxStderr}
-	c := exec.CommandContext(ctx, path)
-	c.Env, c.Stdin, c.Stdout, c.Stderr = environ, bytes.NewReader(stdin), stdout, stderr
-	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	c.Cancel = func() error { return syscall.Kill(-c.Process.Pid, syscall.SIGKILL) }
-	c.WaitDelay = killGrace
-	if e.Lock != nil {
-		c.ExtraFiles = []*os.File{e.Lock}
-	}
 	failpoint.At("exec.before")
-	err := c.Start()
-	if err == nil {
-		failpoint.At("exec.started")
-		err = c.Wait()
-	}
+	err := run(ctx, path, environ, stdin, e.Lock, stdout, stderr)
 	if errors.Is(err, syscall.ETXTBSY) {
 		return nil, err
 	}
 	e.started = true
-	if errors.Is(err, exec.ErrWaitDelay) && ctx.Err() == nil {
-		err = nil // the plugin has ended well; what it left in the background holds its output open
-	}
 	failpoint.At("exec.after")
 	if err != nil {
 		return nil, pluginError(ctx, path, err, stdout.Bytes(), stderr.Bytes())
@@ -137,10 +119,8 @@ func pluginError(ctx context.Context, path string, err error, stdout, stderr []b
 	case len(stderr) > 0:
 		return fmt.Errorf("netplugin failed: %q (%s: %w)", clip(stderr), name, err)
 	}
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() && ws.Signal() == syscall.SIGKILL {
-			return fmt.Errorf("netplugin failed with no error message: %s: %w (it %w by somebody; the kernel does that when the memory of its cgroup is used up)", name, err, errCutOff)
-		}
+	if exit, ok := errors.AsType[*exitError](err); ok && exit.status.Signaled() && exit.status.Signal() == syscall.SIGKILL {
+		return fmt.Errorf("netplugin failed with no error message: %s: %w (it %w by somebody; the kernel does that when the memory of its cgroup is used up)", name, err, errCutOff)
 	}
 	return fmt.Errorf("netplugin failed with no error message: %s: %w", name, err)
 }

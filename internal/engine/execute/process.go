@@ -1,0 +1,232 @@
+package execute
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"multus/internal/failpoint"
+)
+
+// maxPipe is what a pipe may hold (fs.pipe-max-size).
+const maxPipe = 1 << 20
+
+// process is one delegate at work. It is what os/exec does, without its goroutines, threads and its extra process that
+// finds out what the kernel can do: one loop feeds the standard input, reads both outputs and sees the end. The plugin
+// lives for a few milliseconds and waits for its delegates most of them.
+type process struct {
+	pid int
+	// Descriptors of ours, -1 when closed. ended becomes readable when the process has ended.
+	stdin, stdout, stderr, ended int
+	// input is what is left to write.
+	input []byte
+
+	// mu keeps the process from being killed once its number may be another's.
+	mu     sync.Mutex
+	reaped bool
+}
+
+// exitError says how a process ended, in the words of os/exec.
+type exitError struct{ status syscall.WaitStatus }
+
+func (e *exitError) Error() string {
+	switch {
+	case e.status.CoreDump():
+		return "signal: " + e.status.Signal().String() + " (core dumped)"
+	case e.status.Signaled():
+		return "signal: " + e.status.Signal().String()
+	}
+	return fmt.Sprintf("exit status %d", e.status.ExitStatus())
+}
+
+// run executes a binary in a process group of its own, which is killed when ctx ends; held, if any, is its descriptor 3
+// for as long as it lives. It returns when the process has ended and what it wrote is read. What it leaves running in
+// the background may hold its outputs open: that is not waited for.
+func run(ctx context.Context, path string, environ []string, stdin []byte, held *os.File, stdout, stderr *bounded) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	p := &process{stdin: -1, stdout: -1, stderr: -1, ended: -1, input: stdin}
+	defer p.close()
+	if err := p.start(path, environ, held); err != nil {
+		return err
+	}
+	failpoint.At("exec.started")
+	stop := context.AfterFunc(ctx, p.kill)
+	defer stop()
+	status, err := p.wait(stdout, stderr)
+	if err == nil && status != 0 {
+		err = &exitError{status}
+	}
+	return err
+}
+
+func (p *process) start(path string, environ []string, held *os.File) error {
+	var in, out, errs [2]int
+	for _, pipe := range []*[2]int{&in, &out, &errs} {
+		if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
+			return os.NewSyscallError("pipe2", err) // without descriptors this process ends soon
+		}
+	}
+	p.stdin, p.stdout, p.stderr = in[1], out[0], errs[0]
+	defer func() {
+		for _, fd := range []int{in[0], out[1], errs[1]} {
+			_ = unix.Close(fd)
+		}
+	}()
+	for _, fd := range []int{p.stdin, p.stdout, p.stderr} {
+		if err := unix.SetNonblock(fd, true); err != nil {
+			return os.NewSyscallError("fcntl", err)
+		}
+	}
+	files := []uintptr{uintptr(in[0]), uintptr(out[1]), uintptr(errs[1])}
+	if held != nil {
+		files = append(files, held.Fd())
+	}
+	p.feed() // nearly always all of it: a pipe holds 64 KiB
+	var err error
+	p.pid, err = syscall.ForkExec(path, []string{path}, &syscall.ProcAttr{
+		Env: environ, Files: files, Sys: &syscall.SysProcAttr{Setpgid: true, PidFD: &p.ended},
+	})
+	if err != nil {
+		return &os.PathError{Op: "fork/exec", Path: path, Err: err}
+	}
+	if p.ended < 0 {
+		return p.watch()
+	}
+	return nil
+}
+
+// watch makes ended of a pipe, for kernels without a pidfd that can be polled (before 5.3).
+func (p *process) watch() error {
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
+		p.kill()
+		return os.NewSyscallError("pipe2", err)
+	}
+	closeFD(&p.ended)
+	p.ended = pipe[0]
+	go func() {
+		for {
+			// The process stays there to be waited for, so that its number stays its own.
+			err := unix.Waitid(unix.P_PID, p.pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
+			if !errors.Is(err, unix.EINTR) {
+				break
+			}
+		}
+		_ = unix.Close(pipe[1])
+	}()
+	return nil
+}
+
+// wait goes on until the process has ended, and reads what it has written by then.
+func (p *process) wait(stdout, stderr *bounded) (syscall.WaitStatus, error) {
+	for {
+		fds := []unix.PollFd{
+			{Fd: int32(p.ended), Events: unix.POLLIN}, {Fd: int32(p.stdin), Events: unix.POLLOUT},
+			{Fd: int32(p.stdout), Events: unix.POLLIN}, {Fd: int32(p.stderr), Events: unix.POLLIN},
+		}
+		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) {
+			p.kill()
+			return 0, os.NewSyscallError("poll", err)
+		}
+		if fds[1].Revents != 0 {
+			p.feed()
+		}
+		status, ended, err := syscall.WaitStatus(0), false, error(nil)
+		if fds[0].Revents != 0 {
+			status, ended, err = p.reap()
+		}
+		// After the look at its end: what it wrote last is read, too.
+		drain(&p.stdout, stdout)
+		drain(&p.stderr, stderr)
+		if ended || err != nil {
+			return status, err
+		}
+		if fds[0].Revents != 0 {
+			if err := p.watch(); err != nil {
+				return 0, err
+			}
+		}
+	}
+}
+
+// reap takes the process's end; ended is false if the descriptor was readable though it lives.
+func (p *process) reap() (status syscall.WaitStatus, ended bool, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for {
+		pid, err := syscall.Wait4(p.pid, &status, syscall.WNOHANG, nil)
+		switch {
+		case errors.Is(err, syscall.EINTR):
+			continue
+		case err != nil:
+			return 0, false, os.NewSyscallError("wait4", err)
+		}
+		p.reaped = pid == p.pid
+		return status, p.reaped, nil
+	}
+}
+
+// kill ends the process and its group.
+func (p *process) kill() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.reaped {
+		_ = unix.Kill(-p.pid, unix.SIGKILL)
+	}
+}
+
+// feed writes as much of the input as the pipe takes. A process that does not want it is no error.
+func (p *process) feed() {
+	for len(p.input) > 0 {
+		n, err := unix.Write(p.stdin, p.input)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.EAGAIN):
+			return
+		case err != nil:
+			n = len(p.input)
+		}
+		p.input = p.input[n:]
+	}
+	closeFD(&p.stdin)
+}
+
+// drain reads what there is to read: at most what the largest pipe holds, since somebody in the background may write
+// without end.
+func drain(fd *int, to *bounded) {
+	var buf [4096]byte
+	for read := 0; *fd >= 0 && read < maxPipe; read += len(buf) {
+		n, err := unix.Read(*fd, buf[:])
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.EAGAIN):
+			return
+		case err != nil || n == 0:
+			closeFD(fd)
+			return
+		}
+		_, _ = to.Write(buf[:n]) // never fails
+	}
+}
+
+func closeFD(fd *int) {
+	if *fd >= 0 {
+		_ = unix.Close(*fd)
+		*fd = -1
+	}
+}
+
+func (p *process) close() {
+	for _, fd := range []*int{&p.stdin, &p.stdout, &p.stderr, &p.ended} {
+		closeFD(fd)
+	}
+}

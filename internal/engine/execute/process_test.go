@@ -1,0 +1,114 @@
+package execute
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestProcess shows that nobody waits for somebody who does not come: not for a delegate that reads late, never or only
+// a part, not for what it leaves behind; and that all of its output is read.
+func TestProcess(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("0123456789abcdef", 1<<16) // 1 MiB, more than a pipe holds
+	tests := []struct {
+		what, body, stdin, want string
+		length                  int
+	}{
+		{"reads all", `exec cat`, long, long, 0},
+		{"reads late", `sleep 0.2; exec cat`, long, long, 0},
+		{"reads nothing", `echo out`, long, "out\n", 0},
+		{"reads a part", `head -c 3`, long, "012", 0},
+		{"writes much and ends", `head -c 60000 /dev/zero`, "", "", 60000},
+		{"leaves somebody who writes for ever", `sh -c 'while kill -0 '$PPID' 2>/dev/null; do head -c 100000 /dev/zero; done' & exit 0`, "", "", -1},
+		{"closes its outputs and goes on", `exec >&- 2>&-; sleep 0.2`, "", "", 0},
+	}
+	for _, tc := range tests {
+		t.Run(tc.what, func(t *testing.T) {
+			t.Parallel()
+			path := script(t, filepath.Join(t.TempDir(), "p"), tc.body)
+			stdout, stderr := &bounded{limit: maxStdout}, &bounded{limit: maxStderr}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			err := run(ctx, path, []string{"PATH=/usr/bin:/bin"}, []byte(tc.stdin), nil, stdout, stderr)
+			if err != nil {
+				t.Fatalf("%v: %s", err, stderr.Bytes())
+			}
+			switch {
+			case tc.length < 0:
+			case tc.length > 0 && stdout.Len() != tc.length, tc.length == 0 && stdout.String() != tc.want:
+				t.Errorf("%d bytes of output: %.40q", stdout.Len(), stdout.String())
+			}
+		})
+	}
+}
+
+// TestProcessWithoutPidfd is a kernel older than 5.3, and one that has pidfds that cannot be polled (5.2): readable at
+// once.
+func TestProcessWithoutPidfd(t *testing.T) {
+	t.Parallel()
+	for name, ended := range map[string]func(*testing.T, *process){
+		"none":           func(t *testing.T, p *process) { t.Helper(); closeFD(&p.ended); must(t, p.watch()) },
+		"always ready":   func(t *testing.T, p *process) { t.Helper(); closeFD(&p.ended); p.ended = readable(t) },
+		"of this kernel": func(*testing.T, *process) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			path := script(t, filepath.Join(t.TempDir(), "p"), "read x; echo $x; sleep 0.1; exit 7")
+			p := &process{stdin: -1, stdout: -1, stderr: -1, ended: -1, input: []byte("word\n")}
+			defer p.close()
+			must(t, p.start(path, []string{"PATH=/usr/bin:/bin"}, nil))
+			ended(t, p)
+			stdout, stderr := &bounded{limit: 100}, &bounded{limit: 100}
+			status, err := p.wait(stdout, stderr)
+			if err != nil || status.ExitStatus() != 7 || stdout.String() != "word\n" {
+				t.Errorf("%v, %v, %q", status, err, stdout.String())
+			}
+			p.kill() // must reach nobody: its number may be another's
+			if !p.reaped {
+				t.Error("not reaped")
+			}
+		})
+	}
+}
+
+func readable(t *testing.T) int {
+	t.Helper()
+	f, err := os.Open("/dev/zero")
+	must(t, err)
+	defer f.Close()
+	fd, err := syscall.Dup(int(f.Fd()))
+	must(t, err)
+	return fd
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestProcessNotStarted: a request that has ended starts nothing, and what cannot be started leaves no descriptor.
+func TestProcessNotStarted(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := run(ctx, "/bin/true", nil, nil, nil, nil, nil); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	p := &process{stdin: -1, stdout: -1, stderr: -1, ended: -1}
+	err := p.start(filepath.Join(t.TempDir(), "nope"), nil, nil)
+	if !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "fork/exec") {
+		t.Error(err)
+	}
+	p.close()
+	if p.stdin != -1 || p.stdout != -1 || p.stderr != -1 || p.ended != -1 {
+		t.Errorf("%+v", p)
+	}
+}
