@@ -64,6 +64,19 @@ func (c *Client) Call(ctx context.Context, method, path string, in, out any) err
 	return nil
 }
 
+// Send is Call for what needs no answer: it returns once the request is on its way.
+func (c *Client) Send(ctx context.Context, method, path string, in any) error {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return fmt.Errorf("encode request for %s: %w", path, err)
+	}
+	conn, err := c.send(ctx, method, path, body)
+	if err != nil {
+		return fmt.Errorf("%w at %s: %w", ErrUnreachable, c.Socket, err)
+	}
+	return conn.Close()
+}
+
 // Persist is Call, again and again with growing pauses while the daemon cannot be reached, until ctx ends.
 // Only for requests that may be repeated.
 func (c *Client) Persist(ctx context.Context, method, path string, in, out any) error {
@@ -81,12 +94,24 @@ func (c *Client) Persist(ctx context.Context, method, path string, in, out any) 
 }
 
 func (c *Client) exchange(ctx context.Context, method, path string, body []byte) (int, []byte, error) {
+	conn, err := c.send(ctx, method, path, body)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	status, answer, err := readAnswer(bufio.NewReader(io.LimitReader(conn, maxAnswer)))
+	return status, answer, why(ctx, err)
+}
+
+// send writes a request to a new connection.
+func (c *Client) send(ctx context.Context, method, path string, body []byte) (net.Conn, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", c.Socket)
 	if err != nil {
-		return 0, nil, bare(err)
+		return nil, bare(err)
 	}
-	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	var b bytes.Buffer
@@ -94,10 +119,9 @@ func (c *Client) exchange(ctx context.Context, method, path string, body []byte)
 		method, path, len(body))
 	b.Write(body)
 	if _, err := conn.Write(b.Bytes()); err != nil {
-		return 0, nil, why(ctx, err)
+		return nil, errors.Join(why(ctx, err), conn.Close())
 	}
-	status, answer, err := readAnswer(bufio.NewReader(io.LimitReader(conn, maxAnswer)))
-	return status, answer, why(ctx, err)
+	return conn, nil
 }
 
 // why prefers the reason for which ctx ended over the deadline that we set ourselves.

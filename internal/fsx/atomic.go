@@ -52,6 +52,26 @@ func WriteAtomic(path string, data []byte, perm os.FileMode) error {
 	return nil
 }
 
+// Replace is WriteAtomic for what means nothing after the node has rebooted: the content survives the death of every
+// process, not a power cut, after which path may be empty. It costs no fsync.
+func Replace(path string, data []byte, perm os.FileMode) error {
+	temp, err := CreateTemp(filepath.Dir(path))
+	if err != nil {
+		return fmt.Errorf("replace %q: %w", path, err)
+	}
+	_, err = temp.Write(data)
+	err = errors.Join(err, temp.Chmod(perm), temp.Close())
+	failpoint.At("fsx.filled")
+	if err == nil {
+		err = os.Rename(temp.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("replace %q: %w", path, err), Remove(temp.Name()))
+	}
+	failpoint.At("fsx.replaced")
+	return nil
+}
+
 // Remove deletes the file at path. A file that is not there is success, so that clean-up can be repeated. It
 // refuses directories, even empty ones, unlike os.Remove: a caller that has lost the last element of its path must
 // not remove its directory. The removal is not synced: after a power cut the file may be back.

@@ -74,7 +74,7 @@ func Run(ctx context.Context, o Options) error {
 	q := newQueue(s.cluster, filepath.Join(conf.SocketDir, api.ReportDir), log)
 	slot := newSlot(conf, log)
 	m := newMetrics(q.waiting, func() float64 { return entries(cmp.Or(conf.CNIDir, config.DefaultCNIDir)) }, func() float64 { return owned(slot) })
-	q.onWritten, q.onRetry = m.written.Inc, m.retries.Inc
+	q.onWritten, q.onRetry, q.onTaken = m.written.Inc, m.retries.Inc, m.observe
 	srv := &server{conf: conf, queue: q, metrics: m, log: log, ready: ready(s.ready, slot)}
 	srv.resolver = &plan.Resolver{Networks: s.networks, Pods: s.pods, Devices: s.devices, Missing: srv.missing, Log: log}
 	hs := &http.Server{Handler: srv.handler(), ReadHeaderTimeout: planLimit, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}

@@ -43,8 +43,9 @@ type queue struct {
 	cluster publish.Cluster
 	dir     string
 	log     *slog.Logger
-	// onWritten and onRetry count.
+	// onWritten and onRetry count; onTaken is told of each report that came in a file.
 	onWritten, onRetry func()
+	onTaken            func(*publish.Report)
 
 	work chan *job
 
@@ -67,7 +68,7 @@ type job struct {
 }
 
 func newQueue(c publish.Cluster, dir string, log *slog.Logger) *queue {
-	return &queue{cluster: c, dir: dir, log: log, work: make(chan *job, 1024), latest: map[string]*job{}, told: map[string]time.Time{}, onWritten: func() {}, onRetry: func() {}}
+	return &queue{cluster: c, dir: dir, log: log, work: make(chan *job, 1024), latest: map[string]*job{}, told: map[string]time.Time{}, onWritten: func() {}, onRetry: func() {}, onTaken: func(*publish.Report) {}}
 }
 
 // waiting is how many pods' status is not written yet.
@@ -160,7 +161,8 @@ func (q *queue) run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// watch takes up the reports that plugins leave in files while the daemon does not answer in time.
+// watch takes up the reports that plugins leave in files: those of pods that do not wait for their status, and all
+// that the daemon did not answer in time.
 func (q *queue) watch(ctx context.Context) error {
 	look := time.NewTicker(lookAgain)
 	defer look.Stop()
@@ -304,7 +306,7 @@ func (q *queue) keep(j *job) {
 		err = os.MkdirAll(q.dir, 0o700)
 	}
 	if err == nil {
-		err = fsx.WriteAtomic(q.file(j), b, 0o600)
+		err = fsx.Replace(q.file(j), b, 0o600) // after a reboot there is no such sandbox
 	}
 	if err != nil {
 		q.log.Error("keep report", "pod", j.key, "container", j.report.ContainerID, "err", err)
@@ -352,6 +354,7 @@ func (q *queue) takeUpFile(name string) {
 	q.mu.Unlock()
 	switch {
 	case fresh:
+		q.onTaken(r)
 		q.push(j)
 	case err != nil && !errors.Is(err, os.ErrNotExist):
 		q.log.Error("report passed over", "file", path, "err", errors.Join(err, os.Rename(path, path+".damaged")))
