@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"multus/internal/config"
+	"multus/internal/device"
 	"multus/internal/engine"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
@@ -87,7 +88,7 @@ func (t *attachment) attach(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	r := &plan.Resolver{Networks: s, Pods: s, Devices: podresources.New(podresources.Options{})}
+	r := &plan.Resolver{Networks: s, Pods: s, Devices: podresources.New(podresources.Options{}), PhysicalFunction: device.PhysicalFunction}
 	res, err := t.engine(r).Add(ctx, req)
 	if err != nil {
 		return told(err)

@@ -233,7 +233,7 @@ func (e *explain) explainPod(ctx context.Context, ref plan.Ref, raw []byte, devi
 		Command: request.Add, ContainerID: "dry-run", Netns: "/run/netns/dry-run", IfName: "eth0", Config: raw,
 		Args: request.Args{{request.IgnoreUnknown, "1"}, {request.PodNamespace, ref.Namespace}, {request.PodName, ref.Name}, {request.InfraContainer, "dry-run"}},
 	}
-	r := &plan.Resolver{Networks: e.networks, Pods: e.pods, Devices: devices, Log: log}
+	r := &plan.Resolver{Networks: e.networks, Pods: e.pods, Devices: devices, PhysicalFunction: device.PhysicalFunction, Log: log}
 	out := &explainOutput{Notes: e.notes}
 	p, err := r.Plan(ctx, req, conf)
 	if err == nil {

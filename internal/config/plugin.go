@@ -69,6 +69,9 @@ type Plugin struct {
 	KubeletRoot string `json:"kubeletRoot"`
 	// AllowMissingDevices attaches a network without the device that its definition asks for (behaviour.md H21).
 	AllowMissingDevices bool `json:"allowMissingDevices"`
+	// AttachConcurrency is how many of a pod's networks are attached at a time once the cluster network is; below 2, one
+	// after another (NPWG v1.3 §7.3).
+	AttachConcurrency int `json:"attachConcurrency"`
 	// NodeAddresses are the addresses by which the cluster knows this node: no pod gets the device that has one.
 	NodeAddresses []string `json:"nodeAddresses"`
 	// RuntimeConfig is what the runtime passes by capability, member by member as it came

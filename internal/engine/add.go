@@ -71,53 +71,13 @@ func (c *call) add(ctx context.Context) (types.Result, error) {
 		results, err := c.attach(ctx, p)
 		if err == nil {
 			if out, err = convert(results[0], c.conf.CNIVersion); err != nil {
-				c.undo(ctx, p, len(p.Attachments))
+				c.undo(ctx, p, nil)
 			}
 		}
 		c.report(ctx, p, results, err)
 		return err
 	})
 	return out, err
-}
-
-// attach does the plan: what can be known to fail is looked at first, then the plan is recorded, then the
-// delegates run in order. It returns the results of those that ran, also after an error.
-func (c *call) attach(ctx context.Context, p *plan.Plan) ([]types.Result, error) {
-	if err := c.clearLeftover(ctx); err != nil {
-		return nil, err
-	}
-	failpoint.At("leftover.cleared")
-	if err := execute.Free(p); err != nil {
-		return nil, err
-	}
-	run := c.runner(p.Dirs)
-	c.store.Dir = p.Dirs.State
-	if err := c.record(ctx, p); err != nil {
-		return nil, err
-	}
-	failpoint.At("ledger.written")
-	if err := c.store.NoteNetworks(p); err != nil {
-		c.log.Warn("GC will not know of the network once its last pod is gone", "err", err)
-	}
-	results := make([]types.Result, 0, len(p.Attachments))
-	for i := range p.Attachments {
-		a := &p.Attachments[i]
-		copyDeviceInfo(a)
-		start := time.Now()
-		res, begun, err := c.addOne(ctx, run, p, a)
-		if c.timed(a, start, err) != nil {
-			failed := i
-			if begun {
-				failed = i + 1
-			}
-			c.undo(ctx, p, failed)
-			return results, c.failed(a, err)
-		}
-		results = append(results, res)
-		failpoint.At("attached")
-		c.verbose(ctx, "Add", a, res, start)
-	}
-	return results, nil
 }
 
 // failed names the network of a failed attachment (behaviour.md M2) and keeps the delegate's code (D5). An error in the
@@ -148,15 +108,22 @@ func (c *call) clearLeftover(ctx context.Context) error {
 	return c.freeRecord(ctx, r)
 }
 
-// undo deletes the first n attachments in reverse order (behaviour.md D28). The request may have ended
-// already, so it has a time of its own. The record stays: the runtime's DEL, which follows every failed ADD,
-// goes over it once more; it is told that nothing was left in the middle.
-func (c *call) undo(ctx context.Context, p *plan.Plan, n int) {
+// undo deletes the attachments that were begun, nil for all, in reverse order (behaviour.md D28). The request may have
+// ended already, so it has a time of its own. The record stays: the runtime's DEL, which follows every failed ADD, goes
+// over it once more; it is told that nothing was left in the middle.
+func (c *call) undo(ctx context.Context, p *plan.Plan, begun []bool) {
 	failpoint.At("undo.before")
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), UndoLimit, fmt.Errorf("undo took longer than %s", UndoLimit))
 	defer cancel()
 	done := *p
-	done.Attachments = p.Attachments[:n]
+	if begun != nil {
+		done.Attachments = nil
+		for i, b := range begun {
+			if b {
+				done.Attachments = append(done.Attachments, p.Attachments[i])
+			}
+		}
+	}
 	progress := ledger.Progress{Undone: true}
 	err := c.detach(ctx, &done, &progress)
 	progress.Undone = err == nil

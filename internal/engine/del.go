@@ -110,14 +110,16 @@ func (c *call) detach(ctx context.Context, p *plan.Plan, progress *ledger.Progre
 		a := &p.Attachments[i]
 		start := time.Now()
 		one, cancel := spare(ctx, i)
-		err := c.timed(a, start, c.delOne(one, run, p, a))
+		err := c.delOne(one, run, p, a)
 		cancel()
+		took := time.Since(start)
+		c.timed(a, took, err)
 		if unseen, ok := errors.AsType[*execute.UnseenError](err); ok {
 			progress.DelTries = before.DelTries + 1
 			if progress.Begun == 0 {
 				progress.Begun = run.Begun(p, i+1)
 			}
-			if i >= progress.Begun || excused(before, unseen) {
+			if p.StageOf(i) >= progress.Begun || excused(before, unseen) {
 				c.log.Warn("DEL of an attachment that is not there", "network", a.Name, "ifname", a.IfName, "err", err)
 				err = run.Forget(p, a)
 			}
@@ -130,7 +132,7 @@ func (c *call) detach(ctx context.Context, p *plan.Plan, progress *ledger.Progre
 			_ = os.Remove(a.DeviceInfo) // behaviour.md D66: failures do not matter
 		}
 		failpoint.At("detach.after")
-		c.verbose(ctx, "Del", a, a.Config, start)
+		c.verbose(ctx, "Del", a, a.Config, took)
 	}
 	if len(errs) == 0 {
 		return nil

@@ -149,7 +149,7 @@ func (c *call) planFor(r *ledger.Record) *plan.Plan {
 }
 
 // verbose logs one attachment in the form that people parse (behaviour.md L4).
-func (c *call) verbose(ctx context.Context, verb string, a *plan.Attachment, what any, start time.Time) {
+func (c *call) verbose(ctx context.Context, verb string, a *plan.Attachment, what any, took time.Duration) {
 	if !c.log.Enabled(ctx, slog.LevelInfo) {
 		return
 	}
@@ -160,15 +160,12 @@ func (c *call) verbose(ctx context.Context, verb string, a *plan.Attachment, wha
 	args := c.req.Args
 	line := fmt.Sprintf("%s: %s:%s:%s:%s(%s):%s %s", verb, args.Get(request.PodNamespace), args.Get(request.PodName),
 		cmp.Or(args.Get(request.PodUID), "unknownUID"), a.Name, a.Config.Name(), a.IfName, b)
-	c.log.InfoContext(ctx, line, "seconds", time.Since(start).Seconds()) //nolint:sloglint // the message is a format of its own
+	c.log.InfoContext(ctx, line, "seconds", took.Seconds()) //nolint:sloglint // the message is a format of its own
 }
 
-// timed notes how long the delegates of a network took, and returns their error.
-func (c *call) timed(a *plan.Attachment, start time.Time, err error) error {
-	c.timings = append(c.timings, publish.Timing{
-		Network: a.Name, Plugin: a.Config.Types()[0], Seconds: time.Since(start).Seconds(), Failed: err != nil,
-	})
-	return err
+// timed notes how long the delegates of a network took.
+func (c *call) timed(a *plan.Attachment, took time.Duration, err error) {
+	c.timings = append(c.timings, publish.Timing{Network: a.Name, Plugin: a.Config.Types()[0], Seconds: took.Seconds(), Failed: err != nil})
 }
 
 // convert returns a result in the version that the runtime expects (behaviour.md D26).

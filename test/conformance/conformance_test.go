@@ -5,9 +5,12 @@ package conformance
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -55,26 +58,75 @@ func TestConformance(t *testing.T) {
 	bin := node.Binaries(t)
 	out := t.TempDir()
 	run(t, dir, "go", "build", "-buildvcs=false", "-o", out+"/", "./differ", "./recorder")
+	run(t, root, "go", "build", "-buildvcs=false", "-ldflags", "-X main.plugin="+filepath.Join(bin, "multus"), "-o", filepath.Join(out, "concurrent"), "./test/conformance/concurrent")
 	for _, tc := range []struct {
+		name string
 		impl node.Kind
 		args []string
+		// unordered leaves the order of calls out of the comparison.
+		unordered bool
 	}{
-		{node.Thin, []string{"-plugin", filepath.Join(bin, "multus")}},
-		{node.Thick, []string{"-plugin", filepath.Join(bin, "multus-shim"), "-daemon", filepath.Join(bin, "multus-daemon")}},
+		{"thin", node.Thin, []string{"-plugin", filepath.Join(bin, "multus")}, false},
+		{"thick", node.Thick, []string{"-plugin", filepath.Join(bin, "multus-shim"), "-daemon", filepath.Join(bin, "multus-daemon")}, false},
+		// With attachConcurrency all is as without, but for the order of the calls.
+		{"concurrent", node.Thin, []string{"-plugin", filepath.Join(out, "concurrent")}, true},
 	} {
-		t.Run(string(tc.impl), func(t *testing.T) {
-			got := filepath.Join(out, string(tc.impl))
+		t.Run(tc.name, func(t *testing.T) {
+			got, golden := filepath.Join(out, "of-"+tc.name), filepath.Join(dir, "goldens", string(tc.impl))
 			args := []string{
 				"run", "-impl", string(tc.impl), "-out", got, "-scenarios", filepath.Join(dir, "scenarios"),
 				"-kube-apiserver", filepath.Join(tools, "kube-apiserver"), "-etcd", filepath.Join(tools, "etcd"),
 			}
 			run(t, out, filepath.Join(out, "differ"), append(args, tc.args...)...)
-			report := run(t, out, filepath.Join(out, "differ"), "compare", "-ignore", filepath.Join(dir, "improvements.json"),
-				filepath.Join(dir, "goldens", string(tc.impl)), got)
+			if tc.unordered {
+				got, golden = sorted(t, got), sorted(t, golden)
+			}
+			report := run(t, out, filepath.Join(out, "differ"), "compare", "-ignore", filepath.Join(dir, "improvements.json"), golden, got)
 			lines := strings.Split(strings.TrimSpace(report), "\n")
 			t.Log(lines[len(lines)-1])
 		})
 	}
+}
+
+// sorted copies records with the calls of each step that attaches in the order of the interfaces' names; those of one
+// interface stay in theirs.
+func sorted(t *testing.T, dir string) string {
+	t.Helper()
+	out := t.TempDir()
+	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no records in %s: %v", dir, err)
+	}
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var record map[string]any
+		if err := json.Unmarshal(b, &record); err != nil {
+			t.Fatal(err)
+		}
+		steps, _ := record["steps"].([]any)
+		for _, s := range steps {
+			step, _ := s.(map[string]any)
+			calls, _ := step["calls"].([]any)
+			slices.SortStableFunc(calls, func(a, b any) int { return strings.Compare(attachment(a), attachment(b)) })
+		}
+		if b, err = json.Marshal(record); err == nil {
+			err = os.WriteFile(filepath.Join(out, filepath.Base(file)), b, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return out
+}
+
+// attachment is the verb, the container and the interface of a call.
+func attachment(call any) string {
+	c, _ := call.(map[string]any)
+	env, _ := c["env"].(map[string]any)
+	return fmt.Sprint(c["command"], env["CNI_CONTAINERID"], env["CNI_IFNAME"])
 }
 
 // run runs a program to its end and fails the test, with the output, if it fails.

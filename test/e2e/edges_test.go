@@ -59,15 +59,21 @@ func newFakes(t *testing.T, kind node.Kind, conf map[string]any, over map[string
 	for name, address := range map[string]string{"one": "10.1.0.2/24", "two": "10.2.0.2/24"} {
 		m := fake(name, address)
 		m["cniVersion"] = version
-		b, err := json.Marshal(m)
-		if err != nil {
-			t.Fatal(err)
-		}
-		f.write(t, filepath.Join(f.dir, name+".json"), map[string]any{
-			"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition", "metadata": map[string]any{"name": name}, "spec": map[string]any{"config": string(b)},
-		})
+		f.define(t, name, m)
 	}
 	return f
+}
+
+// define writes a network definition.
+func (f *fakes) define(t *testing.T, name string, config map[string]any) {
+	t.Helper()
+	b, err := json.Marshal(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.write(t, filepath.Join(f.dir, name+".json"), map[string]any{
+		"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition", "metadata": map[string]any{"name": name}, "spec": map[string]any{"config": string(b)},
+	})
 }
 
 func (f *fakes) write(t *testing.T, path string, v any) {

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -27,8 +28,40 @@ type behaviour struct {
 	Fail map[string]*types.Error `json:"fail"`
 	// Sleep maps a verb to a duration that it takes.
 	Sleep map[string]string `json:"sleep"`
+	// Meet maps a verb to those that have to be at work at the same time.
+	Meet map[string]meeting `json:"meet"`
 	// Crash lists verbs at which the plugin kills itself.
 	Crash []string `json:"crash"`
+}
+
+// meeting is a place at which so many plugins wait for each other.
+type meeting struct {
+	Dir  string `json:"dir"`
+	Size int    `json:"size"`
+	// Wait is how long somebody who is alone waits, a minute if it is empty. Then it is an error.
+	Wait string `json:"wait"`
+}
+
+func (m meeting) attend() error {
+	if m.Dir == "" {
+		return nil
+	}
+	limit, err := time.ParseDuration(cmp.Or(m.Wait, "1m"))
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(m.Dir, os.Getenv("CNI_IFNAME")), nil, 0o600); err != nil {
+		return err
+	}
+	for end := time.Now().Add(limit); ; time.Sleep(time.Millisecond) {
+		there, err := os.ReadDir(m.Dir)
+		if err != nil || len(there) >= m.Size {
+			return err
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("%d of %d came to %s", len(there), m.Size, m.Dir)
+		}
+	}
 }
 
 // Call is one line of the log.
@@ -94,6 +127,9 @@ func record(path, verb string, stdin []byte) error {
 func (b *behaviour) act(verb string) error {
 	if d, err := time.ParseDuration(b.Sleep[verb]); err == nil {
 		time.Sleep(d)
+	}
+	if err := b.Meet[verb].attend(); err != nil {
+		return err
 	}
 	if slices.Contains(b.Crash, verb) {
 		return syscall.Kill(os.Getpid(), syscall.SIGKILL)

@@ -100,7 +100,7 @@ func choose(points []point, kind, variant int) []point {
 		have := passes[name]
 		mine := i%len(node.Kinds) == kind
 		switch {
-		case mine && i/len(node.Kinds)%len(variants) == variant, mine && len(have) > 2 && variant == len(variants)-1:
+		case mine && i/len(node.Kinds)%len(variants) == variant, mine && len(have) > 2 && variants[variant].name == two.name:
 			out = append(out, have[rand.IntN(len(have))])
 		case name == "routes.moved" || name == "cache.updated":
 			out = append(out, have...)
@@ -141,7 +141,7 @@ func TestPoints(t *testing.T) {
 
 // elsewhere are the points of processes and ways that TestPoints does not come to, and the test that does.
 func elsewhere(name string) bool {
-	return slices.ContainsFunc([]string{"daemon.", "leave.", "devices."}, func(prefix string) bool { // TestDaemonPoints, TestLeavePoints, TestDevicePoints
+	return slices.ContainsFunc([]string{"daemon.", "leave.", "fsx.filled", "fsx.replaced", "devices."}, func(prefix string) bool { // TestDaemonPoints, TestLeavePoints (three), TestDevicePoints
 		return strings.HasPrefix(name, prefix)
 	})
 }

@@ -36,7 +36,7 @@ func TestRandomKill(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()
-			s := newSite(t, kind, variants[3], nil)
+			s := newSite(t, kind, two, nil)
 			s.slow(t, "0.0$((RANDOM % 10))")
 			r := table.row(fmt.Sprintf("plugin killed at random, %s", kind))
 			for n, end := 0, share(); time.Now().Before(end); n++ {
@@ -74,7 +74,7 @@ func TestDelWaits(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()
-			s := newSite(t, kind, variants[3], nil)
+			s := newSite(t, kind, two, nil)
 			s.slow(t, "0.3")
 			r := table.row("DEL waits for delegates of a killed ADD")
 			for _, pass := range []int{1, 3, 4} { // the bridges: portmap and tuning come between
@@ -97,7 +97,7 @@ func TestRandomDelegateKill(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()
-			s := newSite(t, kind, variants[3], nil)
+			s := newSite(t, kind, two, nil)
 			r := table.row(fmt.Sprintf("delegate killed at random, %s", kind))
 			hits := 0
 			for n, end := 0, share(); time.Now().Before(end); n++ {
@@ -152,7 +152,7 @@ func killChild(pid int) bool {
 // works, or fails with code 11; nothing is left, and the last status is right.
 func TestRandomDaemon(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, node.Thick, variants[3], map[string]any{"daemonTimeout": "5s"})
+	s := newSite(t, node.Thick, two, map[string]any{"daemonTimeout": "5s"})
 	r := table.row("daemon killed and stopped at random")
 	var wg sync.WaitGroup
 	done := make(chan struct{})

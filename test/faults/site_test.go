@@ -46,15 +46,22 @@ type variant struct {
 	networks string
 	// names are the status's elements, in order.
 	names []string
+	// concurrency is attachConcurrency.
+	concurrency int
 }
 
-// variants are those of the issue: a plain configuration, a list, host-local with moved routes, two networks.
+// variants are those of the issue: a plain configuration, a list, host-local with moved routes, two networks; and two
+// networks that are attached at the same time.
 var variants = []variant{
-	{"conf", "10-primary.conf", `{"cniVersion":"1.1.0","name":"cluster","type":"bridge","bridge":"cni0","isGateway":true,"ipam":%s}`, "", []string{"cluster"}},
-	{"conflist", "10-primary.conflist", primaryList, "", []string{"cluster"}},
-	{"host-local", "10-primary.conflist", primaryList, `[{"name":"plain","interface":"data0","default-route":["198.51.100.1"]}]`, []string{"cluster", "default/plain"}},
-	{"two networks", "10-primary.conflist", primaryList, `[{"name":"plain"},{"name":"list","mac":"02:00:00:00:01:01"}]`, []string{"cluster", "default/plain", "default/list"}},
+	{"conf", "10-primary.conf", `{"cniVersion":"1.1.0","name":"cluster","type":"bridge","bridge":"cni0","isGateway":true,"ipam":%s}`, "", []string{"cluster"}, 0},
+	{"conflist", "10-primary.conflist", primaryList, "", []string{"cluster"}, 0},
+	{"host-local", "10-primary.conflist", primaryList, `[{"name":"plain","interface":"data0","default-route":["198.51.100.1"]}]`, []string{"cluster", "default/plain"}, 0},
+	{"two networks", "10-primary.conflist", primaryList, `[{"name":"plain"},{"name":"list","mac":"02:00:00:00:01:01"}]`, []string{"cluster", "default/plain", "default/list"}, 0},
+	{"at the same time", "10-primary.conflist", primaryList, `[{"name":"west"},{"name":"east"}]`, []string{"cluster", "default/west", "default/east"}, 2},
 }
+
+// two is the variant of two networks, one after the other.
+var two = variants[3]
 
 const primaryList = `{"cniVersion":"1.1.0","name":"cluster","plugins":[{"type":"bridge","bridge":"cni0","isGateway":true,"ipam":%s},{"type":"portmap","capabilities":{"portMappings":true}}]}`
 
@@ -78,7 +85,7 @@ func newSite(t *testing.T, kind node.Kind, v variant, conf map[string]any) *site
 	testnet.RequireKernel(t, "bridge")
 	s := &site{kind: kind, variant: v, networks: filepath.Join(t.TempDir(), "networks")}
 	check(t, os.MkdirAll(s.networks, 0o755))
-	all := map[string]any{"cniVersion": "1.1.0"}
+	all := map[string]any{"cniVersion": "1.1.0", "attachConcurrency": v.concurrency}
 	maps.Copy(all, conf)
 	s.Node = node.New(t, node.Options{Kind: kind, NetworksDir: s.networks, Conf: all, BinDir: binDir})
 	check(t, os.Remove(filepath.Join(s.Dir, "net.d", "10-primary.conflist")))
@@ -88,6 +95,9 @@ func newSite(t *testing.T, kind node.Kind, v variant, conf map[string]any) *site
 	s.conf["clusterNetwork"] = file
 	s.define(t, "plain", fmt.Sprintf(`{"cniVersion":"1.1.0","type":"bridge","bridge":"br1","isGateway":true,"ipam":%s}`, s.ipam("198.51.100.0/24")))
 	s.define(t, "list", fmt.Sprintf(`{"cniVersion":"1.1.0","name":"list","plugins":[{"type":"bridge","bridge":"br2","isGateway":true,"ipam":%s},{"type":"tuning","capabilities":{"mac":true}}]}`, s.ipam("203.0.113.0/24")))
+	for i, name := range []string{"west", "east"} { // without routes: nothing in common
+		s.define(t, name, fmt.Sprintf(`{"cniVersion":"1.1.0","type":"bridge","bridge":"br-%s","ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"192.0.%d.0/24"}]]}}`, name, s.Reservations(), 2+i))
+	}
 	s.newPod(t)
 	s.warm(t)
 	return s
@@ -98,7 +108,7 @@ func newSite(t *testing.T, kind node.Kind, v variant, conf map[string]any) *site
 func (s *site) warm(t *testing.T) {
 	t.Helper()
 	annotations := s.pod.Annotations
-	s.pod.Annotations = map[string]string{networksKey: "plain,list"}
+	s.pod.Annotations = map[string]string{networksKey: "plain,list,west,east"}
 	for _, verb := range []string{"ADD", "DEL"} {
 		if err := s.call(t, verb); err != nil {
 			t.Fatalf("%s: %v\n%s", verb, err, s.DaemonLog())

@@ -90,15 +90,20 @@ func (r *Runner) Del(ctx context.Context, p *plan.Plan, a *plan.Attachment) erro
 	return err
 }
 
-// Begun is how many of the first n attachments ADD came to: all that have a result, and the one after them, in which it
-// may have been killed. It is asked before any of them is deleted.
+// Begun is how many stages of a plan ADD came to, as the results of its first n attachments tell: all stages of which
+// every attachment has one, and the stage after them, in which it may have been killed. It is asked before any of them is
+// deleted; those after them may have been.
 func (r *Runner) Begun(p *plan.Plan, n int) int {
+	last := 0
+	for i := range n {
+		last = max(last, p.StageOf(i))
+	}
 	for i := range n {
 		if _, err := os.Stat(r.cacheFile(p.Attachments[i].Config.Name(), p.ContainerID, p.Attachments[i].IfName)); err != nil {
-			return i + 1
+			last = min(last, p.StageOf(i))
 		}
 	}
-	return n
+	return last + 1
 }
 
 // UnseenError is the error of a DEL of which nothing is seen: libcni has no result of the attachment and the sandbox

@@ -128,8 +128,10 @@ func (p *process) watch() error {
 func (p *process) wait(stdout, stderr *bounded) (syscall.WaitStatus, error) {
 	for {
 		fds := []unix.PollFd{
-			{Fd: int32(p.ended), Events: unix.POLLIN}, {Fd: int32(p.stdin), Events: unix.POLLOUT},
-			{Fd: int32(p.stdout), Events: unix.POLLIN}, {Fd: int32(p.stderr), Events: unix.POLLIN},
+			{Fd: int32(p.ended), Events: unix.POLLIN},
+			{Fd: int32(p.stdin), Events: unix.POLLOUT},
+			{Fd: int32(p.stdout), Events: unix.POLLIN},
+			{Fd: int32(p.stderr), Events: unix.POLLIN},
 		}
 		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) {
 			p.kill()

@@ -41,6 +41,8 @@ type element struct {
 	BinDir string `json:"binDir,omitempty"`
 	// Boot is the boot of the node at which the attachment was made.
 	Boot string `json:"bootID,omitempty"`
+	// Stage is the attachment's, where some were made at the same time.
+	Stage int `json:"stage,omitempty"`
 	// Undone, DelTries and Begun are the record's Progress, the same in all elements.
 	Undone   bool `json:"undone,omitempty"`
 	DelTries int  `json:"delTries,omitempty"`
@@ -58,7 +60,7 @@ func encode(a *plan.Attachment, index int, p *plan.Plan) (*element, error) {
 	e := &element{
 		Name: a.Name, ResourceName: a.Resource, DeviceID: a.Device,
 		DropIPv4: a.Routes.DropIPv4, DropIPv6: a.Routes.DropIPv6,
-		Bytes: a.Config.Bytes(), Netns: p.Netns, Args: a.Args, HostDevice: a.HostDevice,
+		Bytes: a.Config.Bytes(), Netns: p.Netns, Args: a.Args, HostDevice: a.HostDevice, Stage: a.Stage,
 	}
 	if r := a.Request; r != nil {
 		e.MAC, e.InfinibandGUID, e.IPs, e.DefaultRoute = r.MAC, r.InfinibandGUID, r.IPs, r.DefaultRoute
@@ -114,7 +116,10 @@ func (e *element) summarise(l *cniconf.List) error {
 func (e *element) derived(containerID, ifName string) map[string]json.RawMessage {
 	rc := map[string]json.RawMessage{}
 	set := func(key string, present bool, v any) {
-		if b, err := json.Marshal(v); present && err == nil {
+		if !present {
+			return
+		}
+		if b, err := json.Marshal(v); err == nil {
 			rc[key] = b
 		}
 	}
@@ -139,7 +144,7 @@ func (e *element) decode(index int, containerID, ifName string) (*plan.Attachmen
 	a := &plan.Attachment{
 		Name: e.Name, Primary: index == 0 && (e.IfName == "" || e.IfName == ifName), IfName: e.IfName, Config: l, Args: e.Args,
 		Resource: e.ResourceName, Device: e.DeviceID, RuntimeConfig: e.RuntimeConfig,
-		Routes: plan.Routes{DropIPv4: e.DropIPv4, DropIPv6: e.DropIPv6}, HostDevice: e.HostDevice,
+		Routes: plan.Routes{DropIPv4: e.DropIPv4, DropIPv6: e.DropIPv6}, HostDevice: e.HostDevice, Stage: e.Stage,
 		Request: &netsel.Element{
 			Interface: e.IfName, MAC: e.MAC, InfinibandGUID: e.InfinibandGUID, IPs: e.IPs, DefaultRoute: e.DefaultRoute,
 		},

@@ -74,7 +74,7 @@ type Progress struct {
 	Undone bool
 	// DelTries counts the DELs that failed though nothing was seen to remain.
 	DelTries int
-	// Begun is how many attachments ADD came to, as the first of these DELs found out; 0 as long as none has.
+	// Begun is how many stages of the plan ADD came to (each attachment is one, unless the plan has stages), as the first of these DELs found out; 0 as long as none has.
 	Begun int
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"multus/internal/config"
@@ -123,6 +124,9 @@ func (x *explaining) attachment(i int) []Value {
 	}
 	if a.Origin == FromAuxiliaryChain {
 		out[2].From = "passthru, and the files of directory " + a.Source.File
+	}
+	if x.plan.staged() {
+		out = append(out, Value{Name: "stage", Value: strconv.Itoa(a.Stage), From: "what it has in common with the networks before it (key attachConcurrency)"})
 	}
 	if a.Source.Unversioned {
 		out[4].From = "inherited from the CNI configuration"

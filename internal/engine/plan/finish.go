@@ -98,6 +98,9 @@ func (p *planning) finish() (*Plan, error) {
 			return nil, err
 		}
 	}
+	if err := p.stages(out); err != nil {
+		return nil, err
+	}
 	return out, nil
 }
 

@@ -28,6 +28,8 @@ type Plan struct {
 	// Attachments in the order in which they are added (NPWG v1.3 §7.3); the first is the cluster
 	// network, whose result the runtime gets.
 	Attachments []Attachment `json:"attachments"`
+	// Concurrency is how many attachments of one stage are made at a time, 0 for one after another.
+	Concurrency int `json:"concurrency,omitempty"`
 }
 
 // Identity is the pod object that a sandbox belongs to. UID is that of the object in the API, which for a
@@ -83,6 +85,8 @@ type Attachment struct {
 	// HostDevice is the device of the node that the pod gets for itself. It is found on the node, when the plan is
 	// carried out there.
 	HostDevice *device.Identity `json:"hostDevice,omitempty"`
+	// Stage is 0 for the cluster network, and in a plan that is made serially; see StageOf.
+	Stage int `json:"stage,omitempty"`
 	// Source tells where Config was found: for Explain, where the plan is made. It is neither sent nor recorded.
 	Source Source `json:"-"`
 }

@@ -28,7 +28,9 @@ type Resolver struct {
 	// Missing, if set, is told of each definition that a pod needs and that cannot be had
 	// (behaviour.md B8), also where the plan can do without it (B30).
 	Missing func(pod *Pod, missing *MissingNetworkError)
-	Log     *slog.Logger
+	// PhysicalFunction, if set, tells to which device a virtual function belongs, by PCI address, "" if it cannot be told.
+	PhysicalFunction func(device string) string
+	Log              *slog.Logger
 }
 
 // MissingNetworkError says that a network that somebody refers to cannot be had. Its cause wraps

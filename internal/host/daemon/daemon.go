@@ -19,6 +19,7 @@ import (
 	"multus/api"
 	"multus/internal/autoconf"
 	"multus/internal/config"
+	"multus/internal/device"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
 	"multus/internal/obs"
@@ -76,7 +77,7 @@ func Run(ctx context.Context, o Options) error {
 	m := newMetrics(q.waiting, func() float64 { return entries(cmp.Or(conf.CNIDir, config.DefaultCNIDir)) }, func() float64 { return owned(slot) })
 	q.onWritten, q.onRetry, q.onTaken = m.written.Inc, m.retries.Inc, m.observe
 	srv := &server{conf: conf, queue: q, metrics: m, log: log, ready: ready(s.ready, slot)}
-	srv.resolver = &plan.Resolver{Networks: s.networks, Pods: s.pods, Devices: s.devices, Missing: srv.missing, Log: log}
+	srv.resolver = &plan.Resolver{Networks: s.networks, Pods: s.pods, Devices: s.devices, Missing: srv.missing, PhysicalFunction: device.PhysicalFunction, Log: log}
 	hs := &http.Server{Handler: srv.handler(), ReadHeaderTimeout: planLimit, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
 	if conf.PerNodeCertificate != nil {
 		log.Error("perNodeCertificate is not supported: the credentials of the pod are used")

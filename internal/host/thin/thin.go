@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"multus/internal/config"
+	"multus/internal/device"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
@@ -49,7 +50,7 @@ var _ plugin.Connection = (*thin)(nil)
 // Plan resolves in process. A plain pod needs no source, and a source that cannot be opened is no matter
 // for it (architecture.md, decision 2).
 func (t *thin) Plan(ctx context.Context, req *request.Request, conf *config.Plugin) (*plan.Plan, error) {
-	r := &plan.Resolver{Log: t.log, Missing: t.missing(ctx)}
+	r := &plan.Resolver{Log: t.log, Missing: t.missing(ctx), PhysicalFunction: device.PhysicalFunction}
 	s, err := t.sources()
 	switch {
 	case err == nil:

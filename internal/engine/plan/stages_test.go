@@ -1,0 +1,133 @@
+package plan
+
+import (
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"slices"
+	"testing"
+
+	"multus/internal/cniconf"
+	"multus/internal/config"
+	"multus/internal/engine/request"
+)
+
+// network is one attachment of a table.
+type network struct {
+	config string
+	device string
+	routes bool
+}
+
+// TestStages shows which networks of a pod may be attached at the same time (behaviour.md D23; NPWG v1.3 §7.3): the
+// interface names are eth0, net1, net2 and so on.
+func TestStages(t *testing.T) {
+	t.Parallel()
+	plain := func(name string) network {
+		return network{config: fmt.Sprintf(`{"name":%q,"type":"macvlan","master":"ens5","ipam":{"type":"host-local","ranges":[[{"subnet":"10.0.0.0/24"}]],"routes":[{"dst":"10.9.0.0/16"}]}}`, name)}
+	}
+	conf := func(c string) network { return network{config: c} }
+	vf := func(name, device string) network {
+		return network{config: fmt.Sprintf(`{"name":%q,"type":"sriov"}`, name), device: device}
+	}
+	tests := []struct {
+		what     string
+		networks []network // after the cluster network
+		want     []int     // with the cluster network
+	}{
+		{"one network", []network{plain("a")}, []int{0, 1}},
+		{"nothing in common", []network{plain("a"), plain("b"), plain("c")}, []int{0, 1, 1, 1}},
+		{"master in the pod", []network{plain("a"), conf(`{"name":"b","type":"vlan","master":"net1","linkInContainer":true}`), plain("c")}, []int{0, 1, 2, 1}},
+		{"a chain of masters", []network{plain("a"), conf(`{"name":"b","type":"vlan","master":"net1"}`), conf(`{"name":"c","type":"macvlan","master":"net2"}`)}, []int{0, 1, 2, 3}},
+		{"links of a bond", []network{plain("a"), plain("b"), conf(`{"name":"c","type":"bond","links":[{"name":"net1"},{"name":"net2"}]}`)}, []int{0, 1, 1, 2}},
+		{"the later one's name in the earlier one", []network{conf(`{"name":"a","type":"sbr","beside":"net2"}`), plain("b")}, []int{0, 1, 2}},
+		{"in a chained plugin", []network{plain("a"), conf(`{"name":"b","plugins":[{"type":"bridge"},{"type":"vrf","table":["net1"]}]}`)}, []int{0, 1, 2}},
+		{"the cluster network's interface", []network{conf(`{"name":"a","type":"macvlan","master":"eth0"}`), plain("b")}, []int{0, 1, 1}},
+		{"two default routes", []network{
+			conf(`{"name":"a","type":"bridge","isDefaultGateway":true}`), plain("b"), conf(`{"name":"c","type":"bridge","ipam":{"type":"host-local","routes":[{"dst":"0.0.0.0/0"}]}}`),
+			conf(`{"name":"d","type":"bridge","ipam":{"type":"static","routes":[{"dst":"::/0"}]}}`),
+		}, []int{0, 1, 1, 2, 3}},
+		{"no default gateway is no default route", []network{conf(`{"name":"a","type":"bridge","isDefaultGateway":false}`), conf(`{"name":"b","type":"bridge","isDefaultGateway":true}`)}, []int{0, 1, 1}},
+		{"DHCP may bring one", []network{conf(`{"name":"a","type":"macvlan","ipam":{"type":"dhcp"}}`), conf(`{"name":"b","type":"macvlan","ipam":{"type":"dhcp"}}`)}, []int{0, 1, 2}},
+		{"asked for by the pod", []network{{config: `{"name":"a","type":"macvlan"}`, routes: true}, {config: `{"name":"b","type":"macvlan"}`, routes: true}, plain("c")}, []int{0, 1, 2, 1}},
+		{"the same network twice", []network{plain("a"), plain("a")}, []int{0, 1, 2}},
+		{"one pool of addresses", []network{
+			conf(`{"name":"a","type":"macvlan","ipam":{"type":"whereabouts"}}`), conf(`{"name":"b","type":"macvlan","ipam":{"type":"whereabouts"}}`), conf(`{"name":"c","type":"macvlan","ipam":{"type":"static"}}`),
+		}, []int{0, 1, 2, 1}},
+		{"one physical function", []network{vf("a", "0000:3b:02.0"), vf("b", "0000:3b:02.1"), vf("c", "0000:5e:02.0")}, []int{0, 1, 2, 1}},
+		{"a device in the configuration", []network{vf("a", "0000:3b:02.0"), conf(`{"name":"b","type":"sriov","deviceID":"0000:3b:02.1"}`), conf(`{"name":"c","type":"host-device","pciBusID":"0000:3b:02.2"}`)}, []int{0, 1, 2, 3}},
+		{"nobody knows whose it is", []network{vf("a", "0000:3b:02.0"), vf("b", "strange"), vf("c", "0000:5e:02.0")}, []int{0, 1, 2, 3}},
+	}
+	for _, tc := range tests {
+		t.Run(tc.what, func(t *testing.T) {
+			t.Parallel()
+			p := planned(t, 4, tc.networks)
+			var got []int
+			for i := range p.Attachments {
+				got = append(got, p.StageOf(i))
+			}
+			if !slices.Equal(got, tc.want) || p.Concurrency != 4 {
+				t.Errorf("stages %v, %d at a time, want %v", got, p.Concurrency, tc.want)
+			}
+			var order []int
+			for n, stage := range p.Stages() {
+				if len(stage) == 0 {
+					t.Errorf("stage %d is empty", n)
+				}
+				order = append(order, stage...)
+			}
+			if len(order) != len(p.Attachments) {
+				t.Errorf("order %v", order)
+			}
+		})
+	}
+}
+
+// TestSerial: without the key, and with 1, a plan is what it always was.
+func TestSerial(t *testing.T) {
+	t.Parallel()
+	for _, concurrency := range []int{-1, 0, 1} {
+		p := planned(t, concurrency, []network{{config: `{"name":"a","type":"x"}`}, {config: `{"name":"b","type":"x"}`}})
+		if p.Concurrency != 0 || p.StageOf(2) != 2 || len(p.Stages()) != 3 {
+			t.Errorf("%d: %+v, %v", concurrency, p, p.Stages())
+		}
+	}
+}
+
+func planned(t *testing.T, concurrency int, networks []network) *Plan {
+	t.Helper()
+	p := &planning{
+		Resolver: &Resolver{Log: slog.New(slog.DiscardHandler), PhysicalFunction: func(device string) string {
+			if len(device) != len("0000:3b:02.0") {
+				return ""
+			}
+			return device[:7]
+		}},
+		req: &request.Request{Command: request.Add, IfName: "eth0"}, conf: &config.Plugin{AttachConcurrency: concurrency},
+	}
+	for _, n := range append([]network{{config: `{"name":"cluster","type":"bridge","isDefaultGateway":true}`}}, networks...) {
+		l, err := cniconf.Parse([]byte(n.config))
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := Attachment{Name: l.Name(), Config: l, Device: n.device}
+		a.Routes.DropIPv4 = n.routes
+		p.out = append(p.out, a)
+	}
+	if err := p.nameInterfaces(); err != nil {
+		t.Fatal(err)
+	}
+	out, err := p.finish()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := json.Marshal(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := &Plan{}
+	if err := json.Unmarshal(b, again); err != nil {
+		t.Fatal(err)
+	}
+	return again // as the plugin gets it from the daemon
+}
