@@ -27,7 +27,7 @@ var ranks = [][]string{
 	{"multus/internal/obs"},
 	{"multus/internal/config", "multus/internal/device"},
 	{"multus/internal/fault", "multus/internal/cniconf", "multus/internal/netsel", "multus/internal/link", "multus/internal/fsx", "multus/api"},
-	{"multus/internal/failpoint"},
+	{"multus/internal/failpoint", "multus/internal/rawjson"},
 }
 
 // beside are the imports within a layer that are meant: the thin host is the plugin's host with sources; the

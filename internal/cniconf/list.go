@@ -12,6 +12,8 @@ import (
 	"slices"
 
 	"github.com/containernetworking/cni/libcni"
+
+	"multus/internal/rawjson"
 )
 
 // List is a network configuration. The zero value is empty and not usable. Methods that edit return a new
@@ -36,11 +38,11 @@ var ErrNoType = errors.New("delegate must have the 'type' or 'plugin' field")
 // Parse reads a plugin configuration (a non-empty "type") or a list ("plugins", not empty: an empty one
 // crashes today's Multus, behaviour.md A37). Name and version may be missing; see WithDefaults.
 func Parse(b []byte) (*List, error) {
-	o, err := parseObject(b)
+	l := &List{raw: bytes.Clone(b)}
+	o, err := parseObject(l.raw)
 	if err != nil {
 		return nil, fmt.Errorf("parse CNI configuration: %w", err)
 	}
-	l := &List{raw: bytes.Clone(b)}
 	if l.name, err = o.text("name"); err != nil {
 		return nil, err
 	}
@@ -88,7 +90,7 @@ func (l *List) parsePlugins(o *object) error {
 		return ErrNoType
 	}
 	var items []json.RawMessage
-	if err := json.Unmarshal(raw, &items); err != nil {
+	if err := rawjson.Array(raw, func(item []byte) error { items = append(items, item); return nil }); err != nil && string(raw) != "null" {
 		return fmt.Errorf("\"plugins\" must be an array: %w", err)
 	}
 	if len(items) == 0 {
@@ -238,8 +240,7 @@ func (l *List) MarshalJSON() ([]byte, error) {
 
 // UnmarshalJSON reads both forms of MarshalJSON.
 func (l *List) UnmarshalJSON(b []byte) error {
-	var text string
-	if json.Unmarshal(b, &text) == nil && text != "" {
+	if text, ok := rawjson.Text(b); ok && text != "" {
 		b = []byte(text)
 	}
 	p, err := Parse(b)

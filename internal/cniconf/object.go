@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"slices"
+
+	"multus/internal/rawjson"
 )
 
 // object is a JSON object whose members keep their exact text, so that editing one leaves the others as they
@@ -15,8 +17,17 @@ type object struct {
 	vals map[string]json.RawMessage
 }
 
-// parseObject reads one JSON object; the last of several equal keys wins (behaviour.md A2).
+// parseObject reads one JSON object; the last of several equal keys wins (behaviour.md A2). The members are parts of b.
 func parseObject(b []byte) (*object, error) {
+	o := &object{vals: map[string]json.RawMessage{}}
+	if json.Valid(b) && rawjson.Object(b, func(key string, value []byte) error { o.set(key, value); return nil }) == nil {
+		return o, nil
+	}
+	return explainObject(b)
+}
+
+// explainObject is parseObject for what is none: it says why.
+func explainObject(b []byte) (*object, error) {
 	dec := json.NewDecoder(bytes.NewReader(b))
 	tok, err := dec.Token()
 	if err != nil {
@@ -75,6 +86,9 @@ func (o *object) text(key string) (string, error) {
 	if !ok {
 		return "", nil
 	}
+	if text, ok := rawjson.Text(v); ok {
+		return text, nil
+	}
 	var s *string
 	if err := json.Unmarshal(v, &s); err != nil {
 		return "", fmt.Errorf("%q must be a text, not %s", key, v)
@@ -88,8 +102,8 @@ func (o *object) text(key string) (string, error) {
 func (o *object) setText(key, value string) { o.set(key, quote(value)) }
 
 func quote(s string) json.RawMessage {
-	b, err := json.Marshal(s)
-	if err != nil { // a string always encodes
+	b, err := json.Marshal(s) // with escapes for HTML, as today
+	if err != nil {           // a string always encodes
 		panic(err)
 	}
 	return b

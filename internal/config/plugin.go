@@ -99,15 +99,23 @@ type LogOptions struct {
 // ParsePlugin reads the configuration that the runtime passes on standard input. Errors are faults that
 // quote what is wrong (behaviour.md A6).
 func ParsePlugin(b []byte) (*Plugin, error) {
-	p := &Plugin{
-		ConfDir: DefaultConfDir, CNIDir: DefaultCNIDir, BinDir: DefaultBinDir,
-		MultusNamespace: DefaultMultusNamespace, SystemNamespaces: []string{"kube-system"},
+	p := newPlugin()
+	if p.decode(b) {
+		return p, nil
 	}
+	p = newPlugin()
 	if err := json.Unmarshal(b, p); err != nil {
 		return nil, fault.Wrap(err, fault.Decoding, "correct the CNI configuration that the runtime loads",
 			"failed to load netconf")
 	}
 	return p, nil
+}
+
+func newPlugin() *Plugin {
+	return &Plugin{
+		ConfDir: DefaultConfDir, CNIDir: DefaultCNIDir, BinDir: DefaultBinDir,
+		MultusNamespace: DefaultMultusNamespace, SystemNamespaces: []string{"kube-system"},
+	}
 }
 
 // HasNetwork tells whether there is anything to delegate to (behaviour.md A7).

@@ -1,0 +1,126 @@
+package config
+
+import (
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+
+	"multus/internal/rawjson"
+)
+
+// errUnusual says that a document is to be read by encoding/json.
+var errUnusual = errors.New("unusual")
+
+// decode reads a configuration as it is usually written: every key in its own case, every value of its kind, none null.
+// Of anything else it returns false; encoding/json then reads it all, and says what is wrong. The plugin reads one
+// configuration in its life, and encoding/json takes longer to look at the type than to read it.
+func (p *Plugin) decode(b []byte) bool {
+	return json.Valid(b) && rawjson.Object(b, func(key string, value []byte) error {
+		if !p.member(key, value) {
+			return errUnusual
+		}
+		return nil
+	}) == nil
+}
+
+// member sets the field of one key.
+func (p *Plugin) member(key string, v []byte) bool {
+	switch key {
+	case "cniVersion":
+		return text(v, &p.CNIVersion)
+	case "name":
+		return text(v, &p.Name)
+	case "type":
+		return text(v, &p.Type)
+	case "confDir":
+		return text(v, &p.ConfDir)
+	case "cniDir":
+		return text(v, &p.CNIDir)
+	case "binDir":
+		return text(v, &p.BinDir)
+	case "delegates":
+		return list(v, &p.Delegates, func(item []byte) (json.RawMessage, bool) { return item, true })
+	case "clusterNetwork":
+		return text(v, &p.ClusterNetwork)
+	case "defaultNetworks":
+		return list(v, &p.DefaultNetworks, rawjson.Text)
+	case "systemNamespaces":
+		return list(v, &p.SystemNamespaces, rawjson.Text)
+	case "multusNamespace":
+		return text(v, &p.MultusNamespace)
+	case "kubeconfig":
+		return text(v, &p.Kubeconfig)
+	case "namespaceIsolation":
+		return boolean(v, &p.NamespaceIsolation)
+	case "globalNamespaces":
+		return text(v, &p.GlobalNamespaces)
+	case "readinessindicatorfile":
+		return text(v, &p.ReadinessIndicatorFile)
+	case "auxiliaryCNIChainName":
+		return text(v, &p.AuxiliaryChain)
+	case "failureEvents":
+		return boolean(v, &p.FailureEvents)
+	case "logToStderr":
+		p.LogToStderr = new(bool)
+		return boolean(v, p.LogToStderr)
+	case "logLevel":
+		return text(v, &p.LogLevel)
+	case "logFile":
+		return text(v, &p.LogFile)
+	case "daemonSocketDir":
+		return text(v, &p.DaemonSocketDir)
+	case "plainPods":
+		return text(v, &p.PlainPods)
+	case "networksDir":
+		return text(v, &p.NetworksDir)
+	case "nodeAddresses":
+		return list(v, &p.NodeAddresses, rawjson.Text)
+	case "runtimeConfig":
+		if p.RuntimeConfig == nil {
+			p.RuntimeConfig = map[string]json.RawMessage{}
+		}
+		return rawjson.Object(v, func(key string, value []byte) error { p.RuntimeConfig[key] = value; return nil }) == nil
+	}
+	return !seldom(key)
+}
+
+// seldom tells the keys that are left to encoding/json: those that few configurations have, and all in another case.
+func seldom(key string) bool {
+	return slices.ContainsFunc(keys, func(k string) bool { return strings.EqualFold(k, key) })
+}
+
+// keys are all keys of Plugin.
+var keys = []string{
+	"cniVersion", "name", "type", "confDir", "cniDir", "binDir", "delegates", "clusterNetwork", "defaultNetworks", "systemNamespaces", "multusNamespace", "kubeconfig",
+	"namespaceIsolation", "globalNamespaces", "readinessindicatorfile", "auxiliaryCNIChainName", "retryDeleteOnError", "failureEvents", "logToStderr", "logLevel", "logFile", "logOptions",
+	"daemonSocketDir", "daemonTimeout", "plainPods", "networksDir", "kubeletRoot", "allowMissingDevices", "attachConcurrency", "nodeAddresses", "runtimeConfig",
+	"cni.dev/valid-attachments", "cni.dev/attachments",
+}
+
+func text(v []byte, to *string) bool {
+	s, ok := rawjson.Text(v)
+	if ok {
+		*to = s
+	}
+	return ok
+}
+
+func boolean(v []byte, to *bool) bool {
+	*to = string(v) == "true"
+	return *to || string(v) == "false"
+}
+
+func list[T any](v []byte, to *[]T, item func([]byte) (T, bool)) bool {
+	out := []T{}
+	err := rawjson.Array(v, func(value []byte) error {
+		t, ok := item(value)
+		if !ok {
+			return errUnusual
+		}
+		out = append(out, t)
+		return nil
+	})
+	*to = out
+	return err == nil
+}
