@@ -37,12 +37,9 @@ type Client struct {
 // Call sends in as JSON and decodes the answer into out, which may be nil. An answer that is a CNI error is
 // returned as *types.Error. One connection, one request.
 func (c *Client) Call(ctx context.Context, method, path string, in, out any) error {
-	var body []byte
-	if in != nil {
-		var err error
-		if body, err = json.Marshal(in); err != nil {
-			return fmt.Errorf("encode request for %s: %w", path, err)
-		}
+	body, err := encode(path, in)
+	if err != nil {
+		return err
 	}
 	status, answer, err := c.exchange(ctx, method, path, body)
 	if err != nil {
@@ -64,11 +61,26 @@ func (c *Client) Call(ctx context.Context, method, path string, in, out any) err
 	return nil
 }
 
+// encode makes JSON of a request: by itself, if it can, which costs the plugin less than encoding/json.
+func encode(path string, in any) ([]byte, error) {
+	switch v := in.(type) {
+	case nil:
+		return nil, nil
+	case interface{ AppendJSON(b []byte) []byte }:
+		return v.AppendJSON(nil), nil
+	}
+	b, err := json.Marshal(in)
+	if err != nil {
+		return nil, fmt.Errorf("encode request for %s: %w", path, err)
+	}
+	return b, nil
+}
+
 // Send is Call for what needs no answer: it returns once the request is on its way.
 func (c *Client) Send(ctx context.Context, method, path string, in any) error {
-	body, err := json.Marshal(in)
+	body, err := encode(path, in)
 	if err != nil {
-		return fmt.Errorf("encode request for %s: %w", path, err)
+		return err
 	}
 	conn, err := c.send(ctx, method, path, body)
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync/atomic"
 
 	"github.com/containernetworking/cni/libcni"
 
@@ -24,6 +25,8 @@ type List struct {
 	single  bool
 	plugins []plugin
 	raw     []byte
+	// libcni is what Libcni made of it: it is asked for twice at every ADD.
+	libcni atomic.Pointer[libcni.NetworkConfigList]
 }
 
 type plugin struct {
@@ -213,6 +216,20 @@ func (l *List) Capabilities() (map[string]bool, error) {
 // Libcni returns the configuration for libcni's list calls. A plugin configuration becomes a list of one
 // whose cache entry holds the configuration as it was written, as today's does (behaviour.md D84).
 func (l *List) Libcni() (*libcni.NetworkConfigList, error) {
+	made := l.libcni.Load()
+	if made == nil {
+		var err error
+		if made, err = l.toLibcni(); err != nil {
+			return nil, err
+		}
+		l.libcni.Store(made)
+	}
+	out := *made
+	out.Plugins = slices.Clone(made.Plugins) // the caller may take some out
+	return &out, nil
+}
+
+func (l *List) toLibcni() (*libcni.NetworkConfigList, error) {
 	if !l.single {
 		return libcni.NetworkConfFromBytes(l.raw)
 	}
@@ -247,7 +264,8 @@ func (l *List) UnmarshalJSON(b []byte) error {
 	if err != nil {
 		return err
 	}
-	*l = *p
+	l.name, l.version, l.single, l.plugins, l.raw = p.name, p.version, p.single, p.plugins, p.raw
+	l.libcni.Store(nil)
 	return nil
 }
 

@@ -132,7 +132,7 @@ func (s *scanner) text() {
 func AppendText(b []byte, s string) []byte {
 	for i := range len(s) {
 		if c := s[i]; c < 0x20 || c == '"' || c == '\\' || c >= utf8.RuneSelf {
-			return appendUnusual(b, s)
+			return appendOther(b, s)
 		}
 	}
 	b = append(b, '"')
@@ -140,13 +140,19 @@ func AppendText(b []byte, s string) []byte {
 	return append(b, '"')
 }
 
-func appendUnusual(b []byte, s string) []byte {
+// appendOther appends what encoding/json makes of a value, null of one that it cannot encode.
+func appendOther(b []byte, value any) []byte {
 	var out bytes.Buffer
 	enc := json.NewEncoder(&out)
 	enc.SetEscapeHTML(false)
-	_ = enc.Encode(s) // a text always encodes
+	if err := enc.Encode(value); err != nil {
+		return append(b, "null"...)
+	}
 	return append(b, bytes.TrimSuffix(out.Bytes(), []byte("\n"))...)
 }
+
+// AppendItem is AppendText for AppendArray.
+func AppendItem(s *string, b []byte) []byte { return AppendText(b, *s) }
 
 // AppendRaw appends a JSON value, without the white space between its parts. It must be valid.
 func AppendRaw(b []byte, value []byte) []byte {
@@ -157,7 +163,19 @@ func AppendRaw(b []byte, value []byte) []byte {
 	return out.Bytes()
 }
 
-// A Writer makes one JSON object: Member, then the value, again and again, then End.
+// AppendArray appends a JSON array of what fn appends for each item.
+func AppendArray[T any](b []byte, items []T, fn func(item *T, b []byte) []byte) []byte {
+	b = append(b, '[')
+	for i := range items {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = fn(&items[i], b)
+	}
+	return append(b, ']')
+}
+
+// A Writer makes one JSON object: its members one after another, then End.
 type Writer struct {
 	b     []byte
 	first int
@@ -166,19 +184,16 @@ type Writer struct {
 // Begin begins an object behind what b has already.
 func Begin(b []byte) *Writer { return &Writer{b: append(b, '{'), first: len(b) + 1} }
 
-// Member writes a key, which must need no escapes; the caller appends the value to Buf.
-func (w *Writer) Member(key string) {
+func (w *Writer) key(key string) {
 	if len(w.b) > w.first {
 		w.b = append(w.b, ',')
 	}
-	w.b = append(w.b, '"')
-	w.b = append(w.b, key...)
-	w.b = append(w.b, '"', ':')
+	w.b = append(AppendText(w.b, key), ':')
 }
 
 // Text writes a member that is a text.
 func (w *Writer) Text(key, value string) {
-	w.Member(key)
+	w.key(key)
 	w.b = AppendText(w.b, value)
 }
 
@@ -189,15 +204,32 @@ func (w *Writer) TextIf(key, value string) {
 	}
 }
 
+// TrueIf writes a member that is true, unless it is not.
+func (w *Writer) TrueIf(key string, value bool) {
+	if value {
+		w.key(key)
+		w.b = append(w.b, "true"...)
+	}
+}
+
 // Raw writes a member that is JSON already.
 func (w *Writer) Raw(key string, value []byte) {
-	w.Member(key)
+	w.key(key)
 	w.b = AppendRaw(w.b, value)
+}
+
+// Other writes a member by encoding/json, if it is to be there: for what is seldom there.
+func (w *Writer) Other(key string, value any, present bool) {
+	if !present {
+		return
+	}
+	w.key(key)
+	w.b = appendOther(w.b, value)
 }
 
 // Append writes a member whose value fn appends.
 func (w *Writer) Append(key string, fn func(b []byte) []byte) {
-	w.Member(key)
+	w.key(key)
 	w.b = fn(w.b)
 }
 

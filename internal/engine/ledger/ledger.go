@@ -6,7 +6,6 @@
 package ledger
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -28,6 +27,7 @@ import (
 	"multus/internal/engine/request"
 	"multus/internal/failpoint"
 	"multus/internal/fsx"
+	"multus/internal/rawjson"
 )
 
 // tempAge is how old a temporary file is that no process writes any more.
@@ -96,19 +96,14 @@ func (s *Store) Write(p *plan.Plan) error {
 }
 
 func (s *Store) write(containerID string, elements []*element) error {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(elements); err != nil {
-		return fmt.Errorf("record container %s: %w", containerID, err)
-	}
+	b := rawjson.AppendArray(nil, elements, func(e **element, b []byte) []byte { return (*e).appendJSON(b) })
 	if failpoint.Skip("ledger.write") {
 		return nil
 	}
 	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
 		return fmt.Errorf("record container %s: %w", containerID, err)
 	}
-	if err := fsx.WriteAtomic(s.path(containerID), b.Bytes(), 0o600); err != nil {
+	if err := fsx.WriteAtomic(s.path(containerID), append(b, '\n'), 0o600); err != nil {
 		return fmt.Errorf("record container %s: %w", containerID, err)
 	}
 	return nil
@@ -147,13 +142,13 @@ func (s *Store) Read(containerID, ifName string) (*Record, error) {
 // decode reads as many elements as can be read; the error says that some could not.
 func (s *Store) decode(r *Record, b []byte, ifName string) error {
 	var raw []json.RawMessage
-	if err := json.Unmarshal(b, &raw); err != nil {
-		return err
+	if !json.Valid(b) || rawjson.Array(b, func(item []byte) error { raw = append(raw, item); return nil }) != nil {
+		return json.Unmarshal(b, &raw) // which says why
 	}
 	var errs []error
 	for i, item := range raw {
 		var e element
-		err := json.Unmarshal(item, &e)
+		err := e.parse(item)
 		if err == nil {
 			var a *plan.Attachment
 			if a, err = e.decode(i, r.ContainerID, ifName); err == nil {

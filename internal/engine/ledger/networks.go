@@ -13,6 +13,7 @@ import (
 	"multus/internal/cniconf"
 	"multus/internal/engine/plan"
 	"multus/internal/fsx"
+	"multus/internal/rawjson"
 )
 
 // Network is a network that was attached on this node at some time, also when no sandbox is left that has it: GC asks
@@ -42,10 +43,11 @@ func hash(b []byte) uint64 {
 func (s *Store) NoteNetworks(p *plan.Plan) error {
 	for i := range p.Attachments {
 		a := &p.Attachments[i]
-		b, err := json.Marshal(&Network{Name: a.Name, BinDir: p.Dirs.Binary, Config: a.Config})
-		if err != nil {
-			return fmt.Errorf("note network %s: %w", a.Name, err)
-		}
+		w := rawjson.Begin(nil) // a Network
+		w.Text("name", a.Name)
+		w.TextIf("binDir", p.Dirs.Binary)
+		w.Text("config", string(a.Config.Bytes())) // as a text: not a byte of it changes
+		b := w.End()
 		file := s.networkFile(a.Config.Name())
 		if known, err := os.ReadFile(file); err == nil && bytes.Equal(known, b) {
 			continue

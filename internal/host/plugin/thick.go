@@ -2,7 +2,6 @@ package plugin
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"hash/fnv"
 	"log/slog"
@@ -151,17 +150,13 @@ func (d *daemon) Publish(ctx context.Context, report *publish.Report) {
 
 // leave writes a report where the daemon looks for it.
 func leave(socketDir string, report *publish.Report) error {
-	b, err := json.Marshal(report)
-	if err != nil {
-		return fmt.Errorf("encode report: %w", err)
-	}
 	failpoint.At("leave.before")
 	dir := filepath.Join(socketDir, api.ReportDir)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("leave report: %w", err)
 	}
 	name := fmt.Sprintf("%s_%s_%s.json", report.Pod.Namespace, report.Pod.Name, report.Pod.UID)
-	err = fsx.Replace(filepath.Join(dir, name), b, 0o600) // after a reboot there is no such sandbox
+	err := fsx.Replace(filepath.Join(dir, name), report.AppendJSON(nil), 0o600) // after a reboot there is no such sandbox
 	failpoint.At("leave.after")
 	return err
 }

@@ -1,0 +1,116 @@
+package ledger
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"maps"
+	"slices"
+	"strconv"
+
+	"multus/internal/rawjson"
+)
+
+// errUnusual says that an element is to be read by encoding/json.
+var errUnusual = errors.New("unusual")
+
+// appendJSON appends what encoding/json makes of an element, byte for byte: it is on the path of every pod.
+func (e *element) appendJSON(b []byte) []byte {
+	w := rawjson.Begin(b)
+	w.Raw("Conf", e.Conf)
+	w.Raw("ConfList", e.ConfList)
+	w.Text("Name", e.Name)
+	w.TextIf("ifnameRequest", e.IfName)
+	w.TextIf("macRequest", e.MAC)
+	w.TextIf("infinibandGUIDRequest", e.InfinibandGUID)
+	w.Other("ipRequest", e.IPs, len(e.IPs) > 0)
+	w.Other("default-route", e.DefaultRoute, e.DefaultRoute != nil)
+	w.TextIf("deviceID", e.DeviceID)
+	w.TextIf("resourceName", e.ResourceName)
+	w.Append("IsFilterV4Gateway", func(b []byte) []byte { return strconv.AppendBool(b, e.DropIPv4) })
+	w.Append("IsFilterV6Gateway", func(b []byte) []byte { return strconv.AppendBool(b, e.DropIPv6) })
+	w.Text("Bytes", base64.StdEncoding.EncodeToString(e.Bytes))
+	w.TextIf("netnsPath", e.Netns)
+	if len(e.Args) > 0 {
+		w.Append("cniArgs", e.Args.AppendJSON)
+	}
+	w.TextIf("binDir", e.BinDir)
+	w.TextIf("bootID", e.Boot)
+	w.Other("stage", e.Stage, e.Stage != 0)
+	w.TrueIf("undone", e.Undone)
+	w.Other("delTries", e.DelTries, e.DelTries != 0)
+	w.Other("begun", e.Begun, e.Begun != 0)
+	if len(e.RuntimeConfig) > 0 {
+		w.Append("capabilityArgs", func(b []byte) []byte { return appendMembers(b, e.RuntimeConfig) })
+	}
+	w.Other("hostDevice", e.HostDevice, e.HostDevice != nil)
+	return w.End()
+}
+
+// appendMembers appends an object with sorted keys.
+func appendMembers(b []byte, members map[string]json.RawMessage) []byte {
+	w := rawjson.Begin(b)
+	for _, key := range slices.Sorted(maps.Keys(members)) {
+		w.Raw(key, members[key])
+	}
+	return w.End()
+}
+
+// parse reads an element, by itself where it is written as usual, else by encoding/json.
+func (e *element) parse(b []byte) error {
+	if err := rawjson.Object(b, e.member); err == nil {
+		return nil
+	}
+	*e = element{}
+	return json.Unmarshal(b, e)
+}
+
+func (e *element) member(key string, v []byte) error {
+	ok := true
+	switch key {
+	case "Conf":
+		e.Conf = v
+	case "ConfList":
+		e.ConfList = v
+	case "Name":
+		e.Name, ok = rawjson.Text(v)
+	case "ifnameRequest":
+		e.IfName, ok = rawjson.Text(v)
+	case "IsFilterV4Gateway":
+		e.DropIPv4, ok = boolean(v)
+	case "IsFilterV6Gateway":
+		e.DropIPv6, ok = boolean(v)
+	case "Bytes":
+		var s string
+		var err error
+		if s, ok = rawjson.Text(v); ok {
+			e.Bytes, err = base64.StdEncoding.DecodeString(s)
+			ok = err == nil
+		}
+	case "netnsPath":
+		e.Netns, ok = rawjson.Text(v)
+	case "cniArgs":
+		ok = len(e.Args) == 0 && e.Args.ParseJSON(v)
+	case "binDir":
+		e.BinDir, ok = rawjson.Text(v)
+	case "bootID":
+		e.Boot, ok = rawjson.Text(v)
+	case "undone":
+		e.Undone, ok = boolean(v)
+	case "capabilityArgs":
+		if e.RuntimeConfig == nil {
+			e.RuntimeConfig = map[string]json.RawMessage{}
+		}
+		return rawjson.Object(v, func(key string, value []byte) error { e.RuntimeConfig[key] = value; return nil })
+	default:
+		ok = false // what few records have, what is not ours, and keys in another case
+	}
+	if !ok {
+		return errUnusual
+	}
+	return nil
+}
+
+func boolean(v []byte) (value, ok bool) {
+	return string(v) == "true", string(v) == "true" || string(v) == "false"
+}

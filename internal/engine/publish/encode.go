@@ -1,0 +1,56 @@
+package publish
+
+import (
+	"strconv"
+
+	"multus/internal/rawjson"
+)
+
+// AppendJSON appends what encoding/json makes of the report: the plugin makes one in its life.
+func (r *Report) AppendJSON(b []byte) []byte {
+	w := rawjson.Begin(b)
+	w.Text("command", r.Command)
+	w.Append("pod", r.Pod.appendJSON)
+	w.TextIf("containerID", r.ContainerID)
+	if len(r.Attached) > 0 {
+		w.Append("attached", func(b []byte) []byte { return rawjson.AppendArray(b, r.Attached, (*Attached).appendJSON) })
+	}
+	w.Other("failure", r.Failure, r.Failure != nil)
+	if len(r.Timings) > 0 {
+		w.Append("timings", func(b []byte) []byte { return rawjson.AppendArray(b, r.Timings, (*Timing).appendJSON) })
+	}
+	if r.Time != 0 {
+		w.Append("time", func(b []byte) []byte { return strconv.AppendInt(b, r.Time, 10) })
+	}
+	w.TrueIf("wait", r.Wait)
+	return w.End()
+}
+
+func (p *Pod) appendJSON(b []byte) []byte {
+	w := rawjson.Begin(b)
+	w.Text("namespace", p.Namespace)
+	w.Text("name", p.Name)
+	w.TextIf("uid", p.UID)
+	return w.End()
+}
+
+func (a *Attached) appendJSON(b []byte) []byte {
+	w := rawjson.Begin(b)
+	w.Text("name", a.Name)
+	w.Text("ifName", a.IfName)
+	w.TrueIf("primary", a.Primary)
+	w.Raw("result", a.Result)
+	if len(a.DeviceInfo) > 0 {
+		w.Raw("deviceInfo", a.DeviceInfo)
+	}
+	return w.End()
+}
+
+func (t *Timing) appendJSON(b []byte) []byte {
+	w := rawjson.Begin(b)
+	w.Text("network", t.Network)
+	w.Text("plugin", t.Plugin)
+	w.Append("seconds", func(b []byte) []byte { return strconv.AppendFloat(b, t.Seconds, 'f', -1, 64) })
+	w.TrueIf("failed", t.Failed)
+	return w.End()
+}

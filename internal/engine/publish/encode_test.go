@@ -1,0 +1,44 @@
+package publish
+
+import (
+	"encoding/json"
+	"reflect"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// TestAppendJSON: what the plugin writes is what encoding/json would, with every field set and with none, so that none
+// is forgotten.
+func TestAppendJSON(t *testing.T) {
+	t.Parallel()
+	full := &Report{
+		Command: "ADD", Pod: Pod{"n<s", "pod", "u"}, ContainerID: "c", Time: 1 << 60, Wait: true,
+		Attached: []Attached{{"a", "net1", true, json.RawMessage("{\n\"ips\" : [ ] }"), json.RawMessage(`{"type":"pci"}`)}, {Result: json.RawMessage(`{}`)}},
+		Failure:  &Failure{Missing: true, Tell: true, Message: "m \"\u2028"},
+		Timings:  []Timing{{"a", "bridge", 0.00001234, true}, {"b", "é", 12, false}},
+	}
+	for _, v := range []any{*full, full.Pod, full.Attached[0], *full.Failure, full.Timings[0]} {
+		for i := range reflect.ValueOf(v).NumField() {
+			if reflect.ValueOf(v).Field(i).IsZero() {
+				t.Errorf("%T: %s is not set here", v, reflect.TypeOf(v).Field(i).Name)
+			}
+		}
+	}
+	for name, r := range map[string]*Report{"full": full, "empty": {}} {
+		want, err := json.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var a, b any
+		if err := json.Unmarshal(want, &a); err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal(r.AppendJSON(nil), &b); err != nil {
+			t.Fatalf("%s: %v", r.AppendJSON(nil), err)
+		}
+		if d := cmp.Diff(a, b); d != "" {
+			t.Errorf("%s (-encoding/json +AppendJSON):\n%s", name, d)
+		}
+	}
+}

@@ -1,0 +1,48 @@
+package request
+
+import (
+	"encoding/base64"
+
+	"multus/internal/rawjson"
+)
+
+// AppendJSON appends what encoding/json makes of the request: the plugin makes one in its life.
+func (r *Request) AppendJSON(b []byte) []byte {
+	w := rawjson.Begin(b)
+	w.Text("command", r.Command)
+	w.Text("containerID", r.ContainerID)
+	w.Text("netns", r.Netns)
+	w.Text("ifName", r.IfName)
+	if len(r.Args) > 0 {
+		w.Append("args", r.Args.AppendJSON)
+	}
+	w.Text("path", r.Path)
+	w.Text("config", base64.StdEncoding.EncodeToString(r.Config))
+	return w.End()
+}
+
+// AppendJSON appends the pairs as arrays of two.
+func (a Args) AppendJSON(b []byte) []byte {
+	return rawjson.AppendArray(b, a, func(p *Pair, b []byte) []byte { return rawjson.AppendArray(b, p[:], rawjson.AppendItem) })
+}
+
+// ParseJSON reads what AppendJSON writes.
+func (a *Args) ParseJSON(value []byte) bool {
+	ok := true
+	err := rawjson.Array(value, func(item []byte) error {
+		var p Pair
+		n := 0
+		err := rawjson.Array(item, func(v []byte) error {
+			if n < len(p) {
+				s, isText := rawjson.Text(v)
+				p[n], ok = s, ok && isText
+			}
+			n++
+			return nil
+		})
+		ok = ok && n == len(p)
+		*a = append(*a, p)
+		return err
+	})
+	return ok && err == nil
+}
