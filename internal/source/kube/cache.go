@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
@@ -26,8 +28,10 @@ const (
 	staleTimeout = 500 * time.Millisecond
 	// stalePause is how long that question is not asked again after it got no answer.
 	stalePause = 5 * time.Second
-	// listPage limits what is held at once where the API server cannot stream the list.
-	listPage = 500
+	// relistSpread, for each definition held, and maxRelistSpread bound the time within which a list that has been lost is
+	// read again: see relistPause.
+	relistSpread    = 10 * time.Millisecond
+	maxRelistSpread = 2 * time.Minute
 )
 
 // Cache answers for network definitions from a watch of the whole cluster, for the daemon.
@@ -42,11 +46,8 @@ type Cache struct {
 	// mu guards all below. It is never held during a request.
 	mu     sync.RWMutex
 	defs   map[plan.Ref]value
-	synced bool // the first list is complete
-	// stream is the watch that is open, nil for none; current says that defs reflects it: a watch that begins
-	// with a list is open before defs has been replaced.
-	stream  *stream
-	current bool
+	synced bool    // the first list is complete
+	stream *stream // the watch that is open, nil for none
 	// removals counts everything that took definitions away. A live answer that was asked for before a
 	// removal may be the removed definition, and is not remembered.
 	removals uint64
@@ -69,10 +70,10 @@ func NewCache(client *Client, log *slog.Logger) *Cache {
 // Run keeps the cache up to date until ctx ends, and returns when all its goroutines have ended. A watch that
 // breaks is taken up again with back-off, without end. To be called once.
 func (c *Cache) Run(ctx context.Context) {
-	lw := &cache.ListWatch{ListWithContextFunc: c.list, WatchFuncWithContext: c.watch}
+	lw := listWatch{&cache.ListWatch{ListWithContextFunc: c.list, WatchFuncWithContext: c.watch}}
 	r := cache.NewReflectorWithOptions(lw, &nadv1.NetworkAttachmentDefinition{}, store{c},
 		cache.ReflectorOptions{Name: "network-attachment-definitions", Clock: interruptible{clock.RealClock{}, ctx}})
-	r.WatchListPageSize = listPage
+	// No WatchListPageSize: with it, the list after an outage would be read from etcd, and not from the API server's memory.
 	// Discard: what goes wrong is logged where it is met, once. Of a refused connection the reflector tells
 	// nobody, and other errors it repeats at each attempt.
 	r.RunWithContext(klog.NewContext(ctx, logr.Discard()))
@@ -142,38 +143,75 @@ func (c *Cache) remember(def *plan.Definition, removals uint64) {
 }
 
 // well tells whether defs follows the API server; mu is held.
-func (c *Cache) well() bool { return c.synced && c.stream != nil && c.current }
+func (c *Cache) well() bool { return c.synced && c.stream != nil }
 
 func (v value) definition(ref plan.Ref) *plan.Definition {
 	return &plan.Definition{Ref: ref, Config: v.config, ResourceName: v.resourceName}
 }
 
+// listWatch keeps the reflector from having the list streamed as events of the watch. The API server compresses lists but
+// no watches, and encodes each event by itself: for thousands of definitions the stream has fifteen times the bytes and
+// costs the API server twice the time (docs/scale.md).
+type listWatch struct{ *cache.ListWatch }
+
+// IsWatchListSemanticsUnSupported is asked by the reflector.
+func (listWatch) IsWatchListSemanticsUnSupported() bool { return true }
+
+// list reads the definitions, all or a page. The answer is decoded as it comes, and only what is kept is held.
 func (c *Cache) list(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-	result := &nadv1.NetworkAttachmentDefinitionList{}
-	err := c.client.stream.Get().Resource(nadResource).VersionedParams(&o, c.client.params).
-		MaxRetries(0).Timeout(requestTimeout).Do(ctx).Into(result)
+	if !pause(ctx, c.relistPause()) {
+		return nil, ctx.Err()
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	body, err := c.client.stream.Get().Resource(nadResource).VersionedParams(&o, c.client.params).
+		MaxRetries(0).Timeout(requestTimeout).Stream(ctx)
 	if err != nil {
 		return nil, c.troubled("list", err)
 	}
-	for i := range result.Items {
-		trim(&result.Items[i])
+	defer func() { _ = body.Close() }()
+	list, err := readList(body)
+	if err != nil {
+		return nil, c.troubled("list", err)
 	}
-	return result, nil
+	return list, nil
+}
+
+// relistPause is how long to wait before a list. After a restart of the API server the watches of all nodes have to begin
+// with a list again, at the same moment. Who holds nothing must not wait; who does answers from memory, after a look
+// at the one definition that is asked for: so the more is to be read, the longer it is put off, at random. That holds for
+// each attempt, since those before were lost on a server that was away.
+func (c *Cache) relistPause() time.Duration {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if !c.synced {
+		return 0
+	}
+	return rand.N(min(time.Duration(len(c.defs))*relistSpread, maxRelistSpread) + 1)
 }
 
 func (c *Cache) watch(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 	o.Watch = true
 	w, err := c.client.stream.Get().Resource(nadResource).VersionedParams(&o, c.client.params).MaxRetries(0).Watch(ctx)
 	if err != nil {
-		return nil, c.troubled("watch", err)
+		return nil, resumable(c.troubled("watch", err))
 	}
 	s := &stream{Interface: w, cache: c}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.stream = s
-	c.current = o.SendInitialEvents == nil || !*o.SendInitialEvents
 	c.recovered()
 	return s, nil
+}
+
+// resumable makes the reflector go on from where the watch was, after its back-off, when nobody answered or not now. It
+// does so by itself for a refused connection and for 429 only; from others, as a load balancer without a server behind it
+// gives them, it would read the whole list again.
+func resumable(err error) error {
+	if transient(err) {
+		return apierrors.NewTooManyRequests(err.Error(), 0)
+	}
+	return err
 }
 
 // stream is an open watch that tells the cache when it ends. The reflector stops every watch it was given.
@@ -188,7 +226,7 @@ func (s *stream) Stop() {
 	s.cache.mu.Lock()
 	defer s.cache.mu.Unlock()
 	if s.cache.stream == s {
-		s.cache.stream, s.cache.current = nil, false
+		s.cache.stream = nil
 		s.cache.log.Debug("watch of network definitions ended")
 	}
 }
@@ -215,29 +253,8 @@ func (c *Cache) recovered() {
 	}
 }
 
-// trim drops everything that is not kept while a list is being gathered.
-func trim(nad *nadv1.NetworkAttachmentDefinition) {
-	resourceName, ok := nad.Annotations[resourceAnno]
-	nad.ManagedFields, nad.Labels, nad.OwnerReferences, nad.Finalizers, nad.Annotations = nil, nil, nil, nil, nil
-	if ok {
-		nad.Annotations = map[string]string{resourceAnno: resourceName}
-	}
-}
-
 // store is how the reflector writes into the cache.
 type store struct{ *Cache }
-
-var _ cache.TransformingStore = store{}
-
-// Transformer is applied to each object as it comes, before the list is complete.
-func (s store) Transformer() cache.TransformFunc {
-	return func(o any) (any, error) {
-		if nad, ok := o.(*nadv1.NetworkAttachmentDefinition); ok {
-			trim(nad)
-		}
-		return o, nil
-	}
-}
 
 // Add keeps a new definition.
 func (s store) Add(o any) error { return s.Update(o) }
@@ -288,9 +305,7 @@ func (s store) Replace(list []any, _ string) error {
 	defer s.mu.Unlock()
 	s.removals++
 	s.defs, s.synced = defs, true
-	s.current = s.stream != nil
 	s.askAgain = time.Time{}
-	s.recovered()
 	return nil
 }
 

@@ -3,11 +3,15 @@ package kube
 import (
 	"context"
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
@@ -48,7 +52,6 @@ func TestRemember(t *testing.T) {
 		{"it is deleted", func(c *Cache, _ *stream) { _ = store{c}.Delete(nad("x", "old")) }, 0},
 		{"the list is replaced", func(c *Cache, _ *stream) { _ = store{c}.Replace(nil, "2") }, 0},
 		{"never synced", func(c *Cache, _ *stream) { c.synced = false }, 0},
-		{"a new watch has not listed yet", func(c *Cache, _ *stream) { c.current = false }, 0},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -106,57 +109,129 @@ func TestBrokenWatch(t *testing.T) {
 	}
 }
 
-// TestListFallback is an API server that cannot stream lists, and later one that allows no watch.
-func TestListFallback(t *testing.T) {
+// TestListAndWatch is what the API server is asked when a cache starts and after each way in which a watch ends. A list
+// costs the API server, and 5,000 nodes ask for it at once: only a position that is too old may lead to one.
+func TestListAndWatch(t *testing.T) {
 	t.Parallel()
-	var watches, gets atomic.Int32
-	client := serve(t, func(w http.ResponseWriter, r *http.Request) {
-		q := r.URL.Query()
-		switch {
-		case q.Get("sendInitialEvents") != "":
-			answer(422, "", statusBody(422, "Invalid", ""))(w, r)
-		case q.Get("watch") != "" && watches.Add(1) == 1:
-			w.Header().Set("Content-Type", "application/json")
-			_ = http.NewResponseController(w).Flush()
-			<-r.Context().Done()
-		case q.Get("watch") != "":
-			answer(403, "", statusBody(403, "Forbidden", ""))(w, r)
-		case strings.HasSuffix(r.URL.Path, "/network-attachment-definitions"):
-			answer(200, "", `{"kind":"NetworkAttachmentDefinitionList","apiVersion":"k8s.cni.cncf.io/v1","metadata":{"resourceVersion":"7"},
-				"items":[{"metadata":{"namespace":"n","name":"x","annotations":{"k8s.v1.cni.cncf.io/resourceName":"r","o":"p"}},"spec":{"config":"c"}}]}`)(w, r)
-		default:
-			gets.Add(1)
-			answer(404, "", statusBody(404, "NotFound", ""))(w, r)
-		}
-	})
-	c := NewCache(client, discard())
-	stop := start(t, c)
-	eventually(t, "the list is followed", func() bool {
-		c.mu.RLock()
-		defer c.mu.RUnlock()
-		return c.well()
-	})
-	def, err := c.Network(t.Context(), plan.Ref{Namespace: "n", Name: "x"})
-	if err != nil || def.Config != "c" || def.ResourceName != "r" || gets.Load() != 0 {
-		t.Errorf("Network = %+v, %v, %d live questions", def, err, gets.Load())
+	const list, resume = "LIST rv=", "WATCH rv="
+	hang := func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
 	}
-	stop()
-	if c.well() {
-		t.Error("well after the end of Run")
+	cut := func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
+	tests := []struct {
+		name  string
+		first http.HandlerFunc // answers the first watch; the second one is well
+		want  []string
+	}{
+		{"nobody answers", cut, []string{list + "0", resume + "7", resume + "7"}},
+		{"a load balancer without servers", answer(503, "", "no server"), []string{list + "0", resume + "7", resume + "7"}},
+		{"an API server that starts", answer(429, "", statusBody(429, "TooManyRequests", "")), []string{list + "0", resume + "7", resume + "7"}},
+		{"the token has expired", answer(401, "", statusBody(401, "Unauthorized", "")), []string{list + "0", resume + "7", resume + "7"}},
+		{"the position is too old", answer(410, "", statusBody(410, "Expired", "")), []string{list + "0", resume + "7", list + "7", resume + "7"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			var mu sync.Mutex
+			var got []string
+			watches := 0
+			c := NewCache(serve(t, func(w http.ResponseWriter, r *http.Request) {
+				q := r.URL.Query()
+				mu.Lock()
+				what := list
+				if q.Get("watch") != "" {
+					what = resume
+					watches++
+				}
+				got = append(got, what+q.Get("resourceVersion"))
+				n := watches
+				mu.Unlock()
+				switch {
+				case q.Get("sendInitialEvents") != "" || q.Get("limit") != "" && q.Get("resourceVersion") != "0":
+					t.Errorf("a stream of the list, or a page out of etcd: %s", r.URL)
+				case what == list:
+					answer(200, "", `{"metadata":{"resourceVersion":"7"},"items":[{"metadata":{"namespace":"n","name":"x"},"spec":{"config":"c"}}]}`)(w, r)
+				case n == 1:
+					tt.first(w, r)
+				default:
+					hang(w, r)
+				}
+			}), discard())
+			stop := start(t, c)
+			eventually(t, "the second watch", func() bool {
+				c.mu.RLock()
+				defer c.mu.RUnlock()
+				mu.Lock()
+				defer mu.Unlock()
+				return c.well() && watches == 2
+			})
+			mu.Lock()
+			defer mu.Unlock()
+			if !slices.Equal(got, tt.want) {
+				t.Errorf("requests %q, want %q", got, tt.want)
+			}
+			stop()
+			if c.well() {
+				t.Error("well after the end of Run")
+			}
+		})
 	}
 }
 
-// TestTrim: what is gathered while a list comes in must not hold whole objects.
-func TestTrim(t *testing.T) {
+// TestReadList: of a list only what is needed is kept, and one that was cut off is none.
+func TestReadList(t *testing.T) {
 	t.Parallel()
-	o := nad("x", "c")
-	o.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubectl"}}
-	o.Labels, o.Annotations = map[string]string{"a": "b"}, map[string]string{"kubectl.kubernetes.io/last-applied-configuration": "…", resourceAnno: "r"}
-	if _, err := (store{}).Transformer()(o); err != nil {
-		t.Fatal(err)
+	const whole = `{"kind":"L","apiVersion":"v","metadata":{"resourceVersion":"7","continue":"next"},"more":{"items":[1]},"items":[
+		{"metadata":{"namespace":"n","name":"x","resourceVersion":"5","labels":{"a":"b"},"managedFields":[{"manager":"m"}],
+		 "annotations":{"k8s.v1.cni.cncf.io/resourceName":"r","o":"p"}},"spec":{"config":"c"}},
+		{"metadata":{"namespace":"n","name":"bare"}}]}`
+	x := nad("x", "c")
+	x.ResourceVersion, x.Annotations = "5", map[string]string{resourceAnno: "r"}
+	want := &nadv1.NetworkAttachmentDefinitionList{
+		ListMeta: metav1.ListMeta{ResourceVersion: "7", Continue: "next"},
+		Items:    []nadv1.NetworkAttachmentDefinition{*x, *nad("bare", "")},
 	}
-	if o.ManagedFields != nil || o.Labels != nil || len(o.Annotations) != 1 || o.Annotations[resourceAnno] != "r" || o.Spec.Config != "c" {
-		t.Errorf("trimmed = %+v", o)
+	got, err := readList(strings.NewReader(whole))
+	if diff := cmp.Diff(want, got); err != nil || diff != "" {
+		t.Errorf("error %v, (-want +got):\n%s", err, diff)
+	}
+	for n := range len(whole) - 1 {
+		if got, err := readList(strings.NewReader(whole[:n])); err == nil {
+			t.Errorf("cut off at byte %d: %+v", n, got)
+		}
+	}
+	for text, want := range map[string]int{`{"items":null}`: 0, `{"items":[]}`: 0, `{"items":7}`: -1, `[]`: -1, ``: -1, `{"items":[7]}`: -1} {
+		got, err := readList(strings.NewReader(text))
+		if (err != nil) != (want < 0) || err == nil && len(got.Items) != want {
+			t.Errorf("%s: %+v, %v", text, got, err)
+		}
+	}
+}
+
+// TestRelistPause: the nodes of a cluster do not read a list again at the same moment, and who holds nothing reads at once.
+func TestRelistPause(t *testing.T) {
+	t.Parallel()
+	for n, limit := range map[int]time.Duration{0: 0, 1: 10 * time.Millisecond, 1000: 10 * time.Second, 15_000: 2 * time.Minute} {
+		c := NewCache(nil, discard())
+		if got := c.relistPause(); got != 0 {
+			t.Errorf("first list: pause of %v", got)
+		}
+		list := make([]any, n)
+		for i := range list {
+			list[i] = nad(strconv.Itoa(i), "c")
+		}
+		if err := (store{c}).Replace(list, "1"); err != nil {
+			t.Fatal(err)
+		}
+		longest := time.Duration(0)
+		for range 100 {
+			longest = max(longest, c.relistPause())
+		}
+		if longest > limit || longest < limit/2 {
+			t.Errorf("%d definitions: the longest of 100 pauses is %v, want up to %v", n, longest, limit)
+		}
 	}
 }
 

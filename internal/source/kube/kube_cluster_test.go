@@ -224,15 +224,21 @@ func testCache(t *testing.T, cluster *kubetest.Cluster) {
 	config := cluster.RESTConfig()
 	config.UserAgent = "multus/cache"
 	c := run(t, config)
-	eventually(t, "sync", c.Synced)
+	// Between the list and the watch a definition that is held is looked at live.
+	eventually(t, "the watch is well", func() bool {
+		c.mu.RLock()
+		defer c.mu.RUnlock()
+		return c.well()
+	})
 	x := plan.Ref{Namespace: ns, Name: "x"}
 	for range 3 {
 		if def, err := c.Network(t.Context(), x); err != nil || def.Config != confX || def.ResourceName != "r" || def.Ref != x {
 			t.Errorf("Network = %+v, %v", def, err)
 		}
 	}
-	if got := cluster.Requests(t, "multus/cache"); got["WATCH network-attachment-definitions"] != 1 || len(got) != 1 {
-		t.Errorf("requests: %v, want one WATCH and nothing else", got)
+	const list, follow = "LIST network-attachment-definitions", "WATCH network-attachment-definitions"
+	if got := cluster.Requests(t, "multus/cache"); got[list] != 1 || got[follow] != 1 || len(got) != 2 {
+		t.Errorf("requests: %v, want one LIST, one WATCH and nothing else", got)
 	}
 	for i := range 20 {
 		ref := plan.Ref{Namespace: ns, Name: fmt.Sprintf("new-%d", i)}

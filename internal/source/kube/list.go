@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"time"
 
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
@@ -14,6 +15,8 @@ import (
 )
 
 const (
+	// listPage limits what is held at once of a list that is decoded as a whole.
+	listPage = 500
 	// listTimeout limits one page of a list, and reviewTimeout one question about what is allowed.
 	listTimeout   = 15 * time.Second
 	reviewTimeout = 5 * time.Second
@@ -96,4 +99,62 @@ func do(ctx context.Context, r *rest.Request, into any, limit time.Duration) err
 		return fmt.Errorf("decode answer: %w", err)
 	}
 	return nil
+}
+
+// readList decodes a list of network definitions as it comes, one after another, and keeps of each what a Cache needs.
+func readList(r io.Reader) (*nadv1.NetworkAttachmentDefinitionList, error) {
+	out := &nadv1.NetworkAttachmentDefinitionList{}
+	dec := json.NewDecoder(r)
+	err := expect(dec, json.Delim('{'))
+	for err == nil && dec.More() {
+		var key json.Token
+		if key, err = dec.Token(); err != nil {
+			break
+		}
+		switch key {
+		case "metadata":
+			err = dec.Decode(&out.ListMeta)
+		case "items":
+			err = readItems(dec, out)
+		default:
+			err = dec.Decode(&json.RawMessage{})
+		}
+	}
+	if err == nil {
+		err = expect(dec, json.Delim('}')) // an answer that was cut off has none
+	}
+	if err != nil {
+		return nil, fmt.Errorf("decode list of network definitions: %w", err)
+	}
+	return out, nil
+}
+
+func readItems(dec *json.Decoder, out *nadv1.NetworkAttachmentDefinitionList) error {
+	if first, err := dec.Token(); err != nil || first == nil { // null: there are none
+		return err
+	} else if first != json.Delim('[') {
+		return fmt.Errorf("unexpected %v, not [", first)
+	}
+	for dec.More() {
+		o := object{}
+		if err := dec.Decode(&o); err != nil {
+			return err
+		}
+		nad := nadv1.NetworkAttachmentDefinition{}
+		nad.Namespace, nad.Name, nad.ResourceVersion = o.Metadata.Namespace, o.Metadata.Name, o.Metadata.ResourceVersion
+		nad.Spec.Config = o.Spec.Config
+		if resource, ok := o.Metadata.Annotations[resourceAnno]; ok {
+			nad.Annotations = map[string]string{resourceAnno: resource}
+		}
+		out.Items = append(out.Items, nad)
+	}
+	return expect(dec, json.Delim(']'))
+}
+
+func expect(dec *json.Decoder, want json.Token) error {
+	got, err := dec.Token()
+	if err == nil && got != want {
+		err = fmt.Errorf("unexpected %v, not %v", got, want)
+	}
+	return err
 }
