@@ -22,6 +22,7 @@ import (
 
 	"multus/test/kubetest"
 	"multus/test/node"
+	"multus/test/proc"
 )
 
 const (
@@ -211,36 +212,17 @@ func (s *subject) daemonCPU(t *testing.T) time.Duration {
 	if !strings.Contains(s.name, "thick") {
 		return 0
 	}
-	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", s.node.Daemon().Pid))
+	used, err := proc.CPU(s.node.Daemon().Pid)
 	must(t, err)
-	var sum time.Duration
-	for _, f := range tasks {
-		b, err := os.ReadFile(f)
-		if err != nil {
-			continue // a thread that has ended
-		}
-		var ns int64
-		if _, err := fmt.Sscan(string(b), &ns); err == nil {
-			sum += time.Duration(ns)
-		}
-	}
-	return sum
+	return used
 }
 
 // memory is the daemon's resident memory in bytes.
 func (s *subject) memory(t *testing.T) int {
 	t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.node.Daemon().Pid))
+	now, _, err := proc.Memory(s.node.Daemon().Pid)
 	must(t, err)
-	for line := range strings.Lines(string(b)) {
-		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			var kib int
-			_, err := fmt.Sscan(rest, &kib)
-			must(t, err)
-			return kib << 10
-		}
-	}
-	return 0
+	return now
 }
 
 func must(t *testing.T, err error) {

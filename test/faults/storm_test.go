@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -18,6 +17,7 @@ import (
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
 	"multus/test/node"
+	"multus/test/proc"
 )
 
 const (
@@ -30,20 +30,8 @@ const (
 // rss is a process's resident memory now, and its peak.
 func rss(t *testing.T, pid int) (now, peak int) {
 	t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	now, peak, err := proc.Memory(pid)
 	check(t, err)
-	for line := range strings.Lines(string(b)) {
-		f := strings.Fields(line)
-		if len(f) > 1 && (f[0] == "VmRSS:" || f[0] == "VmHWM:") {
-			n, err := strconv.Atoi(f[1])
-			check(t, err)
-			if f[0] == "VmRSS:" {
-				now = n << 10
-			} else {
-				peak = n << 10
-			}
-		}
-	}
 	return now, peak
 }
 
