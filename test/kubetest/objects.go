@@ -2,6 +2,7 @@ package kubetest
 
 import (
 	"context"
+	"encoding/json"
 	"testing"
 
 	authv1 "k8s.io/api/authentication/v1"
@@ -10,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 var (
@@ -50,6 +52,20 @@ func (c *Cluster) CreateNetwork(tb testing.TB, namespace, name, config string, a
 	}
 	if _, err := c.dyn.Resource(networks).Namespace(namespace).Create(ctx, u, metav1.CreateOptions{}); err != nil {
 		tb.Fatalf("create network: %v", err)
+	}
+}
+
+// UpdateNetwork gives a network definition another configuration.
+func (c *Cluster) UpdateNetwork(tb testing.TB, namespace, name, config string) {
+	tb.Helper()
+	ctx, cancel := callContext(tb)
+	defer cancel()
+	patch, err := json.Marshal(map[string]any{"spec": map[string]string{"config": config}})
+	if err != nil {
+		tb.Fatalf("update network: %v", err)
+	}
+	if _, err := c.dyn.Resource(networks).Namespace(namespace).Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		tb.Fatalf("update network: %v", err)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 )
 
@@ -14,6 +15,8 @@ type Proxy struct {
 	cluster *Cluster
 	addr    string
 	wg      sync.WaitGroup
+	// up and down count bytes; see Bytes.
+	up, down atomic.Int64
 
 	// mu guards the fields below. It is never held while a connection is dialled or copied.
 	mu       sync.Mutex
@@ -41,6 +44,22 @@ func (c *Cluster) Proxy(tb testing.TB) *Proxy {
 
 // Addr returns the host:port of the proxy. It stays the same while the proxy is down.
 func (p *Proxy) Addr() string { return p.addr }
+
+// Bytes returns how much has gone through the proxy so far, to the API server and from it: what is on the wire between
+// TCP and TLS.
+func (p *Proxy) Bytes() (up, down int) { return int(p.up.Load()), int(p.down.Load()) }
+
+// counter counts what is written to a connection. It hides ReadFrom, by which io.Copy would pass it by.
+type counter struct {
+	to io.Writer
+	n  *atomic.Int64
+}
+
+func (c counter) Write(b []byte) (int, error) {
+	n, err := c.to.Write(b)
+	c.n.Add(int64(n))
+	return n, err //nolint:wrapcheck // as a writer it gives what the connection gives
+}
 
 // Kubeconfig is Cluster.Kubeconfig by way of the proxy.
 func (p *Proxy) Kubeconfig(tb testing.TB) string {
@@ -109,9 +128,12 @@ func (p *Proxy) forward(ln net.Listener, client net.Conn) {
 	}
 	defer p.forget(server)
 	var wg sync.WaitGroup
-	for _, pair := range [][2]net.Conn{{client, server}, {server, client}} {
+	for _, way := range []struct {
+		to, from net.Conn
+		bytes    *atomic.Int64
+	}{{client, server, &p.down}, {server, client, &p.up}} {
 		wg.Go(func() {
-			_, _ = io.Copy(pair[0], pair[1])
+			_, _ = io.Copy(counter{way.to, way.bytes}, way.from)
 			_, _ = client.Close(), server.Close()
 		})
 	}

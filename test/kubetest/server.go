@@ -254,3 +254,16 @@ func (c *Cluster) Restart(tb testing.TB) {
 		}
 	}
 }
+
+// Pids returns the processes of the API server and of etcd, for what they take.
+func (c *Cluster) Pids() (api, etcd int) { return c.api.Pid, c.etcd.Pid }
+
+// EtcdBytes returns the size of etcd's database file.
+func (c *Cluster) EtcdBytes(tb testing.TB) int {
+	tb.Helper()
+	info, err := os.Stat(c.path("etcd/member/snap/db"))
+	if err != nil {
+		tb.Fatalf("look at etcd's database: %v", err)
+	}
+	return int(info.Size())
+}

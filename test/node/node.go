@@ -58,6 +58,8 @@ type Options struct {
 	API string
 	// Conf lies over the CNI configuration of the plugin; a nil value removes a key.
 	Conf map[string]any
+	// DaemonConf lies over the daemon's configuration.
+	DaemonConf map[string]any
 	// Primary is the cluster network's configuration, a JSON text; empty for Bridge("10.244.0.0/24").
 	Primary string
 	// BinDir holds the project's binaries; empty for Binaries.
@@ -288,6 +290,7 @@ func (n *Node) StartDaemon(tb testing.TB) {
 	if n.opts.Quiet {
 		conf["logLevel"] = "error"
 	}
+	maps.Copy(conf, n.opts.DaemonConf)
 	must(tb, os.MkdirAll(filepath.Join(n.Dir, "etc"), 0o755))
 	b, err := json.Marshal(conf)
 	must(tb, err)
