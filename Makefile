@@ -26,7 +26,7 @@ RUN_TESTS := $(GOTESTSUM) --format pkgname --format-hide-empty-pkg --
 TEST_TIMEOUT ?= 20m
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-fast lint fuzz faults rules bench demo cluster e2e image man tools tools-cluster clean \
+.PHONY: help build test test-fast lint fuzz faults rules bench scale demo cluster e2e image man tools tools-cluster clean \
 	bin/cni bin/tools/kube-apiserver bin/tools/etcd bin/tools/gotestsum bin/tools/golangci-lint bin/demo \
 	bin/tools/kubelet bin/tools/containerd bin/tools/runc bin/cluster
 
@@ -77,6 +77,9 @@ BENCH_OUT ?= dist/bench
 bench: build $(TEST_TOOLS) ## measure beside the delegates alone, print the table with the budgets (root; some minutes)
 	$(GO) test -run - -bench . -benchmem ./internal/...
 	BENCH_OUT=$(abspath $(BENCH_OUT)) $(GO) test -count=1 -timeout=60m -run TestBench $(ARGS) ./test/bench
+
+scale: $(TEST_TOOLS) ## measure what 10,000 network definitions cost, and write it into docs/scale.md (root; ten minutes)
+	SCALE=$(abspath docs/scale.md) $(GO) test -v -count=1 -timeout=30m -run TestScale $(ARGS) ./test/scale
 
 demo: build bin/cni bin/demo ## attach networks to a namespace before your eyes (root)
 	bin/demo $(ARGS)

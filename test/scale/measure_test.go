@@ -1,0 +1,227 @@
+package scale
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"multus/test/kubetest"
+	"multus/test/node"
+	"multus/test/proc"
+	"multus/test/testnet"
+)
+
+const (
+	// pods is how many a node has: the kubelet's default.
+	pods = 110
+	// starts is how often a daemon is started for one row: the median counts.
+	starts = 3
+)
+
+// sizes are the numbers of definitions, beside the two that the pods use.
+var sizes = []int{0, 1000, 10_000}
+
+// results of one run. Times are those of one machine and a look at proportions; the rest holds everywhere.
+type results struct {
+	Date, Machine           string
+	ConfigBytes, ObjectSize int
+	Starts                  []started
+	Plain, Two              perPod
+	Failing                 traffic // for `tries` ADDs and DELs
+	Tries                   int
+	Update, Create, Delete  traffic // for `Changed` definitions
+	Changed                 int
+	Reconnect               traffic
+	IdleFor                 time.Duration
+	Idle                    traffic
+	Lists                   []transport
+	Server                  server
+	Largest                 largest
+	Herd                    herd
+}
+
+// started is a daemon that came up with so many definitions.
+type started struct {
+	Definitions int
+	Ready       time.Duration
+	Cost        traffic
+	// ServerCPU and DaemonCPU are what the start took of the processors.
+	ServerCPU, DaemonCPU time.Duration
+	Fresh, Pods, Churned memory
+	ChurnedDefinitions   int
+}
+
+// perPod is for each of some pods, ADD and DEL.
+type perPod struct {
+	Pods    int
+	Cost    traffic
+	Answers map[string]int // by verb, resource and code, from the API server's metrics
+}
+
+// server is what the API server and etcd take with sizes[0] and with all definitions.
+type server struct {
+	APIBefore, APIAfter, EtcdBefore, EtcdAfter, DatabaseBefore, DatabaseAfter int
+}
+
+// TestScale measures everything and writes it into docs/scale.md; it is `make scale`.
+func TestScale(t *testing.T) {
+	page := os.Getenv("SCALE")
+	if page == "" {
+		t.Skip("a measurement, not a test: make scale")
+	}
+	testnet.RequireRoot(t)
+	kernel, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	must(t, err)
+	r := &results{
+		Date:    time.Now().UTC().Format(time.DateOnly),
+		Machine: fmt.Sprintf("%d cores, Linux %s, %s", runtime.NumCPU(), strings.TrimSpace(string(kernel)), runtime.Version()),
+	}
+	t.Run("herd", func(t *testing.T) { r.Herd = measureHerd(t); fmt.Printf("herd: %+v\n", r.Herd) })
+	t.Run("node", func(t *testing.T) { r.measureNode(t) })
+	if t.Failed() {
+		t.Fatal("nothing is written")
+	}
+	text := r.markdown()
+	fmt.Println(text)
+	must(t, write(page, text))
+}
+
+func (r *results) measureNode(t *testing.T) {
+	cluster := kubetest.Start(t)
+	s := newSite(t, cluster, "pods")
+	d := &definitions{cluster: cluster}
+	r.Server.before(t, cluster)
+	for _, n := range sizes {
+		d.upTo(t, n)
+		r.Starts = append(r.Starts, s.measureStart(t, d))
+	}
+	r.Server.after(t, cluster)
+	r.ConfigBytes, r.ObjectSize = len(config(d.have/2, 0)), d.size(t, d.have/2)
+
+	r.Plain = s.measurePods(t, "plain")
+	r.Two = s.measurePods(t, "two", "noop-1", "noop-2")
+	r.Tries = 20
+	wrong := s.pod(t, "wrong", "nowhere")
+	r.Failing = s.traffic(t, func() { s.fail(t, wrong, r.Tries) }, requests(map[string]int{lookup: r.Tries, events: 1}))
+	r.measureChanges(t, s, d)
+	r.IdleFor = 2 * time.Minute
+	r.Idle = s.traffic(t, func() { time.Sleep(r.IdleFor) }, requests(nil))
+	r.Lists = measureLists(t, cluster)
+	r.Largest = measureLargest(t, s)
+	r.Reconnect = s.traffic(t, func() { s.proxy.Down(); s.proxy.Up() }, requests(map[string]int{watch: 1}))
+}
+
+func (m *server) before(t *testing.T, c *kubetest.Cluster) {
+	t.Helper()
+	m.APIBefore, m.EtcdBefore, m.DatabaseBefore = serverMemory(t, c)
+}
+
+func (m *server) after(t *testing.T, c *kubetest.Cluster) {
+	t.Helper()
+	m.APIAfter, m.EtcdAfter, m.DatabaseAfter = serverMemory(t, c)
+}
+
+func serverMemory(t *testing.T, c *kubetest.Cluster) (api, etcd, database int) {
+	t.Helper()
+	apiPid, etcdPid := c.Pids()
+	api, _, err := proc.Memory(apiPid)
+	must(t, err)
+	etcd, _, err = proc.Memory(etcdPid)
+	must(t, err)
+	return api, etcd, c.EtcdBytes(t)
+}
+
+// measureStart starts the daemon some times, and lets the last one live with pods and with changes.
+func (s *site) measureStart(t *testing.T, d *definitions) started {
+	t.Helper()
+	apiPid, _ := s.cluster.Pids()
+	var all []started
+	for range starts {
+		s.StopDaemon(t)
+		one := started{Definitions: d.have, ServerCPU: -cpu(t, apiPid)}
+		one.Cost = s.traffic(t, func() { one.Ready = s.start(t) }, requests(map[string]int{list: 1, watch: 1}))
+		one.ServerCPU += cpu(t, apiPid)
+		one.DaemonCPU = cpu(t, s.Daemon().Pid)
+		one.Fresh = s.memory(t)
+		all = append(all, one)
+	}
+	slices.SortFunc(all, func(a, b started) int { return int(a.Ready - b.Ready) })
+	out := all[len(all)/2]
+
+	var attached []*node.Pod
+	for i := range pods {
+		p := s.pod(t, fmt.Sprintf("n%d-%d", d.have, i), "noop-1", "noop-2")
+		_, err := s.Add(t, s.conf(t), p)
+		must(t, err)
+		attached = append(attached, p)
+	}
+	s.settle(t)
+	out.Pods = s.memory(t)
+	out.ChurnedDefinitions = min(d.have, 2000)
+	for i := range out.ChurnedDefinitions {
+		d.change(t, i, 2)
+	}
+	s.settle(t)
+	out.Churned = s.memory(t)
+	for _, p := range attached {
+		must(t, s.Del(t, s.conf(t), p))
+	}
+	s.settle(t)
+	fmt.Printf("%d definitions: ready in %v\n", d.have, out.Ready)
+	return out
+}
+
+func cpu(t *testing.T, pid int) time.Duration {
+	t.Helper()
+	used, err := proc.CPU(pid)
+	must(t, err)
+	return used
+}
+
+func (s *site) measurePods(t *testing.T, name string, networks ...string) perPod {
+	t.Helper()
+	out := perPod{Pods: 20}
+	var all []*node.Pod
+	for i := range out.Pods {
+		all = append(all, s.pod(t, fmt.Sprintf("%s-%d", name, i), networks...))
+	}
+	before := s.cluster.Answers(t)
+	out.Cost = s.traffic(t, func() {
+		for _, p := range all {
+			_, err := s.Add(t, s.conf(t), p)
+			must(t, err)
+			must(t, s.Del(t, s.conf(t), p))
+		}
+	}, requests(map[string]int{status: out.Pods, events: out.Pods * (1 + len(networks))}))
+	out.Answers = map[string]int{}
+	for what, n := range minus(s.cluster.Answers(t), before) {
+		// The API server's own are about other resources.
+		if strings.Contains(what, " pods") || strings.Contains(what, " events ") || strings.Contains(what, " network-attachment-definitions ") {
+			out.Answers[what] = n
+		}
+	}
+	return out
+}
+
+func (r *results) measureChanges(t *testing.T, s *site, d *definitions) {
+	t.Helper()
+	r.Changed = 200
+	all := func(do func(i int)) traffic {
+		return s.traffic(t, func() {
+			for i := range r.Changed {
+				do(i)
+			}
+		}, bytes(r.Changed*r.ObjectSize/2))
+	}
+	// Others than those of measureStart: an update that changes nothing is no event.
+	r.Update = all(func(i int) { d.change(t, d.have/2+i, 1) })
+	r.Delete = all(func(i int) {
+		ns, name := where(d.have/2 + i)
+		s.cluster.DeleteNetwork(t, ns, name)
+	})
+	r.Create = all(func(i int) { d.create(t, d.have/2+i) })
+}
