@@ -65,7 +65,7 @@ func (e *element) parse(b []byte) error {
 	return json.Unmarshal(b, e)
 }
 
-func (e *element) member(key string, v []byte) error {
+func (e *element) member(key string, v []byte) error { //nolint:gocyclo // a case for each key
 	ok := true
 	switch key {
 	case "Conf":
