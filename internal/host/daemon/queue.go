@@ -208,16 +208,21 @@ func (q *queue) watcher() (*fsnotify.Watcher, error) {
 // write makes the first attempt; further ones are made aside, so that one pod does not hold up others.
 func (q *queue) write(ctx context.Context, g *errgroup.Group, j *job) {
 	var err error
-	if !q.superseded(j) {
+	old := q.superseded(j)
+	if !old {
 		err = q.attempt(ctx, j.report)
 	}
-	if err != nil {
-		q.keep(j)
-	}
-	j.once.Do(func() { close(j.done) })
 	if err == nil {
 		q.forget(j)
+	} else {
+		q.keep(j)
+	}
+	j.once.Do(func() { close(j.done) }) // who waits, waits for the status alone
+	if err == nil {
 		q.onWritten()
+		if !old {
+			q.tell(ctx, j.report)
+		}
 		return
 	}
 	q.onRetry()
@@ -242,6 +247,7 @@ func (q *queue) retry(ctx context.Context, j *job) {
 		if err == nil {
 			q.forget(j)
 			q.onWritten()
+			q.tell(ctx, j.report)
 			q.log.Info("status written", "pod", j.key, "container", j.report.ContainerID)
 			return
 		}
@@ -252,18 +258,19 @@ func (q *queue) retry(ctx context.Context, j *job) {
 	}
 }
 
-// attempt writes status, then events. Events are not tried again: they are told once.
+// attempt writes the status.
 func (q *queue) attempt(ctx context.Context, r *publish.Report) error {
 	failpoint.At("daemon.status.before")
 	err := publish.WriteStatus(ctx, q.cluster, r, netsel.Status)
 	failpoint.At("daemon.status.after")
-	if err != nil {
-		return err
-	}
+	return err
+}
+
+// tell writes the events, once: what is not told now is not told.
+func (q *queue) tell(ctx context.Context, r *publish.Report) {
 	if err := publish.WriteEvents(ctx, q.cluster, r); err != nil {
 		q.log.Warn("events not written", "pod", fileKey(r.Pod), "container", r.ContainerID, "err", err)
 	}
-	return nil
 }
 
 func (q *queue) superseded(j *job) bool {

@@ -21,6 +21,8 @@ const patience = 20 * time.Second
 type wall struct {
 	fail    chan error // what the next write returns; closed: nothing fails
 	written chan string
+	// events, if set, holds up every event until it is closed.
+	events chan struct{}
 }
 
 func (w *wall) SetAnnotation(_ context.Context, pod publish.Pod, _, value string) error {
@@ -31,7 +33,16 @@ func (w *wall) SetAnnotation(_ context.Context, pod publish.Pod, _, value string
 	return nil
 }
 
-func (w *wall) Emit(context.Context, publish.Pod, publish.Event) error { return nil }
+func (w *wall) Emit(ctx context.Context, _ publish.Pod, _ publish.Event) error {
+	if w.events == nil {
+		return nil
+	}
+	select {
+	case <-w.events:
+	case <-ctx.Done():
+	}
+	return nil
+}
 
 func newWall(errs ...error) *wall {
 	w := &wall{fail: make(chan error, len(errs)), written: make(chan string, 10)}
@@ -93,6 +104,21 @@ func TestQueueWritesUntilWritten(t *testing.T) {
 	if n := q.waiting(); n != 0 {
 		t.Errorf("%v reports wait", n)
 	}
+}
+
+// TestQueueDoesNotWaitForEvents: a pod waits for its status, not for the events after it.
+func TestQueueDoesNotWaitForEvents(t *testing.T) {
+	t.Parallel()
+	w := newWall()
+	w.events = make(chan struct{})
+	q, stop := start(t, w, t.TempDir())
+	defer stop()
+	receive(t, "the answer", q.add(testReport("web", "10.0.0.2/24")))
+	receive(t, "the status", w.written)
+	if n := q.waiting(); n != 0 {
+		t.Errorf("%v statuses wait", n)
+	}
+	close(w.events)
 }
 
 // TestQueueSurvivesRestart: what one daemon could not write the next one does, once.
