@@ -26,7 +26,7 @@ RUN_TESTS := $(GOTESTSUM) --format pkgname --format-hide-empty-pkg --
 TEST_TIMEOUT ?= 20m
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-fast lint fuzz faults rules bench scale demo cluster e2e image man tools tools-cluster clean \
+.PHONY: help build test test-fast lint fuzz faults rules bench bench-diff scale demo cluster e2e image man tools tools-cluster clean \
 	bin/cni bin/tools/kube-apiserver bin/tools/etcd bin/tools/gotestsum bin/tools/golangci-lint bin/demo \
 	bin/tools/kubelet bin/tools/containerd bin/tools/runc bin/cluster
 
@@ -69,14 +69,18 @@ faults: $(TEST_TOOLS) ## kill, stop and damage what can be, and print the table 
 rules: ## list which test shows which rule of today's behaviour; fails on a rule without one
 	$(GO) run ./test/rules
 
-# Where the measurements are written: bench.md, bench.json, bench.svg. BENCH_SCALE=n does n times the work, BENCH_QUICK=1 a part
-# of it without writing; UPSTREAM_BIN names
-# a directory with other binaries to measure beside ours.
+# Where the measurements are written: bench.md, bench.json, bench.svg, and the page's part. BENCH_SCALE=n does n times the work,
+# BENCH_QUICK=1 a part of it without writing; UPSTREAM_BIN names a directory with other binaries to measure beside ours.
 BENCH_OUT ?= dist/bench
 
 bench: build $(TEST_TOOLS) ## measure beside the delegates alone, print the table with the budgets (root; some minutes)
 	$(GO) test -run - -bench . -benchmem ./internal/...
-	BENCH_OUT=$(abspath $(BENCH_OUT)) $(GO) test -count=1 -timeout=60m -run TestBench $(ARGS) ./test/bench
+	BENCH_OUT=$(abspath $(BENCH_OUT)) BENCH_PAGE=$(abspath docs/performance.md) $(GO) test -v -count=1 -timeout=60m -run TestBench $(ARGS) ./test/bench
+
+# The revision to compare with: make bench-diff BASE=v0.1.0
+BASE ?= HEAD
+bench-diff: bin/tools/benchstat ## compare parsers, resolver and ledger with those of revision BASE (benchstat; some minutes)
+	@test/bench/diff $(BASE)
 
 scale: $(TEST_TOOLS) ## measure what 10,000 network definitions cost, and write it into docs/scale.md (root; ten minutes)
 	SCALE=$(abspath docs/scale.md) $(GO) test -v -count=1 -timeout=30m -run TestScale $(ARGS) ./test/scale
@@ -129,5 +133,5 @@ bin/tools/kubelet:
 bin/cluster:
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(BUILDVCS) -o bin/cluster ./test/cluster/up
-bin/tools/etcd bin/tools/containerd bin/tools/runc bin/tools/gotestsum bin/tools/golangci-lint:
+bin/tools/etcd bin/tools/containerd bin/tools/runc bin/tools/gotestsum bin/tools/golangci-lint bin/tools/benchstat:
 	@tools/build $(@F)

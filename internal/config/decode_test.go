@@ -50,13 +50,15 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-// TestDecodeIsUsed: a configuration as the daemon writes it, with what a runtime adds, does not need encoding/json.
-func TestDecodeIsUsed(t *testing.T) {
-	t.Parallel()
-	const conf = `{"cniVersion":"1.0.0","name":"multus-cni-network","type":"multus-shim","clusterNetwork":"/etc/cni/net.d/10-x.conflist","plainPods":"local","failureEvents":true,"logToStderr":false,
+// usual is a configuration as the daemon writes it, with what a runtime adds.
+const usual = `{"cniVersion":"1.0.0","name":"multus-cni-network","type":"multus-shim","clusterNetwork":"/etc/cni/net.d/10-x.conflist","plainPods":"local","failureEvents":true,"logToStderr":false,
 		"capabilities":{"io.kubernetes.cri.pod-annotations":true,"portMappings":true},"nodeAddresses":["192.0.2.7"],"namespaceIsolation":true,"defaultNetworks":["a"],
 		"runtimeConfig":{"io.kubernetes.cri.pod-annotations":{"k8s.v1.cni.cncf.io/networks":"a"},"portMappings":[{"hostPort":80}]}}`
-	if !newPlugin().decode([]byte(conf)) {
+
+// TestDecodeIsUsed: what is usual does not need encoding/json.
+func TestDecodeIsUsed(t *testing.T) {
+	t.Parallel()
+	if !newPlugin().decode([]byte(usual)) {
 		t.Error("it is left to encoding/json")
 	}
 }

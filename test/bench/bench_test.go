@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"os"
@@ -8,12 +9,15 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"multus/internal/fsx"
 	"multus/test/kubetest"
 	"multus/test/node"
+	"multus/test/page"
 )
 
 // The workloads. Each is run in rounds in which the subjects take turns, so that a busy moment of the machine hits
@@ -83,20 +87,30 @@ func TestBench(t *testing.T) {
 	}
 	for _, d := range delegates {
 		subjects := allSubjects(t, d, cluster)
+		together := newSubject(t, "thick-at-once", node.Thick, "", d, cluster, map[string]any{"attachConcurrency": maxNetworks})
 		for _, networks := range networkCounts {
 			for _, concurrency := range concurrencies {
-				r.Cells = append(r.Cells, measure(t, subjects, d, networks, concurrency, cluster)...)
+				these := subjects
+				if networks > 1 && concurrency == 1 {
+					these = append(slices.Clone(subjects), together)
+				}
+				r.Cells = append(r.Cells, measure(t, these, d, networks, concurrency, cluster)...)
 			}
 		}
 	}
-	r.Start = startUps(t)
+	r.Start, r.Disk = startUps(t), durable(t)
 	if quick {
 		fmt.Println(string(r.markdown()))
 		return
 	}
 	r.Memory = memory(t, cluster)
 	r.Requests = requests(t, cluster)
+	r.Steps = countSteps(t, cluster)
 	must(t, r.write(out))
+	if file := os.Getenv("BENCH_PAGE"); file != "" {
+		must(t, page.Replace(file, "bench", string(r.markdown())))
+		must(t, fsx.WriteAtomic(strings.TrimSuffix(file, ".md")+".svg", r.svg(), 0o644))
+	}
 }
 
 // allSubjects are raw, thick and thin, and with UPSTREAM_BIN the same two of other binaries that know the same
@@ -104,13 +118,13 @@ func TestBench(t *testing.T) {
 func allSubjects(t *testing.T, d delegate, cluster *kubetest.Cluster) []*subject {
 	t.Helper()
 	subjects := []*subject{
-		newSubject(t, "raw", node.Thin, "", d, cluster),
-		newSubject(t, "thick", node.Thick, "", d, cluster),
-		newSubject(t, "thin", node.Thin, "", d, cluster),
+		newSubject(t, "raw", node.Thin, "", d, cluster, nil),
+		newSubject(t, "thick", node.Thick, "", d, cluster, nil),
+		newSubject(t, "thin", node.Thin, "", d, cluster, nil),
 	}
 	if bin := os.Getenv("UPSTREAM_BIN"); bin != "" {
 		must(t, exec.Command("cp", filepath.Join(node.Binaries(t), "fakeplugin"), bin).Run())
-		subjects = append(subjects, newSubject(t, "other-thick", node.Thick, bin, d, cluster), newSubject(t, "other-thin", node.Thin, bin, d, cluster))
+		subjects = append(subjects, newSubject(t, "other-thick", node.Thick, bin, d, cluster, nil), newSubject(t, "other-thin", node.Thin, bin, d, cluster, nil))
 	}
 	return subjects
 }
@@ -189,6 +203,24 @@ func turn(t *testing.T, s *subject, pods []*node.Pod, networks, each int) (adds,
 	return adds, dels
 }
 
+// durable is what this machine's disk takes, whoever asks for it: a record that survives a power cut, and its removal.
+// The medians.
+func durable(t *testing.T) disk {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "record")
+	record := bytes.Repeat([]byte("x"), 1000)
+	var writes, removals []time.Duration
+	for range 50 * scale() {
+		start := time.Now()
+		must(t, fsx.WriteAtomic(file, record, 0o600))
+		writes = append(writes, time.Since(start))
+		start = time.Now()
+		must(t, fsx.Remove(file))
+		removals = append(removals, time.Since(start))
+	}
+	return disk{Write: quantiles(writes).P50, Remove: quantiles(removals).P50}
+}
+
 // startUps are the medians of `--version` of each binary, beside a program that links libcni and netlink and does
 // nothing.
 func startUps(t *testing.T) map[string]time.Duration {
@@ -230,7 +262,7 @@ func memory(t *testing.T, cluster *kubetest.Cluster) map[int]int {
 		for ; have < definitions; have++ {
 			cluster.CreateNetwork(t, namespace, fmt.Sprintf("many-%d", have), fmt.Sprintf(`{"cniVersion":"1.0.0","type":"macvlan","master":"eth%d","mode":"bridge","ipam":{"type":"host-local","ranges":[[{"subnet":"10.0.0.0/16"}]]}}`, have), nil)
 		}
-		s := newSubject(t, fmt.Sprintf("thick-%d", definitions), node.Thick, "", noop, cluster)
+		s := newSubject(t, fmt.Sprintf("thick-%d", definitions), node.Thick, "", noop, cluster, nil)
 		var pods []*node.Pod
 		for i := range 110 {
 			pods = append(pods, s.pod(t, noop, fmt.Sprintf("m-%d-%d", definitions, i), 2, cluster))
@@ -248,7 +280,7 @@ func requests(t *testing.T, cluster *kubetest.Cluster) map[string]map[string]flo
 	const pods = 20
 	out := map[string]map[string]float64{}
 	for _, kind := range node.Kinds {
-		s := newSubject(t, "requests-"+string(kind), kind, "", noop, cluster)
+		s := newSubject(t, "requests-"+string(kind), kind, "", noop, cluster, nil)
 		for _, networks := range []int{0, 2} {
 			p := s.pod(t, noop, fmt.Sprintf("r-%s-%d", kind, networks), networks, cluster)
 			turn(t, s, []*node.Pod{p}, networks, 1)

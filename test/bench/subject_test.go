@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -112,10 +113,11 @@ func config(t *testing.T, n *node.Node, d delegate, i int) []byte {
 	return b
 }
 
-func newSubject(t *testing.T, name string, kind node.Kind, bin string, d delegate, cluster *kubetest.Cluster) *subject {
+func newSubject(t *testing.T, name string, kind node.Kind, bin string, d delegate, cluster *kubetest.Cluster, conf map[string]any) *subject {
 	t.Helper()
 	s := &subject{name: name, exec: &meter{}}
 	o := node.Options{Kind: kind, BinDir: bin, Quiet: true, Conf: map[string]any{"plainPods": "local"}}
+	maps.Copy(o.Conf, conf)
 	if name != "raw" {
 		o.Kubeconfig, o.API = cluster.Kubeconfig(t), cluster.Addr()
 	} else {

@@ -11,6 +11,7 @@ import (
 
 	"multus/test/kubetest"
 	"multus/test/node"
+	"multus/test/page"
 	"multus/test/proc"
 	"multus/test/testnet"
 )
@@ -69,8 +70,8 @@ type server struct {
 
 // TestScale measures everything and writes it into docs/scale.md; it is `make scale`.
 func TestScale(t *testing.T) {
-	page := os.Getenv("SCALE")
-	if page == "" {
+	file := os.Getenv("SCALE")
+	if file == "" {
 		t.Skip("a measurement, not a test: make scale")
 	}
 	testnet.RequireRoot(t)
@@ -87,7 +88,7 @@ func TestScale(t *testing.T) {
 	}
 	text := r.markdown()
 	fmt.Println(text)
-	must(t, write(page, text))
+	must(t, page.Replace(file, "scale", text))
 }
 
 func (r *results) measureNode(t *testing.T) {

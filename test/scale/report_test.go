@@ -3,20 +3,9 @@ package scale
 import (
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"strings"
-	"testing"
 	"time"
-
-	"multus/internal/fsx"
-)
-
-// begin and end are the lines of the page between which `make scale` writes.
-const (
-	begin = "<!-- From here on: make scale -->\n"
-	end   = "<!-- To here. -->\n"
-	page  = "../../docs/scale.md"
 )
 
 // cluster is what the estimate is for.
@@ -26,34 +15,6 @@ const (
 	// starts in a busy moment.
 	podsPerSecond = 100
 )
-
-func write(path, text string) error {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	before, rest, ok := strings.Cut(string(b), begin)
-	_, after, ended := strings.Cut(rest, end)
-	if !ok || !ended {
-		return fmt.Errorf("%s has no lines %q and %q", path, begin, end)
-	}
-	return fsx.WriteAtomic(path, []byte(before+begin+text+end+after), 0o644)
-}
-
-// TestPage: `make scale` finds its place in the page.
-func TestPage(t *testing.T) {
-	t.Parallel()
-	b, err := os.ReadFile(page)
-	must(t, err)
-	copied := t.TempDir() + "/scale.md"
-	must(t, os.WriteFile(copied, b, 0o600))
-	must(t, write(copied, "measured\n"))
-	got, err := os.ReadFile(copied)
-	must(t, err)
-	if !strings.Contains(string(got), begin+"measured\n"+end) {
-		t.Errorf("the text is not between its lines:\n%s", got)
-	}
-}
 
 // table is a table of Markdown that is being written.
 type table struct{ strings.Builder }

@@ -1,0 +1,41 @@
+package page
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestPages: every measurement finds its place in its page, and leaves the rest alone.
+func TestPages(t *testing.T) {
+	t.Parallel()
+	for target, name := range map[string]string{"scale": "scale.md", "bench": "performance.md"} {
+		b, err := os.ReadFile(filepath.Join("../../docs", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(file, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := Replace(file, target, "measured\n"); err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		head, _, _ := strings.Cut(string(b), "<!-- From")
+		if !strings.HasPrefix(string(got), head+"<!-- From here on: make "+target+" -->\nmeasured\n<!-- To here. -->\n") {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+	file := filepath.Join(t.TempDir(), "other.md")
+	if err := os.WriteFile(file, []byte("# Other\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := Replace(file, "bench", "x"); err == nil {
+		t.Error("a page without a place")
+	}
+}
