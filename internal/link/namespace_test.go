@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -236,4 +237,41 @@ func prefixes(texts ...string) []netip.Prefix {
 		out = append(out, netip.MustParsePrefix(text))
 	}
 	return out
+}
+
+// TestOwnNamespace: who may not enter namespaces, as a pod in the network of its node, still sees the one that it is in,
+// and no other (issue 6: doctor and explain run in the daemon's pod).
+func TestOwnNamespace(t *testing.T) {
+	const asked = "MULTUS_TEST_OWN_NAMESPACE"
+	if path := os.Getenv(asked); path != "" {
+		ns, err := link.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		links, err := ns.Devices()
+		t.Logf("seen: %t, error: %v", len(links) > 0, err)
+		return
+	}
+	testnet.RequireRoot(t)
+	for path, want := range map[string]string{
+		link.NodeNamespace:  "seen: true, error: <nil>",
+		"/proc/self/ns/net": "seen: true, error: <nil>",
+		testnet.New(t).Path: "operation not permitted",
+	} {
+		out := make(chan []byte)
+		go func() {
+			runtime.LockOSThread() // and never unlocked: the thread has lost a capability
+			if err := unix.Prctl(unix.PR_CAPBSET_DROP, unix.CAP_SYS_ADMIN, 0, 0, 0); err != nil {
+				out <- []byte(err.Error())
+				return
+			}
+			cmd := exec.Command("/proc/self/exe", "-test.run=^TestOwnNamespace$", "-test.v")
+			cmd.Env = append(os.Environ(), asked+"="+path)
+			b, _ := cmd.CombinedOutput() // what it says tells
+			out <- b
+		}()
+		if b := <-out; !strings.Contains(string(b), want) {
+			t.Errorf("%s: %s, want %s", path, b, want)
+		}
+	}
 }
