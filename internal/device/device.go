@@ -73,6 +73,8 @@ type Claim struct {
 	References []Reference
 	// Busy tells that an operation on the sandbox is running: who fills in the claim asks for its lock.
 	Busy bool
+	// Undone tells that ADD failed and has given back what it took.
+	Undone bool
 
 	// Gone, Attached and Peer are filled in by Look: the namespace does not exist any more; it has the interface;
 	// its number as in link.Device, -1 for none.

@@ -18,6 +18,8 @@ type Refusal struct {
 	// Reasons are why it is not free; none says that it does not exist.
 	Reasons []Reason
 	Retry   bool
+	// Holder has it, nil if it is not that.
+	Holder *Claim
 	// Instead names what could be asked for.
 	Instead []string
 }
@@ -62,8 +64,8 @@ func (r *Refusal) Next() string {
 }
 
 // Judge finds the device that r asks for and tells whether the plugin may have it; otherwise the error is a *Refusal.
-// A device that is there without an interface, for a driver in user space has it, is nil without an error, and so is
-// one that may be there when the plugin comes to it.
+// A device that is there without an interface, for a driver in user space has it and no pod, is nil without an error, and
+// so is one that may be there when the plugin comes to it.
 func (inv *Inventory) Judge(r Reference) (*link.Device, error) {
 	refusal := &Refusal{Reference: r}
 	d, err := inv.resolve(&r)
@@ -81,16 +83,22 @@ func (inv *Inventory) Judge(r Reference) (*link.Device, error) {
 		if len(refusal.Reasons) == 0 {
 			return d, nil
 		}
-		refusal.Retry = refusal.Reasons[0].Kind == Held
+		refusal.Holder = inv.busy(d)
+		refusal.Retry = refusal.Holder != nil
 	default:
-		holder := inv.holder(&r)
+		userspace := errors.Is(err, errUserspace)
+		holder := inv.holder(&r, userspace)
 		if holder == nil && (r.Later || errors.Is(err, errDriverless)) {
 			return nil, nil //nolint:nilnil // no interface is an answer, see above
 		}
 		if holder != nil {
-			refusal.Reasons, refusal.Retry = []Reason{{Kind: Held, Text: held(holder)}}, true
+			refusal.Reasons, refusal.Retry, refusal.Holder = []Reason{{Kind: Held, Text: held(holder)}}, true, holder
 			if holder.Device != nil {
 				refusal.Device = holder.Device.Name
+			}
+			if userspace {
+				refusal.Instead = inv.freeUserspace()
+				return nil, refusal
 			}
 		}
 	}
@@ -100,16 +108,20 @@ func (inv *Inventory) Judge(r Reference) (*link.Device, error) {
 
 // holder finds the sandbox that has a device which is not on the node: one whose namespace has the interface before one
 // that is dead, for a device may have been given several times since. Records of today's Multus do not tell the
-// device; what their plugins asked for does, if it is asked for in the same words.
-func (inv *Inventory) holder(r *Reference) *Claim {
+// device; what their plugins asked for does, if it is the same name or the same address. A device whose driver is in user
+// space is in no namespace: who lives and was given it has it, and nobody who is dead.
+func (inv *Inventory) holder(r *Reference, userspace bool) *Claim {
 	var dead *Claim
 	for i := range inv.Claims {
 		c := &inv.Claims[i]
 		if !c.has(r) {
 			continue
 		}
-		if c.Attached || c.Busy {
+		if c.Attached || c.Busy || userspace && !c.Gone && !c.Undone {
 			return c
+		}
+		if userspace {
+			continue
 		}
 		if c.Gone && dead == nil {
 			dead = c
@@ -123,7 +135,7 @@ func (c *Claim) has(r *Reference) bool {
 	id := c.Device
 	if id == nil {
 		for _, own := range c.References {
-			if own.Use == Moves && own.Key == r.Key && own.Value == r.Value {
+			if own.Use == Moves && (own.Key == r.Key && own.Value == r.Value || own.Address() != "" && own.Address() == r.Address()) {
 				return true
 			}
 		}

@@ -3,6 +3,7 @@ package device
 import (
 	"encoding/json"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -43,6 +44,17 @@ func (r *Reference) definition() string {
 // String names the reference and its network, for messages.
 func (r *Reference) String() string {
 	return fmt.Sprintf("%s %q of network %s", r.Key, r.Value, r.Network)
+}
+
+// Address is the device's on its bus, "" if the reference does not tell: a kernel path ends with it.
+func (r *Reference) Address() string {
+	switch r.Key {
+	case "pciBusID", "deviceID":
+		return r.Value
+	case "kernelpath":
+		return filepath.Base(filepath.Clean(r.Value))
+	}
+	return ""
 }
 
 // usesDevice tells the plugins that use devices of the node, by type.

@@ -15,9 +15,12 @@ import (
 // errAbsent says that the node has no such device.
 var errAbsent = errors.New("not on this node")
 
-// errDriverless says that the device is there and has no interface in the node's namespace: a driver in user space has
-// it, or the interface is in another namespace.
+// errDriverless says that the device is there and has no interface in the node's namespace: it has no driver, or the
+// interface is in another namespace.
 var errDriverless = errors.New("no interface on this node")
+
+// errUserspace is errDriverless of a device whose driver is for programs: it has no interface anywhere.
+var errUserspace = fmt.Errorf("%w: its driver is in user space", errDriverless)
 
 // resolve finds the device that a plugin would take for r. Where a plugin takes the first of several, so does this.
 func (inv *Inventory) resolve(r *Reference) (*link.Device, error) {
@@ -90,5 +93,39 @@ func (inv *Inventory) first(dir string, patterns ...string) (*link.Device, error
 			return d, nil
 		}
 	}
+	if userspace(driver(dir)) {
+		return nil, errUserspace
+	}
 	return nil, errDriverless
+}
+
+// driver is the name of the driver that a device is bound to, "" for none.
+func driver(dir string) string {
+	target, err := os.Readlink(filepath.Join(dir, "driver"))
+	if err != nil {
+		return ""
+	}
+	return filepath.Base(target)
+}
+
+// userspace tells the drivers that give a device to programs: vfio-pci and those made of it (mlx5_vfio_pci), and those of
+// UIO (uio_pci_generic, igb_uio).
+func userspace(driver string) bool {
+	return strings.Contains(driver, "vfio") || strings.Contains(driver, "uio")
+}
+
+// networkClass begins the class of a PCI device that is a network controller.
+const networkClass = "0x02"
+
+// userspaceDevices are the network controllers of the node that programs drive, by address, with their drivers.
+func (inv *Inventory) userspaceDevices() []link.Device {
+	dirs, _ := filepath.Glob(filepath.Join(inv.Sys, "bus/pci/devices/*")) // the pattern is fine
+	var out []link.Device
+	for _, dir := range dirs {
+		class, err := os.ReadFile(filepath.Join(dir, "class"))
+		if name := driver(dir); err == nil && strings.HasPrefix(string(class), networkClass) && userspace(name) {
+			out = append(out, link.Device{Interface: link.Interface{Type: name}, Bus: filepath.Base(dir), Peer: -1})
+		}
+	}
+	return out
 }

@@ -186,6 +186,17 @@ func (inv *Inventory) Free() []string {
 	return virtual
 }
 
+// freeUserspace names the devices that a pod could have instead of one whose driver is in user space.
+func (inv *Inventory) freeUserspace() []string {
+	var out []string
+	for _, d := range inv.userspaceDevices() {
+		if inv.holder(&Reference{Key: "deviceID", Value: d.Bus}, true) == nil {
+			out = append(out, d.Bus)
+		}
+	}
+	return out
+}
+
 // masters names what a macvlan, ipvlan or vlan can be made on.
 func (inv *Inventory) masters() []string {
 	var out []string
@@ -209,16 +220,24 @@ type Status struct {
 }
 
 // List returns all devices of the node with what keeps each from being given to a pod: first those that are on the
-// node, in the order of the kernel's list, then those that pods have.
+// node, in the order of the kernel's list, then those that programs drive, which have an address and no name, then those
+// that pods have.
 func (inv *Inventory) List() []Status {
 	var out []Status
 	for i := range inv.Devices {
 		d := &inv.Devices[i]
 		out = append(out, Status{Device: *d, Reasons: inv.Reasons(d), Holder: inv.busy(d)})
 	}
+	for _, d := range inv.userspaceDevices() {
+		s := Status{Device: d, Holder: inv.holder(&Reference{Key: "deviceID", Value: d.Bus}, true)}
+		if s.Holder != nil {
+			s.Reasons = []Reason{{Kind: Held, Text: held(s.Holder)}}
+		}
+		out = append(out, s)
+	}
 	for i := range inv.Claims {
 		c := &inv.Claims[i]
-		if c.Device == nil || inv.here(c.Device) || inv.holder(&Reference{Key: "device", Value: c.Device.Name}) != c {
+		if c.Device == nil || inv.here(c.Device) || inv.holder(&Reference{Key: "device", Value: c.Device.Name}, false) != c {
 			continue
 		}
 		d := link.Device{Interface: link.Interface{Name: c.Device.Name, MAC: c.Device.MAC}, Permanent: c.Device.Permanent, Bus: c.Device.Bus, Peer: c.Peer}

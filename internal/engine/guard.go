@@ -110,21 +110,25 @@ func (c *call) claim(node *link.Namespace, p *plan.Plan, wanted []want) error {
 			return err
 		}
 	}
-	takers := map[int]string{}
+	takers := map[string]string{}
 	for _, w := range wanted {
 		d, err := inv.Judge(w.Reference)
 		if err != nil {
 			return refused(err)
 		}
-		if d == nil {
+		name := w.Address()
+		if d != nil {
+			name = d.Name
+			p.Attachments[w.index].HostDevice = device.IdentityOf(d)
+		}
+		if name == "" || d == nil && w.AllowInUse {
 			continue
 		}
-		if other, ok := takers[d.Index]; ok {
+		if other, ok := takers[name]; ok {
 			return fault.New(fault.BadConfig, "ask for another device in one of the two networks",
-				"device %q of network %s is not free: network %s of the same pod takes it", d.Name, w.Network, other)
+				"device %q of network %s is not free: network %s of the same pod takes it", name, w.Network, other)
 		}
-		takers[d.Index] = w.Network
-		p.Attachments[w.index].HostDevice = device.IdentityOf(d)
+		takers[name] = w.Network
 	}
 	return nil
 }

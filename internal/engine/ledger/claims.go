@@ -44,7 +44,7 @@ func (s *Store) Claims(lockFile string) ([]device.Claim, error) {
 		}
 		for i := range r.Attachments {
 			c := claim(r, &r.Attachments[i])
-			c.Busy = busy
+			c.Busy, c.Undone = busy, r.Progress.Undone
 			out = append(out, c)
 		}
 	}
