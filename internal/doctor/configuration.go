@@ -16,6 +16,7 @@ var configurationCheck = Check{
 	Run: func(_ context.Context, n *Node) ([]Finding, error) {
 		s := n.setup()
 		var out []Finding
+		daemonFile := n.daemonFile()
 		if b, err := n.read(daemonFile); err == nil {
 			if _, err := config.ParseDaemon(b); err != nil {
 				out = append(out, Finding{

@@ -49,7 +49,7 @@ var faults = []struct {
 		f.change(f.slot(), "clusterNetwork", "/opt/loop.conf")
 	}},
 	{"the daemon's file is broken (F1)", "configuration", "daemon's configuration cannot be read", func(f *fake) {
-		f.change(daemonFile, "connectionLimit", -1)
+		f.change(daemonFiles[0], "connectionLimit", -1)
 	}},
 	{"the kubeconfig is gone (P04, P08)", "configuration", "kubeconfig of the plugin cannot be used", func(f *fake) {
 		f.change(f.slot(), "kubeconfig", "/etc/cni/net.d/multus.d/multus.kubeconfig")
@@ -89,7 +89,7 @@ var faults = []struct {
 		f.remember("c2", "/run/containerd/netns/cni-2")
 	}},
 	{"a configuration of today's, and a private root (P13)", "mounts", "needs / to be a shared mount", func(f *fake) {
-		f.change(daemonFile, "chrootDir", "/hostroot")
+		f.change(daemonFiles[0], "chrootDir", "/hostroot")
 		f.write("/proc/1/mountinfo", "22 1 0:20 / / rw,relatime - ext4 /dev/vda1 rw\n")
 	}},
 	{"no daemon (P05)", "daemon", "the daemon has no socket", func(f *fake) { f.remove("/run/multus/multus.sock") }},
@@ -111,7 +111,7 @@ var faults = []struct {
 	{"the token has expired (P08)", "api", "the token has expired", func(f *fake) { f.cluster.expires = f.Now.Add(-time.Minute) }},
 	{"no CRD (B8)", "api", "does not know network definitions", func(f *fake) { f.cluster.crd = false }},
 	{"the role lacks a verb (P38)", "api", "does not allow: patch pods/status", func(f *fake) { f.cluster.denied = "patch pods/status" }},
-	{"the kubelet is elsewhere (P28)", "kubelet", "the kubelet's directory is /var/", func(f *fake) { f.change(daemonFile, "kubeletRoot", "/somewhere") }},
+	{"the kubelet is elsewhere (P28)", "kubelet", "the kubelet's directory is /var/", func(f *fake) { f.change(daemonFiles[0], "kubeletRoot", "/somewhere") }},
 	{"no podresources for a device (P28)", "kubelet", "podresources cannot be found", func(f *fake) { f.remove(f.dist.KubeletRoot) }},
 	{"a master that is not there (P40)", "interfaces", "a/storage names the master eth7", func(f *fake) {
 		f.definitions[0].Config = `{"type":"macvlan","master":"eth7"}`
@@ -221,7 +221,7 @@ func TestHealthyWithoutDaemonFile(t *testing.T) {
 		t.Run(dist, func(t *testing.T) {
 			t.Parallel()
 			f := healthy(t, dist)
-			f.remove(daemonFile)
+			f.remove(daemonFiles[0])
 			if r := Run(t.Context(), f.Node); len(r.Findings) > 0 {
 				t.Errorf("%+v", r.Findings)
 			}
@@ -242,7 +242,7 @@ func TestHealthyWithoutDaemonFile(t *testing.T) {
 func TestWrongDirectories(t *testing.T) {
 	t.Parallel()
 	f := healthy(t, "microk8s")
-	f.change(daemonFile, "cniConfigDir", usualConf)
+	f.change(daemonFiles[0], "cniConfigDir", usualConf)
 	f.mkdir(usualConf)
 	f.rename(f.slot(), usualConf+"/00-multus.conf")
 	r := Run(t.Context(), f.Node)

@@ -51,7 +51,7 @@ var ledgerCheck = Check{
 				Fix:      "look for reservations of these containers, then remove the files",
 			})
 		}
-		return out, errors.Join(err, n.cannotSeeNetns())
+		return out, errors.Join(err, n.notMounted(n.stateDir()), n.cannotSeeNetns())
 	},
 }
 

@@ -111,8 +111,11 @@ func (m *masters) bridge(w network, p plugin) {
 	}
 }
 
-// given tells whether a pod of this node has the device: then it is not missing.
+// given tells whether a pod of this node has the device: then it is not missing. Where the ledger is not seen, a pod may.
 func (m *masters) given(device string) bool {
+	if m.node.notMounted(m.node.stateDir()) != nil {
+		return true
+	}
 	store := m.node.ledger()
 	ids, err := store.Containers()
 	if err != nil {

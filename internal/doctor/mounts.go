@@ -13,9 +13,11 @@ import (
 type mount struct {
 	point   string
 	options []string
-	shared  bool
-	slave   bool
-	fstype  string
+	// super are the options of the file system, which all its mounts share.
+	super  []string
+	shared bool
+	slave  bool
+	fstype string
 }
 
 // mountTable reads the mounts as the node's first process sees them.
@@ -31,8 +33,8 @@ func (n *Node) mountTable() ([]mount, error) {
 		if dash < 6 || len(fields) < dash+4 {
 			continue
 		}
-		m := mount{point: unescape(fields[4]), fstype: fields[dash+1]}
-		m.options = append(strings.Split(fields[5], ","), strings.Split(fields[dash+3], ",")...)
+		m := mount{point: unescape(fields[4]), fstype: fields[dash+1], super: strings.Split(fields[dash+3], ",")}
+		m.options = append(strings.Split(fields[5], ","), m.super...)
 		for _, tag := range fields[6:dash] {
 			m.shared = m.shared || strings.HasPrefix(tag, "shared:")
 			m.slave = m.slave || strings.HasPrefix(tag, "master:")
@@ -75,6 +77,9 @@ var mountsCheck = Check{
 		if s.daemon == nil || s.daemon.ChrootDir == "" {
 			return nil, nil // this Multus needs none: plugins run where the runtime runs them
 		}
+		if n.InPod {
+			return nil, errors.New("a container has mounts of its own: run it on the node, or give --root")
+		}
 		// The file is one of today's thick Multus, whose daemon enters the node's root through a mount (P10, P13).
 		var out []Finding
 		for _, path := range []string{"/", n.confDir(), n.binDir(), "/run/netns"} {
@@ -82,7 +87,7 @@ var mountsCheck = Check{
 			if !m.shared {
 				out = append(out, Finding{
 					Severity: Warning, Message: fmt.Sprintf("a daemon with chrootDir needs %s to be a shared mount, and it is private", path),
-					Evidence: fmt.Sprintf("chrootDir is %q in %s; mount %s (%s) is not shared in /proc/1/mountinfo", s.daemon.ChrootDir, daemonFile, m.point, m.fstype),
+					Evidence: fmt.Sprintf("chrootDir is %q in %s; mount %s (%s) is not shared in /proc/1/mountinfo", s.daemon.ChrootDir, n.daemonFile(), m.point, m.fstype),
 					Fix:      "remove chrootDir: this daemon needs no propagation. For today's Multus: mount --make-rshared " + filepath.Clean(m.point),
 				})
 				break

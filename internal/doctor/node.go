@@ -103,6 +103,14 @@ func (n *Node) exists(p string) bool {
 	return err == nil
 }
 
+// notMounted says that a directory of the node is not in the container that this runs in; nil where it can be seen.
+func (n *Node) notMounted(dir string) error {
+	if !n.InPod || n.exists(dir) {
+		return nil
+	}
+	return fmt.Errorf("%s is not mounted here", dir)
+}
+
 // list returns the names in a directory in order; a directory that is not there has none.
 func (n *Node) list(p string) ([]string, error) {
 	entries, err := os.ReadDir(n.path(p))
@@ -129,12 +137,31 @@ type setup struct {
 	conf *config.Plugin
 }
 
-// daemonFile is the daemon's configuration on the node; in a pod it is a mounted ConfigMap at the same place.
-const daemonFile = "/etc/cni/net.d/multus.d/daemon-config.json"
+// daemonFiles are where manifests mount the daemon's configuration into its pod: ours, and today's. On a node one is there
+// only if somebody has put it there.
+var daemonFiles = []string{"/etc/multus/daemon-config.json", "/etc/cni/net.d/multus.d/daemon-config.json"}
+
+// daemonFile is the one that exists.
+func (n *Node) daemonFile() string {
+	if i := slices.IndexFunc(daemonFiles, n.exists); i >= 0 {
+		return daemonFiles[i]
+	}
+	return daemonFiles[0]
+}
+
+// Configuration returns what an ADD on the node starts from: the CNI configuration that calls Multus, with the name of its
+// file, and the daemon's file, which the daemon lays over it. Each is nil if it is not there, or not seen from here.
+func (n *Node) Configuration() (file string, conf, daemon []byte) {
+	s := n.setup()
+	if s.conf.Type == "multus-shim" && s.daemon != nil {
+		daemon = s.daemon.Raw
+	}
+	return s.file, s.raw, daemon
+}
 
 func (n *Node) setup() *setup {
 	s := &setup{conf: &config.Plugin{}}
-	if b, err := n.read(daemonFile); err == nil {
+	if b, err := n.read(n.daemonFile()); err == nil {
 		s.daemon, _ = config.ParseDaemon(b) // what is wrong with it is the configuration check's to say
 	}
 	files, _ := n.confFiles()
@@ -159,7 +186,7 @@ func (n *Node) confDir() string {
 	if n.ConfDir != "" {
 		return n.ConfDir
 	}
-	if b, err := n.read(daemonFile); err == nil {
+	if b, err := n.read(n.daemonFile()); err == nil {
 		if d, err := config.ParseDaemon(b); err == nil && d.CNIConfigDir != "" && strings.Contains(string(b), "cniConfigDir") {
 			return d.HostPath(d.CNIConfigDir)
 		}

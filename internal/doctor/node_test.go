@@ -130,7 +130,7 @@ func (f *fake) runtime() {
 func (f *fake) configuration() {
 	cluster := filepath.Join(f.dist.ConfDir, "10-cluster.conflist")
 	f.write(cluster, `{"cniVersion":"1.0.0","name":"cluster","plugins":[{"type":"bridge","ipam":{"type":"host-local"}},{"type":"portmap"}]}`)
-	f.json(daemonFile, map[string]any{
+	f.json(daemonFiles[0], map[string]any{
 		"cniConfigDir": f.dist.ConfDir, "multusAutoconfigDir": f.dist.ConfDir, "binDir": f.dist.BinDir, "socketDir": "/run/multus",
 		"kubeletRoot": f.dist.KubeletRoot, "multusConfigFile": "auto",
 	})
@@ -262,10 +262,13 @@ func (f *fake) symlink(target, p string) {
 func (f *fake) chmod(p string, mode fs.FileMode) { f.check(os.Chmod(f.path(p), mode)) }
 
 // mount adds a line to the mounts.
-func (f *fake) mount(point, options string) {
+func (f *fake) mount(point, options string) { f.addMount(point, options, "rw") }
+
+// addMount also says how the file system is mounted for all.
+func (f *fake) addMount(point, options, super string) {
 	b, err := f.read("/proc/1/mountinfo")
 	f.check(err)
-	f.write("/proc/1/mountinfo", string(b)+fmt.Sprintf("90 22 0:90 / %s %s - ext4 /dev/vdb1 rw\n", point, options))
+	f.write("/proc/1/mountinfo", string(b)+fmt.Sprintf("90 22 0:90 / %s %s - ext4 /dev/vdb1 %s\n", point, options, super))
 }
 
 // cluster is an API server.

@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"context"
 	"debug/elf"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 )
 
 var pluginsCheck = Check{
@@ -17,15 +19,29 @@ var pluginsCheck = Check{
 	Run: func(ctx context.Context, n *Node) ([]Finding, error) {
 		users, err := wanted(ctx, n)
 		var out []Finding
+		var links []string
 		for _, name := range slices.Sorted(maps.Keys(users)) {
 			path := filepath.Join(n.binDir(), name)
+			if n.leadsOut(path) {
+				links = append(links, name)
+				continue
+			}
 			if f := program(n, path); f != nil {
 				f.Severity, f.Message = Error, fmt.Sprintf("plugin %s, which %s needs, %s", name, users[name], f.Message)
 				out = append(out, *f)
 			}
 		}
+		if len(links) > 0 {
+			err = errors.Join(err, fmt.Errorf("%s lead out of what is mounted here: run it on the node", strings.Join(links, ", ")))
+		}
 		return out, err
 	},
+}
+
+// leadsOut tells a link whose end a container does not show: k3s has its plugins elsewhere, and links in the directory.
+func (n *Node) leadsOut(path string) bool {
+	_, err := os.Readlink(filepath.Join(n.path(filepath.Dir(path)), filepath.Base(path)))
+	return n.InPod && err == nil && !n.exists(path)
 }
 
 // wanted are the names of the plugins and who needs each first.

@@ -2,9 +2,11 @@ package doctor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 )
 
 var readonlyCheck = Check{
@@ -12,13 +14,17 @@ var readonlyCheck = Check{
 	Run: func(_ context.Context, n *Node) ([]Finding, error) {
 		var out []Finding
 		table, err := n.mountTable()
-		for _, dir := range []struct{ what, path, key string }{
-			{"CNI configuration directory", n.confDir(), "cniConfigDir"},
-			{"plugin directory", n.binDir(), "binDir"},
-			{"state directory", n.stateDir(), "cniDir"},
-			{"socket directory", n.setup().socketDir(), "socketDir"},
+		for _, dir := range []directory{
+			{"CNI configuration directory", n.confDir(), "cniConfigDir", false},
+			{"plugin directory", n.binDir(), "binDir", false},
+			{"state directory", n.stateDir(), "cniDir", true},
+			{"socket directory", n.setup().socketDir(), "socketDir", false},
 		} {
-			if f := writable(n, table, dir.what, dir.path, dir.key); f != nil {
+			if n.InPod && mountOf(table, n.real(dir.path)).point == "/" {
+				err = errors.Join(err, fmt.Errorf("the %s %s is not mounted here", dir.what, dir.path))
+				continue
+			}
+			if f := writable(n, table, dir); f != nil {
 				out = append(out, *f)
 			}
 		}
@@ -39,8 +45,16 @@ func (s *setup) socketDir() string {
 	return "/run/multus"
 }
 
+// directory is one that Multus writes to; key names it in the daemon's configuration. The daemon itself only reads some, and
+// its pod has those read-only.
+type directory struct {
+	what, path, key string
+	podReads        bool
+}
+
 // writable looks at one directory. One that does not exist is on the mount of its parents, where it would be made.
-func writable(n *Node, table []mount, what, path, key string) *Finding {
+func writable(n *Node, table []mount, d directory) *Finding {
+	what, path := d.what, d.path
 	if info, err := os.Lstat(n.path(path)); err == nil && info.Mode().Type() != fs.ModeDir {
 		return &Finding{
 			Severity: Error, Message: fmt.Sprintf("the %s is no directory", what), Evidence: fmt.Sprintf("%s has mode %s", path, info.Mode()),
@@ -48,11 +62,15 @@ func writable(n *Node, table []mount, what, path, key string) *Finding {
 		}
 	}
 	m := mountOf(table, n.real(path))
-	if !m.has("ro") {
+	readOnly := m.has("ro")
+	if n.InPod && d.podReads {
+		readOnly = slices.Contains(m.super, "ro")
+	}
+	if !readOnly {
 		return nil
 	}
 	return &Finding{
 		Severity: Error, Message: fmt.Sprintf("the %s %s cannot be written", what, path), Evidence: fmt.Sprintf("mount %s (%s) is read-only", m.point, m.fstype),
-		Fix: fmt.Sprintf("set %s to a directory that can be written (deploy/overlays/readonly-fs), or mount -o remount,rw %s", key, m.point),
+		Fix: fmt.Sprintf("set %s to a directory that can be written (deploy/overlays/readonly-fs), or mount -o remount,rw %s", d.key, m.point),
 	}
 }

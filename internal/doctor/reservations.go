@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -32,7 +34,11 @@ var reservationsCheck = Check{
 		}
 		var out []Finding
 		var errs []error
-		for dir := range dirs {
+		for _, dir := range slices.Sorted(maps.Keys(dirs)) {
+			if err := n.notMounted(dir); err != nil {
+				errs = append(errs, err)
+				continue
+			}
 			names, err := n.list(dir)
 			errs = append(errs, err)
 			for _, name := range names {
