@@ -25,8 +25,13 @@ const (
 	Usage = 2
 )
 
+// exitCode ends a verb that has printed already all that there is to say.
+type exitCode int
+
+func (c exitCode) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
+
 // errFound ends a verb whose findings are printed already.
-var errFound = errors.New("findings")
+const errFound = exitCode(Found)
 
 // usageError is a mistake in the command line.
 type usageError struct{ error }
@@ -49,11 +54,12 @@ func Run(ctx context.Context, env Env) int {
 	cmd.SetArgs(env.Args[1:])
 	err := cmd.ExecuteContext(ctx)
 	var usage usageError
+	var printed exitCode
 	switch {
 	case err == nil:
 		return OK
-	case errors.Is(err, errFound):
-		return Found
+	case errors.As(err, &printed):
+		return int(printed)
 	case errors.As(err, &usage):
 		fmt.Fprintf(env.Stderr, "error: %v\n\nSee '%s --help'.\n", err, cmd.DisplayName())
 		return Usage

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 
 	"multus/internal/config"
 	"multus/internal/device"
+	"multus/internal/doctor"
 	"multus/internal/engine/ledger"
 	"multus/internal/host/plugin"
 	"multus/internal/link"
@@ -18,6 +20,7 @@ import (
 
 // deviceRow is an interface of the node as it is printed.
 type deviceRow struct {
+	// Name is "" for a device that programs drive: it has an address only.
 	Name string `json:"name"`
 	Type string `json:"type,omitempty"`
 	MAC  string `json:"mac,omitempty"`
@@ -36,15 +39,26 @@ type deviceReason struct {
 }
 
 func (a *app) devicesCommand() *cobra.Command {
-	var dir, locks string
+	var dir, locks, node string
 	var addresses []string
 	c := &cobra.Command{
 		Use:   "devices",
 		Short: "List the interfaces of this node: which are free for a pod, and why the others are not",
 		Long: "List the interfaces of this node: which are free for a pod (host-device), and why the others are not. It decides as\n" +
 			"ADD does. Interfaces that a pod has are listed too, with the pod.",
-		RunE: func(*cobra.Command, []string) error {
-			inv, err := inventory(dir, locks, addresses)
+		Example: "  multusctl devices\n  kubectl multus devices --node worker-3",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !a.here(node) {
+				return a.onNode(cmd.Context(), node, nil, passedOn(cmd)...)
+			}
+			conf := a.nodePlugin()
+			if !cmd.Flags().Changed("node-address") {
+				addresses = conf.NodeAddresses
+			}
+			if !cmd.Flags().Changed("state-dir") {
+				dir = cmp.Or(conf.CNIDir, dir)
+			}
+			inv, err := a.inventory(dir, locks, addresses)
 			if err != nil {
 				return err
 			}
@@ -56,20 +70,37 @@ func (a *app) devicesCommand() *cobra.Command {
 					if r.Free {
 						free = "yes"
 					}
-					table = append(table, []string{r.Name, dash(r.Type), dash(r.MAC), dash(r.Bus), free, dash(r.why())})
+					table = append(table, []string{dash(r.Name), dash(r.Type), dash(r.MAC), dash(r.Bus), free, dash(r.why())})
 				}
 				columns(w, table...)
 			})
 		},
 	}
-	c.Flags().StringVar(&dir, "state-dir", config.DefaultCNIDir, "the state `directory`, cniDir of the CNI configuration")
+	a.nodeFlag(c, &node)
+	a.source.addKubeconfig(c.Flags())
+	c.Flags().StringVar(&dir, "state-dir", config.DefaultCNIDir, "the state `directory` (default: cniDir of the node's configuration)")
 	c.Flags().StringVar(&locks, "lock-file", plugin.LockFile, "the `file` of the locks")
-	c.Flags().StringSliceVar(&addresses, "node-address", nil, "`address` by which the cluster knows this node, as nodeAddresses of the configuration")
+	c.Flags().StringSliceVar(&addresses, "node-address", nil, "`address` by which the cluster knows this node (default: nodeAddresses of the node's configuration)")
 	return c
 }
 
+// nodePlugin is the configuration that an ADD on this node would have, empty as far as there is none to be read.
+func (a *app) nodePlugin() *config.Plugin {
+	_, raw, daemon := (&doctor.Node{Root: "/", InPod: a.inPod()}).Configuration()
+	if d, err := config.ParseDaemon(daemon); err == nil && raw != nil {
+		if laid, err := d.ForRequest(raw); err == nil {
+			raw = laid
+		}
+	}
+	conf, err := config.ParsePlugin(raw)
+	if err != nil {
+		return &config.Plugin{}
+	}
+	return conf
+}
+
 // inventory is what there is on the node that this process is on, and who has it.
-func inventory(dir, locks string, addresses []string) (_ *device.Inventory, err error) {
+func (a *app) inventory(dir, locks string, addresses []string) (_ *device.Inventory, err error) {
 	claims, err := (&ledger.Store{Dir: dir, Log: slog.New(slog.DiscardHandler)}).Claims(locks)
 	if err != nil {
 		return nil, err
@@ -82,6 +113,12 @@ func inventory(dir, locks string, addresses []string) (_ *device.Inventory, err 
 	inv, err := device.Look(ns, claims, device.ParseAddresses(addresses))
 	if err != nil {
 		return nil, fmt.Errorf("list devices of the node: %w", err)
+	}
+	if a.inPod() {
+		// A pod sees no network namespace of another one. What the ledger has is attached, as far as it can be known.
+		for i := range inv.Claims {
+			inv.Claims[i].Gone, inv.Claims[i].Attached = false, true
+		}
 	}
 	return inv, nil
 }

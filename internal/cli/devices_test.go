@@ -51,7 +51,7 @@ func TestDevices(t *testing.T) {
 		write(t, conf, `{"cniVersion":"1.0.0","name":"m","type":"multus","delegates":[{"name":"c","type":"host-device","device":"free0"}],"binDir":"`+
 			filepath.Join(dir, "bin")+`","cniDir":"`+filepath.Join(dir, "state")+`","nodeAddresses":["192.0.2.2"]}`)
 		code, out, errs = call(t, nil, "explain", "-f", objects, "--config", conf)
-		if code != OK || !strings.Contains(out, `ADD would fail: device "uplink" of network default/nic is not free`) || strings.Contains(out, `device "free0"`) {
+		if code != Found || !strings.Contains(out, `ADD would fail: device "uplink" of network default/nic is not free`) || strings.Contains(out, `device "free0"`) {
 			t.Errorf("%d %s%s", code, out, errs)
 		}
 	})

@@ -33,7 +33,7 @@ func (a *app) doctorCommand() *cobra.Command {
 			"  kubectl multus doctor --node worker-3\n  multusctl doctor --root /host",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !a.here(node) && root == "/" {
-				return a.onNode(cmd.Context(), node, "doctor")
+				return a.onNode(cmd.Context(), node, nil, passedOn(cmd)...)
 			}
 			n, err := a.node(root, node)
 			if err != nil {
@@ -44,7 +44,7 @@ func (a *app) doctorCommand() *cobra.Command {
 		},
 	}
 	a.source.add(c.Flags())
-	c.Flags().StringVar(&node, "node", a.Getenv("MULTUS_NODE_NAME"), "`name` of the node (default: this one)")
+	a.nodeFlag(c, &node)
 	c.Flags().StringVar(&confDir, "conf-dir", "", "`directory` from which the runtime loads its CNI configuration (default: the daemon's configuration, else the distribution's)")
 	c.Flags().StringVar(&root, "root", "/", "`directory` where the node's file system is seen")
 	return c
@@ -53,7 +53,7 @@ func (a *app) doctorCommand() *cobra.Command {
 // node is the node that this process runs on, as the doctor sees it.
 func (a *app) node(root, name string) (*doctor.Node, error) {
 	n := &doctor.Node{
-		Name: name, Root: root, Arch: runtime.GOARCH, InPod: root == "/" && a.Getenv("KUBERNETES_SERVICE_HOST") != "",
+		Name: name, Root: root, Arch: runtime.GOARCH, InPod: root == "/" && a.inPod(),
 		Interfaces: interfaces, Version: versionOf, DaemonVersion: daemonVersion, Now: time.Now(),
 	}
 	if n.Name == "" {

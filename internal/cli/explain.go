@@ -2,27 +2,21 @@ package cli
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 
-	"multus/internal/autoconf"
 	"multus/internal/config"
 	"multus/internal/device"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
 	"multus/internal/fault"
-	"multus/internal/host/plugin"
 	"multus/internal/source/file"
 	"multus/internal/source/podresources"
 )
@@ -36,6 +30,8 @@ type explainOutput struct {
 	*plan.Explanation
 	// Notes are what the explanation takes for granted, and what the resolver logs at ADD.
 	Notes []string `json:"notes,omitempty"`
+	// Problems are what an ADD would meet on this node: plugins that are not there, devices that the pod may not have.
+	Problems []string `json:"problems,omitempty"`
 	// Failure is why an ADD of the pod would fail; nothing would be attached then.
 	Failure *failure `json:"failure,omitempty"`
 }
@@ -51,6 +47,7 @@ type failure struct {
 type explain struct {
 	*app
 	files        []string
+	node         string
 	conf, daemon string
 	devices      []string
 	notes        []string
@@ -59,32 +56,43 @@ type explain struct {
 	podsIn       *source
 }
 
+var errNoPod = errors.New("name a pod, or give -f FILE")
+
 func (a *app) explainCommand() *cobra.Command {
 	e := &explain{app: a}
 	c := &cobra.Command{
 		Use:   "explain pod NAMESPACE/NAME | -f FILE",
 		Short: "Show what would be attached to a pod, and where every value comes from",
 		Long: "Show what would be attached to a pod: each network, where every value comes from, and the exact configuration that\n" +
-			"each plugin gets. It is a dry run by the code of ADD itself: nothing is attached and nothing is written.",
-		Example: "  multusctl explain pod team-a/web-0\n  multusctl explain -f networks.yaml -f pod.yaml\n  multusctl explain -f pod.yaml --config 00-multus.conf --device vendor.example/nic=0000:3b:02.1",
-		Args:    cobra.MaximumNArgs(2),
-		RunE:    func(cmd *cobra.Command, args []string) error { return e.run(cmd.Context(), args) },
+			"each plugin gets. It is a dry run by the code of ADD itself: nothing is attached and nothing is written. On a node it\n" +
+			"starts from the node's configuration, and says which plugins and devices ADD would not get there. With --node all of\n" +
+			"this is that of another node: it runs in the daemon's pod there, by kubectl, with the daemon's rights.",
+		Example: "  multusctl explain pod team-a/web-0\n  kubectl multus explain pod team-a/web-0 --node worker-3\n  kubectl multus explain -f pod.yaml --node worker-3\n" +
+			"  multusctl explain -f networks.yaml -f pod.yaml\n  multusctl explain -f pod.yaml --config 00-multus.conf --device vendor.example/nic=0000:3b:02.1",
+		Args: cobra.MaximumNArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 && args[0] == "pod" {
+				args = args[1:]
+			}
+			if len(args) > 1 {
+				return usageError{fmt.Errorf("too many arguments: want pod NAMESPACE/NAME")}
+			}
+			if !e.here(e.node) {
+				return e.there(cmd, args)
+			}
+			return e.run(cmd.Context(), args)
+		},
 	}
 	a.source.add(c.Flags())
-	c.Flags().StringArrayVarP(&e.files, "filename", "f", nil, "`file` with pods and definitions; may be repeated. Definitions that no file has are asked of the cluster or --networks-dir")
-	c.Flags().StringVar(&e.conf, "config", "", "CNI configuration `file` of the node (default: /etc/cni/net.d/"+autoconf.FileName+" if it is there)")
-	c.Flags().StringVar(&e.daemon, "daemon-config", "", "the daemon's configuration `file`, which it lays over that of each request")
+	c.Flags().StringArrayVarP(&e.files, "filename", "f", nil, "`file` with pods and definitions, or - for standard input; may be repeated. Definitions that no file has are asked of the cluster or --networks-dir")
+	a.nodeFlag(c, &e.node)
+	c.Flags().StringVar(&e.conf, "config", "", "CNI configuration `file` of the node (default: the one that calls Multus on this node)")
+	c.Flags().StringVar(&e.daemon, "daemon-config", "", "the daemon's configuration `file`, which it lays over that of each request (default: that of this node, without --config)")
 	c.Flags().StringArrayVar(&e.devices, "device", nil, "`RESOURCE=ID`: a device that the kubelet would give to the pod; may be repeated (default: ask the kubelet of this node)")
 	return c
 }
 
 func (e *explain) run(ctx context.Context, args []string) error {
-	if len(args) > 0 && args[0] == "pod" {
-		args = args[1:]
-	}
-	if len(args) > 1 {
-		return usageError{fmt.Errorf("too many arguments: want pod NAMESPACE/NAME")}
-	}
 	if err := e.connect(); err != nil {
 		return err
 	}
@@ -107,7 +115,7 @@ func (e *explain) run(ctx context.Context, args []string) error {
 		if err != nil {
 			return err
 		}
-		failed = failed || out.Failure != nil
+		failed = failed || out.Failure != nil || len(out.Problems) > 0
 		all = append(all, *out)
 	}
 	err = e.print(map[string]any{"pods": all}, func(w io.Writer) {
@@ -135,15 +143,15 @@ func (e *explain) connect() error {
 	if err != nil && !errors.Is(err, errNoSource) {
 		return err
 	}
-	var paths []string
-	for _, f := range e.files {
-		more, err := expand(f)
-		if err != nil {
-			return err
-		}
-		paths = append(paths, more...)
+	read, err := e.readFiles(e.files)
+	if err != nil {
+		return err
 	}
-	files := fileSource(file.Options{Files: paths})
+	o := file.Options{Contents: map[string][]byte{}}
+	for _, f := range read {
+		o.Files, o.Contents[f.Name] = append(o.Files, f.Name), f.Data
+	}
+	files := fileSource(o)
 	l := layered{files: files, rest: rest}
 	e.networks, e.pods, e.podsIn = l, l, files
 	return nil
@@ -156,7 +164,7 @@ func (e *explain) wanted(ctx context.Context, args []string) ([]plan.Ref, error)
 		return []plan.Ref{ref}, err
 	}
 	if len(e.files) == 0 {
-		return nil, usageError{errors.New("name a pod, or give -f FILE")}
+		return nil, usageError{errNoPod}
 	}
 	pods, err := e.podsIn.pods(ctx, "")
 	if err != nil {
@@ -172,27 +180,15 @@ func (e *explain) wanted(ctx context.Context, args []string) ([]plan.Ref, error)
 	return out, nil
 }
 
-// configuration is the CNI configuration of the node, as the runtime would pass it.
+// configuration is the CNI configuration of the node, as the runtime would pass it and the daemon would read it.
 func (e *explain) configuration() ([]byte, error) {
-	path := cmp.Or(e.conf, "/etc/cni/net.d/"+autoconf.FileName)
-	conf, err := os.ReadFile(path)
-	switch {
-	case e.conf == "" && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)):
-		conf = []byte(stranger)
-		e.notes = append(e.notes, "the cluster network is not known here: give --config with the node's "+autoconf.FileName)
-	case err != nil:
-		return nil, fmt.Errorf("read CNI configuration: %w", err)
+	conf, daemon, err := e.nodeFiles()
+	if err != nil || daemon == nil {
+		return conf, err
 	}
-	if e.daemon == "" {
-		return conf, nil
-	}
-	b, err := os.ReadFile(e.daemon)
+	d, err := config.ParseDaemon(daemon)
 	if err != nil {
-		return nil, fmt.Errorf("read the daemon's configuration: %w", err)
-	}
-	d, err := config.ParseDaemon(b)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", e.daemon, err)
+		return nil, fmt.Errorf("the daemon's configuration: %w", err)
 	}
 	return d.ForRequest(conf)
 }
@@ -240,7 +236,7 @@ func (e *explain) explainPod(ctx context.Context, ref plan.Ref, raw []byte, devi
 		out.Explanation, err = plan.Explain(p, req, conf)
 	}
 	if err == nil {
-		out.Notes = append(out.Notes, e.onThisNode(p, conf)...)
+		out.Problems = e.onThisNode(p, conf)
 	}
 	if err != nil {
 		ce := fault.ToCNI(err)
@@ -250,43 +246,6 @@ func (e *explain) explainPod(ctx context.Context, ref plan.Ref, raw []byte, devi
 		out.Notes = append(out.Notes, strings.TrimSpace(line))
 	}
 	return out, nil
-}
-
-// onThisNode tells what an ADD on this machine would meet, if it is a node at all: plugins that are not there, devices
-// that a pod may not have.
-func (e *explain) onThisNode(p *plan.Plan, conf *config.Plugin) []string {
-	if info, err := os.Stat(p.Dirs.Binary); err != nil || !info.IsDir() {
-		return nil
-	}
-	var out []string
-	var asked []device.Reference
-	for i := range p.Attachments {
-		a := &p.Attachments[i]
-		for _, typ := range a.Config.Types() {
-			if _, err := os.Stat(filepath.Join(p.Dirs.Binary, typ)); err != nil {
-				out = append(out, fmt.Sprintf("plugin %s of network %s is not in %s: on this machine ADD would look for it in the runtime's directories, and fail", typ, a.Name, p.Dirs.Binary))
-			}
-		}
-		refs, err := device.References(a.Name, a.Config, a.RuntimeConfig)
-		if err != nil {
-			out = append(out, fmt.Sprintf("ADD would fail: network %s: %v", a.Name, err))
-		}
-		asked = append(asked, refs...)
-	}
-	if len(asked) == 0 {
-		return out
-	}
-	inv, err := inventory(p.Dirs.State, plugin.LockFile, conf.NodeAddresses)
-	if err != nil {
-		return append(out, fmt.Sprintf("the devices of this machine are not known: %v", err))
-	}
-	for _, ref := range asked {
-		var refusal *device.Refusal
-		if _, err := inv.Judge(ref); errors.As(err, &refusal) {
-			out = append(out, fmt.Sprintf("on this machine ADD would fail: %v; %s", refusal, refusal.Next()))
-		}
-	}
-	return out
 }
 
 func withoutTime(_ []string, a slog.Attr) slog.Attr {
@@ -311,6 +270,9 @@ func (e *explain) write(w io.Writer, o *explainOutput) {
 				fmt.Fprintf(w, "   %s gets\n     %s\n", d.Type, indented(d.Config))
 			}
 		}
+	}
+	for _, p := range o.Problems {
+		fmt.Fprintf(w, "\n%s %s\n", e.paint(red, "on this node:"), p)
 	}
 	for _, n := range o.Notes {
 		fmt.Fprintf(w, "\n%s %s\n", e.paint(yellow, "note:"), n)

@@ -23,8 +23,12 @@ type sourceFlags struct {
 }
 
 func (s *sourceFlags) add(flags *pflag.FlagSet) {
-	flags.StringVar(&s.kubeconfig, "kubeconfig", "", "kubeconfig `file` (default: KUBECONFIG, ~/.kube/config, or the cluster that this runs in)")
+	s.addKubeconfig(flags)
 	flags.StringVar(&s.networksDir, "networks-dir", "", "read definitions and pods from the YAML files of this `directory`, not from a cluster")
+}
+
+func (s *sourceFlags) addKubeconfig(flags *pflag.FlagSet) {
+	flags.StringVar(&s.kubeconfig, "kubeconfig", "", "kubeconfig `file` (default: KUBECONFIG, ~/.kube/config, or the cluster that this runs in)")
 }
 
 // source is where definitions and pods come from.

@@ -19,14 +19,16 @@ import (
 // many is how many pods the Deployments have.
 const many = 20
 
+// k3s has most directories of its own.
+var k3s = cluster.Paths{
+	Conf: "/var/lib/rancher/k3s/agent/etc/cni/net.d", Bin: "/var/lib/rancher/k3s/data/cni", Plugins: "/var/lib/rancher/k3s/data/0123abcd/bin",
+	Containerd: "/var/lib/rancher/k3s/agent/containerd", Run: "/run/k3s/containerd",
+}
+
 // TestRoots: the root file systems and the directories of distributions, on which nothing may have to be changed but the
 // overlay that is applied. A private root is TestNode's.
 func TestRoots(t *testing.T) {
 	k0s := cluster.Paths{Kubelet: "/var/lib/k0s/kubelet", Containerd: "/var/lib/k0s/containerd", Run: "/run/k0s"}
-	k3s := cluster.Paths{
-		Conf: "/var/lib/rancher/k3s/agent/etc/cni/net.d", Bin: "/var/lib/rancher/k3s/data/cni", Plugins: "/var/lib/rancher/k3s/data/0123abcd/bin",
-		Containerd: "/var/lib/rancher/k3s/agent/containerd", Run: "/run/k3s/containerd",
-	}
 	microk8s := cluster.Paths{
 		Current: "/var/snap/microk8s/current",
 		Conf:    "/var/snap/microk8s/current/args/cni-network", Bin: "/var/snap/microk8s/current/opt/cni/bin",

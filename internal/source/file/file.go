@@ -26,6 +26,8 @@ type Options struct {
 	Dir string
 	// Files are read in place of those of Dir, in this order.
 	Files []string
+	// Contents are those of Files that have been read already, such as standard input, by name.
+	Contents map[string][]byte
 	// StateDir receives <namespace>_<name>.json (annotations) and <namespace>_<name>.events.jsonl. It is made
 	// when needed.
 	StateDir string

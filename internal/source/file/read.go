@@ -91,6 +91,11 @@ func wanted(name string) bool {
 // refresh returns the file as it is now, nil when it is none or has gone; s.mu is held. A decoded file is never
 // changed, because others may be reading it.
 func (s *Source) refresh(path string) *decoded {
+	if data, ok := s.options.Contents[path]; ok {
+		f := &decoded{path: path}
+		f.objects, f.problems = decode(path, data)
+		return f
+	}
 	info, err := os.Stat(path) // follows the links of a mounted ConfigMap
 	if errors.Is(err, fs.ErrNotExist) || err == nil && info.IsDir() {
 		return nil

@@ -1,0 +1,111 @@
+package cli
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"multus/internal/autoconf"
+	"multus/internal/config"
+	"multus/internal/device"
+	"multus/internal/doctor"
+	"multus/internal/engine/plan"
+	"multus/internal/host/plugin"
+)
+
+// there explains on another node. The files go along; what says how a node is would be wrong there.
+func (e *explain) there(cmd *cobra.Command, pod []string) error {
+	if e.conf != "" || e.daemon != "" {
+		return usageError{errors.New("--config and --daemon-config say how a node is, and --node asks the node: give one or the other")}
+	}
+	args := passedOn(cmd)
+	switch {
+	case len(pod) > 0:
+		ref, err := parseRef(pod[0])
+		if err != nil {
+			return err
+		}
+		args = append(args, "pod", ref.String())
+	case len(e.files) == 0:
+		return usageError{errNoPod}
+	}
+	if len(e.files) == 0 {
+		return e.onNode(cmd.Context(), e.node, nil, args...)
+	}
+	files, err := e.readFiles(e.files)
+	if err != nil {
+		return err
+	}
+	var all bytes.Buffer
+	for _, f := range files {
+		fmt.Fprintf(&all, "---\n%s\n", f.Data)
+	}
+	return e.onNode(cmd.Context(), e.node, all.Bytes(), append(args, "--filename=-")...)
+}
+
+// nodeFiles are the configurations of the plugin and of the daemon: those of the flags, else those of this node.
+func (e *explain) nodeFiles() (conf, daemon []byte, err error) {
+	if e.conf != "" {
+		if conf, err = os.ReadFile(e.conf); err != nil {
+			return nil, nil, fmt.Errorf("read CNI configuration: %w", err)
+		}
+	} else {
+		_, conf, daemon = (&doctor.Node{Root: "/", InPod: e.inPod()}).Configuration()
+	}
+	if conf == nil {
+		conf = []byte(stranger)
+		e.notes = append(e.notes, "the cluster network is not known here: give --config with the node's "+autoconf.FileName+", or --node")
+	}
+	if e.daemon != "" {
+		if daemon, err = os.ReadFile(e.daemon); err != nil {
+			return nil, nil, fmt.Errorf("read the daemon's configuration: %w", err)
+		}
+	}
+	return conf, daemon, nil
+}
+
+// onThisNode tells what an ADD on this machine would meet, if it is a node at all.
+func (e *explain) onThisNode(p *plan.Plan, conf *config.Plugin) []string {
+	if info, err := os.Stat(p.Dirs.Binary); err != nil || !info.IsDir() {
+		return nil
+	}
+	stat := os.Stat
+	if e.inPod() {
+		stat = os.Lstat // a link may lead to what is not mounted
+	}
+	var out []string
+	var asked []device.Reference
+	for i := range p.Attachments {
+		a := &p.Attachments[i]
+		for _, typ := range a.Config.Types() {
+			if _, err := stat(filepath.Join(p.Dirs.Binary, typ)); err != nil {
+				out = append(out, fmt.Sprintf("plugin %s of network %s is not in %s: ADD would look for it in the runtime's directories, and fail", typ, a.Name, p.Dirs.Binary))
+			}
+		}
+		refs, err := device.References(a.Name, a.Config, a.RuntimeConfig)
+		if err != nil {
+			out = append(out, fmt.Sprintf("ADD would fail: network %s: %v", a.Name, err))
+		}
+		asked = append(asked, refs...)
+	}
+	if len(asked) == 0 {
+		return out
+	}
+	inv, err := e.inventory(p.Dirs.State, plugin.LockFile, conf.NodeAddresses)
+	if err != nil {
+		return append(out, fmt.Sprintf("the devices of this machine are not known: %v", err))
+	}
+	for _, ref := range asked {
+		var refusal *device.Refusal
+		_, err := inv.Judge(ref)
+		if !errors.As(err, &refusal) || refusal.Holder != nil && refusal.Holder.Pod == p.Pod.Namespace+"/"+p.Pod.Name {
+			continue // that the pod itself has it already is as it should be
+		}
+		out = append(out, fmt.Sprintf("ADD would fail: %v; %s", refusal, refusal.Next()))
+	}
+	return out
+}
