@@ -97,6 +97,24 @@ func Ours(conf []byte) bool {
 	return callsMultus(v)
 }
 
+// Passed is what a runtime passes to Multus of a CNI configuration that calls it: the file, or of a list, as the thin
+// deployment writes one, the plugin that is Multus with name and version of the list. Anything else is returned as it is.
+func Passed(conf []byte) []byte {
+	list, err := libcni.NetworkConfFromBytes(conf)
+	if err != nil {
+		return conf
+	}
+	for _, p := range list.Plugins {
+		if p.Network.Type != "multus" && p.Network.Type != "multus-shim" {
+			continue
+		}
+		if p, err = libcni.InjectConf(p, map[string]any{"name": list.Name, "cniVersion": list.CNIVersion}); err == nil {
+			return p.Bytes
+		}
+	}
+	return conf
+}
+
 func callsMultus(v any) bool {
 	switch v := v.(type) {
 	case []any:

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"multus/internal/autoconf"
 	"multus/internal/config"
 	"multus/internal/lint"
 )
@@ -62,7 +63,7 @@ func lintSettings(o *lint.Options, file string) error {
 	if err != nil {
 		return fmt.Errorf("read configuration: %w", err)
 	}
-	conf, err := config.ParsePlugin(b)
+	conf, err := config.ParsePlugin(autoconf.Passed(b))
 	if err != nil {
 		return fmt.Errorf("%s: %w", file, err)
 	}

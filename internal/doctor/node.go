@@ -133,7 +133,7 @@ type setup struct {
 	daemon *config.Daemon
 	// file is the configuration in the slot that calls Multus, "" without one; conf is its content.
 	file string
-	raw  []byte
+	raw  []byte // as the plugin gets it
 	conf *config.Plugin
 }
 
@@ -167,7 +167,7 @@ func (n *Node) setup() *setup {
 	files, _ := n.confFiles()
 	for _, f := range files {
 		if autoconf.Ours(f.data) {
-			s.file, s.raw = f.path, f.data
+			s.file, s.raw = f.path, autoconf.Passed(f.data)
 			break
 		}
 	}

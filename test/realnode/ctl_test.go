@@ -36,7 +36,7 @@ func TestOtherNode(t *testing.T) {
 		{"explain", func(t *testing.T) { n.explained(t, w) }},
 		{"explain what would fail", func(t *testing.T) { w.wouldFail(t) }},
 		{"no such node", func(t *testing.T) { w.noNode(t) }},
-		{"healthy, thin", func(t *testing.T) { n.install(t, "overlays/thin"); w.healthy(t) }},
+		{"thin", func(t *testing.T) { n.install(t, "overlays/thin"); w.healthy(t); n.explained(t, w) }},
 	} {
 		if !t.Run(scenario.name, scenario.run) {
 			return
