@@ -176,7 +176,7 @@ func TestGenerate(t *testing.T) {
 	}
 }
 
-// TestPassed: of a list, as the thin deployment writes one, Multus gets its own part (behaviour.md G12).
+// TestPassed: of a list, as the thin deployment writes one, Multus gets its own part (behaviour.md G9).
 func TestPassed(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct{ in, want string }{

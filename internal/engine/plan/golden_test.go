@@ -223,7 +223,7 @@ func (b *bench) sources(tb testing.TB, which, devices string) {
 			return a
 		},
 	}))
-	b.resolver = &plan.Resolver{Log: log, Missing: func(pod *plan.Pod, m *plan.MissingNetworkError) {
+	b.resolver = &plan.Resolver{Log: log, Missing: func(_ string, pod *plan.Pod, m *plan.MissingNetworkError) {
 		fmt.Fprintf(b.told, "event for pod %s uid %q: %v\n", pod.Ref, pod.UID, m)
 	}}
 	source := file.New(file.Options{Dir: filepath.Join(b.dir, "objects")})

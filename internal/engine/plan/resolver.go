@@ -26,8 +26,8 @@ type Resolver struct {
 	Pods     Pods
 	Devices  Devices
 	// Missing, if set, is told of each definition that a pod needs and that cannot be had
-	// (behaviour.md B8), also where the plan can do without it (B30).
-	Missing func(pod *Pod, missing *MissingNetworkError)
+	// (behaviour.md B8), also where the plan can do without it (B30), and for which request.
+	Missing func(containerID string, pod *Pod, missing *MissingNetworkError)
 	// PhysicalFunction, if set, tells to which device a virtual function belongs, by PCI address, "" if it cannot be told.
 	PhysicalFunction func(device string) string
 	Log              *slog.Logger
@@ -411,7 +411,7 @@ func (p *planning) lookUp(ctx context.Context, ref Ref) (*Definition, error) {
 	}
 	missing := &MissingNetworkError{Ref: ref, Err: err}
 	if p.Missing != nil && p.pod != nil {
-		p.Missing(p.pod, missing)
+		p.Missing(p.req.ContainerID, p.pod, missing)
 	}
 	return nil, missing
 }

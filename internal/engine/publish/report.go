@@ -242,15 +242,15 @@ func dns(d *types.DNS) DNS {
 }
 
 // Missing is the report of a definition that a pod needs and that cannot be had (behaviour.md B8).
-func Missing(pod Pod, message string) *Report {
-	return &Report{Command: "ADD", Pod: pod, Failure: &Failure{Missing: true, Message: message}}
+func Missing(pod Pod, containerID, message string) *Report {
+	return &Report{Command: "ADD", Pod: pod, ContainerID: containerID, Failure: &Failure{Missing: true, Message: message}}
 }
 
 // Events returns the events of a report (behaviour.md D25, O60, O61; O64).
 func Events(r *Report) ([]Event, error) {
 	var out []Event
 	if f := r.Failure; f != nil && f.Missing {
-		out = append(out, Event{Type: Warning, Reason: "NoNetworkFound", Message: f.Message})
+		out = append(out, Event{Type: Warning, Reason: "NoNetworkFound", Message: f.Message, ContainerID: r.ContainerID})
 	}
 	if f := r.Failure; f != nil && f.Tell {
 		out = append(out, Event{Type: Warning, Reason: "FailedAddingInterface", Message: f.Message, ContainerID: r.ContainerID, Seldom: true})
@@ -272,7 +272,7 @@ func Events(r *Report) ([]Event, error) {
 		if a.Name != "" {
 			message += " from " + a.Name
 		}
-		out = append(out, Event{Type: Normal, Reason: "AddedInterface", Message: message})
+		out = append(out, Event{Type: Normal, Reason: "AddedInterface", Message: message, ContainerID: r.ContainerID})
 	}
 	return out, nil
 }

@@ -258,7 +258,7 @@ func TestEvents(t *testing.T) {
 		}},
 		{"D25 an interface without an address", &Report{Attached: []Attached{attached("a", "net1", false, `{"cniVersion":"1.0.0","interfaces":[{"name":"net1"}]}`)}}, []Event{{Normal, "AddedInterface", "Add net1 [] from a", false, ""}}},
 		{"D25 B45 nothing", &Report{Attached: []Attached{attached("aux", "net1", false, `{"cniVersion":"1.0.0"}`)}}, nil},
-		{"B8 O61 M22", Missing(Pod{Namespace: "ns", Name: "p"}, "cannot find x"), []Event{{Warning, "NoNetworkFound", "cannot find x", false, ""}}},
+		{"B8 O61 M22", Missing(Pod{Namespace: "ns", Name: "p"}, "0123456789abcdef", "cannot find x"), []Event{{Warning, "NoNetworkFound", "cannot find x", false, "0123456789abcdef"}}},
 		{"O64 a failure that is told, with its request", &Report{ContainerID: "0123456789abcdef", Failure: &Failure{Tell: true, Message: "x"}}, []Event{{Warning, "FailedAddingInterface", "x", true, "0123456789abcdef"}}},
 		{"O64 another failure, what was there before it", &Report{Attached: []Attached{attached("cbr0", "eth0", true, one)}, Failure: &Failure{Message: "x"}}, []Event{{Normal, "AddedInterface", "Add eth0 [10.244.1.73/24] from cbr0", false, ""}}},
 	}

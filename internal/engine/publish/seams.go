@@ -28,12 +28,18 @@ type Event struct {
 	// Seldom: the same event about the same pod is worth telling once a minute, whoever tells it. A runtime tries a
 	// failed ADD again every few seconds, with a new process and container each time.
 	Seldom bool `json:"seldom,omitempty"`
-	// ContainerID names the request of an event that is told seldom; it does not make another event of it.
+	// ContainerID names the request; it does not make another event of one that is told seldom.
 	ContainerID string `json:"containerID,omitempty"`
 }
 
-// Text is the message and the request's name, as the runtime has it in its error.
-func (e Event) Text() string { return fault.Told(e.Message, e.ContainerID) }
+// Text is the message, and of an event that is told seldom, which today's Multus does not have, the request's name, as the
+// runtime has it in its error. The other texts are today's, and programs compare them (behaviour.md O60, O61).
+func (e Event) Text() string {
+	if !e.Seldom {
+		return e.Message
+	}
+	return fault.Told(e.Message, e.ContainerID)
+}
 
 var (
 	// ErrGone is returned when the pod does not exist any more, or when another pod bears its name

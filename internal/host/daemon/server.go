@@ -112,8 +112,8 @@ func (s *server) resolve(ctx context.Context, req *request.Request) (*plan.Plan,
 }
 
 // missing emits the event for a definition that cannot be had.
-func (s *server) missing(pod *plan.Pod, m *plan.MissingNetworkError) {
-	s.queue.add(publish.Missing(publish.Pod{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID}, m.Error()))
+func (s *server) missing(containerID string, pod *plan.Pod, m *plan.MissingNetworkError) {
+	s.queue.add(publish.Missing(publish.Pod{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID}, containerID, m.Error()))
 }
 
 // report takes what happened. It is answered when the status is written, or given up for now, if the report

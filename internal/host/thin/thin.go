@@ -64,9 +64,9 @@ func (t *thin) Plan(ctx context.Context, req *request.Request, conf *config.Plug
 }
 
 // missing emits the event for a definition that cannot be had (behaviour.md B8).
-func (t *thin) missing(ctx context.Context) func(*plan.Pod, *plan.MissingNetworkError) {
-	return func(pod *plan.Pod, m *plan.MissingNetworkError) {
-		t.Publish(ctx, publish.Missing(publish.Pod{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID}, m.Error()))
+func (t *thin) missing(ctx context.Context) func(string, *plan.Pod, *plan.MissingNetworkError) {
+	return func(containerID string, pod *plan.Pod, m *plan.MissingNetworkError) {
+		t.Publish(ctx, publish.Missing(publish.Pod{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID}, containerID, m.Error()))
 	}
 }
 

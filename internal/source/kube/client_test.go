@@ -319,7 +319,7 @@ func TestRequests(t *testing.T) {
 		}
 	}
 
-	if err := c.Emit(t.Context(), aPod, publish.Event{Type: publish.Warning, Reason: "NoNetworkFound", Message: "m"}); err != nil {
+	if err := c.Emit(t.Context(), aPod, publish.Event{Type: publish.Warning, Reason: "NoNetworkFound", Message: "m", ContainerID: "0123456789abcdef"}); err != nil {
 		t.Error(err)
 	}
 	r = <-got
@@ -328,7 +328,8 @@ func TestRequests(t *testing.T) {
 		t.Fatal(err)
 	}
 	if r.method != "POST" || r.path != "/api/v1/namespaces/team-a/events" || e.Source.Component != "multus" || e.Count != 1 ||
-		e.InvolvedObject.UID != "uid-1" || e.InvolvedObject.Kind != "Pod" || e.Type != "Warning" || e.Reason != "NoNetworkFound" {
+		e.InvolvedObject.UID != "uid-1" || e.InvolvedObject.Kind != "Pod" || e.Type != "Warning" || e.Reason != "NoNetworkFound" ||
+		e.Message != "m" || e.Metadata.Annotations[RequestAnnotation] != "0123456789abcdef" {
 		t.Errorf("Emit sends %+v", r)
 	}
 }
@@ -409,7 +410,7 @@ func TestEventNamesRequest(t *testing.T) {
 		if got := newEvent(aPod, publish.Event{Message: message}, time.Now()).Message; len(got) != min(len(message), maxEventMessage) {
 			t.Errorf("message of %d bytes without a request: %d", len(message), len(got))
 		}
-		got := newEvent(aPod, publish.Event{Message: message, ContainerID: id}, time.Now()).Message
+		got := newEvent(aPod, publish.Event{Message: message, ContainerID: id, Seldom: true}, time.Now()).Message
 		if !strings.HasSuffix(got, name) || len(got) != min(len(message+name), maxEventMessage) {
 			t.Errorf("message of %d bytes: %d, ends with %q", len(message), len(got), got[max(0, len(got)-40):])
 		}

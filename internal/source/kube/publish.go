@@ -34,6 +34,9 @@ const (
 	component = "multus" // behaviour.md A45
 )
 
+// RequestAnnotation is the annotation of an event that names its request, by the sandbox's container ID in full.
+const RequestAnnotation = "multus/container-id"
+
 var _ publish.Cluster = (*Client)(nil)
 
 // SetAnnotation sets one annotation of a pod by exactly one request, a merge PATCH of pods/status. The UID,
@@ -115,8 +118,9 @@ type coreEvent struct {
 	APIVersion string `json:"apiVersion"`
 	Kind       string `json:"kind"`
 	Metadata   struct {
-		Namespace string `json:"namespace"`
-		Name      string `json:"name"`
+		Namespace   string            `json:"namespace"`
+		Name        string            `json:"name"`
+		Annotations map[string]string `json:"annotations,omitempty"`
 	} `json:"metadata"`
 	InvolvedObject struct {
 		APIVersion string `json:"apiVersion"`
@@ -148,6 +152,9 @@ func newEvent(pod publish.Pod, event publish.Event, now time.Time) coreEvent {
 		Count: 1, FirstTimestamp: stamp, LastTimestamp: stamp,
 	}
 	e.Metadata.Namespace, e.Metadata.Name = pod.Namespace, eventName(pod.Name, eventID(pod, event, now))
+	if event.ContainerID != "" {
+		e.Metadata.Annotations = map[string]string{RequestAnnotation: event.ContainerID}
+	}
 	e.InvolvedObject.APIVersion, e.InvolvedObject.Kind = "v1", "Pod"
 	e.InvolvedObject.Namespace, e.InvolvedObject.Name, e.InvolvedObject.UID = pod.Namespace, pod.Name, pod.UID
 	e.Source.Component = component
