@@ -382,20 +382,7 @@ func (n *node) exclusiveSlot(t *testing.T) {
 	if err := n.writePrimary(exclusiveDir); err != nil {
 		t.Fatal(err)
 	}
-	configs := n.Client.CoreV1().ConfigMaps("kube-system")
-	config, err := configs.Get(t.Context(), "multus-daemon-config", metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	const key, usual = "daemon-config.json", `"multusAutoconfigDir": "/etc/cni/net.d"`
-	if !strings.Contains(config.Data[key], usual) {
-		t.Fatalf("%s is not there to be changed: %s", usual, config.Data[key])
-	}
-	config.Data[key] = strings.ReplaceAll(config.Data[key], usual, `"multusAutoconfigDir": "`+exclusiveDir+`"`)
-	if _, err := configs.Update(t.Context(), config, metav1.UpdateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	n.rollDaemon(t)
+	n.configure(t, `"multusAutoconfigDir": "/etc/cni/net.d"`, `"multusAutoconfigDir": "`+exclusiveDir+`"`)
 	until(t, "our configuration names the other directory", func() error {
 		b, err := os.ReadFile(n.Path(n.paths.Conf + "/00-multus.conf"))
 		if err == nil && !strings.Contains(string(b), exclusiveDir) {
