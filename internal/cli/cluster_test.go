@@ -39,7 +39,7 @@ func TestAgainstAPIServer(t *testing.T) {
 		t.Errorf("networks: %d\n%s%s", code, out, errs)
 	}
 	code, out, errs = call(t, nil, "graph", "--format", "dot", "--kubeconfig", admin)
-	if code != OK || !strings.Contains(out, `"network team-a/storage" -- "pod team-a/web-0" [label="asked for data0"]`) {
+	if code != OK || !strings.Contains(out, `"network team-a/storage" -- "pod team-a/web-0" [label="asked for data0", style=dashed]`) {
 		t.Errorf("graph: %d\n%s%s", code, out, errs)
 	}
 	code, _, errs = call(t, nil, "explain", "pod", "team-a/none", "--kubeconfig", admin)

@@ -95,8 +95,8 @@ func drawPod(g *graph.Graph, p *plan.Pod) error {
 		if namespace == "" {
 			namespace = p.Namespace
 		}
-		network := g.Add(graph.Node{Kind: graph.Network, Name: namespace + "/" + e.Name})
-		g.Join(network, pod, strings.TrimSpace("asked for "+e.Interface))
+		network := g.Add(graph.Node{Kind: graph.Network, Name: namespace + "/" + e.Name, Note: "not defined"}) // unless it is there
+		g.Want(network, pod, strings.TrimSpace("asked for "+e.Interface))
 	}
 	return nil
 }

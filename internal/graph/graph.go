@@ -31,6 +31,8 @@ type Node struct {
 type Edge struct {
 	From, To Key
 	Label    string
+	// Wanted: it is asked for, and not there.
+	Wanted bool
 }
 
 // Key names a node.
@@ -55,8 +57,13 @@ func (g *Graph) Add(n Node) Key {
 }
 
 // Join adds an edge unless it is there.
-func (g *Graph) Join(from, to Key, label string) {
-	if e := (Edge{from, to, label}); !slices.Contains(g.Edges, e) {
+func (g *Graph) Join(from, to Key, label string) { g.join(Edge{From: from, To: to, Label: label}) }
+
+// Want adds an edge to what is asked for, and is not there, unless it is drawn so already.
+func (g *Graph) Want(from, to Key, label string) { g.join(Edge{from, to, label, true}) }
+
+func (g *Graph) join(e Edge) {
+	if !slices.Contains(g.Edges, e) {
 		g.Edges = append(g.Edges, e)
 	}
 }
@@ -105,7 +112,11 @@ func (g *Graph) DOT(w io.Writer) error {
 		}
 	}
 	for _, e := range g.edges() {
-		fmt.Fprintf(b, "  %s -- %s [label=%s];\n", quote(key(e.From)), quote(key(e.To)), quote(e.Label))
+		dashed := ""
+		if e.Wanted {
+			dashed = ", style=dashed"
+		}
+		fmt.Fprintf(b, "  %s -- %s [label=%s%s];\n", quote(key(e.From)), quote(key(e.To)), quote(e.Label), dashed)
 	}
 	b.WriteString("}\n")
 	_, err := io.WriteString(w, b.String())
@@ -140,11 +151,14 @@ func (g *Graph) Mermaid(w io.Writer) error {
 		}
 	}
 	for _, e := range g.edges() {
-		if e.Label == "" {
-			fmt.Fprintf(b, "  %s --- %s\n", names[e.From], names[e.To])
-			continue
+		line := "---"
+		if e.Wanted {
+			line = "-.-"
 		}
-		fmt.Fprintf(b, "  %s ---|\"%s\"| %s\n", names[e.From], entities(e.Label), names[e.To])
+		if e.Label != "" {
+			line += fmt.Sprintf("|\"%s\"|", entities(e.Label))
+		}
+		fmt.Fprintf(b, "  %s %s %s\n", names[e.From], line, names[e.To])
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

@@ -12,49 +12,68 @@ import (
 
 // Sizes of the drawing, in pixels.
 const (
-	margin     = 20
-	boxHeight  = 46
-	boxGap     = 22
-	columnGap  = 230
-	charWidth  = 7.5
-	leastWidth = 110
+	margin    = 20
+	boxHeight = 46
+	rowHeight = 18
+	boxGap    = 18
+	columnGap = 170
+	padding   = 12
+	// Widths of characters: those of names, and of what is written smaller.
+	charWidth, smallWidth = 7.7, 6.6
+	leastWidth            = 110
+	lines                 = 6 // colours of lines
 )
 
 const style = `
   text { font: 13px sans-serif; fill: #1a1a1a; text-anchor: middle; }
-  text.note, text.label { font-size: 11px; fill: #555; }
+  text.note, text.row { font-size: 11px; fill: #444; }
+  text.row { text-anchor: start; }
   rect { fill: #fff; stroke: #555; }
   rect.interface { fill: #eee; }
   rect.network { fill: #e8f1fb; stroke: #2a6db0; }
   rect.pod { fill: #eef8ee; stroke: #3b8b3b; }
-  path { fill: none; stroke: #999; }
+  path { fill: none; stroke-width: 1.4; }
+  path.line0 { stroke: #0072b2; } path.line1 { stroke: #d55e00; } path.line2 { stroke: #009e73; }
+  path.line3 { stroke: #b8578b; } path.line4 { stroke: #b58900; } path.line5 { stroke: #3a9bd9; }
+  path.wanted { stroke-dasharray: 5 4; }
   @media (prefers-color-scheme: dark) {
-    text { fill: #eee; } text.note, text.label { fill: #aaa; }
+    text { fill: #eee; } text.note, text.row { fill: #bbb; }
     rect { fill: #222; } rect.interface { fill: #333; } rect.network { fill: #16283a; } rect.pod { fill: #18291a; }
   }`
 
-// box is a node with its place.
+// box is a node with its place. Each labelled line that comes to it ends at a row of its own, where the label is written:
+// beside the lines labels would lie on each other.
 type box struct {
 	Node
-	x, y, width float64
+	x, y, width, height float64
+	rows                []Edge
 }
 
+// header is the height of the part with the name.
+const header = float64(boxHeight)
+
+// rowMiddle is where a row's line ends.
+func (x *box) rowMiddle(i int) float64 { return x.y + header + rowHeight*float64(i) + rowHeight/2 - 4 }
+
 // SVG writes the graph as a picture: a column for each kind, and each box as near to what it is joined with as the
-// others let it.
+// others let it. Lines have the colour of their network.
 func (g *Graph) SVG(w io.Writer) error {
 	boxes, width, height := g.place()
+	colour := map[Key]int{}
+	for i, n := range g.column(Network) {
+		colour[Key{n.Kind, n.Name}] = i % lines
+	}
 	b := &strings.Builder{}
 	fmt.Fprintf(b, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %.0f %.0f\" width=\"%.0f\" height=\"%.0f\" role=\"img\" aria-label=\"Networks of pods\">\n<style>%s\n</style>\n",
 		width, height, width, height, style)
 	for _, e := range g.edges() {
-		from, to := boxes[e.From], boxes[e.To]
-		x1, y1, x2, y2 := from.x+from.width, from.y+boxHeight/2, to.x, to.y+boxHeight/2
-		bend := (x2 - x1) / 2
-		fmt.Fprintf(b, "<path d=\"M%.0f %.0f C%.0f %.0f %.0f %.0f %.0f %.0f\"/>\n", x1, y1, x1+bend, y1, x2-bend, y2, x2, y2)
-		if e.Label != "" {
-			// Near the right end, where the lines of one network have parted.
-			fmt.Fprintf(b, "<text class=\"label\" x=\"%.0f\" y=\"%.0f\">%s</text>\n", x1+0.7*(x2-x1), y1+0.78*(y2-y1)-4, html.EscapeString(e.Label))
+		class := fmt.Sprintf("line%d", max(colour[e.From], colour[e.To]))
+		if e.Wanted {
+			class += " wanted"
 		}
+		x1, y1, x2, y2 := ends(boxes, e)
+		bend := (x2 - x1) / 2
+		fmt.Fprintf(b, "<path class=\"%s\" d=\"M%.0f %.0f C%.0f %.0f %.0f %.0f %.0f %.0f\"/>\n", class, x1, y1, x1+bend, y1, x2-bend, y2, x2, y2)
 	}
 	for _, kind := range kinds() {
 		for _, n := range g.column(kind) {
@@ -66,25 +85,39 @@ func (g *Graph) SVG(w io.Writer) error {
 	return err
 }
 
-func writeBox(b *strings.Builder, x box) {
-	fmt.Fprintf(b, "<rect class=\"%s\" x=\"%.0f\" y=\"%.0f\" width=\"%.0f\" height=\"%d\" rx=\"6\"/>\n", x.Kind, x.x, x.y, x.width, boxHeight)
+// ends are where a line begins, at the right of a box, and ends, at its row of another one or beside that one's name.
+func ends(boxes map[Key]*box, e Edge) (x1, y1, x2, y2 float64) {
+	from, to := boxes[e.From], boxes[e.To]
+	y2 = to.y + header/2
+	if i := slices.Index(to.rows, e); i >= 0 {
+		y2 = to.rowMiddle(i)
+	}
+	return from.x + from.width, from.y + header/2, to.x, y2
+}
+
+func writeBox(b *strings.Builder, x *box) {
+	fmt.Fprintf(b, "<rect class=\"%s\" x=\"%.0f\" y=\"%.0f\" width=\"%.0f\" height=\"%.0f\" rx=\"6\"/>\n", x.Kind, x.x, x.y, x.width, x.height)
 	middle, line := x.x+x.width/2, x.y+28
 	if x.Note != "" {
 		line = x.y + 20
 		fmt.Fprintf(b, "<text class=\"note\" x=\"%.0f\" y=\"%.0f\">%s</text>\n", middle, x.y+37, html.EscapeString(x.Note))
 	}
 	fmt.Fprintf(b, "<text x=\"%.0f\" y=\"%.0f\">%s</text>\n", middle, line, html.EscapeString(x.Name))
+	for i, e := range x.rows {
+		fmt.Fprintf(b, "<text class=\"row\" x=\"%.0f\" y=\"%.0f\">%s</text>\n", x.x+padding, x.rowMiddle(i)+4, html.EscapeString(e.Label))
+	}
 }
 
 // place gives each node its place. Networks are in the order of their names; the boxes of the other columns are sorted
-// by the mean place of what they are joined with, so that few lines cross.
-func (g *Graph) place() (boxes map[Key]box, width, height float64) {
-	boxes = map[Key]box{}
+// by the mean place of what they are joined with, so that few lines cross. Shorter columns are beside the middle of the
+// longest.
+func (g *Graph) place() (boxes map[Key]*box, width, height float64) {
+	boxes = map[Key]*box{}
 	rank := map[Key]float64{}
 	for i, n := range g.column(Network) {
 		rank[Key{n.Kind, n.Name}] = float64(i)
 	}
-	x := float64(margin)
+	x, bottoms := float64(margin), map[Kind]float64{}
 	for _, kind := range kinds() {
 		column := g.column(kind)
 		if len(column) == 0 {
@@ -93,20 +126,44 @@ func (g *Graph) place() (boxes map[Key]box, width, height float64) {
 		if kind != Network {
 			slices.SortStableFunc(column, func(a, b Node) int { return cmp.Compare(g.mean(a, rank), g.mean(b, rank)) })
 		}
-		widest := float64(leastWidth)
+		widest, y := float64(leastWidth), float64(margin)
 		for _, n := range column {
-			chars := max(utf8.RuneCountInString(n.Name), utf8.RuneCountInString(n.Note))
-			widest = max(widest, charWidth*float64(chars)+24)
+			one := g.size(n)
+			one.x, one.y = x, y
+			boxes[Key{n.Kind, n.Name}] = one
+			widest = max(widest, one.width)
+			y += one.height + boxGap
 		}
-		for i, n := range column {
-			y := float64(margin + i*(boxHeight+boxGap))
-			boxes[Key{n.Kind, n.Name}] = box{Node: n, x: x, y: y, width: widest}
-			height = max(height, y+boxHeight+margin)
+		for _, n := range column {
+			boxes[Key{n.Kind, n.Name}].width = widest
 		}
-		width = x + widest + margin
+		bottoms[kind] = y - boxGap + margin
+		width, height = x+widest+margin, max(height, bottoms[kind])
 		x += widest + columnGap
 	}
+	for _, one := range boxes {
+		one.y += (height - bottoms[one.Kind]) / 2
+	}
 	return boxes, max(width, 2*margin), max(height, 2*margin)
+}
+
+// size makes the box of a node, without a place: wide enough for its texts, high enough for the lines that come to it.
+func (g *Graph) size(n Node) *box {
+	x := &box{Node: n, height: header}
+	for _, e := range g.edges() {
+		if e.To == (Key{n.Kind, n.Name}) && e.Label != "" {
+			x.rows = append(x.rows, e)
+		}
+	}
+	chars := func(s string) float64 { return float64(utf8.RuneCountInString(s)) }
+	x.width = max(charWidth*chars(n.Name), smallWidth*chars(n.Note)) + 2*padding
+	for _, e := range x.rows {
+		x.width = max(x.width, smallWidth*chars(e.Label)+2*padding)
+	}
+	if len(x.rows) > 0 {
+		x.height += rowHeight * float64(len(x.rows))
+	}
+	return x
 }
 
 // mean is the mean rank of a node's neighbours; without one it comes last.
