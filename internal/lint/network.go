@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -188,11 +190,32 @@ func (n *network) values(p *tree, typ string) {
 	if v := p.get("mac"); v.text() != "" {
 		n.mac(n.config.at(v.offset), v.text())
 	}
+	if typ == "host-device" {
+		n.hardware(p)
+	}
 	for key, limit := range map[string][2]int64{"vlan": {0, 4094}, "vlanId": {0, 4094}, "mtu": {0, 65535}} {
 		v := p.get(key)
 		if i, ok := v.integer(); ok && (i < limit[0] || i > limit[1]) {
 			n.add(n.config.at(v.offset), Error, "value", fmt.Sprintf("write a number from %d to %d", limit[0], limit[1]), "%s: %s is %d", typ, key, i)
 		}
+	}
+}
+
+// pciAddress is one as the kernel writes it; what is written in another way is not found.
+var pciAddress = regexp.MustCompile(`^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$`)
+
+// hardware checks by what host-device is to find its device.
+func (n *network) hardware(p *tree) {
+	if v := p.get("hwaddr"); v.text() != "" {
+		if _, err := net.ParseMAC(v.text()); err != nil {
+			n.add(n.config.at(v.offset), Error, "mac", "write six bytes: 02:00:00:00:00:01", "hwaddr %q is no MAC address", v.text())
+		}
+	}
+	if v := p.get("pciBusID"); v.text() != "" && !pciAddress.MatchString(v.text()) {
+		n.add(n.config.at(v.offset), Error, "value", `write domain, bus, device and function in small hexadecimal digits, as lspci -D does: "0000:3b:02.1"`, "pciBusID %q is no PCI address", v.text())
+	}
+	if v := p.get("kernelpath"); v.text() != "" && !strings.HasPrefix(v.text(), "/sys/devices/") {
+		n.add(n.config.at(v.offset), Error, "value", "write a path below /sys/devices", "kernelpath %q is none", v.text())
 	}
 }
 
