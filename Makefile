@@ -37,6 +37,7 @@ build: ## build all commands into bin/, static
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(BUILDVCS) -ldflags "-s -w" -o bin/ ./cmd/...
 	@ln -sf multusctl bin/kubectl-multus
+	@ln -sf multusctl bin/kubectl_complete-multus
 
 test: build $(TEST_TOOLS) $(GOTESTSUM) ## run all tests, with the race detector (root for all of them; builds the tools first)
 	@$(if $(RACE),,echo "no C compiler: testing without the race detector")

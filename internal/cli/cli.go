@@ -33,6 +33,9 @@ func (c exitCode) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
 // errFound ends a verb whose findings are printed already.
 const errFound = exitCode(Found)
 
+// completer is the name of the program that kubectl asks how a line of its plugin multus may go on.
+const completer = "kubectl_complete-multus"
+
 // usageError is a mistake in the command line.
 type usageError struct{ error }
 
@@ -51,7 +54,11 @@ type Env struct {
 // Run runs one command line and returns the exit code.
 func Run(ctx context.Context, env Env) int {
 	cmd := Command(env) //nolint:contextcheck // cobra hands ctx on to the verbs
-	cmd.SetArgs(env.Args[1:])
+	args := env.Args[1:]
+	if filepath.Base(env.Args[0]) == completer {
+		args = append([]string{cobra.ShellCompRequestCmd}, args...)
+	}
+	cmd.SetArgs(args)
 	err := cmd.ExecuteContext(ctx)
 	var usage usageError
 	var printed exitCode

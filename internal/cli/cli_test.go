@@ -16,7 +16,7 @@ func TestMain(m *testing.M) {
 	run := func() {
 		os.Exit(Run(context.Background(), Env{Args: os.Args, Getenv: os.Getenv, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}))
 	}
-	testscript.Main(m, map[string]func(){"multusctl": run, "kubectl-multus": run})
+	testscript.Main(m, map[string]func(){"multusctl": run, "kubectl-multus": run, completer: run})
 }
 
 // TestScript runs the command lines of testdata/script and compares what they print. Each script is one verb's tour.
