@@ -94,6 +94,9 @@ type apiServer struct {
 // Expiry is when the credentials end.
 func (s apiServer) Expiry() (time.Time, string, error) { return kube.Expiry(s.config) }
 
+// Account is who the credentials are for.
+func (s apiServer) Account() string { return kube.Account(s.config) }
+
 // interfaces are those of the network namespace of this process: the node's, on the node and in a pod that uses the
 // host's network.
 func interfaces() (_ []link.Interface, err error) {

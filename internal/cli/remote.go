@@ -72,7 +72,7 @@ func (a *app) onNode(ctx context.Context, node string, stdin []byte, args ...str
 	}
 	name, _, _ := strings.Cut(strings.TrimSpace(string(pod)), "\n")
 	if name == "" {
-		return fmt.Errorf("no daemon runs on node %s, or there is no such node: run `multusctl %s` there, as root", node, args[0])
+		return fmt.Errorf("no daemon runs on node %s, or there is no such node: run `multusctl %s` there, as root; docs/multusctl.md says how without a daemon", node, args[0])
 	}
 	all := []string{"exec", name, "-c", "kube-multus"}
 	if stdin != nil {

@@ -15,6 +15,9 @@ import (
 // certificates by hand or by an operator.
 const expirySoon = 5 * time.Minute
 
+// account ends the name of the service account of the manifests, in whichever namespace.
+const account = ":multus"
+
 var apiCheck = Check{
 	Name: "api", About: "the API server answers, the credentials are good, and the role allows what Multus needs",
 	Run: func(ctx context.Context, n *Node) ([]Finding, error) {
@@ -31,6 +34,10 @@ var apiCheck = Check{
 				Severity: Error, Message: "the cluster does not know network definitions", Evidence: "the API server does not serve k8s.cni.cncf.io/v1",
 				Fix: "kubectl apply -f deploy/base/crd.yaml",
 			})
+		}
+		who := n.Cluster.Account()
+		if who != "" && !strings.HasSuffix(who, account) {
+			return out, errors.Join(err, fmt.Errorf("the role of Multus is not known: the credentials are those of %s", who))
 		}
 		return append(out, role(ctx, n)...), err
 	},

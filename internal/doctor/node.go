@@ -55,6 +55,8 @@ type Cluster interface {
 	Allowed(ctx context.Context, a kube.Access) (bool, error)
 	// Expiry is when the credentials end and what they are; the zero time for never.
 	Expiry() (time.Time, string, error)
+	// Account is who the credentials are for, "" if that is not known.
+	Account() string
 }
 
 // path is where a path of the node is here. Links are followed inside the root, as the node follows them: an absolute

@@ -64,7 +64,7 @@ func healthy(tb testing.TB, name string) *fake {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { _ = os.RemoveAll(root) })
-	f := &fake{tb: tb, namespaces: map[string]bool{"/run/netns/cni-1": true}, cluster: &cluster{version: "v1.36.3", crd: true}, versions: map[string]string{}}
+	f := &fake{tb: tb, namespaces: map[string]bool{"/run/netns/cni-1": true}, cluster: &cluster{version: "v1.36.3", crd: true, account: "system:serviceaccount:kube-system:multus"}, versions: map[string]string{}}
 	f.Node = &Node{
 		Name: "node-1", Root: root, Arch: "amd64", Now: time.Now(),
 		Interfaces:    func() ([]link.Interface, error) { return f.interfaces, nil },
@@ -277,12 +277,14 @@ type cluster struct {
 	err     error
 	crd     bool
 	denied  string
+	account string
 	expires time.Time
 }
 
 func (c *cluster) Version(context.Context) (string, error)      { return c.version, c.err }
 func (c *cluster) HasDefinitions(context.Context) (bool, error) { return c.crd, nil }
 func (c *cluster) Expiry() (time.Time, string, error)           { return c.expires, "token", nil }
+func (c *cluster) Account() string                              { return c.account }
 func (c *cluster) Allowed(_ context.Context, a kube.Access) (bool, error) {
 	return a.String() != c.denied, nil
 }

@@ -125,6 +125,21 @@ func TestLinksInPod(t *testing.T) {
 	}
 }
 
+// TestOtherCredentials: who asks with credentials that are not those of Multus learns nothing of its role, and is told so:
+// the kubelet's, an administrator's, those of a pod for debugging (P38).
+func TestOtherCredentials(t *testing.T) {
+	t.Parallel()
+	for _, who := range []string{"system:node:node-1", "kubernetes-admin", "system:serviceaccount:default:default"} {
+		f := healthy(t, "kubeadm")
+		f.cluster.account, f.cluster.denied = who, "patch pods/status"
+		r := Run(t.Context(), f.Node)
+		i := slices.IndexFunc(r.Checks, func(c Result) bool { return c.Name == "api" })
+		if len(r.Findings) > 0 || r.Checks[i].State != StateUnchecked || !strings.HasSuffix(r.Checks[i].Why, who) {
+			t.Errorf("%+v %+v", r.Checks[i], r.Findings)
+		}
+	}
+}
+
 // TestConfiguration is what `explain` starts from on a node: of the two places of the daemon's file that of our manifests
 // comes first, and the thin plugin has no daemon.
 func TestConfiguration(t *testing.T) {

@@ -5,14 +5,17 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"multus/internal/cli"
@@ -36,6 +39,12 @@ func TestOtherNode(t *testing.T) {
 		{"explain", func(t *testing.T) { n.explained(t, w) }},
 		{"explain what would fail", func(t *testing.T) { w.wouldFail(t) }},
 		{"no such node", func(t *testing.T) { w.noNode(t) }},
+		{"completion", func(t *testing.T) {
+			if out := w.kubectl(t, "__complete", "multus", "doctor", "--no"); !strings.Contains(out, "--node") {
+				t.Errorf("%s", out)
+			}
+		}},
+		{"without a daemon", func(t *testing.T) { n.withoutDaemon(t, w) }},
 		{"thin", func(t *testing.T) { n.install(t, "overlays/thin"); w.healthy(t); n.explained(t, w) }},
 	} {
 		if !t.Run(scenario.name, scenario.run) {
@@ -84,6 +93,50 @@ func (w *workstation) run(t *testing.T, stdin string, args ...string) (code int,
 		t.Fatalf("kubectl multus %q: %v\n%s%s", args, err, out.String(), errs.String())
 	}
 	return cmd.ProcessState.ExitCode(), out.String(), errs.String()
+}
+
+// kubectl runs kubectl alone, which must succeed.
+func (w *workstation) kubectl(t *testing.T, args ...string) string {
+	t.Helper()
+	const limit = time.Minute
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(w.programs, "tools", "kubectl"), args...)
+	cmd.Env = []string{"PATH=" + w.programs, "HOME=" + t.TempDir(), "KUBECONFIG=" + w.kubeconfig}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Errorf("kubectl %q: %v\n%s", args, err, out)
+	}
+	return string(out)
+}
+
+// withoutDaemon does what docs/multusctl.md says for a node whose daemon does not run: then the doctor is needed most.
+func (n *node) withoutDaemon(t *testing.T, w *workstation) {
+	n.deleteDaemonSet(t)
+	out := w.kubectl(t, "debug", "node/"+cluster.NodeName, "--profile=sysadmin", "--image=localhost/multus:latest", "--image-pull-policy=IfNotPresent", "--",
+		"/usr/src/multus-cni/bin/multusctl", "doctor", "--root", "/host", "-o", "json")
+	name := regexp.MustCompile(`node-debugger-\S+`).FindString(out)
+	until(t, "the pod for debugging is through", func() error {
+		p, err := n.Client.CoreV1().Pods("default").Get(t.Context(), name, metav1.GetOptions{})
+		if err == nil && p.Status.Phase != corev1.PodFailed { // with findings
+			err = fmt.Errorf("pod is %s", p.Status.Phase)
+		}
+		return err
+	})
+	out = w.kubectl(t, "logs", name)
+	n.remove(t, name)
+	var r doctor.Report
+	if err := json.Unmarshal([]byte(out), &r); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if len(r.Findings) != 1 || r.Findings[0].Check != "daemon" || !strings.HasPrefix(r.Findings[0].Message, "the daemon does not answer") {
+		t.Errorf("%+v", r.Findings)
+	}
+	for _, c := range r.Checks {
+		if slices.Contains([]string{"runtime", "slot", "netns", "ledger", "reservations"}, c.Name) && c.State != doctor.StateOK {
+			t.Errorf("%+v", c)
+		}
+	}
 }
 
 // decoded runs a verb that must end with a code, and decodes what it prints.
@@ -247,7 +300,7 @@ func (w *workstation) noNode(t *testing.T) {
 		code int
 		errs string
 	}{
-		{[]string{"doctor", "--node", "node-z"}, cli.Found, "error: no daemon runs on node node-z, or there is no such node: run `multusctl doctor` there, as root\n"},
+		{[]string{"doctor", "--node", "node-z"}, cli.Found, "error: no daemon runs on node node-z, or there is no such node: run `multusctl doctor` there, as root; docs/multusctl.md says how without a daemon\n"},
 		{[]string{"explain", "pod", "default/nobody", "--node", cluster.NodeName}, cli.Found, ""},
 		{[]string{"doctor", "--node", cluster.NodeName, "-o", "xml"}, cli.Usage, "error: unknown output format \"xml\": want table, json, yaml\n\nSee 'multusctl --help'.\n"},
 	} {

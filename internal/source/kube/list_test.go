@@ -98,11 +98,11 @@ func TestReview(t *testing.T) {
 	}
 }
 
-// TestExpiry: a token says when it ends; what says nothing has no end (P08).
+// TestExpiry: a token says when it ends, and whose it is; what says nothing has no end (P08).
 func TestExpiry(t *testing.T) {
 	t.Parallel()
 	end := time.Unix(1_700_000_000, 0)
-	token := "e30." + base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"exp":%d}`, end.Unix())) + ".sig"
+	token := "e30." + base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"exp":%d,"sub":"system:serviceaccount:kube-system:multus"}`, end.Unix())) + ".sig"
 	for _, tc := range []struct {
 		config *Config
 		want   time.Time
@@ -115,6 +115,9 @@ func TestExpiry(t *testing.T) {
 		got, what, err := Expiry(tc.config)
 		if !got.Equal(tc.want) || what != tc.what || err != nil {
 			t.Errorf("%v %q %v", got, what, err)
+		}
+		if who := Account(tc.config); (who == "system:serviceaccount:kube-system:multus") == tc.want.IsZero() {
+			t.Errorf("%+v: %q", tc.config, who)
 		}
 	}
 	if _, _, err := Expiry(&Config{BearerTokenFile: "/nowhere"}); err == nil {

@@ -97,8 +97,43 @@ func (c *Client) HasDefinitions(ctx context.Context) (bool, error) {
 
 // Expiry is when the credentials of a configuration end and what they are; the zero time if they do not, or do not say.
 func Expiry(c *Config) (time.Time, string, error) {
+	token, cert, err := shown(c)
+	switch {
+	case err != nil:
+		return time.Time{}, "", err
+	case token.Exp != 0:
+		return time.Unix(token.Exp, 0), "token", nil
+	case cert != nil:
+		return cert.NotAfter, "client certificate", nil
+	case c.BearerToken != "" || c.BearerTokenFile != "":
+		return time.Time{}, "token", nil
+	}
+	return time.Time{}, "", nil
+}
+
+// Account is who the credentials of a configuration are for, as role bindings name users; "" if they do not say. A service
+// account is system:serviceaccount:NAMESPACE:NAME.
+func Account(c *Config) string {
+	token, cert, err := shown(c)
+	switch {
+	case err != nil:
+		return ""
+	case cert != nil:
+		return cert.Subject.CommonName
+	}
+	return token.Sub
+}
+
+// claims are those of a JSON web token that are read; the signature is the API server's to verify.
+type claims struct {
+	Exp int64  `json:"exp"`
+	Sub string `json:"sub"`
+}
+
+// shown are the credentials that the API server is shown: a token, what is no JSON web token has no claims; else a client
+// certificate.
+func shown(c *Config) (t claims, _ *x509.Certificate, err error) {
 	token, cert := []byte(c.BearerToken), c.CertData
-	var err error
 	switch {
 	case c.BearerTokenFile != "":
 		token, err = os.ReadFile(c.BearerTokenFile)
@@ -106,34 +141,23 @@ func Expiry(c *Config) (time.Time, string, error) {
 		cert, err = os.ReadFile(c.CertFile)
 	}
 	if err != nil {
-		return time.Time{}, "", fmt.Errorf("read credentials: %w", err)
+		return t, nil, fmt.Errorf("read credentials: %w", err)
 	}
 	if len(token) > 0 {
-		return tokenExpiry(string(token)), "token", nil
+		if parts := strings.Split(strings.TrimSpace(string(token)), "."); len(parts) == 3 {
+			if b, err := base64.RawURLEncoding.DecodeString(parts[1]); err == nil && json.Unmarshal(b, &t) != nil {
+				t = claims{}
+			}
+		}
+		return t, nil, nil
 	}
 	block, _ := pem.Decode(cert)
 	if block == nil {
-		return time.Time{}, "", nil
+		return t, nil, nil
 	}
 	parsed, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
-		return time.Time{}, "", fmt.Errorf("read client certificate: %w", err)
+		return t, nil, fmt.Errorf("read client certificate: %w", err)
 	}
-	return parsed.NotAfter, "client certificate", nil
-}
-
-// tokenExpiry reads the claim exp of a JSON web token; the signature is the API server's to verify.
-func tokenExpiry(token string) time.Time {
-	parts := strings.Split(strings.TrimSpace(token), ".")
-	if len(parts) != 3 {
-		return time.Time{}
-	}
-	b, err := base64.RawURLEncoding.DecodeString(parts[1])
-	var claims struct {
-		Exp int64 `json:"exp"`
-	}
-	if err != nil || json.Unmarshal(b, &claims) != nil || claims.Exp == 0 {
-		return time.Time{}
-	}
-	return time.Unix(claims.Exp, 0)
+	return t, parsed, nil
 }
