@@ -101,12 +101,24 @@ func (s *Slot) Run(ctx context.Context) error {
 			return fmt.Errorf("watch %s: %w", d, err)
 		}
 	}
+	s.sweep()
 	s.sync()
 	for {
 		if err := s.wait(ctx, w); err != nil || ctx.Err() != nil {
 			return err
 		}
 		s.sync()
+	}
+}
+
+// sweep removes what daemons left half-written that were killed.
+func (s *Slot) sweep() {
+	err := fsx.Sweep(filepath.Dir(s.path), fsx.Abandoned)
+	if s.Memory != "" {
+		err = errors.Join(err, fsx.Sweep(filepath.Dir(s.Memory), fsx.Abandoned))
+	}
+	if err != nil {
+		s.log.Warn("files of killed daemons are left", "err", err)
 	}
 }
 

@@ -25,6 +25,9 @@ const (
 	tempTries = 8
 )
 
+// Abandoned is the age at which a temp file of WriteAtomic has lost its writer: no write takes as long.
+const Abandoned = time.Minute
+
 // WriteAtomic makes path hold data with exactly the permissions perm (the umask does not apply). Whoever reads
 // path, at any time and after a crash or a power cut at any point, finds the old content or the new content and
 // never a mixture, a part or an empty file (style.md rule 26).
@@ -46,6 +49,9 @@ func WriteAtomic(path string, data []byte, perm os.FileMode) error {
 		return errors.Join(fmt.Errorf("write %q: %w", path, err), Remove(temp.Name()))
 	}
 	failpoint.At("fsx.renamed")
+	if failpoint.Skip("fsx.syncdir") {
+		return nil
+	}
 	if err := syncDir(filepath.Dir(path)); err != nil {
 		return fmt.Errorf("write %q: %w", path, err)
 	}
@@ -163,7 +169,9 @@ func fill(f *os.File, data []byte, perm os.FileMode) error {
 	if err == nil {
 		failpoint.At("fsx.written")
 		// Without it a power cut after the rename can leave an empty file under the final name.
-		err = f.Sync()
+		if !failpoint.Skip("fsx.sync") {
+			err = f.Sync()
+		}
 	}
 	failpoint.At("fsx.synced")
 	return errors.Join(err, f.Close())

@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -175,5 +176,30 @@ func TestAnsweredIsKept(t *testing.T) {
 		s.checkStatus(t, r, point)
 		s.del(t, r, point)
 		s.clean(t, r, point)
+	}
+}
+
+// TestSweptByDaemon: what a killed daemon, or a plugin that left a report, has left half-written is removed by a later
+// daemon once no writer can be at it; what may have one stays.
+func TestSweptByDaemon(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, node.Thick, variants[1], nil)
+	s.Generated(t)
+	s.StopDaemon(t)
+	const abandoned, young = ".multus-tmp-0123456789abcdef", ".multus-tmp-fedcba9876543210"
+	old := time.Now().Add(-time.Hour)
+	dirs := []string{filepath.Join(s.SocketDir(), "reports"), filepath.Join(s.Dir, "etc"), s.State() + "-slot"}
+	for _, dir := range dirs {
+		for _, name := range []string{abandoned, young} {
+			check(t, os.WriteFile(filepath.Join(dir, name), []byte("{"), 0o600))
+		}
+		check(t, os.Chtimes(filepath.Join(dir, abandoned), old, old))
+	}
+	s.StartDaemon(t)
+	for _, dir := range dirs {
+		eventually(t, dir+" is swept", func() bool { _, err := os.Stat(filepath.Join(dir, abandoned)); return errors.Is(err, os.ErrNotExist) })
+		if _, err := os.Stat(filepath.Join(dir, young)); err != nil {
+			t.Errorf("removed under its writer: %v", err)
+		}
 	}
 }

@@ -30,9 +30,6 @@ import (
 	"multus/internal/rawjson"
 )
 
-// tempAge is how old a temporary file is that no process writes any more.
-const tempAge = time.Minute
-
 // damagedDir keeps what could not be read, for inspection.
 const damagedDir = "damaged"
 
@@ -304,7 +301,7 @@ func (s *Store) Remove(containerID string) error {
 	}
 	// libcni's results are ours to change, so that killed processes leave files there, too.
 	for _, dir := range []string{s.Dir, filepath.Join(s.Dir, "results")} {
-		if err := fsx.Sweep(dir, tempAge); err != nil {
+		if err := fsx.Sweep(dir, fsx.Abandoned); err != nil {
 			s.Log.Warn("files of killed processes are left", "err", err)
 		}
 	}

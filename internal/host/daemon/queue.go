@@ -332,8 +332,11 @@ func read(path string) (*publish.Report, error) {
 	return r, json.Unmarshal(b, r)
 }
 
-// takeUp queues the reports that are in files and not known.
+// takeUp queues the reports that are in files and not known, and removes what killed writers left half-written.
 func (q *queue) takeUp() {
+	if err := fsx.Sweep(q.dir, fsx.Abandoned); err != nil {
+		q.log.Warn("files of killed processes are left", "err", err)
+	}
 	entries, err := os.ReadDir(q.dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		q.log.Error("read reports that wait", "err", err)
