@@ -81,13 +81,20 @@ type site struct {
 
 func newSite(t *testing.T, kind node.Kind, v variant, conf map[string]any) *site {
 	t.Helper()
+	return newSiteAt(t, node.Options{Kind: kind, Conf: conf}, v)
+}
+
+// newSiteAt makes a site where the options say.
+func newSiteAt(t *testing.T, o node.Options, v variant) *site {
+	t.Helper()
 	testnet.RequireRoot(t)
 	testnet.RequireKernel(t, "bridge")
-	s := &site{kind: kind, variant: v, networks: filepath.Join(t.TempDir(), "networks")}
+	s := &site{kind: o.Kind, variant: v, networks: filepath.Join(t.TempDir(), "networks")}
 	check(t, os.MkdirAll(s.networks, 0o755))
 	all := map[string]any{"cniVersion": "1.1.0", "attachConcurrency": v.concurrency}
-	maps.Copy(all, conf)
-	s.Node = node.New(t, node.Options{Kind: kind, NetworksDir: s.networks, Conf: all, BinDir: binDir})
+	maps.Copy(all, o.Conf)
+	o.NetworksDir, o.Conf, o.BinDir = s.networks, all, binDir
+	s.Node = node.New(t, o)
 	check(t, os.Remove(filepath.Join(s.Dir, "net.d", "10-primary.conflist")))
 	file := filepath.Join(s.Dir, "net.d", v.file)
 	check(t, os.WriteFile(file, fmt.Appendf(nil, v.primary, s.ipam("10.244.0.0/16")), 0o644))

@@ -5,6 +5,7 @@ package node
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -66,6 +67,9 @@ type Options struct {
 	BinDir string
 	// Quiet keeps plugin and daemon from logging: for measurements.
 	Quiet bool
+	// Dir is the node's directory, StateDir the ledger's: for a test that has them on a disk of their own. Empty for a
+	// temporary directory, and for one below Dir.
+	Dir, StateDir string
 }
 
 // Node is one node. Its directory holds everything: binaries, configuration, state, the daemon's log.
@@ -152,7 +156,10 @@ func New(tb testing.TB, o Options) *Node {
 	if _, err := os.Stat(filepath.Join(reference, "bridge")); err != nil {
 		tb.Skipf("no reference plugins in bin/cni: run make tools")
 	}
-	n := &Node{NS: testnet.New(tb), Dir: tb.TempDir(), opts: o}
+	if o.Dir == "" {
+		o.Dir = tb.TempDir()
+	}
+	n := &Node{NS: testnet.New(tb), Dir: o.Dir, opts: o}
 	if o.BinDir == "" {
 		o.BinDir = Binaries(tb)
 	}
@@ -230,7 +237,7 @@ func (n *Node) Bridge(subnet string) string {
 func (n *Node) Reservations() string { return filepath.Join(n.Dir, "ipam") }
 
 // State is the ledger's directory.
-func (n *Node) State() string { return filepath.Join(n.Dir, "state") }
+func (n *Node) State() string { return cmp.Or(n.opts.StateDir, filepath.Join(n.Dir, "state")) }
 
 // SocketDir is the daemon's.
 func (n *Node) SocketDir() string { return filepath.Join(n.Dir, "run") }

@@ -1,0 +1,292 @@
+package faults
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"multus/internal/fsx"
+	"multus/internal/host/plugin"
+	"multus/test/disk"
+	"multus/test/node"
+	"multus/test/testnet"
+)
+
+// powerSite is a site whose ledger is on a disk that loses its power. What host-local has reserved stays: it is on
+// another disk, as the worst that can happen.
+type powerSite struct {
+	*site
+	disk *disk.Disk
+}
+
+func newPowerSite(t *testing.T, kind node.Kind, v variant) *powerSite {
+	t.Helper()
+	d := disk.New(t)
+	return &powerSite{newSiteAt(t, node.Options{Kind: kind, StateDir: filepath.Join(d.Dir, "multus")}, v), d}
+}
+
+// losePower takes the power and brings the disk back. Processes and namespaces are gone.
+func (s *powerSite) losePower(t *testing.T) {
+	t.Helper()
+	s.disk.Cut(t)
+	s.StopDaemon(t)
+	// The delegates of a killed plugin live on until here: what they reserve meanwhile counts as well.
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	l, err := fsx.Acquire(ctx, plugin.LockFile, s.pod.ContainerID)
+	check(t, err)
+	check(t, l.Close())
+	check(t, testnet.Delete(s.pod.Path))
+	s.disk.Mount(t)
+}
+
+// whole fails for a file of ours that is cut off. libcni's results are not ours, and hidden files are not in place yet.
+func (s *powerSite) whole(t *testing.T, r *row, what string) {
+	t.Helper()
+	check(t, filepath.WalkDir(s.disk.Dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || strings.HasPrefix(d.Name(), ".") || filepath.Dir(path) == filepath.Join(s.State(), "results") {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if err == nil && !json.Valid(b) {
+			r.bad(t, &r.records, 1, "%s: %s holds %d bytes that are no JSON", what, path, len(b))
+		}
+		return err
+	}))
+}
+
+// boot does what a runtime does after a power loss: DEL of the sandbox of before, or GC if the runtime has forgotten it
+// as well. Nobody else knows of the pod any more. Then nothing may be left, and its next sandbox must work.
+func (s *powerSite) boot(t *testing.T, r *row, forgotten bool, what string) {
+	t.Helper()
+	r.try()
+	s.whole(t, r, what)
+	if s.kind == node.Thick {
+		s.StartDaemon(t)
+	}
+	back := s.away(t)
+	if forgotten {
+		if err := s.gc(t, nil); err != nil {
+			r.bad(t, &r.stuck, 1, "%s: GC: %v", what, err)
+		}
+	} else {
+		s.del(t, r, what)
+	}
+	back()
+	s.clean(t, r, what)
+	s.newPod(t)
+	if err := s.call(t, "ADD"); err != nil {
+		r.bad(t, &r.stuck, 1, "%s: next ADD: %v", what, err)
+	} else {
+		s.checkStatus(t, r, what)
+	}
+	s.del(t, r, what+", next sandbox")
+	s.clean(t, r, what+", next sandbox")
+}
+
+// chooseForPower leaves out of a short run the points between which no file is written and no address reserved.
+func chooseForPower(points []point) []point {
+	if long() {
+		return points
+	}
+	return slices.DeleteFunc(points, func(p point) bool {
+		file := strings.HasPrefix(p.name, "fsx.") && p.pass < 3 || strings.HasPrefix(p.name, "ledger.")
+		return !file && (p.name != "exec.started" || p.pass%2 == 0)
+	})
+}
+
+// TestPowerLoss takes the node's power at every named point of ADD, DEL and GC, and after their end: what was not synced
+// is lost. Nothing of the pod is lost with it.
+func TestPowerLoss(t *testing.T) {
+	for k, kind := range node.Kinds {
+		for i, v := range variants[2:] {
+			if !long() && k == i {
+				continue
+			}
+			t.Run(fmt.Sprintf("%s/%s", kind, v.name), func(t *testing.T) {
+				t.Parallel()
+				s := newPowerSite(t, kind, v)
+				s.fake(t, "bad", map[string]any{"fail": map[string]any{"ADD": map[string]any{"code": 100, "msg": "no"}}})
+				r := table.row(fmt.Sprintf("power lost at every point, %s, %s", kind, v.name))
+				for _, verb := range verbs {
+					seldom := verb.name == "ADD after ADD" || verb.name == "DEL of nothing"
+					if verb.name == "CHECK" || seldom && !long() {
+						continue // CHECK writes nothing
+					}
+					s.losePowerIn(t, r, verb, s.forgetNetworks)
+					if verb.name == "ADD" || long() {
+						// Noting networks syncs the disk, and with it what should have been synced before.
+						s.losePowerIn(t, r, verb, func(*testing.T) {})
+					}
+				}
+			})
+		}
+	}
+}
+
+// losePowerIn takes the power after a verb, and at its points; each time the disk has all that was before.
+func (s *powerSite) losePowerIn(t *testing.T, r *row, verb verb, first func(*testing.T)) {
+	t.Helper()
+	first(t)
+	verb.before(t, s.site)
+	s.disk.Sync(t)
+	points := s.trace(t, verb.name, func(env ...string) error { return verb.call(t, s.site, env...) })
+	s.losePower(t)
+	s.boot(t, r, verb.name == "DEL", verb.name+" was done")
+	for n, p := range chooseForPower(points) {
+		first(t)
+		verb.before(t, s.site)
+		s.disk.Sync(t)
+		if err := verb.call(t, s.site, p.env()); !errors.Is(err, errKilled) {
+			t.Errorf("%s: not killed: %v", p, err)
+		}
+		s.losePower(t)
+		s.boot(t, r, n%2 == 1, p.String())
+	}
+}
+
+// TestPowerRed is the test of the test: a ledger that is not synced, or whose directory is not, loses the pod.
+func TestPowerRed(t *testing.T) {
+	t.Parallel()
+	s := newPowerSite(t, node.Thin, variants[3])
+	for _, tc := range []struct {
+		name, env string
+		red       bool
+	}{
+		{"all synced", "", false},
+		{"no file is synced", "fsx.sync=skip", true},
+		{"no directory is synced", "fsx.syncdir=skip", true},
+	} {
+		r := &row{fault: tc.name, expected: tc.red}
+		s.disk.Sync(t)
+		if err := s.call(t, "ADD", "MULTUS_FAILPOINT="+tc.env); err != nil {
+			t.Fatalf("ADD: %v", err)
+		}
+		s.prev = nil
+		s.losePower(t)
+		s.boot(t, r, false, tc.name)
+		if got := r.sum() > 0; got != tc.red {
+			t.Errorf("%s: the harness counts %d", tc.name, r.sum())
+		}
+		if tc.red && r.addresses == 0 {
+			t.Errorf("%s: no leaked address is seen", tc.name)
+		}
+	}
+}
+
+// TestPowerLossDaemon takes the power while the daemon writes the runtime's configuration and its copy for the next
+// boot: both are the old ones or the new ones, and the daemon goes on from there.
+func TestPowerLossDaemon(t *testing.T) {
+	t.Parallel()
+	d := disk.New(t)
+	s := &powerSite{newSiteAt(t, node.Options{Kind: node.Thick, Dir: filepath.Join(d.Dir, "node")}, variants[1]), d}
+	r := table.row("power lost while the daemon writes")
+	slot := []string{filepath.Join(s.Dir, "etc", "00-multus.conf"), filepath.Join(s.State()+"-slot", "00-multus.conf")}
+	before := s.Generated(t)
+	for _, name := range []string{"fsx.created", "fsx.written", "fsx.synced", "fsx.renamed"} {
+		for pass := range slot {
+			what := fmt.Sprintf("%s:%d", name, pass+1)
+			r.try()
+			s.StopDaemon(t)
+			d.Sync(t)
+			s.DaemonEnv = []string{"MULTUS_FAILPOINT=" + what}
+			s.StartDaemon(t)
+			s.changePrimary(t)
+			p := s.Daemon()
+			eventually(t, "the daemon dies at "+what, func() bool { return p.Signal(syscall.Signal(0)) != nil })
+			d.Cut(t)
+			s.StopDaemon(t)
+			d.Mount(t)
+			var found [][]byte
+			for _, path := range slot {
+				b, err := os.ReadFile(path)
+				check(t, err)
+				found = append(found, b)
+			}
+			s.DaemonEnv = nil
+			s.StartDaemon(t)
+			var after []byte
+			eventually(t, what+": the new configuration is written", func() bool {
+				after = s.Generated(t)
+				return !bytes.Equal(after, before)
+			})
+			for i, b := range found {
+				if !bytes.Equal(b, before) && !bytes.Equal(b, after) {
+					r.bad(t, &r.records, 1, "%s: %s holds %q", what, slot[i], b)
+				}
+			}
+			before = after
+		}
+	}
+}
+
+// changePrimary makes the cluster network's configuration another one, for good, so that the daemon's is another one.
+func (s *powerSite) changePrimary(t *testing.T) {
+	t.Helper()
+	file, ok := s.conf["clusterNetwork"].(string)
+	if !ok {
+		t.Fatal("no cluster network")
+	}
+	b, err := os.ReadFile(file)
+	check(t, err)
+	const one, other = `"portMappings":true`, `"bandwidth":true`
+	if changed := bytes.ReplaceAll(b, []byte(one), []byte(other)); !bytes.Equal(changed, b) {
+		b = changed
+	} else {
+		b = bytes.ReplaceAll(b, []byte(other), []byte(one))
+	}
+	check(t, fsx.WriteAtomic(file, b, 0o644))
+}
+
+// TestPowerLossReports takes the power while the plugin leaves reports for a daemon that is away, where they are on a
+// disk: a report is whole or not there, and the daemon takes it up.
+func TestPowerLossReports(t *testing.T) {
+	t.Parallel()
+	d := disk.New(t)
+	o := node.Options{Kind: node.Thick, Dir: filepath.Join(d.Dir, "node"), Conf: map[string]any{"plainPods": "local"}}
+	s := &powerSite{newSiteAt(t, o, variants[1]), d}
+	r := table.row("power lost while a report is left")
+	s.StopDaemon(t)
+	points := s.trace(t, "ADD", func(env ...string) error { return s.call(t, "ADD", env...) })
+	s.del(t, r, "trace")
+	from := slices.IndexFunc(points, func(p point) bool { return p.name == "leave.before" })
+	if from < 0 {
+		t.Fatalf("no report is left: %v", points)
+	}
+	check(t, os.RemoveAll(filepath.Join(s.SocketDir(), "reports")))
+	for _, p := range points[from:] {
+		r.try()
+		d.Sync(t)
+		_ = s.call(t, "ADD", p.env())
+		s.losePower(t)
+		left := s.reports(t)
+		for _, path := range left {
+			if b, err := os.ReadFile(path); err != nil || !json.Valid(b) {
+				r.bad(t, &r.records, 1, "%s: %s holds %d bytes that are no report: %v", p, path, len(b), err)
+			}
+		}
+		if p.name == "leave.after" && len(left) != 1 {
+			r.bad(t, &r.wrong, 1, "%s: a report that was left is lost: %v", p, left)
+		}
+		s.StartDaemon(t)
+		eventually(t, p.String()+": the reports are taken up", func() bool { return len(s.reports(t)) == 0 })
+		s.StopDaemon(t)
+		s.del(t, r, p.String())
+		s.newPod(t)
+	}
+}
+
+// reports are those that wait in files; the hidden ones are half-written.
+func (s *powerSite) reports(t *testing.T) []string {
+	t.Helper()
+	return slices.DeleteFunc(s.waiting(t), func(path string) bool { return strings.HasPrefix(filepath.Base(path), ".") })
+}
