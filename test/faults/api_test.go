@@ -137,11 +137,15 @@ type apiSite struct {
 	cluster *kubetest.Cluster
 	front   *frontend
 	ns      string
+	// visits counts pods, so that each has a name of its own.
+	visits int
+	// forgot tells that the daemon was started while the API server was away.
+	forgot bool
 }
 
-func newAPISite(t *testing.T, kind node.Kind, cluster *kubetest.Cluster) *apiSite {
+func newAPISite(t *testing.T, kind node.Kind, cluster *kubetest.Cluster, namespace string) *apiSite {
 	t.Helper()
-	s := &apiSite{site: &site{kind: kind}, cluster: cluster, front: newFrontend(t, cluster), ns: "faults-" + string(kind)}
+	s := &apiSite{site: &site{kind: kind}, cluster: cluster, front: newFrontend(t, cluster), ns: namespace}
 	cluster.CreateNamespace(t, s.ns)
 	s.Node = node.New(t, node.Options{
 		Kind: kind, Kubeconfig: s.front.kubeconfig(t, cluster), API: s.front.addr(), BinDir: binDir,
@@ -265,7 +269,7 @@ func TestAPIServer(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()
-			s := newAPISite(t, kind, cluster)
+			s := newAPISite(t, kind, cluster, "faults-"+string(kind))
 			r := table.row("API server sick, " + string(kind))
 			s.makePod(t, "warm", "plain")
 			check(t, s.call(t, "ADD"))
@@ -282,6 +286,10 @@ func TestAPIServer(t *testing.T) {
 				b, _ := os.ReadDir(filepath.Join(s.SocketDir(), "reports"))
 				r.bad(t, &r.records, len(b), "reports left: %v", b)
 			}
+		})
+		t.Run("away "+string(kind), func(t *testing.T) {
+			t.Parallel()
+			newAPISite(t, kind, cluster, "away-"+string(kind)).absences(t)
 		})
 	}
 }

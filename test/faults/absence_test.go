@@ -1,0 +1,148 @@
+package faults
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"multus/test/node"
+)
+
+// guest is a pod that was attached and stays.
+type guest struct {
+	pod    *node.Pod
+	result json.RawMessage
+	names  []string
+}
+
+// gone is the API server's absence: whoever asks it is cut off.
+func gone(http.ResponseWriter, *http.Request, http.Handler) bool { panic(http.ErrAbortHandler) }
+
+// goAway also cuts off who is being served: watches end, as at the end of a real server.
+func (f *frontend) goAway() {
+	f.is(gone)
+	f.server.CloseClientConnections()
+}
+
+// absences lets pods come and go while the API server goes away and comes back at random, and then while it stays away,
+// for minutes in a long run. Plain pods start at any time; annotated ones start, or fail with code 11 and the reason.
+// Once it is back all statuses are right.
+func (s *apiSite) absences(t *testing.T) {
+	t.Helper()
+	flicker, away := 2*time.Second, 3*time.Second
+	if long() {
+		flicker, away = 30*time.Second, 3*time.Minute
+	}
+	s.absence(t, fmt.Sprintf("API server away at random, %s", s.kind), flicker, false, func(done <-chan struct{}) {
+		for {
+			select {
+			case <-done:
+				return
+			case <-time.After(rand.N(700 * time.Millisecond)):
+			}
+			if rand.IntN(2) == 0 {
+				s.front.goAway()
+			} else {
+				s.front.is(nil)
+			}
+		}
+	})
+	s.absence(t, fmt.Sprintf("API server away for %s, %s", away, s.kind), away, long() && s.kind == node.Thick, func(done <-chan struct{}) {
+		s.front.goAway()
+		<-done
+	})
+}
+
+// absence makes pods for a time; during says how the API server is until done is closed. With restart the daemon is
+// another one from half-time on, which knows no definition.
+func (s *apiSite) absence(t *testing.T, fault string, lasts time.Duration, restart bool, during func(done <-chan struct{})) {
+	t.Helper()
+	r := table.row(fault)
+	s.visit(t, r, "before", "plain", false)
+	s.leave(t, r)
+	var wg sync.WaitGroup
+	done := make(chan struct{})
+	wg.Go(func() { during(done) })
+	var stay []guest
+	refused := 0
+	const most = 40 // pods that stay: enough reports that wait
+	start := time.Now()
+	for n := 0; time.Since(start) < lasts; n++ {
+		if restart && time.Since(start) > lasts/2 {
+			restart = false
+			s.StopDaemon(t)
+			s.StartDaemon(t)
+			s.forgot = true
+		}
+		networks := []string{"", "plain"}[n%2]
+		g, err := s.visit(t, r, "guest", networks, networks != "")
+		if err != nil {
+			refused++
+		}
+		if g == nil || len(stay) >= most || n%4 > 1 {
+			s.leave(t, r)
+			continue
+		}
+		stay = append(stay, *g)
+	}
+	close(done)
+	wg.Wait()
+	s.front.is(nil)
+	s.forgot = false
+	t.Logf("%s: %d pods stay, %d were refused", fault, len(stay), refused)
+	for i := range stay {
+		s.pod, s.prev = stay[i].pod, stay[i].result
+		s.statusIs(t, r, s.pod.Name, stay[i].names)
+	}
+	if _, err := s.visit(t, r, "after", "plain", false); err == nil {
+		s.statusIs(t, r, "after", []string{"cluster", s.ns + "/plain"})
+	}
+	s.leave(t, r)
+	for i := range stay {
+		s.pod, s.prev = stay[i].pod, stay[i].result
+		s.leave(t, r)
+	}
+	s.clean(t, r, "after all")
+	if s.kind == node.Thick && !eventually(t, "nothing waits", func() bool { return len(s.waiting(t)) == 0 }) {
+		r.bad(t, &r.records, len(s.waiting(t)), "reports left: %v", s.waiting(t))
+	}
+}
+
+// visit makes a pod the site's, and attaches it; a refusal is an ADD that failed as it may.
+func (s *apiSite) visit(t *testing.T, r *row, name, networks string, mayFail bool) (*guest, error) {
+	t.Helper()
+	r.try()
+	s.visits++
+	s.makePod(t, fmt.Sprintf("%s-%d", name, s.visits), networks)
+	names := []string{"cluster"}
+	if networks != "" {
+		names = append(names, s.ns+"/"+networks)
+	}
+	err := s.call(t, "ADD")
+	if err == nil {
+		return &guest{s.pod, bytes.Clone(s.prev), names}, nil
+	}
+	// The runtime passed the annotations, and a daemon has the definition, unless it was started since.
+	mayFail = mayFail && (s.kind == node.Thin || s.forgot)
+	var ce *types.Error
+	if !mayFail || !errors.As(err, &ce) || ce.Code != types.ErrTryAgainLater || !strings.Contains(ce.Error(), "API server") {
+		r.bad(t, &r.stuck, 1, "ADD of %s, networks %q: %v", s.pod.Name, networks, err)
+	}
+	return nil, err
+}
+
+// leave deletes the site's pod.
+func (s *apiSite) leave(t *testing.T, r *row) {
+	t.Helper()
+	s.del(t, r, "DEL of "+s.pod.Name)
+	s.cluster.DeletePod(t, s.ns, s.pod.Name)
+}
