@@ -19,6 +19,7 @@ import (
 	"multus/internal/engine/request"
 	"multus/internal/failpoint"
 	"multus/internal/fault"
+	"multus/internal/fsx"
 )
 
 // Add attaches a pod to its networks and returns the cluster network's result (behaviour.md D.1). When it
@@ -162,29 +163,35 @@ func (c *call) report(ctx context.Context, p *plan.Plan, results []types.Result,
 	failpoint.At("report.after")
 }
 
-// waitReady waits for the cluster network's own sign that it is ready (behaviour.md D11, M1).
+// waitReady waits for the cluster network's own sign that it is ready (behaviour.md D11, M1). It is before the sandbox's
+// lock, so that no DEL waits for it.
 func (c *call) waitReady(ctx context.Context) error {
 	file := c.conf.ReadinessIndicatorFile
 	if file == "" {
 		return nil
 	}
-	limit := time.NewTimer(ReadyLimit)
-	defer limit.Stop()
-	for {
-		_, err := os.Stat(file)
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-time.After(readyPause):
-			continue
-		case <-ctx.Done():
-			err = context.Cause(ctx)
-		case <-limit.C:
-		}
-		return fault.Wrap(err, fault.TryAgain, "look at the pods of the cluster network on this node",
-			"have you checked that your default network is ready? still waiting for readinessindicatorfile @ %s", file)
+	if _, err := os.Stat(file); err == nil {
+		return nil
 	}
+	waiting, cancel := context.WithTimeout(ctx, ReadyLimit)
+	defer cancel()
+	// One for all of the node: each watch is one of the few that the kernel grants root, and kubelet and the runtime need
+	// theirs, most of all at a boot, when every pod waits. Whoever sees the file lets the next one look.
+	lock, err := fsx.Acquire(waiting, c.deps.LockFile, "ready "+file)
+	if err == nil {
+		err = errors.Join(fsx.Await(waiting, file), lock.Release())
+	}
+	_, missing := os.Stat(file)
+	switch {
+	case missing == nil:
+		return nil
+	case ctx.Err() != nil:
+		err = context.Cause(ctx)
+	case waiting.Err() != nil:
+		err = missing
+	}
+	return fault.Wrap(err, fault.TryAgain, "look at the pods of the cluster network on this node",
+		"have you checked that your default network is ready? still waiting for readinessindicatorfile @ %s", file)
 }
 
 // copyDeviceInfo puts the device plugin's information where the attachment's is expected

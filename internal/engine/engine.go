@@ -30,7 +30,6 @@ import (
 const (
 	// ReadyLimit is how long an ADD waits for readinessindicatorfile (behaviour.md D11, O20).
 	ReadyLimit = 45 * time.Second
-	readyPause = 100 * time.Millisecond
 	// AddLimit bounds an ADD, ReadyLimit included, undo not; kubelet gives up after two minutes.
 	AddLimit = 90 * time.Second
 	// UndoLimit bounds the undo of a failed ADD, and DelLimit a DEL.

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -169,6 +170,87 @@ func TestReadinessFile(t *testing.T) {
 			f.givenUp(t, kind, ready)
 		})
 	}
+}
+
+// TestReadinessFileOfMany: of the plugins that wait for the file one watches, whoever of them is killed meanwhile; the
+// kernel grants root few watches, and all pods of a node wait at a boot. When the file comes, all go on.
+func TestReadinessFileOfMany(t *testing.T) {
+	for _, kind := range node.Kinds {
+		t.Run(string(kind), func(t *testing.T) {
+			ready := filepath.Join(t.TempDir(), "not", "there", "yet")
+			f := newFakes(t, kind, map[string]any{"readinessindicatorfile": ready}, nil)
+			const pods = 8
+			added := make(chan error, pods)
+			for range pods {
+				p := f.pod(t, "one")
+				go func() {
+					_, err := f.Add(t, f.Conf(), p)
+					added <- err
+				}()
+			}
+			one := func() (plugins, watching []int) {
+				for _, pid := range children(t) {
+					if exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); err == nil && filepath.Base(exe) == binaries[kind] {
+						plugins = append(plugins, pid)
+						if watches(pid) {
+							watching = append(watching, pid)
+						}
+					}
+				}
+				return plugins, watching
+			}
+			var plugins, watching []int
+			eventually(t, f.Node, "all wait", func() bool { plugins, watching = one(); return len(plugins) == pods && len(watching) > 0 })
+			if err := syscall.Kill(watching[0], syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-added; err == nil {
+				t.Error("a plugin that was killed succeeded")
+			}
+			eventually(t, f.Node, "another one watches", func() bool { plugins, watching = one(); return len(plugins) == pods-1 && len(watching) > 0 })
+			if len(watching) != 1 {
+				t.Errorf("%d of %d plugins watch", len(watching), len(plugins))
+			}
+			if err := os.MkdirAll(ready, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			for range pods - 1 {
+				if err := <-added; err != nil {
+					t.Errorf("ADD: %v", err)
+				}
+			}
+		})
+	}
+}
+
+// children are the processes that this one has started.
+func children(t *testing.T) []int {
+	t.Helper()
+	files, err := filepath.Glob("/proc/self/task/*/children")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []int
+	for _, file := range files {
+		b, _ := os.ReadFile(file) // a thread that has ended has none
+		for field := range strings.FieldsSeq(string(b)) {
+			pid, err := strconv.Atoi(field)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, pid)
+		}
+	}
+	return out
+}
+
+// watches tells whether a process has an inotify instance.
+func watches(pid int) bool {
+	fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	return slices.ContainsFunc(fds, func(fd string) bool {
+		to, err := os.Readlink(fd)
+		return err == nil && to == "anon_inode:inotify"
+	})
 }
 
 // givenUp ends the plugin while it waits.

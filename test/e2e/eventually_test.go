@@ -3,12 +3,19 @@ package e2e
 import (
 	"testing"
 	"time"
+
+	"multus/test/node"
 )
 
 // patience is how long something that happens by itself may take.
 const patience = 30 * time.Second
 
 func (s *site) eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	eventually(t, s.Node, what, ok)
+}
+
+func eventually(t *testing.T, n *node.Node, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
@@ -17,5 +24,5 @@ func (s *site) eventually(t *testing.T, what string, ok func() bool) {
 			return
 		}
 	}
-	t.Fatalf("%s: not within %s\n%s", what, patience, s.DaemonLog())
+	t.Fatalf("%s: not within %s\n%s", what, patience, n.DaemonLog())
 }
