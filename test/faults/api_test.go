@@ -12,7 +12,6 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -265,29 +264,30 @@ func (s *apiSite) try(t *testing.T, r *row, n int, networks string) {
 // TestAPIServer: whatever the API server does, a plain pod starts; an annotated one starts, or fails with code 11 where
 // nobody but the API server knows its networks; the status that is written in the end is the right one.
 func TestAPIServer(t *testing.T) {
+	t.Parallel()
 	cluster := kubetest.Start(t)
 	for _, kind := range node.Kinds {
-		t.Run(string(kind), func(t *testing.T) {
-			t.Parallel()
-			s := newAPISite(t, kind, cluster, "faults-"+string(kind))
-			r := table.row("API server sick, " + string(kind))
-			s.makePod(t, "warm", "plain")
-			check(t, s.call(t, "ADD"))
-			s.del(t, r, "warm")
-			for n := range sicknesses {
-				for i, networks := range []string{"", "plain"} {
+		for i, networks := range []string{"", "plain"} {
+			name := string(kind) + map[bool]string{true: "-plain", false: "-annotated"}[networks == ""]
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				s := newAPISite(t, kind, cluster, name)
+				r := table.row("API server sick, " + string(kind))
+				s.makePod(t, "warm", "plain")
+				check(t, s.call(t, "ADD"))
+				s.del(t, r, "warm")
+				for n := range sicknesses {
 					// In the short form by turns: what is plain with one is annotated with the other.
 					if long() || (n+i+int(kind[2]))%2 == 0 {
 						s.try(t, r, n, networks)
 					}
 				}
-			}
-			if kind == node.Thick && !eventually(t, "nothing waits", func() bool { return len(s.waiting(t)) == 0 }) {
-				b, _ := os.ReadDir(filepath.Join(s.SocketDir(), "reports"))
-				r.bad(t, &r.records, len(b), "reports left: %v", b)
-			}
-		})
-		t.Run("away "+string(kind), func(t *testing.T) {
+				if kind == node.Thick && !eventually(t, "nothing waits", func() bool { return len(s.waiting(t)) == 0 }) {
+					r.bad(t, &r.records, len(s.waiting(t)), "reports left: %v", s.waiting(t))
+				}
+			})
+		}
+		t.Run(string(kind)+"-away", func(t *testing.T) {
 			t.Parallel()
 			newAPISite(t, kind, cluster, "away-"+string(kind)).absences(t)
 		})

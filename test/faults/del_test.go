@@ -56,6 +56,7 @@ func nothing([]byte) []byte { return nil }
 // TestDelAlone: one DEL frees everything though all that it could ask has changed or is gone; every time without
 // definitions, and thick without the daemon.
 func TestDelAlone(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		name   string
 		damage func(t *testing.T, s *site)
@@ -164,6 +165,7 @@ func TestDelTruncatedRecord(t *testing.T) {
 // TestDelMissingPlugin: the binary of one of three networks is missing. The other two are freed at once; DEL fails as
 // long as something is held, be the namespace there or not, and finishes when the binary is back.
 func TestDelMissingPlugin(t *testing.T) {
+	t.Parallel()
 	for _, kind := range node.Kinds {
 		for _, gone := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/gone=%v", kind, gone), func(t *testing.T) {
@@ -201,6 +203,7 @@ func TestDelMissingPlugin(t *testing.T) {
 // TestDelFailingPlugin: a delegate fails its DEL. Every other attachment is deleted all the same, the error is
 // returned, and the next DEL finishes.
 func TestDelFailingPlugin(t *testing.T) {
+	t.Parallel()
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()
@@ -265,6 +268,7 @@ func killFile(t *testing.T, path string) (alive bool) {
 // TestTerminated: a runtime that gives up sends SIGTERM: the delegate at work is killed with all its processes, what
 // was begun is undone, and the error says so.
 func TestTerminated(t *testing.T) {
+	t.Parallel()
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()
@@ -363,6 +367,7 @@ func TestHung(t *testing.T) {
 
 // TestLimits: with the real limits, the answer comes before the two minutes after which a kubelet gives up.
 func TestLimits(t *testing.T) {
+	t.Parallel()
 	if !long() {
 		t.Skip("takes minutes: FAULTS_SECONDS=61")
 	}
@@ -397,6 +402,7 @@ func TestLimits(t *testing.T) {
 // TestFailsAfterKill: an ADD was killed before its result was known, and then the delegate's DEL fails: something may
 // be held, so the error is returned and the next DEL finishes. It is so for the cluster network and for any other.
 func TestFailsAfterKill(t *testing.T) {
+	t.Parallel()
 	for network, point := range map[string]string{"held": "exec.after:3", "cluster": "exec.after:1"} {
 		t.Run(network, func(t *testing.T) { failsAfterKill(t, network == "cluster", point) })
 	}
@@ -438,6 +444,7 @@ esac`)
 // TestOrphan: the plugin was killed and its delegate never ends. DEL waits for it, ends it, and frees everything, at the
 // first try; nobody has to look for the process.
 func TestOrphan(t *testing.T) {
+	t.Parallel()
 	if !long() {
 		t.Skip("DEL waits for half a minute: FAULTS_SECONDS=61; the short form of it is TestOrphans in internal/engine")
 	}

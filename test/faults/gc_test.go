@@ -60,6 +60,7 @@ func (s *site) add(t *testing.T, p *node.Pod) {
 // TestGC: sandboxes that the runtime does not list are freed, their namespaces gone or not, recorded or remembered by
 // libcni only; live ones are untouched.
 func TestGC(t *testing.T) {
+	t.Parallel()
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()
@@ -95,6 +96,7 @@ func TestGC(t *testing.T) {
 
 // TestGCWhileAdding: a pod that is attached after GC has looked is untouched, and so are those of ADDs that run.
 func TestGCWhileAdding(t *testing.T) {
+	t.Parallel()
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()

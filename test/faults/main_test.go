@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"sync"
 	"testing"
@@ -18,12 +19,17 @@ import (
 	"multus/test/node"
 )
 
+// perCPU is how many tests run at a time for each processor, unless -parallel says another number.
+const perCPU = 2
+
 // binDir holds the project's binaries, built with the tag failpoint.
 var binDir string
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
+	// Most of the time a try waits: for delegates, namespaces, limits.
+	_ = flag.Set("test.parallel", strconv.Itoa(perCPU*runtime.NumCPU())) // the flag is there
 	flag.Parse()
 	// Test binaries of other packages have mounts and processes of their own: everything of ours is below one directory.
 	dir, err := os.MkdirTemp("", "multus-faults-")

@@ -112,6 +112,7 @@ func choose(points []point, kind, variant int) []point {
 // TestPoints kills the plugin at every named point that a verb passes, for every verb, thin and thick, with every
 // variant of networks; its delegates live on. Every second DEL finds neither definitions nor pod.
 func TestPoints(t *testing.T) {
+	t.Parallel()
 	for k, kind := range node.Kinds {
 		for i, v := range variants {
 			t.Run(fmt.Sprintf("%s/%s", kind, v.name), func(t *testing.T) {

@@ -107,6 +107,7 @@ func chooseForPower(points []point) []point {
 // TestPowerLoss takes the node's power at every named point of ADD, DEL and GC, and after their end: what was not synced
 // is lost. Nothing of the pod is lost with it.
 func TestPowerLoss(t *testing.T) {
+	t.Parallel()
 	for k, kind := range node.Kinds {
 		for i, v := range variants[2:] {
 			if !long() && k == i {

@@ -71,6 +71,7 @@ func (s *site) slow(t *testing.T, seconds string) {
 
 // TestDelWaits: a DEL waits for the delegate of a killed ADD that has not even begun its work.
 func TestDelWaits(t *testing.T) {
+	t.Parallel()
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()
