@@ -3,6 +3,7 @@ package faults
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -208,4 +209,105 @@ func (s *site) exchange(t *testing.T, c *api.Client, name string, gone bool) {
 	if err != nil {
 		t.Errorf("exchange: %v", err)
 	}
+}
+
+// TestDelPasses: nothing is there in which a DEL could wait behind ADDs: with many ADDs in flight that do not come to an
+// end, in delegates, in the daemon and before the cluster network's sign, a DEL of another pod does, be it recorded or
+// not; and so does the DEL of a pod whose ADD waits, or waited until it was killed, and has attached nothing.
+func TestDelPasses(t *testing.T) {
+	t.Parallel()
+	for _, kind := range node.Kinds {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, kind, variants[3], map[string]any{"daemonTimeout": "2m"})
+			r := table.row("DEL while ADDs hang, " + string(kind))
+			recorded, unrecorded := s.makePod(t, "recorded"), s.makePod(t, "unrecorded")
+			s.add(t, recorded)
+			h := s.hang(t)
+			waiting, killed := h.pods[0], h.pods[1]
+			_ = h.adds[1].Process.Kill()
+			_ = h.adds[1].end()
+			for _, p := range []*node.Pod{recorded, unrecorded, waiting, killed} {
+				r.try()
+				if err := s.start(t, p, "DEL").end(); err != nil {
+					r.bad(t, &r.stuck, 1, "DEL of %s: %v", p.Name, err)
+				}
+			}
+			for i, p := range h.adds {
+				if h.pods[i] != killed && !running(t, p.Process.Pid) {
+					t.Errorf("ADD of %s has ended: nothing is shown", h.pods[i].Name)
+				}
+				_ = p.Process.Signal(syscall.SIGTERM) // the runtime gives up
+			}
+			for i, p := range h.adds {
+				if h.pods[i] != killed && p.end() == nil {
+					t.Errorf("ADD of %s succeeded", h.pods[i].Name)
+				}
+				if err := s.start(t, h.pods[i], "DEL").end(); err != nil {
+					r.bad(t, &r.stuck, 1, "DEL of %s: %v", h.pods[i].Name, err)
+				}
+			}
+			s.clean(t, r, "after all")
+		})
+	}
+}
+
+// hanging are ADDs that do not come to an end.
+type hanging struct {
+	pods []*node.Pod
+	adds []*process
+}
+
+// hang starts ADDs and returns when all hang: those of the first pods before the cluster network's sign, then in a
+// delegate, then, with a daemon, in the daemon.
+func (s *site) hang(t *testing.T) *hanging {
+	t.Helper()
+	const each = 12
+	h := &hanging{}
+	start := func(networks string, conf map[string]any) {
+		for range each {
+			p := s.makePod(t, fmt.Sprintf("hangs-%d", len(h.pods)))
+			p.Annotations[networksKey] = networks
+			conf := maps.Clone(conf)
+			conf["runtimeConfig"] = map[string]any{passed: p.Annotations}
+			h.pods, h.adds = append(h.pods, p), append(h.adds, s.startWith(t, p, "ADD", conf))
+		}
+	}
+	waits := maps.Clone(s.conf)
+	waits["readinessindicatorfile"] = filepath.Join(s.Dir, "never")
+	start("plain", waits)
+	s.script(t, "hang", `[ $CNI_COMMAND = ADD ] && { mkdir "$dir/hangs-$CNI_CONTAINERID"; exec sleep 600; }`)
+	start("hang", s.conf)
+	count := func(pattern string) int {
+		files, err := filepath.Glob(filepath.Join(s.Dir, pattern))
+		check(t, err)
+		return len(files)
+	}
+	eventually(t, "the delegates hang", func() bool { return count("hangs-*") == each })
+	if s.kind == node.Thin {
+		return h
+	}
+	s.StopDaemon(t)
+	trace := filepath.Join(s.Dir, "trace")
+	var points []string
+	for pass := range each {
+		points = append(points, fmt.Sprintf("daemon.plan.received:%d=10m", pass+1))
+	}
+	s.DaemonEnv = []string{"MULTUS_FAILPOINT=" + strings.Join(points, ","), "MULTUS_FAILPOINT_TRACE=" + trace}
+	s.StartDaemon(t)
+	start("plain", s.conf)
+	eventually(t, "the daemon hangs", func() bool {
+		b, _ := os.ReadFile(trace) // it comes with the first
+		return strings.Count(string(b), "daemon.plan.received") == each
+	})
+	return h
+}
+
+// running tells whether a child has not ended: a zombie has.
+func running(t *testing.T, pid int) bool {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	check(t, err)
+	_, rest, _ := strings.Cut(string(b), ") ")
+	return !strings.HasPrefix(rest, "Z")
 }
