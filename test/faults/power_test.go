@@ -110,7 +110,7 @@ func TestPowerLoss(t *testing.T) {
 	t.Parallel()
 	for k, kind := range node.Kinds {
 		for i, v := range variants[2:] {
-			if !long() && k == i {
+			if !long() && i%len(node.Kinds) == k {
 				continue
 			}
 			t.Run(fmt.Sprintf("%s/%s", kind, v.name), func(t *testing.T) {
@@ -158,7 +158,7 @@ func (s *powerSite) losePowerIn(t *testing.T, r *row, verb verb, first func(*tes
 // TestPowerRed is the test of the test: a ledger that is not synced, or whose directory is not, loses the pod.
 func TestPowerRed(t *testing.T) {
 	t.Parallel()
-	s := newPowerSite(t, node.Thin, variants[3])
+	s := newPowerSite(t, node.Thin, two)
 	for _, tc := range []struct {
 		name, env string
 		red       bool
@@ -249,7 +249,8 @@ func (s *powerSite) changePrimary(t *testing.T) {
 }
 
 // TestPowerLossReports takes the power while the plugin leaves reports for a daemon that is away, where they are on a
-// disk: a report is whole or not there, and the daemon takes it up.
+// disk. They are not synced, since their sandboxes are lost with them: what is left of one must not keep the daemon from
+// writing the status of the pod's next sandbox.
 func TestPowerLossReports(t *testing.T) {
 	t.Parallel()
 	d := disk.New(t)
@@ -263,31 +264,24 @@ func TestPowerLossReports(t *testing.T) {
 	if from < 0 {
 		t.Fatalf("no report is left: %v", points)
 	}
-	check(t, os.RemoveAll(filepath.Join(s.SocketDir(), "reports")))
 	for _, p := range points[from:] {
 		r.try()
 		d.Sync(t)
 		_ = s.call(t, "ADD", p.env())
 		s.losePower(t)
-		left := s.reports(t)
-		for _, path := range left {
-			if b, err := os.ReadFile(path); err != nil || !json.Valid(b) {
-				r.bad(t, &r.records, 1, "%s: %s holds %d bytes that are no report: %v", p, path, len(b), err)
-			}
-		}
-		if p.name == "leave.after" && len(left) != 1 {
-			r.bad(t, &r.wrong, 1, "%s: a report that was left is lost: %v", p, left)
-		}
 		s.StartDaemon(t)
-		eventually(t, p.String()+": the reports are taken up", func() bool { return len(s.reports(t)) == 0 })
-		s.StopDaemon(t)
 		s.del(t, r, p.String())
 		s.newPod(t)
+		if err := s.call(t, "ADD"); err != nil {
+			r.bad(t, &r.stuck, 1, "%s: next ADD: %v", p, err)
+		} else {
+			s.checkStatus(t, r, p.String())
+		}
+		eventually(t, p.String()+": no report waits", func() bool {
+			files, err := filepath.Glob(filepath.Join(s.SocketDir(), "reports", "*.json"))
+			return err == nil && len(files) == 0
+		})
+		s.del(t, r, p.String()+", next sandbox")
+		s.StopDaemon(t)
 	}
-}
-
-// reports are those that wait in files; the hidden ones are half-written.
-func (s *powerSite) reports(t *testing.T) []string {
-	t.Helper()
-	return slices.DeleteFunc(s.waiting(t), func(path string) bool { return strings.HasPrefix(filepath.Base(path), ".") })
 }

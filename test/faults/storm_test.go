@@ -219,7 +219,7 @@ func TestDelPasses(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()
-			s := newSite(t, kind, variants[3], map[string]any{"daemonTimeout": "2m"})
+			s := newSite(t, kind, two, map[string]any{"daemonTimeout": "2m"})
 			r := table.row("DEL while ADDs hang, " + string(kind))
 			recorded, unrecorded := s.makePod(t, "recorded"), s.makePod(t, "unrecorded")
 			s.add(t, recorded)
