@@ -25,8 +25,9 @@ import (
 const (
 	// waitLimit is how long a report that asks to wait is waited for.
 	waitLimit = 2 * time.Second
-	// writers is how many reports are written at the same time.
+	// writers is how many statuses are written at the same time, tellers how many pods' events.
 	writers = 8
+	tellers = 2
 	// firstRetry and lastRetry bound the pauses between attempts.
 	firstRetry = 250 * time.Millisecond
 	lastRetry  = 15 * time.Second
@@ -48,6 +49,8 @@ type queue struct {
 	onTaken            func(*publish.Report)
 
 	work chan *job
+	// tales are reports whose events are to be written: after the status, and so that none waits for them.
+	tales chan *publish.Report
 
 	// mu guards latest, the newest report of each pod that is not written yet, and the fields old and
 	// spool of every job.
@@ -68,7 +71,7 @@ type job struct {
 }
 
 func newQueue(c publish.Cluster, dir string, log *slog.Logger) *queue {
-	return &queue{cluster: c, dir: dir, log: log, work: make(chan *job, 1024), latest: map[string]*job{}, told: map[string]time.Time{}, onWritten: func() {}, onRetry: func() {}, onTaken: func(*publish.Report) {}}
+	return &queue{cluster: c, dir: dir, log: log, work: make(chan *job, 1024), tales: make(chan *publish.Report, 1024), latest: map[string]*job{}, told: map[string]time.Time{}, onWritten: func() {}, onRetry: func() {}, onTaken: func(*publish.Report) {}}
 }
 
 // waiting is how many pods' status is not written yet.
@@ -158,6 +161,18 @@ func (q *queue) run(ctx context.Context) error {
 			}
 		})
 	}
+	for range tellers {
+		g.Go(func() error {
+			for {
+				select {
+				case <-ctx.Done():
+					return nil
+				case r := <-q.tales:
+					q.writeEvents(ctx, r)
+				}
+			}
+		})
+	}
 	return g.Wait()
 }
 
@@ -221,7 +236,7 @@ func (q *queue) write(ctx context.Context, g *errgroup.Group, j *job) {
 	if err == nil {
 		q.onWritten()
 		if !old {
-			q.tell(ctx, j.report)
+			q.tell(j.report)
 		}
 		return
 	}
@@ -247,7 +262,7 @@ func (q *queue) retry(ctx context.Context, j *job) {
 		if err == nil {
 			q.forget(j)
 			q.onWritten()
-			q.tell(ctx, j.report)
+			q.tell(j.report)
 			q.log.Info("status written", "pod", j.key, "container", j.report.ContainerID)
 			return
 		}
@@ -266,8 +281,16 @@ func (q *queue) attempt(ctx context.Context, r *publish.Report) error {
 	return err
 }
 
-// tell writes the events, once: what is not told now is not told.
-func (q *queue) tell(ctx context.Context, r *publish.Report) {
+// tell has the events of a report written, once: what is not told now is not told.
+func (q *queue) tell(r *publish.Report) {
+	select {
+	case q.tales <- r:
+	default:
+		q.log.Warn("events not written: too many wait", "pod", fileKey(r.Pod), "container", r.ContainerID)
+	}
+}
+
+func (q *queue) writeEvents(ctx context.Context, r *publish.Report) {
 	if err := publish.WriteEvents(ctx, q.cluster, r); err != nil {
 		q.log.Warn("events not written", "pod", fileKey(r.Pod), "container", r.ContainerID, "err", err)
 	}

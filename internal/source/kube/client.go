@@ -37,6 +37,7 @@ const (
 // objects, and may be used by many goroutines.
 type Client struct {
 	core   *rest.RESTClient
+	events *rest.RESTClient // core, with a limit of its own
 	nads   *rest.RESTClient
 	stream *rest.RESTClient // nads without a limit on the duration of a request: for watches
 	params runtime.ParameterCodec
@@ -62,9 +63,13 @@ func New(config *Config) (*Client, error) {
 	if c.QPS == 0 {
 		c.QPS, c.Burst = clientQPS, clientBurst // client-go's own default is 5
 	}
+	events := c
 	if c.RateLimiter == nil && c.QPS > 0 {
-		// One limit for all, and with an error that can be told from others.
+		// With an error that can be told from others. Events have a limit of their own: a pod waits for its status, and
+		// each has more events than statuses.
+		events = rest.CopyConfig(c)
 		c.RateLimiter = limiter{flowcontrol.NewTokenBucketRateLimiter(c.QPS, c.Burst)}
+		events.RateLimiter = limiter{flowcontrol.NewTokenBucketRateLimiter(c.QPS, c.Burst)}
 	}
 	transport, err := rest.HTTPClientFor(c)
 	if err != nil {
@@ -72,6 +77,9 @@ func New(config *Config) (*Client, error) {
 	}
 	client := &Client{params: runtime.NewParameterCodec(scheme)}
 	if client.core, err = restClient(c, "/api", schema.GroupVersion{Version: "v1"}, transport); err != nil {
+		return nil, err
+	}
+	if client.events, err = restClient(events, "/api", schema.GroupVersion{Version: "v1"}, transport); err != nil {
 		return nil, err
 	}
 	if client.nads, err = restClient(c, "/apis", nadv1.SchemeGroupVersion, transport); err != nil {

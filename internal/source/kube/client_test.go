@@ -277,6 +277,27 @@ func TestRateLimitIsUnavailable(t *testing.T) {
 	}
 }
 
+// TestEventsHaveTheirOwnLimit: events that wait hold up no status and no read.
+func TestEventsHaveTheirOwnLimit(t *testing.T) {
+	t.Parallel()
+	s := httptest.NewTLSServer(answer(200, "", `{"metadata":{"uid":"u"}}`))
+	t.Cleanup(s.Close)
+	c := clientOf(t, &rest.Config{Host: s.URL, QPS: 0.001, Burst: 1, TLSClientConfig: rest.TLSClientConfig{CAData: pemOf(s)}})
+	pod := publish.Pod{Namespace: "team-a", Name: "web-0"}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	emit := func() error { return c.Emit(ctx, pod, publish.Event{Type: publish.Normal, Reason: "r", Message: "m"}) }
+	if err := emit(); err != nil {
+		t.Fatal(err)
+	}
+	if err := emit(); !errors.Is(err, publish.ErrRetry) {
+		t.Fatalf("the second event is not held up: %v", err)
+	}
+	if err := c.SetAnnotation(ctx, pod, "k", "v"); err != nil {
+		t.Errorf("a status waits for events: %v", err)
+	}
+}
+
 func TestRequests(t *testing.T) {
 	t.Parallel()
 	type request struct{ method, path, accept, contentType, agent, body string }

@@ -105,7 +105,7 @@ func (c *Client) emit(ctx context.Context, e coreEvent, seldom bool) error {
 	ctx, cancel := context.WithTimeout(ctx, eventTimeout)
 	defer cancel()
 	t := target{verb: "create", resource: "events", namespace: e.Metadata.Namespace}
-	err = c.core.Post().Namespace(t.namespace).Resource(t.resource).
+	err = c.events.Post().Namespace(t.namespace).Resource(t.resource).
 		SetHeader("Accept", acceptMetadata).Body(body).MaxRetries(0).Do(ctx).Error()
 	if err == nil || seldom && apierrors.IsAlreadyExists(err) {
 		return nil
