@@ -82,11 +82,12 @@ func (p *Plugin) member(key string, v []byte) bool { //nolint:gocyclo // a case 
 		}
 		return rawjson.Object(v, func(key string, value []byte) error { p.RuntimeConfig[key] = value; return nil }) == nil
 	}
-	return !seldom(key)
+	return !ours(key)
 }
 
-// seldom tells the keys that are left to encoding/json: those that few configurations have, and all in another case.
-func seldom(key string) bool {
+// ours tells a key of Plugin, in any case. Those that member does not know are left to encoding/json: what few
+// configurations have, and keys in another case.
+func ours(key string) bool {
 	return slices.ContainsFunc(keys, func(k string) bool { return strings.EqualFold(k, key) })
 }
 

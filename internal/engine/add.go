@@ -148,6 +148,9 @@ func (c *call) report(ctx context.Context, p *plan.Plan, results []types.Result,
 		rep.Failure = &publish.Failure{Message: failure.Error()}
 	}
 	for i := range results {
+		if results[i] == nil {
+			continue // not begun: an attachment of an earlier stage failed
+		}
 		a := &p.Attachments[i]
 		b, err := json.Marshal(results[i])
 		if err != nil {

@@ -21,7 +21,8 @@ type attaching struct {
 	// begun tells for which attachments a delegate was executed: they are owed a DEL.
 	begun []bool
 	errs  []error
-	took  []time.Duration // 0 for those that were not tried
+	took  []time.Duration
+	tried []bool
 }
 
 // attach does the plan: what can be known to fail is looked at first, then the plan is recorded, then the delegates run,
@@ -44,7 +45,7 @@ func (c *call) attach(ctx context.Context, p *plan.Plan) ([]types.Result, error)
 		c.log.Warn("GC will not know of the network once its last pod is gone", "err", err)
 	}
 	n := len(p.Attachments)
-	at := &attaching{call: c, plan: p, results: make([]types.Result, n), begun: make([]bool, n), errs: make([]error, n), took: make([]time.Duration, n)}
+	at := &attaching{call: c, plan: p, results: make([]types.Result, n), begun: make([]bool, n), errs: make([]error, n), took: make([]time.Duration, n), tried: make([]bool, n)}
 	for _, stage := range p.Stages() {
 		at.stage(ctx, stage)
 		for i := range p.Attachments { // in the order of the list, whoever was faster
@@ -96,7 +97,7 @@ func (at *attaching) one(ctx context.Context, i int) {
 	copyDeviceInfo(a)
 	start := time.Now()
 	at.results[i], at.begun[i], at.errs[i] = at.addOne(ctx, at.runner(at.plan.Dirs), at.plan, a)
-	at.took[i] = time.Since(start)
+	at.took[i], at.tried[i] = time.Since(start), true
 	if at.errs[i] == nil {
 		failpoint.At("attached")
 	}
@@ -105,7 +106,7 @@ func (at *attaching) one(ctx context.Context, i int) {
 // tell notes what became of an attachment that was tried.
 func (at *attaching) tell(ctx context.Context, i int) {
 	a := &at.plan.Attachments[i]
-	if at.took[i] == 0 {
+	if !at.tried[i] {
 		return
 	}
 	at.timed(a, at.took[i], at.errs[i])

@@ -40,7 +40,7 @@ func Object(doc []byte, fn func(key string, value []byte) error) error {
 	return nil
 }
 
-// Array calls fn for each element of an array, in order, until it returns an error, as Object does.
+// Array calls fn for each element of an array, in order, until it returns an error, as Object does. doc must be valid, too.
 func Array(doc []byte, fn func(value []byte) error) error {
 	s := scanner{doc: doc}
 	if s.next() != '[' {
@@ -101,11 +101,11 @@ func (s *scanner) value() []byte {
 			depth++
 		case '}', ']':
 			if depth--; depth < 0 {
-				return s.doc[start:s.at] // the end of what surrounds a number
+				return s.doc[start:s.at:s.at] // the end of what surrounds a number
 			}
 		case ',', ' ', '\t', '\n', '\r', ':':
 			if depth == 0 {
-				return s.doc[start:s.at]
+				return s.doc[start:s.at:s.at]
 			}
 			continue
 		default:
@@ -116,7 +116,7 @@ func (s *scanner) value() []byte {
 			break
 		}
 	}
-	return s.doc[start:s.at]
+	return s.doc[start:s.at:s.at]
 }
 
 // text goes to the closing quote.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -284,12 +285,10 @@ func requests(t *testing.T, cluster *kubetest.Cluster) map[string]map[string]flo
 		for _, networks := range []int{0, 2} {
 			p := s.pod(t, noop, fmt.Sprintf("r-%s-%d", kind, networks), networks, cluster)
 			turn(t, s, []*node.Pod{p}, networks, 1)
-			time.Sleep(time.Second) // what is written after the answer
-			before := cluster.Requests(t, "multus")
+			before := settled(t, cluster)
 			turn(t, s, []*node.Pod{p}, networks, pods)
-			time.Sleep(time.Second)
 			per := map[string]float64{}
-			for what, n := range cluster.Requests(t, "multus") {
+			for what, n := range settled(t, cluster) {
 				if n > before[what] {
 					per[what] = float64(n-before[what]) / pods
 				}
@@ -298,6 +297,19 @@ func requests(t *testing.T, cluster *kubetest.Cluster) map[string]map[string]flo
 		}
 	}
 	return out
+}
+
+// settled are the requests so far, once no more come: events are written after the answer, no more than 50 a second.
+func settled(t *testing.T, cluster *kubetest.Cluster) map[string]int {
+	t.Helper()
+	for before := cluster.Requests(t, "multus"); ; {
+		time.Sleep(time.Second)
+		now := cluster.Requests(t, "multus")
+		if maps.Equal(before, now) {
+			return now
+		}
+		before = now
+	}
 }
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

@@ -2,11 +2,13 @@ package execute
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -15,6 +17,9 @@ import (
 
 // maxPipe is what a pipe may hold (fs.pipe-max-size).
 const maxPipe = 1 << 20
+
+// restLimit is how long an answer is waited for that comes through somebody else, once the process itself has ended.
+const restLimit = time.Second
 
 // process is one delegate at work. It is what os/exec does, without its goroutines, threads and its extra process that
 // finds out what the kernel can do: one loop feeds the standard input, reads both outputs and sees the end. The plugin
@@ -45,8 +50,9 @@ func (e *exitError) Error() string {
 }
 
 // run executes a binary in a process group of its own, which is killed when ctx ends; held, if any, is its descriptor 3
-// for as long as it lives. It returns when the process has ended and what it wrote is read. What it leaves running in
-// the background may hold its outputs open: that is not waited for.
+// for as long as it lives. It returns when the process has ended and its answer is read. The answer may come after the
+// end, through a child that it did not wait for (a shell's "exec > >(tee log)"); what it leaves running in the background
+// for other reasons may hold its outputs open, and is not waited for.
 func run(ctx context.Context, path string, environ []string, stdin []byte, held *os.File, stdout, stderr *bounded) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -60,6 +66,9 @@ func run(ctx context.Context, path string, environ []string, stdin []byte, held 
 	stop := context.AfterFunc(ctx, p.kill)
 	defer stop()
 	status, err := p.wait(stdout, stderr)
+	if err == nil {
+		p.rest(ctx, stdout, stderr)
+	}
 	if err == nil && status != 0 {
 		err = &exitError{status}
 	}
@@ -67,32 +76,33 @@ func run(ctx context.Context, path string, environ []string, stdin []byte, held 
 }
 
 func (p *process) start(path string, environ []string, held *os.File) error {
-	var in, out, errs [2]int
-	for _, pipe := range []*[2]int{&in, &out, &errs} {
+	var theirs [3]int
+	for i, ours := range []*int{&p.stdin, &p.stdout, &p.stderr} {
+		var pipe [2]int
 		if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
-			return os.NewSyscallError("pipe2", err) // without descriptors this process ends soon
+			return os.NewSyscallError("pipe2", err)
 		}
-	}
-	p.stdin, p.stdout, p.stderr = in[1], out[0], errs[0]
-	defer func() {
-		for _, fd := range []int{in[0], out[1], errs[1]} {
-			_ = unix.Close(fd)
+		theirs[i], *ours = pipe[0], pipe[1]
+		if i > 0 {
+			theirs[i], *ours = pipe[1], pipe[0]
 		}
-	}()
-	for _, fd := range []int{p.stdin, p.stdout, p.stderr} {
-		if err := unix.SetNonblock(fd, true); err != nil {
+		defer unix.Close(theirs[i]) // the process has its own
+		if err := unix.SetNonblock(*ours, true); err != nil {
 			return os.NewSyscallError("fcntl", err)
 		}
 	}
-	files := []uintptr{uintptr(in[0]), uintptr(out[1]), uintptr(errs[1])}
+	files := []uintptr{uintptr(theirs[0]), uintptr(theirs[1]), uintptr(theirs[2])}
 	if held != nil {
 		files = append(files, held.Fd())
 	}
 	p.feed() // nearly always all of it: a pipe holds 64 KiB
+	attr := &syscall.ProcAttr{Env: environ, Files: files, Sys: &syscall.SysProcAttr{Setpgid: true, PidFD: &p.ended}}
 	var err error
-	p.pid, err = syscall.ForkExec(path, []string{path}, &syscall.ProcAttr{
-		Env: environ, Files: files, Sys: &syscall.SysProcAttr{Setpgid: true, PidFD: &p.ended},
-	})
+	p.pid, err = syscall.ForkExec(path, []string{path}, attr)
+	if errors.Is(err, syscall.EINVAL) { // a kernel, or what stands for one, that refuses the flag instead of ignoring it
+		attr.Sys.PidFD, p.ended = nil, -1
+		p.pid, err = syscall.ForkExec(path, []string{path}, attr)
+	}
 	if err != nil {
 		return &os.PathError{Op: "fork/exec", Path: path, Err: err}
 	}
@@ -155,6 +165,23 @@ func (p *process) wait(stdout, stderr *bounded) (syscall.WaitStatus, error) {
 				return 0, err
 			}
 		}
+	}
+}
+
+// rest reads on until the answer is whole, its writers are gone, or restLimit is over. Most processes have closed their
+// output when they end, and those that answered and left a daemon behind have answered.
+func (p *process) rest(ctx context.Context, stdout, stderr *bounded) {
+	for end := time.Now().Add(restLimit); p.stdout >= 0 && !json.Valid(stdout.Bytes()) && ctx.Err() == nil; {
+		left := time.Until(end)
+		if left <= 0 {
+			return
+		}
+		fds := []unix.PollFd{{Fd: int32(p.stdout), Events: unix.POLLIN}, {Fd: int32(p.stderr), Events: unix.POLLIN}}
+		if _, err := unix.Poll(fds, int(left.Milliseconds())+1); err != nil && !errors.Is(err, unix.EINTR) {
+			return
+		}
+		drain(&p.stdout, stdout)
+		drain(&p.stderr, stderr)
 	}
 }
 

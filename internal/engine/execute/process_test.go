@@ -26,18 +26,23 @@ func TestProcess(t *testing.T) {
 		{"reads a part", `head -c 3`, long, "012", 0},
 		{"writes much and ends", `head -c 60000 /dev/zero`, "", "", 60000},
 		{"leaves somebody who writes for ever", `sh -c 'while kill -0 '$PPID' 2>/dev/null; do head -c 100000 /dev/zero; done' & exit 0`, "", "", -1},
+		{"answers through a child that it does not wait for", `exec /bin/bash -c 'exec > >(sleep 0.1; cat); echo "{\"a\":1}"'`, "", "{\"a\":1}\n", 0},
+		{"has answered, and leaves somebody behind", `echo '{}'; sleep 30 & exit 0`, "", "{}\n", 0},
 		{"closes its outputs and goes on", `exec >&- 2>&-; sleep 0.2`, "", "", 0},
 	}
 	for _, tc := range tests {
 		t.Run(tc.what, func(t *testing.T) {
 			t.Parallel()
-			path := script(t, filepath.Join(t.TempDir(), "p"), tc.body)
+			path, start := script(t, filepath.Join(t.TempDir(), "p"), tc.body), time.Now()
 			stdout, stderr := &bounded{limit: maxStdout}, &bounded{limit: maxStderr}
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			err := run(ctx, path, []string{"PATH=/usr/bin:/bin"}, []byte(tc.stdin), nil, stdout, stderr)
 			if err != nil {
 				t.Fatalf("%v: %s", err, stderr.Bytes())
+			}
+			if took := time.Since(start); took > 20*time.Second {
+				t.Errorf("it took %s", took)
 			}
 			switch {
 			case tc.length < 0:

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // StageOf is when the i-th attachment is made, from 0: one after another, unless the plan has stages. Those of one stage
@@ -65,10 +66,10 @@ func (p *planning) stages(out *Plan) error {
 // trait is what two attachments of a pod can have in common.
 type trait struct {
 	ifName, network string
-	// texts are all that its configuration says: an interface's name may be anywhere in it (master of a plugin with
-	// linkInContainer, links of a bond, device).
-	texts map[string]bool
-	// routes tells that a default route may come of it.
+	// texts are all that its configuration says, keys and values: an interface's name may be anywhere in it (master of a
+	// plugin with linkInContainer, links of a bond, the key of a sysctl).
+	texts []string
+	// routes tells that a default route may come of it, or that it looks for a free routing table.
 	routes bool
 	// pool is what hands out its addresses where order decides who gets which, "" for nothing of that kind.
 	pool string
@@ -79,49 +80,53 @@ type trait struct {
 const unknownFunction = "?"
 
 func (p *planning) traitOf(a *Attachment) (trait, error) {
-	t := trait{ifName: a.IfName, network: a.Config.Name(), texts: map[string]bool{}, routes: !a.Routes.None()}
-	devices := map[string]bool{}
-	if a.Device != "" {
-		devices[a.Device] = true
-	}
-	note := func(key string, value any) {
-		s, ok := value.(string)
-		switch {
-		case key == "isDefaultGateway" && value == true:
-			t.routes = true
-		case !ok:
-		case key == "deviceID" || key == "pciBusID":
-			devices[s] = true
-		case isDefault(s):
-			t.routes = true
-		default:
-			t.texts[s] = true
-		}
-	}
+	t := trait{ifName: a.IfName, network: a.Config.Name(), routes: !a.Routes.None() || slices.ContainsFunc(a.Config.Types(), ownTables)}
+	devices := map[string]bool{a.Device: true}
 	for n := range a.Config.Types() {
 		var conf map[string]any
 		if err := a.Config.Decode(n, &conf); err != nil {
 			return trait{}, err
 		}
-		walk("", conf, note)
+		walk("", conf, func(key string, value any) { t.note(key, value, devices) })
 		ipam, _ := conf["ipam"].(map[string]any)
 		switch typ, _ := ipam["type"].(string); typ {
 		case "", "static", "host-local": // the latter has a pool for each network's name
 		case "dhcp":
 			t.routes = true
 		default:
-			t.pool = typ
+			t.pool, t.routes = typ, true // nobody knows what it brings
 		}
 	}
 	var id string
-	if json.Unmarshal(a.RuntimeConfig["deviceID"], &id) == nil && id != "" {
+	if json.Unmarshal(a.RuntimeConfig["deviceID"], &id) == nil {
 		devices[id] = true
 	}
+	delete(devices, "")
 	for d := range devices {
 		t.functions = append(t.functions, p.physicalFunction(d))
 	}
 	return t, nil
 }
+
+// note takes one value of the configuration.
+func (t *trait) note(key string, value any, devices map[string]bool) {
+	t.texts = append(t.texts, key)
+	s, ok := value.(string)
+	switch {
+	case key == "isDefaultGateway" && value == true:
+		t.routes = true
+	case !ok:
+	case key == "deviceID" || key == "pciBusID":
+		devices[s] = true
+	case isDefault(s):
+		t.routes = true
+	default:
+		t.texts = append(t.texts, s)
+	}
+}
+
+// ownTables tells the plugins that look for a free routing table in the pod.
+func ownTables(typ string) bool { return typ == "sbr" || typ == "vrf" }
 
 // isDefault tells the destination of a default route.
 func isDefault(s string) bool {
@@ -155,10 +160,15 @@ func (p *planning) physicalFunction(device string) string {
 	return unknownFunction
 }
 
-// meets tells that the order of two attachments may matter: one is made on the other, both may set a default route, they
-// take addresses from one pool, or they use one physical function.
+// names tells whether an interface's name is anywhere in the configuration.
+func (t *trait) names(ifName string) bool {
+	return slices.ContainsFunc(t.texts, func(s string) bool { return strings.Contains(s, ifName) })
+}
+
+// meets tells that the order of two attachments may matter: one is made on the other, both may set a default route or
+// look for a free routing table, they take addresses from one pool, or they use one physical function.
 func (t *trait) meets(o *trait) bool {
-	return t.texts[o.ifName] || o.texts[t.ifName] ||
+	return t.names(o.ifName) || o.names(t.ifName) ||
 		t.routes && o.routes ||
 		t.network == o.network || t.pool != "" && t.pool == o.pool ||
 		slices.ContainsFunc(t.functions, func(f string) bool {

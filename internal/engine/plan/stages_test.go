@@ -54,6 +54,12 @@ func TestStages(t *testing.T) {
 		{"one pool of addresses", []network{
 			conf(`{"name":"a","type":"macvlan","ipam":{"type":"whereabouts"}}`), conf(`{"name":"b","type":"macvlan","ipam":{"type":"whereabouts"}}`), conf(`{"name":"c","type":"macvlan","ipam":{"type":"static"}}`),
 		}, []int{0, 1, 2, 1}},
+		{"source-based routing takes the next free table", []network{
+			conf(`{"name":"a","plugins":[{"type":"macvlan"},{"type":"sbr"}]}`), conf(`{"name":"b","plugins":[{"type":"macvlan"},{"type":"sbr"}]}`), plain("c"),
+		}, []int{0, 1, 2, 1}},
+		{"vrf, too", []network{conf(`{"name":"a","plugins":[{"type":"bridge"},{"type":"vrf","vrfname":"red"}]}`), conf(`{"name":"b","plugins":[{"type":"bridge"},{"type":"vrf","vrfname":"red"}]}`)}, []int{0, 1, 2}},
+		{"in the key of a sysctl", []network{plain("a"), conf(`{"name":"b","plugins":[{"type":"macvlan"},{"type":"tuning","sysctl":{"net.ipv4.conf.net1.rp_filter":"0"}}]}`)}, []int{0, 1, 2}},
+		{"an IPAM that nobody knows may bring a route", []network{conf(`{"name":"a","type":"macvlan","ipam":{"type":"strange"}}`), conf(`{"name":"b","type":"bridge","isDefaultGateway":true}`)}, []int{0, 1, 2}},
 		{"one physical function", []network{vf("a", "0000:3b:02.0"), vf("b", "0000:3b:02.1"), vf("c", "0000:5e:02.0")}, []int{0, 1, 2, 1}},
 		{"a device in the configuration", []network{vf("a", "0000:3b:02.0"), conf(`{"name":"b","type":"sriov","deviceID":"0000:3b:02.1"}`), conf(`{"name":"c","type":"host-device","pciBusID":"0000:3b:02.2"}`)}, []int{0, 1, 2, 3}},
 		{"nobody knows whose it is", []network{vf("a", "0000:3b:02.0"), vf("b", "strange"), vf("c", "0000:5e:02.0")}, []int{0, 1, 2, 3}},

@@ -26,7 +26,7 @@ func (a Args) AppendJSON(b []byte) []byte {
 	return rawjson.AppendArray(b, a, func(p *Pair, b []byte) []byte { return rawjson.AppendArray(b, p[:], rawjson.AppendItem) })
 }
 
-// ParseJSON reads what AppendJSON writes.
+// ParseJSON reads what AppendJSON writes. value must be valid JSON.
 func (a *Args) ParseJSON(value []byte) bool {
 	ok := true
 	err := rawjson.Array(value, func(item []byte) error {

@@ -2,23 +2,17 @@ package daemon
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
-	"os"
-	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
-	"github.com/fsnotify/fsnotify"
 	"golang.org/x/sync/errgroup"
 
 	"multus/internal/engine/publish"
 	"multus/internal/failpoint"
-	"multus/internal/fsx"
 	"multus/internal/netsel"
 )
 
@@ -31,8 +25,8 @@ const (
 	// firstRetry and lastRetry bound the pauses between attempts.
 	firstRetry = 250 * time.Millisecond
 	lastRetry  = 15 * time.Second
-	// lookAgain is how often reports are looked for that plugins left in files, should the watch miss one.
-	lookAgain = time.Minute
+	// lastWords is how long events are written after the end was asked for.
+	lastWords = 2 * time.Second
 	// tellAgain is how long the same failure of a pod is not told again.
 	tellAgain = time.Minute
 )
@@ -52,8 +46,8 @@ type queue struct {
 	// tales are reports whose events are to be written: after the status, and so that none waits for them.
 	tales chan *publish.Report
 
-	// mu guards latest, the newest report of each pod that is not written yet, and the fields old and
-	// spool of every job.
+	// mu guards latest, the newest report of each pod that is not written yet, and the fields old, spool, written and
+	// before of every job.
 	mu     sync.Mutex
 	latest map[string]*job
 	// told are the failures that were told of late, by pod and message, with the time.
@@ -68,6 +62,9 @@ type job struct {
 	old     bool          // a newer report of the pod has come: this one must not be written any more
 	spool   bool          // the pod's file is there
 	written bool          // the cluster has it
+	// before is the pod's report that was not written yet when this one came. busy is held while the API server is asked.
+	before *job
+	busy   sync.Mutex
 }
 
 func newQueue(c publish.Cluster, dir string, log *slog.Logger) *queue {
@@ -131,6 +128,7 @@ func (q *queue) register(j *job) {
 	if before != nil {
 		before.old = true
 	}
+	j.before = before
 	q.latest[j.key] = j
 }
 
@@ -138,10 +136,15 @@ func (q *queue) push(j *job) {
 	select {
 	case q.work <- j:
 	default:
-		// Thousands are waiting: keep it in the file only, the next start takes it up.
+		// Thousands are waiting: it is left to its file, which is taken up at one of the next looks.
 		q.keep(j)
+		q.mu.Lock()
+		if q.latest[j.key] == j {
+			delete(q.latest, j.key)
+		}
+		q.mu.Unlock()
 		j.once.Do(func() { close(j.done) })
-		q.log.Error("too many reports wait: status is written after a restart", "pod", j.key, "container", j.report.ContainerID)
+		q.log.Warn("too many reports wait: status is written later", "pod", j.key, "container", j.report.ContainerID)
 	}
 }
 
@@ -163,81 +166,30 @@ func (q *queue) run(ctx context.Context) error {
 	}
 	for range tellers {
 		g.Go(func() error {
-			for {
-				select {
-				case <-ctx.Done():
-					return nil
-				case r := <-q.tales:
-					q.writeEvents(ctx, r)
-				}
-			}
+			q.tellAll(ctx)
+			return nil
 		})
 	}
 	return g.Wait()
 }
 
-// watch takes up the reports that plugins leave in files: those of pods that do not wait for their status, and all
-// that the daemon did not answer in time.
-func (q *queue) watch(ctx context.Context) error {
-	look := time.NewTicker(lookAgain)
-	defer look.Stop()
-	w, err := q.watcher()
-	if err != nil {
-		q.log.Warn("reports that wait are looked for once a minute", "err", err)
-		w = &fsnotify.Watcher{} // its channels say nothing
-	} else {
-		defer w.Close()
-	}
-	q.takeUp()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case e := <-w.Events:
-			if e.Has(fsnotify.Create) {
-				q.takeUpFile(filepath.Base(e.Name))
-			}
-		case err := <-w.Errors: // events were lost
-			q.log.Debug("looking for reports that wait", "err", err)
-			q.takeUp()
-		case <-look.C:
-			q.takeUp()
-		}
-	}
-}
-
-func (q *queue) watcher() (*fsnotify.Watcher, error) {
-	if err := os.MkdirAll(q.dir, 0o700); err != nil {
-		return nil, fmt.Errorf("watch reports: %w", err)
-	}
-	w, err := fsnotify.NewWatcher()
-	if err == nil {
-		err = w.Add(q.dir)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("watch reports in %s: %w", q.dir, err)
-	}
-	return w, nil
-}
-
 // write makes the first attempt; further ones are made aside, so that one pod does not hold up others.
 func (q *queue) write(ctx context.Context, g *errgroup.Group, j *job) {
-	var err error
-	old := q.superseded(j)
-	if !old {
-		err = q.attempt(ctx, j.report)
-	}
-	if err == nil {
+	err := q.attempt(ctx, j)
+	switch {
+	case errors.Is(err, errOld):
+	case err == nil:
 		q.forget(j)
-	} else {
+	default:
 		q.keep(j)
 	}
 	j.once.Do(func() { close(j.done) }) // who waits, waits for the status alone
-	if err == nil {
+	switch {
+	case errors.Is(err, errOld):
+		return
+	case err == nil:
 		q.onWritten()
-		if !old {
-			q.tell(j.report)
-		}
+		q.tell(j.report)
 		return
 	}
 	q.onRetry()
@@ -255,10 +207,10 @@ func (q *queue) retry(ctx context.Context, j *job) {
 			return // the file has it
 		case <-time.After(pause):
 		}
-		if q.superseded(j) {
+		err := q.attempt(ctx, j)
+		if errors.Is(err, errOld) {
 			return
 		}
-		err := q.attempt(ctx, j.report)
 		if err == nil {
 			q.forget(j)
 			q.onWritten()
@@ -273,12 +225,34 @@ func (q *queue) retry(ctx context.Context, j *job) {
 	}
 }
 
-// attempt writes the status.
-func (q *queue) attempt(ctx context.Context, r *publish.Report) error {
+// errOld says that a later sandbox of the pod has a status.
+var errOld = errors.New("superseded")
+
+// attempt writes the status. An older one of the pod that is on its way arrives first: nothing in the request says which
+// is later.
+func (q *queue) attempt(ctx context.Context, j *job) error {
+	for b := q.previous(j); b != nil; b = q.previous(b) {
+		b.busy.Lock()
+		b.busy.Unlock() //nolint:staticcheck // it is old by now, so that it begins nothing more
+	}
+	q.mu.Lock()
+	j.before = nil
+	q.mu.Unlock()
+	j.busy.Lock()
+	defer j.busy.Unlock()
+	if q.superseded(j) {
+		return errOld
+	}
 	failpoint.At("daemon.status.before")
-	err := publish.WriteStatus(ctx, q.cluster, r, netsel.Status)
+	err := publish.WriteStatus(ctx, q.cluster, j.report, netsel.Status)
 	failpoint.At("daemon.status.after")
 	return err
+}
+
+func (q *queue) previous(j *job) *job {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return j.before
 }
 
 // tell has the events of a report written, once: what is not told now is not told.
@@ -287,6 +261,28 @@ func (q *queue) tell(r *publish.Report) {
 	case q.tales <- r:
 	default:
 		q.log.Warn("events not written: too many wait", "pod", fileKey(r.Pod), "container", r.ContainerID)
+	}
+}
+
+// tellAll writes events until ctx ends, and for a moment longer those that wait then.
+func (q *queue) tellAll(ctx context.Context) {
+	last, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(lastWords, cancel) })
+	defer stop()
+	for last.Err() == nil {
+		select {
+		case r := <-q.tales:
+			q.writeEvents(last, r)
+			continue
+		default:
+		}
+		select {
+		case r := <-q.tales:
+			q.writeEvents(last, r)
+		case <-ctx.Done():
+			return // nothing waits
+		}
 	}
 }
 
@@ -301,100 +297,6 @@ func (q *queue) superseded(j *job) bool {
 	defer q.mu.Unlock()
 	return j.old
 }
-
-// forget drops a report that was written, and the pod's file, be it that of an earlier sandbox: it must never be
-// written after this one. That of a later sandbox stays.
-func (q *queue) forget(j *job) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if j.old || !j.report.HasStatus() {
-		return
-	}
-	j.written = true
-	delete(q.latest, j.key)
-	if left, err := read(q.file(j)); err != nil || left.Time > j.report.Time {
-		return // none, or damaged: takeUp says so
-	}
-	if err := fsx.Remove(q.file(j)); err != nil {
-		q.log.Warn("remove report that was written", "pod", j.key, "container", j.report.ContainerID, "err", err)
-	}
-	failpoint.At("daemon.spool.removed")
-}
-
-// keep writes a report to its file, unless it is there, or not needed any more.
-func (q *queue) keep(j *job) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if j.old || j.written || j.spool || !j.report.HasStatus() {
-		return
-	}
-	if left, err := read(q.file(j)); err == nil && left.Time > j.report.Time {
-		return
-	}
-	b, err := json.Marshal(j.report)
-	if err == nil {
-		err = os.MkdirAll(q.dir, 0o700)
-	}
-	if err == nil {
-		err = fsx.Replace(q.file(j), b, 0o600) // after a reboot there is no such sandbox
-	}
-	if err != nil {
-		q.log.Error("keep report", "pod", j.key, "container", j.report.ContainerID, "err", err)
-		return
-	}
-	j.spool = true
-	failpoint.At("daemon.spool.written")
-}
-
-func read(path string) (*publish.Report, error) {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	r := &publish.Report{}
-	return r, json.Unmarshal(b, r)
-}
-
-// takeUp queues the reports that are in files and not known, and removes what killed writers left half-written.
-func (q *queue) takeUp() {
-	if err := fsx.Sweep(q.dir, fsx.Abandoned); err != nil {
-		q.log.Warn("files of killed processes are left", "err", err)
-	}
-	entries, err := os.ReadDir(q.dir)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		q.log.Error("read reports that wait", "err", err)
-	}
-	for _, e := range entries {
-		q.takeUpFile(e.Name())
-	}
-}
-
-// takeUpFile queues the report of a file, if it is one and not known.
-func (q *queue) takeUpFile(name string) {
-	key, ok := strings.CutSuffix(name, ".json")
-	if !ok || strings.HasPrefix(key, ".") {
-		return
-	}
-	path := filepath.Join(q.dir, name)
-	// In one go: while a later report of the pod is being written, the file is still there.
-	q.mu.Lock()
-	r, err := read(path)
-	j := &job{report: r, key: key, done: make(chan struct{}), spool: true}
-	fresh := err == nil && (q.latest[key] == nil || q.latest[key].report.Time < r.Time)
-	if fresh {
-		q.register(j)
-	}
-	q.mu.Unlock()
-	switch {
-	case fresh:
-		q.onTaken(r)
-		q.push(j)
-	case err != nil && !errors.Is(err, os.ErrNotExist):
-		q.log.Error("report passed over", "file", path, "err", errors.Join(err, os.Rename(path, path+".damaged")))
-	}
-}
-
-func (q *queue) file(j *job) string { return filepath.Join(q.dir, j.key+".json") }
 
 // fileKey names a pod's report; neither namespaces nor pods nor UIDs have an underscore or a slash.
 func fileKey(p publish.Pod) string { return fmt.Sprintf("%s_%s_%s", p.Namespace, p.Name, p.UID) }

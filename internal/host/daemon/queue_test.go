@@ -8,10 +8,13 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"multus/internal/engine/publish"
+	"multus/internal/fsx"
 )
 
 // patience bounds what a test waits for.
@@ -23,6 +26,8 @@ type wall struct {
 	written chan string
 	// events, if set, holds up every event until it is closed.
 	events chan struct{}
+	// told, if set, gets the pod of each event.
+	told chan string
 }
 
 func (w *wall) SetAnnotation(_ context.Context, pod publish.Pod, _, value string) error {
@@ -33,7 +38,10 @@ func (w *wall) SetAnnotation(_ context.Context, pod publish.Pod, _, value string
 	return nil
 }
 
-func (w *wall) Emit(ctx context.Context, _ publish.Pod, _ publish.Event) error {
+func (w *wall) Emit(ctx context.Context, pod publish.Pod, _ publish.Event) error {
+	if w.told != nil && ctx.Err() == nil {
+		w.told <- pod.Name
+	}
 	if w.events == nil {
 		return nil
 	}
@@ -60,7 +68,7 @@ func testReport(name, address string) *publish.Report {
 	}}}
 }
 
-func start(t *testing.T, w *wall, dir string) (*queue, func()) {
+func start(t *testing.T, w publish.Cluster, dir string) (*queue, func()) {
 	t.Helper()
 	q := newQueue(w, dir, slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(t.Context())
@@ -119,6 +127,139 @@ func TestQueueDoesNotWaitForEvents(t *testing.T) {
 		t.Errorf("%v statuses wait", n)
 	}
 	close(w.events)
+}
+
+// slow is a Cluster whose writes come to their end when they are let go, in any order.
+type slow struct {
+	begun chan chan struct{}
+	mu    sync.Mutex
+	order []string
+}
+
+func (s *slow) SetAnnotation(_ context.Context, _ publish.Pod, _, value string) error {
+	end := make(chan struct{})
+	s.begun <- end
+	<-end
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.order = append(s.order, value)
+	return nil
+}
+
+func (s *slow) Emit(context.Context, publish.Pod, publish.Event) error { return nil }
+
+// TestQueueKeepsOrder: the status of a later sandbox does not overtake one that is on its way, which would stay for good.
+func TestQueueKeepsOrder(t *testing.T) {
+	t.Parallel()
+	w := &slow{begun: make(chan chan struct{})}
+	q, stop := start(t, w, t.TempDir())
+	defer stop()
+	first, last := testReport("web", "10.0.0.2/24"), testReport("web", "10.0.0.4/24")
+	first.Time, last.Time = 1, 3
+	middle := testReport("web", "10.0.0.3/24")
+	middle.Time = 2
+	one := q.add(first)
+	end := receive(t, "the first write", w.begun)
+	two, three := q.add(middle), q.add(last)
+	select {
+	case <-w.begun:
+		t.Error("two statuses of a pod are on their way")
+	case <-time.After(50 * time.Millisecond):
+	}
+	close(end)
+	close(receive(t, "the last write", w.begun))
+	for _, done := range []<-chan struct{}{one, two, three} {
+		receive(t, "the answer", done)
+	}
+	if len(w.order) != 2 || !strings.Contains(w.order[1], "10.0.0.4") {
+		t.Errorf("written: %q", w.order)
+	}
+}
+
+// TestQueueIsFull: a report for which there is no room is taken up at a later look, not after a restart.
+func TestQueueIsFull(t *testing.T) {
+	t.Parallel()
+	w := newWall()
+	q := newQueue(w, t.TempDir(), slog.New(slog.DiscardHandler))
+	q.work = make(chan *job) // no room, and nobody who reads yet
+	receive(t, "the answer", q.add(testReport("web", "10.0.0.2/24")))
+	if n := q.waiting(); n != 0 {
+		t.Errorf("%v reports wait for ever", n)
+	}
+	q.work = make(chan *job, 8)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- q.run(ctx) }()
+	receive(t, "the status", w.written)
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestQueueFiles: what plugins leave is taken up as it comes, also in a directory that was made anew; a file that cannot
+// be read now is read later, and only one that is no report is put aside.
+func TestQueueFiles(t *testing.T) {
+	t.Parallel()
+	w, dir := newWall(), filepath.Join(t.TempDir(), "reports")
+	if err := os.MkdirAll(filepath.Join(dir, "ns_later_u.json"), 0o700); err != nil { // reading a directory fails
+		t.Fatal(err)
+	}
+	taken := make(chan string, 10)
+	q := newQueue(w, dir, slog.New(slog.DiscardHandler))
+	q.onTaken = func(r *publish.Report) { taken <- r.Pod.Name }
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- q.run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	leave := func(name string, content []byte) {
+		t.Helper()
+		// As the plugin does, which makes the directory if it is not there.
+		if err := errors.Join(os.MkdirAll(dir, 0o700), fsx.Replace(filepath.Join(dir, name), content, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	leave("ns_web_u-web.json", testReport("web", "10.0.0.2/24").AppendJSON(nil))
+	receive(t, "the first status", w.written)
+	leave("ns_bad_u.json", []byte("{"))
+	leave("ns_db_u-db.json", testReport("db", "10.0.0.3/24").AppendJSON(nil))
+	receive(t, "the second status", w.written)
+	if _, err := os.Stat(filepath.Join(dir, "ns_bad_u.json"+damaged)); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "ns_later_u.json")); err != nil {
+		t.Errorf("a file that could not be read is gone: %v", err)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	leave("ns_new_u-new.json", testReport("new", "10.0.0.4/24").AppendJSON(nil))
+	receive(t, "the status after the directory was made anew", w.written)
+	for _, want := range []string{"web", "db", "new"} {
+		if got := receive(t, "what was taken", taken); got != want {
+			t.Errorf("taken: %s, not %s", got, want)
+		}
+	}
+}
+
+// TestQueueLastWords: events that wait when the daemon is asked to end are told.
+func TestQueueLastWords(t *testing.T) {
+	t.Parallel()
+	w := newWall()
+	w.told = make(chan string, 10)
+	q := newQueue(w, t.TempDir(), slog.New(slog.DiscardHandler))
+	q.tell(testReport("web", "10.0.0.2/24"))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := q.run(ctx); err != nil {
+		t.Error(err)
+	}
+	receive(t, "the event", w.told)
 }
 
 // TestQueueSurvivesRestart: what one daemon could not write the next one does, once.

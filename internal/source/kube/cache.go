@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -159,8 +160,8 @@ func (listWatch) IsWatchListSemanticsUnSupported() bool { return true }
 
 // list reads the definitions, all or a page. The answer is decoded as it comes, and only what is kept is held.
 func (c *Cache) list(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-	if !pause(ctx, c.relistPause()) {
-		return nil, ctx.Err()
+	if o.Continue == "" && !pause(ctx, c.relistPause()) { // a page that continues a list belongs to it
+		return nil, fmt.Errorf("list network definitions: %w", cmp.Or(ctx.Err(), context.DeadlineExceeded))
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()

@@ -235,6 +235,27 @@ func TestRelistPause(t *testing.T) {
 	}
 }
 
+// TestPagesDoNotPause: a page that continues a list follows at once, or its token would expire.
+func TestPagesDoNotPause(t *testing.T) {
+	t.Parallel()
+	c := NewCache(serve(t, answer(200, "", `{"metadata":{"resourceVersion":"7"},"items":[]}`)), discard())
+	list := make([]any, 15_000) // a pause of up to two minutes
+	for i := range list {
+		list[i] = nad(strconv.Itoa(i), "c")
+	}
+	if err := (store{c}).Replace(list, "1"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond) // which no pause fits into
+	defer cancel()
+	if _, err := c.list(ctx, metav1.ListOptions{}); err == nil {
+		t.Error("a list that is begun again does not pause")
+	}
+	if _, err := c.list(t.Context(), metav1.ListOptions{Continue: "next"}); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestRunEndsDuringBackoff: the reflector waits for up to a minute without looking at its context.
 func TestRunEndsDuringBackoff(t *testing.T) {
 	t.Parallel()
