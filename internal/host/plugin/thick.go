@@ -115,23 +115,32 @@ func local(req *request.Request, conf *config.Plugin) bool {
 
 // Publish hands the report to the daemon. One that the pod waits for goes over the socket and is answered once the
 // status is written; any other status is left in a file beside it, which the daemon sees at once, or when it is back:
-// that is a fifth of what a request costs, and cannot be lost. Timings alone are worth no waiting.
+// that is a fifth of what a request costs, and survives the daemon. Timings alone are worth no waiting.
 func (d *daemon) Publish(ctx context.Context, report *publish.Report) {
-	if report.HasStatus() && !report.Wait {
-		err := leave(filepath.Dir(d.client.Socket), report)
-		if err == nil {
-			return
+	switch {
+	case !report.HasStatus() && report.Failure == nil:
+		d.mention(ctx, report)
+	case report.HasStatus() && !report.Wait:
+		if err := d.leave(report); err != nil {
+			d.log.Warn("status goes over the socket: it cannot be left in a file", "container", report.ContainerID, "err", err)
+			d.deliver(ctx, report)
 		}
-		d.log.Warn("status goes over the socket: it cannot be left in a file", "container", report.ContainerID, "err", err)
+	default:
+		d.deliver(ctx, report)
 	}
-	if !report.HasStatus() && report.Failure == nil {
-		ctx, cancel := context.WithTimeout(ctx, reportBriefly)
-		defer cancel()
-		if err := d.client.Send(ctx, "POST", api.PathReport, report); err != nil {
-			d.log.Debug("timings are not told", "err", err)
-		}
-		return
+}
+
+// mention sends what needs no answer.
+func (d *daemon) mention(ctx context.Context, report *publish.Report) {
+	ctx, cancel := context.WithTimeout(ctx, reportBriefly)
+	defer cancel()
+	if err := d.client.Send(ctx, "POST", api.PathReport, report); err != nil {
+		d.log.Debug("timings are not told", "err", err)
 	}
+}
+
+// deliver waits for the daemon's answer. A status that it does not take in time is left in a file.
+func (d *daemon) deliver(ctx context.Context, report *publish.Report) {
 	wait := reportWait
 	if !report.HasStatus() {
 		wait = reportBriefly
@@ -143,15 +152,15 @@ func (d *daemon) Publish(ctx context.Context, report *publish.Report) {
 		return
 	}
 	d.log.Warn("status is written later: the daemon did not take it", "container", report.ContainerID, "err", err)
-	if err := leave(filepath.Dir(d.client.Socket), report); err != nil {
+	if err := d.leave(report); err != nil {
 		d.log.Error("status is lost", "container", report.ContainerID, "err", err)
 	}
 }
 
 // leave writes a report where the daemon looks for it.
-func leave(socketDir string, report *publish.Report) error {
+func (d *daemon) leave(report *publish.Report) error {
 	failpoint.At("leave.before")
-	dir := filepath.Join(socketDir, api.ReportDir)
+	dir := filepath.Join(filepath.Dir(d.client.Socket), api.ReportDir)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("leave report: %w", err)
 	}
