@@ -7,12 +7,7 @@ import (
 )
 
 func BenchmarkLedger(b *testing.B) {
-	s := store(b)
-	p := &plan.Plan{ContainerID: "c0ffee", Netns: "/run/netns/x", Attachments: []plan.Attachment{
-		{Name: "cluster", Primary: true, IfName: "eth0", Config: config(b, `{"cniVersion":"1.0.0","name":"cluster","plugins":[{"type":"bridge"},{"type":"portmap"}]}`)},
-		{Name: "ns/a", IfName: "net1", Config: config(b, `{"cniVersion":"1.0.0","name":"a","type":"macvlan","master":"eth1"}`)},
-		{Name: "ns/b", IfName: "net2", Config: config(b, `{"cniVersion":"1.0.0","name":"b","type":"macvlan","master":"eth2"}`)},
-	}}
+	s, p := store(b), three(b)
 	b.Run("write", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
@@ -37,4 +32,33 @@ func BenchmarkLedger(b *testing.B) {
 			}
 		}
 	})
+}
+
+// three is a plan with two networks beside the cluster network.
+func three(tb testing.TB) *plan.Plan {
+	tb.Helper()
+	return &plan.Plan{ContainerID: "c0ffee", Netns: "/run/netns/x", Attachments: []plan.Attachment{
+		{Name: "cluster", Primary: true, IfName: "eth0", Config: config(tb, `{"cniVersion":"1.0.0","name":"cluster","plugins":[{"type":"bridge"},{"type":"portmap"}]}`)},
+		{Name: "ns/a", IfName: "net1", Config: config(tb, `{"cniVersion":"1.0.0","name":"a","type":"macvlan","master":"eth1"}`)},
+		{Name: "ns/b", IfName: "net2", Config: config(tb, `{"cniVersion":"1.0.0","name":"b","type":"macvlan","master":"eth2"}`)},
+	}}
+}
+
+// TestAllocations keeps what a record of three networks costs from growing unseen; the numbers are those of today.
+func TestAllocations(t *testing.T) { //nolint:paralleltest // AllocsPerRun must be alone
+	s, p := store(t), three(t)
+	for what, tc := range map[string]struct {
+		most float64
+		run  func()
+	}{
+		"write": {210, func() { _ = s.Write(p) }},
+		"read":  {145, func() { _, _ = s.Read("c0ffee", "eth0") }},
+		"note":  {70, func() { _ = s.NoteNetworks(p) }},
+	} {
+		got := testing.AllocsPerRun(20, tc.run)
+		t.Logf("%s: %.0f allocations", what, got)
+		if got > tc.most {
+			t.Errorf("%s: %.0f allocations, they were at most %.0f", what, got, tc.most)
+		}
+	}
 }
