@@ -158,10 +158,11 @@ func TestStoppedDaemon(t *testing.T) {
 	}
 }
 
-// TestAnsweredIsKept: a report that the daemon has answered is never lost, though it be killed right after.
+// TestAnsweredIsKept: a report that the daemon has answered is never lost, though it be killed right after. The pod asks
+// to wait for its status: only such reports are answered.
 func TestAnsweredIsKept(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, node.Thick, variants[1], map[string]any{"plainPods": "local"})
+	s := newSite(t, node.Thick, variants[1], nil)
 	r := table.row("daemon killed after its answer")
 	for _, point := range []string{"daemon.report.answered", "daemon.status.before"} {
 		r.try()
@@ -170,7 +171,7 @@ func TestAnsweredIsKept(t *testing.T) {
 		s.DaemonEnv = []string{fmt.Sprintf("MULTUS_FAILPOINT=daemon.status.before=50ms,%s", point)}
 		s.StartDaemon(t)
 		if err := s.call(t, "ADD"); err != nil {
-			t.Fatalf("ADD of a plain pod: %v", err)
+			t.Fatalf("ADD: %v", err)
 		}
 		s.restartWhenDead(t, point)
 		s.checkStatus(t, r, point)

@@ -28,9 +28,33 @@ func WriteEvents(ctx context.Context, c Cluster, r *Report) error {
 	}
 	var errs []error
 	for _, e := range events {
-		if err := c.Emit(ctx, r.Pod, e); err != nil && !errors.Is(err, ErrGone) {
-			errs = append(errs, fmt.Errorf("emit event %s of pod %s/%s: %w", e.Reason, r.Pod.Namespace, r.Pod.Name, err))
-		}
+		errs = append(errs, emit(ctx, c, r, e))
 	}
 	return errors.Join(errs...)
+}
+
+// ResumeEvents emits the events of a report from number from on. It returns the number of the first that is to be tried
+// again, with an error that wraps ErrRetry; what fails for good is passed over and told at the end.
+func ResumeEvents(ctx context.Context, c Cluster, r *Report, from int) (next int, err error) {
+	events, err := Events(r)
+	if err != nil {
+		return 0, err
+	}
+	var errs []error
+	for ; from < len(events); from++ {
+		err := emit(ctx, c, r, events[from])
+		if errors.Is(err, ErrRetry) {
+			return from, err
+		}
+		errs = append(errs, err)
+	}
+	return from, errors.Join(errs...)
+}
+
+// emit emits one event. A pod that is gone needs none.
+func emit(ctx context.Context, c Cluster, r *Report, e Event) error {
+	if err := c.Emit(ctx, r.Pod, e); err != nil && !errors.Is(err, ErrGone) {
+		return fmt.Errorf("emit event %s of pod %s/%s: %w", e.Reason, r.Pod.Namespace, r.Pod.Name, err)
+	}
+	return nil
 }

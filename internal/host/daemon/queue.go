@@ -21,7 +21,9 @@ const (
 	waitLimit = 2 * time.Second
 	// writers is how many statuses are written at the same time, tellers how many pods' events.
 	writers = 8
-	tellers = 2
+	tellers = 4
+	// tellTries is how often events are tried, with pauses from firstRetry on, doubled: about a minute.
+	tellTries = 9
 	// firstRetry and lastRetry bound the pauses between attempts.
 	firstRetry = 250 * time.Millisecond
 	lastRetry  = 15 * time.Second
@@ -43,8 +45,8 @@ type queue struct {
 	onTaken            func(*publish.Report)
 
 	work chan *job
-	// tales are reports whose events are to be written: after the status, and so that none waits for them.
-	tales chan *publish.Report
+	// tales are reports whose events are to be written: beside the status, so that no pod waits for them.
+	tales chan tale
 
 	// mu guards latest, the newest report of each pod that is not written yet, and the fields old, spool, written and
 	// before of every job.
@@ -67,8 +69,14 @@ type job struct {
 	busy   sync.Mutex
 }
 
+// tale is a report whose events are written from number next on.
+type tale struct {
+	report      *publish.Report
+	next, tries int
+}
+
 func newQueue(c publish.Cluster, dir string, log *slog.Logger) *queue {
-	return &queue{cluster: c, dir: dir, log: log, work: make(chan *job, 1024), tales: make(chan *publish.Report, 1024), latest: map[string]*job{}, told: map[string]time.Time{}, onWritten: func() {}, onRetry: func() {}, onTaken: func(*publish.Report) {}}
+	return &queue{cluster: c, dir: dir, log: log, work: make(chan *job, 1024), tales: make(chan tale, 1024), latest: map[string]*job{}, told: map[string]time.Time{}, onWritten: func() {}, onRetry: func() {}, onTaken: func(*publish.Report) {}}
 }
 
 // waiting is how many pods' status is not written yet.
@@ -173,23 +181,23 @@ func (q *queue) run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// write makes the first attempt; further ones are made aside, so that one pod does not hold up others.
+// write makes the first attempt, while the events are written; further ones are made aside, so that one pod does not hold
+// up others.
 func (q *queue) write(ctx context.Context, g *errgroup.Group, j *job) {
+	if !q.superseded(j) {
+		q.tell(tale{report: j.report})
+	}
 	err := q.attempt(ctx, j)
 	switch {
 	case errors.Is(err, errOld):
 	case err == nil:
 		q.forget(j)
+		q.onWritten()
 	default:
 		q.keep(j)
 	}
 	j.once.Do(func() { close(j.done) }) // who waits, waits for the status alone
-	switch {
-	case errors.Is(err, errOld):
-		return
-	case err == nil:
-		q.onWritten()
-		q.tell(j.report)
+	if err == nil || errors.Is(err, errOld) {
 		return
 	}
 	q.onRetry()
@@ -214,7 +222,6 @@ func (q *queue) retry(ctx context.Context, j *job) {
 		if err == nil {
 			q.forget(j)
 			q.onWritten()
-			q.tell(j.report)
 			q.log.Info("status written", "pod", j.key, "container", j.report.ContainerID)
 			return
 		}
@@ -255,12 +262,12 @@ func (q *queue) previous(j *job) *job {
 	return j.before
 }
 
-// tell has the events of a report written, once: what is not told now is not told.
-func (q *queue) tell(r *publish.Report) {
+// tell has events written.
+func (q *queue) tell(t tale) {
 	select {
-	case q.tales <- r:
+	case q.tales <- t:
 	default:
-		q.log.Warn("events not written: too many wait", "pod", fileKey(r.Pod), "container", r.ContainerID)
+		q.log.Warn("events not written: too many wait", "pod", fileKey(t.report.Pod), "container", t.report.ContainerID)
 	}
 }
 
@@ -272,24 +279,31 @@ func (q *queue) tellAll(ctx context.Context) {
 	defer stop()
 	for last.Err() == nil {
 		select {
-		case r := <-q.tales:
-			q.writeEvents(last, r)
+		case t := <-q.tales:
+			q.writeEvents(last, t)
 			continue
 		default:
 		}
 		select {
-		case r := <-q.tales:
-			q.writeEvents(last, r)
+		case t := <-q.tales:
+			q.writeEvents(last, t)
 		case <-ctx.Done():
 			return // nothing waits
 		}
 	}
 }
 
-func (q *queue) writeEvents(ctx context.Context, r *publish.Report) {
-	if err := publish.WriteEvents(ctx, q.cluster, r); err != nil {
-		q.log.Warn("events not written", "pod", fileKey(r.Pod), "container", r.ContainerID, "err", err)
+// writeEvents writes events, once each; while the API server is away they are tried again for a minute.
+func (q *queue) writeEvents(ctx context.Context, t tale) {
+	var err error
+	if t.next, err = publish.ResumeEvents(ctx, q.cluster, t.report, t.next); err == nil {
+		return
 	}
+	if t.tries++; errors.Is(err, publish.ErrRetry) && t.tries < tellTries && ctx.Err() == nil {
+		time.AfterFunc(firstRetry<<(t.tries-1), func() { q.tell(t) })
+		return
+	}
+	q.log.Warn("events not written", "pod", fileKey(t.report.Pod), "container", t.report.ContainerID, "err", err)
 }
 
 func (q *queue) superseded(j *job) bool {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,6 +29,8 @@ type wall struct {
 	events chan struct{}
 	// told, if set, gets the pod of each event.
 	told chan string
+	// away is how many events are refused for now.
+	away atomic.Int32
 }
 
 func (w *wall) SetAnnotation(_ context.Context, pod publish.Pod, _, value string) error {
@@ -39,6 +42,9 @@ func (w *wall) SetAnnotation(_ context.Context, pod publish.Pod, _, value string
 }
 
 func (w *wall) Emit(ctx context.Context, pod publish.Pod, _ publish.Event) error {
+	if w.away.Add(-1) >= 0 {
+		return publish.ErrRetry
+	}
 	if w.told != nil && ctx.Err() == nil {
 		w.told <- pod.Name
 	}
@@ -247,13 +253,33 @@ func TestQueueFiles(t *testing.T) {
 	}
 }
 
+// TestQueueTellsLater: while the API server is away events wait; each is told once.
+func TestQueueTellsLater(t *testing.T) {
+	t.Parallel()
+	w := newWall()
+	w.told = make(chan string, 10)
+	w.away.Store(2)
+	q, stop := start(t, w, t.TempDir())
+	defer stop()
+	two := testReport("web", "10.0.0.2/24")
+	two.Attached = append(two.Attached, two.Attached[0])
+	receive(t, "the answer", q.add(two))
+	receive(t, "the first event", w.told)
+	receive(t, "the second event", w.told)
+	select {
+	case <-w.told:
+		t.Error("an event is told twice")
+	case <-time.After(3 * firstRetry):
+	}
+}
+
 // TestQueueLastWords: events that wait when the daemon is asked to end are told.
 func TestQueueLastWords(t *testing.T) {
 	t.Parallel()
 	w := newWall()
 	w.told = make(chan string, 10)
 	q := newQueue(w, t.TempDir(), slog.New(slog.DiscardHandler))
-	q.tell(testReport("web", "10.0.0.2/24"))
+	q.tell(tale{report: testReport("web", "10.0.0.2/24")})
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := q.run(ctx); err != nil {
