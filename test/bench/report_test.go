@@ -168,7 +168,7 @@ func atLeast(what string, got, limit float64) budget {
 
 // svg draws the medians of ADD of one pod at a time as bars: what the delegates take, and what is added.
 func (r *results) svg() []byte {
-	const row, left, width, scale = 22, 240, 820, 460
+	const row, left, width, scale = 22, 240, 900, 460
 	type bar struct {
 		label      string
 		raw, total float64
