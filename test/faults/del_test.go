@@ -448,7 +448,6 @@ func TestOrphan(t *testing.T) {
 	if !long() {
 		t.Skip("DEL waits for half a minute: FAULTS_SECONDS=61; the short form of it is TestOrphans in internal/engine")
 	}
-	t.Parallel()
 	s := newSite(t, node.Thick, variants[3], nil)
 	s.variant.networks = `[{"name":"plain"},{"name":"stuck"}]`
 	s.script(t, "stuck", `[ $CNI_COMMAND = ADD ] && { echo $$ >"$dir/pid"; exec sleep 600; }`)

@@ -172,7 +172,7 @@ func TestSoakPods(t *testing.T) {
 		}
 		wg.Wait()
 	}
-	soak(n / 10)
+	soak(max(n/10, 60)) // until the daemon has all that it allocates once
 	s.staysFlat(t, fmt.Sprintf("%d pods", n), func() { soak(n) })
 	s.clean(t, r, "after the soak")
 	if left := s.waiting(t); len(left) > 0 {
