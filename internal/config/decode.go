@@ -2,15 +2,11 @@ package config
 
 import (
 	"encoding/json"
-	"errors"
 	"slices"
 	"strings"
 
 	"multus/internal/rawjson"
 )
-
-// errUnusual says that a document is to be read by encoding/json.
-var errUnusual = errors.New("unusual")
 
 // decode reads a configuration as it is usually written: every key in its own case, every value of its kind, none null.
 // Of anything else it returns false; encoding/json then reads it all, and says what is wrong. The plugin reads one
@@ -18,7 +14,7 @@ var errUnusual = errors.New("unusual")
 func (p *Plugin) decode(b []byte) bool {
 	return json.Valid(b) && rawjson.Object(b, func(key string, value []byte) error {
 		if !p.member(key, value) {
-			return errUnusual
+			return rawjson.ErrKind
 		}
 		return nil
 	}) == nil
@@ -77,10 +73,7 @@ func (p *Plugin) member(key string, v []byte) bool { //nolint:gocyclo // a case 
 	case "nodeAddresses":
 		return list(v, &p.NodeAddresses, rawjson.Text)
 	case "runtimeConfig":
-		if p.RuntimeConfig == nil {
-			p.RuntimeConfig = map[string]json.RawMessage{}
-		}
-		return rawjson.Object(v, func(key string, value []byte) error { p.RuntimeConfig[key] = value; return nil }) == nil
+		return rawjson.Members(v, &p.RuntimeConfig) == nil
 	}
 	return !ours(key)
 }
@@ -107,9 +100,9 @@ func text(v []byte, to *string) bool {
 	return ok
 }
 
-func boolean(v []byte, to *bool) bool {
-	*to = string(v) == "true"
-	return *to || string(v) == "false"
+func boolean(v []byte, to *bool) (ok bool) {
+	*to, ok = rawjson.Bool(v)
+	return ok
 }
 
 func list[T any](v []byte, to *[]T, item func([]byte) (T, bool)) bool {
@@ -117,7 +110,7 @@ func list[T any](v []byte, to *[]T, item func([]byte) (T, bool)) bool {
 	err := rawjson.Array(v, func(value []byte) error {
 		t, ok := item(value)
 		if !ok {
-			return errUnusual
+			return rawjson.ErrKind
 		}
 		out = append(out, t)
 		return nil

@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"strconv"
 	"unicode/utf8"
 )
 
@@ -18,14 +19,7 @@ var ErrKind = errors.New("value of another kind")
 // white space around it, a part of doc. doc must be valid JSON (json.Valid).
 func Object(doc []byte, fn func(key string, value []byte) error) error {
 	s := scanner{doc: doc}
-	if s.next() != '{' {
-		return ErrKind
-	}
-	for s.at++; s.next() != '}'; {
-		if s.doc[s.at] == ',' {
-			s.at++
-			continue
-		}
+	return s.each('{', '}', func() error {
 		key, ok := Text(s.value())
 		if !ok {
 			return ErrKind
@@ -33,29 +27,30 @@ func Object(doc []byte, fn func(key string, value []byte) error) error {
 		s.next() // the colon
 		s.at++
 		s.next()
-		if err := fn(key, s.value()); err != nil {
-			return err
-		}
-	}
-	return nil
+		return fn(key, s.value())
+	})
 }
 
 // Array calls fn for each element of an array, in order, until it returns an error, as Object does. doc must be valid, too.
 func Array(doc []byte, fn func(value []byte) error) error {
 	s := scanner{doc: doc}
-	if s.next() != '[' {
-		return ErrKind
+	return s.each('[', ']', func() error { return fn(s.value()) })
+}
+
+// Members adds the members of an object to a map, which it makes if there is none. doc must be valid.
+func Members(doc []byte, to *map[string]json.RawMessage) error {
+	if *to == nil {
+		*to = map[string]json.RawMessage{}
 	}
-	for s.at++; s.next() != ']'; {
-		if s.doc[s.at] == ',' {
-			s.at++
-			continue
-		}
-		if err := fn(s.value()); err != nil {
-			return err
-		}
-	}
-	return nil
+	return Object(doc, func(key string, value []byte) error {
+		(*to)[key] = value
+		return nil
+	})
+}
+
+// Bool is the value of true or false.
+func Bool(value []byte) (b, ok bool) {
+	return string(value) == "true", string(value) == "true" || string(value) == "false"
 }
 
 // Text is the value of a JSON string.
@@ -76,6 +71,23 @@ func Text(value []byte) (string, bool) {
 type scanner struct {
 	doc []byte
 	at  int
+}
+
+// each calls item at the begin of each part of an object or an array.
+func (s *scanner) each(begin, end byte, item func() error) error {
+	if s.next() != begin {
+		return ErrKind
+	}
+	for s.at++; s.next() != end; {
+		if s.doc[s.at] == ',' {
+			s.at++
+			continue
+		}
+		if err := item(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // next skips white space and returns the byte after it.
@@ -204,11 +216,16 @@ func (w *Writer) TextIf(key, value string) {
 	}
 }
 
+// Bool writes a member that is true or false.
+func (w *Writer) Bool(key string, value bool) {
+	w.key(key)
+	w.b = strconv.AppendBool(w.b, value)
+}
+
 // TrueIf writes a member that is true, unless it is not.
 func (w *Writer) TrueIf(key string, value bool) {
 	if value {
-		w.key(key)
-		w.b = append(w.b, "true"...)
+		w.Bool(key, true)
 	}
 }
 

@@ -95,9 +95,12 @@ func TestWriter(t *testing.T) {
 	w.Text("a", "x")
 	w.TextIf("b", "")
 	w.TextIf("c", "<y>")
+	w.Bool("g", false)
+	w.TrueIf("h", false)
+	w.TrueIf("i", true)
 	w.Raw("d", []byte(" { \"e\" : [ 1 , \"a b\" ] } "))
 	w.Append("f", func(b []byte) []byte { return append(b, "7"...) })
-	if got, want := string(w.End()), `[{"a":"x","c":"<y>","d":{"e":[1,"a b"]},"f":7}`; got != want {
+	if got, want := string(w.End()), `[{"a":"x","c":"<y>","g":false,"i":true,"d":{"e":[1,"a b"]},"f":7}`; got != want {
 		t.Errorf("%s, not %s", got, want)
 	}
 	if got := string(Begin(nil).End()); got != "{}" {

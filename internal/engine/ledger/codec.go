@@ -3,16 +3,11 @@ package ledger
 import (
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"maps"
 	"slices"
-	"strconv"
 
 	"multus/internal/rawjson"
 )
-
-// errUnusual says that an element is to be read by encoding/json.
-var errUnusual = errors.New("unusual")
 
 // appendJSON appends what encoding/json makes of an element, byte for byte: it is on the path of every pod.
 func (e *element) appendJSON(b []byte) []byte {
@@ -27,8 +22,8 @@ func (e *element) appendJSON(b []byte) []byte {
 	w.Other("default-route", e.DefaultRoute, e.DefaultRoute != nil)
 	w.TextIf("deviceID", e.DeviceID)
 	w.TextIf("resourceName", e.ResourceName)
-	w.Append("IsFilterV4Gateway", func(b []byte) []byte { return strconv.AppendBool(b, e.DropIPv4) })
-	w.Append("IsFilterV6Gateway", func(b []byte) []byte { return strconv.AppendBool(b, e.DropIPv6) })
+	w.Bool("IsFilterV4Gateway", e.DropIPv4)
+	w.Bool("IsFilterV6Gateway", e.DropIPv6)
 	w.Text("Bytes", base64.StdEncoding.EncodeToString(e.Bytes))
 	w.TextIf("netnsPath", e.Netns)
 	if len(e.Args) > 0 {
@@ -77,9 +72,9 @@ func (e *element) member(key string, v []byte) error { //nolint:gocyclo // a cas
 	case "ifnameRequest":
 		e.IfName, ok = rawjson.Text(v)
 	case "IsFilterV4Gateway":
-		e.DropIPv4, ok = boolean(v)
+		e.DropIPv4, ok = rawjson.Bool(v)
 	case "IsFilterV6Gateway":
-		e.DropIPv6, ok = boolean(v)
+		e.DropIPv6, ok = rawjson.Bool(v)
 	case "Bytes":
 		var s string
 		var err error
@@ -96,21 +91,14 @@ func (e *element) member(key string, v []byte) error { //nolint:gocyclo // a cas
 	case "bootID":
 		e.Boot, ok = rawjson.Text(v)
 	case "undone":
-		e.Undone, ok = boolean(v)
+		e.Undone, ok = rawjson.Bool(v)
 	case "capabilityArgs":
-		if e.RuntimeConfig == nil {
-			e.RuntimeConfig = map[string]json.RawMessage{}
-		}
-		return rawjson.Object(v, func(key string, value []byte) error { e.RuntimeConfig[key] = value; return nil })
+		return rawjson.Members(v, &e.RuntimeConfig)
 	default:
 		ok = false // what few records have, what is not ours, and keys in another case
 	}
 	if !ok {
-		return errUnusual
+		return rawjson.ErrKind
 	}
 	return nil
-}
-
-func boolean(v []byte) (value, ok bool) {
-	return string(v) == "true", string(v) == "true" || string(v) == "false"
 }
