@@ -72,7 +72,7 @@ func (c *call) add(ctx context.Context) (types.Result, error) {
 		results, err := c.attach(ctx, p)
 		if err == nil {
 			if out, err = convert(results[0], c.conf.CNIVersion); err != nil {
-				c.undo(ctx, p, nil)
+				c.undo(ctx, p, func(int) bool { return true })
 			}
 		}
 		c.report(ctx, p, results, err)
@@ -109,20 +109,18 @@ func (c *call) clearLeftover(ctx context.Context) error {
 	return c.freeRecord(ctx, r)
 }
 
-// undo deletes the attachments that were begun, nil for all, in reverse order (behaviour.md D28). The request may have
+// undo deletes the attachments that were begun, in reverse order (behaviour.md D28). The request may have
 // ended already, so it has a time of its own. The record stays: the runtime's DEL, which follows every failed ADD, goes
 // over it once more; it is told that nothing was left in the middle.
-func (c *call) undo(ctx context.Context, p *plan.Plan, begun []bool) {
+func (c *call) undo(ctx context.Context, p *plan.Plan, begun func(i int) bool) {
 	failpoint.At("undo.before")
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), UndoLimit, fmt.Errorf("undo took longer than %s", UndoLimit))
 	defer cancel()
 	done := *p
-	if begun != nil {
-		done.Attachments = nil
-		for i, b := range begun {
-			if b {
-				done.Attachments = append(done.Attachments, p.Attachments[i])
-			}
+	done.Attachments = nil
+	for i := range p.Attachments {
+		if begun(i) {
+			done.Attachments = append(done.Attachments, p.Attachments[i])
 		}
 	}
 	progress := ledger.Progress{Undone: true}

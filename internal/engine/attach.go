@@ -12,17 +12,21 @@ import (
 	"multus/internal/failpoint"
 )
 
-// attaching is a plan while it is carried out. Each attachment has its own place in the slices, so that those of one
-// stage do not meet.
+// attaching is a plan while it is carried out.
 type attaching struct {
 	*call
-	plan    *plan.Plan
-	results []types.Result
-	// begun tells for which attachments a delegate was executed: they are owed a DEL.
-	begun []bool
-	errs  []error
-	took  []time.Duration
-	tried []bool
+	plan *plan.Plan
+	// outcomes have a place for each attachment, so that those of one stage do not meet; nil if it was not tried.
+	outcomes []*outcome
+}
+
+// outcome is what became of an attachment that was tried.
+type outcome struct {
+	result types.Result
+	// begun tells that a delegate was executed, which is owed a DEL.
+	begun bool
+	err   error
+	took  time.Duration
 }
 
 // attach does the plan: what can be known to fail is looked at first, then the plan is recorded, then the delegates run,
@@ -44,18 +48,30 @@ func (c *call) attach(ctx context.Context, p *plan.Plan) ([]types.Result, error)
 	if err := c.store.NoteNetworks(p); err != nil {
 		c.log.Warn("GC will not know of the network once its last pod is gone", "err", err)
 	}
-	n := len(p.Attachments)
-	at := &attaching{call: c, plan: p, results: make([]types.Result, n), begun: make([]bool, n), errs: make([]error, n), took: make([]time.Duration, n), tried: make([]bool, n)}
+	at := &attaching{call: c, plan: p, outcomes: make([]*outcome, len(p.Attachments))}
 	for _, stage := range p.Stages() {
 		at.stage(ctx, stage)
-		for i := range p.Attachments { // in the order of the list, whoever was faster
-			if at.errs[i] != nil {
+		for i, o := range at.outcomes { // in the order of the list, whoever was faster
+			if o != nil && o.err != nil {
 				c.undo(ctx, p, at.begun)
-				return at.results[:i], c.failed(&p.Attachments[i], at.errs[i])
+				return at.results(i), c.failed(&p.Attachments[i], o.err)
 			}
 		}
 	}
-	return at.results, nil
+	return at.results(len(p.Attachments)), nil
+}
+
+func (at *attaching) begun(i int) bool { return at.outcomes[i] != nil && at.outcomes[i].begun }
+
+// results are those of the first n attachments, nil for one that was not tried.
+func (at *attaching) results(n int) []types.Result {
+	out := make([]types.Result, n)
+	for i, o := range at.outcomes[:n] {
+		if o != nil {
+			out[i] = o.result
+		}
+	}
+	return out
 }
 
 // stage attaches networks that need nothing of each other, as many at a time as the plan allows. After a failure none is
@@ -74,9 +90,9 @@ func (at *attaching) stage(ctx context.Context, numbers []int) {
 	}
 	work := func() {
 		for i, ok := next(); ok; i, ok = next() {
-			at.one(ctx, i)
+			err := at.one(ctx, i)
 			mu.Lock()
-			failed = failed || at.errs[i] != nil
+			failed = failed || err != nil
 			mu.Unlock()
 		}
 	}
@@ -87,30 +103,29 @@ func (at *attaching) stage(ctx context.Context, numbers []int) {
 	work()
 	others.Wait()
 	for _, i := range numbers {
-		at.tell(ctx, i)
+		if o := at.outcomes[i]; o != nil {
+			at.tell(ctx, &at.plan.Attachments[i], o)
+		}
 	}
 }
 
 // one attaches one network, with a runner of its own: what a runner knows is about one attachment.
-func (at *attaching) one(ctx context.Context, i int) {
-	a := &at.plan.Attachments[i]
+func (at *attaching) one(ctx context.Context, i int) error {
+	a, o := &at.plan.Attachments[i], &outcome{}
 	copyDeviceInfo(a)
 	start := time.Now()
-	at.results[i], at.begun[i], at.errs[i] = at.addOne(ctx, at.runner(at.plan.Dirs), at.plan, a)
-	at.took[i], at.tried[i] = time.Since(start), true
-	if at.errs[i] == nil {
+	o.result, o.begun, o.err = at.addOne(ctx, at.runner(at.plan.Dirs), at.plan, a)
+	o.took = time.Since(start)
+	if o.err == nil {
 		failpoint.At("attached")
 	}
+	at.outcomes[i] = o
+	return o.err
 }
 
-// tell notes what became of an attachment that was tried.
-func (at *attaching) tell(ctx context.Context, i int) {
-	a := &at.plan.Attachments[i]
-	if !at.tried[i] {
-		return
-	}
-	at.timed(a, at.took[i], at.errs[i])
-	if at.errs[i] == nil {
-		at.verbose(ctx, "Add", a, at.results[i], at.took[i])
+func (at *attaching) tell(ctx context.Context, a *plan.Attachment, o *outcome) {
+	at.timed(a, o.took, o.err)
+	if o.err == nil {
+		at.verbose(ctx, "Add", a, o.result, o.took)
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"multus/internal/engine/request"
 )
 
 // StageOf is when the i-th attachment is made, from 0: one after another, unless the plan has stages. Those of one stage
@@ -39,7 +41,7 @@ func (p *Plan) Stages() [][]int {
 // §7.3 demands): the cluster network comes first, alone, and then each as soon as those before it in the list are there
 // that it may have to do with.
 func (p *planning) stages(out *Plan) error {
-	if p.conf.AttachConcurrency < 2 || p.req.Command != "ADD" {
+	if p.conf.AttachConcurrency < 2 || p.req.Command != request.Add {
 		return nil
 	}
 	out.Concurrency = p.conf.AttachConcurrency
