@@ -184,28 +184,24 @@ func (q *queue) run(ctx context.Context) error {
 // write makes the first attempt, while the events are written; further ones are made aside, so that one pod does not hold
 // up others.
 func (q *queue) write(ctx context.Context, g *errgroup.Group, j *job) {
+	defer j.once.Do(func() { close(j.done) }) // who waits, waits for the status alone
 	if !q.superseded(j) {
 		q.tell(tale{report: j.report})
 	}
-	err := q.attempt(ctx, j)
-	switch {
+	switch err := q.attempt(ctx, j); {
 	case errors.Is(err, errOld):
 	case err == nil:
 		q.forget(j)
 		q.onWritten()
 	default:
 		q.keep(j)
+		q.onRetry()
+		q.log.Warn("status not written yet, trying again", "pod", j.key, "container", j.report.ContainerID, "err", err)
+		g.Go(func() error {
+			q.retry(ctx, j)
+			return nil
+		})
 	}
-	j.once.Do(func() { close(j.done) }) // who waits, waits for the status alone
-	if err == nil || errors.Is(err, errOld) {
-		return
-	}
-	q.onRetry()
-	q.log.Warn("status not written yet, trying again", "pod", j.key, "container", j.report.ContainerID, "err", err)
-	g.Go(func() error {
-		q.retry(ctx, j)
-		return nil
-	})
 }
 
 func (q *queue) retry(ctx context.Context, j *job) {
