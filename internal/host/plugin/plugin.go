@@ -63,9 +63,9 @@ func Run(args []string, stdout io.Writer, h Host) int {
 			return 0
 		}
 	}
-	// A runtime that gives up sends a signal; what was begun is then undone.
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
+	// A runtime that gives up sends a signal; what was begun is then undone. It is listened for until the process is gone:
+	// to stop that wakes a goroutine, and the Go runtime would start a thread for it on the way out.
+	ctx, _ := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	v := &verbs{ctx: ctx, host: h}
 	funcs := skel.CNIFuncs{Add: v.add, Del: v.del, Check: v.check, GC: v.gc, Status: v.status}
 	if err := skel.PluginMainFuncsWithError(funcs, version.All, about); err != nil {
