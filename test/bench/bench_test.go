@@ -29,8 +29,14 @@ var (
 	delegates     = []delegate{noop, reference}
 )
 
-// podsPerCell is how many pods each subject attaches for one cell of the table, by concurrency.
-func podsPerCell(concurrency int) int { return max(48, concurrency) * scale() }
+// podsPerCell is how many pods each subject attaches for one cell of the table. Where nothing else takes time there are
+// enough of them for a 99th percentile that is not the maximum.
+func podsPerCell(d delegate, concurrency int) int {
+	if d == noop && concurrency == 1 {
+		return 200 * scale()
+	}
+	return max(48, concurrency) * scale()
+}
 
 // scale multiplies the work: BENCH_SCALE, 1 without it.
 func scale() int {
@@ -81,14 +87,15 @@ func TestBench(t *testing.T) {
 	}
 	cluster := kubetest.Start(t)
 	cluster.CreateNamespace(t, namespace)
+	ours := programs{installed(t, node.Binaries(t)), installed(t, filepath.Join(node.Root(t), "bin", "cni"))}
 	r := &results{Machine: machine(), Date: time.Now().UTC().Format(time.DateOnly)}
 	quick := os.Getenv("BENCH_QUICK") != "" // one pod at a time, delegates that do nothing: a look while working on it
 	if quick {
 		delegates, concurrencies = delegates[:1], concurrencies[:1]
 	}
 	for _, d := range delegates {
-		subjects := allSubjects(t, d, cluster)
-		together := newSubject(t, "thick-at-once", node.Thick, "", d, cluster, map[string]any{"attachConcurrency": maxNetworks})
+		subjects := allSubjects(t, ours, d, cluster)
+		together := newSubject(t, "thick-at-once", node.Thick, ours, d, cluster, map[string]any{"attachConcurrency": maxNetworks})
 		for _, networks := range networkCounts {
 			for _, concurrency := range concurrencies {
 				these := subjects
@@ -99,7 +106,7 @@ func TestBench(t *testing.T) {
 			}
 		}
 	}
-	r.Start, r.Disk = startUps(t), durable(t)
+	r.Start, r.Disk, r.Shares = startUps(t), durable(t), shares(t, ours, cluster)
 	if quick {
 		fmt.Println(string(r.markdown()))
 		return
@@ -116,16 +123,17 @@ func TestBench(t *testing.T) {
 
 // allSubjects are raw, thick and thin, and with UPSTREAM_BIN the same two of other binaries that know the same
 // configuration and flags: another version of this project, or of another one behind a wrapper.
-func allSubjects(t *testing.T, d delegate, cluster *kubetest.Cluster) []*subject {
+func allSubjects(t *testing.T, ours programs, d delegate, cluster *kubetest.Cluster) []*subject {
 	t.Helper()
 	subjects := []*subject{
-		newSubject(t, "raw", node.Thin, "", d, cluster, nil),
-		newSubject(t, "thick", node.Thick, "", d, cluster, nil),
-		newSubject(t, "thin", node.Thin, "", d, cluster, nil),
+		newSubject(t, "raw", node.Thin, ours, d, cluster, nil),
+		newSubject(t, "thick", node.Thick, ours, d, cluster, nil),
+		newSubject(t, "thin", node.Thin, ours, d, cluster, nil),
 	}
 	if bin := os.Getenv("UPSTREAM_BIN"); bin != "" {
-		must(t, exec.Command("cp", filepath.Join(node.Binaries(t), "fakeplugin"), bin).Run())
-		subjects = append(subjects, newSubject(t, "other-thick", node.Thick, bin, d, cluster, nil), newSubject(t, "other-thin", node.Thin, bin, d, cluster, nil))
+		other := programs{installed(t, bin), ours.plugins}
+		install(t, filepath.Join(node.Binaries(t), "fakeplugin"), other.bin)
+		subjects = append(subjects, newSubject(t, "other-thick", node.Thick, other, d, cluster, nil), newSubject(t, "other-thin", node.Thin, other, d, cluster, nil))
 	}
 	return subjects
 }
@@ -149,7 +157,7 @@ func measure(t *testing.T, subjects []*subject, d delegate, networks, concurrenc
 		}
 		turn(t, s, all[i].pods, networks, 1) // warm
 	}
-	each := max(1, podsPerCell(concurrency)/concurrency/rounds)
+	each := max(1, podsPerCell(d, concurrency)/concurrency/rounds)
 	for range rounds {
 		for i, s := range subjects {
 			a := &all[i]
@@ -263,7 +271,7 @@ func memory(t *testing.T, cluster *kubetest.Cluster) map[int]int {
 		for ; have < definitions; have++ {
 			cluster.CreateNetwork(t, namespace, fmt.Sprintf("many-%d", have), fmt.Sprintf(`{"cniVersion":"1.0.0","type":"macvlan","master":"eth%d","mode":"bridge","ipam":{"type":"host-local","ranges":[[{"subnet":"10.0.0.0/16"}]]}}`, have), nil)
 		}
-		s := newSubject(t, fmt.Sprintf("thick-%d", definitions), node.Thick, "", noop, cluster, nil)
+		s := newSubject(t, fmt.Sprintf("thick-%d", definitions), node.Thick, programs{}, noop, cluster, nil)
 		var pods []*node.Pod
 		for i := range 110 {
 			pods = append(pods, s.pod(t, noop, fmt.Sprintf("m-%d-%d", definitions, i), 2, cluster))
@@ -281,7 +289,7 @@ func requests(t *testing.T, cluster *kubetest.Cluster) map[string]map[string]flo
 	const pods = 20
 	out := map[string]map[string]float64{}
 	for _, kind := range node.Kinds {
-		s := newSubject(t, "requests-"+string(kind), kind, "", noop, cluster, nil)
+		s := newSubject(t, "requests-"+string(kind), kind, programs{}, noop, cluster, nil)
 		for _, networks := range []int{0, 2} {
 			p := s.pod(t, noop, fmt.Sprintf("r-%s-%d", kind, networks), networks, cluster)
 			turn(t, s, []*node.Pod{p}, networks, 1)

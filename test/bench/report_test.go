@@ -24,6 +24,7 @@ type results struct {
 	Requests map[string]map[string]float64 `json:"requests"`
 	Disk     disk                          `json:"disk"`
 	Steps    []steps                       `json:"steps"`
+	Shares   []share                       `json:"shares"`
 }
 
 // disk is what the disk takes for one record.
@@ -69,6 +70,10 @@ func (r *results) markdown() []byte {
 		raw := r.find(c.Delegate, c.Networks, c.Concurrency, "raw")
 		fmt.Fprintf(&b, "| %s | %d | %d | %s | %.2f | %.2f | %s | %s | %.1f | %.1f | %.0f |\n", c.Delegate, c.Networks, c.Concurrency, c.Subject,
 			ms(c.Add.P50)/ms(raw.Add.P50), ms(c.Del.P50)/ms(raw.Del.P50), c.Add, c.Del, ms(c.PluginCPU), ms(c.DaemonCPU), float64(c.Pods)/c.Elapsed.Seconds())
+	}
+	fmt.Fprintf(&b, "\n### Who uses the processor\n\nOne pod, ADD and DEL, bridge and host-local, one pod at a time; milliseconds.\n\n| more networks | subject | plugin | delegates | daemon | plugin and daemon beside the delegates |\n|---|---|---|---|---|---|\n")
+	for _, s := range r.Shares {
+		fmt.Fprintf(&b, "| %d | %s | %.1f | %.1f | %.1f | %.2f |\n", s.Networks, s.Subject, ms(s.Plugin), ms(s.Delegates), ms(s.Daemon), ratio(s.Plugin+s.Daemon, s.Delegates))
 	}
 	fmt.Fprintf(&b, "\n### Requests to the API server per pod (ADD and DEL)\n\n| pod | requests |\n|---|---|\n")
 	for _, k := range sortedKeys(r.Requests) {
@@ -189,7 +194,7 @@ func (r *results) svg() []byte {
 	fmt.Fprintf(&b, `<rect width="%d" height="%d" fill="white"/><text x="10" y="20" font-size="14">ADD of one pod, median: the delegates alone, and what is added</text>`+"\n", width, height)
 	for i, x := range bars {
 		y := 36 + i*row
-		raw, added := x.raw/most*scale, max(0, x.total-x.raw)/most*scale
+		raw, added := min(x.raw, x.total)/most*scale, max(0, x.total-x.raw)/most*scale
 		fmt.Fprintf(&b, `<text x="10" y="%d">%s</text><rect x="%d" y="%d" width="%.1f" height="14" fill="#9aa5b1"/><rect x="%.1f" y="%d" width="%.1f" height="14" fill="#d9822b"/>`,
 			y+12, x.label, left, y, raw, left+raw, y, added)
 		fmt.Fprintf(&b, `<text x="%.1f" y="%d">%.1f ms, raw %.1f ms</text>`+"\n", left+raw+added+6, y+12, x.total, x.raw)

@@ -58,7 +58,7 @@ func countSteps(t *testing.T, cluster *kubetest.Cluster) []steps {
 	}
 	var out []steps
 	for _, kind := range node.Kinds {
-		s := newSubject(t, "stable-"+string(kind), kind, bin, noop, cluster, nil)
+		s := newSubject(t, "stable-"+string(kind), kind, programs{bin: bin}, noop, cluster, nil)
 		for _, networks := range []int{0, 2} {
 			p := s.pod(t, noop, fmt.Sprintf("stable-%s-%d", kind, networks), networks, cluster)
 			must(t, s.add(t, p, networks)) // the first one notes the networks

@@ -113,10 +113,10 @@ func config(t *testing.T, n *node.Node, d delegate, i int) []byte {
 	return b
 }
 
-func newSubject(t *testing.T, name string, kind node.Kind, bin string, d delegate, cluster *kubetest.Cluster, conf map[string]any) *subject {
+func newSubject(t *testing.T, name string, kind node.Kind, p programs, d delegate, cluster *kubetest.Cluster, conf map[string]any) *subject {
 	t.Helper()
 	s := &subject{name: name, exec: &meter{}}
-	o := node.Options{Kind: kind, BinDir: bin, Quiet: true, Conf: map[string]any{"plainPods": "local"}}
+	o := node.Options{Kind: kind, BinDir: p.bin, PluginDir: p.plugins, Quiet: true, Conf: map[string]any{"plainPods": "local"}}
 	maps.Copy(o.Conf, conf)
 	if name != "raw" {
 		o.Kubeconfig, o.API = cluster.Kubeconfig(t), cluster.Addr()

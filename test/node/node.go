@@ -65,6 +65,8 @@ type Options struct {
 	Primary string
 	// BinDir holds the project's binaries; empty for Binaries.
 	BinDir string
+	// PluginDir holds the reference plugins; empty for bin/cni.
+	PluginDir string
 	// Quiet keeps plugin and daemon from logging: for measurements.
 	Quiet bool
 	// Dir is the node's directory, StateDir the ledger's: for a test that has them on a disk of their own. Empty for a
@@ -152,7 +154,7 @@ func Cleanup() {
 func New(tb testing.TB, o Options) *Node {
 	tb.Helper()
 	testnet.RequireRoot(tb)
-	reference := filepath.Join(Root(tb), "bin", "cni")
+	reference := cmp.Or(o.PluginDir, filepath.Join(Root(tb), "bin", "cni"))
 	if _, err := os.Stat(filepath.Join(reference, "bridge")); err != nil {
 		tb.Skipf("no reference plugins in bin/cni: run make tools")
 	}
