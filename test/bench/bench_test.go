@@ -235,11 +235,7 @@ func durable(t *testing.T) disk {
 func startUps(t *testing.T) map[string]time.Duration {
 	t.Helper()
 	nothing := filepath.Join(t.TempDir(), "nothing")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", nothing, "./nothing")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if b, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, b)
-	}
+	build(t, nothing, "./nothing")
 	bin := node.Binaries(t)
 	programs := map[string]string{"nothing": nothing, "multus-shim": filepath.Join(bin, "multus-shim"), "multus": filepath.Join(bin, "multus"), "passthru": filepath.Join(bin, "passthru")}
 	if other := os.Getenv("UPSTREAM_BIN"); other != "" {

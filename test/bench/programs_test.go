@@ -2,6 +2,7 @@ package bench
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 )
@@ -31,4 +32,14 @@ func install(t *testing.T, file, dir string) {
 	b, err := os.ReadFile(file)
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(dir, filepath.Base(file)), b, 0o755))
+}
+
+// build builds programs as the Makefile does; what are packages, and flags before them.
+func build(t *testing.T, out string, what ...string) {
+	t.Helper()
+	c := exec.Command("go", append([]string{"build", "-buildvcs=false", "-trimpath", "-ldflags", "-s -w", "-o", out}, what...)...)
+	c.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if b, err := c.CombinedOutput(); err != nil {
+		t.Fatalf("build %v: %v: %s", what, err, b)
+	}
 }

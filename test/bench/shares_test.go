@@ -3,7 +3,6 @@ package bench
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -84,11 +83,7 @@ func metered(t *testing.T, plugins string) string {
 	must(t, os.Mkdir(filepath.Join(dir, "real"), 0o755))
 	must(t, os.Rename(filepath.Join(dir, string(reference)), filepath.Join(dir, "real", string(reference))))
 	meter := filepath.Join(t.TempDir(), string(reference))
-	build := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-ldflags", "-s -w", "-o", meter, "./metered")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if b, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, b)
-	}
+	build(t, meter, "./metered")
 	install(t, meter, dir)
 	return dir
 }

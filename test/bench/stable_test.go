@@ -3,7 +3,6 @@ package bench
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -51,11 +50,7 @@ func TestStable(t *testing.T) {
 func countSteps(t *testing.T, cluster *kubetest.Cluster) []steps {
 	t.Helper()
 	bin := t.TempDir()
-	build := exec.Command("go", "build", "-buildvcs=false", "-tags", "failpoint", "-o", bin+"/", "multus/cmd/...", "multus/test/fakeplugin")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if b, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, b)
-	}
+	build(t, bin+"/", "-tags", "failpoint", "multus/cmd/...", "multus/test/fakeplugin")
 	var out []steps
 	for _, kind := range node.Kinds {
 		s := newSubject(t, "stable-"+string(kind), kind, programs{bin: bin}, noop, cluster, nil)
