@@ -299,13 +299,27 @@ func (s *Store) Remove(containerID string) error {
 	if err := fsx.Remove(s.path(containerID)); err != nil {
 		return fmt.Errorf("remove record of container %s: %w", containerID, err)
 	}
+	s.sweep()
+	return nil
+}
+
+// sweep removes what killed processes left half-written. It reads the directories whole, which takes the longer the more
+// pods there are, so that of all removals within a minute only one does it: the time of the networks' directory, which
+// nothing else looks at, says when the last one was. Without that directory nothing was ever recorded.
+func (s *Store) sweep() {
+	mark, now := s.networksDir(), time.Now()
+	info, err := os.Stat(mark)
+	if err != nil || info.ModTime().Before(now) && now.Sub(info.ModTime()) < fsx.Abandoned {
+		return
+	}
+	err = os.Chtimes(mark, now, now)
 	// libcni's results are ours to change, so that killed processes leave files there, too.
 	for _, dir := range []string{s.Dir, filepath.Join(s.Dir, "results")} {
-		if err := fsx.Sweep(dir, fsx.Abandoned); err != nil {
-			s.Log.Warn("files of killed processes are left", "err", err)
-		}
+		err = errors.Join(err, fsx.Sweep(dir, fsx.Abandoned))
 	}
-	return nil
+	if err != nil {
+		s.Log.Warn("files of killed processes are left", "err", err)
+	}
 }
 
 // Containers lists the sandboxes that are remembered, by the ledger or by libcni, in no special order.

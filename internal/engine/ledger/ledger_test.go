@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -518,6 +519,56 @@ func TestContainers(t *testing.T) {
 	}
 	if r := read(t, s, "a"); r != nil {
 		t.Errorf("removed, and there: %+v", r)
+	}
+}
+
+// TestSweep: what killed processes left is looked for by one removal a minute, also if the clock was set back meanwhile; a
+// temporary file that may have a writer stays.
+func TestSweep(t *testing.T) {
+	t.Parallel()
+	const temp = ".multus-tmp-0123456789abcdef"
+	for _, tc := range []struct {
+		name      string
+		swept     time.Duration // ago
+		old, gone bool
+	}{
+		{"long ago", time.Hour, true, true},
+		{"just now", time.Second, true, false},
+		{"in the future", -time.Hour, true, true},
+		{"at work", time.Hour, false, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			s := store(t)
+			files := []string{filepath.Join(s.Dir, temp), filepath.Join(s.Dir, "results", temp)}
+			for _, f := range files {
+				write(t, f, "[")
+			}
+			write(t, filepath.Join(s.networksDir(), "1.json"), "{}")
+			if tc.old {
+				setTime(t, time.Hour, files...)
+			}
+			setTime(t, tc.swept, s.networksDir())
+			if err := s.Remove("c"); err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range files {
+				if _, err := os.Stat(f); errors.Is(err, os.ErrNotExist) != tc.gone {
+					t.Errorf("%s: %v", f, err)
+				}
+			}
+		})
+	}
+}
+
+// setTime makes files some time old.
+func setTime(tb testing.TB, ago time.Duration, files ...string) {
+	tb.Helper()
+	at := time.Now().Add(-ago)
+	for _, f := range files {
+		if err := os.Chtimes(f, at, at); err != nil {
+			tb.Fatal(err)
+		}
 	}
 }
 
