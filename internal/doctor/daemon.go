@@ -15,19 +15,21 @@ import (
 // askLimit bounds one question to the daemon.
 const askLimit = 3 * time.Second
 
+// shim is the plugin of a node with a daemon.
+const shim = "multus-shim"
+
 var daemonCheck = Check{
 	Name: "daemon", About: "the daemon answers, is ready, and is of the plugin's version",
 	Run: func(ctx context.Context, n *Node) ([]Finding, error) {
-		s := n.setup()
-		if s.conf.Type != "multus-shim" {
-			return nil, nil // thin: there is no daemon
+		socket, err := n.socket()
+		if socket == "" {
+			return nil, err
 		}
-		socket := s.conf.SocketPath()
 		ctx, cancel := context.WithTimeout(ctx, askLimit)
 		defer cancel()
 		client := &api.Client{Socket: n.path(socket)}
-		logs := "kubectl -n kube-system logs -l app=multus --prefix, of the pod on " + nameOr(n)
-		err := client.Call(ctx, "GET", api.PathReady, nil, nil)
+		logs := "kubectl -n kube-system logs -l app=multus --prefix --tail=-1, of the pod on " + nameOr(n)
+		err = client.Call(ctx, "GET", api.PathReady, nil, nil)
 		switch {
 		case errors.Is(err, fs.ErrPermission):
 			return nil, fmt.Errorf("only root may ask the daemon: %w", err)
@@ -49,12 +51,30 @@ var daemonCheck = Check{
 	},
 }
 
+// socket is where the daemon has to be; "" for a thin node, which has none. Without a configuration that the runtime loads,
+// which is when one looks for the daemon, its own file or its plugin tell that there should be one.
+func (n *Node) socket() (string, error) {
+	s := n.setup()
+	switch {
+	case s.conf.Type == shim:
+		return s.conf.SocketPath(), nil
+	case s.file != "":
+		return "", nil
+	case s.daemon != nil:
+		return s.daemon.HostPath(s.daemon.Socket()), nil
+	}
+	if n.exists(filepath.Join(n.binDir(), shim)) {
+		return s.conf.SocketPath(), nil
+	}
+	return "", errors.New("no configuration of Multus is on this node")
+}
+
 // skew compares the daemon with the plugin that talks to it.
 func skew(ctx context.Context, n *Node, socket string) []Finding {
 	if n.Version == nil || n.DaemonVersion == nil {
 		return nil
 	}
-	plugin := filepath.Join(n.binDir(), "multus-shim")
+	plugin := filepath.Join(n.binDir(), shim)
 	have, err := n.Version(n.path(plugin))
 	if err != nil {
 		return nil // the plugins check says what is wrong with it
@@ -65,6 +85,6 @@ func skew(ctx context.Context, n *Node, socket string) []Finding {
 	}
 	return []Finding{{
 		Severity: Warning, Message: "plugin and daemon are of different versions", Evidence: fmt.Sprintf("%s is %s, the daemon is %s", plugin, have, want),
-		Fix: "multus-daemon install " + n.binDir() + ", or restart the daemon, which installs its own",
+		Fix: reinstall(n),
 	}}
 }

@@ -238,6 +238,35 @@ func TestHealthyWithoutDaemonFile(t *testing.T) {
 	}
 }
 
+// TestNoConfiguration: where the runtime loads no configuration of Multus the daemon is looked for all the same, if anything
+// tells that there should be one; else that is said, and not that all is well.
+func TestNoConfiguration(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name   string
+		remove []string
+		want   string
+	}{
+		{"it runs", nil, StateOK},
+		{"it does not", []string{"/run/multus/multus.sock"}, StateFound},
+		{"only the plugin is there", []string{"/run/multus/multus.sock", daemonFiles[0]}, StateFound},
+		{"nothing is there", []string{"/run/multus/multus.sock", daemonFiles[0], "/opt/cni/bin/multus-shim"}, StateUnchecked},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			f := healthy(t, "kubeadm")
+			for _, file := range append(tc.remove, f.slot()) {
+				f.remove(file)
+			}
+			for _, c := range Run(t.Context(), f.Node).Checks {
+				if c.Name == "daemon" && c.State != tc.want {
+					t.Errorf("%+v, want %s", c, tc.want)
+				}
+			}
+		})
+	}
+}
+
 // TestWrongDirectories: a base manifest on a distribution with directories of its own (P17).
 func TestWrongDirectories(t *testing.T) {
 	t.Parallel()
@@ -264,7 +293,7 @@ func TestBlind(t *testing.T) {
 			}
 		}
 	}
-	if unchecked < 7 {
+	if unchecked < 8 {
 		t.Errorf("%d unchecked: %+v", unchecked, r.Checks)
 	}
 	if len(r.Findings) != 1 || r.Findings[0].Check != "slot" {

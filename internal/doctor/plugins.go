@@ -120,7 +120,14 @@ func headOf(path string) ([]byte, error) {
 
 func missingFix(n *Node, name string) string {
 	if slices.Contains([]string{"multus", "multus-shim", "passthru"}, name) {
-		return "multus-daemon install " + n.binDir()
+		return reinstall(n)
 	}
-	return "multus-daemon run --install-dir=" + n.binDir() + " --reference-plugins brings the reference plugins along; another plugin comes with its own installer"
+	return "a reference plugin: add --reference-plugins to the arguments of the DaemonSet, or by hand: multus-daemon install --dest " + n.binDir() +
+		" --reference-plugins; another one comes with its own installer"
+}
+
+// reinstall says how our own binaries come onto the node: with a daemon that starts.
+func reinstall(n *Node) string {
+	return "kubectl -n kube-system delete pod -l app=multus --field-selector spec.nodeName=" + nameOr(n) +
+		": the next one installs its own; by hand: multus-daemon install --dest " + n.binDir()
 }

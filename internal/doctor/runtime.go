@@ -30,8 +30,12 @@ var runtimeCheck = Check{
 		if n.InPod {
 			return nil, errors.New("a container does not show the runtime's configuration: run it on the node, or give --root")
 		}
+		files := n.runtimeFiles()
+		if len(files) == 0 {
+			return nil, errors.New("no configuration of containerd or CRI-O is on this node")
+		}
 		var out []Finding
-		for _, file := range n.runtimeFiles() {
+		for _, file := range files {
 			b, err := n.read(file)
 			if err != nil {
 				continue

@@ -67,7 +67,7 @@ func order(n *Node, files []confFile) []Finding {
 		out = append(out, Finding{
 			Severity: Error, Message: "the runtime does not call Multus: pods start without the networks that they ask for",
 			Evidence: fmt.Sprintf("none of the %d files in %s is a configuration of Multus", len(files), n.confDir()),
-			Fix:      "kubectl -n kube-system logs -l app=multus: the daemon says why it does not write " + autoconf.FileName,
+			Fix:      "kubectl -n kube-system logs -l app=multus --prefix --tail=-1: the daemon says why it does not write " + autoconf.FileName,
 		})
 	case len(ours) > 0 && first.path != ours[0]:
 		out = append(out, Finding{
