@@ -179,7 +179,7 @@ func Generate(d *config.Daemon, p *Primary) ([]byte, error) {
 		Type: d.Type, CNIDir: d.HostPath(d.CNIDir), AuxiliaryChain: d.AuxiliaryChain, DaemonSocketDir: d.DaemonSocketDir,
 		ConfDir: d.HostPath(d.ConfDir), DefaultNetworks: d.DefaultNetworks, SystemNamespaces: d.SystemNamespaces, MultusNamespace: d.MultusNamespace,
 		ReadinessIndicatorFile: d.HostPath(d.ReadinessIndicatorFile),
-		FailureEvents:          true, PlainPods: config.PlainLocal, NodeAddresses: d.NodeAddresses,
+		FailureEvents:          d.FailureEvents == nil || *d.FailureEvents, PlainPods: config.PlainLocal, NodeAddresses: d.NodeAddresses,
 	}
 	if err := versions(d.CNIVersion, p); err != nil {
 		return nil, err

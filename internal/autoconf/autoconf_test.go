@@ -127,6 +127,7 @@ func TestGenerate(t *testing.T) {
 			"A3 an empty list of system namespaces is not the default one", `{"systemNamespaces":[],"defaultNetworks":["d"]}`, calico,
 			`{"capabilities":{"io.kubernetes.cri.pod-annotations":true},"cniVersion":"1.0.0","name":"multus-cni-network","clusterNetwork":"$DIR/$FILE","type":"multus-shim","defaultNetworks":["d"],"systemNamespaces":[],"failureEvents":true,"plainPods":"local"}`,
 		},
+		{"failureEvents", `{"failureEvents":false}`, calico, `{"capabilities":{"io.kubernetes.cri.pod-annotations":true},"cniVersion":"1.0.0","name":"multus-cni-network","clusterNetwork":"$DIR/$FILE","type":"multus-shim","failureEvents":false,"plainPods":"local"}`},
 		{"nodeAddresses", `{"nodeAddresses":["192.0.2.7"]}`, calico, `{"capabilities":{"io.kubernetes.cri.pod-annotations":true},"cniVersion":"1.0.0","name":"multus-cni-network","clusterNetwork":"$DIR/$FILE","type":"multus-shim","failureEvents":true,"plainPods":"local","nodeAddresses":["192.0.2.7"]}`},
 		{"F22 M20 a cluster network that is too old", `{"cniVersion":"1.0.0"}`, flannel, "!delegate cni version is 0.3.1 while top level cni version is 1.0.0"},
 		{"F22 no version", `{"cniVersion":"one"}`, calico, `!cniVersion "one"`},

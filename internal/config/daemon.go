@@ -55,6 +55,8 @@ type Daemon struct {
 	SystemNamespaces       []string        `json:"systemNamespaces"`
 	MultusNamespace        string          `json:"multusNamespace"`
 	ClusterNetwork         string          `json:"clusterNetwork"`
+	// FailureEvents is written as true unless it is given.
+	FailureEvents *bool `json:"failureEvents"`
 	// NodeAddresses are the addresses by which the cluster knows this node.
 	NodeAddresses []string `json:"nodeAddresses"`
 

@@ -3,6 +3,8 @@ package daemon
 import (
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -40,6 +42,19 @@ func TestMetricNames(t *testing.T) {
 		if strings.HasPrefix(p.Metric, "multus_") {
 			t.Errorf("%s: %s", p.Metric, p.Text)
 		}
+	}
+	page, err := os.ReadFile("../../../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := regexp.MustCompile("(?m)^\\| `(multus_\\w+)`").FindAllStringSubmatch(string(page), -1)
+	for _, row := range documented {
+		if !strings.Contains(text, "# TYPE "+row[1]+" ") {
+			t.Errorf("docs/metrics.md has %s, which there is not", row[1])
+		}
+	}
+	if n := strings.Count(text, "# TYPE multus_"); n != len(documented) {
+		t.Errorf("%d metrics, %d in docs/metrics.md", n, len(documented))
 	}
 	for _, want := range []string{
 		`multus_server_request_total{code="200",handler="/v1/plan",method="post"} 1`,
