@@ -20,7 +20,7 @@ import (
 func TestRefuse(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct{ body, message, next, request string }{
-		"no JSON": {"{", "decode request /", "use the plugin that belongs to this daemon: multus-daemon install", ""},
+		"no JSON": {"{", "decode request /", "use the plugin that belongs to this daemon: a daemon of the DaemonSet installs it when it starts; by hand: multus-daemon install --dest DIR", ""},
 		"no configuration": {
 			`{"command":"ADD","containerID":"0123456789abcdef","args":[["K8S_POD_NAMESPACE","team"],["K8S_POD_NAME","web-0"]],"config":"W10="}`,
 			"pod team/web-0: ", "report this: the plugin sent a configuration that is no object", "; request 0123456789abc",

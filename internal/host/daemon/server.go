@@ -172,7 +172,7 @@ func (s *server) refuse(w http.ResponseWriter, req *request.Request, err error) 
 func decode(w http.ResponseWriter, r *http.Request, v any) error {
 	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
 	if err := dec.Decode(v); err != nil {
-		return fault.Wrap(err, fault.Decoding, "use the plugin that belongs to this daemon: multus-daemon install", "decode request %s", r.URL.Path)
+		return fault.Wrap(err, fault.Decoding, "use the plugin that belongs to this daemon: a daemon of the DaemonSet installs it when it starts; by hand: multus-daemon install --dest DIR", "decode request %s", r.URL.Path)
 	}
 	return nil
 }

@@ -200,6 +200,6 @@ func tryAgain(err error, req *request.Request) error {
 		return ce
 	}
 	return fault.Wrap(err, fault.TryAgain,
-		"the runtime tries again; see why with: kubectl -n kube-system logs -l app=multus (or journalctl, for a daemon run by hand)",
+		"the runtime tries again; see why with: kubectl -n kube-system logs -l app=multus --prefix --tail=-1 (or journalctl, for a daemon run by hand)",
 		"pod %s needs the plan of the multus daemon, and nothing was attached", req.Pod())
 }
