@@ -123,8 +123,8 @@ func (c *call) undo(ctx context.Context, p *plan.Plan, begun func(i int) bool) {
 			done.Attachments = append(done.Attachments, p.Attachments[i])
 		}
 	}
-	progress := ledger.Progress{Undone: true}
-	err := c.detach(ctx, &done, &progress)
+	progress := ledger.Progress{}
+	err := c.detach(ctx, &done, &progress, true)
 	progress.Undone = err == nil
 	if err := errors.Join(err, c.store.Note(p.ContainerID, progress)); err != nil {
 		c.log.Error("undo of a failed ADD is incomplete; DEL goes on with it", "err", err)

@@ -69,7 +69,11 @@ func (c *call) freeRecord(ctx context.Context, r *ledger.Record) error {
 	if r == nil {
 		return nil
 	}
-	return c.free(ctx, c.planFor(r), r.Progress)
+	p, progress := c.planFor(r), r.Progress
+	if progress.Begun == 0 && c.beforeBoot(r) {
+		progress.Begun = len(p.Stages()) // libcni does not sync the results that would tell: after a power cut they are gone
+	}
+	return c.free(ctx, p, progress)
 }
 
 // unrecorded plans the DEL of a sandbox that neither the ledger nor libcni remembers (behaviour.md D60).
@@ -89,7 +93,7 @@ func (c *call) unrecorded(ctx context.Context) (*plan.Plan, error) {
 // free deletes the attachments of a plan and forgets the sandbox. While anything remains the record stays
 // as it is, so that the next DEL does all of it again (behaviour.md D69, D70 [quirk]: it is forgotten today).
 func (c *call) free(ctx context.Context, p *plan.Plan, progress ledger.Progress) error {
-	if err := errors.Join(c.detach(ctx, p, &progress), c.takeBack(ctx, p)); err != nil {
+	if err := errors.Join(c.detach(ctx, p, &progress, false), c.takeBack(ctx, p)); err != nil {
 		return errors.Join(err, c.store.Note(p.ContainerID, progress))
 	}
 	failpoint.At("detached")
@@ -100,10 +104,12 @@ func (c *call) free(ctx context.Context, p *plan.Plan, progress ledger.Progress)
 }
 
 // detach runs DEL for the attachments of a plan in reverse order, for all of them whatever fails
-// (behaviour.md D65). A failure that the progress does not excuse is an error, and counted there.
-func (c *call) detach(ctx context.Context, p *plan.Plan, progress *ledger.Progress) error {
+// (behaviour.md D65). A failure that the progress does not excuse is an error, and counted there. undoing tells that the
+// ADD itself asks.
+func (c *call) detach(ctx context.Context, p *plan.Plan, progress *ledger.Progress, undoing bool) error {
 	run := c.runner(p.Dirs)
 	before := *progress
+	before.Undone = before.Undone || undoing
 	var errs []error
 	for i := len(p.Attachments) - 1; i >= 0; i-- {
 		failpoint.At("detach.before")
@@ -114,15 +120,8 @@ func (c *call) detach(ctx context.Context, p *plan.Plan, progress *ledger.Progre
 		cancel()
 		took := time.Since(start)
 		c.timed(a, took, err)
-		if unseen, ok := errors.AsType[*execute.UnseenError](err); ok {
-			progress.DelTries = before.DelTries + 1
-			if progress.Begun == 0 {
-				progress.Begun = run.Begun(p, i+1)
-			}
-			if p.StageOf(i) >= progress.Begun || excused(before, unseen) {
-				c.log.Warn("DEL of an attachment that is not there", "network", a.Name, "ifname", a.IfName, "err", err)
-				err = run.Forget(p, a)
-			}
+		if err != nil {
+			err = c.failedDel(run, p, i, err, before, progress)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("network %q (interface %s): %w", a.Name, a.IfName, err))
@@ -139,6 +138,29 @@ func (c *call) detach(ctx context.Context, p *plan.Plan, progress *ledger.Progre
 	}
 	return fault.Wrap(errors.Join(errs...), fault.Internal, "nothing: the runtime tries again; look at the plugins' messages if it goes on",
 		"%d of %d networks could not be deleted", len(errs), len(p.Attachments))
+}
+
+// failedDel returns nil for the failed DEL of an attachment that leaves nothing all the same, else the error. With the
+// first failure of a sandbox it is recorded how far ADD had come: what tells that are the results of the attachments before
+// this one, and those are deleted next.
+func (c *call) failedDel(run *execute.Runner, p *plan.Plan, i int, err error, before ledger.Progress, progress *ledger.Progress) error {
+	if progress.Begun == 0 {
+		progress.Begun = run.Begun(p, i+1)
+		if nerr := c.store.Note(p.ContainerID, *progress); nerr != nil {
+			return errors.Join(err, nerr)
+		}
+	}
+	unseen, ok := errors.AsType[*execute.UnseenError](err)
+	if !ok {
+		return err
+	}
+	progress.DelTries = before.DelTries + 1
+	if p.StageOf(i) < progress.Begun && !excused(before, unseen) {
+		return err
+	}
+	a := &p.Attachments[i]
+	c.log.Warn("DEL of an attachment that is not there", "network", a.Name, "ifname", a.IfName, "err", err)
+	return run.Forget(p, a)
 }
 
 // excused tells that a failed DEL of which nothing is seen leaves nothing although ADD may have come to it: ADD had come

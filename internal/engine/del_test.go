@@ -60,6 +60,48 @@ func TestUnseen(t *testing.T) {
 	}
 }
 
+// TestBegunIsRecorded: how far ADD had come is recorded with the first failure, before the results that tell it are deleted:
+// at a later DEL they are gone, and an attachment that holds something would be taken for one that was never begun.
+func TestBegunIsRecorded(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, "cluster", "other")
+	n.attached(t, "c", "other", "1.0.0", "/run/netns/gone", "now")
+	n.result(t, "cluster-net", "c", "eth0")
+	other := n.result(t, "other-net", "c", "net1")
+	n.does(t, "other", "exit 2")
+	n.does(t, "cluster", `grep -q '"begun":2' `+filepath.Join(n.store.Dir, "c")+` || echo too late >>`+filepath.Join(n.dir, "log"))
+	for try := range unseenTries + 3 {
+		if err := n.engine.Del(t.Context(), n.request(request.Del, "c", "")); err == nil || !n.recorded(t, "c") {
+			t.Fatalf("DEL %d: %v, recorded %t", try+1, err, n.recorded(t, "c"))
+		}
+		if got := n.called(t); try == 0 && got != "other DEL c, cluster DEL c" {
+			t.Errorf("called: %s", got)
+		}
+		_ = os.Remove(other) // and with the node's restart the namespace is gone, too
+	}
+}
+
+// TestLostResults: libcni does not sync its results, so that after a power cut they tell nothing about what was begun.
+func TestLostResults(t *testing.T) {
+	t.Parallel()
+	for does, fails := range map[string]int{
+		"": 0, "exit 2": unseenTries + 3, `echo '{"code":999,"msg":"no such interface"}'; exit 1`: unseenTries,
+	} {
+		t.Run(does, func(t *testing.T) {
+			t.Parallel()
+			n := newNode(t, "cluster", "other")
+			n.attached(t, "c", "other", "1.0.0", "/run/netns/gone", "before")
+			n.does(t, "other", does)
+			for try := range unseenTries + 3 {
+				err := n.engine.Del(t.Context(), n.request(request.Del, "c", ""))
+				if want := try < fails; (err != nil) != want || n.recorded(t, "c") != want {
+					t.Fatalf("DEL %d: %v, recorded %t", try+1, err, n.recorded(t, "c"))
+				}
+			}
+		})
+	}
+}
+
 // stuck starts a process that holds the lock of container and does not end.
 func stuck(t *testing.T, n *node, container string, env ...string) *exec.Cmd {
 	t.Helper()

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -90,6 +91,17 @@ func (n *node) attached(t *testing.T, container, network, version, netns, boot s
 	if err := errors.Join(store.Write(p), store.NoteNetworks(p)); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// result writes what libcni remembers of an attachment, and returns the file.
+func (n *node) result(t *testing.T, network, container, ifName string) string {
+	t.Helper()
+	file := filepath.Join(n.store.Dir, "results", network+"-"+container+"-"+ifName)
+	b := fmt.Sprintf(`{"kind":"cniCacheV1","containerId":%q,"config":"e30=","ifName":%q,"networkName":%q,"result":{"cniVersion":"1.0.0"}}`, container, ifName, network)
+	if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o700), os.WriteFile(file, []byte(b), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
 
 func (n *node) does(t *testing.T, plugin, what string) {

@@ -91,8 +91,8 @@ func (r *Runner) Del(ctx context.Context, p *plan.Plan, a *plan.Attachment) erro
 }
 
 // Begun is how many stages of a plan ADD came to, as the results of its first n attachments tell: all stages of which
-// every attachment has one, and the stage after them, in which it may have been killed. It is asked before any of them is
-// deleted; those after them may have been.
+// every attachment has one, and the stage after them, in which it may have been killed. It is asked while none of them has
+// been deleted, by this DEL or an earlier one; those after them may have been.
 func (r *Runner) Begun(p *plan.Plan, n int) int {
 	last := 0
 	for i := range n {
