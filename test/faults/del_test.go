@@ -492,7 +492,7 @@ func TestSwept(t *testing.T) {
 		t.Fatalf("to be swept: %v, want three", temps)
 	}
 	old := time.Now().Add(-time.Hour)
-	for _, f := range append(temps, s.State()+"-networks") { // the time of the last one says when it was looked for them
+	for _, f := range append(temps, s.State()+"-networks/.swept") { // the time of the last one says when it was looked for them
 		check(t, os.Chtimes(f, old, old))
 	}
 	s.attach(t)

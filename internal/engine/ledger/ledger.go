@@ -30,8 +30,12 @@ import (
 	"multus/internal/rawjson"
 )
 
-// damagedDir keeps what could not be read, for inspection.
-const damagedDir = "damaged"
+const (
+	// damagedDir keeps what could not be read, for inspection.
+	damagedDir = "damaged"
+	// sweptFile is in networksDir, since today's Multus takes every file in the state directory for a record.
+	sweptFile = ".swept"
+)
 
 // ErrNoDirectory is returned by Read when the state directory is none: no ADD can have recorded, and so
 // attached, anything.
@@ -104,6 +108,13 @@ func (s *Store) write(containerID string, elements []*element) error {
 		return fmt.Errorf("record container %s: %w", containerID, err)
 	}
 	return nil
+}
+
+// Has tells whether a sandbox has a record, also a damaged one. It costs the same however many there are, which Read does
+// not where there is none.
+func (s *Store) Has(containerID string) bool {
+	_, err := os.Stat(s.path(containerID))
+	return !errors.Is(err, os.ErrNotExist)
 }
 
 // Read returns the record of a sandbox; nil when there is none. ifName is the runtime's name for the
@@ -304,15 +315,14 @@ func (s *Store) Remove(containerID string) error {
 }
 
 // sweep removes what killed processes left half-written. It reads the directories whole, which takes the longer the more
-// pods there are, so that of all removals within a minute only one does it: the time of the networks' directory, which
-// nothing else looks at, says when the last one was. Without that directory nothing was ever recorded.
+// pods there are, so that of all removals within a minute only one does it: a file beside the networks says when the last
+// one was.
 func (s *Store) sweep() {
-	mark, now := s.networksDir(), time.Now()
-	info, err := os.Stat(mark)
-	if err != nil || info.ModTime().Before(now) && now.Sub(info.ModTime()) < fsx.Abandoned {
+	mark, now := filepath.Join(s.networksDir(), sweptFile), time.Now()
+	if info, err := os.Stat(mark); err == nil && info.ModTime().Before(now) && now.Sub(info.ModTime()) < fsx.Abandoned {
 		return
 	}
-	err = os.Chtimes(mark, now, now)
+	err := touch(mark, now)
 	// libcni's results are ours to change, so that killed processes leave files there, too.
 	for _, dir := range []string{s.Dir, filepath.Join(s.Dir, "results")} {
 		err = errors.Join(err, fsx.Sweep(dir, fsx.Abandoned))
@@ -320,6 +330,17 @@ func (s *Store) sweep() {
 	if err != nil {
 		s.Log.Warn("files of killed processes are left", "err", err)
 	}
+}
+
+// touch makes a file, or changes its time; its directory may be missing, too.
+func touch(path string, now time.Time) error {
+	err := os.Chtimes(path, now, now)
+	if errors.Is(err, os.ErrNotExist) {
+		if err = os.MkdirAll(filepath.Dir(path), 0o700); err == nil {
+			err = os.WriteFile(path, nil, 0o600)
+		}
+	}
+	return err
 }
 
 // Containers lists the sandboxes that are remembered, by the ledger or by libcni, in no special order.

@@ -535,6 +535,7 @@ func TestSweep(t *testing.T) {
 		{"long ago", time.Hour, true, true},
 		{"just now", time.Second, true, false},
 		{"in the future", -time.Hour, true, true},
+		{"never", 0, true, true},
 		{"at work", time.Hour, false, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -544,11 +545,13 @@ func TestSweep(t *testing.T) {
 			for _, f := range files {
 				write(t, f, "[")
 			}
-			write(t, filepath.Join(s.networksDir(), "1.json"), "{}")
+			if tc.swept != 0 {
+				write(t, filepath.Join(s.networksDir(), sweptFile), "")
+				setTime(t, tc.swept, filepath.Join(s.networksDir(), sweptFile))
+			}
 			if tc.old {
 				setTime(t, time.Hour, files...)
 			}
-			setTime(t, tc.swept, s.networksDir())
 			if err := s.Remove("c"); err != nil {
 				t.Fatal(err)
 			}
@@ -556,6 +559,9 @@ func TestSweep(t *testing.T) {
 				if _, err := os.Stat(f); errors.Is(err, os.ErrNotExist) != tc.gone {
 					t.Errorf("%s: %v", f, err)
 				}
+			}
+			if info, err := os.Stat(filepath.Join(s.networksDir(), sweptFile)); err != nil || time.Since(info.ModTime()) > time.Minute {
+				t.Errorf("not marked: %v", err)
 			}
 		})
 	}
