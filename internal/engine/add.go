@@ -97,7 +97,12 @@ func (c *call) failed(a *plan.Attachment, err error) error {
 
 // clearLeftover frees what an earlier ADD of the same container left, that was killed and never deleted. A
 // container that is attached is left alone: Free refuses it.
+//
+// What such an ADD left has a record. Without one, as for every new container, libcni's results are not looked through.
 func (c *call) clearLeftover(ctx context.Context) error {
+	if !c.store.Has(c.req.ContainerID) {
+		return nil
+	}
 	r, err := c.store.Read(c.req.ContainerID, c.req.IfName)
 	if err != nil {
 		return err
