@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -77,6 +78,8 @@ type trait struct {
 	pool string
 	// functions are the physical functions of its devices, unknownFunction for one that cannot be told.
 	functions []string
+	// makes are the interfaces that it makes on the node if they are not there, for others to be on.
+	makes []string
 }
 
 const unknownFunction = "?"
@@ -90,6 +93,10 @@ func (p *planning) traitOf(a *Attachment) (trait, error) {
 			return trait{}, err
 		}
 		walk("", conf, func(key string, value any) { t.note(key, value, devices) })
+		if conf["type"] == "bridge" {
+			bridge, _ := conf["bridge"].(string)
+			t.makes = append(t.makes, cmp.Or(bridge, "cni0"))
+		}
 		ipam, _ := conf["ipam"].(map[string]any)
 		switch typ, _ := ipam["type"].(string); typ {
 		case "", "static", "host-local": // the latter has a pool for each network's name
@@ -167,10 +174,11 @@ func (t *trait) names(ifName string) bool {
 	return slices.ContainsFunc(t.texts, func(s string) bool { return strings.Contains(s, ifName) })
 }
 
-// meets tells that the order of two attachments may matter: one is made on the other, both may set a default route or
+// meets tells that the order of two attachments may matter: one is made on the other or on what it makes, both may set a default route or
 // look for a free routing table, they take addresses from one pool, or they use one physical function.
 func (t *trait) meets(o *trait) bool {
 	return t.names(o.ifName) || o.names(t.ifName) ||
+		slices.ContainsFunc(t.makes, o.names) || slices.ContainsFunc(o.makes, t.names) ||
 		t.routes && o.routes ||
 		t.network == o.network || t.pool != "" && t.pool == o.pool ||
 		slices.ContainsFunc(t.functions, func(f string) bool {

@@ -41,6 +41,9 @@ func TestStages(t *testing.T) {
 		{"a chain of masters", []network{plain("a"), conf(`{"name":"b","type":"vlan","master":"net1"}`), conf(`{"name":"c","type":"macvlan","master":"net2"}`)}, []int{0, 1, 2, 3}},
 		{"links of a bond", []network{plain("a"), plain("b"), conf(`{"name":"c","type":"bond","links":[{"name":"net1"},{"name":"net2"}]}`)}, []int{0, 1, 1, 2}},
 		{"the later one's name in the earlier one", []network{conf(`{"name":"a","type":"sbr","beside":"net2"}`), plain("b")}, []int{0, 1, 2}},
+		{"a bridge of the node, and one on it", []network{conf(`{"name":"a","type":"bridge","bridge":"br1"}`), conf(`{"name":"b","type":"macvlan","master":"br1"}`), plain("c")}, []int{0, 1, 2, 1}},
+		{"the bridge that has the usual name", []network{conf(`{"name":"a","type":"macvlan","master":"cni0"}`), conf(`{"name":"b","plugins":[{"type":"bridge"}]}`)}, []int{0, 1, 2}},
+		{"bridges of their own", []network{conf(`{"name":"a","type":"bridge","bridge":"br1"}`), conf(`{"name":"b","type":"bridge","bridge":"br2"}`)}, []int{0, 1, 1}},
 		{"in a chained plugin", []network{plain("a"), conf(`{"name":"b","plugins":[{"type":"bridge"},{"type":"vrf","table":["net1"]}]}`)}, []int{0, 1, 2}},
 		{"the cluster network's interface", []network{conf(`{"name":"a","type":"macvlan","master":"eth0"}`), plain("b")}, []int{0, 1, 1}},
 		{"two default routes", []network{
