@@ -1,9 +1,15 @@
 package execute
 
 import (
+	"os"
 	"testing"
 
 	"multus/test/leak"
 )
 
-func TestMain(m *testing.M) { leak.Main(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(leavesGroup) != "" {
+		leaveGroup()
+	}
+	leak.Main(m)
+}

@@ -202,12 +202,12 @@ func (p *process) reap() (status syscall.WaitStatus, ended bool, err error) {
 	}
 }
 
-// kill ends the process and its group.
+// kill ends the process and its group, which it may have left.
 func (p *process) kill() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.reaped {
-		_ = unix.Kill(-p.pid, unix.SIGKILL)
+		_, _ = unix.Kill(-p.pid, unix.SIGKILL), unix.Kill(p.pid, unix.SIGKILL)
 	}
 }
 

@@ -3,6 +3,8 @@ package execute
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -80,6 +82,43 @@ func TestProcessWithoutPidfd(t *testing.T) {
 			}
 		})
 	}
+}
+
+// leavesGroup makes the test's program a delegate that has left its process group.
+const leavesGroup = "MULTUS_TEST_LEAVES_GROUP"
+
+func leaveGroup() {
+	group, err := syscall.Getpgid(os.Getppid())
+	if err == nil {
+		err = syscall.Setpgid(0, group)
+	}
+	if err != nil {
+		panic(err)
+	}
+	fmt.Fprintln(os.NewFile(3, "lock"), "left")
+	time.Sleep(time.Hour)
+}
+
+// TestProcessLeavesGroup: a delegate that has joined another group is ended all the same; the request waits for it.
+func TestProcessLeavesGroup(t *testing.T) {
+	t.Parallel()
+	me, err := os.Executable()
+	must(t, err)
+	r, w, err := os.Pipe()
+	must(t, err)
+	defer r.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		done <- run(ctx, me, []string{leavesGroup + "=1"}, nil, w, &bounded{limit: maxStdout}, &bounded{limit: maxStderr})
+	}()
+	_, err = io.ReadFull(r, make([]byte, len("left\n")))
+	must(t, err)
+	cancel()
+	if err := <-done; err == nil {
+		t.Error("it ended by itself")
+	}
+	w.Close()
 }
 
 func readable(t *testing.T) int {
