@@ -73,7 +73,8 @@ func credentials(o Options) (*Config, error) {
 	case o.Kubeconfig != "":
 		config, err := fromFile(o.Kubeconfig)
 		if err != nil {
-			return nil, fmt.Errorf("load kubeconfig %q: %w; check the file named by the key \"kubeconfig\" of the Multus configuration", o.Kubeconfig, err)
+			// Who named the file is not known here: a flag, the environment, or a configuration.
+			return nil, fmt.Errorf("load kubeconfig %q: %w; correct the file, or name another one (--kubeconfig, KUBECONFIG, or the key kubeconfig of the Multus configuration)", o.Kubeconfig, err)
 		}
 		return config, nil
 	case o.ServiceHost != "" && o.ServicePort != "":

@@ -89,9 +89,9 @@ func TestLoadErrors(t *testing.T) {
 		options Options
 		want    []string // parts of the message: what, which, next step
 	}{
-		{"missing file", Options{Kubeconfig: filepath.Join(dir, "none")}, []string{filepath.Join(dir, "none"), "no such file", "check the file"}},
+		{"missing file", Options{Kubeconfig: filepath.Join(dir, "none")}, []string{filepath.Join(dir, "none"), "no such file", "; correct the file, or name another one (--kubeconfig, KUBECONFIG, or the key kubeconfig of the Multus configuration)"}},
 		{"a missing file does not fall back to the service", Options{Kubeconfig: filepath.Join(dir, "none"), ServiceHost: "h", ServicePort: "1"}, []string{"no such file"}},
-		{"not YAML", Options{Kubeconfig: file("bad", "{")}, []string{filepath.Join(dir, "bad"), "check the file"}},
+		{"not YAML", Options{Kubeconfig: file("bad", "{")}, []string{filepath.Join(dir, "bad"), "correct the file"}},
 		{"empty", Options{Kubeconfig: file("empty", "")}, []string{"current-context is not set"}},
 		{"context missing", Options{Kubeconfig: file("ctx", strings.Replace(validKubeconfig, "current-context: multus-context", "current-context: gone", 1))}, []string{`current-context "gone"`}},
 		{"cluster missing", Options{Kubeconfig: file("cluster", strings.Replace(validKubeconfig, "cluster: local", "cluster: gone", 1))}, []string{`cluster "gone"`}},
