@@ -68,7 +68,6 @@ func (t *attachment) flags(c *cobra.Command) {
 	f.StringVar(&t.container, "container", "", "container `ID` under which it is remembered (default: multusctl-NAMESPACE-NAME)")
 	f.StringVar(&t.ifName, "ifname", "eth0", "`name` of the cluster network's interface")
 	t.directories(f)
-	must(c.MarkFlagRequired("netns"))
 }
 
 // directories are the flags that say where this node has its things.
@@ -121,6 +120,9 @@ func told(err error) error {
 
 // request is what a runtime would ask.
 func (t *attachment) request(command, name string) (*request.Request, error) {
+	if t.netns == "" {
+		return nil, usageError{errors.New("no network namespace: give --netns PATH")}
+	}
 	ref, err := parseRef(name)
 	if err != nil {
 		return nil, err

@@ -56,8 +56,6 @@ type explain struct {
 	podsIn       *source
 }
 
-var errNoPod = errors.New("name a pod, or give -f FILE")
-
 func (a *app) explainCommand() *cobra.Command {
 	e := &explain{app: a}
 	c := &cobra.Command{
@@ -71,16 +69,14 @@ func (a *app) explainCommand() *cobra.Command {
 			"  multusctl explain -f networks.yaml -f pod.yaml\n  multusctl explain -f pod.yaml --config 00-multus.conf --device vendor.example/nic=0000:3b:02.1",
 		Args: cobra.MaximumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 && args[0] == "pod" {
-				args = args[1:]
-			}
-			if len(args) > 1 {
-				return usageError{fmt.Errorf("too many arguments: want pod NAMESPACE/NAME")}
+			pods, err := e.named(args)
+			if err != nil {
+				return err
 			}
 			if !e.here(e.node) {
-				return e.there(cmd, args)
+				return e.there(cmd, pods)
 			}
-			return e.run(cmd.Context(), args)
+			return e.run(cmd.Context(), pods)
 		},
 	}
 	a.source.add(c.Flags())
@@ -92,19 +88,34 @@ func (a *app) explainCommand() *cobra.Command {
 	return c
 }
 
-func (e *explain) run(ctx context.Context, args []string) error {
+// named are the pods of the command line; none if those of the files are meant. What is wrong with it is told before
+// anybody is asked.
+func (e *explain) named(args []string) ([]plan.Ref, error) {
+	if len(args) > 0 && args[0] == "pod" {
+		args = args[1:]
+	}
+	switch {
+	case len(args) > 1:
+		return nil, usageError{errors.New("too many arguments: want pod NAMESPACE/NAME")}
+	case len(args) == 0 && len(e.files) == 0:
+		return nil, usageError{errors.New("name a pod, or give -f FILE")}
+	}
+	return parseRefs(args)
+}
+
+func (e *explain) run(ctx context.Context, named []plan.Ref) error {
+	devices, err := e.given()
+	if err != nil {
+		return err
+	}
 	if err := e.connect(); err != nil {
 		return err
 	}
-	refs, err := e.wanted(ctx, args)
+	refs, err := e.wanted(ctx, named)
 	if err != nil {
 		return err
 	}
 	conf, err := e.configuration()
-	if err != nil {
-		return err
-	}
-	devices, err := e.given()
 	if err != nil {
 		return err
 	}
@@ -157,14 +168,10 @@ func (e *explain) connect() error {
 	return nil
 }
 
-// wanted are the pods to explain: the named one, or all of the files.
-func (e *explain) wanted(ctx context.Context, args []string) ([]plan.Ref, error) {
-	if len(args) == 1 {
-		ref, err := parseRef(args[0])
-		return []plan.Ref{ref}, err
-	}
-	if len(e.files) == 0 {
-		return nil, usageError{errNoPod}
+// wanted are the pods to explain: those that are named, or all of the files.
+func (e *explain) wanted(ctx context.Context, named []plan.Ref) ([]plan.Ref, error) {
+	if len(named) > 0 {
+		return named, nil
 	}
 	pods, err := e.podsIn.pods(ctx, "")
 	if err != nil {

@@ -18,20 +18,13 @@ import (
 )
 
 // there explains on another node. The files go along; what says how a node is would be wrong there.
-func (e *explain) there(cmd *cobra.Command, pod []string) error {
+func (e *explain) there(cmd *cobra.Command, pods []plan.Ref) error {
 	if e.conf != "" || e.daemon != "" {
 		return usageError{errors.New("--config and --daemon-config say how a node is, and --node asks the node: give one or the other")}
 	}
 	args := passedOn(cmd)
-	switch {
-	case len(pod) > 0:
-		ref, err := parseRef(pod[0])
-		if err != nil {
-			return err
-		}
+	for _, ref := range pods {
 		args = append(args, "pod", ref.String())
-	case len(e.files) == 0:
-		return usageError{errNoPod}
 	}
 	if len(e.files) == 0 {
 		return e.onNode(cmd.Context(), e.node, nil, args...)

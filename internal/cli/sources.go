@@ -135,3 +135,16 @@ func parseRef(s string) (plan.Ref, error) {
 	}
 	return plan.Ref{Namespace: ns, Name: name}, nil
 }
+
+// parseRefs reads the pods that are named in a command line.
+func parseRefs(names []string) ([]plan.Ref, error) {
+	var out []plan.Ref
+	for _, name := range names {
+		ref, err := parseRef(name)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, ref)
+	}
+	return out, nil
+}

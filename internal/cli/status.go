@@ -75,21 +75,21 @@ func (a *app) statusCommand() *cobra.Command {
 			"a named pod, what its annotation network-status tells. Exit code 1 if they differ.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			refs, err := parseRefs(args)
+			if err != nil {
+				return err
+			}
 			out := statusOutput{Daemon: daemonState(cmd.Context(), filepath.Join(socketDir, config.SocketName))}
 			records, err := readLedger(dir)
 			if err != nil {
 				return err
 			}
-			if len(args) == 0 {
+			if len(refs) == 0 {
 				out.Pods = observeAll(records)
 				return a.printStatus(&out)
 			}
-			ref, err := parseRef(args[0])
-			if err != nil {
-				return err
-			}
-			records = slices.DeleteFunc(records, func(r record) bool { return r.name() != ref.String() })
-			if out.Pods, err = a.reported(cmd.Context(), ref, observeAll(records)); err != nil {
+			records = slices.DeleteFunc(records, func(r record) bool { return r.name() != refs[0].String() })
+			if out.Pods, err = a.reported(cmd.Context(), refs[0], observeAll(records)); err != nil {
 				return err
 			}
 			return a.printStatus(&out)

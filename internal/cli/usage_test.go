@@ -1,0 +1,35 @@
+package cli
+
+import (
+	"strings"
+	"testing"
+)
+
+// TestUsage: a wrong command line ends with exit code 2, before anything is read, asked or done. The places that it would
+// look at do not exist.
+func TestUsage(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		line, want string
+	}{
+		{"attach a/b", "no network namespace: give --netns PATH"},
+		{"detach a/b", "no network namespace: give --netns PATH"},
+		{"attach --netns /nowhere", "accepts 1 arg(s), received 0"},
+		{"attach a/b/c --netns /nowhere", `"a/b/c" names no pod: want NAMESPACE/NAME`},
+		{"explain", "name a pod, or give -f FILE"},
+		{"explain pod", "name a pod, or give -f FILE"},
+		{"explain pod --node worker-3", "name a pod, or give -f FILE"},
+		{"explain a/b c/d", "too many arguments: want pod NAMESPACE/NAME"},
+		{"explain pod a/b/c", `"a/b/c" names no pod: want NAMESPACE/NAME`},
+		{"explain pod a/b --device x", `--device "x": want RESOURCE=ID`},
+		{"status a/b/c --state-dir /proc/self/environ", `"a/b/c" names no pod: want NAMESPACE/NAME`},
+	} {
+		t.Run(tc.line, func(t *testing.T) {
+			t.Parallel()
+			code, out, errs := call(t, nil, strings.Fields(tc.line)...)
+			if want := "error: " + tc.want + "\n\nSee 'multusctl --help'.\n"; code != Usage || out != "" || errs != want {
+				t.Errorf("%d %q %q, want %q", code, out, errs, want)
+			}
+		})
+	}
+}
