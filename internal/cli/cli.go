@@ -93,7 +93,9 @@ func Command(env Env) *cobra.Command {
 		Version:       obs.Version(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		// A command with a check of its own in its place, as graph, does without --output.
+		PersistentPreRunE: a.checkOutput,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	if name := filepath.Base(env.Args[0]); strings.HasPrefix(name, "kubectl-") || strings.HasPrefix(name, "kubectl_") {
 		root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl multus"}

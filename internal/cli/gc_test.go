@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// TestGC: only what has been gone for a while is freed, and nothing with --dry-run (P22).
+// TestGC: only what has been gone for a while is freed, and nothing with --dry-run, or a format that does not exist (P22).
 func TestGC(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
@@ -40,8 +40,11 @@ func TestGC(t *testing.T) {
 	if code != OK || !strings.HasPrefix(out, "aaaa  team-a/old  ") || !strings.Contains(out, "would be freed: cbr0, team-a/net\n1 to free\n") {
 		t.Errorf("%d %q %s", code, out, errs)
 	}
+	if code, _, errs := call(t, nil, append(args, "-o", "xml")...); code != Usage {
+		t.Errorf("%d %s", code, errs)
+	}
 	if _, err := os.Stat(log); err == nil || len(tree(t, dir)) != len(before) {
-		t.Error("the dry run has an effect")
+		t.Error("the dry run, or a wrong command line, has an effect")
 	}
 	code, out, errs = call(t, nil, args...)
 	if code != OK || !strings.Contains(out, "; freed: cbr0, team-a/net\n1 freed\n") {

@@ -22,6 +22,12 @@ func (a *app) graphCommand() *cobra.Command {
 		Long: "Draw pods, their networks and the interfaces of the node that these are on. Addresses are those of the annotation\n" +
 			"network-status; what a pod asks for and has not got is marked.",
 		Example: "  multusctl graph --format svg > networks.svg\n  multusctl graph --format dot --networks-dir examples | dot -Tpng > networks.png",
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if cmd.Flags().Changed("output") {
+				return usageError{errors.New("graph has --format, not --output")}
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			draw, ok := map[string]func(*graph.Graph, io.Writer) error{"svg": (*graph.Graph).SVG, "mermaid": (*graph.Graph).Mermaid, "dot": (*graph.Graph).DOT}[format]
 			if !ok {

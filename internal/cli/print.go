@@ -8,17 +8,23 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
 )
 
 // formats are the values of --output.
 var formats = []string{"table", "json", "yaml"}
 
-// print writes a value in the format that was asked for; table writes it for people.
-func (a *app) print(value any, table func(w io.Writer)) error {
+// checkOutput comes before every verb: one that has done its work must not fail because nobody can be told.
+func (a *app) checkOutput(*cobra.Command, []string) error {
 	if !slices.Contains(formats, a.output) {
 		return usageError{fmt.Errorf("unknown output format %q: want %s", a.output, strings.Join(formats, ", "))}
 	}
+	return nil
+}
+
+// print writes a value in the format that was asked for; table writes it for people.
+func (a *app) print(value any, table func(w io.Writer)) error {
 	if a.output == "table" {
 		table(a.Stdout)
 		return nil

@@ -9,6 +9,7 @@ import (
 // look at do not exist.
 func TestUsage(t *testing.T) {
 	t.Parallel()
+	const xml = `unknown output format "xml": want table, json, yaml`
 	for _, tc := range []struct {
 		line, want string
 	}{
@@ -23,6 +24,13 @@ func TestUsage(t *testing.T) {
 		{"explain pod a/b/c", `"a/b/c" names no pod: want NAMESPACE/NAME`},
 		{"explain pod a/b --device x", `--device "x": want RESOURCE=ID`},
 		{"status a/b/c --state-dir /proc/self/environ", `"a/b/c" names no pod: want NAMESPACE/NAME`},
+		{"attach a/b --netns /nowhere -o xml", xml},
+		{"detach a/b --netns /nowhere -o xml", xml},
+		{"gc -o xml", xml},
+		{"ledger ls -o xml", xml},
+		{"lint -f /nowhere -o xml", xml},
+		{"graph -o json", "graph has --format, not --output"},
+		{"graph -o xml", "graph has --format, not --output"},
 	} {
 		t.Run(tc.line, func(t *testing.T) {
 			t.Parallel()
