@@ -17,6 +17,7 @@ import (
 	"multus/internal/config"
 	"multus/internal/device"
 	"multus/internal/engine"
+	"multus/internal/engine/ledger"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
@@ -101,6 +102,11 @@ func (t *attachment) detach(ctx context.Context, name string) error {
 	req, err := t.request(request.Del, name)
 	if err != nil {
 		return err
+	}
+	// To a runtime, the end of what never was is a success; to somebody at a keyboard it is a misspelt name.
+	r, err := lookUp(&ledger.Store{Dir: t.stateDir, Log: slog.New(slog.DiscardHandler)}, req.ContainerID, t.ifName)
+	if r == nil {
+		return cmp.Or(err, fmt.Errorf("nothing is recorded of pod %s (container %s) in %s: nothing was done (see multusctl ledger ls)", req.Pod(), req.ContainerID, t.stateDir))
 	}
 	// Nobody is asked: what attach has recorded is what there is to undo.
 	if err := t.engine(&plan.Resolver{}).Del(ctx, req); err != nil {

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"multus/internal/link"
 	"multus/test/testnet"
 )
@@ -74,6 +76,9 @@ func TestAttach(t *testing.T) {
 			t.Fatalf("%d %s %s", code, out, errs)
 		}
 	})
+	if code, out, errs := call(t, nil, append([]string{"detach"}, common...)...); code != Found || out != "" || !strings.Contains(errs, "nothing is recorded of pod team-a/web-0 ") {
+		t.Errorf("detached twice: %d %s %s", code, out, errs)
+	}
 	if code, out, _ := call(t, nil, "ledger", "ls", "--state-dir", state, "-o", "json"); code != OK || !strings.Contains(out, `"records": []`) {
 		t.Errorf("%d %s", code, out)
 	}
@@ -84,5 +89,41 @@ func TestAttach(t *testing.T) {
 	defer ns.Close()
 	if links, err := ns.Interfaces(); err != nil || len(links) != 1 {
 		t.Errorf("left in the pod: %+v, %v", links, err)
+	}
+}
+
+// TestDetachUnknown: a name that the ledger does not know is no success, and nothing is done for it; where the ledger
+// cannot be read, that is said.
+func TestDetachUnknown(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	state := filepath.Join(dir, "state")
+	remember(t, state, "multusctl-team-a-web-0", "web-0", "/nowhere/netns")
+	file := filepath.Join(dir, "file")
+	write(t, file, "")
+	before := tree(t, dir)
+	for name, tc := range map[string]struct {
+		args []string
+		want string
+	}{
+		"misspelt":          {[]string{"team-a/wbe-0", "--state-dir", state}, "nothing is recorded of pod team-a/wbe-0 (container multusctl-team-a-wbe-0) in " + state + ": nothing was done (see multusctl ledger ls)\n"},
+		"another container": {[]string{"team-a/web-0", "--state-dir", state, "--container", "x"}, "nothing is recorded of pod team-a/web-0 (container x) in " + state},
+		"nothing recorded":  {[]string{"web-0", "--state-dir", filepath.Join(dir, "none")}, "nothing is recorded of pod default/web-0 (container multusctl-default-web-0) in " + filepath.Join(dir, "none")},
+		"not to be read":    {[]string{"web-0", "--state-dir", file}, "read record of container multusctl-default-web-0: "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			locks := filepath.Join(t.TempDir(), "locks")
+			code, out, errs := call(t, nil, append([]string{"detach", "--netns", "/nowhere/netns", "--lock-file", locks}, tc.args...)...)
+			if code != Found || out != "" || !strings.HasPrefix(errs, "error: "+tc.want) {
+				t.Errorf("%d %q %q, want %q", code, out, errs, tc.want)
+			}
+			if _, err := os.Stat(locks); err == nil {
+				t.Error("the engine was called")
+			}
+			if diff := cmp.Diff(before, tree(t, dir)); diff != "" {
+				t.Errorf("something was done:\n%s", diff)
+			}
+		})
 	}
 }

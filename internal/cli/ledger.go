@@ -181,13 +181,20 @@ func readLedger(dir string) ([]record, error) {
 	slices.Sort(ids)
 	out := []record{}
 	for _, id := range ids {
-		r, err := store.Inspect(id, ledger.UsualName)
-		if r == nil && err == nil {
-			r, err = store.Read(id, ledger.UsualName) // libcni alone remembers it
-		}
+		r, err := lookUp(store, id, ledger.UsualName)
 		out = append(out, newRecord(id, r, err))
 	}
 	return out, nil
+}
+
+// lookUp is what is remembered of a container, nil for nothing. It changes nothing, damaged records included; of those
+// it returns what can be read, and why that is not all.
+func lookUp(store *ledger.Store, id, ifName string) (*ledger.Record, error) {
+	r, err := store.Inspect(id, ifName)
+	if r == nil && err == nil {
+		return store.Read(id, ifName) // libcni alone remembers it
+	}
+	return r, err
 }
 
 func newRecord(id string, r *ledger.Record, err error) record {
