@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"os"
 
-	"github.com/containernetworking/cni/pkg/types"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -21,6 +20,7 @@ import (
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
+	"multus/internal/fault"
 	"multus/internal/host/plugin"
 	"multus/internal/source/podresources"
 )
@@ -91,7 +91,7 @@ func (t *attachment) attach(ctx context.Context, name string) error {
 	r := &plan.Resolver{Networks: s, Pods: s, Devices: podresources.New(podresources.Options{}), PhysicalFunction: device.PhysicalFunction}
 	res, err := t.engine(r).Add(ctx, req)
 	if err != nil {
-		return told(err)
+		return fault.ByHand(err)
 	}
 	return t.print(res, func(w io.Writer) {
 		fmt.Fprintf(w, "pod %s is attached to %s; see: multusctl status --state-dir %s\n", name, t.netns, t.stateDir)
@@ -110,18 +110,9 @@ func (t *attachment) detach(ctx context.Context, name string) error {
 	}
 	// Nobody is asked: what attach has recorded is what there is to undo.
 	if err := t.engine(&plan.Resolver{}).Del(ctx, req); err != nil {
-		return told(err)
+		return fault.ByHand(err)
 	}
 	return t.print(map[string]string{"detached": name}, func(w io.Writer) { fmt.Fprintf(w, "pod %s is detached\n", name) })
-}
-
-// told is an error of the engine in one line, with its advice.
-func told(err error) error {
-	var ce *types.Error
-	if errors.As(err, &ce) && ce.Details != "" {
-		return fmt.Errorf("%s; %s", ce.Msg, ce.Details)
-	}
-	return err
 }
 
 // request is what a runtime would ask.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"multus/internal/fault"
 	"multus/internal/obs"
 )
 
@@ -47,6 +48,8 @@ type Env struct {
 	Stdin  io.Reader
 	Stdout io.Writer
 	Stderr io.Writer
+	// UID is the user that the process acts as.
+	UID int
 	// Terminal says that Stdout is one, so that colour is welcome.
 	Terminal bool
 }
@@ -71,7 +74,7 @@ func Run(ctx context.Context, env Env) int {
 		fmt.Fprintf(env.Stderr, "error: %v\n\nSee '%s --help'.\n", err, cmd.DisplayName())
 		return Usage
 	}
-	fmt.Fprintln(env.Stderr, "error:", err)
+	fmt.Fprintln(env.Stderr, "error:", fault.AsRoot(err, env.UID))
 	return Found
 }
 

@@ -14,6 +14,7 @@ import (
 	"multus/internal/engine"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
+	"multus/internal/fault"
 )
 
 // gone is a sandbox as gc prints it.
@@ -57,13 +58,13 @@ func (t *attachment) gc(ctx context.Context, grace time.Duration, dryRun bool) e
 	req := &request.Request{Command: request.Del, Path: t.pluginDir, Config: conf}
 	found, err := t.engine(&plan.Resolver{}).Collect(ctx, req, grace, dryRun)
 	if err != nil {
-		return told(err)
+		return fault.ByHand(err)
 	}
 	list, left := []gone{}, 0
 	for _, g := range found {
 		one := gone{Container: g.ContainerID, Pod: g.Pod, Netns: g.Netns, Networks: g.Networks, Why: g.Why, Freed: g.Freed}
 		if g.Err != nil {
-			one.Problem = told(g.Err).Error()
+			one.Problem = fault.ByHand(g.Err).Error()
 			left++
 		}
 		list = append(list, one)

@@ -184,7 +184,7 @@ func (c *call) inPod(err error) error {
 	if err == nil {
 		return nil
 	}
-	return fault.ForRequest(c.ofPod(err), c.req.ContainerID)
+	return fault.Answer(fault.ForRequest(c.ofPod(err), c.req.ContainerID), err)
 }
 
 func (c *call) ofPod(err error) *types.Error {

@@ -99,6 +99,9 @@ func ToCNI(err error) *types.Error {
 	if ce, ok := err.(*types.Error); ok { //nolint:errorlint // only an error that is a CNI object as a whole passes unchanged
 		return ce
 	}
+	if a, ok := err.(*answer); ok { //nolint:errorlint // as above
+		return a.object
+	}
 	out := &types.Error{Code: Internal, Msg: oneLine(err.Error())}
 	var f *Error
 	var ce *types.Error

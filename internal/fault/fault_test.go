@@ -3,6 +3,7 @@ package fault_test
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"testing"
 
@@ -86,5 +87,58 @@ func TestForRequest(t *testing.T) {
 		if strings.Contains(before.Details, "request") {
 			t.Errorf("the error itself was changed: %v", before)
 		}
+	}
+}
+
+// TestByHand: who calls a program himself reads what the runtime would not get, the advice that he can follow, and
+// nothing of runtimes and requests; the cause is still there to be asked for.
+func TestByHand(t *testing.T) {
+	t.Parallel()
+	denied := fmt.Errorf("open /x: %w", fs.ErrPermission)
+	answered := func(err error) error {
+		ce := fault.ForRequest(err, "0123456789abcdef")
+		ce.Msg = "Multus: [a/b/uid]: " + ce.Msg
+		return fault.Answer(ce, err)
+	}
+	for _, tc := range []struct {
+		name string
+		err  error
+		want string
+	}{
+		{"no advice", denied, "open /x: permission denied"},
+		{"a fault", fault.Wrap(denied, fault.Decoding, "correct it", "read"), "read: open /x: permission denied; correct it"},
+		{"a fault inside", fmt.Errorf("/file: %w", fault.Wrap(denied, fault.Decoding, "correct it", "read")), "/file: read: open /x: permission denied; correct it"},
+		{"a runtime's answer", answered(fault.Wrap(denied, fault.TryAgain, "nothing: the runtime tries again", "pod a/b")), "pod a/b: open /x: permission denied"},
+		{"advice for both", answered(fault.Wrap(denied, fault.Internal, "nothing: the runtime tries again; look at the plugins", "pod a/b")), "pod a/b: open /x: permission denied; look at the plugins"},
+		{"an answer without advice", answered(denied), "open /x: permission denied"},
+		{"several", errors.Join(denied, errors.New("b")), "open /x: permission denied; b"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			got := fault.ByHand(tc.err)
+			if got.Error() != tc.want || !errors.Is(got, fs.ErrPermission) {
+				t.Errorf("%q, want %q", got, tc.want)
+			}
+			if root := fault.AsRoot(got, 0); root.Error() != tc.want {
+				t.Errorf("as root: %q", root)
+			}
+			if user := fault.AsRoot(got, 1000); user.Error() != tc.want+"; run it as root" || !errors.Is(user, fs.ErrPermission) {
+				t.Errorf("as another: %q", user)
+			}
+		})
+	}
+	if err := errors.New("x"); !errors.Is(fault.AsRoot(err, 1000), err) || fault.AsRoot(err, 1000).Error() != "x" || fault.AsRoot(nil, 1000) != nil {
+		t.Error("what is not denied needs no root")
+	}
+}
+
+// TestAnswer: the runtime gets the object, whatever it was made of.
+func TestAnswer(t *testing.T) {
+	t.Parallel()
+	ce := &types.Error{Code: 11, Msg: "a", Details: "next; request x"}
+	err := fault.Answer(ce, fault.New(fault.BadConfig, "other", "cause"))
+	var found *types.Error
+	if diff := cmp.Diff(ce, fault.ToCNI(err)); diff != "" || err.Error() != ce.Error() || !errors.As(err, &found) || found != ce {
+		t.Errorf("%v\n%s", err, diff)
 	}
 }
