@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"multus/internal/fault"
 	"multus/internal/host/daemon"
 	"multus/internal/host/entrypoint"
 	"multus/internal/host/install"
@@ -20,15 +22,22 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	err := program(os.Args).ExecuteContext(ctx)
+	code := run(ctx, os.Args, os.Stderr, os.Geteuid())
 	stop()
+	os.Exit(code)
+}
+
+// run runs one command line for the user uid and returns the exit code.
+func run(ctx context.Context, args []string, stderr io.Writer, uid int) int {
+	cmd := program(args) //nolint:contextcheck // cobra hands ctx on to the commands
+	err := cmd.ExecuteContext(ctx)
 	if err == nil {
-		return
+		return 0
 	}
 	if !errors.Is(err, install.ErrHelp) {
-		fmt.Fprintln(os.Stderr, "error:", err)
+		fmt.Fprintln(stderr, "error:", fault.AsRoot(fault.ByHand(err), uid))
 	}
-	os.Exit(1)
+	return 1
 }
 
 // program is what this was called as: the image has links to this binary under the names of today's other programs

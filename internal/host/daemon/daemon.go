@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/http"
 	"os"
@@ -46,19 +47,9 @@ type Options struct {
 // Run serves until ctx ends, then lets requests in flight finish. The CNI configuration stays: a pod that
 // starts while the daemon is away must not start without its networks (P02).
 func Run(ctx context.Context, o Options) error {
-	b, err := os.ReadFile(o.Config)
+	conf, err := o.configuration()
 	if err != nil {
-		return fmt.Errorf("read the daemon's configuration: %w", err)
-	}
-	conf, err := config.ParseDaemon(b)
-	if err != nil {
-		return fmt.Errorf("%s: %w", o.Config, err)
-	}
-	if o.Kubeconfig != "" {
-		conf.Kubeconfig = o.Kubeconfig
-	}
-	if o.NodeAddress != "" && len(conf.NodeAddresses) == 0 {
-		conf.NodeAddresses = []string{o.NodeAddress}
+		return err
 	}
 	log, err := logger(conf)
 	if err != nil {
@@ -104,6 +95,28 @@ func Run(ctx context.Context, o Options) error {
 	err = g.Wait()
 	log.Info("multus-daemon ends", "err", err)
 	return err
+}
+
+// configuration is the daemon's file with what the flags lay over it.
+func (o *Options) configuration() (*config.Daemon, error) {
+	b, err := os.ReadFile(o.Config)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w; give --config FILE (examples/node/daemon-config.json is one to start from)", err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the daemon's configuration: %w", err)
+	}
+	conf, err := config.ParseDaemon(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", o.Config, err)
+	}
+	if o.Kubeconfig != "" {
+		conf.Kubeconfig = o.Kubeconfig
+	}
+	if o.NodeAddress != "" && len(conf.NodeAddresses) == 0 {
+		conf.NodeAddresses = []string{o.NodeAddress}
+	}
+	return conf, nil
 }
 
 // drain waits for ctx to end, then lets requests in flight finish, for shutdownLimit at most.

@@ -140,6 +140,9 @@ func (o Options) files() ([]File, error) {
 		return files, nil
 	}
 	entries, err := os.ReadDir(o.Missing)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w; build them (make tools) or use the image", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("list reference plugins: %w", err)
 	}

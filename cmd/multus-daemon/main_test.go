@@ -1,0 +1,73 @@
+package main
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"multus/test/leak"
+)
+
+func TestMain(m *testing.M) { leak.Main(m) }
+
+// TestErrors: what ends the program names the file, and what to do about it. Whether it helps to be root depends on who
+// calls.
+func TestErrors(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := func(name, data string) string {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(data), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	for _, name := range []string{"multus-shim", "multus", "passthru"} {
+		file("bin/"+name, "x")
+	}
+	none := filepath.Join(dir, "none")
+	broken, limit := file("broken.json", "{"), file("limit.json", `{"connectionLimit": 0}`)
+	plugins, dest := filepath.Join(dir, "bin"), filepath.Join(dir, "dest")
+	const give = "; give --config FILE (examples/node/daemon-config.json is one to start from)\n"
+	for _, tc := range []struct {
+		name string
+		args []string
+		uid  int
+		want string
+	}{
+		{"no configuration", []string{"run", "--config", none}, 1000, "read the daemon's configuration: open " + none + ": no such file or directory" + give},
+		{"no configuration, as today's is called", []string{"-config", none}, 0, "read the daemon's configuration: open " + none + ": no such file or directory" + give},
+		{"a broken configuration", []string{"run", "--config", broken}, 0, broken + ": failed to unmarshall the daemon configuration: unexpected end of JSON input; correct the daemon's configuration file\n"},
+		{"a wrong value", []string{"run", "--config", limit}, 0, limit + ": connection limit must be greater than 0, got 0; remove connectionLimit, or make it greater than 0\n"},
+		{"no reference plugins", []string{"install", "--source", plugins, "--dest", dest, "--reference-plugins"}, 0, "list reference plugins: open " + plugins + "/cni: no such file or directory; build them (make tools) or use the image\n"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			var errs strings.Builder
+			if code := run(t.Context(), append([]string{"multus-daemon"}, tc.args...), &errs, tc.uid); code != 1 || errs.String() != "error: "+tc.want {
+				t.Errorf("%d %q, want %q", code, errs.String(), tc.want)
+			}
+		})
+	}
+}
+
+// TestDenied: a user who is not root is told that root may do it, and root is not.
+func TestDenied(t *testing.T) {
+	t.Parallel()
+	const denied = "/sys/bus/platform/drivers_probe" // sysfs lets nobody read it, root included
+	if _, err := os.ReadFile(denied); !errors.Is(err, fs.ErrPermission) {
+		t.Skipf("nothing that is denied to root: %v", err)
+	}
+	for uid, want := range map[int]string{0: "permission denied\n", 1000: "permission denied; run it as root\n"} {
+		var errs strings.Builder
+		if code := run(t.Context(), []string{"multus-daemon", "run", "--config", denied}, &errs, uid); code != 1 || !strings.HasSuffix(errs.String(), want) {
+			t.Errorf("as %d: %d %q", uid, code, errs.String())
+		}
+	}
+}
