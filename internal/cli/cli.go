@@ -62,7 +62,7 @@ func Run(ctx context.Context, env Env) int {
 		args = append([]string{cobra.ShellCompRequestCmd}, args...)
 	}
 	cmd.SetArgs(args)
-	err := cmd.ExecuteContext(ctx)
+	verb, err := cmd.ExecuteContextC(ctx)
 	var usage usageError
 	var printed exitCode
 	switch {
@@ -71,7 +71,7 @@ func Run(ctx context.Context, env Env) int {
 	case errors.As(err, &printed):
 		return int(printed)
 	case errors.As(err, &usage):
-		fmt.Fprintf(env.Stderr, "error: %v\n\nSee '%s --help'.\n", err, cmd.DisplayName())
+		fmt.Fprintf(env.Stderr, "error: %v\n\nSee '%s --help'.\n", err, verb.CommandPath())
 		return Usage
 	}
 	fmt.Fprintln(env.Stderr, "error:", fault.AsRoot(err, env.UID))

@@ -55,10 +55,7 @@ func (a *app) devicesCommand() *cobra.Command {
 			if !cmd.Flags().Changed("node-address") {
 				addresses = conf.NodeAddresses
 			}
-			if !cmd.Flags().Changed("state-dir") {
-				dir = cmp.Or(conf.CNIDir, dir)
-			}
-			inv, err := a.inventory(dir, locks, addresses)
+			inv, err := a.inventory(cmp.Or(dir, conf.CNIDir, config.DefaultCNIDir), locks, addresses)
 			if err != nil {
 				return err
 			}
@@ -78,7 +75,7 @@ func (a *app) devicesCommand() *cobra.Command {
 	}
 	a.nodeFlag(c, &node)
 	a.source.addKubeconfig(c.Flags())
-	c.Flags().StringVar(&dir, "state-dir", config.DefaultCNIDir, "the state `directory` (default: cniDir of the node's configuration)")
+	c.Flags().StringVar(&dir, "state-dir", "", "the state `directory` (default: cniDir of the node's configuration, else "+config.DefaultCNIDir+")")
 	c.Flags().StringVar(&locks, "lock-file", plugin.LockFile, "the `file` of the locks")
 	c.Flags().StringSliceVar(&addresses, "node-address", nil, "`address` by which the cluster knows this node (default: nodeAddresses of the node's configuration)")
 	return c

@@ -46,7 +46,7 @@ func (a *app) gcCommand() *cobra.Command {
 	}
 	t.directories(c.Flags())
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "only show what would be freed")
-	c.Flags().DurationVar(&grace, "grace", engine.DefaultGrace, "how old a `record` of this boot must be")
+	c.Flags().DurationVar(&grace, "grace", engine.DefaultGrace, "how old a record of this boot must be, a `duration`")
 	return c
 }
 

@@ -11,33 +11,57 @@ func TestUsage(t *testing.T) {
 	t.Parallel()
 	const xml = `unknown output format "xml": want table, json, yaml`
 	for _, tc := range []struct {
-		line, want string
+		verb, args, want string
 	}{
-		{"attach a/b", "no network namespace: give --netns PATH"},
-		{"detach a/b", "no network namespace: give --netns PATH"},
-		{"attach --netns /nowhere", "accepts 1 arg(s), received 0"},
-		{"attach a/b/c --netns /nowhere", `"a/b/c" names no pod: want NAMESPACE/NAME`},
-		{"explain", "name a pod, or give -f FILE"},
-		{"explain pod", "name a pod, or give -f FILE"},
-		{"explain pod --node worker-3", "name a pod, or give -f FILE"},
-		{"explain a/b c/d", "too many arguments: want pod NAMESPACE/NAME"},
-		{"explain pod a/b/c", `"a/b/c" names no pod: want NAMESPACE/NAME`},
-		{"explain pod a/b --device x", `--device "x": want RESOURCE=ID`},
-		{"status a/b/c --state-dir /proc/self/environ", `"a/b/c" names no pod: want NAMESPACE/NAME`},
-		{"attach a/b --netns /nowhere --state-dir /nowhere -o xml", xml},
-		{"detach a/b --netns /nowhere --state-dir /nowhere -o xml", xml},
-		{"gc --state-dir /nowhere -o xml", xml},
-		{"ledger ls -o xml", xml},
-		{"lint -f /nowhere -o xml", xml},
-		{"graph -o json", "graph has --format, not --output"},
-		{"graph -o xml", "graph has --format, not --output"},
+		{"attach", "a/b", "no network namespace: give --netns PATH"},
+		{"detach", "a/b", "no network namespace: give --netns PATH"},
+		{"attach", "--netns /nowhere", "accepts 1 arg(s), received 0"},
+		{"attach", "a/b/c --netns /nowhere", `"a/b/c" names no pod: want NAMESPACE/NAME`},
+		{"explain", "", "name a pod, or give -f FILE"},
+		{"explain", "pod", "name a pod, or give -f FILE"},
+		{"explain", "pod --node worker-3", "name a pod, or give -f FILE"},
+		{"explain", "a/b c/d", "too many arguments: want pod NAMESPACE/NAME"},
+		{"explain", "pod a/b/c", `"a/b/c" names no pod: want NAMESPACE/NAME`},
+		{"explain", "pod a/b --device x", `--device "x": want RESOURCE=ID`},
+		{"status", "a/b/c --state-dir /proc/self/environ", `"a/b/c" names no pod: want NAMESPACE/NAME`},
+		{"attach", "a/b --netns /nowhere --state-dir /nowhere -o xml", xml},
+		{"detach", "a/b --netns /nowhere --state-dir /nowhere -o xml", xml},
+		{"gc", "--state-dir /nowhere -o xml", xml},
+		{"ledger ls", "-o xml", xml},
+		{"lint", "-f /nowhere -o xml", xml},
+		{"graph", "-o json", "graph has --format, not --output"},
+		{"graph", "-o xml", "graph has --format, not --output"},
 	} {
-		t.Run(tc.line, func(t *testing.T) {
+		t.Run(tc.verb+" "+tc.args, func(t *testing.T) {
 			t.Parallel()
-			code, out, errs := call(t, nil, strings.Fields(tc.line)...)
-			if want := "error: " + tc.want + "\n\nSee 'multusctl --help'.\n"; code != Usage || out != "" || errs != want {
+			code, out, errs := call(t, nil, strings.Fields(tc.verb+" "+tc.args)...)
+			if want := "error: " + tc.want + "\n\nSee 'multusctl " + tc.verb + " --help'.\n"; code != Usage || out != "" || errs != want {
 				t.Errorf("%d %q %q, want %q", code, out, errs, want)
 			}
 		})
+	}
+}
+
+// TestHelp: no flag tells two defaults, and the example of lint finds the files of this repository.
+func TestHelp(t *testing.T) {
+	t.Parallel()
+	root := Command(Env{Args: []string{"multusctl"}, Getenv: func(string) string { return "" }, Stdout: &strings.Builder{}, Stderr: &strings.Builder{}})
+	for _, c := range everyCommand(root) {
+		for line := range strings.Lines(c.LocalFlags().FlagUsages()) {
+			if strings.Count(line, "(default") > 1 {
+				t.Errorf("%s: %s", c.CommandPath(), line)
+			}
+		}
+	}
+	lint, _, err := root.Find([]string{"lint"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const example = "lint -f examples/ --complete"
+	if !strings.Contains(lint.Example, "multusctl "+example+"\n") {
+		t.Errorf("not %q in\n%s", example, lint.Example)
+	}
+	if code, out, errs := call(t, nil, strings.Fields(strings.ReplaceAll(example, "examples", "../../examples"))...); code != OK {
+		t.Errorf("%d %s%s", code, out, errs)
 	}
 }
