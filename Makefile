@@ -74,7 +74,7 @@ rules: ## list which test shows which rule of today's behaviour; fails on a rule
 # BENCH_QUICK=1 a part of it without writing; UPSTREAM_BIN names a directory with other binaries to measure beside ours.
 BENCH_OUT ?= dist/bench
 
-bench: build $(TEST_TOOLS) ## measure beside the delegates alone, print the table with the budgets (root; some minutes)
+bench: build $(TEST_TOOLS) ## measure beside the delegates alone, print the table with the budgets, write docs/performance.md (root; some minutes)
 	$(GO) test -run - -bench . -benchmem ./internal/...
 	BENCH_OUT=$(abspath $(BENCH_OUT)) BENCH_PAGE=$(abspath docs/performance.md) $(GO) test -v -count=1 -timeout=60m -run TestBench $(ARGS) ./test/bench
 
@@ -113,9 +113,9 @@ image: ## write the container image for amd64 and arm64 into dist/, without a co
 man: ## write the manual pages of multusctl into dist/man
 	$(GO) run ./test/man dist/man
 
-tools: $(TEST_TOOLS) $(GOTESTSUM) bin/tools/golangci-lint ## build all tools
+tools: $(TEST_TOOLS) $(GOTESTSUM) bin/tools/golangci-lint ## build the tools of make test and make lint
 
-tools-cluster: $(CLUSTER_TOOLS) ## build the tools of `make cluster`
+tools-cluster: $(CLUSTER_TOOLS) ## build the tools of make cluster
 
 clean: ## remove what was built, the tools included
 	rm -rf bin dist coverage coverage.out
