@@ -35,7 +35,7 @@ func Command(getenv func(string) string, stdout io.Writer) *cobra.Command {
 		Short: "Serve the plugin on this node (the default)",
 		Long: "Serve the plugin on this node. In a pod, the API server and the credentials are those of the pod;\n" +
 			"by hand, give --kubeconfig, or set networksDir in the configuration to run without Kubernetes.",
-		Example: "  multus-daemon run --config /etc/cni/net.d/multus.d/daemon-config.json --kubeconfig ~/.kube/config --node-name node-1",
+		Example: "  multus-daemon run --config /etc/cni/net.d/multus.d/daemon-config.json --kubeconfig ~/.kube/config --node-name node-1 \\\n      --install-dir /opt/cni/bin",
 		Args:    cobra.NoArgs,
 		RunE:    root.RunE,
 	}
