@@ -39,7 +39,8 @@ func hash(b []byte) uint64 {
 	return h.Sum64()
 }
 
-// NoteNetworks remembers the networks of a plan until Forget. One that is known already costs a look at its file.
+// NoteNetworks remembers the networks of a plan until Forget. One that is known already costs a look at its file; one whose
+// configuration is another for each pod (a device of the kubelet's, cni-args) is noted each time.
 func (s *Store) NoteNetworks(p *plan.Plan) error {
 	for i := range p.Attachments {
 		a := &p.Attachments[i]
