@@ -38,6 +38,6 @@ type Status struct {
 	Error *types.Error `json:"error,omitempty"`
 }
 
-// ReportDir is the directory beside the socket where the plugin leaves reports that it could not deliver;
-// the daemon takes them from there.
+// ReportDir is the directory beside the socket where the plugin leaves reports that nobody waits for, or that it could
+// not deliver; the daemon takes them from there.
 const ReportDir = "reports"

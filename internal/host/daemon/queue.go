@@ -48,10 +48,13 @@ type queue struct {
 	// tales are reports whose events are to be written: beside the status, so that no pod waits for them.
 	tales chan tale
 
-	// mu guards latest, the newest report of each pod that is not written yet, and the fields old, spool, written and
+	// mu guards latest, the newest report of each pod that is not written yet, and the fields old, file, written and
 	// before of every job.
 	mu     sync.Mutex
 	latest map[string]*job
+	// files are the names of those that were read, and whether their report is still needed: one that is not could not be
+	// removed. None is read twice.
+	files map[string]bool
 	// told are the failures that were told of late, by pod and message, with the time.
 	told map[string]time.Time
 }
@@ -62,7 +65,7 @@ type job struct {
 	once    sync.Once
 	done    chan struct{} // closed after the first attempt
 	old     bool          // a newer report of the pod has come: this one must not be written any more
-	spool   bool          // the pod's file is there
+	file    string        // the name of the file that has it, "" for none
 	written bool          // the cluster has it
 	// before is the pod's report that was not written yet when this one came. busy is held while the API server is asked.
 	before *job
@@ -75,8 +78,12 @@ type tale struct {
 	next, tries int
 }
 
+func newJob(r *publish.Report) *job {
+	return &job{report: r, key: podKey(r.Pod), done: make(chan struct{})}
+}
+
 func newQueue(c publish.Cluster, dir string, log *slog.Logger) *queue {
-	return &queue{cluster: c, dir: dir, log: log, work: make(chan *job, 1024), tales: make(chan tale, 1024), latest: map[string]*job{}, told: map[string]time.Time{}, onWritten: func() {}, onRetry: func() {}, onTaken: func(*publish.Report) {}}
+	return &queue{cluster: c, dir: dir, log: log, work: make(chan *job, 1024), tales: make(chan tale, 1024), latest: map[string]*job{}, files: map[string]bool{}, told: map[string]time.Time{}, onWritten: func() {}, onRetry: func() {}, onTaken: func(*publish.Report) {}}
 }
 
 // waiting is how many pods' status is not written yet.
@@ -92,7 +99,7 @@ func (q *queue) repeated(r *publish.Report) bool {
 		return false
 	}
 	now := time.Now()
-	key := fileKey(r.Pod) + " " + r.Failure.Message
+	key := podKey(r.Pod) + " " + r.Failure.Message
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	maps.DeleteFunc(q.told, func(_ string, at time.Time) bool { return now.Sub(at) > tellAgain })
@@ -107,7 +114,7 @@ func (q *queue) repeated(r *publish.Report) bool {
 func (q *queue) add(r *publish.Report) <-chan struct{} { return q.take(r).done }
 
 func (q *queue) take(r *publish.Report) *job {
-	j := &job{report: r, key: fileKey(r.Pod), done: make(chan struct{})}
+	j := newJob(r)
 	if q.repeated(r) {
 		close(j.done)
 		return j
@@ -116,14 +123,24 @@ func (q *queue) take(r *publish.Report) *job {
 	return j
 }
 
+// enqueue puts a report in its place among those of its pod, also those in files that were not read yet: taken up only
+// after this one is written, an earlier one would be written over it.
 func (q *queue) enqueue(j *job) {
+	var waiting []*job
+	if j.report.HasStatus() {
+		waiting, _ = q.look()
+	}
 	q.mu.Lock()
 	q.register(j)
 	q.mu.Unlock()
-	q.push(j)
+	for _, w := range append(waiting, j) {
+		q.push(w)
+	}
 }
 
-// register makes j the pod's latest report, unless it is not. The caller holds mu.
+// register makes j the pod's latest report, unless it is not. The file of the earlier of two is not needed from now on: its
+// sandbox is gone. The later one is in a file, too, or its plugin has no answer yet and leaves it in one if this
+// process ends. The caller holds mu.
 func (q *queue) register(j *job) {
 	if !j.report.HasStatus() {
 		return
@@ -131,10 +148,12 @@ func (q *queue) register(j *job) {
 	before := q.latest[j.key]
 	if before != nil && before.report.Time > j.report.Time {
 		j.old = true // left by a plugin before the later one came
+		q.discard(j)
 		return
 	}
 	if before != nil {
 		before.old = true
+		q.discard(before)
 	}
 	j.before = before
 	q.latest[j.key] = j
@@ -149,6 +168,7 @@ func (q *queue) push(j *job) {
 		q.mu.Lock()
 		if q.latest[j.key] == j {
 			delete(q.latest, j.key)
+			delete(q.files, j.file)
 		}
 		q.mu.Unlock()
 		j.once.Do(func() { close(j.done) })
@@ -263,7 +283,7 @@ func (q *queue) tell(t tale) {
 	select {
 	case q.tales <- t:
 	default:
-		q.log.Warn("events not written: too many wait", "pod", fileKey(t.report.Pod), "container", t.report.ContainerID)
+		q.log.Warn("events not written: too many wait", "pod", podKey(t.report.Pod), "container", t.report.ContainerID)
 	}
 }
 
@@ -299,7 +319,7 @@ func (q *queue) writeEvents(ctx context.Context, t tale) {
 		time.AfterFunc(firstRetry<<(t.tries-1), func() { q.tell(t) })
 		return
 	}
-	q.log.Warn("events not written", "pod", fileKey(t.report.Pod), "container", t.report.ContainerID, "err", err)
+	q.log.Warn("events not written", "pod", podKey(t.report.Pod), "container", t.report.ContainerID, "err", err)
 }
 
 func (q *queue) superseded(j *job) bool {
@@ -308,5 +328,5 @@ func (q *queue) superseded(j *job) bool {
 	return j.old
 }
 
-// fileKey names a pod's report; neither namespaces nor pods nor UIDs have an underscore or a slash.
-func fileKey(p publish.Pod) string { return fmt.Sprintf("%s_%s_%s", p.Namespace, p.Name, p.UID) }
+// podKey names a pod; neither namespaces nor pods nor UIDs have an underscore.
+func podKey(p publish.Pod) string { return fmt.Sprintf("%s_%s_%s", p.Namespace, p.Name, p.UID) }

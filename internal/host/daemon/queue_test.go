@@ -74,6 +74,51 @@ func testReport(name, address string) *publish.Report {
 	}}}
 }
 
+// sandbox is the report of a pod's sandbox; the later ones have a higher number.
+func sandbox(name string, number int) *publish.Report {
+	r := testReport(name, fmt.Sprintf("10.%d.%d.%d/8", number>>16, number>>8&255, number&255))
+	r.ContainerID, r.Time = fmt.Sprint("c", number), int64(number)
+	return r
+}
+
+// status is what wall tells when the status of a report is written.
+func status(t *testing.T, r *publish.Report) string {
+	t.Helper()
+	value, err := publish.Status(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.Pod.Name + " " + value
+}
+
+// place puts a file as the plugin does, which makes the directory if it is not there.
+func place(t *testing.T, path string, content []byte) {
+	t.Helper()
+	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), fsx.Replace(path, content, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// leave leaves a report as the plugin does.
+func leave(t *testing.T, dir string, r *publish.Report) {
+	t.Helper()
+	place(t, filepath.Join(dir, r.File()), r.AppendJSON(nil))
+}
+
+// files are those that are left.
+func files(t *testing.T, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	names := make([]string, len(entries))
+	for i, e := range entries {
+		names[i] = e.Name()
+	}
+	return names
+}
+
 func start(t *testing.T, w publish.Cluster, dir string) (*queue, func()) {
 	t.Helper()
 	q := newQueue(w, dir, slog.New(slog.DiscardHandler))
@@ -208,7 +253,8 @@ func TestQueueIsFull(t *testing.T) {
 func TestQueueFiles(t *testing.T) {
 	t.Parallel()
 	w, dir := newWall(), filepath.Join(t.TempDir(), "reports")
-	if err := os.MkdirAll(filepath.Join(dir, "ns_later_u.json"), 0o700); err != nil { // reading a directory fails
+	later, bad := filepath.Join(dir, publish.FileName(1, 1)), filepath.Join(dir, publish.FileName(2, 2))
+	if err := os.MkdirAll(later, 0o700); err != nil { // reading a directory fails
 		t.Fatal(err)
 	}
 	taken := make(chan string, 10)
@@ -223,28 +269,21 @@ func TestQueueFiles(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	leave := func(name string, content []byte) {
-		t.Helper()
-		// As the plugin does, which makes the directory if it is not there.
-		if err := errors.Join(os.MkdirAll(dir, 0o700), fsx.Replace(filepath.Join(dir, name), content, 0o600)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	leave("ns_web_u-web.json", testReport("web", "10.0.0.2/24").AppendJSON(nil))
+	leave(t, dir, testReport("web", "10.0.0.2/24"))
 	receive(t, "the first status", w.written)
-	leave("ns_bad_u.json", []byte("{"))
-	leave("ns_db_u-db.json", testReport("db", "10.0.0.3/24").AppendJSON(nil))
+	place(t, bad, []byte("{"))
+	leave(t, dir, testReport("db", "10.0.0.3/24"))
 	receive(t, "the second status", w.written)
-	if _, err := os.Stat(filepath.Join(dir, "ns_bad_u.json"+damaged)); err != nil {
+	if _, err := os.Stat(bad + damaged); err != nil {
 		t.Error(err)
 	}
-	if _, err := os.Stat(filepath.Join(dir, "ns_later_u.json")); err != nil {
+	if _, err := os.Stat(later); err != nil {
 		t.Errorf("a file that could not be read is gone: %v", err)
 	}
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
 	}
-	leave("ns_new_u-new.json", testReport("new", "10.0.0.4/24").AppendJSON(nil))
+	leave(t, dir, testReport("new", "10.0.0.4/24"))
 	receive(t, "the status after the directory was made anew", w.written)
 	for _, want := range []string{"web", "db", "new"} {
 		if got := receive(t, "what was taken", taken); got != want {
@@ -299,14 +338,13 @@ func TestQueueSurvivesRestart(t *testing.T) {
 	q, stop := start(t, newWall(away...), dir)
 	receive(t, "the first attempt", q.add(testReport("a", "10.0.0.1/24")))
 	stop()
-	if err := os.WriteFile(filepath.Join(dir, "broken.json"), []byte("{"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	broken := filepath.Join(dir, publish.FileName(1, 1))
+	place(t, broken, []byte("{"))
 	w := newWall()
 	_, stop = start(t, w, dir)
 	receive(t, "the status after the restart", w.written)
 	stop()
-	if _, err := os.Stat(filepath.Join(dir, "broken.json.damaged")); err != nil {
+	if _, err := os.Stat(broken + damaged); err != nil {
 		t.Errorf("a report that cannot be read is not kept aside: %v", err)
 	}
 }

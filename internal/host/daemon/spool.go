@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -62,7 +63,9 @@ func (q *queue) events(ctx context.Context, w *watched, look <-chan time.Time) b
 			return false
 		case e := <-created:
 			if e.Has(fsnotify.Create) {
-				q.takeUpFile(filepath.Base(e.Name))
+				if j := q.lookAt(filepath.Base(e.Name)); j != nil {
+					q.push(j)
+				}
 			}
 			if e.Has(fsnotify.Remove) && e.Name == q.dir {
 				return true // somebody may make it again
@@ -120,8 +123,7 @@ func (w *watched) close() {
 	*w = watched{}
 }
 
-// forget drops a report that was written, and the pod's file, be it that of an earlier sandbox: it must never be
-// written after this one. That of a later sandbox stays.
+// forget drops a report that was written, and its file.
 func (q *queue) forget(j *job) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -130,38 +132,54 @@ func (q *queue) forget(j *job) {
 	}
 	j.written = true
 	delete(q.latest, j.key)
-	if left, err := read(q.file(j)); err != nil || left.Time > j.report.Time {
-		return // none, or damaged: takeUp says so
+	if j.file != "" {
+		q.discard(j)
+		failpoint.At("daemon.spool.removed")
 	}
-	if err := fsx.Remove(q.file(j)); err != nil {
-		q.log.Warn("remove report that was written", "pod", j.key, "container", j.report.ContainerID, "err", err)
-	}
-	failpoint.At("daemon.spool.removed")
 }
 
 // keep writes a report to its file, unless it is there, or not needed any more.
 func (q *queue) keep(j *job) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if j.old || j.written || j.spool || !j.report.HasStatus() {
-		return
-	}
-	if left, err := read(q.file(j)); err == nil && left.Time > j.report.Time {
+	if j.old || j.written || j.file != "" || !j.report.HasStatus() {
 		return
 	}
 	b, err := json.Marshal(j.report)
 	if err == nil {
 		err = os.MkdirAll(q.dir, 0o700)
 	}
+	name := j.report.File()
 	if err == nil {
-		err = fsx.Replace(q.file(j), b, 0o600) // after a reboot there is no such sandbox
+		// After a reboot there is no such sandbox. Should the plugin leave the report, too, it is the same one.
+		err = fsx.Replace(filepath.Join(q.dir, name), b, 0o600)
 	}
 	if err != nil {
 		q.log.Error("keep report", "pod", j.key, "container", j.report.ContainerID, "err", err)
 		return
 	}
-	j.spool = true
+	j.file = name
+	q.files[name] = true
 	failpoint.At("daemon.spool.written")
+}
+
+// discard removes the file of a report that is not needed any more: nothing else has ever been in it (publish.File), or
+// will be. The caller holds mu.
+func (q *queue) discard(j *job) {
+	if j.file != "" {
+		q.remove(j.file)
+		j.file = ""
+	}
+}
+
+// remove removes a file. One that cannot be removed is tried again at each look, and never taken up. The caller holds mu.
+func (q *queue) remove(name string) {
+	if err := fsx.Remove(filepath.Join(q.dir, name)); err != nil {
+		q.files[name] = false
+		q.log.Warn("remove report that is not needed any more", "file", name, "err", err)
+		return
+	}
+	delete(q.files, name)
 }
 
 // errDamaged says that a file has no report in it.
@@ -184,43 +202,96 @@ func (q *queue) takeUp() {
 	if err := fsx.Sweep(q.dir, fsx.Abandoned); err != nil {
 		q.log.Warn("files of killed processes are left", "err", err)
 	}
-	entries, err := os.ReadDir(q.dir)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		q.log.Error("read reports that wait", "err", err)
-	}
+	waiting, entries := q.look()
 	for _, e := range entries {
 		if info, err := e.Info(); err == nil && strings.HasSuffix(e.Name(), damaged) && time.Since(info.ModTime()) > damagedAge {
 			_ = os.Remove(filepath.Join(q.dir, e.Name())) // nobody came to look at it
 		}
-		q.takeUpFile(e.Name())
+	}
+	for _, j := range waiting {
+		q.push(j)
 	}
 }
 
-// takeUpFile queues the report of a file, if it is one and not known.
-func (q *queue) takeUpFile(name string) {
-	key, ok := strings.CutSuffix(name, ".json")
-	if !ok || strings.HasPrefix(key, ".") {
-		return
+// look registers the reports that are in files and not known; who calls pushes them, when all are registered: of those
+// of a pod the latest alone is written.
+func (q *queue) look() ([]*job, []os.DirEntry) {
+	entries, err := os.ReadDir(q.dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		q.log.Error("read reports that wait", "err", err)
 	}
-	path := filepath.Join(q.dir, name)
-	// In one go: while a later report of the pod is being written, the file is still there.
+	var jobs []*job
+	for _, e := range entries {
+		if j := q.lookAt(e.Name()); j != nil {
+			jobs = append(jobs, j)
+		}
+	}
+	return jobs, entries
+}
+
+// lookAt registers the report of a file, if it is one, not known, and the pod's latest. Else it returns nil.
+func (q *queue) lookAt(name string) *job {
+	if filepath.Ext(name) != ".json" || strings.HasPrefix(name, ".") {
+		return nil
+	}
 	q.mu.Lock()
-	r, err := read(path)
-	j := &job{report: r, key: key, done: make(chan struct{}), spool: true}
-	fresh := err == nil && (q.latest[key] == nil || q.latest[key].report.Time < r.Time)
-	if fresh {
-		q.register(j)
-	}
+	j := q.lookAtLocked(name)
 	q.mu.Unlock()
+	if j != nil {
+		q.onTaken(j.report)
+	}
+	return j
+}
+
+// lookAtLocked is lookAt for a caller that holds mu.
+func (q *queue) lookAtLocked(name string) *job {
+	if needed, known := q.files[name]; known {
+		if !needed {
+			q.remove(name)
+		}
+		return nil
+	}
+	r, name, err := q.claim(name)
+	path := filepath.Join(q.dir, name)
 	switch {
-	case fresh:
-		q.onTaken(r)
-		q.push(j)
+	case errors.Is(err, os.ErrNotExist):
+		return nil
 	case errors.Is(err, errDamaged):
 		q.log.Error("report passed over", "file", path, "err", errors.Join(err, os.Rename(path, path+damaged)))
-	case err != nil && !errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
 		q.log.Error("report is read later", "file", path, "err", err)
+		return nil
 	}
+	j := newJob(r)
+	j.file, q.files[name] = name, true
+	switch latest := q.latest[j.key]; {
+	case latest == nil || latest.report.Time != r.Time:
+		q.register(j)
+	case latest.file == "": // it came over the socket, too
+		latest.file, j.old = name, true
+	default:
+		j.old = true
+		q.discard(j)
+	}
+	if j.old {
+		return nil
+	}
+	return j
 }
 
-func (q *queue) file(j *job) string { return filepath.Join(q.dir, j.key+".json") }
+// claim reads the report of a file and returns it with the file's name from then on, which nobody else writes to. Plugins
+// and daemons of before have one name for all reports of a pod: what is under it may be replaced at any time, so that it
+// is moved first, unread. What is read, and then removed or set aside, is what was moved; what comes under the old name
+// later is another file. If this process ends meanwhile the next one takes it up as any other.
+func (q *queue) claim(name string) (*publish.Report, string, error) {
+	if !publish.IsFileName(name) {
+		own := publish.FileName(time.Now().UnixNano(), rand.Uint64())
+		if err := os.Rename(filepath.Join(q.dir, name), filepath.Join(q.dir, own)); err != nil {
+			return nil, name, err
+		}
+		name = own
+	}
+	r, err := read(filepath.Join(q.dir, name))
+	return r, name, err
+}

@@ -164,8 +164,7 @@ func (d *daemon) leave(report *publish.Report) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("leave report: %w", err)
 	}
-	name := fmt.Sprintf("%s_%s_%s.json", report.Pod.Namespace, report.Pod.Name, report.Pod.UID)
-	err := fsx.Replace(filepath.Join(dir, name), report.AppendJSON(nil), 0o600) // after a reboot there is no such sandbox
+	err := fsx.Replace(filepath.Join(dir, report.File()), report.AppendJSON(nil), 0o600) // after a reboot there is no such sandbox
 	failpoint.At("leave.after")
 	return err
 }

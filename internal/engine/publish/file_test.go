@@ -1,0 +1,40 @@
+package publish
+
+import (
+	"strings"
+	"testing"
+)
+
+// TestFile: each report has a name of its own, which every file system takes, however long the pod's is; none has the
+// form of the names of before, which had the pod in them.
+func TestFile(t *testing.T) {
+	t.Parallel()
+	long := Pod{strings.Repeat("n", 63), strings.Repeat("p", 253), "8e5c4cd3-8e0f-4c1c-9a53-3f0c4a1f5f4e"}
+	seen := map[string]Report{}
+	for _, r := range []Report{
+		{},
+		{Pod: Pod{"a", "b", "c"}, ContainerID: "d"},
+		{Pod: Pod{"ab", "", "c"}, ContainerID: "d"},
+		{Pod: Pod{"a", "b", "cd"}},
+		{Pod: Pod{"a", "b", "c"}, ContainerID: "e"},
+		{Pod: Pod{"a", "b", "c"}, ContainerID: "d", Time: 1},
+		{Pod: Pod{"a", "b", "c"}, ContainerID: "d", Time: 1<<63 - 1},
+		{Pod: Pod{"a", "b", "c"}, ContainerID: "d", Time: -1},
+		{Pod: long, ContainerID: strings.Repeat("c", 300), Time: 1},
+		{Pod: long, ContainerID: strings.Repeat("c", 300), Time: 2},
+	} {
+		name := r.File()
+		if other, ok := seen[name]; ok {
+			t.Errorf("%+v and %+v: both %s", other, r, name)
+		}
+		seen[name] = r
+		if len(name) > 255 || !IsFileName(name) {
+			t.Errorf("%+v: %s", r, name)
+		}
+	}
+	for _, name := range []string{"", ".json", "ns_pod_uid.json", "0_0_0.json", "0000000000000001-0000000000000002", "0000000000000001-0000000000000002.json.damaged", "1-2.json", "000000000000000A-0000000000000002.json"} {
+		if IsFileName(name) {
+			t.Errorf("%q is taken for a report's own", name)
+		}
+	}
+}

@@ -1,0 +1,194 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"multus/internal/engine/publish"
+)
+
+// stopped is a queue that nobody reads from.
+func stopped(t *testing.T, w publish.Cluster) *queue {
+	t.Helper()
+	return newQueue(w, filepath.Join(t.TempDir(), "reports"), slog.New(slog.DiscardHandler))
+}
+
+// runUntil runs a queue until the test is over, or told to stop.
+func runUntil(t *testing.T, q *queue) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- q.run(ctx) }()
+	return func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestLeftWhileRemoved: a report that a plugin leaves while the daemon removes the pod's earlier one is not removed with
+// it: at any moment, of the same container or of another. The plugin takes no lock.
+func TestLeftWhileRemoved(t *testing.T) {
+	t.Parallel()
+	w, dir := newWall(), filepath.Join(t.TempDir(), "reports")
+	_, stop := start(t, w, dir)
+	for i := 1; i < 2000; i += 2 {
+		first, later := sandbox("web", i), sandbox("web", i+1)
+		later.ContainerID = first.ContainerID
+		leave(t, dir, first)
+		receive(t, "the first status", w.written)
+		time.Sleep(time.Duration(i%100) * time.Microsecond)
+		leave(t, dir, later)
+		for want := status(t, later); receive(t, fmt.Sprint("status ", i+1), w.written) != want; {
+		}
+	}
+	stop()
+	if left := files(t, dir); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+// TestLeftWhileRead: while the daemon reads a file of the earlier form, of which a pod has one, another report takes its
+// place: it is read, too, be what was there before a report or damaged.
+func TestLeftWhileRead(t *testing.T) {
+	t.Parallel()
+	for what, content := range map[string][]byte{"a report": sandbox("web", 1).AppendJSON(nil), "damaged": []byte("{")} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			w := newWall()
+			q := stopped(t, w)
+			path, place2 := filepath.Join(q.dir, "ns_web_u-web.json"), filepath.Join(q.dir, ".next")
+			place(t, place2, sandbox("web", 2).AppendJSON(nil))
+			// What is read from a pipe ends when we say so.
+			if err := unix.Mkfifo(path, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			pipe, err := os.OpenFile(path, os.O_RDWR, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			read := make(chan *job)
+			go func() { read <- q.lookAt(filepath.Base(path)) }()
+			if _, err := pipe.Write(content); err != nil {
+				t.Fatal(err)
+			}
+			for unread := 1; unread > 0; time.Sleep(time.Millisecond) {
+				if unread, err = unix.IoctlGetInt(int(pipe.Fd()), unix.TIOCINQ); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := os.Rename(place2, path); err != nil {
+				t.Fatal(err)
+			}
+			if err := pipe.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if j := receive(t, "what was read", read); j != nil {
+				q.push(j)
+			}
+			defer runUntil(t, q)()
+			for want := status(t, sandbox("web", 2)); receive(t, "the later status", w.written) != want; {
+			}
+		})
+	}
+}
+
+// TestTwoSandboxes: of the reports of a pod that wait the latest alone is written, in whatever order they are found and
+// whatever their files are called, and none is left.
+func TestTwoSandboxes(t *testing.T) {
+	t.Parallel()
+	own := func(r *publish.Report) string { return r.File() }
+	tests := map[string]struct {
+		names []func(*publish.Report) string // of the files of sandboxes 1, 2 and 3
+		order []int
+	}{
+		"as they came":                       {[]func(*publish.Report) string{own, own, own}, []int{1, 2, 3}},
+		"the latest of a daemon of before":   {[]func(*publish.Report) string{own, own, func(*publish.Report) string { return "a_b_c.json" }}, []int{2, 3, 1}},
+		"the earliest of a daemon of before": {[]func(*publish.Report) string{func(*publish.Report) string { return "ns_web_u-web.json" }, own, own}, []int{3, 1, 2}},
+		"names against the order": {[]func(*publish.Report) string{
+			func(*publish.Report) string { return publish.FileName(9, 0) }, func(*publish.Report) string { return publish.FileName(8, 0) }, func(*publish.Report) string { return publish.FileName(7, 0) },
+		}, []int{1, 2, 3}},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWall()
+			q := stopped(t, w)
+			for _, i := range tc.order {
+				r := sandbox("web", i)
+				place(t, filepath.Join(q.dir, tc.names[i-1](r)), r.AppendJSON(nil))
+			}
+			stop := runUntil(t, q)
+			if got, want := receive(t, "the status", w.written), status(t, sandbox("web", 3)); got != want {
+				t.Errorf("written: %s", got)
+			}
+			leave(t, q.dir, sandbox("other", 1)) // the next in line
+			receive(t, "the status of another pod", w.written)
+			stop()
+			if left := files(t, q.dir); len(left) > 0 || len(w.written) > 0 || len(q.files) > 0 {
+				t.Errorf("left: %v; known: %v; %d written later", left, q.files, len(w.written))
+			}
+		})
+	}
+}
+
+// TestFileBeforeSocket: a report that waits in a file, not seen yet, is no more when a later one comes over the socket:
+// were it there until that is written, a daemon killed in between would have the next one write it.
+func TestFileBeforeSocket(t *testing.T) {
+	t.Parallel()
+	w := newWall()
+	q := stopped(t, w)
+	leave(t, q.dir, sandbox("web", 1))
+	leave(t, q.dir, sandbox("db", 1))
+	later := q.add(sandbox("web", 2))
+	if left, want := files(t, q.dir), []string{sandbox("db", 1).File()}; !slices.Equal(left, want) {
+		t.Errorf("left: %v, want %v", left, want)
+	}
+	stop := runUntil(t, q)
+	receive(t, "the answer", later)
+	got := []string{receive(t, "a status", w.written), receive(t, "the other status", w.written)}
+	slices.Sort(got)
+	if want := []string{status(t, sandbox("db", 1)), status(t, sandbox("web", 2))}; !slices.Equal(got, want) {
+		t.Errorf("written: %q", got)
+	}
+	stop()
+	if left := files(t, q.dir); len(left) > 0 || len(w.written) > 0 {
+		t.Errorf("left: %v; %d written later", left, len(w.written))
+	}
+}
+
+// TestSocketAndFile: a report that came over the socket, and that the plugin left in a file since it had no answer, is
+// written once, and the file is removed.
+func TestSocketAndFile(t *testing.T) {
+	t.Parallel()
+	for what, kept := range map[string]bool{"kept": true, "not kept": false} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			w := newWall()
+			q := stopped(t, w)
+			j := q.take(sandbox("web", 1))
+			if kept {
+				q.keep(j)
+			}
+			leave(t, q.dir, sandbox("web", 1))
+			place(t, filepath.Join(q.dir, "ns_web_u-web.json"), sandbox("web", 1).AppendJSON(nil)) // a plugin of before
+			q.takeUp()
+			stop := runUntil(t, q)
+			receive(t, "the status", w.written)
+			receive(t, "the answer", j.done)
+			stop()
+			if left := files(t, q.dir); len(left) > 0 || len(w.written) > 0 || len(q.files) > 0 {
+				t.Errorf("left: %v; known: %v; %d written again", left, q.files, len(w.written))
+			}
+		})
+	}
+}
