@@ -194,6 +194,9 @@ func read(path string) (*publish.Report, error) {
 	if err := json.Unmarshal(b, r); err != nil {
 		return nil, fmt.Errorf("%w: %w", errDamaged, err)
 	}
+	if !r.HasStatus() { // no other is ever left in a file
+		return nil, fmt.Errorf("%w: it has no status", errDamaged)
+	}
 	return r, nil
 }
 

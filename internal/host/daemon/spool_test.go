@@ -192,3 +192,27 @@ func TestSocketAndFile(t *testing.T) {
 		})
 	}
 }
+
+// TestNoStatus: a file without a status is set aside as any other that is damaged: nothing would ever remove it, and what
+// it tells would be told at each look.
+func TestNoStatus(t *testing.T) {
+	t.Parallel()
+	w := newWall()
+	w.told = make(chan string, 10)
+	q := stopped(t, w)
+	contents := []string{"{}", "null", `{"command":"ADD","failure":{"tell":true,"message":"m"}}`, `{"command":"ADD","attached":[]}`}
+	for i, content := range contents {
+		place(t, filepath.Join(q.dir, publish.FileName(1, uint64(i))), []byte(content))
+	}
+	q.takeUp()
+	q.takeUp()
+	left := files(t, q.dir)
+	for i, name := range left {
+		if want := publish.FileName(1, uint64(i)) + damaged; name != want {
+			t.Errorf("%s: %s, want %s", contents[i], name, want)
+		}
+	}
+	if len(left) != len(contents) || len(q.work) > 0 {
+		t.Errorf("left: %v; %d taken up", left, len(q.work))
+	}
+}
