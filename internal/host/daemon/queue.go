@@ -48,8 +48,8 @@ type queue struct {
 	// tales are reports whose events are to be written: beside the status, so that no pod waits for them.
 	tales chan tale
 
-	// mu guards latest, the newest report of each pod that is not written yet, and the fields old, file, written and
-	// before of every job.
+	// mu guards latest, the newest report of each pod that is not written yet, and the fields old, file, written,
+	// shelved and before of every job.
 	mu     sync.Mutex
 	latest map[string]*job
 	// files are the names of those that were read, and whether their report is still needed: one that is not could not be
@@ -67,6 +67,7 @@ type job struct {
 	old     bool          // a newer report of the pod has come: this one must not be written any more
 	file    string        // the name of the file that has it, "" for none
 	written bool          // the cluster has it
+	shelved bool          // there was no room for it in work
 	// before is the pod's report that was not written yet when this one came. busy is held while the API server is asked.
 	before *job
 	busy   sync.Mutex
@@ -163,17 +164,37 @@ func (q *queue) push(j *job) {
 	select {
 	case q.work <- j:
 	default:
-		// Thousands are waiting: it is left to its file, which is taken up at one of the next looks.
-		q.keep(j)
-		q.mu.Lock()
-		if q.latest[j.key] == j {
-			delete(q.latest, j.key)
-			delete(q.files, j.file)
-		}
-		q.mu.Unlock()
-		j.once.Do(func() { close(j.done) })
-		q.log.Warn("too many reports wait: status is written later", "pod", j.key, "container", j.report.ContainerID)
+		q.shelve(j)
 	}
+}
+
+// shelve puts a report aside, as thousands are waiting: it is pushed again at one of the next looks. It stays in memory,
+// since it may be that it cannot be kept in its file.
+func (q *queue) shelve(j *job) {
+	defer j.once.Do(func() { close(j.done) })
+	if !j.report.HasStatus() {
+		q.log.Warn("events not written: too many reports wait", "pod", j.key, "container", j.report.ContainerID)
+		return
+	}
+	q.keep(j)
+	q.mu.Lock()
+	j.shelved = true
+	q.mu.Unlock()
+	q.log.Warn("too many reports wait: status is written later", "pod", j.key, "container", j.report.ContainerID)
+}
+
+// unshelve returns the reports that were put aside and are still needed; who calls pushes them.
+func (q *queue) unshelve() []*job {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	var jobs []*job
+	for _, j := range q.latest {
+		if j.shelved {
+			j.shelved = false
+			jobs = append(jobs, j)
+		}
+	}
+	return jobs
 }
 
 // run writes reports until ctx ends; it takes up what an earlier daemon or a plugin left.

@@ -227,24 +227,43 @@ func TestQueueKeepsOrder(t *testing.T) {
 	}
 }
 
-// TestQueueIsFull: a report for which there is no room is taken up at a later look, not after a restart.
+// TestQueueIsFull: a report for which there is no room is taken up at a later look, not after a restart, though it cannot
+// be kept in a file; once, and no more than another of its pod's. Events alone are passed over, and the log says so.
 func TestQueueIsFull(t *testing.T) {
 	t.Parallel()
-	w := newWall()
-	q := newQueue(w, t.TempDir(), slog.New(slog.DiscardHandler))
-	q.work = make(chan *job) // no room, and nobody who reads yet
-	receive(t, "the answer", q.add(testReport("web", "10.0.0.2/24")))
-	if n := q.waiting(); n != 0 {
-		t.Errorf("%v reports wait for ever", n)
-	}
-	q.work = make(chan *job, 8)
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- q.run(ctx) }()
-	receive(t, "the status", w.written)
-	cancel()
-	if err := <-ended; err != nil {
-		t.Error(err)
+	for what, dir := range map[string]string{"kept": t.TempDir(), "not kept": "/dev/null/reports"} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			w := newWall()
+			log := &strings.Builder{}
+			q := newQueue(w, dir, slog.New(slog.NewTextHandler(log, nil)))
+			q.work = make(chan *job) // no room, and nobody who reads yet
+			receive(t, "the first answer", q.add(sandbox("web", 1)))
+			receive(t, "the second answer", q.add(sandbox("web", 2)))
+			if strings.Contains(log.String(), "events") {
+				t.Error(log)
+			}
+			receive(t, "the answer without a status", q.add(publish.Missing(sandbox("db", 1).Pod, "c", "m")))
+			if !strings.Contains(log.String(), "events not written") {
+				t.Error(log)
+			}
+			if n := q.waiting(); n != 1 {
+				t.Errorf("%v statuses wait", n)
+			}
+			q.work = make(chan *job, 8)
+			stop := runUntil(t, q)
+			if got := receive(t, "the status", w.written); got != status(t, sandbox("web", 2)) {
+				t.Errorf("written: %s", got)
+			}
+			q.takeUp()
+			stop()
+			if n := q.waiting(); n != 0 || len(w.written) > 0 {
+				t.Errorf("%v statuses wait, %d are written again", n, len(w.written))
+			}
+			if left, _ := os.ReadDir(dir); len(left) > 0 {
+				t.Errorf("left: %v", left)
+			}
+		})
 	}
 }
 

@@ -211,7 +211,7 @@ func (q *queue) takeUp() {
 			_ = os.Remove(filepath.Join(q.dir, e.Name())) // nobody came to look at it
 		}
 	}
-	for _, j := range waiting {
+	for _, j := range append(waiting, q.unshelve()...) {
 		q.push(j)
 	}
 }
