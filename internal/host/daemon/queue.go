@@ -48,8 +48,8 @@ type queue struct {
 	// tales are reports whose events are to be written: beside the status, so that no pod waits for them.
 	tales chan tale
 
-	// mu guards latest, the newest report of each pod that is not written yet, and the fields old, file, written,
-	// shelved and before of every job.
+	// mu guards latest, the newest report of each pod that is not written yet, and the fields of every job
+	// from old to before.
 	mu     sync.Mutex
 	latest map[string]*job
 	// files are the names of those that were read, and whether their report is still needed: one that is not could not be
@@ -67,7 +67,10 @@ type job struct {
 	old     bool          // a newer report of the pod has come: this one must not be written any more
 	file    string        // the name of the file that has it, "" for none
 	written bool          // the cluster has it
+	refused bool          // an attempt has failed
 	shelved bool          // there was no room for it in work
+	told    bool          // the cluster has its events
+	marked  bool          // the file says so
 	// before is the pod's report that was not written yet when this one came. busy is held while the API server is asked.
 	before *job
 	busy   sync.Mutex
@@ -75,12 +78,12 @@ type job struct {
 
 // tale is a report whose events are written from number next on.
 type tale struct {
-	report      *publish.Report
+	job         *job
 	next, tries int
 }
 
 func newJob(r *publish.Report) *job {
-	return &job{report: r, key: podKey(r.Pod), done: make(chan struct{})}
+	return &job{report: r, key: podKey(r.Pod), done: make(chan struct{}), told: r.Told, marked: r.Told}
 }
 
 func newQueue(c publish.Cluster, dir string, log *slog.Logger) *queue {
@@ -226,8 +229,8 @@ func (q *queue) run(ctx context.Context) error {
 // up others.
 func (q *queue) write(ctx context.Context, g *errgroup.Group, j *job) {
 	defer j.once.Do(func() { close(j.done) }) // who waits, waits for the status alone
-	if !q.superseded(j) {
-		q.tell(tale{report: j.report})
+	if !q.superseded(j) && !j.report.Told {
+		q.tell(tale{job: j})
 	}
 	switch err := q.attempt(ctx, j); {
 	case errors.Is(err, errOld):
@@ -235,7 +238,7 @@ func (q *queue) write(ctx context.Context, g *errgroup.Group, j *job) {
 		q.forget(j)
 		q.onWritten()
 	default:
-		q.keep(j)
+		q.refuse(j)
 		q.onRetry()
 		q.log.Warn("status not written yet, trying again", "pod", j.key, "container", j.report.ContainerID, "err", err)
 		g.Go(func() error {
@@ -262,6 +265,7 @@ func (q *queue) retry(ctx context.Context, j *job) {
 			q.log.Info("status written", "pod", j.key, "container", j.report.ContainerID)
 			return
 		}
+		q.refuse(j) // the disk may have been full
 		q.onRetry()
 		if !errors.Is(err, publish.ErrRetry) {
 			q.log.Error("status not written", "pod", j.key, "container", j.report.ContainerID, "err", err)
@@ -304,7 +308,7 @@ func (q *queue) tell(t tale) {
 	select {
 	case q.tales <- t:
 	default:
-		q.log.Warn("events not written: too many wait", "pod", podKey(t.report.Pod), "container", t.report.ContainerID)
+		q.log.Warn("events not written: too many wait", "pod", t.job.key, "container", t.job.report.ContainerID)
 	}
 }
 
@@ -333,14 +337,17 @@ func (q *queue) tellAll(ctx context.Context) {
 // writeEvents writes events, once each; while the API server is away they are tried again for a minute.
 func (q *queue) writeEvents(ctx context.Context, t tale) {
 	var err error
-	if t.next, err = publish.ResumeEvents(ctx, q.cluster, t.report, t.next); err == nil {
+	if t.next, err = publish.ResumeEvents(ctx, q.cluster, t.job.report, t.next); !errors.Is(err, publish.ErrRetry) {
+		q.toldOf(t.job) // what is refused for good is not tried again
+	}
+	if err == nil {
 		return
 	}
 	if t.tries++; errors.Is(err, publish.ErrRetry) && t.tries < tellTries && ctx.Err() == nil {
 		time.AfterFunc(firstRetry<<(t.tries-1), func() { q.tell(t) })
 		return
 	}
-	q.log.Warn("events not written", "pod", podKey(t.report.Pod), "container", t.report.ContainerID, "err", err)
+	q.log.Warn("events not written", "pod", t.job.key, "container", t.job.report.ContainerID, "err", err)
 }
 
 func (q *queue) superseded(j *job) bool {

@@ -337,7 +337,7 @@ func TestQueueLastWords(t *testing.T) {
 	w := newWall()
 	w.told = make(chan string, 10)
 	q := newQueue(w, t.TempDir(), slog.New(slog.DiscardHandler))
-	q.tell(tale{report: testReport("web", "10.0.0.2/24")})
+	q.tell(tale{job: newJob(testReport("web", "10.0.0.2/24"))})
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := q.run(ctx); err != nil {

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -142,14 +143,40 @@ func (q *queue) forget(j *job) {
 func (q *queue) keep(j *job) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if j.old || j.written || j.file != "" || !j.report.HasStatus() {
+	q.keepLocked(j)
+}
+
+// refuse keeps a report whose status the cluster did not take.
+func (q *queue) refuse(j *job) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	j.refused = true
+	q.keepLocked(j)
+}
+
+// toldOf notes that the events of a report are told. Its file has to say so if it may outlive this process; of most the
+// status is written right then.
+func (q *queue) toldOf(j *job) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	j.told = true
+	if j.refused {
+		q.keepLocked(j)
+	}
+}
+
+// keepLocked is keep for a caller that holds mu.
+func (q *queue) keepLocked(j *job) {
+	if j.old || j.written || !j.report.HasStatus() || j.file != "" && j.marked == j.told {
 		return
 	}
-	b, err := json.Marshal(j.report)
+	r := *j.report
+	r.Told = j.told
+	b, err := json.Marshal(&r)
 	if err == nil {
 		err = os.MkdirAll(q.dir, 0o700)
 	}
-	name := j.report.File()
+	name := cmp.Or(j.file, r.File())
 	if err == nil {
 		// After a reboot there is no such sandbox. Should the plugin leave the report, too, it is the same one.
 		err = fsx.Replace(filepath.Join(q.dir, name), b, 0o600)
@@ -158,8 +185,7 @@ func (q *queue) keep(j *job) {
 		q.log.Error("keep report", "pod", j.key, "container", j.report.ContainerID, "err", err)
 		return
 	}
-	j.file = name
-	q.files[name] = true
+	j.file, j.marked, q.files[name] = name, r.Told, true
 	failpoint.At("daemon.spool.written")
 }
 
@@ -272,7 +298,7 @@ func (q *queue) lookAtLocked(name string) *job {
 	case latest == nil || latest.report.Time != r.Time:
 		q.register(j)
 	case latest.file == "": // it came over the socket, too
-		latest.file, j.old = name, true
+		latest.file, latest.marked, j.old = name, r.Told, true
 	default:
 		j.old = true
 		q.discard(j)

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -214,5 +215,83 @@ func TestNoStatus(t *testing.T) {
 	}
 	if len(left) != len(contents) || len(q.work) > 0 {
 		t.Errorf("left: %v; %d taken up", left, len(q.work))
+	}
+}
+
+// forbidden is a Cluster that takes no status, and each event when the test says so.
+type forbidden struct {
+	statuses chan struct{}
+	events   chan error
+}
+
+func (f *forbidden) SetAnnotation(ctx context.Context, _ publish.Pod, _, _ string) error {
+	select {
+	case f.statuses <- struct{}{}:
+	case <-ctx.Done():
+	}
+	return errors.New("forbidden")
+}
+
+func (f *forbidden) Emit(ctx context.Context, _ publish.Pod, _ publish.Event) error {
+	select {
+	case err := <-f.events:
+		return err
+	case <-ctx.Done():
+		return publish.ErrRetry
+	}
+}
+
+// TestToldOnce: the events of a report whose status cannot be written are told once, by whatever daemon, whether that is
+// before the first attempt has failed or after, and wherever the report came from. The next daemon tells those that
+// were not told.
+func TestToldOnce(t *testing.T) {
+	t.Parallel()
+	socket := func(_ *testing.T, q *queue) { q.take(sandbox("web", 1)) }
+	answered := func(_ *testing.T, q *queue) { q.keep(q.take(sandbox("web", 1))) }
+	file := func(t *testing.T, q *queue) { leave(t, q.dir, sandbox("web", 1)) }
+	for from, begin := range map[string]func(*testing.T, *queue){"socket": socket, "socket, answered": answered, "file": file} {
+		for _, when := range []string{"first", "later", "never"} {
+			t.Run(from+", told "+when, func(t *testing.T) {
+				t.Parallel()
+				w := &forbidden{statuses: make(chan struct{}), events: make(chan error)}
+				q := stopped(t, w)
+				begin(t, q)
+				stop := runUntil(t, q)
+				if when == "first" {
+					w.events <- nil
+				}
+				receive(t, "the first attempt", w.statuses)
+				receive(t, "the next attempt", w.statuses)
+				if when == "later" {
+					w.events <- nil
+				}
+				if when != "never" {
+					awaitTold(t, filepath.Join(q.dir, sandbox("web", 1).File()))
+				}
+				stop()
+				next := newWall()
+				next.told = make(chan string, 10)
+				_, stop = start(t, next, q.dir)
+				receive(t, "the status by the next daemon", next.written)
+				stop()
+				if (len(next.told) > 0) != (when == "never") {
+					t.Errorf("%d events are told by the next daemon", len(next.told))
+				}
+			})
+		}
+	}
+}
+
+// awaitTold waits for a file to say that the events are told.
+func awaitTold(t *testing.T, path string) {
+	t.Helper()
+	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		r, err := read(path)
+		if err == nil && r.Told {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%+v, %v: events are not told", r, err)
+		}
 	}
 }
