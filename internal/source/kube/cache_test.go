@@ -152,7 +152,7 @@ func TestListAndWatch(t *testing.T) {
 				case q.Get("sendInitialEvents") != "" || q.Get("limit") != "" && q.Get("resourceVersion") != "0":
 					t.Errorf("a stream of the list, or a page out of etcd: %s", r.URL)
 				case what == list:
-					answer(200, "", `{"metadata":{"resourceVersion":"7"},"items":[{"metadata":{"namespace":"n","name":"x"},"spec":{"config":"c"}}]}`)(w, r)
+					answer(200, "", `{"kind":"NetworkAttachmentDefinitionList","apiVersion":"k8s.cni.cncf.io/v1","metadata":{"resourceVersion":"7"},"items":[{"metadata":{"namespace":"n","name":"x"},"spec":{"config":"c"}}]}`)(w, r)
 				case n == 1:
 					tt.first(w, r)
 				default:
@@ -180,10 +180,11 @@ func TestListAndWatch(t *testing.T) {
 	}
 }
 
-// TestReadList: of a list only what is needed is kept, and one that was cut off is none.
+// TestReadList: of a list only what is needed is kept; one that was cut off is none, nor is what somebody between us and
+// the API server answers with code 200: taken for an empty list it would remove all definitions.
 func TestReadList(t *testing.T) {
 	t.Parallel()
-	const whole = `{"kind":"L","apiVersion":"v","metadata":{"resourceVersion":"7","continue":"next"},"more":{"items":[1]},"items":[
+	const whole = `{"kind":"NetworkAttachmentDefinitionList","apiVersion":"k8s.cni.cncf.io/v1","metadata":{"resourceVersion":"7","continue":"next"},"more":{"items":[1]},"items":[
 		{"metadata":{"namespace":"n","name":"x","resourceVersion":"5","labels":{"a":"b"},"managedFields":[{"manager":"m"}],
 		 "annotations":{"k8s.v1.cni.cncf.io/resourceName":"r","o":"p"}},"spec":{"config":"c"}},
 		{"metadata":{"namespace":"n","name":"bare"}}]}`
@@ -202,7 +203,19 @@ func TestReadList(t *testing.T) {
 			t.Errorf("cut off at byte %d: %+v", n, got)
 		}
 	}
-	for text, want := range map[string]int{`{"items":null}`: 0, `{"items":[]}`: 0, `{"items":7}`: -1, `[]`: -1, ``: -1, `{"items":[7]}`: -1} {
+	for text, want := range map[string]int{
+		`LIST,"items":null}`: 0, `LIST,"items":[]}`: 0, `LIST}`: 0, `LIST,"items":7}`: -1, `LIST,"items":[7]}`: -1, `[]`: -1, ``: -1,
+		`{}`: -1, `{"items":[]}`: -1, `{"metadata":{"resourceVersion":"7"},"items":[]}`: -1,
+		`{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Success","code":200}`:                                            -1,
+		`{"kind":"Status","apiVersion":"v1","metadata":{"resourceVersion":"7"}}`:                                                     -1,
+		`{"kind":"PodList","apiVersion":"v1","metadata":{"resourceVersion":"7"},"items":[]}`:                                         -1,
+		`{"kind":"NetworkAttachmentDefinition","apiVersion":"k8s.cni.cncf.io/v1","metadata":{"resourceVersion":"7"}}`:                -1,
+		`{"kind":"NetworkAttachmentDefinitionList","apiVersion":"k8s.cni.cncf.io/v1","metadata":{},"items":[]}`:                      -1,
+		`{"kind":"NetworkAttachmentDefinitionList","apiVersion":"k8s.cni.cncf.io/v1","items":[]}`:                                    -1,
+		`{"items":[],"metadata":{"resourceVersion":"7"},"apiVersion":"k8s.cni.cncf.io/v1","kind":"NetworkAttachmentDefinitionList"}`: 0,
+		`{"kind":7,"apiVersion":"k8s.cni.cncf.io/v1","metadata":{"resourceVersion":"7"},"items":[]}`:                                 -1,
+	} {
+		text = strings.Replace(text, "LIST", `{"kind":"NetworkAttachmentDefinitionList","apiVersion":"k8s.cni.cncf.io/v1","metadata":{"resourceVersion":"7"}`, 1)
 		got, err := readList(strings.NewReader(text))
 		if (err != nil) != (want < 0) || err == nil && len(got.Items) != want {
 			t.Errorf("%s: %+v, %v", text, got, err)
@@ -238,7 +251,7 @@ func TestRelistPause(t *testing.T) {
 // TestPagesDoNotPause: a page that continues a list follows at once, or its token would expire.
 func TestPagesDoNotPause(t *testing.T) {
 	t.Parallel()
-	c := NewCache(serve(t, answer(200, "", `{"metadata":{"resourceVersion":"7"},"items":[]}`)), discard())
+	c := NewCache(serve(t, answer(200, "", `{"kind":"NetworkAttachmentDefinitionList","apiVersion":"k8s.cni.cncf.io/v1","metadata":{"resourceVersion":"7"},"items":[]}`)), discard())
 	list := make([]any, 15_000) // a pause of up to two minutes
 	for i := range list {
 		list[i] = nad(strconv.Itoa(i), "c")

@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
 
@@ -102,8 +104,10 @@ func do(ctx context.Context, r *rest.Request, into any, limit time.Duration) err
 }
 
 // readList decodes a list of network definitions as it comes, one after another, and keeps of each what a Cache needs.
+// An answer that does not say that it is such a list is none, though somebody gave it code 200.
 func readList(r io.Reader) (*nadv1.NetworkAttachmentDefinitionList, error) {
 	out := &nadv1.NetworkAttachmentDefinitionList{}
+	var kind metav1.TypeMeta
 	dec := json.NewDecoder(r)
 	err := expect(dec, json.Delim('{'))
 	for err == nil && dec.More() {
@@ -112,6 +116,10 @@ func readList(r io.Reader) (*nadv1.NetworkAttachmentDefinitionList, error) {
 			break
 		}
 		switch key {
+		case "kind":
+			err = dec.Decode(&kind.Kind)
+		case "apiVersion":
+			err = dec.Decode(&kind.APIVersion)
 		case "metadata":
 			err = dec.Decode(&out.ListMeta)
 		case "items":
@@ -122,6 +130,9 @@ func readList(r io.Reader) (*nadv1.NetworkAttachmentDefinitionList, error) {
 	}
 	if err == nil {
 		err = expect(dec, json.Delim('}')) // an answer that was cut off has none
+	}
+	if err == nil && (kind.APIVersion != nadv1.SchemeGroupVersion.String() || !strings.HasSuffix(kind.Kind, "List") || out.ResourceVersion == "") {
+		err = fmt.Errorf("answer of kind %q, apiVersion %q, resourceVersion %q", kind.Kind, kind.APIVersion, out.ResourceVersion)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("decode list of network definitions: %w", err)
