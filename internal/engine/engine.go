@@ -54,7 +54,7 @@ type Planner interface {
 }
 
 // Publisher tells the world what happened. It never fails a pod: what cannot be written now is written
-// later, or logged. wait says that the caller wants to know that the status is written.
+// later, or logged. With report.Wait it returns when the status is written, or given up for now.
 type Publisher interface {
 	Publish(ctx context.Context, report *publish.Report)
 }
