@@ -302,7 +302,7 @@ func (w *workstation) noNode(t *testing.T) {
 	}{
 		{[]string{"doctor", "--node", "node-z"}, cli.Found, "error: no daemon runs on node node-z, or there is no such node: run `multusctl doctor` there, as root; docs/multusctl.md says how without a daemon\n"},
 		{[]string{"explain", "pod", "default/nobody", "--node", cluster.NodeName}, cli.Found, ""},
-		{[]string{"doctor", "--node", cluster.NodeName, "-o", "xml"}, cli.Usage, "error: unknown output format \"xml\": want table, json, yaml\n\nSee 'multusctl --help'.\n"},
+		{[]string{"doctor", "--node", cluster.NodeName, "-o", "xml"}, cli.Usage, "error: unknown output format \"xml\": want table, json, yaml\n\nSee 'kubectl multus doctor --help'.\n"},
 	} {
 		code, out, errs := w.run(t, "", tc.args...)
 		if code != tc.code || tc.errs != "" && errs != tc.errs {
