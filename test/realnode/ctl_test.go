@@ -133,7 +133,11 @@ func (n *node) withoutDaemon(t *testing.T, w *workstation) {
 		t.Errorf("%+v", r.Findings)
 	}
 	for _, c := range r.Checks {
-		if slices.Contains([]string{"runtime", "slot", "netns", "ledger", "reservations"}, c.Name) && c.State != doctor.StateOK {
+		if slices.Contains([]string{"slot", "netns", "ledger", "reservations"}, c.Name) && c.State != doctor.StateOK {
+			t.Errorf("%+v", c)
+		}
+		// This node's containerd has its configuration in a directory of the test, where no node has one.
+		if c.Name == "runtime" && (c.State != doctor.StateUnchecked || !strings.Contains(c.Why, "no configuration of containerd")) {
 			t.Errorf("%+v", c)
 		}
 	}
