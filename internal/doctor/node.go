@@ -155,7 +155,7 @@ func (n *Node) daemonFile() string {
 // file, and the daemon's file, which the daemon lays over it. Each is nil if it is not there, or not seen from here.
 func (n *Node) Configuration() (file string, conf, daemon []byte) {
 	s := n.setup()
-	if s.conf.Type == "multus-shim" && s.daemon != nil {
+	if s.conf.Type == shim && s.daemon != nil {
 		daemon = s.daemon.Raw
 	}
 	return s.file, s.raw, daemon

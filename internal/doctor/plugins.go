@@ -61,7 +61,7 @@ func wanted(ctx context.Context, n *Node) (map[string]string, error) {
 	}
 	networks, err := n.networks(ctx)
 	for _, w := range networks {
-		if slices.ContainsFunc(w.list.Types(), func(typ string) bool { return typ == "multus" || typ == "multus-shim" }) {
+		if slices.ContainsFunc(w.list.Types(), func(typ string) bool { return typ == "multus" || typ == shim }) {
 			continue // refused at ADD; the configuration check says so of the cluster network, lint of definitions
 		}
 		for _, p := range w.plugins() {
@@ -119,7 +119,7 @@ func headOf(path string) ([]byte, error) {
 }
 
 func missingFix(n *Node, name string) string {
-	if slices.Contains([]string{"multus", "multus-shim", "passthru"}, name) {
+	if slices.Contains([]string{"multus", shim, "passthru"}, name) {
 		return reinstall(n)
 	}
 	return "a reference plugin: add --reference-plugins to the arguments of the DaemonSet, or by hand: multus-daemon install --dest " + n.binDir() +
