@@ -135,10 +135,16 @@ func TestTwoSandboxes(t *testing.T) {
 			leave(t, q.dir, sandbox("other", 1)) // the next in line
 			receive(t, "the status of another pod", w.written)
 			stop()
-			if left := files(t, q.dir); len(left) > 0 || len(w.written) > 0 || len(q.files) > 0 {
-				t.Errorf("left: %v; known: %v; %d written later", left, q.files, len(w.written))
-			}
+			nothingLeft(t, q, w)
 		})
+	}
+}
+
+// nothingLeft fails unless all reports of a queue that has ended are written, once, and their files are removed.
+func nothingLeft(t *testing.T, q *queue, w *wall) {
+	t.Helper()
+	if left := files(t, q.dir); len(left) > 0 || len(w.written) > 0 || len(q.files) > 0 {
+		t.Errorf("left: %v; known: %v; %d written more than once", left, q.files, len(w.written))
 	}
 }
 
@@ -162,9 +168,7 @@ func TestFileBeforeSocket(t *testing.T) {
 		t.Errorf("written: %q", got)
 	}
 	stop()
-	if left := files(t, q.dir); len(left) > 0 || len(w.written) > 0 {
-		t.Errorf("left: %v; %d written later", left, len(w.written))
-	}
+	nothingLeft(t, q, w)
 }
 
 // TestSocketAndFile: a report that came over the socket, and that the plugin left in a file since it had no answer, is
@@ -187,9 +191,7 @@ func TestSocketAndFile(t *testing.T) {
 			receive(t, "the status", w.written)
 			receive(t, "the answer", j.done)
 			stop()
-			if left := files(t, q.dir); len(left) > 0 || len(w.written) > 0 || len(q.files) > 0 {
-				t.Errorf("left: %v; known: %v; %d written again", left, q.files, len(w.written))
-			}
+			nothingLeft(t, q, w)
 		})
 	}
 }
