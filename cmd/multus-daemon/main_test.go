@@ -20,13 +20,13 @@ func TestErrors(t *testing.T) {
 	dir := t.TempDir()
 	file := func(name, data string) string {
 		path := filepath.Join(dir, name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
 		if err := os.WriteFile(path, []byte(data), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		return path
+	}
+	if err := os.Mkdir(filepath.Join(dir, "bin"), 0o755); err != nil {
+		t.Fatal(err)
 	}
 	for _, name := range []string{"multus-shim", "multus", "passthru"} {
 		file("bin/"+name, "x")
