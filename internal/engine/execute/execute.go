@@ -18,6 +18,7 @@ import (
 	"multus/internal/cniconf"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
+	"multus/internal/engine/resultcache"
 	"multus/internal/failpoint"
 	"multus/internal/fault"
 	"multus/internal/fsx"
@@ -63,7 +64,7 @@ func (r *Runner) Add(ctx context.Context, p *plan.Plan, a *plan.Attachment) (res
 	if a.Routes.None() {
 		return res, true, nil
 	}
-	res, err = r.moveRoutes(p, a, list.Name, res)
+	res, err = r.moveRoutes(p, a, res)
 	return res, true, err
 }
 
@@ -74,15 +75,18 @@ func (r *Runner) Del(ctx context.Context, p *plan.Plan, a *plan.Attachment) erro
 	if err != nil {
 		return err
 	}
+	entry, err := r.entry(p, a)
+	if err != nil {
+		return err
+	}
 	cached, err := r.cni.GetNetworkListCachedResult(list, rt)
 	added := err != nil || cached != nil // a result that cannot be read is one all the same
 	missing := r.withoutMissing(list)
-	entry := r.cacheFile(list.Name, p.ContainerID, a.IfName)
-	remembered, _ := os.ReadFile(entry)
+	remembered, _ := resultcache.Read(r.dir, entry)
 	err = errors.Join(r.cni.DelNetworkList(ctx, list, rt), missing)
 	if missing != nil && remembered != nil {
 		// libcni forgets an attachment whose list has been gone through; what the missing plugin holds is there yet.
-		err = errors.Join(err, fsx.WriteAtomic(entry, remembered, 0o600))
+		err = errors.Join(err, fsx.WriteAtomic(filepath.Join(resultcache.Dir(r.dir), entry), remembered, 0o600))
 	}
 	if err != nil && !added && (neverBegan(err) || !HasInterface(p.Netns, a.IfName)) {
 		return &UnseenError{Err: err}
@@ -99,11 +103,21 @@ func (r *Runner) Begun(p *plan.Plan, n int) int {
 		last = max(last, p.StageOf(i))
 	}
 	for i := range n {
-		if _, err := os.Stat(r.cacheFile(p.Attachments[i].Config.Name(), p.ContainerID, p.Attachments[i].IfName)); err != nil {
+		if !r.cached(p, &p.Attachments[i]) {
 			last = min(last, p.StageOf(i))
 		}
 	}
 	return last + 1
+}
+
+// cached reports whether libcni has a result of an attachment.
+func (r *Runner) cached(p *plan.Plan, a *plan.Attachment) bool {
+	name, err := r.entry(p, a)
+	if err != nil {
+		return false
+	}
+	_, err = os.Lstat(filepath.Join(resultcache.Dir(r.dir), name))
+	return err == nil
 }
 
 // UnseenError is the error of a DEL of which nothing is seen: libcni has no result of the attachment and the sandbox
@@ -127,9 +141,14 @@ func (e *UnseenError) Answered() bool {
 // CutOff tells that a plugin was ended before it had ended by itself.
 func (e *UnseenError) CutOff() bool { return errors.Is(e.Err, errCutOff) }
 
-// cacheFile is libcni's cache entry of an attachment (behaviour.md D84).
-func (r *Runner) cacheFile(network, containerID, ifName string) string {
-	return filepath.Join(r.dir, "results", fmt.Sprintf("%s-%s-%s", network, containerID, ifName))
+// entry is the name of libcni's cache entry of an attachment (behaviour.md D84). What stands in its place without being a
+// regular file is removed.
+func (r *Runner) entry(p *plan.Plan, a *plan.Attachment) (string, error) {
+	name, err := resultcache.Name(a.Config.Name(), p.ContainerID, a.IfName)
+	if err == nil {
+		err = resultcache.Clear(r.dir, name)
+	}
+	return name, err
 }
 
 // withoutMissing takes the plugins out of the list whose binaries cannot be found, and says so.
@@ -182,7 +201,7 @@ func (r *Runner) GC(ctx context.Context, config *cniconf.List, valid []types.GCA
 	}
 	// libcni would also delete what it remembers and the list does not have: somebody may have been attached since
 	// the list was made, and what is stale has been deleted. So it is shown a cache with nothing in it.
-	empty := libcni.NewCNIConfigWithCacheDir(r.path, filepath.Join(r.dir, "results", "none"), r.exec)
+	empty := libcni.NewCNIConfigWithCacheDir(r.path, filepath.Join(resultcache.Dir(r.dir), "none"), r.exec)
 	return empty.GCNetworkList(ctx, list, &libcni.GCArgs{ValidAttachments: valid})
 }
 
@@ -220,6 +239,9 @@ func HasInterface(netns, ifName string) bool {
 }
 
 func (r *Runner) prepare(p *plan.Plan, a *plan.Attachment) (*libcni.NetworkConfigList, *libcni.RuntimeConf, error) {
+	if _, err := r.entry(p, a); err != nil {
+		return nil, nil, fmt.Errorf("network %s: %w", a.Name, err)
+	}
 	list, err := a.Config.Libcni()
 	if err != nil {
 		return nil, nil, fmt.Errorf("network %s: %w", a.Name, err)

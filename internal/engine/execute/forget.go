@@ -2,15 +2,21 @@ package execute
 
 import (
 	"fmt"
+	"path/filepath"
 
 	"multus/internal/engine/plan"
+	"multus/internal/engine/resultcache"
 	"multus/internal/fsx"
 )
 
 // Forget removes what libcni remembers, if anything, of an attachment that is gone although a delegate refuses to
 // delete it.
 func (r *Runner) Forget(p *plan.Plan, a *plan.Attachment) error {
-	if err := fsx.Remove(r.cacheFile(a.Config.Name(), p.ContainerID, a.IfName)); err != nil {
+	name, err := r.entry(p, a)
+	if err == nil {
+		err = fsx.Remove(filepath.Join(resultcache.Dir(r.dir), name))
+	}
+	if err != nil {
 		return fmt.Errorf("forget the result of network %s: %w", a.Name, err)
 	}
 	return nil

@@ -6,12 +6,13 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
+	"path/filepath"
 
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
 
 	"multus/internal/engine/plan"
+	"multus/internal/engine/resultcache"
 	"multus/internal/failpoint"
 	"multus/internal/fault"
 	"multus/internal/fsx"
@@ -21,7 +22,7 @@ import (
 // moveRoutes makes the default routes of one attachment what the plan says, in the kernel, in the result
 // and in libcni's cache, so that CHECK and network-status tell the truth (behaviour.md D30-D41, all [quirk]).
 // Attachments without an interface have no routes to move.
-func (r *Runner) moveRoutes(p *plan.Plan, a *plan.Attachment, network string, res types.Result) (types.Result, error) {
+func (r *Runner) moveRoutes(p *plan.Plan, a *plan.Attachment, res types.Result) (types.Result, error) {
 	result, err := current.NewResultFromResult(res)
 	if err != nil {
 		return nil, fmt.Errorf("read result: %w", err)
@@ -39,7 +40,7 @@ func (r *Runner) moveRoutes(p *plan.Plan, a *plan.Attachment, network string, re
 	if err != nil {
 		return nil, fmt.Errorf("convert result: %w", err)
 	}
-	err = r.updateCache(network, p.ContainerID, a.IfName, out)
+	err = r.updateCache(p, a, out)
 	failpoint.At("cache.updated")
 	return out, err
 }
@@ -101,9 +102,13 @@ func defaultNet(gw netip.Addr) net.IPNet {
 }
 
 // updateCache rewrites the result in libcni's cache entry and leaves its other members as they are.
-func (r *Runner) updateCache(network, containerID, ifName string, res types.Result) error {
-	path := r.cacheFile(network, containerID, ifName)
-	b, err := os.ReadFile(path)
+func (r *Runner) updateCache(p *plan.Plan, a *plan.Attachment, res types.Result) error {
+	name, err := r.entry(p, a)
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(resultcache.Dir(r.dir), name)
+	b, err := resultcache.Read(r.dir, name)
 	if err != nil {
 		return fmt.Errorf("read cached result: %w", err)
 	}

@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"strings"
 
 	"multus/internal/device"
 	"multus/internal/engine/plan"
@@ -26,10 +24,10 @@ func (s *Store) Claims(lockFile string) ([]device.Claim, error) {
 	}
 	var out []device.Claim
 	for _, e := range entries {
-		if !e.Type().IsRegular() || strings.HasPrefix(e.Name(), ".") {
+		if _, err := s.file(e.Name()); err != nil || !e.Type().IsRegular() {
 			continue
 		}
-		b, err := os.ReadFile(filepath.Join(s.Dir, e.Name()))
+		b, err := s.load(e.Name())
 		if errors.Is(err, os.ErrNotExist) {
 			continue // deleted meanwhile
 		}

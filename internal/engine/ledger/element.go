@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
-	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
 
@@ -162,12 +161,15 @@ func (e *element) decode(index int, containerID, ifName string) (*plan.Attachmen
 		if err := json.Unmarshal(raw, &a.DeviceInfo); err != nil {
 			return nil, fmt.Errorf("attachment %d (%q): %w", index, e.Name, err)
 		}
-		if !strings.HasPrefix(a.DeviceInfo, plan.DeviceInfoDir+"/") {
+		if !isDeviceInfo(a.DeviceInfo) {
 			a.DeviceInfo = "" // not ours to remove
 		}
 	}
 	if e.DefaultRoute != nil {
 		a.Routes.Gateways = *e.DefaultRoute
+	}
+	if err := checkNames(a); err != nil {
+		return nil, fmt.Errorf("attachment %d (%.253q): %w", index, e.Name, err)
 	}
 	return a, nil
 }

@@ -4,13 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 )
 
 // Inspect reads a record for people and changes nothing: unlike Read it leaves a damaged file where it is, and does not
 // take libcni's results for it. The error says what could not be read; the record is what could. Both are nil when there
 // is no such file.
 func (s *Store) Inspect(containerID, ifName string) (*Record, error) {
-	b, err := os.ReadFile(s.path(containerID))
+	b, err := s.load(containerID)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil //nolint:nilnil // no record is an answer, not an error
 	}
@@ -27,7 +28,7 @@ func (s *Store) Inspect(containerID, ifName string) (*Record, error) {
 
 // Damaged lists the files that Read has put aside.
 func (s *Store) Damaged() ([]string, error) {
-	entries, err := os.ReadDir(s.path(damagedDir))
+	entries, err := os.ReadDir(filepath.Join(s.Dir, damagedDir))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}

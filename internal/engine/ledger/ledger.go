@@ -25,6 +25,7 @@ import (
 	"multus/internal/cniconf"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
+	"multus/internal/engine/resultcache"
 	"multus/internal/failpoint"
 	"multus/internal/fsx"
 	"multus/internal/rawjson"
@@ -64,6 +65,8 @@ type Record struct {
 	// Age is how long ago it was recorded; 0 before Complete.
 	Age      time.Duration
 	Progress Progress
+	// Damaged reports that a part of the record could not be read. What is missing may still be attached.
+	Damaged bool
 	// Attachments in the order of ADD.
 	Attachments []plan.Attachment
 }
@@ -101,19 +104,27 @@ func (s *Store) write(containerID string, elements []*element) error {
 	if failpoint.Skip("ledger.write") {
 		return nil
 	}
+	path, err := s.file(containerID)
+	if err != nil {
+		return err
+	}
 	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
 		return fmt.Errorf("record container %s: %w", containerID, err)
 	}
-	if err := fsx.WriteAtomic(s.path(containerID), append(b, '\n'), 0o600); err != nil {
+	if err := fsx.WriteAtomic(path, append(b, '\n'), 0o600); err != nil {
 		return fmt.Errorf("record container %s: %w", containerID, err)
 	}
 	return nil
 }
 
-// Has tells whether a sandbox has a record, also a damaged one. It costs the same however many there are, which Read does
-// not where there is none.
+// Has reports whether a sandbox has a record, also a damaged one. Its cost does not depend on how many records there are,
+// unlike that of Read when there is none.
 func (s *Store) Has(containerID string) bool {
-	_, err := os.Stat(s.path(containerID))
+	path, err := s.file(containerID)
+	if err != nil {
+		return false
+	}
+	_, err = os.Lstat(path)
 	return !errors.Is(err, os.ErrNotExist)
 }
 
@@ -121,30 +132,38 @@ func (s *Store) Has(containerID string) bool {
 // cluster network. Elements that cannot be read never hide the others: they are moved aside, and what
 // libcni remembers of the sandbox is taken for them.
 func (s *Store) Read(containerID, ifName string) (*Record, error) {
-	b, err := os.ReadFile(s.path(containerID))
-	if errors.Is(err, syscall.ENOTDIR) {
-		return nil, fmt.Errorf("%w: %w", ErrNoDirectory, err)
-	}
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("read record of container %s: %w", containerID, err)
-	}
 	r := &Record{ContainerID: containerID}
-	damaged := err != nil
-	if err == nil {
-		damaged = s.decode(r, b, ifName) != nil
-		if damaged {
-			s.setAside(containerID, b)
-		}
-	}
-	if damaged {
-		if err := s.addResults(r, ifName); err != nil {
+	b, err := s.load(containerID)
+	switch {
+	case errors.Is(err, syscall.ENOTDIR):
+		return nil, fmt.Errorf("%w: %w", ErrNoDirectory, err)
+	case errors.Is(err, fsx.ErrNotRegular), errors.Is(err, fsx.ErrTooLarge):
+		r.Damaged = true
+		if err := s.setAsideFile(filepath.Join(s.Dir, containerID)); err != nil {
 			return nil, err
 		}
+	case errors.Is(err, os.ErrNotExist):
+	case err != nil:
+		return nil, fmt.Errorf("read record of container %s: %w", containerID, err)
+	default:
+		if s.decode(r, b, ifName) == nil {
+			return r.orNil(), nil
+		}
+		r.Damaged = true
+		s.setAside(containerID, b)
 	}
+	if err := s.addResults(r, ifName); err != nil {
+		return nil, err
+	}
+	return r.orNil(), nil
+}
+
+// orNil returns nil for a record of nothing.
+func (r *Record) orNil() *Record {
 	if len(r.Attachments) == 0 {
-		return nil, nil //nolint:nilnil // no record is an answer, not an error
+		return nil
 	}
-	return r, nil
+	return r
 }
 
 // decode reads as many elements as can be read; the error says that some could not.
@@ -159,7 +178,12 @@ func (s *Store) decode(r *Record, b []byte, ifName string) error {
 		err := e.parse(item)
 		if err == nil {
 			var a *plan.Attachment
-			if a, err = e.decode(i, r.ContainerID, ifName); err == nil {
+			a, err = e.decode(i, r.ContainerID, ifName)
+			if errors.Is(err, errNeverAttached) {
+				s.Log.Error("attachment of a record ignored", "container", r.ContainerID, "err", err)
+				continue
+			}
+			if err == nil {
 				r.Attachments = append(r.Attachments, *a)
 				r.Netns, r.BinDir = cmp.Or(e.Netns, r.Netns), cmp.Or(e.BinDir, r.BinDir)
 				r.Boot = cmp.Or(e.Boot, r.Boot)
@@ -174,7 +198,7 @@ func (s *Store) decode(r *Record, b []byte, ifName string) error {
 // Complete adds what is beside a record: its age, and, for one of today's Multus, the namespace that libcni remembers.
 // Both are for who looks for sandboxes that are gone, so that not knowing them is no error; no DEL pays for them.
 func (s *Store) Complete(r *Record) {
-	if a := age(s.path(r.ContainerID)); a > 0 {
+	if a := age(filepath.Join(s.Dir, r.ContainerID)); a > 0 {
 		r.Age = a // else that of libcni's results
 	}
 	if r.Netns != "" {
@@ -193,11 +217,6 @@ func age(path string) time.Duration {
 		return 0
 	}
 	return time.Since(info.ModTime())
-}
-
-// cached lists what libcni remembers of a sandbox; of all for "".
-func (s *Store) cached(containerID string) ([]*libcni.NetworkAttachment, error) {
-	return libcni.NewCNIConfigWithCacheDir(nil, s.Dir, nil).GetCachedAttachments(containerID)
 }
 
 // setAside keeps a damaged file, once for each content; DEL goes on without it.
@@ -231,7 +250,7 @@ func (s *Store) addResults(r *Record, ifName string) error {
 		}
 		r.Attachments = append(r.Attachments, *a)
 		r.Netns = c.NetNS
-		r.Age = age(filepath.Join(s.Dir, "results", c.Network+"-"+c.ContainerID+"-"+c.IfName))
+		r.Age = age(filepath.Join(resultcache.Dir(s.Dir), c.Network+"-"+c.ContainerID+"-"+c.IfName))
 	}
 	slices.SortStableFunc(r.Attachments, func(a, b plan.Attachment) int { return byPlace(a.IfName, b.IfName, ifName) })
 	return nil
@@ -273,7 +292,7 @@ func byPlace(a, b, primary string) int {
 
 // Note writes the progress into the record of a sandbox; one without a record needs none.
 func (s *Store) Note(containerID string, p Progress) error {
-	b, err := os.ReadFile(s.path(containerID))
+	b, err := s.load(containerID)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -297,7 +316,7 @@ func (s *Store) Note(containerID string, p Progress) error {
 		b, err = json.Marshal(elements)
 	}
 	if err == nil {
-		err = fsx.WriteAtomic(s.path(containerID), b, 0o600)
+		err = fsx.WriteAtomic(filepath.Join(s.Dir, containerID), b, 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("note progress of container %s: %w", containerID, err)
@@ -307,7 +326,11 @@ func (s *Store) Note(containerID string, p Progress) error {
 
 // Remove forgets a sandbox; one that is not there is forgotten already.
 func (s *Store) Remove(containerID string) error {
-	if err := fsx.Remove(s.path(containerID)); err != nil {
+	path, err := s.file(containerID)
+	if err != nil {
+		return err
+	}
+	if err := fsx.Remove(path); err != nil {
 		return fmt.Errorf("remove record of container %s: %w", containerID, err)
 	}
 	s.sweep()
@@ -324,7 +347,7 @@ func (s *Store) sweep() {
 	}
 	err := touch(mark, now)
 	// libcni's results are ours to change, so that killed processes leave files there, too.
-	for _, dir := range []string{s.Dir, filepath.Join(s.Dir, "results")} {
+	for _, dir := range []string{s.Dir, resultcache.Dir(s.Dir)} {
 		err = errors.Join(err, fsx.Sweep(dir, fsx.Abandoned))
 	}
 	if err != nil {
@@ -361,7 +384,7 @@ func (s *Store) Containers() ([]string, error) {
 		}
 	}
 	for _, e := range entries {
-		if e.Type().IsRegular() && !strings.HasPrefix(e.Name(), ".") {
+		if _, err := s.file(e.Name()); err == nil && e.Type().IsRegular() {
 			add(e.Name())
 		}
 	}
@@ -395,5 +418,3 @@ func Merge(now, recorded request.Args) request.Args {
 	}
 	return out
 }
-
-func (s *Store) path(containerID string) string { return filepath.Join(s.Dir, containerID) }

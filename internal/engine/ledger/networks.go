@@ -10,11 +10,16 @@ import (
 	"path/filepath"
 	"strconv"
 
+	"github.com/containernetworking/cni/pkg/utils"
+
 	"multus/internal/cniconf"
 	"multus/internal/engine/plan"
 	"multus/internal/fsx"
 	"multus/internal/rawjson"
 )
+
+// maxNote is the size of a note that is still read: a configuration, as a string.
+const maxNote = 16 << 20
 
 // Network is a network that was attached on this node at some time, also when no sandbox is left that has it: GC asks
 // its plugins all the same, for what others lost. Of one name the last configuration is known.
@@ -50,7 +55,7 @@ func (s *Store) NoteNetworks(p *plan.Plan) error {
 		w.Text("config", string(a.Config.Bytes())) // as a text: not a byte of it changes
 		b := w.End()
 		file := s.networkFile(a.Config.Name())
-		if known, err := os.ReadFile(file); err == nil && bytes.Equal(known, b) {
+		if known, err := fsx.ReadRegular(s.networksDir(), filepath.Base(file), maxNote); err == nil && bytes.Equal(known, b) {
 			continue
 		}
 		if err := os.MkdirAll(s.networksDir(), 0o700); err != nil {
@@ -81,19 +86,42 @@ func (s *Store) Networks() ([]Network, error) {
 		if filepath.Ext(e.Name()) != ".json" {
 			continue
 		}
-		file := filepath.Join(s.networksDir(), e.Name())
-		b, err := os.ReadFile(file)
+		n, err := s.note(e.Name())
+		if errors.Is(err, errDamagedNote) {
+			err = errors.Join(err, fsx.Remove(filepath.Join(s.networksDir(), e.Name())))
+			s.Log.Error("note of a network removed", "err", err)
+			continue
+		}
 		if err != nil {
 			return nil, fmt.Errorf("list networks: %w", err)
 		}
-		var n Network
-		if err := json.Unmarshal(b, &n); err != nil || n.Config == nil {
-			s.Log.Error("note of a network is damaged", "file", file, "err", errors.Join(err, fsx.Remove(file)))
-			continue
-		}
-		out = append(out, n)
+		out = append(out, *n)
 	}
 	return out, nil
+}
+
+// errDamagedNote is returned for a note that NoteNetworks cannot have written.
+var errDamagedNote = errors.New("note of a network is damaged")
+
+func (s *Store) note(name string) (*Network, error) {
+	b, err := fsx.ReadRegular(s.networksDir(), name, maxNote)
+	if errors.Is(err, fsx.ErrNotRegular) || errors.Is(err, fsx.ErrTooLarge) {
+		return nil, fmt.Errorf("%w: %w", errDamagedNote, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	n := &Network{}
+	if err := json.Unmarshal(b, n); err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", errDamagedNote, name, err)
+	}
+	if n.Config == nil {
+		return nil, fmt.Errorf("%w: %s: no configuration", errDamagedNote, name)
+	}
+	if err := utils.ValidateNetworkName(n.Config.Name()); err != nil {
+		return nil, fmt.Errorf("%w: %s: network name %.253q", errDamagedNote, name, n.Config.Name())
+	}
+	return n, nil
 }
 
 // Forget drops the note of a network of which nothing is left on the node.

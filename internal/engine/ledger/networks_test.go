@@ -18,7 +18,7 @@ func TestNetworks(t *testing.T) {
 	}
 	p := &plan.Plan{ContainerID: "c", Dirs: plan.Dirs{Binary: "/b"}, Attachments: []plan.Attachment{
 		{Name: "cluster", Config: config(t, `{"name":"x","type":"a"}`)},
-		{Name: "ns/n", Config: config(t, `{"name":"a b/ü <&>",  "plugins":[{"type":"b"}]}`)},
+		{Name: "ns/n", Config: config(t, `{"name":"a.b_c-D9",  "plugins":[{"type":"b"}]}`)},
 	}}
 	for range 2 {
 		if err := s.NoteNetworks(p); err != nil {
@@ -41,14 +41,14 @@ func TestNetworks(t *testing.T) {
 			t.Errorf("binDir %q", n.BinDir)
 		}
 	}
-	if configs["cluster"] != `{"name":"x","type":"a","changed":1e400}` || configs["ns/n"] != `{"name":"a b/ü <&>",  "plugins":[{"type":"b"}]}` {
+	if configs["cluster"] != `{"name":"x","type":"a","changed":1e400}` || configs["ns/n"] != `{"name":"a.b_c-D9",  "plugins":[{"type":"b"}]}` {
 		t.Errorf("not the last bytes: %v", configs)
 	}
 	if ids, err := s.Containers(); err != nil || len(ids) != 0 {
 		t.Errorf("a network is taken for a sandbox: %v, %v", ids, err)
 	}
 	for range 2 {
-		if err := s.Forget("a b/ü <&>"); err != nil {
+		if err := s.Forget("a.b_c-D9"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -105,7 +105,7 @@ func TestNote(t *testing.T) {
 			t.Errorf("%+v, want %+v", r, want)
 		}
 	}
-	write(t, s.path("c"), "garbage")
+	write(t, filepath.Join(s.Dir, "c"), "garbage")
 	if err := s.Note("c", Progress{Undone: true}); err == nil {
 		t.Error("a damaged record is written over")
 	}
@@ -116,7 +116,7 @@ func TestSetAsideOnce(t *testing.T) {
 	t.Parallel()
 	s := store(t)
 	for _, content := range []string{"garbage", "garbage", "other garbage"} {
-		write(t, s.path("c"), content)
+		write(t, filepath.Join(s.Dir, "c"), content)
 		read(t, s, "c")
 	}
 	if kept, err := os.ReadDir(filepath.Join(s.Dir, damagedDir)); err != nil || len(kept) != 2 {

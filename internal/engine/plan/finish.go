@@ -3,11 +3,13 @@ package plan
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/containernetworking/cni/pkg/utils"
 
@@ -26,9 +28,6 @@ func (p *planning) nameInterfaces() error {
 	taken := map[string]string{}
 	for i := range p.out {
 		a := &p.out[i]
-		if a.Config.Name() == "" {
-			return fault.New(fault.BadConfig, "give the network's configuration a name", "network %d of pod %s (%s) has no name", i, p.req.Pod(), a.Origin)
-		}
 		switch {
 		case i == 0:
 			a.IfName = p.req.IfName
@@ -37,15 +36,44 @@ func (p *planning) nameInterfaces() error {
 		default:
 			a.IfName = fmt.Sprintf("net%d", i)
 		}
-		if err := utils.ValidateInterfaceName(a.IfName); err != nil {
-			return fault.New(fault.BadConfig, fmt.Sprintf("choose a name of at most %d characters without / : and spaces", netsel.MaxInterfaceName),
-				"network %s of pod %s: interface name %q: %s %s", a.Name, p.req.Pod(), a.IfName, err.Msg, err.Details)
+		if err := checkInterfaceName(a.IfName); err != nil {
+			return fault.Wrap(err, fault.BadConfig, fmt.Sprintf("choose a name of at most %d printable characters without / : and spaces", netsel.MaxInterfaceName),
+				"network %s of pod %s: interface name %.253q", a.Name, p.req.Pod(), a.IfName)
 		}
 		if other, ok := taken[a.IfName]; ok {
 			return fault.New(fault.BadConfig, "give each element of the annotation another interface",
 				"network %s of pod %s: interface name %s already exists: network %s has it", a.Name, p.req.Pod(), a.IfName, other)
 		}
 		taken[a.IfName] = a.Name
+	}
+	return nil
+}
+
+// checkNetworkNames refuses a network whose configuration has no name, or one that the CNI specification does not allow:
+// the name becomes a part of file names (libcni's cache, host-local's directory), of log lines and of messages.
+func (p *planning) checkNetworkNames() error {
+	for i := range p.out {
+		a := &p.out[i]
+		if a.Config.Name() == "" {
+			return fault.New(fault.BadConfig, "give the network's configuration a name", "network %d of pod %s (%s) has no name", i, p.req.Pod(), a.Origin)
+		}
+		if err := utils.ValidateNetworkName(a.Config.Name()); err != nil {
+			return fault.New(fault.BadConfig,
+				"use letters, digits, '.', '_' and '-' in \"name\" of the network's configuration, and begin with a letter or a digit",
+				"network %s of pod %s: its configuration has the name %.253q, which CNI does not allow", a.Name, p.req.Pod(), a.Config.Name())
+		}
+	}
+	return nil
+}
+
+// checkInterfaceName returns an error for a name that the kernel refuses, and for one with characters that a terminal does
+// not print.
+func checkInterfaceName(name string) error {
+	if err := utils.ValidateInterfaceName(name); err != nil {
+		return fmt.Errorf("%s %s", err.Msg, err.Details)
+	}
+	if strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return errors.New("interface name contains a character that cannot be printed")
 	}
 	return nil
 }

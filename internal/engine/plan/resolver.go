@@ -86,6 +86,9 @@ func (r *Resolver) planAdd(ctx context.Context, req *request.Request, conf *conf
 			return nil, err
 		}
 	}
+	if err := p.checkNetworkNames(); err != nil {
+		return nil, err
+	}
 	if err := p.nameInterfaces(); err != nil {
 		return nil, err
 	}
@@ -115,8 +118,8 @@ func (r *Resolver) planDelete(ctx context.Context, req *request.Request, conf *c
 			break
 		}
 	}
-	if err := p.nameInterfaces(); err != nil {
-		p.out = nil
+	if p.checkNetworkNames() != nil || p.nameInterfaces() != nil {
+		p.out = nil // no ADD has attached these
 	}
 	return p.finish()
 }
@@ -131,6 +134,9 @@ func (r *Resolver) planCluster(ctx context.Context, req *request.Request, conf *
 		return nil, err
 	}
 	p.out = p.out[:1]
+	if err := p.checkNetworkNames(); err != nil {
+		return nil, err
+	}
 	return p.finish()
 }
 

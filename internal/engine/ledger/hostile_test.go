@@ -1,0 +1,72 @@
+package ledger
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// FuzzHostileState: whatever stands in the state directory, no name in it leads out of it, and every container that is
+// listed can be read and removed.
+func FuzzHostileState(f *testing.F) {
+	good := `{"kind":"cniCacheV1","containerId":"c","config":"eyJuYW1lIjoibiIsInR5cGUiOiJiIn0=","ifName":"net1","networkName":"n"}`
+	record := `[{"Name":"a","Bytes":"eyJuYW1lIjoibiIsInR5cGUiOiJicmlkZ2UifQ==","ifnameRequest":"../x","deviceID":"d","capabilityArgs":{"CNIDeviceInfoFile":"/var/run/k8s.cni.cncf.io/devinfo/cni/../../../../etc/passwd"}}]`
+	for _, seed := range []struct{ id, record, entry, cached string }{
+		{"c", "[]", "n-c-net1", good},
+		{"..", "[]", "n-c-net1", strings.ReplaceAll(good, `"c"`, `"../../etc"`)},
+		{"c", record, "../n-c-net1", strings.ReplaceAll(good, `"n"`, `"../../n"`)},
+		{"a/b", "null", "..", strings.ReplaceAll(good, `net1`, `../net1`)},
+		{"c", strings.ReplaceAll(record, "../x", "net1"), "n-c-net1", `{"kind":"cniCacheV1","containerId":"\u0000"}`},
+	} {
+		f.Add(seed.id, seed.record, seed.entry, seed.cached)
+	}
+	s := store(f)
+	outside := filepath.Join(filepath.Dir(s.Dir), "outside")
+	f.Fuzz(func(t *testing.T, id, record, entry, cached string) {
+		dir := filepath.Dir(s.Dir)
+		for _, d := range []string{s.Dir, outside} {
+			if err := os.RemoveAll(d); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write(t, filepath.Join(s.Dir, "results", filepath.Base("x"+entry)), cached)
+		_ = os.WriteFile(filepath.Join(s.Dir, filepath.Base(id)), []byte(record), 0o600) // some names are no file's
+		write(t, outside, "outside")
+		ids, err := s.Containers()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, id := range append(ids, id) {
+			if strings.ContainsAny(id, "/\x00") && s.Has(id) {
+				t.Errorf("%q has a record", id)
+			}
+			r, err := s.Read(id, "eth0")
+			if err == nil && r != nil {
+				checkPaths(t, r)
+			}
+			_ = s.Remove(id)
+		}
+		if b, err := os.ReadFile(outside); err != nil || string(b) != "outside" {
+			t.Errorf("a file outside of the state directory changed: %q, %v", b, err)
+		}
+		if entries, err := os.ReadDir(dir); err != nil || len(entries) > 3 { // outside, the directory, that of networks
+			t.Errorf("%v, %v", entries, err)
+		}
+	})
+}
+
+// checkPaths shows that no name of a record leads anywhere when it becomes a part of a path.
+func checkPaths(t *testing.T, r *Record) {
+	t.Helper()
+	for _, a := range r.Attachments {
+		for _, name := range []string{a.Config.Name(), a.IfName, r.ContainerID} {
+			if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00") {
+				t.Errorf("name %q in %+v", name, a)
+			}
+		}
+		if a.DeviceInfo != "" && !isDeviceInfo(a.DeviceInfo) {
+			t.Errorf("device-info file %q", a.DeviceInfo)
+		}
+	}
+}

@@ -1,0 +1,84 @@
+package ledger
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/cni/pkg/utils"
+
+	"multus/internal/engine/plan"
+	"multus/internal/engine/resultcache"
+	"multus/internal/fsx"
+)
+
+// maxRecord is the size of a record that is still read. It is far above what a plan may have (plan.MaxBytes), so that
+// records of older versions, which had no limit, can be deleted.
+const maxRecord = 256 << 20
+
+// errNeverAttached is returned for an element that no version of libcni has attached, whatever its record says.
+var errNeverAttached = errors.New("libcni accepts no such network name, so nothing was attached")
+
+// asError turns a nil *types.Error into a nil error.
+func asError(err *types.Error) error {
+	if err == nil {
+		return nil
+	}
+	return err
+}
+
+// file returns the path of a record. A container ID that is not one (CNI SPEC 1.1, CNI_CONTAINERID) is an error: it would
+// lead out of the state directory.
+func (s *Store) file(containerID string) (string, error) {
+	if err := utils.ValidateContainerID(containerID); err != nil {
+		return "", fmt.Errorf("container ID %.253q: %w", containerID, err)
+	}
+	return filepath.Join(s.Dir, containerID), nil
+}
+
+// load returns the bytes of a record.
+func (s *Store) load(containerID string) ([]byte, error) {
+	if _, err := s.file(containerID); err != nil {
+		return nil, err
+	}
+	return fsx.ReadRegular(s.Dir, containerID, maxRecord)
+}
+
+// checkNames returns an error if a name in a record cannot have been written by an ADD: records are input, and these names
+// become paths.
+func checkNames(a *plan.Attachment) error {
+	if err := utils.ValidateNetworkName(a.Config.Name()); err != nil {
+		return fmt.Errorf("%w: %.253q", errNeverAttached, a.Config.Name())
+	}
+	if err := errors.Join(asError(utils.ValidateInterfaceName(a.IfName)), fsx.PlainName(a.IfName)); err != nil {
+		return fmt.Errorf("interface name %.253q: %w", a.IfName, err)
+	}
+	return nil
+}
+
+// isDeviceInfo reports whether a path is a device-info file of an attachment: one that may be removed with it.
+func isDeviceInfo(path string) bool {
+	return filepath.Clean(path) == path && filepath.Dir(path) == plan.DeviceInfoDir
+}
+
+// cached lists what libcni recorded of a sandbox, or of all sandboxes for "".
+func (s *Store) cached(containerID string) ([]*libcni.NetworkAttachment, error) {
+	return resultcache.List(s.Dir, containerID, s.Log, s.setAsideFile)
+}
+
+// setAsideFile moves a file of unknown origin to the damaged ones. A link is moved itself.
+func (s *Store) setAsideFile(path string) error {
+	dir := filepath.Join(s.Dir, damagedDir)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("set aside %q: %w", path, err)
+	}
+	to := filepath.Join(dir, filepath.Base(path))
+	if err := os.Rename(path, to); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("set aside %q: %w", path, err)
+	}
+	s.Log.Error("not a file of ours in the state directory: moved aside", "file", path, "to", to)
+	return nil
+}

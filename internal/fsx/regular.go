@@ -1,0 +1,72 @@
+package fsx
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+var (
+	// ErrName is wrapped by the error for a name that is not one plain component of a path.
+	ErrName = errors.New("not a plain file name")
+	// ErrNotRegular is wrapped by the error for a link, a pipe, a device, a socket or a directory.
+	ErrNotRegular = errors.New("not a regular file")
+	// ErrTooLarge is wrapped by the error for a file that is larger than its reader accepts.
+	ErrTooLarge = errors.New("file too large")
+)
+
+// PlainName returns an error that wraps ErrName if name could lead anywhere but to an entry of the directory to which it is
+// joined: an empty name, "." and "..", and every name with a slash or a NUL byte.
+func PlainName(name string) error {
+	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00") {
+		return fmt.Errorf("%w: %q", ErrName, name)
+	}
+	return nil
+}
+
+// ReadRegular returns the content of the file name in dir, which has at most limit bytes. It neither follows a link at that
+// name nor waits for the other end of a pipe. A plain name and O_NOFOLLOW keep the kernel inside dir on every kernel, as
+// openat2 with RESOLVE_BENEATH does on those that have it.
+func ReadRegular(dir, name string, limit int64) ([]byte, error) {
+	if err := PlainName(name); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(dir, name)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, unix.ELOOP) {
+		return nil, fmt.Errorf("read %q: %w: it is a symbolic link", path, ErrNotRegular)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular():
+		return nil, fmt.Errorf("read %q: %w", path, ErrNotRegular)
+	case info.Size() > limit:
+		return nil, fmt.Errorf("read %q: %w: %d bytes, at most %d", path, ErrTooLarge, info.Size(), limit)
+	}
+	b := make([]byte, 0, info.Size()+1)
+	for int64(len(b)) <= limit {
+		n, err := f.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		if err == io.EOF {
+			return b, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if len(b) == cap(b) {
+			b = append(b, 0)[:len(b)]
+		}
+	}
+	return nil, fmt.Errorf("read %q: %w: more than %d bytes", path, ErrTooLarge, limit)
+}

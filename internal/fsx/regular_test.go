@@ -1,0 +1,61 @@
+package fsx
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestReadRegular(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	outside := filepath.Join(t.TempDir(), "outside")
+	for _, err := range []error{
+		os.WriteFile(outside, []byte("secret"), 0o600),
+		os.WriteFile(filepath.Join(dir, "file"), []byte("12345678"), 0o600),
+		os.WriteFile(filepath.Join(dir, "empty"), nil, 0o600),
+		os.Symlink(outside, filepath.Join(dir, "link")), os.Symlink("file", filepath.Join(dir, "inside")),
+		os.Symlink("/dev/zero", filepath.Join(dir, "zero")), os.Mkdir(filepath.Join(dir, "dir"), 0o700),
+		unix.Mkfifo(filepath.Join(dir, "fifo"), 0o600),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tc := range []struct {
+		name  string
+		limit int64
+		want  string
+		err   error
+	}{
+		{"file", 8, "12345678", nil}, {"file", 1 << 20, "12345678", nil}, {"file", 7, "", ErrTooLarge}, {"empty", 0, "", nil},
+		{"missing", 8, "", fs.ErrNotExist}, {"link", 8, "", ErrNotRegular}, {"inside", 8, "", ErrNotRegular}, {"zero", 8, "", ErrNotRegular},
+		{"dir", 8, "", ErrNotRegular}, {"fifo", 8, "", ErrNotRegular}, {"", 8, "", ErrName}, {".", 8, "", ErrName}, {"..", 8, "", ErrName},
+		{"../" + filepath.Base(dir) + "/file", 8, "", ErrName}, {"dir/../file", 8, "", ErrName}, {"file\x00x", 8, "", ErrName},
+	} {
+		got, err := ReadRegular(dir, tc.name, tc.limit)
+		if !errors.Is(err, tc.err) || string(got) != tc.want {
+			t.Errorf("%q: %q, %v, want %q, %v", tc.name, got, err, tc.want, tc.err)
+		}
+	}
+}
+
+// FuzzPlainName: a plain name, joined to a directory, is an entry of that directory.
+func FuzzPlainName(f *testing.F) {
+	for _, s := range []string{"", ".", "..", "a", "../a", "a/b", "/", "a\x00", "…", " ", "a/.."} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, name string) {
+		if PlainName(name) != nil {
+			return
+		}
+		if path := filepath.Join("/d", name); filepath.Dir(path) != "/d" || !strings.HasSuffix(path, name) {
+			t.Errorf("%q leads to %q", name, path)
+		}
+	})
+}

@@ -1,0 +1,55 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"multus/test/node"
+)
+
+// TestNetworkNameIsNoPath: a tenant's network whose name leads out of the state directory is refused before anything is
+// recorded or executed, and DEL touches nothing at that place. Both attacks need ADD to record the name.
+func TestNetworkNameIsNoPath(t *testing.T) {
+	for _, kind := range node.Kinds {
+		t.Run(string(kind), func(t *testing.T) {
+			f := newFakes(t, kind, nil, nil)
+			tenant := t.TempDir()
+			secret := filepath.Join(t.TempDir(), "shadow")
+			if err := os.WriteFile(secret, []byte("root:secret"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			up := strings.Repeat("../", 12) + strings.TrimPrefix(tenant, "/")
+			for name, config := range map[string]map[string]any{
+				"read":  {"cniVersion": "0.3.1", "name": up + "/a", "type": "no-such-plugin"},
+				"write": {"cniVersion": "0.3.1", "name": up + "/d/a", "plugins": []any{map[string]any{"type": "fake-one"}, map[string]any{"type": "no-such-plugin"}}},
+			} {
+				f.define(t, name, config)
+				p := f.pod(t, name)
+				link := filepath.Join(tenant, "a-"+p.ContainerID+"-net1")
+				if err := os.Symlink(secret, link); err != nil {
+					t.Fatal(err)
+				}
+				_, err := f.Add(t, f.Conf(), p)
+				if err == nil || !strings.Contains(err.Error(), "which CNI does not allow") || strings.Contains(err.Error(), "\n") {
+					t.Errorf("%s: ADD: %v", name, err)
+				}
+				if _, err := os.Lstat(filepath.Join(f.State(), p.ContainerID)); !os.IsNotExist(err) {
+					t.Errorf("%s: it is recorded: %v", name, err)
+				}
+				if err := f.Del(t, f.Conf(), p); err != nil {
+					t.Errorf("%s: DEL: %v", name, err)
+				}
+				if info, err := os.Lstat(link); err != nil || info.Mode()&os.ModeSymlink == 0 {
+					t.Errorf("%s: the link was replaced: %v", name, err)
+				}
+			}
+			for _, call := range f.Calls(t) {
+				if call.Command != "DEL" {
+					t.Errorf("executed: %+v", call)
+				}
+			}
+		})
+	}
+}
