@@ -23,7 +23,7 @@ var ranks = [][]string{
 	{"multus/internal/engine/execute"},
 	{"multus/internal/engine/ledger"},
 	{"multus/internal/engine/plan", "multus/internal/engine/publish"},
-	{"multus/internal/engine/request"},
+	{"multus/internal/engine/request", "multus/internal/engine/resultcache"},
 	{"multus/internal/obs"},
 	{"multus/internal/config", "multus/internal/device"},
 	{"multus/internal/fault", "multus/internal/cniconf", "multus/internal/netsel", "multus/internal/link", "multus/internal/fsx", "multus/api"},
@@ -158,7 +158,7 @@ func TestWhatIsLinked(t *testing.T) {
 // linked is how many packages each binary links, with those of the standard library: a dependency more is not to come in
 // unseen. The numbers are those of today.
 var linked = map[string]int{
-	"./cmd/multus-shim": 133, "./cmd/multus": 479, "./cmd/multus-daemon": 510, "./cmd/multusctl": 497, "./cmd/passthru": 95,
+	"./cmd/multus-shim": 134, "./cmd/multus": 480, "./cmd/multus-daemon": 511, "./cmd/multusctl": 498, "./cmd/passthru": 95,
 }
 
 // TestHowMuchIsLinked keeps the numbers from growing.

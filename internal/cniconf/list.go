@@ -10,7 +10,9 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync/atomic"
+	"unicode"
 
 	"github.com/containernetworking/cni/libcni"
 
@@ -52,7 +54,7 @@ func Parse(b []byte) (*List, error) {
 	if l.version, err = o.text("cniVersion"); err != nil {
 		return nil, err
 	}
-	typ, err := o.text("type")
+	typ, err := o.text(o.folded("type"))
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +106,7 @@ func (l *List) parsePlugins(o *object) error {
 		if err != nil {
 			return fmt.Errorf("plugin %d: %w", i+1, err)
 		}
-		typ, err := p.text("type")
+		typ, err := p.text(p.folded("type"))
 		if err != nil {
 			return fmt.Errorf("plugin %d: %w", i+1, err)
 		}
@@ -146,6 +148,40 @@ func (l *List) Decode(n int, into any) error {
 	return nil
 }
 
+// Ambiguous returns an error if an object of the configuration, at any depth, has two keys that differ in nothing but their
+// case. Plugins take one of them and what judges a configuration may take the other.
+func (l *List) Ambiguous() error { return ambiguous(l.raw) }
+
+func ambiguous(v []byte) error {
+	v = bytes.TrimSpace(v)
+	if len(v) == 0 || v[0] != '{' && v[0] != '[' {
+		return nil
+	}
+	if v[0] == '[' {
+		return rawjson.Array(v, ambiguous)
+	}
+	seen := map[string]string{}
+	return rawjson.Object(v, func(key string, value []byte) error {
+		folded := fold(key)
+		if other, ok := seen[folded]; ok && other != key {
+			return fmt.Errorf("the keys %.64q and %.64q differ in nothing but their case", other, key)
+		}
+		seen[folded] = key
+		return ambiguous(value)
+	})
+}
+
+// fold returns the same string for all keys that strings.EqualFold, and so encoding/json, takes for one.
+func fold(key string) string {
+	return strings.Map(func(r rune) rune {
+		least := r
+		for f := unicode.SimpleFold(r); f != r; f = unicode.SimpleFold(f) {
+			least = min(least, f)
+		}
+		return least
+	}, key)
+}
+
 // WithDefaults fills in a missing name and a missing cniVersion: the version of the outer configuration is
 // inherited at every verb (behaviour.md B3; B5 and D63 [quirk]).
 func (l *List) WithDefaults(name, version string) (*List, error) {
@@ -159,6 +195,14 @@ func (l *List) WithDefaults(name, version string) (*List, error) {
 		if l.version == "" && version != "" {
 			o.setText("cniVersion", version)
 		}
+		return nil
+	})
+}
+
+// WithVersion sets the cniVersion.
+func (l *List) WithVersion(version string) (*List, error) {
+	return l.edit(func(o *object) error {
+		o.setText("cniVersion", version)
 		return nil
 	})
 }
@@ -192,6 +236,24 @@ func (l *List) WithDevice(id string) (*List, error) {
 	return l.editPlugins(func(o *object) error {
 		o.setText("deviceID", id)
 		o.setText("pciBusID", id)
+		return nil
+	})
+}
+
+// WithoutPod returns the configuration without what WithDevice and WithCNIArgs add for one pod.
+func (l *List) WithoutPod() (*List, error) {
+	if !bytes.Contains(l.raw, []byte(`"deviceID"`)) && !bytes.Contains(l.raw, []byte(`"pciBusID"`)) && !bytes.Contains(l.raw, []byte(`"cni"`)) {
+		return l, nil
+	}
+	return l.editPlugins(func(o *object) error {
+		o.remove("deviceID")
+		o.remove("pciBusID")
+		args, err := o.child("args")
+		if err != nil || args.vals["cni"] == nil {
+			return err
+		}
+		args.remove("cni")
+		o.set("args", args.bytes())
 		return nil
 	})
 }

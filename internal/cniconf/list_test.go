@@ -407,3 +407,41 @@ func plugins(t *testing.T, before, after *List, edited ...string) {
 		untouched(t, b[i], a[i], edited...)
 	}
 }
+
+// TestAmbiguous: encoding/json takes either of two keys that differ in their case, so that no one can say which one counts.
+func TestAmbiguous(t *testing.T) {
+	t.Parallel()
+	for conf, want := range map[string]bool{
+		`{"name":"n","type":"bridge"}`:                                                      false,
+		`{"name":"n","type":"bridge","Type":"host-device"}`:                                 true,
+		`{"name":"n","type":"bridge","type":"host-device"}`:                                 false, // the last one wins, for everybody
+		`{"name":"n","type":"bridge","ipam":{"type":"static","TYPE":"multus"}}`:             true,
+		`{"name":"n","plugins":[{"type":"a"},{"type":"b","ma\u017fter":"x","master":"y"}]}`: true,
+		`{"name":"n","type":"a","list":[[{"k":1,"\u212a":2}]]}`:                             true,
+		`{"name":"n","type":"a","x":{"a":1},"y":{"A":1}}`:                                   false,
+		`{"name":"n","type":"a","Device":"x"}`:                                              false,
+	} {
+		l, err := Parse([]byte(conf))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Ambiguous(); (err != nil) != want {
+			t.Errorf("%s: %v", conf, err)
+		}
+	}
+}
+
+// TestTypeInAnyCase: the type is what libcni executes.
+func TestTypeInAnyCase(t *testing.T) {
+	t.Parallel()
+	for _, conf := range []string{`{"cniVersion":"1.0.0","name":"n","Type":"host-device"}`, `{"cniVersion":"1.0.0","name":"n","plugins":[{"TYPE":"host-device"}]}`} {
+		l, err := Parse([]byte(conf))
+		if err != nil {
+			t.Fatal(err)
+		}
+		made, err := l.Libcni()
+		if err != nil || made.Plugins[0].Network.Type != "host-device" || l.Types()[0] != "host-device" {
+			t.Errorf("%s: %v, %v", conf, l.Types(), err)
+		}
+	}
+}

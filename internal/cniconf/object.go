@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"multus/internal/rawjson"
 )
@@ -78,6 +79,23 @@ func (o *object) set(key string, v json.RawMessage) {
 		o.keys = append(o.keys, key)
 	}
 	o.vals[key] = v
+}
+
+func (o *object) remove(key string) {
+	delete(o.vals, key)
+	o.keys = slices.DeleteFunc(o.keys, func(k string) bool { return k == key })
+}
+
+// folded returns the key of a member as encoding/json, with which plugins decode, finds it: in any case, the last one wins.
+// It is key itself if there is none.
+func (o *object) folded(key string) string {
+	found := key
+	for _, k := range o.keys {
+		if strings.EqualFold(k, key) {
+			found = k
+		}
+	}
+	return found
 }
 
 // text returns a member that is a text; absent and null count as "".

@@ -72,6 +72,8 @@ func (p *Plugin) member(key string, v []byte) bool { //nolint:gocyclo // a case 
 		return text(v, &p.NetworksDir)
 	case "nodeAddresses":
 		return list(v, &p.NodeAddresses, rawjson.Text)
+	case "checkNetworks":
+		return text(v, &p.CheckNetworks)
 	case "runtimeConfig":
 		return rawjson.Members(v, &p.RuntimeConfig) == nil
 	}
@@ -89,7 +91,7 @@ var keys = []string{
 	"cniVersion", "name", "type", "confDir", "cniDir", "binDir", "delegates", "clusterNetwork", "defaultNetworks", "systemNamespaces", "multusNamespace", "kubeconfig",
 	"namespaceIsolation", "globalNamespaces", "readinessindicatorfile", "auxiliaryCNIChainName", "retryDeleteOnError", "failureEvents", "logToStderr", "logLevel", "logFile", "logOptions",
 	"daemonSocketDir", "daemonTimeout", "plainPods", "networksDir", "kubeletRoot", "allowMissingDevices", "attachConcurrency", "nodeAddresses", "runtimeConfig",
-	"cni.dev/valid-attachments", "cni.dev/attachments",
+	"cni.dev/valid-attachments", "cni.dev/attachments", "checkNetworks", "maxNetworks",
 }
 
 func text(v []byte, to *string) bool {

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -78,8 +79,36 @@ type Plugin struct {
 	// (behaviour.md A33 [quirk]: unknown members are dropped today).
 	RuntimeConfig map[string]json.RawMessage `json:"runtimeConfig"`
 	// ValidAttachments is the runtime's list at GC (CNI SPEC 1.1 §GC); the second key is what libcni sends too.
-	ValidAttachments    []Attachment `json:"cni.dev/valid-attachments"`
-	ValidAttachmentsToo []Attachment `json:"cni.dev/attachments"`
+	ValidAttachments Attachments `json:"cni.dev/valid-attachments"`
+	Attachments      Attachments `json:"cni.dev/attachments"`
+	// CheckNetworks is which networks the runtime's CHECK asks: CheckNone (default), CheckCluster or CheckAll.
+	CheckNetworks string `json:"checkNetworks"`
+	// MaxNetworks is how many networks one pod may have, the cluster network included; 0 for DefaultMaxNetworks.
+	MaxNetworks int `json:"maxNetworks"`
+}
+
+// Values of checkNetworks (behaviour D46). By default the networks of a pod are not asked, as with today's Multus: CRI-O
+// calls CHECK right after every ADD, and many plugins refuse CHECK behind a meta-plugin.
+const (
+	CheckNone    = ""
+	CheckCluster = "cluster"
+	CheckAll     = "all"
+)
+
+// DefaultMaxNetworks is how many networks one pod may have unless maxNetworks says otherwise.
+const DefaultMaxNetworks = 64
+
+// Attachments is the runtime's list at GC. It is nil if the key is absent; libcni writes an empty list as null.
+type Attachments []Attachment
+
+// UnmarshalJSON reads an array or null.
+func (a *Attachments) UnmarshalJSON(b []byte) error {
+	list := []Attachment{}
+	if err := json.Unmarshal(b, &list); err != nil {
+		return err
+	}
+	*a = append(Attachments{}, list...)
+	return nil
 }
 
 // Attachment names one attachment in the runtime's list at GC.
@@ -153,12 +182,29 @@ func (p *Plugin) PodAnnotationsKnown() (map[string]string, bool, error) {
 	return m, true, nil
 }
 
-// Valid is the runtime's list of attachments at GC, and whether the runtime gave one at all.
+// Valid returns the runtime's list of attachments at GC, and whether the runtime gave one. libcni writes it under two keys;
+// what either of them has is valid.
 func (p *Plugin) Valid() ([]Attachment, bool) {
-	if p.ValidAttachments != nil {
-		return p.ValidAttachments, true
+	list := slices.Concat(p.ValidAttachments, p.Attachments)
+	return list, p.ValidAttachments != nil || p.Attachments != nil
+}
+
+// ValidCheck returns an error if checkNetworks has none of its values.
+func (p *Plugin) ValidCheck() error {
+	switch p.CheckNetworks {
+	case CheckNone, CheckCluster, CheckAll:
+		return nil
 	}
-	return p.ValidAttachmentsToo, p.ValidAttachmentsToo != nil
+	return fault.New(fault.BadConfig, `set checkNetworks to "cluster" or "all", or remove it`,
+		"CNI configuration %q: checkNetworks is %.64q", p.Name, p.CheckNetworks)
+}
+
+// NetworkLimit returns how many networks one pod may have.
+func (p *Plugin) NetworkLimit() int {
+	if p.MaxNetworks > 0 {
+		return p.MaxNetworks
+	}
+	return DefaultMaxNetworks
 }
 
 // SocketPath is where the daemon listens, as the plugin sees it (behaviour.md A51).

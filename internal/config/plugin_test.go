@@ -138,7 +138,8 @@ func TestPodAnnotationsKnown(t *testing.T) {
 	}
 }
 
-// TestValid shows the runtime's list at GC (CNI SPEC 1.1 §GC): none at all is not an empty one (D102 [quirk]).
+// TestValid shows the runtime's list at GC (CNI SPEC 1.1 §GC). libcni writes an empty one as null, under both keys; only a
+// missing key is no list (D102 [quirk]).
 func TestValid(t *testing.T) {
 	t.Parallel()
 	one := []Attachment{{"c", "eth0"}}
@@ -148,11 +149,13 @@ func TestValid(t *testing.T) {
 		given bool
 	}{
 		{`{}`, nil, false},
-		{`{"cni.dev/valid-attachments":null}`, nil, false},
-		{`{"cni.dev/valid-attachments":[]}`, []Attachment{}, true},
+		{`{"cni.dev/valid-attachments":null}`, nil, true},
+		{`{"cni.dev/attachments":null}`, nil, true},
+		{`{"CNI.dev/attachments":null}`, nil, true},
+		{`{"cni.dev/valid-attachments":[]}`, nil, true},
 		{`{"cni.dev/valid-attachments":[{"containerID":"c","ifname":"eth0"}]}`, one, true},
 		{`{"cni.dev/attachments":[{"containerID":"c","ifname":"eth0"}]}`, one, true},
-		{`{"cni.dev/valid-attachments":[],"cni.dev/attachments":[{"containerID":"c","ifname":"eth0"}]}`, []Attachment{}, true},
+		{`{"cni.dev/valid-attachments":[],"cni.dev/attachments":[{"containerID":"c","ifname":"eth0"}]}`, one, true},
 	}
 	for _, tc := range tests {
 		got, given := plugin(t, tc.conf).Valid()

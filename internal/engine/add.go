@@ -60,13 +60,14 @@ func (c *call) add(ctx context.Context) (types.Result, error) {
 	if err := c.waitReady(ctx); err != nil {
 		return nil, err
 	}
-	c.afterBoot(ctx)
 	failpoint.At("plan.before")
 	p, err := c.deps.Planner.Plan(ctx, c.req, c.conf)
 	if err != nil {
 		return nil, err
 	}
 	failpoint.At("plan.after")
+	c.store.Dir = p.Dirs.State // the daemon's configuration may keep it elsewhere (behaviour.md A90)
+	c.afterBoot(ctx)
 	var out types.Result
 	err = c.locked(ctx, LockLimit, func() error {
 		results, err := c.attach(ctx, p)
@@ -107,8 +108,14 @@ func (c *call) clearLeftover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if r == nil || execute.HasInterface(c.req.Netns, c.req.IfName) {
+	if r == nil {
 		return nil
+	}
+	if attached, err := execute.HasInterface(c.req.Netns, c.req.IfName); attached || err != nil {
+		return err
+	}
+	if r.Progress.Undone && !r.Damaged {
+		return c.takeBack(ctx, c.planFor(r)) // that ADD has deleted everything itself
 	}
 	c.log.Warn("freeing what an earlier ADD of this container left")
 	return c.freeRecord(ctx, r)
@@ -200,6 +207,9 @@ func (c *call) waitReady(ctx context.Context) error {
 		"have you checked that your default network is ready? still waiting for readinessindicatorfile @ %s", file)
 }
 
+// maxDeviceInfo is the size of a device-info file that is still read.
+const maxDeviceInfo = 256 << 10
+
 // copyDeviceInfo puts the device plugin's information where the attachment's is expected
 // (behaviour.md H31). No information is nothing to say.
 func copyDeviceInfo(a *plan.Attachment) {
@@ -210,8 +220,8 @@ func copyDeviceInfo(a *plan.Attachment) {
 	if a.Resource == "" {
 		return
 	}
-	from := filepath.Join(filepath.Dir(filepath.Dir(a.DeviceInfo)), "dp", deviceFile(a.Resource, a.Device))
-	b, err := os.ReadFile(from)
+	from := filepath.Join(filepath.Dir(filepath.Dir(a.DeviceInfo)), "dp")
+	b, err := fsx.ReadRegular(from, deviceFile(a.Resource, a.Device), maxDeviceInfo)
 	if err != nil {
 		return
 	}
@@ -225,7 +235,7 @@ func readDeviceInfo(a *plan.Attachment) json.RawMessage {
 	if a.DeviceInfo == "" {
 		return nil
 	}
-	b, err := os.ReadFile(a.DeviceInfo)
+	b, err := fsx.ReadRegular(filepath.Dir(a.DeviceInfo), filepath.Base(a.DeviceInfo), maxDeviceInfo)
 	if err != nil || !json.Valid(b) {
 		return nil
 	}

@@ -2,6 +2,8 @@ package engine
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -40,25 +42,64 @@ func (c *call) attach(ctx context.Context, p *plan.Plan) ([]types.Result, error)
 	if err := execute.Free(p); err != nil {
 		return nil, err
 	}
-	c.store.Dir = p.Dirs.State
+	if err := c.chooseVersions(ctx, p); err != nil {
+		return nil, err
+	}
 	if err := c.record(ctx, p); err != nil {
 		return nil, err
 	}
 	failpoint.At("ledger.written")
-	if err := c.store.NoteNetworks(p); err != nil {
-		c.log.Warn("GC will not know of the network once its last pod is gone", "err", err)
-	}
 	at := &attaching{call: c, plan: p, outcomes: make([]*outcome, len(p.Attachments))}
 	for _, stage := range p.Stages() {
 		at.stage(ctx, stage)
-		for i, o := range at.outcomes { // in the order of the list, whoever was faster
-			if o != nil && o.err != nil {
-				c.undo(ctx, p, at.begun)
-				return at.results(i), c.failed(&p.Attachments[i], o.err)
-			}
+		if first, err := at.failure(); err != nil {
+			c.undo(ctx, p, at.begun)
+			return at.results(first), err
 		}
 	}
+	if err := c.store.NoteNetworks(p); err != nil {
+		c.log.Warn("GC will not know of the network once its last pod is gone", "err", err)
+	}
 	return at.results(len(p.Attachments)), nil
+}
+
+// failure returns the errors of all attachments that failed, in the order of the list, and the index of the first. The first
+// error decides the code.
+func (at *attaching) failure() (first int, err error) {
+	var errs []error
+	for i, o := range at.outcomes {
+		if o == nil || o.err == nil {
+			continue
+		}
+		if len(errs) == 0 {
+			first = i
+		}
+		errs = append(errs, at.failed(&at.plan.Attachments[i], o.err))
+	}
+	if len(errs) == 1 {
+		return first, errs[0]
+	}
+	return first, errors.Join(errs...)
+}
+
+// chooseVersions gives each network whose configuration has no cniVersion one that its plugins support: the version of the
+// outer configuration, which they inherit, may be newer than they are. It is done before the plan is recorded, so that DEL
+// uses the same (behaviour B5). A network whose plugins do not say keeps the outer version.
+func (c *call) chooseVersions(ctx context.Context, p *plan.Plan) error {
+	for i := range p.Attachments {
+		a := &p.Attachments[i]
+		if !a.Inherited {
+			continue
+		}
+		chosen, err := c.runner(p.Dirs).Version(ctx, a.Config, a.Config.Version())
+		if err != nil || chosen == "" || chosen == a.Config.Version() {
+			continue // its plugin reports at ADD what is wrong
+		}
+		if a.Config, err = a.Config.WithVersion(chosen); err != nil {
+			return fmt.Errorf("network %s: %w", a.Name, err)
+		}
+	}
+	return nil
 }
 
 func (at *attaching) begun(i int) bool { return at.outcomes[i] != nil && at.outcomes[i].begun }

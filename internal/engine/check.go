@@ -4,41 +4,52 @@ import (
 	"context"
 	"fmt"
 
+	"multus/internal/config"
 	"multus/internal/engine/ledger"
+	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
 	"multus/internal/failpoint"
 	"multus/internal/fault"
 )
 
-// Check asks the delegates of everything that ADD attached, in order, with the cached results
-// (behaviour.md D45-D49; D46 [quirk]: today only inline delegates are asked, and a container that was never
-// added passes).
+// Check answers CHECK. By default it asks no network of a pod whose cluster network is clusterNetwork, as today's Multus
+// (behaviour.md D46): CRI-O calls it right after every ADD and for every sandbox when it restarts, and a failure stops the
+// pod, while many plugins cannot answer CHECK behind a meta-plugin. The key checkNetworks asks more. Inline delegates are
+// asked, in order.
 func (e *Engine) Check(ctx context.Context, req *request.Request) error {
 	c, err := e.begin(req)
 	if err != nil {
 		return err
 	}
+	if err := c.conf.HasNetwork(); err != nil {
+		return err
+	}
+	if err := c.conf.ValidCheck(); err != nil {
+		return err
+	}
+	if c.conf.CheckNetworks == config.CheckNone && c.conf.ClusterNetwork != "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, CheckLimit, fmt.Errorf("CHECK took longer than %s", CheckLimit))
+	defer cancel()
 	return c.inPod(c.locked(ctx, LockLimit, func() error { return c.check(ctx) }))
 }
 
 func (c *call) check(ctx context.Context) error {
-	if err := c.conf.HasNetwork(); err != nil {
-		return err
-	}
-	r, err := c.store.Read(c.req.ContainerID, c.req.IfName)
-	if err == nil && r == nil {
-		r, err = c.recordElsewhere(ctx)
-	}
+	p, err := c.checked(ctx)
 	if err != nil {
 		return err
 	}
-	if r == nil {
-		return fault.New(fault.Internal, "remove the sandbox: the runtime makes a new one", "container %s is not attached to any network", c.req.ContainerID)
-	}
 	failpoint.At("check.read")
-	p := c.planFor(r)
+	asked := len(p.Attachments)
+	switch c.conf.CheckNetworks {
+	case config.CheckCluster:
+		asked = 1
+	case config.CheckNone:
+		asked = min(asked, len(c.conf.Delegates))
+	}
 	run := c.runner(p.Dirs)
-	for i := range p.Attachments {
+	for i := range p.Attachments[:asked] {
 		a := &p.Attachments[i]
 		failpoint.At("check.before")
 		if err := run.Check(ctx, p, a); err != nil {
@@ -47,6 +58,63 @@ func (c *call) check(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// checked returns what was attached. Without a record that is an error, but for inline delegates, which today's Multus asks
+// all the same.
+func (c *call) checked(ctx context.Context) (*plan.Plan, error) {
+	r, err := c.store.Read(c.req.ContainerID, c.req.IfName)
+	if err == nil && r == nil {
+		r, err = c.recordElsewhere(ctx)
+	}
+	switch {
+	case err != nil:
+		return nil, err
+	case r != nil:
+		return c.planFor(r), nil
+	case c.conf.CheckNetworks == config.CheckNone:
+		return c.deps.Planner.Plan(ctx, c.req, c.conf)
+	}
+	return nil, fault.New(fault.Internal, "remove the sandbox: the runtime makes a new one", "container %s is not attached to any network", c.req.ContainerID)
+}
+
+// Answer is what the plugins of one network of a sandbox say to CHECK.
+type Answer struct {
+	Network, IfName string
+	// Asked reports whether the plugins were asked: CHECK is newer than the configuration of some networks.
+	Asked bool
+	// Err is the plugins' error, nil if everything is as ADD made it.
+	Err error
+}
+
+// CheckEach asks every network of a sandbox, whatever checkNetworks says, and returns all answers in the order of ADD. It is
+// for people; a runtime calls Check.
+func (e *Engine) CheckEach(ctx context.Context, req *request.Request) ([]Answer, error) {
+	c, err := e.begin(req)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, CheckLimit, fmt.Errorf("CHECK took longer than %s", CheckLimit))
+	defer cancel()
+	var out []Answer
+	err = c.locked(ctx, LockLimit, func() error {
+		r, err := c.readWhole(req.ContainerID)
+		if err != nil {
+			return err
+		}
+		if r == nil {
+			return fault.New(fault.Internal, "look for its records: multusctl ledger list", "container %s is not attached to any network", req.ContainerID)
+		}
+		p := c.planFor(r)
+		run := c.runner(p.Dirs)
+		for i := range p.Attachments {
+			a := &p.Attachments[i]
+			asked, err := run.CheckAsked(ctx, p, a)
+			out = append(out, Answer{Network: a.Name, IfName: a.IfName, Asked: asked, Err: err})
+		}
+		return nil
+	})
+	return out, err
 }
 
 // recordElsewhere looks where the daemon's configuration keeps the state, if that is another directory
@@ -58,24 +126,4 @@ func (c *call) recordElsewhere(ctx context.Context) (*ledger.Record, error) {
 	}
 	c.store.Dir = p.Dirs.State
 	return c.store.Read(c.req.ContainerID, c.req.IfName)
-}
-
-// Status tells whether an ADD could work now: whether the cluster network says so (behaviour.md D90-D94).
-// It answers within StatusLimit; what takes longer counts as not available (code 50).
-func (e *Engine) Status(ctx context.Context, req *request.Request) error {
-	c, err := e.begin(req)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, StatusLimit, fmt.Errorf("STATUS took longer than %s", StatusLimit))
-	defer cancel()
-	err = c.status(ctx)
-	if err == nil {
-		return nil
-	}
-	ce := fault.ToCNI(err)
-	if ce.Code == fault.TryAgain || ctx.Err() != nil {
-		ce.Code = fault.NotAvailable
-	}
-	return ce
 }

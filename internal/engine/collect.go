@@ -13,6 +13,7 @@ import (
 	"multus/internal/engine/request"
 	"multus/internal/failpoint"
 	"multus/internal/fsx"
+	"multus/internal/link"
 )
 
 // DefaultGrace is how old a record must be before Collect takes its sandbox for gone.
@@ -47,18 +48,33 @@ func (e *Engine) Collect(ctx context.Context, req *request.Request, grace time.D
 	if err != nil {
 		return nil, err
 	}
+	c.resolveState(ctx)
 	return c.collectGone(ctx, func(r *ledger.Record) string { return c.gone(r, grace) }, dry)
 }
 
-// gone says why the sandbox of a record is gone; "" if it is not, or if that cannot be told.
+// resolveState sets the state directory to that of the daemon's configuration, if it is known (behaviour.md A90).
+func (c *call) resolveState(ctx context.Context) {
+	req := *c.req
+	req.Command = request.GC
+	if p, err := c.deps.Planner.Plan(ctx, &req, c.conf); err == nil && p.Dirs.State != "" {
+		c.store.Dir = p.Dirs.State
+	}
+}
+
+// gone says why the sandbox of a record is gone; "" if it is not, or if that cannot be told. A path that is there without
+// being a namespace says nothing: the runtime may mount its namespaces where they cannot be seen from here.
 func (c *call) gone(r *ledger.Record, grace time.Duration) string {
-	if r.Netns == "" || execute.Exists(r.Netns) {
+	if r.Netns == "" {
+		return ""
+	}
+	err := execute.Look(r.Netns)
+	if !errors.Is(err, link.ErrNoNamespace) {
 		return ""
 	}
 	if c.beforeBoot(r) {
 		return "its network namespace is gone, and the node was started since"
 	}
-	if _, err := os.Stat(filepath.Dir(r.Netns)); err != nil || r.Age < grace {
+	if _, dirErr := os.Stat(filepath.Dir(r.Netns)); dirErr != nil || errors.Is(err, link.ErrNotNamespace) || r.Age < grace {
 		return ""
 	}
 	return "its network namespace is gone"
@@ -162,9 +178,12 @@ func (c *call) collect(ctx context.Context, id string, stale func(*ledger.Record
 	default:
 		defer func() { err = errors.Join(err, l.Release()) }()
 	}
-	r, err = c.store.Read(id, ledger.UsualName)
-	if err != nil || r == nil {
+	r, err = c.readWhole(id)
+	if r == nil {
 		return none, true, err
+	}
+	if err != nil {
+		return r, true, err
 	}
 	c.store.Complete(r)
 	if busy || !stale(r) {
@@ -174,9 +193,12 @@ func (c *call) collect(ctx context.Context, id string, stale func(*ledger.Record
 	one := *c
 	one.req = &request.Request{Command: request.Del, ContainerID: id, IfName: ledger.UsualName, Path: c.req.Path, Netns: r.Netns}
 	one.lock = l.File()
-	if !execute.Exists(r.Netns) {
+	if errors.Is(execute.Look(r.Netns), link.ErrNoNamespace) {
 		one.req.Netns = ""
 	}
 	c.log.Warn("freeing a sandbox that is gone", "stale", id)
+	limit := max(sandboxLimit, time.Duration(len(r.Attachments))*delegateFloor)
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it took longer than %s", limit))
+	defer cancel()
 	return r, false, one.freeRecord(ctx, r)
 }

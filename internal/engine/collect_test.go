@@ -17,6 +17,14 @@ func TestCollect(t *testing.T) {
 	t.Parallel()
 	here := "/proc/self/ns/net"
 	gone := filepath.Join(t.TempDir(), "gone")
+	empty := filepath.Join(t.TempDir(), "empty") // what a namespace of another mount namespace looks like
+	if err := os.WriteFile(empty, nil, 0o400); err != nil {
+		t.Fatal(err)
+	}
+	loop := filepath.Join(t.TempDir(), "loop")
+	if err := os.Symlink(loop, loop); err != nil {
+		t.Fatal(err)
+	}
 	hidden := filepath.Join(t.TempDir(), "not", "mounted", "here")
 	tests := []struct {
 		name, netns, boot string
@@ -31,6 +39,10 @@ func TestCollect(t *testing.T) {
 		{"gone, of a boot that is not known", gone, "", time.Minute, false},
 		{"not to be seen from here", hidden, "now", time.Hour, false},
 		{"not to be seen from here, of another boot", hidden, "before", 0, true},
+		{"its mount cannot be seen from here", empty, "now", time.Hour, false},
+		{"its mount cannot be seen from here, of another boot", empty, "before", 0, true},
+		{"cannot be looked at", loop, "now", time.Hour, false},
+		{"cannot be looked at, of another boot", loop, "before", time.Hour, false},
 		{"no namespace recorded", "", "before", time.Hour, false},
 	}
 	for _, tc := range tests {

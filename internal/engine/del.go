@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
-	"time"
 
 	"multus/internal/engine/execute"
 	"multus/internal/engine/ledger"
@@ -53,11 +51,17 @@ func (c *call) del(ctx context.Context) error {
 		}
 	}
 	failpoint.At("del.unrecorded")
+	if err == nil {
+		err = c.chooseVersions(ctx, p)
+	}
 	if err != nil || len(p.Attachments) == 0 {
 		return errors.Join(err, c.store.Remove(c.req.ContainerID))
 	}
 	err = c.free(ctx, p, ledger.Progress{})
-	if err != nil && !execute.HasInterface(c.req.Netns, c.req.IfName) {
+	if err == nil {
+		return nil
+	}
+	if attached, lookErr := execute.HasInterface(c.req.Netns, c.req.IfName); !attached && lookErr == nil {
 		// It was never known that anything was attached: what could be done has been done.
 		c.log.Warn("DEL of a container without a record", "err", err)
 		return c.store.Remove(c.req.ContainerID)
@@ -83,103 +87,26 @@ func (c *call) unrecorded(ctx context.Context) (*plan.Plan, error) {
 	if err == nil {
 		return p, nil
 	}
-	if code := fault.ToCNI(err).Code; code == fault.TryAgain && execute.HasInterface(c.req.Netns, c.req.IfName) {
-		return &plan.Plan{}, err
+	if fault.ToCNI(err).Code == fault.TryAgain {
+		if attached, lookErr := execute.HasInterface(c.req.Netns, c.req.IfName); attached || lookErr != nil {
+			return &plan.Plan{}, errors.Join(err, lookErr)
+		}
 	}
 	c.log.Warn("failed to get the cached delegates file: no record, cannot properly delete", "err", err)
 	return &plan.Plan{}, nil
 }
 
-// free deletes the attachments of a plan and forgets the sandbox. While anything remains the record stays
-// as it is, so that the next DEL does all of it again (behaviour.md D69, D70 [quirk]: it is forgotten today).
+// free deletes the attachments of a plan and forgets the sandbox. While anything remains the record stays, with what was
+// deleted marked, so that the next DEL goes on with the rest (behaviour.md D69, D70 [quirk]: it is forgotten today).
 func (c *call) free(ctx context.Context, p *plan.Plan, progress ledger.Progress) error {
 	if err := errors.Join(c.detach(ctx, p, &progress, false), c.takeBack(ctx, p)); err != nil {
-		return errors.Join(err, c.store.Note(p.ContainerID, progress))
+		return errors.Join(err, c.store.NoteDeleted(p, progress))
 	}
 	failpoint.At("detached")
 	c.store.Dir = p.Dirs.State
 	err := c.store.Remove(p.ContainerID)
 	failpoint.At("ledger.removed")
 	return err
-}
-
-// detach runs DEL for the attachments of a plan in reverse order, for all of them whatever fails
-// (behaviour.md D65). A failure that the progress does not excuse is an error, and counted there. undoing tells that the
-// ADD itself asks.
-func (c *call) detach(ctx context.Context, p *plan.Plan, progress *ledger.Progress, undoing bool) error {
-	run := c.runner(p.Dirs)
-	before := *progress
-	before.Undone = before.Undone || undoing
-	var errs []error
-	for i := len(p.Attachments) - 1; i >= 0; i-- {
-		failpoint.At("detach.before")
-		a := &p.Attachments[i]
-		start := time.Now()
-		one, cancel := spare(ctx, i)
-		err := c.delOne(one, run, p, a)
-		cancel()
-		took := time.Since(start)
-		c.timed(a, took, err)
-		if err != nil {
-			err = c.failedDel(run, p, i, err, before, progress)
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("network %q (interface %s): %w", a.Name, a.IfName, err))
-			continue
-		}
-		if a.DeviceInfo != "" {
-			_ = os.Remove(a.DeviceInfo) // behaviour.md D66: failures do not matter
-		}
-		failpoint.At("detach.after")
-		c.verbose(ctx, "Del", a, a.Config, took)
-	}
-	if len(errs) == 0 {
-		return nil
-	}
-	return fault.Wrap(errors.Join(errs...), fault.Internal, "nothing: the runtime tries again; look at the plugins' messages if it goes on",
-		"%d of %d networks could not be deleted", len(errs), len(p.Attachments))
-}
-
-// failedDel returns nil for the failed DEL of an attachment that leaves nothing all the same, else the error. With the
-// first failure of a sandbox it is recorded how far ADD had come: what tells that are the results of the attachments before
-// this one, and those are deleted next.
-func (c *call) failedDel(run *execute.Runner, p *plan.Plan, i int, err error, before ledger.Progress, progress *ledger.Progress) error {
-	if progress.Begun == 0 {
-		progress.Begun = run.Begun(p, i+1)
-		if nerr := c.store.Note(p.ContainerID, *progress); nerr != nil {
-			return errors.Join(err, nerr)
-		}
-	}
-	unseen, ok := errors.AsType[*execute.UnseenError](err)
-	if !ok {
-		return err
-	}
-	progress.DelTries = before.DelTries + 1
-	if p.StageOf(i) < progress.Begun && !excused(before, unseen) {
-		return err
-	}
-	a := &p.Attachments[i]
-	c.log.Warn("DEL of an attachment that is not there", "network", a.Name, "ifname", a.IfName, "err", err)
-	return run.Forget(p, a)
-}
-
-// excused tells that a failed DEL of which nothing is seen leaves nothing although ADD may have come to it: ADD had come
-// to an end and had undone what it did; or ADD was killed, maybe inside this plugin, and the plugin has told its reason
-// more than unseenTries times.
-func excused(before ledger.Progress, unseen *execute.UnseenError) bool {
-	return before.Undone && !unseen.CutOff() || before.DelTries >= unseenTries && unseen.Answered()
-}
-
-// spare ends before ctx does, so that n more networks can be deleted: one delegate that hangs must not keep the
-// others' from being called, at this DEL and at every later one.
-func spare(ctx context.Context, n int) (context.Context, context.CancelFunc) {
-	end, ok := ctx.Deadline()
-	if !ok {
-		return context.WithCancel(ctx)
-	}
-	left := time.Until(end)
-	limit := left - time.Duration(n)*min(DelReserve, left/time.Duration(n+1))
-	return context.WithTimeoutCause(ctx, limit, fmt.Errorf("it took longer than %s", limit.Round(time.Second)))
 }
 
 // deviceFile is the device plugin's file name for a device (behaviour.md H30).

@@ -26,8 +26,8 @@ func TestUnseen(t *testing.T) {
 		{"ADD was killed, the plugin works", "other", "", ledger.Progress{}, 0},
 		{"ADD was killed before it came to it", "other", answers, ledger.Progress{}, 0},
 		{"ADD was killed before it came to it, the plugin crashes", "other", "exit 2", ledger.Progress{}, 0},
-		{"ADD was killed, the plugin always gives a reason", "other", answers, ledger.Progress{Begun: 2}, unseenTries},
-		{"the cluster network's own", "cluster", answers, ledger.Progress{}, unseenTries},
+		{"ADD was killed, the plugin always gives a reason", "other", answers, ledger.Progress{Begun: 2}, refusals},
+		{"the cluster network's own", "cluster", answers, ledger.Progress{}, refusals},
 		{"ADD was killed, the plugin is always killed", "other", "kill -9 $$", ledger.Progress{Begun: 2}, -1},
 		{"ADD was killed, the plugin always crashes", "other", "exit 2", ledger.Progress{Begun: 2}, -1},
 		{"ADD had undone all, the plugin gives a reason", "other", answers, ledger.Progress{Undone: true}, 0},
@@ -43,7 +43,7 @@ func TestUnseen(t *testing.T) {
 				t.Fatal(err)
 			}
 			n.does(t, tc.network, tc.does)
-			for try := range unseenTries + 3 {
+			for try := range refusals + 3 {
 				err := n.engine.Del(t.Context(), n.request(request.Del, "c", ""))
 				if got := n.called(t); try == 0 && got != "other DEL c, cluster DEL c" {
 					t.Errorf("called: %s", got)
@@ -70,7 +70,7 @@ func TestBegunIsRecorded(t *testing.T) {
 	other := n.result(t, "other-net", "c", "net1")
 	n.does(t, "other", "exit 2")
 	n.does(t, "cluster", `grep -q '"begun":2' `+filepath.Join(n.store.Dir, "c")+` || echo too late >>`+filepath.Join(n.dir, "log"))
-	for try := range unseenTries + 3 {
+	for try := range refusals + 3 {
 		if err := n.engine.Del(t.Context(), n.request(request.Del, "c", "")); err == nil || !n.recorded(t, "c") {
 			t.Fatalf("DEL %d: %v, recorded %t", try+1, err, n.recorded(t, "c"))
 		}
@@ -85,14 +85,14 @@ func TestBegunIsRecorded(t *testing.T) {
 func TestLostResults(t *testing.T) {
 	t.Parallel()
 	for does, fails := range map[string]int{
-		"": 0, "exit 2": unseenTries + 3, `echo '{"code":999,"msg":"no such interface"}'; exit 1`: unseenTries,
+		"": 0, "exit 2": refusals + 3, `echo '{"code":999,"msg":"no such interface"}'; exit 1`: refusals,
 	} {
 		t.Run(does, func(t *testing.T) {
 			t.Parallel()
 			n := newNode(t, "cluster", "other")
 			n.attached(t, "c", "other", "1.0.0", "/run/netns/gone", "before")
 			n.does(t, "other", does)
-			for try := range unseenTries + 3 {
+			for try := range refusals + 3 {
 				err := n.engine.Del(t.Context(), n.request(request.Del, "c", ""))
 				if want := try < fails; (err != nil) != want || n.recorded(t, "c") != want {
 					t.Fatalf("DEL %d: %v, recorded %t", try+1, err, n.recorded(t, "c"))

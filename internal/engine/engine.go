@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"time"
@@ -24,6 +25,7 @@ import (
 	"multus/internal/engine/request"
 	"multus/internal/failpoint"
 	"multus/internal/fault"
+	"multus/internal/fsx"
 )
 
 // Limits of one request. They are below the runtimes' own, so that the answer is ours.
@@ -37,13 +39,14 @@ const (
 	DelLimit  = 60 * time.Second
 	// DelReserve is what a delegate that hangs at DEL leaves of that time to each network after it.
 	DelReserve = 5 * time.Second
-	// unseenTries is how many DELs fail because of an attachment of which nothing is seen but that an ADD may have been
-	// killed in.
-	unseenTries = 2
 	// LockLimit is how long DEL waits for what an earlier, killed operation left running.
 	LockLimit = 30 * time.Second
 	// StatusLimit bounds STATUS: it is asked every few seconds and must never hang (P23).
 	StatusLimit = 2 * time.Second
+	// CheckLimit bounds a CHECK.
+	CheckLimit = 30 * time.Second
+	// delegateFloor is the time that each delegate has at DEL at least, however many there are.
+	delegateFloor = 2 * time.Second
 	// tellLimit bounds the telling of a failure.
 	tellLimit = 2 * time.Second
 )
@@ -75,7 +78,9 @@ type Deps struct {
 	LockFile string
 	// Boot is the identity of this boot of the node, "" if it cannot be told.
 	Boot string
-	Log  *slog.Logger
+	// Stderr receives what successful delegates write to their standard error; nil for nowhere.
+	Stderr io.Writer
+	Log    *slog.Logger
 }
 
 // Engine runs the verbs. It keeps nothing between calls and is safe for concurrent use.
@@ -94,6 +99,8 @@ type call struct {
 	log   *slog.Logger
 	// timings of the delegates that were run.
 	timings []publish.Timing
+	// abandoned are the networks that DEL has given up; see detaching.abandon.
+	abandoned []string
 }
 
 // begin parses the configuration.
@@ -108,22 +115,51 @@ func (e *Engine) begin(req *request.Request) (*call, error) {
 
 // locked runs fn while holding the sandbox's lock.
 func (c *call) locked(ctx context.Context, limit time.Duration, fn func() error) error {
+	l, err := c.acquire(ctx, limit)
+	if err != nil {
+		return err
+	}
+	return c.holding(l, fn)
+}
+
+// lockedForDel is locked for a DEL: delegates that have held the lock for all of LockLimit without a plugin are ended.
+func (c *call) lockedForDel(ctx context.Context, fn func() error) error {
+	l, err := c.acquire(ctx, LockLimit)
+	if errors.Is(err, fsx.ErrLocked) {
+		if kept := c.endOrphans(); kept != nil {
+			return errors.Join(err, kept)
+		}
+		l, err = c.acquire(ctx, orphanGrace)
+	}
+	if err != nil {
+		return err
+	}
+	return c.holding(l, fn)
+}
+
+// acquire takes the sandbox's lock.
+func (c *call) acquire(ctx context.Context, limit time.Duration) (*fsx.Lock, error) {
 	failpoint.At("lock.before")
 	waiting, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	l, err := ledger.Lock(waiting, c.deps.LockFile, c.req.ContainerID)
 	if err != nil {
-		return fault.Wrap(err, fault.TryAgain, "nothing: the runtime tries again", "pod %s", c.req.Pod())
+		return nil, fault.Wrap(err, fault.TryAgain, "nothing: the runtime tries again", "pod %s", c.req.Pod())
 	}
+	return l, nil
+}
+
+// holding runs fn and releases the sandbox's lock.
+func (c *call) holding(l *fsx.Lock, fn func() error) error {
 	c.lock = l.File()
 	failpoint.At("lock.taken")
-	err = errors.Join(fn(), l.Release())
+	err := errors.Join(fn(), l.Release())
 	failpoint.At("lock.released")
 	return err
 }
 
 func (c *call) runner(dirs plan.Dirs) *execute.Runner {
-	return execute.New(dirs.Binary, c.req.Path, dirs.State, c.lock, c.log)
+	return execute.New(dirs.Binary, c.req.Path, dirs.State, c.lock, c.deps.Stderr, c.log)
 }
 
 // planFor makes the plan of a recorded sandbox: what ADD did, with what the runtime says now.
@@ -189,9 +225,11 @@ func (c *call) inPod(err error) error {
 
 func (c *call) ofPod(err error) *types.Error {
 	ce := fault.ForRequest(err, "")
-	return &types.Error{
-		Code: ce.Code, Msg: fmt.Sprintf("Multus: [%s]: %s", c.identity(), ce.Msg), Details: cmp.Or(ce.Details, fault.Unforeseen),
+	msg := "Multus: " + ce.Msg
+	if identity := c.identity(); identity != "" { // STATUS and GC are about no sandbox
+		msg = fmt.Sprintf("Multus: [%s]: %s", identity, ce.Msg)
 	}
+	return &types.Error{Code: ce.Code, Msg: msg, Details: cmp.Or(ce.Details, fault.Unforeseen)}
 }
 
 // pod is the pod of the request, as the runtime names it.

@@ -53,9 +53,10 @@ func newNode(t *testing.T, plugins ...string) *node {
 // planner knows the cluster network and nothing else.
 type planner struct{}
 
-func (planner) Plan(_ context.Context, _ *request.Request, conf *config.Plugin) (*plan.Plan, error) {
+func (planner) Plan(_ context.Context, req *request.Request, conf *config.Plugin) (*plan.Plan, error) {
 	l, err := cniconf.Parse([]byte(`{"cniVersion":"1.1.0","name":"cluster-net","type":"cluster"}`))
 	return &plan.Plan{
+		ContainerID: req.ContainerID, Netns: req.Netns,
 		Dirs:        plan.Dirs{State: conf.CNIDir, Binary: conf.BinDir},
 		Attachments: []plan.Attachment{{Name: "cluster-net", Primary: true, IfName: "eth0", Config: l}},
 	}, err

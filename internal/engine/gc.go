@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 
 	"multus/internal/cniconf"
+	"multus/internal/config"
+	"multus/internal/engine/execute"
 	"multus/internal/engine/ledger"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
@@ -15,9 +18,26 @@ import (
 	"multus/internal/fault"
 )
 
-// GC frees what belongs to no sandbox of the runtime's list, for every network ever attached on this node,
-// and tells the delegates that know the verb what is valid (CNI SPEC 1.1 §GC; behaviour.md D100-D105, all
-// [quirk]). A sandbox that is being worked on is passed over.
+const (
+	// GCLimit bounds a GC. CRI-O gives it 30 s.
+	GCLimit = 25 * time.Second
+	// gcReserve is the part of it that is left for the second phase, and sandboxLimit bounds the DEL of one sandbox in the
+	// first: one delegate that hangs must not use up the time of all others.
+	gcReserve    = 8 * time.Second
+	sandboxLimit = 5 * time.Second
+	// networkLimit bounds GC of one network.
+	networkLimit = 5 * time.Second
+	// noteLimit is how long the note of a network without attachments is kept although its plugins refuse GC.
+	noteLimit = 24 * time.Hour
+)
+
+// GC frees what belongs to no sandbox of the runtime's list, for every network ever attached on this node, and then tells the
+// delegates that implement the verb what they must keep (CNI SPEC 1.1 §GC; behaviour.md D100-D105, all [quirk]). A sandbox
+// that another operation is working on is skipped.
+//
+// The first phase is decided by the runtime's list alone. What delegates are told to keep in the second must contain every
+// attachment that lives: the runtime's list and the ledger together, for each network. After any error of the first phase
+// that set may be incomplete, and the second phase is left out.
 func (e *Engine) GC(ctx context.Context, req *request.Request) error {
 	c, err := e.begin(req)
 	if err != nil {
@@ -30,44 +50,57 @@ func (e *Engine) GC(ctx context.Context, req *request.Request) error {
 	if !given {
 		return fault.New(fault.BadConfig, "report this to the container runtime's authors", "GC without cni.dev/valid-attachments")
 	}
-	valid := map[string]bool{}
-	for _, v := range listed {
-		valid[v.ContainerID] = true
-	}
-	return c.inPod(c.gc(ctx, valid))
+	ctx, cancel := context.WithTimeoutCause(ctx, GCLimit, fmt.Errorf("GC took longer than %s", GCLimit))
+	defer cancel()
+	return c.inPod(c.gc(ctx, listed))
 }
 
-func (c *call) gc(ctx context.Context, valid map[string]bool) error {
+func (c *call) gc(ctx context.Context, listed []config.Attachment) error {
 	nets := &networks{byName: map[string]*network{}}
 	// The cluster network is asked also when it was never attached.
-	p, planErr := c.deps.Planner.Plan(ctx, c.req, c.conf)
-	if planErr == nil {
+	p, err := c.deps.Planner.Plan(ctx, c.req, c.conf)
+	if err == nil {
 		if p.Dirs.State != "" {
 			c.store.Dir = p.Dirs.State // the daemon's configuration may keep it elsewhere (behaviour.md A90)
 		}
 		nets.know(p.Attachments[0].Name, p.Attachments[0].Config, p.Dirs.Binary)
 	}
-	collectErr := c.collectUnlisted(ctx, valid, nets)
+	err = errors.Join(err, c.collectUnlisted(ctx, listed, nets))
 	failpoint.At("gc.collected")
 	noted, notedErr := c.store.Networks()
-	for _, n := range noted {
-		nets.know(n.Name, n.Config, n.BinDir)
+	if err = errors.Join(err, notedErr); err != nil {
+		return err
 	}
-	return errors.Join(planErr, collectErr, notedErr, c.tellNetworks(ctx, nets))
+	for _, n := range noted {
+		nets.know(n.Name, n.Config, n.BinDir).noted = n.Time
+	}
+	return c.tellNetworks(ctx, nets, listed)
 }
 
-// collectUnlisted frees the recorded sandboxes that are not valid, and notes the networks of all.
-func (c *call) collectUnlisted(ctx context.Context, valid map[string]bool, nets *networks) error {
+// collectUnlisted frees the recorded sandboxes that are not listed, the oldest record first, and adds the networks of all to
+// nets. A sandbox that cannot be freed does not keep the others; its record is written again, so that it is the last the
+// next time.
+func (c *call) collectUnlisted(ctx context.Context, listed []config.Attachment, nets *networks) error {
+	valid := map[string]bool{}
+	for _, v := range listed {
+		valid[v.ContainerID] = true
+	}
 	containers, err := c.store.Containers()
 	if err != nil {
 		return err
 	}
 	failpoint.At("gc.listed")
+	end, _ := ctx.Deadline()
+	phase, cancel := context.WithDeadlineCause(ctx, end.Add(-gcReserve), errors.New("the time for stale sandboxes is over"))
+	defer cancel()
 	var errs []error
 	seen := map[string]bool{}
 	for _, id := range containers {
 		seen[id] = true
-		r, kept, err := c.collect(ctx, id, func(*ledger.Record) bool { return !valid[id] })
+		r, kept, err := c.collect(phase, id, func(*ledger.Record) bool { return !valid[id] && phase.Err() == nil })
+		if err == nil && kept && !valid[id] && phase.Err() != nil {
+			err = fmt.Errorf("free container %s: %w", id, context.Cause(phase))
+		}
 		errs = append(errs, err)
 		nets.note(r, kept, c.conf.BinDir)
 	}
@@ -75,7 +108,7 @@ func (c *call) collectUnlisted(ctx context.Context, valid map[string]bool, nets 
 	return errors.Join(append(errs, c.newcomers(seen, nets))...)
 }
 
-// newcomers notes the attachments of the sandboxes that have come since GC looked: they are valid, listed or not.
+// newcomers adds the attachments of the sandboxes that have come since GC listed them: they live, listed or not.
 func (c *call) newcomers(seen map[string]bool, nets *networks) error {
 	containers, err := c.store.Containers()
 	errs := []error{err}
@@ -83,7 +116,7 @@ func (c *call) newcomers(seen map[string]bool, nets *networks) error {
 		if seen[id] {
 			continue
 		}
-		r, err := c.store.Read(id, ledger.UsualName)
+		r, err := c.readWhole(id)
 		errs = append(errs, err)
 		if r != nil {
 			nets.note(r, true, c.conf.BinDir)
@@ -92,23 +125,56 @@ func (c *call) newcomers(seen map[string]bool, nets *networks) error {
 	return errors.Join(errs...)
 }
 
-// tellNetworks runs GC of every network's delegates. What was noted of a network of which nothing is left is
-// forgotten once its plugins have cleaned up.
-func (c *call) tellNetworks(ctx context.Context, nets *networks) error {
+// readWhole returns the record of a sandbox, nil if there is none. A record of which a part cannot be read is an error: what
+// is missing may live.
+func (c *call) readWhole(id string) (*ledger.Record, error) {
+	has := c.store.Has(id)
+	r, err := c.store.Read(id, ledger.UsualName)
+	if err == nil && (r != nil && r.Damaged || r == nil && has && c.store.Has(id)) {
+		err = fmt.Errorf("the record of container %s is damaged: a copy is in %s/damaged", id, c.store.Dir)
+	}
+	return r, err
+}
+
+// tellNetworks runs GC of every network's delegates. The note of a network to which nothing is attached is removed once its
+// plugins have cleaned up, once one of them is no longer there, or after noteLimit.
+func (c *call) tellNetworks(ctx context.Context, nets *networks, listed []config.Attachment) error {
 	var errs []error
 	for _, name := range nets.order {
 		n := nets.byName[name]
 		failpoint.At("gc.before")
-		err := c.runner(plan.Dirs{State: c.store.Dir, Binary: n.binDir}).GC(ctx, n.config, n.valid)
-		if err != nil {
+		err := c.tellNetwork(ctx, n, listed)
+		over := err == nil || execute.IsMissing(err) || !n.noted.IsZero() && time.Since(n.noted) > noteLimit
+		if err != nil && !execute.IsRefusal(err) && !over {
 			errs = append(errs, fmt.Errorf("network %q: %w", n.name, err))
-			continue
+		} else if err != nil {
+			c.log.Warn("plugin does not clean up its network", "network", n.name, "err", err)
 		}
-		if len(n.valid) == 0 {
-			errs = append(errs, c.store.Forget(name))
+		if len(n.valid) == 0 && over {
+			errs = append(errs, c.store.Forget(name, n.noted))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func (c *call) tellNetwork(ctx context.Context, n *network, listed []config.Attachment) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, networkLimit, fmt.Errorf("it took longer than %s", networkLimit))
+	defer cancel()
+	keep := make([]types.GCAttachment, 0, len(n.valid)+len(listed))
+	seen := map[types.GCAttachment]bool{}
+	add := func(a types.GCAttachment) {
+		if !seen[a] {
+			seen[a] = true
+			keep = append(keep, a)
+		}
+	}
+	for _, a := range n.valid {
+		add(a)
+	}
+	for _, a := range listed {
+		add(types.GCAttachment{ContainerID: a.ContainerID, IfName: a.IfName})
+	}
+	return c.runner(plan.Dirs{State: c.store.Dir, Binary: n.binDir}).GC(ctx, n.config, keep)
 }
 
 // networks are the networks that GC asks, by the name of their configuration, in the order in which they came up.
@@ -123,6 +189,8 @@ type network struct {
 	config *cniconf.List
 	binDir string
 	valid  []types.GCAttachment
+	// noted is when the network was last noted, zero if it was not.
+	noted time.Time
 }
 
 // know adds a network unless it is known: the configuration that came first is asked.

@@ -1,10 +1,19 @@
 package engine
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"multus/internal/config"
+	"multus/internal/engine/ledger"
+	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
 	"multus/internal/fsx"
 )
@@ -40,7 +49,7 @@ func TestGC(t *testing.T) {
 	if n.recorded(t, "stale") || !n.recorded(t, "stays") {
 		t.Error("the wrong record went")
 	}
-	if in := n.in(t, "new", "GC"); !strings.Contains(in, `"cni.dev/valid-attachments":[{"containerID":"stays","ifname":"net1"}]`) {
+	if in := n.in(t, "new", "GC"); !strings.Contains(in, `{"containerID":"stays","ifname":"net1"}`) || strings.Contains(in, "stale") {
 		t.Errorf("GC of new: %s", in)
 	}
 }
@@ -99,5 +108,223 @@ func TestGCWithoutList(t *testing.T) {
 	n.attached(t, "c", "new", "1.1.0", "/run/netns/x", "now")
 	if err := n.engine.GC(t.Context(), n.request(request.GC, "", "")); err == nil || n.called(t) != "" || !n.recorded(t, "c") {
 		t.Errorf("no list is not an empty list: %v", err)
+	}
+}
+
+// gcRequest is a GC with the runtime's keys as they are written.
+func (n *node) gcRequest(keys string) *request.Request { return n.request(request.GC, "", keys) }
+
+// TestGCKeepsLivePods: a delegate that is told to keep too little frees addresses of live pods. The runtime's list counts for
+// every network, since pods may be older than Multus on this node, and the ledger counts with its own interface names.
+func TestGCKeepsLivePods(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, "cluster", "new")
+	n.attached(t, "stays", "new", "1.1.0", "/run/netns/x", "now")
+	if err := n.engine.GC(t.Context(), n.request(request.GC, "", valid("stays", "older"))); err != nil {
+		t.Fatal(err)
+	}
+	for plugin, keep := range map[string][]string{
+		"cluster": {`{"containerID":"older","ifname":"eth0"}`, `{"containerID":"stays","ifname":"eth0"}`},
+		"new":     {`{"containerID":"older","ifname":"eth0"}`, `{"containerID":"stays","ifname":"net1"}`},
+	} {
+		in := n.in(t, plugin, "GC")
+		for _, want := range keep {
+			if strings.Count(in, want) != 2 { // once in each of the two keys that libcni writes
+				t.Errorf("%s is not told to keep %s: %s", plugin, want, in)
+			}
+		}
+	}
+}
+
+// TestGCStopsAtDoubt: after an error of its first phase GC does not know what lives, so no delegate is told what to keep.
+func TestGCStopsAtDoubt(t *testing.T) {
+	t.Parallel()
+	for name, damage := range map[string]func(t *testing.T, n *node){
+		"results cannot be listed": func(t *testing.T, n *node) {
+			t.Helper()
+			if err := os.WriteFile(filepath.Join(n.store.Dir, "results"), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"a record is damaged": func(t *testing.T, n *node) {
+			t.Helper()
+			if err := os.WriteFile(filepath.Join(n.store.Dir, "damaged-one"), []byte(`[{"Bytes":`), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"a part of a record is damaged": func(t *testing.T, n *node) {
+			t.Helper()
+			file := filepath.Join(n.store.Dir, "c")
+			b, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b = []byte(strings.TrimSuffix(strings.TrimSpace(string(b)), "]") + `,{"Bytes":"e30="}]`)
+			if err := os.WriteFile(file, b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"a sandbox cannot be freed": func(t *testing.T, n *node) {
+			t.Helper()
+			n.attached(t, "stale", "new", "1.1.0", "/run/netns/y", "now")
+			n.result(t, "new-net", "stale", "net1")
+			n.does(t, "new", `test $CNI_COMMAND = DEL && exit 1`)
+		},
+		"the cluster network is not known": func(t *testing.T, n *node) {
+			t.Helper()
+			n.engine.deps.Planner = noPlanner{}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := newNode(t, "cluster", "new")
+			n.attached(t, "c", "new", "1.1.0", "/run/netns/x", "now")
+			damage(t, n)
+			err := n.engine.GC(t.Context(), n.request(request.GC, "", valid("c", "damaged-one")))
+			if got := n.called(t); err == nil || strings.Contains(got, "GC") {
+				t.Errorf("%v, called: %s", err, got)
+			}
+			if noted, err := n.store.Networks(); err != nil || len(noted) != 2 {
+				t.Errorf("noted: %v, %v", noted, err)
+			}
+		})
+	}
+}
+
+type noPlanner struct{}
+
+func (noPlanner) Plan(context.Context, *request.Request, *config.Plugin) (*plan.Plan, error) {
+	return nil, errors.New("no daemon")
+}
+
+// TestGCLists: libcni writes null for an empty list, as after a restart of the node. Only a missing key is refused.
+func TestGCLists(t *testing.T) {
+	t.Parallel()
+	for keys, freed := range map[string]bool{
+		``:                                  false,
+		`,"cni.dev/valid-attachments":null`: true,
+		`,"cni.dev/attachments":null`:       true,
+		`,"cni.dev/valid-attachments":null,"cni.dev/attachments":null`:                  true,
+		`,"cni.dev/valid-attachments":[],"cni.dev/attachments":[]`:                      true,
+		`,"cni.dev/attachments":[{"containerID":"c","ifname":"eth0"}]`:                  false,
+		`,"cni.dev/valid-attachments":[{"containerID":"c","ifname":"x"}]`:               false,
+		`,"CNI.dev/Valid-Attachments":[{"containerID":"d","ifname":"x"}]`:               true,
+		valid("d") + `,"cni.dev/attachments":[{"containerID":"c"}]`:                     false, // what either list has is alive
+		valid() + `,"cni.dev/attachments":[{"containerID":"c"}]`:                        false,
+		`,"cni.dev/valid-attachments":null,"cni.dev/attachments":[{"containerID":"c"}]`: false,
+	} {
+		t.Run(keys, func(t *testing.T) {
+			t.Parallel()
+			n := newNode(t, "cluster", "new")
+			n.attached(t, "c", "new", "1.1.0", "/run/netns/x", "now")
+			err := n.engine.GC(t.Context(), n.gcRequest(keys))
+			if (err == nil) != (keys != "") || n.recorded(t, "c") == freed {
+				t.Errorf("%v, recorded: %t", err, n.recorded(t, "c"))
+			}
+		})
+	}
+}
+
+// TestGCRefused: a plugin that does not know GC, that is wrong or missing does not fail the node's GC.
+func TestGCRefused(t *testing.T) {
+	t.Parallel()
+	for name, does := range map[string]string{
+		"unknown verb": `echo '{"code":4,"msg":"unknown CNI_COMMAND: GC"}'; exit 1`, "wants a container": `echo '{"code":4,"msg":"missing containerID"}'; exit 1`,
+		"old": `echo '{"code":1,"msg":"incompatible CNI versions"}'; exit 1`, "crash": `exit 2`, "missing": "",
+	} {
+		for _, alive := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, alive %t", name, alive), func(t *testing.T) {
+				t.Parallel()
+				n := newNode(t, "cluster", "bad", "good")
+				n.attached(t, "c", "bad", "1.1.0", "/run/netns/x", "now")
+				n.attached(t, "d", "good", "1.1.0", "/run/netns/x", "now")
+				n.does(t, "bad", `test $CNI_COMMAND = GC && { `+does+`; }`)
+				list := valid("c", "d")
+				if !alive {
+					list = valid("d")
+				}
+				if name == "missing" {
+					if err := os.Remove(filepath.Join(n.dir, "bad")); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if err := n.engine.GC(t.Context(), n.request(request.GC, "", list)); err != nil && (name != "missing" || alive) {
+					t.Error(err)
+				}
+				if got := n.called(t); !strings.Contains(got, "good GC") && (name != "missing" || alive) {
+					t.Errorf("called: %s", got)
+				}
+			})
+		}
+	}
+}
+
+// TestGCForgets: the note of a network that nothing is attached to goes when its plugin is gone, and after a day in any case.
+func TestGCForgets(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name    string
+		missing bool
+		age     time.Duration
+		kept    bool
+	}{
+		{"its plugin is missing", true, 0, false},
+		{"its plugin fails", false, time.Hour, true},
+		{"its plugin fails for a day", false, 25 * time.Hour, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			n := newNode(t, "cluster", "bad")
+			n.attached(t, "c", "bad", "1.1.0", "/run/netns/x", "now")
+			if err := n.store.Remove("c"); err != nil {
+				t.Fatal(err)
+			}
+			n.does(t, "bad", "exit 3")
+			if tc.missing {
+				if err := os.Remove(filepath.Join(n.dir, "bad")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			then := time.Now().Add(-tc.age)
+			files, err := filepath.Glob(n.store.Dir + "-networks/*.json")
+			if err != nil || len(files) != 2 {
+				t.Fatalf("%v, %v", files, err)
+			}
+			for _, f := range files {
+				if err := os.Chtimes(f, then, then); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := n.engine.GC(t.Context(), n.request(request.GC, "", valid())); err != nil {
+				t.Error(err)
+			}
+			noted, err := n.store.Networks()
+			if err != nil || slices.ContainsFunc(noted, func(n ledger.Network) bool { return n.Name == "bad-net" }) != tc.kept {
+				t.Errorf("noted: %v, %v", noted, err)
+			}
+		})
+	}
+}
+
+// TestGCHangs: a delegate that hangs while one sandbox is freed keeps neither the others from being freed nor GC from ending.
+func TestGCHangs(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, "cluster", "good", "bad")
+	for _, c := range []string{"a-good", "b-bad", "c-good"} {
+		n.attached(t, c, c[2:], "1.1.0", "/run/netns/x", "now")
+	}
+	n.result(t, "cluster-net", "b-bad", "eth0")
+	n.result(t, "bad-net", "b-bad", "net1")
+	n.does(t, "bad", "exec sleep 1000")
+	start := time.Now()
+	err := n.engine.GC(t.Context(), n.request(request.GC, "", valid()))
+	if err == nil || !strings.Contains(err.Error(), "bad-net") || strings.Contains(err.Error(), "[]") {
+		t.Errorf("GC: %v", err)
+	}
+	if took := time.Since(start); took > GCLimit {
+		t.Errorf("it took %s", took)
+	}
+	if n.recorded(t, "a-good") || n.recorded(t, "c-good") || !n.recorded(t, "b-bad") {
+		t.Errorf("others were not freed, or the one that hangs was forgotten: %s; %v", n.called(t), err)
 	}
 }

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -51,8 +50,8 @@ func (c *call) endOrphans() error {
 	return errors.Join(errs...)
 }
 
-// orphan is a process that a plugin of this sandbox started, held by a descriptor so that its number cannot become
-// somebody else's.
+// orphan is a process that a plugin of this sandbox started. The descriptor refers to the process for ever, its number only
+// until it has ended.
 type orphan struct {
 	pid, fd int
 	name    string
@@ -74,6 +73,11 @@ func (c *call) orphan(pid int) (*orphan, error) {
 		return nil, fmt.Errorf("read process %d: %w", pid, err)
 	}
 	exe, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)) // for the message only
+	// The number was used to read these: they are the process's only if it still lives.
+	if err := unix.PidfdSendSignal(fd, 0, nil, 0); err != nil {
+		o.close()
+		return nil, fmt.Errorf("process %d: %w", pid, err)
+	}
 	o.name = filepath.Base(exe)
 	has := func(v string) bool { return bytes.Contains(append([]byte{0}, env...), []byte("\x00"+v)) }
 	if !has(execute.DepthEnv+"=") || !has("CNI_CONTAINERID="+c.req.ContainerID+"\x00") {
@@ -83,10 +87,14 @@ func (c *call) orphan(pid int) (*orphan, error) {
 	return o, nil
 }
 
-// kill ends the process, and its group if it leads one, as a delegate does.
+// pidfdSignalProcessGroup is PIDFD_SIGNAL_PROCESS_GROUP (Linux 6.9).
+const pidfdSignalProcessGroup = 1 << 2
+
+// kill ends the process, and its group if it leads one, as a delegate does. Kernels before 6.9 cannot signal a group through
+// the descriptor, and by number it may be another one: there the process alone is ended.
 func (o *orphan) kill() error {
 	if group, err := unix.Getpgid(o.pid); err == nil && group == o.pid {
-		_ = unix.Kill(-group, unix.SIGKILL) // the next line tells
+		_ = unix.PidfdSendSignal(o.fd, unix.SIGKILL, nil, pidfdSignalProcessGroup) // the next line reports
 	}
 	if err := unix.PidfdSendSignal(o.fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("kill process %d (%s): %w", o.pid, o.name, err)
@@ -95,15 +103,3 @@ func (o *orphan) kill() error {
 }
 
 func (o *orphan) close() { _ = unix.Close(o.fd) }
-
-// lockedForDel is locked for a DEL: what holds the lock for too long without anybody behind it is ended.
-func (c *call) lockedForDel(ctx context.Context, fn func() error) error {
-	err := c.locked(ctx, LockLimit, fn)
-	if !errors.Is(err, fsx.ErrLocked) {
-		return err
-	}
-	if kept := c.endOrphans(); kept != nil {
-		return errors.Join(err, kept)
-	}
-	return c.locked(ctx, orphanGrace, fn)
-}

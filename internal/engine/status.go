@@ -2,10 +2,32 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"os"
 
+	"multus/internal/engine/request"
 	"multus/internal/fault"
 )
+
+// Status tells whether an ADD could work now: whether the cluster network says so (behaviour.md D90-D94).
+// It answers within StatusLimit; what takes longer counts as not available (code 50).
+func (e *Engine) Status(ctx context.Context, req *request.Request) error {
+	c, err := e.begin(req)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, StatusLimit, fmt.Errorf("STATUS took longer than %s", StatusLimit))
+	defer cancel()
+	err = c.status(ctx)
+	if err == nil {
+		return nil
+	}
+	ce := fault.ToCNI(err)
+	if ce.Code == fault.TryAgain || ctx.Err() != nil {
+		ce.Code = fault.NotAvailable
+	}
+	return ce
+}
 
 // status asks the cluster network. A delegate's own error keeps its code and text (behaviour.md D94).
 func (c *call) status(ctx context.Context) error {

@@ -22,6 +22,11 @@ import (
 // namespace: the sandbox is gone, which DEL takes for success and ADD does not.
 var ErrNoNamespace = errors.New("no network namespace")
 
+// ErrNotNamespace is what the error of Open wraps, beside ErrNoNamespace, if something else is at the path. Where the runtime
+// mounts its namespaces that is what an unmounted one leaves behind; seen from another mount namespace it is what a namespace
+// that is alive looks like.
+var ErrNotNamespace = errors.New("something else is there")
+
 // errEnded is what Do returns if its callback ended the goroutine (runtime.Goexit) and so returned nothing.
 var errEnded = errors.New("callback did not return")
 
@@ -59,7 +64,7 @@ func checkNetwork(fd int) error {
 		return fmt.Errorf("read filesystem type: %w", err)
 	}
 	if stat.Type != unix.NSFS_MAGIC {
-		return fmt.Errorf("%w: not a namespace (filesystem type %#x)", ErrNoNamespace, stat.Type)
+		return fmt.Errorf("%w: %w: not a namespace (filesystem type %#x)", ErrNoNamespace, ErrNotNamespace, stat.Type)
 	}
 	kind, err := unix.IoctlRetInt(fd, unix.NS_GET_NSTYPE)
 	if errors.Is(err, unix.ENOTTY) {
@@ -69,7 +74,7 @@ func checkNetwork(fd int) error {
 		return fmt.Errorf("read namespace type: %w", err)
 	}
 	if kind != unix.CLONE_NEWNET {
-		return fmt.Errorf("%w: a namespace of another type (%#x)", ErrNoNamespace, kind)
+		return fmt.Errorf("%w: %w: a namespace of another type (%#x)", ErrNoNamespace, ErrNotNamespace, kind)
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -41,21 +42,45 @@ type Exec struct {
 	// Lock is passed to delegates; nil for none.
 	Lock *os.File
 	version.PluginDecoder
+	// Stderr receives what a successful delegate wrote to its standard error; nil for nowhere.
+	Stderr io.Writer
 	// started is set once a delegate was executed.
 	started bool
+	// del, if set, collects what the delegates of one list answer to DEL.
+	del *deletion
 }
 
 var _ invoke.Exec = (*Exec)(nil)
 
+// errMissing is wrapped by the error for a plugin whose binary is not there.
+var errMissing = errors.New("plugin is not installed")
+
+// missingError has the words of libcni, which users search for.
+type missingError struct{ err error }
+
+func (e *missingError) Error() string   { return e.err.Error() }
+func (e *missingError) Unwrap() []error { return []error{errMissing, e.err} }
+
 // FindInPath finds a plugin's binary (behaviour.md K1). The error names the directories.
 func (e *Exec) FindInPath(plugin string, paths []string) (string, error) {
-	return invoke.FindInPath(plugin, paths)
+	path, err := invoke.FindInPath(plugin, paths)
+	if err != nil {
+		return "", &missingError{err}
+	}
+	return path, nil
 }
 
 // ExecPlugin runs a delegate once. A binary that is being written is tried again, with a new process each
 // time (behaviour.md F63 [quirk]). Empty output of a successful ADD is an empty result, or what the chain
 // had so far (P31).
 func (e *Exec) ExecPlugin(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
+	if e.del != nil {
+		return e.del.add(path, func() ([]byte, error) { return e.retry(ctx, path, stdin, environ) })
+	}
+	return e.retry(ctx, path, stdin, environ)
+}
+
+func (e *Exec) retry(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
 	for try := 0; ; try++ {
 		out, err := e.once(ctx, path, stdin, environ)
 		if !errors.Is(err, syscall.ETXTBSY) || try == busyRetries {
@@ -81,8 +106,8 @@ func (e *Exec) once(ctx context.Context, path string, stdin []byte, environ []st
 	if err != nil {
 		return nil, pluginError(ctx, path, err, stdout.Bytes(), stderr.Bytes())
 	}
-	if stderr.Len() > 0 {
-		_, _ = os.Stderr.Write(stderr.Bytes()) // informational, as today: the runtime logs it
+	if stderr.Len() > 0 && e.Stderr != nil {
+		_, _ = e.Stderr.Write(stderr.Bytes()) // informational, as today: the runtime logs it
 	}
 	if len(bytes.TrimSpace(stdout.Bytes())) == 0 {
 		return emptyResult(stdin), nil

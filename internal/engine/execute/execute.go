@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/cni/pkg/version"
 
 	"multus/internal/cniconf"
 	"multus/internal/engine/plan"
@@ -21,7 +23,6 @@ import (
 	"multus/internal/engine/resultcache"
 	"multus/internal/failpoint"
 	"multus/internal/fault"
-	"multus/internal/fsx"
 	"multus/internal/link"
 )
 
@@ -35,9 +36,10 @@ type Runner struct {
 }
 
 // New makes a runner. Binaries are looked for in binDir, then in CNI_PATH (behaviour.md K2); results are
-// cached below stateDir (D84); lock, if any, is passed to the delegates.
-func New(binDir, cniPath, stateDir string, lock *os.File, log *slog.Logger) *Runner {
-	r := &Runner{exec: &Exec{Lock: lock}, dir: stateDir, log: log}
+// cached below stateDir (D84); lock, if any, is passed to the delegates. stderr, if any, gets what successful delegates write
+// to their standard error.
+func New(binDir, cniPath, stateDir string, lock *os.File, stderr io.Writer, log *slog.Logger) *Runner {
+	r := &Runner{exec: &Exec{Lock: lock, Stderr: stderr}, dir: stateDir, log: log}
 	for _, d := range append([]string{binDir}, filepath.SplitList(cniPath)...) {
 		if d != "" && !slices.Contains(r.path, d) {
 			r.path = append(r.path, d)
@@ -68,43 +70,18 @@ func (r *Runner) Add(ctx context.Context, p *plan.Plan, a *plan.Attachment) (res
 	return res, true, err
 }
 
-// Del detaches one network. A plugin whose binary is missing does not keep the others of its chain from
-// being deleted; it is an error only if it may hold something (behaviour.md K5).
-func (r *Runner) Del(ctx context.Context, p *plan.Plan, a *plan.Attachment) error {
-	list, rt, err := r.prepare(p, a)
-	if err != nil {
-		return err
-	}
-	entry, err := r.entry(p, a)
-	if err != nil {
-		return err
-	}
-	cached, err := r.cni.GetNetworkListCachedResult(list, rt)
-	added := err != nil || cached != nil // a result that cannot be read is one all the same
-	missing := r.withoutMissing(list)
-	remembered, _ := resultcache.Read(r.dir, entry)
-	err = errors.Join(r.cni.DelNetworkList(ctx, list, rt), missing)
-	if missing != nil && remembered != nil {
-		// libcni forgets an attachment whose list has been gone through; what the missing plugin holds is there yet.
-		err = errors.Join(err, fsx.WriteAtomic(filepath.Join(resultcache.Dir(r.dir), entry), remembered, 0o600))
-	}
-	if err != nil && !added && (neverBegan(err) || !HasInterface(p.Netns, a.IfName)) {
-		return &UnseenError{Err: err}
-	}
-	return err
-}
-
 // Begun is how many stages of a plan ADD came to, as the results of its first n attachments tell: all stages of which
 // every attachment has one, and the stage after them, in which it may have been killed. It is asked while none of them has
-// been deleted, by this DEL or an earlier one; those after them may have been.
-func (r *Runner) Begun(p *plan.Plan, n int) int {
+// been deleted, by this DEL or an earlier one; those after them may have been. stages are the plan's StageNumbers.
+func (r *Runner) Begun(p *plan.Plan, stages []int, n int) int {
 	last := 0
 	for i := range n {
-		last = max(last, p.StageOf(i))
+		last = max(last, stages[i])
 	}
 	for i := range n {
-		if !r.cached(p, &p.Attachments[i]) {
-			last = min(last, p.StageOf(i))
+		// Beyond the first that has none, only an attachment of an earlier stage can change the answer.
+		if stages[i] < last && !r.cached(p, &p.Attachments[i]) {
+			last = stages[i]
 		}
 	}
 	return last + 1
@@ -120,27 +97,6 @@ func (r *Runner) cached(p *plan.Plan, a *plan.Attachment) bool {
 	return err == nil
 }
 
-// UnseenError is the error of a DEL of which nothing is seen: libcni has no result of the attachment and the sandbox
-// has no such interface. ADD never came to it, failed in it, or was killed in it. Its plugins were asked, so what they
-// reserved is freed, unless they failed before they came to that. Some call a missing interface an error, at this and
-// at every later DEL (host-device): the runtime would never get rid of the sandbox (P07).
-type UnseenError struct{ Err error }
-
-// Error is the error itself.
-func (e *UnseenError) Error() string { return e.Err.Error() }
-
-// Unwrap returns the error itself.
-func (e *UnseenError) Unwrap() error { return e.Err }
-
-// Answered tells that the plugin itself said why it failed.
-func (e *UnseenError) Answered() bool {
-	_, ok := errors.AsType[*types.Error](e.Err)
-	return ok && !e.CutOff()
-}
-
-// CutOff tells that a plugin was ended before it had ended by itself.
-func (e *UnseenError) CutOff() bool { return errors.Is(e.Err, errCutOff) }
-
 // entry is the name of libcni's cache entry of an attachment (behaviour.md D84). What stands in its place without being a
 // regular file is removed.
 func (r *Runner) entry(p *plan.Plan, a *plan.Attachment) (string, error) {
@@ -151,34 +107,52 @@ func (r *Runner) entry(p *plan.Plan, a *plan.Attachment) (string, error) {
 	return name, err
 }
 
-// withoutMissing takes the plugins out of the list whose binaries cannot be found, and says so.
-func (r *Runner) withoutMissing(list *libcni.NetworkConfigList) error {
-	var errs []error
-	list.Plugins = slices.DeleteFunc(list.Plugins, func(p *libcni.PluginConfig) bool {
-		_, err := r.exec.FindInPath(p.Network.Type, r.path)
-		errs = append(errs, err)
-		return err != nil
-	})
-	return errors.Join(errs...)
-}
-
-// neverBegan tells that a plugin refuses the configuration's version: it has done nothing at ADD either.
-func neverBegan(err error) bool {
-	var ce *types.Error
-	return errors.As(err, &ce) && ce.Code == types.ErrIncompatibleCNIVersion
-}
-
-// Check asks the delegates of one network whether all is still as it was (behaviour.md D45-D49).
+// Check asks the delegates of one network whether all is still as it was (behaviour.md D45-D49). A network whose
+// configuration is older than CHECK passes.
 func (r *Runner) Check(ctx context.Context, p *plan.Plan, a *plan.Attachment) error {
+	_, err := r.CheckAsked(ctx, p, a)
+	return err
+}
+
+// CheckAsked is Check, and reports whether the delegates were asked.
+func (r *Runner) CheckAsked(ctx context.Context, p *plan.Plan, a *plan.Attachment) (asked bool, err error) {
 	list, rt, err := r.prepare(p, a)
 	if err != nil {
-		return err
+		return false, err
 	}
 	err = r.cni.CheckNetworkList(ctx, list, rt)
 	if errors.Is(err, libcni.ErrorCheckNotSupp) {
-		return nil // older than CHECK: nothing to ask
+		return false, nil
 	}
-	return err
+	return !list.DisableCheck, err
+}
+
+// Version chooses the newest CNI version that all plugins of a network support and that is not newer than limit. It returns
+// "" if a plugin does not say, or supports none of them.
+func (r *Runner) Version(ctx context.Context, l *cniconf.List, limit string) (string, error) {
+	var common []string
+	for i, typ := range l.Types() {
+		info, err := r.cni.GetVersionInfo(ctx, typ)
+		if err != nil {
+			return "", fmt.Errorf("ask plugin %s for its versions: %w", typ, err)
+		}
+		supported := info.SupportedVersions()
+		if i == 0 {
+			common = supported
+			continue
+		}
+		common = slices.DeleteFunc(slices.Clone(common), func(v string) bool { return !slices.Contains(supported, v) })
+	}
+	best := ""
+	for _, v := range common {
+		if newer, err := version.GreaterThanOrEqualTo(limit, v); err != nil || !newer {
+			continue
+		}
+		if newer, err := version.GreaterThanOrEqualTo(v, best); best == "" || err == nil && newer {
+			best = v
+		}
+	}
+	return best, nil
 }
 
 // Status asks the delegates of one network whether they can work (behaviour.md D93).
@@ -199,10 +173,14 @@ func (r *Runner) GC(ctx context.Context, config *cniconf.List, valid []types.GCA
 	if valid == nil {
 		valid = []types.GCAttachment{}
 	}
+	var missing error
+	if !list.DisableGC {
+		missing = r.withoutMissing(list)
+	}
 	// libcni would also delete what it remembers and the list does not have: somebody may have been attached since
 	// the list was made, and what is stale has been deleted. So it is shown a cache with nothing in it.
 	empty := libcni.NewCNIConfigWithCacheDir(r.path, filepath.Join(resultcache.Dir(r.dir), "none"), r.exec)
-	return empty.GCNetworkList(ctx, list, &libcni.GCArgs{ValidAttachments: valid})
+	return errors.Join(empty.GCNetworkList(ctx, list, &libcni.GCArgs{ValidAttachments: valid}), missing)
 }
 
 // Free tells that none of the plan's interfaces exists in the sandbox. An interface that is there belongs
@@ -228,14 +206,18 @@ func Free(p *plan.Plan) (err error) {
 	return nil
 }
 
-// HasInterface tells whether a sandbox has an interface; a namespace that is gone has none.
-func HasInterface(netns, ifName string) bool {
+// HasInterface reports whether a sandbox has an interface. A namespace that is gone has none; one that cannot be looked at
+// is an error.
+func HasInterface(netns, ifName string) (exists bool, err error) {
 	ns, err := link.Open(netns)
-	if err != nil {
-		return false
+	if errors.Is(err, link.ErrNoNamespace) {
+		return false, nil
 	}
-	exists, err := ns.HasInterface(ifName)
-	return errors.Join(err, ns.Close()) == nil && exists
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, ns.Close()) }()
+	return ns.HasInterface(ifName)
 }
 
 func (r *Runner) prepare(p *plan.Plan, a *plan.Attachment) (*libcni.NetworkConfigList, *libcni.RuntimeConf, error) {
@@ -266,11 +248,12 @@ func args(a request.Args) [][2]string {
 	return out
 }
 
-// Exists tells whether a network namespace is still there.
-func Exists(netns string) bool {
+// Look returns nil if a network namespace is there, and an error that wraps link.ErrNoNamespace if it is gone. Any other
+// error says that it cannot be looked at now.
+func Look(netns string) error {
 	ns, err := link.Open(netns)
 	if err != nil {
-		return false
+		return err
 	}
-	return ns.Close() == nil
+	return ns.Close()
 }

@@ -3,6 +3,7 @@ package execute
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -40,8 +41,17 @@ func newNode(t *testing.T, plugins ...string) *node {
 	for _, p := range plugins {
 		script(t, filepath.Join(n.dir, p), logging)
 	}
-	n.run = New(n.dir, "/nonexistent:"+n.dir+"::"+os.Getenv("PATH"), filepath.Join(n.dir, "state"), nil, slog.New(slog.DiscardHandler))
+	n.run = New(n.dir, "/nonexistent:"+n.dir+"::"+os.Getenv("PATH"), filepath.Join(n.dir, "state"), nil, nil, slog.New(slog.DiscardHandler))
 	return n
+}
+
+// add attaches a network, and forgets the calls.
+func (n *node) add(t *testing.T, p *plan.Plan, a *plan.Attachment) {
+	t.Helper()
+	if _, _, err := n.run.Add(t.Context(), p, a); err != nil {
+		t.Fatal(err)
+	}
+	n.called(t)
 }
 
 func (n *node) does(t *testing.T, plugin, what string) {
@@ -191,13 +201,6 @@ func TestAddFails(t *testing.T) {
 // TestDelEdges shows what a DEL does that follows something else than a good ADD.
 func TestDelEdges(t *testing.T) {
 	t.Parallel()
-	add := func(t *testing.T, n *node, p *plan.Plan, a *plan.Attachment) {
-		t.Helper()
-		if _, _, err := n.run.Add(t.Context(), p, a); err != nil {
-			t.Fatal(err)
-		}
-		n.called(t)
-	}
 	t.Run("K6 never added", func(t *testing.T) {
 		t.Parallel()
 		n := newNode(t, "a", "b")
@@ -236,7 +239,7 @@ func TestDelEdges(t *testing.T) {
 		t.Parallel()
 		n := newNode(t, "a", "b")
 		p, a := attachment(t, two)
-		add(t, n, p, a)
+		n.add(t, p, a)
 		if err := os.Remove(filepath.Join(n.dir, "b")); err != nil {
 			t.Fatal(err)
 		}
@@ -251,7 +254,7 @@ func TestDelEdges(t *testing.T) {
 		t.Parallel()
 		n := newNode(t, "a", "b")
 		p, a := attachment(t, two)
-		add(t, n, p, a)
+		n.add(t, p, a)
 		if err := os.WriteFile(filepath.Join(n.dir, "state", "results", "n-c0ffee-net1"), []byte("{"), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -259,11 +262,11 @@ func TestDelEdges(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	t.Run("K5 a plugin that fails keeps the result for the next DEL", func(t *testing.T) {
+	t.Run("K5 a plugin that fails keeps the result for the next DEL, and the others are deleted", func(t *testing.T) {
 		t.Parallel()
 		n := newNode(t, "a", "b")
 		p, a := attachment(t, two)
-		add(t, n, p, a)
+		n.add(t, p, a)
 		n.does(t, "b", `test $CNI_COMMAND = DEL && { echo '{"code":11,"msg":"later"}'; exit 1; }`)
 		if err := n.run.Del(t.Context(), p, a); err == nil || !strings.Contains(err.Error(), `plugin type="b" failed (delete): later`) {
 			t.Error(err)
@@ -272,10 +275,98 @@ func TestDelEdges(t *testing.T) {
 		if err := n.run.Del(t.Context(), p, a); err != nil {
 			t.Error(err)
 		}
-		if got := n.called(t); got != "b DEL prevResult, b DEL prevResult, a DEL prevResult" {
+		if got := n.called(t); got != "b DEL prevResult, a DEL prevResult, b DEL prevResult, a DEL prevResult" {
 			t.Error(got)
 		}
 	})
+}
+
+// TestDelChain: one plugin's answer says nothing about the others of its list (multus-cni leaves what they hold). All are
+// asked, and DEL succeeds only if nothing can remain.
+func TestDelChain(t *testing.T) {
+	t.Parallel()
+	const chain = `{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"a"},{"type":"b"},{"type":"c"}]}`
+	refuse := `echo '{"code":1,"msg":"incompatible CNI versions"}'; exit 1`
+	for _, tc := range []struct {
+		name, plugin, does string
+		added              bool
+		called, left       string // left is what the error says, "" for success
+	}{
+		{"the last one refuses the version", "c", refuse, false, "c DEL, b DEL, a DEL", ""},
+		{"one in the middle refuses the version", "b", refuse, false, "c DEL, b DEL, a DEL", ""},
+		{"the first one refuses the version", "a", refuse, false, "c DEL, b DEL, a DEL", ""},
+		{"one refuses the version that it accepted at ADD", "c", refuse, true, "c DEL prevResult, b DEL prevResult, a DEL prevResult", "incompatible"},
+		{"the last one fails", "c", `echo '{"code":999,"msg":"no such chain"}'; exit 1`, true, "c DEL prevResult, b DEL prevResult, a DEL prevResult", `type="c" failed (delete): no such chain`},
+		{"one in the middle crashes", "b", "exit 2", true, "c DEL prevResult, b DEL prevResult, a DEL prevResult", `type="b"`},
+		{"the first one fails", "a", `echo '{"code":11,"msg":"later"}'; exit 1`, true, "c DEL prevResult, b DEL prevResult, a DEL prevResult", "later"},
+		{"one fails after an ADD that failed", "b", "exit 2", false, "c DEL, b DEL, a DEL", `type="b"`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			n := newNode(t, "a", "b", "c")
+			p, a := attachment(t, chain)
+			if tc.added {
+				n.add(t, p, a)
+			}
+			n.does(t, tc.plugin, tc.does)
+			err := n.run.Del(t.Context(), p, a)
+			if (err == nil) != (tc.left == "") || err != nil && !strings.Contains(err.Error(), tc.left) {
+				t.Errorf("DEL: %v", err)
+			}
+			if got := n.called(t); got != tc.called {
+				t.Errorf("called: %s", got)
+			}
+			_, err = os.Stat(filepath.Join(n.dir, "state", "results", "n-c0ffee-net1"))
+			if kept := err == nil; kept != (tc.added && tc.left != "") {
+				t.Errorf("the result of an attachment that is not deleted: kept %t", kept)
+			}
+		})
+	}
+}
+
+// TestAnswered: an answer is final only if every plugin that failed gave one.
+func TestAnswered(t *testing.T) {
+	t.Parallel()
+	final, later := &types.Error{Code: 999, Msg: "no such link"}, &types.Error{Code: types.ErrTryAgainLater, Msg: "busy"}
+	for _, tc := range []struct {
+		err               error
+		answered, refusal bool
+	}{
+		{nil, false, true}, {final, true, true}, {later, false, false}, {errors.New("crash"), false, true},
+		{fmt.Errorf("x: %w", final), true, true}, {fmt.Errorf("x: %w", errCutOff), false, false},
+		{errors.Join(final, final), true, true}, {errors.Join(final, later), false, false},
+		{errors.Join(final, errors.New("crash")), false, true}, {errors.Join(fmt.Errorf("x: %w", errors.Join(final, errCutOff))), false, false},
+		{&UnseenError{Err: errors.Join(final, final)}, true, true},
+	} {
+		if got := Answered(tc.err); got != tc.answered {
+			t.Errorf("Answered(%v) = %t", tc.err, got)
+		}
+		if got := IsRefusal(tc.err); got != tc.refusal {
+			t.Errorf("IsRefusal(%v) = %t", tc.err, got)
+		}
+	}
+}
+
+// TestVersion: the version for a network that has none is one that all its plugins support (behaviour B5).
+func TestVersion(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, "old", "new", "silent")
+	script(t, filepath.Join(n.dir, "old"), `echo '{"cniVersion":"1.0.0","supportedVersions":["0.1.0","0.3.1","0.4.0"]}'`)
+	script(t, filepath.Join(n.dir, "new"), `echo '{"cniVersion":"1.1.0","supportedVersions":["0.3.1","0.4.0","1.0.0","1.1.0"]}'`)
+	for _, tc := range []struct{ conf, limit, want string }{
+		{`{"name":"n","type":"old"}`, "1.1.0", "0.4.0"}, {`{"name":"n","type":"old"}`, "0.3.1", "0.3.1"}, {`{"name":"n","type":"new"}`, "1.1.0", "1.1.0"},
+		{`{"name":"n","type":"new"}`, "1.0.0", "1.0.0"}, {`{"name":"n","plugins":[{"type":"new"},{"type":"old"}]}`, "1.1.0", "0.4.0"},
+		{`{"name":"n","type":"new"}`, "0.2.0", ""}, {`{"name":"n","type":"missing"}`, "1.0.0", ""},
+	} {
+		l, err := cniconf.Parse([]byte(tc.conf))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := n.run.Version(t.Context(), l, tc.limit)
+		if got != tc.want || (err != nil) != strings.Contains(tc.conf, "missing") {
+			t.Errorf("%s below %s: %q, %v, want %q", tc.conf, tc.limit, got, err, tc.want)
+		}
+	}
 }
 
 // TestOtherVerbs: CHECK of an old configuration asks nobody (D47), STATUS stops at the first error and keeps it

@@ -21,6 +21,13 @@ const maxPipe = 1 << 20
 // restLimit is how long an answer is waited for that comes through somebody else, once the process itself has ended.
 const restLimit = time.Second
 
+const (
+	// killLimit is how long a killed process is waited for.
+	killLimit = 5 * time.Second
+	// pollPause is how often the wait looks whether the request has ended.
+	pollPause = time.Second
+)
+
 // process is one delegate at work. It is what os/exec does, without its goroutines, threads and its extra process that
 // finds out what the kernel can do: one loop feeds the standard input, reads both outputs and sees the end. The plugin
 // lives for a few milliseconds and waits for its delegates most of them.
@@ -65,7 +72,7 @@ func run(ctx context.Context, path string, environ []string, stdin []byte, held 
 	failpoint.At("exec.started")
 	stop := context.AfterFunc(ctx, p.kill)
 	defer stop()
-	status, err := p.wait(stdout, stderr)
+	status, err := p.wait(ctx, stdout, stderr)
 	if err == nil {
 		p.rest(ctx, stdout, stderr)
 	}
@@ -134,16 +141,29 @@ func (p *process) watch() error {
 	return nil
 }
 
-// wait goes on until the process has ended, and reads what it has written by then.
-func (p *process) wait(stdout, stderr *bounded) (syscall.WaitStatus, error) {
+// errUnkillable is returned for a process that does not end though it was killed: the kernel waits for something in its
+// place, such as a file system that does not answer.
+var errUnkillable = fmt.Errorf("it cannot be killed, the kernel waits for something (state D): %w", errCutOff)
+
+// wait goes on until the process has ended, and reads what it has written by then. A process that has not ended killLimit
+// after it was killed is given up.
+func (p *process) wait(ctx context.Context, stdout, stderr *bounded) (syscall.WaitStatus, error) {
+	var killed time.Time
 	for {
+		switch {
+		case ctx.Err() == nil:
+		case killed.IsZero():
+			killed = time.Now()
+		case time.Since(killed) > killLimit:
+			return 0, errUnkillable
+		}
 		fds := []unix.PollFd{
 			{Fd: int32(p.ended), Events: unix.POLLIN},
 			{Fd: int32(p.stdin), Events: unix.POLLOUT},
 			{Fd: int32(p.stdout), Events: unix.POLLIN},
 			{Fd: int32(p.stderr), Events: unix.POLLIN},
 		}
-		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) {
+		if _, err := unix.Poll(fds, int(pollPause.Milliseconds())); err != nil && !errors.Is(err, unix.EINTR) {
 			p.kill()
 			return 0, os.NewSyscallError("poll", err)
 		}

@@ -72,7 +72,7 @@ func TestProcessWithoutPidfd(t *testing.T) {
 			must(t, p.start(path, []string{"PATH=/usr/bin:/bin"}, nil))
 			ended(t, p)
 			stdout, stderr := &bounded{limit: 100}, &bounded{limit: 100}
-			status, err := p.wait(stdout, stderr)
+			status, err := p.wait(t.Context(), stdout, stderr)
 			if err != nil || status.ExitStatus() != 7 || stdout.String() != "word\n" {
 				t.Errorf("%v, %v, %q", status, err, stdout.String())
 			}

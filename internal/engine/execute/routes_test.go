@@ -3,6 +3,7 @@ package execute
 import (
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -112,7 +113,7 @@ func newBench(t *testing.T) *bench {
 "routes":[{"dst":"0.0.0.0/0","gw":"10.0.0.1"},{"dst":"::/0","gw":"fd00::1"},{"dst":"192.0.2.0/24"}]}
 END
 exit 0`)
-	b.run = New(b.dir, "", filepath.Join(b.dir, "state"), nil, slog.New(slog.DiscardHandler))
+	b.run = New(b.dir, "", filepath.Join(b.dir, "state"), nil, nil, slog.New(slog.DiscardHandler))
 	b.plan = &plan.Plan{ContainerID: "c0ffee", Netns: b.ns.Path}
 	return b
 }
@@ -265,14 +266,39 @@ func TestFree(t *testing.T) {
 	if err := free("net2", "net1"); err == nil || !strings.Contains(err.Error(), "interface name net1 already exists") {
 		t.Error(err)
 	}
-	if !HasInterface(b.ns.Path, "net1") || HasInterface(b.ns.Path, "net2") || !Exists(b.ns.Path) {
-		t.Error("HasInterface, Exists")
+	for _, tc := range []struct {
+		netns, ifName string
+		want          bool
+	}{{b.ns.Path, "net1", true}, {b.ns.Path, "net2", false}, {filepath.Join(t.TempDir(), "gone"), "eth0", false}} {
+		if got, err := HasInterface(tc.netns, tc.ifName); err != nil || got != tc.want {
+			t.Errorf("HasInterface(%s, %s) = %t, %v", tc.netns, tc.ifName, got, err)
+		}
+	}
+	if err := Look(b.ns.Path); err != nil {
+		t.Errorf("Look: %v", err)
 	}
 	gone := filepath.Join(t.TempDir(), "gone")
 	if err := Free(&plan.Plan{Netns: gone}); err == nil || !strings.Contains(err.Error(), "no net namespace "+gone+" found") {
 		t.Error(err)
 	}
-	if HasInterface(gone, "eth0") || Exists(gone) || Exists("") {
-		t.Error("a namespace that is gone")
+	for _, netns := range []string{gone, ""} {
+		if err := Look(netns); !errors.Is(err, link.ErrNoNamespace) {
+			t.Errorf("a namespace that is gone: %v", err)
+		}
+	}
+}
+
+// TestLookFails: a namespace that cannot be looked at is not one that is gone.
+func TestLookFails(t *testing.T) {
+	t.Parallel()
+	loop := filepath.Join(t.TempDir(), "loop")
+	if err := os.Symlink(loop, loop); err != nil {
+		t.Fatal(err)
+	}
+	if err := Look(loop); err == nil || errors.Is(err, link.ErrNoNamespace) {
+		t.Errorf("Look: %v", err)
+	}
+	if exists, err := HasInterface(loop, "eth0"); err == nil {
+		t.Errorf("HasInterface: %t, and no error", exists)
 	}
 }

@@ -35,6 +35,7 @@ func (e *element) appendJSON(b []byte) []byte {
 	w.TrueIf("undone", e.Undone)
 	w.Other("delTries", e.DelTries, e.DelTries != 0)
 	w.Other("begun", e.Begun, e.Begun != 0)
+	w.TrueIf("deleted", e.Deleted)
 	if len(e.RuntimeConfig) > 0 {
 		w.Append("capabilityArgs", func(b []byte) []byte { return appendMembers(b, e.RuntimeConfig) })
 	}
@@ -92,6 +93,8 @@ func (e *element) member(key string, v []byte) error { //nolint:gocyclo // a cas
 		e.Boot, ok = rawjson.Text(v)
 	case "undone":
 		e.Undone, ok = rawjson.Bool(v)
+	case "deleted":
+		e.Deleted, ok = rawjson.Bool(v)
 	case "capabilityArgs":
 		return rawjson.Members(v, &e.RuntimeConfig)
 	default:

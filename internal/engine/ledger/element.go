@@ -46,6 +46,8 @@ type element struct {
 	Undone   bool `json:"undone,omitempty"`
 	DelTries int  `json:"delTries,omitempty"`
 	Begun    int  `json:"begun,omitempty"`
+	// Deleted marks an attachment that a DEL which failed elsewhere has detached.
+	Deleted bool `json:"deleted,omitempty"`
 	// RuntimeConfig is there when the keys above do not tell all of it: port mappings, bandwidth, and
 	// what the runtime itself passed (behaviour.md D67 [quirk]).
 	RuntimeConfig map[string]json.RawMessage `json:"capabilityArgs,omitempty"`
@@ -144,6 +146,7 @@ func (e *element) decode(index int, containerID, ifName string) (*plan.Attachmen
 		Name: e.Name, Primary: index == 0 && (e.IfName == "" || e.IfName == ifName), IfName: e.IfName, Config: l, Args: e.Args,
 		Resource: e.ResourceName, Device: e.DeviceID, RuntimeConfig: e.RuntimeConfig,
 		Routes: plan.Routes{DropIPv4: e.DropIPv4, DropIPv6: e.DropIPv6}, HostDevice: e.HostDevice, Stage: e.Stage,
+		Deleted: e.Deleted, Element: index,
 		Request: &netsel.Element{
 			Interface: e.IfName, MAC: e.MAC, InfinibandGUID: e.InfinibandGUID, IPs: e.IPs, DefaultRoute: e.DefaultRoute,
 		},

@@ -261,7 +261,7 @@ func fromResult(c *libcni.NetworkAttachment, ifName string) (*plan.Attachment, e
 	if err != nil {
 		return nil, err
 	}
-	a := &plan.Attachment{Name: c.Network, IfName: c.IfName, Primary: c.IfName == ifName, Config: l, Args: c.CniArgs}
+	a := &plan.Attachment{Element: -1, Name: c.Network, IfName: c.IfName, Primary: c.IfName == ifName, Config: l, Args: c.CniArgs}
 	if len(c.CapabilityArgs) == 0 {
 		return a, nil
 	}
@@ -292,6 +292,21 @@ func byPlace(a, b, primary string) int {
 
 // Note writes the progress into the record of a sandbox; one without a record needs none.
 func (s *Store) Note(containerID string, p Progress) error {
+	return s.noteProgress(containerID, p, nil)
+}
+
+// NoteDeleted is Note, and marks the attachments of a plan that are deleted.
+func (s *Store) NoteDeleted(p *plan.Plan, progress Progress) error {
+	deleted := map[int]bool{}
+	for i := range p.Attachments {
+		if a := &p.Attachments[i]; a.Deleted && a.Element >= 0 {
+			deleted[a.Element] = true
+		}
+	}
+	return s.noteProgress(p.ContainerID, progress, deleted)
+}
+
+func (s *Store) noteProgress(containerID string, p Progress, deleted map[int]bool) error {
 	b, err := s.load(containerID)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -300,16 +315,13 @@ func (s *Store) Note(containerID string, p Progress) error {
 	if err == nil {
 		err = json.Unmarshal(b, &elements)
 	}
-	for _, e := range elements {
-		delete(e, "undone")
-		if p.Undone {
-			e["undone"] = json.RawMessage("true")
+	for i, e := range elements {
+		if e == nil {
+			continue // null in a damaged record
 		}
-		for key, n := range map[string]int{"delTries": p.DelTries, "begun": p.Begun} {
-			delete(e, key)
-			if n > 0 {
-				e[key] = json.RawMessage(strconv.Itoa(n))
-			}
+		p.set(e)
+		if deleted[i] {
+			e["deleted"] = json.RawMessage("true")
 		}
 	}
 	if err == nil {
@@ -322,6 +334,20 @@ func (s *Store) Note(containerID string, p Progress) error {
 		return fmt.Errorf("note progress of container %s: %w", containerID, err)
 	}
 	return nil
+}
+
+// set writes the progress into an element.
+func (p Progress) set(e map[string]json.RawMessage) {
+	delete(e, "undone")
+	if p.Undone {
+		e["undone"] = json.RawMessage("true")
+	}
+	for key, n := range map[string]int{"delTries": p.DelTries, "begun": p.Begun} {
+		delete(e, key)
+		if n > 0 {
+			e[key] = json.RawMessage(strconv.Itoa(n))
+		}
+	}
 }
 
 // Remove forgets a sandbox; one that is not there is forgotten already.

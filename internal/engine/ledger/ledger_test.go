@@ -64,7 +64,7 @@ var what = cmp.Options{
 	cmpopts.EquateComparable(netip.Addr{}), cmpopts.EquateEmpty(),
 	cmp.Comparer(func(a, b *cniconf.List) bool { return bytes.Equal(a.Bytes(), b.Bytes()) }),
 	cmp.Comparer(func(a, b json.RawMessage) bool { return compact(a) == compact(b) }),
-	cmpopts.IgnoreFields(plan.Attachment{}, "Origin", "Request"),
+	cmpopts.IgnoreFields(plan.Attachment{}, "Origin", "Request", "Inherited", "Element"),
 	// A device without a resource is the annotation's, and is only offered.
 	cmp.FilterPath(func(p cmp.Path) bool { return p.Last().String() == ".Device" }, cmp.Comparer(func(a, b string) bool { return a == b || a == "" })),
 }

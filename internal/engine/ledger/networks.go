@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/utils"
 
@@ -27,6 +28,8 @@ type Network struct {
 	Name   string        `json:"name"`
 	BinDir string        `json:"binDir,omitempty"`
 	Config *cniconf.List `json:"config"`
+	// Time is when the network was last attached.
+	Time time.Time `json:"-"`
 }
 
 // networksDir is beside the state directory: who reads that one, today's Multus included, takes every file for a
@@ -44,19 +47,27 @@ func hash(b []byte) uint64 {
 	return h.Sum64()
 }
 
-// NoteNetworks remembers the networks of a plan until Forget. One that is known already costs a look at its file; one whose
-// configuration is another for each pod (a device of the kubelet's, cni-args) is noted each time.
+// NoteNetworks notes the networks of a plan until Forget: what a pod asked for in the configuration (its device, cni-args)
+// is left out, so that the note of a network is the same for each of its pods. One that is noted already is only marked as
+// used now.
 func (s *Store) NoteNetworks(p *plan.Plan) error {
+	now := time.Now()
 	for i := range p.Attachments {
 		a := &p.Attachments[i]
+		shared, err := a.Config.WithoutPod()
+		if err != nil {
+			return fmt.Errorf("note network %s: %w", a.Name, err)
+		}
 		w := rawjson.Begin(nil) // a Network
 		w.Text("name", a.Name)
 		w.TextIf("binDir", p.Dirs.Binary)
-		w.Text("config", string(a.Config.Bytes())) // as a text: not a byte of it changes
+		w.Text("config", string(shared.Bytes())) // as a string: not a byte of it changes
 		b := w.End()
 		file := s.networkFile(a.Config.Name())
 		if known, err := fsx.ReadRegular(s.networksDir(), filepath.Base(file), maxNote); err == nil && bytes.Equal(known, b) {
-			continue
+			if os.Chtimes(file, now, now) == nil {
+				continue
+			}
 		}
 		if err := os.MkdirAll(s.networksDir(), 0o700); err != nil {
 			return fmt.Errorf("note network %s: %w", a.Name, err)
@@ -87,6 +98,9 @@ func (s *Store) Networks() ([]Network, error) {
 			continue
 		}
 		n, err := s.note(e.Name())
+		if errors.Is(err, os.ErrNotExist) {
+			continue // forgotten meanwhile
+		}
 		if errors.Is(err, errDamagedNote) {
 			err = errors.Join(err, fsx.Remove(filepath.Join(s.networksDir(), e.Name())))
 			s.Log.Error("note of a network removed", "err", err)
@@ -111,7 +125,11 @@ func (s *Store) note(name string) (*Network, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Network{}
+	info, err := os.Lstat(filepath.Join(s.networksDir(), name))
+	if err != nil {
+		return nil, err
+	}
+	n := &Network{Time: info.ModTime()}
 	if err := json.Unmarshal(b, n); err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", errDamagedNote, name, err)
 	}
@@ -124,9 +142,18 @@ func (s *Store) note(name string) (*Network, error) {
 	return n, nil
 }
 
-// Forget drops the note of a network of which nothing is left on the node.
-func (s *Store) Forget(configName string) error {
-	if err := fsx.Remove(s.networkFile(configName)); err != nil {
+// Forget removes the note of a network to which nothing is attached on the node, unless it was attached again after seen,
+// the Time of the note. A network that was never noted (zero) needs nothing.
+func (s *Store) Forget(configName string, seen time.Time) error {
+	file := s.networkFile(configName)
+	info, err := os.Lstat(file)
+	if errors.Is(err, os.ErrNotExist) || err == nil && info.ModTime().After(seen) {
+		return nil
+	}
+	if err == nil {
+		err = fsx.Remove(file)
+	}
+	if err != nil {
 		return fmt.Errorf("forget network %s: %w", configName, err)
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"multus/internal/engine/plan"
 )
@@ -48,7 +49,7 @@ func TestNetworks(t *testing.T) {
 		t.Errorf("a network is taken for a sandbox: %v, %v", ids, err)
 	}
 	for range 2 {
-		if err := s.Forget("a.b_c-D9"); err != nil {
+		if err := s.Forget("a.b_c-D9", time.Now()); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/utils"
 
+	"multus/internal/cniconf"
 	"multus/internal/engine/request"
 	"multus/internal/fault"
 	"multus/internal/netsel"
@@ -45,6 +46,30 @@ func (p *planning) nameInterfaces() error {
 				"network %s of pod %s: interface name %s already exists: network %s has it", a.Name, p.req.Pod(), a.IfName, other)
 		}
 		taken[a.IfName] = a.Name
+	}
+	return nil
+}
+
+// checkConfigs refuses what must not be executed or recorded.
+func (p *planning) checkConfigs() error {
+	if err := p.checkNetworkNames(); err != nil {
+		return err
+	}
+	total := 0
+	for i := range p.out {
+		a := &p.out[i]
+		if err := a.Config.Ambiguous(); err != nil {
+			return fault.Wrap(err, fault.BadConfig, "keep one of the two keys in the network's configuration",
+				"network %s of pod %s: its configuration can be read in two ways", a.Name, p.req.Pod())
+		}
+		if callsMultus(a.Config) {
+			return fault.New(fault.BadConfig, "make the network delegate to another plugin",
+				"network %s of pod %s delegates to multus itself", a.Name, p.req.Pod())
+		}
+		if total += len(a.Config.Bytes()); total > MaxBytes {
+			return fault.New(fault.BadConfig, "remove what the plugins do not need from the configurations of the networks",
+				"the configurations of the networks of pod %s have more than %d bytes together", p.req.Pod(), MaxBytes)
+		}
 	}
 	return nil
 }
@@ -117,10 +142,7 @@ func (p *planning) finish() (*Plan, error) {
 	}
 	for i := range out.Attachments {
 		a := &out.Attachments[i]
-		if slices.ContainsFunc(a.Config.Types(), isMultus) {
-			return nil, fault.New(fault.BadConfig, "make the network delegate to another plugin",
-				"network %s of pod %s delegates to multus itself", a.Name, p.req.Pod())
-		}
+		a.Inherited = a.Source.Unversioned && p.conf.CNIVersion != ""
 		a.Args = DelegateArgs(p.req.Args.Delegate(uid), a.Request)
 		if err := p.runtimeConfig(a); err != nil {
 			return nil, err
@@ -132,8 +154,23 @@ func (p *planning) finish() (*Plan, error) {
 	return out, nil
 }
 
-// isMultus tells the plugins that would start all over again (P09).
-func isMultus(typ string) bool { return typ == "multus" || typ == "multus-shim" }
+func isMultusType(typ string) bool { return typ == "multus" || typ == "multus-shim" }
+
+// callsMultus reports whether a plugin of a network, or its IPAM plugin, is Multus: it would start all over again (P09).
+func callsMultus(l *cniconf.List) bool {
+	for i, typ := range l.Types() {
+		var conf struct {
+			IPAM struct {
+				Type string `json:"type"`
+			} `json:"ipam"`
+		}
+		// What cannot be decoded is the plugin's to refuse.
+		if isMultusType(typ) || l.Decode(i, &conf) == nil && isMultusType(conf.IPAM.Type) {
+			return true
+		}
+	}
+	return false
+}
 
 // DelegateArgs adds the older form of mac and ips to CNI_ARGS, at every verb (behaviour.md C67 [quirk]:
 // on ADD only today, and an empty list as an empty value).

@@ -14,6 +14,13 @@ import (
 	"multus/internal/netsel"
 )
 
+const (
+	// MaxBytes is how many bytes the configurations of a plan may have together.
+	MaxBytes = 4 << 20
+	// MaxConfigBytes is how many bytes the configuration of one network may have.
+	MaxConfigBytes = 256 << 10
+)
+
 // Plan is everything that will be done for one sandbox. It is executed, recorded for DEL, explained,
 // compared, and frozen in golden tests.
 type Plan struct {
@@ -85,8 +92,15 @@ type Attachment struct {
 	// HostDevice is the device of the node that the pod gets for itself. It is found on the node, when the plan is
 	// carried out there.
 	HostDevice *device.Identity `json:"hostDevice,omitempty"`
-	// Stage is 0 for the cluster network, and in a plan that is made serially; see StageOf.
+	// Stage is 0 for the cluster network, and in a plan that is made serially; see StageNumbers.
 	Stage int `json:"stage,omitempty"`
+	// Deleted reports that a DEL which failed elsewhere has detached this network already. Only the ledger sets it.
+	Deleted bool `json:"-"`
+	// Element is the place in the record, -1 if the ledger has it from libcni's results alone.
+	Element int `json:"-"`
+	// Inherited reports that the configuration has no cniVersion of its own. Where its plugins are, a version is chosen
+	// that they support, at most that of the outer configuration, and recorded (behaviour B5).
+	Inherited bool `json:"inherited,omitempty"`
 	// Source tells where Config was found: for Explain, where the plan is made. It is neither sent nor recorded.
 	Source Source `json:"-"`
 }

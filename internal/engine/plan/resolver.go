@@ -56,11 +56,13 @@ type planning struct {
 	// pod is nil when there is no Kubernetes and inline delegates are all there is (behaviour.md D12).
 	pod     *Pod
 	devices *allocation
+	parsed  map[Ref]parsed
 	out     []Attachment
 }
 
 // Plan decides what a request is about: for ADD all that will be done; for DEL, of which nothing was
-// recorded, what may have been done; for STATUS and GC the cluster network alone. The errors are faults.
+// recorded, what may have been done; for STATUS and GC the cluster network alone, for CHECK with the other inline delegates.
+// The errors are faults.
 func (r *Resolver) Plan(ctx context.Context, req *request.Request, conf *config.Plugin) (*Plan, error) {
 	switch req.Command {
 	case request.Add:
@@ -86,7 +88,7 @@ func (r *Resolver) planAdd(ctx context.Context, req *request.Request, conf *conf
 			return nil, err
 		}
 	}
-	if err := p.checkNetworkNames(); err != nil {
+	if err := p.checkConfigs(); err != nil {
 		return nil, err
 	}
 	if err := p.nameInterfaces(); err != nil {
@@ -118,7 +120,7 @@ func (r *Resolver) planDelete(ctx context.Context, req *request.Request, conf *c
 			break
 		}
 	}
-	if p.checkNetworkNames() != nil || p.nameInterfaces() != nil {
+	if p.checkConfigs() != nil || p.nameInterfaces() != nil {
 		p.out = nil // no ADD has attached these
 	}
 	return p.finish()
@@ -133,8 +135,10 @@ func (r *Resolver) planCluster(ctx context.Context, req *request.Request, conf *
 	if err := p.cluster(ctx); err != nil {
 		return nil, err
 	}
-	p.out = p.out[:1]
-	if err := p.checkNetworkNames(); err != nil {
+	if req.Command != request.Check {
+		p.out = p.out[:1]
+	}
+	if err := p.checkConfigs(); err != nil {
 		return nil, err
 	}
 	return p.finish()
@@ -327,6 +331,11 @@ func (p *planning) selected(ctx context.Context) error {
 	if err != nil {
 		return p.badAnnotation(netsel.Networks, err)
 	}
+	if limit := p.conf.NetworkLimit(); len(p.out)+len(elements) > limit {
+		return fault.New(fault.BadConfig, "ask for fewer networks, or raise maxNetworks in the configuration",
+			"pod %s asks for %d networks, the cluster's own included: at most %d are attached to one pod",
+			p.pod.Ref, len(p.out)+len(elements), limit)
+	}
 	for i := range elements {
 		a, err := p.element(ctx, &elements[i], FromAnnotation, p.pod.Namespace)
 		if err != nil {
@@ -439,16 +448,35 @@ func codeOf(err error) uint {
 // definition turns a definition into a configuration: from spec.config, or from a file in confDir when that
 // is empty (behaviour.md B1-B3).
 func (p *planning) definition(def *Definition) (l *cniconf.List, from Source, err error) {
-	if def.Config == "" {
+	if known, ok := p.parsed[def.Ref]; ok && def.Config == known.config {
+		return known.list, known.from, nil
+	}
+	switch size := len(def.Config); {
+	case size > MaxConfigBytes:
+		err = fmt.Errorf("spec.config has %d bytes, at most %d are accepted", size, MaxConfigBytes)
+	case size == 0:
 		l, from, err = loadByName(p.conf.ConfDir, def.Name)
-	} else {
+	default:
 		l, err = cniconf.Parse([]byte(def.Config))
 	}
 	if err != nil {
 		return nil, from, err
 	}
 	from.Definition = def.Ref
-	return p.complete(l, from, def.Name)
+	if l, from, err = p.complete(l, from, def.Name); err == nil {
+		if p.parsed == nil {
+			p.parsed = map[Ref]parsed{}
+		}
+		p.parsed[def.Ref] = parsed{def.Config, l, from}
+	}
+	return l, from, err
+}
+
+// parsed is a definition that the pod refers to, parsed once however often it does.
+type parsed struct {
+	config string
+	list   *cniconf.List
+	from   Source
 }
 
 // complete fills in what a configuration leaves out, and notes what that was.

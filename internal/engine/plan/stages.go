@@ -11,16 +11,20 @@ import (
 	"multus/internal/engine/request"
 )
 
-// StageOf is when the i-th attachment is made, from 0: one after another, unless the plan has stages. Those of one stage
-// need nothing of each other.
-func (p *Plan) StageOf(i int) int {
-	if p.staged() {
-		return p.Attachments[i].Stage
+// StageNumbers returns the stage of each attachment: its own in a plan with stages, else its place.
+func (p *Plan) StageNumbers() []int {
+	staged := p.staged()
+	out := make([]int, len(p.Attachments))
+	for i := range p.Attachments {
+		out[i] = i
+		if staged {
+			out[i] = p.Attachments[i].Stage
+		}
 	}
-	return i
+	return out
 }
 
-// staged tells a plan with stages: in any of more than one network somebody is not in the first.
+// staged reports whether a plan has stages: in each that has, some attachment is not in the first.
 func (p *Plan) staged() bool {
 	return slices.ContainsFunc(p.Attachments, func(a Attachment) bool { return a.Stage > 0 })
 }
@@ -28,8 +32,7 @@ func (p *Plan) staged() bool {
 // Stages are the attachments by number in the order in which they are made.
 func (p *Plan) Stages() [][]int {
 	var out [][]int
-	for i := range p.Attachments {
-		s := p.StageOf(i)
+	for i, s := range p.StageNumbers() {
 		for len(out) <= s {
 			out = append(out, nil)
 		}

@@ -73,7 +73,7 @@ func TestStages(t *testing.T) {
 			p := planned(t, 4, tc.networks)
 			var got []int
 			for i := range p.Attachments {
-				got = append(got, p.StageOf(i))
+				got = append(got, p.StageNumbers()[i])
 			}
 			if !slices.Equal(got, tc.want) || p.Concurrency != 4 {
 				t.Errorf("stages %v, %d at a time, want %v", got, p.Concurrency, tc.want)
@@ -97,7 +97,7 @@ func TestSerial(t *testing.T) {
 	t.Parallel()
 	for _, concurrency := range []int{-1, 0, 1} {
 		p := planned(t, concurrency, []network{{config: `{"name":"a","type":"x"}`}, {config: `{"name":"b","type":"x"}`}})
-		if p.Concurrency != 0 || p.StageOf(2) != 2 || len(p.Stages()) != 3 {
+		if p.Concurrency != 0 || p.StageNumbers()[2] != 2 || len(p.Stages()) != 3 {
 			t.Errorf("%d: %+v, %v", concurrency, p, p.Stages())
 		}
 	}

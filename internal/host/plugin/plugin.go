@@ -169,7 +169,7 @@ func (v *verbs) prepare(command string, args *skel.CmdArgs) (*request.Request, *
 	return &request.Request{
 		Command: command, ContainerID: args.ContainerID, Netns: args.Netns, IfName: args.IfName,
 		Args: parsed, Path: args.Path, Config: args.StdinData,
-	}, engine.New(engine.Deps{Planner: c, Publisher: c, Status: c, LockFile: LockFile, Boot: Boot(), Log: v.log}), nil
+	}, engine.New(engine.Deps{Planner: c, Publisher: c, Status: c, LockFile: LockFile, Boot: Boot(), Stderr: os.Stderr, Log: v.log}), nil
 }
 
 func (v *verbs) logger(conf *config.Plugin) *slog.Logger {

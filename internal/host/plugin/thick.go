@@ -102,6 +102,10 @@ func (d *daemon) Plan(ctx context.Context, req *request.Request, conf *config.Pl
 	if err := call(ctx, "POST", api.PathPlan, req, p); err != nil {
 		return nil, tryAgain(err, req)
 	}
+	if err := p.Validate(req); err != nil {
+		return nil, fault.Wrap(err, fault.TryAgain, "compare the versions of the plugin and the daemon of this node: multusctl doctor",
+			"pod %s: the daemon's plan cannot be used, and nothing was attached", req.Pod())
+	}
 	return p, nil
 }
 

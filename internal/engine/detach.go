@@ -1,0 +1,190 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"multus/internal/config"
+	"multus/internal/engine/execute"
+	"multus/internal/engine/ledger"
+	"multus/internal/engine/plan"
+	"multus/internal/failpoint"
+	"multus/internal/fault"
+	"multus/internal/link"
+)
+
+const (
+	// refusals is how many DELs fail because of an attachment that a plugin refuses to delete, in its own words, although
+	// nothing of it can be seen any more.
+	refusals = 2
+	// refusalsInPlace is the same for an attachment whose namespace is still there without its interface.
+	refusalsInPlace = 9
+	// maxErrors is how many failures of one DEL are named.
+	maxErrors = 8
+)
+
+// detaching is the DEL of the attachments of a plan.
+type detaching struct {
+	*call
+	plan *plan.Plan
+	run  *execute.Runner
+	// stages are the plan's.
+	stages []int
+	// before is the progress of the DELs before this one, now that of this one.
+	before ledger.Progress
+	now    *ledger.Progress
+	errs   []error
+	failed int
+}
+
+// detach runs DEL for the attachments of a plan in reverse order, for all of them whatever fails
+// (behaviour.md D65). A failure that the progress does not excuse is an error, and counted there. undoing reports that the
+// ADD itself asks. When the time is over, the rest is left to the next DEL.
+func (c *call) detach(ctx context.Context, p *plan.Plan, progress *ledger.Progress, undoing bool) error {
+	d := &detaching{call: c, plan: p, run: c.runner(p.Dirs), stages: p.StageNumbers(), before: *progress, now: progress}
+	d.before.Undone = d.before.Undone || undoing
+	begun := d.begun()
+	for i := len(p.Attachments) - 1; i >= 0; i-- {
+		if p.Attachments[i].Deleted || d.stages[i] >= begun {
+			continue
+		}
+		if ctx.Err() != nil {
+			d.fail(i+1, fmt.Errorf("%d networks were not reached: %w", i+1, context.Cause(ctx)))
+			break
+		}
+		d.one(ctx, i)
+	}
+	if d.failed == 0 {
+		return nil
+	}
+	if more := d.failed - len(d.errs); more > 0 {
+		d.errs = append(d.errs, fmt.Errorf("and %d more", more))
+	}
+	return fault.Wrap(errors.Join(d.errs...), fault.Internal, "nothing: the runtime tries again; look at the plugins' messages if it goes on",
+		"%d of %d networks could not be deleted", d.failed, len(p.Attachments))
+}
+
+// begun is the number of stages that are deleted. Networks that ADD never came to are asked, too, since that costs little
+// and libcni's results may be lost, unless there are more of them than one pod may have: earlier versions had no limit.
+func (d *detaching) begun() int {
+	if len(d.plan.Attachments) <= config.DefaultMaxNetworks || d.before.Undone {
+		return len(d.plan.Attachments)
+	}
+	if d.now.Begun == 0 {
+		d.now.Begun = d.run.Begun(d.plan, d.stages, len(d.plan.Attachments))
+		if err := d.store.Note(d.plan.ContainerID, *d.now); err != nil {
+			d.log.Warn("how far ADD had come is not recorded", "err", err)
+		}
+	}
+	return d.now.Begun
+}
+
+// one detaches one network.
+func (d *detaching) one(ctx context.Context, i int) {
+	failpoint.At("detach.before")
+	a := &d.plan.Attachments[i]
+	start := time.Now()
+	one, cancel := spare(ctx, i)
+	err := d.delOne(one, d.run, d.plan, a)
+	cancel()
+	took := time.Since(start)
+	d.timed(a, took, err)
+	if err != nil {
+		err = d.excuse(i, err)
+	}
+	if err != nil {
+		d.fail(1, fmt.Errorf("network %q (interface %s): %w", a.Name, a.IfName, err))
+		return
+	}
+	if a.DeviceInfo != "" {
+		_ = os.Remove(a.DeviceInfo) // behaviour.md D66: failures do not matter
+	}
+	a.Deleted = true
+	failpoint.At("detach.after")
+	d.verbose(ctx, "Del", a, a.Config, took)
+}
+
+func (d *detaching) fail(n int, err error) {
+	d.failed += n
+	if len(d.errs) < maxErrors {
+		d.errs = append(d.errs, err)
+	}
+}
+
+// excuse returns nil for the failed DEL of an attachment that leaves nothing all the same, or that can never succeed, else
+// the error. With the first failure of a sandbox it is recorded how far ADD had come: what tells that are the results of the
+// attachments before this one, and those are deleted next.
+func (d *detaching) excuse(i int, err error) error {
+	if d.now.Begun == 0 {
+		d.now.Begun = d.run.Begun(d.plan, d.stages, i+1)
+		if nerr := d.store.Note(d.plan.ContainerID, *d.now); nerr != nil {
+			return errors.Join(err, nerr)
+		}
+	}
+	a := &d.plan.Attachments[i]
+	unseen, ok := errors.AsType[*execute.UnseenError](err)
+	if !ok {
+		return d.abandon(a, err)
+	}
+	d.now.DelTries = d.before.DelTries + 1
+	if d.stages[i] < d.now.Begun && !excused(d.before, unseen) {
+		return err
+	}
+	d.log.Warn("DEL of an attachment that is not there", "network", a.Name, "ifname", a.IfName, "err", err)
+	return d.run.Forget(d.plan, a)
+}
+
+// excused reports whether a failed DEL of an attachment of which nothing is seen leaves nothing: ADD had failed and had
+// undone what it did; or ADD was killed, maybe inside this plugin, and the plugin has given its reason more than refusals
+// times.
+func excused(before ledger.Progress, unseen *execute.UnseenError) bool {
+	return before.Undone && !unseen.CutOff() || before.DelTries >= refusals && unseen.Answered()
+}
+
+// abandon gives up an attachment whose plugins were attached and refuse its DEL for good: otherwise the runtime would call
+// DEL, and the kubelet would keep the pod, for ever (CNI SPEC 1.1, DEL: plugins should complete without error even if
+// resources are missing). Its network is not the cluster network, its namespace is gone, or at least its interface, and its
+// plugins have given their reason several times. What they hold may be left, so a note of it stays.
+func (d *detaching) abandon(a *plan.Attachment, err error) error {
+	if a.Primary || !execute.Answered(err) {
+		return err
+	}
+	limit := refusals
+	lookErr := execute.Look(d.plan.Netns)
+	switch gone := d.plan.Netns == "" || errors.Is(lookErr, link.ErrNoNamespace); {
+	case gone:
+	case lookErr != nil:
+		return err
+	default:
+		if there, lookErr := execute.HasInterface(d.plan.Netns, a.IfName); there || lookErr != nil {
+			return err
+		}
+		limit = refusalsInPlace
+	}
+	d.now.DelTries = d.before.DelTries + 1
+	if d.before.DelTries < limit {
+		return err
+	}
+	if nerr := d.store.Abandon(d.plan, a, err); nerr != nil {
+		return errors.Join(err, nerr)
+	}
+	d.abandoned = append(d.abandoned, a.Name)
+	d.log.Error("network given up: its plugins refuse DEL for good, and what they hold may be left",
+		"network", a.Name, "ifname", a.IfName, "ipam", ledger.IPAMTypes(a.Config), "err", err)
+	return d.run.Forget(d.plan, a)
+}
+
+// spare ends before ctx does, so that n more networks can be deleted: one delegate that hangs must not keep the
+// others' from being called, at this DEL and at every later one. However many there are, it gives each delegateFloor.
+func spare(ctx context.Context, n int) (context.Context, context.CancelFunc) {
+	end, ok := ctx.Deadline()
+	if !ok {
+		return context.WithCancel(ctx)
+	}
+	left := time.Until(end)
+	limit := max(delegateFloor, left-time.Duration(n)*min(DelReserve, left/time.Duration(n+1)))
+	return context.WithTimeoutCause(ctx, limit, fmt.Errorf("it took longer than %s", limit.Round(time.Second)))
+}

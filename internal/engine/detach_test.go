@@ -1,0 +1,249 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"multus/internal/cniconf"
+	"multus/internal/config"
+	"multus/internal/device"
+	"multus/internal/engine/ledger"
+	"multus/internal/engine/plan"
+	"multus/internal/engine/request"
+	"multus/internal/fsx"
+)
+
+// TestRefusedForGood: a plugin that refuses every DEL of an attachment does not keep its pod for ever once the namespace is
+// gone. The cluster network is never given up, and neither is one whose plugin asks to try again, is killed or is missing.
+func TestRefusedForGood(t *testing.T) {
+	t.Parallel()
+	refuse := `echo '{"code":999,"msg":"failed to find slave net1: Link not found"}'; exit 1`
+	for _, tc := range []struct {
+		name, plugin, does, netns string
+		fails                     int // -1: always
+	}{
+		{"the namespace is gone", "other", refuse, "", refusals},
+		{"the namespace is there, the interface is not", "other", refuse, "/proc/self/ns/net", refusalsInPlace},
+		{"the cluster network", "cluster", refuse, "", -1},
+		{"try again", "other", `echo '{"code":11,"msg":"the API server does not answer"}'; exit 1`, "", -1},
+		{"a crash", "other", "exit 2", "", -1},
+		{"killed", "other", "kill -9 $$", "", -1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			n := newNode(t, "cluster", "other")
+			n.attached(t, "c", "other", "1.0.0", "/run/netns/gone", "now")
+			n.result(t, "cluster-net", "c", "eth0")
+			n.result(t, "other-net", "c", "net1")
+			n.does(t, tc.plugin, `test $CNI_COMMAND = DEL && { `+tc.does+`; }`)
+			for try := range refusalsInPlace + 3 {
+				req := n.request(request.Del, "c", "")
+				req.Netns = tc.netns
+				err := n.engine.Del(t.Context(), req)
+				fails := tc.fails < 0 || try < tc.fails
+				if !n.recorded(t, "c") && !fails && try > tc.fails {
+					break // the DEL of a sandbox without a record
+				}
+				if (err != nil) != fails || n.recorded(t, "c") != fails {
+					t.Fatalf("DEL %d: %v, recorded %t", try+1, err, n.recorded(t, "c"))
+				}
+			}
+			notes, err := n.store.Abandoned()
+			if err != nil || (len(notes) == 1) != (tc.fails >= 0) {
+				t.Fatalf("%+v, %v", notes, err)
+			}
+			if len(notes) == 1 && (notes[0].Network != "other-net" || notes[0].Pod != "team/p-c" || !strings.Contains(notes[0].Reason, "Link not found")) {
+				t.Errorf("%+v", notes[0])
+			}
+		})
+	}
+}
+
+// TestDeletedIsMarked: a DEL that failed at one network does not run the others again.
+func TestDeletedIsMarked(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, "cluster", "other")
+	n.attached(t, "c", "other", "1.0.0", "/run/netns/gone", "now")
+	n.result(t, "cluster-net", "c", "eth0")
+	n.result(t, "other-net", "c", "net1")
+	n.does(t, "cluster", "exit 2")
+	for _, want := range []string{"other DEL c, cluster DEL c", "cluster DEL c", "cluster DEL c"} {
+		if err := n.engine.Del(t.Context(), n.request(request.Del, "c", "")); err == nil {
+			t.Fatal("no error")
+		}
+		if got := n.called(t); got != want {
+			t.Errorf("called: %s, want %s", got, want)
+		}
+	}
+	n.does(t, "cluster", "")
+	if err := n.engine.Del(t.Context(), n.request(request.Del, "c", "")); err != nil || n.recorded(t, "c") {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestDelOfThousands: a record of a version without a limit is deleted in steps that end. What was deleted is not deleted
+// again, and networks that ADD never came to are not asked.
+func TestDelOfThousands(t *testing.T) {
+	t.Parallel()
+	const networks, begun = 20000, 300
+	n := newNode(t, "cluster", "other")
+	p := &plan.Plan{ContainerID: "c", Netns: "/run/netns/gone", Dirs: plan.Dirs{State: n.store.Dir, Binary: n.dir}}
+	for i := range networks {
+		l, err := cniconf.Parse(fmt.Appendf(nil, `{"cniVersion":"1.0.0","name":"n","type":"%s"}`, map[bool]string{true: "cluster", false: "other"}[i == 0]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ifName := fmt.Sprintf("net%d", i)
+		if i == 0 {
+			ifName = "eth0"
+		}
+		p.Attachments = append(p.Attachments, plan.Attachment{Name: "ns/n", Primary: i == 0, IfName: ifName, Config: l})
+		if i < begun {
+			n.result(t, "n", "c", ifName)
+		}
+	}
+	if err := n.store.Write(p); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() { // the time is over when some of them are deleted
+		for ctx.Err() == nil {
+			if b, _ := os.ReadFile(filepath.Join(n.dir, "log")); strings.Count(string(b), "DEL") >= 20 {
+				cancel()
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	err := n.engine.Del(ctx, n.request(request.Del, "c", ""))
+	first := strings.Count(n.called(t), "DEL")
+	t.Logf("%d deleted in the first DEL: %v", first, err)
+	if err != nil && (len(err.Error()) > 8<<10 || first == 0) {
+		t.Errorf("no progress, or an endless error (%d bytes)", len(err.Error()))
+	}
+	total := first
+	for try := 0; err != nil && try < 10; try++ {
+		err = n.engine.Del(t.Context(), n.request(request.Del, "c", ""))
+		total += strings.Count(n.called(t), "DEL")
+	}
+	if err != nil || n.recorded(t, "c") || total > begun+1+3 { // the one that the time ended in is deleted again
+		t.Errorf("%v, %d DELs of %d networks", err, total, begun)
+	}
+}
+
+// TestDelWaitsForDevices: the lock on the devices of the node is not the sandbox's. When it cannot be had, the plugins are not
+// run a second time.
+func TestDelWaitsForDevices(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, "cluster", "other")
+	l, err := cniconf.Parse([]byte(`{"cniVersion":"1.0.0","name":"n","type":"other"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &plan.Plan{ContainerID: "c", Netns: "/run/netns/gone", Dirs: plan.Dirs{State: n.store.Dir, Binary: n.dir}, Attachments: []plan.Attachment{
+		{Name: "n", Primary: true, IfName: "eth0", Config: l, HostDevice: &device.Identity{Name: "nosuch0", Index: 1 << 30}},
+	}}
+	if err := n.store.Write(p); err != nil {
+		t.Fatal(err)
+	}
+	lock, err := fsx.Acquire(t.Context(), n.engine.deps.LockFile, devicesKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	err = n.engine.Del(t.Context(), n.request(request.Del, "c", ""))
+	if got := n.called(t); err == nil || got != "other DEL c" {
+		t.Errorf("%v, called: %s", err, got)
+	}
+}
+
+// TestDelOfNull: a DEL that fails of a record with an element that is null ends with an error.
+func TestDelOfNull(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, "cluster", "other")
+	n.attached(t, "c", "other", "1.0.0", "/run/netns/gone", "now")
+	file := filepath.Join(n.store.Dir, "c")
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var elements []json.RawMessage
+	if err := json.Unmarshal(b, &elements); err != nil {
+		t.Fatal(err)
+	}
+	b, err = json.Marshal([]json.RawMessage{json.RawMessage("null"), elements[1]})
+	if err := errors.Join(err, os.WriteFile(file, b, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	n.does(t, "other", "exit 1")
+	n.result(t, "other-net", "c", "net1")
+	if err := n.engine.Del(t.Context(), n.request(request.Del, "c", "")); err == nil {
+		t.Error("no error")
+	}
+}
+
+// elsewhere is a planner whose daemon keeps the state in another directory (behaviour A90).
+type elsewhere struct{ state string }
+
+func (e elsewhere) Plan(ctx context.Context, req *request.Request, conf *config.Plugin) (*plan.Plan, error) {
+	p, err := planner{}.Plan(ctx, req, conf)
+	p.Dirs.State, p.Netns, p.ContainerID = e.state, req.Netns, req.ContainerID
+	return p, err
+}
+
+// TestStateElsewhere: every verb looks for what earlier ones left in the state directory of the daemon's configuration.
+func TestStateElsewhere(t *testing.T) {
+	t.Parallel()
+	for _, verb := range []string{"ADD", "collect", "after boot"} {
+		t.Run(verb, func(t *testing.T) {
+			t.Parallel()
+			n := newNode(t, "cluster", "other")
+			n.engine.deps.Planner = elsewhere{n.store.Dir}
+			boot := map[bool]string{true: "before", false: "now"}[verb == "after boot"]
+			n.attached(t, "c", "other", "1.0.0", filepath.Join(n.dir, "gone"), boot)
+			n.age(t, "c", time.Hour)
+			configured := *n.store
+			n.store = &ledger.Store{Dir: filepath.Join(n.dir, "configured")}
+			req := n.request(request.Add, "c", "")
+			if verb == "after boot" {
+				req.ContainerID = "d"
+			}
+			if verb == "collect" {
+				if _, err := n.engine.Collect(t.Context(), req, 0, false); err != nil {
+					t.Error(err)
+				}
+			} else if _, err := n.engine.Add(t.Context(), req); err == nil { // there is no namespace
+				t.Error("no error")
+			}
+			n.store = &configured
+			if got := n.called(t); got != "other DEL c, cluster DEL c" {
+				t.Errorf("called: %s", got)
+			}
+		})
+	}
+}
+
+// TestAddAfterUndo: an ADD that was undone completely leaves nothing to delete for the next one.
+func TestAddAfterUndo(t *testing.T) {
+	t.Parallel()
+	for _, undone := range []bool{true, false} {
+		n := newNode(t, "cluster", "other")
+		n.attached(t, "c", "other", "1.0.0", "/run/netns/gone", "now")
+		if err := n.store.Note("c", ledger.Progress{Undone: undone}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := n.engine.Add(t.Context(), n.request(request.Add, "c", "")); err == nil { // there is no namespace
+			t.Error("no error")
+		}
+		if got := n.called(t); (got == "") != undone {
+			t.Errorf("undone %t, called: %s", undone, got)
+		}
+	}
+}

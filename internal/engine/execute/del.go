@@ -1,0 +1,171 @@
+package execute
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/types"
+
+	"multus/internal/engine/plan"
+)
+
+// Del detaches one network. Every plugin of its list that may hold something gets its DEL, in reverse order, whatever the
+// others answer; libcni by itself stops at the first error, and the plugins before that one keep what they hold. Del
+// succeeds only if nothing can remain: a plugin whose binary is missing is an error (behaviour.md K5), a plugin that refuses
+// the version of the configuration is none unless the whole list was attached, since it refused it at ADD, too.
+func (r *Runner) Del(ctx context.Context, p *plan.Plan, a *plan.Attachment) error {
+	list, rt, err := r.prepare(p, a)
+	if err != nil {
+		return err
+	}
+	cached, err := r.cni.GetNetworkListCachedResult(list, rt)
+	added := err != nil || cached != nil // a result that cannot be read is one all the same
+	err = r.delList(ctx, list, rt, added)
+	if err == nil || added {
+		return err
+	}
+	if exists, lookErr := HasInterface(p.Netns, a.IfName); exists || lookErr != nil {
+		return errors.Join(err, lookErr)
+	}
+	return &UnseenError{Err: err}
+}
+
+func (r *Runner) delList(ctx context.Context, list *libcni.NetworkConfigList, rt *libcni.RuntimeConf, added bool) error {
+	missing := r.withoutMissing(list)
+	if missing != nil && len(list.Plugins) == 0 {
+		return missing
+	}
+	d := &deletion{left: len(list.Plugins), added: added}
+	if missing != nil {
+		d.errs = append(d.errs, missing)
+	}
+	r.exec.del = d
+	defer func() { r.exec.del = nil }()
+	err := r.cni.DelNetworkList(ctx, list, rt)
+	if errors.Is(err, errNotAll) {
+		return errors.Join(d.errs...)
+	}
+	return errors.Join(append(d.errs, err)...)
+}
+
+// errNotAll is what libcni gets from the last plugin when any of the list has failed, so that it keeps its cached result.
+var errNotAll = errors.New("not everything was deleted")
+
+// deletion is the DEL of one list of plugins.
+type deletion struct {
+	// left is how many plugins have not been executed yet.
+	left int
+	// added reports that the whole list was attached.
+	added bool
+	errs  []error
+}
+
+// add executes one plugin. To libcni all plugins but the last one succeed.
+func (d *deletion) add(path string, exec func() ([]byte, error)) ([]byte, error) {
+	d.left--
+	out, err := exec()
+	if err != nil && (d.added || !isVersionRefusal(err)) {
+		d.errs = append(d.errs, fmt.Errorf("plugin type=%q failed (delete): %w", filepath.Base(path), err))
+	}
+	if d.left == 0 && len(d.errs) > 0 {
+		return nil, errNotAll
+	}
+	if err != nil {
+		return nil, nil
+	}
+	return out, nil
+}
+
+// isVersionRefusal reports whether a plugin does not support the version of the configuration.
+func isVersionRefusal(err error) bool {
+	ce, ok := errors.AsType[*types.Error](err)
+	return ok && ce.Code == types.ErrIncompatibleCNIVersion
+}
+
+// withoutMissing removes the plugins whose binaries cannot be found from the list, and returns an error that names them.
+func (r *Runner) withoutMissing(list *libcni.NetworkConfigList) error {
+	var errs []error
+	list.Plugins = slices.DeleteFunc(list.Plugins, func(p *libcni.PluginConfig) bool {
+		_, err := r.exec.FindInPath(p.Network.Type, r.path)
+		errs = append(errs, err)
+		return err != nil
+	})
+	return errors.Join(errs...)
+}
+
+// UnseenError is the error of a DEL of which nothing is seen: libcni has no result of the attachment and the sandbox
+// has no such interface. ADD never came to it, failed in it, or was killed in it. Its plugins were asked, so what they
+// reserved is freed, unless they failed before they came to that. Some call a missing interface an error, at this and
+// at every later DEL (host-device): the runtime would never get rid of the sandbox (P07).
+type UnseenError struct{ Err error }
+
+// Error is the error itself.
+func (e *UnseenError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the error itself.
+func (e *UnseenError) Unwrap() error { return e.Err }
+
+// Answered reports whether each plugin that failed said why, and none asks to try again later.
+func (e *UnseenError) Answered() bool { return Answered(e.Err) }
+
+// CutOff reports whether a plugin was ended before it had ended by itself.
+func (e *UnseenError) CutOff() bool { return errors.Is(e.Err, errCutOff) }
+
+// Answered reports whether an error consists of nothing but final answers of plugins in their own words: none was killed,
+// crashed without a word, is missing, or asks to try again later (CNI SPEC 1.1, code 11).
+func Answered(err error) bool {
+	return every(err, func(err error) bool {
+		ce, ok := err.(*types.Error) //nolint:errorlint // every unwraps
+		return ok && ce.Code != types.ErrTryAgainLater
+	})
+}
+
+// IsMissing reports whether a plugin is not installed.
+func IsMissing(err error) bool { return errors.Is(err, errMissing) }
+
+// IsRefusal reports whether an error consists of nothing but failures that trying again will not end: none asks to try
+// again later, and none was killed.
+func IsRefusal(err error) bool {
+	return !errors.Is(err, errCutOff) && !some(err, func(err error) bool {
+		ce, ok := err.(*types.Error) //nolint:errorlint // some unwraps
+		return ok && ce.Code == types.ErrTryAgainLater
+	})
+}
+
+// every reports whether each branch of an error's tree has an error for which ok holds.
+func every(err error, ok func(error) bool) bool {
+	if err == nil {
+		return false
+	}
+	if ok(err) {
+		return true
+	}
+	switch e := err.(type) { //nolint:errorlint // this is the walk
+	case interface{ Unwrap() error }:
+		return every(e.Unwrap(), ok)
+	case interface{ Unwrap() []error }:
+		return len(e.Unwrap()) > 0 && !slices.ContainsFunc(e.Unwrap(), func(err error) bool { return !every(err, ok) })
+	}
+	return false
+}
+
+// some reports whether ok holds for an error of the tree.
+func some(err error, ok func(error) bool) bool {
+	if err == nil {
+		return false
+	}
+	if ok(err) {
+		return true
+	}
+	switch e := err.(type) { //nolint:errorlint // this is the walk
+	case interface{ Unwrap() error }:
+		return some(e.Unwrap(), ok)
+	case interface{ Unwrap() []error }:
+		return slices.ContainsFunc(e.Unwrap(), func(err error) bool { return some(err, ok) })
+	}
+	return false
+}

@@ -1,0 +1,123 @@
+package ledger
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"multus/internal/cniconf"
+	"multus/internal/engine/plan"
+	"multus/internal/engine/request"
+	"multus/internal/fsx"
+)
+
+const (
+	// maxAbandoned is how many notes of abandoned attachments are kept; the oldest go first.
+	maxAbandoned = 1000
+	// maxAbandonedNote is the size of one that is still read.
+	maxAbandonedNote = 64 << 10
+)
+
+// Abandoned is an attachment that DEL has given up because its plugins refused to delete it for good. What they hold, such as
+// an address of the IPAM plugin, may be left.
+type Abandoned struct {
+	ContainerID string `json:"containerID"`
+	// Pod is namespace/name, "" if the runtime named none.
+	Pod     string `json:"pod,omitempty"`
+	Network string `json:"network"`
+	IfName  string `json:"ifName"`
+	// Plugins and IPAM are the types of the network's plugins.
+	Plugins []string `json:"plugins"`
+	IPAM    []string `json:"ipam,omitempty"`
+	// Reason is what the plugins answered last.
+	Reason string    `json:"reason"`
+	Time   time.Time `json:"time"`
+}
+
+// abandonedDir is beside the state directory, as networksDir is.
+func (s *Store) abandonedDir() string { return filepath.Clean(s.Dir) + "-abandoned" }
+
+// Abandon notes that an attachment is given up.
+func (s *Store) Abandon(p *plan.Plan, a *plan.Attachment, reason error) error {
+	text := reason.Error()
+	n := Abandoned{
+		ContainerID: p.ContainerID, Network: a.Name, IfName: a.IfName, Plugins: a.Config.Types(), IPAM: IPAMTypes(a.Config),
+		Reason: text[:min(len(text), 1024)], Time: time.Now().UTC(),
+	}
+	if name := a.Args.Get(request.PodName); name != "" {
+		n.Pod = a.Args.Get(request.PodNamespace) + "/" + name
+	}
+	b, err := json.MarshalIndent(&n, "", "  ")
+	if err == nil {
+		err = os.MkdirAll(s.abandonedDir(), 0o700)
+	}
+	name := p.ContainerID + "-" + a.IfName + ".json"
+	if err == nil {
+		err = fsx.PlainName(name)
+	}
+	if err == nil {
+		err = fsx.WriteAtomic(filepath.Join(s.abandonedDir(), name), b, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("note that network %s is given up: %w", a.Name, err)
+	}
+	return s.trimAbandoned()
+}
+
+func (s *Store) trimAbandoned() error {
+	all, err := s.Abandoned()
+	if err != nil || len(all) <= maxAbandoned {
+		return err
+	}
+	slices.SortFunc(all, func(a, b Abandoned) int { return a.Time.Compare(b.Time) })
+	var errs []error
+	for _, n := range all[:len(all)-maxAbandoned] {
+		errs = append(errs, fsx.Remove(filepath.Join(s.abandonedDir(), filepath.Base(n.ContainerID+"-"+n.IfName+".json"))))
+	}
+	return errors.Join(errs...)
+}
+
+// Abandoned lists the attachments that DEL has given up on this node, the latest first. Notes that cannot be read are left
+// out.
+func (s *Store) Abandoned() ([]Abandoned, error) {
+	entries, err := os.ReadDir(s.abandonedDir())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list abandoned attachments: %w", err)
+	}
+	var out []Abandoned
+	for _, e := range entries {
+		b, err := fsx.ReadRegular(s.abandonedDir(), e.Name(), maxAbandonedNote)
+		var n Abandoned
+		if err == nil && json.Unmarshal(b, &n) == nil {
+			out = append(out, n)
+		}
+	}
+	slices.SortFunc(out, func(a, b Abandoned) int {
+		return cmp.Or(b.Time.Compare(a.Time), cmp.Compare(a.ContainerID, b.ContainerID))
+	})
+	return out, nil
+}
+
+// IPAMTypes lists the IPAM plugins of a network.
+func IPAMTypes(l *cniconf.List) []string {
+	var out []string
+	for i := range l.Types() {
+		var conf struct {
+			IPAM struct {
+				Type string `json:"type"`
+			} `json:"ipam"`
+		}
+		if l.Decode(i, &conf) == nil && conf.IPAM.Type != "" {
+			out = append(out, conf.IPAM.Type)
+		}
+	}
+	return out
+}

@@ -1,0 +1,60 @@
+package plan
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/containernetworking/cni/pkg/utils"
+
+	"multus/internal/engine/request"
+)
+
+// Validate returns an error if a plan cannot be carried out for a request: what the daemon answers is input, and may come
+// from another version. Names become paths, and programs are looked for in the directories.
+func (p *Plan) Validate(req *request.Request) error {
+	if len(p.Attachments) == 0 && req.Command != request.Del {
+		return errors.New("it has no network")
+	}
+	if p.ContainerID != req.ContainerID {
+		return fmt.Errorf("it is for container %.64q, not for %q", p.ContainerID, req.ContainerID)
+	}
+	if p.Netns != req.Netns {
+		return fmt.Errorf("it is for network namespace %.253q, not for %q", p.Netns, req.Netns)
+	}
+	for _, dir := range []string{p.Dirs.State, p.Dirs.Binary} {
+		if dir != "" && !filepath.IsAbs(dir) {
+			return fmt.Errorf("directory %.253q is not an absolute path", dir)
+		}
+	}
+	seen := map[string]bool{}
+	for i := range p.Attachments {
+		a := &p.Attachments[i]
+		if err := a.validate(req.Command); err != nil {
+			return fmt.Errorf("network %d (%.253q): %w", i, a.Name, err)
+		}
+		if a.IfName != "" && seen[a.IfName] {
+			return fmt.Errorf("network %d (%.253q): another one has interface %s", i, a.Name, a.IfName)
+		}
+		seen[a.IfName] = true
+	}
+	return nil
+}
+
+func (a *Attachment) validate(command string) error {
+	if a.Config == nil {
+		return errors.New("it has no configuration")
+	}
+	if err := utils.ValidateNetworkName(a.Config.Name()); err != nil {
+		return fmt.Errorf("its configuration has the name %.253q, which CNI does not allow", a.Config.Name())
+	}
+	if command == request.Add || command == request.Del {
+		if err := checkInterfaceName(a.IfName); err != nil {
+			return err
+		}
+	}
+	if a.DeviceInfo != "" && (filepath.Dir(a.DeviceInfo) != DeviceInfoDir || filepath.Clean(a.DeviceInfo) != a.DeviceInfo) {
+		return fmt.Errorf("its device-info file %.253q is not in %s", a.DeviceInfo, DeviceInfoDir)
+	}
+	return nil
+}
