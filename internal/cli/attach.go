@@ -164,7 +164,7 @@ func (t *attachment) engine(r *plan.Resolver) *engine.Engine {
 type silent struct{}
 
 // Publish does nothing.
-func (silent) Publish(context.Context, *publish.Report) {}
+func (silent) Publish(context.Context, *publish.Report) error { return nil }
 
 // Last knows nothing.
 func (silent) Last(context.Context, []byte) (error, bool) { return nil, false }

@@ -45,10 +45,13 @@ func (c *call) tell(ctx context.Context, err error) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tellLimit)
 	defer cancel()
-	c.deps.Publisher.Publish(ctx, &publish.Report{
+	perr := c.deps.Publisher.Publish(ctx, &publish.Report{
 		Command: request.Add, Pod: pod, ContainerID: c.req.ContainerID,
 		Failure: &publish.Failure{Tell: true, Message: c.ofPod(err).Error()},
 	})
+	if perr != nil {
+		c.log.Warn("the event about a failed ADD is not written", "err", perr)
+	}
 }
 
 func (c *call) add(ctx context.Context) (types.Result, error) {
@@ -71,12 +74,16 @@ func (c *call) add(ctx context.Context) (types.Result, error) {
 	var out types.Result
 	err = c.locked(ctx, LockLimit, func() error {
 		results, err := c.attach(ctx, p)
+		all := func(int) bool { return true }
 		if err == nil {
 			if out, err = convert(results[0], c.conf.CNIVersion); err != nil {
-				c.undo(ctx, p, func(int) bool { return true })
+				c.undo(ctx, p, all)
 			}
 		}
-		c.report(ctx, p, results, err)
+		if lost := c.report(ctx, p, results, err); lost != nil {
+			c.undo(ctx, p, all)
+			return lost
+		}
 		return err
 	})
 	return out, err
@@ -144,13 +151,15 @@ func (c *call) undo(ctx context.Context, p *plan.Plan, begun func(i int) bool) {
 	failpoint.At("undo.after")
 }
 
-// report tells the world what was attached. After a failure only events tell of it (behaviour.md D25).
-func (c *call) report(ctx context.Context, p *plan.Plan, results []types.Result, failure error) {
+// report publishes what was attached. After a failure there are only events (behaviour.md D25). It returns an error if the
+// status of a pod with networks is lost: programs that go by it, such as the reconciler of whereabouts, would take the pod's
+// addresses for free (behaviour D122). A plain pod is not failed for its status.
+func (c *call) report(ctx context.Context, p *plan.Plan, results []types.Result, failure error) error {
 	if p.Pod.Name == "" {
-		return
+		return nil
 	}
 	rep := &publish.Report{
-		Command: request.Add, ContainerID: c.req.ContainerID, Timings: c.timings, Time: time.Now().UnixNano(),
+		Command: request.Add, ContainerID: c.req.ContainerID, Netns: p.Netns, Timings: c.timings, Time: time.Now().UnixNano(),
 		Pod:  publish.Pod{Namespace: p.Pod.Namespace, Name: p.Pod.Name, UID: p.Pod.UID},
 		Wait: c.conf.PlainPods != config.PlainLocal || !plan.Plain(c.req, c.conf),
 	}
@@ -172,8 +181,17 @@ func (c *call) report(ctx context.Context, p *plan.Plan, results []types.Result,
 		})
 	}
 	failpoint.At("report.before")
-	c.deps.Publisher.Publish(ctx, rep)
+	err := c.deps.Publisher.Publish(ctx, rep)
 	failpoint.At("report.after")
+	if err == nil {
+		return nil
+	}
+	if failure != nil || len(p.Attachments) < 2 {
+		c.log.Error("status and events not written", "pod", c.req.Pod(), "err", err)
+		return nil
+	}
+	return fault.Wrap(err, fault.TryAgain, "check that the API server can be reached, and that Multus may patch or update pods/status",
+		"the network status of pod %s is not written, and nothing was attached", c.req.Pod())
 }
 
 // waitReady waits for the cluster network's own sign that it is ready (behaviour.md D11, M1). It is before the sandbox's

@@ -25,7 +25,15 @@ func (e *Engine) Del(ctx context.Context, req *request.Request) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, DelLimit, fmt.Errorf("DEL took longer than %s", DelLimit))
 	defer cancel()
 	err = c.lockedForDel(ctx, func() error { return c.del(ctx) })
-	c.deps.Publisher.Publish(ctx, &publish.Report{Command: request.Del, Pod: c.pod(), ContainerID: c.req.ContainerID, Timings: c.timings})
+	rep := &publish.Report{Command: request.Del, Pod: c.pod(), ContainerID: c.req.ContainerID, Timings: c.timings}
+	if len(c.abandoned) > 0 {
+		rep.Failure = &publish.Failure{Tell: true, Message: fmt.Sprintf(
+			"networks given up at DEL, since their plugins refuse it for good: %s. What they hold may be left; see: multusctl ledger verify",
+			strings.Join(c.abandoned, ", "))}
+	}
+	if perr := c.deps.Publisher.Publish(ctx, rep); perr != nil {
+		c.log.Warn("the report of a DEL is not published", "err", perr)
+	}
 	return c.inPod(err)
 }
 

@@ -56,10 +56,11 @@ type Planner interface {
 	Plan(ctx context.Context, req *request.Request, conf *config.Plugin) (*plan.Plan, error)
 }
 
-// Publisher tells the world what happened. It never fails a pod: what cannot be written now is written
-// later, or logged. With report.Wait it returns when the status is written, or given up for now.
+// Publisher writes the network status and the events of a pod. With report.Wait it returns when the status is written, or
+// will be written later by another process. It returns an error only if the status is lost: nobody will write it. A pod that
+// is gone needs no status.
 type Publisher interface {
-	Publish(ctx context.Context, report *publish.Report)
+	Publish(ctx context.Context, report *publish.Report) error
 }
 
 // StatusCache remembers for a moment what the cluster network answered to STATUS. Both calls are best effort.

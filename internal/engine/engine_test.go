@@ -64,7 +64,7 @@ func (planner) Plan(_ context.Context, req *request.Request, conf *config.Plugin
 
 type nobody struct{}
 
-func (nobody) Publish(context.Context, *publish.Report) {}
+func (nobody) Publish(context.Context, *publish.Report) error { return nil }
 
 func (n *node) request(command, container, more string) *request.Request {
 	return &request.Request{

@@ -129,6 +129,10 @@ func (p *pod) check(s selected, namespace string, gateways map[bool]string) {
 		p.mac(s.part("mac"), s.MAC)
 	}
 	p.ports(s)
+	if s.IPAMClaim != "" && len(s.IPs) > 0 {
+		p.add(s.part("ipam-claim-reference"), Warning, "ipam-claim", "keep the addresses or the claim, unless KubeVirt wrote both",
+			"network %s asks for addresses (ips) and refers to a claim: the standard excludes the two (NPWG v1.3 §4.1.2.1.11)", s.Name)
+	}
 	if s.DefaultRoute != nil {
 		for _, gw := range *s.DefaultRoute {
 			if other, ok := gateways[gw.Is6()]; ok {

@@ -57,8 +57,9 @@ type Element struct {
 	CNIArgs        map[string]json.RawMessage `json:"cni-args,omitempty"`
 	// DefaultRoute is nil when the key is absent; an empty list is a statement of its own (C31, D30).
 	DefaultRoute *[]netip.Addr `json:"default-route,omitempty"`
-	// IPAMClaim is ipam-claim-reference: it is checked here against ips (NPWG v1.3 §4.1.2.1.11), and left
-	// to the delegates that read the pod's annotation (behaviour.md C32).
+	// IPAMClaim is ipam-claim-reference, for the delegates that read the pod's annotation (behaviour C32). The standard
+	// excludes it together with ips (NPWG v1.3 §4.1.2.1.11), but KubeVirt adds it to elements with addresses, and today's
+	// Multus does not read it: both are accepted, and lint warns.
 	IPAMClaim string `json:"ipam-claim-reference,omitempty"`
 }
 
@@ -187,9 +188,6 @@ func (w *wire) check() (Element, error) {
 		if _, err := net.ParseMAC(e.InfinibandGUID); err != nil {
 			return e, fmt.Errorf("infiniband-guid: %w", err)
 		}
-	}
-	if e.IPAMClaim != "" && len(e.IPs) > 0 {
-		return e, fmt.Errorf("ips and ipam-claim-reference exclude each other: drop one")
 	}
 	if w.DefaultRoute != nil {
 		gws := make([]netip.Addr, 0, len(*w.DefaultRoute))

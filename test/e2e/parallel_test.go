@@ -103,8 +103,8 @@ func fails(msg string) map[string]any {
 	return map[string]any{"fail": map[string]any{"ADD": map[string]any{"code": 100, "msg": msg}}}
 }
 
-// TestParallelFailure: of two that fail at the same time the first of the list is told of, as if it had been serial; what
-// comes after them is not begun.
+// TestParallelFailure: two that fail at the same time are both named, the first of the list first; what
+// comes after them is not begun, and those at work are undone.
 func TestParallelFailure(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -115,7 +115,7 @@ func TestParallelFailure(t *testing.T) {
 			f := parallel(t, kind, 8, map[string]map[string]any{"a": a, "b": b, "c": c}, map[string]map[string]any{"d": {"master": "net3"}})
 			p, n := f.pod(t, "a,b,c,d"), 0
 			_, err := f.Add(t, f.Conf(), p)
-			if err == nil || !strings.Contains(err.Error(), "first") || strings.Contains(err.Error(), "second") || !strings.Contains(err.Error(), "default/a") {
+			if err == nil || !strings.Contains(err.Error(), "first") || !strings.Contains(err.Error(), "second") || !strings.Contains(err.Error(), "default/a") {
 				t.Errorf("ADD: %v", err)
 			}
 			calls := f.calls(t, &n)

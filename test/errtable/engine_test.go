@@ -38,6 +38,7 @@ type site struct {
 	attachments []plan.Attachment
 	told        []publish.Event
 	engine      *engine.Engine
+	lost        error // what Publish returns
 }
 
 func newSite(t *testing.T, configs ...string) *site {
@@ -74,11 +75,12 @@ func (s *site) Plan(_ context.Context, req *request.Request, _ *config.Plugin) (
 	}, nil
 }
 
-func (s *site) Publish(_ context.Context, r *publish.Report) {
+func (s *site) Publish(_ context.Context, r *publish.Report) error {
 	events, err := publish.Events(r)
 	if err == nil {
 		s.told = append(s.told, events...)
 	}
+	return s.lost
 }
 
 func (*site) Last(context.Context, []byte) (error, bool) { return nil, false }
@@ -160,8 +162,23 @@ func verbs() []produced {
 			return s.add(t, container, "", patient)
 		}},
 		{"DEL of a plugin that fails", other((*engine.Engine).Del, request.Del, "", true)},
-		{"CHECK of a plugin that fails", other((*engine.Engine).Check, request.Check, "", true)},
-		{"CHECK of nothing", other((*engine.Engine).Check, request.Check, "", false)},
+		{"CHECK of a plugin that fails", other((*engine.Engine).Check, request.Check, `,"checkNetworks":"all"`, true)},
+		{"CHECK of nothing", other((*engine.Engine).Check, request.Check, `,"checkNetworks":"all"`, false)},
+		{"CHECK that is not known", other((*engine.Engine).Check, request.Check, `,"checkNetworks":"every"`, true)},
+		{"CHECK by hand of nothing", other(func(e *engine.Engine, ctx context.Context, req *request.Request) error {
+			_, err := e.CheckEach(ctx, req)
+			return err
+		}, request.Check, "", false)},
+		{"status is lost", func(t *testing.T) error {
+			t.Helper()
+			s := newSite(t, cluster, strings.Replace(cluster, "cluster-net", "second", 1))
+			s.lost = errors.New("forbidden")
+			err := s.add(t, container, "", patient)
+			if rec, rerr := os.ReadFile(filepath.Join(s.dir, "state", container)); rerr != nil || !strings.Contains(string(rec), `"undone":true`) {
+				t.Errorf("not undone: %s, %v", rec, rerr)
+			}
+			return err
+		}},
 		{"STATUS without the file", other((*engine.Engine).Status, request.Status, `,"readinessindicatorfile":"/none"`, false)},
 		{"GC without a list", other((*engine.Engine).GC, request.GC, "", false)},
 		{"ADD without the file", func(t *testing.T) error {
@@ -262,7 +279,11 @@ func TestSameWords(t *testing.T) {
 	s := newSite(t, cluster)
 	s.fails(t, "cluster")
 	unforeseen := newSite(t, cluster)
+	// A record that is none cannot be moved aside.
 	if err := os.MkdirAll(filepath.Join(unforeseen.dir, "state", container), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(unforeseen.dir, "state", "damaged"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, tc := range []struct {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -174,7 +176,45 @@ func planning() []produced {
 		r := &plan.Resolver{Networks: noDevices{}, Devices: noDevices{}, Log: slog.New(slog.DiscardHandler)}
 		_, err = r.Plan(t.Context(), podRequest("c1"), conf)
 		return err
+	}}, {"large configurations", func(t *testing.T) error {
+		t.Helper()
+		large := `{"cniVersion":"1.0.0","name":"c","type":"c","x":"` + strings.Repeat("x", plan.MaxBytes) + `"}`
+		conf, err := config.ParsePlugin([]byte(`{"delegates":[` + large + `],"runtimeConfig":{"` + config.PodAnnotations + `":{}}}`))
+		if err != nil {
+			return err
+		}
+		_, err = (&plan.Resolver{Log: slog.New(slog.DiscardHandler)}).Plan(t.Context(), podRequest("c1"), conf)
+		return err
 	}}}
+}
+
+// answering is a daemon that answers the same to everything.
+func answering(t *testing.T, answer string) (socket string) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "mt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	socket = filepath.Join(dir, config.SocketName)
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", strconv.Itoa(len(answer)))
+		_, _ = w.Write([]byte(answer))
+	})}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = srv.Serve(l)
+	}()
+	t.Cleanup(func() {
+		_ = srv.Close()
+		<-served
+	})
+	return socket
 }
 
 func podRequest(container string) *request.Request {
@@ -202,6 +242,11 @@ func hosts(t *testing.T) []produced {
 	return []produced{
 		{"kubeconfig", connect(thin.Host(), `{"clusterNetwork":"x","kubeconfig":"`+dir+`/none"}`)},
 		{"daemon away", connect(plugin.Thick(), `{"clusterNetwork":"x","daemonTimeout":"50ms","daemonSocketDir":"`+dir+`"}`)},
+		{"a plan of another container", func(t *testing.T) error {
+			t.Helper()
+			socket := answering(t, `{"containerID":"c2","attachments":[]}`)
+			return connect(plugin.Thick(), `{"clusterNetwork":"x","daemonSocketDir":"`+filepath.Dir(socket)+`"}`)(t)
+		}},
 		{"called by itself", func(t *testing.T) error {
 			t.Helper()
 			return run(t, `{"cniVersion":"1.1.0","name":"m","type":"multus-shim"}`, "MULTUS_DEPTH=1")

@@ -320,6 +320,9 @@ func (s *source) format(format ast.Expr, args []ast.Expr) (string, bool) {
 			b.WriteByte('%')
 			continue
 		}
+		for strings.IndexByte(".0123456789", text[i]) >= 0 { // a precision: at most so many characters
+			i++
+		}
 		value, constant := s.constant(args[0])
 		if !constant {
 			value = "<" + named(args[0]) + ">"

@@ -329,7 +329,7 @@ func (s *site) local(t *testing.T, limit time.Duration, command string) error {
 
 type nobody struct{}
 
-func (nobody) Publish(context.Context, *publish.Report) {}
+func (nobody) Publish(context.Context, *publish.Report) error { return nil }
 
 // TestHung: a delegate that hangs is killed with its processes when the time of the request is up, and named; ADD
 // undoes, DEL still deletes every other attachment, and the next DEL finishes.

@@ -12,6 +12,7 @@ func (r *Report) AppendJSON(b []byte) []byte {
 	w.Text("command", r.Command)
 	w.Append("pod", r.Pod.appendJSON)
 	w.TextIf("containerID", r.ContainerID)
+	w.TextIf("netns", r.Netns)
 	if len(r.Attached) > 0 {
 		w.Append("attached", func(b []byte) []byte { return rawjson.AppendArray(b, r.Attached, (*Attached).appendJSON) })
 	}

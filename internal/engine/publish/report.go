@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -23,9 +24,12 @@ type Report struct {
 	Pod     Pod    `json:"pod"`
 	// ContainerID of the sandbox, which names the request.
 	ContainerID string `json:"containerID,omitempty"`
+	// Netns is the sandbox's network namespace, as the runtime names it.
+	Netns string `json:"netns,omitempty"`
 	// Attached networks in the order of the plan; those before the failure when ADD failed.
 	Attached []Attached `json:"attached,omitempty"`
-	// Failure is set when ADD failed: nothing is attached any more, and no status is written.
+	// Failure is set when ADD failed: nothing is attached any more, and no status is written. In the report of a DEL it
+	// names what was given up.
 	Failure *Failure `json:"failure,omitempty"`
 	// Timings of the delegates, for metrics.
 	Timings []Timing `json:"timings,omitempty"`
@@ -104,7 +108,7 @@ func Status(r *Report) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		for _, s := range elements(a, res) {
+		for _, s := range elements(a, res, r.Netns) {
 			b, err := json.MarshalIndent(s, "", "    ")
 			if err != nil {
 				return "", fmt.Errorf("encode status of network %s: %w", a.Name, err)
@@ -151,8 +155,9 @@ func Whole(result []byte) error {
 }
 
 // elements makes the status elements of one attachment: none without an interface (behaviour.md D117), one
-// for a single interface with all addresses (D114), else one for each interface in the sandbox (D115).
-func elements(a *Attached, res *current.Result) []NetworkStatus {
+// for a single interface with all addresses (D114), else one for each interface in the sandbox whose namespace is netns
+// (D115).
+func elements(a *Attached, res *current.Result, netns string) []NetworkStatus {
 	base := NetworkStatus{Name: a.Name, DNS: dns(&res.DNS), DeviceInfo: a.DeviceInfo, Gateway: gateways(res)}
 	switch len(res.Interfaces) {
 	case 0:
@@ -160,18 +165,18 @@ func elements(a *Attached, res *current.Result) []NetworkStatus {
 	case 1:
 		s := base
 		s.Default = a.Primary
-		describe(&s, res.Interfaces[0])
+		describe(&s, res.Interfaces[0], netns)
 		s.IPs = addresses(res.IPs)
 		return []NetworkStatus{s}
 	}
 	var out []NetworkStatus
 	place := map[int]int{} // index of the interface in the result -> in out
 	for i, itf := range res.Interfaces {
-		if itf.Sandbox == "" {
+		if !inPod(itf, netns) {
 			continue
 		}
 		s := base
-		describe(&s, itf)
+		describe(&s, itf, netns)
 		place[i] = len(out)
 		out = append(out, s)
 	}
@@ -205,8 +210,22 @@ func has(m map[int]int, k int) bool {
 	return ok
 }
 
-func describe(s *NetworkStatus, itf *current.Interface) {
-	if itf.Sandbox == "" {
+// inPod reports whether an interface of a result is in the pod: its sandbox is the value of CNI_NETNS (CNI SPEC 1.1, Success).
+// The plugin of AWS reports others with the sandbox "0". Without a namespace to compare with, any sandbox will do.
+func inPod(itf *current.Interface, netns string) bool {
+	if itf.Sandbox == "" || netns == "" {
+		return itf.Sandbox != ""
+	}
+	return runPath(itf.Sandbox) == runPath(netns)
+}
+
+// runPath returns one path for the two names that /run has.
+func runPath(path string) string {
+	return strings.TrimPrefix(filepath.Clean(path), "/var")
+}
+
+func describe(s *NetworkStatus, itf *current.Interface, netns string) {
+	if !inPod(itf, netns) {
 		return
 	}
 	s.Interface, s.Mac, s.Mtu = itf.Name, itf.Mac, itf.Mtu
@@ -256,7 +275,11 @@ func Events(r *Report) ([]Event, error) {
 		out = append(out, Event{Type: Warning, Reason: "NoNetworkFound", Message: f.Message, ContainerID: r.ContainerID})
 	}
 	if f := r.Failure; f != nil && f.Tell {
-		out = append(out, Event{Type: Warning, Reason: "FailedAddingInterface", Message: f.Message, ContainerID: r.ContainerID, Seldom: true})
+		reason := "FailedAddingInterface"
+		if r.Command == "DEL" {
+			reason = "FailedRemovingInterface"
+		}
+		out = append(out, Event{Type: Warning, Reason: reason, Message: f.Message, ContainerID: r.ContainerID, Seldom: true})
 	}
 	for i := range r.Attached {
 		a := &r.Attached[i]

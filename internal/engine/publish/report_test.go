@@ -201,6 +201,24 @@ func show(tb testing.TB, a Attached) string {
 	return strings.Join(out, "|")
 }
 
+// TestInPod: an interface is in the pod if its sandbox is the pod's (CNI SPEC 1.1, Success; D115). Calico and the plugin of AWS
+// report interfaces of the node, the latter with the sandbox "0".
+func TestInPod(t *testing.T) {
+	t.Parallel()
+	const aws = `{"cniVersion":"1.0.0","interfaces":[{"name":"enia1"},{"name":"eth0","mac":"02:00:00:00:00:01","sandbox":"/var/run/netns/x"},
+		{"name":"dummya1","mac":"0","sandbox":"0"}],"ips":[{"address":"10.0.0.2/32","interface":1}]}`
+	const single = `{"cniVersion":"1.0.0","interfaces":[{"name":"dummya1","sandbox":"0"}],"ips":[{"address":"10.0.0.3/32"}]}`
+	for _, tc := range []struct{ netns, result, want, not string }{
+		{"/var/run/netns/x", aws, `"eth0"`, "dummya1"}, {"/run/netns/x", aws, `"eth0"`, "dummya1"}, {"/run/netns/y", aws, "", "eth0"},
+		{"", aws, `"dummya1"`, ""}, {"/run/netns/x", single, `"10.0.0.3"`, "dummya1"},
+	} {
+		got, err := Status(&Report{Netns: tc.netns, Attached: []Attached{attached("n", "eth0", true, tc.result)}})
+		if err != nil || !strings.Contains(got, tc.want) || tc.not != "" && strings.Contains(got, tc.not) {
+			t.Errorf("%s: %s, %v", tc.netns, got, err)
+		}
+	}
+}
+
 // TestVersions: results of all versions are read (D26, D39, D117).
 func TestVersions(t *testing.T) {
 	t.Parallel()

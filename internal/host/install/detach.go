@@ -99,6 +99,6 @@ func (nobody) Plan(context.Context, *request.Request, *config.Plugin) (*plan.Pla
 	return nil, errNobody
 }
 
-func (nobody) Publish(context.Context, *publish.Report)   {}
-func (nobody) Last(context.Context, []byte) (error, bool) { return nil, false }
-func (nobody) Remember(context.Context, []byte, error)    {}
+func (nobody) Publish(context.Context, *publish.Report) error { return nil }
+func (nobody) Last(context.Context, []byte) (error, bool)     { return nil, false }
+func (nobody) Remember(context.Context, []byte, error)        {}

@@ -2,6 +2,7 @@ package plugin
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"log/slog"
@@ -120,18 +121,19 @@ func local(req *request.Request, conf *config.Plugin) bool {
 // Publish hands the report to the daemon. One that the pod waits for goes over the socket and is answered once the
 // status is written; any other status is left in a file beside it, which the daemon sees at once, or when it is back:
 // that is a fifth of what a request costs, and survives the daemon. Timings alone are worth no waiting.
-func (d *daemon) Publish(ctx context.Context, report *publish.Report) {
+func (d *daemon) Publish(ctx context.Context, report *publish.Report) error {
 	switch {
 	case !report.HasStatus() && report.Failure == nil:
 		d.mention(ctx, report)
+		return nil
 	case report.HasStatus() && !report.Wait:
-		if err := d.leave(report); err != nil {
-			d.log.Warn("status goes over the socket: it cannot be left in a file", "container", report.ContainerID, "err", err)
-			d.deliver(ctx, report)
+		err := d.leave(report)
+		if err == nil {
+			return nil
 		}
-	default:
-		d.deliver(ctx, report)
+		d.log.Warn("status goes over the socket: it cannot be left in a file", "container", report.ContainerID, "err", err)
 	}
+	return d.deliver(ctx, report)
 }
 
 // mention sends what needs no answer.
@@ -143,8 +145,9 @@ func (d *daemon) mention(ctx context.Context, report *publish.Report) {
 	}
 }
 
-// deliver waits for the daemon's answer. A status that it does not take in time is left in a file.
-func (d *daemon) deliver(ctx context.Context, report *publish.Report) {
+// deliver waits for the daemon's answer. A status that it does not take in time is left in a file; the error says that it
+// cannot, so that the status is lost.
+func (d *daemon) deliver(ctx context.Context, report *publish.Report) error {
 	wait := reportWait
 	if !report.HasStatus() {
 		wait = reportBriefly
@@ -153,12 +156,13 @@ func (d *daemon) deliver(ctx context.Context, report *publish.Report) {
 	defer cancel()
 	err := d.client.Call(ctx, "POST", api.PathReport, report, nil)
 	if err == nil || !report.HasStatus() {
-		return
+		return nil
 	}
 	d.log.Warn("status is written later: the daemon did not take it", "container", report.ContainerID, "err", err)
-	if err := d.leave(report); err != nil {
-		d.log.Error("status is lost", "container", report.ContainerID, "err", err)
+	if lost := d.leave(report); lost != nil {
+		return errors.Join(fmt.Errorf("the daemon did not take the status: %w", err), lost)
 	}
+	return nil
 }
 
 // leave writes a report where the daemon looks for it.

@@ -24,6 +24,9 @@ import (
 // publishLimit bounds the attempt to write status and events: there is no daemon to do it later.
 const publishLimit = 2 * time.Second
 
+// statusLimit bounds the attempt to write a status whose loss fails the ADD.
+const statusLimit = 10 * time.Second
+
 // Host returns the thin plugin.
 func Host() plugin.Host {
 	return plugin.Host{Name: "multus", LogToStderr: true, Connect: func(conf *config.Plugin, log *slog.Logger) plugin.Connection {
@@ -66,35 +69,42 @@ func (t *thin) Plan(ctx context.Context, req *request.Request, conf *config.Plug
 // missing emits the event for a definition that cannot be had (behaviour.md B8).
 func (t *thin) missing(ctx context.Context) func(string, *plan.Pod, *plan.MissingNetworkError) {
 	return func(containerID string, pod *plan.Pod, m *plan.MissingNetworkError) {
-		t.Publish(ctx, publish.Missing(publish.Pod{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID}, containerID, m.Error()))
+		missing := publish.Missing(publish.Pod{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID}, containerID, m.Error())
+		if err := t.Publish(ctx, missing); err != nil {
+			t.log.Error("event not written", "container", containerID, "err", err)
+		}
 	}
 }
 
-// Publish writes status and events side by side, within publishLimit (behaviour.md A45 [quirk]: events are
-// lost today when the process ends).
-func (t *thin) Publish(ctx context.Context, report *publish.Report) {
+// Publish writes status and events side by side, within publishLimit, or statusLimit for a status that the pod waits for
+// (behaviour.md A45 [quirk]: events are lost today when the process ends). There is no daemon to write a status later, so
+// that one which cannot be written is lost.
+func (t *thin) Publish(ctx context.Context, report *publish.Report) error {
 	if len(report.Attached) == 0 && report.Failure == nil {
-		return // timings are for the daemon
+		return nil // timings are for the daemon
 	}
 	s, err := t.sources()
-	if err != nil {
-		if !errors.Is(err, errNoSource) {
-			t.log.Error("status not written", "container", report.ContainerID, "err", err)
-		}
-		return
+	if errors.Is(err, errNoSource) {
+		return nil
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, publishLimit, fmt.Errorf("took longer than %s", publishLimit))
+	if err != nil {
+		return fmt.Errorf("status not written: %w", err)
+	}
+	limit := publishLimit
+	if report.Wait {
+		limit = statusLimit
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("took longer than %s", limit))
 	defer cancel()
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		if err := publish.WriteStatus(ctx, s.cluster, report, netsel.Status); err != nil {
-			t.log.Error("status not written", "container", report.ContainerID, "err", err)
-		}
-	})
-	wg.Go(func() {
-		if err := publish.WriteEvents(ctx, s.cluster, report); err != nil {
+		events, cancel := context.WithTimeoutCause(ctx, publishLimit, fmt.Errorf("took longer than %s", publishLimit))
+		defer cancel()
+		if err := publish.WriteEvents(events, s.cluster, report); err != nil {
 			t.log.Error("events not written", "container", report.ContainerID, "err", err)
 		}
 	})
+	err = publish.WriteStatus(ctx, s.cluster, report, netsel.Status)
 	wg.Wait()
+	return err
 }

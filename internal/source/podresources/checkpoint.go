@@ -16,8 +16,9 @@ const maxCheckpoint = 64 << 20
 type checkpoint struct {
 	Data struct {
 		PodDeviceEntries []struct {
-			PodUID       string
-			ResourceName string
+			PodUID        string
+			ContainerName string
+			ResourceName  string
 			DeviceIDs    map[string][]string // by NUMA node
 		}
 	}
@@ -54,14 +55,24 @@ func parseCheckpoint(data []byte, uid string) (map[string][]string, error) {
 	if err := json.Unmarshal(data, &c); err != nil {
 		return nil, err
 	}
-	devices := map[string][]string{}
+	type place struct{ container, resource string }
+	of := map[place][]string{}
+	var order []place
 	for _, entry := range c.Data.PodDeviceEntries {
 		if entry.PodUID != uid {
 			continue
 		}
-		for _, ids := range entry.DeviceIDs {
-			devices[entry.ResourceName] = append(devices[entry.ResourceName], ids...)
+		at := place{entry.ContainerName, entry.ResourceName}
+		if _, ok := of[at]; !ok {
+			order = append(order, at)
 		}
+		for _, ids := range entry.DeviceIDs {
+			of[at] = append(of[at], ids...)
+		}
+	}
+	devices := allocated{}
+	for _, at := range order {
+		devices.add(at.resource, of[at])
 	}
 	return devices, nil
 }

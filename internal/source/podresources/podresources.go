@@ -51,7 +51,7 @@ func New(o Options) *Kubelet {
 	return &Kubelet{root: o.Root}
 }
 
-// Devices returns the IDs of the pod's devices by resource name, sorted as strings and each once. If the socket
+// Devices returns the IDs of the pod's devices by resource name, each once, in the order of allocated.add. If the socket
 // exists it alone is asked, by namespace and name; else the checkpoint file is read, by UID (behaviour.md H2-H4).
 // The error wraps plan.ErrUnavailable when the same call may succeed later.
 func (k *Kubelet) Devices(ctx context.Context, pod plan.Ref, uid string) (map[string][]string, error) {
@@ -70,10 +70,21 @@ func (k *Kubelet) Devices(ctx context.Context, pod plan.Ref, uid string) (map[st
 	if err != nil {
 		return nil, fmt.Errorf("find devices of pod %s: %w", pod, err)
 	}
-	// A device that belongs to two NUMA nodes, or that an init container handed on, is reported twice.
-	for name, ids := range devices {
-		slices.Sort(ids)
-		devices[name] = slices.Compact(ids)
-	}
 	return devices, nil
+}
+
+// allocated collects the devices of a pod, by resource.
+type allocated map[string][]string
+
+// add adds the devices of one resource of one container: sorted as strings, behind those of the containers before it. A
+// container's environment names its devices in this order, and so a network with a device of the second container gets
+// that one (behaviour H4; multus-cni#1539). A device that belongs to two NUMA nodes, or that an init container handed on,
+// is reported twice and counts once.
+func (a allocated) add(resource string, ids []string) {
+	ids = slices.Sorted(slices.Values(ids))
+	for _, id := range ids {
+		if !slices.Contains(a[resource], id) {
+			a[resource] = append(a[resource], id)
+		}
+	}
 }

@@ -107,7 +107,7 @@ func TestSocket(t *testing.T) {
 		pod  plan.Ref
 		want map[string][]string
 	}{
-		{web, map[string][]string{"r": {"0000:03:01.7", "0000:03:02.0", "0000:03:02.1"}, "s": {"b"}}},
+		{web, map[string][]string{"r": {"0000:03:02.0", "0000:03:02.1", "0000:03:01.7"}, "s": {"b"}}},
 		{plan.Ref{Namespace: "team-a", Name: "plain"}, map[string][]string{}},
 		{plan.Ref{Namespace: "team-a", Name: "none"}, map[string][]string{}},
 	}
@@ -252,7 +252,8 @@ func TestCheckpoint(t *testing.T) {
 		{"null entries", `{"Data":{"PodDeviceEntries":null,"RegisteredDevices":{}},"Checksum":0}`, map[string][]string{}, ""},
 		{"another pod's", file(entry("v", "c", "r", `{"0":["a"]}`)), map[string][]string{}, ""},
 		{"sorted over NUMA nodes (H4)", file(entry("u", "c", "r", `{"1":["0000:03:02.1"],"0":["0000:03:02.3"],"-1":["0000:03:02.0"]}`)), map[string][]string{"r": {"0000:03:02.0", "0000:03:02.1", "0000:03:02.3"}}, ""},
-		{"containers and resources", file(entry("u", "c", "r", `{"0":["b"]}`), entry("v", "c", "r", `{"0":["x"]}`), entry("u", "d", "r", `{"0":["a"]}`), entry("u", "d", "s", `{"0":["1"]}`)), map[string][]string{"r": {"a", "b"}, "s": {"1"}}, ""},
+		{"containers and resources", file(entry("u", "c", "r", `{"0":["b"]}`), entry("v", "c", "r", `{"0":["x"]}`), entry("u", "d", "r", `{"0":["a"]}`), entry("u", "d", "s", `{"0":["1"]}`)), map[string][]string{"r": {"b", "a"}, "s": {"1"}}, ""},
+		{"in the order of the containers (multus-cni#1539)", file(entry("u", "c1", "r", `{"0":["0000:3b:02.7"],"1":["0000:3b:02.5"]}`), entry("u", "c2", "r", `{"0":["0000:3b:02.1","0000:3b:02.5"]}`)), map[string][]string{"r": {"0000:3b:02.5", "0000:3b:02.7", "0000:3b:02.1"}}, ""},
 		{"a device of two NUMA nodes once", file(entry("u", "c", "r", `{"0":["a"],"1":["a"]}`)), map[string][]string{"r": {"a"}}, ""},
 		{"empty file", "", nil, "empty"},
 		{"cut", file(entry("u", "c", "r", `{"0":["a"]}`))[:60], nil, "unexpected end"},

@@ -50,14 +50,18 @@ func list(ctx context.Context, socket string, pod plan.Ref) (map[string][]string
 	if err != nil {
 		return nil, listError(socket, err)
 	}
-	devices := map[string][]string{}
+	devices := allocated{}
 	for _, p := range response.GetPodResources() {
 		if p.GetNamespace() != pod.Namespace || p.GetName() != pod.Name {
 			continue
 		}
 		for _, container := range p.GetContainers() {
+			own := map[string][]string{} // a resource is listed once for each NUMA node
 			for _, d := range container.GetDevices() {
-				devices[d.GetResourceName()] = append(devices[d.GetResourceName()], d.GetDeviceIds()...)
+				own[d.GetResourceName()] = append(own[d.GetResourceName()], d.GetDeviceIds()...)
+			}
+			for resource, ids := range own {
+				devices.add(resource, ids)
 			}
 		}
 	}
