@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strconv"
 	"strings"
 	"syscall"
@@ -28,6 +29,12 @@ const (
 // refused, connection lost, time-out.
 var ErrUnreachable = errors.New("daemon not reachable")
 
+// ErrTooLarge is wrapped by the error for an answer that is larger than the client reads. Another try would give the same.
+var ErrTooLarge = errors.New("answer too large")
+
+// ErrPeer is wrapped by the error for a socket that a process of another user listens on.
+var ErrPeer = errors.New("not a daemon of root")
+
 // Client talks to the daemon. The zero value with a Socket is ready to use, also concurrently.
 type Client struct {
 	// Socket is the path of the unix socket.
@@ -42,6 +49,9 @@ func (c *Client) Call(ctx context.Context, method, path string, in, out any) err
 		return err
 	}
 	status, answer, err := c.exchange(ctx, method, path, body)
+	if errors.Is(err, ErrTooLarge) || errors.Is(err, ErrPeer) {
+		return fmt.Errorf("daemon at %s: %s: %w", c.Socket, path, err)
+	}
 	if err != nil {
 		return fmt.Errorf("%w at %s: %w", ErrUnreachable, c.Socket, err)
 	}
@@ -92,11 +102,16 @@ func (c *Client) Send(ctx context.Context, method, path string, in any) error {
 // Persist is Call, again and again with growing pauses while the daemon cannot be reached, until ctx ends.
 // Only for requests that may be repeated.
 func (c *Client) Persist(ctx context.Context, method, path string, in, out any) error {
+	var last error // of a try that was not cut off by the end of ctx: it says why
 	for pause := firstPause; ; pause = min(2*pause, longPause) {
 		err := c.Call(ctx, method, path, in, out)
 		if err == nil || !errors.Is(err, ErrUnreachable) {
 			return err
 		}
+		if ctx.Err() != nil && last != nil {
+			return last
+		}
+		last = err
 		select {
 		case <-ctx.Done():
 			return err
@@ -122,7 +137,10 @@ func (c *Client) send(ctx context.Context, method, path string, body []byte) (ne
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", c.Socket)
 	if err != nil {
-		return nil, bare(err)
+		return nil, why(ctx, bare(err))
+	}
+	if err := checkPeer(conn); err != nil {
+		return nil, errors.Join(err, conn.Close())
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
@@ -134,6 +152,30 @@ func (c *Client) send(ctx context.Context, method, path string, body []byte) (ne
 		return nil, errors.Join(why(ctx, err), conn.Close())
 	}
 	return conn, nil
+}
+
+// checkPeer returns an error if the process at the other end is neither root's nor the caller's own: a plan says which
+// programs are executed as root.
+func checkPeer(conn net.Conn) error {
+	unixConn, ok := conn.(*net.UnixConn)
+	if !ok {
+		return fmt.Errorf("%w: not a unix socket", ErrPeer)
+	}
+	raw, err := unixConn.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrPeer, err)
+	}
+	var cred *syscall.Ucred
+	var credErr error
+	if err := raw.Control(func(fd uintptr) {
+		cred, credErr = syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED)
+	}); err != nil || credErr != nil {
+		return fmt.Errorf("%w: %w", ErrPeer, errors.Join(err, credErr))
+	}
+	if cred.Uid != 0 && int(cred.Uid) != os.Geteuid() {
+		return fmt.Errorf("%w: process %d of user %d listens", ErrPeer, cred.Pid, cred.Uid)
+	}
+	return nil
 }
 
 // why prefers the reason for which ctx ended over the deadline that we set ourselves.
@@ -175,8 +217,11 @@ func readAnswer(r *bufio.Reader) (int, []byte, error) {
 			break
 		}
 		if k, v, ok := strings.Cut(line, ":"); ok && strings.EqualFold(k, "Content-Length") {
-			if length, err = strconv.Atoi(strings.TrimSpace(v)); err != nil || length < 0 || length > maxAnswer {
+			if length, err = strconv.Atoi(strings.TrimSpace(v)); err != nil || length < 0 {
 				return 0, nil, fmt.Errorf("bad Content-Length %q", clip([]byte(v)))
+			}
+			if length > maxAnswer {
+				return 0, nil, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, length, maxAnswer)
 			}
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -131,7 +132,7 @@ func TestAnswers(t *testing.T) {
 		{"in chunks", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", true, "answer without Content-Length"},
 		{"a length that is none", "HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n", true, `bad Content-Length "`},
 		{"a negative length", "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", true, "bad Content-Length"},
-		{"a length without end", "HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n", true, "bad Content-Length"},
+		{"a length without end", "HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n", false, "answer too large"},
 		{"E32 an error that is no CNI error", answer(500, long), false, "answered 500 to /v1/plan: \"" + strings.Repeat("x", 200) + "…\""},
 		{"E32 an error without a message", answer(400, `{"code":5}`), false, "answered 400"},
 		{"E32 an empty error", answer(404, ""), false, "answered 404"},
@@ -233,7 +234,7 @@ func TestPersist(t *testing.T) {
 	})
 	t.Run("until the request ends", func(t *testing.T) {
 		t.Parallel()
-		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		c := &Client{Socket: filepath.Join(t.TempDir(), "none")}
 		if err := c.Persist(ctx, "POST", PathPlan, nil, nil); !errors.Is(err, ErrUnreachable) || !errors.Is(err, os.ErrNotExist) {
@@ -263,4 +264,78 @@ func FuzzReadAnswer(f *testing.F) {
 			t.Errorf("%q gives %q", b, body)
 		}
 	})
+}
+
+// TestTooLarge: an answer that is too large is not a lost connection: another try would give the same, and cost as much.
+func TestTooLarge(t *testing.T) {
+	t.Parallel()
+	var tries atomic.Int32
+	c := serve(t, func(conn net.Conn) {
+		tries.Add(1)
+		request(conn)
+		_, _ = fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", maxAnswer+1)
+	})
+	err := c.Persist(t.Context(), "POST", PathPlan, &value{"in"}, &value{})
+	if !errors.Is(err, ErrTooLarge) || errors.Is(err, ErrUnreachable) || tries.Load() != 1 {
+		t.Errorf("%v, after %d tries", err, tries.Load())
+	}
+}
+
+// TestPeer: a plan says what is executed as root, so it is not taken from another user's process.
+func TestPeer(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("only root can be another user")
+	}
+	dir := t.TempDir()
+	for d := dir; d != "/tmp" && d != "/"; d = filepath.Dir(d) { // t.TempDir is below a directory of root
+		if err := os.Chmod(d, 0o777); err != nil {
+			t.Fatal(err)
+		}
+	}
+	socket := filepath.Join(dir, "s")
+	// A process of another user listens, and never answers.
+	self, err := os.ReadFile(os.Args[0])
+	program := filepath.Join(dir, "program") // the other user cannot reach the test's own
+	if err := errors.Join(err, os.WriteFile(program, self, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), program, "-test.run=^TestPeerHelper$")
+	cmd.Env = append(os.Environ(), "PEER_SOCKET="+socket)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _ = cmd.Process.Kill(), cmd.Wait() }()
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "listening\n" {
+		t.Fatalf("%q, %v", line, err)
+	}
+	err = (&Client{Socket: socket}).Persist(t.Context(), "POST", PathPlan, &value{"in"}, &value{})
+	if !errors.Is(err, ErrPeer) || !strings.Contains(err.Error(), "user 65534") {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestPeerHelper is the other process of TestPeer.
+func TestPeerHelper(t *testing.T) {
+	socket := os.Getenv("PEER_SOCKET")
+	if socket == "" {
+		t.Skip("only TestPeer runs it")
+	}
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Println("listening")
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		_, _ = io.Copy(io.Discard, conn)
+	}
 }

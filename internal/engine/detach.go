@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"multus/internal/config"
@@ -42,16 +43,18 @@ type detaching struct {
 
 // detach runs DEL for the attachments of a plan in reverse order, for all of them whatever fails
 // (behaviour.md D65). A failure that the progress does not excuse is an error, and counted there. undoing reports that the
-// ADD itself asks. When the time is over, the rest is left to the next DEL.
+// ADD itself asks. When the time is over, the rest is left to the next DEL, which goes on from there; otherwise the next DEL
+// does all of it again, as today's does.
 func (c *call) detach(ctx context.Context, p *plan.Plan, progress *ledger.Progress, undoing bool) error {
 	d := &detaching{call: c, plan: p, run: c.runner(p.Dirs), stages: p.StageNumbers(), before: *progress, now: progress}
 	d.before.Undone = d.before.Undone || undoing
 	begun := d.begun()
-	for i := len(p.Attachments) - 1; i >= 0; i-- {
-		if p.Attachments[i].Deleted || d.stages[i] >= begun {
+	for i, v := range slices.Backward(p.Attachments) {
+		if v.Deleted || d.stages[i] >= begun {
 			continue
 		}
 		if ctx.Err() != nil {
+			progress.Cut = true
 			d.fail(i+1, fmt.Errorf("%d networks were not reached: %w", i+1, context.Cause(ctx)))
 			break
 		}
@@ -73,6 +76,7 @@ func (d *detaching) begun() int {
 	if len(d.plan.Attachments) <= config.DefaultMaxNetworks || d.before.Undone {
 		return len(d.plan.Attachments)
 	}
+	d.now.Cut = true
 	if d.now.Begun == 0 {
 		d.now.Begun = d.run.Begun(d.plan, d.stages, len(d.plan.Attachments))
 		if err := d.store.Note(d.plan.ContainerID, *d.now); err != nil {

@@ -84,12 +84,17 @@ func Replace(path string, data []byte, perm os.FileMode) error {
 func Remove(path string) error {
 	for {
 		err := unix.Unlink(path)
-		if err == nil || err == unix.ENOENT {
+		switch err {
+		case nil, unix.ENOENT:
 			return nil
+		case unix.EINTR:
+			continue
+		case unix.EROFS: // before the kernel looks whether there is such a file
+			if _, lerr := os.Lstat(path); errors.Is(lerr, fs.ErrNotExist) {
+				return nil
+			}
 		}
-		if err != unix.EINTR {
-			return &fs.PathError{Op: "remove", Path: path, Err: err}
-		}
+		return &fs.PathError{Op: "remove", Path: path, Err: err}
 	}
 }
 

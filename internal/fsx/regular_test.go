@@ -33,10 +33,22 @@ func TestReadRegular(t *testing.T) {
 		want  string
 		err   error
 	}{
-		{"file", 8, "12345678", nil}, {"file", 1 << 20, "12345678", nil}, {"file", 7, "", ErrTooLarge}, {"empty", 0, "", nil},
-		{"missing", 8, "", fs.ErrNotExist}, {"link", 8, "", ErrNotRegular}, {"inside", 8, "", ErrNotRegular}, {"zero", 8, "", ErrNotRegular},
-		{"dir", 8, "", ErrNotRegular}, {"fifo", 8, "", ErrNotRegular}, {"", 8, "", ErrName}, {".", 8, "", ErrName}, {"..", 8, "", ErrName},
-		{"../" + filepath.Base(dir) + "/file", 8, "", ErrName}, {"dir/../file", 8, "", ErrName}, {"file\x00x", 8, "", ErrName},
+		{"file", 8, "12345678", nil},
+		{"file", 1 << 20, "12345678", nil},
+		{"file", 7, "", ErrTooLarge},
+		{"empty", 0, "", nil},
+		{"missing", 8, "", fs.ErrNotExist},
+		{"link", 8, "", ErrNotRegular},
+		{"inside", 8, "", ErrNotRegular},
+		{"zero", 8, "", ErrNotRegular},
+		{"dir", 8, "", ErrNotRegular},
+		{"fifo", 8, "", ErrNotRegular},
+		{"", 8, "", ErrName},
+		{".", 8, "", ErrName},
+		{"..", 8, "", ErrName},
+		{"../" + filepath.Base(dir) + "/file", 8, "", ErrName},
+		{"dir/../file", 8, "", ErrName},
+		{"file\x00x", 8, "", ErrName},
 	} {
 		got, err := ReadRegular(dir, tc.name, tc.limit)
 		if !errors.Is(err, tc.err) || string(got) != tc.want {

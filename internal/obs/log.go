@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"gopkg.in/natefinch/lumberjack.v2"
 
@@ -101,7 +103,7 @@ func (h *handler) Handle(_ context.Context, r slog.Record) error {
 	if r.Level == slog.LevelWarn {
 		b.WriteString("warning: ")
 	}
-	b.WriteString(r.Message)
+	b.WriteString(oneLine(r.Message))
 	b.WriteString(h.attrs)
 	r.Attrs(func(a slog.Attr) bool {
 		h.write(&b, a)
@@ -115,11 +117,42 @@ func (h *handler) Handle(_ context.Context, r slog.Record) error {
 }
 
 func (h *handler) write(b *strings.Builder, a slog.Attr) {
-	v := a.Value.Resolve().String()
-	if v == "" || strings.ContainsAny(v, " \t\n\"=") {
-		v = fmt.Sprintf("%q", v)
+	v := clip(a.Value.Resolve().String())
+	if v == "" || strings.ContainsAny(v, " \"=") || strings.ContainsFunc(v, unprintable) {
+		v = strconv.Quote(v)
 	}
 	b.WriteString(" " + h.group + a.Key + "=" + v)
+}
+
+// maxValue is how much of a message or of a value is written: they may contain what users wrote, such as the configuration of
+// a network.
+const maxValue = 16 << 10
+
+func clip(s string) string {
+	if len(s) > maxValue {
+		return strings.ToValidUTF8(s[:maxValue], "") + "…"
+	}
+	return s
+}
+
+func unprintable(r rune) bool { return !unicode.IsPrint(r) }
+
+// oneLine escapes what would end a line or change what a terminal shows: a line of the log is one record.
+func oneLine(s string) string {
+	s = clip(s)
+	if !strings.ContainsFunc(s, unprintable) {
+		return s
+	}
+	var b strings.Builder
+	for _, r := range s {
+		if unprintable(r) {
+			q := strconv.QuoteRune(r)
+			b.WriteString(q[1 : len(q)-1])
+			continue
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
 }
 
 func (h *handler) WithAttrs(attrs []slog.Attr) slog.Handler {

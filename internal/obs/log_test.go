@@ -183,3 +183,20 @@ func TestVersion(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// TestOneRecordOneLine: what a user wrote cannot end a line of the log, forge another, or reach a terminal.
+func TestOneRecordOneLine(t *testing.T) {
+	t.Parallel()
+	var b strings.Builder
+	log := New(Options{Level: LevelVerbose, Stderr: &b})
+	log.Info("Del: ns/n(x\n2026-01-01T00:00:00Z [verbose] Add: kube-system:coredns \x1b]0;pwn\a\u202e)", "name", "a\x1b[31m", "long", strings.Repeat("x", 1<<20))
+	got := b.String()
+	if strings.Count(got, "\n") != 1 || strings.ContainsAny(got, "\x1b\a\u202e") || len(got) > 4*maxValue {
+		t.Errorf("%d lines, %d bytes: %.300q", strings.Count(got, "\n"), len(got), got)
+	}
+	for _, want := range []string{`Del: ns/n(x\n2026`, `name="a\x1b[31m"`} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %s in %.300q", want, got)
+		}
+	}
+}

@@ -332,10 +332,16 @@ func TestAnswered(t *testing.T) {
 		err               error
 		answered, refusal bool
 	}{
-		{nil, false, true}, {final, true, true}, {later, false, false}, {errors.New("crash"), false, true},
-		{fmt.Errorf("x: %w", final), true, true}, {fmt.Errorf("x: %w", errCutOff), false, false},
-		{errors.Join(final, final), true, true}, {errors.Join(final, later), false, false},
-		{errors.Join(final, errors.New("crash")), false, true}, {errors.Join(fmt.Errorf("x: %w", errors.Join(final, errCutOff))), false, false},
+		{nil, false, true},
+		{final, true, true},
+		{later, false, false},
+		{errors.New("crash"), false, true},
+		{fmt.Errorf("x: %w", final), true, true},
+		{fmt.Errorf("x: %w", errCutOff), false, false},
+		{errors.Join(final, final), true, true},
+		{errors.Join(final, later), false, false},
+		{errors.Join(final, errors.New("crash")), false, true},
+		{errors.Join(fmt.Errorf("x: %w", errors.Join(final, errCutOff))), false, false},
 		{&UnseenError{Err: errors.Join(final, final)}, true, true},
 	} {
 		if got := Answered(tc.err); got != tc.answered {
@@ -354,9 +360,13 @@ func TestVersion(t *testing.T) {
 	script(t, filepath.Join(n.dir, "old"), `echo '{"cniVersion":"1.0.0","supportedVersions":["0.1.0","0.3.1","0.4.0"]}'`)
 	script(t, filepath.Join(n.dir, "new"), `echo '{"cniVersion":"1.1.0","supportedVersions":["0.3.1","0.4.0","1.0.0","1.1.0"]}'`)
 	for _, tc := range []struct{ conf, limit, want string }{
-		{`{"name":"n","type":"old"}`, "1.1.0", "0.4.0"}, {`{"name":"n","type":"old"}`, "0.3.1", "0.3.1"}, {`{"name":"n","type":"new"}`, "1.1.0", "1.1.0"},
-		{`{"name":"n","type":"new"}`, "1.0.0", "1.0.0"}, {`{"name":"n","plugins":[{"type":"new"},{"type":"old"}]}`, "1.1.0", "0.4.0"},
-		{`{"name":"n","type":"new"}`, "0.2.0", ""}, {`{"name":"n","type":"missing"}`, "1.0.0", ""},
+		{`{"name":"n","type":"old"}`, "1.1.0", "0.4.0"},
+		{`{"name":"n","type":"old"}`, "0.3.1", "0.3.1"},
+		{`{"name":"n","type":"new"}`, "1.1.0", "1.1.0"},
+		{`{"name":"n","type":"new"}`, "1.0.0", "1.0.0"},
+		{`{"name":"n","plugins":[{"type":"new"},{"type":"old"}]}`, "1.1.0", "0.4.0"},
+		{`{"name":"n","type":"new"}`, "0.2.0", ""},
+		{`{"name":"n","type":"missing"}`, "1.0.0", ""},
 	} {
 		l, err := cniconf.Parse([]byte(tc.conf))
 		if err != nil {

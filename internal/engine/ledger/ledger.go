@@ -80,6 +80,8 @@ type Progress struct {
 	DelTries int
 	// Begun is how many stages of the plan ADD came to (each attachment is one, unless the plan has stages), as the first of these DELs found out; 0 as long as none has.
 	Begun int
+	// Cut reports that a DEL had too little time for all attachments, so that what it deleted is marked. It is not recorded.
+	Cut bool
 }
 
 // Write records a plan durably: once it returns, a power loss does not lose it.
@@ -187,7 +189,9 @@ func (s *Store) decode(r *Record, b []byte, ifName string) error {
 				r.Attachments = append(r.Attachments, *a)
 				r.Netns, r.BinDir = cmp.Or(e.Netns, r.Netns), cmp.Or(e.BinDir, r.BinDir)
 				r.Boot = cmp.Or(e.Boot, r.Boot)
-				r.Progress = Progress{e.Undone || r.Progress.Undone, max(e.DelTries, r.Progress.DelTries), max(e.Begun, r.Progress.Begun)}
+				r.Progress = Progress{
+					Undone: e.Undone || r.Progress.Undone, DelTries: max(e.DelTries, r.Progress.DelTries), Begun: max(e.Begun, r.Progress.Begun),
+				}
 			}
 		}
 		errs = append(errs, err)
@@ -295,11 +299,11 @@ func (s *Store) Note(containerID string, p Progress) error {
 	return s.noteProgress(containerID, p, nil)
 }
 
-// NoteDeleted is Note, and marks the attachments of a plan that are deleted.
+// NoteDeleted is Note, and marks the attachments of a plan that are deleted if the progress was cut.
 func (s *Store) NoteDeleted(p *plan.Plan, progress Progress) error {
 	deleted := map[int]bool{}
 	for i := range p.Attachments {
-		if a := &p.Attachments[i]; a.Deleted && a.Element >= 0 {
+		if a := &p.Attachments[i]; progress.Cut && a.Deleted && a.Element >= 0 {
 			deleted[a.Element] = true
 		}
 	}

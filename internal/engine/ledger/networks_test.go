@@ -124,3 +124,26 @@ func TestSetAsideOnce(t *testing.T) {
 		t.Errorf("%v, %v", kept, err)
 	}
 }
+
+// TestNoteDeleted: what a DEL without enough time has deleted is marked, in the elements that the attachments were read from.
+func TestNoteDeleted(t *testing.T) {
+	t.Parallel()
+	for _, cut := range []bool{true, false} {
+		s := store(t)
+		p := &plan.Plan{ContainerID: "c", Attachments: []plan.Attachment{
+			{Name: "a", Primary: true, IfName: "eth0", Config: config(t, `{"name":"x","type":"a"}`)},
+			{Name: "b", IfName: "net1", Config: config(t, `{"name":"y","type":"b"}`)},
+		}}
+		if err := s.Write(p); err != nil {
+			t.Fatal(err)
+		}
+		p.Attachments = read(t, s, "c").Attachments
+		p.Attachments[1].Deleted = true
+		if err := s.NoteDeleted(p, Progress{Cut: cut}); err != nil {
+			t.Fatal(err)
+		}
+		if r := read(t, s, "c"); len(r.Attachments) != 2 || r.Attachments[0].Deleted || r.Attachments[1].Deleted != cut {
+			t.Errorf("cut %t: %+v", cut, r.Attachments)
+		}
+	}
+}

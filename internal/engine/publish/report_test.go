@@ -209,8 +209,11 @@ func TestInPod(t *testing.T) {
 		{"name":"dummya1","mac":"0","sandbox":"0"}],"ips":[{"address":"10.0.0.2/32","interface":1}]}`
 	const single = `{"cniVersion":"1.0.0","interfaces":[{"name":"dummya1","sandbox":"0"}],"ips":[{"address":"10.0.0.3/32"}]}`
 	for _, tc := range []struct{ netns, result, want, not string }{
-		{"/var/run/netns/x", aws, `"eth0"`, "dummya1"}, {"/run/netns/x", aws, `"eth0"`, "dummya1"}, {"/run/netns/y", aws, "", "eth0"},
-		{"", aws, `"dummya1"`, ""}, {"/run/netns/x", single, `"10.0.0.3"`, "dummya1"},
+		{"/var/run/netns/x", aws, `"eth0"`, "dummya1"},
+		{"/run/netns/x", aws, `"eth0"`, "dummya1"},
+		{"/run/netns/y", aws, "", "eth0"},
+		{"", aws, `"dummya1"`, ""},
+		{"/run/netns/x", single, `"10.0.0.3"`, "dummya1"},
 	} {
 		got, err := Status(&Report{Netns: tc.netns, Attached: []Attached{attached("n", "eth0", true, tc.result)}})
 		if err != nil || !strings.Contains(got, tc.want) || tc.not != "" && strings.Contains(got, tc.not) {

@@ -19,7 +19,7 @@ type checkpoint struct {
 			PodUID        string
 			ContainerName string
 			ResourceName  string
-			DeviceIDs    map[string][]string // by NUMA node
+			DeviceIDs     map[string][]string // by NUMA node
 		}
 	}
 }
