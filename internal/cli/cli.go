@@ -109,7 +109,7 @@ func Command(env Env) *cobra.Command {
 	root.SetVersionTemplate("multusctl: {{.Version}}\n")
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", "table", "`format`: table, json or yaml")
 	root.AddCommand(
-		a.attachCommand(), a.detachCommand(), a.devicesCommand(), a.doctorCommand(), a.explainCommand(), a.gcCommand(), a.graphCommand(),
+		a.attachCommand(), a.checkCommand(), a.detachCommand(), a.devicesCommand(), a.doctorCommand(), a.explainCommand(), a.gcCommand(), a.graphCommand(),
 		a.ledgerCommand(), a.lintCommand(), a.networksCommand(), a.statusCommand(),
 	)
 	for _, c := range everyCommand(root) {

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -129,11 +130,16 @@ func (a *app) ledgerVerify(dir *string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			damaged, err := (&ledger.Store{Dir: *dir}).Damaged()
+			store := &ledger.Store{Dir: *dir, Log: slog.New(slog.DiscardHandler)}
+			damaged, err := store.Damaged()
 			if err != nil {
 				return err
 			}
-			problems := verify(records, damaged)
+			abandoned, err := store.Abandoned()
+			if err != nil {
+				return err
+			}
+			problems := append(verify(records, damaged), givenUp(abandoned)...)
 			err = a.print(map[string]any{"records": len(records), "problems": problems}, func(w io.Writer) {
 				for _, p := range problems {
 					fmt.Fprintf(w, "%s: %s\n    %s\n", p.Container, p.Problem, p.Fix)
@@ -167,6 +173,23 @@ func verify(records []record, damaged []string) []ledgerProblem {
 	}
 	for _, d := range damaged {
 		out = append(out, ledgerProblem{d, "a damaged record was put aside", "look for reservations of that container, then remove the file from the directory damaged"})
+	}
+	return out
+}
+
+// givenUp lists the attachments that DEL has given up: what their plugins hold may be left.
+func givenUp(abandoned []ledger.Abandoned) []ledgerProblem {
+	var out []ledgerProblem
+	for _, n := range abandoned {
+		of := "the plugins (" + strings.Join(n.Plugins, ", ") + ")"
+		if len(n.IPAM) > 0 {
+			of += " and the addresses of IPAM " + strings.Join(n.IPAM, ", ")
+		}
+		out = append(out, ledgerProblem{
+			n.ContainerID, fmt.Sprintf("network %s (interface %s) of pod %s was given up at %s: its plugins refuse DEL: %s",
+				n.Network, n.IfName, dash(n.Pod), n.Time.Format(time.RFC3339), n.Reason),
+			"look for what " + of + " may still hold for this container, then remove " + n.File,
+		})
 	}
 	return out
 }

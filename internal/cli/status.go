@@ -46,6 +46,9 @@ type podStatus struct {
 	Reported   bool           `json:"reported"`
 	Problems   []string       `json:"problems,omitempty"`
 	Interfaces []podInterface `json:"interfaces"`
+
+	// there are the names of the interfaces in the network namespace, nil if they cannot be seen.
+	there []string
 }
 
 type podInterface struct {
@@ -136,6 +139,9 @@ func observe(r record) podStatus {
 	if err != nil {
 		out.Problems = append(out.Problems, err.Error())
 	}
+	for _, l := range there {
+		out.there = append(out.there, l.Name)
+	}
 	for _, t := range r.Attachments {
 		i := podInterface{Name: t.IfName, Network: t.Network}
 		if there != nil {
@@ -216,27 +222,49 @@ func reportedNetworks(pod *plan.Pod) ([]reportedNetwork, error) {
 	return out, nil
 }
 
-// compare notes where the annotation and the node differ.
+// compare notes where the annotation and the node differ. What the annotation cannot say is no difference: a result without an
+// interface of the pod (Calico's names the node's end only) is reported without a name and is the attachment's own, and a
+// plugin may make more interfaces than the one that it was asked for.
 func (p *podStatus) compare(networks []reportedNetwork) {
 	p.Reported = networks != nil
 	if !p.Reported {
 		p.Problems = append(p.Problems, "the pod has no annotation "+netsel.Status)
 		return
 	}
+	of := func(network string) []podInterface {
+		return slices.DeleteFunc(slices.Clone(p.Interfaces), func(i podInterface) bool { return i.Network != network })
+	}
+	var more []podInterface
 	for _, n := range networks {
-		at := slices.IndexFunc(p.Interfaces, func(i podInterface) bool { return i.Name == n.Interface })
-		if at < 0 && p.Container != "" {
-			p.Problems = append(p.Problems, fmt.Sprintf("interface %s of network %s is reported, and the node does not know it", n.Interface, n.Name))
-		}
-		if at < 0 {
-			p.Interfaces = append(p.Interfaces, podInterface{Name: n.Interface, Network: n.Name, MAC: n.MAC, Addrs: n.IPs})
+		own := of(n.Name)
+		known := slices.ContainsFunc(p.Interfaces, func(i podInterface) bool { return i.Name == n.Interface })
+		switch {
+		case known || n.Interface == "" && len(own) > 0:
+		case len(own) > 0 || p.Container == "":
+			more = append(more, podInterface{Name: n.Interface, Network: n.Name, MAC: n.MAC, Addrs: n.IPs, Present: p.present(n.Interface)})
+		default:
+			p.Problems = append(p.Problems, fmt.Sprintf("network %s (interface %s) is reported, and the node has no record of it", n.Name, dash(n.Interface)))
+			more = append(more, podInterface{Name: n.Interface, Network: n.Name, MAC: n.MAC, Addrs: n.IPs})
 		}
 	}
 	for _, i := range p.Interfaces {
-		if !slices.ContainsFunc(networks, func(n reportedNetwork) bool { return n.Interface == i.Name }) {
+		reported := slices.ContainsFunc(networks, func(n reportedNetwork) bool {
+			return n.Interface == i.Name || n.Interface == "" && n.Name == i.Network
+		})
+		if !reported {
 			p.Problems = append(p.Problems, fmt.Sprintf("interface %s of network %s is not reported", i.Name, i.Network))
 		}
 	}
+	p.Interfaces = append(p.Interfaces, more...)
+}
+
+// present reports whether an interface is in the pod, nil if that cannot be seen.
+func (p *podStatus) present(name string) *bool {
+	if p.there == nil {
+		return nil
+	}
+	there := slices.Contains(p.there, name)
+	return &there
 }
 
 func (a *app) printStatus(out *statusOutput) error {

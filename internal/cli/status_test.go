@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -58,7 +59,7 @@ func TestStatus(t *testing.T) {
 		}
 	}
 	code, out, errs = call(t, nil, "status", "team-a/web-0", "--state-dir", dir, "--socket-dir", dir, "--kubeconfig", kubeconfig)
-	for _, want := range []string{"interface net7 of network team-a/other is reported, and the node does not know it", "interface net1 of network team-a/net is not reported"} {
+	for _, want := range []string{"network team-a/other (interface net7) is reported, and the node has no record of it", "interface net1 of network team-a/net is not reported"} {
 		if !strings.Contains(out, want) || code != Found {
 			t.Errorf("%d: no %q in\n%s%s", code, want, out, errs)
 		}
@@ -70,6 +71,46 @@ func TestStatus(t *testing.T) {
 	}
 	if code, _, errs := call(t, nil, "status", "team-a/none", "--state-dir", dir, "--socket-dir", dir, "--kubeconfig", kubeconfig); code != Found || !strings.Contains(errs, "not found") {
 		t.Errorf("%d %s", code, errs)
+	}
+}
+
+// TestStatusOfHealthyPods: what an annotation cannot say is no problem. Calico's result names the node's end alone, so that the
+// element has no interface; other plugins make more interfaces than the one they were asked for.
+func TestStatusOfHealthyPods(t *testing.T) {
+	t.Parallel()
+	own := podInterface{Name: "eth0", Network: "k8s-pod-network"}
+	net1 := podInterface{Name: "net1", Network: "team-a/udn"}
+	for _, tc := range []struct {
+		name     string
+		have     []podInterface
+		reported []reportedNetwork
+		problems []string
+		there    int
+	}{
+		{"Calico", []podInterface{own}, []reportedNetwork{{Name: "k8s-pod-network", IPs: []string{"192.0.2.2"}}}, nil, 1},
+		{"AWS", []podInterface{own}, []reportedNetwork{{Name: "k8s-pod-network", Interface: "eth0"}, {Name: "k8s-pod-network", Interface: "dummy0"}}, nil, 2},
+		{"UDN", []podInterface{own}, []reportedNetwork{{Name: "k8s-pod-network", Interface: "eth0"}, {Name: "k8s-pod-network", Interface: "ovn-udn1"}}, nil, 2},
+		{
+			"a network of nobody",
+			[]podInterface{own},
+			[]reportedNetwork{{Name: "k8s-pod-network"}, {Name: "x/y", Interface: "net1"}},
+			[]string{"network x/y (interface net1) is reported, and the node has no record of it"},
+			2,
+		},
+		{
+			"a network of nobody without an interface",
+			[]podInterface{own},
+			[]reportedNetwork{{Name: "k8s-pod-network"}, {Name: "x/y"}},
+			[]string{"network x/y (interface -) is reported, and the node has no record of it"},
+			2,
+		},
+		{"not reported", []podInterface{own, net1}, []reportedNetwork{{Name: "k8s-pod-network"}}, []string{"interface net1 of network team-a/udn is not reported"}, 2},
+	} {
+		p := podStatus{Container: "c", Interfaces: tc.have}
+		p.compare(tc.reported)
+		if !slices.Equal(p.Problems, tc.problems) || len(p.Interfaces) != tc.there {
+			t.Errorf("%s: %q, %+v", tc.name, p.Problems, p.Interfaces)
+		}
 	}
 }
 

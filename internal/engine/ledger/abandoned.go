@@ -37,6 +37,8 @@ type Abandoned struct {
 	// Reason is what the plugins answered last.
 	Reason string    `json:"reason"`
 	Time   time.Time `json:"time"`
+	// File is where the note is; who has looked after what may be left removes it.
+	File string `json:"-"`
 }
 
 // abandonedDir is beside the state directory, as networksDir is.
@@ -77,7 +79,7 @@ func (s *Store) trimAbandoned() error {
 	slices.SortFunc(all, func(a, b Abandoned) int { return a.Time.Compare(b.Time) })
 	var errs []error
 	for _, n := range all[:len(all)-maxAbandoned] {
-		errs = append(errs, fsx.Remove(filepath.Join(s.abandonedDir(), filepath.Base(n.ContainerID+"-"+n.IfName+".json"))))
+		errs = append(errs, fsx.Remove(n.File))
 	}
 	return errors.Join(errs...)
 }
@@ -95,7 +97,7 @@ func (s *Store) Abandoned() ([]Abandoned, error) {
 	var out []Abandoned
 	for _, e := range entries {
 		b, err := fsx.ReadRegular(s.abandonedDir(), e.Name(), maxAbandonedNote)
-		var n Abandoned
+		n := Abandoned{File: filepath.Join(s.abandonedDir(), e.Name())}
 		if err == nil && json.Unmarshal(b, &n) == nil {
 			out = append(out, n)
 		}

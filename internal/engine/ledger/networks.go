@@ -159,10 +159,10 @@ func (s *Store) Forget(configName string, seen time.Time) error {
 	return nil
 }
 
-// ForgetAll forgets every network: Multus leaves the node, and nobody will ask their plugins any more.
+// ForgetAll removes the notes of networks and of abandoned attachments: Multus leaves the node.
 func (s *Store) ForgetAll() error {
-	if err := os.RemoveAll(s.networksDir()); err != nil {
-		return fmt.Errorf("forget networks: %w", err)
+	if err := errors.Join(os.RemoveAll(s.networksDir()), os.RemoveAll(s.abandonedDir())); err != nil {
+		return fmt.Errorf("remove the notes of networks: %w", err)
 	}
 	return nil
 }
