@@ -55,6 +55,8 @@ type Daemon struct {
 	SystemNamespaces       []string        `json:"systemNamespaces"`
 	MultusNamespace        string          `json:"multusNamespace"`
 	ClusterNetwork         string          `json:"clusterNetwork"`
+	// ForceCNIVersion makes the plugin use the cluster network with CNIVersion instead of its own version.
+	ForceCNIVersion bool `json:"forceCNIVersion"`
 	// FailureEvents is written as true unless it is given.
 	FailureEvents *bool `json:"failureEvents"`
 	// NodeAddresses are the addresses by which the cluster knows this node.

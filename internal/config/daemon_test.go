@@ -43,6 +43,7 @@ func TestParseDaemon(t *testing.T) {
 			none(func(d *Daemon) {
 				d.BinDir, d.Capabilities, d.CNIVersion, d.LogOptions, d.NamespaceIsolation, d.GlobalNamespaces, d.ReadinessIndicatorFile, d.Type = "/b", map[string]bool{"mac": true}, "0.3.1", &LogOptions{MaxAge: new(3)}, true, "g", "/r", "multus"
 				d.CNIDir, d.CNIConfigDir, d.AuxiliaryChain, d.DaemonSocketDir, d.MultusConfigFile, d.MultusMasterCNI, d.MultusAutoconfigDir, d.OverrideNetworkName = "/c", "/n", "aux", "/host/run", "/f", "10-x.conf", "/a", true
+				d.ForceCNIVersion = true
 			}),
 		},
 		{

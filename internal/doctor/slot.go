@@ -10,6 +10,7 @@ import (
 	"github.com/containernetworking/cni/libcni"
 
 	"multus/internal/autoconf"
+	"multus/internal/cniconf"
 )
 
 var slotCheck = Check{
@@ -45,7 +46,7 @@ func order(n *Node, files []confFile) []Finding {
 	var first *confFile
 	for i := range files {
 		f := &files[i]
-		isOurs := autoconf.Ours(f.data) || strings.HasPrefix(filepath.Base(f.path), "00-multus.")
+		isOurs := cniconf.CallsMultus(f.data) || strings.HasPrefix(filepath.Base(f.path), "00-multus.")
 		if err := valid(f); err != nil {
 			if isOurs {
 				out = append(out, Finding{

@@ -156,7 +156,7 @@ func ready(plans func() error, slot *autoconf.Slot) func() error {
 		if err := plans(); err != nil || slot == nil {
 			return err
 		}
-		return slot.Owned()
+		return slot.Ready()
 	}
 }
 

@@ -112,7 +112,7 @@ func (o *Options) generate(p *autoconf.Primary) ([]byte, string, error) {
 	}
 	asList, err := version.GreaterThanOrEqualTo(v, "1.0.0")
 	if err != nil {
-		return nil, "", fmt.Errorf("%s: cniVersion %q: %w", p.File, v, err)
+		return nil, "", fmt.Errorf("cniVersion %q of --cni-version or %s: %w", v, p.File, err)
 	}
 	conf, conflist := o.outputs()
 	if asList {
@@ -130,17 +130,17 @@ func (o *Options) generate(p *autoconf.Primary) ([]byte, string, error) {
 	return b, conf, err
 }
 
-// version returns the version of the configuration and the cluster network as it is embedded
-// (behaviour.md G8).
+// version returns the version of the configuration and the cluster network as it is embedded (behaviour.md G8). The plugin
+// passes each network its own version, so that the two need not be the same unless that is asked for.
 func (o *Options) version(p *autoconf.Primary) (string, json.RawMessage, error) {
 	v, embedded := p.Config.Version(), json.RawMessage(p.Config.Bytes())
 	switch {
-	case v == "":
+	case o.CNIVersion == "" && v == "":
 		return "", nil, fmt.Errorf("cannot get cniVersion in master CNI config file %s", p.File)
-	case o.CNIVersion == "" || o.CNIVersion == v:
+	case o.CNIVersion == "":
 		return v, embedded, nil
-	case !o.ForceCNIVersion:
-		return "", nil, fmt.Errorf("Multus cni version is %q while master plugin cni version is %q", o.CNIVersion, v) //nolint:staticcheck // today's text
+	case !o.ForceCNIVersion || o.CNIVersion == v:
+		return o.CNIVersion, embedded, nil
 	}
 	b, err := config.Overlay(embedded, []byte(fmt.Sprintf(`{"cniVersion":%q}`, o.CNIVersion)))
 	return o.CNIVersion, b, err

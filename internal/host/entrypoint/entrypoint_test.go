@@ -263,7 +263,7 @@ func TestRefuses(t *testing.T) {
 		{"log level", flannel031, "Log levels should be one of", []string{"--multus-log-level=loud"}},
 		{"no primary", "", "could not find a plugin configuration", nil},
 		{"no version", `{"name":"x","plugins":[{"type":"y"}]}`, "cannot get cniVersion in master CNI config file", nil},
-		{"other version", flannel031, `Multus cni version is "1.0.0" while master plugin cni version is "0.3.1"`, []string{"--cni-version=1.0.0"}},
+		{"no version", flannel031, `cniVersion "one" of --cni-version or `, []string{"--cni-version=one"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
@@ -290,6 +290,32 @@ func TestUserFile(t *testing.T) {
 	}
 	if !strings.Contains(h.out.String(), "net.d/70-multus.conf is copied.") {
 		t.Errorf("output: %s", h.out)
+	}
+}
+
+// TestOtherVersion: a configuration of another version than the cluster network's is written, and each keeps its own
+// (behaviour.md G8 [quirk]).
+func TestOtherVersion(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct{ primary, version, file, inner string }{
+		"newer":             {flannel031, "0.4.0", "net.d/00-multus.conf", flannel031},
+		"newer, a list":     {flannel031, "1.1.0", "net.d/00-multus.conflist", flannel031},
+		"older":             {flannel100, "0.3.1", "net.d/00-multus.conf", flannel100},
+		"without a version": {`{"name":"x","plugins":[{"type":"y"}]}`, "0.4.0", "net.d/00-multus.conf", `{"name":"x","plugins":[{"type":"y"}]}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			h.write(t, "net.d/10-flannel.conflist", tc.primary)
+			stop := h.start(t, "--cni-version="+tc.version)
+			h.eventually(t, "the configuration", func() bool { return h.exists(tc.file) })
+			if err := stop(); err != nil {
+				t.Fatal(err)
+			}
+			if text := h.read(t, tc.file); !strings.HasPrefix(text, `{"cniVersion":"`+tc.version+`"`) || !strings.Contains(text, tc.inner) {
+				t.Errorf("configuration: %s", text)
+			}
+		})
 	}
 }
 
