@@ -145,7 +145,10 @@ type output struct {
 }
 
 // Generate makes the CNI configuration for a cluster network: one line of JSON that libcni accepts.
-func Generate(d *config.Daemon, p *Primary) ([]byte, error) {
+func Generate(d *config.Daemon, p *Primary) ([]byte, error) { return generate(d, p, facts{}) }
+
+// generate is Generate with what the node says.
+func generate(d *config.Daemon, p *Primary, f facts) ([]byte, error) {
 	caps, err := p.Config.Capabilities()
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", p.File, err)
@@ -168,8 +171,11 @@ func Generate(d *config.Daemon, p *Primary) ([]byte, error) {
 		ReadinessIndicatorFile: d.HostPath(d.ReadinessIndicatorFile),
 		FailureEvents:          d.FailureEvents == nil || *d.FailureEvents, PlainPods: config.PlainLocal, NodeAddresses: d.NodeAddresses,
 	}
-	if out.CNIVersion == "" {
-		out.CNIVersion = p.Config.Version()
+	if len(out.NodeAddresses) == 0 {
+		out.NodeAddresses = f.addresses
+	}
+	if d.AutoCNIVersion() {
+		out.CNIVersion = autoVersion(p, f)
 	} else if _, err := version.GreaterThanOrEqualTo(out.CNIVersion, "0.4.0"); err != nil {
 		return nil, fmt.Errorf("cniVersion %q of the daemon: %w", out.CNIVersion, err)
 	}
@@ -189,4 +195,13 @@ func Generate(d *config.Daemon, p *Primary) ([]byte, error) {
 		return nil, fmt.Errorf("generated %s is not valid: %w", FileName, err)
 	}
 	return b.Bytes(), nil
+}
+
+// autoVersion is the version of the configuration where the daemon's file has none. A cluster network without a version
+// inherits that of the configuration, and was written for an older one.
+func autoVersion(p *Primary, f facts) string {
+	if p.Config.Version() == "" || f.version == "" {
+		return p.Config.Version()
+	}
+	return f.version
 }

@@ -23,7 +23,7 @@ const ForcedDir = "00-multus.forced"
 
 // forced reports whether the cluster network is used with another version than its own.
 func forced(d *config.Daemon, p *Primary) bool {
-	return d.ForceCNIVersion && d.CNIVersion != "" && d.ClusterNetwork == "" && p.Config.Version() != d.CNIVersion
+	return d.ForceCNIVersion && !d.AutoCNIVersion() && d.ClusterNetwork == "" && p.Config.Version() != d.CNIVersion
 }
 
 // clusterNetwork returns the path that the generated configuration names.

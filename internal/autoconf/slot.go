@@ -45,8 +45,13 @@ type Slot struct {
 	// Memory is a file that outlives a boot, "" for none: where the directory of configurations is in memory, the last
 	// good one is put back from there before the cluster network's agent has written its own (P02).
 	Memory string
+	// Node reads the Node object of this node, nil where there is none. An error that wraps ErrNodeUnknown is an answer, too.
+	Node func(ctx context.Context) (Node, error)
 
 	path string
+	// facts are what the node says, nil until it is asked; learned delivers them.
+	facts   *facts
+	learned chan facts
 	// good is what was last generated, nil before.
 	good     []byte
 	conflict conflict
@@ -73,7 +78,7 @@ func NewSlot(conf *config.Daemon, log *slog.Logger) *Slot {
 		conf: conf, log: log, Lost: func(error) {},
 		path:  filepath.Join(conf.CNIConfigDir, FileName),
 		owned: errors.New("the CNI configuration is not written yet"),
-		now:   time.Now, after: time.After,
+		now:   time.Now, after: time.After, learned: make(chan facts),
 	}
 	if conf.MultusConfigFile != config.Auto {
 		s.path = filepath.Join(conf.CNIConfigDir, filepath.Base(conf.MultusConfigFile))
@@ -140,6 +145,13 @@ func (s *Slot) Run(ctx context.Context) error {
 	}
 	s.sweep()
 	s.sync()
+	if s.asksNode() {
+		asking, stop := context.WithCancel(ctx)
+		var done sync.WaitGroup
+		done.Go(func() { s.askNode(asking) })
+		defer done.Wait()
+		defer stop()
+	}
 	for {
 		if err := s.wait(ctx, w); err != nil || ctx.Err() != nil {
 			return err
@@ -201,6 +213,9 @@ func (s *Slot) wait(ctx context.Context, w *watch) error {
 		case <-last:
 			return nil
 		case <-due:
+			return nil
+		case f := <-s.learned:
+			s.facts = &f
 			return nil
 		case err := <-w.Errors:
 			s.log.Warn("watch of the CNI configuration: looking again", "err", err)
@@ -297,13 +312,31 @@ func (s *Slot) generate() ([]byte, error) {
 		return nil, err
 	}
 	s.chosen(p)
-	b, err := Generate(s.conf, p)
+	b, err := generate(s.conf, p, s.nodeFacts())
 	s.chain = ""
 	if err == nil && forced(s.conf, p) {
 		s.chain = filepath.Join(filepath.Dir(p.File), p.Config.Name())
 		err = writeForced(s.conf, p)
 	}
 	return b, err
+}
+
+// nodeFacts are what the node says, or said before the daemon was started.
+func (s *Slot) nodeFacts() facts {
+	switch {
+	case s.facts != nil:
+		return *s.facts
+	case !s.asksNode():
+		return facts{}
+	}
+	there := s.good
+	if there == nil {
+		there = found(s.path)
+	}
+	if there == nil && s.Memory != "" {
+		there = found(s.Memory)
+	}
+	return before(there)
 }
 
 // chosen logs what is no longer, or not yet, the cluster network although it should be: the choice itself succeeds, so that

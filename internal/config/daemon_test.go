@@ -135,6 +135,24 @@ func TestForRequest(t *testing.T) {
 	}
 }
 
+// TestForRequestAutoVersion: a version that the daemon chooses is that of the request, which has the chosen one; a word that is
+// no version never gets to a plugin.
+func TestForRequestAutoVersion(t *testing.T) {
+	t.Parallel()
+	for file, want := range map[string]string{
+		`{}`: "1.1.0", `{"cniVersion":"auto"}`: "1.1.0", `{"cniVersion":""}`: "1.1.0", `{"CNIVERSION":"auto"}`: "1.1.0", `{"cniVersion":"0.4.0"}`: "0.4.0",
+	} {
+		b, err := daemon(t, file).ForRequest([]byte(`{"type":"multus-shim","name":"n","cniVersion":"1.1.0","clusterNetwork":"/etc/x"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := ParsePlugin(b)
+		if err != nil || p.CNIVersion != want {
+			t.Errorf("%s: %+v, %v", file, p, err)
+		}
+	}
+}
+
 // TestForRequestPaths: the plugin uses cniDir and binDir of the plan on the host, where the generated configuration
 // has them without the prefix (architecture.md, Paths): ADD and DEL must not work in different directories.
 func TestForRequestPaths(t *testing.T) {

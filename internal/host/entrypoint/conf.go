@@ -134,10 +134,11 @@ func (o *Options) generate(p *autoconf.Primary) ([]byte, string, error) {
 // passes each network its own version, so that the two need not be the same unless that is asked for.
 func (o *Options) version(p *autoconf.Primary) (string, json.RawMessage, error) {
 	v, embedded := p.Config.Version(), json.RawMessage(p.Config.Bytes())
+	own := o.CNIVersion == "" || o.CNIVersion == config.Auto
 	switch {
-	case o.CNIVersion == "" && v == "":
+	case own && v == "":
 		return "", nil, fmt.Errorf("cannot get cniVersion in master CNI config file %s", p.File)
-	case o.CNIVersion == "":
+	case own:
 		return v, embedded, nil
 	case !o.ForceCNIVersion || o.CNIVersion == v:
 		return o.CNIVersion, embedded, nil
