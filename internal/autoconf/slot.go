@@ -60,6 +60,9 @@ type Slot struct {
 	passed  string
 	// chain is the sub-directory with more plugins of the cluster network's list, "" if a change there does not matter.
 	chain string
+	// list is the chain that was last logged; inList is what our plugin in it was made of.
+	list   string
+	inList []byte
 	// again reports whether sync has to be called again after a pause, without an event.
 	again bool
 
@@ -250,6 +253,9 @@ func (s *Slot) sync() {
 		if s.good == nil && s.Memory != "" {
 			s.good = found(s.Memory)
 		}
+		if list := found(s.path + "list"); s.good == nil && list != nil {
+			s.good = Passed(list)
+		}
 	}
 	if s.good == nil {
 		s.setOwned(err)
@@ -269,6 +275,11 @@ func (s *Slot) sync() {
 
 // place puts the last good configuration in force and reports whether it is. before is the one of the last call.
 func (s *Slot) place(before []byte) bool {
+	c := FindChain(s.path, s.good)
+	s.tell(c)
+	if c != nil && !c.Shadowed {
+		return s.placeInChain(c)
+	}
 	there, err := os.ReadFile(s.path)
 	switch {
 	case err == nil && bytes.Equal(there, s.good):
@@ -284,6 +295,49 @@ func (s *Slot) place(before []byte) bool {
 	}
 	s.log.Info("CNI configuration written", "file", s.path)
 	return true
+}
+
+// placeInChain puts the last good configuration in force inside of another program's list.
+func (s *Slot) placeInChain(c *Chain) bool {
+	again := s.inList != nil && bytes.Equal(s.inList, s.good) // it was there, and another program has changed it
+	if !c.Current() && again && !s.mayAssert(false) {
+		return false
+	}
+	if !c.Current() {
+		if err := c.Write(); err != nil {
+			s.setOwned(err)
+			s.again = true
+			return false
+		}
+		s.log.Info("CNI configuration written", "file", c.File)
+	}
+	s.inList = s.good
+	return true
+}
+
+// tell logs a chain when it is found, changes or goes. It is an error record so that it is there at every level: whether the
+// plugins of the other program are called depends on it.
+func (s *Slot) tell(c *Chain) {
+	now := ""
+	if c != nil {
+		now = fmt.Sprint(c, c.Shadowed)
+	}
+	if now == s.list {
+		return
+	}
+	was := s.list
+	s.list = now
+	switch {
+	case c == nil:
+		s.inList = nil
+		s.log.Error("the list that another program had made of the CNI configuration is gone", "was", was)
+	case c.Shadowed:
+		s.log.Error("plugins of another program are not called: the CNI configuration comes before the list that has them, and is newer; "+
+			"remove it to use the list", "plugins", c.Others, "list", c.File, "remove", c.Shadow)
+	default:
+		s.log.Error("another program has chained plugins to the CNI configuration: its list stays in force, and multus in it is kept up to date",
+			"plugins", c.Others, "list", c.File)
+	}
 }
 
 // release removes the copy that held the slot until our file was in place.

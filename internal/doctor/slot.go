@@ -42,7 +42,8 @@ func nameOr(n *Node) string {
 // order looks at which file the runtime loads: the first by name that it can read.
 func order(n *Node, files []confFile) []Finding {
 	var out []Finding
-	var ours []string
+	var ours, cutOff []string
+	var list string
 	var first *confFile
 	for i := range files {
 		f := &files[i]
@@ -55,6 +56,9 @@ func order(n *Node, files []confFile) []Finding {
 				})
 			}
 			continue
+		}
+		if others := autoconf.Others(f.data); isOurs && len(ours) > 0 && len(others) > 0 {
+			cutOff, list = others, f.path
 		}
 		if isOurs {
 			ours = append(ours, f.path)
@@ -75,6 +79,13 @@ func order(n *Node, files []confFile) []Finding {
 			Severity: Error, Message: fmt.Sprintf("the runtime loads %s and not %s: pods start without the networks that they ask for", first.path, ours[0]),
 			Evidence: "it comes first by name", Fix: fmt.Sprintf("mv %s %s/10-%s", first.path, filepath.Dir(first.path), strings.TrimLeft(filepath.Base(first.path), "0123456789-")),
 		})
+	case len(cutOff) > 0:
+		out = append(out, Finding{
+			Severity: Warning, Message: fmt.Sprintf("%s of another program %s chained to Multus, and not called", strings.Join(cutOff, ", "), is(len(cutOff))),
+			Evidence: fmt.Sprintf("%s has the list, and %s comes before it", list, ours[0]),
+			Fix: fmt.Sprintf("rm %s, if that program is still in use: the daemon then keeps the list in force, with Multus in it up to date; otherwise rm %s",
+				ours[0], list),
+		})
 	case len(ours) > 1:
 		out = append(out, Finding{
 			Severity: Warning, Message: "more than one configuration calls Multus", Evidence: strings.Join(ours, ", "),
@@ -82,6 +93,13 @@ func order(n *Node, files []confFile) []Finding {
 		})
 	}
 	return out
+}
+
+func is(n int) string {
+	if n == 1 {
+		return "is"
+	}
+	return "are"
 }
 
 // valid tells whether the runtime can load a file.

@@ -52,6 +52,9 @@ func (o *Options) writeConf() (wrote string, err error) {
 			return "", fmt.Errorf("read multus-conf-file: %w", err)
 		}
 		path := filepath.Join(o.ConfDir, filepath.Base(o.ConfFile))
+		if c := o.findChain(path, b); c != nil && !c.Shadowed {
+			return keepChain(c)
+		}
 		if changed, err := replace(path, b); err != nil || !changed {
 			return "", err
 		}
@@ -65,22 +68,45 @@ func (o *Options) writeConf() (wrote string, err error) {
 	if err != nil {
 		return "", err
 	}
+	conf, conflist := o.outputs()
+	chain := o.findChain(conf, b)
+	if chain != nil && (!chain.Shadowed || path == conflist) {
+		return keepChain(chain)
+	}
 	changed, err := replace(path, b)
 	if err != nil {
 		return "", fmt.Errorf("write configuration: %w", err)
 	}
-	conf, conflist := o.outputs()
 	for _, other := range []string{conf, conflist} {
-		if other != path {
-			if err := fsx.Remove(other); err != nil {
-				return "", fmt.Errorf("remove configuration of another version: %w", err)
-			}
+		if other == path || chain != nil { // another program's list is not ours to remove
+			continue
+		}
+		if err := fsx.Remove(other); err != nil {
+			return "", fmt.Errorf("remove configuration of another version: %w", err)
 		}
 	}
 	if !changed {
 		return "", nil
 	}
 	return path, nil
+}
+
+// findChain looks for a list that another program has made of the configuration, and says once what becomes of it.
+func (o *Options) findChain(path string, own []byte) *autoconf.Chain {
+	c := autoconf.FindChain(path, own)
+	if c != nil && !o.chained {
+		o.say("another program has chained plugins to the multus config file: %s", c)
+		o.chained = true
+	}
+	return c
+}
+
+// keepChain keeps such a list in force, with our plugin in it up to date.
+func keepChain(c *autoconf.Chain) (wrote string, err error) {
+	if c.Current() {
+		return "", nil
+	}
+	return c.File, c.Write()
 }
 
 // generate makes the configuration for a cluster network, and its path (behaviour.md G7-G13).

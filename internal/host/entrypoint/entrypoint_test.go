@@ -336,3 +336,37 @@ func TestForcedVersion(t *testing.T) {
 		t.Error("the cluster network's own file was changed")
 	}
 }
+
+// TestChain: a list that another program, such as Istio's installer, makes of the configuration stays in force; our plugin in it
+// is kept up to date, in either version.
+func TestChain(t *testing.T) {
+	t.Parallel()
+	for name, primary := range map[string]string{"a plugin configuration": flannel031, "a list": flannel100} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			h.write(t, "net.d/10-flannel.conflist", primary)
+			stop := h.start(t)
+			h.eventually(t, "the watch", func() bool { return strings.Contains(h.out.String(), "Entering watch loop...") })
+			own := `{"type":"multus","delegates":[]}`
+			const other = `{ "type":"istio-cni" , "x":1.0}`
+			h.write(t, "net.d/00-multus.conflist", `{"cniVersion":"0.3.1","name":"k8s-pod-network","plugins":[`+own+`,`+other+`]}`)
+			h.eventually(t, "our plugin in the list", func() bool {
+				text := h.read(t, "net.d/00-multus.conflist")
+				return strings.Contains(text, `"flannel"`) && strings.Contains(text, other) && !h.exists("net.d/00-multus.conf")
+			})
+			h.write(t, "net.d/10-flannel.conflist", strings.Replace(primary, `"flannel"`, `"flannel2"`, 1))
+			h.write(t, "sa/token", "token-2")
+			h.eventually(t, "the change", func() bool {
+				text := h.read(t, "net.d/00-multus.conflist")
+				return strings.Contains(text, `"flannel2"`) && strings.Contains(text, other) && !h.exists("net.d/00-multus.conf")
+			})
+			if err := stop(); err != nil {
+				t.Fatal(err)
+			}
+			if n := strings.Count(h.out.String(), "istio-cni"); n != 1 {
+				t.Errorf("said %d times:\n%s", n, h.out)
+			}
+		})
+	}
+}

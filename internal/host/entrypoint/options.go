@@ -49,6 +49,9 @@ type Options struct {
 	ServiceAccountDir string
 	Getenv            func(string) string
 	Stdout            io.Writer
+
+	// chained reports whether a list of another program was found and said.
+	chained bool
 }
 
 // Command returns the command line of thin_entrypoint. Every error ends it with a code other than zero
