@@ -95,24 +95,16 @@ func chained(list, own []byte) (want []byte, others []string) {
 		return nil, nil
 	}
 	mine, err := cniconf.Parse(own)
-	if err != nil {
+	if err != nil || !beginsWith(there.Types(), mine.Types()) {
 		return nil, nil
 	}
-	types, n := there.Types(), len(mine.Types())
-	if len(types) <= n || !cniconf.IsMultus(types[0]) {
-		return nil, nil
-	}
-	for i, typ := range mine.Types() {
-		if types[i] != typ && !(cniconf.IsMultus(typ) && cniconf.IsMultus(types[i])) {
-			return nil, nil
-		}
-	}
+	n := len(mine.Types())
 	objects, err := elements(own)
 	if mine.Single() {
 		objects, err = []element{{end: len(own)}}, nil
 	}
 	places, placesErr := elements(list)
-	if errors.Join(err, placesErr) != nil || len(objects) != n || len(places) != len(types) {
+	if errors.Join(err, placesErr) != nil || len(objects) != n || len(places) != len(there.Types()) {
 		return nil, nil
 	}
 	want = bytes.Clone(list)
@@ -127,7 +119,21 @@ func chained(list, own []byte) (want []byte, others []string) {
 	if _, err := libcni.NetworkConfFromBytes(want); err != nil {
 		return nil, nil
 	}
-	return want, types[n:]
+	return want, there.Types()[n:]
+}
+
+// beginsWith reports whether a list of plugin types begins with ours and has others after them. Thin and thick are the same
+// here: one may replace the other.
+func beginsWith(list, ours []string) bool {
+	if len(list) <= len(ours) || !cniconf.IsMultus(list[0]) {
+		return false
+	}
+	for i, typ := range ours {
+		if list[i] != typ && !(cniconf.IsMultus(typ) && cniconf.IsMultus(list[i])) {
+			return false
+		}
+	}
+	return true
 }
 
 // Others returns the plugins that run after Multus in a list that begins with it, none for anything else.

@@ -42,9 +42,8 @@ func nameOr(n *Node) string {
 // order looks at which file the runtime loads: the first by name that it can read.
 func order(n *Node, files []confFile) []Finding {
 	var out []Finding
-	var ours, cutOff []string
-	var list string
-	var first *confFile
+	var ours []string
+	var first, list *confFile
 	for i := range files {
 		f := &files[i]
 		isOurs := cniconf.CallsMultus(f.data) || strings.HasPrefix(filepath.Base(f.path), "00-multus.")
@@ -57,11 +56,9 @@ func order(n *Node, files []confFile) []Finding {
 			}
 			continue
 		}
-		if others := autoconf.Others(f.data); isOurs && len(ours) > 0 && len(others) > 0 {
-			cutOff, list = others, f.path
-		}
 		if isOurs {
 			ours = append(ours, f.path)
+			list = f
 		}
 		if first == nil {
 			first = f
@@ -79,27 +76,27 @@ func order(n *Node, files []confFile) []Finding {
 			Severity: Error, Message: fmt.Sprintf("the runtime loads %s and not %s: pods start without the networks that they ask for", first.path, ours[0]),
 			Evidence: "it comes first by name", Fix: fmt.Sprintf("mv %s %s/10-%s", first.path, filepath.Dir(first.path), strings.TrimLeft(filepath.Base(first.path), "0123456789-")),
 		})
-	case len(cutOff) > 0:
-		out = append(out, Finding{
-			Severity: Warning, Message: fmt.Sprintf("%s of another program %s chained to Multus, and not called", strings.Join(cutOff, ", "), is(len(cutOff))),
-			Evidence: fmt.Sprintf("%s has the list, and %s comes before it", list, ours[0]),
-			Fix: fmt.Sprintf("rm %s, if that program is still in use: the daemon then keeps the list in force, with Multus in it up to date; otherwise rm %s",
-				ours[0], list),
-		})
 	case len(ours) > 1:
-		out = append(out, Finding{
-			Severity: Warning, Message: "more than one configuration calls Multus", Evidence: strings.Join(ours, ", "),
-			Fix: "rm " + strings.Join(ours[1:], " "),
-		})
+		out = append(out, several(ours, list))
 	}
 	return out
 }
 
-func is(n int) string {
-	if n == 1 {
-		return "is"
+// several says which of several configurations of Multus is to go. The last of them may have another program's plugins.
+func several(ours []string, last *confFile) Finding {
+	others := strings.Join(autoconf.Others(last.data), ", ")
+	if others == "" {
+		return Finding{
+			Severity: Warning, Message: "more than one configuration calls Multus", Evidence: strings.Join(ours, ", "),
+			Fix: "rm " + strings.Join(ours[1:], " "),
+		}
 	}
-	return "are"
+	return Finding{
+		Severity: Warning, Message: fmt.Sprintf("plugins of another program are chained to Multus, and not called: %s", others),
+		Evidence: fmt.Sprintf("%s has the list, and %s comes before it", last.path, ours[0]),
+		Fix: fmt.Sprintf("rm %s, if that program is still in use: the daemon then keeps the list in force, with Multus in it up to date; otherwise rm %s",
+			ours[0], last.path),
+	}
 }
 
 // valid tells whether the runtime can load a file.

@@ -47,18 +47,7 @@ type list struct {
 // only then (behaviour.md G9 [quirk]). With a file of the user, that is copied (G6).
 func (o *Options) writeConf() (wrote string, err error) {
 	if o.ConfFile != auto {
-		b, err := os.ReadFile(o.ConfFile)
-		if err != nil {
-			return "", fmt.Errorf("read multus-conf-file: %w", err)
-		}
-		path := filepath.Join(o.ConfDir, filepath.Base(o.ConfFile))
-		if c := o.findChain(path, b); c != nil && !c.Shadowed {
-			return keepChain(c)
-		}
-		if changed, err := replace(path, b); err != nil || !changed {
-			return "", err
-		}
-		return path, nil
+		return o.copyConf()
 	}
 	p, err := autoconf.Choose(o.AutoconfigDir, o.MasterFileName)
 	if err != nil {
@@ -87,6 +76,22 @@ func (o *Options) writeConf() (wrote string, err error) {
 	}
 	if !changed {
 		return "", nil
+	}
+	return path, nil
+}
+
+// copyConf writes the configuration of the user.
+func (o *Options) copyConf() (wrote string, err error) {
+	b, err := os.ReadFile(o.ConfFile)
+	if err != nil {
+		return "", fmt.Errorf("read multus-conf-file: %w", err)
+	}
+	path := filepath.Join(o.ConfDir, filepath.Base(o.ConfFile))
+	if c := o.findChain(path, b); c != nil && !c.Shadowed {
+		return keepChain(c)
+	}
+	if changed, err := replace(path, b); err != nil || !changed {
+		return "", err
 	}
 	return path, nil
 }
