@@ -71,6 +71,20 @@ func Command(getenv func(string) string, stdout io.Writer) *cobra.Command {
 	return cmd
 }
 
+// LegacyName is the script of today's older images, which charts and operators still run: thin_entrypoint is its successor.
+const LegacyName = "entrypoint.sh"
+
+// LegacyCommand returns entrypoint.sh: thin_entrypoint with the flags that only the script had. They are accepted without
+// effect: a runtime that is restarted to read a configuration reads it by itself.
+func LegacyCommand(getenv func(string) string, stdout io.Writer) *cobra.Command {
+	cmd := Command(getenv, stdout)
+	cmd.Use = LegacyName
+	for _, name := range []string{"restart-crio", "crio-restart"} {
+		cmd.Flags().Bool(name, false, "accepted, without effect: CRI-O follows its configuration by itself")
+	}
+	return cmd
+}
+
 func (o *Options) addFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&o.BinDir, "cni-bin-dir", "/host/opt/cni/bin", "CNI plugin `directory` of the host")
