@@ -109,29 +109,42 @@ func (s *Slot) asksNode() bool {
 	return s.Node != nil && s.conf.MultusConfigFile == config.Auto && (s.conf.AutoCNIVersion() || len(s.conf.NodeAddresses) == 0)
 }
 
+// What askNode has logged: an outage is said once, however its errors differ.
+const (
+	saidNothing = iota
+	saidAway
+	saidUnknown
+)
+
 // askNode reads the node until ctx ends, and delivers what it says.
 func (s *Slot) askNode(ctx context.Context) {
-	said := ""
+	said := saidNothing
 	for pause := firstNodePause; ; {
 		n, err := s.readNode(ctx)
+		if ctx.Err() != nil {
+			return
+		}
 		wait := nodeInterval
-		if err != nil && ctx.Err() == nil {
-			if err.Error() != said {
-				said = err.Error()
-				s.log.Warn("the Node object is not known: the CNI configuration has the cluster network's version "+
-					"(cniVersion auto), and no pod is kept from taking the device with the node's address (nodeAddresses)", "err", err)
+		switch {
+		case err == nil:
+			said, pause = saidNothing, firstNodePause
+		case errors.Is(err, ErrNodeUnknown):
+			if said != saidUnknown {
+				s.log.Warn("the CNI configuration has the cluster network's version (cniVersion auto), and no pod is kept from taking the device "+
+					"with the node's address (nodeAddresses), unless they are given", "err", err)
 			}
-			if !errors.Is(err, ErrNodeUnknown) {
-				wait, pause = pause, min(2*pause, lastNodePause)
+			said = saidUnknown
+		default:
+			if said != saidAway {
+				s.log.Warn("the Node object is not read yet: version and nodeAddresses of the CNI configuration stay as they are", "err", err)
 			}
+			said, wait, pause = saidAway, pause, min(2*pause, lastNodePause)
 		}
-		if err == nil {
-			said, pause = "", firstNodePause
-		}
-		if err == nil || errors.Is(err, ErrNodeUnknown) {
+		if said != saidAway {
 			select {
 			case s.learned <- n.facts():
 			case <-ctx.Done():
+				return
 			}
 		}
 		select {
