@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -18,6 +19,7 @@ import (
 	"multus/internal/host/daemon"
 	"multus/internal/host/entrypoint"
 	"multus/internal/host/install"
+	"multus/internal/host/shell"
 )
 
 func main() {
@@ -29,6 +31,14 @@ func main() {
 
 // run runs one command line for the user uid and returns the exit code.
 func run(ctx context.Context, args []string, stderr io.Writer, uid int) int {
+	if slices.Contains(shell.Names, filepath.Base(args[0])) {
+		sh := &shell.Shell{Stdout: os.Stdout, Stderr: stderr, Container: shell.ContainerLog}
+		if err := sh.Run(ctx, args); err != nil {
+			fmt.Fprintln(stderr, "error:", err)
+			return 1
+		}
+		return 0
+	}
 	cmd := program(args) //nolint:contextcheck // cobra hands ctx on to the commands
 	err := cmd.ExecuteContext(ctx)
 	if err == nil {
@@ -50,6 +60,8 @@ func program(args []string) *cobra.Command {
 		cmd = install.LegacyCommand()
 	case "thin_entrypoint":
 		cmd = entrypoint.Command(os.Getenv, os.Stdout)
+	case entrypoint.LegacyName:
+		cmd = entrypoint.LegacyCommand(os.Getenv, os.Stdout)
 	default:
 		cmd, flags = daemon.Command(os.Getenv, os.Stdout), daemon.Arguments(flags)
 	}

@@ -71,3 +71,26 @@ func TestDenied(t *testing.T) {
 		}
 	}
 }
+
+// TestTools: under the names of a shell and its tools the binary takes the lines of known manifests, and no flags of its own.
+func TestTools(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		args []string
+		code int
+		want string
+	}{
+		{[]string{"/bin/sh", "-c", "rm -f /host/etc/cni/net.d/00-multus.conf"}, 0, "/host/etc/cni/net.d/00-multus.conf is kept"},
+		{[]string{"sh", "-c", "uname -a"}, 1, "the image of multus has no shell and no tools"},
+		{[]string{"sh"}, 1, `"sh" is not understood`},
+		{[]string{"cp", "--help"}, 1, `"cp --help" is not understood`},
+	} {
+		var errs strings.Builder
+		if code := run(t.Context(), tc.args, &errs, 0); code != tc.code || !strings.Contains(errs.String(), tc.want) {
+			t.Errorf("%q: %d %q, want %q", tc.args, code, errs.String(), tc.want)
+		}
+	}
+	if got := program([]string{"/entrypoint.sh"}).Use; got != "entrypoint.sh" {
+		t.Errorf("entrypoint.sh is %q", got)
+	}
+}

@@ -31,12 +31,13 @@ var ranks = [][]string{
 }
 
 // beside are the imports within a layer that are meant: the thin host is the plugin's host with sources; the
-// daemon's binary answers to several names; uninstall deletes as the plugin does; the doctor knows the slot's rules and
+// daemon's binary answers to several names; uninstall deletes as the plugin does; cp of a manifest installs; the doctor knows the slot's rules and
 // asks the API server; the command line takes the plugin's locks.
 var beside = map[string][]string{
 	"multus/internal/host/thin":       {"multus/internal/host/plugin"},
 	"multus/internal/host/daemon":     {"multus/internal/host/install", "multus/internal/host/entrypoint"},
 	"multus/internal/host/entrypoint": {"multus/internal/host/install"},
+	"multus/internal/host/shell":      {"multus/internal/host/install"},
 	"multus/internal/cli":             {"multus/internal/host/plugin"},
 	"multus/internal/doctor":          {"multus/internal/autoconf", "multus/internal/source/kube"},
 	"multus/internal/host/install":    {"multus/internal/host/plugin"},
@@ -158,7 +159,7 @@ func TestWhatIsLinked(t *testing.T) {
 // linked is how many packages each binary links, with those of the standard library: a dependency more is not to come in
 // unseen. The numbers are those of today.
 var linked = map[string]int{
-	"./cmd/multus-shim": 134, "./cmd/multus": 480, "./cmd/multus-daemon": 511, "./cmd/multusctl": 498, "./cmd/passthru": 95,
+	"./cmd/multus-shim": 134, "./cmd/multus": 480, "./cmd/multus-daemon": 512, "./cmd/multusctl": 498, "./cmd/passthru": 95,
 }
 
 // TestHowMuchIsLinked keeps the numbers from growing.

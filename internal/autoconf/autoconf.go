@@ -36,10 +36,18 @@ const HoldName = "00-multus.hold.conf"
 // (behaviour.md F21, M25).
 var ErrNoPrimary = errors.New("could not find a plugin configuration")
 
+// These are no cluster networks by design: a configuration of Multus, and the bridge that podman or CRI-O brings along.
+var (
+	errOwn           = errors.New("it is a configuration of multus itself")
+	errDefaultBridge = errors.New("it is the default bridge")
+)
+
 // Primary is the cluster network that was chosen.
 type Primary struct {
 	File   string
 	Config *cniconf.List
+	// Passed is why files that come before File cannot be used. Those that are no cluster networks by design are left out.
+	Passed []error
 }
 
 // Choose takes the named file, or the first in name order that is a valid configuration, is not one of Multus
@@ -60,9 +68,10 @@ func Choose(dir, name string) (*Primary, error) {
 		}
 		p, err := load(filepath.Join(dir, e.Name()))
 		if err == nil && slices.Contains([]string{"podman", "crio"}, p.Config.Name()) {
-			err = fmt.Errorf("%s: it is the default bridge of %s; name it in multusMasterCNI to use it", p.File, p.Config.Name())
+			err = fmt.Errorf("%s: %w of %s; name it in multusMasterCNI to use it", p.File, errDefaultBridge, p.Config.Name())
 		}
 		if err == nil {
+			p.Passed = slices.DeleteFunc(passed, func(err error) bool { return errors.Is(err, errOwn) || errors.Is(err, errDefaultBridge) })
 			return p, nil
 		}
 		passed = append(passed, err)
@@ -75,8 +84,8 @@ func load(file string) (*Primary, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read configuration of the cluster network: %w", err)
 	}
-	if Ours(b) {
-		return nil, fmt.Errorf("%s: it is a configuration of multus itself", file)
+	if cniconf.CallsMultus(b) {
+		return nil, fmt.Errorf("%s: %w", file, errOwn)
 	}
 	l, err := plan.LoadFile(file)
 	if err != nil {
@@ -88,15 +97,6 @@ func load(file string) (*Primary, error) {
 	return &Primary{File: file, Config: l}, nil
 }
 
-// Ours tells whether a CNI configuration calls Multus, at any depth.
-func Ours(conf []byte) bool {
-	var v any
-	if err := json.Unmarshal(conf, &v); err != nil {
-		return false
-	}
-	return callsMultus(v)
-}
-
 // Passed is what a runtime passes to Multus of a CNI configuration that calls it: the file, or of a list, as the thin
 // deployment writes one, the plugin that is Multus with name and version of the list. Anything else is returned as it is.
 func Passed(conf []byte) []byte {
@@ -105,7 +105,7 @@ func Passed(conf []byte) []byte {
 		return conf
 	}
 	for _, p := range list.Plugins {
-		if p.Network.Type != "multus" && p.Network.Type != "multus-shim" {
+		if !cniconf.IsMultus(p.Network.Type) {
 			continue
 		}
 		if p, err = libcni.InjectConf(p, map[string]any{"name": list.Name, "cniVersion": list.CNIVersion}); err == nil {
@@ -113,19 +113,6 @@ func Passed(conf []byte) []byte {
 		}
 	}
 	return conf
-}
-
-func callsMultus(v any) bool {
-	switch v := v.(type) {
-	case []any:
-		return slices.ContainsFunc(v, callsMultus)
-	case map[string]any:
-		if v["type"] == "multus" || v["type"] == "multus-shim" {
-			return true
-		}
-		return callsMultus(v["plugins"]) || callsMultus(v["delegates"])
-	}
-	return false
 }
 
 // output is the generated configuration, keys in today's order (behaviour.md F25), ours at the end: with
@@ -158,7 +145,10 @@ type output struct {
 }
 
 // Generate makes the CNI configuration for a cluster network: one line of JSON that libcni accepts.
-func Generate(d *config.Daemon, p *Primary) ([]byte, error) {
+func Generate(d *config.Daemon, p *Primary) ([]byte, error) { return generate(d, p, facts{}) }
+
+// generate is Generate with what the node says.
+func generate(d *config.Daemon, p *Primary, f facts) ([]byte, error) {
 	caps, err := p.Config.Capabilities()
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", p.File, err)
@@ -175,17 +165,19 @@ func Generate(d *config.Daemon, p *Primary) ([]byte, error) {
 	out := output{
 		BinDir: d.HostPath(d.BinDir), Capabilities: caps, CNIVersion: d.CNIVersion,
 		LogFile: d.HostPath(d.LogFile), LogLevel: d.LogLevel, LogToStderr: d.LogToStderr != nil && *d.LogToStderr, LogOptions: d.LogOptions,
-		Name: NetworkName, ClusterNetwork: d.HostPath(p.File), NamespaceIsolation: d.NamespaceIsolation, GlobalNamespaces: d.GlobalNamespaces,
+		Name: NetworkName, ClusterNetwork: d.HostPath(clusterNetwork(d, p)), NamespaceIsolation: d.NamespaceIsolation, GlobalNamespaces: d.GlobalNamespaces,
 		Type: d.Type, CNIDir: d.HostPath(d.CNIDir), AuxiliaryChain: d.AuxiliaryChain, DaemonSocketDir: d.DaemonSocketDir,
 		ConfDir: d.HostPath(d.ConfDir), DefaultNetworks: d.DefaultNetworks, SystemNamespaces: d.SystemNamespaces, MultusNamespace: d.MultusNamespace,
 		ReadinessIndicatorFile: d.HostPath(d.ReadinessIndicatorFile),
 		FailureEvents:          d.FailureEvents == nil || *d.FailureEvents, PlainPods: config.PlainLocal, NodeAddresses: d.NodeAddresses,
 	}
-	if err := versions(d.CNIVersion, p); err != nil {
-		return nil, err
+	if len(out.NodeAddresses) == 0 {
+		out.NodeAddresses = f.addresses
 	}
-	if out.CNIVersion == "" {
-		out.CNIVersion = p.Config.Version()
+	if d.AutoCNIVersion() {
+		out.CNIVersion = autoVersion(p, f)
+	} else if _, err := version.GreaterThanOrEqualTo(out.CNIVersion, "0.4.0"); err != nil {
+		return nil, fmt.Errorf("cniVersion %q of the daemon: %w", out.CNIVersion, err)
 	}
 	if d.ClusterNetwork != "" {
 		out.ClusterNetwork = d.HostPath(d.ClusterNetwork) // O73: a value in the file wins
@@ -205,24 +197,11 @@ func Generate(d *config.Daemon, p *Primary) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// versions refuses a cluster network that is too old for the version that is asked for (behaviour.md F22).
-func versions(top string, p *Primary) error {
-	if top == "" {
-		return nil
+// autoVersion is the version of the configuration where the daemon's file has none. A cluster network without a version
+// inherits that of the configuration, and was written for an older one.
+func autoVersion(p *Primary, f facts) string {
+	if p.Config.Version() == "" || f.version == "" {
+		return p.Config.Version()
 	}
-	want, err := version.GreaterThanOrEqualTo(top, "0.4.0")
-	if err != nil {
-		return fmt.Errorf("cniVersion %q of the daemon: %w", top, err)
-	}
-	if p.Config.Version() == "" {
-		return nil // it inherits the version
-	}
-	has, err := version.GreaterThanOrEqualTo(p.Config.Version(), "0.4.0")
-	if err != nil {
-		return fmt.Errorf("%s: cniVersion %q: %w", p.File, p.Config.Version(), err)
-	}
-	if want && !has {
-		return fmt.Errorf("%s: delegate cni version is %s while top level cni version is %s", p.File, p.Config.Version(), top)
-	}
-	return nil
+	return f.version
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"multus/internal/cniconf"
 	"multus/internal/config"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
@@ -129,7 +130,18 @@ func TestGenerate(t *testing.T) {
 		},
 		{"failureEvents", `{"failureEvents":false}`, calico, `{"capabilities":{"io.kubernetes.cri.pod-annotations":true},"cniVersion":"1.0.0","name":"multus-cni-network","clusterNetwork":"$DIR/$FILE","type":"multus-shim","failureEvents":false,"plainPods":"local"}`},
 		{"nodeAddresses", `{"nodeAddresses":["192.0.2.7"]}`, calico, `{"capabilities":{"io.kubernetes.cri.pod-annotations":true},"cniVersion":"1.0.0","name":"multus-cni-network","clusterNetwork":"$DIR/$FILE","type":"multus-shim","failureEvents":true,"plainPods":"local","nodeAddresses":["192.0.2.7"]}`},
-		{"F22 M20 a cluster network that is too old", `{"cniVersion":"1.0.0"}`, flannel, "!delegate cni version is 0.3.1 while top level cni version is 1.0.0"},
+		{
+			"F22 M20 a cluster network that is older than the configuration", `{"cniVersion":"1.0.0"}`, flannel,
+			`{"capabilities":{"io.kubernetes.cri.pod-annotations":true,"portMappings":true},"cniVersion":"1.0.0","name":"multus-cni-network","clusterNetwork":"$DIR/$FILE","type":"multus-shim","failureEvents":true,"plainPods":"local"}`,
+		},
+		{
+			"F23 the version of a cluster network that is forced", `{"cniVersion":"0.4.0","forceCNIVersion":true}`, flannel,
+			`{"capabilities":{"io.kubernetes.cri.pod-annotations":true,"portMappings":true},"cniVersion":"0.4.0","name":"multus-cni-network","clusterNetwork":"$DIR/00-multus.forced","type":"multus-shim","failureEvents":true,"plainPods":"local"}`,
+		},
+		{
+			"F23 forced, and the same", `{"cniVersion":"0.3.1","forceCNIVersion":true}`, flannel,
+			`{"capabilities":{"io.kubernetes.cri.pod-annotations":true,"portMappings":true},"cniVersion":"0.3.1","name":"multus-cni-network","clusterNetwork":"$DIR/$FILE","type":"multus-shim","failureEvents":true,"plainPods":"local"}`,
+		},
 		{"F22 no version", `{"cniVersion":"one"}`, calico, `!cniVersion "one"`},
 		{"F27 a capability that is no bool", `{}`, `{"name":"n","cniVersion":"1.0.0","type":"x","capabilities":{"mac":"yes"}}`, "!capabilities"},
 	}
@@ -167,7 +179,7 @@ func TestGenerate(t *testing.T) {
 			if diff := cmp.Diff(tc.want+"\n", got); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
-			if !Ours(b) {
+			if !cniconf.CallsMultus(b) {
 				t.Error("P09: what is generated is not known as ours")
 			}
 			if _, err := config.ParsePlugin(b); err != nil {

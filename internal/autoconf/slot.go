@@ -14,6 +14,7 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 
+	"multus/internal/cniconf"
 	"multus/internal/config"
 	"multus/internal/fsx"
 )
@@ -23,15 +24,12 @@ const (
 	settle = 20 * time.Millisecond
 	// latest is when it is looked at all the same.
 	latest = 200 * time.Millisecond
-	// fightWindow and fightLimit tell a fight from an accident: more re-assertions than that in the window.
-	fightWindow = time.Minute
-	fightLimit  = 3
-	// truce is how long nothing is re-asserted after a fight.
-	truce = 5 * time.Minute
+	// retry is the pause after a directory could not be watched or the file could not be written.
+	retry = 10 * time.Second
 )
 
-// ErrFight is in Owned's answer while somebody else keeps removing our configuration.
-var ErrFight = errors.New("somebody else keeps removing or changing the CNI configuration of multus")
+// ErrConflict is in Owned's answer while another program keeps removing or changing our configuration.
+var ErrConflict = errors.New("another program keeps removing or changing the CNI configuration of multus")
 
 // Memory is the file for Slot.Memory beside a state directory: inside of it every file is a record, and the daemon need
 // not be able to write records.
@@ -42,73 +40,150 @@ func Memory(stateDir string) string { return filepath.Join(filepath.Clean(stateD
 type Slot struct {
 	conf *config.Daemon
 	log  *slog.Logger
-	// Lost is called once when a fight begins. It must not wait.
+	// Lost is called once when a conflict begins. It must not wait.
 	Lost func(err error)
 	// Memory is a file that outlives a boot, "" for none: where the directory of configurations is in memory, the last
 	// good one is put back from there before the cluster network's agent has written its own (P02).
 	Memory string
+	// Node reads the Node object of this node, nil where there is none. An error that wraps ErrNodeUnknown is an answer, too.
+	Node func(ctx context.Context) (Node, error)
 
 	path string
+	// facts are what the node says, nil until it is asked; learned delivers them.
+	facts   *facts
+	learned chan facts
 	// good is what was last generated, nil before.
-	good []byte
-	// asserted are the times of the last re-assertions.
-	asserted []time.Time
+	good     []byte
+	conflict conflict
+	// primary is the file of the cluster network that good was generated for; passed is why files before it were not taken.
+	primary string
+	passed  string
+	// chain is the sub-directory with more plugins of the cluster network's list, "" if a change there does not matter.
+	chain string
+	// list is the chain that was last logged; inList is what our plugin in it was made of.
+	list   string
+	inList []byte
+	// again reports whether sync has to be called again after a pause, without an event.
+	again bool
 
-	// mu guards state, which is read by probes.
-	mu    sync.Mutex
-	state error
+	now   func() time.Time
+	after func(time.Duration) <-chan time.Time
+
+	// mu guards owned and current, which are read by probes.
+	mu sync.Mutex
+	// owned is why the runtime may not call Multus, current why the configuration in force may be an old one.
+	owned, current error
 }
 
 // NewSlot makes a slot; nothing is read yet.
 func NewSlot(conf *config.Daemon, log *slog.Logger) *Slot {
-	return &Slot{
+	s := &Slot{
 		conf: conf, log: log, Lost: func(error) {},
 		path:  filepath.Join(conf.CNIConfigDir, FileName),
-		state: errors.New("the CNI configuration is not written yet"),
+		owned: errors.New("the CNI configuration is not written yet"),
+		now:   time.Now, after: time.After, learned: make(chan facts),
 	}
+	if conf.MultusConfigFile != config.Auto {
+		s.path = filepath.Join(conf.CNIConfigDir, filepath.Base(conf.MultusConfigFile))
+	}
+	return s
 }
 
-// Owned says why the runtime may not be calling Multus: nil when the slot is ours.
+// Owned returns nil while the runtime calls Multus by a configuration of this daemon, otherwise the reason why it may not.
 func (s *Slot) Owned() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.state
+	return s.owned
 }
 
-func (s *Slot) set(err error) {
+// Ready returns nil while the configuration that is wanted now is in force. It returns an error also while the last good
+// one is served because the wanted one cannot be used.
+func (s *Slot) Ready() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err != nil && (s.state == nil || s.state.Error() != err.Error()) {
-		s.log.Error("CNI configuration", "err", err)
-	}
-	s.state = err
+	return errors.Join(s.owned, s.current)
 }
 
-// Run watches both directories until ctx ends. A directory that does not exist yet is made.
-func (s *Slot) Run(ctx context.Context) error {
-	w, err := fsnotify.NewWatcher()
+func (s *Slot) setOwned(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil && text(s.owned) != err.Error() {
+		s.log.Error("CNI configuration", "err", err)
+	}
+	s.owned = err
+}
+
+// setCurrent records why the wanted configuration cannot be used, nil if it can.
+func (s *Slot) setCurrent(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if err != nil {
-		return fmt.Errorf("watch CNI configuration: %w", err)
+		err = fmt.Errorf("the last good CNI configuration stays in force, because the one that is wanted now cannot be used: %w", err)
+	}
+	switch was := text(s.current); {
+	case err != nil && was != err.Error():
+		s.log.Error("CNI configuration", "err", err)
+	case err == nil && was != "":
+		s.log.Info("the CNI configuration that is wanted can be used again")
+	}
+	s.current = err
+}
+
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+// Run watches both directories until ctx ends. A directory that does not exist is made.
+func (s *Slot) Run(ctx context.Context) error {
+	w, err := newWatch()
+	if err != nil {
+		return err
 	}
 	defer w.Close()
-	dirs := []string{s.conf.MultusAutoconfigDir, s.conf.CNIConfigDir}
-	if s.conf.MultusConfigFile != config.Auto {
-		dirs[0] = filepath.Dir(s.conf.MultusConfigFile)
-		s.path = filepath.Join(s.conf.CNIConfigDir, filepath.Base(s.conf.MultusConfigFile))
-	}
-	for _, d := range slices.Compact(dirs) {
-		if err := errors.Join(os.MkdirAll(d, 0o755), w.Add(d)); err != nil {
-			return fmt.Errorf("watch %s: %w", d, err)
-		}
+	if err := s.follow(w); err != nil {
+		return err
 	}
 	s.sweep()
 	s.sync()
+	if s.asksNode() {
+		asking, stop := context.WithCancel(ctx)
+		var done sync.WaitGroup
+		done.Go(func() { s.askNode(asking) })
+		defer done.Wait()
+		defer stop()
+	}
 	for {
 		if err := s.wait(ctx, w); err != nil || ctx.Err() != nil {
 			return err
 		}
+		err := s.follow(w)
 		s.sync()
+		if err != nil {
+			s.setOwned(err)
+			s.again = true
+		}
 	}
+}
+
+// follow watches the directories that there are now.
+func (s *Slot) follow(w *watch) error {
+	source := s.conf.MultusAutoconfigDir
+	if s.conf.MultusConfigFile != config.Auto {
+		source = filepath.Dir(s.conf.MultusConfigFile)
+	}
+	for _, d := range slices.Compact([]string{source, s.conf.CNIConfigDir}) {
+		if err := w.follow(d, true); err != nil {
+			return err
+		}
+	}
+	if s.chain == "" {
+		return nil
+	}
+	// Its plugins are part of the copy of the cluster network (forced.go).
+	return w.follow(s.chain, false)
 }
 
 // sweep removes what daemons left half-written that were killed.
@@ -122,13 +197,15 @@ func (s *Slot) sweep() {
 	}
 }
 
-// wait returns when something has happened in the directories and they have come to rest, or when a truce
-// ends.
-func (s *Slot) wait(ctx context.Context, w *fsnotify.Watcher) error {
-	var quiet, last <-chan time.Time
-	var peace <-chan time.Time
-	if errors.Is(s.Owned(), ErrFight) {
-		peace = time.After(truce)
+// wait returns when something has happened in the directories and they have come to rest, when a back-off ends, or when it
+// is time to try again.
+func (s *Slot) wait(ctx context.Context, w *watch) error {
+	var quiet, last, due <-chan time.Time
+	switch {
+	case s.conflict.active():
+		due = s.after(s.conflict.until.Sub(s.now()))
+	case s.again:
+		due = s.after(retry)
 	}
 	for {
 		select {
@@ -138,8 +215,10 @@ func (s *Slot) wait(ctx context.Context, w *fsnotify.Watcher) error {
 			return nil
 		case <-last:
 			return nil
-		case <-peace:
-			s.asserted = nil
+		case <-due:
+			return nil
+		case f := <-s.learned:
+			s.facts = &f
 			return nil
 		case err := <-w.Errors:
 			s.log.Warn("watch of the CNI configuration: looking again", "err", err)
@@ -148,9 +227,10 @@ func (s *Slot) wait(ctx context.Context, w *fsnotify.Watcher) error {
 			if !ok {
 				return errors.New("the watch of the CNI configuration has ended")
 			}
-			if e.Has(fsnotify.Chmod) && e.Op == fsnotify.Chmod {
+			if e.Op == fsnotify.Chmod {
 				continue
 			}
+			w.lost(e)
 			quiet = time.After(settle)
 			if last == nil {
 				last = time.After(latest)
@@ -159,57 +239,111 @@ func (s *Slot) wait(ctx context.Context, w *fsnotify.Watcher) error {
 	}
 }
 
-// sync brings the file in step: generates it anew if it can, and puts the last good one back if somebody has
-// taken it away.
+// sync brings the file in step: generates it anew if that is possible, and puts the last good one back if another program
+// has taken it away.
 func (s *Slot) sync() {
+	s.again = false
+	before := s.good
 	b, err := s.generate()
-	if err != nil && s.good == nil {
-		s.good = found(s.path)
-	}
-	if err != nil && s.good == nil && s.Memory != "" {
-		s.good = found(s.Memory)
-	}
-	changed := err == nil && !bytes.Equal(b, s.good)
-	if err == nil {
+	switch {
+	case err == nil:
 		s.good = b
+	case s.good == nil:
+		s.good = found(s.path)
+		if s.good == nil && s.Memory != "" {
+			s.good = found(s.Memory)
+		}
+		if list := found(s.path + "list"); s.good == nil && list != nil {
+			s.good = Passed(list)
+		}
 	}
 	if s.good == nil {
-		s.set(err)
+		s.setOwned(err)
 		return
 	}
+	s.setCurrent(err)
 	s.remember()
-	there, rerr := os.ReadFile(s.path)
-	switch {
-	case rerr == nil && bytes.Equal(there, s.good):
-		s.owned(err)
-		return
-	case !changed && !s.mayAssert():
-		return
+	if s.place(before) {
+		s.conflict.healed()
+		s.setOwned(nil)
+		s.release()
 	}
-	if werr := fsx.WriteAtomic(s.path, s.good, 0o600); werr != nil {
-		s.set(fmt.Errorf("write %s: %w", s.path, werr))
-		return
+	if err := s.forgetForced(); err != nil {
+		s.log.Warn("an old copy of the cluster network with another version is left", "err", err)
 	}
-	s.log.Info("CNI configuration written", "file", s.path)
-	s.owned(err)
 }
 
-// owned notes that our file is in place. A cluster network that cannot be used now is told, and is no
-// reason to give the slot up.
-func (s *Slot) owned(err error) {
-	defer s.release()
-	if err != nil {
-		s.log.Warn("the cluster network cannot be read: keeping the last good CNI configuration", "err", err)
+// place puts the last good configuration in force and reports whether it is. before is the one of the last call.
+func (s *Slot) place(before []byte) bool {
+	c := FindChain(s.path, s.good)
+	s.tell(c)
+	if c != nil && !c.Shadowed {
+		return s.placeInChain(c)
 	}
-	if !errors.Is(s.Owned(), ErrFight) {
-		s.set(nil)
+	there, err := os.ReadFile(s.path)
+	switch {
+	case err == nil && bytes.Equal(there, s.good):
+		return true
+	case err == nil && before != nil && bytes.Equal(there, before): // an update of our own file
+	case !s.mayAssert(before == nil):
+		return false
+	}
+	if err := fsx.WriteAtomic(s.path, s.good, 0o600); err != nil {
+		s.setOwned(fmt.Errorf("write %s: %w", s.path, err))
+		s.again = true
+		return false
+	}
+	s.log.Info("CNI configuration written", "file", s.path)
+	return true
+}
+
+// placeInChain puts the last good configuration in force inside of another program's list.
+func (s *Slot) placeInChain(c *Chain) bool {
+	again := s.inList != nil && bytes.Equal(s.inList, s.good) // it was there, and another program has changed it
+	if !c.Current() && again && !s.mayAssert(false) {
+		return false
+	}
+	if !c.Current() {
+		if err := c.Write(); err != nil {
+			s.setOwned(err)
+			s.again = true
+			return false
+		}
+		s.log.Info("CNI configuration written", "file", c.File)
+	}
+	s.inList = s.good
+	return true
+}
+
+// tell logs a chain when it is found, changes or goes. It is an error record so that it is there at every level: whether the
+// plugins of the other program are called depends on it.
+func (s *Slot) tell(c *Chain) {
+	now := ""
+	if c != nil {
+		now = fmt.Sprint(c, c.Shadowed)
+	}
+	if now == s.list {
+		return
+	}
+	was := s.list
+	s.list = now
+	switch {
+	case c == nil:
+		s.inList = nil
+		s.log.Error("the list that another program had made of the CNI configuration is gone", "was", was)
+	case c.Shadowed:
+		s.log.Error("plugins of another program are not called: the CNI configuration comes before the list that has them, and is newer; "+
+			"remove it to use the list", "plugins", c.Others, "list", c.File, "remove", c.Shadow)
+	default:
+		s.log.Error("another program has chained plugins to the CNI configuration: its list stays in force, and multus in it is kept up to date",
+			"plugins", c.Others, "list", c.File)
 	}
 }
 
 // release removes the copy that held the slot until our file was in place.
 func (s *Slot) release() {
 	path := filepath.Join(filepath.Dir(s.path), HoldName)
-	if b, err := os.ReadFile(path); err != nil || !Ours(b) {
+	if b, err := os.ReadFile(path); err != nil || !cniconf.CallsMultus(b) {
 		return
 	}
 	if err := fsx.Remove(path); err != nil {
@@ -222,7 +356,7 @@ func (s *Slot) release() {
 func (s *Slot) generate() ([]byte, error) {
 	if s.conf.MultusConfigFile != config.Auto {
 		b, err := os.ReadFile(s.conf.MultusConfigFile)
-		if err == nil && !Ours(b) {
+		if err == nil && !cniconf.CallsMultus(b) {
 			err = fmt.Errorf("%s is no configuration of multus", s.conf.MultusConfigFile)
 		}
 		return b, err
@@ -231,7 +365,49 @@ func (s *Slot) generate() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return Generate(s.conf, p)
+	s.chosen(p)
+	b, err := generate(s.conf, p, s.nodeFacts())
+	s.chain = ""
+	if err == nil && forced(s.conf, p) {
+		s.chain = filepath.Join(filepath.Dir(p.File), p.Config.Name())
+		err = writeForced(s.conf, p)
+	}
+	return b, err
+}
+
+// nodeFacts are what the node says, or said before the daemon was started.
+func (s *Slot) nodeFacts() facts {
+	switch {
+	case s.facts != nil:
+		return *s.facts
+	case !s.asksNode():
+		return facts{}
+	}
+	there := s.good
+	if there == nil {
+		there = found(s.path)
+	}
+	if there == nil && s.Memory != "" {
+		there = found(s.Memory)
+	}
+	return before(there)
+}
+
+// chosen logs what is no longer, or not yet, the cluster network although it should be: the choice itself succeeds, so that
+// nothing else would say it.
+func (s *Slot) chosen(p *Primary) {
+	if passed := text(errors.Join(p.Passed...)); passed != s.passed {
+		s.passed = passed
+		if passed != "" {
+			s.log.Error("CNI configurations that come first cannot be used", "chosen", p.File, "err", passed)
+		}
+	}
+	if s.primary != "" && s.primary != p.File {
+		if _, err := os.Stat(s.primary); err != nil {
+			s.log.Error("the configuration of the cluster network is gone: another one is used", "gone", s.primary, "chosen", p.File, "err", err)
+		}
+	}
+	s.primary = p.File
 }
 
 // remember keeps the last good configuration over a boot. Failure costs no more than that.
@@ -248,34 +424,29 @@ func (s *Slot) remember() {
 	}
 }
 
-// found is the file that an earlier daemon wrote, nil if there is none that is ours and whole.
+// found returns the file that an earlier daemon wrote, nil if there is none that is ours and whole.
 func found(path string) []byte {
 	b, err := os.ReadFile(path)
-	if err != nil || !Ours(b) {
+	if err != nil || !cniconf.CallsMultus(b) {
 		return nil
 	}
 	return b
 }
 
-// mayAssert tells whether the file may be put back once more. The first write is no re-assertion.
-func (s *Slot) mayAssert() bool {
-	if s.Owned() != nil && !errors.Is(s.Owned(), ErrFight) {
+// mayAssert reports whether the file may be put back. The first write, and one after a failed write, is no re-assertion.
+func (s *Slot) mayAssert(first bool) bool {
+	if !s.conflict.active() && (first || s.Owned() != nil) {
 		return true
 	}
-	now := time.Now()
-	s.asserted = slices.DeleteFunc(s.asserted, func(t time.Time) bool { return now.Sub(t) > fightWindow })
-	if len(s.asserted) >= fightLimit {
-		if !errors.Is(s.Owned(), ErrFight) {
-			err := fmt.Errorf("%w (%s, more than %d times a minute); if it is Cilium, set cni.exclusive=false; giving up for %s", ErrFight, s.path, fightLimit, truce)
-			s.set(err)
-			s.Lost(err)
-		}
-		return false
+	ok, began := s.conflict.allow(s.now())
+	if began {
+		err := fmt.Errorf("%w (%s, more than %d times a minute); if it is Cilium, set cni.exclusive=false; nothing is written for %s",
+			ErrConflict, s.path, conflictLimit, backOff)
+		s.setOwned(err)
+		s.Lost(err)
 	}
-	if errors.Is(s.Owned(), ErrFight) {
-		s.set(errors.New("the truce is over: asserting the CNI configuration again"))
+	if ok {
+		s.log.Warn("the CNI configuration was removed or changed by another program: putting it back", "file", s.path)
 	}
-	s.asserted = append(s.asserted, now)
-	s.log.Warn("the CNI configuration was removed or changed by somebody else: putting it back", "file", s.path)
-	return true
+	return ok
 }

@@ -46,17 +46,25 @@ func put(t *testing.T, dir, name, text string) {
 	}
 }
 
-func runSlot(t *testing.T, s *Slot) {
+// startSlot runs a slot until the function that it returns, which waits for its end, or the end of the test.
+func startSlot(t *testing.T, s *Slot) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
 	})
+	t.Cleanup(stop)
+	return stop
+}
+
+func runSlot(t *testing.T, s *Slot) {
+	t.Helper()
+	startSlot(t, s)
 }
 
 func eventually(t *testing.T, what string, ok func() bool) {
@@ -239,7 +247,7 @@ func TestSlotIsPutBack(t *testing.T) {
 	runSlot(t, s)
 	there := func() bool { return has(file, "10-a.conflist") }
 	eventually(t, "the file", there)
-	for range fightLimit {
+	for range conflictLimit {
 		if err := os.Rename(file, file+".cilium_bak"); err != nil {
 			t.Fatal(err)
 		}
@@ -250,13 +258,13 @@ func TestSlotIsPutBack(t *testing.T) {
 	}
 	select {
 	case err := <-lost:
-		if !errors.Is(err, ErrFight) || !strings.Contains(err.Error(), "cni.exclusive=false") {
+		if !errors.Is(err, ErrConflict) || !strings.Contains(err.Error(), "cni.exclusive=false") {
 			t.Error(err)
 		}
 	case <-time.After(patience):
 		t.Fatal("no end of the fight")
 	}
-	if !errors.Is(s.Owned(), ErrFight) {
+	if !errors.Is(s.Owned(), ErrConflict) {
 		t.Errorf("owned: %v", s.Owned())
 	}
 }
@@ -321,5 +329,85 @@ func TestSlotReaderNeverSeesABadFile(t *testing.T) {
 	t.Logf("%d looks during %d changes", looks, 4*rounds)
 	if looks == 0 {
 		t.Error("the reader never looked")
+	}
+}
+
+// TestReadySaysWhatIsNotInForce: while the last good configuration is served because the wanted one cannot be used, the daemon is
+// not ready and the log has an error, whatever its level; the runtime still calls Multus.
+func TestReadySaysWhatIsNotInForce(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		break_ func(t *testing.T, dir string)
+		want   string
+	}{
+		"a cluster network that is no configuration": {func(t *testing.T, dir string) { put(t, dir, "10-a.conflist", "{") }, "10-a.conflist"},
+		"a cluster network that has vanished": {func(t *testing.T, dir string) {
+			if err := os.Remove(filepath.Join(dir, "10-a.conflist")); err != nil {
+				t.Fatal(err)
+			}
+		}, ErrNoPrimary.Error()},
+		"a capability of no use": {func(t *testing.T, dir string) {
+			put(t, dir, "10-a.conflist", `{"cniVersion":"1.0.0","name":"a","plugins":[{"type":"a","capabilities":{"x":"yes"}}]}`)
+		}, "capabilities"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			put(t, dir, "10-a.conflist", primary("a", "a"))
+			s := slotAt(t, dir, `{}`)
+			log := &bytes.Buffer{}
+			s.log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelError}))
+			s.sync()
+			if s.Ready() != nil || log.String() != "" {
+				t.Fatal(s.Ready(), log)
+			}
+			tc.break_(t, dir)
+			for range 3 {
+				s.sync()
+			}
+			if s.Owned() != nil || s.Ready() == nil || !strings.Contains(s.Ready().Error(), tc.want) {
+				t.Errorf("owned %v, ready %v", s.Owned(), s.Ready())
+			}
+			if n := strings.Count(log.String(), "\n"); n != 1 || !strings.Contains(log.String(), tc.want) {
+				t.Errorf("%d records, want one with %q:\n%s", n, tc.want, log)
+			}
+			put(t, dir, "10-a.conflist", primary("a", "a"))
+			s.sync()
+			if s.Ready() != nil {
+				t.Errorf("mended, and %v", s.Ready())
+			}
+		})
+	}
+}
+
+// TestPassedOverIsLogged: a cluster network that comes first and cannot be used, or the chosen one that vanishes, is an error in
+// the log although another one is used.
+func TestPassedOverIsLogged(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	put(t, dir, "10-a.conflist", primary("a", "a"))
+	put(t, dir, "04-podman.conflist", primary("podman", "bridge"))
+	s := slotAt(t, dir, `{}`)
+	log := &bytes.Buffer{}
+	s.log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelError}))
+	s.sync()
+	s.sync() // our own file is there now, and is no cluster network
+	if log.String() != "" {
+		t.Errorf("nothing is wrong: %s", log)
+	}
+	put(t, dir, "05-b.conflist", `{"cniVersion":"1.0.0","name":"b","plugins":[]}`)
+	s.sync()
+	s.sync()
+	if n := strings.Count(log.String(), "05-b.conflist"); n != 1 {
+		t.Errorf("%d records about 05-b.conflist, want one:\n%s", n, log)
+	}
+	put(t, dir, "05-b.conflist", primary("b", "b"))
+	s.sync()
+	if err := os.Remove(filepath.Join(dir, "05-b.conflist")); err != nil {
+		t.Fatal(err)
+	}
+	s.sync()
+	if !strings.Contains(log.String(), "is gone") || !has(filepath.Join(dir, FileName), "10-a.conflist") {
+		t.Errorf("05-b.conflist has vanished:\n%s", log)
 	}
 }

@@ -9,7 +9,8 @@ import (
 	"multus/internal/fault"
 )
 
-// Auto is the value of multusConfigFile that lets the daemon generate the CNI configuration.
+// Auto is the value of multusConfigFile that lets the daemon generate the CNI configuration, and that of cniVersion that
+// lets it choose the version.
 const Auto = "auto"
 
 // Daemon is the daemon's file, in today's format (behaviour.md A.5). The same file is read three ways: as
@@ -55,6 +56,8 @@ type Daemon struct {
 	SystemNamespaces       []string        `json:"systemNamespaces"`
 	MultusNamespace        string          `json:"multusNamespace"`
 	ClusterNetwork         string          `json:"clusterNetwork"`
+	// ForceCNIVersion makes the plugin use the cluster network with CNIVersion instead of its own version.
+	ForceCNIVersion bool `json:"forceCNIVersion"`
 	// FailureEvents is written as true unless it is given.
 	FailureEvents *bool `json:"failureEvents"`
 	// NodeAddresses are the addresses by which the cluster knows this node.
@@ -78,6 +81,9 @@ func ParseDaemon(b []byte) (*Daemon, error) {
 	return d, nil
 }
 
+// AutoCNIVersion reports whether the version of the generated configuration is the daemon's to choose.
+func (d *Daemon) AutoCNIVersion() bool { return d.CNIVersion == "" || d.CNIVersion == Auto }
+
 // Socket is where the daemon listens, as the daemon sees it.
 func (d *Daemon) Socket() string { return filepath.Join(d.SocketDir, SocketName) }
 
@@ -99,6 +105,9 @@ func (d *Daemon) ForRequest(conf []byte) ([]byte, error) {
 	skip := []string{"type", "name", "kubeconfig", "networksDir", "runtimeConfig", "prevResult", "plainPods", "daemonTimeout"}
 	if d.MultusConfigFile == Auto {
 		skip = append(skip, "readinessindicatorfile")
+	}
+	if d.AutoCNIVersion() {
+		skip = append(skip, "cniVersion") // the request has the version
 	}
 	out, err := Overlay(conf, d.Raw, skip...)
 	if err != nil {

@@ -43,6 +43,7 @@ func TestParseDaemon(t *testing.T) {
 			none(func(d *Daemon) {
 				d.BinDir, d.Capabilities, d.CNIVersion, d.LogOptions, d.NamespaceIsolation, d.GlobalNamespaces, d.ReadinessIndicatorFile, d.Type = "/b", map[string]bool{"mac": true}, "0.3.1", &LogOptions{MaxAge: new(3)}, true, "g", "/r", "multus"
 				d.CNIDir, d.CNIConfigDir, d.AuxiliaryChain, d.DaemonSocketDir, d.MultusConfigFile, d.MultusMasterCNI, d.MultusAutoconfigDir, d.OverrideNetworkName = "/c", "/n", "aux", "/host/run", "/f", "10-x.conf", "/a", true
+				d.ForceCNIVersion = true
 			}),
 		},
 		{
@@ -131,6 +132,24 @@ func TestForRequest(t *testing.T) {
 	}
 	if _, err := daemon(t, `{}`).ForRequest([]byte(`[]`)); err == nil {
 		t.Error("a request that is no object")
+	}
+}
+
+// TestForRequestAutoVersion: a version that the daemon chooses is that of the request, which has the chosen one; a word that is
+// no version never gets to a plugin.
+func TestForRequestAutoVersion(t *testing.T) {
+	t.Parallel()
+	for file, want := range map[string]string{
+		`{}`: "1.1.0", `{"cniVersion":"auto"}`: "1.1.0", `{"cniVersion":""}`: "1.1.0", `{"CNIVERSION":"auto"}`: "1.1.0", `{"cniVersion":"0.4.0"}`: "0.4.0",
+	} {
+		b, err := daemon(t, file).ForRequest([]byte(`{"type":"multus-shim","name":"n","cniVersion":"1.1.0","clusterNetwork":"/etc/x"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := ParsePlugin(b)
+		if err != nil || p.CNIVersion != want {
+			t.Errorf("%s: %+v, %v", file, p, err)
+		}
 	}
 }
 

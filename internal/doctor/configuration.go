@@ -3,9 +3,11 @@ package doctor
 import (
 	"context"
 	"fmt"
+	"os"
 	"strings"
 
 	"multus/internal/autoconf"
+	"multus/internal/cniconf"
 	"multus/internal/config"
 	"multus/internal/engine/plan"
 	"multus/internal/source/kube"
@@ -62,15 +64,16 @@ func clusterNetwork(n *Node, s *setup) []Finding {
 	if !strings.Contains(file, "/") {
 		return nil
 	}
-	b, err := n.read(file)
-	if err == nil && autoconf.Ours(b) {
+	read, _ := autoconf.File(n.path(file))
+	b, err := os.ReadFile(read)
+	if err == nil && cniconf.CallsMultus(b) {
 		return []Finding{{
 			Severity: Error, Message: "the cluster network is Multus itself", Evidence: s.file + " names " + file,
 			Fix: "set multusMasterCNI to the file of the cluster network in the daemon's configuration",
 		}}
 	}
 	if err == nil {
-		_, err = plan.LoadFile(n.path(file))
+		_, err = plan.LoadFile(read)
 	} else if n.exists(file) {
 		err = nil // a directory
 	}

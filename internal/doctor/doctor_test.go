@@ -37,6 +37,9 @@ var faults = []struct {
 	{"half-written configuration (P16)", "slot", "is no valid CNI configuration", func(f *fake) { f.write(f.slot(), `{"cniVersion": "1.0`) }},
 	{"empty configuration (P16)", "slot", "is no valid CNI configuration", func(f *fake) { f.write(f.slot(), "") }},
 	{"Cilium renames the file (P11)", "slot", "Cilium renames", func(f *fake) { f.write(f.slot()+".cilium_bak", "{}") }},
+	{"a list with another program's plugin is shadowed", "slot", "plugins of another program are chained to Multus, and not called: istio-cni", func(f *fake) {
+		f.write(f.slot()+"list", `{"cniVersion":"0.3.1","name":"k8s-pod-network","plugins":[{"type":"multus-shim"},{"type":"istio-cni"}]}`)
+	}},
 	{"two configurations of Multus (P09)", "slot", "more than one configuration", func(f *fake) {
 		f.write(filepath.Join(f.dist.ConfDir, "70-multus.conf"), `{"cniVersion":"0.3.1","name":"old","type":"multus"}`)
 	}},

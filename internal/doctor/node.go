@@ -168,7 +168,7 @@ func (n *Node) setup() *setup {
 	}
 	files, _ := n.confFiles()
 	for _, f := range files {
-		if autoconf.Ours(f.data) {
+		if cniconf.CallsMultus(f.data) {
 			s.file, s.raw = f.path, autoconf.Passed(f.data)
 			break
 		}
@@ -269,7 +269,8 @@ func (n *Node) networks(ctx context.Context) ([]network, error) {
 	var out []network
 	s := n.setup()
 	if strings.Contains(s.conf.ClusterNetwork, "/") {
-		if l, err := plan.LoadFile(n.path(s.conf.ClusterNetwork)); err == nil {
+		read, _ := autoconf.File(n.path(s.conf.ClusterNetwork))
+		if l, err := plan.LoadFile(read); err == nil {
 			out = append(out, network{owner: "the cluster network (" + s.conf.ClusterNetwork + ")", list: l})
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/containernetworking/cni/libcni"
 
 	"multus/internal/autoconf"
+	"multus/internal/cniconf"
 )
 
 var slotCheck = Check{
@@ -42,10 +43,10 @@ func nameOr(n *Node) string {
 func order(n *Node, files []confFile) []Finding {
 	var out []Finding
 	var ours []string
-	var first *confFile
+	var first, list *confFile
 	for i := range files {
 		f := &files[i]
-		isOurs := autoconf.Ours(f.data) || strings.HasPrefix(filepath.Base(f.path), "00-multus.")
+		isOurs := cniconf.CallsMultus(f.data) || strings.HasPrefix(filepath.Base(f.path), "00-multus.")
 		if err := valid(f); err != nil {
 			if isOurs {
 				out = append(out, Finding{
@@ -57,6 +58,7 @@ func order(n *Node, files []confFile) []Finding {
 		}
 		if isOurs {
 			ours = append(ours, f.path)
+			list = f
 		}
 		if first == nil {
 			first = f
@@ -75,12 +77,26 @@ func order(n *Node, files []confFile) []Finding {
 			Evidence: "it comes first by name", Fix: fmt.Sprintf("mv %s %s/10-%s", first.path, filepath.Dir(first.path), strings.TrimLeft(filepath.Base(first.path), "0123456789-")),
 		})
 	case len(ours) > 1:
-		out = append(out, Finding{
-			Severity: Warning, Message: "more than one configuration calls Multus", Evidence: strings.Join(ours, ", "),
-			Fix: "rm " + strings.Join(ours[1:], " "),
-		})
+		out = append(out, several(ours, list))
 	}
 	return out
+}
+
+// several says which of several configurations of Multus is to go. The last of them may have another program's plugins.
+func several(ours []string, last *confFile) Finding {
+	others := strings.Join(autoconf.Others(last.data), ", ")
+	if others == "" {
+		return Finding{
+			Severity: Warning, Message: "more than one configuration calls Multus", Evidence: strings.Join(ours, ", "),
+			Fix: "rm " + strings.Join(ours[1:], " "),
+		}
+	}
+	return Finding{
+		Severity: Warning, Message: fmt.Sprintf("plugins of another program are chained to Multus, and not called: %s", others),
+		Evidence: fmt.Sprintf("%s has the list, and %s comes before it", last.path, ours[0]),
+		Fix: fmt.Sprintf("rm %s, if that program is still in use: the daemon then keeps the list in force, with Multus in it up to date; otherwise rm %s",
+			ours[0], last.path),
+	}
 }
 
 // valid tells whether the runtime can load a file.

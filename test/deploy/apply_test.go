@@ -149,6 +149,7 @@ func rights(t *testing.T, c *kubetest.Cluster) {
 		{Verb: "patch", Resource: "pods", Subresource: "status"},
 		{Verb: "create", Resource: "events"},
 		{Verb: "patch", Resource: "events"},
+		{Verb: "get", Resource: "nodes"},
 	}
 	denied := []authv1.ResourceAttributes{
 		{Verb: "create", Group: group, Resource: definitions},
@@ -163,7 +164,8 @@ func rights(t *testing.T, c *kubetest.Cluster) {
 		{Verb: "create", Resource: "pods", Subresource: "exec"},
 		{Verb: "get", Resource: "secrets"},
 		{Verb: "get", Resource: "configmaps"},
-		{Verb: "get", Resource: "nodes"},
+		{Verb: "list", Resource: "nodes"},
+		{Verb: "watch", Resource: "nodes"},
 		{Verb: "patch", Resource: "nodes"},
 		{Verb: "delete", Resource: "events"},
 		{Verb: "create", Resource: "serviceaccounts", Subresource: "token"},

@@ -153,7 +153,8 @@ func TestRoles(t *testing.T) {
 	want := `[{"verbs":["get","list","watch"],"apiGroups":["k8s.cni.cncf.io"],"resources":["network-attachment-definitions"]},` +
 		`{"verbs":["get"],"apiGroups":[""],"resources":["pods"]},` +
 		`{"verbs":["patch"],"apiGroups":[""],"resources":["pods/status"]},` +
-		`{"verbs":["create","patch"],"apiGroups":[""],"resources":["events"]}]`
+		`{"verbs":["create","patch"],"apiGroups":[""],"resources":["events"]},` +
+		`{"verbs":["get"],"apiGroups":[""],"resources":["nodes"]}]`
 	for _, dir := range all(t) {
 		m := render(t, dir)
 		got, err := json.Marshal(get[rbacv1.ClusterRole](t, m, "ClusterRole").Rules)

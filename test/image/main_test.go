@@ -96,12 +96,19 @@ func TestArchive(t *testing.T) {
 	}
 	checkConfig(t, oci)
 	want := []string{
+		"bin",
+		"bin/cat -> /usr/src/multus-cni/bin/multus-daemon",
+		"bin/cp -> /usr/src/multus-cni/bin/multus-daemon",
+		"bin/rm -> /usr/src/multus-cni/bin/multus-daemon",
+		"bin/sh -> /usr/src/multus-cni/bin/multus-daemon",
+		"entrypoint.sh -> /usr/src/multus-cni/bin/multus-daemon",
 		"install_multus -> /usr/src/multus-cni/bin/multus-daemon",
 		"thin_entrypoint -> /usr/src/multus-cni/bin/multus-daemon",
 		"usr", "usr/src", "usr/src/multus-cni", "usr/src/multus-cni/bin",
 		"usr/src/multus-cni/bin/cni",
 		"usr/src/multus-cni/bin/cni/bridge",
 		"usr/src/multus-cni/bin/cni/macvlan",
+		"usr/src/multus-cni/bin/entrypoint.sh -> multus-daemon",
 		"usr/src/multus-cni/bin/install_multus -> multus-daemon",
 		"usr/src/multus-cni/bin/multus",
 		"usr/src/multus-cni/bin/multus-daemon",
@@ -290,6 +297,7 @@ func TestRootfs(t *testing.T) {
 	}
 	for name, want := range map[string]string{
 		"install_multus": "/usr/src/multus-cni/bin/multus-daemon", "usr/src/multus-cni/bin/thin_entrypoint": "multus-daemon",
+		"bin/sh": "/usr/src/multus-cni/bin/multus-daemon", "entrypoint.sh": "/usr/src/multus-cni/bin/multus-daemon",
 	} {
 		if got, err := os.Readlink(filepath.Join(root, name)); got != want {
 			t.Errorf("%s: %q, %v", name, got, err)

@@ -65,6 +65,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	q := newQueue(s.cluster, filepath.Join(conf.SocketDir, api.ReportDir), log)
 	slot := newSlot(conf, log)
+	askNode(slot, s.node, o.NodeName)
 	m := newMetrics(q.waiting, func() float64 { return entries(cmp.Or(conf.CNIDir, config.DefaultCNIDir)) }, func() float64 { return owned(slot) })
 	q.onWritten, q.onRetry, q.onTaken = m.written.Inc, m.retries.Inc, m.observe
 	srv := &server{conf: conf, queue: q, metrics: m, log: log, ready: ready(s.ready, slot)}
@@ -156,7 +157,7 @@ func ready(plans func() error, slot *autoconf.Slot) func() error {
 		if err := plans(); err != nil || slot == nil {
 			return err
 		}
-		return slot.Owned()
+		return slot.Ready()
 	}
 }
 
@@ -203,6 +204,8 @@ type sources struct {
 	cluster  publish.Cluster
 	// emitNode records an event about a node, nil where there are no nodes.
 	emitNode func(ctx context.Context, node string, e publish.Event) error
+	// node reads a Node object, nil where there are no nodes.
+	node func(ctx context.Context, name string) (*kube.Node, error)
 	// run keeps caches up to date until ctx ends; ready says why plans cannot be made yet.
 	run   func(ctx context.Context)
 	ready func() error
@@ -239,5 +242,5 @@ func connect(conf *config.Daemon, getenv func(string) string, log *slog.Logger) 
 		}
 		return nil
 	}
-	return &sources{networks: cache, pods: client, devices: devices, cluster: client, emitNode: client.EmitNode, run: cache.Run, ready: ready}, nil
+	return &sources{networks: cache, pods: client, devices: devices, cluster: client, emitNode: client.EmitNode, node: client.Node, run: cache.Run, ready: ready}, nil
 }

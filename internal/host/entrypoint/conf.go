@@ -47,15 +47,7 @@ type list struct {
 // only then (behaviour.md G9 [quirk]). With a file of the user, that is copied (G6).
 func (o *Options) writeConf() (wrote string, err error) {
 	if o.ConfFile != auto {
-		b, err := os.ReadFile(o.ConfFile)
-		if err != nil {
-			return "", fmt.Errorf("read multus-conf-file: %w", err)
-		}
-		path := filepath.Join(o.ConfDir, filepath.Base(o.ConfFile))
-		if changed, err := replace(path, b); err != nil || !changed {
-			return "", err
-		}
-		return path, nil
+		return o.copyConf()
 	}
 	p, err := autoconf.Choose(o.AutoconfigDir, o.MasterFileName)
 	if err != nil {
@@ -65,22 +57,61 @@ func (o *Options) writeConf() (wrote string, err error) {
 	if err != nil {
 		return "", err
 	}
+	conf, conflist := o.outputs()
+	chain := o.findChain(conf, b)
+	if chain != nil && (!chain.Shadowed || path == conflist) {
+		return keepChain(chain)
+	}
 	changed, err := replace(path, b)
 	if err != nil {
 		return "", fmt.Errorf("write configuration: %w", err)
 	}
-	conf, conflist := o.outputs()
 	for _, other := range []string{conf, conflist} {
-		if other != path {
-			if err := fsx.Remove(other); err != nil {
-				return "", fmt.Errorf("remove configuration of another version: %w", err)
-			}
+		if other == path || chain != nil { // another program's list is not ours to remove
+			continue
+		}
+		if err := fsx.Remove(other); err != nil {
+			return "", fmt.Errorf("remove configuration of another version: %w", err)
 		}
 	}
 	if !changed {
 		return "", nil
 	}
 	return path, nil
+}
+
+// copyConf writes the configuration of the user.
+func (o *Options) copyConf() (wrote string, err error) {
+	b, err := os.ReadFile(o.ConfFile)
+	if err != nil {
+		return "", fmt.Errorf("read multus-conf-file: %w", err)
+	}
+	path := filepath.Join(o.ConfDir, filepath.Base(o.ConfFile))
+	if c := o.findChain(path, b); c != nil && !c.Shadowed {
+		return keepChain(c)
+	}
+	if changed, err := replace(path, b); err != nil || !changed {
+		return "", err
+	}
+	return path, nil
+}
+
+// findChain looks for a list that another program has made of the configuration, and says once what becomes of it.
+func (o *Options) findChain(path string, own []byte) *autoconf.Chain {
+	c := autoconf.FindChain(path, own)
+	if c != nil && !o.chained {
+		o.say("another program has chained plugins to the multus config file: %s", c)
+		o.chained = true
+	}
+	return c
+}
+
+// keepChain keeps such a list in force, with our plugin in it up to date.
+func keepChain(c *autoconf.Chain) (wrote string, err error) {
+	if c.Current() {
+		return "", nil
+	}
+	return c.File, c.Write()
 }
 
 // generate makes the configuration for a cluster network, and its path (behaviour.md G7-G13).
@@ -112,7 +143,7 @@ func (o *Options) generate(p *autoconf.Primary) ([]byte, string, error) {
 	}
 	asList, err := version.GreaterThanOrEqualTo(v, "1.0.0")
 	if err != nil {
-		return nil, "", fmt.Errorf("%s: cniVersion %q: %w", p.File, v, err)
+		return nil, "", fmt.Errorf("cniVersion %q of --cni-version or %s: %w", v, p.File, err)
 	}
 	conf, conflist := o.outputs()
 	if asList {
@@ -130,17 +161,18 @@ func (o *Options) generate(p *autoconf.Primary) ([]byte, string, error) {
 	return b, conf, err
 }
 
-// version returns the version of the configuration and the cluster network as it is embedded
-// (behaviour.md G8).
+// version returns the version of the configuration and the cluster network as it is embedded (behaviour.md G8). The plugin
+// passes each network its own version, so that the two need not be the same unless that is asked for.
 func (o *Options) version(p *autoconf.Primary) (string, json.RawMessage, error) {
 	v, embedded := p.Config.Version(), json.RawMessage(p.Config.Bytes())
+	own := o.CNIVersion == "" || o.CNIVersion == config.Auto
 	switch {
-	case v == "":
+	case own && v == "":
 		return "", nil, fmt.Errorf("cannot get cniVersion in master CNI config file %s", p.File)
-	case o.CNIVersion == "" || o.CNIVersion == v:
+	case own:
 		return v, embedded, nil
-	case !o.ForceCNIVersion:
-		return "", nil, fmt.Errorf("Multus cni version is %q while master plugin cni version is %q", o.CNIVersion, v) //nolint:staticcheck // today's text
+	case !o.ForceCNIVersion || o.CNIVersion == v:
+		return o.CNIVersion, embedded, nil
 	}
 	b, err := config.Overlay(embedded, []byte(fmt.Sprintf(`{"cniVersion":%q}`, o.CNIVersion)))
 	return o.CNIVersion, b, err

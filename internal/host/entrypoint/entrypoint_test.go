@@ -263,7 +263,7 @@ func TestRefuses(t *testing.T) {
 		{"log level", flannel031, "Log levels should be one of", []string{"--multus-log-level=loud"}},
 		{"no primary", "", "could not find a plugin configuration", nil},
 		{"no version", `{"name":"x","plugins":[{"type":"y"}]}`, "cannot get cniVersion in master CNI config file", nil},
-		{"other version", flannel031, `Multus cni version is "1.0.0" while master plugin cni version is "0.3.1"`, []string{"--cni-version=1.0.0"}},
+		{"no version", flannel031, `cniVersion "one" of --cni-version or `, []string{"--cni-version=one"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
@@ -293,6 +293,32 @@ func TestUserFile(t *testing.T) {
 	}
 }
 
+// TestOtherVersion: a configuration of another version than the cluster network's is written, and each keeps its own
+// (behaviour.md G8 [quirk]).
+func TestOtherVersion(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct{ primary, version, file, inner string }{
+		"newer":             {flannel031, "0.4.0", "net.d/00-multus.conf", flannel031},
+		"newer, a list":     {flannel031, "1.1.0", "net.d/00-multus.conflist", flannel031},
+		"older":             {flannel100, "0.3.1", "net.d/00-multus.conf", flannel100},
+		"without a version": {`{"name":"x","plugins":[{"type":"y"}]}`, "0.4.0", "net.d/00-multus.conf", `{"name":"x","plugins":[{"type":"y"}]}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			h.write(t, "net.d/10-flannel.conflist", tc.primary)
+			stop := h.start(t, "--cni-version="+tc.version)
+			h.eventually(t, "the configuration", func() bool { return h.exists(tc.file) })
+			if err := stop(); err != nil {
+				t.Fatal(err)
+			}
+			if text := h.read(t, tc.file); !strings.HasPrefix(text, `{"cniVersion":"`+tc.version+`"`) || !strings.Contains(text, tc.inner) {
+				t.Errorf("configuration: %s", text)
+			}
+		})
+	}
+}
+
 // TestForcedVersion: --force-cni-version changes the embedded copy only (behaviour.md G8).
 func TestForcedVersion(t *testing.T) {
 	t.Parallel()
@@ -308,5 +334,39 @@ func TestForcedVersion(t *testing.T) {
 	}
 	if h.read(t, "net.d/10-flannel.conflist") != flannel031 {
 		t.Error("the cluster network's own file was changed")
+	}
+}
+
+// TestChain: a list that another program, such as Istio's installer, makes of the configuration stays in force; our plugin in it
+// is kept up to date, in either version.
+func TestChain(t *testing.T) {
+	t.Parallel()
+	for name, primary := range map[string]string{"a plugin configuration": flannel031, "a list": flannel100} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			h.write(t, "net.d/10-flannel.conflist", primary)
+			stop := h.start(t)
+			h.eventually(t, "the watch", func() bool { return strings.Contains(h.out.String(), "Entering watch loop...") })
+			own := `{"type":"multus","delegates":[]}`
+			const other = `{ "type":"istio-cni" , "x":1.0}`
+			h.write(t, "net.d/00-multus.conflist", `{"cniVersion":"0.3.1","name":"k8s-pod-network","plugins":[`+own+`,`+other+`]}`)
+			h.eventually(t, "our plugin in the list", func() bool {
+				text := h.read(t, "net.d/00-multus.conflist")
+				return strings.Contains(text, `"flannel"`) && strings.Contains(text, other) && !h.exists("net.d/00-multus.conf")
+			})
+			h.write(t, "net.d/10-flannel.conflist", strings.Replace(primary, `"flannel"`, `"flannel2"`, 1))
+			h.write(t, "sa/token", "token-2")
+			h.eventually(t, "the change", func() bool {
+				text := h.read(t, "net.d/00-multus.conflist")
+				return strings.Contains(text, `"flannel2"`) && strings.Contains(text, other) && !h.exists("net.d/00-multus.conf")
+			})
+			if err := stop(); err != nil {
+				t.Fatal(err)
+			}
+			if n := strings.Count(h.out.String(), "istio-cni"); n != 1 {
+				t.Errorf("said %d times:\n%s", n, h.out)
+			}
+		})
 	}
 }

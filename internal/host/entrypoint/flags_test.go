@@ -2,6 +2,7 @@ package entrypoint
 
 import (
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 
@@ -89,5 +90,23 @@ func TestLines(t *testing.T) {
 			t.Fatalf("no %q after what comes before it in\n%s", line, h.out)
 		}
 		rest = after
+	}
+}
+
+// TestLegacyFlags: the command lines of charts and operators that run the script of older images are taken.
+func TestLegacyFlags(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{
+		{"--multus-conf-file=auto", "--cni-version=0.3.1"},
+		{"--cni-version=0.3.1", "--multus-conf-file=/tmp/multus-conf/00-multus.conf"},
+		{"--multus-conf-file=auto", "--restart-crio=true", "--cni-version=0.3.1", "--namespace-isolation=true", "--multus-log-to-stderr=true", "--override-network-name=true"},
+	} {
+		cmd := LegacyCommand(func(string) string { return "" }, io.Discard)
+		if err := cmd.ParseFlags(args); err != nil {
+			t.Errorf("%q: %v", args, err)
+		}
+	}
+	if err := Command(func(string) string { return "" }, io.Discard).ParseFlags([]string{"--restart-crio"}); err == nil {
+		t.Error("thin_entrypoint takes the flags of the script")
 	}
 }

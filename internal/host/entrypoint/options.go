@@ -49,6 +49,9 @@ type Options struct {
 	ServiceAccountDir string
 	Getenv            func(string) string
 	Stdout            io.Writer
+
+	// chained reports whether a list of another program was found and said.
+	chained bool
 }
 
 // Command returns the command line of thin_entrypoint. Every error ends it with a code other than zero
@@ -65,6 +68,20 @@ func Command(getenv func(string) string, stdout io.Writer) *cobra.Command {
 		RunE:          func(cmd *cobra.Command, _ []string) error { return Run(cmd.Context(), o) },
 	}
 	o.addFlags(cmd)
+	return cmd
+}
+
+// LegacyName is the script of today's older images, which charts and operators still run: thin_entrypoint is its successor.
+const LegacyName = "entrypoint.sh"
+
+// LegacyCommand returns entrypoint.sh: thin_entrypoint with the flags that only the script had. They are accepted without
+// effect: a runtime that is restarted to read a configuration reads it by itself.
+func LegacyCommand(getenv func(string) string, stdout io.Writer) *cobra.Command {
+	cmd := Command(getenv, stdout)
+	cmd.Use = LegacyName
+	for _, name := range []string{"restart-crio", "crio-restart"} {
+		cmd.Flags().Bool(name, false, "accepted, without effect: CRI-O follows its configuration by itself")
+	}
 	return cmd
 }
 

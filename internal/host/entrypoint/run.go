@@ -29,6 +29,9 @@ func Run(ctx context.Context, o *Options) error {
 		return err
 	}
 	o.say("kubeconfig file is created.")
+	if o.Getenv("MULTUS_NODE_ADDRESS") == "" {
+		o.say("MULTUS_NODE_ADDRESS is not set: no pod is kept from taking the device with the node's address (nodeAddresses).")
+	}
 	w, err := o.watch()
 	if err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"multus/internal/autoconf"
 	"multus/internal/cniconf"
 )
 
@@ -58,32 +59,33 @@ func nameOf(b []byte) (string, error) {
 func (c conf) generated() bool {
 	switch filepath.Base(c.path) {
 	case "00-multus.conf", "00-multus.conflist", "00-multus.hold.conf":
-		return c.calls(thin) || c.calls(shim) || c.raw != nil && len(bytes.TrimSpace(c.raw)) == 0
+		return cniconf.CallsMultus(c.raw) || c.raw != nil && len(bytes.TrimSpace(c.raw)) == 0
 	}
 	return false
 }
 
-// calls tells whether it has the plugin anywhere, also inside of another's delegates.
-func (c conf) calls(plugin string) bool {
-	var v any
-	return json.Unmarshal(c.raw, &v) == nil && hasType(v, plugin)
-}
+// calls reports whether it calls the plugin, also as a delegate of another.
+func (c conf) calls(plugin string) bool { return cniconf.Calls(c.raw, plugin) }
 
-func hasType(v any, plugin string) bool {
-	switch v := v.(type) {
-	case map[string]any:
-		if v["type"] == plugin {
-			return true
-		}
-		for _, member := range v {
-			if hasType(member, plugin) {
-				return true
-			}
-		}
-	case []any:
-		return slices.ContainsFunc(v, func(item any) bool { return hasType(item, plugin) })
+// clusterNetworks are the paths of cluster networks that it names.
+func (c conf) clusterNetworks() []string {
+	type multus struct {
+		ClusterNetwork string `json:"clusterNetwork"`
 	}
-	return false
+	var m struct {
+		multus
+		Plugins []multus `json:"plugins"`
+	}
+	if json.Unmarshal(c.raw, &m) != nil {
+		return nil
+	}
+	var out []string
+	for _, p := range append([]multus{m.multus}, m.Plugins...) {
+		if filepath.IsAbs(p.ClusterNetwork) {
+			out = append(out, p.ClusterNetwork)
+		}
+	}
+	return out
 }
 
 // primary finds the cluster network in a configuration of Multus: in the file that it names, else among the delegates
@@ -102,9 +104,11 @@ func (c conf) primary() (name string, content []byte) {
 	}
 	for _, p := range append([]multus{m.multus}, m.Plugins...) {
 		if filepath.IsAbs(p.ClusterNetwork) {
-			b, err := os.ReadFile(p.ClusterNetwork)
-			if err == nil && valid(b) {
-				return fileName(filepath.Base(p.ClusterNetwork), b), b
+			read, agent := autoconf.File(p.ClusterNetwork)
+			for _, file := range []string{agent, read} {
+				if b, err := os.ReadFile(file); err == nil && valid(b) {
+					return fileName(filepath.Base(agent), b), b
+				}
 			}
 		}
 		if len(p.Delegates) > 0 && valid(p.Delegates[0]) {
@@ -117,8 +121,7 @@ func (c conf) primary() (name string, content []byte) {
 // valid tells that a runtime could use it, and that it is not Multus again.
 func valid(b []byte) bool {
 	name, err := nameOf(b)
-	c := conf{raw: b}
-	return err == nil && name != "" && !c.calls(thin) && !c.calls(shim)
+	return err == nil && name != "" && !cniconf.CallsMultus(b)
 }
 
 // fileName gives a name that runtimes read: what set a file aside appended an extension (10-x.conflist.old).

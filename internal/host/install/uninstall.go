@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"multus/internal/autoconf"
+	"multus/internal/cniconf"
 	"multus/internal/engine/ledger"
 	"multus/internal/engine/request"
 	"multus/internal/fsx"
@@ -99,7 +100,7 @@ func (r Removal) stopIntercepting() error {
 		switch {
 		case c.generated():
 			ours = append(ours, c)
-		case c.calls(thin) || c.calls(shim):
+		case cniconf.CallsMultus(c.raw):
 			r.Log.Warn("this configuration calls Multus, but Multus did not write it: remove it yourself", "file", c.path)
 		case c.err == nil && c.name != "":
 			other = true
@@ -118,6 +119,11 @@ func (r Removal) stopIntercepting() error {
 			return fmt.Errorf("stop intercepting: %w", err)
 		}
 		r.Log.Info("removed CNI configuration", "file", c.path)
+		for _, path := range c.clusterNetworks() {
+			if err := autoconf.RemoveForced(path); err != nil {
+				return fmt.Errorf("remove the copy of the cluster network: %w", err)
+			}
+		}
 	}
 	return syncDir(r.ConfDir)
 }

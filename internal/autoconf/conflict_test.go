@@ -1,0 +1,193 @@
+package autoconf
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+)
+
+// clock is a clock that a test moves.
+type clock struct {
+	mu    sync.Mutex
+	at    time.Time
+	timer []*timer
+}
+
+type timer struct {
+	at time.Time
+	c  chan time.Time
+}
+
+func newClock() *clock { return &clock{at: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)} }
+
+func (c *clock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.at
+}
+
+func (c *clock) after(d time.Duration) <-chan time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t := &timer{at: c.at.Add(d), c: make(chan time.Time, 1)}
+	c.timer = append(c.timer, t)
+	c.fire()
+	return t.c
+}
+
+func (c *clock) add(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.at = c.at.Add(d)
+	c.fire()
+}
+
+func (c *clock) fire() {
+	for _, t := range c.timer {
+		if !t.at.After(c.at) && len(t.c) == 0 {
+			t.c <- c.at
+		}
+	}
+}
+
+// inConflict returns a slot with a conflict that has just begun: its file was removed once too often.
+func inConflict(t *testing.T) (s *Slot, c *clock, file string) {
+	t.Helper()
+	dir := t.TempDir()
+	put(t, dir, "10-a.conflist", primary("a", "a"))
+	s, c, file = slotAt(t, dir, `{}`), newClock(), filepath.Join(dir, FileName)
+	s.now, s.after = c.now, c.after
+	for range conflictLimit + 2 {
+		s.sync()
+		if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
+	}
+	if !errors.Is(s.Owned(), ErrConflict) {
+		t.Fatalf("no conflict: %v", s.Owned())
+	}
+	return s, c, file
+}
+
+// TestConflictHeals: a conflict ends when the other program puts our file back.
+func TestConflictHeals(t *testing.T) {
+	t.Parallel()
+	s, _, file := inConflict(t)
+	if err := os.WriteFile(file, s.good, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.sync()
+	if s.Owned() != nil || s.Ready() != nil {
+		t.Errorf("our file is in place, and %v", s.Owned())
+	}
+	// Removed again at once: that is the same conflict.
+	lost := 0
+	s.Lost = func(error) { lost++ }
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	s.sync()
+	if !errors.Is(s.Owned(), ErrConflict) || lost != 1 || exists(file) {
+		t.Errorf("removed again: %v, told %d times", s.Owned(), lost)
+	}
+}
+
+// TestBackOffLasts: during the back-off nothing is written, whatever happens in the directory and to the cluster network;
+// after it the file is put back.
+func TestBackOffLasts(t *testing.T) {
+	t.Parallel()
+	s, c, file := inConflict(t)
+	for i, step := range []time.Duration{time.Second, conflictWindow, conflictWindow, backOff - 2*conflictWindow - 2*time.Second} {
+		c.add(step)
+		put(t, filepath.Dir(file), "10-a.conflist", primary("a", string(rune('b'+i))))
+		s.sync()
+		if exists(file) || !errors.Is(s.Owned(), ErrConflict) {
+			t.Fatalf("after %s: the file is there: %v, owned: %v", c.now(), exists(file), s.Owned())
+		}
+	}
+	c.add(time.Second)
+	s.sync()
+	if !exists(file) || s.Owned() != nil {
+		t.Errorf("after the back-off: the file is there: %v, owned: %v", exists(file), s.Owned())
+	}
+}
+
+// TestBackOffEndsWithoutAnEvent: events do not make the back-off longer, and its end needs none.
+func TestBackOffEndsWithoutAnEvent(t *testing.T) {
+	t.Parallel()
+	s, c, file := inConflict(t)
+	runSlot(t, s)
+	for i := range 4 {
+		waiting := func() bool {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return len(c.timer) > i // sync is done, and the slot waits for the end of the back-off
+		}
+		eventually(t, "the wait", waiting)
+		c.add(backOff/4 - time.Second)
+		put(t, filepath.Dir(file), "99-other.conflist", primary("other", string(rune('b'+i))))
+	}
+	eventually(t, "the last event", func() bool { c.mu.Lock(); defer c.mu.Unlock(); return len(c.timer) > 4 })
+	if exists(file) {
+		t.Fatal("written during the back-off")
+	}
+	c.add(4 * time.Second)
+	eventually(t, "the file", func() bool { return exists(file) && s.Owned() == nil })
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// TestWatchFollowsDirectories: a directory that was removed, or replaced by another one, is watched again.
+func TestWatchFollowsDirectories(t *testing.T) {
+	t.Parallel()
+	for name, replace := range map[string]func(t *testing.T, dir string){
+		"removed": func(t *testing.T, dir string) {
+			if err := os.RemoveAll(dir); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"renamed away": func(t *testing.T, dir string) {
+			if err := os.Rename(dir, dir+".old"); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		for _, which := range []string{"the runtime's", "the cluster network's"} {
+			t.Run(name+" "+which, func(t *testing.T) {
+				t.Parallel()
+				base := t.TempDir()
+				runtime, source := filepath.Join(base, "net.d"), filepath.Join(base, "source")
+				for _, d := range []string{runtime, source} {
+					if err := os.Mkdir(d, 0o755); err != nil {
+						t.Fatal(err)
+					}
+				}
+				put(t, source, "10-a.conflist", primary("a", "a"))
+				s := slotAt(t, runtime, `{"multusAutoconfigDir":"`+source+`"}`)
+				runSlot(t, s)
+				file := filepath.Join(runtime, FileName)
+				eventually(t, "the file", func() bool { return s.Ready() == nil && exists(file) })
+				dir := runtime
+				if which != "the runtime's" {
+					dir = source
+				}
+				replace(t, dir)
+				eventually(t, "the directory", func() bool { return exists(dir) })
+				for i, name := range []string{"10-a.conflist", "05-b.conflist"} { // the second shows that the watch is there
+					put(t, source, name, primary("x", string(rune('k'+i))))
+					eventually(t, name, func() bool { return has(file, name) && s.Ready() == nil })
+				}
+				if err := os.Remove(file); err != nil {
+					t.Fatal(err)
+				}
+				eventually(t, "the file, put back", func() bool { return exists(file) })
+			})
+		}
+	}
+}

@@ -1,0 +1,131 @@
+package autoconf
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"multus/internal/config"
+	"multus/internal/engine/plan"
+	"multus/internal/engine/request"
+)
+
+// planned returns the configuration of the cluster network that ADD and DEL would use with a configuration, and the
+// versions of the configuration and of the network.
+func planned(t *testing.T, conf string) (network, outer, inner string) {
+	t.Helper()
+	b, err := os.ReadFile(conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := config.ParsePlugin(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &plan.Resolver{Log: slog.New(slog.DiscardHandler)}
+	p, err := r.Plan(t.Context(), &request.Request{Command: request.Status}, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(p.Attachments[0].Config.Bytes()), c.CNIVersion, p.Attachments[0].Config.Version()
+}
+
+// TestForcedVersion: forceCNIVersion makes the plugin use the cluster network with the version of the configuration; the
+// cluster network's own file is not changed (behaviour.md F23 [quirk]).
+func TestForcedVersion(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct{ file, content string }{
+		"a list":             {"10-kindnet.conflist", `{"cniVersion": "0.3.1", "name":"kindnet","plugins":[{"type":"ptp","ipMasq":false},{"type":"portmap","capabilities":{"portMappings":true}}]}`},
+		"a plugin":           {"10-a.conf", `{"cniVersion":"0.3.1","name":"a","type":"ptp"}`},
+		"a plugin in .json":  {"10-a.json", `{"cniVersion":"0.3.1","name":"a","type":"ptp"}`},
+		"without a version":  {"10-a.conflist", `{"name":"a","plugins":[{"type":"ptp"}]}`},
+		"of a newer version": {"10-a.conflist", `{"cniVersion":"1.0.0","name":"a","plugins":[{"type":"ptp"}]}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			put(t, dir, tc.file, tc.content)
+			s := slotAt(t, dir, `{"cniVersion":"0.4.0","forceCNIVersion":true}`)
+			s.sync()
+			if s.Ready() != nil {
+				t.Fatal(s.Ready())
+			}
+			network, outer, inner := planned(t, filepath.Join(dir, FileName))
+			if outer != "0.4.0" || inner != "0.4.0" || strings.Contains(network, "0.3.1") || !strings.Contains(network, `"ptp"`) {
+				t.Errorf("configuration %s, network %s", outer, network)
+			}
+			if b, err := os.ReadFile(filepath.Join(dir, tc.file)); err != nil || string(b) != tc.content {
+				t.Errorf("the cluster network's own file: %s, %v", b, err)
+			}
+			read, agent := File(filepath.Join(dir, ForcedDir))
+			if filepath.Dir(read) != filepath.Join(dir, ForcedDir) || agent != filepath.Join(dir, tc.file) {
+				t.Errorf("File: %s, %s", read, agent)
+			}
+		})
+	}
+}
+
+// TestForcedVersionFollows: the copy has the plugins of the list's sub-directory, follows the file and the sub-directory,
+// goes with the file, and with the key.
+func TestForcedVersionFollows(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	conf := filepath.Join(dir, FileName)
+	forced := filepath.Join(dir, ForcedDir)
+	put(t, dir, "10-a.conflist", `{"cniVersion":"0.3.1","name":"a","plugins":[{"type":"ptp"}]}`)
+	s := slotAt(t, dir, `{"cniVersion":"0.4.0","forceCNIVersion":true}`)
+	stop := startSlot(t, s)
+	copied := func(text string) func() bool {
+		return func() bool { return has(filepath.Join(forced, "10-a.conflist"), text) }
+	}
+	eventually(t, "the copy", copied(`"0.4.0"`))
+	put(t, dir, "10-a.conflist", `{"cniVersion":"0.3.1","name":"a","plugins":[{"type":"bridge"}]}`)
+	eventually(t, "the change", copied(`"bridge"`))
+	if err := os.Mkdir(filepath.Join(dir, "a"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	put(t, filepath.Join(dir, "a"), "tuning.conf", `{"type":"tuning"}`)
+	eventually(t, "the plugin of the sub-directory", copied(`"tuning"`))
+	put(t, filepath.Join(dir, "a"), "tuning.conf", `{"type":"tuning","mtu":1400}`)
+	eventually(t, "its change", copied(`1400`))
+	if network, _, _ := planned(t, conf); strings.Count(network, `"tuning"`) != 1 {
+		t.Errorf("the plugin of the sub-directory runs more than once: %s", network)
+	}
+	put(t, dir, "05-b.conflist", `{"cniVersion":"0.3.1","name":"b","plugins":[{"type":"ptp"}]}`)
+	eventually(t, "another file", func() bool {
+		return has(filepath.Join(forced, "05-b.conflist"), `"0.4.0"`) && !copied("")()
+	})
+	for _, name := range []string{"05-b.conflist", "10-a.conflist"} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "no copy of a file that is gone", func() bool { _, err := os.Stat(forced); return os.IsNotExist(err) })
+	put(t, dir, "10-a.conflist", primary("a", "ptp"))
+	eventually(t, "the copy again", copied(`"0.4.0"`))
+	stop()
+	s = slotAt(t, dir, `{"cniVersion":"0.4.0"}`)
+	s.sync()
+	if _, err := os.Stat(forced); !os.IsNotExist(err) || !has(conf, "10-a.conflist") {
+		t.Errorf("the copy is left without the key: %v", err)
+	}
+}
+
+// TestForcedVersionFails: a copy that cannot be written keeps the daemon from being ready, and the file of before in force.
+func TestForcedVersionFails(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	put(t, dir, "10-a.conflist", `{"cniVersion":"0.3.1","name":"a","plugins":[{"type":"ptp"}]}`)
+	slotAt(t, dir, `{}`).sync()
+	put(t, dir, ForcedDir, "a file where the directory has to be")
+	s := slotAt(t, dir, `{"cniVersion":"0.4.0","forceCNIVersion":true}`)
+	s.sync()
+	if s.Owned() != nil || s.Ready() == nil || !strings.Contains(s.Ready().Error(), "force cniVersion 0.4.0 of "+dir) {
+		t.Errorf("owned %v, ready %v", s.Owned(), s.Ready())
+	}
+	if _, outer, _ := planned(t, filepath.Join(dir, FileName)); outer != "0.3.1" {
+		t.Errorf("version %s", outer)
+	}
+}

@@ -1,0 +1,36 @@
+package cniconf
+
+import (
+	"encoding/json"
+	"slices"
+)
+
+// multusTypes are the plugins of Multus that delegate to others, by the names that CNI configurations call them.
+var multusTypes = []string{"multus", "multus-shim"}
+
+// IsMultus reports whether a plugin type is Multus itself, thin or thick: a network that delegates to it would start over.
+func IsMultus(typ string) bool { return slices.Contains(multusTypes, typ) }
+
+// CallsMultus reports whether a CNI configuration calls Multus: by itself, as a plugin of a list, or as a delegate of one of
+// these, at any depth. What cannot be parsed does not.
+func CallsMultus(conf []byte) bool { return Calls(conf, multusTypes...) }
+
+// Calls reports whether a CNI configuration calls one of the plugin types, as CallsMultus does for Multus.
+func Calls(conf []byte, types ...string) bool {
+	var v any
+	return json.Unmarshal(conf, &v) == nil && calls(v, types)
+}
+
+func calls(v any, types []string) bool {
+	switch v := v.(type) {
+	case []any:
+		return slices.ContainsFunc(v, func(item any) bool { return calls(item, types) })
+	case map[string]any:
+		if typ, ok := v["type"].(string); ok && slices.Contains(types, typ) {
+			return true
+		}
+		// "delegates" is Multus' own key; "delegate" is that of flannel and others that call one more plugin.
+		return calls(v["plugins"], types) || calls(v["delegates"], types) || calls(v["delegate"], types)
+	}
+	return false
+}

@@ -1,0 +1,166 @@
+package shell
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"multus/internal/autoconf"
+	"multus/internal/cniconf"
+	"multus/internal/fsx"
+	"multus/internal/host/install"
+)
+
+// binDir is where the image has its binaries, as today's image has.
+const binDir = "/usr/src/multus-cni/bin"
+
+// confDir is the end of the path under which manifests mount the node's directory of CNI configurations.
+const confDir = "/etc/cni/net.d"
+
+// plugins are the files of binDir that manifests copy to the node.
+var plugins = []string{"multus", "multus-shim", "passthru"}
+
+// configurations are the names of the configuration that Multus writes.
+var configurations = []string{autoconf.FileName, autoconf.FileName + "list"}
+
+// maxConf bounds a CNI configuration that is copied or shown.
+const maxConf = 1 << 20
+
+// copy understands:
+//
+//	cp [-f] /usr/src/multus-cni/bin/PLUGIN …/PLUGIN
+//	cp [-p] …/00-multus.conf …/00-multus.hold.conf
+//	cp …/etc/cni/net.d/*.conf* …/etc/cni/multus/net.d/
+func (s *Shell) copy(flags, paths []string) func(context.Context) error {
+	if len(paths) != 2 || len(flags) > 1 || strings.Contains(paths[1], "*") {
+		return nil
+	}
+	flag, from, to := strings.Join(flags, ""), paths[0], paths[1]
+	switch name := filepath.Base(from); {
+	case flag == "" && isAllConfigurations(from, to):
+		return func(context.Context) error { return s.copyConfigurations(filepath.Dir(from), to) }
+	case (flag == "" || flag == "-f") && filepath.Dir(from) == binDir && slices.Contains(plugins, name) && filepath.Base(to) == name:
+		return func(ctx context.Context) error {
+			// By a new file and a rename: the one that is there may be running.
+			return install.Install(ctx, install.Options{Source: s.at(binDir), Dest: s.at(filepath.Dir(to)), Names: []string{name}})
+		}
+	case (flag == "" || flag == "-p") && slices.Contains(configurations, name) && to == filepath.Join(filepath.Dir(from), autoconf.HoldName):
+		return func(context.Context) error { return s.copyFile(from, to) }
+	}
+	return nil
+}
+
+// isAllConfigurations reports whether a copy is that of the node's CNI configurations into the directory of networks.
+func isAllConfigurations(from, to string) bool {
+	return filepath.Base(from) == "*.conf*" && isConfDir(filepath.Dir(from)) && strings.HasSuffix(filepath.Clean(to), "/etc/cni/multus/net.d")
+}
+
+// isConfDir reports whether a path is that of the node's directory of CNI configurations, as manifests mount it.
+func isConfDir(path string) bool {
+	return strings.HasSuffix(filepath.Clean(path), confDir) && !strings.Contains(path, "*")
+}
+
+func (s *Shell) copyFile(from, to string) error {
+	b, err := s.readConf(from)
+	if err != nil {
+		return fmt.Errorf("copy %s: %w", from, err)
+	}
+	if err := fsx.WriteAtomic(s.at(to), b, 0o600); err != nil {
+		return fmt.Errorf("copy %s to %s: %w", from, to, err)
+	}
+	return nil
+}
+
+// copyConfigurations copies the node's configurations for definitions that name a network by the file's name. Those of Multus
+// are no such networks, and are left out.
+func (s *Shell) copyConfigurations(from, to string) error {
+	files, err := filepath.Glob(filepath.Join(s.at(from), "*.conf*"))
+	if err != nil {
+		return fmt.Errorf("copy configurations of %s: %w", from, err)
+	}
+	copied := 0
+	for _, file := range files {
+		path := filepath.Join(from, filepath.Base(file))
+		b, err := s.readConf(path)
+		if err != nil {
+			return fmt.Errorf("copy %s: %w", path, err)
+		}
+		if cniconf.CallsMultus(b) {
+			continue
+		}
+		if err := s.copyFile(path, filepath.Join(to, filepath.Base(file))); err != nil {
+			return err
+		}
+		copied++
+	}
+	if copied == 0 {
+		return fmt.Errorf("copy configurations of %s: none is there", from)
+	}
+	return nil
+}
+
+// readConf reads a CNI configuration.
+func (s *Shell) readConf(path string) (_ []byte, err error) {
+	f, err := os.Open(s.at(path))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	b, err := io.ReadAll(io.LimitReader(f, maxConf+1))
+	if err == nil && len(b) > maxConf {
+		err = fmt.Errorf("%s is larger than %d bytes", path, maxConf)
+	}
+	return b, err
+}
+
+// remove understands what manifests run when the container stops:
+//
+//	rm -f …/etc/cni/net.d/00-multus.conf
+//	rm -f …/PLUGIN
+//	rm -rf …/etc/cni/net.d/multus.d
+//
+// and does none of it. The container stops at every update of the image, too: without the configuration, pods would start
+// without the networks that they ask for, and with it but without the plugin, no pod would start at all. Removal is what
+// uninstall is for. The hook succeeds, since a hook that fails changes nothing but the pod's events.
+func (s *Shell) remove(flags, paths []string) func(context.Context) error {
+	if len(paths) != 1 || len(flags) != 1 || strings.Contains(paths[0], "*") {
+		return nil
+	}
+	path, name := paths[0], filepath.Base(paths[0])
+	known := flags[0] == "-rf" && name == "multus.d" && isConfDir(filepath.Dir(path)) ||
+		flags[0] == "-f" && (slices.Contains(configurations, name) && isConfDir(filepath.Dir(path)) || slices.Contains(plugins, name))
+	if !known {
+		return nil
+	}
+	return func(context.Context) error {
+		line := fmt.Sprintf("%s is kept: without it, pods would start without their networks, or not at all, until Multus runs again; "+
+			"to remove Multus from a node, use multus-daemon uninstall (docs/uninstall.md)", path)
+		fmt.Fprintln(s.Stderr, line)
+		if s.Container != nil {
+			s.Container(line)
+		}
+		return nil
+	}
+}
+
+// show understands:
+//
+//	cat …/etc/cni/net.d/00-multus.conf
+func (s *Shell) show(flags, paths []string) func(context.Context) error {
+	if len(flags) != 0 || len(paths) != 1 || !slices.Contains(configurations, filepath.Base(paths[0])) || !isConfDir(filepath.Dir(paths[0])) {
+		return nil
+	}
+	return func(context.Context) error {
+		b, err := s.readConf(paths[0])
+		if err != nil {
+			return fmt.Errorf("show %s: %w", paths[0], err)
+		}
+		_, err = s.Stdout.Write(b)
+		return err
+	}
+}

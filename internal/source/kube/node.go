@@ -1,0 +1,38 @@
+package kube
+
+import "context"
+
+// Node is what Multus reads of a Node object.
+type Node struct {
+	// ContainerRuntimeVersion is that of the status, such as containerd://2.1.4.
+	ContainerRuntimeVersion string
+	// Addresses are the IP addresses of the status.
+	Addresses []string
+}
+
+// Node reads a node, once. It returns a *ForbiddenError if the role does not allow that, and plan.ErrNotFound if there is no
+// such node.
+func (c *Client) Node(ctx context.Context, name string) (*Node, error) {
+	var o struct {
+		Status struct {
+			NodeInfo struct {
+				ContainerRuntimeVersion string `json:"containerRuntimeVersion"`
+			} `json:"nodeInfo"`
+			Addresses []struct {
+				Type    string `json:"type"`
+				Address string `json:"address"`
+			} `json:"addresses"`
+		} `json:"status"`
+	}
+	t := target{verb: "get", resource: "nodes", name: name}
+	if err := do(ctx, c.core.Get().Resource(t.resource).Name(name).MaxRetries(0), &o, attemptTimeout); err != nil {
+		return nil, lookupError(t, err)
+	}
+	out := &Node{ContainerRuntimeVersion: o.Status.NodeInfo.ContainerRuntimeVersion}
+	for _, a := range o.Status.Addresses {
+		if a.Type == "InternalIP" || a.Type == "ExternalIP" {
+			out.Addresses = append(out.Addresses, a.Address)
+		}
+	}
+	return out, nil
+}
