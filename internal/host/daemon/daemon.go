@@ -66,7 +66,7 @@ func Run(ctx context.Context, o Options) error {
 	q := newQueue(s.cluster, filepath.Join(conf.SocketDir, api.ReportDir), log)
 	slot := newSlot(conf, log)
 	m := newMetrics(q.waiting, func() float64 { return entries(cmp.Or(conf.CNIDir, config.DefaultCNIDir)) }, func() float64 { return owned(slot) })
-	q.onWritten, q.onRetry, q.onTaken = m.written.Inc, m.retries.Inc, m.observe
+	q.onWritten, q.onRetry, q.onGivenUp, q.onTaken = m.written.Inc, m.retries.Inc, m.givenUp.Inc, m.observe
 	srv := &server{conf: conf, queue: q, metrics: m, log: log, ready: ready(s.ready, slot)}
 	srv.resolver = &plan.Resolver{Networks: s.networks, Pods: s.pods, Devices: s.devices, Missing: srv.missing, PhysicalFunction: device.PhysicalFunction, Log: log}
 	hs := &http.Server{Handler: srv.handler(), ReadHeaderTimeout: planLimit, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
@@ -232,6 +232,7 @@ func connect(conf *config.Daemon, getenv func(string) string, log *slog.Logger) 
 	if err != nil {
 		return nil, err
 	}
+	client.Log(log)
 	cache := kube.NewCache(client, log)
 	ready := func() error {
 		if !cache.Synced() {

@@ -30,6 +30,7 @@ type metrics struct {
 	delegates *prometheus.HistogramVec
 	retries   prometheus.Counter
 	written   prometheus.Counter
+	givenUp   prometheus.Counter
 }
 
 // durations suit what takes from a millisecond (a plan) to the runtime's patience (a hanging delegate).
@@ -56,9 +57,12 @@ func newMetrics(queued, ledger, slot func() float64) *metrics {
 		written: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "multus_status_written_total", Help: "Reports whose network-status was written, or needed none.",
 		}),
+		givenUp: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "multus_status_given_up_total", Help: "Reports whose network-status will never be written.",
+		}),
 	}
 	m.registry.MustRegister(
-		m.requests, m.inFlight, m.planning, m.delegates, m.retries, m.written,
+		m.requests, m.inFlight, m.planning, m.delegates, m.retries, m.written, m.givenUp,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "multus_status_queue_length", Help: "Reports whose status is not written yet."}, queued),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "multus_slot_owned", Help: "1 while the CNI configuration of this node is the one that the daemon generated.",

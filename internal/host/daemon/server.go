@@ -129,6 +129,9 @@ func (s *server) report(w http.ResponseWriter, r *http.Request) {
 	if f := rep.Failure; f != nil && f.Tell {
 		s.log.Error("ADD failed", "pod", rep.Pod.Namespace+"/"+rep.Pod.Name, "container", rep.ContainerID, "err", fault.Told(f.Message, rep.ContainerID))
 	}
+	if rep.Command == request.Del {
+		s.queue.deleted(rep.ContainerID)
+	}
 	if len(rep.Attached) == 0 && rep.Failure == nil {
 		answer(w, http.StatusOK, struct{}{}) // timings only
 		return

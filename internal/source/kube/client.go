@@ -41,6 +41,7 @@ type Client struct {
 	nads   *rest.RESTClient
 	stream *rest.RESTClient // nads without a limit on the duration of a request: for watches
 	params runtime.ParameterCodec
+	update updates
 }
 
 var (
