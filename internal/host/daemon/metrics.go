@@ -1,9 +1,6 @@
 package daemon
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"net/http/pprof"
@@ -106,8 +103,8 @@ func (m *metrics) observe(r *publish.Report) {
 	}
 }
 
-// serve serves /metrics on all addresses, as today (behaviour.md F50), and profiles to the loopback only.
-func (m *metrics) serve(ctx context.Context, port int, profiles bool) error {
+// server serves /metrics, on all addresses as today (behaviour.md F50), and profiles to the loopback only.
+func (m *metrics) server(profiles bool) *http.Server {
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
 	if profiles {
@@ -118,18 +115,7 @@ func (m *metrics) serve(ctx context.Context, port int, profiles bool) error {
 			mux.HandleFunc(path, loopback(h))
 		}
 	}
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", ":"+strconv.Itoa(port))
-	if err != nil {
-		return fmt.Errorf("listen for metrics: %w", err)
-	}
-	s := &http.Server{Handler: mux, ReadHeaderTimeout: headerLimit}
-	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
-	defer stop()
-	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve metrics: %w", err)
-	}
-	return nil
+	return &http.Server{Handler: mux, ReadHeaderTimeout: headerLimit}
 }
 
 // loopback refuses everybody who is not on this machine.

@@ -3,19 +3,14 @@ package daemon
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
-	"golang.org/x/sys/unix"
 
 	"multus/api"
 	"multus/internal/config"
@@ -44,6 +39,8 @@ type server struct {
 	statuses statuses
 	ready    func() error
 	log      *slog.Logger
+	// instance is the socket's, in the answers to /healthz.
+	instance string
 }
 
 func (s *server) handler() http.Handler {
@@ -53,7 +50,7 @@ func (s *server) handler() http.Handler {
 		"POST " + api.PathReport: s.report,
 		"GET " + api.PathStatus:  s.statuses.answer,
 		"POST " + api.PathStatus: s.statuses.take,
-		api.PathHealth:           func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, nil) },
+		api.PathHealth:           s.health,
 		api.PathReady:            s.status,
 	} {
 		_, path, ok := strings.Cut(pattern, " ")
@@ -150,12 +147,15 @@ func (s *server) report(w http.ResponseWriter, r *http.Request) {
 	failpoint.At("daemon.report.answered")
 }
 
+func (s *server) health(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set(instanceHeader, s.instance)
+	answer(w, http.StatusOK, nil)
+}
+
 // status says whether the daemon can plan: 200, or 503 with the reason as a CNI error (code 50).
 func (s *server) status(w http.ResponseWriter, _ *http.Request) {
 	if err := s.ready(); err != nil {
-		ce := fault.ToCNI(err)
-		ce.Code = fault.NotAvailable
-		answer(w, http.StatusServiceUnavailable, ce)
+		unavailable(w, err)
 		return
 	}
 	answer(w, http.StatusOK, nil)
@@ -193,53 +193,4 @@ func answer(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Length", strconv.Itoa(len(b)))
 	w.WriteHeader(status)
 	_, _ = w.Write(b) // a client that has gone away needs no answer
-}
-
-// listen binds the socket under a temporary name and moves it into place, so that a plugin finds either the
-// old daemon or the new one. The directory is never removed (behaviour.md F5 [quirk]).
-func listen(path string) (net.Listener, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", path, err)
-	}
-	temp := fmt.Sprintf("%s.%d", path, os.Getpid())
-	_ = os.Remove(temp)
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: temp, Net: "unix"})
-	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", path, err)
-	}
-	l.SetUnlinkOnClose(false)
-	if err := errors.Join(os.Chmod(temp, 0o600), os.Rename(temp, path)); err != nil {
-		return nil, errors.Join(fmt.Errorf("listen on %s: %w", path, err), l.Close())
-	}
-	return &rootOnly{UnixListener: l}, nil
-}
-
-// rootOnly accepts connections of processes of uid 0 only; the socket's mode says the same, and its
-// directory may have been opened by somebody.
-type rootOnly struct{ *net.UnixListener }
-
-func (l *rootOnly) Accept() (net.Conn, error) {
-	for {
-		conn, err := l.AcceptUnix()
-		if err != nil {
-			return nil, err
-		}
-		if peerIsRoot(conn) {
-			return conn, nil
-		}
-		_ = conn.Close()
-	}
-}
-
-func peerIsRoot(conn *net.UnixConn) bool {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return false
-	}
-	root := false
-	err = raw.Control(func(fd uintptr) {
-		cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-		root = err == nil && cred.Uid == 0
-	})
-	return err == nil && root
 }
