@@ -64,6 +64,7 @@ func Run(ctx context.Context, o Options) error {
 	q := newQueue(s.cluster, filepath.Join(conf.SocketDir, api.ReportDir), log)
 	slot := newSlot(conf, log)
 	m := newMetrics(q.waiting, func() float64 { return entries(cmp.Or(conf.CNIDir, config.DefaultCNIDir)) }, func() float64 { return owned(slot) })
+	m.off = conf.MetricsPort == nil
 	q.onWritten, q.onRetry, q.onGivenUp, q.onTaken = m.written.Inc, m.retries.Inc, m.givenUp.Inc, m.observe
 	srv := &server{conf: conf, queue: q, metrics: m, log: log, ready: ready(s.ready, slot)}
 	srv.resolver = &plan.Resolver{Networks: s.networks, Pods: s.pods, Devices: s.devices, Missing: srv.missing, PhysicalFunction: device.PhysicalFunction, Log: log}

@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"multus/internal/engine/publish"
+	"multus/internal/engine/request"
 )
 
 // headerLimit bounds the reading of a request's header on the metrics port (behaviour.md F50).
@@ -28,6 +30,8 @@ type metrics struct {
 	retries   prometheus.Counter
 	written   prometheus.Counter
 	givenUp   prometheus.Counter
+	// off is set where no port serves the metrics: nothing with labels is recorded then.
+	off bool
 }
 
 // durations suit what takes from a millisecond (a plan) to the runtime's patience (a hanging delegate).
@@ -47,7 +51,7 @@ func newMetrics(queued, ledger, slot func() float64) *metrics {
 		}, []string{"command", "code"}),
 		delegates: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "multus_delegate_duration_seconds", Help: "Time that the plugins of a network took, as the plugin on the host reports it.", Buckets: durations,
-		}, []string{"command", "plugin", "network", "result"}),
+		}, []string{"command", "plugin", "result"}),
 		retries: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "multus_status_retries_total", Help: "Attempts to write a network-status that have to be repeated.",
 		}),
@@ -70,6 +74,31 @@ func newMetrics(queued, ledger, slot func() float64) *metrics {
 	return m
 }
 
+// other is the label of what is not in a list of known values: users write names of plugins, and each new value of a label
+// takes memory for as long as the daemon lives.
+const other = "other"
+
+// known returns a value that is in a list, and other for all others.
+func known(value string, list []string) string {
+	if slices.Contains(list, value) {
+		return value
+	}
+	return other
+}
+
+var (
+	knownCommands = []string{request.Add, request.Del, request.Check, request.GC, request.Status}
+	knownMethods  = []string{"get", "post", "head", "put", "delete", "patch", "options"}
+	// knownPlugins are the reference plugins, those of the cluster networks, and those that are often used with Multus.
+	knownPlugins = []string{
+		"bandwidth", "bridge", "dhcp", "dummy", "firewall", "host-device", "host-local", "ipvlan", "loopback", "macvlan", "passthru",
+		"portmap", "ptp", "sbr", "static", "tap", "tuning", "vlan", "vrf",
+		"antrea", "aws-cni", "azure-vnet", "calico", "cilium-cni", "egress-cni", "flannel", "kube-ovn", "ovn-k8s-cni-overlay", "terway", "weave-net",
+		"accelerated-bridge", "bond", "cnv-bridge", "cnv-tuning", "coordinator", "ib-sriov", "ib-sriov-cni", "istio-cni", "linkerd-cni",
+		"ovs", "rdma", "route-override", "sriov", "userspace", "whereabouts",
+	}
+)
+
 // count wraps a handler; name is its label.
 func (m *metrics) count(name string, h http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -77,7 +106,16 @@ func (m *metrics) count(name string, h http.HandlerFunc) http.HandlerFunc {
 		defer m.inFlight.Dec()
 		c := &coded{ResponseWriter: w, code: http.StatusOK}
 		h(c, r)
-		m.requests.WithLabelValues(name, strconv.Itoa(c.code), strings.ToLower(r.Method)).Inc()
+		if !m.off {
+			m.requests.WithLabelValues(name, strconv.Itoa(c.code), known(strings.ToLower(r.Method), knownMethods)).Inc()
+		}
+	}
+}
+
+// planned records the making of a plan.
+func (m *metrics) planned(command string, code uint, took time.Duration) {
+	if !m.off {
+		m.planning.WithLabelValues(known(command, knownCommands), strconv.Itoa(int(code))).Observe(took.Seconds())
 	}
 }
 
@@ -94,12 +132,15 @@ func (c *coded) WriteHeader(code int) {
 
 // observe takes the timings of a report.
 func (m *metrics) observe(r *publish.Report) {
+	if m.off {
+		return
+	}
 	for _, t := range r.Timings {
 		result := "ok"
 		if t.Failed {
 			result = "error"
 		}
-		m.delegates.WithLabelValues(r.Command, t.Plugin, t.Network, result).Observe(t.Seconds)
+		m.delegates.WithLabelValues(known(r.Command, knownCommands), known(t.Plugin, knownPlugins), result).Observe(t.Seconds)
 	}
 }
 

@@ -86,7 +86,7 @@ func (s *server) plan(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		code = fault.ToCNI(err).Code
 	}
-	s.metrics.planning.WithLabelValues(req.Command, strconv.Itoa(int(code))).Observe(time.Since(start).Seconds())
+	s.metrics.planned(req.Command, code, time.Since(start))
 	if err != nil {
 		s.refuse(w, req, err)
 		return
