@@ -68,10 +68,7 @@ func Run(ctx context.Context, o Options) error {
 	q.onWritten, q.onRetry, q.onGivenUp, q.onTaken = m.written.Inc, m.retries.Inc, m.givenUp.Inc, m.observe
 	srv := &server{conf: conf, queue: q, metrics: m, log: log, ready: ready(s.ready, slot)}
 	srv.resolver = &plan.Resolver{Networks: s.networks, Pods: s.pods, Devices: s.devices, Missing: srv.missing, PhysicalFunction: device.PhysicalFunction, Log: log}
-	if conf.PerNodeCertificate != nil {
-		log.Error("perNodeCertificate is not supported: the credentials of the pod are used")
-	}
-
+	withoutEffect(conf, log)
 	g, ctx := errgroup.WithContext(ctx)
 	sock, hs := serveSocket(ctx, g, srv)
 	if err := servePorts(ctx, g, o.HealthPort, srv, sock); err != nil {
@@ -81,7 +78,8 @@ func Run(ctx context.Context, o Options) error {
 		if ctx.Err() != nil { // asked to end while another daemon serves
 			return g.Wait()
 		}
-		return err
+		return fmt.Errorf("socketDir of %s: %w; set socketDir to a directory of the node that is mounted in the container (default %s)",
+			o.Config, err, config.DefaultSocketDir)
 	}
 	log.Info("multus-daemon serves", "version", obs.Version(), "socket", conf.Socket(), "node", o.NodeName)
 	g.Go(func() error { return sock.keep(ctx) })
@@ -143,6 +141,7 @@ func (o *Options) configuration() (*config.Daemon, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", o.Config, err)
 	}
+	useOwnPath(conf)
 	if o.Kubeconfig != "" {
 		conf.Kubeconfig = o.Kubeconfig
 	}
@@ -150,6 +149,28 @@ func (o *Options) configuration() (*config.Daemon, error) {
 		conf.NodeAddresses = []string{o.NodeAddress}
 	}
 	return conf, nil
+}
+
+// withoutEffect logs the keys of today's Multus that are accepted and do nothing.
+func withoutEffect(conf *config.Daemon, log *slog.Logger) {
+	if conf.PerNodeCertificate != nil {
+		log.Error("perNodeCertificate is not supported: the credentials of the pod are used")
+	}
+	if conf.ConnectionLimit != nil {
+		log.Warn("connectionLimit has no effect: requests are short, and no plugin runs in the daemon", "connection_limit", *conf.ConnectionLimit)
+	}
+}
+
+// useOwnPath strips the prefix under which today's manifests mount the directories of the node from socketDir, where nothing
+// is mounted there.
+func useOwnPath(conf *config.Daemon) {
+	own := conf.HostPath(conf.SocketDir)
+	if own == conf.SocketDir {
+		return
+	}
+	if _, err := os.Stat(strings.TrimSuffix(conf.SocketDir, own)); errors.Is(err, fs.ErrNotExist) {
+		conf.SocketDir = own
+	}
 }
 
 // drain waits for ctx to end, then lets requests in flight finish, for shutdownLimit at most. The next daemon does not wait for

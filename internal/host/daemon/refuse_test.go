@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 
@@ -75,5 +76,38 @@ func TestFailureIsLogged(t *testing.T) {
 	}
 	if line.Err != events[0].Text() || line.Container != told.ContainerID || line.Pod != "team/web-0" || w.Code != 200 {
 		t.Errorf("%d, logged %+v, want %q", w.Code, line, events[0].Text())
+	}
+}
+
+// TestNotServed: whoever asks for what today's Multus serves reads what to do instead.
+func TestNotServed(t *testing.T) {
+	t.Parallel()
+	s := &server{metrics: newTestMetrics()}
+	long := "/" + strings.Repeat("x", 5000)
+	for path, words := range map[string][]string{
+		"/delegate": {"POST /delegate is not served", "multus-dynamic-networks-controller", "hot-plug", "not support", "delete the pod", "docs/upgrade.md"},
+		"/cni":      {"POST /cni is not served", "multus-dynamic-networks-controller", "Hot-plug", "multus-daemon install", "docs/upgrade.md"},
+		long:        {"... is not served"},
+	} {
+		w := httptest.NewRecorder()
+		s.handler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "POST", path, nil))
+		var ce types.Error
+		if err := json.Unmarshal(w.Body.Bytes(), &ce); err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range words {
+			if w.Code != 404 || !strings.Contains(ce.Msg, want) || len(ce.Msg) > 1024 {
+				t.Errorf("%.20s: %d %q lacks %q", path, w.Code, ce.Msg, want)
+			}
+		}
+	}
+	page, err := os.ReadFile("../../../docs/upgrade.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"multus-dynamic-networks-controller", "hot-plug", "/delegate"} {
+		if !strings.Contains(string(page), want) {
+			t.Errorf("docs/upgrade.md does not name %s", want)
+		}
 	}
 }

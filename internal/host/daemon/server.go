@@ -43,6 +43,19 @@ type server struct {
 	instance string
 }
 
+// maxMethod limits the method of a request in an answer.
+const maxMethod = 16
+
+// notServed says, for the paths that today's Multus serves beside ours, who asks for them, and what to do.
+var notServed = map[string]string{
+	"/delegate": ": multus-dynamic-networks-controller asks for it to attach a network to a running pod (hot-plug), " +
+		"which this Multus does not support yet; delete the pod, so that it is created again with its new networks " +
+		"(a KubeVirt machine: migrate or restart it), and remove the controller's DaemonSet; see docs/upgrade.md",
+	"/cni": ": the multus-shim of another Multus asks for it; install the plugin that belongs to this daemon " +
+		"(multus-daemon install --dest DIR, or restart the DaemonSet's pod of this node). Hot-plug of networks by " +
+		"multus-dynamic-networks-controller is not supported yet: delete the pod to change its networks; see docs/upgrade.md",
+}
+
 func (s *server) handler() http.Handler {
 	mux := http.NewServeMux()
 	for pattern, h := range map[string]http.HandlerFunc{
@@ -65,7 +78,8 @@ func (s *server) handler() http.Handler {
 		if r.URL.Path == api.PathPlan || r.URL.Path == api.PathReport || r.URL.Path == api.PathStatus {
 			status = http.StatusMethodNotAllowed
 		}
-		answer(w, status, &types.Error{Code: fault.Decoding, Msg: fmt.Sprintf("%s %s is not served", r.Method, r.URL.Path)})
+		msg := fmt.Sprintf("%s %s is not served", fault.Clip(r.Method, maxMethod), fault.Clip(r.URL.Path, fault.MaxName))
+		answer(w, status, &types.Error{Code: fault.Decoding, Msg: msg + notServed[r.URL.Path]})
 	}))
 	return mux
 }
