@@ -175,7 +175,7 @@ func TestForbidden(t *testing.T) {
 		t.Errorf("%d requests for %d statuses", got, n)
 	}
 	for i := range n / 2 {
-		q.deleted(fmt.Sprint("container-", i))
+		q.deleted(publish.Pod{Namespace: "ns", Name: fmt.Sprint("bad-", i)}, fmt.Sprint("container-", i))
 	}
 	if got, left := q.waiting(), len(files(t, q.spool.dir)); got != n/2 || left != n/2 {
 		t.Errorf("after %d DELs %v statuses wait, %d files", n/2, got, left)

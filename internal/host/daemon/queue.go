@@ -487,7 +487,7 @@ func (q *queue) giveUp(p *pending, why error) {
 }
 
 // deleted drops the report of a sandbox that is deleted: its status is of no use any more.
-func (q *queue) deleted(container string) {
+func (q *queue) deleted(pod publish.Pod, container string) {
 	if container == "" {
 		return
 	}
@@ -496,7 +496,7 @@ func (q *queue) deleted(container string) {
 	var of *pending
 	q.mu.Lock()
 	for _, p := range q.pods {
-		if p.container == container {
+		if p.container == container && p.pod.Namespace == pod.Namespace && p.pod.Name == pod.Name {
 			of = p
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -13,8 +14,11 @@ import (
 
 	"multus/api"
 	"multus/internal/config"
+	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
+	"multus/internal/engine/request"
 	"multus/internal/fault"
+	"multus/internal/source/file"
 )
 
 // TestRefuse: a request that cannot be read is answered with what to do, and the log has the same words and the request.
@@ -57,7 +61,7 @@ func TestFailureIsLogged(t *testing.T) {
 	var log bytes.Buffer
 	s := &server{metrics: newTestMetrics(), queue: newQueue(newWall(), t.TempDir(), slog.New(slog.DiscardHandler)), log: slog.New(slog.NewJSONHandler(&log, nil))}
 	told := &publish.Report{
-		Command: "ADD", ContainerID: "0123456789abcdef", Pod: publish.Pod{Namespace: "team", Name: "web-0"},
+		Command: "ADD", ContainerID: "0123456789abcdef", Pod: publish.Pod{Namespace: "team", Name: "web-0", UID: "u"},
 		Failure: &publish.Failure{Tell: true, Message: "why; what to do"},
 	}
 	body, err := json.Marshal(told)
@@ -110,4 +114,54 @@ func TestNotServed(t *testing.T) {
 			t.Errorf("docs/upgrade.md does not name %s", want)
 		}
 	}
+}
+
+// TestReportNeedsUID: a report over the socket that does not say which pod object it is about is refused, unless the sandbox
+// was planned here for a pod without UID. Timings alone need none.
+func TestReportNeedsUID(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	f := file.New(file.Options{Dir: dir})
+	conf, err := config.ParseDaemon([]byte("{}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	discard := slog.New(slog.DiscardHandler)
+	w := newWall()
+	s := &server{conf: conf, metrics: newTestMetrics(), log: discard, queue: newQueue(w, filepath.Join(dir, "reports"), discard)}
+	s.resolver = &plan.Resolver{Networks: f, Pods: f, Log: discard}
+	defer runUntil(t, s.queue)()
+	post := func(path string, v any) int {
+		body, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := httptest.NewRecorder()
+		s.handler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "POST", path, bytes.NewReader(body)))
+		return w.Code
+	}
+	status := sandbox("web", 1)
+	status.Pod.UID = ""
+	failure := &publish.Report{Command: "ADD", ContainerID: status.ContainerID, Pod: status.Pod, Failure: &publish.Failure{Tell: true, Message: "m"}}
+	timings := &publish.Report{Command: "DEL", ContainerID: status.ContainerID, Pod: status.Pod, Timings: []publish.Timing{{Network: "n"}}}
+	check := func(when string, want map[*publish.Report]int) {
+		for r, code := range want {
+			if got := post(api.PathReport, r); got != code {
+				t.Errorf("%s: %s of container %s is answered %d, want %d", when, r.Command, r.ContainerID, got, code)
+			}
+		}
+	}
+	check("before the plan", map[*publish.Report]int{status: 400, failure: 400, timings: 200, sandbox("other", 1): 200})
+	req := &request.Request{
+		Command: request.Add, ContainerID: status.ContainerID, IfName: "eth0", Netns: "/x",
+		Args: request.Args{{request.PodNamespace, "ns"}, {request.PodName, "web"}},
+		Config: []byte(`{"cniVersion":"1.0.0","name":"m","type":"multus-shim","delegates":[{"cniVersion":"1.0.0","name":"c","type":"c"}],` +
+			`"runtimeConfig":{"io.kubernetes.cri.pod-annotations":{}}}`),
+	}
+	if got := post(api.PathPlan, req); got != 200 {
+		t.Fatalf("the plan is answered %d", got)
+	}
+	other, db := *status, *status
+	other.ContainerID, stranger.Pod.Name = "c2", "db"
+	check("after the plan", map[*publish.Report]int{status: 200, failure: 200, timings: 200, &other: 400, &db: 400})
 }

@@ -3,11 +3,13 @@ package daemon
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -40,7 +42,34 @@ type server struct {
 	ready    func() error
 	log      *slog.Logger
 	// instance is the socket's, in the answers to /healthz.
-	instance string
+	instance     string
+	unidentified unidentified
+}
+
+// unidentified remembers the sandboxes that were planned for a pod without a UID: the runtime gives none, or the pod is
+// static and has another UID in the API. The zero value is ready to use.
+type unidentified struct {
+	mu        sync.Mutex
+	sandboxes *recent
+}
+
+func sandboxOf(containerID string, namespace, pod string) string {
+	return containerID + " " + namespace + "/" + pod
+}
+
+func (u *unidentified) add(sandbox string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.sandboxes == nil {
+		u.sandboxes = newRecent(maxWaiting)
+	}
+	u.sandboxes.add(sandbox)
+}
+
+func (u *unidentified) has(sandbox string) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.sandboxes != nil && u.sandboxes.number(sandbox) > 0
 }
 
 // maxMethod limits the method of a request in an answer.
@@ -105,6 +134,9 @@ func (s *server) plan(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, req, err)
 		return
 	}
+	if req.Command == request.Add && p.Pod.UID == "" {
+		s.unidentified.add(sandboxOf(req.ContainerID, p.Pod.Namespace, p.Pod.Name))
+	}
 	failpoint.At("daemon.plan.made")
 	answer(w, http.StatusOK, p)
 	failpoint.At("daemon.plan.answered")
@@ -135,13 +167,18 @@ func (s *server) report(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, &request.Request{}, err)
 		return
 	}
+	if err := s.identified(rep); err != nil {
+		s.log.Warn("report refused", "pod", fault.Clip(rep.Pod.Namespace+"/"+rep.Pod.Name, fault.MaxName), "container", rep.ContainerID, "err", err)
+		answer(w, http.StatusBadRequest, &types.Error{Code: fault.Decoding, Msg: err.Error()})
+		return
+	}
 	failpoint.At("daemon.report.received")
 	s.metrics.observe(rep)
 	if f := rep.Failure; f != nil && f.Tell {
 		s.log.Error("ADD failed", "pod", rep.Pod.Namespace+"/"+rep.Pod.Name, "container", rep.ContainerID, "err", fault.Told(f.Message, rep.ContainerID))
 	}
 	if rep.Command == request.Del {
-		s.queue.deleted(rep.ContainerID)
+		s.queue.deleted(rep.Pod, rep.ContainerID)
 	}
 	if len(rep.Attached) == 0 && rep.Failure == nil {
 		answer(w, http.StatusOK, struct{}{}) // timings only
@@ -164,6 +201,17 @@ func (s *server) report(w http.ResponseWriter, r *http.Request) {
 func (s *server) health(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set(instanceHeader, s.instance)
 	answer(w, http.StatusOK, nil)
+}
+
+// identified returns an error for a report about a pod object that does not say which one, by its UID: a status or an event
+// could reach another pod of the same name. A plugin whose status is refused leaves it in a file, which only the node's root
+// can write: nothing is lost when the daemon was started anew since the plan.
+func (s *server) identified(r *publish.Report) error {
+	if r.Pod.UID != "" || r.Failure == nil && len(r.Attached) == 0 ||
+		s.unidentified.has(sandboxOf(r.ContainerID, r.Pod.Namespace, r.Pod.Name)) {
+		return nil
+	}
+	return errors.New("the report has no pod UID, and no plan was made here for this sandbox of a pod without UID: let the runtime pass K8S_POD_UID")
 }
 
 // status says whether the daemon can plan: 200, or 503 with the reason as a CNI error (code 50).
