@@ -162,6 +162,6 @@ func TestReportNeedsUID(t *testing.T) {
 		t.Fatalf("the plan is answered %d", got)
 	}
 	other, db := *status, *status
-	other.ContainerID, stranger.Pod.Name = "c2", "db"
+	other.ContainerID, db.Pod.Name = "c2", "db"
 	check("after the plan", map[*publish.Report]int{status: 200, failure: 200, timings: 200, &other: 400, &db: 400})
 }
