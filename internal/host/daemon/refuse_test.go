@@ -3,6 +3,7 @@ package daemon
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net/http/httptest"
 	"os"
@@ -164,4 +165,33 @@ func TestReportNeedsUID(t *testing.T) {
 	other, db := *status, *status
 	other.ContainerID, db.Pod.Name = "c2", "db"
 	check("after the plan", map[*publish.Report]int{status: 200, failure: 200, timings: 200, &other: 400, &db: 400})
+}
+
+// TestErrorsAreClipped: what a tenant wrote does not fill the answer and the log, however long it is.
+func TestErrorsAreClipped(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("x", 200<<10)
+	var log bytes.Buffer
+	s := &server{
+		conf: &config.Daemon{Raw: []byte("{}")}, metrics: newTestMetrics(), log: slog.New(slog.NewJSONHandler(&log, nil)),
+		queue: newQueue(newWall(), t.TempDir(), slog.New(slog.DiscardHandler)),
+	}
+	s.resolver = &plan.Resolver{Log: slog.New(slog.DiscardHandler)}
+	request := fmt.Sprintf(`{"command":"ADD","containerID":"c","args":[["K8S_POD_NAMESPACE","ns"],["K8S_POD_NAME",%q]],"config":%q}`, long, // base64 of a configuration
+		"eyJjbmlWZXJzaW9uIjoiMS4wLjAiLCJuYW1lIjoibSIsInR5cGUiOiJtdWx0dXMtc2hpbSIsImNsdXN0ZXJOZXR3b3JrIjoieCJ9")
+	w := httptest.NewRecorder()
+	s.plan(w, httptest.NewRequestWithContext(t.Context(), "POST", api.PathPlan, strings.NewReader(request)))
+	var ce types.Error
+	if err := json.Unmarshal(w.Body.Bytes(), &ce); err != nil || ce.Msg == "" {
+		t.Fatalf("%v, %s", err, w.Body.Bytes())
+	}
+	if w.Body.Len() > 4096 || log.Len() == 0 || log.Len() > 4096 {
+		t.Errorf("the answer has %d bytes, the log %d", w.Body.Len(), log.Len())
+	}
+	log.Reset()
+	report := fmt.Sprintf(`{"command":"ADD","containerID":"c","pod":{"namespace":"ns","name":"p","uid":"u"},"failure":{"tell":true,"message":%q}}`, long)
+	s.report(httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), "POST", api.PathReport, strings.NewReader(report)))
+	if log.Len() == 0 || log.Len() > 4096 {
+		t.Errorf("the log has %d bytes", log.Len())
+	}
 }

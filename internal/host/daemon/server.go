@@ -175,7 +175,8 @@ func (s *server) report(w http.ResponseWriter, r *http.Request) {
 	failpoint.At("daemon.report.received")
 	s.metrics.observe(rep)
 	if f := rep.Failure; f != nil && f.Tell {
-		s.log.Error("ADD failed", "pod", rep.Pod.Namespace+"/"+rep.Pod.Name, "container", rep.ContainerID, "err", fault.Told(f.Message, rep.ContainerID))
+		s.log.Error("ADD failed", "pod", fault.Clip(rep.Pod.Namespace+"/"+rep.Pod.Name, fault.MaxName), "container", rep.ContainerID,
+			"err", fault.Told(fault.Clip(f.Message, fault.MaxMessage), rep.ContainerID))
 	}
 	if rep.Command == request.Del {
 		s.queue.deleted(rep.Pod, rep.ContainerID)
@@ -225,13 +226,16 @@ func (s *server) status(w http.ResponseWriter, _ *http.Request) {
 
 // refuse answers with a CNI error object, and logs it once.
 func (s *server) refuse(w http.ResponseWriter, req *request.Request, err error) {
-	ce := fault.ToCNI(err)
-	s.log.Error("request refused", "cmd", req.Command, "pod", req.Pod(), "container", req.ContainerID, "code", ce.Code, "err", fault.ForRequest(ce, req.ContainerID).Error())
+	whole := fault.ToCNI(err)
+	ce := &types.Error{Code: whole.Code, Msg: fault.Clip(whole.Msg, fault.MaxMessage), Details: fault.Clip(whole.Details, fault.MaxMessage)}
+	container := fault.Clip(req.ContainerID, fault.MaxName)
+	s.log.Error("request refused", "cmd", fault.Clip(req.Command, fault.MaxName), "pod", fault.Clip(req.Pod(), fault.MaxName),
+		"container", container, "code", ce.Code, "err", fault.ForRequest(ce, container).Error())
 	status := http.StatusBadRequest
 	if ce.Code == fault.TryAgain {
 		status = http.StatusServiceUnavailable
 	}
-	answer(w, status, &types.Error{Code: ce.Code, Msg: ce.Msg, Details: ce.Details})
+	answer(w, status, ce)
 }
 
 func decode(w http.ResponseWriter, r *http.Request, v any) error {
