@@ -114,8 +114,8 @@ func TestImportsPointDown(t *testing.T) {
 	}
 }
 
-// TestOnlyImporters: netlink belongs to link, client-go to source/kube (architecture.md, Layout). Its work queue, which knows
-// nothing of an API server, is for the daemon, too.
+// TestOnlyImporters: netlink belongs to link, client-go to source/kube (architecture.md, Layout). Its work queue,
+// which knows nothing of an API server, is for the daemon, too.
 func TestOnlyImporters(t *testing.T) {
 	t.Parallel()
 	only := map[string]string{
@@ -159,8 +159,8 @@ func TestWhatIsLinked(t *testing.T) {
 	}
 }
 
-// linked is how many packages each binary links, with those of the standard library: a dependency more is not to come in
-// unseen. The numbers are those of today.
+// linked is how many packages each binary links, with those of the standard library: a dependency more is not to come
+// in unseen. The numbers are those of today.
 var linked = map[string]int{
 	"./cmd/multus-shim": 133, "./cmd/multus": 479, "./cmd/multus-daemon": 510, "./cmd/multusctl": 497, "./cmd/passthru": 95,
 }

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// TestWriteStatusIsLimited: the annotation never exceeds MaxStatus, small elements survive large ones, and an event names
-// what is missing.
+// TestWriteStatusIsLimited: the annotation never exceeds MaxStatus, small elements survive large ones, and an event
+// names what is missing.
 func TestWriteStatusIsLimited(t *testing.T) {
 	t.Parallel()
 	network := func(name, dns string, addresses int) Attached {
@@ -72,4 +72,39 @@ func TestUndecodableIsRefused(t *testing.T) {
 	if err := WriteStatus(t.Context(), &recorder{}, r, "key"); !errors.Is(err, ErrRefused) {
 		t.Errorf("%v is not ErrRefused", err)
 	}
+}
+
+// TestShrink: a report that is too large loses what its status does not need; then its largest attachment.
+func TestShrink(t *testing.T) {
+	t.Parallel()
+	const limit = 64 << 10
+	result := func(dns, address string) json.RawMessage {
+		return json.RawMessage(fmt.Sprintf(
+			`{"cniVersion":"1.0.0","interfaces":[{"name":"net1","sandbox":"/x"}],"ips":[{"address":%q,"interface":0}],"routes":[{"dst":"0.0.0.0/0","gw":"10.0.0.1"}],"dns":{"search":[%q]}}`, address, dns))
+	}
+	long := strings.Repeat("d", limit)
+	r := &Report{Attached: []Attached{
+		{Name: "small", Result: result("d", "10.0.0.1/8"), DeviceInfo: json.RawMessage(`{}`)},
+		{Name: "dns", Result: result(long, "10.0.0.2/8")},
+		{Name: "device", Result: result("d", "10.0.0.3/8"), DeviceInfo: json.RawMessage(`"` + long + `"`)},
+		{Name: "broken", Result: json.RawMessage(`"` + long + `"`)},
+	}}
+	r.Shrink(limit)
+	status, err := Status(r)
+	if err != nil || r.size() > limit {
+		t.Fatalf("%d bytes, %v", r.size(), err)
+	}
+	for _, want := range []string{"10.0.0.1", "10.0.0.2", "10.0.0.3"} {
+		if !strings.Contains(status, want) {
+			t.Errorf("no %s in %s", want, status)
+		}
+	}
+	if len(r.Attached) != 3 || string(r.Attached[0].DeviceInfo) != "{}" || !strings.Contains(string(r.Attached[0].Result), `"search":["d"]`) {
+		t.Errorf("%+v", r)
+	}
+	whole := &Report{Attached: []Attached{{Result: result(long, "10.0.0.1/8")}}}
+	if whole.Shrink(2 * limit); whole.size() < limit {
+		t.Error("a report that is small enough is changed")
+	}
+	(&Report{}).Shrink(0)
 }

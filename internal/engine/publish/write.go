@@ -6,9 +6,9 @@ import (
 	"fmt"
 )
 
-// WriteStatus writes the network-status annotation of a report, by one request. A status larger than MaxStatus is shortened.
-// A pod that is gone is no failure; a report without anything to show writes nothing (behaviour.md D121, D123). The error of
-// a report whose results cannot be decoded wraps ErrRefused.
+// WriteStatus writes the network-status annotation of a report, by one request. A status larger than MaxStatus is
+// shortened. A pod that is gone is no failure; a report without anything to show writes nothing (behaviour.md D121,
+// D123). The error of a report whose results cannot be decoded wraps ErrRefused.
 func WriteStatus(ctx context.Context, c Cluster, r *Report, key string) error {
 	value, _, err := shortened(r)
 	if err != nil {
@@ -37,8 +37,9 @@ func WriteEvents(ctx context.Context, c Cluster, r *Report) error {
 	return errors.Join(errs...)
 }
 
-// EmitFrom emits events of a pod from number from on. It returns the number of the first one that is to be tried again, with
-// an error that wraps ErrRetry. Events that fail for good are skipped; their errors are returned when all others are emitted.
+// EmitFrom emits events of a pod from number from on. It returns the number of the first one that is to be tried
+// again, with an error that wraps ErrRetry. Events that fail for good are skipped; their errors are returned when all
+// others are emitted.
 func EmitFrom(ctx context.Context, c Cluster, pod Pod, events []Event, from int) (next int, err error) {
 	var errs []error
 	for ; from < len(events); from++ {

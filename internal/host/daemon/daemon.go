@@ -78,8 +78,8 @@ func Run(ctx context.Context, o Options) error {
 		if ctx.Err() != nil { // asked to end while another daemon serves
 			return g.Wait()
 		}
-		return fmt.Errorf("socketDir of %s: %w; set socketDir to a directory of the node that is mounted in the container (default %s)",
-			o.Config, err, config.DefaultSocketDir)
+		return fmt.Errorf("socketDir of %s: %w; set socketDir to a directory of the node that is mounted in the container "+
+			"(default %s)", o.Config, err, config.DefaultSocketDir)
 	}
 	log.Info("multus-daemon serves", "version", obs.Version(), "socket", conf.Socket(), "node", o.NodeName)
 	g.Go(func() error { return sock.keep(ctx) })
@@ -96,7 +96,8 @@ func Run(ctx context.Context, o Options) error {
 
 // serveSocket prepares the socket and its server. A listener whose socket is bound again ends without an error.
 func serveSocket(ctx context.Context, g *errgroup.Group, srv *server) (*socket, *http.Server) {
-	hs := &http.Server{Handler: srv.handler(), ReadHeaderTimeout: planLimit, ErrorLog: slog.NewLogLogger(srv.log.Handler(), slog.LevelDebug)}
+	errorLog := slog.NewLogLogger(srv.log.Handler(), slog.LevelDebug)
+	hs := &http.Server{Handler: srv.handler(), ReadHeaderTimeout: planLimit, ErrorLog: errorLog}
 	sock := newSocket(srv.conf.Socket(), srv.log, func(l net.Listener) {
 		g.Go(func() error {
 			if err := hs.Serve(l); ctx.Err() == nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
@@ -157,12 +158,13 @@ func withoutEffect(conf *config.Daemon, log *slog.Logger) {
 		log.Error("perNodeCertificate is not supported: the credentials of the pod are used")
 	}
 	if conf.ConnectionLimit != nil {
-		log.Warn("connectionLimit has no effect: requests are short, and no plugin runs in the daemon", "connection_limit", *conf.ConnectionLimit)
+		log.Warn("connectionLimit has no effect: requests are short, and no plugin runs in the daemon",
+			"connection_limit", *conf.ConnectionLimit)
 	}
 }
 
-// useOwnPath strips the prefix under which today's manifests mount the directories of the node from socketDir, where nothing
-// is mounted there.
+// useOwnPath strips the prefix under which today's manifests mount the directories of the node from socketDir, where
+// nothing is mounted there.
 func useOwnPath(conf *config.Daemon) {
 	own := conf.HostPath(conf.SocketDir)
 	if own == conf.SocketDir {
@@ -173,8 +175,8 @@ func useOwnPath(conf *config.Daemon) {
 	}
 }
 
-// drain waits for ctx to end, then lets requests in flight finish, for shutdownLimit at most. The next daemon does not wait for
-// them.
+// drain waits for ctx to end, then lets requests in flight finish, for shutdownLimit at most. The next daemon does
+// not wait for them.
 func drain(ctx context.Context, hs *http.Server, sock *socket, log *slog.Logger) error {
 	<-ctx.Done()
 	sock.close()

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// TestSocketDirOfTodaysManifests: a configuration that was written for today's manifests names the socket's directory below
-// a mount that ours do not have. Where the mount is there, the path is used as it is.
+// TestSocketDirOfTodaysManifests: a configuration that was written for today's manifests names the socket's directory
+// below a mount that ours do not have. Where the mount is there, the path is used as it is.
 func TestSocketDirOfTodaysManifests(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct{ chroot, socketDir, mounted, want string }{

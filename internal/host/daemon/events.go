@@ -37,7 +37,7 @@ type eventBatch struct {
 func (q *queue) emitEvents(p *pending, r *publish.Report) {
 	events, err := publish.Events(r)
 	if err != nil {
-		q.log.Warn("events not written", "pod", p.name(), "container", p.container, "err", fault.Clip(err.Error(), fault.MaxMessage))
+		q.log.Warn("events not written", "pod", podName(p.pod), "container", p.container, "err", clipped(err))
 	}
 	for i := range events {
 		events[i].Message = fault.Clip(events[i].Message, fault.MaxMessage)
@@ -47,7 +47,7 @@ func (q *queue) emitEvents(p *pending, r *publish.Report) {
 
 func (q *queue) emit(b *eventBatch) {
 	if q.batches.Len() >= maxBatches {
-		q.log.Warn("events not written: too many wait", "pod", b.pod.Namespace+"/"+b.pod.Name, "container", b.container)
+		q.log.Warn("events not written: too many wait", "pod", podName(b.pod), "container", b.container)
 		return
 	}
 	q.batches.Add(b)
@@ -93,5 +93,5 @@ func (q *queue) writeEvents(ctx context.Context, b *eventBatch) {
 		q.batches.AddAfter(b, pause/2+rand.N(pause))
 		return
 	}
-	q.log.Warn("events not written", "pod", fault.Clip(b.pod.Namespace+"/"+b.pod.Name, fault.MaxName), "container", b.container, "err", fault.Clip(err.Error(), fault.MaxMessage))
+	q.log.Warn("events not written", "pod", podName(b.pod), "container", b.container, "err", clipped(err))
 }

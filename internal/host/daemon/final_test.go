@@ -94,8 +94,8 @@ func eventually(t *testing.T, what string, condition func() bool) {
 	}
 }
 
-// TestRefusedForGood: a status that the API server rejects for good is tried once, whatever the code. A pod with another
-// status does not wait for a thousand of them, and neither files nor reports in memory are left.
+// TestRefusedForGood: a status that the API server rejects for good is tried once, whatever the code. A pod with
+// another status does not wait for a thousand of them, and neither files nor reports in memory are left.
 func TestRefusedForGood(t *testing.T) {
 	t.Parallel()
 	for code, n := range map[int]int{http.StatusUnprocessableEntity: 1000, http.StatusBadRequest: 5, http.StatusNotFound: 5, http.StatusRequestEntityTooLarge: 5} {
@@ -157,8 +157,8 @@ func (s *safeBuffer) String() string {
 	return s.b.String()
 }
 
-// TestForbidden: while the permission is missing only a few statuses are tried, after a pause each. Once it is granted, all
-// are written. A sandbox that is deleted meanwhile needs no status.
+// TestForbidden: while the permission is missing only a few statuses are tried, after a pause each. Once it is
+// granted, all are written. A sandbox that is deleted meanwhile needs no status.
 func TestForbidden(t *testing.T) {
 	t.Parallel()
 	const n = 40
@@ -224,8 +224,9 @@ func TestSpoolIsLimited(t *testing.T) {
 	}
 }
 
-// TestArrivalDecides: of two sandboxes of a pod the one whose report arrives later is the later one, though the clock was set
-// back meanwhile. A report that arrives once more, in whatever way, changes nothing and causes no second event.
+// TestArrivalDecides: of two sandboxes of a pod the one whose report arrives later is the later one, though the clock
+// was set back meanwhile. A report that arrives once more, in whatever way, changes nothing and causes no second
+// event.
 func TestArrivalDecides(t *testing.T) {
 	t.Parallel()
 	w := newWall()

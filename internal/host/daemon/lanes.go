@@ -6,9 +6,9 @@ import (
 	"sync/atomic"
 )
 
-// lanes is the order of a work queue: first attempts go before repeated ones, and of those no more than retriers are made at
-// a time. However many statuses fail, the status of a new pod does not wait for them. A workqueue calls all methods but
-// finished one at a time.
+// lanes is the order of a work queue: first attempts go before repeated ones, and of those no more than retriers are
+// made at a time. However many statuses fail, the status of a new pod does not wait for them. A workqueue calls all
+// methods but finished one at a time.
 type lanes struct {
 	// repeated reports whether a key was tried before.
 	repeated func(key string) bool

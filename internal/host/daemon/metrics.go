@@ -74,8 +74,8 @@ func newMetrics(queued, ledger, slot func() float64) *metrics {
 	return m
 }
 
-// other is the label of what is not in a list of known values: users write names of plugins, and each new value of a label
-// takes memory for as long as the daemon lives.
+// other is the label of what is not in a list of known values: users write names of plugins, and each new value of a
+// label takes memory for as long as the daemon lives.
 const other = "other"
 
 // known returns a value that is in a list, and other for all others.

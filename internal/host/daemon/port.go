@@ -14,8 +14,8 @@ import (
 // portPoll is how often a port is tried that another process has.
 const portPoll = 2 * time.Second
 
-// port is a TCP port of the daemon. If another process has it, also the daemon that this one is to replace, it is served as
-// soon as it is free: pods do not need it.
+// port is a TCP port of the daemon. If another process has it, also the daemon that this one is to replace, it is
+// served as soon as it is free: pods do not need it.
 type port struct {
 	what, addr string
 	log        *slog.Logger

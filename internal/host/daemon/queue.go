@@ -33,8 +33,8 @@ const (
 	forbiddenPause = 2 * time.Minute
 	// forbiddenProbes is how many of the statuses that were not permitted are tried after each forbiddenPause.
 	forbiddenProbes = 4
-	// retrySpacing is the shortest time between two repeated attempts: 20 a second, less than half of what the client of the
-	// API server allows for all requests.
+	// retrySpacing is the shortest time between two repeated attempts: 20 a second, less than half of what the client of
+	// the API server allows for all requests.
 	retrySpacing = 50 * time.Millisecond
 	// tellAgain is how long the same failure of a pod is not reported again; maxTold is how many of them are remembered.
 	tellAgain = time.Minute
@@ -50,9 +50,10 @@ const (
 // StatusNotWritten is the reason of the event of a pod whose network-status was given up.
 const StatusNotWritten = "NetworkStatusNotWritten"
 
-// queue writes network statuses to the cluster: for each pod the latest one, by one writer at a time. A report that cannot
-// be written at once is kept in a file, so that neither a restart of the daemon nor a long absence of the API server loses
-// a status. A report that the API server rejects for good is given up. A queue is closed by ending the context of run.
+// queue writes network statuses to the cluster: for each pod the latest one, by one writer at a time. A report that
+// cannot be written at once is kept in a file, so that neither a restart of the daemon nor a long absence of the API
+// server loses a status. A report that the API server rejects for good is given up. A queue is closed by ending the
+// context of run.
 type queue struct {
 	cluster publish.Cluster
 	log     *slog.Logger
@@ -101,8 +102,8 @@ type pending struct {
 	// probing is set while a report for which the permission was missing is tried again.
 	probing bool
 
-	// file is the name of the file that has the report, "" for none; told says that its events are emitted, marked that the
-	// file says so. They are guarded by spool.mu.
+	// file is the name of the file that has the report, "" for none; told says that its events are emitted, marked that
+	// the file says so. They are guarded by spool.mu.
 	file         string
 	told, marked bool
 }
@@ -141,7 +142,8 @@ func (q *queue) waiting() float64 {
 	return float64(len(q.pods))
 }
 
-// repeated reports whether the same failure of a pod was reported a moment ago: a runtime tries again every few seconds.
+// repeated reports whether the same failure of a pod was reported a moment ago: a runtime tries again every few
+// seconds.
 func (q *queue) repeated(r *publish.Report) bool {
 	now := time.Now()
 	key := podKey(r.Pod) + " " + fault.Clip(r.Failure.Message, fault.MaxMessage)
@@ -187,9 +189,9 @@ func (q *queue) take(r *publish.Report) *pending {
 	return latest
 }
 
-// register makes p the latest report of its pod, by the order of arrival: clocks may be set back. It returns p, the report
-// that is waiting already if p is the same one, or p without effect if the same one was here before. The file of an earlier
-// report is removed: its sandbox is gone. The caller holds spool.mu.
+// register makes p the latest report of its pod, by the order of arrival: clocks may be set back. It returns p, the
+// report that is waiting already if p is the same one, or p without effect if the same one was here before. The file
+// of an earlier report is removed: its sandbox is gone. The caller holds spool.mu.
 func (q *queue) register(p *pending) *pending {
 	q.mu.Lock()
 	latest := q.pods[p.key]
@@ -361,7 +363,7 @@ func (q *queue) settle(p *pending, err error) {
 		q.forget(p)
 		q.onWritten()
 		if tries > 0 {
-			q.log.Info("status written", "pod", p.name(), "container", p.container)
+			q.log.Info("status written", "pod", podName(p.pod), "container", p.container)
 		}
 		if probing {
 			q.permitted()
@@ -385,7 +387,7 @@ func (q *queue) postpone(p *pending, tries int, err error) {
 		q.mu.Unlock()
 		if tries == 1 {
 			q.log.Error("status not written: correct the role of Multus; a few are tried again from time to time",
-				"every", q.pause.String(), "pod", p.name(), "container", p.container, "err", fault.Clip(err.Error(), fault.MaxMessage))
+				"every", q.pause.String(), "pod", podName(p.pod), "container", p.container, "err", clipped(err))
 		}
 		return
 	}
@@ -394,7 +396,8 @@ func (q *queue) postpone(p *pending, tries int, err error) {
 		longest = q.pause
 	}
 	if tries == 1 {
-		q.log.Warn("status not written yet, trying again", "pod", p.name(), "container", p.container, "err", fault.Clip(err.Error(), fault.MaxMessage))
+		q.log.Warn("status not written yet, trying again",
+			"pod", podName(p.pod), "container", p.container, "err", clipped(err))
 	}
 	q.statuses.AddAfter(p.key, retryPause(tries, longest))
 }
@@ -405,8 +408,8 @@ func retryPause(n int, longest time.Duration) time.Duration {
 	return d/2 + rand.N(d/2)
 }
 
-// probeForbidden tries some of the statuses again for which the permission was missing, until ctx ends. One timer serves
-// all of them.
+// probeForbidden tries some of the statuses again for which the permission was missing, until ctx ends. One timer
+// serves all of them.
 func (q *queue) probeForbidden(ctx context.Context) error {
 	for {
 		select {
@@ -478,8 +481,8 @@ func (q *queue) giveUp(p *pending, why error) {
 	q.discard(p)
 	p.finish()
 	q.onGivenUp()
-	text := fault.Clip(why.Error(), fault.MaxMessage)
-	q.log.Error("status given up", "pod", p.name(), "container", p.container, "err", text)
+	text := clipped(why)
+	q.log.Error("status given up", "pod", podName(p.pod), "container", p.container, "err", text)
 	q.emit(&eventBatch{pod: p.pod, container: p.container, events: []publish.Event{{
 		Type: publish.Warning, Reason: StatusNotWritten, Seldom: true, ContainerID: p.container,
 		Message: "the networks of the pod are attached, but the annotation " + netsel.Status + " was not written: " + text,
@@ -511,9 +514,12 @@ func (q *queue) deleted(pod publish.Pod, container string) {
 	}
 }
 
-func (p *pending) name() string {
-	return fault.Clip(p.pod.Namespace, fault.MaxName) + "/" + fault.Clip(p.pod.Name, fault.MaxName)
+// podName and clipped are what a log line has of a pod and of an error.
+func podName(p publish.Pod) string {
+	return fault.Clip(p.Namespace, fault.MaxName) + "/" + fault.Clip(p.Name, fault.MaxName)
 }
+
+func clipped(err error) string { return fault.Clip(err.Error(), fault.MaxMessage) }
 
 // podKey names a pod; neither namespaces nor pods nor UIDs have an underscore.
 func podKey(p publish.Pod) string { return fmt.Sprintf("%s_%s_%s", p.Namespace, p.Name, p.UID) }

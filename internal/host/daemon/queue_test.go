@@ -19,7 +19,7 @@ import (
 )
 
 // patience bounds what a test waits for.
-const patience = 20 * time.Second
+const patience = 60 * time.Second
 
 // wall is a Cluster that fails the first writes of each pod and tells of the others.
 type wall struct {
@@ -199,7 +199,8 @@ func (s *slow) SetAnnotation(_ context.Context, _ publish.Pod, _, value string) 
 
 func (s *slow) Emit(context.Context, publish.Pod, publish.Event) error { return nil }
 
-// TestQueueKeepsOrder: the status of a later sandbox does not overtake one that is on its way, which would stay for good.
+// TestQueueKeepsOrder: the status of a later sandbox does not overtake one that is on its way, which would stay for
+// good.
 func TestQueueKeepsOrder(t *testing.T) {
 	t.Parallel()
 	w := &slow{begun: make(chan chan struct{})}
@@ -227,8 +228,9 @@ func TestQueueKeepsOrder(t *testing.T) {
 	}
 }
 
-// TestQueueIsFull: statuses that nobody has written yet wait, in whatever number up to the limit, though they cannot be kept in
-// files; each is written once, and no more than another of its pod. Events alone are left out, and the log says so.
+// TestQueueIsFull: statuses that are not written yet wait, in whatever number up to the limit, though they cannot
+// be kept in files; each is written once, and no more than another of its pod. Events alone are left out, and the log
+// says so.
 func TestQueueIsFull(t *testing.T) {
 	t.Parallel()
 	for what, dir := range map[string]string{"kept": t.TempDir(), "not kept": "/dev/null/reports"} {
@@ -268,8 +270,8 @@ func TestQueueIsFull(t *testing.T) {
 	}
 }
 
-// TestQueueFiles: what plugins leave is taken up as it comes, also in a directory that was made anew; a file that cannot
-// be read now is read later, and only one that is no report is put aside.
+// TestQueueFiles: what plugins leave is taken up as it comes, also in a directory that was made anew; a file that
+// cannot be read now is read later, and only one that is no report is put aside.
 func TestQueueFiles(t *testing.T) {
 	t.Parallel()
 	w, dir := newWall(), filepath.Join(t.TempDir(), "reports")

@@ -22,7 +22,8 @@ import (
 	"multus/internal/source/file"
 )
 
-// TestRefuse: a request that cannot be read is answered with what to do, and the log has the same words and the request.
+// TestRefuse: a request that cannot be read is answered with what to do, and the log has the same words and the
+// request.
 func TestRefuse(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct{ body, message, next, request string }{
@@ -84,7 +85,7 @@ func TestFailureIsLogged(t *testing.T) {
 	}
 }
 
-// TestNotServed: whoever asks for what today's Multus serves reads what to do instead.
+// TestNotServed: the answer to a request that today's Multus serves says what to do instead.
 func TestNotServed(t *testing.T) {
 	t.Parallel()
 	s := &server{metrics: newTestMetrics()}
@@ -117,8 +118,8 @@ func TestNotServed(t *testing.T) {
 	}
 }
 
-// TestReportNeedsUID: a report over the socket that does not say which pod object it is about is refused, unless the sandbox
-// was planned here for a pod without UID. Timings alone need none.
+// TestReportNeedsUID: a report over the socket that does not say which pod object it is about is refused, unless the
+// sandbox was planned here for a pod without UID. Timings alone need none.
 func TestReportNeedsUID(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -75,7 +75,7 @@ func (u *unidentified) has(sandbox string) bool {
 // maxMethod limits the method of a request in an answer.
 const maxMethod = 16
 
-// notServed says, for the paths that today's Multus serves beside ours, who asks for them, and what to do.
+// notServed says, for the paths that only today's Multus serves, which client requests them, and what to do.
 var notServed = map[string]string{
 	"/delegate": ": multus-dynamic-networks-controller asks for it to attach a network to a running pod (hot-plug), " +
 		"which this Multus does not support yet; delete the pod, so that it is created again with its new networks " +
@@ -168,14 +168,18 @@ func (s *server) report(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err := s.identified(rep); err != nil {
-		s.log.Warn("report refused", "pod", fault.Clip(rep.Pod.Namespace+"/"+rep.Pod.Name, fault.MaxName), "container", rep.ContainerID, "err", err)
+		s.log.Warn("report refused", "pod", podName(rep.Pod), "container", rep.ContainerID, "err", err)
 		answer(w, http.StatusBadRequest, &types.Error{Code: fault.Decoding, Msg: err.Error()})
 		return
+	}
+	if rep.Shrink(maxReport / 2) {
+		s.log.Warn("the report is too large: DNS settings, device information or attachments are left out of the status",
+			"pod", podName(rep.Pod), "container", rep.ContainerID)
 	}
 	failpoint.At("daemon.report.received")
 	s.metrics.observe(rep)
 	if f := rep.Failure; f != nil && f.Tell {
-		s.log.Error("ADD failed", "pod", fault.Clip(rep.Pod.Namespace+"/"+rep.Pod.Name, fault.MaxName), "container", rep.ContainerID,
+		s.log.Error("ADD failed", "pod", podName(rep.Pod), "container", rep.ContainerID,
 			"err", fault.Told(fault.Clip(f.Message, fault.MaxMessage), rep.ContainerID))
 	}
 	if rep.Command == request.Del {
@@ -204,15 +208,16 @@ func (s *server) health(w http.ResponseWriter, _ *http.Request) {
 	answer(w, http.StatusOK, nil)
 }
 
-// identified returns an error for a report about a pod object that does not say which one, by its UID: a status or an event
-// could reach another pod of the same name. A plugin whose status is refused leaves it in a file, which only the node's root
-// can write: nothing is lost when the daemon was started anew since the plan.
+// identified returns an error for a report about a pod object that does not say which one, by its UID: a status or an
+// event could reach another pod of the same name. A plugin whose status is refused leaves it in a file, which only
+// the node's root can write: nothing is lost when the daemon was started anew since the plan.
 func (s *server) identified(r *publish.Report) error {
 	if r.Pod.UID != "" || r.Failure == nil && len(r.Attached) == 0 ||
 		s.unidentified.has(sandboxOf(r.ContainerID, r.Pod.Namespace, r.Pod.Name)) {
 		return nil
 	}
-	return errors.New("the report has no pod UID, and no plan was made here for this sandbox of a pod without UID: let the runtime pass K8S_POD_UID")
+	return errors.New("the report has no pod UID, and no plan was made here for this sandbox of a pod without UID: " +
+		"let the runtime pass K8S_POD_UID")
 }
 
 // status says whether the daemon can plan: 200, or 503 with the reason as a CNI error (code 50).
@@ -227,10 +232,12 @@ func (s *server) status(w http.ResponseWriter, _ *http.Request) {
 // refuse answers with a CNI error object, and logs it once.
 func (s *server) refuse(w http.ResponseWriter, req *request.Request, err error) {
 	whole := fault.ToCNI(err)
-	ce := &types.Error{Code: whole.Code, Msg: fault.Clip(whole.Msg, fault.MaxMessage), Details: fault.Clip(whole.Details, fault.MaxMessage)}
+	ce := &types.Error{
+		Code: whole.Code, Msg: fault.Clip(whole.Msg, fault.MaxMessage), Details: fault.Clip(whole.Details, fault.MaxMessage),
+	}
 	container := fault.Clip(req.ContainerID, fault.MaxName)
-	s.log.Error("request refused", "cmd", fault.Clip(req.Command, fault.MaxName), "pod", fault.Clip(req.Pod(), fault.MaxName),
-		"container", container, "code", ce.Code, "err", fault.ForRequest(ce, container).Error())
+	s.log.Error("request refused", "cmd", fault.Clip(req.Command, fault.MaxName),
+		"pod", fault.Clip(req.Pod(), fault.MaxName), "container", container, "code", ce.Code, "err", fault.ForRequest(ce, container).Error())
 	status := http.StatusBadRequest
 	if ce.Code == fault.TryAgain {
 		status = http.StatusServiceUnavailable

@@ -36,9 +36,9 @@ const (
 // errServed says that another daemon holds the lock of the socket.
 var errServed = errors.New("another multus-daemon serves this socket")
 
-// socket is the place where plugins reach the daemon. A second daemon waits until the first one has ended, before it touches
-// the socket: the first one stays reachable, and in a rolling update with surge none is lost. While it serves, a socket that
-// was removed or replaced, or whose directory was, is bound again.
+// socket is the place where plugins reach the daemon. A second daemon waits until the first one has ended, before it
+// touches the socket: the first one stays reachable, and in a rolling update with surge none is lost. While it
+// serves, a socket that was removed or replaced, or whose directory was, is bound again.
 type socket struct {
 	path string
 	log  *slog.Logger
@@ -109,7 +109,8 @@ func (s *socket) mend(always bool) {
 	}
 	if err.Error() != s.trouble {
 		s.trouble = err.Error()
-		s.log.Error("the socket was removed or replaced, and cannot be bound again: plugins do not reach this daemon", "socket", s.path, "err", err)
+		s.log.Error("the socket was removed or replaced, and cannot be bound again: plugins do not reach this daemon",
+			"socket", s.path, "err", err)
 	}
 }
 
@@ -146,7 +147,8 @@ func (s *socket) bind() error {
 	return nil
 }
 
-// acquire takes the lock. A lock file that was removed is of no use: another daemon makes a new one. The caller holds mu.
+// acquire takes the lock. A lock file that was removed is of no use: another daemon makes a new one. The caller holds
+// mu.
 func (s *socket) acquire() error {
 	name := s.path + lockSuffix
 	if s.lock != nil && sameFile(name, s.lockFile) {
@@ -181,6 +183,13 @@ func (s *socket) close() {
 	}
 }
 
+// reached reports whether the path still is the socket that this daemon bound.
+func (s *socket) reached() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.own()
+}
+
 // waiting reports whether another daemon serves, for which this one waits.
 func (s *socket) waiting() bool {
 	s.mu.Lock()
@@ -188,12 +197,15 @@ func (s *socket) waiting() bool {
 	return s.listener == nil
 }
 
-// check returns an error unless a request to the path of the socket arrives in this process. A daemon that waits is well
-// as long as the one that serves answers.
+// check returns an error unless a request to the path of the socket arrives in this process. A daemon that waits is
+// well as long as the one that serves answers.
 func (s *socket) check(ctx context.Context) error {
 	_, instance, err := s.probe(ctx, api.PathHealth)
 	if s.waiting() || err == nil && instance == s.instance {
 		return err
+	}
+	if errors.Is(err, context.DeadlineExceeded) && s.reached() {
+		return nil // slow: to bind the socket again would cut off those who wait
 	}
 	s.mend(true)
 	if _, instance, err = s.probe(ctx, api.PathHealth); err == nil && instance != s.instance {
@@ -209,10 +221,11 @@ func (s *socket) check(ctx context.Context) error {
 func (s *socket) probe(ctx context.Context, path string) (code int, instance string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, probeLimit)
 	defer cancel()
-	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", s.path)
-	}}
+	}
+	transport := &http.Transport{DisableKeepAlives: true, DialContext: dial}
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://multus"+path, nil)
 	if err != nil {
 		return 0, "", err
@@ -226,8 +239,8 @@ func (s *socket) probe(ctx context.Context, path string) (code int, instance str
 	return answer.StatusCode, answer.Header.Get(instanceHeader), err
 }
 
-// listen binds a socket under a temporary name and moves it into place, so that a plugin finds either the old daemon or the
-// new one. The directory is never removed (behaviour.md F5 [quirk]). The caller holds the lock of the socket.
+// listen binds a socket under a temporary name and moves it into place, so that a plugin finds either the old daemon
+// or the new one. The directory is never removed (behaviour.md F5 [quirk]). The caller holds the lock of the socket.
 func listen(path string) (net.Listener, error) {
 	left, _ := filepath.Glob(path + ".*") // the pattern is valid, or none is found
 	for _, name := range left {
@@ -248,8 +261,8 @@ func listen(path string) (net.Listener, error) {
 	return &rootOnly{UnixListener: l}, nil
 }
 
-// rootOnly accepts connections of processes of uid 0 only. The mode of the socket says the same, but the directory may have
-// been opened to others.
+// rootOnly accepts connections of processes of uid 0 only. The mode of the socket says the same, but the directory
+// may have been opened to others.
 type rootOnly struct{ *net.UnixListener }
 
 // Accept returns the next connection of a process of uid 0.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -110,8 +111,8 @@ func (d *instance) await(t *testing.T) string {
 	return id
 }
 
-// TestSecondDaemon: a second daemon on the same node leaves the first one its socket, whether its ports are free or not, and
-// serves when the first one has ended. Until then its readiness is that of the first one.
+// TestSecondDaemon: a second daemon on the same node leaves the first one its socket, whether its ports are free or
+// not, and serves when the first one has ended. Until then its readiness is that of the first one.
 func TestSecondDaemon(t *testing.T) {
 	t.Parallel()
 	for name, same := range map[string]bool{"same ports": true, "other ports": false} {
@@ -201,8 +202,8 @@ func TestSocketIsBoundAgain(t *testing.T) {
 	eventually(t, "the probes succeed", func() bool { return d.probe("/healthz") == http.StatusOK })
 }
 
-// TestPortIsTaken: a port that another process has does not keep pods from their networks, and is served as soon as it is
-// free. A port that can never be bound is an error before the socket is touched.
+// TestPortIsTaken: a port that another process has does not keep pods from their networks, and is served as soon as
+// it is free. A port that can never be bound is an error before the socket is touched.
 func TestPortIsTaken(t *testing.T) {
 	t.Parallel()
 	dir := shortDir(t)
@@ -232,5 +233,33 @@ func TestPortIsTaken(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(other, "run")); err == nil {
 		t.Error("the socket was touched")
+	}
+}
+
+// TestSlowIsHealthy: a daemon whose answer takes long keeps its socket, with those who wait there.
+func TestSlowIsHealthy(t *testing.T) {
+	t.Parallel()
+	if os.Getuid() != 0 {
+		t.Skip("the socket is for root")
+	}
+	var bound []net.Listener // nobody accepts
+	s := newSocket(filepath.Join(shortDir(t), "multus.sock"), slog.New(slog.DiscardHandler), func(l net.Listener) { bound = append(bound, l) })
+	if err := s.open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := s.check(ctx); err != nil || len(bound) != 1 {
+		t.Errorf("%v, bound %d times", err, len(bound))
+	}
+	if err := os.Remove(s.path); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.check(t.Context()); err == nil || len(bound) != 2 {
+		t.Errorf("after it was removed: %v, bound %d times", err, len(bound))
+	}
+	for _, l := range bound {
+		_ = l.Close()
 	}
 }

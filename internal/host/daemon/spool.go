@@ -106,8 +106,8 @@ func (q *queue) keep(p *pending) {
 	q.limit()
 }
 
-// markTold notes that the events of a report are written. Its file has to say so if it may outlive this process; the status
-// of most reports is written at once.
+// markTold notes that the events of a report are written. Its file has to say so if it may outlive this process; the
+// status of most reports is written at once.
 func (q *queue) markTold(p *pending) {
 	q.spool.mu.Lock()
 	defer q.spool.mu.Unlock()
@@ -130,7 +130,7 @@ func (q *queue) keepLocked(p *pending) {
 	}
 	if p.file == "" || p.marked != p.told {
 		if err := q.writeFile(p, r); err != nil {
-			q.log.Error("keep report", "pod", p.name(), "container", p.container, "err", err)
+			q.log.Error("keep report", "pod", podName(p.pod), "container", p.container, "err", err)
 			return
 		}
 		failpoint.At("daemon.spool.written")
@@ -225,8 +225,8 @@ type found struct {
 	size    int64
 }
 
-// look registers the reports that are in files and not known, and returns those that the caller has to push. Among reports
-// that are found together the time decides which one of a pod is the latest. The caller holds spool.mu.
+// look registers the reports that are in files and not known, and returns those that the caller has to push. Among
+// reports that are found together the time decides which one of a pod is the latest. The caller holds spool.mu.
 func (q *queue) look() ([]*pending, []os.DirEntry) {
 	entries, err := os.ReadDir(q.spool.dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -308,8 +308,8 @@ func (q *queue) setAside(path string) error {
 	return os.Rename(path, path+damaged)
 }
 
-// adopt registers a report that was read. A file of a report that is known is used if that has none, and removed otherwise.
-// The caller holds spool.mu.
+// adopt registers a report that was read. A file of a report that is known is used if that has none, and removed
+// otherwise. The caller holds spool.mu.
 func (q *queue) adopt(f found) *pending {
 	p := f.pending
 	q.spool.own(p.file, f.size)
@@ -331,10 +331,11 @@ func (q *queue) adopt(f found) *pending {
 	return p
 }
 
-// claim reads the report of a file and returns it with the file's name from then on, which no other process writes to.
-// Earlier plugins and daemons have one name for all reports of a pod: a file of that name may be replaced at any time, so it
-// is renamed first, unread. What is read, and then removed or set aside, is what was renamed; what comes under the old name
-// later is another file. If this process ends meanwhile, the next one takes the file up as any other.
+// claim reads the report of a file and returns it with the file's name from then on, which no other process writes
+// to. Earlier plugins and daemons have one name for all reports of a pod: a file of that name may be replaced at any
+// time, so it is renamed first, unread. What is read, and then removed or set aside, is what was renamed; what comes
+// under the old name later is another file. If this process ends meanwhile, the next one takes the file up as any
+// other.
 func (q *queue) claim(name string) (*publish.Report, string, error) {
 	if !publish.IsFileName(name) {
 		own := publish.FileName(time.Now().UnixNano(), rand.Uint64())

@@ -36,8 +36,8 @@ func runUntil(t *testing.T, q *queue) (stop func()) {
 	}
 }
 
-// TestLeftWhileRemoved: a report that a plugin leaves while the daemon removes the pod's earlier one is not removed with
-// it: at any moment, of the same container or of another. The plugin takes no lock.
+// TestLeftWhileRemoved: a report that a plugin leaves while the daemon removes the pod's earlier one is not removed
+// with it: at any moment, of the same container or of another. The plugin takes no lock.
 func TestLeftWhileRemoved(t *testing.T) {
 	t.Parallel()
 	w, dir := newWall(), filepath.Join(t.TempDir(), "reports")
@@ -58,8 +58,8 @@ func TestLeftWhileRemoved(t *testing.T) {
 	}
 }
 
-// TestLeftWhileRead: while the daemon reads a file of the earlier form, of which a pod has one, another report takes its
-// place: it is read, too, be what was there before a report or damaged.
+// TestLeftWhileRead: while the daemon reads a file of the earlier form, of which a pod has one, another report takes
+// its place: it is read, too, be what was there before a report or damaged.
 func TestLeftWhileRead(t *testing.T) {
 	t.Parallel()
 	for what, content := range map[string][]byte{"a report": sandbox("web", 1).AppendJSON(nil), "damaged": []byte("{")} {
@@ -196,8 +196,8 @@ func TestSocketAndFile(t *testing.T) {
 	}
 }
 
-// TestNoStatus: a file without a status is set aside as any other that is damaged: nothing would ever remove it, and what
-// it tells would be told at each look.
+// TestNoStatus: a file without a status is set aside as any other that is damaged: nothing would ever remove it, and
+// what it tells would be told at each look.
 func TestNoStatus(t *testing.T) {
 	t.Parallel()
 	w := newWall()
@@ -243,9 +243,9 @@ func (f *forbidden) Emit(ctx context.Context, _ publish.Pod, _ publish.Event) er
 	}
 }
 
-// TestToldOnce: the events of a report whose status cannot be written are told once, by whatever daemon, whether that is
-// before the first attempt has failed or after, and wherever the report came from. The next daemon tells those that
-// were not told.
+// TestToldOnce: the events of a report whose status cannot be written are told once, by whatever daemon, whether that
+// is before the first attempt has failed or after, and wherever the report came from. The next daemon tells those
+// that were not told.
 func TestToldOnce(t *testing.T) {
 	t.Parallel()
 	socket := func(_ *testing.T, q *queue) { q.take(sandbox("web", 1)) }

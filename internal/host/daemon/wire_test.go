@@ -23,9 +23,9 @@ import (
 	"multus/internal/source/file"
 )
 
-// The files of testdata/wire are messages as an earlier plugin and an earlier daemon sent them. During an update of a node
-// either may be newer than the other for a while, so these files are never written again: a change of the messages adds a
-// directory.
+// The files of testdata/wire are messages as an earlier plugin and an earlier daemon sent them. During an update of a
+// node either may be newer than the other for a while, so these files are never written again: a change of the
+// messages adds a directory.
 const wireDir = "testdata/wire/v1"
 
 func golden(t *testing.T, name string) []byte {

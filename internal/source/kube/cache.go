@@ -33,8 +33,8 @@ const (
 	// read again: see relistPause.
 	relistSpread    = 10 * time.Millisecond
 	maxRelistSpread = 2 * time.Minute
-	// cacheBudget limits what the definitions take that are held in memory: users create them, and the memory of the daemon is
-	// limited. 10,000 ordinary ones take a fifth of it. Of others the names are held, and they are read live.
+	// cacheBudget limits what the definitions take that are held in memory: users create them, and the memory of the
+	// daemon is limited. 10,000 ordinary ones take a fifth of it. Of others the names are held, and they are read live.
 	cacheBudget = 32 << 20
 	// maxConfig limits the configuration of one definition, maxResourceName the name of its resource.
 	maxConfig       = 256 << 10
@@ -94,8 +94,8 @@ func (c *Cache) Run(ctx context.Context) {
 	lw := listWatch{&cache.ListWatch{ListWithContextFunc: c.list, WatchFuncWithContext: c.watch}}
 	r := cache.NewReflectorWithOptions(lw, &nadv1.NetworkAttachmentDefinition{}, store{c},
 		cache.ReflectorOptions{Name: "network-attachment-definitions", Clock: interruptible{clock.RealClock{}, ctx}})
-	// No WatchListPageSize: with it, the list after an outage would be read from etcd, and not from the API server's memory.
-	// Discard: what goes wrong is logged where it is met, once. Of a refused connection the reflector tells
+	// No WatchListPageSize: with it, the list after an outage would be read from etcd, and not from the API server's
+	// memory. Discard: what goes wrong is logged where it is met, once. Of a refused connection the reflector tells
 	// nobody, and other errors it repeats at each attempt.
 	r.RunWithContext(klog.NewContext(ctx, logr.Discard()))
 }
@@ -143,7 +143,8 @@ func (c *Cache) Network(ctx context.Context, ref plan.Ref) (*plan.Definition, er
 func (c *Cache) ask(ctx context.Context, ref plan.Ref) (*plan.Definition, error) {
 	def, err := c.client.Network(ctx, ref)
 	if errors.Is(err, plan.ErrUnavailable) {
-		return nil, fmt.Errorf("%w (it is not held in memory: it is larger than %d bytes, or all definitions are larger than %d)", err, maxConfig, c.budget)
+		return nil, fmt.Errorf("%w (it is not held in memory: it is larger than %d bytes, or all definitions are larger than %d)",
+			err, maxConfig, c.budget)
 	}
 	return def, err
 }
@@ -156,8 +157,8 @@ func (c *Cache) set(ref plan.Ref, v value) {
 	}
 	if v.live && !c.full {
 		c.full = true
-		c.log.Warn("network definitions are too large to be held in memory: some are read live, at each pod", "namespace", ref.Namespace, "name", ref.Name,
-			"limit_one", maxConfig, "limit_all", c.budget)
+		c.log.Warn("network definitions are too large to be held in memory: some are read live, at each pod",
+			"namespace", ref.Namespace, "name", ref.Name, "limit_one", maxConfig, "limit_all", c.budget)
 	}
 	c.bytes += v.size() - old
 	c.defs[ref] = v
@@ -197,9 +198,9 @@ func (v value) definition(ref plan.Ref) *plan.Definition {
 	return &plan.Definition{Ref: ref, Config: v.config, ResourceName: v.resourceName}
 }
 
-// listWatch keeps the reflector from having the list streamed as events of the watch. The API server compresses lists but
-// no watches, and encodes each event by itself: for thousands of definitions the stream has fifteen times the bytes and
-// costs the API server twice the time (docs/scale.md).
+// listWatch keeps the reflector from having the list streamed as events of the watch. The API server compresses lists
+// but no watches, and encodes each event by itself: for thousands of definitions the stream has fifteen times the
+// bytes and costs the API server twice the time (docs/scale.md).
 type listWatch struct{ *cache.ListWatch }
 
 // IsWatchListSemanticsUnSupported is asked by the reflector.
@@ -225,10 +226,10 @@ func (c *Cache) list(ctx context.Context, o metav1.ListOptions) (runtime.Object,
 	return list, nil
 }
 
-// relistPause is how long to wait before a list. After a restart of the API server the watches of all nodes have to begin
-// with a list again, at the same moment. Who holds nothing must not wait; who does answers from memory, after a look
-// at the one definition that is asked for: so the more is to be read, the longer it is put off, at random. That holds for
-// each attempt, since those before were lost on a server that was away.
+// relistPause is how long to wait before a list. After a restart of the API server the watches of all nodes have to
+// begin with a list again, at the same moment. Who holds nothing must not wait; who does answers from memory, after a
+// look at the one definition that is asked for: so the more is to be read, the longer it is put off, at random. That
+// holds for each attempt, since those before were lost on a server that was away.
 func (c *Cache) relistPause() time.Duration {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -252,9 +253,9 @@ func (c *Cache) watch(ctx context.Context, o metav1.ListOptions) (watch.Interfac
 	return s, nil
 }
 
-// resumable makes the reflector go on from where the watch was, after its back-off, when nobody answered or not now. It
-// does so by itself for a refused connection and for 429 only; from others, as a load balancer without a server behind it
-// gives them, it would read the whole list again.
+// resumable makes the reflector go on from where the watch was, after its back-off, when nobody answered or not now.
+// It does so by itself for a refused connection and for 429 only; from others, as a load balancer without a server
+// behind it gives them, it would read the whole list again.
 func resumable(err error) error {
 	if transient(err) {
 		return apierrors.NewTooManyRequests(err.Error(), 0)

@@ -184,8 +184,8 @@ func TestListAndWatch(t *testing.T) {
 	}
 }
 
-// TestReadList: of a list only what is needed is kept; one that was cut off is none, nor is what somebody between us and
-// the API server answers with code 200: taken for an empty list it would remove all definitions.
+// TestReadList: of a list only what is needed is kept; one that was cut off is none, nor is what somebody between us
+// and the API server answers with code 200: taken for an empty list it would remove all definitions.
 func TestReadList(t *testing.T) {
 	t.Parallel()
 	const whole = `{"kind":"NetworkAttachmentDefinitionList","apiVersion":"k8s.cni.cncf.io/v1","metadata":{"resourceVersion":"7","continue":"next"},"more":{"items":[1]},"items":[
@@ -227,7 +227,8 @@ func TestReadList(t *testing.T) {
 	}
 }
 
-// TestRelistPause: the nodes of a cluster do not read a list again at the same moment, and who holds nothing reads at once.
+// TestRelistPause: the nodes of a cluster do not read a list again at the same moment, and who holds nothing reads at
+// once.
 func TestRelistPause(t *testing.T) {
 	t.Parallel()
 	for n, limit := range map[int]time.Duration{0: 0, 1: 10 * time.Millisecond, 1000: 10 * time.Second, 15_000: 2 * time.Minute} {
@@ -293,8 +294,8 @@ func TestRunEndsDuringBackoff(t *testing.T) {
 	}
 }
 
-// TestCacheBudget: many large definitions do not take more memory than the budget, whether they are listed or come one after
-// another. Each is still found.
+// TestCacheBudget: many large definitions do not take more memory than the budget, whether they are listed or come
+// one after another. Each is still found.
 func TestCacheBudget(t *testing.T) { // not parallel: it measures the heap
 	const number, size = 500, 200 << 10 // 100 MB
 	config := strings.Repeat("c", size)
@@ -369,8 +370,8 @@ func TestCacheBudget(t *testing.T) { // not parallel: it measures the heap
 	stop()
 }
 
-// TestTooLarge: a definition above the limit is refused with its size, listed or not. Away from the API server the error
-// says why it is not in memory.
+// TestTooLarge: a definition above the limit is refused with its size, listed or not. Away from the API server the
+// error says why it is not in memory.
 func TestTooLarge(t *testing.T) {
 	t.Parallel()
 	config := strings.Repeat("c", maxConfig+1)

@@ -105,9 +105,9 @@ func do(ctx context.Context, r *rest.Request, into any, limit time.Duration) err
 	return nil
 }
 
-// readList decodes a list of network definitions as it comes, one after another, and keeps of each what a Cache needs.
-// Of definitions for which the budget has no room the name is kept. An answer that does not say that it is such a list is
-// none, whatever its code.
+// readList decodes a list of network definitions as it comes, one after another, and keeps of each what a Cache
+// needs. Of definitions for which the budget has no room the name is kept. An answer that does not say that it is
+// such a list is none, whatever its code.
 func readList(r io.Reader, budget int) (*nadv1.NetworkAttachmentDefinitionList, error) {
 	out := &nadv1.NetworkAttachmentDefinitionList{}
 	var kind metav1.TypeMeta

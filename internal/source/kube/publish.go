@@ -39,10 +39,11 @@ const RequestAnnotation = "multus/container-id"
 
 var _ publish.Cluster = (*Client)(nil)
 
-// SetAnnotation sets one annotation of a pod, by one request: a merge PATCH of pods/status. The UID, where known, is part of
-// the patch: the API server refuses to change a UID, so that a new pod of the same name never gets the status of its
-// predecessor. Where the role has no verb patch, as in today's manifests, it is a GET and a PUT of the same object. Errors
-// wrap publish.ErrGone, publish.ErrRetry, publish.ErrRefused, or are a *ForbiddenError where that applies.
+// SetAnnotation sets one annotation of a pod, by one request: a merge PATCH of pods/status. The UID, where known, is
+// part of the patch: the API server refuses to change a UID, so that a new pod of the same name never gets the status
+// of its predecessor. Where the role has no verb patch, as in today's manifests, it is a GET and a PUT of the same
+// object. Errors wrap publish.ErrGone, publish.ErrRetry, publish.ErrRefused, or are a *ForbiddenError where that
+// applies.
 func (c *Client) SetAnnotation(ctx context.Context, pod publish.Pod, key, value string) error {
 	if pod.Namespace == "" || pod.Name == "" {
 		return errors.New("set annotation: namespace and name of the pod must not be empty")
@@ -78,7 +79,8 @@ func (c *Client) setAnnotation(ctx context.Context, pod publish.Pod, key, value 
 }
 
 func (c *Client) patchAnnotation(ctx context.Context, pod publish.Pod, key, value string) error {
-	patch, err := json.Marshal(annotationPatch{Metadata: patchMetadata{UID: pod.UID, Annotations: map[string]string{key: value}}})
+	metadata := patchMetadata{UID: pod.UID, Annotations: map[string]string{key: value}}
+	patch, err := json.Marshal(annotationPatch{Metadata: metadata})
 	if err != nil {
 		return fmt.Errorf("encode patch: %w", err)
 	}

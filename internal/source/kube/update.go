@@ -50,17 +50,19 @@ func (u *updates) begin(now time.Time, why error) {
 	defer u.mu.Unlock()
 	u.until = now.Add(updateFor)
 	if !u.said && u.log != nil {
-		u.log.Warn(`statuses are written by GET and PUT, which is two requests: add the verb "patch" on pods/status to the role`, "err", why)
+		u.log.Warn(`statuses are written by GET and PUT, two requests each: add the verb "patch" on pods/status to the role`,
+			"err", why)
 	}
 	u.said = true
 }
 
-// Log makes the client log what it has to do differently because of its role. It is to be called before the first request.
+// Log makes the client log what it has to do differently because of its role. It is to be called before the first
+// request.
 func (c *Client) Log(log *slog.Logger) { c.update.log = log }
 
-// updateAnnotation sets an annotation by GET and PUT. All else of the pod is sent back byte for byte. The resourceVersion
-// keeps changes of others; the UID, where known, has to be that of the pod which was read, and the API server compares it
-// once more.
+// updateAnnotation sets an annotation by GET and PUT. All else of the pod is sent back byte for byte. The
+// resourceVersion keeps changes of others; the UID, where known, has to be that of the pod which was read, and the
+// API server compares it once more.
 func (c *Client) updateAnnotation(ctx context.Context, pod publish.Pod, key, value string) error {
 	get := target{verb: "get", resource: "pods", namespace: pod.Namespace, name: pod.Name}
 	put := target{verb: "update", resource: "pods", subresource: "status", namespace: pod.Namespace, name: pod.Name}
