@@ -96,30 +96,52 @@ type DNS struct {
 }
 
 // Status returns the value of the network-status annotation, "" if no network has anything to show
-// (behaviour.md D112, D121).
+// (behaviour.md D112, D121). Its size is not limited; WriteStatus limits it.
 func Status(r *Report) (string, error) {
-	if !r.HasStatus() {
-		return "", nil
-	}
 	var items []string
+	err := eachItem(r, true, func(item string) bool {
+		items = append(items, item)
+		return true
+	})
+	if err != nil {
+		return "", err
+	}
+	return joinItems(items), nil
+}
+
+// eachItem passes the encoded elements of the annotation to yield until that returns false, with or without their dns
+// members.
+func eachItem(r *Report, withDNS bool, yield func(item string) bool) error {
+	if !r.HasStatus() {
+		return nil
+	}
 	for i := range r.Attached {
 		a := &r.Attached[i]
 		res, err := a.result()
 		if err != nil {
-			return "", err
+			return err
 		}
 		for _, s := range elements(a, res, r.Netns) {
+			if !withDNS {
+				s.DNS = DNS{}
+			}
 			b, err := json.MarshalIndent(s, "", "    ")
 			if err != nil {
-				return "", fmt.Errorf("encode status of network %s: %w", a.Name, err)
+				return fmt.Errorf("encode status of network %s: %w", a.Name, err)
 			}
-			items = append(items, string(b))
+			if !yield(string(b)) {
+				return nil
+			}
 		}
 	}
+	return nil
+}
+
+func joinItems(items []string) string {
 	if len(items) == 0 {
-		return "", nil
+		return ""
 	}
-	return "[" + strings.Join(items, ",") + "]", nil
+	return "[" + strings.Join(items, ",") + "]"
 }
 
 func (a *Attached) result() (*current.Result, error) {
@@ -299,6 +321,9 @@ func Events(r *Report) ([]Event, error) {
 			message += " from " + a.Name
 		}
 		out = append(out, Event{Type: Normal, Reason: "AddedInterface", Message: message, ContainerID: r.ContainerID})
+	}
+	if _, what, err := shortened(r); err == nil && what != "" {
+		out = append(out, Event{Type: Warning, Reason: StatusShortened, Message: what, ContainerID: r.ContainerID})
 	}
 	return out, nil
 }

@@ -303,6 +303,7 @@ func TestEvents(t *testing.T) {
 // recorder is a cluster that answers each call with the next error.
 type recorder struct {
 	errs  []error
+	value string
 	calls []string
 }
 
@@ -316,6 +317,7 @@ func (c *recorder) next() error {
 }
 
 func (c *recorder) SetAnnotation(_ context.Context, pod Pod, key, value string) error {
+	c.value = value
 	c.calls = append(c.calls, fmt.Sprintf("%v %s %d", pod, key, strings.Count(value, `"name"`)))
 	return c.next()
 }

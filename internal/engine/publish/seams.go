@@ -32,8 +32,8 @@ type Event struct {
 	ContainerID string `json:"containerID,omitempty"`
 }
 
-// Text is the message, and of an event that is told seldom, which today's Multus does not have, the request's name, as the
-// runtime has it in its error. The other texts are today's, and programs compare them (behaviour.md O60, O61).
+// Text is the message, and of an event that is told seldom, which today's Multus does not have, the request's name,
+// as the runtime has it in its error. The other texts are today's, and programs compare them (behaviour.md O60, O61).
 func (e Event) Text() string {
 	if !e.Seldom {
 		return e.Message
@@ -48,9 +48,16 @@ var (
 	// ErrRetry is returned when the same call may succeed later: the API server is away, overloaded, slow,
 	// or answered with a conflict.
 	ErrRetry = errors.New("try again later")
+	// ErrRefused is returned when the same call will never succeed: the API server rejected the content, for example
+	// because the annotations of the pod are too long. Repeating it is useless.
+	ErrRefused = errors.New("refused")
+	// ErrForbidden is returned when Multus lacks the permission. The call succeeds once the role is corrected, which takes
+	// minutes or longer.
+	ErrForbidden = errors.New("not allowed")
 )
 
-// Cluster is where status and events are written to. Errors wrap ErrGone or ErrRetry where they apply.
+// Cluster is where status and events are written to. Errors wrap ErrGone, ErrRetry, ErrRefused or ErrForbidden where
+// they apply.
 type Cluster interface {
 	// SetAnnotation sets one annotation of a pod by one PATCH of pods/status, with the pod's UID as the
 	// precondition when it is known.

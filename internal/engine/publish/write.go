@@ -6,12 +6,16 @@ import (
 	"fmt"
 )
 
-// WriteStatus writes the network-status annotation of a report, by one request. A pod that is gone is no
-// failure; a report without anything to show writes nothing (behaviour.md D121, D123).
+// WriteStatus writes the network-status annotation of a report, by one request. A status larger than MaxStatus is
+// shortened. A pod that is gone is no failure; a report without anything to show writes nothing (behaviour.md D121,
+// D123). The error of a report whose results cannot be decoded wraps ErrRefused.
 func WriteStatus(ctx context.Context, c Cluster, r *Report, key string) error {
-	value, err := Status(r)
-	if err != nil || value == "" {
-		return err
+	value, _, err := shortened(r)
+	if err != nil {
+		return fmt.Errorf("%w: status of pod %s/%s: %w", ErrRefused, r.Pod.Namespace, r.Pod.Name, err)
+	}
+	if value == "" {
+		return nil
 	}
 	err = c.SetAnnotation(ctx, r.Pod, key, value)
 	if err != nil && !errors.Is(err, ErrGone) {
@@ -28,21 +32,18 @@ func WriteEvents(ctx context.Context, c Cluster, r *Report) error {
 	}
 	var errs []error
 	for _, e := range events {
-		errs = append(errs, emit(ctx, c, r, e))
+		errs = append(errs, emit(ctx, c, r.Pod, e))
 	}
 	return errors.Join(errs...)
 }
 
-// ResumeEvents emits the events of a report from number from on. It returns the number of the first that is to be tried
-// again, with an error that wraps ErrRetry; what fails for good is passed over and told at the end.
-func ResumeEvents(ctx context.Context, c Cluster, r *Report, from int) (next int, err error) {
-	events, err := Events(r)
-	if err != nil {
-		return 0, err
-	}
+// EmitFrom emits events of a pod from number from on. It returns the number of the first one that is to be tried
+// again, with an error that wraps ErrRetry. Events that fail for good are skipped; their errors are returned when all
+// others are emitted.
+func EmitFrom(ctx context.Context, c Cluster, pod Pod, events []Event, from int) (next int, err error) {
 	var errs []error
 	for ; from < len(events); from++ {
-		err := emit(ctx, c, r, events[from])
+		err := emit(ctx, c, pod, events[from])
 		if errors.Is(err, ErrRetry) {
 			return from, err
 		}
@@ -52,9 +53,9 @@ func ResumeEvents(ctx context.Context, c Cluster, r *Report, from int) (next int
 }
 
 // emit emits one event. A pod that is gone needs none.
-func emit(ctx context.Context, c Cluster, r *Report, e Event) error {
-	if err := c.Emit(ctx, r.Pod, e); err != nil && !errors.Is(err, ErrGone) {
-		return fmt.Errorf("emit event %s of pod %s/%s: %w", e.Reason, r.Pod.Namespace, r.Pod.Name, err)
+func emit(ctx context.Context, c Cluster, pod Pod, e Event) error {
+	if err := c.Emit(ctx, pod, e); err != nil && !errors.Is(err, ErrGone) {
+		return fmt.Errorf("emit event %s of pod %s/%s: %w", e.Reason, pod.Namespace, pod.Name, err)
 	}
 	return nil
 }

@@ -50,7 +50,7 @@ func (a *alarm) run(ctx context.Context) error {
 }
 
 func (a *alarm) tell(ctx context.Context, e publish.Event) {
-	for pause := firstRetry; ; pause = min(2*pause, lastRetry) {
+	for tries := 1; ; tries++ {
 		err := a.emit(ctx, a.node, e)
 		if err == nil {
 			return
@@ -59,7 +59,7 @@ func (a *alarm) tell(ctx context.Context, e publish.Event) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(pause):
+		case <-time.After(retryPause(tries, lastRetry)):
 		}
 	}
 }

@@ -10,9 +10,11 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -59,43 +61,73 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	l, err := listen(conf.Socket())
-	if err != nil {
-		return err
-	}
 	q := newQueue(s.cluster, filepath.Join(conf.SocketDir, api.ReportDir), log)
 	slot := newSlot(conf, log)
 	askNode(slot, s.node, o.NodeName)
 	m := newMetrics(q.waiting, func() float64 { return entries(cmp.Or(conf.CNIDir, config.DefaultCNIDir)) }, func() float64 { return owned(slot) })
-	q.onWritten, q.onRetry, q.onTaken = m.written.Inc, m.retries.Inc, m.observe
+	m.off = conf.MetricsPort == nil
+	q.onWritten, q.onRetry, q.onGivenUp, q.onTaken = m.written.Inc, m.retries.Inc, m.givenUp.Inc, m.observe
 	srv := &server{conf: conf, queue: q, metrics: m, log: log, ready: ready(s.ready, slot)}
 	srv.resolver = &plan.Resolver{Networks: s.networks, Pods: s.pods, Devices: s.devices, Missing: srv.missing, PhysicalFunction: device.PhysicalFunction, Log: log}
-	hs := &http.Server{Handler: srv.handler(), ReadHeaderTimeout: planLimit, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
-	if conf.PerNodeCertificate != nil {
-		log.Error("perNodeCertificate is not supported: the credentials of the pod are used")
+	withoutEffect(conf, log)
+	g, ctx := errgroup.WithContext(ctx)
+	sock, hs := serveSocket(ctx, g, srv)
+	if err := servePorts(ctx, g, o.HealthPort, srv, sock); err != nil {
+		return err // before the socket is touched: another daemon may serve there
+	}
+	if err := sock.open(ctx); err != nil {
+		if ctx.Err() != nil { // asked to end while another daemon serves
+			return g.Wait()
+		}
+		return fmt.Errorf("socketDir of %s: %w; set socketDir to a directory of the node that is mounted in the container "+
+			"(default %s)", o.Config, err, config.DefaultSocketDir)
 	}
 	log.Info("multus-daemon serves", "version", obs.Version(), "socket", conf.Socket(), "node", o.NodeName)
-
-	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return sock.keep(ctx) })
 	g.Go(func() error { s.run(ctx); return nil })
 	g.Go(func() error { return q.run(ctx) })
 	if slot != nil {
 		keep(ctx, g, slot, newAlarm(s.emitNode, o.NodeName, log))
 	}
-	if conf.MetricsPort != nil {
-		g.Go(func() error { return m.serve(ctx, *conf.MetricsPort, conf.EnablePprof) })
-	}
-	g.Go(func() error { return serveHealth(ctx, o.HealthPort, srv) })
-	g.Go(func() error {
-		if err := hs.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			return fmt.Errorf("serve %s: %w", conf.Socket(), err)
-		}
-		return nil
-	})
-	g.Go(func() error { return drain(ctx, hs, log) })
+	g.Go(func() error { return drain(ctx, hs, sock, log) })
 	err = g.Wait()
 	log.Info("multus-daemon ends", "err", err)
 	return err
+}
+
+// serveSocket prepares the socket and its server. A listener whose socket is bound again ends without an error.
+func serveSocket(ctx context.Context, g *errgroup.Group, srv *server) (*socket, *http.Server) {
+	errorLog := slog.NewLogLogger(srv.log.Handler(), slog.LevelDebug)
+	hs := &http.Server{Handler: srv.handler(), ReadHeaderTimeout: planLimit, ErrorLog: errorLog}
+	sock := newSocket(srv.conf.Socket(), srv.log, func(l net.Listener) {
+		g.Go(func() error {
+			if err := hs.Serve(l); ctx.Err() == nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+				return fmt.Errorf("serve %s: %w", srv.conf.Socket(), err)
+			}
+			return nil
+		})
+	})
+	srv.instance = sock.instance
+	return sock, hs
+}
+
+// servePorts serves probes and metrics where a port is set for them.
+func servePorts(ctx context.Context, g *errgroup.Group, health int, srv *server, sock *socket) error {
+	if health != 0 {
+		p, err := openHealth(ctx, health, srv.log)
+		if err != nil {
+			return err
+		}
+		g.Go(func() error { return p.serve(ctx, healthServer(srv, sock)) })
+	}
+	if conf := srv.conf; conf.MetricsPort != nil {
+		p, err := openPort(ctx, "metrics", ":"+strconv.Itoa(*conf.MetricsPort), srv.log)
+		if err != nil {
+			return err
+		}
+		g.Go(func() error { return p.serve(ctx, srv.metrics.server(conf.EnablePprof)) })
+	}
+	return nil
 }
 
 // configuration is the daemon's file with what the flags lay over it.
@@ -111,6 +143,7 @@ func (o *Options) configuration() (*config.Daemon, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", o.Config, err)
 	}
+	useOwnPath(conf)
 	if o.Kubeconfig != "" {
 		conf.Kubeconfig = o.Kubeconfig
 	}
@@ -120,9 +153,34 @@ func (o *Options) configuration() (*config.Daemon, error) {
 	return conf, nil
 }
 
-// drain waits for ctx to end, then lets requests in flight finish, for shutdownLimit at most.
-func drain(ctx context.Context, hs *http.Server, log *slog.Logger) error {
+// withoutEffect logs the keys of today's Multus that are accepted and do nothing.
+func withoutEffect(conf *config.Daemon, log *slog.Logger) {
+	if conf.PerNodeCertificate != nil {
+		log.Error("perNodeCertificate is not supported: the credentials of the pod are used")
+	}
+	if conf.ConnectionLimit != nil {
+		log.Warn("connectionLimit has no effect: requests are short, and no plugin runs in the daemon",
+			"connection_limit", *conf.ConnectionLimit)
+	}
+}
+
+// useOwnPath strips the prefix under which today's manifests mount the directories of the node from socketDir, where
+// nothing is mounted there.
+func useOwnPath(conf *config.Daemon) {
+	own := conf.HostPath(conf.SocketDir)
+	if own == conf.SocketDir {
+		return
+	}
+	if _, err := os.Stat(strings.TrimSuffix(conf.SocketDir, own)); errors.Is(err, fs.ErrNotExist) {
+		conf.SocketDir = own
+	}
+}
+
+// drain waits for ctx to end, then lets requests in flight finish, for shutdownLimit at most. The next daemon does
+// not wait for them.
+func drain(ctx context.Context, hs *http.Server, sock *socket, log *slog.Logger) error {
 	<-ctx.Done()
+	sock.close()
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownLimit)
 	defer cancel()
 	err := hs.Shutdown(last)
@@ -235,6 +293,7 @@ func connect(conf *config.Daemon, getenv func(string) string, log *slog.Logger) 
 	if err != nil {
 		return nil, err
 	}
+	client.Log(log)
 	cache := kube.NewCache(client, log)
 	ready := func() error {
 		if !cache.Synced() {

@@ -2,35 +2,59 @@ package daemon
 
 import (
 	"context"
-	"errors"
-	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"strconv"
 
 	"multus/api"
+	"multus/internal/fault"
 )
 
-// serveHealth answers the kubelet's probes on the node's loopback until ctx ends: the kubelet cannot speak to a unix
-// socket, and a command in the container for every probe would cost more than everything else that the daemon does. It
-// serves nothing but the two answers. Port 0 is none.
-func serveHealth(ctx context.Context, port int, s *server) error {
-	if port == 0 {
-		return nil
-	}
-	addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
-	if err != nil {
-		return fmt.Errorf("listen for probes: %w", err)
-	}
+// openHealth opens the port for the kubelet's probes on the node's loopback: the kubelet cannot speak to a unix
+// socket, and a command in the container for every probe would cost more than everything else that the daemon does.
+func openHealth(ctx context.Context, number int, log *slog.Logger) (*port, error) {
+	return openPort(ctx, "probes", net.JoinHostPort("127.0.0.1", strconv.Itoa(number)), log)
+}
+
+// healthServer answers probes and nothing else. Either answer is good only if plugins reach this daemon at its
+// socket. While another daemon serves and this one waits, /readyz is the other one's: in a rolling update with surge
+// the other one is ended once this one is ready.
+func healthServer(s *server, sock *socket) *http.Server {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+api.PathHealth, func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, nil) })
-	mux.HandleFunc("GET "+api.PathReady, s.status)
-	hs := &http.Server{Handler: mux, ReadHeaderTimeout: waitLimit, ReadTimeout: waitLimit, WriteTimeout: waitLimit}
-	stop := context.AfterFunc(ctx, func() { _ = hs.Close() }) // a probe that is cut off is asked again
-	defer stop()
-	if err := hs.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve probes on %s: %w", addr, err)
-	}
-	return nil
+	mux.HandleFunc("GET "+api.PathHealth, func(w http.ResponseWriter, r *http.Request) {
+		if sock.waiting() { // a new start changes nothing
+			answer(w, http.StatusOK, nil)
+			return
+		}
+		if err := sock.check(r.Context()); err != nil {
+			unavailable(w, err)
+			return
+		}
+		answer(w, http.StatusOK, nil)
+	})
+	mux.HandleFunc("GET "+api.PathReady, func(w http.ResponseWriter, r *http.Request) {
+		if err := sock.check(r.Context()); err != nil {
+			unavailable(w, err)
+			return
+		}
+		if sock.waiting() {
+			code, _, err := sock.probe(r.Context(), api.PathReady)
+			if err != nil {
+				unavailable(w, err)
+				return
+			}
+			answer(w, code, nil)
+			return
+		}
+		s.status(w, r)
+	})
+	return &http.Server{Handler: mux, ReadHeaderTimeout: waitLimit, ReadTimeout: waitLimit, WriteTimeout: 3 * probeLimit}
+}
+
+// unavailable answers 503 with the reason as a CNI error.
+func unavailable(w http.ResponseWriter, err error) {
+	ce := fault.ToCNI(err)
+	ce.Code = fault.NotAvailable
+	answer(w, http.StatusServiceUnavailable, ce)
 }

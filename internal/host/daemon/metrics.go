@@ -1,12 +1,10 @@
 package daemon
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"multus/internal/engine/publish"
+	"multus/internal/engine/request"
 )
 
 // headerLimit bounds the reading of a request's header on the metrics port (behaviour.md F50).
@@ -30,6 +29,9 @@ type metrics struct {
 	delegates *prometheus.HistogramVec
 	retries   prometheus.Counter
 	written   prometheus.Counter
+	givenUp   prometheus.Counter
+	// off is set where no port serves the metrics: nothing with labels is recorded then.
+	off bool
 }
 
 // durations suit what takes from a millisecond (a plan) to the runtime's patience (a hanging delegate).
@@ -49,16 +51,19 @@ func newMetrics(queued, ledger, slot func() float64) *metrics {
 		}, []string{"command", "code"}),
 		delegates: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "multus_delegate_duration_seconds", Help: "Time that the plugins of a network took, as the plugin on the host reports it.", Buckets: durations,
-		}, []string{"command", "plugin", "network", "result"}),
+		}, []string{"command", "plugin", "result"}),
 		retries: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "multus_status_retries_total", Help: "Attempts to write a network-status that have to be repeated.",
 		}),
 		written: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "multus_status_written_total", Help: "Reports whose network-status was written, or needed none.",
 		}),
+		givenUp: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "multus_status_given_up_total", Help: "Reports whose network-status will never be written.",
+		}),
 	}
 	m.registry.MustRegister(
-		m.requests, m.inFlight, m.planning, m.delegates, m.retries, m.written,
+		m.requests, m.inFlight, m.planning, m.delegates, m.retries, m.written, m.givenUp,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "multus_status_queue_length", Help: "Reports whose status is not written yet."}, queued),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "multus_slot_owned", Help: "1 while the CNI configuration of this node is the one that the daemon generated.",
@@ -69,6 +74,31 @@ func newMetrics(queued, ledger, slot func() float64) *metrics {
 	return m
 }
 
+// other is the label of what is not in a list of known values: users write names of plugins, and each new value of a
+// label takes memory for as long as the daemon lives.
+const other = "other"
+
+// known returns a value that is in a list, and other for all others.
+func known(value string, list []string) string {
+	if slices.Contains(list, value) {
+		return value
+	}
+	return other
+}
+
+var (
+	knownCommands = []string{request.Add, request.Del, request.Check, request.GC, request.Status}
+	knownMethods  = []string{"get", "post", "head", "put", "delete", "patch", "options"}
+	// knownPlugins are the reference plugins, those of the cluster networks, and those that are often used with Multus.
+	knownPlugins = []string{
+		"bandwidth", "bridge", "dhcp", "dummy", "firewall", "host-device", "host-local", "ipvlan", "loopback", "macvlan", "passthru",
+		"portmap", "ptp", "sbr", "static", "tap", "tuning", "vlan", "vrf",
+		"antrea", "aws-cni", "azure-vnet", "calico", "cilium-cni", "egress-cni", "flannel", "kube-ovn", "ovn-k8s-cni-overlay", "terway", "weave-net",
+		"accelerated-bridge", "bond", "cnv-bridge", "cnv-tuning", "coordinator", "ib-sriov", "ib-sriov-cni", "istio-cni", "linkerd-cni",
+		"ovs", "rdma", "route-override", "sriov", "userspace", "whereabouts",
+	}
+)
+
 // count wraps a handler; name is its label.
 func (m *metrics) count(name string, h http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -76,7 +106,16 @@ func (m *metrics) count(name string, h http.HandlerFunc) http.HandlerFunc {
 		defer m.inFlight.Dec()
 		c := &coded{ResponseWriter: w, code: http.StatusOK}
 		h(c, r)
-		m.requests.WithLabelValues(name, strconv.Itoa(c.code), strings.ToLower(r.Method)).Inc()
+		if !m.off {
+			m.requests.WithLabelValues(name, strconv.Itoa(c.code), known(strings.ToLower(r.Method), knownMethods)).Inc()
+		}
+	}
+}
+
+// planned records the making of a plan.
+func (m *metrics) planned(command string, code uint, took time.Duration) {
+	if !m.off {
+		m.planning.WithLabelValues(known(command, knownCommands), strconv.Itoa(int(code))).Observe(took.Seconds())
 	}
 }
 
@@ -93,17 +132,20 @@ func (c *coded) WriteHeader(code int) {
 
 // observe takes the timings of a report.
 func (m *metrics) observe(r *publish.Report) {
+	if m.off {
+		return
+	}
 	for _, t := range r.Timings {
 		result := "ok"
 		if t.Failed {
 			result = "error"
 		}
-		m.delegates.WithLabelValues(r.Command, t.Plugin, t.Network, result).Observe(t.Seconds)
+		m.delegates.WithLabelValues(known(r.Command, knownCommands), known(t.Plugin, knownPlugins), result).Observe(t.Seconds)
 	}
 }
 
-// serve serves /metrics on all addresses, as today (behaviour.md F50), and profiles to the loopback only.
-func (m *metrics) serve(ctx context.Context, port int, profiles bool) error {
+// server serves /metrics, on all addresses as today (behaviour.md F50), and profiles to the loopback only.
+func (m *metrics) server(profiles bool) *http.Server {
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
 	if profiles {
@@ -114,18 +156,7 @@ func (m *metrics) serve(ctx context.Context, port int, profiles bool) error {
 			mux.HandleFunc(path, loopback(h))
 		}
 	}
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", ":"+strconv.Itoa(port))
-	if err != nil {
-		return fmt.Errorf("listen for metrics: %w", err)
-	}
-	s := &http.Server{Handler: mux, ReadHeaderTimeout: headerLimit}
-	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
-	defer stop()
-	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve metrics: %w", err)
-	}
-	return nil
+	return &http.Server{Handler: mux, ReadHeaderTimeout: headerLimit}
 }
 
 // loopback refuses everybody who is not on this machine.

@@ -1,12 +1,14 @@
 package daemon
 
 import (
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
@@ -31,7 +33,7 @@ func TestMetricNames(t *testing.T) {
 	t.Parallel()
 	m := newTestMetrics()
 	m.count("/v1/plan", func(http.ResponseWriter, *http.Request) {})(httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/v1/plan", nil))
-	m.planning.WithLabelValues("ADD", "0").Observe(.001)
+	m.planned("ADD", 0, time.Millisecond)
 	m.observe(&publish.Report{Command: "ADD", Timings: []publish.Timing{{Network: "ns/n", Plugin: "macvlan", Seconds: .02}, {Network: "ns/n", Plugin: "macvlan", Seconds: 1, Failed: true}}})
 	text := scrape(t, m)
 	problems, err := promlint.New(strings.NewReader(text)).Lint()
@@ -58,8 +60,8 @@ func TestMetricNames(t *testing.T) {
 	}
 	for _, want := range []string{
 		`multus_server_request_total{code="200",handler="/v1/plan",method="post"} 1`,
-		`multus_delegate_duration_seconds_count{command="ADD",network="ns/n",plugin="macvlan",result="ok"} 1`,
-		`multus_delegate_duration_seconds_count{command="ADD",network="ns/n",plugin="macvlan",result="error"} 1`,
+		`multus_delegate_duration_seconds_count{command="ADD",plugin="macvlan",result="ok"} 1`,
+		`multus_delegate_duration_seconds_count{command="ADD",plugin="macvlan",result="error"} 1`,
 		`multus_plan_duration_seconds_count{code="0",command="ADD"} 1`,
 		"multus_status_queue_length 3", "multus_ledger_entries 7", "multus_slot_owned 1", "multus_status_retries_total 0",
 		"go_goroutines ", "process_open_fds ",
@@ -67,6 +69,47 @@ func TestMetricNames(t *testing.T) {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %s", want)
 		}
+	}
+}
+
+// TestLabelsAreBounded: whatever names users write, the number of series and their length stay the same. Without a port
+// nothing with labels is recorded.
+func TestLabelsAreBounded(t *testing.T) {
+	t.Parallel()
+	m := newTestMetrics()
+	use := func(i int) {
+		name := fmt.Sprint("x", i, strings.Repeat("x", i))
+		m.observe(&publish.Report{Command: name, Timings: []publish.Timing{{Network: name, Plugin: name, Seconds: 1}, {Network: name, Plugin: "macvlan"}}})
+		m.planned(name, 0, time.Second)
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/v1/plan", nil)
+		r.Method = name
+		m.count("/v1/plan", func(http.ResponseWriter, *http.Request) {})(httptest.NewRecorder(), r)
+	}
+	series := func() (n int) {
+		for line := range strings.Lines(scrape(t, m)) {
+			if strings.HasPrefix(line, "multus_") {
+				n++
+			}
+			if len(line) > 300 {
+				t.Fatalf("a line of %d bytes", len(line))
+			}
+		}
+		return n
+	}
+	m.off = true
+	none := series()
+	use(0)
+	if got := series(); got != none {
+		t.Errorf("%d series are recorded without a port", got-none)
+	}
+	m.off = false
+	use(0)
+	first := series()
+	for i := range 2000 {
+		use(i)
+	}
+	if got := series(); got != first {
+		t.Errorf("%d series became %d", first, got)
 	}
 }
 

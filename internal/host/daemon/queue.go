@@ -6,355 +6,520 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
+	"os"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/util/workqueue"
 
 	"multus/internal/engine/publish"
 	"multus/internal/failpoint"
+	"multus/internal/fault"
 	"multus/internal/netsel"
 )
 
 const (
 	// waitLimit is how long a report that asks to wait is waited for.
 	waitLimit = 2 * time.Second
-	// writers is how many statuses are written at the same time, tellers how many pods' events.
-	writers = 8
-	tellers = 4
-	// tellTries is how often events are tried, with pauses from firstRetry on, doubled: about a minute.
-	tellTries = 9
-	// firstRetry and lastRetry bound the pauses between attempts.
-	firstRetry = 250 * time.Millisecond
-	lastRetry  = 15 * time.Second
-	// lastWords is how long events are written after the end was asked for.
-	lastWords = 2 * time.Second
-	// tellAgain is how long the same failure of a pod is not told again.
+	// writers is how many statuses are written at the same time. At most retriers of them are repeated attempts.
+	writers  = 8
+	retriers = 4
+	// firstRetry and lastRetry bound the pauses between attempts while the API server is away. forbiddenPause is the pause
+	// after a missing permission, and the longest one after an error of unknown kind.
+	firstRetry     = 250 * time.Millisecond
+	lastRetry      = 15 * time.Second
+	forbiddenPause = 2 * time.Minute
+	// forbiddenProbes is how many of the statuses that were not permitted are tried after each forbiddenPause.
+	forbiddenProbes = 4
+	// retrySpacing is the shortest time between two repeated attempts: 20 a second, less than half of what the client of
+	// the API server allows for all requests.
+	retrySpacing = 50 * time.Millisecond
+	// tellAgain is how long the same failure of a pod is not reported again; maxTold is how many of them are remembered.
 	tellAgain = time.Minute
+	maxTold   = 4096
+	// maxWaiting is how many pods' statuses may wait. A node has some hundreds of pods.
+	maxWaiting = 4096
+	// maxInMemory is how many waiting reports that have a file are held in memory, each of smallReport bytes at most. The
+	// others are read again when they are written.
+	maxInMemory = 64
+	smallReport = 256 << 10
 )
 
-// queue writes reports to the cluster, each until it is written or its pod is gone. A report that could not
-// be written at once is kept in a file, so that neither a restart of the daemon nor a long absence of the
-// API server loses a status. Close by ending the context of run.
+// StatusNotWritten is the reason of the event of a pod whose network-status was given up.
+const StatusNotWritten = "NetworkStatusNotWritten"
+
+// queue writes network statuses to the cluster: for each pod the latest one, by one writer at a time. A report that
+// cannot be written at once is kept in a file, so that neither a restart of the daemon nor a long absence of the API
+// server loses a status. A report that the API server rejects for good is given up. A queue is closed by ending the
+// context of run.
 type queue struct {
 	cluster publish.Cluster
-	dir     string
 	log     *slog.Logger
-	// onWritten and onRetry count; onTaken is told of each report that came in a file.
-	onWritten, onRetry func()
-	onTaken            func(*publish.Report)
+	// onWritten, onRetry and onGivenUp count; onTaken gets each report that came in a file.
+	onWritten, onRetry, onGivenUp func()
+	onTaken                       func(*publish.Report)
+	// pause is forbiddenPause, but in tests.
+	pause time.Duration
 
-	work chan *job
-	// tales are reports whose events are to be written: beside the status, so that no pod waits for them.
-	tales chan tale
+	spool *spool
+	// statuses has the keys of pods whose status is to be written now, lanes their order.
+	statuses workqueue.TypedDelayingInterface[string]
+	lanes    *lanes
+	batches  workqueue.TypedDelayingInterface[*eventBatch]
 
-	// mu guards latest, the newest report of each pod that is not written yet, and the fields of every job
-	// from old to before.
-	mu     sync.Mutex
-	latest map[string]*job
-	// files are the names of those that were read, and whether their report is still needed: one that is not could not be
-	// removed. None is read twice.
-	files map[string]bool
-	// told are the failures that were told of late, by pod and message, with the time.
+	// mu guards all below, and the fields of pending that say so. It is never held during I/O or a call of a work queue,
+	// and it is acquired after spool.mu.
+	mu sync.Mutex
+	// pods is the latest report of each pod whose status is not written yet, by its key.
+	pods map[string]*pending
+	// seen remembers the reports that arrived, whether or not they are written.
+	seen *recent
+	// forbidden are the reports for which the permission was missing, in the order in which they are tried again.
+	forbidden []*pending
+	// nextRetry is when the next repeated attempt may begin.
+	nextRetry time.Time
+	// told are the failures that were reported in the last minute, by pod and message.
 	told map[string]time.Time
 }
 
-type job struct {
-	report  *publish.Report
-	key     string
-	once    sync.Once
-	done    chan struct{} // closed after the first attempt
-	old     bool          // a newer report of the pod has come: this one must not be written any more
-	file    string        // the name of the file that has it, "" for none
-	written bool          // the cluster has it
-	refused bool          // an attempt has failed
-	shelved bool          // there was no room for it in work
-	told    bool          // the cluster has its events
-	marked  bool          // the file says so
-	// before is the pod's report that was not written yet when this one came. busy is held while the API server is asked.
-	before *job
-	busy   sync.Mutex
+// pending is a report whose status is to be written.
+type pending struct {
+	pod       publish.Pod
+	key       string
+	container string
+	// id identifies the report: that of another one differs in pod, container or time.
+	id   string
+	once sync.Once
+	done chan struct{} // closed after the first attempt
+
+	// report is nil while the file alone has it. It is guarded by queue.mu, as all fields up to probing.
+	report *publish.Report
+	// dropped is set when the report is not needed any more: it is written, given up, or a later one has come.
+	dropped bool
+	tries   int
+	// probing is set while a report for which the permission was missing is tried again.
+	probing bool
+
+	// file is the name of the file that has the report, "" for none; told says that its events are emitted, marked that
+	// the file says so. They are guarded by spool.mu.
+	file         string
+	told, marked bool
 }
 
-// tale is a report whose events are written from number next on.
-type tale struct {
-	job         *job
-	next, tries int
+func newPending(r *publish.Report) *pending {
+	if r.Time == 0 { // of a plugin that gives none
+		r.Time = time.Now().UnixNano()
+	}
+	return &pending{
+		pod: r.Pod, key: podKey(r.Pod), container: r.ContainerID, id: r.File(), report: r,
+		done: make(chan struct{}), told: r.Told, marked: r.Told,
+	}
 }
 
-func newJob(r *publish.Report) *job {
-	return &job{report: r, key: podKey(r.Pod), done: make(chan struct{}), told: r.Told, marked: r.Told}
-}
+// finish releases what waits for the first attempt.
+func (p *pending) finish() { p.once.Do(func() { close(p.done) }) }
 
 func newQueue(c publish.Cluster, dir string, log *slog.Logger) *queue {
-	return &queue{cluster: c, dir: dir, log: log, work: make(chan *job, 1024), tales: make(chan tale, 1024), latest: map[string]*job{}, files: map[string]bool{}, told: map[string]time.Time{}, onWritten: func() {}, onRetry: func() {}, onTaken: func(*publish.Report) {}}
+	q := &queue{
+		cluster: c, log: log, pause: forbiddenPause, spool: newSpool(dir),
+		pods: map[string]*pending{}, seen: newRecent(2 * maxWaiting), told: map[string]time.Time{},
+		onWritten: func() {}, onRetry: func() {}, onGivenUp: func() {}, onTaken: func(*publish.Report) {},
+	}
+	q.lanes = &lanes{repeated: q.repeatedAttempt}
+	q.statuses = workqueue.NewTypedDelayingQueueWithConfig(workqueue.TypedDelayingQueueConfig[string]{
+		Queue: workqueue.NewTypedWithConfig(workqueue.TypedQueueConfig[string]{Queue: q.lanes}),
+	})
+	q.batches = workqueue.NewTypedDelayingQueue[*eventBatch]()
+	return q
 }
 
 // waiting is how many pods' status is not written yet.
 func (q *queue) waiting() float64 {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return float64(len(q.latest))
+	return float64(len(q.pods))
 }
 
-// repeated tells that a pod's failure was told a moment ago: a runtime tries again every few seconds.
+// repeated reports whether the same failure of a pod was reported a moment ago: a runtime tries again every few
+// seconds.
 func (q *queue) repeated(r *publish.Report) bool {
-	if r.Failure == nil || len(r.Attached) > 0 {
-		return false
-	}
 	now := time.Now()
-	key := podKey(r.Pod) + " " + r.Failure.Message
+	key := podKey(r.Pod) + " " + fault.Clip(r.Failure.Message, fault.MaxMessage)
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	maps.DeleteFunc(q.told, func(_ string, at time.Time) bool { return now.Sub(at) > tellAgain })
-	_, ok := q.told[key]
-	if !ok {
+	if _, ok := q.told[key]; ok && now.Sub(q.told[key]) <= tellAgain {
+		return true
+	}
+	if len(q.told) >= maxTold {
+		maps.DeleteFunc(q.told, func(_ string, at time.Time) bool { return now.Sub(at) > tellAgain })
+	}
+	if len(q.told) < maxTold {
 		q.told[key] = now
 	}
-	return ok
+	return false
 }
 
 // add takes a report. The channel is closed after the first attempt to write it.
 func (q *queue) add(r *publish.Report) <-chan struct{} { return q.take(r).done }
 
-func (q *queue) take(r *publish.Report) *job {
-	j := newJob(r)
-	if q.repeated(r) {
-		close(j.done)
-		return j
+// take takes a report that came over the socket. It returns what stands for the report: another value than at the first
+// time if it came in a file, too. Reports in files that were not read yet arrived before it.
+func (q *queue) take(r *publish.Report) *pending {
+	p := newPending(r)
+	if !r.HasStatus() {
+		if !q.repeated(r) {
+			q.emitEvents(p, r)
+			q.onWritten()
+		}
+		p.finish()
+		return p
 	}
-	q.enqueue(j)
-	return j
-}
-
-// enqueue puts a report in its place among those of its pod, also those in files that were not read yet: taken up only
-// after this one is written, an earlier one would be written over it.
-func (q *queue) enqueue(j *job) {
-	var waiting []*job
-	if j.report.HasStatus() {
-		waiting, _ = q.look()
-	}
-	q.mu.Lock()
-	q.register(j)
-	q.mu.Unlock()
-	for _, w := range append(waiting, j) {
+	q.spool.mu.Lock()
+	waiting, _ := q.look()
+	latest := q.register(p)
+	q.spool.mu.Unlock()
+	for _, w := range waiting {
 		q.push(w)
 	}
+	if latest == p {
+		q.push(p)
+	}
+	return latest
 }
 
-// register makes j the pod's latest report, unless it is not. The file of the earlier of two is not needed from now on: its
-// sandbox is gone. The later one is in a file, too, or its plugin has no answer yet and leaves it in one if this
-// process ends. The caller holds mu.
-func (q *queue) register(j *job) {
-	if !j.report.HasStatus() {
-		return
-	}
-	before := q.latest[j.key]
-	if before != nil && before.report.Time > j.report.Time {
-		j.old = true // left by a plugin before the later one came
-		q.discard(j)
-		return
-	}
-	if before != nil {
-		before.old = true
-		q.discard(before)
-	}
-	j.before = before
-	q.latest[j.key] = j
-}
-
-func (q *queue) push(j *job) {
-	select {
-	case q.work <- j:
-	default:
-		q.shelve(j)
-	}
-}
-
-// shelve puts a report aside, as thousands are waiting: it is pushed again at one of the next looks. It stays in memory,
-// since it may be that it cannot be kept in its file.
-func (q *queue) shelve(j *job) {
-	defer j.once.Do(func() { close(j.done) })
-	if !j.report.HasStatus() {
-		q.log.Warn("events not written: too many reports wait", "pod", j.key, "container", j.report.ContainerID)
-		return
-	}
-	q.keep(j)
+// register makes p the latest report of its pod, by the order of arrival: clocks may be set back. It returns p, the
+// report that is waiting already if p is the same one, or p without effect if the same one was here before. The file
+// of an earlier report is removed: its sandbox is gone. The caller holds spool.mu.
+func (q *queue) register(p *pending) *pending {
 	q.mu.Lock()
-	j.shelved = true
+	latest := q.pods[p.key]
+	switch {
+	case latest != nil && latest.id == p.id:
+		q.mu.Unlock()
+		return latest
+	case !q.seen.add(p.id):
+		p.dropped = true
+		q.mu.Unlock()
+		p.finish()
+		return p
+	}
+	if latest != nil {
+		latest.dropped = true
+	}
+	q.pods[p.key] = p
 	q.mu.Unlock()
-	q.log.Warn("too many reports wait: status is written later", "pod", j.key, "container", j.report.ContainerID)
+	if latest != nil {
+		latest.finish()
+		q.discard(latest)
+	}
+	q.limit()
+	return p
 }
 
-// unshelve returns the reports that were put aside and are still needed; who calls pushes them.
-func (q *queue) unshelve() []*job {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	var jobs []*job
-	for _, j := range q.latest {
-		if j.shelved {
-			j.shelved = false
-			jobs = append(jobs, j)
+// push has the status of a report written now.
+func (q *queue) push(p *pending) { q.statuses.Add(p.key) }
+
+// limit gives reports up while more than maxWaiting wait, the oldest first, or while their files are too large, the
+// largest first. The caller holds spool.mu.
+func (q *queue) limit() {
+	for {
+		var victim *pending
+		q.mu.Lock()
+		tooMany := len(q.pods) > maxWaiting
+		if tooMany || q.spool.tooLarge() {
+			for _, p := range q.pods {
+				switch {
+				case victim == nil,
+					tooMany && p.arrivedBefore(victim, q.seen),
+					!tooMany && q.spool.sizes[p.file] > q.spool.sizes[victim.file]:
+					victim = p
+				}
+			}
 		}
+		q.mu.Unlock()
+		if victim == nil || !tooMany && q.spool.sizes[victim.file] == 0 {
+			return
+		}
+		q.giveUp(victim, fmt.Errorf("too many reports wait in %s", q.spool.dir))
 	}
-	return jobs
+}
+
+func (p *pending) arrivedBefore(other *pending, order *recent) bool {
+	return order.number(p.id) < order.number(other.id)
 }
 
 // run writes reports until ctx ends; it takes up what an earlier daemon or a plugin left.
 func (q *queue) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
+	stop := context.AfterFunc(ctx, q.statuses.ShutDown)
+	defer stop()
 	g.Go(func() error { return q.watch(ctx) })
+	g.Go(func() error { return q.probeForbidden(ctx) })
 	for range writers {
 		g.Go(func() error {
-			for {
-				select {
-				case <-ctx.Done():
-					return nil
-				case j := <-q.work:
-					q.write(ctx, g, j)
-				}
+			for q.next(ctx) {
 			}
-		})
-	}
-	for range tellers {
-		g.Go(func() error {
-			q.tellAll(ctx)
 			return nil
 		})
 	}
+	g.Go(func() error { return q.runEvents(ctx) })
 	return g.Wait()
 }
 
-// write makes the first attempt, while the events are written; further ones are made aside, so that one pod does not hold
-// up others.
-func (q *queue) write(ctx context.Context, g *errgroup.Group, j *job) {
-	defer j.once.Do(func() { close(j.done) }) // who waits, waits for the status alone
-	if !q.superseded(j) && !j.report.Told {
-		q.tell(tale{job: j})
-	}
-	switch err := q.attempt(ctx, j); {
-	case errors.Is(err, errOld):
-	case err == nil:
-		q.forget(j)
-		q.onWritten()
-	default:
-		q.refuse(j)
-		q.onRetry()
-		q.log.Warn("status not written yet, trying again", "pod", j.key, "container", j.report.ContainerID, "err", err)
-		g.Go(func() error {
-			q.retry(ctx, j)
-			return nil
-		})
-	}
-}
-
-func (q *queue) retry(ctx context.Context, j *job) {
-	for pause := firstRetry; ; pause = min(2*pause, lastRetry) {
-		select {
-		case <-ctx.Done():
-			return // the file has it
-		case <-time.After(pause):
-		}
-		err := q.attempt(ctx, j)
-		if errors.Is(err, errOld) {
-			return
-		}
-		if err == nil {
-			q.forget(j)
-			q.onWritten()
-			q.log.Info("status written", "pod", j.key, "container", j.report.ContainerID)
-			return
-		}
-		q.refuse(j) // the disk may have been full
-		q.onRetry()
-		if !errors.Is(err, publish.ErrRetry) {
-			q.log.Error("status not written", "pod", j.key, "container", j.report.ContainerID, "err", err)
-		}
-	}
-}
-
-// errOld says that a later sandbox of the pod has a status.
-var errOld = errors.New("superseded")
-
-// attempt writes the status. An older one of the pod that is on its way arrives first: nothing in the request says which
-// is later.
-func (q *queue) attempt(ctx context.Context, j *job) error {
-	for b := q.previous(j); b != nil; b = q.previous(b) {
-		b.busy.Lock()
-		b.busy.Unlock() //nolint:staticcheck // it is old by now, so that it begins nothing more
+// next writes the next status, and returns false when ctx has ended.
+func (q *queue) next(ctx context.Context) bool {
+	key, ended := q.statuses.Get()
+	if ended {
+		return false
 	}
 	q.mu.Lock()
-	j.before = nil
+	p := q.pods[key]
+	again := p != nil && p.tries > 0
 	q.mu.Unlock()
-	j.busy.Lock()
-	defer j.busy.Unlock()
-	if q.superseded(j) {
-		return errOld
+	if p != nil && ctx.Err() == nil && (!again || q.pace(ctx)) {
+		q.write(ctx, p)
+	}
+	q.lanes.finished(key)
+	q.statuses.Done(key)
+	return ctx.Err() == nil
+}
+
+// repeatedAttempt reports whether the status of a pod was tried before.
+func (q *queue) repeatedAttempt(key string) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	p := q.pods[key]
+	return p != nil && p.tries > 0
+}
+
+// pace waits until another repeated attempt may begin. It returns false if ctx ends before.
+func (q *queue) pace(ctx context.Context) bool {
+	q.mu.Lock()
+	at := time.Now()
+	if q.nextRetry.After(at) {
+		at = q.nextRetry
+	}
+	q.nextRetry = at.Add(retrySpacing)
+	q.mu.Unlock()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(time.Until(at)):
+		return true
+	}
+}
+
+// write makes one attempt. Events are emitted beside it: no pod waits for them.
+func (q *queue) write(ctx context.Context, p *pending) {
+	defer p.finish()
+	report, err := q.reportOf(p)
+	if err != nil {
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, errDamaged) {
+			err = fmt.Errorf("%w: %w", publish.ErrRefused, err)
+		}
+		q.settle(p, err)
+		return
+	}
+	q.mu.Lock()
+	first := p.tries == 0
+	q.mu.Unlock()
+	if first && !report.Told {
+		q.emitEvents(p, report)
 	}
 	failpoint.At("daemon.status.before")
-	err := publish.WriteStatus(ctx, q.cluster, j.report, netsel.Status)
+	err = publish.WriteStatus(ctx, q.cluster, report, netsel.Status)
 	failpoint.At("daemon.status.after")
-	return err
+	q.settle(p, err)
 }
 
-func (q *queue) previous(j *job) *job {
+// reportOf returns the report, from its file if need be.
+func (q *queue) reportOf(p *pending) (*publish.Report, error) {
 	q.mu.Lock()
-	defer q.mu.Unlock()
-	return j.before
+	r := p.report
+	q.mu.Unlock()
+	if r != nil {
+		return r, nil
+	}
+	q.spool.mu.Lock()
+	defer q.spool.mu.Unlock()
+	return q.spool.read(p.file)
 }
 
-// tell has events written.
-func (q *queue) tell(t tale) {
-	select {
-	case q.tales <- t:
+// settle does what the outcome of an attempt asks for.
+func (q *queue) settle(p *pending, err error) {
+	q.mu.Lock()
+	dropped, probing := p.dropped, p.probing
+	p.probing = false
+	if err != nil {
+		p.tries++
+	}
+	tries := p.tries
+	q.mu.Unlock()
+	switch {
+	case dropped:
+	case err == nil:
+		q.forget(p)
+		q.onWritten()
+		if tries > 0 {
+			q.log.Info("status written", "pod", podName(p.pod), "container", p.container)
+		}
+		if probing {
+			q.permitted()
+		}
+	case errors.Is(err, publish.ErrRefused):
+		q.spool.mu.Lock()
+		defer q.spool.mu.Unlock()
+		q.giveUp(p, err)
 	default:
-		q.log.Warn("events not written: too many wait", "pod", t.job.key, "container", t.job.report.ContainerID)
+		q.onRetry()
+		q.keep(p)
+		q.postpone(p, tries, err)
 	}
 }
 
-// tellAll writes events until ctx ends, and for a moment longer those that wait then.
-func (q *queue) tellAll(ctx context.Context) {
-	last, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() { time.AfterFunc(lastWords, cancel) })
-	defer stop()
-	for last.Err() == nil {
-		select {
-		case t := <-q.tales:
-			q.writeEvents(last, t)
-			continue
-		default:
+// postpone plans the next attempt after one that failed, and logs the first one.
+func (q *queue) postpone(p *pending, tries int, err error) {
+	if errors.Is(err, publish.ErrForbidden) {
+		q.mu.Lock()
+		q.forbidden = append(q.forbidden, p)
+		q.mu.Unlock()
+		if tries == 1 {
+			q.log.Error("status not written: correct the role of Multus; a few are tried again from time to time",
+				"every", q.pause.String(), "pod", podName(p.pod), "container", p.container, "err", clipped(err))
 		}
+		return
+	}
+	longest := lastRetry
+	if !errors.Is(err, publish.ErrRetry) {
+		longest = q.pause
+	}
+	if tries == 1 {
+		q.log.Warn("status not written yet, trying again",
+			"pod", podName(p.pod), "container", p.container, "err", clipped(err))
+	}
+	q.statuses.AddAfter(p.key, retryPause(tries, longest))
+}
+
+// retryPause is the pause after n failed attempts, doubled for each, with jitter.
+func retryPause(n int, longest time.Duration) time.Duration {
+	d := min(firstRetry<<min(n-1, 16), longest)
+	return d/2 + rand.N(d/2)
+}
+
+// probeForbidden tries some of the statuses again for which the permission was missing, until ctx ends. One timer
+// serves all of them.
+func (q *queue) probeForbidden(ctx context.Context) error {
+	for {
 		select {
-		case t := <-q.tales:
-			q.writeEvents(last, t)
 		case <-ctx.Done():
-			return // nothing waits
+			return nil
+		case <-time.After(q.pause/2 + rand.N(q.pause)):
+		}
+		for _, key := range q.nextForbidden(forbiddenProbes) {
+			q.statuses.Add(key)
 		}
 	}
 }
 
-// writeEvents writes events, once each; while the API server is away they are tried again for a minute.
-func (q *queue) writeEvents(ctx context.Context, t tale) {
-	var err error
-	if t.next, err = publish.ResumeEvents(ctx, q.cluster, t.job.report, t.next); !errors.Is(err, publish.ErrRetry) {
-		q.toldOf(t.job) // what is refused for good is not tried again
+// permitted has all statuses written for which the permission was missing: one of them was accepted.
+func (q *queue) permitted() {
+	for _, key := range q.nextForbidden(maxWaiting) {
+		q.statuses.Add(key)
 	}
-	if err == nil {
-		return
-	}
-	if t.tries++; errors.Is(err, publish.ErrRetry) && t.tries < tellTries && ctx.Err() == nil {
-		time.AfterFunc(firstRetry<<(t.tries-1), func() { q.tell(t) })
-		return
-	}
-	q.log.Warn("events not written", "pod", t.job.key, "container", t.job.report.ContainerID, "err", err)
 }
 
-func (q *queue) superseded(j *job) bool {
+// nextForbidden takes up to n reports out of those for which the permission was missing.
+func (q *queue) nextForbidden(n int) (keys []string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return j.old
+	var rest []*pending
+	for _, p := range q.forbidden {
+		switch {
+		case p.dropped:
+		case len(keys) < n:
+			p.probing = true
+			keys = append(keys, p.key)
+		default:
+			rest = append(rest, p)
+		}
+	}
+	q.forbidden = rest
+	return keys
 }
+
+// drop marks a report as not needed any more. It returns false if it was dropped before.
+func (q *queue) drop(p *pending) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if p.dropped {
+		return false
+	}
+	p.dropped, p.report = true, nil
+	if q.pods[p.key] == p {
+		delete(q.pods, p.key)
+	}
+	return true
+}
+
+// forget drops a report that was written, and removes its file.
+func (q *queue) forget(p *pending) {
+	q.spool.mu.Lock()
+	defer q.spool.mu.Unlock()
+	if q.drop(p) && p.file != "" {
+		q.discard(p)
+		failpoint.At("daemon.spool.removed")
+	}
+}
+
+// giveUp drops a report that will never be written: the log and an event of the pod say so. The caller holds spool.mu.
+func (q *queue) giveUp(p *pending, why error) {
+	if !q.drop(p) {
+		return
+	}
+	q.discard(p)
+	p.finish()
+	q.onGivenUp()
+	text := clipped(why)
+	q.log.Error("status given up", "pod", podName(p.pod), "container", p.container, "err", text)
+	q.emit(&eventBatch{pod: p.pod, container: p.container, events: []publish.Event{{
+		Type: publish.Warning, Reason: StatusNotWritten, Seldom: true, ContainerID: p.container,
+		Message: "the networks of the pod are attached, but the annotation " + netsel.Status + " was not written: " + text,
+	}}})
+}
+
+// deleted drops the report of a sandbox that is deleted: its status is of no use any more.
+func (q *queue) deleted(pod publish.Pod, container string) {
+	if container == "" {
+		return
+	}
+	q.spool.mu.Lock()
+	waiting, _ := q.look()
+	var of *pending
+	q.mu.Lock()
+	for _, p := range q.pods {
+		if p.container == container && p.pod.Namespace == pod.Namespace && p.pod.Name == pod.Name {
+			of = p
+		}
+	}
+	q.mu.Unlock()
+	if of != nil && q.drop(of) {
+		q.discard(of)
+		of.finish()
+	}
+	q.spool.mu.Unlock()
+	for _, w := range waiting {
+		q.push(w)
+	}
+}
+
+// podName and clipped are what a log line has of a pod and of an error.
+func podName(p publish.Pod) string {
+	return fault.Clip(p.Namespace, fault.MaxName) + "/" + fault.Clip(p.Name, fault.MaxName)
+}
+
+func clipped(err error) string { return fault.Clip(err.Error(), fault.MaxMessage) }
 
 // podKey names a pod; neither namespaces nor pods nor UIDs have an underscore.
 func podKey(p publish.Pod) string { return fmt.Sprintf("%s_%s_%s", p.Namespace, p.Name, p.UID) }

@@ -19,7 +19,7 @@ import (
 )
 
 // patience bounds what a test waits for.
-const patience = 20 * time.Second
+const patience = 60 * time.Second
 
 // wall is a Cluster that fails the first writes of each pod and tells of the others.
 type wall struct {
@@ -199,7 +199,8 @@ func (s *slow) SetAnnotation(_ context.Context, _ publish.Pod, _, value string) 
 
 func (s *slow) Emit(context.Context, publish.Pod, publish.Event) error { return nil }
 
-// TestQueueKeepsOrder: the status of a later sandbox does not overtake one that is on its way, which would stay for good.
+// TestQueueKeepsOrder: the status of a later sandbox does not overtake one that is on its way, which would stay for
+// good.
 func TestQueueKeepsOrder(t *testing.T) {
 	t.Parallel()
 	w := &slow{begun: make(chan chan struct{})}
@@ -227,8 +228,9 @@ func TestQueueKeepsOrder(t *testing.T) {
 	}
 }
 
-// TestQueueIsFull: a report for which there is no room is taken up at a later look, not after a restart, though it cannot
-// be kept in a file; once, and no more than another of its pod's. Events alone are passed over, and the log says so.
+// TestQueueIsFull: statuses that are not written yet wait, in whatever number up to the limit, though they cannot
+// be kept in files; each is written once, and no more than another of its pod. Events alone are left out, and the log
+// says so.
 func TestQueueIsFull(t *testing.T) {
 	t.Parallel()
 	for what, dir := range map[string]string{"kept": t.TempDir(), "not kept": "/dev/null/reports"} {
@@ -237,9 +239,11 @@ func TestQueueIsFull(t *testing.T) {
 			w := newWall()
 			log := &strings.Builder{}
 			q := newQueue(w, dir, slog.New(slog.NewTextHandler(log, nil)))
-			q.work = make(chan *job) // no room, and nobody who reads yet
-			receive(t, "the first answer", q.add(sandbox("web", 1)))
-			receive(t, "the second answer", q.add(sandbox("web", 2)))
+			for i := range maxBatches {
+				q.emit(&eventBatch{container: fmt.Sprint(i)})
+			}
+			q.keep(q.take(sandbox("web", 1)))
+			q.keep(q.take(sandbox("web", 2)))
 			if strings.Contains(log.String(), "events") {
 				t.Error(log)
 			}
@@ -250,7 +254,6 @@ func TestQueueIsFull(t *testing.T) {
 			if n := q.waiting(); n != 1 {
 				t.Errorf("%v statuses wait", n)
 			}
-			q.work = make(chan *job, 8)
 			stop := runUntil(t, q)
 			if got := receive(t, "the status", w.written); got != status(t, sandbox("web", 2)) {
 				t.Errorf("written: %s", got)
@@ -267,8 +270,8 @@ func TestQueueIsFull(t *testing.T) {
 	}
 }
 
-// TestQueueFiles: what plugins leave is taken up as it comes, also in a directory that was made anew; a file that cannot
-// be read now is read later, and only one that is no report is put aside.
+// TestQueueFiles: what plugins leave is taken up as it comes, also in a directory that was made anew; a file that
+// cannot be read now is read later, and only one that is no report is put aside.
 func TestQueueFiles(t *testing.T) {
 	t.Parallel()
 	w, dir := newWall(), filepath.Join(t.TempDir(), "reports")
@@ -331,13 +334,14 @@ func TestQueueTellsLater(t *testing.T) {
 	}
 }
 
-// TestQueueLastWords: events that wait when the daemon is asked to end are told.
-func TestQueueLastWords(t *testing.T) {
+// TestQueueShutdownGrace: events that wait when the daemon is asked to end are written.
+func TestQueueShutdownGrace(t *testing.T) {
 	t.Parallel()
 	w := newWall()
 	w.told = make(chan string, 10)
 	q := newQueue(w, t.TempDir(), slog.New(slog.DiscardHandler))
-	q.tell(tale{job: newJob(testReport("web", "10.0.0.2/24"))})
+	r := testReport("web", "10.0.0.2/24")
+	q.emitEvents(newPending(r), r)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := q.run(ctx); err != nil {

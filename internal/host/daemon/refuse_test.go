@@ -3,8 +3,11 @@ package daemon
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -12,11 +15,15 @@ import (
 
 	"multus/api"
 	"multus/internal/config"
+	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
+	"multus/internal/engine/request"
 	"multus/internal/fault"
+	"multus/internal/source/file"
 )
 
-// TestRefuse: a request that cannot be read is answered with what to do, and the log has the same words and the request.
+// TestRefuse: a request that cannot be read is answered with what to do, and the log has the same words and the
+// request.
 func TestRefuse(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct{ body, message, next, request string }{
@@ -56,7 +63,7 @@ func TestFailureIsLogged(t *testing.T) {
 	var log bytes.Buffer
 	s := &server{metrics: newTestMetrics(), queue: newQueue(newWall(), t.TempDir(), slog.New(slog.DiscardHandler)), log: slog.New(slog.NewJSONHandler(&log, nil))}
 	told := &publish.Report{
-		Command: "ADD", ContainerID: "0123456789abcdef", Pod: publish.Pod{Namespace: "team", Name: "web-0"},
+		Command: "ADD", ContainerID: "0123456789abcdef", Pod: publish.Pod{Namespace: "team", Name: "web-0", UID: "u"},
 		Failure: &publish.Failure{Tell: true, Message: "why; what to do"},
 	}
 	body, err := json.Marshal(told)
@@ -75,5 +82,117 @@ func TestFailureIsLogged(t *testing.T) {
 	}
 	if line.Err != events[0].Text() || line.Container != told.ContainerID || line.Pod != "team/web-0" || w.Code != 200 {
 		t.Errorf("%d, logged %+v, want %q", w.Code, line, events[0].Text())
+	}
+}
+
+// TestNotServed: the answer to a request that today's Multus serves says what to do instead.
+func TestNotServed(t *testing.T) {
+	t.Parallel()
+	s := &server{metrics: newTestMetrics()}
+	long := "/" + strings.Repeat("x", 5000)
+	for path, words := range map[string][]string{
+		"/delegate": {"POST /delegate is not served", "multus-dynamic-networks-controller", "hot-plug", "not support", "delete the pod", "docs/upgrade.md"},
+		"/cni":      {"POST /cni is not served", "multus-dynamic-networks-controller", "Hot-plug", "multus-daemon install", "docs/upgrade.md"},
+		long:        {"... is not served"},
+	} {
+		w := httptest.NewRecorder()
+		s.handler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "POST", path, nil))
+		var ce types.Error
+		if err := json.Unmarshal(w.Body.Bytes(), &ce); err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range words {
+			if w.Code != 404 || !strings.Contains(ce.Msg, want) || len(ce.Msg) > 1024 {
+				t.Errorf("%.20s: %d %q lacks %q", path, w.Code, ce.Msg, want)
+			}
+		}
+	}
+	page, err := os.ReadFile("../../../docs/upgrade.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"multus-dynamic-networks-controller", "hot-plug", "/delegate"} {
+		if !strings.Contains(string(page), want) {
+			t.Errorf("docs/upgrade.md does not name %s", want)
+		}
+	}
+}
+
+// TestReportNeedsUID: a report over the socket that does not say which pod object it is about is refused, unless the
+// sandbox was planned here for a pod without UID. Timings alone need none.
+func TestReportNeedsUID(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	f := file.New(file.Options{Dir: dir})
+	conf, err := config.ParseDaemon([]byte("{}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	discard := slog.New(slog.DiscardHandler)
+	w := newWall()
+	s := &server{conf: conf, metrics: newTestMetrics(), log: discard, queue: newQueue(w, filepath.Join(dir, "reports"), discard)}
+	s.resolver = &plan.Resolver{Networks: f, Pods: f, Log: discard}
+	defer runUntil(t, s.queue)()
+	post := func(path string, v any) int {
+		body, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := httptest.NewRecorder()
+		s.handler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "POST", path, bytes.NewReader(body)))
+		return w.Code
+	}
+	status := sandbox("web", 1)
+	status.Pod.UID = ""
+	failure := &publish.Report{Command: "ADD", ContainerID: status.ContainerID, Pod: status.Pod, Failure: &publish.Failure{Tell: true, Message: "m"}}
+	timings := &publish.Report{Command: "DEL", ContainerID: status.ContainerID, Pod: status.Pod, Timings: []publish.Timing{{Network: "n"}}}
+	check := func(when string, want map[*publish.Report]int) {
+		for r, code := range want {
+			if got := post(api.PathReport, r); got != code {
+				t.Errorf("%s: %s of container %s is answered %d, want %d", when, r.Command, r.ContainerID, got, code)
+			}
+		}
+	}
+	check("before the plan", map[*publish.Report]int{status: 400, failure: 400, timings: 200, sandbox("other", 1): 200})
+	req := &request.Request{
+		Command: request.Add, ContainerID: status.ContainerID, IfName: "eth0", Netns: "/x",
+		Args: request.Args{{request.PodNamespace, "ns"}, {request.PodName, "web"}},
+		Config: []byte(`{"cniVersion":"1.0.0","name":"m","type":"multus-shim","delegates":[{"cniVersion":"1.0.0","name":"c","type":"c"}],` +
+			`"runtimeConfig":{"io.kubernetes.cri.pod-annotations":{}}}`),
+	}
+	if got := post(api.PathPlan, req); got != 200 {
+		t.Fatalf("the plan is answered %d", got)
+	}
+	other, db := *status, *status
+	other.ContainerID, db.Pod.Name = "c2", "db"
+	check("after the plan", map[*publish.Report]int{status: 200, failure: 200, timings: 200, &other: 400, &db: 400})
+}
+
+// TestErrorsAreClipped: what a tenant wrote does not fill the answer and the log, however long it is.
+func TestErrorsAreClipped(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("x", 200<<10)
+	var log bytes.Buffer
+	s := &server{
+		conf: &config.Daemon{Raw: []byte("{}")}, metrics: newTestMetrics(), log: slog.New(slog.NewJSONHandler(&log, nil)),
+		queue: newQueue(newWall(), t.TempDir(), slog.New(slog.DiscardHandler)),
+	}
+	s.resolver = &plan.Resolver{Log: slog.New(slog.DiscardHandler)}
+	request := fmt.Sprintf(`{"command":"ADD","containerID":"c","args":[["K8S_POD_NAMESPACE","ns"],["K8S_POD_NAME",%q]],"config":%q}`, long, // base64 of a configuration
+		"eyJjbmlWZXJzaW9uIjoiMS4wLjAiLCJuYW1lIjoibSIsInR5cGUiOiJtdWx0dXMtc2hpbSIsImNsdXN0ZXJOZXR3b3JrIjoieCJ9")
+	w := httptest.NewRecorder()
+	s.plan(w, httptest.NewRequestWithContext(t.Context(), "POST", api.PathPlan, strings.NewReader(request)))
+	var ce types.Error
+	if err := json.Unmarshal(w.Body.Bytes(), &ce); err != nil || ce.Msg == "" {
+		t.Fatalf("%v, %s", err, w.Body.Bytes())
+	}
+	if w.Body.Len() > 4096 || log.Len() == 0 || log.Len() > 4096 {
+		t.Errorf("the answer has %d bytes, the log %d", w.Body.Len(), log.Len())
+	}
+	log.Reset()
+	report := fmt.Sprintf(`{"command":"ADD","containerID":"c","pod":{"namespace":"ns","name":"p","uid":"u"},"failure":{"tell":true,"message":%q}}`, long)
+	s.report(httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), "POST", api.PathReport, strings.NewReader(report)))
+	if log.Len() == 0 || log.Len() > 4096 {
+		t.Errorf("the log has %d bytes", log.Len())
 	}
 }

@@ -6,16 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
-	"golang.org/x/sys/unix"
 
 	"multus/api"
 	"multus/internal/config"
@@ -44,6 +41,48 @@ type server struct {
 	statuses statuses
 	ready    func() error
 	log      *slog.Logger
+	// instance is the socket's, in the answers to /healthz.
+	instance     string
+	unidentified unidentified
+}
+
+// unidentified remembers the sandboxes that were planned for a pod without a UID: the runtime gives none, or the pod is
+// static and has another UID in the API. The zero value is ready to use.
+type unidentified struct {
+	mu        sync.Mutex
+	sandboxes *recent
+}
+
+func sandboxOf(containerID string, namespace, pod string) string {
+	return containerID + " " + namespace + "/" + pod
+}
+
+func (u *unidentified) add(sandbox string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.sandboxes == nil {
+		u.sandboxes = newRecent(maxWaiting)
+	}
+	u.sandboxes.add(sandbox)
+}
+
+func (u *unidentified) has(sandbox string) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.sandboxes != nil && u.sandboxes.number(sandbox) > 0
+}
+
+// maxMethod limits the method of a request in an answer.
+const maxMethod = 16
+
+// notServed says, for the paths that only today's Multus serves, which client requests them, and what to do.
+var notServed = map[string]string{
+	"/delegate": ": multus-dynamic-networks-controller asks for it to attach a network to a running pod (hot-plug), " +
+		"which this Multus does not support yet; delete the pod, so that it is created again with its new networks " +
+		"(a KubeVirt machine: migrate or restart it), and remove the controller's DaemonSet; see docs/upgrade.md",
+	"/cni": ": the multus-shim of another Multus asks for it; install the plugin that belongs to this daemon " +
+		"(multus-daemon install --dest DIR, or restart the DaemonSet's pod of this node). Hot-plug of networks by " +
+		"multus-dynamic-networks-controller is not supported yet: delete the pod to change its networks; see docs/upgrade.md",
 }
 
 func (s *server) handler() http.Handler {
@@ -53,7 +92,7 @@ func (s *server) handler() http.Handler {
 		"POST " + api.PathReport: s.report,
 		"GET " + api.PathStatus:  s.statuses.answer,
 		"POST " + api.PathStatus: s.statuses.take,
-		api.PathHealth:           func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, nil) },
+		api.PathHealth:           s.health,
 		api.PathReady:            s.status,
 	} {
 		_, path, ok := strings.Cut(pattern, " ")
@@ -68,7 +107,8 @@ func (s *server) handler() http.Handler {
 		if r.URL.Path == api.PathPlan || r.URL.Path == api.PathReport || r.URL.Path == api.PathStatus {
 			status = http.StatusMethodNotAllowed
 		}
-		answer(w, status, &types.Error{Code: fault.Decoding, Msg: fmt.Sprintf("%s %s is not served", r.Method, r.URL.Path)})
+		msg := fmt.Sprintf("%s %s is not served", fault.Clip(r.Method, maxMethod), fault.Clip(r.URL.Path, fault.MaxName))
+		answer(w, status, &types.Error{Code: fault.Decoding, Msg: msg + notServed[r.URL.Path]})
 	}))
 	return mux
 }
@@ -89,10 +129,13 @@ func (s *server) plan(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		code = fault.ToCNI(err).Code
 	}
-	s.metrics.planning.WithLabelValues(req.Command, strconv.Itoa(int(code))).Observe(time.Since(start).Seconds())
+	s.metrics.planned(req.Command, code, time.Since(start))
 	if err != nil {
 		s.refuse(w, req, err)
 		return
+	}
+	if req.Command == request.Add && p.Pod.UID == "" {
+		s.unidentified.add(sandboxOf(req.ContainerID, p.Pod.Namespace, p.Pod.Name))
 	}
 	failpoint.At("daemon.plan.made")
 	answer(w, http.StatusOK, p)
@@ -124,10 +167,23 @@ func (s *server) report(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, &request.Request{}, err)
 		return
 	}
+	if err := s.identified(rep); err != nil {
+		s.log.Warn("report refused", "pod", podName(rep.Pod), "container", rep.ContainerID, "err", err)
+		answer(w, http.StatusBadRequest, &types.Error{Code: fault.Decoding, Msg: err.Error()})
+		return
+	}
+	if rep.Shrink(maxReport / 2) {
+		s.log.Warn("the report is too large: DNS settings, device information or attachments are left out of the status",
+			"pod", podName(rep.Pod), "container", rep.ContainerID)
+	}
 	failpoint.At("daemon.report.received")
 	s.metrics.observe(rep)
 	if f := rep.Failure; f != nil && f.Tell {
-		s.log.Error("ADD failed", "pod", rep.Pod.Namespace+"/"+rep.Pod.Name, "container", rep.ContainerID, "err", fault.Told(f.Message, rep.ContainerID))
+		s.log.Error("ADD failed", "pod", podName(rep.Pod), "container", rep.ContainerID,
+			"err", fault.Told(fault.Clip(f.Message, fault.MaxMessage), rep.ContainerID))
+	}
+	if rep.Command == request.Del {
+		s.queue.deleted(rep.Pod, rep.ContainerID)
 	}
 	if len(rep.Attached) == 0 && rep.Failure == nil {
 		answer(w, http.StatusOK, struct{}{}) // timings only
@@ -147,12 +203,27 @@ func (s *server) report(w http.ResponseWriter, r *http.Request) {
 	failpoint.At("daemon.report.answered")
 }
 
+func (s *server) health(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set(instanceHeader, s.instance)
+	answer(w, http.StatusOK, nil)
+}
+
+// identified returns an error for a report about a pod object that does not say which one, by its UID: a status or an
+// event could reach another pod of the same name. A plugin whose status is refused leaves it in a file, which only
+// the node's root can write: nothing is lost when the daemon was started anew since the plan.
+func (s *server) identified(r *publish.Report) error {
+	if r.Pod.UID != "" || r.Failure == nil && len(r.Attached) == 0 ||
+		s.unidentified.has(sandboxOf(r.ContainerID, r.Pod.Namespace, r.Pod.Name)) {
+		return nil
+	}
+	return errors.New("the report has no pod UID, and no plan was made here for this sandbox of a pod without UID: " +
+		"let the runtime pass K8S_POD_UID")
+}
+
 // status says whether the daemon can plan: 200, or 503 with the reason as a CNI error (code 50).
 func (s *server) status(w http.ResponseWriter, _ *http.Request) {
 	if err := s.ready(); err != nil {
-		ce := fault.ToCNI(err)
-		ce.Code = fault.NotAvailable
-		answer(w, http.StatusServiceUnavailable, ce)
+		unavailable(w, err)
 		return
 	}
 	answer(w, http.StatusOK, nil)
@@ -160,13 +231,18 @@ func (s *server) status(w http.ResponseWriter, _ *http.Request) {
 
 // refuse answers with a CNI error object, and logs it once.
 func (s *server) refuse(w http.ResponseWriter, req *request.Request, err error) {
-	ce := fault.ToCNI(err)
-	s.log.Error("request refused", "cmd", req.Command, "pod", req.Pod(), "container", req.ContainerID, "code", ce.Code, "err", fault.ForRequest(ce, req.ContainerID).Error())
+	whole := fault.ToCNI(err)
+	ce := &types.Error{
+		Code: whole.Code, Msg: fault.Clip(whole.Msg, fault.MaxMessage), Details: fault.Clip(whole.Details, fault.MaxMessage),
+	}
+	container := fault.Clip(req.ContainerID, fault.MaxName)
+	s.log.Error("request refused", "cmd", fault.Clip(req.Command, fault.MaxName),
+		"pod", fault.Clip(req.Pod(), fault.MaxName), "container", container, "code", ce.Code, "err", fault.ForRequest(ce, container).Error())
 	status := http.StatusBadRequest
 	if ce.Code == fault.TryAgain {
 		status = http.StatusServiceUnavailable
 	}
-	answer(w, status, &types.Error{Code: ce.Code, Msg: ce.Msg, Details: ce.Details})
+	answer(w, status, ce)
 }
 
 func decode(w http.ResponseWriter, r *http.Request, v any) error {
@@ -190,53 +266,4 @@ func answer(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Length", strconv.Itoa(len(b)))
 	w.WriteHeader(status)
 	_, _ = w.Write(b) // a client that has gone away needs no answer
-}
-
-// listen binds the socket under a temporary name and moves it into place, so that a plugin finds either the
-// old daemon or the new one. The directory is never removed (behaviour.md F5 [quirk]).
-func listen(path string) (net.Listener, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", path, err)
-	}
-	temp := fmt.Sprintf("%s.%d", path, os.Getpid())
-	_ = os.Remove(temp)
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: temp, Net: "unix"})
-	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", path, err)
-	}
-	l.SetUnlinkOnClose(false)
-	if err := errors.Join(os.Chmod(temp, 0o600), os.Rename(temp, path)); err != nil {
-		return nil, errors.Join(fmt.Errorf("listen on %s: %w", path, err), l.Close())
-	}
-	return &rootOnly{UnixListener: l}, nil
-}
-
-// rootOnly accepts connections of processes of uid 0 only; the socket's mode says the same, and its
-// directory may have been opened by somebody.
-type rootOnly struct{ *net.UnixListener }
-
-func (l *rootOnly) Accept() (net.Conn, error) {
-	for {
-		conn, err := l.AcceptUnix()
-		if err != nil {
-			return nil, err
-		}
-		if peerIsRoot(conn) {
-			return conn, nil
-		}
-		_ = conn.Close()
-	}
-}
-
-func peerIsRoot(conn *net.UnixConn) bool {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return false
-	}
-	root := false
-	err = raw.Control(func(fd uintptr) {
-		cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-		root = err == nil && cred.Uid == 0
-	})
-	return err == nil && root
 }

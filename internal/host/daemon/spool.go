@@ -2,17 +2,17 @@ package daemon
 
 import (
 	"cmp"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"time"
-
-	"github.com/fsnotify/fsnotify"
 
 	"multus/internal/engine/publish"
 	"multus/internal/failpoint"
@@ -20,201 +20,73 @@ import (
 )
 
 const (
-	// lookAgain is how often reports are looked for that plugins left in files, should the watch miss one; lookOften how
-	// often where there can be no watch.
-	lookAgain = time.Minute
-	lookOften = time.Second
-	// damaged is the end of the name of a file that is no report, which is kept for damagedAge.
+	// damaged is the end of the name of a file without a report. maxDamaged of them are kept, for damagedAge at most.
 	damaged    = ".damaged"
 	damagedAge = 24 * time.Hour
+	maxDamaged = 16
+	// maxReport limits one file, maxSpool all of them: the directory is in memory.
+	maxReport = 4 << 20
+	maxSpool  = 32 << 20
 )
 
-// watch takes up the reports that plugins leave in files: those of pods that do not wait for their status, and all
-// that the daemon did not answer in time.
-func (q *queue) watch(ctx context.Context) error {
-	var w watched
-	defer func() { w.close() }()
-	blind := false
-	for {
-		if !w.whole(q.dir) {
-			w.close()
-			var err error
-			if w, err = watchDir(q.dir); err != nil && !blind {
-				q.log.Warn("reports that wait are not watched but looked for", "every", lookOften.String(), "err", err)
-			}
-			blind = err != nil
-		}
-		q.takeUp() // only now: what came before the watch would be missed
-		wait := lookAgain
-		if blind {
-			wait = lookOften
-		}
-		if !q.events(ctx, &w, time.After(wait)) {
-			return nil
-		}
-	}
+// spool is the directory of reports that wait.
+type spool struct {
+	dir string
+	// mu is held during all work on files, so that the file of a report is never written after the report was dropped. It
+	// guards all below, and the fields of pending that say so.
+	mu sync.Mutex
+	// files are the names of the files that were read, and whether their report is still needed: a file that is not needed
+	// could not be removed. None is read twice.
+	files map[string]bool
+	// sizes are those of files whose report is needed, total their sum.
+	sizes map[string]int64
+	total int64
+	// unread are the files that could not be read, which is logged once.
+	unread map[string]bool
 }
 
-// events takes up files as they come, until it is time to look at all of them, or ctx ends: then it returns false.
-func (q *queue) events(ctx context.Context, w *watched, look <-chan time.Time) bool {
-	created, lost := w.channels()
-	for {
-		select {
-		case <-ctx.Done():
-			return false
-		case e := <-created:
-			if e.Has(fsnotify.Create) {
-				if j := q.lookAt(filepath.Base(e.Name)); j != nil {
-					q.push(j)
-				}
-			}
-			if e.Has(fsnotify.Remove) && e.Name == q.dir {
-				return true // somebody may make it again
-			}
-		case err := <-lost:
-			q.log.Debug("looking for reports that wait", "err", err)
-			return true
-		case <-look:
-			return true
-		}
-	}
+func newSpool(dir string) *spool {
+	return &spool{dir: dir, files: map[string]bool{}, sizes: map[string]int64{}, unread: map[string]bool{}}
 }
 
-// watched is a directory with a watch, or without one: the kernel grants a user so many and no more.
-type watched struct {
-	*fsnotify.Watcher
-	dir os.FileInfo
+// tooLarge reports whether the files exceed their limit.
+func (s *spool) tooLarge() bool { return s.total > maxSpool }
+
+// own notes that a file has a report that is needed.
+func (s *spool) own(name string, size int64) {
+	s.total += size - s.sizes[name]
+	s.files[name], s.sizes[name] = true, size
 }
 
-func watchDir(dir string) (w watched, err error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return watched{}, fmt.Errorf("watch reports: %w", err)
+// remove removes a file. If that fails it is tried again at each look; the file is never taken up again.
+func (s *spool) remove(name string) error {
+	s.total -= s.sizes[name]
+	delete(s.sizes, name)
+	if err := fsx.Remove(filepath.Join(s.dir, name)); err != nil {
+		s.files[name] = false
+		return err
 	}
-	if w.Watcher, err = fsnotify.NewWatcher(); err != nil {
-		return watched{}, fmt.Errorf("watch reports in %s: %w", dir, err)
-	}
-	if err = w.Add(dir); err == nil {
-		w.dir, err = os.Stat(dir)
-	}
-	if err != nil {
-		w.close()
-		return watched{}, fmt.Errorf("watch reports in %s: %w", dir, err)
-	}
-	return w, nil
-}
-
-// whole tells that the watch is on the directory that is there now.
-func (w *watched) whole(dir string) bool {
-	info, err := os.Stat(dir)
-	return w.Watcher != nil && err == nil && os.SameFile(info, w.dir)
-}
-
-// channels of one that has no watch say nothing.
-func (w *watched) channels() (<-chan fsnotify.Event, <-chan error) {
-	if w.Watcher == nil {
-		return nil, nil
-	}
-	return w.Events, w.Errors
-}
-
-func (w *watched) close() {
-	if w.Watcher != nil {
-		_ = w.Close() // nothing is written
-	}
-	*w = watched{}
-}
-
-// forget drops a report that was written, and its file.
-func (q *queue) forget(j *job) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if j.old || !j.report.HasStatus() {
-		return
-	}
-	j.written = true
-	delete(q.latest, j.key)
-	if j.file != "" {
-		q.discard(j)
-		failpoint.At("daemon.spool.removed")
-	}
-}
-
-// keep writes a report to its file, unless it is there, or not needed any more.
-func (q *queue) keep(j *job) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.keepLocked(j)
-}
-
-// refuse keeps a report whose status the cluster did not take.
-func (q *queue) refuse(j *job) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	j.refused = true
-	q.keepLocked(j)
-}
-
-// toldOf notes that the events of a report are told. Its file has to say so if it may outlive this process; of most the
-// status is written right then.
-func (q *queue) toldOf(j *job) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	j.told = true
-	if j.refused {
-		q.keepLocked(j)
-	}
-}
-
-// keepLocked is keep for a caller that holds mu.
-func (q *queue) keepLocked(j *job) {
-	if j.old || j.written || !j.report.HasStatus() || j.file != "" && j.marked == j.told {
-		return
-	}
-	r := *j.report
-	r.Told = j.told
-	b, err := json.Marshal(&r)
-	if err == nil {
-		err = os.MkdirAll(q.dir, 0o700)
-	}
-	name := cmp.Or(j.file, r.File())
-	if err == nil {
-		// After a reboot there is no such sandbox. Should the plugin leave the report, too, it is the same one.
-		err = fsx.Replace(filepath.Join(q.dir, name), b, 0o600)
-	}
-	if err != nil {
-		q.log.Error("keep report", "pod", j.key, "container", j.report.ContainerID, "err", err)
-		return
-	}
-	j.file, j.marked, q.files[name] = name, r.Told, true
-	failpoint.At("daemon.spool.written")
-}
-
-// discard removes the file of a report that is not needed any more: nothing else has ever been in it (publish.File), or
-// will be. The caller holds mu.
-func (q *queue) discard(j *job) {
-	if j.file != "" {
-		q.remove(j.file)
-		j.file = ""
-	}
-}
-
-// remove removes a file. One that cannot be removed is tried again at each look, and never taken up. The caller holds mu.
-func (q *queue) remove(name string) {
-	if err := fsx.Remove(filepath.Join(q.dir, name)); err != nil {
-		q.files[name] = false
-		q.log.Warn("remove report that is not needed any more", "file", name, "err", err)
-		return
-	}
-	delete(q.files, name)
+	delete(s.files, name)
+	return nil
 }
 
 // errDamaged says that a file has no report in it.
 var errDamaged = errors.New("no report")
 
+func (s *spool) read(name string) (*publish.Report, error) { return read(filepath.Join(s.dir, name)) }
+
 func read(path string) (*publish.Report, error) {
-	b, err := os.ReadFile(path)
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxReport+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(b) > maxReport {
+		return nil, fmt.Errorf("%w: it is larger than %d bytes", errDamaged, maxReport)
 	}
 	r := &publish.Report{}
 	if err := json.Unmarshal(b, r); err != nil {
@@ -226,101 +98,252 @@ func read(path string) (*publish.Report, error) {
 	return r, nil
 }
 
-// takeUp queues the reports that are in files and not known, and removes what killed writers left half-written.
-func (q *queue) takeUp() {
-	if err := fsx.Sweep(q.dir, fsx.Abandoned); err != nil {
-		q.log.Warn("files of killed processes are left", "err", err)
-	}
-	waiting, entries := q.look()
-	for _, e := range entries {
-		if info, err := e.Info(); err == nil && strings.HasSuffix(e.Name(), damaged) && time.Since(info.ModTime()) > damagedAge {
-			_ = os.Remove(filepath.Join(q.dir, e.Name())) // nobody came to look at it
-		}
-	}
-	for _, j := range append(waiting, q.unshelve()...) {
-		q.push(j)
+// keep writes a report to its file, unless it is there, or not needed any more.
+func (q *queue) keep(p *pending) {
+	q.spool.mu.Lock()
+	defer q.spool.mu.Unlock()
+	q.keepLocked(p)
+	q.limit()
+}
+
+// markTold notes that the events of a report are written. Its file has to say so if it may outlive this process; the
+// status of most reports is written at once.
+func (q *queue) markTold(p *pending) {
+	q.spool.mu.Lock()
+	defer q.spool.mu.Unlock()
+	p.told = true
+	q.mu.Lock()
+	failed := p.tries > 0
+	q.mu.Unlock()
+	if failed {
+		q.keepLocked(p)
 	}
 }
 
-// look registers the reports that are in files and not known; who calls pushes them, when all are registered: of those
-// of a pod the latest alone is written.
-func (q *queue) look() ([]*job, []os.DirEntry) {
-	entries, err := os.ReadDir(q.dir)
+// keepLocked is keep for a caller that holds spool.mu. A report that is in its file is not held in memory.
+func (q *queue) keepLocked(p *pending) {
+	q.mu.Lock()
+	r, dropped, tried := p.report, p.dropped, p.tries > 0
+	q.mu.Unlock()
+	if dropped {
+		return
+	}
+	if p.file == "" || p.marked != p.told {
+		if err := q.writeFile(p, r); err != nil {
+			q.log.Error("keep report", "pod", podName(p.pod), "container", p.container, "err", err)
+			return
+		}
+		failpoint.At("daemon.spool.written")
+	}
+	if tried {
+		q.mu.Lock()
+		p.report = nil
+		q.mu.Unlock()
+	}
+}
+
+// writeFile writes the file of a report, which is read from there if r is nil.
+func (q *queue) writeFile(p *pending, r *publish.Report) (err error) {
+	if r == nil {
+		if r, err = q.spool.read(p.file); err != nil {
+			return err
+		}
+	}
+	out := *r
+	out.Told = p.told
+	b, err := json.Marshal(&out)
+	if err != nil {
+		return err
+	}
+	if len(b) > maxReport {
+		return fmt.Errorf("report has %d bytes, more than %d", len(b), maxReport)
+	}
+	if err := os.MkdirAll(q.spool.dir, 0o700); err != nil {
+		return err
+	}
+	name := cmp.Or(p.file, p.id)
+	// Not synced: after a reboot there is no such sandbox. Should the plugin leave the report, too, it is the same one.
+	if err := fsx.Replace(filepath.Join(q.spool.dir, name), b, 0o600); err != nil {
+		return err
+	}
+	p.file, p.marked = name, out.Told
+	q.spool.own(name, int64(len(b)))
+	return nil
+}
+
+// discard removes the file of a report that is not needed any more: the file never had, and never will have, another
+// report (publish.File). The caller holds spool.mu.
+func (q *queue) discard(p *pending) {
+	if p.file != "" {
+		q.remove(p.file)
+		p.file = ""
+	}
+}
+
+func (q *queue) remove(name string) {
+	if err := q.spool.remove(name); err != nil {
+		q.log.Warn("remove report that is not needed any more", "file", name, "err", err)
+	}
+}
+
+// takeUp queues the reports that are in files and not known, and removes what killed writers left half-written.
+func (q *queue) takeUp() {
+	if err := fsx.Sweep(q.spool.dir, fsx.Abandoned); err != nil {
+		q.log.Warn("files of killed processes are left", "err", err)
+	}
+	q.spool.mu.Lock()
+	waiting, entries := q.look()
+	q.spool.mu.Unlock()
+	q.removeDamaged(entries)
+	for _, p := range waiting {
+		q.push(p)
+	}
+}
+
+// removeDamaged removes the files without a report that are old, or too many.
+func (q *queue) removeDamaged(entries []os.DirEntry) {
+	var kept []os.FileInfo
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), damaged) {
+			continue
+		}
+		if info, err := e.Info(); err == nil {
+			kept = append(kept, info)
+		}
+	}
+	slices.SortFunc(kept, func(a, b os.FileInfo) int { return b.ModTime().Compare(a.ModTime()) })
+	for i, info := range kept {
+		if i >= maxDamaged || time.Since(info.ModTime()) > damagedAge {
+			_ = os.Remove(filepath.Join(q.spool.dir, info.Name())) // tried again at the next look
+		}
+	}
+}
+
+// found is a report that was read from a file.
+type found struct {
+	pending *pending
+	size    int64
+}
+
+// look registers the reports that are in files and not known, and returns those that the caller has to push. Among
+// reports that are found together the time decides which one of a pod is the latest. The caller holds spool.mu.
+func (q *queue) look() ([]*pending, []os.DirEntry) {
+	entries, err := os.ReadDir(q.spool.dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		q.log.Error("read reports that wait", "err", err)
 	}
-	var jobs []*job
+	var all []found
+	times := map[*pending]int64{}
 	for _, e := range entries {
-		if j := q.lookAt(e.Name()); j != nil {
-			jobs = append(jobs, j)
+		if f := q.open(e.Name()); f != nil {
+			all = append(all, *f)
+			times[f.pending] = f.pending.report.Time
+			if f.size > smallReport || len(all) > maxInMemory {
+				f.pending.report = nil // not shared yet
+			}
 		}
 	}
-	return jobs, entries
+	slices.SortStableFunc(all, func(a, b found) int { return cmp.Compare(times[a.pending], times[b.pending]) })
+	var waiting []*pending
+	for _, f := range all {
+		if p := q.adopt(f); p != nil {
+			waiting = append(waiting, p)
+		}
+	}
+	return waiting, entries
 }
 
-// lookAt registers the report of a file, if it is one, not known, and the pod's latest. Else it returns nil.
-func (q *queue) lookAt(name string) *job {
+// lookAt registers the report of a file. It returns nil if there is none, if it is known, or if it is not needed.
+func (q *queue) lookAt(name string) *pending {
+	q.spool.mu.Lock()
+	defer q.spool.mu.Unlock()
+	if f := q.open(name); f != nil {
+		return q.adopt(*f)
+	}
+	return nil
+}
+
+// open reads a file that is not known. It returns nil if there is nothing to register. The caller holds spool.mu.
+func (q *queue) open(name string) *found {
 	if filepath.Ext(name) != ".json" || strings.HasPrefix(name, ".") {
 		return nil
 	}
-	q.mu.Lock()
-	j := q.lookAtLocked(name)
-	q.mu.Unlock()
-	if j != nil {
-		q.onTaken(j.report)
-	}
-	return j
-}
-
-// lookAtLocked is lookAt for a caller that holds mu.
-func (q *queue) lookAtLocked(name string) *job {
-	if needed, known := q.files[name]; known {
+	if needed, known := q.spool.files[name]; known {
 		if !needed {
 			q.remove(name)
 		}
 		return nil
 	}
 	r, name, err := q.claim(name)
-	path := filepath.Join(q.dir, name)
+	path := filepath.Join(q.spool.dir, name)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return nil
 	case errors.Is(err, errDamaged):
-		q.log.Error("report passed over", "file", path, "err", errors.Join(err, os.Rename(path, path+damaged)))
+		q.log.Error("report passed over", "file", path, "err", errors.Join(err, q.setAside(path)))
 		return nil
 	case err != nil:
-		q.log.Error("report is read later", "file", path, "err", err)
+		if !q.spool.unread[name] && len(q.spool.unread) < maxWaiting {
+			q.spool.unread[name] = true
+			q.log.Error("report is read later", "file", path, "err", err)
+		}
 		return nil
 	}
-	j := newJob(r)
-	j.file, q.files[name] = name, true
-	switch latest := q.latest[j.key]; {
-	case latest == nil || latest.report.Time != r.Time:
-		q.register(j)
-	case latest.file == "": // it came over the socket, too
-		latest.file, latest.marked, j.old = name, r.Told, true
-	default:
-		j.old = true
-		q.discard(j)
+	delete(q.spool.unread, name)
+	q.onTaken(r)
+	p := newPending(r)
+	p.file = name
+	var size int64
+	if info, err := os.Stat(path); err == nil {
+		size = info.Size()
 	}
-	if j.old {
-		return nil
-	}
-	return j
+	return &found{p, size}
 }
 
-// claim reads the report of a file and returns it with the file's name from then on, which nobody else writes to. Plugins
-// and daemons of before have one name for all reports of a pod: what is under it may be replaced at any time, so that it
-// is moved first, unread. What is read, and then removed or set aside, is what was moved; what comes under the old name
-// later is another file. If this process ends meanwhile the next one takes it up as any other.
+// setAside renames a file without a report, so that it can be looked at. One that is too large is removed.
+func (q *queue) setAside(path string) error {
+	if info, err := os.Lstat(path); err == nil && info.Size() > maxReport {
+		return os.Remove(path)
+	}
+	return os.Rename(path, path+damaged)
+}
+
+// adopt registers a report that was read. A file of a report that is known is used if that has none, and removed
+// otherwise. The caller holds spool.mu.
+func (q *queue) adopt(f found) *pending {
+	p := f.pending
+	q.spool.own(p.file, f.size)
+	latest := q.register(p)
+	q.mu.Lock()
+	dropped := latest.dropped
+	q.mu.Unlock()
+	switch {
+	case latest != p && latest.file == "": // it came over the socket, too
+		latest.file, latest.marked = p.file, p.marked
+		return nil
+	case latest != p:
+		q.remove(p.file)
+		return nil
+	case dropped:
+		q.discard(p)
+		return nil
+	}
+	return p
+}
+
+// claim reads the report of a file and returns it with the file's name from then on, which no other process writes
+// to. Earlier plugins and daemons have one name for all reports of a pod: a file of that name may be replaced at any
+// time, so it is renamed first, unread. What is read, and then removed or set aside, is what was renamed; what comes
+// under the old name later is another file. If this process ends meanwhile, the next one takes the file up as any
+// other.
 func (q *queue) claim(name string) (*publish.Report, string, error) {
 	if !publish.IsFileName(name) {
 		own := publish.FileName(time.Now().UnixNano(), rand.Uint64())
-		if err := os.Rename(filepath.Join(q.dir, name), filepath.Join(q.dir, own)); err != nil {
+		if err := os.Rename(filepath.Join(q.spool.dir, name), filepath.Join(q.spool.dir, own)); err != nil {
 			return nil, name, err
 		}
 		name = own
 	}
-	r, err := read(filepath.Join(q.dir, name))
+	r, err := q.spool.read(name)
 	return r, name, err
 }

@@ -36,8 +36,8 @@ func runUntil(t *testing.T, q *queue) (stop func()) {
 	}
 }
 
-// TestLeftWhileRemoved: a report that a plugin leaves while the daemon removes the pod's earlier one is not removed with
-// it: at any moment, of the same container or of another. The plugin takes no lock.
+// TestLeftWhileRemoved: a report that a plugin leaves while the daemon removes the pod's earlier one is not removed
+// with it: at any moment, of the same container or of another. The plugin takes no lock.
 func TestLeftWhileRemoved(t *testing.T) {
 	t.Parallel()
 	w, dir := newWall(), filepath.Join(t.TempDir(), "reports")
@@ -58,8 +58,8 @@ func TestLeftWhileRemoved(t *testing.T) {
 	}
 }
 
-// TestLeftWhileRead: while the daemon reads a file of the earlier form, of which a pod has one, another report takes its
-// place: it is read, too, be what was there before a report or damaged.
+// TestLeftWhileRead: while the daemon reads a file of the earlier form, of which a pod has one, another report takes
+// its place: it is read, too, be what was there before a report or damaged.
 func TestLeftWhileRead(t *testing.T) {
 	t.Parallel()
 	for what, content := range map[string][]byte{"a report": sandbox("web", 1).AppendJSON(nil), "damaged": []byte("{")} {
@@ -67,7 +67,7 @@ func TestLeftWhileRead(t *testing.T) {
 			t.Parallel()
 			w := newWall()
 			q := stopped(t, w)
-			path, place2 := filepath.Join(q.dir, "ns_web_u-web.json"), filepath.Join(q.dir, ".next")
+			path, place2 := filepath.Join(q.spool.dir, "ns_web_u-web.json"), filepath.Join(q.spool.dir, ".next")
 			place(t, place2, sandbox("web", 2).AppendJSON(nil))
 			// What is read from a pipe ends when we say so.
 			if err := unix.Mkfifo(path, 0o600); err != nil {
@@ -77,7 +77,7 @@ func TestLeftWhileRead(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			read := make(chan *job)
+			read := make(chan *pending)
 			go func() { read <- q.lookAt(filepath.Base(path)) }()
 			if _, err := pipe.Write(content); err != nil {
 				t.Fatal(err)
@@ -126,13 +126,13 @@ func TestTwoSandboxes(t *testing.T) {
 			q := stopped(t, w)
 			for _, i := range tc.order {
 				r := sandbox("web", i)
-				place(t, filepath.Join(q.dir, tc.names[i-1](r)), r.AppendJSON(nil))
+				place(t, filepath.Join(q.spool.dir, tc.names[i-1](r)), r.AppendJSON(nil))
 			}
 			stop := runUntil(t, q)
 			if got, want := receive(t, "the status", w.written), status(t, sandbox("web", 3)); got != want {
 				t.Errorf("written: %s", got)
 			}
-			leave(t, q.dir, sandbox("other", 1)) // the next in line
+			leave(t, q.spool.dir, sandbox("other", 1)) // the next in line
 			receive(t, "the status of another pod", w.written)
 			stop()
 			nothingLeft(t, q, w)
@@ -143,8 +143,8 @@ func TestTwoSandboxes(t *testing.T) {
 // nothingLeft fails unless all reports of a queue that has ended are written, once, and their files are removed.
 func nothingLeft(t *testing.T, q *queue, w *wall) {
 	t.Helper()
-	if left := files(t, q.dir); len(left) > 0 || len(w.written) > 0 || len(q.files) > 0 {
-		t.Errorf("left: %v; known: %v; %d written more than once", left, q.files, len(w.written))
+	if left := files(t, q.spool.dir); len(left) > 0 || len(w.written) > 0 || len(q.spool.files) > 0 {
+		t.Errorf("left: %v; known: %v; %d written more than once", left, q.spool.files, len(w.written))
 	}
 }
 
@@ -154,10 +154,10 @@ func TestFileBeforeSocket(t *testing.T) {
 	t.Parallel()
 	w := newWall()
 	q := stopped(t, w)
-	leave(t, q.dir, sandbox("web", 1))
-	leave(t, q.dir, sandbox("db", 1))
+	leave(t, q.spool.dir, sandbox("web", 1))
+	leave(t, q.spool.dir, sandbox("db", 1))
 	later := q.add(sandbox("web", 2))
-	if left, want := files(t, q.dir), []string{sandbox("db", 1).File()}; !slices.Equal(left, want) {
+	if left, want := files(t, q.spool.dir), []string{sandbox("db", 1).File()}; !slices.Equal(left, want) {
 		t.Errorf("left: %v, want %v", left, want)
 	}
 	stop := runUntil(t, q)
@@ -184,8 +184,8 @@ func TestSocketAndFile(t *testing.T) {
 			if kept {
 				q.keep(j)
 			}
-			leave(t, q.dir, sandbox("web", 1))
-			place(t, filepath.Join(q.dir, "ns_web_u-web.json"), sandbox("web", 1).AppendJSON(nil)) // a plugin of before
+			leave(t, q.spool.dir, sandbox("web", 1))
+			place(t, filepath.Join(q.spool.dir, "ns_web_u-web.json"), sandbox("web", 1).AppendJSON(nil)) // a plugin of before
 			q.takeUp()
 			stop := runUntil(t, q)
 			receive(t, "the status", w.written)
@@ -196,8 +196,8 @@ func TestSocketAndFile(t *testing.T) {
 	}
 }
 
-// TestNoStatus: a file without a status is set aside as any other that is damaged: nothing would ever remove it, and what
-// it tells would be told at each look.
+// TestNoStatus: a file without a status is set aside as any other that is damaged: nothing would ever remove it, and
+// what it tells would be told at each look.
 func TestNoStatus(t *testing.T) {
 	t.Parallel()
 	w := newWall()
@@ -205,18 +205,18 @@ func TestNoStatus(t *testing.T) {
 	q := stopped(t, w)
 	contents := []string{"{}", "null", `{"command":"ADD","failure":{"tell":true,"message":"m"}}`, `{"command":"ADD","attached":[]}`}
 	for i, content := range contents {
-		place(t, filepath.Join(q.dir, publish.FileName(1, uint64(i))), []byte(content))
+		place(t, filepath.Join(q.spool.dir, publish.FileName(1, uint64(i))), []byte(content))
 	}
 	q.takeUp()
 	q.takeUp()
-	left := files(t, q.dir)
+	left := files(t, q.spool.dir)
 	for i, name := range left {
 		if want := publish.FileName(1, uint64(i)) + damaged; name != want {
 			t.Errorf("%s: %s, want %s", contents[i], name, want)
 		}
 	}
-	if len(left) != len(contents) || len(q.work) > 0 {
-		t.Errorf("left: %v; %d taken up", left, len(q.work))
+	if len(left) != len(contents) || q.statuses.Len() > 0 {
+		t.Errorf("left: %v; %d taken up", left, q.statuses.Len())
 	}
 }
 
@@ -243,14 +243,14 @@ func (f *forbidden) Emit(ctx context.Context, _ publish.Pod, _ publish.Event) er
 	}
 }
 
-// TestToldOnce: the events of a report whose status cannot be written are told once, by whatever daemon, whether that is
-// before the first attempt has failed or after, and wherever the report came from. The next daemon tells those that
-// were not told.
+// TestToldOnce: the events of a report whose status cannot be written are told once, by whatever daemon, whether that
+// is before the first attempt has failed or after, and wherever the report came from. The next daemon tells those
+// that were not told.
 func TestToldOnce(t *testing.T) {
 	t.Parallel()
 	socket := func(_ *testing.T, q *queue) { q.take(sandbox("web", 1)) }
 	answered := func(_ *testing.T, q *queue) { q.keep(q.take(sandbox("web", 1))) }
-	file := func(t *testing.T, q *queue) { leave(t, q.dir, sandbox("web", 1)) }
+	file := func(t *testing.T, q *queue) { leave(t, q.spool.dir, sandbox("web", 1)) }
 	for from, begin := range map[string]func(*testing.T, *queue){"socket": socket, "socket, answered": answered, "file": file} {
 		for _, when := range []string{"first", "later", "never"} {
 			t.Run(from+", told "+when, func(t *testing.T) {
@@ -268,12 +268,12 @@ func TestToldOnce(t *testing.T) {
 					w.events <- nil
 				}
 				if when != "never" {
-					awaitTold(t, filepath.Join(q.dir, sandbox("web", 1).File()))
+					awaitTold(t, filepath.Join(q.spool.dir, sandbox("web", 1).File()))
 				}
 				stop()
 				next := newWall()
 				next.told = make(chan string, 10)
-				_, stop = start(t, next, q.dir)
+				_, stop = start(t, next, q.spool.dir)
 				receive(t, "the status by the next daemon", next.written)
 				stop()
 				if (len(next.told) > 0) != (when == "never") {

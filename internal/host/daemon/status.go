@@ -25,7 +25,10 @@ type remembered struct {
 	at     time.Time
 }
 
-// take remembers an answer, and forgets what is old.
+// maxStatuses limits how many configurations' answers are remembered: a node has one or two.
+const maxStatuses = 64
+
+// take remembers an answer, and drops what is old.
 func (s *statuses) take(w http.ResponseWriter, r *http.Request) {
 	var st api.Status
 	if err := decode(w, r, &st); err != nil || st.Key == "" {
@@ -33,26 +36,33 @@ func (s *statuses) take(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	st.Known = true
-	now := time.Now()
+	s.remember(st, time.Now())
+	answer(w, http.StatusOK, struct{}{})
+}
+
+func (s *statuses) remember(st api.Status, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.last == nil {
 		s.last = map[string]remembered{}
 	}
 	maps.DeleteFunc(s.last, func(_ string, r remembered) bool { return now.Sub(r.at) > api.StatusTTL })
-	s.last[st.Key] = remembered{status: st, at: now}
-	answer(w, http.StatusOK, struct{}{})
+	if _, known := s.last[st.Key]; known || len(s.last) < maxStatuses {
+		s.last[st.Key] = remembered{status: st, at: now}
+	}
 }
 
-// answer gives what is remembered and good.
+// answer gives what is remembered and good. No lock is held while it is sent: a client may read slowly.
 func (s *statuses) answer(w http.ResponseWriter, r *http.Request) {
-	key := r.URL.Query().Get("key")
+	answer(w, http.StatusOK, s.recall(r.URL.Query().Get("key")))
+}
+
+func (s *statuses) recall(key string) api.Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	last, ok := s.last[key]
 	if !ok || time.Since(last.at) > api.StatusTTL {
-		answer(w, http.StatusOK, api.Status{Key: key})
-		return
+		return api.Status{Key: key}
 	}
-	answer(w, http.StatusOK, last.status)
+	return last.status
 }

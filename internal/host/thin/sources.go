@@ -2,6 +2,7 @@ package thin
 
 import (
 	"errors"
+	"log/slog"
 	"path/filepath"
 
 	"multus/internal/config"
@@ -26,7 +27,7 @@ type sources struct {
 
 // connect opens the sources of a configuration: networksDir, else a kubeconfig, else the cluster that the
 // process runs in (behaviour.md A40). No request is sent.
-func connect(conf *config.Plugin, getenv func(string) string) (*sources, error) {
+func connect(conf *config.Plugin, getenv func(string) string, log *slog.Logger) (*sources, error) {
 	devices := podresources.New(podresources.Options{Root: conf.KubeletRoot})
 	if dir := conf.NetworksDir; dir != "" {
 		s := file.New(file.Options{Dir: dir, StateDir: filepath.Join(dir, "status")})
@@ -46,5 +47,6 @@ func connect(conf *config.Plugin, getenv func(string) string) (*sources, error) 
 	if err != nil {
 		return nil, err
 	}
+	client.Log(log)
 	return &sources{networks: client, pods: client, devices: devices, cluster: client}, nil
 }

@@ -31,7 +31,7 @@ const statusLimit = 10 * time.Second
 func Host() plugin.Host {
 	return plugin.Host{Name: "multus", LogToStderr: true, Connect: func(conf *config.Plugin, log *slog.Logger) plugin.Connection {
 		t := &thin{log: log}
-		t.sources = sync.OnceValues(func() (*sources, error) { return connect(conf, os.Getenv) })
+		t.sources = sync.OnceValues(func() (*sources, error) { return connect(conf, os.Getenv, t.log) })
 		return t
 	}}
 }

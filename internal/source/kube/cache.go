@@ -33,6 +33,12 @@ const (
 	// read again: see relistPause.
 	relistSpread    = 10 * time.Millisecond
 	maxRelistSpread = 2 * time.Minute
+	// cacheBudget limits what the definitions take that are held in memory: users create them, and the memory of the
+	// daemon is limited. 10,000 ordinary ones take a fifth of it. Of others the names are held, and they are read live.
+	cacheBudget = 32 << 20
+	// maxConfig limits the configuration of one definition, maxResourceName the name of its resource.
+	maxConfig       = 256 << 10
+	maxResourceName = 1 << 10
 )
 
 // Cache answers for network definitions from a watch of the whole cluster, for the daemon.
@@ -47,6 +53,9 @@ type Cache struct {
 	// mu guards all below. It is never held during a request.
 	mu     sync.RWMutex
 	defs   map[plan.Ref]value
+	bytes  int     // what defs takes, as value.size counts it
+	budget int     // limit of bytes
+	full   bool    // a definition was left out since the last list, which is logged once
 	synced bool    // the first list is complete
 	stream *stream // the watch that is open, nil for none
 	// removals counts everything that took definitions away. A live answer that was asked for before a
@@ -58,14 +67,25 @@ type Cache struct {
 
 // value is what is kept of a definition. Two strings, without the API object around them, keep 10,000
 // definitions at a few MiB.
-type value struct{ config, resourceName string }
+type value struct {
+	config, resourceName string
+	// live is set for a definition that is too large for the cache: it is held by name alone.
+	live bool
+}
+
+func (v value) size() int { return len(v.config) + len(v.resourceName) }
+
+// tooLarge reports whether a definition is not to be used at all.
+func (v value) tooLarge() bool {
+	return len(v.config) > maxConfig || len(v.resourceName) > maxResourceName
+}
 
 var _ plan.Networks = (*Cache)(nil)
 
 // NewCache makes a cache that is empty and asks live until Run has filled it. The log tells when the watch
 // breaks and when it is well again.
 func NewCache(client *Client, log *slog.Logger) *Cache {
-	return &Cache{client: client, log: log, defs: map[plan.Ref]value{}}
+	return &Cache{client: client, log: log, defs: map[plan.Ref]value{}, budget: cacheBudget}
 }
 
 // Run keeps the cache up to date until ctx ends, and returns when all its goroutines have ended. A watch that
@@ -74,8 +94,8 @@ func (c *Cache) Run(ctx context.Context) {
 	lw := listWatch{&cache.ListWatch{ListWithContextFunc: c.list, WatchFuncWithContext: c.watch}}
 	r := cache.NewReflectorWithOptions(lw, &nadv1.NetworkAttachmentDefinition{}, store{c},
 		cache.ReflectorOptions{Name: "network-attachment-definitions", Clock: interruptible{clock.RealClock{}, ctx}})
-	// No WatchListPageSize: with it, the list after an outage would be read from etcd, and not from the API server's memory.
-	// Discard: what goes wrong is logged where it is met, once. Of a refused connection the reflector tells
+	// No WatchListPageSize: with it, the list after an outage would be read from etcd, and not from the API server's
+	// memory. Discard: what goes wrong is logged where it is met, once. Of a refused connection the reflector tells
 	// nobody, and other errors it repeats at each attempt.
 	r.RunWithContext(klog.NewContext(ctx, logr.Discard()))
 }
@@ -103,6 +123,9 @@ func (c *Cache) Network(ctx context.Context, ref plan.Ref) (*plan.Definition, er
 	well, removals := c.well(), c.removals
 	ask := !time.Now().Before(c.askAgain)
 	c.mu.RUnlock()
+	if v.live {
+		return c.ask(ctx, ref)
+	}
 	switch {
 	case held && (well || !ask):
 		return v.definition(ref), nil
@@ -114,6 +137,31 @@ func (c *Cache) Network(ctx context.Context, ref plan.Ref) (*plan.Definition, er
 		c.remember(def, removals)
 	}
 	return def, err
+}
+
+// ask reads a definition live that is held by name alone.
+func (c *Cache) ask(ctx context.Context, ref plan.Ref) (*plan.Definition, error) {
+	def, err := c.client.Network(ctx, ref)
+	if errors.Is(err, plan.ErrUnavailable) {
+		return nil, fmt.Errorf("%w (it is not held in memory: it is larger than %d bytes, or all definitions are larger than %d)",
+			err, maxConfig, c.budget)
+	}
+	return def, err
+}
+
+// set keeps a definition, by name alone if there is no room. The caller holds mu.
+func (c *Cache) set(ref plan.Ref, v value) {
+	old := c.defs[ref].size()
+	if v.tooLarge() || c.bytes-old+v.size() > c.budget {
+		v = value{live: true}
+	}
+	if v.live && !c.full {
+		c.full = true
+		c.log.Warn("network definitions are too large to be held in memory: some are read live, at each pod",
+			"namespace", ref.Namespace, "name", ref.Name, "limit_one", maxConfig, "limit_all", c.budget)
+	}
+	c.bytes += v.size() - old
+	c.defs[ref] = v
 }
 
 // confirm asks whether a held definition is still right. The watch may be broken for a reason that a single
@@ -139,7 +187,7 @@ func (c *Cache) remember(def *plan.Definition, removals uint64) {
 	defer c.mu.Unlock()
 	_, held := c.defs[def.Ref]
 	if c.well() && c.removals == removals && !held {
-		c.defs[def.Ref] = value{def.Config, def.ResourceName}
+		c.set(def.Ref, value{config: def.Config, resourceName: def.ResourceName})
 	}
 }
 
@@ -150,9 +198,9 @@ func (v value) definition(ref plan.Ref) *plan.Definition {
 	return &plan.Definition{Ref: ref, Config: v.config, ResourceName: v.resourceName}
 }
 
-// listWatch keeps the reflector from having the list streamed as events of the watch. The API server compresses lists but
-// no watches, and encodes each event by itself: for thousands of definitions the stream has fifteen times the bytes and
-// costs the API server twice the time (docs/scale.md).
+// listWatch keeps the reflector from having the list streamed as events of the watch. The API server compresses lists
+// but no watches, and encodes each event by itself: for thousands of definitions the stream has fifteen times the
+// bytes and costs the API server twice the time (docs/scale.md).
 type listWatch struct{ *cache.ListWatch }
 
 // IsWatchListSemanticsUnSupported is asked by the reflector.
@@ -171,17 +219,17 @@ func (c *Cache) list(ctx context.Context, o metav1.ListOptions) (runtime.Object,
 		return nil, c.troubled("list", err)
 	}
 	defer func() { _ = body.Close() }()
-	list, err := readList(body)
+	list, err := readList(body, c.budget)
 	if err != nil {
 		return nil, c.troubled("list", err)
 	}
 	return list, nil
 }
 
-// relistPause is how long to wait before a list. After a restart of the API server the watches of all nodes have to begin
-// with a list again, at the same moment. Who holds nothing must not wait; who does answers from memory, after a look
-// at the one definition that is asked for: so the more is to be read, the longer it is put off, at random. That holds for
-// each attempt, since those before were lost on a server that was away.
+// relistPause is how long to wait before a list. After a restart of the API server the watches of all nodes have to
+// begin with a list again, at the same moment. Who holds nothing must not wait; who does answers from memory, after a
+// look at the one definition that is asked for: so the more is to be read, the longer it is put off, at random. That
+// holds for each attempt, since those before were lost on a server that was away.
 func (c *Cache) relistPause() time.Duration {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -205,9 +253,9 @@ func (c *Cache) watch(ctx context.Context, o metav1.ListOptions) (watch.Interfac
 	return s, nil
 }
 
-// resumable makes the reflector go on from where the watch was, after its back-off, when nobody answered or not now. It
-// does so by itself for a refused connection and for 429 only; from others, as a load balancer without a server behind it
-// gives them, it would read the whole list again.
+// resumable makes the reflector go on from where the watch was, after its back-off, when nobody answered or not now.
+// It does so by itself for a refused connection and for 429 only; from others, as a load balancer without a server
+// behind it gives them, it would read the whole list again.
 func resumable(err error) error {
 	if transient(err) {
 		return apierrors.NewTooManyRequests(err.Error(), 0)
@@ -268,7 +316,7 @@ func (s store) Update(o any) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.defs[refOf(nad)] = valueOf(nad)
+	s.set(refOf(nad), valueOf(nad))
 	return nil
 }
 
@@ -281,31 +329,37 @@ func (s store) Delete(o any) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.removals++
-	delete(s.defs, refOf(nad))
+	ref := refOf(nad)
+	s.bytes -= s.defs[ref].size()
+	delete(s.defs, ref)
 	return nil
 }
 
 // Replace takes over a complete list.
 func (s store) Replace(list []any, _ string) error {
-	defs := make(map[plan.Ref]value, len(list))
-	namespaces := map[string]string{} // one copy of each, for all its definitions
-	for _, o := range list {
+	nads := make([]*nadv1.NetworkAttachmentDefinition, len(list))
+	for i, o := range list {
 		nad, err := definition(o)
 		if err != nil {
 			return err
 		}
+		nads[i] = nad
+	}
+	namespaces := map[string]string{} // one copy of each, for all its definitions
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.defs, s.bytes, s.full = make(map[plan.Ref]value, len(list)), 0, false
+	for _, nad := range nads {
 		ref := refOf(nad)
 		if known, ok := namespaces[ref.Namespace]; ok {
 			ref.Namespace = known
 		} else {
 			namespaces[ref.Namespace] = ref.Namespace
 		}
-		defs[ref] = valueOf(nad)
+		s.set(ref, valueOf(nad))
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.removals++
-	s.defs, s.synced = defs, true
+	s.synced = true
 	s.askAgain = time.Time{}
 	return nil
 }
@@ -326,7 +380,8 @@ func refOf(nad *nadv1.NetworkAttachmentDefinition) plan.Ref {
 }
 
 func valueOf(nad *nadv1.NetworkAttachmentDefinition) value {
-	return value{config: nad.Spec.Config, resourceName: nad.Annotations[resourceAnno]}
+	_, live := nad.Annotations[liveAnno]
+	return value{config: nad.Spec.Config, resourceName: nad.Annotations[resourceAnno], live: live}
 }
 
 // interruptible is a clock whose After also fires when ctx ends: the reflector waits out a back-off of up to a

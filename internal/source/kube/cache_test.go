@@ -2,7 +2,11 @@ package kube
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"net/http"
+	"path"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -180,8 +184,8 @@ func TestListAndWatch(t *testing.T) {
 	}
 }
 
-// TestReadList: of a list only what is needed is kept; one that was cut off is none, nor is what somebody between us and
-// the API server answers with code 200: taken for an empty list it would remove all definitions.
+// TestReadList: of a list only what is needed is kept; one that was cut off is none, nor is what somebody between us
+// and the API server answers with code 200: taken for an empty list it would remove all definitions.
 func TestReadList(t *testing.T) {
 	t.Parallel()
 	const whole = `{"kind":"NetworkAttachmentDefinitionList","apiVersion":"k8s.cni.cncf.io/v1","metadata":{"resourceVersion":"7","continue":"next"},"more":{"items":[1]},"items":[
@@ -194,12 +198,12 @@ func TestReadList(t *testing.T) {
 		ListMeta: metav1.ListMeta{ResourceVersion: "7", Continue: "next"},
 		Items:    []nadv1.NetworkAttachmentDefinition{*x, *nad("bare", "")},
 	}
-	got, err := readList(strings.NewReader(whole))
+	got, err := readList(strings.NewReader(whole), cacheBudget)
 	if diff := cmp.Diff(want, got); err != nil || diff != "" {
 		t.Errorf("error %v, (-want +got):\n%s", err, diff)
 	}
 	for n := range len(whole) - 1 {
-		if got, err := readList(strings.NewReader(whole[:n])); err == nil {
+		if got, err := readList(strings.NewReader(whole[:n]), cacheBudget); err == nil {
 			t.Errorf("cut off at byte %d: %+v", n, got)
 		}
 	}
@@ -216,14 +220,15 @@ func TestReadList(t *testing.T) {
 		`{"kind":7,"apiVersion":"k8s.cni.cncf.io/v1","metadata":{"resourceVersion":"7"},"items":[]}`:                                 -1,
 	} {
 		text = strings.Replace(text, "LIST", `{"kind":"NetworkAttachmentDefinitionList","apiVersion":"k8s.cni.cncf.io/v1","metadata":{"resourceVersion":"7"}`, 1)
-		got, err := readList(strings.NewReader(text))
+		got, err := readList(strings.NewReader(text), cacheBudget)
 		if (err != nil) != (want < 0) || err == nil && len(got.Items) != want {
 			t.Errorf("%s: %+v, %v", text, got, err)
 		}
 	}
 }
 
-// TestRelistPause: the nodes of a cluster do not read a list again at the same moment, and who holds nothing reads at once.
+// TestRelistPause: the nodes of a cluster do not read a list again at the same moment, and who holds nothing reads at
+// once.
 func TestRelistPause(t *testing.T) {
 	t.Parallel()
 	for n, limit := range map[int]time.Duration{0: 0, 1: 10 * time.Millisecond, 1000: 10 * time.Second, 15_000: 2 * time.Minute} {
@@ -286,5 +291,114 @@ func TestRunEndsDuringBackoff(t *testing.T) {
 	case <-long:
 	case <-time.After(patience):
 		t.Error("the end of the context does not end the wait")
+	}
+}
+
+// TestCacheBudget: many large definitions do not take more memory than the budget, whether they are listed or come
+// one after another. Each is still found.
+func TestCacheBudget(t *testing.T) { // not parallel: it measures the heap
+	const number, size = 500, 200 << 10 // 100 MB
+	config := strings.Repeat("c", size)
+	client := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		item := func(name string) string {
+			return fmt.Sprintf(`{"metadata":{"namespace":"n","name":%q},"spec":{"config":%q}}`, name, config)
+		}
+		w.Header().Set("Content-Type", "application/json")
+		if name := path.Base(r.URL.Path); name != nadResource {
+			_, _ = io.WriteString(w, item(name))
+			return
+		}
+		if r.URL.Query().Get("watch") != "" {
+			w.(http.Flusher).Flush()
+			<-r.Context().Done()
+			return
+		}
+		_, _ = io.WriteString(w, `{"kind":"NetworkAttachmentDefinitionList","apiVersion":"k8s.cni.cncf.io/v1","metadata":{"resourceVersion":"7"},"items":[`)
+		for i := range number {
+			if i > 0 {
+				_, _ = io.WriteString(w, ",")
+			}
+			_, _ = io.WriteString(w, item(strconv.Itoa(i)))
+		}
+		_, _ = io.WriteString(w, "]}")
+	})
+	heap := func() int {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return int(m.HeapAlloc)
+	}
+	before := heap()
+	c := NewCache(client, discard())
+	stop := start(t, c)
+	eventually(t, "the watch is well", func() bool {
+		c.mu.RLock()
+		defer c.mu.RUnlock()
+		return c.well()
+	})
+	check := func(what string) {
+		t.Helper()
+		if used := heap() - before; used > cacheBudget+8<<20 || c.bytes > cacheBudget || c.Len() < number {
+			t.Errorf("%s: %d definitions, %d bytes, take %d bytes of the heap", what, c.Len(), c.bytes, used)
+		}
+	}
+	check("listed")
+	for _, i := range []int{0, number - 1} {
+		def, err := c.Network(t.Context(), plan.Ref{Namespace: "n", Name: strconv.Itoa(i)})
+		if err != nil || def.Config != config {
+			t.Errorf("definition %d: %v", i, err)
+		}
+	}
+	for i := range number {
+		if err := (store{c}).Add(nad(fmt.Sprint("more-", i), strings.Clone(config))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check("added")
+	// What is removed makes room.
+	for i := range number {
+		if err := (store{c}).Delete(nad(strconv.Itoa(i), "")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := (store{c}).Update(nad("more-0", "small")); err != nil {
+		t.Fatal(err)
+	}
+	if v := c.defs[plan.Ref{Namespace: "n", Name: "more-0"}]; v.live || c.bytes != len("small") {
+		t.Errorf("%+v, %d bytes", v.live, c.bytes)
+	}
+	stop()
+}
+
+// TestTooLarge: a definition above the limit is refused with its size, listed or not. Away from the API server the
+// error says why it is not in memory.
+func TestTooLarge(t *testing.T) {
+	t.Parallel()
+	config := strings.Repeat("c", maxConfig+1)
+	away := false
+	client := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if away {
+			answer(503, "", "away")(w, r)
+			return
+		}
+		answer(200, "", fmt.Sprintf(`{"metadata":{"namespace":"n","name":"x"},"spec":{"config":%q}}`, config))(w, r)
+	})
+	ref := plan.Ref{Namespace: "n", Name: "x"}
+	for _, list := range [][]any{nil, {nad("x", config)}} {
+		c, _ := follow(t, client, list...)
+		_, err := c.Network(t.Context(), ref)
+		if err == nil || !strings.Contains(err.Error(), "n/x: spec.config has 262145 bytes") {
+			t.Errorf("error %v", err)
+		}
+		if c.bytes != 0 {
+			t.Errorf("%d bytes are held", c.bytes)
+		}
+	}
+	away = true
+	c, _ := follow(t, client, nad("x", config))
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := c.Network(ctx, ref); err == nil || !strings.Contains(err.Error(), "not held in memory") {
+		t.Errorf("error %v", err)
 	}
 }

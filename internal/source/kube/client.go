@@ -41,6 +41,7 @@ type Client struct {
 	nads   *rest.RESTClient
 	stream *rest.RESTClient // nads without a limit on the duration of a request: for watches
 	params runtime.ParameterCodec
+	update updates
 }
 
 var (
@@ -160,7 +161,7 @@ func (c *Client) Network(ctx context.Context, ref plan.Ref) (*plan.Definition, e
 	if err != nil {
 		return nil, fmt.Errorf("get network definition %s: %w", ref, err)
 	}
-	return o.definition(ref), nil
+	return o.usable(ref)
 }
 
 // networkOnce is Network without retries, for callers that have another answer at hand.
@@ -170,7 +171,17 @@ func (c *Client) networkOnce(ctx context.Context, ref plan.Ref) (*plan.Definitio
 	if err != nil {
 		return nil, fmt.Errorf("get network definition %s: %w", ref, lookupError(t, err))
 	}
-	return o.definition(ref), nil
+	return o.usable(ref)
+}
+
+// usable returns the definition, unless it is too large.
+func (o *object) usable(ref plan.Ref) (*plan.Definition, error) {
+	def := o.definition(ref)
+	if v := (value{config: def.Config, resourceName: def.ResourceName}); v.tooLarge() {
+		return nil, fmt.Errorf("get network definition %s: spec.config has %d bytes, the resource name %d; "+
+			"at most %d and %d are allowed: make it smaller", ref, len(v.config), len(v.resourceName), maxConfig, maxResourceName)
+	}
+	return def, nil
 }
 
 func nadTarget(ref plan.Ref) target {

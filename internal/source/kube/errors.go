@@ -14,6 +14,7 @@ import (
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 
 	"multus/internal/engine/plan"
+	"multus/internal/engine/publish"
 )
 
 // ForbiddenError is returned when the API server knows who asks and does not allow it. Trying again does not
@@ -35,6 +36,9 @@ func (e *ForbiddenError) Error() string {
 	return fmt.Sprintf("not allowed: the role of Multus lacks verb %q on resource %q of API group %q %s: %v",
 		e.Verb, e.Resource, e.Group, where, e.Err)
 }
+
+// Is makes it match publish.ErrForbidden.
+func (e *ForbiddenError) Is(target error) bool { return target == publish.ErrForbidden }
 
 // Unwrap returns the API server's answer.
 func (e *ForbiddenError) Unwrap() error { return e.Err }

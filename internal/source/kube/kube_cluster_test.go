@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
@@ -29,6 +33,7 @@ func TestAgainstAPIServer(t *testing.T) {
 	cluster := kubetest.StartWith(t, kubetest.Options{RBAC: true})
 	t.Run("reads", func(t *testing.T) { t.Parallel(); testReads(t, cluster) })
 	t.Run("annotation", func(t *testing.T) { t.Parallel(); testAnnotation(t, cluster) })
+	t.Run("no patch", func(t *testing.T) { t.Parallel(); testWithoutPatch(t, cluster) })
 	t.Run("events", func(t *testing.T) { t.Parallel(); testEvents(t, cluster) })
 	t.Run("no rights", func(t *testing.T) { t.Parallel(); testNoRights(t, cluster) })
 	t.Run("bad token", func(t *testing.T) { t.Parallel(); testBadToken(t, cluster) })
@@ -109,6 +114,95 @@ func testAnnotation(t *testing.T, cluster *kubetest.Cluster) {
 	checkErr(t, "SetAnnotation of a replaced pod", err, publish.ErrGone, publish.ErrGone, publish.ErrRetry)
 	if code(err) != 422 {
 		t.Errorf("the API server answers a different UID with %d, not 422: %v", code(err), err)
+	}
+	if got, ok := cluster.Annotation(t, ns, "p", statusKey); ok {
+		t.Errorf("the new pod got the status %q of the old one", got)
+	}
+}
+
+// testWithoutPatch has the rights of today's manifests for the thin plugin: get and update, no patch.
+func testWithoutPatch(t *testing.T, cluster *kubetest.Cluster) {
+	const ns = "no-patch"
+	cluster.CreateNamespace(t, ns)
+	uid := cluster.CreatePod(t, ns, "p", map[string]string{"keep": "me <&>"})
+	token := cluster.ServiceAccountToken(t, ns, "multus")
+	role := &rbacv1.Role{
+		ObjectMeta: metav1.ObjectMeta{Name: "multus"},
+		Rules:      []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"pods", "pods/status"}, Verbs: []string{"get", "update"}}},
+	}
+	binding := &rbacv1.RoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: "multus"}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: "multus"},
+		Subjects: []rbacv1.Subject{{Kind: "ServiceAccount", Namespace: ns, Name: "multus"}},
+	}
+	_, roleErr := cluster.Client().RbacV1().Roles(ns).Create(t.Context(), role, metav1.CreateOptions{})
+	_, bindErr := cluster.Client().RbacV1().RoleBindings(ns).Create(t.Context(), binding, metav1.CreateOptions{})
+	if err := errors.Join(roleErr, bindErr); err != nil {
+		t.Fatal(err)
+	}
+	config, err := Load(Options{Kubeconfig: cluster.KubeconfigFor(t, cluster.Addr(), token), Version: "no-patch"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log strings.Builder
+	c := clientOf(t, config)
+	c.Log(slog.New(slog.NewTextHandler(&log, nil)))
+	pod := publish.Pod{Namespace: ns, Name: "p", UID: uid}
+	var last error
+	eventually(t, "the API server knows the role", func() bool {
+		last = c.SetAnnotation(t.Context(), pod, statusKey, "one")
+		return !errors.Is(last, publish.ErrForbidden)
+	})
+	if last != nil {
+		t.Fatal(last)
+	}
+	before, err := cluster.Client().CoreV1().Pods(ns).Get(t.Context(), "p", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.SetAnnotation(t.Context(), pod, statusKey, "two"); err != nil {
+		t.Fatal(err)
+	}
+	after, err := cluster.Client().CoreV1().Pods(ns).Get(t.Context(), "p", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before.Annotations[statusKey] = "two"
+	before.ResourceVersion, before.ManagedFields = after.ResourceVersion, after.ManagedFields
+	if diff := cmp.Diff(before, after); diff != "" {
+		t.Errorf("more than the annotation is changed (-before +after):\n%s", diff)
+	}
+	if n := strings.Count(log.String(), "GET and PUT"); n != 1 {
+		t.Errorf("the log says it %d times:\n%s", n, log.String())
+	}
+	err = c.SetAnnotation(t.Context(), pod, statusKey, strings.Repeat("x", 300<<10))
+	checkErr(t, "PUT of 300 KiB", err, publish.ErrRefused, publish.ErrRefused, publish.ErrGone, publish.ErrRetry)
+	// Other writers: each PUT that meets a conflict is made again.
+	var wg sync.WaitGroup
+	for i := range 4 {
+		wg.Go(func() {
+			for {
+				err := c.SetAnnotation(t.Context(), pod, fmt.Sprint("key-", i), "v")
+				if err == nil {
+					return
+				}
+				if !errors.Is(err, publish.ErrRetry) {
+					t.Errorf("conflict: %v", err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for i := range 4 {
+		if got, _ := cluster.Annotation(t, ns, "p", fmt.Sprint("key-", i)); got != "v" {
+			t.Errorf("key-%d is lost", i)
+		}
+	}
+	cluster.DeletePod(t, ns, "p")
+	checkErr(t, "PUT of a deleted pod", c.SetAnnotation(t.Context(), pod, statusKey, "x"), publish.ErrGone, publish.ErrGone, publish.ErrRetry)
+	cluster.CreatePod(t, ns, "p", nil)
+	for _, c := range []*Client{c, clientOf(t, config)} { // also as the first request
+		checkErr(t, "PUT of a replaced pod", c.SetAnnotation(t.Context(), pod, statusKey, "x"), publish.ErrGone, publish.ErrGone, publish.ErrRetry)
 	}
 	if got, ok := cluster.Annotation(t, ns, "p", statusKey); ok {
 		t.Errorf("the new pod got the status %q of the old one", got)

@@ -22,6 +22,8 @@ const (
 	// listTimeout limits one page of a list, and reviewTimeout one question about what is allowed.
 	listTimeout   = 15 * time.Second
 	reviewTimeout = 5 * time.Second
+	// liveAnno marks a definition of a list of which the name alone is kept. No object of the API server has it.
+	liveAnno = "multus/read-live"
 	// acceptMetadataList leaves everything but metadata on the server.
 	acceptMetadataList = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
 )
@@ -103,9 +105,10 @@ func do(ctx context.Context, r *rest.Request, into any, limit time.Duration) err
 	return nil
 }
 
-// readList decodes a list of network definitions as it comes, one after another, and keeps of each what a Cache needs.
-// An answer that does not say that it is such a list is none, though somebody gave it code 200.
-func readList(r io.Reader) (*nadv1.NetworkAttachmentDefinitionList, error) {
+// readList decodes a list of network definitions as it comes, one after another, and keeps of each what a Cache
+// needs. Of definitions for which the budget has no room the name is kept. An answer that does not say that it is
+// such a list is none, whatever its code.
+func readList(r io.Reader, budget int) (*nadv1.NetworkAttachmentDefinitionList, error) {
 	out := &nadv1.NetworkAttachmentDefinitionList{}
 	var kind metav1.TypeMeta
 	dec := json.NewDecoder(r)
@@ -123,7 +126,7 @@ func readList(r io.Reader) (*nadv1.NetworkAttachmentDefinitionList, error) {
 		case "metadata":
 			err = dec.Decode(&out.ListMeta)
 		case "items":
-			err = readItems(dec, out)
+			err = readItems(dec, out, budget)
 		default:
 			err = dec.Decode(&json.RawMessage{})
 		}
@@ -140,7 +143,7 @@ func readList(r io.Reader) (*nadv1.NetworkAttachmentDefinitionList, error) {
 	return out, nil
 }
 
-func readItems(dec *json.Decoder, out *nadv1.NetworkAttachmentDefinitionList) error {
+func readItems(dec *json.Decoder, out *nadv1.NetworkAttachmentDefinitionList, budget int) error {
 	if first, err := dec.Token(); err != nil || first == nil { // null: there are none
 		return err
 	} else if first != json.Delim('[') {
@@ -153,9 +156,17 @@ func readItems(dec *json.Decoder, out *nadv1.NetworkAttachmentDefinitionList) er
 		}
 		nad := nadv1.NetworkAttachmentDefinition{}
 		nad.Namespace, nad.Name, nad.ResourceVersion = o.Metadata.Namespace, o.Metadata.Name, o.Metadata.ResourceVersion
-		nad.Spec.Config = o.Spec.Config
-		if resource, ok := o.Metadata.Annotations[resourceAnno]; ok {
+		resource, ok := o.Metadata.Annotations[resourceAnno]
+		v := value{config: o.Spec.Config, resourceName: resource}
+		switch {
+		case v.tooLarge() || v.size() > budget:
+			nad.Annotations = map[string]string{liveAnno: ""}
+		case ok:
 			nad.Annotations = map[string]string{resourceAnno: resource}
+			fallthrough
+		default:
+			nad.Spec.Config = o.Spec.Config
+			budget -= v.size()
 		}
 		out.Items = append(out.Items, nad)
 	}

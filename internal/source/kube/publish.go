@@ -11,13 +11,13 @@ import (
 	"net/http"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"multus/internal/engine/publish"
+	"multus/internal/fault"
 )
 
 // Limits of writes. They are tried once: who publishes keeps a queue and decides when to try again.
@@ -39,27 +39,54 @@ const RequestAnnotation = "multus/container-id"
 
 var _ publish.Cluster = (*Client)(nil)
 
-// SetAnnotation sets one annotation of a pod by exactly one request, a merge PATCH of pods/status. The UID,
-// where known, is part of the patch: the API server refuses to change a UID, so that a new pod of the same
-// name is never told about the networks of its predecessor. Errors wrap publish.ErrGone, publish.ErrRetry or
-// are a *ForbiddenError where that applies.
+// SetAnnotation sets one annotation of a pod, by one request: a merge PATCH of pods/status. The UID, where known, is
+// part of the patch: the API server refuses to change a UID, so that a new pod of the same name never gets the status
+// of its predecessor. Where the role has no verb patch, as in today's manifests, it is a GET and a PUT of the same
+// object. Errors wrap publish.ErrGone, publish.ErrRetry, publish.ErrRefused, or are a *ForbiddenError where that
+// applies.
 func (c *Client) SetAnnotation(ctx context.Context, pod publish.Pod, key, value string) error {
-	patch, err := json.Marshal(annotationPatch{Metadata: patchMetadata{UID: pod.UID, Annotations: map[string]string{key: value}}})
-	if err != nil {
-		return fmt.Errorf("encode annotation %q of pod %s/%s: %w", key, pod.Namespace, pod.Name, err)
-	}
 	if pod.Namespace == "" || pod.Name == "" {
 		return errors.New("set annotation: namespace and name of the pod must not be empty")
 	}
 	ctx, cancel := context.WithTimeout(ctx, patchTimeout)
 	defer cancel()
-	t := target{verb: "patch", resource: "pods", subresource: "status", namespace: pod.Namespace, name: pod.Name}
-	err = c.core.Patch(types.MergePatchType).Namespace(t.namespace).Resource(t.resource).Name(t.name).SubResource(t.subresource).
-		SetHeader("Accept", acceptMetadata).Body(patch).MaxRetries(0).Do(ctx).Error()
-	if err != nil {
-		return fmt.Errorf("set annotation %q of pod %s/%s: %w", key, pod.Namespace, pod.Name, publishError(t, err))
+	if err := c.setAnnotation(ctx, pod, key, value); err != nil {
+		return fmt.Errorf("set annotation %q of pod %s/%s: %w", key, pod.Namespace, pod.Name, err)
 	}
 	return nil
+}
+
+func (c *Client) setAnnotation(ctx context.Context, pod publish.Pod, key, value string) error {
+	if c.update.needed(time.Now()) {
+		err := c.updateAnnotation(ctx, pod, key, value)
+		if errors.Is(err, publish.ErrForbidden) {
+			c.update.end() // the role has changed
+		}
+		return err
+	}
+	refused := c.patchAnnotation(ctx, pod, key, value)
+	if !errors.Is(refused, publish.ErrForbidden) {
+		return refused
+	}
+	err := c.updateAnnotation(ctx, pod, key, value)
+	switch {
+	case errors.Is(err, publish.ErrForbidden):
+		return refused // the role should have the verb patch
+	case err == nil, errors.Is(err, publish.ErrGone):
+		c.update.begin(time.Now(), refused)
+	}
+	return err
+}
+
+func (c *Client) patchAnnotation(ctx context.Context, pod publish.Pod, key, value string) error {
+	metadata := patchMetadata{UID: pod.UID, Annotations: map[string]string{key: value}}
+	patch, err := json.Marshal(annotationPatch{Metadata: metadata})
+	if err != nil {
+		return fmt.Errorf("encode patch: %w", err)
+	}
+	t := target{verb: "patch", resource: "pods", subresource: "status", namespace: pod.Namespace, name: pod.Name}
+	return publishError(t, c.core.Patch(types.MergePatchType).Namespace(t.namespace).Resource(t.resource).Name(t.name).
+		SubResource(t.subresource).SetHeader("Accept", acceptMetadata).Body(patch).MaxRetries(0).Do(ctx).Error())
 }
 
 type annotationPatch struct {
@@ -144,7 +171,7 @@ type coreEvent struct {
 func newEvent(pod publish.Pod, event publish.Event, now time.Time) coreEvent {
 	stamp := now.UTC().Format(time.RFC3339)
 	// What is too long is cut before the request's name: that finds the whole text in the logs.
-	event.Message = cut(event.Message, maxEventMessage-(len(event.Text())-len(event.Message)))
+	event.Message = fault.Clip(event.Message, maxEventMessage-(len(event.Text())-len(event.Message)))
 	e := coreEvent{
 		APIVersion: "v1", Kind: "Event",
 		ReportingComponent: component,
@@ -183,22 +210,11 @@ func eventName(pod string, id [eventIDBytes]byte) string {
 	return pod + suffix
 }
 
-// cut shortens s to limit bytes at a character's boundary.
-func cut(s string, limit int) string {
-	const mark = "..."
-	if len(s) <= limit {
-		return s
-	}
-	end := limit - len(mark)
-	for end > 0 && !utf8.RuneStart(s[end]) {
-		end--
-	}
-	return s[:end] + mark
-}
-
-// publishError maps the error of a write to the sentinels of package publish.
+// publishError maps the error of a write, or nil, to the sentinels of package publish.
 func publishError(t target, err error) error {
 	switch status := code(err); {
+	case err == nil:
+		return nil
 	case status == http.StatusNotFound, uidDiffers(err):
 		return fmt.Errorf("%w: %w", publish.ErrGone, err)
 	case apierrors.HasStatusCause(err, namespaceTerminating):
@@ -208,6 +224,8 @@ func publishError(t target, err error) error {
 		return forbidden(t, err)
 	case status == http.StatusConflict, transient(err):
 		return fmt.Errorf("%w: %w", publish.ErrRetry, err)
+	case status >= http.StatusBadRequest && status < http.StatusInternalServerError:
+		return fmt.Errorf("%w: %w", publish.ErrRefused, err)
 	}
 	return err
 }

@@ -1,0 +1,22 @@
+package fault
+
+import "unicode/utf8"
+
+// Limits of what a tenant may have written, in log lines, answers and events.
+const (
+	MaxName    = 253  // name of an object
+	MaxMessage = 1024 // message
+)
+
+// Clip shortens a string to limit bytes, at the boundary of a character.
+func Clip(s string, limit int) string {
+	const mark = "..."
+	if len(s) <= limit {
+		return s
+	}
+	end := limit - len(mark)
+	for end > 0 && !utf8.RuneStart(s[end]) {
+		end--
+	}
+	return s[:end] + mark
+}

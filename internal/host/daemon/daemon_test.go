@@ -1,0 +1,76 @@
+package daemon
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestSocketDirOfTodaysManifests: a configuration that was written for today's manifests names the socket's directory
+// below a mount that ours do not have. Where the mount is there, the path is used as it is.
+func TestSocketDirOfTodaysManifests(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct{ chroot, socketDir, mounted, want string }{
+		"not mounted":         {"/hostroot", "/host/run/multus", "", "/run/multus"},
+		"no prefix":           {"", "/run/multus", "", "/run/multus"},
+		"own prefix":          {"ROOT/away", "ROOT/away/run/multus", "", "/run/multus"},
+		"own prefix, mounted": {"ROOT/here", "ROOT/here/run/multus", "here", "ROOT/here/run/multus"},
+		"default":             {"", "", "", "/run/multus/"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			if err := os.MkdirAll(filepath.Join(dir, tc.mounted), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			in := func(s string) string { return strings.ReplaceAll(s, "ROOT", dir) }
+			text := fmt.Sprintf(`{"chrootDir":%q,"socketDir":%q}`, in(tc.chroot), in(tc.socketDir))
+			if tc.socketDir == "" {
+				text = "{}"
+			}
+			file := filepath.Join(dir, "c.json")
+			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			conf, err := (&Options{Config: file}).configuration()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if conf.SocketDir != in(tc.want) {
+				t.Errorf("socketDir is %s, want %s", conf.SocketDir, in(tc.want))
+			}
+		})
+	}
+}
+
+// TestSocketDirOfNoUse: the error names the key and what to do.
+func TestSocketDirOfNoUse(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "c.json")
+	if err := os.WriteFile(file, fmt.Appendf(nil, `{"networksDir":%q,"socketDir":"/dev/null/multus","logFile":%q,"logToStderr":false}`, dir, filepath.Join(dir, "log")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	err := Run(t.Context(), Options{Config: file, Getenv: func(string) string { return "" }})
+	if err == nil || !strings.Contains(err.Error(), "socketDir of "+file) || !strings.Contains(err.Error(), "set socketDir to") {
+		t.Errorf("error %v does not name the key and the remedy", err)
+	}
+}
+
+// TestWithoutEffect: a key that does nothing is in the log.
+func TestWithoutEffect(t *testing.T) {
+	t.Parallel()
+	dir := shortDir(t)
+	file := filepath.Join(dir, "c.json")
+	text := fmt.Sprintf(`{"networksDir":%q,"socketDir":"/dev/null/multus","connectionLimit":1,"logFile":%q,"logToStderr":false}`, dir, filepath.Join(dir, "log"))
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_ = Run(t.Context(), Options{Config: file, Getenv: func(string) string { return "" }})
+	log, err := os.ReadFile(filepath.Join(dir, "log"))
+	if n := strings.Count(string(log), "connectionLimit has no effect"); err != nil || n != 1 {
+		t.Errorf("the log says it %d times (%v):\n%s", n, err, log)
+	}
+}

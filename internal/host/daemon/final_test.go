@@ -1,0 +1,287 @@
+package daemon
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"multus/internal/engine/publish"
+	"multus/internal/source/kube"
+)
+
+// refusing is an API server that answers the statuses of pods "bad-…" with code, and accepts all others.
+type refusing struct {
+	code     atomic.Int32
+	mu       sync.Mutex
+	requests map[string]int // PATCH, by pod
+	events   map[string]int // by pod
+	bad      atomic.Int32
+}
+
+func (s *refusing) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body)
+	w.Header().Set("Content-Type", "application/json")
+	if r.Method == http.MethodPost {
+		var e struct {
+			Reason         string
+			InvolvedObject struct{ Name string }
+		}
+		_ = json.Unmarshal(body, &e)
+		s.mu.Lock()
+		s.events[e.InvolvedObject.Name+" "+e.Reason]++
+		s.mu.Unlock()
+		w.WriteHeader(http.StatusCreated)
+		_, _ = io.WriteString(w, "{}")
+		return
+	}
+	pod, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/api/v1/namespaces/ns/pods/"), "/")
+	code := int(s.code.Load())
+	bad := strings.HasPrefix(pod, "bad-")
+	if !bad {
+		code = http.StatusOK
+	}
+	if r.Method == http.MethodPatch {
+		s.mu.Lock()
+		s.requests[pod]++
+		s.mu.Unlock()
+		if bad {
+			s.bad.Add(1)
+		}
+	}
+	w.WriteHeader(code)
+	if code == http.StatusOK {
+		_, _ = io.WriteString(w, "{}")
+		return
+	}
+	_, _ = fmt.Fprintf(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","message":"no","reason":"","code":%d}`, code)
+}
+
+func (s *refusing) count(pod string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.requests[pod]
+}
+
+func newRefusing(t *testing.T, code int) (*refusing, *kube.Client) {
+	t.Helper()
+	s := &refusing{requests: map[string]int{}, events: map[string]int{}}
+	s.code.Store(int32(code))
+	server := httptest.NewServer(s)
+	t.Cleanup(server.Close)
+	c, err := kube.New(&kube.Config{Host: server.URL, QPS: 400, Burst: 400})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, c
+}
+
+func eventually(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !condition(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s: not within %s", what, patience)
+		}
+	}
+}
+
+// TestRefusedForGood: a status that the API server rejects for good is tried once, whatever the code. A pod with
+// another status does not wait for a thousand of them, and neither files nor reports in memory are left.
+func TestRefusedForGood(t *testing.T) {
+	t.Parallel()
+	for code, n := range map[int]int{http.StatusUnprocessableEntity: 1000, http.StatusBadRequest: 5, http.StatusNotFound: 5, http.StatusRequestEntityTooLarge: 5} {
+		t.Run(fmt.Sprint(code), func(t *testing.T) {
+			t.Parallel()
+			s, c := newRefusing(t, code)
+			var log safeBuffer
+			q := newQueue(c, filepath.Join(t.TempDir(), "reports"), slog.New(slog.NewTextHandler(&log, nil)))
+			stop := runUntil(t, q)
+			for i := range n {
+				q.take(sandbox(fmt.Sprint("bad-", i), 1))
+			}
+			eventually(t, "each is tried", func() bool { return int(s.bad.Load()) >= n })
+			begun := time.Now()
+			for i := range 20 {
+				receive(t, "the answer of a good pod", q.add(sandbox(fmt.Sprint("good-", i), 1)))
+				if s.count(fmt.Sprint("good-", i)) != 1 {
+					t.Errorf("good-%d is not written", i)
+				}
+			}
+			t.Logf("20 good pods were written in %s", time.Since(begun))
+			eventually(t, "none waits", func() bool { return q.waiting() == 0 })
+			if code != http.StatusNotFound { // the pod is gone: no event can be read
+				eventually(t, "the event", func() bool {
+					s.mu.Lock()
+					defer s.mu.Unlock()
+					return s.events["bad-0 NetworkStatusNotWritten"] == 1
+				})
+			}
+			stop()
+			if got := int(s.bad.Load()); got != n {
+				t.Errorf("%d requests for %d statuses that are refused", got, n)
+			}
+			if left := files(t, q.spool.dir); len(left) > 0 {
+				t.Errorf("%d files are left", len(left))
+			}
+			if got := strings.Count(log.String(), "pod=ns/bad-0 "); got != 1 && code != http.StatusNotFound {
+				t.Errorf("%d log lines about one pod", got)
+			}
+		})
+	}
+}
+
+// safeBuffer is a buffer for several writers.
+type safeBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *safeBuffer) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(b)
+}
+
+func (s *safeBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+// TestForbidden: while the permission is missing only a few statuses are tried, after a pause each. Once it is
+// granted, all are written. A sandbox that is deleted meanwhile needs no status.
+func TestForbidden(t *testing.T) {
+	t.Parallel()
+	const n = 40
+	s, c := newRefusing(t, http.StatusForbidden)
+	q := newQueue(c, filepath.Join(t.TempDir(), "reports"), slog.New(slog.DiscardHandler))
+	q.pause = time.Hour
+	stop := runUntil(t, q)
+	for i := range n {
+		r := sandbox(fmt.Sprint("bad-", i), 1)
+		r.ContainerID = fmt.Sprint("container-", i)
+		receive(t, "the first attempt", q.add(r))
+	}
+	if got := s.bad.Load(); got != n {
+		t.Errorf("%d requests for %d statuses", got, n)
+	}
+	for i := range n / 2 {
+		q.deleted(publish.Pod{Namespace: "ns", Name: fmt.Sprint("bad-", i)}, fmt.Sprint("container-", i))
+	}
+	if got, left := q.waiting(), len(files(t, q.spool.dir)); got != n/2 || left != n/2 {
+		t.Errorf("after %d DELs %v statuses wait, %d files", n/2, got, left)
+	}
+	stop()
+
+	q = newQueue(c, q.spool.dir, slog.New(slog.DiscardHandler)) // the next daemon, which is not patient
+	q.pause = 20 * time.Millisecond
+	stop = runUntil(t, q)
+	defer stop()
+	eventually(t, "each is tried again", func() bool { return s.bad.Load() >= n+n/2 })
+	s.code.Store(http.StatusOK)
+	eventually(t, "all are written", func() bool { return q.waiting() == 0 && len(files(t, q.spool.dir)) == 0 })
+}
+
+// TestSpoolIsLimited: reports that cannot be written take a limited number and size of files. The largest go first.
+func TestSpoolIsLimited(t *testing.T) {
+	t.Parallel()
+	w := newWall()
+	q := stopped(t, w)
+	const large = maxSpool / 10
+	for i := range 20 {
+		r := sandbox(fmt.Sprint("large-", i), 1)
+		r.Attached[0].DeviceInfo = json.RawMessage(`"` + strings.Repeat("x", large) + `"`)
+		leave(t, q.spool.dir, r)
+		leave(t, q.spool.dir, sandbox(fmt.Sprint("small-", i), 1))
+	}
+	q.takeUp()
+	left := map[string]int{}
+	for _, name := range files(t, q.spool.dir) {
+		r, err := q.spool.read(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		left[strings.Split(r.Pod.Name, "-")[0]]++
+	}
+	if left["small"] != 20 || left["large"] == 0 || left["large"] > 9 {
+		t.Errorf("left: %v", left)
+	}
+	q = stopped(t, w)
+	for i := range maxWaiting + 50 {
+		q.take(sandbox(fmt.Sprint("p-", i), 1))
+	}
+	if got := q.waiting(); got != maxWaiting {
+		t.Errorf("%v reports wait, want %d", got, maxWaiting)
+	}
+}
+
+// TestArrivalDecides: of two sandboxes of a pod the one whose report arrives later is the later one, though the clock
+// was set back meanwhile. A report that arrives once more, in whatever way, changes nothing and causes no second
+// event.
+func TestArrivalDecides(t *testing.T) {
+	t.Parallel()
+	w := newWall()
+	w.told = make(chan string, 10)
+	q := stopped(t, w)
+	first, later := sandbox("web", 2), sandbox("web", 1) // the clock was set back by one
+	q.keep(q.take(first))
+	q.take(later)
+	stop := runUntil(t, q)
+	if got := receive(t, "the status", w.written); got != status(t, later) {
+		t.Errorf("written: %s", got)
+	}
+	receive(t, "the event", w.told)
+	for _, again := range []*publish.Report{sandbox("web", 2), sandbox("web", 1)} {
+		leave(t, q.spool.dir, again)
+		receive(t, "the answer", q.add(again))
+	}
+	leave(t, q.spool.dir, sandbox("other", 1)) // the next in line
+	if got := receive(t, "the status of another pod", w.written); got != status(t, sandbox("other", 1)) {
+		t.Errorf("written: %s", got)
+	}
+	receive(t, "the event of another pod", w.told)
+	stop()
+	nothingLeft(t, q, w)
+	if len(w.told) > 0 {
+		t.Errorf("%d events more", len(w.told))
+	}
+}
+
+// TestFileThenSocket: a report that the daemon took from its file, and whose request on the socket it serves later, is
+// written once, with its events once.
+func TestFileThenSocket(t *testing.T) {
+	t.Parallel()
+	for _, written := range []bool{true, false} {
+		t.Run(fmt.Sprint("written before: ", written), func(t *testing.T) {
+			t.Parallel()
+			w := newWall()
+			w.told = make(chan string, 10)
+			q := stopped(t, w)
+			leave(t, q.spool.dir, sandbox("web", 1))
+			if !written {
+				q.takeUp()
+				q.take(sandbox("web", 1))
+			}
+			stop := runUntil(t, q)
+			receive(t, "the status", w.written)
+			receive(t, "the event", w.told)
+			receive(t, "the answer", q.add(sandbox("web", 1)))
+			receive(t, "the status of another pod", func() chan string { q.add(sandbox("other", 1)); return w.written }())
+			receive(t, "the event of another pod", w.told)
+			stop()
+			nothingLeft(t, q, w)
+			if len(w.told) > 0 {
+				t.Errorf("%d events more", len(w.told))
+			}
+		})
+	}
+}

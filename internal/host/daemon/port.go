@@ -1,0 +1,65 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"syscall"
+	"time"
+)
+
+// portPoll is how often a port is tried that another process has.
+const portPoll = 2 * time.Second
+
+// port is a TCP port of the daemon. If another process has it, also the daemon that this one is to replace, it is
+// served as soon as it is free: pods do not need it.
+type port struct {
+	what, addr string
+	log        *slog.Logger
+	listener   net.Listener // nil while another process has the port
+}
+
+// openPort tries to bind a port. That another process has it is no error.
+func openPort(ctx context.Context, what, addr string, log *slog.Logger) (*port, error) {
+	p := &port{what: what, addr: addr, log: log}
+	err := p.bind(ctx)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		log.Warn("port is in use: it is tried again until it is free", "port", addr, "for", what)
+		return p, nil
+	}
+	return p, err
+}
+
+func (p *port) bind(ctx context.Context) (err error) {
+	if p.listener, err = (&net.ListenConfig{}).Listen(ctx, "tcp", p.addr); err != nil {
+		return fmt.Errorf("listen for %s: %w", p.what, err)
+	}
+	return nil
+}
+
+// serve serves the port until ctx ends.
+func (p *port) serve(ctx context.Context, hs *http.Server) error {
+	for p.listener == nil {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(portPoll):
+		}
+		err := p.bind(ctx)
+		if err != nil && ctx.Err() == nil && !errors.Is(err, syscall.EADDRINUSE) {
+			return err
+		}
+		if err == nil {
+			p.log.Info("port is free now, and served", "port", p.addr, "for", p.what)
+		}
+	}
+	stop := context.AfterFunc(ctx, func() { _ = hs.Close() }) // a request that is cut off is made again
+	defer stop()
+	if err := hs.Serve(p.listener); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve %s on %s: %w", p.what, p.addr, err)
+	}
+	return nil
+}

@@ -1,0 +1,265 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// freePort returns a port of the loopback that was free a moment ago.
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	addr, ok := l.Addr().(*net.TCPAddr)
+	if !ok {
+		t.Fatal("no TCP address")
+	}
+	return addr.Port
+}
+
+// shortDir is a directory whose path is short enough for a socket in it.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "m") //nolint:usetesting // the name of t.TempDir is too long for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+// instance is a daemon that runs in this process.
+type instance struct {
+	socket string
+	health int
+	ended  chan error
+	stop   func()
+}
+
+// runDaemon starts a daemon that reads networks from files. Ports that are 0 are not served.
+func runDaemon(t *testing.T, dir string, health, metrics int) *instance {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("the socket is for root")
+	}
+	conf := fmt.Sprintf(`{"socketDir":%q,"networksDir":%q,"logFile":%q,"logToStderr":false`, filepath.Join(dir, "run"), dir, filepath.Join(dir, "log"))
+	if metrics != 0 {
+		conf += fmt.Sprintf(`,"metricsPort":%d`, metrics)
+	}
+	file := filepath.Join(dir, "daemon-config.json")
+	if err := os.WriteFile(file, []byte(conf+"}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	d := &instance{socket: filepath.Join(dir, "run", "multus.sock"), health: health, ended: make(chan error, 1)}
+	go func() {
+		d.ended <- Run(ctx, Options{Config: file, HealthPort: health, Getenv: func(string) string { return "" }})
+	}()
+	d.stop = func() {
+		cancel()
+		if err := receive(t, "the end of the daemon", d.ended); err != nil {
+			t.Error(err)
+		}
+		d.ended <- nil
+	}
+	t.Cleanup(d.stop)
+	return d
+}
+
+// answers returns the status and the instance that answers to a path on the socket, 0 for nobody.
+func (d *instance) answers(path string) (int, string) {
+	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", d.socket)
+	}}
+	return ask(transport, "http://multus"+path)
+}
+
+// probe asks the health port as the kubelet does.
+func (d *instance) probe(path string) int {
+	code, _ := ask(&http.Transport{DisableKeepAlives: true}, fmt.Sprintf("http://127.0.0.1:%d%s", d.health, path))
+	return code
+}
+
+func ask(transport *http.Transport, url string) (int, string) {
+	resp, err := (&http.Client{Transport: transport, Timeout: 5 * time.Second}).Get(url)
+	if err != nil {
+		return 0, ""
+	}
+	defer resp.Body.Close()
+	return resp.StatusCode, resp.Header.Get("Multus-Instance")
+}
+
+func (d *instance) await(t *testing.T) string {
+	t.Helper()
+	var id string
+	eventually(t, "the daemon serves", func() (ok bool) {
+		var code int
+		code, id = d.answers("/healthz")
+		return code == http.StatusOK
+	})
+	return id
+}
+
+// TestSecondDaemon: a second daemon on the same node leaves the first one its socket, whether its ports are free or
+// not, and serves when the first one has ended. Until then its readiness is that of the first one.
+func TestSecondDaemon(t *testing.T) {
+	t.Parallel()
+	for name, same := range map[string]bool{"same ports": true, "other ports": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := shortDir(t)
+			health, metrics := freePort(t), freePort(t)
+			first := runDaemon(t, dir, health, metrics)
+			id := first.await(t)
+			eventually(t, "the first daemon is healthy", func() bool { return first.probe("/healthz") == http.StatusOK })
+			if !same {
+				health, metrics = freePort(t), freePort(t)
+			}
+			second := runDaemon(t, dir, health, metrics)
+			eventually(t, "the second daemon is ready", func() bool { return second.probe("/readyz") == http.StatusOK })
+			for end := time.Now().Add(2 * lockPoll); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+				if code, got := first.answers("/healthz"); code != http.StatusOK || got != id {
+					t.Fatalf("with a second daemon the socket answers %d by %q, not 200 by %q", code, got, id)
+				}
+			}
+			select {
+			case err := <-second.ended:
+				second.ended <- nil
+				t.Fatalf("the second daemon ended: %v", err)
+			default:
+			}
+			first.stop()
+			eventually(t, "the second daemon serves", func() bool {
+				code, got := second.answers("/healthz")
+				return code == http.StatusOK && got != id
+			})
+			eventually(t, "its probes", func() bool {
+				return second.probe("/healthz") == http.StatusOK && second.probe("/readyz") == http.StatusOK
+			})
+			if left, _ := filepath.Glob(filepath.Join(dir, "run", "multus.sock.*")); len(left) != 1 {
+				t.Errorf("left: %v", left)
+			}
+		})
+	}
+}
+
+// TestSocketIsBoundAgain: whatever happens to the socket, plugins reach the daemon again.
+func TestSocketIsBoundAgain(t *testing.T) {
+	t.Parallel()
+	dir := shortDir(t)
+	d := runDaemon(t, dir, freePort(t), 0)
+	id := d.await(t)
+	for _, tc := range []struct {
+		name string
+		do   func() error
+	}{
+		{"removed", func() error { return os.Remove(d.socket) }},
+		{"the directory is removed", func() error { return os.RemoveAll(filepath.Dir(d.socket)) }},
+		{"the lock file is removed", func() error { return os.Remove(d.socket + ".lock") }},
+		{"replaced by a file", func() error { return errors.Join(os.Remove(d.socket), os.WriteFile(d.socket, nil, 0o600)) }},
+		{"replaced by a socket", func() error {
+			if err := os.Remove(d.socket); err != nil {
+				return err
+			}
+			l, err := net.Listen("unix", d.socket)
+			if err == nil {
+				l.(*net.UnixListener).SetUnlinkOnClose(false)
+				err = l.Close() // nobody listens any more
+			}
+			return err
+		}},
+		{"removed once more", func() error { return os.Remove(d.socket) }},
+	} {
+		if err := tc.do(); err != nil {
+			t.Fatalf("%s: %v", tc.name, err)
+		}
+		eventually(t, tc.name, func() bool {
+			code, got := d.answers("/healthz")
+			return code == http.StatusOK && got == id && d.probe("/healthz") == http.StatusOK
+		})
+	}
+	// What cannot be mended is told by the probes.
+	if err := errors.Join(os.Remove(d.socket), os.Mkdir(d.socket, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the probes fail", func() bool {
+		return d.probe("/healthz") == http.StatusServiceUnavailable && d.probe("/readyz") == http.StatusServiceUnavailable
+	})
+	if err := os.Remove(d.socket); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the probes succeed", func() bool { return d.probe("/healthz") == http.StatusOK })
+}
+
+// TestPortIsTaken: a port that another process has does not keep pods from their networks, and is served as soon as
+// it is free. A port that can never be bound is an error before the socket is touched.
+func TestPortIsTaken(t *testing.T) {
+	t.Parallel()
+	dir := shortDir(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	addr, _ := l.Addr().(*net.TCPAddr)
+	d := runDaemon(t, dir, addr.Port, 0)
+	d.await(t)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the port is served", func() bool { return d.probe("/healthz") == http.StatusOK })
+	bad := &instance{ended: make(chan error, 1)}
+	other := shortDir(t)
+	file := filepath.Join(other, "c.json")
+	if err := os.WriteFile(file, fmt.Appendf(nil, `{"socketDir":%q,"networksDir":%q}`, filepath.Join(other, "run"), other), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		bad.ended <- Run(t.Context(), Options{Config: file, HealthPort: 70_000, Getenv: func(string) string { return "" }})
+	}()
+	if err := receive(t, "the end of the daemon", bad.ended); err == nil {
+		t.Error("port 70000 is no error")
+	}
+	if _, err := os.Stat(filepath.Join(other, "run")); err == nil {
+		t.Error("the socket was touched")
+	}
+}
+
+// TestSlowIsHealthy: a daemon whose answer takes long keeps its socket, with those who wait there.
+func TestSlowIsHealthy(t *testing.T) {
+	t.Parallel()
+	if os.Getuid() != 0 {
+		t.Skip("the socket is for root")
+	}
+	var bound []net.Listener // nobody accepts
+	s := newSocket(filepath.Join(shortDir(t), "multus.sock"), slog.New(slog.DiscardHandler), func(l net.Listener) { bound = append(bound, l) })
+	if err := s.open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := s.check(ctx); err != nil || len(bound) != 1 {
+		t.Errorf("%v, bound %d times", err, len(bound))
+	}
+	if err := os.Remove(s.path); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.check(t.Context()); err == nil || len(bound) != 2 {
+		t.Errorf("after it was removed: %v, bound %d times", err, len(bound))
+	}
+	for _, l := range bound {
+		_ = l.Close()
+	}
+}

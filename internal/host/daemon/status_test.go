@@ -1,0 +1,83 @@
+package daemon
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"multus/api"
+)
+
+// slowClient reads an answer when the test says so.
+type slowClient struct {
+	*httptest.ResponseRecorder
+	begun, read chan struct{}
+}
+
+func (c *slowClient) Write(b []byte) (int, error) {
+	close(c.begun)
+	<-c.read
+	return c.ResponseRecorder.Write(b)
+}
+
+// TestStatusOfSlowClient: a client that does not read its answer keeps no other from its own.
+func TestStatusOfSlowClient(t *testing.T) {
+	t.Parallel()
+	s := &statuses{}
+	for method, h := range map[string]http.HandlerFunc{http.MethodGet: s.answer, http.MethodPost: s.take} {
+		slow := &slowClient{httptest.NewRecorder(), make(chan struct{}), make(chan struct{})}
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			h(slow, httptest.NewRequestWithContext(t.Context(), method, api.PathStatus+"?key=k", strings.NewReader(`{"key":"k"}`)))
+		}()
+		receive(t, "the slow client's answer", slow.begun)
+		other := make(chan int)
+		go func() {
+			w := httptest.NewRecorder()
+			s.answer(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, api.PathStatus+"?key=other", nil))
+			other <- w.Code
+		}()
+		if got := receive(t, "the other client's answer", other); got != http.StatusOK {
+			t.Errorf("%s: answered %d", method, got)
+		}
+		close(slow.read)
+		receive(t, "the end", ended)
+	}
+}
+
+// TestStatusesAreBounded: what is remembered does not grow with the number of configurations.
+func TestStatusesAreBounded(t *testing.T) {
+	t.Parallel()
+	s := &statuses{}
+	now := time.Now()
+	for i := range 10 * maxStatuses {
+		s.remember(api.Status{Key: fmt.Sprint(i)}, now)
+	}
+	if len(s.last) != maxStatuses {
+		t.Errorf("%d are remembered", len(s.last))
+	}
+	s.remember(api.Status{Key: "k"}, now.Add(2*api.StatusTTL))
+	if len(s.last) != 1 {
+		t.Errorf("%d are remembered after they are of no use any more", len(s.last))
+	}
+}
+
+// TestRetryPause: pauses grow, up to a limit, and differ: many nodes do not come back in step.
+func TestRetryPause(t *testing.T) {
+	t.Parallel()
+	seen := map[time.Duration]bool{}
+	for n := 1; n < 100; n++ {
+		d := retryPause(n, lastRetry)
+		if limit := min(firstRetry<<min(n-1, 16), lastRetry); d < limit/2 || d > limit {
+			t.Errorf("pause %d is %v, of %v", n, d, limit)
+		}
+		seen[d] = true
+	}
+	if len(seen) < 50 {
+		t.Errorf("%d different pauses of 99", len(seen))
+	}
+}

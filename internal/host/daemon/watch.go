@@ -1,0 +1,113 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+const (
+	// lookAgain is how often reports are looked for that plugins left in files, should the watch miss one; lookOften how
+	// often if there is no watch.
+	lookAgain = time.Minute
+	lookOften = time.Second
+)
+
+// watch takes up the reports that plugins leave in files: those of pods that do not wait for their status, and all
+// that the daemon did not answer in time.
+func (q *queue) watch(ctx context.Context) error {
+	var w watched
+	defer func() { w.close() }()
+	blind := false
+	for {
+		if !w.whole(q.spool.dir) {
+			w.close()
+			var err error
+			if w, err = watchDir(q.spool.dir); err != nil && !blind {
+				q.log.Warn("reports that wait are not watched but looked for", "every", lookOften.String(), "err", err)
+			}
+			blind = err != nil
+		}
+		q.takeUp() // only now: what came before the watch would be missed
+		wait := lookAgain
+		if blind {
+			wait = lookOften
+		}
+		if !q.events(ctx, &w, time.After(wait)) {
+			return nil
+		}
+	}
+}
+
+// events takes up files as they come, until it is time to look at all of them, or ctx ends: then it returns false.
+func (q *queue) events(ctx context.Context, w *watched, look <-chan time.Time) bool {
+	created, lost := w.channels()
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case e := <-created:
+			if e.Has(fsnotify.Create) {
+				if p := q.lookAt(filepath.Base(e.Name)); p != nil {
+					q.push(p)
+				}
+			}
+			if e.Has(fsnotify.Remove) && e.Name == q.spool.dir {
+				return true // another process may create it again
+			}
+		case err := <-lost:
+			q.log.Debug("looking for reports that wait", "err", err)
+			return true
+		case <-look:
+			return true
+		}
+	}
+}
+
+// watched is a directory with a watch, or without one: the kernel limits the number of watches of a user.
+type watched struct {
+	*fsnotify.Watcher
+	dir os.FileInfo
+}
+
+func watchDir(dir string) (w watched, err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return watched{}, fmt.Errorf("watch reports: %w", err)
+	}
+	if w.Watcher, err = fsnotify.NewWatcher(); err != nil {
+		return watched{}, fmt.Errorf("watch reports in %s: %w", dir, err)
+	}
+	if err = w.Add(dir); err == nil {
+		w.dir, err = os.Stat(dir)
+	}
+	if err != nil {
+		w.close()
+		return watched{}, fmt.Errorf("watch reports in %s: %w", dir, err)
+	}
+	return w, nil
+}
+
+// whole reports whether the watch is on the directory that exists now.
+func (w *watched) whole(dir string) bool {
+	info, err := os.Stat(dir)
+	return w.Watcher != nil && err == nil && os.SameFile(info, w.dir)
+}
+
+// channels returns the channels of the watch. Without a watch they are nil and never deliver.
+func (w *watched) channels() (<-chan fsnotify.Event, <-chan error) {
+	if w.Watcher == nil {
+		return nil, nil
+	}
+	return w.Events, w.Errors
+}
+
+func (w *watched) close() {
+	if w.Watcher != nil {
+		_ = w.Close() // nothing is written
+	}
+	*w = watched{}
+}

@@ -1,0 +1,141 @@
+package daemon
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"multus/api"
+	"multus/internal/config"
+	"multus/internal/engine/plan"
+	"multus/internal/engine/publish"
+	"multus/internal/engine/request"
+	"multus/internal/source/file"
+)
+
+// The files of testdata/wire are messages as an earlier plugin and an earlier daemon sent them. During an update of a
+// node either may be newer than the other for a while, so these files are never written again: a change of the
+// messages adds a directory.
+const wireDir = "testdata/wire/v1"
+
+func golden(t *testing.T, name string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(wireDir, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// wireServer is a daemon whose definitions are those of testdata/wire.
+func wireServer(t *testing.T) *server {
+	t.Helper()
+	conf, err := config.ParseDaemon([]byte(`{"binDir":"/opt/cni/bin","cniDir":"/var/lib/cni/multus"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(slog.DiscardHandler)
+	f := file.New(file.Options{Dir: filepath.Join("testdata", "wire", "networks")})
+	s := &server{conf: conf, metrics: newTestMetrics(), log: log, queue: newQueue(newWall(), t.TempDir(), log)}
+	s.resolver = &plan.Resolver{Networks: f, Pods: f, Log: log}
+	return s
+}
+
+func (s *server) exchange(t *testing.T, method, path string, body []byte) (int, []byte) {
+	t.Helper()
+	w := httptest.NewRecorder()
+	s.handler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), method, path, bytes.NewReader(body)))
+	return w.Code, w.Body.Bytes()
+}
+
+// lacking returns the members of want, by path, that got lacks or has with another value.
+func lacking(path string, want, got any) (out []string) {
+	switch w := want.(type) {
+	case map[string]any:
+		g, _ := got.(map[string]any)
+		for _, k := range slices.Sorted(maps.Keys(w)) {
+			out = append(out, lacking(path+"."+k, w[k], g[k])...)
+		}
+		return out
+	case []any:
+		g, _ := got.([]any)
+		for i := range w {
+			var item any
+			if i < len(g) {
+				item = g[i]
+			}
+			out = append(out, lacking(fmt.Sprintf("%s[%d]", path, i), w[i], item)...)
+		}
+		return out
+	}
+	if !reflect.DeepEqual(want, got) {
+		return []string{fmt.Sprintf("%s: %v, want %v", path, got, want)}
+	}
+	return nil
+}
+
+func decoded(t *testing.T, b []byte) (v any) {
+	t.Helper()
+	if err := json.Unmarshal(b, &v); err != nil {
+		t.Fatalf("%v: %s", err, b)
+	}
+	return v
+}
+
+// TestWireDecodes: each member of an earlier message is read, and means the same when it is sent on.
+func TestWireDecodes(t *testing.T) {
+	t.Parallel()
+	for name, v := range map[string]any{
+		"plan-request.json": &request.Request{}, "plan-answer.json": &plan.Plan{},
+		"report-add.json": &publish.Report{}, "report-failure.json": &publish.Report{}, "report-del.json": &publish.Report{}, "status.json": &api.Status{},
+	} {
+		b := golden(t, name)
+		if err := json.Unmarshal(b, v); err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		again, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if lost := lacking("", decoded(t, b), decoded(t, again)); len(lost) > 0 {
+			t.Errorf("%s: lost: %s", name, strings.Join(lost, "; "))
+		}
+	}
+}
+
+// TestWireAnswers: an earlier plugin finds in the present answers all that the earlier daemon sent.
+func TestWireAnswers(t *testing.T) {
+	t.Parallel()
+	s := wireServer(t)
+	code, body := s.exchange(t, http.MethodPost, api.PathPlan, golden(t, "plan-request.json"))
+	if lost := lacking("", decoded(t, golden(t, "plan-answer.json")), decoded(t, body)); code != http.StatusOK || len(lost) > 0 {
+		t.Errorf("plan: %d, lost: %s", code, strings.Join(lost, "; "))
+	}
+	code, body = s.exchange(t, http.MethodPost, api.PathPlan, []byte("{"))
+	if lost := lacking("", decoded(t, golden(t, "error.json")), decoded(t, body)); code != http.StatusBadRequest || len(lost) > 0 {
+		t.Errorf("error: %d, lost: %s", code, strings.Join(lost, "; "))
+	}
+	for _, name := range []string{"report-add.json", "report-failure.json", "report-del.json"} {
+		if code, body := s.exchange(t, http.MethodPost, api.PathReport, golden(t, name)); code != http.StatusOK || string(body) != "{}" {
+			t.Errorf("%s: %d %s", name, code, body)
+		}
+	}
+	if code, _ := s.exchange(t, http.MethodPost, api.PathStatus, golden(t, "status.json")); code != http.StatusOK {
+		t.Errorf("status: %d", code)
+	}
+	code, body = s.exchange(t, http.MethodGet, api.PathStatus+"?key=k", nil)
+	if lost := lacking("", decoded(t, golden(t, "status.json")), decoded(t, body)); code != http.StatusOK || len(lost) > 0 {
+		t.Errorf("status: %d, lost: %s", code, strings.Join(lost, "; "))
+	}
+}

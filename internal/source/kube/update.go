@@ -1,0 +1,121 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"multus/internal/engine/publish"
+)
+
+const (
+	// updateTries is how often an annotation is set by GET and PUT while other clients change the pod in between.
+	updateTries = 5
+	// updateFor is how long GET and PUT are used before PATCH is tried again: the role may have been corrected.
+	updateFor = 10 * time.Minute
+)
+
+// updates says whether annotations are set by GET and PUT, because the role lacks the verb patch.
+type updates struct {
+	log *slog.Logger // nil for none
+
+	// mu guards all below.
+	mu    sync.Mutex
+	until time.Time
+	said  bool
+}
+
+func (u *updates) needed(now time.Time) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return now.Before(u.until)
+}
+
+func (u *updates) end() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.until = time.Time{}
+}
+
+// begin is called when PATCH was not allowed and PUT succeeded. The first time is logged.
+func (u *updates) begin(now time.Time, why error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.until = now.Add(updateFor)
+	if !u.said && u.log != nil {
+		u.log.Warn(`statuses are written by GET and PUT, two requests each: add the verb "patch" on pods/status to the role`,
+			"err", why)
+	}
+	u.said = true
+}
+
+// Log makes the client log what it has to do differently because of its role. It is to be called before the first
+// request.
+func (c *Client) Log(log *slog.Logger) { c.update.log = log }
+
+// updateAnnotation sets an annotation by GET and PUT. All else of the pod is sent back byte for byte. The
+// resourceVersion keeps changes of others; the UID, where known, has to be that of the pod which was read, and the
+// API server compares it once more.
+func (c *Client) updateAnnotation(ctx context.Context, pod publish.Pod, key, value string) error {
+	get := target{verb: "get", resource: "pods", namespace: pod.Namespace, name: pod.Name}
+	put := target{verb: "update", resource: "pods", subresource: "status", namespace: pod.Namespace, name: pod.Name}
+	for try := 1; ; try++ {
+		body, err := c.core.Get().Namespace(get.namespace).Resource(get.resource).Name(get.name).
+			SetHeader("Accept", runtime.ContentTypeJSON).MaxRetries(0).Do(ctx).Raw()
+		if err != nil {
+			return publishError(get, err)
+		}
+		if body, err = annotate(body, pod.UID, key, value); err != nil {
+			return err
+		}
+		err = c.core.Put().Namespace(put.namespace).Resource(put.resource).Name(put.name).SubResource(put.subresource).
+			SetHeader("Accept", acceptMetadata).Body(body).MaxRetries(0).Do(ctx).Error()
+		if code(err) != http.StatusConflict || try == updateTries {
+			return publishError(put, err)
+		}
+	}
+}
+
+// annotate sets an annotation of an encoded object. The error wraps publish.ErrGone if the object has another UID.
+func annotate(body []byte, uid, key, value string) ([]byte, error) {
+	var o, metadata map[string]json.RawMessage
+	var known struct {
+		Metadata struct {
+			UID             string            `json:"uid"`
+			ResourceVersion string            `json:"resourceVersion"`
+			Annotations     map[string]string `json:"annotations"`
+		} `json:"metadata"`
+	}
+	err := errors.Join(json.Unmarshal(body, &o), json.Unmarshal(body, &known))
+	if err == nil {
+		err = json.Unmarshal(o["metadata"], &metadata)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("decode pod: %w", err)
+	}
+	m := known.Metadata
+	switch {
+	case uid != "" && m.UID != uid:
+		return nil, fmt.Errorf("%w: the pod of this name has the UID %s, not %s", publish.ErrGone, m.UID, uid)
+	case m.UID == "" || m.ResourceVersion == "":
+		return nil, errors.New("decode pod: no uid or no resourceVersion")
+	}
+	if m.Annotations == nil {
+		m.Annotations = map[string]string{}
+	}
+	m.Annotations[key] = value
+	if metadata["annotations"], err = json.Marshal(m.Annotations); err == nil {
+		o["metadata"], err = json.Marshal(metadata)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("encode pod: %w", err)
+	}
+	return json.Marshal(o)
+}
