@@ -142,6 +142,7 @@ type output struct {
 	FailureEvents          bool               `json:"failureEvents"`
 	PlainPods              string             `json:"plainPods"`
 	NodeAddresses          []string           `json:"nodeAddresses,omitempty"`
+	CheckNetworks          string             `json:"checkNetworks,omitempty"`
 }
 
 // Generate makes the CNI configuration for a cluster network: one line of JSON that libcni accepts.
@@ -170,6 +171,7 @@ func generate(d *config.Daemon, p *Primary, f facts) ([]byte, error) {
 		ConfDir: d.HostPath(d.ConfDir), DefaultNetworks: d.DefaultNetworks, SystemNamespaces: d.SystemNamespaces, MultusNamespace: d.MultusNamespace,
 		ReadinessIndicatorFile: d.HostPath(d.ReadinessIndicatorFile),
 		FailureEvents:          d.FailureEvents == nil || *d.FailureEvents, PlainPods: config.PlainLocal, NodeAddresses: d.NodeAddresses,
+		CheckNetworks: d.CheckNetworks,
 	}
 	if len(out.NodeAddresses) == 0 {
 		out.NodeAddresses = f.addresses

@@ -60,6 +60,8 @@ type Daemon struct {
 	ForceCNIVersion bool `json:"forceCNIVersion"`
 	// FailureEvents is written as true unless it is given.
 	FailureEvents *bool `json:"failureEvents"`
+	// CheckNetworks is which networks the runtime's CHECK asks; see Plugin.
+	CheckNetworks string `json:"checkNetworks"`
 	// NodeAddresses are the addresses by which the cluster knows this node.
 	NodeAddresses []string `json:"nodeAddresses"`
 

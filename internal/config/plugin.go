@@ -85,6 +85,10 @@ type Plugin struct {
 	CheckNetworks string `json:"checkNetworks"`
 	// MaxNetworks is how many networks one pod may have, the cluster network included; 0 for DefaultMaxNetworks.
 	MaxNetworks int `json:"maxNetworks"`
+	// AllowedTypes are the plugins, IPAM plugins included, that a definition may use to which a pod refers; empty for all.
+	AllowedTypes []string `json:"allowedTypes"`
+	// AllowInUseNamespaces are the namespaces whose definitions may set allowInUse; nil for all.
+	AllowInUseNamespaces []string `json:"allowInUseNamespaces"`
 }
 
 // Values of checkNetworks (behaviour D46). By default the networks of a pod are not asked, as with today's Multus: CRI-O

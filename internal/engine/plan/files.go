@@ -37,7 +37,7 @@ func loadByName(dir, name string) (*cniconf.List, Source, error) {
 		switch {
 		case err != nil:
 			broken = append(broken, fmt.Errorf("passed over: %w", err))
-		case name == "" && slices.ContainsFunc(l.Types(), isMultusType): // our own, beside the cluster network's
+		case name == "" && slices.ContainsFunc(l.Types(), cniconf.IsMultus): // our own, beside the cluster network's
 		case name == "" || l.Name() == name:
 			return l, Source{File: file}, nil
 		}

@@ -154,8 +154,6 @@ func (p *planning) finish() (*Plan, error) {
 	return out, nil
 }
 
-func isMultusType(typ string) bool { return typ == "multus" || typ == "multus-shim" }
-
 // callsMultus reports whether a plugin of a network, or its IPAM plugin, is Multus: it would start all over again (P09).
 func callsMultus(l *cniconf.List) bool {
 	for i, typ := range l.Types() {
@@ -165,7 +163,7 @@ func callsMultus(l *cniconf.List) bool {
 			} `json:"ipam"`
 		}
 		// What cannot be decoded is the plugin's to refuse.
-		if isMultusType(typ) || l.Decode(i, &conf) == nil && isMultusType(conf.IPAM.Type) {
+		if cniconf.IsMultus(typ) || l.Decode(i, &conf) == nil && cniconf.IsMultus(conf.IPAM.Type) {
 			return true
 		}
 	}

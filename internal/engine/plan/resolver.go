@@ -25,8 +25,8 @@ type Resolver struct {
 	Networks Networks
 	Pods     Pods
 	Devices  Devices
-	// Missing, if set, is told of each definition that a pod needs and that cannot be had
-	// (behaviour.md B8), also where the plan can do without it (B30), and for which request.
+	// Missing, if set, gets each definition that a pod needs and that cannot be had
+	// (behaviour.md B8), and the request. One for which a file stands in (B30) is not needed.
 	Missing func(containerID string, pod *Pod, missing *MissingNetworkError)
 	// PhysicalFunction, if set, tells to which device a virtual function belongs, by PCI address, "" if it cannot be told.
 	PhysicalFunction func(device string) string
@@ -279,6 +279,7 @@ func (p *planning) clusterReference(ctx context.Context, value string) (*Attachm
 		l, from, err = p.complete(l, from, value)
 	}
 	if err != nil {
+		p.reportMissing(missing) // a file of that name needs no definition
 		return nil, errors.Join(missing, err)
 	}
 	return &Attachment{Name: l.Name(), Config: l, Source: from}, nil
@@ -393,6 +394,7 @@ func (p *planning) element(ctx context.Context, e *netsel.Element, origin Origin
 	}
 	def, err := p.lookUp(ctx, ref)
 	if err != nil {
+		p.reportMissing(err)
 		return nil, fault.Wrap(err, codeOf(err), nextFor(err, origin),
 			"error loading k8s delegates k8s args: pod %s, %s", p.pod.Ref, origin)
 	}
@@ -405,6 +407,9 @@ func (p *planning) element(ctx context.Context, e *netsel.Element, origin Origin
 			"error loading k8s delegates k8s args: network-attachment-definition %s of pod %s", ref, p.pod.Ref)
 	}
 	a := &Attachment{Name: ref.String(), Origin: origin, Config: l, Request: e, Source: from}
+	if err := p.allowed(ref, a); err != nil {
+		return nil, err
+	}
 	if def.ResourceName != "" {
 		err = p.assignDevice(ctx, a, def.ResourceName)
 	}
@@ -424,11 +429,15 @@ func (p *planning) lookUp(ctx context.Context, ref Ref) (*Definition, error) {
 			return def, nil
 		}
 	}
-	missing := &MissingNetworkError{Ref: ref, Err: err}
-	if p.Missing != nil && p.pod != nil {
+	return nil, &MissingNetworkError{Ref: ref, Err: err}
+}
+
+// reportMissing passes a definition that cannot be had to Missing (behaviour.md B8).
+func (p *planning) reportMissing(err error) {
+	missing, ok := errors.AsType[*MissingNetworkError](err)
+	if ok && p.Missing != nil && p.pod != nil {
 		p.Missing(p.req.ContainerID, p.pod, missing)
 	}
-	return nil, missing
 }
 
 func nextFor(err error, origin Origin) string {

@@ -1,0 +1,37 @@
+package plan
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"multus/internal/fault"
+)
+
+// allowed refuses a definition of a pod's choice that the configuration does not allow: whoever may write definitions in a
+// namespace has the node run plugins as root (keys allowedTypes and allowInUseNamespaces). What cannot be decoded is the
+// plugin's to refuse.
+func (p *planning) allowed(ref Ref, a *Attachment) error {
+	for i, typ := range a.Config.Types() {
+		var conf struct {
+			AllowInUse bool `json:"allowInUse"`
+			IPAM       struct {
+				Type string `json:"type"`
+			} `json:"ipam"`
+		}
+		if err := a.Config.Decode(i, &conf); err != nil {
+			return fmt.Errorf("network %s: %w", a.Name, err)
+		}
+		for _, t := range []string{typ, conf.IPAM.Type} {
+			if t != "" && len(p.conf.AllowedTypes) > 0 && !slices.Contains(p.conf.AllowedTypes, t) {
+				return fault.New(fault.BadConfig, "use one of "+strings.Join(p.conf.AllowedTypes, ", ")+", or ask the administrator to add it to allowedTypes",
+					"network %s of pod %s: the cluster does not allow plugin %.64q in network definitions", a.Name, p.pod.Ref, t)
+			}
+		}
+		if conf.AllowInUse && p.conf.AllowInUseNamespaces != nil && !slices.Contains(p.conf.AllowInUseNamespaces, ref.Namespace) {
+			return fault.New(fault.BadConfig, "remove allowInUse, or ask the administrator to add the namespace to allowInUseNamespaces",
+				"network %s of pod %s: the cluster does not allow allowInUse in network definitions of namespace %s", a.Name, p.pod.Ref, ref.Namespace)
+		}
+	}
+	return nil
+}
