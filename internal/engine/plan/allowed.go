@@ -24,8 +24,9 @@ func (p *planning) allowed(ref Ref, a *Attachment) error {
 		}
 		for _, t := range []string{typ, conf.IPAM.Type} {
 			if t != "" && len(p.conf.AllowedTypes) > 0 && !slices.Contains(p.conf.AllowedTypes, t) {
-				return fault.New(fault.BadConfig, "use one of "+strings.Join(p.conf.AllowedTypes, ", ")+", or ask the administrator to add it to allowedTypes",
-					"network %s of pod %s: the cluster does not allow plugin %.64q in network definitions", a.Name, p.pod.Ref, t)
+				return fault.New(fault.BadConfig, "use a plugin that is allowed, or ask the administrator to add it to allowedTypes",
+					"network %s of pod %s: the cluster does not allow plugin %.64q in network definitions; it allows %s",
+					a.Name, p.pod.Ref, t, strings.Join(p.conf.AllowedTypes, ", "))
 			}
 		}
 		if conf.AllowInUse && p.conf.AllowInUseNamespaces != nil && !slices.Contains(p.conf.AllowInUseNamespaces, ref.Namespace) {
