@@ -28,7 +28,7 @@ TEST_TIMEOUT ?= 20m
 .DEFAULT_GOAL := help
 .PHONY: help build test test-fast lint fuzz faults rules bench bench-diff scale demo cluster e2e image man tools tools-cluster clean \
 	bin/cni bin/tools/kube-apiserver bin/tools/etcd bin/tools/gotestsum bin/tools/golangci-lint bin/demo \
-	bin/tools/kubelet bin/tools/containerd bin/tools/runc bin/cluster
+	bin/tools/kubelet bin/tools/containerd bin/tools/runc bin/tools/whereabouts bin/cluster
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r t d; do printf '  %-13s %s\n' "$$t" "$$d"; done
@@ -134,5 +134,5 @@ bin/tools/kubelet:
 bin/cluster:
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(BUILDVCS) -o bin/cluster ./test/cluster/up
-bin/tools/etcd bin/tools/containerd bin/tools/runc bin/tools/gotestsum bin/tools/golangci-lint bin/tools/benchstat:
+bin/tools/etcd bin/tools/containerd bin/tools/runc bin/tools/whereabouts bin/tools/gotestsum bin/tools/golangci-lint bin/tools/benchstat:
 	@tools/build $(@F)
