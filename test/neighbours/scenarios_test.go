@@ -1,0 +1,385 @@
+package neighbours
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"multus/test/node"
+	"multus/test/testnet"
+)
+
+// scenario is a sequence of calls that went wrong in the field.
+type scenario struct {
+	name string
+	// says is the line of the page.
+	says string
+	// on are the deployments; all if it is empty.
+	on  []deployment
+	run func(t *testing.T, d deployment)
+}
+
+// scenarios is the table that TestScenarios runs and docs/ecosystem.md shows.
+var scenarios = []scenario{
+	{name: "interfaces rearranged", says: "CRI-O restarts while a virtual machine runs whose interfaces KubeVirt has renamed: no sandbox is given up", run: rearranged},
+	{name: "old plugin last", says: "the last plugin of a list (stand-in for route-override) refuses the version 1.1.0: DEL frees what the plugins before it hold, and GC of the node works on", run: oldPluginLast},
+	{name: "old version, new plugin last", says: "the last plugin of a list (firewall) refuses the version 0.3.1: the same", run: oldVersionLast},
+	{name: "GC without attachments", says: "CRI-O starts after a reboot and sends `null` for both lists: everything of before is freed", run: nullGC},
+	{name: "pods from before Multus", says: "GC frees no address of a pod that was attached by the cluster network alone, and that only the list of the runtime has", run: beforeMultus},
+	{name: "status not written", says: "the API server is away when the status is to be written: the reconciler of whereabouts frees no address of a pod that runs", on: []deployment{thin, thick}, run: statusNotWritten},
+	{name: "pod deleted without DEL", says: "a pod is deleted while its node is away: the reconciler of whereabouts frees its address", on: []deployment{thin, thick}, run: reconciled},
+	{name: "plugin without GC", says: "a plugin of a 1.1.0 network does not know GC: GC frees the rest and does not fail", run: pluginWithoutGC},
+	{name: "DEL that cannot succeed", says: "the sandbox is gone and a plugin (stand-in for bond) answers every DEL with an error: DEL succeeds after a few tries", run: endlessDel},
+	{name: "version inherited", says: "a definition without cniVersion, a configuration of 1.1.0 and a plugin up to 1.0.0: the pod starts", run: versionInherited},
+	{name: "old cluster network", says: "the cluster network is of 0.3.1 and the daemon is told 1.1.0: it writes its configuration", on: []deployment{thick}, run: oldClusterNetwork},
+	{name: "GC and CHECK while pods come and go", says: "GC and CHECK as CRI-O sends them, beside ADD and DEL: no address of a live pod is freed, no pod is refused (`NEIGHBOURS_ROUNDS`, 50 by default)", run: churn},
+}
+
+// TestScenarios runs every scenario under its deployments.
+func TestScenarios(t *testing.T) {
+	for _, sc := range scenarios {
+		t.Run(sc.name, func(t *testing.T) {
+			on := sc.on
+			if len(on) == 0 {
+				on = deployments
+			}
+			for _, d := range on {
+				t.Run(d.name, func(t *testing.T) { sc.run(t, d) })
+			}
+		})
+	}
+}
+
+// rearranged: the bridge binding of KubeVirt renames the interface and puts another one in its place.
+func rearranged(t *testing.T, d deployment) {
+	s := newSite(t, d, node.Options{})
+	s.define(t, "br", on("bridge", "10.1.0.0/24", `,"bridge":"br1","isGateway":true`)(s))
+	c := &crio{s: s}
+	p := s.with(t, "br")
+	if _, err := c.setUp(t, p); err != nil {
+		t.Fatalf("%v\n%s", err, s.log())
+	}
+	testnet.Rename(t, p.NS, "net1", "net1-nic")
+	testnet.Veth(t, p.NS, "net1", p.NS, "tap1")
+	if lost, err := c.restart(t); len(lost) > 0 || err != nil {
+		t.Errorf("a restart of CRI-O costs the virtual machine its sandbox: %v; GC: %v", lost, err)
+	}
+	if err := c.tearDown(t, p); err != nil {
+		t.Error(err)
+	}
+	if left := s.holds(t, p); len(left) > 0 {
+		t.Errorf("left after DEL: %v", left)
+	}
+}
+
+func oldPluginLast(t *testing.T, d deployment) {
+	refusedByTheLast(t, d, func(s *site) string {
+		return fmt.Sprintf(`{"cniVersion":"1.1.0","name":"ro","plugins":[{%s,"ipam":%s},{"type":"route-override","flushgateway":true}]}`, macvlan, s.ipam("10.40.0.0/24", ""))
+	})
+}
+
+func oldVersionLast(t *testing.T, d deployment) {
+	refusedByTheLast(t, d, func(s *site) string {
+		return fmt.Sprintf(`{"cniVersion":"0.3.1","name":"fw","plugins":[{%s,"ipam":%s},{"type":"firewall"}]}`, macvlan, s.ipam("10.41.0.0/24", ""))
+	})
+}
+
+// refusedByTheLast: the kubelet tries again with another sandbox each time, and nothing of a try may stay.
+func refusedByTheLast(t *testing.T, d deployment, config func(*site) string) {
+	s := newSite(t, d, node.Options{})
+	s.define(t, "refused", config(s))
+	s.define(t, "br", on("bridge", "10.1.0.0/24", `,"bridge":"br1"`)(s))
+	c := &crio{s: s}
+	for range 3 {
+		p := s.with(t, "refused")
+		if _, err := c.setUp(t, p); err == nil {
+			t.Fatal("ADD succeeded with a plugin that refuses the version")
+		}
+		s.gone(t, p)
+	}
+	p := s.with(t, "br")
+	if _, err := c.setUp(t, p); err != nil {
+		t.Errorf("a pod without that network: %v\n%s", err, s.log())
+	}
+	for range 2 {
+		if lost, err := c.restart(t); len(lost) > 0 || err != nil {
+			t.Errorf("restart of CRI-O: lost %v; GC: %v", lost, err)
+		}
+	}
+	if err := c.tearDown(t, p); err != nil {
+		t.Error(err)
+	}
+	if left := s.Left(t); len(left) > 0 {
+		t.Errorf("left at the end: %v", left)
+	}
+}
+
+// nullGC: the namespaces, the sandboxes and the cache of the runtime are gone, as after a reboot.
+func nullGC(t *testing.T, d deployment) {
+	s := newSite(t, d, node.Options{})
+	s.define(t, "br", on("bridge", "10.1.0.0/24", `,"bridge":"br1"`)(s))
+	c := &crio{s: s}
+	pods := []*node.Pod{s.with(t, "br"), s.with(t, "br")}
+	for _, p := range pods {
+		if _, err := c.setUp(t, p); err != nil {
+			t.Fatalf("%v\n%s", err, s.log())
+		}
+		check(t, testnet.Delete(p.Path))
+	}
+	check(t, os.RemoveAll(filepath.Join(s.Dir, "runtime")))
+	c.sandboxes = nil
+	if _, err := c.restart(t); err != nil {
+		t.Errorf("GC: %v", err)
+	}
+	for _, p := range pods {
+		s.gone(t, p)
+	}
+}
+
+// beforeMultus: a pod of the cluster network alone has no record. CRI-O lists it, and sends GC for every network that it
+// has loaded.
+func beforeMultus(t *testing.T, d deployment) {
+	s := newSite(t, d, node.Options{})
+	s.define(t, "br", strings.Replace(on("bridge", "10.1.0.0/24", `,"bridge":"br1"`)(s), "1.0.0", "1.1.0", 1))
+	clusterNetwork, err := os.ReadFile(filepath.Join(s.Dir, "net.d", "10-primary.conflist"))
+	check(t, err)
+	old, lost, fresh := s.with(t, ""), s.with(t, "br"), s.with(t, "br")
+	if _, err := s.Add(t, clusterNetwork, old); err != nil {
+		t.Fatal(err)
+	}
+	c := &crio{s: s}
+	for _, p := range []*node.Pod{lost, fresh} {
+		if _, err := c.setUp(t, p); err != nil {
+			t.Fatalf("%v\n%s", err, s.log())
+		}
+	}
+	c.sandboxes = []*node.Pod{old, fresh}
+	before := map[*node.Pod][]string{old: s.addresses(t, old), fresh: s.addresses(t, fresh)}
+	for range 2 {
+		for name, conf := range map[string][]byte{"Multus": s.outer, "the cluster network": clusterNetwork} {
+			if err := c.gc(t, conf); err != nil {
+				t.Errorf("GC of %s: %v", name, err)
+			}
+		}
+	}
+	for p, want := range before {
+		if got := s.addresses(t, p); len(got) == 0 || !slices.Equal(got, want) {
+			t.Errorf("%s lives and has the addresses %v after GC, before: %v", p.Name, got, want)
+		}
+	}
+	s.gone(t, lost)
+	// The next pod gets no address of a pod that lives.
+	next := s.with(t, "br")
+	if _, err := c.setUp(t, next); err != nil {
+		t.Errorf("%v\n%s", err, s.log())
+	}
+	for _, a := range s.addresses(t, next) {
+		if slices.Contains(before[old], a) || slices.Contains(before[fresh], a) {
+			t.Errorf("%s is given out twice", a)
+		}
+	}
+}
+
+// statusNotWritten: the address is given by whereabouts, which has a way of its own to the API server; then Multus loses
+// its way to it.
+func statusNotWritten(t *testing.T, d deployment) {
+	if cluster == nil {
+		t.Skip("no API server: run make tools")
+	}
+	proxy := cluster.Proxy(t)
+	s := newSite(t, d, node.Options{Kubeconfig: proxy.Kubeconfig(t), API: proxy.Addr()})
+	pools()(t, s)
+	s.Forward(t, cluster.Addr())
+	s.define(t, "wa", pool("status", `"range":"10.50.0.0/24"`)(s))
+	meeting := t.TempDir()
+	fake := s.Fake(t, "gate")
+	s.define(t, "gate", fmt.Sprintf(`{"cniVersion":"1.0.0","name":"gate","type":"gate","fake":{"log":%q,"result":{"cniVersion":"1.0.0"},"meet":{"ADD":{"dir":%q,"size":2}}}}`, fake["log"], meeting))
+	c := &crio{s: s}
+	p := s.with(t, "wa,gate")
+	done := make(chan error, 1)
+	go func() {
+		_, err := s.Add(t, s.outer, p)
+		done <- err
+	}()
+	eventually(t, "the address is given", func() bool {
+		there, err := os.ReadDir(meeting)
+		return err == nil && len(there) == 1
+	})
+	given := allocations(t, s)
+	proxy.Down()
+	check(t, os.WriteFile(filepath.Join(meeting, "test"), nil, 0o600))
+	err := <-done
+	proxy.Up()
+	if len(given) != 1 {
+		t.Fatalf("addresses given: %v", given)
+	}
+	if err != nil {
+		// The pod does not start, and nothing of it is left.
+		if err := c.tearDown(t, p); err != nil {
+			t.Error(err)
+		}
+		s.gone(t, p)
+		if left := allocations(t, s); len(left) > 0 {
+			t.Errorf("ADD failed, and whereabouts holds %v", left)
+		}
+		return
+	}
+	s.statusWithin(t, p, 10*time.Second)
+	if released := reconcile(t); len(released) > 0 {
+		t.Errorf("the reconciler took %v from a pod that runs\n%s", released, s.log())
+	}
+	if got := allocations(t, s); !slices.Equal(got, given) {
+		t.Errorf("addresses given: %v, before: %v", got, given)
+	}
+	if err := c.tearDown(t, p); err != nil {
+		t.Error(err)
+	}
+}
+
+// statusWithin waits until the status of a pod is written. That it is not is for the caller to see.
+func (s *site) statusWithin(t *testing.T, p *node.Pod, limit time.Duration) {
+	t.Helper()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(limit); time.Now().Before(end); <-tick.C {
+		if _, ok := s.api.Annotation(t, s.ns, p.Name, statusKey); ok {
+			return
+		}
+	}
+	t.Logf("%s has no network-status within %s", p.Name, limit)
+}
+
+// reconciled: what nobody deletes is for the reconciler, which reads the status of the pods that are left.
+func reconciled(t *testing.T, d deployment) {
+	s := newSite(t, d, node.Options{})
+	pools()(t, s)
+	s.define(t, "wa", pool("reconciled", `"range":"10.51.0.0/24"`)(s))
+	live, dead := s.with(t, "wa"), s.with(t, "wa")
+	for _, p := range []*node.Pod{live, dead} {
+		if _, err := s.Add(t, s.outer, p); err != nil {
+			t.Fatalf("ADD: %v\n%s", err, s.log())
+		}
+		s.statusWithin(t, p, patience)
+	}
+	s.api.DeletePod(t, s.ns, dead.Name)
+	if released := reconcile(t); len(released) != 1 {
+		t.Errorf("released: %v, want the address of the pod that is gone", released)
+	}
+	if got := allocations(t, s); len(got) != 1 || !strings.HasSuffix(got[0], "/"+live.Name) {
+		t.Errorf("addresses given: %v", got)
+	}
+	for _, p := range []*node.Pod{live, dead} {
+		if err := s.Del(t, s.outer, p); err != nil {
+			t.Errorf("DEL: %v", err)
+		}
+		s.gone(t, p)
+	}
+	if left := allocations(t, s); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+// pluginWithoutGC: the other networks of a lost sandbox are freed, again and again without an error.
+func pluginWithoutGC(t *testing.T, d deployment) {
+	s := newSite(t, d, node.Options{})
+	s.define(t, "ungc", fmt.Sprintf(`{"cniVersion":"1.1.0","name":"ungc","type":"no-gc","ipam":%s}`, s.ipam("10.33.0.0/24", "")))
+	s.define(t, "br", on("bridge", "10.1.0.0/24", `,"bridge":"br1"`)(s))
+	c := &crio{s: s}
+	live, lost := s.with(t, "ungc,br"), s.with(t, "ungc,br")
+	for _, p := range []*node.Pod{live, lost} {
+		if _, err := c.setUp(t, p); err != nil {
+			t.Fatalf("%v\n%s", err, s.log())
+		}
+	}
+	check(t, os.RemoveAll(filepath.Join(s.Dir, "runtime")))
+	c.sandboxes = []*node.Pod{live}
+	before := s.addresses(t, live)
+	for range 2 {
+		if err := c.gc(t, s.outer); err != nil {
+			t.Errorf("GC: %v", err)
+		}
+	}
+	s.gone(t, lost)
+	if got := s.addresses(t, live); len(got) == 0 || !slices.Equal(got, before) {
+		t.Errorf("addresses of the live pod after GC: %v, before: %v", got, before)
+	}
+}
+
+// endlessDel: CRI-O and the kubelet repeat the DEL of a sandbox whose namespace is gone.
+func endlessDel(t *testing.T, d deployment) {
+	s := newSite(t, d, node.Options{})
+	for name, subnet := range map[string]string{"a": "10.60.0.0/24", "b": "10.61.0.0/24"} {
+		s.define(t, name, on("macvlan", subnet, `,"master":"uplink0"`)(s))
+	}
+	s.define(t, "bond", on("bond", "10.62.0.0/24", `,"links":[{"name":"net1"},{"name":"net2"}]`)(s))
+	c := &crio{s: s}
+	p := s.with(t, `[{"name":"a"},{"name":"b"},{"name":"bond","interface":"bond0"}]`)
+	if _, err := c.setUp(t, p); err != nil {
+		t.Fatalf("%v\n%s", err, s.log())
+	}
+	check(t, testnet.Delete(p.Path))
+	var err error
+	const tries = 6
+	for range tries {
+		if err = c.tearDown(t, p); err == nil {
+			break
+		}
+	}
+	if err != nil {
+		t.Errorf("the pod cannot be deleted, %d tries: %v", tries, err)
+	}
+	for _, name := range s.holds(t, p) {
+		// The address of bond itself is the plugin's, which cannot be asked.
+		if !strings.HasPrefix(name, "ipam/n-10.62.0.0") {
+			t.Errorf("left after DEL: %s", name)
+		}
+	}
+	c.sandboxes = nil
+	if err := c.gc(t, s.outer); err != nil {
+		t.Errorf("GC: %v", err)
+	}
+}
+
+func versionInherited(t *testing.T, d deployment) {
+	s := newSite(t, d, node.Options{})
+	s.define(t, "unversioned", fmt.Sprintf(`{"name":"unversioned","type":"ovs","ipam":%s}`, s.ipam("10.63.0.0/24", "")))
+	c := &crio{s: s}
+	p := s.with(t, "unversioned")
+	if _, err := c.setUp(t, p); err != nil {
+		t.Fatalf("the pod does not start: %v\n%s", err, s.log())
+	}
+	if err := c.tearDown(t, p); err != nil {
+		t.Error(err)
+	}
+	s.gone(t, p)
+}
+
+func oldClusterNetwork(t *testing.T, d deployment) {
+	dir := tempDir(t)
+	s := newSite(t, d, node.Options{Dir: dir, Primary: agent("0.3.1", "k8s-pod-network", "calico", "")(dir), DaemonConf: map[string]any{"cniVersion": "1.1.0"}})
+	var conf []byte
+	limit := time.Now().Add(10 * time.Second)
+	for tick := time.Tick(50 * time.Millisecond); conf == nil && time.Now().Before(limit); <-tick {
+		conf, _ = os.ReadFile(filepath.Join(dir, "etc", "00-multus.conf")) // it is not there yet
+	}
+	if conf == nil {
+		t.Fatalf("the daemon writes no configuration\n%s", s.log())
+	}
+	s.outer = conf
+	c := &crio{s: s}
+	p := s.with(t, "")
+	if _, err := c.setUp(t, p); err != nil {
+		t.Errorf("%v\n%s", err, s.log())
+	}
+	if lost, err := c.restart(t); len(lost) > 0 || err != nil {
+		t.Errorf("restart of CRI-O: lost %v; GC: %v", lost, err)
+	}
+	if err := c.tearDown(t, p); err != nil {
+		t.Error(err)
+	}
+	s.gone(t, p)
+}
