@@ -9,11 +9,11 @@ import (
 	"multus/test/node"
 )
 
-// rounds is how long churn goes on: NEIGHBOURS_ROUNDS, or 50.
+// rounds is how long churn goes on: NEIGHBOURS_ROUNDS, or 10.
 func rounds() int {
 	n, err := strconv.Atoi(os.Getenv("NEIGHBOURS_ROUNDS"))
 	if err != nil || n < 1 {
-		return 50
+		return 10
 	}
 	return n
 }
@@ -21,10 +21,10 @@ func rounds() int {
 // churn keeps a few pods alive. In each round one comes, one goes while GC runs, and CRI-O checks all.
 func churn(t *testing.T, d deployment) {
 	const alive = 3
-	s := newSite(t, d, node.Options{Quiet: true})
-	for name, subnet := range map[string]string{"east": "10.70.0.0/24", "west": "10.71.0.0/24"} {
-		s.define(t, name, strings.Replace(on("bridge", subnet, `,"bridge":"br-`+name+`"`)(s), "1.0.0", "1.1.0", 1))
-	}
+	dir := tempDir(t)
+	s := newSite(t, d, node.Options{Dir: dir, Quiet: true, Primary: collectedPrimary(dir)})
+	s.define(t, "east", collected("east", "10.70.0.0/24")(s))
+	s.define(t, "west", strings.Replace(on("bridge", "10.71.0.0/24", `,"bridge":"br-west","isGateway":true`)(s), "1.0.0", "1.1.0", 1))
 	c := &crio{s: s}
 	held := map[*node.Pod][]string{}
 	for i := range rounds() {

@@ -26,6 +26,7 @@ type scenario struct {
 // scenarios is the table that TestScenarios runs and docs/ecosystem.md shows.
 var scenarios = []scenario{
 	{name: "interfaces rearranged", says: "CRI-O restarts while a virtual machine runs whose interfaces KubeVirt has renamed: no sandbox is given up", run: rearranged},
+	{name: "bridge that changes its address", says: "the kernel gives a bridge without gateway another MAC address when pods come and go: no sandbox is given up", run: changedBridge},
 	{name: "old plugin last", says: "the last plugin of a list (stand-in for route-override) refuses the version 1.1.0: DEL frees what the plugins before it hold, and GC of the node works on", run: oldPluginLast},
 	{name: "old version, new plugin last", says: "the last plugin of a list (firewall) refuses the version 0.3.1: the same", run: oldVersionLast},
 	{name: "GC without attachments", says: "CRI-O starts after a reboot and sends `null` for both lists: everything of before is freed", run: nullGC},
@@ -73,6 +74,30 @@ func rearranged(t *testing.T, d deployment) {
 	}
 	if left := s.holds(t, p); len(left) > 0 {
 		t.Errorf("left after DEL: %v", left)
+	}
+}
+
+// changedBridge: a bridge to which nobody gave a MAC address has the lowest of its ports.
+func changedBridge(t *testing.T, d deployment) {
+	s := newSite(t, d, node.Options{})
+	s.define(t, "br", on("bridge", "10.1.0.0/24", `,"bridge":"br1"`)(s))
+	c := &crio{s: s}
+	for range 4 {
+		if _, err := c.setUp(t, s.with(t, "br")); err != nil {
+			t.Fatalf("%v\n%s", err, s.log())
+		}
+	}
+	testnet.Veth(t, s.NS, "low", s.NS, "low-peer")
+	testnet.HardwareAddr(t, s.NS, "low", "02:00:00:00:00:01")
+	testnet.Port(t, s.NS, "low", "br1")
+	if lost, err := c.restart(t); len(lost) > 0 || err != nil {
+		t.Errorf("a restart of CRI-O costs %d of 4 pods their sandbox: %v; GC: %v", len(lost), lost, err)
+	}
+	for len(c.sandboxes) > 0 {
+		check(t, c.tearDown(t, c.sandboxes[0]))
+	}
+	if left := s.Left(t); len(left) > 0 {
+		t.Errorf("left at the end: %v", left)
 	}
 }
 
@@ -143,8 +168,9 @@ func nullGC(t *testing.T, d deployment) {
 // beforeMultus: a pod of the cluster network alone has no record. CRI-O lists it, and sends GC for every network that it
 // has loaded.
 func beforeMultus(t *testing.T, d deployment) {
-	s := newSite(t, d, node.Options{})
-	s.define(t, "br", strings.Replace(on("bridge", "10.1.0.0/24", `,"bridge":"br1"`)(s), "1.0.0", "1.1.0", 1))
+	dir := tempDir(t)
+	s := newSite(t, d, node.Options{Dir: dir, Primary: collectedPrimary(dir)})
+	s.define(t, "br", collected("extra", "10.1.0.0/24")(s))
 	clusterNetwork, err := os.ReadFile(filepath.Join(s.Dir, "net.d", "10-primary.conflist"))
 	check(t, err)
 	old, lost, fresh := s.with(t, ""), s.with(t, "br"), s.with(t, "br")
@@ -228,7 +254,7 @@ func statusNotWritten(t *testing.T, d deployment) {
 		}
 		return
 	}
-	s.statusWithin(t, p, 10*time.Second)
+	s.statusWithin(t, p, 5*time.Second)
 	if released := reconcile(t); len(released) > 0 {
 		t.Errorf("the reconciler took %v from a pod that runs\n%s", released, s.log())
 	}
@@ -296,7 +322,7 @@ func pluginWithoutGC(t *testing.T, d deployment) {
 		}
 	}
 	check(t, os.RemoveAll(filepath.Join(s.Dir, "runtime")))
-	c.sandboxes = []*node.Pod{live}
+	c.sandboxes = []*node.Pod{live} // the runtime has forgotten the other
 	before := s.addresses(t, live)
 	for range 2 {
 		if err := c.gc(t, s.outer); err != nil {
@@ -345,7 +371,7 @@ func endlessDel(t *testing.T, d deployment) {
 }
 
 func versionInherited(t *testing.T, d deployment) {
-	s := newSite(t, d, node.Options{})
+	s := newSite(t, d, node.Options{DaemonConf: map[string]any{"cniVersion": "1.1.0"}})
 	s.define(t, "unversioned", fmt.Sprintf(`{"name":"unversioned","type":"ovs","ipam":%s}`, s.ipam("10.63.0.0/24", "")))
 	c := &crio{s: s}
 	p := s.with(t, "unversioned")
@@ -362,7 +388,7 @@ func oldClusterNetwork(t *testing.T, d deployment) {
 	dir := tempDir(t)
 	s := newSite(t, d, node.Options{Dir: dir, Primary: agent("0.3.1", "k8s-pod-network", "calico", "")(dir), DaemonConf: map[string]any{"cniVersion": "1.1.0"}})
 	var conf []byte
-	limit := time.Now().Add(10 * time.Second)
+	limit := time.Now().Add(5 * time.Second)
 	for tick := time.Tick(50 * time.Millisecond); conf == nil && time.Now().Before(limit); <-tick {
 		conf, _ = os.ReadFile(filepath.Join(dir, "etc", "00-multus.conf")) // it is not there yet
 	}

@@ -63,6 +63,7 @@ var standIns = map[string]string{
 	"ovn-k8s-cni-overlay": "second interface `ovn-udn1` in the pod; up to 1.0.0; no GC",
 	"istio-cni":           "chained, passes the result on",
 	"no-gc":               "knows 1.1.0, answers GC with `missing containerID`",
+	"ipam-gc":             "knows 1.1.0, passes GC on to host-local",
 }
 
 func played(name string) software { return software{name: name} }
@@ -178,9 +179,23 @@ var playedPlugins = []neighbour{
 		name: "route-override", software: played("route-override"), runs: "macvlan, host-local, then route-override with a route without gateway", needs: gateway("10.32.0.1/24"), ping: "10.32.0.1",
 		config: chained(macvlan, "10.32.0.0/24", "", `"type":"route-override","flushgateway":true,"addroutes":[{"dst":"203.0.113.0/24"}]`),
 	},
+	{name: "ipam-gc", software: played("ipam-gc"), runs: "a plugin of 1.1.0 that passes GC on to host-local", config: collected("ipam-gc", "10.34.0.0/24")},
 	{name: "no-gc", software: played("no-gc"), runs: "a plugin of 1.1.0 without GC, host-local", config: func(s *site) string {
 		return fmt.Sprintf(`{"cniVersion":"1.1.0","name":"no-gc","type":"no-gc","ipam":%s}`, s.ipam("10.33.0.0/24", ""))
 	}},
+}
+
+// collected is a network whose plugin passes GC on to host-local.
+func collected(name, subnet string) func(*site) string {
+	return func(s *site) string {
+		return fmt.Sprintf(`{"cniVersion":"1.1.0","name":%q,"type":"ipam-gc","ipam":%s}`, name, s.ipam(subnet, ""))
+	}
+}
+
+// collectedPrimary is the same as cluster network.
+func collectedPrimary(dir string) string {
+	return fmt.Sprintf(`{"cniVersion":"1.1.0","name":"cluster","plugins":[{"type":"ipam-gc","ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"10.244.0.0/16"}]]}}]}`,
+		filepath.Join(dir, "ipam"))
 }
 
 var clusterNetworks = []neighbour{

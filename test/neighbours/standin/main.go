@@ -26,6 +26,8 @@ type role struct {
 	noGC bool
 
 	add, check, del func(*skel.CmdArgs, *netConf) error
+	// gc is nil for a plugin that has nothing to collect.
+	gc func(*skel.CmdArgs, *netConf) error
 }
 
 // netConf is the configuration of any of the plugins.
@@ -71,6 +73,8 @@ var roles = map[string]role{
 	"istio-cni": {versions: all, add: passOn, check: nothing, del: nothing},
 	// A plugin that supports the newest version and was built with a frame without GC.
 	"no-gc": {versions: all, noGC: true, add: addPair(podOnly), check: nothing, del: delPair},
+	// A plugin that passes GC on to its IPAM plugin, as the CNI specification asks. No reference plugin of 1.10 does.
+	"ipam-gc": {versions: all, add: addPair(podOnly), check: nothing, del: delPair, gc: passGC},
 }
 
 func main() {
@@ -85,9 +89,12 @@ func main() {
 		_ = types.NewError(types.ErrUnknownContainer, "missing containerID", "").Print()
 		os.Exit(1)
 	}
+	if r.gc == nil {
+		r.gc = nothing
+	}
 	skel.PluginMainFuncs(skel.CNIFuncs{
-		Add: parsed(r.add), Check: parsed(r.check), Del: parsed(r.del),
-		GC: func(*skel.CmdArgs) error { return nil }, Status: func(*skel.CmdArgs) error { return nil },
+		Add: parsed(r.add), Check: parsed(r.check), Del: parsed(r.del), GC: parsed(r.gc),
+		Status: func(*skel.CmdArgs) error { return nil },
 	}, r.versions, "stand-in for "+name)
 }
 

@@ -125,6 +125,10 @@ func delPair(args *skel.CmdArgs, c *netConf) error {
 	return invoke.DelegateDel(context.Background(), c.IPAM.Type, args.StdinData, nil)
 }
 
+func passGC(args *skel.CmdArgs, c *netConf) error {
+	return invoke.DelegateGC(context.Background(), c.IPAM.Type, args.StdinData, nil)
+}
+
 func addBond(args *skel.CmdArgs, c *netConf) error {
 	if err := findSlaves(args, c); err != nil {
 		return err
