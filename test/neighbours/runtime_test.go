@@ -12,7 +12,7 @@ import (
 )
 
 // crio makes the calls of CRI-O: CHECK right after each ADD, since it asks for the network status of the pod, and CHECK
-// of every sandbox and then GC when it starts. An error of either CHECK costs the pod its sandbox.
+// of every sandbox and then GC when it starts, once STATUS succeeds. An error of either CHECK costs the pod its sandbox.
 type crio struct {
 	s *site
 	// sandboxes are those that CRI-O knows.
@@ -48,6 +48,9 @@ func (c *crio) tearDown(t *testing.T, p *node.Pod) error {
 // restart is what CRI-O does when it starts. It returns the sandboxes whose CHECK failed, which the kubelet replaces.
 func (c *crio) restart(t *testing.T) (lost []error, gc error) {
 	t.Helper()
+	if err := c.s.Status(t, c.s.outer); err != nil {
+		t.Errorf("STATUS: %v\n%s", err, c.s.log())
+	}
 	for _, p := range c.sandboxes {
 		if err := c.s.Check(t, c.s.outer, p); err != nil {
 			lost = append(lost, fmt.Errorf("CHECK of %s: %w", p.Name, err))

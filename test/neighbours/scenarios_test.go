@@ -28,7 +28,7 @@ var scenarios = []scenario{
 	{name: "interfaces rearranged", says: "CRI-O restarts while a virtual machine runs whose interfaces KubeVirt has renamed: no sandbox is given up", run: rearranged},
 	{name: "bridge that changes its address", says: "the kernel gives a bridge without gateway another MAC address when pods come and go: no sandbox is given up", run: changedBridge},
 	{name: "old plugin last", says: "the last plugin of a list (stand-in for route-override) refuses the version 1.1.0: DEL frees what the plugins before it hold, and GC of the node works on", run: oldPluginLast},
-	{name: "old version, new plugin last", says: "the last plugin of a list (firewall) refuses the version 0.3.1: the same", run: oldVersionLast},
+	{name: "old version, new plugin last", says: "the last plugin of a list (the reference plugin firewall) refuses the version 0.3.1: the same", run: oldVersionLast},
 	{name: "GC without attachments", says: "CRI-O starts after a reboot and sends `null` for both lists: everything of before is freed", run: nullGC},
 	{name: "pods from before Multus", says: "GC frees no address of a pod that was attached by the cluster network alone, and that only the list of the runtime has", run: beforeMultus},
 	{name: "status not written", says: "the API server is away when the status is to be written: the reconciler of whereabouts frees no address of a pod that runs", on: []deployment{thin, thick}, run: statusNotWritten},
@@ -37,7 +37,7 @@ var scenarios = []scenario{
 	{name: "DEL that cannot succeed", says: "the sandbox is gone and a plugin (stand-in for bond) answers every DEL with an error: DEL succeeds after a few tries", run: endlessDel},
 	{name: "version inherited", says: "a definition without cniVersion, a configuration of 1.1.0 and a plugin up to 1.0.0: the pod starts", run: versionInherited},
 	{name: "old cluster network", says: "the cluster network is of 0.3.1 and the daemon is told 1.1.0: it writes its configuration", on: []deployment{thick}, run: oldClusterNetwork},
-	{name: "GC and CHECK while pods come and go", says: "GC and CHECK as CRI-O sends them, beside ADD and DEL: no address of a live pod is freed, no pod is refused (`NEIGHBOURS_ROUNDS`, 50 by default)", run: churn},
+	{name: "GC and CHECK while pods come and go", says: "GC and CHECK as CRI-O sends them, beside ADD and DEL: no address of a live pod is freed, no pod is refused (`NEIGHBOURS_ROUNDS`: 10; 50 in `make e2e`, 1,000 in `make neighbours`)", run: churn},
 }
 
 // TestScenarios runs every scenario under its deployments.
@@ -77,7 +77,7 @@ func rearranged(t *testing.T, d deployment) {
 	}
 }
 
-// changedBridge: a bridge to which nobody gave a MAC address has the lowest of its ports.
+// changedBridge: a bridge without a MAC address of its own has the lowest of its ports.
 func changedBridge(t *testing.T, d deployment) {
 	s := newSite(t, d, node.Options{})
 	s.define(t, "br", on("bridge", "10.1.0.0/24", `,"bridge":"br1"`)(s))
@@ -279,7 +279,7 @@ func (s *site) statusWithin(t *testing.T, p *node.Pod, limit time.Duration) {
 	t.Logf("%s has no network-status within %s", p.Name, limit)
 }
 
-// reconciled: what nobody deletes is for the reconciler, which reads the status of the pods that are left.
+// reconciled: an address without a DEL is released by the reconciler, which reads the status of the pods that are left.
 func reconciled(t *testing.T, d deployment) {
 	s := newSite(t, d, node.Options{})
 	pools()(t, s)

@@ -27,7 +27,7 @@ var (
 // background runs a program in a namespace until the test ends.
 func background(t *testing.T, ns *testnet.NS, path string, args ...string) {
 	t.Helper()
-	cmd := exec.Command(path, args...) //nolint:noctx // it is killed by hand, and waited for
+	cmd := exec.Command(path, args...)
 	log := filepath.Join(t.TempDir(), "log")
 	f, err := os.Create(log)
 	check(t, err)

@@ -72,7 +72,7 @@ func addPair(s shape) func(*skel.CmdArgs, *netConf) error {
 		}
 		for _, ip := range res.IPs {
 			if ip.Interface = nil; at >= 0 {
-				ip.Interface = current.Int(at)
+				ip.Interface = new(at)
 			}
 		}
 		return types.PrintResult(res, c.CNIVersion)
