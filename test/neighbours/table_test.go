@@ -54,7 +54,7 @@ var (
 // standIns are the plugins that standin plays, and what of them it plays.
 var standIns = map[string]string{
 	"ovs":                 "result with the host's interface first; up to 1.0.0; no GC",
-	"bond":                "DEL fails without its slaves; up to 1.0.0; no GC",
+	"bond":                "DEL fails without its slaves, or with a namespace that is gone; up to 1.0.0; no GC",
 	"route-override":      "CHECK refuses a route without gateway; up to 1.0.0; no GC",
 	"flannel":             "delegates to bridge, file for DEL; up to 1.0.0; no GC",
 	"calico":              "result with the host's interface only, addresses without interface",

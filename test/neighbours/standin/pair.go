@@ -136,7 +136,18 @@ func addBond(args *skel.CmdArgs, c *netConf) error {
 	return addPair(podOnly)(args, c)
 }
 
+// delBond releases the address first. It succeeds without a namespace, and fails if the namespace that it is given, or a
+// slave in it, is not there.
 func delBond(args *skel.CmdArgs, c *netConf) error {
+	if c.IPAM.Type != "" {
+		if err := invoke.DelegateDel(context.Background(), c.IPAM.Type, args.StdinData, nil); err != nil {
+			return err
+		}
+		c.IPAM.Type = ""
+	}
+	if args.Netns == "" {
+		return nil
+	}
 	if err := findSlaves(args, c); err != nil {
 		return err
 	}
@@ -146,22 +157,19 @@ func delBond(args *skel.CmdArgs, c *netConf) error {
 // findSlaves fails unless all slaves of a bond are in the pod.
 func findSlaves(args *skel.CmdArgs, c *netConf) error {
 	target, err := netns.GetFromPath(args.Netns)
-	if err == nil {
-		defer target.Close()
+	if err != nil {
+		return fmt.Errorf("Failed to retrieve netNs from path (%s), error: %w", args.Netns, err) //nolint:staticcheck // as bond says it
 	}
+	defer target.Close()
+	h, err := netlink.NewHandleAt(target)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
 	for _, l := range c.Links {
-		if err == nil {
-			h, herr := netlink.NewHandleAt(target)
-			if herr != nil {
-				return herr
-			}
-			_, herr = h.LinkByName(l.Name)
-			h.Close()
-			if herr == nil {
-				continue
-			}
+		if _, err := h.LinkByName(l.Name); err != nil {
+			return fmt.Errorf("failed to find slave %s: %w", l.Name, err)
 		}
-		return fmt.Errorf("failed to find slave %s: Link not found", l.Name)
 	}
 	return nil
 }
