@@ -134,7 +134,7 @@ func (n *neighbour) row(t *testing.T) []string {
 		version, kind = pinned(t, n.software.tool, n.software.module), "real"
 	}
 	if n.software == whereabouts {
-		on = []deployment{thin, thick}
+		on = withAPI
 	}
 	shown := "ADD, CHECK, GC, DEL"
 	if n.ping != "" {

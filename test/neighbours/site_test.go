@@ -37,6 +37,8 @@ var (
 	thick   = deployment{"thick", node.Thick, false}
 
 	deployments = []deployment{thin, thinDir, thick}
+	// withAPI are those with an API server.
+	withAPI = []deployment{thin, thick}
 )
 
 // each runs a test for every deployment.

@@ -274,6 +274,7 @@ func mappedPorts(t *testing.T, s *site) []string {
 // TestNeighbours runs every neighbour under every deployment, as CRI-O and as containerd.
 func TestNeighbours(t *testing.T) {
 	each(t, func(t *testing.T, d deployment) {
+		t.Parallel() // each has nodes of its own
 		shared := newSite(t, d, node.Options{})
 		// bond needs the network macvlan in any order.
 		for _, n := range neighbours {
