@@ -35,6 +35,7 @@ var scenarios = []scenario{
 	{name: "pod deleted without DEL", says: "a pod is deleted while its node is away: the reconciler of whereabouts frees its address", on: withAPI, run: reconciled},
 	{name: "plugin without GC", says: "a plugin of a 1.1.0 network does not know GC: GC frees the rest and does not fail", run: pluginWithoutGC},
 	{name: "DEL that cannot succeed", says: "the sandbox is gone and a plugin (stand-in for bond) answers every DEL with an error: DEL succeeds after a few tries", run: endlessDel},
+	{name: "damaged result", says: "a result that libcni keeps for Multus is damaged: DEL frees everything", run: damagedResult},
 	{name: "version inherited", says: "a definition without cniVersion, a configuration of 1.1.0 and a plugin up to 1.0.0: the pod starts", run: versionInherited},
 	{name: "old cluster network", says: "the cluster network is of 0.3.1 and the daemon is told 1.1.0: it writes its configuration", on: []deployment{thick}, run: oldClusterNetwork},
 	{name: "GC and CHECK while pods come and go", says: "GC and CHECK as CRI-O sends them, beside ADD and DEL: no address of a live pod is freed, no pod is refused (`NEIGHBOURS_ROUNDS`: 10; 50 in `make e2e`, 1,000 in `make neighbours`)", run: churn},
@@ -375,6 +376,29 @@ func endlessDel(t *testing.T, d deployment) {
 	if err := c.gc(t, s.outer); err != nil {
 		t.Errorf("GC: %v", err)
 	}
+}
+
+// damagedResult: libcni 1.3.0 refuses to run DEL with a result that it cannot read, 1.3.1 goes on without it.
+func damagedResult(t *testing.T, d deployment) {
+	s := newSite(t, d, node.Options{})
+	s.define(t, "br", on("bridge", "10.1.0.0/24", `,"bridge":"br1"`)(s))
+	c := &crio{s: s}
+	p := s.with(t, "br")
+	if _, err := c.setUp(t, p); err != nil {
+		t.Fatalf("%v\n%s", err, s.log())
+	}
+	results, err := filepath.Glob(filepath.Join(s.State(), "results", "*"))
+	check(t, err)
+	if len(results) != 2 {
+		t.Fatalf("results: %v, want one of each network", results)
+	}
+	for _, file := range results {
+		check(t, os.WriteFile(file, []byte(`{"kind":"cniCacheV1","result":{"cniVersion":`), 0o600))
+	}
+	if err := c.tearDown(t, p); err != nil {
+		t.Errorf("%v\n%s", err, s.log())
+	}
+	s.gone(t, p)
 }
 
 func versionInherited(t *testing.T, d deployment) {

@@ -363,18 +363,11 @@ func (n *neighbour) reaches(t *testing.T, s *site, p *node.Pod) {
 // nothingLeft: the node has no interface of a pod, and the plugin's store is empty.
 func (n *neighbour) nothingLeft(t *testing.T, s *site) {
 	t.Helper()
-	var left []string
-	ofPod := func(name string) bool {
-		return !strings.HasPrefix(name, "veth") && !strings.HasPrefix(name, "sv") && !strings.HasPrefix(name, "bwp")
+	notOfPod := func(name string) bool {
+		return !slices.ContainsFunc([]string{"veth", "sv", "bwp"}, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 	}
-	for range 20 { // the kernel removes the peer of a veth in the background
-		if left = slices.DeleteFunc(interfaces(t, s.NS), ofPod); len(left) == 0 {
-			break
-		}
-	}
-	if len(left) > 0 {
-		t.Errorf("interfaces left on the node: %v", left)
-	}
+	// The kernel removes the other end of a veth pair in the background.
+	eventually(t, "no interface of a pod is left on the node", func() bool { return len(slices.DeleteFunc(interfaces(t, s.NS), notOfPod)) == 0 })
 	if n.left == nil {
 		return
 	}
