@@ -38,6 +38,8 @@ var scenarios = []scenario{
 	{name: "damaged result", says: "a result that libcni keeps for Multus is damaged: DEL frees everything", run: damagedResult},
 	{name: "version inherited", says: "a definition without cniVersion, a configuration of 1.1.0 and a plugin up to 1.0.0: the pod starts", run: versionInherited},
 	{name: "old cluster network", says: "the cluster network is of 0.3.1 and the daemon is told 1.1.0: it writes its configuration", on: []deployment{thick}, run: oldClusterNetwork},
+	{name: "addresses beside an IPAM claim", says: "the default network (stand-in for OVN-Kubernetes) is selected with `ips` and `ipam-claim-reference`, as KubeVirt's webhook writes it: the pod starts", on: withAPI, run: ipsAndClaim},
+	{name: "chained after Multus", says: "Istio makes a list of Multus' own file and `istio-cni`: the runtime calls `istio-cni`, or the log of the daemon names it", on: []deployment{thick}, run: chainedAfter},
 	{name: "GC and CHECK while pods come and go", says: "GC and CHECK as CRI-O sends them, beside ADD and DEL: no address of a live pod is freed, no pod is refused (`NEIGHBOURS_ROUNDS`: 10; 50 in `make e2e`, 1,000 in `make neighbours`)", run: churn},
 }
 
@@ -439,4 +441,50 @@ func oldClusterNetwork(t *testing.T, d deployment) {
 		t.Error(err)
 	}
 	s.gone(t, p)
+}
+
+// ipsAndClaim: the webhook adds the claim to an element in which the user has written the addresses.
+func ipsAndClaim(t *testing.T, d deployment) {
+	s := newSite(t, d, node.Options{})
+	s.define(t, "default", `{"cniVersion":"1.0.0","name":"ovn-kubernetes","type":"ovn-k8s-cni-overlay"}`)
+	c := &crio{s: s}
+	p := s.pod(t, map[string]string{"v1.multus-cni.io/default-network": fmt.Sprintf(
+		`[{"name":"default","namespace":%q,"mac":"02:03:04:05:06:07","ips":["192.0.2.5/24","2001:db8::5/64"],"ipam-claim-reference":"vm1.blue"}]`, s.ns)})
+	if _, err := c.setUp(t, p); err != nil {
+		t.Fatalf("the virtual machine does not start: %v\n%s", err, s.log())
+	}
+	if got := strings.Join(interfaces(t, p.NS), " "); got != "eth0 ovn-udn1" {
+		t.Errorf("interfaces: %s", got)
+	}
+	if err := c.tearDown(t, p); err != nil {
+		t.Error(err)
+	}
+	s.gone(t, p)
+}
+
+// chainedAfter: the installer of Istio takes the first file of the directory, and puts a list in its place.
+func chainedAfter(t *testing.T, d deployment) {
+	dir := tempDir(t)
+	s := newSite(t, d, node.Options{Dir: dir, Primary: agent("1.0.0", "k8s-pod-network", "calico", "")(dir)})
+	const file = "00-multus.conf"
+	list := fmt.Sprintf(`{"cniVersion":"1.0.0","name":"multus-cni-network","plugins":[%s,{"type":"istio-cni"}]}`, s.Generated(t))
+	etc := filepath.Join(dir, "etc")
+	check(t, os.WriteFile(filepath.Join(etc, file+"list"), []byte(list), 0o644))
+	check(t, os.Remove(filepath.Join(etc, file)))
+	const settled = 3 * time.Second
+	for end, tick := time.Now().Add(settled), time.Tick(50*time.Millisecond); time.Now().Before(end); <-tick {
+		if _, err := os.Stat(filepath.Join(etc, file)); err == nil {
+			break // the daemon has put its own file back
+		}
+	}
+	first, err := filepath.Glob(filepath.Join(etc, "*.conf*")) // sorted, as the runtime reads them
+	check(t, err)
+	if len(first) == 0 {
+		t.Fatal("no configuration is left")
+	}
+	b, err := os.ReadFile(first[0])
+	check(t, err)
+	if !strings.Contains(string(b), "istio-cni") && !strings.Contains(s.DaemonLog(), "istio-cni") {
+		t.Errorf("the runtime uses %s, which does not call istio-cni, and the log does not say so", filepath.Base(first[0]))
+	}
 }
