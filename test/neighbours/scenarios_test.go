@@ -28,6 +28,7 @@ var scenarios = []scenario{
 	{name: "interfaces rearranged", says: "CRI-O restarts while a virtual machine runs whose interfaces KubeVirt has renamed: no sandbox is given up", run: rearranged},
 	{name: "bridge that changes its address", says: "the kernel gives a bridge without gateway another MAC address when pods come and go: no sandbox is given up", run: changedBridge},
 	{name: "old plugin last", says: "the last plugin of a list (stand-in for route-override) refuses the version 1.1.0: DEL frees what the plugins before it hold, and GC of the node works on", run: oldPluginLast},
+	{name: "old plugin last, which refuses GC", says: "the same with a plugin that refuses the version at GC, too", run: oldPluginRefusesGC},
 	{name: "old version, new plugin last", says: "the last plugin of a list (the reference plugin firewall) refuses the version 0.3.1: the same", run: oldVersionLast},
 	{name: "GC without attachments", says: "CRI-O starts after a reboot and sends `null` for both lists: everything of before is freed", run: nullGC},
 	{name: "pods from before Multus", says: "GC frees no address of a pod that was attached by the cluster network alone, and that only the list of the runtime has", run: beforeMultus},
@@ -114,6 +115,12 @@ func changedBridge(t *testing.T, d deployment) {
 func oldPluginLast(t *testing.T, d deployment) {
 	refusedByTheLast(t, d, func(s *site) string {
 		return fmt.Sprintf(`{"cniVersion":"1.1.0","name":"ro","plugins":[{%s,"ipam":%s},{"type":"route-override","flushgateway":true}]}`, macvlan, s.ipam("10.40.0.0/24", ""))
+	})
+}
+
+func oldPluginRefusesGC(t *testing.T, d deployment) {
+	refusedByTheLast(t, d, func(s *site) string {
+		return fmt.Sprintf(`{"cniVersion":"1.1.0","name":"old","plugins":[{%s,"ipam":%s},{"type":"up-to-1.0"}]}`, aBridge("br42"), s.ipam("10.42.0.0/24", ""))
 	})
 }
 

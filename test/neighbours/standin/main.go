@@ -71,6 +71,8 @@ var roles = map[string]role{
 	"ovn-k8s-cni-overlay": {versions: upTo10, noGC: true, add: addPair(withUDN), check: nothing, del: delPair},
 	// A chained plugin that passes the result on.
 	"istio-cni": {versions: all, add: passOn, check: nothing, del: nothing},
+	// A chained plugin that supports old versions only and was built with a frame that has GC: it refuses the version.
+	"up-to-1.0": {versions: upTo10, add: passOn, check: nothing, del: nothing},
 	// A plugin that supports the newest version and was built with a frame without GC.
 	"no-gc": {versions: all, noGC: true, add: addPair(podOnly), check: nothing, del: delPair},
 	// A plugin that passes GC on to its IPAM plugin, as the CNI specification asks. No reference plugin of 1.10 does.
@@ -123,7 +125,7 @@ func nothing(*skel.CmdArgs, *netConf) error { return nil }
 // passOn prints the result of the plugin before.
 func passOn(_ *skel.CmdArgs, c *netConf) error {
 	if c.prev == nil {
-		return fmt.Errorf("istio-cni must be called as chained plugin")
+		return fmt.Errorf("must be called as chained plugin")
 	}
 	return types.PrintResult(c.prev, c.CNIVersion)
 }
