@@ -120,7 +120,7 @@ func oldPluginLast(t *testing.T, d deployment) {
 
 func oldPluginRefusesGC(t *testing.T, d deployment) {
 	refusedByTheLast(t, d, func(s *site) string {
-		return fmt.Sprintf(`{"cniVersion":"1.1.0","name":"old","plugins":[{%s,"ipam":%s},{"type":"up-to-1.0"}]}`, aBridge("br42"), s.ipam("10.42.0.0/24", ""))
+		return fmt.Sprintf(`{"cniVersion":"1.1.0","name":"old","plugins":[{%s,"ipam":%s},{"type":"old-only"}]}`, aBridge("br42"), s.ipam("10.42.0.0/24", ""))
 	})
 }
 

@@ -62,7 +62,7 @@ var standIns = map[string]string{
 	"aws-cni":             "result with an interface `dummyX` that does not exist; up to 1.0.0; no GC",
 	"ovn-k8s-cni-overlay": "second interface `ovn-udn1` in the pod; up to 1.0.0; no GC",
 	"istio-cni":           "chained, passes the result on",
-	"up-to-1.0":           "chained; refuses the version 1.1.0 at ADD, DEL and GC",
+	"old-only":            "chained; refuses the version 1.1.0 at ADD, DEL and GC",
 	"no-gc":               "knows 1.1.0, answers GC with `missing containerID`",
 	"ipam-gc":             "knows 1.1.0, passes GC on to host-local",
 }
@@ -181,8 +181,8 @@ var playedPlugins = []neighbour{
 		config: chained(macvlan, "10.32.0.0/24", "", `"type":"route-override","flushgateway":true,"addroutes":[{"dst":"203.0.113.0/24"}]`),
 	},
 	{
-		name: "up-to-1.0", software: played("up-to-1.0"), runs: "bridge, host-local, then a plugin up to 1.0.0, in a list of 1.0.0", ping: "10.35.0.1",
-		config: chained(aBridge("br35"), "10.35.0.0/24", "", `"type":"up-to-1.0"`),
+		name: "old-only", software: played("old-only"), runs: "bridge, host-local, then a plugin up to 1.0.0, in a list of 1.0.0", ping: "10.35.0.1",
+		config: chained(aBridge("br35"), "10.35.0.0/24", "", `"type":"old-only"`),
 	},
 	{name: "ipam-gc", software: played("ipam-gc"), runs: "a plugin of 1.1.0 that passes GC on to host-local", config: collected("ipam-gc", "10.34.0.0/24")},
 	{name: "no-gc", software: played("no-gc"), runs: "a plugin of 1.1.0 without GC, host-local", config: func(s *site) string {

@@ -72,7 +72,7 @@ var roles = map[string]role{
 	// A chained plugin that passes the result on.
 	"istio-cni": {versions: all, add: passOn, check: nothing, del: nothing},
 	// A chained plugin that supports old versions only and was built with a frame that has GC: it refuses the version.
-	"up-to-1.0": {versions: upTo10, add: passOn, check: nothing, del: nothing},
+	"old-only": {versions: upTo10, add: passOn, check: nothing, del: nothing},
 	// A plugin that supports the newest version and was built with a frame without GC.
 	"no-gc": {versions: all, noGC: true, add: addPair(podOnly), check: nothing, del: delPair},
 	// A plugin that passes GC on to its IPAM plugin, as the CNI specification asks. No reference plugin of 1.10 does.
