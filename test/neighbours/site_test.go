@@ -70,6 +70,9 @@ const primary = `{"cniVersion":%[2]q,"name":"cluster","plugins":[{"type":"bridge
 // newSite makes a site. The version of the outer configuration is 1.1.0, so that the runtime sends GC and STATUS.
 func newSite(t *testing.T, d deployment, o node.Options) *site {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("not with -short: it takes a minute")
+	}
 	testnet.RequireRoot(t)
 	testnet.RequireKernel(t, "macvlan")
 	testnet.RequireKernel(t, "bridge")
