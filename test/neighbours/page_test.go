@@ -68,8 +68,11 @@ func TestTables(t *testing.T) {
 
 // runtimes are the container runtimes and how each takes part.
 var runtimes = [][]string{
-	{"CRI-O", "not run", "its calls are made through libcni: ADD and CHECK right after it; when it starts STATUS, CHECK of every sandbox and GC with `cni.dev/valid-attachments` and `cni.dev/attachments`, `null` without sandboxes; DEL"},
-	{"containerd", "real, %s, in `test/realnode`", "here its calls are made through libcni: ADD, DEL, STATUS, with the pod's annotations; it never sends CHECK or GC"},
+	{"CRI-O", "not run", "its calls are made through libcni: ADD and CHECK right after it; when it starts " +
+		"STATUS, CHECK of every sandbox and GC with `cni.dev/valid-attachments` and `cni.dev/attachments`, " +
+		"`null` without sandboxes; DEL"},
+	{"containerd", "real, %s, in `test/realnode`", "here its calls are made through libcni: ADD, DEL, STATUS, " +
+		"with the pod's annotations; it never sends CHECK or GC"},
 	{"kubelet, API server", "real, %s", "the kubelet in `test/realnode` only"},
 }
 

@@ -25,23 +25,105 @@ type scenario struct {
 
 // scenarios is the table that TestScenarios runs and docs/ecosystem.md shows.
 var scenarios = []scenario{
-	{name: "interfaces rearranged", says: "CRI-O restarts while a virtual machine runs whose interfaces KubeVirt has renamed: no sandbox is given up", run: rearranged},
-	{name: "bridge that changes its address", says: "the kernel gives a bridge without gateway another MAC address when pods come and go: no sandbox is given up", run: changedBridge},
-	{name: "old plugin last", says: "the last plugin of a list (stand-in for route-override) refuses the version 1.1.0: DEL frees what the plugins before it hold, and GC of the node works on", run: oldPluginLast},
-	{name: "old plugin last, which refuses GC", says: "the same with a plugin that refuses the version at GC, too", run: oldPluginRefusesGC},
-	{name: "old version, new plugin last", says: "the last plugin of a list (the reference plugin firewall) refuses the version 0.3.1: the same", run: oldVersionLast},
-	{name: "GC without attachments", says: "CRI-O starts after a reboot and sends `null` for both lists: everything of before is freed", run: nullGC},
-	{name: "pods from before Multus", says: "GC frees no address of a pod that was attached by the cluster network alone, and that only the list of the runtime has", run: beforeMultus},
-	{name: "status not written", says: "the API server is away when the status is to be written: the reconciler of whereabouts frees no address of a pod that runs", on: withAPI, run: statusNotWritten},
-	{name: "pod deleted without DEL", says: "a pod is deleted while its node is away: the reconciler of whereabouts frees its address", on: withAPI, run: reconciled},
-	{name: "plugin without GC", says: "a plugin of a 1.1.0 network does not know GC: GC frees the rest and does not fail", run: pluginWithoutGC},
-	{name: "DEL that cannot succeed", says: "the sandbox is gone and a plugin (stand-in for bond) answers every DEL with an error: DEL succeeds after a few tries", run: endlessDel},
-	{name: "damaged result", says: "a result that libcni keeps for Multus is damaged: DEL frees everything", run: damagedResult},
-	{name: "version inherited", says: "a definition without cniVersion, a configuration of 1.1.0 and a plugin up to 1.0.0: the pod starts", run: versionInherited},
-	{name: "old cluster network", says: "the cluster network is of 0.3.1 and the daemon is told 1.1.0: it writes its configuration", on: []deployment{thick}, run: oldClusterNetwork},
-	{name: "addresses beside an IPAM claim", says: "the default network (stand-in for OVN-Kubernetes) is selected with `ips` and `ipam-claim-reference`, as KubeVirt's webhook writes it: the pod starts", on: withAPI, run: ipsAndClaim},
-	{name: "chained after Multus", says: "Istio makes a list of Multus' own file and `istio-cni`: the runtime calls `istio-cni`, or the log of the daemon names it", on: []deployment{thick}, run: chainedAfter},
-	{name: "GC and CHECK while pods come and go", says: "GC and CHECK as CRI-O sends them, beside ADD and DEL: no address of a live pod is freed, no pod is refused (`NEIGHBOURS_ROUNDS`: 10; 50 in `make e2e`, 1,000 in `make neighbours`)", run: churn},
+	{
+		name: "interfaces rearranged",
+		says: "CRI-O restarts while a virtual machine runs whose interfaces KubeVirt has renamed: no sandbox is " +
+			"given up",
+		run: rearranged,
+	},
+	{
+		name: "bridge that changes its address",
+		says: "the kernel gives a bridge without gateway another MAC address when pods come and go: no sandbox " +
+			"is given up",
+		run: changedBridge,
+	},
+	{
+		name: "old plugin last",
+		says: "the last plugin of a list (stand-in for route-override) refuses the version 1.1.0: DEL frees " +
+			"what the plugins before it hold, and GC of the node works on",
+		run: oldPluginLast,
+	},
+	{
+		name: "old plugin last, which refuses GC",
+		says: "the same with a plugin that refuses the version at GC, too",
+		run:  oldPluginRefusesGC,
+	},
+	{
+		name: "old version, new plugin last",
+		says: "the last plugin of a list (the reference plugin firewall) refuses the version 0.3.1: the same",
+		run:  oldVersionLast,
+	},
+	{
+		name: "GC without attachments",
+		says: "CRI-O starts after a reboot and sends `null` for both lists: everything of before is freed",
+		run:  nullGC,
+	},
+	{
+		name: "pods from before Multus",
+		says: "GC frees no address of a pod that was attached by the cluster network alone, and that only the " +
+			"list of the runtime has",
+		run: beforeMultus,
+	},
+	{
+		name: "status not written",
+		says: "the API server is away when the status is to be written: the reconciler of whereabouts frees no " +
+			"address of a pod that runs",
+		on:  withAPI,
+		run: statusNotWritten,
+	},
+	{
+		name: "pod deleted without DEL",
+		says: "a pod is deleted while its node is away: the reconciler of whereabouts frees its address",
+		on:   withAPI,
+		run:  reconciled,
+	},
+	{
+		name: "plugin without GC",
+		says: "a plugin of a 1.1.0 network does not know GC: GC frees the rest and does not fail",
+		run:  pluginWithoutGC,
+	},
+	{
+		name: "DEL that cannot succeed",
+		says: "the sandbox is gone and a plugin (stand-in for bond) answers every DEL with an error: DEL " +
+			"succeeds after a few tries",
+		run: endlessDel,
+	},
+	{
+		name: "damaged result",
+		says: "a result that libcni keeps for Multus is damaged: DEL frees everything",
+		run:  damagedResult,
+	},
+	{
+		name: "version inherited",
+		says: "a definition without cniVersion, a configuration of 1.1.0 and a plugin up to 1.0.0: the pod starts",
+		run:  versionInherited,
+	},
+	{
+		name: "old cluster network",
+		says: "the cluster network is of 0.3.1 and the daemon is told 1.1.0: it writes its configuration",
+		on:   []deployment{thick},
+		run:  oldClusterNetwork,
+	},
+	{
+		name: "addresses beside an IPAM claim",
+		says: "the default network (stand-in for OVN-Kubernetes) is selected with `ips` and " +
+			"`ipam-claim-reference`, as KubeVirt's webhook writes it: the pod starts",
+		on:  withAPI,
+		run: ipsAndClaim,
+	},
+	{
+		name: "chained after Multus",
+		says: "Istio makes a list of Multus' own file and `istio-cni`: the runtime calls `istio-cni`, or the " +
+			"log of the daemon names it",
+		on:  []deployment{thick},
+		run: chainedAfter,
+	},
+	{
+		name: "GC and CHECK while pods come and go",
+		says: "GC and CHECK as CRI-O sends them, beside ADD and DEL: no address of a live pod is freed, no pod " +
+			"is refused (`NEIGHBOURS_ROUNDS`: 10; 50 in `make e2e`, 1,000 in `make neighbours`)",
+		run: churn,
+	},
 }
 
 // TestScenarios runs every scenario under its deployments.
@@ -114,7 +196,8 @@ func changedBridge(t *testing.T, d deployment) {
 
 func oldPluginLast(t *testing.T, d deployment) {
 	refusedByTheLast(t, d, func(s *site) string {
-		return fmt.Sprintf(`{"cniVersion":"1.1.0","name":"ro","plugins":[{%s,"ipam":%s},{"type":"route-override","flushgateway":true}]}`, macvlan, s.ipam("10.40.0.0/24", ""))
+		return fmt.Sprintf(`{"cniVersion":"1.1.0","name":"ro","plugins":[{%s,"ipam":%s},`+
+			`{"type":"route-override","flushgateway":true}]}`, macvlan, s.ipam("10.40.0.0/24", ""))
 	})
 }
 
@@ -240,7 +323,8 @@ func statusNotWritten(t *testing.T, d deployment) {
 	s.define(t, "wa", pool("status", `"range":"10.50.0.0/24"`)(s))
 	meeting := t.TempDir()
 	fake := s.Fake(t, "gate")
-	s.define(t, "gate", fmt.Sprintf(`{"cniVersion":"1.0.0","name":"gate","type":"gate","fake":{"log":%q,"result":{"cniVersion":"1.0.0"},"meet":{"ADD":{"dir":%q,"size":2}}}}`, fake["log"], meeting))
+	s.define(t, "gate", fmt.Sprintf(`{"cniVersion":"1.0.0","name":"gate","type":"gate","fake":{"log":%q,`+
+		`"result":{"cniVersion":"1.0.0"},"meet":{"ADD":{"dir":%q,"size":2}}}}`, fake["log"], meeting))
 	c := &crio{s: s}
 	p := s.with(t, "wa,gate")
 	done := make(chan error, 1)
@@ -456,7 +540,8 @@ func ipsAndClaim(t *testing.T, d deployment) {
 	s.define(t, "default", `{"cniVersion":"1.0.0","name":"ovn-kubernetes","type":"ovn-k8s-cni-overlay"}`)
 	c := &crio{s: s}
 	p := s.pod(t, map[string]string{"v1.multus-cni.io/default-network": fmt.Sprintf(
-		`[{"name":"default","namespace":%q,"mac":"02:03:04:05:06:07","ips":["192.0.2.5/24","2001:db8::5/64"],"ipam-claim-reference":"vm1.blue"}]`, s.ns)})
+		`[{"name":"default","namespace":%q,"mac":"02:03:04:05:06:07","ips":["192.0.2.5/24","2001:db8::5/64"],`+
+			`"ipam-claim-reference":"vm1.blue"}]`, s.ns)})
 	if _, err := c.setUp(t, p); err != nil {
 		t.Fatalf("the virtual machine does not start: %v\n%s", err, s.log())
 	}

@@ -96,76 +96,153 @@ func aBridge(name string) string {
 var neighbours = slices.Concat(referencePlugins, whereaboutsNetworks, playedPlugins, clusterNetworks)
 
 var referencePlugins = []neighbour{
-	{name: "bridge", software: reference, runs: "bridge, host-local", config: on("bridge", "10.1.0.0/24", `,"bridge":"br1","isGateway":true`), ping: "10.1.0.1"},
+	{
+		name:     "bridge",
+		software: reference,
+		runs:     "bridge, host-local",
+		config:   on("bridge", "10.1.0.0/24", `,"bridge":"br1","isGateway":true`),
+		ping:     "10.1.0.1",
+	},
 	{
 		name: "macvlan", software: reference, runs: "macvlan, host-local",
-		config: on("macvlan", "10.2.0.0/24", `,"master":"uplink0","mode":"bridge"`), needs: gateway("10.2.0.1/24"), ping: "10.2.0.1",
+		config: on("macvlan", "10.2.0.0/24", `,"master":"uplink0","mode":"bridge"`),
+		needs:  gateway("10.2.0.1/24"),
+		ping:   "10.2.0.1",
 	},
 	{
 		name: "static", software: reference, runs: "macvlan, static", needs: gateway("10.3.0.1/24"), ping: "10.3.0.1",
 		config: func(*site) string {
-			return `{"cniVersion":"1.0.0","name":"static",` + macvlan + `,"ipam":{"type":"static","addresses":[{"address":"10.3.0.9/24"}]}}`
+			return `{"cniVersion":"1.0.0","name":"static",` + macvlan + `,"ipam":{"type":"static",` +
+				`"addresses":[{"address":"10.3.0.9/24"}]}}`
 		},
 	},
 	{
-		name: "dhcp", software: reference, runs: "macvlan, dhcp with its daemon; dnsmasq of Debian is the server", needs: dhcp, ping: "10.4.0.1",
+		name:     "dhcp",
+		software: reference,
+		runs:     "macvlan, dhcp with its daemon; dnsmasq of Debian is the server",
+		needs:    dhcp,
+		ping:     "10.4.0.1",
 		config: func(s *site) string {
-			return fmt.Sprintf(`{"cniVersion":"1.0.0","name":"dhcp",`+macvlan+`,"ipam":{"type":"dhcp","daemonSocketPath":%q}}`, dhcpSocket(s))
+			return fmt.Sprintf(`{"cniVersion":"1.0.0","name":"dhcp",`+macvlan+`,"ipam":{"type":"dhcp",`+
+				`"daemonSocketPath":%q}}`, dhcpSocket(s))
 		},
 		limits: "skipped without dnsmasq",
 	},
 	{name: "ptp", software: reference, runs: "ptp, host-local", config: on("ptp", "10.5.0.0/24", ""), ping: "10.5.0.1"},
-	{name: "tap", software: reference, runs: "tap, host-local", config: on("tap", "10.6.0.0/24", ""), needs: kernel("tap"), limits: "no traffic: a tap needs a program behind it"},
-	{name: "dummy", software: reference, runs: "dummy, host-local", config: on("dummy", "10.7.0.0/24", ""), needs: kernel("dummy"), limits: "skipped where the kernel has no dummy"},
 	{
-		name: "vlan", software: reference, runs: "vlan, host-local", config: on("vlan", "10.8.0.0/24", `,"master":"uplink0","vlanId":7`), needs: kernel("vlan"),
-		limits: "skipped where the kernel has no vlan; no traffic",
+		name:     "tap",
+		software: reference,
+		runs:     "tap, host-local",
+		config:   on("tap", "10.6.0.0/24", ""),
+		needs:    kernel("tap"),
+		limits:   "no traffic: a tap needs a program behind it",
 	},
 	{
-		name: "sbr", software: reference, runs: "macvlan, host-local with a default route, then sbr", needs: gateway("10.9.0.1/24"), ping: "10.9.0.2", inbound: true,
-		config: chained(macvlan, "10.9.0.0/24", byRoute, `"type":"sbr"`),
+		name:     "dummy",
+		software: reference,
+		runs:     "dummy, host-local",
+		config:   on("dummy", "10.7.0.0/24", ""),
+		needs:    kernel("dummy"),
+		limits:   "skipped where the kernel has no dummy",
 	},
 	{
-		name: "sbr-static", software: reference, runs: "macvlan, static with a gateway, then sbr", needs: gateway("10.10.0.1/24"), ping: "10.10.0.9", inbound: true,
+		name:     "vlan",
+		software: reference,
+		runs:     "vlan, host-local",
+		config:   on("vlan", "10.8.0.0/24", `,"master":"uplink0","vlanId":7`),
+		needs:    kernel("vlan"),
+		limits:   "skipped where the kernel has no vlan; no traffic",
+	},
+	{
+		name:     "sbr",
+		software: reference,
+		runs:     "macvlan, host-local with a default route, then sbr",
+		needs:    gateway("10.9.0.1/24"),
+		ping:     "10.9.0.2",
+		inbound:  true,
+		config:   chained(macvlan, "10.9.0.0/24", byRoute, `"type":"sbr"`),
+	},
+	{
+		name:     "sbr-static",
+		software: reference,
+		runs:     "macvlan, static with a gateway, then sbr",
+		needs:    gateway("10.10.0.1/24"),
+		ping:     "10.10.0.9",
+		inbound:  true,
 		config: func(*site) string {
 			return `{"cniVersion":"1.0.0","name":"sbr-static","plugins":[{` + macvlan +
-				`,"ipam":{"type":"static","addresses":[{"address":"10.10.0.9/24","gateway":"10.10.0.1"}],"routes":[{"dst":"0.0.0.0/0"}]}},{"type":"sbr"}]}`
+				`,"ipam":{"type":"static","addresses":[{"address":"10.10.0.9/24","gateway":"10.10.0.1"}],` +
+				`"routes":[{"dst":"0.0.0.0/0"}]}},{"type":"sbr"}]}`
 		},
 	},
 	{
-		name: "vrf", software: reference, runs: "bridge, host-local, then vrf", config: chained(aBridge("br11"), "10.11.0.0/24", "", `"type":"vrf","vrfname":"red"`),
-		needs: kernel("vrf"), limits: "skipped where the kernel has no vrf; no traffic",
+		name:     "vrf",
+		software: reference,
+		runs:     "bridge, host-local, then vrf",
+		config:   chained(aBridge("br11"), "10.11.0.0/24", "", `"type":"vrf","vrfname":"red"`),
+		needs:    kernel("vrf"), limits: "skipped where the kernel has no vrf; no traffic",
 	},
 	{
-		name: "tuning", software: reference, runs: "bridge, host-local, then tuning with a sysctl and a MAC address", ping: "10.12.0.1",
-		config: chained(aBridge("br12"), "10.12.0.0/24", "", `"type":"tuning","sysctl":{"net.ipv4.conf.IFNAME.arp_filter":"1"},"mac":"02:00:00:00:12:01"`),
+		name:     "tuning",
+		software: reference,
+		runs:     "bridge, host-local, then tuning with a sysctl and a MAC address",
+		ping:     "10.12.0.1",
+		config: chained(aBridge("br12"), "10.12.0.0/24", "", `"type":"tuning",`+
+			`"sysctl":{"net.ipv4.conf.IFNAME.arp_filter":"1"},"mac":"02:00:00:00:12:01"`),
 	},
 	{
-		name: "bandwidth", software: reference, runs: "bridge, host-local, then bandwidth", ping: "10.13.0.1", needs: kernel("ifb"),
-		config: chained(aBridge("br13"), "10.13.0.0/24", "", `"type":"bandwidth","ingressRate":8000000,"ingressBurst":8000000,"egressRate":8000000,"egressBurst":8000000`),
+		name:     "bandwidth",
+		software: reference,
+		runs:     "bridge, host-local, then bandwidth",
+		ping:     "10.13.0.1",
+		needs:    kernel("ifb"),
+		config: chained(aBridge("br13"), "10.13.0.0/24", "", `"type":"bandwidth","ingressRate":8000000,`+
+			`"ingressBurst":8000000,"egressRate":8000000,"egressBurst":8000000`),
 		limits: "the rate itself is not measured",
 	},
 	{
-		name: "firewall", software: reference, runs: "bridge, host-local, then firewall with iptables", ping: "10.14.0.1", needs: program("iptables", "-t", "filter", "-L"),
-		config: chained(aBridge("br14"), "10.14.0.0/24", "", `"type":"firewall","backend":"iptables"`), limits: "skipped without iptables; firewalld is not run",
+		name:     "firewall",
+		software: reference,
+		runs:     "bridge, host-local, then firewall with iptables",
+		ping:     "10.14.0.1",
+		needs:    program("iptables", "-t", "filter", "-L"),
+		config:   chained(aBridge("br14"), "10.14.0.0/24", "", `"type":"firewall","backend":"iptables"`),
+		limits:   "skipped without iptables; firewalld is not run",
 	},
 	{
-		name: "portmap", software: reference, runs: "bridge, host-local, then portmap with nftables", ping: "10.15.0.1", needs: program("nft", "list", "ruleset"),
-		config:   chained(aBridge("br15"), "10.15.0.0/24", "", `"type":"portmap","backend":"nftables","snat":true,"capabilities":{"portMappings":true}`),
-		networks: `[{"name":"portmap","portMappings":[{"hostPort":18080,"containerPort":80,"protocol":"tcp"}]}]`, left: mappedPorts,
-		limits: "skipped without nft; no traffic through the mapped port",
+		name:     "portmap",
+		software: reference,
+		runs:     "bridge, host-local, then portmap with nftables",
+		ping:     "10.15.0.1",
+		needs:    program("nft", "list", "ruleset"),
+		config: chained(aBridge("br15"), "10.15.0.0/24", "", `"type":"portmap","backend":"nftables",`+
+			`"snat":true,"capabilities":{"portMappings":true}`),
+		networks: `[{"name":"portmap","portMappings":[{"hostPort":18080,"containerPort":80,"protocol":"tcp"}]}]`,
+		left:     mappedPorts,
+		limits:   "skipped without nft; no traffic through the mapped port",
 	},
 }
 
 var whereaboutsNetworks = []neighbour{
 	{
-		name: "whereabouts", software: whereabouts, runs: "macvlan, whereabouts, its pools in a real API server", needs: pools("10.20.0.1/24"), ping: "10.20.0.1",
-		config: pool("whereabouts", `"range":"10.20.0.0/24","range_start":"10.20.0.10"`), left: allocations, limits: "not with `networksDir`: it needs the API server",
+		name:     "whereabouts",
+		software: whereabouts,
+		runs:     "macvlan, whereabouts, its pools in a real API server",
+		needs:    pools("10.20.0.1/24"),
+		ping:     "10.20.0.1",
+		config:   pool("whereabouts", `"range":"10.20.0.0/24","range_start":"10.20.0.10"`),
+		left:     allocations,
+		limits:   "not with `networksDir`: it needs the API server",
 	},
 	{
-		name: "whereabouts-dual", software: whereabouts, runs: "macvlan, whereabouts with an IPv4 and an IPv6 range", needs: pools("10.21.0.1/24", "2001:db8:21::1/64"), ping: "2001:db8:21::1",
-		config: pool("whereabouts-dual", `"ipRanges":[{"range":"10.21.0.0/24","range_start":"10.21.0.10"},{"range":"2001:db8:21::/64","range_start":"2001:db8:21::10"}]`),
-		left:   allocations, limits: "not with `networksDir`",
+		name:     "whereabouts-dual",
+		software: whereabouts,
+		runs:     "macvlan, whereabouts with an IPv4 and an IPv6 range",
+		needs:    pools("10.21.0.1/24", "2001:db8:21::1/64"),
+		ping:     "2001:db8:21::1",
+		config: pool("whereabouts-dual", `"ipRanges":[{"range":"10.21.0.0/24","range_start":"10.21.0.10"},`+
+			`{"range":"2001:db8:21::/64","range_start":"2001:db8:21::10"}]`),
+		left: allocations, limits: "not with `networksDir`",
 	},
 }
 
@@ -177,14 +254,27 @@ var playedPlugins = []neighbour{
 		config:   on("bond", "10.31.0.0/24", `,"links":[{"name":"net1"},{"name":"net2"}]`),
 	},
 	{
-		name: "route-override", software: played("route-override"), runs: "macvlan, host-local, then route-override with a route without gateway", needs: gateway("10.32.0.1/24"), ping: "10.32.0.1",
-		config: chained(macvlan, "10.32.0.0/24", "", `"type":"route-override","flushgateway":true,"addroutes":[{"dst":"203.0.113.0/24"}]`),
+		name:     "route-override",
+		software: played("route-override"),
+		runs:     "macvlan, host-local, then route-override with a route without gateway",
+		needs:    gateway("10.32.0.1/24"),
+		ping:     "10.32.0.1",
+		config: chained(macvlan, "10.32.0.0/24", "", `"type":"route-override","flushgateway":true,`+
+			`"addroutes":[{"dst":"203.0.113.0/24"}]`),
 	},
 	{
-		name: "old-only", software: played("old-only"), runs: "bridge, host-local, then a plugin up to 1.0.0, in a list of 1.0.0", ping: "10.35.0.1",
-		config: chained(aBridge("br35"), "10.35.0.0/24", "", `"type":"old-only"`),
+		name:     "old-only",
+		software: played("old-only"),
+		runs:     "bridge, host-local, then a plugin up to 1.0.0, in a list of 1.0.0",
+		ping:     "10.35.0.1",
+		config:   chained(aBridge("br35"), "10.35.0.0/24", "", `"type":"old-only"`),
 	},
-	{name: "ipam-gc", software: played("ipam-gc"), runs: "a plugin of 1.1.0 that passes GC on to host-local", config: collected("ipam-gc", "10.34.0.0/24")},
+	{
+		name:     "ipam-gc",
+		software: played("ipam-gc"),
+		runs:     "a plugin of 1.1.0 that passes GC on to host-local",
+		config:   collected("ipam-gc", "10.34.0.0/24"),
+	},
 	{name: "no-gc", software: played("no-gc"), runs: "a plugin of 1.1.0 without GC, host-local", config: func(s *site) string {
 		return fmt.Sprintf(`{"cniVersion":"1.1.0","name":"no-gc","type":"no-gc","ipam":%s}`, s.ipam("10.33.0.0/24", ""))
 	}},
@@ -199,26 +289,54 @@ func collected(name, subnet string) func(*site) string {
 
 // collectedPrimary is the same as cluster network.
 func collectedPrimary(dir string) string {
-	return fmt.Sprintf(`{"cniVersion":"1.1.0","name":"cluster","plugins":[{"type":"ipam-gc","ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"10.244.0.0/16"}]]}}]}`,
+	return fmt.Sprintf(`{"cniVersion":"1.1.0","name":"cluster","plugins":[{"type":"ipam-gc",`+
+		`"ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"10.244.0.0/16"}]]}}]}`,
 		filepath.Join(dir, "ipam"))
 }
 
 var clusterNetworks = []neighbour{
 	{name: "flannel", software: played("flannel"), runs: "cluster network", primary: func(dir string) string {
-		return fmt.Sprintf(`{"cniVersion":"1.0.0","name":"cbr0","plugins":[{"type":"flannel","subnetFile":%q,"dataDir":%q,"delegate":{"bridge":"cni0","isDefaultGateway":true}}]}`,
+		return fmt.Sprintf(`{"cniVersion":"1.0.0","name":"cbr0","plugins":[{"type":"flannel","subnetFile":%q,`+
+			`"dataDir":%q,"delegate":{"bridge":"cni0","isDefaultGateway":true}}]}`,
 			filepath.Join(dir, "subnet.env"), filepath.Join(dir, "flannel"))
 	}, needs: subnetFile, ping: "10.42.0.1"},
-	{name: "calico", software: played("calico"), runs: "cluster network of version 0.3.1", primary: agent("0.3.1", "k8s-pod-network", "calico", "")},
-	{name: "cilium", software: played("cilium-cni"), runs: "cluster network", primary: agent("0.3.1", "cilium", "cilium-cni", "")},
-	{name: "aws-vpc", software: played("aws-cni"), runs: "cluster network", primary: agent("0.4.0", "aws-cni", "aws-cni", "")},
-	{name: "ovn-kubernetes", software: played("ovn-k8s-cni-overlay"), runs: "cluster network", primary: agent("0.4.0", "ovn-kubernetes", "ovn-k8s-cni-overlay", "")},
-	{name: "istio", software: played("istio-cni"), runs: "chained after the cluster network", primary: agent("0.3.1", "k8s-pod-network", "calico", `,{"type":"istio-cni"}`)},
+	{
+		name:     "calico",
+		software: played("calico"),
+		runs:     "cluster network of version 0.3.1",
+		primary:  agent("0.3.1", "k8s-pod-network", "calico", ""),
+	},
+	{
+		name:     "cilium",
+		software: played("cilium-cni"),
+		runs:     "cluster network",
+		primary:  agent("0.3.1", "cilium", "cilium-cni", ""),
+	},
+	{
+		name:     "aws-vpc",
+		software: played("aws-cni"),
+		runs:     "cluster network",
+		primary:  agent("0.4.0", "aws-cni", "aws-cni", ""),
+	},
+	{
+		name:     "ovn-kubernetes",
+		software: played("ovn-k8s-cni-overlay"),
+		runs:     "cluster network",
+		primary:  agent("0.4.0", "ovn-kubernetes", "ovn-k8s-cni-overlay", ""),
+	},
+	{
+		name:     "istio",
+		software: played("istio-cni"),
+		runs:     "chained after the cluster network",
+		primary:  agent("0.3.1", "k8s-pod-network", "calico", `,{"type":"istio-cni"}`),
+	},
 }
 
 // agent is the configuration that the agent of a cluster network writes.
 func agent(version, name, plugin, more string) func(dir string) string {
 	return func(dir string) string {
-		return fmt.Sprintf(`{"cniVersion":%q,"name":%q,"plugins":[{"type":%q,"ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"10.43.0.0/16"}]]}}%s]}`,
+		return fmt.Sprintf(`{"cniVersion":%q,"name":%q,"plugins":[{"type":%q,"ipam":{"type":"host-local",`+
+			`"dataDir":%q,"ranges":[[{"subnet":"10.43.0.0/16"}]]}}%s]}`,
 			version, name, plugin, filepath.Join(dir, "ipam"), more)
 	}
 }
