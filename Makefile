@@ -26,9 +26,9 @@ RUN_TESTS := $(GOTESTSUM) --format pkgname --format-hide-empty-pkg --
 TEST_TIMEOUT ?= 20m
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-fast lint fuzz faults rules bench bench-diff scale demo cluster e2e image man tools tools-cluster clean \
+.PHONY: help build test test-fast lint fuzz faults rules bench bench-diff scale demo cluster e2e neighbours image man tools tools-cluster clean \
 	bin/cni bin/tools/kube-apiserver bin/tools/etcd bin/tools/gotestsum bin/tools/golangci-lint bin/demo \
-	bin/tools/kubelet bin/tools/containerd bin/tools/runc bin/cluster
+	bin/tools/kubelet bin/tools/containerd bin/tools/runc bin/tools/whereabouts bin/cluster
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r t d; do printf '  %-13s %s\n' "$$t" "$$d"; done
@@ -39,7 +39,7 @@ build: ## build all commands into bin/, static
 	@ln -sf multusctl bin/kubectl-multus
 	@ln -sf multusctl bin/kubectl_complete-multus
 
-test: build $(TEST_TOOLS) $(GOTESTSUM) ## run all tests, with the race detector (root for all of them; builds the tools first)
+test: build $(TEST_TOOLS) bin/tools/whereabouts $(GOTESTSUM) ## run all tests, with the race detector (root for all of them; builds the tools first)
 	@$(if $(RACE),,echo "no C compiler: testing without the race detector")
 	CGO_ENABLED=$(if $(RACE),1,0) $(RUN_TESTS) $(RACE) -shuffle=on -timeout=$(TEST_TIMEOUT) $(ARGS) $(PKG)
 
@@ -93,13 +93,18 @@ cluster: $(CLUSTER_TOOLS) bin/cluster ## run a real Kubernetes of one node until
 	bin/cluster $(ARGS)
 
 # What `make e2e` runs. The first part is in `make test`, too; the second only here, since it takes a whole node for minutes.
-E2E ?= ./test/e2e/... ./test/realnode
+E2E ?= ./test/e2e/... ./test/neighbours ./test/realnode
+# Rounds of the test in which pods come and go while GC and CHECK run; `make neighbours` runs a thousand.
+ROUNDS ?= 50
 
-e2e: build $(CLUSTER_TOOLS) $(GOTESTSUM) ## run the end-to-end tests, with a real Kubernetes, and print a table of them (root)
+e2e: build $(CLUSTER_TOOLS) bin/tools/whereabouts $(GOTESTSUM) ## run the end-to-end tests, with a real Kubernetes, and print a table of them (root)
 	@results=$$(mktemp); trap 'rm -f "$$results"' EXIT; status=0; \
-		REALNODE=1 $(GOTESTSUM) --format pkgname --format-hide-empty-pkg --jsonfile "$$results" -- \
+		REALNODE=1 NEIGHBOURS_ROUNDS=$(ROUNDS) $(GOTESTSUM) --format pkgname --format-hide-empty-pkg --jsonfile "$$results" -- \
 			-p 1 -count=1 -timeout=$(TEST_TIMEOUT) $(ARGS) $(E2E) || status=$$?; \
 		echo; $(GO) run ./test/table "$$results"; exit $$status
+
+neighbours: $(TEST_TOOLS) bin/tools/whereabouts ## run the software of docs/ecosystem.md beside Multus, the long form (root; an hour)
+	NEIGHBOURS_ROUNDS=$(if $(filter file,$(origin ROUNDS)),1000,$(ROUNDS)) $(GO) test -count=1 -timeout=3h $(ARGS) ./test/neighbours
 
 # The name that the image bears in the archives, as the manifests have it; what its labels tell.
 IMAGE ?= localhost/multus:latest
@@ -113,7 +118,7 @@ image: ## write the container image for amd64 and arm64 into dist/, without a co
 man: ## write the manual pages of multusctl into dist/man
 	$(GO) run ./test/man dist/man
 
-tools: $(TEST_TOOLS) $(GOTESTSUM) bin/tools/golangci-lint ## build the tools of make test and make lint
+tools: $(TEST_TOOLS) bin/tools/whereabouts $(GOTESTSUM) bin/tools/golangci-lint ## build the tools of make test and make lint
 
 tools-cluster: $(CLUSTER_TOOLS) ## build the tools of make cluster
 
@@ -134,5 +139,5 @@ bin/tools/kubelet:
 bin/cluster:
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(BUILDVCS) -o bin/cluster ./test/cluster/up
-bin/tools/etcd bin/tools/containerd bin/tools/runc bin/tools/gotestsum bin/tools/golangci-lint bin/tools/benchstat:
+bin/tools/etcd bin/tools/containerd bin/tools/runc bin/tools/whereabouts bin/tools/gotestsum bin/tools/golangci-lint bin/tools/benchstat:
 	@tools/build $(@F)

@@ -22,7 +22,7 @@ var ofList = keys{
 	"loadOnlyInlinedPlugins": isBool, "plugins": isList,
 }
 
-// references are the reference plugins of release 1.9 and the keys that each reads. Of any other plugin nothing is known.
+// references are the reference plugins of release 1.10 and the keys that each reads. Of any other plugin nothing is known.
 var references = map[string]keys{
 	"bridge": {
 		"bridge": isText, "isGateway": isBool, "isDefaultGateway": isBool, "forceAddress": isBool, "ipMasq": isBool, "ipMasqBackend": isText,
@@ -32,7 +32,7 @@ var references = map[string]keys{
 	"macvlan":     {"master": isText, "mode": isText, "mtu": isNumber, "mac": isText, "linkInContainer": isBool, "bcqueuelen": isNumber},
 	"ipvlan":      {"master": isText, "mode": isText, "mtu": isNumber, "linkInContainer": isBool},
 	"vlan":        {"master": isText, "vlanId": isNumber, "mtu": isNumber, "linkInContainer": isBool},
-	"host-device": {"device": isText, "hwaddr": isText, "kernelpath": isText},
+	"host-device": {"device": isText, "hwaddr": isText, "kernelpath": isText, "useInterfaceNetwork": isBool},
 	"ptp":         {"ipMasq": isBool, "ipMasqBackend": isText, "mtu": isNumber},
 	"dummy":       {},
 	"loopback":    {},
@@ -50,7 +50,7 @@ var references = map[string]keys{
 		"dataDir": isText, "sysctl": isObject, "mac": isText, "promisc": isBool, "mtu": isNumber, "txQLen": isNumber, "allmulti": isBool,
 	},
 	"vrf":      {"vrfname": isText, "table": isNumber},
-	"sbr":      {"table": isNumber},
+	"sbr":      {"table": isNumber, "addSourceHints": isBool, "gateways": isList},
 	"firewall": {"backend": isText, "iptablesAdminChainName": isText, "firewalldZone": isText, "ingressPolicy": isText},
 }
 

@@ -170,7 +170,7 @@ func New(tb testing.TB, o Options) *Node {
 		must(tb, os.MkdirAll(filepath.Join(n.Dir, d), 0o755))
 	}
 	if o.API != "" {
-		n.forward(tb, o.API)
+		n.Forward(tb, o.API)
 	}
 	if o.Primary == "" {
 		o.Primary = n.Bridge("10.244.0.0/24")
@@ -182,8 +182,8 @@ func New(tb testing.TB, o Options) *Node {
 	return n
 }
 
-// forward makes an address of the machine's loopback reachable inside the node.
-func (n *Node) forward(tb testing.TB, addr string) {
+// Forward makes an address of the machine's loopback reachable inside the node.
+func (n *Node) Forward(tb testing.TB, addr string) {
 	tb.Helper()
 	var l net.Listener
 	var err error
@@ -469,6 +469,15 @@ func (n *Node) GC(tb testing.TB, conf []byte, valid ...*Pod) error {
 	must(tb, os.RemoveAll(filepath.Join(n.Dir, "runtime")))
 	return n.op(tb, conf, &Pod{NS: n.NS}, func(ctx context.Context, c *libcni.CNIConfig, l *libcni.NetworkConfigList, _ *libcni.RuntimeConf) error {
 		return c.GCNetworkList(ctx, l, args)
+	})
+}
+
+// Collect runs GC as a container runtime does, with its cache: libcni first sends a DEL for each attachment that the cache
+// has and valid lacks. A nil list arrives as null, as it does from a runtime without sandboxes.
+func (n *Node) Collect(tb testing.TB, conf []byte, valid []types.GCAttachment) error {
+	tb.Helper()
+	return n.op(tb, conf, &Pod{NS: n.NS}, func(ctx context.Context, c *libcni.CNIConfig, l *libcni.NetworkConfigList, _ *libcni.RuntimeConf) error {
+		return c.GCNetworkList(ctx, l, &libcni.GCArgs{ValidAttachments: valid})
 	})
 }
 

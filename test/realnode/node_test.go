@@ -25,29 +25,48 @@ var k3s = cluster.Paths{
 	Containerd: "/var/lib/rancher/k3s/agent/containerd", Run: "/run/k3s/containerd",
 }
 
-// TestRoots: the root file systems and the directories of distributions, on which nothing may have to be changed but the
-// overlay that is applied. A private root is TestNode's.
-func TestRoots(t *testing.T) {
-	k0s := cluster.Paths{Kubelet: "/var/lib/k0s/kubelet", Containerd: "/var/lib/k0s/containerd", Run: "/run/k0s"}
-	microk8s := cluster.Paths{
+var (
+	k0s      = cluster.Paths{Kubelet: "/var/lib/k0s/kubelet", Containerd: "/var/lib/k0s/containerd", Run: "/run/k0s"}
+	microk8s = cluster.Paths{
 		Current: "/var/snap/microk8s/current",
 		Conf:    "/var/snap/microk8s/current/args/cni-network", Bin: "/var/snap/microk8s/current/opt/cni/bin",
 		Kubelet: "/var/snap/microk8s/common/var/lib/kubelet", Containerd: "/var/snap/microk8s/common/var/lib/containerd",
 		Run: "/var/snap/microk8s/common/run",
 	}
-	for _, tt := range []struct {
-		name    string
-		options cluster.Options
-		overlay string
-	}{
-		{"shared", cluster.Options{Shared: true}, "base"},
-		{"read-only", cluster.Options{ReadOnly: true}, "base"},
-		{"read-only, plugins below var", cluster.Options{ReadOnly: true, Paths: cluster.Paths{Bin: "/var/lib/cni/bin"}}, "overlays/readonly-fs"},
-		{"read-only, var-run a directory", cluster.Options{ReadOnly: true, VarRunDir: true}, "base"},
-		{"MicroK8s", cluster.Options{Paths: microk8s}, "overlays/microk8s"},
-		{"k3s", cluster.Options{Paths: k3s}, "overlays/k3s"},
-		{"k0s", cluster.Options{Paths: k0s}, "overlays/k0s"},
-	} {
+)
+
+// rootCase is one kind of node that TestRoots starts.
+type rootCase struct {
+	name    string
+	options cluster.Options
+	// overlay is the directory of deploy that is applied.
+	overlay string
+	// paths: of the distribution that the overlay is for, only the directories are there.
+	paths bool
+}
+
+// roots are the root file systems and the directories of distributions. states_test.go derives from
+// them what the pages say.
+var roots = []rootCase{
+	{"shared", cluster.Options{Shared: true}, "base", false},
+	{"read-only", cluster.Options{ReadOnly: true}, "base", false},
+	{"read-only, plugins below var", cluster.Options{ReadOnly: true, Paths: cluster.Paths{Bin: "/var/lib/cni/bin"}}, "overlays/readonly-fs", false},
+	{"read-only, var-run a directory", cluster.Options{ReadOnly: true, VarRunDir: true}, "base", false},
+	{"MicroK8s", cluster.Options{Paths: microk8s}, "overlays/microk8s", true},
+	{"k3s", cluster.Options{Paths: k3s}, "overlays/k3s", true},
+	{"k0s", cluster.Options{Paths: k0s}, "overlays/k0s", true},
+}
+
+// nodeBase and nodeThin are the directories of deploy that TestNode applies.
+const (
+	nodeBase = "base"
+	nodeThin = "overlays/thin"
+)
+
+// TestRoots: on none of the roots anything has to be changed but the overlay that is applied. A private root is
+// TestNode's.
+func TestRoots(t *testing.T) {
+	for _, tt := range roots {
 		t.Run(tt.name, func(t *testing.T) {
 			n := start(t, tt.options)
 			if err := os.WriteFile(n.Path("/try"), nil, 0o600); (err == nil) == tt.options.ReadOnly {
@@ -68,7 +87,7 @@ func TestNode(t *testing.T) {
 		run  func(t *testing.T)
 	}{
 		{"before Multus", n.before},
-		{"install", func(t *testing.T) { n.install(t, "base"); n.twoNetworks(t) }},
+		{"install", func(t *testing.T) { n.install(t, nodeBase); n.twoNetworks(t) }},
 		{"deployment", n.deployment},
 		{"time to Ready", n.timeToReady},
 		{"missing definition", n.missingDefinition},
@@ -82,7 +101,7 @@ func TestNode(t *testing.T) {
 		{"reboot, CNI configuration in memory", func(t *testing.T) { n.reboot(t, n.confLost, n.primaryComesLate) }},
 		{"reboot, exclusive slot", func(t *testing.T) { n.exclusiveSlot(t); n.reboot(t, n.primaryFirst, n.nothingNew) }},
 		{"uninstall", n.uninstall},
-		{"thin", func(t *testing.T) { n.install(t, "overlays/thin"); n.twoNetworks(t) }},
+		{"thin", func(t *testing.T) { n.install(t, nodeThin); n.twoNetworks(t) }},
 	} {
 		if !t.Run(scenario.name, scenario.run) {
 			return // the rest would only tell of the same

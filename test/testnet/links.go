@@ -98,3 +98,17 @@ func Remove(tb testing.TB, ns *NS, name string) {
 		}
 	})
 }
+
+// HardwareAddr gives an interface a MAC address.
+func HardwareAddr(tb testing.TB, ns *NS, name, mac string) {
+	tb.Helper()
+	addr, err := net.ParseMAC(mac)
+	if err != nil {
+		tb.Fatalf("parse MAC address %q: %v", mac, err)
+	}
+	ns.Do(tb, func() {
+		if err := netlink.LinkSetHardwareAddr(find(tb, name), addr); err != nil {
+			tb.Fatalf("set MAC address of %s: %v", name, err)
+		}
+	})
+}

@@ -1,0 +1,61 @@
+// Package neighbours runs Multus beside software that is not ours: the reference plugins, whereabouts with its
+// reconciler, and the container runtimes, whose calls are made as CRI-O and containerd make them. What cannot be built from
+// the Go module proxy is played by a stand-in (standin). docs/ecosystem.md is made from the table of this package.
+package neighbours
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"multus/test/kubetest"
+	"multus/test/node"
+)
+
+var (
+	cluster *kubetest.Cluster
+	// standin is the program that plays plugins.
+	standin string
+)
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	flag.Parse() // kubetest reads -short
+	dir, err := os.MkdirTemp("", "multus-neighbours-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	defer node.Cleanup()
+	if err := buildStandin(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	c, stop, err := kubetest.StartFor(dir)
+	if err == nil {
+		defer stop()
+		cluster = c
+	} else {
+		fmt.Fprintln(os.Stderr, "no API server:", err)
+	}
+	return m.Run()
+}
+
+// buildStandin builds the stand-in, unless everything that needs it is skipped.
+func buildStandin(dir string) error {
+	if testing.Short() || os.Geteuid() != 0 {
+		return nil
+	}
+	standin = filepath.Join(dir, "standin")
+	cmd := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-ldflags", "-s -w", "-o", standin, "multus/test/neighbours/standin")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build the stand-in: %w: %s", err, out)
+	}
+	return nil
+}
