@@ -71,10 +71,10 @@ func Run(ctx context.Context, env Env) int {
 	case errors.As(err, &printed):
 		return int(printed)
 	case errors.As(err, &usage):
-		fmt.Fprintf(env.Stderr, "error: %v\n\nSee '%s --help'.\n", err, verb.CommandPath())
+		fmt.Fprintf(&printable{env.Stderr}, "error: %v\n\nSee '%s --help'.\n", err, verb.CommandPath())
 		return Usage
 	}
-	fmt.Fprintln(env.Stderr, "error:", fault.AsRoot(err, env.UID))
+	fmt.Fprintln(&printable{env.Stderr}, "error:", fault.AsRoot(err, env.UID))
 	return Found
 }
 

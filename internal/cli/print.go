@@ -5,8 +5,11 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
@@ -26,7 +29,7 @@ func (a *app) checkOutput(*cobra.Command, []string) error {
 // print writes a value in the format that was asked for; table writes it for people.
 func (a *app) print(value any, table func(w io.Writer)) error {
 	if a.output == "table" {
-		table(a.Stdout)
+		table(&printable{a.Stdout})
 		return nil
 	}
 	b, err := json.MarshalIndent(value, "", "  ")
@@ -38,6 +41,41 @@ func (a *app) print(value any, table func(w io.Writer)) error {
 	}
 	_, err = fmt.Fprintln(a.Stdout, strings.TrimSuffix(string(b), "\n"))
 	return err
+}
+
+// printable escapes what would change a terminal instead of being shown by it: what is printed contains what users wrote, and
+// what other machines sent. Our own colours pass.
+type printable struct{ w io.Writer }
+
+func (p *printable) Write(b []byte) (int, error) {
+	if _, err := io.WriteString(p.w, escaped(string(b))); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+func escaped(s string) string {
+	shown := func(r rune) bool { return r == '\n' || r == '\t' || unicode.IsPrint(r) }
+	if utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !shown(r) }) {
+		return s
+	}
+	var b strings.Builder
+	for s != "" {
+		if c := slices.IndexFunc(colours, func(c string) bool { return strings.HasPrefix(s, c) }); c >= 0 {
+			b.WriteString(colours[c])
+			s = s[len(colours[c]):]
+			continue
+		}
+		r, size := utf8.DecodeRuneInString(s)
+		if shown(r) && (r != utf8.RuneError || size > 1) {
+			b.WriteString(s[:size])
+		} else {
+			q := strconv.QuoteToASCII(s[:size])
+			b.WriteString(q[1 : len(q)-1])
+		}
+		s = s[size:]
+	}
+	return b.String()
 }
 
 // columns writes rows in columns, the head first.
@@ -57,6 +95,8 @@ const (
 	bold   = "\x1b[1m"
 	reset  = "\x1b[0m"
 )
+
+var colours = []string{red, yellow, green, bold, reset}
 
 // paint colours a text if somebody looks at a terminal and has not asked for none (https://no-color.org).
 func (a *app) paint(colour, s string) string {

@@ -79,16 +79,20 @@ func (a *app) onNode(ctx context.Context, node string, stdin []byte, args ...str
 		all = append(all, "--stdin")
 	}
 	c := a.kubectl(ctx, append(append(all, "--", inImage, "-o", a.output), args...)...)
-	var stderr bytes.Buffer
-	c.Stdout, c.Stderr = a.Stdout, &stderr
+	var stdout, stderr bytes.Buffer
+	c.Stdout, c.Stderr = &stdout, &stderr
 	if stdin != nil {
 		c.Stdin = bytes.NewReader(stdin)
 	}
 	err = c.Run()
+	// What another machine sends is input, too: it must not control this terminal.
+	if _, werr := (&printable{a.Stdout}).Write(stdout.Bytes()); werr != nil {
+		return fmt.Errorf("write output: %w", werr)
+	}
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		exit.Stderr = stderr.Bytes()
 		if said, code, ok := ended(stderr.String()); ok {
-			fmt.Fprint(a.Stderr, said)
+			fmt.Fprint(&printable{a.Stderr}, said)
 			return exitCode(code)
 		}
 	}

@@ -51,7 +51,7 @@ func (r *Refusal) Error() string {
 // Next says what the reader can do.
 func (r *Refusal) Next() string {
 	change := fmt.Sprintf("change %q in %s", r.Reference.Key, r.Reference.definition())
-	if r.Reference.Key == "deviceID" {
+	if r.Reference.Given {
 		change = fmt.Sprintf("keep it out of the devices that the kubelet hands out for network %s", r.Reference.Network)
 	}
 	switch {
@@ -103,6 +103,9 @@ func (inv *Inventory) Judge(r Reference) (*link.Device, error) {
 		}
 	}
 	refusal.Instead = inv.Free()
+	if r.Address() != "" {
+		refusal.Instead = inv.freeHardware()
+	}
 	return nil, refusal
 }
 

@@ -29,6 +29,8 @@ type Reference struct {
 	Key, Value string
 	// AllowInUse is the key of this name: the device is not judged.
 	AllowInUse bool
+	// Given reports that the device was handed out by the kubelet, and is not written in the definition.
+	Given bool
 	// Later tells that other plugins of the network run first, and may make the device.
 	Later bool
 }
@@ -100,6 +102,8 @@ func References(network string, l *cniconf.List, runtimeConfig map[string]json.R
 		}
 		r := Reference{Network: network, AllowInUse: k.AllowInUse, Later: i > 0}
 		r.Use, r.Key, r.Value = k.device(p, runtimeConfig)
+		// A device of the kubelet's is put into the configuration under both keys.
+		r.Given = r.Key == "deviceID" && (k.DeviceID == "" || k.DeviceID == k.PCIBusID)
 		if r.Value != "" {
 			out = append(out, r)
 		}

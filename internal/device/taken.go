@@ -186,6 +186,17 @@ func (inv *Inventory) Free() []string {
 	return virtual
 }
 
+// freeHardware names the free devices that have an address on a bus, as they can be asked for by address.
+func (inv *Inventory) freeHardware() []string {
+	var out []string
+	for i := range inv.Devices {
+		if d := &inv.Devices[i]; d.Bus != "" && len(inv.Reasons(d)) == 0 {
+			out = append(out, fmt.Sprintf("%s (%s)", d.Name, d.Bus))
+		}
+	}
+	return out
+}
+
 // freeUserspace names the devices that a pod could have instead of one whose driver is in user space.
 func (inv *Inventory) freeUserspace() []string {
 	var out []string

@@ -88,10 +88,18 @@ var distributionCheck = Check{
 				out = append(out, Finding{
 					Severity: Error, Message: fmt.Sprintf("the %s is %s, not %s", dir.what, dir.want, dir.is),
 					Evidence: fmt.Sprintf("%s, and %s exists", d.Name, dir.want),
-					Fix:      fmt.Sprintf("kubectl apply -k deploy/overlays/%s, or set %s to %s", d.Overlay, dir.key, dir.want),
+					Fix:      fmt.Sprintf("kubectl apply -k %s, or set %s to %s", manifests(d.Overlay), dir.key, dir.want),
 				})
 			}
 		}
 		return out, nil
 	},
+}
+
+// manifests is the directory of the manifests for a distribution.
+func manifests(overlay string) string {
+	if overlay == "base" {
+		return "deploy/base"
+	}
+	return "deploy/overlays/" + overlay
 }

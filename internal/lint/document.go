@@ -34,6 +34,8 @@ type pod struct {
 	// resources are the names that its containers request; hasContainers says that there is a spec to tell.
 	resources     map[string]bool
 	hasContainers bool
+	// hostNetwork reports that the pod is in the network of its node.
+	hostNetwork bool
 }
 
 // line finds the number in the errors of the YAML library, which have no type for it.
@@ -107,6 +109,10 @@ func (o object) document(lines [][]rune, n *yaml.Node) {
 		o.named(meta, at, name)
 		o.template(lines, root, namespace)
 	default:
+		if v := root.get("apiVersion"); v != nil && strings.HasPrefix(v.Value, "k8s.cni.cncf.io/") && nearest(kind.Value, []string{"NetworkAttachmentDefinition"}) != "" {
+			o.add(mark{kind.Line, kind.Column}, Error, "object", "write NetworkAttachmentDefinition", "there is no kind %q of %s", kind.Value, v.Value)
+			return
+		}
 		o.workload(lines, root, namespace)
 	}
 }
@@ -149,6 +155,7 @@ func (n *network) readSpec(lines [][]rune, root yamlMap) {
 				return
 			}
 		}
+		n.fromFile(n.at)
 	}
 }
 
@@ -214,6 +221,9 @@ func (o object) template(lines [][]rune, root yamlMap, namespace string) {
 		if near := nearest(key, known); near != "" && near != key && key != netsel.Status {
 			o.add(at, Warning, "annotation-name", "write "+near, "the annotation %s has no meaning", key)
 		}
+	}
+	if v := (yamlMap{root.get("spec")}).get("hostNetwork"); v != nil {
+		p.hostNetwork = v.Value == "true"
 	}
 	for _, list := range []string{"containers", "initContainers"} {
 		containers := yamlMap{root.get("spec")}.get(list)

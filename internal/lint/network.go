@@ -22,8 +22,7 @@ func (l *linter) checkNetwork(n *network) {
 		return // there is none; that was said where it should be, or it is a file of each node
 	}
 	if strings.TrimSpace(n.config.value) == "" {
-		n.add(n.config.start, Warning, "config", "write the configuration here, unless every node has such a file",
-			"spec.config is empty: each node looks for a file with a network %q in its confDir", n.ref.Name)
+		n.fromFile(n.config.start)
 		return
 	}
 	list, err := cniconf.Parse([]byte(n.config.value))
@@ -51,6 +50,12 @@ func (l *linter) checkNetwork(n *network) {
 	for i, p := range plugins {
 		n.plugin(p, i)
 	}
+}
+
+// fromFile reports a definition without a configuration: each node takes one from a file.
+func (n *network) fromFile(at mark) {
+	n.add(at, Warning, "config", "write the configuration into spec.config, unless every node has such a file",
+		"spec.config is empty: each node looks for a file with a network %q in its confDir", n.ref.Name)
 }
 
 // errorOffset is where a text stops being JSON, or what an error of the decoder is about.
@@ -128,7 +133,7 @@ func (n *network) head() {
 func (n *network) plugin(p *tree, index int) {
 	typ := p.get("type").text()
 	at := n.config.at(p.get("type").offset)
-	if typ == "multus" || typ == "multus-shim" {
+	if cniconf.IsMultus(typ) {
 		n.add(at, Error, "recursion", "name the plugin that makes the interface", "the network delegates to Multus itself")
 		return
 	}
@@ -147,8 +152,20 @@ func (n *network) plugin(p *tree, index int) {
 	all := maps.Clone(common)
 	maps.Copy(all, known)
 	n.keys(p, typ, all)
+	n.oldest(p, typ)
 	n.values(p, typ)
 	n.needs(p, typ)
+}
+
+// oldest reports a version of the configuration that is older than what the plugin supports.
+func (n *network) oldest(p *tree, typ string) {
+	least, v := since[typ], n.list.Version()
+	if least == "" || v == "" {
+		return
+	}
+	if ok, err := version.GreaterThanOrEqualTo(v, least); err == nil && !ok {
+		n.add(n.config.at(n.tree.get("cniVersion").offset), Error, "cni-version", "write "+least+" or a newer one", "%s supports cniVersion %s and newer, not %s", typ, least, v)
+	}
 }
 
 // keys reports members that nobody reads, and values of another type than the plugin wants.
@@ -157,7 +174,11 @@ func (n *network) keys(t *tree, whose string, known keys) {
 	for _, m := range t.members {
 		want, ok := known[m.key]
 		at := n.config.at(m.offset)
-		switch near := nearest(m.key, names); {
+		near := nearest(m.key, names)
+		if strings.EqualFold(m.key, "version") {
+			near = "cniVersion"
+		}
+		switch {
 		case ok:
 			if got := m.value.kind(); want != isAny && got != want && got != isNull {
 				n.add(n.config.at(m.value.offset), Error, "type", fmt.Sprintf("write %s", want), "%s: %q must be %s, not %s", whose, m.key, want, got)

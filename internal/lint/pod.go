@@ -35,9 +35,39 @@ func (l *linter) checkPod(p *pod) {
 	if !ok {
 		return
 	}
-	for i, e := range p.elements(netsel.Networks, value) {
+	if p.hostNetwork && strings.TrimSpace(value.value) != "" {
+		p.add(value.start, Warning, "host-network", "remove the annotation, or hostNetwork: true",
+			"the pod is in the network of its node (hostNetwork): the runtime calls no CNI plugin, and it gets none of these networks")
+		return
+	}
+	elements := p.elements(netsel.Networks, value)
+	for i, e := range elements {
 		p.check(e, p.namespace, gateways)
 		p.interfaceName(e, i+1, names)
+	}
+	p.order(elements)
+}
+
+// order reports a network on an interface of the pod (linkInContainer) that a later network makes.
+func (p *pod) order(elements []selected) {
+	made := map[string]int{} // interface -> element that makes it
+	for i, e := range elements {
+		made[cmp.Or(e.Interface, fmt.Sprintf("net%d", i+1))] = i
+	}
+	for i, e := range elements {
+		n := p.networks[plan.Ref{Namespace: cmp.Or(e.Namespace, p.namespace), Name: e.Name}]
+		if n == nil || n.list == nil {
+			continue
+		}
+		for _, t := range n.plugins() {
+			master := t.get("master").text()
+			at, ok := made[master]
+			if !t.get("linkInContainer").isTrue() || !ok || at <= i {
+				continue
+			}
+			p.add(e.at, Error, "order", fmt.Sprintf("name network %s before network %s", elements[at].Name, e.Name),
+				"network %s is on interface %s of the pod, which network %s makes later", e.Name, master, elements[at].Name)
+		}
 	}
 }
 
@@ -121,6 +151,10 @@ func (p *pod) elementKeys(s selected) {
 // check checks what an element asks for.
 func (p *pod) check(s selected, namespace string, gateways map[bool]string) {
 	if s.Name == "" {
+		return
+	}
+	if namespace, name, ok := strings.Cut(s.Name, "/"); ok {
+		p.add(s.part("name"), Error, "annotation", fmt.Sprintf(`write "namespace": %q, "name": %q`, namespace, name), "the name %q has a slash", s.Name)
 		return
 	}
 	ref := plan.Ref{Namespace: cmp.Or(s.Namespace, namespace), Name: s.Name}

@@ -54,6 +54,9 @@ var references = map[string]keys{
 	"firewall": {"backend": isText, "iptablesAdminChainName": isText, "firewalldZone": isText, "ingressPolicy": isText},
 }
 
+// since are the reference plugins that support no older versions of the configuration.
+var since = map[string]string{"firewall": "0.4.0"}
+
 // chainedOnly are the reference plugins that need the result of one before them.
 var chainedOnly = []string{"bandwidth", "portmap", "tuning", "vrf", "sbr", "firewall"}
 

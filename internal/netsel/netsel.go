@@ -4,12 +4,14 @@
 package netsel
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"reflect"
 	"strings"
 )
 
@@ -150,7 +152,7 @@ func parseJSON(value string) ([]Element, error) {
 	var list []*wire
 	dec := json.NewDecoder(strings.NewReader(value))
 	if err := dec.Decode(&list); err != nil {
-		return nil, fmt.Errorf("want a JSON array of objects: %w", err)
+		return nil, fmt.Errorf("want a JSON array of objects: %w", inJSON(err))
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("want one JSON array of objects, and nothing after it")
@@ -167,6 +169,47 @@ func parseJSON(value string) ([]Element, error) {
 		out = append(out, e)
 	}
 	return out, nil
+}
+
+// typeError says in the words of JSON what a value should have been; encoding/json names types of Go.
+type typeError struct{ *json.UnmarshalTypeError }
+
+func (e typeError) Error() string {
+	want := map[reflect.Kind]string{
+		reflect.String: "a string", reflect.Slice: "an array", reflect.Map: "an object", reflect.Struct: "an object", reflect.Bool: "true or false",
+	}[e.Type.Kind()]
+	if want == "" {
+		want = "a whole number"
+	}
+	at := "an element"
+	if e.Field == "" && want == "an array" {
+		at = "the annotation"
+	}
+	if _, key, ok := strings.Cut(e.Field, "Element."); ok || e.Field != "" {
+		at = fmt.Sprintf("key %q", cmp.Or(key, e.Field))
+	}
+	return fmt.Sprintf("%s must be %s, not %s", at, want, jsonKind(e.Value))
+}
+
+// Unwrap returns the error of encoding/json, which has the place.
+func (e typeError) Unwrap() error { return e.UnmarshalTypeError }
+
+func jsonKind(value string) string {
+	kind, _, _ := strings.Cut(value, " ")
+	switch kind {
+	case "object", "array":
+		return "an " + kind
+	case "bool":
+		return "true or false"
+	}
+	return "a " + kind
+}
+
+func inJSON(err error) error {
+	if t, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		return typeError{t}
+	}
+	return err
 }
 
 func (w *wire) check() (Element, error) {

@@ -244,7 +244,7 @@ func devices() []produced {
 		{"bad configuration of a device", wants(`{"cniVersion":"1.1.0","name":"nic","type":"host-device","device":7}`)},
 		{"not the kubelet's device", func(t *testing.T) error {
 			t.Helper()
-			s := newSite(t, cluster, `{"cniVersion":"1.1.0","name":"vf","type":"sriov","deviceID":"0000:ff:1f.7"}`)
+			s := newSite(t, cluster, `{"cniVersion":"1.1.0","name":"vf","type":"sriov","deviceID":"0000:ff:1f.7","pciBusID":"0000:ff:1f.7"}`)
 			return s.add(t, container, "", patient)
 		}},
 		{"in use", func(t *testing.T) error {

@@ -421,6 +421,9 @@ func (p *planning) lookUp(ctx context.Context, ref Ref) (*Definition, error) {
 	switch {
 	case ref.Name == "":
 		err = errors.New("resource name may not be empty")
+	case strings.Contains(ref.Name, "/"):
+		namespace, name, _ := strings.Cut(ref.Name, "/")
+		err = fmt.Errorf("the name has a slash; in JSON write \"namespace\": %.64q, \"name\": %.64q", namespace, name)
 	case p.Networks == nil:
 		err = fmt.Errorf("%w: no Kubernetes and no networksDir is configured", ErrUnavailable)
 	default:
