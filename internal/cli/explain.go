@@ -32,6 +32,8 @@ type explainOutput struct {
 	Notes []string `json:"notes,omitempty"`
 	// Problems are what an ADD would meet on this node: plugins that are not there, devices that the pod may not have.
 	Problems []string `json:"problems,omitempty"`
+	// HostNetwork is the pod if it is in the network of its node: the runtime calls no CNI plugin for it.
+	HostNetwork *plan.Ref `json:"hostNetwork,omitempty"`
 	// Failure is why an ADD of the pod would fail; nothing would be attached then.
 	Failure *failure `json:"failure,omitempty"`
 }
@@ -53,6 +55,7 @@ type explain struct {
 	notes        []string
 	networks     plan.Networks
 	pods         plan.Pods
+	hostNetwork  func(context.Context, plan.Ref) (bool, error)
 	podsIn       *source
 }
 
@@ -148,7 +151,7 @@ func (e *explain) connect() error {
 		if err != nil {
 			return err
 		}
-		e.networks, e.pods, e.podsIn = rest, rest, rest
+		e.networks, e.pods, e.hostNetwork, e.podsIn = rest, rest, rest.hostNetwork, rest
 		return nil
 	}
 	if err != nil && !errors.Is(err, errNoSource) {
@@ -164,7 +167,7 @@ func (e *explain) connect() error {
 	}
 	files := fileSource(o)
 	l := layered{files: files, rest: rest}
-	e.networks, e.pods, e.podsIn = l, l, files
+	e.networks, e.pods, e.hostNetwork, e.podsIn = l, l, l.hostNetwork, files
 	return nil
 }
 
@@ -238,6 +241,10 @@ func (e *explain) explainPod(ctx context.Context, ref plan.Ref, raw []byte, devi
 	}
 	r := &plan.Resolver{Networks: e.networks, Pods: e.pods, Devices: devices, PhysicalFunction: device.PhysicalFunction, Log: log}
 	out := &explainOutput{Notes: e.notes}
+	if host, err := e.hostNetwork(ctx, ref); err == nil && host {
+		out.HostNetwork = &ref
+		return out, nil
+	}
 	p, err := r.Plan(ctx, req, conf)
 	if err == nil {
 		out.Explanation, err = plan.Explain(p, req, conf)
@@ -264,6 +271,10 @@ func withoutTime(_ []string, a slog.Attr) slog.Attr {
 
 // write writes one explanation for people.
 func (e *explain) write(w io.Writer, o *explainOutput) {
+	if o.HostNetwork != nil {
+		fmt.Fprintf(w, "%s\nno network: hostNetwork, the pod is in the network of its node and the runtime calls no CNI plugin for it\n",
+			e.paint(bold, "pod "+o.HostNetwork.String()))
+	}
 	if f := o.Failure; f != nil {
 		fmt.Fprintf(w, "%s\n%s code %d: %s\n  %s\n", e.paint(bold, "pod "+f.Pod.String()), e.paint(red, "would fail,"), f.Code, f.Message, f.Fix)
 	}

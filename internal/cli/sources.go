@@ -35,8 +35,9 @@ func (s *sourceFlags) addKubeconfig(flags *pflag.FlagSet) {
 type source struct {
 	plan.Networks
 	plan.Pods
-	networks func(context.Context) ([]plan.Definition, error)
-	pods     func(ctx context.Context, node string) ([]plan.Pod, error)
+	hostNetwork func(context.Context, plan.Ref) (bool, error)
+	networks    func(context.Context) ([]plan.Definition, error)
+	pods        func(ctx context.Context, node string) ([]plan.Pod, error)
 	// name says what was asked, for people.
 	name string
 }
@@ -47,7 +48,7 @@ var errNoSource = errors.New("no cluster and no directory of definitions: give -
 func fileSource(o file.Options) *source {
 	s := file.New(o)
 	return &source{
-		Networks: s, Pods: s, networks: s.Networks, name: o.String(),
+		Networks: s, Pods: s, hostNetwork: s.HostNetwork, networks: s.Networks, name: o.String(),
 		pods: func(ctx context.Context, _ string) ([]plan.Pod, error) { return s.Pods(ctx) },
 	}
 }
@@ -65,7 +66,7 @@ func (a *app) open() (*source, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &source{Networks: client, Pods: client, networks: client.Networks, pods: client.Pods, name: "cluster at " + c.Host}, nil
+	return &source{Networks: client, Pods: client, hostNetwork: client.HostNetwork, networks: client.Networks, pods: client.Pods, name: "cluster at " + c.Host}, nil
 }
 
 // cluster finds the API server as kubectl does: the flag, KUBECONFIG, ~/.kube/config, the pod's service account.
@@ -122,6 +123,14 @@ func (l layered) Pod(ctx context.Context, ref plan.Ref) (*plan.Pod, error) {
 		return pod, err
 	}
 	return l.rest.Pod(ctx, ref)
+}
+
+func (l layered) hostNetwork(ctx context.Context, ref plan.Ref) (bool, error) {
+	host, err := l.files.hostNetwork(ctx, ref)
+	if err == nil || l.rest == nil || !errors.Is(err, plan.ErrNotFound) {
+		return host, err
+	}
+	return l.rest.hostNetwork(ctx, ref)
 }
 
 // parseRef reads NAMESPACE/NAME; a name alone is in the namespace default.

@@ -152,13 +152,13 @@ func (n *network) plugin(p *tree, index int) {
 	all := maps.Clone(common)
 	maps.Copy(all, known)
 	n.keys(p, typ, all)
-	n.oldest(p, typ)
+	n.oldest(typ)
 	n.values(p, typ)
 	n.needs(p, typ)
 }
 
 // oldest reports a version of the configuration that is older than what the plugin supports.
-func (n *network) oldest(p *tree, typ string) {
+func (n *network) oldest(typ string) {
 	least, v := since[typ], n.list.Version()
 	if least == "" || v == "" {
 		return

@@ -191,7 +191,7 @@ func planning() []produced {
 // answering is a daemon that answers the same to everything.
 func answering(t *testing.T, answer string) (socket string) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "mt")
+	dir, err := os.MkdirTemp("", "mt") //nolint:usetesting // t.TempDir is too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}

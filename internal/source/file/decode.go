@@ -39,7 +39,8 @@ type typeMeta struct {
 }
 
 type spec struct {
-	Config string `json:"config"`
+	Config      string `json:"config"`
+	HostNetwork bool   `json:"hostNetwork"`
 }
 
 // decode reads all documents of a file. Each document that cannot be read is a problem that names it, and does

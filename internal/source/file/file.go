@@ -74,6 +74,15 @@ func (s *Source) Pod(ctx context.Context, ref plan.Ref) (*plan.Pod, error) {
 	return &plan.Pod{Ref: ref, UID: o.Metadata.UID, Annotations: annotations}, nil
 }
 
+// HostNetwork reports whether the pod of that name is in the network of its node. Errors are those of Network.
+func (s *Source) HostNetwork(ctx context.Context, ref plan.Ref) (bool, error) {
+	o, err := s.find(ctx, kindPod, ref)
+	if err != nil {
+		return false, fmt.Errorf("find pod %s: %w", ref, err)
+	}
+	return o.Spec.HostNetwork, nil
+}
+
 // find looks through all files, in the order of their names.
 func (s *Source) find(ctx context.Context, kind string, ref plan.Ref) (*object, error) {
 	if ref.Namespace == "" || ref.Name == "" {

@@ -139,7 +139,8 @@ type object struct {
 		ResourceVersion string            `json:"resourceVersion"`
 	} `json:"metadata"`
 	Spec struct {
-		Config string `json:"config"`
+		Config      string `json:"config"`
+		HostNetwork bool   `json:"hostNetwork"`
 	} `json:"spec"`
 }
 
@@ -153,6 +154,17 @@ func (c *Client) Pod(ctx context.Context, ref plan.Ref) (*plan.Pod, error) {
 		return nil, fmt.Errorf("get pod %s: %w", ref, err)
 	}
 	return &plan.Pod{Ref: ref, UID: o.Metadata.UID, Annotations: o.Metadata.Annotations}, nil
+}
+
+// HostNetwork reports whether a pod is in the network of its node, with the retries and errors of Pod. It reads the whole
+// pod, so it is for people, not for ADD.
+func (c *Client) HostNetwork(ctx context.Context, ref plan.Ref) (bool, error) {
+	t := target{verb: "get", resource: "pods", namespace: ref.Namespace, name: ref.Name}
+	o, err := c.lookup(ctx, c.core, t, runtime.ContentTypeJSON)
+	if err != nil {
+		return false, fmt.Errorf("get pod %s: %w", ref, err)
+	}
+	return o.Spec.HostNetwork, nil
 }
 
 // Network reads a network definition live, with the same retries and errors as Pod.
