@@ -5,6 +5,7 @@ package cniconf
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -139,6 +140,30 @@ func (l *List) Types() []string {
 	return out
 }
 
+// IPAMTypes returns the type of the IPAM plugin of each plugin, "" for none. Keys match in any case, as plugins decode them.
+func (l *List) IPAMTypes() []string {
+	out := make([]string, len(l.plugins))
+	for i := range l.plugins {
+		var typ []byte
+		if ipam := member(l.plugins[i].raw, "ipam"); len(ipam) > 0 && ipam[0] == '{' {
+			typ = member(ipam, "type")
+		}
+		out[i], _ = rawjson.Text(typ)
+	}
+	return out
+}
+
+// member returns a member of an object, by its key in any case; the last one wins.
+func member(object []byte, key string) (value []byte) {
+	_ = rawjson.Object(object, func(k string, v []byte) error { // it is valid
+		if strings.EqualFold(k, key) {
+			value = v
+		}
+		return nil
+	})
+	return value
+}
+
 // Decode reads the configuration of the n-th plugin, from 0, into a value; it is for those who look, not for those who
 // edit.
 func (l *List) Decode(n int, into any) error {
@@ -160,13 +185,25 @@ func ambiguous(v []byte) error {
 	if v[0] == '[' {
 		return rawjson.Array(v, ambiguous)
 	}
-	seen := map[string]string{}
+	var few [16]string // of most objects; the map is for the others
+	seen, more := few[:0], map[string]string(nil)
 	return rawjson.Object(v, func(key string, value []byte) error {
-		folded := fold(key)
-		if other, ok := seen[folded]; ok && other != key {
+		other := key
+		if at := slices.IndexFunc(seen, func(k string) bool { return strings.EqualFold(k, key) }); at >= 0 {
+			other = seen[at]
+		} else if len(seen) < cap(seen) {
+			seen = append(seen, key)
+		} else {
+			if more == nil {
+				more = map[string]string{}
+			}
+			folded := fold(key)
+			other = cmp.Or(more[folded], key)
+			more[folded] = key
+		}
+		if other != key {
 			return fmt.Errorf("the keys %.64q and %.64q differ in nothing but their case", other, key)
 		}
-		seen[folded] = key
 		return ambiguous(value)
 	})
 }

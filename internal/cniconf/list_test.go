@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -411,6 +412,10 @@ func plugins(t *testing.T, before, after *List, edited ...string) {
 // TestAmbiguous: encoding/json takes either of two keys that differ in their case, so that no one can say which one counts.
 func TestAmbiguous(t *testing.T) {
 	t.Parallel()
+	many := ""
+	for i := range 40 {
+		many += fmt.Sprintf(`"k%d":0,`, i)
+	}
 	for conf, want := range map[string]bool{
 		`{"name":"n","type":"bridge"}`:                                                      false,
 		`{"name":"n","type":"bridge","Type":"host-device"}`:                                 true,
@@ -419,7 +424,8 @@ func TestAmbiguous(t *testing.T) {
 		`{"name":"n","plugins":[{"type":"a"},{"type":"b","ma\u017fter":"x","master":"y"}]}`: true,
 		`{"name":"n","type":"a","list":[[{"k":1,"\u212a":2}]]}`:                             true,
 		`{"name":"n","type":"a","x":{"a":1},"y":{"A":1}}`:                                   false,
-		`{"name":"n","type":"a","Device":"x"}`:                                              false,
+		`{"name":"n","type":"a","x":{` + many + `"b":1}}`:                                   false, `{"name":"n","type":"a","x":{` + many + `"b":1,"B":2}}`: true, `{"name":"n","type":"a","x":{` + many + `"K0":1}}`: true,
+		`{"name":"n","type":"a","Device":"x"}`: false,
 	} {
 		l, err := Parse([]byte(conf))
 		if err != nil {
@@ -442,6 +448,25 @@ func TestTypeInAnyCase(t *testing.T) {
 		made, err := l.Libcni()
 		if err != nil || made.Plugins[0].Network.Type != "host-device" || l.Types()[0] != "host-device" {
 			t.Errorf("%s: %v, %v", conf, l.Types(), err)
+		}
+	}
+}
+
+// TestIPAMTypes: what judges a configuration finds the IPAM plugin that runs.
+func TestIPAMTypes(t *testing.T) {
+	t.Parallel()
+	for conf, want := range map[string]string{
+		`{"name":"n","type":"a"}`: "", `{"name":"n","type":"a","ipam":{}}`: "", `{"name":"n","type":"a","ipam":{"type":"static"}}`: "static",
+		`{"name":"n","type":"a","IPAM":{"Type":"multus"}}`: "multus", `{"name":"n","type":"a","ipam":5}`: "", `{"name":"n","type":"a","ipam":{"type":5}}`: "",
+		`{"name":"n","plugins":[{"type":"a"},{"type":"b","\u0069pam" : {"type":"x"}}]}`: ",x", `{"name":"n","type":"a","ipam":{"type":"x","type":"y"}}`: "y",
+		`{"name":"n","type":"a","ipam":null}`: "",
+	} {
+		l, err := Parse([]byte(conf))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(l.IPAMTypes(), ","); got != want {
+			t.Errorf("%s: %q, want %q", conf, got, want)
 		}
 	}
 }

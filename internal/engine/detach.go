@@ -177,7 +177,7 @@ func (d *detaching) abandon(a *plan.Attachment, err error) error {
 	}
 	d.abandoned = append(d.abandoned, a.Name)
 	d.log.Error("network given up: its plugins refuse DEL for good, and what they hold may be left",
-		"network", a.Name, "ifname", a.IfName, "ipam", ledger.IPAMTypes(a.Config), "err", err)
+		"network", a.Name, "ifname", a.IfName, "ipam", a.Config.IPAMTypes(), "err", err)
 	return d.run.Forget(d.plan, a)
 }
 

@@ -1,9 +1,11 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -31,13 +33,13 @@ const (
 	noteLimit = 24 * time.Hour
 )
 
-// GC frees what belongs to no sandbox of the runtime's list, for every network ever attached on this node, and then tells the
-// delegates that implement the verb what they must keep (CNI SPEC 1.1 §GC; behaviour.md D100-D105, all [quirk]). A sandbox
+// GC frees what belongs to no sandbox of the runtime's list, for every network ever attached on this node, and then
+// passes to the delegates that implement the verb what they must keep (CNI SPEC 1.1 §GC; behaviour D100-D105). A sandbox
 // that another operation is working on is skipped.
 //
-// The first phase is decided by the runtime's list alone. What delegates are told to keep in the second must contain every
-// attachment that lives: the runtime's list and the ledger together, for each network. After any error of the first phase
-// that set may be incomplete, and the second phase is left out.
+// The first phase is decided by the runtime's list alone. What delegates must keep in the second contains every
+// attachment that lives: the runtime's list and the ledger together, for each network. After any error of the first
+// phase that set may be incomplete, and the second phase is left out.
 func (e *Engine) GC(ctx context.Context, req *request.Request) error {
 	c, err := e.begin(req)
 	if err != nil {
@@ -90,6 +92,11 @@ func (c *call) collectUnlisted(ctx context.Context, listed []config.Attachment, 
 		return err
 	}
 	failpoint.At("gc.listed")
+	ages := map[string]time.Duration{}
+	for _, id := range containers {
+		ages[id] = c.store.Age(id)
+	}
+	slices.SortStableFunc(containers, func(a, b string) int { return cmp.Compare(ages[b], ages[a]) })
 	end, _ := ctx.Deadline()
 	phase, cancel := context.WithDeadlineCause(ctx, end.Add(-gcReserve), errors.New("the time for stale sandboxes is over"))
 	defer cancel()

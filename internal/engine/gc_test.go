@@ -315,6 +315,7 @@ func TestGCHangs(t *testing.T) {
 	}
 	n.result(t, "cluster-net", "b-bad", "eth0")
 	n.result(t, "bad-net", "b-bad", "net1")
+	n.age(t, "c-good", time.Hour) // the oldest record is the first
 	n.does(t, "bad", "exec sleep 1000")
 	start := time.Now()
 	err := n.engine.GC(t.Context(), n.request(request.GC, "", valid()))
@@ -324,7 +325,10 @@ func TestGCHangs(t *testing.T) {
 	if took := time.Since(start); took > GCLimit {
 		t.Errorf("it took %s", took)
 	}
+	if got := n.called(t); !strings.HasPrefix(got, "good DEL c-good") {
+		t.Errorf("called: %s", got)
+	}
 	if n.recorded(t, "a-good") || n.recorded(t, "c-good") || !n.recorded(t, "b-bad") {
-		t.Errorf("others were not freed, or the one that hangs was forgotten: %s; %v", n.called(t), err)
+		t.Errorf("others were not freed, or the one that hangs was forgotten: %v", err)
 	}
 }

@@ -138,34 +138,26 @@ func IsRefusal(err error) bool {
 
 // every reports whether each branch of an error's tree has an error for which ok holds.
 func every(err error, ok func(error) bool) bool {
-	if err == nil {
-		return false
-	}
 	if ok(err) {
 		return true
 	}
-	switch e := err.(type) { //nolint:errorlint // this is the walk
-	case interface{ Unwrap() error }:
-		return every(e.Unwrap(), ok)
-	case interface{ Unwrap() []error }:
-		return len(e.Unwrap()) > 0 && !slices.ContainsFunc(e.Unwrap(), func(err error) bool { return !every(err, ok) })
-	}
-	return false
+	wrapped := unwrapped(err)
+	return len(wrapped) > 0 && !slices.ContainsFunc(wrapped, func(err error) bool { return !every(err, ok) })
 }
 
 // some reports whether ok holds for an error of the tree.
 func some(err error, ok func(error) bool) bool {
-	if err == nil {
-		return false
-	}
-	if ok(err) {
-		return true
-	}
-	switch e := err.(type) { //nolint:errorlint // this is the walk
+	return ok(err) || slices.ContainsFunc(unwrapped(err), func(err error) bool { return some(err, ok) })
+}
+
+func unwrapped(err error) []error {
+	switch e := err.(type) { //nolint:errorlint // every and some walk the tree themselves
 	case interface{ Unwrap() error }:
-		return some(e.Unwrap(), ok)
+		if inner := e.Unwrap(); inner != nil {
+			return []error{inner}
+		}
 	case interface{ Unwrap() []error }:
-		return slices.ContainsFunc(e.Unwrap(), func(err error) bool { return some(err, ok) })
+		return e.Unwrap()
 	}
-	return false
+	return nil
 }

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"time"
 
-	"multus/internal/cniconf"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
 	"multus/internal/fsx"
@@ -48,7 +47,7 @@ func (s *Store) abandonedDir() string { return filepath.Clean(s.Dir) + "-abandon
 func (s *Store) Abandon(p *plan.Plan, a *plan.Attachment, reason error) error {
 	text := reason.Error()
 	n := Abandoned{
-		ContainerID: p.ContainerID, Network: a.Name, IfName: a.IfName, Plugins: a.Config.Types(), IPAM: IPAMTypes(a.Config),
+		ContainerID: p.ContainerID, Network: a.Name, IfName: a.IfName, Plugins: a.Config.Types(), IPAM: slices.DeleteFunc(a.Config.IPAMTypes(), func(t string) bool { return t == "" }),
 		Reason: text[:min(len(text), 1024)], Time: time.Now().UTC(),
 	}
 	if name := a.Args.Get(request.PodName); name != "" {
@@ -106,20 +105,4 @@ func (s *Store) Abandoned() ([]Abandoned, error) {
 		return cmp.Or(b.Time.Compare(a.Time), cmp.Compare(a.ContainerID, b.ContainerID))
 	})
 	return out, nil
-}
-
-// IPAMTypes lists the IPAM plugins of a network.
-func IPAMTypes(l *cniconf.List) []string {
-	var out []string
-	for i := range l.Types() {
-		var conf struct {
-			IPAM struct {
-				Type string `json:"type"`
-			} `json:"ipam"`
-		}
-		if l.Decode(i, &conf) == nil && conf.IPAM.Type != "" {
-			out = append(out, conf.IPAM.Type)
-		}
-	}
-	return out
 }

@@ -214,6 +214,15 @@ func (s *Store) Complete(r *Record) {
 	}
 }
 
+// Age returns how long ago a sandbox was recorded, 0 if it has no record.
+func (s *Store) Age(containerID string) time.Duration {
+	path, err := s.file(containerID)
+	if err != nil {
+		return 0
+	}
+	return age(path)
+}
+
 // age is 0 for a file that is not there.
 func age(path string) time.Duration {
 	info, err := os.Stat(path)

@@ -156,18 +156,7 @@ func (p *planning) finish() (*Plan, error) {
 
 // callsMultus reports whether a plugin of a network, or its IPAM plugin, is Multus: it would start all over again (P09).
 func callsMultus(l *cniconf.List) bool {
-	for i, typ := range l.Types() {
-		var conf struct {
-			IPAM struct {
-				Type string `json:"type"`
-			} `json:"ipam"`
-		}
-		// What cannot be decoded is the plugin's to refuse.
-		if cniconf.IsMultus(typ) || l.Decode(i, &conf) == nil && cniconf.IsMultus(conf.IPAM.Type) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(slices.Concat(l.Types(), l.IPAMTypes()), cniconf.IsMultus)
 }
 
 // DelegateArgs adds the older form of mac and ips to CNI_ARGS, at every verb (behaviour.md C67 [quirk]:
