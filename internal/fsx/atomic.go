@@ -36,26 +36,36 @@ const Abandoned = time.Minute
 // temp file is left, with one exception: if the last step, the fsync of the directory, fails, the new content is in
 // place but may not survive a power cut.
 func WriteAtomic(path string, data []byte, perm os.FileMode) error {
+	_, err := WriteAtomicIf(path, data, perm, func() bool { return true })
+	return err
+}
+
+// WriteAtomicIf is WriteAtomic if still holds when everything is on disk but for the rename, so that no slow step is between
+// the look at what is replaced and its replacement. Otherwise it leaves path as it is, and reports that it was not written.
+func WriteAtomicIf(path string, data []byte, perm os.FileMode, still func() bool) (written bool, err error) {
 	temp, err := CreateTemp(filepath.Dir(path))
 	if err != nil {
-		return fmt.Errorf("write %q: %w", path, err)
+		return false, fmt.Errorf("write %q: %w", path, err)
 	}
 	failpoint.At("fsx.created")
 	err = fill(temp, data, perm)
+	if err == nil && !still() {
+		return false, Remove(temp.Name())
+	}
 	if err == nil {
 		err = os.Rename(temp.Name(), path)
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("write %q: %w", path, err), Remove(temp.Name()))
+		return false, errors.Join(fmt.Errorf("write %q: %w", path, err), Remove(temp.Name()))
 	}
 	failpoint.At("fsx.renamed")
 	if failpoint.Skip("fsx.syncdir") {
-		return nil
+		return true, nil
 	}
 	if err := syncDir(filepath.Dir(path)); err != nil {
-		return fmt.Errorf("write %q: %w", path, err)
+		return true, fmt.Errorf("write %q: %w", path, err)
 	}
-	return nil
+	return true, nil
 }
 
 // Replace is WriteAtomic for what means nothing after the node has rebooted: the content survives the death of every

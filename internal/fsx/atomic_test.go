@@ -282,3 +282,23 @@ func wantNames(t *testing.T, dir string, want ...string) {
 		t.Errorf("directory holds %q, want %q", got, want)
 	}
 }
+
+// TestWriteAtomicIf: a file that is not to be replaced any more stays, and no temporary file is left.
+func TestWriteAtomicIf(t *testing.T) {
+	t.Parallel()
+	for _, still := range []bool{true, false} {
+		dir := t.TempDir()
+		path := filepath.Join(dir, "f")
+		if err := os.WriteFile(path, []byte("old"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		written, err := WriteAtomicIf(path, []byte("new"), 0o600, func() bool { return still })
+		got, rerr := os.ReadFile(path)
+		if err != nil || rerr != nil || written != still || string(got) != map[bool]string{true: "new", false: "old"}[still] {
+			t.Errorf("still %t: written %t, %q, %v", still, written, got, errors.Join(err, rerr))
+		}
+		if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+			t.Errorf("left: %v, %v", entries, err)
+		}
+	}
+}

@@ -165,7 +165,13 @@ func TestSocketIsBoundAgain(t *testing.T) {
 		do   func() error
 	}{
 		{"removed", func() error { return os.Remove(d.socket) }},
-		{"the directory is removed", func() error { return os.RemoveAll(filepath.Dir(d.socket)) }},
+		{"the directory is removed", func() error {
+			dir := filepath.Dir(d.socket)
+			for os.RemoveAll(dir) != nil { // the daemon may be writing into it
+				time.Sleep(time.Millisecond)
+			}
+			return nil
+		}},
 		{"the lock file is removed", func() error { return os.Remove(d.socket + ".lock") }},
 		{"replaced by a file", func() error { return errors.Join(os.Remove(d.socket), os.WriteFile(d.socket, nil, 0o600)) }},
 		{"replaced by a socket", func() error {

@@ -62,9 +62,14 @@ func (o *Options) writeConf() (wrote string, err error) {
 	if chain != nil && (!chain.Shadowed || path == conflist) {
 		return keepChain(chain)
 	}
-	changed, err := replace(path, b)
+	// Another program may make a list of the configuration at any moment.
+	unchained := func() bool { return autoconf.FindChain(conf, b) == nil || chain != nil }
+	changed, err := replaceIf(path, b, unchained)
 	if err != nil {
 		return "", fmt.Errorf("write configuration: %w", err)
+	}
+	if c := o.findChain(conf, b); chain == nil && c != nil {
+		return keepChain(c)
 	}
 	for _, other := range []string{conf, conflist} {
 		if other == path || chain != nil { // another program's list is not ours to remove

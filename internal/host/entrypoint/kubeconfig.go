@@ -116,8 +116,13 @@ func (o *Options) kubeconfig() ([]byte, error) {
 
 // replace writes a file atomically, mode 0600, unless it has that content already.
 func replace(path string, data []byte) (bool, error) {
+	return replaceIf(path, data, func() bool { return true })
+}
+
+// replaceIf is replace if still holds right before the file is replaced.
+func replaceIf(path string, data []byte, still func() bool) (bool, error) {
 	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, data) {
 		return false, nil
 	}
-	return true, fsx.WriteAtomic(path, data, 0o600)
+	return fsx.WriteAtomicIf(path, data, 0o600, still)
 }
