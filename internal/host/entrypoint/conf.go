@@ -62,27 +62,38 @@ func (o *Options) writeConf() (wrote string, err error) {
 	if chain != nil && (!chain.Shadowed || path == conflist) {
 		return keepChain(chain)
 	}
-	// Another program may make a list of the configuration at any moment.
-	unchained := func() bool { return autoconf.FindChain(conf, b) == nil || chain != nil }
-	changed, err := replaceIf(path, b, unchained)
+	return o.writeOwn(path, b, chain)
+}
+
+// writeOwn writes the generated configuration beside another program's list that is out of date, nil for none. That program
+// may make a new one at any moment.
+func (o *Options) writeOwn(path string, b []byte, chain *autoconf.Chain) (wrote string, err error) {
+	conf, conflist := o.outputs()
+	changed, err := replaceIf(path, b, func() bool { return chain != nil || autoconf.FindChain(conf, b) == nil })
 	if err != nil {
 		return "", fmt.Errorf("write configuration: %w", err)
 	}
-	if c := o.findChain(conf, b); chain == nil && c != nil {
+	if chain != nil { // another program's list is not ours to remove
+		if changed {
+			wrote = path
+		}
+		return wrote, nil
+	}
+	if c := o.findChain(conf, b); c != nil {
 		return keepChain(c)
 	}
 	for _, other := range []string{conf, conflist} {
-		if other == path || chain != nil { // another program's list is not ours to remove
+		if other == path {
 			continue
 		}
 		if err := fsx.Remove(other); err != nil {
 			return "", fmt.Errorf("remove configuration of another version: %w", err)
 		}
 	}
-	if !changed {
-		return "", nil
+	if changed {
+		wrote = path
 	}
-	return path, nil
+	return wrote, nil
 }
 
 // copyConf writes the configuration of the user.
