@@ -30,6 +30,7 @@ type metrics struct {
 	retries   prometheus.Counter
 	written   prometheus.Counter
 	givenUp   prometheus.Counter
+	abandoned prometheus.Counter
 	// off is set where no port serves the metrics: nothing with labels is recorded then.
 	off bool
 }
@@ -61,9 +62,12 @@ func newMetrics(queued, ledger, slot func() float64) *metrics {
 		givenUp: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "multus_status_given_up_total", Help: "Reports whose network-status will never be written.",
 		}),
+		abandoned: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "multus_attachments_abandoned_total", Help: "DELs that gave up networks whose plugins refuse them for good.",
+		}),
 	}
 	m.registry.MustRegister(
-		m.requests, m.inFlight, m.planning, m.delegates, m.retries, m.written, m.givenUp,
+		m.requests, m.inFlight, m.planning, m.delegates, m.retries, m.written, m.givenUp, m.abandoned,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "multus_status_queue_length", Help: "Reports whose status is not written yet."}, queued),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "multus_slot_owned", Help: "1 while the CNI configuration of this node is the one that the daemon generated.",
@@ -134,6 +138,9 @@ func (c *coded) WriteHeader(code int) {
 func (m *metrics) observe(r *publish.Report) {
 	if m.off {
 		return
+	}
+	if r.Command == request.Del && r.Failure != nil {
+		m.abandoned.Inc()
 	}
 	for _, t := range r.Timings {
 		result := "ok"

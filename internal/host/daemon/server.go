@@ -179,7 +179,11 @@ func (s *server) report(w http.ResponseWriter, r *http.Request) {
 	failpoint.At("daemon.report.received")
 	s.metrics.observe(rep)
 	if f := rep.Failure; f != nil && f.Tell {
-		s.log.Error("ADD failed", "pod", podName(rep.Pod), "container", rep.ContainerID,
+		message := "ADD failed"
+		if rep.Command == request.Del {
+			message = "DEL gave up networks"
+		}
+		s.log.Error(message, "pod", podName(rep.Pod), "container", rep.ContainerID,
 			"err", fault.Told(fault.Clip(f.Message, fault.MaxMessage), rep.ContainerID))
 	}
 	if rep.Command == request.Del {
