@@ -179,12 +179,13 @@ func (s *server) report(w http.ResponseWriter, r *http.Request) {
 	failpoint.At("daemon.report.received")
 	s.metrics.observe(rep)
 	if f := rep.Failure; f != nil && f.Tell {
-		message := "ADD failed"
-		if rep.Command == request.Del {
-			message = "DEL gave up networks"
-		}
-		s.log.Error(message, "pod", podName(rep.Pod), "container", rep.ContainerID,
+		log := s.log.With("pod", podName(rep.Pod), "container", rep.ContainerID,
 			"err", fault.Told(fault.Clip(f.Message, fault.MaxMessage), rep.ContainerID))
+		if rep.Command == request.Del {
+			log.Error("DEL gave up networks")
+		} else {
+			log.Error("ADD failed")
+		}
 	}
 	if rep.Command == request.Del {
 		s.queue.deleted(rep.Pod, rep.ContainerID)
