@@ -198,7 +198,7 @@ func (r Removal) removeRest(state bool) error {
 	errs := []error{
 		fsx.Remove(memory), removeEmpty(filepath.Dir(memory)),
 		fsx.Remove(r.Socket),
-		fsx.Remove(filepath.Join(own, "multus.kubeconfig")),
+		fsx.Remove(filepath.Join(own, "multus.kubeconfig")), fsx.Remove(filepath.Join(own, "multus.token")),
 		removeEmpty(own),
 	}
 	if state {

@@ -33,6 +33,7 @@ func onNode(t *testing.T) (Removal, *bytes.Buffer) {
 	put(t, r.ConfDir, "00-multus.conf", strings.ReplaceAll(generated, "CONF", r.ConfDir))
 	put(t, r.ConfDir, "10-cluster.conflist", cluster)
 	put(t, r.ConfDir, "multus.d/multus.kubeconfig", "secret")
+	put(t, r.ConfDir, "multus.d/multus.token", "secret")
 	put(t, r.StateDir+"-slot", "00-multus.conf", generated)
 	put(t, r.StateDir+"-networks", "1.json", "{}")
 	for _, name := range names(t) {
