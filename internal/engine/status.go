@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"time"
 
 	"multus/internal/engine/request"
 	"multus/internal/fault"
@@ -18,7 +19,18 @@ func (e *Engine) Status(ctx context.Context, req *request.Request) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, StatusLimit, fmt.Errorf("STATUS took longer than %s", StatusLimit))
 	defer cancel()
-	err = c.status(ctx)
+	answered := make(chan error, 1)
+	go func() { answered <- c.status(ctx) }()
+	select {
+	case err = <-answered:
+	case <-ctx.Done(): // a file system or a delegate that cannot be killed keeps nobody waiting
+		select {
+		case err = <-answered:
+		case <-time.After(statusGrace):
+			err = fault.Wrap(context.Cause(ctx), fault.NotAvailable, "look at the pods of the cluster network on this node",
+				"the cluster network does not answer")
+		}
+	}
 	if err == nil {
 		return nil
 	}
@@ -28,6 +40,9 @@ func (e *Engine) Status(ctx context.Context, req *request.Request) error {
 	}
 	return ce
 }
+
+// statusGrace is how long STATUS waits for a delegate that it has killed.
+const statusGrace = 100 * time.Millisecond
 
 // status asks the cluster network. A delegate's own error keeps its code and text (behaviour.md D94).
 func (c *call) status(ctx context.Context) error {

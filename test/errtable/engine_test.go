@@ -38,7 +38,8 @@ type site struct {
 	attachments []plan.Attachment
 	told        []publish.Event
 	engine      *engine.Engine
-	lost        error // what Publish returns
+	lost        error         // what Publish returns
+	stuck       chan struct{} // what Plan waits for, nil for nothing
 }
 
 func newSite(t *testing.T, configs ...string) *site {
@@ -69,6 +70,9 @@ func (s *site) lockFile() string { return filepath.Join(s.dir, "locks") }
 
 // Plan, Publish, Last and Remember make a host of the site.
 func (s *site) Plan(_ context.Context, req *request.Request, _ *config.Plugin) (*plan.Plan, error) {
+	if s.stuck != nil {
+		<-s.stuck
+	}
 	return &plan.Plan{
 		CNIVersion: "1.1.0", ContainerID: req.ContainerID, Netns: req.Netns, Attachments: append([]plan.Attachment(nil), s.attachments...),
 		Pod: plan.Identity{Namespace: "team", Name: "web-0", UID: "u"}, Dirs: plan.Dirs{State: filepath.Join(s.dir, "state"), Binary: s.dir},
@@ -180,6 +184,13 @@ func verbs() []produced {
 			return err
 		}},
 		{"STATUS without the file", other((*engine.Engine).Status, request.Status, `,"readinessindicatorfile":"/none"`, false)},
+		{"STATUS that hangs", func(t *testing.T) error {
+			t.Helper()
+			s := newSite(t, cluster)
+			s.stuck = make(chan struct{})
+			defer close(s.stuck)
+			return s.engine.Status(t.Context(), s.request(request.Status, container, ""))
+		}},
 		{"GC without a list", other((*engine.Engine).GC, request.GC, "", false)},
 		{"ADD without the file", func(t *testing.T) error {
 			t.Helper()

@@ -1,0 +1,53 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"multus/internal/config"
+	"multus/internal/engine/plan"
+	"multus/internal/engine/request"
+)
+
+type noMemory struct{}
+
+func (noMemory) Last(context.Context, []byte) (error, bool) { return nil, false }
+func (noMemory) Remember(context.Context, []byte, error)    {}
+
+// stuckPlanner never answers, whatever happens to its context: a file system that hangs.
+type stuckPlanner struct{ until chan struct{} }
+
+func (s stuckPlanner) Plan(context.Context, *request.Request, *config.Plugin) (*plan.Plan, error) {
+	<-s.until
+	return nil, errors.New("at last")
+}
+
+// TestStatusAnswers: STATUS is answered within a second, also if what it asks cannot be ended: containerd has no limit of its
+// own, and a node whose STATUS hangs is not ready.
+func TestStatusAnswers(t *testing.T) {
+	t.Parallel()
+	if StatusLimit+statusGrace >= time.Second {
+		t.Errorf("%s and %s are not below a second", StatusLimit, statusGrace)
+	}
+	n := newNode(t, "cluster")
+	until := make(chan struct{})
+	defer close(until)
+	n.engine.deps.Status, n.engine.deps.Planner = noMemory{}, stuckPlanner{until}
+	var ce *types.Error
+	if err := n.engine.Status(t.Context(), n.request(request.Status, "", "")); !errors.As(err, &ce) || ce.Code != 50 {
+		t.Errorf("a planner that hangs: %v", err)
+	}
+	n.engine.deps.Planner = planner{}
+	n.does(t, "cluster", "exec sleep 1000")
+	if err := n.engine.Status(t.Context(), n.request(request.Status, "", "")); !errors.As(err, &ce) || ce.Code != 50 {
+		t.Errorf("a plugin that hangs: %v", err)
+	}
+	n.does(t, "cluster", "")
+	if err := n.engine.Status(t.Context(), n.request(request.Status, "", "")); err != nil {
+		t.Errorf("a plugin that answers: %v", err)
+	}
+}
