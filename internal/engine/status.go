@@ -28,7 +28,7 @@ func (e *Engine) Status(ctx context.Context, req *request.Request) error {
 		case err = <-answered:
 		case <-time.After(statusGrace):
 			err = fault.Wrap(context.Cause(ctx), fault.NotAvailable, "look at the pods of the cluster network on this node",
-				"the cluster network does not answer")
+				"the cluster network of CNI configuration %q does not answer", c.conf.Name)
 		}
 	}
 	if err == nil {
