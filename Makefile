@@ -89,7 +89,7 @@ scale: $(TEST_TOOLS) ## measure what 10,000 network definitions cost, and write 
 demo: build bin/cni bin/demo ## attach networks to a namespace before your eyes (root)
 	bin/demo $(ARGS)
 
-cluster: $(CLUSTER_TOOLS) bin/cluster ## run a real Kubernetes of one node until Ctrl-C, and say how to use it (root)
+cluster: $(CLUSTER_TOOLS) bin/cluster ## run a real Kubernetes until Ctrl-C, and say how to use it; ARGS=-nodes=2 for two nodes (root)
 	bin/cluster $(ARGS)
 
 # What `make e2e` runs. The first part is in `make test`, too; the second only here, since it takes a whole node for minutes.
