@@ -26,8 +26,8 @@ RUN_TESTS := $(GOTESTSUM) --format pkgname --format-hide-empty-pkg --
 TEST_TIMEOUT ?= 20m
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-fast lint fuzz faults rules bench bench-diff scale demo cluster e2e image man tools tools-cluster clean \
-	bin/cni bin/tools/kube-apiserver bin/tools/etcd bin/tools/gotestsum bin/tools/golangci-lint bin/demo \
+.PHONY: help build test test-fast lint vulncheck fuzz faults rules bench bench-diff scale demo cluster e2e image man tools tools-cluster clean \
+	bin/cni bin/tools/kube-apiserver bin/tools/etcd bin/tools/gotestsum bin/tools/golangci-lint bin/tools/govulncheck bin/demo \
 	bin/tools/kubelet bin/tools/containerd bin/tools/runc bin/cluster
 
 help: ## list the targets
@@ -50,6 +50,12 @@ lint: bin/tools/golangci-lint ## check style, formatting and go.mod
 	$(GO) vet ./...
 	bin/tools/golangci-lint run
 	$(GO) mod tidy -diff
+
+# Another database of vulnerabilities: a URL, also file:///.
+VULNDB ?= https://vuln.go.dev
+
+vulncheck: bin/tools/govulncheck ## look for known vulnerabilities in what the commands use (needs $(VULNDB); says so when it cannot be reached)
+	@tools/vulncheck $(VULNDB) ./cmd/...
 
 fuzz: ## run every fuzz target for FUZZTIME (10s), one after another
 	@$(GO) test -list '^Fuzz' -json $(PKG) \
@@ -134,5 +140,5 @@ bin/tools/kubelet:
 bin/cluster:
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(BUILDVCS) -o bin/cluster ./test/cluster/up
-bin/tools/etcd bin/tools/containerd bin/tools/runc bin/tools/gotestsum bin/tools/golangci-lint bin/tools/benchstat:
+bin/tools/etcd bin/tools/containerd bin/tools/runc bin/tools/gotestsum bin/tools/golangci-lint bin/tools/benchstat bin/tools/govulncheck:
 	@tools/build $(@F)

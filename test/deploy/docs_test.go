@@ -54,3 +54,32 @@ func declared(t *testing.T, dir, test string) bool {
 	}
 	return found
 }
+
+// TestPinned: the image is built by the compiler that go.mod names, from an image with a digest, and no privileged Job runs what a
+// registry calls latest.
+func TestPinned(t *testing.T) {
+	t.Parallel()
+	read := func(name string) string {
+		b, err := os.ReadFile(filepath.Join("../..", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	toolchain := regexp.MustCompile(`(?m)^toolchain go(\S+)$`).FindStringSubmatch(read("go.mod"))
+	if toolchain == nil {
+		t.Fatal("go.mod names no toolchain")
+	}
+	docker := read("Dockerfile")
+	if want := "golang:" + toolchain[1] + "@sha256:"; !strings.Contains(docker, want) {
+		t.Errorf("Dockerfile has no %s", want)
+	}
+	for _, from := range regexp.MustCompile(`(?m)^FROM (?:--\S+ )?(\S+)`).FindAllStringSubmatch(docker, -1) {
+		if from[1] != "scratch" && from[1] != "$GO_IMAGE" {
+			t.Errorf("Dockerfile: image %s", from[1])
+		}
+	}
+	if strings.Contains(read("deploy/uninstall/job.yaml"), ":latest") {
+		t.Error("the privileged Job has an image latest")
+	}
+}
