@@ -3,7 +3,10 @@
 #   docker build --build-arg VERSION=v1.0.0 --tag registry.example/multus:v1.0.0 .
 #
 # The build stage runs on the machine's own architecture and compiles for that of the image.
-FROM --platform=$BUILDPLATFORM docker.io/library/golang:1.26 AS build
+#
+# By digest, so that it is the same compiler for everybody; the version is that of the line toolchain in go.mod.
+ARG GO_IMAGE=docker.io/library/golang:1.26.8@sha256:3c3e25a4da13fd0478eed2df1eb35a0e667094a7124d3993a6a1d30f71c17e79
+FROM --platform=$BUILDPLATFORM $GO_IMAGE AS build
 ARG TARGETARCH
 WORKDIR /src
 COPY . .

@@ -26,8 +26,8 @@ RUN_TESTS := $(GOTESTSUM) --format pkgname --format-hide-empty-pkg --
 TEST_TIMEOUT ?= 20m
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-fast lint fuzz faults rules bench bench-diff scale demo cluster e2e neighbours image man tools tools-cluster clean \
-	bin/cni bin/tools/kube-apiserver bin/tools/etcd bin/tools/gotestsum bin/tools/golangci-lint bin/demo \
+.PHONY: help build test test-fast lint vulncheck fuzz faults rules bench bench-diff scale demo cluster e2e neighbours image man tools tools-cluster clean \
+	bin/cni bin/tools/kube-apiserver bin/tools/etcd bin/tools/gotestsum bin/tools/golangci-lint bin/tools/govulncheck bin/demo \
 	bin/tools/kubelet bin/tools/containerd bin/tools/runc bin/tools/whereabouts bin/cluster
 
 help: ## list the targets
@@ -50,6 +50,12 @@ lint: bin/tools/golangci-lint ## check style, formatting and go.mod
 	$(GO) vet ./...
 	bin/tools/golangci-lint run
 	$(GO) mod tidy -diff
+
+# Another database of vulnerabilities: a URL, also file:///.
+VULNDB ?= https://vuln.go.dev
+
+vulncheck: bin/tools/govulncheck ## look for known vulnerabilities in what the commands use (needs $(VULNDB); says so when it cannot be reached)
+	@tools/vulncheck $(VULNDB) ./cmd/...
 
 fuzz: ## run every fuzz target for FUZZTIME (10s), one after another
 	@$(GO) test -list '^Fuzz' -json $(PKG) \
@@ -89,7 +95,7 @@ scale: $(TEST_TOOLS) ## measure what 10,000 network definitions cost, and write 
 demo: build bin/cni bin/demo ## attach networks to a namespace before your eyes (root)
 	bin/demo $(ARGS)
 
-cluster: $(CLUSTER_TOOLS) bin/cluster ## run a real Kubernetes of one node until Ctrl-C, and say how to use it (root)
+cluster: $(CLUSTER_TOOLS) bin/cluster ## run a real Kubernetes until Ctrl-C, and say how to use it; ARGS=-nodes=2 for two nodes (root)
 	bin/cluster $(ARGS)
 
 # What `make e2e` runs. The first part is in `make test`, too; the second only here, since it takes a whole node for minutes.
@@ -139,5 +145,5 @@ bin/tools/kubelet:
 bin/cluster:
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(BUILDVCS) -o bin/cluster ./test/cluster/up
-bin/tools/etcd bin/tools/containerd bin/tools/runc bin/tools/whereabouts bin/tools/gotestsum bin/tools/golangci-lint bin/tools/benchstat:
+bin/tools/etcd bin/tools/containerd bin/tools/runc bin/tools/whereabouts bin/tools/gotestsum bin/tools/golangci-lint bin/tools/benchstat bin/tools/govulncheck:
 	@tools/build $(@F)

@@ -2,6 +2,8 @@ module multus
 
 go 1.26.0
 
+toolchain go1.26.8
+
 require (
 	github.com/containernetworking/cni v1.3.0
 	github.com/fsnotify/fsnotify v1.10.1

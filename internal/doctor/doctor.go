@@ -41,7 +41,7 @@ type Check struct {
 func Checks() []Check {
 	return []Check{
 		distributionCheck, runtimeCheck, slotCheck, configurationCheck, pluginsCheck, readonlyCheck, netnsCheck, mountsCheck, daemonCheck, apiCheck,
-		kubeletCheck, mastersCheck, kernelCheck, ledgerCheck, reservationsCheck,
+		policiesCheck, kubeletCheck, mastersCheck, kernelCheck, ledgerCheck, reservationsCheck,
 	}
 }
 

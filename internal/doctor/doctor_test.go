@@ -114,6 +114,20 @@ var faults = []struct {
 	{"the token has expired (P08)", "api", "the token has expired", func(f *fake) { f.cluster.expires = f.Now.Add(-time.Minute) }},
 	{"no CRD (B8)", "api", "does not know network definitions", func(f *fake) { f.cluster.crd = false }},
 	{"the role lacks a verb (P38)", "api", "does not allow: patch pods/status", func(f *fake) { f.cluster.denied = "patch pods/status" }},
+	{"no permission to read pods, and an old runtime", "api", "does not allow: get pods", func(f *fake) {
+		f.cluster.denied, f.cluster.runtime = "get pods", "containerd://1.7.29"
+	}},
+	{"no permission to read pods, and no capability", "api", "does not allow: get pods", func(f *fake) {
+		f.cluster.denied, f.cluster.runtime = "get pods", "containerd://2.1.4"
+		f.change(f.slot(), "capabilities", map[string]bool{})
+	}},
+	{"no policy for the status (P33)", "policies", "multus-node-identity is missing", func(f *fake) { f.cluster.missing = "multus-node-identity" }},
+	{"no policy for events", "policies", "multus-events is missing", func(f *fake) { f.cluster.missing = "multus-events" }},
+	{"a policy that is not bound", "policies", "multus-node-identity denies nothing", func(f *fake) { f.cluster.unbound = "multus-node-identity" }},
+	{"a policy for another account", "policies", "is about another service account", func(f *fake) {
+		f.cluster.account = "system:serviceaccount:network:multus"
+	}},
+	{"no isolation of several namespaces", "policies", "namespaceIsolation is off", func(f *fake) { f.definitions[1].Namespace = "b" }},
 	{"the kubelet is elsewhere (P28)", "kubelet", "the kubelet's directory is /var/", func(f *fake) { f.change(daemonFiles[0], "kubeletRoot", "/somewhere") }},
 	{"no podresources for a device (P28)", "kubelet", "podresources cannot be found", func(f *fake) { f.remove(f.dist.KubeletRoot) }},
 	{"a master that is not there (P40)", "interfaces", "a/storage names the master eth7", func(f *fake) {
@@ -213,6 +227,48 @@ func TestHealthy(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestPoliciesSilent: what is as it should be, or said to be so on purpose, is not found.
+func TestPoliciesSilent(t *testing.T) {
+	t.Parallel()
+	for name, plant := range map[string]func(f *fake){
+		"runtime that passes annotations": func(f *fake) { f.cluster.denied, f.cluster.runtime = "get pods", "containerd://2.1.4" },
+		"namespaceIsolation": func(f *fake) {
+			f.definitions[1].Namespace = "b"
+			f.change(daemonFiles[0], "namespaceIsolation", true)
+		},
+		"no namespaceIsolation, said so": func(f *fake) {
+			f.definitions[1].Namespace = "b"
+			f.change(daemonFiles[0], "namespaceIsolation", false)
+		},
+		"no namespaceIsolation, said so in the slot": func(f *fake) {
+			f.definitions[1].Namespace = "b"
+			f.change(f.slot(), "namespaceIsolation", false)
+		},
+		"a namespace that all may use": func(f *fake) { f.definitions[1].Namespace = "default" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := healthy(t, "kubeadm")
+			plant(f)
+			if r := Run(t.Context(), f.Node); len(r.Findings) > 0 {
+				t.Errorf("%+v", r.Findings)
+			}
+		})
+	}
+}
+
+// TestPolicyHidden: a policy that may not be read is unchecked, and no finding.
+func TestPolicyHidden(t *testing.T) {
+	t.Parallel()
+	f := healthy(t, "kubeadm")
+	f.cluster.hidden = "multus-events"
+	r := Run(t.Context(), f.Node)
+	i := slices.IndexFunc(r.Checks, func(c Result) bool { return c.Name == "policies" })
+	if len(r.Findings) > 0 || r.Checks[i].State != StateUnchecked || !strings.Contains(r.Checks[i].Why, "forbidden") {
+		t.Errorf("%+v, %+v", r.Checks[i], r.Findings)
 	}
 }
 

@@ -53,6 +53,8 @@ type Cluster interface {
 	Version(ctx context.Context) (string, error)
 	HasDefinitions(ctx context.Context) (bool, error)
 	Allowed(ctx context.Context, a kube.Access) (bool, error)
+	Policy(ctx context.Context, name string) (*kube.Policy, error)
+	Node(ctx context.Context, name string) (*kube.Node, error)
 	// Expiry is when the credentials end and what they are; the zero time for never.
 	Expiry() (time.Time, string, error)
 	// Account is who the credentials are for, "" if that is not known.

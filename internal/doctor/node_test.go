@@ -278,13 +278,28 @@ type cluster struct {
 	crd     bool
 	denied  string
 	account string
-	expires time.Time
+	runtime string
+	// unbound, missing and hidden name a policy.
+	unbound, missing, hidden string
+	expires                  time.Time
 }
 
 func (c *cluster) Version(context.Context) (string, error)      { return c.version, c.err }
 func (c *cluster) HasDefinitions(context.Context) (bool, error) { return c.crd, nil }
 func (c *cluster) Expiry() (time.Time, string, error)           { return c.expires, "token", nil }
 func (c *cluster) Account() string                              { return c.account }
+func (c *cluster) Policy(_ context.Context, name string) (*kube.Policy, error) {
+	if name == c.hidden {
+		return nil, errors.New("forbidden")
+	}
+	accounts := []string{"request.userInfo.username == 'system:serviceaccount:kube-system:multus'"}
+	return &kube.Policy{Exists: name != c.missing, Bound: name != c.missing && name != c.unbound, Accounts: accounts}, nil
+}
+
+func (c *cluster) Node(context.Context, string) (*kube.Node, error) {
+	return &kube.Node{ContainerRuntimeVersion: c.runtime}, nil
+}
+
 func (c *cluster) Allowed(_ context.Context, a kube.Access) (bool, error) {
 	return a.String() != c.denied, nil
 }

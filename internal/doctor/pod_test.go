@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// inPod leaves of a node what the manifests mount into the daemon's pod, as they do it: the state directory is read-only
-// there, and so is the container's own root.
+// inPod leaves of a node what the manifests mount into the daemon's pod, as they do it: the directories of the state and of the
+// plugins are read-only there, and so is the container's own root.
 func inPod(f *fake) {
 	f.InPod, f.NetnsExists = true, nil
 	for _, p := range []string{
@@ -19,7 +19,7 @@ func inPod(f *fake) {
 	f.write("/proc/1/mountinfo", `22 1 0:20 / / ro,relatime - overlay overlay rw
 23 22 0:21 / /proc rw,nosuid - proc proc rw
 24 22 8:1 /x `+f.dist.ConfDir+` rw,relatime - ext4 /dev/vda1 rw
-25 22 8:1 /x `+f.dist.BinDir+` rw,relatime - ext4 /dev/vda1 rw
+25 22 8:1 /x `+f.dist.BinDir+` ro,relatime - ext4 /dev/vda1 rw
 26 22 0:22 /x /run/multus rw,nosuid - tmpfs tmpfs rw
 27 22 8:1 /x /var/lib/cni/multus ro,relatime - ext4 /dev/vda1 rw
 `)
@@ -62,6 +62,7 @@ func TestFaultsInPod(t *testing.T) {
 		"a plugin is missing":            {"plugins", "plugin vlan", func(f *fake) { f.remove(f.dist.BinDir + "/vlan") }},
 		"a key with a typo":              {"configuration", "nobody reads the key binDirs", func(f *fake) { f.change(daemonFiles[0], "binDirs", "x") }},
 		"the state's disk is read-only":  {"writable", "the state directory", func(f *fake) { f.addMount("/var/lib/cni/multus", "ro,relatime", "ro") }},
+		"the plugins' disk is read-only": {"writable", "the plugin directory", func(f *fake) { f.addMount(f.dist.BinDir, "ro,relatime", "ro") }},
 		"the slot is read-only":          {"writable", "the CNI configuration directory", func(f *fake) { f.mount(f.dist.ConfDir, "ro,relatime") }},
 		"the master is not on this node": {"interfaces", "a/storage names the master eth7", func(f *fake) { f.definitions[0].Config = `{"type":"macvlan","master":"eth7"}` }},
 	} {

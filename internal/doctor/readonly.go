@@ -16,7 +16,7 @@ var readonlyCheck = Check{
 		table, err := n.mountTable()
 		for _, dir := range []directory{
 			{"CNI configuration directory", n.confDir(), "cniConfigDir", false},
-			{"plugin directory", n.binDir(), "binDir", false},
+			{"plugin directory", n.binDir(), "binDir", true},
 			{"state directory", n.stateDir(), "cniDir", true},
 			{"socket directory", n.setup().socketDir(), "socketDir", false},
 		} {

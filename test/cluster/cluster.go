@@ -1,4 +1,4 @@
-// Package cluster runs a real Kubernetes of one node for tests: etcd, API server, controller manager, scheduler, kubelet,
+// Package cluster runs a real Kubernetes of one node, or of a few, for tests: etcd, API server, controller manager, scheduler, kubelet,
 // containerd and runc, in namespaces and a root file system of their own. Everything it writes is below one directory,
 // except the node's control groups; it needs root and no network, and it ends with the process that started it.
 //
@@ -36,13 +36,13 @@ const (
 	// PlainRuntime is a handler (of a RuntimeClass) whose pods get the cluster network from the runtime itself, whatever
 	// becomes of the directory of CNI configurations.
 	PlainRuntime = "plain"
-	// NodeName is the name of the node.
+	// NodeName is the name of the first node, which has the control plane.
 	NodeName = "node-a"
 	// Uplink is a link of the node's that extra networks may use as master.
 	Uplink = "uplink0"
 
 	serviceIP = "10.96.0.1"
-	nodeIP    = "192.0.2.10"
+	nodeIP    = "192.0.2.10" // of the first node
 	// toolDir and stateDir are the cluster's own directories on the node.
 	toolDir  = "/cluster/bin"
 	stateDir = "/var/lib/cluster"
@@ -77,6 +77,8 @@ type Options struct {
 	Plugins []string
 	// Paths are where the node's distribution has its directories; the zero value is the usual ones.
 	Paths Paths
+	// Nodes is how many nodes there are. Default: 1. Further ones are node-b, node-c and so on, with the same options.
+	Nodes int
 }
 
 // Paths are the directories in which distributions differ, absolute and as the node sees them.
@@ -103,7 +105,16 @@ func (p Paths) orUsual() Paths {
 }
 
 // Cluster is one running cluster.
+//
+// A further node is a Cluster, too, with the clients of the first one: its methods are about that node.
 type Cluster struct {
+	// Node is the name of the node.
+	Node string
+	// Others are the further nodes; a further node has none.
+	Others []*Cluster
+
+	index   int
+	first   *Cluster // nil for the first node
 	options Options
 	root    string // of the module
 	dir     string
@@ -140,6 +151,10 @@ func Start(ctx context.Context, o Options) (_ *Cluster, retErr error) {
 	if err := Available(); err != nil {
 		return nil, err
 	}
+	if o.Nodes > maxNodes {
+		return nil, fmt.Errorf("%d nodes: at most %d are possible", o.Nodes, maxNodes)
+	}
+	o.Nodes = max(o.Nodes, 1)
 	if o.Plugins == nil {
 		o.Plugins = []string{"bridge", "host-local", "loopback", "macvlan"}
 	}
@@ -152,7 +167,7 @@ func Start(ctx context.Context, o Options) (_ *Cluster, retErr error) {
 	if err != nil {
 		return nil, fmt.Errorf("find directory: %w", err)
 	}
-	c := &Cluster{options: o, root: root, dir: dir, servers: map[string]*proc.Process{}}
+	c := &Cluster{Node: NodeName, options: o, root: root, dir: dir, servers: map[string]*proc.Process{}}
 	c.cgroup = fmt.Sprintf("/multus-test-%d-%d", os.Getpid(), time.Now().UnixNano())
 	defer func() {
 		if retErr != nil {
@@ -173,7 +188,15 @@ func Start(ctx context.Context, o Options) (_ *Cluster, retErr error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
-	return c, c.startServers(ctx)
+	if err := c.startServers(ctx); err != nil {
+		return nil, err
+	}
+	for i := 1; i < o.Nodes; i++ {
+		if err := c.join(ctx, i); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
 }
 
 // startInit starts the node's first process, in new namespaces, and waits until it has set them up.
@@ -181,6 +204,7 @@ func (c *Cluster) startInit() error {
 	arg, err := json.Marshal(layout{
 		Root: filepath.Join(c.dir, "root"), Volumes: filepath.Join(c.dir, "volumes"),
 		Tools: filepath.Join(c.root, "bin", "tools"), ReadOnly: c.options.ReadOnly, Shared: c.options.Shared,
+		Name: c.Node, Address: c.address(), Service: c.first == nil,
 	})
 	if err != nil {
 		return fmt.Errorf("write layout: %w", err)
@@ -211,6 +235,9 @@ func (c *Cluster) startInit() error {
 
 // Stop ends the cluster: with the node's first process, all of them end. The files stay.
 func (c *Cluster) Stop() {
+	for _, o := range c.Others {
+		o.Stop()
+	}
 	c.init.Kill()
 	for _, p := range c.servers {
 		p.Kill()

@@ -19,14 +19,23 @@ const (
 	adminToken      = "cluster-admin"
 	controllerToken = "cluster-controller-manager"
 	schedulerToken  = "cluster-scheduler"
-	nodeToken       = "cluster-node"
 )
 
 const tokens = adminToken + `,admin,admin,"system:masters"
 ` + controllerToken + `,system:kube-controller-manager,controller-manager,
 ` + schedulerToken + `,system:kube-scheduler,scheduler,
-` + nodeToken + `,system:node:` + NodeName + `,node,"system:nodes"
 `
+
+// nodeTokens are the lines of the nodes.
+func nodeTokens() string {
+	var b strings.Builder
+	for i := range maxNodes {
+		fmt.Fprintf(&b, "%[1]s,system:node:%[2]s,%[2]s,\"system:nodes\"\n", nodeToken(i), nodeName(i))
+	}
+	return b.String()
+}
+
+func nodeToken(i int) string { return "cluster-" + nodeName(i) }
 
 // kubeletConfig: what a machine may lack (swap off, control groups v2, the right to lower OOM scores) is not asked for,
 // and images are never collected.
@@ -141,24 +150,25 @@ func (c *Cluster) writeFiles() error {
 	if err != nil {
 		return err
 	}
-	keys, err := pki.New(serviceIP, nodeIP)
+	files, err := c.credentials()
 	if err != nil {
 		return err
 	}
-	c.ca = keys.CA
-	files := map[string][]byte{"ca.crt": keys.CA, "server.crt": keys.Cert, "server.key": keys.Key}
 	put := map[string][]byte{
-		c.file(p.Conf + "/" + PrimaryFile):   []byte(Primary),
-		c.file(plainDir + "/" + PrimaryFile): []byte(Primary),
+		c.file(p.Conf + "/" + PrimaryFile):   []byte(c.primary()),
+		c.file(plainDir + "/" + PrimaryFile): []byte(c.primary()),
 		c.file("/etc/passwd"):                []byte("root:x:0:0:root:/root:/bin/sh\n"),
 		c.file("/etc/group"):                 []byte("root:x:0:\n"),
-		c.file("/etc/hosts"):                 []byte("127.0.0.1 localhost\n" + nodeIP + " " + NodeName + "\n"),
+		c.file("/etc/hosts"):                 []byte("127.0.0.1 localhost\n" + c.address() + " " + c.Node + "\n"),
 		c.file("/etc/resolv.conf"):           nil,
 	}
-	files["tokens.csv"] = []byte(tokens)
 	files["kubelet.yaml"] = c.fill(kubeletConfig)
 	files["containerd.toml"] = c.fill(containerdConfig)
-	for name, token := range map[string]string{"admin": adminToken, "controller": controllerToken, "scheduler": schedulerToken, "node": nodeToken} {
+	accounts := map[string]string{"admin": adminToken, "controller": controllerToken, "scheduler": schedulerToken, "node": nodeToken(c.index)}
+	if c.first != nil {
+		accounts = map[string]string{"node": nodeToken(c.index)}
+	}
+	for name, token := range accounts {
 		b, err := c.kubeconfig(token)
 		if err != nil {
 			return err
@@ -177,6 +187,22 @@ func (c *Cluster) writeFiles() error {
 		}
 	}
 	return errors.Join(c.linkRun(), c.copyPlugins())
+}
+
+// credentials returns the files of the API server; a further node takes the authority of the first one.
+func (c *Cluster) credentials() (map[string][]byte, error) {
+	if c.first != nil {
+		c.ca = c.first.ca
+		return map[string][]byte{"ca.crt": c.ca}, nil
+	}
+	keys, err := pki.New(serviceIP, nodeIP)
+	if err != nil {
+		return nil, err
+	}
+	c.ca = keys.CA
+	return map[string][]byte{
+		"ca.crt": keys.CA, "server.crt": keys.Cert, "server.key": keys.Key, "tokens.csv": []byte(tokens + nodeTokens()),
+	}, nil
 }
 
 func makeDirs(dirs ...string) error {

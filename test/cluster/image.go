@@ -28,6 +28,12 @@ const (
 // importOwn builds the images of this package and imports them.
 func (c *Cluster) importOwn(ctx context.Context) error {
 	for ref, dir := range map[string]string{PauseImage: "pause", WorkloadImage: "workload"} {
+		if c.first != nil {
+			if err := c.Import(ctx, filepath.Join(c.first.dir, dir)+".tar"); err != nil {
+				return err
+			}
+			continue
+		}
 		bin := filepath.Join(c.dir, dir)
 		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", bin, "./test/cluster/"+dir)
 		cmd.Dir, cmd.Env = c.root, append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")

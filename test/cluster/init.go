@@ -23,6 +23,9 @@ type layout struct {
 	Volumes  string // directories that stay writable when / is not
 	ReadOnly bool
 	Shared   bool
+	Name     string
+	Address  string
+	Service  bool // whether the node has the service address of the API server
 }
 
 // Main must be called first in main and TestMain of programs that start clusters: the node's first process is the same
@@ -44,13 +47,13 @@ func runInit(arg string) error {
 	if err := json.Unmarshal([]byte(arg), &l); err != nil {
 		return fmt.Errorf("parse layout: %w", err)
 	}
-	if err := unix.Sethostname([]byte(NodeName)); err != nil {
+	if err := unix.Sethostname([]byte(l.Name)); err != nil {
 		return fmt.Errorf("set host name: %w", err)
 	}
 	if err := l.mount(); err != nil {
 		return err
 	}
-	return configureNetwork()
+	return l.configureNetwork()
 }
 
 // reap waits for the orphans of the node, for ever: a killed server leaves some, containerd's shims are meant to be.
@@ -210,7 +213,7 @@ func mountAt(from, to, kind string, flags uintptr, data string) error {
 
 // configureNetwork gives the node its address, the service address of the API server (there is no kube-proxy), and a
 // link for extra networks to sit on.
-func configureNetwork() error {
+func (l layout) configureNetwork() error {
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
 		return fmt.Errorf("find lo: %w", err)
@@ -218,8 +221,10 @@ func configureNetwork() error {
 	if err := netlink.LinkSetUp(lo); err != nil {
 		return fmt.Errorf("set lo up: %w", err)
 	}
-	if err := address(lo, serviceIP+"/32"); err != nil {
-		return err
+	if l.Service {
+		if err := address(lo, serviceIP+"/32"); err != nil {
+			return err
+		}
 	}
 	for _, name := range []string{"node0", Uplink} {
 		link := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: name + "-far"}
@@ -227,11 +232,11 @@ func configureNetwork() error {
 			return fmt.Errorf("add %s: %w", name, err)
 		}
 		for _, end := range []string{name, name + "-far"} {
-			l, err := netlink.LinkByName(end)
+			half, err := netlink.LinkByName(end)
 			if err != nil {
 				return fmt.Errorf("find %s: %w", end, err)
 			}
-			if err := netlink.LinkSetUp(l); err != nil {
+			if err := netlink.LinkSetUp(half); err != nil {
 				return fmt.Errorf("set %s up: %w", end, err)
 			}
 		}
@@ -240,7 +245,7 @@ func configureNetwork() error {
 	if err != nil {
 		return fmt.Errorf("find node0: %w", err)
 	}
-	return address(node, nodeIP+"/24")
+	return address(node, l.Address+"/24")
 }
 
 func address(l netlink.Link, a string) error {

@@ -78,7 +78,9 @@ func (c *Cluster) Kill(name string) (int, error) {
 func (c *Cluster) killAll() error {
 	keep := []int{c.init.Pid}
 	for _, name := range controlPlane {
-		keep = append(keep, c.servers[name].Pid)
+		if p := c.servers[name]; p != nil {
+			keep = append(keep, p.Pid)
+		}
 	}
 	left := 0
 	err := c.eachProcess(func(pid int, _ bool) error {
@@ -178,7 +180,7 @@ func removeLinks() error {
 		return fmt.Errorf("list links: %w", err)
 	}
 	for _, l := range all {
-		if slices.Contains(links, l.Attrs().Name) {
+		if slices.Contains(links, l.Attrs().Name) || strings.HasPrefix(l.Attrs().Name, peerPrefix) {
 			continue
 		}
 		if err := netlink.LinkDel(l); err != nil && !errors.As(err, &netlink.LinkNotFoundError{}) && !errors.Is(err, unix.ENODEV) {

@@ -55,8 +55,8 @@ func schedulerArgs() []string {
 
 func (c *Cluster) kubeletArgs() []string {
 	return []string{
-		"--config=" + state("kubelet.yaml"), "--kubeconfig=" + state("node.kubeconfig"), "--hostname-override=" + NodeName,
-		"--node-ip=" + nodeIP, "--root-dir=" + c.options.Paths.Kubelet,
+		"--config=" + state("kubelet.yaml"), "--kubeconfig=" + state("node.kubeconfig"), "--hostname-override=" + c.Node,
+		"--node-ip=" + c.address(), "--root-dir=" + c.options.Paths.Kubelet,
 	}
 }
 
@@ -85,6 +85,11 @@ func (c *Cluster) startServers(ctx context.Context) error {
 	if err := c.start("kube-scheduler", schedulerArgs()...); err != nil {
 		return err
 	}
+	return c.register(ctx)
+}
+
+// register starts the kubelet and waits until the node is ready.
+func (c *Cluster) register(ctx context.Context) error {
 	if err := c.startKubelet(ctx); err != nil {
 		return err
 	}
@@ -130,7 +135,7 @@ func (c *Cluster) nodeReady(ctx context.Context) error {
 	if _, err := c.Client.CoreV1().ServiceAccounts(metav1.NamespaceDefault).Get(ctx, "default", metav1.GetOptions{}); err != nil {
 		return err
 	}
-	node, err := c.Client.CoreV1().Nodes().Get(ctx, NodeName, metav1.GetOptions{})
+	node, err := c.Client.CoreV1().Nodes().Get(ctx, c.Node, metav1.GetOptions{})
 	if err != nil {
 		return err
 	}

@@ -34,6 +34,9 @@ var resources = map[string]schema.GroupVersionResource{
 	"DaemonSet":                  {Group: "apps", Version: "v1", Resource: "daemonsets"},
 	"SecurityContextConstraints": {Group: "security.openshift.io", Version: "v1", Resource: "securitycontextconstraints"},
 	"ServiceAccount":             {Version: "v1", Resource: "serviceaccounts"},
+
+	"ValidatingAdmissionPolicy":        {Group: "admissionregistration.k8s.io", Version: "v1", Resource: "validatingadmissionpolicies"},
+	"ValidatingAdmissionPolicyBinding": {Group: "admissionregistration.k8s.io", Version: "v1", Resource: "validatingadmissionpolicybindings"},
 }
 
 // scc stands for the type that OpenShift has: the object is accepted as such, its fields are not looked at.
@@ -140,7 +143,7 @@ func today(t *testing.T, client dynamic.Interface) {
 // rights asks the API server what the service account may do.
 func rights(t *testing.T, c *kubetest.Cluster) {
 	t.Helper()
-	const definitions, group = "network-attachment-definitions", "k8s.cni.cncf.io"
+	const definitions, group, admission = "network-attachment-definitions", "k8s.cni.cncf.io", "admissionregistration.k8s.io"
 	allowed := []authv1.ResourceAttributes{
 		{Verb: "get", Group: group, Resource: definitions},
 		{Verb: "list", Group: group, Resource: definitions},
@@ -148,8 +151,9 @@ func rights(t *testing.T, c *kubetest.Cluster) {
 		{Verb: "get", Resource: "pods"},
 		{Verb: "patch", Resource: "pods", Subresource: "status"},
 		{Verb: "create", Resource: "events"},
-		{Verb: "patch", Resource: "events"},
 		{Verb: "get", Resource: "nodes"},
+		{Verb: "get", Group: admission, Resource: "validatingadmissionpolicies", Name: "multus-events"},
+		{Verb: "get", Group: admission, Resource: "validatingadmissionpolicybindings", Name: "multus-node-identity"},
 	}
 	denied := []authv1.ResourceAttributes{
 		{Verb: "create", Group: group, Resource: definitions},
@@ -168,6 +172,11 @@ func rights(t *testing.T, c *kubetest.Cluster) {
 		{Verb: "watch", Resource: "nodes"},
 		{Verb: "patch", Resource: "nodes"},
 		{Verb: "delete", Resource: "events"},
+		{Verb: "patch", Resource: "events"},
+		{Verb: "update", Resource: "events"},
+		{Verb: "get", Group: admission, Resource: "validatingadmissionpolicies"},
+		{Verb: "delete", Group: admission, Resource: "validatingadmissionpolicies", Name: "multus-events"},
+		{Verb: "update", Group: admission, Resource: "validatingadmissionpolicybindings", Name: "multus-events"},
 		{Verb: "create", Resource: "serviceaccounts", Subresource: "token"},
 		{Verb: "*", Group: "*", Resource: "*"},
 	}

@@ -76,13 +76,19 @@ func TestPaths(t *testing.T) {
 			if !strings.HasPrefix(d.MultusAutoconfigDir, w.conf) && !strings.HasPrefix(d.MultusAutoconfigDir, paths["run"]+"/") {
 				t.Errorf("multusAutoconfigDir %q is not mounted", d.MultusAutoconfigDir)
 			}
-			checkFlags(t, &c, paths, w.reference)
-			selinux := ""
-			if o := c.SecurityContext.SELinuxOptions; o != nil {
-				selinux = o.Type
+			checkFlags(t, &c)
+			if len(pod.InitContainers) != 1 {
+				t.Fatalf("%d init containers", len(pod.InitContainers))
 			}
-			if selinux != w.selinux {
-				t.Errorf("SELinux type %q, want %q", selinux, w.selinux)
+			checkInstall(t, &pod.InitContainers[0], paths, w.reference)
+			for _, c := range []corev1.Container{c, pod.InitContainers[0]} {
+				selinux := ""
+				if o := c.SecurityContext.SELinuxOptions; o != nil {
+					selinux = o.Type
+				}
+				if selinux != w.selinux {
+					t.Errorf("%s: SELinux type %q, want %q", c.Name, selinux, w.selinux)
+				}
 			}
 		})
 	}
@@ -114,8 +120,29 @@ func parseConfig(t *testing.T, b []byte) *daemonconfig.Daemon {
 	return d
 }
 
+// checkInstall gives the arguments of the init container to the program itself.
+func checkInstall(t *testing.T, c *corev1.Container, paths map[string]string, reference bool) {
+	t.Helper()
+	if want := []string{"/usr/src/multus-cni/bin/multus-daemon"}; !slices.Equal(c.Command, want) {
+		t.Errorf("command %q", c.Command)
+	}
+	cmd, rest, err := daemon.Command(func(string) string { return "" }, io.Discard).Find(c.Args)
+	if err != nil || cmd.Name() != "install" {
+		t.Fatalf("arguments %q: %v", c.Args, err)
+	}
+	if err := cmd.ParseFlags(rest); err != nil {
+		t.Fatal(err)
+	}
+	if got := value(t, cmd, "dest"); got != paths["cni-bin"] || c.VolumeMounts[0].MountPath != got || c.VolumeMounts[0].ReadOnly {
+		t.Errorf("--dest %q, but the mount is %+v", got, c.VolumeMounts[0])
+	}
+	if got := value(t, cmd, "reference-plugins"); got != strconv.FormatBool(reference) {
+		t.Errorf("--reference-plugins %s", got)
+	}
+}
+
 // checkFlags gives the arguments to the program itself.
-func checkFlags(t *testing.T, c *corev1.Container, paths map[string]string, reference bool) {
+func checkFlags(t *testing.T, c *corev1.Container) {
 	t.Helper()
 	if want := []string{"/usr/src/multus-cni/bin/multus-daemon"}; !slices.Equal(c.Command, want) {
 		t.Errorf("command %q", c.Command)
@@ -127,11 +154,8 @@ func checkFlags(t *testing.T, c *corev1.Container, paths map[string]string, refe
 	if err := cmd.ParseFlags(rest); err != nil {
 		t.Fatal(err)
 	}
-	if got := value(t, cmd, "install-dir"); got != paths["cni-bin"] {
-		t.Errorf("--install-dir %q, but the mount is %q", got, paths["cni-bin"])
-	}
-	if got := value(t, cmd, "reference-plugins"); got != strconv.FormatBool(reference) {
-		t.Errorf("--reference-plugins %s", got)
+	if got := value(t, cmd, "install-dir"); got != "" {
+		t.Errorf("--install-dir %q: the daemon must not write plugins", got)
 	}
 	file := value(t, cmd, "config")
 	if !slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == "config" && m.MountPath == path.Dir(file) }) {

@@ -47,7 +47,12 @@ type manifest struct {
 
 func render(tb testing.TB, dir string) manifest {
 	tb.Helper()
-	rm, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), filepath.Join(root, dir))
+	return renderAt(tb, filepath.Join(root, dir))
+}
+
+func renderAt(tb testing.TB, dir string) manifest {
+	tb.Helper()
+	rm, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), dir)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -98,6 +103,8 @@ func TestNames(t *testing.T) {
 		"ClusterRole /multus", "ClusterRoleBinding /multus", "ConfigMap kube-system/" + config,
 		"CustomResourceDefinition /network-attachment-definitions.k8s.cni.cncf.io", "DaemonSet kube-system/kube-multus-ds",
 		"ServiceAccount kube-system/multus",
+		"ValidatingAdmissionPolicy /multus-events", "ValidatingAdmissionPolicy /multus-node-identity",
+		"ValidatingAdmissionPolicyBinding /multus-events", "ValidatingAdmissionPolicyBinding /multus-node-identity",
 	}
 	for _, dir := range all(t) {
 		t.Run(dir, func(t *testing.T) {
@@ -113,7 +120,7 @@ func TestNames(t *testing.T) {
 			case thin:
 				want = slices.DeleteFunc(want, func(s string) bool { return strings.HasSuffix(s, config) })
 			case "overlays/openshift":
-				want = append(want[:5:5], "SecurityContextConstraints /multus", want[5])
+				want = append(want, "SecurityContextConstraints /multus")
 				slices.Sort(want)
 			}
 			if !slices.Equal(got, want) {
@@ -153,8 +160,11 @@ func TestRoles(t *testing.T) {
 	want := `[{"verbs":["get","list","watch"],"apiGroups":["k8s.cni.cncf.io"],"resources":["network-attachment-definitions"]},` +
 		`{"verbs":["get"],"apiGroups":[""],"resources":["pods"]},` +
 		`{"verbs":["patch"],"apiGroups":[""],"resources":["pods/status"]},` +
-		`{"verbs":["create","patch"],"apiGroups":[""],"resources":["events"]},` +
-		`{"verbs":["get"],"apiGroups":[""],"resources":["nodes"]}]`
+		`{"verbs":["create"],"apiGroups":[""],"resources":["events"]},` +
+		`{"verbs":["get"],"apiGroups":[""],"resources":["nodes"]},` +
+		`{"verbs":["get"],"apiGroups":["admissionregistration.k8s.io"],` +
+		`"resources":["validatingadmissionpolicies","validatingadmissionpolicybindings"],` +
+		`"resourceNames":["multus-node-identity","multus-events"]}]`
 	for _, dir := range all(t) {
 		m := render(t, dir)
 		got, err := json.Marshal(get[rbacv1.ClusterRole](t, m, "ClusterRole").Rules)

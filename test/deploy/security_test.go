@@ -13,6 +13,9 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 )
 
+// installer is the init container that copies the plugins.
+const installer = "install"
+
 // sensitive are files and directories of a node of which no mount may show any.
 var sensitive = []string{
 	"/boot/x", "/dev/x", "/etc/shadow", "/etc/kubernetes/pki", "/etc/ssh", "/home/x", "/home/kubernetes/kube-env", "/opt/x", "/proc/1", "/root/x",
@@ -45,11 +48,18 @@ func violations(ds *appsv1.DaemonSet) []string {
 			return t.Key == "" && t.Operator == corev1.TolerationOpExists && t.Effect == effect
 		}), "does not tolerate %s", effect)
 	}
-	bad(len(pod.InitContainers) != 0, "init containers")
+	bad(slices.ContainsFunc(pod.InitContainers, func(c corev1.Container) bool { return c.Name != installer }), "init containers of others")
+	bad(len(pod.InitContainers) > 1, "%d init containers", len(pod.InitContainers))
 	bad(len(pod.EphemeralContainers) != 0, "ephemeral containers")
 	bad(len(pod.Containers) != 1, "%d containers", len(pod.Containers))
 	for i := range pod.Containers {
 		v = append(v, ofContainer(&pod.Containers[i], pod.SecurityContext)...)
+	}
+	for i := range pod.InitContainers {
+		c := &pod.InitContainers[i]
+		v = append(v, ofContainer(c, pod.SecurityContext)...)
+		bad(len(c.VolumeMounts) != 1 || c.VolumeMounts[0].Name != "cni-bin", "the init container %s sees more than the plugin directory", c.Name)
+		bad(len(c.Env) != 0, "the init container %s has an environment", c.Name)
 	}
 	return append(v, ofVolumes(&pod)...)
 }
@@ -112,7 +122,7 @@ func ofVolumes(pod *corev1.PodSpec) []string {
 				v = append(v, "hostPath "+p+" shows "+s)
 			}
 		}
-		for _, c := range pod.Containers {
+		for _, c := range slices.Concat(pod.InitContainers, pod.Containers) {
 			for _, m := range c.VolumeMounts {
 				if m.Name == vol.Name && m.MountPath != p {
 					v = append(v, "hostPath "+p+" is at "+m.MountPath)
@@ -134,7 +144,7 @@ func TestSecurity(t *testing.T) {
 				t.Error(v)
 			}
 			// As text as well: an object that is added one day is looked at too.
-			for _, word := range []string{"mountPropagation", "hostPID: true", "hostIPC: true", "privileged: true", "allowPrivilegedContainer: true", "allowHostDirVolumePlugin: false", "initContainers"} {
+			for _, word := range []string{"mountPropagation", "hostPID: true", "hostIPC: true", "privileged: true", "allowPrivilegedContainer: true", "allowHostDirVolumePlugin: false"} {
 				if bytes.Contains(m.text, []byte(word)) {
 					t.Errorf("it says %q", word)
 				}
@@ -143,11 +153,12 @@ func TestSecurity(t *testing.T) {
 	}
 }
 
-// TestWritableMounts: what only has to be read is read-only.
+// TestWritableMounts: what only has to be read is read-only. The daemon, which reads what pods and definitions hold, cannot write
+// the plugins, which the runtime executes.
 func TestWritableMounts(t *testing.T) {
 	t.Parallel()
 	for _, dir := range all(t) {
-		want := []string{"cni-conf", "cni-bin", "run", "slot"}
+		want := []string{"cni-conf", "run", "slot"}
 		if dir == thin {
 			want = []string{"cni-conf", "cni-bin", "networks"} // thin_entrypoint makes that directory
 		}
@@ -186,6 +197,18 @@ func TestViolationsAreSeen(t *testing.T) {
 		"tolerations": func(_ *appsv1.DaemonSet, p *corev1.PodSpec, _ *corev1.Container) { p.Tolerations = p.Tolerations[:1] },
 		"init container": func(_ *appsv1.DaemonSet, p *corev1.PodSpec, c *corev1.Container) {
 			p.InitContainers = []corev1.Container{*c}
+		},
+		"second init container": func(_ *appsv1.DaemonSet, p *corev1.PodSpec, _ *corev1.Container) {
+			p.InitContainers = append(p.InitContainers, p.InitContainers[0])
+		},
+		"init container that sees more": func(_ *appsv1.DaemonSet, p *corev1.PodSpec, c *corev1.Container) {
+			p.InitContainers[0].VolumeMounts = c.VolumeMounts[:2]
+		},
+		"privileged init container": func(_ *appsv1.DaemonSet, p *corev1.PodSpec, _ *corev1.Container) {
+			p.InitContainers[0].SecurityContext.Privileged = &yes
+		},
+		"init container at another path": func(_ *appsv1.DaemonSet, p *corev1.PodSpec, _ *corev1.Container) {
+			p.InitContainers[0].VolumeMounts[0].MountPath = "/host/opt/cni/bin"
 		},
 		"second": func(_ *appsv1.DaemonSet, p *corev1.PodSpec, c *corev1.Container) {
 			p.Containers = append(p.Containers, *c)

@@ -18,6 +18,8 @@ import (
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"multus/test/cluster"
 )
 
 // ledger, networks and results are where the node remembers what is attached: Multus, the address management of the
@@ -38,14 +40,22 @@ func (n *node) apply(t *testing.T, text string) {
 // install does what deploy/README.md says.
 func (n *node) install(t *testing.T, dir string) {
 	t.Helper()
+	n.installFrom(t, filepath.Join(root, "deploy", dir))
+}
+
+// installFrom installs from any kustomization.
+func (n *node) installFrom(t *testing.T, dir string) {
+	t.Helper()
 	archive, err := image()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := n.Import(t.Context(), archive); err != nil {
-		t.Fatal(err)
+	for _, one := range append([]*cluster.Cluster{n.Cluster}, n.Others...) {
+		if err := one.Import(t.Context(), archive); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := n.Kustomize(t.Context(), filepath.Join(root, "deploy", dir)); err != nil {
+	if err := n.Kustomize(t.Context(), dir); err != nil {
 		t.Fatal(err)
 	}
 	until(t, "DaemonSet Ready", func() error { return n.rolledOut(t) })
@@ -68,7 +78,9 @@ func (n *node) rolledOut(t *testing.T) error {
 	if err != nil {
 		return err
 	}
-	if s := ds.Status; s.ObservedGeneration != ds.Generation || s.DesiredNumberScheduled != 1 || s.UpdatedNumberScheduled != 1 || s.NumberReady != 1 {
+	nodes := int32(1 + len(n.Others)) //nolint:gosec // a few
+	s := ds.Status
+	if s.ObservedGeneration != ds.Generation || s.DesiredNumberScheduled != nodes || s.UpdatedNumberScheduled != nodes || s.NumberReady != nodes {
 		return fmt.Errorf("generation %d: %+v", ds.Generation, s)
 	}
 	return nil

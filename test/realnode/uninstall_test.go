@@ -94,7 +94,7 @@ func (n *node) createJob(t *testing.T) string {
 		t.Fatal(err)
 	}
 	var job batchv1.Job
-	if err := yaml.UnmarshalStrict([]byte(strings.ReplaceAll(string(b), "NODE", cluster.NodeName)), &job); err != nil {
+	if err := yaml.UnmarshalStrict([]byte(strings.NewReplacer("NODE", cluster.NodeName, "IMAGE", "localhost/multus:latest").Replace(string(b))), &job); err != nil {
 		t.Fatal(err)
 	}
 	made, err := n.Client.BatchV1().Jobs("kube-system").Create(t.Context(), &job, metav1.CreateOptions{FieldValidation: metav1.FieldValidationStrict})

@@ -195,7 +195,7 @@ func (n *node) asRendered(t *testing.T) {
 		t.Fatal(err)
 	}
 	p, c := &ds.Spec.Template.Spec, &ds.Spec.Template.Spec.Containers[0]
-	if p.HostPID || len(p.InitContainers) != 0 || len(p.Containers) != 1 || *c.SecurityContext.Privileged || len(c.Resources.Limits) != 1 {
+	if p.HostPID || len(p.InitContainers) != 1 || p.InitContainers[0].Name != "install" || len(p.Containers) != 1 || *c.SecurityContext.Privileged || len(c.Resources.Limits) != 1 {
 		t.Errorf("of today's: hostPID %v, init containers %d, containers %d, %+v, %+v", p.HostPID, len(p.InitContainers), len(p.Containers), c.SecurityContext, c.Resources)
 	}
 	mounts := map[string]bool{}

@@ -42,6 +42,7 @@ type Client struct {
 	stream *rest.RESTClient // nads without a limit on the duration of a request: for watches
 	params runtime.ParameterCodec
 	update updates
+	node   func() string // of the credentials, "" if they name none
 }
 
 var (
@@ -76,7 +77,7 @@ func New(config *Config) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("prepare connection to %s: %w", c.Host, err)
 	}
-	client := &Client{params: runtime.NewParameterCodec(scheme)}
+	client := &Client{params: runtime.NewParameterCodec(scheme), node: func() string { return nodeOf(config) }}
 	if client.core, err = restClient(c, "/api", schema.GroupVersion{Version: "v1"}, transport); err != nil {
 		return nil, err
 	}

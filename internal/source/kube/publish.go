@@ -125,6 +125,9 @@ func (c *Client) EmitNode(ctx context.Context, node string, event publish.Event)
 }
 
 func (c *Client) emit(ctx context.Context, e coreEvent, seldom bool) error {
+	// The admission policy of the manifests compares it with the token, so that the event shows whose it is.
+	node := c.node()
+	e.Source.Host, e.ReportingInstance = node, node
 	body, err := json.Marshal(e)
 	if err != nil {
 		return fmt.Errorf("encode event: %w", err)
@@ -158,8 +161,10 @@ type coreEvent struct {
 	} `json:"involvedObject"`
 	Source struct {
 		Component string `json:"component"`
+		Host      string `json:"host,omitempty"`
 	} `json:"source"`
 	ReportingComponent string `json:"reportingComponent"`
+	ReportingInstance  string `json:"reportingInstance,omitempty"`
 	Type               string `json:"type"`
 	Reason             string `json:"reason"`
 	Message            string `json:"message"`

@@ -41,7 +41,6 @@ func Needed() []Access {
 		{"get", "", "pods", ""},
 		{"patch", "", "pods", "status"},
 		{"create", "", "events", ""},
-		{"patch", "", "events", ""},
 	}
 }
 
@@ -124,10 +123,25 @@ func Account(c *Config) string {
 	return token.Sub
 }
 
+// nodeOf returns the node of the pod that a service account token is bound to, "" if the credentials name none. The token
+// is read again each time: the kubelet replaces it.
+func nodeOf(c *Config) string {
+	token, _, err := shown(c)
+	if err != nil {
+		return ""
+	}
+	return token.Kubernetes.Node.Name
+}
+
 // claims are those of a JSON web token that are read; the signature is the API server's to verify.
 type claims struct {
-	Exp int64  `json:"exp"`
-	Sub string `json:"sub"`
+	Exp        int64  `json:"exp"`
+	Sub        string `json:"sub"`
+	Kubernetes struct {
+		Node struct {
+			Name string `json:"name"`
+		} `json:"node"`
+	} `json:"kubernetes.io"`
 }
 
 // shown are the credentials that the API server is shown: a token, what is no JSON web token has no claims; else a client

@@ -28,6 +28,7 @@ func run(ctx context.Context) error {
 	var o cluster.Options
 	flag.BoolVar(&o.ReadOnly, "read-only", false, "make the node's root read-only")
 	flag.BoolVar(&o.Shared, "shared", false, "make the node's mounts shared")
+	flag.IntVar(&o.Nodes, "nodes", 1, "make so many nodes; the first one has the control plane")
 	archive := flag.String("import", "", "import this `archive` of images")
 	flag.Parse()
 	dir, err := os.MkdirTemp("", "multus-cluster-")
@@ -42,8 +43,10 @@ func run(ctx context.Context) error {
 	}
 	defer c.Stop()
 	if *archive != "" {
-		if err := c.Import(ctx, *archive); err != nil {
-			return err
+		for _, node := range append([]*cluster.Cluster{c}, c.Others...) {
+			if err := node.Import(ctx, *archive); err != nil {
+				return err
+			}
 		}
 	}
 	fmt.Printf(`The node is ready. All files are in %[1]s, logs in %[1]s/log.
@@ -53,8 +56,11 @@ func run(ctx context.Context) error {
   Multus:           nsenter -t %[2]d -n kubectl --kubeconfig %[3]s apply -k deploy/base   (with its image: -import dist/multus-….tar)
   an image to use:  %[4]s
 
-Ctrl-C removes it.
 `, dir, c.Pid(), filepath.Join(dir, "kubeconfig"), cluster.WorkloadImage)
+	for _, node := range c.Others {
+		fmt.Printf("  a shell on %s:  nsenter -t %d -a bash\n", node.Node, node.Pid())
+	}
+	fmt.Println("Ctrl-C removes it.")
 	<-ctx.Done()
 	return nil
 }

@@ -1,0 +1,281 @@
+package deploy
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+
+	"multus/internal/host/entrypoint"
+	"multus/test/kubetest"
+)
+
+// with renders a directory with components, as docs/install.md shows it.
+func with(tb testing.TB, dir string, components ...string) manifest {
+	tb.Helper()
+	abs, err := filepath.Abs(root)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	at := filepath.Join(tb.TempDir(), "own")
+	if err := os.Mkdir(at, 0o755); err != nil {
+		tb.Fatal(err)
+	}
+	rel := func(p string) string {
+		r, err := filepath.Rel(at, filepath.Join(abs, p))
+		if err != nil {
+			tb.Fatal(err)
+		}
+		return r
+	}
+	text := "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [" + rel(dir) + "]\ncomponents:\n"
+	for _, c := range components {
+		text += "  - " + rel("components/"+c) + "\n"
+	}
+	if err := os.WriteFile(filepath.Join(at, "kustomization.yaml"), []byte(text), 0o600); err != nil {
+		tb.Fatal(err)
+	}
+	return renderAt(tb, at)
+}
+
+func components(tb testing.TB) []string {
+	tb.Helper()
+	dirs, err := filepath.Glob(filepath.Join(root, "components", "*"))
+	if err != nil || len(dirs) == 0 {
+		tb.Fatalf("components: %v, %v", dirs, err)
+	}
+	for i := range dirs {
+		dirs[i] = filepath.Base(dirs[i])
+	}
+	return dirs
+}
+
+// TestComponents: each component goes with base and with every overlay, a real API server takes what comes of it, and
+// deploy/README.md has its line.
+func TestComponents(t *testing.T) {
+	c := kubetest.Start(t)
+	client, err := dynamic.NewForConfig(c.RESTConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	readme, err := os.ReadFile(filepath.Join(root, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, component := range components(t) {
+		if !strings.Contains(string(readme), "\n| `"+component+"` | ") {
+			t.Errorf("README.md says nothing about the component %s", component)
+		}
+		for _, dir := range all(t) {
+			// isolation is for the daemon, isolation-thin for the thin plugin.
+			if component == "isolation-thin" != (dir == thin) && strings.HasPrefix(component, "isolation") {
+				continue
+			}
+			m := with(t, dir, component)
+			if dir != base && dir != thin {
+				continue
+			}
+			for _, u := range m.objects {
+				if u.GetKind() == "CustomResourceDefinition" {
+					continue // it is there
+				}
+				if err := apply(t, client, u, true); err != nil {
+					t.Errorf("%s: %s %s: %v", component, u.GetKind(), u.GetName(), err)
+				}
+			}
+		}
+	}
+}
+
+// kinds counts the objects of each kind.
+func kinds(m manifest) map[string]int {
+	n := map[string]int{}
+	for _, u := range m.objects {
+		n[u.GetKind()]++
+	}
+	return n
+}
+
+// TestRuntimeAnnotations: nothing but the permission to read pods goes. That ADD and DEL need none where the runtime passes the
+// annotations is shown by TestTwoNodes of test/realnode.
+func TestRuntimeAnnotations(t *testing.T) {
+	t.Parallel()
+	for _, dir := range all(t) {
+		before := get[rbacv1.ClusterRole](t, render(t, dir), "ClusterRole").Rules
+		after := get[rbacv1.ClusterRole](t, with(t, dir, "runtime-annotations"), "ClusterRole").Rules
+		want := slices.DeleteFunc(before, func(r rbacv1.PolicyRule) bool { return slices.Equal(r.Resources, []string{"pods"}) })
+		if fmt.Sprint(after) != fmt.Sprint(want) {
+			t.Errorf("%s: rules %v", dir, after)
+		}
+	}
+}
+
+// TestWithoutPolicies: for clusters that do not know the kind.
+func TestWithoutPolicies(t *testing.T) {
+	t.Parallel()
+	before, after := kinds(render(t, base)), kinds(with(t, base, "without-policies"))
+	delete(before, "ValidatingAdmissionPolicy")
+	delete(before, "ValidatingAdmissionPolicyBinding")
+	if fmt.Sprint(after) != fmt.Sprint(before) {
+		t.Errorf("kinds %v, want %v", after, before)
+	}
+}
+
+// TestIsolation: nothing but the key changes, everywhere.
+func TestIsolation(t *testing.T) {
+	t.Parallel()
+	for _, dir := range all(t) {
+		if dir == thin {
+			args := get[appsv1.DaemonSet](t, with(t, dir, "isolation-thin"), "DaemonSet").Spec.Template.Spec.Containers[0].Args
+			cmd := entrypoint.Command(func(string) string { return "" }, io.Discard)
+			if err := cmd.ParseFlags(args); err != nil || value(t, cmd, "namespace-isolation") != "true" {
+				t.Errorf("%s: %q: %v", dir, args, err)
+			}
+			continue
+		}
+		before := render(t, dir)
+		if dir == "overlays/openshift" { // it has the key
+			if !parseConfig(t, daemonConfig(t, before)).NamespaceIsolation {
+				t.Errorf("%s: no isolation", dir)
+			}
+			continue
+		}
+		m := with(t, dir, "isolation")
+		if fmt.Sprint(kinds(before)) != fmt.Sprint(kinds(m)) {
+			t.Errorf("%s: objects %v, want %v", dir, kinds(m), kinds(before))
+		}
+		got, want := parseConfig(t, daemonConfig(t, m)), parseConfig(t, daemonConfig(t, before))
+		if want.NamespaceIsolation || !got.NamespaceIsolation {
+			t.Errorf("%s: isolation %t, with the component %t", dir, want.NamespaceIsolation, got.NamespaceIsolation)
+		}
+		got.Raw, want.Raw, want.NamespaceIsolation = nil, nil, true
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("%s (-want +got):\n%s", dir, d)
+		}
+	}
+}
+
+// TestDefinitionRoles: who has one of the roles may do what its name says with definitions, and nobody gets it by another role.
+func TestDefinitionRoles(t *testing.T) {
+	t.Parallel()
+	roles := map[string]rbacv1.ClusterRole{}
+	for _, u := range with(t, base, "definition-roles").objects {
+		if u.GetKind() != "ClusterRole" || u.GetName() == "multus" {
+			continue
+		}
+		var r rbacv1.ClusterRole
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(u.Object, &r, true); err != nil {
+			t.Fatal(err)
+		}
+		roles[r.Name] = r
+	}
+	view, edit := roles["multus-definitions-view"], roles["multus-definitions-edit"]
+	if len(roles) != 2 || len(view.Rules) != 1 || len(edit.Rules) != 1 || len(view.Labels)+len(edit.Labels) != 0 {
+		t.Fatalf("%+v", roles)
+	}
+	if !slices.Equal(view.Rules[0].Verbs, []string{"get", "list", "watch"}) {
+		t.Errorf("view: %v", view.Rules)
+	}
+	for _, r := range roles {
+		if !slices.Equal(r.Rules[0].APIGroups, []string{"k8s.cni.cncf.io"}) || !slices.Equal(r.Rules[0].Resources, []string{"network-attachment-definitions"}) {
+			t.Errorf("%s: %v", r.Name, r.Rules)
+		}
+	}
+}
+
+// TestDefinitionPolicy: a real API server refuses each definition that would reach beyond its plugins.
+func TestDefinitionPolicy(t *testing.T) {
+	c := kubetest.Start(t)
+	client, err := dynamic.NewForConfig(c.RESTConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	nads := client.Resource(schema.GroupVersionResource{Group: "k8s.cni.cncf.io", Version: "v1", Resource: "network-attachment-definitions"})
+	c.CreateNetwork(t, "default", "old", `{"cniVersion":"1.0.0","name":"x","type":"host-device","device":"eth1"}`, nil)
+	for _, u := range with(t, base, "definition-policy").objects {
+		if err := apply(t, client, u, false); err != nil {
+			t.Fatalf("%s %s: %v", u.GetKind(), u.GetName(), err)
+		}
+	}
+	create := func(namespace, config string) error {
+		u := &unstructured.Unstructured{Object: map[string]any{"spec": map[string]any{"config": config}}}
+		u.SetAPIVersion("k8s.cni.cncf.io/v1")
+		u.SetKind("NetworkAttachmentDefinition")
+		u.SetGenerateName("n-")
+		_, err := nads.Namespace(namespace).Create(t.Context(), u, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		return err
+	}
+	wait(t, "the policy", func() error {
+		if err := create("default", "x\\"); !isPolicy(err) {
+			return fmt.Errorf("answer: %v", err) //nolint:errorlint // it may be nil
+		}
+		return create("default", `{"type":"macvlan"}`)
+	})
+	for name, config := range refusedDefinitions {
+		if err := create("default", config); !isPolicy(err) {
+			t.Errorf("%s: answer: %v", name, err)
+		}
+	}
+	for _, config := range []string{
+		`{"cniVersion":"1.0.0","name":"a","type":"macvlan","master":"eth1","mode":"bridge","ipam":{"type":"host-local","ranges":[[{"subnet":"192.0.2.0/24"}]],"routes":[{"dst":"0.0.0.0/0"}]}}`,
+		"{\n  \"cniVersion\": \"1.0.0\",\n  \"plugins\": [\n {\"type\" : \"bridge\", \"bridge\": \"br1\"},\n\t{\"type\":\t\"tuning\", \"sysctl\": {\"net.core.somaxconn\": \"500\"}}]}",
+		`{"cniVersion":"1.0.0","name":"a","type":"ipvlan","ipam":{"type":"whereabouts","range":"2001:db8::/64"}}`,
+	} {
+		if err := create("default", config); err != nil {
+			t.Errorf("refused: %s: %v", config, err)
+		}
+	}
+	// An old one can be labelled, and not changed.
+	if _, err := nads.Namespace("default").Patch(t.Context(), "old", types.MergePatchType, []byte(`{"metadata":{"labels":{"a":"b"}}}`), metav1.PatchOptions{}); err != nil {
+		t.Errorf("label of an old definition: %v", err)
+	}
+	_, err = nads.Namespace("default").Patch(t.Context(), "old", types.MergePatchType, []byte(`{"spec":{"config":"{\"type\":\"host-device\",\"device\":\"eth0\"}"}}`), metav1.PatchOptions{})
+	if !isPolicy(err) {
+		t.Errorf("change of an old definition: %v", err)
+	}
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "infra", Labels: map[string]string{"multus-cni.io/definition-policy": "off"}}}
+	if _, err := c.Client().CoreV1().Namespaces().Create(t.Context(), ns, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, "the namespace that is left out", func() error { return create("infra", refusedDefinitions["type"]) })
+}
+
+var refusedDefinitions = map[string]string{
+	"empty":               "",
+	"blank":               " \n",
+	"type":                `{"cniVersion":"1.0.0","name":"a","type":"host-device","device":"eth1"}`,
+	"type in a chain":     `{"plugins":[{"type":"macvlan"},{"type":"portmap"}]}`,
+	"IPAM type":           `{"type":"macvlan","ipam":{"type":"calico-ipam"}}`,
+	"key case":            `{"type":"bridge","Type":"host-device"}`,
+	"key case alone":      `{"tYpE":"bridge"}`,
+	"twice":               `{"type":"bridge","type":"host-device"}`,
+	"escaped key":         `{"type":"bridge","\u0074ype":"host-device"}`,
+	"escaped value":       `{"type":"host\u002ddevice"}`,
+	"spaces":              "{\"type\" \n:\t \"host-device\"}",
+	"type is no text":     `{"type":["bridge"]}`,
+	"part of a name":      `{"type":"bridge macvlan"}`,
+	"no name":             `{"type":""}`,
+	"directory":           `{"type":"macvlan","ipam":{"type":"host-local","dataDir":"/var/lib/cni"}}`,
+	"directory, relative": `{"type":"macvlan","ipam":{"type":"host-local","dataDir":"x"}}`,
+	"directory, case":     `{"type":"macvlan","ipam":{"type":"host-local","DATADIR" : "x"}}`,
+	"path":                `{"type":"macvlan","kubeconfig":"/etc/kubernetes/admin.conf"}`,
+	"path in a list":      `{"type":"macvlan","files":["a", "/etc/shadow"]}`,
+	"path upwards":        `{"type":"macvlan","file":"../x"}`,
+	"socket":              `{"type":"macvlan","socket":"unix:///run/x"}`,
+	"allowInUse":          `{"type":"macvlan","allowInUse":true}`,
+	"allowInUse, case":    `{"type":"macvlan","ALLOWINUSE":true}`,
+}

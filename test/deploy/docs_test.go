@@ -1,0 +1,85 @@
+package deploy
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// TestSecurityPage: every test that docs/security.md names exists in the package that it names, and so does every component.
+func TestSecurityPage(t *testing.T) {
+	t.Parallel()
+	b, err := os.ReadFile("../../docs/security.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	where := regexp.MustCompile("((?:`Test[A-Za-z]+`(?:, | and )?)+)(?: \\([^)]*\\))? in `([a-z0-9/]+)`")
+	name := regexp.MustCompile("`(Test[A-Za-z]+)`")
+	located := 0
+	for _, m := range where.FindAllStringSubmatch(strings.ReplaceAll(string(b), "\n", " "), -1) {
+		for _, test := range name.FindAllStringSubmatch(m[1], -1) {
+			located++
+			if !declared(t, filepath.Join("../..", m[2]), test[1]) {
+				t.Errorf("%s has no %s", m[2], test[1])
+			}
+		}
+	}
+	if all := len(name.FindAllString(string(b), -1)); located != all || all < 20 {
+		t.Errorf("%d tests are named, %d with their package", all, located)
+	}
+	for _, m := range regexp.MustCompile("deploy/components/([a-z-]+)").FindAllStringSubmatch(string(b), -1) {
+		if _, err := os.Stat(filepath.Join(root, "components", m[1])); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// declared reports whether a test is declared in a directory or below it.
+func declared(t *testing.T, dir, test string) bool {
+	t.Helper()
+	found := false
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		found = found || strings.Contains(string(b), "\nfunc "+test+"(t *testing.T)")
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+// TestPinned: the image is built by the compiler that go.mod names, from an image with a digest, and no privileged Job runs what a
+// registry calls latest.
+func TestPinned(t *testing.T) {
+	t.Parallel()
+	read := func(name string) string {
+		b, err := os.ReadFile(filepath.Join("../..", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	toolchain := regexp.MustCompile(`(?m)^toolchain go(\S+)$`).FindStringSubmatch(read("go.mod"))
+	if toolchain == nil {
+		t.Fatal("go.mod names no toolchain")
+	}
+	docker := read("Dockerfile")
+	if want := "golang:" + toolchain[1] + "@sha256:"; !strings.Contains(docker, want) {
+		t.Errorf("Dockerfile has no %s", want)
+	}
+	for _, from := range regexp.MustCompile(`(?m)^FROM (?:--\S+ )?(\S+)`).FindAllStringSubmatch(docker, -1) {
+		if from[1] != "scratch" && from[1] != "$GO_IMAGE" {
+			t.Errorf("Dockerfile: image %s", from[1])
+		}
+	}
+	if strings.Contains(read("deploy/uninstall/job.yaml"), ":latest") {
+		t.Error("the privileged Job has an image latest")
+	}
+}
