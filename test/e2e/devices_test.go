@@ -197,13 +197,14 @@ func TestDevices(t *testing.T) {
 				t.Fatalf("ADD: %v\n%s", err, s.DaemonLog())
 			}
 			want := []string{
-				`fake-dev-a "0000:00:01.1" "0000:00:01.1" "0000:00:01.1"`,
-				`fake-dev-b "0000:00:01.2" "0000:00:01.2" "0000:00:01.2"`,
+				// In the order of the containers (multus-cni#1539).
+				`fake-dev-a "0000:00:01.2" "0000:00:01.2" "0000:00:01.2"`,
+				`fake-dev-b "0000:00:01.1" "0000:00:01.1" "0000:00:01.1"`,
 			}
 			if d := cmp.Diff(want, s.given(t, "ADD", p.ContainerID)); d != "" {
 				t.Errorf("what the delegates got (-want +got):\n%s", d)
 			}
-			wanted := []string{"pci", "vdpa", "vhost-user", "memif"}
+			wanted := []string{"vdpa", "pci", "vhost-user", "memif"}
 			s.informed(t, wanted, []string{file("dev-a", 1), file("dev-b", 2), file("vhost-user", 3), file("memif", 4)})
 			s.recorded(t, p)
 			if err := s.Del(t, s.Conf(), p); err != nil {
@@ -336,10 +337,10 @@ func (s *site) recorded(t *testing.T, p *node.Pod) {
 	if err := json.Unmarshal(b, &record); err != nil || len(record) < 3 {
 		t.Fatalf("%s: %v", b, err)
 	}
-	if r := record[1]; r.Name != s.ns+"/dev-a" || r.DeviceID != "0000:00:01.1" || r.ResourceName != nic {
+	if r := record[1]; r.Name != s.ns+"/dev-a" || r.DeviceID != "0000:00:01.2" || r.ResourceName != nic {
 		t.Errorf("%+v", r)
 	}
-	if r := record[2]; r.Name != s.ns+"/dev-b" || r.DeviceID != "0000:00:01.2" || r.ResourceName != nic {
+	if r := record[2]; r.Name != s.ns+"/dev-b" || r.DeviceID != "0000:00:01.1" || r.ResourceName != nic {
 		t.Errorf("%+v", r)
 	}
 	if _, err := os.Stat(filepath.Join(s.State(), "results", "conf-of-dev-a-"+p.ContainerID+"-net1")); err != nil {
