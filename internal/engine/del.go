@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"multus/internal/engine/execute"
 	"multus/internal/engine/ledger"
@@ -25,7 +26,7 @@ func (e *Engine) Del(ctx context.Context, req *request.Request) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, DelLimit, fmt.Errorf("DEL took longer than %s", DelLimit))
 	defer cancel()
 	err = c.lockedForDel(ctx, func() error { return c.del(ctx) })
-	rep := &publish.Report{Command: request.Del, Pod: c.pod(), ContainerID: c.req.ContainerID, Timings: c.timings}
+	rep := &publish.Report{Command: request.Del, Pod: c.pod(), ContainerID: c.req.ContainerID, Timings: c.timings, Time: time.Now().UnixNano()}
 	if len(c.abandoned) > 0 {
 		rep.Failure = &publish.Failure{Tell: true, Message: fmt.Sprintf(
 			"networks given up at DEL, since their plugins refuse it for good: %s. What they hold may be left; see: multusctl ledger verify",

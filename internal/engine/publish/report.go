@@ -33,7 +33,7 @@ type Report struct {
 	Failure *Failure `json:"failure,omitempty"`
 	// Timings of the delegates, for metrics.
 	Timings []Timing `json:"timings,omitempty"`
-	// Time of the ADD in nanoseconds since 1970: of two reports about a pod the later one counts.
+	// Time of the ADD or the DEL in nanoseconds since 1970: a report of an ADD is of no use after a later DEL.
 	Time int64 `json:"time,omitempty"`
 	// Wait asks to answer only after the status was written, or given up for now.
 	Wait bool `json:"wait,omitempty"`

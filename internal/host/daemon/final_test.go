@@ -175,7 +175,7 @@ func TestForbidden(t *testing.T) {
 		t.Errorf("%d requests for %d statuses", got, n)
 	}
 	for i := range n / 2 {
-		q.deleted(publish.Pod{Namespace: "ns", Name: fmt.Sprint("bad-", i)}, fmt.Sprint("container-", i))
+		q.deleted(publish.Pod{Namespace: "ns", Name: fmt.Sprint("bad-", i)}, fmt.Sprint("container-", i), 0)
 	}
 	if got, left := q.waiting(), len(files(t, q.spool.dir)); got != n/2 || left != n/2 {
 		t.Errorf("after %d DELs %v statuses wait, %d files", n/2, got, left)
@@ -283,5 +283,25 @@ func TestFileThenSocket(t *testing.T) {
 				t.Errorf("%d events more", len(w.told))
 			}
 		})
+	}
+}
+
+// TestDelOfBefore: a DEL that waited on the socket is older than the ADD of the same sandbox whose report came in a file. It
+// drops no status but that of an ADD before it.
+func TestDelOfBefore(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name string
+		at   int64
+		left float64
+	}{{"a DEL before the ADD", 99, 1}, {"a DEL after the ADD", 101, 0}, {"a DEL without a time", 0, 0}} {
+		q := stopped(t, newWall())
+		r := sandbox("web", 100)
+		r.ContainerID = "c"
+		q.add(r)
+		q.deleted(r.Pod, "c", tc.at)
+		if got := q.waiting(); got != tc.left {
+			t.Errorf("%s: %v statuses wait, want %v", tc.name, got, tc.left)
+		}
 	}
 }

@@ -90,7 +90,9 @@ type pending struct {
 	key       string
 	container string
 	// id identifies the report: that of another one differs in pod, container or time.
-	id   string
+	id string
+	// time is that of the report.
+	time int64
 	once sync.Once
 	done chan struct{} // closed after the first attempt
 
@@ -113,7 +115,7 @@ func newPending(r *publish.Report) *pending {
 		r.Time = time.Now().UnixNano()
 	}
 	return &pending{
-		pod: r.Pod, key: podKey(r.Pod), container: r.ContainerID, id: r.File(), report: r,
+		pod: r.Pod, key: podKey(r.Pod), container: r.ContainerID, id: r.File(), time: r.Time, report: r,
 		done: make(chan struct{}), told: r.Told, marked: r.Told,
 	}
 }
@@ -489,8 +491,10 @@ func (q *queue) giveUp(p *pending, why error) {
 	}}})
 }
 
-// deleted drops the report of a sandbox that is deleted: its status is of no use any more.
-func (q *queue) deleted(pod publish.Pod, container string) {
+// deleted drops the report of a sandbox that is deleted: its status is of no use any more. at is the time of the DEL, 0 if the
+// plugin gives none. A report of a later ADD of the same sandbox stays: it comes in a file, and may be read before a DEL that
+// waits on the socket.
+func (q *queue) deleted(pod publish.Pod, container string, at int64) {
 	if container == "" {
 		return
 	}
@@ -499,6 +503,9 @@ func (q *queue) deleted(pod publish.Pod, container string) {
 	var of *pending
 	q.mu.Lock()
 	for _, p := range q.pods {
+		if at != 0 && p.time > at {
+			continue
+		}
 		if p.container == container && p.pod.Namespace == pod.Namespace && p.pod.Name == pod.Name {
 			of = p
 		}

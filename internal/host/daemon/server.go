@@ -188,7 +188,7 @@ func (s *server) report(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if rep.Command == request.Del {
-		s.queue.deleted(rep.Pod, rep.ContainerID)
+		s.queue.deleted(rep.Pod, rep.ContainerID, rep.Time)
 	}
 	if len(rep.Attached) == 0 && rep.Failure == nil {
 		answer(w, http.StatusOK, struct{}{}) // timings only
