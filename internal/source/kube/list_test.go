@@ -100,7 +100,6 @@ func TestReview(t *testing.T) {
 	}
 }
 
-// TestExpiry: a token says when it ends, and whose it is; what says nothing has no end (P08).
 // TestNodeOfCredentials: the node is that of the pod to which the token is bound, and none where the credentials name none.
 func TestNodeOfCredentials(t *testing.T) {
 	t.Parallel()
@@ -130,6 +129,7 @@ func TestNodeOfCredentials(t *testing.T) {
 	}
 }
 
+// TestExpiry: a token says when it ends, and whose it is; what says nothing has no end (P08).
 func TestExpiry(t *testing.T) {
 	t.Parallel()
 	end := time.Unix(1_700_000_000, 0)
