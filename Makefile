@@ -54,7 +54,7 @@ lint: bin/tools/golangci-lint ## check style, formatting and go.mod
 # Another database of vulnerabilities: a URL, also file:///.
 VULNDB ?= https://vuln.go.dev
 
-vulncheck: bin/tools/govulncheck ## look for known vulnerabilities in what the commands use (needs $(VULNDB); says so when it cannot be reached)
+vulncheck: bin/tools/govulncheck ## look for known vulnerabilities in what the commands use (VULNDB names the database; says so when it cannot be reached)
 	@tools/vulncheck $(VULNDB) ./cmd/...
 
 fuzz: ## run every fuzz target for FUZZTIME (10s), one after another

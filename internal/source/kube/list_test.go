@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -95,6 +97,35 @@ func TestReview(t *testing.T) {
 	}
 	if _, err := down.HasDefinitions(t.Context()); !errors.Is(err, plan.ErrUnavailable) {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestNodeOfCredentials: the node is that of the pod to which the token is bound, and none where the credentials name none.
+func TestNodeOfCredentials(t *testing.T) {
+	t.Parallel()
+	token := func(claims string) string {
+		return "e30." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".sig"
+	}
+	bound := token(`{"sub":"x","kubernetes.io":{"namespace":"kube-system","node":{"name":"node-a","uid":"1"},"pod":{"name":"p"}}}`)
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte(bound+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		config *Config
+		want   string
+	}{
+		"bound":         {&Config{BearerToken: bound}, "node-a"},
+		"file":          {&Config{BearerTokenFile: file}, "node-a"},
+		"unbound":       {&Config{BearerToken: token(`{"sub":"x","kubernetes.io":{"namespace":"kube-system"}}`)}, ""},
+		"other type":    {&Config{BearerToken: token(`{"kubernetes.io":{"node":"node-a"}}`)}, ""},
+		"opaque":        {&Config{BearerToken: "opaque"}, ""},
+		"no such file":  {&Config{BearerTokenFile: file + "x"}, ""},
+		"no credential": {&Config{}, ""},
+	} {
+		if got := nodeOf(tc.config); got != tc.want {
+			t.Errorf("%s: node %q, want %q", name, got, tc.want)
+		}
 	}
 }
 
