@@ -91,7 +91,7 @@ func newSiteAt(t *testing.T, o node.Options, v variant) *site {
 	testnet.RequireKernel(t, "bridge")
 	s := &site{kind: o.Kind, variant: v, networks: filepath.Join(t.TempDir(), "networks")}
 	check(t, os.MkdirAll(s.networks, 0o755))
-	all := map[string]any{"cniVersion": "1.1.0", "attachConcurrency": v.concurrency}
+	all := map[string]any{"cniVersion": "1.1.0", "attachConcurrency": v.concurrency, "checkNetworks": "all"}
 	maps.Copy(all, o.Conf)
 	o.NetworksDir, o.Conf, o.BinDir = s.networks, all, binDir
 	s.Node = node.New(t, o)
