@@ -255,3 +255,52 @@ func asleep(pid int) bool {
 	}
 	return false
 }
+
+// TestShortageIsNoRefusal: a plugin cannot free what it holds, since the node is short of something, and says so in its own
+// words at each DEL; the pod's namespace is there or gone. However often the runtime asks meanwhile, the attachment is not
+// given up: DEL frees it once it can be freed.
+func TestShortageIsNoRefusal(t *testing.T) {
+	t.Parallel()
+	for k, kind := range node.Kinds {
+		for i, gone := range []bool{false, true} {
+			if !long() && i == k {
+				continue
+			}
+			t.Run(fmt.Sprintf("%s/gone=%v", kind, gone), func(t *testing.T) {
+				t.Parallel()
+				s := newSite(t, kind, two, nil)
+				v := newVolume(t, filepath.Join(s.Dir, "held"), volumeSize)
+				s.variant.networks = `[{"name":"plain"},{"name":"holds"}]`
+				s.script(t, "holds", `held="$dir/held/$CNI_CONTAINERID"
+case $CNI_COMMAND in
+ADD) touch "$held";;
+DEL) said=$(rm -f "$held" 2>&1) || { echo "{\"code\":100,\"msg\":\"free address: ${said##*: }\"}"; exit 1; };;
+esac`)
+				s.newPod(t)
+				r := table.row("plugin cannot free what it holds for a while, " + string(kind))
+				r.try()
+				s.attach(t)
+				if gone {
+					check(t, testnet.Delete(s.pod.Path))
+				}
+				end := v.readOnly(t, 0)
+				for range 12 {
+					err := s.call(t, "DEL")
+					if err == nil {
+						r.bad(t, &r.addresses, 1, "DEL succeeds while an address is held")
+						break
+					}
+					if !strings.Contains(err.Error(), "Read-only file system") {
+						t.Errorf("DEL: %v, want what the plugin says", err)
+					}
+				}
+				end()
+				s.del(t, r, "writable again")
+				if held, err := os.ReadDir(v.dir); err != nil || len(held) > 0 {
+					r.bad(t, &r.addresses, 1, "still held: %v, %v", held, err)
+				}
+				s.clean(t, r, "writable again")
+			})
+		}
+	}
+}
