@@ -4,11 +4,13 @@
 package disk
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 	"unsafe"
@@ -22,6 +24,9 @@ const (
 	// EXT4_GOING_FLAGS_NOLOGFLUSH.
 	shutdown = 0x8004587d
 	noFlush  = 2
+	// freeze and unfreeze are FIFREEZE and FITHAW, _IOWR('X', 119 and 120, int).
+	freeze   = 0xc0045877
+	unfreeze = 0xc0045878
 	// options make the kernel do nothing by itself that a program should have asked for: no writing of data at a rename,
 	// no commit of the journal every five seconds.
 	options = "loop,noauto_da_alloc,commit=3600"
@@ -82,6 +87,23 @@ func (d *Disk) Cut(tb testing.TB) {
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), shutdown, uintptr(unsafe.Pointer(&flags))); errno != 0 {
 		tb.Skipf("this kernel does not shut ext4 down: %v", errno)
 	}
+}
+
+// Freeze makes the disk hang: whoever writes to it waits, and cannot be killed meanwhile. The function that it returns ends
+// that; the test's end does so too.
+func (d *Disk) Freeze(tb testing.TB) (thaw func()) {
+	tb.Helper()
+	f, err := os.Open(d.Dir)
+	must(tb, err)
+	if err := unix.IoctlSetInt(int(f.Fd()), freeze, 0); err != nil {
+		_ = f.Close()
+		tb.Skipf("this kernel does not freeze ext4: %v", err)
+	}
+	thaw = sync.OnceFunc(func() {
+		must(tb, errors.Join(unix.IoctlSetInt(int(f.Fd()), unfreeze, 0), f.Close()))
+	})
+	tb.Cleanup(thaw)
+	return thaw
 }
 
 // Mount brings the disk back after Cut, as a boot does. It is a copy of what was on the disk: a process that has another

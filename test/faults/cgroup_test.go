@@ -6,40 +6,89 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
 
-// cgroup is a memory cgroup of version 1 or 2, below the test's own.
+// cgroup is a cgroup of version 1 or 2, below the top.
 type cgroup struct {
 	dir string
 	v2  bool
+}
+
+// cgroups counts them, so that each has a name of its own.
+var cgroups atomic.Int32
+
+// newCgroup makes a cgroup of a controller for the duration of the test.
+func newCgroup(t *testing.T, controller string) (*cgroup, error) {
+	t.Helper()
+	const top = "/sys/fs/cgroup"
+	name := fmt.Sprintf("multus-faults-%d-%d", os.Getpid(), cgroups.Add(1))
+	g := &cgroup{dir: filepath.Join(top, controller, name)}
+	if _, err := os.Stat(filepath.Join(top, "cgroup.controllers")); err == nil {
+		g = &cgroup{dir: filepath.Join(top, name), v2: true}
+	}
+	if err := os.Mkdir(g.dir, 0o755); err != nil {
+		return nil, err
+	}
+	t.Cleanup(func() { g.remove(t) })
+	return g, nil
+}
+
+func (g *cgroup) set(file, value string) error {
+	return os.WriteFile(filepath.Join(g.dir, file), []byte(value), 0o644)
 }
 
 // limitMemory puts a running process into a cgroup of its own. Where none can be made, the test goes on without: the
 // process's memory is measured all the same.
 func limitMemory(t *testing.T, pid, limit int) *cgroup {
 	t.Helper()
-	const top = "/sys/fs/cgroup"
-	name := fmt.Sprintf("multus-faults-%d", os.Getpid())
-	g := &cgroup{dir: filepath.Join(top, "memory", name)}
-	file := "memory.limit_in_bytes"
-	if _, err := os.Stat(filepath.Join(top, "cgroup.controllers")); err == nil {
-		g, file = &cgroup{dir: filepath.Join(top, name), v2: true}, "memory.max"
-	}
-	err := os.Mkdir(g.dir, 0o755)
+	g, err := newCgroup(t, "memory")
 	if err == nil {
-		t.Cleanup(func() { g.remove(t) })
-		err = os.WriteFile(filepath.Join(g.dir, file), []byte(strconv.Itoa(limit)), 0o644)
+		file := "memory.limit_in_bytes"
+		if g.v2 {
+			file = "memory.max"
+		}
+		err = g.set(file, strconv.Itoa(limit))
 	}
 	if err == nil {
-		err = os.WriteFile(filepath.Join(g.dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0o644)
+		err = g.set("cgroup.procs", strconv.Itoa(pid))
 	}
 	if err != nil {
 		t.Logf("no memory cgroup here, the daemon's memory is only measured: %v", err)
 		return nil
 	}
 	return g
+}
+
+// limitProcesses returns a cgroup in which at most n threads run at a time, and the command that starts another one in it.
+func limitProcesses(t *testing.T) (g *cgroup, wrap []string) {
+	t.Helper()
+	g, err := newCgroup(t, "pids")
+	if err == nil {
+		err = g.set("pids.max", "max")
+	}
+	if err != nil {
+		t.Skipf("no cgroup that limits processes can be made here: %v", err)
+	}
+	return g, []string{"/bin/sh", "-c", fmt.Sprintf(`echo $$ >%q && exec "$0"`, filepath.Join(g.dir, "cgroup.procs"))}
+}
+
+// kill kills all processes of the cgroup, as the kernel does for memory with memory.oom.group, and returns how many it found.
+func (g *cgroup) kill(t *testing.T) (n int) {
+	t.Helper()
+	for {
+		pids := g.processes(t)
+		if len(pids) == 0 {
+			return n
+		}
+		for _, pid := range pids {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+		n = max(n, len(pids))
+	}
 }
 
 // remove removes the cgroup once its process has ended, which is before the test's clean-up ends.
@@ -65,7 +114,7 @@ func (g *cgroup) remove(t *testing.T) {
 func (g *cgroup) processes(t *testing.T) []int {
 	t.Helper()
 	if g == nil {
-		t.Skip("no memory cgroup can be made here")
+		t.Skip("no cgroup can be made here")
 	}
 	b, err := os.ReadFile(filepath.Join(g.dir, "cgroup.procs"))
 	check(t, err)

@@ -65,10 +65,20 @@ func (s *site) attach(t *testing.T) {
 // trace runs a verb and returns the points that it passes.
 func (s *site) trace(t *testing.T, verb string, run func(env ...string) error) []point {
 	t.Helper()
+	return s.traced(t, verb, func(env ...string) error {
+		err := run(env...)
+		if err != nil && verb != "ADD that fails" {
+			t.Fatalf("%s: %v", verb, err)
+		}
+		return err
+	})
+}
+
+// traced is trace for a verb that may fail.
+func (s *site) traced(t *testing.T, verb string, run func(env ...string) error) []point {
+	t.Helper()
 	file := filepath.Join(t.TempDir(), "trace")
-	if err := run("MULTUS_FAILPOINT_TRACE=" + file); err != nil && verb != "ADD that fails" {
-		t.Fatalf("%s: %v", verb, err)
-	}
+	_ = run("MULTUS_FAILPOINT_TRACE=" + file)
 	b, err := os.ReadFile(file)
 	check(t, err)
 	var out []point

@@ -239,7 +239,7 @@ func TestPowerLossDaemon(t *testing.T) {
 }
 
 // changePrimary makes the cluster network's configuration another one, for good, so that the daemon's is another one.
-func (s *powerSite) changePrimary(t *testing.T) {
+func (s *site) changePrimary(t *testing.T) {
 	t.Helper()
 	file, ok := s.conf["clusterNetwork"].(string)
 	if !ok {

@@ -25,7 +25,7 @@ const (
 	// window is how long after its start a plugin is killed at the latest.
 	window = 90 * time.Millisecond
 	// shares are the tests that divide duration among them: two deployments each, side by side.
-	shares = 3
+	shares = 4
 )
 
 func share() time.Time { return time.Now().Add(duration() / shares) }

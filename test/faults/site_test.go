@@ -75,6 +75,8 @@ type site struct {
 	conf     map[string]any
 	// env is added to the plugin's environment.
 	env []string
+	// wrap is the command that starts the plugin, if it is not started directly.
+	wrap []string
 	// prev is the result of the last ADD that succeeded.
 	prev json.RawMessage
 }
@@ -91,7 +93,7 @@ func newSiteAt(t *testing.T, o node.Options, v variant) *site {
 	testnet.RequireKernel(t, "bridge")
 	s := &site{kind: o.Kind, variant: v, networks: filepath.Join(t.TempDir(), "networks")}
 	check(t, os.MkdirAll(s.networks, 0o755))
-	all := map[string]any{"cniVersion": "1.1.0", "attachConcurrency": v.concurrency}
+	all := map[string]any{"cniVersion": "1.1.0", "attachConcurrency": v.concurrency, "checkNetworks": "all"}
 	maps.Copy(all, o.Conf)
 	o.NetworksDir, o.Conf, o.BinDir = s.networks, all, binDir
 	s.Node = node.New(t, o)
@@ -205,14 +207,15 @@ func (s *site) start(t *testing.T, p *node.Pod, command string, env ...string) *
 	return s.startWith(t, p, command, conf, env...)
 }
 
-func (s *site) startWith(t *testing.T, p *node.Pod, command string, conf map[string]any, env ...string) *process {
+func (s *site) startWith(t *testing.T, p *node.Pod, verb string, conf map[string]any, env ...string) *process {
 	t.Helper()
 	stdin, err := json.Marshal(conf)
 	check(t, err)
 	name := map[node.Kind]string{node.Thin: "multus", node.Thick: "multus-shim"}[s.kind]
-	c := &process{Cmd: exec.Command(filepath.Join(s.BinDirs[0], name))}
-	c.Env = append(append(os.Environ(), s.env...), "CNI_COMMAND="+command, "CNI_PATH="+strings.Join(s.BinDirs, ":"))
-	if command != "GC" {
+	command := append(slices.Clone(s.wrap), filepath.Join(s.BinDirs[0], name))
+	c := &process{Cmd: exec.Command(command[0], command[1:]...)}
+	c.Env = append(append(os.Environ(), s.env...), "CNI_COMMAND="+verb, "CNI_PATH="+strings.Join(s.BinDirs, ":"))
+	if verb != "GC" {
 		c.Env = append(c.Env, "CNI_CONTAINERID="+p.ContainerID, "CNI_NETNS="+p.Path, "CNI_IFNAME=eth0", fmt.Sprintf(
 			"CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=%s;K8S_POD_NAME=%s;K8S_POD_INFRA_CONTAINER_ID=%s;K8S_POD_UID=%s", p.Namespace, p.Name, p.ContainerID, p.UID))
 	}

@@ -11,7 +11,7 @@ import (
 // Kubeconfig writes a kubeconfig of the administrator into a temporary folder of the test and returns its path.
 func (c *Cluster) Kubeconfig(tb testing.TB) string {
 	tb.Helper()
-	return c.KubeconfigFor(tb, c.addr, adminToken)
+	return c.KubeconfigFor(tb, c.addr, c.token)
 }
 
 // KubeconfigFor is Kubeconfig for another address (a proxy's) or another token (a service account's).

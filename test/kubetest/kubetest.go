@@ -59,9 +59,11 @@ type Options struct {
 // Cluster is one API server with its etcd. Its methods may be called concurrently, except that of Stop, Resume, Kill and
 // Restart only one may run at a time.
 type Cluster struct {
-	dir  string
-	addr string
-	ca   []byte
+	dir     string
+	addr    string
+	etcdURL string
+	ca      []byte
+	token   string
 
 	apiPath string
 	apiArgs []string
@@ -136,7 +138,7 @@ func start(root string, o Options) (_ *Cluster, retErr error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{dir: dir, addr: "127.0.0.1:" + ports[2], apiPath: toolPath(root, "kube-apiserver")}
+	c := &Cluster{dir: dir, addr: "127.0.0.1:" + ports[2], token: adminToken, apiPath: toolPath(root, "kube-apiserver")}
 	defer func() {
 		if retErr != nil {
 			c.close()
@@ -145,11 +147,11 @@ func start(root string, o Options) (_ *Cluster, retErr error) {
 	if err := c.writeFiles(); err != nil {
 		return nil, err
 	}
-	etcdURL := "http://127.0.0.1:" + ports[0]
-	if c.etcd, err = startServer(filepath.Join(dir, "etcd.log"), toolPath(root, "etcd"), etcdArgs(dir, etcdURL, ports[1])); err != nil {
+	c.etcdURL = "http://127.0.0.1:" + ports[0]
+	if c.etcd, err = startServer(filepath.Join(dir, "etcd.log"), toolPath(root, "etcd"), etcdArgs(dir, c.etcdURL, ports[1])); err != nil {
 		return nil, err
 	}
-	c.apiArgs = c.apiserverArgs(etcdURL, ports[2], o.RBAC)
+	c.apiArgs = c.apiserverArgs(c.etcdURL, ports[2], o.RBAC)
 	if c.api, err = c.startAPI(); err != nil {
 		return nil, err
 	}
@@ -187,7 +189,7 @@ func (c *Cluster) Addr() string { return c.addr }
 func (c *Cluster) CA() []byte { return c.ca }
 
 // Token returns the bearer token of the administrator.
-func (c *Cluster) Token() string { return adminToken }
+func (c *Cluster) Token() string { return c.token }
 
 // Client returns a client of the administrator for fixtures: Requests does not count what goes through it.
 func (c *Cluster) Client() kubernetes.Interface { return c.kube }
@@ -196,7 +198,7 @@ func (c *Cluster) Client() kubernetes.Interface { return c.kube }
 func (c *Cluster) RESTConfig() *rest.Config {
 	return &rest.Config{
 		Host:            "https://" + c.addr,
-		BearerToken:     adminToken,
+		BearerToken:     c.token,
 		TLSClientConfig: rest.TLSClientConfig{CAData: c.ca},
 		QPS:             -1,
 		Timeout:         callTimeout,

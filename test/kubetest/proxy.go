@@ -64,7 +64,7 @@ func (c counter) Write(b []byte) (int, error) {
 // Kubeconfig is Cluster.Kubeconfig by way of the proxy.
 func (p *Proxy) Kubeconfig(tb testing.TB) string {
 	tb.Helper()
-	return p.cluster.KubeconfigFor(tb, p.addr, adminToken)
+	return p.cluster.KubeconfigFor(tb, p.addr, p.cluster.token)
 }
 
 // Down closes all connections and refuses new ones.

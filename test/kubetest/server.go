@@ -39,12 +39,19 @@ func (c *Cluster) writeFiles() error {
 	}
 	c.ca = keys.CA
 	files := map[string][]byte{"server.crt": keys.Cert, "server.key": keys.Key}
-	files["tokens.csv"] = []byte(adminToken + ",admin,admin,\"system:masters\"\n")
 	files["audit-policy.yaml"] = []byte(auditPolicy)
 	for name, b := range files {
 		if err := os.WriteFile(c.path(name), b, 0o600); err != nil {
 			return fmt.Errorf("write file of the API server: %w", err)
 		}
+	}
+	return c.writeTokens()
+}
+
+func (c *Cluster) writeTokens() error {
+	tokens := []byte(c.token + ",admin,admin,\"system:masters\"\n")
+	if err := os.WriteFile(c.path("tokens.csv"), tokens, 0o600); err != nil {
+		return fmt.Errorf("write tokens of the API server: %w", err)
 	}
 	return nil
 }

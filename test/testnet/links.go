@@ -1,6 +1,7 @@
 package testnet
 
 import (
+	"errors"
 	"net"
 	"testing"
 
@@ -111,4 +112,17 @@ func HardwareAddr(tb testing.TB, ns *NS, name, mac string) {
 			tb.Fatalf("set MAC address of %s: %v", name, err)
 		}
 	})
+}
+
+// Interrupted reports whether the kernel interrupts a list of the interfaces of a namespace, since one of them changes
+// meanwhile.
+func Interrupted(tb testing.TB, ns *NS) (interrupted bool) {
+	tb.Helper()
+	ns.Do(tb, func() {
+		_, err := netlink.LinkList()
+		if interrupted = errors.Is(err, netlink.ErrDumpInterrupted); err != nil && !interrupted {
+			tb.Fatalf("list interfaces: %v", err)
+		}
+	})
+	return interrupted
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
+	"syscall"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
@@ -116,12 +118,24 @@ func (e *UnseenError) Answered() bool { return Answered(e.Err) }
 func (e *UnseenError) CutOff() bool { return errors.Is(e.Err, errCutOff) }
 
 // Answered reports whether an error consists of nothing but final answers of plugins in their own words: none was killed,
-// crashed without a word, is missing, or asks to try again later (CNI SPEC 1.1, code 11).
+// crashed without a word, is missing, asks to try again later (CNI SPEC 1.1, code 11), or names a shortage of the node.
 func Answered(err error) bool {
 	return every(err, func(err error) bool {
 		ce, ok := err.(*types.Error) //nolint:errorlint // every unwraps
-		return ok && ce.Code != types.ErrTryAgainLater
+		return ok && ce.Code != types.ErrTryAgainLater && !namesShortage(ce)
 	})
+}
+
+// shortages are errors of a node that has too little of something for a while, or whose disk fails: they say nothing about
+// the attachment.
+var shortages = []syscall.Errno{
+	syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, syscall.EIO, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EAGAIN,
+}
+
+// namesShortage reports whether a plugin gives a shortage of the node as its reason. The reason reaches us as text alone.
+func namesShortage(ce *types.Error) bool {
+	text := strings.ToLower(ce.Msg + " " + ce.Details)
+	return slices.ContainsFunc(shortages, func(e syscall.Errno) bool { return strings.Contains(text, e.Error()) })
 }
 
 // IsMissing reports whether a plugin is not installed.

@@ -343,6 +343,9 @@ func TestAnswered(t *testing.T) {
 		{errors.Join(final, errors.New("crash")), false, true},
 		{errors.Join(fmt.Errorf("x: %w", errors.Join(final, errCutOff))), false, false},
 		{&UnseenError{Err: errors.Join(final, final)}, true, true},
+		{&types.Error{Code: 100, Msg: "remove 10.0.0.2: Read-only file system"}, false, true},
+		{&types.Error{Code: 100, Msg: "no free address", Details: "open lock: too many open files in system"}, false, true},
+		{errors.Join(final, &types.Error{Code: 999, Msg: "write: no space left on device"}), false, true},
 	} {
 		if got := Answered(tc.err); got != tc.answered {
 			t.Errorf("Answered(%v) = %t", tc.err, got)

@@ -1,0 +1,228 @@
+package plugin
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"multus/api"
+	"multus/internal/config"
+	"multus/internal/engine/plan"
+	"multus/internal/engine/publish"
+	"multus/internal/engine/request"
+	"multus/internal/fault"
+)
+
+// wireDir holds messages as an earlier plugin and an earlier daemon sent them (package daemon, TestWireAnswers).
+const wireDir = "../daemon/testdata/wire/v1"
+
+func golden(t *testing.T, name string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(wireDir, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// answering is a daemon that gives prepared answers, by "METHOD path", and keeps what it is asked.
+type answering struct {
+	answers map[string]answer
+	asked   chan []byte
+}
+
+type answer struct {
+	code int
+	body []byte
+}
+
+func (a *answering) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	var body bytes.Buffer
+	_, _ = body.ReadFrom(r.Body)
+	select {
+	case a.asked <- body.Bytes():
+	default:
+	}
+	said, ok := a.answers[r.Method+" "+r.URL.Path]
+	if !ok {
+		said = answer{http.StatusNotFound, []byte(`404 page not found`)}
+	}
+	w.Header().Set("Content-Length", fmt.Sprint(len(said.body))) // as the daemon does
+	w.WriteHeader(said.code)
+	_, _ = w.Write(said.body)
+}
+
+// connectTo connects the plugin to a daemon that gives these answers.
+func connectTo(t *testing.T, answers map[string]answer) (c Connection, conf *config.Plugin, asked chan []byte) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("the plugin accepts a socket of root alone")
+	}
+	dir := t.TempDir()
+	l, err := net.Listen("unix", filepath.Join(dir, "multus.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &answering{answers: answers, asked: make(chan []byte, 1)}
+	s := &http.Server{Handler: a, ReadHeaderTimeout: time.Minute}
+	go func() { _ = s.Serve(l) }()
+	t.Cleanup(func() { _ = s.Close() })
+	conf, err = config.ParsePlugin(fmt.Appendf(nil,
+		`{"cniVersion":"1.0.0","name":"n","type":"multus-shim","daemonSocketDir":%q,"daemonTimeout":"20s","clusterNetwork":"cluster"}`, dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Thick().Connect(conf, slog.New(slog.DiscardHandler)), conf, a.asked
+}
+
+func wireRequest(t *testing.T) *request.Request {
+	t.Helper()
+	req := &request.Request{}
+	if err := json.Unmarshal(golden(t, "plan-request.json"), req); err != nil {
+		t.Fatal(err)
+	}
+	return req
+}
+
+// newer returns a message with a member at each level that no version knows.
+func newer(t *testing.T, b []byte) []byte {
+	t.Helper()
+	var v any
+	if err := json.Unmarshal(b, &v); err != nil {
+		t.Fatal(err)
+	}
+	var add func(v any)
+	add = func(v any) {
+		switch v := v.(type) {
+		case map[string]any:
+			for _, member := range v {
+				add(member)
+			}
+			v["unknownToAll"] = []any{map[string]any{"a": 1.0}}
+		case []any:
+			for _, item := range v {
+				add(item)
+			}
+		}
+	}
+	add(v)
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// TestWirePlan: the plan of an earlier daemon is carried out as it was meant, and so is that of a later one that says more.
+func TestWirePlan(t *testing.T) {
+	t.Parallel()
+	want := &plan.Plan{}
+	if err := json.Unmarshal(golden(t, "plan-answer.json"), want); err != nil {
+		t.Fatal(err)
+	}
+	for name, body := range map[string][]byte{"earlier": golden(t, "plan-answer.json"), "later": withoutConfigs(t, newer(t, golden(t, "plan-answer.json")))} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c, conf, asked := connectTo(t, map[string]answer{"POST " + api.PathPlan: {http.StatusOK, body}})
+			got, err := c.Plan(t.Context(), wireRequest(t), conf)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if g, w := encoded(t, got), encoded(t, want); !reflect.DeepEqual(decoded(t, []byte(g)), decoded(t, []byte(w))) {
+				t.Errorf("plan %s\nwant %s", g, w)
+			}
+			if sent := <-asked; !reflect.DeepEqual(decoded(t, sent), decoded(t, golden(t, "plan-request.json"))) {
+				t.Errorf("the earlier daemon is asked %s", sent)
+			}
+		})
+	}
+}
+
+// withoutConfigs takes the members that newer added out of the configurations again, which are passed on as they are.
+func withoutConfigs(t *testing.T, b []byte) []byte {
+	t.Helper()
+	later, earlier := decoded(t, b).(map[string]any), decoded(t, golden(t, "plan-answer.json")).(map[string]any)
+	for i, a := range earlier["attachments"].([]any) {
+		for _, key := range []string{"config", "runtimeConfig"} {
+			if v, ok := a.(map[string]any)[key]; ok {
+				later["attachments"].([]any)[i].(map[string]any)[key] = v
+			}
+		}
+	}
+	return []byte(encoded(t, later))
+}
+
+// TestWireErrors: an error of an earlier daemon reaches the runtime with its words and its code; a daemon that does not
+// know the question at all is one to try again.
+func TestWireErrors(t *testing.T) {
+	t.Parallel()
+	said := golden(t, "error.json")
+	c, conf, _ := connectTo(t, map[string]answer{"POST " + api.PathPlan: {http.StatusBadRequest, said}})
+	_, err := c.Plan(t.Context(), wireRequest(t), conf)
+	var want struct{ Msg string }
+	if uerr := json.Unmarshal(said, &want); uerr != nil {
+		t.Fatal(uerr)
+	}
+	if err == nil || !strings.Contains(err.Error(), want.Msg) {
+		t.Errorf("error %v, want %q", err, want.Msg)
+	}
+	c, conf, _ = connectTo(t, nil)
+	del := wireRequest(t)
+	del.Command = request.Del
+	if _, err := c.Plan(t.Context(), del, conf); err == nil || fault.ToCNI(err).Code != fault.TryAgain {
+		t.Errorf("a daemon that knows no plans: %v, want code %d", err, fault.TryAgain)
+	}
+}
+
+// TestWireReports: an earlier daemon takes the reports of this plugin, and the plugin its answers.
+func TestWireReports(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"report-add.json", "report-failure.json"} {
+		c, _, asked := connectTo(t, map[string]answer{"POST " + api.PathReport: {http.StatusOK, []byte("{}")}})
+		r := &publish.Report{}
+		if err := json.Unmarshal(golden(t, name), r); err != nil {
+			t.Fatal(err)
+		}
+		r.Wait = true
+		if err := c.Publish(t.Context(), r); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		sent := decoded(t, <-asked).(map[string]any)
+		delete(sent, "wait")
+		if !reflect.DeepEqual(sent, decoded(t, golden(t, name))) {
+			t.Errorf("%s: the earlier daemon is told %v", name, sent)
+		}
+	}
+	status := golden(t, "status.json")
+	c, _, _ := connectTo(t, map[string]answer{"GET " + api.PathStatus: {http.StatusOK, status}})
+	answer, known := c.Last(t.Context(), []byte("{}"))
+	if ce := fault.ToCNI(answer); !known || ce.Code != 50 || ce.Msg != "m" || ce.Details != "d" {
+		t.Errorf("status %v, %t", answer, known)
+	}
+}
+
+func encoded(t *testing.T, v any) string {
+	t.Helper()
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func decoded(t *testing.T, b []byte) (v any) {
+	t.Helper()
+	if err := json.Unmarshal(b, &v); err != nil {
+		t.Fatalf("%v: %s", err, b)
+	}
+	return v
+}

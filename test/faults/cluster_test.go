@@ -1,0 +1,240 @@
+package faults
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"multus/test/kubetest"
+	"multus/test/node"
+)
+
+// changingSite is a thick site whose daemon has its credentials in files, as a pod has, and reaches the API server by way of
+// a proxy.
+type changingSite struct {
+	*apiSite
+	proxy *kubetest.Proxy
+	renew func()
+	// watches is how often definitions were watched before the last one that ended.
+	watches int
+}
+
+// watched is how often definitions were watched.
+func (s *changingSite) watched(t *testing.T) int {
+	t.Helper()
+	return s.cluster.Requests(t, "multus")["WATCH network-attachment-definitions"]
+}
+
+func newChangingSite(t *testing.T, cluster *kubetest.Cluster, namespace string) *changingSite {
+	t.Helper()
+	s := &changingSite{apiSite: &apiSite{site: &site{kind: node.Thick}, cluster: cluster, ns: namespace}, proxy: cluster.Proxy(t)}
+	var kubeconfig string
+	kubeconfig, s.renew = cluster.CredentialFiles(t, s.proxy.Addr())
+	cluster.CreateNamespace(t, s.ns)
+	s.Node = node.New(t, node.Options{
+		Kind: node.Thick, Kubeconfig: kubeconfig, API: s.proxy.Addr(), BinDir: binDir,
+		Conf: map[string]any{"cniVersion": "1.1.0", "daemonTimeout": "3s", "plainPods": "local"},
+	})
+	check(t, json.Unmarshal(s.Conf(), &s.conf))
+	return s
+}
+
+// bridged is the configuration of a network with a subnet, 198.51.100.0/24 for 100.
+func (s *changingSite) bridged(subnet int) string {
+	return fmt.Sprintf(`{"cniVersion":"1.1.0","type":"bridge","bridge":"br%d","ipam":%s}`, subnet, s.ipam(fmt.Sprintf("198.51.%d.0/24", subnet)))
+}
+
+// probe is the daemon's answer on its socket: 200, 503.
+func (s *changingSite) probe(t *testing.T, path string) int {
+	t.Helper()
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(s.SocketDir(), "multus.sock"))
+	}
+	c := &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}, Timeout: patience}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://multus"+path, http.NoBody)
+	check(t, err)
+	resp, err := c.Do(req)
+	check(t, err)
+	check(t, resp.Body.Close())
+	return resp.StatusCode
+}
+
+// visited attaches a new pod to a network, or to none, and deletes it. It returns the error of ADD; with want the status must
+// come to name the networks.
+func (s *changingSite) visited(t *testing.T, r *row, network string, want bool) (result string, err error) {
+	t.Helper()
+	r.try()
+	s.visits++
+	s.makePod(t, fmt.Sprintf("visitor-%d", s.visits), network)
+	err = s.call(t, "ADD")
+	result = string(s.prev)
+	if err == nil && want {
+		names := []string{"cluster"}
+		if network != "" {
+			names = append(names, s.ns+"/"+network)
+		}
+		s.statusIs(t, r, s.pod.Name, names)
+	}
+	s.leave(t, r)
+	s.clean(t, r, s.pod.Name)
+	return result, err
+}
+
+// plainStarts attaches a plain pod, which needs nothing of the API server.
+func (s *changingSite) plainStarts(t *testing.T, r *row, what string) {
+	t.Helper()
+	if _, err := s.visited(t, r, "", true); err != nil {
+		r.bad(t, &r.stuck, 1, "%s: ADD of a plain pod: %v", what, err)
+	}
+	if code := s.probe(t, "/healthz"); code != http.StatusOK {
+		r.bad(t, &r.stuck, 1, "%s: /healthz answers %d", what, code)
+	}
+}
+
+// starts waits until annotated pods start, and have their status.
+func (s *changingSite) starts(t *testing.T, r *row, network, what string) {
+	t.Helper()
+	var err error
+	ok := eventually(t, what+": annotated pods start", func() bool { _, err = s.visited(t, r, network, true); return err == nil })
+	if !ok {
+		r.bad(t, &r.stuck, 1, "%s: ADD: %v\n%s", what, err, s.DaemonLog())
+	}
+}
+
+// fails waits until annotated pods are refused with a reason.
+func (s *changingSite) fails(t *testing.T, r *row, network, reason, what string) {
+	t.Helper()
+	var err error
+	ok := eventually(t, what+": annotated pods are refused", func() bool { _, err = s.visited(t, r, network, false); return err != nil })
+	if !ok || !strings.Contains(err.Error(), reason) {
+		r.bad(t, &r.stuck, 1, "%s: ADD: %v, want %q in it", what, err, reason)
+	}
+}
+
+// TestClusterChanges: what the daemon has learnt of the cluster becomes wrong while it runs. The definition of network
+// definitions is missing at its start, made, deleted and made again; the API server has forgotten where the daemon's watch
+// was (410); its token is another one.
+func TestClusterChanges(t *testing.T) {
+	t.Parallel()
+	cluster := kubetest.Start(t)
+	cluster.DeleteCRD(t)
+	s := newChangingSite(t, cluster, "changes")
+
+	r := table.row("CRD missing, made, deleted, made again")
+	s.plainStarts(t, r, "CRD missing")
+	if code := s.probe(t, "/readyz"); code != http.StatusServiceUnavailable {
+		t.Errorf("CRD missing: /readyz answers %d", code)
+	}
+	s.fails(t, r, "lan", "CustomResourceDefinition", "CRD missing")
+	cluster.CreateCRD(t)
+	cluster.CreateNetwork(t, s.ns, "lan", s.bridged(100), nil)
+	s.starts(t, r, "lan", "CRD made")
+	s.ready(t, "CRD made")
+	cluster.DeleteCRD(t)
+	s.watches = s.watched(t)
+	s.fails(t, r, "lan", "CustomResourceDefinition", "CRD deleted")
+	s.plainStarts(t, r, "CRD deleted")
+	cluster.CreateCRD(t)
+	cluster.CreateNetwork(t, s.ns, "lan", s.bridged(101), nil)
+	s.starts(t, r, "lan", "CRD made again")
+	s.uses(t, r, "lan", "br101", "CRD made again")
+	s.ready(t, "CRD made again")
+
+	s.compacted(t)
+	if !long() {
+		return
+	}
+	// client-go reads the token's file every minute, and that of the certificate authority every five.
+	s.rotated(t, "token", 2*time.Minute, cluster.RotateToken)
+	s.rotated(t, "certificate authority", 7*time.Minute, cluster.RotateCA)
+}
+
+// ready waits for /readyz: after errors the list is read again after up to half a minute.
+func (s *changingSite) ready(t *testing.T, what string) {
+	t.Helper()
+	for end := time.Now().Add(3 * patience); s.probe(t, "/readyz") != http.StatusOK; time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Errorf("%s: /readyz answers %d", what, s.probe(t, "/readyz"))
+			return
+		}
+	}
+}
+
+// uses waits until the definition of a network is the one of this bridge.
+func (s *changingSite) uses(t *testing.T, r *row, network, bridge, what string) {
+	t.Helper()
+	var last string
+	if !eventually(t, what+": the new definition is used", func() bool {
+		r.try()
+		s.visits++
+		s.makePod(t, fmt.Sprintf("visitor-%d", s.visits), network)
+		err := s.call(t, "ADD")
+		b := interfaces(t, s.NS)
+		last = fmt.Sprintf("%v, %v", b, err)
+		s.leave(t, r)
+		return err == nil && strings.Contains(strings.Join(b, " "), bridge)
+	}) {
+		r.bad(t, &r.wrong, 1, "%s: the node has %s", what, last)
+	}
+}
+
+// compacted cuts the daemon off while definitions change, and has etcd and the API server forget the changes.
+func (s *changingSite) compacted(t *testing.T) {
+	t.Helper()
+	r := table.row("API server forgets where the watch was (410)")
+	s.cluster.CreateNetwork(t, s.ns, "old", s.bridged(100), nil)
+	s.starts(t, r, "old", "before")
+	eventually(t, "definitions are watched again", func() bool { return s.watched(t) > s.watches })
+	s.proxy.Down()
+	s.cluster.DeleteNetwork(t, s.ns, "old")
+	s.cluster.UpdateNetwork(t, s.ns, "lan", s.bridged(102))
+	const listed = "LIST network-attachment-definitions"
+	watches, lists := s.watched(t), s.cluster.Requests(t, "multus")[listed]
+	s.cluster.Compact(t)
+	s.proxy.Up()
+	s.fails(t, r, "old", "old", "after 410")
+	s.uses(t, r, "lan", "br102", "after 410")
+	s.plainStarts(t, r, "after 410")
+	// A watch from where the last one was, which fails (410 comes as its first event), and with that a list and another watch.
+	again := func() bool { return s.watched(t) >= watches+2 && s.cluster.Requests(t, "multus")[listed] > lists }
+	for end := time.Now().Add(3 * patience); !again(); time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Errorf("no list after a watch that failed: %v", s.cluster.Requests(t, "multus"))
+			return
+		}
+	}
+}
+
+// rotated replaces the daemon's credentials. Until its files have the new ones, plain pods start and those whose definitions
+// are known; within the limit after that all statuses are right.
+func (s *changingSite) rotated(t *testing.T, what string, within time.Duration, rotate func(testing.TB)) {
+	t.Helper()
+	r := table.row(what + " of the daemon rotated")
+	r.try()
+	rotate(t)
+	s.visits++
+	s.makePod(t, fmt.Sprintf("waits-%d", s.visits), "lan")
+	if err := s.call(t, "ADD"); err != nil {
+		r.bad(t, &r.stuck, 1, "%s: ADD with a definition that is known: %v", what, err)
+	}
+	if names, _ := s.told(t); len(names) > 0 {
+		t.Errorf("%s: the status is written: nothing is shown", what)
+	}
+	s.renew()
+	for end := time.Now().Add(within); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		if names, _ := s.told(t); len(names) > 0 {
+			break
+		}
+	}
+	s.statusIs(t, r, what, []string{"cluster", s.ns + "/lan"})
+	s.leave(t, r)
+	s.clean(t, r, what)
+	s.starts(t, r, "lan", what)
+	s.ready(t, what)
+}

@@ -1,0 +1,110 @@
+package faults
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"multus/api"
+	"multus/internal/engine/publish"
+	"multus/internal/engine/request"
+	"multus/test/kubetest"
+)
+
+const (
+	// manifestLimit is the daemon's memory limit in deploy/base/daemonset.yaml.
+	manifestLimit = 256 << 20
+	// largeDefinitions of largeDefinition bytes each took more than that, once.
+	largeDefinitions = 190
+	largeDefinition  = 1000 << 10
+	// refusedPods are pods whose status the API server rejects for good.
+	refusedPods = 1000
+)
+
+// TestHostileSizes: with the memory limit of the manifest, the daemon survives what users can create: 190 definitions of
+// nearly 1 MB each, a pod that names one of them 250 times, and 1,000 pods whose status the API server rejects for good. It
+// goes on meanwhile: plain pods start, and the statuses of other pods are written soon.
+func TestHostileSizes(t *testing.T) {
+	t.Parallel()
+	if !long() {
+		t.Skip("makes 190 MB of definitions: FAULTS_SECONDS=61")
+	}
+	cluster := kubetest.Start(t)
+	s := newChangingSite(t, cluster, "hostile")
+	s.StopDaemon(t)
+	cluster.CreateNetwork(t, s.ns, "lan", s.bridged(100), nil)
+	config := fmt.Sprintf(`{"cniVersion":"1.1.0","type":"bridge","x":%q}`, strings.Repeat("x", largeDefinition))
+	for i := range largeDefinitions {
+		cluster.CreateNetwork(t, s.ns, fmt.Sprintf("big-%d", i), config, nil)
+	}
+	s.StartDaemon(t)
+	group := limitMemory(t, s.Daemon().Pid, manifestLimit)
+	r := table.row("definitions, pods and statuses of hostile sizes")
+	s.ready(t, "large definitions")
+	s.plainStarts(t, r, "large definitions")
+
+	for what, networks := range map[string]string{
+		"a large definition": "big-0", "many large definitions": "big-1" + strings.Repeat(",big-1", 249),
+		"many networks": "lan" + strings.Repeat(",lan", 249),
+	} {
+		_, err := s.visited(t, r, networks, false)
+		if ce, ok := errors.AsType[*types.Error](err); !ok || ce.Code != types.ErrInvalidNetworkConfig {
+			r.bad(t, &r.stuck, 1, "%s: ADD: %.1000v, want an error of code %d", what, err, types.ErrInvalidNetworkConfig)
+		}
+	}
+
+	s.refuse(t, refusedPods)
+	start := time.Now()
+	s.plainStarts(t, r, "refused statuses")
+	s.starts(t, r, "lan", "refused statuses")
+	t.Logf("a plain and an annotated pod: %s from ADD to status and DEL", time.Since(start))
+	if !eventually(t, "no report waits", func() bool { return len(s.waiting(t)) == 0 }) {
+		r.bad(t, &r.records, len(s.waiting(t)), "%d reports left", len(s.waiting(t)))
+	}
+	if n := cluster.Answers(t)["PATCH pods/status 422"]; n < refusedPods {
+		t.Errorf("%d of %d statuses were rejected: nothing is shown", n, refusedPods)
+	}
+	now, peak := rss(t, s.Daemon().Pid)
+	t.Logf("daemon %d KiB, at most %d KiB", now>>10, peak>>10)
+	if peak > manifestLimit {
+		t.Errorf("the daemon took %d KiB", peak>>10)
+	}
+	if got := group.processes(t); len(got) != 1 || got[0] != s.Daemon().Pid {
+		t.Errorf("in the daemon's cgroup: %v, want only the daemon, %d", got, s.Daemon().Pid)
+	}
+	if kills := group.kills(t); kills != 0 {
+		t.Errorf("the kernel killed %d for memory", kills)
+	}
+}
+
+// refuse reports the sandboxes of n pods whose annotations have no room left: the API server answers each status with 422.
+func (s *changingSite) refuse(t *testing.T, n int) {
+	t.Helper()
+	const most = 256 << 10 // of all annotations of a pod together
+	full := map[string]string{"x": strings.Repeat("x", most-100)}
+	c := &api.Client{Socket: s.SocketDir() + "/multus.sock"}
+	var wg sync.WaitGroup
+	for w := range runtime.NumCPU() {
+		wg.Go(func() {
+			for i := w; i < n; i += runtime.NumCPU() {
+				name := fmt.Sprintf("full-%d", i)
+				uid := s.cluster.CreatePod(t, s.ns, name, full)
+				result := fmt.Appendf(nil, `{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/x"}],"ips":[{"address":"10.244.0.9/16"}],"dns":{"domain":%q}}`, strings.Repeat("d", 500))
+				rep := &publish.Report{
+					Command: request.Add, ContainerID: name, Time: time.Now().UnixNano(), Pod: publish.Pod{Namespace: s.ns, Name: name, UID: uid},
+					Attached: []publish.Attached{{Name: "cluster", IfName: "eth0", Primary: true, Result: result}},
+				}
+				if err := c.Call(t.Context(), "POST", api.PathReport, rep, nil); err != nil {
+					t.Errorf("report of %s: %v", name, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}

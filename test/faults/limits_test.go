@@ -1,0 +1,143 @@
+package faults
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"multus/test/node"
+	"multus/test/testnet"
+)
+
+// TestDescriptors: the plugin and its delegates may have few files open (RLIMIT_NOFILE). Whatever fails, a DEL that ends
+// with success has freed everything, and a DEL without the limit does.
+func TestDescriptors(t *testing.T) {
+	t.Parallel()
+	for k, kind := range node.Kinds {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, kind, two, nil)
+			r := table.row("few descriptors, " + string(kind))
+			for n := 3; n <= 20; n++ {
+				if long() || n%4 == 2*k {
+					s.wrap = []string{"/bin/sh", "-c", fmt.Sprintf(`ulimit -n %d && exec "$0"`, n)}
+					s.limited(t, r, fmt.Sprintf("%d descriptors", n), n%8 < 4, func() {}, func() { s.wrap = nil })
+				}
+			}
+		})
+	}
+}
+
+// TestProcesses: the plugin and its delegates may be few threads (pids.max), so that a fork is refused (EAGAIN), or the
+// plugin itself dies for want of a thread. It is as with few descriptors.
+func TestProcesses(t *testing.T) {
+	t.Parallel()
+	for k, kind := range node.Kinds {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			group, wrap := limitProcesses(t)
+			s := newSite(t, kind, two, nil)
+			s.wrap = wrap
+			r := table.row("few processes, " + string(kind))
+			for n := 1; n <= 24; n++ {
+				if long() || n%6 == 3*k {
+					s.limited(t, r, fmt.Sprintf("%d processes", n), n%4 < 2,
+						func() { check(t, group.set("pids.max", fmt.Sprint(n))) }, func() { check(t, group.set("pids.max", "max")) })
+				}
+			}
+		})
+	}
+}
+
+// limited attaches and deletes the site's pod within a limit, and once more where the ADD was without it.
+func (s *site) limited(t *testing.T, r *row, what string, gone bool, begin, end func()) {
+	t.Helper()
+	wrap := s.wrap
+	again := func() { s.wrap = wrap; begin() }
+	for _, limitedAdd := range []bool{true, false} {
+		if limitedAdd {
+			again()
+		} else {
+			end()
+		}
+		addErr := s.call(t, "ADD")
+		if !limitedAdd && addErr != nil {
+			t.Fatalf("%s: ADD: %v", what, addErr)
+		}
+		if gone && !limitedAdd {
+			check(t, testnet.Delete(s.pod.Path))
+		}
+		again()
+		var delErr error
+		for range delTries + 1 {
+			if delErr = s.call(t, "DEL"); delErr == nil {
+				break
+			}
+		}
+		end()
+		about := fmt.Sprintf("%s, ADD: %v, DEL: %v", what, addErr, delErr)
+		if delErr == nil {
+			r.try()
+			s.clean(t, r, about)
+		}
+		if gone && !limitedAdd {
+			s.del(t, r, about)
+			s.clean(t, r, about)
+			s.newPod(t)
+		}
+		s.recover(t, r, false, about)
+	}
+	s.wrap = wrap
+}
+
+// TestRandomGroupKill kills the plugin and all its delegates at the same moment, as the kernel does when the memory of their
+// cgroup is used up (memory.oom.group) and a runtime's service manager when it stops the group.
+func TestRandomGroupKill(t *testing.T) {
+	for _, kind := range node.Kinds {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			group, wrap := limitProcesses(t)
+			s := newSite(t, kind, two, nil)
+			s.slow(t, "0.0$((RANDOM % 10))")
+			r := table.row(fmt.Sprintf("plugin and delegates killed at random, %s", kind))
+			most := 0
+			for n, end := 0, share(); time.Now().Before(end); n++ {
+				verb := "ADD"
+				if n%3 == 2 {
+					s.attach(t)
+					verb = "DEL"
+				}
+				after := rand.N(2 * window)
+				s.wrap = wrap
+				p := s.start(t, s.pod, verb)
+				s.wrap = nil
+				time.Sleep(after)
+				most = max(most, group.kill(t))
+				if err := p.end(); err != nil && !errors.Is(err, errKilled) {
+					t.Errorf("%s: %v", verb, err)
+				}
+				s.forgetEmptyReservations(t)
+				s.recover(t, r, n%2 == 1, fmt.Sprintf("group of %s killed after %s", verb, after))
+			}
+			t.Logf("up to %d processes killed at once", most)
+		})
+	}
+}
+
+// forgetEmptyReservations removes what host-local leaves when it is killed between the making of a reservation and the
+// writing of its owner: no later DEL or GC of that plugin can free such a file.
+func (s *site) forgetEmptyReservations(t *testing.T) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(s.Reservations(), "*", "*.*.*.*"))
+	check(t, err)
+	for _, f := range files {
+		if info, err := os.Stat(f); err == nil && info.Size() == 0 {
+			t.Logf("host-local was killed at its reservation %s", f)
+			check(t, os.Remove(f))
+		}
+	}
+}

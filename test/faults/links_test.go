@@ -1,0 +1,88 @@
+package faults
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"multus/internal/link"
+	"multus/test/node"
+	"multus/test/testnet"
+)
+
+// stormy is how many interfaces a namespace has in a storm: so many that a dump of them takes several messages.
+const stormy = 150
+
+// storm makes and deletes interfaces of a namespace in a loop until the returned function is called.
+func storm(t *testing.T, ns *testnet.NS) (stop func()) {
+	t.Helper()
+	testnet.Bridge(t, ns, "storm")
+	for i := range stormy {
+		testnet.On(t, ns, "storm", fmt.Sprintf("s%d", i), "macvlan")
+	}
+	var wg sync.WaitGroup
+	var over atomic.Bool
+	wg.Go(func() {
+		for !over.Load() {
+			testnet.On(t, ns, "storm", "passes", "macvlan")
+			testnet.Remove(t, ns, "passes")
+		}
+	})
+	return func() { over.Store(true); wg.Wait() }
+}
+
+// TestLinkStorm: interfaces change all the time while they are listed, so that the kernel interrupts the lists
+// (NLM_F_DUMP_INTR). No interface that is there is missed, and no answer is made up.
+func TestLinkStorm(t *testing.T) {
+	t.Parallel()
+	testnet.RequireRoot(t)
+	ns := testnet.New(t)
+	testnet.Bridge(t, ns, "stays")
+	stop := storm(t, ns)
+	defer stop()
+	n, err := link.Open(ns.Path)
+	check(t, err)
+	defer n.Close()
+	interrupted := 0
+	for range 300 {
+		if testnet.Interrupted(t, ns) {
+			interrupted++
+		}
+		list, err := n.Interfaces()
+		if err != nil {
+			t.Fatalf("list interfaces: %v", err)
+		}
+		if !slices.ContainsFunc(list, func(i link.Interface) bool { return i.Name == "stays" }) {
+			t.Fatalf("interface missed among %d", len(list))
+		}
+		if there, err := n.HasInterface("stays"); err != nil || !there {
+			t.Fatalf("interface: %t, %v", there, err)
+		}
+		if there, err := n.HasInterface("absent"); err != nil || there {
+			t.Fatalf("interface that is not there: %t, %v", there, err)
+		}
+	}
+	t.Logf("%d of 300 lists were interrupted", interrupted)
+	if interrupted == 0 {
+		t.Error("nothing is shown")
+	}
+}
+
+// TestPodsInLinkStorm: pods come and go while interfaces of the node change all the time.
+func TestPodsInLinkStorm(t *testing.T) {
+	t.Parallel()
+	s := deviceSite(t, node.Thin)
+	r := table.row("interfaces of the node change all the time")
+	defer storm(t, s.NS)()
+	tries := 2
+	if long() {
+		tries = 20
+	}
+	for range tries {
+		r.try()
+		s.attach(t)
+		s.end(t, r, "storm")
+	}
+}
