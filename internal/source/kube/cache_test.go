@@ -297,11 +297,12 @@ func TestRunEndsDuringBackoff(t *testing.T) {
 // TestCacheBudget: many large definitions do not take more memory than the budget, whether they are listed or come
 // one after another. Each is still found.
 func TestCacheBudget(t *testing.T) { // not parallel: it measures the heap
-	const number, size = 500, 200 << 10 // 100 MB
+	const number, size = 250, 200 << 10 // 50 MB
 	config := strings.Repeat("c", size)
+	quoted := strconv.Quote(config)
 	client := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		item := func(name string) string {
-			return fmt.Sprintf(`{"metadata":{"namespace":"n","name":%q},"spec":{"config":%q}}`, name, config)
+			return fmt.Sprintf(`{"metadata":{"namespace":"n","name":%q},"spec":{"config":%s}}`, name, quoted)
 		}
 		w.Header().Set("Content-Type", "application/json")
 		if name := path.Base(r.URL.Path); name != nadResource {
