@@ -53,7 +53,7 @@ func TestAllocations(t *testing.T) { //nolint:paralleltest // AllocsPerRun must 
 	}{
 		"write": {210, func() { _ = s.Write(p) }},
 		"read":  {145, func() { _, _ = s.Read("c0ffee", "eth0") }},
-		"note":  {70, func() { _ = s.NoteNetworks(p) }},
+		"note":  {76, func() { _ = s.NoteNetworks(p) }},
 	} {
 		got := testing.AllocsPerRun(20, tc.run)
 		t.Logf("%s: %.0f allocations", what, got)
