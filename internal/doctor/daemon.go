@@ -47,7 +47,7 @@ var daemonCheck = Check{
 		if err != nil {
 			out = append(out, Finding{Severity: Error, Message: "the daemon is not ready", Evidence: err.Error(), Fix: logs})
 		}
-		return append(out, skew(ctx, n, socket)...), nil
+		return append(append(out, skew(ctx, n, socket)...), hotPlugController(n)...), nil
 	},
 }
 

@@ -104,6 +104,9 @@ var faults = []struct {
 		f.check(l.Close())
 	}},
 	{"a daemon that is not ready (E40)", "daemon", "the daemon is not ready", func(f *fake) { f.notReady.Store(true) }},
+	{"a controller for hot-plug", "daemon", "multus-dynamic-networks-controller runs on this node", func(f *fake) {
+		f.write("/proc/4242/cmdline", "/usr/bin/dynamic-networks-controller\x00-config=/etc/x.json\x00")
+	}},
 	{"another version (P03)", "daemon", "different versions", func(f *fake) { f.versions["daemon"] = "v2" }},
 	{"the API server is away (P24)", "api", "the API server cannot be reached", func(f *fake) {
 		f.cluster.err = fmt.Errorf("%w: connection refused", plan.ErrUnavailable)
