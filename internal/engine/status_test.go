@@ -41,7 +41,8 @@ func TestStatusAnswers(t *testing.T) {
 	if err := n.engine.Status(t.Context(), n.request(request.Status, "", "")); !errors.As(err, &ce) || ce.Code != 50 {
 		t.Errorf("a planner that hangs: %v", err)
 	}
-	n.engine.deps.Planner = planner{}
+	n = newNode(t, "cluster") // the first one's planner is still at work
+	n.engine.deps.Status = noMemory{}
 	n.does(t, "cluster", "exec sleep 1000")
 	if err := n.engine.Status(t.Context(), n.request(request.Status, "", "")); !errors.As(err, &ce) || ce.Code != 50 {
 		t.Errorf("a plugin that hangs: %v", err)
