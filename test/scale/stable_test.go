@@ -48,7 +48,7 @@ func TestStable(t *testing.T) {
 		}
 	}
 
-	started := measured("start", func() { s.start(t) }, map[string]int{list: 1, watch: 1})
+	started := measured("start", func() { s.start(t) }, map[string]int{list: 1, watch: 1, "GET nodes": 1})
 	atMost("bytes of the list beside those of its definitions: it is compressed", float64(started.Down)/float64(many*size), 0.25)
 	for _, networks := range [][]string{nil, {"noop-1", "noop-2"}} {
 		what := fmt.Sprintf("pod with %d networks, ADD and DEL", len(networks))
