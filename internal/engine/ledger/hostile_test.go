@@ -30,7 +30,8 @@ func FuzzHostileState(f *testing.F) {
 				t.Fatal(err)
 			}
 		}
-		write(t, filepath.Join(s.Dir, "results", filepath.Base("x"+entry)), cached)
+		write(t, filepath.Join(s.Dir, "results", "n-c-net9"), cached)
+		_ = os.WriteFile(filepath.Join(s.Dir, "results", filepath.Base("x"+entry)), []byte(cached), 0o600)
 		_ = os.WriteFile(filepath.Join(s.Dir, filepath.Base(id)), []byte(record), 0o600) // some names are no file's
 		write(t, outside, "outside")
 		ids, err := s.Containers()

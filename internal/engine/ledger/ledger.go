@@ -271,10 +271,16 @@ func (s *Store) addResults(r *Record, ifName string) error {
 
 func fromResult(c *libcni.NetworkAttachment, ifName string) (*plan.Attachment, error) {
 	l, err := cniconf.Parse(c.Config)
+	if err == nil {
+		l, err = l.WithDefaults(c.Network, "") // libcni takes the name from elsewhere
+	}
 	if err != nil {
 		return nil, err
 	}
 	a := &plan.Attachment{Element: -1, Name: c.Network, IfName: c.IfName, Primary: c.IfName == ifName, Config: l, Args: c.CniArgs}
+	if err := checkNames(a); err != nil {
+		return nil, err
+	}
 	if len(c.CapabilityArgs) == 0 {
 		return a, nil
 	}
