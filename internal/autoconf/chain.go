@@ -28,7 +28,7 @@ type Chain struct {
 	// File is the list, Others are the types of the plugins after ours.
 	File   string
 	Others []string
-	// Shadow is our own file that comes before the list, "" if there is none.
+	// Shadow is the path of our own file if one exists and comes before the list by name, else "".
 	Shadow string
 	// Shadowed reports that Shadow is newer than the list: it was written after the list was made, by a program that did not
 	// know the list. It stays in force, because the list may be a leftover.
@@ -38,8 +38,8 @@ type Chain struct {
 	mode     fs.FileMode
 }
 
-// FindChain looks for a list that was made of our configuration. path is the file that own would be written to. It returns nil
-// if there is none.
+// FindChain looks for a list that another program has made of our configuration, and returns nil if no such list exists. path
+// is the file that own would be written to.
 func FindChain(path string, own []byte) *Chain {
 	file := path
 	if filepath.Ext(path) == ".conf" {

@@ -125,7 +125,7 @@ func TestChainAtTheStart(t *testing.T) {
 	if exists(file) || has(file+"list", "verbose") {
 		t.Errorf("our file is there: %v\n%s", exists(file), read(t, file+"list"))
 	}
-	// Who is in the list is the other program's: without its plugin the list is nobody's any more, and our file comes back.
+	// Another program writes the list again without its plugin: the list is no chain any more, and our file is written again.
 	put(t, dir, FileName+"list", `{"cniVersion":"0.3.1","name":"k8s-pod-network","plugins":[{"type":"multus-shim","clusterNetwork":"/x"}]}`)
 	eventually(t, "our file", func() bool { return exists(file) && s.Ready() == nil })
 }

@@ -45,7 +45,8 @@ type Slot struct {
 	// Memory is a file that outlives a boot, "" for none: where the directory of configurations is in memory, the last
 	// good one is put back from there before the cluster network's agent has written its own (P02).
 	Memory string
-	// Node reads the Node object of this node, nil where there is none. An error that wraps ErrNodeUnknown is an answer, too.
+	// Node reads the Node object of this node. It is nil without a Kubernetes cluster. If the error wraps ErrNodeUnknown, the
+	// configuration is generated without what the Node object says; after any other error, the last known values are used.
 	Node func(ctx context.Context) (Node, error)
 
 	path string
@@ -424,7 +425,8 @@ func (s *Slot) remember() {
 	}
 }
 
-// found returns the file that an earlier daemon wrote, nil if there is none that is ours and whole.
+// found returns the content of a configuration file that calls Multus. It returns nil if the file does not exist, is not valid
+// JSON, or does not call Multus.
 func found(path string) []byte {
 	b, err := os.ReadFile(path)
 	if err != nil || !cniconf.CallsMultus(b) {

@@ -58,8 +58,8 @@ type Planner interface {
 }
 
 // Publisher writes the network status and the events of a pod. With report.Wait it returns when the status is written, or
-// will be written later by another process. It returns an error only if the status is lost: nobody will write it. A pod that
-// is gone needs no status.
+// will be written later by another process. It returns an error only if the status is lost: no process will write it.
+// A pod that is gone needs no status.
 type Publisher interface {
 	Publish(ctx context.Context, report *publish.Report) error
 }

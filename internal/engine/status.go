@@ -10,7 +10,7 @@ import (
 	"multus/internal/fault"
 )
 
-// Status tells whether an ADD could work now: whether the cluster network says so (behaviour.md D90-D94).
+// Status returns nil if an ADD could work now: if the plugins of the cluster network say so (behaviour.md D90-D94).
 // It answers within StatusLimit; what takes longer counts as not available (code 50).
 func (e *Engine) Status(ctx context.Context, req *request.Request) error {
 	c, err := e.begin(req)
@@ -23,7 +23,7 @@ func (e *Engine) Status(ctx context.Context, req *request.Request) error {
 	go func() { answered <- c.status(ctx) }()
 	select {
 	case err = <-answered:
-	case <-ctx.Done(): // a file system or a delegate that cannot be killed keeps nobody waiting
+	case <-ctx.Done(): // a file system or a delegate that cannot be killed must not delay the answer
 		select {
 		case err = <-answered:
 		case <-time.After(statusGrace):

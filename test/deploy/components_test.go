@@ -169,7 +169,7 @@ func TestIsolation(t *testing.T) {
 	}
 }
 
-// TestDefinitionRoles: who has one of the roles may do what its name says with definitions, and nobody gets it by another role.
+// TestDefinitionRoles: each of the roles grants what its name says on definitions, and no other role grants it.
 func TestDefinitionRoles(t *testing.T) {
 	t.Parallel()
 	roles := map[string]rbacv1.ClusterRole{}

@@ -73,7 +73,7 @@ var shortages = []struct {
 	begin      func(v *volume, t *testing.T, n int) func()
 	// rooms is how many values of n are tried: with each more of an ADD comes to be written.
 	rooms int
-	// dels tells that DEL frees everything all the same.
+	// dels reports whether DEL frees everything during the shortage.
 	dels bool
 }{
 	{"no space", "no space left", (*volume).fill, 10, true},

@@ -77,7 +77,7 @@ func runDaemon(t *testing.T, dir string, health, metrics int) *instance {
 	return d
 }
 
-// answers returns the status and the instance that answers to a path on the socket, 0 for nobody.
+// answers returns the status and the instance that answers to a path on the socket, 0 for no answer.
 func (d *instance) answers(path string) (int, string) {
 	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", d.socket)
@@ -181,7 +181,7 @@ func TestSocketIsBoundAgain(t *testing.T) {
 			l, err := net.Listen("unix", d.socket)
 			if err == nil {
 				l.(*net.UnixListener).SetUnlinkOnClose(false)
-				err = l.Close() // nobody listens any more
+				err = l.Close() // no process listens any more
 			}
 			return err
 		}},
@@ -248,7 +248,7 @@ func TestSlowIsHealthy(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("the socket is for root")
 	}
-	var bound []net.Listener // nobody accepts
+	var bound []net.Listener // no connection is accepted
 	s := newSocket(filepath.Join(shortDir(t), "multus.sock"), slog.New(slog.DiscardHandler), func(l net.Listener) { bound = append(bound, l) })
 	if err := s.open(t.Context()); err != nil {
 		t.Fatal(err)

@@ -226,10 +226,10 @@ func (c *Cache) list(ctx context.Context, o metav1.ListOptions) (runtime.Object,
 	return list, nil
 }
 
-// relistPause is how long to wait before a list. After a restart of the API server the watches of all nodes have to
-// begin with a list again, at the same moment. Who holds nothing must not wait; who does answers from memory, after a
-// look at the one definition that is asked for: so the more is to be read, the longer it is put off, at random. That
-// holds for each attempt, since those before were lost on a server that was away.
+// relistPause returns how long to wait before a list. After a restart of the API server, the watches of all nodes begin
+// with a list at the same moment. An empty cache does not wait. A cache with definitions answers from memory and
+// confirms the definition that is requested, so its list can wait: for a random time that grows with the number of
+// definitions. This applies to each attempt, since earlier attempts failed while the server was away.
 func (c *Cache) relistPause() time.Duration {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -253,7 +253,7 @@ func (c *Cache) watch(ctx context.Context, o metav1.ListOptions) (watch.Interfac
 	return s, nil
 }
 
-// resumable makes the reflector go on from where the watch was, after its back-off, when nobody answered or not now.
+// resumable makes the reflector go on from where the watch was, after its back-off, when the request got no answer or was rejected for now.
 // It does so by itself for a refused connection and for 429 only; from others, as a load balancer without a server
 // behind it gives them, it would read the whole list again.
 func resumable(err error) error {

@@ -184,8 +184,8 @@ func TestListAndWatch(t *testing.T) {
 	}
 }
 
-// TestReadList: of a list only what is needed is kept; one that was cut off is none, nor is what somebody between us
-// and the API server answers with code 200: taken for an empty list it would remove all definitions.
+// TestReadList: only the needed parts of a list are kept. A list that was cut off is an error, and so is the answer of a
+// proxy with code 200: as an empty list it would remove all definitions.
 func TestReadList(t *testing.T) {
 	t.Parallel()
 	const whole = `{"kind":"NetworkAttachmentDefinitionList","apiVersion":"k8s.cni.cncf.io/v1","metadata":{"resourceVersion":"7","continue":"next"},"more":{"items":[1]},"items":[
