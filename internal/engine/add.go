@@ -69,7 +69,7 @@ func (c *call) add(ctx context.Context) (types.Result, error) {
 		return nil, err
 	}
 	failpoint.At("plan.after")
-	c.store.Dir = p.Dirs.State // the daemon's configuration may keep it elsewhere (behaviour.md A90)
+	c.useState(p)
 	c.afterBoot(ctx)
 	var out types.Result
 	err = c.locked(ctx, LockLimit, func() error {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"multus/internal/config"
-	"multus/internal/engine/ledger"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
 	"multus/internal/failpoint"
@@ -60,12 +59,22 @@ func (c *call) check(ctx context.Context) error {
 	return nil
 }
 
-// checked returns what was attached. Without a record that is an error, but for inline delegates, which today's Multus asks
-// all the same.
+// checked returns what was attached. A sandbox without a record is an error, except with inline delegates: today's Multus runs
+// CHECK of these without a record, too.
 func (c *call) checked(ctx context.Context) (*plan.Plan, error) {
 	r, err := c.store.Read(c.req.ContainerID, c.req.IfName)
-	if err == nil && r == nil {
-		r, err = c.recordElsewhere(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if r != nil {
+		return c.planFor(r), nil
+	}
+	p, err := c.deps.Planner.Plan(ctx, c.req, c.conf)
+	if err != nil {
+		return nil, err // the record may be in a directory that only the daemon's configuration names
+	}
+	if c.useState(p) {
+		r, err = c.store.Read(c.req.ContainerID, c.req.IfName)
 	}
 	switch {
 	case err != nil:
@@ -73,7 +82,7 @@ func (c *call) checked(ctx context.Context) (*plan.Plan, error) {
 	case r != nil:
 		return c.planFor(r), nil
 	case c.conf.CheckNetworks == config.CheckNone:
-		return c.deps.Planner.Plan(ctx, c.req, c.conf)
+		return p, nil
 	}
 	return nil, fault.New(fault.Internal, "remove the sandbox: the runtime makes a new one", "container %s is not attached to any network", c.req.ContainerID)
 }
@@ -103,7 +112,7 @@ func (e *Engine) CheckEach(ctx context.Context, req *request.Request) ([]Answer,
 			return err
 		}
 		if r == nil {
-			return fault.New(fault.Internal, "look for its records: multusctl ledger list", "container %s is not attached to any network", req.ContainerID)
+			return fault.New(fault.Internal, "look for its records: multusctl ledger ls", "container %s is not attached to any network", req.ContainerID)
 		}
 		p := c.planFor(r)
 		run := c.runner(p.Dirs)
@@ -115,15 +124,4 @@ func (e *Engine) CheckEach(ctx context.Context, req *request.Request) ([]Answer,
 		return nil
 	})
 	return out, err
-}
-
-// recordElsewhere looks where the daemon's configuration keeps the state, if that is another directory
-// (behaviour.md A90).
-func (c *call) recordElsewhere(ctx context.Context) (*ledger.Record, error) {
-	p, err := c.deps.Planner.Plan(ctx, c.req, c.conf)
-	if err != nil || p.Dirs.State == c.store.Dir {
-		return nil, nil //nolint:nilerr,nilnil // nobody knows of another place: there is no record
-	}
-	c.store.Dir = p.Dirs.State
-	return c.store.Read(c.req.ContainerID, c.req.IfName)
 }

@@ -1,10 +1,14 @@
 package engine
 
 import (
+	"context"
 	"strings"
 	"testing"
 
+	"multus/internal/config"
+	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
+	"multus/internal/fault"
 )
 
 // TestCheck: what the runtime hears is no stricter than with today's Multus (behaviour D46). CRI-O calls CHECK right after
@@ -58,12 +62,29 @@ func TestCheckInline(t *testing.T) {
 		}
 		req := n.request(request.Check, "c", `,"delegates":[{"cniVersion":"1.1.0","name":"cluster-net","type":"cluster"}]`)
 		req.Config = []byte(strings.Replace(string(req.Config), `"clusterNetwork":"x",`, "", 1))
-		if err := n.engine.Check(t.Context(), req); recorded && err != nil {
-			t.Errorf("recorded %t: %v", recorded, err)
+		err := n.engine.Check(t.Context(), req)
+		if got := n.called(t); err != nil || got != "cluster CHECK c" {
+			t.Errorf("recorded %t: %v, called: %s", recorded, err, got)
 		}
-		if got := n.called(t); got != "cluster CHECK c" && recorded {
-			t.Errorf("recorded %t, called: %s", recorded, got)
-		}
+	}
+}
+
+// unreachable is a planner whose daemon does not answer.
+type unreachable struct{}
+
+func (unreachable) Plan(context.Context, *request.Request, *config.Plugin) (*plan.Plan, error) {
+	return nil, fault.New(fault.TryAgain, "look at the daemon", "daemon not reachable")
+}
+
+// TestCheckUnknown: while the daemon cannot be asked where it keeps records, CHECK does not say that a sandbox has none: the
+// runtime would remove it.
+func TestCheckUnknown(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, "cluster", "other")
+	n.engine.deps.Planner = unreachable{}
+	err := n.engine.Check(t.Context(), n.request(request.Check, "c", `,"checkNetworks":"all"`))
+	if ce := fault.ToCNI(err); err == nil || ce.Code != fault.TryAgain || strings.Contains(err.Error(), "not attached") {
+		t.Errorf("%v", err)
 	}
 }
 

@@ -56,8 +56,8 @@ func (e *Engine) Collect(ctx context.Context, req *request.Request, grace time.D
 func (c *call) resolveState(ctx context.Context) {
 	req := *c.req
 	req.Command = request.GC
-	if p, err := c.deps.Planner.Plan(ctx, &req, c.conf); err == nil && p.Dirs.State != "" {
-		c.store.Dir = p.Dirs.State
+	if p, err := c.deps.Planner.Plan(ctx, &req, c.conf); err == nil {
+		c.useState(p)
 	}
 }
 

@@ -52,9 +52,7 @@ func (c *call) del(ctx context.Context) error {
 		return c.freeRecord(ctx, r)
 	}
 	p, err := c.unrecorded(ctx)
-	if err == nil && p.Dirs.State != "" && p.Dirs.State != c.store.Dir {
-		// The daemon's configuration keeps the state elsewhere (behaviour.md A90).
-		c.store.Dir = p.Dirs.State
+	if err == nil && c.useState(p) {
 		if r, err := c.store.Read(c.req.ContainerID, c.req.IfName); err != nil || r != nil {
 			return errors.Join(err, c.freeRecord(ctx, r))
 		}
@@ -112,7 +110,6 @@ func (c *call) free(ctx context.Context, p *plan.Plan, progress ledger.Progress)
 		return errors.Join(err, c.store.NoteDeleted(p, progress))
 	}
 	failpoint.At("detached")
-	c.store.Dir = p.Dirs.State
 	err := c.store.Remove(p.ContainerID)
 	failpoint.At("ledger.removed")
 	return err

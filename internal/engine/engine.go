@@ -160,6 +160,16 @@ func (c *call) holding(l *fsx.Lock, fn func() error) error {
 	return err
 }
 
+// useState makes the state directory that of a plan, and reports whether it is another one: the daemon's configuration may set
+// cniDir (behaviour.md A90).
+func (c *call) useState(p *plan.Plan) bool {
+	if p.Dirs.State == "" || p.Dirs.State == c.store.Dir {
+		return false
+	}
+	c.store.Dir = p.Dirs.State
+	return true
+}
+
 func (c *call) runner(dirs plan.Dirs) *execute.Runner {
 	return execute.New(dirs.Binary, c.req.Path, dirs.State, c.lock, c.deps.Stderr, c.log)
 }

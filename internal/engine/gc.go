@@ -62,9 +62,7 @@ func (c *call) gc(ctx context.Context, listed []config.Attachment) error {
 	// The cluster network is asked also when it was never attached.
 	p, err := c.deps.Planner.Plan(ctx, c.req, c.conf)
 	if err == nil {
-		if p.Dirs.State != "" {
-			c.store.Dir = p.Dirs.State // the daemon's configuration may keep it elsewhere (behaviour.md A90)
-		}
+		c.useState(p)
 		nets.know(p.Attachments[0].Name, p.Attachments[0].Config, p.Dirs.Binary)
 	}
 	err = errors.Join(err, c.collectUnlisted(ctx, listed, nets))
