@@ -48,7 +48,10 @@ type detaching struct {
 func (c *call) detach(ctx context.Context, p *plan.Plan, progress *ledger.Progress, undoing bool) error {
 	d := &detaching{call: c, plan: p, run: c.runner(p.Dirs), stages: p.StageNumbers(), before: *progress, now: progress}
 	d.before.Undone = d.before.Undone || undoing
-	begun := d.begun()
+	begun, err := d.begun()
+	if err != nil {
+		return err
+	}
 	for i, v := range slices.Backward(p.Attachments) {
 		if v.Deleted || d.stages[i] >= begun {
 			continue
@@ -72,18 +75,23 @@ func (c *call) detach(ctx context.Context, p *plan.Plan, progress *ledger.Progre
 
 // begun is the number of stages that are deleted. Networks that ADD never came to are asked, too, since that costs little
 // and libcni's results may be lost, unless there are more of them than one pod may have: earlier versions had no limit.
-func (d *detaching) begun() int {
+func (d *detaching) begun() (int, error) {
 	if len(d.plan.Attachments) <= config.DefaultMaxNetworks || d.before.Undone {
-		return len(d.plan.Attachments)
+		return len(d.plan.Attachments), nil
 	}
 	d.now.Cut = true
-	if d.now.Begun == 0 {
-		d.now.Begun = d.run.Begun(d.plan, d.stages, len(d.plan.Attachments))
-		if err := d.store.Note(d.plan.ContainerID, *d.now); err != nil {
-			d.log.Warn("how far ADD had come is not recorded", "err", err)
-		}
+	err := d.recordBegun(len(d.plan.Attachments))
+	return d.now.Begun, err
+}
+
+// recordBegun records how far ADD had come, unless an earlier DEL has. The results of the first n attachments show it, and they
+// are deleted next.
+func (d *detaching) recordBegun(n int) error {
+	if d.now.Begun != 0 {
+		return nil
 	}
-	return d.now.Begun
+	d.now.Begun = d.run.Begun(d.plan, d.stages, n)
+	return d.store.Note(d.plan.ContainerID, *d.now)
 }
 
 // one detaches one network.
@@ -119,14 +127,10 @@ func (d *detaching) fail(n int, err error) {
 }
 
 // excuse returns nil for the failed DEL of an attachment that leaves nothing all the same, or that can never succeed, else
-// the error. With the first failure of a sandbox it is recorded how far ADD had come: what tells that are the results of the
-// attachments before this one, and those are deleted next.
+// the error. With the first failure of a sandbox it is recorded how far ADD had come.
 func (d *detaching) excuse(i int, err error) error {
-	if d.now.Begun == 0 {
-		d.now.Begun = d.run.Begun(d.plan, d.stages, i+1)
-		if nerr := d.store.Note(d.plan.ContainerID, *d.now); nerr != nil {
-			return errors.Join(err, nerr)
-		}
+	if nerr := d.recordBegun(i + 1); nerr != nil {
+		return errors.Join(err, nerr)
 	}
 	a := &d.plan.Attachments[i]
 	unseen, ok := errors.AsType[*execute.UnseenError](err)

@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"multus/internal/cniconf"
 	"multus/internal/config"
@@ -63,6 +66,58 @@ func TestRefusedForGood(t *testing.T) {
 				t.Errorf("%+v", notes[0])
 			}
 		})
+	}
+}
+
+// TestBegunIsRecordedFirst: a DEL of more networks than one pod may have deletes nothing before it is recorded how far ADD had
+// come. At the next DEL the results are gone that show it, and a network that holds something would be left out.
+func TestBegunIsRecordedFirst(t *testing.T) {
+	t.Parallel()
+	if os.Getuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	n := newNode(t, "cluster", "other")
+	if err := os.MkdirAll(n.store.Dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", n.store.Dir, "tmpfs", 0, "size=1m"); err != nil {
+		t.Skipf("mount: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(n.store.Dir, unix.MNT_DETACH) })
+	p := &plan.Plan{ContainerID: "c", Netns: "/run/netns/gone", Dirs: plan.Dirs{State: n.store.Dir, Binary: n.dir}}
+	for i := range config.DefaultMaxNetworks + 1 {
+		name := []string{"cluster", "other"}[min(i, 1)]
+		l, err := cniconf.Parse([]byte(`{"cniVersion":"1.0.0","name":"` + name + `-net","type":"` + name + `"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ifName := "net" + strconv.Itoa(i)
+		if i == 0 {
+			ifName = "eth0"
+		}
+		n.result(t, name+"-net", "c", ifName)
+		p.Attachments = append(p.Attachments, plan.Attachment{Name: name + "-net", Primary: i == 0, IfName: ifName, Config: l})
+	}
+	if err := n.store.Write(p); err != nil {
+		t.Fatal(err)
+	}
+	n.does(t, "other", `test $CNI_IFNAME = net40 && exit 2`)
+	full := filepath.Join(n.store.Dir, "full")
+	if err := os.WriteFile(full, make([]byte, 2<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
+		t.Fatal(err)
+	}
+	if err := n.engine.Del(t.Context(), n.request(request.Del, "c", "")); err == nil || n.called(t) != "" {
+		t.Errorf("DEL on a full disk: %v", err)
+	}
+	if err := os.Remove(full); err != nil {
+		t.Fatal(err)
+	}
+	for try := range 2 {
+		err := n.engine.Del(t.Context(), n.request(request.Del, "c", ""))
+		want := []int{config.DefaultMaxNetworks + 1, 1}[try] // the second goes on with the one that is left
+		if got := strings.Count(n.called(t), "DEL c"); err == nil || !n.recorded(t, "c") || got != want {
+			t.Errorf("DEL %d: %d networks, want %d; %v", try+1, got, want, err)
+		}
 	}
 }
 

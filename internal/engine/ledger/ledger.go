@@ -80,7 +80,8 @@ type Progress struct {
 	DelTries int
 	// Begun is how many stages of the plan ADD came to (each attachment is one, unless the plan has stages), as the first of these DELs found out; 0 as long as none has.
 	Begun int
-	// Cut reports that a DEL had too little time for all attachments, so that what it deleted is marked. It is not recorded.
+	// Cut makes NoteDeleted mark what a DEL has deleted: it had too little time for all attachments, or there are more of them
+	// than one pod may have. It is not recorded.
 	Cut bool
 }
 
