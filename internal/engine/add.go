@@ -74,15 +74,15 @@ func (c *call) add(ctx context.Context) (types.Result, error) {
 	var out types.Result
 	err = c.locked(ctx, LockLimit, func() error {
 		results, err := c.attach(ctx, p)
-		all := func(int) bool { return true }
-		if err == nil {
-			if out, err = convert(results[0], c.conf.CNIVersion); err != nil {
-				c.undo(ctx, p, all)
-			}
+		attached := err == nil
+		if attached {
+			out, err = convert(results[0], c.conf.CNIVersion)
 		}
 		if lost := c.report(ctx, p, results, err); lost != nil {
-			c.undo(ctx, p, all)
-			return lost
+			err = lost
+		}
+		if attached && err != nil {
+			c.undo(ctx, p, func(int) bool { return true })
 		}
 		return err
 	})
@@ -151,8 +151,8 @@ func (c *call) undo(ctx context.Context, p *plan.Plan, begun func(i int) bool) {
 	failpoint.At("undo.after")
 }
 
-// report publishes what was attached. After a failure there are only events (behaviour.md D25). It returns an error if the
-// status of a pod with networks is lost: programs that go by it, such as the reconciler of whereabouts, would take the pod's
+// report publishes what was attached. After a failure there are only events (behaviour.md D25). It returns an error only if
+// nothing had failed before and the status of a pod with networks is lost: programs that go by it, such as the reconciler of whereabouts, would take the pod's
 // addresses for free (behaviour D122). A plain pod is not failed for its status.
 func (c *call) report(ctx context.Context, p *plan.Plan, results []types.Result, failure error) error {
 	if p.Pod.Name == "" {
