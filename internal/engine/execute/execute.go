@@ -145,14 +145,17 @@ func (r *Runner) Version(ctx context.Context, l *cniconf.List, limit string) (st
 	}
 	best := ""
 	for _, v := range common {
-		if newer, err := version.GreaterThanOrEqualTo(limit, v); err != nil || !newer {
-			continue
-		}
-		if newer, err := version.GreaterThanOrEqualTo(v, best); best == "" || err == nil && newer {
+		if atMost(v, limit) && (best == "" || atMost(best, v)) {
 			best = v
 		}
 	}
 	return best, nil
+}
+
+// atMost reports whether a version is not newer than another one. One that cannot be parsed is not.
+func atMost(v, limit string) bool {
+	ok, err := version.GreaterThanOrEqualTo(limit, v)
+	return err == nil && ok
 }
 
 // Status asks the delegates of one network whether they can work (behaviour.md D93).
