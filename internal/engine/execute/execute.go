@@ -89,22 +89,13 @@ func (r *Runner) Begun(p *plan.Plan, stages []int, n int) int {
 
 // cached reports whether libcni has a result of an attachment.
 func (r *Runner) cached(p *plan.Plan, a *plan.Attachment) bool {
-	name, err := r.entry(p, a)
-	if err != nil {
-		return false
-	}
-	_, err = os.Lstat(filepath.Join(resultcache.Dir(r.dir), name))
-	return err == nil
+	name, err := entry(p, a)
+	return err == nil && resultcache.Has(r.dir, name)
 }
 
-// entry is the name of libcni's cache entry of an attachment (behaviour.md D84). What stands in its place without being a
-// regular file is removed.
-func (r *Runner) entry(p *plan.Plan, a *plan.Attachment) (string, error) {
-	name, err := resultcache.Name(a.Config.Name(), p.ContainerID, a.IfName)
-	if err == nil {
-		err = resultcache.Clear(r.dir, name)
-	}
-	return name, err
+// entry returns the name of libcni's cache entry of an attachment (behaviour.md D84).
+func entry(p *plan.Plan, a *plan.Attachment) (string, error) {
+	return resultcache.Name(a.Config.Name(), p.ContainerID, a.IfName)
 }
 
 // Check asks the delegates of one network whether all is still as it was (behaviour.md D45-D49). A network whose
@@ -223,8 +214,13 @@ func HasInterface(netns, ifName string) (exists bool, err error) {
 	return ns.HasInterface(ifName)
 }
 
+// prepare returns what libcni needs for a verb of one attachment, after a look at the place of the cache entry.
 func (r *Runner) prepare(p *plan.Plan, a *plan.Attachment) (*libcni.NetworkConfigList, *libcni.RuntimeConf, error) {
-	if _, err := r.entry(p, a); err != nil {
+	name, err := entry(p, a)
+	if err == nil {
+		err = resultcache.Clear(r.dir, name)
+	}
+	if err != nil {
 		return nil, nil, fmt.Errorf("network %s: %w", a.Name, err)
 	}
 	list, err := a.Config.Libcni()

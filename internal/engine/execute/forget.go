@@ -12,7 +12,7 @@ import (
 // Forget removes what libcni remembers, if anything, of an attachment that is gone although a delegate refuses to
 // delete it.
 func (r *Runner) Forget(p *plan.Plan, a *plan.Attachment) error {
-	name, err := r.entry(p, a)
+	name, err := entry(p, a)
 	if err == nil {
 		err = fsx.Remove(filepath.Join(resultcache.Dir(r.dir), name))
 	}

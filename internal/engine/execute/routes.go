@@ -103,7 +103,7 @@ func defaultNet(gw netip.Addr) net.IPNet {
 
 // updateCache rewrites the result in libcni's cache entry and leaves its other members as they are.
 func (r *Runner) updateCache(p *plan.Plan, a *plan.Attachment, res types.Result) error {
-	name, err := r.entry(p, a)
+	name, err := entry(p, a)
 	if err != nil {
 		return err
 	}

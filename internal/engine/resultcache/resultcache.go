@@ -45,6 +45,12 @@ func Read(stateDir, name string) ([]byte, error) {
 	return fsx.ReadRegular(Dir(stateDir), name, maxEntry)
 }
 
+// Has reports whether there is an entry of that name.
+func Has(stateDir, name string) bool {
+	info, err := os.Lstat(filepath.Join(Dir(stateDir), name))
+	return err == nil && info.Mode().IsRegular()
+}
+
 // Clear removes what stands in the place of an entry and is not a regular file: libcni would follow a link, and wait for a
 // pipe.
 func Clear(stateDir, name string) error {
