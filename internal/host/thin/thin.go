@@ -24,8 +24,13 @@ import (
 // publishLimit bounds the attempt to write status and events: there is no daemon to do it later.
 const publishLimit = 2 * time.Second
 
-// statusLimit bounds the attempt to write a status whose loss fails the ADD.
-const statusLimit = 10 * time.Second
+const (
+	// statusLimit bounds the attempts to write a status whose loss fails the ADD.
+	statusLimit = 10 * time.Second
+	// firstPause and longPause are between these attempts.
+	firstPause = 200 * time.Millisecond
+	longPause  = time.Second
+)
 
 // Host returns the thin plugin.
 func Host() plugin.Host {
@@ -104,7 +109,23 @@ func (t *thin) Publish(ctx context.Context, report *publish.Report) error {
 			t.log.Error("events not written", "container", report.ContainerID, "err", err)
 		}
 	})
-	err = publish.WriteStatus(ctx, s.cluster, report, netsel.Status)
+	err = writeStatus(ctx, s.cluster, report)
 	wg.Wait()
 	return err
+}
+
+// writeStatus writes a status. One that the pod waits for is tried again until ctx ends, as long as another attempt may help:
+// an API server that is overloaded for a moment, or restarted, is no reason to undo what is attached.
+func writeStatus(ctx context.Context, c publish.Cluster, report *publish.Report) error {
+	for pause := firstPause; ; pause = min(2*pause, longPause) {
+		err := publish.WriteStatus(ctx, c, report, netsel.Status)
+		if !report.Wait || !errors.Is(err, publish.ErrRetry) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(pause):
+		}
+	}
 }

@@ -1,0 +1,64 @@
+package thin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"multus/internal/engine/publish"
+)
+
+// busy is a cluster that gives the answers, one after another; the last one stays.
+type busy struct {
+	answers []error
+	asked   int
+}
+
+func (b *busy) SetAnnotation(context.Context, publish.Pod, string, string) error {
+	b.asked++
+	return b.answers[min(b.asked, len(b.answers))-1]
+}
+
+func (b *busy) Emit(context.Context, publish.Pod, publish.Event) error { return nil }
+
+// TestPublish: a status whose loss fails the ADD is tried again while that may help, for statusLimit at most. One that fails
+// for good, or that no pod waits for, is tried once.
+func TestPublish(t *testing.T) {
+	t.Parallel()
+	retry := fmt.Errorf("%w: the server is overloaded", publish.ErrRetry)
+	for name, tc := range map[string]struct {
+		answers []error
+		wait    bool
+		asked   int // 0: more than three times
+		ok      bool
+	}{
+		"at once":           {[]error{nil}, true, 1, true},
+		"overloaded, twice": {[]error{retry, retry, nil}, true, 3, true},
+		"always overloaded": {[]error{retry}, true, 0, false},
+		"not permitted":     {[]error{publish.ErrForbidden, nil}, true, 1, false},
+		"a plain pod":       {[]error{retry, nil}, false, 1, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				b := &busy{answers: tc.answers}
+				p := &thin{log: slog.New(slog.DiscardHandler), sources: func() (*sources, error) { return &sources{cluster: b}, nil }}
+				begin := time.Now()
+				err := p.Publish(t.Context(), &publish.Report{
+					Command: "ADD", Pod: publish.Pod{Namespace: "n", Name: "p"}, Wait: tc.wait,
+					Attached: []publish.Attached{{Name: "a", IfName: "eth0", Primary: true, Result: []byte(`{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/x"}]}`)}},
+				})
+				if (err == nil) != tc.ok || tc.asked > 0 && b.asked != tc.asked || tc.asked == 0 && b.asked <= 3 || time.Since(begin) > statusLimit {
+					t.Errorf("asked %d times in %s: %v", b.asked, time.Since(begin), err)
+				}
+				if last := tc.answers[min(b.asked, len(tc.answers))-1]; !errors.Is(err, last) {
+					t.Errorf("%v, want %v", err, last)
+				}
+			})
+		})
+	}
+}
