@@ -164,7 +164,7 @@ func (e *element) decode(index int, containerID, ifName string) (*plan.Attachmen
 		if err := json.Unmarshal(raw, &a.DeviceInfo); err != nil {
 			return nil, fmt.Errorf("attachment %d (%q): %w", index, e.Name, err)
 		}
-		if !isDeviceInfo(a.DeviceInfo) {
+		if !plan.IsDeviceInfo(a.DeviceInfo) {
 			a.DeviceInfo = "" // not ours to remove
 		}
 	}

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"multus/internal/engine/plan"
 )
 
 // FuzzHostileState: whatever stands in the state directory, no name in it leads out of it, and every container that is
@@ -66,7 +68,7 @@ func checkPaths(t *testing.T, r *Record) {
 				t.Errorf("name %q in %+v", name, a)
 			}
 		}
-		if a.DeviceInfo != "" && !isDeviceInfo(a.DeviceInfo) {
+		if a.DeviceInfo != "" && !plan.IsDeviceInfo(a.DeviceInfo) {
 			t.Errorf("device-info file %q", a.DeviceInfo)
 		}
 	}

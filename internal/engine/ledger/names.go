@@ -59,11 +59,6 @@ func checkNames(a *plan.Attachment) error {
 	return nil
 }
 
-// isDeviceInfo reports whether a path is a device-info file of an attachment: one that may be removed with it.
-func isDeviceInfo(path string) bool {
-	return filepath.Clean(path) == path && filepath.Dir(path) == plan.DeviceInfoDir
-}
-
 // cached lists what libcni recorded of a sandbox, or of all sandboxes for "".
 func (s *Store) cached(containerID string) ([]*libcni.NetworkAttachment, error) {
 	return resultcache.List(s.Dir, containerID, s.Log, s.setAsideFile)

@@ -53,8 +53,14 @@ func (a *Attachment) validate(command string) error {
 			return err
 		}
 	}
-	if a.DeviceInfo != "" && (filepath.Dir(a.DeviceInfo) != DeviceInfoDir || filepath.Clean(a.DeviceInfo) != a.DeviceInfo) {
+	if a.DeviceInfo != "" && !IsDeviceInfo(a.DeviceInfo) {
 		return fmt.Errorf("its device-info file %.253q is not in %s", a.DeviceInfo, DeviceInfoDir)
 	}
 	return nil
+}
+
+// IsDeviceInfo reports whether a path is that of a device-info file of an attachment: one that may be written and removed with
+// it.
+func IsDeviceInfo(path string) bool {
+	return filepath.Clean(path) == path && filepath.Dir(path) == DeviceInfoDir
 }
