@@ -4,15 +4,16 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 	"unicode"
-	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
+
+	"multus/internal/obs"
 )
 
 // formats are the values of --output.
@@ -55,25 +56,15 @@ func (p *printable) Write(b []byte) (int, error) {
 }
 
 func escaped(s string) string {
-	shown := func(r rune) bool { return r == '\n' || r == '\t' || unicode.IsPrint(r) }
-	if utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !shown(r) }) {
-		return s
-	}
+	plain := func(r rune) bool { return r == '\n' || r == '\t' || unicode.IsPrint(r) }
 	var b strings.Builder
 	for s != "" {
-		if c := slices.IndexFunc(colours, func(c string) bool { return strings.HasPrefix(s, c) }); c >= 0 {
-			b.WriteString(colours[c])
-			s = s[len(colours[c]):]
-			continue
+		at := ourColours.FindStringIndex(s)
+		if at == nil {
+			at = []int{len(s), len(s)}
 		}
-		r, size := utf8.DecodeRuneInString(s)
-		if shown(r) && (r != utf8.RuneError || size > 1) {
-			b.WriteString(s[:size])
-		} else {
-			q := strconv.QuoteToASCII(s[:size])
-			b.WriteString(q[1 : len(q)-1])
-		}
-		s = s[size:]
+		b.WriteString(obs.Escape(s[:at[0]], plain) + s[at[0]:at[1]])
+		s = s[at[1]:]
 	}
 	return b.String()
 }
@@ -96,7 +87,8 @@ const (
 	reset  = "\x1b[0m"
 )
 
-var colours = []string{red, yellow, green, bold, reset}
+// ourColours matches what paint writes.
+var ourColours = regexp.MustCompile(`\x1b\[(31|33|32|1|0)m`)
 
 // paint colours a text if somebody looks at a terminal and has not asked for none (https://no-color.org).
 func (a *app) paint(colour, s string) string {

@@ -12,10 +12,12 @@ import (
 	"sync"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"gopkg.in/natefinch/lumberjack.v2"
 
 	"multus/internal/config"
+	"multus/internal/fault"
 )
 
 // The levels of today's configuration, on slog's scale (behaviour.md L1).
@@ -103,7 +105,7 @@ func (h *handler) Handle(_ context.Context, r slog.Record) error {
 	if r.Level == slog.LevelWarn {
 		b.WriteString("warning: ")
 	}
-	b.WriteString(oneLine(r.Message))
+	b.WriteString(Escape(fault.Clip(r.Message, maxValue), unicode.IsPrint))
 	b.WriteString(h.attrs)
 	r.Attrs(func(a slog.Attr) bool {
 		h.write(&b, a)
@@ -117,8 +119,8 @@ func (h *handler) Handle(_ context.Context, r slog.Record) error {
 }
 
 func (h *handler) write(b *strings.Builder, a slog.Attr) {
-	v := clip(a.Value.Resolve().String())
-	if v == "" || strings.ContainsAny(v, " \"=") || strings.ContainsFunc(v, unprintable) {
+	v := fault.Clip(a.Value.Resolve().String(), maxValue)
+	if v == "" || strings.ContainsAny(v, " \"=") || Escape(v, unicode.IsPrint) != v {
 		v = strconv.Quote(v)
 	}
 	b.WriteString(" " + h.group + a.Key + "=" + v)
@@ -128,29 +130,22 @@ func (h *handler) write(b *strings.Builder, a slog.Attr) {
 // a network.
 const maxValue = 16 << 10
 
-func clip(s string) string {
-	if len(s) > maxValue {
-		return strings.ToValidUTF8(s[:maxValue], "") + "…"
-	}
-	return s
-}
-
-func unprintable(r rune) bool { return !unicode.IsPrint(r) }
-
-// oneLine escapes what would end a line or change what a terminal shows: a line of the log is one record.
-func oneLine(s string) string {
-	s = clip(s)
-	if !strings.ContainsFunc(s, unprintable) {
+// Escape escapes each character of s that is not plain, and each byte that is not UTF-8, as Go's quoted strings do: what users
+// wrote must neither begin a line of a log nor control a terminal. The result is s if there is none.
+func Escape(s string, plain func(rune) bool) string {
+	if utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !plain(r) }) {
 		return s
 	}
 	var b strings.Builder
-	for _, r := range s {
-		if unprintable(r) {
-			q := strconv.QuoteRune(r)
+	for s != "" {
+		r, size := utf8.DecodeRuneInString(s)
+		if plain(r) && (r != utf8.RuneError || size > 1) {
+			b.WriteString(s[:size])
+		} else {
+			q := strconv.QuoteToASCII(s[:size])
 			b.WriteString(q[1 : len(q)-1])
-			continue
 		}
-		b.WriteRune(r)
+		s = s[size:]
 	}
 	return b.String()
 }

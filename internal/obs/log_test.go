@@ -11,6 +11,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	"gopkg.in/natefinch/lumberjack.v2"
@@ -189,12 +190,13 @@ func TestOneRecordOneLine(t *testing.T) {
 	t.Parallel()
 	var b strings.Builder
 	log := New(Options{Level: LevelVerbose, Stderr: &b})
-	log.Info("Del: ns/n(x\n2026-01-01T00:00:00Z [verbose] Add: kube-system:coredns \x1b]0;pwn\a\u202e)", "name", "a\x1b[31m", "long", strings.Repeat("x", 1<<20))
+	log.Info("Del: ns/n(x\n2026-01-01T00:00:00Z [verbose] Add: kube-system:coredns \x1b]0;pwn\a\u202e)", "name", "a\x1b[31m", "long", strings.Repeat("x", 1<<20), "raw", "\x9b31m")
+	log.Info("raw \x9b31m")
 	got := b.String()
-	if strings.Count(got, "\n") != 1 || strings.ContainsAny(got, "\x1b\a\u202e") || len(got) > 4*maxValue {
+	if strings.Count(got, "\n") != 2 || !utf8.ValidString(got) || strings.ContainsAny(got, "\x1b\a\u202e") || len(got) > 4*maxValue {
 		t.Errorf("%d lines, %d bytes: %.300q", strings.Count(got, "\n"), len(got), got)
 	}
-	for _, want := range []string{`Del: ns/n(x\n2026`, `name="a\x1b[31m"`} {
+	for _, want := range []string{`Del: ns/n(x\n2026`, `name="a\x1b[31m"`, `raw="\x9b31m"`, `raw \x9b31m`} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %s in %.300q", want, got)
 		}
