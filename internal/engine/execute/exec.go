@@ -18,6 +18,7 @@ import (
 
 	"multus/internal/engine/publish"
 	"multus/internal/failpoint"
+	"multus/internal/fault"
 )
 
 const (
@@ -150,13 +151,10 @@ func pluginError(ctx context.Context, path string, err error, stdout, stderr []b
 	return fmt.Errorf("netplugin failed with no error message: %s: %w", name, err)
 }
 
-func clip(b []byte) string {
-	const most = 512
-	if len(b) > most {
-		return string(b[:most]) + "…"
-	}
-	return string(b)
-}
+// maxSaid is how much of what a plugin wrote is in an error.
+const maxSaid = 512
+
+func clip(b []byte) string { return fault.Clip(string(b), maxSaid) }
 
 // bounded keeps the first bytes of a stream and swallows the rest, so that the writer never blocks.
 type bounded struct {

@@ -64,8 +64,8 @@ func TestExecErrors(t *testing.T) {
 		{"M28 nothing", `exit 2`, []string{"netplugin failed with no error message", "plug", "exit status 2"}, 0},
 		{"P14 killed", `kill -KILL $$`, []string{"netplugin failed with no error message", "plug", "signal: killed", "memory"}, 0},
 		{"P14 another signal", `kill -TERM $$`, []string{"plug", "signal: terminated"}, 0},
-		{"bounded standard error", `head -c 100000 /dev/zero | tr '\0' x >&2; exit 1`, []string{`netplugin failed: "xxx`, "…"}, 0},
-		{"bounded standard output", `head -c 20000000 /dev/zero | tr '\0' x; exit 1`, []string{"diagnostic message", "…"}, 0},
+		{"bounded standard error", `head -c 100000 /dev/zero | tr '\0' x >&2; exit 1`, []string{`netplugin failed: "xxx`, "xxx..."}, 0},
+		{"bounded standard output", `head -c 20000000 /dev/zero | tr '\0' x; exit 1`, []string{"diagnostic message", "xxx..."}, 0},
 	}
 	for _, tc := range tests {
 		t.Run(tc.rule, func(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 
 	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
+	"multus/internal/fault"
 	"multus/internal/fsx"
 )
 
@@ -45,10 +46,10 @@ func (s *Store) abandonedDir() string { return filepath.Clean(s.Dir) + "-abandon
 
 // Abandon notes that an attachment is given up.
 func (s *Store) Abandon(p *plan.Plan, a *plan.Attachment, reason error) error {
-	text := reason.Error()
 	n := Abandoned{
-		ContainerID: p.ContainerID, Network: a.Name, IfName: a.IfName, Plugins: a.Config.Types(), IPAM: slices.DeleteFunc(a.Config.IPAMTypes(), func(t string) bool { return t == "" }),
-		Reason: text[:min(len(text), 1024)], Time: time.Now().UTC(),
+		ContainerID: p.ContainerID, Network: a.Name, IfName: a.IfName, Plugins: a.Config.Types(),
+		IPAM:   slices.DeleteFunc(a.Config.IPAMTypes(), func(t string) bool { return t == "" }),
+		Reason: fault.Clip(reason.Error(), fault.MaxMessage), Time: time.Now().UTC(),
 	}
 	if name := a.Args.Get(request.PodName); name != "" {
 		n.Pod = a.Args.Get(request.PodNamespace) + "/" + name

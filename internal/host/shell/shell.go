@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"multus/internal/fault"
 )
 
 // Names are the programs that Run answers to.
@@ -63,10 +65,7 @@ func (s *Shell) Run(ctx context.Context, args []string) error {
 }
 
 func refused(args []string) error {
-	line := strings.Join(args, " ")
-	if len(line) > maxLine {
-		line = line[:maxLine] + "…"
-	}
+	line := fault.Clip(strings.Join(args, " "), maxLine)
 	return fmt.Errorf("%w: %q is not understood; %s", ErrRefused, line, hint)
 }
 
