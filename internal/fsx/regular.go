@@ -31,16 +31,24 @@ func PlainName(name string) error {
 
 // ReadRegular returns the content of the file name in dir, which has at most limit bytes. It neither follows a link at that
 // name nor waits for the other end of a pipe. A plain name and O_NOFOLLOW keep the kernel inside dir on every kernel, as
-// openat2 with RESOLVE_BENEATH does on those that have it.
+// openat2 with RESOLVE_BENEATH does on those that have it. Errors wrap ErrName, ErrNotRegular and ErrTooLarge.
 func ReadRegular(dir, name string, limit int64) ([]byte, error) {
 	if err := PlainName(name); err != nil {
 		return nil, err
 	}
 	path := filepath.Join(dir, name)
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	b, err := readRegular(path, unix.O_NOFOLLOW, limit)
 	if errors.Is(err, unix.ELOOP) {
 		return nil, fmt.Errorf("read %q: %w: it is a symbolic link", path, ErrNotRegular)
 	}
+	return b, err
+}
+
+// ReadFile is ReadRegular for a path of the administrator's choice: it follows links.
+func ReadFile(path string, limit int64) ([]byte, error) { return readRegular(path, 0, limit) }
+
+func readRegular(path string, flags int, limit int64) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|flags, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -54,19 +62,9 @@ func ReadRegular(dir, name string, limit int64) ([]byte, error) {
 	case info.Size() > limit:
 		return nil, fmt.Errorf("read %q: %w: %d bytes, at most %d", path, ErrTooLarge, info.Size(), limit)
 	}
-	b := make([]byte, 0, info.Size()+1)
-	for int64(len(b)) <= limit {
-		n, err := f.Read(b[len(b):cap(b)])
-		b = b[:len(b)+n]
-		if err == io.EOF {
-			return b, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		if len(b) == cap(b) {
-			b = append(b, 0)[:len(b)]
-		}
+	b, err := io.ReadAll(io.LimitReader(f, limit+1)) // it may have grown
+	if err == nil && int64(len(b)) > limit {
+		return nil, fmt.Errorf("read %q: %w: more than %d bytes", path, ErrTooLarge, limit)
 	}
-	return nil, fmt.Errorf("read %q: %w: more than %d bytes", path, ErrTooLarge, limit)
+	return b, err
 }

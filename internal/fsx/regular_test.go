@@ -57,6 +57,39 @@ func TestReadRegular(t *testing.T) {
 	}
 }
 
+// TestReadFile: a link is followed, to a regular file of at most that size alone.
+func TestReadFile(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := func(name string) string { return filepath.Join(dir, name) }
+	if err := errors.Join(
+		os.WriteFile(path("file"), []byte("12345678"), 0o600), os.Symlink("file", path("link")), os.Symlink("/dev/zero", path("zero")),
+		os.Symlink("loop", path("loop")), unix.Mkfifo(path("fifo"), 0o600),
+	); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		name  string
+		limit int64
+		want  string
+		err   error
+	}{
+		{"file", 8, "12345678", nil},
+		{"link", 8, "12345678", nil},
+		{"link", 7, "", ErrTooLarge},
+		{"zero", 8, "", ErrNotRegular},
+		{"fifo", 8, "", ErrNotRegular},
+		{".", 8, "", ErrNotRegular},
+		{"loop", 8, "", unix.ELOOP},
+		{"missing", 8, "", fs.ErrNotExist},
+	} {
+		got, err := ReadFile(path(tc.name), tc.limit)
+		if !errors.Is(err, tc.err) || string(got) != tc.want {
+			t.Errorf("%q: %q, %v, want %q, %v", tc.name, got, err, tc.want, tc.err)
+		}
+	}
+}
+
 // FuzzPlainName: a plain name, joined to a directory, is an entry of that directory.
 func FuzzPlainName(f *testing.F) {
 	for _, s := range []string{"", ".", "..", "a", "../a", "a/b", "/", "a\x00", "…", " ", "a/.."} {
