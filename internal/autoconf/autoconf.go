@@ -18,6 +18,7 @@ import (
 	"multus/internal/cniconf"
 	"multus/internal/config"
 	"multus/internal/engine/plan"
+	"multus/internal/fsx"
 )
 
 // FileName is the configuration that the runtime loads first; NetworkName is its network's name, which
@@ -80,7 +81,7 @@ func Choose(dir, name string) (*Primary, error) {
 }
 
 func load(file string) (*Primary, error) {
-	b, err := os.ReadFile(file)
+	b, err := fsx.ReadFile(file, cniconf.MaxFile)
 	if err != nil {
 		return nil, fmt.Errorf("read configuration of the cluster network: %w", err)
 	}

@@ -7,8 +7,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"multus/internal/cniconf"
 	"multus/internal/config"
@@ -105,6 +107,42 @@ func TestChoose(t *testing.T) {
 	}
 	if _, err := Choose(filepath.Join(t.TempDir(), "none"), ""); err == nil {
 		t.Error("F21: no directory")
+	}
+}
+
+// TestPipe: a named pipe in the configuration directory, or a file of any size, neither stops the daemon nor fills its memory.
+// The cluster network is found all the same.
+func TestPipe(t *testing.T) {
+	t.Parallel()
+	dir := directory(t, "10-b.conf", calico)
+	large := filepath.Join(dir, "09-large.conf")
+	f, err := os.Create(large)
+	if err == nil {
+		err = errors.Join(f.Truncate(cniconf.MaxFile+1), f.Close())
+	}
+	for _, name := range []string{"05-a.conf", FileName, FileName + "list", HoldName} {
+		err = errors.Join(err, unix.Mkfifo(filepath.Join(dir, name), 0o600))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p, err := Choose(dir, "")
+		if err != nil || filepath.Base(p.File) != "10-b.conf" || !strings.Contains(errors.Join(p.Passed...).Error(), large) {
+			t.Errorf("%+v, %v", p, err)
+		}
+		s := slotAt(t, dir, `{}`)
+		s.sync()
+		if s.Owned() != nil {
+			t.Error(s.Owned())
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Fatal("it waits for the other end of the pipe")
 	}
 }
 

@@ -52,7 +52,7 @@ func FindChain(path string, own []byte) *Chain {
 	if err != nil {
 		return nil
 	}
-	b, err := os.ReadFile(file)
+	b, err := fsx.ReadFile(file, cniconf.MaxFile)
 	if err != nil {
 		return nil
 	}

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"multus/internal/cniconf"
 	"multus/internal/config"
 	"multus/internal/fsx"
 )
@@ -41,7 +42,7 @@ func writeForced(d *config.Daemon, p *Primary) error {
 		return fmt.Errorf("force cniVersion %s of %s: %w", d.CNIVersion, p.File, err)
 	}
 	path := filepath.Join(clusterNetwork(d, p), copyName(filepath.Base(p.File)))
-	if there, err := os.ReadFile(path); err == nil && bytes.Equal(there, b) {
+	if there, err := fsx.ReadFile(path, cniconf.MaxFile); err == nil && bytes.Equal(there, b) {
 		return nil
 	}
 	err = os.MkdirAll(filepath.Dir(path), 0o755)

@@ -281,7 +281,7 @@ func (s *Slot) place(before []byte) bool {
 	if c != nil && !c.Shadowed {
 		return s.placeInChain(c)
 	}
-	there, err := os.ReadFile(s.path)
+	there, err := fsx.ReadFile(s.path, cniconf.MaxFile)
 	switch {
 	case err == nil && bytes.Equal(there, s.good):
 		return true
@@ -344,7 +344,7 @@ func (s *Slot) tell(c *Chain) {
 // release removes the copy that held the slot until our file was in place.
 func (s *Slot) release() {
 	path := filepath.Join(filepath.Dir(s.path), HoldName)
-	if b, err := os.ReadFile(path); err != nil || !cniconf.CallsMultus(b) {
+	if b, err := fsx.ReadFile(path, cniconf.MaxFile); err != nil || !cniconf.CallsMultus(b) {
 		return
 	}
 	if err := fsx.Remove(path); err != nil {
@@ -356,7 +356,7 @@ func (s *Slot) release() {
 
 func (s *Slot) generate() ([]byte, error) {
 	if s.conf.MultusConfigFile != config.Auto {
-		b, err := os.ReadFile(s.conf.MultusConfigFile)
+		b, err := fsx.ReadFile(s.conf.MultusConfigFile, cniconf.MaxFile)
 		if err == nil && !cniconf.CallsMultus(b) {
 			err = fmt.Errorf("%s is no configuration of multus", s.conf.MultusConfigFile)
 		}
@@ -428,7 +428,7 @@ func (s *Slot) remember() {
 // found returns the content of a configuration file that calls Multus. It returns nil if the file does not exist, is not valid
 // JSON, or does not call Multus.
 func found(path string) []byte {
-	b, err := os.ReadFile(path)
+	b, err := fsx.ReadFile(path, cniconf.MaxFile)
 	if err != nil || !cniconf.CallsMultus(b) {
 		return nil
 	}

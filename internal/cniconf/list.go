@@ -41,6 +41,9 @@ type plugin struct {
 // (behaviour.md B6, M23).
 var ErrNoType = errors.New("delegate must have the 'type' or 'plugin' field")
 
+// MaxFile is the size of a file with a CNI configuration that is still read.
+const MaxFile = 1 << 20
+
 // Parse reads a plugin configuration (a non-empty "type") or a list ("plugins", not empty: an empty one
 // crashes today's Multus, behaviour.md A37). Name and version may be missing; see WithDefaults.
 func Parse(b []byte) (*List, error) {

@@ -3,13 +3,13 @@ package doctor
 import (
 	"context"
 	"fmt"
-	"os"
 	"strings"
 
 	"multus/internal/autoconf"
 	"multus/internal/cniconf"
 	"multus/internal/config"
 	"multus/internal/engine/plan"
+	"multus/internal/fsx"
 	"multus/internal/source/kube"
 )
 
@@ -65,7 +65,7 @@ func clusterNetwork(n *Node, s *setup) []Finding {
 		return nil
 	}
 	read, _ := autoconf.File(n.path(file))
-	b, err := os.ReadFile(read)
+	b, err := fsx.ReadFile(read, cniconf.MaxFile)
 	if err == nil && cniconf.CallsMultus(b) {
 		return []Finding{{
 			Severity: Error, Message: "the cluster network is Multus itself", Evidence: s.file + " names " + file,

@@ -18,6 +18,7 @@ import (
 	"multus/internal/config"
 	"multus/internal/engine/ledger"
 	"multus/internal/engine/plan"
+	"multus/internal/fsx"
 	"multus/internal/link"
 	"multus/internal/source/kube"
 )
@@ -100,7 +101,10 @@ func (n *Node) asNode(text string) string {
 	return text
 }
 
-func (n *Node) read(p string) ([]byte, error) { return os.ReadFile(n.path(p)) }
+// maxRead limits a file of the node, such as its table of mounts.
+const maxRead = 16 << 20
+
+func (n *Node) read(p string) ([]byte, error) { return fsx.ReadFile(n.path(p), maxRead) }
 
 func (n *Node) exists(p string) bool {
 	_, err := os.Stat(n.path(p))

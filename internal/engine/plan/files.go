@@ -12,6 +12,7 @@ import (
 	"github.com/containernetworking/cni/pkg/utils"
 
 	"multus/internal/cniconf"
+	"multus/internal/fsx"
 )
 
 // confExtensions are those of CNI configuration files (behaviour.md B20).
@@ -78,7 +79,7 @@ func LoadFile(file string) (*cniconf.List, error) { return loadFile(file, true) 
 // loadFile reads one file; chained adds the plugins of the sub-directory that bears the list's name
 // (B35; not when a list is found by its name, B25).
 func loadFile(file string, chained bool) (*cniconf.List, error) {
-	b, err := os.ReadFile(file)
+	b, err := fsx.ReadFile(file, cniconf.MaxFile)
 	if err != nil {
 		return nil, fmt.Errorf("read CNI configuration: %w", err)
 	}
@@ -136,7 +137,7 @@ func pluginFiles(dir string) ([][]byte, error) {
 		if e.IsDir() || !strings.HasSuffix(e.Name(), ".conf") {
 			continue
 		}
-		b, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		b, err := fsx.ReadFile(filepath.Join(dir, e.Name()), cniconf.MaxFile)
 		if err != nil {
 			return nil, fmt.Errorf("read plugin of the chain: %w", err)
 		}

@@ -5,13 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/version"
 
 	"multus/internal/autoconf"
+	"multus/internal/cniconf"
 	"multus/internal/config"
 	"multus/internal/fsx"
 )
@@ -98,7 +98,7 @@ func (o *Options) writeOwn(path string, b []byte, chain *autoconf.Chain) (wrote 
 
 // copyConf writes the configuration of the user.
 func (o *Options) copyConf() (wrote string, err error) {
-	b, err := os.ReadFile(o.ConfFile)
+	b, err := fsx.ReadFile(o.ConfFile, cniconf.MaxFile)
 	if err != nil {
 		return "", fmt.Errorf("read multus-conf-file: %w", err)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"multus/internal/autoconf"
 	"multus/internal/cniconf"
+	"multus/internal/fsx"
 )
 
 // extensions are those of the files that a runtime reads in its CNI configuration directory.
@@ -38,7 +39,7 @@ func survey(dir string) ([]conf, error) {
 			continue
 		}
 		c := conf{path: filepath.Join(dir, e.Name())}
-		if c.raw, c.err = os.ReadFile(c.path); c.err == nil {
+		if c.raw, c.err = fsx.ReadFile(c.path, cniconf.MaxFile); c.err == nil {
 			c.name, c.err = nameOf(c.raw)
 		}
 		confs = append(confs, c)
@@ -106,7 +107,7 @@ func (c conf) primary() (name string, content []byte) {
 		if filepath.IsAbs(p.ClusterNetwork) {
 			read, agent := autoconf.File(p.ClusterNetwork)
 			for _, file := range []string{agent, read} {
-				if b, err := os.ReadFile(file); err == nil && valid(b) {
+				if b, err := fsx.ReadFile(file, cniconf.MaxFile); err == nil && valid(b) {
 					return fileName(filepath.Base(agent), b), b
 				}
 			}

@@ -2,10 +2,7 @@ package shell
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -27,9 +24,6 @@ var plugins = []string{"multus", "multus-shim", "passthru"}
 
 // configurations are the names of the configuration that Multus writes.
 var configurations = []string{autoconf.FileName, autoconf.FileName + "list"}
-
-// maxConf bounds a CNI configuration that is copied or shown.
-const maxConf = 1 << 20
 
 // copy understands:
 //
@@ -105,17 +99,8 @@ func (s *Shell) copyConfigurations(from, to string) error {
 }
 
 // readConf reads a CNI configuration.
-func (s *Shell) readConf(path string) (_ []byte, err error) {
-	f, err := os.Open(s.at(path))
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	b, err := io.ReadAll(io.LimitReader(f, maxConf+1))
-	if err == nil && len(b) > maxConf {
-		err = fmt.Errorf("%s is larger than %d bytes", path, maxConf)
-	}
-	return b, err
+func (s *Shell) readConf(path string) ([]byte, error) {
+	return fsx.ReadFile(s.at(path), cniconf.MaxFile)
 }
 
 // remove understands what manifests run when the container stops:

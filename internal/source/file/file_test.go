@@ -167,12 +167,12 @@ func TestDirectoryErrors(t *testing.T) {
 	if _, err := s.Network(t.Context(), ref("default", "storage")); err != nil {
 		t.Errorf("beside odd files: %v", err)
 	}
-	if _, err := s.Network(t.Context(), ref("default", "x")); err == nil || !strings.Contains(err.Error(), "pipe.yaml is not a regular file") || strings.Contains(err.Error(), "gone.yaml") {
+	if _, err := s.Network(t.Context(), ref("default", "x")); err == nil || !strings.Contains(err.Error(), `pipe.yaml": not a regular file`) || strings.Contains(err.Error(), "gone.yaml") {
 		t.Errorf("missing, beside odd files: %v", err)
 	}
 	large, o := source(t)
 	write(t, o.Dir, "a.yaml", "#"+strings.Repeat(" ", maxFileSize))
-	if _, err := large.Network(t.Context(), ref("default", "x")); err == nil || !strings.Contains(err.Error(), "larger than") {
+	if _, err := large.Network(t.Context(), ref("default", "x")); err == nil || !strings.Contains(err.Error(), "at most 16777216; split it") {
 		t.Errorf("large file: %v", err)
 	}
 	for _, r := range []plan.Ref{ref("", "x"), ref("n", "")} {

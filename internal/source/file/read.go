@@ -3,13 +3,14 @@ package file
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
+
+	"multus/internal/fsx"
 )
 
 const (
@@ -108,7 +109,10 @@ func (s *Source) refresh(path string) *decoded {
 		return known
 	}
 	f := &decoded{path: path, stamp: now, settled: time.Since(now.mtime) > settleTime && time.Since(now.ctime) > settleTime}
-	data, err := readFile(path, info)
+	data, err := fsx.ReadFile(path, maxFileSize)
+	if errors.Is(err, fsx.ErrTooLarge) {
+		err = fmt.Errorf("%w; split it", err)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -128,21 +132,4 @@ func stampOf(info fs.FileInfo) stamp {
 		st.ctime = time.Unix(sys.Ctim.Unix())
 	}
 	return st
-}
-
-// readFile refuses what is no regular file: a named pipe would block the look-up.
-func readFile(path string, info fs.FileInfo) ([]byte, error) {
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file", path)
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }() // only read from
-	data, err := io.ReadAll(io.LimitReader(f, maxFileSize+1))
-	if err == nil && len(data) > maxFileSize {
-		err = fmt.Errorf("%s is larger than %d MiB; split it", path, maxFileSize>>20)
-	}
-	return data, err
 }

@@ -4,8 +4,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"os"
+	"io/fs"
+
+	"multus/internal/fsx"
 )
 
 // maxCheckpoint bounds what is read of the checkpoint file. A node with thousands of devices has a few MiB.
@@ -28,14 +29,9 @@ func fromCheckpoint(path, uid string) (map[string][]string, error) {
 	if uid == "" {
 		return nil, fmt.Errorf("read %s: entries are found by the UID of the pod, and it is not known", path)
 	}
-	f, err := os.Open(path)
-	if err != nil {
+	data, err := fsx.ReadFile(path, maxCheckpoint)
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, err
-	}
-	defer func() { _ = f.Close() }() // only read from
-	data, err := io.ReadAll(io.LimitReader(f, maxCheckpoint+1))
-	if err == nil && len(data) > maxCheckpoint {
-		err = fmt.Errorf("larger than %d MiB", maxCheckpoint>>20)
 	}
 	var devices map[string][]string
 	if err == nil {
