@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"multus/internal/engine/publish"
 	"multus/internal/fsx"
 )
@@ -276,12 +278,16 @@ func TestQueueFiles(t *testing.T) {
 	t.Parallel()
 	w, dir := newWall(), filepath.Join(t.TempDir(), "reports")
 	later, bad := filepath.Join(dir, publish.FileName(1, 1)), filepath.Join(dir, publish.FileName(2, 2))
-	if err := os.MkdirAll(later, 0o700); err != nil { // reading a directory fails
-		t.Fatal(err)
-	}
+	place(t, later, testReport("later", "10.0.0.1/24").AppendJSON(nil))
 	taken := make(chan string, 10)
 	q := newQueue(w, dir, slog.New(slog.DiscardHandler))
 	q.onTaken = func(r *publish.Report) { taken <- r.Pod.Name }
+	q.spool.reading = func(name string) error {
+		if name == filepath.Base(later) {
+			return unix.EIO
+		}
+		return nil
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- q.run(ctx) }()

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -41,6 +40,8 @@ type spool struct {
 	// sizes are those of files whose report is needed, total their sum.
 	sizes map[string]int64
 	total int64
+	// reading, if set, is called before a file is read, whose error is that of reading it: for tests.
+	reading func(name string) error
 	// unread are the files that could not be read, which is logged once.
 	unread map[string]bool
 }
@@ -73,20 +74,19 @@ func (s *spool) remove(name string) error {
 // errDamaged says that a file has no report in it.
 var errDamaged = errors.New("no report")
 
-func (s *spool) read(name string) (*publish.Report, error) { return read(filepath.Join(s.dir, name)) }
-
-func read(path string) (*publish.Report, error) {
-	f, err := os.Open(path)
+// read returns the report of a file.
+func (s *spool) read(name string) (*publish.Report, error) {
+	if s.reading != nil {
+		if err := s.reading(name); err != nil {
+			return nil, err
+		}
+	}
+	b, err := fsx.ReadRegular(s.dir, name, maxReport)
+	if errors.Is(err, fsx.ErrTooLarge) || errors.Is(err, fsx.ErrNotRegular) {
+		return nil, fmt.Errorf("%w: %w", errDamaged, err)
+	}
 	if err != nil {
 		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxReport+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(b) > maxReport {
-		return nil, fmt.Errorf("%w: it is larger than %d bytes", errDamaged, maxReport)
 	}
 	r := &publish.Report{}
 	if err := json.Unmarshal(b, r); err != nil {
@@ -233,17 +233,15 @@ func (q *queue) look() ([]*pending, []os.DirEntry) {
 		q.log.Error("read reports that wait", "err", err)
 	}
 	var all []found
-	times := map[*pending]int64{}
 	for _, e := range entries {
 		if f := q.open(e.Name()); f != nil {
 			all = append(all, *f)
-			times[f.pending] = f.pending.report.Time
 			if f.size > smallReport || len(all) > maxInMemory {
 				f.pending.report = nil // not shared yet
 			}
 		}
 	}
-	slices.SortStableFunc(all, func(a, b found) int { return cmp.Compare(times[a.pending], times[b.pending]) })
+	slices.SortStableFunc(all, func(a, b found) int { return cmp.Compare(a.pending.time, b.pending.time) })
 	var waiting []*pending
 	for _, f := range all {
 		if p := q.adopt(f); p != nil {

@@ -69,37 +69,43 @@ func TestLeftWhileRead(t *testing.T) {
 			q := stopped(t, w)
 			path, place2 := filepath.Join(q.spool.dir, "ns_web_u-web.json"), filepath.Join(q.spool.dir, ".next")
 			place(t, place2, sandbox("web", 2).AppendJSON(nil))
-			// What is read from a pipe ends when we say so.
-			if err := unix.Mkfifo(path, 0o600); err != nil {
+			if err := os.WriteFile(path, content, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			pipe, err := os.OpenFile(path, os.O_RDWR, 0)
-			if err != nil {
-				t.Fatal(err)
+			q.spool.reading = func(string) error {
+				q.spool.reading = nil
+				return os.Rename(place2, path)
 			}
-			read := make(chan *pending)
-			go func() { read <- q.lookAt(filepath.Base(path)) }()
-			if _, err := pipe.Write(content); err != nil {
-				t.Fatal(err)
-			}
-			for unread := 1; unread > 0; time.Sleep(time.Millisecond) {
-				if unread, err = unix.IoctlGetInt(int(pipe.Fd()), unix.TIOCINQ); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if err := os.Rename(place2, path); err != nil {
-				t.Fatal(err)
-			}
-			if err := pipe.Close(); err != nil {
-				t.Fatal(err)
-			}
-			if j := receive(t, "what was read", read); j != nil {
-				q.push(j)
+			if p := q.lookAt(filepath.Base(path)); p != nil {
+				q.push(p)
 			}
 			defer runUntil(t, q)()
 			for want := status(t, sandbox("web", 2)); receive(t, "the later status", w.written) != want; {
 			}
 		})
+	}
+}
+
+// TestNoRegularFile: what stands among the reports and is no regular file is set aside, and is not waited for.
+func TestNoRegularFile(t *testing.T) {
+	t.Parallel()
+	q := stopped(t, newWall())
+	pipe, link := publish.FileName(1, 1), publish.FileName(1, 2)
+	err := errors.Join(
+		os.MkdirAll(q.spool.dir, 0o700),
+		unix.Mkfifo(filepath.Join(q.spool.dir, pipe), 0o600), os.Symlink("/dev/zero", filepath.Join(q.spool.dir, link)),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	looked := make(chan struct{})
+	go func() {
+		defer close(looked)
+		q.takeUp()
+	}()
+	receive(t, "the end of the look", looked)
+	if got := files(t, q.spool.dir); len(got) != 2 || !slices.Contains(got, pipe+damaged) || !slices.Contains(got, link+damaged) {
+		t.Errorf("left: %v", got)
 	}
 }
 
@@ -288,7 +294,7 @@ func TestToldOnce(t *testing.T) {
 func awaitTold(t *testing.T, path string) {
 	t.Helper()
 	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
-		r, err := read(path)
+		r, err := newSpool(filepath.Dir(path)).read(filepath.Base(path))
 		if err == nil && r.Told {
 			return
 		}
