@@ -1,6 +1,7 @@
 package fsx
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -62,9 +63,10 @@ func readRegular(path string, flags int, limit int64) ([]byte, error) {
 	case info.Size() > limit:
 		return nil, fmt.Errorf("read %q: %w: %d bytes, at most %d", path, ErrTooLarge, info.Size(), limit)
 	}
-	b, err := io.ReadAll(io.LimitReader(f, limit+1)) // it may have grown
-	if err == nil && int64(len(b)) > limit {
+	b := bytes.NewBuffer(make([]byte, 0, info.Size()+bytes.MinRead))
+	_, err = b.ReadFrom(io.LimitReader(f, limit+1)) // it may have grown
+	if err == nil && int64(b.Len()) > limit {
 		return nil, fmt.Errorf("read %q: %w: more than %d bytes", path, ErrTooLarge, limit)
 	}
-	return b, err
+	return b.Bytes(), err
 }
