@@ -37,6 +37,8 @@ func (c *call) record(ctx context.Context, p *plan.Plan) error {
 	if len(wanted) == 0 {
 		return c.write(p)
 	}
+	// All records are read before the lock, so that only what changes meanwhile is read with it. What fails, fails there again.
+	_, _ = c.store.Claims(c.deps.LockFile)
 	return c.withDevices(ctx, func(node *link.Namespace) error {
 		if err := c.claim(node, p, wanted); err != nil {
 			return err

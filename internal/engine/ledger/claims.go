@@ -11,9 +11,16 @@ import (
 	"multus/internal/fsx"
 )
 
+// claimed is what Claims made of a record, as long as its file is the same.
+type claimed struct {
+	file   os.FileInfo
+	claims []device.Claim
+}
+
 // Claims lists the recorded attachments of all sandboxes with the devices that they have or ask for. Busy is set where
 // somebody holds the sandbox's lock in lockFile. It changes nothing: what cannot be read of a record is left out, and
-// is DEL's to deal with.
+// is DEL's to deal with. A Store that is asked again reads only the records that have changed: they can be large, and
+// the lock on all devices of the node is no place to read them all.
 func (s *Store) Claims(lockFile string) ([]device.Claim, error) {
 	entries, err := os.ReadDir(s.Dir)
 	if errors.Is(err, os.ErrNotExist) {
@@ -23,30 +30,56 @@ func (s *Store) Claims(lockFile string) ([]device.Claim, error) {
 		return nil, fmt.Errorf("list records: %w", err)
 	}
 	var out []device.Claim
+	now := map[string]claimed{}
 	for _, e := range entries {
-		if _, err := s.file(e.Name()); err != nil || !e.Type().IsRegular() {
+		id := e.Name()
+		if _, err := s.file(id); err != nil || !e.Type().IsRegular() {
 			continue
 		}
-		b, err := s.load(e.Name())
+		info, err := e.Info()
+		if err == nil {
+			now[id], err = s.claimed(id, info)
+		}
 		if errors.Is(err, os.ErrNotExist) {
 			continue // deleted meanwhile
 		}
 		if err != nil {
 			return nil, fmt.Errorf("read record: %w", err)
 		}
-		r := &Record{ContainerID: e.Name()}
-		_ = s.decode(r, b, UsualName) // as much as can be read
-		busy, err := fsx.Held(lockFile, r.ContainerID)
+		busy, err := fsx.Held(lockFile, id)
 		if err != nil {
 			return nil, err
 		}
-		for i := range r.Attachments {
-			c := claim(r, &r.Attachments[i])
-			c.Busy, c.Undone = busy, r.Progress.Undone
+		for _, c := range now[id].claims {
+			c.Busy = busy
 			out = append(out, c)
 		}
 	}
+	s.claims = now
 	return out, nil
+}
+
+// claimed returns the claims of a record whose file is info, as they are known, or read.
+func (s *Store) claimed(id string, info os.FileInfo) (claimed, error) {
+	if k, ok := s.claims[id]; ok && os.SameFile(k.file, info) && k.file.ModTime().Equal(info.ModTime()) && k.file.Size() == info.Size() {
+		return k, nil
+	}
+	b, err := s.load(id)
+	if errors.Is(err, fsx.ErrTooLarge) || errors.Is(err, fsx.ErrNotRegular) {
+		b, err = nil, nil
+	}
+	if err != nil {
+		return claimed{}, err
+	}
+	r := &Record{ContainerID: id}
+	_ = s.decode(r, b, UsualName) // as much as can be read
+	k := claimed{file: info}
+	for i := range r.Attachments {
+		c := claim(r, &r.Attachments[i])
+		c.Undone = r.Progress.Undone
+		k.claims = append(k.claims, c)
+	}
+	return k, nil
 }
 
 // ClaimsOf are the claims of a plan, whose sandbox's lock is the caller's.

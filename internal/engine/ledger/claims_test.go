@@ -2,11 +2,13 @@ package ledger
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -89,5 +91,64 @@ func TestClaims(t *testing.T) {
 	}
 	if r := read(t, s, "ours"); cmp.Diff(identity, r.Attachments[1].HostDevice) != "" {
 		t.Errorf("DEL reads %+v", r.Attachments[1].HostDevice)
+	}
+}
+
+// TestClaimsAgain: a Store that lists claims again reads only the records that are not those of before.
+func TestClaimsAgain(t *testing.T) {
+	t.Parallel()
+	s := store(t)
+	locks := filepath.Join(t.TempDir(), "locks")
+	record := func(id, network string) {
+		t.Helper()
+		err := s.Write(&plan.Plan{ContainerID: id, Attachments: []plan.Attachment{
+			{Name: network, IfName: "net1", Config: config(t, `{"cniVersion":"1.0.0","name":"n","type":"bridge"}`)},
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	list := func() (out []string) {
+		t.Helper()
+		claims, err := s.Claims(locks)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range claims {
+			out = append(out, c.ContainerID+" "+c.Network)
+		}
+		return out
+	}
+	for _, id := range []string{"gone", "later", "same"} {
+		record(id, "one")
+	}
+	if got, want := list(), []string{"gone one", "later one", "same one"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	// The content of a file that looks the same is not read again.
+	path := filepath.Join(s.Dir, "same")
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.WriteString(strings.Repeat(" ", int(info.Size())))
+	if err := errors.Join(err, f.Close(), os.Chtimes(path, time.Time{}, info.ModTime()), os.Remove(filepath.Join(s.Dir, "gone"))); err != nil {
+		t.Fatal(err)
+	}
+	record("later", "two")
+	record("new", "one")
+	if got, want := list(), []string{"later two", "new one", "same one"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	// What is no record any more has no claims, and is no error.
+	if err := os.Truncate(path, maxRecord+1); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := list(), []string{"later two", "new one"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }

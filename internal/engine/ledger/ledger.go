@@ -51,6 +51,9 @@ type Store struct {
 	// Boot is the identity of this boot of the node, "" if it is not known.
 	Boot string
 	Log  *slog.Logger
+
+	// claims by container ID, of the last call of Claims.
+	claims map[string]claimed
 }
 
 // Record is what is known to be attached, or to have been begun, for one sandbox.
