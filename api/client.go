@@ -157,25 +157,35 @@ func (c *Client) send(ctx context.Context, method, path string, body []byte) (ne
 // checkPeer returns an error if the process at the other end is neither root's nor the caller's own: a plan says which
 // programs are executed as root.
 func checkPeer(conn net.Conn) error {
-	unixConn, ok := conn.(*net.UnixConn)
-	if !ok {
-		return fmt.Errorf("%w: not a unix socket", ErrPeer)
-	}
-	raw, err := unixConn.SyscallConn()
+	cred, err := Peer(conn)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrPeer, err)
+	}
+	if cred.Uid != 0 && int(cred.Uid) != os.Geteuid() {
+		return fmt.Errorf("%w: process %d of user %d listens", ErrPeer, cred.Pid, cred.Uid)
+	}
+	return nil
+}
+
+// Peer returns the credentials of the process at the other end of a unix socket, as they were when it connected or began
+// to listen (unix(7), SO_PEERCRED).
+func Peer(conn net.Conn) (*syscall.Ucred, error) {
+	c, ok := conn.(syscall.Conn)
+	if !ok {
+		return nil, fmt.Errorf("credentials of the peer: %T is no socket", conn)
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return nil, fmt.Errorf("credentials of the peer: %w", err)
 	}
 	var cred *syscall.Ucred
 	var credErr error
 	if err := raw.Control(func(fd uintptr) {
 		cred, credErr = syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED)
 	}); err != nil || credErr != nil {
-		return fmt.Errorf("%w: %w", ErrPeer, errors.Join(err, credErr))
+		return nil, fmt.Errorf("credentials of the peer: %w", errors.Join(err, credErr))
 	}
-	if cred.Uid != 0 && int(cred.Uid) != os.Geteuid() {
-		return fmt.Errorf("%w: process %d of user %d listens", ErrPeer, cred.Pid, cred.Uid)
-	}
-	return nil
+	return cred, nil
 }
 
 // why prefers the reason for which ctx ended over the deadline that we set ourselves.

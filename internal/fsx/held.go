@@ -19,16 +19,21 @@ func Held(file, key string) (bool, error) {
 		return false, fmt.Errorf("look at lock %q in %q: %w", key, file, err)
 	}
 	defer f.Close() // nothing was written
-	// The kernel answers in the structure: the lock that is in the way, or F_UNLCK.
+	held, err := holder(f, key)
+	if err != nil {
+		return false, fmt.Errorf("look at lock %q in %q: %w", key, file, err)
+	}
+	return held != unix.F_UNLCK, nil
+}
+
+// holder returns the type of a lock that is in the way of one on key through f: F_WRLCK, F_RDLCK, or F_UNLCK for none.
+func holder(f *os.File, key string) (int16, error) {
+	// The kernel answers in the structure.
 	flock := unix.Flock_t{Type: unix.F_WRLCK, Whence: unix.SEEK_SET, Start: offset(key), Len: 1}
 	for {
-		err = unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &flock)
+		err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &flock)
 		if !errors.Is(err, unix.EINTR) {
-			break
+			return flock.Type, os.NewSyscallError("fcntl", err)
 		}
 	}
-	if err != nil {
-		return false, fmt.Errorf("look at lock %q in %q: %w", key, file, os.NewSyscallError("fcntl", err))
-	}
-	return flock.Type != unix.F_UNLCK, nil
 }

@@ -1,8 +1,12 @@
 package fsx
 
 import (
+	"errors"
+	"os"
 	"path/filepath"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestHeld: a lock is seen without being taken, by key.
@@ -42,5 +46,36 @@ func TestHeld(t *testing.T) {
 	}
 	if _, err := Held(t.TempDir()+"/locks/below", "a"); err != nil {
 		t.Errorf("no directory: %v", err)
+	}
+}
+
+// TestShared: the lock of a process that may only read the file is told from one of ours.
+func TestShared(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "locks")
+	l, err := TryAcquire(file, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := TryAcquire(file, "a"); !errors.Is(err, ErrLocked) || errors.Is(err, ErrShared) {
+		t.Errorf("held by us: %v", err)
+	}
+	if err := l.Release(); err != nil {
+		t.Fatal(err)
+	}
+	reader, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	flock := unix.Flock_t{Type: unix.F_RDLCK, Whence: unix.SEEK_SET, Start: offset("a"), Len: 1}
+	if err := unix.FcntlFlock(reader.Fd(), unix.F_OFD_SETLK, &flock); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := TryAcquire(file, "a"); !errors.Is(err, ErrLocked) || !errors.Is(err, ErrShared) {
+		t.Errorf("held by a reader: %v", err)
+	}
+	if held, err := Held(file, "a"); err != nil || !held {
+		t.Errorf("held by a reader: %t, %v", held, err)
 	}
 }

@@ -12,8 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrLocked is what the error of Acquire and TryAcquire wraps if somebody else holds the lock.
-var ErrLocked = errors.New("held by somebody else")
+var (
+	// ErrLocked is what the error of Acquire and TryAcquire wraps if somebody else holds the lock.
+	ErrLocked = errors.New("held by somebody else")
+	// ErrShared is wrapped beside ErrLocked by the error of TryAcquire if what is in the way are shared locks only, which
+	// nobody takes here: those of a process that may read the file, not write it.
+	ErrShared = errors.New("by a process that is not Multus")
+)
 
 // Lock is an advisory lock on one key, held from Acquire until the last copy of its descriptor is closed.
 //
@@ -74,12 +79,15 @@ func wait(ctx context.Context, f *os.File, key string, won chan<- error) {
 	}
 }
 
-// TryAcquire is Acquire without waiting: if the lock is held, the error wraps ErrLocked.
+// TryAcquire is Acquire without waiting: if the lock is held, the error wraps ErrLocked, and ErrShared where that holds.
 func TryAcquire(file, key string) (*Lock, error) {
 	f, err := openLockFile(file)
 	if err == nil {
 		if err = setLock(f, unix.F_OFD_SETLK, key); err == nil {
 			return &Lock{file: f}, nil
+		}
+		if held, herr := holder(f, key); herr == nil && held == unix.F_RDLCK && errors.Is(err, ErrLocked) {
+			err = fmt.Errorf("%w: %w", err, ErrShared)
 		}
 		err = errors.Join(err, f.Close())
 	}

@@ -19,7 +19,7 @@ const installer = "install"
 // sensitive are files and directories of a node of which no mount may show any.
 var sensitive = []string{
 	"/boot/x", "/dev/x", "/etc/shadow", "/etc/kubernetes/pki", "/etc/ssh", "/home/x", "/home/kubernetes/kube-env", "/opt/x", "/proc/1", "/root/x",
-	"/run/netns", "/var/run/netns", "/run/containerd/containerd.sock", "/run/k3s/containerd/containerd.sock", "/run/k0s/containerd.sock",
+	"/run/multus-lock", "/run/netns", "/var/run/netns", "/run/containerd/containerd.sock", "/run/k3s/containerd/containerd.sock", "/run/k0s/containerd.sock",
 	"/run/crio/crio.sock", "/var/run/x", "/sys/x", "/usr/bin", "/var/log/pods", "/var/lib/etcd", "/var/lib/containerd",
 	"/var/lib/cni/networks", "/var/lib/kubelet/pods", "/var/lib/kubelet/pki", "/var/lib/k0s/kubelet/pods", "/var/lib/k0s/pki",
 	"/var/lib/rancher/k3s/server", "/var/snap/microk8s/current/certs", "/var/snap/microk8s/common/var/lib/kubelet/pods",

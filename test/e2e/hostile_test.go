@@ -1,10 +1,14 @@
 package e2e
 
 import (
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"multus/test/node"
 )
@@ -51,5 +55,60 @@ func TestNetworkNameIsNoPath(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestReaderBlocksNobody: a pod has the directory of the daemon's socket mounted, read-only, and locks every file in it. All
+// verbs work as before, for plain pods and for others, also after the daemon was started anew.
+func TestReaderBlocksNobody(t *testing.T) {
+	for _, kind := range node.Kinds {
+		t.Run(string(kind), func(t *testing.T) {
+			f := newFakes(t, kind, nil, nil)
+			f.define(t, "net", map[string]any{"cniVersion": "1.0.0", "type": "fake-one"})
+			pods := func() {
+				t.Helper()
+				for _, networks := range []string{"", "net"} {
+					p := f.pod(t, networks)
+					if _, err := f.Add(t, f.Conf(), p); err != nil {
+						t.Fatalf("ADD of a pod with networks %q: %v", networks, err)
+					}
+					if err := f.Del(t, f.Conf(), p); err != nil {
+						t.Fatalf("DEL of a pod with networks %q: %v", networks, err)
+					}
+				}
+			}
+			pods() // makes all files
+			lockAll(t, "/run/multus")
+			pods()
+			if kind == node.Thick {
+				f.StopDaemon(t) // what it holds itself cannot be locked
+				lockAll(t, f.SocketDir())
+				f.StartDaemon(t)
+				pods()
+			}
+		})
+	}
+}
+
+// lockAll opens all files below dir for reading only, and locks each until the test ends.
+func lockAll(t *testing.T, dir string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if os.IsNotExist(err) || err == nil && !e.Type().IsRegular() {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		file, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { file.Close() })
+		// The whole file, also where it will grow.
+		return unix.FcntlFlock(file.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_RDLCK, Whence: io.SeekStart})
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }

@@ -8,11 +8,12 @@ import (
 	"strings"
 	"testing"
 
+	"multus/internal/host/plugin"
 	"multus/test/node"
 	"multus/test/testnet"
 )
 
-// TestRunDirectory: the file system of the plugin's own directory, /run/multus, is full, without inodes or read-only, before
+// TestRunDirectory: the file system of the plugin's locks, /run/multus-lock, is full, without inodes or read-only, before
 // the lock file of the node exists: the first pod after a boot. ADD works (the lock file needs no space), or fails and says
 // so; DEL works at the latest after that.
 func TestRunDirectory(t *testing.T) {
@@ -26,10 +27,10 @@ func TestRunDirectory(t *testing.T) {
 					continue
 				}
 				v := newVolume(t, filepath.Join(t.TempDir(), "v"), volumeSize)
-				r := table.row(fmt.Sprintf("/run/multus: %s, %s", f.name, kind))
+				r := table.row(fmt.Sprintf("/run/multus-lock: %s, %s", f.name, kind))
 				r.try()
 				// A mount namespace of its own: the directory of this machine is that of all tests.
-				s.wrap = []string{"unshare", "-m", "/bin/sh", "-c", fmt.Sprintf(`mount --bind %q /run/multus && exec "$0"`, v.dir)}
+				s.wrap = []string{"unshare", "-m", "/bin/sh", "-c", fmt.Sprintf(`mkdir -p %[2]s && mount --bind %[1]q %[2]s && exec "$0"`, v.dir, filepath.Dir(plugin.LockFile))}
 				end := f.begin(v, t, 0)
 				err := s.call(t, "ADD")
 				if err != nil && !strings.Contains(err.Error(), f.says) {

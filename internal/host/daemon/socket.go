@@ -65,7 +65,7 @@ func newSocket(path string, log *slog.Logger, serve func(net.Listener)) *socket 
 func (s *socket) open(ctx context.Context) error {
 	for said := false; ; {
 		s.mu.Lock()
-		err := s.bind()
+		err := s.bind(ctx)
 		s.mu.Unlock()
 		if !errors.Is(err, errServed) {
 			return err
@@ -89,19 +89,19 @@ func (s *socket) keep(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-time.After(socketPoll):
-			s.mend(false)
+			s.mend(ctx, false)
 		}
 	}
 }
 
 // mend binds the socket again if the path does not lead to it, or in any case.
-func (s *socket) mend(always bool) {
+func (s *socket) mend(ctx context.Context, always bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended || !always && s.own() {
 		return
 	}
-	err := s.bind()
+	err := s.bind(ctx)
 	if err == nil {
 		s.trouble = ""
 		s.log.Warn("the socket was removed or replaced, and is bound again", "socket", s.path)
@@ -125,11 +125,11 @@ func sameFile(path string, file os.FileInfo) bool {
 }
 
 // bind takes the lock, unless it is held, and puts a new socket into place. The caller holds mu.
-func (s *socket) bind() error {
+func (s *socket) bind(ctx context.Context) error {
 	if err := os.MkdirAll(filepath.Dir(s.path), 0o700); err != nil {
 		return fmt.Errorf("listen on %s: %w", s.path, err)
 	}
-	if err := s.acquire(); err != nil {
+	if err := s.acquire(ctx); err != nil {
 		return err
 	}
 	l, err := listen(s.path)
@@ -149,27 +149,50 @@ func (s *socket) bind() error {
 
 // acquire takes the lock. A lock file that was removed is of no use: another daemon makes a new one. The caller holds
 // mu.
-func (s *socket) acquire() error {
+func (s *socket) acquire(ctx context.Context) error {
 	name := s.path + lockSuffix
 	if s.lock != nil && sameFile(name, s.lockFile) {
 		return nil
 	}
 	lock, err := fsx.TryAcquire(name, "daemon")
-	if errors.Is(err, fsx.ErrLocked) {
+	if errors.Is(err, fsx.ErrLocked) && (!errors.Is(err, fsx.ErrShared) || s.served(ctx)) {
 		return fmt.Errorf("listen on %s: %w", s.path, errServed)
+	}
+	if errors.Is(err, fsx.ErrShared) {
+		s.log.Warn("a process that may only read it has locked the lock file, and is ignored", "file", name)
+		err = nil
 	}
 	if err != nil {
 		return fmt.Errorf("listen on %s: %w", s.path, err)
 	}
 	file, err := os.Lstat(name)
 	if err != nil {
-		return errors.Join(fmt.Errorf("listen on %s: %w", s.path, err), lock.Release())
+		return errors.Join(fmt.Errorf("listen on %s: %w", s.path, err), release(lock))
 	}
-	if s.lock != nil {
-		_ = s.lock.Release() // of a file that is gone
-	}
+	_ = release(s.lock) // of a file that is gone
 	s.lock, s.lockFile = lock, file
 	return nil
+}
+
+// release releases a lock, if there is one.
+func release(l *fsx.Lock) error {
+	if l == nil {
+		return nil
+	}
+	return l.Release()
+}
+
+// served reports whether another process listens on the socket.
+func (s *socket) served(ctx context.Context) bool {
+	if sameFile(s.path, s.bound) {
+		return false
+	}
+	d := net.Dialer{Timeout: probeLimit}
+	c, err := d.DialContext(ctx, "unix", s.path)
+	if err == nil {
+		_ = c.Close()
+	}
+	return !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, os.ErrNotExist)
 }
 
 // close lets the next daemon have the socket. It is to be called when no more connections are accepted.
@@ -177,10 +200,8 @@ func (s *socket) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ended = true
-	if s.lock != nil {
-		_ = s.lock.Release() // at the end of the process at the latest
-		s.lock = nil
-	}
+	_ = release(s.lock) // at the end of the process at the latest
+	s.lock = nil
 }
 
 // reached reports whether the path still is the socket that this daemon bound.
@@ -207,7 +228,7 @@ func (s *socket) check(ctx context.Context) error {
 	if errors.Is(err, context.DeadlineExceeded) && s.reached() {
 		return nil // slow: to bind the socket again would cut off those who wait
 	}
-	s.mend(true)
+	s.mend(ctx, true)
 	if _, instance, err = s.probe(ctx, api.PathHealth); err == nil && instance != s.instance {
 		err = errors.New("another process answers")
 	}
@@ -272,22 +293,9 @@ func (l *rootOnly) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if peerIsRoot(conn) {
+		if peer, err := api.Peer(conn); err == nil && peer.Uid == 0 {
 			return conn, nil
 		}
 		_ = conn.Close()
 	}
-}
-
-func peerIsRoot(conn *net.UnixConn) bool {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return false
-	}
-	root := false
-	err = raw.Control(func(fd uintptr) {
-		cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-		root = err == nil && cred.Uid == 0
-	})
-	return err == nil && root
 }

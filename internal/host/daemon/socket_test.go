@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -11,6 +12,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // freePort returns a port of the loopback that was free a moment ago.
@@ -152,6 +155,37 @@ func TestSecondDaemon(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestReaderBlocksNobody: a process that may only read the directory of the socket locks what is in it. The daemon serves
+// all the same, also when it starts anew, and still one daemon at a time.
+func TestReaderBlocksNobody(t *testing.T) {
+	t.Parallel()
+	dir := shortDir(t)
+	lock := filepath.Join(dir, "run", "multus.sock"+lockSuffix)
+	if err := errors.Join(os.MkdirAll(filepath.Dir(lock), 0o700), os.WriteFile(lock, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	reader, err := os.Open(lock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	if err := unix.FcntlFlock(reader.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_RDLCK, Whence: io.SeekStart}); err != nil {
+		t.Fatal(err)
+	}
+	first := runDaemon(t, dir, freePort(t), 0)
+	id := first.await(t)
+	second := runDaemon(t, dir, freePort(t), 0)
+	eventually(t, "the second daemon is ready", func() bool { return second.probe("/readyz") == http.StatusOK })
+	if code, got := first.answers("/healthz"); code != http.StatusOK || got != id {
+		t.Errorf("with a second daemon the socket answers %d by %q, not 200 by %q", code, got, id)
+	}
+	first.stop()
+	eventually(t, "the second daemon serves", func() bool {
+		code, got := second.answers("/healthz")
+		return code == http.StatusOK && got != id
+	})
 }
 
 // TestSocketIsBoundAgain: whatever happens to the socket, plugins reach the daemon again.

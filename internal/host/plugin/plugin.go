@@ -27,8 +27,9 @@ import (
 	"multus/internal/obs"
 )
 
-// LockFile holds the locks of all sandboxes of the node; /run is writable and empty after a reboot everywhere.
-const LockFile = "/run/multus/locks"
+// LockFile holds the locks of all sandboxes of the node; /run is writable and empty after a reboot everywhere. It is not
+// beside the daemon's socket, whose directory pods mount: whoever can open a file, if only to read it, can lock it.
+const LockFile = "/run/multus-lock/locks"
 
 const about = "meta-plugin that delegates to other CNI plugins"
 
