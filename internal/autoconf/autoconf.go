@@ -179,7 +179,7 @@ func generate(d *config.Daemon, p *Primary, f facts) ([]byte, error) {
 	}
 	if d.AutoCNIVersion() {
 		out.CNIVersion = autoVersion(p, f)
-	} else if _, err := version.GreaterThanOrEqualTo(out.CNIVersion, "0.4.0"); err != nil {
+	} else if _, _, _, err := version.ParseVersion(out.CNIVersion); err != nil {
 		return nil, fmt.Errorf("cniVersion %q of the daemon: %w", out.CNIVersion, err)
 	}
 	if d.ClusterNetwork != "" {

@@ -37,17 +37,17 @@ func clusterNetwork(d *config.Daemon, p *Primary) string {
 
 // writeForced writes the copy, unless it is there already. It holds the plugins of the list's sub-directory, too.
 func writeForced(d *config.Daemon, p *Primary) error {
-	b, err := config.Overlay(p.Config.Bytes(), []byte(fmt.Sprintf(`{"cniVersion":%q}`, d.CNIVersion)))
+	forced, err := p.Config.WithVersion(d.CNIVersion)
 	if err != nil {
 		return fmt.Errorf("force cniVersion %s of %s: %w", d.CNIVersion, p.File, err)
 	}
 	path := filepath.Join(clusterNetwork(d, p), copyName(filepath.Base(p.File)))
-	if there, err := fsx.ReadFile(path, cniconf.MaxFile); err == nil && bytes.Equal(there, b) {
+	if there, err := fsx.ReadFile(path, cniconf.MaxFile); err == nil && bytes.Equal(there, forced.Bytes()) {
 		return nil
 	}
 	err = os.MkdirAll(filepath.Dir(path), 0o755)
 	if err == nil {
-		err = fsx.WriteAtomic(path, b, 0o600)
+		err = fsx.WriteAtomic(path, forced.Bytes(), 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("force cniVersion %s of %s: %w", d.CNIVersion, p.File, err)

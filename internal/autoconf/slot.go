@@ -59,10 +59,10 @@ type Slot struct {
 	// primary is the file of the cluster network that good was generated for; passed is why files before it were not taken.
 	primary string
 	passed  string
-	// chain is the sub-directory with more plugins of the cluster network's list, "" if a change there does not matter.
-	chain string
-	// list is the chain that was last logged; inList is what our plugin in it was made of.
-	list   string
+	// pluginsDir is the sub-directory with more plugins of the cluster network's list, "" if a change there does not matter.
+	pluginsDir string
+	// logged is the Chain that was last logged; inList is what our plugin in it was made of.
+	logged string
 	inList []byte
 	// again reports whether sync has to be called again after a pause, without an event.
 	again bool
@@ -180,11 +180,11 @@ func (s *Slot) follow(w *watch) error {
 			return err
 		}
 	}
-	if s.chain == "" {
+	if s.pluginsDir == "" {
 		return nil
 	}
 	// Its plugins are part of the copy of the cluster network (forced.go).
-	return w.follow(s.chain, false)
+	return w.follow(s.pluginsDir, false)
 }
 
 // sweep removes what daemons left half-written that were killed.
@@ -323,11 +323,11 @@ func (s *Slot) tell(c *Chain) {
 	if c != nil {
 		now = fmt.Sprint(c, c.Shadowed)
 	}
-	if now == s.list {
+	if now == s.logged {
 		return
 	}
-	was := s.list
-	s.list = now
+	was := s.logged
+	s.logged = now
 	switch {
 	case c == nil:
 		s.inList = nil
@@ -368,9 +368,9 @@ func (s *Slot) generate() ([]byte, error) {
 	}
 	s.chosen(p)
 	b, err := generate(s.conf, p, s.nodeFacts())
-	s.chain = ""
+	s.pluginsDir = ""
 	if err == nil && forced(s.conf, p) {
-		s.chain = filepath.Join(filepath.Dir(p.File), p.Config.Name())
+		s.pluginsDir = filepath.Join(filepath.Dir(p.File), p.Config.Name())
 		err = writeForced(s.conf, p)
 	}
 	return b, err

@@ -5,7 +5,6 @@ package cniconf
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -188,25 +187,13 @@ func ambiguous(v []byte) error {
 	if v[0] == '[' {
 		return rawjson.Array(v, ambiguous)
 	}
-	var few [16]string // of most objects; the map is for the others
-	seen, more := few[:0], map[string]string(nil)
+	seen := map[string]string{} // as they are written, by fold
 	return rawjson.Object(v, func(key string, value []byte) error {
-		other := key
-		if at := slices.IndexFunc(seen, func(k string) bool { return strings.EqualFold(k, key) }); at >= 0 {
-			other = seen[at]
-		} else if len(seen) < cap(seen) {
-			seen = append(seen, key)
-		} else {
-			if more == nil {
-				more = map[string]string{}
-			}
-			folded := fold(key)
-			other = cmp.Or(more[folded], key)
-			more[folded] = key
-		}
-		if other != key {
+		folded := fold(key)
+		if other, ok := seen[folded]; ok && other != key {
 			return fmt.Errorf("the keys %.64q and %.64q differ in nothing but their case", other, key)
 		}
+		seen[folded] = key
 		return ambiguous(value)
 	})
 }

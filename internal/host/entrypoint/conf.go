@@ -190,8 +190,11 @@ func (o *Options) version(p *autoconf.Primary) (string, json.RawMessage, error) 
 	case !o.ForceCNIVersion || o.CNIVersion == v:
 		return o.CNIVersion, embedded, nil
 	}
-	b, err := config.Overlay(embedded, []byte(fmt.Sprintf(`{"cniVersion":%q}`, o.CNIVersion)))
-	return o.CNIVersion, b, err
+	forced, err := p.Config.WithVersion(o.CNIVersion)
+	if err != nil {
+		return "", nil, fmt.Errorf("force cniVersion %s of %s: %w", o.CNIVersion, p.File, err)
+	}
+	return o.CNIVersion, forced.Bytes(), nil
 }
 
 func encode(v any) ([]byte, error) {
