@@ -4,7 +4,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"multus/internal/engine/execute"
@@ -154,4 +156,59 @@ func TestOrphans(t *testing.T) { //nolint:paralleltest // a process that another
 	if _, err := os.Stat(filepath.Join(n.dir, "run", "locks")); err != nil {
 		t.Error(err)
 	}
+}
+
+// lastPid has the number after which the kernel looks for one for the next process (proc_sys_kernel(5)).
+const lastPid = "/proc/sys/kernel/ns_last_pid"
+
+// TestOrphanNumberIsReused: an orphan ends by itself just before it is killed, and another process that leads a group, as a
+// delegate does, has got its number: that one lives on.
+func TestOrphanNumberIsReused(t *testing.T) { //nolint:paralleltest // other processes would get the number
+	if _, err := os.Stat(lastPid); err != nil || os.Getuid() != 0 {
+		t.Skipf("no number can be asked for: %v", err)
+	}
+	n := newNode(t)
+	c, err := n.engine.begin(n.request(request.Del, "c", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := leader(t, execute.DepthEnv+"=1", "CNI_CONTAINERID=c")
+	pid := first.Process.Pid
+	o, err := c.orphan(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.close()
+	_, _ = first.Process.Kill(), first.Wait()
+	var second *exec.Cmd
+	for tries := 0; second == nil || second.Process.Pid != pid; tries++ {
+		if tries == 1000 {
+			t.Skip("another process always gets the number")
+		}
+		if err := os.WriteFile(lastPid, strconv.AppendInt(nil, int64(pid-1), 10), 0); err != nil {
+			t.Fatal(err)
+		}
+		second = leader(t)
+	}
+	if err := o.kill(); err != nil {
+		t.Error(err)
+	}
+	if err := second.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if err := second.Wait(); err == nil || !strings.Contains(err.Error(), "interrupt") {
+		t.Errorf("the other process: %v, want it to live until it is interrupted", err)
+	}
+}
+
+// leader starts a process that leads a group of its own and does not end.
+func leader(t *testing.T, env ...string) *exec.Cmd {
+	t.Helper()
+	p := exec.Command("/bin/sleep", "1000")
+	p.Env, p.SysProcAttr = env, &syscall.SysProcAttr{Setpgid: true}
+	if err := p.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = p.Process.Kill(), p.Wait() })
+	return p
 }
