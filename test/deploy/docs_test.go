@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -34,6 +35,43 @@ func TestSecurityPage(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(root, "components", m[1])); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// TestReliabilityPage: each row of docs/reliability.md names a test, and each test that it names exists: in the package that is
+// named after it, or else among those of faults, of a whole node or from end to end.
+func TestReliabilityPage(t *testing.T) {
+	t.Parallel()
+	b, err := os.ReadFile("../../docs/reliability.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	groups := regexp.MustCompile("((?:`Test[^`]+`(?:, | and )?)+)(?: \\([^)]*\\))?(?: in `([a-z0-9/]+)`)?")
+	name := regexp.MustCompile("`(Test[A-Za-z0-9]+)")
+	rows := 0
+	for line := range strings.SplitSeq(string(b), "\n") {
+		cells := strings.Split(strings.Trim(line, "| "), " | ")
+		if !strings.HasPrefix(line, "| ") || strings.Contains(line, " | Shown by |") {
+			continue
+		}
+		rows++
+		if !name.MatchString(line) && !strings.Contains(line, "| See *") {
+			t.Errorf("no test: %s", line)
+		}
+		for _, g := range groups.FindAllStringSubmatch(cells[len(cells)-1], -1) {
+			dirs := []string{g[2]}
+			if g[2] == "" {
+				dirs = []string{"test/faults", "test/realnode", "test/e2e"}
+			}
+			for _, test := range name.FindAllStringSubmatch(g[1], -1) {
+				if !slices.ContainsFunc(dirs, func(dir string) bool { return declared(t, filepath.Join("../..", dir), test[1]) }) {
+					t.Errorf("no %s in %q", test[1], dirs)
+				}
+			}
+		}
+	}
+	if rows < 50 {
+		t.Errorf("%d rows", rows)
 	}
 }
 
