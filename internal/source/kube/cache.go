@@ -36,8 +36,7 @@ const (
 	// cacheBudget limits what the definitions take that are held in memory: users create them, and the memory of the
 	// daemon is limited. 10,000 ordinary ones take a fifth of it. Of others the names are held, and they are read live.
 	cacheBudget = 32 << 20
-	// maxConfig limits the configuration of one definition, maxResourceName the name of its resource.
-	maxConfig       = 256 << 10
+	// maxResourceName limits the name of a definition's resource, as plan.MaxConfigBytes does its configuration.
 	maxResourceName = 1 << 10
 )
 
@@ -77,7 +76,7 @@ func (v value) size() int { return len(v.config) + len(v.resourceName) }
 
 // tooLarge reports whether a definition is not to be used at all.
 func (v value) tooLarge() bool {
-	return len(v.config) > maxConfig || len(v.resourceName) > maxResourceName
+	return len(v.config) > plan.MaxConfigBytes || len(v.resourceName) > maxResourceName
 }
 
 var _ plan.Networks = (*Cache)(nil)
@@ -144,7 +143,7 @@ func (c *Cache) ask(ctx context.Context, ref plan.Ref) (*plan.Definition, error)
 	def, err := c.client.Network(ctx, ref)
 	if errors.Is(err, plan.ErrUnavailable) {
 		return nil, fmt.Errorf("%w (it is not held in memory: it is larger than %d bytes, or all definitions are larger than %d)",
-			err, maxConfig, c.budget)
+			err, plan.MaxConfigBytes, c.budget)
 	}
 	return def, err
 }
@@ -158,7 +157,7 @@ func (c *Cache) set(ref plan.Ref, v value) {
 	if v.live && !c.full {
 		c.full = true
 		c.log.Warn("network definitions are too large to be held in memory: some are read live, at each pod",
-			"namespace", ref.Namespace, "name", ref.Name, "limit_one", maxConfig, "limit_all", c.budget)
+			"namespace", ref.Namespace, "name", ref.Name, "limit_one", plan.MaxConfigBytes, "limit_all", c.budget)
 	}
 	c.bytes += v.size() - old
 	c.defs[ref] = v

@@ -375,7 +375,7 @@ func TestCacheBudget(t *testing.T) { // not parallel: it measures the heap
 // error says why it is not in memory.
 func TestTooLarge(t *testing.T) {
 	t.Parallel()
-	config := strings.Repeat("c", maxConfig+1)
+	config := strings.Repeat("c", plan.MaxConfigBytes+1)
 	away := false
 	client := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		if away {

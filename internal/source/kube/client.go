@@ -192,7 +192,7 @@ func (o *object) usable(ref plan.Ref) (*plan.Definition, error) {
 	def := o.definition(ref)
 	if v := (value{config: def.Config, resourceName: def.ResourceName}); v.tooLarge() {
 		return nil, fmt.Errorf("get network definition %s: spec.config has %d bytes, the resource name %d; "+
-			"at most %d and %d are allowed: make it smaller", ref, len(v.config), len(v.resourceName), maxConfig, maxResourceName)
+			"at most %d and %d are allowed: make it smaller", ref, len(v.config), len(v.resourceName), plan.MaxConfigBytes, maxResourceName)
 	}
 	return def, nil
 }

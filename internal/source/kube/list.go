@@ -158,13 +158,12 @@ func readItems(dec *json.Decoder, out *nadv1.NetworkAttachmentDefinitionList, bu
 		nad.Namespace, nad.Name, nad.ResourceVersion = o.Metadata.Namespace, o.Metadata.Name, o.Metadata.ResourceVersion
 		resource, ok := o.Metadata.Annotations[resourceAnno]
 		v := value{config: o.Spec.Config, resourceName: resource}
-		switch {
-		case v.tooLarge() || v.size() > budget:
+		if v.tooLarge() || v.size() > budget {
 			nad.Annotations = map[string]string{liveAnno: ""}
-		case ok:
-			nad.Annotations = map[string]string{resourceAnno: resource}
-			fallthrough
-		default:
+		} else {
+			if ok {
+				nad.Annotations = map[string]string{resourceAnno: resource}
+			}
 			nad.Spec.Config = o.Spec.Config
 			budget -= v.size()
 		}
