@@ -180,27 +180,32 @@ func (s *Store) decode(r *Record, b []byte, ifName string) error {
 	}
 	var errs []error
 	for i, item := range raw {
-		var e element
-		err := e.parse(item)
-		if err == nil {
-			var a *plan.Attachment
-			a, err = e.decode(i, r.ContainerID, ifName)
-			if errors.Is(err, errNeverAttached) {
-				s.Log.Error("attachment of a record ignored", "container", r.ContainerID, "err", err)
-				continue
-			}
-			if err == nil {
-				r.Attachments = append(r.Attachments, *a)
-				r.Netns, r.BinDir = cmp.Or(e.Netns, r.Netns), cmp.Or(e.BinDir, r.BinDir)
-				r.Boot = cmp.Or(e.Boot, r.Boot)
-				r.Progress = Progress{
-					Undone: e.Undone || r.Progress.Undone, DelTries: max(e.DelTries, r.Progress.DelTries), Begun: max(e.Begun, r.Progress.Begun),
-				}
-			}
+		err := r.add(i, item, ifName)
+		if errors.Is(err, errNeverAttached) {
+			s.Log.Error("attachment of a record ignored", "container", r.ContainerID, "err", err)
+			err = nil
 		}
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// add adds what element i of the file says.
+func (r *Record) add(i int, item []byte, ifName string) error {
+	var e element
+	if err := e.parse(item); err != nil {
+		return err
+	}
+	a, err := e.decode(i, r.ContainerID, ifName)
+	if err != nil {
+		return err
+	}
+	r.Attachments = append(r.Attachments, *a)
+	r.Netns, r.BinDir, r.Boot = cmp.Or(e.Netns, r.Netns), cmp.Or(e.BinDir, r.BinDir), cmp.Or(e.Boot, r.Boot)
+	r.Progress = Progress{
+		Undone: e.Undone || r.Progress.Undone, DelTries: max(e.DelTries, r.Progress.DelTries), Begun: max(e.Begun, r.Progress.Begun),
+	}
+	return nil
 }
 
 // Complete adds what is beside a record: its age, and, for one of today's Multus, the namespace that libcni remembers.
