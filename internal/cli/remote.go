@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"regexp"
@@ -20,8 +21,9 @@ import (
 const (
 	// inImage is this program in the daemon's image.
 	inImage = "/usr/src/multus-cni/bin/multusctl"
-	// remoteLimit bounds what is asked of another node.
+	// remoteLimit bounds the time in which another node is asked, maxRemote the bytes that it may answer.
 	remoteLimit = 2 * time.Minute
+	maxRemote   = 16 << 20
 )
 
 // nodeFlag adds the flag of verbs that tell of a node.
@@ -79,24 +81,40 @@ func (a *app) onNode(ctx context.Context, node string, stdin []byte, args ...str
 		all = append(all, "--stdin")
 	}
 	c := a.kubectl(ctx, append(append(all, "--", inImage, "-o", a.output), args...)...)
-	var stdout, stderr bytes.Buffer
+	var stdout, stderr answer
 	c.Stdout, c.Stderr = &stdout, &stderr
 	if stdin != nil {
 		c.Stdin = bytes.NewReader(stdin)
 	}
 	err = c.Run()
+	if stdout.more || stderr.more {
+		return fmt.Errorf("run multusctl in %s on node %s: it answers with more than %d bytes", name, node, maxRemote)
+	}
 	// What another machine sends is input, too: it must not control this terminal.
-	if _, werr := (&printable{a.Stdout}).Write(stdout.Bytes()); werr != nil {
+	if _, werr := (&printable{a.Stdout}).Write(stdout.b.Bytes()); werr != nil {
 		return fmt.Errorf("write output: %w", werr)
 	}
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		exit.Stderr = stderr.Bytes()
-		if said, code, ok := ended(stderr.String()); ok {
+		exit.Stderr = stderr.b.Bytes()
+		if said, code, ok := ended(stderr.b.String()); ok {
 			fmt.Fprint(&printable{a.Stderr}, said)
 			return exitCode(code)
 		}
 	}
 	return kubectlError(ctx, fmt.Sprintf("run multusctl in %s on node %s", name, node), err)
+}
+
+// answer keeps what another node prints, up to maxRemote bytes. More ends kubectl.
+type answer struct {
+	b    bytes.Buffer
+	more bool
+}
+
+func (a *answer) Write(p []byte) (int, error) {
+	if a.more = a.more || a.b.Len()+len(p) > maxRemote; a.more {
+		return 0, io.ErrShortWrite
+	}
+	return a.b.Write(p)
 }
 
 // terminated is what kubectl says of a program that ended with another code than 0.

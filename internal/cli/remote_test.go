@@ -32,6 +32,7 @@ func TestOtherNode(t *testing.T) {
 		{"it is not in the image", found + `*exec*)` + fmt.Sprintf(ended, 126), "", "error: run multusctl in pod/kube-multus-ds-abc on node worker-3: kubectl: command terminated with exit code 126\n", Found},
 		{"no daemon there", `*"get pods"*) ;;`, "", "error: no daemon runs on node worker-3, or there is no such node: run `multusctl doctor` there, as root; docs/multusctl.md says how without a daemon\n", Found},
 		{"no rights", `*"get pods"*) echo 'Error from server (Forbidden): pods is forbidden' >&2; exit 1;;`, "", "error: find the daemon on node worker-3: kubectl: Error from server (Forbidden): pods is forbidden\n", Found},
+		{"it never stops", found + `*exec*) cat /dev/zero;;`, "", "error: run multusctl in pod/kube-multus-ds-abc on node worker-3: it answers with more than 16777216 bytes\n", Found},
 		{"the pod ends", found + `*exec*) echo 'error: unable to upgrade connection' >&2; exit 1;;`, "", "error: run multusctl in pod/kube-multus-ds-abc on node worker-3: kubectl: error: unable to upgrade connection\n", Found},
 	}
 	for _, tc := range tests {
