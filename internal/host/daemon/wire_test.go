@@ -8,7 +8,6 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -21,23 +20,10 @@ import (
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
 	"multus/internal/source/file"
+	"multus/test/wire"
 )
 
-// The files of testdata/wire are messages as an earlier plugin and an earlier daemon sent them. During an update of a
-// node either may be newer than the other for a while, so these files are never written again: a change of the
-// messages adds a directory.
-const wireDir = "testdata/wire/v1"
-
-func golden(t *testing.T, name string) []byte {
-	t.Helper()
-	b, err := os.ReadFile(filepath.Join(wireDir, name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
-// wireServer is a daemon whose definitions are those of testdata/wire.
+// wireServer is a daemon whose definitions are those of testdata/networks.
 func wireServer(t *testing.T) *server {
 	t.Helper()
 	conf, err := config.ParseDaemon([]byte(`{"binDir":"/opt/cni/bin","cniDir":"/var/lib/cni/multus"}`))
@@ -45,7 +31,7 @@ func wireServer(t *testing.T) *server {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.DiscardHandler)
-	f := file.New(file.Options{Dir: filepath.Join("testdata", "wire", "networks")})
+	f := file.New(file.Options{Dir: filepath.Join("testdata", "networks")})
 	s := &server{conf: conf, metrics: newTestMetrics(), log: log, queue: newQueue(newWall(), t.TempDir(), log)}
 	s.resolver = &plan.Resolver{Networks: f, Pods: f, Log: log}
 	return s
@@ -84,14 +70,6 @@ func lacking(path string, want, got any) (out []string) {
 	return nil
 }
 
-func decoded(t *testing.T, b []byte) (v any) {
-	t.Helper()
-	if err := json.Unmarshal(b, &v); err != nil {
-		t.Fatalf("%v: %s", err, b)
-	}
-	return v
-}
-
 // TestWireDecodes: each member of an earlier message is read, and means the same when it is sent on.
 func TestWireDecodes(t *testing.T) {
 	t.Parallel()
@@ -99,7 +77,7 @@ func TestWireDecodes(t *testing.T) {
 		"plan-request.json": &request.Request{}, "plan-answer.json": &plan.Plan{},
 		"report-add.json": &publish.Report{}, "report-failure.json": &publish.Report{}, "report-del.json": &publish.Report{}, "status.json": &api.Status{},
 	} {
-		b := golden(t, name)
+		b := wire.Message(t, name)
 		if err := json.Unmarshal(b, v); err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -108,7 +86,7 @@ func TestWireDecodes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if lost := lacking("", decoded(t, b), decoded(t, again)); len(lost) > 0 {
+		if lost := lacking("", wire.Decode(t, b), wire.Decode(t, again)); len(lost) > 0 {
 			t.Errorf("%s: lost: %s", name, strings.Join(lost, "; "))
 		}
 	}
@@ -118,24 +96,24 @@ func TestWireDecodes(t *testing.T) {
 func TestWireAnswers(t *testing.T) {
 	t.Parallel()
 	s := wireServer(t)
-	code, body := s.exchange(t, http.MethodPost, api.PathPlan, golden(t, "plan-request.json"))
-	if lost := lacking("", decoded(t, golden(t, "plan-answer.json")), decoded(t, body)); code != http.StatusOK || len(lost) > 0 {
+	code, body := s.exchange(t, http.MethodPost, api.PathPlan, wire.Message(t, "plan-request.json"))
+	if lost := lacking("", wire.Decode(t, wire.Message(t, "plan-answer.json")), wire.Decode(t, body)); code != http.StatusOK || len(lost) > 0 {
 		t.Errorf("plan: %d, lost: %s", code, strings.Join(lost, "; "))
 	}
 	code, body = s.exchange(t, http.MethodPost, api.PathPlan, []byte("{"))
-	if lost := lacking("", decoded(t, golden(t, "error.json")), decoded(t, body)); code != http.StatusBadRequest || len(lost) > 0 {
+	if lost := lacking("", wire.Decode(t, wire.Message(t, "error.json")), wire.Decode(t, body)); code != http.StatusBadRequest || len(lost) > 0 {
 		t.Errorf("error: %d, lost: %s", code, strings.Join(lost, "; "))
 	}
 	for _, name := range []string{"report-add.json", "report-failure.json", "report-del.json"} {
-		if code, body := s.exchange(t, http.MethodPost, api.PathReport, golden(t, name)); code != http.StatusOK || string(body) != "{}" {
+		if code, body := s.exchange(t, http.MethodPost, api.PathReport, wire.Message(t, name)); code != http.StatusOK || string(body) != "{}" {
 			t.Errorf("%s: %d %s", name, code, body)
 		}
 	}
-	if code, _ := s.exchange(t, http.MethodPost, api.PathStatus, golden(t, "status.json")); code != http.StatusOK {
+	if code, _ := s.exchange(t, http.MethodPost, api.PathStatus, wire.Message(t, "status.json")); code != http.StatusOK {
 		t.Errorf("status: %d", code)
 	}
 	code, body = s.exchange(t, http.MethodGet, api.PathStatus+"?key=k", nil)
-	if lost := lacking("", decoded(t, golden(t, "status.json")), decoded(t, body)); code != http.StatusOK || len(lost) > 0 {
+	if lost := lacking("", wire.Decode(t, wire.Message(t, "status.json")), wire.Decode(t, body)); code != http.StatusOK || len(lost) > 0 {
 		t.Errorf("status: %d, lost: %s", code, strings.Join(lost, "; "))
 	}
 }

@@ -20,19 +20,8 @@ import (
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
 	"multus/internal/fault"
+	"multus/test/wire"
 )
-
-// wireDir holds messages as an earlier plugin and an earlier daemon sent them (package daemon, TestWireAnswers).
-const wireDir = "../daemon/testdata/wire/v1"
-
-func golden(t *testing.T, name string) []byte {
-	t.Helper()
-	b, err := os.ReadFile(filepath.Join(wireDir, name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
 
 // answering is a daemon that gives prepared answers, by "METHOD path", and keeps what it is asked.
 type answering struct {
@@ -87,7 +76,7 @@ func connectTo(t *testing.T, answers map[string]answer) (c Connection, conf *con
 func wireRequest(t *testing.T) *request.Request {
 	t.Helper()
 	req := &request.Request{}
-	if err := json.Unmarshal(golden(t, "plan-request.json"), req); err != nil {
+	if err := json.Unmarshal(wire.Message(t, "plan-request.json"), req); err != nil {
 		t.Fatal(err)
 	}
 	return req
@@ -96,10 +85,7 @@ func wireRequest(t *testing.T) *request.Request {
 // newer returns a message with a member at each level that no version knows.
 func newer(t *testing.T, b []byte) []byte {
 	t.Helper()
-	var v any
-	if err := json.Unmarshal(b, &v); err != nil {
-		t.Fatal(err)
-	}
+	v := wire.Decode(t, b)
 	var add func(v any)
 	add = func(v any) {
 		switch v := v.(type) {
@@ -126,10 +112,10 @@ func newer(t *testing.T, b []byte) []byte {
 func TestWirePlan(t *testing.T) {
 	t.Parallel()
 	want := &plan.Plan{}
-	if err := json.Unmarshal(golden(t, "plan-answer.json"), want); err != nil {
+	if err := json.Unmarshal(wire.Message(t, "plan-answer.json"), want); err != nil {
 		t.Fatal(err)
 	}
-	for name, body := range map[string][]byte{"earlier": golden(t, "plan-answer.json"), "later": withoutConfigs(t, newer(t, golden(t, "plan-answer.json")))} {
+	for name, body := range map[string][]byte{"earlier": wire.Message(t, "plan-answer.json"), "later": withoutConfigs(t, newer(t, wire.Message(t, "plan-answer.json")))} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c, conf, asked := connectTo(t, map[string]answer{"POST " + api.PathPlan: {http.StatusOK, body}})
@@ -137,10 +123,10 @@ func TestWirePlan(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if g, w := encoded(t, got), encoded(t, want); !reflect.DeepEqual(decoded(t, []byte(g)), decoded(t, []byte(w))) {
+			if g, w := encoded(t, got), encoded(t, want); !reflect.DeepEqual(wire.Decode(t, []byte(g)), wire.Decode(t, []byte(w))) {
 				t.Errorf("plan %s\nwant %s", g, w)
 			}
-			if sent := <-asked; !reflect.DeepEqual(decoded(t, sent), decoded(t, golden(t, "plan-request.json"))) {
+			if sent := <-asked; !reflect.DeepEqual(wire.Decode(t, sent), wire.Decode(t, wire.Message(t, "plan-request.json"))) {
 				t.Errorf("the earlier daemon is asked %s", sent)
 			}
 		})
@@ -150,7 +136,7 @@ func TestWirePlan(t *testing.T) {
 // withoutConfigs takes the members that newer added out of the configurations again, which are passed on as they are.
 func withoutConfigs(t *testing.T, b []byte) []byte {
 	t.Helper()
-	later, earlier := decoded(t, b).(map[string]any), decoded(t, golden(t, "plan-answer.json")).(map[string]any)
+	later, earlier := wire.Decode(t, b).(map[string]any), wire.Decode(t, wire.Message(t, "plan-answer.json")).(map[string]any)
 	for i, a := range earlier["attachments"].([]any) {
 		for _, key := range []string{"config", "runtimeConfig"} {
 			if v, ok := a.(map[string]any)[key]; ok {
@@ -165,7 +151,7 @@ func withoutConfigs(t *testing.T, b []byte) []byte {
 // know the question at all is one to try again.
 func TestWireErrors(t *testing.T) {
 	t.Parallel()
-	said := golden(t, "error.json")
+	said := wire.Message(t, "error.json")
 	c, conf, _ := connectTo(t, map[string]answer{"POST " + api.PathPlan: {http.StatusBadRequest, said}})
 	_, err := c.Plan(t.Context(), wireRequest(t), conf)
 	var want struct{ Msg string }
@@ -189,20 +175,20 @@ func TestWireReports(t *testing.T) {
 	for _, name := range []string{"report-add.json", "report-failure.json"} {
 		c, _, asked := connectTo(t, map[string]answer{"POST " + api.PathReport: {http.StatusOK, []byte("{}")}})
 		r := &publish.Report{}
-		if err := json.Unmarshal(golden(t, name), r); err != nil {
+		if err := json.Unmarshal(wire.Message(t, name), r); err != nil {
 			t.Fatal(err)
 		}
 		r.Wait = true
 		if err := c.Publish(t.Context(), r); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		sent := decoded(t, <-asked).(map[string]any)
+		sent := wire.Decode(t, <-asked).(map[string]any)
 		delete(sent, "wait")
-		if !reflect.DeepEqual(sent, decoded(t, golden(t, name))) {
+		if !reflect.DeepEqual(sent, wire.Decode(t, wire.Message(t, name))) {
 			t.Errorf("%s: the earlier daemon is told %v", name, sent)
 		}
 	}
-	status := golden(t, "status.json")
+	status := wire.Message(t, "status.json")
 	c, _, _ := connectTo(t, map[string]answer{"GET " + api.PathStatus: {http.StatusOK, status}})
 	answer, known := c.Last(t.Context(), []byte("{}"))
 	if ce := fault.ToCNI(answer); !known || ce.Code != 50 || ce.Msg != "m" || ce.Details != "d" {
@@ -217,12 +203,4 @@ func encoded(t *testing.T, v any) string {
 		t.Fatal(err)
 	}
 	return string(b)
-}
-
-func decoded(t *testing.T, b []byte) (v any) {
-	t.Helper()
-	if err := json.Unmarshal(b, &v); err != nil {
-		t.Fatalf("%v: %s", err, b)
-	}
-	return v
 }
