@@ -54,6 +54,8 @@ type Options struct {
 	Dir string
 	// RBAC makes the server authorise by roles. Otherwise everyone may do everything. The administrator always may.
 	RBAC bool
+	// Uncached makes the API server answer lists and watches from etcd, and not from its memory.
+	Uncached bool
 }
 
 // Cluster is one API server with its etcd. Its methods may be called concurrently, except that of Stop, Resume, Kill and
@@ -151,7 +153,7 @@ func start(root string, o Options) (_ *Cluster, retErr error) {
 	if c.etcd, err = startServer(filepath.Join(dir, "etcd.log"), toolPath(root, "etcd"), etcdArgs(dir, c.etcdURL, ports[1])); err != nil {
 		return nil, err
 	}
-	c.apiArgs = c.apiserverArgs(c.etcdURL, ports[2], o.RBAC)
+	c.apiArgs = c.apiserverArgs(c.etcdURL, ports[2], o)
 	if c.api, err = c.startAPI(); err != nil {
 		return nil, err
 	}

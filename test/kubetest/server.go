@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -71,9 +72,9 @@ func etcdArgs(dir, url, peerPort string) []string {
 	}
 }
 
-func (c *Cluster) apiserverArgs(etcdURL, port string, rbac bool) []string {
+func (c *Cluster) apiserverArgs(etcdURL, port string, o Options) []string {
 	mode := "AlwaysAllow"
-	if rbac {
+	if o.RBAC {
 		mode = "RBAC"
 	}
 	return []string{
@@ -86,6 +87,7 @@ func (c *Cluster) apiserverArgs(etcdURL, port string, rbac bool) []string {
 		"--tls-private-key-file=" + c.path("server.key"),
 		"--token-auth-file=" + c.path("tokens.csv"),
 		"--authorization-mode=" + mode,
+		"--watch-cache=" + strconv.FormatBool(!o.Uncached),
 		"--service-account-key-file=" + c.path("server.key"),
 		"--service-account-signing-key-file=" + c.path("server.key"),
 		"--service-account-issuer=https://kubernetes.default.svc",

@@ -165,11 +165,9 @@ func TestListAndWatch(t *testing.T) {
 			}), discard())
 			stop := start(t, c)
 			eventually(t, "the second watch", func() bool {
-				c.mu.RLock()
-				defer c.mu.RUnlock()
 				mu.Lock()
 				defer mu.Unlock()
-				return c.well() && watches == 2
+				return isWell(c) && watches == 2
 			})
 			mu.Lock()
 			defer mu.Unlock()
@@ -332,11 +330,7 @@ func TestCacheBudget(t *testing.T) { // not parallel: it measures the heap
 	before := heap()
 	c := NewCache(client, discard())
 	stop := start(t, c)
-	eventually(t, "the watch is well", func() bool {
-		c.mu.RLock()
-		defer c.mu.RUnlock()
-		return c.well()
-	})
+	eventually(t, "the watch is well", func() bool { return isWell(c) })
 	check := func(what string) {
 		t.Helper()
 		if used := heap() - before; used > cacheBudget+8<<20 || c.bytes > cacheBudget || c.Len() < number {

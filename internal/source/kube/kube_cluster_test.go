@@ -319,11 +319,7 @@ func testCache(t *testing.T, cluster *kubetest.Cluster) {
 	config.UserAgent = "multus/cache"
 	c := run(t, config)
 	// Between the list and the watch a definition that is held is looked at live.
-	eventually(t, "the watch is well", func() bool {
-		c.mu.RLock()
-		defer c.mu.RUnlock()
-		return c.well()
-	})
+	eventually(t, "the watch is well", func() bool { return isWell(c) })
 	x := plan.Ref{Namespace: ns, Name: "x"}
 	for range 3 {
 		if def, err := c.Network(t.Context(), x); err != nil || def.Config != confX || def.ResourceName != "r" || def.Ref != x {
@@ -365,11 +361,7 @@ func TestCacheSurvivesOutage(t *testing.T) {
 	c := run(t, config)
 	eventually(t, "sync", c.Synced)
 	proxy.Down()
-	eventually(t, "the watch breaks", func() bool {
-		c.mu.RLock()
-		defer c.mu.RUnlock()
-		return !c.well()
-	})
+	eventually(t, "the watch breaks", func() bool { return !isWell(c) })
 	if def, err := c.Network(t.Context(), x); err != nil || def.Config != confX {
 		t.Errorf("API server away, known definition: %+v, %v", def, err)
 	}
@@ -386,10 +378,6 @@ func TestCacheSurvivesOutage(t *testing.T) {
 	c.mu.Unlock()
 	_, err = c.Network(t.Context(), y)
 	checkErr(t, "definition deleted during the outage", err, plan.ErrNotFound, plan.ErrNotFound)
-	eventually(t, "the watch is well again", func() bool {
-		c.mu.RLock()
-		defer c.mu.RUnlock()
-		return c.well()
-	})
+	eventually(t, "the watch is well again", func() bool { return isWell(c) })
 	eventually(t, "y is forgotten", func() bool { return c.Len() == 1 })
 }

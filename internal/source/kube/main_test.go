@@ -49,3 +49,10 @@ func start(tb testing.TB, c *Cache) (stop func()) {
 	tb.Cleanup(stop)
 	return stop
 }
+
+// isWell reports whether a cache follows the API server now.
+func isWell(c *Cache) bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.well()
+}

@@ -1,0 +1,203 @@
+package kube
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"multus/test/kubetest"
+)
+
+// TestCacheListsAnewAfter410: definitions are created, changed and deleted while the cache is cut off, and etcd is
+// compacted, so that no watch from before delivers these events. The next watch is answered with 410, and the cache must
+// read the whole list: without that it would hold the deleted definition for ever.
+func TestCacheListsAnewAfter410(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		uncached bool
+		message  string // of the 410
+	}{
+		"of the API server": {false, "too old resource version"},
+		"of etcd":           {true, "for the provided watch is too old"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testAfter410(t, kubetest.StartWith(t, kubetest.Options{Uncached: tc.uncached}), tc.message)
+		})
+	}
+}
+
+func testAfter410(t *testing.T, cluster *kubetest.Cluster, message string) {
+	proxy := cluster.Proxy(t)
+	for _, name := range []string{"changed", "deleted"} {
+		cluster.CreateNetwork(t, metav1.NamespaceDefault, name, confX, nil)
+	}
+	config, err := Load(Options{Kubeconfig: proxy.Kubeconfig(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &recorder{}
+	config.Wrap(r.wrap)
+	c := run(t, config)
+	eventually(t, "the watch is well", func() bool { return isWell(c) })
+	// After a watch that ended within a second and without an event the reflector reads the list anyway.
+	cluster.CreateNetwork(t, metav1.NamespaceDefault, "kept", confX, nil)
+	eventually(t, "an event", func() bool { return c.Len() == 3 })
+
+	open := r.close() // else the back-off of the reflector grows while the API server is away
+	proxy.Down()
+	eventually(t, "the watch breaks", func() bool { return !isWell(c) })
+	const confY = `{"cniVersion":"1.0.0","type":"ipvlan"}`
+	cluster.DeleteNetwork(t, metav1.NamespaceDefault, "deleted")
+	cluster.UpdateNetwork(t, metav1.NamespaceDefault, "changed", confY)
+	cluster.CreateNetwork(t, metav1.NamespaceDefault, "created", confX, nil)
+	if got, want := held(c), map[string]string{"kept": confX, "changed": confX, "deleted": confX}; !maps.Equal(got, want) {
+		t.Fatalf("the cache is cut off and holds %q, want %q", got, want)
+	}
+	cluster.Compact(t)
+	proxy.Up()
+	open()
+
+	want := map[string]string{"kept": confX, "changed": confY, "created": confX}
+	eventually(t, "the new list", func() bool { return maps.Equal(held(c), want) })
+	eventually(t, "the watch is well again", func() bool { return isWell(c) })
+	all, expired := r.answers()
+	t.Logf("answers: %q, 410: %s", all, expired)
+	// While it starts, the API server answers 429.
+	answers := slices.DeleteFunc(all, func(s string) bool { return strings.HasSuffix(s, " 429") })
+	if want := []string{"LIST 200", "WATCH 200", "WATCH 410", "LIST 200", "WATCH 200"}; !slices.Equal(answers, want) {
+		t.Errorf("answers %q, want %q", answers, want)
+	}
+	if !strings.Contains(expired, message) {
+		t.Errorf("410: %q, want %q in it", expired, message)
+	}
+	// The new watch delivers what comes after the list.
+	cluster.DeleteNetwork(t, metav1.NamespaceDefault, "created")
+	eventually(t, "deletion is seen", func() bool { return c.Len() == 2 })
+}
+
+// held returns the configurations that a cache holds, by the name of their definition.
+func held(c *Cache) map[string]string {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	out := map[string]string{}
+	for ref, v := range c.defs {
+		out[ref.Name] = v.config
+	}
+	return out
+}
+
+// recorder records what a server answers to lists and watches of network definitions.
+type recorder struct {
+	mu     sync.Mutex
+	seen   []*recorded
+	closed chan struct{} // requests wait until it is closed, nil for no wait
+}
+
+// recorded is one answer. For a watch, body is what was read of its events so far.
+type recorded struct {
+	what string
+	code int
+	body bytes.Buffer
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// close makes all requests wait until the function that it returns is called.
+func (r *recorder) close() (open func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	closed := make(chan struct{})
+	r.closed = closed
+	return func() { close(closed) }
+}
+
+func (r *recorder) wait(ctx context.Context) error {
+	r.mu.Lock()
+	closed := r.closed
+	r.mu.Unlock()
+	if closed == nil {
+		return nil
+	}
+	select {
+	case <-closed:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (r *recorder) wrap(next http.RoundTripper) http.RoundTripper {
+	return roundTripper(func(req *http.Request) (*http.Response, error) {
+		if err := r.wait(req.Context()); err != nil {
+			return nil, err
+		}
+		resp, err := next.RoundTrip(req)
+		if err != nil || !strings.HasSuffix(req.URL.Path, "/"+nadResource) {
+			return resp, err
+		}
+		got := &recorded{what: "LIST", code: resp.StatusCode}
+		if req.URL.Query().Get("watch") != "" {
+			got.what = "WATCH"
+			resp.Body = &recordedBody{ReadCloser: resp.Body, r: r, into: got}
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.seen = append(r.seen, got)
+		return resp, nil
+	})
+}
+
+type recordedBody struct {
+	io.ReadCloser
+	r    *recorder
+	into *recorded
+}
+
+func (b *recordedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.r.mu.Lock()
+	defer b.r.mu.Unlock()
+	b.into.body.Write(p[:n])
+	return n, err
+}
+
+// answers returns "LIST code" or "WATCH code" for each answer, and the message of the last 410. The API server may give the
+// error of a watch as its first event, with HTTP status 200: the code is that of the error then.
+func (r *recorder) answers() (all []string, expired string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, a := range r.seen {
+		code := a.code
+		var event struct {
+			Type   string
+			Object metav1.Status
+		}
+		if a.what == "WATCH" && json.Unmarshal(firstLine(a.body.Bytes()), &event) == nil && event.Type == string(watch.Error) {
+			code = int(event.Object.Code)
+		}
+		if code == http.StatusGone {
+			expired = event.Object.Message
+		}
+		all = append(all, fmt.Sprintf("%s %d", a.what, code))
+	}
+	return all, expired
+}
+
+func firstLine(b []byte) []byte {
+	line, _, _ := bytes.Cut(b, []byte("\n"))
+	return line
+}
