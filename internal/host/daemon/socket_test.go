@@ -200,10 +200,8 @@ func TestSocketIsBoundAgain(t *testing.T) {
 	}{
 		{"removed", func() error { return os.Remove(d.socket) }},
 		{"the directory is removed", func() error {
-			dir := filepath.Dir(d.socket)
-			for os.RemoveAll(dir) != nil { // the daemon may be writing into it
-				time.Sleep(time.Millisecond)
-			}
+			// The daemon may be writing into it.
+			eventually(t, "the directory is removed", func() bool { return os.RemoveAll(filepath.Dir(d.socket)) == nil })
 			return nil
 		}},
 		{"the lock file is removed", func() error { return os.Remove(d.socket + ".lock") }},

@@ -177,18 +177,17 @@ func testWithoutPatch(t *testing.T, cluster *kubetest.Cluster) {
 	err = c.SetAnnotation(t.Context(), pod, statusKey, strings.Repeat("x", 300<<10))
 	checkErr(t, "PUT of 300 KiB", err, publish.ErrRefused, publish.ErrRefused, publish.ErrGone, publish.ErrRetry)
 	// Other writers: each PUT that meets a conflict is made again.
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
 	var wg sync.WaitGroup
 	for i := range 4 {
 		wg.Go(func() {
-			for {
-				err := c.SetAnnotation(t.Context(), pod, fmt.Sprint("key-", i), "v")
-				if err == nil {
-					return
-				}
-				if !errors.Is(err, publish.ErrRetry) {
-					t.Errorf("conflict: %v", err)
-					return
-				}
+			err := publish.ErrRetry
+			for errors.Is(err, publish.ErrRetry) && ctx.Err() == nil {
+				err = c.SetAnnotation(ctx, pod, fmt.Sprint("key-", i), "v")
+			}
+			if err != nil {
+				t.Errorf("conflict: %v", err)
 			}
 		})
 	}
