@@ -15,6 +15,10 @@ import (
 	"multus/test/node"
 )
 
+// maxPause is how long after an outage definitions may be listed or watched again: client-go's back-off is up to half a
+// minute, and up to twice that by chance.
+const maxPause = 90 * time.Second
+
 // changingSite is a thick site whose daemon has its credentials in files, as a pod has, and reaches the API server by way of
 // a proxy.
 type changingSite struct {
@@ -25,10 +29,14 @@ type changingSite struct {
 	watches int
 }
 
-// watched is how often definitions were watched.
-func (s *changingSite) watched(t *testing.T) int {
+// watched is how often definitions were watched, and listed how often they were listed.
+func (s *changingSite) watched(t *testing.T) int { t.Helper(); return s.requested(t, "WATCH") }
+
+func (s *changingSite) listed(t *testing.T) int { t.Helper(); return s.requested(t, "LIST") }
+
+func (s *changingSite) requested(t *testing.T, verb string) int {
 	t.Helper()
-	return s.cluster.Requests(t, "multus")["WATCH network-attachment-definitions"]
+	return s.cluster.Requests(t, "multus")[verb+" network-attachment-definitions"]
 }
 
 func newChangingSite(t *testing.T, cluster *kubetest.Cluster, namespace string) *changingSite {
@@ -155,15 +163,10 @@ func TestClusterChanges(t *testing.T) {
 	s.rotated(t, "certificate authority", 7*time.Minute, cluster.RotateCA)
 }
 
-// ready waits for /readyz: after errors the list is read again after up to half a minute.
+// ready waits for /readyz.
 func (s *changingSite) ready(t *testing.T, what string) {
 	t.Helper()
-	for end := time.Now().Add(3 * patience); s.probe(t, "/readyz") != http.StatusOK; time.Sleep(100 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Errorf("%s: /readyz answers %d", what, s.probe(t, "/readyz"))
-			return
-		}
-	}
+	within(t, what+": /readyz answers 200", maxPause, func() bool { return s.probe(t, "/readyz") == http.StatusOK })
 }
 
 // uses waits until the definition of a network is the one of this bridge.
@@ -195,18 +198,18 @@ func (s *changingSite) compacted(t *testing.T) {
 	s.cluster.DeleteNetwork(t, s.ns, "old")
 	s.cluster.UpdateNetwork(t, s.ns, "lan", s.bridged(102))
 	s.cluster.Compact(t)
+	lists := s.listed(t)
 	s.proxy.Up()
 	s.fails(t, r, "old", "old", "after 410")
 	s.uses(t, r, "lan", "br102", "after 410")
 	s.plainStarts(t, r, "after 410")
-	// 410 comes as the first event of a watch that is answered with 200, so that no metric of the API server shows it: what
-	// is shown is that the daemon follows the definitions again.
-	t.Logf("requests: %v", s.cluster.Requests(t, "multus"))
+	// Until then, definitions were confirmed one by one.
+	within(t, "definitions are listed anew", maxPause, func() bool { return s.listed(t) > lists })
 }
 
 // rotated replaces the daemon's credentials. Until its files have the new ones, plain pods start and those whose definitions
 // are known; within the limit after that all statuses are right.
-func (s *changingSite) rotated(t *testing.T, what string, within time.Duration, rotate func(testing.TB)) {
+func (s *changingSite) rotated(t *testing.T, what string, limit time.Duration, rotate func(testing.TB)) {
 	t.Helper()
 	r := table.row(what + " of the daemon rotated")
 	r.try()
@@ -220,11 +223,7 @@ func (s *changingSite) rotated(t *testing.T, what string, within time.Duration, 
 		t.Errorf("%s: the status is written: nothing is shown", what)
 	}
 	s.renew()
-	for end := time.Now().Add(within); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
-		if names, _ := s.told(t); len(names) > 0 {
-			break
-		}
-	}
+	within(t, what+": a status is written", limit, func() bool { names, _ := s.told(t); return len(names) > 0 })
 	s.statusIs(t, r, what, []string{"cluster", s.ns + "/lan"})
 	s.leave(t, r)
 	s.clean(t, r, what)

@@ -27,12 +27,17 @@ func (s *site) waiting(t *testing.T) []string {
 
 func eventually(t *testing.T, what string, ok func() bool) bool {
 	t.Helper()
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+	return within(t, what, patience, ok)
+}
+
+func within(t *testing.T, what string, limit time.Duration, ok func() bool) bool {
+	t.Helper()
+	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		if ok() {
 			return true
 		}
 	}
-	t.Errorf("%s: not within %s", what, patience)
+	t.Errorf("%s: not within %s", what, limit)
 	return false
 }
 
