@@ -19,6 +19,7 @@ import (
 
 	"multus/api"
 	"multus/test/node"
+	"multus/test/testnet"
 )
 
 // longest is how long a message that a person reads may be.
@@ -135,7 +136,7 @@ func TestBadInput(t *testing.T) {
 							t.Errorf("the message does not name %q: %s", want, ce.Msg)
 						}
 					}
-					if left := interfaces(t, p.NS); len(left) > 0 {
+					if left := testnet.Interfaces(t, p.NS); len(left) > 0 {
 						t.Errorf("attached: %v", left)
 					}
 					if ce, err := s.raw(t, kind, p, "DEL", good, args); ce != nil || err != nil {

@@ -16,6 +16,7 @@ import (
 	podresourcesv1 "k8s.io/kubelet/pkg/apis/podresources/v1"
 
 	"multus/test/node"
+	"multus/test/testnet"
 )
 
 const (
@@ -224,8 +225,8 @@ func TestDevices(t *testing.T) {
 					t.Fatal("attached without its device")
 				}
 				names(t, err.Error(), s.ns+"/none", s.ns+"/dev-a", "no device of "+nic+" is left", "the kubelet gave the pod 0", "request 1 or more of "+nic)
-				if got := s.given(t, "ADD", p.ContainerID); len(got) > 0 || len(interfaces(t, p.NS)) > 0 {
-					t.Errorf("attached: %v, %v", got, interfaces(t, p.NS))
+				if got := s.given(t, "ADD", p.ContainerID); len(got) > 0 || len(testnet.Interfaces(t, p.NS)) > 0 {
+					t.Errorf("attached: %v, %v", got, testnet.Interfaces(t, p.NS))
 				}
 				s.delete(t, p)
 			})

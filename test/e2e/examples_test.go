@@ -48,7 +48,7 @@ func TestExamples(t *testing.T) {
 				if _, err := n.Add(t, n.Conf(), p); err != nil {
 					t.Fatalf("ADD: %v\n%s", err, n.DaemonLog())
 				}
-				got := interfaces(t, p.NS)
+				got := testnet.Interfaces(t, p.NS)
 				slices.Sort(got)
 				if !slices.Equal(got, tc.want) {
 					t.Errorf("interfaces %v, want %v", got, tc.want)

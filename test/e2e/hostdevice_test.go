@@ -52,7 +52,7 @@ func (s *site) notAttached(t *testing.T, p *node.Pod, code uint, words ...string
 	if strings.Contains(ce.Error(), "\n") {
 		t.Error("the error is not one line")
 	}
-	if left := interfaces(t, p.NS); len(left) > 0 {
+	if left := testnet.Interfaces(t, p.NS); len(left) > 0 {
 		t.Errorf("attached: %v", left)
 	}
 	s.gone(t, s.Conf(), p)
@@ -61,7 +61,7 @@ func (s *site) notAttached(t *testing.T, p *node.Pod, code uint, words ...string
 // devices are the node's NICs, whatever they are called: neither the bridge nor cables of pods.
 func (s *site) devices(t *testing.T) string {
 	t.Helper()
-	return strings.Join(slices.DeleteFunc(interfaces(t, s.NS), func(name string) bool {
+	return strings.Join(slices.DeleteFunc(testnet.Interfaces(t, s.NS), func(name string) bool {
 		return name == "cni0" || strings.HasPrefix(name, "veth")
 	}), " ")
 }

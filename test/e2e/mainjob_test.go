@@ -105,24 +105,6 @@ func (s *site) status(t *testing.T, pod string) []element {
 	return out
 }
 
-// interfaces are the names in a namespace, lo aside.
-func interfaces(t *testing.T, ns *testnet.NS) []string {
-	t.Helper()
-	var out []string
-	ns.Do(t, func() {
-		entries, err := os.ReadDir("/proc/thread-self/net/dev_snmp6")
-		if err != nil {
-			t.Error(err)
-		}
-		for _, e := range entries {
-			if e.Name() != "lo" {
-				out = append(out, e.Name())
-			}
-		}
-	})
-	return out
-}
-
 // three asks for all three networks: short form, and a requested name and MAC in the JSON form.
 const three = `[{"name":"mac"},{"name":"dev","interface":"sriov0"},{"name":"br","mac":"02:00:00:00:01:01"}]`
 
@@ -141,7 +123,7 @@ func TestMainJob(t *testing.T) {
 			if got := res.IPs[0].Address.IP.String(); !strings.HasPrefix(got, "10.244.0.") {
 				t.Errorf("the runtime got %s, not the cluster network's address", got)
 			}
-			if d := cmp.Diff([]string{"eth0", "net1", "net3", "sriov0"}, interfaces(t, p.NS)); d != "" {
+			if d := cmp.Diff([]string{"eth0", "net1", "net3", "sriov0"}, testnet.Interfaces(t, p.NS)); d != "" {
 				t.Errorf("interfaces in the pod (-want +got):\n%s", d)
 			}
 			got := s.status(t, "web")
@@ -172,7 +154,7 @@ func TestMainJob(t *testing.T) {
 				t.Errorf("CHECK: %v", err)
 			}
 			s.delete(t, p)
-			if left := interfaces(t, s.NS); !strings.Contains(strings.Join(left, " "), "nic1") {
+			if left := testnet.Interfaces(t, s.NS); !strings.Contains(strings.Join(left, " "), "nic1") {
 				t.Errorf("nic1 is not back on the node: %v", left)
 			}
 		})
@@ -188,7 +170,7 @@ func (s *site) delete(t *testing.T, p *node.Pod) {
 	if left := s.Left(t); len(left) > 0 {
 		t.Errorf("left after DEL: %v", left)
 	}
-	if left := interfaces(t, p.NS); len(left) > 0 {
+	if left := testnet.Interfaces(t, p.NS); len(left) > 0 {
 		t.Errorf("interfaces left in the pod: %v", left)
 	}
 }
@@ -239,7 +221,7 @@ func TestPlainPodNeedsNobody(t *testing.T) {
 			if kind == node.Thick && !strings.Contains(ce.Msg, s.SocketDir()) {
 				t.Errorf("the error does not name the socket: %s", ce.Msg)
 			}
-			if left := interfaces(t, annotated.NS); len(left) > 0 {
+			if left := testnet.Interfaces(t, annotated.NS); len(left) > 0 {
 				t.Errorf("left in the annotated pod: %v", left)
 			}
 			if _, err := os.Stat(filepath.Join(s.State(), annotated.ContainerID)); err == nil {

@@ -8,6 +8,7 @@ import (
 
 	"multus/test/kubetest"
 	"multus/test/node"
+	"multus/test/testnet"
 )
 
 // TestMissing goes through the table "What happens when something is missing" (architecture.md; issue 4, part 3): each
@@ -53,7 +54,7 @@ func (s *site) missing(t *testing.T, proxy *kubetest.Proxy, dead, up bool) {
 	if _, err := s.Add(t, s.Conf(), plain); err != nil {
 		t.Errorf("ADD of a plain pod: %v", err)
 	}
-	if got := interfaces(t, plain.NS); len(got) != 1 {
+	if got := testnet.Interfaces(t, plain.NS); len(got) != 1 {
 		t.Errorf("the plain pod has %v, want the cluster network", got)
 	}
 	s.refused(t, s.Conf(), annotated, s.ns+"/annotated", s.SocketDir())
@@ -72,7 +73,7 @@ func (s *site) missing(t *testing.T, proxy *kubetest.Proxy, dead, up bool) {
 		if _, err := s.Add(t, conf, waits); err != nil {
 			t.Errorf("ADD while the daemon comes back: %v\n%s", err, s.DaemonLog())
 		}
-		if got := interfaces(t, waits.NS); len(got) != 2 {
+		if got := testnet.Interfaces(t, waits.NS); len(got) != 2 {
 			t.Errorf("it has %v, want two interfaces", got)
 		}
 	} else {

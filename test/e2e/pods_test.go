@@ -26,7 +26,7 @@ func (s *site) refused(t *testing.T, conf []byte, p *node.Pod, words ...string) 
 		t.Fatalf("ADD: %v, want code 11", err)
 	}
 	names(t, ce.Msg, words...)
-	if left := interfaces(t, p.NS); len(left) > 0 {
+	if left := testnet.Interfaces(t, p.NS); len(left) > 0 {
 		t.Errorf("attached: %v", left)
 	}
 	if _, err := os.Stat(filepath.Join(s.State(), p.ContainerID)); err == nil {
@@ -41,7 +41,7 @@ func (s *site) gone(t *testing.T, conf []byte, p *node.Pod) {
 	if err := s.Del(t, conf, p); err != nil {
 		t.Errorf("DEL: %v\n%s", err, s.DaemonLog())
 	}
-	if left := interfaces(t, p.NS); len(left) > 0 {
+	if left := testnet.Interfaces(t, p.NS); len(left) > 0 {
 		t.Errorf("interfaces left in the pod: %v", left)
 	}
 	for _, name := range s.Left(t) {
@@ -135,7 +135,7 @@ func (s *site) podDeletedMeanwhile(t *testing.T) {
 	if err := <-added; err != nil {
 		t.Errorf("ADD: %v", err)
 	}
-	if got := strings.Join(interfaces(t, p.NS), " "); got != "eth0 net2" {
+	if got := strings.Join(testnet.Interfaces(t, p.NS), " "); got != "eth0 net2" {
 		t.Errorf("attached: %s", got)
 	}
 	s.gone(t, s.Conf(), p)

@@ -244,7 +244,7 @@ func TestDefaultRoutes(t *testing.T) {
 				if _, err := s.Add(t, s.Conf(), p); err == nil || !strings.Contains(err.Error(), "203.0.113.77") {
 					t.Errorf("ADD: %v, want an error that names the gateway (D37)", err)
 				}
-				if left := interfaces(t, p.NS); len(left) > 0 {
+				if left := testnet.Interfaces(t, p.NS); len(left) > 0 {
 					t.Errorf("attached: %v (D40)", left)
 				}
 				s.delete(t, p)

@@ -440,24 +440,13 @@ func (s *site) status() (names []string, ip string) {
 	return names, ip
 }
 
-// interfaces are the names in a namespace, lo aside.
+// interfaces are those of a namespace, lo aside; none if the namespace has ended.
 func interfaces(t *testing.T, ns *testnet.NS) []string {
 	t.Helper()
-	var out []string
 	if _, err := os.Stat(ns.Path); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	ns.Do(t, func() {
-		b, err := os.ReadFile("/proc/thread-self/net/dev")
-		check(t, err)
-		for _, line := range strings.Split(string(b), "\n")[2:] {
-			name, _, ok := strings.Cut(strings.TrimSpace(line), ":")
-			if ok && name != "lo" {
-				out = append(out, name)
-			}
-		}
-	})
-	return out
+	return testnet.Interfaces(t, ns)
 }
 
 func check(t *testing.T, err error) {

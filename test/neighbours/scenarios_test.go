@@ -545,7 +545,7 @@ func ipsAndClaim(t *testing.T, d deployment) {
 	if _, err := c.setUp(t, p); err != nil {
 		t.Fatalf("the virtual machine does not start: %v\n%s", err, s.log())
 	}
-	if got := strings.Join(interfaces(t, p.NS), " "); got != "eth0 ovn-udn1" {
+	if got := strings.Join(testnet.Interfaces(t, p.NS), " "); got != "eth0 ovn-udn1" {
 		t.Errorf("interfaces: %s", got)
 	}
 	if err := c.tearDown(t, p); err != nil {

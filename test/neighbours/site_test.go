@@ -199,24 +199,6 @@ func (s *site) addresses(t *testing.T, p *node.Pod) []string {
 	return out
 }
 
-// interfaces are the names in a namespace, lo aside.
-func interfaces(t *testing.T, ns *testnet.NS) []string {
-	t.Helper()
-	var out []string
-	ns.Do(t, func() {
-		entries, err := os.ReadDir("/proc/thread-self/net/dev_snmp6")
-		if err != nil {
-			t.Error(err)
-		}
-		for _, e := range entries {
-			if e.Name() != "lo" {
-				out = append(out, e.Name())
-			}
-		}
-	})
-	return out
-}
-
 // gone fails if anything of a pod that was torn down is left.
 func (s *site) gone(t *testing.T, p *node.Pod) {
 	t.Helper()
@@ -226,7 +208,7 @@ func (s *site) gone(t *testing.T, p *node.Pod) {
 	if _, err := os.Stat(p.Path); err != nil {
 		return
 	}
-	if left := interfaces(t, p.NS); len(left) > 0 {
+	if left := testnet.Interfaces(t, p.NS); len(left) > 0 {
 		t.Errorf("interfaces left in the pod: %v", left)
 	}
 }

@@ -490,7 +490,7 @@ func (n *neighbour) nothingLeft(t *testing.T, s *site) {
 		return !slices.ContainsFunc([]string{"veth", "sv", "bwp"}, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 	}
 	// The kernel removes the other end of a veth pair in the background.
-	eventually(t, "no interface of a pod is left on the node", func() bool { return len(slices.DeleteFunc(interfaces(t, s.NS), notOfPod)) == 0 })
+	eventually(t, "no interface of a pod is left on the node", func() bool { return len(slices.DeleteFunc(testnet.Interfaces(t, s.NS), notOfPod)) == 0 })
 	if n.left == nil {
 		return
 	}

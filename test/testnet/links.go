@@ -3,6 +3,9 @@ package testnet
 import (
 	"errors"
 	"net"
+	"os"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -112,6 +115,26 @@ func HardwareAddr(tb testing.TB, ns *NS, name, mac string) {
 			tb.Fatalf("set MAC address of %s: %v", name, err)
 		}
 	})
+}
+
+// Interfaces returns the names of the interfaces of a namespace, sorted, without lo. It reads /proc, which the kernel
+// writes for the namespace of the thread, and not a netlink list, which may be interrupted.
+func Interfaces(tb testing.TB, ns *NS) []string {
+	tb.Helper()
+	var b []byte
+	var err error
+	ns.Do(tb, func() { b, err = os.ReadFile("/proc/thread-self/net/dev") })
+	if err != nil {
+		tb.Fatalf("list interfaces: %v", err)
+	}
+	var names []string
+	for line := range strings.Lines(string(b)) {
+		if name, _, ok := strings.Cut(strings.TrimSpace(line), ":"); ok && name != "lo" {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // Interrupted reports whether the kernel interrupts a list of the interfaces of a namespace, since one of them changes

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -182,6 +183,20 @@ func TestVethInOneNamespace(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestInterfaces(t *testing.T) {
+	ns := testnet.New(t)
+	before := testnet.Interfaces(t, ns) // a kernel may give each namespace tunnels
+	testnet.Veth(t, ns, "veth-b", ns, "veth-a")
+	testnet.Bridge(t, ns, "br0")
+	want := slices.Sorted(slices.Values(append(before, "br0", "veth-a", "veth-b")))
+	if got := testnet.Interfaces(t, ns); !slices.Equal(got, want) {
+		t.Errorf("interfaces %q, want %q", got, want)
+	}
+	if slices.Contains(before, "lo") {
+		t.Errorf("interfaces %q with lo", before)
+	}
 }
 
 func TestRequireKernel(t *testing.T) {
