@@ -79,16 +79,15 @@ func limitProcesses(t *testing.T) (g *cgroup, wrap []string) {
 // kill kills all processes of the cgroup, as the kernel does for memory with memory.oom.group, and returns how many it found.
 func (g *cgroup) kill(t *testing.T) (n int) {
 	t.Helper()
-	for {
+	eventually(t, "the processes of the cgroup end", func() bool {
 		pids := g.processes(t)
-		if len(pids) == 0 {
-			return n
-		}
 		for _, pid := range pids {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
 		n = max(n, len(pids))
-	}
+		return len(pids) == 0
+	})
+	return n
 }
 
 // remove removes the cgroup once its process has ended, which is before the test's clean-up ends.

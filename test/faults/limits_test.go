@@ -22,12 +22,14 @@ func TestDescriptors(t *testing.T) {
 			t.Parallel()
 			s := newSite(t, kind, two, nil)
 			r := table.row("few descriptors, " + string(kind))
+			failed := 0
 			for n := 3; n <= 20; n++ {
 				if long() || n%4 == 2*k {
 					s.wrap = []string{"/bin/sh", "-c", fmt.Sprintf(`ulimit -n %d && exec "$0"`, n)}
-					s.limited(t, r, fmt.Sprintf("%d descriptors", n), n%8 < 4, func() {}, func() { s.wrap = nil })
+					failed += s.limited(t, r, fmt.Sprintf("%d descriptors", n), n%8 < 4, func() {}, func() { s.wrap = nil })
 				}
 			}
+			shown(t, failed)
 		})
 	}
 }
@@ -43,18 +45,29 @@ func TestProcesses(t *testing.T) {
 			s := newSite(t, kind, two, nil)
 			s.wrap = wrap
 			r := table.row("few processes, " + string(kind))
+			failed := 0
 			for n := 1; n <= 24; n++ {
 				if long() || n%6 == 3*k {
-					s.limited(t, r, fmt.Sprintf("%d processes", n), n%4 < 2,
+					failed += s.limited(t, r, fmt.Sprintf("%d processes", n), n%4 < 2,
 						func() { check(t, group.set("pids.max", fmt.Sprint(n))) }, func() { check(t, group.set("pids.max", "max")) })
 				}
 			}
+			shown(t, failed)
 		})
 	}
 }
 
-// limited attaches and deletes the site's pod within a limit, and once more where the ADD was without it.
-func (s *site) limited(t *testing.T, r *row, what string, gone bool, begin, end func()) {
+// shown fails a test whose fault did not keep a single call from its work.
+func shown(t *testing.T, failed int) {
+	t.Helper()
+	if failed == 0 {
+		t.Error("no call failed: nothing is shown")
+	}
+}
+
+// limited attaches and deletes the site's pod within a limit, and once more where the ADD was without it. It returns how many
+// ADDs failed.
+func (s *site) limited(t *testing.T, r *row, what string, gone bool, begin, end func()) (failed int) {
 	t.Helper()
 	wrap := s.wrap
 	again := func() { s.wrap = wrap; begin() }
@@ -65,6 +78,9 @@ func (s *site) limited(t *testing.T, r *row, what string, gone bool, begin, end 
 			end()
 		}
 		addErr := s.call(t, "ADD")
+		if addErr != nil {
+			failed++
+		}
 		if !limitedAdd && addErr != nil {
 			t.Fatalf("%s: ADD: %v", what, addErr)
 		}
@@ -92,6 +108,7 @@ func (s *site) limited(t *testing.T, r *row, what string, gone bool, begin, end 
 		s.recover(t, r, false, about)
 	}
 	s.wrap = wrap
+	return failed
 }
 
 // TestRandomGroupKill kills the plugin and all its delegates at the same moment, as the kernel does when the memory of their
@@ -124,6 +141,9 @@ func TestRandomGroupKill(t *testing.T) {
 				s.recover(t, r, n%2 == 1, fmt.Sprintf("group of %s killed after %s", verb, after))
 			}
 			t.Logf("up to %d processes killed at once", most)
+			if most < 2 {
+				t.Error("no delegate was killed with the plugin: nothing is shown")
+			}
 		})
 	}
 }

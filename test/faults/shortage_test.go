@@ -95,11 +95,13 @@ func TestStateDirectory(t *testing.T) {
 			for _, f := range shortages {
 				r := table.row(fmt.Sprintf("state directory: %s, %s", f.name, kind))
 				fault := func(n int) func() { return f.begin(v, t, n) }
+				failed := 0
 				for n := range f.rooms {
 					if long() || n%4 == 2*k || n == 0 {
-						s.shortOf(t, r, fmt.Sprintf("%s, room %d", f.name, n), f.says, func() func() { return fault(n) })
+						failed += s.shortOf(t, r, fmt.Sprintf("%s, room %d", f.name, n), f.says, func() func() { return fault(n) })
 					}
 				}
+				shown(t, failed)
 				s.withoutRecord(t, r, f.name, func() func() { return fault(0) })
 				s.recordedInShortage(t, r, f.name, f.dels, func() func() { return fault(0) })
 				s.collectInShortage(t, r, f.name, f.dels, func() func() { return fault(0) })
@@ -108,13 +110,14 @@ func TestStateDirectory(t *testing.T) {
 	}
 }
 
-// shortOf adds the site's pod during a fault.
-func (s *site) shortOf(t *testing.T, r *row, what, says string, begin func() func()) {
+// shortOf adds the site's pod during a fault. It returns 1 for an ADD that failed.
+func (s *site) shortOf(t *testing.T, r *row, what, says string, begin func() func()) (failed int) {
 	t.Helper()
 	s.forgetNetworks(t)
 	end := begin()
 	err := s.call(t, "ADD")
 	if err != nil {
+		failed = 1
 		if !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: ADD: %v, want %q in it", what, err, says)
 		}
@@ -124,6 +127,7 @@ func (s *site) shortOf(t *testing.T, r *row, what, says string, begin func() fun
 	}
 	end()
 	s.recover(t, r, false, fmt.Sprintf("%s (ADD: %v)", what, err))
+	return failed
 }
 
 // withoutRecord deletes a pod of which nothing is recorded, during a fault: there is nothing to write.
