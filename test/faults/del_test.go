@@ -94,30 +94,27 @@ func TestDelAlone(t *testing.T) {
 			})
 		}},
 	}
-	for _, kind := range node.Kinds {
-		t.Run(string(kind), func(t *testing.T) {
-			t.Parallel()
-			r := table.row(fmt.Sprintf("DEL alone with the ledger, %s", kind))
-			s := newSite(t, kind, variants[3], map[string]any{"daemonTimeout": "1s"})
-			primary, err := os.ReadFile(s.conf["clusterNetwork"].(string))
-			check(t, err)
-			for _, tc := range tests {
-				s.newPod(t)
-				s.attach(t)
-				back := s.away(t)
-				s.StopDaemon(t)
-				tc.damage(t, s)
-				r.try()
-				s.delOnce(t, r, tc.name)
-				back()
-				check(t, os.WriteFile(s.conf["clusterNetwork"].(string), primary, 0o644))
-				s.cleanAside(t, r, tc.name)
-				if kind == node.Thick {
-					s.StartDaemon(t)
-				}
+	eachKind(t, func(t *testing.T, _ int, kind node.Kind) {
+		r := table.row(fmt.Sprintf("DEL alone with the ledger, %s", kind))
+		s := newSite(t, kind, variants[3], map[string]any{"daemonTimeout": "1s"})
+		primary, err := os.ReadFile(s.conf["clusterNetwork"].(string))
+		check(t, err)
+		for _, tc := range tests {
+			s.newPod(t)
+			s.attach(t)
+			back := s.away(t)
+			s.StopDaemon(t)
+			tc.damage(t, s)
+			r.try()
+			s.delOnce(t, r, tc.name)
+			back()
+			check(t, os.WriteFile(s.conf["clusterNetwork"].(string), primary, 0o644))
+			s.cleanAside(t, r, tc.name)
+			if kind == node.Thick {
+				s.StartDaemon(t)
 			}
-		})
-	}
+		}
+	})
 }
 
 func (s *site) delOnce(t *testing.T, r *row, what string) {
@@ -204,33 +201,30 @@ func TestDelMissingPlugin(t *testing.T) {
 // returned, and the next DEL finishes.
 func TestDelFailingPlugin(t *testing.T) {
 	t.Parallel()
-	for _, kind := range node.Kinds {
-		t.Run(string(kind), func(t *testing.T) {
-			t.Parallel()
-			s := newSite(t, kind, variants[3], nil)
-			s.variant.networks, s.variant.names = `[{"name":"plain"},{"name":"sick"},{"name":"list"}]`, nil
-			s.script(t, "sick", `[ "$CNI_COMMAND" = DEL ] && [ -e "$dir/sick" ] && { echo '{"code":100,"msg":"I am sick"}'; exit 1; }`)
-			s.newPod(t)
-			r := table.row("delegate fails at DEL")
-			r.try()
-			s.attach(t)
-			s.flag(t, "sick", true)
-			for range 2 {
-				if err := s.call(t, "DEL"); err == nil || !strings.Contains(err.Error(), "I am sick") {
-					t.Errorf("DEL: %v, want the delegate's error", err)
-				}
+	eachKind(t, func(t *testing.T, _ int, kind node.Kind) {
+		s := newSite(t, kind, variants[3], nil)
+		s.variant.networks, s.variant.names = `[{"name":"plain"},{"name":"sick"},{"name":"list"}]`, nil
+		s.script(t, "sick", `[ "$CNI_COMMAND" = DEL ] && [ -e "$dir/sick" ] && { echo '{"code":100,"msg":"I am sick"}'; exit 1; }`)
+		s.newPod(t)
+		r := table.row("delegate fails at DEL")
+		r.try()
+		s.attach(t)
+		s.flag(t, "sick", true)
+		for range 2 {
+			if err := s.call(t, "DEL"); err == nil || !strings.Contains(err.Error(), "I am sick") {
+				t.Errorf("DEL: %v, want the delegate's error", err)
 			}
-			if left := interfaces(t, s.pod.NS); len(left) > 0 {
-				r.bad(t, &r.interfaces, len(left), "not every other attachment is deleted: %v", left)
-			}
-			if _, err := os.Stat(s.record()); err != nil {
-				r.bad(t, &r.records, 1, "the record is forgotten: %v", err)
-			}
-			s.flag(t, "sick", false)
-			s.delOnce(t, r, "delegate is well again")
-			s.clean(t, r, "delegate is well again")
-		})
-	}
+		}
+		if left := interfaces(t, s.pod.NS); len(left) > 0 {
+			r.bad(t, &r.interfaces, len(left), "not every other attachment is deleted: %v", left)
+		}
+		if _, err := os.Stat(s.record()); err != nil {
+			r.bad(t, &r.records, 1, "the record is forgotten: %v", err)
+		}
+		s.flag(t, "sick", false)
+		s.delOnce(t, r, "delegate is well again")
+		s.clean(t, r, "delegate is well again")
+	})
 }
 
 // TestBackground: a plugin that leaves a process behind for good, as some DHCP clients are, holds up no later DEL.
@@ -269,33 +263,30 @@ func killFile(t *testing.T, path string) (alive bool) {
 // was begun is undone, and the error says so.
 func TestTerminated(t *testing.T) {
 	t.Parallel()
-	for _, kind := range node.Kinds {
-		t.Run(string(kind), func(t *testing.T) {
-			t.Parallel()
-			s := newSite(t, kind, variants[3], nil)
-			s.variant.networks = `[{"name":"plain"},{"name":"slow"}]`
-			s.script(t, "slow", `[ "$CNI_COMMAND" = ADD ] && { sleep 60 & echo $! >"$dir/pid.new"; mv "$dir/pid.new" "$dir/pid"; wait; }`)
-			s.newPod(t)
-			r := table.row("plugin terminated in ADD")
-			r.try()
-			p := s.start(t, s.pod, "ADD")
-			pid := filepath.Join(s.Dir, "pid")
-			eventually(t, "the delegate runs", func() bool { _, err := os.Stat(pid); return err == nil })
-			check(t, p.Process.Signal(syscall.SIGTERM))
-			err := p.end()
-			if err == nil || !strings.Contains(err.Error(), "slow") {
-				t.Errorf("ADD: %v, want an error that names the network", err)
-			}
-			if killFile(t, pid) {
-				r.bad(t, &r.stuck, 1, "a process of the delegate lives on")
-			}
-			if left := interfaces(t, s.pod.NS); len(left) > 0 {
-				r.bad(t, &r.interfaces, len(left), "not undone: %v", left)
-			}
-			s.delOnce(t, r, "DEL")
-			s.clean(t, r, "DEL")
-		})
-	}
+	eachKind(t, func(t *testing.T, _ int, kind node.Kind) {
+		s := newSite(t, kind, variants[3], nil)
+		s.variant.networks = `[{"name":"plain"},{"name":"slow"}]`
+		s.script(t, "slow", `[ "$CNI_COMMAND" = ADD ] && { sleep 60 & echo $! >"$dir/pid.new"; mv "$dir/pid.new" "$dir/pid"; wait; }`)
+		s.newPod(t)
+		r := table.row("plugin terminated in ADD")
+		r.try()
+		p := s.start(t, s.pod, "ADD")
+		pid := filepath.Join(s.Dir, "pid")
+		eventually(t, "the delegate runs", func() bool { _, err := os.Stat(pid); return err == nil })
+		check(t, p.Process.Signal(syscall.SIGTERM))
+		err := p.end()
+		if err == nil || !strings.Contains(err.Error(), "slow") {
+			t.Errorf("ADD: %v, want an error that names the network", err)
+		}
+		if killFile(t, pid) {
+			r.bad(t, &r.stuck, 1, "a process of the delegate lives on")
+		}
+		if left := interfaces(t, s.pod.NS); len(left) > 0 {
+			r.bad(t, &r.interfaces, len(left), "not undone: %v", left)
+		}
+		s.delOnce(t, r, "DEL")
+		s.clean(t, r, "DEL")
+	})
 }
 
 // local runs the engine in this process: limits of minutes are tested with requests that end sooner.

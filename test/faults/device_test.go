@@ -65,44 +65,41 @@ func (s *site) home(t *testing.T, r *row, what string) {
 func TestDevicePoints(t *testing.T) {
 	t.Parallel()
 	vanished := func(t *testing.T, s *site) { t.Helper(); s.attach(t); s.vanish(t) }
-	for k, kind := range node.Kinds {
-		t.Run(string(kind), func(t *testing.T) {
-			t.Parallel()
-			s := deviceSite(t, kind)
-			r := table.row("plugin killed at every point with a device, " + string(kind))
-			var seen []string
-			s.end(t, r, "the first pod of the network") // of which more is written than of any later one
-			for _, verb := range []verb{
-				{"ADD", fresh, plain("ADD")},
-				{"DEL", attached, plain("DEL")},
-				{"DEL of a vanished pod", vanished, plain("DEL")},
-			} {
+	eachKind(t, func(t *testing.T, k int, kind node.Kind) {
+		s := deviceSite(t, kind)
+		r := table.row("plugin killed at every point with a device, " + string(kind))
+		var seen []string
+		s.end(t, r, "the first pod of the network") // of which more is written than of any later one
+		for _, verb := range []verb{
+			{"ADD", fresh, plain("ADD")},
+			{"DEL", attached, plain("DEL")},
+			{"DEL of a vanished pod", vanished, plain("DEL")},
+		} {
+			verb.before(t, s)
+			points := s.trace(t, verb.name, func(env ...string) error { return verb.call(t, s, env...) })
+			s.end(t, r, verb.name)
+			for n, p := range points {
+				seen = append(seen, p.name)
+				if n%len(node.Kinds) != k && !long() {
+					continue
+				}
 				verb.before(t, s)
-				points := s.trace(t, verb.name, func(env ...string) error { return verb.call(t, s, env...) })
-				s.end(t, r, verb.name)
-				for n, p := range points {
-					seen = append(seen, p.name)
-					if n%len(node.Kinds) != k && !long() {
-						continue
-					}
-					verb.before(t, s)
-					if err := verb.call(t, s, p.env()); !errors.Is(err, errKilled) {
-						t.Errorf("%s: not killed: %v", p, err)
-					}
-					if n/len(node.Kinds)%2 == 1 && s.pod.Path != "" {
-						s.vanish(t)
-					}
-					r.try()
-					s.end(t, r, p.String())
+				if err := verb.call(t, s, p.env()); !errors.Is(err, errKilled) {
+					t.Errorf("%s: not killed: %v", p, err)
 				}
-			}
-			for _, name := range failpoint.Names {
-				if strings.HasPrefix(name, "devices.") && !slices.Contains(seen, name) {
-					t.Errorf("no verb passes point %s", name)
+				if n/len(node.Kinds)%2 == 1 && s.pod.Path != "" {
+					s.vanish(t)
 				}
+				r.try()
+				s.end(t, r, p.String())
 			}
-		})
-	}
+		}
+		for _, name := range failpoint.Names {
+			if strings.HasPrefix(name, "devices.") && !slices.Contains(seen, name) {
+				t.Errorf("no verb passes point %s", name)
+			}
+		}
+	})
 }
 
 // end deletes the site's pod and attaches and deletes the next one.

@@ -18,45 +18,42 @@ import (
 // so; DEL works at the latest after that.
 func TestRunDirectory(t *testing.T) {
 	t.Parallel()
-	for k, kind := range node.Kinds {
-		t.Run(string(kind), func(t *testing.T) {
-			t.Parallel()
-			s := newSite(t, kind, two, nil)
-			for i, f := range shortages {
-				if !long() && i%2 != k {
-					continue
-				}
-				v := newVolume(t, filepath.Join(t.TempDir(), "v"), volumeSize)
-				r := table.row(fmt.Sprintf("/run/multus-lock: %s, %s", f.name, kind))
-				r.try()
-				// A mount namespace of its own: the directory of this machine is that of all tests.
-				s.wrap = []string{"unshare", "-m", "/bin/sh", "-c", fmt.Sprintf(`mkdir -p %[2]s && mount --bind %[1]q %[2]s && exec "$0"`, v.dir, filepath.Dir(plugin.LockFile))}
-				end := f.begin(v, t, 0)
-				err := s.call(t, "ADD")
-				if err == nil && f.name != "no space" { // the lock file is empty
-					t.Errorf("%s: ADD works: nothing is shown", f.name)
-				}
-				if err != nil && !strings.Contains(err.Error(), f.says) {
-					t.Errorf("%s: ADD: %v, want %q in it", f.name, err, f.says)
-				}
-				if left := interfaces(t, s.pod.NS); err != nil && len(left) > 0 {
-					r.bad(t, &r.interfaces, len(left), "%s: ADD fails and leaves %v", f.name, left)
-				}
-				end()
-				s.recover(t, r, false, f.name)
-				s.attach(t)
-				end = f.begin(v, t, 0) // now the lock file is there
-				for range delTries {
-					if err := s.call(t, "DEL"); err != nil && f.dels {
-						r.bad(t, &r.stuck, 1, "%s: DEL: %v", f.name, err)
-					}
-				}
-				end()
-				s.recover(t, r, false, f.name+", DEL")
-				s.wrap = nil
+	eachKind(t, func(t *testing.T, k int, kind node.Kind) {
+		s := newSite(t, kind, two, nil)
+		for i, f := range shortages {
+			if !long() && i%2 != k {
+				continue
 			}
-		})
-	}
+			v := newVolume(t, filepath.Join(t.TempDir(), "v"), volumeSize)
+			r := table.row(fmt.Sprintf("/run/multus-lock: %s, %s", f.name, kind))
+			r.try()
+			// A mount namespace of its own: the directory of this machine is that of all tests.
+			s.wrap = []string{"unshare", "-m", "/bin/sh", "-c", fmt.Sprintf(`mkdir -p %[2]s && mount --bind %[1]q %[2]s && exec "$0"`, v.dir, filepath.Dir(plugin.LockFile))}
+			end := f.begin(v, t, 0)
+			err := s.call(t, "ADD")
+			if err == nil && f.name != "no space" { // the lock file is empty
+				t.Errorf("%s: ADD works: nothing is shown", f.name)
+			}
+			if err != nil && !strings.Contains(err.Error(), f.says) {
+				t.Errorf("%s: ADD: %v, want %q in it", f.name, err, f.says)
+			}
+			if left := interfaces(t, s.pod.NS); err != nil && len(left) > 0 {
+				r.bad(t, &r.interfaces, len(left), "%s: ADD fails and leaves %v", f.name, left)
+			}
+			end()
+			s.recover(t, r, false, f.name)
+			s.attach(t)
+			end = f.begin(v, t, 0) // now the lock file is there
+			for range delTries {
+				if err := s.call(t, "DEL"); err != nil && f.dels {
+					r.bad(t, &r.stuck, 1, "%s: DEL: %v", f.name, err)
+				}
+			}
+			end()
+			s.recover(t, r, false, f.name+", DEL")
+			s.wrap = nil
+		}
+	})
 }
 
 // TestDaemonDirectories: the file systems of the daemon's socket and reports and of the CNI configuration are full. Plain

@@ -61,101 +61,95 @@ func (s *site) add(t *testing.T, p *node.Pod) {
 // libcni only; live ones are untouched.
 func TestGC(t *testing.T) {
 	t.Parallel()
-	for _, kind := range node.Kinds {
-		t.Run(string(kind), func(t *testing.T) {
-			t.Parallel()
-			s := newSite(t, kind, variants[3], nil)
-			r := table.row("GC of lost sandboxes")
-			r.try()
-			live, gone, there, unrecorded, killed := s.makePod(t, "live"), s.makePod(t, "gone"), s.makePod(t, "there"), s.makePod(t, "unrecorded"), s.makePod(t, "killed")
-			for _, p := range []*node.Pod{live, gone, there, unrecorded} {
-				s.add(t, p)
+	eachKind(t, func(t *testing.T, _ int, kind node.Kind) {
+		s := newSite(t, kind, variants[3], nil)
+		r := table.row("GC of lost sandboxes")
+		r.try()
+		live, gone, there, unrecorded, killed := s.makePod(t, "live"), s.makePod(t, "gone"), s.makePod(t, "there"), s.makePod(t, "unrecorded"), s.makePod(t, "killed")
+		for _, p := range []*node.Pod{live, gone, there, unrecorded} {
+			s.add(t, p)
+		}
+		_ = s.start(t, killed, "ADD", "MULTUS_FAILPOINT=exec.after:3").end()
+		check(t, testnet.Delete(gone.Path))
+		check(t, os.Remove(filepath.Join(s.State(), unrecorded.ContainerID)))
+		back := s.away(t)
+		err := s.gc(t, nil, live)
+		back()
+		if err != nil {
+			r.bad(t, &r.stuck, 1, "GC: %v", err)
+		}
+		for _, p := range []*node.Pod{there, unrecorded, killed} {
+			if left := interfaces(t, p.NS); len(left) > 0 {
+				r.bad(t, &r.interfaces, len(left), "GC leaves %v in pod %s", left, p.Name)
 			}
-			_ = s.start(t, killed, "ADD", "MULTUS_FAILPOINT=exec.after:3").end()
-			check(t, testnet.Delete(gone.Path))
-			check(t, os.Remove(filepath.Join(s.State(), unrecorded.ContainerID)))
-			back := s.away(t)
-			err := s.gc(t, nil, live)
-			back()
-			if err != nil {
-				r.bad(t, &r.stuck, 1, "GC: %v", err)
-			}
-			for _, p := range []*node.Pod{there, unrecorded, killed} {
-				if left := interfaces(t, p.NS); len(left) > 0 {
-					r.bad(t, &r.interfaces, len(left), "GC leaves %v in pod %s", left, p.Name)
-				}
-			}
-			s.alive(t, r, live, 3, "GC")
-			s.with(live, func() {
-				s.del(t, r, "live")
-				s.clean(t, r, "all")
-			})
+		}
+		s.alive(t, r, live, 3, "GC")
+		s.with(live, func() {
+			s.del(t, r, "live")
+			s.clean(t, r, "all")
 		})
-	}
+	})
 }
 
 // TestGCWhileAdding: a pod that is attached after GC has looked is untouched, and so are those of ADDs that run.
 func TestGCWhileAdding(t *testing.T) {
 	t.Parallel()
-	for _, kind := range node.Kinds {
-		t.Run(string(kind), func(t *testing.T) {
-			t.Parallel()
-			s := newSite(t, kind, variants[3], nil)
-			r := table.row("GC while pods are added")
-			var pods []*node.Pod
-			for i := range 4 {
-				pods = append(pods, s.makePod(t, fmt.Sprintf("p%d", i)))
-			}
-			r.try()
-			trace := filepath.Join(t.TempDir(), "trace")
-			done := make(chan error, 1)
-			p := s.startGC(t, []string{"MULTUS_FAILPOINT=gc.listed=2s", "MULTUS_FAILPOINT_TRACE=" + trace}, pods[0])
-			go func() { done <- p.end() }()
-			eventually(t, "GC lists", func() bool { b, _ := os.ReadFile(trace); return strings.Contains(string(b), "gc.listed") })
-			s.add(t, pods[0])
-			s.add(t, pods[1]) // is in no list
-			if err := <-done; err != nil {
-				r.bad(t, &r.stuck, 1, "GC: %v", err)
-			}
-			s.alive(t, r, pods[0], 3, "listed")
-			s.alive(t, r, pods[1], 3, "added after GC looked")
+	eachKind(t, func(t *testing.T, _ int, kind node.Kind) {
+		s := newSite(t, kind, variants[3], nil)
+		r := table.row("GC while pods are added")
+		var pods []*node.Pod
+		for i := range 4 {
+			pods = append(pods, s.makePod(t, fmt.Sprintf("p%d", i)))
+		}
+		r.try()
+		trace := filepath.Join(t.TempDir(), "trace")
+		done := make(chan error, 1)
+		p := s.startGC(t, []string{"MULTUS_FAILPOINT=gc.listed=2s", "MULTUS_FAILPOINT_TRACE=" + trace}, pods[0])
+		go func() { done <- p.end() }()
+		eventually(t, "GC lists", func() bool { b, _ := os.ReadFile(trace); return strings.Contains(string(b), "gc.listed") })
+		s.add(t, pods[0])
+		s.add(t, pods[1]) // is in no list
+		if err := <-done; err != nil {
+			r.bad(t, &r.stuck, 1, "GC: %v", err)
+		}
+		s.alive(t, r, pods[0], 3, "listed")
+		s.alive(t, r, pods[1], 3, "added after GC looked")
 
-			stop := make(chan struct{})
-			var wg sync.WaitGroup
-			wg.Go(func() {
-				for {
-					select {
-					case <-stop:
-						return
-					default:
-					}
-					r.try()
-					var ce *types.Error
-					err := s.gc(t, nil, pods...)
-					if errors.As(err, &ce) && ce.Code == types.ErrTryAgainLater {
-						continue // on a busy machine the daemon may take longer than GC waits
-					}
-					if err != nil {
-						r.bad(t, &r.stuck, 1, "GC: %v", err)
-						return
-					}
+		stop := make(chan struct{})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
 				}
-			})
-			for end := time.Now().Add(duration() / 8); time.Now().Before(end); {
-				for _, p := range pods[2:] {
-					s.add(t, p)
-					s.alive(t, r, p, 3, "loop")
-					if err := s.start(t, p, "DEL").end(); err != nil {
-						r.bad(t, &r.stuck, 1, "DEL of %s: %v", p.Name, err)
-					}
+				r.try()
+				var ce *types.Error
+				err := s.gc(t, nil, pods...)
+				if errors.As(err, &ce) && ce.Code == types.ErrTryAgainLater {
+					continue // on a busy machine the daemon may take longer than GC waits
+				}
+				if err != nil {
+					r.bad(t, &r.stuck, 1, "GC: %v", err)
+					return
 				}
 			}
-			close(stop)
-			wg.Wait()
-			for _, p := range pods[:2] {
-				s.with(p, func() { s.del(t, r, "end") })
-			}
-			s.clean(t, r, "end")
 		})
-	}
+		for end := time.Now().Add(duration() / 8); time.Now().Before(end); {
+			for _, p := range pods[2:] {
+				s.add(t, p)
+				s.alive(t, r, p, 3, "loop")
+				if err := s.start(t, p, "DEL").end(); err != nil {
+					r.bad(t, &r.stuck, 1, "DEL of %s: %v", p.Name, err)
+				}
+			}
+		}
+		close(stop)
+		wg.Wait()
+		for _, p := range pods[:2] {
+			s.with(p, func() { s.del(t, r, "end") })
+		}
+		s.clean(t, r, "end")
+	})
 }

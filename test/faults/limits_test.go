@@ -17,44 +17,38 @@ import (
 // with success has freed everything, and a DEL without the limit does.
 func TestDescriptors(t *testing.T) {
 	t.Parallel()
-	for k, kind := range node.Kinds {
-		t.Run(string(kind), func(t *testing.T) {
-			t.Parallel()
-			s := newSite(t, kind, two, nil)
-			r := table.row("few descriptors, " + string(kind))
-			failed := 0
-			for n := 3; n <= 20; n++ {
-				if long() || n%4 == 2*k {
-					s.wrap = []string{"/bin/sh", "-c", fmt.Sprintf(`ulimit -n %d && exec "$0"`, n)}
-					failed += s.limited(t, r, fmt.Sprintf("%d descriptors", n), n%8 < 4, func() {}, func() { s.wrap = nil })
-				}
+	eachKind(t, func(t *testing.T, k int, kind node.Kind) {
+		s := newSite(t, kind, two, nil)
+		r := table.row("few descriptors, " + string(kind))
+		failed := 0
+		for n := 3; n <= 20; n++ {
+			if long() || n%4 == 2*k {
+				s.wrap = []string{"/bin/sh", "-c", fmt.Sprintf(`ulimit -n %d && exec "$0"`, n)}
+				failed += s.limited(t, r, fmt.Sprintf("%d descriptors", n), n%8 < 4, func() {}, func() { s.wrap = nil })
 			}
-			shown(t, failed)
-		})
-	}
+		}
+		shown(t, failed)
+	})
 }
 
 // TestProcesses: the plugin and its delegates may be few threads (pids.max), so that a fork is refused (EAGAIN), or the
 // plugin itself dies for want of a thread. It is as with few descriptors.
 func TestProcesses(t *testing.T) {
 	t.Parallel()
-	for k, kind := range node.Kinds {
-		t.Run(string(kind), func(t *testing.T) {
-			t.Parallel()
-			group, wrap := limitProcesses(t)
-			s := newSite(t, kind, two, nil)
-			s.wrap = wrap
-			r := table.row("few processes, " + string(kind))
-			failed := 0
-			for n := 1; n <= 24; n++ {
-				if long() || n%6 == 3*k {
-					failed += s.limited(t, r, fmt.Sprintf("%d processes", n), n%4 < 2,
-						func() { check(t, group.set("pids.max", fmt.Sprint(n))) }, func() { check(t, group.set("pids.max", "max")) })
-				}
+	eachKind(t, func(t *testing.T, k int, kind node.Kind) {
+		group, wrap := limitProcesses(t)
+		s := newSite(t, kind, two, nil)
+		s.wrap = wrap
+		r := table.row("few processes, " + string(kind))
+		failed := 0
+		for n := 1; n <= 24; n++ {
+			if long() || n%6 == 3*k {
+				failed += s.limited(t, r, fmt.Sprintf("%d processes", n), n%4 < 2,
+					func() { check(t, group.set("pids.max", fmt.Sprint(n))) }, func() { check(t, group.set("pids.max", "max")) })
 			}
-			shown(t, failed)
-		})
-	}
+		}
+		shown(t, failed)
+	})
 }
 
 // shown fails a test whose fault did not keep a single call from its work.
@@ -114,38 +108,35 @@ func (s *site) limited(t *testing.T, r *row, what string, gone bool, begin, end 
 // TestRandomGroupKill kills the plugin and all its delegates at the same moment, as the kernel does when the memory of their
 // cgroup is used up (memory.oom.group) and a runtime's service manager when it stops the group.
 func TestRandomGroupKill(t *testing.T) {
-	for _, kind := range node.Kinds {
-		t.Run(string(kind), func(t *testing.T) {
-			t.Parallel()
-			group, wrap := limitProcesses(t)
-			s := newSite(t, kind, two, nil)
-			s.slow(t, "0.0$((RANDOM % 10))")
-			r := table.row(fmt.Sprintf("plugin and delegates killed at random, %s", kind))
-			most := 0
-			for n, end := 0, share(); time.Now().Before(end); n++ {
-				verb := "ADD"
-				if n%3 == 2 {
-					s.attach(t)
-					verb = "DEL"
-				}
-				after := rand.N(2 * window)
-				s.wrap = wrap
-				p := s.start(t, s.pod, verb)
-				s.wrap = nil
-				time.Sleep(after)
-				most = max(most, group.kill(t))
-				if err := p.end(); err != nil && !errors.Is(err, errKilled) {
-					t.Errorf("%s: %v", verb, err)
-				}
-				s.forgetEmptyReservations(t)
-				s.recover(t, r, n%2 == 1, fmt.Sprintf("group of %s killed after %s", verb, after))
+	eachKind(t, func(t *testing.T, _ int, kind node.Kind) {
+		group, wrap := limitProcesses(t)
+		s := newSite(t, kind, two, nil)
+		s.slow(t, "0.0$((RANDOM % 10))")
+		r := table.row(fmt.Sprintf("plugin and delegates killed at random, %s", kind))
+		most := 0
+		for n, end := 0, share(); time.Now().Before(end); n++ {
+			verb := "ADD"
+			if n%3 == 2 {
+				s.attach(t)
+				verb = "DEL"
 			}
-			t.Logf("up to %d processes killed at once", most)
-			if most < 2 {
-				t.Error("no delegate was killed with the plugin: nothing is shown")
+			after := rand.N(2 * window)
+			s.wrap = wrap
+			p := s.start(t, s.pod, verb)
+			s.wrap = nil
+			time.Sleep(after)
+			most = max(most, group.kill(t))
+			if err := p.end(); err != nil && !errors.Is(err, errKilled) {
+				t.Errorf("%s: %v", verb, err)
 			}
-		})
-	}
+			s.forgetEmptyReservations(t)
+			s.recover(t, r, n%2 == 1, fmt.Sprintf("group of %s killed after %s", verb, after))
+		}
+		t.Logf("up to %d processes killed at once", most)
+		if most < 2 {
+			t.Error("no delegate was killed with the plugin: nothing is shown")
+		}
+	})
 }
 
 // forgetEmptyReservations removes what host-local leaves when it is killed between the making of a reservation and the

@@ -33,27 +33,24 @@ func share() time.Time { return time.Now().Add(duration() / shares) }
 // TestRandomKill kills the plugin at a random time within 90 ms of its start, in ADD and in DEL, while its delegates
 // live on; then DEL, ADD, DEL (the measurement of today's Multus in issue 3: 20 addresses leaked in 43 kills).
 func TestRandomKill(t *testing.T) {
-	for _, kind := range node.Kinds {
-		t.Run(string(kind), func(t *testing.T) {
-			t.Parallel()
-			s := newSite(t, kind, two, nil)
-			s.slow(t, "0.0$((RANDOM % 10))")
-			r := table.row(fmt.Sprintf("plugin killed at random, %s", kind))
-			for n, end := 0, share(); time.Now().Before(end); n++ {
-				verb := "ADD"
-				if n%3 == 2 {
-					s.attach(t)
-					verb = "DEL"
-				}
-				after := rand.N(window)
-				p := s.start(t, s.pod, verb)
-				time.Sleep(after)
-				_ = p.Process.Kill()
-				_ = p.end()
-				s.recover(t, r, n%2 == 1, fmt.Sprintf("%s killed after %s", verb, after))
+	eachKind(t, func(t *testing.T, _ int, kind node.Kind) {
+		s := newSite(t, kind, two, nil)
+		s.slow(t, "0.0$((RANDOM % 10))")
+		r := table.row(fmt.Sprintf("plugin killed at random, %s", kind))
+		for n, end := 0, share(); time.Now().Before(end); n++ {
+			verb := "ADD"
+			if n%3 == 2 {
+				s.attach(t)
+				verb = "DEL"
 			}
-		})
-	}
+			after := rand.N(window)
+			p := s.start(t, s.pod, verb)
+			time.Sleep(after)
+			_ = p.Process.Kill()
+			_ = p.end()
+			s.recover(t, r, n%2 == 1, fmt.Sprintf("%s killed after %s", verb, after))
+		}
+	})
 }
 
 // slow makes the bridge plugin take its time before each ADD, as a plugin on a busy node does.
@@ -72,64 +69,58 @@ func (s *site) slow(t *testing.T, seconds string) {
 // TestDelWaits: a DEL waits for the delegate of a killed ADD that has not even begun its work.
 func TestDelWaits(t *testing.T) {
 	t.Parallel()
-	for _, kind := range node.Kinds {
-		t.Run(string(kind), func(t *testing.T) {
-			t.Parallel()
-			s := newSite(t, kind, two, nil)
-			s.slow(t, "0.3")
-			r := table.row("DEL waits for delegates of a killed ADD")
-			for _, pass := range []int{1, 3, 4} { // the bridges: portmap and tuning come between
-				what := fmt.Sprintf("exec.started:%d", pass)
-				if err := s.call(t, "ADD", "MULTUS_FAILPOINT="+what); !errors.Is(err, errKilled) {
-					t.Errorf("%s: %v", what, err)
-				}
-				if l, err := fsx.TryAcquire(plugin.LockFile, s.pod.ContainerID); err == nil {
-					t.Errorf("%s: the delegate does not hold the lock", what)
-					check(t, l.Close())
-				}
-				s.recover(t, r, false, what)
+	eachKind(t, func(t *testing.T, _ int, kind node.Kind) {
+		s := newSite(t, kind, two, nil)
+		s.slow(t, "0.3")
+		r := table.row("DEL waits for delegates of a killed ADD")
+		for _, pass := range []int{1, 3, 4} { // the bridges: portmap and tuning come between
+			what := fmt.Sprintf("exec.started:%d", pass)
+			if err := s.call(t, "ADD", "MULTUS_FAILPOINT="+what); !errors.Is(err, errKilled) {
+				t.Errorf("%s: %v", what, err)
 			}
-		})
-	}
+			if l, err := fsx.TryAcquire(plugin.LockFile, s.pod.ContainerID); err == nil {
+				t.Errorf("%s: the delegate does not hold the lock", what)
+				check(t, l.Close())
+			}
+			s.recover(t, r, false, what)
+		}
+	})
 }
 
 // TestRandomDelegateKill kills one of the delegates instead: the error names it, what was begun is undone at once.
 func TestRandomDelegateKill(t *testing.T) {
-	for _, kind := range node.Kinds {
-		t.Run(string(kind), func(t *testing.T) {
-			t.Parallel()
-			s := newSite(t, kind, two, nil)
-			r := table.row(fmt.Sprintf("delegate killed at random, %s", kind))
-			hits := 0
-			for n, end := 0, share(); time.Now().Before(end); n++ {
-				verb := "ADD"
-				if n%3 == 2 {
-					s.attach(t)
-					verb = "DEL"
-				}
-				after := rand.N(window)
-				p := s.start(t, s.pod, verb)
-				time.Sleep(after)
-				hit := killChild(p.Process.Pid)
-				err := p.end()
-				what := fmt.Sprintf("delegate of %s killed after %s: %v", verb, after, err)
-				if hit && err != nil {
-					hits++
-					if !strings.Contains(err.Error(), "killed") || !strings.Contains(err.Error(), "network") {
-						t.Errorf("%s: the error does not tell it", what)
-					}
-					if left := interfaces(t, s.pod.NS); verb == "ADD" && len(left) > 0 {
-						r.bad(t, &r.interfaces, len(left), "%s: not undone: %v", what, left)
-					}
-				}
-				if err == nil && verb == "ADD" {
-					s.prev = bytes.Clone(p.stdout.Bytes())
-				}
-				s.recover(t, r, n%2 == 1, what)
+	eachKind(t, func(t *testing.T, _ int, kind node.Kind) {
+		s := newSite(t, kind, two, nil)
+		r := table.row(fmt.Sprintf("delegate killed at random, %s", kind))
+		hits := 0
+		for n, end := 0, share(); time.Now().Before(end); n++ {
+			verb := "ADD"
+			if n%3 == 2 {
+				s.attach(t)
+				verb = "DEL"
 			}
-			t.Logf("%d delegates killed", hits)
-		})
-	}
+			after := rand.N(window)
+			p := s.start(t, s.pod, verb)
+			time.Sleep(after)
+			hit := killChild(p.Process.Pid)
+			err := p.end()
+			what := fmt.Sprintf("delegate of %s killed after %s: %v", verb, after, err)
+			if hit && err != nil {
+				hits++
+				if !strings.Contains(err.Error(), "killed") || !strings.Contains(err.Error(), "network") {
+					t.Errorf("%s: the error does not tell it", what)
+				}
+				if left := interfaces(t, s.pod.NS); verb == "ADD" && len(left) > 0 {
+					r.bad(t, &r.interfaces, len(left), "%s: not undone: %v", what, left)
+				}
+			}
+			if err == nil && verb == "ADD" {
+				s.prev = bytes.Clone(p.stdout.Bytes())
+			}
+			s.recover(t, r, n%2 == 1, what)
+		}
+		t.Logf("%d delegates killed", hits)
+	})
 }
 
 // killChild kills a child of a process; false if it had none.

@@ -86,28 +86,25 @@ var shortages = []struct {
 // everything where something can be removed, and does so at the latest once something can.
 func TestStateDirectory(t *testing.T) {
 	t.Parallel()
-	for k, kind := range node.Kinds {
-		t.Run(string(kind), func(t *testing.T) {
-			t.Parallel()
-			testnet.RequireRoot(t)
-			v := newVolume(t, filepath.Join(t.TempDir(), "v"), volumeSize)
-			s := newSiteAt(t, node.Options{Kind: kind, StateDir: filepath.Join(v.dir, "multus")}, two)
-			for _, f := range shortages {
-				r := table.row(fmt.Sprintf("state directory: %s, %s", f.name, kind))
-				fault := func(n int) func() { return f.begin(v, t, n) }
-				failed := 0
-				for n := range f.rooms {
-					if long() || n%4 == 2*k || n == 0 {
-						failed += s.shortOf(t, r, fmt.Sprintf("%s, room %d", f.name, n), f.says, func() func() { return fault(n) })
-					}
+	eachKind(t, func(t *testing.T, k int, kind node.Kind) {
+		testnet.RequireRoot(t)
+		v := newVolume(t, filepath.Join(t.TempDir(), "v"), volumeSize)
+		s := newSiteAt(t, node.Options{Kind: kind, StateDir: filepath.Join(v.dir, "multus")}, two)
+		for _, f := range shortages {
+			r := table.row(fmt.Sprintf("state directory: %s, %s", f.name, kind))
+			fault := func(n int) func() { return f.begin(v, t, n) }
+			failed := 0
+			for n := range f.rooms {
+				if long() || n%4 == 2*k || n == 0 {
+					failed += s.shortOf(t, r, fmt.Sprintf("%s, room %d", f.name, n), f.says, func() func() { return fault(n) })
 				}
-				shown(t, failed)
-				s.withoutRecord(t, r, f.name, func() func() { return fault(0) })
-				s.recordedInShortage(t, r, f.name, f.dels, func() func() { return fault(0) })
-				s.collectInShortage(t, r, f.name, f.dels, func() func() { return fault(0) })
 			}
-		})
-	}
+			shown(t, failed)
+			s.withoutRecord(t, r, f.name, func() func() { return fault(0) })
+			s.recordedInShortage(t, r, f.name, f.dels, func() func() { return fault(0) })
+			s.collectInShortage(t, r, f.name, f.dels, func() func() { return fault(0) })
+		}
+	})
 }
 
 // shortOf adds the site's pod during a fault. It returns 1 for an ADD that failed.
@@ -187,32 +184,29 @@ func (s *site) collectInShortage(t *testing.T, r *row, what string, dels bool, b
 // fail and say so; no address is forgotten. After the disk is mounted again DEL frees everything.
 func TestDiskErrors(t *testing.T) {
 	t.Parallel()
-	for _, kind := range node.Kinds {
-		t.Run(string(kind), func(t *testing.T) {
-			t.Parallel()
-			s := newPowerSite(t, kind, two)
-			r := table.row("state directory: I/O errors, " + string(kind))
-			for _, verb := range []string{"ADD", "DEL", "GC"} {
-				r.try()
-				if verb != "ADD" {
-					s.attach(t)
-				}
-				s.disk.Sync(t)
-				s.disk.Cut(t)
-				for range delTries {
-					err := s.ask(t, verb)
-					if err == nil || !strings.Contains(err.Error(), unix.EIO.Error()) {
-						r.bad(t, &r.stuck, 1, "%s: %v, want an I/O error", verb, err)
-					}
-				}
-				if left := interfaces(t, s.pod.NS); verb == "ADD" && len(left) > 0 {
-					r.bad(t, &r.interfaces, len(left), "ADD leaves %v", left)
-				}
-				s.disk.Mount(t)
-				s.recover(t, r, false, "after "+verb)
+	eachKind(t, func(t *testing.T, _ int, kind node.Kind) {
+		s := newPowerSite(t, kind, two)
+		r := table.row("state directory: I/O errors, " + string(kind))
+		for _, verb := range []string{"ADD", "DEL", "GC"} {
+			r.try()
+			if verb != "ADD" {
+				s.attach(t)
 			}
-		})
-	}
+			s.disk.Sync(t)
+			s.disk.Cut(t)
+			for range delTries {
+				err := s.ask(t, verb)
+				if err == nil || !strings.Contains(err.Error(), unix.EIO.Error()) {
+					r.bad(t, &r.stuck, 1, "%s: %v, want an I/O error", verb, err)
+				}
+			}
+			if left := interfaces(t, s.pod.NS); verb == "ADD" && len(left) > 0 {
+				r.bad(t, &r.interfaces, len(left), "ADD leaves %v", left)
+			}
+			s.disk.Mount(t)
+			s.recover(t, r, false, "after "+verb)
+		}
+	})
 }
 
 // ask runs a verb for the site's pod, GC without any valid one.

@@ -65,6 +65,18 @@ var two = variants[3]
 
 const primaryList = `{"cniVersion":"1.1.0","name":"cluster","plugins":[{"type":"bridge","bridge":"cni0","isGateway":true,"ipam":%s},{"type":"portmap","capabilities":{"portMappings":true}}]}`
 
+// eachKind runs a test for every kind of node, all at the same time. k counts the kinds: by it a short run shares its cases
+// out among them.
+func eachKind(t *testing.T, test func(t *testing.T, k int, kind node.Kind)) {
+	t.Helper()
+	for k, kind := range node.Kinds {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			test(t, k, kind)
+		})
+	}
+}
+
 // site is a node with networks and one pod, which is made and freed again and again.
 type site struct {
 	*node.Node

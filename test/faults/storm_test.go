@@ -216,40 +216,37 @@ func (s *site) exchange(t *testing.T, c *api.Client, name string, gone bool) {
 // not; and so does the DEL of a pod whose ADD waits, or waited until it was killed, and has attached nothing.
 func TestDelPasses(t *testing.T) {
 	t.Parallel()
-	for _, kind := range node.Kinds {
-		t.Run(string(kind), func(t *testing.T) {
-			t.Parallel()
-			s := newSite(t, kind, two, map[string]any{"daemonTimeout": "2m"})
-			r := table.row("DEL while ADDs hang, " + string(kind))
-			recorded, unrecorded := s.makePod(t, "recorded"), s.makePod(t, "unrecorded")
-			s.add(t, recorded)
-			h := s.hang(t)
-			waiting, killed := h.pods[0], h.pods[1]
-			_ = h.adds[1].Process.Kill()
-			_ = h.adds[1].end()
-			for _, p := range []*node.Pod{recorded, unrecorded, waiting, killed} {
-				r.try()
-				if err := s.start(t, p, "DEL").end(); err != nil {
-					r.bad(t, &r.stuck, 1, "DEL of %s: %v", p.Name, err)
-				}
+	eachKind(t, func(t *testing.T, _ int, kind node.Kind) {
+		s := newSite(t, kind, two, map[string]any{"daemonTimeout": "2m"})
+		r := table.row("DEL while ADDs hang, " + string(kind))
+		recorded, unrecorded := s.makePod(t, "recorded"), s.makePod(t, "unrecorded")
+		s.add(t, recorded)
+		h := s.hang(t)
+		waiting, killed := h.pods[0], h.pods[1]
+		_ = h.adds[1].Process.Kill()
+		_ = h.adds[1].end()
+		for _, p := range []*node.Pod{recorded, unrecorded, waiting, killed} {
+			r.try()
+			if err := s.start(t, p, "DEL").end(); err != nil {
+				r.bad(t, &r.stuck, 1, "DEL of %s: %v", p.Name, err)
 			}
-			for i, p := range h.adds {
-				if h.pods[i] != killed && !running(t, p.Process.Pid) {
-					t.Errorf("ADD of %s has ended: nothing is shown", h.pods[i].Name)
-				}
-				_ = p.Process.Signal(syscall.SIGTERM) // the runtime gives up
+		}
+		for i, p := range h.adds {
+			if h.pods[i] != killed && !running(t, p.Process.Pid) {
+				t.Errorf("ADD of %s has ended: nothing is shown", h.pods[i].Name)
 			}
-			for i, p := range h.adds {
-				if h.pods[i] != killed && p.end() == nil {
-					t.Errorf("ADD of %s succeeded", h.pods[i].Name)
-				}
-				if err := s.start(t, h.pods[i], "DEL").end(); err != nil {
-					r.bad(t, &r.stuck, 1, "DEL of %s: %v", h.pods[i].Name, err)
-				}
+			_ = p.Process.Signal(syscall.SIGTERM) // the runtime gives up
+		}
+		for i, p := range h.adds {
+			if h.pods[i] != killed && p.end() == nil {
+				t.Errorf("ADD of %s succeeded", h.pods[i].Name)
 			}
-			s.clean(t, r, "after all")
-		})
-	}
+			if err := s.start(t, h.pods[i], "DEL").end(); err != nil {
+				r.bad(t, &r.stuck, 1, "DEL of %s: %v", h.pods[i].Name, err)
+			}
+		}
+		s.clean(t, r, "after all")
+	})
 }
 
 // hanging are ADDs that do not come to an end.
