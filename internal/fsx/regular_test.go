@@ -11,28 +11,37 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// reading is a file that is read, with a limit of its size, and what comes of it.
+type reading struct {
+	name  string
+	limit int64
+	want  string
+	err   error
+}
+
+func (r reading) check(t *testing.T, got []byte, err error) {
+	t.Helper()
+	if !errors.Is(err, r.err) || string(got) != r.want {
+		t.Errorf("%q: %q, %v, want %q, %v", r.name, got, err, r.want, r.err)
+	}
+}
+
+// TestReadRegular: a regular file of the directory itself is read, of at most that size; no link is followed.
 func TestReadRegular(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	outside := filepath.Join(t.TempDir(), "outside")
-	for _, err := range []error{
+	if err := errors.Join(
 		os.WriteFile(outside, []byte("secret"), 0o600),
 		os.WriteFile(filepath.Join(dir, "file"), []byte("12345678"), 0o600),
 		os.WriteFile(filepath.Join(dir, "empty"), nil, 0o600),
 		os.Symlink(outside, filepath.Join(dir, "link")), os.Symlink("file", filepath.Join(dir, "inside")),
 		os.Symlink("/dev/zero", filepath.Join(dir, "zero")), os.Mkdir(filepath.Join(dir, "dir"), 0o700),
 		unix.Mkfifo(filepath.Join(dir, "fifo"), 0o600),
-	} {
-		if err != nil {
-			t.Fatal(err)
-		}
+	); err != nil {
+		t.Fatal(err)
 	}
-	for _, tc := range []struct {
-		name  string
-		limit int64
-		want  string
-		err   error
-	}{
+	for _, tc := range []reading{
 		{"file", 8, "12345678", nil},
 		{"file", 1 << 20, "12345678", nil},
 		{"file", 7, "", ErrTooLarge},
@@ -51,9 +60,7 @@ func TestReadRegular(t *testing.T) {
 		{"file\x00x", 8, "", ErrName},
 	} {
 		got, err := ReadRegular(dir, tc.name, tc.limit)
-		if !errors.Is(err, tc.err) || string(got) != tc.want {
-			t.Errorf("%q: %q, %v, want %q, %v", tc.name, got, err, tc.want, tc.err)
-		}
+		tc.check(t, got, err)
 	}
 }
 
@@ -68,12 +75,7 @@ func TestReadFile(t *testing.T) {
 	); err != nil {
 		t.Fatal(err)
 	}
-	for _, tc := range []struct {
-		name  string
-		limit int64
-		want  string
-		err   error
-	}{
+	for _, tc := range []reading{
 		{"file", 8, "12345678", nil},
 		{"link", 8, "12345678", nil},
 		{"link", 7, "", ErrTooLarge},
@@ -84,9 +86,7 @@ func TestReadFile(t *testing.T) {
 		{"missing", 8, "", fs.ErrNotExist},
 	} {
 		got, err := ReadFile(path(tc.name), tc.limit)
-		if !errors.Is(err, tc.err) || string(got) != tc.want {
-			t.Errorf("%q: %q, %v, want %q, %v", tc.name, got, err, tc.want, tc.err)
-		}
+		tc.check(t, got, err)
 	}
 }
 
