@@ -100,7 +100,7 @@ func (s *Shell) script(text string) ([]command, bool) {
 	return out, len(out) > 0
 }
 
-// special are the characters that a shell would expand; a star is understood in one place.
+// special are the characters that a shell would expand; a star is understood in two places.
 const special = "$`\"'\\;&|<>(){}[]?~!#\n\x00"
 
 // parse understands one command.

@@ -22,6 +22,7 @@ func image(t *testing.T) (s *Shell, out, errs *bytes.Buffer) {
 		"/host/etc/cni/net.d/10-a.conflist":    `{"name":"a","plugins":[{"type":"ptp"}]}`,
 		"/host/etc/cni/net.d/multus.d/x":       "x",
 		"/host/etc/cni/multus/net.d/other.txt": "x",
+		"/host/var/lib/cni/multus/record":      "x",
 		"/etc/shadow":                          "secret",
 	} {
 		file := s.at(path)
@@ -60,7 +61,7 @@ const (
 func TestKnownLines(t *testing.T) {
 	t.Parallel()
 	const passthru = "/host/opt/cni/bin/passthru"
-	kept := []string{conf, nodeShim, "/host/etc/cni/net.d/multus.d/x"}
+	kept := []string{conf, nodeShim, "/host/etc/cni/net.d/multus.d/x", "/host/var/lib/cni/multus/record"}
 	for name, tc := range map[string]struct {
 		args []string
 		want map[string]string // files that are new or changed
@@ -72,6 +73,7 @@ func TestKnownLines(t *testing.T) {
 		"with a path":                       {[]string{"/bin/cp", "-f", shim, nodeShim}, map[string]string{nodeShim: "new shim"}, "", false},
 		"another plugin directory":          {[]string{"cp", shim, "/host/home/kubernetes/bin/multus-shim"}, map[string]string{"/host/home/kubernetes/bin/multus-shim": "new shim"}, "", false},
 		"today's thick and RKE2, two files": {[]string{"sh", "-c", "cp " + shim + " " + nodeShim + " && cp /usr/src/multus-cni/bin/passthru " + passthru}, map[string]string{nodeShim: "new shim", passthru: "new passthru"}, "", false},
+		"CNAO, preStop":                     {[]string{"/bin/sh", "-c", "rm -rf " + conf + " /host/var/lib/cni/*"}, nil, "", true},
 		"NVIDIA's operator, preStop":        {[]string{"/bin/sh", "-c", "rm -f " + conf}, nil, "", true},
 		"Spiderpool, preStop": {
 			[]string{"/bin/sh", "-c", "rm -f /host/opt/cni/bin/multus || true\nrm -rf /host/etc/cni/net.d/multus.d || true\nrm -f /host/etc/cni/net.d/00-multus.conf || true\n"},
@@ -154,6 +156,13 @@ func TestRefused(t *testing.T) {
 		{"rm", "-f"},
 		{"rm", "-rf", "/host/etc/cni/net.d"},
 		{"rm", "-f", conf, conf},
+		{"rm", "-rf", conf},
+		{"rm", "-rf", "/host/var/lib/cni/*"},
+		{"rm", "-f", conf, "/host/var/lib/cni/*"},
+		{"rm", "-rf", "/host/etc/cni/net.d/10-a.conflist", "/host/var/lib/cni/*"},
+		{"rm", "-rf", conf, "/host/var/lib/cni"},
+		{"rm", "-rf", conf, "/host/var/lib/*"},
+		{"rm", "-rf", conf, "/host/var/lib/cni/*", "/host/var/lib/cni/*"},
 		{"rm", "-f", "/host/etc/cni/net.d/10-a.conflist"},
 		{"rm", "-f", "/host/etc/cni/net.d/*"},
 		{"rm", "-rf", "/host/multus.d"},

@@ -108,36 +108,52 @@ func (s *Shell) readConf(path string) ([]byte, error) {
 //	rm -f …/etc/cni/net.d/00-multus.conf
 //	rm -f …/PLUGIN
 //	rm -rf …/etc/cni/net.d/multus.d
+//	rm -rf …/etc/cni/net.d/00-multus.conf …/var/lib/cni/*
 //
 // and does none of it. The container stops at every update of the image, too: without the configuration, pods would start
-// without the networks that they ask for, and with it but without the plugin, no pod would start at all. Removal is what
-// uninstall is for. The hook succeeds, since a hook that fails changes nothing but the pod's events.
+// without the networks that they ask for, with it but without the plugin, no pod would start at all, and without the records
+// and reservations of /var/lib/cni, two pods could get one address. Removal is what uninstall is for. The hook succeeds,
+// since a hook that fails changes nothing but the pod's events.
 func (s *Shell) remove(flags, paths []string) func(context.Context) error {
-	if len(paths) != 1 || len(flags) != 1 || strings.Contains(paths[0], "*") {
-		return nil
-	}
-	path, name := paths[0], filepath.Base(paths[0])
-	known := flags[0] == "-rf" && name == "multus.d" && isConfDir(filepath.Dir(path)) ||
-		flags[0] == "-f" && (slices.Contains(configurations, name) && isConfDir(filepath.Dir(path)) || slices.Contains(plugins, name))
-	if !known {
+	if len(flags) != 1 || !isRemoval(flags[0], paths) {
 		return nil
 	}
 	return func(context.Context) error {
-		line := fmt.Sprintf("%s is kept: without it, pods would start without their networks, or not at all, until Multus runs again; "+
-			"to remove Multus from a node, use multus-daemon uninstall (docs/uninstall.md)", path)
-		fmt.Fprintln(s.Stderr, line)
-		if s.Container != nil {
-			s.Container(line)
+		for _, path := range paths {
+			line := fmt.Sprintf("%s is kept: without it, pods would start without their networks, or not at all, until Multus runs again; "+
+				"to remove Multus from a node, use multus-daemon uninstall (docs/uninstall.md)", path)
+			fmt.Fprintln(s.Stderr, line)
+			if s.Container != nil {
+				s.Container(line)
+			}
 		}
 		return nil
 	}
+}
+
+// isRemoval reports whether a removal is one of those that manifests ask for.
+func isRemoval(flag string, paths []string) bool {
+	switch {
+	case len(paths) == 2:
+		return flag == "-rf" && isConfiguration(paths[0]) && strings.HasSuffix(paths[1], "/var/lib/cni/*")
+	case len(paths) != 1 || strings.Contains(paths[0], "*"):
+		return false
+	case flag == "-rf":
+		return filepath.Base(paths[0]) == "multus.d" && isConfDir(filepath.Dir(paths[0]))
+	}
+	return flag == "-f" && (isConfiguration(paths[0]) || slices.Contains(plugins, filepath.Base(paths[0])))
+}
+
+// isConfiguration reports whether a path is that of the configuration that Multus writes.
+func isConfiguration(path string) bool {
+	return slices.Contains(configurations, filepath.Base(path)) && isConfDir(filepath.Dir(path))
 }
 
 // show understands:
 //
 //	cat …/etc/cni/net.d/00-multus.conf
 func (s *Shell) show(flags, paths []string) func(context.Context) error {
-	if len(flags) != 0 || len(paths) != 1 || !slices.Contains(configurations, filepath.Base(paths[0])) || !isConfDir(filepath.Dir(paths[0])) {
+	if len(flags) != 0 || len(paths) != 1 || !isConfiguration(paths[0]) {
 		return nil
 	}
 	return func(context.Context) error {
