@@ -1,7 +1,6 @@
 package deploy
 
 import (
-	"os"
 	"strings"
 	"testing"
 
@@ -9,7 +8,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/dynamic"
-	"sigs.k8s.io/yaml"
 
 	"multus/test/kubectl"
 	"multus/test/kubetest"
@@ -75,17 +73,9 @@ func TestReplaceToday(t *testing.T) {
 
 func todays(t *testing.T) []*unstructured.Unstructured {
 	t.Helper()
-	b, err := os.ReadFile("../realnode/testdata/today.yaml")
+	all, err := kubectl.Read("../realnode/testdata/today.yaml")
 	if err != nil {
 		t.Fatal(err)
-	}
-	var all []*unstructured.Unstructured
-	for text := range strings.SplitSeq(string(b), "\n---\n") {
-		u := &unstructured.Unstructured{}
-		if err := yaml.UnmarshalStrict([]byte(text), &u.Object); err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, u)
 	}
 	return all
 }

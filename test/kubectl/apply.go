@@ -5,6 +5,8 @@ package kubectl
 import (
 	"context"
 	"fmt"
+	"os"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -16,7 +18,25 @@ import (
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/yaml"
 )
+
+// Read returns the objects of a manifest, in its order.
+func Read(file string) ([]*unstructured.Unstructured, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("read manifest: %w", err)
+	}
+	var all []*unstructured.Unstructured
+	for text := range strings.SplitSeq(string(b), "\n---\n") {
+		u := &unstructured.Unstructured{}
+		if err := yaml.UnmarshalStrict([]byte(text), &u.Object); err != nil {
+			return nil, fmt.Errorf("parse object %d of %s: %w", len(all)+1, file, err)
+		}
+		all = append(all, u)
+	}
+	return all, nil
+}
 
 // Apply is `kubectl apply -f`: what was applied last and is not in u any more is removed, what others added stays.
 func Apply(ctx context.Context, to dynamic.ResourceInterface, u *unstructured.Unstructured) error {

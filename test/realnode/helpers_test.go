@@ -46,6 +46,18 @@ func (n *node) install(t *testing.T, dir string) {
 // installFrom installs from any kustomization.
 func (n *node) installFrom(t *testing.T, dir string) {
 	t.Helper()
+	n.importImage(t)
+	if err := n.Kustomize(t.Context(), dir); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "DaemonSet Ready", func() error { return n.rolledOut(t) })
+	n.untilConfigured(t)
+	n.applyNetworks(t)
+}
+
+// importImage imports the image on every node.
+func (n *node) importImage(t *testing.T) {
+	t.Helper()
 	archive, err := image()
 	if err != nil {
 		t.Fatal(err)
@@ -55,11 +67,11 @@ func (n *node) installFrom(t *testing.T, dir string) {
 			t.Fatal(err)
 		}
 	}
-	if err := n.Kustomize(t.Context(), dir); err != nil {
-		t.Fatal(err)
-	}
-	until(t, "DaemonSet Ready", func() error { return n.rolledOut(t) })
-	// The thin deployment has no probe: its work is done when the file is there.
+}
+
+// untilConfigured waits for the CNI configuration: a deployment without a probe is Ready before its work is done.
+func (n *node) untilConfigured(t *testing.T) {
+	t.Helper()
 	until(t, "CNI configuration", func() error {
 		files, err := filepath.Glob(n.Path(n.paths.Conf + "/00-multus.conf*"))
 		if err == nil && len(files) != 1 {
@@ -67,14 +79,24 @@ func (n *node) installFrom(t *testing.T, dir string) {
 		}
 		return err
 	})
+}
+
+// applyNetworks applies the definitions that pods with the annotation extra name.
+func (n *node) applyNetworks(t *testing.T) {
+	t.Helper()
 	n.apply(t, network("net-a", 1))
 	n.apply(t, network("net-b", 2))
 }
 
-// rolledOut says why the DaemonSet is not as it was last asked to be.
+// rolledOut returns how the DaemonSet differs from what it was last asked to be.
 func (n *node) rolledOut(t *testing.T) error {
 	t.Helper()
-	ds, err := n.Client.AppsV1().DaemonSets("kube-system").Get(t.Context(), "kube-multus-ds", metav1.GetOptions{})
+	return n.daemonSetReady(t, "kube-system", "kube-multus-ds")
+}
+
+func (n *node) daemonSetReady(t *testing.T, namespace, name string) error {
+	t.Helper()
+	ds, err := n.Client.AppsV1().DaemonSets(namespace).Get(t.Context(), name, metav1.GetOptions{})
 	if err != nil {
 		return err
 	}

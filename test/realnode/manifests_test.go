@@ -2,8 +2,12 @@ package realnode
 
 import (
 	"fmt"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"multus/test/cluster"
+	"multus/test/kubectl"
 )
 
 // extra is the annotation of pods with the two extra networks.
@@ -57,3 +61,13 @@ const plainClass = `apiVersion: node.k8s.io/v1
 kind: RuntimeClass
 metadata: {name: ` + cluster.PlainRuntime + `}
 handler: ` + cluster.PlainRuntime
+
+// objects reads the objects of a manifest.
+func objects(t *testing.T, file string) []*unstructured.Unstructured {
+	t.Helper()
+	all, err := kubectl.Read(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}

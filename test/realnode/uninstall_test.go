@@ -50,6 +50,16 @@ func (n *node) uninstall(t *testing.T) {
 		t.Errorf("the plugin is gone before the last attached pod: %v", err)
 	}
 	n.remove(t, "stays")
+	n.untilComplete(t, job)
+	n.untilHeld(t, 0)
+	n.wantUninstalled(t)
+	n.runningPlain(t, "at-the-end")
+	n.untilHeld(t, 0)
+}
+
+// untilComplete waits for the end of the Job.
+func (n *node) untilComplete(t *testing.T, job string) {
+	t.Helper()
 	until(t, "job Complete", func() error {
 		j, err := n.Client.BatchV1().Jobs("kube-system").Get(t.Context(), job, metav1.GetOptions{})
 		if err == nil && !slices.ContainsFunc(j.Status.Conditions, func(c batchv1.JobCondition) bool {
@@ -59,7 +69,11 @@ func (n *node) uninstall(t *testing.T) {
 		}
 		return err
 	})
-	n.untilHeld(t, 0)
+}
+
+// wantUninstalled fails for what is left of Multus on the node.
+func (n *node) wantUninstalled(t *testing.T) {
+	t.Helper()
 	for _, left := range []string{"/var/lib/cni/multus", n.paths.Bin + "/multus-shim", n.paths.Bin + "/multus", n.paths.Bin + "/passthru"} {
 		if _, err := os.Lstat(n.Path(left)); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("left: %s %v", left, err)
@@ -68,8 +82,6 @@ func (n *node) uninstall(t *testing.T) {
 	if confs, err := filepath.Glob(n.Path(n.paths.Conf + "/*")); err != nil || len(confs) != 1 || filepath.Base(confs[0]) != cluster.PrimaryFile {
 		t.Errorf("CNI configurations: %q %v", confs, err)
 	}
-	n.runningPlain(t, "at-the-end")
-	n.untilHeld(t, 0)
 }
 
 func (n *node) deleteDaemonSet(t *testing.T) {
@@ -77,8 +89,14 @@ func (n *node) deleteDaemonSet(t *testing.T) {
 	if err := n.Client.AppsV1().DaemonSets("kube-system").Delete(t.Context(), "kube-multus-ds", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	n.untilNoPods(t, "kube-system", "app=multus")
+}
+
+// untilNoPods waits until the pods of a DaemonSet are gone.
+func (n *node) untilNoPods(t *testing.T, namespace, labels string) {
+	t.Helper()
 	until(t, "DaemonSet and its pod are gone", func() error {
-		l, err := n.Client.CoreV1().Pods("kube-system").List(t.Context(), metav1.ListOptions{LabelSelector: "app=multus"})
+		l, err := n.Client.CoreV1().Pods(namespace).List(t.Context(), metav1.ListOptions{LabelSelector: labels})
 		if err == nil && len(l.Items) != 0 {
 			err = fmt.Errorf("%d pods", len(l.Items))
 		}

@@ -11,8 +11,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"sigs.k8s.io/yaml"
 
 	"multus/test/cluster"
 )
@@ -111,15 +109,7 @@ func (n *node) becomeToday(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.todaysRecords(t)
-	b, err := os.ReadFile("testdata/today.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for text := range strings.SplitSeq(string(b), "\n---\n") {
-		u := &unstructured.Unstructured{}
-		if err := yaml.UnmarshalStrict([]byte(text), &u.Object); err != nil {
-			t.Fatal(err)
-		}
+	for _, u := range objects(t, "testdata/today.yaml") {
 		if err := n.ApplyClientSide(t.Context(), u); err != nil {
 			t.Fatal(err)
 		}
