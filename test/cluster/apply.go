@@ -93,6 +93,15 @@ func (c *Cluster) Apply(ctx context.Context, text string) error {
 	})
 }
 
+// Delete deletes one object; what it owns is deleted in the background.
+func (c *Cluster) Delete(ctx context.Context, u *unstructured.Unstructured) error {
+	to, err := c.resource(u)
+	if err != nil {
+		return fmt.Errorf("find resource of %s: %w", u.GetKind(), err)
+	}
+	return to.Delete(ctx, u.GetName(), metav1.DeleteOptions{})
+}
+
 func (c *Cluster) resource(u *unstructured.Unstructured) (dynamic.ResourceInterface, error) {
 	kind := u.GroupVersionKind()
 	m, err := restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(c.Client.Discovery())).RESTMapping(kind.GroupKind(), kind.Version)
