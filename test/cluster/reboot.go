@@ -60,6 +60,30 @@ func (c *Cluster) Reboot(ctx context.Context, between func() error) error {
 	return c.startKubelet(ctx)
 }
 
+// Restart ends kubelet or containerd by a signal and starts it again, as the node's service manager does. Only the process itself
+// gets the signal, as with KillMode=process of containerd's unit: containers, and CNI plugins at work, live on. It returns
+// when the server answers.
+func (c *Cluster) Restart(ctx context.Context, name string, s syscall.Signal) error {
+	start := map[string]func(context.Context) error{"kubelet": c.startKubelet, "containerd": c.startContainerd}[name]
+	if start == nil {
+		return fmt.Errorf("restart %s: only kubelet and containerd can be restarted", name)
+	}
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	p := c.servers[name]
+	delete(c.servers, name) // not missed meanwhile
+	if err := syscall.Kill(p.Pid, s); err != nil {
+		return fmt.Errorf("signal %s: %w", name, err)
+	}
+	select {
+	case <-p.Done():
+	case <-ctx.Done():
+		p.Kill()
+		return fmt.Errorf("wait for the end of %s: %w\n%s", name, ctx.Err(), p.Tail())
+	}
+	return start(ctx)
+}
+
 // Kill sends SIGKILL to the containers' processes of a name, and returns how many there were.
 func (c *Cluster) Kill(name string) (int, error) {
 	n := 0

@@ -3,7 +3,7 @@ package cluster
 import (
 	"context"
 	"fmt"
-	"os"
+	"net"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -104,8 +104,12 @@ func (c *Cluster) startContainerd(ctx context.Context) error {
 		return err
 	}
 	return c.poll(ctx, "containerd", func() error {
-		_, err := os.Stat(c.Path(c.options.Paths.Run + "/containerd.sock"))
-		return err
+		// The file alone may be that of a server that was killed.
+		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", c.Path(c.options.Paths.Run+"/containerd.sock"))
+		if err != nil {
+			return err
+		}
+		return conn.Close()
 	})
 }
 
