@@ -249,6 +249,12 @@ func (n *node) staticPod(t *testing.T) {
 // meanwhile does something to the daemon while pods start, beside one that was there before: no pod may start without its
 // networks, all start, and the one keeps what it has.
 func (n *node) meanwhile(t *testing.T, act func(t *testing.T)) {
+	n.throughout(t, act, func(*testing.T) {})
+}
+
+// throughout is meanwhile with something more, which is done while those pods are deleted.
+func (n *node) throughout(t *testing.T, starting, ending func(t *testing.T)) {
+	t.Helper()
 	n.apply(t, pod("witness", extra))
 	n.untilAttached(t, "witness")
 	before, err := n.Client.CoreV1().Pods("default").Get(t.Context(), "witness", metav1.GetOptions{})
@@ -260,7 +266,7 @@ func (n *node) meanwhile(t *testing.T, act func(t *testing.T)) {
 		t.Fatal(err)
 	}
 	n.apply(t, controller("Deployment", "many", many, extra, ""))
-	act(t)
+	starting(t)
 	n.untilReady(t, "many", many)
 	n.complete(t, "many")
 	n.neverWithout(t, "many")
@@ -276,7 +282,9 @@ func (n *node) meanwhile(t *testing.T, act func(t *testing.T)) {
 		t.Errorf("the pod that was there before had %v, has %v, status %+v", had, has, after.Status.ContainerStatuses)
 	}
 	n.remove(t, "witness")
-	n.scale(t, controller("Deployment", "many", 0, extra, ""), "many", 0)
+	n.apply(t, controller("Deployment", "many", 0, extra, ""))
+	ending(t)
+	n.untilReady(t, "many", 0)
 	n.untilHeld(t, 0)
 }
 
