@@ -135,16 +135,18 @@ func (c *call) undo(ctx context.Context, p *plan.Plan, begun func(i int) bool) {
 	failpoint.At("undo.before")
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), UndoLimit, fmt.Errorf("undo took longer than %s", UndoLimit))
 	defer cancel()
-	done := *p
+	done, progress := *p, ledger.Progress{}
 	done.Attachments = nil
-	for i := range p.Attachments {
+	for i, stage := range p.StageNumbers() {
 		if begun(i) {
 			done.Attachments = append(done.Attachments, p.Attachments[i])
+			progress.Begun = max(progress.Begun, stage+1)
 		}
 	}
-	progress := ledger.Progress{}
 	err := c.detach(ctx, &done, &progress, true)
-	progress.Undone = err == nil
+	if err == nil {
+		progress = ledger.Progress{Undone: true}
+	}
 	if err := errors.Join(err, c.store.Note(p.ContainerID, progress)); err != nil {
 		c.log.Error("undo of a failed ADD is incomplete; DEL goes on with it", "err", err)
 	}

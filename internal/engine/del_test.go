@@ -34,6 +34,7 @@ func TestUnseen(t *testing.T) {
 		{"ADD was killed, the plugin always crashes", "other", "exit 2", ledger.Progress{Begun: 2}, -1},
 		{"ADD had undone all, the plugin gives a reason", "other", answers, ledger.Progress{Undone: true}, 0},
 		{"ADD had undone all, the plugin crashes", "other", "exit 2", ledger.Progress{Undone: true}, 0},
+		{"ADD had undone all, the plugin asks to come again", "other", `echo '{"code":11,"msg":"not now"}'; exit 1`, ledger.Progress{Undone: true, Begun: 2}, -1},
 		{"ADD had undone all, the plugin is killed", "other", "kill -9 $$", ledger.Progress{Undone: true, Begun: 2}, -1},
 	}
 	for _, tc := range tests {

@@ -137,8 +137,8 @@ func (d *detaching) excuse(i int, err error) error {
 	if !ok {
 		return d.abandon(a, err)
 	}
-	d.now.DelTries = d.before.DelTries + 1
-	if d.stages[i] < d.now.Begun && !excused(d.before, unseen) {
+	a.DelTries++
+	if d.stages[i] < d.now.Begun && !d.excused(a, unseen) {
 		return err
 	}
 	d.log.Warn("DEL of an attachment that is not there", "network", a.Name, "ifname", a.IfName, "err", err)
@@ -146,10 +146,10 @@ func (d *detaching) excuse(i int, err error) error {
 }
 
 // excused reports whether a failed DEL of an attachment of which nothing is seen leaves nothing: ADD had failed and had
-// undone what it did; or ADD was killed, maybe inside this plugin, and the plugin has given its reason more than refusals
-// times.
-func excused(before ledger.Progress, unseen *execute.UnseenError) bool {
-	return before.Undone && !unseen.CutOff() || before.DelTries >= refusals && unseen.Answered()
+// undone what it did, and the plugin does not ask to come again; or ADD was killed, maybe inside this plugin, and the plugin
+// has given its reason more than refusals times.
+func (d *detaching) excused(a *plan.Attachment, unseen *execute.UnseenError) bool {
+	return d.before.Undone && !unseen.CutOff() && !unseen.Passes() || a.DelTries > refusals && unseen.Answered()
 }
 
 // abandon gives up an attachment whose plugins were attached and refuse its DEL for good: otherwise the runtime would call
@@ -172,8 +172,7 @@ func (d *detaching) abandon(a *plan.Attachment, err error) error {
 		}
 		limit = refusalsInPlace
 	}
-	d.now.DelTries = d.before.DelTries + 1
-	if d.before.DelTries < limit {
+	if a.DelTries++; a.DelTries <= limit {
 		return err
 	}
 	if nerr := d.store.Abandon(d.plan, a, err); nerr != nil {

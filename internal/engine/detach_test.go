@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -21,6 +22,7 @@ import (
 	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
 	"multus/internal/fsx"
+	"multus/test/testnet"
 )
 
 // TestRefusedForGood: a plugin that refuses every DEL of an attachment does not keep its pod for ever once the namespace is
@@ -36,7 +38,10 @@ func TestRefusedForGood(t *testing.T) {
 		{"the namespace is there, the interface is not", "other", refuse, "/proc/self/ns/net", refusalsInPlace},
 		{"the cluster network", "cluster", refuse, "", -1},
 		{"try again", "other", `echo '{"code":11,"msg":"the API server does not answer"}'; exit 1`, "", -1},
+		{"plain text", "other", "echo 'Link not found' >&2; exit 1", "", refusals},
+		{"plain text of a full disk", "other", "echo 'Link not found: no space left on device' >&2; exit 1", "", -1},
 		{"a crash", "other", "exit 2", "", -1},
+		{"a crash of a Go program", "other", `printf 'panic: x\n\ngoroutine 1 [running]:\n' >&2; exit 2`, "", -1},
 		{"killed", "other", "kill -9 $$", "", -1},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -66,6 +71,92 @@ func TestRefusedForGood(t *testing.T) {
 				t.Errorf("%+v", notes[0])
 			}
 		})
+	}
+}
+
+// TestRefusalsAreCounted: the refusals of one network do not count for another one, which gives its reason for the first time.
+func TestRefusalsAreCounted(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, "cluster", "other", "third")
+	n.attached(t, "c", "other", "1.0.0", "/run/netns/gone", "now")
+	r, err := n.store.Read("c", "eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	third, err := cniconf.Parse([]byte(`{"cniVersion":"1.0.0","name":"third-net","type":"third"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &plan.Plan{ContainerID: "c", Netns: r.Netns, Dirs: plan.Dirs{State: n.store.Dir, Binary: n.dir}, Attachments: append(r.Attachments,
+		plan.Attachment{Name: "third-net", IfName: "net2", Config: third})}
+	if err := n.store.Write(p); err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range p.Attachments {
+		n.result(t, a.Config.Name(), "c", a.IfName)
+	}
+	refuse := `echo '{"code":999,"msg":"the store is locked"}'; exit 1`
+	n.does(t, "other", refuse)
+	for try := range 2*refusals + 1 {
+		n.does(t, "third", refuse)
+		if try < refusals {
+			n.does(t, "third", `echo '{"code":11,"msg":"not now"}'; exit 1`)
+		}
+		if err := n.engine.Del(t.Context(), n.request(request.Del, "c", "")); (err != nil) != (try < 2*refusals) {
+			t.Errorf("DEL %d: %v", try+1, err)
+		}
+	}
+}
+
+// TestUndoAsksAgain: an ADD has not undone what a plugin says it will delete later.
+func TestUndoAsksAgain(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, "cluster", "other")
+	n.attached(t, "c", "other", "1.0.0", "/run/netns/gone", "now")
+	n.does(t, "other", `test $CNI_COMMAND = DEL && { echo '{"code":11,"msg":"not now"}'; exit 1; }`)
+	c, err := n.engine.begin(n.request(request.Add, "c", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := n.store.Read("c", "eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.undo(t.Context(), c.planFor(r), func(int) bool { return true })
+	for range refusals + 2 {
+		if err := n.engine.Del(t.Context(), n.request(request.Del, "c", "")); err == nil || !n.recorded(t, "c") {
+			t.Fatalf("DEL: %v, recorded: %t", err, n.recorded(t, "c"))
+		}
+	}
+	n.does(t, "other", "")
+	if err := n.engine.Del(t.Context(), n.request(request.Del, "c", "")); err != nil || n.recorded(t, "c") {
+		t.Errorf("DEL: %v", err)
+	}
+}
+
+// TestVersionRefusedInPlace: the answer that a version is not supported may be that of a plugin which the network's plugin has
+// called, after it had made the interface. As long as that is there, DEL does not succeed.
+func TestVersionRefusedInPlace(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, "cluster", "other")
+	pod := testnet.New(t)
+	testnet.Veth(t, pod, "net1", testnet.New(t), "peer")
+	n.attached(t, "c", "other", "1.0.0", pod.Path, "now")
+	n.does(t, "other", `echo '{"code":1,"msg":"incompatible CNI versions"}'; exit 1`)
+	req := n.request(request.Del, "c", "")
+	req.Netns = pod.Path
+	for range refusals + 2 {
+		if err := n.engine.Del(t.Context(), req); err == nil || !n.recorded(t, "c") {
+			t.Fatalf("with the interface: %v, recorded: %t", err, n.recorded(t, "c"))
+		}
+	}
+	pod.Do(t, func() {
+		if out, err := exec.Command("ip", "link", "del", "net1").CombinedOutput(); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+	})
+	if err := n.engine.Del(t.Context(), req); err != nil || n.recorded(t, "c") {
+		t.Errorf("without it: %v", err)
 	}
 }
 

@@ -18,7 +18,8 @@ import (
 // Del detaches one network. Every plugin of its list that may hold something gets its DEL, in reverse order, whatever the
 // others answer; libcni by itself stops at the first error, and the plugins before that one keep what they hold. Del
 // succeeds only if nothing can remain: a plugin whose binary is missing is an error (behaviour.md K5), a plugin that refuses
-// the version of the configuration is none unless the whole list was attached, since it refused it at ADD, too.
+// the version of the configuration is none, since it refused it at ADD, too, unless the whole list was attached or the
+// interface is there.
 func (r *Runner) Del(ctx context.Context, p *plan.Plan, a *plan.Attachment) error {
 	list, rt, err := r.prepare(p, a)
 	if err != nil {
@@ -26,20 +27,24 @@ func (r *Runner) Del(ctx context.Context, p *plan.Plan, a *plan.Attachment) erro
 	}
 	cached, err := r.cni.GetNetworkListCachedResult(list, rt)
 	added := err != nil || cached != nil // a result that cannot be read is one all the same
-	err = r.delList(ctx, list, rt, added)
-	if err == nil || added {
+	refused, err := r.delList(ctx, list, rt, added)
+	if err == nil && refused == nil || added {
 		return err
 	}
 	if exists, lookErr := HasInterface(p.Netns, a.IfName); exists || lookErr != nil {
-		return errors.Join(err, lookErr)
+		return errors.Join(err, refused, lookErr) // the refusal may be that of a plugin which this one called after its work
+	}
+	if err == nil {
+		return nil
 	}
 	return &UnseenError{Err: err}
 }
 
-func (r *Runner) delList(ctx context.Context, list *libcni.NetworkConfigList, rt *libcni.RuntimeConf, added bool) error {
+// delList returns refusals of the version apart, unless the whole list was attached.
+func (r *Runner) delList(ctx context.Context, list *libcni.NetworkConfigList, rt *libcni.RuntimeConf, added bool) (refused, err error) {
 	missing := r.withoutMissing(list)
 	if missing != nil && len(list.Plugins) == 0 {
-		return missing
+		return nil, missing
 	}
 	d := &deletion{left: len(list.Plugins), added: added}
 	if missing != nil {
@@ -47,11 +52,11 @@ func (r *Runner) delList(ctx context.Context, list *libcni.NetworkConfigList, rt
 	}
 	r.exec.del = d
 	defer func() { r.exec.del = nil }()
-	err := r.cni.DelNetworkList(ctx, list, rt)
+	err = r.cni.DelNetworkList(ctx, list, rt)
 	if errors.Is(err, errNotAll) {
-		return errors.Join(d.errs...)
+		err = nil
 	}
-	return errors.Join(append(d.errs, err)...)
+	return errors.Join(d.refused...), errors.Join(append(d.errs, err)...)
 }
 
 // errNotAll is what libcni gets from the last plugin when any of the list has failed, so that it keeps its cached result.
@@ -63,15 +68,21 @@ type deletion struct {
 	left int
 	// added reports that the whole list was attached.
 	added bool
-	errs  []error
+	// refused are refusals of the version of a list that was not attached, errs the other failures.
+	refused, errs []error
 }
 
 // add executes one plugin. To libcni all plugins but the last one succeed.
 func (d *deletion) add(path string, exec func() ([]byte, error)) ([]byte, error) {
 	d.left--
 	out, err := exec()
-	if err != nil && (d.added || !isVersionRefusal(err)) {
-		d.errs = append(d.errs, fmt.Errorf("plugin type=%q failed (delete): %w", filepath.Base(path), err))
+	if err != nil {
+		failed := fmt.Errorf("plugin type=%q failed (delete): %w", filepath.Base(path), err)
+		if !d.added && isVersionRefusal(err) {
+			d.refused = append(d.refused, failed)
+		} else {
+			d.errs = append(d.errs, failed)
+		}
 	}
 	if d.left == 0 && len(d.errs) > 0 {
 		return nil, errNotAll
@@ -114,6 +125,14 @@ func (e *UnseenError) Unwrap() error { return e.Err }
 // Answered reports whether each plugin that failed said why, and none asks to try again later.
 func (e *UnseenError) Answered() bool { return Answered(e.Err) }
 
+// Passes reports whether a plugin gives a reason that may pass: it asks to try again later, or names a shortage of the node.
+func (e *UnseenError) Passes() bool {
+	return some(e.Err, func(err error) bool {
+		text, again, ok := answer(err)
+		return ok && (again || namesShortage(text))
+	})
+}
+
 // CutOff reports whether a plugin was ended before it had ended by itself.
 func (e *UnseenError) CutOff() bool { return errors.Is(e.Err, errCutOff) }
 
@@ -121,9 +140,21 @@ func (e *UnseenError) CutOff() bool { return errors.Is(e.Err, errCutOff) }
 // crashed without a word, is missing, asks to try again later (CNI SPEC 1.1, code 11), or names a shortage of the node.
 func Answered(err error) bool {
 	return every(err, func(err error) bool {
-		ce, ok := err.(*types.Error) //nolint:errorlint // every unwraps
-		return ok && ce.Code != types.ErrTryAgainLater && !namesShortage(ce)
+		text, again, ok := answer(err)
+		return ok && !again && !namesShortage(text)
 	})
+}
+
+// answer returns the reason that a plugin gave in its own words, and whether it asks to try again later. ok is false for an
+// error that is no answer.
+func answer(err error) (text string, again, ok bool) {
+	switch e := err.(type) { //nolint:errorlint // every and some walk the tree
+	case *types.Error:
+		return e.Msg + " " + e.Details, e.Code == types.ErrTryAgainLater, true
+	case *textError:
+		return e.text, false, true
+	}
+	return "", false, false
 }
 
 // shortages are errors of a node that has too little of something for a while, or whose disk fails: they say nothing about
@@ -133,8 +164,8 @@ var shortages = []syscall.Errno{
 }
 
 // namesShortage reports whether a plugin gives a shortage of the node as its reason. The reason reaches us as text alone.
-func namesShortage(ce *types.Error) bool {
-	text := strings.ToLower(ce.Msg + " " + ce.Details)
+func namesShortage(text string) bool {
+	text = strings.ToLower(text)
 	return slices.ContainsFunc(shortages, func(e syscall.Errno) bool { return strings.Contains(text, e.Error()) })
 }
 

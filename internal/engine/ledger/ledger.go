@@ -79,8 +79,6 @@ type Record struct {
 type Progress struct {
 	// Undone tells that ADD failed, and went over everything that it had begun.
 	Undone bool
-	// DelTries counts the DELs that failed though nothing was seen to remain.
-	DelTries int
 	// Begun is how many stages of the plan ADD came to (each attachment is one, unless the plan has stages), as the first of these DELs found out; 0 as long as none has.
 	Begun int
 	// Cut makes NoteDeleted mark what a DEL has deleted: it had too little time for all attachments, or there are more of them
@@ -202,9 +200,7 @@ func (r *Record) add(i int, item []byte, ifName string) error {
 	}
 	r.Attachments = append(r.Attachments, *a)
 	r.Netns, r.BinDir, r.Boot = cmp.Or(e.Netns, r.Netns), cmp.Or(e.BinDir, r.BinDir), cmp.Or(e.Boot, r.Boot)
-	r.Progress = Progress{
-		Undone: e.Undone || r.Progress.Undone, DelTries: max(e.DelTries, r.Progress.DelTries), Begun: max(e.Begun, r.Progress.Begun),
-	}
+	r.Progress = Progress{Undone: e.Undone || r.Progress.Undone, Begun: max(e.Begun, r.Progress.Begun)}
 	return nil
 }
 
@@ -323,18 +319,19 @@ func (s *Store) Note(containerID string, p Progress) error {
 	return s.noteProgress(containerID, p, nil)
 }
 
-// NoteDeleted is Note, and marks the attachments of a plan that are deleted if the progress was cut.
+// NoteDeleted is Note after a DEL: it also notes how often each attachment of the plan was tried and, if the progress was cut,
+// which ones are deleted.
 func (s *Store) NoteDeleted(p *plan.Plan, progress Progress) error {
-	deleted := map[int]bool{}
+	of := map[int]*plan.Attachment{}
 	for i := range p.Attachments {
-		if a := &p.Attachments[i]; progress.Cut && a.Deleted && a.Element >= 0 {
-			deleted[a.Element] = true
+		if a := &p.Attachments[i]; a.Element >= 0 {
+			of[a.Element] = a
 		}
 	}
-	return s.noteProgress(p.ContainerID, progress, deleted)
+	return s.noteProgress(p.ContainerID, progress, of)
 }
 
-func (s *Store) noteProgress(containerID string, p Progress, deleted map[int]bool) error {
+func (s *Store) noteProgress(containerID string, p Progress, of map[int]*plan.Attachment) error {
 	b, err := s.load(containerID)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -347,9 +344,13 @@ func (s *Store) noteProgress(containerID string, p Progress, deleted map[int]boo
 		if e == nil {
 			continue // null in a damaged record
 		}
-		p.set(e)
-		if deleted[i] {
-			e["deleted"] = json.RawMessage("true")
+		setBool(e, "undone", p.Undone)
+		setInt(e, "begun", p.Begun)
+		if a := of[i]; a != nil {
+			setInt(e, "delTries", a.DelTries)
+			if p.Cut && a.Deleted {
+				setBool(e, "deleted", true)
+			}
 		}
 	}
 	if err == nil {
@@ -364,17 +365,18 @@ func (s *Store) noteProgress(containerID string, p Progress, deleted map[int]boo
 	return nil
 }
 
-// set writes the progress into an element.
-func (p Progress) set(e map[string]json.RawMessage) {
-	delete(e, "undone")
-	if p.Undone {
-		e["undone"] = json.RawMessage("true")
+// setBool and setInt write a member of an element, which is left out if it has the zero value.
+func setBool(e map[string]json.RawMessage, key string, v bool) {
+	delete(e, key)
+	if v {
+		e[key] = json.RawMessage("true")
 	}
-	for key, n := range map[string]int{"delTries": p.DelTries, "begun": p.Begun} {
-		delete(e, key)
-		if n > 0 {
-			e[key] = json.RawMessage(strconv.Itoa(n))
-		}
+}
+
+func setInt(e map[string]json.RawMessage, key string, v int) {
+	delete(e, key)
+	if v > 0 {
+		e[key] = json.RawMessage(strconv.Itoa(v))
 	}
 }
 

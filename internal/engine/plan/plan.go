@@ -96,6 +96,8 @@ type Attachment struct {
 	Stage int `json:"stage,omitempty"`
 	// Deleted reports that a DEL which failed elsewhere has detached this network already. Only the ledger sets it.
 	Deleted bool `json:"-"`
+	// DelTries counts the DELs of this network that failed though nothing of it was seen to remain. Only the ledger sets it.
+	DelTries int `json:"-"`
 	// Element is the place in the record, -1 if the ledger has it from libcni's results alone.
 	Element int `json:"-"`
 	// Inherited reports that the configuration has no cniVersion of its own. Where its plugins are, a version is chosen
