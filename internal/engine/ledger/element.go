@@ -146,7 +146,7 @@ func (e *element) decode(index int, containerID, ifName string) (*plan.Attachmen
 	a := &plan.Attachment{
 		Name: e.Name, Primary: index == 0 && (e.IfName == "" || e.IfName == ifName), IfName: e.IfName, Config: l, Args: e.Args,
 		Resource: e.ResourceName, Device: e.DeviceID, RuntimeConfig: e.RuntimeConfig,
-		Routes: plan.Routes{DropIPv4: e.DropIPv4, DropIPv6: e.DropIPv6}, HostDevice: e.HostDevice, Stage: e.Stage,
+		Routes: plan.Routes{DropIPv4: e.DropIPv4, DropIPv6: e.DropIPv6}, HostDevice: e.HostDevice, Stage: min(max(e.Stage, 0), index),
 		Deleted: e.Deleted, DelTries: e.DelTries, Element: index,
 		Request: &netsel.Element{
 			Interface: e.IfName, MAC: e.MAC, InfinibandGUID: e.InfinibandGUID, IPs: e.IPs, DefaultRoute: e.DefaultRoute,

@@ -1,6 +1,8 @@
 package ledger
 
 import (
+	"encoding/base64"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -70,6 +72,21 @@ func checkPaths(t *testing.T, r *Record) {
 		}
 		if a.DeviceInfo != "" && !plan.IsDeviceInfo(a.DeviceInfo) {
 			t.Errorf("device-info file %q", a.DeviceInfo)
+		}
+	}
+}
+
+// TestHostileStages: a stage that ADD cannot have recorded neither takes memory nor hides an attachment from DEL.
+func TestHostileStages(t *testing.T) {
+	t.Parallel()
+	s := store(t)
+	bytes := base64.StdEncoding.EncodeToString([]byte(`{"cniVersion":"1.0.0","name":"n","type":"t"}`))
+	for _, stage := range []string{"-1", "1000000000"} {
+		write(t, filepath.Join(s.Dir, "c"), fmt.Sprintf(`[{"Name":"a","Bytes":%[1]q},{"Name":"b","Bytes":%[1]q,"stage":%[2]s}]`, bytes, stage))
+		r := read(t, s, "c")
+		p := &plan.Plan{Attachments: r.Attachments}
+		if got := p.Stages(); len(r.Attachments) != 2 || len(got) > 2 {
+			t.Errorf("stage %s: %d attachments in %d stages", stage, len(r.Attachments), len(got))
 		}
 	}
 }

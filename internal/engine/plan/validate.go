@@ -36,6 +36,9 @@ func (p *Plan) Validate(req *request.Request) error {
 		if a.IfName != "" && seen[a.IfName] {
 			return fmt.Errorf("network %d (%.253q): another one has interface %s", i, a.Name, a.IfName)
 		}
+		if a.Stage < 0 || a.Stage > i {
+			return fmt.Errorf("network %d (%.253q): stage %d", i, a.Name, a.Stage)
+		}
 		seen[a.IfName] = true
 	}
 	return nil
