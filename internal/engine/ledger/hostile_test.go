@@ -46,7 +46,11 @@ func FuzzHostileState(f *testing.F) {
 			if strings.ContainsAny(id, "/\x00") && s.Has(id) {
 				t.Errorf("%q has a record", id)
 			}
-			r, err := s.Read(id, "eth0")
+			r, err := s.Survey(id, "eth0")
+			if err == nil {
+				checkPaths(t, r)
+			}
+			r, err = s.Read(id, "eth0")
 			if err == nil && r != nil {
 				checkPaths(t, r)
 			}

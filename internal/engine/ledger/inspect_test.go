@@ -36,3 +36,57 @@ func TestInspect(t *testing.T) {
 		t.Errorf("%v, %v", d, err)
 	}
 }
+
+// TestSurvey: what cannot be read whole is damaged and stays where it is. It is damaged also after Read has moved it aside, until
+// the sandbox is deleted.
+func TestSurvey(t *testing.T) {
+	t.Parallel()
+	s := store(t)
+	if err := s.Write(full(t)); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(s.Dir, "broken"), `[{"Bytes":"e30="},`)
+	write(t, filepath.Join(s.Dir, "lock"), "")
+	for _, err := range []error{os.Symlink("/dev/null", filepath.Join(s.Dir, "link")), os.Mkdir(filepath.Join(s.Dir, "other-net"), 0o700)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	result(t, s, "n", "no-config", "net1", `{}`)
+	survey := func(id string, damaged, foreign bool, attached int) {
+		t.Helper()
+		r, err := s.Survey(id, "eth0")
+		if err != nil || r.Damaged != damaged || r.Foreign != foreign || len(r.Attachments) != attached {
+			t.Errorf("%s: %+v, %v", id, r, err)
+		}
+	}
+	for range 2 {
+		survey("c0ffee", false, false, 2)
+		survey("broken", true, false, 0)
+		survey("lock", true, true, 0)
+		survey("other-net", true, true, 0)
+		survey("link", true, false, 0)
+		survey("no-config", true, false, 0)
+		survey("none", false, false, 0)
+	}
+	if _, err := s.Read("link", "eth0"); err != nil || s.Has("link") || !s.Knows("link") {
+		t.Errorf("moved aside: %v", err)
+	}
+	survey("link", true, false, 0)
+	if err := s.Remove("link"); err != nil || s.Knows("link") {
+		t.Errorf("deleted: %v", err)
+	}
+	survey("link", false, false, 0)
+	if d, err := s.Damaged(); err != nil || len(d) != 1 {
+		t.Errorf("kept: %v, %v", d, err)
+	}
+	if err := s.SetAside("broken"); err != nil || !s.Has("broken") {
+		t.Errorf("%v", err)
+	}
+	if d, err := s.Damaged(); err != nil || len(d) != 2 {
+		t.Errorf("kept: %v, %v", d, err)
+	}
+	if _, err := s.Survey("../x", "eth0"); err == nil || s.Knows("../x") {
+		t.Error("a name that leads out of the directory")
+	}
+}

@@ -70,6 +70,9 @@ type Record struct {
 	Progress Progress
 	// Damaged reports that a part of the record could not be read. What is missing may still be attached.
 	Damaged bool
+	// Foreign is set by Survey if the file in the place of a record is damaged and looks like that of another program, and if
+	// nothing else is known of such a sandbox. host-local, for example, keeps its files there if a network's dataDir says so.
+	Foreign bool
 	// Attachments in the order of ADD.
 	Attachments []plan.Attachment
 }
@@ -264,6 +267,7 @@ func (s *Store) addResults(r *Record, ifName string) error {
 		a, err := fromResult(c, ifName)
 		if err != nil {
 			s.Log.Error("result of libcni passed over", "container", r.ContainerID, "network", c.Network, "err", err)
+			r.Damaged = r.Damaged || !errors.Is(err, errNeverAttached)
 			continue
 		}
 		r.Attachments = append(r.Attachments, *a)
@@ -389,6 +393,7 @@ func (s *Store) Remove(containerID string) error {
 	if err := fsx.Remove(path); err != nil {
 		return fmt.Errorf("remove record of container %s: %w", containerID, err)
 	}
+	s.settle(containerID)
 	s.sweep()
 	return nil
 }
@@ -422,7 +427,8 @@ func touch(path string, now time.Time) error {
 	return err
 }
 
-// Containers lists the sandboxes that are remembered, by the ledger or by libcni, in no special order.
+// Containers lists the sandboxes that are remembered, by the ledger or by libcni, in no special order. A link or a pipe in
+// the place of a record counts, so that it is not overlooked. A directory does not: other programs have theirs there.
 func (s *Store) Containers() ([]string, error) {
 	entries, err := os.ReadDir(s.Dir)
 	if errors.Is(err, os.ErrNotExist) {
@@ -440,7 +446,7 @@ func (s *Store) Containers() ([]string, error) {
 		}
 	}
 	for _, e := range entries {
-		if _, err := s.file(e.Name()); err == nil && e.Type().IsRegular() {
+		if _, err := s.file(e.Name()); err == nil && !e.IsDir() {
 			add(e.Name())
 		}
 	}

@@ -1,0 +1,86 @@
+package ledger
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"multus/internal/fsx"
+)
+
+// Survey returns what is known of a sandbox, and says whether that is all of it: Damaged is set where a part of the record
+// cannot be read, also if an earlier Read has set it aside. Unlike Read it leaves a damaged record where it is, so that
+// whoever looks next sees the damage, too. The record of a sandbox of which nothing is known has no attachments.
+func (s *Store) Survey(containerID, ifName string) (*Record, error) {
+	r := &Record{ContainerID: containerID}
+	b, err := s.load(containerID)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+	case errors.Is(err, fsx.ErrNotRegular), errors.Is(err, fsx.ErrTooLarge):
+		r.Damaged = true
+		info, err := os.Lstat(filepath.Join(s.Dir, containerID))
+		r.Foreign = err == nil && info.IsDir()
+	case err != nil:
+		return nil, fmt.Errorf("read record of container %s: %w", containerID, err)
+	default:
+		r.Damaged = s.decode(r, b, ifName) != nil
+		r.Foreign = r.Damaged && !bytes.HasPrefix(bytes.TrimSpace(b), []byte("["))
+	}
+	r.Damaged = r.Damaged || s.isAside(containerID)
+	if r.Damaged || err != nil {
+		if err := s.addResults(r, ifName); err != nil {
+			return nil, err
+		}
+	}
+	r.Foreign = r.Foreign && len(r.Attachments) == 0
+	s.Complete(r)
+	return r, nil
+}
+
+// Knows reports whether anything is in the place of a sandbox's record, or was and is set aside.
+func (s *Store) Knows(containerID string) bool {
+	if _, err := s.file(containerID); err != nil {
+		return false
+	}
+	return s.Has(containerID) || s.isAside(containerID)
+}
+
+// SetAside keeps a damaged record in the directory of damaged ones, as Read does. A regular file is copied, and stays until
+// Remove.
+func (s *Store) SetAside(containerID string) error {
+	b, err := s.load(containerID)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+	case errors.Is(err, fsx.ErrNotRegular), errors.Is(err, fsx.ErrTooLarge):
+		return s.setAsideFile(filepath.Join(s.Dir, containerID))
+	case err != nil:
+		return fmt.Errorf("set aside record of container %s: %w", containerID, err)
+	default:
+		s.setAside(containerID, b)
+	}
+	return nil
+}
+
+// aside is where setAsideFile moves what is in the place of a record.
+func (s *Store) aside(containerID string) string {
+	return filepath.Join(s.Dir, damagedDir, containerID)
+}
+
+func (s *Store) isAside(containerID string) bool {
+	_, err := os.Lstat(s.aside(containerID))
+	return !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR)
+}
+
+// settle renames what was moved aside of a sandbox that is deleted: it is kept, but no longer puts the sandbox in doubt.
+func (s *Store) settle(containerID string) {
+	from := s.aside(containerID)
+	to := from + "." + strconv.FormatInt(time.Now().UnixNano(), 16)
+	if err := os.Rename(from, to); err != nil && !errors.Is(err, os.ErrNotExist) {
+		s.Log.Warn("damaged record of a deleted container keeps its name", "file", from, "err", err)
+	}
+}
