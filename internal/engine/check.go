@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"multus/internal/config"
+	"multus/internal/engine/ledger"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
 	"multus/internal/failpoint"
@@ -107,11 +108,14 @@ func (e *Engine) CheckEach(ctx context.Context, req *request.Request) ([]Answer,
 	defer cancel()
 	var out []Answer
 	err = c.locked(ctx, LockLimit, func() error {
-		r, err := c.readWhole(req.ContainerID)
+		r, err := c.store.Survey(req.ContainerID, ledger.UsualName)
+		if err == nil {
+			err = c.doubt(r)
+		}
 		if err != nil {
 			return err
 		}
-		if r == nil {
+		if len(r.Attachments) == 0 {
 			return fault.New(fault.Internal, "look for its records: multusctl ledger ls", "container %s is not attached to any network", req.ContainerID)
 		}
 		p := c.planFor(r)

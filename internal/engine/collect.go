@@ -149,25 +149,29 @@ func (c *call) collectGone(ctx context.Context, why func(*ledger.Record) string,
 	return out, nil
 }
 
-// look is collect, or with dry a look without any effect.
+// look is collect without the runtime's list, or with dry a look without any effect.
 func (c *call) look(ctx context.Context, id string, dry bool, stale func(*ledger.Record) bool) (r *ledger.Record, kept bool, err error) {
 	if !dry {
-		return c.collect(ctx, id, stale)
+		return c.collect(ctx, id, false, stale)
 	}
-	r, err = c.store.Inspect(id, ledger.UsualName)
-	if r == nil {
+	r, err = c.store.Survey(id, ledger.UsualName)
+	if err != nil {
 		return &ledger.Record{ContainerID: id}, true, err
 	}
-	busy, lerr := fsx.Held(c.deps.LockFile, id)
-	if !busy && lerr == nil {
-		stale(r)
+	busy, err := fsx.Held(c.deps.LockFile, id)
+	if (busy || err != nil || !stale(r)) && !r.Foreign {
+		err = errors.Join(err, c.doubt(r))
 	}
-	return r, true, errors.Join(err, lerr)
+	return r, true, err
 }
 
 // collect frees one sandbox if stale says so of its record, unless it is being worked on, and returns what was
-// attached, and whether it stays.
-func (c *call) collect(ctx context.Context, id string, stale func(*ledger.Record) bool) (r *ledger.Record, kept bool, err error) {
+// attached, and whether it stays. A damaged record of a sandbox that stays is an error: what cannot be read of it may be
+// attached. So is every damaged file in the place of the record of a sandbox that the runtime lists; otherwise a file that
+// cannot be a record is left alone.
+func (c *call) collect(
+	ctx context.Context, id string, listed bool, stale func(*ledger.Record) bool,
+) (r *ledger.Record, kept bool, err error) {
 	none := &ledger.Record{ContainerID: id}
 	l, err := fsx.TryAcquire(c.deps.LockFile, id)
 	busy := errors.Is(err, fsx.ErrLocked) // somebody is at it: what it has recorded counts
@@ -178,27 +182,47 @@ func (c *call) collect(ctx context.Context, id string, stale func(*ledger.Record
 	default:
 		defer func() { err = errors.Join(err, l.Release()) }()
 	}
-	r, err = c.readWhole(id)
-	if r == nil {
+	r, err = c.store.Survey(id, ledger.UsualName)
+	switch {
+	case err != nil:
 		return none, true, err
-	}
-	if err != nil {
-		return r, true, err
-	}
-	c.store.Complete(r)
-	if busy || !stale(r) {
+	case r.Foreign && !listed && !busy:
+		c.log.Warn("a file in the state directory is not a record: left alone", "file", filepath.Join(c.store.Dir, id))
 		return r, true, nil
+	case len(r.Attachments) == 0 && !c.store.Knows(id):
+		return r, true, nil // deleted meanwhile
+	case busy || !stale(r):
+		return r, true, c.doubt(r)
 	}
 	failpoint.At("gc.stale")
+	return r, false, c.freeStale(ctx, r, l.File())
+}
+
+// doubt returns an error if a part of the record of a sandbox that may live cannot be read.
+func (c *call) doubt(r *ledger.Record) error {
+	if !r.Damaged {
+		return nil
+	}
+	return fmt.Errorf("the record of container %s in %s is damaged: what is missing of it may be attached; delete its pod",
+		r.ContainerID, c.store.Dir)
+}
+
+// freeStale frees a sandbox that is gone, as far as its record can be read, and keeps a damaged record aside.
+func (c *call) freeStale(ctx context.Context, r *ledger.Record, lock *os.File) error {
 	one := *c
-	one.req = &request.Request{Command: request.Del, ContainerID: id, IfName: ledger.UsualName, Path: c.req.Path, Netns: r.Netns}
-	one.lock = l.File()
+	one.req = &request.Request{Command: request.Del, ContainerID: r.ContainerID, IfName: ledger.UsualName, Path: c.req.Path, Netns: r.Netns}
+	one.lock = lock
 	if errors.Is(execute.Look(r.Netns), link.ErrNoNamespace) {
 		one.req.Netns = ""
 	}
-	c.log.Warn("freeing a sandbox that is gone", "stale", id)
+	c.log.Warn("freeing a sandbox that is gone", "stale", r.ContainerID, "damaged", r.Damaged)
+	if r.Damaged {
+		if err := c.store.SetAside(r.ContainerID); err != nil {
+			return err
+		}
+	}
 	limit := max(sandboxLimit, time.Duration(len(r.Attachments))*delegateFloor)
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it took longer than %s", limit))
 	defer cancel()
-	return r, false, one.freeRecord(ctx, r)
+	return one.freeRecord(ctx, r)
 }

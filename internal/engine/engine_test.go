@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -97,8 +98,21 @@ func (n *node) attached(t *testing.T, container, network, version, netns, boot s
 // result writes what libcni remembers of an attachment, and returns the file.
 func (n *node) result(t *testing.T, network, container, ifName string) string {
 	t.Helper()
+	return n.resultWith(t, "{}", network, container, ifName)
+}
+
+// resultOf is result with the configuration of a network of attached.
+func (n *node) resultOf(t *testing.T, plugin, container, ifName string) {
+	t.Helper()
+	network := plugin + "-net"
+	n.resultWith(t, `{"cniVersion":"1.1.0","name":"`+network+`","type":"`+plugin+`"}`, network, container, ifName)
+}
+
+func (n *node) resultWith(t *testing.T, config, network, container, ifName string) string {
+	t.Helper()
 	file := filepath.Join(n.store.Dir, "results", network+"-"+container+"-"+ifName)
-	b := fmt.Sprintf(`{"kind":"cniCacheV1","containerId":%q,"config":"e30=","ifName":%q,"networkName":%q,"result":{"cniVersion":"1.0.0"}}`, container, ifName, network)
+	b := fmt.Sprintf(`{"kind":"cniCacheV1","containerId":%q,"config":%q,"ifName":%q,"networkName":%q,"result":{"cniVersion":"1.0.0"}}`,
+		container, base64.StdEncoding.EncodeToString([]byte(config)), ifName, network)
 	if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o700), os.WriteFile(file, []byte(b), 0o600)); err != nil {
 		t.Fatal(err)
 	}

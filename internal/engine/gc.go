@@ -39,7 +39,8 @@ const (
 //
 // The first phase is decided by the runtime's list alone. What delegates must keep in the second contains every
 // attachment that lives: the runtime's list and the ledger together, for each network. After any error of the first
-// phase that set may be incomplete, and the second phase is left out.
+// phase that set may be incomplete, and the second phase is left out. A record that cannot be read whole is such an error as
+// long as its sandbox may live; a damaged record of a sandbox that is not listed is freed as far as it can be read.
 func (e *Engine) GC(ctx context.Context, req *request.Request) error {
 	c, err := e.begin(req)
 	if err != nil {
@@ -89,6 +90,11 @@ func (c *call) collectUnlisted(ctx context.Context, listed []config.Attachment, 
 	if err != nil {
 		return err
 	}
+	for id := range valid {
+		if !slices.Contains(containers, id) && c.store.Knows(id) {
+			containers = append(containers, id) // its record is set aside, or a directory is in its place
+		}
+	}
 	failpoint.At("gc.listed")
 	ages := map[string]time.Duration{}
 	for _, id := range containers {
@@ -102,43 +108,35 @@ func (c *call) collectUnlisted(ctx context.Context, listed []config.Attachment, 
 	seen := map[string]bool{}
 	for _, id := range containers {
 		seen[id] = true
-		r, kept, err := c.collect(phase, id, func(*ledger.Record) bool { return !valid[id] && phase.Err() == nil })
-		if err == nil && kept && !valid[id] && phase.Err() != nil {
+		r, kept, err := c.collect(phase, id, valid[id], func(*ledger.Record) bool { return !valid[id] && phase.Err() == nil })
+		if err == nil && kept && !valid[id] && !r.Foreign && phase.Err() != nil {
 			err = fmt.Errorf("free container %s: %w", id, context.Cause(phase))
 		}
 		errs = append(errs, err)
 		nets.note(r, kept, c.conf.BinDir)
 	}
 	errs = append(errs, c.sweepDevices(ctx))
-	return errors.Join(append(errs, c.newcomers(seen, nets))...)
+	return errors.Join(append(errs, c.newcomers(seen, valid, nets))...)
 }
 
 // newcomers adds the attachments of the sandboxes that have come since GC listed them: they live, listed or not.
-func (c *call) newcomers(seen map[string]bool, nets *networks) error {
+func (c *call) newcomers(seen, listed map[string]bool, nets *networks) error {
 	containers, err := c.store.Containers()
 	errs := []error{err}
 	for _, id := range containers {
 		if seen[id] {
 			continue
 		}
-		r, err := c.readWhole(id)
+		r, err := c.store.Survey(id, ledger.UsualName)
+		if err == nil && (!r.Foreign || listed[id]) {
+			err = c.doubt(r)
+		}
 		errs = append(errs, err)
 		if r != nil {
 			nets.note(r, true, c.conf.BinDir)
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// readWhole returns the record of a sandbox, nil if there is none. A record of which a part cannot be read is an error: what
-// is missing may live.
-func (c *call) readWhole(id string) (*ledger.Record, error) {
-	has := c.store.Has(id)
-	r, err := c.store.Read(id, ledger.UsualName)
-	if err == nil && (r != nil && r.Damaged || r == nil && has && c.store.Has(id)) {
-		err = fmt.Errorf("the record of container %s is damaged: a copy is in %s/damaged", id, c.store.Dir)
-	}
-	return r, err
 }
 
 // tellNetworks runs GC of every network's delegates. The note of a network to which nothing is attached is removed once its

@@ -1,0 +1,208 @@
+package engine
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"multus/internal/engine/ledger"
+	"multus/internal/engine/request"
+)
+
+// damages put something in the place of a record that cannot be read whole.
+var damages = map[string]func(file string) error{
+	"link":         func(file string) error { return os.Symlink("/dev/null", file) },
+	"directory":    func(file string) error { return os.Mkdir(file, 0o700) },
+	"pipe":         mkfifo,
+	"too large":    writeLarge,
+	"cut off":      func(file string) error { return os.WriteFile(file, []byte(`[{"Bytes":`), 0o600) },
+	"empty":        func(file string) error { return os.WriteFile(file, nil, 0o600) },
+	"null element": func(file string) error { return os.WriteFile(file, []byte(`[null]`), 0o600) },
+	"no list":      func(file string) error { return os.WriteFile(file, []byte("\x00\x00\x00"), 0o600) },
+}
+
+func writeLarge(file string) error {
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		return err
+	}
+	return os.Truncate(file, 1<<30) // it takes no place on the disk
+}
+
+// damage replaces the record of a container.
+func (n *node) damage(t *testing.T, container string, put func(file string) error) {
+	t.Helper()
+	file := filepath.Join(n.store.Dir, container)
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if err := put(file); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// there reports whether anything is in the place of a record.
+func (n *node) there(container string) bool {
+	_, err := os.Lstat(filepath.Join(n.store.Dir, container))
+	return err == nil
+}
+
+// TestGCDamagedLives: as long as the runtime lists a container whose record cannot be read whole, no delegate is told what to
+// keep, at this GC and at every later one, also if somebody else has set the record aside. DEL ends the doubt.
+func TestGCDamagedLives(t *testing.T) {
+	t.Parallel()
+	for name, put := range damages {
+		for _, aside := range []bool{false, true} {
+			t.Run(name+map[bool]string{true: ", set aside"}[aside], func(t *testing.T) {
+				t.Parallel()
+				n := newNode(t, "cluster", "new")
+				n.attached(t, "live", "new", "1.1.0", "/run/netns/x", "now")
+				n.damage(t, "live", put)
+				if aside { // what a failed ADD of the same container does
+					if _, err := n.store.Read("live", "eth0"); err != nil {
+						t.Fatal(err)
+					}
+				}
+				for range 2 {
+					err := n.engine.GC(t.Context(), n.request(request.GC, "", valid("live")))
+					if err == nil || !strings.Contains(err.Error(), "container live") || n.called(t) != "" {
+						t.Errorf("GC: %v", err)
+					}
+				}
+				if noted, err := n.store.Networks(); err != nil || len(noted) != 2 {
+					t.Errorf("noted: %v, %v", noted, err)
+				}
+				if err := n.engine.Del(t.Context(), n.request(request.Del, "live", "")); err != nil {
+					t.Fatal(err)
+				}
+				n.called(t)
+				if err := n.engine.GC(t.Context(), n.request(request.GC, "", valid("live"))); err != nil || !strings.Contains(n.called(t), "new GC") {
+					t.Errorf("GC after DEL: %v", err)
+				}
+				if kept, err := n.store.Damaged(); err != nil || len(kept) != 1 {
+					t.Errorf("kept: %v, %v", kept, err)
+				}
+			})
+		}
+	}
+}
+
+// TestGCDamagedGone: the damaged record of a container that the runtime does not list is freed as far as it can be read, kept
+// aside, and is no error.
+func TestGCDamagedGone(t *testing.T) {
+	t.Parallel()
+	for name, put := range damages {
+		for _, list := range []string{valid("d"), `,"cni.dev/valid-attachments":null`} {
+			t.Run(name+list, func(t *testing.T) {
+				t.Parallel()
+				n := newNode(t, "cluster", "new")
+				n.attached(t, "gone", "new", "1.1.0", "/run/netns/x", "now")
+				n.resultOf(t, "new", "gone", "net1")
+				n.damage(t, "gone", put)
+				if err := n.engine.GC(t.Context(), n.request(request.GC, "", list)); err != nil {
+					t.Error(err)
+				}
+				if got := n.called(t); !strings.HasPrefix(got, "new DEL gone, ") || !strings.Contains(got, "new GC") || !strings.Contains(got, "cluster GC") {
+					t.Errorf("called: %s", got)
+				}
+				if kept, err := n.store.Damaged(); err != nil || len(kept) != 1 || n.there("gone") {
+					t.Errorf("kept: %v, %v; the record is there: %t", kept, err, n.there("gone"))
+				}
+			})
+		}
+	}
+}
+
+// TestGCForeignFiles: host-local keeps its files in the state directory if a definition's dataDir says so. They are neither
+// records nor damaged ones: GC works, and they stay, since they say which addresses are taken. What looks like the rest of a
+// record is kept aside.
+func TestGCForeignFiles(t *testing.T) {
+	t.Parallel()
+	for _, list := range []string{valid("c"), valid()} {
+		n := newNode(t, "cluster", "new")
+		n.attached(t, "c", "new", "1.1.0", "/run/netns/x", "now")
+		foreign := map[string]string{"lock": "", "last_reserved_ip.0": "10.0.0.9", "10.0.0.9": "c\r\nnet1", "x.bak": "{}"}
+		for name, content := range foreign {
+			if err := os.WriteFile(filepath.Join(n.store.Dir, name), []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := writeLarge(filepath.Join(n.store.Dir, "large.bak")); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Mkdir(filepath.Join(n.store.Dir, "tenant-net"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(n.store.Dir, "rest"), []byte(`[{"Name":"a`), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := n.engine.GC(t.Context(), n.request(request.GC, "", list)); err != nil {
+			t.Error(err)
+		}
+		if got := n.called(t); !strings.Contains(got, "new GC") || !strings.Contains(got, "cluster GC") {
+			t.Errorf("called: %s", got)
+		}
+		for name := range foreign {
+			if !n.there(name) {
+				t.Errorf("%s is gone", name)
+			}
+		}
+		if n.there("rest") || !n.there("tenant-net") {
+			t.Error("the rest of a record stays, or the directory of another program is gone")
+		}
+	}
+}
+
+// TestCollectDamaged: without the runtime's list a damaged record is freed if what can be read of it proves that the sandbox is
+// gone; otherwise it stays, and is reported. Files of other programs are not.
+func TestCollectDamaged(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, "cluster", "new")
+	for _, id := range []string{"proved", "unknown"} {
+		n.attached(t, id, "new", "1.1.0", filepath.Join(n.dir, "gone"), "before")
+	}
+	file := filepath.Join(n.store.Dir, "proved")
+	b, err := os.ReadFile(file)
+	if err == nil {
+		err = os.WriteFile(file, []byte(strings.TrimSuffix(strings.TrimSpace(string(b)), "]")+`,null]`), 0o600)
+	}
+	if err == nil {
+		err = os.WriteFile(filepath.Join(n.store.Dir, "lock"), nil, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.damage(t, "unknown", damages["cut off"])
+	for _, dry := range []bool{true, false} {
+		found, err := n.engine.Collect(t.Context(), n.request(request.Del, "", ""), 0, dry)
+		if err != nil || len(found) != 2 {
+			t.Fatalf("%+v, %v", found, err)
+		}
+		for _, g := range found {
+			if proved := g.ContainerID == "proved"; (g.Err == nil) != proved || g.Freed != (proved && !dry) || n.there(g.ContainerID) == g.Freed {
+				t.Errorf("dry %t: %+v", dry, g)
+			}
+		}
+	}
+	if got := n.called(t); got != "new DEL proved, cluster DEL proved" {
+		t.Errorf("called: %s", got)
+	}
+	var kept []string
+	if kept, err = n.store.Damaged(); err != nil || len(kept) != 1 {
+		t.Errorf("kept: %v, %v", kept, err)
+	}
+}
+
+// TestCheckEachDamaged: a look changes nothing.
+func TestCheckEachDamaged(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, "cluster", "new")
+	n.attached(t, "c", "new", "1.1.0", "/run/netns/x", "now")
+	n.damage(t, "c", damages["link"])
+	if _, err := n.engine.CheckEach(t.Context(), n.request(request.Check, "c", "")); err == nil || !n.there("c") {
+		t.Errorf("%v, there: %t", err, n.there("c"))
+	}
+	if r, err := n.store.Survey("c", ledger.UsualName); err != nil || !r.Damaged {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
