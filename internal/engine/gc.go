@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -27,8 +29,9 @@ const (
 	// first: one delegate that hangs must not use up the time of all others.
 	gcReserve    = 8 * time.Second
 	sandboxLimit = 5 * time.Second
-	// networkLimit bounds GC of one network.
-	networkLimit = 5 * time.Second
+	// networkLimit bounds GC of one network, and networksAtOnce is how many run at the same time.
+	networkLimit   = 5 * time.Second
+	networksAtOnce = 4
 	// noteLimit is how long the note of a network without attachments is kept although its plugins refuse GC.
 	noteLimit = 24 * time.Hour
 )
@@ -139,25 +142,45 @@ func (c *call) newcomers(seen, listed map[string]bool, nets *networks) error {
 	return errors.Join(errs...)
 }
 
-// tellNetworks runs GC of every network's delegates. The note of a network to which nothing is attached is removed once its
-// plugins have cleaned up, once one of them is no longer there, or after noteLimit.
+// tellNetworks runs GC of every network's delegates, of a few networks at the same time: one that hangs must not use up the
+// time of the others. The cluster network is the first. The order of the others changes with each GC, so that where many
+// hang it is not always the same ones that are not reached.
 func (c *call) tellNetworks(ctx context.Context, nets *networks, listed []config.Attachment) error {
-	var errs []error
-	for _, name := range nets.order {
-		n := nets.byName[name]
-		failpoint.At("gc.before")
-		err := c.tellNetwork(ctx, n, listed)
-		over := err == nil || execute.IsMissing(err) || !n.noted.IsZero() && time.Since(n.noted) > noteLimit
-		if err != nil && !execute.IsRefusal(err) && !over {
-			errs = append(errs, fmt.Errorf("network %q: %w", n.name, err))
-		} else if err != nil {
-			c.log.Warn("plugin does not clean up its network", "network", n.name, "err", err)
-		}
-		if len(n.valid) == 0 && over {
-			errs = append(errs, c.store.Forget(name, n.noted))
-		}
+	if len(nets.order) > 1 {
+		others := nets.order[1:]
+		rand.Shuffle(len(others), func(i, k int) { others[i], others[k] = others[k], others[i] })
 	}
+	errs := make([]error, len(nets.order)) // a place for each, so that they do not meet
+	limit := make(chan struct{}, networksAtOnce)
+	var all sync.WaitGroup
+	for i, name := range nets.order {
+		limit <- struct{}{} // each network has a limit of its own
+		all.Go(func() {
+			errs[i] = c.gcNetwork(ctx, name, nets.byName[name], listed)
+			<-limit
+		})
+	}
+	all.Wait()
 	return errors.Join(errs...)
+}
+
+// gcNetwork runs GC of one network's delegates. The note of a network to which nothing is attached is removed once its
+// plugins have cleaned up, once one of them is no longer there, or after noteLimit.
+func (c *call) gcNetwork(ctx context.Context, name string, n *network, listed []config.Attachment) error {
+	failpoint.At("gc.before")
+	err := c.tellNetwork(ctx, n, listed)
+	old := !n.noted.IsZero() && time.Since(n.noted) > noteLimit && ctx.Err() == nil // one that was not reached is kept
+	over := err == nil || execute.IsMissing(err) || old
+	var failed error
+	if err != nil && !execute.IsRefusal(err) && !over {
+		failed = fmt.Errorf("network %q: %w", n.name, err)
+	} else if err != nil {
+		c.log.Warn("plugin does not clean up its network", "network", n.name, "err", err)
+	}
+	if len(n.valid) == 0 && over {
+		return errors.Join(failed, c.store.Forget(name, n.noted))
+	}
+	return failed
 }
 
 func (c *call) tellNetwork(ctx context.Context, n *network, listed []config.Attachment) error {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"multus/internal/cniconf"
 	"multus/internal/config"
 	"multus/internal/engine/ledger"
 	"multus/internal/engine/plan"
@@ -54,6 +55,17 @@ func TestGC(t *testing.T) {
 	}
 }
 
+// calledSorted is called for plugins that run at the same time.
+func (n *node) calledSorted(t *testing.T) string {
+	t.Helper()
+	calls := strings.Split(n.called(t), ", ")
+	for i := range calls {
+		calls[i] = strings.TrimSpace(calls[i])
+	}
+	slices.Sort(calls)
+	return strings.Join(calls, ", ")
+}
+
 // TestGCEveryNetwork shows that a network whose last pod has gone is asked until its plugins have cleaned up.
 func TestGCEveryNetwork(t *testing.T) {
 	t.Parallel()
@@ -67,15 +79,15 @@ func TestGCEveryNetwork(t *testing.T) {
 	if err := n.engine.GC(t.Context(), n.request(request.GC, "", valid())); err == nil || !strings.Contains(err.Error(), `network "new-net"`) {
 		t.Errorf("a plugin that cannot clean up: %v", err)
 	}
-	if got := n.called(t); got != "cluster GC , new GC" {
+	if got := n.calledSorted(t); got != "cluster GC, new GC" {
 		t.Errorf("called: %s", got)
 	}
 	n.does(t, "new", "")
-	for _, want := range []string{"cluster GC , new GC", "cluster GC"} {
+	for _, want := range []string{"cluster GC, new GC", "cluster GC"} {
 		if err := n.engine.GC(t.Context(), n.request(request.GC, "", valid())); err != nil {
 			t.Error(err)
 		}
-		if got := n.called(t); got != want {
+		if got := n.calledSorted(t); got != want {
 			t.Errorf("called: %s, want %s", got, want)
 		}
 	}
@@ -330,5 +342,38 @@ func TestGCHangs(t *testing.T) {
 	}
 	if n.recorded(t, "a-good") || n.recorded(t, "c-good") || !n.recorded(t, "b-bad") {
 		t.Errorf("others were not freed, or the one that hangs was forgotten: %v", err)
+	}
+}
+
+// TestGCNetworksHang: networks whose plugins hang in GC keep no other network from being told, at the first GC already.
+func TestGCNetworksHang(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, "cluster", "hangs", "new")
+	p := &plan.Plan{ContainerID: "old", Netns: "/run/netns/x", Dirs: plan.Dirs{State: n.store.Dir, Binary: n.dir}}
+	for i := range 6 {
+		l, err := cniconf.Parse(fmt.Appendf(nil, `{"cniVersion":"1.1.0","name":"hangs-%d","type":"hangs"}`, i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Attachments = append(p.Attachments, plan.Attachment{Name: l.Name(), IfName: fmt.Sprintf("net%d", i+1), Config: l})
+	}
+	if err := errors.Join(n.store.Write(p), n.store.NoteNetworks(p)); err != nil {
+		t.Fatal(err)
+	}
+	n.attached(t, "young", "new", "1.1.0", "/run/netns/x", "now")
+	n.age(t, "old", time.Hour)
+	n.does(t, "hangs", "exec sleep 1000")
+	err := n.engine.GC(t.Context(), n.request(request.GC, "", valid("old", "young")))
+	got := n.called(t)
+	if strings.Count(got, "hangs GC") != 6 || !strings.Contains(got, "new GC") || !strings.Contains(got, "cluster GC") {
+		t.Errorf("called: %s", got)
+	}
+	for i := range 6 {
+		if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("hangs-%d", i)) {
+			t.Errorf("GC: %v", err)
+		}
+	}
+	if err == nil || strings.Contains(err.Error(), "GC took longer") {
+		t.Errorf("networks were cut off: %v", err)
 	}
 }
