@@ -27,6 +27,8 @@ type gone struct {
 	// Freed tells that it was freed; Problem says why it was not.
 	Freed   bool   `json:"freed"`
 	Problem string `json:"problem,omitempty"`
+	// GivenUp are the networks whose plugins refuse to free what they hold.
+	GivenUp []string `json:"givenUp,omitempty"`
 }
 
 func (a *app) gcCommand() *cobra.Command {
@@ -62,7 +64,7 @@ func (t *attachment) gc(ctx context.Context, grace time.Duration, dryRun bool) e
 	}
 	list, left := []gone{}, 0
 	for _, g := range found {
-		one := gone{Container: g.ContainerID, Pod: g.Pod, Netns: g.Netns, Networks: g.Networks, Why: g.Why, Freed: g.Freed}
+		one := gone{Container: g.ContainerID, Pod: g.Pod, Netns: g.Netns, Networks: g.Networks, Why: g.Why, Freed: g.Freed, GivenUp: g.GivenUp}
 		if g.Err != nil {
 			one.Problem = fault.ByHand(g.Err).Error()
 			left++
@@ -72,6 +74,9 @@ func (t *attachment) gc(ctx context.Context, grace time.Duration, dryRun bool) e
 	err = t.print(map[string]any{"sandboxes": list}, func(w io.Writer) {
 		for _, g := range list {
 			fmt.Fprintf(w, "%s  %s  %s: %s; %s\n", short(g.Container), cmp.Or(g.Pod, "-"), g.Netns, cmp.Or(g.Problem, g.Why), g.outcome())
+			if len(g.GivenUp) > 0 {
+				fmt.Fprintf(w, "    given up, since their plugins refuse DEL: %s; see multusctl ledger verify\n", strings.Join(g.GivenUp, ", "))
+			}
 		}
 		if dryRun {
 			fmt.Fprintf(w, "%d to free\n", len(list)-left)

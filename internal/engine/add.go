@@ -125,7 +125,9 @@ func (c *call) clearLeftover(ctx context.Context) error {
 		return c.takeBack(ctx, c.planFor(r)) // that ADD has deleted everything itself
 	}
 	c.log.Warn("freeing what an earlier ADD of this container left")
-	return c.freeRecord(ctx, r)
+	err = c.freeRecord(ctx, r)
+	c.publishGivenUp(ctx, c.pod())
+	return err
 }
 
 // undo deletes the attachments that were begun, in reverse order (behaviour.md D28). The request may have

@@ -10,6 +10,7 @@ import (
 
 	"multus/internal/engine/execute"
 	"multus/internal/engine/ledger"
+	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
 	"multus/internal/failpoint"
 	"multus/internal/fsx"
@@ -36,6 +37,8 @@ type Gone struct {
 	// Freed tells that everything was deleted; Err says what was not.
 	Freed bool
 	Err   error
+	// GivenUp are the networks whose plugins refuse DEL for good: what they hold may be left.
+	GivenUp []string
 }
 
 // Collect frees the sandboxes whose namespace is gone, as the DEL does that they never got, without a list of the
@@ -129,6 +132,7 @@ func (c *call) collectGone(ctx context.Context, why func(*ledger.Record) string,
 			return out, fmt.Errorf("free sandboxes that are gone: %w", context.Cause(ctx))
 		}
 		var reason string
+		c.abandoned = nil
 		r, kept, err := c.look(ctx, id, dry, func(r *ledger.Record) bool {
 			reason = why(r)
 			return reason != ""
@@ -136,17 +140,26 @@ func (c *call) collectGone(ctx context.Context, why func(*ledger.Record) string,
 		if reason == "" && err == nil {
 			continue
 		}
-		g := Gone{ContainerID: id, Netns: r.Netns, Why: reason, Freed: err == nil && !kept, Err: err}
+		g := Gone{ContainerID: id, Netns: r.Netns, Why: reason, Freed: err == nil && !kept, Err: err, GivenUp: c.abandoned}
 		for i := range r.Attachments {
-			a := &r.Attachments[i]
-			g.Networks = append(g.Networks, a.Name)
-			if name := a.Args.Get(request.PodName); name != "" {
-				g.Pod = a.Args.Get(request.PodNamespace) + "/" + name
-			}
+			g.Networks = append(g.Networks, r.Attachments[i].Name)
+		}
+		if pod := podOf(r); pod.Name != "" {
+			g.Pod = pod.Namespace + "/" + pod.Name
 		}
 		out = append(out, g)
 	}
 	return out, nil
+}
+
+// podOf returns the pod of a record, as the runtime named it at ADD.
+func podOf(r *ledger.Record) publish.Pod {
+	for i := range r.Attachments {
+		if a := r.Attachments[i].Args; a.Get(request.PodName) != "" {
+			return publish.Pod{Namespace: a.Get(request.PodNamespace), Name: a.Get(request.PodName), UID: a.Get(request.PodUID)}
+		}
+	}
+	return publish.Pod{}
 }
 
 // look is collect without the runtime's list, or with dry a look without any effect.
@@ -210,6 +223,7 @@ func (c *call) doubt(r *ledger.Record) error {
 // freeStale frees a sandbox that is gone, as far as its record can be read, and keeps a damaged record aside.
 func (c *call) freeStale(ctx context.Context, r *ledger.Record, lock *os.File) error {
 	one := *c
+	one.timings, one.abandoned = nil, nil
 	one.req = &request.Request{Command: request.Del, ContainerID: r.ContainerID, IfName: ledger.UsualName, Path: c.req.Path, Netns: r.Netns}
 	one.lock = lock
 	if errors.Is(execute.Look(r.Netns), link.ErrNoNamespace) {
@@ -222,7 +236,10 @@ func (c *call) freeStale(ctx context.Context, r *ledger.Record, lock *os.File) e
 		}
 	}
 	limit := max(sandboxLimit, time.Duration(len(r.Attachments))*delegateFloor)
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it took longer than %s", limit))
+	freeing, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it took longer than %s", limit))
 	defer cancel()
-	return one.freeRecord(ctx, r)
+	err := one.freeRecord(freeing, r)
+	one.publishGivenUp(ctx, podOf(r))
+	c.abandoned = append(c.abandoned, one.abandoned...)
+	return err
 }

@@ -1,12 +1,15 @@
 package engine
 
 import (
+	"context"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"multus/internal/engine/ledger"
+	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
 	"multus/internal/fsx"
 )
@@ -144,5 +147,69 @@ func TestAfterBoot(t *testing.T) {
 	add()
 	if !n.recorded(t, "before") {
 		t.Error("without knowing the boot nothing is older than it")
+	}
+}
+
+// reports is a publisher that remembers.
+type reports struct{ got []*publish.Report }
+
+func (r *reports) Publish(_ context.Context, rep *publish.Report) error {
+	r.got = append(r.got, rep)
+	return nil
+}
+
+// TestGivenUpIsReported: what is given up while a sandbox is freed that is gone has the report that it has after a DEL, by the
+// runtime's GC, by multusctl gc, and by the ADD of the same container.
+func TestGivenUpIsReported(t *testing.T) {
+	t.Parallel()
+	for name, free := range map[string]func(n *node) ([]Gone, error){
+		"ADD": func(n *node) ([]Gone, error) {
+			req := n.request(request.Add, "c", "")
+			req.Args = request.Args{{request.PodNamespace, "team"}, {request.PodName, "p-c"}}
+			_, err := n.engine.Add(t.Context(), req) // it fails for want of a namespace; what precedes that is of interest
+			if err == nil || !strings.Contains(err.Error(), "no net namespace") {
+				return nil, err
+			}
+			return nil, nil
+		},
+		"GC": func(n *node) ([]Gone, error) {
+			return nil, n.engine.GC(t.Context(), n.request(request.GC, "", valid()))
+		},
+		"Collect": func(n *node) ([]Gone, error) {
+			return n.engine.Collect(t.Context(), n.request(request.Del, "", ""), 0, false)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n, published := newNode(t, "cluster", "other"), &reports{}
+			n.attached(t, "plain", "cluster", "1.0.0", filepath.Join(n.dir, "gone"), "now")
+			n.attached(t, "c", "other", "1.0.0", filepath.Join(n.dir, "gone"), "now")
+			n.result(t, "other-net", "c", "net1")
+			n.does(t, "other", `test $CNI_COMMAND = DEL && { echo '{"code":999,"msg":"Link not found"}'; exit 1; }`)
+			n.result(t, "cluster-net", "c", "eth0")
+			for range refusals {
+				if err := n.engine.Del(t.Context(), n.request(request.Del, "c", "")); err == nil {
+					t.Fatal("nothing is refused")
+				}
+			}
+			n.engine.deps.Publisher = published
+			found, err := free(n)
+			if err != nil || n.recorded(t, "c") {
+				t.Fatalf("%+v, %v", found, err)
+			}
+			if len(published.got) != 1 {
+				t.Fatalf("published: %+v", published.got)
+			}
+			rep := published.got[0]
+			if rep.Command != request.Del || rep.ContainerID != "c" || rep.Pod.Namespace != "team" || rep.Pod.Name != "p-c" ||
+				rep.Failure == nil || !rep.Failure.Tell || !strings.Contains(rep.Failure.Message, "other-net") || len(rep.Timings) != 2 {
+				t.Errorf("published: %+v", rep)
+			}
+			for _, g := range found {
+				if (len(g.GivenUp) == 1) != (g.ContainerID == "c") {
+					t.Errorf("%+v", g)
+				}
+			}
+		})
 	}
 }

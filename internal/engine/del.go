@@ -26,16 +26,31 @@ func (e *Engine) Del(ctx context.Context, req *request.Request) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, DelLimit, fmt.Errorf("DEL took longer than %s", DelLimit))
 	defer cancel()
 	err = c.lockedForDel(ctx, func() error { return c.del(ctx) })
-	rep := &publish.Report{Command: request.Del, Pod: c.pod(), ContainerID: c.req.ContainerID, Timings: c.timings, Time: time.Now().UnixNano()}
+	c.publishDel(ctx, c.pod())
+	return c.inPod(err)
+}
+
+// publishDel publishes how long the delegates of a DEL took, and which networks it has given up.
+func (c *call) publishDel(ctx context.Context, pod publish.Pod) {
+	rep := &publish.Report{Command: request.Del, Pod: pod, ContainerID: c.req.ContainerID, Timings: c.timings, Time: time.Now().UnixNano()}
 	if len(c.abandoned) > 0 {
 		rep.Failure = &publish.Failure{Tell: true, Message: fmt.Sprintf(
 			"networks given up at DEL, since their plugins refuse it for good: %s. What they hold may be left; see: multusctl ledger verify",
 			strings.Join(c.abandoned, ", "))}
 	}
-	if perr := c.deps.Publisher.Publish(ctx, rep); perr != nil {
-		c.log.Warn("the report of a DEL is not published", "err", perr)
+	if err := c.deps.Publisher.Publish(ctx, rep); err != nil {
+		c.log.Warn("the report of a DEL is not published", "err", err)
 	}
-	return c.inPod(err)
+}
+
+// publishGivenUp is publishDel for what another verb deletes. Timings alone are not worth its time.
+func (c *call) publishGivenUp(ctx context.Context, pod publish.Pod) {
+	if len(c.abandoned) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, tellLimit, fmt.Errorf("it took longer than %s", tellLimit))
+	defer cancel()
+	c.publishDel(ctx, pod)
 }
 
 func (c *call) del(ctx context.Context) error {
