@@ -45,6 +45,7 @@ const (
 // phase that set may be incomplete, and the second phase is left out. A record that cannot be read whole is such an error as
 // long as its sandbox may live; a damaged record of a sandbox that is not listed is freed as far as it can be read.
 func (e *Engine) GC(ctx context.Context, req *request.Request) error {
+	start := time.Now()
 	c, err := e.begin(req)
 	if err != nil {
 		return err
@@ -58,10 +59,10 @@ func (e *Engine) GC(ctx context.Context, req *request.Request) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, GCLimit, fmt.Errorf("GC took longer than %s", GCLimit))
 	defer cancel()
-	return c.inPod(c.gc(ctx, listed))
+	return c.inPod(c.gc(ctx, listed, start))
 }
 
-func (c *call) gc(ctx context.Context, listed []config.Attachment) error {
+func (c *call) gc(ctx context.Context, listed []config.Attachment, start time.Time) error {
 	nets := &networks{byName: map[string]*network{}}
 	// The cluster network is asked also when it was never attached.
 	p, err := c.deps.Planner.Plan(ctx, c.req, c.conf)
@@ -69,7 +70,7 @@ func (c *call) gc(ctx context.Context, listed []config.Attachment) error {
 		c.useState(p)
 		nets.know(p.Attachments[0].Name, p.Attachments[0].Config, p.Dirs.Binary)
 	}
-	err = errors.Join(err, c.collectUnlisted(ctx, listed, nets))
+	err = errors.Join(err, c.collectUnlisted(ctx, listed, start, nets))
 	failpoint.At("gc.collected")
 	noted, notedErr := c.store.Networks()
 	if err = errors.Join(err, notedErr); err != nil {
@@ -82,9 +83,9 @@ func (c *call) gc(ctx context.Context, listed []config.Attachment) error {
 }
 
 // collectUnlisted frees the recorded sandboxes that are not listed, the oldest record first, and adds the networks of all to
-// nets. A sandbox that cannot be freed does not keep the others; its record is written again, so that it is the last the
+// nets. One that was attached after start, when the runtime had made its list, lives. A sandbox that cannot be freed does not keep the others; its record is written again, so that it is the last the
 // next time.
-func (c *call) collectUnlisted(ctx context.Context, listed []config.Attachment, nets *networks) error {
+func (c *call) collectUnlisted(ctx context.Context, listed []config.Attachment, start time.Time, nets *networks) error {
 	valid := map[string]bool{}
 	for _, v := range listed {
 		valid[v.ContainerID] = true
@@ -111,7 +112,9 @@ func (c *call) collectUnlisted(ctx context.Context, listed []config.Attachment, 
 	seen := map[string]bool{}
 	for _, id := range containers {
 		seen[id] = true
-		r, kept, err := c.collect(phase, id, valid[id], func(*ledger.Record) bool { return !valid[id] && phase.Err() == nil })
+		r, kept, err := c.collect(phase, id, valid[id], func(r *ledger.Record) bool {
+			return !valid[id] && phase.Err() == nil && !c.store.ChangedSince(r, start)
+		})
 		if err == nil && kept && !valid[id] && !r.Foreign && phase.Err() != nil {
 			err = fmt.Errorf("free container %s: %w", id, context.Cause(phase))
 		}

@@ -216,14 +216,14 @@ func TestGCLists(t *testing.T) {
 		``:                                  false,
 		`,"cni.dev/valid-attachments":null`: true,
 		`,"cni.dev/attachments":null`:       true,
-		`,"cni.dev/valid-attachments":null,"cni.dev/attachments":null`:                  true,
-		`,"cni.dev/valid-attachments":[],"cni.dev/attachments":[]`:                      true,
-		`,"cni.dev/attachments":[{"containerID":"c","ifname":"eth0"}]`:                  false,
-		`,"cni.dev/valid-attachments":[{"containerID":"c","ifname":"x"}]`:               false,
-		`,"CNI.dev/Valid-Attachments":[{"containerID":"d","ifname":"x"}]`:               true,
-		valid("d") + `,"cni.dev/attachments":[{"containerID":"c"}]`:                     false, // what either list has is alive
-		valid() + `,"cni.dev/attachments":[{"containerID":"c"}]`:                        false,
-		`,"cni.dev/valid-attachments":null,"cni.dev/attachments":[{"containerID":"c"}]`: false,
+		`,"cni.dev/valid-attachments":null,"cni.dev/attachments":null`:                                  true,
+		`,"cni.dev/valid-attachments":[],"cni.dev/attachments":[]`:                                      true,
+		`,"cni.dev/attachments":[{"containerID":"c","ifname":"eth0"}]`:                                  false,
+		`,"cni.dev/valid-attachments":[{"containerID":"c","ifname":"x"}]`:                               false,
+		`,"CNI.dev/Valid-Attachments":[{"containerID":"d","ifname":"x"}]`:                               true,
+		valid("d") + `,"cni.dev/attachments":[{"containerID":"c","ifname":"eth0"}]`:                     false, // what either list has is alive
+		valid() + `,"cni.dev/attachments":[{"containerID":"c","ifname":"eth0"}]`:                        false,
+		`,"cni.dev/valid-attachments":null,"cni.dev/attachments":[{"containerID":"c","ifname":"eth0"}]`: false,
 	} {
 		t.Run(keys, func(t *testing.T) {
 			t.Parallel()
@@ -235,6 +235,52 @@ func TestGCLists(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestGCYoungRecord: a sandbox whose ADD ends after GC was called is not in the runtime's list, and lives. So does one of which
+// only a result is as young.
+func TestGCYoungRecord(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name         string
+		record       time.Duration // how old it is when GC has begun
+		result, gone bool
+	}{
+		{"recorded before GC", time.Minute, false, true},
+		{"recorded since", 0, false, false},
+		{"attached since", time.Minute, true, false},
+		{"the clock was set back", -time.Hour, false, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			n := newNode(t, "cluster", "new")
+			n.attached(t, "c", "new", "1.1.0", "/run/netns/x", "now")
+			n.resultOf(t, "new", "c", "net1")
+			result := filepath.Join("results", "new-net-c-net1")
+			n.age(t, result, time.Minute)
+			n.engine.deps.Planner = planning(func() {
+				n.age(t, "c", tc.record)
+				if tc.result {
+					n.age(t, result, 0)
+				}
+			})
+			err := n.engine.GC(t.Context(), n.request(request.GC, "", valid()))
+			if err != nil || n.recorded(t, "c") == tc.gone {
+				t.Fatalf("recorded: %t, %v", n.recorded(t, "c"), err)
+			}
+			if in := n.in(t, "new", "GC"); strings.Contains(in, `{"containerID":"c","ifname":"net1"}`) == tc.gone {
+				t.Errorf("GC of new: %s", in)
+			}
+		})
+	}
+}
+
+// planning is a planner that does something first.
+type planning func()
+
+func (p planning) Plan(ctx context.Context, req *request.Request, conf *config.Plugin) (*plan.Plan, error) {
+	p()
+	return planner{}.Plan(ctx, req, conf)
 }
 
 // TestGCRefused: a plugin that does not know GC, that is wrong or missing does not fail the node's GC, and keeps no

@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
 
+	"multus/internal/engine/plan"
+	"multus/internal/engine/resultcache"
 	"multus/internal/fsx"
 )
 
@@ -40,6 +43,23 @@ func (s *Store) Survey(containerID, ifName string) (*Record, error) {
 	r.Foreign = r.Foreign && len(r.Attachments) == 0
 	s.Complete(r)
 	return r, nil
+}
+
+// ChangedSince reports whether a sandbox was recorded, or a network attached to it, after a time. A file of the future does not
+// show it: the clock was set back.
+func (s *Store) ChangedSince(r *Record, start time.Time) bool {
+	now := time.Now()
+	changed := func(path string) bool {
+		info, err := os.Lstat(path)
+		return err == nil && info.ModTime().After(start) && !info.ModTime().After(now)
+	}
+	if changed(filepath.Join(s.Dir, r.ContainerID)) {
+		return true
+	}
+	return slices.ContainsFunc(r.Attachments, func(a plan.Attachment) bool {
+		name, err := resultcache.Name(a.Config.Name(), r.ContainerID, a.IfName)
+		return err == nil && changed(filepath.Join(resultcache.Dir(s.Dir), name))
+	})
 }
 
 // Knows reports whether anything is in the place of a sandbox's record, or was and is set aside.
