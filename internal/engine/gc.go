@@ -57,6 +57,12 @@ func (e *Engine) GC(ctx context.Context, req *request.Request) error {
 	if !given {
 		return fault.New(fault.BadConfig, "report this to the container runtime's authors", "GC without cni.dev/valid-attachments")
 	}
+	for _, a := range listed {
+		if a.ContainerID == "" || a.IfName == "" { // taken for nobody, it would free what lives
+			return fault.New(fault.BadConfig, "report this to the container runtime's authors",
+				"GC with an entry of cni.dev/valid-attachments that has no containerID or no ifname")
+		}
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, GCLimit, fmt.Errorf("GC took longer than %s", GCLimit))
 	defer cancel()
 	return c.inPod(c.gc(ctx, listed, start))

@@ -16,6 +16,7 @@ import (
 	"multus/internal/engine/ledger"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
+	"multus/internal/fault"
 	"multus/internal/fsx"
 )
 
@@ -234,6 +235,33 @@ func TestGCLists(t *testing.T) {
 				t.Errorf("%v, recorded: %t", err, n.recorded(t, "c"))
 			}
 		})
+	}
+}
+
+// TestGCIncompleteList: an entry that names no attachment makes the list unusable: taken for a list, it names nobody, and
+// everything would be freed. Both members are part of an entry (CNI SPEC 1.1 §GC).
+func TestGCIncompleteList(t *testing.T) {
+	t.Parallel()
+	for _, entry := range []string{`{}`, `null`, `{"containerID":"","ifname":"eth0"}`, `{"ifname":"eth0"}`, `{"containerID":"c"}`, `{"ID":"c"}`} {
+		for _, keys := range []string{
+			`,"cni.dev/valid-attachments":[` + entry + `]`,
+			valid("c") + `,"cni.dev/attachments":[` + entry + `]`,
+			`,"cni.dev/valid-attachments":[{"containerID":"c","ifname":"eth0"},` + entry + `]`,
+		} {
+			t.Run(keys, func(t *testing.T) {
+				t.Parallel()
+				n := newNode(t, "cluster", "new")
+				n.attached(t, "c", "new", "1.1.0", "/run/netns/x", "now")
+				n.attached(t, "d", "new", "1.1.0", "/run/netns/x", "now")
+				err := n.engine.GC(t.Context(), n.gcRequest(keys))
+				if err == nil || fault.ToCNI(err).Code != fault.BadConfig {
+					t.Errorf("GC: %v", err)
+				}
+				if got := n.called(t); got != "" || !n.recorded(t, "c") || !n.recorded(t, "d") {
+					t.Errorf("called: %s", got)
+				}
+			})
+		}
 	}
 }
 

@@ -192,6 +192,7 @@ func verbs() []produced {
 			return s.engine.Status(t.Context(), s.request(request.Status, container, ""))
 		}},
 		{"GC without a list", other((*engine.Engine).GC, request.GC, "", false)},
+		{"GC with half a list", other((*engine.Engine).GC, request.GC, `,"cni.dev/valid-attachments":[{}]`, false)},
 		{"ADD without the file", func(t *testing.T) error {
 			t.Helper()
 			return newSite(t, cluster).add(t, container, `,"readinessindicatorfile":"/none"`, soon)
