@@ -133,6 +133,12 @@ func (l *List) Single() bool { return l.single }
 // Bytes returns the configuration as JSON; the caller must not change it.
 func (l *List) Bytes() []byte { return l.raw }
 
+// Size returns the number of bytes of the configuration.
+func (l *List) Size() int { return len(l.raw) }
+
+// Len returns the number of plugins.
+func (l *List) Len() int { return len(l.plugins) }
+
 // Types returns the plugins' types in order.
 func (l *List) Types() []string {
 	out := make([]string, len(l.plugins))

@@ -14,6 +14,7 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 
 	"multus/internal/cniconf"
+	"multus/internal/engine/plan"
 )
 
 // checkNetwork checks one definition by itself.
@@ -46,6 +47,10 @@ func (l *linter) checkNetwork(n *network) {
 	if !list.Single() {
 		n.keys(n.tree, "the list", ofList)
 		plugins = n.tree.get("plugins").list()
+	}
+	if err := plan.CheckPlugins(list); err != nil {
+		n.add(n.config.at(n.tree.get("plugins").offset), Error, "config", "remove plugins that the network does not need", "%v", err)
+		return
 	}
 	for i, p := range plugins {
 		n.plugin(p, i)

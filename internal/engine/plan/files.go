@@ -91,6 +91,9 @@ func loadFile(file string, chained bool) (*cniconf.List, error) {
 		}
 	}
 	l, err := cniconf.ParseWith(b, more)
+	if err == nil {
+		err = CheckPlugins(l)
+	}
 	switch {
 	case err != nil && isList:
 		return nil, fmt.Errorf("error loading CNI conflist file %s: %w", file, err)
@@ -123,7 +126,23 @@ func subdirectory(dir string, list []byte) ([][]byte, error) {
 	return pluginFiles(filepath.Join(dir, head.Name))
 }
 
-// pluginFiles returns the contents of the .conf files of a directory in name order; no directory is none.
+// tooManyPluginsError is returned for a list, or a directory with plugins of a list, that has more than MaxPlugins.
+type tooManyPluginsError int
+
+func (e tooManyPluginsError) Error() string {
+	return fmt.Sprintf("it has %d plugins, at most %d are accepted", int(e), MaxPlugins)
+}
+
+// CheckPlugins returns an error if a list has more plugins than an ADD accepts.
+func CheckPlugins(l *cniconf.List) error {
+	if n := l.Len(); n > MaxPlugins {
+		return tooManyPluginsError(n)
+	}
+	return nil
+}
+
+// pluginFiles returns the contents of the .conf files of a directory in name order; no directory is none. No file is read if
+// there are too many.
 func pluginFiles(dir string) ([][]byte, error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
@@ -132,11 +151,12 @@ func pluginFiles(dir string) ([][]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read plugins of the chain: %w", err)
 	}
+	entries = slices.DeleteFunc(entries, func(e os.DirEntry) bool { return e.IsDir() || !strings.HasSuffix(e.Name(), ".conf") })
+	if n := len(entries); n > MaxPlugins {
+		return nil, fmt.Errorf("%s: %w", dir, tooManyPluginsError(n))
+	}
 	var out [][]byte
 	for _, e := range entries {
-		if e.IsDir() || !strings.HasSuffix(e.Name(), ".conf") {
-			continue
-		}
 		b, err := fsx.ReadFile(filepath.Join(dir, e.Name()), cniconf.MaxFile)
 		if err != nil {
 			return nil, fmt.Errorf("read plugin of the chain: %w", err)

@@ -55,7 +55,6 @@ func (p *planning) checkConfigs() error {
 	if err := p.checkNetworkNames(); err != nil {
 		return err
 	}
-	total := 0
 	for i := range p.out {
 		a := &p.out[i]
 		if err := a.Config.Ambiguous(); err != nil {
@@ -66,12 +65,41 @@ func (p *planning) checkConfigs() error {
 			return fault.New(fault.BadConfig, "make the network delegate to another plugin",
 				"network %s of pod %s delegates to multus itself", a.Name, p.req.Pod())
 		}
-		if total += len(a.Config.Bytes()); total > MaxBytes {
-			return fault.New(fault.BadConfig, "remove what the plugins do not need from the configurations of the networks",
-				"the configurations of the networks of pod %s have more than %d bytes together", p.req.Pod(), MaxBytes)
-		}
 	}
 	return nil
+}
+
+// attach adds an attachment to the plan.
+func (p *planning) attach(a *Attachment) error {
+	if err := p.room(a.Config.Size()); err != nil {
+		return err
+	}
+	p.out = append(p.out, *a)
+	return nil
+}
+
+// room returns an error if a configuration of size bytes does not fit into the plan with those that are in it. It is asked
+// before anything is copied: cni-args are merged into every plugin of a list, and a small definition and a small annotation
+// can make a configuration of hundreds of megabytes.
+func (p *planning) room(size int) error {
+	for i := range p.out {
+		size += p.out[i].Config.Size()
+	}
+	if size <= MaxBytes {
+		return nil
+	}
+	return fault.New(fault.BadConfig, "remove what the plugins do not need from the configurations of the networks, and from cni-args, which every plugin of a list gets",
+		"the configurations of the networks of pod %s have more than %d bytes together", p.req.Pod(), MaxBytes)
+}
+
+// argsSize returns how many bytes the cni-args of an element add to each plugin, at most.
+func argsSize(e *netsel.Element) int {
+	const around, escaped = len(`"args":{"cni":{}},"":,`), len(`\u003c`) // a character of a key may be written as an escape
+	size := 0
+	for key, value := range e.CNIArgs {
+		size += escaped*len(key) + len(value) + around
+	}
+	return size
 }
 
 // checkNetworkNames refuses a network whose configuration has no name, or one that the CNI specification does not allow:

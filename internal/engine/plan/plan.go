@@ -19,6 +19,9 @@ const (
 	MaxBytes = 4 << 20
 	// MaxConfigBytes is how many bytes the configuration of one network may have.
 	MaxConfigBytes = 256 << 10
+	// MaxPlugins is how many plugins the list of one network may have. Each is a process at every verb: a DEL of thousands
+	// does not come to its end in the time that a runtime waits. Real lists have fewer than ten.
+	MaxPlugins = 32
 )
 
 // Plan is everything that will be done for one sandbox. It is executed, recorded for DEL, explained,

@@ -224,7 +224,9 @@ func (p *planning) cluster(ctx context.Context) error {
 			"failed to get clusterNetwork/defaultNetworks: failed to get clusterNetwork %s in namespace %s", p.conf.ClusterNetwork, p.conf.MultusNamespace)
 	}
 	a.Origin, a.Primary = FromClusterNetwork, true
-	p.out = append(p.out, *a)
+	if err := p.attach(a); err != nil {
+		return err
+	}
 	return p.replaceDefault(ctx)
 }
 
@@ -244,7 +246,9 @@ func (p *planning) inline(ctx context.Context) error {
 		if err != nil {
 			return fault.Wrap(err, fault.BadConfig, "correct delegates in the CNI configuration", "failed to load delegate %d config", i)
 		}
-		p.out = append(p.out, Attachment{Name: l.Name(), Origin: FromDelegates, Primary: i == 0, Config: l, Source: from})
+		if err := p.attach(&Attachment{Name: l.Name(), Origin: FromDelegates, Primary: i == 0, Config: l, Source: from}); err != nil {
+			return err
+		}
 	}
 	if p.pod == nil {
 		return nil
@@ -311,7 +315,9 @@ func (p *planning) defaults(ctx context.Context) error {
 				"failed to get clusterNetwork/defaultNetworks: default network %s", value)
 		}
 		a.Origin = FromDefaultNetworks
-		p.out = append(p.out, *a)
+		if err := p.attach(a); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -342,7 +348,9 @@ func (p *planning) selected(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		p.out = append(p.out, *a)
+		if err := p.attach(a); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -400,6 +408,9 @@ func (p *planning) element(ctx context.Context, e *netsel.Element, origin Origin
 	}
 	l, from, err := p.definition(def)
 	if err == nil {
+		if err := p.room(l.Size() + l.Len()*argsSize(e)); err != nil {
+			return nil, err
+		}
 		l, err = l.WithCNIArgs(e.CNIArgs)
 	}
 	if err != nil {
@@ -491,8 +502,11 @@ type parsed struct {
 	from   Source
 }
 
-// complete fills in what a configuration leaves out, and notes what that was.
+// complete fills in what a configuration leaves out, and notes what that was. It refuses a list with too many plugins.
 func (p *planning) complete(l *cniconf.List, from Source, name string) (*cniconf.List, Source, error) {
+	if err := CheckPlugins(l); err != nil {
+		return nil, from, err
+	}
 	from.Unnamed, from.Unversioned = l.Name() == "", l.Version() == ""
 	l, err := l.WithDefaults(name, p.conf.CNIVersion)
 	return l, from, err
@@ -514,7 +528,8 @@ func (p *planning) isolated(ref Ref, origin Origin) error {
 }
 
 // auxiliary appends the auxiliary chain: passthru and the plugins of a directory beside the cluster
-// network's file (behaviour.md B40-B42). A chain that cannot be loaded is left out, as today, and logged.
+// network's file (behaviour.md B40-B42). A chain that cannot be loaded is left out, as today, and logged. One with too many
+// plugins could be loaded, so it is an error.
 func (p *planning) auxiliary(context.Context) error {
 	name := p.conf.AuxiliaryChain
 	if name == "" || p.conf.ClusterNetwork == "" {
@@ -530,12 +545,15 @@ func (p *planning) auxiliary(context.Context) error {
 	if err == nil && len(more) > 0 {
 		l, err = chain(name, p.conf.CNIVersion, more)
 	}
+	if _, tooMany := errors.AsType[tooManyPluginsError](err); tooMany {
+		return fault.Wrap(err, fault.BadConfig, "remove plugins from the directory of the auxiliary chain", "auxiliary chain %s", name)
+	}
 	if err != nil {
 		p.Log.Error("auxiliary chain left out", "container", p.req.ContainerID, "chain", name, "dir", dir, "err", err)
 		return nil
 	}
 	if l != nil {
-		p.out = append(p.out, Attachment{Name: name, Origin: FromAuxiliaryChain, Config: l, Source: Source{File: dir}})
+		return p.attach(&Attachment{Name: name, Origin: FromAuxiliaryChain, Config: l, Source: Source{File: dir}})
 	}
 	return nil
 }
@@ -551,5 +569,9 @@ func chain(name, version string, more [][]byte) (*cniconf.List, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode chain: %w", err)
 	}
-	return cniconf.ParseWith(head, more)
+	l, err := cniconf.ParseWith(head, more)
+	if err != nil {
+		return nil, err
+	}
+	return l, CheckPlugins(l)
 }
