@@ -13,6 +13,8 @@ import (
 	"net/netip"
 	"reflect"
 	"strings"
+
+	"multus/internal/rawjson"
 )
 
 // Names of the annotations (behaviour.md C1).
@@ -101,6 +103,41 @@ func Parse(value string) ([]Element, error) {
 		out = append(out, e)
 	}
 	return out, nil
+}
+
+// ErrTooMany is returned by ParseMax for an annotation with more elements than are wanted.
+var ErrTooMany = errors.New("the annotation has too many elements")
+
+// ParseMax is Parse for a caller that wants at most so many elements. It returns ErrTooMany before anything is built of them:
+// an annotation of 256 KiB can have 130,000.
+func ParseMax(value string, most int) ([]Element, error) {
+	if tooMany(value, most) {
+		return nil, ErrTooMany
+	}
+	return Parse(value)
+}
+
+// tooMany reports whether an annotation has more than most elements. It is false for JSON that Parse refuses.
+func tooMany(value string, most int) bool {
+	commas := strings.Count(value, ",")
+	switch {
+	case value == "" || most > 0 && commas < most: // in either form, a comma is between two elements
+		return false
+	case !strings.ContainsAny(value, `[{"`):
+		return commas >= most
+	}
+	var list json.RawMessage
+	if err := json.NewDecoder(strings.NewReader(value)).Decode(&list); err != nil {
+		return false
+	}
+	count := 0
+	_ = rawjson.Array(list, func([]byte) error { // what is no array has none
+		if count++; count > most {
+			return ErrTooMany
+		}
+		return nil
+	})
+	return count > most
 }
 
 // parseShort reads [namespace/]name[@interface] (behaviour.md C11-C15).

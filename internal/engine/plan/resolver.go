@@ -334,14 +334,14 @@ func (p *planning) selected(ctx context.Context) error {
 	if p.pod == nil {
 		return nil
 	}
-	elements, err := netsel.Parse(p.pod.Annotations[netsel.Networks])
-	if err != nil {
-		return p.badAnnotation(netsel.Networks, err)
-	}
-	if limit := p.conf.NetworkLimit(); len(p.out)+len(elements) > limit {
+	limit := p.conf.NetworkLimit()
+	elements, err := netsel.ParseMax(p.pod.Annotations[netsel.Networks], limit-len(p.out))
+	switch {
+	case errors.Is(err, netsel.ErrTooMany) || len(p.out) > limit:
 		return fault.New(fault.BadConfig, "ask for fewer networks, or raise maxNetworks in the configuration",
-			"pod %s asks for %d networks, the cluster's own included: at most %d are attached to one pod",
-			p.pod.Ref, len(p.out)+len(elements), limit)
+			"pod %s asks for too many networks: at most %d are attached to one pod, the cluster's own included", p.pod.Ref, limit)
+	case err != nil:
+		return p.badAnnotation(netsel.Networks, err)
 	}
 	for i := range elements {
 		a, err := p.element(ctx, &elements[i], FromAnnotation, p.pod.Namespace)
@@ -355,6 +355,9 @@ func (p *planning) selected(ctx context.Context) error {
 	return nil
 }
 
+// maxShown is how much of an annotation is in an error.
+const maxShown = 512
+
 // replaceDefault lets the pod name another cluster network (behaviour.md C50-C54). A value without an
 // element is an error when it is empty (C51), and nothing when it is the list [].
 func (p *planning) replaceDefault(ctx context.Context) error {
@@ -365,16 +368,16 @@ func (p *planning) replaceDefault(ctx context.Context) error {
 	if !ok {
 		return nil
 	}
-	elements, err := netsel.Parse(value)
+	elements, err := netsel.ParseMax(value, 1)
 	switch {
+	case errors.Is(err, netsel.ErrTooMany):
+		return p.badAnnotation(netsel.DefaultNetwork, fmt.Errorf("more than one default network is specified: %s", fault.Clip(value, maxShown)))
 	case err != nil:
 		return p.badAnnotation(netsel.DefaultNetwork, err)
 	case strings.TrimSpace(value) == "":
 		return p.badAnnotation(netsel.DefaultNetwork, errors.New("it is empty: name one network, or remove the annotation"))
 	case len(elements) == 0:
 		return nil
-	case len(elements) > 1:
-		return p.badAnnotation(netsel.DefaultNetwork, fmt.Errorf("more than one default network is specified: %s", value))
 	}
 	a, err := p.element(ctx, &elements[0], FromDefaultAnnotation, p.conf.MultusNamespace)
 	if err != nil {

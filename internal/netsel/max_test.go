@@ -1,0 +1,61 @@
+package netsel
+
+import (
+	"errors"
+	"runtime"
+	"strings"
+	"testing"
+)
+
+// TestParseMax: an annotation with more elements than are wanted is refused; one that is refused for another reason has that
+// reason, and one with as many as are wanted is read.
+func TestParseMax(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		rule, value string
+		most, want  int // elements, or -1 for ErrTooMany, or -2 for another error
+	}{
+		{"C3 none of none", "", 0, 0},
+		{"C18 none of none", "[]", 0, 0},
+		{"C15 one of none", " ", 0, -1},
+		{"C10 as many", "a,b", 2, 2},
+		{"C10 one more", "a,b,c", 2, -1},
+		{"C18 as many", `[{"name":"a","ips":["10.0.0.1","10.0.0.2"]},{"name":"b"}]`, 2, 2},
+		{"C18 one more", `[{"name":"a"},{"name":"b"},{}]`, 2, -1},
+		{"C18 one of none", `[{"name":"a"}]`, 0, -1},
+		{"C18 null", `[null,null,null]`, 2, -1},
+		{"C35 no array", `{"name":"a","ips":["10.0.0.1","10.0.0.2"]}`, 1, -2},
+		{"C10 no end", `[{},{},{}`, 1, -2},
+		{"C10 something follows", `[{},{}]]`, 2, -2},
+		{"C10 too many, and something follows", `[{},{},{}]]`, 2, -1},
+		{"negative", "a", -1, -1},
+	}
+	for _, tc := range tests {
+		t.Run(tc.rule, func(t *testing.T) {
+			t.Parallel()
+			got, err := ParseMax(tc.value, tc.most)
+			if tc.want >= 0 && (err != nil || len(got) != tc.want) || tc.want < 0 && (got != nil || err == nil || errors.Is(err, ErrTooMany) != (tc.want == -1)) {
+				t.Errorf("%v, %v", got, err)
+			}
+		})
+	}
+}
+
+// TestParseMaxMemory: the elements are counted before anything is made of them. A pod's annotations have 256 KiB.
+func TestParseMaxMemory(t *testing.T) { //nolint:paralleltest // it measures what the process allocates
+	const size = 256 << 10
+	for what, value := range map[string]string{
+		"comma form":                   strings.Repeat("n,", size/2),
+		"JSON":                         "[" + strings.Repeat("{},", size/3) + "{}]",
+		"JSON, and something after it": "[" + strings.Repeat("{},", size/3) + "{}]]",
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := ParseMax(value, 64)
+		runtime.ReadMemStats(&after)
+		const most = 8 * size
+		if took := after.TotalAlloc - before.TotalAlloc; !errors.Is(err, ErrTooMany) || took > most {
+			t.Errorf("%s: %v, and %d bytes, want at most %d", what, err, took, most)
+		}
+	}
+}
