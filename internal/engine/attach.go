@@ -83,8 +83,9 @@ func (at *attaching) failure() (first int, err error) {
 }
 
 // chooseVersions gives each network whose configuration has no cniVersion one that its plugins support: the version of the
-// outer configuration, which they inherit, may be newer than they are. It is done before the plan is recorded, so that DEL
-// uses the same (behaviour B5). A network whose plugins do not say keeps the outer version.
+// outer configuration, which they inherit, may be newer than they are. ADD does it before the plan is recorded, so that DEL
+// uses the same (behaviour B5); every verb without a record does it again. A network whose plugins do not say keeps the
+// outer version.
 func (c *call) chooseVersions(ctx context.Context, p *plan.Plan) error {
 	for i := range p.Attachments {
 		a := &p.Attachments[i]
@@ -100,6 +101,14 @@ func (c *call) chooseVersions(ctx context.Context, p *plan.Plan) error {
 		}
 	}
 	return nil
+}
+
+// chooseVersionsWithin is chooseVersions for at most some time: a plugin that hangs must not use up the time of a verb that
+// is about other networks, too.
+func (c *call) chooseVersionsWithin(ctx context.Context, limit time.Duration, p *plan.Plan) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it took longer than %s", limit))
+	defer cancel()
+	return c.chooseVersions(ctx, p)
 }
 
 func (at *attaching) begun(i int) bool { return at.outcomes[i] != nil && at.outcomes[i].begun }

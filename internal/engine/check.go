@@ -83,7 +83,7 @@ func (c *call) checked(ctx context.Context) (*plan.Plan, error) {
 	case r != nil:
 		return c.planFor(r), nil
 	case c.conf.CheckNetworks == config.CheckNone:
-		return p, nil
+		return p, c.chooseVersions(ctx, p)
 	}
 	return nil, fault.New(fault.Internal, "remove the sandbox: the runtime makes a new one", "container %s is not attached to any network", c.req.ContainerID)
 }

@@ -74,6 +74,7 @@ func (c *call) gc(ctx context.Context, listed []config.Attachment, start time.Ti
 	p, err := c.deps.Planner.Plan(ctx, c.req, c.conf)
 	if err == nil {
 		c.useState(p)
+		err = c.chooseVersionsWithin(ctx, networkLimit, p)
 		nets.know(p.Attachments[0].Name, p.Attachments[0].Config, p.Dirs.Binary)
 	}
 	err = errors.Join(err, c.collectUnlisted(ctx, listed, start, nets))

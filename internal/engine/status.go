@@ -59,6 +59,9 @@ func (c *call) status(ctx context.Context) error {
 		return answer
 	}
 	p, err := c.deps.Planner.Plan(ctx, c.req, c.conf)
+	if err == nil {
+		err = c.chooseVersions(ctx, p) // STATUS is as new as CNI 1.1: most plugins do not support the outer version
+	}
 	if err != nil {
 		return err
 	}

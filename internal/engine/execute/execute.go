@@ -112,18 +112,29 @@ func (r *Runner) CheckAsked(ctx context.Context, p *plan.Plan, a *plan.Attachmen
 		return false, err
 	}
 	err = r.cni.CheckNetworkList(ctx, list, rt)
-	if errors.Is(err, libcni.ErrorCheckNotSupp) {
+	if errors.Is(err, libcni.ErrorCheckNotSupp) || r.refusesInherited(a, err) {
 		return false, nil
 	}
 	return !list.DisableCheck, err
 }
 
-// Version chooses the newest CNI version that all plugins of a network support and that is not newer than limit. It returns
-// "" if a plugin does not say, or supports none of them.
+// Version chooses the newest CNI version that all plugins of a network support, IPAM plugins included, and that is not newer
+// than limit. It returns "" if a plugin does not say, or supports none of them. An IPAM plugin that does not say sets no
+// limit: the plugin that calls it decides what it gets.
 func (r *Runner) Version(ctx context.Context, l *cniconf.List, limit string) (string, error) {
 	var common []string
-	for i, typ := range l.Types() {
+	asked := map[string]bool{"": true} // a plugin without IPAM
+	types := l.Types()
+	for i, typ := range append(types, l.IPAMTypes()...) {
+		if asked[typ] {
+			continue
+		}
+		asked[typ] = true
 		info, err := r.cni.GetVersionInfo(ctx, typ)
+		if err != nil && i >= len(types) && ctx.Err() == nil {
+			r.log.Warn("the IPAM plugin does not tell its versions", "network", l.Name(), "plugin", typ, "err", err)
+			continue
+		}
 		if err != nil {
 			return "", fmt.Errorf("ask plugin %s for its versions: %w", typ, err)
 		}
@@ -155,7 +166,20 @@ func (r *Runner) Status(ctx context.Context, a *plan.Attachment) error {
 	if err != nil {
 		return err
 	}
-	return r.cni.GetStatusNetworkList(ctx, list)
+	if err = r.cni.GetStatusNetworkList(ctx, list); r.refusesInherited(a, err) {
+		return nil
+	}
+	return err
+}
+
+// refusesInherited reports whether an error is nothing but a plugin's refusal of a version that its configuration does not
+// have: it inherited the version of the outer configuration. Neither a node nor a sandbox is broken for that.
+func (r *Runner) refusesInherited(a *plan.Attachment, err error) bool {
+	if !a.Inherited || !isVersionRefusal(err) {
+		return false
+	}
+	r.log.Warn("a plugin does not support the inherited cniVersion; give the network one of its own", "network", a.Name, "version", a.Config.Version(), "err", err)
+	return true
 }
 
 // GC tells the delegates of one network which of its attachments are valid, if they know the verb.

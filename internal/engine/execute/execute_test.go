@@ -360,6 +360,7 @@ func TestAnswered(t *testing.T) {
 func TestVersion(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "old", "new", "silent")
+	script(t, filepath.Join(n.dir, "silent"), `exit 1`)
 	script(t, filepath.Join(n.dir, "old"), `echo '{"cniVersion":"1.0.0","supportedVersions":["0.1.0","0.3.1","0.4.0"]}'`)
 	script(t, filepath.Join(n.dir, "new"), `echo '{"cniVersion":"1.1.0","supportedVersions":["0.3.1","0.4.0","1.0.0","1.1.0"]}'`)
 	for _, tc := range []struct{ conf, limit, want string }{
@@ -369,6 +370,12 @@ func TestVersion(t *testing.T) {
 		{`{"name":"n","type":"new"}`, "1.0.0", "1.0.0"},
 		{`{"name":"n","plugins":[{"type":"new"},{"type":"old"}]}`, "1.1.0", "0.4.0"},
 		{`{"name":"n","type":"new"}`, "0.2.0", ""},
+		{`{"name":"n","type":"new","ipam":{"type":"old"}}`, "1.1.0", "0.4.0"},
+		{`{"name":"n","type":"new","IPAM":{"Type":"old"}}`, "1.1.0", "0.4.0"},
+		{`{"name":"n","plugins":[{"type":"new"},{"type":"new","ipam":{"type":"old"}}]}`, "1.1.0", "0.4.0"},
+		{`{"name":"n","type":"new","ipam":{"type":"new"}}`, "1.1.0", "1.1.0"},
+		{`{"name":"n","type":"new","ipam":{}}`, "1.1.0", "1.1.0"},
+		{`{"name":"n","type":"new","ipam":{"type":"silent"}}`, "1.1.0", "1.1.0"},
 		{`{"name":"n","type":"missing"}`, "1.0.0", ""},
 	} {
 		l, err := cniconf.Parse([]byte(tc.conf))
