@@ -13,7 +13,6 @@ import (
 	"slices"
 
 	"github.com/containernetworking/cni/libcni"
-	"github.com/containernetworking/cni/pkg/version"
 
 	"multus/internal/cniconf"
 	"multus/internal/config"
@@ -151,19 +150,13 @@ func Generate(d *config.Daemon, p *Primary) ([]byte, error) { return generate(d,
 
 // generate is Generate with what the node says.
 func generate(d *config.Daemon, p *Primary, f facts) ([]byte, error) {
-	caps, err := p.Config.Capabilities()
+	if err := d.Usable(); err != nil {
+		return nil, err
+	}
+	caps, err := capabilities(d, p)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", p.File, err)
+		return nil, err
 	}
-	for k, v := range d.Capabilities {
-		caps[k] = caps[k] || v
-	}
-	for k, v := range caps {
-		if !v {
-			delete(caps, k)
-		}
-	}
-	caps[config.PodAnnotations] = true
 	out := output{
 		BinDir: d.HostPath(d.BinDir), Capabilities: caps, CNIVersion: d.CNIVersion,
 		LogFile: d.HostPath(d.LogFile), LogLevel: d.LogLevel, LogToStderr: d.LogToStderr != nil && *d.LogToStderr, LogOptions: d.LogOptions,
@@ -179,8 +172,6 @@ func generate(d *config.Daemon, p *Primary, f facts) ([]byte, error) {
 	}
 	if d.AutoCNIVersion() {
 		out.CNIVersion = autoVersion(p, f)
-	} else if _, _, _, err := version.ParseVersion(out.CNIVersion); err != nil {
-		return nil, fmt.Errorf("cniVersion %q of the daemon: %w", out.CNIVersion, err)
 	}
 	if d.ClusterNetwork != "" {
 		out.ClusterNetwork = d.HostPath(d.ClusterNetwork) // O73: a value in the file wins
@@ -197,7 +188,38 @@ func generate(d *config.Daemon, p *Primary, f facts) ([]byte, error) {
 	if _, err := libcni.NetworkPluginConfFromBytes(b.Bytes()); err != nil {
 		return nil, fmt.Errorf("generated %s is not valid: %w", FileName, err)
 	}
+	if err := usable(b.Bytes()); err != nil { // the version may be that of the cluster network
+		return nil, fmt.Errorf("generated %s with %s: %w", FileName, p.File, err)
+	}
 	return b.Bytes(), nil
+}
+
+// usable returns an error if a CNI configuration of Multus must not be put into force: Multus would be ready, and no pod could
+// start.
+func usable(conf []byte) error {
+	p, err := config.ParsePlugin(Passed(conf))
+	if err != nil {
+		return err
+	}
+	return p.Usable()
+}
+
+// capabilities are those of the cluster network and of the daemon's file, and the pod's annotations.
+func capabilities(d *config.Daemon, p *Primary) (map[string]bool, error) {
+	caps, err := p.Config.Capabilities()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", p.File, err)
+	}
+	for k, v := range d.Capabilities {
+		caps[k] = caps[k] || v
+	}
+	for k, v := range caps {
+		if !v {
+			delete(caps, k)
+		}
+	}
+	caps[config.PodAnnotations] = true
+	return caps, nil
 }
 
 // autoVersion is the version of the configuration where the daemon's file has none. A cluster network without a version

@@ -180,7 +180,10 @@ func TestGenerate(t *testing.T) {
 			"F23 forced, and the same", `{"cniVersion":"0.3.1","forceCNIVersion":true}`, flannel,
 			`{"capabilities":{"io.kubernetes.cri.pod-annotations":true,"portMappings":true},"cniVersion":"0.3.1","name":"multus-cni-network","clusterNetwork":"$DIR/$FILE","type":"multus-shim","failureEvents":true,"plainPods":"local"}`,
 		},
-		{"F22 no version", `{"cniVersion":"one"}`, calico, `!cniVersion "one"`},
+		{"F22 no version", `{"cniVersion":"one"}`, calico, `!cniVersion is "one"`},
+		{"A70 no CNI version", `{"cniVersion":"1.2.0"}`, calico, `!daemon configuration: cniVersion is "1.2.0", not auto or one of 0.1.0, `},
+		{"A86 no CNI version of the cluster network", `{}`, `{"name":"n","cniVersion":"1.2.0","type":"x"}`, `!cniVersion is "1.2.0", not one of 0.1.0, `},
+		{"D46 a value that checkNetworks does not have", `{"checkNetworks":"al"}`, calico, `!daemon configuration: checkNetworks is "al"`},
 		{"F27 a capability that is no bool", `{}`, `{"name":"n","cniVersion":"1.0.0","type":"x","capabilities":{"mac":"yes"}}`, "!capabilities"},
 	}
 	known := map[string]string{"A3 an empty list of system namespaces is not the default one": "it is left out, so the plugin takes pods of kube-system for plain ones"}

@@ -360,6 +360,11 @@ func (s *Slot) generate() ([]byte, error) {
 		if err == nil && !cniconf.CallsMultus(b) {
 			err = fmt.Errorf("%s is no configuration of multus", s.conf.MultusConfigFile)
 		}
+		if err == nil {
+			if err = usable(b); err != nil {
+				err = fmt.Errorf("%s: %w", s.conf.MultusConfigFile, err)
+			}
+		}
 		return b, err
 	}
 	p, err := Choose(s.conf.MultusAutoconfigDir, s.conf.MultusMasterCNI)

@@ -283,6 +283,20 @@ func TestSlotUserFile(t *testing.T) {
 	eventually(t, "the change", func() bool { return has(file, `"/b"`) })
 }
 
+// TestSlotUserFileOfNoUse: a file with which no pod could start, or with which every CHECK fails, is not put into force.
+func TestSlotUserFileOfNoUse(t *testing.T) {
+	t.Parallel()
+	for _, key := range []string{`"cniVersion":"1.2.0"`, `"cniVersion":"1.0.0","checkNetworks":"al"`} {
+		dir, own := t.TempDir(), t.TempDir()
+		put(t, own, "mine.conf", `{`+key+`,"name":"mine","type":"multus-shim","clusterNetwork":"/a"}`)
+		s := slotAt(t, dir, fmt.Sprintf(`{"multusConfigFile":%q}`, filepath.Join(own, "mine.conf")))
+		s.sync()
+		if _, err := os.Stat(filepath.Join(dir, "mine.conf")); !errors.Is(err, os.ErrNotExist) || s.Ready() == nil || !strings.Contains(s.Ready().Error(), "mine.conf: CNI configuration") {
+			t.Errorf("%s: written: %v, ready: %v", key, err, s.Ready())
+		}
+	}
+}
+
 // TestSlotReaderNeverSeesABadFile: a reader in a loop finds a valid file at every look while the cluster network's
 // is rewritten, truncated, renamed and removed (issue 3, part 8; P16).
 func TestSlotReaderNeverSeesABadFile(t *testing.T) {

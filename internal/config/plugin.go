@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containernetworking/cni/pkg/version"
+
 	"multus/internal/fault"
 )
 
@@ -195,13 +197,30 @@ func (p *Plugin) Valid() ([]Attachment, bool) {
 
 // ValidCheck returns an error if checkNetworks has none of its values.
 func (p *Plugin) ValidCheck() error {
-	switch p.CheckNetworks {
-	case CheckNone, CheckCluster, CheckAll:
+	if validCheck(p.CheckNetworks) {
 		return nil
 	}
-	return fault.New(fault.BadConfig, `set checkNetworks to "cluster" or "all", or remove it`,
-		"CNI configuration %q: checkNetworks is %.64q", p.Name, p.CheckNetworks)
+	return fault.New(fault.BadConfig, fixCheck, `CNI configuration %q: checkNetworks is %.64q, not "cluster" or "all"`, p.Name, p.CheckNetworks)
 }
+
+// fixCheck is what to do about a value of checkNetworks that is none.
+const fixCheck = `set checkNetworks to "cluster" or "all", or remove it`
+
+func validCheck(v string) bool { return v == CheckNone || v == CheckCluster || v == CheckAll }
+
+// Usable returns an error if no runtime can use the configuration, or if a verb always fails because of a value in it.
+func (p *Plugin) Usable() error {
+	if p.CNIVersion != "" && !isCNIVersion(p.CNIVersion) {
+		return fault.New(fault.BadConfig, "correct cniVersion in the CNI configuration",
+			"CNI configuration %q: cniVersion is %.64q, not one of %s", p.Name, p.CNIVersion, cniVersions())
+	}
+	return p.ValidCheck()
+}
+
+func cniVersions() string { return strings.Join(version.All.SupportedVersions(), ", ") }
+
+// isCNIVersion reports whether a version is one that libcni can make results of: with any other, every ADD fails.
+func isCNIVersion(v string) bool { return slices.Contains(version.All.SupportedVersions(), v) }
 
 // NetworkLimit returns how many networks one pod may have.
 func (p *Plugin) NetworkLimit() int {

@@ -20,7 +20,11 @@ var configurationCheck = Check{
 		var out []Finding
 		daemonFile := n.daemonFile()
 		if b, err := n.read(daemonFile); err == nil {
-			if _, err := config.ParseDaemon(b); err != nil {
+			conf, err := config.ParseDaemon(b)
+			if err == nil {
+				err = conf.Usable()
+			}
+			if err != nil {
 				out = append(out, Finding{
 					Severity: Error, Message: "the daemon's configuration cannot be read: it does not start", Evidence: daemonFile + ": " + err.Error(),
 					Fix: "kubectl -n kube-system edit configmap multus-daemon-config",

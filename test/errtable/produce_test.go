@@ -148,6 +148,9 @@ func parsing() []produced {
 		{"configuration", func(*testing.T) error { _, err := config.ParsePlugin([]byte("{")); return err }},
 		{"daemon's configuration", func(*testing.T) error { _, err := config.ParseDaemon([]byte("{")); return err }},
 		{"daemon's limit", func(*testing.T) error { _, err := config.ParseDaemon([]byte(`{"connectionLimit":0}`)); return err }},
+		{"daemon's version", func(*testing.T) error { return (&config.Daemon{CNIVersion: "1.2.0"}).Usable() }},
+		{"daemon's checkNetworks", func(*testing.T) error { return (&config.Daemon{CheckNetworks: "al"}).Usable() }},
+		{"version", func(*testing.T) error { return (&config.Plugin{CNIVersion: "1.2.0"}).Usable() }},
 		{"CNI_ARGS pair", func(*testing.T) error { _, err := request.ParseArgs("a"); return err }},
 		{"CNI_ARGS unknown", func(*testing.T) error { _, err := request.ParseArgs("IgnoreUnknown=0;COLOUR=red"); return err }},
 	}

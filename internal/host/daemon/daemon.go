@@ -140,6 +140,9 @@ func (o *Options) configuration() (*config.Daemon, error) {
 		return nil, fmt.Errorf("read the daemon's configuration: %w", err)
 	}
 	conf, err := config.ParseDaemon(b)
+	if err == nil {
+		err = conf.Usable()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", o.Config, err)
 	}

@@ -45,6 +45,32 @@ func TestSocketDirOfTodaysManifests(t *testing.T) {
 	}
 }
 
+// TestValuesOfNoUse: the daemon does not start with a value that no runtime or no verb can use; the error names the key and
+// the values that are allowed.
+func TestValuesOfNoUse(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string][]string{
+		`{"cniVersion":"1.2.0"}`:                      {`cniVersion is "1.2.0"`, "auto", "1.0.0, 1.1.0"},
+		`{"cniVersion":"v1.0.0"}`:                     {`cniVersion is "v1.0.0"`, "auto", "1.0.0, 1.1.0"},
+		`{"checkNetworks":"al"}`:                      {`checkNetworks is "al"`, `"cluster" or "all"`},
+		`{"cniVersion":"auto","checkNetworks":"all"}`: nil, `{"cniVersion":"0.3.1","checkNetworks":"cluster"}`: nil, `{}`: nil,
+	} {
+		file := filepath.Join(t.TempDir(), "c.json")
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := (&Options{Config: file}).configuration()
+		if (err == nil) != (want == nil) {
+			t.Errorf("%s: %v", text, err)
+		}
+		for _, w := range want {
+			if err != nil && !strings.Contains(err.Error(), w) {
+				t.Errorf("%s: %v does not have %q", text, err, w)
+			}
+		}
+	}
+}
+
 // TestSocketDirOfNoUse: the error names the key and what to do.
 func TestSocketDirOfNoUse(t *testing.T) {
 	t.Parallel()
