@@ -94,6 +94,9 @@ func loadFile(file string, chained bool) (*cniconf.List, error) {
 	if err == nil {
 		err = CheckPlugins(l)
 	}
+	if err == nil && !validVersion(l) {
+		err = fmt.Errorf("cniVersion %.64q is no version", l.Version())
+	}
 	switch {
 	case err != nil && isList:
 		return nil, fmt.Errorf("error loading CNI conflist file %s: %w", file, err)

@@ -12,6 +12,7 @@ import (
 	"unicode"
 
 	"github.com/containernetworking/cni/pkg/utils"
+	"github.com/containernetworking/cni/pkg/version"
 
 	"multus/internal/cniconf"
 	"multus/internal/engine/request"
@@ -61,6 +62,10 @@ func (p *planning) checkConfigs() error {
 			return fault.Wrap(err, fault.BadConfig, "keep one of the two keys in the network's configuration",
 				"network %s of pod %s: its configuration can be read in two ways", a.Name, p.req.Pod())
 		}
+		if !validVersion(a.Config) {
+			return fault.New(fault.BadConfig, "write a CNI version such as 1.0.0 into the network's configuration",
+				"network %s of pod %s: its cniVersion %.64q is no version", a.Name, p.req.Pod(), a.Config.Version())
+		}
 		if callsMultus(a.Config) {
 			return fault.New(fault.BadConfig, "make the network delegate to another plugin",
 				"network %s of pod %s delegates to multus itself", a.Name, p.req.Pod())
@@ -100,6 +105,13 @@ func argsSize(e *netsel.Element) int {
 		size += escaped*len(key) + len(value) + around
 	}
 	return size
+}
+
+// validVersion reports whether libcni can read the cniVersion of a network, or the network has none. ADD succeeds with any other
+// if the plugin does not look at it, and then every DEL fails.
+func validVersion(l *cniconf.List) bool {
+	_, _, _, err := version.ParseVersion(l.Version())
+	return err == nil
 }
 
 // checkNetworkNames refuses a network whose configuration has no name, or one that the CNI specification does not allow:
