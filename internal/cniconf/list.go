@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
-	"unicode"
 
 	"github.com/containernetworking/cni/libcni"
 
@@ -27,6 +26,8 @@ type List struct {
 	single  bool
 	plugins []plugin
 	raw     []byte
+	// recased reports that "name" or "cniVersion" is written in another case.
+	recased bool
 	// libcni is what Libcni made of it: it is asked for twice at every ADD.
 	libcni atomic.Pointer[libcni.NetworkConfigList]
 }
@@ -51,13 +52,14 @@ func Parse(b []byte) (*List, error) {
 	if err != nil {
 		return nil, fmt.Errorf("parse CNI configuration: %w", err)
 	}
-	if l.name, err = o.text("name"); err != nil {
+	if l.name, err = o.foldedText("name"); err != nil {
 		return nil, err
 	}
-	if l.version, err = o.text("cniVersion"); err != nil {
+	if l.version, err = o.foldedText("cniVersion"); err != nil {
 		return nil, err
 	}
-	typ, err := o.text(o.folded("type"))
+	l.recased = o.folded("name") != "name" || o.folded("cniVersion") != "cniVersion"
+	typ, err := o.foldedText("type")
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +111,7 @@ func (l *List) parsePlugins(o *object) error {
 		if err != nil {
 			return fmt.Errorf("plugin %d: %w", i+1, err)
 		}
-		typ, err := p.text(p.folded("type"))
+		typ, err := p.foldedText("type")
 		if err != nil {
 			return fmt.Errorf("plugin %d: %w", i+1, err)
 		}
@@ -183,37 +185,7 @@ func (l *List) Decode(n int, into any) error {
 
 // Ambiguous returns an error if an object of the configuration, at any depth, has two keys that differ in nothing but their
 // case. Plugins take one of them and what judges a configuration may take the other.
-func (l *List) Ambiguous() error { return ambiguous(l.raw) }
-
-func ambiguous(v []byte) error {
-	v = bytes.TrimSpace(v)
-	if len(v) == 0 || v[0] != '{' && v[0] != '[' {
-		return nil
-	}
-	if v[0] == '[' {
-		return rawjson.Array(v, ambiguous)
-	}
-	seen := map[string]string{} // as they are written, by fold
-	return rawjson.Object(v, func(key string, value []byte) error {
-		folded := fold(key)
-		if other, ok := seen[folded]; ok && other != key {
-			return fmt.Errorf("the keys %.64q and %.64q differ in nothing but their case", other, key)
-		}
-		seen[folded] = key
-		return ambiguous(value)
-	})
-}
-
-// fold returns the same string for all keys that strings.EqualFold, and so encoding/json, takes for one.
-func fold(key string) string {
-	return strings.Map(func(r rune) rune {
-		least := r
-		for f := unicode.SimpleFold(r); f != r; f = unicode.SimpleFold(f) {
-			least = min(least, f)
-		}
-		return least
-	}, key)
-}
+func (l *List) Ambiguous() error { return rawjson.Ambiguous(l.raw) }
 
 // WithDefaults fills in a missing name and a missing cniVersion: the version of the outer configuration is
 // inherited at every verb (behaviour.md B3; B5 and D63 [quirk]).
@@ -223,10 +195,10 @@ func (l *List) WithDefaults(name, version string) (*List, error) {
 	}
 	return l.edit(func(o *object) error {
 		if l.name == "" {
-			o.setText("name", name)
+			o.setText(o.folded("name"), name)
 		}
 		if l.version == "" && version != "" {
-			o.setText("cniVersion", version)
+			o.setText(o.folded("cniVersion"), version)
 		}
 		return nil
 	})
@@ -235,31 +207,34 @@ func (l *List) WithDefaults(name, version string) (*List, error) {
 // WithVersion sets the cniVersion.
 func (l *List) WithVersion(version string) (*List, error) {
 	return l.edit(func(o *object) error {
-		o.setText("cniVersion", version)
+		o.setText(o.folded("cniVersion"), version)
 		return nil
 	})
 }
 
 // WithCNIArgs merges args into args.cni of every plugin; equal keys are overwritten, others kept
-// (behaviour.md C30, C68). An "args" or "args.cni" that is no object is an error (it crashes today's).
+// (behaviour.md C30, C68). Keys are equal in any case, as for the plugin that decodes them. An "args" or "args.cni" that is no
+// object is an error (it crashes today's).
 func (l *List) WithCNIArgs(args map[string]json.RawMessage) (*List, error) {
 	if args == nil {
 		return l, nil
 	}
 	return l.editPlugins(func(o *object) error {
-		outer, err := o.child("args")
+		outerKey := o.folded("args")
+		outer, err := o.child(outerKey)
 		if err != nil {
 			return err
 		}
-		inner, err := outer.child("cni")
+		innerKey := outer.folded("cni")
+		inner, err := outer.child(innerKey)
 		if err != nil {
 			return fmt.Errorf("args: %w", err)
 		}
 		for _, k := range slices.Sorted(maps.Keys(args)) {
-			inner.set(k, args[k])
+			inner.set(inner.folded(k), args[k])
 		}
-		outer.set("cni", inner.bytes())
-		o.set("args", outer.bytes())
+		outer.set(innerKey, inner.bytes())
+		o.set(outerKey, outer.bytes())
 		return nil
 	})
 }
@@ -267,28 +242,42 @@ func (l *List) WithCNIArgs(args map[string]json.RawMessage) (*List, error) {
 // WithDevice sets deviceID and pciBusID in every plugin (behaviour.md C69, Q11).
 func (l *List) WithDevice(id string) (*List, error) {
 	return l.editPlugins(func(o *object) error {
-		o.setText("deviceID", id)
-		o.setText("pciBusID", id)
+		o.setText(o.folded("deviceID"), id)
+		o.setText(o.folded("pciBusID"), id)
 		return nil
 	})
 }
 
 // WithoutPod returns the configuration without what WithDevice and WithCNIArgs add for one pod.
 func (l *List) WithoutPod() (*List, error) {
-	if !bytes.Contains(l.raw, []byte(`"deviceID"`)) && !bytes.Contains(l.raw, []byte(`"pciBusID"`)) && !bytes.Contains(l.raw, []byte(`"cni"`)) {
+	if !l.mentions(`"deviceID"`) && !l.mentions(`"pciBusID"`) && !l.mentions(`"cni"`) {
 		return l, nil
 	}
 	return l.editPlugins(func(o *object) error {
-		o.remove("deviceID")
-		o.remove("pciBusID")
-		args, err := o.child("args")
-		if err != nil || args.vals["cni"] == nil {
+		o.remove(o.folded("deviceID"))
+		o.remove(o.folded("pciBusID"))
+		key := o.folded("args")
+		args, err := o.child(key)
+		if err != nil || args.vals[args.folded("cni")] == nil {
 			return err
 		}
-		args.remove("cni")
-		o.set("args", args.bytes())
+		args.remove(args.folded("cni"))
+		o.set(key, args.bytes())
 		return nil
 	})
+}
+
+// mentions reports whether the configuration has a quoted text, in any case.
+func (l *List) mentions(quoted string) bool {
+	for rest := l.raw; ; rest = rest[1:] {
+		i := bytes.IndexByte(rest, '"')
+		if i < 0 || len(rest)-i < len(quoted) {
+			return false
+		}
+		if rest = rest[i:]; strings.EqualFold(string(rest[:len(quoted)]), quoted) {
+			return true
+		}
+	}
 }
 
 // Capabilities are those that at least one plugin declares true.
@@ -325,7 +314,10 @@ func (l *List) Libcni() (*libcni.NetworkConfigList, error) {
 }
 
 func (l *List) toLibcni() (*libcni.NetworkConfigList, error) {
-	if !l.single {
+	switch {
+	case !l.single && l.recased:
+		return l.recasedToLibcni()
+	case !l.single:
 		return libcni.NetworkConfFromBytes(l.raw)
 	}
 	conf, err := libcni.NetworkPluginConfFromBytes(l.raw)
@@ -335,6 +327,22 @@ func (l *List) toLibcni() (*libcni.NetworkConfigList, error) {
 	return &libcni.NetworkConfigList{
 		Name: l.name, CNIVersion: l.version, Plugins: []*libcni.PluginConfig{conf}, Bytes: l.raw,
 	}, nil
+}
+
+// recasedToLibcni is toLibcni for a list whose name or cniVersion is written in another case. libcni reads these members of a
+// list in their own case only, so they are renamed for it; the bytes stay as they were written.
+func (l *List) recasedToLibcni() (*libcni.NetworkConfigList, error) {
+	o, err := parseObject(l.raw)
+	if err != nil {
+		return nil, err
+	}
+	o.rename("name")
+	o.rename("cniVersion")
+	list, err := libcni.NetworkConfFromBytes(o.bytes())
+	if err == nil {
+		list.Bytes = l.raw
+	}
+	return list, err
 }
 
 // MarshalJSON returns the configuration itself, or, where an encoder would change a byte of it (white space,
@@ -359,7 +367,7 @@ func (l *List) UnmarshalJSON(b []byte) error {
 	if err != nil {
 		return err
 	}
-	l.name, l.version, l.single, l.plugins, l.raw = p.name, p.version, p.single, p.plugins, p.raw
+	l.name, l.version, l.single, l.plugins, l.raw, l.recased = p.name, p.version, p.single, p.plugins, p.raw, p.recased
 	l.libcni.Store(nil)
 	return nil
 }

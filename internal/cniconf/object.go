@@ -98,6 +98,20 @@ func (o *object) folded(key string) string {
 	return found
 }
 
+// rename gives the member that folded returns the key itself.
+func (o *object) rename(key string) {
+	written := o.folded(key)
+	v := o.vals[written]
+	if written == key {
+		return
+	}
+	o.remove(written)
+	o.set(key, v)
+}
+
+// foldedText is text for the member that folded returns. An error names the key as it is written.
+func (o *object) foldedText(key string) (string, error) { return o.text(o.folded(key)) }
+
 // text returns a member that is a text; absent and null count as "".
 func (o *object) text(key string) (string, error) {
 	v, ok := o.vals[key]

@@ -72,12 +72,13 @@ func (p *treeParser) parse() (*tree, error) {
 	return t, err
 }
 
-// get returns a member's value, the last of several; nil if there is none, or if t is no object.
+// get returns a member's value, the last of several; nil if there is none, or if t is no object. Letter case does not matter, as
+// for encoding/json, with which plugins read their configuration.
 func (t *tree) get(key string) *tree {
 	var out *tree
 	if t != nil {
 		for _, m := range t.members {
-			if m.key == key {
+			if strings.EqualFold(m.key, key) {
 				out = m.value
 			}
 		}

@@ -58,7 +58,7 @@ func (p *planning) checkConfigs() error {
 	}
 	for i := range p.out {
 		a := &p.out[i]
-		if err := a.Config.Ambiguous(); err != nil {
+		if err := a.Source.Ambiguous; err != nil {
 			return fault.Wrap(err, fault.BadConfig, "keep one of the two keys in the network's configuration",
 				"network %s of pod %s: its configuration can be read in two ways", a.Name, p.req.Pod())
 		}

@@ -117,6 +117,9 @@ type Source struct {
 	// File is the file or, of an auxiliary chain, the directory; "" if the configuration was in the definition or
 	// in delegates.
 	File string
+	// Ambiguous is why the configuration can be read in two ways, nil if it cannot. It is about what its author wrote, before name,
+	// version, device and arguments were set.
+	Ambiguous error
 	// Unnamed and Unversioned say that it left its name or its cniVersion out.
 	Unnamed, Unversioned bool
 }

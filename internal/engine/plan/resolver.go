@@ -510,7 +510,7 @@ func (p *planning) complete(l *cniconf.List, from Source, name string) (*cniconf
 	if err := CheckPlugins(l); err != nil {
 		return nil, from, err
 	}
-	from.Unnamed, from.Unversioned = l.Name() == "", l.Version() == ""
+	from.Ambiguous, from.Unnamed, from.Unversioned = l.Ambiguous(), l.Name() == "", l.Version() == ""
 	l, err := l.WithDefaults(name, p.conf.CNIVersion)
 	return l, from, err
 }
@@ -556,7 +556,7 @@ func (p *planning) auxiliary(context.Context) error {
 		return nil
 	}
 	if l != nil {
-		return p.attach(&Attachment{Name: name, Origin: FromAuxiliaryChain, Config: l, Source: Source{File: dir}})
+		return p.attach(&Attachment{Name: name, Origin: FromAuxiliaryChain, Config: l, Source: Source{File: dir, Ambiguous: l.Ambiguous()}})
 	}
 	return nil
 }
