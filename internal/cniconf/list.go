@@ -355,7 +355,7 @@ func (l *List) MarshalJSON() ([]byte, error) {
 	if bytes.Equal(compact.Bytes(), l.raw) && !bytes.ContainsAny(l.raw, "<>&\u2028\u2029") {
 		return l.raw, nil
 	}
-	return json.Marshal(string(l.raw))
+	return rawjson.AppendText(nil, string(l.raw)), nil
 }
 
 // UnmarshalJSON reads both forms of MarshalJSON.

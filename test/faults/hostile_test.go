@@ -12,8 +12,10 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"multus/api"
+	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
+	"multus/internal/netsel"
 	"multus/test/kubetest"
 )
 
@@ -28,8 +30,8 @@ const (
 )
 
 // TestHostileSizes: with the memory limit of the manifest, the daemon survives what users can create: 190 definitions of
-// nearly 1 MB each, a pod that names one of them 250 times, and 1,000 pods whose status the API server rejects for good. It
-// goes on meanwhile: plain pods start, and the statuses of other pods are written soon.
+// nearly 1 MB each, a pod that names one of them 250 times, 110 pods at the same time with the largest plan that is allowed, and
+// 1,000 pods whose status the API server rejects for good. It goes on meanwhile: plain pods start, and the statuses of other pods are written soon.
 func TestHostileSizes(t *testing.T) {
 	t.Parallel()
 	if !long() {
@@ -43,6 +45,8 @@ func TestHostileSizes(t *testing.T) {
 	for i := range largeDefinitions {
 		cluster.CreateNetwork(t, s.ns, fmt.Sprintf("big-%d", i), config, nil)
 	}
+	// The daemon is moved into its cgroup after its start, so that it cannot find the limit itself.
+	s.DaemonEnv = append(s.DaemonEnv, fmt.Sprint("GOMEMLIMIT=", manifestLimit/10*8))
 	s.StartDaemon(t)
 	group := limitMemory(t, s.Daemon().Pid, manifestLimit)
 	r := table.row("definitions, pods and statuses of hostile sizes")
@@ -59,6 +63,8 @@ func TestHostileSizes(t *testing.T) {
 		}
 	}
 
+	s.planMany(t)
+	s.plainStarts(t, r, "many large plans")
 	s.refuse(t, refusedPods)
 	start := time.Now()
 	s.plainStarts(t, r, "refused statuses")
@@ -80,6 +86,38 @@ func TestHostileSizes(t *testing.T) {
 	}
 	if kills := group.kills(t); kills != 0 {
 		t.Errorf("the kernel killed %d for memory", kills)
+	}
+}
+
+// planMany asks for 110 plans at the same time, which are as large as a plan may be and grow when they are encoded.
+func (s *changingSite) planMany(t *testing.T) {
+	t.Helper()
+	const pods, size = 110, 240 << 10
+	config := fmt.Sprintf(`{"cniVersion":"1.1.0","type":"bridge","x":%q}`, strings.Repeat("<", size))
+	s.cluster.CreateNetwork(t, s.ns, "grows", config, nil)
+	element := `{"name":"grows","cni-args":{"a":"b"}}` // another configuration for each
+	annotation := "[" + element + strings.Repeat(","+element, plan.MaxBytes/size-3) + "]"
+	uid := s.cluster.CreatePod(t, s.ns, "grows", map[string]string{netsel.Networks: annotation})
+	c := &api.Client{Socket: s.SocketDir() + "/multus.sock"}
+	eventually(t, "the definition is known", func() bool {
+		return c.Call(t.Context(), "POST", api.PathPlan, s.planRequest("grows-0", uid), nil) == nil
+	})
+	var wg sync.WaitGroup
+	for i := range pods {
+		wg.Go(func() {
+			if err := c.Call(t.Context(), "POST", api.PathPlan, s.planRequest(fmt.Sprint("grows-", i), uid), nil); err != nil {
+				t.Errorf("plan: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// planRequest is the plugin's request for the pod "grows".
+func (s *changingSite) planRequest(containerID, uid string) *request.Request {
+	return &request.Request{
+		Command: request.Add, ContainerID: containerID, Netns: "/run/netns/x", IfName: "eth0", Config: s.Conf(),
+		Args: request.Args{{request.PodNamespace, s.ns}, {request.PodName, "grows"}, {request.PodUID, uid}},
 	}
 }
 

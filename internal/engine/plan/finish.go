@@ -90,6 +90,9 @@ func (p *planning) room(size int) error {
 	for i := range p.out {
 		size += p.out[i].Config.Size()
 	}
+	if size <= MaxBytes && p.Room != nil {
+		return p.Room(size)
+	}
 	if size <= MaxBytes {
 		return nil
 	}

@@ -30,7 +30,10 @@ type Resolver struct {
 	Missing func(containerID string, pod *Pod, missing *MissingNetworkError)
 	// PhysicalFunction, if set, tells to which device a virtual function belongs, by PCI address, "" if it cannot be told.
 	PhysicalFunction func(device string) string
-	Log              *slog.Logger
+	// Room, if set, is asked before the configurations of a plan grow to so many bytes together. It may wait; its error ends
+	// the plan.
+	Room func(bytes int) error
+	Log  *slog.Logger
 }
 
 // MissingNetworkError says that a network that somebody refers to cannot be had. Its cause wraps

@@ -57,6 +57,8 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	groups, _ := os.ReadFile("/proc/self/cgroup") // without it, the files of a container
+	limitMemory(o.Getenv, memoryFiles(string(groups)), log)
 	s, err := connect(conf, o.Getenv, log)
 	if err != nil {
 		return err
@@ -67,7 +69,7 @@ func Run(ctx context.Context, o Options) error {
 	m := newMetrics(q.waiting, func() float64 { return entries(cmp.Or(conf.CNIDir, config.DefaultCNIDir)) }, func() float64 { return owned(slot) })
 	m.off = conf.MetricsPort == nil
 	q.onWritten, q.onRetry, q.onGivenUp, q.onTaken = m.written.Inc, m.retries.Inc, m.givenUp.Inc, m.observe
-	srv := &server{conf: conf, queue: q, metrics: m, log: log, ready: ready(s.ready, slot)}
+	srv := &server{conf: conf, queue: q, metrics: m, log: log, ready: ready(s.ready, slot), decoding: make(places, decoders), large: make(places, largePlans)}
 	srv.resolver = &plan.Resolver{Networks: s.networks, Pods: s.pods, Devices: s.devices, Missing: srv.missing, PhysicalFunction: device.PhysicalFunction, Log: log}
 	withoutEffect(conf, log)
 	g, ctx := errgroup.WithContext(ctx)

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -44,6 +45,8 @@ type server struct {
 	// instance is the socket's, in the answers to /healthz.
 	instance     string
 	unidentified unidentified
+	// decoding and large are the places of requests that are decoded, and of those whose plan is large.
+	decoding, large places
 }
 
 // unidentified remembers the sandboxes that were planned for a pod without a UID: the runtime gives none, or the pod is
@@ -118,13 +121,15 @@ func (s *server) plan(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeoutCause(r.Context(), planLimit, fmt.Errorf("planning took longer than %s", planLimit))
 	defer cancel()
 	req := &request.Request{}
-	if err := decode(w, r, req); err != nil {
+	if err := s.receive(ctx, w, r, req); err != nil {
 		s.refuse(w, req, err)
 		return
 	}
 	failpoint.At("daemon.plan.received")
 	start := time.Now()
-	p, err := s.resolve(ctx, req)
+	room := &room{ctx: ctx, all: s.large}
+	defer room.giveBack()
+	p, err := s.resolve(ctx, room, req)
 	var code uint
 	if err != nil {
 		code = fault.ToCNI(err).Code
@@ -138,11 +143,12 @@ func (s *server) plan(w http.ResponseWriter, r *http.Request) {
 		s.unidentified.add(sandboxOf(req.ContainerID, p.Pod.Namespace, p.Pod.Name))
 	}
 	failpoint.At("daemon.plan.made")
+	limitAnswer(w)
 	answer(w, http.StatusOK, p)
 	failpoint.At("daemon.plan.answered")
 }
 
-func (s *server) resolve(ctx context.Context, req *request.Request) (*plan.Plan, error) {
+func (s *server) resolve(ctx context.Context, room *room, req *request.Request) (*plan.Plan, error) {
 	b, err := s.conf.ForRequest(req.Config)
 	if err != nil {
 		return nil, fault.Wrap(err, fault.Decoding, "report this: the plugin sent a configuration that is no object", "pod %s", req.Pod())
@@ -151,7 +157,9 @@ func (s *server) resolve(ctx context.Context, req *request.Request) (*plan.Plan,
 	if err != nil {
 		return nil, err
 	}
-	return s.resolver.Plan(ctx, req, conf)
+	resolver := *s.resolver
+	resolver.Room = room.grow
+	return resolver.Plan(ctx, req, conf)
 }
 
 // missing emits the event for a definition that cannot be had.
@@ -163,7 +171,7 @@ func (s *server) missing(containerID string, pod *plan.Pod, m *plan.MissingNetwo
 // asks to wait; else at once. It is never an error: what was taken will be written.
 func (s *server) report(w http.ResponseWriter, r *http.Request) {
 	rep := &publish.Report{}
-	if err := decode(w, r, rep); err != nil {
+	if err := s.receive(r.Context(), w, r, rep); err != nil {
 		s.refuse(w, &request.Request{}, err)
 		return
 	}
@@ -258,12 +266,22 @@ func decode(w http.ResponseWriter, r *http.Request, v any) error {
 	return nil
 }
 
+// encode encodes without the escapes that are for HTML: each of < > & would take six bytes, and those of users' configurations
+// twice.
+func encode(v any) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	err := enc.Encode(v)
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
+}
+
 // answer always gives a Content-Length: the plugin's client knows no other form.
 func answer(w http.ResponseWriter, status int, v any) {
 	var b []byte
 	if v != nil {
 		var err error
-		if b, err = json.Marshal(v); err != nil {
+		if b, err = encode(v); err != nil {
 			status, b = http.StatusInternalServerError, nil
 		}
 		w.Header().Set("Content-Type", "application/json")

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"time"
@@ -25,6 +26,9 @@ import (
 // server (behaviour.md D13, D15).
 const (
 	attemptTimeout = 2 * time.Second       // one GET
+	maxAsking      = 16                    // GETs of pods, or of definitions, at the same time
+	maxDecoding    = 4                     // their answers that are read
+	maxObject      = 16 << 20              // bytes of an answer: what etcd accepts, with each byte escaped
 	lookupTimeout  = 10 * time.Second      // one GET with its retries; the caller's context may be shorter
 	firstBackoff   = 50 * time.Millisecond // before the second attempt; doubled for each further one
 	maxBackoff     = 1 * time.Second       // longest pause that the client chooses itself
@@ -42,7 +46,9 @@ type Client struct {
 	stream *rest.RESTClient // nads without a limit on the duration of a request: for watches
 	params runtime.ParameterCodec
 	update updates
-	node   func() string // of the credentials, "" if they name none
+	// These have one element for each request at work.
+	askingPods, askingNetworks, decoding chan struct{}
+	node                                 func() string // of the credentials, "" if they name none
 }
 
 var (
@@ -77,7 +83,10 @@ func New(config *Config) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("prepare connection to %s: %w", c.Host, err)
 	}
-	client := &Client{params: runtime.NewParameterCodec(scheme), node: func() string { return nodeOf(config) }}
+	client := &Client{
+		askingPods: make(chan struct{}, maxAsking), askingNetworks: make(chan struct{}, maxAsking), decoding: make(chan struct{}, maxDecoding),
+		params: runtime.NewParameterCodec(scheme), node: func() string { return nodeOf(config) },
+	}
 	if client.core, err = restClient(c, "/api", schema.GroupVersion{Version: "v1"}, transport); err != nil {
 		return nil, err
 	}
@@ -180,7 +189,7 @@ func (c *Client) Network(ctx context.Context, ref plan.Ref) (*plan.Definition, e
 // networkOnce is Network without retries, for callers that have another answer at hand.
 func (c *Client) networkOnce(ctx context.Context, ref plan.Ref) (*plan.Definition, error) {
 	t := nadTarget(ref)
-	o, err := get(ctx, c.nads, t, runtime.ContentTypeJSON)
+	o, err := c.get(ctx, c.nads, t, runtime.ContentTypeJSON)
 	if err != nil {
 		return nil, fmt.Errorf("get network definition %s: %w", ref, lookupError(t, err))
 	}
@@ -213,7 +222,7 @@ func (c *Client) lookup(ctx context.Context, client *rest.RESTClient, t target, 
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
 	for attempt := 1; ; attempt++ {
-		o, err := get(ctx, client, t, accept)
+		o, err := c.get(ctx, client, t, accept)
 		if err == nil {
 			return o, nil
 		}
@@ -230,25 +239,52 @@ func attempted(n int, err error) error {
 	return fmt.Errorf("after %d attempts: %w", n, err)
 }
 
-func get(ctx context.Context, client *rest.RESTClient, t target, accept string) (*object, error) {
+// get is one GET. Users' objects can have more than a megabyte, and the memory of the daemon is limited: only some of either
+// kind are asked for at the same time, since the transport keeps what nobody has read yet, and fewer are decoded.
+func (c *Client) get(ctx context.Context, client *rest.RESTClient, t target, accept string) (*object, error) {
+	asking := c.askingPods
+	if client == c.nads {
+		asking = c.askingNetworks
+	}
+	if err := enter(ctx, asking); err != nil {
+		return nil, err
+	}
+	defer leave(asking)
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
 	// The retries of client-go wait for whole seconds, and only where the server asks for it; lookup has its own.
-	result := client.Get().Namespace(t.namespace).Resource(t.resource).Name(t.name).
-		SetHeader("Accept", accept).MaxRetries(0).Do(ctx)
-	if err := result.Error(); err != nil {
+	body, err := client.Get().Namespace(t.namespace).Resource(t.resource).Name(t.name).
+		SetHeader("Accept", accept).MaxRetries(0).Stream(ctx)
+	if err != nil {
 		return nil, err
 	}
-	body, err := result.Raw()
+	defer body.Close() // read to its end, or of no use
+	if err := enter(ctx, c.decoding); err != nil {
+		return nil, err
+	}
+	defer leave(c.decoding)
+	b, err := io.ReadAll(io.LimitReader(body, maxObject))
 	if err != nil {
 		return nil, err
 	}
 	o := &object{}
-	if err := json.Unmarshal(body, o); err != nil {
-		return nil, fmt.Errorf("decode answer: %w", err)
+	if err := json.Unmarshal(b, o); err != nil {
+		return nil, fmt.Errorf("decode answer of at most %d bytes: %w", maxObject, err)
 	}
 	return o, nil
 }
+
+// enter waits for one of the places.
+func enter(ctx context.Context, places chan struct{}) error {
+	select {
+	case places <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func leave(places chan struct{}) { <-places }
 
 // retryDelay is what the server asks for, else an exponential back-off with jitter, so that the nodes of a
 // cluster do not come back in step.

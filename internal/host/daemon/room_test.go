@@ -1,0 +1,105 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"multus/api"
+	"multus/internal/config"
+	"multus/internal/engine/plan"
+	"multus/internal/engine/request"
+	"multus/internal/netsel"
+)
+
+// hanging is a source that has a definition "large" and one "small"; "large-away" is a large one after which it waits, as for
+// an API server that is away, until the request ends.
+type hanging struct{ waiting chan string }
+
+func (h *hanging) Network(ctx context.Context, ref plan.Ref) (*plan.Definition, error) {
+	padding := ""
+	switch ref.Name {
+	case "large":
+		padding = strings.Repeat("x", largePlan)
+	case "away":
+		h.waiting <- ref.Name
+		<-ctx.Done()
+		return nil, fmt.Errorf("%w: %w", plan.ErrUnavailable, ctx.Err())
+	}
+	return &plan.Definition{Ref: ref, Config: fmt.Sprintf(`{"cniVersion":"1.0.0","name":"n","type":"bridge","x":%q}`, padding)}, nil
+}
+
+// Pod returns a pod that asks for the networks that are its name's parts.
+func (h *hanging) Pod(_ context.Context, ref plan.Ref) (*plan.Pod, error) {
+	return &plan.Pod{Ref: ref, UID: "u", Annotations: map[string]string{netsel.Networks: strings.ReplaceAll(ref.Name, ".", ",")}}, nil
+}
+
+// TestLargePlans: of plans that are large only a few are made at the same time, and these are given up with their requests.
+// Nobody else waits for them, nor for those whose definitions the API server does not give.
+func TestLargePlans(t *testing.T) {
+	t.Parallel()
+	conf, err := config.ParseDaemon([]byte(`{}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(slog.DiscardHandler)
+	h := &hanging{waiting: make(chan string, 100)}
+	s := &server{
+		conf: conf, metrics: newTestMetrics(), log: log, queue: newQueue(newWall(), t.TempDir(), log),
+		decoding: make(places, decoders), large: make(places, largePlans),
+	}
+	s.resolver = &plan.Resolver{Networks: h, Pods: h, Log: log}
+	ask := func(ctx context.Context, pod string) int {
+		b, err := json.Marshal(&request.Request{
+			Command: request.Add, ContainerID: "c", Netns: "/run/netns/x", IfName: "eth0",
+			Args:   request.Args{{request.PodNamespace, "d"}, {request.PodName, pod}, {request.PodUID, "u"}},
+			Config: []byte(`{"cniVersion":"1.0.0","name":"m","type":"multus-shim","clusterNetwork":"small"}`),
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		w := httptest.NewRecorder()
+		s.handler().ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodPost, api.PathPlan, bytes.NewReader(b)))
+		return w.Code
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan int, 100)
+	const many = 5 * largePlans
+	for range many {
+		go func() { ended <- ask(ctx, "small.away") }()
+		go func() { ended <- ask(ctx, "large.away") }()
+	}
+	for range many + largePlans {
+		receive(t, "a request that waits for the API server", h.waiting)
+	}
+	if code := ask(t.Context(), "small"); code != http.StatusOK {
+		t.Errorf("a small plan beside them: %d", code)
+	}
+	late, give := context.WithCancel(t.Context())
+	go func() { ended <- ask(late, "large") }()
+	give()
+	if code := receive(t, "the end of a large one", ended); code != http.StatusServiceUnavailable {
+		t.Errorf("a large plan beside them: %d", code)
+	}
+	if len(h.waiting) > 0 || len(s.large) != largePlans {
+		t.Errorf("%d large plans are made", len(s.large))
+	}
+	cancel()
+	for range 2 * many {
+		if code := receive(t, "the end of a request", ended); code != http.StatusServiceUnavailable {
+			t.Errorf("a request that was given up: %d", code)
+		}
+	}
+	if code := ask(t.Context(), "large"); code != http.StatusOK {
+		t.Errorf("a large plan after them: %d", code)
+	}
+	if len(s.large)+len(s.decoding) != 0 {
+		t.Errorf("%d and %d places are not given back", len(s.large), len(s.decoding))
+	}
+}
