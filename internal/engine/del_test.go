@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -8,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"multus/internal/engine/execute"
 	"multus/internal/engine/ledger"
@@ -119,6 +121,7 @@ func stuck(t *testing.T, n *node, container string, env ...string) *exec.Cmd {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _, _ = p.Process.Kill(), p.Wait() })
+	executes(t, p)
 	return p
 }
 
@@ -211,5 +214,20 @@ func leader(t *testing.T, env ...string) *exec.Cmd {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _, _ = p.Process.Kill(), p.Wait() })
+	executes(t, p)
 	return p
+}
+
+// executes waits until a process that has been started has its environment: the kernel shows none for a moment.
+func executes(t *testing.T, p *exec.Cmd) {
+	t.Helper()
+	environ := fmt.Sprintf("/proc/%d/environ", p.Process.Pid)
+	for end := time.Now().Add(10 * time.Second); len(p.Env) > 0; {
+		if b, err := os.ReadFile(environ); err != nil || len(b) > 0 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatal("a process has no environment")
+		}
+	}
 }
