@@ -194,10 +194,16 @@ func parseJSON(value string) ([]Element, error) {
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("want one JSON array of objects, and nothing after it")
 	}
+	texts := make([]json.RawMessage, 0, len(list))
+	_ = rawjson.Array([]byte(value), func(item []byte) error { texts = append(texts, item); return nil }) // it has been decoded
 	out := make([]Element, 0, len(list))
 	for i, w := range list {
 		if w == nil {
 			return nil, fmt.Errorf("element %d is null: want an object with a name", i+1)
+		}
+		// Keys match in any case (behaviour C20). Of two that are the same then, a reader cannot say which one counts.
+		if err := rawjson.Ambiguous(texts[i]); err != nil {
+			return nil, &ElementError{Index: i, Text: w.Name, Err: err}
 		}
 		e, err := w.check()
 		if err != nil {

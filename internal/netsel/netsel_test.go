@@ -43,6 +43,7 @@ func TestParse(t *testing.T) {
 		{"C10 null is a name of the comma form", "null", []Element{{Name: "null"}}},
 		{"C20 C21", `[{"name":"A.b/c","namespace":"N S"}]`, []Element{{Name: "A.b/c", Namespace: "N S"}}},
 		{"C20 no name", `[{}]`, []Element{{}}},
+		{"C20 one key in another case", `[{"NAME":"a","Interface":"b"},{"name":"c","name":"d"}]`, []Element{{Name: "a", Interface: "b"}, {Name: "d"}}},
 		{"C22", `[{"ips":["10.0.0.1","10.0.0.1/24","fd00::1","fd00::1/64","::ffff:1.2.3.4"]}]`, []Element{{IPs: []string{"10.0.0.1", "10.0.0.1/24", "fd00::1", "fd00::1/64", "::ffff:1.2.3.4"}}}},
 		{"C22 none", `[{"ips":[]}]`, []Element{{IPs: []string{}}}},
 		{
@@ -67,7 +68,7 @@ func TestParse(t *testing.T) {
 		{"C32", `[{"ipam-claim-reference":"c"}]`, []Element{{IPAMClaim: "c"}}},
 		{"C32", `[{"name":"a","ips":["10.0.0.1"],"ipam-claim-reference":"c"}]`, []Element{{Name: "a", IPs: []string{"10.0.0.1"}, IPAMClaim: "c"}}},
 		{"C33 and unknown keys", `[{"name":"a","ipRequest":"x","macRequest":5,"unknown":{}}]`, []Element{{Name: "a"}}},
-		{"A2 without regard to case, the last wins", `[{"NAME":"a","Name":"b"}]`, []Element{{Name: "b"}}},
+		{"A2 without regard to case, the last wins", `[{"NAME":"a","NAME":"b"}]`, []Element{{Name: "b"}}},
 		{"C36 repeated", `[{"name":"a"},{"name":"a"}]`, []Element{{Name: "a"}, {Name: "a"}}},
 	}
 	for _, tc := range tests {
@@ -111,6 +112,9 @@ func TestParseErrors(t *testing.T) {
 		{"C14 sixteen characters", "a@abcdefghijklmnop", `interface name "abcdefghijklmnop" must have at most 15 characters`},
 		{"C14 white space", "a@b c", `interface name "b c" must have`},
 		{"C18 null", `[{"name":"a"},null]`, "element 2 is null"},
+		{"C20 one key in two cases", `[{"name":"a"},{"name":"nope","NAME":"n1"}]`, `element 2 ("n1"): the keys "name" and "NAME" differ in nothing but their case`},
+		{"C28 in an object of the element", `[{"name":"a","bandwidth":{"ingressRate":1,"IngressRate":2}}]`, `the keys "ingressRate" and "IngressRate" differ`},
+		{"C30 in cni-args", `[{"name":"a","cni-args":{"vlan":1,"VLAN":2}}]`, `the keys "vlan" and "VLAN" differ in nothing but their case`},
 		{"C22 address", `[{"name":"a"},{"name":"b","ips":["10.0.0.1","10.0.0.256"]}]`, `element 2 ("b"): ips: "10.0.0.256" is no IP address`},
 		{"C22 prefix", `[{"ips":["10.0.0.1/33"]}]`, `ips: "10.0.0.1/33" is no address with a prefix`},
 		{"C22 empty", `[{"ips":[""]}]`, `ips: "" is no IP address`},

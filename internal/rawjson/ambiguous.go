@@ -17,15 +17,56 @@ func Ambiguous(doc []byte) error {
 	if doc[0] == '[' {
 		return Array(doc, Ambiguous)
 	}
-	seen := map[string]string{} // as they are written, by fold
-	return Object(doc, func(key string, value []byte) error {
-		folded := fold(key)
-		if other, ok := seen[folded]; ok && other != key {
+	var few [16][]byte
+	seen, scan := keySet{few: few[:0]}, scanner{doc: doc}
+	return scan.each('{', '}', func() error {
+		key := unquoted(scan.value())
+		scan.next() // the colon
+		scan.at++
+		scan.next()
+		value := scan.value()
+		if other := seen.add(key); !bytes.Equal(other, key) {
 			return fmt.Errorf("the keys %.64q and %.64q differ in nothing but their case", other, key)
 		}
-		seen[folded] = key
 		return Ambiguous(value)
 	})
+}
+
+// keySet holds the keys of one object. The few that most objects have are compared one by one, which allocates nothing.
+type keySet struct {
+	few  [][]byte
+	many map[string][]byte // by fold
+}
+
+// add adds a key. It returns the first one that was added for the same member, which is the key itself for a new member.
+func (s *keySet) add(key []byte) []byte {
+	for _, other := range s.few {
+		if bytes.EqualFold(other, key) {
+			return other
+		}
+	}
+	if len(s.few) < cap(s.few) {
+		s.few = append(s.few, key)
+		return key
+	}
+	folded := fold(string(key))
+	if other, ok := s.many[folded]; ok {
+		return other
+	}
+	if s.many == nil {
+		s.many = map[string][]byte{}
+	}
+	s.many[folded] = key
+	return key
+}
+
+// unquoted returns the value of a JSON string, as a part of it where that is possible.
+func unquoted(text []byte) []byte {
+	if inside := text[1 : len(text)-1]; bytes.IndexByte(inside, '\\') < 0 {
+		return inside
+	}
+	s, _ := Text(text)
+	return []byte(s)
 }
 
 // fold returns the same string for all keys that strings.EqualFold, and so encoding/json, takes for one.
