@@ -40,8 +40,10 @@ func TestMain(m *testing.M) {
 
 // elsewhere are tests that produce a row where it can only be had inside a package, by message.
 var elsewhere = map[string]struct{ file, test string }{
-	"decode request <path>": {"../../internal/host/daemon/refuse_test.go", "TestRefuse"},
-	"pod <pod>":             {"../../internal/host/daemon/refuse_test.go", "TestRefuse"},
+	"decode request <path>":         {"../../internal/host/daemon/refuse_test.go", "TestRefuse"},
+	"pod <pod>":                     {"../../internal/host/daemon/refuse_test.go", "TestRefuse"},
+	"wait to decode request <path>": {"../../internal/host/daemon/room_test.go", "TestLargePlans"},
+	"wait to make a plan with <bytes> bytes of configurations": {"../../internal/host/daemon/room_test.go", "TestLargePlans"},
 }
 
 // TestEveryRow: every error of the table can be had, with its code and advice: from a golden plan, from the functions

@@ -56,7 +56,7 @@ func (r *room) grow(bytes int) error {
 		return nil
 	}
 	if err := r.all.enter(r.ctx); err != nil {
-		return fault.Wrap(err, fault.TryAgain, "nothing: the runtime tries again", "plan with %d bytes of configurations", bytes)
+		return fault.Wrap(err, fault.TryAgain, "nothing: the runtime tries again", "wait to make a plan with %d bytes of configurations", bytes)
 	}
 	r.held = true
 	return nil
@@ -72,7 +72,7 @@ func (r *room) giveBack() {
 // receive decodes a request into v, and limits the time of its client. The recorders of tests have no such limits.
 func (s *server) receive(ctx context.Context, w http.ResponseWriter, r *http.Request, v any) error {
 	if err := s.decoding.enter(ctx); err != nil {
-		return fault.Wrap(err, fault.TryAgain, "nothing: the runtime tries again", "decode request %s", r.URL.Path)
+		return fault.Wrap(err, fault.TryAgain, "nothing: the runtime tries again", "wait to decode request %s", r.URL.Path)
 	}
 	defer s.decoding.leave()
 	c := http.NewResponseController(w)

@@ -55,7 +55,7 @@ func TestLargePlans(t *testing.T) {
 		decoding: make(places, decoders), large: make(places, largePlans),
 	}
 	s.resolver = &plan.Resolver{Networks: h, Pods: h, Log: log}
-	ask := func(ctx context.Context, pod string) int {
+	answered := func(ctx context.Context, pod string) (code int, said string) {
 		b, err := json.Marshal(&request.Request{
 			Command: request.Add, ContainerID: "c", Netns: "/run/netns/x", IfName: "eth0",
 			Args:   request.Args{{request.PodNamespace, "d"}, {request.PodName, pod}, {request.PodUID, "u"}},
@@ -66,7 +66,11 @@ func TestLargePlans(t *testing.T) {
 		}
 		w := httptest.NewRecorder()
 		s.handler().ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodPost, api.PathPlan, bytes.NewReader(b)))
-		return w.Code
+		return w.Code, w.Body.String()
+	}
+	ask := func(ctx context.Context, pod string) int {
+		code, _ := answered(ctx, pod)
+		return code
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan int, 100)
@@ -81,11 +85,20 @@ func TestLargePlans(t *testing.T) {
 	if code := ask(t.Context(), "small"); code != http.StatusOK {
 		t.Errorf("a small plan beside them: %d", code)
 	}
-	late, give := context.WithCancel(t.Context())
-	go func() { ended <- ask(late, "large") }()
-	give()
-	if code := receive(t, "the end of a large one", ended); code != http.StatusServiceUnavailable {
-		t.Errorf("a large plan beside them: %d", code)
+	over, end := context.WithCancel(t.Context())
+	end()
+	if code, said := answered(over, "large"); code != http.StatusServiceUnavailable ||
+		!strings.Contains(said, "wait to make a plan with ") || !strings.Contains(said, "nothing: the runtime tries again") {
+		t.Errorf("a large plan beside them: %d %s", code, said)
+	}
+	for range decoders {
+		s.decoding <- struct{}{}
+	}
+	if code, said := answered(over, "small"); code != http.StatusServiceUnavailable || !strings.Contains(said, "wait to decode request /") {
+		t.Errorf("a request that is not decoded: %d %s", code, said)
+	}
+	for range decoders {
+		s.decoding.leave()
 	}
 	if len(h.waiting) > 0 || len(s.large) != largePlans {
 		t.Errorf("%d large plans are made", len(s.large))
