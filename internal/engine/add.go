@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -156,16 +157,17 @@ func (c *call) undo(ctx context.Context, p *plan.Plan, begun func(i int) bool) {
 }
 
 // report publishes what was attached. After a failure there are only events (behaviour.md D25). It returns an error only if
-// nothing had failed before and the status of a pod with networks is lost: programs that go by it, such as the reconciler of whereabouts, would take the pod's
-// addresses for free (behaviour D122). A plain pod is not failed for its status.
+// nothing had failed before and the status of a pod with networks is lost: programs that go by it, such as the reconciler of
+// whereabouts, would take the pod's addresses for free (behaviour D122). A plain pod is not failed for its status.
 func (c *call) report(ctx context.Context, p *plan.Plan, results []types.Result, failure error) error {
 	if p.Pod.Name == "" {
 		return nil
 	}
 	rep := &publish.Report{
 		Command: request.Add, ContainerID: c.req.ContainerID, Netns: p.Netns, Timings: c.timings, Time: time.Now().UnixNano(),
-		Pod:  publish.Pod{Namespace: p.Pod.Namespace, Name: p.Pod.Name, UID: p.Pod.UID},
-		Wait: c.conf.PlainPods != config.PlainLocal || !plan.Plain(c.req, c.conf),
+		Pod:    publish.Pod{Namespace: p.Pod.Namespace, Name: p.Pod.Name, UID: p.Pod.UID},
+		Wait:   c.conf.PlainPods != config.PlainLocal || !plan.Plain(c.req, c.conf),
+		Needed: failure == nil && asksForNetworks(p),
 	}
 	if failure != nil {
 		rep.Failure = &publish.Failure{Message: failure.Error()}
@@ -190,12 +192,17 @@ func (c *call) report(ctx context.Context, p *plan.Plan, results []types.Result,
 	if err == nil {
 		return nil
 	}
-	if failure != nil || len(p.Attachments) < 2 {
+	if !rep.Needed {
 		c.log.Error("status and events not written", "pod", c.req.Pod(), "err", err)
 		return nil
 	}
 	return fault.Wrap(err, fault.TryAgain, "check that the API server can be reached, and that Multus may patch or update pods/status",
 		"the network status of pod %s is not written, and nothing was attached", c.req.Pod())
+}
+
+// asksForNetworks reports whether a pod has more than the cluster network as it is, also if only in place of it.
+func asksForNetworks(p *plan.Plan) bool {
+	return slices.ContainsFunc(p.Attachments, func(a plan.Attachment) bool { return !a.Primary || a.Request != nil })
 }
 
 // waitReady waits for the cluster network's own sign that it is ready (behaviour.md D11, M1). It is before the sandbox's

@@ -37,6 +37,8 @@ type Report struct {
 	Time int64 `json:"time,omitempty"`
 	// Wait asks to answer only after the status was written, or given up for now.
 	Wait bool `json:"wait,omitempty"`
+	// Needed reports that the ADD fails if the status is lost. It is not sent: a daemon loses none.
+	Needed bool `json:"-"`
 	// Told is set by a daemon in the file of a report whose events are told, and whose status is not written: the next one
 	// does not tell them again.
 	Told bool `json:"told,omitempty"`

@@ -81,9 +81,9 @@ func (t *thin) missing(ctx context.Context) func(string, *plan.Pod, *plan.Missin
 	}
 }
 
-// Publish writes status and events side by side, within publishLimit, or statusLimit for a status that the pod waits for
-// (behaviour.md A45 [quirk]: events are lost today when the process ends). There is no daemon to write a status later, so
-// that one which cannot be written is lost.
+// Publish writes status and events side by side, within publishLimit (behaviour.md A45 [quirk]: events are lost today when the
+// process ends). There is no daemon to write a status later, so that one which cannot be written is lost. If the ADD fails
+// for that, it is tried for statusLimit, and the events come after it: nothing was attached if it is lost.
 func (t *thin) Publish(ctx context.Context, report *publish.Report) error {
 	if len(report.Attached) == 0 && report.Failure == nil {
 		return nil // timings are for the daemon
@@ -96,22 +96,40 @@ func (t *thin) Publish(ctx context.Context, report *publish.Report) error {
 		return fmt.Errorf("status not written: %w", err)
 	}
 	limit := publishLimit
-	if report.Wait {
+	if report.Needed {
 		limit = statusLimit
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("took longer than %s", limit))
 	defer cancel()
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		events, cancel := context.WithTimeoutCause(ctx, publishLimit, fmt.Errorf("took longer than %s", publishLimit))
-		defer cancel()
-		if err := publish.WriteEvents(events, s.cluster, report); err != nil {
-			t.log.Error("events not written", "container", report.ContainerID, "err", err)
+	if report.Needed {
+		if err = writeStatus(ctx, s.cluster, report); err != nil {
+			report = lost(report, err)
 		}
-	})
+		t.writeEvents(context.WithoutCancel(ctx), s.cluster, report)
+		return err
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { t.writeEvents(ctx, s.cluster, report) })
 	err = writeStatus(ctx, s.cluster, report)
 	wg.Wait()
 	return err
+}
+
+// lost is the report of an ADD that is undone because its status is lost.
+func lost(r *publish.Report, err error) *publish.Report {
+	return &publish.Report{
+		Command: r.Command, Pod: r.Pod, ContainerID: r.ContainerID, Time: r.Time,
+		Failure: &publish.Failure{Tell: true, Message: fault.Clip(fmt.Sprintf("nothing was attached, since the network status is not written: %v", err), fault.MaxMessage)},
+	}
+}
+
+// writeEvents writes the events of a report, within publishLimit.
+func (t *thin) writeEvents(ctx context.Context, c publish.Cluster, report *publish.Report) {
+	ctx, cancel := context.WithTimeoutCause(ctx, publishLimit, fmt.Errorf("took longer than %s", publishLimit))
+	defer cancel()
+	if err := publish.WriteEvents(ctx, c, report); err != nil {
+		t.log.Error("events not written", "container", report.ContainerID, "err", err)
+	}
 }
 
 // writeStatus writes a status. One that the pod waits for is tried again until ctx ends, as long as another attempt may help:
@@ -119,7 +137,7 @@ func (t *thin) Publish(ctx context.Context, report *publish.Report) error {
 func writeStatus(ctx context.Context, c publish.Cluster, report *publish.Report) error {
 	for pause := firstPause; ; pause = min(2*pause, longPause) {
 		err := publish.WriteStatus(ctx, c, report, netsel.Status)
-		if !report.Wait || !errors.Is(err, publish.ErrRetry) {
+		if !report.Needed || !errors.Is(err, publish.ErrRetry) {
 			return err
 		}
 		select {

@@ -16,6 +16,7 @@ import (
 type busy struct {
 	answers []error
 	asked   int
+	told    []string
 }
 
 func (b *busy) SetAnnotation(context.Context, publish.Pod, string, string) error {
@@ -23,7 +24,10 @@ func (b *busy) SetAnnotation(context.Context, publish.Pod, string, string) error
 	return b.answers[min(b.asked, len(b.answers))-1]
 }
 
-func (b *busy) Emit(context.Context, publish.Pod, publish.Event) error { return nil }
+func (b *busy) Emit(_ context.Context, _ publish.Pod, e publish.Event) error {
+	b.told = append(b.told, e.Reason)
+	return nil
+}
 
 // TestPublish: a status whose loss fails the ADD is tried again while that may help, for statusLimit at most. One that fails
 // for good, or that no pod waits for, is tried once.
@@ -32,7 +36,7 @@ func TestPublish(t *testing.T) {
 	retry := fmt.Errorf("%w: the server is overloaded", publish.ErrRetry)
 	for name, tc := range map[string]struct {
 		answers []error
-		wait    bool
+		needed  bool
 		asked   int // 0: more than three times
 		ok      bool
 	}{
@@ -49,11 +53,19 @@ func TestPublish(t *testing.T) {
 				p := &thin{log: slog.New(slog.DiscardHandler), sources: func() (*sources, error) { return &sources{cluster: b}, nil }}
 				begin := time.Now()
 				err := p.Publish(t.Context(), &publish.Report{
-					Command: "ADD", Pod: publish.Pod{Namespace: "n", Name: "p"}, Wait: tc.wait,
+					Command: "ADD", Pod: publish.Pod{Namespace: "n", Name: "p"}, Needed: tc.needed,
 					Attached: []publish.Attached{{Name: "a", IfName: "eth0", Primary: true, Result: []byte(`{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/x"}]}`)}},
 				})
 				if (err == nil) != tc.ok || tc.asked > 0 && b.asked != tc.asked || tc.asked == 0 && b.asked <= 3 || time.Since(begin) > statusLimit {
 					t.Errorf("asked %d times in %s: %v", b.asked, time.Since(begin), err)
+				}
+				// What was attached is told unless it is undone.
+				told := "AddedInterface"
+				if tc.needed && !tc.ok {
+					told = "FailedAddingInterface"
+				}
+				if len(b.told) != 1 || b.told[0] != told {
+					t.Errorf("told: %q, want %s", b.told, told)
 				}
 				if last := tc.answers[min(b.asked, len(tc.answers))-1]; !errors.Is(err, last) {
 					t.Errorf("%v, want %v", err, last)
