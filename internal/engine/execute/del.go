@@ -11,9 +11,14 @@ import (
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/cni/pkg/version"
 
 	"multus/internal/engine/plan"
 )
+
+// oldest is the version for the DEL of a network that was recorded with one that is none: every plugin that was attached in
+// spite of it knows this one, or knows no versions.
+const oldest = "0.3.1"
 
 // Del detaches one network. Every plugin of its list that may hold something gets its DEL, in reverse order, whatever the
 // others answer; libcni by itself stops at the first error, and the plugins before that one keep what they hold. Del
@@ -24,6 +29,9 @@ func (r *Runner) Del(ctx context.Context, p *plan.Plan, a *plan.Attachment) erro
 	list, rt, err := r.prepare(p, a)
 	if err != nil {
 		return err
+	}
+	if _, _, _, err := version.ParseVersion(list.CNIVersion); err != nil {
+		list.CNIVersion = oldest // with what is recorded, libcni would call no plugin, and the pod would stay for ever
 	}
 	cached, err := r.cni.GetNetworkListCachedResult(list, rt)
 	added := err != nil || cached != nil // a result that cannot be read is one all the same

@@ -324,6 +324,21 @@ func TestDelChain(t *testing.T) {
 	}
 }
 
+// TestDelOfNoVersion: a network that was recorded with a version that is none is deleted.
+func TestDelOfNoVersion(t *testing.T) {
+	t.Parallel()
+	for _, v := range []string{"v0.3.1", "1.0.0\\nFAKE", "one", "1.0.0.0"} {
+		n := newNode(t, "a", "b")
+		p, a := attachment(t, fmt.Sprintf(`{"cniVersion":"%s","name":"n","plugins":[{"type":"a"},{"type":"b"}]}`, v))
+		if err := n.run.Del(t.Context(), p, a); err != nil {
+			t.Errorf("%s: %v", v, err)
+		}
+		if got := n.called(t); got != "b DEL, a DEL" {
+			t.Errorf("%s: called: %s", v, got)
+		}
+	}
+}
+
 // TestAnswered: an answer is final only if every plugin that failed gave one.
 func TestAnswered(t *testing.T) {
 	t.Parallel()
