@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -9,6 +10,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
@@ -34,7 +37,13 @@ func (a *app) print(value any, table func(w io.Writer)) error {
 		return nil
 	}
 	b, err := json.MarshalIndent(value, "", "  ")
-	if err == nil && a.output == "yaml" {
+	switch {
+	case err != nil:
+	case a.output == "json":
+		b = withoutHidden(b, jsonEscape)
+	case bytes.ContainsFunc(b, hidden): // a YAML writer would leave some of them; JSON is YAML, but for some escapes
+		b = withoutHidden(b, yamlEscape)
+	default:
 		b, err = yaml.JSONToYAML(b)
 	}
 	if err != nil {
@@ -43,6 +52,30 @@ func (a *app) print(value any, table func(w io.Writer)) error {
 	_, err = fmt.Fprintln(a.Stdout, strings.TrimSuffix(string(b), "\n"))
 	return err
 }
+
+// withoutHidden replaces what a terminal would not show as it is. In JSON such characters are in strings only.
+func withoutHidden(doc []byte, escape func(r rune) string) []byte {
+	var out []byte
+	for _, r := range string(doc) {
+		if hidden(r) {
+			out = append(out, escape(r)...)
+		} else {
+			out = utf8.AppendRune(out, r)
+		}
+	}
+	return out
+}
+
+func jsonEscape(r rune) (out string) {
+	for _, unit := range utf16.AppendRune(nil, r) {
+		out += fmt.Sprintf(`\u%04x`, unit)
+	}
+	return out
+}
+
+func yamlEscape(r rune) string { return fmt.Sprintf(`\U%08x`, r) }
+
+func hidden(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }
 
 // printable escapes what would change a terminal instead of being shown by it: what is printed contains what users wrote, and
 // what other machines sent. Our own colours pass.

@@ -1,8 +1,13 @@
 package cli
 
 import (
+	"bytes"
+	"encoding/json"
+	"maps"
 	"strings"
 	"testing"
+
+	"sigs.k8s.io/yaml"
 )
 
 // TestEscaped: what users wrote does not reach a terminal as a command; what it shows as it is stays so.
@@ -35,4 +40,28 @@ func FuzzEscaped(f *testing.F) {
 			t.Errorf("%q becomes %q", s, out)
 		}
 	})
+}
+
+// TestEscapedDocuments: JSON and YAML have nothing that controls a terminal, and say the same.
+func TestEscapedDocuments(t *testing.T) {
+	t.Parallel()
+	want := map[string]string{"a": "tab\tline\nC1 \u009b31m, right to left \u202e, tag \U000e0041, ü"}
+	for _, format := range []string{"json", "yaml"} {
+		var out bytes.Buffer
+		a := &app{output: format}
+		a.Stdout = &out
+		if err := a.print(want, nil); err != nil {
+			t.Fatalf("%s: %v", format, err)
+		}
+		if i := strings.IndexFunc(out.String(), hidden); i >= 0 {
+			t.Errorf("%s: %q", format, out.String())
+		}
+		got, decode := map[string]string{}, json.Unmarshal
+		if format == "yaml" {
+			decode = func(b []byte, v any) error { return yaml.Unmarshal(b, v) }
+		}
+		if err := decode(out.Bytes(), &got); err != nil || !maps.Equal(got, want) {
+			t.Errorf("%s: %v, %q", format, err, got)
+		}
+	}
 }
