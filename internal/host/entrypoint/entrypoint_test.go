@@ -263,7 +263,8 @@ func TestRefuses(t *testing.T) {
 		{"log level", flannel031, "Log levels should be one of", []string{"--multus-log-level=loud"}},
 		{"no primary", "", "could not find a plugin configuration", nil},
 		{"no version", `{"name":"x","plugins":[{"type":"y"}]}`, "cannot get cniVersion in master CNI config file", nil},
-		{"no version", flannel031, `cniVersion "one" of --cni-version or `, []string{"--cni-version=one"}},
+		{"no version", flannel031, `cni-version is "one"`, []string{"--cni-version=one"}},
+		{"a version that does not exist", flannel031, `cni-version is "1.2.0"`, []string{"--cni-version=1.2.0"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()

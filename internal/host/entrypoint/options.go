@@ -8,8 +8,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
+	"github.com/containernetworking/cni/pkg/version"
 	"github.com/spf13/cobra"
 
 	"multus/internal/autoconf"
@@ -130,6 +132,9 @@ func (o *Options) check() error {
 		if _, err := os.Stat(p.path); err != nil {
 			return fmt.Errorf("%s is not found: %w", p.flag, err)
 		}
+	}
+	if known := version.All.SupportedVersions(); o.CNIVersion != "" && o.CNIVersion != auto && !slices.Contains(known, o.CNIVersion) {
+		return fmt.Errorf("cni-version is %.64q, with which no pod could start: it must be one of %s", o.CNIVersion, strings.Join(known, ", "))
 	}
 	switch strings.ToLower(o.LogLevel) {
 	case "", "debug", "verbose", "error", "panic":
