@@ -90,8 +90,8 @@ func (c *call) gc(ctx context.Context, listed []config.Attachment, start time.Ti
 }
 
 // collectUnlisted frees the recorded sandboxes that are not listed, the oldest record first, and adds the networks of all to
-// nets. One that was attached after start, when the runtime had made its list, lives. A sandbox that cannot be freed does not keep the others; its record is written again, so that it is the last the
-// next time.
+// nets. One that was attached after start, when the runtime had made its list, lives. A sandbox that cannot be freed does not
+// keep the others; its record is written again, so that it is the last the next time.
 func (c *call) collectUnlisted(ctx context.Context, listed []config.Attachment, start time.Time, nets *networks) error {
 	valid := map[string]bool{}
 	for _, v := range listed {
