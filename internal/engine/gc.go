@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -153,17 +152,18 @@ func (c *call) newcomers(seen, listed map[string]bool, nets *networks) error {
 }
 
 // tellNetworks runs GC of every network's delegates, of a few networks at the same time: one that hangs must not use up the
-// time of the others. The cluster network is the first. The order of the others changes with each GC, so that where many
-// hang it is not always the same ones that are not reached.
+// time of the others. The cluster network is the first. Which one is next changes with each GC, so that where many hang it is
+// not always the same ones that are not reached.
 func (c *call) tellNetworks(ctx context.Context, nets *networks, listed []config.Attachment) error {
-	if len(nets.order) > 1 {
-		others := nets.order[1:]
-		rand.Shuffle(len(others), func(i, k int) { others[i], others[k] = others[k], others[i] })
+	order := nets.order
+	if len(order) > 1 {
+		first := 1 + int(time.Now().UnixNano()%int64(len(order)-1))
+		order = slices.Concat(order[:1], order[first:], order[1:first])
 	}
-	errs := make([]error, len(nets.order)) // a place for each, so that they do not meet
+	errs := make([]error, len(order)) // a place for each, so that they do not meet
 	limit := make(chan struct{}, networksAtOnce)
 	var all sync.WaitGroup
-	for i, name := range nets.order {
+	for i, name := range order {
 		limit <- struct{}{} // each network has a limit of its own
 		all.Go(func() {
 			errs[i] = c.gcNetwork(ctx, name, nets.byName[name], listed)
