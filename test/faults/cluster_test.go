@@ -227,6 +227,7 @@ func (s *changingSite) compacted(t *testing.T) {
 func (s *changingSite) rotated(t *testing.T, what string, limit time.Duration, rotate func(testing.TB)) {
 	t.Helper()
 	r := table.row(what + " of the daemon rotated")
+	s.follows(t, r, "lan") // after an outage it may take a while until definitions are known again
 	r.try()
 	rotate(t)
 	s.visits++
