@@ -203,7 +203,7 @@ func (p *Plugin) ValidCheck() error {
 	return fault.New(fault.BadConfig, fixCheck, `CNI configuration %q: checkNetworks is %.64q, not "cluster" or "all"`, p.Name, p.CheckNetworks)
 }
 
-// fixCheck is what to do about a value of checkNetworks that is none.
+// fixCheck is the advice for an invalid value of checkNetworks.
 const fixCheck = `set checkNetworks to "cluster" or "all", or remove it`
 
 func validCheck(v string) bool { return v == CheckNone || v == CheckCluster || v == CheckAll }

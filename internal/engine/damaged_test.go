@@ -47,8 +47,8 @@ func (n *node) there(container string) bool {
 	return err == nil
 }
 
-// TestGCDamagedLives: as long as the runtime lists a container whose record cannot be read whole, no delegate is told what to
-// keep, at this GC and at every later one, also if somebody else has set the record aside. DEL ends the doubt.
+// TestGCDamagedLives: while the runtime lists a container whose record is damaged, GC calls no delegate. This holds for every
+// later GC, too, and after the damaged record was moved aside. After the container's DEL, GC calls the delegates again.
 func TestGCDamagedLives(t *testing.T) {
 	t.Parallel()
 	for name, put := range damages {

@@ -57,7 +57,7 @@ func (e *Engine) GC(ctx context.Context, req *request.Request) error {
 		return fault.New(fault.BadConfig, "report this to the container runtime's authors", "GC without cni.dev/valid-attachments")
 	}
 	for _, a := range listed {
-		if a.ContainerID == "" || a.IfName == "" { // taken for nobody, it would free what lives
+		if a.ContainerID == "" || a.IfName == "" { // ignoring it could free a live pod
 			return fault.New(fault.BadConfig, "report this to the container runtime's authors",
 				"GC with an entry of cni.dev/valid-attachments that has no containerID or no ifname")
 		}

@@ -238,8 +238,8 @@ func TestGCLists(t *testing.T) {
 	}
 }
 
-// TestGCIncompleteList: an entry that names no attachment makes the list unusable: taken for a list, it names nobody, and
-// everything would be freed. Both members are part of an entry (CNI SPEC 1.1 §GC).
+// TestGCIncompleteList: a list with an incomplete entry is refused. If such entries were ignored, GC would free live pods.
+// Each entry has a container ID and an interface name (CNI SPEC 1.1 §GC).
 func TestGCIncompleteList(t *testing.T) {
 	t.Parallel()
 	for _, entry := range []string{`{}`, `null`, `{"containerID":"","ifname":"eth0"}`, `{"ifname":"eth0"}`, `{"containerID":"c"}`, `{"ID":"c"}`} {

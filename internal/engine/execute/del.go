@@ -16,22 +16,22 @@ import (
 	"multus/internal/engine/plan"
 )
 
-// oldest is the version for the DEL of a network that was recorded with one that is none: every plugin that was attached in
-// spite of it knows this one, or knows no versions.
+// oldest replaces an invalid cniVersion of a recorded network at DEL. A plugin that accepted the invalid version at ADD either
+// supports this one or does not look at versions.
 const oldest = "0.3.1"
 
 // Del detaches one network. Every plugin of its list that may hold something gets its DEL, in reverse order, whatever the
 // others answer; libcni by itself stops at the first error, and the plugins before that one keep what they hold. Del
-// succeeds only if nothing can remain: a plugin whose binary is missing is an error (behaviour.md K5), a plugin that refuses
-// the version of the configuration is none, since it refused it at ADD, too, unless the whole list was attached or the
-// interface is there.
+// succeeds only if nothing can remain. A plugin whose binary is missing is an error (behaviour.md K5). A plugin that refuses
+// the version of the configuration is not an error, because it refused it at ADD, too; but it is one if the whole list was
+// attached, or if the interface exists.
 func (r *Runner) Del(ctx context.Context, p *plan.Plan, a *plan.Attachment) error {
 	list, rt, err := r.prepare(p, a)
 	if err != nil {
 		return err
 	}
 	if _, _, _, err := version.ParseVersion(list.CNIVersion); err != nil {
-		list.CNIVersion = oldest // with what is recorded, libcni would call no plugin, and the pod would stay for ever
+		list.CNIVersion = oldest // libcni calls no plugin for an invalid version, and the pod could never be deleted
 	}
 	cached, err := r.cni.GetNetworkListCachedResult(list, rt)
 	added := err != nil || cached != nil // a result that cannot be read is one all the same

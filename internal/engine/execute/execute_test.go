@@ -324,7 +324,7 @@ func TestDelChain(t *testing.T) {
 	}
 }
 
-// TestDelOfNoVersion: a network that was recorded with a version that is none is deleted.
+// TestDelOfNoVersion: a network that was recorded with an invalid cniVersion can be deleted.
 func TestDelOfNoVersion(t *testing.T) {
 	t.Parallel()
 	for _, v := range []string{"v0.3.1", "1.0.0\\nFAKE", "one", "1.0.0.0"} {
