@@ -86,9 +86,9 @@ func ParseDaemon(b []byte) (*Daemon, error) {
 // Usable returns an error if the file has a value with which no pod can start, or with which a verb always fails: it must not
 // get into the CNI configuration, nor over a request. ParseDaemon accepts it, so that Multus can be uninstalled.
 func (d *Daemon) Usable() error {
-	if !d.AutoCNIVersion() && !isCNIVersion(d.CNIVersion) {
+	if !d.AutoCNIVersion() && !IsCNIVersion(d.CNIVersion) {
 		return fault.New(fault.BadConfig, "correct cniVersion in the daemon's configuration file",
-			"daemon configuration: cniVersion is %.64q, not auto or one of %s", d.CNIVersion, cniVersions())
+			"daemon configuration: cniVersion is %.64q, not auto or one of %s", d.CNIVersion, KnownVersions())
 	}
 	if !validCheck(d.CheckNetworks) {
 		return fault.New(fault.BadConfig, fixCheck, `daemon configuration: checkNetworks is %.64q, not "cluster" or "all"`, d.CheckNetworks)

@@ -210,17 +210,18 @@ func validCheck(v string) bool { return v == CheckNone || v == CheckCluster || v
 
 // Usable returns an error if no runtime can use the configuration, or if a verb always fails because of a value in it.
 func (p *Plugin) Usable() error {
-	if p.CNIVersion != "" && !isCNIVersion(p.CNIVersion) {
+	if p.CNIVersion != "" && !IsCNIVersion(p.CNIVersion) {
 		return fault.New(fault.BadConfig, "correct cniVersion in the CNI configuration",
-			"CNI configuration %q: cniVersion is %.64q, not one of %s", p.Name, p.CNIVersion, cniVersions())
+			"CNI configuration %q: cniVersion is %.64q, not one of %s", p.Name, p.CNIVersion, KnownVersions())
 	}
 	return p.ValidCheck()
 }
 
-func cniVersions() string { return strings.Join(version.All.SupportedVersions(), ", ") }
+// KnownVersions lists the versions for which IsCNIVersion is true, for messages.
+func KnownVersions() string { return strings.Join(version.All.SupportedVersions(), ", ") }
 
-// isCNIVersion reports whether a version is one that libcni can make results of: with any other, every ADD fails.
-func isCNIVersion(v string) bool { return slices.Contains(version.All.SupportedVersions(), v) }
+// IsCNIVersion reports whether libcni can make results of a version: with any other, every ADD fails.
+func IsCNIVersion(v string) bool { return slices.Contains(version.All.SupportedVersions(), v) }
 
 // NetworkLimit returns how many networks one pod may have.
 func (p *Plugin) NetworkLimit() int {

@@ -8,13 +8,12 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
-	"github.com/containernetworking/cni/pkg/version"
 	"github.com/spf13/cobra"
 
 	"multus/internal/autoconf"
+	"multus/internal/config"
 	"multus/internal/obs"
 )
 
@@ -133,8 +132,8 @@ func (o *Options) check() error {
 			return fmt.Errorf("%s is not found: %w", p.flag, err)
 		}
 	}
-	if known := version.All.SupportedVersions(); o.CNIVersion != "" && o.CNIVersion != auto && !slices.Contains(known, o.CNIVersion) {
-		return fmt.Errorf("cni-version is %.64q, with which no pod could start: it must be one of %s", o.CNIVersion, strings.Join(known, ", "))
+	if o.CNIVersion != "" && o.CNIVersion != auto && !config.IsCNIVersion(o.CNIVersion) {
+		return fmt.Errorf("cni-version is %.64q, with which no pod could start: it must be one of %s", o.CNIVersion, config.KnownVersions())
 	}
 	switch strings.ToLower(o.LogLevel) {
 	case "", "debug", "verbose", "error", "panic":
