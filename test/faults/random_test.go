@@ -30,6 +30,20 @@ const (
 
 func share() time.Time { return time.Now().Add(duration() / shares) }
 
+// inWindow starts try number n, a DEL every third time, and returns at a random moment of it.
+func (s *site) inWindow(t *testing.T, n int) (verb string, after time.Duration, p *process) {
+	t.Helper()
+	verb = "ADD"
+	if n%3 == 2 {
+		s.attach(t)
+		verb = "DEL"
+	}
+	after = rand.N(window)
+	p = s.start(t, s.pod, verb)
+	time.Sleep(after)
+	return verb, after, p
+}
+
 // TestRandomKill kills the plugin at a random time within 90 ms of its start, in ADD and in DEL, while its delegates
 // live on; then DEL, ADD, DEL (the measurement of today's Multus in issue 3: 20 addresses leaked in 43 kills).
 func TestRandomKill(t *testing.T) {
@@ -38,14 +52,7 @@ func TestRandomKill(t *testing.T) {
 		s.slow(t, "0.0$((RANDOM % 10))")
 		r := table.row(fmt.Sprintf("plugin killed at random, %s", kind))
 		for n, end := 0, share(); time.Now().Before(end); n++ {
-			verb := "ADD"
-			if n%3 == 2 {
-				s.attach(t)
-				verb = "DEL"
-			}
-			after := rand.N(window)
-			p := s.start(t, s.pod, verb)
-			time.Sleep(after)
+			verb, after, p := s.inWindow(t, n)
 			_ = p.Process.Kill()
 			_ = p.end()
 			s.recover(t, r, n%2 == 1, fmt.Sprintf("%s killed after %s", verb, after))
@@ -94,14 +101,7 @@ func TestRandomDelegateKill(t *testing.T) {
 		r := table.row(fmt.Sprintf("delegate killed at random, %s", kind))
 		hits := 0
 		for n, end := 0, share(); time.Now().Before(end); n++ {
-			verb := "ADD"
-			if n%3 == 2 {
-				s.attach(t)
-				verb = "DEL"
-			}
-			after := rand.N(window)
-			p := s.start(t, s.pod, verb)
-			time.Sleep(after)
+			verb, after, p := s.inWindow(t, n)
 			hit := killChild(p.Process.Pid)
 			err := p.end()
 			what := fmt.Sprintf("delegate of %s killed after %s: %v", verb, after, err)
