@@ -90,14 +90,14 @@ func (p *planning) room(size int) error {
 	for i := range p.out {
 		size += p.out[i].Config.Size()
 	}
-	if size <= MaxBytes && p.Room != nil {
-		return p.Room(size)
+	if size > MaxBytes {
+		return fault.New(fault.BadConfig, "remove what the plugins do not need from the configurations of the networks, and from cni-args, which every plugin of a list gets",
+			"the configurations of the networks of pod %s have more than %d bytes together", p.req.Pod(), MaxBytes)
 	}
-	if size <= MaxBytes {
+	if p.Room == nil {
 		return nil
 	}
-	return fault.New(fault.BadConfig, "remove what the plugins do not need from the configurations of the networks, and from cni-args, which every plugin of a list gets",
-		"the configurations of the networks of pod %s have more than %d bytes together", p.req.Pod(), MaxBytes)
+	return p.Room(size)
 }
 
 // argsSize returns how many bytes the cni-args of an element add to each plugin, at most.
