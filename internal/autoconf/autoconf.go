@@ -4,8 +4,6 @@
 package autoconf
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -18,6 +16,7 @@ import (
 	"multus/internal/config"
 	"multus/internal/engine/plan"
 	"multus/internal/fsx"
+	"multus/internal/rawjson"
 )
 
 // FileName is the configuration that the runtime loads first; NetworkName is its network's name, which
@@ -179,19 +178,17 @@ func generate(d *config.Daemon, p *Primary, f facts) ([]byte, error) {
 	if d.OverrideNetworkName {
 		out.Name = p.Config.Name()
 	}
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(out); err != nil {
+	b, err := rawjson.Marshal(out)
+	if err != nil {
 		return nil, fmt.Errorf("encode %s: %w", FileName, err)
 	}
-	if _, err := libcni.NetworkPluginConfFromBytes(b.Bytes()); err != nil {
+	if _, err := libcni.NetworkPluginConfFromBytes(b); err != nil {
 		return nil, fmt.Errorf("generated %s is not valid: %w", FileName, err)
 	}
-	if err := usable(b.Bytes()); err != nil { // the version may be that of the cluster network
+	if err := usable(b); err != nil { // the version may be that of the cluster network
 		return nil, fmt.Errorf("generated %s with %s: %w", FileName, p.File, err)
 	}
-	return b.Bytes(), nil
+	return append(b, '\n'), nil
 }
 
 // usable returns an error if a CNI configuration of Multus must not be put into force: Multus would be ready, and no pod could

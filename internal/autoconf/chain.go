@@ -15,6 +15,7 @@ import (
 
 	"multus/internal/cniconf"
 	"multus/internal/fsx"
+	"multus/internal/rawjson"
 )
 
 // Chain is a list that another program has made of our configuration: our plugin first, its own plugins after it. Istio's
@@ -165,11 +166,7 @@ func plugin(is, want []byte) ([]byte, error) {
 	}
 	delete(members, "name")
 	delete(members, "cniVersion")
-	var out bytes.Buffer
-	enc := json.NewEncoder(&out)
-	enc.SetEscapeHTML(false)
-	err := enc.Encode(members)
-	return bytes.TrimSpace(out.Bytes()), err
+	return rawjson.Marshal(members)
 }
 
 // element is where a plugin of a list is in its text.

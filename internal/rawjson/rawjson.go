@@ -154,13 +154,20 @@ func AppendText(b []byte, s string) []byte {
 
 // appendOther appends what encoding/json makes of a value, null of one that it cannot encode.
 func appendOther(b []byte, value any) []byte {
+	out, err := Marshal(value)
+	if err != nil {
+		return append(b, "null"...)
+	}
+	return append(b, out...)
+}
+
+// Marshal is json.Marshal without the escapes that are for HTML: each of < > & would take six bytes.
+func Marshal(value any) ([]byte, error) {
 	var out bytes.Buffer
 	enc := json.NewEncoder(&out)
 	enc.SetEscapeHTML(false)
-	if err := enc.Encode(value); err != nil {
-		return append(b, "null"...)
-	}
-	return append(b, bytes.TrimSuffix(out.Bytes(), []byte("\n"))...)
+	err := enc.Encode(value)
+	return bytes.TrimSuffix(out.Bytes(), []byte("\n")), err
 }
 
 // AppendItem is AppendText for AppendArray.

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -22,6 +21,7 @@ import (
 	"multus/internal/engine/request"
 	"multus/internal/failpoint"
 	"multus/internal/fault"
+	"multus/internal/rawjson"
 )
 
 const (
@@ -266,22 +266,12 @@ func decode(w http.ResponseWriter, r *http.Request, v any) error {
 	return nil
 }
 
-// encode encodes without the escapes that are for HTML: each of < > & would take six bytes, and those of users' configurations
-// twice.
-func encode(v any) ([]byte, error) {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	err := enc.Encode(v)
-	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
-}
-
 // answer always gives a Content-Length: the plugin's client knows no other form.
 func answer(w http.ResponseWriter, status int, v any) {
 	var b []byte
 	if v != nil {
 		var err error
-		if b, err = encode(v); err != nil {
+		if b, err = rawjson.Marshal(v); err != nil {
 			status, b = http.StatusInternalServerError, nil
 		}
 		w.Header().Set("Content-Type", "application/json")

@@ -1,7 +1,6 @@
 package entrypoint
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +13,7 @@ import (
 	"multus/internal/cniconf"
 	"multus/internal/config"
 	"multus/internal/fsx"
+	"multus/internal/rawjson"
 )
 
 // plugin is the generated plugin configuration, members in today's order (behaviour.md G10); confDir is what
@@ -198,13 +198,11 @@ func (o *Options) version(p *autoconf.Primary) (string, json.RawMessage, error) 
 }
 
 func encode(v any) ([]byte, error) {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
+	b, err := rawjson.Marshal(v)
+	if err != nil {
 		return nil, fmt.Errorf("encode configuration: %w", err)
 	}
-	return b.Bytes(), nil
+	return append(b, '\n'), nil
 }
 
 // onHost is a path without the prefix under which the container sees the host.
