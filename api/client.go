@@ -29,7 +29,8 @@ const (
 // refused, connection lost, time-out.
 var ErrUnreachable = errors.New("daemon not reachable")
 
-// ErrTooLarge is wrapped by the error for an answer that is larger than the client reads. Another try would give the same.
+// ErrTooLarge is wrapped by the error for an answer that is larger than the client reads. Another try would give the
+// same.
 var ErrTooLarge = errors.New("answer too large")
 
 // ErrPeer is wrapped by the error for a socket that a process of another user listens on.
@@ -145,7 +146,8 @@ func (c *Client) send(ctx context.Context, method, path string, body []byte) (ne
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nHost: multus\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n",
+	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nHost: multus\r\nConnection: close\r\nContent-Type: "+
+		"application/json\r\nContent-Length: %d\r\n\r\n",
 		method, path, len(body))
 	b.Write(body)
 	if _, err := conn.Write(b.Bytes()); err != nil {
@@ -167,8 +169,8 @@ func checkPeer(conn net.Conn) error {
 	return nil
 }
 
-// Peer returns the credentials of the process at the other end of a unix socket, as they were when it connected or began
-// to listen (unix(7), SO_PEERCRED).
+// Peer returns the credentials of the process at the other end of a unix socket, as they were when it connected or
+// began to listen (unix(7), SO_PEERCRED).
 func Peer(conn net.Conn) (*syscall.Ucred, error) {
 	c, ok := conn.(syscall.Conn)
 	if !ok {

@@ -80,7 +80,8 @@ func says(answer string) func(net.Conn) {
 }
 
 func answer(status int, body string) string {
-	return fmt.Sprintf("HTTP/1.1 %d Text\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", status, len(body), body)
+	return fmt.Sprintf("HTTP/1.1 %d Text\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", status,
+		len(body), body)
 }
 
 type value struct {
@@ -99,11 +100,13 @@ func TestCall(t *testing.T) {
 	if err := c.Call(t.Context(), "POST", PathPlan, &value{"in"}, out); err != nil || out.A != "out" {
 		t.Errorf("%+v, %v", out, err)
 	}
-	want := "POST /v1/plan HTTP/1.1\r\nHost: multus\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n"
+	want := "POST /v1/plan HTTP/1.1\r\nHost: multus\r\nConnection: close\r\nContent-Type: " +
+		"application/json\r\nContent-Length: 10\r\n\r\n"
 	if head != want || body != `{"a":"in"}` {
 		t.Errorf("sent %q %q", head, body)
 	}
-	if err := c.Call(t.Context(), "GET", PathStatus, nil, nil); err != nil || body != "" || !strings.HasPrefix(head, "GET /v1/status ") {
+	if err := c.Call(t.Context(), "GET", PathStatus, nil, nil); err != nil || body != "" ||
+		!strings.HasPrefix(head, "GET /v1/status ") {
 		t.Errorf("without bodies: %v, sent %q %q", err, head, body)
 	}
 	if err := c.Call(t.Context(), "POST", PathPlan, func() {}, nil); err == nil || errors.Is(err, ErrUnreachable) {
@@ -124,16 +127,25 @@ func TestAnswers(t *testing.T) {
 		{"E23 nothing at all", "", true, "connection lost: EOF"},
 		{"E23 lost in the first line", "HTTP/1.1 20", true, "connection lost"},
 		{"E23 lost in the head", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n", true, "connection lost"},
-		{"E23 lost in the middle", "HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n{}", true, "connection lost: unexpected EOF"},
+		{
+			"E23 lost in the middle", "HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n{}", true,
+			"connection lost: unexpected EOF",
+		},
 		{"not HTTP", "SSH-2.0-x\r\n\r\n", true, `not HTTP: "SSH-2.0-x`},
 		{"no status", "HTTP/1.1 OK\r\n\r\n", true, "not HTTP"},
 		{"another version", "HTTP/2 200\r\nContent-Length: 0\r\n\r\n", true, "not HTTP"},
 		{"no length", "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{}", true, "answer without Content-Length"},
-		{"in chunks", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", true, "answer without Content-Length"},
+		{
+			"in chunks", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", true,
+			"answer without Content-Length",
+		},
 		{"a length that is none", "HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n", true, `bad Content-Length "`},
 		{"a negative length", "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", true, "bad Content-Length"},
 		{"a length without end", "HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n", false, "answer too large"},
-		{"E32 an error that is no CNI error", answer(500, long), false, "answered 500 to /v1/plan: \"" + strings.Repeat("x", 200) + "…\""},
+		{
+			"E32 an error that is no CNI error", answer(500, long), false,
+			"answered 500 to /v1/plan: \"" + strings.Repeat("x", 200) + "…\"",
+		},
 		{"E32 an error without a message", answer(400, `{"code":5}`), false, "answered 400"},
 		{"E32 an empty error", answer(404, ""), false, "answered 404"},
 		{"E34 an answer that is not JSON", answer(200, "{"), false, "decode answer of the daemon to /v1/plan"},
@@ -154,7 +166,8 @@ func TestAnswers(t *testing.T) {
 	t.Run("E33 a CNI error", func(t *testing.T) {
 		t.Parallel()
 		for _, status := range []int{400, 500, 503} {
-			err := serve(t, says(answer(status, `{"code":11,"msg":"m","details":"d"}`))).Call(t.Context(), "POST", PathPlan, nil, &value{})
+			err := serve(t, says(answer(status, `{"code":11,"msg":"m","details":"d"}`))).Call(t.Context(), "POST", PathPlan, nil,
+				&value{})
 			var ce *types.Error
 			if !errors.As(err, &ce) || *ce != (types.Error{Code: 11, Msg: "m", Details: "d"}) {
 				t.Errorf("%d: %v", status, err)
@@ -164,7 +177,8 @@ func TestAnswers(t *testing.T) {
 	t.Run("head in other words", func(t *testing.T) {
 		t.Parallel()
 		out := &value{}
-		if err := serve(t, says("HTTP/1.0 200\ncontent-length:  11 \nX: y\n\n"+`{"a":"out"}`+"more")).Call(t.Context(), "GET", "/", nil, out); err != nil || out.A != "out" {
+		if err := serve(t, says("HTTP/1.0 200\ncontent-length:  11 \nX: y\n\n"+`{"a":"out"}`+"more")).Call(t.Context(), "GET",
+			"/", nil, out); err != nil || out.A != "out" {
 			t.Errorf("%+v, %v", out, err)
 		}
 	})
@@ -237,7 +251,8 @@ func TestPersist(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		c := &Client{Socket: filepath.Join(t.TempDir(), "none")}
-		if err := c.Persist(ctx, "POST", PathPlan, nil, nil); !errors.Is(err, ErrUnreachable) || !errors.Is(err, os.ErrNotExist) {
+		if err := c.Persist(ctx, "POST", PathPlan, nil, nil); !errors.Is(err, ErrUnreachable) ||
+			!errors.Is(err, os.ErrNotExist) {
 			t.Errorf("the reason is lost: %v", err)
 		}
 	})
@@ -247,8 +262,11 @@ func TestPersist(t *testing.T) {
 // well-formed answer.
 func FuzzReadAnswer(f *testing.F) {
 	for _, seed := range []string{
-		"", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n", "HTTP/1. 0\nContent-Length:0\n\n",
-		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "\r\n\r\n", "HTTP/1.1\r\n", "HTTP/1.1 -5 x\nContent-Length: 1\nContent-Length: 0\n\n", "HTTP/1.1 200\ncontent-length\n\n", answer(503, `{"code":11,"msg":"m"}`),
+		"", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "HTTP/1.1 200 OK\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n", "HTTP/1. 0\nContent-Length:0\n\n",
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "\r\n\r\n", "HTTP/1.1\r\n",
+		"HTTP/1.1 -5 x\nContent-Length: 1\nContent-Length: 0\n\n", "HTTP/1.1 200\ncontent-length\n\n",
+		answer(503, `{"code":11,"msg":"m"}`),
 	} {
 		f.Add([]byte(seed))
 	}
@@ -266,7 +284,8 @@ func FuzzReadAnswer(f *testing.F) {
 	})
 }
 
-// TestTooLarge: an answer that is too large is not a lost connection: another try would give the same, and cost as much.
+// TestTooLarge: an answer that is too large is not a lost connection: another try would give the same, and cost as
+// much.
 func TestTooLarge(t *testing.T) {
 	t.Parallel()
 	var tries atomic.Int32

@@ -41,16 +41,44 @@ func TestErrors(t *testing.T) {
 		uid  int
 		want string
 	}{
-		{"no configuration", []string{"run", "--config", none}, 1000, "read the daemon's configuration: open " + none + ": no such file or directory" + give},
-		{"no configuration, as today's is called", []string{"-config", none}, 0, "read the daemon's configuration: open " + none + ": no such file or directory" + give},
-		{"a broken configuration", []string{"run", "--config", broken}, 0, broken + ": failed to unmarshall the daemon configuration: unexpected end of JSON input; correct the daemon's configuration file\n"},
-		{"a wrong value", []string{"run", "--config", limit}, 0, limit + ": connection limit must be greater than 0, got 0; remove connectionLimit, or make it greater than 0\n"},
-		{"no reference plugins", []string{"install", "--source", plugins, "--dest", dest, "--reference-plugins"}, 0, "list reference plugins: open " + plugins + "/cni: no such file or directory; build them (make tools) or use the image\n"},
+		{
+			"no configuration",
+			[]string{"run", "--config", none},
+			1000,
+			"read the daemon's configuration: open " + none + ": no such file or directory" + give,
+		},
+		{
+			"no configuration, as today's is called",
+			[]string{"-config", none},
+			0,
+			"read the daemon's configuration: open " + none + ": no such file or directory" + give,
+		},
+		{
+			"a broken configuration",
+			[]string{"run", "--config", broken},
+			0,
+			broken + ": failed to unmarshall the daemon configuration: unexpected end of JSON input; correct the daemon's " +
+				"configuration file\n",
+		},
+		{
+			"a wrong value",
+			[]string{"run", "--config", limit},
+			0,
+			limit + ": connection limit must be greater than 0, got 0; remove connectionLimit, or make it greater than 0\n",
+		},
+		{
+			"no reference plugins",
+			[]string{"install", "--source", plugins, "--dest", dest, "--reference-plugins"},
+			0,
+			"list reference plugins: open " + plugins +
+				"/cni: no such file or directory; build them (make tools) or use the image\n",
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			var errs strings.Builder
-			if code := run(t.Context(), append([]string{"multus-daemon"}, tc.args...), &errs, tc.uid); code != 1 || errs.String() != "error: "+tc.want {
+			if code := run(t.Context(), append([]string{"multus-daemon"}, tc.args...), &errs, tc.uid); code != 1 ||
+				errs.String() != "error: "+tc.want {
 				t.Errorf("%d %q, want %q", code, errs.String(), tc.want)
 			}
 		})
@@ -66,13 +94,15 @@ func TestDenied(t *testing.T) {
 	}
 	for uid, want := range map[int]string{0: "permission denied\n", 1000: "permission denied; run it as root\n"} {
 		var errs strings.Builder
-		if code := run(t.Context(), []string{"multus-daemon", "run", "--config", denied}, &errs, uid); code != 1 || !strings.HasSuffix(errs.String(), want) {
+		if code := run(t.Context(), []string{"multus-daemon", "run", "--config", denied}, &errs, uid); code != 1 ||
+			!strings.HasSuffix(errs.String(), want) {
 			t.Errorf("as %d: %d %q", uid, code, errs.String())
 		}
 	}
 }
 
-// TestTools: under the names of a shell and its tools the binary takes the lines of known manifests, and no flags of its own.
+// TestTools: under the names of a shell and its tools the binary takes the lines of known manifests, and no flags of
+// its own.
 func TestTools(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -80,7 +110,11 @@ func TestTools(t *testing.T) {
 		code int
 		want string
 	}{
-		{[]string{"/bin/sh", "-c", "rm -f /host/etc/cni/net.d/00-multus.conf"}, 0, "/host/etc/cni/net.d/00-multus.conf is kept"},
+		{
+			[]string{"/bin/sh", "-c", "rm -f /host/etc/cni/net.d/00-multus.conf"},
+			0,
+			"/host/etc/cni/net.d/00-multus.conf is kept",
+		},
 		{[]string{"sh", "-c", "uname -a"}, 1, "the image of multus has no shell and no tools"},
 		{[]string{"sh"}, 1, `"sh" is not understood`},
 		{[]string{"cp", "--help"}, 1, `"cp --help" is not understood`},

@@ -18,7 +18,10 @@ import (
 var ranks = [][]string{
 	{"multus/cmd/"},
 	{"multus/internal/host/", "multus/internal/cli"},
-	{"multus/internal/autoconf", "multus/internal/doctor", "multus/internal/lint", "multus/internal/graph", "multus/internal/source/"},
+	{
+		"multus/internal/autoconf", "multus/internal/doctor", "multus/internal/lint", "multus/internal/graph",
+		"multus/internal/source/",
+	},
 	{"multus/internal/engine"},
 	{"multus/internal/engine/execute"},
 	{"multus/internal/engine/ledger"},
@@ -26,13 +29,16 @@ var ranks = [][]string{
 	{"multus/internal/engine/request", "multus/internal/engine/resultcache"},
 	{"multus/internal/obs"},
 	{"multus/internal/config", "multus/internal/device"},
-	{"multus/internal/fault", "multus/internal/cniconf", "multus/internal/netsel", "multus/internal/link", "multus/internal/fsx", "multus/api"},
+	{
+		"multus/internal/fault", "multus/internal/cniconf", "multus/internal/netsel", "multus/internal/link",
+		"multus/internal/fsx", "multus/api",
+	},
 	{"multus/internal/failpoint", "multus/internal/rawjson"},
 }
 
-// beside are the imports within a layer that are meant: the thin host is the plugin's host with sources; the
-// daemon's binary answers to several names; uninstall deletes as the plugin does; cp of a manifest installs; the doctor knows the slot's rules and
-// asks the API server; the command line takes the plugin's locks.
+// beside are the imports within a layer that are meant: the thin host is the plugin's host with sources; the daemon's
+// binary answers to several names; uninstall deletes as the plugin does; cp of a manifest installs; the doctor knows
+// the slot's rules and asks the API server; the command line takes the plugin's locks.
 var beside = map[string][]string{
 	"multus/internal/host/thin":       {"multus/internal/host/plugin"},
 	"multus/internal/host/daemon":     {"multus/internal/host/install", "multus/internal/host/entrypoint"},
@@ -163,7 +169,8 @@ func TestWhatIsLinked(t *testing.T) {
 // linked is how many packages each binary links, with those of the standard library: a dependency more is not to come
 // in unseen. The numbers are those of today.
 var linked = map[string]int{
-	"./cmd/multus-shim": 134, "./cmd/multus": 480, "./cmd/multus-daemon": 512, "./cmd/multusctl": 498, "./cmd/passthru": 95,
+	"./cmd/multus-shim": 134, "./cmd/multus": 480, "./cmd/multus-daemon": 512, "./cmd/multusctl": 498,
+	"./cmd/passthru": 95,
 }
 
 // TestHowMuchIsLinked keeps the numbers from growing.

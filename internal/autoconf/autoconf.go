@@ -26,9 +26,9 @@ const (
 	NetworkName = "multus-cni-network"
 )
 
-// HoldName is a copy of the configuration that makes the runtime call Multus while nobody writes FileName: today's daemon
-// removes that one when it ends (behaviour.md F8), so an upgrade makes the copy before. It comes after FileName and before
-// every cluster network, today's Multus passes it over because of its beginning, and Slot removes it.
+// HoldName is a copy of the configuration that makes the runtime call Multus while nobody writes FileName: today's
+// daemon removes that one when it ends (behaviour.md F8), so an upgrade makes the copy before. It comes after FileName
+// and before every cluster network, today's Multus passes it over because of its beginning, and Slot removes it.
 const HoldName = "00-multus.hold.conf"
 
 // ErrNoPrimary is returned when the directory has no configuration that can be the cluster network
@@ -70,7 +70,8 @@ func Choose(dir, name string) (*Primary, error) {
 			err = fmt.Errorf("%s: %w of %s; name it in multusMasterCNI to use it", p.File, errDefaultBridge, p.Config.Name())
 		}
 		if err == nil {
-			p.Passed = slices.DeleteFunc(passed, func(err error) bool { return errors.Is(err, errOwn) || errors.Is(err, errDefaultBridge) })
+			p.Passed = slices.DeleteFunc(passed,
+				func(err error) bool { return errors.Is(err, errOwn) || errors.Is(err, errDefaultBridge) })
 			return p, nil
 		}
 		passed = append(passed, err)
@@ -97,7 +98,8 @@ func load(file string) (*Primary, error) {
 }
 
 // Passed is what a runtime passes to Multus of a CNI configuration that calls it: the file, or of a list, as the thin
-// deployment writes one, the plugin that is Multus with name and version of the list. Anything else is returned as it is.
+// deployment writes one, the plugin that is Multus with name and version of the list. Anything else is returned as it
+// is.
 func Passed(conf []byte) []byte {
 	list, err := libcni.NetworkConfFromBytes(conf)
 	if err != nil {
@@ -158,12 +160,17 @@ func generate(d *config.Daemon, p *Primary, f facts) ([]byte, error) {
 	}
 	out := output{
 		BinDir: d.HostPath(d.BinDir), Capabilities: caps, CNIVersion: d.CNIVersion,
-		LogFile: d.HostPath(d.LogFile), LogLevel: d.LogLevel, LogToStderr: d.LogToStderr != nil && *d.LogToStderr, LogOptions: d.LogOptions,
-		Name: NetworkName, ClusterNetwork: d.HostPath(clusterNetwork(d, p)), NamespaceIsolation: d.NamespaceIsolation, GlobalNamespaces: d.GlobalNamespaces,
-		Type: d.Type, CNIDir: d.HostPath(d.CNIDir), AuxiliaryChain: d.AuxiliaryChain, DaemonSocketDir: d.DaemonSocketDir,
-		ConfDir: d.HostPath(d.ConfDir), DefaultNetworks: d.DefaultNetworks, SystemNamespaces: d.SystemNamespaces, MultusNamespace: d.MultusNamespace,
+		LogFile: d.HostPath(d.LogFile), LogLevel: d.LogLevel, LogToStderr: d.LogToStderr != nil &&
+			*d.LogToStderr, LogOptions: d.LogOptions,
+		Name: NetworkName, ClusterNetwork: d.HostPath(clusterNetwork(d, p)), NamespaceIsolation: d.NamespaceIsolation,
+		GlobalNamespaces: d.GlobalNamespaces,
+		Type:             d.Type, CNIDir: d.HostPath(d.CNIDir), AuxiliaryChain: d.AuxiliaryChain,
+		DaemonSocketDir: d.DaemonSocketDir,
+		ConfDir:         d.HostPath(d.ConfDir), DefaultNetworks: d.DefaultNetworks, SystemNamespaces: d.SystemNamespaces,
+		MultusNamespace:        d.MultusNamespace,
 		ReadinessIndicatorFile: d.HostPath(d.ReadinessIndicatorFile),
-		FailureEvents:          d.FailureEvents == nil || *d.FailureEvents, PlainPods: config.PlainLocal, NodeAddresses: d.NodeAddresses,
+		FailureEvents: d.FailureEvents == nil ||
+			*d.FailureEvents, PlainPods: config.PlainLocal, NodeAddresses: d.NodeAddresses,
 		CheckNetworks: d.CheckNetworks,
 	}
 	if len(out.NodeAddresses) == 0 {
@@ -191,8 +198,8 @@ func generate(d *config.Daemon, p *Primary, f facts) ([]byte, error) {
 	return append(b, '\n'), nil
 }
 
-// usable returns an error if a CNI configuration of Multus must not be put into force: Multus would be ready, and no pod could
-// start.
+// usable returns an error if a CNI configuration of Multus must not be put into force: Multus would be ready, and no
+// pod could start.
 func usable(conf []byte) error {
 	p, err := config.ParsePlugin(Passed(conf))
 	if err != nil {

@@ -53,27 +53,92 @@ func TestChoose(t *testing.T) {
 		want  string // file, or the error after "!"
 	}{
 		{"F20 the first by name", []string{"20-b.conf", calico, "10-a.conflist", flannel}, "", "10-a.conflist"},
-		{"F20 byte by byte", []string{"b.conf", calico, "B.conf", calico, "100.conf", calico, "20.conf", calico}, "", "100.conf"},
+		{
+			"F20 byte by byte",
+			[]string{"b.conf", calico, "B.conf", calico, "100.conf", calico, "20.conf", calico},
+			"",
+			"100.conf",
+		},
 		{"F20 .json too", []string{"10.json", calico}, "", "10.json"},
-		{"F20 other extensions, directories, editors' files", []string{"00.txt", calico, "01.conf.bak", calico, "02.conf/", "", "03.conf~", calico, "10.conf", calico}, "", "10.conf"},
-		{"P09 our own file under any name", []string{"00-multus.conf", ours, "05-x.conf", ours, "06-y.conflist", `{"name":"x","cniVersion":"1.0.0","plugins":[{"type":"tuning"},{"type":"multus"}]}`, "10-a.conf", calico}, "", "10-a.conf"},
-		{"P09 nested", []string{"05.conf", `{"name":"x","type":"y","delegates":[{"name":"z","plugins":[{"type":"multus-shim"}]}]}`, "10.conf", calico}, "", "10.conf"},
-		{"F35 P09 named, and our own", []string{"70-multus.conf", ours}, "70-multus.conf", "!it is a configuration of multus itself"},
-		{"P16 half written", []string{"05.conf", `{"name":"x","ty`, "06.conflist", "", "07.conf", "\x00\x00", "10.conf", calico}, "", "10.conf"},
-		{"no name, no type, no plugins", []string{"05.conf", `{"type":"x"}`, "06.conf", `{"name":"x"}`, "07.conflist", `{"name":"x","plugins":[]}`, "10.conf", calico}, "", "10.conf"},
-		{"P15 bridges of podman and CRI-O", []string{"05.conflist", strings.Replace(flannel, "cbr0", "podman", 1), "06.conf", strings.Replace(calico, "k8s-pod-network", "crio", 1), "10.conf", calico}, "", "10.conf"},
-		{"P15 named all the same", []string{"05.conflist", strings.Replace(flannel, "cbr0", "podman", 1), "10.conf", calico}, "05.conflist", "05.conflist"},
+		{
+			"F20 other extensions, directories, editors' files",
+			[]string{"00.txt", calico, "01.conf.bak", calico, "02.conf/", "", "03.conf~", calico, "10.conf", calico},
+			"",
+			"10.conf",
+		},
+		{
+			"P09 our own file under any name",
+			[]string{
+				"00-multus.conf", ours, "05-x.conf", ours, "06-y.conflist",
+				`{"name":"x","cniVersion":"1.0.0","plugins":[{"type":"tuning"},{"type":"multus"}]}`, "10-a.conf", calico,
+			},
+			"",
+			"10-a.conf",
+		},
+		{
+			"P09 nested",
+			[]string{
+				"05.conf",
+				`{"name":"x","type":"y","delegates":[{"name":"z","plugins":[{"type":"multus-shim"}]}]}`, "10.conf", calico,
+			},
+			"",
+			"10.conf",
+		},
+		{
+			"F35 P09 named, and our own",
+			[]string{"70-multus.conf", ours},
+			"70-multus.conf",
+			"!it is a configuration of multus itself",
+		},
+		{"P16 half written", []string{
+			"05.conf", `{"name":"x","ty`, "06.conflist", "", "07.conf", "\x00\x00", "10.conf",
+			calico,
+		}, "", "10.conf"},
+		{
+			"no name, no type, no plugins",
+			[]string{
+				"05.conf", `{"type":"x"}`, "06.conf", `{"name":"x"}`, "07.conflist", `{"name":"x","plugins":[]}`, "10.conf",
+				calico,
+			},
+			"", "10.conf",
+		},
+		{
+			"P15 bridges of podman and CRI-O",
+			[]string{
+				"05.conflist", strings.Replace(flannel, "cbr0", "podman", 1), "06.conf",
+				strings.Replace(calico, "k8s-pod-network", "crio", 1), "10.conf", calico,
+			},
+			"", "10.conf",
+		},
+		{
+			"P15 named all the same",
+			[]string{"05.conflist", strings.Replace(flannel, "cbr0", "podman", 1), "10.conf", calico},
+			"05.conflist", "05.conflist",
+		},
 		{"F20 named", []string{"10.conf", calico, "20.conflist", flannel}, "20.conflist", "20.conflist"},
 		{"F20 named, missing", []string{"10.conf", calico}, "20.conflist", "!no such file"},
 		{"F21 M25 none", []string{"00-multus.conf", ours}, "", "!could not find a plugin configuration in "},
-		{"B34 a list in a .conf, which neither the runtime nor the plan takes", []string{"05.conf", flannel, "10.conf", calico}, "", "10.conf"},
+		{
+			"B34 a list in a .conf, which neither the runtime nor the plan takes",
+			[]string{"05.conf", flannel, "10.conf", calico},
+			"", "10.conf",
+		},
 		{"B35 a single configuration in a .conflist", []string{"05.conflist", calico, "10.conf", calico}, "", "10.conf"},
-		{"B35 a list whose plugins are in its sub-directory", []string{"05.conflist", `{"name":"sub","cniVersion":"1.0.0"}`, "sub/", "", "sub/10.conf", `{"type":"bridge"}`, "10.conf", calico}, "", "05.conflist"},
+		{
+			"B35 a list whose plugins are in its sub-directory",
+			[]string{
+				"05.conflist", `{"name":"sub","cniVersion":"1.0.0"}`, "sub/", "", "sub/10.conf", `{"type":"bridge"}`,
+				"10.conf", calico,
+			},
+			"", "05.conflist",
+		},
 	}
 	known := map[string]string{
-		"B34 a list in a .conf, which neither the runtime nor the plan takes": "it is chosen, and every pod of the node fails",
-		"B35 a single configuration in a .conflist":                           "it is chosen, and every pod of the node fails",
-		"B35 a list whose plugins are in its sub-directory":                   "it is passed over",
+		"B34 a list in a .conf, which neither the runtime nor the plan takes": "" +
+			"it is chosen, and every pod of the node fails",
+		"B35 a single configuration in a .conflist": "" +
+			"it is chosen, and every pod of the node fails",
+		"B35 a list whose plugins are in its sub-directory": "it is passed over",
 	}
 	for _, tc := range tests {
 		t.Run(tc.rule, func(t *testing.T) {
@@ -110,8 +175,8 @@ func TestChoose(t *testing.T) {
 	}
 }
 
-// TestPipe: a named pipe in the configuration directory, or a file of any size, neither stops the daemon nor fills its memory.
-// The cluster network is found all the same.
+// TestPipe: a named pipe in the configuration directory, or a file of any size, neither stops the daemon nor fills its
+// memory. The cluster network is found all the same.
 func TestPipe(t *testing.T) {
 	t.Parallel()
 	dir := directory(t, "10-b.conf", calico)
@@ -146,12 +211,14 @@ func TestPipe(t *testing.T) {
 	}
 }
 
-// TestGenerate freezes the generated file (behaviour.md F24, F25, F27, A70, A71, Q2), one line of JSON, today's keys in their order.
+// TestGenerate freezes the generated file (behaviour.md F24, F25, F27, A70, A71, Q2), one line of JSON, today's keys in
+// their order.
 func TestGenerate(t *testing.T) {
 	t.Parallel()
 	tests := []struct{ rule, daemon, primary, want string }{
 		{
-			"F25 F27 A53 today's example", `{"cniVersion":"0.3.1","logLevel":"verbose","logToStderr":true,"capabilities":{"bandwidth":true}}`, flannel,
+			"F25 F27 A53 today's example",
+			`{"cniVersion":"0.3.1","logLevel":"verbose","logToStderr":true,"capabilities":{"bandwidth":true}}`, flannel,
 			`{"capabilities":{"bandwidth":true,"io.kubernetes.cri.pod-annotations":true,"portMappings":true},"cniVersion":"0.3.1","logLevel":"verbose","logToStderr":true,"name":"multus-cni-network","clusterNetwork":"$DIR/$FILE","type":"multus-shim","failureEvents":true,"plainPods":"local"}`,
 		},
 		{
@@ -160,14 +227,27 @@ func TestGenerate(t *testing.T) {
 			"systemNamespaces":["s"],"multusNamespace":"m","readinessindicatorfile":"/host/run/ready","overrideNetworkName":true,"chrootDir":"/hostroot","name":"ignored","connectionLimit":5,"metricsPort":9091,"socketDir":"/s"}`, calico,
 			`{"binDir":"/opt/cni/bin","capabilities":{"io.kubernetes.cri.pod-annotations":true,"mac":true},"cniVersion":"1.0.0","logFile":"/var/log/multus.log","logLevel":"debug","logOptions":{"maxAge":3,"compress":false},"name":"k8s-pod-network","clusterNetwork":"$DIR/$FILE","namespaceIsolation":true,"globalNamespaces":"a,b","type":"multus","cniDir":"/var/lib/cni/multus","auxiliaryCNIChainName":"aux","daemonSocketDir":"/run/x","confDir":"/etc/cni/multus/net.d","defaultNetworks":["d"],"systemNamespaces":["s"],"multusNamespace":"m","readinessindicatorfile":"/run/ready","failureEvents":true,"plainPods":"local"}`,
 		},
-		{"A86 the cluster network's version", `{}`, calico, `{"capabilities":{"io.kubernetes.cri.pod-annotations":true},"cniVersion":"1.0.0","name":"multus-cni-network","clusterNetwork":"$DIR/$FILE","type":"multus-shim","failureEvents":true,"plainPods":"local"}`},
-		{"O73 clusterNetwork of the file", `{"clusterNetwork":"/host/x<y>.conf"}`, calico, `{"capabilities":{"io.kubernetes.cri.pod-annotations":true},"cniVersion":"1.0.0","name":"multus-cni-network","clusterNetwork":"/x<y>.conf","type":"multus-shim","failureEvents":true,"plainPods":"local"}`},
 		{
-			"A3 an empty list of system namespaces is not the default one", `{"systemNamespaces":[],"defaultNetworks":["d"]}`, calico,
+			"A86 the cluster network's version", `{}`, calico,
+			`{"capabilities":{"io.kubernetes.cri.pod-annotations":true},"cniVersion":"1.0.0","name":"multus-cni-network","clusterNetwork":"$DIR/$FILE","type":"multus-shim","failureEvents":true,"plainPods":"local"}`,
+		},
+		{
+			"O73 clusterNetwork of the file", `{"clusterNetwork":"/host/x<y>.conf"}`, calico,
+			`{"capabilities":{"io.kubernetes.cri.pod-annotations":true},"cniVersion":"1.0.0","name":"multus-cni-network","clusterNetwork":"/x<y>.conf","type":"multus-shim","failureEvents":true,"plainPods":"local"}`,
+		},
+		{
+			"A3 an empty list of system namespaces is not the default one", `{"systemNamespaces":[],"defaultNetworks":["d"]}`,
+			calico,
 			`{"capabilities":{"io.kubernetes.cri.pod-annotations":true},"cniVersion":"1.0.0","name":"multus-cni-network","clusterNetwork":"$DIR/$FILE","type":"multus-shim","defaultNetworks":["d"],"systemNamespaces":[],"failureEvents":true,"plainPods":"local"}`,
 		},
-		{"failureEvents", `{"failureEvents":false}`, calico, `{"capabilities":{"io.kubernetes.cri.pod-annotations":true},"cniVersion":"1.0.0","name":"multus-cni-network","clusterNetwork":"$DIR/$FILE","type":"multus-shim","failureEvents":false,"plainPods":"local"}`},
-		{"nodeAddresses", `{"nodeAddresses":["192.0.2.7"]}`, calico, `{"capabilities":{"io.kubernetes.cri.pod-annotations":true},"cniVersion":"1.0.0","name":"multus-cni-network","clusterNetwork":"$DIR/$FILE","type":"multus-shim","failureEvents":true,"plainPods":"local","nodeAddresses":["192.0.2.7"]}`},
+		{
+			"failureEvents", `{"failureEvents":false}`, calico,
+			`{"capabilities":{"io.kubernetes.cri.pod-annotations":true},"cniVersion":"1.0.0","name":"multus-cni-network","clusterNetwork":"$DIR/$FILE","type":"multus-shim","failureEvents":false,"plainPods":"local"}`,
+		},
+		{
+			"nodeAddresses", `{"nodeAddresses":["192.0.2.7"]}`, calico,
+			`{"capabilities":{"io.kubernetes.cri.pod-annotations":true},"cniVersion":"1.0.0","name":"multus-cni-network","clusterNetwork":"$DIR/$FILE","type":"multus-shim","failureEvents":true,"plainPods":"local","nodeAddresses":["192.0.2.7"]}`,
+		},
 		{
 			"F22 M20 a cluster network that is older than the configuration", `{"cniVersion":"1.0.0"}`, flannel,
 			`{"capabilities":{"io.kubernetes.cri.pod-annotations":true,"portMappings":true},"cniVersion":"1.0.0","name":"multus-cni-network","clusterNetwork":"$DIR/$FILE","type":"multus-shim","failureEvents":true,"plainPods":"local"}`,
@@ -181,12 +261,25 @@ func TestGenerate(t *testing.T) {
 			`{"capabilities":{"io.kubernetes.cri.pod-annotations":true,"portMappings":true},"cniVersion":"0.3.1","name":"multus-cni-network","clusterNetwork":"$DIR/$FILE","type":"multus-shim","failureEvents":true,"plainPods":"local"}`,
 		},
 		{"F22 no version", `{"cniVersion":"one"}`, calico, `!cniVersion is "one"`},
-		{"A70 no CNI version", `{"cniVersion":"1.2.0"}`, calico, `!daemon configuration: cniVersion is "1.2.0", not auto or one of 0.1.0, `},
-		{"A86 no CNI version of the cluster network", `{}`, `{"name":"n","cniVersion":"1.2.0","type":"x"}`, `!cniVersion is "1.2.0", not one of 0.1.0, `},
-		{"D46 a value that checkNetworks does not have", `{"checkNetworks":"al"}`, calico, `!daemon configuration: checkNetworks is "al"`},
-		{"F27 a capability that is no bool", `{}`, `{"name":"n","cniVersion":"1.0.0","type":"x","capabilities":{"mac":"yes"}}`, "!capabilities"},
+		{
+			"A70 no CNI version", `{"cniVersion":"1.2.0"}`, calico,
+			`!daemon configuration: cniVersion is "1.2.0", not auto or one of 0.1.0, `,
+		},
+		{
+			"A86 no CNI version of the cluster network", `{}`, `{"name":"n","cniVersion":"1.2.0","type":"x"}`,
+			`!cniVersion is "1.2.0", not one of 0.1.0, `,
+		},
+		{
+			"D46 a value that checkNetworks does not have", `{"checkNetworks":"al"}`, calico,
+			`!daemon configuration: checkNetworks is "al"`,
+		},
+		{
+			"F27 a capability that is no bool", `{}`,
+			`{"name":"n","cniVersion":"1.0.0","type":"x","capabilities":{"mac":"yes"}}`, "!capabilities",
+		},
 	}
-	known := map[string]string{"A3 an empty list of system namespaces is not the default one": "it is left out, so the plugin takes pods of kube-system for plain ones"}
+	known := map[string]string{"A3 an empty list of system namespaces is not the default one": "it is left out, so the " +
+		"plugin takes pods of kube-system for plain ones"}
 	for _, tc := range tests {
 		t.Run(tc.rule, func(t *testing.T) {
 			t.Parallel()
@@ -234,11 +327,20 @@ func TestGenerate(t *testing.T) {
 func TestPassed(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct{ in, want string }{
-		"a plugin":     {`{"cniVersion":"1.0.0","name":"m","type":"multus-shim","logFile":"x"}`, `{"cniVersion":"1.0.0","name":"m","type":"multus-shim","logFile":"x"}`},
-		"a list":       {`{"cniVersion":"1.0.0","name":"m","plugins":[{"type":"multus","logFile":"x"}]}`, `{"cniVersion":"1.0.0","logFile":"x","name":"m","type":"multus"}`},
+		"a plugin": {
+			`{"cniVersion":"1.0.0","name":"m","type":"multus-shim","logFile":"x"}`,
+			`{"cniVersion":"1.0.0","name":"m","type":"multus-shim","logFile":"x"}`,
+		},
+		"a list": {
+			`{"cniVersion":"1.0.0","name":"m","plugins":[{"type":"multus","logFile":"x"}]}`,
+			`{"cniVersion":"1.0.0","logFile":"x","name":"m","type":"multus"}`,
+		},
 		"others in it": {`{"cniVersion":"1.0.0","name":"m","plugins":[{"type":"tuning"},{"type":"multus-shim"},{"type":"portmap"}]}`, `{"cniVersion":"1.0.0","name":"m","type":"multus-shim"}`},
-		"no Multus":    {`{"cniVersion":"1.0.0","name":"m","plugins":[{"type":"bridge"}]}`, `{"cniVersion":"1.0.0","name":"m","plugins":[{"type":"bridge"}]}`},
-		"not JSON":     {`{`, `{`},
+		"no Multus": {
+			`{"cniVersion":"1.0.0","name":"m","plugins":[{"type":"bridge"}]}`,
+			`{"cniVersion":"1.0.0","name":"m","plugins":[{"type":"bridge"}]}`,
+		},
+		"not JSON": {`{`, `{`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

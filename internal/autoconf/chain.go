@@ -18,29 +18,29 @@ import (
 	"multus/internal/rawjson"
 )
 
-// Chain is a list that another program has made of our configuration: our plugin first, its own plugins after it. Istio's
-// installation is such a program: it turns 00-multus.conf into 00-multus.conflist, with istio-cni at the end.
+// Chain is a list that another program has made of our configuration: our plugin first, its own plugins after it.
+// Istio's installation is such a program: it turns 00-multus.conf into 00-multus.conflist, with istio-cni at the end.
 //
-// The list is our configuration in force. It is left where it is, and only our own plugin in it is kept up to date; every
-// other byte is the other program's. To write our file again beside it was rejected: it comes first by name, so that the other
-// program's plugins would silently never run. To take the plugins over into our file was rejected, too: the other
-// program looks for its plugin where it put it, and removes it from there.
+// The list is our configuration in force. It is left where it is, and only our own plugin in it is kept up to date;
+// every other byte is the other program's. To write our file again beside it was rejected: it comes first by name, so
+// that the other program's plugins would silently never run. To take the plugins over into our file was rejected, too:
+// the other program looks for its plugin where it put it, and removes it from there.
 type Chain struct {
 	// File is the list, Others are the types of the plugins after ours.
 	File   string
 	Others []string
 	// Shadow is the path of our own file if one exists and comes before the list by name, else "".
 	Shadow string
-	// Shadowed reports that Shadow is newer than the list: it was written after the list was made, by a program that did not
-	// know the list. It stays in force, because the list may be a leftover.
+	// Shadowed reports that Shadow is newer than the list: it was written after the list was made, by a program that did
+	// not know the list. It stays in force, because the list may be a leftover.
 	Shadowed bool
 
 	is, want []byte
 	mode     fs.FileMode
 }
 
-// FindChain looks for a list that another program has made of our configuration, and returns nil if no such list exists. path
-// is the file that own would be written to.
+// FindChain looks for a list that another program has made of our configuration, and returns nil if no such list
+// exists. path is the file that own would be written to.
 func FindChain(path string, own []byte) *Chain {
 	file := path
 	if filepath.Ext(path) == ".conf" {
@@ -88,8 +88,8 @@ func (c *Chain) Write() error {
 	return nil
 }
 
-// chained returns the list with our own plugins in it as they are in own, and the types of the plugins after them; nil if the
-// list does not begin with our plugins, or has nothing else.
+// chained returns the list with our own plugins in it as they are in own, and the types of the plugins after them; nil
+// if the list does not begin with our plugins, or has nothing else.
 func chained(list, own []byte) (want []byte, others []string) {
 	there, err := cniconf.Parse(list)
 	if err != nil || there.Single() {
@@ -123,8 +123,8 @@ func chained(list, own []byte) (want []byte, others []string) {
 	return want, there.Types()[n:]
 }
 
-// beginsWith reports whether a list of plugin types begins with ours and has others after them. Thin and thick are the same
-// here: one may replace the other.
+// beginsWith reports whether a list of plugin types begins with ours and has others after them. Thin and thick are the
+// same here: one may replace the other.
 func beginsWith(list, ours []string) bool {
 	if len(list) <= len(ours) || !cniconf.IsMultus(list[0]) {
 		return false
@@ -146,8 +146,8 @@ func Others(list []byte) []string {
 	return l.Types()[1:]
 }
 
-// plugin returns our plugin as it should be in a list: unchanged, byte for byte, if it means the same. Name and version are
-// the list's.
+// plugin returns our plugin as it should be in a list: unchanged, byte for byte, if it means the same. Name and version
+// are the list's.
 func plugin(is, want []byte) ([]byte, error) {
 	var a, b map[string]any
 	if err := errors.Join(json.Unmarshal(is, &a), json.Unmarshal(want, &b)); err != nil {

@@ -17,8 +17,8 @@ import (
 // chainedPlugin is the plugin of another program, written so that any change of its bytes is seen.
 const chainedPlugin = `{  "type" : "istio-cni","log_level":"debug" , "x":1.10,"kubernetes":{"html":"<&>","n":100000000000000000001}}`
 
-// istio makes a list of a configuration as Istio's installer does: our plugin without its version, its own at the end, under
-// a name and a version of its own.
+// istio makes a list of a configuration as Istio's installer does: our plugin without its version, its own at the end,
+// under a name and a version of its own.
 func istio(t *testing.T, conf string) string {
 	t.Helper()
 	var m map[string]any
@@ -30,7 +30,8 @@ func istio(t *testing.T, conf string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return "{\n  \"cniVersion\": \"0.3.1\",\n  \"name\": \"k8s-pod-network\",\n  \"plugins\": [\n    " + string(b) + ",\n    " + chainedPlugin + "\n  ]\n}\n"
+	return "{\n  \"cniVersion\": \"0.3.1\",\n  \"name\": \"k8s-pod-network\",\n  \"plugins\": [\n    " + string(b) +
+		",\n    " + chainedPlugin + "\n  ]\n}\n"
 }
 
 func read(t *testing.T, path string) string {
@@ -42,8 +43,9 @@ func read(t *testing.T, path string) string {
 	return string(b)
 }
 
-// TestChainStaysInForce: a list that another program makes of our file is not shadowed by our file again, over changes of the
-// cluster network and restarts of the daemon; our plugin in it follows, the rest keeps every byte (Istio, chained).
+// TestChainStaysInForce: a list that another program makes of our file is not shadowed by our file again, over changes
+// of the cluster network and restarts of the daemon; our plugin in it follows, the rest keeps every byte (Istio,
+// chained).
 func TestChainStaysInForce(t *testing.T) {
 	t.Parallel()
 	for name, install := range map[string]func(t *testing.T, file string){
@@ -88,10 +90,12 @@ func TestChainStaysInForce(t *testing.T) {
 			s.sync()
 			want := strings.Replace(made, `"portMappings"`, `"bandwidth"`, 1)
 			got := read(t, list)
-			if exists(file) || !strings.HasSuffix(got, ",\n    "+chainedPlugin+"\n  ]\n}\n") || !strings.HasPrefix(got, "{\n  \"cniVersion\": \"0.3.1\",\n  \"name\": \"k8s-pod-network\",\n  \"plugins\": [\n    {") {
+			if exists(file) || !strings.HasSuffix(got, ",\n    "+chainedPlugin+"\n  ]\n}\n") ||
+				!strings.HasPrefix(got, "{\n  \"cniVersion\": \"0.3.1\",\n  \"name\": \"k8s-pod-network\",\n  \"plugins\": [\n    {") {
 				t.Errorf("the other program's part changed:\n%s", got)
 			}
-			if l, err := libcni.NetworkConfFromBytes([]byte(got)); err != nil || !l.Plugins[0].Network.Capabilities["bandwidth"] || len(l.Plugins) != 2 {
+			if l, err := libcni.NetworkConfFromBytes([]byte(got)); err != nil ||
+				!l.Plugins[0].Network.Capabilities["bandwidth"] || len(l.Plugins) != 2 {
 				t.Errorf("our part did not change: %v\n%s, want as in\n%s", err, got, want)
 			}
 			again := slotAt(t, dir, `{}`) // a restart
@@ -116,7 +120,8 @@ func TestChainAtTheStart(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, FileName)
 	put(t, dir, "10-a.conflist", primary("a", "a"))
-	put(t, dir, FileName+"list", istio(t, `{"cniVersion":"0.3.1","name":"multus-cni-network","type":"multus-shim","clusterNetwork":"/host/etc/cni/net.d/10-old.conflist","logLevel":"verbose"}`))
+	put(t, dir, FileName+"list", istio(t,
+		`{"cniVersion":"0.3.1","name":"multus-cni-network","type":"multus-shim","clusterNetwork":"/host/etc/cni/net.d/10-old.conflist","logLevel":"verbose"}`))
 	s := slotAt(t, dir, `{}`)
 	runSlot(t, s)
 	eventually(t, "our configuration in the list", func() bool {
@@ -125,12 +130,14 @@ func TestChainAtTheStart(t *testing.T) {
 	if exists(file) || has(file+"list", "verbose") {
 		t.Errorf("our file is there: %v\n%s", exists(file), read(t, file+"list"))
 	}
-	// Another program writes the list again without its plugin: the list is no chain any more, and our file is written again.
+	// Another program writes the list again without its plugin: the list is no chain any more, and our file is written
+	// again.
 	put(t, dir, FileName+"list", `{"cniVersion":"0.3.1","name":"k8s-pod-network","plugins":[{"type":"multus-shim","clusterNetwork":"/x"}]}`)
 	eventually(t, "our file", func() bool { return exists(file) && s.Ready() == nil })
 }
 
-// TestChainThatIsOld: a list that is older than our file beside it may be a leftover. It stays shadowed, and the log says so.
+// TestChainThatIsOld: a list that is older than our file beside it may be a leftover. It stays shadowed, and the log
+// says so.
 func TestChainThatIsOld(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -171,11 +178,27 @@ func TestChained(t *testing.T) {
 		own, list string
 		want      string // "" for no chain
 	}{
-		"the same":            {own, list(`{"clusterNetwork":"/a","type":"multus-shim"},{"type":"x"}`), list(`{"clusterNetwork":"/a","type":"multus-shim"},{"type":"x"}`)},
-		"with name, version":  {own, list(`{"name":"m","cniVersion":"0.4.0","clusterNetwork":"/a","type":"multus-shim"},{"type":"x"}`), list(`{"name":"m","cniVersion":"0.4.0","clusterNetwork":"/a","type":"multus-shim"},{"type":"x"}`)},
-		"another one":         {own, list(`{"type":"multus-shim","clusterNetwork":"/b"},{"type":"x"},{"type":"y"}`), list(`{"clusterNetwork":"/a","type":"multus-shim"},{"type":"x"},{"type":"y"}`)},
-		"thin":                {own, list(`{"type":"multus","delegates":[{"type":"z"}]},{"type":"x"}`), list(`{"clusterNetwork":"/a","type":"multus-shim"},{"type":"x"}`)},
-		"two of ours":         {pair, list(`{"type":"multus","clusterNetwork":"/b"},{"type":"tuning","mtu":2},{"type":"x"}`), list(`{"clusterNetwork":"/a","type":"multus"},{"mtu":1,"type":"tuning"},{"type":"x"}`)},
+		"the same": {
+			own, list(`{"clusterNetwork":"/a","type":"multus-shim"},{"type":"x"}`),
+			list(`{"clusterNetwork":"/a","type":"multus-shim"},{"type":"x"}`),
+		},
+		"with name, version": {
+			own, list(
+				`{"name":"m","cniVersion":"0.4.0","clusterNetwork":"/a","type":"multus-shim"},{"type":"x"}`),
+			list(`{"name":"m","cniVersion":"0.4.0","clusterNetwork":"/a","type":"multus-shim"},{"type":"x"}`),
+		},
+		"another one": {
+			own, list(`{"type":"multus-shim","clusterNetwork":"/b"},{"type":"x"},{"type":"y"}`),
+			list(`{"clusterNetwork":"/a","type":"multus-shim"},{"type":"x"},{"type":"y"}`),
+		},
+		"thin": {
+			own, list(`{"type":"multus","delegates":[{"type":"z"}]},{"type":"x"}`),
+			list(`{"clusterNetwork":"/a","type":"multus-shim"},{"type":"x"}`),
+		},
+		"two of ours": {
+			pair, list(`{"type":"multus","clusterNetwork":"/b"},{"type":"tuning","mtu":2},{"type":"x"}`),
+			list(`{"clusterNetwork":"/a","type":"multus"},{"mtu":1,"type":"tuning"},{"type":"x"}`),
+		},
 		"nothing of another":  {own, list(`{"type":"multus-shim"}`), ""},
 		"ours alone, two":     {pair, list(`{"type":"multus"},{"type":"tuning"}`), ""},
 		"not first":           {own, list(`{"type":"x"},{"type":"multus-shim"}`), ""},
@@ -195,7 +218,8 @@ func TestChained(t *testing.T) {
 	}
 }
 
-// FuzzChained: whatever a list holds, the other program's plugins keep their bytes, and the result is what was asked for.
+// FuzzChained: whatever a list holds, the other program's plugins keep their bytes, and the result is what was asked
+// for.
 func FuzzChained(f *testing.F) {
 	f.Add(`{"cniVersion":"0.3.1","name":"n","plugins":[{"type":"multus-shim"},` + chainedPlugin + `]}`)
 	f.Add("{\"plugins\" : [ {\"type\":\"multus\"}\t,{\"type\":\"x\"} ],\"name\":\"\\u006e\"}")

@@ -41,6 +41,6 @@ func (c *conflict) allow(now time.Time) (ok, began bool) {
 // active reports whether a conflict was found and has not ended by healed or by allow.
 func (c *conflict) active() bool { return !c.until.IsZero() }
 
-// healed ends a back-off because the file is in place. The re-assertions stay counted: a program that removes the file again
-// at once is in conflict again at once.
+// healed ends a back-off because the file is in place. The re-assertions stay counted: a program that removes the file
+// again at once is in conflict again at once.
 func (c *conflict) healed() { c.until = time.Time{} }

@@ -95,12 +95,15 @@ func TestConflictHeals(t *testing.T) {
 	}
 }
 
-// TestBackOffLasts: during the back-off nothing is written, whatever happens in the directory and to the cluster network;
-// after it the file is put back.
+// TestBackOffLasts: during the back-off nothing is written, whatever happens in the directory and to the cluster
+// network; after it the file is put back.
 func TestBackOffLasts(t *testing.T) {
 	t.Parallel()
 	s, c, file := inConflict(t)
-	for i, step := range []time.Duration{time.Second, conflictWindow, conflictWindow, backOff - 2*conflictWindow - 2*time.Second} {
+	for i, step := range []time.Duration{
+		time.Second, conflictWindow, conflictWindow,
+		backOff - 2*conflictWindow - 2*time.Second,
+	} {
 		c.add(step)
 		put(t, filepath.Dir(file), "10-a.conflist", primary("a", string(rune('b'+i))))
 		s.sync()

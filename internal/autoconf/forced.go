@@ -16,10 +16,10 @@ import (
 	"multus/internal/fsx"
 )
 
-// ForcedDir is the directory, beside the cluster network's file, of the copy of the cluster network that has the version
-// that forceCNIVersion asks for. The generated configuration names the directory, so that plugin and daemon read the copy as
-// they would read the file: auxiliary chains, which are looked for beside it, are found as before. The runtime reads no
-// sub-directories. The cluster network's own file is never changed: it is not ours.
+// ForcedDir is the directory, beside the cluster network's file, of the copy of the cluster network that has the
+// version that forceCNIVersion asks for. The generated configuration names the directory, so that plugin and daemon
+// read the copy as they would read the file: auxiliary chains, which are looked for beside it, are found as before. The
+// runtime reads no sub-directories. The cluster network's own file is never changed: it is not ours.
 const ForcedDir = "00-multus.forced"
 
 // forced reports whether the cluster network is used with another version than its own.
@@ -57,7 +57,8 @@ func writeForced(d *config.Daemon, p *Primary) error {
 
 const jsonExtension = ".json"
 
-// copyName is the name of the copy of a file: a directory of networks is known by a file that ends in .conf or .conflist.
+// copyName is the name of the copy of a file: a directory of networks is known by a file that ends in .conf or
+// .conflist.
 func copyName(file string) string {
 	if filepath.Ext(file) == jsonExtension {
 		return file + ".conf"
@@ -73,8 +74,8 @@ func copyOf(name string) string {
 	return name
 }
 
-// forgetForced removes copies that are not in use: those of other files than the chosen one, and those of a file that is
-// gone. Without its file the cluster network is gone, and a pod must not be attached to what is left of it.
+// forgetForced removes copies that are not in use: those of other files than the chosen one, and those of a file that
+// is gone. Without its file the cluster network is gone, and a pod must not be attached to what is left of it.
 func (s *Slot) forgetForced() error {
 	if s.conf.MultusConfigFile != config.Auto {
 		return nil
@@ -116,9 +117,9 @@ func RemoveForced(path string) error {
 	return errors.Join(append(errs, removeEmpty(path))...)
 }
 
-// File returns the file that the cluster network is read from, by the path that a configuration has as clusterNetwork, which
-// may be the directory of a copy with another version; and the file of the cluster network's own agent, which is the same
-// if there is no copy.
+// File returns the file that the cluster network is read from, by the path that a configuration has as clusterNetwork,
+// which may be the directory of a copy with another version; and the file of the cluster network's own agent, which is
+// the same if there is no copy.
 func File(path string) (read, agent string) {
 	if filepath.Base(path) != ForcedDir {
 		return path, path

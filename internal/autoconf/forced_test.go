@@ -32,12 +32,15 @@ func planned(t *testing.T, conf string) (network, outer, inner string) {
 	return string(p.Attachments[0].Config.Bytes()), c.CNIVersion, p.Attachments[0].Config.Version()
 }
 
-// TestForcedVersion: forceCNIVersion makes the plugin use the cluster network with the version of the configuration; the
-// cluster network's own file is not changed (behaviour.md F23 [quirk]).
+// TestForcedVersion: forceCNIVersion makes the plugin use the cluster network with the version of the configuration;
+// the cluster network's own file is not changed (behaviour.md F23 [quirk]).
 func TestForcedVersion(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct{ file, content string }{
-		"a list":             {"10-kindnet.conflist", `{"cniVersion": "0.3.1", "name":"kindnet","plugins":[{"type":"ptp","ipMasq":false},{"type":"portmap","capabilities":{"portMappings":true}}]}`},
+		"a list": {
+			"10-kindnet.conflist",
+			`{"cniVersion": "0.3.1", "name":"kindnet","plugins":[{"type":"ptp","ipMasq":false},{"type":"portmap","capabilities":{"portMappings":true}}]}`,
+		},
 		"a plugin":           {"10-a.conf", `{"cniVersion":"0.3.1","name":"a","type":"ptp"}`},
 		"a plugin in .json":  {"10-a.json", `{"cniVersion":"0.3.1","name":"a","type":"ptp"}`},
 		"without a version":  {"10-a.conflist", `{"name":"a","plugins":[{"type":"ptp"}]}`},
@@ -53,7 +56,8 @@ func TestForcedVersion(t *testing.T) {
 				t.Fatal(s.Ready())
 			}
 			network, outer, inner := planned(t, filepath.Join(dir, FileName))
-			if outer != "0.4.0" || inner != "0.4.0" || strings.Contains(network, "0.3.1") || !strings.Contains(network, `"ptp"`) {
+			if outer != "0.4.0" || inner != "0.4.0" || strings.Contains(network, "0.3.1") ||
+				!strings.Contains(network, `"ptp"`) {
 				t.Errorf("configuration %s, network %s", outer, network)
 			}
 			if b, err := os.ReadFile(filepath.Join(dir, tc.file)); err != nil || string(b) != tc.content {
@@ -67,8 +71,8 @@ func TestForcedVersion(t *testing.T) {
 	}
 }
 
-// TestForcedVersionFollows: the copy has the plugins of the list's sub-directory, follows the file and the sub-directory,
-// goes with the file, and with the key.
+// TestForcedVersionFollows: the copy has the plugins of the list's sub-directory, follows the file and the
+// sub-directory, goes with the file, and with the key.
 func TestForcedVersionFollows(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -113,7 +117,8 @@ func TestForcedVersionFollows(t *testing.T) {
 	}
 }
 
-// TestForcedVersionFails: a copy that cannot be written keeps the daemon from being ready, and the file of before in force.
+// TestForcedVersionFails: a copy that cannot be written keeps the daemon from being ready, and the file of before in
+// force.
 func TestForcedVersionFails(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

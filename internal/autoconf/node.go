@@ -23,8 +23,8 @@ const (
 	nodeInterval   = time.Hour
 )
 
-// ErrNodeUnknown is returned by Slot.Node when asking again is of little use: the role does not allow to read nodes, there is
-// no node of that name, or the name is not known.
+// ErrNodeUnknown is returned by Slot.Node when asking again is of little use: the role does not allow to read nodes,
+// there is no node of that name, or the name is not known.
 var ErrNodeUnknown = errors.New("the Node object of this node cannot be read")
 
 // Node is what the generated configuration depends on of the Node object.
@@ -44,12 +44,14 @@ var runtimes = map[string][2]int{"containerd": {2, 0}, "cri-o": {1, 31}}
 
 // runtimeVersion splits a containerRuntimeVersion. What follows the numbers differs from one distribution to the next
 // (2.1.4-k3s1, 2.0.5+unknown, 1.31.4-3.rhaos4.18.git) and says nothing about the release, except for pre-releases.
-var runtimeVersion = regexp.MustCompile(`^([a-z-]+)://v?(\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?((?:[-+~.][0-9A-Za-z.+~_-]*)?)$`)
+var runtimeVersion = regexp.MustCompile(
+	`^([a-z-]+)://v?(\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?((?:[-+~.][0-9A-Za-z.+~_-]*)?)$`)
 
 var preRelease = regexp.MustCompile(`^[-~.]?(alpha|beta|rc|dev)`)
 
-// VersionFor returns the version of the generated configuration for a containerRuntimeVersion, "" for that of the cluster
-// network: where the runtime does not know CNI 1.1, is not known, or is a pre-release of the first release that does.
+// VersionFor returns the version of the generated configuration for a containerRuntimeVersion, "" for that of the
+// cluster network: where the runtime does not know CNI 1.1, is not known, or is a pre-release of the first release that
+// does.
 func VersionFor(containerRuntimeVersion string) string {
 	m := runtimeVersion.FindStringSubmatch(containerRuntimeVersion)
 	if m == nil {
@@ -76,7 +78,8 @@ type facts struct {
 	addresses []string
 }
 
-// facts returns what a node says. Addresses that are none are left out: the plugin would refuse the whole configuration.
+// facts returns what a node says. Addresses that are none are left out: the plugin would refuse the whole
+// configuration.
 func (n Node) facts() facts {
 	f := facts{version: VersionFor(n.Runtime)}
 	for _, a := range n.Addresses {
@@ -87,8 +90,8 @@ func (n Node) facts() facts {
 	return f
 }
 
-// before returns what the configuration that is in place took from the node. It is used until the API server has answered,
-// so that a daemon that starts while the API server is away does not change the configuration back and forth.
+// before returns what the configuration that is in place took from the node. It is used until the API server has
+// answered, so that a daemon that starts while the API server is away does not change the configuration back and forth.
 func before(conf []byte) facts {
 	var c struct {
 		CNIVersion    string   `json:"cniVersion"`
@@ -106,7 +109,8 @@ func before(conf []byte) facts {
 
 // asksNode reports whether the configuration depends on the Node object.
 func (s *Slot) asksNode() bool {
-	return s.Node != nil && s.conf.MultusConfigFile == config.Auto && (s.conf.AutoCNIVersion() || len(s.conf.NodeAddresses) == 0)
+	return s.Node != nil && s.conf.MultusConfigFile == config.Auto &&
+		(s.conf.AutoCNIVersion() || len(s.conf.NodeAddresses) == 0)
 }
 
 // What askNode has logged: an outage is said once, however its errors differ.
@@ -130,13 +134,15 @@ func (s *Slot) askNode(ctx context.Context) {
 			said, pause = saidNothing, firstNodePause
 		case errors.Is(err, ErrNodeUnknown):
 			if said != saidUnknown {
-				s.log.Warn("the CNI configuration has the cluster network's version (cniVersion auto), and no pod is kept from taking the device "+
+				s.log.Warn("the CNI configuration has the cluster network's version (cniVersion auto), and no pod is kept from "+
+					"taking the device "+
 					"with the node's address (nodeAddresses), unless they are given", "err", err)
 			}
 			said = saidUnknown
 		default:
 			if said != saidAway {
-				s.log.Warn("the Node object is not read yet: version and nodeAddresses of the CNI configuration stay as they are", "err", err)
+				s.log.Warn("the Node object is not read yet: version and nodeAddresses of the CNI configuration stay as they are",
+					"err", err)
 			}
 			said, wait, pause = saidAway, pause, min(2*pause, lastNodePause)
 		}

@@ -20,17 +20,26 @@ import (
 func TestVersionFor(t *testing.T) {
 	t.Parallel()
 	for version, want := range map[string]string{
-		"containerd://2.0.0": "1.1.0", "containerd://2.0.5": "1.1.0", "containerd://2.2.9": "1.1.0", "containerd://10.0.0": "1.1.0", "containerd://v2.1.4": "1.1.0",
-		"containerd://2.1.4-k3s1": "1.1.0", "containerd://2.0.5-k3s1.32": "1.1.0", "containerd://2.0.0-k3s1": "1.1.0", "containerd://2.1.4+unknown": "1.1.0",
-		"containerd://2.0.4-0ubuntu1~24.04.1": "1.1.0", "containerd://2.0.2~ds1": "1.1.0", "containerd://2.1.0-rc.0": "1.1.0", "containerd://2.0": "1.1.0",
-		"cri-o://1.31.0": "1.1.0", "cri-o://1.31.4-3.rhaos4.18.gitabcdef0.el9": "1.1.0", "cri-o://1.36.0-dev": "1.1.0", "cri-o://2.0.0": "1.1.0",
-		"containerd://2.0.0-rc.3": "", "containerd://2.0.0-beta.0": "", "containerd://2.0.0-alpha": "", "containerd://2.0-rc1": "", "cri-o://1.31.0-dev": "",
-		"containerd://1.7.28": "", "containerd://1.7.23-k3s2": "", "containerd://1.6.33": "", "containerd://0.2.0": "", "containerd://1.31.0": "",
-		"cri-o://1.30.9": "", "cri-o://1.4.0": "", "cri-o://0.31.0": "", "cri-o://1.29.6-3.rhaos4.16.git": "",
-		"docker://27.3.1": "", "docker://2.0.0": "", "remote://2.0.0": "", "Containerd://2.1.0": "", "crio://1.31.0": "", "://2.0.0": "",
-		"": "", "containerd": "", "containerd://": "", "containerd://Unknown": "", "containerd://2": "", "containerd://2.x": "", "containerd://-2.0.0": "",
-		"containerd://2.0.0 ": "", " containerd://2.0.0": "", "containerd://2.0.0\n": "", "containerd://2.0.0/../x": "", "containerd://99999999999999999999.0.0": "",
-		"containerd://2.99999999999999999999": "", "containerd://٢.٠.٠": "", "containerd://containerd://2.0.0": "",
+		"containerd://2.0.0": "1.1.0", "containerd://2.0.5": "1.1.0", "containerd://2.2.9": "1.1.0",
+		"containerd://10.0.0": "1.1.0", "containerd://v2.1.4": "1.1.0",
+		"containerd://2.1.4-k3s1": "1.1.0", "containerd://2.0.5-k3s1.32": "1.1.0", "containerd://2.0.0-k3s1": "1.1.0",
+		"containerd://2.1.4+unknown":          "1.1.0",
+		"containerd://2.0.4-0ubuntu1~24.04.1": "1.1.0", "containerd://2.0.2~ds1": "1.1.0", "containerd://2.1.0-rc.0": "1.1.0",
+		"containerd://2.0": "1.1.0",
+		"cri-o://1.31.0":   "1.1.0", "cri-o://1.31.4-3.rhaos4.18.gitabcdef0.el9": "1.1.0", "cri-o://1.36.0-dev": "1.1.0",
+		"cri-o://2.0.0":           "1.1.0",
+		"containerd://2.0.0-rc.3": "", "containerd://2.0.0-beta.0": "", "containerd://2.0.0-alpha": "",
+		"containerd://2.0-rc1": "", "cri-o://1.31.0-dev": "",
+		"containerd://1.7.28": "", "containerd://1.7.23-k3s2": "", "containerd://1.6.33": "", "containerd://0.2.0": "",
+		"containerd://1.31.0": "",
+		"cri-o://1.30.9":      "", "cri-o://1.4.0": "", "cri-o://0.31.0": "", "cri-o://1.29.6-3.rhaos4.16.git": "",
+		"docker://27.3.1": "", "docker://2.0.0": "", "remote://2.0.0": "", "Containerd://2.1.0": "", "crio://1.31.0": "",
+		"://2.0.0": "",
+		"":         "", "containerd": "", "containerd://": "", "containerd://Unknown": "", "containerd://2": "",
+		"containerd://2.x": "", "containerd://-2.0.0": "",
+		"containerd://2.0.0 ": "", " containerd://2.0.0": "", "containerd://2.0.0\n": "", "containerd://2.0.0/../x": "",
+		"containerd://99999999999999999999.0.0": "",
+		"containerd://2.99999999999999999999":   "", "containerd://٢.٠.٠": "", "containerd://containerd://2.0.0": "",
 	} {
 		if got := VersionFor(version); got != want {
 			t.Errorf("%q: %q, want %q", version, got, want)
@@ -50,15 +59,35 @@ func TestGenerateAuto(t *testing.T) {
 		node            Node
 		want            string
 	}{
-		"a new runtime":            {`{}`, flannel, Node{Runtime: newest}, caps + `"1.1.0",` + rest + `}`},
-		"auto":                     {`{"cniVersion":"auto"}`, flannel, Node{Runtime: newest}, caps + `"1.1.0",` + rest + `}`},
-		"an old runtime":           {`{"cniVersion":"auto"}`, flannel, Node{Runtime: older}, caps + `"0.3.1",` + rest + `}`},
-		"no runtime":               {`{}`, flannel, Node{}, caps + `"0.3.1",` + rest + `}`},
-		"a given version":          {`{"cniVersion":"0.4.0"}`, flannel, Node{Runtime: newest}, caps + `"0.4.0",` + rest + `}`},
-		"force without a version":  {`{"forceCNIVersion":true}`, flannel, Node{Runtime: newest}, caps + `"1.1.0",` + rest + `}`},
-		"network without version":  {`{}`, strings.Replace(flannel, `"cniVersion":"0.3.1",`, "", 1), Node{Runtime: newest}, caps + `"",` + rest + `}`},
-		"addresses of the node":    {`{}`, flannel, Node{Addresses: []string{"192.0.2.1", "2001:db8::1", "node-a"}}, caps + `"0.3.1",` + rest + `,"nodeAddresses":["192.0.2.1","2001:db8::1"]}`},
-		"addresses that are given": {`{"nodeAddresses":["192.0.2.9"]}`, flannel, Node{Addresses: []string{"192.0.2.1"}}, caps + `"0.3.1",` + rest + `,"nodeAddresses":["192.0.2.9"]}`},
+		"a new runtime":  {`{}`, flannel, Node{Runtime: newest}, caps + `"1.1.0",` + rest + `}`},
+		"auto":           {`{"cniVersion":"auto"}`, flannel, Node{Runtime: newest}, caps + `"1.1.0",` + rest + `}`},
+		"an old runtime": {`{"cniVersion":"auto"}`, flannel, Node{Runtime: older}, caps + `"0.3.1",` + rest + `}`},
+		"no runtime":     {`{}`, flannel, Node{}, caps + `"0.3.1",` + rest + `}`},
+		"a given version": {
+			`{"cniVersion":"0.4.0"}`, flannel,
+			Node{Runtime: newest},
+			caps + `"0.4.0",` + rest + `}`,
+		},
+		"force without a version": {
+			`{"forceCNIVersion":true}`, flannel,
+			Node{Runtime: newest},
+			caps + `"1.1.0",` + rest + `}`,
+		},
+		"network without version": {
+			`{}`, strings.Replace(flannel, `"cniVersion":"0.3.1",`, "", 1),
+			Node{Runtime: newest},
+			caps + `"",` + rest + `}`,
+		},
+		"addresses of the node": {
+			`{}`, flannel,
+			Node{Addresses: []string{"192.0.2.1", "2001:db8::1", "node-a"}},
+			caps + `"0.3.1",` + rest + `,"nodeAddresses":["192.0.2.1","2001:db8::1"]}`,
+		},
+		"addresses that are given": {
+			`{"nodeAddresses":["192.0.2.9"]}`, flannel,
+			Node{Addresses: []string{"192.0.2.1"}},
+			caps + `"0.3.1",` + rest + `,"nodeAddresses":["192.0.2.9"]}`,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -79,8 +108,8 @@ func TestGenerateAuto(t *testing.T) {
 	}
 }
 
-// TestSlotAsksTheNode: the configuration gets the node's version and addresses when the API server answers. Until then it
-// keeps those that it has, so that it does not change back and forth; a role that does not allow it is said once.
+// TestSlotAsksTheNode: the configuration gets the node's version and addresses when the API server answers. Until then
+// it keeps those that it has, so that it does not change back and forth; a role that does not allow it is said once.
 func TestSlotAsksTheNode(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -118,7 +147,10 @@ func TestSlotAsksTheNode(t *testing.T) {
 	answer.Store(nil)
 	eventually(t, "a try more", tries(6))
 	c.add(lastNodePause)
-	eventually(t, "the node's", func() bool { return has(file, `"cniVersion":"1.1.0"`) && has(file, `"nodeAddresses":["192.0.2.1"]`) })
+	eventually(t, "the node's", func() bool {
+		return has(file, `"cniVersion":"1.1.0"`) &&
+			has(file, `"nodeAddresses":["192.0.2.1"]`)
+	})
 	stop()
 	if n := strings.Count(log.String(), "no answer"); n != 1 {
 		t.Errorf("said %d times:\n%s", n, log)
@@ -142,7 +174,8 @@ func TestSlotAsksTheNode(t *testing.T) {
 	fail(fmt.Errorf("%w: forbidden", ErrNodeUnknown))
 	c = newClock()
 	_, log, stop = start(c)
-	eventually(t, "the cluster network's", func() bool { return has(file, `"cniVersion":"1.0.0"`) && !has(file, "nodeAddresses") })
+	eventually(t, "the cluster network's",
+		func() bool { return has(file, `"cniVersion":"1.0.0"`) && !has(file, "nodeAddresses") })
 	was = asked.Load()
 	c.add(nodeInterval)
 	eventually(t, "another try", func() bool { return asked.Load() > was })
@@ -156,8 +189,9 @@ func TestSlotAsksTheNode(t *testing.T) {
 func TestSlotNeedsNoNode(t *testing.T) {
 	t.Parallel()
 	for conf, want := range map[string]bool{
-		`{"cniVersion":"1.0.0","nodeAddresses":["192.0.2.1"]}`: false, `{"cniVersion":"1.0.0"}`: true, `{"nodeAddresses":["192.0.2.1"]}`: true,
-		`{"multusConfigFile":"/x"}`: false,
+		`{"cniVersion":"1.0.0","nodeAddresses":["192.0.2.1"]}`: false, `{"cniVersion":"1.0.0"}`: true,
+		`{"nodeAddresses":["192.0.2.1"]}`: true,
+		`{"multusConfigFile":"/x"}`:       false,
 	} {
 		s := slotAt(t, t.TempDir(), conf)
 		if s.asksNode() {

@@ -45,8 +45,9 @@ type Slot struct {
 	// Memory is a file that outlives a boot, "" for none: where the directory of configurations is in memory, the last
 	// good one is put back from there before the cluster network's agent has written its own (P02).
 	Memory string
-	// Node reads the Node object of this node. It is nil without a Kubernetes cluster. If the error wraps ErrNodeUnknown, the
-	// configuration is generated without what the Node object says; after any other error, the last known values are used.
+	// Node reads the Node object of this node. It is nil without a Kubernetes cluster. If the error wraps ErrNodeUnknown,
+	// the configuration is generated without what the Node object says; after any other error, the last known values are
+	// used.
 	Node func(ctx context.Context) (Node, error)
 
 	path string
@@ -56,10 +57,12 @@ type Slot struct {
 	// good is what was last generated, nil before.
 	good     []byte
 	conflict conflict
-	// primary is the file of the cluster network that good was generated for; passed is why files before it were not taken.
+	// primary is the file of the cluster network that good was generated for; passed is why files before it were not
+	// taken.
 	primary string
 	passed  string
-	// pluginsDir is the sub-directory with more plugins of the cluster network's list, "" if a change there does not matter.
+	// pluginsDir is the sub-directory with more plugins of the cluster network's list, "" if a change there does not
+	// matter.
 	pluginsDir string
 	// logged is the Chain that was last logged; inList is what our plugin in it was made of.
 	logged string
@@ -90,15 +93,16 @@ func NewSlot(conf *config.Daemon, log *slog.Logger) *Slot {
 	return s
 }
 
-// Owned returns nil while the runtime calls Multus by a configuration of this daemon, otherwise the reason why it may not.
+// Owned returns nil while the runtime calls Multus by a configuration of this daemon, otherwise the reason why it may
+// not.
 func (s *Slot) Owned() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.owned
 }
 
-// Ready returns nil while the configuration that is wanted now is in force. It returns an error also while the last good
-// one is served because the wanted one cannot be used.
+// Ready returns nil while the configuration that is wanted now is in force. It returns an error also while the last
+// good one is served because the wanted one cannot be used.
 func (s *Slot) Ready() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -119,7 +123,8 @@ func (s *Slot) setCurrent(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
-		err = fmt.Errorf("the last good CNI configuration stays in force, because the one that is wanted now cannot be used: %w", err)
+		err = fmt.Errorf("the last good CNI configuration stays in force, because the one that is wanted now cannot be "+
+			"used: %w", err)
 	}
 	switch was := text(s.current); {
 	case err != nil && was != err.Error():
@@ -198,8 +203,8 @@ func (s *Slot) sweep() {
 	}
 }
 
-// wait returns when something has happened in the directories and they have come to rest, when a back-off ends, or when it
-// is time to try again.
+// wait returns when something has happened in the directories and they have come to rest, when a back-off ends, or when
+// it is time to try again.
 func (s *Slot) wait(ctx context.Context, w *watch) error {
 	var quiet, last, due <-chan time.Time
 	switch {
@@ -240,8 +245,8 @@ func (s *Slot) wait(ctx context.Context, w *watch) error {
 	}
 }
 
-// sync brings the file in step: generates it anew if that is possible, and puts the last good one back if another program
-// has taken it away.
+// sync brings the file in step: generates it anew if that is possible, and puts the last good one back if another
+// program has taken it away.
 func (s *Slot) sync() {
 	s.again = false
 	before := s.good
@@ -316,8 +321,8 @@ func (s *Slot) placeInChain(c *Chain) bool {
 	return true
 }
 
-// tell logs a chain when it is found, changes or goes. It is an error record so that it is there at every level: whether the
-// plugins of the other program are called depends on it.
+// tell logs a chain when it is found, changes or goes. It is an error record so that it is there at every level:
+// whether the plugins of the other program are called depends on it.
 func (s *Slot) tell(c *Chain) {
 	now := ""
 	if c != nil {
@@ -333,10 +338,12 @@ func (s *Slot) tell(c *Chain) {
 		s.inList = nil
 		s.log.Error("the list that another program had made of the CNI configuration is gone", "was", was)
 	case c.Shadowed:
-		s.log.Error("plugins of another program are not called: the CNI configuration comes before the list that has them, and is newer; "+
+		s.log.Error("plugins of another program are not called: the CNI configuration comes before the list that has them, "+
+			"and is newer; "+
 			"remove it to use the list", "plugins", c.Others, "list", c.File, "remove", c.Shadow)
 	default:
-		s.log.Error("another program has chained plugins to the CNI configuration: its list stays in force, and multus in it is kept up to date",
+		s.log.Error("another program has chained plugins to the CNI configuration: its list stays in force, and multus in "+
+			"it is kept up to date",
 			"plugins", c.Others, "list", c.File)
 	}
 }
@@ -399,8 +406,8 @@ func (s *Slot) nodeFacts() facts {
 	return before(there)
 }
 
-// chosen logs what is no longer, or not yet, the cluster network although it should be: the choice itself succeeds, so that
-// nothing else would say it.
+// chosen logs what is no longer, or not yet, the cluster network although it should be: the choice itself succeeds, so
+// that nothing else would say it.
 func (s *Slot) chosen(p *Primary) {
 	if passed := text(errors.Join(p.Passed...)); passed != s.passed {
 		s.passed = passed
@@ -410,7 +417,8 @@ func (s *Slot) chosen(p *Primary) {
 	}
 	if s.primary != "" && s.primary != p.File {
 		if _, err := os.Stat(s.primary); err != nil {
-			s.log.Error("the configuration of the cluster network is gone: another one is used", "gone", s.primary, "chosen", p.File, "err", err)
+			s.log.Error("the configuration of the cluster network is gone: another one is used", "gone", s.primary, "chosen",
+				p.File, "err", err)
 		}
 	}
 	s.primary = p.File
@@ -430,8 +438,8 @@ func (s *Slot) remember() {
 	}
 }
 
-// found returns the content of a configuration file that calls Multus. It returns nil if the file does not exist, is not valid
-// JSON, or does not call Multus.
+// found returns the content of a configuration file that calls Multus. It returns nil if the file does not exist, is
+// not valid JSON, or does not call Multus.
 func found(path string) []byte {
 	b, err := fsx.ReadFile(path, cniconf.MaxFile)
 	if err != nil || !cniconf.CallsMultus(b) {
@@ -440,14 +448,16 @@ func found(path string) []byte {
 	return b
 }
 
-// mayAssert reports whether the file may be put back. The first write, and one after a failed write, is no re-assertion.
+// mayAssert reports whether the file may be put back. The first write, and one after a failed write, is no
+// re-assertion.
 func (s *Slot) mayAssert(first bool) bool {
 	if !s.conflict.active() && (first || s.Owned() != nil) {
 		return true
 	}
 	ok, began := s.conflict.allow(s.now())
 	if began {
-		err := fmt.Errorf("%w (%s, more than %d times a minute); if it is Cilium, set cni.exclusive=false; nothing is written for %s",
+		err := fmt.Errorf("%w (%s, more than %d times a minute); if it is Cilium, set cni.exclusive=false; nothing is "+
+			"written for %s",
 			ErrConflict, s.path, conflictLimit, backOff)
 		s.setOwned(err)
 		s.Lost(err)

@@ -22,7 +22,8 @@ import (
 const patience = 20 * time.Second
 
 func primary(name, typ string) string {
-	return fmt.Sprintf(`{"cniVersion":"1.0.0","name":%q,"plugins":[{"type":%q,"capabilities":{"portMappings":true}}]}`, name, typ)
+	return fmt.Sprintf(`{"cniVersion":"1.0.0","name":%q,"plugins":[{"type":%q,"capabilities":{"portMappings":true}}]}`,
+		name, typ)
 }
 
 // slotAt makes a slot on a fresh directory, which is both the runtime's and the cluster network's.
@@ -84,8 +85,8 @@ func has(path, text string) bool {
 	return err == nil && strings.Contains(string(b), text)
 }
 
-// TestSlotReleases: a copy that holds the place during an upgrade is no cluster network, stays until our file is there, and
-// goes then; what somebody else put under its name stays.
+// TestSlotReleases: a copy that holds the place during an upgrade is no cluster network, stays until our file is there,
+// and goes then; what somebody else put under its name stays.
 func TestSlotReleases(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -110,8 +111,8 @@ func TestSlotReleases(t *testing.T) {
 	}
 }
 
-// TestSlotRemembers: after a boot that has emptied the directory our file is there before the cluster network's is, so that
-// no pod starts on that one alone (P02); what is remembered and is not ours, or not whole, is not written.
+// TestSlotRemembers: after a boot that has emptied the directory our file is there before the cluster network's is, so
+// that no pod starts on that one alone (P02); what is remembered and is not ours, or not whole, is not written.
 func TestSlotRemembers(t *testing.T) {
 	t.Parallel()
 	dir, memory := t.TempDir(), filepath.Join(t.TempDir(), "slot", FileName)
@@ -144,9 +145,11 @@ func TestSlotRemembers(t *testing.T) {
 	}
 	empty()
 	life(t, func(*Slot) {
-		eventually(t, "the remembered one", func() bool { b, err := os.ReadFile(file); return err == nil && bytes.Equal(b, first) })
+		eventually(t, "the remembered one",
+			func() bool { b, err := os.ReadFile(file); return err == nil && bytes.Equal(b, first) })
 		put(t, dir, "10-a.conflist", strings.ReplaceAll(primary("a", "a"), "portMappings", "bandwidth"))
-		eventually(t, "that of the new cluster network", func() bool { return has(file, `"bandwidth":true`) && has(memory, `"bandwidth":true`) })
+		eventually(t, "that of the new cluster network",
+			func() bool { return has(file, `"bandwidth":true`) && has(memory, `"bandwidth":true`) })
 	})
 	for _, damaged := range []string{"", `{"type":"multus-shim"`, primary("a", "a")} {
 		empty()
@@ -283,7 +286,8 @@ func TestSlotUserFile(t *testing.T) {
 	eventually(t, "the change", func() bool { return has(file, `"/b"`) })
 }
 
-// TestSlotUserFileOfNoUse: a file with which no pod could start, or with which every CHECK fails, is not put into force.
+// TestSlotUserFileOfNoUse: a file with which no pod could start, or with which every CHECK fails, is not put into
+// force.
 func TestSlotUserFileOfNoUse(t *testing.T) {
 	t.Parallel()
 	for _, key := range []string{`"cniVersion":"1.2.0"`, `"cniVersion":"1.0.0","checkNetworks":"al"`} {
@@ -291,7 +295,8 @@ func TestSlotUserFileOfNoUse(t *testing.T) {
 		put(t, own, "mine.conf", `{`+key+`,"name":"mine","type":"multus-shim","clusterNetwork":"/a"}`)
 		s := slotAt(t, dir, fmt.Sprintf(`{"multusConfigFile":%q}`, filepath.Join(own, "mine.conf")))
 		s.sync()
-		if _, err := os.Stat(filepath.Join(dir, "mine.conf")); !errors.Is(err, os.ErrNotExist) || s.Ready() == nil || !strings.Contains(s.Ready().Error(), "mine.conf: CNI configuration") {
+		if _, err := os.Stat(filepath.Join(dir, "mine.conf")); !errors.Is(err, os.ErrNotExist) || s.Ready() == nil ||
+			!strings.Contains(s.Ready().Error(), "mine.conf: CNI configuration") {
 			t.Errorf("%s: written: %v, ready: %v", key, err, s.Ready())
 		}
 	}
@@ -346,15 +351,18 @@ func TestSlotReaderNeverSeesABadFile(t *testing.T) {
 	}
 }
 
-// TestReadySaysWhatIsNotInForce: while the last good configuration is served because the wanted one cannot be used, the daemon is
-// not ready and the log has an error, whatever its level; the runtime still calls Multus.
+// TestReadySaysWhatIsNotInForce: while the last good configuration is served because the wanted one cannot be used, the
+// daemon is not ready and the log has an error, whatever its level; the runtime still calls Multus.
 func TestReadySaysWhatIsNotInForce(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
 		break_ func(t *testing.T, dir string)
 		want   string
 	}{
-		"a cluster network that is no configuration": {func(t *testing.T, dir string) { put(t, dir, "10-a.conflist", "{") }, "10-a.conflist"},
+		"a cluster network that is no configuration": {
+			func(t *testing.T, dir string) { put(t, dir, "10-a.conflist", "{") },
+			"10-a.conflist",
+		},
 		"a cluster network that has vanished": {func(t *testing.T, dir string) {
 			if err := os.Remove(filepath.Join(dir, "10-a.conflist")); err != nil {
 				t.Fatal(err)
@@ -394,8 +402,8 @@ func TestReadySaysWhatIsNotInForce(t *testing.T) {
 	}
 }
 
-// TestPassedOverIsLogged: a cluster network that comes first and cannot be used, or the chosen one that vanishes, is an error in
-// the log although another one is used.
+// TestPassedOverIsLogged: a cluster network that comes first and cannot be used, or the chosen one that vanishes, is an
+// error in the log although another one is used.
 func TestPassedOverIsLogged(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -23,8 +23,8 @@ func newWatch() (*watch, error) {
 	return &watch{Watcher: w, seen: map[string]os.FileInfo{}}, nil
 }
 
-// follow watches the directory that has this name now. With create, a directory that does not exist is made; without, it is
-// not watched, and that is no error.
+// follow watches the directory that has this name now. With create, a directory that does not exist is made; without,
+// it is not watched, and that is no error.
 func (w *watch) follow(dir string, create bool) error {
 	if create {
 		if err := os.MkdirAll(dir, 0o755); err != nil {

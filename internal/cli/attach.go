@@ -38,15 +38,19 @@ func (a *app) attachCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "attach NAMESPACE/NAME --netns PATH",
 		Short: "Attach a pod's networks to a network namespace, by hand",
-		Long: "Attach the networks of a pod to a network namespace, as a container runtime would have Multus do: by the same engine,\n" +
+		Long: "Attach the networks of a pod to a network namespace, as a container runtime would have Multus do: by the " +
+			"same engine,\n" +
 			"with the same ledger. For trying definitions out on a machine without Kubernetes; detach undoes it.",
-		Example: "  ip netns add try\n  multusctl attach default/chosen-address --netns /run/netns/try --networks-dir examples \\\n" +
-			"      --cluster-network examples/node/10-cluster.conflist\n  multusctl detach default/chosen-address --netns /run/netns/try",
+		Example: "  ip netns add try\n  multusctl attach default/chosen-address --netns /run/netns/try --networks-dir " +
+			"examples \\\n" +
+			"      --cluster-network examples/node/10-cluster.conflist\n  multusctl detach default/chosen-address --netns " +
+			"/run/netns/try",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return t.attach(cmd.Context(), args[0]) },
 	}
 	t.flags(c)
-	c.Flags().StringVar(&t.clusterNetwork, "cluster-network", "", "CNI configuration `file` of the cluster network, where there is no --config")
+	c.Flags().StringVar(&t.clusterNetwork, "cluster-network", "",
+		"CNI configuration `file` of the cluster network, where there is no --config")
 	return c
 }
 
@@ -66,7 +70,8 @@ func (t *attachment) flags(c *cobra.Command) {
 	t.source.add(c.Flags())
 	f := c.Flags()
 	f.StringVar(&t.netns, "netns", "", "`path` of the network namespace")
-	f.StringVar(&t.container, "container", "", "container `ID` under which it is remembered (default: multusctl-NAMESPACE-NAME)")
+	f.StringVar(&t.container, "container", "",
+		"container `ID` under which it is remembered (default: multusctl-NAMESPACE-NAME)")
 	f.StringVar(&t.ifName, "ifname", "eth0", "`name` of the cluster network's interface")
 	t.directories(f)
 }
@@ -88,7 +93,10 @@ func (t *attachment) attach(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	r := &plan.Resolver{Networks: s, Pods: s, Devices: podresources.New(podresources.Options{}), PhysicalFunction: device.PhysicalFunction}
+	r := &plan.Resolver{
+		Networks: s, Pods: s, Devices: podresources.New(podresources.Options{}),
+		PhysicalFunction: device.PhysicalFunction,
+	}
 	res, err := t.engine(r).Add(ctx, req)
 	if err != nil {
 		return fault.ByHand(err)
@@ -106,7 +114,9 @@ func (t *attachment) detach(ctx context.Context, name string) error {
 	// To a runtime, the end of what never was is a success; to somebody at a keyboard it is a misspelt name.
 	r, err := lookUp(&ledger.Store{Dir: t.stateDir, Log: slog.New(slog.DiscardHandler)}, req.ContainerID, t.ifName)
 	if r == nil {
-		return cmp.Or(err, fmt.Errorf("nothing is recorded of pod %s (container %s) in %s: nothing was done (see multusctl ledger ls)", req.Pod(), req.ContainerID, t.stateDir))
+		return cmp.Or(err, fmt.Errorf(
+			"nothing is recorded of pod %s (container %s) in %s: nothing was done (see multusctl ledger ls)", req.Pod(),
+			req.ContainerID, t.stateDir))
 	}
 	// Nobody is asked: what attach has recorded is what there is to undo.
 	if err := t.engine(&plan.Resolver{}).Del(ctx, req); err != nil {
@@ -131,7 +141,12 @@ func (t *attachment) request(command, name string) (*request.Request, error) {
 	container := cmp.Or(t.container, "multusctl-"+ref.Namespace+"-"+ref.Name)
 	return &request.Request{
 		Command: command, ContainerID: container, Netns: t.netns, IfName: t.ifName, Path: t.pluginDir, Config: conf,
-		Args: request.Args{{request.IgnoreUnknown, "1"}, {request.PodNamespace, ref.Namespace}, {request.PodName, ref.Name}, {request.InfraContainer, container}},
+		Args: request.Args{
+			{request.IgnoreUnknown, "1"},
+			{request.PodNamespace, ref.Namespace},
+			{request.PodName, ref.Name},
+			{request.InfraContainer, container},
+		},
 	}, nil
 }
 
@@ -157,7 +172,10 @@ func (t *attachment) configuration() ([]byte, error) {
 
 func (t *attachment) engine(r *plan.Resolver) *engine.Engine {
 	r.Log = slog.New(slog.NewTextHandler(t.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	return engine.New(engine.Deps{Planner: r, Publisher: silent{}, Status: silent{}, LockFile: t.locks, Boot: plugin.Boot(), Log: r.Log})
+	return engine.New(engine.Deps{
+		Planner: r, Publisher: silent{}, Status: silent{}, LockFile: t.locks,
+		Boot: plugin.Boot(), Log: r.Log,
+	})
 }
 
 // silent tells nobody: what is done by hand is nobody's pod.

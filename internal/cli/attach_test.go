@@ -48,16 +48,22 @@ func TestAttach(t *testing.T) {
 		return path
 	}
 	objectsDir := filepath.Dir(write("objects/objects.yaml", objects))
-	cluster := write("10-cluster.conf", `{"cniVersion": "1.0.0", "name": "cluster", "type": "bridge", "ipam": {"type": "static", "addresses": [{"address": "198.51.100.7/24"}]}}`)
-	common := []string{"team-a/web-0", "--netns", pod.Path, "--plugin-dir", plugins, "--state-dir", state, "--lock-file", filepath.Join(dir, "locks")}
+	cluster := write("10-cluster.conf",
+		`{"cniVersion": "1.0.0", "name": "cluster", "type": "bridge", "ipam": {"type": "static", "addresses": [{"address": "198.51.100.7/24"}]}}`)
+	common := []string{
+		"team-a/web-0", "--netns", pod.Path, "--plugin-dir", plugins, "--state-dir", state, "--lock-file",
+		filepath.Join(dir, "locks"),
+	}
 
 	node.Do(t, func() {
-		code, out, errs := call(t, nil, append([]string{"attach", "--networks-dir", objectsDir, "--cluster-network", cluster}, common...)...)
+		code, out, errs := call(t, nil,
+			append([]string{"attach", "--networks-dir", objectsDir, "--cluster-network", cluster}, common...)...)
 		if code != OK {
 			t.Fatalf("%d %s %s", code, out, errs)
 		}
 	})
-	code, out, errs := call(t, nil, "status", "team-a/web-0", "--state-dir", state, "--socket-dir", dir, "--networks-dir", objectsDir, "-o", "json")
+	code, out, errs := call(t, nil, "status", "team-a/web-0", "--state-dir", state, "--socket-dir", dir, "--networks-dir",
+		objectsDir, "-o", "json")
 	var s statusOutput
 	if err := json.Unmarshal([]byte(out), &s); err != nil || code != OK {
 		t.Fatalf("%d %v %s %s", code, err, out, errs)
@@ -65,10 +71,13 @@ func TestAttach(t *testing.T) {
 	if s.Daemon.State != "unreachable" || len(s.Pods) != 1 || len(s.Pods[0].Interfaces) != 2 {
 		t.Fatalf("%s", out)
 	}
-	if i := s.Pods[0].Interfaces[1]; i.Name != "data0" || i.Network != "team-a/net" || i.Present == nil || !*i.Present || len(i.Addrs) != 1 || i.Addrs[0] != "192.0.2.7/24" || i.MAC == "" {
+	if i := s.Pods[0].Interfaces[1]; i.Name != "data0" || i.Network != "team-a/net" || i.Present == nil || !*i.Present ||
+		len(i.Addrs) != 1 || i.Addrs[0] != "192.0.2.7/24" || i.MAC == "" {
 		t.Errorf("%+v", i)
 	}
-	if code, _, errs := call(t, nil, append([]string{"attach", "--networks-dir", objectsDir, "--cluster-network", cluster}, common...)...); code != Found || !strings.Contains(errs, "already exists") {
+	if code, _, errs := call(t, nil,
+		append([]string{"attach", "--networks-dir", objectsDir, "--cluster-network", cluster},
+			common...)...); code != Found || !strings.Contains(errs, "already exists") {
 		t.Errorf("attached twice: %d %s", code, errs)
 	}
 	node.Do(t, func() {
@@ -76,10 +85,12 @@ func TestAttach(t *testing.T) {
 			t.Fatalf("%d %s %s", code, out, errs)
 		}
 	})
-	if code, out, errs := call(t, nil, append([]string{"detach"}, common...)...); code != Found || out != "" || !strings.Contains(errs, "nothing is recorded of pod team-a/web-0 ") {
+	if code, out, errs := call(t, nil, append([]string{"detach"}, common...)...); code != Found || out != "" ||
+		!strings.Contains(errs, "nothing is recorded of pod team-a/web-0 ") {
 		t.Errorf("detached twice: %d %s %s", code, out, errs)
 	}
-	if code, out, _ := call(t, nil, "ledger", "ls", "--state-dir", state, "-o", "json"); code != OK || !strings.Contains(out, `"records": []`) {
+	if code, out, _ := call(t, nil, "ledger", "ls", "--state-dir", state, "-o", "json"); code != OK ||
+		!strings.Contains(out, `"records": []`) {
 		t.Errorf("%d %s", code, out)
 	}
 	ns, err := link.Open(pod.Path)
@@ -106,15 +117,26 @@ func TestDetachUnknown(t *testing.T) {
 		args []string
 		want string
 	}{
-		"misspelt":          {[]string{"team-a/wbe-0", "--state-dir", state}, "nothing is recorded of pod team-a/wbe-0 (container multusctl-team-a-wbe-0) in " + state + ": nothing was done (see multusctl ledger ls)\n"},
-		"another container": {[]string{"team-a/web-0", "--state-dir", state, "--container", "x"}, "nothing is recorded of pod team-a/web-0 (container x) in " + state},
-		"nothing recorded":  {[]string{"web-0", "--state-dir", filepath.Join(dir, "none")}, "nothing is recorded of pod default/web-0 (container multusctl-default-web-0) in " + filepath.Join(dir, "none")},
-		"not to be read":    {[]string{"web-0", "--state-dir", file}, "read record of container multusctl-default-web-0: "},
+		"misspelt": {
+			[]string{"team-a/wbe-0", "--state-dir", state},
+			"nothing is recorded of pod team-a/wbe-0 (container multusctl-team-a-wbe-0) in " + state +
+				": nothing was done (see multusctl ledger ls)\n",
+		},
+		"another container": {
+			[]string{"team-a/web-0", "--state-dir", state, "--container", "x"},
+			"nothing is recorded of pod team-a/web-0 (container x) in " + state,
+		},
+		"nothing recorded": {
+			[]string{"web-0", "--state-dir", filepath.Join(dir, "none")},
+			"nothing is recorded of pod default/web-0 (container multusctl-default-web-0) in " + filepath.Join(dir, "none"),
+		},
+		"not to be read": {[]string{"web-0", "--state-dir", file}, "read record of container multusctl-default-web-0: "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			locks := filepath.Join(t.TempDir(), "locks")
-			code, out, errs := call(t, nil, append([]string{"detach", "--netns", "/nowhere/netns", "--lock-file", locks}, tc.args...)...)
+			code, out, errs := call(t, nil,
+				append([]string{"detach", "--netns", "/nowhere/netns", "--lock-file", locks}, tc.args...)...)
 			if code != Found || out != "" || !strings.HasPrefix(errs, "error: "+tc.want) {
 				t.Errorf("%d %q %q, want %q", code, out, errs, tc.want)
 			}

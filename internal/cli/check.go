@@ -43,7 +43,8 @@ func (a *app) checkCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "check NAMESPACE/NAME|CONTAINER",
 		Short: "Ask every network of a pod of this node whether it is still as it was attached",
-		Long: "Run CHECK of every network of a pod of this node and show what its plugins answer. The runtime's own CHECK asks none of\n" +
+		Long: "Run CHECK of every network of a pod of this node and show what its plugins answer. The runtime's own CHECK " +
+			"asks none of\n" +
 			"them by default (key checkNetworks): some plugins refuse CHECK behind a meta-plugin although nothing is wrong.\n" +
 			"Exit code 1 if one of them fails.",
 		Example: "  multusctl check default/web-0",
@@ -59,7 +60,8 @@ func (t *attachment) check(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	found := slices.DeleteFunc(records, func(r record) bool { return r.name() != name && !strings.HasPrefix(r.Container, name) })
+	found := slices.DeleteFunc(records,
+		func(r record) bool { return r.name() != name && !strings.HasPrefix(r.Container, name) })
 	if len(found) == 0 {
 		return fmt.Errorf("no record of %q in %s; see multusctl ledger ls", name, t.stateDir)
 	}
@@ -88,7 +90,8 @@ func (t *attachment) check(ctx context.Context, name string) error {
 func (t *attachment) checkOne(ctx context.Context, r record, conf []byte) (checked, error) {
 	out := checked{Pod: r.name(), Container: r.Container, Networks: []checkedAnswer{}}
 	answers, err := t.engine(&plan.Resolver{}).CheckEach(ctx, &request.Request{
-		Command: request.Check, ContainerID: r.Container, Netns: r.Netns, IfName: ledger.UsualName, Path: t.pluginDir, Config: conf,
+		Command: request.Check, ContainerID: r.Container, Netns: r.Netns, IfName: ledger.UsualName, Path: t.pluginDir,
+		Config: conf,
 	})
 	for _, a := range answers {
 		c := checkedAnswer{Network: a.Network, Interface: a.IfName, Answer: answerOK}

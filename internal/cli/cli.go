@@ -91,7 +91,8 @@ func Command(env Env) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "multusctl",
 		Short: "Explain, check and inspect what Multus does",
-		Long: "Explain what Multus would do for a pod, check network definitions before they are applied, and find out what is\n" +
+		Long: "Explain what Multus would do for a pod, check network definitions before they are applied, and find out " +
+			"what is\n" +
 			"wrong with a node. Exit code: 0 nothing found, 1 something found or failed, 2 wrong use.",
 		Version:       obs.Version(),
 		SilenceUsage:  true,
@@ -109,7 +110,8 @@ func Command(env Env) *cobra.Command {
 	root.SetVersionTemplate("multusctl: {{.Version}}\n")
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", "table", "`format`: table, json or yaml")
 	root.AddCommand(
-		a.attachCommand(), a.checkCommand(), a.detachCommand(), a.devicesCommand(), a.doctorCommand(), a.explainCommand(), a.gcCommand(), a.graphCommand(),
+		a.attachCommand(), a.checkCommand(), a.detachCommand(), a.devicesCommand(), a.doctorCommand(), a.explainCommand(),
+		a.gcCommand(), a.graphCommand(),
 		a.ledgerCommand(), a.lintCommand(), a.networksCommand(), a.statusCommand(),
 	)
 	for _, c := range everyCommand(root) {

@@ -14,7 +14,8 @@ var update = flag.Bool("update", false, "write the expected output of testdata/s
 // TestMain lets scripts run multusctl, under both of its names.
 func TestMain(m *testing.M) {
 	run := func() {
-		os.Exit(Run(context.Background(), Env{Args: os.Args, Getenv: os.Getenv, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}))
+		os.Exit(Run(context.Background(),
+			Env{Args: os.Args, Getenv: os.Getenv, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}))
 	}
 	testscript.Main(m, map[string]func(){"multusctl": run, "kubectl-multus": run, completer: run})
 }
@@ -22,5 +23,8 @@ func TestMain(m *testing.M) {
 // TestScript runs the command lines of testdata/script and compares what they print. Each script is one verb's tour.
 func TestScript(t *testing.T) {
 	t.Parallel()
-	testscript.Run(t, testscript.Params{Dir: "testdata/script", UpdateScripts: *update, RequireExplicitExec: true, RequireUniqueNames: true})
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script", UpdateScripts: *update, RequireExplicitExec: true,
+		RequireUniqueNames: true,
+	})
 }

@@ -31,7 +31,8 @@ func TestAgainstAPIServer(t *testing.T) {
 	admin := cluster.Kubeconfig(t)
 
 	code, out, errs := call(t, nil, "explain", "pod", "team-a/web-0", "--kubeconfig", admin)
-	if code != OK || !strings.Contains(out, "2. data0: team-a/storage") || !strings.Contains(out, "network-attachment-definition team-a/storage") {
+	if code != OK || !strings.Contains(out, "2. data0: team-a/storage") ||
+		!strings.Contains(out, "network-attachment-definition team-a/storage") {
 		t.Errorf("explain: %d\n%s%s", code, out, errs)
 	}
 	code, out, errs = call(t, map[string]string{"KUBECONFIG": admin}, "networks")
@@ -39,7 +40,8 @@ func TestAgainstAPIServer(t *testing.T) {
 		t.Errorf("networks: %d\n%s%s", code, out, errs)
 	}
 	code, out, errs = call(t, nil, "graph", "--format", "dot", "--kubeconfig", admin)
-	if code != OK || !strings.Contains(out, `"network team-a/storage" -- "pod team-a/web-0" [label="asked for data0", style=dashed]`) {
+	if code != OK || !strings.Contains(out,
+		`"network team-a/storage" -- "pod team-a/web-0" [label="asked for data0", style=dashed]`) {
 		t.Errorf("graph: %d\n%s%s", code, out, errs)
 	}
 	code, _, errs = call(t, nil, "explain", "pod", "team-a/none", "--kubeconfig", admin)
@@ -49,7 +51,8 @@ func TestAgainstAPIServer(t *testing.T) {
 
 	account := cluster.KubeconfigFor(t, cluster.Addr(), cluster.ServiceAccountToken(t, "team-a", "multus"))
 	found, state := apiFindings(t, account)
-	if len(found) != 1 || !strings.Contains(found[0].Message, "list network-attachment-definitions.k8s.cni.cncf.io") || state != doctor.StateFound {
+	if len(found) != 1 || !strings.Contains(found[0].Message, "list network-attachment-definitions.k8s.cni.cncf.io") ||
+		state != doctor.StateFound {
 		t.Errorf("without a role: %s %+v", state, found)
 	}
 	grant(t, cluster)
@@ -60,7 +63,8 @@ func TestAgainstAPIServer(t *testing.T) {
 	if len(found) > 0 || state != doctor.StateOK {
 		t.Errorf("with the role of the manifests: %s %+v", state, found)
 	}
-	if found, _ := apiFindings(t, cluster.KubeconfigFor(t, "127.0.0.1:1", "x")); len(found) != 1 || found[0].Message != "the API server cannot be reached" {
+	if found, _ := apiFindings(t, cluster.KubeconfigFor(t, "127.0.0.1:1", "x")); len(found) != 1 ||
+		found[0].Message != "the API server cannot be reached" {
 		t.Errorf("nobody there: %+v", found)
 	}
 }

@@ -44,7 +44,8 @@ func (a *app) devicesCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "devices",
 		Short: "List the interfaces of this node: which are free for a pod, and why the others are not",
-		Long: "List the interfaces of this node: which are free for a pod (host-device), and why the others are not. It decides as\n" +
+		Long: "List the interfaces of this node: which are free for a pod (host-device), and why the others are not. It " +
+			"decides as\n" +
 			"ADD does. Interfaces that a pod has are listed too, with the pod.",
 		Example: "  multusctl devices\n  kubectl multus devices --node worker-3",
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -75,9 +76,11 @@ func (a *app) devicesCommand() *cobra.Command {
 	}
 	a.nodeFlag(c, &node)
 	a.source.addKubeconfig(c.Flags())
-	c.Flags().StringVar(&dir, "state-dir", "", "the state `directory` (default: cniDir of the node's configuration, else "+config.DefaultCNIDir+")")
+	c.Flags().StringVar(&dir, "state-dir", "",
+		"the state `directory` (default: cniDir of the node's configuration, else "+config.DefaultCNIDir+")")
 	c.Flags().StringVar(&locks, "lock-file", plugin.LockFile, "the `file` of the locks")
-	c.Flags().StringSliceVar(&addresses, "node-address", nil, "`address` by which the cluster knows this node (default: nodeAddresses of the node's configuration)")
+	c.Flags().StringSliceVar(&addresses, "node-address", nil,
+		"`address` by which the cluster knows this node (default: nodeAddresses of the node's configuration)")
 	return c
 }
 

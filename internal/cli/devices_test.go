@@ -18,7 +18,10 @@ func TestDevices(t *testing.T) {
 	testnet.Veth(t, node, "free0", node, "free1")
 	testnet.Veth(t, node, "uplink", other, "router")
 	testnet.Addr(t, node, "uplink", "192.0.2.2/24")
-	args := []string{"devices", "--state-dir", filepath.Join(dir, "state"), "--lock-file", filepath.Join(dir, "locks"), "--node-address", "192.0.2.2"}
+	args := []string{
+		"devices", "--state-dir", filepath.Join(dir, "state"), "--lock-file", filepath.Join(dir, "locks"),
+		"--node-address", "192.0.2.2",
+	}
 	node.Do(t, func() {
 		code, out, errs := call(t, nil, append(args, "-o", "json")...)
 		var list struct{ Devices []deviceRow }
@@ -40,7 +43,8 @@ func TestDevices(t *testing.T) {
 			t.Errorf("%v", kinds)
 		}
 		code, out, _ = call(t, nil, args...)
-		if code != OK || !strings.Contains(out, "free0   veth") || !strings.Contains(out, "  yes   -") || !strings.Contains(out, "192.0.2.2") {
+		if code != OK || !strings.Contains(out, "free0   veth") || !strings.Contains(out, "  yes   -") ||
+			!strings.Contains(out, "192.0.2.2") {
 			t.Errorf("%d\n%s", code, out)
 		}
 		// explain on that node says what ADD would say.
@@ -51,7 +55,8 @@ func TestDevices(t *testing.T) {
 		write(t, conf, `{"cniVersion":"1.0.0","name":"m","type":"multus","delegates":[{"name":"c","type":"host-device","device":"free0"}],"binDir":"`+
 			filepath.Join(dir, "bin")+`","cniDir":"`+filepath.Join(dir, "state")+`","nodeAddresses":["192.0.2.2"]}`)
 		code, out, errs = call(t, nil, "explain", "-f", objects, "--config", conf)
-		if code != Found || !strings.Contains(out, `ADD would fail: device "uplink" of network default/nic is not free`) || strings.Contains(out, `device "free0"`) {
+		if code != Found || !strings.Contains(out, `ADD would fail: device "uplink" of network default/nic is not free`) ||
+			strings.Contains(out, `device "free0"`) {
 			t.Errorf("%d %s%s", code, out, errs)
 		}
 	})

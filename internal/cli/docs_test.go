@@ -19,7 +19,10 @@ func TestDocs(t *testing.T) {
 		t.Fatal(err)
 	}
 	doc := string(b)
-	root := Command(Env{Args: []string{"multusctl"}, Getenv: func(string) string { return "" }, Stdout: &bytes.Buffer{}, Stderr: &bytes.Buffer{}})
+	root := Command(Env{
+		Args: []string{"multusctl"}, Getenv: func(string) string { return "" }, Stdout: &bytes.Buffer{},
+		Stderr: &bytes.Buffer{},
+	})
 	for _, c := range everyCommand(root) {
 		if c.HasSubCommands() || c.Name() == "help" || c.Parent().Name() == "completion" {
 			continue

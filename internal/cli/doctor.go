@@ -25,9 +25,11 @@ func (a *app) doctorCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "doctor",
 		Short: "Find out what is wrong with this node",
-		Long: "Find out what is wrong with this node: each finding comes with its evidence and what to type. It looks and changes\n" +
+		Long: "Find out what is wrong with this node: each finding comes with its evidence and what to type. It looks and " +
+			"changes\n" +
 			"nothing. It works without the daemon and without a cluster; what cannot be seen from where it runs is listed as\n" +
-			"unchecked. As root on the node it sees all; in the daemon's pod it sees what is mounted there. With --node it runs in\n" +
+			"unchecked. As root on the node it sees all; in the daemon's pod it sees what is mounted there. With --node it " +
+			"runs in\n" +
 			"the daemon's pod on another node, by kubectl.",
 		Example: "  multusctl doctor\n  multusctl doctor --kubeconfig /etc/kubernetes/kubelet.conf -o json\n" +
 			"  kubectl multus doctor --node worker-3\n  multusctl doctor --root /host",
@@ -45,7 +47,9 @@ func (a *app) doctorCommand() *cobra.Command {
 	}
 	a.source.add(c.Flags())
 	a.nodeFlag(c, &node)
-	c.Flags().StringVar(&confDir, "conf-dir", "", "`directory` from which the runtime loads its CNI configuration (default: the daemon's configuration, else the distribution's)")
+	c.Flags().StringVar(&confDir, "conf-dir", "",
+		"`directory` from which the runtime loads its CNI configuration (default: the daemon's configuration, else the "+
+			"distribution's)")
 	c.Flags().StringVar(&root, "root", "/", "`directory` where the node's file system is seen")
 	return c
 }
@@ -175,7 +179,8 @@ func (a *app) printReport(r *doctor.Report) error {
 			if f.Severity == doctor.Error {
 				colour = red
 			}
-			fmt.Fprintf(w, "\n%s %s: %s\n  evidence: %s\n  fix:      %s\n", a.paint(colour, string(f.Severity)), f.Check, f.Message, f.Evidence, f.Fix)
+			fmt.Fprintf(w, "\n%s %s: %s\n  evidence: %s\n  fix:      %s\n", a.paint(colour, string(f.Severity)), f.Check,
+				f.Message, f.Evidence, f.Fix)
 		}
 	})
 	if err == nil && len(r.Findings) > 0 {

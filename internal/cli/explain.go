@@ -64,12 +64,17 @@ func (a *app) explainCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "explain pod NAMESPACE/NAME | -f FILE",
 		Short: "Show what would be attached to a pod, and where every value comes from",
-		Long: "Show what would be attached to a pod: each network, where every value comes from, and the exact configuration that\n" +
-			"each plugin gets. It is a dry run by the code of ADD itself: nothing is attached and nothing is written. On a node it\n" +
-			"starts from the node's configuration, and says which plugins and devices ADD would not get there. With --node all of\n" +
+		Long: "Show what would be attached to a pod: each network, where every value comes from, and the exact " +
+			"configuration that\n" +
+			"each plugin gets. It is a dry run by the code of ADD itself: nothing is attached and nothing is written. On a " +
+			"node it\n" +
+			"starts from the node's configuration, and says which plugins and devices ADD would not get there. With --node " +
+			"all of\n" +
 			"this is that of another node: it runs in the daemon's pod there, by kubectl, with the daemon's rights.",
-		Example: "  multusctl explain pod team-a/web-0\n  kubectl multus explain pod team-a/web-0 --node worker-3\n  kubectl multus explain -f pod.yaml --node worker-3\n" +
-			"  multusctl explain -f networks.yaml -f pod.yaml\n  multusctl explain -f pod.yaml --config 00-multus.conf --device vendor.example/nic=0000:3b:02.1",
+		Example: "  multusctl explain pod team-a/web-0\n  kubectl multus explain pod team-a/web-0 --node worker-3\n  " +
+			"kubectl multus explain -f pod.yaml --node worker-3\n" +
+			"  multusctl explain -f networks.yaml -f pod.yaml\n  multusctl explain -f pod.yaml --config 00-multus.conf " +
+			"--device vendor.example/nic=0000:3b:02.1",
 		Args: cobra.MaximumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			pods, err := e.named(args)
@@ -83,11 +88,18 @@ func (a *app) explainCommand() *cobra.Command {
 		},
 	}
 	a.source.add(c.Flags())
-	c.Flags().StringArrayVarP(&e.files, "filename", "f", nil, "`file` with pods and definitions, or - for standard input; may be repeated. Definitions that no file has are asked of the cluster or --networks-dir")
+	c.Flags().StringArrayVarP(&e.files, "filename", "f", nil,
+		"`file` with pods and definitions, or - for standard input; may be repeated. Definitions that no file has are "+
+			"asked of the cluster or --networks-dir")
 	a.nodeFlag(c, &e.node)
-	c.Flags().StringVar(&e.conf, "config", "", "CNI configuration `file` of the node (default: the one that calls Multus on this node)")
-	c.Flags().StringVar(&e.daemon, "daemon-config", "", "the daemon's configuration `file`, which it lays over that of each request (default: that of this node, without --config)")
-	c.Flags().StringArrayVar(&e.devices, "device", nil, "`RESOURCE=ID`: a device that the kubelet would give to the pod; may be repeated (default: ask the kubelet of this node)")
+	c.Flags().StringVar(&e.conf, "config", "",
+		"CNI configuration `file` of the node (default: the one that calls Multus on this node)")
+	c.Flags().StringVar(&e.daemon, "daemon-config", "",
+		"the daemon's configuration `file`, which it lays over that of each request (default: that of this node, without "+
+			"--config)")
+	c.Flags().StringArrayVar(&e.devices, "device", nil,
+		"`RESOURCE=ID`: a device that the kubelet would give to the pod; may be repeated (default: ask the kubelet of this "+
+			"node)")
 	return c
 }
 
@@ -228,7 +240,9 @@ func (e *explain) given() (plan.Devices, error) {
 }
 
 // explainPod makes the plan of an ADD and explains it, or says why it would fail.
-func (e *explain) explainPod(ctx context.Context, ref plan.Ref, raw []byte, devices plan.Devices) (*explainOutput, error) {
+func (e *explain) explainPod(ctx context.Context, ref plan.Ref, raw []byte,
+	devices plan.Devices,
+) (*explainOutput, error) {
 	conf, err := config.ParsePlugin(raw)
 	if err != nil {
 		return nil, err
@@ -237,9 +251,17 @@ func (e *explain) explainPod(ctx context.Context, ref plan.Ref, raw []byte, devi
 	log := slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: withoutTime}))
 	req := &request.Request{
 		Command: request.Add, ContainerID: "dry-run", Netns: "/run/netns/dry-run", IfName: "eth0", Config: raw,
-		Args: request.Args{{request.IgnoreUnknown, "1"}, {request.PodNamespace, ref.Namespace}, {request.PodName, ref.Name}, {request.InfraContainer, "dry-run"}},
+		Args: request.Args{
+			{request.IgnoreUnknown, "1"},
+			{request.PodNamespace, ref.Namespace},
+			{request.PodName, ref.Name},
+			{request.InfraContainer, "dry-run"},
+		},
 	}
-	r := &plan.Resolver{Networks: e.networks, Pods: e.pods, Devices: devices, PhysicalFunction: device.PhysicalFunction, Log: log}
+	r := &plan.Resolver{
+		Networks: e.networks, Pods: e.pods, Devices: devices, PhysicalFunction: device.PhysicalFunction,
+		Log: log,
+	}
 	out := &explainOutput{Notes: e.notes}
 	if host, err := e.hostNetwork(ctx, ref); err == nil && host {
 		out.HostNetwork = &ref
@@ -272,11 +294,13 @@ func withoutTime(_ []string, a slog.Attr) slog.Attr {
 // write writes one explanation for people.
 func (e *explain) write(w io.Writer, o *explainOutput) {
 	if o.HostNetwork != nil {
-		fmt.Fprintf(w, "%s\nno network: hostNetwork, the pod is in the network of its node and the runtime calls no CNI plugin for it\n",
+		fmt.Fprintf(w, "%s\nno network: hostNetwork, the pod is in the network of its node and the runtime calls no CNI "+
+			"plugin for it\n",
 			e.paint(bold, "pod "+o.HostNetwork.String()))
 	}
 	if f := o.Failure; f != nil {
-		fmt.Fprintf(w, "%s\n%s code %d: %s\n  %s\n", e.paint(bold, "pod "+f.Pod.String()), e.paint(red, "would fail,"), f.Code, f.Message, f.Fix)
+		fmt.Fprintf(w, "%s\n%s code %d: %s\n  %s\n", e.paint(bold, "pod "+f.Pod.String()), e.paint(red, "would fail,"),
+			f.Code, f.Message, f.Fix)
 	}
 	if x := o.Explanation; x != nil {
 		fmt.Fprintln(w, e.paint(bold, "pod "+x.Pod.String()))

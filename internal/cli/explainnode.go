@@ -20,7 +20,8 @@ import (
 // there explains on another node. The files go along; what says how a node is would be wrong there.
 func (e *explain) there(cmd *cobra.Command, pods []plan.Ref) error {
 	if e.conf != "" || e.daemon != "" {
-		return usageError{errors.New("--config and --daemon-config say how a node is, and --node asks the node: give one or the other")}
+		return usageError{errors.New("--config and --daemon-config say how a node is, and --node asks the node: give one " +
+			"or the other")}
 	}
 	args := passedOn(cmd)
 	for _, ref := range pods {
@@ -52,7 +53,8 @@ func (e *explain) nodeFiles() (conf, daemon []byte, err error) {
 	}
 	if conf == nil {
 		conf = []byte(stranger)
-		e.notes = append(e.notes, "the cluster network is not known here: give --config with the node's "+autoconf.FileName+", or --node")
+		e.notes = append(e.notes, "the cluster network is not known here: "+
+			"give --config with the node's "+autoconf.FileName+", or --node")
 	}
 	if e.daemon != "" {
 		if daemon, err = os.ReadFile(e.daemon); err != nil {
@@ -77,7 +79,9 @@ func (e *explain) onThisNode(p *plan.Plan, conf *config.Plugin) []string {
 		a := &p.Attachments[i]
 		for _, typ := range a.Config.Types() {
 			if _, err := stat(filepath.Join(p.Dirs.Binary, typ)); err != nil {
-				out = append(out, fmt.Sprintf("plugin %s of network %s is not in %s: ADD would look for it in the runtime's directories, and fail", typ, a.Name, p.Dirs.Binary))
+				out = append(out, fmt.Sprintf(
+					"plugin %s of network %s is not in %s: ADD would look for it in the runtime's directories, and fail", typ, a.Name,
+					p.Dirs.Binary))
 			}
 		}
 		refs, err := device.References(a.Name, a.Config, a.RuntimeConfig)

@@ -38,9 +38,12 @@ func (a *app) gcCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "gc",
 		Short: "Free what sandboxes hold that are gone",
-		Long: "Free what this node remembers of sandboxes that are gone, as the DEL would have that they never got: addresses, host\n" +
-			"ports, interfaces. Gone is a sandbox whose network namespace does not exist, if the node was started since, or if the\n" +
-			"record is older than --grace. What lives, and what is being worked on, is not touched. It runs on the node, as root,\n" +
+		Long: "Free what this node remembers of sandboxes that are gone, as the DEL would have that they never got: " +
+			"addresses, host\n" +
+			"ports, interfaces. Gone is a sandbox whose network namespace does not exist, if the node was started since, or " +
+			"if the\n" +
+			"record is older than --grace. What lives, and what is being worked on, is not touched. It runs on the node, as " +
+			"root,\n" +
 			"where the network namespaces of the container runtime can be seen; the runtime's own GC does the same by its list.",
 		Example: "  multusctl gc --dry-run\n  multusctl gc",
 		Args:    cobra.NoArgs,
@@ -64,7 +67,10 @@ func (t *attachment) gc(ctx context.Context, grace time.Duration, dryRun bool) e
 	}
 	list, left := []gone{}, 0
 	for _, g := range found {
-		one := gone{Container: g.ContainerID, Pod: g.Pod, Netns: g.Netns, Networks: g.Networks, Why: g.Why, Freed: g.Freed, GivenUp: g.GivenUp}
+		one := gone{
+			Container: g.ContainerID, Pod: g.Pod, Netns: g.Netns, Networks: g.Networks, Why: g.Why, Freed: g.Freed,
+			GivenUp: g.GivenUp,
+		}
 		if g.Err != nil {
 			one.Problem = fault.ByHand(g.Err).Error()
 			left++
@@ -73,9 +79,11 @@ func (t *attachment) gc(ctx context.Context, grace time.Duration, dryRun bool) e
 	}
 	err = t.print(map[string]any{"sandboxes": list}, func(w io.Writer) {
 		for _, g := range list {
-			fmt.Fprintf(w, "%s  %s  %s: %s; %s\n", short(g.Container), cmp.Or(g.Pod, "-"), g.Netns, cmp.Or(g.Problem, g.Why), g.outcome())
+			fmt.Fprintf(w, "%s  %s  %s: %s; %s\n", short(g.Container), cmp.Or(g.Pod, "-"), g.Netns, cmp.Or(g.Problem, g.Why),
+				g.outcome())
 			if len(g.GivenUp) > 0 {
-				fmt.Fprintf(w, "    given up, since their plugins refuse DEL: %s; see multusctl ledger verify\n", strings.Join(g.GivenUp, ", "))
+				fmt.Fprintf(w, "    given up, since their plugins refuse DEL: %s; see multusctl ledger verify\n",
+					strings.Join(g.GivenUp, ", "))
 			}
 		}
 		if dryRun {

@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// TestGC: only what has been gone for a while is freed, and nothing with --dry-run, or a format that does not exist (P22).
+// TestGC: only what has been gone for a while is freed, and nothing with --dry-run, or a format that does not exist
+// (P22).
 func TestGC(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
@@ -37,7 +38,8 @@ func TestGC(t *testing.T) {
 	args := []string{"gc", "--state-dir", dir, "--plugin-dir", bin, "--lock-file", filepath.Join(root, "locks")}
 	before := tree(t, dir)
 	code, out, errs := call(t, nil, append(args, "--dry-run")...)
-	if code != OK || !strings.HasPrefix(out, "aaaa  team-a/old  ") || !strings.Contains(out, "would be freed: cbr0, team-a/net\n1 to free\n") {
+	if code != OK || !strings.HasPrefix(out, "aaaa  team-a/old  ") ||
+		!strings.Contains(out, "would be freed: cbr0, team-a/net\n1 to free\n") {
 		t.Errorf("%d %q %s", code, out, errs)
 	}
 	if code, _, errs := call(t, nil, append(args, "-o", "xml")...); code != Usage {
@@ -69,8 +71,10 @@ func TestGCFails(t *testing.T) {
 	root := t.TempDir()
 	dir := filepath.Join(root, "state")
 	remember(t, dir, "aaaa", "old", filepath.Join(root, "gone"))
-	code, out, errs := call(t, nil, "gc", "--grace", "0s", "--state-dir", dir, "--plugin-dir", root, "--lock-file", filepath.Join(root, "locks"))
-	if code != Found || !strings.Contains(out, "failed to find plugin") || !strings.Contains(out, "0 freed") || !strings.Contains(errs, "run it again") {
+	code, out, errs := call(t, nil, "gc", "--grace", "0s", "--state-dir", dir, "--plugin-dir", root, "--lock-file",
+		filepath.Join(root, "locks"))
+	if code != Found || !strings.Contains(out, "failed to find plugin") || !strings.Contains(out, "0 freed") ||
+		!strings.Contains(errs, "run it again") {
 		t.Errorf("%d %q %s", code, out, errs)
 	}
 }

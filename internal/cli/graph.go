@@ -19,9 +19,11 @@ func (a *app) graphCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "graph",
 		Short: "Draw pods, networks and the interfaces of nodes, as SVG, Mermaid or DOT",
-		Long: "Draw pods, their networks and the interfaces of the node that these are on. Addresses are those of the annotation\n" +
+		Long: "Draw pods, their networks and the interfaces of the node that these are on. Addresses are those of the " +
+			"annotation\n" +
 			"network-status; what a pod asks for and has not got is marked.",
-		Example: "  multusctl graph --format svg > networks.svg\n  multusctl graph --format dot --networks-dir examples | dot -Tpng > networks.png",
+		Example: "  multusctl graph --format svg > networks.svg\n  multusctl graph --format dot --networks-dir examples | " +
+			"dot -Tpng > networks.png",
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			if cmd.Flags().Changed("output") {
 				return usageError{errors.New("graph has --format, not --output")}
@@ -29,7 +31,10 @@ func (a *app) graphCommand() *cobra.Command {
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			draw, ok := map[string]func(*graph.Graph, io.Writer) error{"svg": (*graph.Graph).SVG, "mermaid": (*graph.Graph).Mermaid, "dot": (*graph.Graph).DOT}[format]
+			draw, ok := map[string]func(*graph.Graph, io.Writer) error{
+				"svg":     (*graph.Graph).SVG,
+				"mermaid": (*graph.Graph).Mermaid, "dot": (*graph.Graph).DOT,
+			}[format]
 			if !ok {
 				return usageError{fmt.Errorf("unknown format %q: want svg, mermaid or dot", format)}
 			}
@@ -47,7 +52,8 @@ func (a *app) graphCommand() *cobra.Command {
 	a.source.add(c.Flags())
 	c.Flags().StringVar(&format, "format", "mermaid", "svg, mermaid or dot")
 	c.Flags().StringVar(&node, "node", "", "only the pods of this `node`")
-	must(c.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{"svg", "mermaid", "dot"}, cobra.ShellCompDirectiveNoFileComp)))
+	must(c.RegisterFlagCompletionFunc("format",
+		cobra.FixedCompletions([]string{"svg", "mermaid", "dot"}, cobra.ShellCompDirectiveNoFileComp)))
 	return c
 }
 
@@ -63,7 +69,10 @@ func drawing(ctx context.Context, s *source, node string) (*graph.Graph, error) 
 	}
 	g := &graph.Graph{}
 	for _, r := range networkRows(defs) {
-		network := g.Add(graph.Node{Kind: graph.Network, Name: r.Namespace + "/" + r.Name, Note: strings.Join(r.Plugins, ", ")})
+		network := g.Add(graph.Node{
+			Kind: graph.Network, Name: r.Namespace + "/" + r.Name,
+			Note: strings.Join(r.Plugins, ", "),
+		})
 		if r.On != "" {
 			g.Join(g.Add(graph.Node{Kind: graph.Interface, Name: r.On}), network, "")
 		}
@@ -101,7 +110,8 @@ func drawPod(g *graph.Graph, p *plan.Pod) error {
 		if namespace == "" {
 			namespace = p.Namespace
 		}
-		network := g.Add(graph.Node{Kind: graph.Network, Name: namespace + "/" + e.Name, Note: "not defined"}) // unless it is there
+		// The note is of use only if the network was not added before.
+		network := g.Add(graph.Node{Kind: graph.Network, Name: namespace + "/" + e.Name, Note: "not defined"})
 		g.Want(network, pod, strings.TrimSpace("asked for "+e.Interface))
 	}
 	return nil

@@ -57,7 +57,8 @@ func (a *app) ledgerCommand() *cobra.Command {
 		&cobra.Command{Use: "ledger", Short: "Look at what this node remembers to be attached"},
 		a.ledgerList(&dir), a.ledgerShow(&dir), a.ledgerVerify(&dir),
 	)
-	c.PersistentFlags().StringVar(&dir, "state-dir", config.DefaultCNIDir, "the state `directory`, cniDir of the CNI configuration")
+	c.PersistentFlags().StringVar(&dir, "state-dir", config.DefaultCNIDir,
+		"the state `directory`, cniDir of the CNI configuration")
 	return c
 }
 
@@ -85,8 +86,9 @@ func (a *app) ledgerShow(dir *string) *cobra.Command {
 	return &cobra.Command{
 		Use:   "show CONTAINER",
 		Short: "Show one sandbox: what DEL will do",
-		Long:  "Show one sandbox, by its container ID, the beginning of it, or NAMESPACE/NAME of the pod: what DEL will replay.",
-		Args:  cobra.ExactArgs(1),
+		Long: "Show one sandbox, by its container ID, the beginning of it, or NAMESPACE/NAME of the pod: what DEL will " +
+			"replay.",
+		Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			records, err := readLedger(*dir)
 			if err != nil {
@@ -114,7 +116,8 @@ func (a *app) writeRecord(w io.Writer, r record) {
 		fmt.Fprintf(w, "  %s %s\n", a.paint(red, "problem:"), r.Problem)
 	}
 	for i, t := range r.Attachments {
-		fmt.Fprintf(w, "  %d. %s: %s (%s)\n     %s\n", i+1, t.IfName, t.Network, strings.Join(t.Plugins, ", "), indented(t.Config))
+		fmt.Fprintf(w, "  %d. %s: %s (%s)\n     %s\n", i+1, t.IfName, t.Network, strings.Join(t.Plugins, ", "),
+			indented(t.Config))
 		for _, key := range slices.Sorted(maps.Keys(t.RuntimeConfig)) {
 			fmt.Fprintf(w, "     runtimeConfig.%s = %s\n", key, t.RuntimeConfig[key])
 		}
@@ -144,7 +147,8 @@ func (a *app) ledgerVerify(dir *string) *cobra.Command {
 				for _, p := range problems {
 					fmt.Fprintf(w, "%s: %s\n    %s\n", p.Container, p.Problem, p.Fix)
 				}
-				fmt.Fprintf(w, "%d %s, %d %s\n", len(records), plural(len(records), "record"), len(problems), plural(len(problems), "problem"))
+				fmt.Fprintf(w, "%d %s, %d %s\n", len(records), plural(len(records), "record"), len(problems),
+					plural(len(problems), "problem"))
 			})
 			if err == nil && len(problems) > 0 {
 				err = errFound
@@ -165,14 +169,23 @@ func verify(records []record, damaged []string) []ledgerProblem {
 	out := []ledgerProblem{}
 	for _, r := range records {
 		if r.Problem != "" {
-			out = append(out, ledgerProblem{r.Container, r.Problem, "nothing by hand: DEL puts the file aside and goes on with what libcni remembers"})
+			out = append(out, ledgerProblem{
+				r.Container, r.Problem,
+				"nothing by hand: DEL puts the file aside and goes on with what libcni remembers",
+			})
 		}
 		if r.State == stateGone {
-			out = append(out, ledgerProblem{r.Container, "the network namespace " + r.Netns + " is gone", "nothing, if the pod is being deleted; else the runtime's GC frees it, see multusctl gc --dry-run"})
+			out = append(out, ledgerProblem{
+				r.Container, "the network namespace " + r.Netns + " is gone",
+				"nothing, if the pod is being deleted; else the runtime's GC frees it, see multusctl gc --dry-run",
+			})
 		}
 	}
 	for _, d := range damaged {
-		out = append(out, ledgerProblem{d, "a damaged record was put aside", "look for reservations of that container, then remove the file from the directory damaged"})
+		out = append(out, ledgerProblem{
+			d, "a damaged record was put aside",
+			"look for reservations of that container, then remove the file from the directory damaged",
+		})
 	}
 	return out
 }

@@ -41,9 +41,13 @@ func remember(t *testing.T, dir, container, pod, netns string) {
 	args := request.Args{{request.PodNamespace, "team-a"}, {request.PodName, pod}, {request.PodUID, "uid-" + pod}}
 	s := &ledger.Store{Dir: dir, Log: slog.New(slog.DiscardHandler)}
 	err := s.Write(&plan.Plan{ContainerID: container, Netns: netns, Attachments: []plan.Attachment{
-		{Name: "cbr0", Primary: true, IfName: "eth0", Args: args, Config: list(`{"cniVersion":"1.0.0","name":"cbr0","type":"bridge"}`)},
 		{
-			Name: "team-a/net", IfName: "net1", Args: args, Config: list(`{"cniVersion":"1.0.0","name":"net","type":"macvlan","master":"eth1"}`),
+			Name: "cbr0", Primary: true, IfName: "eth0", Args: args,
+			Config: list(`{"cniVersion":"1.0.0","name":"cbr0","type":"bridge"}`),
+		},
+		{
+			Name: "team-a/net", IfName: "net1", Args: args,
+			Config:        list(`{"cniVersion":"1.0.0","name":"net","type":"macvlan","master":"eth1"}`),
 			RuntimeConfig: map[string]json.RawMessage{"mac": json.RawMessage(`"02:00:00:00:00:01"`)},
 		},
 	}})
@@ -75,30 +79,39 @@ cccc0000       -             unknown   -
 	}
 	for _, name := range []string{"aaaa", "team-a/web-0"} {
 		code, out, _ = call(t, nil, "ledger", "show", name, "--state-dir", dir)
-		for _, want := range []string{"container aaaa0000aaaa0000", "uid-web-0", "2. net1: team-a/net (macvlan)", `"master": "eth1"`, `runtimeConfig.mac = "02:00:00:00:00:01"`} {
+		for _, want := range []string{
+			"container aaaa0000aaaa0000", "uid-web-0", "2. net1: team-a/net (macvlan)",
+			`"master": "eth1"`, `runtimeConfig.mac = "02:00:00:00:00:01"`,
+		} {
 			if !strings.Contains(out, want) || code != OK {
 				t.Errorf("%d: no %q in\n%s", code, want, out)
 			}
 		}
 	}
-	if code, _, errs := call(t, nil, "ledger", "show", "dddd", "--state-dir", dir); code != Found || !strings.Contains(errs, "multusctl ledger ls") {
+	if code, _, errs := call(t, nil, "ledger", "show", "dddd", "--state-dir", dir); code != Found ||
+		!strings.Contains(errs, "multusctl ledger ls") {
 		t.Errorf("%d %q", code, errs)
 	}
 	code, out, _ = call(t, nil, "ledger", "verify", "--state-dir", dir)
-	for _, want := range []string{"bbbb0000bbbb0000: the network namespace /nowhere/netns is gone", "cccc0000: decode record", "3 records, 2 problems"} {
+	for _, want := range []string{
+		"bbbb0000bbbb0000: the network namespace /nowhere/netns is gone",
+		"cccc0000: decode record", "3 records, 2 problems",
+	} {
 		if !strings.Contains(out, want) || code != Found {
 			t.Errorf("%d: no %q in\n%s", code, want, out)
 		}
 	}
 	var list struct{ Records []record }
 	code, out, _ = call(t, nil, "ledger", "ls", "-o", "json", "--state-dir", dir)
-	if err := json.Unmarshal([]byte(out), &list); err != nil || code != OK || len(list.Records) != 3 || list.Records[1].State != stateGone {
+	if err := json.Unmarshal([]byte(out), &list); err != nil || code != OK || len(list.Records) != 3 ||
+		list.Records[1].State != stateGone {
 		t.Errorf("%d %v\n%s", code, err, out)
 	}
 	if diff := cmp.Diff(before, tree(t, dir)); diff != "" {
 		t.Errorf("looking has changed something:\n%s", diff)
 	}
-	if code, out, _ := call(t, nil, "ledger", "verify", "--state-dir", t.TempDir()); code != OK || out != "0 records, 0 problems\n" {
+	if code, out, _ := call(t, nil, "ledger", "verify", "--state-dir", t.TempDir()); code != OK ||
+		out != "0 records, 0 problems\n" {
 		t.Errorf("%d %q", code, out)
 	}
 }
@@ -135,7 +148,8 @@ func TestColour(t *testing.T) {
 	}{{true, "", true}, {true, "1", false}, {false, "", false}} {
 		var out bytes.Buffer
 		Run(t.Context(), Env{
-			Args: []string{"multusctl", "lint", "-f", file}, Getenv: func(string) string { return tc.noColor }, Terminal: tc.terminal, Stdout: &out, Stderr: &out,
+			Args: []string{"multusctl", "lint", "-f", file}, Getenv: func(string) string { return tc.noColor },
+			Terminal: tc.terminal, Stdout: &out, Stderr: &out,
 		})
 		if got := strings.Contains(out.String(), "\x1b["); got != tc.want {
 			t.Errorf("%+v: %q", tc, out.String())

@@ -27,10 +27,12 @@ func (a *app) lintCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "lint -f FILE…",
 		Short: "Check network definitions and pods before they are applied",
-		Long: "Check network definitions, pods and workloads, with line and column. Files are checked together: pods against the\n" +
+		Long: "Check network definitions, pods and workloads, with line and column. Files are checked together: pods " +
+			"against the\n" +
 			"definitions, and definitions against each other. Nothing is asked of a cluster.",
-		Example: "  multusctl lint -f networks.yaml -f pod.yaml\n  multusctl lint -f examples/ --complete\n  kubectl get net-attach-def,pods -A -o yaml | multusctl lint -f -",
-		Args:    cobra.ArbitraryArgs,
+		Example: "  multusctl lint -f networks.yaml -f pod.yaml\n  multusctl lint -f examples/ --complete\n  kubectl get " +
+			"net-attach-def,pods -A -o yaml | multusctl lint -f -",
+		Args: cobra.ArbitraryArgs,
 		RunE: func(_ *cobra.Command, args []string) error {
 			files = append(files, args...)
 			if len(files) == 0 {
@@ -47,10 +49,13 @@ func (a *app) lintCommand() *cobra.Command {
 			return a.printLint(lint.Run(in, o), len(in))
 		},
 	}
-	c.Flags().StringArrayVarP(&files, "filename", "f", nil, "`file`, directory (not those below it), or - for standard input; may be repeated")
-	c.Flags().StringVar(&conf, "config", "", "CNI configuration or daemon's `file`: its namespaceIsolation, globalNamespaces and multusNamespace count")
+	c.Flags().StringArrayVarP(&files, "filename", "f", nil,
+		"`file`, directory (not those below it), or - for standard input; may be repeated")
+	c.Flags().StringVar(&conf, "config", "",
+		"CNI configuration or daemon's `file`: its namespaceIsolation, globalNamespaces and multusNamespace count")
 	c.Flags().BoolVar(&isolation, "namespace-isolation", false, "check as with namespaceIsolation")
-	c.Flags().BoolVar(&complete, "complete", false, "the files are all there is: a network that none of them defines is an error")
+	c.Flags().BoolVar(&complete, "complete", false,
+		"the files are all there is: a network that none of them defines is an error")
 	return c
 }
 
@@ -79,7 +84,8 @@ func (a *app) printLint(found []lint.Finding, files int) error {
 			if f.Severity == lint.Error {
 				colour = red
 			}
-			fmt.Fprintf(w, "%s:%d:%d: %s: %s [%s]\n    %s%s\n", f.File, f.Line, f.Column, a.paint(colour, string(f.Severity)), f.Message, f.Rule, prefix(f.Object), f.Fix)
+			fmt.Fprintf(w, "%s:%d:%d: %s: %s [%s]\n    %s%s\n", f.File, f.Line, f.Column, a.paint(colour, string(f.Severity)),
+				f.Message, f.Rule, prefix(f.Object), f.Fix)
 		}
 		if len(found) == 0 {
 			fmt.Fprintf(w, "%d %s, nothing found\n", files, plural(files, "file"))

@@ -48,7 +48,10 @@ func (a *app) networksCommand() *cobra.Command {
 					if r.Problem != "" {
 						plugins = a.paint(red, "invalid: "+r.Problem)
 					}
-					table = append(table, []string{r.Namespace + "/" + r.Name, dash(plugins), dash(r.On), dash(r.IPAM), dash(strings.Join(r.Ranges, ",")), dash(r.Resource)})
+					table = append(table, []string{
+						r.Namespace + "/" + r.Name, dash(plugins), dash(r.On), dash(r.IPAM),
+						dash(strings.Join(r.Ranges, ",")), dash(r.Resource),
+					})
 				}
 				columns(w, table...)
 			})

@@ -77,8 +77,8 @@ func yamlEscape(r rune) string { return fmt.Sprintf(`\U%08x`, r) }
 
 func hidden(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }
 
-// printable escapes what would change a terminal instead of being shown by it: what is printed contains what users wrote, and
-// what other machines sent. Our own colours pass.
+// printable escapes what would change a terminal instead of being shown by it: what is printed contains what users
+// wrote, and what other machines sent. Our own colours pass.
 type printable struct{ w io.Writer }
 
 func (p *printable) Write(b []byte) (int, error) {

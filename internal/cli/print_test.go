@@ -36,7 +36,10 @@ func FuzzEscaped(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, s string) {
 		out := ourColours.ReplaceAllString(escaped(s), "")
-		if strings.ContainsFunc(out, func(r rune) bool { return r < ' ' && r != '\n' && r != '\t' || r >= 0x7f && r < 0xa0 }) {
+		if strings.ContainsFunc(out, func(r rune) bool {
+			return r < ' ' && r != '\n' && r != '\t' || r >= 0x7f &&
+				r < 0xa0
+		}) {
 			t.Errorf("%q becomes %q", s, out)
 		}
 	})

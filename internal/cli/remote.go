@@ -28,7 +28,8 @@ const (
 
 // nodeFlag adds the flag of verbs that tell of a node.
 func (a *app) nodeFlag(c *cobra.Command, node *string) {
-	c.Flags().StringVar(node, "node", a.Getenv("MULTUS_NODE_NAME"), "`name` of the node (default: this one); another one is looked at from the daemon's pod there, by kubectl")
+	c.Flags().StringVar(node, "node", a.Getenv("MULTUS_NODE_NAME"),
+		"`name` of the node (default: this one); another one is looked at from the daemon's pod there, by kubectl")
 }
 
 // passedOn is the command with those of its flags that mean the same on another node. Files are read here.
@@ -64,17 +65,20 @@ func (a *app) inPod() bool { return a.Getenv("KUBERNETES_SERVICE_HOST") != "" }
 // passed on, and so is its exit code.
 func (a *app) onNode(ctx context.Context, node string, stdin []byte, args ...string) error {
 	if a.source.networksDir != "" {
-		return usageError{errors.New("--networks-dir is a directory of this machine, and --node asks the cluster: give one or the other")}
+		return usageError{errors.New("--networks-dir is a directory of this machine, and --node asks the cluster: give one " +
+			"or the other")}
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, remoteLimit, fmt.Errorf("it took longer than %s", remoteLimit))
 	defer cancel()
-	pod, err := a.kubectl(ctx, "get", "pods", "--request-timeout", "20s", "-l", "name=multus", "--field-selector", "spec.nodeName="+node+",status.phase=Running", "-o", "name").Output()
+	pod, err := a.kubectl(ctx, "get", "pods", "--request-timeout", "20s", "-l", "name=multus", "--field-selector",
+		"spec.nodeName="+node+",status.phase=Running", "-o", "name").Output()
 	if err != nil {
 		return kubectlError(ctx, "find the daemon on node "+node, err)
 	}
 	name, _, _ := strings.Cut(strings.TrimSpace(string(pod)), "\n")
 	if name == "" {
-		return fmt.Errorf("no daemon runs on node %s, or there is no such node: run `multusctl %s` there, as root; docs/multusctl.md says how without a daemon", node, args[0])
+		return fmt.Errorf("no daemon runs on node %s, or there is no such node: run `multusctl %s` there, as root; "+
+			"docs/multusctl.md says how without a daemon", node, args[0])
 	}
 	all := []string{"exec", name, "-c", "kube-multus"}
 	if stdin != nil {

@@ -26,14 +26,42 @@ func TestOtherNode(t *testing.T) {
 		code                     int
 	}{
 		{"all is well there", found + `*exec*) echo "ok netns";;`, "ok netns\n", "", OK},
-		{"something is wrong there", found + `*exec*) echo "FOUND netns";` + fmt.Sprintf(ended, Found), "FOUND netns\n", "", Found},
-		{"it cannot be done there", found + `*exec*) echo "error: no" >&2;` + fmt.Sprintf(ended, Found), "", "error: no\n", Found},
-		{"a flag that is not known there", found + `*exec*) echo "error: unknown flag" >&2;` + fmt.Sprintf(ended, Usage), "", "error: unknown flag\n", Usage},
-		{"it is not in the image", found + `*exec*)` + fmt.Sprintf(ended, 126), "", "error: run multusctl in pod/kube-multus-ds-abc on node worker-3: kubectl: command terminated with exit code 126\n", Found},
-		{"no daemon there", `*"get pods"*) ;;`, "", "error: no daemon runs on node worker-3, or there is no such node: run `multusctl doctor` there, as root; docs/multusctl.md says how without a daemon\n", Found},
-		{"no rights", `*"get pods"*) echo 'Error from server (Forbidden): pods is forbidden' >&2; exit 1;;`, "", "error: find the daemon on node worker-3: kubectl: Error from server (Forbidden): pods is forbidden\n", Found},
-		{"it never stops", found + `*exec*) cat /dev/zero;;`, "", "error: run multusctl in pod/kube-multus-ds-abc on node worker-3: it answers with more than 16777216 bytes\n", Found},
-		{"the pod ends", found + `*exec*) echo 'error: unable to upgrade connection' >&2; exit 1;;`, "", "error: run multusctl in pod/kube-multus-ds-abc on node worker-3: kubectl: error: unable to upgrade connection\n", Found},
+		{
+			"something is wrong there", found + `*exec*) echo "FOUND netns";` + fmt.Sprintf(ended, Found), "FOUND netns\n", "",
+			Found,
+		},
+		{
+			"it cannot be done there", found + `*exec*) echo "error: no" >&2;` + fmt.Sprintf(ended, Found), "", "error: no\n",
+			Found,
+		},
+		{
+			"a flag that is not known there", found + `*exec*) echo "error: unknown flag" >&2;` + fmt.Sprintf(ended, Usage), "",
+			"error: unknown flag\n", Usage,
+		},
+		{
+			"it is not in the image", found + `*exec*)` + fmt.Sprintf(ended, 126), "",
+			"error: run multusctl in pod/kube-multus-ds-abc on node worker-3: kubectl: command terminated with exit code 126\n",
+			Found,
+		},
+		{
+			"no daemon there", `*"get pods"*) ;;`, "",
+			"error: no daemon runs on node worker-3, or there is no such node: run `multusctl doctor` there, as root; " +
+				"docs/multusctl.md says how without a daemon\n", Found,
+		},
+		{
+			"no rights", `*"get pods"*) echo 'Error from server (Forbidden): pods is forbidden' >&2; exit 1;;`, "",
+			"error: find the daemon on node worker-3: kubectl: Error from server (Forbidden): pods is forbidden\n", Found,
+		},
+		{
+			"it never stops", found + `*exec*) cat /dev/zero;;`, "",
+			"error: run multusctl in pod/kube-multus-ds-abc on node worker-3: it answers with more than 16777216 bytes\n",
+			Found,
+		},
+		{
+			"the pod ends", found + `*exec*) echo 'error: unable to upgrade connection' >&2; exit 1;;`, "",
+			"error: run multusctl in pod/kube-multus-ds-abc on node worker-3: kubectl: error: unable to upgrade connection\n",
+			Found,
+		},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
@@ -45,8 +73,10 @@ func TestOtherNode(t *testing.T) {
 		})
 	}
 	b, err := os.ReadFile(filepath.Join(dir, "log"))
-	want := "--namespace kube-system --kubeconfig /k get pods --request-timeout 20s -l name=multus --field-selector spec.nodeName=worker-3,status.phase=Running -o name\n" +
-		"--namespace kube-system --kubeconfig /k exec pod/kube-multus-ds-abc -c kube-multus -- /usr/src/multus-cni/bin/multusctl -o json doctor\n"
+	want := "--namespace kube-system --kubeconfig /k get pods --request-timeout 20s -l name=multus --field-selector " +
+		"spec.nodeName=worker-3,status.phase=Running -o name\n" +
+		"--namespace kube-system --kubeconfig /k exec pod/kube-multus-ds-abc -c kube-multus -- " +
+		"/usr/src/multus-cni/bin/multusctl -o json doctor\n"
 	if err != nil || !strings.HasPrefix(string(b), want) {
 		t.Errorf("%v\n%s", err, b)
 	}
@@ -59,8 +89,14 @@ func TestOtherNode(t *testing.T) {
 		want string
 	}{
 		{[]string{"doctor", "--conf-dir", "/own"}, "doctor --conf-dir=/own\n"},
-		{[]string{"devices", "--node-address", "192.0.2.1,192.0.2.2"}, "devices --node-address=192.0.2.1 --node-address=192.0.2.2\n"},
-		{[]string{"explain", "pod", "web-0", "--device", "a/b=c", "--device", "a/b=d"}, "explain --device=a/b=c --device=a/b=d pod default/web-0\n"},
+		{
+			[]string{"devices", "--node-address", "192.0.2.1,192.0.2.2"},
+			"devices --node-address=192.0.2.1 --node-address=192.0.2.2\n",
+		},
+		{
+			[]string{"explain", "pod", "web-0", "--device", "a/b=c", "--device", "a/b=d"},
+			"explain --device=a/b=c --device=a/b=d pod default/web-0\n",
+		},
 		{[]string{"explain", "-f", pod, "-f", network}, "explain --filename=-\n---\nkind: Pod\n---\n{\"kind\": \"x\"}\n"},
 	} {
 		code, out, errs := call(t, nil, append(tc.args, "--node", "worker-3")...)
@@ -69,7 +105,8 @@ func TestOtherNode(t *testing.T) {
 		}
 	}
 	t.Setenv("PATH", "/nonexistent")
-	if code, _, errs := call(t, nil, "doctor", "--node", "worker-3"); code != Found || !strings.Contains(errs, "kubectl is not in PATH") {
+	if code, _, errs := call(t, nil, "doctor", "--node", "worker-3"); code != Found ||
+		!strings.Contains(errs, "kubectl is not in PATH") {
 		t.Errorf("%d %q", code, errs)
 	}
 }

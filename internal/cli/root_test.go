@@ -42,7 +42,10 @@ func TestNotRoot(t *testing.T) {
 	write(t, filepath.Join(seen, "objects.yaml"), objects)
 	cluster := filepath.Join(seen, "10-cluster.conf")
 	write(t, cluster, `{"cniVersion": "1.0.0", "name": "cluster", "type": "bridge"}`)
-	for path, mode := range map[string]os.FileMode{filepath.Dir(seen): 0o755, filepath.Join(seen, "objects.yaml"): 0o644, cluster: 0o644, dir: 0} {
+	for path, mode := range map[string]os.FileMode{
+		filepath.Dir(seen): 0o755, filepath.Join(seen, "objects.yaml"): 0o644,
+		cluster: 0o644, dir: 0,
+	} {
 		if err := os.Chmod(path, mode); err != nil {
 			t.Fatal(err)
 		}
@@ -51,7 +54,8 @@ func TestNotRoot(t *testing.T) {
 	state, locks := "--state-dir="+filepath.Join(dir, "state"), "--lock-file="+filepath.Join(dir, "locks")
 	byHand := []string{"team-a/web-0", "--netns=/nowhere", "--networks-dir=" + seen, state, locks}
 	for name, args := range map[string][]string{
-		"ledger ls": {state}, "ledger show": {"a/b", state}, "status": {state, "--socket-dir=/nowhere"}, "devices": {state, locks}, "gc": {state, locks},
+		"ledger ls": {state}, "ledger show": {"a/b", state}, "status": {state, "--socket-dir=/nowhere"},
+		"devices": {state, locks}, "gc": {state, locks},
 		"attach": append(byHand, "--cluster-network="+cluster), "detach": byHand,
 	} {
 		for uid, want := range map[int]string{nobody: "permission denied; run it as root\n", 0: "permission denied\n"} {
@@ -59,11 +63,13 @@ func TestNotRoot(t *testing.T) {
 			var code int
 			asNobody(t, func() {
 				code = Run(t.Context(), Env{
-					Args: append(append([]string{"multusctl"}, strings.Fields(name)...), args...), Getenv: func(string) string { return "" }, UID: uid, Stdout: &out, Stderr: &errs,
+					Args:   append(append([]string{"multusctl"}, strings.Fields(name)...), args...),
+					Getenv: func(string) string { return "" }, UID: uid, Stdout: &out, Stderr: &errs,
 				})
 			})
 			said := errs.String()
-			if code != Found || out.Len() > 0 || !strings.HasSuffix(said, want) || strings.Contains(said, "runtime") || strings.Contains(said, "request") {
+			if code != Found || out.Len() > 0 || !strings.HasSuffix(said, want) || strings.Contains(said, "runtime") ||
+				strings.Contains(said, "request") {
 				t.Errorf("%s as %d: %d %q %q", name, uid, code, &out, said)
 			}
 		}

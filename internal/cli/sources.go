@@ -24,11 +24,13 @@ type sourceFlags struct {
 
 func (s *sourceFlags) add(flags *pflag.FlagSet) {
 	s.addKubeconfig(flags)
-	flags.StringVar(&s.networksDir, "networks-dir", "", "read definitions and pods from the YAML files of this `directory`, not from a cluster")
+	flags.StringVar(&s.networksDir, "networks-dir", "",
+		"read definitions and pods from the YAML files of this `directory`, not from a cluster")
 }
 
 func (s *sourceFlags) addKubeconfig(flags *pflag.FlagSet) {
-	flags.StringVar(&s.kubeconfig, "kubeconfig", "", "kubeconfig `file` (default: KUBECONFIG, ~/.kube/config, or the cluster that this runs in)")
+	flags.StringVar(&s.kubeconfig, "kubeconfig", "",
+		"kubeconfig `file` (default: KUBECONFIG, ~/.kube/config, or the cluster that this runs in)")
 }
 
 // source is where definitions and pods come from.
@@ -66,7 +68,10 @@ func (a *app) open() (*source, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &source{Networks: client, Pods: client, hostNetwork: client.HostNetwork, networks: client.Networks, pods: client.Pods, name: "cluster at " + c.Host}, nil
+	return &source{
+		Networks: client, Pods: client, hostNetwork: client.HostNetwork, networks: client.Networks,
+		pods: client.Pods, name: "cluster at " + c.Host,
+	}, nil
 }
 
 // cluster finds the API server as kubectl does: the flag, KUBECONFIG, ~/.kube/config, the pod's service account.

@@ -74,7 +74,8 @@ func (a *app) statusCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "status [NAMESPACE/NAME]",
 		Short: "Show the daemon and the networks of the pods of this node, or of one pod",
-		Long: "Show whether the daemon is ready, and for each pod what the node remembers, what is in its network namespace, and, for\n" +
+		Long: "Show whether the daemon is ready, and for each pod what the node remembers, what is in its network " +
+			"namespace, and, for\n" +
 			"a named pod, what its annotation network-status tells. Exit code 1 if they differ.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -151,7 +152,8 @@ func observe(r record) podStatus {
 			if present {
 				i.fill(there[at])
 			} else {
-				out.Problems = append(out.Problems, fmt.Sprintf("interface %s of network %s is not in the pod", t.IfName, t.Network))
+				out.Problems = append(out.Problems,
+					fmt.Sprintf("interface %s of network %s is not in the pod", t.IfName, t.Network))
 			}
 		}
 		out.Interfaces = append(out.Interfaces, i)
@@ -222,9 +224,9 @@ func reportedNetworks(pod *plan.Pod) ([]reportedNetwork, error) {
 	return out, nil
 }
 
-// compare notes where the annotation and the node differ. What the annotation cannot say is no difference: a result without an
-// interface of the pod (Calico's names the node's end only) is reported without a name and is the attachment's own, and a
-// plugin may make more interfaces than the one that it was asked for.
+// compare notes where the annotation and the node differ. What the annotation cannot say is no difference: a result
+// without an interface of the pod (Calico's names the node's end only) is reported without a name and is the
+// attachment's own, and a plugin may make more interfaces than the one that it was asked for.
 func (p *podStatus) compare(networks []reportedNetwork) {
 	p.Reported = networks != nil
 	if !p.Reported {
@@ -241,9 +243,13 @@ func (p *podStatus) compare(networks []reportedNetwork) {
 		switch {
 		case known || n.Interface == "" && len(own) > 0:
 		case len(own) > 0 || p.Container == "":
-			more = append(more, podInterface{Name: n.Interface, Network: n.Name, MAC: n.MAC, Addrs: n.IPs, Present: p.present(n.Interface)})
+			more = append(more, podInterface{
+				Name: n.Interface, Network: n.Name, MAC: n.MAC, Addrs: n.IPs,
+				Present: p.present(n.Interface),
+			})
 		default:
-			p.Problems = append(p.Problems, fmt.Sprintf("network %s (interface %s) is reported, and the node has no record of it", n.Name, dash(n.Interface)))
+			p.Problems = append(p.Problems,
+				fmt.Sprintf("network %s (interface %s) is reported, and the node has no record of it", n.Name, dash(n.Interface)))
 			more = append(more, podInterface{Name: n.Interface, Network: n.Name, MAC: n.MAC, Addrs: n.IPs})
 		}
 	}
@@ -282,7 +288,10 @@ func (a *app) printStatus(out *statusOutput) error {
 				if i.MTU > 0 {
 					mtu = fmt.Sprint(i.MTU)
 				}
-				rows = append(rows, []string{p.Pod, dash(short(p.Container)), i.Name, i.Network, dash(i.MAC), dash(mtu), dash(strings.Join(i.Addrs, ","))})
+				rows = append(rows, []string{
+					p.Pod, dash(short(p.Container)), i.Name, i.Network, dash(i.MAC), dash(mtu),
+					dash(strings.Join(i.Addrs, ",")),
+				})
 			}
 		}
 		columns(w, rows...)

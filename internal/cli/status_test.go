@@ -30,7 +30,9 @@ func apiServerOf(t *testing.T, answers map[string]string) (kubeconfig string) {
 	}))
 	t.Cleanup(s.Close)
 	kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
-	err := os.WriteFile(kubeconfig, []byte("apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts: [{name: c, context: {cluster: c}}]\nclusters: [{name: c, cluster: {server: '"+s.URL+"'}}]\n"), 0o600)
+	err := os.WriteFile(kubeconfig,
+		[]byte("apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts: [{name: c, context: {cluster: c}}]\nclusters: "+
+			"[{name: c, cluster: {server: '"+s.URL+"'}}]\n"), 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,8 +42,8 @@ func apiServerOf(t *testing.T, answers map[string]string) (kubeconfig string) {
 const webStatus = `{"metadata":{"name":"web-0","namespace":"team-a","annotations":{"k8s.v1.cni.cncf.io/network-status":` +
 	`"[{\"name\":\"cbr0\",\"interface\":\"eth0\",\"ips\":[\"10.88.0.5\"],\"default\":true},{\"name\":\"team-a/other\",\"interface\":\"net7\"}]"}}}`
 
-// TestStatus: the daemon, what the node remembers, what is there, and what the API tells; where they differ, that is said
-// (P19).
+// TestStatus: the daemon, what the node remembers, what is there, and what the API tells; where they differ, that is
+// said (P19).
 func TestStatus(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -52,30 +54,37 @@ func TestStatus(t *testing.T) {
 	code, out, errs := call(t, nil, "status", "--state-dir", dir, "--socket-dir", dir)
 	for _, want := range []string{
 		"daemon: unreachable", "team-a/web-0  aaaa       net1       team-a/net",
-		"problem: team-a/web-0: interface net1 of network team-a/net is not in the pod", "problem: team-a/web-1: the network namespace /nowhere/netns is gone",
+		"problem: team-a/web-0: interface net1 of network team-a/net is not in the pod",
+		"problem: team-a/web-1: the network namespace /nowhere/netns is gone",
 	} {
 		if !strings.Contains(out, want) || code != Found {
 			t.Errorf("%d: no %q in\n%s%s", code, want, out, errs)
 		}
 	}
-	code, out, errs = call(t, nil, "status", "team-a/web-0", "--state-dir", dir, "--socket-dir", dir, "--kubeconfig", kubeconfig)
-	for _, want := range []string{"network team-a/other (interface net7) is reported, and the node has no record of it", "interface net1 of network team-a/net is not reported"} {
+	code, out, errs = call(t, nil, "status", "team-a/web-0", "--state-dir", dir, "--socket-dir", dir, "--kubeconfig",
+		kubeconfig)
+	for _, want := range []string{
+		"network team-a/other (interface net7) is reported, and the node has no record of it",
+		"interface net1 of network team-a/net is not reported",
+	} {
 		if !strings.Contains(out, want) || code != Found {
 			t.Errorf("%d: no %q in\n%s%s", code, want, out, errs)
 		}
 	}
 	// On another machine, what the API tells is all there is, and nothing is wrong with it.
-	code, out, errs = call(t, nil, "status", "team-a/web-0", "--state-dir", t.TempDir(), "--socket-dir", dir, "--kubeconfig", kubeconfig)
+	code, out, errs = call(t, nil, "status", "team-a/web-0", "--state-dir", t.TempDir(), "--socket-dir", dir,
+		"--kubeconfig", kubeconfig)
 	if code != OK || !strings.Contains(out, "team-a/web-0  -          eth0       cbr0          -    -    10.88.0.5") {
 		t.Errorf("%d\n%s%s", code, out, errs)
 	}
-	if code, _, errs := call(t, nil, "status", "team-a/none", "--state-dir", dir, "--socket-dir", dir, "--kubeconfig", kubeconfig); code != Found || !strings.Contains(errs, "not found") {
+	if code, _, errs := call(t, nil, "status", "team-a/none", "--state-dir", dir, "--socket-dir", dir, "--kubeconfig",
+		kubeconfig); code != Found || !strings.Contains(errs, "not found") {
 		t.Errorf("%d %s", code, errs)
 	}
 }
 
-// TestStatusOfHealthyPods: what an annotation cannot say is no problem. Calico's result names the node's end alone, so that the
-// element has no interface; other plugins make more interfaces than the one they were asked for.
+// TestStatusOfHealthyPods: what an annotation cannot say is no problem. Calico's result names the node's end alone, so
+// that the element has no interface; other plugins make more interfaces than the one they were asked for.
 func TestStatusOfHealthyPods(t *testing.T) {
 	t.Parallel()
 	own := podInterface{Name: "eth0", Network: "k8s-pod-network"}
@@ -88,8 +97,14 @@ func TestStatusOfHealthyPods(t *testing.T) {
 		there    int
 	}{
 		{"Calico", []podInterface{own}, []reportedNetwork{{Name: "k8s-pod-network", IPs: []string{"192.0.2.2"}}}, nil, 1},
-		{"AWS", []podInterface{own}, []reportedNetwork{{Name: "k8s-pod-network", Interface: "eth0"}, {Name: "k8s-pod-network", Interface: "dummy0"}}, nil, 2},
-		{"UDN", []podInterface{own}, []reportedNetwork{{Name: "k8s-pod-network", Interface: "eth0"}, {Name: "k8s-pod-network", Interface: "ovn-udn1"}}, nil, 2},
+		{"AWS", []podInterface{own}, []reportedNetwork{
+			{Name: "k8s-pod-network", Interface: "eth0"},
+			{Name: "k8s-pod-network", Interface: "dummy0"},
+		}, nil, 2},
+		{"UDN", []podInterface{own}, []reportedNetwork{
+			{Name: "k8s-pod-network", Interface: "eth0"},
+			{Name: "k8s-pod-network", Interface: "ovn-udn1"},
+		}, nil, 2},
 		{
 			"a network of nobody",
 			[]podInterface{own},
@@ -104,7 +119,13 @@ func TestStatusOfHealthyPods(t *testing.T) {
 			[]string{"network x/y (interface -) is reported, and the node has no record of it"},
 			2,
 		},
-		{"not reported", []podInterface{own, net1}, []reportedNetwork{{Name: "k8s-pod-network"}}, []string{"interface net1 of network team-a/udn is not reported"}, 2},
+		{
+			"not reported",
+			[]podInterface{own, net1},
+			[]reportedNetwork{{Name: "k8s-pod-network"}},
+			[]string{"interface net1 of network team-a/udn is not reported"},
+			2,
+		},
 	} {
 		p := podStatus{Container: "c", Interfaces: tc.have}
 		p.compare(tc.reported)

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestUsage: a wrong command line ends with exit code 2, before anything is read, asked or done. The places that it would
-// look at do not exist.
+// TestUsage: a wrong command line ends with exit code 2, before anything is read, asked or done. The places that it
+// would look at do not exist.
 func TestUsage(t *testing.T) {
 	t.Parallel()
 	const xml = `unknown output format "xml": want table, json, yaml`
@@ -35,7 +35,8 @@ func TestUsage(t *testing.T) {
 		t.Run(tc.verb+" "+tc.args, func(t *testing.T) {
 			t.Parallel()
 			code, out, errs := call(t, nil, strings.Fields(tc.verb+" "+tc.args)...)
-			if want := "error: " + tc.want + "\n\nSee 'multusctl " + tc.verb + " --help'.\n"; code != Usage || out != "" || errs != want {
+			if want := "error: " + tc.want + "\n\nSee 'multusctl " + tc.verb + " --help'.\n"; code != Usage || out != "" ||
+				errs != want {
 				t.Errorf("%d %q %q, want %q", code, out, errs, want)
 			}
 		})
@@ -45,7 +46,10 @@ func TestUsage(t *testing.T) {
 // TestHelp: no flag tells two defaults, and the example of lint finds the files of this repository.
 func TestHelp(t *testing.T) {
 	t.Parallel()
-	root := Command(Env{Args: []string{"multusctl"}, Getenv: func(string) string { return "" }, Stdout: &strings.Builder{}, Stderr: &strings.Builder{}})
+	root := Command(Env{
+		Args: []string{"multusctl"}, Getenv: func(string) string { return "" }, Stdout: &strings.Builder{},
+		Stderr: &strings.Builder{},
+	})
 	for _, c := range everyCommand(root) {
 		for line := range strings.Lines(c.LocalFlags().FlagUsages()) {
 			if strings.Count(line, "(default") > 1 {
@@ -61,7 +65,8 @@ func TestHelp(t *testing.T) {
 	if !strings.Contains(lint.Example, "multusctl "+example+"\n") {
 		t.Errorf("not %q in\n%s", example, lint.Example)
 	}
-	if code, out, errs := call(t, nil, strings.Fields(strings.ReplaceAll(example, "examples", "../../examples"))...); code != OK {
+	if code, out, errs := call(t, nil,
+		strings.Fields(strings.ReplaceAll(example, "examples", "../../examples"))...); code != OK {
 		t.Errorf("%d %s%s", code, out, errs)
 	}
 }

@@ -5,8 +5,9 @@ import (
 	"testing"
 )
 
-// TestAnyCase: name, cniVersion and what is set for one pod are read as the plugin's decoder reads them, whatever their case, and
-// are set under the key that is there: the result has no second key for the same member (behaviour A2, B3, B5, C68, C69).
+// TestAnyCase: name, cniVersion and what is set for one pod are read as the plugin's decoder reads them, whatever their
+// case, and are set under the key that is there: the result has no second key for the same member (behaviour A2, B3,
+// B5, C68, C69).
 func TestAnyCase(t *testing.T) {
 	t.Parallel()
 	same := func(l *List) (*List, error) { return l, nil }
@@ -21,17 +22,50 @@ func TestAnyCase(t *testing.T) {
 		want          string
 		name, version string // as libcni has them, too
 	}{
-		{"a version", `{"cniversion":"0.3.1","name":"x","type":"ok"}`, defaults, `{"cniversion":"0.3.1","name":"x","type":"ok"}`, "x", "0.3.1"},
-		{"a name", `{"CNIVersion":"0.3.1","Name":"x","type":"ok"}`, defaults, `{"CNIVersion":"0.3.1","Name":"x","type":"ok"}`, "x", "0.3.1"},
-		{"of a list", `{"CNIVersion":"0.3.1","NAME":"x","plugins":[{"type":"ok"}]}`, defaults, `{"CNIVersion":"0.3.1","NAME":"x","plugins":[{"type":"ok"}]}`, "x", "0.3.1"},
-		{"a version of a list", `{"CNIVersion":"0.3.1","name":"x","plugins":[{"type":"ok"}]}`, defaults, `{"CNIVersion":"0.3.1","name":"x","plugins":[{"type":"ok"}]}`, "x", "0.3.1"},
-		{"empty ones", `{"CNIVersion":"","Name":null,"plugins":[{"type":"ok"}]}`, defaults, `{"CNIVersion":"1.0.0","Name":"n","plugins":[{"type":"ok"}]}`, "n", "1.0.0"},
-		{"a chosen version", `{"CniVersion":"1.0.0","name":"x","type":"ok"}`, chosen, `{"CniVersion":"0.4.0","name":"x","type":"ok"}`, "x", "0.4.0"},
-		{"an argument", `{"name":"x","type":"ok","args":{"cni":{"VLAN":1}}}`, args, `{"args":{"cni":{"VLAN":2}},"name":"x","type":"ok"}`, "x", ""},
-		{"the objects around it", `{"name":"x","type":"ok","Args":{"CNI":{"a":1}}}`, args, `{"Args":{"CNI":{"a":1,"vlan":2}},"name":"x","type":"ok"}`, "x", ""},
-		{"a device", `{"name":"x","type":"ok","DeviceID":"a","pcibusid":"b"}`, device, `{"DeviceID":"d","name":"x","pcibusid":"d","type":"ok"}`, "x", ""},
-		{"without the pod", `{"name":"x","type":"ok","DeviceID":"a","pcibusid":"b","Args":{"CNI":{"a":1},"o":1}}`, without, `{"Args":{"o":1},"name":"x","type":"ok"}`, "x", ""},
-		{"nothing to do", `{ "NAME":"x","plugins":[{"type":"ok"}]}`, same, `{ "NAME":"x","plugins":[{"type":"ok"}]}`, "x", ""},
+		{
+			"a version", `{"cniversion":"0.3.1","name":"x","type":"ok"}`, defaults,
+			`{"cniversion":"0.3.1","name":"x","type":"ok"}`, "x", "0.3.1",
+		},
+		{
+			"a name", `{"CNIVersion":"0.3.1","Name":"x","type":"ok"}`, defaults, `{"CNIVersion":"0.3.1","Name":"x","type":"ok"}`,
+			"x", "0.3.1",
+		},
+		{
+			"of a list", `{"CNIVersion":"0.3.1","NAME":"x","plugins":[{"type":"ok"}]}`, defaults,
+			`{"CNIVersion":"0.3.1","NAME":"x","plugins":[{"type":"ok"}]}`, "x", "0.3.1",
+		},
+		{
+			"a version of a list", `{"CNIVersion":"0.3.1","name":"x","plugins":[{"type":"ok"}]}`, defaults,
+			`{"CNIVersion":"0.3.1","name":"x","plugins":[{"type":"ok"}]}`, "x", "0.3.1",
+		},
+		{
+			"empty ones", `{"CNIVersion":"","Name":null,"plugins":[{"type":"ok"}]}`, defaults,
+			`{"CNIVersion":"1.0.0","Name":"n","plugins":[{"type":"ok"}]}`, "n", "1.0.0",
+		},
+		{
+			"a chosen version", `{"CniVersion":"1.0.0","name":"x","type":"ok"}`, chosen,
+			`{"CniVersion":"0.4.0","name":"x","type":"ok"}`, "x", "0.4.0",
+		},
+		{
+			"an argument", `{"name":"x","type":"ok","args":{"cni":{"VLAN":1}}}`, args,
+			`{"args":{"cni":{"VLAN":2}},"name":"x","type":"ok"}`, "x", "",
+		},
+		{
+			"the objects around it", `{"name":"x","type":"ok","Args":{"CNI":{"a":1}}}`, args,
+			`{"Args":{"CNI":{"a":1,"vlan":2}},"name":"x","type":"ok"}`, "x", "",
+		},
+		{
+			"a device", `{"name":"x","type":"ok","DeviceID":"a","pcibusid":"b"}`, device,
+			`{"DeviceID":"d","name":"x","pcibusid":"d","type":"ok"}`, "x", "",
+		},
+		{
+			"without the pod", `{"name":"x","type":"ok","DeviceID":"a","pcibusid":"b","Args":{"CNI":{"a":1},"o":1}}`, without,
+			`{"Args":{"o":1},"name":"x","type":"ok"}`, "x", "",
+		},
+		{
+			"nothing to do", `{ "NAME":"x","plugins":[{"type":"ok"}]}`, same, `{ "NAME":"x","plugins":[{"type":"ok"}]}`, "x",
+			"",
+		},
 	} {
 		t.Run(tc.what, func(t *testing.T) {
 			t.Parallel()

@@ -100,7 +100,8 @@ func (l *List) parsePlugins(o *object) error {
 		return ErrNoType
 	}
 	var items []json.RawMessage
-	if err := rawjson.Array(raw, func(item []byte) error { items = append(items, item); return nil }); err != nil && string(raw) != "null" {
+	if err := rawjson.Array(raw, func(item []byte) error { items = append(items, item); return nil }); err != nil &&
+		string(raw) != "null" {
 		return fmt.Errorf("\"plugins\" must be an array: %w", err)
 	}
 	if len(items) == 0 {
@@ -150,7 +151,8 @@ func (l *List) Types() []string {
 	return out
 }
 
-// IPAMTypes returns the type of the IPAM plugin of each plugin, "" for none. Keys match in any case, as plugins decode them.
+// IPAMTypes returns the type of the IPAM plugin of each plugin, "" for none. Keys match in any case, as plugins decode
+// them.
 func (l *List) IPAMTypes() []string {
 	out := make([]string, len(l.plugins))
 	for i := range l.plugins {
@@ -183,8 +185,8 @@ func (l *List) Decode(n int, into any) error {
 	return nil
 }
 
-// Ambiguous returns an error if an object of the configuration, at any depth, has two keys that differ in nothing but their
-// case. Plugins take one of them and what judges a configuration may take the other.
+// Ambiguous returns an error if an object of the configuration, at any depth, has two keys that differ in nothing but
+// their case. Plugins take one of them and what judges a configuration may take the other.
 func (l *List) Ambiguous() error { return rawjson.Ambiguous(l.raw) }
 
 // WithDefaults fills in a missing name and a missing cniVersion: the version of the outer configuration is
@@ -212,9 +214,9 @@ func (l *List) WithVersion(version string) (*List, error) {
 	})
 }
 
-// WithCNIArgs merges args into args.cni of every plugin; equal keys are overwritten, others kept
-// (behaviour.md C30, C68). Keys are equal in any case, as for the plugin that decodes them. An "args" or "args.cni" that is no
-// object is an error (it crashes today's).
+// WithCNIArgs merges args into args.cni of every plugin; equal keys are overwritten, others kept (behaviour.md C30,
+// C68). Keys are equal in any case, as for the plugin that decodes them. An "args" or "args.cni" that is no object is
+// an error (it crashes today's).
 func (l *List) WithCNIArgs(args map[string]json.RawMessage) (*List, error) {
 	if args == nil {
 		return l, nil
@@ -329,8 +331,8 @@ func (l *List) toLibcni() (*libcni.NetworkConfigList, error) {
 	}, nil
 }
 
-// recasedToLibcni is toLibcni for a list whose name or cniVersion is written in another case. libcni reads these members of a
-// list in their own case only, so they are renamed for it; the bytes stay as they were written.
+// recasedToLibcni is toLibcni for a list whose name or cniVersion is written in another case. libcni reads these
+// members of a list in their own case only, so they are renamed for it; the bytes stay as they were written.
 func (l *List) recasedToLibcni() (*libcni.NetworkConfigList, error) {
 	o, err := parseObject(l.raw)
 	if err != nil {

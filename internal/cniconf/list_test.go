@@ -38,8 +38,14 @@ func TestParse(t *testing.T) {
 		single                    bool
 		types                     []string
 	}{
-		{"B6 plugin configuration", `{"cniVersion":"1.0.0","name":"n","type":"bridge"}`, "n", "1.0.0", true, []string{"bridge"}},
-		{"B6 list", `{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"a"},{"type":"b"}]}`, "n", "1.0.0", false, []string{"a", "b"}},
+		{
+			"B6 plugin configuration", `{"cniVersion":"1.0.0","name":"n","type":"bridge"}`, "n", "1.0.0", true,
+			[]string{"bridge"},
+		},
+		{
+			"B6 list", `{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"a"},{"type":"b"}]}`, "n", "1.0.0", false,
+			[]string{"a", "b"},
+		},
 		{"B6 a type makes it a plugin configuration", `{"type":"a","plugins":[]}`, "", "", true, []string{"a"}},
 		{"B6 an empty type does not", `{"type":"","plugins":[{"type":"a"}]}`, "", "", false, []string{"a"}},
 		{"B3 name and version are nothing, or null", `{"name":null,"cniVersion":"","type":"a"}`, "", "", true, []string{"a"}},
@@ -50,7 +56,8 @@ func TestParse(t *testing.T) {
 		t.Run(tc.rule, func(t *testing.T) {
 			t.Parallel()
 			l := parse(t, tc.conf)
-			if l.Name() != tc.name || l.Version() != tc.version || l.Single() != tc.single || !slices.Equal(l.Types(), tc.types) {
+			if l.Name() != tc.name || l.Version() != tc.version || l.Single() != tc.single ||
+				!slices.Equal(l.Types(), tc.types) {
 				t.Errorf("%q %q single %t %v", l.Name(), l.Version(), l.Single(), l.Types())
 			}
 			if string(l.Bytes()) != tc.conf {
@@ -66,7 +73,10 @@ func TestParseErrors(t *testing.T) {
 		{"B6 M23 neither type nor plugins", `{"name":"n"}`, ErrNoType.Error()},
 		{"A37 no plugins", `{"name":"n","plugins":[]}`, `"plugins" is empty`},
 		{"A37 null plugins", `{"name":"n","plugins":null}`, `"plugins" is empty`},
-		{"A36 plugin without type", `{"plugins":[{"type":"a"},{"name":"b"}]}`, "plugin 2: a plugin delegate must have the 'type' field"},
+		{
+			"A36 plugin without type", `{"plugins":[{"type":"a"},{"name":"b"}]}`,
+			"plugin 2: a plugin delegate must have the 'type' field",
+		},
 		{"plugins is no array", `{"plugins":{}}`, `"plugins" must be an array`},
 		{"plugin is no object", `{"plugins":["a"]}`, "plugin 1: want a JSON object, not the text \"a\""},
 		{"plugin is null", `{"plugins":[null]}`, "plugin 1: want a JSON object, not null"},
@@ -104,9 +114,18 @@ func TestWithDefaults(t *testing.T) {
 	t.Parallel()
 	tests := []struct{ rule, conf, name, version, want string }{
 		{"B3 both", `{"type":"a"}`, "n", "1.0.0", `{"cniVersion":"1.0.0","name":"n","type":"a"}`},
-		{"B3 kept byte for byte", `{ "type":"a", "name":"mine","cniVersion":"0.3.1" }`, "n", "1.0.0", `{ "type":"a", "name":"mine","cniVersion":"0.3.1" }`},
-		{"B3 empty name", `{"name":"","type":"a","cniVersion":"0.4.0"}`, "n", "1.0.0", `{"cniVersion":"0.4.0","name":"n","type":"a"}`},
-		{"B5 version only", `{"name":"mine","plugins":[{"type":"a"}]}`, "n", "1.0.0", `{"cniVersion":"1.0.0","name":"mine","plugins":[{"type":"a"}]}`},
+		{
+			"B3 kept byte for byte", `{ "type":"a", "name":"mine","cniVersion":"0.3.1" }`, "n", "1.0.0",
+			`{ "type":"a", "name":"mine","cniVersion":"0.3.1" }`,
+		},
+		{
+			"B3 empty name", `{"name":"","type":"a","cniVersion":"0.4.0"}`, "n", "1.0.0",
+			`{"cniVersion":"0.4.0","name":"n","type":"a"}`,
+		},
+		{
+			"B5 version only", `{"name":"mine","plugins":[{"type":"a"}]}`, "n", "1.0.0",
+			`{"cniVersion":"1.0.0","name":"mine","plugins":[{"type":"a"}]}`,
+		},
 		{"B5 none to inherit", `{"type":"a"}`, "n", "", `{"name":"n","type":"a"}`},
 		{"B5 none to inherit, nothing to do", `{"type":"a", "name":"m"}`, "n", "", `{"type":"a", "name":"m"}`},
 	}
@@ -142,8 +161,16 @@ func TestWithCNIArgs(t *testing.T) {
 			map[string]string{"k": `"v"`, "a": `{}`},
 			`{"args":{"cni":{"a":{},"k":"v","kept":9007199254740993},"other":[1.50]},"type":"a"}`,
 		},
-		{"C68 null counts as absent", `{"type":"a","args":null}`, map[string]string{"k": "1"}, `{"args":{"cni":{"k":1}},"type":"a"}`},
-		{"C68 inner null too", `{"type":"a","args":{"cni":null}}`, map[string]string{"k": "1"}, `{"args":{"cni":{"k":1}},"type":"a"}`},
+		{
+			"C68 null counts as absent", `{"type":"a","args":null}`,
+			map[string]string{"k": "1"},
+			`{"args":{"cni":{"k":1}},"type":"a"}`,
+		},
+		{
+			"C68 inner null too", `{"type":"a","args":{"cni":null}}`,
+			map[string]string{"k": "1"},
+			`{"args":{"cni":{"k":1}},"type":"a"}`,
+		},
 		{
 			"C68 every plugin of a list", `{"name":"n","plugins":[{"type":"a"},{"type":"b","args":{"cni":{"x":1}}}]}`,
 			map[string]string{"k": "1"},
@@ -151,8 +178,16 @@ func TestWithCNIArgs(t *testing.T) {
 		},
 		{"C68 args is a text", `{"type":"a","args":"x"}`, map[string]string{"k": "1"}, `!"args" must be an object, not "x"`},
 		{"C68 args is a list", `{"type":"a","args":[]}`, map[string]string{"k": "1"}, `!"args" must be an object, not []`},
-		{"C68 args.cni is a number", `{"type":"a","args":{"cni":5}}`, map[string]string{"k": "1"}, `!"cni" must be an object, not 5`},
-		{"C68 the plugin is named", `{"plugins":[{"type":"a"},{"type":"b","args":true}]}`, map[string]string{"k": "1"}, `!plugin 2 ("b"): "args" must be an object`},
+		{
+			"C68 args.cni is a number", `{"type":"a","args":{"cni":5}}`,
+			map[string]string{"k": "1"},
+			`!"cni" must be an object, not 5`,
+		},
+		{
+			"C68 the plugin is named", `{"plugins":[{"type":"a"},{"type":"b","args":true}]}`,
+			map[string]string{"k": "1"},
+			`!plugin 2 ("b"): "args" must be an object`,
+		},
 	}
 	for _, tc := range tests {
 		t.Run(tc.rule, func(t *testing.T) {
@@ -207,12 +242,19 @@ func TestParseWith(t *testing.T) {
 		want       string
 	}{
 		{"none more", ` {"name":"n","plugins":[{"type":"a"}]}`, nil, ` {"name":"n","plugins":[{"type":"a"}]}`},
-		{"appended", `{"name":"n","plugins":[{"type":"a"}]}`, more, `{"name":"n","plugins":[{"type":"a"},{"type":"b", "n": 9007199254740993},` + "{\n\"type\":\"c\"}\n" + `]}`},
+		{
+			"appended", `{"name":"n","plugins":[{"type":"a"}]}`, more,
+			`{"name":"n","plugins":[{"type":"a"},{"type":"b", "n": 9007199254740993},` + "{\n\"type\":\"c\"}\n" + `]}`,
+		},
 		{"only those", `{"name":"n"}`, more[:1], `{"name":"n","plugins":[{"type":"b", "n": 9007199254740993}]}`},
 		{"null", `{"name":"n","plugins":null}`, more[:1], `{"name":"n","plugins":[{"type":"b", "n": 9007199254740993}]}`},
 		{"none at all", `{"name":"n"}`, nil, "!" + ErrNoType.Error()},
 		{"plugins is no array", `{"name":"n","plugins":5}`, more, `!"plugins" must be an array`},
-		{"one without a type", `{"name":"n","plugins":[]}`, [][]byte{[]byte(`{}`)}, "!plugin 1: a plugin delegate must have the 'type' field"},
+		{
+			"one without a type", `{"name":"n","plugins":[]}`,
+			[][]byte{[]byte(`{}`)},
+			"!plugin 1: a plugin delegate must have the 'type' field",
+		},
 		{"not JSON", `{"name"`, more, "!parse CNI configuration"},
 	}
 	for _, tc := range tests {
@@ -246,7 +288,8 @@ func TestCapabilities(t *testing.T) {
 	if diff := cmp.Diff(map[string]bool{"ips": true, "mac": true}, got); diff != "" {
 		t.Error(diff)
 	}
-	if _, err := parse(t, `{"type":"a","capabilities":{"ips":"yes"}}`).Capabilities(); err == nil || !strings.Contains(err.Error(), `"a"`) {
+	if _, err := parse(t, `{"type":"a","capabilities":{"ips":"yes"}}`).Capabilities(); err == nil ||
+		!strings.Contains(err.Error(), `"a"`) {
 		t.Errorf("a text for a bool: %v", err)
 	}
 }
@@ -260,7 +303,8 @@ func TestLibcni(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.Name != "n" || got.CNIVersion != "0.4.0" || len(got.Plugins) != 1 || string(got.Bytes) != single || string(got.Plugins[0].Bytes) != single || got.Plugins[0].Network.Type != "a" {
+	if got.Name != "n" || got.CNIVersion != "0.4.0" || len(got.Plugins) != 1 || string(got.Bytes) != single ||
+		string(got.Plugins[0].Bytes) != single || got.Plugins[0].Network.Type != "a" {
 		t.Errorf("%+v", got)
 	}
 	got, err = parse(t, `{"cniVersions":["0.4.0","1.0.0","99.0.0"],"name":"n","disableCheck":"true","disableGC":true,"plugins":[{"type":"a","x":1},{"type":"b"}]}`).Libcni()
@@ -270,7 +314,10 @@ func TestLibcni(t *testing.T) {
 	if got.CNIVersion != "1.0.0" || !got.DisableCheck || !got.DisableGC || len(got.Plugins) != 2 {
 		t.Errorf("%+v", got)
 	}
-	for _, bad := range []string{`{"plugins":[{"type":"a"}]}`, `{"name":"n","disableCheck":"maybe","plugins":[{"type":"a"}]}`} {
+	for _, bad := range []string{
+		`{"plugins":[{"type":"a"}]}`,
+		`{"name":"n","disableCheck":"maybe","plugins":[{"type":"a"}]}`,
+	} {
 		if _, err := parse(t, bad).Libcni(); err == nil {
 			t.Errorf("libcni takes %s", bad)
 		}
@@ -309,9 +356,11 @@ func TestJSON(t *testing.T) {
 // written, byte for byte.
 func FuzzParse(f *testing.F) {
 	for _, seed := range []string{
-		`{"type":"a"}`, `{"name":"n","plugins":[{"type":"a"},{"type":"b","args":{"cni":{"x":1}}}]}`, `{"name":"n","plugins":[]}`, `{"plugins":null}`, `{"type":"a","args":"x"}`,
+		`{"type":"a"}`, `{"name":"n","plugins":[{"type":"a"},{"type":"b","args":{"cni":{"x":1}}}]}`,
+		`{"name":"n","plugins":[]}`, `{"plugins":null}`, `{"type":"a","args":"x"}`,
 		`{"cniVersion":"1.0.0","type":"fakeB","capabilities":{"ips":true},"n":9007199254740993,"e":1e999,"nested":{"b":1,"a":[null,{}]}}`,
-		`{"type":"a","type":"b","name":"x","":1,"\u0000":2,"dup":1,"dup":2}`, "{\"type\":\"a\",\"k\xff\":1}", `{"type":"a","<&>":"\u2028"}`, "null", "[]", "{", `{"plugins":[[]]}`,
+		`{"type":"a","type":"b","name":"x","":1,"\u0000":2,"dup":1,"dup":2}`, "{\"type\":\"a\",\"k\xff\":1}",
+		`{"type":"a","<&>":"\u2028"}`, "null", "[]", "{", `{"plugins":[[]]}`,
 	} {
 		f.Add([]byte(seed), "k", `"v"`)
 	}
@@ -392,7 +441,8 @@ func untouched(t *testing.T, before, after []byte, edited ...string) {
 
 func plugins(t *testing.T, before, after *List, edited ...string) {
 	t.Helper()
-	if !slices.Equal(before.Types(), after.Types()) || before.Name() != after.Name() || before.Version() != after.Version() {
+	if !slices.Equal(before.Types(), after.Types()) || before.Name() != after.Name() ||
+		before.Version() != after.Version() {
 		t.Fatalf("%s becomes %s", before.Bytes(), after.Bytes())
 	}
 	if before.Single() {
@@ -401,7 +451,8 @@ func plugins(t *testing.T, before, after *List, edited ...string) {
 	}
 	untouched(t, before.Bytes(), after.Bytes(), "plugins")
 	var b, a []json.RawMessage
-	if err := errors.Join(json.Unmarshal(members(t, before.Bytes())["plugins"], &b), json.Unmarshal(members(t, after.Bytes())["plugins"], &a)); err != nil {
+	if err := errors.Join(json.Unmarshal(members(t, before.Bytes())["plugins"], &b),
+		json.Unmarshal(members(t, after.Bytes())["plugins"], &a)); err != nil {
 		t.Fatal(err)
 	}
 	for i := range b {
@@ -409,7 +460,8 @@ func plugins(t *testing.T, before, after *List, edited ...string) {
 	}
 }
 
-// TestAmbiguous: encoding/json takes either of two keys that differ in their case, so that no one can say which one counts.
+// TestAmbiguous: encoding/json takes either of two keys that differ in their case, so that no one can say which one
+// counts.
 func TestAmbiguous(t *testing.T) {
 	t.Parallel()
 	many := ""
@@ -424,8 +476,10 @@ func TestAmbiguous(t *testing.T) {
 		`{"name":"n","plugins":[{"type":"a"},{"type":"b","ma\u017fter":"x","master":"y"}]}`: true,
 		`{"name":"n","type":"a","list":[[{"k":1,"\u212a":2}]]}`:                             true,
 		`{"name":"n","type":"a","x":{"a":1},"y":{"A":1}}`:                                   false,
-		`{"name":"n","type":"a","x":{` + many + `"b":1}}`:                                   false, `{"name":"n","type":"a","x":{` + many + `"b":1,"B":2}}`: true, `{"name":"n","type":"a","x":{` + many + `"K0":1}}`: true,
-		`{"name":"n","type":"a","Device":"x"}`: false,
+		`{"name":"n","type":"a","x":{` + many + `"b":1}}`:                                   false,
+		`{"name":"n","type":"a","x":{` + many + `"b":1,"B":2}}`:                             true,
+		`{"name":"n","type":"a","x":{` + many + `"K0":1}}`:                                  true,
+		`{"name":"n","type":"a","Device":"x"}`:                                              false,
 	} {
 		l, err := Parse([]byte(conf))
 		if err != nil {
@@ -440,7 +494,10 @@ func TestAmbiguous(t *testing.T) {
 // TestTypeInAnyCase: the type is what libcni executes.
 func TestTypeInAnyCase(t *testing.T) {
 	t.Parallel()
-	for _, conf := range []string{`{"cniVersion":"1.0.0","name":"n","Type":"host-device"}`, `{"cniVersion":"1.0.0","name":"n","plugins":[{"TYPE":"host-device"}]}`} {
+	for _, conf := range []string{
+		`{"cniVersion":"1.0.0","name":"n","Type":"host-device"}`,
+		`{"cniVersion":"1.0.0","name":"n","plugins":[{"TYPE":"host-device"}]}`,
+	} {
 		l, err := Parse([]byte(conf))
 		if err != nil {
 			t.Fatal(err)
@@ -456,10 +513,13 @@ func TestTypeInAnyCase(t *testing.T) {
 func TestIPAMTypes(t *testing.T) {
 	t.Parallel()
 	for conf, want := range map[string]string{
-		`{"name":"n","type":"a"}`: "", `{"name":"n","type":"a","ipam":{}}`: "", `{"name":"n","type":"a","ipam":{"type":"static"}}`: "static",
-		`{"name":"n","type":"a","IPAM":{"Type":"multus"}}`: "multus", `{"name":"n","type":"a","ipam":5}`: "", `{"name":"n","type":"a","ipam":{"type":5}}`: "",
-		`{"name":"n","plugins":[{"type":"a"},{"type":"b","\u0069pam" : {"type":"x"}}]}`: ",x", `{"name":"n","type":"a","ipam":{"type":"x","type":"y"}}`: "y",
-		`{"name":"n","type":"a","ipam":null}`: "",
+		`{"name":"n","type":"a"}`: "", `{"name":"n","type":"a","ipam":{}}`: "",
+		`{"name":"n","type":"a","ipam":{"type":"static"}}`: "static",
+		`{"name":"n","type":"a","IPAM":{"Type":"multus"}}`: "multus", `{"name":"n","type":"a","ipam":5}`: "",
+		`{"name":"n","type":"a","ipam":{"type":5}}`:                                     "",
+		`{"name":"n","plugins":[{"type":"a"},{"type":"b","\u0069pam" : {"type":"x"}}]}`: ",x",
+		`{"name":"n","type":"a","ipam":{"type":"x","type":"y"}}`:                        "y",
+		`{"name":"n","type":"a","ipam":null}`:                                           "",
 	} {
 		l, err := Parse([]byte(conf))
 		if err != nil {

@@ -8,11 +8,12 @@ import (
 // multusTypes are the plugins of Multus that delegate to others, by the names that CNI configurations call them.
 var multusTypes = []string{"multus", "multus-shim"}
 
-// IsMultus reports whether a plugin type is Multus itself, thin or thick: a network that delegates to it would start over.
+// IsMultus reports whether a plugin type is Multus itself, thin or thick: a network that delegates to it would start
+// over.
 func IsMultus(typ string) bool { return slices.Contains(multusTypes, typ) }
 
-// CallsMultus reports whether a CNI configuration calls Multus: by itself, as a plugin of a list, or as a delegate of one of
-// these, at any depth. What cannot be parsed does not.
+// CallsMultus reports whether a CNI configuration calls Multus: by itself, as a plugin of a list, or as a delegate of
+// one of these, at any depth. What cannot be parsed does not.
 func CallsMultus(conf []byte) bool { return Calls(conf, multusTypes...) }
 
 // Calls reports whether a CNI configuration calls one of the plugin types, as CallsMultus does for Multus.

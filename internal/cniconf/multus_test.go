@@ -28,7 +28,8 @@ func TestCallsMultus(t *testing.T) {
 			t.Errorf("%s: %v", name, got)
 		}
 	}
-	if !Calls([]byte(`{"plugins":[{"type":"multus"},{"type":"passthru"}]}`), "passthru") || Calls([]byte(`{"type":"multus"}`), "multus-shim") {
+	if !Calls([]byte(`{"plugins":[{"type":"multus"},{"type":"passthru"}]}`), "passthru") ||
+		Calls([]byte(`{"type":"multus"}`), "multus-shim") {
 		t.Error("one type")
 	}
 	if !IsMultus("multus") || !IsMultus("multus-shim") || IsMultus("multus-daemon") || IsMultus("") {

@@ -86,8 +86,8 @@ func (o *object) remove(key string) {
 	o.keys = slices.DeleteFunc(o.keys, func(k string) bool { return k == key })
 }
 
-// folded returns the key, as it is written, of the member that encoding/json decodes into a field named key: letter case does
-// not matter, and the last such member wins. It returns key if the object has no such member.
+// folded returns the key, as it is written, of the member that encoding/json decodes into a field named key: letter
+// case does not matter, and the last such member wins. It returns key if the object has no such member.
 func (o *object) folded(key string) string {
 	found := key
 	for _, k := range o.keys {

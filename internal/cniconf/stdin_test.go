@@ -26,7 +26,10 @@ func (r *recorder) FindInPath(plugin string, _ []string) (string, error) { retur
 // TestStdin: what Stdin says is what libcni does (behaviour.md B3, C63-C66).
 func TestStdin(t *testing.T) {
 	t.Parallel()
-	offered := map[string]json.RawMessage{"ips": json.RawMessage(`["192.0.2.5/24"]`), "mac": json.RawMessage(`"02:00:00:00:00:01"`), "portMappings": json.RawMessage(`[]`)}
+	offered := map[string]json.RawMessage{
+		"ips": json.RawMessage(`["192.0.2.5/24"]`),
+		"mac": json.RawMessage(`"02:00:00:00:00:01"`), "portMappings": json.RawMessage(`[]`),
+	}
 	for name, conf := range map[string]string{
 		"single":            `{"cniVersion":"1.0.0","name":"n","type":"macvlan","capabilities":{"ips":true,"mac":false},"x":{"y":[1,null]}}`,
 		"single, nothing":   `{"cniVersion":"0.3.1","name":"n","type":"macvlan"}`,

@@ -9,8 +9,8 @@ import (
 	"multus/internal/fault"
 )
 
-// Auto is the value of multusConfigFile that lets the daemon generate the CNI configuration, and that of cniVersion that
-// lets it choose the version.
+// Auto is the value of multusConfigFile that lets the daemon generate the CNI configuration, and that of cniVersion
+// that lets it choose the version.
 const Auto = "auto"
 
 // Daemon is the daemon's file, in today's format (behaviour.md A.5). The same file is read three ways: as
@@ -73,7 +73,8 @@ type Daemon struct {
 func ParseDaemon(b []byte) (*Daemon, error) {
 	d := &Daemon{SocketDir: DefaultSocketDir, CNIConfigDir: "/etc/cni/net.d", Type: "multus-shim", MultusConfigFile: Auto}
 	if err := json.Unmarshal(b, d); err != nil {
-		return nil, fault.Wrap(err, fault.Decoding, "correct the daemon's configuration file", "failed to unmarshall the daemon configuration")
+		return nil, fault.Wrap(err, fault.Decoding, "correct the daemon's configuration file",
+			"failed to unmarshall the daemon configuration")
 	}
 	if d.ConnectionLimit != nil && *d.ConnectionLimit <= 0 {
 		return nil, fault.New(fault.BadConfig, "remove connectionLimit, or make it greater than 0",
@@ -83,15 +84,17 @@ func ParseDaemon(b []byte) (*Daemon, error) {
 	return d, nil
 }
 
-// Usable returns an error if the file has a value with which no pod can start, or with which a verb always fails: it must not
-// get into the CNI configuration, nor over a request. ParseDaemon accepts it, so that Multus can be uninstalled.
+// Usable returns an error if the file has a value with which no pod can start, or with which a verb always fails: it
+// must not get into the CNI configuration, nor over a request. ParseDaemon accepts it, so that Multus can be
+// uninstalled.
 func (d *Daemon) Usable() error {
 	if !d.AutoCNIVersion() && !IsCNIVersion(d.CNIVersion) {
 		return fault.New(fault.BadConfig, "correct cniVersion in the daemon's configuration file",
 			"daemon configuration: cniVersion is %.64q, not auto or one of %s", d.CNIVersion, KnownVersions())
 	}
 	if !validCheck(d.CheckNetworks) {
-		return fault.New(fault.BadConfig, fixCheck, `daemon configuration: checkNetworks is %.64q, not "cluster" or "all"`, d.CheckNetworks)
+		return fault.New(fault.BadConfig, fixCheck, `daemon configuration: checkNetworks is %.64q, not "cluster" or "all"`,
+			d.CheckNetworks)
 	}
 	return nil
 }
@@ -117,7 +120,10 @@ func (d *Daemon) HostPath(path string) string {
 // generator alone use is left out. Paths that the plugin uses are made the host's; the cluster network's, which
 // the daemon reads, is made the daemon's.
 func (d *Daemon) ForRequest(conf []byte) ([]byte, error) {
-	skip := []string{"type", "name", "kubeconfig", "networksDir", "runtimeConfig", "prevResult", "plainPods", "daemonTimeout"}
+	skip := []string{
+		"type", "name", "kubeconfig", "networksDir", "runtimeConfig", "prevResult", "plainPods",
+		"daemonTimeout",
+	}
 	if d.MultusConfigFile == Auto {
 		skip = append(skip, "readinessindicatorfile")
 	}
@@ -155,7 +161,8 @@ func (d *Daemon) ForRequest(conf []byte) ([]byte, error) {
 // containerPath is a path of the generated configuration as the daemon sees it: the reverse of HostPath for
 // files of multusAutoconfigDir.
 func (d *Daemon) containerPath(path string) string {
-	if host := d.HostPath(d.MultusAutoconfigDir); host != d.MultusAutoconfigDir && filepath.Dir(path) == strings.TrimRight(host, "/") {
+	if host := d.HostPath(d.MultusAutoconfigDir); host != d.MultusAutoconfigDir &&
+		filepath.Dir(path) == strings.TrimRight(host, "/") {
 		return filepath.Join(d.MultusAutoconfigDir, filepath.Base(path))
 	}
 	return path

@@ -34,22 +34,27 @@ func TestParseDaemon(t *testing.T) {
 		{
 			"A60-A66 the server's", `{"chrootDir":"/hostroot","socketDir":"/s","logFile":"/l","logLevel":"verbose","logToStderr":true,"connectionLimit":5,"metricsPort":9091,"enablePprof":true}`,
 			none(func(d *Daemon) {
-				d.ChrootDir, d.SocketDir, d.LogFile, d.LogLevel, d.LogToStderr, d.ConnectionLimit, d.MetricsPort, d.EnablePprof = "/hostroot", "/s", "/l", "verbose", new(true), new(5), new(9091), true
+				d.ChrootDir, d.SocketDir, d.LogFile, d.LogLevel, d.LogToStderr, d.ConnectionLimit, d.MetricsPort,
+					d.EnablePprof = "/hostroot", "/s", "/l", "verbose", new(true), new(5), new(9091), true
 			}),
 		},
 		{
 			"A70 the generator's", `{"binDir":"/b","capabilities":{"mac":true},"cniVersion":"0.3.1","logOptions":{"maxAge":3},"namespaceIsolation":true,"globalNamespaces":"g","readinessindicatorfile":"/r","type":"multus",
 			"cniDir":"/c","cniConfigDir":"/n","auxiliaryCNIChainName":"aux","daemonSocketDir":"/host/run","multusConfigFile":"/f","multusMasterCNI":"10-x.conf","multusAutoconfigDir":"/a","forceCNIVersion":true,"overrideNetworkName":true}`,
 			none(func(d *Daemon) {
-				d.BinDir, d.Capabilities, d.CNIVersion, d.LogOptions, d.NamespaceIsolation, d.GlobalNamespaces, d.ReadinessIndicatorFile, d.Type = "/b", map[string]bool{"mac": true}, "0.3.1", &LogOptions{MaxAge: new(3)}, true, "g", "/r", "multus"
-				d.CNIDir, d.CNIConfigDir, d.AuxiliaryChain, d.DaemonSocketDir, d.MultusConfigFile, d.MultusMasterCNI, d.MultusAutoconfigDir, d.OverrideNetworkName = "/c", "/n", "aux", "/host/run", "/f", "10-x.conf", "/a", true
+				d.BinDir, d.Capabilities, d.CNIVersion, d.LogOptions, d.NamespaceIsolation, d.GlobalNamespaces,
+					d.ReadinessIndicatorFile, d.Type = "/b", map[string]bool{"mac": true}, "0.3.1", &LogOptions{MaxAge: new(3)}, true,
+					"g", "/r", "multus"
+				d.CNIDir, d.CNIConfigDir, d.AuxiliaryChain, d.DaemonSocketDir, d.MultusConfigFile, d.MultusMasterCNI,
+					d.MultusAutoconfigDir, d.OverrideNetworkName = "/c", "/n", "aux", "/host/run", "/f", "10-x.conf", "/a", true
 				d.ForceCNIVersion = true
 			}),
 		},
 		{
 			"A72 the overlay's", `{"confDir":"/c","defaultNetworks":["d"],"systemNamespaces":[],"multusNamespace":"m","clusterNetwork":"x","kubeconfig":"/k","networksDir":"/n","kubeletRoot":"/kl"}`,
 			none(func(d *Daemon) {
-				d.ConfDir, d.DefaultNetworks, d.SystemNamespaces, d.MultusNamespace, d.ClusterNetwork, d.Kubeconfig, d.NetworksDir, d.KubeletRoot = "/c", []string{"d"}, []string{}, "m", "x", "/k", "/n", "/kl"
+				d.ConfDir, d.DefaultNetworks, d.SystemNamespaces, d.MultusNamespace, d.ClusterNetwork, d.Kubeconfig, d.NetworksDir,
+					d.KubeletRoot = "/c", []string{"d"}, []string{}, "m", "x", "/k", "/n", "/kl"
 			}),
 		},
 		{"A1 A71 unknown keys, name", `{"name":"x","unknown":1,"nope":{"enabled":true}}`, none(func(*Daemon) {})},
@@ -76,7 +81,10 @@ func TestParseDaemon(t *testing.T) {
 // TestSocket shows A61.
 func TestSocket(t *testing.T) {
 	t.Parallel()
-	for file, want := range map[string]string{`{}`: "/run/multus/multus.sock", `{"socketDir":"/host/run/x/"}`: "/host/run/x/multus.sock"} {
+	for file, want := range map[string]string{
+		`{}`:                           "/run/multus/multus.sock",
+		`{"socketDir":"/host/run/x/"}`: "/host/run/x/multus.sock",
+	} {
 		if got := daemon(t, file).Socket(); got != want {
 			t.Errorf("%s: %s", file, got)
 		}
@@ -123,8 +131,10 @@ func TestForRequest(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := map[string]any{
-			"type": "multus-shim", "name": "multus-cni-network", "cniVersion": "0.3.1", "logLevel": "debug", "clusterNetwork": "/etc/x", "runtimeConfig": map[string]any{"mac": "m"},
-			"prevResult": map[string]any{"a": 1.0}, "readinessindicatorfile": ready, "plainPods": "local", "defaultNetworks": []any{"d"}, "binDir": "/b", "multusConfigFile": mode,
+			"type": "multus-shim", "name": "multus-cni-network", "cniVersion": "0.3.1", "logLevel": "debug",
+			"clusterNetwork": "/etc/x", "runtimeConfig": map[string]any{"mac": "m"},
+			"prevResult": map[string]any{"a": 1.0}, "readinessindicatorfile": ready, "plainPods": "local",
+			"defaultNetworks": []any{"d"}, "binDir": "/b", "multusConfigFile": mode,
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", mode, diff)
@@ -135,14 +145,16 @@ func TestForRequest(t *testing.T) {
 	}
 }
 
-// TestForRequestAutoVersion: a version that the daemon chooses is that of the request, which has the chosen one; a word that is
-// no version never gets to a plugin.
+// TestForRequestAutoVersion: a version that the daemon chooses is that of the request, which has the chosen one; a word
+// that is no version never gets to a plugin.
 func TestForRequestAutoVersion(t *testing.T) {
 	t.Parallel()
 	for file, want := range map[string]string{
-		`{}`: "1.1.0", `{"cniVersion":"auto"}`: "1.1.0", `{"cniVersion":""}`: "1.1.0", `{"CNIVERSION":"auto"}`: "1.1.0", `{"cniVersion":"0.4.0"}`: "0.4.0",
+		`{}`: "1.1.0", `{"cniVersion":"auto"}`: "1.1.0", `{"cniVersion":""}`: "1.1.0", `{"CNIVERSION":"auto"}`: "1.1.0",
+		`{"cniVersion":"0.4.0"}`: "0.4.0",
 	} {
-		b, err := daemon(t, file).ForRequest([]byte(`{"type":"multus-shim","name":"n","cniVersion":"1.1.0","clusterNetwork":"/etc/x"}`))
+		b, err := daemon(t, file).ForRequest(
+			[]byte(`{"type":"multus-shim","name":"n","cniVersion":"1.1.0","clusterNetwork":"/etc/x"}`))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -170,7 +182,8 @@ func TestForRequestPaths(t *testing.T) {
 func FuzzParseDaemon(f *testing.F) {
 	for _, seed := range []string{
 		`{}`, `null`, `{"chrootDir":"/hostroot","cniVersion":"0.3.1","logLevel":"verbose","cniConfigDir":"/host/etc/cni/net.d","multusAutoconfigDir":"/host/etc/cni/net.d","multusConfigFile":"auto","socketDir":"/host/run/multus/"}`,
-		`{"connectionLimit":0}`, `{"metricsPort":1e3}`, `{"capabilities":{"a":null}}`, `{"logOptions":{"maxAge":null}}`, `{"multusConfigFile":null}`,
+		`{"connectionLimit":0}`, `{"metricsPort":1e3}`, `{"capabilities":{"a":null}}`, `{"logOptions":{"maxAge":null}}`,
+		`{"multusConfigFile":null}`,
 	} {
 		f.Add([]byte(seed), "/host/x")
 	}
@@ -185,7 +198,8 @@ func FuzzParseDaemon(f *testing.F) {
 		if d.ConnectionLimit != nil && *d.ConnectionLimit <= 0 {
 			t.Error("connectionLimit")
 		}
-		if got := d.HostPath(path); !strings.HasSuffix(path, got) || strings.HasPrefix(path, "/") && !strings.HasPrefix(got, "/") {
+		if got := d.HostPath(path); !strings.HasSuffix(path, got) || strings.HasPrefix(path, "/") &&
+			!strings.HasPrefix(got, "/") {
 			t.Errorf("HostPath(%q) = %q", path, got)
 		}
 		if out, err := d.ForRequest([]byte(`{"name":"n"}`)); err == nil {

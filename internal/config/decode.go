@@ -88,10 +88,14 @@ func ours(key string) bool {
 
 // keys are all keys of Plugin.
 var keys = []string{
-	"cniVersion", "name", "type", "confDir", "cniDir", "binDir", "delegates", "clusterNetwork", "defaultNetworks", "systemNamespaces", "multusNamespace", "kubeconfig",
-	"namespaceIsolation", "globalNamespaces", "readinessindicatorfile", "auxiliaryCNIChainName", "retryDeleteOnError", "failureEvents", "logToStderr", "logLevel", "logFile", "logOptions",
-	"daemonSocketDir", "daemonTimeout", "plainPods", "networksDir", "kubeletRoot", "allowMissingDevices", "attachConcurrency", "nodeAddresses", "runtimeConfig",
-	"cni.dev/valid-attachments", "cni.dev/attachments", "checkNetworks", "maxNetworks", "allowedTypes", "allowInUseNamespaces",
+	"cniVersion", "name", "type", "confDir", "cniDir", "binDir", "delegates", "clusterNetwork", "defaultNetworks",
+	"systemNamespaces", "multusNamespace", "kubeconfig",
+	"namespaceIsolation", "globalNamespaces", "readinessindicatorfile", "auxiliaryCNIChainName", "retryDeleteOnError",
+	"failureEvents", "logToStderr", "logLevel", "logFile", "logOptions",
+	"daemonSocketDir", "daemonTimeout", "plainPods", "networksDir", "kubeletRoot", "allowMissingDevices",
+	"attachConcurrency", "nodeAddresses", "runtimeConfig",
+	"cni.dev/valid-attachments", "cni.dev/attachments", "checkNetworks", "maxNetworks", "allowedTypes",
+	"allowInUseNamespaces",
 }
 
 func text(v []byte, to *string) bool {

@@ -24,9 +24,11 @@ func TestKeys(t *testing.T) {
 // FuzzDecode: whatever decode reads, encoding/json reads the same.
 func FuzzDecode(f *testing.F) {
 	values := []string{
-		`"x"`, `""`, `true`, `false`, `null`, `1`, `[]`, `{}`, `["a","b"]`, `[1]`, `[null]`, `{"a":1}`, `[{"a":[]}]`, `"30s"`, `"\u00e9\ud800"`, `"` + "\xff" + `"`, `[{"containerID":"c","ifname":"i"}]`,
+		`"x"`, `""`, `true`, `false`, `null`, `1`, `[]`, `{}`, `["a","b"]`, `[1]`, `[null]`, `{"a":1}`, `[{"a":[]}]`, `"30s"`,
+		`"\u00e9\ud800"`, `"` + "\xff" + `"`, `[{"containerID":"c","ifname":"i"}]`,
 	}
-	for _, key := range append(slices.Clone(keys), "CniVersion", "capabilities", "NAME", "ſystemNamespaces", "loglevel", "\\u006eame") {
+	for _, key := range append(slices.Clone(keys), "CniVersion", "capabilities", "NAME", "ſystemNamespaces", "loglevel",
+		"\\u006eame") {
 		for _, v := range values {
 			f.Add([]byte(`{"` + key + `":` + v + `}`))
 		}

@@ -93,8 +93,8 @@ type Plugin struct {
 	AllowInUseNamespaces []string `json:"allowInUseNamespaces"`
 }
 
-// Values of checkNetworks (behaviour D46). By default the networks of a pod are not asked, as with today's Multus: CRI-O
-// calls CHECK right after every ADD, and many plugins refuse CHECK behind a meta-plugin.
+// Values of checkNetworks (behaviour D46). By default the networks of a pod are not asked, as with today's Multus:
+// CRI-O calls CHECK right after every ADD, and many plugins refuse CHECK behind a meta-plugin.
 const (
 	CheckNone    = ""
 	CheckCluster = "cluster"
@@ -188,8 +188,8 @@ func (p *Plugin) PodAnnotationsKnown() (map[string]string, bool, error) {
 	return m, true, nil
 }
 
-// Valid returns the runtime's list of attachments at GC, and whether the runtime gave one. libcni writes it under two keys;
-// what either of them has is valid.
+// Valid returns the runtime's list of attachments at GC, and whether the runtime gave one. libcni writes it under two
+// keys; what either of them has is valid.
 func (p *Plugin) Valid() ([]Attachment, bool) {
 	list := slices.Concat(p.ValidAttachments, p.Attachments)
 	return list, p.ValidAttachments != nil || p.Attachments != nil
@@ -200,7 +200,8 @@ func (p *Plugin) ValidCheck() error {
 	if validCheck(p.CheckNetworks) {
 		return nil
 	}
-	return fault.New(fault.BadConfig, fixCheck, `CNI configuration %q: checkNetworks is %.64q, not "cluster" or "all"`, p.Name, p.CheckNetworks)
+	return fault.New(fault.BadConfig, fixCheck, `CNI configuration %q: checkNetworks is %.64q, not "cluster" or "all"`,
+		p.Name, p.CheckNetworks)
 }
 
 // fixCheck is the advice for an invalid value of checkNetworks.

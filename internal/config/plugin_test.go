@@ -41,22 +41,37 @@ func TestParsePlugin(t *testing.T) {
 	}{
 		{"A15-A32 defaults", `{}`, defaults(func(*Plugin) {})},
 		{"A1 unknown keys", `{"unknown":{"x":[1]},"ipam":{"type":"x"},"dns":{},"allowTryDeleteOnErr":true,"prevResult":{"ips":5}}`, defaults(func(*Plugin) {})},
-		{"A2 without regard to case", `{"LogFile":"/x","CONFDIR":"/c","readinessIndicatorFile":"/r"}`, defaults(func(p *Plugin) { p.LogFile, p.ConfDir, p.ReadinessIndicatorFile = "/x", "/c", "/r" })},
+		{
+			"A2 without regard to case", `{"LogFile":"/x","CONFDIR":"/c","readinessIndicatorFile":"/r"}`,
+			defaults(func(p *Plugin) { p.LogFile, p.ConfDir, p.ReadinessIndicatorFile = "/x", "/c", "/r" }),
+		},
 		{"A2 the last wins", `{"logFile":"a","logFile":"b","LOGFILE":"c"}`, defaults(func(p *Plugin) { p.LogFile = "c" })},
-		{"A3 empty replaces a default", `{"confDir":"","cniDir":"","binDir":"","multusNamespace":"","systemNamespaces":[]}`, &Plugin{SystemNamespaces: []string{}}},
-		{"A3 null leaves texts and bools alone", `{"confDir":null,"cniDir":null,"binDir":null,"multusNamespace":null,"namespaceIsolation":null,"logToStderr":null}`, defaults(func(*Plugin) {})},
+		{
+			"A3 empty replaces a default", `{"confDir":"","cniDir":"","binDir":"","multusNamespace":"","systemNamespaces":[]}`,
+			&Plugin{SystemNamespaces: []string{}},
+		},
+		{
+			"A3 null leaves texts and bools alone",
+			`{"confDir":null,"cniDir":null,"binDir":null,"multusNamespace":null,"namespaceIsolation":null,"logToStderr":null}`,
+			defaults(func(*Plugin) {}),
+		},
 		{"A3 null empties a list", `{"systemNamespaces":null}`, defaults(func(p *Plugin) { p.SystemNamespaces = nil })},
 		{"A9-A32 every key", `{"cniVersion":"1.0.0","name":"n","type":"multus","confDir":"/c","cniDir":"/s","binDir":"/b","delegates":[{"type":"a"}],"clusterNetwork":"/x",
 			"defaultNetworks":["d"],"systemNamespaces":["s"],"multusNamespace":"m","kubeconfig":"/k","namespaceIsolation":true,"globalNamespaces":"g","readinessindicatorfile":"/r",
 			"auxiliaryCNIChainName":"aux","retryDeleteOnError":true,"logToStderr":false,"logLevel":"debug","logFile":"/l","logOptions":{"maxAge":1,"maxSize":2,"maxBackups":3,"compress":false},
 			"daemonSocketDir":"/run/x","daemonTimeout":"5s","plainPods":"local","networksDir":"/n"}`, &Plugin{
-			CNIVersion: "1.0.0", Name: "n", Type: "multus", ConfDir: "/c", CNIDir: "/s", BinDir: "/b", Delegates: []json.RawMessage{json.RawMessage(`{"type":"a"}`)}, ClusterNetwork: "/x",
-			DefaultNetworks: []string{"d"}, SystemNamespaces: []string{"s"}, MultusNamespace: "m", Kubeconfig: "/k", NamespaceIsolation: true, GlobalNamespaces: "g", ReadinessIndicatorFile: "/r",
-			AuxiliaryChain: "aux", RetryDeleteOnError: true, LogToStderr: new(false), LogLevel: "debug", LogFile: "/l", LogOptions: &LogOptions{new(1), new(2), new(3), new(false)},
+			CNIVersion: "1.0.0", Name: "n", Type: "multus", ConfDir: "/c", CNIDir: "/s", BinDir: "/b",
+			Delegates: []json.RawMessage{json.RawMessage(`{"type":"a"}`)}, ClusterNetwork: "/x",
+			DefaultNetworks: []string{"d"}, SystemNamespaces: []string{"s"}, MultusNamespace: "m", Kubeconfig: "/k",
+			NamespaceIsolation: true, GlobalNamespaces: "g", ReadinessIndicatorFile: "/r",
+			AuxiliaryChain: "aux", RetryDeleteOnError: true, LogToStderr: new(false), LogLevel: "debug", LogFile: "/l",
+			LogOptions:      &LogOptions{new(1), new(2), new(3), new(false)},
 			DaemonSocketDir: "/run/x", DaemonTimeout: Duration{5 * time.Second}, PlainPods: PlainLocal, NetworksDir: "/n",
 		}},
 		{"A33 members as they came", `{"runtimeConfig":{"portMappings":[{"hostPort":1,"x":9007199254740993}],"unknown":{"a": 1}}}`, defaults(func(p *Plugin) {
-			p.RuntimeConfig = map[string]json.RawMessage{"portMappings": json.RawMessage(`[{"hostPort":1,"x":9007199254740993}]`), "unknown": json.RawMessage(`{"a": 1}`)}
+			p.RuntimeConfig = map[string]json.RawMessage{
+				"portMappings": json.RawMessage(`[{"hostPort":1,"x":9007199254740993}]`), "unknown": json.RawMessage(`{"a": 1}`),
+			}
 		})},
 	}
 	for _, tc := range tests {
@@ -72,9 +87,13 @@ func TestParsePlugin(t *testing.T) {
 // TestParsePluginErrors shows A6: one fault with code 6 that quotes what is wrong.
 func TestParsePluginErrors(t *testing.T) {
 	t.Parallel()
-	known := map[string]string{`{"name":"n"} x`: "a decoder stops at the end of the object", `{}{}`: "a decoder stops at the end of the object"}
+	known := map[string]string{
+		`{"name":"n"} x`: "a decoder stops at the end of the object",
+		`{}{}`:           "a decoder stops at the end of the object",
+	}
 	for _, conf := range []string{
-		``, `{`, `[]`, `"x"`, `{"confDir":5}`, `{"delegates":{}}`, `{"systemNamespaces":"kube-system"}`, `{"namespaceIsolation":"true"}`, `{"logOptions":{"maxAge":"5"}}`, `{"runtimeConfig":[]}`,
+		``, `{`, `[]`, `"x"`, `{"confDir":5}`, `{"delegates":{}}`, `{"systemNamespaces":"kube-system"}`,
+		`{"namespaceIsolation":"true"}`, `{"logOptions":{"maxAge":"5"}}`, `{"runtimeConfig":[]}`,
 		`{"daemonTimeout":30}`, `{"daemonTimeout":"soon"}`, `{"cni.dev/valid-attachments":{}}`, `{"name":"n"} x`, `{}{}`,
 	} {
 		t.Run(conf, func(t *testing.T) {
@@ -84,7 +103,8 @@ func TestParsePluginErrors(t *testing.T) {
 				t.Error("known again: " + why)
 			}
 			var f *fault.Error
-			if !errors.As(err, &f) || p != nil || f.Code != fault.Decoding || f.Next == "" || !strings.Contains(err.Error(), "failed to load netconf: ") {
+			if !errors.As(err, &f) || p != nil || f.Code != fault.Decoding || f.Next == "" ||
+				!strings.Contains(err.Error(), "failed to load netconf: ") {
 				t.Errorf("%v, %v", p, err)
 			}
 		})
@@ -94,9 +114,13 @@ func TestParsePluginErrors(t *testing.T) {
 // TestHasNetwork shows A7 and M23.
 func TestHasNetwork(t *testing.T) {
 	t.Parallel()
-	for conf, ok := range map[string]bool{`{"clusterNetwork":"x"}`: true, `{"delegates":[{}]}`: true, `{"delegates":[],"clusterNetwork":""}`: false, `{"defaultNetworks":["x"]}`: false} {
+	for conf, ok := range map[string]bool{
+		`{"clusterNetwork":"x"}`: true, `{"delegates":[{}]}`: true,
+		`{"delegates":[],"clusterNetwork":""}`: false, `{"defaultNetworks":["x"]}`: false,
+	} {
 		err := plugin(t, conf).HasNetwork()
-		if (err == nil) != ok || err != nil && !strings.Contains(err.Error(), "at least one delegate/clusterNetwork must be specified") {
+		if (err == nil) != ok || err != nil &&
+			!strings.Contains(err.Error(), "at least one delegate/clusterNetwork must be specified") {
 			t.Errorf("%s: %v", conf, err)
 		}
 	}
@@ -105,7 +129,10 @@ func TestHasNetwork(t *testing.T) {
 // TestExceptions shows A25 and C41.
 func TestExceptions(t *testing.T) {
 	t.Parallel()
-	for global, want := range map[string][]string{"": {"default"}, "a": {"a"}, " a , b\t": {"a", "b"}, "default,": {"default", ""}} {
+	for global, want := range map[string][]string{
+		"": {"default"}, "a": {"a"}, " a , b\t": {"a", "b"},
+		"default,": {"default", ""},
+	} {
 		if diff := cmp.Diff(want, (&Plugin{GlobalNamespaces: global}).Exceptions()); diff != "" {
 			t.Errorf("%q: %s", global, diff)
 		}
@@ -123,7 +150,11 @@ func TestPodAnnotationsKnown(t *testing.T) {
 		{"not passed", `{"runtimeConfig":{"mac":"x"}}`, nil, false, false},
 		{"null", `{"runtimeConfig":{"io.kubernetes.cri.pod-annotations": null }}`, nil, false, false},
 		{"none", `{"runtimeConfig":{"io.kubernetes.cri.pod-annotations":{}}}`, map[string]string{}, true, false},
-		{"some", `{"runtimeConfig":{"io.kubernetes.cri.pod-annotations":{"a":"b","c":""}}}`, map[string]string{"a": "b", "c": ""}, true, false},
+		{
+			"some", `{"runtimeConfig":{"io.kubernetes.cri.pod-annotations":{"a":"b","c":""}}}`,
+			map[string]string{"a": "b", "c": ""},
+			true, false,
+		},
 		{"a list", `{"runtimeConfig":{"io.kubernetes.cri.pod-annotations":[]}}`, nil, false, true},
 		{"a number", `{"runtimeConfig":{"io.kubernetes.cri.pod-annotations":{"a":1}}}`, nil, false, true},
 	}
@@ -138,8 +169,8 @@ func TestPodAnnotationsKnown(t *testing.T) {
 	}
 }
 
-// TestValid shows the runtime's list at GC (CNI SPEC 1.1 §GC). libcni writes an empty one as null, under both keys; only a
-// missing key is no list (D102 [quirk]).
+// TestValid shows the runtime's list at GC (CNI SPEC 1.1 §GC). libcni writes an empty one as null, under both keys;
+// only a missing key is no list (D102 [quirk]).
 func TestValid(t *testing.T) {
 	t.Parallel()
 	one := []Attachment{{"c", "eth0"}}
@@ -168,7 +199,10 @@ func TestValid(t *testing.T) {
 // TestSocketPath shows A51.
 func TestSocketPath(t *testing.T) {
 	t.Parallel()
-	for dir, want := range map[string]string{"": "/run/multus/multus.sock", "/x": "/x/multus.sock", "/x//": "/x/multus.sock"} {
+	for dir, want := range map[string]string{
+		"": "/run/multus/multus.sock", "/x": "/x/multus.sock",
+		"/x//": "/x/multus.sock",
+	} {
 		if got := (&Plugin{DaemonSocketDir: dir}).SocketPath(); got != want {
 			t.Errorf("%q: %s", dir, got)
 		}
@@ -177,7 +211,10 @@ func TestSocketPath(t *testing.T) {
 
 func TestDaemonWait(t *testing.T) {
 	t.Parallel()
-	for conf, want := range map[string]time.Duration{`{}`: DefaultDaemonWait, `{"daemonTimeout":"0s"}`: DefaultDaemonWait, `{"daemonTimeout":"-1s"}`: DefaultDaemonWait, `{"daemonTimeout":"1m30s"}`: 90 * time.Second} {
+	for conf, want := range map[string]time.Duration{
+		`{}`: DefaultDaemonWait, `{"daemonTimeout":"0s"}`: DefaultDaemonWait,
+		`{"daemonTimeout":"-1s"}`: DefaultDaemonWait, `{"daemonTimeout":"1m30s"}`: 90 * time.Second,
+	} {
 		p := plugin(t, conf)
 		if got := p.DaemonWait(); got != want {
 			t.Errorf("%s: %s", conf, got)
@@ -201,18 +238,25 @@ func TestOverlay(t *testing.T) {
 		skip             []string
 		want             string
 	}{
-		{"A90 the daemon wins, sorted", `{"z":1,"logLevel":"x","a":{"b":1}}`, `{"logLevel":"y","a":{"c":2}}`, nil, `{"a":{"c":2},"logLevel":"y","z":1}`},
+		{
+			"A90 the daemon wins, sorted", `{"z":1,"logLevel":"x","a":{"b":1}}`, `{"logLevel":"y","a":{"c":2}}`, nil,
+			`{"a":{"c":2},"logLevel":"y","z":1}`,
+		},
 		{"A90 null too", `{"a":1}`, `{"a":null}`, nil, `{"a":null}`},
 		{"A90 numbers as they are", `{"a":9007199254740993}`, `{"b":1e400}`, nil, `{"a":9007199254740993,"b":1e400}`},
 		{"A91 left out", `{"a":1}`, `{"a":2,"b":3}`, []string{"a"}, `{"a":1,"b":3}`},
 		{"nothing to lay over", `{"a":1}`, `{}`, nil, `{"a":1}`},
 		{"A92 no configuration", `[]`, `{}`, nil, "!CNI config: "},
 		{"A92 no file", `{}`, ``, nil, "!CNI override config: "},
-		{"A90 A2 without regard to case", `{"clusterNetwork":"request"}`, `{"ClusterNetwork":"daemon"}`, nil, `{"ClusterNetwork":"daemon"}`},
+		{
+			"A90 A2 without regard to case", `{"clusterNetwork":"request"}`, `{"ClusterNetwork":"daemon"}`, nil,
+			`{"ClusterNetwork":"daemon"}`,
+		},
 		{"A91 A2 left out without regard to case", `{"a":1}`, `{"A":2}`, []string{"a"}, `{"a":1}`},
 	}
 	known := map[string]string{
-		"A90 A2 without regard to case":          "keys of another case are not the same: the request's wins, for it is the last in the result",
+		"A90 A2 without regard to case": "keys of another case are not the same: the request's wins, for it is " +
+			"the last in the result",
 		"A91 A2 left out without regard to case": "as above",
 	}
 	for _, tc := range tests {
@@ -239,8 +283,10 @@ func TestOverlay(t *testing.T) {
 func FuzzParsePlugin(f *testing.F) {
 	for _, seed := range []string{
 		`{}`, `null`, `[]`, `{"name":"multus-cni-network","type":"multus","clusterNetwork":"/host/etc/cni/net.d/10-flannel.conflist","logToStderr":true}`,
-		`{"delegates":[null,5,{}],"systemNamespaces":null,"logOptions":null,"daemonTimeout":"1h"}`, `{"runtimeConfig":{"io.kubernetes.cri.pod-annotations":{"a":"b"},"x":null}}`,
-		`{"capabilities":{"portMappings":true},"cniVersion":"0.3.1"}`, `{"cni.dev/valid-attachments":[{"containerID":"c","ifname":"eth0"},null]}`, `{"LOGFILE":"x","logfile":"y"}`,
+		`{"delegates":[null,5,{}],"systemNamespaces":null,"logOptions":null,"daemonTimeout":"1h"}`,
+		`{"runtimeConfig":{"io.kubernetes.cri.pod-annotations":{"a":"b"},"x":null}}`,
+		`{"capabilities":{"portMappings":true},"cniVersion":"0.3.1"}`,
+		`{"cni.dev/valid-attachments":[{"containerID":"c","ifname":"eth0"},null]}`, `{"LOGFILE":"x","logfile":"y"}`,
 	} {
 		f.Add([]byte(seed))
 	}
@@ -277,7 +323,8 @@ func FuzzOverlay(f *testing.F) {
 			return
 		}
 		var base, top, out map[string]json.RawMessage
-		if err := errors.Join(json.Unmarshal(conf, &base), json.Unmarshal(over, &top), json.Unmarshal(got, &out)); err != nil {
+		if err := errors.Join(json.Unmarshal(conf, &base), json.Unmarshal(over, &top),
+			json.Unmarshal(got, &out)); err != nil {
 			t.Fatalf("%v in %s", err, got)
 		}
 		maps.DeleteFunc(top, func(k string, _ json.RawMessage) bool { return strings.EqualFold(k, "skip") })

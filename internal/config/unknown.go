@@ -8,10 +8,13 @@ import (
 )
 
 // cniKeys are keys of every CNI configuration that Multus itself does not read (CNI SPEC 1.1 §1).
-var cniKeys = []string{"capabilities", "cniVersions", "dns", "ipam", "args", "prevResult", "disableCheck", "disableGC", "loadOnlyInlinedPlugins", "cniConf"}
+var cniKeys = []string{
+	"capabilities", "cniVersions", "dns", "ipam", "args", "prevResult", "disableCheck", "disableGC",
+	"loadOnlyInlinedPlugins", "cniConf",
+}
 
-// Unknown lists the keys of a configuration that nobody reads, in order: the plugin's configuration and the daemon's file
-// accept them (behaviour.md A1), and a tool can say so. Both may have the keys of both.
+// Unknown lists the keys of a configuration that nobody reads, in order: the plugin's configuration and the daemon's
+// file accept them (behaviour.md A1), and a tool can say so. Both may have the keys of both.
 func Unknown(conf []byte) []string {
 	var members map[string]json.RawMessage
 	if json.Unmarshal(conf, &members) != nil {

@@ -63,8 +63,8 @@ func (r *Refusal) Next() string {
 	return change + `, or set "allowInUse": true in its config if you mean it`
 }
 
-// Judge finds the device that r asks for and tells whether the plugin may have it; otherwise the error is a *Refusal.
-// A device that is there without an interface, for a driver in user space has it and no pod, is nil without an error, and
+// Judge finds the device that r asks for and tells whether the plugin may have it; otherwise the error is a *Refusal. A
+// device that is there without an interface, for a driver in user space has it and no pod, is nil without an error, and
 // so is one that may be there when the plugin comes to it.
 func (inv *Inventory) Judge(r Reference) (*link.Device, error) {
 	refusal := &Refusal{Reference: r}
@@ -110,9 +110,9 @@ func (inv *Inventory) Judge(r Reference) (*link.Device, error) {
 }
 
 // holder finds the sandbox that has a device which is not on the node: one whose namespace has the interface before one
-// that is dead, for a device may have been given several times since. Records of today's Multus do not tell the
-// device; what their plugins asked for does, if it is the same name or the same address. A device whose driver is in user
-// space is in no namespace: who lives and was given it has it, and nobody who is dead.
+// that is dead, for a device may have been given several times since. Records of today's Multus do not tell the device;
+// what their plugins asked for does, if it is the same name or the same address. A device whose driver is in user space
+// is in no namespace: who lives and was given it has it, and nobody who is dead.
 func (inv *Inventory) holder(r *Reference, userspace bool) *Claim {
 	var dead *Claim
 	for i := range inv.Claims {
@@ -138,7 +138,8 @@ func (c *Claim) has(r *Reference) bool {
 	id := c.Device
 	if id == nil {
 		for _, own := range c.References {
-			if own.Use == Moves && (own.Key == r.Key && own.Value == r.Value || own.Address() != "" && own.Address() == r.Address()) {
+			if own.Use == Moves && (own.Key == r.Key && own.Value == r.Value || own.Address() != "" &&
+				own.Address() == r.Address()) {
 				return true
 			}
 		}

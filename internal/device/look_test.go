@@ -49,7 +49,10 @@ func TestLook(t *testing.T) {
 	claims := []device.Claim{
 		{Pod: "default/p", ContainerID: "c1", IfName: "eth0", Netns: pod.Path},
 		{Pod: "default/dead", ContainerID: "c2", IfName: "eth0", Netns: dead.Path},
-		{Pod: "default/u", ContainerID: "c3", IfName: "net1", Netns: user.Path, References: []device.Reference{{Use: device.Shares, Key: "master", Value: "used"}}},
+		{
+			Pod: "default/u", ContainerID: "c3", IfName: "net1", Netns: user.Path,
+			References: []device.Reference{{Use: device.Shares, Key: "master", Value: "used"}},
+		},
 	}
 	inv, err := device.Look(ns, claims, device.ParseAddresses([]string{"2001:db8:2::7"}))
 	if err != nil {
@@ -85,7 +88,8 @@ func TestLook(t *testing.T) {
 	if _, err := net.ParseMAC(mac); err != nil {
 		t.Fatal(err)
 	}
-	if d, err := inv.Judge(device.Reference{Key: "hwaddr", Value: mac, AllowInUse: true}); err != nil || d == nil || d.MAC != mac {
+	if d, err := inv.Judge(device.Reference{Key: "hwaddr", Value: mac, AllowInUse: true}); err != nil || d == nil ||
+		d.MAC != mac {
 		t.Errorf("%v, %v", d, err)
 	}
 }

@@ -108,8 +108,8 @@ func driver(dir string) string {
 	return filepath.Base(target)
 }
 
-// userspace tells the drivers that give a device to programs: vfio-pci and those made of it (mlx5_vfio_pci), and those of
-// UIO (uio_pci_generic, igb_uio).
+// userspace tells the drivers that give a device to programs: vfio-pci and those made of it (mlx5_vfio_pci), and those
+// of UIO (uio_pci_generic, igb_uio).
 func userspace(driver string) bool {
 	return strings.Contains(driver, "vfio") || strings.Contains(driver, "uio")
 }

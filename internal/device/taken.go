@@ -231,8 +231,8 @@ type Status struct {
 }
 
 // List returns all devices of the node with what keeps each from being given to a pod: first those that are on the
-// node, in the order of the kernel's list, then those that programs drive, which have an address and no name, then those
-// that pods have.
+// node, in the order of the kernel's list, then those that programs drive, which have an address and no name, then
+// those that pods have.
 func (inv *Inventory) List() []Status {
 	var out []Status
 	for i := range inv.Devices {
@@ -251,7 +251,10 @@ func (inv *Inventory) List() []Status {
 		if c.Device == nil || inv.here(c.Device) || inv.holder(&Reference{Key: "device", Value: c.Device.Name}, false) != c {
 			continue
 		}
-		d := link.Device{Interface: link.Interface{Name: c.Device.Name, MAC: c.Device.MAC}, Permanent: c.Device.Permanent, Bus: c.Device.Bus, Peer: c.Peer}
+		d := link.Device{
+			Interface: link.Interface{Name: c.Device.Name, MAC: c.Device.MAC}, Permanent: c.Device.Permanent,
+			Bus: c.Device.Bus, Peer: c.Peer,
+		}
 		out = append(out, Status{Device: d, Reasons: []Reason{{Kind: Held, Text: held(c)}}, Holder: c})
 	}
 	return out
@@ -265,7 +268,8 @@ func (inv *Inventory) here(id *Identity) bool {
 // held says who has a device that is not on the node.
 func held(c *Claim) string {
 	if c.Gone {
-		return fmt.Sprintf("%s has got it, and its network namespace is gone: a process may keep it alive, or the device went with it", c)
+		return fmt.Sprintf("%s has got it, and its network namespace is gone: a process may keep it alive, or the device "+
+			"went with it", c)
 	}
 	return fmt.Sprintf("%s has it", c)
 }

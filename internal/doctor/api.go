@@ -34,8 +34,9 @@ var apiCheck = Check{
 		has, err := n.Cluster.HasDefinitions(ctx)
 		if err == nil && !has {
 			out = append(out, Finding{
-				Severity: Error, Message: "the cluster does not know network definitions", Evidence: "the API server does not serve k8s.cni.cncf.io/v1",
-				Fix: "kubectl apply -f deploy/base/crd.yaml",
+				Severity: Error, Message: "the cluster does not know network definitions",
+				Evidence: "the API server does not serve k8s.cni.cncf.io/v1",
+				Fix:      "kubectl apply -f deploy/base/crd.yaml",
 			})
 		}
 		who := n.Cluster.Account()
@@ -47,10 +48,14 @@ var apiCheck = Check{
 }
 
 func unanswered(err error) Finding {
-	f := Finding{Severity: Error, Message: "the API server refuses the credentials", Evidence: err.Error(), Fix: "kubectl -n kube-system rollout restart daemonset/kube-multus-ds: its token is made anew"}
+	f := Finding{
+		Severity: Error, Message: "the API server refuses the credentials", Evidence: err.Error(),
+		Fix: "kubectl -n kube-system rollout restart daemonset/kube-multus-ds: its token is made anew",
+	}
 	if errors.Is(err, plan.ErrUnavailable) && !strings.Contains(err.Error(), "credentials") {
 		f.Message = "the API server cannot be reached"
-		f.Fix = "curl -k https://<address>/version on the node; in a pod that uses the host's network, kube-proxy or its replacement must run"
+		f.Fix = "curl -k https://<address>/version on the node; in a pod that uses the host's network, kube-proxy or its " +
+			"replacement must run"
 	}
 	return f
 }
@@ -62,8 +67,9 @@ func expiry(n *Node) []Finding {
 		return nil
 	}
 	f := Finding{
-		Severity: Warning, Message: fmt.Sprintf("the %s ends soon and is not renewed", what), Evidence: "it ends at " + end.UTC().Format("2006-01-02 15:04:05Z"),
-		Fix: "mount a projected service account token, which the kubelet renews, as deploy/base does",
+		Severity: Warning, Message: fmt.Sprintf("the %s ends soon and is not renewed", what),
+		Evidence: "it ends at " + end.UTC().Format("2006-01-02 15:04:05Z"),
+		Fix:      "mount a projected service account token, which the kubelet renews, as deploy/base does",
 	}
 	if end.Before(n.Now) {
 		f.Severity, f.Message = Error, fmt.Sprintf("the %s has expired", what)
@@ -75,7 +81,8 @@ func expiry(n *Node) []Finding {
 func role(ctx context.Context, n *Node) []Finding {
 	var lacking []string
 	for _, a := range kube.Needed() {
-		if ok, err := n.Cluster.Allowed(ctx, a); err == nil && !ok && !(a.String() == "get pods" && passesAnnotations(ctx, n)) {
+		if ok, err := n.Cluster.Allowed(ctx, a); err == nil && !ok &&
+			!(a.String() == "get pods" && passesAnnotations(ctx, n)) {
 			lacking = append(lacking, a.String())
 		}
 	}
@@ -83,8 +90,9 @@ func role(ctx context.Context, n *Node) []Finding {
 		return nil
 	}
 	return []Finding{{
-		Severity: Error, Message: "the role does not allow: " + strings.Join(lacking, ", "), Evidence: "SelfSubjectAccessReview says no",
-		Fix: "kubectl apply -f deploy/base/rbac.yaml",
+		Severity: Error, Message: "the role does not allow: " + strings.Join(lacking, ", "),
+		Evidence: "SelfSubjectAccessReview says no",
+		Fix:      "kubectl apply -f deploy/base/rbac.yaml",
 	}}
 }
 

@@ -26,8 +26,9 @@ var configurationCheck = Check{
 			}
 			if err != nil {
 				out = append(out, Finding{
-					Severity: Error, Message: "the daemon's configuration cannot be read: it does not start", Evidence: daemonFile + ": " + err.Error(),
-					Fix: "kubectl -n kube-system edit configmap multus-daemon-config",
+					Severity: Error, Message: "the daemon's configuration cannot be read: it does not start",
+					Evidence: daemonFile + ": " + err.Error(),
+					Fix:      "kubectl -n kube-system edit configmap multus-daemon-config",
 				})
 			}
 			out = append(out, unknown(daemonFile, b)...)
@@ -37,7 +38,10 @@ var configurationCheck = Check{
 		}
 		out = append(out, unknown(s.file, s.raw)...)
 		if err := s.conf.HasNetwork(); err != nil {
-			out = append(out, Finding{Severity: Error, Message: "Multus has nothing to delegate to", Evidence: err.Error(), Fix: "set clusterNetwork in " + s.file})
+			out = append(out, Finding{
+				Severity: Error, Message: "Multus has nothing to delegate to", Evidence: err.Error(),
+				Fix: "set clusterNetwork in " + s.file,
+			})
 		}
 		return append(append(out, clusterNetwork(n, s)...), kubeconfig(n, s)...), nil
 	},
@@ -50,8 +54,9 @@ func unknown(file string, conf []byte) []Finding {
 		return nil
 	}
 	return []Finding{{
-		Severity: Warning, Message: fmt.Sprintf("nobody reads the %s %s", plural(len(keys), "key"), strings.Join(keys, ", ")), Evidence: file,
-		Fix: "correct or remove them; docs/configuration.md lists all keys",
+		Severity: Warning, Message: fmt.Sprintf("nobody reads the %s %s", plural(len(keys), "key"), strings.Join(keys, ", ")),
+		Evidence: file,
+		Fix:      "correct or remove them; docs/configuration.md lists all keys",
 	}}
 }
 
@@ -98,15 +103,19 @@ func kubeconfig(n *Node, s *setup) []Finding {
 	c, err := kube.Load(kube.Options{Kubeconfig: n.path(s.conf.Kubeconfig)})
 	if err != nil {
 		return []Finding{{
-			Severity: Error, Message: "the kubeconfig of the plugin cannot be used", Evidence: s.conf.Kubeconfig + ": " + err.Error(),
-			Fix: "kubectl -n kube-system delete pod -l app=multus --field-selector spec.nodeName=" + nameOr(n) + ": it is written again",
+			Severity: Error, Message: "the kubeconfig of the plugin cannot be used",
+			Evidence: s.conf.Kubeconfig + ": " + err.Error(),
+			Fix: "kubectl -n kube-system delete pod -l app=multus --field-selector spec.nodeName=" + nameOr(n) +
+				": it is written again",
 		}}
 	}
 	end, what, err := kube.Expiry(c)
 	if err == nil && !end.IsZero() && end.Before(n.Now) {
 		return []Finding{{
-			Severity: Error, Message: fmt.Sprintf("the %s of the plugin has expired", what), Evidence: fmt.Sprintf("%s: %s", s.conf.Kubeconfig, end.UTC().Format("2006-01-02 15:04:05Z")),
-			Fix: "kubectl -n kube-system delete pod -l app=multus --field-selector spec.nodeName=" + nameOr(n) + ": it is written again",
+			Severity: Error, Message: fmt.Sprintf("the %s of the plugin has expired", what),
+			Evidence: fmt.Sprintf("%s: %s", s.conf.Kubeconfig, end.UTC().Format("2006-01-02 15:04:05Z")),
+			Fix: "kubectl -n kube-system delete pod -l app=multus --field-selector spec.nodeName=" + nameOr(n) +
+				": it is written again",
 		}}
 	}
 	return nil

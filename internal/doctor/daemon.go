@@ -35,12 +35,15 @@ var daemonCheck = Check{
 			return nil, fmt.Errorf("only root may ask the daemon: %w", err)
 		case errors.Is(err, fs.ErrNotExist):
 			return []Finding{{
-				Severity: Error, Message: "the daemon has no socket: pods that ask for networks wait and fail", Evidence: socket + " does not exist",
-				Fix: "kubectl -n kube-system get pods -l app=multus -o wide; " + logs + "; if it runs, make socketDir and daemonSocketDir the same",
+				Severity: Error, Message: "the daemon has no socket: pods that ask for networks wait and fail",
+				Evidence: socket + " does not exist",
+				Fix: "kubectl -n kube-system get pods -l app=multus -o wide; " + logs +
+					"; if it runs, make socketDir and daemonSocketDir the same",
 			}}, nil
 		case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, api.ErrUnreachable):
 			return []Finding{{
-				Severity: Error, Message: "the daemon does not answer: pods that ask for networks wait and fail", Evidence: err.Error(), Fix: logs,
+				Severity: Error, Message: "the daemon does not answer: pods that ask for networks wait and fail",
+				Evidence: err.Error(), Fix: logs,
 			}}, nil
 		}
 		var out []Finding
@@ -51,8 +54,8 @@ var daemonCheck = Check{
 	},
 }
 
-// socket is where the daemon has to be; "" for a thin node, which has none. Without a configuration that the runtime loads,
-// which is when one looks for the daemon, its own file or its plugin tell that there should be one.
+// socket is where the daemon has to be; "" for a thin node, which has none. Without a configuration that the runtime
+// loads, which is when one looks for the daemon, its own file or its plugin tell that there should be one.
 func (n *Node) socket() (string, error) {
 	s := n.setup()
 	switch {
@@ -84,7 +87,8 @@ func skew(ctx context.Context, n *Node, socket string) []Finding {
 		return nil
 	}
 	return []Finding{{
-		Severity: Warning, Message: "plugin and daemon are of different versions", Evidence: fmt.Sprintf("%s is %s, the daemon is %s", plugin, have, want),
-		Fix: reinstall(n),
+		Severity: Warning, Message: "plugin and daemon are of different versions",
+		Evidence: fmt.Sprintf("%s is %s, the daemon is %s", plugin, have, want),
+		Fix:      reinstall(n),
 	}}
 }

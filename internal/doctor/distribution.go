@@ -25,12 +25,23 @@ const (
 
 // distributions are those that are known. Kubernetes distributions come before operating systems: k3s runs on any.
 var distributions = []distribution{
-	{"k3s", "k3s", "/var/lib/rancher/k3s/agent/etc/cni/net.d", "/var/lib/rancher/k3s/data/cni", usualKubelet, nil, []string{"/var/lib/rancher/k3s"}},
+	{
+		"k3s", "k3s", "/var/lib/rancher/k3s/agent/etc/cni/net.d", "/var/lib/rancher/k3s/data/cni", usualKubelet, nil,
+		[]string{"/var/lib/rancher/k3s"},
+	},
 	{"RKE2", "rke2", usualConf, usualBin, usualKubelet, nil, []string{"/var/lib/rancher/rke2"}},
-	{"MicroK8s", "microk8s", "/var/snap/microk8s/current/args/cni-network", "/var/snap/microk8s/current/opt/cni/bin", "/var/snap/microk8s/common/var/lib/kubelet", nil, []string{"/var/snap/microk8s"}},
+	{
+		"MicroK8s", "microk8s", "/var/snap/microk8s/current/args/cni-network", "/var/snap/microk8s/current/opt/cni/bin",
+		"/var/snap/microk8s/common/var/lib/kubelet", nil,
+		[]string{"/var/snap/microk8s"},
+	},
 	{"k0s", "k0s", usualConf, usualBin, "/var/lib/k0s/kubelet", nil, []string{"/var/lib/k0s"}},
 	{"kind", "kind", usualConf, usualBin, usualKubelet, nil, []string{"/kind/version"}},
-	{"OpenShift", "openshift", "/etc/kubernetes/cni/net.d", "/var/lib/cni/bin", usualKubelet, []string{"rhcos"}, []string{"/etc/kubernetes/cni/net.d"}},
+	{
+		"OpenShift", "openshift", "/etc/kubernetes/cni/net.d", "/var/lib/cni/bin", usualKubelet,
+		[]string{"rhcos"},
+		[]string{"/etc/kubernetes/cni/net.d"},
+	},
 	{"Talos", "talos", usualConf, usualBin, usualKubelet, []string{"talos"}, nil},
 	{"Bottlerocket", "bottlerocket", usualConf, usualBin, usualKubelet, []string{"bottlerocket"}, nil},
 	{"Container-Optimized OS (GKE)", "gke", usualConf, "/home/kubernetes/bin", usualKubelet, []string{"cos"}, nil},
@@ -41,7 +52,8 @@ var distributions = []distribution{
 func (n *Node) distribution() distribution {
 	ids := n.osRelease()
 	for _, d := range distributions {
-		if slices.ContainsFunc(d.paths, n.exists) || slices.Contains(d.ids, ids["ID"]) || slices.Contains(d.ids, ids["VARIANT_ID"]) {
+		if slices.ContainsFunc(d.paths, n.exists) || slices.Contains(d.ids, ids["ID"]) ||
+			slices.Contains(d.ids, ids["VARIANT_ID"]) {
 			return d
 		}
 	}

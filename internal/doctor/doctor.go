@@ -1,6 +1,6 @@
 // Package doctor finds out what is wrong with a node: one file for each check, each a value with a name and a function
-// from a Node to findings. It looks and changes nothing. All that it sees of the node comes through Node, whose paths are
-// below a directory, so that a node can be a real one, one that is mounted into a pod, or one that a test has made.
+// from a Node to findings. It looks and changes nothing. All that it sees of the node comes through Node, whose paths
+// are below a directory, so that a node can be a real one, one that is mounted into a pod, or one that a test has made.
 // Process edges (internal/cli, internal/host) may import it.
 package doctor
 
@@ -40,7 +40,8 @@ type Check struct {
 // Checks are all checks, in the order in which one fault explains the next.
 func Checks() []Check {
 	return []Check{
-		distributionCheck, runtimeCheck, slotCheck, configurationCheck, pluginsCheck, readonlyCheck, netnsCheck, mountsCheck, daemonCheck, apiCheck,
+		distributionCheck, runtimeCheck, slotCheck, configurationCheck, pluginsCheck, readonlyCheck, netnsCheck, mountsCheck,
+		daemonCheck, apiCheck,
 		policiesCheck, kubeletCheck, mastersCheck, kernelCheck, ledgerCheck, reservationsCheck,
 	}
 }

@@ -26,24 +26,41 @@ var faults = []struct {
 	}},
 	{"Multus is not called (P02)", "slot", "does not call Multus", func(f *fake) { f.remove(f.slot()) }},
 	{"another file comes first (P02)", "slot", "00-aaa.conflist and not", func(f *fake) {
-		f.write(filepath.Join(f.dist.ConfDir, "00-aaa.conflist"), `{"cniVersion":"1.0.0","name":"x","plugins":[{"type":"bridge"}]}`)
+		f.write(filepath.Join(f.dist.ConfDir, "00-aaa.conflist"),
+			`{"cniVersion":"1.0.0","name":"x","plugins":[{"type":"bridge"}]}`)
 	}},
-	{"the runtime loads from elsewhere (P17)", "runtime", "the runtime looks for its CNI configuration in /etc/cni/other", func(f *fake) {
-		f.write("/etc/containerd/conf.d/50-cni.toml", "[plugins.cri.cni]\n  # conf_dir = \"/etc/cni/net.d\"\n  conf_dir = '/etc/cni/other'\n")
-	}},
-	{"the runtime starts from elsewhere (P17)", "runtime", "the runtime looks for its plugins in /usr/libexec/cni, /opt/other", func(f *fake) {
-		f.write("/etc/crio/crio.conf.d/10-cni", "plugin_dirs = [\n\t\"/usr/libexec/cni\",\n\t\"/opt/other\",\n]\n")
-	}},
-	{"half-written configuration (P16)", "slot", "is no valid CNI configuration", func(f *fake) { f.write(f.slot(), `{"cniVersion": "1.0`) }},
+	{
+		"the runtime loads from elsewhere (P17)", "runtime", "the runtime looks for its CNI configuration in /etc/cni/other",
+		func(f *fake) {
+			f.write("/etc/containerd/conf.d/50-cni.toml",
+				"[plugins.cri.cni]\n  # conf_dir = \"/etc/cni/net.d\"\n  conf_dir = '/etc/cni/other'\n")
+		},
+	},
+	{
+		"the runtime starts from elsewhere (P17)", "runtime",
+		"the runtime looks for its plugins in /usr/libexec/cni, /opt/other", func(f *fake) {
+			f.write("/etc/crio/crio.conf.d/10-cni", "plugin_dirs = [\n\t\"/usr/libexec/cni\",\n\t\"/opt/other\",\n]\n")
+		},
+	},
+	{
+		"half-written configuration (P16)", "slot", "is no valid CNI configuration",
+		func(f *fake) { f.write(f.slot(), `{"cniVersion": "1.0`) },
+	},
 	{"empty configuration (P16)", "slot", "is no valid CNI configuration", func(f *fake) { f.write(f.slot(), "") }},
 	{"Cilium renames the file (P11)", "slot", "Cilium renames", func(f *fake) { f.write(f.slot()+".cilium_bak", "{}") }},
-	{"a list with another program's plugin is shadowed", "slot", "plugins of another program are chained to Multus, and not called: istio-cni", func(f *fake) {
-		f.write(f.slot()+"list", `{"cniVersion":"0.3.1","name":"k8s-pod-network","plugins":[{"type":"multus-shim"},{"type":"istio-cni"}]}`)
-	}},
+	{
+		"a list with another program's plugin is shadowed", "slot",
+		"plugins of another program are chained to Multus, and not called: istio-cni", func(f *fake) {
+			f.write(f.slot()+"list", `{"cniVersion":"0.3.1","name":"k8s-pod-network","plugins":[{"type":"multus-shim"},{"type":"istio-cni"}]}`)
+		},
+	},
 	{"two configurations of Multus (P09)", "slot", "more than one configuration", func(f *fake) {
 		f.write(filepath.Join(f.dist.ConfDir, "70-multus.conf"), `{"cniVersion":"0.3.1","name":"old","type":"multus"}`)
 	}},
-	{"a key with a typo (A1)", "configuration", "nobody reads the key clusterNetworks", func(f *fake) { f.change(f.slot(), "clusterNetworks", "x") }},
+	{
+		"a key with a typo (A1)", "configuration", "nobody reads the key clusterNetworks",
+		func(f *fake) { f.change(f.slot(), "clusterNetworks", "x") },
+	},
 	{"the cluster network's file is gone (B32)", "configuration", "cluster network cannot be read", func(f *fake) {
 		f.remove(filepath.Join(f.dist.ConfDir, "10-cluster.conflist"))
 	}},
@@ -57,23 +74,43 @@ var faults = []struct {
 	{"the kubeconfig is gone (P04, P08)", "configuration", "kubeconfig of the plugin cannot be used", func(f *fake) {
 		f.change(f.slot(), "kubeconfig", "/etc/cni/net.d/multus.d/multus.kubeconfig")
 	}},
-	{"the plugin is missing (P03)", "plugins", "multus-shim, which " /* the slot */, func(f *fake) { f.remove(f.dist.BinDir + "/multus-shim") }},
-	{"a delegate is missing (P12)", "plugins", "plugin vlan, which network-attachment-definition a/vlan5 needs, is missing", func(f *fake) {
-		f.remove(f.dist.BinDir + "/vlan")
+	{"the plugin is missing (P03)", "plugins", "multus-shim, which ", func(f *fake) {
+		f.remove(f.dist.BinDir + "/multus-shim")
 	}},
-	{"an IPAM plugin is missing (P12)", "plugins", "plugin static, which network-attachment-definition a/vlan5 needs, is missing", func(f *fake) {
-		f.remove(f.dist.BinDir + "/static")
-	}},
-	{"a plugin is not executable (P03)", "plugins", "macvlan, which network-attachment-definition a/storage needs, cannot be executed", func(f *fake) {
-		f.chmod(f.dist.BinDir+"/macvlan", 0o644)
-	}},
+	{
+		"a delegate is missing (P12)", "plugins",
+		"plugin vlan, which network-attachment-definition a/vlan5 needs, is missing", func(f *fake) {
+			f.remove(f.dist.BinDir + "/vlan")
+		},
+	},
+	{
+		"an IPAM plugin is missing (P12)", "plugins",
+		"plugin static, which network-attachment-definition a/vlan5 needs, is missing", func(f *fake) {
+			f.remove(f.dist.BinDir + "/static")
+		},
+	},
+	{
+		"a plugin is not executable (P03)", "plugins",
+		"macvlan, which network-attachment-definition a/storage needs, cannot be executed", func(f *fake) {
+			f.chmod(f.dist.BinDir+"/macvlan", 0o644)
+		},
+	},
 	{"a plugin of another architecture (P43)", "plugins", "is for another architecture", func(f *fake) {
 		f.write(f.dist.BinDir+"/macvlan", elfHeader(183))
 	}},
 	{"a truncated plugin (P03)", "plugins", "is no program", func(f *fake) { f.write(f.dist.BinDir+"/macvlan", "") }},
-	{"the plugin directory is read-only (P17)", "writable", "the plugin directory", func(f *fake) { f.mount(f.dist.BinDir, "ro,relatime") }},
-	{"the slot is read-only (P17)", "writable", "the CNI configuration directory", func(f *fake) { f.mount(f.dist.ConfDir, "ro,relatime") }},
-	{"plugins cannot be started (P17)", "writable", "plugins cannot be started", func(f *fake) { f.mount(f.dist.BinDir, "rw,noexec") }},
+	{
+		"the plugin directory is read-only (P17)", "writable", "the plugin directory",
+		func(f *fake) { f.mount(f.dist.BinDir, "ro,relatime") },
+	},
+	{
+		"the slot is read-only (P17)", "writable", "the CNI configuration directory",
+		func(f *fake) { f.mount(f.dist.ConfDir, "ro,relatime") },
+	},
+	{
+		"plugins cannot be started (P17)", "writable", "plugins cannot be started",
+		func(f *fake) { f.mount(f.dist.BinDir, "rw,noexec") },
+	},
 	{"the state directory is a file (D80)", "writable", "the state directory is no directory", func(f *fake) {
 		f.remove("/var/lib/cni/multus")
 		f.remove("/var/lib/cni/networks/storage")
@@ -114,9 +151,15 @@ var faults = []struct {
 	{"the credentials are refused (P08)", "api", "refuses the credentials", func(f *fake) {
 		f.cluster.err = fmt.Errorf("%w: the API server does not accept the credentials (expired?)", plan.ErrUnavailable)
 	}},
-	{"the token has expired (P08)", "api", "the token has expired", func(f *fake) { f.cluster.expires = f.Now.Add(-time.Minute) }},
+	{
+		"the token has expired (P08)", "api", "the token has expired",
+		func(f *fake) { f.cluster.expires = f.Now.Add(-time.Minute) },
+	},
 	{"no CRD (B8)", "api", "does not know network definitions", func(f *fake) { f.cluster.crd = false }},
-	{"the role lacks a verb (P38)", "api", "does not allow: patch pods/status", func(f *fake) { f.cluster.denied = "patch pods/status" }},
+	{
+		"the role lacks a verb (P38)", "api", "does not allow: patch pods/status",
+		func(f *fake) { f.cluster.denied = "patch pods/status" },
+	},
 	{"no permission to read pods, and an old runtime", "api", "does not allow: get pods", func(f *fake) {
 		f.cluster.denied, f.cluster.runtime = "get pods", "containerd://1.7.29"
 	}},
@@ -124,15 +167,33 @@ var faults = []struct {
 		f.cluster.denied, f.cluster.runtime = "get pods", "containerd://2.1.4"
 		f.change(f.slot(), "capabilities", map[string]bool{})
 	}},
-	{"no policy for the status (P33)", "policies", "multus-node-identity is missing", func(f *fake) { f.cluster.missing = "multus-node-identity" }},
-	{"no policy for events", "policies", "multus-events is missing", func(f *fake) { f.cluster.missing = "multus-events" }},
-	{"a policy that is not bound", "policies", "multus-node-identity denies nothing", func(f *fake) { f.cluster.unbound = "multus-node-identity" }},
+	{
+		"no policy for the status (P33)", "policies", "multus-node-identity is missing",
+		func(f *fake) { f.cluster.missing = "multus-node-identity" },
+	},
+	{
+		"no policy for events", "policies", "multus-events is missing",
+		func(f *fake) { f.cluster.missing = "multus-events" },
+	},
+	{
+		"a policy that is not bound", "policies", "multus-node-identity denies nothing",
+		func(f *fake) { f.cluster.unbound = "multus-node-identity" },
+	},
 	{"a policy for another account", "policies", "is about another service account", func(f *fake) {
 		f.cluster.account = "system:serviceaccount:network:multus"
 	}},
-	{"no isolation of several namespaces", "policies", "namespaceIsolation is off", func(f *fake) { f.definitions[1].Namespace = "b" }},
-	{"the kubelet is elsewhere (P28)", "kubelet", "the kubelet's directory is /var/", func(f *fake) { f.change(daemonFiles[0], "kubeletRoot", "/somewhere") }},
-	{"no podresources for a device (P28)", "kubelet", "podresources cannot be found", func(f *fake) { f.remove(f.dist.KubeletRoot) }},
+	{
+		"no isolation of several namespaces", "policies", "namespaceIsolation is off",
+		func(f *fake) { f.definitions[1].Namespace = "b" },
+	},
+	{
+		"the kubelet is elsewhere (P28)", "kubelet", "the kubelet's directory is /var/",
+		func(f *fake) { f.change(daemonFiles[0], "kubeletRoot", "/somewhere") },
+	},
+	{
+		"no podresources for a device (P28)", "kubelet", "podresources cannot be found",
+		func(f *fake) { f.remove(f.dist.KubeletRoot) },
+	},
 	{"a master that is not there (P40)", "interfaces", "a/storage names the master eth7", func(f *fake) {
 		f.definitions[0].Config = `{"type":"macvlan","master":"eth7"}`
 	}},
@@ -157,8 +218,14 @@ var faults = []struct {
 	{"a kernel without the module (P12)", "kernel", "the kernel has no 8021q", func(f *fake) {
 		f.write("/lib/modules/6.12.1/modules.dep", "kernel/drivers/net/macvlan.ko.zst:\n")
 	}},
-	{"a record of a sandbox that is gone (P06)", "ledger", "1 record of sandboxes that are gone", func(f *fake) { f.remember("c2", "/run/netns/gone") }},
-	{"a damaged record (P06)", "ledger", "the record of container c2 is damaged", func(f *fake) { f.write("/var/lib/cni/multus/c2", "[{") }},
+	{
+		"a record of a sandbox that is gone (P06)", "ledger", "1 record of sandboxes that are gone",
+		func(f *fake) { f.remember("c2", "/run/netns/gone") },
+	},
+	{
+		"a damaged record (P06)", "ledger", "the record of container c2 is damaged",
+		func(f *fake) { f.write("/var/lib/cni/multus/c2", "[{") },
+	},
 	{"a damaged record that was put aside (P06)", "ledger", "1 damaged record was put aside", func(f *fake) {
 		f.write("/var/lib/cni/multus/damaged/c3.17", "[{")
 	}},
@@ -237,7 +304,10 @@ func TestHealthy(t *testing.T) {
 func TestPoliciesSilent(t *testing.T) {
 	t.Parallel()
 	for name, plant := range map[string]func(f *fake){
-		"runtime that passes annotations": func(f *fake) { f.cluster.denied, f.cluster.runtime = "get pods", "containerd://2.1.4" },
+		"runtime that passes annotations": func(f *fake) {
+			f.cluster.denied, f.cluster.runtime = "get pods",
+				"containerd://2.1.4"
+		},
 		"namespaceIsolation": func(f *fake) {
 			f.definitions[1].Namespace = "b"
 			f.change(daemonFiles[0], "namespaceIsolation", true)
@@ -300,8 +370,8 @@ func TestHealthyWithoutDaemonFile(t *testing.T) {
 	}
 }
 
-// TestNoConfiguration: where the runtime loads no configuration of Multus the daemon is looked for all the same, if anything
-// tells that there should be one; else that is said, and not that all is well.
+// TestNoConfiguration: where the runtime loads no configuration of Multus the daemon is looked for all the same, if
+// anything tells that there should be one; else that is said, and not that all is well.
 func TestNoConfiguration(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -337,7 +407,8 @@ func TestWrongDirectories(t *testing.T) {
 	f.mkdir(usualConf)
 	f.rename(f.slot(), usualConf+"/00-multus.conf")
 	r := Run(t.Context(), f.Node)
-	if i := slices.IndexFunc(r.Findings, func(x Finding) bool { return x.Check == "distribution" }); i < 0 || !strings.Contains(r.Findings[i].Fix, "deploy/overlays/microk8s") {
+	if i := slices.IndexFunc(r.Findings, func(x Finding) bool { return x.Check == "distribution" }); i < 0 ||
+		!strings.Contains(r.Findings[i].Fix, "deploy/overlays/microk8s") {
 		t.Errorf("%+v", r.Findings)
 	}
 }
@@ -368,7 +439,10 @@ func TestPath(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
 	n := &Node{Root: root}
-	for link, target := range map[string]string{"abs": "/there", "rel": "there/../there", "up": "../../../etc", "loop": "loop", "dangling": "/none/x"} {
+	for link, target := range map[string]string{
+		"abs": "/there", "rel": "there/../there", "up": "../../../etc",
+		"loop": "loop", "dangling": "/none/x",
+	} {
 		if err := os.Symlink(target, filepath.Join(root, link)); err != nil {
 			t.Fatal(err)
 		}
@@ -377,7 +451,8 @@ func TestPath(t *testing.T) {
 		t.Fatal(err)
 	}
 	for in, want := range map[string]string{
-		"/abs/f": "/there/f", "/rel": "/there", "/up/passwd": "/etc/passwd", "/dangling": "/none/x", "/there/../abs": "/there", "/": "/",
+		"/abs/f": "/there/f", "/rel": "/there", "/up/passwd": "/etc/passwd", "/dangling": "/none/x",
+		"/there/../abs": "/there", "/": "/",
 	} {
 		if got := n.real(in); got != want {
 			t.Errorf("%s: %s, want %s", in, got, want)

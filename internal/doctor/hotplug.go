@@ -15,8 +15,8 @@ const maxCommandLine = 4 << 10
 // controller is the program of multus-dynamic-networks-controller.
 const controller = "dynamic-networks-controller"
 
-// hotPlugController finds the controller that attaches networks to running pods by the daemon of today's Multus. It fails
-// beside this one, and the users of pods see only its events.
+// hotPlugController finds the controller that attaches networks to running pods by the daemon of today's Multus. It
+// fails beside this one, and the users of pods see only its events.
 func hotPlugController(n *Node) []Finding {
 	if n.InPod {
 		return nil // the processes of the node cannot be seen
@@ -29,9 +29,11 @@ func hotPlugController(n *Node) []Finding {
 		if name := programOf(file); strings.HasSuffix(name, controller) {
 			return []Finding{{
 				Severity: Warning,
-				Message:  "multus-dynamic-networks-controller runs on this node: hot-plug is not supported, and it fails for every pod",
+				Message: "multus-dynamic-networks-controller runs on this node: hot-plug is not supported, and it fails for " +
+					"every pod",
 				Evidence: fmt.Sprintf("process %s is %s", filepath.Base(filepath.Dir(file)), name),
-				Fix:      "remove its DaemonSet (kubectl get ds -A | grep dynamic-networks); a pod gets other networks when it is made anew, see docs/upgrade.md",
+				Fix: "remove its DaemonSet (kubectl get ds -A | grep dynamic-networks); a pod gets other networks when it " +
+					"is made anew, see docs/upgrade.md",
 			}}
 		}
 	}

@@ -11,7 +11,8 @@ import (
 
 // modules are the kernel modules that plugins need.
 var modules = map[string]string{
-	"macvlan": "macvlan", "ipvlan": "ipvlan", "vlan": "8021q", "bridge": "bridge", "dummy": "dummy", "tap": "tun", "vrf": "vrf", "ptp": "veth",
+	"macvlan": "macvlan", "ipvlan": "ipvlan", "vlan": "8021q", "bridge": "bridge", "dummy": "dummy", "tap": "tun",
+	"vrf": "vrf", "ptp": "veth",
 }
 
 var kernelCheck = Check{

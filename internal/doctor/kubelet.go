@@ -16,8 +16,10 @@ var kubeletCheck = Check{
 		for _, other := range []string{usualKubelet, "/var/lib/k0s/kubelet", "/var/snap/microk8s/common/var/lib/kubelet"} {
 			if answers(n, other) {
 				return []Finding{{
-					Severity: Error, Message: "the kubelet's directory is " + other + ", and Multus looks into " + root + ": pods with devices fail",
-					Evidence: filepath.Join(other, "pod-resources/kubelet.sock") + " exists", Fix: "set kubeletRoot to " + other + " in the daemon's configuration",
+					Severity: Error, Message: "the kubelet's directory is " + other + ", and Multus looks into " + root +
+						": pods with devices fail",
+					Evidence: filepath.Join(other, "pod-resources/kubelet.sock") + " exists",
+					Fix:      "set kubeletRoot to " + other + " in the daemon's configuration",
 				}}, nil
 			}
 		}
@@ -25,7 +27,8 @@ var kubeletCheck = Check{
 		for _, w := range networks {
 			if w.definition != nil && w.definition.ResourceName != "" {
 				return []Finding{{
-					Severity: Error, Message: w.owner + " needs devices of " + w.definition.ResourceName + ", and the kubelet's podresources cannot be found",
+					Severity: Error, Message: w.owner + " needs devices of " + w.definition.ResourceName +
+						", and the kubelet's podresources cannot be found",
 					Evidence: filepath.Join(root, "pod-resources/kubelet.sock") + " does not exist",
 					Fix:      "look for --root-dir of the kubelet (ps -C kubelet -o args), and set kubeletRoot to it",
 				}}, nil
@@ -40,5 +43,6 @@ var kubeletCheck = Check{
 
 // answers tells whether a directory is the kubelet's: by the socket, or the checkpoint file for want of one.
 func answers(n *Node, root string) bool {
-	return n.exists(filepath.Join(root, "pod-resources/kubelet.sock")) || n.exists(filepath.Join(root, "device-plugins/kubelet_internal_checkpoint"))
+	return n.exists(filepath.Join(root, "pod-resources/kubelet.sock")) ||
+		n.exists(filepath.Join(root, "device-plugins/kubelet_internal_checkpoint"))
 }

@@ -39,14 +39,18 @@ var ledgerCheck = Check{
 		}
 		if len(stale) > 0 {
 			out = append(out, Finding{
-				Severity: Warning, Message: fmt.Sprintf("%d %s of sandboxes that are gone: what they reserved is not free", len(stale), plural(len(stale), "record")),
-				Evidence: strings.Join(stale, ", "), Fix: "multusctl gc --dry-run shows them, multusctl gc frees them; so does the runtime's GC (containerd 2, CRI-O 1.31)",
+				Severity: Warning, Message: fmt.Sprintf("%d %s of sandboxes that are gone: what they reserved is not free",
+					len(stale), plural(len(stale), "record")),
+				Evidence: strings.Join(stale, ", "),
+				Fix: "multusctl gc --dry-run shows them, multusctl gc frees them; so does the runtime's GC (containerd 2, CRI-O " +
+					"1.31)",
 			})
 		}
 		damaged, err := store.Damaged()
 		if len(damaged) > 0 {
 			out = append(out, Finding{
-				Severity: Warning, Message: fmt.Sprintf("%d damaged %s put aside: what they tell of may not be free", len(damaged), plural(len(damaged), "record was")),
+				Severity: Warning, Message: fmt.Sprintf("%d damaged %s put aside: what they tell of may not be free", len(damaged),
+					plural(len(damaged), "record was")),
 				Evidence: filepath.Join(n.stateDir(), "damaged") + ": " + strings.Join(damaged, ", "),
 				Fix:      "look for reservations of these containers, then remove the files",
 			})

@@ -12,7 +12,8 @@ import (
 )
 
 var mastersCheck = Check{
-	Name: "interfaces", About: "the interfaces that definitions name are on this node, large enough, and not in each other's way",
+	Name: "interfaces", About: "the interfaces that definitions name are on this node, large enough, and not in each " +
+		"other's way",
 	Run: func(ctx context.Context, n *Node) ([]Finding, error) {
 		if n.Interfaces == nil {
 			return nil, errors.New("the node's interfaces are not seen from here: run it in the node's network namespace")
@@ -75,15 +76,18 @@ func (m *masters) master(w network, p plugin) {
 	}
 	if !i.Up {
 		m.found = append(m.found, Finding{
-			Severity: Warning, Message: fmt.Sprintf("%s is on %s, which is down: nothing goes through", w.owner, i.Name), Evidence: "ip link show " + i.Name,
-			Fix: "ip link set " + i.Name + " up, and in the node's network configuration",
+			Severity: Warning, Message: fmt.Sprintf("%s is on %s, which is down: nothing goes through", w.owner, i.Name),
+			Evidence: "ip link show " + i.Name,
+			Fix:      "ip link set " + i.Name + " up, and in the node's network configuration",
 		})
 	}
 	var mtu int
 	if json.Unmarshal(p.MTU, &mtu) == nil && mtu > i.MTU {
 		m.found = append(m.found, Finding{
-			Severity: Error, Message: fmt.Sprintf("%s wants MTU %d on %s, which has %d: pods fail", w.owner, mtu, i.Name, i.MTU), Evidence: "ip link show " + i.Name,
-			Fix: fmt.Sprintf("ip link set %s mtu %d, and in the node's network configuration, or a smaller mtu in the definition", i.Name, mtu),
+			Severity: Error, Message: fmt.Sprintf("%s wants MTU %d on %s, which has %d: pods fail", w.owner, mtu, i.Name, i.MTU),
+			Evidence: "ip link show " + i.Name,
+			Fix: fmt.Sprintf("ip link set %s mtu %d, and in the node's network configuration, or a smaller mtu in the "+
+				"definition", i.Name, mtu),
 		})
 	}
 	if p.Type == "vlan" {
@@ -91,8 +95,11 @@ func (m *masters) master(w network, p plugin) {
 	}
 	if other, used := m.users[p.Master]; used && other.typ != p.Type {
 		m.found = append(m.found, Finding{
-			Severity: Error, Message: fmt.Sprintf("%s uses %s for %s: a kernel interface cannot carry macvlan and ipvlan at the same time", w.owner, p.Master, p.Type),
-			Evidence: fmt.Sprintf("%s uses it for %s", other.owner, other.typ), Fix: "use one of the two on " + p.Master + ", or another interface",
+			Severity: Error, Message: fmt.Sprintf(
+				"%s uses %s for %s: a kernel interface cannot carry macvlan and ipvlan at the same time", w.owner, p.Master,
+				p.Type),
+			Evidence: fmt.Sprintf("%s uses it for %s", other.owner, other.typ),
+			Fix:      "use one of the two on " + p.Master + ", or another interface",
 		})
 	}
 	m.users[p.Master] = user{p.Type, w.owner}
@@ -111,7 +118,8 @@ func (m *masters) bridge(w network, p plugin) {
 	}
 }
 
-// given tells whether a pod of this node has the device: then it is not missing. Where the ledger is not seen, a pod may.
+// given tells whether a pod of this node has the device: then it is not missing. Where the ledger is not seen, a pod
+// may.
 func (m *masters) given(device string) bool {
 	if m.node.notMounted(m.node.stateDir()) != nil {
 		return true

@@ -86,9 +86,12 @@ var mountsCheck = Check{
 			m := mountOf(table, n.real(path))
 			if !m.shared {
 				out = append(out, Finding{
-					Severity: Warning, Message: fmt.Sprintf("a daemon with chrootDir needs %s to be a shared mount, and it is private", path),
-					Evidence: fmt.Sprintf("chrootDir is %q in %s; mount %s (%s) is not shared in /proc/1/mountinfo", s.daemon.ChrootDir, n.daemonFile(), m.point, m.fstype),
-					Fix:      "remove chrootDir: this daemon needs no propagation. For today's Multus: mount --make-rshared " + filepath.Clean(m.point),
+					Severity: Warning, Message: fmt.Sprintf("a daemon with chrootDir needs %s to be a shared mount, and it is private",
+						path),
+					Evidence: fmt.Sprintf("chrootDir is %q in %s; mount %s (%s) is not shared in /proc/1/mountinfo",
+						s.daemon.ChrootDir, n.daemonFile(), m.point, m.fstype),
+					Fix: "remove chrootDir: this daemon needs no propagation. For today's Multus: mount --make-rshared " +
+						filepath.Clean(m.point),
 				})
 				break
 			}

@@ -19,7 +19,8 @@ var netnsCheck = Check{
 		var out []Finding
 		if n.real("/var/run/netns") != n.real("/run/netns") {
 			out = append(out, Finding{
-				Severity: Error, Message: "/var/run/netns and /run/netns are two directories: who looks into the wrong one finds no network namespace",
+				Severity: Error, Message: "/var/run/netns and /run/netns are two directories: who looks into the wrong one finds " +
+					"no network namespace",
 				Evidence: fmt.Sprintf("/var/run leads to %s, not to /run", n.real("/var/run")),
 				Fix:      "on a drained node: rm -rf /var/run && ln -s /run /var/run, and reboot",
 			})

@@ -145,8 +145,8 @@ type setup struct {
 	conf *config.Plugin
 }
 
-// daemonFiles are where manifests mount the daemon's configuration into its pod: ours, and today's. On a node one is there
-// only if somebody has put it there.
+// daemonFiles are where manifests mount the daemon's configuration into its pod: ours, and today's. On a node one is
+// there only if somebody has put it there.
 var daemonFiles = []string{"/etc/multus/daemon-config.json", "/etc/cni/net.d/multus.d/daemon-config.json"}
 
 // daemonFile is the one that exists.
@@ -157,8 +157,9 @@ func (n *Node) daemonFile() string {
 	return daemonFiles[0]
 }
 
-// Configuration returns what an ADD on the node starts from: the CNI configuration that calls Multus, with the name of its
-// file, and the daemon's file, which the daemon lays over it. Each is nil if it is not there, or not seen from here.
+// Configuration returns what an ADD on the node starts from: the CNI configuration that calls Multus, with the name of
+// its file, and the daemon's file, which the daemon lays over it. Each is nil if it is not there, or not seen from
+// here.
 func (n *Node) Configuration() (file string, conf, daemon []byte) {
 	s := n.setup()
 	if s.conf.Type == shim && s.daemon != nil {
@@ -195,7 +196,8 @@ func (n *Node) confDir() string {
 		return n.ConfDir
 	}
 	if b, err := n.read(n.daemonFile()); err == nil {
-		if d, err := config.ParseDaemon(b); err == nil && d.CNIConfigDir != "" && strings.Contains(string(b), "cniConfigDir") {
+		if d, err := config.ParseDaemon(b); err == nil && d.CNIConfigDir != "" &&
+			strings.Contains(string(b), "cniConfigDir") {
 			return d.HostPath(d.CNIConfigDir)
 		}
 	}

@@ -64,7 +64,11 @@ func healthy(tb testing.TB, name string) *fake {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { _ = os.RemoveAll(root) })
-	f := &fake{tb: tb, namespaces: map[string]bool{"/run/netns/cni-1": true}, cluster: &cluster{version: "v1.36.3", crd: true, account: "system:serviceaccount:kube-system:multus"}, versions: map[string]string{}}
+	f := &fake{
+		tb: tb, namespaces: map[string]bool{"/run/netns/cni-1": true},
+		cluster:  &cluster{version: "v1.36.3", crd: true, account: "system:serviceaccount:kube-system:multus"},
+		versions: map[string]string{},
+	}
 	f.Node = &Node{
 		Name: "node-1", Root: root, Arch: "amd64", Now: time.Now(),
 		Interfaces:    func() ([]link.Interface, error) { return f.interfaces, nil },
@@ -88,9 +92,18 @@ func healthy(tb testing.TB, name string) *fake {
 	f.runtime()
 	f.programs("multus-shim", "passthru", "bridge", "host-local", "portmap", "macvlan", "vlan", "host-device", "static")
 	f.definitions = []plan.Definition{
-		{Ref: plan.Ref{Namespace: "a", Name: "storage"}, Config: `{"type":"macvlan","master":"eth1","mtu":1500,"ipam":{"type":"host-local","ranges":[[{"subnet":"192.0.2.0/24"}]]}}`},
-		{Ref: plan.Ref{Namespace: "a", Name: "vlan5"}, Config: `{"plugins":[{"type":"vlan","master":"eth1","vlanId":5,"ipam":{"type":"static"}}]}`},
-		{Ref: plan.Ref{Namespace: "a", Name: "nic"}, Config: `{"type":"host-device","device":"eth2"}`, ResourceName: "vendor.example/nic"},
+		{
+			Ref:    plan.Ref{Namespace: "a", Name: "storage"},
+			Config: `{"type":"macvlan","master":"eth1","mtu":1500,"ipam":{"type":"host-local","ranges":[[{"subnet":"192.0.2.0/24"}]]}}`,
+		},
+		{
+			Ref:    plan.Ref{Namespace: "a", Name: "vlan5"},
+			Config: `{"plugins":[{"type":"vlan","master":"eth1","vlanId":5,"ipam":{"type":"static"}}]}`,
+		},
+		{
+			Ref: plan.Ref{Namespace: "a", Name: "nic"}, Config: `{"type":"host-device","device":"eth2"}`,
+			ResourceName: "vendor.example/nic",
+		},
 		{Ref: plan.Ref{Namespace: "a", Name: "local"}, Config: `{"type":"bridge","bridge":"br-local"}`},
 	}
 	f.interfaces = []link.Interface{
@@ -107,7 +120,10 @@ func healthy(tb testing.TB, name string) *fake {
 }
 
 func (f *fake) directories() {
-	for _, d := range []string{"/run/netns", "/run/multus", "/var/lib/cni/networks", "/opt/cni/bin", f.dist.ConfDir, f.dist.BinDir} {
+	for _, d := range []string{
+		"/run/netns", "/run/multus", "/var/lib/cni/networks", "/opt/cni/bin", f.dist.ConfDir,
+		f.dist.BinDir,
+	} {
 		f.mkdir(d)
 	}
 	f.symlink("/run", "/var/run")
@@ -117,13 +133,16 @@ func (f *fake) directories() {
 `)
 	f.write("/proc/sys/kernel/osrelease", "6.12.1\n")
 	f.write("/lib/modules/6.12.1/modules.builtin", "kernel/net/bridge/bridge.ko\n")
-	f.write("/lib/modules/6.12.1/modules.dep", "kernel/drivers/net/macvlan.ko.zst: \nkernel/net/8021q/8021q.ko: kernel/net/802/garp.ko\n")
+	f.write("/lib/modules/6.12.1/modules.dep",
+		"kernel/drivers/net/macvlan.ko.zst: \nkernel/net/8021q/8021q.ko: kernel/net/802/garp.ko\n")
 	f.write(filepath.Join(f.dist.KubeletRoot, "pod-resources/kubelet.sock"), "")
 }
 
 // runtime writes a runtime's configuration that looks where it should.
 func (f *fake) runtime() {
-	f.write("/etc/containerd/config.toml", fmt.Sprintf("[plugins.cri.cni]\n  bin_dirs = [\"/usr/libexec/cni\", \"%s\"]\n  conf_dir = \"%s\"\n", f.dist.BinDir, f.dist.ConfDir))
+	f.write("/etc/containerd/config.toml",
+		fmt.Sprintf("[plugins.cri.cni]\n  bin_dirs = [\"/usr/libexec/cni\", \"%s\"]\n  conf_dir = \"%s\"\n", f.dist.BinDir,
+			f.dist.ConfDir))
 }
 
 // configuration writes what the daemon of this distribution's overlay would have.
@@ -131,11 +150,13 @@ func (f *fake) configuration() {
 	cluster := filepath.Join(f.dist.ConfDir, "10-cluster.conflist")
 	f.write(cluster, `{"cniVersion":"1.0.0","name":"cluster","plugins":[{"type":"bridge","ipam":{"type":"host-local"}},{"type":"portmap"}]}`)
 	f.json(daemonFiles[0], map[string]any{
-		"cniConfigDir": f.dist.ConfDir, "multusAutoconfigDir": f.dist.ConfDir, "binDir": f.dist.BinDir, "socketDir": "/run/multus",
+		"cniConfigDir": f.dist.ConfDir, "multusAutoconfigDir": f.dist.ConfDir, "binDir": f.dist.BinDir,
+		"socketDir":   "/run/multus",
 		"kubeletRoot": f.dist.KubeletRoot, "multusConfigFile": "auto",
 	})
 	f.json(f.slot(), map[string]any{
-		"cniVersion": "1.0.0", "name": "multus-cni-network", "type": "multus-shim", "clusterNetwork": cluster, "binDir": f.dist.BinDir,
+		"cniVersion": "1.0.0", "name": "multus-cni-network", "type": "multus-shim", "clusterNetwork": cluster,
+		"binDir":       f.dist.BinDir,
 		"capabilities": map[string]bool{"io.kubernetes.cri.pod-annotations": true}, "plainPods": "local",
 	})
 }
@@ -154,7 +175,10 @@ func (f *fake) programs(names ...string) {
 func elfHeader(machine uint16) string {
 	var b bytes.Buffer
 	b.WriteString("\x7fELF\x02\x01\x01" + strings.Repeat("\x00", 9))
-	for _, v := range []any{uint16(2), machine, uint32(1), uint64(0), uint64(64), uint64(9999), uint32(0), uint16(64), uint16(56), uint16(1), uint16(64), uint16(9), uint16(8)} {
+	for _, v := range []any{
+		uint16(2), machine, uint32(1), uint64(0), uint64(64), uint64(9999), uint32(0), uint16(64),
+		uint16(56), uint16(1), uint16(64), uint16(9), uint16(8),
+	} {
 		_ = binary.Write(&b, binary.LittleEndian, v)
 	}
 	return b.String() + strings.Repeat("x", 100)
@@ -172,7 +196,10 @@ var recorded = sync.OnceValue(func() string {
 	dir := filepath.Join(os.TempDir(), "ledger")
 	s := &ledger.Store{Dir: dir, Log: slog.New(slog.DiscardHandler)}
 	if err == nil {
-		err = s.Write(&plan.Plan{ContainerID: "c", Netns: "NETNS", Attachments: []plan.Attachment{{Name: "a/nic", IfName: "net1", Config: l}}})
+		err = s.Write(&plan.Plan{
+			ContainerID: "c", Netns: "NETNS",
+			Attachments: []plan.Attachment{{Name: "a/nic", IfName: "net1", Config: l}},
+		})
 	}
 	b, readErr := os.ReadFile(filepath.Join(dir, "c"))
 	if err = errors.Join(err, readErr); err != nil {

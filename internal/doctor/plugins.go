@@ -32,7 +32,8 @@ var pluginsCheck = Check{
 			}
 		}
 		if len(links) > 0 {
-			err = errors.Join(err, fmt.Errorf("%s lead out of what is mounted here: run it on the node", strings.Join(links, ", ")))
+			err = errors.Join(err, fmt.Errorf("%s lead out of what is mounted here: run it on the node",
+				strings.Join(links, ", ")))
 		}
 		return out, err
 	},
@@ -76,10 +77,16 @@ func wanted(ctx context.Context, n *Node) (map[string]string, error) {
 func program(n *Node, path string) *Finding {
 	info, err := os.Stat(n.path(path))
 	if err != nil {
-		return &Finding{Message: "is missing", Evidence: "stat " + path + ": no such file", Fix: missingFix(n, filepath.Base(path))}
+		return &Finding{
+			Message: "is missing", Evidence: "stat " + path + ": no such file",
+			Fix: missingFix(n, filepath.Base(path)),
+		}
 	}
 	if !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
-		return &Finding{Message: "cannot be executed", Evidence: fmt.Sprintf("%s has mode %s", path, info.Mode()), Fix: "chmod 755 " + path}
+		return &Finding{
+			Message: "cannot be executed", Evidence: fmt.Sprintf("%s has mode %s", path, info.Mode()),
+			Fix: "chmod 755 " + path,
+		}
 	}
 	head, err := headOf(n.path(path))
 	if err != nil {
@@ -92,9 +99,16 @@ func program(n *Node, path string) *Finding {
 	want := machines[n.Arch]
 	switch {
 	case err != nil:
-		return &Finding{Message: "is no program", Evidence: fmt.Sprintf("%s is neither ELF nor a script (%d bytes)", path, info.Size()), Fix: "rm " + path + ", then: " + missingFix(n, filepath.Base(path))}
+		return &Finding{
+			Message:  "is no program",
+			Evidence: fmt.Sprintf("%s is neither ELF nor a script (%d bytes)", path, info.Size()),
+			Fix:      "rm " + path + ", then: " + missingFix(n, filepath.Base(path)),
+		}
 	case want != 0 && f.Machine != want:
-		return &Finding{Message: "is for another architecture", Evidence: fmt.Sprintf("%s is %s, the node is %s", path, f.Machine, n.Arch), Fix: "install the plugin for " + n.Arch}
+		return &Finding{
+			Message:  "is for another architecture",
+			Evidence: fmt.Sprintf("%s is %s, the node is %s", path, f.Machine, n.Arch), Fix: "install the plugin for " + n.Arch,
+		}
 	}
 	return nil
 }
@@ -122,7 +136,8 @@ func missingFix(n *Node, name string) string {
 	if slices.Contains([]string{"multus", shim, "passthru"}, name) {
 		return reinstall(n)
 	}
-	return "a reference plugin: add --reference-plugins to the arguments of the DaemonSet, or by hand: multus-daemon install --dest " + n.binDir() +
+	return "a reference plugin: add --reference-plugins to the arguments of the DaemonSet, or by hand: multus-daemon " +
+		"install --dest " + n.binDir() +
 		" --reference-plugins; another one comes with its own installer"
 }
 

@@ -7,12 +7,13 @@ import (
 	"testing"
 )
 
-// inPod leaves of a node what the manifests mount into the daemon's pod, as they do it: the directories of the state and of the
-// plugins are read-only there, and so is the container's own root.
+// inPod leaves of a node what the manifests mount into the daemon's pod, as they do it: the directories of the state
+// and of the plugins are read-only there, and so is the container's own root.
 func inPod(f *fake) {
 	f.InPod, f.NetnsExists = true, nil
 	for _, p := range []string{
-		"/etc/os-release", "/etc/containerd", "/run/netns", "/var/lib/cni/networks", "/lib/modules", "/var/lib/rancher/rke2", "/kind", "/var/lib/k0s/worker",
+		"/etc/os-release", "/etc/containerd", "/run/netns", "/var/lib/cni/networks", "/lib/modules", "/var/lib/rancher/rke2",
+		"/kind", "/var/lib/k0s/worker",
 	} {
 		f.remove(p)
 	}
@@ -25,8 +26,8 @@ func inPod(f *fake) {
 `)
 }
 
-// TestInPod: `doctor --node` runs in the daemon's pod. It finds nothing on a node on which nothing is wrong, does not call
-// well what it has not seen, and finds what can be seen from there (issue 6).
+// TestInPod: `doctor --node` runs in the daemon's pod. It finds nothing on a node on which nothing is wrong, does not
+// call well what it has not seen, and finds what can be seen from there (issue 6).
 func TestInPod(t *testing.T) {
 	t.Parallel()
 	for dist := range releases {
@@ -44,7 +45,8 @@ func TestInPod(t *testing.T) {
 					unchecked = append(unchecked, c.Name)
 				}
 			}
-			if want := []string{"distribution", "runtime", "netns", "kernel", "ledger", "reservations"}; !slices.Equal(unchecked, want) {
+			if want := []string{"distribution", "runtime", "netns", "kernel", "ledger", "reservations"}; !slices.Equal(unchecked,
+				want) {
 				t.Errorf("unchecked %q, want %q", unchecked, want)
 			}
 		})
@@ -58,13 +60,28 @@ func TestFaultsInPod(t *testing.T) {
 		check, says string
 		plant       func(f *fake)
 	}{
-		"another writer":                 {"slot", "Cilium renames", func(f *fake) { f.write(f.slot()+".cilium_bak", "{}") }},
-		"a plugin is missing":            {"plugins", "plugin vlan", func(f *fake) { f.remove(f.dist.BinDir + "/vlan") }},
-		"a key with a typo":              {"configuration", "nobody reads the key binDirs", func(f *fake) { f.change(daemonFiles[0], "binDirs", "x") }},
-		"the state's disk is read-only":  {"writable", "the state directory", func(f *fake) { f.addMount("/var/lib/cni/multus", "ro,relatime", "ro") }},
-		"the plugins' disk is read-only": {"writable", "the plugin directory", func(f *fake) { f.addMount(f.dist.BinDir, "ro,relatime", "ro") }},
-		"the slot is read-only":          {"writable", "the CNI configuration directory", func(f *fake) { f.mount(f.dist.ConfDir, "ro,relatime") }},
-		"the master is not on this node": {"interfaces", "a/storage names the master eth7", func(f *fake) { f.definitions[0].Config = `{"type":"macvlan","master":"eth7"}` }},
+		"another writer":      {"slot", "Cilium renames", func(f *fake) { f.write(f.slot()+".cilium_bak", "{}") }},
+		"a plugin is missing": {"plugins", "plugin vlan", func(f *fake) { f.remove(f.dist.BinDir + "/vlan") }},
+		"a key with a typo": {
+			"configuration", "nobody reads the key binDirs",
+			func(f *fake) { f.change(daemonFiles[0], "binDirs", "x") },
+		},
+		"the state's disk is read-only": {
+			"writable", "the state directory",
+			func(f *fake) { f.addMount("/var/lib/cni/multus", "ro,relatime", "ro") },
+		},
+		"the plugins' disk is read-only": {
+			"writable", "the plugin directory",
+			func(f *fake) { f.addMount(f.dist.BinDir, "ro,relatime", "ro") },
+		},
+		"the slot is read-only": {
+			"writable", "the CNI configuration directory",
+			func(f *fake) { f.mount(f.dist.ConfDir, "ro,relatime") },
+		},
+		"the master is not on this node": {
+			"interfaces", "a/storage names the master eth7",
+			func(f *fake) { f.definitions[0].Config = `{"type":"macvlan","master":"eth7"}` },
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -79,7 +96,8 @@ func TestFaultsInPod(t *testing.T) {
 	}
 }
 
-// TestThinInPod: the pod of the thin deployment has hardly anything of the node. What is not there is not taken for well.
+// TestThinInPod: the pod of the thin deployment has hardly anything of the node. What is not there is not taken for
+// well.
 func TestThinInPod(t *testing.T) {
 	t.Parallel()
 	f := healthy(t, "kubeadm")
@@ -87,7 +105,8 @@ func TestThinInPod(t *testing.T) {
 	f.remove(daemonFiles[0])
 	f.remove("/var/lib/cni/multus")
 	f.remove("/run/multus")
-	f.write("/proc/1/mountinfo", "22 1 0:20 / / ro,relatime - overlay overlay rw\n24 22 8:1 /x /etc/cni/net.d rw - ext4 /dev/vda1 rw\n25 22 8:1 /x /opt/cni/bin rw - ext4 /dev/vda1 rw\n")
+	f.write("/proc/1/mountinfo", "22 1 0:20 / / ro,relatime - overlay overlay rw\n24 22 8:1 /x /etc/cni/net.d rw - ext4 "+
+		"/dev/vda1 rw\n25 22 8:1 /x /opt/cni/bin rw - ext4 /dev/vda1 rw\n")
 	f.remove(f.slot())
 	f.write(f.slot()+"list", `{"cniVersion":"1.0.0","name":"multus-cni-network","plugins":[{"type":"multus","delegates":[{"name":"c","type":"bridge"}]}]}`)
 	f.write(filepath.Join(f.dist.BinDir, "multus"), elfHeader(62))
@@ -98,13 +117,15 @@ func TestThinInPod(t *testing.T) {
 	}
 	for _, name := range []string{"writable", "ledger"} {
 		i := slices.IndexFunc(r.Checks, func(c Result) bool { return c.Name == name })
-		if r.Checks[i].State != StateUnchecked || !strings.Contains(r.Checks[i].Why, "/var/lib/cni/multus is not mounted here") {
+		if r.Checks[i].State != StateUnchecked ||
+			!strings.Contains(r.Checks[i].Why, "/var/lib/cni/multus is not mounted here") {
 			t.Errorf("%+v", r.Checks[i])
 		}
 	}
 }
 
-// TestLinksInPod: k3s has links to plugins in a directory that no pod mounts. They are not missing, and not seen either.
+// TestLinksInPod: k3s has links to plugins in a directory that no pod mounts. They are not missing, and not seen
+// either.
 func TestLinksInPod(t *testing.T) {
 	t.Parallel()
 	f := healthy(t, "k3s")
@@ -121,13 +142,14 @@ func TestLinksInPod(t *testing.T) {
 		t.Errorf("%+v", r.Checks[i])
 	}
 	f.InPod = false
-	if r = Run(t.Context(), f.Node); !slices.ContainsFunc(r.Findings, func(x Finding) bool { return strings.Contains(x.Message, "plugin vlan, which") }) {
+	if r = Run(t.Context(), f.Node); !slices.ContainsFunc(r.Findings,
+		func(x Finding) bool { return strings.Contains(x.Message, "plugin vlan, which") }) {
 		t.Errorf("on the node: %+v", r.Findings)
 	}
 }
 
-// TestOtherCredentials: who asks with credentials that are not those of Multus learns nothing of its role, and is told so:
-// the kubelet's, an administrator's, those of a pod for debugging (P38).
+// TestOtherCredentials: who asks with credentials that are not those of Multus learns nothing of its role, and is told
+// so: the kubelet's, an administrator's, those of a pod for debugging (P38).
 func TestOtherCredentials(t *testing.T) {
 	t.Parallel()
 	for _, who := range []string{"system:node:node-1", "kubernetes-admin", "system:serviceaccount:default:default"} {
@@ -141,14 +163,15 @@ func TestOtherCredentials(t *testing.T) {
 	}
 }
 
-// TestConfiguration is what `explain` starts from on a node: of the two places of the daemon's file that of our manifests
-// comes first, and the thin plugin has no daemon.
+// TestConfiguration is what `explain` starts from on a node: of the two places of the daemon's file that of our
+// manifests comes first, and the thin plugin has no daemon.
 func TestConfiguration(t *testing.T) {
 	t.Parallel()
 	f := healthy(t, "k3s")
 	f.write(daemonFiles[1], `{"binDir": "/today"}`)
 	file, conf, daemon := f.Configuration()
-	if file != f.slot() || !strings.Contains(string(conf), "multus-shim") || !strings.Contains(string(daemon), f.dist.ConfDir) {
+	if file != f.slot() || !strings.Contains(string(conf), "multus-shim") ||
+		!strings.Contains(string(daemon), f.dist.ConfDir) {
 		t.Errorf("%s %s %s", file, conf, daemon)
 	}
 	f.remove(daemonFiles[0])

@@ -13,7 +13,8 @@ import (
 )
 
 var policiesCheck = Check{
-	Name: "policies", About: "admission policies limit the service account to its node, and namespaces are kept apart where several define networks",
+	Name: "policies", About: "admission policies limit the service account to its node, and namespaces are kept apart " +
+		"where several define networks",
 	Run: func(ctx context.Context, n *Node) ([]Finding, error) {
 		out, err := admission(ctx, n)
 		isolation, isolationErr := isolated(ctx, n)
@@ -54,10 +55,12 @@ func admission(ctx context.Context, n *Node) ([]Finding, error) {
 func judge(name string, p *kube.Policy) *Finding {
 	f := &Finding{
 		Severity: Warning, Fix: "kubectl apply -f deploy/base/policies.yaml (Kubernetes 1.30 or later)",
-		Message: fmt.Sprintf("the admission policy %s is missing: the credentials of one node can write to the pods of all nodes", name),
+		Message: fmt.Sprintf("the admission policy %s is missing: the credentials of one node can write to the pods of all "+
+			"nodes", name),
 	}
 	if name == "multus-events" {
-		f.Message = fmt.Sprintf("the admission policy %s is missing: the credentials of a node can forge events of any component", name)
+		f.Message = fmt.Sprintf("the admission policy %s is missing: the credentials of a node can forge events of any "+
+			"component", name)
 	}
 	switch {
 	case !p.Exists:
@@ -71,8 +74,8 @@ func judge(name string, p *kube.Policy) *Finding {
 	return f
 }
 
-// isolated looks at namespaceIsolation where definitions of more than one namespace exist, and the configuration does not
-// say that it is off on purpose.
+// isolated looks at namespaceIsolation where definitions of more than one namespace exist, and the configuration does
+// not say that it is off on purpose.
 func isolated(ctx context.Context, n *Node) ([]Finding, error) {
 	s := n.setup()
 	if s.raw == nil || n.Networks == nil || s.conf.NamespaceIsolation || says(s.raw, "namespaceIsolation") {
@@ -98,7 +101,8 @@ func isolated(ctx context.Context, n *Node) ([]Finding, error) {
 	return []Finding{{
 		Severity: Warning, Message: "namespaceIsolation is off: a pod may use the networks of every namespace",
 		Evidence: fmt.Sprintf("network definitions in %d namespaces: %s", len(names), clip(names)),
-		Fix:      "use deploy/components/isolation; or, if the namespaces trust each other, set \"namespaceIsolation\": false in the daemon's configuration",
+		Fix: "use deploy/components/isolation; or, if the namespaces trust each other, set \"namespaceIsolation\": " +
+			"false in the daemon's configuration",
 	}}, nil
 }
 

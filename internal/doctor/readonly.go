@@ -10,7 +10,8 @@ import (
 )
 
 var readonlyCheck = Check{
-	Name: "writable", About: "the directories that Multus writes to can be written, and plugins can be started from theirs",
+	Name:  "writable",
+	About: "the directories that Multus writes to can be written, and plugins can be started from theirs",
 	Run: func(_ context.Context, n *Node) ([]Finding, error) {
 		var out []Finding
 		table, err := n.mountTable()
@@ -30,8 +31,9 @@ var readonlyCheck = Check{
 		}
 		if m := mountOf(table, n.real(n.binDir())); m.has("noexec") {
 			out = append(out, Finding{
-				Severity: Error, Message: "plugins cannot be started from " + n.binDir(), Evidence: fmt.Sprintf("mount %s (%s) has the option noexec", m.point, m.fstype),
-				Fix: "mount -o remount,exec " + m.point + ", or set binDir to a directory elsewhere",
+				Severity: Error, Message: "plugins cannot be started from " + n.binDir(),
+				Evidence: fmt.Sprintf("mount %s (%s) has the option noexec", m.point, m.fstype),
+				Fix:      "mount -o remount,exec " + m.point + ", or set binDir to a directory elsewhere",
 			})
 		}
 		return out, err
@@ -45,8 +47,8 @@ func (s *setup) socketDir() string {
 	return "/run/multus"
 }
 
-// directory is one that Multus writes to; key names it in the daemon's configuration. The daemon itself only reads some, and
-// its pod has those read-only.
+// directory is one that Multus writes to; key names it in the daemon's configuration. The daemon itself only reads
+// some, and its pod has those read-only.
 type directory struct {
 	what, path, key string
 	podReads        bool
@@ -57,8 +59,9 @@ func writable(n *Node, table []mount, d directory) *Finding {
 	what, path := d.what, d.path
 	if info, err := os.Lstat(n.path(path)); err == nil && info.Mode().Type() != fs.ModeDir {
 		return &Finding{
-			Severity: Error, Message: fmt.Sprintf("the %s is no directory", what), Evidence: fmt.Sprintf("%s has mode %s", path, info.Mode()),
-			Fix: fmt.Sprintf("mv %s %s.old && mkdir -m 0700 %s", path, path, path),
+			Severity: Error, Message: fmt.Sprintf("the %s is no directory", what),
+			Evidence: fmt.Sprintf("%s has mode %s", path, info.Mode()),
+			Fix:      fmt.Sprintf("mv %s %s.old && mkdir -m 0700 %s", path, path, path),
 		}
 	}
 	m := mountOf(table, n.real(path))
@@ -70,7 +73,9 @@ func writable(n *Node, table []mount, d directory) *Finding {
 		return nil
 	}
 	return &Finding{
-		Severity: Error, Message: fmt.Sprintf("the %s %s cannot be written", what, path), Evidence: fmt.Sprintf("mount %s (%s) is read-only", m.point, m.fstype),
-		Fix: fmt.Sprintf("set %s to a directory that can be written (deploy/overlays/readonly-fs), or mount -o remount,rw %s", d.key, m.point),
+		Severity: Error, Message: fmt.Sprintf("the %s %s cannot be written", what, path),
+		Evidence: fmt.Sprintf("mount %s (%s) is read-only", m.point, m.fstype),
+		Fix: fmt.Sprintf("set %s to a directory that can be written (deploy/overlays/readonly-fs), or mount -o remount,rw %s",
+			d.key, m.point),
 	}
 }

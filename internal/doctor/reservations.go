@@ -79,8 +79,10 @@ func leaked(n *Node, dir string, known map[string]bool) *Finding {
 	const most = 5
 	shown := files[:min(most, len(files))]
 	return &Finding{
-		Severity: Warning, Message: fmt.Sprintf("%d %s of network %s reserved for containers that nobody knows", len(files), plural(len(files), "address"), filepath.Base(dir)),
-		Evidence: strings.Join(shown, ", "), Fix: "make sure that no container uses them (crictl pods), then: rm " + strings.Join(shown, " "),
+		Severity: Warning, Message: fmt.Sprintf("%d %s of network %s reserved for containers that nobody knows", len(files),
+			plural(len(files), "address"), filepath.Base(dir)),
+		Evidence: strings.Join(shown, ", "),
+		Fix:      "make sure that no container uses them (crictl pods), then: rm " + strings.Join(shown, " "),
 	}
 }
 

@@ -12,14 +12,17 @@ import (
 
 // runtimeFiles are the configurations of container runtimes; a pattern stands for all files that match.
 var runtimeFiles = []string{
-	"/etc/containerd/config.toml", "/etc/containerd/conf.d/*.toml", "/var/lib/rancher/k3s/agent/etc/containerd/config.toml",
-	"/var/lib/rancher/rke2/agent/etc/containerd/config.toml", "/var/snap/microk8s/current/args/containerd.toml", "/etc/k0s/containerd.toml",
+	"/etc/containerd/config.toml", "/etc/containerd/conf.d/*.toml",
+	"/var/lib/rancher/k3s/agent/etc/containerd/config.toml",
+	"/var/lib/rancher/rke2/agent/etc/containerd/config.toml", "/var/snap/microk8s/current/args/containerd.toml",
+	"/etc/k0s/containerd.toml",
 	"/etc/crio/crio.conf", "/etc/crio/crio.conf.d/*",
 }
 
-// directories finds the keys that name CNI directories: containerd's conf_dir, bin_dir and bin_dirs, CRI-O's network_dir
-// and plugin_dirs. A comment begins with #, so it does not match. Lists may go over several lines.
-var directories = regexp.MustCompile(`(?m)^\s*(conf_dir|network_dir|bin_dirs?|plugin_dirs)\s*=\s*(\[[^\]]*\]|"[^"]*"|'[^']*')`)
+// directories finds the keys that name CNI directories: containerd's conf_dir, bin_dir and bin_dirs, CRI-O's
+// network_dir and plugin_dirs. A comment begins with #, so it does not match. Lists may go over several lines.
+var directories = regexp.MustCompile(
+	`(?m)^\s*(conf_dir|network_dir|bin_dirs?|plugin_dirs)\s*=\s*(\[[^\]]*\]|"[^"]*"|'[^']*')`)
 
 // quoted finds the texts of a TOML value.
 var quoted = regexp.MustCompile(`"([^"]*)"|'([^']*)'`)
@@ -84,8 +87,10 @@ func elsewhereThan(n *Node, file, key string, dirs []string) *Finding {
 		return nil
 	}
 	return &Finding{
-		Severity: Error, Message: fmt.Sprintf("the runtime looks for its %s in %s, and Multus puts it into %s", what, strings.Join(dirs, ", "), want),
+		Severity: Error, Message: fmt.Sprintf("the runtime looks for its %s in %s, and Multus puts it into %s", what,
+			strings.Join(dirs, ", "), want),
 		Evidence: fmt.Sprintf("%s: %s", file, key),
-		Fix:      fmt.Sprintf("set %s to %s in the daemon's configuration and in its mounts, or %s in %s", ours, dirs[0], key, file),
+		Fix: fmt.Sprintf("set %s to %s in the daemon's configuration and in its mounts, or %s in %s", ours, dirs[0], key,
+			file),
 	}
 }

@@ -25,7 +25,8 @@ var slotCheck = Check{
 			return append(out, Finding{
 				Severity: Error, Message: "the runtime has no CNI configuration: no pod with a network of its own can start",
 				Evidence: n.confDir() + " has no .conf, .conflist or .json file",
-				Fix:      "kubectl -n kube-system get pods -o wide --field-selector spec.nodeName=" + nameOr(n) + "; look at the cluster network's",
+				Fix: "kubectl -n kube-system get pods -o wide --field-selector spec.nodeName=" + nameOr(n) +
+					"; look at the cluster network's",
 			}), nil
 		}
 		return append(out, order(n, files)...), nil
@@ -51,7 +52,8 @@ func order(n *Node, files []confFile) []Finding {
 			if isOurs {
 				out = append(out, Finding{
 					Severity: Error, Message: f.path + " is no valid CNI configuration: the runtime passes it over",
-					Evidence: err.Error(), Fix: "kubectl -n kube-system delete pod -l app=multus --field-selector spec.nodeName=" + nameOr(n) + ": the daemon writes it again",
+					Evidence: err.Error(), Fix: "kubectl -n kube-system delete pod -l app=multus --field-selector spec.nodeName=" +
+						nameOr(n) + ": the daemon writes it again",
 				})
 			}
 			continue
@@ -69,12 +71,16 @@ func order(n *Node, files []confFile) []Finding {
 		out = append(out, Finding{
 			Severity: Error, Message: "the runtime does not call Multus: pods start without the networks that they ask for",
 			Evidence: fmt.Sprintf("none of the %d files in %s is a configuration of Multus", len(files), n.confDir()),
-			Fix:      "kubectl -n kube-system logs -l app=multus --prefix --tail=-1: the daemon says why it does not write " + autoconf.FileName,
+			Fix: "kubectl -n kube-system logs -l app=multus --prefix --tail=-1: the daemon says why it does not write " +
+				autoconf.FileName,
 		})
 	case len(ours) > 0 && first.path != ours[0]:
 		out = append(out, Finding{
-			Severity: Error, Message: fmt.Sprintf("the runtime loads %s and not %s: pods start without the networks that they ask for", first.path, ours[0]),
-			Evidence: "it comes first by name", Fix: fmt.Sprintf("mv %s %s/10-%s", first.path, filepath.Dir(first.path), strings.TrimLeft(filepath.Base(first.path), "0123456789-")),
+			Severity: Error, Message: fmt.Sprintf(
+				"the runtime loads %s and not %s: pods start without the networks that they ask for", first.path, ours[0]),
+			Evidence: "it comes first by name",
+			Fix: fmt.Sprintf("mv %s %s/10-%s", first.path, filepath.Dir(first.path),
+				strings.TrimLeft(filepath.Base(first.path), "0123456789-")),
 		})
 	case len(ours) > 1:
 		out = append(out, several(ours, list))
@@ -92,9 +98,11 @@ func several(ours []string, last *confFile) Finding {
 		}
 	}
 	return Finding{
-		Severity: Warning, Message: fmt.Sprintf("plugins of another program are chained to Multus, and not called: %s", others),
+		Severity: Warning, Message: fmt.Sprintf("plugins of another program are chained to Multus, and not called: %s",
+			others),
 		Evidence: fmt.Sprintf("%s has the list, and %s comes before it", last.path, ours[0]),
-		Fix: fmt.Sprintf("rm %s, if that program is still in use: the daemon then keeps the list in force, with Multus in it up to date; otherwise rm %s",
+		Fix: fmt.Sprintf("rm %s, if that program is still in use: the daemon then keeps the list in force, with Multus in "+
+			"it up to date; otherwise rm %s",
 			ours[0], last.path),
 	}
 }
@@ -128,7 +136,8 @@ func foreignWriters(n *Node) []Finding {
 		if strings.HasSuffix(name, ".cilium_bak") {
 			out = append(out, Finding{
 				Severity: Error, Message: "Cilium renames the configurations of others", Evidence: path,
-				Fix: "helm upgrade cilium … --set cni.exclusive=false, or cni-exclusive: \"false\" in the ConfigMap cilium-config; then rm " + path,
+				Fix: "helm upgrade cilium … --set cni.exclusive=false, or cni-exclusive: \"false\" in the ConfigMap " +
+					"cilium-config; then rm " + path,
 			})
 		}
 	}

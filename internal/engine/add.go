@@ -94,7 +94,8 @@ func (c *call) add(ctx context.Context) (types.Result, error) {
 // configuration that was found without the delegate says all that there is to say, and whoever knows better what to do
 // says that.
 func (c *call) failed(a *plan.Attachment, err error) error {
-	code, next := fault.Internal, fmt.Sprintf("look at the configuration of network %s and at the message of its plugin", a.Name)
+	code, next := fault.Internal, fmt.Sprintf("look at the configuration of network %s and at the message of its plugin",
+		a.Name)
 	if f, ok := errors.AsType[*fault.Error](err); ok {
 		if f.Code == fault.BadConfig {
 			return err
@@ -136,7 +137,8 @@ func (c *call) clearLeftover(ctx context.Context) error {
 // over it once more; it is told that nothing was left in the middle.
 func (c *call) undo(ctx context.Context, p *plan.Plan, begun func(i int) bool) {
 	failpoint.At("undo.before")
-	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), UndoLimit, fmt.Errorf("undo took longer than %s", UndoLimit))
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), UndoLimit,
+		fmt.Errorf("undo took longer than %s", UndoLimit))
 	defer cancel()
 	done, progress := *p, ledger.Progress{}
 	done.Attachments = nil
@@ -156,9 +158,10 @@ func (c *call) undo(ctx context.Context, p *plan.Plan, begun func(i int) bool) {
 	failpoint.At("undo.after")
 }
 
-// report publishes what was attached. After a failure there are only events (behaviour.md D25). It returns an error only if
-// nothing had failed before and the status of a pod with networks is lost: programs that go by it, such as the reconciler of
-// whereabouts, would take the pod's addresses for free (behaviour D122). A plain pod is not failed for its status.
+// report publishes what was attached. After a failure there are only events (behaviour.md D25). It returns an error
+// only if nothing had failed before and the status of a pod with networks is lost: programs that go by it, such as the
+// reconciler of whereabouts, would take the pod's addresses for free (behaviour D122). A plain pod is not failed for
+// its status.
 func (c *call) report(ctx context.Context, p *plan.Plan, results []types.Result, failure error) error {
 	if p.Pod.Name == "" {
 		return nil
@@ -196,7 +199,8 @@ func (c *call) report(ctx context.Context, p *plan.Plan, results []types.Result,
 		c.log.Error("status and events not written", "pod", c.req.Pod(), "err", err)
 		return nil
 	}
-	return fault.Wrap(err, fault.TryAgain, "check that the API server can be reached, and that Multus may patch or update pods/status",
+	return fault.Wrap(err, fault.TryAgain,
+		"check that the API server can be reached, and that Multus may patch or update pods/status",
 		"the network status of pod %s is not written, and nothing was attached", c.req.Pod())
 }
 
@@ -205,8 +209,8 @@ func asksForNetworks(p *plan.Plan) bool {
 	return slices.ContainsFunc(p.Attachments, func(a plan.Attachment) bool { return !a.Primary || a.Request != nil })
 }
 
-// waitReady waits for the cluster network's own sign that it is ready (behaviour.md D11, M1). It is before the sandbox's
-// lock, so that no DEL waits for it.
+// waitReady waits for the cluster network's own sign that it is ready (behaviour.md D11, M1). It is before the
+// sandbox's lock, so that no DEL waits for it.
 func (c *call) waitReady(ctx context.Context) error {
 	file := c.conf.ReadinessIndicatorFile
 	if file == "" {

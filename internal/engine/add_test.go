@@ -7,7 +7,8 @@ import (
 	"multus/internal/netsel"
 )
 
-// TestAsksForNetworks: a pod whose annotation replaces the cluster network depends on its status like one with more networks.
+// TestAsksForNetworks: a pod whose annotation replaces the cluster network depends on its status like one with more
+// networks.
 func TestAsksForNetworks(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {

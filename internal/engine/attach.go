@@ -31,9 +31,9 @@ type outcome struct {
 	took  time.Duration
 }
 
-// attach does the plan: what can be known to fail is looked at first, then the plan is recorded, then the delegates run,
-// one stage after another. It returns the results of those before the first that failed, also after an error: a plan
-// with stages looks from outside like one without.
+// attach does the plan: what can be known to fail is looked at first, then the plan is recorded, then the delegates
+// run, one stage after another. It returns the results of those before the first that failed, also after an error: a
+// plan with stages looks from outside like one without.
 func (c *call) attach(ctx context.Context, p *plan.Plan) ([]types.Result, error) {
 	if err := c.clearLeftover(ctx); err != nil {
 		return nil, err
@@ -63,8 +63,8 @@ func (c *call) attach(ctx context.Context, p *plan.Plan) ([]types.Result, error)
 	return at.results(len(p.Attachments)), nil
 }
 
-// failure returns the errors of all attachments that failed, in the order of the list, and the index of the first. The first
-// error decides the code.
+// failure returns the errors of all attachments that failed, in the order of the list, and the index of the first. The
+// first error decides the code.
 func (at *attaching) failure() (first int, err error) {
 	var errs []error
 	for i, o := range at.outcomes {
@@ -82,10 +82,10 @@ func (at *attaching) failure() (first int, err error) {
 	return first, errors.Join(errs...)
 }
 
-// chooseVersions gives each network whose configuration has no cniVersion one that its plugins support: the version of the
-// outer configuration, which they inherit, may be newer than they are. ADD does it before the plan is recorded, so that DEL
-// uses the same (behaviour B5); every verb without a record does it again. A network whose plugins do not say keeps the
-// outer version.
+// chooseVersions gives each network whose configuration has no cniVersion one that its plugins support: the version of
+// the outer configuration, which they inherit, may be newer than they are. ADD does it before the plan is recorded, so
+// that DEL uses the same (behaviour B5); every verb without a record does it again. A network whose plugins do not say
+// keeps the outer version.
 func (c *call) chooseVersions(ctx context.Context, p *plan.Plan) error {
 	for i := range p.Attachments {
 		a := &p.Attachments[i]
@@ -103,8 +103,8 @@ func (c *call) chooseVersions(ctx context.Context, p *plan.Plan) error {
 	return nil
 }
 
-// chooseVersionsWithin is chooseVersions for at most some time: a plugin that hangs must not use up the time of a verb that
-// is about other networks, too.
+// chooseVersionsWithin is chooseVersions for at most some time: a plugin that hangs must not use up the time of a verb
+// that is about other networks, too.
 func (c *call) chooseVersionsWithin(ctx context.Context, limit time.Duration, p *plan.Plan) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it took longer than %s", limit))
 	defer cancel()
@@ -124,8 +124,8 @@ func (at *attaching) results(n int) []types.Result {
 	return out
 }
 
-// stage attaches networks that need nothing of each other, as many at a time as the plan allows. After a failure none is
-// begun; those at work come to their end, and are undone with the others.
+// stage attaches networks that need nothing of each other, as many at a time as the plan allows. After a failure none
+// is begun; those at work come to their end, and are undone with the others.
 func (at *attaching) stage(ctx context.Context, numbers []int) {
 	var mu sync.Mutex
 	left, failed := numbers, false

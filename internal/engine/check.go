@@ -12,10 +12,10 @@ import (
 	"multus/internal/fault"
 )
 
-// Check answers CHECK. By default it asks no network of a pod whose cluster network is clusterNetwork, as today's Multus
-// (behaviour.md D46): CRI-O calls it right after every ADD and for every sandbox when it restarts, and a failure stops the
-// pod, while many plugins cannot answer CHECK behind a meta-plugin. The key checkNetworks asks more. Inline delegates are
-// asked, in order.
+// Check answers CHECK. By default it asks no network of a pod whose cluster network is clusterNetwork, as today's
+// Multus (behaviour.md D46): CRI-O calls it right after every ADD and for every sandbox when it restarts, and a failure
+// stops the pod, while many plugins cannot answer CHECK behind a meta-plugin. The key checkNetworks asks more. Inline
+// delegates are asked, in order.
 func (e *Engine) Check(ctx context.Context, req *request.Request) error {
 	c, err := e.begin(req)
 	if err != nil {
@@ -60,8 +60,8 @@ func (c *call) check(ctx context.Context) error {
 	return nil
 }
 
-// checked returns what was attached. A sandbox without a record is an error, except with inline delegates: today's Multus runs
-// CHECK of these without a record, too.
+// checked returns what was attached. A sandbox without a record is an error, except with inline delegates: today's
+// Multus runs CHECK of these without a record, too.
 func (c *call) checked(ctx context.Context) (*plan.Plan, error) {
 	r, err := c.store.Read(c.req.ContainerID, c.req.IfName)
 	if err != nil {
@@ -85,7 +85,8 @@ func (c *call) checked(ctx context.Context) (*plan.Plan, error) {
 	case c.conf.CheckNetworks == config.CheckNone:
 		return p, c.chooseVersions(ctx, p)
 	}
-	return nil, fault.New(fault.Internal, "remove the sandbox: the runtime makes a new one", "container %s is not attached to any network", c.req.ContainerID)
+	return nil, fault.New(fault.Internal, "remove the sandbox: the runtime makes a new one",
+		"container %s is not attached to any network", c.req.ContainerID)
 }
 
 // Answer is what the plugins of one network of a sandbox say to CHECK.
@@ -97,8 +98,8 @@ type Answer struct {
 	Err error
 }
 
-// CheckEach asks every network of a sandbox, whatever checkNetworks says, and returns all answers in the order of ADD. It is
-// for people; a runtime calls Check.
+// CheckEach asks every network of a sandbox, whatever checkNetworks says, and returns all answers in the order of ADD.
+// It is for people; a runtime calls Check.
 func (e *Engine) CheckEach(ctx context.Context, req *request.Request) ([]Answer, error) {
 	c, err := e.begin(req)
 	if err != nil {
@@ -116,7 +117,8 @@ func (e *Engine) CheckEach(ctx context.Context, req *request.Request) ([]Answer,
 			return err
 		}
 		if len(r.Attachments) == 0 {
-			return fault.New(fault.Internal, "look for its records: multusctl ledger ls", "container %s is not attached to any network", req.ContainerID)
+			return fault.New(fault.Internal, "look for its records: multusctl ledger ls",
+				"container %s is not attached to any network", req.ContainerID)
 		}
 		p := c.planFor(r)
 		run := c.runner(p.Dirs)

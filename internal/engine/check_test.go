@@ -11,8 +11,8 @@ import (
 	"multus/internal/fault"
 )
 
-// TestCheck: what the runtime hears is no stricter than with today's Multus (behaviour D46). CRI-O calls CHECK right after
-// ADD and for every sandbox when it restarts, and the CHECK of many plugins fails behind a meta-plugin.
+// TestCheck: what the runtime hears is no stricter than with today's Multus (behaviour D46). CRI-O calls CHECK right
+// after ADD and for every sandbox when it restarts, and the CHECK of many plugins fails behind a meta-plugin.
 func TestCheck(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -76,8 +76,8 @@ func (unreachable) Plan(context.Context, *request.Request, *config.Plugin) (*pla
 	return nil, fault.New(fault.TryAgain, "look at the daemon", "daemon not reachable")
 }
 
-// TestCheckUnknown: while the daemon cannot be asked where it keeps records, CHECK does not say that a sandbox has none: the
-// runtime would remove it.
+// TestCheckUnknown: while the daemon cannot be asked where it keeps records, CHECK does not say that a sandbox has
+// none: the runtime would remove it.
 func TestCheckUnknown(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "cluster", "other")
@@ -101,7 +101,8 @@ func TestCheckEach(t *testing.T) {
 		got[1].Network != "other-net" || got[1].IfName != "net1" || !got[1].Asked || got[1].Err != nil {
 		t.Errorf("%+v, %v", got, err)
 	}
-	if _, err := n.engine.CheckEach(t.Context(), n.request(request.Check, "none", "")); err == nil || !strings.Contains(err.Error(), "not attached") {
+	if _, err := n.engine.CheckEach(t.Context(), n.request(request.Check, "none", "")); err == nil ||
+		!strings.Contains(err.Error(), "not attached") {
 		t.Errorf("a sandbox without a record: %v", err)
 	}
 }

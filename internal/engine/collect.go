@@ -64,8 +64,8 @@ func (c *call) resolveState(ctx context.Context) {
 	}
 }
 
-// gone says why the sandbox of a record is gone; "" if it is not, or if that cannot be told. A path that is there without
-// being a namespace says nothing: the runtime may mount its namespaces where they cannot be seen from here.
+// gone says why the sandbox of a record is gone; "" if it is not, or if that cannot be told. A path that is there
+// without being a namespace says nothing: the runtime may mount its namespaces where they cannot be seen from here.
 func (c *call) gone(r *ledger.Record, grace time.Duration) string {
 	if r.Netns == "" {
 		return ""
@@ -77,7 +77,8 @@ func (c *call) gone(r *ledger.Record, grace time.Duration) string {
 	if c.beforeBoot(r) {
 		return "its network namespace is gone, and the node was started since"
 	}
-	if _, dirErr := os.Stat(filepath.Dir(r.Netns)); dirErr != nil || errors.Is(err, link.ErrNotNamespace) || r.Age < grace {
+	if _, dirErr := os.Stat(filepath.Dir(r.Netns)); dirErr != nil || errors.Is(err, link.ErrNotNamespace) ||
+		r.Age < grace {
 		return ""
 	}
 	return "its network namespace is gone"
@@ -163,7 +164,9 @@ func podOf(r *ledger.Record) publish.Pod {
 }
 
 // look is collect without the runtime's list, or with dry a look without any effect.
-func (c *call) look(ctx context.Context, id string, dry bool, stale func(*ledger.Record) bool) (r *ledger.Record, kept bool, err error) {
+func (c *call) look(ctx context.Context, id string, dry bool,
+	stale func(*ledger.Record) bool,
+) (r *ledger.Record, kept bool, err error) {
 	if !dry {
 		return c.collect(ctx, id, false, stale)
 	}
@@ -179,9 +182,9 @@ func (c *call) look(ctx context.Context, id string, dry bool, stale func(*ledger
 }
 
 // collect frees one sandbox if stale says so of its record, unless it is being worked on, and returns what was
-// attached, and whether it stays. A damaged record of a sandbox that stays is an error: what cannot be read of it may be
-// attached. So is every damaged file in the place of the record of a sandbox that the runtime lists; otherwise a file that
-// cannot be a record is left alone.
+// attached, and whether it stays. A damaged record of a sandbox that stays is an error: what cannot be read of it may
+// be attached. So is every damaged file in the place of the record of a sandbox that the runtime lists; otherwise a
+// file that cannot be a record is left alone.
 func (c *call) collect(
 	ctx context.Context, id string, listed bool, stale func(*ledger.Record) bool,
 ) (r *ledger.Record, kept bool, err error) {
@@ -224,7 +227,10 @@ func (c *call) doubt(r *ledger.Record) error {
 func (c *call) freeStale(ctx context.Context, r *ledger.Record, lock *os.File) error {
 	one := *c
 	one.timings, one.abandoned = nil, nil
-	one.req = &request.Request{Command: request.Del, ContainerID: r.ContainerID, IfName: ledger.UsualName, Path: c.req.Path, Netns: r.Netns}
+	one.req = &request.Request{
+		Command: request.Del, ContainerID: r.ContainerID, IfName: ledger.UsualName,
+		Path: c.req.Path, Netns: r.Netns,
+	}
 	one.lock = lock
 	if errors.Is(execute.Look(r.Netns), link.ErrNoNamespace) {
 		one.req.Netns = ""

@@ -73,7 +73,8 @@ func TestCollect(t *testing.T) {
 				t.Errorf("called: %s", called)
 			}
 			g := got[0]
-			if g.ContainerID != "c" || g.Pod != "team/p-c" || g.Netns != tc.netns || len(g.Networks) != 2 || g.Why == "" || !g.Freed || g.Err != nil {
+			if g.ContainerID != "c" || g.Pod != "team/p-c" || g.Netns != tc.netns || len(g.Networks) != 2 || g.Why == "" ||
+				!g.Freed || g.Err != nil {
 				t.Errorf("%+v", g)
 			}
 			if dry[0].Freed || dry[0].Why != g.Why {
@@ -158,8 +159,8 @@ func (r *reports) Publish(_ context.Context, rep *publish.Report) error {
 	return nil
 }
 
-// TestGivenUpIsReported: what is given up while a sandbox is freed that is gone has the report that it has after a DEL, by the
-// runtime's GC, by multusctl gc, and by the ADD of the same container.
+// TestGivenUpIsReported: what is given up while a sandbox is freed that is gone has the report that it has after a DEL,
+// by the runtime's GC, by multusctl gc, and by the ADD of the same container.
 func TestGivenUpIsReported(t *testing.T) {
 	t.Parallel()
 	for name, free := range map[string]func(n *node) ([]Gone, error){
@@ -202,7 +203,8 @@ func TestGivenUpIsReported(t *testing.T) {
 			}
 			rep := published.got[0]
 			if rep.Command != request.Del || rep.ContainerID != "c" || rep.Pod.Namespace != "team" || rep.Pod.Name != "p-c" ||
-				rep.Failure == nil || !rep.Failure.Tell || !strings.Contains(rep.Failure.Message, "other-net") || len(rep.Timings) != 2 {
+				rep.Failure == nil || !rep.Failure.Tell || !strings.Contains(rep.Failure.Message, "other-net") ||
+				len(rep.Timings) != 2 {
 				t.Errorf("published: %+v", rep)
 			}
 			for _, g := range found {

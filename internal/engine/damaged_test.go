@@ -47,8 +47,9 @@ func (n *node) there(container string) bool {
 	return err == nil
 }
 
-// TestGCDamagedLives: while the runtime lists a container whose record is damaged, GC calls no delegate. This holds for every
-// later GC, too, and after the damaged record was moved aside. After the container's DEL, GC calls the delegates again.
+// TestGCDamagedLives: while the runtime lists a container whose record is damaged, GC calls no delegate. This holds for
+// every later GC, too, and after the damaged record was moved aside. After the container's DEL, GC calls the delegates
+// again.
 func TestGCDamagedLives(t *testing.T) {
 	t.Parallel()
 	for name, put := range damages {
@@ -76,7 +77,8 @@ func TestGCDamagedLives(t *testing.T) {
 					t.Fatal(err)
 				}
 				n.called(t)
-				if err := n.engine.GC(t.Context(), n.request(request.GC, "", valid("live"))); err != nil || !strings.Contains(n.called(t), "new GC") {
+				if err := n.engine.GC(t.Context(), n.request(request.GC, "", valid("live"))); err != nil ||
+					!strings.Contains(n.called(t), "new GC") {
 					t.Errorf("GC after DEL: %v", err)
 				}
 				if kept, err := n.store.Damaged(); err != nil || len(kept) != 1 {
@@ -87,8 +89,8 @@ func TestGCDamagedLives(t *testing.T) {
 	}
 }
 
-// TestGCDamagedGone: the damaged record of a container that the runtime does not list is freed as far as it can be read, kept
-// aside, and is no error.
+// TestGCDamagedGone: the damaged record of a container that the runtime does not list is freed as far as it can be
+// read, kept aside, and is no error.
 func TestGCDamagedGone(t *testing.T) {
 	t.Parallel()
 	for name, put := range damages {
@@ -102,7 +104,8 @@ func TestGCDamagedGone(t *testing.T) {
 				if err := n.engine.GC(t.Context(), n.request(request.GC, "", list)); err != nil {
 					t.Error(err)
 				}
-				if got := n.called(t); !strings.HasPrefix(got, "new DEL gone, ") || !strings.Contains(got, "new GC") || !strings.Contains(got, "cluster GC") {
+				if got := n.called(t); !strings.HasPrefix(got, "new DEL gone, ") || !strings.Contains(got, "new GC") ||
+					!strings.Contains(got, "cluster GC") {
 					t.Errorf("called: %s", got)
 				}
 				if kept, err := n.store.Damaged(); err != nil || len(kept) != 1 || n.there("gone") {
@@ -113,9 +116,9 @@ func TestGCDamagedGone(t *testing.T) {
 	}
 }
 
-// TestGCForeignFiles: host-local keeps its files in the state directory if a definition's dataDir says so. They are neither
-// records nor damaged ones: GC works, and they stay, since they say which addresses are taken. What looks like the rest of a
-// record is kept aside.
+// TestGCForeignFiles: host-local keeps its files in the state directory if a definition's dataDir says so. They are
+// neither records nor damaged ones: GC works, and they stay, since they say which addresses are taken. What looks like
+// the rest of a record is kept aside.
 func TestGCForeignFiles(t *testing.T) {
 	t.Parallel()
 	for _, list := range []string{valid("c"), valid()} {
@@ -153,8 +156,8 @@ func TestGCForeignFiles(t *testing.T) {
 	}
 }
 
-// TestCollectDamaged: without the runtime's list a damaged record is freed if what can be read of it proves that the sandbox is
-// gone; otherwise it stays, and is reported. Files of other programs are not.
+// TestCollectDamaged: without the runtime's list a damaged record is freed if what can be read of it proves that the
+// sandbox is gone; otherwise it stays, and is reported. Files of other programs are not.
 func TestCollectDamaged(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "cluster", "new")
@@ -179,7 +182,8 @@ func TestCollectDamaged(t *testing.T) {
 			t.Fatalf("%+v, %v", found, err)
 		}
 		for _, g := range found {
-			if proved := g.ContainerID == "proved"; (g.Err == nil) != proved || g.Freed != (proved && !dry) || n.there(g.ContainerID) == g.Freed {
+			if proved := g.ContainerID == "proved"; (g.Err == nil) != proved || g.Freed != (proved && !dry) ||
+				n.there(g.ContainerID) == g.Freed {
 				t.Errorf("dry %t: %+v", dry, g)
 			}
 		}

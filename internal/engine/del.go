@@ -32,10 +32,14 @@ func (e *Engine) Del(ctx context.Context, req *request.Request) error {
 
 // publishDel publishes how long the delegates of a DEL took, and which networks it has given up.
 func (c *call) publishDel(ctx context.Context, pod publish.Pod) {
-	rep := &publish.Report{Command: request.Del, Pod: pod, ContainerID: c.req.ContainerID, Timings: c.timings, Time: time.Now().UnixNano()}
+	rep := &publish.Report{
+		Command: request.Del, Pod: pod, ContainerID: c.req.ContainerID, Timings: c.timings,
+		Time: time.Now().UnixNano(),
+	}
 	if len(c.abandoned) > 0 {
 		rep.Failure = &publish.Failure{Tell: true, Message: fmt.Sprintf(
-			"networks given up at DEL, since their plugins refuse it for good: %s. What they hold may be left; see: multusctl ledger verify",
+			"networks given up at DEL, since their plugins refuse it for good: %s. What they hold may be left; see: multusctl "+
+				"ledger verify",
 			strings.Join(c.abandoned, ", "))}
 	}
 	if err := c.deps.Publisher.Publish(ctx, rep); err != nil {
@@ -118,8 +122,9 @@ func (c *call) unrecorded(ctx context.Context) (*plan.Plan, error) {
 	return &plan.Plan{}, nil
 }
 
-// free deletes the attachments of a plan and forgets the sandbox. While anything remains the record stays, with what was
-// deleted marked, so that the next DEL goes on with the rest (behaviour.md D69, D70 [quirk]: it is forgotten today).
+// free deletes the attachments of a plan and forgets the sandbox. While anything remains the record stays, with what
+// was deleted marked, so that the next DEL goes on with the rest (behaviour.md D69, D70 [quirk]: it is forgotten
+// today).
 func (c *call) free(ctx context.Context, p *plan.Plan, progress ledger.Progress) error {
 	if err := errors.Join(c.detach(ctx, p, &progress, false), c.takeBack(ctx, p)); err != nil {
 		return errors.Join(err, c.store.NoteDeleted(p, progress))

@@ -36,7 +36,11 @@ func TestUnseen(t *testing.T) {
 		{"ADD was killed, the plugin always crashes", "other", "exit 2", ledger.Progress{Begun: 2}, -1},
 		{"ADD had undone all, the plugin gives a reason", "other", answers, ledger.Progress{Undone: true}, 0},
 		{"ADD had undone all, the plugin crashes", "other", "exit 2", ledger.Progress{Undone: true}, 0},
-		{"ADD had undone all, the plugin asks to come again", "other", `echo '{"code":11,"msg":"not now"}'; exit 1`, ledger.Progress{Undone: true, Begun: 2}, -1},
+		{
+			"ADD had undone all, the plugin asks to come again", "other", `echo '{"code":11,"msg":"not now"}'; exit 1`,
+			ledger.Progress{Undone: true, Begun: 2},
+			-1,
+		},
 		{"ADD had undone all, the plugin is killed", "other", "kill -9 $$", ledger.Progress{Undone: true, Begun: 2}, -1},
 	}
 	for _, tc := range tests {
@@ -65,8 +69,9 @@ func TestUnseen(t *testing.T) {
 	}
 }
 
-// TestBegunIsRecorded: how far ADD had come is recorded with the first failure, before the results that tell it are deleted:
-// at a later DEL they are gone, and an attachment that holds something would be taken for one that was never begun.
+// TestBegunIsRecorded: how far ADD had come is recorded with the first failure, before the results that tell it are
+// deleted: at a later DEL they are gone, and an attachment that holds something would be taken for one that was never
+// begun.
 func TestBegunIsRecorded(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "cluster", "other")
@@ -74,7 +79,8 @@ func TestBegunIsRecorded(t *testing.T) {
 	n.result(t, "cluster-net", "c", "eth0")
 	other := n.result(t, "other-net", "c", "net1")
 	n.does(t, "other", "exit 2")
-	n.does(t, "cluster", `grep -q '"begun":2' `+filepath.Join(n.store.Dir, "c")+` || echo too late >>`+filepath.Join(n.dir, "log"))
+	n.does(t, "cluster", `grep -q '"begun":2' `+filepath.Join(n.store.Dir, "c")+` || echo too late >>`+filepath.Join(n.dir,
+		"log"))
 	for try := range refusals + 3 {
 		if err := n.engine.Del(t.Context(), n.request(request.Del, "c", "")); err == nil || !n.recorded(t, "c") {
 			t.Fatalf("DEL %d: %v, recorded %t", try+1, err, n.recorded(t, "c"))
@@ -126,7 +132,9 @@ func stuck(t *testing.T, n *node, container string, env ...string) *exec.Cmd {
 }
 
 // TestOrphans shows that delegates which a killed plugin left behind are ended, and nobody else (P07).
-func TestOrphans(t *testing.T) { //nolint:paralleltest // a process that another test starts has all descriptors for a moment
+//
+//nolint:paralleltest // a process that another test starts has all descriptors for a moment
+func TestOrphans(t *testing.T) {
 	mine := []string{execute.DepthEnv + "=1", "CNI_CONTAINERID=c", "X=y"}
 	n := newNode(t)
 	c, err := n.engine.begin(n.request(request.Del, "c", ""))
@@ -165,8 +173,8 @@ func TestOrphans(t *testing.T) { //nolint:paralleltest // a process that another
 // lastPid has the number after which the kernel looks for one for the next process (proc_sys_kernel(5)).
 const lastPid = "/proc/sys/kernel/ns_last_pid"
 
-// TestOrphanNumberIsReused: an orphan ends by itself just before it is killed, and another process that leads a group, as a
-// delegate does, has got its number: that one lives on.
+// TestOrphanNumberIsReused: an orphan ends by itself just before it is killed, and another process that leads a group,
+// as a delegate does, has got its number: that one lives on.
 func TestOrphanNumberIsReused(t *testing.T) { //nolint:paralleltest // other processes would get the number
 	if _, err := os.Stat(lastPid); err != nil || os.Getuid() != 0 {
 		t.Skipf("no number can be asked for: %v", err)

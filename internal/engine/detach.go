@@ -41,10 +41,10 @@ type detaching struct {
 	failed int
 }
 
-// detach runs DEL for the attachments of a plan in reverse order, for all of them whatever fails
-// (behaviour.md D65). A failure that the progress does not excuse is an error, and counted there. undoing reports that the
-// ADD itself asks. When the time is over, the rest is left to the next DEL, which goes on from there; otherwise the next DEL
-// does all of it again, as today's does.
+// detach runs DEL for the attachments of a plan in reverse order, for all of them whatever fails (behaviour.md D65). A
+// failure that the progress does not excuse is an error, and counted there. undoing reports that the ADD itself asks.
+// When the time is over, the rest is left to the next DEL, which goes on from there; otherwise the next DEL does all of
+// it again, as today's does.
 func (c *call) detach(ctx context.Context, p *plan.Plan, progress *ledger.Progress, undoing bool) error {
 	d := &detaching{call: c, plan: p, run: c.runner(p.Dirs), stages: p.StageNumbers(), before: *progress, now: progress}
 	d.before.Undone = d.before.Undone || undoing
@@ -69,12 +69,14 @@ func (c *call) detach(ctx context.Context, p *plan.Plan, progress *ledger.Progre
 	if more := d.failed - len(d.errs); more > 0 {
 		d.errs = append(d.errs, fmt.Errorf("and %d more", more))
 	}
-	return fault.Wrap(errors.Join(d.errs...), fault.Internal, "nothing: the runtime tries again; look at the plugins' messages if it goes on",
+	return fault.Wrap(errors.Join(d.errs...), fault.Internal,
+		"nothing: the runtime tries again; look at the plugins' messages if it goes on",
 		"%d of %d networks could not be deleted", d.failed, len(p.Attachments))
 }
 
-// begun is the number of stages that are deleted. Networks that ADD never came to are asked, too, since that costs little
-// and libcni's results may be lost, unless there are more of them than one pod may have: earlier versions had no limit.
+// begun is the number of stages that are deleted. Networks that ADD never came to are asked, too, since that costs
+// little and libcni's results may be lost, unless there are more of them than one pod may have: earlier versions had no
+// limit.
 func (d *detaching) begun() (int, error) {
 	if len(d.plan.Attachments) <= config.DefaultMaxNetworks || d.before.Undone {
 		return len(d.plan.Attachments), nil
@@ -84,8 +86,8 @@ func (d *detaching) begun() (int, error) {
 	return d.now.Begun, err
 }
 
-// recordBegun records how far ADD had come, unless an earlier DEL has. The results of the first n attachments show it, and they
-// are deleted next.
+// recordBegun records how far ADD had come, unless an earlier DEL has. The results of the first n attachments show it,
+// and they are deleted next.
 func (d *detaching) recordBegun(n int) error {
 	if d.now.Begun != 0 {
 		return nil
@@ -126,8 +128,8 @@ func (d *detaching) fail(n int, err error) {
 	}
 }
 
-// excuse returns nil for the failed DEL of an attachment that leaves nothing all the same, or that can never succeed, else
-// the error. With the first failure of a sandbox it is recorded how far ADD had come.
+// excuse returns nil for the failed DEL of an attachment that leaves nothing all the same, or that can never succeed,
+// else the error. With the first failure of a sandbox it is recorded how far ADD had come.
 func (d *detaching) excuse(i int, err error) error {
 	if nerr := d.recordBegun(i + 1); nerr != nil {
 		return errors.Join(err, nerr)
@@ -146,16 +148,16 @@ func (d *detaching) excuse(i int, err error) error {
 }
 
 // excused reports whether a failed DEL of an attachment of which nothing is seen leaves nothing: ADD had failed and had
-// undone what it did, and the plugin does not ask to come again; or ADD was killed, maybe inside this plugin, and the plugin
-// has given its reason more than refusals times.
+// undone what it did, and the plugin does not ask to come again; or ADD was killed, maybe inside this plugin, and the
+// plugin has given its reason more than refusals times.
 func (d *detaching) excused(a *plan.Attachment, unseen *execute.UnseenError) bool {
 	return d.before.Undone && !unseen.CutOff() && !unseen.Passes() || a.DelTries > refusals && unseen.Answered()
 }
 
-// abandon gives up an attachment whose plugins were attached and refuse its DEL for good: otherwise the runtime would call
-// DEL, and the kubelet would keep the pod, for ever (CNI SPEC 1.1, DEL: plugins should complete without error even if
-// resources are missing). Its network is not the cluster network, its namespace is gone, or at least its interface, and its
-// plugins have given their reason several times. What they hold may be left, so a note of it stays.
+// abandon gives up an attachment whose plugins were attached and refuse its DEL for good: otherwise the runtime would
+// call DEL, and the kubelet would keep the pod, for ever (CNI SPEC 1.1, DEL: plugins should complete without error even
+// if resources are missing). Its network is not the cluster network, its namespace is gone, or at least its interface,
+// and its plugins have given their reason several times. What they hold may be left, so a note of it stays.
 func (d *detaching) abandon(a *plan.Attachment, err error) error {
 	if a.Primary || !execute.Answered(err) {
 		return err

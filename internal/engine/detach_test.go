@@ -25,8 +25,9 @@ import (
 	"multus/test/testnet"
 )
 
-// TestRefusedForGood: a plugin that refuses every DEL of an attachment does not keep its pod for ever once the namespace is
-// gone. The cluster network is never given up, and neither is one whose plugin asks to try again, is killed or is missing.
+// TestRefusedForGood: a plugin that refuses every DEL of an attachment does not keep its pod for ever once the
+// namespace is gone. The cluster network is never given up, and neither is one whose plugin asks to try again, is
+// killed or is missing.
 func TestRefusedForGood(t *testing.T) {
 	t.Parallel()
 	refuse := `echo '{"code":999,"msg":"failed to find slave net1: Link not found"}'; exit 1`
@@ -67,14 +68,16 @@ func TestRefusedForGood(t *testing.T) {
 			if err != nil || (len(notes) == 1) != (tc.fails >= 0) {
 				t.Fatalf("%+v, %v", notes, err)
 			}
-			if len(notes) == 1 && (notes[0].Network != "other-net" || notes[0].Pod != "team/p-c" || !strings.Contains(notes[0].Reason, "Link not found")) {
+			if len(notes) == 1 && (notes[0].Network != "other-net" || notes[0].Pod != "team/p-c" ||
+				!strings.Contains(notes[0].Reason, "Link not found")) {
 				t.Errorf("%+v", notes[0])
 			}
 		})
 	}
 }
 
-// TestRefusalsAreCounted: the refusals of one network do not count for another one, which gives its reason for the first time.
+// TestRefusalsAreCounted: the refusals of one network do not count for another one, which gives its reason for the
+// first time.
 func TestRefusalsAreCounted(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "cluster", "other", "third")
@@ -87,8 +90,11 @@ func TestRefusalsAreCounted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &plan.Plan{ContainerID: "c", Netns: r.Netns, Dirs: plan.Dirs{State: n.store.Dir, Binary: n.dir}, Attachments: append(r.Attachments,
-		plan.Attachment{Name: "third-net", IfName: "net2", Config: third})}
+	p := &plan.Plan{
+		ContainerID: "c", Netns: r.Netns, Dirs: plan.Dirs{State: n.store.Dir, Binary: n.dir},
+		Attachments: append(r.Attachments,
+			plan.Attachment{Name: "third-net", IfName: "net2", Config: third}),
+	}
 	if err := n.store.Write(p); err != nil {
 		t.Fatal(err)
 	}
@@ -134,8 +140,8 @@ func TestUndoAsksAgain(t *testing.T) {
 	}
 }
 
-// TestVersionRefusedInPlace: the answer that a version is not supported may be that of a plugin which the network's plugin has
-// called, after it had made the interface. As long as that is there, DEL does not succeed.
+// TestVersionRefusedInPlace: the answer that a version is not supported may be that of a plugin which the network's
+// plugin has called, after it had made the interface. As long as that is there, DEL does not succeed.
 func TestVersionRefusedInPlace(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "cluster", "other")
@@ -160,8 +166,9 @@ func TestVersionRefusedInPlace(t *testing.T) {
 	}
 }
 
-// TestBegunIsRecordedFirst: a DEL of more networks than one pod may have deletes nothing before it is recorded how far ADD had
-// come. At the next DEL the results are gone that show it, and a network that holds something would be left out.
+// TestBegunIsRecordedFirst: a DEL of more networks than one pod may have deletes nothing before it is recorded how far
+// ADD had come. At the next DEL the results are gone that show it, and a network that holds something would be left
+// out.
 func TestBegunIsRecordedFirst(t *testing.T) {
 	t.Parallel()
 	if os.Getuid() != 0 {
@@ -187,7 +194,8 @@ func TestBegunIsRecordedFirst(t *testing.T) {
 			ifName = "eth0"
 		}
 		n.result(t, name+"-net", "c", ifName)
-		p.Attachments = append(p.Attachments, plan.Attachment{Name: name + "-net", Primary: i == 0, IfName: ifName, Config: l})
+		p.Attachments = append(p.Attachments,
+			plan.Attachment{Name: name + "-net", Primary: i == 0, IfName: ifName, Config: l})
 	}
 	if err := n.store.Write(p); err != nil {
 		t.Fatal(err)
@@ -234,15 +242,16 @@ func TestDelRepeats(t *testing.T) {
 	}
 }
 
-// TestDelOfThousands: a record of a version without a limit is deleted in steps that end. What was deleted is not deleted
-// again, and networks that ADD never came to are not asked.
+// TestDelOfThousands: a record of a version without a limit is deleted in steps that end. What was deleted is not
+// deleted again, and networks that ADD never came to are not asked.
 func TestDelOfThousands(t *testing.T) {
 	t.Parallel()
 	const networks, begun = 5000, 100
 	n := newNode(t, "cluster", "other")
 	p := &plan.Plan{ContainerID: "c", Netns: "/run/netns/gone", Dirs: plan.Dirs{State: n.store.Dir, Binary: n.dir}}
 	for i := range networks {
-		l, err := cniconf.Parse(fmt.Appendf(nil, `{"cniVersion":"1.0.0","name":"n","type":"%s"}`, map[bool]string{true: "cluster", false: "other"}[i == 0]))
+		l, err := cniconf.Parse(fmt.Appendf(nil, `{"cniVersion":"1.0.0","name":"n","type":"%s"}`,
+			map[bool]string{true: "cluster", false: "other"}[i == 0]))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -295,8 +304,8 @@ func TestDelOfThousands(t *testing.T) {
 	}
 }
 
-// TestDelWaitsForDevices: the lock on the devices of the node is not the sandbox's. When it cannot be had, the plugins are not
-// run a second time.
+// TestDelWaitsForDevices: the lock on the devices of the node is not the sandbox's. When it cannot be had, the plugins
+// are not run a second time.
 func TestDelWaitsForDevices(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "cluster", "other")
@@ -304,9 +313,12 @@ func TestDelWaitsForDevices(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &plan.Plan{ContainerID: "c", Netns: "/run/netns/gone", Dirs: plan.Dirs{State: n.store.Dir, Binary: n.dir}, Attachments: []plan.Attachment{
-		{Name: "n", Primary: true, IfName: "eth0", Config: l, HostDevice: &device.Identity{Name: "nosuch0", Index: 1 << 30}},
-	}}
+	p := &plan.Plan{
+		ContainerID: "c", Netns: "/run/netns/gone", Dirs: plan.Dirs{State: n.store.Dir, Binary: n.dir},
+		Attachments: []plan.Attachment{
+			{Name: "n", Primary: true, IfName: "eth0", Config: l, HostDevice: &device.Identity{Name: "nosuch0", Index: 1 << 30}},
+		},
+	}
 	if err := n.store.Write(p); err != nil {
 		t.Fatal(err)
 	}

@@ -57,9 +57,9 @@ type Planner interface {
 	Plan(ctx context.Context, req *request.Request, conf *config.Plugin) (*plan.Plan, error)
 }
 
-// Publisher writes the network status and the events of a pod. With report.Wait it returns when the status is written, or
-// will be written later by another process. It returns an error only if the status is lost: no process will write it.
-// A pod that is gone needs no status.
+// Publisher writes the network status and the events of a pod. With report.Wait it returns when the status is written,
+// or will be written later by another process. It returns an error only if the status is lost: no process will write
+// it. A pod that is gone needs no status.
 type Publisher interface {
 	Publish(ctx context.Context, report *publish.Report) error
 }
@@ -112,7 +112,10 @@ func (e *Engine) begin(req *request.Request) (*call, error) {
 		return nil, err
 	}
 	log := e.deps.Log.With("cmd", req.Command, "pod", req.Pod(), "container", req.ContainerID)
-	return &call{Engine: e, req: req, conf: conf, store: &ledger.Store{Dir: conf.CNIDir, BinDir: conf.BinDir, Boot: e.deps.Boot, Log: log}, log: log}, nil
+	return &call{
+		Engine: e, req: req, conf: conf,
+		store: &ledger.Store{Dir: conf.CNIDir, BinDir: conf.BinDir, Boot: e.deps.Boot, Log: log}, log: log,
+	}, nil
 }
 
 // locked runs fn while holding the sandbox's lock.
@@ -160,8 +163,8 @@ func (c *call) holding(l *fsx.Lock, fn func() error) error {
 	return err
 }
 
-// useState makes the state directory that of a plan, and reports whether it is another one: the daemon's configuration may set
-// cniDir (behaviour.md A90).
+// useState makes the state directory that of a plan, and reports whether it is another one: the daemon's configuration
+// may set cniDir (behaviour.md A90).
 func (c *call) useState(p *plan.Plan) bool {
 	if p.Dirs.State == "" || p.Dirs.State == c.store.Dir {
 		return false
@@ -212,7 +215,10 @@ func (c *call) verbose(ctx context.Context, verb string, a *plan.Attachment, wha
 
 // timed notes how long the delegates of a network took.
 func (c *call) timed(a *plan.Attachment, took time.Duration, err error) {
-	c.timings = append(c.timings, publish.Timing{Network: a.Name, Plugin: a.Config.Types()[0], Seconds: took.Seconds(), Failed: err != nil})
+	c.timings = append(c.timings, publish.Timing{
+		Network: a.Name, Plugin: a.Config.Types()[0], Seconds: took.Seconds(),
+		Failed: err != nil,
+	})
 }
 
 // convert returns a result in the version that the runtime expects (behaviour.md D26).

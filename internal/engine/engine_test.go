@@ -39,14 +39,18 @@ exit 0`
 func newNode(t *testing.T, plugins ...string) *node {
 	t.Helper()
 	dir := t.TempDir()
-	n := &node{dir: dir, store: &ledger.Store{Dir: filepath.Join(dir, "state"), Boot: "now", Log: slog.New(slog.DiscardHandler)}}
+	n := &node{dir: dir, store: &ledger.Store{
+		Dir: filepath.Join(dir, "state"), Boot: "now",
+		Log: slog.New(slog.DiscardHandler),
+	}}
 	for _, p := range plugins {
 		if err := os.WriteFile(filepath.Join(dir, p), []byte(plugin), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
 	n.engine = New(Deps{
-		Planner: planner{}, Publisher: nobody{}, Boot: "now", LockFile: filepath.Join(dir, "run", "locks"), Log: slog.New(slog.DiscardHandler),
+		Planner: planner{}, Publisher: nobody{}, Boot: "now", LockFile: filepath.Join(dir, "run", "locks"),
+		Log: slog.New(slog.DiscardHandler),
 	})
 	return n
 }
@@ -69,8 +73,10 @@ func (nobody) Publish(context.Context, *publish.Report) error { return nil }
 
 func (n *node) request(command, container, more string) *request.Request {
 	return &request.Request{
-		Command: command, ContainerID: container, IfName: "eth0", Netns: filepath.Join(n.dir, "netns", "gone"), Path: os.Getenv("PATH"),
-		Config: []byte(`{"cniVersion":"1.1.0","name":"multus-cni-network","type":"multus","clusterNetwork":"x","cniDir":"` + n.store.Dir + `","binDir":"` + n.dir + `"` + more + `}`),
+		Command: command, ContainerID: container, IfName: "eth0", Netns: filepath.Join(n.dir, "netns", "gone"),
+		Path: os.Getenv("PATH"),
+		Config: []byte(`{"cniVersion":"1.1.0","name":"multus-cni-network","type":"multus","clusterNetwork":"x","cniDir":"` +
+			n.store.Dir + `","binDir":"` + n.dir + `"` + more + `}`),
 	}
 }
 

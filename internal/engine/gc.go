@@ -36,13 +36,14 @@ const (
 )
 
 // GC frees what belongs to no sandbox of the runtime's list, for every network ever attached on this node, and then
-// passes to the delegates that implement the verb what they must keep (CNI SPEC 1.1 §GC; behaviour D100-D105). A sandbox
-// that another operation is working on is skipped.
+// passes to the delegates that implement the verb what they must keep (CNI SPEC 1.1 §GC; behaviour D100-D105). A
+// sandbox that another operation is working on is skipped.
 //
 // The first phase is decided by the runtime's list alone. What delegates must keep in the second contains every
 // attachment that lives: the runtime's list and the ledger together, for each network. After any error of the first
-// phase that set may be incomplete, and the second phase is left out. A record that cannot be read whole is such an error as
-// long as its sandbox may live; a damaged record of a sandbox that is not listed is freed as far as it can be read.
+// phase that set may be incomplete, and the second phase is left out. A record that cannot be read whole is such an
+// error as long as its sandbox may live; a damaged record of a sandbox that is not listed is freed as far as it can be
+// read.
 func (e *Engine) GC(ctx context.Context, req *request.Request) error {
 	start := time.Now()
 	c, err := e.begin(req)
@@ -54,7 +55,8 @@ func (e *Engine) GC(ctx context.Context, req *request.Request) error {
 	}
 	listed, given := c.conf.Valid()
 	if !given {
-		return fault.New(fault.BadConfig, "report this to the container runtime's authors", "GC without cni.dev/valid-attachments")
+		return fault.New(fault.BadConfig, "report this to the container runtime's authors",
+			"GC without cni.dev/valid-attachments")
 	}
 	for _, a := range listed {
 		if a.ContainerID == "" || a.IfName == "" { // ignoring it could free a live pod
@@ -88,9 +90,9 @@ func (c *call) gc(ctx context.Context, listed []config.Attachment, start time.Ti
 	return c.tellNetworks(ctx, nets, listed)
 }
 
-// collectUnlisted frees the recorded sandboxes that are not listed, the oldest record first, and adds the networks of all to
-// nets. One that was attached after start, when the runtime had made its list, lives. A sandbox that cannot be freed does not
-// keep the others; its record is written again, so that it is the last the next time.
+// collectUnlisted frees the recorded sandboxes that are not listed, the oldest record first, and adds the networks of
+// all to nets. One that was attached after start, when the runtime had made its list, lives. A sandbox that cannot be
+// freed does not keep the others; its record is written again, so that it is the last the next time.
 func (c *call) collectUnlisted(ctx context.Context, listed []config.Attachment, start time.Time, nets *networks) error {
 	valid := map[string]bool{}
 	for _, v := range listed {
@@ -112,7 +114,8 @@ func (c *call) collectUnlisted(ctx context.Context, listed []config.Attachment, 
 	}
 	slices.SortStableFunc(containers, func(a, b string) int { return cmp.Compare(ages[b], ages[a]) })
 	end, _ := ctx.Deadline()
-	phase, cancel := context.WithDeadlineCause(ctx, end.Add(-gcReserve), errors.New("the time for stale sandboxes is over"))
+	phase, cancel := context.WithDeadlineCause(ctx, end.Add(-gcReserve),
+		errors.New("the time for stale sandboxes is over"))
 	defer cancel()
 	var errs []error
 	seen := map[string]bool{}
@@ -151,9 +154,9 @@ func (c *call) newcomers(seen, listed map[string]bool, nets *networks) error {
 	return errors.Join(errs...)
 }
 
-// tellNetworks runs GC of every network's delegates, of a few networks at the same time: one that hangs must not use up the
-// time of the others. The cluster network is the first. Which one is next changes with each GC, so that where many hang it is
-// not always the same ones that are not reached.
+// tellNetworks runs GC of every network's delegates, of a few networks at the same time: one that hangs must not use up
+// the time of the others. The cluster network is the first. Which one is next changes with each GC, so that where many
+// hang it is not always the same ones that are not reached.
 func (c *call) tellNetworks(ctx context.Context, nets *networks, listed []config.Attachment) error {
 	order := nets.order
 	if len(order) > 1 {

@@ -51,7 +51,8 @@ func TestGC(t *testing.T) {
 	if n.recorded(t, "stale") || !n.recorded(t, "stays") {
 		t.Error("the wrong record went")
 	}
-	if in := n.in(t, "new", "GC"); !strings.Contains(in, `{"containerID":"stays","ifname":"net1"}`) || strings.Contains(in, "stale") {
+	if in := n.in(t, "new", "GC"); !strings.Contains(in, `{"containerID":"stays","ifname":"net1"}`) ||
+		strings.Contains(in, "stale") {
 		t.Errorf("GC of new: %s", in)
 	}
 }
@@ -77,7 +78,8 @@ func TestGCEveryNetwork(t *testing.T) {
 	}
 	n.called(t)
 	n.does(t, "new", `test $CNI_COMMAND = GC && { echo '{"code":11,"msg":"busy"}'; exit 1; }`)
-	if err := n.engine.GC(t.Context(), n.request(request.GC, "", valid())); err == nil || !strings.Contains(err.Error(), `network "new-net"`) {
+	if err := n.engine.GC(t.Context(), n.request(request.GC, "", valid())); err == nil ||
+		!strings.Contains(err.Error(), `network "new-net"`) {
 		t.Errorf("a plugin that cannot clean up: %v", err)
 	}
 	if got := n.calledSorted(t); got != "cluster GC, new GC" {
@@ -119,7 +121,8 @@ func TestGCWithoutList(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "cluster", "new")
 	n.attached(t, "c", "new", "1.1.0", "/run/netns/x", "now")
-	if err := n.engine.GC(t.Context(), n.request(request.GC, "", "")); err == nil || n.called(t) != "" || !n.recorded(t, "c") {
+	if err := n.engine.GC(t.Context(), n.request(request.GC, "", "")); err == nil || n.called(t) != "" ||
+		!n.recorded(t, "c") {
 		t.Errorf("no list is not an empty list: %v", err)
 	}
 }
@@ -127,8 +130,9 @@ func TestGCWithoutList(t *testing.T) {
 // gcRequest is a GC with the runtime's keys as they are written.
 func (n *node) gcRequest(keys string) *request.Request { return n.request(request.GC, "", keys) }
 
-// TestGCKeepsLivePods: a delegate that is told to keep too little frees addresses of live pods. The runtime's list counts for
-// every network, since pods may be older than Multus on this node, and the ledger counts with its own interface names.
+// TestGCKeepsLivePods: a delegate that is told to keep too little frees addresses of live pods. The runtime's list
+// counts for every network, since pods may be older than Multus on this node, and the ledger counts with its own
+// interface names.
 func TestGCKeepsLivePods(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "cluster", "new")
@@ -149,7 +153,8 @@ func TestGCKeepsLivePods(t *testing.T) {
 	}
 }
 
-// TestGCStopsAtDoubt: after an error of its first phase GC does not know what lives, so no delegate is told what to keep.
+// TestGCStopsAtDoubt: after an error of its first phase GC does not know what lives, so no delegate is told what to
+// keep.
 func TestGCStopsAtDoubt(t *testing.T) {
 	t.Parallel()
 	for name, damage := range map[string]func(t *testing.T, n *node){
@@ -238,11 +243,14 @@ func TestGCLists(t *testing.T) {
 	}
 }
 
-// TestGCIncompleteList: a list with an incomplete entry is refused. If such entries were ignored, GC would free live pods.
-// Each entry has a container ID and an interface name (CNI SPEC 1.1 §GC).
+// TestGCIncompleteList: a list with an incomplete entry is refused. If such entries were ignored, GC would free live
+// pods. Each entry has a container ID and an interface name (CNI SPEC 1.1 §GC).
 func TestGCIncompleteList(t *testing.T) {
 	t.Parallel()
-	for _, entry := range []string{`{}`, `null`, `{"containerID":"","ifname":"eth0"}`, `{"ifname":"eth0"}`, `{"containerID":"c"}`, `{"ID":"c"}`} {
+	for _, entry := range []string{
+		`{}`, `null`, `{"containerID":"","ifname":"eth0"}`, `{"ifname":"eth0"}`,
+		`{"containerID":"c"}`, `{"ID":"c"}`,
+	} {
 		for _, keys := range []string{
 			`,"cni.dev/valid-attachments":[` + entry + `]`,
 			valid("c") + `,"cni.dev/attachments":[` + entry + `]`,
@@ -265,8 +273,8 @@ func TestGCIncompleteList(t *testing.T) {
 	}
 }
 
-// TestGCYoungRecord: a sandbox whose ADD ends after GC was called is not in the runtime's list, and lives. So does one of which
-// only a result is as young.
+// TestGCYoungRecord: a sandbox whose ADD ends after GC was called is not in the runtime's list, and lives. So does one
+// of which only a result is as young.
 func TestGCYoungRecord(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -316,8 +324,9 @@ func (p planning) Plan(ctx context.Context, req *request.Request, conf *config.P
 func TestGCRefused(t *testing.T) {
 	t.Parallel()
 	for name, does := range map[string]string{
-		"unknown verb": `echo '{"code":4,"msg":"unknown CNI_COMMAND: GC"}'; exit 1`, "wants a container": `echo '{"code":4,"msg":"missing containerID"}'; exit 1`,
-		"old": `echo '{"code":1,"msg":"incompatible CNI versions"}'; exit 1`, "crash": `exit 2`, "missing": "",
+		"unknown verb":      `echo '{"code":4,"msg":"unknown CNI_COMMAND: GC"}'; exit 1`,
+		"wants a container": `echo '{"code":4,"msg":"missing containerID"}'; exit 1`,
+		"old":               `echo '{"code":1,"msg":"incompatible CNI versions"}'; exit 1`, "crash": `exit 2`, "missing": "",
 	} {
 		for _, alive := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s, alive %t", name, alive), func(t *testing.T) {
@@ -345,7 +354,8 @@ func TestGCRefused(t *testing.T) {
 	}
 }
 
-// TestGCForgets: the note of a network that nothing is attached to goes when its plugin is gone, and after a day in any case.
+// TestGCForgets: the note of a network that nothing is attached to goes when its plugin is gone, and after a day in any
+// case.
 func TestGCForgets(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -392,7 +402,8 @@ func TestGCForgets(t *testing.T) {
 	}
 }
 
-// TestGCHangs: a delegate that hangs while one sandbox is freed keeps neither the others from being freed nor GC from ending.
+// TestGCHangs: a delegate that hangs while one sandbox is freed keeps neither the others from being freed nor GC from
+// ending.
 func TestGCHangs(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "cluster", "good", "bad")

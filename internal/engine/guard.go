@@ -32,12 +32,14 @@ const devicesKey = "devices"
 func (c *call) record(ctx context.Context, p *plan.Plan) error {
 	wanted, err := moved(p)
 	if err != nil {
-		return fault.Wrap(err, fault.BadConfig, "correct the configuration of the network", "pod %s was not attached", c.req.Pod())
+		return fault.Wrap(err, fault.BadConfig, "correct the configuration of the network", "pod %s was not attached",
+			c.req.Pod())
 	}
 	if len(wanted) == 0 {
 		return c.write(p)
 	}
-	// All records are read before the lock, so that only what changes meanwhile is read with it. What fails, fails there again.
+	// All records are read before the lock, so that only what changes meanwhile is read with it. What fails, fails there
+	// again.
 	_, _ = c.store.Claims(c.deps.LockFile)
 	return c.withDevices(ctx, func(node *link.Namespace) error {
 		if err := c.claim(node, p, wanted); err != nil {
@@ -50,7 +52,8 @@ func (c *call) record(ctx context.Context, p *plan.Plan) error {
 
 func (c *call) write(p *plan.Plan) error {
 	if err := c.store.Write(p); err != nil {
-		return fault.Wrap(err, fault.Internal, "make the state directory (cniDir) writable", "pod %s was not attached", c.req.Pod())
+		return fault.Wrap(err, fault.Internal, "make the state directory (cniDir) writable", "pod %s was not attached",
+			c.req.Pod())
 	}
 	return nil
 }
@@ -85,7 +88,8 @@ func (c *call) withDevices(ctx context.Context, fn func(node *link.Namespace) er
 	defer cancel()
 	l, err := fsx.Acquire(waiting, c.deps.LockFile, devicesKey)
 	if err != nil {
-		return fault.Wrap(err, fault.TryAgain, "nothing: the runtime tries again", "pod %s waits for the devices of the node", c.req.Pod())
+		return fault.Wrap(err, fault.TryAgain, "nothing: the runtime tries again", "pod %s waits for the devices of the node",
+			c.req.Pod())
 	}
 	defer func() { err = errors.Join(err, l.Release()) }()
 	failpoint.At("devices.locked")
@@ -166,7 +170,9 @@ func refused(err error) error {
 
 // addOne attaches one network, after a look for the interface on which it is to be made: what a plugin says of one that
 // is not there ("Link not found") names neither it nor the network. The networks before may have made it.
-func (c *call) addOne(ctx context.Context, run *execute.Runner, p *plan.Plan, a *plan.Attachment) (types.Result, bool, error) {
+func (c *call) addOne(ctx context.Context, run *execute.Runner, p *plan.Plan,
+	a *plan.Attachment,
+) (types.Result, bool, error) {
 	if err := c.findMasters(p, a); err != nil {
 		return nil, false, err
 	}
@@ -178,7 +184,8 @@ func (c *call) findMasters(p *plan.Plan, a *plan.Attachment) (err error) {
 	if err != nil {
 		return err
 	}
-	refs = slices.DeleteFunc(refs, func(r device.Reference) bool { return r.Use != device.Shares || r.Later || r.AllowInUse })
+	refs = slices.DeleteFunc(refs,
+		func(r device.Reference) bool { return r.Use != device.Shares || r.Later || r.AllowInUse })
 	if len(refs) == 0 {
 		return nil
 	}
@@ -203,8 +210,8 @@ func (c *call) findMasters(p *plan.Plan, a *plan.Attachment) (err error) {
 }
 
 // delOne detaches one network. The host-device plugin calls it an error that the device is not in the pod any more, and
-// so does its every later DEL after one that was killed too late: then nothing is seen of an attachment that libcni still
-// knows (pains.md P07).
+// so does its every later DEL after one that was killed too late: then nothing is seen of an attachment that libcni
+// still knows (pains.md P07).
 func (c *call) delOne(ctx context.Context, run *execute.Runner, p *plan.Plan, a *plan.Attachment) error {
 	err := run.Del(ctx, p, a)
 	if err == nil || a.HostDevice == nil || inSandbox(p.Netns, a) {
@@ -280,7 +287,8 @@ func (c *call) giveBack(node *link.Namespace, inv *device.Inventory) (renamed bo
 		}
 		renamed = true
 		failpoint.At("devices.renamed")
-		c.log.Warn("device of a pod that vanished has its name again", "device", r.Name, "called", r.Device.Name, "claim", r.Claim.String())
+		c.log.Warn("device of a pod that vanished has its name again", "device", r.Name, "called", r.Device.Name, "claim",
+			r.Claim.String())
 	}
 	return renamed, errors.Join(errs...)
 }

@@ -22,7 +22,10 @@ func (n *node) recordNamed(t *testing.T, container, name, ifName string, types .
 	for i, typ := range types {
 		plugins[i] = `{"type":"` + typ + `"}`
 	}
-	p := &plan.Plan{ContainerID: container, Netns: filepath.Join(n.dir, "netns", "gone"), Dirs: plan.Dirs{State: n.store.Dir, Binary: n.dir}}
+	p := &plan.Plan{
+		ContainerID: container, Netns: filepath.Join(n.dir, "netns", "gone"),
+		Dirs: plan.Dirs{State: n.store.Dir, Binary: n.dir},
+	}
 	for i, conf := range []string{
 		`{"cniVersion":"1.0.0","name":"cluster-net","type":"cluster"}`,
 		`{"cniVersion":"1.0.0","name":"` + name + `","plugins":[` + strings.Join(plugins, ",") + `]}`,
@@ -31,7 +34,8 @@ func (n *node) recordNamed(t *testing.T, container, name, ifName string, types .
 		if err != nil {
 			t.Fatal(err)
 		}
-		p.Attachments = append(p.Attachments, plan.Attachment{Name: "team/n", Primary: i == 0, IfName: []string{"eth0", ifName}[i], Config: l})
+		p.Attachments = append(p.Attachments,
+			plan.Attachment{Name: "team/n", Primary: i == 0, IfName: []string{"eth0", ifName}[i], Config: l})
 	}
 	if err := n.store.Write(p); err != nil {
 		t.Fatal(err)
@@ -65,13 +69,15 @@ func TestHostileRecordRead(t *testing.T) {
 	}
 }
 
-// TestHostileRecordWrite: the same with a directory that becomes a link while a plugin runs. Nothing may be written there.
+// TestHostileRecordWrite: the same with a directory that becomes a link while a plugin runs. Nothing may be written
+// there.
 func TestHostileRecordWrite(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "cluster", "swap")
 	tenant, target := filepath.Join(n.dir, "tenant"), filepath.Join(n.dir, "cron.d")
 	for _, err := range []error{
-		os.MkdirAll(filepath.Join(n.store.Dir, "results"), 0o700), os.MkdirAll(filepath.Join(tenant, "d"), 0o700), os.Mkdir(target, 0o700),
+		os.MkdirAll(filepath.Join(n.store.Dir, "results"), 0o700), os.MkdirAll(filepath.Join(tenant, "d"), 0o700),
+		os.Mkdir(target, 0o700),
 		os.WriteFile(filepath.Join(tenant, "d", "a-c-x.conf"), []byte("* * * * * root evil"), 0o600),
 	} {
 		if err != nil {
@@ -88,8 +94,8 @@ func TestHostileRecordWrite(t *testing.T) {
 	}
 }
 
-// TestHostileResults: files in the directory of results that libcni did not write. None of them is followed, waited for or
-// taken for a sandbox elsewhere, and none keeps the sandboxes of the node from being freed.
+// TestHostileResults: files in the directory of results that libcni did not write. None of them is followed, waited for
+// or taken for a sandbox elsewhere, and none keeps the sandboxes of the node from being freed.
 func TestHostileResults(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "cluster", "other")

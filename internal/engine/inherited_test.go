@@ -21,7 +21,8 @@ func (i inheriting) Plan(ctx context.Context, req *request.Request, conf *config
 	}
 	a := &p.Attachments[0]
 	a.Inherited = true
-	a.Config, err = cniconf.Parse([]byte(`{"cniVersion":"` + conf.CNIVersion + `","name":"cluster-net","plugins":[{"type":"cluster"}]}`))
+	a.Config, err = cniconf.Parse(
+		[]byte(`{"cniVersion":"` + conf.CNIVersion + `","name":"cluster-net","plugins":[{"type":"cluster"}]}`))
 	return p, err
 }
 
@@ -32,9 +33,9 @@ if test $CNI_COMMAND != VERSION && grep -q '"cniVersion":"1.1.0"' $dir/$me.$CNI_
 fi
 `
 
-// TestInheritedVersion: a network without a cniVersion inherits that of the outer configuration, which its plugin may not
-// support. No verb fails for that: neither STATUS, after which the node would not be ready, nor GC, nor CHECK of inline
-// delegates without a record (behaviour B5).
+// TestInheritedVersion: a network without a cniVersion inherits that of the outer configuration, which its plugin may
+// not support. No verb fails for that: neither STATUS, after which the node would not be ready, nor GC, nor CHECK of
+// inline delegates without a record (behaviour B5).
 func TestInheritedVersion(t *testing.T) {
 	t.Parallel()
 	for what, does := range map[string]string{
@@ -71,7 +72,8 @@ func TestInheritedVersionAsked(t *testing.T) {
 	n.engine.deps.Planner, n.engine.deps.Status = inheriting{}, noMemory{}
 	n.does(t, "cluster", `test $CNI_COMMAND = VERSION && { echo '{"cniVersion":"1.1.0","supportedVersions":["1.0.0","1.1.0"]}'; exit 0; }
 test $CNI_COMMAND = STATUS && { echo '{"code":50,"msg":"no pool"}'; exit 1; }`)
-	if err := n.engine.Status(t.Context(), n.request(request.Status, "", "")); err == nil || !strings.Contains(err.Error(), "no pool") {
+	if err := n.engine.Status(t.Context(), n.request(request.Status, "", "")); err == nil ||
+		!strings.Contains(err.Error(), "no pool") {
 		t.Errorf("STATUS: %v", err)
 	}
 }

@@ -50,8 +50,8 @@ func (c *call) endOrphans() error {
 	return errors.Join(errs...)
 }
 
-// orphan is a process that a plugin of this sandbox started. The descriptor refers to the process for ever, its number only
-// until it has ended.
+// orphan is a process that a plugin of this sandbox started. The descriptor refers to the process for ever, its number
+// only until it has ended.
 type orphan struct {
 	pid, fd int
 	name    string
@@ -90,8 +90,8 @@ func (c *call) orphan(pid int) (*orphan, error) {
 // pidfdSignalProcessGroup is PIDFD_SIGNAL_PROCESS_GROUP (Linux 6.9).
 const pidfdSignalProcessGroup = 1 << 2
 
-// kill ends the process, and its group if it leads one, as a delegate does. Kernels before 6.9 cannot signal a group through
-// the descriptor, and by number it may be another one: there the process alone is ended.
+// kill ends the process, and its group if it leads one, as a delegate does. Kernels before 6.9 cannot signal a group
+// through the descriptor, and by number it may be another one: there the process alone is ended.
 func (o *orphan) kill() error {
 	if group, err := unix.Getpgid(o.pid); err == nil && group == o.pid {
 		_ = unix.PidfdSendSignal(o.fd, unix.SIGKILL, nil, pidfdSignalProcessGroup) // the next line reports

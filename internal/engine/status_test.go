@@ -26,8 +26,8 @@ func (s stuckPlanner) Plan(context.Context, *request.Request, *config.Plugin) (*
 	return nil, errors.New("at last")
 }
 
-// TestStatusAnswers: STATUS is answered within a second, also if what it asks cannot be ended: containerd has no limit of its
-// own, and a node whose STATUS hangs is not ready.
+// TestStatusAnswers: STATUS is answered within a second, also if what it asks cannot be ended: containerd has no limit
+// of its own, and a node whose STATUS hangs is not ready.
 func TestStatusAnswers(t *testing.T) {
 	t.Parallel()
 	if StatusLimit+statusGrace >= time.Second {

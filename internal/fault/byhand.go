@@ -37,14 +37,15 @@ func (e *byHand) Error() string { return e.text }
 
 func (e *byHand) Unwrap() error { return e.err }
 
-// ByHand is an error as somebody reads it who called a program himself: with its advice, but without what is meant for a
-// runtime and the logs of a node.
+// ByHand is an error as somebody reads it who called a program himself: with its advice, but without what is meant for
+// a runtime and the logs of a node.
 func ByHand(err error) error {
 	if a, ok := errors.AsType[*answer](err); ok {
 		err = a.cause
 	}
 	ce := ToCNI(err)
-	next := slices.DeleteFunc(strings.Split(ce.Details, "; "), func(s string) bool { return strings.Contains(s, triesAgain) })
+	next := slices.DeleteFunc(strings.Split(ce.Details, "; "),
+		func(s string) bool { return strings.Contains(s, triesAgain) })
 	text := joined(ce.Msg, strings.Join(next, "; "))
 	if text == err.Error() {
 		return err

@@ -96,7 +96,8 @@ func oneLine(s string) string {
 // code is that of the outermost fault, else of a CNI error found inside (a delegate's own code:
 // behaviour.md D5 [quirk], lost today), else 999.
 func ToCNI(err error) *types.Error {
-	if ce, ok := err.(*types.Error); ok { //nolint:errorlint // only an error that is a CNI object as a whole passes unchanged
+	// Only an error that is a CNI object as a whole passes unchanged.
+	if ce, ok := err.(*types.Error); ok { //nolint:errorlint // not one that is wrapped
 		return ce
 	}
 	if a, ok := err.(*answer); ok { //nolint:errorlint // as above

@@ -20,7 +20,8 @@ func TestError(t *testing.T) {
 	if e.Error() != "pod p: cause" || !errors.Is(e, cause) || e.Next != "next" || e.Code != 11 {
 		t.Errorf("%#v", e)
 	}
-	if e := fault.New(fault.BadConfig, "next", "100%% of %q", "x"); e.Error() != `100% of "x"` || e.Unwrap() != nil || e.Code != 7 {
+	if e := fault.New(fault.BadConfig, "next", "100%% of %q", "x"); e.Error() != `100% of "x"` || e.Unwrap() != nil ||
+		e.Code != 7 {
 		t.Errorf("%#v", e)
 	}
 }
@@ -37,13 +38,35 @@ func TestToCNI(t *testing.T) {
 	}{
 		{"D4 anything", errors.New("x"), types.Error{Code: 999, Msg: "x"}},
 		{"D5 a CNI error as a whole is passed on", delegate, *delegate},
-		{"D5 wrapped: its code, all the text", fmt.Errorf("plugin: %w", delegate), types.Error{Code: 101, Msg: "plugin: " + said}},
-		{"D5 in a fault without a code of its own", fault.Wrap(fmt.Errorf("plugin: %w", delegate), fault.Internal, "next", "network x"), types.Error{Code: 101, Msg: "network x: plugin: " + said, Details: "next"}},
-		{"a fault's own code wins", fault.Wrap(delegate, fault.TryAgain, "next", "network x"), types.Error{Code: 11, Msg: "network x: " + said, Details: "next"}},
-		{"a fault inside", fmt.Errorf("outer: %w", fault.New(fault.BadConfig, "next", "inner")), types.Error{Code: 7, Msg: "outer: inner", Details: "next"}},
-		{"the outermost of two faults", fault.Wrap(fault.New(fault.Decoding, "inner", "b"), fault.TryAgain, "outer", "a"), types.Error{Code: 11, Msg: "a: b", Details: "outer"}},
-		{"joined", errors.Join(errors.New("a"), fault.New(fault.TryAgain, "next", "b")), types.Error{Code: 11, Msg: "a; b", Details: "next"}},
-		{"a CNI error without a code", fmt.Errorf("plugin: %w", &types.Error{Msg: "x"}), types.Error{Code: 999, Msg: "plugin: x"}},
+		{
+			"D5 wrapped: its code, all the text", fmt.Errorf("plugin: %w", delegate),
+			types.Error{Code: 101, Msg: "plugin: " + said},
+		},
+		{
+			"D5 in a fault without a code of its own",
+			fault.Wrap(fmt.Errorf("plugin: %w", delegate), fault.Internal, "next", "network x"),
+			types.Error{Code: 101, Msg: "network x: plugin: " + said, Details: "next"},
+		},
+		{
+			"a fault's own code wins", fault.Wrap(delegate, fault.TryAgain, "next", "network x"),
+			types.Error{Code: 11, Msg: "network x: " + said, Details: "next"},
+		},
+		{
+			"a fault inside", fmt.Errorf("outer: %w", fault.New(fault.BadConfig, "next", "inner")),
+			types.Error{Code: 7, Msg: "outer: inner", Details: "next"},
+		},
+		{
+			"the outermost of two faults", fault.Wrap(fault.New(fault.Decoding, "inner", "b"), fault.TryAgain, "outer", "a"),
+			types.Error{Code: 11, Msg: "a: b", Details: "outer"},
+		},
+		{
+			"joined", errors.Join(errors.New("a"), fault.New(fault.TryAgain, "next", "b")),
+			types.Error{Code: 11, Msg: "a; b", Details: "next"},
+		},
+		{
+			"a CNI error without a code", fmt.Errorf("plugin: %w", &types.Error{Msg: "x"}),
+			types.Error{Code: 999, Msg: "plugin: x"},
+		},
 		{"no cause", fault.New(fault.Internal, "", "x"), types.Error{Code: 999, Msg: "x"}},
 	}
 	for _, tc := range tests {
@@ -107,9 +130,19 @@ func TestByHand(t *testing.T) {
 	}{
 		{"no advice", denied, "open /x: permission denied"},
 		{"a fault", fault.Wrap(denied, fault.Decoding, "correct it", "read"), "read: open /x: permission denied; correct it"},
-		{"a fault inside", fmt.Errorf("/file: %w", fault.Wrap(denied, fault.Decoding, "correct it", "read")), "/file: read: open /x: permission denied; correct it"},
-		{"a runtime's answer", answered(fault.Wrap(denied, fault.TryAgain, "nothing: the runtime tries again", "pod a/b")), "pod a/b: open /x: permission denied"},
-		{"advice for both", answered(fault.Wrap(denied, fault.Internal, "nothing: the runtime tries again; look at the plugins", "pod a/b")), "pod a/b: open /x: permission denied; look at the plugins"},
+		{
+			"a fault inside", fmt.Errorf("/file: %w", fault.Wrap(denied, fault.Decoding, "correct it", "read")),
+			"/file: read: open /x: permission denied; correct it",
+		},
+		{
+			"a runtime's answer", answered(fault.Wrap(denied, fault.TryAgain, "nothing: the runtime tries again", "pod a/b")),
+			"pod a/b: open /x: permission denied",
+		},
+		{
+			"advice for both", answered(fault.Wrap(denied, fault.Internal,
+				"nothing: the runtime tries again; look at the plugins", "pod a/b")),
+			"pod a/b: open /x: permission denied; look at the plugins",
+		},
 		{"an answer without advice", answered(denied), "open /x: permission denied"},
 		{"several", errors.Join(denied, errors.New("b")), "open /x: permission denied; b"},
 	} {
@@ -122,12 +155,14 @@ func TestByHand(t *testing.T) {
 			if root := fault.AsRoot(got, 0); root.Error() != tc.want {
 				t.Errorf("as root: %q", root)
 			}
-			if user := fault.AsRoot(got, 1000); user.Error() != tc.want+"; run it as root" || !errors.Is(user, fs.ErrPermission) {
+			if user := fault.AsRoot(got, 1000); user.Error() != tc.want+"; run it as root" ||
+				!errors.Is(user, fs.ErrPermission) {
 				t.Errorf("as another: %q", user)
 			}
 		})
 	}
-	if err := errors.New("x"); !errors.Is(fault.AsRoot(err, 1000), err) || fault.AsRoot(err, 1000).Error() != "x" || fault.AsRoot(nil, 1000) != nil {
+	if err := errors.New("x"); !errors.Is(fault.AsRoot(err, 1000), err) || fault.AsRoot(err, 1000).Error() != "x" ||
+		fault.AsRoot(nil, 1000) != nil {
 		t.Error("what is not denied needs no root")
 	}
 }
@@ -138,7 +173,8 @@ func TestAnswer(t *testing.T) {
 	ce := &types.Error{Code: 11, Msg: "a", Details: "next; request x"}
 	err := fault.Answer(ce, fault.New(fault.BadConfig, "other", "cause"))
 	var found *types.Error
-	if diff := cmp.Diff(ce, fault.ToCNI(err)); diff != "" || err.Error() != ce.Error() || !errors.As(err, &found) || found != ce {
+	if diff := cmp.Diff(ce, fault.ToCNI(err)); diff != "" || err.Error() != ce.Error() || !errors.As(err, &found) ||
+		found != ce {
 		t.Errorf("%v\n%s", err, diff)
 	}
 }

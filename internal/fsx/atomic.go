@@ -40,8 +40,9 @@ func WriteAtomic(path string, data []byte, perm os.FileMode) error {
 	return err
 }
 
-// WriteAtomicIf is WriteAtomic if still holds when everything is on disk but for the rename, so that no slow step is between
-// the look at what is replaced and its replacement. Otherwise it leaves path as it is, and reports that it was not written.
+// WriteAtomicIf is WriteAtomic if still holds when everything is on disk but for the rename, so that no slow step is
+// between the look at what is replaced and its replacement. Otherwise it leaves path as it is, and reports that it was
+// not written.
 func WriteAtomicIf(path string, data []byte, perm os.FileMode, still func() bool) (written bool, err error) {
 	temp, err := CreateTemp(filepath.Dir(path))
 	if err != nil {
@@ -135,8 +136,8 @@ func Sweep(dir string, olderThan time.Duration) error {
 	return errors.Join(failed...)
 }
 
-// CreateTemp makes a new file in dir, for content that is too large for WriteAtomic; the caller fills, syncs, closes and
-// renames it, and Sweep removes it if the caller is killed before. Its mode is 0600. The name cannot be guessed and
+// CreateTemp makes a new file in dir, for content that is too large for WriteAtomic; the caller fills, syncs, closes
+// and renames it, and Sweep removes it if the caller is killed before. Its mode is 0600. The name cannot be guessed and
 // O_EXCL refuses whatever is there already, so nobody can place a link under it.
 func CreateTemp(dir string) (*os.File, error) {
 	for try := 1; ; try++ {

@@ -11,8 +11,9 @@ import (
 
 const (
 	// lookAgain is how often Await looks in spite of its watch: a mount, the target of a link, a directory further up that
-	// is replaced, a change on another host's side of a network file system are not told. lookOften is how often it does where there can be no
-	// watch, because root has used up what the kernel grants a user (fs.inotify.max_user_instances, often 128).
+	// is replaced, a change on another host's side of a network file system are not told. lookOften is how often it does
+	// where there can be no watch, because root has used up what the kernel grants a user (fs.inotify.max_user_instances,
+	// often 128).
 	lookAgain = 5 * time.Second
 	lookOften = 250 * time.Millisecond
 	// coming are the events that can bring a file, or take the directory away in which it was expected.

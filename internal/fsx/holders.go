@@ -49,7 +49,8 @@ func owns(info []byte, start int64) bool {
 	at := strconv.FormatInt(start, 10)
 	for lines := bufio.NewScanner(bytes.NewReader(info)); lines.Scan(); {
 		words := bytes.Fields(lines.Bytes())
-		if len(words) >= 8 && string(words[0]) == "lock:" && string(words[2]) == "OFDLCK" && string(words[len(words)-2]) == at {
+		if len(words) >= 8 && string(words[0]) == "lock:" && string(words[2]) == "OFDLCK" &&
+			string(words[len(words)-2]) == at {
 			return true
 		}
 	}

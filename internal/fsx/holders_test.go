@@ -58,7 +58,8 @@ func TestHolders(t *testing.T) {
 
 func TestOwns(t *testing.T) {
 	t.Parallel()
-	info := []byte("pos:\t0\nflags:\t02100002\nlock:\t1: OFDLCK  ADVISORY  WRITE -1 fe:00:42 77 77\nlock:\t2: POSIX  ADVISORY  WRITE 9 fe:00:42 5 5\n")
+	info := []byte("pos:\t0\nflags:\t02100002\nlock:\t1: OFDLCK  ADVISORY  WRITE -1 fe:00:42 77 77\nlock:\t2: POSIX  " +
+		"ADVISORY  WRITE 9 fe:00:42 5 5\n")
 	for start, want := range map[int64]bool{77: true, 7: false, 5: false, 42: false} {
 		if owns(info, start) != want {
 			t.Errorf("offset %d: not %t", start, want)

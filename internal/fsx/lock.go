@@ -79,7 +79,8 @@ func wait(ctx context.Context, f *os.File, key string, won chan<- error) {
 	}
 }
 
-// TryAcquire is Acquire without waiting: if the lock is held, the error wraps ErrLocked, and ErrShared where that holds.
+// TryAcquire is Acquire without waiting: if the lock is held, the error wraps ErrLocked, and ErrShared where that
+// holds.
 func TryAcquire(file, key string) (*Lock, error) {
 	f, err := openLockFile(file)
 	if err == nil {
@@ -94,8 +95,8 @@ func TryAcquire(file, key string) (*Lock, error) {
 	return nil, fmt.Errorf("lock %q in %q: %w", key, file, err)
 }
 
-// File is the descriptor that holds the lock, to be handed to children: one that has it keeps the lock for as long as it
-// lives. It stays the Lock's; do not close it.
+// File is the descriptor that holds the lock, to be handed to children: one that has it keeps the lock for as long as
+// it lives. It stays the Lock's; do not close it.
 func (l *Lock) File() *os.File { return l.file }
 
 // Close gives up this process's part of the lock. It never unlocks: if a child has inherited the descriptor, the

@@ -21,8 +21,8 @@ var (
 	ErrTooLarge = errors.New("file too large")
 )
 
-// PlainName returns an error that wraps ErrName if name could lead anywhere but to an entry of the directory to which it is
-// joined: an empty name, "." and "..", and every name with a slash or a NUL byte.
+// PlainName returns an error that wraps ErrName if name could lead anywhere but to an entry of the directory to which
+// it is joined: an empty name, "." and "..", and every name with a slash or a NUL byte.
 func PlainName(name string) error {
 	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00") {
 		return fmt.Errorf("%w: %q", ErrName, name)
@@ -30,9 +30,10 @@ func PlainName(name string) error {
 	return nil
 }
 
-// ReadRegular returns the content of the file name in dir, which has at most limit bytes. It neither follows a link at that
-// name nor waits for the other end of a pipe. A plain name and O_NOFOLLOW keep the kernel inside dir on every kernel, as
-// openat2 with RESOLVE_BENEATH does on those that have it. Errors wrap ErrName, ErrNotRegular and ErrTooLarge.
+// ReadRegular returns the content of the file name in dir, which has at most limit bytes. It neither follows a link at
+// that name nor waits for the other end of a pipe. A plain name and O_NOFOLLOW keep the kernel inside dir on every
+// kernel, as openat2 with RESOLVE_BENEATH does on those that have it. Errors wrap ErrName, ErrNotRegular and
+// ErrTooLarge.
 func ReadRegular(dir, name string, limit int64) ([]byte, error) {
 	if err := PlainName(name); err != nil {
 		return nil, err

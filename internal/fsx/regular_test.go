@@ -70,7 +70,8 @@ func TestReadFile(t *testing.T) {
 	dir := t.TempDir()
 	path := func(name string) string { return filepath.Join(dir, name) }
 	if err := errors.Join(
-		os.WriteFile(path("file"), []byte("12345678"), 0o600), os.Symlink("file", path("link")), os.Symlink("/dev/zero", path("zero")),
+		os.WriteFile(path("file"), []byte("12345678"), 0o600), os.Symlink("file", path("link")),
+		os.Symlink("/dev/zero", path("zero")),
 		os.Symlink("loop", path("loop")), unix.Mkfifo(path("fifo"), 0o600),
 	); err != nil {
 		t.Fatal(err)

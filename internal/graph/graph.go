@@ -1,5 +1,5 @@
-// Package graph draws pods, their networks and the interfaces of the node that these are on: as DOT, Mermaid and SVG, for
-// people who would rather look than read. It knows no Kubernetes and reads nothing: a Graph in, a text out.
+// Package graph draws pods, their networks and the interfaces of the node that these are on: as DOT, Mermaid and SVG,
+// for people who would rather look than read. It knows no Kubernetes and reads nothing: a Graph in, a text out.
 package graph
 
 import (
@@ -104,8 +104,12 @@ func kinds() []Kind { return []Kind{Interface, Network, Pod} }
 // DOT writes the graph for Graphviz.
 func (g *Graph) DOT(w io.Writer) error {
 	b := &strings.Builder{}
-	b.WriteString("graph multus {\n  rankdir=LR;\n  node [fontname=\"sans-serif\", style=rounded, shape=box];\n  edge [fontname=\"sans-serif\", fontsize=10];\n")
-	shapes := map[Kind]string{Interface: "shape=box, style=filled, fillcolor=\"#eeeeee\"", Network: "shape=ellipse, style=\"\"", Pod: "shape=box"}
+	b.WriteString("graph multus {\n  rankdir=LR;\n  node [fontname=\"sans-serif\", style=rounded, shape=box];\n  edge " +
+		"[fontname=\"sans-serif\", fontsize=10];\n")
+	shapes := map[Kind]string{
+		Interface: "shape=box, style=filled, fillcolor=\"#eeeeee\"",
+		Network:   "shape=ellipse, style=\"\"", Pod: "shape=box",
+	}
 	for _, kind := range kinds() {
 		for _, n := range g.column(kind) {
 			fmt.Fprintf(b, "  %s [label=%s, %s];\n", quote(id(n)), quote(label(n, "\n")), shapes[kind])

@@ -39,7 +39,10 @@ func example() *Graph {
 // TestGolden: the same graph in each of the three languages.
 func TestGolden(t *testing.T) {
 	t.Parallel()
-	for name, write := range map[string]func(*Graph, io.Writer) error{"graph.dot": (*Graph).DOT, "graph.mmd": (*Graph).Mermaid, "graph.svg": (*Graph).SVG} {
+	for name, write := range map[string]func(*Graph, io.Writer) error{
+		"graph.dot": (*Graph).DOT,
+		"graph.mmd": (*Graph).Mermaid, "graph.svg": (*Graph).SVG,
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var b strings.Builder
@@ -83,8 +86,8 @@ type picture struct {
 	} `xml:"path"`
 }
 
-// TestSVG: whatever the names are, it is XML; boxes are inside the picture and do not overlap, texts are inside of boxes,
-// no two on one line, and each line goes from the right of a box to the left of another.
+// TestSVG: whatever the names are, it is XML; boxes are inside the picture and do not overlap, texts are inside of
+// boxes, no two on one line, and each line goes from the right of a box to the left of another.
 func TestSVG(t *testing.T) {
 	t.Parallel()
 	for name, g := range map[string]*Graph{"empty": {}, "example": example(), "crowd": crowd()} {
@@ -114,7 +117,10 @@ func crowd() *Graph {
 	for i := range 12 {
 		pod := g.Add(Node{Pod, fmt.Sprintf("namespace-%d/deployment-with-a-name-7f8d9c6b5-x2x4%d", i, i), "node-1"})
 		for j := range 1 + i%4 {
-			network := g.Add(Node{Network, fmt.Sprintf("shared/network-%d", j), "bridge, portmap, tuning, firewall, bandwidth, and another one"})
+			network := g.Add(Node{
+				Network, fmt.Sprintf("shared/network-%d", j),
+				"bridge, portmap, tuning, firewall, bandwidth, and another one",
+			})
 			g.Join(g.Add(Node{Interface, fmt.Sprintf("eth%d", j/2), ""}), network, "")
 			g.Join(network, pod, fmt.Sprintf("net%d 198.51.100.%d 2001:db8:1234:5678:9abc:def0:1234:%d", j, i, i))
 		}
@@ -141,8 +147,8 @@ func (p *picture) checkBoxes(t *testing.T) {
 	}
 }
 
-// checkTexts takes lower-case letters and digits to be as wide as DejaVu Sans, the widest of the usual fonts, has them in
-// the mean.
+// checkTexts takes lower-case letters and digits to be as wide as DejaVu Sans, the widest of the usual fonts, has them
+// in the mean.
 func (p *picture) checkTexts(t *testing.T) {
 	t.Helper()
 	const big, small = 7.3, 6.2
@@ -175,7 +181,8 @@ func (p *picture) checkPaths(t *testing.T) {
 	t.Helper()
 	for _, x := range p.Paths {
 		var c [8]float64
-		if _, err := fmt.Sscanf(x.D, "M%f %f C%f %f %f %f %f %f", &c[0], &c[1], &c[2], &c[3], &c[4], &c[5], &c[6], &c[7]); err != nil {
+		if _, err := fmt.Sscanf(x.D, "M%f %f C%f %f %f %f %f %f", &c[0], &c[1], &c[2], &c[3], &c[4], &c[5], &c[6],
+			&c[7]); err != nil {
 			t.Fatal(err)
 		}
 		begins, ends := false, false

@@ -41,8 +41,8 @@ const style = `
     rect { fill: #222; } rect.interface { fill: #333; } rect.network { fill: #16283a; } rect.pod { fill: #18291a; }
   }`
 
-// box is a node with its place. Each labelled line that comes to it ends at a row of its own, where the label is written:
-// beside the lines labels would lie on each other.
+// box is a node with its place. Each labelled line that comes to it ends at a row of its own, where the label is
+// written: beside the lines labels would lie on each other.
 type box struct {
 	Node
 	x, y, width, height float64
@@ -64,7 +64,8 @@ func (g *Graph) SVG(w io.Writer) error {
 		colour[Key{n.Kind, n.Name}] = i % lines
 	}
 	b := &strings.Builder{}
-	fmt.Fprintf(b, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %.0f %.0f\" width=\"%.0f\" height=\"%.0f\" role=\"img\" aria-label=\"Networks of pods\">\n<style>%s\n</style>\n",
+	fmt.Fprintf(b, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %.0f %.0f\" width=\"%.0f\" height=\"%.0f\" "+
+		"role=\"img\" aria-label=\"Networks of pods\">\n<style>%s\n</style>\n",
 		width, height, width, height, style)
 	for _, e := range g.edges() {
 		class := fmt.Sprintf("line%d", max(colour[e.From], colour[e.To]))
@@ -73,7 +74,8 @@ func (g *Graph) SVG(w io.Writer) error {
 		}
 		x1, y1, x2, y2 := ends(boxes, e)
 		bend := (x2 - x1) / 2
-		fmt.Fprintf(b, "<path class=\"%s\" d=\"M%.0f %.0f C%.0f %.0f %.0f %.0f %.0f %.0f\"/>\n", class, x1, y1, x1+bend, y1, x2-bend, y2, x2, y2)
+		fmt.Fprintf(b, "<path class=\"%s\" d=\"M%.0f %.0f C%.0f %.0f %.0f %.0f %.0f %.0f\"/>\n", class, x1, y1, x1+bend, y1,
+			x2-bend, y2, x2, y2)
 	}
 	for _, kind := range kinds() {
 		for _, n := range g.column(kind) {
@@ -96,7 +98,8 @@ func ends(boxes map[Key]*box, e Edge) (x1, y1, x2, y2 float64) {
 }
 
 func writeBox(b *strings.Builder, x *box) {
-	fmt.Fprintf(b, "<rect class=\"%s\" x=\"%.0f\" y=\"%.0f\" width=\"%.0f\" height=\"%.0f\" rx=\"6\"/>\n", x.Kind, x.x, x.y, x.width, x.height)
+	fmt.Fprintf(b, "<rect class=\"%s\" x=\"%.0f\" y=\"%.0f\" width=\"%.0f\" height=\"%.0f\" rx=\"6\"/>\n", x.Kind, x.x,
+		x.y, x.width, x.height)
 	middle, line := x.x+x.width/2, x.y+28
 	if x.Note != "" {
 		line = x.y + 20
@@ -104,7 +107,8 @@ func writeBox(b *strings.Builder, x *box) {
 	}
 	fmt.Fprintf(b, "<text x=\"%.0f\" y=\"%.0f\">%s</text>\n", middle, line, html.EscapeString(x.Name))
 	for i, e := range x.rows {
-		fmt.Fprintf(b, "<text class=\"row\" x=\"%.0f\" y=\"%.0f\">%s</text>\n", x.x+padding, x.rowMiddle(i)+4, html.EscapeString(e.Label))
+		fmt.Fprintf(b, "<text class=\"row\" x=\"%.0f\" y=\"%.0f\">%s</text>\n", x.x+padding, x.rowMiddle(i)+4,
+			html.EscapeString(e.Label))
 	}
 }
 

@@ -83,7 +83,9 @@ func hasRoute(t *testing.T, ns *testnet.NS, dst string) (found bool) {
 }
 
 // advertise is a router until the condition holds.
-func advertise(t *testing.T, ns *testnet.NS, dev, prefix string, changes <-chan netlink.RouteUpdate, holds func() bool) {
+func advertise(t *testing.T, ns *testnet.NS, dev, prefix string, changes <-chan netlink.RouteUpdate,
+	holds func() bool,
+) {
 	t.Helper()
 	stop := testnet.Advertise(t, ns, dev, prefix)
 	defer stop()

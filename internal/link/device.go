@@ -45,8 +45,9 @@ func (n *Namespace) Devices() ([]Device, error) {
 	for _, link := range links {
 		attrs := link.Attrs()
 		d := Device{
-			Interface: toInterface(link, addrs), AltNames: attrs.AltNames, Alias: attrs.Alias, Permanent: attrs.PermHWAddr.String(),
-			Bus: attrs.ParentDev, Master: attrs.MasterIndex, Peer: attrs.NetNsID,
+			Interface: toInterface(link, addrs), AltNames: attrs.AltNames, Alias: attrs.Alias,
+			Permanent: attrs.PermHWAddr.String(),
+			Bus:       attrs.ParentDev, Master: attrs.MasterIndex, Peer: attrs.NetNsID,
 			Loopback: attrs.Flags&net.FlagLoopback != 0, Carrier: attrs.RawFlags&unix.IFF_LOWER_UP != 0,
 		}
 		if d.Peer < 0 && !paired(d.Type) {

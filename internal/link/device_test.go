@@ -65,14 +65,16 @@ func TestDevices(t *testing.T) {
 		"vx0":   {typ: "vxlan", lower: "eth1"},
 	} {
 		d := got[name]
-		if d.Type != want.typ || d.Master != got[want.master].Index || d.Lower != got[want.lower].Index || (d.Peer >= 0) != want.peer || d.Loopback != (name == "lo") {
+		if d.Type != want.typ || d.Master != got[want.master].Index || d.Lower != got[want.lower].Index ||
+			(d.Peer >= 0) != want.peer || d.Loopback != (name == "lo") {
 			t.Errorf("%s: %+v, want %+v", name, d, want)
 		}
 		if d.Permanent != "" || d.Bus != "" {
 			t.Errorf("%s is virtual, and has the permanent address %q and the bus %q", name, d.Permanent, d.Bus)
 		}
 	}
-	if d := got["peer1"]; d.Alias != "was peer" || !slices.Equal(d.AltNames, []string{"another-name-of-peer1"}) || !d.Carrier {
+	if d := got["peer1"]; d.Alias != "was peer" || !slices.Equal(d.AltNames, []string{"another-name-of-peer1"}) ||
+		!d.Carrier {
 		t.Errorf("%+v", d)
 	}
 	id, err := ns.PeerOf(pod.Path)

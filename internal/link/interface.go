@@ -12,8 +12,8 @@ import (
 // ErrNoInterface is what an error wraps if the namespace has no interface of the name that was given.
 var ErrNoInterface = errors.New("no such interface")
 
-// dumpTries bounds how often a dump is repeated that the kernel could not finish because what it lists was changing. Only a
-// namespace under constant change on a busy node needs more than two; a try takes a fraction of a millisecond.
+// dumpTries bounds how often a dump is repeated that the kernel could not finish because what it lists was changing.
+// Only a namespace under constant change on a busy node needs more than two; a try takes a fraction of a millisecond.
 const dumpTries = 100
 
 // Interface is what a namespace says of one of its interfaces.

@@ -22,9 +22,9 @@ import (
 // namespace: the sandbox is gone, which DEL takes for success and ADD does not.
 var ErrNoNamespace = errors.New("no network namespace")
 
-// ErrNotNamespace is what the error of Open wraps, beside ErrNoNamespace, if something else is at the path. Where the runtime
-// mounts its namespaces that is what an unmounted one leaves behind; seen from another mount namespace it is what a namespace
-// that is alive looks like.
+// ErrNotNamespace is what the error of Open wraps, beside ErrNoNamespace, if something else is at the path. Where the
+// runtime mounts its namespaces that is what an unmounted one leaves behind; seen from another mount namespace it is
+// what a namespace that is alive looks like.
 var ErrNotNamespace = errors.New("something else is there")
 
 // errEnded is what Do returns if its callback ended the goroutine (runtime.Goexit) and so returned nothing.

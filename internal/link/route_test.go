@@ -426,7 +426,11 @@ func TestSetDefault(t *testing.T) {
 			[]string{old4, old6},
 			[]string{"two IPv4 gateways, 198.51.100.1 and 198.51.100.3"},
 		},
-		{"two IPv4, one mapped", addrs("198.51.100.1", "::ffff:198.51.100.3"), []string{old4, old6}, []string{"two IPv4 gateways"}},
+		{
+			"two IPv4, one mapped", addrs("198.51.100.1", "::ffff:198.51.100.3"),
+			[]string{old4, old6},
+			[]string{"two IPv4 gateways"},
+		},
 		{"two IPv6", addrs("2001:db8:1::1", "2001:db8:1::3"), []string{old4, old6}, []string{"two IPv6 gateways"}},
 		{
 			"no address", append(addrs("198.51.100.1"), netip.Addr{}),

@@ -58,7 +58,8 @@ func (l *linter) read(i int, f File) {
 				at.line, _ = strconv.Atoi(m[1])
 				msg = m[2]
 			}
-			o.add(at, Error, "yaml", "correct the YAML; tabs do not indent, and texts with : or # in them need quotes", "%s", msg)
+			o.add(at, Error, "yaml", "correct the YAML; tabs do not indent, and texts with : or # in them need quotes", "%s",
+				msg)
 			return
 		}
 		if len(doc.Content) > 0 {
@@ -109,8 +110,10 @@ func (o object) document(lines [][]rune, n *yaml.Node) {
 		o.named(meta, at, name)
 		o.template(lines, root, namespace)
 	default:
-		if v := root.get("apiVersion"); v != nil && strings.HasPrefix(v.Value, "k8s.cni.cncf.io/") && nearest(kind.Value, []string{"NetworkAttachmentDefinition"}) != "" {
-			o.add(mark{kind.Line, kind.Column}, Error, "object", "write NetworkAttachmentDefinition", "there is no kind %q of %s", kind.Value, v.Value)
+		if v := root.get("apiVersion"); v != nil && strings.HasPrefix(v.Value, "k8s.cni.cncf.io/") &&
+			nearest(kind.Value, []string{"NetworkAttachmentDefinition"}) != "" {
+			o.add(mark{kind.Line, kind.Column}, Error, "object", "write NetworkAttachmentDefinition",
+				"there is no kind %q of %s", kind.Value, v.Value)
 			return
 		}
 		o.workload(lines, root, namespace)
@@ -127,7 +130,8 @@ func (o object) definition(lines [][]rune, root yamlMap, ref plan.Ref, at mark) 
 		n.resource = newText(lines, r)
 	}
 	if other, ok := o.networks[ref]; ok && ref.Name != "" {
-		o.add(at, Error, "duplicate-object", "remove all but one", "%s is defined before, in line %d of file %d", ref, other.at.line, other.file+1)
+		o.add(at, Error, "duplicate-object", "remove all but one", "%s is defined before, in line %d of file %d", ref,
+			other.at.line, other.file+1)
 	}
 	o.networks[ref] = n
 	o.order = append(o.order, n)
@@ -141,12 +145,15 @@ func (n *network) readSpec(lines [][]rune, root yamlMap) {
 	if config != nil && config.Kind == yaml.ScalarNode {
 		n.config = newText(lines, config)
 		if config.Tag != "!!str" && config.Tag != "!!null" {
-			n.add(n.config.start, Error, "config", `write the configuration as a text: config: | and JSON below it`, "spec.config is no text but %s", config.Value)
+			n.add(n.config.start, Error, "config", `write the configuration as a text: config: | and JSON below it`,
+				"spec.config is no text but %s", config.Value)
 		}
 	}
 	switch {
 	case config != nil && config.Kind != yaml.ScalarNode:
-		n.add(mark{config.Line, config.Column}, Error, "config", "write the configuration as a text: config: | and JSON below it", "spec.config is an object, not a text with JSON in it")
+		n.add(mark{config.Line, config.Column}, Error, "config",
+			"write the configuration as a text: config: | and JSON below it",
+			"spec.config is an object, not a text with JSON in it")
 		n.config.start = mark{}
 	case config == nil:
 		for key, at := range spec.keys() {
@@ -179,9 +186,11 @@ func (o object) named(meta yamlMap, at mark, name string) {
 	case name == "" && meta.get("generateName") == nil:
 		o.add(at, Error, "name", "give it a metadata.name", "the object has no name")
 	case name != "" && (len(name) > 253 || !subdomain.MatchString(name)):
-		o.add(mark{nn.Line, nn.Column}, Error, "name", "use lower case letters, digits, - and .", "%q is no name that the API server takes", name)
+		o.add(mark{nn.Line, nn.Column}, Error, "name", "use lower case letters, digits, - and .",
+			"%q is no name that the API server takes", name)
 	case strings.Contains(name, ".") && strings.HasPrefix(o.name, "NetworkAttachmentDefinition"):
-		o.add(mark{nn.Line, nn.Column}, Warning, "name", "use - in place of .", "%q can be named in the JSON form of the annotation only", name)
+		o.add(mark{nn.Line, nn.Column}, Warning, "name", "use - in place of .",
+			"%q can be named in the JSON form of the annotation only", name)
 	}
 }
 
@@ -199,7 +208,8 @@ func (o object) workload(lines [][]rune, root yamlMap, namespace string) {
 	meta := yamlMap{root.get("metadata")}
 	for key, at := range (yamlMap{meta.get("annotations")}).keys() {
 		if key == netsel.Networks || key == netsel.DefaultNetwork {
-			o.add(at, Warning, "annotation-place", "move it to the metadata of the pod template", "the annotation %s of the workload itself attaches nothing to its pods", key)
+			o.add(at, Warning, "annotation-place", "move it to the metadata of the pod template",
+				"the annotation %s of the workload itself attaches nothing to its pods", key)
 		}
 	}
 	o.template(lines, yamlMap{template}, namespace)
@@ -215,7 +225,8 @@ func (o object) template(lines [][]rune, root yamlMap, namespace string) {
 		if v.Kind == yaml.ScalarNode {
 			p.annotations[key] = newText(lines, v)
 		} else {
-			o.add(mark{v.Line, v.Column}, Error, "annotation", "put it into single quotes, or below a |", "the value of annotation %s is no text", key)
+			o.add(mark{v.Line, v.Column}, Error, "annotation", "put it into single quotes, or below a |",
+				"the value of annotation %s is no text", key)
 		}
 		known := []string{netsel.Networks, netsel.DefaultNetwork}
 		if near := nearest(key, known); near != "" && near != key && key != netsel.Status {

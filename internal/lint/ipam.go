@@ -38,7 +38,8 @@ func (n *network) routes(ipam *tree) {
 		if dst == nil {
 			n.add(n.config.at(r.offset), Error, "ipam", `add "dst"`, "a route has no dst")
 		} else if _, err := netip.ParsePrefix(dst.text()); err != nil {
-			n.add(n.config.at(dst.offset), Error, "ipam", `write a prefix, such as "198.51.100.0/24"`, "route dst %q is no prefix", dst.text())
+			n.add(n.config.at(dst.offset), Error, "ipam", `write a prefix, such as "198.51.100.0/24"`,
+				"route dst %q is no prefix", dst.text())
 		}
 		if gw.text() != "" {
 			if _, err := netip.ParseAddr(gw.text()); err != nil {
@@ -57,11 +58,13 @@ func (n *network) static(ipam *tree) {
 		}
 		prefix, err := netip.ParsePrefix(address.text())
 		if err != nil {
-			n.add(n.config.at(address.offset), Error, "ipam", `write address and prefix length, such as "192.0.2.7/24"`, "address %q is no address with a prefix length", address.text())
+			n.add(n.config.at(address.offset), Error, "ipam", `write address and prefix length, such as "192.0.2.7/24"`,
+				"address %q is no address with a prefix length", address.text())
 			continue
 		}
 		if g, err := netip.ParseAddr(gw.text()); gw.text() != "" && (err != nil || !prefix.Contains(g)) {
-			n.add(n.config.at(gw.offset), Error, "ipam", "write an address of "+prefix.Masked().String(), "gateway %q is not in the subnet of address %s", gw.text(), prefix)
+			n.add(n.config.at(gw.offset), Error, "ipam", "write an address of "+prefix.Masked().String(),
+				"gateway %q is not in the subnet of address %s", gw.text(), prefix)
 		}
 	}
 }
@@ -85,11 +88,13 @@ func (s span) String() string { return fmt.Sprintf("%s-%s", s.first, s.last) }
 
 func (n *network) hostLocal(ipam *tree) {
 	if ipam.get("ranges") == nil && ipam.get("subnet") == nil {
-		n.add(n.config.at(ipam.offset), Error, "ipam", `add "ranges": [[{"subnet": "192.0.2.0/24"}]]`, "host-local has no ranges")
+		n.add(n.config.at(ipam.offset), Error, "ipam", `add "ranges": [[{"subnet": "192.0.2.0/24"}]]`,
+			"host-local has no ranges")
 	}
 	for _, set := range ipam.get("ranges").list() {
 		if set.kind() != isList {
-			n.add(n.config.at(set.offset), Error, "ipam", "put it into one more pair of brackets: ranges is a list of lists", "ranges must be a list of lists, not of %s", set.kind())
+			n.add(n.config.at(set.offset), Error, "ipam", "put it into one more pair of brackets: ranges is a list of lists",
+				"ranges must be a list of lists, not of %s", set.kind())
 		}
 	}
 	var all []span
@@ -99,7 +104,8 @@ func (n *network) hostLocal(ipam *tree) {
 			continue
 		}
 		if i := slices.IndexFunc(all, s.overlaps); i >= 0 {
-			n.add(s.at, Error, "ipam-range", "make the ranges disjoint", "range %s overlaps range %s of the same network", s, all[i])
+			n.add(s.at, Error, "ipam-range", "make the ranges disjoint", "range %s overlaps range %s of the same network", s,
+				all[i])
 		}
 		all = append(all, s)
 	}
@@ -127,15 +133,18 @@ func (n *network) checkRange(r *tree) (span, bool) {
 	}
 	prefix, err := netip.ParsePrefix(subnet.text())
 	if err != nil {
-		n.add(n.config.at(subnet.offset), Error, "ipam-range", `write a prefix, such as "192.0.2.0/24"`, "subnet %q is no prefix", subnet.text())
+		n.add(n.config.at(subnet.offset), Error, "ipam-range", `write a prefix, such as "192.0.2.0/24"`,
+			"subnet %q is no prefix", subnet.text())
 		return span{}, false
 	}
 	if prefix.Masked() != prefix {
-		n.add(n.config.at(subnet.offset), Error, "ipam-range", "write "+prefix.Masked().String(), "subnet %s has host bits set", prefix)
+		n.add(n.config.at(subnet.offset), Error, "ipam-range", "write "+prefix.Masked().String(),
+			"subnet %s has host bits set", prefix)
 		return span{}, false
 	}
 	if prefix.Bits() > prefix.Addr().BitLen()-2 {
-		n.add(n.config.at(subnet.offset), Error, "ipam-range", "use a larger subnet", "subnet %s has no address to give out", prefix)
+		n.add(n.config.at(subnet.offset), Error, "ipam-range", "use a larger subnet", "subnet %s has no address to give out",
+			prefix)
 		return span{}, false
 	}
 	s := span{first: prefix.Addr().Next(), last: lastOf(prefix), subnet: prefix, at: n.config.at(subnet.offset)}
@@ -150,13 +159,15 @@ func (n *network) checkRange(r *tree) (span, bool) {
 		}
 		a, err := netip.ParseAddr(v.text())
 		if err != nil || !prefix.Contains(a) {
-			n.add(n.config.at(v.offset), Error, "ipam-range", "write an address of "+prefix.String(), "%s %q is not in subnet %s", limit.key, v.text(), prefix)
+			n.add(n.config.at(v.offset), Error, "ipam-range", "write an address of "+prefix.String(),
+				"%s %q is not in subnet %s", limit.key, v.text(), prefix)
 			return span{}, false
 		}
 		*limit.to = a
 	}
 	if s.first.Compare(s.last) > 0 {
-		n.add(n.config.at(r.get("rangeStart").offsetOr(subnet.offset)), Error, "ipam-range", "swap rangeStart and rangeEnd", "rangeStart %s is after rangeEnd %s", s.first, s.last)
+		n.add(n.config.at(r.get("rangeStart").offsetOr(subnet.offset)), Error, "ipam-range", "swap rangeStart and rangeEnd",
+			"rangeStart %s is after rangeEnd %s", s.first, s.last)
 		return span{}, false
 	}
 	return s, true
@@ -164,7 +175,8 @@ func (n *network) checkRange(r *tree) (span, bool) {
 
 func (n *network) rangeKeys(r *tree) {
 	if r.get("type") == nil { // the older form is checked as part of ipam
-		n.keys(r, "a range of host-local", keys{"subnet": isText, "rangeStart": isText, "rangeEnd": isText, "gateway": isText})
+		n.keys(r, "a range of host-local",
+			keys{"subnet": isText, "rangeStart": isText, "rangeEnd": isText, "gateway": isText})
 	}
 }
 
@@ -246,13 +258,16 @@ func (n *network) wire() string {
 func (l *linter) compareNetworks() {
 	for i, n := range l.order {
 		for _, m := range l.order[:i] {
-			if n.list == nil || m.list == nil || n.ref == m.ref || n.wire() == "" || n.wire() != m.wire() || n.networkName() == m.networkName() {
+			if n.list == nil || m.list == nil || n.ref == m.ref || n.wire() == "" || n.wire() != m.wire() ||
+				n.networkName() == m.networkName() {
 				continue
 			}
 			for _, s := range n.spans() {
 				for _, o := range m.spans() {
 					if s.overlaps(o) {
-						n.add(s.at, Error, "overlap", "make the ranges disjoint", "range %s overlaps range %s of network %s on %s: the same address can be given to two pods", s, o, m.ref, n.wire())
+						n.add(s.at, Error, "overlap", "make the ranges disjoint",
+							"range %s overlaps range %s of network %s on %s: the same address can be given to two pods", s, o, m.ref,
+							n.wire())
 					}
 				}
 			}

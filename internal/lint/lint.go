@@ -1,7 +1,7 @@
 // Package lint checks network attachment definitions and pods before anybody applies them: bytes in, findings out. It
-// reads no files and asks nobody; what it cannot know from the files it is given, it does not judge. Annotations and CNI
-// configurations are read by netsel and cniconf, the parsers of ADD, so that both agree on what is valid. Process edges
-// (internal/cli, internal/host) may import it.
+// reads no files and asks nobody; what it cannot know from the files it is given, it does not judge. Annotations and
+// CNI configurations are read by netsel and cniconf, the parsers of ADD, so that both agree on what is valid. Process
+// edges (internal/cli, internal/host) may import it.
 package lint
 
 import (
@@ -67,7 +67,8 @@ func Run(files []File, o Options) []Finding {
 		l.checkPod(p)
 	}
 	slices.SortStableFunc(l.found, func(a, b placed) int {
-		return cmp.Or(cmp.Compare(a.file, b.file), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column), cmp.Compare(a.Message, b.Message))
+		return cmp.Or(cmp.Compare(a.file, b.file), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column),
+			cmp.Compare(a.Message, b.Message))
 	})
 	out := make([]Finding, 0, len(l.found))
 	for _, f := range l.found {
@@ -102,6 +103,7 @@ type object struct {
 // add notes a finding; the message is given as to fmt.Sprintf.
 func (o object) add(at mark, s Severity, rule, fix, format string, args ...any) {
 	o.found = append(o.found, placed{file: o.file, Finding: Finding{
-		Line: at.line, Column: at.column, Severity: s, Rule: rule, Object: o.name, Message: fmt.Sprintf(format, args...), Fix: fix,
+		Line: at.line, Column: at.column, Severity: s, Rule: rule, Object: o.name, Message: fmt.Sprintf(format, args...),
+		Fix: fix,
 	}})
 }

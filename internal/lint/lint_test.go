@@ -90,8 +90,12 @@ func TestExamples(t *testing.T) {
 // TestAcrossFiles: a pod is checked against the definitions of other files.
 func TestAcrossFiles(t *testing.T) {
 	t.Parallel()
-	nets := File{Name: "nets", Data: []byte("{apiVersion: k8s.cni.cncf.io/v1, kind: NetworkAttachmentDefinition, metadata: {name: net}, spec: {config: '{\"type\":\"macvlan\"}'}}")}
-	pods := File{Name: "pods", Data: []byte("{apiVersion: v1, kind: Pod, metadata: {name: p, annotations: {k8s.v1.cni.cncf.io/networks: '[{\"name\":\"net\",\"mac\":\"02:00:00:00:00:01\"}]'}}}")}
+	nets := File{Name: "nets", Data: []byte(
+		"{apiVersion: k8s.cni.cncf.io/v1, kind: NetworkAttachmentDefinition, metadata: {name: net}, spec: {config: " +
+			"'{\"type\":\"macvlan\"}'}}")}
+	pods := File{Name: "pods", Data: []byte(
+		"{apiVersion: v1, kind: Pod, metadata: {name: p, annotations: {k8s.v1.cni.cncf.io/networks: " +
+			"'[{\"name\":\"net\",\"mac\":\"02:00:00:00:00:01\"}]'}}}")}
 	for _, files := range [][]File{{nets, pods}, {pods, nets}} {
 		found := Run(files, Options{Complete: true})
 		if len(found) != 1 || found[0].Rule != "capability" || found[0].File != "pods" {
@@ -148,7 +152,8 @@ func FuzzRun(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		lines := len(split(data))
 		found := Run([]File{{Name: "f", Data: data}}, Options{Isolation: true, Complete: true})
-		if i := slices.IndexFunc(found, func(f Finding) bool { return f.Line < 1 || f.Line > lines+1 || f.Column < 1 || f.Fix == "" }); i >= 0 {
+		if i := slices.IndexFunc(found,
+			func(f Finding) bool { return f.Line < 1 || f.Line > lines+1 || f.Column < 1 || f.Fix == "" }); i >= 0 {
 			t.Errorf("%+v", found[i])
 		}
 	})

@@ -40,7 +40,8 @@ func (l *linter) checkNetwork(n *network) {
 	}
 	n.list = list
 	n.tree.duplicates(func(m member) {
-		n.add(n.config.at(m.offset), Error, "config", "remove one of them", "the key %q stands twice: the last one counts", m.key)
+		n.add(n.config.at(m.offset), Error, "config", "remove one of them", "the key %q stands twice: the last one counts",
+			m.key)
 	})
 	n.head()
 	plugins := []*tree{n.tree}
@@ -49,7 +50,8 @@ func (l *linter) checkNetwork(n *network) {
 		plugins = n.tree.get("plugins").list()
 	}
 	if err := plan.CheckPlugins(list); err != nil {
-		n.add(n.config.at(n.tree.get("plugins").offset), Error, "config", "remove plugins that the network does not need", "%v", err)
+		n.add(n.config.at(n.tree.get("plugins").offset), Error, "config", "remove plugins that the network does not need",
+			"%v", err)
 		return
 	}
 	for i, p := range plugins {
@@ -121,7 +123,8 @@ func fixFor(err error, value string) string {
 func (n *network) head() {
 	if name := n.list.Name(); name != "" {
 		if err := utils.ValidateNetworkName(name); err != nil {
-			n.add(n.config.at(n.tree.get("name").offset), Error, "network-name", "use letters, digits, _ . and - only, and a letter or digit first", "network name %q: %s", name, err.Msg)
+			n.add(n.config.at(n.tree.get("name").offset), Error, "network-name",
+				"use letters, digits, _ . and - only, and a letter or digit first", "network name %q: %s", name, err.Msg)
 		}
 	}
 	v := n.list.Version()
@@ -130,7 +133,8 @@ func (n *network) head() {
 	}
 	known := version.All.SupportedVersions()
 	if !slices.Contains(known, v) {
-		n.add(n.config.at(n.tree.get("cniVersion").offset), Error, "cni-version", "write one of "+strings.Join(known, ", "), "cniVersion %q is unknown", v)
+		n.add(n.config.at(n.tree.get("cniVersion").offset), Error, "cni-version", "write one of "+strings.Join(known, ", "),
+			"cniVersion %q is unknown", v)
 	}
 }
 
@@ -146,7 +150,8 @@ func (n *network) plugin(p *tree, index int) {
 		n.add(at, Error, "config", "write the name of the binary only", "type %q is a path", typ)
 	}
 	if index == 0 && slices.Contains(chainedOnly, typ) {
-		n.add(at, Error, "chain", "put it after the plugin that makes the interface, in \"plugins\"", "%s needs the result of a plugin before it", typ)
+		n.add(at, Error, "chain", "put it after the plugin that makes the interface, in \"plugins\"",
+			"%s needs the result of a plugin before it", typ)
 	}
 	n.capabilities(p)
 	n.ipam(p)
@@ -169,7 +174,8 @@ func (n *network) oldest(typ string) {
 		return
 	}
 	if ok, err := version.GreaterThanOrEqualTo(v, least); err == nil && !ok {
-		n.add(n.config.at(n.tree.get("cniVersion").offset), Error, "cni-version", "write "+least+" or a newer one", "%s supports cniVersion %s and newer, not %s", typ, least, v)
+		n.add(n.config.at(n.tree.get("cniVersion").offset), Error, "cni-version", "write "+least+" or a newer one",
+			"%s supports cniVersion %s and newer, not %s", typ, least, v)
 	}
 }
 
@@ -186,14 +192,16 @@ func (n *network) keys(t *tree, whose string, known keys) {
 		switch {
 		case ok:
 			if got := m.value.kind(); want != isAny && got != want && got != isNull {
-				n.add(n.config.at(m.value.offset), Error, "type", fmt.Sprintf("write %s", want), "%s: %q must be %s, not %s", whose, m.key, want, got)
+				n.add(n.config.at(m.value.offset), Error, "type", fmt.Sprintf("write %s", want), "%s: %q must be %s, not %s", whose,
+					m.key, want, got)
 			}
 		case strings.HasPrefix(m.key, "_"): // a comment, as people write them
 		case near != "" && strings.EqualFold(near, m.key): // the plugins read their keys without regard to case
 		case near != "":
 			n.add(at, Warning, "unknown-key", fmt.Sprintf("did you mean %q?", near), "%s does not know the key %q", whose, m.key)
 		default:
-			n.add(at, Warning, "unknown-key", "remove it; "+whose+" knows "+strings.Join(names, ", "), "%s does not know the key %q", whose, m.key)
+			n.add(at, Warning, "unknown-key", "remove it; "+whose+" knows "+strings.Join(names, ", "),
+				"%s does not know the key %q", whose, m.key)
 		}
 	}
 }
@@ -203,13 +211,15 @@ func (n *network) values(p *tree, typ string) {
 	for key, allowed := range values[typ] {
 		v := p.get(key)
 		if v.kindOr(isText) == isText && !slices.Contains(allowed, v.text()) {
-			n.add(n.config.at(v.offset), Error, "value", "write "+strings.Join(allowed[1:], ", "), "%s: %s %q is unknown", typ, key, v.text())
+			n.add(n.config.at(v.offset), Error, "value", "write "+strings.Join(allowed[1:], ", "), "%s: %s %q is unknown", typ,
+				key, v.text())
 		}
 	}
 	for _, key := range []string{"master", "bridge", "device", "vrfname"} {
 		if v := p.get(key); v.text() != "" {
 			if err := utils.ValidateInterfaceName(v.text()); err != nil {
-				n.add(n.config.at(v.offset), Error, "interface-name", "use at most 15 characters, without / : and spaces", "%s: %s %q: %s", typ, key, v.text(), err.Msg)
+				n.add(n.config.at(v.offset), Error, "interface-name", "use at most 15 characters, without / : and spaces",
+					"%s: %s %q: %s", typ, key, v.text(), err.Msg)
 			}
 		}
 	}
@@ -222,7 +232,8 @@ func (n *network) values(p *tree, typ string) {
 	for key, limit := range map[string][2]int64{"vlan": {0, 4094}, "vlanId": {0, 4094}, "mtu": {0, 65535}} {
 		v := p.get(key)
 		if i, ok := v.integer(); ok && (i < limit[0] || i > limit[1]) {
-			n.add(n.config.at(v.offset), Error, "value", fmt.Sprintf("write a number from %d to %d", limit[0], limit[1]), "%s: %s is %d", typ, key, i)
+			n.add(n.config.at(v.offset), Error, "value", fmt.Sprintf("write a number from %d to %d", limit[0], limit[1]),
+				"%s: %s is %d", typ, key, i)
 		}
 	}
 }
@@ -234,11 +245,14 @@ var pciAddress = regexp.MustCompile(`^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]
 func (n *network) hardware(p *tree) {
 	if v := p.get("hwaddr"); v.text() != "" {
 		if _, err := net.ParseMAC(v.text()); err != nil {
-			n.add(n.config.at(v.offset), Error, "mac", "write six bytes: 02:00:00:00:00:01", "hwaddr %q is no MAC address", v.text())
+			n.add(n.config.at(v.offset), Error, "mac", "write six bytes: 02:00:00:00:00:01", "hwaddr %q is no MAC address",
+				v.text())
 		}
 	}
 	if v := p.get("pciBusID"); v.text() != "" && !pciAddress.MatchString(v.text()) {
-		n.add(n.config.at(v.offset), Error, "value", `write domain, bus, device and function in small hexadecimal digits, as lspci -D does: "0000:3b:02.1"`, "pciBusID %q is no PCI address", v.text())
+		n.add(n.config.at(v.offset), Error, "value",
+			`write domain, bus, device and function in small hexadecimal digits, as lspci -D does: "0000:3b:02.1"`,
+			"pciBusID %q is no PCI address", v.text())
 	}
 	if v := p.get("kernelpath"); v.text() != "" && !strings.HasPrefix(v.text(), "/sys/devices/") {
 		n.add(n.config.at(v.offset), Error, "value", "write a path below /sys/devices", "kernelpath %q is none", v.text())
@@ -258,7 +272,9 @@ func (n *network) needs(p *tree, typ string) {
 	case typ == "vrf" && !has("vrfname"):
 		n.add(at, Error, "missing-key", `add "vrfname"`, "vrf needs the name of the VRF")
 	case typ == "host-device" && !given && !has("device", "hwaddr", "kernelpath", "pciBusID", "deviceID"):
-		n.add(at, Error, "missing-key", `add "device", "hwaddr", "kernelpath" or "pciBusID", or the annotation k8s.v1.cni.cncf.io/resourceName`, "host-device needs to know which device")
+		n.add(at, Error, "missing-key",
+			`add "device", "hwaddr", "kernelpath" or "pciBusID", or the annotation k8s.v1.cni.cncf.io/resourceName`,
+			"host-device needs to know which device")
 	case typ == "bridge" && p.get("isDefaultGateway").isTrue() && !has("ipam"):
 		n.add(at, Error, "missing-key", "add ipam, or remove isDefaultGateway", "a bridge that is a gateway needs ipam")
 	}
@@ -271,12 +287,14 @@ func (n *network) capabilities(p *tree) {
 		return
 	}
 	if c.kind() != isObject {
-		n.add(n.config.at(c.offset), Error, "type", `write an object: {"ips": true}`, "capabilities must be an object, not %s", c.kind())
+		n.add(n.config.at(c.offset), Error, "type", `write an object: {"ips": true}`,
+			"capabilities must be an object, not %s", c.kind())
 		return
 	}
 	for _, m := range c.members {
 		if m.value.kind() != isBool {
-			n.add(n.config.at(m.value.offset), Error, "type", "write true or false", "capability %q must be true or false, not %s", m.key, m.value.kind())
+			n.add(n.config.at(m.value.offset), Error, "type", "write true or false",
+				"capability %q must be true or false, not %s", m.key, m.value.kind())
 		}
 	}
 }

@@ -24,9 +24,11 @@ func (l *linter) checkPod(p *pod) {
 		elements := p.elements(netsel.DefaultNetwork, value)
 		switch {
 		case strings.TrimSpace(value.value) == "":
-			p.add(value.start, Error, "annotation", "name one network, or remove the annotation", "annotation %s is empty", netsel.DefaultNetwork)
+			p.add(value.start, Error, "annotation", "name one network, or remove the annotation", "annotation %s is empty",
+				netsel.DefaultNetwork)
 		case len(elements) > 1:
-			p.add(elements[1].at, Error, "annotation", "name one network", "annotation %s names more than one network", netsel.DefaultNetwork)
+			p.add(elements[1].at, Error, "annotation", "name one network", "annotation %s names more than one network",
+				netsel.DefaultNetwork)
 		case len(elements) == 1:
 			p.check(elements[0], cmp.Or(l.options.MultusNamespace, "kube-system"), gateways)
 		}
@@ -37,7 +39,8 @@ func (l *linter) checkPod(p *pod) {
 	}
 	if p.hostNetwork && strings.TrimSpace(value.value) != "" {
 		p.add(value.start, Warning, "host-network", "remove the annotation, or hostNetwork: true",
-			"the pod is in the network of its node (hostNetwork): the runtime calls no CNI plugin, and it gets none of these networks")
+			"the pod is in the network of its node (hostNetwork): the runtime calls no CNI plugin, and it gets none of these "+
+				"networks")
 		return
 	}
 	elements := p.elements(netsel.Networks, value)
@@ -91,7 +94,8 @@ func (s selected) part(key string) mark {
 func (p *pod) elements(key string, value text) []selected {
 	parsed, err := netsel.Parse(value.value)
 	if err != nil {
-		p.add(errorPlace(value, err), Error, "annotation", "see the syntax: name, namespace/name, name@interface, or a JSON list of objects", "annotation %s: %v", key, err)
+		p.add(errorPlace(value, err), Error, "annotation",
+			"see the syntax: name, namespace/name, name@interface, or a JSON list of objects", "annotation %s: %v", key, err)
 		return nil
 	}
 	root, err := parseTree(value.value)
@@ -111,7 +115,8 @@ func (p *pod) elements(key string, value text) []selected {
 			}
 		}
 		if e.Name == "" {
-			p.add(s.at, Error, "annotation", "name a network, or remove the comma", "annotation %s: element %d has no name", key, i+1)
+			p.add(s.at, Error, "annotation", "name a network, or remove the comma", "annotation %s: element %d has no name", key,
+				i+1)
 		}
 		out = append(out, s)
 	}
@@ -154,7 +159,8 @@ func (p *pod) check(s selected, namespace string, gateways map[bool]string) {
 		return
 	}
 	if namespace, name, ok := strings.Cut(s.Name, "/"); ok {
-		p.add(s.part("name"), Error, "annotation", fmt.Sprintf(`write "namespace": %q, "name": %q`, namespace, name), "the name %q has a slash", s.Name)
+		p.add(s.part("name"), Error, "annotation", fmt.Sprintf(`write "namespace": %q, "name": %q`, namespace, name),
+			"the name %q has a slash", s.Name)
 		return
 	}
 	ref := plan.Ref{Namespace: cmp.Or(s.Namespace, namespace), Name: s.Name}
@@ -164,8 +170,10 @@ func (p *pod) check(s selected, namespace string, gateways map[bool]string) {
 	}
 	p.ports(s)
 	if s.IPAMClaim != "" && len(s.IPs) > 0 {
-		p.add(s.part("ipam-claim-reference"), Warning, "ipam-claim", "keep the addresses or the claim, unless KubeVirt wrote both",
-			"network %s asks for addresses (ips) and refers to a claim: the standard excludes the two (NPWG v1.3 §4.1.2.1.11)", s.Name)
+		p.add(s.part("ipam-claim-reference"), Warning, "ipam-claim",
+			"keep the addresses or the claim, unless KubeVirt wrote both",
+			"network %s asks for addresses (ips) and refers to a claim: the standard excludes the two (NPWG v1.3 §4.1.2.1.11)",
+			s.Name)
 	}
 	if s.DefaultRoute != nil {
 		for _, gw := range *s.DefaultRoute {
@@ -193,7 +201,8 @@ func (p *pod) check(s selected, namespace string, gateways map[bool]string) {
 func (p *pod) isolation(s selected, ref plan.Ref) {
 	o := p.options
 	if o.Isolation && ref.Namespace != p.namespace && !slices.Contains(o.Exceptions, ref.Namespace) {
-		p.add(s.at, Error, "isolation", "use a definition in the pod's own namespace, or add the namespace to globalNamespaces",
+		p.add(s.at, Error, "isolation",
+			"use a definition in the pod's own namespace, or add the namespace to globalNamespaces",
 			"a pod of namespace %s may not use network %s", p.namespace, ref)
 	}
 }
@@ -201,7 +210,8 @@ func (p *pod) isolation(s selected, ref plan.Ref) {
 // unknown reports a network that is not among the files, if they let it be seen that it is a mistake.
 func (p *pod) unknown(s selected, ref plan.Ref) {
 	var near string
-	for _, other := range slices.SortedFunc(maps.Keys(p.networks), func(a, b plan.Ref) int { return strings.Compare(a.String(), b.String()) }) {
+	for _, other := range slices.SortedFunc(maps.Keys(p.networks),
+		func(a, b plan.Ref) int { return strings.Compare(a.String(), b.String()) }) {
 		sameName := other.Name == ref.Name
 		sameSpace := other.Namespace == ref.Namespace
 		if sameName && s.Namespace == "" || sameSpace && nearest(ref.Name, []string{other.Name}) != "" {
@@ -212,7 +222,8 @@ func (p *pod) unknown(s selected, ref plan.Ref) {
 	case near != "":
 		p.add(s.at, Warning, "unknown-network", "did you mean "+near+"?", "no file defines network %s", ref)
 	case p.options.Complete:
-		p.add(s.at, Error, "unknown-network", "create the definition, or correct the annotation", "no file defines network %s", ref)
+		p.add(s.at, Error, "unknown-network", "create the definition, or correct the annotation",
+			"no file defines network %s", ref)
 	}
 }
 
@@ -234,7 +245,8 @@ func (p *pod) capable(s selected, n *network) {
 		{s.DeviceID != "", "deviceID", "deviceID"},
 	} {
 		if want.asked && !caps[want.name] {
-			p.add(s.part(want.key), Warning, "capability", fmt.Sprintf(`add "capabilities": {%q: true} to the plugin that provides it, in network %s`, want.name, n.ref),
+			p.add(s.part(want.key), Warning, "capability",
+				fmt.Sprintf(`add "capabilities": {%q: true} to the plugin that provides it, in network %s`, want.name, n.ref),
 				"%s is asked of network %s, and none of its plugins declares the capability %q", want.key, n.ref, want.name)
 		}
 	}
@@ -250,15 +262,18 @@ func (p *pod) addresses(s selected, n *network) {
 			at = s.value.at(items[i].offset)
 		}
 		host, _, prefixed := strings.Cut(ip, "/")
-		if !prefixed && slices.ContainsFunc(n.plugins(), func(t *tree) bool { return t.get("ipam").get("type").text() == "static" }) {
-			p.add(at, Error, "address", "add the prefix length, such as "+ip+"/24", "network %s uses static, which wants an address with a prefix length: %q", n.ref, ip)
+		if !prefixed && slices.ContainsFunc(n.plugins(),
+			func(t *tree) bool { return t.get("ipam").get("type").text() == "static" }) {
+			p.add(at, Error, "address", "add the prefix length, such as "+ip+"/24",
+				"network %s uses static, which wants an address with a prefix length: %q", n.ref, ip)
 		}
 		a, err := netip.ParseAddr(host)
 		if err != nil || len(spans) == 0 {
 			continue
 		}
 		if !slices.ContainsFunc(spans, func(sp span) bool { return sp.contains(a.Unmap()) }) {
-			p.add(at, Error, "address", fmt.Sprintf("choose an address of %v", spans), "address %s is in no range of network %s", host, n.ref)
+			p.add(at, Error, "address", fmt.Sprintf("choose an address of %v", spans), "address %s is in no range of network %s",
+				host, n.ref)
 		}
 	}
 }
@@ -266,7 +281,8 @@ func (p *pod) addresses(s selected, n *network) {
 // device reports a network with a device that no container requests (behaviour.md H20, H21).
 func (p *pod) device(s selected, n *network) {
 	if r := n.resource.value; r != "" && p.hasContainers && !p.resources[r] {
-		p.add(s.at, Error, "device", fmt.Sprintf("request %s in resources.limits of a container", r), "network %s needs a device of %s, and no container requests one", n.ref, r)
+		p.add(s.at, Error, "device", fmt.Sprintf("request %s in resources.limits of a container", r),
+			"network %s needs a device of %s, and no container requests one", n.ref, r)
 	}
 }
 
@@ -286,8 +302,10 @@ func (p *pod) ports(s selected) {
 			p.add(at, Error, "port", "write tcp, udp or sctp", "network %s: protocol %q is unknown", s.Name, m.Protocol)
 		}
 	}
-	if b := s.Bandwidth; b != nil && ((b.IngressRate > 0) != (b.IngressBurst > 0) || (b.EgressRate > 0) != (b.EgressBurst > 0)) {
-		p.add(s.part("bandwidth"), Error, "bandwidth", "give rate and burst of a direction together", "network %s: a rate without a burst, or the other way round", s.Name)
+	if b := s.Bandwidth; b != nil &&
+		((b.IngressRate > 0) != (b.IngressBurst > 0) || (b.EgressRate > 0) != (b.EgressBurst > 0)) {
+		p.add(s.part("bandwidth"), Error, "bandwidth", "give rate and burst of a direction together",
+			"network %s: a rate without a burst, or the other way round", s.Name)
 	}
 }
 
@@ -302,11 +320,13 @@ func (p *pod) interfaceName(s selected, index int, names map[string]string) {
 		s.Interface = fmt.Sprintf("net%d", index)
 	}
 	if err := utils.ValidateInterfaceName(s.Interface); err != nil {
-		p.add(at, Error, "interface-name", "use at most 15 characters, without / : and spaces", "network %s: interface %q: %s", s.Name, s.Interface, err.Msg)
+		p.add(at, Error, "interface-name", "use at most 15 characters, without / : and spaces",
+			"network %s: interface %q: %s", s.Name, s.Interface, err.Msg)
 		return
 	}
 	if other, ok := names[s.Interface]; ok {
-		p.add(at, Error, "interface-duplicate", "give each network another interface", "network %s: interface %s is that of %s", s.Name, s.Interface, other)
+		p.add(at, Error, "interface-duplicate", "give each network another interface",
+			"network %s: interface %s is that of %s", s.Name, s.Interface, other)
 		return
 	}
 	names[s.Interface] = "network " + s.Name

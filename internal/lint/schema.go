@@ -11,8 +11,10 @@ type keys map[string]kind
 // common are the keys of every plugin configuration (CNI SPEC 1.1 §1), and those of Multus: the two in which it puts a
 // device, and allowInUse.
 var common = keys{
-	"cniVersion": isText, "cniVersions": isList, "name": isText, "type": isText, "ipam": isObject, "dns": isObject, "capabilities": isAny,
-	"args": isObject, "runtimeConfig": isObject, "prevResult": isObject, "disableCheck": isBool, "disableGC": isBool,
+	"cniVersion": isText, "cniVersions": isList, "name": isText, "type": isText, "ipam": isObject, "dns": isObject,
+	"capabilities": isAny,
+	"args":         isObject, "runtimeConfig": isObject, "prevResult": isObject, "disableCheck": isBool,
+	"disableGC":              isBool,
 	"loadOnlyInlinedPlugins": isBool, "deviceID": isText, "pciBusID": isText, "allowInUse": isBool,
 }
 
@@ -22,14 +24,20 @@ var ofList = keys{
 	"loadOnlyInlinedPlugins": isBool, "plugins": isList,
 }
 
-// references are the reference plugins of release 1.10 and the keys that each reads. Of any other plugin nothing is known.
+// references are the reference plugins of release 1.10 and the keys that each reads. Of any other plugin nothing is
+// known.
 var references = map[string]keys{
 	"bridge": {
-		"bridge": isText, "isGateway": isBool, "isDefaultGateway": isBool, "forceAddress": isBool, "ipMasq": isBool, "ipMasqBackend": isText,
-		"mtu": isNumber, "hairpinMode": isBool, "promiscMode": isBool, "vlan": isNumber, "vlanTrunk": isList, "preserveDefaultVlan": isBool,
-		"macspoofchk": isBool, "enabledad": isBool, "disableContainerInterface": isBool, "portIsolation": isBool,
+		"bridge": isText, "isGateway": isBool, "isDefaultGateway": isBool, "forceAddress": isBool, "ipMasq": isBool,
+		"ipMasqBackend": isText,
+		"mtu":           isNumber, "hairpinMode": isBool, "promiscMode": isBool, "vlan": isNumber, "vlanTrunk": isList,
+		"preserveDefaultVlan": isBool,
+		"macspoofchk":         isBool, "enabledad": isBool, "disableContainerInterface": isBool, "portIsolation": isBool,
 	},
-	"macvlan":     {"master": isText, "mode": isText, "mtu": isNumber, "mac": isText, "linkInContainer": isBool, "bcqueuelen": isNumber},
+	"macvlan": {
+		"master": isText, "mode": isText, "mtu": isNumber, "mac": isText, "linkInContainer": isBool,
+		"bcqueuelen": isNumber,
+	},
 	"ipvlan":      {"master": isText, "mode": isText, "mtu": isNumber, "linkInContainer": isBool},
 	"vlan":        {"master": isText, "vlanId": isNumber, "mtu": isNumber, "linkInContainer": isBool},
 	"host-device": {"device": isText, "hwaddr": isText, "kernelpath": isText, "useInterfaceNetwork": isBool},
@@ -37,17 +45,20 @@ var references = map[string]keys{
 	"dummy":       {},
 	"loopback":    {},
 	"tap": {
-		"multiQueue": isBool, "mtu": isNumber, "mac": isText, "owner": isNumber, "group": isNumber, "selinuxContext": isText, "bridge": isText,
+		"multiQueue": isBool, "mtu": isNumber, "mac": isText, "owner": isNumber, "group": isNumber, "selinuxContext": isText,
+		"bridge": isText,
 	},
 	"bandwidth": {
 		"ingressRate": isNumber, "ingressBurst": isNumber, "egressRate": isNumber, "egressBurst": isNumber,
 	},
 	"portmap": {
-		"backend": isText, "snat": isBool, "conditionsV4": isList, "conditionsV6": isList, "masqAll": isBool, "markMasqBit": isNumber,
+		"backend": isText, "snat": isBool, "conditionsV4": isList, "conditionsV6": isList, "masqAll": isBool,
+		"markMasqBit":          isNumber,
 		"externalSetMarkChain": isText,
 	},
 	"tuning": {
-		"dataDir": isText, "sysctl": isObject, "mac": isText, "promisc": isBool, "mtu": isNumber, "txQLen": isNumber, "allmulti": isBool,
+		"dataDir": isText, "sysctl": isObject, "mac": isText, "promisc": isBool, "mtu": isNumber, "txQLen": isNumber,
+		"allmulti": isBool,
 	},
 	"vrf":      {"vrfname": isText, "table": isNumber},
 	"sbr":      {"table": isNumber, "addSourceHints": isBool, "gateways": isList},
@@ -81,7 +92,8 @@ var values = map[string]map[string][]string{
 // elementKeys are those of a selection element (NPWG v1.3 §4.1.2; behaviour.md C20-C32). ipRequest and macRequest are
 // not among them: nobody has ever read them.
 var elementKeys = []string{
-	"name", "namespace", "interface", "interfaceRequest", "ips", "mac", "infiniband-guid", "portMappings", "bandwidth", "deviceID",
+	"name", "namespace", "interface", "interfaceRequest", "ips", "mac", "infiniband-guid", "portMappings", "bandwidth",
+	"deviceID",
 	"cni-args", "default-route", "ipam-claim-reference",
 }
 

@@ -72,8 +72,8 @@ func (p *treeParser) parse() (*tree, error) {
 	return t, err
 }
 
-// get returns a member's value, the last of several; nil if there is none, or if t is no object. Letter case does not matter, as
-// for encoding/json, with which plugins read their configuration.
+// get returns a member's value, the last of several; nil if there is none, or if t is no object. Letter case does not
+// matter, as for encoding/json, with which plugins read their configuration.
 func (t *tree) get(key string) *tree {
 	var out *tree
 	if t != nil {

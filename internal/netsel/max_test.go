@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestParseMax: an annotation with more elements than are wanted is refused; one that is refused for another reason has that
-// reason, and one with as many as are wanted is read.
+// TestParseMax: an annotation with more elements than are wanted is refused; one that is refused for another reason has
+// that reason, and one with as many as are wanted is read.
 func TestParseMax(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
@@ -34,7 +34,8 @@ func TestParseMax(t *testing.T) {
 		t.Run(tc.rule, func(t *testing.T) {
 			t.Parallel()
 			got, err := ParseMax(tc.value, tc.most)
-			if tc.want >= 0 && (err != nil || len(got) != tc.want) || tc.want < 0 && (got != nil || err == nil || errors.Is(err, ErrTooMany) != (tc.want == -1)) {
+			if tc.want >= 0 && (err != nil || len(got) != tc.want) || tc.want < 0 &&
+				(got != nil || err == nil || errors.Is(err, ErrTooMany) != (tc.want == -1)) {
 				t.Errorf("%v, %v", got, err)
 			}
 		})

@@ -108,8 +108,8 @@ func Parse(value string) ([]Element, error) {
 // ErrTooMany is returned by ParseMax for an annotation with more elements than are wanted.
 var ErrTooMany = errors.New("the annotation has too many elements")
 
-// ParseMax is Parse for a caller that wants at most so many elements. It returns ErrTooMany before anything is built of them:
-// an annotation of 256 KiB can have 130,000.
+// ParseMax is Parse for a caller that wants at most so many elements. It returns ErrTooMany before anything is built of
+// them: an annotation of 256 KiB can have 130,000.
 func ParseMax(value string, most int) ([]Element, error) {
 	if tooMany(value, most) {
 		return nil, ErrTooMany
@@ -157,11 +157,13 @@ func parseShort(item string) (Element, error) {
 	e.Name, e.Interface = strings.TrimSpace(name), strings.TrimSpace(ifname)
 	for _, s := range []string{e.Namespace, e.Name} {
 		if s != "" && !isLabel(s) {
-			return e, fmt.Errorf("%q must consist of lower case alphanumeric characters or '-', and start and end with an alphanumeric character", s)
+			return e, fmt.Errorf("%q must consist of lower case alphanumeric characters or '-', and start and end with an "+
+				"alphanumeric character", s)
 		}
 	}
 	if e.Interface != "" && (len(e.Interface) > MaxInterfaceName || strings.ContainsAny(e.Interface, " \t\n\v\f\r/")) {
-		return e, fmt.Errorf("interface name %q must have at most %d characters, and no '/' or spaces", e.Interface, MaxInterfaceName)
+		return e, fmt.Errorf("interface name %q must have at most %d characters, and no '/' or spaces", e.Interface,
+			MaxInterfaceName)
 	}
 	return e, nil
 }
@@ -195,7 +197,8 @@ func parseJSON(value string) ([]Element, error) {
 		return nil, fmt.Errorf("want one JSON array of objects, and nothing after it")
 	}
 	texts := make([]json.RawMessage, 0, len(list))
-	_ = rawjson.Array([]byte(value), func(item []byte) error { texts = append(texts, item); return nil }) // it has been decoded
+	// The value has been decoded before, so that there is no error.
+	_ = rawjson.Array([]byte(value), func(item []byte) error { texts = append(texts, item); return nil })
 	out := make([]Element, 0, len(list))
 	for i, w := range list {
 		if w == nil {
@@ -219,7 +222,8 @@ type typeError struct{ *json.UnmarshalTypeError }
 
 func (e typeError) Error() string {
 	want := map[reflect.Kind]string{
-		reflect.String: "a string", reflect.Slice: "an array", reflect.Map: "an object", reflect.Struct: "an object", reflect.Bool: "true or false",
+		reflect.String: "a string", reflect.Slice: "an array", reflect.Map: "an object", reflect.Struct: "an object",
+		reflect.Bool: "true or false",
 	}[e.Type.Kind()]
 	if want == "" {
 		want = "a whole number"

@@ -31,9 +31,18 @@ func TestParse(t *testing.T) {
 		{"C10 comma form", "a", []Element{{Name: "a"}}},
 		{"C11 all parts", "ns/a@eth1", []Element{{Namespace: "ns", Name: "a", Interface: "eth1"}}},
 		{"C11 order", "b,a,b", []Element{{Name: "b"}, {Name: "a"}, {Name: "b"}}},
-		{"C11 white space", " ns / a @ eth1 ,\n\tb\t", []Element{{Namespace: "ns", Name: "a", Interface: "eth1"}, {Name: "b"}}},
-		{"C13 one character, digits, hyphens, no length limit", "1,0-a--9," + strings.Repeat("a", 300), []Element{{Name: "1"}, {Name: "0-a--9"}, {Name: strings.Repeat("a", 300)}}},
-		{"C14 fifteen characters, odd ones", "a@abcdefghijklmno,a@a.b_C:1", []Element{{Name: "a", Interface: "abcdefghijklmno"}, {Name: "a", Interface: "a.b_C:1"}}},
+		{
+			"C11 white space", " ns / a @ eth1 ,\n\tb\t",
+			[]Element{{Namespace: "ns", Name: "a", Interface: "eth1"}, {Name: "b"}},
+		},
+		{
+			"C13 one character, digits, hyphens, no length limit", "1,0-a--9," + strings.Repeat("a", 300),
+			[]Element{{Name: "1"}, {Name: "0-a--9"}, {Name: strings.Repeat("a", 300)}},
+		},
+		{
+			"C14 fifteen characters, odd ones", "a@abcdefghijklmno,a@a.b_C:1",
+			[]Element{{Name: "a", Interface: "abcdefghijklmno"}, {Name: "a", Interface: "a.b_C:1"}},
+		},
 		{"C15 empty items", "a,", []Element{{Name: "a"}, {}}},
 		{"C15 only a comma", ",", []Element{{}, {}}},
 		{"C15 no namespace, no interface", "/a,a@", []Element{{Name: "a"}, {Name: "a"}}},
@@ -43,30 +52,64 @@ func TestParse(t *testing.T) {
 		{"C10 null is a name of the comma form", "null", []Element{{Name: "null"}}},
 		{"C20 C21", `[{"name":"A.b/c","namespace":"N S"}]`, []Element{{Name: "A.b/c", Namespace: "N S"}}},
 		{"C20 no name", `[{}]`, []Element{{}}},
-		{"C20 one key in another case", `[{"NAME":"a","Interface":"b"},{"name":"c","name":"d"}]`, []Element{{Name: "a", Interface: "b"}, {Name: "d"}}},
-		{"C22", `[{"ips":["10.0.0.1","10.0.0.1/24","fd00::1","fd00::1/64","::ffff:1.2.3.4"]}]`, []Element{{IPs: []string{"10.0.0.1", "10.0.0.1/24", "fd00::1", "fd00::1/64", "::ffff:1.2.3.4"}}}},
+		{
+			"C20 one key in another case", `[{"NAME":"a","Interface":"b"},{"name":"c","name":"d"}]`,
+			[]Element{{Name: "a", Interface: "b"}, {Name: "d"}},
+		},
+		{
+			"C22", `[{"ips":["10.0.0.1","10.0.0.1/24","fd00::1","fd00::1/64","::ffff:1.2.3.4"]}]`,
+			[]Element{{IPs: []string{"10.0.0.1", "10.0.0.1/24", "fd00::1", "fd00::1/64", "::ffff:1.2.3.4"}}},
+		},
 		{"C22 none", `[{"ips":[]}]`, []Element{{IPs: []string{}}}},
 		{
 			"C23", `[{"mac":"02:00:00:00:00:01"},{"mac":"02-00-00-00-00-01"},{"mac":"0200.0000.0001"},{"mac":"02:00:00:00:00:00:00:01"},{"mac":""}]`,
-			[]Element{{MAC: "02:00:00:00:00:01"}, {MAC: "02-00-00-00-00-01"}, {MAC: "0200.0000.0001"}, {MAC: "02:00:00:00:00:00:00:01"}, {}},
+			[]Element{
+				{MAC: "02:00:00:00:00:01"},
+				{MAC: "02-00-00-00-00-01"},
+				{MAC: "0200.0000.0001"},
+				{MAC: "02:00:00:00:00:00:00:01"},
+				{},
+			},
 		},
 		{"C24", `[{"infiniband-guid":"24:8a:07:03:00:8d:ae:2e"}]`, []Element{{InfinibandGUID: "24:8a:07:03:00:8d:ae:2e"}}},
-		{"C25 not checked here", `[{"interface":"much too long for any kernel"}]`, []Element{{Interface: "much too long for any kernel"}}},
-		{"C26 the older name", `[{"interfaceRequest":"old"},{"interfaceRequest":"old","interface":"new"}]`, []Element{{Interface: "old"}, {Interface: "new"}}},
 		{
-			"C27 N5 the port that nobody has is the plugin's to refuse", `[{"portMappings":[{"hostPort":1,"containerPort":2,"protocol":"udp","hostIP":"127.0.0.1"},{"hostPort":-1}]}]`,
+			"C25 not checked here", `[{"interface":"much too long for any kernel"}]`,
+			[]Element{{Interface: "much too long for any kernel"}},
+		},
+		{
+			"C26 the older name", `[{"interfaceRequest":"old"},{"interfaceRequest":"old","interface":"new"}]`,
+			[]Element{{Interface: "old"}, {Interface: "new"}},
+		},
+		{
+			"C27 N5 the port that nobody has is the plugin's to refuse",
+			`[{"portMappings":[{"hostPort":1,"containerPort":2,"protocol":"udp","hostIP":"127.0.0.1"},{"hostPort":-1}]}]`,
 			[]Element{{PortMappings: []PortMapping{{1, 2, "udp", "127.0.0.1"}, {HostPort: -1}}}},
 		},
-		{"C28", `[{"bandwidth":{"ingressRate":1,"ingressBurst":2,"egressRate":3,"egressBurst":4}},{"bandwidth":null}]`, []Element{{Bandwidth: &Bandwidth{1, 2, 3, 4}}, {}}},
+		{
+			"C28", `[{"bandwidth":{"ingressRate":1,"ingressBurst":2,"egressRate":3,"egressBurst":4}},{"bandwidth":null}]`,
+			[]Element{{Bandwidth: &Bandwidth{1, 2, 3, 4}}, {}},
+		},
 		{"C29", `[{"deviceID":"0000:00:01.0"}]`, []Element{{DeviceID: "0000:00:01.0"}}},
 		{
 			"C30 numbers as they are written", `[{"cni-args":{"a":9007199254740993,"b":{"c":[1e3]}}},{"cni-args":{}}]`,
-			[]Element{{CNIArgs: map[string]json.RawMessage{"a": json.RawMessage("9007199254740993"), "b": json.RawMessage(`{"c":[1e3]}`)}}, {CNIArgs: map[string]json.RawMessage{}}},
+			[]Element{{CNIArgs: map[string]json.RawMessage{
+				"a": json.RawMessage("9007199254740993"),
+				"b": json.RawMessage(`{"c":[1e3]}`),
+			}}, {CNIArgs: map[string]json.RawMessage{}}},
 		},
-		{"C31", `[{"default-route":["10.0.0.1","fd00::1"]},{"default-route":[]},{"default-route":null}]`, []Element{{DefaultRoute: addrs("10.0.0.1", "fd00::1")}, {DefaultRoute: addrs()}, {}}},
-		{"C31 an IPv4 address written as IPv6", `[{"default-route":["::ffff:10.0.0.1"]}]`, []Element{{DefaultRoute: addrs("10.0.0.1")}}},
+		{
+			"C31", `[{"default-route":["10.0.0.1","fd00::1"]},{"default-route":[]},{"default-route":null}]`,
+			[]Element{{DefaultRoute: addrs("10.0.0.1", "fd00::1")}, {DefaultRoute: addrs()}, {}},
+		},
+		{
+			"C31 an IPv4 address written as IPv6", `[{"default-route":["::ffff:10.0.0.1"]}]`,
+			[]Element{{DefaultRoute: addrs("10.0.0.1")}},
+		},
 		{"C32", `[{"ipam-claim-reference":"c"}]`, []Element{{IPAMClaim: "c"}}},
-		{"C32", `[{"name":"a","ips":["10.0.0.1"],"ipam-claim-reference":"c"}]`, []Element{{Name: "a", IPs: []string{"10.0.0.1"}, IPAMClaim: "c"}}},
+		{
+			"C32", `[{"name":"a","ips":["10.0.0.1"],"ipam-claim-reference":"c"}]`,
+			[]Element{{Name: "a", IPs: []string{"10.0.0.1"}, IPAMClaim: "c"}},
+		},
 		{"C33 and unknown keys", `[{"name":"a","ipRequest":"x","macRequest":5,"unknown":{}}]`, []Element{{Name: "a"}}},
 		{"A2 without regard to case, the last wins", `[{"NAME":"a","NAME":"b"}]`, []Element{{Name: "b"}}},
 		{"C36 repeated", `[{"name":"a"},{"name":"a"}]`, []Element{{Name: "a"}, {Name: "a"}}},
@@ -112,16 +155,34 @@ func TestParseErrors(t *testing.T) {
 		{"C14 sixteen characters", "a@abcdefghijklmnop", `interface name "abcdefghijklmnop" must have at most 15 characters`},
 		{"C14 white space", "a@b c", `interface name "b c" must have`},
 		{"C18 null", `[{"name":"a"},null]`, "element 2 is null"},
-		{"C20 one key in two cases", `[{"name":"a"},{"name":"nope","NAME":"n1"}]`, `element 2 ("n1"): the keys "name" and "NAME" differ in nothing but their case`},
-		{"C28 in an object of the element", `[{"name":"a","bandwidth":{"ingressRate":1,"IngressRate":2}}]`, `the keys "ingressRate" and "IngressRate" differ`},
-		{"C30 in cni-args", `[{"name":"a","cni-args":{"vlan":1,"VLAN":2}}]`, `the keys "vlan" and "VLAN" differ in nothing but their case`},
-		{"C22 address", `[{"name":"a"},{"name":"b","ips":["10.0.0.1","10.0.0.256"]}]`, `element 2 ("b"): ips: "10.0.0.256" is no IP address`},
+		{
+			"C20 one key in two cases", `[{"name":"a"},{"name":"nope","NAME":"n1"}]`,
+			`element 2 ("n1"): the keys "name" and "NAME" differ in nothing but their case`,
+		},
+		{
+			"C28 in an object of the element", `[{"name":"a","bandwidth":{"ingressRate":1,"IngressRate":2}}]`,
+			`the keys "ingressRate" and "IngressRate" differ`,
+		},
+		{
+			"C30 in cni-args", `[{"name":"a","cni-args":{"vlan":1,"VLAN":2}}]`,
+			`the keys "vlan" and "VLAN" differ in nothing but their case`,
+		},
+		{
+			"C22 address", `[{"name":"a"},{"name":"b","ips":["10.0.0.1","10.0.0.256"]}]`,
+			`element 2 ("b"): ips: "10.0.0.256" is no IP address`,
+		},
 		{"C22 prefix", `[{"ips":["10.0.0.1/33"]}]`, `ips: "10.0.0.1/33" is no address with a prefix`},
 		{"C22 empty", `[{"ips":[""]}]`, `ips: "" is no IP address`},
 		{"C23", `[{"mac":"02:00"}]`, "mac: "},
 		{"C24", `[{"infiniband-guid":"x"}]`, "infiniband-guid: "},
-		{"C28 number as a string", `[{"bandwidth":{"ingressRate":"1"}}]`, `want a JSON array of objects: key "bandwidth.ingressRate" must be a whole number, not a string`},
-		{"C30 no object", `[{"cni-args":[]}]`, `want a JSON array of objects: key "cni-args" must be an object, not an array`},
+		{
+			"C28 number as a string", `[{"bandwidth":{"ingressRate":"1"}}]`,
+			`want a JSON array of objects: key "bandwidth.ingressRate" must be a whole number, not a string`,
+		},
+		{
+			"C30 no object", `[{"cni-args":[]}]`,
+			`want a JSON array of objects: key "cni-args" must be an object, not an array`,
+		},
 		{"C20 a string for a list", `[{"ips":"10.0.0.1"}]`, `key "ips" must be an array, not a string`},
 		{"C20 a number for a string", `[{"name":5}]`, `key "name" must be a string, not a number`},
 		{"C20 a string for an element", `["a"]`, `an element must be an object, not a string`},
@@ -157,7 +218,8 @@ func TestParseErrors(t *testing.T) {
 // element that survives being recorded in a plan.
 func FuzzParse(f *testing.F) {
 	for _, seed := range []string{
-		"", ",", "a", "ns/a@eth0", " a , b@x ", "a/b/c", "a@b@c", "/a@", "[]", "[null]", "[[]]", `[{"name":"a"}]`, `"x"`, `{`, "{}", "[{}]]",
+		"", ",", "a", "ns/a@eth0", " a , b@x ", "a/b/c", "a@b@c", "/a@", "[]", "[null]", "[[]]", `[{"name":"a"}]`, `"x"`, `{`,
+		"{}", "[{}]]",
 		`[{"name":"a","ips":["10.0.0.1/24"],"mac":"02:00:00:00:00:01","default-route":["fd00::1",""],"cni-args":{"a":1e999},"bandwidth":{}}]`,
 		`[{"name":"nad1","ips":["10.0.0.5/24"],"interface":"foo0","cni-args":{"k1":"v1"},"deviceID":"0000:00:01.0","infiniband-guid":"24:8a:07:03:00:8d:ae:2e","portMappings":[{"hostPort":1}]}]`,
 		`[{"default-route":["fe80::1%eth0"]}]`, `[{"interfaceRequest":"a"}]`, "\xff", "a\x00b", `[{"name":"\ud800"}]`,

@@ -76,7 +76,11 @@ func rotated(file string, o *config.LogOptions) io.Writer {
 	if o == nil {
 		return l
 	}
-	for _, s := range []struct{ to, from *int }{{&l.MaxSize, o.MaxSize}, {&l.MaxAge, o.MaxAge}, {&l.MaxBackups, o.MaxBackups}} {
+	for _, s := range []struct{ to, from *int }{
+		{&l.MaxSize, o.MaxSize},
+		{&l.MaxAge, o.MaxAge},
+		{&l.MaxBackups, o.MaxBackups},
+	} {
 		if s.from != nil {
 			*s.to = *s.from
 		}
@@ -126,12 +130,12 @@ func (h *handler) write(b *strings.Builder, a slog.Attr) {
 	b.WriteString(" " + h.group + a.Key + "=" + v)
 }
 
-// maxValue is how much of a message or of a value is written: they may contain what users wrote, such as the configuration of
-// a network.
+// maxValue is how much of a message or of a value is written: they may contain what users wrote, such as the
+// configuration of a network.
 const maxValue = 16 << 10
 
-// Escape escapes each character of s that is not plain, and each byte that is not UTF-8, as Go's quoted strings do: what users
-// wrote must neither begin a line of a log nor control a terminal. The result is s if there is none.
+// Escape escapes each character of s that is not plain, and each byte that is not UTF-8, as Go's quoted strings do:
+// what users wrote must neither begin a line of a log nor control a terminal. The result is s if there is none.
 func Escape(s string, plain func(rune) bool) string {
 	if utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !plain(r) }) {
 		return s

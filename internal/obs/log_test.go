@@ -112,7 +112,8 @@ func TestDestinations(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if strings.Count(b.String(), "\n") != 1 || !strings.Contains(b.String(), "both") || strings.Count(string(data), "\n") != 2 {
+	if strings.Count(b.String(), "\n") != 1 || !strings.Contains(b.String(), "both") ||
+		strings.Count(string(data), "\n") != 2 {
 		t.Errorf("stderr %q, file %q", b.String(), data)
 	}
 	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
@@ -135,7 +136,10 @@ func TestRotated(t *testing.T) {
 		{"defaults", nil, limits{100, 5, 5, true}},
 		{"none set", &config.LogOptions{}, limits{100, 5, 5, true}},
 		{"one", &config.LogOptions{MaxAge: new(1)}, limits{100, 1, 5, true}},
-		{"all", &config.LogOptions{MaxAge: new(1), MaxSize: new(2), MaxBackups: new(3), Compress: new(false)}, limits{2, 1, 3, false}},
+		{
+			"all", &config.LogOptions{MaxAge: new(1), MaxSize: new(2), MaxBackups: new(3), Compress: new(false)},
+			limits{2, 1, 3, false},
+		},
 		{"zero", &config.LogOptions{MaxBackups: new(0)}, limits{100, 5, 0, true}},
 	}
 	for _, tc := range tests {
@@ -190,10 +194,12 @@ func TestOneRecordOneLine(t *testing.T) {
 	t.Parallel()
 	var b strings.Builder
 	log := New(Options{Level: LevelVerbose, Stderr: &b})
-	log.Info("Del: ns/n(x\n2026-01-01T00:00:00Z [verbose] Add: kube-system:coredns \x1b]0;pwn\a\u202e)", "name", "a\x1b[31m", "long", strings.Repeat("x", 1<<20), "raw", "\x9b31m")
+	log.Info("Del: ns/n(x\n2026-01-01T00:00:00Z [verbose] Add: kube-system:coredns \x1b]0;pwn\a\u202e)", "name",
+		"a\x1b[31m", "long", strings.Repeat("x", 1<<20), "raw", "\x9b31m")
 	log.Info("raw \x9b31m")
 	got := b.String()
-	if strings.Count(got, "\n") != 2 || !utf8.ValidString(got) || strings.ContainsAny(got, "\x1b\a\u202e") || len(got) > 4*maxValue {
+	if strings.Count(got, "\n") != 2 || !utf8.ValidString(got) || strings.ContainsAny(got, "\x1b\a\u202e") ||
+		len(got) > 4*maxValue {
 		t.Errorf("%d lines, %d bytes: %.300q", strings.Count(got, "\n"), len(got), got)
 	}
 	for _, want := range []string{`Del: ns/n(x\n2026`, `name="a\x1b[31m"`, `raw="\x9b31m"`, `raw \x9b31m`} {

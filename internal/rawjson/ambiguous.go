@@ -7,8 +7,8 @@ import (
 	"unicode"
 )
 
-// Ambiguous returns an error if an object of a document, at any depth, has two keys that differ in nothing but their case:
-// encoding/json takes one of them, and what judges the document may take the other. doc must be valid.
+// Ambiguous returns an error if an object of a document, at any depth, has two keys that differ in nothing but their
+// case: encoding/json takes one of them, and what judges the document may take the other. doc must be valid.
 func Ambiguous(doc []byte) error {
 	doc = bytes.TrimSpace(doc)
 	if len(doc) == 0 || doc[0] != '{' && doc[0] != '[' {
@@ -38,7 +38,8 @@ type keySet struct {
 	many map[string][]byte // by fold
 }
 
-// add adds a key. It returns the first one that was added for the same member, which is the key itself for a new member.
+// add adds a key. It returns the first one that was added for the same member, which is the key itself for a new
+// member.
 func (s *keySet) add(key []byte) []byte {
 	for _, other := range s.few {
 		if bytes.EqualFold(other, key) {

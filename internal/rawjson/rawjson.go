@@ -1,7 +1,7 @@
 // Package rawjson takes JSON documents apart into their members, as they are written, and puts them together again,
-// without reflection. It is for the documents on the path of every pod: the plugin lives for some milliseconds, of which
-// encoding/json takes a fifth to look at our types for the first time. It knows no types; what is not in it (numbers,
-// errors that point at a place) is encoding/json's. Everything may import it; it imports nothing of ours.
+// without reflection. It is for the documents on the path of every pod: the plugin lives for some milliseconds, of
+// which encoding/json takes a fifth to look at our types for the first time. It knows no types; what is not in it
+// (numbers, errors that point at a place) is encoding/json's. Everything may import it; it imports nothing of ours.
 package rawjson
 
 import (
@@ -31,7 +31,8 @@ func Object(doc []byte, fn func(key string, value []byte) error) error {
 	})
 }
 
-// Array calls fn for each element of an array, in order, until it returns an error, as Object does. doc must be valid, too.
+// Array calls fn for each element of an array, in order, until it returns an error, as Object does. doc must be valid,
+// too.
 func Array(doc []byte, fn func(value []byte) error) error {
 	s := scanner{doc: doc}
 	return s.each('[', ']', func() error { return fn(s.value()) })

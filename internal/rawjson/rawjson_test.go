@@ -9,8 +9,10 @@ import (
 
 var documents = []string{
 	`{}`, `[]`, ` { } `, `{"a":1}`, `{"a":1,"b":[1,2,{"c":"}"}],"c":"\"]}","d":null}`, "\t{ \"a\" :\n1 , \"b\":{ }\r}\n",
-	`{"a":-1.5e3,"b":true,"c":false}`, `{"":"","\u0041":"\ud83d\ude00"}`, `{"a":1,"a":2}`, `[1,"a",[2],{"b":[]},null,true]`, `[ 1 , [ ] , "," ]`,
-	`"text"`, `1`, `null`, `{"é":"ü","bad":"` + "\xff" + `"}`, `{"a":"\\"}`, `{"a":"\\\""}`, `[[[]]]`, `{"a":{"b":{"c":[{}]}}}`,
+	`{"a":-1.5e3,"b":true,"c":false}`, `{"":"","\u0041":"\ud83d\ude00"}`, `{"a":1,"a":2}`,
+	`[1,"a",[2],{"b":[]},null,true]`, `[ 1 , [ ] , "," ]`,
+	`"text"`, `1`, `null`, `{"é":"ü","bad":"` + "\xff" + `"}`, `{"a":"\\"}`, `{"a":"\\\""}`, `[[[]]]`,
+	`{"a":{"b":{"c":[{}]}}}`,
 }
 
 // FuzzSplit compares with encoding/json: the same members with the same texts, in order, the last of equal keys last.

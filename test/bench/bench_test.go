@@ -95,7 +95,8 @@ func TestBench(t *testing.T) {
 	}
 	for _, d := range delegates {
 		subjects := allSubjects(t, ours, d, cluster)
-		together := newSubject(t, "thick-at-once", node.Thick, ours, d, cluster, map[string]any{"attachConcurrency": maxNetworks})
+		together := newSubject(t, "thick-at-once", node.Thick, ours, d, cluster,
+			map[string]any{"attachConcurrency": maxNetworks})
 		for _, networks := range networkCounts {
 			for _, concurrency := range concurrencies {
 				these := subjects
@@ -133,7 +134,8 @@ func allSubjects(t *testing.T, ours programs, d delegate, cluster *kubetest.Clus
 	if bin := os.Getenv("UPSTREAM_BIN"); bin != "" {
 		other := programs{installed(t, bin), ours.plugins}
 		install(t, filepath.Join(node.Binaries(t), "fakeplugin"), other.bin)
-		subjects = append(subjects, newSubject(t, "other-thick", node.Thick, other, d, cluster, nil), newSubject(t, "other-thin", node.Thin, other, d, cluster, nil))
+		subjects = append(subjects, newSubject(t, "other-thick", node.Thick, other, d, cluster, nil),
+			newSubject(t, "other-thin", node.Thin, other, d, cluster, nil))
 	}
 	return subjects
 }
@@ -141,7 +143,9 @@ func allSubjects(t *testing.T, ours programs, d delegate, cluster *kubetest.Clus
 // rounds is in how many turns the work of a cell is done.
 const rounds = 4
 
-func measure(t *testing.T, subjects []*subject, d delegate, networks, concurrency int, cluster *kubetest.Cluster) []cell {
+func measure(t *testing.T, subjects []*subject, d delegate, networks, concurrency int,
+	cluster *kubetest.Cluster,
+) []cell {
 	t.Helper()
 	type series struct {
 		cell
@@ -181,7 +185,8 @@ func measure(t *testing.T, subjects []*subject, d delegate, networks, concurrenc
 			a.RSS = s.memory(t)
 		}
 		out = append(out, a.cell)
-		fmt.Printf("%-7s %d networks, %2d at once  %-12s ADD %6.1f ms  DEL %6.1f ms  CPU %6.1f ms\n", d, networks, concurrency, s.name, ms(a.Add.P50), ms(a.Del.P50), ms(a.PluginCPU+a.DaemonCPU))
+		fmt.Printf("%-7s %d networks, %2d at once  %-12s ADD %6.1f ms  DEL %6.1f ms  CPU %6.1f ms\n", d, networks,
+			concurrency, s.name, ms(a.Add.P50), ms(a.Del.P50), ms(a.PluginCPU+a.DaemonCPU))
 	}
 	return out
 }
@@ -237,7 +242,10 @@ func startUps(t *testing.T) map[string]time.Duration {
 	nothing := filepath.Join(t.TempDir(), "nothing")
 	build(t, nothing, "./nothing")
 	bin := node.Binaries(t)
-	programs := map[string]string{"nothing": nothing, "multus-shim": filepath.Join(bin, "multus-shim"), "multus": filepath.Join(bin, "multus"), "passthru": filepath.Join(bin, "passthru")}
+	programs := map[string]string{
+		"nothing": nothing, "multus-shim": filepath.Join(bin, "multus-shim"),
+		"multus": filepath.Join(bin, "multus"), "passthru": filepath.Join(bin, "passthru"),
+	}
 	if other := os.Getenv("UPSTREAM_BIN"); other != "" {
 		programs["other multus-shim"] = filepath.Join(other, "multus-shim")
 	}
@@ -265,7 +273,8 @@ func memory(t *testing.T, cluster *kubetest.Cluster) map[int]int {
 	have := 0
 	for _, definitions := range []int{1000, 10000} {
 		for ; have < definitions; have++ {
-			cluster.CreateNetwork(t, namespace, fmt.Sprintf("many-%d", have), fmt.Sprintf(`{"cniVersion":"1.0.0","type":"macvlan","master":"eth%d","mode":"bridge","ipam":{"type":"host-local","ranges":[[{"subnet":"10.0.0.0/16"}]]}}`, have), nil)
+			cluster.CreateNetwork(t, namespace, fmt.Sprintf("many-%d", have),
+				fmt.Sprintf(`{"cniVersion":"1.0.0","type":"macvlan","master":"eth%d","mode":"bridge","ipam":{"type":"host-local","ranges":[[{"subnet":"10.0.0.0/16"}]]}}`, have), nil)
 		}
 		s := newSubject(t, fmt.Sprintf("thick-%d", definitions), node.Thick, programs{}, noop, cluster, nil)
 		var pods []*node.Pod

@@ -7,13 +7,13 @@ import (
 	"testing"
 )
 
-// programs are the folders of what is measured. Empty ones stand for the project's and the reference plugins as they were
-// built.
+// programs are the folders of what is measured. Empty ones stand for the project's and the reference plugins as they
+// were built.
 type programs struct{ bin, plugins string }
 
-// installed copies the programs of a folder into one of the test. They get onto a node like this, and it matters: what the
-// linker has just written lies in the page cache in small pieces, and each start of it costs a quarter of a millisecond
-// more.
+// installed copies the programs of a folder into one of the test. They get onto a node like this, and it matters: what
+// the linker has just written lies in the page cache in small pieces, and each start of it costs a quarter of a
+// millisecond more.
 func installed(t *testing.T, from string) string {
 	t.Helper()
 	entries, err := os.ReadDir(from)
@@ -37,7 +37,8 @@ func install(t *testing.T, file, dir string) {
 // build builds programs as the Makefile does; what are packages, and flags before them.
 func build(t *testing.T, out string, what ...string) {
 	t.Helper()
-	c := exec.Command("go", append([]string{"build", "-buildvcs=false", "-trimpath", "-ldflags", "-s -w", "-o", out}, what...)...)
+	c := exec.Command("go", append([]string{"build", "-buildvcs=false", "-trimpath", "-ldflags", "-s -w", "-o", out},
+		what...)...)
 	c.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if b, err := c.CombinedOutput(); err != nil {
 		t.Fatalf("build %v: %v: %s", what, err, b)

@@ -59,22 +59,31 @@ func (r *results) write(dir string) error {
 
 func (r *results) markdown() []byte {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "Measured on %s (%s).\n\n### Budgets\n\n| figure | budget | measured | met |\n|---|---|---|---|\n", r.Date, r.Machine)
+	fmt.Fprintf(&b, "Measured on %s (%s).\n\n### Budgets\n\n| figure | budget | measured | met |\n|---|---|---|---|\n",
+		r.Date, r.Machine)
 	for _, x := range r.budgets() {
 		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", x.what, x.limit, x.got, x.verdict())
 	}
-	fmt.Fprintf(&b, "\nIn other runs: no growth over 10,000 pods (`make faults`, the soak); 20 pods with two more networks Ready within 1.6 times (`make e2e`, time to Ready).\n")
-	fmt.Fprintf(&b, "\n### Times\n\nThe ratio is that of the medians to those of the delegates alone (raw). Milliseconds.\n\n")
-	fmt.Fprintln(&b, "| delegate | more networks | at once | subject | ADD ratio | DEL ratio | ADD p50 | p90 | p99 | max | DEL p50 | p90 | p99 | max | CPU per pod: runtime's children | daemon | pods/s |")
+	fmt.Fprintf(&b, "\nIn other runs: no growth over 10,000 pods (`make faults`, the soak); 20 pods with two more "+
+		"networks Ready within 1.6 times (`make e2e`, time to Ready).\n")
+	fmt.Fprintf(&b, "\n### Times\n\nThe ratio is that of the medians to those of the delegates alone (raw). "+
+		"Milliseconds.\n\n")
+	fmt.Fprintln(&b, "| delegate | more networks | at once | subject | ADD ratio | DEL ratio | ADD p50 | p90 | p99 | "+
+		"max | DEL p50 | p90 | p99 | max | CPU per pod: runtime's children | daemon | pods/s |")
 	fmt.Fprintln(&b, "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|")
 	for _, c := range r.Cells {
 		raw := r.find(c.Delegate, c.Networks, c.Concurrency, "raw")
-		fmt.Fprintf(&b, "| %s | %d | %d | %s | %.2f | %.2f | %s | %s | %.1f | %.1f | %.0f |\n", c.Delegate, c.Networks, c.Concurrency, c.Subject,
-			ms(c.Add.P50)/ms(raw.Add.P50), ms(c.Del.P50)/ms(raw.Del.P50), c.Add, c.Del, ms(c.PluginCPU), ms(c.DaemonCPU), float64(c.Pods)/c.Elapsed.Seconds())
+		fmt.Fprintf(&b, "| %s | %d | %d | %s | %.2f | %.2f | %s | %s | %.1f | %.1f | %.0f |\n", c.Delegate, c.Networks,
+			c.Concurrency, c.Subject,
+			ms(c.Add.P50)/ms(raw.Add.P50), ms(c.Del.P50)/ms(raw.Del.P50), c.Add, c.Del, ms(c.PluginCPU), ms(c.DaemonCPU),
+			float64(c.Pods)/c.Elapsed.Seconds())
 	}
-	fmt.Fprintf(&b, "\n### Who uses the processor\n\nOne pod, ADD and DEL, bridge and host-local, one pod at a time; milliseconds.\n\n| more networks | subject | plugin | delegates | daemon | plugin and daemon beside the delegates |\n|---|---|---|---|---|---|\n")
+	fmt.Fprintf(&b, "\n### Who uses the processor\n\nOne pod, ADD and DEL, bridge and host-local, one pod at a time; "+
+		"milliseconds.\n\n| more networks | subject | plugin | delegates | daemon | plugin and daemon beside the delegates "+
+		"|\n|---|---|---|---|---|---|\n")
 	for _, s := range r.Shares {
-		fmt.Fprintf(&b, "| %d | %s | %.1f | %.1f | %.1f | %.2f |\n", s.Networks, s.Subject, ms(s.Plugin), ms(s.Delegates), ms(s.Daemon), ratio(s.Plugin+s.Daemon, s.Delegates))
+		fmt.Fprintf(&b, "| %d | %s | %.1f | %.1f | %.1f | %.2f |\n", s.Networks, s.Subject, ms(s.Plugin), ms(s.Delegates),
+			ms(s.Daemon), ratio(s.Plugin+s.Daemon, s.Delegates))
 	}
 	fmt.Fprintf(&b, "\n### Requests to the API server per pod (ADD and DEL)\n\n| pod | requests |\n|---|---|\n")
 	for _, k := range sortedKeys(r.Requests) {
@@ -84,11 +93,14 @@ func (r *results) markdown() []byte {
 		}
 		fmt.Fprintf(&b, "| %s | %s |\n", k, strings.Join(list, ", "))
 	}
-	fmt.Fprintf(&b, "\n### Steps of one call\n\n| plugin | more networks | verb | delegates executed | files written with fsync |\n|---|---|---|---|---|\n")
+	fmt.Fprintf(&b, "\n### Steps of one call\n\n| plugin | more networks | verb | delegates executed | files written "+
+		"with fsync |\n|---|---|---|---|---|\n")
 	for _, s := range r.Steps {
 		fmt.Fprintf(&b, "| %s | %d | %s | %d | %d |\n", s.Kind, s.Networks, s.Verb, s.Execs, s.Writes)
 	}
-	fmt.Fprintf(&b, "\n### The disk of this machine\n\nTo write a record so that it survives a power cut takes %.2f ms, to remove it %.2f ms (medians). An ADD does the first once, a DEL the second.\n", ms(r.Disk.Write), ms(r.Disk.Remove))
+	fmt.Fprintf(&b, "\n### The disk of this machine\n\nTo write a record so that it survives a power cut takes %.2f ms, "+
+		"to remove it %.2f ms (medians). An ADD does the first once, a DEL the second.\n", ms(r.Disk.Write),
+		ms(r.Disk.Remove))
 	fmt.Fprintf(&b, "\n### Start of a process (`--version`)\n\n| program | median ms |\n|---|---|\n")
 	for _, k := range sortedKeys(r.Start) {
 		fmt.Fprintf(&b, "| %s | %.2f |\n", k, ms(r.Start[k]))
@@ -129,13 +141,15 @@ func (r *results) budgets() []budget {
 	burst, rawBurst := r.find(reference, 2, 64, "thick"), r.find(reference, 2, 64, "raw")
 	out := []budget{
 		atMost("multus-shim, MB", size, 5),
-		atMost("multus-shim, start beside a program that links libcni and netlink", ratio(r.Start["multus-shim"], r.Start["nothing"]), 1.5),
+		atMost("multus-shim, start beside a program that links libcni and netlink",
+			ratio(r.Start["multus-shim"], r.Start["nothing"]), 1.5),
 		atMost("added to a plain pod's ADD, p50, ms", ms(plain.Add.P50-rawPlain.Add.P50), 3.5),
 		atMost("added to a plain pod's ADD, p99, ms", ms(plain.Add.P99-rawPlain.Add.P99), 10),
 		atMost("added to an ADD with 3 networks, p50, ms", ms(two.Add.P50-rawTwo.Add.P50), 5),
 		atMost("added CPU of a plain pod, ADD and DEL, ms", ms(plain.PluginCPU+plain.DaemonCPU-rawPlain.PluginCPU), 9),
 		atMost("added CPU of a pod with 3 networks, ADD and DEL, ms", ms(two.PluginCPU+two.DaemonCPU-rawTwo.PluginCPU), 9),
-		atLeast("64 ADDs in flight with 3 real networks: throughput beside raw", ratio(rawBurst.Elapsed, burst.Elapsed), 0.85),
+		atLeast("64 ADDs in flight with 3 real networks: throughput beside raw", ratio(rawBurst.Elapsed, burst.Elapsed),
+			0.85),
 		atMost("daemon, 110 pods, 1,000 definitions, MiB", float64(r.Memory[1000])/(1<<20), 30),
 		atMost("daemon, 110 pods, 10,000 definitions, MiB", float64(r.Memory[10000])/(1<<20), 60),
 	}
@@ -185,7 +199,10 @@ func (r *results) svg() []byte {
 			continue
 		}
 		raw := r.find(c.Delegate, c.Networks, 1, "raw")
-		bars = append(bars, bar{fmt.Sprintf("%s, %d more, %s", c.Delegate, c.Networks, c.Subject), ms(raw.Add.P50), ms(c.Add.P50)})
+		bars = append(bars, bar{
+			fmt.Sprintf("%s, %d more, %s", c.Delegate, c.Networks, c.Subject), ms(raw.Add.P50),
+			ms(c.Add.P50),
+		})
 		most = max(most, ms(c.Add.P50))
 	}
 	var b bytes.Buffer

@@ -13,8 +13,8 @@ import (
 	"multus/test/node"
 )
 
-// share is who uses the processor for one pod, ADD and DEL: the plugin, the delegates with what they run in turn, and the
-// daemon.
+// share is who uses the processor for one pod, ADD and DEL: the plugin, the delegates with what they run in turn, and
+// the daemon.
 type share struct {
 	Subject   string        `json:"subject"`
 	Networks  int           `json:"networks"`
@@ -68,7 +68,10 @@ func measureShare(t *testing.T, s *subject, plugins string, pod *node.Pod, netwo
 	turn(t, s, []*node.Pod{pod}, networks, times)
 	delegates, meters := used(t, plugins)
 	per := func(d time.Duration) time.Duration { return d / time.Duration(times*rounds) }
-	return share{Plugin: per(s.exec.take() - delegates - meters), Delegates: per(delegates), Daemon: per(s.daemonCPU(t) - daemon)}
+	return share{
+		Plugin: per(s.exec.take() - delegates - meters), Delegates: per(delegates),
+		Daemon: per(s.daemonCPU(t) - daemon),
+	}
 }
 
 func (s *share) add(o share) {

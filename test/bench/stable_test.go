@@ -68,7 +68,10 @@ func countSteps(t *testing.T, cluster *kubetest.Cluster) []steps {
 				must(t, do(t, p, networks))
 				b, err := os.ReadFile(trace)
 				must(t, err)
-				out = append(out, steps{kind, networks, verb, strings.Count(string(b), "exec.started\n"), strings.Count(string(b), "fsx.renamed\n")})
+				out = append(out, steps{
+					kind, networks, verb, strings.Count(string(b), "exec.started\n"),
+					strings.Count(string(b), "fsx.renamed\n"),
+				})
 			}
 			t.Setenv("MULTUS_FAILPOINT_TRACE", "")
 		}

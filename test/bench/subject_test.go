@@ -102,10 +102,12 @@ func config(t *testing.T, n *node.Node, d delegate, i int) []byte {
 	t.Helper()
 	name := fmt.Sprintf("n%d", i)
 	plugin := map[string]any{"type": "bridge", "bridge": "br" + name, "ipam": map[string]any{
-		"type": "host-local", "dataDir": n.Reservations(), "ranges": [][]map[string]string{{{"subnet": fmt.Sprintf("10.%d.0.0/16", 100+i)}}},
+		"type": "host-local", "dataDir": n.Reservations(),
+		"ranges": [][]map[string]string{{{"subnet": fmt.Sprintf("10.%d.0.0/16", 100+i)}}},
 	}}
 	if d == noop {
-		fake := map[string]any{"result": json.RawMessage(`{"cniVersion":"1.0.0","interfaces":[{"name":"{ifname}","sandbox":"{netns}"}],"ips":[{"address":"10.0.0.2/24","interface":0}]}`)}
+		fake := map[string]any{"result": json.RawMessage(
+			`{"cniVersion":"1.0.0","interfaces":[{"name":"{ifname}","sandbox":"{netns}"}],"ips":[{"address":"10.0.0.2/24","interface":0}]}`)}
 		plugin = map[string]any{"type": "noop", "fake": fake}
 	}
 	b, err := json.Marshal(map[string]any{"cniVersion": "1.0.0", "name": name, "plugins": []any{plugin}})
@@ -113,10 +115,15 @@ func config(t *testing.T, n *node.Node, d delegate, i int) []byte {
 	return b
 }
 
-func newSubject(t *testing.T, name string, kind node.Kind, p programs, d delegate, cluster *kubetest.Cluster, conf map[string]any) *subject {
+func newSubject(t *testing.T, name string, kind node.Kind, p programs, d delegate, cluster *kubetest.Cluster,
+	conf map[string]any,
+) *subject {
 	t.Helper()
 	s := &subject{name: name, exec: &meter{}}
-	o := node.Options{Kind: kind, BinDir: p.bin, PluginDir: p.plugins, Quiet: true, Conf: map[string]any{"plainPods": "local"}}
+	o := node.Options{
+		Kind: kind, BinDir: p.bin, PluginDir: p.plugins, Quiet: true,
+		Conf: map[string]any{"plainPods": "local"},
+	}
 	maps.Copy(o.Conf, conf)
 	if name != "raw" {
 		o.Kubeconfig, o.API = cluster.Kubeconfig(t), cluster.Addr()
@@ -171,7 +178,9 @@ func (s *subject) add(t *testing.T, p *node.Pod, n int) error {
 		_, err := s.node.Add(t, s.node.Conf(), p)
 		return err
 	}
-	return s.each(t, p, n, false, func(ctx context.Context, c *libcni.CNIConfig, l *libcni.NetworkConfigList, rt *libcni.RuntimeConf) error {
+	return s.each(t, p, n, false, func(ctx context.Context, c *libcni.CNIConfig, l *libcni.NetworkConfigList,
+		rt *libcni.RuntimeConf,
+	) error {
 		_, err := c.AddNetworkList(ctx, l, rt)
 		return err
 	})
@@ -182,12 +191,16 @@ func (s *subject) del(t *testing.T, p *node.Pod, n int) error {
 	if s.name != "raw" {
 		return s.node.Del(t, s.node.Conf(), p)
 	}
-	return s.each(t, p, n, true, func(ctx context.Context, c *libcni.CNIConfig, l *libcni.NetworkConfigList, rt *libcni.RuntimeConf) error {
+	return s.each(t, p, n, true, func(ctx context.Context, c *libcni.CNIConfig, l *libcni.NetworkConfigList,
+		rt *libcni.RuntimeConf,
+	) error {
 		return c.DelNetworkList(ctx, l, rt)
 	})
 }
 
-func (s *subject) each(t *testing.T, p *node.Pod, n int, reverse bool, do func(context.Context, *libcni.CNIConfig, *libcni.NetworkConfigList, *libcni.RuntimeConf) error) error {
+func (s *subject) each(t *testing.T, p *node.Pod, n int, reverse bool,
+	do func(context.Context, *libcni.CNIConfig, *libcni.NetworkConfigList, *libcni.RuntimeConf) error,
+) error {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), opLimit)
 	defer cancel()
@@ -202,7 +215,8 @@ func (s *subject) each(t *testing.T, p *node.Pod, n int, reverse bool, do func(c
 			if i > 0 {
 				ifName = fmt.Sprintf("net%d", i)
 			}
-			errs = append(errs, do(ctx, c, s.lists[i], &libcni.RuntimeConf{ContainerID: p.ContainerID, NetNS: p.Path, IfName: ifName}))
+			errs = append(errs, do(ctx, c, s.lists[i],
+				&libcni.RuntimeConf{ContainerID: p.ContainerID, NetNS: p.Path, IfName: ifName}))
 		}
 	})
 	return errors.Join(errs...)

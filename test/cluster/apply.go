@@ -104,7 +104,8 @@ func (c *Cluster) Delete(ctx context.Context, u *unstructured.Unstructured) erro
 
 func (c *Cluster) resource(u *unstructured.Unstructured) (dynamic.ResourceInterface, error) {
 	kind := u.GroupVersionKind()
-	m, err := restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(c.Client.Discovery())).RESTMapping(kind.GroupKind(), kind.Version)
+	m, err := restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(c.Client.Discovery())).RESTMapping(
+		kind.GroupKind(), kind.Version)
 	if err != nil {
 		return nil, err
 	}

@@ -1,9 +1,10 @@
-// Package cluster runs a real Kubernetes of one node, or of a few, for tests: etcd, API server, controller manager, scheduler, kubelet,
-// containerd and runc, in namespaces and a root file system of their own. Everything it writes is below one directory,
-// except the node's control groups; it needs root and no network, and it ends with the process that started it.
+// Package cluster runs a real Kubernetes of one node, or of a few, for tests: etcd, API server, controller manager,
+// scheduler, kubelet, containerd and runc, in namespaces and a root file system of their own. Everything it writes is
+// below one directory, except the node's control groups; it needs root and no network, and it ends with the process
+// that started it.
 //
-// The programs are those that the Makefile builds into bin/tools. There is no kube-proxy, no DNS and no registry: the API
-// server has the service address itself, and images are imported.
+// The programs are those that the Makefile builds into bin/tools. There is no kube-proxy, no DNS and no registry: the
+// API server has the service address itself, and images are imported.
 //
 // Programs that start clusters call Main first. Only tests, and programs that people start, may import it.
 package cluster
@@ -212,8 +213,9 @@ func (c *Cluster) startInit() error {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = []string{initName, string(arg)}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Pdeathsig:  syscall.SIGKILL,
-		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS,
+		Pdeathsig: syscall.SIGKILL,
+		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET |
+			syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS,
 	}
 	r, w, err := os.Pipe()
 	if err != nil {

@@ -102,7 +102,8 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.nri.v1.nri",
 func (c *Cluster) fill(text string) []byte {
 	p := c.options.Paths
 	return []byte(strings.NewReplacer(
-		"{{conf}}", p.Conf, "{{bin}}", p.Bin, "{{kubelet}}", p.Kubelet, "{{containerd}}", p.Containerd, "{{run}}", p.Run, "{{cgroup}}", c.cgroup,
+		"{{conf}}", p.Conf, "{{bin}}", p.Bin, "{{kubelet}}", p.Kubelet, "{{containerd}}", p.Containerd, "{{run}}", p.Run,
+		"{{cgroup}}", c.cgroup,
 	).Replace(text))
 }
 
@@ -133,21 +134,7 @@ func (c *Cluster) file(name string) string {
 // writeFiles makes the node's directories and the files in them.
 func (c *Cluster) writeFiles() error {
 	p := c.options.Paths
-	dirs := []string{filepath.Join(c.dir, "log"), filepath.Join(c.dir, "volumes/etc-cni"), filepath.Join(c.dir, "volumes/opt-cni"), c.file("/etc")}
-	if p.Current != "" {
-		dirs = append(dirs, c.file(filepath.Dir(p.Current)+"/1"))
-	}
-	if err := makeDirs(dirs...); err != nil {
-		return err
-	}
-	if p.Current != "" {
-		if err := os.Symlink("1", c.file(p.Current)); err != nil {
-			return fmt.Errorf("make link: %w", err)
-		}
-	}
-	err := makeDirs(c.file(p.Kubelet+"/static"), c.file(p.Kubelet+"/volume-plugins"), c.file("/var/lib/cni"), c.file("/var/log/pods"),
-		c.file("/var/log/containers"), c.file(p.Conf), c.file(plainDir), c.file(p.Bin), c.file(p.Plugins), c.file(stateDir))
-	if err != nil {
+	if err := c.makeTree(); err != nil {
 		return err
 	}
 	files, err := c.credentials()
@@ -164,7 +151,9 @@ func (c *Cluster) writeFiles() error {
 	}
 	files["kubelet.yaml"] = c.fill(kubeletConfig)
 	files["containerd.toml"] = c.fill(containerdConfig)
-	accounts := map[string]string{"admin": adminToken, "controller": controllerToken, "scheduler": schedulerToken, "node": nodeToken(c.index)}
+	accounts := map[string]string{
+		"admin": adminToken, "controller": controllerToken, "scheduler": schedulerToken, "node": nodeToken(c.index),
+	}
 	if c.first != nil {
 		accounts = map[string]string{"node": nodeToken(c.index)}
 	}
@@ -187,6 +176,29 @@ func (c *Cluster) writeFiles() error {
 		}
 	}
 	return errors.Join(c.linkRun(), c.copyPlugins())
+}
+
+// makeTree makes the node's directories.
+func (c *Cluster) makeTree() error {
+	p := c.options.Paths
+	dirs := []string{
+		filepath.Join(c.dir, "log"), filepath.Join(c.dir, "volumes/etc-cni"), filepath.Join(c.dir, "volumes/opt-cni"),
+		c.file("/etc"),
+	}
+	if p.Current != "" {
+		dirs = append(dirs, c.file(filepath.Dir(p.Current)+"/1"))
+	}
+	if err := makeDirs(dirs...); err != nil {
+		return err
+	}
+	if p.Current != "" {
+		if err := os.Symlink("1", c.file(p.Current)); err != nil {
+			return fmt.Errorf("make link: %w", err)
+		}
+	}
+	return makeDirs(c.file(p.Kubelet+"/static"), c.file(p.Kubelet+"/volume-plugins"), c.file("/var/lib/cni"),
+		c.file("/var/log/pods"), c.file("/var/log/containers"), c.file(p.Conf), c.file(plainDir), c.file(p.Bin),
+		c.file(p.Plugins), c.file(stateDir))
 }
 
 // credentials returns the files of the API server; a further node takes the authority of the first one.

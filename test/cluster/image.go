@@ -35,7 +35,8 @@ func (c *Cluster) importOwn(ctx context.Context) error {
 			continue
 		}
 		bin := filepath.Join(c.dir, dir)
-		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", bin, "./test/cluster/"+dir)
+		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", bin,
+			"./test/cluster/"+dir)
 		cmd.Dir, cmd.Env = c.root, append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("build %s: %w\n%s", dir, err, out)
@@ -59,7 +60,10 @@ func writeImage(archive, ref, bin string) error {
 	}
 	var b bytes.Buffer
 	tw := tar.NewWriter(&b)
-	if err := tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "main", Size: int64(len(body)), Mode: 0o755}); err != nil {
+	if err := tw.WriteHeader(&tar.Header{
+		Typeflag: tar.TypeReg, Name: "main", Size: int64(len(body)),
+		Mode: 0o755,
+	}); err != nil {
 		return fmt.Errorf("write layer: %w", err)
 	}
 	if _, err := tw.Write(body); err != nil {
@@ -68,7 +72,8 @@ func writeImage(archive, ref, bin string) error {
 	if err := tw.Close(); err != nil {
 		return fmt.Errorf("write layer: %w", err)
 	}
-	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b.Bytes())), nil })
+	layer, err := tarball.LayerFromOpener(
+		func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b.Bytes())), nil })
 	if err != nil {
 		return fmt.Errorf("make layer: %w", err)
 	}

@@ -13,7 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// initName is the name under which a program that imports this package starts itself again, as the node's first process.
+// initName is the name under which a program that imports this package starts itself again, as the node's first
+// process.
 const initName = "multus-test-node-init"
 
 // layout is what the node's first process is told.
@@ -75,7 +76,8 @@ const bootID = "kernel/random/boot_id"
 
 func tunableFile(name string) string { return strings.ReplaceAll(name, "/", "-") }
 
-// tunables are what the kubelet wants to find in /proc/sys and would otherwise write: these belong to the whole machine.
+// tunables are what the kubelet wants to find in /proc/sys and would otherwise write: these belong to the whole
+// machine.
 var tunables = map[string]string{
 	"vm/overcommit_memory": "1", "vm/panic_on_oom": "0", "kernel/panic": "10", "kernel/panic_on_oops": "1",
 	"kernel/keys/root_maxkeys": "1000000", "kernel/keys/root_maxbytes": "25000000",

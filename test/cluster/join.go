@@ -77,7 +77,10 @@ func (c *Cluster) connectTo(other *Cluster) error {
 	here, there := peerPrefix+other.Node, peerPrefix+c.Node
 	err := c.onNode(func() error {
 		// The number is that of this process's PID namespace: entering another one is about children only.
-		pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: here}, PeerName: there, PeerNamespace: netlink.NsPid(other.Pid())}
+		pair := &netlink.Veth{
+			LinkAttrs: netlink.LinkAttrs{Name: here}, PeerName: there,
+			PeerNamespace: netlink.NsPid(other.Pid()),
+		}
 		return netlink.LinkAdd(pair)
 	})
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// Outside lets other machines use the cluster, as a real one's users do: it forwards a port of this machine's loopback to
-// the API server, and returns the administrator's kubeconfig file for it. It ends with the context.
+// Outside lets other machines use the cluster, as a real one's users do: it forwards a port of this machine's loopback
+// to the API server, and returns the administrator's kubeconfig file for it. It ends with the context.
 func (c *Cluster) Outside(ctx context.Context) (string, error) {
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {

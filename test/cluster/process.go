@@ -20,7 +20,13 @@ const nodePath = toolDir + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/
 var namespaces = []struct {
 	name string
 	flag int
-}{{"pid", unix.CLONE_NEWPID}, {"net", unix.CLONE_NEWNET}, {"ipc", unix.CLONE_NEWIPC}, {"uts", unix.CLONE_NEWUTS}, {"mnt", unix.CLONE_NEWNS}}
+}{
+	{"pid", unix.CLONE_NEWPID},
+	{"net", unix.CLONE_NEWNET},
+	{"ipc", unix.CLONE_NEWIPC},
+	{"uts", unix.CLONE_NEWUTS},
+	{"mnt", unix.CLONE_NEWNS},
+}
 
 // enter moves the calling thread, which must be locked, into the node.
 func (c *Cluster) enter() error {
@@ -49,7 +55,8 @@ func enterOne(pid int, name string, flag int) error {
 }
 
 // start starts a server of the node; its log is <directory>/log/<name>.log. It has no death signal but ends with the
-// node's first process: seen from its namespace its parent has no number, which Go takes for a parent that is dead already.
+// node's first process: seen from its namespace its parent has no number, which Go takes for a parent that is dead
+// already.
 func (c *Cluster) start(name string, args ...string) error {
 	cmd := exec.Command(filepath.Join(toolDir, name), args...)
 	cmd.Dir, cmd.Env = "/", nodeEnv()

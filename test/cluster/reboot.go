@@ -47,7 +47,8 @@ func (c *Cluster) Reboot(ctx context.Context, between func() error) error {
 		return err
 	}
 	c.removeCgroups()
-	err = errors.Join(c.makeCgroups(), os.WriteFile(filepath.Join(c.dir, "volumes", tunableFile(bootID)), []byte(newBootID()+"\n"), 0o600))
+	err = errors.Join(c.makeCgroups(),
+		os.WriteFile(filepath.Join(c.dir, "volumes", tunableFile(bootID)), []byte(newBootID()+"\n"), 0o600))
 	if err != nil {
 		return fmt.Errorf("boot again: %w", err)
 	}
@@ -60,9 +61,9 @@ func (c *Cluster) Reboot(ctx context.Context, between func() error) error {
 	return c.startKubelet(ctx)
 }
 
-// Restart ends kubelet or containerd by a signal and starts it again, as the node's service manager does. Only the process itself
-// gets the signal, as with KillMode=process of containerd's unit: containers, and CNI plugins at work, live on. It returns
-// when the server answers.
+// Restart ends kubelet or containerd by a signal and starts it again, as the node's service manager does. Only the
+// process itself gets the signal, as with KillMode=process of containerd's unit: containers, and CNI plugins at work,
+// live on. It returns when the server answers.
 func (c *Cluster) Restart(ctx context.Context, name string, s syscall.Signal) error {
 	start := map[string]func(context.Context) error{"kubelet": c.startKubelet, "containerd": c.startContainerd}[name]
 	if start == nil {
@@ -123,8 +124,8 @@ func (c *Cluster) killAll() error {
 	return err
 }
 
-// eachProcess calls fn for the processes of the node: those in its PID namespace, and those in its control groups, which
-// are in containers.
+// eachProcess calls fn for the processes of the node: those in its PID namespace, and those in its control groups,
+// which are in containers.
 func (c *Cluster) eachProcess(fn func(pid int, contained bool) error) error {
 	node, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", c.init.Pid))
 	if err != nil {
@@ -190,7 +191,8 @@ func (c *Cluster) unmountAll(points []string) error {
 		if slices.Contains(c.mounts, p) && p != runMount {
 			continue
 		}
-		if err := unix.Unmount(p, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		if err := unix.Unmount(p, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) &&
+			!errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("unmount %s: %w", p, err)
 		}
 	}
@@ -207,7 +209,8 @@ func removeLinks() error {
 		if slices.Contains(links, l.Attrs().Name) || strings.HasPrefix(l.Attrs().Name, peerPrefix) {
 			continue
 		}
-		if err := netlink.LinkDel(l); err != nil && !errors.As(err, &netlink.LinkNotFoundError{}) && !errors.Is(err, unix.ENODEV) {
+		if err := netlink.LinkDel(l); err != nil && !errors.As(err, &netlink.LinkNotFoundError{}) &&
+			!errors.Is(err, unix.ENODEV) {
 			return fmt.Errorf("delete link %s: %w", l.Attrs().Name, err)
 		}
 	}

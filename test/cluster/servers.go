@@ -136,7 +136,8 @@ func (c *Cluster) startKubelet(ctx context.Context) error {
 
 func (c *Cluster) nodeReady(ctx context.Context) error {
 	// A pod without the service account of its namespace is not admitted.
-	if _, err := c.Client.CoreV1().ServiceAccounts(metav1.NamespaceDefault).Get(ctx, "default", metav1.GetOptions{}); err != nil {
+	if _, err := c.Client.CoreV1().ServiceAccounts(metav1.NamespaceDefault).Get(ctx, "default",
+		metav1.GetOptions{}); err != nil {
 		return err
 	}
 	node, err := c.Client.CoreV1().Nodes().Get(ctx, c.Node, metav1.GetOptions{})

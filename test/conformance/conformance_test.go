@@ -58,7 +58,8 @@ func TestConformance(t *testing.T) {
 	bin := node.Binaries(t)
 	out := t.TempDir()
 	run(t, dir, "go", "build", "-buildvcs=false", "-o", out+"/", "./differ", "./recorder")
-	run(t, root, "go", "build", "-buildvcs=false", "-ldflags", "-X main.plugin="+filepath.Join(bin, "multus"), "-o", filepath.Join(out, "concurrent"), "./test/conformance/concurrent")
+	run(t, root, "go", "build", "-buildvcs=false", "-ldflags", "-X main.plugin="+filepath.Join(bin, "multus"), "-o",
+		filepath.Join(out, "concurrent"), "./test/conformance/concurrent")
 	listed := listedDifferences(t, filepath.Join(dir, "improvements.json"), "differences.json")
 	for _, tc := range []struct {
 		name string
@@ -68,7 +69,10 @@ func TestConformance(t *testing.T) {
 		unordered bool
 	}{
 		{"thin", node.Thin, []string{"-plugin", filepath.Join(bin, "multus")}, false},
-		{"thick", node.Thick, []string{"-plugin", filepath.Join(bin, "multus-shim"), "-daemon", filepath.Join(bin, "multus-daemon")}, false},
+		{"thick", node.Thick, []string{
+			"-plugin", filepath.Join(bin, "multus-shim"), "-daemon",
+			filepath.Join(bin, "multus-daemon"),
+		}, false},
 		// With attachConcurrency all is as without, but for the order of the calls.
 		{"concurrent", node.Thin, []string{"-plugin", filepath.Join(out, "concurrent")}, true},
 	} {

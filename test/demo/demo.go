@@ -12,8 +12,8 @@ import (
 // cleanLimit is how long cleaning up after a failure or an interruption may take.
 const cleanLimit = 30 * time.Second
 
-// What answers outside of the node: on the network of eth0, and at the other end of eth1's cable. The networks are those
-// of examples/macvlan.yaml and examples/host-device.yaml.
+// What answers outside of the node: on the network of eth0, and at the other end of eth1's cable. The networks are
+// those of examples/macvlan.yaml and examples/host-device.yaml.
 var (
 	outsideEth0 = []string{"192.0.2.1/24", "2001:db8:2::1/64"}
 	outsideEth1 = []string{"198.51.100.1/24", "2001:db8:51::1/64"}
@@ -150,7 +150,8 @@ func (d *demo) makeSandbox(context.Context) ([]string, error) {
 	if d.before, err = d.look(); err != nil {
 		return nil, err
 	}
-	return []string{fmt.Sprintf("%s/%s, annotation %s: %s", d.pod.Metadata.Namespace, d.pod.Metadata.Name, networksAnnotation, d.pod.networks())}, nil
+	return []string{fmt.Sprintf("%s/%s, annotation %s: %s", d.pod.Metadata.Namespace, d.pod.Metadata.Name,
+		networksAnnotation, d.pod.networks())}, nil
 }
 
 func (d *demo) add(ctx context.Context) ([]string, error) {

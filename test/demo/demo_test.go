@@ -98,7 +98,8 @@ func TestKeep(t *testing.T) {
 	node := regexp.MustCompile(`/proc/(\d+)/root/run/netns/pod`).FindStringSubmatch(r.out.String())
 	if node == nil {
 		t.Errorf("it does not say how to look around:\n%s", r.out)
-	} else if entries, err := os.ReadDir(filepath.Join("/proc", node[1], "root", ledgerDir)); err != nil || len(entries) == 0 {
+	} else if entries, err := os.ReadDir(filepath.Join("/proc", node[1], "root", ledgerDir)); err != nil ||
+		len(entries) == 0 {
 		t.Errorf("the ledger of the node, seen from outside: %v, %v", entries, err)
 	}
 	r.signal(t, syscall.SIGINT)
@@ -135,7 +136,9 @@ func TestWrongExample(t *testing.T) {
 	r := start(t, "--examples", dir)
 	code := r.wait(t)
 	out := r.out.String()
-	if n := strings.Count(out, "error:"); code != 1 || n != 1 || !strings.Contains(out, "no address reservation, no ledger entry") || !regexp.MustCompile(`(?m)^error: .*default/macvlan.*not on this node.*\n\z`).MatchString(out) {
+	if n := strings.Count(out, "error:"); code != 1 || n != 1 ||
+		!strings.Contains(out, "no address reservation, no ledger entry") ||
+		!regexp.MustCompile(`(?m)^error: .*default/macvlan.*not on this node.*\n\z`).MatchString(out) {
 		t.Errorf("exit code %d, %d errors\n%s", code, n, out)
 	}
 	r.nothingLeft(t)
@@ -315,7 +318,8 @@ func (r *running) nothingLeft(t *testing.T) {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(mounts)) {
-		if strings.Contains(line, r.tmp) || strings.Contains(line, " - tmpfs demo ") || strings.Contains(line, namespaceDir+"/outside ") {
+		if strings.Contains(line, r.tmp) || strings.Contains(line, " - tmpfs demo ") ||
+			strings.Contains(line, namespaceDir+"/outside ") {
 			t.Errorf("a mount is left: %s", line)
 		}
 	}
@@ -348,7 +352,8 @@ func onHost() map[string]bool {
 	found := map[string]bool{}
 	for _, path := range []string{
 		multusConf, daemonConf, networksDir, daemonLog, reserved + "/cluster-net", statusDir + "/default_three-networks.json",
-		namespaceDir + "/pod", namespaceDir + "/outside", "/sys/class/net/cni0", "/sys/class/net/switch0", "/sys/class/net/eth1",
+		namespaceDir + "/pod", namespaceDir + "/outside", "/sys/class/net/cni0", "/sys/class/net/switch0",
+		"/sys/class/net/eth1",
 	} {
 		if exists(path) {
 			found[path] = true

@@ -27,13 +27,19 @@ func TestExamples(t *testing.T) {
 		want    string // interfaces and networks
 		refused string
 	}{
-		{pod: plan.Ref{Namespace: "default", Name: "three-networks"}, want: "eth0=cluster-net net1=default/macvlan net2=default/host-device"},
+		{
+			pod:  plan.Ref{Namespace: "default", Name: "three-networks"},
+			want: "eth0=cluster-net net1=default/macvlan net2=default/host-device",
+		},
 		{pod: plan.Ref{Namespace: "default", Name: "chosen-address"}, want: "eth0=cluster-net data0=default/chosen-address"},
 		{pod: plan.Ref{Namespace: "default", Name: "microk8s-with-nic"}, want: "eth0=cluster-net lan0=default/microk8s-nic"},
 		{pod: plan.Ref{Namespace: "default", Name: "ipvlan"}, want: "eth0=cluster-net net1=default/ipvlan"},
 		{pod: plan.Ref{Namespace: "default", Name: "vlan"}, want: "eth0=cluster-net net1=default/vlan42"},
 		{pod: plan.Ref{Namespace: "default", Name: "default-route"}, want: "eth0=cluster-net net1=default/way-out"},
-		{pod: plan.Ref{Namespace: "team-a", Name: "at-home"}, want: "eth0=cluster-net store0=team-a/storage net2=default/backplane"},
+		{
+			pod:  plan.Ref{Namespace: "team-a", Name: "at-home"},
+			want: "eth0=cluster-net store0=team-a/storage net2=default/backplane",
+		},
 		{pod: plan.Ref{Namespace: "default", Name: "sriov"}, refused: "example.com/fast-nic"},
 		{pod: plan.Ref{Namespace: "team-b", Name: "stranger"}, refused: "namespace isolation"},
 	} {

@@ -3,8 +3,9 @@
 // needs root and Linux, no cluster and no container.
 //
 // The node is a process with namespaces of its own for the network, for mounts and for processes, and with a root file
-// system in memory. So /etc/cni, /run/multus and /var/lib/cni are where they are on a real node, examples/ is used as it
-// is, and when the process ends, whatever ends it, the kernel removes everything: nothing of it was ever on the machine.
+// system in memory. So /etc/cni, /run/multus and /var/lib/cni are where they are on a real node, examples/ is used as
+// it is, and when the process ends, whatever ends it, the kernel removes everything: nothing of it was ever on the
+// machine.
 //
 // The parent (this file) checks what is needed, starts that process, and passes signals on. The rest is the child.
 package main
@@ -65,7 +66,8 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	f.StringVar(&o.bin, "bin", bin, "`directory` of multus-daemon and multus-shim; the reference plugins are in its cni/")
 	f.StringVar(&o.examples, "examples", "", "`directory` of the examples (default: beside the directory of the binaries)")
 	f.Usage = func() {
-		fmt.Fprint(stderr, "Usage: demo [options]\n\nAttaches three networks to a pod on a throw-away node, shows them, and detaches them.\n"+
+		fmt.Fprint(stderr, "Usage: demo [options]\n\nAttaches three networks to a pod on a throw-away node, shows them, "+
+			"and detaches them.\n"+
 			"Needs root. Leaves nothing behind, whatever ends it.\n\n")
 		f.PrintDefaults()
 	}

@@ -88,8 +88,8 @@ func runNode(args []string, stdout, stderr io.Writer) int {
 func oneLine(err error) string { return strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; ") }
 
 // furnish gives the process a root file system in memory, with what a node has installed, and moves into it. The mounts
-// are in the process's own mount namespace: nobody else sees them, and they end with it. It returns the process's number
-// outside of the node.
+// are in the process's own mount namespace: nobody else sees them, and they end with it. It returns the process's
+// number outside of the node.
 func furnish(o *options) (pid int, err error) {
 	// /proc is still that of the machine.
 	self, err := os.Readlink("/proc/self")
@@ -227,7 +227,10 @@ func startDaemon(ctx context.Context) (*daemon, error) {
 		return nil, err
 	}
 	defer log.Close()
-	d := &daemon{cmd: exec.Command("/usr/bin/multus-daemon", "run", "--config", daemonConf, "--node-name", "demo"), ended: make(chan struct{})}
+	d := &daemon{
+		cmd:   exec.Command("/usr/bin/multus-daemon", "run", "--config", daemonConf, "--node-name", "demo"),
+		ended: make(chan struct{}),
+	}
 	d.cmd.Stdout, d.cmd.Stderr = log, log
 	if err := d.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start multus-daemon: %w", err)

@@ -102,7 +102,8 @@ func entries(dir string) ([]string, error) {
 // held describes what the node keeps while the pod is attached.
 func (s *state) held() ([]string, error) {
 	if len(s.reservations) == 0 || len(s.ledger) == 0 || len(s.results) == 0 || len(s.ports) == 0 {
-		return nil, fmt.Errorf("with a pod attached, the node has reservations %q, ledger entries %q, results %q, bridge ports %q: none may be empty",
+		return nil, fmt.Errorf("with a pod attached, the node has reservations %q, ledger entries %q, results %q, bridge "+
+			"ports %q: none may be empty",
 			s.reservations, s.ledger, s.results, s.ports)
 	}
 	return []string{
@@ -123,10 +124,12 @@ func (d *demo) prove(context.Context) ([]string, error) {
 	}
 	remarks := []string{
 		"pod: no interface but " + strings.Join(slices.Sorted(maps.Keys(now.pod)), ", "),
-		fmt.Sprintf("node: %s as before, the NIC eth1 is back, MAC address %s", strings.Join(slices.Sorted(maps.Keys(d.before.node)), ", "), now.node["eth1"]),
+		fmt.Sprintf("node: %s as before, the NIC eth1 is back, MAC address %s",
+			strings.Join(slices.Sorted(maps.Keys(d.before.node)), ", "), now.node["eth1"]),
 	}
 	if len(now.bridges) > 0 {
-		remarks = append(remarks, fmt.Sprintf("node: bridge %s without ports (the bridge plugin leaves it for the next pod)", strings.Join(now.bridges, ", ")))
+		remarks = append(remarks, fmt.Sprintf("node: bridge %s without ports (the bridge plugin leaves it for the next pod)",
+			strings.Join(now.bridges, ", ")))
 	}
 	return append(remarks, "no address reservation, no ledger entry, no result of libcni"), nil
 }
@@ -148,7 +151,8 @@ func (s *state) sameAs(before *state) error {
 		errs = append(errs, fmt.Errorf("pod: interfaces %v, before %v", s.pod, before.pod))
 	}
 	for what, left := range map[string][]string{
-		"bridge ports": s.ports, "address reservations": s.reservations, "ledger entries": s.ledger, "results of libcni": s.results,
+		"bridge ports": s.ports, "address reservations": s.reservations, "ledger entries": s.ledger,
+		"results of libcni": s.results,
 	} {
 		if len(left) > 0 {
 			errs = append(errs, fmt.Errorf("%s are left: %q", what, left))

@@ -28,13 +28,15 @@ var binaries = map[string]string{
 func missingOnHost(o *options) []string {
 	var missing []string
 	if uid := os.Geteuid(); uid != 0 {
-		missing = append(missing, fmt.Sprintf("it needs root, to make network namespaces and interfaces, and runs as uid %d: sudo make demo", uid))
+		missing = append(missing, fmt.Sprintf(
+			"it needs root, to make network namespaces and interfaces, and runs as uid %d: sudo make demo", uid))
 	} else {
 		missing = append(missing, missingCapabilities()...)
 	}
 	for _, kind := range []string{"net", "mnt", "pid"} {
 		if _, err := os.Stat("/proc/self/ns/" + kind); err != nil {
-			missing = append(missing, fmt.Sprintf("the kernel has no namespaces of kind %s, or /proc is not mounted: %v", kind, err))
+			missing = append(missing, fmt.Sprintf("the kernel has no namespaces of kind %s, or /proc is not mounted: %v", kind,
+				err))
 		}
 	}
 	for _, file := range binaries {

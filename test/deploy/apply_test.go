@@ -35,8 +35,14 @@ var resources = map[string]schema.GroupVersionResource{
 	"SecurityContextConstraints": {Group: "security.openshift.io", Version: "v1", Resource: "securitycontextconstraints"},
 	"ServiceAccount":             {Version: "v1", Resource: "serviceaccounts"},
 
-	"ValidatingAdmissionPolicy":        {Group: "admissionregistration.k8s.io", Version: "v1", Resource: "validatingadmissionpolicies"},
-	"ValidatingAdmissionPolicyBinding": {Group: "admissionregistration.k8s.io", Version: "v1", Resource: "validatingadmissionpolicybindings"},
+	"ValidatingAdmissionPolicy": {
+		Group: "admissionregistration.k8s.io", Version: "v1",
+		Resource: "validatingadmissionpolicies",
+	},
+	"ValidatingAdmissionPolicyBinding": {
+		Group: "admissionregistration.k8s.io", Version: "v1",
+		Resource: "validatingadmissionpolicybindings",
+	},
 }
 
 // scc stands for the type that OpenShift has: the object is accepted as such, its fields are not looked at.
@@ -101,7 +107,8 @@ func TestApply(t *testing.T) {
 		})
 	}
 	t.Run("strict", func(t *testing.T) {
-		u := slices.Clone(render(t, base).objects)[slices.IndexFunc(render(t, base).objects, func(u *unstructured.Unstructured) bool { return u.GetKind() == "DaemonSet" })]
+		u := slices.Clone(render(t, base).objects)[slices.IndexFunc(render(t, base).objects,
+			func(u *unstructured.Unstructured) bool { return u.GetKind() == "DaemonSet" })]
 		if err := unstructured.SetNestedField(u.Object, true, "spec", "template", "spec", "hostPid"); err != nil {
 			t.Fatal(err)
 		}
@@ -117,7 +124,8 @@ func applyWhenServed(t *testing.T, client dynamic.Interface, u *unstructured.Uns
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
 		err := apply(t, client, u, true)
-		missing := err != nil && (meta.IsNoMatchError(err) || strings.Contains(err.Error(), "could not find the requested resource"))
+		missing := err != nil && (meta.IsNoMatchError(err) ||
+			strings.Contains(err.Error(), "could not find the requested resource"))
 		if !missing || time.Now().After(deadline) {
 			return err
 		}
@@ -135,7 +143,8 @@ func today(t *testing.T, client dynamic.Interface) {
 	if err := u.UnmarshalJSON([]byte(manifest)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := client.Resource(resources["DaemonSet"]).Namespace("kube-system").Create(t.Context(), u, metav1.CreateOptions{}); err != nil {
+	if _, err := client.Resource(resources["DaemonSet"]).Namespace("kube-system").Create(t.Context(), u,
+		metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -143,7 +152,8 @@ func today(t *testing.T, client dynamic.Interface) {
 // rights asks the API server what the service account may do.
 func rights(t *testing.T, c *kubetest.Cluster) {
 	t.Helper()
-	const definitions, group, admission = "network-attachment-definitions", "k8s.cni.cncf.io", "admissionregistration.k8s.io"
+	const definitions, group, admission = "network-attachment-definitions", "k8s.cni.cncf.io",
+		"admissionregistration.k8s.io"
 	allowed := []authv1.ResourceAttributes{
 		{Verb: "get", Group: group, Resource: definitions},
 		{Verb: "list", Group: group, Resource: definitions},

@@ -42,7 +42,8 @@ func with(tb testing.TB, dir string, components ...string) manifest {
 		}
 		return r
 	}
-	text := "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [" + rel(dir) + "]\ncomponents:\n"
+	text := "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [" + rel(dir) +
+		"]\ncomponents:\n"
 	for _, c := range components {
 		text += "  - " + rel("components/"+c) + "\n"
 	}
@@ -110,14 +111,15 @@ func kinds(m manifest) map[string]int {
 	return n
 }
 
-// TestRuntimeAnnotations: nothing but the permission to read pods goes. That ADD and DEL need none where the runtime passes the
-// annotations is shown by TestTwoNodes of test/realnode.
+// TestRuntimeAnnotations: nothing but the permission to read pods goes. That ADD and DEL need none where the runtime
+// passes the annotations is shown by TestTwoNodes of test/realnode.
 func TestRuntimeAnnotations(t *testing.T) {
 	t.Parallel()
 	for _, dir := range all(t) {
 		before := get[rbacv1.ClusterRole](t, render(t, dir), "ClusterRole").Rules
 		after := get[rbacv1.ClusterRole](t, with(t, dir, "runtime-annotations"), "ClusterRole").Rules
-		want := slices.DeleteFunc(before, func(r rbacv1.PolicyRule) bool { return slices.Equal(r.Resources, []string{"pods"}) })
+		want := slices.DeleteFunc(before,
+			func(r rbacv1.PolicyRule) bool { return slices.Equal(r.Resources, []string{"pods"}) })
 		if fmt.Sprint(after) != fmt.Sprint(want) {
 			t.Errorf("%s: rules %v", dir, after)
 		}
@@ -169,8 +171,8 @@ func TestIsolation(t *testing.T) {
 	}
 }
 
-// TestDefinitionRoles: each of the roles grants what its name says, on definitions alone. Neither has a label by which the API
-// server would aggregate it to another role.
+// TestDefinitionRoles: each of the roles grants what its name says, on definitions alone. Neither has a label by which
+// the API server would aggregate it to another role.
 func TestDefinitionRoles(t *testing.T) {
 	t.Parallel()
 	roles := map[string]rbacv1.ClusterRole{}
@@ -191,11 +193,15 @@ func TestDefinitionRoles(t *testing.T) {
 	if !slices.Equal(view.Rules[0].Verbs, []string{"get", "list", "watch"}) {
 		t.Errorf("view: %v", view.Rules)
 	}
-	if want := []string{"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"}; !slices.Equal(edit.Rules[0].Verbs, want) {
+	if want := []string{
+		"get", "list", "watch", "create", "update", "patch", "delete",
+		"deletecollection",
+	}; !slices.Equal(edit.Rules[0].Verbs, want) {
 		t.Errorf("edit: %v", edit.Rules)
 	}
 	for _, r := range roles {
-		if !slices.Equal(r.Rules[0].APIGroups, []string{"k8s.cni.cncf.io"}) || !slices.Equal(r.Rules[0].Resources, []string{"network-attachment-definitions"}) {
+		if !slices.Equal(r.Rules[0].APIGroups, []string{"k8s.cni.cncf.io"}) ||
+			!slices.Equal(r.Rules[0].Resources, []string{"network-attachment-definitions"}) {
 			t.Errorf("%s: %v", r.Name, r.Rules)
 		}
 	}
@@ -208,7 +214,10 @@ func TestDefinitionPolicy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	nads := client.Resource(schema.GroupVersionResource{Group: "k8s.cni.cncf.io", Version: "v1", Resource: "network-attachment-definitions"})
+	nads := client.Resource(schema.GroupVersionResource{
+		Group: "k8s.cni.cncf.io", Version: "v1",
+		Resource: "network-attachment-definitions",
+	})
 	c.CreateNetwork(t, "default", "old", `{"cniVersion":"1.0.0","name":"x","type":"host-device","device":"eth1"}`, nil)
 	for _, u := range with(t, base, "definition-policy").objects {
 		if err := apply(t, client, u, false); err != nil {
@@ -236,7 +245,8 @@ func TestDefinitionPolicy(t *testing.T) {
 	}
 	for _, config := range []string{
 		`{"cniVersion":"1.0.0","name":"a","type":"macvlan","master":"eth1","mode":"bridge","ipam":{"type":"host-local","ranges":[[{"subnet":"192.0.2.0/24"}]],"routes":[{"dst":"0.0.0.0/0"}]}}`,
-		"{\n  \"cniVersion\": \"1.0.0\",\n  \"plugins\": [\n {\"type\" : \"bridge\", \"bridge\": \"br1\"},\n\t{\"type\":\t\"tuning\", \"sysctl\": {\"net.core.somaxconn\": \"500\"}}]}",
+		"{\n  \"cniVersion\": \"1.0.0\",\n  \"plugins\": [\n {\"type\" : \"bridge\", \"bridge\": " +
+			"\"br1\"},\n\t{\"type\":\t\"tuning\", \"sysctl\": {\"net.core.somaxconn\": \"500\"}}]}",
 		`{"cniVersion":"1.0.0","name":"a","type":"ipvlan","ipam":{"type":"whereabouts","range":"2001:db8::/64"}}`,
 	} {
 		if err := create("default", config); err != nil {
@@ -244,14 +254,19 @@ func TestDefinitionPolicy(t *testing.T) {
 		}
 	}
 	// An old one can be labelled, and not changed.
-	if _, err := nads.Namespace("default").Patch(t.Context(), "old", types.MergePatchType, []byte(`{"metadata":{"labels":{"a":"b"}}}`), metav1.PatchOptions{}); err != nil {
+	if _, err := nads.Namespace("default").Patch(t.Context(), "old", types.MergePatchType,
+		[]byte(`{"metadata":{"labels":{"a":"b"}}}`), metav1.PatchOptions{}); err != nil {
 		t.Errorf("label of an old definition: %v", err)
 	}
-	_, err = nads.Namespace("default").Patch(t.Context(), "old", types.MergePatchType, []byte(`{"spec":{"config":"{\"type\":\"host-device\",\"device\":\"eth0\"}"}}`), metav1.PatchOptions{})
+	_, err = nads.Namespace("default").Patch(t.Context(), "old", types.MergePatchType,
+		[]byte(`{"spec":{"config":"{\"type\":\"host-device\",\"device\":\"eth0\"}"}}`), metav1.PatchOptions{})
 	if !isPolicy(err) {
 		t.Errorf("change of an old definition: %v", err)
 	}
-	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "infra", Labels: map[string]string{"multus-cni.io/definition-policy": "off"}}}
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
+		Name:   "infra",
+		Labels: map[string]string{"multus-cni.io/definition-policy": "off"},
+	}}
 	if _, err := c.Client().CoreV1().Namespaces().Create(t.Context(), ns, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}

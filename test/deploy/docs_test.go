@@ -10,7 +10,8 @@ import (
 	"testing"
 )
 
-// TestSecurityPage: every test that docs/security.md names exists in the package that it names, and so does every component.
+// TestSecurityPage: every test that docs/security.md names exists in the package that it names, and so does every
+// component.
 func TestSecurityPage(t *testing.T) {
 	t.Parallel()
 	b, err := os.ReadFile("../../docs/security.md")
@@ -38,8 +39,8 @@ func TestSecurityPage(t *testing.T) {
 	}
 }
 
-// TestReliabilityPage: each row of docs/reliability.md names a test, and each test that it names exists: in the package that is
-// named after it, or else among those of faults, of a whole node or from end to end.
+// TestReliabilityPage: each row of docs/reliability.md names a test, and each test that it names exists: in the package
+// that is named after it, or else among those of faults, of a whole node or from end to end.
 func TestReliabilityPage(t *testing.T) {
 	t.Parallel()
 	b, err := os.ReadFile("../../docs/reliability.md")
@@ -93,8 +94,8 @@ func declared(t *testing.T, dir, test string) bool {
 	return found
 }
 
-// TestPinned: the image is built by the compiler that go.mod names, from an image with a digest, and no privileged Job runs what a
-// registry calls latest.
+// TestPinned: the image is built by the compiler that go.mod names, from an image with a digest, and no privileged Job
+// runs what a registry calls latest.
 func TestPinned(t *testing.T) {
 	t.Parallel()
 	read := func(name string) string {

@@ -38,7 +38,10 @@ func TestPaths(t *testing.T) {
 			"/var/snap/microk8s/current/args/cni-network", "/var/snap/microk8s/current/opt/cni/bin",
 			"/var/snap/microk8s/common/var/lib/kubelet", true, "",
 		},
-		"overlays/k3s":       {"/var/lib/rancher/k3s/agent/etc/cni/net.d", "/var/lib/rancher/k3s/data/cni", kubelet, true, ""},
+		"overlays/k3s": {
+			"/var/lib/rancher/k3s/agent/etc/cni/net.d", "/var/lib/rancher/k3s/data/cni", kubelet, true,
+			"",
+		},
 		"overlays/rke2":      {conf, bin, kubelet, false, ""},
 		"overlays/k0s":       {conf, bin, "/var/lib/k0s/kubelet", true, ""},
 		"overlays/kind":      {conf, bin, kubelet, true, ""},
@@ -60,7 +63,8 @@ func TestPaths(t *testing.T) {
 			c := pod.Containers[0]
 			paths := mounts(&pod)
 			for name, want := range map[string]string{
-				"cni-conf": w.conf, "cni-bin": w.bin, "pod-resources": w.kubelet + "/pod-resources", "device-plugins": w.kubelet + "/device-plugins",
+				"cni-conf": w.conf, "cni-bin": w.bin, "pod-resources": w.kubelet + "/pod-resources",
+				"device-plugins": w.kubelet + "/device-plugins",
 			} {
 				if paths[name] != want {
 					t.Errorf("volume %s is %q, want %q", name, paths[name], want)
@@ -133,7 +137,8 @@ func checkInstall(t *testing.T, c *corev1.Container, paths map[string]string, re
 	if err := cmd.ParseFlags(rest); err != nil {
 		t.Fatal(err)
 	}
-	if got := value(t, cmd, "dest"); got != paths["cni-bin"] || c.VolumeMounts[0].MountPath != got || c.VolumeMounts[0].ReadOnly {
+	if got := value(t, cmd, "dest"); got != paths["cni-bin"] || c.VolumeMounts[0].MountPath != got ||
+		c.VolumeMounts[0].ReadOnly {
 		t.Errorf("--dest %q, but the mount is %+v", got, c.VolumeMounts[0])
 	}
 	if got := value(t, cmd, "reference-plugins"); got != strconv.FormatBool(reference) {
@@ -158,15 +163,20 @@ func checkFlags(t *testing.T, c *corev1.Container) {
 		t.Errorf("--install-dir %q: the daemon must not write plugins", got)
 	}
 	file := value(t, cmd, "config")
-	if !slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == "config" && m.MountPath == path.Dir(file) }) {
+	if !slices.ContainsFunc(c.VolumeMounts,
+		func(m corev1.VolumeMount) bool { return m.Name == "config" && m.MountPath == path.Dir(file) }) {
 		t.Errorf("--config %s is not mounted", file)
 	}
-	for name, p := range map[string]*corev1.Probe{"/healthz": c.LivenessProbe, "/readyz": c.ReadinessProbe, "/healthz ": c.StartupProbe} {
+	for name, p := range map[string]*corev1.Probe{
+		"/healthz": c.LivenessProbe, "/readyz": c.ReadinessProbe,
+		"/healthz ": c.StartupProbe,
+	} {
 		if p == nil || p.HTTPGet == nil {
 			t.Errorf("no probe %s", name)
 			continue
 		}
-		if g := p.HTTPGet; g.Host != "127.0.0.1" || g.Port.String() != value(t, cmd, "health-port") || g.Path != strings.TrimSpace(name) {
+		if g := p.HTTPGet; g.Host != "127.0.0.1" || g.Port.String() != value(t, cmd, "health-port") ||
+			g.Path != strings.TrimSpace(name) {
 			t.Errorf("probe %+v", g)
 		}
 	}
@@ -196,8 +206,9 @@ func TestThinArguments(t *testing.T) {
 	paths := mounts(&pod)
 	for name, want := range map[string]string{
 		"cni-conf-dir": paths["cni-conf"], "multus-autoconfig-dir": paths["cni-conf"], "cni-bin-dir": paths["cni-bin"],
-		"multus-cni-conf-dir": paths["networks"], "multus-kubeconfig-file-host": paths["cni-conf"] + "/multus.d/multus.kubeconfig",
-		"multus-conf-file": "auto",
+		"multus-cni-conf-dir":         paths["networks"],
+		"multus-kubeconfig-file-host": paths["cni-conf"] + "/multus.d/multus.kubeconfig",
+		"multus-conf-file":            "auto",
 	} {
 		if got := value(t, cmd, name); got != want {
 			t.Errorf("--%s %q, want %q", name, got, want)

@@ -69,7 +69,8 @@ func (i *installed) pod(t *testing.T, namespace, name, node string) {
 			Annotations: map[string]string{"example.com/owner": "tenant", "k8s.v1.cni.cncf.io/networks": "a"},
 		},
 		Spec: corev1.PodSpec{
-			NodeName: node, ServiceAccountName: "multus", Containers: []corev1.Container{{Name: "app", Image: "registry.example/app:1"}},
+			NodeName: node, ServiceAccountName: "multus",
+			Containers: []corev1.Container{{Name: "app", Image: "registry.example/app:1"}},
 		},
 	}
 	if _, err := i.Client().CoreV1().Pods(namespace).Create(t.Context(), p, metav1.CreateOptions{}); err != nil {
@@ -78,7 +79,8 @@ func (i *installed) pod(t *testing.T, namespace, name, node string) {
 	status := `{"status":{"phase":"Running","podIP":"10.244.0.5","podIPs":[{"ip":"10.244.0.5"}],"startTime":"2026-01-01T00:00:00Z",` +
 		`"conditions":[{"type":"Ready","status":"False","lastProbeTime":null,"lastTransitionTime":"2026-01-01T00:00:00Z"}],` +
 		`"containerStatuses":[{"name":"app","ready":false,"restartCount":0,"image":"i","imageID":"i","state":{"waiting":{"reason":"x"}},"lastState":{}}]}}`
-	if _, err := i.Client().CoreV1().Pods(namespace).Patch(t.Context(), name, types.StrategicMergePatchType, []byte(status), metav1.PatchOptions{}, "status"); err != nil {
+	if _, err := i.Client().CoreV1().Pods(namespace).Patch(t.Context(), name, types.StrategicMergePatchType,
+		[]byte(status), metav1.PatchOptions{}, "status"); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -94,7 +96,8 @@ func (i *installed) token(t *testing.T, node string) string {
 		}
 		req.Spec.BoundObjectRef = &authv1.BoundObjectReference{Kind: "Pod", APIVersion: "v1", Name: p.Name, UID: p.UID}
 	}
-	got, err := i.Client().CoreV1().ServiceAccounts("kube-system").CreateToken(t.Context(), "multus", req, metav1.CreateOptions{})
+	got, err := i.Client().CoreV1().ServiceAccounts("kube-system").CreateToken(t.Context(), "multus", req,
+		metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,11 +126,13 @@ func (i *installed) inForce(t *testing.T, client kubernetes.Interface) {
 	create := metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}
 	// The role first: what it does not grant yet is refused as well.
 	wait(t, "the role", func() error {
-		_, err := client.CoreV1().Pods("default").Patch(t.Context(), "web-"+nodeA, types.MergePatchType, statusPatch("dry"), dry, "status")
+		_, err := client.CoreV1().Pods("default").Patch(t.Context(), "web-"+nodeA, types.MergePatchType, statusPatch("dry"),
+			dry, "status")
 		return err
 	})
 	wait(t, "the policies", func() error {
-		_, status := client.CoreV1().Pods("default").Patch(t.Context(), "web-"+nodeA, types.MergePatchType, []byte(`{"metadata":{"labels":{"app":"x"}}}`), dry, "status")
+		_, status := client.CoreV1().Pods("default").Patch(t.Context(), "web-"+nodeA, types.MergePatchType,
+			[]byte(`{"metadata":{"labels":{"app":"x"}}}`), dry, "status")
 		_, event := client.CoreV1().Events("default").Create(t.Context(), forged(nil), create)
 		if !isPolicy(status) || !isPolicy(event) {
 			return fmt.Errorf("status: %v; event: %v", status, event) //nolint:errorlint // either may be nil
@@ -156,7 +161,8 @@ func wait(t *testing.T, what string, try func() error) {
 }
 
 func isPolicy(err error) bool {
-	return (apierrors.IsForbidden(err) || apierrors.IsInvalid(err)) && strings.Contains(err.Error(), "ValidatingAdmissionPolicy")
+	return (apierrors.IsForbidden(err) || apierrors.IsInvalid(err)) &&
+		strings.Contains(err.Error(), "ValidatingAdmissionPolicy")
 }
 
 func statusPatch(value string) []byte {
@@ -169,8 +175,9 @@ func forged(change func(*corev1.Event)) *corev1.Event {
 	e := &corev1.Event{
 		ObjectMeta:     metav1.ObjectMeta{GenerateName: "forged-", Namespace: "default"},
 		InvolvedObject: corev1.ObjectReference{Kind: "Pod", Namespace: "default", Name: "web-node-a"},
-		Source:         corev1.EventSource{Component: "kubelet", Host: nodeA}, ReportingController: "kubelet", ReportingInstance: nodeA,
-		Type: "Normal", Reason: "AddedInterface", Message: "x",
+		Source:         corev1.EventSource{Component: "kubelet", Host: nodeA}, ReportingController: "kubelet",
+		ReportingInstance: nodeA,
+		Type:              "Normal", Reason: "AddedInterface", Message: "x",
 	}
 	if change != nil {
 		e.Source.Component, e.ReportingController = "multus", "multus"
@@ -179,35 +186,53 @@ func forged(change func(*corev1.Event)) *corev1.Event {
 	return e
 }
 
-// TestPolicyRefuses: with the token of a daemon's pod of node A, nothing can be written but the network status of the pods
-// of node A, and events of Multus from node A.
+// TestPolicyRefuses: with the token of a daemon's pod of node A, nothing can be written but the network status of the
+// pods of node A, and events of Multus from node A.
 func TestPolicyRefuses(t *testing.T) {
 	i := install(t, base)
 	a := i.as(t, i.token(t, nodeA))
 	i.inForce(t, a)
 
 	for name, c := range map[string]struct{ pod, patch string }{
-		"labels":                       {"web-node-a", `{"metadata":{"labels":{"app":"attacker"}}}`},
-		"label removed":                {"web-node-a", `{"metadata":{"labels":{"app":null}}}`},
-		"finalizers":                   {"web-node-a", `{"metadata":{"finalizers":[]}}`},
-		"finalizer added":              {"web-node-a", `{"metadata":{"finalizers":["example.com/keep","example.com/more"]}}`},
-		"other annotation":             {"web-node-a", `{"metadata":{"annotations":{"k8s.v1.cni.cncf.io/networks":"b"}}}`},
-		"other annotation removed":     {"web-node-a", `{"metadata":{"annotations":{"example.com/owner":null}}}`},
-		"new annotation":               {"web-node-a", `{"metadata":{"annotations":{"k8s.v1.cni.cncf.io/network-statuses":"b"}}}`},
-		"all annotations":              {"web-node-a", `{"metadata":{"annotations":null}}`},
-		"generate name":                {"web-node-a", `{"metadata":{"generateName":"x-"}}`},
-		"address and Ready":            {"web-node-a", `{"status":{"podIP":"10.6.6.6","podIPs":[{"ip":"10.6.6.6"}],"conditions":[{"type":"Ready","status":"True"}]}}`},
-		"Ready":                        {"web-node-a", `{"status":{"conditions":[{"type":"Ready","status":"True"}]}}`},
-		"condition removed":            {"web-node-a", `{"status":{"conditions":[]}}`},
-		"condition of another's":       {"web-node-a", `{"status":{"conditions":[{"type":"Ready","status":"False","lastTransitionTime":"2026-01-01T00:00:00Z"},{"type":"multus-cni.io/Other","status":"True"}]}}`},
-		"phase":                        {"web-node-a", `{"status":{"phase":"Failed"}}`},
-		"reason":                       {"web-node-a", `{"status":{"reason":"Evicted"}}`},
-		"host address":                 {"web-node-a", `{"status":{"hostIP":"10.6.6.6","hostIPs":[{"ip":"10.6.6.6"}]}}`},
-		"containers":                   {"web-node-a", `{"status":{"containerStatuses":[{"name":"app","ready":true,"restartCount":0,"image":"i","imageID":"i"}]}}`},
-		"label beside the status":      {"web-node-a", `{"metadata":{"labels":{"app":"attacker"},"annotations":{"` + networkStatus + `":"[]"}}}`},
-		"network status, other node":   {"web-node-b", string(statusPatch("[]"))},
-		"labels, other node":           {"web-node-b", `{"metadata":{"labels":{"app":"attacker"}}}`},
-		"condition, other node":        {"web-node-b", `{"status":{"conditions":[{"type":"Ready","status":"False","lastTransitionTime":"2026-01-01T00:00:00Z"},{"type":"multus-cni.io/NetworksReady","status":"True"}]}}`},
+		"labels":                   {"web-node-a", `{"metadata":{"labels":{"app":"attacker"}}}`},
+		"label removed":            {"web-node-a", `{"metadata":{"labels":{"app":null}}}`},
+		"finalizers":               {"web-node-a", `{"metadata":{"finalizers":[]}}`},
+		"finalizer added":          {"web-node-a", `{"metadata":{"finalizers":["example.com/keep","example.com/more"]}}`},
+		"other annotation":         {"web-node-a", `{"metadata":{"annotations":{"k8s.v1.cni.cncf.io/networks":"b"}}}`},
+		"other annotation removed": {"web-node-a", `{"metadata":{"annotations":{"example.com/owner":null}}}`},
+		"new annotation": {
+			"web-node-a",
+			`{"metadata":{"annotations":{"k8s.v1.cni.cncf.io/network-statuses":"b"}}}`,
+		},
+		"all annotations": {"web-node-a", `{"metadata":{"annotations":null}}`},
+		"generate name":   {"web-node-a", `{"metadata":{"generateName":"x-"}}`},
+		"address and Ready": {
+			"web-node-a",
+			`{"status":{"podIP":"10.6.6.6","podIPs":[{"ip":"10.6.6.6"}],"conditions":[{"type":"Ready","status":"True"}]}}`,
+		},
+		"Ready":             {"web-node-a", `{"status":{"conditions":[{"type":"Ready","status":"True"}]}}`},
+		"condition removed": {"web-node-a", `{"status":{"conditions":[]}}`},
+		"condition of another's": {
+			"web-node-a",
+			`{"status":{"conditions":[{"type":"Ready","status":"False","lastTransitionTime":"2026-01-01T00:00:00Z"},{"type":"multus-cni.io/Other","status":"True"}]}}`,
+		},
+		"phase":        {"web-node-a", `{"status":{"phase":"Failed"}}`},
+		"reason":       {"web-node-a", `{"status":{"reason":"Evicted"}}`},
+		"host address": {"web-node-a", `{"status":{"hostIP":"10.6.6.6","hostIPs":[{"ip":"10.6.6.6"}]}}`},
+		"containers": {
+			"web-node-a",
+			`{"status":{"containerStatuses":[{"name":"app","ready":true,"restartCount":0,"image":"i","imageID":"i"}]}}`,
+		},
+		"label beside the status": {
+			"web-node-a",
+			`{"metadata":{"labels":{"app":"attacker"},"annotations":{"` + networkStatus + `":"[]"}}}`,
+		},
+		"network status, other node": {"web-node-b", string(statusPatch("[]"))},
+		"labels, other node":         {"web-node-b", `{"metadata":{"labels":{"app":"attacker"}}}`},
+		"condition, other node": {
+			"web-node-b",
+			`{"status":{"conditions":[{"type":"Ready","status":"False","lastTransitionTime":"2026-01-01T00:00:00Z"},{"type":"multus-cni.io/NetworksReady","status":"True"}]}}`,
+		},
 		"network status, other daemon": {"../kube-system/kube-multus-ds-node-b", string(statusPatch("[]"))},
 	} {
 		t.Run("patch/"+name, func(t *testing.T) {
@@ -215,35 +240,42 @@ func TestPolicyRefuses(t *testing.T) {
 			if rest, ok := strings.CutPrefix(pod, "../kube-system/"); ok {
 				namespace, pod = "kube-system", rest
 			}
-			_, err := a.CoreV1().Pods(namespace).Patch(t.Context(), pod, types.MergePatchType, []byte(c.patch), metav1.PatchOptions{}, "status")
+			_, err := a.CoreV1().Pods(namespace).Patch(t.Context(), pod, types.MergePatchType, []byte(c.patch),
+				metav1.PatchOptions{}, "status")
 			if !isPolicy(err) {
 				t.Errorf("answer: %v", err)
 			}
 		})
 	}
 	for name, change := range map[string]func(*corev1.Event){
-		"from kubelet":          nil,
-		"source kubelet":        func(e *corev1.Event) { e.Source.Component = "kubelet" },
-		"controller kubelet":    func(e *corev1.Event) { e.ReportingController = "kubelet" },
-		"no controller":         func(e *corev1.Event) { e.ReportingController = "" },
-		"reason":                func(e *corev1.Event) { e.Reason = "Killing" },
-		"no reason":             func(e *corev1.Event) { e.Reason = "" },
-		"instance of node b":    func(e *corev1.Event) { e.ReportingInstance = nodeB },
-		"host of node b":        func(e *corev1.Event) { e.Source.Host = nodeB },
-		"no instance":           func(e *corev1.Event) { e.ReportingInstance = "" },
-		"about a Secret":        func(e *corev1.Event) { e.InvolvedObject.Kind = "Secret" },
-		"about the node b":      func(e *corev1.Event) { e.InvolvedObject = corev1.ObjectReference{Kind: "Node", Name: nodeB} },
+		"from kubelet":       nil,
+		"source kubelet":     func(e *corev1.Event) { e.Source.Component = "kubelet" },
+		"controller kubelet": func(e *corev1.Event) { e.ReportingController = "kubelet" },
+		"no controller":      func(e *corev1.Event) { e.ReportingController = "" },
+		"reason":             func(e *corev1.Event) { e.Reason = "Killing" },
+		"no reason":          func(e *corev1.Event) { e.Reason = "" },
+		"instance of node b": func(e *corev1.Event) { e.ReportingInstance = nodeB },
+		"host of node b":     func(e *corev1.Event) { e.Source.Host = nodeB },
+		"no instance":        func(e *corev1.Event) { e.ReportingInstance = "" },
+		"about a Secret":     func(e *corev1.Event) { e.InvolvedObject.Kind = "Secret" },
+		"about the node b": func(
+			e *corev1.Event,
+		) {
+			e.InvolvedObject = corev1.ObjectReference{Kind: "Node", Name: nodeB}
+		},
 		"about nothing, node b": func(e *corev1.Event) { e.InvolvedObject = corev1.ObjectReference{Name: nodeB} },
 	} {
 		t.Run("event/"+name, func(t *testing.T) {
-			if _, err := a.CoreV1().Events("default").Create(t.Context(), forged(change), metav1.CreateOptions{}); !isPolicy(err) {
+			if _, err := a.CoreV1().Events("default").Create(t.Context(), forged(change),
+				metav1.CreateOptions{}); !isPolicy(err) {
 				t.Errorf("answer: %v", err)
 			}
 		})
 	}
 	t.Run("token without a node", func(t *testing.T) {
 		unbound := i.as(t, i.token(t, ""))
-		_, err := unbound.CoreV1().Pods("default").Patch(t.Context(), "web-"+nodeA, types.MergePatchType, statusPatch("[]"), metav1.PatchOptions{}, "status")
+		_, err := unbound.CoreV1().Pods("default").Patch(t.Context(), "web-"+nodeA, types.MergePatchType, statusPatch("[]"),
+			metav1.PatchOptions{}, "status")
 		if !isPolicy(err) {
 			t.Errorf("answer: %v", err)
 		}
@@ -266,7 +298,11 @@ func (i *installed) update(t *testing.T) {
 			role.Rules[n].Verbs = []string{"update"}
 		}
 	}
-	role.Rules = append(role.Rules, rbacv1.PolicyRule{APIGroups: []string{"", "events.k8s.io"}, Resources: []string{"events"}, Verbs: []string{"create", "patch", "update"}})
+	role.Rules = append(role.Rules,
+		rbacv1.PolicyRule{
+			APIGroups: []string{"", "events.k8s.io"}, Resources: []string{"events"},
+			Verbs: []string{"create", "patch", "update"},
+		})
 	if _, err := roles.Update(t.Context(), role, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -319,11 +355,13 @@ func (i *installed) eventsChanged(t *testing.T, a kubernetes.Interface) {
 	if _, err := i.Client().CoreV1().Events("default").Create(t.Context(), e, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	_, err := a.CoreV1().Events("default").Patch(t.Context(), e.Name, types.MergePatchType, []byte(`{"message":"y"}`), metav1.PatchOptions{})
+	_, err := a.CoreV1().Events("default").Patch(t.Context(), e.Name, types.MergePatchType, []byte(`{"message":"y"}`),
+		metav1.PatchOptions{})
 	if !isPolicy(err) {
 		t.Errorf("event changed: %v", err)
 	}
-	_, err = a.EventsV1().Events("default").Patch(t.Context(), e.Name, types.MergePatchType, []byte(`{"metadata":{"labels":{"x":"y"}}}`), metav1.PatchOptions{})
+	_, err = a.EventsV1().Events("default").Patch(t.Context(), e.Name, types.MergePatchType,
+		[]byte(`{"metadata":{"labels":{"x":"y"}}}`), metav1.PatchOptions{})
 	if !isPolicy(err) {
 		t.Errorf("event changed by events.k8s.io: %v", err)
 	}
@@ -341,7 +379,8 @@ func (i *installed) doctorReads(t *testing.T) {
 			p, err := client.Policy(t.Context(), name)
 			if err != nil || p.Exists != want.Exists || p.Bound != want.Bound {
 				t.Errorf("policy %s: %+v, %v, want %+v", name, p, err, want)
-			} else if p.Exists && (!p.Selects("system:serviceaccount:kube-system:multus") || p.Selects("system:serviceaccount:kube-system:multus2")) {
+			} else if p.Exists && (!p.Selects("system:serviceaccount:kube-system:multus") ||
+				p.Selects("system:serviceaccount:kube-system:multus2")) {
 				t.Errorf("policy %s is about %q", name, p.Accounts)
 			}
 		}
@@ -350,7 +389,8 @@ func (i *installed) doctorReads(t *testing.T) {
 	look(kube.Policy{Exists: true, Bound: true})
 	for _, name := range kube.Policies() {
 		patch := []byte(`{"spec":{"validationActions":["Audit"]}}`)
-		if _, err := registration.ValidatingAdmissionPolicyBindings().Patch(t.Context(), name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		if _, err := registration.ValidatingAdmissionPolicyBindings().Patch(t.Context(), name, types.MergePatchType, patch,
+			metav1.PatchOptions{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -367,14 +407,15 @@ func (i *installed) doctorReads(t *testing.T) {
 func (i *installed) othersWrite(t *testing.T) {
 	t.Helper()
 	pods := i.Client().CoreV1().Pods("default")
-	_, err := pods.Patch(t.Context(), "web-"+nodeA, types.MergePatchType, []byte(`{"metadata":{"labels":{"x":"y"}},"status":{"phase":"Failed"}}`), metav1.PatchOptions{}, "status")
+	_, err := pods.Patch(t.Context(), "web-"+nodeA, types.MergePatchType,
+		[]byte(`{"metadata":{"labels":{"x":"y"}},"status":{"phase":"Failed"}}`), metav1.PatchOptions{}, "status")
 	if err != nil {
 		t.Errorf("administrator: %v", err)
 	}
 }
 
-// TestPolicyAllows: what the daemon and the thin plugin do passes: the status by PATCH and by PUT, also of a pod that is
-// being deleted, our condition, and each event.
+// TestPolicyAllows: what the daemon and the thin plugin do passes: the status by PATCH and by PUT, also of a pod that
+// is being deleted, our condition, and each event.
 func TestPolicyAllows(t *testing.T) {
 	i := install(t, base)
 	token := i.token(t, nodeA)
@@ -398,7 +439,8 @@ func TestPolicyAllows(t *testing.T) {
 	}
 	t.Run("condition", func(t *testing.T) {
 		patch := `{"status":{"conditions":[{"type":"multus-cni.io/NetworksReady","status":"True","lastTransitionTime":"2026-01-01T00:00:00Z"}]}}`
-		_, err := a.CoreV1().Pods("default").Patch(t.Context(), "web-"+nodeA, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}, "status")
+		_, err := a.CoreV1().Pods("default").Patch(t.Context(), "web-"+nodeA, types.StrategicMergePatchType, []byte(patch),
+			metav1.PatchOptions{}, "status")
 		if err != nil {
 			t.Error(err)
 		}
@@ -410,7 +452,8 @@ func TestPolicyAllows(t *testing.T) {
 			t.Fatal(err)
 		}
 		wait(t, "GET and PUT", func() error {
-			return client.SetAnnotation(t.Context(), publish.Pod{Namespace: "default", Name: "web-" + nodeA}, networkStatus, "[1]")
+			return client.SetAnnotation(t.Context(), publish.Pod{Namespace: "default", Name: "web-" + nodeA}, networkStatus,
+				"[1]")
 		})
 		i.daemonWrites(t, client)
 	})
@@ -422,7 +465,8 @@ func (i *installed) daemonWrites(t *testing.T, client *kube.Client) {
 	name := "going-" + strings.ToLower(strings.ReplaceAll(filepath.Base(t.Name()), "_", "-"))
 	i.pod(t, "default", name, nodeA)
 	grace := int64(600)
-	if err := i.Client().CoreV1().Pods("default").Delete(t.Context(), name, metav1.DeleteOptions{GracePeriodSeconds: &grace}); err != nil {
+	if err := i.Client().CoreV1().Pods("default").Delete(t.Context(), name,
+		metav1.DeleteOptions{GracePeriodSeconds: &grace}); err != nil {
 		t.Fatal(err)
 	}
 	for _, pod := range []string{"web-" + nodeA, name} {
@@ -448,11 +492,13 @@ func (i *installed) daemonWrites(t *testing.T, client *kube.Client) {
 		}
 	}
 	for _, reason := range reasons(t) {
-		if err := client.EmitNode(t.Context(), nodeA, publish.Event{Type: publish.Warning, Reason: reason, Message: t.Name()}); err != nil {
+		if err := client.EmitNode(t.Context(), nodeA,
+			publish.Event{Type: publish.Warning, Reason: reason, Message: t.Name()}); err != nil {
 			t.Errorf("event %s of the node: %v", reason, err)
 		}
 	}
-	if err := client.SetAnnotation(t.Context(), publish.Pod{Namespace: "default", Name: "web-" + nodeB}, networkStatus, "[]"); !errors.Is(err, publish.ErrRefused) {
+	if err := client.SetAnnotation(t.Context(), publish.Pod{Namespace: "default", Name: "web-" + nodeB}, networkStatus,
+		"[]"); !errors.Is(err, publish.ErrRefused) {
 		t.Errorf("network status of the other node: %v", err)
 	}
 }

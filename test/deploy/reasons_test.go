@@ -103,7 +103,10 @@ func text(lit *ast.BasicLit) string {
 func TestReasons(t *testing.T) {
 	t.Parallel()
 	got := reasons(t)
-	for _, want := range []string{"AddedInterface", "NoNetworkFound", "FailedAddingInterface", "FailedRemovingInterface", "CNIConfigurationLost"} {
+	for _, want := range []string{
+		"AddedInterface", "NoNetworkFound", "FailedAddingInterface", "FailedRemovingInterface",
+		"CNIConfigurationLost",
+	} {
 		if !slices.Contains(got, want) {
 			t.Errorf("%s is not among %q", want, got)
 		}

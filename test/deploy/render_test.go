@@ -128,7 +128,8 @@ func TestNames(t *testing.T) {
 			}
 			ds := get[appsv1.DaemonSet](t, m, "DaemonSet")
 			// Immutable: another selector, and today's DaemonSet could not be replaced.
-			if s := ds.Spec.Selector; len(s.MatchExpressions) != 0 || len(s.MatchLabels) != 1 || s.MatchLabels["name"] != "multus" {
+			if s := ds.Spec.Selector; len(s.MatchExpressions) != 0 || len(s.MatchLabels) != 1 ||
+				s.MatchLabels["name"] != "multus" {
 				t.Errorf("selector %v", s)
 			}
 			for key, value := range map[string]string{"tier": "node", "app": "multus", "name": "multus"} {

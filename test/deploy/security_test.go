@@ -18,10 +18,13 @@ const installer = "install"
 
 // sensitive are files and directories of a node of which no mount may show any.
 var sensitive = []string{
-	"/boot/x", "/dev/x", "/etc/shadow", "/etc/kubernetes/pki", "/etc/ssh", "/home/x", "/home/kubernetes/kube-env", "/opt/x", "/proc/1", "/root/x",
-	"/run/multus-lock", "/run/netns", "/var/run/netns", "/run/containerd/containerd.sock", "/run/k3s/containerd/containerd.sock", "/run/k0s/containerd.sock",
+	"/boot/x", "/dev/x", "/etc/shadow", "/etc/kubernetes/pki", "/etc/ssh", "/home/x", "/home/kubernetes/kube-env",
+	"/opt/x", "/proc/1", "/root/x",
+	"/run/multus-lock", "/run/netns", "/var/run/netns", "/run/containerd/containerd.sock",
+	"/run/k3s/containerd/containerd.sock", "/run/k0s/containerd.sock",
 	"/run/crio/crio.sock", "/var/run/x", "/sys/x", "/usr/bin", "/var/log/pods", "/var/lib/etcd", "/var/lib/containerd",
-	"/var/lib/cni/networks", "/var/lib/kubelet/pods", "/var/lib/kubelet/pki", "/var/lib/k0s/kubelet/pods", "/var/lib/k0s/pki",
+	"/var/lib/cni/networks", "/var/lib/kubelet/pods", "/var/lib/kubelet/pki", "/var/lib/k0s/kubelet/pods",
+	"/var/lib/k0s/pki",
 	"/var/lib/rancher/k3s/server", "/var/snap/microk8s/current/certs", "/var/snap/microk8s/common/var/lib/kubelet/pods",
 }
 
@@ -42,13 +45,15 @@ func violations(ds *appsv1.DaemonSet) []string {
 	bad(pod.PriorityClassName != "system-node-critical", "priorityClassName %q", pod.PriorityClassName)
 	bad(pod.ServiceAccountName != "multus", "serviceAccountName %q", pod.ServiceAccountName)
 	bad(pod.TerminationGracePeriodSeconds == nil, "no terminationGracePeriodSeconds")
-	bad(ds.Spec.UpdateStrategy.Type != appsv1.RollingUpdateDaemonSetStrategyType, "updateStrategy %q", ds.Spec.UpdateStrategy.Type)
+	bad(ds.Spec.UpdateStrategy.Type != appsv1.RollingUpdateDaemonSetStrategyType, "updateStrategy %q",
+		ds.Spec.UpdateStrategy.Type)
 	for _, effect := range []corev1.TaintEffect{corev1.TaintEffectNoSchedule, corev1.TaintEffectNoExecute} {
 		bad(!slices.ContainsFunc(pod.Tolerations, func(t corev1.Toleration) bool {
 			return t.Key == "" && t.Operator == corev1.TolerationOpExists && t.Effect == effect
 		}), "does not tolerate %s", effect)
 	}
-	bad(slices.ContainsFunc(pod.InitContainers, func(c corev1.Container) bool { return c.Name != installer }), "init containers of others")
+	bad(slices.ContainsFunc(pod.InitContainers, func(c corev1.Container) bool { return c.Name != installer }),
+		"init containers of others")
 	bad(len(pod.InitContainers) > 1, "%d init containers", len(pod.InitContainers))
 	bad(len(pod.EphemeralContainers) != 0, "ephemeral containers")
 	bad(len(pod.Containers) != 1, "%d containers", len(pod.Containers))
@@ -58,7 +63,8 @@ func violations(ds *appsv1.DaemonSet) []string {
 	for i := range pod.InitContainers {
 		c := &pod.InitContainers[i]
 		v = append(v, ofContainer(c, pod.SecurityContext)...)
-		bad(len(c.VolumeMounts) != 1 || c.VolumeMounts[0].Name != "cni-bin", "the init container %s sees more than the plugin directory", c.Name)
+		bad(len(c.VolumeMounts) != 1 ||
+			c.VolumeMounts[0].Name != "cni-bin", "the init container %s sees more than the plugin directory", c.Name)
 		bad(len(c.Env) != 0, "the init container %s has an environment", c.Name)
 	}
 	return append(v, ofVolumes(&pod)...)
@@ -79,7 +85,8 @@ func ofContainer(c *corev1.Container, pod *corev1.PodSecurityContext) []string {
 	bad(sc.AllowPrivilegeEscalation == nil || *sc.AllowPrivilegeEscalation, "allowPrivilegeEscalation")
 	bad(sc.ReadOnlyRootFilesystem == nil || !*sc.ReadOnlyRootFilesystem, "root filesystem can be written")
 	bad(sc.RunAsUser == nil || *sc.RunAsUser != 0, "runAsUser is not said to be 0")
-	bad(sc.Capabilities == nil || len(sc.Capabilities.Add) != 0 || !slices.Equal(sc.Capabilities.Drop, []corev1.Capability{"ALL"}), "capabilities")
+	bad(sc.Capabilities == nil || len(sc.Capabilities.Add) != 0 ||
+		!slices.Equal(sc.Capabilities.Drop, []corev1.Capability{"ALL"}), "capabilities")
 	bad(sc.ProcMount != nil, "procMount")
 	runtimeDefault := func(p *corev1.SeccompProfile) bool {
 		return p != nil && p.Type == corev1.SeccompProfileTypeRuntimeDefault
@@ -144,7 +151,10 @@ func TestSecurity(t *testing.T) {
 				t.Error(v)
 			}
 			// As text as well: an object that is added one day is looked at too.
-			for _, word := range []string{"mountPropagation", "hostPID: true", "hostIPC: true", "privileged: true", "allowPrivilegedContainer: true", "allowHostDirVolumePlugin: false"} {
+			for _, word := range []string{
+				"mountPropagation", "hostPID: true", "hostIPC: true", "privileged: true",
+				"allowPrivilegedContainer: true", "allowHostDirVolumePlugin: false",
+			} {
 				if bytes.Contains(m.text, []byte(word)) {
 					t.Errorf("it says %q", word)
 				}
@@ -153,8 +163,8 @@ func TestSecurity(t *testing.T) {
 	}
 }
 
-// TestWritableMounts: what only has to be read is read-only. The daemon, which reads what pods and definitions hold, cannot write
-// the plugins, which the runtime executes.
+// TestWritableMounts: what only has to be read is read-only. The daemon, which reads what pods and definitions hold,
+// cannot write the plugins, which the runtime executes.
 func TestWritableMounts(t *testing.T) {
 	t.Parallel()
 	for _, dir := range all(t) {
@@ -163,7 +173,8 @@ func TestWritableMounts(t *testing.T) {
 			want = []string{"cni-conf", "cni-bin", "networks"} // thin_entrypoint makes that directory
 		}
 		var got []string
-		for _, m := range get[appsv1.DaemonSet](t, render(t, dir), "DaemonSet").Spec.Template.Spec.Containers[0].VolumeMounts {
+		for _, m := range get[appsv1.DaemonSet](t, render(t, dir),
+			"DaemonSet").Spec.Template.Spec.Containers[0].VolumeMounts {
 			if !m.ReadOnly {
 				got = append(got, m.Name)
 			}
@@ -182,7 +193,11 @@ func TestViolationsAreSeen(t *testing.T) {
 	create := corev1.HostPathDirectoryOrCreate
 	unmasked := corev1.UnmaskedProcMount
 	for name, breakIt := range map[string]func(*appsv1.DaemonSet, *corev1.PodSpec, *corev1.Container){
-		"privileged":  func(_ *appsv1.DaemonSet, _ *corev1.PodSpec, c *corev1.Container) { c.SecurityContext.Privileged = &yes },
+		"privileged": func(_ *appsv1.DaemonSet, _ *corev1.PodSpec,
+			c *corev1.Container,
+		) {
+			c.SecurityContext.Privileged = &yes
+		},
 		"hostPID":     func(_ *appsv1.DaemonSet, p *corev1.PodSpec, _ *corev1.Container) { p.HostPID = true },
 		"hostIPC":     func(_ *appsv1.DaemonSet, p *corev1.PodSpec, _ *corev1.Container) { p.HostIPC = true },
 		"hostNetwork": func(_ *appsv1.DaemonSet, p *corev1.PodSpec, _ *corev1.Container) { p.HostNetwork = false },
@@ -194,7 +209,11 @@ func TestViolationsAreSeen(t *testing.T) {
 		"strategy": func(d *appsv1.DaemonSet, _ *corev1.PodSpec, _ *corev1.Container) {
 			d.Spec.UpdateStrategy.Type = "OnDelete"
 		},
-		"tolerations": func(_ *appsv1.DaemonSet, p *corev1.PodSpec, _ *corev1.Container) { p.Tolerations = p.Tolerations[:1] },
+		"tolerations": func(_ *appsv1.DaemonSet, p *corev1.PodSpec,
+			_ *corev1.Container,
+		) {
+			p.Tolerations = p.Tolerations[:1]
+		},
 		"init container": func(_ *appsv1.DaemonSet, p *corev1.PodSpec, c *corev1.Container) {
 			p.InitContainers = []corev1.Container{*c}
 		},
@@ -268,8 +287,12 @@ func TestViolationsAreSeen(t *testing.T) {
 		"type of a path": func(_ *appsv1.DaemonSet, p *corev1.PodSpec, _ *corev1.Container) {
 			p.Volumes[1].HostPath.Type = &create
 		},
-		"kind of volume":   func(_ *appsv1.DaemonSet, p *corev1.PodSpec, _ *corev1.Container) { p.Volumes[1].HostPath = nil },
-		"shared processes": func(_ *appsv1.DaemonSet, p *corev1.PodSpec, _ *corev1.Container) { p.ShareProcessNamespace = &yes },
+		"kind of volume": func(_ *appsv1.DaemonSet, p *corev1.PodSpec, _ *corev1.Container) { p.Volumes[1].HostPath = nil },
+		"shared processes": func(_ *appsv1.DaemonSet, p *corev1.PodSpec,
+			_ *corev1.Container,
+		) {
+			p.ShareProcessNamespace = &yes
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

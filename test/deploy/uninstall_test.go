@@ -30,7 +30,8 @@ func TestUninstallJob(t *testing.T) {
 	pod := job.Spec.Template.Spec
 	ours := get[appsv1.DaemonSet](t, render(t, base), "DaemonSet").Spec.Template.Spec.Containers[0]
 	c := pod.Containers[0]
-	// A placeholder, which cannot be pulled: a privileged container must not run an image of unknown origin that has the tag "latest".
+	// A placeholder, which cannot be pulled: a privileged container must not run an image of unknown origin that has the
+	// tag "latest".
 	if c.Image != "IMAGE" || !slices.Equal(c.Command, ours.Command) {
 		t.Errorf("image %s, command %q", c.Image, c.Command)
 	}

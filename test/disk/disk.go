@@ -89,8 +89,8 @@ func (d *Disk) Cut(tb testing.TB) {
 	}
 }
 
-// Freeze makes the disk hang: whoever writes to it waits, and cannot be killed meanwhile. The function that it returns ends
-// that; the test's end does so too.
+// Freeze makes the disk hang: whoever writes to it waits, and cannot be killed meanwhile. The function that it returns
+// ends that; the test's end does so too.
 func (d *Disk) Freeze(tb testing.TB) (thaw func()) {
 	tb.Helper()
 	f, err := os.Open(d.Dir)
@@ -106,8 +106,9 @@ func (d *Disk) Freeze(tb testing.TB) (thaw func()) {
 	return thaw
 }
 
-// Mount brings the disk back after Cut, as a boot does. It is a copy of what was on the disk: a process that has another
-// mount namespace, a container that was started meanwhile, may still hold the old one, and would get it shut down.
+// Mount brings the disk back after Cut, as a boot does. It is a copy of what was on the disk: a process that has
+// another mount namespace, a container that was started meanwhile, may still hold the old one, and would get it shut
+// down.
 func (d *Disk) Mount(tb testing.TB) {
 	tb.Helper()
 	d.unmount(tb)

@@ -57,9 +57,11 @@ func TestBadInput(t *testing.T) {
 		t.Run(string(kind), func(t *testing.T) {
 			s := newSite(t, kind, node.Options{})
 			for name, config := range map[string]string{
-				"nojson": `{"cniVersion": `, "null": `null`, "text": `"x"`, "notype": `{"cniVersion":"1.0.0"}`, "noplugins": `{"plugins":[]}`,
-				"oddargs": `{"cniVersion":"1.0.0","type":"bridge","args":"x"}`, "nobinary": `{"cniVersion":"1.0.0","type":"no-such-plugin"}`,
-				"slash": `{"cniVersion":"1.0.0","type":"../bridge"}`,
+				"nojson": `{"cniVersion": `, "null": `null`, "text": `"x"`, "notype": `{"cniVersion":"1.0.0"}`,
+				"noplugins": `{"plugins":[]}`,
+				"oddargs":   `{"cniVersion":"1.0.0","type":"bridge","args":"x"}`,
+				"nobinary":  `{"cniVersion":"1.0.0","type":"no-such-plugin"}`,
+				"slash":     `{"cniVersion":"1.0.0","type":"../bridge"}`,
 			} {
 				s.api.CreateNetwork(t, s.ns, name, config, nil)
 			}
@@ -88,8 +90,14 @@ func TestBadInput(t *testing.T) {
 				{name: "configuration-empty", stdin: " ", names: []string{"config"}},
 				{name: "configuration-list", stdin: `[]`, names: []string{"config"}},
 				{name: "configuration-types", stdin: with("namespaceIsolation", "yes"), names: []string{"namespaceIsolation"}},
-				{name: "configuration-nothing", stdin: with("clusterNetwork", ""), names: []string{"delegate/clusterNetwork", "multus-cni-network"}},
-				{name: "cluster-file-missing", stdin: with("clusterNetwork", "/nowhere/10-x.conflist"), names: []string{"/nowhere/10-x.conflist", pod}},
+				{
+					name: "configuration-nothing", stdin: with("clusterNetwork", ""),
+					names: []string{"delegate/clusterNetwork", "multus-cni-network"},
+				},
+				{
+					name: "cluster-file-missing", stdin: with("clusterNetwork", "/nowhere/10-x.conflist"),
+					names: []string{"/nowhere/10-x.conflist", pod},
+				},
 				{name: "cluster-name-missing", stdin: with("clusterNetwork", "nowhere"), names: []string{"nowhere", pod}},
 				{name: "args-no-pair", args: "IgnoreUnknown=1;K8S_POD_NAME", names: []string{"CNI_ARGS", "K8S_POD_NAME"}},
 				{name: "args-unknown", args: "FOO=bar", names: []string{"CNI_ARGS", "FOO=bar"}},
@@ -99,8 +107,14 @@ func TestBadInput(t *testing.T) {
 				{name: "annotation-slashes", networks: `a/b/c`, names: []string{networks, pod, "a/b/c"}},
 				{name: "annotation-mac", networks: `[{"name":"mac","mac":"zz"}]`, names: []string{"mac", "zz", pod}},
 				{name: "annotation-ip", networks: `[{"name":"mac","ips":["1.2.3"]}]`, names: []string{"1.2.3", pod}},
-				{name: "annotation-route", networks: `[{"name":"mac","default-route":["x"]}]`, names: []string{"default-route", pod}},
-				{name: "annotation-ifname", networks: `[{"name":"mac","interface":"a-name-that-is-too-long"}]`, names: []string{"a-name-that-is-too-long", pod}},
+				{
+					name: "annotation-route", networks: `[{"name":"mac","default-route":["x"]}]`,
+					names: []string{"default-route", pod},
+				},
+				{
+					name: "annotation-ifname", networks: `[{"name":"mac","interface":"a-name-that-is-too-long"}]`,
+					names: []string{"a-name-that-is-too-long", pod},
+				},
 				{name: "annotation-ifname-twice", networks: `mac@x,br@x`, names: []string{"x", "mac", "br", pod}},
 				{name: "annotation-ifname-eth0", networks: `mac@eth0`, names: []string{"eth0", "mac", pod}},
 				{name: "network-missing", networks: `nope`, names: []string{"(nope)", s.ns, pod}},
@@ -109,8 +123,14 @@ func TestBadInput(t *testing.T) {
 				{name: "network-text", networks: `text`, names: []string{s.ns + "/text", pod}},
 				{name: "network-no-type", networks: `notype`, names: []string{s.ns + "/notype", "type", pod}},
 				{name: "network-no-plugins", networks: `noplugins`, names: []string{s.ns + "/noplugins", pod}},
-				{name: "network-odd-args", networks: `[{"name":"oddargs","cni-args":{"a":1}}]`, names: []string{s.ns + "/oddargs", "args", pod}},
-				{name: "plugin-missing", networks: `mac,nobinary`, names: []string{"no-such-plugin", "nobinary", s.BinDirs[1], pod}},
+				{
+					name: "network-odd-args", networks: `[{"name":"oddargs","cni-args":{"a":1}}]`,
+					names: []string{s.ns + "/oddargs", "args", pod},
+				},
+				{
+					name: "plugin-missing", networks: `mac,nobinary`,
+					names: []string{"no-such-plugin", "nobinary", s.BinDirs[1], pod},
+				},
 				{name: "plugin-path", networks: `slash`, names: []string{"../bridge", "slash", pod}},
 			} {
 				t.Run(tc.name, func(t *testing.T) {
@@ -188,7 +208,8 @@ func TestBadWire(t *testing.T) {
 		return string(b)
 	}
 	post := func(path, body string) string {
-		return fmt.Sprintf("POST %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", path, len(body), body)
+		return fmt.Sprintf("POST %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", path,
+			len(body), body)
 	}
 	for name, tc := range map[string]struct{ text, answer string }{
 		"no HTTP":        {"\x00\x01\x02\r\n\r\n", "400"},
@@ -199,11 +220,15 @@ func TestBadWire(t *testing.T) {
 		"plan config":    {post(api.PathPlan, `{"command":"ADD","config":"bnVsbA=="}`), `"code":`},
 		"plan args":      {post(api.PathPlan, `{"args":[["a"]],"config":"e30="}`), `"code":`},
 		"report no JSON": {post(api.PathReport, "}"), `"code":6`},
-		"report result":  {post(api.PathReport, `{"pod":{"namespace":"x","name":"y","uid":"z"},"attached":[{"name":"n","result":7}]}`), "200"},
-		"report no UID":  {post(api.PathReport, `{"pod":{"namespace":"x","name":"y"},"attached":[{"name":"n","result":{}}]}`), `"code":6`},
-		"wrong method":   {"GET " + api.PathPlan + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "405"},
-		"other path":     {post("/cni", "{}"), "404"},
-		"half a body":    {"POST " + api.PathPlan + " HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{", ""},
+		"report result": {post(api.PathReport,
+			`{"pod":{"namespace":"x","name":"y","uid":"z"},"attached":[{"name":"n","result":7}]}`), "200"},
+		"report no UID": {
+			post(api.PathReport, `{"pod":{"namespace":"x","name":"y"},"attached":[{"name":"n","result":{}}]}`),
+			`"code":6`,
+		},
+		"wrong method": {"GET " + api.PathPlan + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "405"},
+		"other path":   {post("/cni", "{}"), "404"},
+		"half a body":  {"POST " + api.PathPlan + " HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := send(t, tc.text); !strings.Contains(got, tc.answer) {

@@ -25,7 +25,8 @@ import (
 // environment is what a runtime sets for a verb.
 func (f *fakes) environment(p *node.Pod, command string) []string {
 	return []string{
-		"CNI_COMMAND=" + command, "CNI_CONTAINERID=" + p.ContainerID, "CNI_NETNS=" + p.Path, "CNI_IFNAME=eth0", "CNI_PATH=" + strings.Join(f.BinDirs, ":"),
+		"CNI_COMMAND=" + command, "CNI_CONTAINERID=" + p.ContainerID, "CNI_NETNS=" + p.Path, "CNI_IFNAME=eth0",
+		"CNI_PATH=" + strings.Join(f.BinDirs, ":"),
 		fmt.Sprintf("CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=p;K8S_POD_INFRA_CONTAINER_ID=%s;K8S_POD_UID=uid-p", p.ContainerID),
 	}
 }
@@ -33,8 +34,8 @@ func (f *fakes) environment(p *node.Pod, command string) []string {
 // binaries are the plugins by kind.
 var binaries = map[node.Kind]string{node.Thin: "multus", node.Thick: "multus-shim"}
 
-// TestConfigurationErrors: one text for all verbs and both plugins; of several faults the first in order is told: syntax,
-// then CNI_ARGS, then what is missing, then whom to ask (behaviour.md A4, A8 [quirk], A41, A42, A52, D7, D10).
+// TestConfigurationErrors: one text for all verbs and both plugins; of several faults the first in order is told:
+// syntax, then CNI_ARGS, then what is missing, then whom to ask (behaviour.md A4, A8 [quirk], A41, A42, A52, D7, D10).
 func TestConfigurationErrors(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -57,18 +58,21 @@ func TestConfigurationErrors(t *testing.T) {
 					t.Errorf("%s: %d, texts %v", command, ce.Code, same)
 				}
 			}
-			names(t, told("ADD", `{"cniVersion":"1.1.0","name":"n","readinessindicatorfile":"/nonexistent"}`, "CNI_ARGS=broken").Msg, "CNI_ARGS", "broken")
+			names(t, told("ADD", `{"cniVersion":"1.1.0","name":"n","readinessindicatorfile":"/nonexistent"}`,
+				"CNI_ARGS=broken").Msg, "CNI_ARGS", "broken")
 			ce := told("ADD", `{"cniVersion":"1.1.0","name":"n","readinessindicatorfile":"/nonexistent","kubeconfig":"/nonexistent"}`)
 			names(t, ce.Msg, "Multus: [default/p/uid-p]: ", "at least one delegate/clusterNetwork must be specified")
 			// With delegates that cannot be decoded, and nobody to ask.
 			ce = told("ADD", `{"cniVersion":"1.1.0","name":"n","delegates":[]}`)
 			names(t, ce.Msg, "at least one delegate/clusterNetwork must be specified")
 			if kind == node.Thin {
-				without := string(edited(t, f.Conf(), map[string]any{"networksDir": nil, "kubeconfig": "/nonexistent/kubeconfig", "cniVersion": "1.1.0"}))
+				without := string(edited(t, f.Conf(),
+					map[string]any{"networksDir": nil, "kubeconfig": "/nonexistent/kubeconfig", "cniVersion": "1.1.0"}))
 				for _, command := range []string{"ADD", "STATUS"} {
 					names(t, told(command, without).Msg, "error getting k8s client", "/nonexistent/kubeconfig")
 				}
-				names(t, told("ADD", string(edited(t, f.Conf(), map[string]any{"networksDir": nil, "kubeconfig": nil})), "KUBERNETES_SERVICE_HOST=192.0.2.1", "KUBERNETES_SERVICE_PORT=443").Msg,
+				names(t, told("ADD", string(edited(t, f.Conf(), map[string]any{"networksDir": nil, "kubeconfig": nil})),
+					"KUBERNETES_SERVICE_HOST=192.0.2.1", "KUBERNETES_SERVICE_PORT=443").Msg,
 					"error getting k8s client", "in-cluster", "token")
 				// A41 [quirk]: DEL needs no API server, and a kubeconfig that is gone is no reason to keep a pod.
 				q := f.pod(t, "one")
@@ -87,12 +91,15 @@ func TestConfigurationErrors(t *testing.T) {
 }
 
 // TestVersions: the result is in the version of the configuration that the runtime loads, whatever the delegate's; a
-// network without a version gets the daemon's, which its file lays over the request (behaviour.md A50, A93, B5, D26 [quirk]);
-// the shim is silent by default.
+// network without a version gets the daemon's, which its file lays over the request (behaviour.md A50, A93, B5, D26
+// [quirk]); the shim is silent by default.
 func TestVersions(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
-			f := newFakes(t, kind, map[string]any{"cniVersion": "0.4.0", "logToStderr": nil, "logFile": nil, "logLevel": "debug"}, nil)
+			f := newFakes(t, kind, map[string]any{
+				"cniVersion": "0.4.0", "logToStderr": nil, "logFile": nil,
+				"logLevel": "debug",
+			}, nil)
 			m := f.Fake(t, "fake-plain")
 			m["result"] = json.RawMessage(`{"interfaces":[{"name":"{ifname}","sandbox":"{netns}"}]}`)
 			config, err := json.Marshal(map[string]any{"type": "fake-plain", "fake": m})
@@ -100,10 +107,13 @@ func TestVersions(t *testing.T) {
 				t.Fatal(err)
 			}
 			f.write(t, filepath.Join(f.dir, "plain.json"), map[string]any{
-				"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition", "metadata": map[string]any{"name": "plain"}, "spec": map[string]any{"config": string(config)},
+				"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition",
+				"metadata": map[string]any{"name": "plain"}, "spec": map[string]any{"config": string(config)},
 			})
 			p := f.pod(t, "plain")
-			conf := edited(t, f.Conf(), map[string]any{"runtimeConfig": map[string]any{"io.kubernetes.cri.pod-annotations": map[string]string{networks: "plain"}}})
+			conf := edited(t, f.Conf(), map[string]any{
+				"runtimeConfig": map[string]any{"io.kubernetes.cri.pod-annotations": map[string]string{networks: "plain"}},
+			})
 			out, errs, code := f.run(t, binaries[kind], f.environment(p, "ADD"), string(conf))
 			var res struct{ CNIVersion string }
 			if err := json.Unmarshal([]byte(out), &res); err != nil || code != 0 || res.CNIVersion != "0.4.0" {
@@ -120,7 +130,8 @@ func TestVersions(t *testing.T) {
 				}
 				got[c.Plugin] = in.CNIVersion
 			}
-			if want := map[node.Kind]string{node.Thin: "0.4.0", node.Thick: "1.0.0"}[kind]; got["fake-cluster"] != "1.1.0" || got["fake-plain"] != want {
+			if want := map[node.Kind]string{node.Thin: "0.4.0", node.Thick: "1.0.0"}[kind]; got["fake-cluster"] != "1.1.0" ||
+				got["fake-plain"] != want {
 				t.Errorf("versions %v, want %s for the network that has none", got, want)
 			}
 		})
@@ -200,14 +211,16 @@ func TestReadinessFileOfMany(t *testing.T) {
 				return plugins, watching
 			}
 			var plugins, watching []int
-			eventually(t, f.Node, "all wait", func() bool { plugins, watching = one(); return len(plugins) == pods && len(watching) > 0 })
+			eventually(t, f.Node, "all wait",
+				func() bool { plugins, watching = one(); return len(plugins) == pods && len(watching) > 0 })
 			if err := syscall.Kill(watching[0], syscall.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
 			if err := <-added; err == nil {
 				t.Error("a plugin that was killed succeeded")
 			}
-			eventually(t, f.Node, "another one watches", func() bool { plugins, watching = one(); return len(plugins) == pods-1 && len(watching) > 0 })
+			eventually(t, f.Node, "another one watches",
+				func() bool { plugins, watching = one(); return len(plugins) == pods-1 && len(watching) > 0 })
 			if len(watching) != 1 {
 				t.Errorf("%d of %d plugins watch", len(watching), len(plugins))
 			}
@@ -273,14 +286,15 @@ func (f *fakes) givenUp(t *testing.T, kind node.Kind, ready string) {
 	if err := json.Unmarshal([]byte(out.String()), ce); err != nil || ce.Code != types.ErrTryAgainLater {
 		t.Fatalf("%q, want code 11", out.String())
 	}
-	names(t, ce.Msg, "Multus: [default/p/uid-p]: ", "have you checked that your default network is ready? still waiting for readinessindicatorfile @ "+ready)
+	names(t, ce.Msg, "Multus: [default/p/uid-p]: ",
+		"have you checked that your default network is ready? still waiting for readinessindicatorfile @ "+ready)
 	if n := len(f.Calls(t)); n != before {
 		t.Error("delegates were called")
 	}
 }
 
-// TestCapabilities: what a pod asks for reaches the plugins that declare it; what nobody declares is left out, as today,
-// since plugins take the older form from CNI_ARGS (behaviour.md C65, C67, N3).
+// TestCapabilities: what a pod asks for reaches the plugins that declare it; what nobody declares is left out, as
+// today, since plugins take the older form from CNI_ARGS (behaviour.md C65, C67, N3).
 func TestCapabilities(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -295,7 +309,8 @@ func TestCapabilities(t *testing.T) {
 					t.Fatal(err)
 				}
 				mac := c.Plugin == "fake-one"
-				if (in.RuntimeConfig["mac"] != nil) != mac || in.RuntimeConfig["bandwidth"] != nil || in.RuntimeConfig["infinibandGUID"] != nil {
+				if (in.RuntimeConfig["mac"] != nil) != mac || in.RuntimeConfig["bandwidth"] != nil ||
+					in.RuntimeConfig["infinibandGUID"] != nil {
 					t.Errorf("%s: %s", c.Plugin, c.Stdin)
 				}
 				if strings.Contains(c.Env["CNI_ARGS"], "MAC=02:00:00:00:00:09") != mac {

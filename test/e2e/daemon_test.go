@@ -47,14 +47,44 @@ func TestDaemonCommandLine(t *testing.T) {
 		env  []string
 		want []string
 	}{
-		{"no file", []string{"-config", "/nonexistent/daemon.json"}, nil, []string{"read the daemon's configuration", "/nonexistent/daemon.json"}},
-		{"no JSON", []string{"-config", write("{")}, nil, []string{"failed to unmarshall the daemon configuration", "unexpected end of JSON input"}},
-		{"wrong type", []string{"--config", write(`{"metricsPort":"x"}`)}, nil, []string{"failed to unmarshall the daemon configuration", "metricsPort"}},
-		{"connection limit", []string{"--config", write(`{"connectionLimit":0}`)}, nil, []string{"connection limit must be greater than 0, got 0"}},
+		{
+			"no file",
+			[]string{"-config", "/nonexistent/daemon.json"},
+			nil,
+			[]string{"read the daemon's configuration", "/nonexistent/daemon.json"},
+		},
+		{
+			"no JSON",
+			[]string{"-config", write("{")},
+			nil,
+			[]string{"failed to unmarshall the daemon configuration", "unexpected end of JSON input"},
+		},
+		{
+			"wrong type",
+			[]string{"--config", write(`{"metricsPort":"x"}`)},
+			nil,
+			[]string{"failed to unmarshall the daemon configuration", "metricsPort"},
+		},
+		{
+			"connection limit",
+			[]string{"--config", write(`{"connectionLimit":0}`)},
+			nil,
+			[]string{"connection limit must be greater than 0, got 0"},
+		},
 		{"log level", []string{"--config", write(`{"logLevel":"loud"}`)}, nil, []string{"cannot set logging level to loud"}},
 		{"no cluster", []string{"--config", write(`{}`)}, nil, []string{"--kubeconfig", "networksDir"}},
-		{"no token", []string{"--config", write(`{}`)}, []string{"KUBERNETES_SERVICE_HOST=192.0.2.1", "KUBERNETES_SERVICE_PORT=443"}, []string{"in-cluster", "token"}},
-		{"kubeconfig", []string{"--config", write(`{}`), "--kubeconfig", "/nonexistent/kubeconfig"}, nil, []string{"/nonexistent/kubeconfig"}},
+		{
+			"no token",
+			[]string{"--config", write(`{}`)},
+			[]string{"KUBERNETES_SERVICE_HOST=192.0.2.1", "KUBERNETES_SERVICE_PORT=443"},
+			[]string{"in-cluster", "token"},
+		},
+		{
+			"kubeconfig",
+			[]string{"--config", write(`{}`), "--kubeconfig", "/nonexistent/kubeconfig"},
+			nil,
+			[]string{"/nonexistent/kubeconfig"},
+		},
 		{"unknown flag", []string{"--multus-conf-file=auto"}, nil, []string{"unknown flag: --multus-conf-file"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -122,7 +152,8 @@ func TestDaemonSocket(t *testing.T) {
 func onlyRoot(t *testing.T, socket string) {
 	t.Helper()
 	// Parents of a test's directory are closed to others: reach the socket by a directory that is not.
-	dir, err := os.MkdirTemp("", "multus-socket-") //nolint:usetesting // t.TempDir is below a directory that is closed to others
+	// t.TempDir is below a directory that is closed to other users.
+	dir, err := os.MkdirTemp("", "multus-socket-") //nolint:usetesting // see above
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +170,8 @@ func onlyRoot(t *testing.T, socket string) {
 		if err != nil {
 			t.Skip("no curl to ask with")
 		}
-		cmd := exec.CommandContext(t.Context(), curl, "-sS", "--max-time", "10", "--unix-socket", link, "-o", "/dev/null", "-w", "%{http_code}", "http://multus/healthz")
+		cmd := exec.CommandContext(t.Context(), curl, "-sS", "--max-time", "10", "--unix-socket", link, "-o", "/dev/null",
+			"-w", "%{http_code}", "http://multus/healthz")
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
 		out, err := cmd.CombinedOutput()
 		return string(out), err
@@ -153,9 +185,15 @@ func onlyRoot(t *testing.T, socket string) {
 }
 
 func socketClient(socket string) *http.Client {
-	return &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-	}}}
+	return &http.Client{
+		Timeout: patience,
+		Transport: &http.Transport{
+			DisableKeepAlives: true,
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+			},
+		},
+	}
 }
 
 // get asks the daemon over its socket.
@@ -183,7 +221,10 @@ func TestDaemonSlot(t *testing.T) {
 	ready := filepath.Join(n.Dir, "ready")
 	slot := filepath.Join(n.Dir, "etc", "00-multus.conf")
 	socket := filepath.Join(n.SocketDir(), "multus.sock")
-	file := agentConf(t, n, map[string]any{"readinessindicatorfile": ready, "forceCNIVersion": true, "cniVersion": "0.4.0"})
+	file := agentConf(t, n, map[string]any{
+		"readinessindicatorfile": ready, "forceCNIVersion": true,
+		"cniVersion": "0.4.0",
+	})
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGKILL} {
 		t.Run(sig.String(), func(t *testing.T) {
 			if err := os.RemoveAll(slot); err != nil {
@@ -204,7 +245,8 @@ func TestDaemonSlot(t *testing.T) {
 				t.Errorf("the configuration was there before the daemon served: %d, %v", code, err)
 			}
 			one, err := libcni.NetworkPluginConfFromBytes(conf)
-			if err != nil || one.Network.Type != "multus-shim" || one.Network.CNIVersion != "0.4.0" || strings.Count(string(conf), "\n") != 1 {
+			if err != nil || one.Network.Type != "multus-shim" || one.Network.CNIVersion != "0.4.0" ||
+				strings.Count(string(conf), "\n") != 1 {
 				t.Errorf("%s: %v", conf, err)
 			}
 			if info, err := os.Stat(slot); err != nil || info.Mode().Perm() != 0o600 {
@@ -219,7 +261,8 @@ func TestDaemonSlot(t *testing.T) {
 				t.Fatal(err)
 			}
 			code, err := 0, error(nil)
-			for end := time.Now().Add(patience); code != http.StatusOK && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+			for end := time.Now().Add(patience); code != http.StatusOK &&
+				time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 				code, err = get(t, socket, "/readyz")
 			}
 			if code != http.StatusOK || !a.running() {
@@ -263,7 +306,8 @@ func TestDaemonDrains(t *testing.T) {
 		t.Fatal(err)
 	}
 	go func() {
-		resp, err := socketClient(filepath.Join(s.SocketDir(), "multus.sock")).Post("http://multus"+api.PathPlan, "application/json", bytes.NewReader(body))
+		resp, err := socketClient(filepath.Join(s.SocketDir(), "multus.sock")).Post("http://multus"+api.PathPlan,
+			"application/json", bytes.NewReader(body))
 		if err != nil {
 			answer <- outcome{err: err}
 			return

@@ -32,7 +32,9 @@ type kubelet struct {
 	pods []*podresourcesv1.PodResources
 }
 
-func (k *kubelet) List(context.Context, *podresourcesv1.ListPodResourcesRequest) (*podresourcesv1.ListPodResourcesResponse, error) {
+func (k *kubelet) List(context.Context,
+	*podresourcesv1.ListPodResourcesRequest,
+) (*podresourcesv1.ListPodResourcesResponse, error) {
 	return &podresourcesv1.ListPodResourcesResponse{PodResources: k.pods}, nil
 }
 
@@ -40,7 +42,10 @@ func (k *kubelet) List(context.Context, *podresourcesv1.ListPodResourcesRequest)
 func (k *kubelet) allocate(namespace, pod string, ids ...string) {
 	p := &podresourcesv1.PodResources{Namespace: namespace, Name: pod}
 	for _, id := range ids {
-		p.Containers = append(p.Containers, &podresourcesv1.ContainerResources{Devices: []*podresourcesv1.ContainerDevices{{ResourceName: nic, DeviceIds: []string{id}}}})
+		p.Containers = append(p.Containers,
+			&podresourcesv1.ContainerResources{
+				Devices: []*podresourcesv1.ContainerDevices{{ResourceName: nic, DeviceIds: []string{id}}},
+			})
 	}
 	k.pods = append(k.pods, p)
 }
@@ -88,7 +93,8 @@ func (k *kubelet) serve(t *testing.T) (stop func()) {
 func (k *kubelet) checkpoint(t *testing.T, uid, id string) {
 	t.Helper()
 	text := fmt.Sprintf(`{"Data":{"PodDeviceEntries":[{"PodUID":%q,"ContainerName":"app","ResourceName":%q,"DeviceIDs":{"0":[%q]},"AllocResp":"EgA="}],"RegisteredDevices":{}},"Checksum":1}`, uid, nic, id)
-	if err := os.WriteFile(filepath.Join(k.root, "device-plugins", "kubelet_internal_checkpoint"), []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(k.root, "device-plugins", "kubelet_internal_checkpoint"), []byte(text),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -133,14 +139,19 @@ func deviceSite(t *testing.T, kind node.Kind, k *kubelet) *site {
 	s := newSite(t, kind, node.Options{Conf: map[string]any{"kubeletRoot": k.root}})
 	if kind == node.Thick {
 		s.StopDaemon(t)
-		a := startAgent(t, s.Node, nil, "--config", agentConf(t, s.Node, map[string]any{"networksDir": nil, "kubeletRoot": k.root, "multusAutoconfigDir": nil}), "--kubeconfig", s.api.Kubeconfig(t))
+		a := startAgent(t, s.Node, nil, "--config",
+			agentConf(t, s.Node, map[string]any{"networksDir": nil, "kubeletRoot": k.root, "multusAutoconfigDir": nil}),
+			"--kubeconfig", s.api.Kubeconfig(t))
 		a.serves(t, filepath.Join(s.SocketDir(), "multus.sock"))
 	}
 	resource := map[string]string{"k8s.v1.cni.cncf.io/resourceName": nic}
 	for _, name := range []string{"dev-a", "dev-b"} {
 		m := s.Fake(t, "fake-"+name)
 		m["result"] = json.RawMessage(result("10.1.0.2/24"))
-		b, err := json.Marshal(map[string]any{"cniVersion": "1.0.0", "name": "conf-of-" + name, "type": "fake-" + name, "fake": m, "capabilities": map[string]bool{"deviceID": true, "CNIDeviceInfoFile": true}})
+		b, err := json.Marshal(map[string]any{
+			"cniVersion": "1.0.0", "name": "conf-of-" + name, "type": "fake-" + name,
+			"fake": m, "capabilities": map[string]bool{"deviceID": true, "CNIDeviceInfoFile": true},
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -150,8 +161,9 @@ func deviceSite(t *testing.T, kind node.Kind, k *kubelet) *site {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"vhost-user", "memif"} {
-		s.api.CreateNetwork(t, s.ns, name, fmt.Sprintf(`{"cniVersion":"1.0.0","type":"self-informing","capabilities":{"CNIDeviceInfoFile":true},"info":%q}`,
-			base64.StdEncoding.EncodeToString([]byte(infos[name]))), nil)
+		s.api.CreateNetwork(t, s.ns, name,
+			fmt.Sprintf(`{"cniVersion":"1.0.0","type":"self-informing","capabilities":{"CNIDeviceInfoFile":true},"info":%q}`,
+				base64.StdEncoding.EncodeToString([]byte(infos[name]))), nil)
 	}
 	return s
 }
@@ -190,7 +202,9 @@ func TestDevices(t *testing.T) {
 			devicePlugin(t, "0000:00:01.1", infos["pci"])
 			devicePlugin(t, "0000:00:01.2", infos["vdpa"])
 
-			p := s.pod(t, "two", map[string]string{networks: `[{"name":"dev-a"},{"name":"dev-b","deviceID":"of-the-annotation"},{"name":"vhost-user","deviceID":"x"},{"name":"memif","deviceID":"y"}]`}, false)
+			p := s.pod(t, "two", map[string]string{
+				networks: `[{"name":"dev-a"},{"name":"dev-b","deviceID":"of-the-annotation"},{"name":"vhost-user","deviceID":"x"},{"name":"memif","deviceID":"y"}]`,
+			}, false)
 			file := func(network string, i int) string {
 				return filepath.Join(devInfo, "cni", fmt.Sprintf("%s-%s-%s_net%d", s.ns, network, p.ContainerID, i))
 			}
@@ -224,7 +238,8 @@ func TestDevices(t *testing.T) {
 				if err == nil {
 					t.Fatal("attached without its device")
 				}
-				names(t, err.Error(), s.ns+"/none", s.ns+"/dev-a", "no device of "+nic+" is left", "the kubelet gave the pod 0", "request 1 or more of "+nic)
+				names(t, err.Error(), s.ns+"/none", s.ns+"/dev-a", "no device of "+nic+" is left", "the kubelet gave the pod 0",
+					"request 1 or more of "+nic)
 				if got := s.given(t, "ADD", p.ContainerID); len(got) > 0 || len(testnet.Interfaces(t, p.NS)) > 0 {
 					t.Errorf("attached: %v, %v", got, testnet.Interfaces(t, p.NS))
 				}
@@ -253,10 +268,12 @@ func TestDevices(t *testing.T) {
 				if _, err := s.Add(t, s.Conf(), p); err != nil {
 					t.Fatal(err)
 				}
-				if value, _ := s.api.Annotation(t, s.ns, "checkpoint", status); strings.Contains(value, "stale") || !strings.Contains(value, "dev-a") {
+				if value, _ := s.api.Annotation(t, s.ns, "checkpoint", status); strings.Contains(value, "stale") ||
+					!strings.Contains(value, "dev-a") {
 					t.Errorf("network-status: %s", value)
 				}
-				if d := cmp.Diff([]string{`fake-dev-a "0000:00:07.7" "0000:00:07.7" "0000:00:07.7"`}, s.given(t, "ADD", p.ContainerID)); d != "" {
+				if d := cmp.Diff([]string{`fake-dev-a "0000:00:07.7" "0000:00:07.7" "0000:00:07.7"`},
+					s.given(t, "ADD", p.ContainerID)); d != "" {
 					t.Errorf("(-want +got):\n%s", d)
 				}
 				s.delete(t, p)
@@ -306,7 +323,8 @@ func (s *site) informed(t *testing.T, kinds, files []string) {
 			t.Error(err)
 		}
 		same(files[i], infos[kind], b)
-		if info, err := os.Stat(files[i]); i < 2 && (err != nil || info.Mode().Perm() != 0o444) { // the others are the plugin's
+		// The others are the plugin's.
+		if info, err := os.Stat(files[i]); i < 2 && (err != nil || info.Mode().Perm() != 0o444) {
 			t.Errorf("%s: %v, %v", files[i], info.Mode(), err)
 		}
 		if i+1 < len(elements) {

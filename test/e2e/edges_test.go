@@ -50,7 +50,10 @@ func newFakes(t *testing.T, kind node.Kind, conf map[string]any, over map[string
 			m["result"] = json.RawMessage(result(address))
 		}
 		maps.Copy(m, over[name])
-		return map[string]any{"type": "fake-" + name, "fake": m, "capabilities": map[string]bool{"mac": true, "portMappings": true}}
+		return map[string]any{
+			"type": "fake-" + name, "fake": m,
+			"capabilities": map[string]bool{"mac": true, "portMappings": true},
+		}
 	}
 	version := "1.1.0"
 	f.write(t, filepath.Join(primary, "10-cluster.conflist"), map[string]any{
@@ -72,7 +75,8 @@ func (f *fakes) define(t *testing.T, name string, config map[string]any) {
 		t.Fatal(err)
 	}
 	f.write(t, filepath.Join(f.dir, name+".json"), map[string]any{
-		"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition", "metadata": map[string]any{"name": name}, "spec": map[string]any{"config": string(b)},
+		"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition", "metadata": map[string]any{"name": name},
+		"spec": map[string]any{"config": string(b)},
 	})
 }
 
@@ -117,24 +121,29 @@ func TestOrder(t *testing.T) {
 			if _, err := f.Add(t, f.Conf(), p); err != nil {
 				t.Fatalf("%v\n%s", err, f.DaemonLog())
 			}
-			if d := cmp.Diff([]string{"cluster ADD eth0", "chained ADD eth0", "one ADD net1", "two ADD x0"}, f.calls(t, &n)); d != "" {
+			if d := cmp.Diff([]string{"cluster ADD eth0", "chained ADD eth0", "one ADD net1", "two ADD x0"},
+				f.calls(t, &n)); d != "" {
 				t.Errorf("ADD (-want +got):\n%s", d)
 			}
 			all := f.Calls(t)
-			if !strings.HasPrefix(all[0].Env["CNI_ARGS"], "IgnoreUnknown=true;K8S_POD_NAMESPACE=default;K8S_POD_NAME=p;K8S_POD_INFRA_CONTAINER_ID="+p.ContainerID+";K8S_POD_UID=uid-p") {
+			if !strings.HasPrefix(all[0].Env["CNI_ARGS"],
+				"IgnoreUnknown=true;K8S_POD_NAMESPACE=default;K8S_POD_NAME=p;K8S_POD_INFRA_CONTAINER_ID="+p.ContainerID+";K8S_POD_UID=uid-p") {
 				t.Errorf("CNI_ARGS: %s", all[0].Env["CNI_ARGS"])
 			}
-			if !strings.Contains(string(all[1].Stdin), `"prevResult"`) || strings.Contains(string(all[0].Stdin), `"prevResult"`) {
+			if !strings.Contains(string(all[1].Stdin), `"prevResult"`) ||
+				strings.Contains(string(all[0].Stdin), `"prevResult"`) {
 				t.Error("the chained plugin, and it alone, gets the result of the one before")
 			}
 			// The runtime's port mappings are the cluster network's only (C64, N11).
-			if !strings.Contains(string(all[0].Stdin), "portMappings\":[") || strings.Contains(string(all[2].Stdin), "portMappings\":[") {
+			if !strings.Contains(string(all[0].Stdin), "portMappings\":[") ||
+				strings.Contains(string(all[2].Stdin), "portMappings\":[") {
 				t.Error("the runtime's port mappings went elsewhere than to the cluster network")
 			}
 			if err := f.Check(t, f.Conf(), p); err != nil {
 				t.Errorf("CHECK: %v", err)
 			}
-			if d := cmp.Diff([]string{"cluster CHECK eth0", "chained CHECK eth0", "one CHECK net1", "two CHECK x0"}, f.calls(t, &n)); d != "" {
+			if d := cmp.Diff([]string{"cluster CHECK eth0", "chained CHECK eth0", "one CHECK net1", "two CHECK x0"},
+				f.calls(t, &n)); d != "" {
 				t.Errorf("CHECK (-want +got):\n%s", d)
 			}
 			for _, c := range f.Calls(t)[4:] {
@@ -148,7 +157,8 @@ func TestOrder(t *testing.T) {
 			if err := f.Del(t, f.Conf(), p); err != nil {
 				t.Errorf("DEL: %v", err)
 			}
-			if d := cmp.Diff([]string{"two DEL x0", "one DEL net1", "chained DEL eth0", "cluster DEL eth0"}, f.calls(t, &n)); d != "" {
+			if d := cmp.Diff([]string{"two DEL x0", "one DEL net1", "chained DEL eth0", "cluster DEL eth0"},
+				f.calls(t, &n)); d != "" {
 				t.Errorf("DEL (-want +got):\n%s", d)
 			}
 			if left := f.Left(t); len(left) > 0 {
@@ -166,15 +176,22 @@ func TestOrder(t *testing.T) {
 func TestUndo(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
-			f := newFakes(t, kind, nil, map[string]map[string]any{"one": {"fail": map[string]any{"ADD": map[string]any{"code": 11, "msg": "no carrier", "details": "cable"}}}})
+			f := newFakes(t, kind, nil, map[string]map[string]any{
+				"one": {"fail": map[string]any{"ADD": map[string]any{"code": 11, "msg": "no carrier", "details": "cable"}}},
+			})
 			p := f.pod(t, "one,two")
 			n := 0
 			_, err := f.Add(t, f.Conf(), p)
 			var ce *types.Error
-			if !errors.As(err, &ce) || ce.Code != 11 || !strings.Contains(ce.Msg, "no carrier") || !strings.Contains(ce.Msg, `error adding container to network "default/one"`) || !strings.Contains(ce.Msg, "default/p/uid-p") {
+			if !errors.As(err, &ce) || ce.Code != 11 || !strings.Contains(ce.Msg, "no carrier") ||
+				!strings.Contains(ce.Msg, `error adding container to network "default/one"`) ||
+				!strings.Contains(ce.Msg, "default/p/uid-p") {
 				t.Errorf("ADD: %v", err)
 			}
-			want := []string{"cluster ADD eth0", "chained ADD eth0", "one ADD net1", "one DEL net1", "chained DEL eth0", "cluster DEL eth0"}
+			want := []string{
+				"cluster ADD eth0", "chained ADD eth0", "one ADD net1", "one DEL net1", "chained DEL eth0",
+				"cluster DEL eth0",
+			}
 			if d := cmp.Diff(want, f.calls(t, &n)); d != "" {
 				t.Errorf("calls (-want +got):\n%s", d)
 			}
@@ -193,7 +210,9 @@ func TestUndo(t *testing.T) {
 func TestDelGoesOn(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
-			f := newFakes(t, kind, nil, map[string]map[string]any{"one": {"fail": map[string]any{"DEL": map[string]any{"code": 77, "msg": "busy"}}}})
+			f := newFakes(t, kind, nil, map[string]map[string]any{
+				"one": {"fail": map[string]any{"DEL": map[string]any{"code": 77, "msg": "busy"}}},
+			})
 			p := f.pod(t, "one,two")
 			if _, err := f.Add(t, f.Conf(), p); err != nil {
 				t.Fatal(err)
@@ -240,7 +259,10 @@ func TestStatus(t *testing.T) {
 			if err := f.Status(t, f.Conf()); (err == nil) != (kind == node.Thin) {
 				t.Errorf("STATUS without the daemon: %v", err)
 			}
-			f = newFakes(t, kind, map[string]any{"cniVersion": "1.1.0"}, map[string]map[string]any{"cluster": {"fail": map[string]any{"STATUS": map[string]any{"code": 51, "msg": "limited"}}}})
+			f = newFakes(t, kind, map[string]any{"cniVersion": "1.1.0"},
+				map[string]map[string]any{"cluster": {
+					"fail": map[string]any{"STATUS": map[string]any{"code": 51, "msg": "limited"}},
+				}})
 			var ce *types.Error
 			if err := f.Status(t, f.Conf()); !errors.As(err, &ce) || ce.Code != 51 || ce.Msg != "limited" {
 				t.Errorf("STATUS of a failing network: %v", err)
@@ -249,7 +271,8 @@ func TestStatus(t *testing.T) {
 			if err := f.Status(t, f.Conf()); !errors.As(err, &ce) || ce.Code != 50 {
 				t.Errorf("STATUS without the readiness file: %v", err)
 			}
-			f = newFakes(t, kind, map[string]any{"cniVersion": "1.1.0"}, map[string]map[string]any{"cluster": {"sleep": map[string]any{"STATUS": "20s"}}})
+			f = newFakes(t, kind, map[string]any{"cniVersion": "1.1.0"},
+				map[string]map[string]any{"cluster": {"sleep": map[string]any{"STATUS": "20s"}}})
 			if err := f.Status(t, f.Conf()); !errors.As(err, &ce) || ce.Code != 50 {
 				t.Errorf("STATUS of a hanging network: %v", err)
 			}
@@ -277,7 +300,10 @@ func TestGC(t *testing.T) {
 				t.Errorf("GC: %v", err)
 			}
 			got := f.calls(t, &n)
-			for _, want := range []string{"two DEL net2", "one DEL net1", "chained DEL eth0", "cluster DEL eth0", "cluster GC", "one GC", "two GC"} {
+			for _, want := range []string{
+				"two DEL net2", "one DEL net1", "chained DEL eth0", "cluster DEL eth0", "cluster GC",
+				"one GC", "two GC",
+			} {
 				if !slices.Contains(got, want) {
 					t.Errorf("no %s in %v", want, got)
 				}
@@ -286,11 +312,13 @@ func TestGC(t *testing.T) {
 				if c.Command == "DEL" && c.Env["CNI_CONTAINERID"] == live.ContainerID {
 					t.Errorf("%s DEL of the live pod", c.Plugin)
 				}
-				if c.Command == "GC" && c.Plugin == "fake-one" && !strings.Contains(string(c.Stdin), fmt.Sprintf(`{"containerID":%q,"ifname":"net1"}`, live.ContainerID)) {
+				if c.Command == "GC" && c.Plugin == "fake-one" &&
+					!strings.Contains(string(c.Stdin), fmt.Sprintf(`{"containerID":%q,"ifname":"net1"}`, live.ContainerID)) {
 					t.Errorf("the network's plugin is not told what is valid: %s", c.Stdin)
 				}
 			}
-			if left := strings.Join(f.Left(t), " "); strings.Contains(left, stale.ContainerID) || !strings.Contains(left, live.ContainerID) {
+			if left := strings.Join(f.Left(t), " "); strings.Contains(left, stale.ContainerID) ||
+				!strings.Contains(left, live.ContainerID) {
 				t.Errorf("left: %s", left)
 			}
 		})
@@ -298,7 +326,9 @@ func TestGC(t *testing.T) {
 }
 
 // run runs a binary with an environment and a standard input.
-func (f *fakes) run(t *testing.T, binary string, env []string, stdin string, args ...string) (stdout, stderr string, code int) {
+func (f *fakes) run(t *testing.T, binary string, env []string, stdin string,
+	args ...string,
+) (stdout, stderr string, code int) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), filepath.Join(f.BinDirs[0], binary), args...)
 	cmd.Env, cmd.Stdin = env, strings.NewReader(stdin)
@@ -320,14 +350,18 @@ func TestProcessEdge(t *testing.T) {
 			CNIVersion string   `json:"cniVersion"`
 			Supported  []string `json:"supportedVersions"`
 		}
-		if err := json.Unmarshal([]byte(out), &v); err != nil || code != 0 || v.CNIVersion != "1.1.0" || !slices.Equal(v.Supported, []string{"0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"}) {
+		if err := json.Unmarshal([]byte(out), &v); err != nil || code != 0 || v.CNIVersion != "1.1.0" ||
+			!slices.Equal(v.Supported, []string{"0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"}) {
 			t.Errorf("%s VERSION: %s %d", binary, out, code)
 		}
-		if _, errs, code := f.run(t, binary, nil, ""); code != 0 || !strings.Contains(errs, "meta-plugin that delegates to other CNI plugins\nCNI protocol versions supported: 0.1.0, 0.2.0") {
+		if _, errs, code := f.run(t, binary, nil, ""); code != 0 ||
+			!strings.Contains(errs, "meta-plugin that delegates to other CNI plugins\nCNI protocol versions supported: 0.1.0, "+
+				"0.2.0") {
 			t.Errorf("%s without a command: %d %s", binary, code, errs)
 		}
 		for _, flag := range []string{"-v", "-version", "--version"} {
-			if out, _, code := f.run(t, binary, nil, "", flag); code != 0 || !regexp.MustCompile("^"+binary+`: version:.*\(.*\), commit:.*, date:.*\n$`).MatchString(out) {
+			if out, _, code := f.run(t, binary, nil, "", flag); code != 0 ||
+				!regexp.MustCompile("^"+binary+`: version:.*\(.*\), commit:.*, date:.*\n$`).MatchString(out) {
 				t.Errorf("%s %s: %d %s", binary, flag, code, out)
 			}
 		}
@@ -342,18 +376,57 @@ func TestProcessEdge(t *testing.T) {
 		}{
 			{"no netns", "ADD", `{}`, []string{"CNI_CONTAINERID=c", "CNI_IFNAME=eth0", "CNI_PATH=/x"}, 4, "[CNI_NETNS] missing"},
 			{"nothing for GC", "GC", `{}`, nil, 4, "[CNI_PATH] missing"},
-			{"no name", "ADD", `{"cniVersion":"1.0.0"}`, []string{"CNI_CONTAINERID=c", "CNI_NETNS=/n", "CNI_IFNAME=eth0", "CNI_PATH=/x"}, 7, "missing network name"},
-			{"no JSON", "ADD", `{`, []string{"CNI_CONTAINERID=c", "CNI_NETNS=/n", "CNI_IFNAME=eth0", "CNI_PATH=/x"}, 6, "error unmarshall network config"},
-			{"version", "ADD", `{"cniVersion":"9.9.9","name":"x"}`, []string{"CNI_CONTAINERID=c", "CNI_NETNS=/n", "CNI_IFNAME=eth0", "CNI_PATH=/x"}, 1, "incompatible CNI versions"},
-			{"old CHECK", "CHECK", `{"cniVersion":"0.3.1","name":"x"}`, []string{"CNI_CONTAINERID=c", "CNI_NETNS=/n", "CNI_IFNAME=eth0", "CNI_PATH=/x"}, 1, "config version does not allow CHECK"},
-			{"old GC", "GC", `{"cniVersion":"1.0.0","name":"x"}`, []string{"CNI_PATH=/x"}, 1, "config version does not allow GC"},
-			{"old STATUS", "STATUS", `{"cniVersion":"1.0.0","name":"x"}`, []string{"CNI_PATH=/x"}, 1, "config version does not allow STATUS"},
-			{"container ID", "ADD", `{"cniVersion":"1.0.0","name":"x"}`, []string{"CNI_CONTAINERID=../c", "CNI_NETNS=/n", "CNI_IFNAME=eth0", "CNI_PATH=/x"}, 4, "invalid characters in containerID"},
-			{"interface name", "ADD", `{"cniVersion":"1.0.0","name":"x"}`, []string{"CNI_CONTAINERID=c", "CNI_NETNS=/n", "CNI_IFNAME=a/b", "CNI_PATH=/x"}, 4, "interface name contains / or :"},
+			{
+				"no name", "ADD", `{"cniVersion":"1.0.0"}`,
+				[]string{"CNI_CONTAINERID=c", "CNI_NETNS=/n", "CNI_IFNAME=eth0", "CNI_PATH=/x"},
+				7, "missing network name",
+			},
+			{
+				"no JSON", "ADD", `{`,
+				[]string{"CNI_CONTAINERID=c", "CNI_NETNS=/n", "CNI_IFNAME=eth0", "CNI_PATH=/x"},
+				6,
+				"error unmarshall network config",
+			},
+			{
+				"version", "ADD", `{"cniVersion":"9.9.9","name":"x"}`,
+				[]string{"CNI_CONTAINERID=c", "CNI_NETNS=/n", "CNI_IFNAME=eth0", "CNI_PATH=/x"},
+				1, "incompatible CNI versions",
+			},
+			{
+				"old CHECK", "CHECK", `{"cniVersion":"0.3.1","name":"x"}`,
+				[]string{"CNI_CONTAINERID=c", "CNI_NETNS=/n", "CNI_IFNAME=eth0", "CNI_PATH=/x"},
+				1,
+				"config version does not allow CHECK",
+			},
+			{
+				"old GC", "GC", `{"cniVersion":"1.0.0","name":"x"}`,
+				[]string{"CNI_PATH=/x"},
+				1,
+				"config version does not allow GC",
+			},
+			{
+				"old STATUS", "STATUS", `{"cniVersion":"1.0.0","name":"x"}`,
+				[]string{"CNI_PATH=/x"},
+				1,
+				"config version does not allow STATUS",
+			},
+			{
+				"container ID", "ADD", `{"cniVersion":"1.0.0","name":"x"}`,
+				[]string{"CNI_CONTAINERID=../c", "CNI_NETNS=/n", "CNI_IFNAME=eth0", "CNI_PATH=/x"},
+				4,
+				"invalid characters in containerID",
+			},
+			{
+				"interface name", "ADD", `{"cniVersion":"1.0.0","name":"x"}`,
+				[]string{"CNI_CONTAINERID=c", "CNI_NETNS=/n", "CNI_IFNAME=a/b", "CNI_PATH=/x"},
+				4,
+				"interface name contains / or :",
+			},
 		} {
 			out, _, code := f.run(t, binary, append(tc.env, "CNI_COMMAND="+tc.command), tc.conf)
 			ce := &types.Error{}
-			if err := json.Unmarshal([]byte(out), ce); err != nil || code != 1 || ce.Code != tc.code || !strings.Contains(ce.Msg, tc.msg) {
+			if err := json.Unmarshal([]byte(out), ce); err != nil || code != 1 || ce.Code != tc.code ||
+				!strings.Contains(ce.Msg, tc.msg) {
 				t.Errorf("%s, %s: exit %d, %s", binary, tc.name, code, out)
 			}
 		}
@@ -363,23 +436,30 @@ func TestProcessEdge(t *testing.T) {
 // TestPassthru: nothing in, nothing out; a prevResult goes through (behaviour.md G35-G37).
 func TestPassthru(t *testing.T) {
 	f := newFakes(t, node.Thin, nil, nil)
-	env := []string{"CNI_CONTAINERID=c", "CNI_NETNS=/nonexistent", "CNI_IFNAME=eth0", "CNI_PATH=/x", "CNI_NETNS_OVERRIDE=TRUE"}
-	out, _, code := f.run(t, "passthru", append(env, "CNI_COMMAND=ADD"), `{"cniVersion":"0.4.0","name":"x","type":"passthru"}`)
+	env := []string{
+		"CNI_CONTAINERID=c", "CNI_NETNS=/nonexistent", "CNI_IFNAME=eth0", "CNI_PATH=/x",
+		"CNI_NETNS_OVERRIDE=TRUE",
+	}
+	out, _, code := f.run(t, "passthru", append(env, "CNI_COMMAND=ADD"),
+		`{"cniVersion":"0.4.0","name":"x","type":"passthru"}`)
 	var v map[string]any
 	if err := json.Unmarshal([]byte(out), &v); err != nil || code != 0 || v["cniVersion"] != "0.4.0" || v["ips"] != nil {
 		t.Errorf("ADD: %d %s", code, out)
 	}
 	prev := `{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/n"}],"ips":[{"address":"10.0.0.1/24","interface":0}]}`
-	out, _, code = f.run(t, "passthru", append(env, "CNI_COMMAND=ADD"), `{"cniVersion":"1.0.0","name":"x","type":"passthru","prevResult":`+prev+`}`)
+	out, _, code = f.run(t, "passthru", append(env, "CNI_COMMAND=ADD"),
+		`{"cniVersion":"1.0.0","name":"x","type":"passthru","prevResult":`+prev+`}`)
 	if code != 0 || !strings.Contains(out, "10.0.0.1/24") {
 		t.Errorf("ADD with prevResult: %d %s", code, out)
 	}
 	for _, command := range []string{"DEL", "CHECK"} {
-		if out, _, code := f.run(t, "passthru", append(env, "CNI_COMMAND="+command), `{"cniVersion":"1.0.0","name":"x","type":"passthru"}`); code != 0 || out != "" {
+		if out, _, code := f.run(t, "passthru", append(env, "CNI_COMMAND="+command),
+			`{"cniVersion":"1.0.0","name":"x","type":"passthru"}`); code != 0 || out != "" {
 			t.Errorf("%s: %d %s", command, code, out)
 		}
 	}
-	if out, _, code := f.run(t, "passthru", append(env, "CNI_COMMAND=ADD"), `{"cniVersion":"0.2.0","name":"x"}`); code != 1 || !strings.Contains(out, "incompatible CNI versions") {
+	if out, _, code := f.run(t, "passthru", append(env, "CNI_COMMAND=ADD"),
+		`{"cniVersion":"0.2.0","name":"x"}`); code != 1 || !strings.Contains(out, "incompatible CNI versions") {
 		t.Errorf("0.2.0: %d %s", code, out)
 	}
 }

@@ -165,7 +165,8 @@ func (s *site) refusesUplink(t *testing.T) {
 		t.Errorf("the node has lost its uplink: %v", err)
 	}
 	p = s.pod(t, "hopeful", map[string]string{networks: "nothing"}, true)
-	s.notAttached(t, p, types.ErrInvalidNetworkConfig, fmt.Sprintf(`device "eth9" of network %s/nothing is not on this node; free devices of this node: eth1; `, s.ns))
+	s.notAttached(t, p, types.ErrInvalidNetworkConfig,
+		fmt.Sprintf(`device "eth9" of network %s/nothing is not on this node; free devices of this node: eth1; `, s.ns))
 }
 
 func (s *site) givesSpare(t *testing.T) {
@@ -269,7 +270,8 @@ func (s *site) refusesClashes(t *testing.T) {
 	names(t, err.Error(), "interface name net1 already exists", s.ns+"/spare")
 	s.back(t, "the refusal")
 	p = s.pod(t, "twice", map[string]string{networks: "spare,spare"}, true)
-	s.notAttached(t, p, types.ErrInvalidNetworkConfig, fmt.Sprintf(`device "eth1" of network %s/spare is not free: network %s/spare of the same pod takes it`, s.ns, s.ns))
+	s.notAttached(t, p, types.ErrInvalidNetworkConfig,
+		fmt.Sprintf(`device "eth1" of network %s/spare is not free: network %s/spare of the same pod takes it`, s.ns, s.ns))
 	s.back(t, "the refusal")
 }
 
@@ -279,7 +281,8 @@ func (s *site) toldAddress(t *testing.T, address string) []byte {
 	s.StopDaemon(t)
 	s.DaemonEnv = []string{"MULTUS_NODE_ADDRESS=" + address}
 	s.StartDaemon(t)
-	s.eventually(t, "nodeAddresses in the generated configuration", func() bool { return strings.Contains(string(s.Generated(t)), address) })
+	s.eventually(t, "nodeAddresses in the generated configuration",
+		func() bool { return strings.Contains(string(s.Generated(t)), address) })
 	return s.Generated(t)
 }
 
@@ -307,7 +310,8 @@ func (s *site) judgesMasters(t *testing.T) {
 		fmt.Sprintf(`master "eth9" of network %s/no-master is not on this node; interfaces of this node: eth0, eth1, cni0; change "master" in the network attachment definition %s/no-master`, s.ns, s.ns))
 	user := s.attachedPod(t, "user", "master")
 	p = s.pod(t, "third", map[string]string{networks: "uplink"}, true)
-	s.notAttached(t, p, types.ErrInvalidNetworkConfig, fmt.Sprintf("other interfaces are on it: that of pod %s/user", s.ns))
+	s.notAttached(t, p, types.ErrInvalidNetworkConfig,
+		fmt.Sprintf("other interfaces are on it: that of pod %s/user", s.ns))
 	s.gone(t, s.Conf(), user)
 }
 

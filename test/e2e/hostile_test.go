@@ -26,8 +26,11 @@ func TestNetworkNameIsNoPath(t *testing.T) {
 			}
 			up := strings.Repeat("../", 12) + strings.TrimPrefix(tenant, "/")
 			for name, config := range map[string]map[string]any{
-				"read":  {"cniVersion": "0.3.1", "name": up + "/a", "type": "no-such-plugin"},
-				"write": {"cniVersion": "0.3.1", "name": up + "/d/a", "plugins": []any{map[string]any{"type": "fake-one"}, map[string]any{"type": "no-such-plugin"}}},
+				"read": {"cniVersion": "0.3.1", "name": up + "/a", "type": "no-such-plugin"},
+				"write": {
+					"cniVersion": "0.3.1", "name": up + "/d/a",
+					"plugins": []any{map[string]any{"type": "fake-one"}, map[string]any{"type": "no-such-plugin"}},
+				},
 			} {
 				f.define(t, name, config)
 				p := f.pod(t, name)
@@ -58,8 +61,8 @@ func TestNetworkNameIsNoPath(t *testing.T) {
 	}
 }
 
-// TestReaderBlocksNobody: a pod has the directory of the daemon's socket mounted, read-only, and locks every file in it. All
-// verbs work as before, for plain pods and for others, also after the daemon was started anew.
+// TestReaderBlocksNobody: a pod has the directory of the daemon's socket mounted, read-only, and locks every file in
+// it. All verbs work as before, for plain pods and for others, also after the daemon was started anew.
 func TestReaderBlocksNobody(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {

@@ -41,7 +41,10 @@ func newBareSite(t *testing.T, kind node.Kind, o node.Options) *site {
 	if o.Kubeconfig == "" {
 		o.Kubeconfig, o.API = api.Kubeconfig(t), api.Addr()
 	}
-	s := &site{api: api, ns: strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name())), outside: testnet.New(t)}
+	s := &site{
+		api: api, ns: strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name())),
+		outside: testnet.New(t),
+	}
 	if len(s.ns) > 60 {
 		s.ns = s.ns[len(s.ns)-60:]
 	}
@@ -65,7 +68,8 @@ func newSite(t *testing.T, kind node.Kind, o node.Options) *site {
 	api.CreateNetwork(t, s.ns, "mac", fmt.Sprintf(
 		`{"cniVersion":"1.0.0","type":"macvlan","master":"uplink0","mode":"bridge","ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"192.0.2.0/24","rangeStart":"192.0.2.10"}],[{"subnet":"2001:db8:1::/64","rangeStart":"2001:db8:1::10"}]]}}`,
 		s.Reservations()), nil)
-	api.CreateNetwork(t, s.ns, "dev", `{"cniVersion":"1.0.0","type":"host-device","device":"nic1","ipam":{"type":"static","addresses":[{"address":"198.51.100.9/24"}]}}`, nil)
+	api.CreateNetwork(t, s.ns, "dev",
+		`{"cniVersion":"1.0.0","type":"host-device","device":"nic1","ipam":{"type":"static","addresses":[{"address":"198.51.100.9/24"}]}}`, nil)
 	api.CreateNetwork(t, s.ns, "br", fmt.Sprintf(
 		`{"cniVersion":"1.0.0","name":"br-list","plugins":[{"type":"bridge","bridge":"br1","ipam":%s},{"type":"tuning","capabilities":{"mac":true}}]}`, local("203.0.113.0/24")), nil)
 	return s
@@ -202,7 +206,10 @@ func TestPlainPodNeedsNobody(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
 			proxy := server(t).Proxy(t)
-			s := newSite(t, kind, node.Options{Kubeconfig: proxy.Kubeconfig(t), API: proxy.Addr(), Conf: map[string]any{"plainPods": "local", "daemonTimeout": "1s"}})
+			s := newSite(t, kind, node.Options{
+				Kubeconfig: proxy.Kubeconfig(t), API: proxy.Addr(),
+				Conf: map[string]any{"plainPods": "local", "daemonTimeout": "1s"},
+			})
 			plain := s.pod(t, "plain", nil, true)
 			annotated := s.pod(t, "annotated", map[string]string{networks: "mac"}, true)
 			s.StopDaemon(t)

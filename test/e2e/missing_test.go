@@ -21,7 +21,8 @@ func TestMissing(t *testing.T) {
 				t.Parallel() // most of it is waiting
 				proxy := server(t).Proxy(t)
 				s := newSite(t, node.Thick, node.Options{
-					Kubeconfig: proxy.Kubeconfig(t), API: proxy.Addr(), Conf: map[string]any{"plainPods": "local", "daemonTimeout": "2s"},
+					Kubeconfig: proxy.Kubeconfig(t), API: proxy.Addr(),
+					Conf: map[string]any{"plainPods": "local", "daemonTimeout": "2s"},
 				})
 				// The daemon knows the definition by now: what follows fails for want of the daemon alone.
 				warm := s.pod(t, "warm", map[string]string{networks: "mac"}, true)

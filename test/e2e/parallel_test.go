@@ -13,8 +13,8 @@ import (
 	"multus/test/node"
 )
 
-// parallel is a node with a cluster network and networks a … d, whose plugins are fake; over is laid over the fake object
-// of a network, more over its configuration.
+// parallel is a node with a cluster network and networks a … d, whose plugins are fake; over is laid over the fake
+// object of a network, more over its configuration.
 func parallel(t *testing.T, kind node.Kind, concurrency int, over, more map[string]map[string]any) *fakes {
 	t.Helper()
 	f := newFakes(t, kind, map[string]any{"cniVersion": "1.1.0", "attachConcurrency": concurrency}, nil)
@@ -80,7 +80,8 @@ func TestParallelIsLimited(t *testing.T) {
 			f := parallel(t, node.Thin, concurrency, map[string]map[string]any{"a": together, "b": together, "c": together}, nil)
 			p, n := f.pod(t, "a,b,c,d"), 0
 			_, err := f.Add(t, f.Conf(), p)
-			if err == nil || !strings.Contains(err.Error(), "default/a") || !strings.Contains(err.Error(), fmt.Sprintf("%d of 3 came", max(1, concurrency))) {
+			if err == nil || !strings.Contains(err.Error(), "default/a") ||
+				!strings.Contains(err.Error(), fmt.Sprintf("%d of 3 came", max(1, concurrency))) {
 				t.Fatal(err)
 			}
 			calls := f.calls(t, &n)
@@ -112,10 +113,12 @@ func TestParallelFailure(t *testing.T) {
 			for k, v := range meet(t, 3, "") {
 				a[k], b[k], c[k] = v, v, v
 			}
-			f := parallel(t, kind, 8, map[string]map[string]any{"a": a, "b": b, "c": c}, map[string]map[string]any{"d": {"master": "net3"}})
+			f := parallel(t, kind, 8, map[string]map[string]any{"a": a, "b": b, "c": c},
+				map[string]map[string]any{"d": {"master": "net3"}})
 			p, n := f.pod(t, "a,b,c,d"), 0
 			_, err := f.Add(t, f.Conf(), p)
-			if err == nil || !strings.Contains(err.Error(), "first") || !strings.Contains(err.Error(), "second") || !strings.Contains(err.Error(), "default/a") {
+			if err == nil || !strings.Contains(err.Error(), "first") || !strings.Contains(err.Error(), "second") ||
+				!strings.Contains(err.Error(), "default/a") {
 				t.Errorf("ADD: %v", err)
 			}
 			calls := f.calls(t, &n)

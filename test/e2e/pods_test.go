@@ -56,8 +56,8 @@ func (s *site) gone(t *testing.T, conf []byte, p *node.Pod) {
 }
 
 // TestPods are the pods that are not what they seem: gone, another of the same name, static, deleted while they start
-// (behaviour.md C1, C2, D14-D21, D53, D60, D111, D123, D124, A44, A45; Q32; architecture.md, "What happens when something
-// is missing"; issue 3, part 7).
+// (behaviour.md C1, C2, D14-D21, D53, D60, D111, D123, D124, A44, A45; Q32; architecture.md, "What happens when
+// something is missing"; issue 3, part 7).
 func TestPods(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -79,7 +79,8 @@ func TestPods(t *testing.T) {
 func (s *site) podNotFound(t *testing.T) {
 	for name, over := range map[string]map[string]any{"ghost": nil, "ghost-old": {"cniVersion": "0.3.1"}} { // D21: a crash today
 		p := s.NewPod(t, s.ns, name, "uid-"+name, nil)
-		s.refused(t, edited(t, s.Conf(), over), p, "Multus: ["+s.ns+"/"+name+"/uid-"+name+"]: ", "error waiting for pod "+s.ns+"/"+name)
+		s.refused(t, edited(t, s.Conf(), over), p, "Multus: ["+s.ns+"/"+name+"/uid-"+name+"]: ",
+			"error waiting for pod "+s.ns+"/"+name)
 	}
 }
 
@@ -123,7 +124,8 @@ func (s *site) podDeletedMeanwhile(t *testing.T) {
 	// While a delegate is at it: attached, nobody is told, DEL frees it (D123 [quirk]).
 	m := s.Fake(t, "slow")
 	m["sleep"] = map[string]string{"ADD": "1s"}
-	s.api.CreateNetwork(t, s.ns, "slow", string(edited(t, []byte(`{"cniVersion":"1.0.0","type":"slow"}`), map[string]any{"fake": m})), nil)
+	s.api.CreateNetwork(t, s.ns, "slow",
+		string(edited(t, []byte(`{"cniVersion":"1.0.0","type":"slow"}`), map[string]any{"fake": m})), nil)
 	p = s.pod(t, "leaving", map[string]string{networks: "slow,mac"}, false)
 	added := make(chan error, 1)
 	go func() {

@@ -107,7 +107,8 @@ func agentConf(t *testing.T, n *node.Node, over map[string]any) (file string) {
 	t.Helper()
 	conf := map[string]any{
 		"cniVersion": "1.0.0", "socketDir": n.SocketDir(), "daemonSocketDir": n.SocketDir(), "networksDir": t.TempDir(),
-		"multusAutoconfigDir": filepath.Join(n.Dir, "net.d"), "cniConfigDir": filepath.Join(n.Dir, "etc"), "cniDir": n.State(), "binDir": n.BinDirs[1],
+		"multusAutoconfigDir": filepath.Join(n.Dir, "net.d"), "cniConfigDir": filepath.Join(n.Dir, "etc"),
+		"cniDir": n.State(), "binDir": n.BinDirs[1],
 	}
 	for k, v := range over {
 		if v == nil {

@@ -36,8 +36,10 @@ var clusters = map[string]string{
 // useCluster makes one of clusters the cluster network of the node; more are its further plugins.
 func (s *site) useCluster(t *testing.T, name string, more ...string) {
 	t.Helper()
-	first := fmt.Sprintf(`{"type":"bridge","bridge":"cni-%s",%s}`, name, strings.ReplaceAll(clusters[name], "$DIR", s.Reservations()))
-	text := fmt.Sprintf(`{"cniVersion":"1.0.0","name":"cluster-%s","plugins":[%s]}`, name, strings.Join(append([]string{first}, more...), ","))
+	first := fmt.Sprintf(`{"type":"bridge","bridge":"cni-%s",%s}`, name,
+		strings.ReplaceAll(clusters[name], "$DIR", s.Reservations()))
+	text := fmt.Sprintf(`{"cniVersion":"1.0.0","name":"cluster-%s","plugins":[%s]}`, name,
+		strings.Join(append([]string{first}, more...), ","))
 	path := filepath.Join(s.Dir, "net.d", "10-primary.conflist")
 	if err := os.WriteFile(path+".new", []byte(text), 0o644); err != nil {
 		t.Fatal(err)
@@ -152,7 +154,8 @@ func (s *site) agree(t *testing.T, p *node.Pod, result []*types.Route, want []st
 	if d := cmp.Diff(first, append([]string{}, defaults("eth0", result)...)); d != "" {
 		t.Errorf("result (-want +got):\n%s", d)
 	}
-	if d := cmp.Diff(first, append([]string{}, defaults("eth0", cached(t, filepath.Join(s.Dir, "runtime"), p)["eth0"])...)); d != "" {
+	if d := cmp.Diff(first, append([]string{},
+		defaults("eth0", cached(t, filepath.Join(s.Dir, "runtime"), p)["eth0"])...)); d != "" {
 		t.Errorf("the runtime's cache (-want +got):\n%s", d)
 	}
 	var got []string
@@ -171,7 +174,8 @@ func (s *site) agree(t *testing.T, p *node.Pod, result []*types.Route, want []st
 		}
 	}
 	slices.Sort(got)
-	shown := slices.DeleteFunc(slices.Clone(want), func(r string) bool { return strings.HasSuffix(r, " v4") || strings.HasSuffix(r, " v6") })
+	shown := slices.DeleteFunc(slices.Clone(want),
+		func(r string) bool { return strings.HasSuffix(r, " v4") || strings.HasSuffix(r, " v6") })
 	if d := cmp.Diff(shown, got); d != "" {
 		t.Errorf("network-status (-want +got):\n%s", d)
 	}
@@ -202,13 +206,28 @@ func TestDefaultRoutes(t *testing.T) {
 				{"dual stack, IPv4 only", "dual", route("mac", gw4), []string{"net1 " + gw4, "eth0 fd00:46::1"}},
 				{"dual stack, IPv6 only", "dual", route("mac", gw6), []string{"eth0 10.46.0.1", "net1 " + gw6}},
 				{"dual stack, both", "dual", route("mac", gw4, gw6), []string{"net1 " + gw4, "net1 " + gw6}},
-				{"split over two networks", "dual", route("mac", gw6) + "," + route("two", two4), []string{"net2 " + two4, "net1 " + gw6}},
-				{"on the second network", "dual", `{"name":"mac"},` + route("two", two4, two6), []string{"net2 " + two4, "net2 " + two6}},
+				{
+					"split over two networks", "dual", route("mac", gw6) + "," + route("two", two4),
+					[]string{"net2 " + two4, "net1 " + gw6},
+				},
+				{
+					"on the second network", "dual", `{"name":"mac"},` + route("two", two4, two6),
+					[]string{"net2 " + two4, "net2 " + two6},
+				},
 				{"empty list", "dual", route("mac"), []string{"eth0 10.46.0.1", "eth0 fd00:46::1"}},
 				{"a family that the cluster network has not", "v4", route("mac", gw6), []string{"eth0 10.4.0.1", "net1 " + gw6}},
-				{"the plugin's own routes, moved to itself", "dual", route("own", gw4, gw6), []string{"net1 " + gw4, "net1 " + gw6}},
-				{"the plugin's own route of the other family stays", "v4", route("own", gw4), []string{"net1 " + gw4, "net1 " + gw6}},
-				{"the plugin's own routes, another network asks", "v4", `{"name":"own"},` + route("two", two4, two6), []string{"net2 " + two4, "net2 " + two6}},
+				{
+					"the plugin's own routes, moved to itself", "dual", route("own", gw4, gw6),
+					[]string{"net1 " + gw4, "net1 " + gw6},
+				},
+				{
+					"the plugin's own route of the other family stays", "v4", route("own", gw4),
+					[]string{"net1 " + gw4, "net1 " + gw6},
+				},
+				{
+					"the plugin's own routes, another network asks", "v4", `{"name":"own"},` + route("two", two4, two6),
+					[]string{"net2 " + two4, "net2 " + two6},
+				},
 				{"without gateway, nobody asks", "nogw", `{"name":"mac"}`, []string{"eth0 v4", "eth0 v6"}},
 				{"without gateway, IPv4 only", "nogw", route("mac", gw4), []string{"net1 " + gw4, "eth0 v6"}},
 				{"without gateway, both", "nogw", route("mac", gw4, gw6), []string{"net1 " + gw4, "net1 " + gw6}},

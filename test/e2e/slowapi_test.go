@@ -31,7 +31,10 @@ func newSlowAPI(t *testing.T) *slowAPI {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &slowAPI{addr: l.Addr().String(), kubeconfig: filepath.Join(t.TempDir(), "kubeconfig"), conns: map[net.Conn]bool{}}
+	s := &slowAPI{
+		addr: l.Addr().String(), kubeconfig: filepath.Join(t.TempDir(), "kubeconfig"),
+		conns: map[net.Conn]bool{},
+	}
 	b, err := os.ReadFile(api.Kubeconfig(t))
 	if err != nil {
 		t.Fatal(err)

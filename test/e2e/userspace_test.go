@@ -38,7 +38,8 @@ func newVfioNode(t *testing.T) *vfioNode {
 	err := os.Mkdir(driver, 0o755)
 	for _, address := range []string{"0000:3b:02.1", "0000:3b:02.2"} {
 		d := filepath.Join(dir, address)
-		err = errors.Join(err, os.Mkdir(d, 0o755), os.WriteFile(filepath.Join(d, "class"), []byte("0x020000\n"), 0o600), os.Symlink(driver, filepath.Join(d, "driver")))
+		err = errors.Join(err, os.Mkdir(d, 0o755), os.WriteFile(filepath.Join(d, "class"), []byte("0x020000\n"), 0o600),
+			os.Symlink(driver, filepath.Join(d, "driver")))
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -48,7 +49,8 @@ func newVfioNode(t *testing.T) *vfioNode {
 
 // ExecPlugin runs a plugin, and all that it runs, in a mount namespace of its own.
 func (v *vfioNode) ExecPlugin(ctx context.Context, plugin string, stdin []byte, environ []string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", `mount --bind "$1" `+pciDevices+` && exec "$2"`, "sh", v.devices, plugin)
+	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", `mount --bind "$1" `+pciDevices+` && exec "$2"`, "sh", v.devices,
+		plugin)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
 	cmd.Env, cmd.Stdin = environ, bytes.NewReader(stdin)
 	var out, errs bytes.Buffer
@@ -63,20 +65,23 @@ func (v *vfioNode) ExecPlugin(ctx context.Context, plugin string, stdin []byte, 
 	return out.Bytes(), nil
 }
 
-// TestHostDeviceUserspace: a device for DPDK has no interface that leaves the node, and the plugin gives it to whoever asks.
-// It is the first pod's until that is gone; of several that ask at once one gets it (issue 6; pains.md P21).
+// TestHostDeviceUserspace: a device for DPDK has no interface that leaves the node, and the plugin gives it to whoever
+// asks. It is the first pod's until that is gone; of several that ask at once one gets it (issue 6; pains.md P21).
 func TestHostDeviceUserspace(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
 			s := newBareSite(t, kind, node.Options{})
 			s.Exec = newVfioNode(t)
 			for name, address := range map[string]string{"one": "0000:3b:02.1", "two": "0000:3b:02.2"} {
-				s.api.CreateNetwork(t, s.ns, name, fmt.Sprintf(`{"cniVersion":"1.0.0","type":"host-device","pciBusID":%q}`, address), nil)
+				s.api.CreateNetwork(t, s.ns, name,
+					fmt.Sprintf(`{"cniVersion":"1.0.0","type":"host-device","pciBusID":%q}`, address), nil)
 			}
 			t.Run("held", func(t *testing.T) { s.holdsUserspace(t) })
 			t.Run("twice in one pod", func(t *testing.T) {
 				p := s.pod(t, "twice", map[string]string{networks: "one,one"}, true)
-				s.notAttached(t, p, types.ErrInvalidNetworkConfig, fmt.Sprintf(`device "0000:3b:02.1" of network %s/one is not free: network %[1]s/one of the same pod takes it`, s.ns))
+				s.notAttached(t, p, types.ErrInvalidNetworkConfig,
+					fmt.Sprintf(`device "0000:3b:02.1" of network %s/one is not free: network %[1]s/one of the same pod takes it`,
+						s.ns))
 			})
 			t.Run("race", func(t *testing.T) { s.racesForUserspace(t) })
 		})

@@ -55,7 +55,8 @@ func newSite(t *testing.T, configs ...string) *site {
 			Args: podRequest(container).Args,
 		})
 		script := "#!/bin/sh\ncat >/dev/null\ntest -e $0.fails && { echo '{\"code\":0,\"msg\":\"no\"}'; exit 1; }\n" +
-			`test $CNI_COMMAND = ADD && echo '{"cniVersion":"1.1.0","interfaces":[{"name":"'$CNI_IFNAME'","sandbox":"x"}]}'` + "\nexit 0\n"
+			`test $CNI_COMMAND = ADD && echo '{"cniVersion":"1.1.0","interfaces":[{"name":"'$CNI_IFNAME'","sandbox":"x"}]}'` +
+			"\nexit 0\n"
 		if err := os.WriteFile(filepath.Join(s.dir, l.Types()[0]), []byte(script), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -74,8 +75,10 @@ func (s *site) Plan(_ context.Context, req *request.Request, _ *config.Plugin) (
 		<-s.stuck
 	}
 	return &plan.Plan{
-		CNIVersion: "1.1.0", ContainerID: req.ContainerID, Netns: req.Netns, Attachments: append([]plan.Attachment(nil), s.attachments...),
-		Pod: plan.Identity{Namespace: "team", Name: "web-0", UID: "u"}, Dirs: plan.Dirs{State: filepath.Join(s.dir, "state"), Binary: s.dir},
+		CNIVersion: "1.1.0", ContainerID: req.ContainerID, Netns: req.Netns,
+		Attachments: append([]plan.Attachment(nil), s.attachments...),
+		Pod:         plan.Identity{Namespace: "team", Name: "web-0", UID: "u"},
+		Dirs:        plan.Dirs{State: filepath.Join(s.dir, "state"), Binary: s.dir},
 	}, nil
 }
 
@@ -145,7 +148,9 @@ func engines(t *testing.T) []produced {
 }
 
 func verbs() []produced {
-	other := func(verb func(*engine.Engine, context.Context, *request.Request) error, command, more string, attached bool) func(*testing.T) error {
+	other := func(verb func(*engine.Engine, context.Context, *request.Request) error, command, more string,
+		attached bool,
+	) func(*testing.T) error {
 		return func(t *testing.T) error {
 			t.Helper()
 			s := newSite(t, cluster)
@@ -178,12 +183,14 @@ func verbs() []produced {
 			s := newSite(t, cluster, strings.Replace(cluster, "cluster-net", "second", 1))
 			s.lost = errors.New("forbidden")
 			err := s.add(t, container, "", patient)
-			if rec, rerr := os.ReadFile(filepath.Join(s.dir, "state", container)); rerr != nil || !strings.Contains(string(rec), `"undone":true`) {
+			if rec, rerr := os.ReadFile(filepath.Join(s.dir, "state", container)); rerr != nil ||
+				!strings.Contains(string(rec), `"undone":true`) {
 				t.Errorf("not undone: %s, %v", rec, rerr)
 			}
 			return err
 		}},
-		{"STATUS without the file", other((*engine.Engine).Status, request.Status, `,"readinessindicatorfile":"/none"`, false)},
+		{"STATUS without the file", other((*engine.Engine).Status, request.Status, `,"readinessindicatorfile":"/none"`,
+			false)},
 		{"STATUS that hangs", func(t *testing.T) error {
 			t.Helper()
 			s := newSite(t, cluster)
@@ -285,8 +292,8 @@ func devices() []produced {
 	}
 }
 
-// TestSameWords: the error that the runtime gets, and kubelet's event shows, is Multus' event word for word; it names pod,
-// network and request, and says what to do, also where nobody foresaw it.
+// TestSameWords: the error that the runtime gets, and kubelet's event shows, is Multus' event word for word; it names
+// pod, network and request, and says what to do, also where nobody foresaw it.
 func TestSameWords(t *testing.T) {
 	s := newSite(t, cluster)
 	s.fails(t, "cluster")
@@ -327,12 +334,16 @@ func TestSameWords(t *testing.T) {
 // TestPluginLog: what the runtime gets is in the plugin's log, with the whole container ID.
 func TestPluginLog(t *testing.T) {
 	log := filepath.Join(t.TempDir(), "log")
-	err := run(t, `{"cniVersion":"1.1.0","name":"m","type":"multus-shim","logLevel":"error","logFile":"`+log+`"}`, "CNI_ARGS=broken")
+	err := run(t, `{"cniVersion":"1.1.0","name":"m","type":"multus-shim","logLevel":"error","logFile":"`+log+`"}`,
+		"CNI_ARGS=broken")
 	b, rerr := os.ReadFile(log)
 	if err == nil || rerr != nil {
 		t.Fatalf("%v, %v", err, rerr)
 	}
-	for _, want := range []string{"request failed", "cmd=ADD", "container=" + container, "err=" + strconv.Quote(err.Error())} {
+	for _, want := range []string{
+		"request failed", "cmd=ADD", "container=" + container,
+		"err=" + strconv.Quote(err.Error()),
+	} {
 		if !strings.Contains(string(b), want) {
 			t.Errorf("want %s in %s", want, b)
 		}

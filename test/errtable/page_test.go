@@ -61,7 +61,8 @@ func table(rows []row) string {
 }
 
 // objects are what a message without a name at run time may be about: there is one of them.
-var objects = regexp.MustCompile(`netconf|runtimeConfig|daemon configuration|k8s client|clusterNetwork|valid-attachments|readinessindicatorfile|devices of the node`)
+var objects = regexp.MustCompile(
+	`netconf|runtimeConfig|daemon configuration|k8s client|clusterNetwork|valid-attachments|readinessindicatorfile|devices of the node`)
 
 // TestText: every error is one line, names what it is about, carries no raw bytes, and says what to do.
 func TestText(t *testing.T) {
@@ -80,7 +81,10 @@ func TestText(t *testing.T) {
 
 func problems(r *row) []string {
 	var out []string
-	for text, problem := range map[string]string{"\n": "more than one line", "%!": "a verb without its argument", "Multus:": "the engine puts that in front"} {
+	for text, problem := range map[string]string{
+		"\n": "more than one line", "%!": "a verb without its argument",
+		"Multus:": "the engine puts that in front",
+	} {
 		if strings.Contains(r.message+r.next, text) {
 			out = append(out, problem)
 		}
@@ -97,7 +101,10 @@ func problems(r *row) []string {
 // TestProblems: TestText can fail.
 func TestProblems(t *testing.T) {
 	t.Parallel()
-	for text, want := range map[string]int{"network <network> is bad": 0, "it is bad": 1, "a\n<b>": 1, "Multus: %!s <x>": 2} {
+	for text, want := range map[string]int{
+		"network <network> is bad": 0, "it is bad": 1, "a\n<b>": 1,
+		"Multus: %!s <x>": 2,
+	} {
 		if got := problems(&row{message: text, next: "next"}); len(got) != want {
 			t.Errorf("%q: %q", text, got)
 		}

@@ -43,7 +43,10 @@ var elsewhere = map[string]struct{ file, test string }{
 	"decode request <path>":         {"../../internal/host/daemon/refuse_test.go", "TestRefuse"},
 	"pod <pod>":                     {"../../internal/host/daemon/refuse_test.go", "TestRefuse"},
 	"wait to decode request <path>": {"../../internal/host/daemon/room_test.go", "TestLargePlans"},
-	"wait to make a plan with <bytes> bytes of configurations": {"../../internal/host/daemon/room_test.go", "TestLargePlans"},
+	"wait to make a plan with <bytes> bytes of configurations": {
+		"../../internal/host/daemon/room_test.go",
+		"TestLargePlans",
+	},
 }
 
 // TestEveryRow: every error of the table can be had, with its code and advice: from a golden plan, from the functions
@@ -59,7 +62,8 @@ func TestEveryRow(t *testing.T) {
 		had = append(had, fault.ToCNI(err))
 	}
 	for _, ce := range had {
-		if strings.ContainsAny(ce.Msg+ce.Details, "\n\r") || strings.Count(ce.Msg, "Multus: ") > 1 || rawBytes.MatchString(ce.Msg) {
+		if strings.ContainsAny(ce.Msg+ce.Details, "\n\r") || strings.Count(ce.Msg, "Multus: ") > 1 ||
+			rawBytes.MatchString(ce.Msg) {
 			t.Errorf("not a line that people read: %q", ce.Msg)
 		}
 	}
@@ -95,6 +99,9 @@ func pattern(text string) string {
 	return blank.ReplaceAllString(regexp.QuoteMeta(text), ".*")
 }
 
+// joined is where a string literal goes on in the next line.
+var joined = regexp.MustCompile(`" \+\n\t*"`)
+
 func (r *row) elsewhere(t *testing.T) bool {
 	t.Helper()
 	by, ok := elsewhere[r.message]
@@ -105,8 +112,10 @@ func (r *row) elsewhere(t *testing.T) bool {
 	if err != nil {
 		t.Error(err)
 	}
+	source := joined.ReplaceAllString(string(b), "")
 	fixed, _, _ := strings.Cut(r.message, "<")
-	return strings.Contains(string(b), "func "+by.test+"(") && strings.Contains(string(b), fixed) && strings.Contains(string(b), r.next)
+	return strings.Contains(source, "func "+by.test+"(") && strings.Contains(source, fixed) &&
+		strings.Contains(source, r.next)
 }
 
 // goldens are the errors of the golden plans, which the tests of package plan compare.
@@ -149,12 +158,20 @@ func parsing() []produced {
 	return []produced{
 		{"configuration", func(*testing.T) error { _, err := config.ParsePlugin([]byte("{")); return err }},
 		{"daemon's configuration", func(*testing.T) error { _, err := config.ParseDaemon([]byte("{")); return err }},
-		{"daemon's limit", func(*testing.T) error { _, err := config.ParseDaemon([]byte(`{"connectionLimit":0}`)); return err }},
+		{"daemon's limit", func(*testing.T) error {
+			_,
+				err := config.ParseDaemon([]byte(`{"connectionLimit":0}`))
+			return err
+		}},
 		{"daemon's version", func(*testing.T) error { return (&config.Daemon{CNIVersion: "1.2.0"}).Usable() }},
 		{"daemon's checkNetworks", func(*testing.T) error { return (&config.Daemon{CheckNetworks: "al"}).Usable() }},
 		{"version", func(*testing.T) error { return (&config.Plugin{CNIVersion: "1.2.0"}).Usable() }},
 		{"CNI_ARGS pair", func(*testing.T) error { _, err := request.ParseArgs("a"); return err }},
-		{"CNI_ARGS unknown", func(*testing.T) error { _, err := request.ParseArgs("IgnoreUnknown=0;COLOUR=red"); return err }},
+		{"CNI_ARGS unknown", func(*testing.T) error {
+			_,
+				err := request.ParseArgs("IgnoreUnknown=0;COLOUR=red")
+			return err
+		}},
 	}
 }
 
@@ -184,7 +201,8 @@ func planning() []produced {
 	}}, {"large configurations", func(t *testing.T) error {
 		t.Helper()
 		large := `{"cniVersion":"1.0.0","name":"c","type":"c","x":"` + strings.Repeat("x", plan.MaxBytes) + `"}`
-		conf, err := config.ParsePlugin([]byte(`{"delegates":[` + large + `],"runtimeConfig":{"` + config.PodAnnotations + `":{}}}`))
+		conf, err := config.ParsePlugin(
+			[]byte(`{"delegates":[` + large + `],"runtimeConfig":{"` + config.PodAnnotations + `":{}}}`))
 		if err != nil {
 			return err
 		}
@@ -206,10 +224,13 @@ func answering(t *testing.T, answer string) (socket string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Length", strconv.Itoa(len(answer)))
-		_, _ = w.Write([]byte(answer))
-	})}
+	srv := &http.Server{
+		ReadHeaderTimeout: time.Minute,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", strconv.Itoa(len(answer)))
+			_, _ = w.Write([]byte(answer))
+		}),
+	}
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
@@ -266,7 +287,8 @@ func run(t *testing.T, conf string, env ...string) error {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, os.Args[0])
 	cmd.Env = append([]string{
-		asPlugin + "=1", "CNI_COMMAND=ADD", "CNI_CONTAINERID=" + container, "CNI_NETNS=/proc/self/ns/net", "CNI_IFNAME=eth0", "CNI_PATH=/none",
+		asPlugin + "=1", "CNI_COMMAND=ADD", "CNI_CONTAINERID=" + container, "CNI_NETNS=/proc/self/ns/net", "CNI_IFNAME=eth0",
+		"CNI_PATH=/none",
 		"CNI_ARGS=K8S_POD_NAMESPACE=team;K8S_POD_NAME=web-0",
 	}, env...)
 	cmd.Stdin = strings.NewReader(conf)

@@ -32,8 +32,8 @@ var codes = map[string]uint{
 	"TryAgain": fault.TryAgain, "NotAvailable": fault.NotAvailable, "Internal": fault.Internal,
 }
 
-// directive, in the comment of a function, gives a row to its call, whose text is made elsewhere. The code is one of those
-// that the call may have.
+// directive, in the comment of a function, gives a row to its call, whose text is made elsewhere. The code is one of
+// those that the call may have.
 const directive, directiveForm = "//errors:row ", "//errors:row code message => what to do"
 
 // or stands between what one call may advise.
@@ -52,7 +52,10 @@ type source struct {
 
 func parse(t *testing.T) *source {
 	t.Helper()
-	s := &source{set: token.NewFileSet(), consts: map[string]string{}, funcs: map[string]*ast.FuncDecl{}, files: map[string]*ast.File{}}
+	s := &source{
+		set: token.NewFileSet(), consts: map[string]string{}, funcs: map[string]*ast.FuncDecl{},
+		files: map[string]*ast.File{},
+	}
 	err := filepath.WalkDir("../../internal", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
 			return err
@@ -174,7 +177,8 @@ func (s *source) rowsOf(call *ast.CallExpr) ([]row, error) {
 	next := s.texts(args[1])
 	message, ok := s.format(args[2], args[3:])
 	if !ok || len(next) == 0 {
-		return nil, fmt.Errorf("message and advice of a fault must be texts that can be read here, or have a comment %s", directiveForm)
+		return nil, fmt.Errorf("message and advice of a fault must be texts that can be read here, or have a comment %s",
+			directiveForm)
 	}
 	r.message, r.next = message, strings.Join(next, or)
 	return []row{r}, nil
@@ -367,7 +371,10 @@ func named(e ast.Expr) string {
 }
 
 func readable(name string) string {
-	for from, to := range map[string]string{"IfName": "interface", "i": "number", "ref": "object", "unknown": "names", "key": "annotation", "value": "name", "item": "text"} {
+	for from, to := range map[string]string{
+		"IfName": "interface", "i": "number", "ref": "object", "unknown": "names",
+		"key": "annotation", "value": "name", "item": "text",
+	} {
 		if name == from {
 			return to
 		}

@@ -139,7 +139,8 @@ func (b *behaviour) act(verb string) error {
 		os.Exit(1)
 	}
 	if verb == "ADD" && len(b.Result) > 0 {
-		fmt.Println(strings.NewReplacer("{ifname}", os.Getenv("CNI_IFNAME"), "{netns}", os.Getenv("CNI_NETNS")).Replace(string(b.Result)))
+		fmt.Println(strings.NewReplacer("{ifname}", os.Getenv("CNI_IFNAME"), "{netns}",
+			os.Getenv("CNI_NETNS")).Replace(string(b.Result)))
 	}
 	return nil
 }

@@ -56,7 +56,8 @@ func (s *apiSite) absences(t *testing.T) {
 			}
 		}
 	})
-	s.absence(t, fmt.Sprintf("API server away for %s, %s", away, s.kind), away, long() && s.kind == node.Thick, func(done <-chan struct{}) {
+	s.absence(t, fmt.Sprintf("API server away for %s, %s", away, s.kind), away, long() &&
+		s.kind == node.Thick, func(done <-chan struct{}) {
 		s.front.goAway()
 		<-done
 	})
@@ -64,7 +65,9 @@ func (s *apiSite) absences(t *testing.T) {
 
 // absence makes pods for a time; during says how the API server is until done is closed. With restart the daemon is
 // another one from half-time on, which knows no definition.
-func (s *apiSite) absence(t *testing.T, fault string, lasts time.Duration, restart bool, during func(done <-chan struct{})) {
+func (s *apiSite) absence(t *testing.T, fault string, lasts time.Duration, restart bool,
+	during func(done <-chan struct{}),
+) {
 	t.Helper()
 	r := table.row(fault)
 	s.visit(t, r, "before", "plain", false)
@@ -134,7 +137,8 @@ func (s *apiSite) visit(t *testing.T, r *row, name, networks string, mayFail boo
 	// The runtime passed the annotations, and a daemon has the definition, unless it was started since.
 	mayFail = mayFail && (s.kind == node.Thin || s.forgot)
 	var ce *types.Error
-	if !mayFail || !errors.As(err, &ce) || ce.Code != types.ErrTryAgainLater || !strings.Contains(ce.Error(), "API server") {
+	if !mayFail || !errors.As(err, &ce) || ce.Code != types.ErrTryAgainLater ||
+		!strings.Contains(ce.Error(), "API server") {
 		r.bad(t, &r.stuck, 1, "ADD of %s, networks %q: %v", s.pod.Name, networks, err)
 	}
 	return nil, err

@@ -91,7 +91,11 @@ func refuse(code int, reason string, methods ...string) sick {
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Retry-After", "1")
 		w.WriteHeader(code)
-		_ = json.NewEncoder(w).Encode(map[string]any{"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "code": code, "message": reason})
+		_ = json.NewEncoder(w).Encode(
+			map[string]any{
+				"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "code": code,
+				"message": reason,
+			})
 		return true
 	}
 }
@@ -150,7 +154,8 @@ func newAPISite(t *testing.T, kind node.Kind, cluster *kubetest.Cluster, namespa
 		Kind: kind, Kubeconfig: s.front.kubeconfig(t, cluster), API: s.front.addr(), BinDir: binDir,
 		Conf: map[string]any{"cniVersion": "1.1.0", "daemonTimeout": "10s", "plainPods": "local"},
 	})
-	cluster.CreateNetwork(t, s.ns, "plain", `{"cniVersion":"1.1.0","type":"bridge","bridge":"br1","isGateway":true,"ipam":`+s.ipam("198.51.100.0/24")+`}`, nil)
+	cluster.CreateNetwork(t, s.ns, "plain",
+		`{"cniVersion":"1.1.0","type":"bridge","bridge":"br1","isGateway":true,"ipam":`+s.ipam("198.51.100.0/24")+`}`, nil)
 	check(t, json.Unmarshal(s.Conf(), &s.conf))
 	return s
 }

@@ -63,7 +63,8 @@ func limitMemory(t *testing.T, pid, limit int) *cgroup {
 	return g
 }
 
-// limitProcesses returns a cgroup in which at most n threads run at a time, and the command that starts another one in it.
+// limitProcesses returns a cgroup in which at most n threads run at a time, and the command that starts another one in
+// it.
 func limitProcesses(t *testing.T) (g *cgroup, wrap []string) {
 	t.Helper()
 	g, err := newCgroup(t, "pids")
@@ -76,7 +77,8 @@ func limitProcesses(t *testing.T) (g *cgroup, wrap []string) {
 	return g, []string{"/bin/sh", "-c", fmt.Sprintf(`echo $$ >%q && exec "$0"`, filepath.Join(g.dir, "cgroup.procs"))}
 }
 
-// kill kills all processes of the cgroup, as the kernel does for memory with memory.oom.group, and returns how many it found.
+// kill kills all processes of the cgroup, as the kernel does for memory with memory.oom.group, and returns how many it
+// found.
 func (g *cgroup) kill(t *testing.T) (n int) {
 	t.Helper()
 	eventually(t, "the processes of the cgroup end", func() bool {

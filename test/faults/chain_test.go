@@ -20,11 +20,12 @@ echo '{"cniVersion":"1.0.0","code":100,"msg":"I do not know this chain"}'; exit 
 func (s *site) failingChain(t *testing.T, script string) {
 	t.Helper()
 	s.script(t, "last", script)
-	s.define(t, "chain", fmt.Sprintf(`{"cniVersion":"1.0.0","name":"chain","plugins":[{"type":"bridge","bridge":"br2","isGateway":true,"ipam":%s},{"type":"script-last"}]}`, s.ipam("203.0.113.0/24")))
+	s.define(t, "chain", fmt.Sprintf(
+		`{"cniVersion":"1.0.0","name":"chain","plugins":[{"type":"bridge","bridge":"br2","isGateway":true,"ipam":%s},{"type":"script-last"}]}`, s.ipam("203.0.113.0/24")))
 }
 
-// TestChainPoints kills the plugin at every point that it passes with a network whose last plugin fails at ADD: the other
-// plugins of the chain have attached, and the last one fails at DEL as well. DEL frees everything.
+// TestChainPoints kills the plugin at every point that it passes with a network whose last plugin fails at ADD: the
+// other plugins of the chain have attached, and the last one fails at DEL as well. DEL frees everything.
 func TestChainPoints(t *testing.T) {
 	t.Parallel()
 	for k, kind := range node.Kinds {
@@ -40,7 +41,12 @@ func TestChainPoints(t *testing.T) {
 				for _, verb := range []verb{
 					{"ADD that fails", fresh, plain("ADD")},
 					{"DEL", func(t *testing.T, s *site) { t.Helper(); s.refused(t) }, plain("DEL")},
-					{"DEL after a kill", func(t *testing.T, s *site) { t.Helper(); _ = s.call(t, "ADD", "MULTUS_FAILPOINT=undo.before") }, plain("DEL")},
+					{"DEL after a kill", func(t *testing.T,
+						s *site,
+					) {
+						t.Helper()
+						_ = s.call(t, "ADD", "MULTUS_FAILPOINT=undo.before")
+					}, plain("DEL")},
 				} {
 					s.chainPoints(t, r, verb)
 				}

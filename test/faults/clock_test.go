@@ -12,8 +12,8 @@ import (
 	"multus/test/testnet"
 )
 
-// moveClock makes everything that is in the state directory and beside it as old as it would be if the clock had been set
-// forward or back by so much.
+// moveClock makes everything that is in the state directory and beside it as old as it would be if the clock had been
+// set forward or back by so much.
 func (s *site) moveClock(t *testing.T, by time.Duration) {
 	t.Helper()
 	at := time.Now().Add(-by)
@@ -30,9 +30,10 @@ func (s *site) moveClock(t *testing.T, by time.Duration) {
 	}
 }
 
-// TestClock: the clock is set forward or back by years between ADD and DEL, GC or the next ADD, as on a node whose clock is
-// set late after a boot. (The clock itself cannot be another one for some processes: a time namespace has no wall clock of
-// its own. So the times of all files are moved.) What is attached stays, what is not listed is freed, and CHECK goes on.
+// TestClock: the clock is set forward or back by years between ADD and DEL, GC or the next ADD, as on a node whose
+// clock is set late after a boot. (The clock itself cannot be another one for some processes: a time namespace has no
+// wall clock of its own. So the times of all files are moved.) What is attached stays, what is not listed is freed, and
+// CHECK goes on.
 func TestClock(t *testing.T) {
 	t.Parallel()
 	const years = 20 * 365 * 24 * time.Hour
@@ -70,8 +71,8 @@ func TestClock(t *testing.T) {
 	}
 }
 
-// TestClockOfReports: the clock is set back by an hour while the daemon is away and reports wait for it: the status in the
-// end is that of the sandbox that runs, and no report is left.
+// TestClockOfReports: the clock is set back by an hour while the daemon is away and reports wait for it: the status in
+// the end is that of the sandbox that runs, and no report is left.
 func TestClockOfReports(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, node.Thick, variants[1], map[string]any{"plainPods": "local"})

@@ -20,8 +20,8 @@ import (
 // minute, and up to twice that by chance.
 const maxPause = 90 * time.Second
 
-// changingSite is a thick site whose daemon has its credentials in files, as a pod has, and reaches the API server by way of
-// a proxy.
+// changingSite is a thick site whose daemon has its credentials in files, as a pod has, and reaches the API server by
+// way of a proxy.
 type changingSite struct {
 	*apiSite
 	proxy *kubetest.Proxy
@@ -32,7 +32,8 @@ type changingSite struct {
 func (s *changingSite) requested(t *testing.T, verbs ...string) (got []string) {
 	t.Helper()
 	for _, r := range s.cluster.Log(t, "multus") {
-		if verb, what, _ := strings.Cut(r.What, " "); what == "network-attachment-definitions" && slices.Contains(verbs, verb) {
+		if verb, what, _ := strings.Cut(r.What, " "); what == "network-attachment-definitions" &&
+			slices.Contains(verbs, verb) {
 			got = append(got, verb)
 		}
 	}
@@ -51,7 +52,10 @@ func (s *changingSite) follows(t *testing.T, r *row, network string) {
 
 func newChangingSite(t *testing.T, cluster *kubetest.Cluster, namespace string) *changingSite {
 	t.Helper()
-	s := &changingSite{apiSite: &apiSite{site: &site{kind: node.Thick}, cluster: cluster, ns: namespace}, proxy: cluster.Proxy(t)}
+	s := &changingSite{
+		apiSite: &apiSite{site: &site{kind: node.Thick}, cluster: cluster, ns: namespace},
+		proxy:   cluster.Proxy(t),
+	}
 	var kubeconfig string
 	kubeconfig, s.renew = cluster.CredentialFiles(t, s.proxy.Addr())
 	cluster.CreateNamespace(t, s.ns)
@@ -65,7 +69,8 @@ func newChangingSite(t *testing.T, cluster *kubetest.Cluster, namespace string) 
 
 // bridged is the configuration of a network with a subnet, 198.51.100.0/24 for 100.
 func (s *changingSite) bridged(subnet int) string {
-	return fmt.Sprintf(`{"cniVersion":"1.1.0","type":"bridge","bridge":"br%d","ipam":%s}`, subnet, s.ipam(fmt.Sprintf("198.51.%d.0/24", subnet)))
+	return fmt.Sprintf(`{"cniVersion":"1.1.0","type":"bridge","bridge":"br%d","ipam":%s}`, subnet,
+		s.ipam(fmt.Sprintf("198.51.%d.0/24", subnet)))
 }
 
 // probe is the daemon's answer on its socket: 200, 503.
@@ -83,8 +88,8 @@ func (s *changingSite) probe(t *testing.T, path string) int {
 	return resp.StatusCode
 }
 
-// visited attaches a new pod to a network, or to none, and deletes it. It returns the error of ADD; with want the status must
-// come to name the networks.
+// visited attaches a new pod to a network, or to none, and deletes it. It returns the error of ADD; with want the
+// status must come to name the networks.
 func (s *changingSite) visited(t *testing.T, r *row, network string, want bool) (result string, err error) {
 	t.Helper()
 	r.try()
@@ -119,7 +124,8 @@ func (s *changingSite) plainStarts(t *testing.T, r *row, what string) {
 func (s *changingSite) starts(t *testing.T, r *row, network, what string) {
 	t.Helper()
 	var err error
-	ok := eventually(t, what+": annotated pods start", func() bool { _, err = s.visited(t, r, network, true); return err == nil })
+	ok := eventually(t, what+": annotated pods start",
+		func() bool { _, err = s.visited(t, r, network, true); return err == nil })
 	if !ok {
 		r.bad(t, &r.stuck, 1, "%s: ADD: %v\n%s", what, err, s.DaemonLog())
 	}
@@ -129,7 +135,8 @@ func (s *changingSite) starts(t *testing.T, r *row, network, what string) {
 func (s *changingSite) fails(t *testing.T, r *row, network, reason, what string) {
 	t.Helper()
 	var err error
-	ok := eventually(t, what+": annotated pods are refused", func() bool { _, err = s.visited(t, r, network, false); return err != nil })
+	ok := eventually(t, what+": annotated pods are refused",
+		func() bool { _, err = s.visited(t, r, network, false); return err != nil })
 	if !ok || !strings.Contains(err.Error(), reason) {
 		r.bad(t, &r.stuck, 1, "%s: ADD: %v, want %q in it", what, err, reason)
 	}
@@ -202,7 +209,8 @@ func (s *changingSite) compacted(t *testing.T) {
 	s.cluster.CreateNetwork(t, s.ns, "old", s.bridged(100), nil)
 	s.starts(t, r, "old", "before")
 	s.follows(t, r, "old")
-	// A watch that ended at once and without an event is not taken up: the list is read again, and nothing is shown of 410.
+	// A watch that ended at once and without an event is not taken up: the list is read again, and nothing is shown of
+	// 410.
 	s.cluster.UpdateNetwork(t, s.ns, "lan", s.bridged(102))
 	s.uses(t, r, "lan", "br102", "before")
 	s.proxy.Down()
@@ -222,8 +230,8 @@ func (s *changingSite) compacted(t *testing.T) {
 	}
 }
 
-// rotated replaces the daemon's credentials. Until its files have the new ones, plain pods start and those whose definitions
-// are known; within the limit after that all statuses are right.
+// rotated replaces the daemon's credentials. Until its files have the new ones, plain pods start and those whose
+// definitions are known; within the limit after that all statuses are right.
 func (s *changingSite) rotated(t *testing.T, what string, limit time.Duration, rotate func(testing.TB)) {
 	t.Helper()
 	r := table.row(what + " of the daemon rotated")

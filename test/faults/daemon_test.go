@@ -163,8 +163,8 @@ func TestStoppedDaemon(t *testing.T) {
 	}
 }
 
-// TestAnsweredIsKept: a report that the daemon has answered is never lost, though it be killed right after. The pod asks
-// to wait for its status: only such reports are answered.
+// TestAnsweredIsKept: a report that the daemon has answered is never lost, though it be killed right after. The pod
+// asks to wait for its status: only such reports are answered.
 func TestAnsweredIsKept(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, node.Thick, variants[1], nil)
@@ -203,7 +203,8 @@ func TestSweptByDaemon(t *testing.T) {
 	}
 	s.StartDaemon(t)
 	for _, dir := range dirs {
-		eventually(t, dir+" is swept", func() bool { _, err := os.Stat(filepath.Join(dir, abandoned)); return errors.Is(err, os.ErrNotExist) })
+		eventually(t, dir+" is swept",
+			func() bool { _, err := os.Stat(filepath.Join(dir, abandoned)); return errors.Is(err, os.ErrNotExist) })
 		if _, err := os.Stat(filepath.Join(dir, young)); err != nil {
 			t.Errorf("removed under its writer: %v", err)
 		}

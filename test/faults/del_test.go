@@ -172,7 +172,8 @@ func TestDelMissingPlugin(t *testing.T) {
 				r.try()
 				mine := filepath.Join(s.Dir, "plugins", "mybridge")
 				check(t, os.Symlink(filepath.Join(s.BinDirs[1], "bridge"), mine))
-				s.define(t, "plain", fmt.Sprintf(`{"cniVersion":"1.1.0","type":"mybridge","bridge":"br1","ipam":%s}`, s.ipam("198.51.100.0/24")))
+				s.define(t, "plain", fmt.Sprintf(`{"cniVersion":"1.1.0","type":"mybridge","bridge":"br1","ipam":%s}`,
+					s.ipam("198.51.100.0/24")))
 				s.attach(t)
 				check(t, os.Rename(mine, mine+".away"))
 				if gone {
@@ -303,8 +304,14 @@ func (s *site) local(t *testing.T, limit time.Duration, command string) error {
 	b, err := json.Marshal(conf)
 	check(t, err)
 	req := &request.Request{
-		Command: command, ContainerID: s.pod.ContainerID, Netns: s.pod.Path, IfName: "eth0", Path: strings.Join(s.BinDirs, ":"), Config: b,
-		Args: request.Args{{"IgnoreUnknown", "1"}, {request.PodNamespace, s.pod.Namespace}, {request.PodName, s.pod.Name}, {request.PodUID, s.pod.UID}},
+		Command: command, ContainerID: s.pod.ContainerID, Netns: s.pod.Path, IfName: "eth0",
+		Path: strings.Join(s.BinDirs, ":"), Config: b,
+		Args: request.Args{
+			{"IgnoreUnknown", "1"},
+			{request.PodNamespace, s.pod.Namespace},
+			{request.PodName, s.pod.Name},
+			{request.PodUID, s.pod.UID},
+		},
 	}
 	ctx, cancel := context.WithTimeoutCause(t.Context(), limit, errors.New("the time is up"))
 	defer cancel()
@@ -341,7 +348,8 @@ func TestHung(t *testing.T) {
 		start := time.Now()
 		err := s.local(t, limit, verb)
 		took := time.Since(start)
-		if err == nil || !strings.Contains(err.Error(), "hang") || !strings.Contains(err.Error(), "killed") || took > limit+10*time.Second {
+		if err == nil || !strings.Contains(err.Error(), "hang") || !strings.Contains(err.Error(), "killed") ||
+			took > limit+10*time.Second {
 			r.bad(t, &r.stuck, 1, "%s ended after %s: %v", verb, took, err)
 		}
 		if killFile(t, filepath.Join(s.Dir, "pid")) {
@@ -432,8 +440,8 @@ esac`)
 	s.clean(t, r, "delegate is well again")
 }
 
-// TestOrphan: the plugin was killed and its delegate never ends. DEL waits for it, ends it, and frees everything, at the
-// first try; nobody has to look for the process.
+// TestOrphan: the plugin was killed and its delegate never ends. DEL waits for it, ends it, and frees everything, at
+// the first try; nobody has to look for the process.
 func TestOrphan(t *testing.T) {
 	t.Parallel()
 	if !long() {
@@ -483,7 +491,8 @@ func TestSwept(t *testing.T) {
 		t.Fatalf("to be swept: %v, want three", temps)
 	}
 	old := time.Now().Add(-time.Hour)
-	for _, f := range append(temps, s.State()+"-networks/.swept") { // the time of the last one says when it was looked for them
+	// The time of the last one says when they were looked for.
+	for _, f := range append(temps, s.State()+"-networks/.swept") {
 		check(t, os.Chtimes(f, old, old))
 	}
 	s.attach(t)

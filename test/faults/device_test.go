@@ -35,8 +35,8 @@ func (s *site) settle(t *testing.T) {
 	check(t, l.Release())
 }
 
-// vanish ends the pod's namespace, and what the kernel does with hardware in it is done to the NIC: it is on the node as
-// it was called in the pod. The runtime has no path to pass any more.
+// vanish ends the pod's namespace, and what the kernel does with hardware in it is done to the NIC: it is on the node
+// as it was called in the pod. The runtime has no path to pass any more.
 func (s *site) vanish(t *testing.T) {
 	t.Helper()
 	s.settle(t)
@@ -61,7 +61,8 @@ func (s *site) home(t *testing.T, r *row, what string) {
 }
 
 // TestDevicePoints kills the plugin at every point that it passes with a device of the node in hand, now thin and now
-// thick, whether or not the pod vanishes then: DEL brings the device home under its name, and the next pod gets it (issue 6; pains.md P21).
+// thick, whether or not the pod vanishes then: DEL brings the device home under its name, and the next pod gets it
+// (issue 6; pains.md P21).
 func TestDevicePoints(t *testing.T) {
 	t.Parallel()
 	vanished := func(t *testing.T, s *site) { t.Helper(); s.attach(t); s.vanish(t) }

@@ -13,9 +13,9 @@ import (
 	"multus/test/testnet"
 )
 
-// TestRunDirectory: the file system of the plugin's locks, /run/multus-lock, is full, without inodes or read-only, before
-// the lock file of the node exists: the first pod after a boot. ADD works (the lock file needs no space), or fails and says
-// so; DEL works at the latest after that.
+// TestRunDirectory: the file system of the plugin's locks, /run/multus-lock, is full, without inodes or read-only,
+// before the lock file of the node exists: the first pod after a boot. ADD works (the lock file needs no space), or
+// fails and says so; DEL works at the latest after that.
 func TestRunDirectory(t *testing.T) {
 	t.Parallel()
 	eachKind(t, func(t *testing.T, k int, kind node.Kind) {
@@ -28,7 +28,10 @@ func TestRunDirectory(t *testing.T) {
 			r := table.row(fmt.Sprintf("/run/multus-lock: %s, %s", f.name, kind))
 			r.try()
 			// A mount namespace of its own: the directory of this machine is that of all tests.
-			s.wrap = []string{"unshare", "-m", "/bin/sh", "-c", fmt.Sprintf(`mkdir -p %[2]s && mount --bind %[1]q %[2]s && exec "$0"`, v.dir, filepath.Dir(plugin.LockFile))}
+			s.wrap = []string{
+				"unshare", "-m", "/bin/sh", "-c",
+				fmt.Sprintf(`mkdir -p %[2]s && mount --bind %[1]q %[2]s && exec "$0"`, v.dir, filepath.Dir(plugin.LockFile)),
+			}
 			end := f.begin(v, t, 0)
 			err := s.call(t, "ADD")
 			if err == nil && f.name != "no space" { // the lock file is empty
@@ -56,9 +59,9 @@ func TestRunDirectory(t *testing.T) {
 	})
 }
 
-// TestDaemonDirectories: the file systems of the daemon's socket and reports and of the CNI configuration are full. Plain
-// and annotated pods start all the same; the configuration stays the old one, whole. When there is room again the statuses
-// are right, no report is left, and the new configuration is written, to the copy for the next boot as well.
+// TestDaemonDirectories: the file systems of the daemon's socket and reports and of the CNI configuration are full.
+// Plain and annotated pods start all the same; the configuration stays the old one, whole. When there is room again the
+// statuses are right, no report is left, and the new configuration is written, to the copy for the next boot as well.
 func TestDaemonDirectories(t *testing.T) {
 	t.Parallel()
 	testnet.RequireRoot(t)
@@ -67,7 +70,10 @@ func TestDaemonDirectories(t *testing.T) {
 	for _, name := range []string{"run", "etc", "state-slot"} {
 		volumes = append(volumes, newVolume(t, filepath.Join(dir, name), volumeSize))
 	}
-	s := newSiteAt(t, node.Options{Kind: node.Thick, Dir: dir, Conf: map[string]any{"plainPods": "local", "daemonTimeout": "10s"}}, two)
+	s := newSiteAt(t, node.Options{
+		Kind: node.Thick, Dir: dir,
+		Conf: map[string]any{"plainPods": "local", "daemonTimeout": "10s"},
+	}, two)
 	for _, f := range shortages {
 		r := table.row("directories of the daemon: " + f.name)
 		before := s.Generated(t)
@@ -111,7 +117,10 @@ func TestDaemonDirectories(t *testing.T) {
 // configured waits until the configuration, and the copy of it, are not what they were before.
 func (s *site) configured(t *testing.T, what string, before []byte) {
 	t.Helper()
-	for _, path := range []string{filepath.Join(s.Dir, "etc", "00-multus.conf"), filepath.Join(s.State()+"-slot", "00-multus.conf")} {
+	for _, path := range []string{
+		filepath.Join(s.Dir, "etc", "00-multus.conf"),
+		filepath.Join(s.State()+"-slot", "00-multus.conf"),
+	} {
 		eventually(t, what+": "+path+" is written", func() bool {
 			b, err := os.ReadFile(path)
 			return err == nil && !bytes.Equal(b, before)

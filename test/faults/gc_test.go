@@ -65,7 +65,8 @@ func TestGC(t *testing.T) {
 		s := newSite(t, kind, variants[3], nil)
 		r := table.row("GC of lost sandboxes")
 		r.try()
-		live, gone, there, unrecorded, killed := s.makePod(t, "live"), s.makePod(t, "gone"), s.makePod(t, "there"), s.makePod(t, "unrecorded"), s.makePod(t, "killed")
+		live, gone, there, unrecorded, killed := s.makePod(t, "live"), s.makePod(t, "gone"), s.makePod(t, "there"),
+			s.makePod(t, "unrecorded"), s.makePod(t, "killed")
 		for _, p := range []*node.Pod{live, gone, there, unrecorded} {
 			s.add(t, p)
 		}

@@ -29,9 +29,10 @@ const (
 	refusedPods = 1000
 )
 
-// TestHostileSizes: with the memory limit of the manifest, the daemon survives what users can create: 190 definitions of
-// nearly 1 MB each, a pod that names one of them 250 times, 110 pods at the same time with the largest plan that is allowed, and
-// 1,000 pods whose status the API server rejects for good. It goes on meanwhile: plain pods start, and the statuses of other pods are written soon.
+// TestHostileSizes: with the memory limit of the manifest, the daemon survives what users can create: 190 definitions
+// of nearly 1 MB each, a pod that names one of them 250 times, 110 pods at the same time with the largest plan that is
+// allowed, and 1,000 pods whose status the API server rejects for good. It goes on meanwhile: plain pods start, and the
+// statuses of other pods are written soon.
 func TestHostileSizes(t *testing.T) {
 	t.Parallel()
 	if !long() {
@@ -121,7 +122,8 @@ func (s *changingSite) planRequest(containerID, uid string) *request.Request {
 	}
 }
 
-// refuse reports the sandboxes of n pods whose annotations have no room left: the API server answers each status with 422.
+// refuse reports the sandboxes of n pods whose annotations have no room left: the API server answers each status with
+// 422.
 func (s *changingSite) refuse(t *testing.T, n int) {
 	t.Helper()
 	const most = 256 << 10 // of all annotations of a pod together
@@ -135,7 +137,8 @@ func (s *changingSite) refuse(t *testing.T, n int) {
 				uid := s.cluster.CreatePod(t, s.ns, name, full)
 				result := fmt.Appendf(nil, `{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/x"}],"ips":[{"address":"10.244.0.9/16"}],"dns":{"domain":%q}}`, strings.Repeat("d", 500))
 				rep := &publish.Report{
-					Command: request.Add, ContainerID: name, Time: time.Now().UnixNano(), Pod: publish.Pod{Namespace: s.ns, Name: name, UID: uid},
+					Command: request.Add, ContainerID: name, Time: time.Now().UnixNano(),
+					Pod:      publish.Pod{Namespace: s.ns, Name: name, UID: uid},
 					Attached: []publish.Attached{{Name: "cluster", IfName: "eth0", Primary: true, Result: result}},
 				}
 				if err := c.Call(t.Context(), "POST", api.PathReport, rep, nil); err != nil {

@@ -13,8 +13,8 @@ import (
 	"multus/test/testnet"
 )
 
-// TestDescriptors: the plugin and its delegates may have few files open (RLIMIT_NOFILE). Whatever fails, a DEL that ends
-// with success has freed everything, and a DEL without the limit does.
+// TestDescriptors: the plugin and its delegates may have few files open (RLIMIT_NOFILE). Whatever fails, a DEL that
+// ends with success has freed everything, and a DEL without the limit does.
 func TestDescriptors(t *testing.T) {
 	t.Parallel()
 	eachKind(t, func(t *testing.T, k int, kind node.Kind) {
@@ -59,8 +59,8 @@ func shown(t *testing.T, failed int) {
 	}
 }
 
-// limited attaches and deletes the site's pod within a limit, and once more where the ADD was without it. It returns how many
-// ADDs failed.
+// limited attaches and deletes the site's pod within a limit, and once more where the ADD was without it. It returns
+// how many ADDs failed.
 func (s *site) limited(t *testing.T, r *row, what string, gone bool, begin, end func()) (failed int) {
 	t.Helper()
 	wrap := s.wrap
@@ -105,8 +105,8 @@ func (s *site) limited(t *testing.T, r *row, what string, gone bool, begin, end 
 	return failed
 }
 
-// TestRandomGroupKill kills the plugin and all its delegates at the same moment, as the kernel does when the memory of their
-// cgroup is used up (memory.oom.group) and a runtime's service manager when it stops the group.
+// TestRandomGroupKill kills the plugin and all its delegates at the same moment, as the kernel does when the memory of
+// their cgroup is used up (memory.oom.group) and a runtime's service manager when it stops the group.
 func TestRandomGroupKill(t *testing.T) {
 	eachKind(t, func(t *testing.T, _ int, kind node.Kind) {
 		group, wrap := limitProcesses(t)

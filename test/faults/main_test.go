@@ -58,7 +58,8 @@ func build(dir string) error {
 	if os.Geteuid() != 0 {
 		return nil // everything will be skipped
 	}
-	cmd := exec.Command("go", "build", "-tags", "failpoint", "-buildvcs=false", "-trimpath", "-o", dir+"/", "multus/cmd/...", "multus/test/fakeplugin")
+	cmd := exec.Command("go", "build", "-tags", "failpoint", "-buildvcs=false", "-trimpath", "-o", dir+"/",
+		"multus/cmd/...", "multus/test/fakeplugin")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the binaries with failpoints: %w: %s", err, out)
@@ -153,14 +154,18 @@ func (r *results) print() error {
 		out = f
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "fault\ttries\tleaked interfaces\tleaked addresses\tleft records\tstuck pods\tstuck locks\twrong statuses\t")
+	fmt.Fprintln(w, "fault\ttries\tleaked interfaces\tleaked addresses\tleft records\tstuck pods\tstuck locks\twrong "+
+		"statuses\t")
 	total := row{fault: "all"}
 	for _, x := range r.rows {
-		total.tries, total.interfaces, total.addresses = total.tries+x.tries, total.interfaces+x.interfaces, total.addresses+x.addresses
-		total.records, total.stuck, total.locks, total.wrong = total.records+x.records, total.stuck+x.stuck, total.locks+x.locks, total.wrong+x.wrong
+		total.tries, total.interfaces, total.addresses = total.tries+x.tries, total.interfaces+x.interfaces,
+			total.addresses+x.addresses
+		total.records, total.stuck, total.locks, total.wrong = total.records+x.records, total.stuck+x.stuck,
+			total.locks+x.locks, total.wrong+x.wrong
 	}
 	for _, x := range append(r.rows, &total) {
-		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t\n", x.fault, x.tries, x.interfaces, x.addresses, x.records, x.stuck, x.locks, x.wrong)
+		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t\n", x.fault, x.tries, x.interfaces, x.addresses, x.records, x.stuck,
+			x.locks, x.wrong)
 	}
 	return w.Flush()
 }

@@ -40,7 +40,10 @@ var verbs = []verb{
 		s.pod.Annotations = map[string]string{networksKey: "plain,bad"}
 		return s.call(t, "ADD", env...)
 	}},
-	{"ADD after ADD", func(t *testing.T, s *site) { t.Helper(); _ = s.call(t, "ADD", "MULTUS_FAILPOINT=ledger.written") }, plain("ADD")},
+	{
+		"ADD after ADD", func(t *testing.T, s *site) { t.Helper(); _ = s.call(t, "ADD", "MULTUS_FAILPOINT=ledger.written") },
+		plain("ADD"),
+	},
 	{"DEL", attached, plain("DEL")},
 	{"DEL of nothing", fresh, plain("DEL")},
 	{"CHECK", attached, plain("CHECK")},
@@ -152,7 +155,9 @@ func TestPoints(t *testing.T) {
 
 // elsewhere are the points of processes and ways that TestPoints does not come to, and the test that does.
 func elsewhere(name string) bool {
-	return slices.ContainsFunc([]string{"daemon.", "leave.", "fsx.filled", "fsx.replaced", "devices."}, func(prefix string) bool { // TestDaemonPoints, TestLeavePoints (three), TestDevicePoints
+	// They belong to TestDaemonPoints, TestLeavePoints (three) and TestDevicePoints.
+	elsewhere := []string{"daemon.", "leave.", "fsx.filled", "fsx.replaced", "devices."}
+	return slices.ContainsFunc(elsewhere, func(prefix string) bool {
 		return strings.HasPrefix(name, prefix)
 	})
 }

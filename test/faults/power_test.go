@@ -53,7 +53,8 @@ func (s *powerSite) losePower(t *testing.T) {
 func (s *powerSite) whole(t *testing.T, r *row, what string) {
 	t.Helper()
 	check(t, filepath.WalkDir(s.disk.Dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || strings.HasPrefix(d.Name(), ".") || filepath.Dir(path) == filepath.Join(s.State(), "results") {
+		if err != nil || d.IsDir() || strings.HasPrefix(d.Name(), ".") ||
+			filepath.Dir(path) == filepath.Join(s.State(), "results") {
 			return err
 		}
 		b, err := os.ReadFile(path)
@@ -104,8 +105,8 @@ func chooseForPower(points []point) []point {
 	})
 }
 
-// TestPowerLoss takes the node's power at every named point of ADD, DEL and GC, and after their end: what was not synced
-// is lost. Nothing of the pod is lost with it.
+// TestPowerLoss takes the node's power at every named point of ADD, DEL and GC, and after their end: what was not
+// synced is lost. Nothing of the pod is lost with it.
 func TestPowerLoss(t *testing.T) {
 	t.Parallel()
 	for k, kind := range node.Kinds {
@@ -134,8 +135,8 @@ func TestPowerLoss(t *testing.T) {
 	}
 }
 
-// losePowerIn takes the power after a verb, and at its points; each time the disk has all that was before. forget has the
-// networks noted anew each time; else they are known before the points are counted.
+// losePowerIn takes the power after a verb, and at its points; each time the disk has all that was before. forget has
+// the networks noted anew each time; else they are known before the points are counted.
 func (s *powerSite) losePowerIn(t *testing.T, r *row, verb verb, forget bool) {
 	t.Helper()
 	first := s.forgetNetworks
@@ -257,8 +258,8 @@ func (s *site) changePrimary(t *testing.T) {
 }
 
 // TestPowerLossReports takes the power while the plugin leaves reports for a daemon that is away, where they are on a
-// disk. They are not synced, since their sandboxes are lost with them: what is left of one must not keep the daemon from
-// writing the status of the pod's next sandbox.
+// disk. They are not synced, since their sandboxes are lost with them: what is left of one must not keep the daemon
+// from writing the status of the pod's next sandbox.
 func TestPowerLossReports(t *testing.T) {
 	t.Parallel()
 	d := disk.New(t)

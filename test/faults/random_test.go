@@ -63,7 +63,8 @@ func TestRandomKill(t *testing.T) {
 // slow makes the bridge plugin take its time before each ADD, as a plugin on a busy node does.
 func (s *site) slow(t *testing.T, seconds string) {
 	t.Helper()
-	text := fmt.Sprintf("#!/bin/bash\n[ \"$CNI_COMMAND\" = ADD ] && sleep %s\nexec %q\n", seconds, filepath.Join(s.BinDirs[1], "bridge"))
+	text := fmt.Sprintf("#!/bin/bash\n[ \"$CNI_COMMAND\" = ADD ] && sleep %s\nexec %q\n", seconds,
+		filepath.Join(s.BinDirs[1], "bridge"))
 	check(t, os.WriteFile(filepath.Join(s.Dir, "plugins", "slow"), []byte(text), 0o755))
 	files, err := filepath.Glob(filepath.Join(s.networks, "*.json"))
 	check(t, err)

@@ -81,9 +81,9 @@ var shortages = []struct {
 	{"read-only", "read-only file system", (*volume).readOnly, 1, false},
 }
 
-// TestStateDirectory: the file system of the state directory is full, without inodes or read-only, at the beginning of an
-// ADD or in the middle of it. An ADD works, or fails with an error that says so and leaves nothing attached. A DEL frees
-// everything where something can be removed, and does so at the latest once something can.
+// TestStateDirectory: the file system of the state directory is full, without inodes or read-only, at the beginning of
+// an ADD or in the middle of it. An ADD works, or fails with an error that says so and leaves nothing attached. A DEL
+// frees everything where something can be removed, and does so at the latest once something can.
 func TestStateDirectory(t *testing.T) {
 	t.Parallel()
 	eachKind(t, func(t *testing.T, k int, kind node.Kind) {
@@ -254,9 +254,9 @@ func asleep(pid int) bool {
 	return false
 }
 
-// TestShortageIsNoRefusal: a plugin cannot free what it holds, since the node is short of something, and says so in its own
-// words at each DEL; the pod's namespace is there or gone. However often the runtime asks meanwhile, the attachment is not
-// given up: DEL frees it once it can be freed.
+// TestShortageIsNoRefusal: a plugin cannot free what it holds, since the node is short of something, and says so in its
+// own words at each DEL; the pod's namespace is there or gone. However often the runtime asks meanwhile, the attachment
+// is not given up: DEL frees it once it can be freed.
 func TestShortageIsNoRefusal(t *testing.T) {
 	t.Parallel()
 	for k, kind := range node.Kinds {

@@ -55,9 +55,22 @@ type variant struct {
 var variants = []variant{
 	{"conf", "10-primary.conf", `{"cniVersion":"1.1.0","name":"cluster","type":"bridge","bridge":"cni0","isGateway":true,"ipam":%s}`, "", []string{"cluster"}, 0},
 	{"conflist", "10-primary.conflist", primaryList, "", []string{"cluster"}, 0},
-	{"host-local", "10-primary.conflist", primaryList, `[{"name":"plain","interface":"data0","default-route":["198.51.100.1"]}]`, []string{"cluster", "default/plain"}, 0},
-	{"two networks", "10-primary.conflist", primaryList, `[{"name":"plain"},{"name":"list","mac":"02:00:00:00:01:01"}]`, []string{"cluster", "default/plain", "default/list"}, 0},
-	{"at the same time", "10-primary.conflist", primaryList, `[{"name":"west"},{"name":"east"}]`, []string{"cluster", "default/west", "default/east"}, 2},
+	{
+		"host-local", "10-primary.conflist", primaryList,
+		`[{"name":"plain","interface":"data0","default-route":["198.51.100.1"]}]`,
+		[]string{"cluster", "default/plain"},
+		0,
+	},
+	{
+		"two networks", "10-primary.conflist", primaryList, `[{"name":"plain"},{"name":"list","mac":"02:00:00:00:01:01"}]`,
+		[]string{"cluster", "default/plain", "default/list"},
+		0,
+	},
+	{
+		"at the same time", "10-primary.conflist", primaryList, `[{"name":"west"},{"name":"east"}]`,
+		[]string{"cluster", "default/west", "default/east"},
+		2,
+	},
 }
 
 // two is the variant of two networks, one after the other.
@@ -65,8 +78,8 @@ var two = variants[3]
 
 const primaryList = `{"cniVersion":"1.1.0","name":"cluster","plugins":[{"type":"bridge","bridge":"cni0","isGateway":true,"ipam":%s},{"type":"portmap","capabilities":{"portMappings":true}}]}`
 
-// eachKind runs a test for every kind of node, all at the same time. k counts the kinds: by it a short run shares its cases
-// out among them.
+// eachKind runs a test for every kind of node, all at the same time. k counts the kinds: by it a short run shares its
+// cases out among them.
 func eachKind(t *testing.T, test func(t *testing.T, k int, kind node.Kind)) {
 	t.Helper()
 	for k, kind := range node.Kinds {
@@ -114,10 +127,13 @@ func newSiteAt(t *testing.T, o node.Options, v variant) *site {
 	check(t, os.WriteFile(file, fmt.Appendf(nil, v.primary, s.ipam("10.244.0.0/16")), 0o644))
 	check(t, json.Unmarshal(s.Conf(), &s.conf))
 	s.conf["clusterNetwork"] = file
-	s.define(t, "plain", fmt.Sprintf(`{"cniVersion":"1.1.0","type":"bridge","bridge":"br1","isGateway":true,"ipam":%s}`, s.ipam("198.51.100.0/24")))
-	s.define(t, "list", fmt.Sprintf(`{"cniVersion":"1.1.0","name":"list","plugins":[{"type":"bridge","bridge":"br2","isGateway":true,"ipam":%s},{"type":"tuning","capabilities":{"mac":true}}]}`, s.ipam("203.0.113.0/24")))
+	s.define(t, "plain", fmt.Sprintf(`{"cniVersion":"1.1.0","type":"bridge","bridge":"br1","isGateway":true,"ipam":%s}`,
+		s.ipam("198.51.100.0/24")))
+	s.define(t, "list", fmt.Sprintf(
+		`{"cniVersion":"1.1.0","name":"list","plugins":[{"type":"bridge","bridge":"br2","isGateway":true,"ipam":%s},{"type":"tuning","capabilities":{"mac":true}}]}`, s.ipam("203.0.113.0/24")))
 	for i, name := range []string{"west", "east"} { // without routes: nothing in common
-		s.define(t, name, fmt.Sprintf(`{"cniVersion":"1.1.0","type":"bridge","bridge":"br-%s","ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"192.0.%d.0/24"}]]}}`, name, s.Reservations(), 2+i))
+		s.define(t, name, fmt.Sprintf(
+			`{"cniVersion":"1.1.0","type":"bridge","bridge":"br-%s","ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"192.0.%d.0/24"}]]}}`, name, s.Reservations(), 2+i))
 	}
 	s.newPod(t)
 	s.warm(t)
@@ -139,15 +155,17 @@ func (s *site) warm(t *testing.T) {
 }
 
 func (s *site) ipam(subnet string) string {
-	return fmt.Sprintf(`{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":%q}]],"routes":[{"dst":"0.0.0.0/0"}]}`, s.Reservations(), subnet)
+	return fmt.Sprintf(`{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":%q}]],"routes":[{"dst":"0.0.0.0/0"}]}`,
+		s.Reservations(), subnet)
 }
 
 // define writes a network definition.
 func (s *site) define(t *testing.T, name, config string) {
 	t.Helper()
 	b, err := json.Marshal(map[string]any{
-		"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition", "metadata": map[string]any{"name": name, "namespace": "default"},
-		"spec": map[string]any{"config": config},
+		"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition",
+		"metadata": map[string]any{"name": name, "namespace": "default"},
+		"spec":     map[string]any{"config": config},
 	})
 	check(t, err)
 	check(t, os.WriteFile(filepath.Join(s.networks, name+".json"), b, 0o644))
@@ -157,7 +175,8 @@ func (s *site) define(t *testing.T, name, config string) {
 // site's.
 func (s *site) script(t *testing.T, name, body string) {
 	t.Helper()
-	text := fmt.Sprintf("#!/bin/bash\nfake=%q dir=%q\n%s\nexec \"$fake\"\n", filepath.Join(s.BinDirs[0], "fakeplugin"), s.Dir, body)
+	text := fmt.Sprintf("#!/bin/bash\nfake=%q dir=%q\n%s\nexec \"$fake\"\n", filepath.Join(s.BinDirs[0], "fakeplugin"),
+		s.Dir, body)
 	check(t, os.WriteFile(filepath.Join(s.Dir, "plugins", "script-"+name), []byte(text), 0o755))
 	s.define(t, name, fmt.Sprintf(`{"cniVersion":"1.0.0","name":%q,"type":"script-%s"}`, name, name))
 }
@@ -229,7 +248,8 @@ func (s *site) startWith(t *testing.T, p *node.Pod, verb string, conf map[string
 	c.Env = append(append(os.Environ(), s.env...), "CNI_COMMAND="+verb, "CNI_PATH="+strings.Join(s.BinDirs, ":"))
 	if verb != "GC" {
 		c.Env = append(c.Env, "CNI_CONTAINERID="+p.ContainerID, "CNI_NETNS="+p.Path, "CNI_IFNAME=eth0", fmt.Sprintf(
-			"CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=%s;K8S_POD_NAME=%s;K8S_POD_INFRA_CONTAINER_ID=%s;K8S_POD_UID=%s", p.Namespace, p.Name, p.ContainerID, p.UID))
+			"CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=%s;K8S_POD_NAME=%s;K8S_POD_INFRA_CONTAINER_ID=%s;K8S_POD_UID=%s",
+			p.Namespace, p.Name, p.ContainerID, p.UID))
 	}
 	c.Env = append(c.Env, env...)
 	c.Stdin, c.Stdout, c.Stderr, c.WaitDelay = bytes.NewReader(stdin), &c.stdout, &c.stderr, time.Second
@@ -421,7 +441,8 @@ func (s *site) checkStatusNow(t *testing.T, r *row, what string) {
 	res := &current.Result{}
 	check(t, json.Unmarshal(s.prev, res))
 	if got, ip := s.status(); !slices.Equal(got, s.variant.names) || ip != res.IPs[0].Address.IP.String() {
-		r.bad(t, &r.wrong, 1, "%s: network-status has %v and %s, want %v and %s", what, got, ip, s.variant.names, res.IPs[0].Address.IP)
+		r.bad(t, &r.wrong, 1, "%s: network-status has %v and %s, want %v and %s", what, got, ip, s.variant.names,
+			res.IPs[0].Address.IP)
 	}
 }
 

@@ -15,8 +15,8 @@ import (
 	"multus/test/node"
 )
 
-// TestSlot: who reads the runtime's configuration in a loop always finds a valid one, while the cluster network's file is
-// written, truncated, renamed and removed and the daemon is killed and started at random (issue 4, part 8).
+// TestSlot: who reads the runtime's configuration in a loop always finds a valid one, while the cluster network's file
+// is written, truncated, renamed and removed and the daemon is killed and started at random (issue 4, part 8).
 func TestSlot(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, node.Thick, variants[1], nil)
@@ -70,7 +70,8 @@ func TestSlot(t *testing.T) {
 		r.try()
 		err := os.WriteFile(file, [][]byte{whole, other}[i%2], 0o644)
 		time.Sleep(rand.N(40 * time.Millisecond)) // sometimes the daemon comes to see it
-		check(t, errors.Join(err, os.Truncate(file, rand.Int64N(int64(len(whole)))), os.Rename(file, file+".bak"), os.Remove(file+".bak")))
+		check(t, errors.Join(err, os.Truncate(file, rand.Int64N(int64(len(whole)))), os.Rename(file, file+".bak"),
+			os.Remove(file+".bak")))
 	}
 	close(done)
 	wg.Wait()

@@ -185,9 +185,12 @@ func (s *site) exchange(t *testing.T, c *api.Client, name string, gone bool) {
 	t.Helper()
 	conf := fmt.Appendf(nil, `{"cniVersion":"1.0.0","name":"multus-cni-network","type":"multus-shim","clusterNetwork":%q,"cniDir":%q,"runtimeConfig":{%q:{%q:%q}}}`,
 		s.conf["clusterNetwork"], s.State(), passed, networksKey, "plain,list")
-	req := &request.Request{Command: request.Add, ContainerID: name, Netns: s.pod.Path, IfName: "eth0", Config: conf, Args: request.Args{
-		{"IgnoreUnknown", "1"}, {request.PodNamespace, "default"}, {request.PodName, name}, {request.PodUID, "u"},
-	}}
+	req := &request.Request{
+		Command: request.Add, ContainerID: name, Netns: s.pod.Path, IfName: "eth0", Config: conf,
+		Args: request.Args{
+			{"IgnoreUnknown", "1"}, {request.PodNamespace, "default"}, {request.PodName, name}, {request.PodUID, "u"},
+		},
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if gone {
@@ -202,7 +205,11 @@ func (s *site) exchange(t *testing.T, c *api.Client, name string, gone bool) {
 	if err == nil {
 		rep := &publish.Report{Command: request.Add, Wait: true, Pod: publish.Pod{Namespace: "default", Name: name, UID: "u"}}
 		for _, a := range p.Attachments {
-			rep.Attached = append(rep.Attached, publish.Attached{Name: a.Name, IfName: a.IfName, Primary: a.Primary, Result: []byte(`{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/x"}]}`)})
+			rep.Attached = append(rep.Attached,
+				publish.Attached{
+					Name: a.Name, IfName: a.IfName, Primary: a.Primary,
+					Result: []byte(`{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/x"}]}`),
+				})
 		}
 		err = c.Call(ctx, "POST", api.PathReport, rep, nil)
 	}
@@ -211,9 +218,9 @@ func (s *site) exchange(t *testing.T, c *api.Client, name string, gone bool) {
 	}
 }
 
-// TestDelPasses: nothing is there in which a DEL could wait behind ADDs: with many ADDs in flight that do not come to an
-// end, in delegates, in the daemon and before the cluster network's sign, a DEL of another pod does, be it recorded or
-// not; and so does the DEL of a pod whose ADD waits, or waited until it was killed, and has attached nothing.
+// TestDelPasses: nothing is there in which a DEL could wait behind ADDs: with many ADDs in flight that do not come to
+// an end, in delegates, in the daemon and before the cluster network's sign, a DEL of another pod does, be it recorded
+// or not; and so does the DEL of a pod whose ADD waits, or waited until it was killed, and has attached nothing.
 func TestDelPasses(t *testing.T) {
 	t.Parallel()
 	eachKind(t, func(t *testing.T, _ int, kind node.Kind) {

@@ -89,8 +89,8 @@ func newLayer(o options, files []file) (v1.Layer, error) {
 }
 
 // writeArchive writes one image as an OCI layout with the manifest.json of `docker save` beside it: `ctr images import`
-// and `podman load` read the one, every `docker load` the other, over the same blobs. One architecture for each archive:
-// docker's form has no place for more, and a node needs no other than its own.
+// and `podman load` read the one, every `docker load` the other, over the same blobs. One architecture for each
+// archive: docker's form has no place for more, and a node needs no other than its own.
 func writeArchive(to, ref string, img v1.Image) (retErr error) {
 	temp := to + ".tmp"
 	f, err := os.Create(temp)

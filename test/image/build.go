@@ -22,7 +22,8 @@ func build(ctx context.Context, o options, arch, dir string) error {
 		return fmt.Errorf("make %q: %w", plugins, err)
 	}
 	env := append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch, "GOFLAGS=", "GOWORK=off")
-	if _, err := goTool(ctx, o.root, env, "build", "-mod=readonly", "-trimpath", "-buildvcs="+o.buildVCS, "-ldflags", "-s -w",
+	if _, err := goTool(ctx, o.root, env, "build", "-mod=readonly", "-trimpath", "-buildvcs="+o.buildVCS, "-ldflags",
+		"-s -w",
 		"-o", dir+"/", "./cmd/..."); err != nil {
 		return err
 	}
@@ -37,7 +38,8 @@ func build(ctx context.Context, o options, arch, dir string) error {
 	}
 	args := []string{
 		"build", "-mod=readonly", "-trimpath", "-buildvcs=false",
-		"-ldflags", "-s -w -X github.com/containernetworking/plugins/pkg/utils/buildversion.BuildVersion=" + strings.TrimSpace(version),
+		"-ldflags", "-s -w -X github.com/containernetworking/plugins/pkg/utils/buildversion.BuildVersion=" +
+			strings.TrimSpace(version),
 		"-o", plugins + "/",
 	}
 	_, err = goTool(ctx, mod, env, append(args, strings.Fields(list)...)...)

@@ -15,8 +15,8 @@ import (
 // binDir is where today's image has its binaries (behaviour.md G60); scripts and manifests name it.
 const binDir = "usr/src/multus-cni/bin"
 
-// links are the programs of today's images whose work multus-daemon does when it is called so; tools are those that other
-// projects' manifests run in the image, of which it understands their command lines.
+// links are the programs of today's images whose work multus-daemon does when it is called so; tools are those that
+// other projects' manifests run in the image, of which it understands their command lines.
 var (
 	links = []string{"entrypoint.sh", "install_multus", "thin_entrypoint"}
 	tools = []string{"bin/cat", "bin/cp", "bin/rm", "bin/sh"}
@@ -42,7 +42,8 @@ func ownFiles(dir string) ([]file, error) {
 	}
 	for _, name := range links {
 		// Symbolic, because the program finds the others beside what it really is.
-		files = append(files, file{name: name, link: "/" + daemon}, file{name: path.Join(binDir, name), link: "multus-daemon"})
+		files = append(files, file{name: name, link: "/" + daemon},
+			file{name: path.Join(binDir, name), link: "multus-daemon"})
 	}
 	for _, name := range tools {
 		files = append(files, file{name: name, link: "/" + daemon})

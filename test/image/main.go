@@ -1,5 +1,5 @@
-// Command image writes the container image as archives, from scratch: no container engine, no base image, nothing from a
-// registry. Two runs on the same sources give the same bytes.
+// Command image writes the container image as archives, from scratch: no container engine, no base image, nothing from
+// a registry. Two runs on the same sources give the same bytes.
 //
 // The Makefile and the Dockerfile call it; no other package may import it.
 package main
@@ -83,12 +83,14 @@ func parse(args []string, epoch string) (options, error) {
 	fs.StringVar(&o.root, "C", ".", "`directory` of the module")
 	fs.StringVar(&o.out, "out", "dist", "`directory` for the binaries and the archives")
 	fs.StringVar(&arches, "arch", "amd64,arm64", "architectures, separated by commas")
-	fs.StringVar(&o.image, "image", "localhost/multus:latest", "`reference` of the image in the archives, as the manifests name it")
+	fs.StringVar(&o.image, "image", "localhost/multus:latest",
+		"`reference` of the image in the archives, as the manifests name it")
 	fs.StringVar(&o.version, "version", "dev", "version, for the label and the file names")
 	fs.StringVar(&o.revision, "revision", "", "commit, for the label")
 	fs.StringVar(&o.source, "source", "", "`URL` of the sources, for the label")
 	fs.StringVar(&o.buildVCS, "buildvcs", "auto", "as of go build")
-	fs.StringVar(&o.rootfs, "rootfs", "", "write the files of the image into this `directory`, instead of archives (one architecture)")
+	fs.StringVar(&o.rootfs, "rootfs", "",
+		"write the files of the image into this `directory`, instead of archives (one architecture)")
 	if err := fs.Parse(args); err != nil {
 		return o, err
 	}

@@ -130,10 +130,14 @@ func checkConfig(t *testing.T, img v1.Image) {
 	if got := conf.Config.Entrypoint; !slices.Equal(got, []string{"/usr/src/multus-cni/bin/multus-daemon"}) {
 		t.Errorf("entry point %q", got)
 	}
-	if conf.OS != "linux" || conf.Architecture != "amd64" || conf.Config.User != "0:0" || !conf.Created.Equal(time.Unix(0, 0)) {
+	if conf.OS != "linux" || conf.Architecture != "amd64" || conf.Config.User != "0:0" ||
+		!conf.Created.Equal(time.Unix(0, 0)) {
 		t.Errorf("configuration %+v", conf)
 	}
-	for key, want := range map[string]string{"version": "v1.2.3", "source": "https://multus.example", "revision": "abc", "licenses": "Apache-2.0"} {
+	for key, want := range map[string]string{
+		"version": "v1.2.3", "source": "https://multus.example", "revision": "abc",
+		"licenses": "Apache-2.0",
+	} {
 		if got := conf.Config.Labels["org.opencontainers.image."+key]; got != want {
 			t.Errorf("label %s is %q, want %q", key, got, want)
 		}

@@ -56,7 +56,8 @@ func Apply(ctx context.Context, to dynamic.ResourceInterface, u *unstructured.Un
 	if err != nil {
 		return fmt.Errorf("merge %s %s: %w", u.GetKind(), u.GetName(), err)
 	}
-	if _, err := to.Patch(ctx, u.GetName(), kind, patch, metav1.PatchOptions{FieldManager: "kubectl-client-side-apply"}); err != nil {
+	if _, err := to.Patch(ctx, u.GetName(), kind, patch,
+		metav1.PatchOptions{FieldManager: "kubectl-client-side-apply"}); err != nil {
 		return fmt.Errorf("patch %s %s: %w", u.GetKind(), u.GetName(), err)
 	}
 	return nil

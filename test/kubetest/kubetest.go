@@ -1,8 +1,8 @@
 // Package kubetest runs a real kube-apiserver with its etcd for tests: real watches, real patches, real conflicts.
 //
-// It is not a cluster: there is no kubelet, no scheduler and no controller, so a pod is an object that says it is bound to
-// Node. The two servers are the ones that the Makefile builds into bin/tools; where they are missing, tests are skipped.
-// Only tests (and the demonstration) may import it.
+// It is not a cluster: there is no kubelet, no scheduler and no controller, so a pod is an object that says it is bound
+// to Node. The two servers are the ones that the Makefile builds into bin/tools; where they are missing, tests are
+// skipped. Only tests (and the demonstration) may import it.
 package kubetest
 
 import (
@@ -42,7 +42,8 @@ const (
 	startAttempts = 3
 )
 
-// ErrUnavailable is returned when no server can be had here and tests should be skipped: a binary is missing, or -short.
+// ErrUnavailable is returned when no server can be had here and tests should be skipped: a binary is missing, or
+// -short.
 var ErrUnavailable = errors.New("API server for tests is unavailable")
 
 // errExited is returned when a server ended before it was ready.
@@ -58,8 +59,8 @@ type Options struct {
 	Uncached bool
 }
 
-// Cluster is one API server with its etcd. Its methods may be called concurrently, except that of Stop, Resume, Kill and
-// Restart only one may run at a time.
+// Cluster is one API server with its etcd. Its methods may be called concurrently, except that of Stop, Resume, Kill
+// and Restart only one may run at a time.
 type Cluster struct {
 	dir     string
 	addr    string
@@ -150,7 +151,8 @@ func start(root string, o Options) (_ *Cluster, retErr error) {
 		return nil, err
 	}
 	c.etcdURL = "http://127.0.0.1:" + ports[0]
-	if c.etcd, err = startServer(filepath.Join(dir, "etcd.log"), toolPath(root, "etcd"), etcdArgs(dir, c.etcdURL, ports[1])); err != nil {
+	if c.etcd, err = startServer(filepath.Join(dir, "etcd.log"), toolPath(root, "etcd"),
+		etcdArgs(dir, c.etcdURL, ports[1])); err != nil {
 		return nil, err
 	}
 	c.apiArgs = c.apiserverArgs(c.etcdURL, ports[2], o)

@@ -24,7 +24,10 @@ const (
 	short       = 300 * time.Millisecond
 )
 
-var networks = schema.GroupVersionResource{Group: "k8s.cni.cncf.io", Version: "v1", Resource: "network-attachment-definitions"}
+var networks = schema.GroupVersionResource{
+	Group: "k8s.cni.cncf.io", Version: "v1",
+	Resource: "network-attachment-definitions",
+}
 
 // config loads a kubeconfig as a client under test would.
 func config(t *testing.T, kubeconfig string, timeout time.Duration) *rest.Config {
@@ -104,7 +107,8 @@ func testObjects(t *testing.T, c *kubetest.Cluster, kubeconfig string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(list.Items) != 1 || list.Items[0].GetName() != "net-1" || list.Items[0].GetAnnotations()["example.com/a"] != "b" {
+	if len(list.Items) != 1 || list.Items[0].GetName() != "net-1" ||
+		list.Items[0].GetAnnotations()["example.com/a"] != "b" {
 		t.Errorf("networks: got %v", list.Items)
 	}
 	c.DeleteNetwork(t, "team-a", "net-1")
@@ -126,7 +130,8 @@ func testRequests(t *testing.T, c *kubetest.Cluster, k kubernetes.Interface) {
 		t.Fatal(err)
 	}
 	patch := []byte(`{"metadata":{"annotations":{"example.com/status":"x"}}}`)
-	_, err := k.CoreV1().Pods("team-a").Patch(t.Context(), "pod-1", "application/merge-patch+json", patch, metav1.PatchOptions{}, "status")
+	_, err := k.CoreV1().Pods("team-a").Patch(t.Context(), "pod-1", "application/merge-patch+json", patch,
+		metav1.PatchOptions{}, "status")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +145,10 @@ func testRequests(t *testing.T, c *kubetest.Cluster, k kubernetes.Interface) {
 	c.CreatePod(t, "team-a", "not-counted", nil)
 
 	after := c.Requests(t, agent)
-	for key, want := range map[string]int{"GET pods": 1, "PATCH pods/status": 1, "WATCH pods": 1, "POST pods": 0, "LIST pods": 0} {
+	for key, want := range map[string]int{
+		"GET pods": 1, "PATCH pods/status": 1, "WATCH pods": 1, "POST pods": 0,
+		"LIST pods": 0,
+	} {
 		if got := after[key] - before[key]; got != want {
 			t.Errorf("%s: got %d requests, want %d", key, got, want)
 		}

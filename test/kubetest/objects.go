@@ -15,8 +15,14 @@ import (
 )
 
 var (
-	networks = schema.GroupVersionResource{Group: "k8s.cni.cncf.io", Version: "v1", Resource: "network-attachment-definitions"}
-	crds     = schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
+	networks = schema.GroupVersionResource{
+		Group: "k8s.cni.cncf.io", Version: "v1",
+		Resource: "network-attachment-definitions",
+	}
+	crds = schema.GroupVersionResource{
+		Group: "apiextensions.k8s.io", Version: "v1",
+		Resource: "customresourcedefinitions",
+	}
 )
 
 // callContext bounds one call. It is not cancelled when the test ends, because cleanup functions call too.
@@ -25,8 +31,8 @@ func callContext(tb testing.TB) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(tb.Context()), callTimeout)
 }
 
-// CreateNamespace creates a namespace. Tests that share a cluster use one each: a namespace cannot be deleted, since that
-// is a controller's work.
+// CreateNamespace creates a namespace. Tests that share a cluster use one each: a namespace cannot be deleted, since
+// that is a controller's work.
 func (c *Cluster) CreateNamespace(tb testing.TB, name string) {
 	tb.Helper()
 	ctx, cancel := callContext(tb)
@@ -64,7 +70,8 @@ func (c *Cluster) UpdateNetwork(tb testing.TB, namespace, name, config string) {
 	if err != nil {
 		tb.Fatalf("update network: %v", err)
 	}
-	if _, err := c.dyn.Resource(networks).Namespace(namespace).Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+	if _, err := c.dyn.Resource(networks).Namespace(namespace).Patch(ctx, name, types.MergePatchType, patch,
+		metav1.PatchOptions{}); err != nil {
 		tb.Fatalf("update network: %v", err)
 	}
 }
@@ -104,7 +111,8 @@ func (c *Cluster) DeletePod(tb testing.TB, namespace, name string) {
 	ctx, cancel := callContext(tb)
 	defer cancel()
 	var grace int64
-	if err := c.kube.CoreV1().Pods(namespace).Delete(ctx, name, metav1.DeleteOptions{GracePeriodSeconds: &grace}); err != nil {
+	if err := c.kube.CoreV1().Pods(namespace).Delete(ctx, name,
+		metav1.DeleteOptions{GracePeriodSeconds: &grace}); err != nil {
 		tb.Fatalf("delete pod: %v", err)
 	}
 }

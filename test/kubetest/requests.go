@@ -61,11 +61,11 @@ func (c *Cluster) Requests(tb testing.TB, agents ...string) map[string]int {
 	return counts
 }
 
-// Log returns the requests that the API server has got since its first start. With agents, only requests whose User-Agent
-// contains one of them; without, all but the ones of this package and the server's own.
+// Log returns the requests that the API server has got since its first start. With agents, only requests whose
+// User-Agent contains one of them; without, all but the ones of this package and the server's own.
 //
-// The source is the audit log and not the metrics: it knows the User-Agent, and a request is in it before it is answered,
-// so that what a client has done is always there.
+// The source is the audit log and not the metrics: it knows the User-Agent, and a request is in it before it is
+// answered, so that what a client has done is always there.
 func (c *Cluster) Log(tb testing.TB, agents ...string) []Request {
 	tb.Helper()
 	b, err := os.ReadFile(c.path("audit.log"))

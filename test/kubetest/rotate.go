@@ -18,8 +18,8 @@ import (
 	"multus/test/module"
 )
 
-// DeleteCRD deletes the definition of network definitions, and all of them with it, and returns when they are not served any
-// more.
+// DeleteCRD deletes the definition of network definitions, and all of them with it, and returns when they are not
+// served any more.
 func (c *Cluster) DeleteCRD(tb testing.TB) {
 	tb.Helper()
 	ctx, cancel := callContext(tb)
@@ -51,8 +51,8 @@ func (c *Cluster) CreateCRD(tb testing.TB) {
 	}
 }
 
-// RotateToken starts the API server anew with another token of the administrator; Token returns it from then on, and the
-// one of before is refused.
+// RotateToken starts the API server anew with another token of the administrator; Token returns it from then on, and
+// the one of before is refused.
 func (c *Cluster) RotateToken(tb testing.TB) {
 	tb.Helper()
 	c.token = fmt.Sprintf("%s-%d", adminToken, len(c.token))
@@ -74,8 +74,8 @@ func (c *Cluster) startAnew(tb testing.TB, err error) {
 	c.Restart(tb)
 }
 
-// Compact makes etcd forget what was before now, and starts the API server anew, whose memory of it is gone, too: a watch
-// that goes on from before is answered with 410.
+// Compact makes etcd forget what was before now, and starts the API server anew, whose memory of it is gone, too: a
+// watch that goes on from before is answered with 410.
 func (c *Cluster) Compact(tb testing.TB) {
 	tb.Helper()
 	ctx, cancel := callContext(tb)

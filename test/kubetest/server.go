@@ -191,8 +191,8 @@ func (c *Cluster) installCRD(root string) error {
 	return c.backdate(ctx, crd.GetName())
 }
 
-// backdate makes the CRD look older than it is: the API server delays by 2 s what is created of a CRD younger than that,
-// for the sake of other API servers, and here is none.
+// backdate makes the CRD look older than it is: the API server delays by 2 s what is created of a CRD younger than
+// that, for the sake of other API servers, and here is none.
 func (c *Cluster) backdate(ctx context.Context, name string) error {
 	err := c.poll(ctx, func() error {
 		crd, err := c.dyn.Resource(crds).Get(ctx, name, metav1.GetOptions{})

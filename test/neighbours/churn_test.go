@@ -24,7 +24,8 @@ func churn(t *testing.T, d deployment) {
 	dir := tempDir(t)
 	s := newSite(t, d, node.Options{Dir: dir, Quiet: true, Primary: collectedPrimary(dir)})
 	s.define(t, "east", collected("east", "10.70.0.0/24")(s))
-	s.define(t, "west", strings.Replace(on("bridge", "10.71.0.0/24", `,"bridge":"br-west","isGateway":true`)(s), "1.0.0", "1.1.0", 1))
+	s.define(t, "west", strings.Replace(on("bridge", "10.71.0.0/24", `,"bridge":"br-west","isGateway":true`)(s), "1.0.0",
+		"1.1.0", 1))
 	c := &crio{s: s}
 	held := map[*node.Pod][]string{}
 	for i := range rounds() {

@@ -1,6 +1,6 @@
 // Package neighbours runs Multus beside software that is not ours: the reference plugins, whereabouts with its
-// reconciler, and the container runtimes, whose calls are made as CRI-O and containerd make them. What cannot be built from
-// the Go module proxy is played by a stand-in (standin). docs/ecosystem.md is made from the table of this package.
+// reconciler, and the container runtimes, whose calls are made as CRI-O and containerd make them. What cannot be built
+// from the Go module proxy is played by a stand-in (standin). docs/ecosystem.md is made from the table of this package.
 package neighbours
 
 import (
@@ -52,7 +52,8 @@ func buildStandin(dir string) error {
 		return nil
 	}
 	standin = filepath.Join(dir, "standin")
-	cmd := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-ldflags", "-s -w", "-o", standin, "multus/test/neighbours/standin")
+	cmd := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-ldflags", "-s -w", "-o", standin,
+		"multus/test/neighbours/standin")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the stand-in: %w: %s", err, out)

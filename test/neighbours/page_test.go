@@ -93,7 +93,10 @@ func page(t *testing.T) string {
 	for _, n := range neighbours {
 		rows = append(rows, n.row(t))
 	}
-	table(&b, []string{"software", "version", "real or stand-in", "what is run", "deployments", "what is shown", "limits", "test"}, rows)
+	table(&b, []string{
+		"software", "version", "real or stand-in", "what is run", "deployments", "what is shown", "limits",
+		"test",
+	}, rows)
 
 	b.WriteString("\n## Scenarios\n\n")
 	rows = nil
@@ -104,7 +107,10 @@ func page(t *testing.T) string {
 
 	b.WriteString("\n## Runtimes\n\n")
 	rows = nil
-	versions := []string{"", pinned(t, "containerd", "github.com/containerd/containerd/v2"), pinned(t, "kube", "k8s.io/kubernetes")}
+	versions := []string{
+		"", pinned(t, "containerd", "github.com/containerd/containerd/v2"),
+		pinned(t, "kube", "k8s.io/kubernetes"),
+	}
 	for i, r := range runtimes {
 		how := r[1]
 		if strings.Contains(how, "%s") {
@@ -143,7 +149,10 @@ func (n *neighbour) row(t *testing.T) []string {
 	if n.ping != "" {
 		shown = "ADD, CHECK, GC, traffic, DEL"
 	}
-	return []string{n.software.name, version, kind, n.runs, where(on), shown + "; nothing left", n.limits, "`TestNeighbours/*/" + n.name + "`"}
+	return []string{
+		n.software.name, version, kind, n.runs, where(on), shown + "; nothing left", n.limits,
+		"`TestNeighbours/*/" + n.name + "`",
+	}
 }
 
 // where names deployments; none are all.
@@ -165,7 +174,8 @@ func pinned(t *testing.T, dir, module string) string {
 	b, err := os.ReadFile(path)
 	check(t, err)
 	for line := range bytes.Lines(b) {
-		if f := strings.Fields(strings.TrimPrefix(string(line), "require")); len(f) > 1 && f[0] == module && strings.HasPrefix(f[1], "v") {
+		if f := strings.Fields(strings.TrimPrefix(string(line), "require")); len(f) > 1 && f[0] == module &&
+			strings.HasPrefix(f[1], "v") {
 			return strings.TrimPrefix(f[1], "v")
 		}
 	}

@@ -12,7 +12,8 @@ import (
 )
 
 // crio makes the calls of CRI-O: CHECK right after each ADD, since it asks for the network status of the pod, and CHECK
-// of every sandbox and then GC when it starts, once STATUS succeeds. An error of either CHECK costs the pod its sandbox.
+// of every sandbox and then GC when it starts, once STATUS succeeds. An error of either CHECK costs the pod its
+// sandbox.
 type crio struct {
 	s *site
 	// sandboxes are those that CRI-O knows.

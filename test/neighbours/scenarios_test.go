@@ -202,13 +202,15 @@ func oldPluginLast(t *testing.T, d deployment) {
 
 func oldPluginRefusesGC(t *testing.T, d deployment) {
 	refusedByTheLast(t, d, func(s *site) string {
-		return fmt.Sprintf(`{"cniVersion":"1.1.0","name":"old","plugins":[{%s,"ipam":%s},{"type":"old-only"}]}`, aBridge("br42"), s.ipam("10.42.0.0/24", ""))
+		return fmt.Sprintf(`{"cniVersion":"1.1.0","name":"old","plugins":[{%s,"ipam":%s},{"type":"old-only"}]}`,
+			aBridge("br42"), s.ipam("10.42.0.0/24", ""))
 	})
 }
 
 func oldVersionLast(t *testing.T, d deployment) {
 	refusedByTheLast(t, d, func(s *site) string {
-		return fmt.Sprintf(`{"cniVersion":"0.3.1","name":"fw","plugins":[{%s,"ipam":%s},{"type":"firewall"}]}`, macvlan, s.ipam("10.41.0.0/24", ""))
+		return fmt.Sprintf(`{"cniVersion":"0.3.1","name":"fw","plugins":[{%s,"ipam":%s},{"type":"firewall"}]}`, macvlan,
+			s.ipam("10.41.0.0/24", ""))
 	})
 }
 
@@ -264,8 +266,8 @@ func nullGC(t *testing.T, d deployment) {
 	}
 }
 
-// beforeMultus: a pod of the cluster network alone has no record. CRI-O lists it, and sends GC for every network that it
-// has loaded.
+// beforeMultus: a pod of the cluster network alone has no record. CRI-O lists it, and sends GC for every network that
+// it has loaded.
 func beforeMultus(t *testing.T, d deployment) {
 	dir := tempDir(t)
 	s := newSite(t, d, node.Options{Dir: dir, Primary: collectedPrimary(dir)})
@@ -309,8 +311,8 @@ func beforeMultus(t *testing.T, d deployment) {
 	}
 }
 
-// statusNotWritten: the address is given by whereabouts, which has a way of its own to the API server; then Multus loses
-// its way to it.
+// statusNotWritten: the address is given by whereabouts, which has a way of its own to the API server; then Multus
+// loses its way to it.
 func statusNotWritten(t *testing.T, d deployment) {
 	if cluster == nil {
 		t.Skip("no API server: run make tools")
@@ -408,7 +410,8 @@ func reconciled(t *testing.T, d deployment) {
 // pluginWithoutGC: the other networks of a lost sandbox are freed, again and again without an error.
 func pluginWithoutGC(t *testing.T, d deployment) {
 	s := newSite(t, d, node.Options{})
-	s.define(t, "ungc", fmt.Sprintf(`{"cniVersion":"1.1.0","name":"ungc","type":"no-gc","ipam":%s}`, s.ipam("10.33.0.0/24", "")))
+	s.define(t, "ungc", fmt.Sprintf(`{"cniVersion":"1.1.0","name":"ungc","type":"no-gc","ipam":%s}`,
+		s.ipam("10.33.0.0/24", "")))
 	s.define(t, "br", on("bridge", "10.1.0.0/24", `,"bridge":"br1"`)(s))
 	c := &crio{s: s}
 	live, lost := s.with(t, "ungc,br"), s.with(t, "ungc,br")
@@ -505,7 +508,10 @@ func versionInherited(t *testing.T, d deployment) {
 
 func oldClusterNetwork(t *testing.T, d deployment) {
 	dir := tempDir(t)
-	s := newSite(t, d, node.Options{Dir: dir, Primary: agent("0.3.1", "k8s-pod-network", "calico", "")(dir), DaemonConf: map[string]any{"cniVersion": "1.1.0"}})
+	s := newSite(t, d, node.Options{
+		Dir: dir, Primary: agent("0.3.1", "k8s-pod-network", "calico", "")(dir),
+		DaemonConf: map[string]any{"cniVersion": "1.1.0"},
+	})
 	eventually(t, "the daemon writes its configuration", func() (ok bool) {
 		b, err := os.ReadFile(filepath.Join(dir, "etc", "00-multus.conf"))
 		s.outer = b
@@ -550,7 +556,8 @@ func chainedAfter(t *testing.T, d deployment) {
 	dir := tempDir(t)
 	s := newSite(t, d, node.Options{Dir: dir, Primary: agent("1.0.0", "k8s-pod-network", "calico", "")(dir)})
 	file := filepath.Join(dir, "etc", "00-multus.conf")
-	list := fmt.Sprintf(`{"cniVersion":"1.0.0","name":"multus-cni-network","plugins":[%s,{"type":"istio-cni"}]}`, s.Generated(t))
+	list := fmt.Sprintf(`{"cniVersion":"1.0.0","name":"multus-cni-network","plugins":[%s,{"type":"istio-cni"}]}`,
+		s.Generated(t))
 	check(t, os.WriteFile(file+"list", []byte(list), 0o644))
 	if err := os.Remove(file); err != nil && !os.IsNotExist(err) { // the daemon may have seen the list
 		t.Fatal(err)

@@ -20,7 +20,10 @@ import (
 )
 
 var (
-	crds    = schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
+	crds = schema.GroupVersionResource{
+		Group: "apiextensions.k8s.io", Version: "v1",
+		Resource: "customresourcedefinitions",
+	}
 	ipPools = schema.GroupVersionResource{Group: "whereabouts.cni.cncf.io", Version: "v1alpha1", Resource: "ippools"}
 )
 
@@ -55,9 +58,12 @@ func dhcp(t *testing.T, s *site) {
 		t.Skip("no dnsmasq: apt-get install dnsmasq-base")
 	}
 	testnet.Addr(t, s.outside, "up0", "10.4.0.1/24")
-	background(t, s.outside, dnsmasq, "--no-daemon", "--conf-file=/dev/null", "--port=0", "--interface=up0", "--bind-interfaces", "--user=root", "--no-ping", "--dhcp-broadcast",
-		"--dhcp-authoritative", "--leasefile-ro", "--log-dhcp", "--pid-file="+filepath.Join(t.TempDir(), "pid"), "--dhcp-range=10.4.0.50,10.4.0.90,255.255.255.0,1h")
-	background(t, s.NS, filepath.Join(s.BinDirs[1], "dhcp"), "daemon", "-socketpath", dhcpSocket(s), "-broadcast=true", "-timeout=10s")
+	background(t, s.outside, dnsmasq, "--no-daemon", "--conf-file=/dev/null", "--port=0", "--interface=up0",
+		"--bind-interfaces", "--user=root", "--no-ping", "--dhcp-broadcast",
+		"--dhcp-authoritative", "--leasefile-ro", "--log-dhcp", "--pid-file="+filepath.Join(t.TempDir(), "pid"),
+		"--dhcp-range=10.4.0.50,10.4.0.90,255.255.255.0,1h")
+	background(t, s.NS, filepath.Join(s.BinDirs[1], "dhcp"), "daemon", "-socketpath", dhcpSocket(s), "-broadcast=true",
+		"-timeout=10s")
 	eventually(t, "socket of the dhcp daemon", func() bool {
 		_, err := os.Stat(dhcpSocket(s))
 		return err == nil
@@ -81,13 +87,15 @@ func pools(cidr ...string) func(*testing.T, *site) {
 		if s.api == nil {
 			t.Skip("whereabouts keeps its addresses in the API server")
 		}
-		if err := os.Link(tool(t, "whereabouts"), filepath.Join(s.Dir, "plugins", "whereabouts")); err != nil && !os.IsExist(err) {
+		if err := os.Link(tool(t, "whereabouts"), filepath.Join(s.Dir, "plugins", "whereabouts")); err != nil &&
+			!os.IsExist(err) {
 			// Another file system than the repository's.
 			check(t, os.Symlink(tool(t, "whereabouts"), filepath.Join(s.Dir, "plugins", "whereabouts")))
 		}
 		installPools(t)
 		// Without this file every call of the plugin fails.
-		check(t, os.WriteFile(filepath.Join(s.Dir, "whereabouts.conf"), fmt.Appendf(nil, `{"datastore":"kubernetes","kubernetes":{"kubeconfig":%q}}`, s.kubeconfig), 0o600))
+		check(t, os.WriteFile(filepath.Join(s.Dir, "whereabouts.conf"),
+			fmt.Appendf(nil, `{"datastore":"kubernetes","kubernetes":{"kubeconfig":%q}}`, s.kubeconfig), 0o600))
 		testnet.Addr(t, s.outside, "up0", cidr...)
 	}
 }
@@ -109,7 +117,8 @@ func installPools(t *testing.T) {
 	if err != nil {
 		t.Skipf("no source of whereabouts: %v", err)
 	}
-	files, err := filepath.Glob(filepath.Join(strings.TrimSpace(string(out)), "doc", "crds", "whereabouts.cni.cncf.io_*.yaml"))
+	files, err := filepath.Glob(filepath.Join(strings.TrimSpace(string(out)), "doc", "crds",
+		"whereabouts.cni.cncf.io_*.yaml"))
 	check(t, err)
 	if len(files) == 0 {
 		t.Fatal("no definitions in the module of whereabouts")
@@ -121,7 +130,8 @@ func installPools(t *testing.T) {
 		check(t, err)
 		crd := &unstructured.Unstructured{}
 		check(t, crd.UnmarshalJSON(b))
-		if _, err := client.Resource(crds).Create(t.Context(), crd, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+		if _, err := client.Resource(crds).Create(t.Context(), crd, metav1.CreateOptions{}); err != nil &&
+			!apierrors.IsAlreadyExists(err) {
 			t.Fatalf("create %s: %v", crd.GetName(), err)
 		}
 	}

@@ -131,8 +131,9 @@ func (s *site) define(t *testing.T, name, config string) {
 		return
 	}
 	b, err := json.Marshal(map[string]any{
-		"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition", "metadata": map[string]any{"name": name, "namespace": s.ns},
-		"spec": map[string]any{"config": config},
+		"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition",
+		"metadata": map[string]any{"name": name, "namespace": s.ns},
+		"spec":     map[string]any{"config": config},
 	})
 	check(t, err)
 	check(t, os.WriteFile(filepath.Join(s.Dir, "networks", name+".json"), b, 0o644))

@@ -72,14 +72,16 @@ func played(name string) software { return software{name: name} }
 // on is a plugin's configuration of version 1.0.0 with host-local; more is added to the plugin's object.
 func on(plugin, subnet, more string) func(*site) string {
 	return func(s *site) string {
-		return fmt.Sprintf(`{"cniVersion":"1.0.0","name":%[1]q,"type":%[2]q,"ipam":%[3]s%[4]s}`, "n-"+subnet[:len(subnet)-3], plugin, s.ipam(subnet, ""), more)
+		return fmt.Sprintf(`{"cniVersion":"1.0.0","name":%[1]q,"type":%[2]q,"ipam":%[3]s%[4]s}`, "n-"+subnet[:len(subnet)-3],
+			plugin, s.ipam(subnet, ""), more)
 	}
 }
 
 // chained is bridge or macvlan with host-local, and a plugin after it.
 func chained(first, subnet, route, second string) func(*site) string {
 	return func(s *site) string {
-		return fmt.Sprintf(`{"cniVersion":"1.0.0","name":%q,"plugins":[{%s,"ipam":%s},{%s}]}`, "n-"+subnet[:len(subnet)-3], first, s.ipam(subnet, route), second)
+		return fmt.Sprintf(`{"cniVersion":"1.0.0","name":%q,"plugins":[{%s,"ipam":%s},{%s}]}`, "n-"+subnet[:len(subnet)-3],
+			first, s.ipam(subnet, route), second)
 	}
 }
 
@@ -275,9 +277,12 @@ var playedPlugins = []neighbour{
 		runs:     "a plugin of 1.1.0 that passes GC on to host-local",
 		config:   collected("ipam-gc", "10.34.0.0/24"),
 	},
-	{name: "no-gc", software: played("no-gc"), runs: "a plugin of 1.1.0 without GC, host-local", config: func(s *site) string {
-		return fmt.Sprintf(`{"cniVersion":"1.1.0","name":"no-gc","type":"no-gc","ipam":%s}`, s.ipam("10.33.0.0/24", ""))
-	}},
+	{
+		name: "no-gc", software: played("no-gc"), runs: "a plugin of 1.1.0 without GC, host-local",
+		config: func(s *site) string {
+			return fmt.Sprintf(`{"cniVersion":"1.1.0","name":"no-gc","type":"no-gc","ipam":%s}`, s.ipam("10.33.0.0/24", ""))
+		},
+	},
 }
 
 // collected is a network whose plugin passes GC on to host-local.
@@ -375,7 +380,8 @@ func gateway(cidr ...string) func(*testing.T, *site) {
 
 func subnetFile(t *testing.T, s *site) {
 	t.Helper()
-	check(t, os.WriteFile(filepath.Join(s.Dir, "subnet.env"), []byte("FLANNEL_NETWORK=10.42.0.0/16\nFLANNEL_SUBNET=10.42.0.0/24\nFLANNEL_MTU=1450\n"), 0o644))
+	check(t, os.WriteFile(filepath.Join(s.Dir, "subnet.env"),
+		[]byte("FLANNEL_NETWORK=10.42.0.0/16\nFLANNEL_SUBNET=10.42.0.0/24\nFLANNEL_MTU=1450\n"), 0o644))
 }
 
 // mappedPorts lists the rules of the port that portmap maps.
@@ -487,10 +493,12 @@ func (n *neighbour) reaches(t *testing.T, s *site, p *node.Pod) {
 func (n *neighbour) nothingLeft(t *testing.T, s *site) {
 	t.Helper()
 	notOfPod := func(name string) bool {
-		return !slices.ContainsFunc([]string{"veth", "sv", "bwp"}, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+		return !slices.ContainsFunc([]string{"veth", "sv", "bwp"},
+			func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 	}
 	// The kernel removes the other end of a veth pair in the background.
-	eventually(t, "no interface of a pod is left on the node", func() bool { return len(slices.DeleteFunc(testnet.Interfaces(t, s.NS), notOfPod)) == 0 })
+	eventually(t, "no interface of a pod is left on the node",
+		func() bool { return len(slices.DeleteFunc(testnet.Interfaces(t, s.NS), notOfPod)) == 0 })
 	if n.left == nil {
 		return
 	}

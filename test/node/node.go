@@ -114,7 +114,8 @@ var build = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	cmd := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-ldflags", "-s -w", "-o", dir+"/", "multus/cmd/...", "multus/test/fakeplugin")
+	cmd := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-ldflags", "-s -w", "-o", dir+"/",
+		"multus/cmd/...", "multus/test/fakeplugin")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the binaries: %w: %s", err, out)
@@ -247,10 +248,12 @@ func (n *Node) SocketDir() string { return filepath.Join(n.Dir, "run") }
 // Conf is the CNI configuration that the runtime loads. Generated returns that of the daemon instead.
 func (n *Node) Conf() []byte {
 	conf := map[string]any{
-		"cniVersion": "1.0.0", "name": "multus-cni-network", "type": "multus", "kubeconfig": n.opts.Kubeconfig, "networksDir": n.opts.NetworksDir,
+		"cniVersion": "1.0.0", "name": "multus-cni-network", "type": "multus", "kubeconfig": n.opts.Kubeconfig,
+		"networksDir":    n.opts.NetworksDir,
 		"clusterNetwork": filepath.Join(n.Dir, "net.d", "10-primary.conflist"), "confDir": filepath.Join(n.Dir, "conf.d"),
-		"cniDir": n.State(), "binDir": n.BinDirs[1], "capabilities": map[string]bool{"io.kubernetes.cri.pod-annotations": true, "portMappings": true},
-		"logLevel": "debug", "logToStderr": false, "logFile": filepath.Join(n.Dir, "plugin.log"),
+		"cniDir": n.State(), "binDir": n.BinDirs[1],
+		"capabilities": map[string]bool{"io.kubernetes.cri.pod-annotations": true, "portMappings": true},
+		"logLevel":     "debug", "logToStderr": false, "logFile": filepath.Join(n.Dir, "plugin.log"),
 	}
 	if n.opts.Kind == Thick {
 		conf["type"] = "multus-shim"
@@ -292,9 +295,11 @@ func (n *Node) Generated(tb testing.TB) []byte {
 func (n *Node) StartDaemon(tb testing.TB) {
 	tb.Helper()
 	conf := map[string]any{
-		"cniVersion": "1.0.0", "socketDir": n.SocketDir(), "daemonSocketDir": n.SocketDir(), "logLevel": "debug", "logToStderr": true,
+		"cniVersion": "1.0.0", "socketDir": n.SocketDir(), "daemonSocketDir": n.SocketDir(), "logLevel": "debug",
+		"logToStderr":         true,
 		"multusAutoconfigDir": filepath.Join(n.Dir, "net.d"), "cniConfigDir": filepath.Join(n.Dir, "etc"),
-		"binDir": n.BinDirs[1], "cniDir": n.State(), "confDir": filepath.Join(n.Dir, "conf.d"), "networksDir": n.opts.NetworksDir,
+		"binDir": n.BinDirs[1], "cniDir": n.State(), "confDir": filepath.Join(n.Dir, "conf.d"),
+		"networksDir": n.opts.NetworksDir,
 	}
 	if n.opts.Quiet {
 		conf["logLevel"] = "error"
@@ -423,7 +428,9 @@ func (n *Node) NewPod(tb testing.TB, namespace, name, uid string, annotations ma
 func (n *Node) Add(tb testing.TB, conf []byte, p *Pod) (*current.Result, error) {
 	tb.Helper()
 	var res types.Result
-	err := n.op(tb, conf, p, func(ctx context.Context, c *libcni.CNIConfig, l *libcni.NetworkConfigList, rt *libcni.RuntimeConf) error {
+	err := n.op(tb, conf, p, func(ctx context.Context, c *libcni.CNIConfig, l *libcni.NetworkConfigList,
+		rt *libcni.RuntimeConf,
+	) error {
 		var err error
 		res, err = c.AddNetworkList(ctx, l, rt)
 		return err
@@ -437,7 +444,9 @@ func (n *Node) Add(tb testing.TB, conf []byte, p *Pod) (*current.Result, error) 
 // Del detaches a pod.
 func (n *Node) Del(tb testing.TB, conf []byte, p *Pod) error {
 	tb.Helper()
-	return n.op(tb, conf, p, func(ctx context.Context, c *libcni.CNIConfig, l *libcni.NetworkConfigList, rt *libcni.RuntimeConf) error {
+	return n.op(tb, conf, p, func(ctx context.Context, c *libcni.CNIConfig, l *libcni.NetworkConfigList,
+		rt *libcni.RuntimeConf,
+	) error {
 		return c.DelNetworkList(ctx, l, rt)
 	})
 }
@@ -445,7 +454,9 @@ func (n *Node) Del(tb testing.TB, conf []byte, p *Pod) error {
 // Check asks whether a pod is attached as it was.
 func (n *Node) Check(tb testing.TB, conf []byte, p *Pod) error {
 	tb.Helper()
-	return n.op(tb, conf, p, func(ctx context.Context, c *libcni.CNIConfig, l *libcni.NetworkConfigList, rt *libcni.RuntimeConf) error {
+	return n.op(tb, conf, p, func(ctx context.Context, c *libcni.CNIConfig, l *libcni.NetworkConfigList,
+		rt *libcni.RuntimeConf,
+	) error {
 		return c.CheckNetworkList(ctx, l, rt)
 	})
 }
@@ -453,9 +464,10 @@ func (n *Node) Check(tb testing.TB, conf []byte, p *Pod) error {
 // Status asks whether an ADD could work.
 func (n *Node) Status(tb testing.TB, conf []byte) error {
 	tb.Helper()
-	return n.op(tb, conf, &Pod{NS: n.NS}, func(ctx context.Context, c *libcni.CNIConfig, l *libcni.NetworkConfigList, _ *libcni.RuntimeConf) error {
-		return c.GetStatusNetworkList(ctx, l)
-	})
+	return n.op(tb, conf, &Pod{NS: n.NS},
+		func(ctx context.Context, c *libcni.CNIConfig, l *libcni.NetworkConfigList, _ *libcni.RuntimeConf) error {
+			return c.GetStatusNetworkList(ctx, l)
+		})
 }
 
 // GC passes the attachments of these pods as the valid ones, to the plugin alone: the runtime's own record
@@ -467,18 +479,20 @@ func (n *Node) GC(tb testing.TB, conf []byte, valid ...*Pod) error {
 		args.ValidAttachments = append(args.ValidAttachments, types.GCAttachment{ContainerID: p.ContainerID, IfName: "eth0"})
 	}
 	must(tb, os.RemoveAll(filepath.Join(n.Dir, "runtime")))
-	return n.op(tb, conf, &Pod{NS: n.NS}, func(ctx context.Context, c *libcni.CNIConfig, l *libcni.NetworkConfigList, _ *libcni.RuntimeConf) error {
-		return c.GCNetworkList(ctx, l, args)
-	})
+	return n.op(tb, conf, &Pod{NS: n.NS},
+		func(ctx context.Context, c *libcni.CNIConfig, l *libcni.NetworkConfigList, _ *libcni.RuntimeConf) error {
+			return c.GCNetworkList(ctx, l, args)
+		})
 }
 
-// Collect runs GC as a container runtime does, with its cache: libcni first sends a DEL for each attachment that the cache
-// has and valid lacks. A nil list arrives as null, as it does from a runtime without sandboxes.
+// Collect runs GC as a container runtime does, with its cache: libcni first sends a DEL for each attachment that the
+// cache has and valid lacks. A nil list arrives as null, as it does from a runtime without sandboxes.
 func (n *Node) Collect(tb testing.TB, conf []byte, valid []types.GCAttachment) error {
 	tb.Helper()
-	return n.op(tb, conf, &Pod{NS: n.NS}, func(ctx context.Context, c *libcni.CNIConfig, l *libcni.NetworkConfigList, _ *libcni.RuntimeConf) error {
-		return c.GCNetworkList(ctx, l, &libcni.GCArgs{ValidAttachments: valid})
-	})
+	return n.op(tb, conf, &Pod{NS: n.NS},
+		func(ctx context.Context, c *libcni.CNIConfig, l *libcni.NetworkConfigList, _ *libcni.RuntimeConf) error {
+			return c.GCNetworkList(ctx, l, &libcni.GCArgs{ValidAttachments: valid})
+		})
 }
 
 type verb func(context.Context, *libcni.CNIConfig, *libcni.NetworkConfigList, *libcni.RuntimeConf) error

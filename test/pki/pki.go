@@ -57,7 +57,8 @@ func New(addrs ...string) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode key: %w", err)
 	}
-	return &Server{CA: encode("CERTIFICATE", caDER), Cert: encode("CERTIFICATE", der), Key: encode("EC PRIVATE KEY", b)}, nil
+	return &Server{CA: encode("CERTIFICATE", caDER), Cert: encode("CERTIFICATE", der), Key: encode("EC PRIVATE KEY", b)},
+		nil
 }
 
 func certificate(serial int64, name string) *x509.Certificate {

@@ -1,5 +1,5 @@
-// Package proc runs servers for tests: each in a process group of its own, with a log, waited for by somebody, and ended
-// with the test. Only the packages that start servers for tests may import it.
+// Package proc runs servers for tests: each in a process group of its own, with a log, waited for by somebody, and
+// ended with the test. Only the packages that start servers for tests may import it.
 package proc
 
 import (
@@ -39,8 +39,8 @@ type Process struct {
 // Start starts cmd, on a thread of its own, and waits for it there; before runs first on that thread and may move it to
 // other namespaces. Output goes to the end of the log, except what cmd sends elsewhere.
 //
-// A death signal (Pdeathsig) is bound to the thread that forks, not to the process: so the thread lives as long; and one
-// that has moved to other namespaces must not be used again, so it ends with the program.
+// A death signal (Pdeathsig) is bound to the thread that forks, not to the process: so the thread lives as long; and
+// one that has moved to other namespaces must not be used again, so it ends with the program.
 func Start(log string, cmd *exec.Cmd, before func() error) (*Process, error) {
 	f, err := os.OpenFile(log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
@@ -92,8 +92,8 @@ func (p *Process) Signal(s syscall.Signal) error {
 	return nil
 }
 
-// Freeze stops the process and returns when it stands still: the signal alone lets its threads go on for a while. SIGCONT
-// undoes it.
+// Freeze stops the process and returns when it stands still: the signal alone lets its threads go on for a while.
+// SIGCONT undoes it.
 func (p *Process) Freeze(ctx context.Context) error {
 	if err := p.Signal(syscall.SIGSTOP); err != nil {
 		return err

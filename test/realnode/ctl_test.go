@@ -23,8 +23,8 @@ import (
 	"multus/test/cluster"
 )
 
-// TestOtherNode uses `kubectl multus` as people do, on a machine that is no node: what depends on a node is found out in the
-// daemon's pod there, by a real kubectl (issue 6: doctor --node, explain --node).
+// TestOtherNode uses `kubectl multus` as people do, on a machine that is no node: what depends on a node is found out
+// in the daemon's pod there, by a real kubectl (issue 6: doctor --node, explain --node).
 func TestOtherNode(t *testing.T) {
 	n := start(t, cluster.Options{})
 	n.install(t, "base")
@@ -85,7 +85,10 @@ func (w *workstation) run(t *testing.T, stdin string, args ...string) (code int,
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(w.programs, "tools", "kubectl"), append([]string{"multus"}, args...)...)
-	cmd.Env = []string{"PATH=" + w.programs + ":" + filepath.Join(w.programs, "tools"), "HOME=" + t.TempDir(), "KUBECONFIG=" + w.kubeconfig}
+	cmd.Env = []string{
+		"PATH=" + w.programs + ":" + filepath.Join(w.programs, "tools"), "HOME=" + t.TempDir(),
+		"KUBECONFIG=" + w.kubeconfig,
+	}
 	var out, errs bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &errs
 	err := cmd.Run()
@@ -113,7 +116,8 @@ func (w *workstation) kubectl(t *testing.T, args ...string) string {
 // withoutDaemon does what docs/multusctl.md says for a node whose daemon does not run: then the doctor is needed most.
 func (n *node) withoutDaemon(t *testing.T, w *workstation) {
 	n.deleteDaemonSet(t)
-	out := w.kubectl(t, "debug", "node/"+cluster.NodeName, "--profile=sysadmin", "--image=localhost/multus:latest", "--image-pull-policy=IfNotPresent", "--",
+	out := w.kubectl(t, "debug", "node/"+cluster.NodeName, "--profile=sysadmin", "--image=localhost/multus:latest",
+		"--image-pull-policy=IfNotPresent", "--",
 		"/usr/src/multus-cni/bin/multusctl", "doctor", "--root", "/host", "-o", "json")
 	name := regexp.MustCompile(`node-debugger-\S+`).FindString(out)
 	until(t, "the pod for debugging is through", func() error {
@@ -129,7 +133,8 @@ func (n *node) withoutDaemon(t *testing.T, w *workstation) {
 	if err := json.Unmarshal([]byte(out), &r); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	if len(r.Findings) != 1 || r.Findings[0].Check != "daemon" || !strings.HasPrefix(r.Findings[0].Message, "the daemon does not answer") {
+	if len(r.Findings) != 1 || r.Findings[0].Check != "daemon" ||
+		!strings.HasPrefix(r.Findings[0].Message, "the daemon does not answer") {
 		t.Errorf("%+v", r.Findings)
 	}
 	for _, c := range r.Checks {
@@ -137,7 +142,8 @@ func (n *node) withoutDaemon(t *testing.T, w *workstation) {
 			t.Errorf("%+v", c)
 		}
 		// This node's containerd has its configuration in a directory of the test, where no node has one.
-		if c.Name == "runtime" && (c.State != doctor.StateUnchecked || !strings.Contains(c.Why, "no configuration of containerd")) {
+		if c.Name == "runtime" && (c.State != doctor.StateUnchecked ||
+			!strings.Contains(c.Why, "no configuration of containerd")) {
 			t.Errorf("%+v", c)
 		}
 	}
@@ -164,7 +170,8 @@ func (w *workstation) healthy(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	for _, c := range r.Checks {
-		if slices.Contains([]string{"slot", "configuration", "plugins", "daemon", "api", "interfaces"}, c.Name) && c.State != doctor.StateOK {
+		if slices.Contains([]string{"slot", "configuration", "plugins", "daemon", "api", "interfaces"}, c.Name) &&
+			c.State != doctor.StateOK {
 			if c.Name != "plugins" || !strings.Contains(c.Why, "lead out") { // k3s has links
 				t.Errorf("%+v", c)
 			}
@@ -172,7 +179,8 @@ func (w *workstation) healthy(t *testing.T) {
 	}
 }
 
-// faults are planted on the node and in the cluster, are found with exit code 1, and are found no more when they are mended.
+// faults are planted on the node and in the cluster, are found with exit code 1, and are found no more when they are
+// mended.
 func (n *node) faults(t *testing.T, w *workstation) {
 	left := n.Path(n.paths.Conf + "/00-multus.conf.cilium_bak")
 	if err := os.WriteFile(left, []byte("{}"), 0o600); err != nil {
@@ -187,14 +195,16 @@ func (n *node) faults(t *testing.T, w *workstation) {
 		"plugins":    "plugin vlan, which network-attachment-definition default/tagged needs, is missing",
 		"interfaces": "network-attachment-definition default/elsewhere names the master eth9, which this node does not have",
 	} {
-		if !slices.ContainsFunc(r.Findings, func(f doctor.Finding) bool { return f.Check == check && f.Message == says && f.Fix != "" }) {
+		if !slices.ContainsFunc(r.Findings,
+			func(f doctor.Finding) bool { return f.Check == check && f.Message == says && f.Fix != "" }) {
 			t.Errorf("%s: %s: is not among %+v", check, says, r.Findings)
 		}
 	}
 	if len(r.Findings) != 3 {
 		t.Errorf("%+v", r.Findings)
 	}
-	if code, out, errs := w.run(t, "", "doctor", "--node", cluster.NodeName); code != cli.Found || !strings.Contains(out, "FOUND") || errs != "" {
+	if code, out, errs := w.run(t, "", "doctor", "--node", cluster.NodeName); code != cli.Found ||
+		!strings.Contains(out, "FOUND") || errs != "" {
 		t.Errorf("for people: %d\n%s%s", code, out, errs)
 	}
 	if err := os.Remove(left); err != nil {
@@ -268,7 +278,8 @@ func (n *node) explained(t *testing.T, w *workstation) {
 		t.Fatalf("%+v, and the pod has %+v", x, has)
 	}
 	for i, a := range x.Attachments {
-		if a.Network != has[i].Name || a.Interface != has[i].Interface || len(a.Plugins) != 1 || a.Plugins[0].Type != []string{"bridge", "macvlan", "macvlan"}[i] {
+		if a.Network != has[i].Name || a.Interface != has[i].Interface || len(a.Plugins) != 1 ||
+			a.Plugins[0].Type != []string{"bridge", "macvlan", "macvlan"}[i] {
 			t.Errorf("%+v, and the pod has %+v", a, has[i])
 		}
 	}
@@ -279,20 +290,25 @@ func (n *node) explained(t *testing.T, w *workstation) {
 // wouldFail: pods of files, which the cluster does not know, against the node's plugins and interfaces.
 func (w *workstation) wouldFail(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "networks.yaml")
-	networks := strings.Replace(network("tagged", 9), `"macvlan"`, `"vlan"`, 1) + "---\n" + strings.Replace(network("elsewhere", 8), cluster.Uplink, "eth9", 1)
+	networks := strings.Replace(network("tagged", 9), `"macvlan"`, `"vlan"`, 1) + "---\n" +
+		strings.Replace(network("elsewhere", 8), cluster.Uplink, "eth9", 1)
 	if err := os.WriteFile(file, []byte(networks), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	x := w.explain(t, cli.Found, pod("thought-of", `{k8s.v1.cni.cncf.io/networks: "net-a,tagged,elsewhere"}`), "-f", "-", "-f", file)
+	x := w.explain(t, cli.Found, pod("thought-of", `{k8s.v1.cni.cncf.io/networks: "net-a,tagged,elsewhere"}`), "-f", "-",
+		"-f", file)
 	if len(x.Attachments) != 4 || len(x.Problems) != 2 || x.Failure != nil {
 		t.Fatalf("%+v", x)
 	}
 	if !strings.Contains(x.Problems[0], "plugin vlan of network default/tagged is not in /opt/cni/bin") ||
-		!strings.Contains(x.Problems[1], `master "eth9" of network default/elsewhere is not on this node; interfaces of this node: `) || !strings.Contains(x.Problems[1], cluster.Uplink) {
+		!strings.Contains(x.Problems[1],
+			`master "eth9" of network default/elsewhere is not on this node; interfaces of this node: `) ||
+		!strings.Contains(x.Problems[1], cluster.Uplink) {
 		t.Errorf("%q", x.Problems)
 	}
 	x = w.explain(t, cli.Found, pod("thought-of", `{k8s.v1.cni.cncf.io/networks: "net-none"}`), "-f", "-")
-	if x.Failure == nil || x.Failure.Code != 7 || !strings.Contains(x.Failure.Message, "(net-none) in namespace (default)") {
+	if x.Failure == nil || x.Failure.Code != 7 ||
+		!strings.Contains(x.Failure.Message, "(net-none) in namespace (default)") {
 		t.Errorf("%+v", x)
 	}
 }
@@ -304,9 +320,18 @@ func (w *workstation) noNode(t *testing.T) {
 		code int
 		errs string
 	}{
-		{[]string{"doctor", "--node", "node-z"}, cli.Found, "error: no daemon runs on node node-z, or there is no such node: run `multusctl doctor` there, as root; docs/multusctl.md says how without a daemon\n"},
+		{
+			[]string{"doctor", "--node", "node-z"},
+			cli.Found,
+			"error: no daemon runs on node node-z, or there is no such node: run `multusctl doctor` there, as root; " +
+				"docs/multusctl.md says how without a daemon\n",
+		},
 		{[]string{"explain", "pod", "default/nobody", "--node", cluster.NodeName}, cli.Found, ""},
-		{[]string{"doctor", "--node", cluster.NodeName, "-o", "xml"}, cli.Usage, "error: unknown output format \"xml\": want table, json, yaml\n\nSee 'kubectl multus doctor --help'.\n"},
+		{
+			[]string{"doctor", "--node", cluster.NodeName, "-o", "xml"},
+			cli.Usage,
+			"error: unknown output format \"xml\": want table, json, yaml\n\nSee 'kubectl multus doctor --help'.\n",
+		},
 	} {
 		code, out, errs := w.run(t, "", tc.args...)
 		if code != tc.code || tc.errs != "" && errs != tc.errs {
@@ -318,7 +343,8 @@ func (w *workstation) noNode(t *testing.T) {
 // forget deletes a definition.
 func (n *node) forget(t *testing.T, name string) {
 	t.Helper()
-	err := n.Client.CoreV1().RESTClient().Delete().AbsPath("/apis/k8s.cni.cncf.io/v1/namespaces/default/network-attachment-definitions/" + name).Do(t.Context()).Error()
+	err := n.Client.CoreV1().RESTClient().Delete().AbsPath(
+		"/apis/k8s.cni.cncf.io/v1/namespaces/default/network-attachment-definitions/" + name).Do(t.Context()).Error()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -102,7 +102,8 @@ func (n *node) daemonSetReady(t *testing.T, namespace, name string) error {
 	}
 	nodes := int32(1 + len(n.Others)) //nolint:gosec // a few
 	s := ds.Status
-	if s.ObservedGeneration != ds.Generation || s.DesiredNumberScheduled != nodes || s.UpdatedNumberScheduled != nodes || s.NumberReady != nodes {
+	if s.ObservedGeneration != ds.Generation || s.DesiredNumberScheduled != nodes || s.UpdatedNumberScheduled != nodes ||
+		s.NumberReady != nodes {
 		return fmt.Errorf("generation %d: %+v", ds.Generation, s)
 	}
 	return nil
@@ -145,7 +146,8 @@ func (n *node) held(t *testing.T) []string {
 		for _, f := range files {
 			info, err := os.Stat(f)
 			name := filepath.Base(f)
-			if err != nil || !info.Mode().IsRegular() || name == "lock" || strings.HasPrefix(name, "last_reserved_ip") || strings.HasPrefix(name, ".") {
+			if err != nil || !info.Mode().IsRegular() || name == "lock" || strings.HasPrefix(name, "last_reserved_ip") ||
+				strings.HasPrefix(name, ".") {
 				continue
 			}
 			held = append(held, strings.TrimPrefix(f, n.Path("")))
@@ -205,7 +207,8 @@ func (n *node) attached(t *testing.T, name string) error {
 			return fmt.Errorf("network-status has %d networks", len(status))
 		}
 		s := status[i]
-		if s.Interface != want.ifname || s.Name != want.name || len(s.IPs) != 1 || !strings.HasPrefix(s.IPs[0], want.prefix) || s.Default != (i == 0) {
+		if s.Interface != want.ifname || s.Name != want.name || len(s.IPs) != 1 ||
+			!strings.HasPrefix(s.IPs[0], want.prefix) || s.Default != (i == 0) {
 			return fmt.Errorf("network-status: %+v, want %+v", s, want)
 		}
 		if !slices.ContainsFunc(has[want.ifname], func(a string) bool { return strings.HasPrefix(a, s.IPs[0]+"/") }) {
@@ -249,7 +252,8 @@ func (n *node) ask(t *testing.T, p *corev1.Pod, path string) ([]byte, error) {
 	const limit = 10 * time.Second
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(p.Status.PodIP, "8080")+path, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(p.Status.PodIP, "8080")+path,
+		nil)
 	if err != nil {
 		return nil, err
 	}

@@ -36,7 +36,8 @@ var image = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	cmd := exec.Command("go", "run", "./test/image", "-arch", runtime.GOARCH, "-out", out, "-buildvcs=false", "-version", "test")
+	cmd := exec.Command("go", "run", "./test/image", "-arch", runtime.GOARCH, "-out", out, "-buildvcs=false", "-version",
+		"test")
 	cmd.Dir = root
 	if b, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build image: %w\n%s", err, b)

@@ -21,7 +21,8 @@ const many = 20
 
 // k3s has most directories of its own.
 var k3s = cluster.Paths{
-	Conf: "/var/lib/rancher/k3s/agent/etc/cni/net.d", Bin: "/var/lib/rancher/k3s/data/cni", Plugins: "/var/lib/rancher/k3s/data/0123abcd/bin",
+	Conf: "/var/lib/rancher/k3s/agent/etc/cni/net.d", Bin: "/var/lib/rancher/k3s/data/cni",
+	Plugins:    "/var/lib/rancher/k3s/data/0123abcd/bin",
 	Containerd: "/var/lib/rancher/k3s/agent/containerd", Run: "/run/k3s/containerd",
 }
 
@@ -50,7 +51,11 @@ type rootCase struct {
 var roots = []rootCase{
 	{"shared", cluster.Options{Shared: true}, "base", false},
 	{"read-only", cluster.Options{ReadOnly: true}, "base", false},
-	{"read-only, plugins below var", cluster.Options{ReadOnly: true, Paths: cluster.Paths{Bin: "/var/lib/cni/bin"}}, "overlays/readonly-fs", false},
+	{
+		"read-only, plugins below var",
+		cluster.Options{ReadOnly: true, Paths: cluster.Paths{Bin: "/var/lib/cni/bin"}},
+		"overlays/readonly-fs", false,
+	},
 	{"read-only, var-run a directory", cluster.Options{ReadOnly: true, VarRunDir: true}, "base", false},
 	{"MicroK8s", cluster.Options{Paths: microk8s}, "overlays/microk8s", true},
 	{"k3s", cluster.Options{Paths: k3s}, "overlays/k3s", true},
@@ -78,8 +83,8 @@ func TestRoots(t *testing.T) {
 	}
 }
 
-// TestNode is the life of one node, whose root is private: nothing is shared, and the manifests ask for nothing that would
-// have to be. A pod lives through all of it and must keep what it has, until the node loses its power.
+// TestNode is the life of one node, whose root is private: nothing is shared, and the manifests ask for nothing that
+// would have to be. A pod lives through all of it and must keep what it has, until the node loses its power.
 func TestNode(t *testing.T) {
 	n := start(t, cluster.Options{})
 	for _, scenario := range []struct {
@@ -120,7 +125,10 @@ func (n *node) deployment(t *testing.T) {
 	n.scale(t, controller("Deployment", "many", many, extra, ""), "many", many)
 	n.traffic(t, n.complete(t, "many"))
 	// What is not there before cannot be gone after: a record for each pod, an address on each network.
-	for pattern, want := range map[string]int{ledger: many, fmt.Sprintf(reserved, "net-a"): many, fmt.Sprintf(reserved, "net-b"): many, results: 3 * many} {
+	for pattern, want := range map[string]int{
+		ledger: many, fmt.Sprintf(reserved, "net-a"): many,
+		fmt.Sprintf(reserved, "net-b"): many, results: 3 * many,
+	} {
 		files, err := filepath.Glob(n.Path(pattern))
 		if err != nil {
 			t.Fatal(err)
@@ -145,7 +153,8 @@ func (n *node) timeToReady(t *testing.T) {
 	n.apply(t, plainClass)
 	var with, without []time.Duration
 	for range rounds {
-		without = append(without, n.scale(t, controller("Deployment", "plain", many, "{}", "runtimeClassName: "+cluster.PlainRuntime), "plain", many))
+		without = append(without, n.scale(t,
+			controller("Deployment", "plain", many, "{}", "runtimeClassName: "+cluster.PlainRuntime), "plain", many))
 		if held, err := filepath.Glob(n.Path(results)); err != nil || len(held) != 0 {
 			t.Errorf("Multus had to do with pods that are to be without: %v %v", held, err)
 		}
@@ -156,7 +165,8 @@ func (n *node) timeToReady(t *testing.T) {
 	slices.Sort(with)
 	slices.Sort(without)
 	ratio := with[rounds/2].Seconds() / without[rounds/2].Seconds()
-	t.Attr("note", fmt.Sprintf("%d pods Ready, 2 extra networks: %.2f s; without Multus: %.2f s (medians of %d); ratio %.2f, limit %.1f",
+	t.Attr("note", fmt.Sprintf("%d pods Ready, 2 extra networks: %.2f s; without Multus: %.2f s (medians of %d); ratio "+
+		"%.2f, limit %.1f",
 		many, with[rounds/2].Seconds(), without[rounds/2].Seconds(), rounds, ratio, limit))
 	t.Logf("with %v, without %v", with, without)
 	if ratio > limit {
@@ -170,14 +180,16 @@ func (n *node) missingDefinition(t *testing.T) {
 	n.apply(t, pod("waits", `{k8s.v1.cni.cncf.io/networks: "net-a,net-none"}`))
 	n.twoNetworks(t) // another pod, meanwhile
 	until(t, "event", func() error {
-		events, err := n.Client.CoreV1().Events("default").List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.name=waits"})
+		events, err := n.Client.CoreV1().Events("default").List(t.Context(),
+			metav1.ListOptions{FieldSelector: "involvedObject.name=waits"})
 		if err != nil {
 			return err
 		}
 		var seen []string
 		for _, e := range events.Items {
 			seen = append(seen, e.Source.Component+": "+e.Reason+": "+e.Message)
-			if e.Source.Component == "multus" && strings.Contains(e.Message, "net-none") && strings.Contains(e.Message, "default") {
+			if e.Source.Component == "multus" && strings.Contains(e.Message, "net-none") &&
+				strings.Contains(e.Message, "default") {
 				t.Logf("event: %s %s", e.Reason, e.Message)
 				return nil
 			}
@@ -246,8 +258,8 @@ func (n *node) staticPod(t *testing.T) {
 	n.untilHeld(t, 0)
 }
 
-// meanwhile does something to the daemon while pods start, beside one that was there before: no pod may start without its
-// networks, all start, and the one keeps what it has.
+// meanwhile does something to the daemon while pods start, beside one that was there before: no pod may start without
+// its networks, all start, and the one keeps what it has.
 func (n *node) meanwhile(t *testing.T, act func(t *testing.T)) {
 	n.throughout(t, act, func(*testing.T) {})
 }
@@ -317,22 +329,24 @@ func (n *node) upgradeDaemon(t *testing.T) {
 
 func (n *node) patchDaemonSet(t *testing.T, patch string) {
 	t.Helper()
-	_, err := n.Client.AppsV1().DaemonSets("kube-system").Patch(t.Context(), "kube-multus-ds", types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{})
+	_, err := n.Client.AppsV1().DaemonSets("kube-system").Patch(t.Context(), "kube-multus-ds",
+		types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	until(t, "DaemonSet rolled out", func() error { return n.rolledOut(t) })
 }
 
-// slotFight: somebody keeps taking the configuration away, as Cilium does where it is exclusive (P11). The node says so, the
-// daemon stops and is not ready, until it is started again.
+// slotFight: somebody keeps taking the configuration away, as Cilium does where it is exclusive (P11). The node says
+// so, the daemon stops and is not ready, until it is started again.
 func (n *node) slotFight(t *testing.T) {
 	conf := n.Path(n.paths.Conf + "/00-multus.conf")
 	until(t, "event of the node", func() error {
 		if err := os.Rename(conf, conf+".cilium_bak"); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
-		events, err := n.Client.CoreV1().Events("default").List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.kind=Node,reason=CNIConfigurationLost"})
+		events, err := n.Client.CoreV1().Events("default").List(t.Context(),
+			metav1.ListOptions{FieldSelector: "involvedObject.kind=Node,reason=CNIConfigurationLost"})
 		if err == nil && len(events.Items) == 0 {
 			err = fmt.Errorf("no event")
 		}
@@ -358,8 +372,8 @@ func (n *node) slotFight(t *testing.T) {
 	n.twoNetworks(t)
 }
 
-// reboot: the node loses its power, with pods that have networks. lose runs before the runtime and the kubelet start, then
-// what the cluster network's agent does.
+// reboot: the node loses its power, with pods that have networks. lose runs before the runtime and the kubelet start,
+// then what the cluster network's agent does.
 func (n *node) reboot(t *testing.T, lose func() error, agent func(t *testing.T)) {
 	const replicas = 5
 	n.scale(t, controller("Deployment", "many", replicas, extra, ""), "many", replicas)
@@ -388,8 +402,8 @@ func (n *node) confLost() error {
 	return err
 }
 
-// primaryComesLate: the agent of the cluster network writes its configuration again after ours is there. It must be: with
-// that one alone pods would start without their networks.
+// primaryComesLate: the agent of the cluster network writes its configuration again after ours is there. It must be:
+// with that one alone pods would start without their networks.
 func (n *node) primaryComesLate(t *testing.T) {
 	until(t, "our configuration, before the cluster network's", func() error {
 		_, err := os.Stat(n.Path(n.paths.Conf + "/00-multus.conf"))
@@ -403,8 +417,8 @@ func (n *node) primaryComesLate(t *testing.T) {
 // exclusiveDir is where the cluster network's agent writes when the runtime is to see nothing but our configuration.
 const exclusiveDir = "/run/multus/cni/net.d"
 
-// exclusiveSlot moves the cluster network's configuration out of the runtime's sight, as docs/install.md says. It stays so
-// for what comes after: uninstall has to bring it back.
+// exclusiveSlot moves the cluster network's configuration out of the runtime's sight, as docs/install.md says. It stays
+// so for what comes after: uninstall has to bring it back.
 func (n *node) exclusiveSlot(t *testing.T) {
 	if err := n.writePrimary(exclusiveDir); err != nil {
 		t.Fatal(err)

@@ -21,8 +21,8 @@ import (
 	"multus/test/cluster"
 )
 
-// TestTwoNodes: pods of two nodes have their networks and reach each other by the cluster network; with the credentials of
-// one node's daemon nothing of the other node's pods can be written. The daemons may not read pods
+// TestTwoNodes: pods of two nodes have their networks and reach each other by the cluster network; with the credentials
+// of one node's daemon nothing of the other node's pods can be written. The daemons may not read pods
 // (deploy/components/runtime-annotations): this runtime passes the annotations.
 func TestTwoNodes(t *testing.T) {
 	n := start(t, cluster.Options{Nodes: 2})
@@ -101,7 +101,8 @@ func (n *node) credentials(t *testing.T, own, other *corev1.Pod) {
 		t.Fatal(err)
 	}
 	set := func(p *corev1.Pod) error {
-		return client.SetAnnotation(t.Context(), publish.Pod{Namespace: p.Namespace, Name: p.Name, UID: string(p.UID)}, nadv1.NetworkStatusAnnot, p.Annotations[nadv1.NetworkStatusAnnot])
+		return client.SetAnnotation(t.Context(), publish.Pod{Namespace: p.Namespace, Name: p.Name, UID: string(p.UID)},
+			nadv1.NetworkStatusAnnot, p.Annotations[nadv1.NetworkStatusAnnot])
 	}
 	if err := set(own); err != nil {
 		t.Errorf("status of a pod of the own node: %v", err)
@@ -113,7 +114,8 @@ func (n *node) credentials(t *testing.T, own, other *corev1.Pod) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := raw.CoreV1().Pods("default").Get(t.Context(), own.Name, metav1.GetOptions{}); !apierrors.IsForbidden(err) {
+	if _, err := raw.CoreV1().Pods("default").Get(t.Context(), own.Name,
+		metav1.GetOptions{}); !apierrors.IsForbidden(err) {
 		t.Errorf("pods can be read: %v", err)
 	}
 }

@@ -14,8 +14,8 @@ import (
 	"multus/test/cluster"
 )
 
-// TestRestarts: kubelet and container runtime are restarted while pods start, and while they are deleted. All pods get their
-// networks, none ever runs without them, a pod that was there keeps its own, and nothing is left of any of them.
+// TestRestarts: kubelet and container runtime are restarted while pods start, and while they are deleted. All pods get
+// their networks, none ever runs without them, a pod that was there keeps its own, and nothing is left of any of them.
 func TestRestarts(t *testing.T) {
 	n := start(t, cluster.Options{})
 	n.install(t, nodeBase)
@@ -48,8 +48,8 @@ func TestRestarts(t *testing.T) {
 	}
 }
 
-// restart restarts a server three times while pods start or are deleted: whenever the number of records and addresses has
-// changed by another step, which is negative for pods that are deleted. A pod has four of them.
+// restart restarts a server three times while pods start or are deleted: whenever the number of records and addresses
+// has changed by another step, which is negative for pods that are deleted. A pod has four of them.
 func (n *node) restart(t *testing.T, server string, signal syscall.Signal, step int) {
 	t.Helper()
 	before := len(n.held(t))
@@ -67,9 +67,9 @@ func (n *node) restart(t *testing.T, server string, signal syscall.Signal, step 
 	}
 }
 
-// links lists the links of the node, and those of its pods' network namespaces as "namespace/link", sorted. A namespace that
-// has only the loopback device is not listed, nor is a file without a namespace: containerd leaves those of sandboxes that it
-// had not finished when it ended, with and without Multus.
+// links lists the links of the node, and those of its pods' network namespaces as "namespace/link", sorted. A namespace
+// that has only the loopback device is not listed, nor is a file without a namespace: containerd leaves those of
+// sandboxes that it had not finished when it ended, with and without Multus.
 func (n *node) links(t *testing.T) ([]string, error) {
 	t.Helper()
 	all, err := linksOf(fmt.Sprintf("/proc/%d/ns/net", n.Pid()))

@@ -38,8 +38,8 @@ var swaps = []swap{
 	{name: "spiderpool-0.7"},
 }
 
-// TestImageSwap: docs/upgrade.md, "Our image under another project's manifest". One node has all of them, one after another,
-// each with pods that get their networks and their status, and with the uninstallation that the page asks for.
+// TestImageSwap: docs/upgrade.md, "Our image under another project's manifest". One node has all of them, one after
+// another, each with pods that get their networks and their status, and with the uninstallation that the page asks for.
 func TestImageSwap(t *testing.T) {
 	n := start(t, cluster.Options{Shared: true}) // their mounts have a propagation
 	n.importImage(t)
@@ -93,11 +93,12 @@ func (n *node) swapped(t *testing.T, s swap) {
 	n.wantUninstalled(t)
 }
 
-// wantStopped fails if the hook of a container that has stopped failed, or if the CNI configuration is gone that its manifest
-// does not ask to remove, or removes by a hook only.
+// wantStopped fails if the hook of a container that has stopped failed, or if the CNI configuration is gone that its
+// manifest does not ask to remove, or removes by a hook only.
 func (n *node) wantStopped(t *testing.T, namespace string, cleans bool) {
 	t.Helper()
-	events, err := n.Client.CoreV1().Events(namespace).List(t.Context(), metav1.ListOptions{FieldSelector: "reason=FailedPreStopHook"})
+	events, err := n.Client.CoreV1().Events(namespace).List(t.Context(),
+		metav1.ListOptions{FieldSelector: "reason=FailedPreStopHook"})
 	if err != nil {
 		t.Fatal(err)
 	}

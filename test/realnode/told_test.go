@@ -18,8 +18,8 @@ import (
 // pluginLog is where the plugin writes on the node.
 const pluginLog = "/var/log/multus.log"
 
-// TestTold: why a pod does not start is one line, and the same one in kubelet's event, in ours, in the daemon's log and in
-// the plugin's, with the request in all of them (issue 6, error quality; docs/errors.md).
+// TestTold: why a pod does not start is one line, and the same one in kubelet's event, in ours, in the daemon's log and
+// in the plugin's, with the request in all of them (issue 6, error quality; docs/errors.md).
 func TestTold(t *testing.T) {
 	n := start(t, cluster.Options{})
 	n.install(t, "base")
@@ -48,25 +48,29 @@ func TestTold(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !strings.HasPrefix(line, fmt.Sprintf("Multus: [default/%s/%s]: ", tc.name, p.UID)) || !strings.Contains(line, tc.says) || !strings.Contains(line, "; "+tc.fix) {
+			if !strings.HasPrefix(line, fmt.Sprintf("Multus: [default/%s/%s]: ", tc.name, p.UID)) ||
+				!strings.Contains(line, tc.says) || !strings.Contains(line, "; "+tc.fix) {
 				t.Errorf("%s\nwant: %s … %s", line, tc.says, tc.fix)
 			}
 			if strings.Count(line, tc.network) > 3 || strings.ContainsAny(line, "\n\\") || strings.Count(line, "Multus: ") != 1 {
 				t.Errorf("not one plain line: %q", line)
 			}
-			n.logged(t, "daemon", "/var/log/pods/kube-system_kube-multus-ds-*/*/*.log", tc.log, ours.Annotations[kube.RequestAnnotation], line)
+			n.logged(t, "daemon", "/var/log/pods/kube-system_kube-multus-ds-*/*/*.log", tc.log,
+				ours.Annotations[kube.RequestAnnotation], line)
 			n.logged(t, "plugin", pluginLog, "request failed", ours.Annotations[kube.RequestAnnotation], line)
 			n.remove(t, tc.name)
 		})
 	}
 	n.untilHeld(t, 0)
 	// The other events have today's text; their annotation names the request.
-	l, err := n.Client.CoreV1().Events("default").List(t.Context(), metav1.ListOptions{FieldSelector: "reason=NoNetworkFound,involvedObject.name=missing"})
+	l, err := n.Client.CoreV1().Events("default").List(t.Context(),
+		metav1.ListOptions{FieldSelector: "reason=NoNetworkFound,involvedObject.name=missing"})
 	if err != nil || len(l.Items) == 0 {
 		t.Fatalf("no event NoNetworkFound: %v", err)
 	}
 	for _, e := range l.Items {
-		if !strings.HasPrefix(e.Message, "cannot find a network-attachment-definition (net-none) in namespace (default): ") || len(e.Annotations[kube.RequestAnnotation]) != 64 {
+		if !strings.HasPrefix(e.Message, "cannot find a network-attachment-definition (net-none) in namespace (default): ") ||
+			len(e.Annotations[kube.RequestAnnotation]) != 64 {
 			t.Errorf("%s %v", e.Message, e.Annotations)
 		}
 	}
@@ -98,7 +102,8 @@ var requested = regexp.MustCompile(`; request ([0-9a-f]{13})$`)
 func (n *node) toldAlike(t *testing.T, name string) (ours corev1.Event, line string) {
 	t.Helper()
 	until(t, "kubelet's event has the line of ours", func() error {
-		l, err := n.Client.CoreV1().Events("default").List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.name=" + name})
+		l, err := n.Client.CoreV1().Events("default").List(t.Context(),
+			metav1.ListOptions{FieldSelector: "involvedObject.name=" + name})
 		if err != nil {
 			return err
 		}

@@ -17,8 +17,9 @@ import (
 	"multus/test/cluster"
 )
 
-// uninstall does what docs/uninstall.md says, while a pod is attached: the node keeps a cluster network all the time, the
-// pod keeps what it has, and all of it is free when the pod is gone, although the runtime does not call Multus for it.
+// uninstall does what docs/uninstall.md says, while a pod is attached: the node keeps a cluster network all the time,
+// the pod keeps what it has, and all of it is free when the pod is gone, although the runtime does not call Multus for
+// it.
 func (n *node) uninstall(t *testing.T) {
 	n.apply(t, pod("stays", extra))
 	n.untilAttached(t, "stays")
@@ -43,7 +44,8 @@ func (n *node) uninstall(t *testing.T) {
 	if has, err := n.interfaces(t, before); err != nil || fmt.Sprint(has) != fmt.Sprint(had) {
 		t.Errorf("the attached pod has %v, %v; had %v", has, err, had)
 	}
-	if j, err := n.Client.BatchV1().Jobs("kube-system").Get(t.Context(), job, metav1.GetOptions{}); err != nil || j.Status.Succeeded != 0 || j.Status.Failed != 0 {
+	if j, err := n.Client.BatchV1().Jobs("kube-system").Get(t.Context(), job, metav1.GetOptions{}); err != nil ||
+		j.Status.Succeeded != 0 || j.Status.Failed != 0 {
 		t.Errorf("the job does not wait for the attached pod: %v %+v", err, j.Status)
 	}
 	if _, err := os.Stat(n.Path(n.paths.Bin + "/multus-shim")); err != nil {
@@ -74,19 +76,24 @@ func (n *node) untilComplete(t *testing.T, job string) {
 // wantUninstalled fails for what is left of Multus on the node.
 func (n *node) wantUninstalled(t *testing.T) {
 	t.Helper()
-	for _, left := range []string{"/var/lib/cni/multus", n.paths.Bin + "/multus-shim", n.paths.Bin + "/multus", n.paths.Bin + "/passthru"} {
+	for _, left := range []string{
+		"/var/lib/cni/multus", n.paths.Bin + "/multus-shim", n.paths.Bin + "/multus",
+		n.paths.Bin + "/passthru",
+	} {
 		if _, err := os.Lstat(n.Path(left)); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("left: %s %v", left, err)
 		}
 	}
-	if confs, err := filepath.Glob(n.Path(n.paths.Conf + "/*")); err != nil || len(confs) != 1 || filepath.Base(confs[0]) != cluster.PrimaryFile {
+	if confs, err := filepath.Glob(n.Path(n.paths.Conf + "/*")); err != nil || len(confs) != 1 ||
+		filepath.Base(confs[0]) != cluster.PrimaryFile {
 		t.Errorf("CNI configurations: %q %v", confs, err)
 	}
 }
 
 func (n *node) deleteDaemonSet(t *testing.T) {
 	t.Helper()
-	if err := n.Client.AppsV1().DaemonSets("kube-system").Delete(t.Context(), "kube-multus-ds", metav1.DeleteOptions{}); err != nil {
+	if err := n.Client.AppsV1().DaemonSets("kube-system").Delete(t.Context(), "kube-multus-ds",
+		metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	n.untilNoPods(t, "kube-system", "app=multus")
@@ -112,10 +119,13 @@ func (n *node) createJob(t *testing.T) string {
 		t.Fatal(err)
 	}
 	var job batchv1.Job
-	if err := yaml.UnmarshalStrict([]byte(strings.NewReplacer("NODE", cluster.NodeName, "IMAGE", "localhost/multus:latest").Replace(string(b))), &job); err != nil {
+	if err := yaml.UnmarshalStrict(
+		[]byte(strings.NewReplacer("NODE", cluster.NodeName, "IMAGE", "localhost/multus:latest").Replace(string(b))),
+		&job); err != nil {
 		t.Fatal(err)
 	}
-	made, err := n.Client.BatchV1().Jobs("kube-system").Create(t.Context(), &job, metav1.CreateOptions{FieldValidation: metav1.FieldValidationStrict})
+	made, err := n.Client.BatchV1().Jobs("kube-system").Create(t.Context(), &job,
+		metav1.CreateOptions{FieldValidation: metav1.FieldValidationStrict})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,10 +18,12 @@ import (
 const (
 	// todaysConf is what today's daemon generates (behaviour.md F24, F25, J11).
 	todaysConf = `{"capabilities":{},"cniVersion":"0.3.1","logLevel":"verbose","logToStderr":true,"name":"multus-cni-network",` +
-		`"clusterNetwork":"/host/etc/cni/net.d/` + cluster.PrimaryFile + `","type":"multus-shim","daemonSocketDir":"/run/multus/"}`
+		`"clusterNetwork":"/host/etc/cni/net.d/` + cluster.PrimaryFile +
+		`","type":"multus-shim","daemonSocketDir":"/run/multus/"}`
 	// todaysShim stands in for today's plugin while its daemon is away: it waits for a while and fails (E31).
-	todaysShim = "#!/bin/sh\ncat >/dev/null\nsleep 1\n" + `echo '{"cniVersion":"0.3.1","code":100,"msg":"timed out waiting for the condition"}'` + "\nexit 1\n"
-	hold       = "/00-multus.hold.conf"
+	todaysShim = "#!/bin/sh\ncat >/dev/null\nsleep 1\n" +
+		`echo '{"cniVersion":"0.3.1","code":100,"msg":"timed out waiting for the condition"}'` + "\nexit 1\n"
+	hold = "/00-multus.hold.conf"
 )
 
 // TestUpgrade: a node with today's Multus, and pods on it, becomes one with ours as docs/upgrade.md says. Nobody loses
@@ -93,14 +95,18 @@ func (n *node) becomeToday(t *testing.T) {
 		"role":    n.Client.RbacV1().ClusterRoles().Delete(t.Context(), "multus", metav1.DeleteOptions{}),
 		"binding": n.Client.RbacV1().ClusterRoleBindings().Delete(t.Context(), "multus", metav1.DeleteOptions{}),
 		"account": n.Client.CoreV1().ServiceAccounts("kube-system").Delete(t.Context(), "multus", metav1.DeleteOptions{}),
-		"config":  n.Client.CoreV1().ConfigMaps("kube-system").Delete(t.Context(), "multus-daemon-config", metav1.DeleteOptions{}),
+		"config": n.Client.CoreV1().ConfigMaps("kube-system").Delete(t.Context(), "multus-daemon-config",
+			metav1.DeleteOptions{}),
 	} {
 		if err != nil {
 			t.Fatalf("delete %s: %v", what, err)
 		}
 	}
 	shim := n.Path(n.paths.Bin + "/multus-shim")
-	for name, content := range map[string]string{shim + ".new": todaysShim, n.Path(n.paths.Conf + "/00-multus.conf"): todaysConf} {
+	for name, content := range map[string]string{
+		shim + ".new":                            todaysShim,
+		n.Path(n.paths.Conf + "/00-multus.conf"): todaysConf,
+	} {
 		if err := os.WriteFile(name, []byte(content), 0o700); err != nil {
 			t.Fatal(err)
 		}
@@ -121,7 +127,8 @@ func (n *node) becomeToday(t *testing.T) {
 func (n *node) todaysRecords(t *testing.T) {
 	t.Helper()
 	known := []string{
-		"Conf", "ConfList", "Name", "ifnameRequest", "macRequest", "infinibandGUIDRequest", "ipRequest", "default-route", "deviceID",
+		"Conf", "ConfList", "Name", "ifnameRequest", "macRequest", "infinibandGUIDRequest", "ipRequest", "default-route",
+		"deviceID",
 		"resourceName", "IsFilterV4Gateway", "IsFilterV6Gateway", "Bytes",
 	}
 	files, err := filepath.Glob(n.Path(ledger))
@@ -185,8 +192,10 @@ func (n *node) asRendered(t *testing.T) {
 		t.Fatal(err)
 	}
 	p, c := &ds.Spec.Template.Spec, &ds.Spec.Template.Spec.Containers[0]
-	if p.HostPID || len(p.InitContainers) != 1 || p.InitContainers[0].Name != "install" || len(p.Containers) != 1 || *c.SecurityContext.Privileged || len(c.Resources.Limits) != 1 {
-		t.Errorf("of today's: hostPID %v, init containers %d, containers %d, %+v, %+v", p.HostPID, len(p.InitContainers), len(p.Containers), c.SecurityContext, c.Resources)
+	if p.HostPID || len(p.InitContainers) != 1 || p.InitContainers[0].Name != "install" || len(p.Containers) != 1 ||
+		*c.SecurityContext.Privileged || len(c.Resources.Limits) != 1 {
+		t.Errorf("of today's: hostPID %v, init containers %d, containers %d, %+v, %+v", p.HostPID, len(p.InitContainers),
+			len(p.Containers), c.SecurityContext, c.Resources)
 	}
 	mounts := map[string]bool{}
 	for _, m := range c.VolumeMounts {

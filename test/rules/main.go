@@ -68,7 +68,8 @@ func run(w io.Writer, root string) error {
 	for r := range moot {
 		errs = append(errs, fmt.Errorf("moot.txt: %s is no rule", r))
 	}
-	fmt.Fprintf(w, "%d rules: %d tested, %d without a test for a reason, %d missing\n", len(rules), tested, len(rules)-tested-len(errs), len(errs))
+	fmt.Fprintf(w, "%d rules: %d tested, %d without a test for a reason, %d missing\n", len(rules), tested,
+		len(rules)-tested-len(errs), len(errs))
 	return errors.Join(errs...)
 }
 

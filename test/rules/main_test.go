@@ -20,7 +20,8 @@ func TestEveryRuleHasATest(t *testing.T) {
 func TestMissing(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "x_test.go"), []byte("// TestX: something (behaviour.md A1, A3-A5; B1 and B2)."), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "x_test.go"),
+		[]byte("// TestX: something (behaviour.md A1, A3-A5; B1 and B2)."), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	got, err := citations(dir)

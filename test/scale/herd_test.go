@@ -45,7 +45,10 @@ func spreadOf(times []time.Time, start time.Time) spread {
 	}
 	slices.SortFunc(times, time.Time.Compare)
 	after := func(i int) time.Duration { return times[i].Sub(start) }
-	s := spread{Count: len(times), Median: after(len(times) / 2), P90: after(len(times) * 9 / 10), Max: after(len(times) - 1)}
+	s := spread{
+		Count: len(times), Median: after(len(times) / 2), P90: after(len(times) * 9 / 10),
+		Max: after(len(times) - 1),
+	}
 	for i := range times {
 		n := 0
 		for _, later := range times[i:] {
@@ -79,7 +82,10 @@ func measureHerd(t *testing.T) herd {
 	}) {
 		t.Logf("of %d nodes %d began a watch and %d read the list", nodesInHerd, len(first[watch]), len(first[list]))
 	}
-	out := herd{Nodes: nodesInHerd, Definitions: d.have, Outage: outage, Requests: minus(cluster.Requests(t, daemonAgent), before)}
+	out := herd{
+		Nodes: nodesInHerd, Definitions: d.have, Outage: outage,
+		Requests: minus(cluster.Requests(t, daemonAgent), before),
+	}
 	if len(first[watch]) == 0 {
 		t.Fatal("nobody came back")
 	}

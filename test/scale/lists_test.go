@@ -35,12 +35,18 @@ const (
 )
 
 var transports = []transport{
-	{Name: "list from the API server's memory, compressed: what the daemon does", query: "resourceVersion=0", encoding: "gzip", media: media},
+	{
+		Name: "list from the API server's memory, compressed: what the daemon does", query: "resourceVersion=0",
+		encoding: "gzip", media: media,
+	},
 	{Name: "the same, not compressed", query: "resourceVersion=0", media: media},
 	{Name: "list, consistent, compressed", encoding: "gzip", media: media},
 	{Name: "list in pages of 500, compressed", query: "limit=500", encoding: "gzip", media: media},
 	{Name: "list streamed as events of a watch, compression asked for", query: streamed, encoding: "gzip", media: media},
-	{Name: "metadata only, compressed", query: "resourceVersion=0", encoding: "gzip", media: media + ";as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"},
+	{
+		Name: "metadata only, compressed", query: "resourceVersion=0", encoding: "gzip",
+		media: media + ";as=PartialObjectMetadataList;g=meta.k8s.io;v=v1",
+	},
 	{Name: "protobuf", query: "resourceVersion=0", media: "application/vnd.kubernetes.protobuf"},
 }
 
@@ -50,7 +56,8 @@ func measureLists(t *testing.T, cluster *kubetest.Cluster) []transport {
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(cluster.CA())
 	client := &http.Client{Timeout: patience, Transport: &http.Transport{
-		DisableCompression: true, ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12},
+		DisableCompression: true, ForceAttemptHTTP2: true,
+		TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12},
 	}}
 	defer client.CloseIdleConnections()
 	apiPid, _ := cluster.Pids()
@@ -74,7 +81,9 @@ func measureLists(t *testing.T, cluster *kubetest.Cluster) []transport {
 }
 
 // read reads one answer and returns its bytes, and where the next page begins.
-func read(t *testing.T, client *http.Client, cluster *kubetest.Cluster, way transport, next string) (n int, more string) {
+func read(t *testing.T, client *http.Client, cluster *kubetest.Cluster, way transport,
+	next string,
+) (n int, more string) {
 	t.Helper()
 	url := "https://" + cluster.Addr() + networksPath + "?" + way.query
 	if next != "start" {

@@ -78,8 +78,9 @@ func TestScale(t *testing.T) {
 	kernel, err := os.ReadFile("/proc/sys/kernel/osrelease")
 	must(t, err)
 	r := &results{
-		Date:    time.Now().UTC().Format(time.DateOnly),
-		Machine: fmt.Sprintf("%d cores, Linux %s, %s", runtime.NumCPU(), strings.TrimSpace(string(kernel)), runtime.Version()),
+		Date: time.Now().UTC().Format(time.DateOnly),
+		Machine: fmt.Sprintf("%d cores, Linux %s, %s", runtime.NumCPU(), strings.TrimSpace(string(kernel)),
+			runtime.Version()),
 	}
 	t.Run("herd", func(t *testing.T) { r.Herd = measureHerd(t); fmt.Printf("herd: %+v\n", r.Herd) })
 	t.Run("node", func(t *testing.T) { r.measureNode(t) })
@@ -201,7 +202,8 @@ func (s *site) measurePods(t *testing.T, name string, networks ...string) perPod
 	out.Answers = map[string]int{}
 	for what, n := range minus(s.cluster.Answers(t), before) {
 		// The API server's own are about other resources.
-		if strings.Contains(what, " pods") || strings.Contains(what, " events ") || strings.Contains(what, " network-attachment-definitions ") {
+		if strings.Contains(what, " pods") || strings.Contains(what, " events ") ||
+			strings.Contains(what, " network-attachment-definitions ") {
 			out.Answers[what] = n
 		}
 	}

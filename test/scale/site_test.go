@@ -191,7 +191,10 @@ func (s *site) memory(t *testing.T) memory {
 	now, peak, err := proc.Memory(s.Daemon().Pid)
 	must(t, err)
 	gauges := s.gauges(t)
-	return memory{RSS: now, Peak: peak, InUse: int(gauges["go_memstats_heap_inuse_bytes"]), Alive: int(gauges["go_memstats_heap_alloc_bytes"])}
+	return memory{
+		RSS: now, Peak: peak, InUse: int(gauges["go_memstats_heap_inuse_bytes"]),
+		Alive: int(gauges["go_memstats_heap_alloc_bytes"]),
+	}
 }
 
 // gauges are the daemon's metrics that have no labels.
@@ -248,7 +251,8 @@ func (d *definitions) create(t *testing.T, i int) {
 	c := config(i, 0)
 	applied, err := json.Marshal(map[string]any{
 		"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition",
-		"metadata": map[string]any{"annotations": map[string]string{}, "name": name, "namespace": ns}, "spec": map[string]string{"config": c},
+		"metadata": map[string]any{"annotations": map[string]string{}, "name": name, "namespace": ns},
+		"spec":     map[string]string{"config": c},
 	})
 	must(t, err)
 	d.cluster.CreateNetwork(t, ns, name, c, map[string]string{appliedKey: string(applied) + "\n"})

@@ -49,7 +49,8 @@ func TestStable(t *testing.T) {
 	}
 
 	started := measured("start", func() { s.start(t) }, map[string]int{list: 1, watch: 1, "GET nodes": 1})
-	atMost("bytes of the list beside those of its definitions: it is compressed", float64(started.Down)/float64(many*size), 0.25)
+	atMost("bytes of the list beside those of its definitions: it is compressed", float64(started.Down)/float64(many*size),
+		0.25)
 	for _, networks := range [][]string{nil, {"noop-1", "noop-2"}} {
 		what := fmt.Sprintf("pod with %d networks, ADD and DEL", len(networks))
 		measured(what, func() {
@@ -68,7 +69,8 @@ func TestStable(t *testing.T) {
 	atMost("bytes of an event beside those of the definition", float64(got.Down)/float64(changes*size), 1.1)
 	measured("lost connection", func() { s.proxy.Down(); s.proxy.Up() }, map[string]int{watch: 1})
 	// Asked for live by ADD, and by DEL, which has no record.
-	measured("a pod whose network does not exist", func() { s.fail(t, s.pod(t, "wrong", "nowhere"), tries) }, map[string]int{lookup: 2 * tries, events: 1})
+	measured("a pod whose network does not exist", func() { s.fail(t, s.pod(t, "wrong", "nowhere"), tries) },
+		map[string]int{lookup: 2 * tries, events: 1})
 }
 
 // fail tries to attach a pod that cannot be, as often as a runtime that tries again.

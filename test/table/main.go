@@ -2,8 +2,8 @@
 //
 //	table results.json
 //
-// A test with sub-tests is shown by these, one level deep. What a test says of itself with Attr("note", …) follows its time.
-// It only tells: whether the tests passed is for `go test` to say.
+// A test with sub-tests is shown by these, one level deep. What a test says of itself with Attr("note", …) follows its
+// time. It only tells: whether the tests passed is for `go test` to say.
 package main
 
 import (
@@ -127,6 +127,7 @@ func write(w io.Writer, scenarios []*scenario) error {
 	if err := t.Flush(); err != nil {
 		return fmt.Errorf("write table: %w", err)
 	}
-	_, err := fmt.Fprintf(w, "%d scenarios ok, %d failed, %d skipped, %d cut off\n", counts["ok"], counts["FAILED"], counts["skipped"], counts[unfinished])
+	_, err := fmt.Fprintf(w, "%d scenarios ok, %d failed, %d skipped, %d cut off\n", counts["ok"], counts["FAILED"],
+		counts["skipped"], counts[unfinished])
 	return err
 }

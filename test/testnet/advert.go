@@ -14,8 +14,8 @@ import (
 // advertEvery is how often Advertise repeats itself: what is sent while a link comes up is lost.
 const advertEvery = 100 * time.Millisecond
 
-// Advertise is a router: it advertises itself and an on-link prefix from an interface that has the address fe80::1, again
-// and again, until it is stopped or the test ends.
+// Advertise is a router: it advertises itself and an on-link prefix from an interface that has the address fe80::1,
+// again and again, until it is stopped or the test ends.
 func Advertise(tb testing.TB, ns *NS, dev, prefix string) (stop func()) {
 	tb.Helper()
 	fd, err := -1, error(nil)

@@ -1,6 +1,6 @@
-// Package wire holds messages as an earlier plugin and an earlier daemon sent them, for the tests of both sides. During an
-// update of a node either may be newer than the other for a while, so these files are never written again: a change of
-// the messages adds a directory. Only tests may import it.
+// Package wire holds messages as an earlier plugin and an earlier daemon sent them, for the tests of both sides. During
+// an update of a node either may be newer than the other for a while, so these files are never written again: a change
+// of the messages adds a directory. Only tests may import it.
 package wire
 
 import (

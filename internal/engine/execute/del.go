@@ -16,15 +16,15 @@ import (
 	"multus/internal/engine/plan"
 )
 
-// oldest replaces an invalid cniVersion of a recorded network at DEL. A plugin that accepted the invalid version at ADD either
-// supports this one or does not look at versions.
+// oldest replaces an invalid cniVersion of a recorded network at DEL. A plugin that accepted the invalid version at ADD
+// either supports this one or does not look at versions.
 const oldest = "0.3.1"
 
-// Del detaches one network. Every plugin of its list that may hold something gets its DEL, in reverse order, whatever the
-// others answer; libcni by itself stops at the first error, and the plugins before that one keep what they hold. Del
-// succeeds only if nothing can remain. A plugin whose binary is missing is an error (behaviour.md K5). A plugin that refuses
-// the version of the configuration is not an error, because it refused it at ADD, too; but it is one if the whole list was
-// attached, or if the interface exists.
+// Del detaches one network. Every plugin of its list that may hold something gets its DEL, in reverse order, whatever
+// the others answer; libcni by itself stops at the first error, and the plugins before that one keep what they hold.
+// Del succeeds only if nothing can remain. A plugin whose binary is missing is an error (behaviour.md K5). A plugin
+// that refuses the version of the configuration is not an error, because it refused it at ADD, too; but it is one if
+// the whole list was attached, or if the interface exists.
 func (r *Runner) Del(ctx context.Context, p *plan.Plan, a *plan.Attachment) error {
 	list, rt, err := r.prepare(p, a)
 	if err != nil {
@@ -49,7 +49,9 @@ func (r *Runner) Del(ctx context.Context, p *plan.Plan, a *plan.Attachment) erro
 }
 
 // delList returns refusals of the version apart, unless the whole list was attached.
-func (r *Runner) delList(ctx context.Context, list *libcni.NetworkConfigList, rt *libcni.RuntimeConf, added bool) (refused, err error) {
+func (r *Runner) delList(ctx context.Context, list *libcni.NetworkConfigList, rt *libcni.RuntimeConf,
+	added bool,
+) (refused, err error) {
 	missing := r.withoutMissing(list)
 	if missing != nil && len(list.Plugins) == 0 {
 		return nil, missing
@@ -67,7 +69,8 @@ func (r *Runner) delList(ctx context.Context, list *libcni.NetworkConfigList, rt
 	return errors.Join(d.refused...), errors.Join(append(d.errs, err)...)
 }
 
-// errNotAll is what libcni gets from the last plugin when any of the list has failed, so that it keeps its cached result.
+// errNotAll is what libcni gets from the last plugin when any of the list has failed, so that it keeps its cached
+// result.
 var errNotAll = errors.New("not everything was deleted")
 
 // deletion is the DEL of one list of plugins.
@@ -107,7 +110,8 @@ func isVersionRefusal(err error) bool {
 	return ok && ce.Code == types.ErrIncompatibleCNIVersion
 }
 
-// withoutMissing removes the plugins whose binaries cannot be found from the list, and returns an error that names them.
+// withoutMissing removes the plugins whose binaries cannot be found from the list, and returns an error that names
+// them.
 func (r *Runner) withoutMissing(list *libcni.NetworkConfigList) error {
 	var errs []error
 	list.Plugins = slices.DeleteFunc(list.Plugins, func(p *libcni.PluginConfig) bool {
@@ -133,7 +137,8 @@ func (e *UnseenError) Unwrap() error { return e.Err }
 // Answered reports whether each plugin that failed said why, and none asks to try again later.
 func (e *UnseenError) Answered() bool { return Answered(e.Err) }
 
-// Passes reports whether a plugin gives a reason that may pass: it asks to try again later, or names a shortage of the node.
+// Passes reports whether a plugin gives a reason that may pass: it asks to try again later, or names a shortage of the
+// node.
 func (e *UnseenError) Passes() bool {
 	return some(e.Err, func(err error) bool {
 		text, again, ok := answer(err)
@@ -144,8 +149,9 @@ func (e *UnseenError) Passes() bool {
 // CutOff reports whether a plugin was ended before it had ended by itself.
 func (e *UnseenError) CutOff() bool { return errors.Is(e.Err, errCutOff) }
 
-// Answered reports whether an error consists of nothing but final answers of plugins in their own words: none was killed,
-// crashed without a word, is missing, asks to try again later (CNI SPEC 1.1, code 11), or names a shortage of the node.
+// Answered reports whether an error consists of nothing but final answers of plugins in their own words: none was
+// killed, crashed without a word, is missing, asks to try again later (CNI SPEC 1.1, code 11), or names a shortage of
+// the node.
 func Answered(err error) bool {
 	return every(err, func(err error) bool {
 		text, again, ok := answer(err)
@@ -153,8 +159,8 @@ func Answered(err error) bool {
 	})
 }
 
-// answer returns the reason that a plugin gave in its own words, and whether it asks to try again later. ok is false for an
-// error that is no answer.
+// answer returns the reason that a plugin gave in its own words, and whether it asks to try again later. ok is false
+// for an error that is no answer.
 func answer(err error) (text string, again, ok bool) {
 	switch e := err.(type) { //nolint:errorlint // every and some walk the tree
 	case *types.Error:
@@ -165,13 +171,15 @@ func answer(err error) (text string, again, ok bool) {
 	return "", false, false
 }
 
-// shortages are errors of a node that has too little of something for a while, or whose disk fails: they say nothing about
-// the attachment.
+// shortages are errors of a node that has too little of something for a while, or whose disk fails: they say nothing
+// about the attachment.
 var shortages = []syscall.Errno{
-	syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, syscall.EIO, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EAGAIN,
+	syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, syscall.EIO, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM,
+	syscall.EAGAIN,
 }
 
-// namesShortage reports whether a plugin gives a shortage of the node as its reason. The reason reaches us as text alone.
+// namesShortage reports whether a plugin gives a shortage of the node as its reason. The reason reaches us as text
+// alone.
 func namesShortage(text string) bool {
 	text = strings.ToLower(text)
 	return slices.ContainsFunc(shortages, func(e syscall.Errno) bool { return strings.Contains(text, e.Error()) })

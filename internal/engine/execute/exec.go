@@ -141,12 +141,15 @@ func pluginError(ctx context.Context, path string, err error, stdout, stderr []b
 	case len(stdout) > 0 && json.Unmarshal(stdout, said) == nil && (said.Msg != "" || said.Code != 0):
 		return said
 	case len(stdout) > 0:
-		return asAnswer(stdout, fmt.Errorf("netplugin failed but error parsing its diagnostic message %q (%s: %w)", clip(stdout), name, err))
+		return asAnswer(stdout, fmt.Errorf("netplugin failed but error parsing its diagnostic message %q (%s: %w)",
+			clip(stdout), name, err))
 	case len(stderr) > 0:
 		return asAnswer(stderr, fmt.Errorf("netplugin failed: %q (%s: %w)", clip(stderr), name, err))
 	}
-	if exit, ok := errors.AsType[*exitError](err); ok && exit.status.Signaled() && exit.status.Signal() == syscall.SIGKILL {
-		return fmt.Errorf("netplugin failed with no error message: %s: %w (it %w by somebody; the kernel does that when the memory of its cgroup is used up)", name, err, errCutOff)
+	if exit, ok := errors.AsType[*exitError](err); ok && exit.status.Signaled() &&
+		exit.status.Signal() == syscall.SIGKILL {
+		return fmt.Errorf("netplugin failed with no error message: %s: %w (it %w by somebody; the kernel does that when "+
+			"the memory of its cgroup is used up)", name, err, errCutOff)
 	}
 	return fmt.Errorf("netplugin failed with no error message: %s: %w", name, err)
 }
@@ -164,7 +167,8 @@ func (e *textError) Unwrap() error { return e.err }
 // asAnswer makes a textError, unless the plugin was ended by a signal or is a Go program that crashed.
 func asAnswer(said []byte, err error) error {
 	exit, ok := errors.AsType[*exitError](err)
-	crashed := bytes.HasPrefix(said, []byte("panic: ")) || bytes.HasPrefix(said, []byte("fatal error: ")) || bytes.Contains(said, []byte("\ngoroutine "))
+	crashed := bytes.HasPrefix(said, []byte("panic: ")) || bytes.HasPrefix(said, []byte("fatal error: ")) ||
+		bytes.Contains(said, []byte("\ngoroutine "))
 	if !ok || exit.status.Signaled() || crashed || len(bytes.TrimSpace(said)) == 0 {
 		return err
 	}

@@ -29,7 +29,10 @@ func TestExecOutput(t *testing.T) {
 	tests := []struct{ rule, body, stdin, want string }{
 		{"P31 nothing", `exit 0`, `{}`, `{}`},
 		{"P31 white space", `echo; echo " "`, `{"prevResult":null}`, `{}`},
-		{"P31 nothing, in a chain", `exit 0`, `{"prevResult":{"cniVersion":"1.0.0", "n": 9007199254740993}}`, `{"cniVersion":"1.0.0", "n": 9007199254740993}`},
+		{
+			"P31 nothing, in a chain", `exit 0`, `{"prevResult":{"cniVersion":"1.0.0", "n": 9007199254740993}}`,
+			`{"cniVersion":"1.0.0", "n": 9007199254740993}`,
+		},
 		{"nothing, and input that is no JSON", `exit 0`, `{`, `{}`},
 		{"K3 standard input as it is", `cat`, "{ \"a\":\t1e400 }", "{ \"a\":\t1e400 }"},
 		{"K2 environment as it is, and no other", `echo "$A-$HOME"`, ``, "b-\n"},
@@ -56,16 +59,40 @@ func TestExecErrors(t *testing.T) {
 		want       []string
 		code       uint
 	}{
-		{"D5 its own error", `echo '{"code":101,"msg":"no address","details":"pool"}'; echo noise >&2; exit 1`, []string{"no address; pool"}, 101},
+		{
+			"D5 its own error", `echo '{"code":101,"msg":"no address","details":"pool"}'; echo noise >&2; exit 1`,
+			[]string{"no address; pool"},
+			101,
+		},
 		{"F64 an error without a code", `echo '{"msg":"x"}'; exit 1`, []string{"x"}, 0},
-		{"F64 garbage", `echo Segfault; exit 1`, []string{`netplugin failed but error parsing its diagnostic message "Segfault\n"`, "plug"}, 0},
-		{"F64 JSON that is no error", `echo '{"a":1}'; exit 1`, []string{"netplugin failed but error parsing its diagnostic message"}, 0},
+		{
+			"F64 garbage", `echo Segfault; exit 1`,
+			[]string{`netplugin failed but error parsing its diagnostic message "Segfault\n"`, "plug"},
+			0,
+		},
+		{
+			"F64 JSON that is no error", `echo '{"a":1}'; exit 1`,
+			[]string{"netplugin failed but error parsing its diagnostic message"},
+			0,
+		},
 		{"M28 standard error", `echo boom >&2; exit 3`, []string{`netplugin failed: "boom\n"`, "plug", "exit status 3"}, 0},
 		{"M28 nothing", `exit 2`, []string{"netplugin failed with no error message", "plug", "exit status 2"}, 0},
-		{"P14 killed", `kill -KILL $$`, []string{"netplugin failed with no error message", "plug", "signal: killed", "memory"}, 0},
+		{
+			"P14 killed", `kill -KILL $$`,
+			[]string{"netplugin failed with no error message", "plug", "signal: killed", "memory"},
+			0,
+		},
 		{"P14 another signal", `kill -TERM $$`, []string{"plug", "signal: terminated"}, 0},
-		{"bounded standard error", `head -c 100000 /dev/zero | tr '\0' x >&2; exit 1`, []string{`netplugin failed: "xxx`, "xxx..."}, 0},
-		{"bounded standard output", `head -c 20000000 /dev/zero | tr '\0' x; exit 1`, []string{"diagnostic message", "xxx..."}, 0},
+		{
+			"bounded standard error", `head -c 100000 /dev/zero | tr '\0' x >&2; exit 1`,
+			[]string{`netplugin failed: "xxx`, "xxx..."},
+			0,
+		},
+		{
+			"bounded standard output", `head -c 20000000 /dev/zero | tr '\0' x; exit 1`,
+			[]string{"diagnostic message", "xxx..."},
+			0,
+		},
 	}
 	for _, tc := range tests {
 		t.Run(tc.rule, func(t *testing.T) {
@@ -97,7 +124,8 @@ func TestExecMissing(t *testing.T) {
 	e := &Exec{}
 	dir := t.TempDir()
 	// K1, M18.
-	if _, err := e.FindInPath("nope", []string{dir}); err == nil || !strings.Contains(err.Error(), `failed to find plugin "nope" in path [`+dir+`]`) {
+	if _, err := e.FindInPath("nope", []string{dir}); err == nil ||
+		!strings.Contains(err.Error(), `failed to find plugin "nope" in path [`+dir+`]`) {
 		t.Error(err)
 	}
 	if _, err := e.FindInPath("../x", []string{dir}); err == nil {
@@ -129,7 +157,8 @@ func TestExecCancelled(t *testing.T) {
 	}
 	start := time.Now()
 	cancel(errors.New("ADD took longer than 90s"))
-	if err := <-done; err == nil || !strings.Contains(err.Error(), "plug") || !strings.Contains(err.Error(), "killed: ADD took longer than 90s") {
+	if err := <-done; err == nil || !strings.Contains(err.Error(), "plug") ||
+		!strings.Contains(err.Error(), "killed: ADD took longer than 90s") {
 		t.Errorf("%v", err)
 	}
 	if d := time.Since(start); d > 10*time.Second {
@@ -152,7 +181,8 @@ func TestExecLock(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	path := script(t, filepath.Join(t.TempDir(), "plug"), "for fd in /proc/$$/fd/*; do case $(readlink $fd) in "+f.Name()+") echo ${fd##*/};; esac; done")
+	path := script(t, filepath.Join(t.TempDir(), "plug"),
+		"for fd in /proc/$$/fd/*; do case $(readlink $fd) in "+f.Name()+") echo ${fd##*/};; esac; done")
 	out, err := (&Exec{Lock: f}).ExecPlugin(t.Context(), path, nil, []string{"PATH=/usr/bin:/bin"})
 	if err != nil || string(out) != "3\n" {
 		t.Errorf("%q, %v", out, err)
@@ -204,7 +234,8 @@ func TestExecBusy(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), busyPause/2)
 		defer cancel()
 		e := &Exec{}
-		if _, err := e.ExecPlugin(ctx, path, nil, nil); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), path) || e.started {
+		if _, err := e.ExecPlugin(ctx, path, nil, nil); !errors.Is(err, context.DeadlineExceeded) ||
+			!strings.Contains(err.Error(), path) || e.started {
 			t.Errorf("%v, started %t", err, e.started)
 		}
 	})

@@ -35,9 +35,9 @@ type Runner struct {
 	log  *slog.Logger
 }
 
-// New makes a runner. Binaries are looked for in binDir, then in CNI_PATH (behaviour.md K2); results are
-// cached below stateDir (D84); lock, if any, is passed to the delegates. stderr, if any, gets what successful delegates write
-// to their standard error.
+// New makes a runner. Binaries are looked for in binDir, then in CNI_PATH (behaviour.md K2); results are cached below
+// stateDir (D84); lock, if any, is passed to the delegates. stderr, if any, gets what successful delegates write to
+// their standard error.
 func New(binDir, cniPath, stateDir string, lock *os.File, stderr io.Writer, log *slog.Logger) *Runner {
 	r := &Runner{exec: &Exec{Lock: lock, Stderr: stderr}, dir: stateDir, log: log}
 	for _, d := range append([]string{binDir}, filepath.SplitList(cniPath)...) {
@@ -71,8 +71,8 @@ func (r *Runner) Add(ctx context.Context, p *plan.Plan, a *plan.Attachment) (res
 }
 
 // Begun is how many stages of a plan ADD came to, as the results of its first n attachments tell: all stages of which
-// every attachment has one, and the stage after them, in which it may have been killed. It is asked while none of them has
-// been deleted, by this DEL or an earlier one; those after them may have been. stages are the plan's StageNumbers.
+// every attachment has one, and the stage after them, in which it may have been killed. It is asked while none of them
+// has been deleted, by this DEL or an earlier one; those after them may have been. stages are the plan's StageNumbers.
 func (r *Runner) Begun(p *plan.Plan, stages []int, n int) int {
 	last := 0
 	for i := range n {
@@ -118,9 +118,9 @@ func (r *Runner) CheckAsked(ctx context.Context, p *plan.Plan, a *plan.Attachmen
 	return !list.DisableCheck, err
 }
 
-// Version chooses the newest CNI version that all plugins of a network support, IPAM plugins included, and that is not newer
-// than limit. It returns "" if a plugin does not say, or supports none of them. An IPAM plugin that does not say sets no
-// limit: the plugin that calls it decides what it gets.
+// Version chooses the newest CNI version that all plugins of a network support, IPAM plugins included, and that is not
+// newer than limit. It returns "" if a plugin does not say, or supports none of them. An IPAM plugin that does not say
+// sets no limit: the plugin that calls it decides what it gets.
 func (r *Runner) Version(ctx context.Context, l *cniconf.List, limit string) (string, error) {
 	var common []string
 	asked := map[string]bool{"": true} // a plugin without IPAM
@@ -172,13 +172,14 @@ func (r *Runner) Status(ctx context.Context, a *plan.Attachment) error {
 	return err
 }
 
-// refusesInherited reports whether an error is nothing but a plugin's refusal of a version that its configuration does not
-// have: it inherited the version of the outer configuration. Neither a node nor a sandbox is broken for that.
+// refusesInherited reports whether an error is nothing but a plugin's refusal of a version that its configuration does
+// not have: it inherited the version of the outer configuration. Neither a node nor a sandbox is broken for that.
 func (r *Runner) refusesInherited(a *plan.Attachment, err error) bool {
 	if !a.Inherited || !isVersionRefusal(err) {
 		return false
 	}
-	r.log.Warn("a plugin does not support the inherited cniVersion; give the network one of its own", "network", a.Name, "version", a.Config.Version(), "err", err)
+	r.log.Warn("a plugin does not support the inherited cniVersion; give the network one of its own", "network", a.Name,
+		"version", a.Config.Version(), "err", err)
 	return true
 }
 
@@ -206,7 +207,8 @@ func (r *Runner) GC(ctx context.Context, config *cniconf.List, valid []types.GCA
 func Free(p *plan.Plan) (err error) {
 	ns, err := link.Open(p.Netns)
 	if err != nil {
-		return fault.Wrap(err, fault.TryAgain, "nothing, if the pod was deleted meanwhile; else look at the container runtime",
+		return fault.Wrap(err, fault.TryAgain,
+			"nothing, if the pod was deleted meanwhile; else look at the container runtime",
 			"no net namespace %s found", p.Netns)
 	}
 	defer func() { err = errors.Join(err, ns.Close()) }()
@@ -217,15 +219,16 @@ func Free(p *plan.Plan) (err error) {
 			return fmt.Errorf("network %s: %w", a.Name, err)
 		}
 		if exists {
-			return fault.New(fault.Internal, "choose another interface name for the network, or remove the sandbox if it is left over",
+			return fault.New(fault.Internal,
+				"choose another interface name for the network, or remove the sandbox if it is left over",
 				"network %s: interface name %s already exists in %s", a.Name, a.IfName, p.Netns)
 		}
 	}
 	return nil
 }
 
-// HasInterface reports whether a sandbox has an interface. A namespace that is gone has none; one that cannot be looked at
-// is an error.
+// HasInterface reports whether a sandbox has an interface. A namespace that is gone has none; one that cannot be looked
+// at is an error.
 func HasInterface(netns, ifName string) (exists bool, err error) {
 	ns, err := link.Open(netns)
 	if errors.Is(err, link.ErrNoNamespace) {
@@ -271,8 +274,8 @@ func args(a request.Args) [][2]string {
 	return out
 }
 
-// Look returns nil if a network namespace is there, and an error that wraps link.ErrNoNamespace if it is gone. Any other
-// error says that it cannot be looked at now.
+// Look returns nil if a network namespace is there, and an error that wraps link.ErrNoNamespace if it is gone. Any
+// other error says that it cannot be looked at now.
 func Look(netns string) error {
 	ns, err := link.Open(netns)
 	if err != nil {

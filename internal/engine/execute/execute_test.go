@@ -41,7 +41,8 @@ func newNode(t *testing.T, plugins ...string) *node {
 	for _, p := range plugins {
 		script(t, filepath.Join(n.dir, p), logging)
 	}
-	n.run = New(n.dir, "/nonexistent:"+n.dir+"::"+os.Getenv("PATH"), filepath.Join(n.dir, "state"), nil, nil, slog.New(slog.DiscardHandler))
+	n.run = New(n.dir, "/nonexistent:"+n.dir+"::"+os.Getenv("PATH"), filepath.Join(n.dir, "state"), nil, nil,
+		slog.New(slog.DiscardHandler))
 	return n
 }
 
@@ -86,15 +87,18 @@ func attachment(t *testing.T, conf string) (*plan.Plan, *plan.Attachment) {
 	}
 	a := plan.Attachment{
 		Name: "ns/n", IfName: "net1", Config: l, Args: request.Args{{"K8S_POD_NAME", "p"}, {"MAC", "m"}},
-		RuntimeConfig: map[string]json.RawMessage{"mac": json.RawMessage(`"02:00:00:00:00:01"`), "ips": json.RawMessage(`["10.0.0.2"]`), "big": json.RawMessage(`{"n":9007199254740993}`)},
+		RuntimeConfig: map[string]json.RawMessage{
+			"mac": json.RawMessage(`"02:00:00:00:00:01"`),
+			"ips": json.RawMessage(`["10.0.0.2"]`), "big": json.RawMessage(`{"n":9007199254740993}`),
+		},
 	}
 	return &plan.Plan{ContainerID: "c0ffee", Netns: "/run/netns/x", Attachments: []plan.Attachment{a}}, &a
 }
 
 const two = `{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"a","capabilities":{"mac":true,"big":true}},{"type":"b","x":1}]}`
 
-// TestAddDel shows what delegates get at ADD, CHECK and DEL (behaviour.md K2, K3, C65), the order within a list (K5), and libcni's
-// cache (D84).
+// TestAddDel shows what delegates get at ADD, CHECK and DEL (behaviour.md K2, K3, C65), the order within a list (K5),
+// and libcni's cache (D84).
 func TestAddDel(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "a", "b")
@@ -116,7 +120,8 @@ func TestAddDel(t *testing.T) {
 	if _, err := os.Stat(cache); err == nil {
 		t.Error("D84: the result outlives DEL")
 	}
-	if diff := cmp.Diff("a ADD, b ADD prevResult, a CHECK prevResult, b CHECK prevResult, b DEL prevResult, a DEL prevResult", n.called(t)); diff != "" {
+	if diff := cmp.Diff("a ADD, b ADD prevResult, a CHECK prevResult, b CHECK prevResult, b DEL prevResult, a DEL "+
+		"prevResult", n.called(t)); diff != "" {
 		t.Errorf("K5 (-want +got):\n%s", diff)
 	}
 	var in struct {
@@ -127,11 +132,15 @@ func TestAddDel(t *testing.T) {
 		if err := json.Unmarshal([]byte(n.read(t, "a."+verb+".in")), &in); err != nil {
 			t.Fatal(err)
 		}
-		if in.CNIVersion != "1.0.0" || in.Name != "n" || in.Type != "a" || string(in.RuntimeConfig["mac"]) != `"02:00:00:00:00:01"` || in.RuntimeConfig["ips"] != nil {
+		if in.CNIVersion != "1.0.0" || in.Name != "n" || in.Type != "a" ||
+			string(in.RuntimeConfig["mac"]) != `"02:00:00:00:00:01"` || in.RuntimeConfig["ips"] != nil {
 			t.Errorf("K3, C65 at %s: %s", verb, n.read(t, "a."+verb+".in"))
 		}
 		env := "\n" + n.read(t, "a."+verb+".env")
-		for _, want := range []string{"CNI_COMMAND=" + verb, "CNI_CONTAINERID=c0ffee", "CNI_NETNS=/run/netns/x", "CNI_IFNAME=net1", "CNI_ARGS=K8S_POD_NAME=p;MAC=m", "CNI_PATH=" + n.dir + ":/nonexistent:"} {
+		for _, want := range []string{
+			"CNI_COMMAND=" + verb, "CNI_CONTAINERID=c0ffee", "CNI_NETNS=/run/netns/x",
+			"CNI_IFNAME=net1", "CNI_ARGS=K8S_POD_NAME=p;MAC=m", "CNI_PATH=" + n.dir + ":/nonexistent:",
+		} {
 			if !strings.Contains(env, "\n"+want) {
 				t.Errorf("K2 at %s: no %s in %s", verb, want, env)
 			}
@@ -155,11 +164,35 @@ func TestAddFails(t *testing.T) {
 		code       uint
 	}{
 		{"K1 no binary", two, "a", nil, false, "", []string{`failed to find plugin "a" in path [`}, 0},
-		{"K5 the second of a list", two, "", map[string]string{"b": `echo '{"code":101,"msg":"boom"}'; exit 1`}, true, "a ADD, b ADD prevResult", []string{`plugin type="b" failed (add): boom`}, 101},
+		{
+			"K5 the second of a list", two, "",
+			map[string]string{"b": `echo '{"code":101,"msg":"boom"}'; exit 1`},
+			true,
+			"a ADD, b ADD prevResult",
+			[]string{`plugin type="b" failed (add): boom`},
+			101,
+		},
 		{"K1 no binary of the second", two, "b", nil, true, "a ADD", []string{`failed to find plugin "b"`}, 0},
-		{"K10 a bad network name", `{"cniVersion":"1.0.0","name":"not good","type":"a"}`, "", nil, false, "", []string{"network name"}, 0},
-		{"garbage for a result", two, "", map[string]string{"a": "echo Hello; exit 0"}, true, "a ADD", []string{`plugin type="a" failed (add): `}, 0},
-		{"K4 a result of an unknown version", two, "", map[string]string{"a": `echo '{"cniVersion":"9.0.0"}'; exit 0`}, true, "a ADD", []string{"9.0.0"}, 0},
+		{
+			"K10 a bad network name", `{"cniVersion":"1.0.0","name":"not good","type":"a"}`, "", nil, false, "",
+			[]string{"network name"},
+			0,
+		},
+		{
+			"garbage for a result", two, "",
+			map[string]string{"a": "echo Hello; exit 0"},
+			true, "a ADD",
+			[]string{`plugin type="a" failed (add): `},
+			0,
+		},
+		{
+			"K4 a result of an unknown version", two, "",
+			map[string]string{"a": `echo '{"cniVersion":"9.0.0"}'; exit 0`},
+			true,
+			"a ADD",
+			[]string{"9.0.0"},
+			0,
+		},
 	}
 	for _, tc := range tests {
 		t.Run(tc.rule, func(t *testing.T) {
@@ -235,21 +268,24 @@ func TestDelEdges(t *testing.T) {
 			}
 		}
 	})
-	t.Run("K5 added, a plugin missing: the others are deleted, and it is an error until the plugin is back", func(t *testing.T) {
-		t.Parallel()
-		n := newNode(t, "a", "b")
-		p, a := attachment(t, two)
-		n.add(t, p, a)
-		if err := os.Remove(filepath.Join(n.dir, "b")); err != nil {
-			t.Fatal(err)
-		}
-		if err := n.run.Del(t.Context(), p, a); err == nil || !strings.Contains(err.Error(), `failed to find plugin "b"`) || n.called(t) != "a DEL prevResult" {
-			t.Errorf("%v", err)
-		}
-		if err := n.run.Del(t.Context(), p, a); err == nil {
-			t.Error("known again: the first DEL removes libcni's result, and the second takes the network for one that was never added: what b holds is lost")
-		}
-	})
+	t.Run("K5 added, a plugin missing: the others are deleted, and it is an error until the plugin is back",
+		func(t *testing.T) {
+			t.Parallel()
+			n := newNode(t, "a", "b")
+			p, a := attachment(t, two)
+			n.add(t, p, a)
+			if err := os.Remove(filepath.Join(n.dir, "b")); err != nil {
+				t.Fatal(err)
+			}
+			if err := n.run.Del(t.Context(), p, a); err == nil || !strings.Contains(err.Error(), `failed to find plugin "b"`) ||
+				n.called(t) != "a DEL prevResult" {
+				t.Errorf("%v", err)
+			}
+			if err := n.run.Del(t.Context(), p, a); err == nil {
+				t.Error("known again: the first DEL removes libcni's result, and the second takes the network for one that was " +
+					"never added: what b holds is lost")
+			}
+		})
 	t.Run("K7 a result that cannot be read", func(t *testing.T) {
 		t.Parallel()
 		n := newNode(t, "a", "b")
@@ -268,7 +304,8 @@ func TestDelEdges(t *testing.T) {
 		p, a := attachment(t, two)
 		n.add(t, p, a)
 		n.does(t, "b", `test $CNI_COMMAND = DEL && { echo '{"code":11,"msg":"later"}'; exit 1; }`)
-		if err := n.run.Del(t.Context(), p, a); err == nil || !strings.Contains(err.Error(), `plugin type="b" failed (delete): later`) {
+		if err := n.run.Del(t.Context(), p, a); err == nil ||
+			!strings.Contains(err.Error(), `plugin type="b" failed (delete): later`) {
 			t.Error(err)
 		}
 		n.does(t, "b", "")
@@ -281,8 +318,8 @@ func TestDelEdges(t *testing.T) {
 	})
 }
 
-// TestDelChain: one plugin's answer says nothing about the others of its list (multus-cni leaves what they hold). All are
-// asked, and DEL succeeds only if nothing can remain.
+// TestDelChain: one plugin's answer says nothing about the others of its list (multus-cni leaves what they hold). All
+// are asked, and DEL succeeds only if nothing can remain.
 func TestDelChain(t *testing.T) {
 	t.Parallel()
 	const chain = `{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"a"},{"type":"b"},{"type":"c"}]}`
@@ -295,10 +332,22 @@ func TestDelChain(t *testing.T) {
 		{"the last one refuses the version", "c", refuse, false, "c DEL, b DEL, a DEL", ""},
 		{"one in the middle refuses the version", "b", refuse, false, "c DEL, b DEL, a DEL", ""},
 		{"the first one refuses the version", "a", refuse, false, "c DEL, b DEL, a DEL", ""},
-		{"one refuses the version that it accepted at ADD", "c", refuse, true, "c DEL prevResult, b DEL prevResult, a DEL prevResult", "incompatible"},
-		{"the last one fails", "c", `echo '{"code":999,"msg":"no such chain"}'; exit 1`, true, "c DEL prevResult, b DEL prevResult, a DEL prevResult", `type="c" failed (delete): no such chain`},
-		{"one in the middle crashes", "b", "exit 2", true, "c DEL prevResult, b DEL prevResult, a DEL prevResult", `type="b"`},
-		{"the first one fails", "a", `echo '{"code":11,"msg":"later"}'; exit 1`, true, "c DEL prevResult, b DEL prevResult, a DEL prevResult", "later"},
+		{
+			"one refuses the version that it accepted at ADD", "c", refuse, true,
+			"c DEL prevResult, b DEL prevResult, a DEL prevResult", "incompatible",
+		},
+		{
+			"the last one fails", "c", `echo '{"code":999,"msg":"no such chain"}'; exit 1`, true,
+			"c DEL prevResult, b DEL prevResult, a DEL prevResult", `type="c" failed (delete): no such chain`,
+		},
+		{
+			"one in the middle crashes", "b", "exit 2", true, "c DEL prevResult, b DEL prevResult, a DEL prevResult",
+			`type="b"`,
+		},
+		{
+			"the first one fails", "a", `echo '{"code":11,"msg":"later"}'; exit 1`, true,
+			"c DEL prevResult, b DEL prevResult, a DEL prevResult", "later",
+		},
 		{"one fails after an ADD that failed", "b", "exit 2", false, "c DEL, b DEL, a DEL", `type="b"`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -377,7 +426,8 @@ func TestVersion(t *testing.T) {
 	n := newNode(t, "old", "new", "silent")
 	script(t, filepath.Join(n.dir, "silent"), `exit 1`)
 	script(t, filepath.Join(n.dir, "old"), `echo '{"cniVersion":"1.0.0","supportedVersions":["0.1.0","0.3.1","0.4.0"]}'`)
-	script(t, filepath.Join(n.dir, "new"), `echo '{"cniVersion":"1.1.0","supportedVersions":["0.3.1","0.4.0","1.0.0","1.1.0"]}'`)
+	script(t, filepath.Join(n.dir, "new"),
+		`echo '{"cniVersion":"1.1.0","supportedVersions":["0.3.1","0.4.0","1.0.0","1.1.0"]}'`)
 	for _, tc := range []struct{ conf, limit, want string }{
 		{`{"name":"n","type":"old"}`, "1.1.0", "0.4.0"},
 		{`{"name":"n","type":"old"}`, "0.3.1", "0.3.1"},
@@ -420,13 +470,16 @@ func TestOtherVerbs(t *testing.T) {
 	if err := n.run.Status(t.Context(), a); err != nil || n.called(t) != "a STATUS, b STATUS" {
 		t.Errorf("STATUS: %v", err)
 	}
-	if err := n.run.GC(t.Context(), a.Config, []types.GCAttachment{{ContainerID: "c", IfName: "net1"}}); err != nil || n.called(t) != "a GC, b GC" {
+	if err := n.run.GC(t.Context(), a.Config, []types.GCAttachment{{ContainerID: "c", IfName: "net1"}}); err != nil ||
+		n.called(t) != "a GC, b GC" {
 		t.Errorf("GC: %v", err)
 	}
-	if in := n.read(t, "a.GC.in"); !strings.Contains(in, `"cni.dev/valid-attachments":[{"containerID":"c","ifname":"net1"}]`) {
+	if in := n.read(t, "a.GC.in"); !strings.Contains(in,
+		`"cni.dev/valid-attachments":[{"containerID":"c","ifname":"net1"}]`) {
 		t.Errorf("GC: %s", in)
 	}
-	if err := n.run.GC(t.Context(), a.Config, nil); err != nil || !strings.Contains(n.read(t, "a.GC.in"), `"cni.dev/valid-attachments":[]`) {
+	if err := n.run.GC(t.Context(), a.Config, nil); err != nil ||
+		!strings.Contains(n.read(t, "a.GC.in"), `"cni.dev/valid-attachments":[]`) {
 		t.Errorf("GC without attachments: %v: %s", err, n.read(t, "a.GC.in"))
 	}
 	n.called(t)

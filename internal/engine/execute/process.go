@@ -58,9 +58,11 @@ func (e *exitError) Error() string {
 
 // run executes a binary in a process group of its own, which is killed when ctx ends; held, if any, is its descriptor 3
 // for as long as it lives. It returns when the process has ended and its answer is read. The answer may come after the
-// end, through a child that it did not wait for (a shell's "exec > >(tee log)"); what it leaves running in the background
-// for other reasons may hold its outputs open, and is not waited for.
-func run(ctx context.Context, path string, environ []string, stdin []byte, held *os.File, stdout, stderr *bounded) error {
+// end, through a child that it did not wait for (a shell's "exec > >(tee log)"); what it leaves running in the
+// background for other reasons may hold its outputs open, and is not waited for.
+func run(ctx context.Context, path string, environ []string, stdin []byte, held *os.File, stdout,
+	stderr *bounded,
+) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -145,8 +147,8 @@ func (p *process) watch() error {
 // place, such as a file system that does not answer.
 var errUnkillable = fmt.Errorf("it cannot be killed, the kernel waits for something (state D): %w", errCutOff)
 
-// wait goes on until the process has ended, and reads what it has written by then. A process that has not ended killLimit
-// after it was killed is given up.
+// wait goes on until the process has ended, and reads what it has written by then. A process that has not ended
+// killLimit after it was killed is given up.
 func (p *process) wait(ctx context.Context, stdout, stderr *bounded) (syscall.WaitStatus, error) {
 	var killed time.Time
 	for {

@@ -27,8 +27,14 @@ func TestProcess(t *testing.T) {
 		{"reads nothing", `echo out`, long, "out\n", 0},
 		{"reads a part", `head -c 3`, long, "012", 0},
 		{"writes much and ends", `head -c 60000 /dev/zero`, "", "", 60000},
-		{"leaves somebody who writes for ever", `sh -c 'while kill -0 '$PPID' 2>/dev/null; do head -c 100000 /dev/zero; done' & exit 0`, "", "", -1},
-		{"answers through a child that it does not wait for", `exec /bin/bash -c 'exec > >(sleep 0.1; cat); echo "{\"a\":1}"'`, "", "{\"a\":1}\n", 0},
+		{
+			"leaves somebody who writes for ever",
+			`sh -c 'while kill -0 '$PPID' 2>/dev/null; do head -c 100000 /dev/zero; done' & exit 0`, "", "", -1,
+		},
+		{
+			"answers through a child that it does not wait for",
+			`exec /bin/bash -c 'exec > >(sleep 0.1; cat); echo "{\"a\":1}"'`, "", "{\"a\":1}\n", 0,
+		},
 		{"has answered, and leaves somebody behind", `echo '{}'; sleep 30 & exit 0`, "", "{}\n", 0},
 		{"closes its outputs and goes on", `exec >&- 2>&-; sleep 0.2`, "", "", 0},
 	}

@@ -31,7 +31,8 @@ func (r *Runner) moveRoutes(p *plan.Plan, a *plan.Attachment, res types.Result) 
 		return res, nil
 	}
 	if err := applyRoutes(p.Netns, a); err != nil {
-		return nil, fault.Wrap(err, fault.Internal, "check the gateways in default-route: each must be reachable through the network's own addresses",
+		return nil, fault.Wrap(err, fault.Internal,
+			"check the gateways in default-route: each must be reachable through the network's own addresses",
 			"set default routes of interface %s", a.IfName)
 	}
 	failpoint.At("routes.moved")

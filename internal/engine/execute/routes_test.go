@@ -35,7 +35,10 @@ func gateways(s ...string) []netip.Addr {
 // TestEditRoutes shows what the result says after default routes have moved (D33, D38, all [quirk]).
 func TestEditRoutes(t *testing.T) {
 	t.Parallel()
-	all := []string{"0.0.0.0/0 10.0.0.1", "10.0.0.0/8 10.0.0.9", "::/0 fd00::1", "fd00::/8 fd00::9", "0.0.0.0/0 -", "0.0.0.0/1 10.0.0.1"}
+	all := []string{
+		"0.0.0.0/0 10.0.0.1", "10.0.0.0/8 10.0.0.9", "::/0 fd00::1", "fd00::/8 fd00::9", "0.0.0.0/0 -",
+		"0.0.0.0/1 10.0.0.1",
+	}
 	tests := []struct {
 		rule   string
 		routes plan.Routes
@@ -43,11 +46,36 @@ func TestEditRoutes(t *testing.T) {
 		want   []string
 	}{
 		{"D31 nothing moves", plan.Routes{}, all, all},
-		{"D33 IPv4 leaves, IPv6 stays", plan.Routes{DropIPv4: true}, all, []string{"10.0.0.0/8 10.0.0.9", "::/0 fd00::1", "fd00::/8 fd00::9", "0.0.0.0/1 10.0.0.1"}},
-		{"D33 D38 IPv6 leaves, IPv4 stays", plan.Routes{DropIPv6: true}, all, []string{"0.0.0.0/0 10.0.0.1", "10.0.0.0/8 10.0.0.9", "fd00::/8 fd00::9", "0.0.0.0/0 -", "0.0.0.0/1 10.0.0.1"}},
-		{"D33 a new gateway replaces the old one", plan.Routes{Gateways: gateways("10.0.0.254")}, all, []string{"10.0.0.0/8 10.0.0.9", "::/0 fd00::1", "fd00::/8 fd00::9", "0.0.0.0/1 10.0.0.1", "0.0.0.0/0 10.0.0.254"}},
-		{"D38 the default route of IPv6 is ::/0", plan.Routes{DropIPv4: true, Gateways: gateways("fd00::ff")}, all, []string{"10.0.0.0/8 10.0.0.9", "fd00::/8 fd00::9", "0.0.0.0/1 10.0.0.1", "::/0 fd00::ff"}},
-		{"D32 both", plan.Routes{Gateways: gateways("10.0.0.254", "fd00::ff")}, nil, []string{"0.0.0.0/0 10.0.0.254", "::/0 fd00::ff"}},
+		{
+			"D33 IPv4 leaves, IPv6 stays",
+			plan.Routes{DropIPv4: true},
+			all,
+			[]string{"10.0.0.0/8 10.0.0.9", "::/0 fd00::1", "fd00::/8 fd00::9", "0.0.0.0/1 10.0.0.1"},
+		},
+		{
+			"D33 D38 IPv6 leaves, IPv4 stays",
+			plan.Routes{DropIPv6: true},
+			all,
+			[]string{"0.0.0.0/0 10.0.0.1", "10.0.0.0/8 10.0.0.9", "fd00::/8 fd00::9", "0.0.0.0/0 -", "0.0.0.0/1 10.0.0.1"},
+		},
+		{
+			"D33 a new gateway replaces the old one",
+			plan.Routes{Gateways: gateways("10.0.0.254")},
+			all,
+			[]string{"10.0.0.0/8 10.0.0.9", "::/0 fd00::1", "fd00::/8 fd00::9", "0.0.0.0/1 10.0.0.1", "0.0.0.0/0 10.0.0.254"},
+		},
+		{
+			"D38 the default route of IPv6 is ::/0",
+			plan.Routes{DropIPv4: true, Gateways: gateways("fd00::ff")},
+			all,
+			[]string{"10.0.0.0/8 10.0.0.9", "fd00::/8 fd00::9", "0.0.0.0/1 10.0.0.1", "::/0 fd00::ff"},
+		},
+		{
+			"D32 both",
+			plan.Routes{Gateways: gateways("10.0.0.254", "fd00::ff")},
+			nil,
+			[]string{"0.0.0.0/0 10.0.0.254", "::/0 fd00::ff"},
+		},
 		{"D38 none left", plan.Routes{DropIPv4: true, DropIPv6: true}, []string{"0.0.0.0/0 10.0.0.1", "::/0 -"}, nil},
 	}
 	for _, tc := range tests {
@@ -107,7 +135,8 @@ func newBench(t *testing.T) *bench {
 	if err := ns.SetDefault("eth0", gateways("10.0.0.1", "fd00::1")); err != nil {
 		t.Fatal(err)
 	}
-	script(t, filepath.Join(b.dir, "quiet"), `cat >/dev/null; test $CNI_COMMAND = ADD && echo '{"cniVersion":"1.0.0"}'; exit 0`)
+	script(t, filepath.Join(b.dir, "quiet"),
+		`cat >/dev/null; test $CNI_COMMAND = ADD && echo '{"cniVersion":"1.0.0"}'; exit 0`)
 	script(t, filepath.Join(b.dir, "made"), `cat >/dev/null; test $CNI_COMMAND = ADD && cat <<END
 {"cniVersion":"1.0.0","interfaces":[{"name":"$CNI_IFNAME","sandbox":"$CNI_NETNS"}],"ips":[{"address":"10.0.0.2/24","interface":0}],
 "routes":[{"dst":"0.0.0.0/0","gw":"10.0.0.1"},{"dst":"::/0","gw":"fd00::1"},{"dst":"192.0.2.0/24"}]}
@@ -175,7 +204,8 @@ func (b *bench) cached(t *testing.T, ifName string) string {
 	if err := json.Unmarshal(data, &entry); err != nil {
 		t.Fatal(err)
 	}
-	if entry.Kind != "cniCacheV1" || entry.IfName != ifName || len(entry.Config) == 0 || entry.Result.CNIVersion != "1.0.0" {
+	if entry.Kind != "cniCacheV1" || entry.IfName != ifName || len(entry.Config) == 0 ||
+		entry.Result.CNIVersion != "1.0.0" {
 		t.Errorf("D84: the entry has lost something: %s", data)
 	}
 	return fmt.Sprint(entry.Result.Routes)
@@ -192,9 +222,24 @@ func TestMoveRoutes(t *testing.T) {
 		said              string // routes of the result
 		bad               string
 	}{
-		{"D31 nothing moves", "made", "eth0", plan.Routes{}, eth0, "[{0.0.0.0/0 10.0.0.1} {::/0 fd00::1} {192.0.2.0/24 }]", ""},
-		{"D33 D34 IPv4 leaves eth0", "made", "eth0", plan.Routes{DropIPv4: true}, []string{"eth0 via fd00::1"}, "[{::/0 fd00::1} {192.0.2.0/24 }]", ""},
-		{"D33 IPv6 leaves eth0", "made", "eth0", plan.Routes{DropIPv6: true}, []string{"eth0 via 10.0.0.1"}, "[{0.0.0.0/0 10.0.0.1} {192.0.2.0/24 }]", ""},
+		{
+			"D31 nothing moves", "made", "eth0",
+			plan.Routes{},
+			eth0, "[{0.0.0.0/0 10.0.0.1} {::/0 fd00::1} {192.0.2.0/24 }]",
+			"",
+		},
+		{
+			"D33 D34 IPv4 leaves eth0", "made", "eth0",
+			plan.Routes{DropIPv4: true},
+			[]string{"eth0 via fd00::1"},
+			"[{::/0 fd00::1} {192.0.2.0/24 }]", "",
+		},
+		{
+			"D33 IPv6 leaves eth0", "made", "eth0",
+			plan.Routes{DropIPv6: true},
+			[]string{"eth0 via 10.0.0.1"},
+			"[{0.0.0.0/0 10.0.0.1} {192.0.2.0/24 }]", "",
+		},
 		{
 			"D32 D38 a gateway on net1", "made", "net1",
 			plan.Routes{Gateways: gateways("10.1.0.254", "fd01::fe")},
@@ -202,11 +247,26 @@ func TestMoveRoutes(t *testing.T) {
 			"[{192.0.2.0/24 } {0.0.0.0/0 10.1.0.254} {::/0 fd01::fe}]", "",
 		},
 		{"B45 no interface and no address", "quiet", "net1", plan.Routes{DropIPv4: true, DropIPv6: true}, eth0, "[]", ""},
-		{"D37 one gateway that cannot be reached", "made", "net1", plan.Routes{Gateways: gateways("172.31.0.1", "fd01::fe")}, []string{"eth0 via 10.0.0.1", "net1 via fd01::fe"}, "", "172.31.0.1"},
-		{"D36 the interface is not there: nothing to drop", "made", "dpdk0", plan.Routes{DropIPv4: true, DropIPv6: true}, eth0, "[{192.0.2.0/24 }]", ""},
-		{"D36 the interface is not there: no gateway", "made", "dpdk0", plan.Routes{Gateways: gateways("10.1.0.254")}, eth0, "", "dpdk0"},
+		{
+			"D37 one gateway that cannot be reached", "made", "net1",
+			plan.Routes{Gateways: gateways("172.31.0.1", "fd01::fe")},
+			[]string{"eth0 via 10.0.0.1", "net1 via fd01::fe"},
+			"", "172.31.0.1",
+		},
+		{
+			"D36 the interface is not there: nothing to drop", "made", "dpdk0",
+			plan.Routes{DropIPv4: true, DropIPv6: true},
+			eth0, "[{192.0.2.0/24 }]", "",
+		},
+		{
+			"D36 the interface is not there: no gateway", "made", "dpdk0",
+			plan.Routes{Gateways: gateways("10.1.0.254")},
+			eth0,
+			"", "dpdk0",
+		},
 	}
-	known := map[string]string{"D36 the interface is not there: nothing to drop": "ADD fails for an interface that the kernel does not have, as those of user-space drivers"}
+	known := map[string]string{"D36 the interface is not there: nothing to drop": "ADD fails for an interface that the " +
+		"kernel does not have, as those of user-space drivers"}
 	for _, tc := range tests {
 		t.Run(tc.rule, func(t *testing.T) {
 			t.Parallel()
@@ -241,7 +301,8 @@ func TestMoveRoutes(t *testing.T) {
 			if got := len(r.Routes); got != strings.Count(tc.said, "{") {
 				t.Errorf("the result has %d routes, the cache %s", got, tc.said)
 			}
-			if info, err := os.Stat(filepath.Join(b.dir, "state", "results", "n-c0ffee-"+tc.ifName)); err != nil || info.Mode().Perm() != 0o600 {
+			if info, err := os.Stat(filepath.Join(b.dir, "state", "results", "n-c0ffee-"+tc.ifName)); err != nil ||
+				info.Mode().Perm() != 0o600 {
 				t.Errorf("D38: %v, %v", info.Mode(), err)
 			}
 		})
@@ -278,7 +339,8 @@ func TestFree(t *testing.T) {
 		t.Errorf("Look: %v", err)
 	}
 	gone := filepath.Join(t.TempDir(), "gone")
-	if err := Free(&plan.Plan{Netns: gone}); err == nil || !strings.Contains(err.Error(), "no net namespace "+gone+" found") {
+	if err := Free(&plan.Plan{Netns: gone}); err == nil ||
+		!strings.Contains(err.Error(), "no net namespace "+gone+" found") {
 		t.Error(err)
 	}
 	for _, netns := range []string{gone, ""} {

@@ -23,8 +23,8 @@ const (
 	maxAbandonedNote = 64 << 10
 )
 
-// Abandoned is an attachment that DEL has given up because its plugins refused to delete it for good. What they hold, such as
-// an address of the IPAM plugin, may be left.
+// Abandoned is an attachment that DEL has given up because its plugins refused to delete it for good. What they hold,
+// such as an address of the IPAM plugin, may be left.
 type Abandoned struct {
 	ContainerID string `json:"containerID"`
 	// Pod is namespace/name, "" if the runtime named none.
@@ -84,8 +84,8 @@ func (s *Store) trimAbandoned() error {
 	return errors.Join(errs...)
 }
 
-// Abandoned lists the attachments that DEL has given up on this node, the latest first. Notes that cannot be read are left
-// out.
+// Abandoned lists the attachments that DEL has given up on this node, the latest first. Notes that cannot be read are
+// left out.
 func (s *Store) Abandoned() ([]Abandoned, error) {
 	entries, err := os.ReadDir(s.abandonedDir())
 	if errors.Is(err, os.ErrNotExist) {

@@ -38,9 +38,18 @@ func BenchmarkLedger(b *testing.B) {
 func three(tb testing.TB) *plan.Plan {
 	tb.Helper()
 	return &plan.Plan{ContainerID: "c0ffee", Netns: "/run/netns/x", Attachments: []plan.Attachment{
-		{Name: "cluster", Primary: true, IfName: "eth0", Config: config(tb, `{"cniVersion":"1.0.0","name":"cluster","plugins":[{"type":"bridge"},{"type":"portmap"}]}`)},
-		{Name: "ns/a", IfName: "net1", Config: config(tb, `{"cniVersion":"1.0.0","name":"a","type":"macvlan","master":"eth1"}`)},
-		{Name: "ns/b", IfName: "net2", Config: config(tb, `{"cniVersion":"1.0.0","name":"b","type":"macvlan","master":"eth2"}`)},
+		{
+			Name: "cluster", Primary: true, IfName: "eth0",
+			Config: config(tb, `{"cniVersion":"1.0.0","name":"cluster","plugins":[{"type":"bridge"},{"type":"portmap"}]}`),
+		},
+		{
+			Name: "ns/a", IfName: "net1",
+			Config: config(tb, `{"cniVersion":"1.0.0","name":"a","type":"macvlan","master":"eth1"}`),
+		},
+		{
+			Name: "ns/b", IfName: "net2",
+			Config: config(tb, `{"cniVersion":"1.0.0","name":"b","type":"macvlan","master":"eth2"}`),
+		},
 	}}
 }
 

@@ -61,7 +61,8 @@ func (s *Store) Claims(lockFile string) ([]device.Claim, error) {
 
 // claimed returns the claims of a record whose file is info, as they are known, or read.
 func (s *Store) claimed(id string, info os.FileInfo) (claimed, error) {
-	if k, ok := s.claims[id]; ok && os.SameFile(k.file, info) && k.file.ModTime().Equal(info.ModTime()) && k.file.Size() == info.Size() {
+	if k, ok := s.claims[id]; ok && os.SameFile(k.file, info) && k.file.ModTime().Equal(info.ModTime()) &&
+		k.file.Size() == info.Size() {
 		return k, nil
 	}
 	b, err := s.load(id)
@@ -93,7 +94,10 @@ func ClaimsOf(p *plan.Plan) []device.Claim {
 }
 
 func claim(r *Record, a *plan.Attachment) device.Claim {
-	c := device.Claim{ContainerID: r.ContainerID, Network: a.Name, IfName: a.IfName, Netns: r.Netns, Device: a.HostDevice, Peer: -1}
+	c := device.Claim{
+		ContainerID: r.ContainerID, Network: a.Name, IfName: a.IfName, Netns: r.Netns, Device: a.HostDevice,
+		Peer: -1,
+	}
 	if name := a.Args.Get(request.PodName); name != "" {
 		c.Pod = a.Args.Get(request.PodNamespace) + "/" + name
 	}

@@ -27,11 +27,20 @@ func TestClaims(t *testing.T) {
 	if got, err := s.Claims(locks); err != nil || len(got) > 0 {
 		t.Errorf("no directory: %v, %v", got, err)
 	}
-	identity := &device.Identity{Name: "eth1", Index: 3, MAC: "02:00:00:00:00:03", Permanent: "02:00:00:00:00:03", Bus: "0000:00:03.0"}
+	identity := &device.Identity{
+		Name: "eth1", Index: 3, MAC: "02:00:00:00:00:03", Permanent: "02:00:00:00:00:03",
+		Bus: "0000:00:03.0",
+	}
 	args := request.Args{{request.PodNamespace, "ns"}, {request.PodName, "p"}}
 	p := &plan.Plan{ContainerID: "ours", Netns: "/run/netns/x", Attachments: []plan.Attachment{
-		{Name: "cbr0", Primary: true, IfName: "eth0", Args: args, Config: config(t, `{"cniVersion":"1.0.0","name":"cbr0","type":"bridge"}`)},
-		{Name: "ns/nic", IfName: "net1", Args: args, HostDevice: identity, Config: config(t, `{"cniVersion":"1.0.0","name":"nic","type":"host-device","device":"eth1"}`)},
+		{
+			Name: "cbr0", Primary: true, IfName: "eth0", Args: args,
+			Config: config(t, `{"cniVersion":"1.0.0","name":"cbr0","type":"bridge"}`),
+		},
+		{
+			Name: "ns/nic", IfName: "net1", Args: args, HostDevice: identity,
+			Config: config(t, `{"cniVersion":"1.0.0","name":"nic","type":"host-device","device":"eth1"}`),
+		},
 	}}
 	if err := s.Write(p); err != nil {
 		t.Fatal(err)
@@ -39,7 +48,10 @@ func TestClaims(t *testing.T) {
 	ref := []device.Reference{{Network: "ns/nic", Key: "device", Value: "eth1"}}
 	want := []device.Claim{
 		{Pod: "ns/p", ContainerID: "ours", Network: "cbr0", IfName: "eth0", Netns: "/run/netns/x", Peer: -1, Busy: true},
-		{Pod: "ns/p", ContainerID: "ours", Network: "ns/nic", IfName: "net1", Netns: "/run/netns/x", Peer: -1, Busy: true, Device: identity, References: ref},
+		{
+			Pod: "ns/p", ContainerID: "ours", Network: "ns/nic", IfName: "net1", Netns: "/run/netns/x", Peer: -1, Busy: true,
+			Device: identity, References: ref,
+		},
 	}
 	for i, c := range ClaimsOf(p) {
 		w := want[i]
@@ -136,7 +148,8 @@ func TestClaimsAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = f.WriteString(strings.Repeat(" ", int(info.Size())))
-	if err := errors.Join(err, f.Close(), os.Chtimes(path, time.Time{}, info.ModTime()), os.Remove(filepath.Join(s.Dir, "gone"))); err != nil {
+	if err := errors.Join(err, f.Close(), os.Chtimes(path, time.Time{}, info.ModTime()),
+		os.Remove(filepath.Join(s.Dir, "gone"))); err != nil {
 		t.Fatal(err)
 	}
 	record("later", "two")

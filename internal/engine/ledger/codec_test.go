@@ -35,7 +35,11 @@ func TestFullElement(t *testing.T) {
 func FuzzElement(f *testing.F) {
 	f.Add([]byte(fullElement))
 	f.Add([]byte(`{"Conf":{},"ConfList":{},"Name":"","IsFilterV4Gateway":false,"IsFilterV6Gateway":false,"Bytes":""}`))
-	for _, doc := range []string{`{"Bytes":"!"}`, `{"bytes":"e30=","NAME":"x"}`, `{"Name":null}`, `{"cniArgs":[],"cniArgs":[["a","b"]]}`, `{"capabilityArgs":null}`, `{"undone":1}`, `[]`, `null`, `{"Name":"a","Name":"\ud800"}`} {
+	for _, doc := range []string{
+		`{"Bytes":"!"}`, `{"bytes":"e30=","NAME":"x"}`, `{"Name":null}`,
+		`{"cniArgs":[],"cniArgs":[["a","b"]]}`, `{"capabilityArgs":null}`, `{"undone":1}`, `[]`, `null`,
+		`{"Name":"a","Name":"\ud800"}`,
+	} {
 		f.Add([]byte(doc))
 	}
 	f.Fuzz(func(t *testing.T, doc []byte) {

@@ -42,8 +42,8 @@ type element struct {
 	Boot string `json:"bootID,omitempty"`
 	// Stage is the attachment's, where some were made at the same time.
 	Stage int `json:"stage,omitempty"`
-	// Undone and Begun are the record's Progress, the same in all elements. DelTries counts the DELs of this one that failed
-	// though nothing of it was seen.
+	// Undone and Begun are the record's Progress, the same in all elements. DelTries counts the DELs of this one that
+	// failed though nothing of it was seen.
 	Undone   bool `json:"undone,omitempty"`
 	DelTries int  `json:"delTries,omitempty"`
 	Begun    int  `json:"begun,omitempty"`
@@ -144,9 +144,11 @@ func (e *element) decode(index int, containerID, ifName string) (*plan.Attachmen
 		return nil, fmt.Errorf("attachment %d (%q): %w", index, e.Name, err)
 	}
 	a := &plan.Attachment{
-		Name: e.Name, Primary: index == 0 && (e.IfName == "" || e.IfName == ifName), IfName: e.IfName, Config: l, Args: e.Args,
+		Name: e.Name, Primary: index == 0 &&
+			(e.IfName == "" || e.IfName == ifName), IfName: e.IfName, Config: l, Args: e.Args,
 		Resource: e.ResourceName, Device: e.DeviceID, RuntimeConfig: e.RuntimeConfig,
-		Routes: plan.Routes{DropIPv4: e.DropIPv4, DropIPv6: e.DropIPv6}, HostDevice: e.HostDevice, Stage: min(max(e.Stage, 0), index),
+		Routes: plan.Routes{DropIPv4: e.DropIPv4, DropIPv6: e.DropIPv6}, HostDevice: e.HostDevice,
+		Stage:   min(max(e.Stage, 0), index),
 		Deleted: e.Deleted, DelTries: e.DelTries, Element: index,
 		Request: &netsel.Element{
 			Interface: e.IfName, MAC: e.MAC, InfinibandGUID: e.InfinibandGUID, IPs: e.IPs, DefaultRoute: e.DefaultRoute,

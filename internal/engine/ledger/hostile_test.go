@@ -86,7 +86,8 @@ func TestHostileStages(t *testing.T) {
 	s := store(t)
 	bytes := base64.StdEncoding.EncodeToString([]byte(`{"cniVersion":"1.0.0","name":"n","type":"t"}`))
 	for _, stage := range []string{"-1", "1000000000"} {
-		write(t, filepath.Join(s.Dir, "c"), fmt.Sprintf(`[{"Name":"a","Bytes":%[1]q},{"Name":"b","Bytes":%[1]q,"stage":%[2]s}]`, bytes, stage))
+		write(t, filepath.Join(s.Dir, "c"),
+			fmt.Sprintf(`[{"Name":"a","Bytes":%[1]q},{"Name":"b","Bytes":%[1]q,"stage":%[2]s}]`, bytes, stage))
 		r := read(t, s, "c")
 		p := &plan.Plan{Attachments: r.Attachments}
 		if got := p.Stages(); len(r.Attachments) != 2 || len(got) > 2 {

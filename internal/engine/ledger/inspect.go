@@ -8,8 +8,8 @@ import (
 )
 
 // Inspect reads a record for people and changes nothing: unlike Read it leaves a damaged file where it is, and does not
-// take libcni's results for it. The error says what could not be read; the record is what could. Both are nil when there
-// is no such file.
+// take libcni's results for it. The error says what could not be read; the record is what could. Both are nil when
+// there is no such file.
 func (s *Store) Inspect(containerID, ifName string) (*Record, error) {
 	b, err := s.load(containerID)
 	if errors.Is(err, os.ErrNotExist) {

@@ -37,8 +37,8 @@ func TestInspect(t *testing.T) {
 	}
 }
 
-// TestSurvey: what cannot be read whole is damaged and stays where it is. It is damaged also after Read has moved it aside, until
-// the sandbox is deleted.
+// TestSurvey: what cannot be read whole is damaged and stays where it is. It is damaged also after Read has moved it
+// aside, until the sandbox is deleted.
 func TestSurvey(t *testing.T) {
 	t.Parallel()
 	s := store(t)
@@ -47,7 +47,10 @@ func TestSurvey(t *testing.T) {
 	}
 	write(t, filepath.Join(s.Dir, "broken"), `[{"Bytes":"e30="},`)
 	write(t, filepath.Join(s.Dir, "lock"), "")
-	for _, err := range []error{os.Symlink("/dev/null", filepath.Join(s.Dir, "link")), os.Mkdir(filepath.Join(s.Dir, "other-net"), 0o700)} {
+	for _, err := range []error{
+		os.Symlink("/dev/null", filepath.Join(s.Dir, "link")),
+		os.Mkdir(filepath.Join(s.Dir, "other-net"), 0o700),
+	} {
 		if err != nil {
 			t.Fatal(err)
 		}

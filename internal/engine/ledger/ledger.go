@@ -70,8 +70,9 @@ type Record struct {
 	Progress Progress
 	// Damaged reports that a part of the record could not be read. What is missing may still be attached.
 	Damaged bool
-	// Foreign is set by Survey if the file in the place of a record is damaged and looks like that of another program, and if
-	// nothing else is known of such a sandbox. host-local, for example, keeps its files there if a network's dataDir says so.
+	// Foreign is set by Survey if the file in the place of a record is damaged and looks like that of another program, and
+	// if nothing else is known of such a sandbox. host-local, for example, keeps its files there if a network's dataDir
+	// says so.
 	Foreign bool
 	// Attachments in the order of ADD.
 	Attachments []plan.Attachment
@@ -82,10 +83,11 @@ type Record struct {
 type Progress struct {
 	// Undone tells that ADD failed, and went over everything that it had begun.
 	Undone bool
-	// Begun is how many stages of the plan ADD came to (each attachment is one, unless the plan has stages), as the first of these DELs found out; 0 as long as none has.
+	// Begun is how many stages of the plan ADD came to (each attachment is one, unless the plan has stages), as the first
+	// of these DELs found out; 0 as long as none has.
 	Begun int
-	// Cut makes NoteDeleted mark what a DEL has deleted: it had too little time for all attachments, or there are more of them
-	// than one pod may have. It is not recorded.
+	// Cut makes NoteDeleted mark what a DEL has deleted: it had too little time for all attachments, or there are more of
+	// them than one pod may have. It is not recorded.
 	Cut bool
 }
 
@@ -124,8 +126,8 @@ func (s *Store) write(containerID string, elements []*element) error {
 	return nil
 }
 
-// Has reports whether a sandbox has a record, also a damaged one. Its cost does not depend on how many records there are,
-// unlike that of Read when there is none.
+// Has reports whether a sandbox has a record, also a damaged one. Its cost does not depend on how many records there
+// are, unlike that of Read when there is none.
 func (s *Store) Has(containerID string) bool {
 	path, err := s.file(containerID)
 	if err != nil {
@@ -248,7 +250,8 @@ func (s *Store) setAside(containerID string, b []byte) {
 	if err == nil {
 		err = fsx.WriteAtomic(path, b, 0o600)
 	}
-	s.Log.Error("record is damaged: kept aside, going on with what libcni remembers", "container", containerID, "file", path, "err", err)
+	s.Log.Error("record is damaged: kept aside, going on with what libcni remembers", "container", containerID, "file",
+		path, "err", err)
 }
 
 // addResults adds the attachments that libcni's result cache knows and r does not.
@@ -286,7 +289,10 @@ func fromResult(c *libcni.NetworkAttachment, ifName string) (*plan.Attachment, e
 	if err != nil {
 		return nil, err
 	}
-	a := &plan.Attachment{Element: -1, Name: c.Network, IfName: c.IfName, Primary: c.IfName == ifName, Config: l, Args: c.CniArgs}
+	a := &plan.Attachment{
+		Element: -1, Name: c.Network, IfName: c.IfName, Primary: c.IfName == ifName, Config: l,
+		Args: c.CniArgs,
+	}
 	if err := checkNames(a); err != nil {
 		return nil, err
 	}
@@ -323,8 +329,8 @@ func (s *Store) Note(containerID string, p Progress) error {
 	return s.noteProgress(containerID, p, nil)
 }
 
-// NoteDeleted is Note after a DEL: it also notes how often each attachment of the plan was tried and, if the progress was cut,
-// which ones are deleted.
+// NoteDeleted is Note after a DEL: it also notes how often each attachment of the plan was tried and, if the progress
+// was cut, which ones are deleted.
 func (s *Store) NoteDeleted(p *plan.Plan, progress Progress) error {
 	of := map[int]*plan.Attachment{}
 	for i := range p.Attachments {
@@ -398,9 +404,9 @@ func (s *Store) Remove(containerID string) error {
 	return nil
 }
 
-// sweep removes what killed processes left half-written. It reads the directories whole, which takes the longer the more
-// pods there are, so that of all removals within a minute only one does it: a file beside the networks says when the last
-// one was.
+// sweep removes what killed processes left half-written. It reads the directories whole, which takes the longer the
+// more pods there are, so that of all removals within a minute only one does it: a file beside the networks says when
+// the last one was.
 func (s *Store) sweep() {
 	mark, now := filepath.Join(s.networksDir(), sweptFile), time.Now()
 	if info, err := os.Stat(mark); err == nil && info.ModTime().Before(now) && now.Sub(info.ModTime()) < fsx.Abandoned {
@@ -427,8 +433,9 @@ func touch(path string, now time.Time) error {
 	return err
 }
 
-// Containers lists the sandboxes that are remembered, by the ledger or by libcni, in no special order. A link or a pipe in
-// the place of a record counts, so that it is not overlooked. A directory does not: other programs have theirs there.
+// Containers lists the sandboxes that are remembered, by the ledger or by libcni, in no special order. A link or a pipe
+// in the place of a record counts, so that it is not overlooked. A directory does not: other programs have theirs
+// there.
 func (s *Store) Containers() ([]string, error) {
 	entries, err := os.ReadDir(s.Dir)
 	if errors.Is(err, os.ErrNotExist) {

@@ -66,7 +66,8 @@ var what = cmp.Options{
 	cmp.Comparer(func(a, b json.RawMessage) bool { return compact(a) == compact(b) }),
 	cmpopts.IgnoreFields(plan.Attachment{}, "Origin", "Request", "Inherited", "Element"),
 	// A device without a resource is the annotation's, and is only offered.
-	cmp.FilterPath(func(p cmp.Path) bool { return p.Last().String() == ".Device" }, cmp.Comparer(func(a, b string) bool { return a == b || a == "" })),
+	cmp.FilterPath(func(p cmp.Path) bool { return p.Last().String() == ".Device" },
+		cmp.Comparer(func(a, b string) bool { return a == b || a == "" })),
 }
 
 func compact(raw json.RawMessage) string {
@@ -75,8 +76,8 @@ func compact(raw json.RawMessage) string {
 	return b.String()
 }
 
-// TestRoundTrip writes and reads every plan of the golden tests: what is read is what was planned (behaviour.md D80, D82;
-// D67 [quirk]: port mappings and bandwidth as well).
+// TestRoundTrip writes and reads every plan of the golden tests: what is read is what was planned (behaviour.md D80,
+// D82; D67 [quirk]: port mappings and bandwidth as well).
 func TestRoundTrip(t *testing.T) {
 	t.Parallel()
 	archives, err := filepath.Glob("../plan/testdata/*.txtar")
@@ -126,17 +127,23 @@ func full(tb testing.TB) *plan.Plan {
 		ContainerID: "c0ffee", Netns: "/run/netns/x", Dirs: plan.Dirs{Binary: "/opt/cni/bin"},
 		Attachments: []plan.Attachment{
 			{
-				Name: "cbr0", Primary: true, IfName: "eth0", Routes: plan.Routes{DropIPv4: true}, Args: request.Args{{"K8S_POD_NAME", "p"}},
+				Name: "cbr0", Primary: true, IfName: "eth0", Routes: plan.Routes{DropIPv4: true},
+				Args:   request.Args{{"K8S_POD_NAME", "p"}},
 				Config: config(tb, `{"cniVersion":"1.0.0","name":"cbr0","disableCheck":true,"plugins":[{"type":"flannel"},{"type":"portmap","capabilities":{"portMappings":true},"x":9007199254740993}]}`),
 			},
 			{
 				Name: "ns/nad", IfName: "foo0", Resource: "vendor.example/nic", Device: "0000:00:01.0", DeviceInfo: info,
-				Config:  config(tb, `{"cniVersion":"0.3.1","name":"nad","type":"sriov","ipam":{"type":"static"},"deviceID":"0000:00:01.0"}`),
-				Request: &netsel.Element{Name: "nad", Interface: "foo0", MAC: "02:00:00:00:00:01", InfinibandGUID: "24:8a:07:03:00:8d:ae:2e", IPs: []string{"10.1.1.5/24"}, DefaultRoute: &gws},
-				Routes:  plan.Routes{Gateways: gws, DropIPv6: true},
+				Config: config(tb, `{"cniVersion":"0.3.1","name":"nad","type":"sriov","ipam":{"type":"static"},"deviceID":"0000:00:01.0"}`),
+				Request: &netsel.Element{
+					Name: "nad", Interface: "foo0", MAC: "02:00:00:00:00:01",
+					InfinibandGUID: "24:8a:07:03:00:8d:ae:2e", IPs: []string{"10.1.1.5/24"}, DefaultRoute: &gws,
+				},
+				Routes: plan.Routes{Gateways: gws, DropIPv6: true},
 				RuntimeConfig: map[string]json.RawMessage{
-					"ips": json.RawMessage(`["10.1.1.5/24"]`), "mac": json.RawMessage(`"02:00:00:00:00:01"`), "infinibandGUID": json.RawMessage(`"24:8a:07:03:00:8d:ae:2e"`),
-					"deviceID": json.RawMessage(`"0000:00:01.0"`), "CNIDeviceInfoFile": json.RawMessage(`"` + info + `"`), "portMappings": json.RawMessage(`[{"hostPort":1,"containerPort":2}]`),
+					"ips": json.RawMessage(`["10.1.1.5/24"]`), "mac": json.RawMessage(`"02:00:00:00:00:01"`),
+					"infinibandGUID": json.RawMessage(`"24:8a:07:03:00:8d:ae:2e"`),
+					"deviceID":       json.RawMessage(`"0000:00:01.0"`), "CNIDeviceInfoFile": json.RawMessage(`"` + info + `"`),
+					"portMappings": json.RawMessage(`[{"hostPort":1,"containerPort":2}]`),
 				},
 			},
 		},
@@ -169,9 +176,14 @@ func TestFormat(t *testing.T) {
 			"cniArgs": []any{[]any{"K8S_POD_NAME", "p"}}, "netnsPath": "/run/netns/x",
 		},
 		{
-			"Conf":     map[string]any{"cniVersion": "0.3.1", "name": "nad", "type": "sriov", "ipam": map[string]any{"type": "static"}},
-			"ConfList": map[string]any{}, "Name": "ns/nad", "ifnameRequest": "foo0", "macRequest": "02:00:00:00:00:01", "infinibandGUIDRequest": "24:8a:07:03:00:8d:ae:2e",
-			"ipRequest": []any{"10.1.1.5/24"}, "default-route": []any{"10.1.1.254"}, "deviceID": "0000:00:01.0", "resourceName": "vendor.example/nic",
+			"Conf": map[string]any{
+				"cniVersion": "0.3.1", "name": "nad", "type": "sriov",
+				"ipam": map[string]any{"type": "static"},
+			},
+			"ConfList": map[string]any{}, "Name": "ns/nad", "ifnameRequest": "foo0", "macRequest": "02:00:00:00:00:01",
+			"infinibandGUIDRequest": "24:8a:07:03:00:8d:ae:2e",
+			"ipRequest":             []any{"10.1.1.5/24"}, "default-route": []any{"10.1.1.254"}, "deviceID": "0000:00:01.0",
+			"resourceName":      "vendor.example/nic",
 			"IsFilterV4Gateway": false, "IsFilterV6Gateway": true, "Bytes": b64(1), "netnsPath": "/run/netns/x",
 		},
 	} {
@@ -216,7 +228,12 @@ func TestInterfaceNames(t *testing.T) {
 		{"unusual first", plan.Attachment{Primary: true, IfName: "eth5"}, 0, "eth5", "eth5"},
 		{"generated", plan.Attachment{IfName: "net1"}, 1, "eth0", ""},
 		{"requested", plan.Attachment{IfName: "x0", Request: &netsel.Element{Interface: "x0"}}, 1, "eth0", "x0"},
-		{"requested what would be generated", plan.Attachment{IfName: "net1", Request: &netsel.Element{Interface: "net1"}}, 1, "eth0", "net1"},
+		{
+			"requested what would be generated",
+			plan.Attachment{IfName: "net1", Request: &netsel.Element{Interface: "net1"}},
+			1,
+			"eth0", "net1",
+		},
 		{"another's generated name", plan.Attachment{IfName: "net7"}, 1, "eth0", "net7"},
 	}
 	for _, tc := range tests {
@@ -246,8 +263,8 @@ func TestInterfaceNames(t *testing.T) {
 	}
 }
 
-// TestToday reads files as Multus 4.x writes them (behaviour.md D81, D83): a pod that was started before the upgrade can be
-// cleaned up after it.
+// TestToday reads files as Multus 4.x writes them (behaviour.md D81, D83): a pod that was started before the upgrade
+// can be cleaned up after it.
 func TestToday(t *testing.T) {
 	t.Parallel()
 	b64 := func(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
@@ -271,29 +288,40 @@ func TestToday(t *testing.T) {
 			{"Conf":{"cniVersion":"1.0.0","name":"sriov-net","type":"sriov","ipam":{},"dns":{}},"ConfList":{},"Name":"ns1/sriov-net","deviceID":"0000:00:01.0","resourceName":"vendor.example/nic",
 			"IsFilterV4Gateway":true,"IsFilterV6Gateway":true,"Bytes":"` + b64(sriov) + `"}]`,
 			[]plan.Attachment{
-				{Name: "cbr0", Primary: true, IfName: "eth0", Config: config(t, flannel), Routes: plan.Routes{DropIPv4: true, DropIPv6: true}},
 				{
-					Name: "ns1/nad1", IfName: "foo0", Config: config(t, bridge), Routes: plan.Routes{Gateways: []netip.Addr{netip.MustParseAddr("10.1.1.254"), netip.MustParseAddr("fd00::1")}},
+					Name: "cbr0", Primary: true, IfName: "eth0", Config: config(t, flannel),
+					Routes: plan.Routes{DropIPv4: true, DropIPv6: true},
+				},
+				{
+					Name: "ns1/nad1", IfName: "foo0", Config: config(t, bridge),
+					Routes: plan.Routes{Gateways: []netip.Addr{netip.MustParseAddr("10.1.1.254"), netip.MustParseAddr("fd00::1")}},
 					RuntimeConfig: map[string]json.RawMessage{
-						"ips": json.RawMessage(`["10.1.1.5/24"]`), "mac": json.RawMessage(`"02:00:00:00:00:01"`), "infinibandGUID": json.RawMessage(`"24:8a:07:03:00:8d:ae:2e"`),
+						"ips": json.RawMessage(`["10.1.1.5/24"]`), "mac": json.RawMessage(`"02:00:00:00:00:01"`),
+						"infinibandGUID": json.RawMessage(`"24:8a:07:03:00:8d:ae:2e"`),
 					},
 				},
 				{
-					Name: "ns1/sriov-net", IfName: "net2", Config: config(t, sriov), Routes: plan.Routes{DropIPv4: true, DropIPv6: true}, Resource: "vendor.example/nic", Device: "0000:00:01.0",
+					Name: "ns1/sriov-net", IfName: "net2", Config: config(t, sriov),
+					Routes: plan.Routes{DropIPv4: true, DropIPv6: true}, Resource: "vendor.example/nic", Device: "0000:00:01.0",
 					DeviceInfo: "/var/run/k8s.cni.cncf.io/devinfo/cni/ns1-sriov-net-c0ffee_net2",
 					RuntimeConfig: map[string]json.RawMessage{
-						"deviceID": json.RawMessage(`"0000:00:01.0"`), "CNIDeviceInfoFile": json.RawMessage(`"/var/run/k8s.cni.cncf.io/devinfo/cni/ns1-sriov-net-c0ffee_net2"`),
+						"deviceID":          json.RawMessage(`"0000:00:01.0"`),
+						"CNIDeviceInfoFile": json.RawMessage(`"/var/run/k8s.cni.cncf.io/devinfo/cni/ns1-sriov-net-c0ffee_net2"`),
 					},
 				},
 			},
 		},
 		{
-			"C53 the first interface renamed", `[{"Conf":{},"ConfList":{},"Name":"kube-system/ovn","ifnameRequest":"foo0","IsFilterV4Gateway":false,"IsFilterV6Gateway":false,"Bytes":"` + b64(bridge) + `"}]`,
+			"C53 the first interface renamed",
+			`[{"Conf":{},"ConfList":{},"Name":"kube-system/ovn","ifnameRequest":"foo0","IsFilterV4Gateway":false,"IsFilterV6Gateway":false,"Bytes":"` + b64(bridge) + `"}]`,
 			[]plan.Attachment{{Name: "kube-system/ovn", IfName: "foo0", Config: config(t, bridge)}},
 		},
 		{
 			"C31 an empty gateway", `[{"Name":"a","default-route":[""],"Bytes":"` + b64(bridge) + `"}]`,
-			[]plan.Attachment{{Name: "a", Primary: true, IfName: "eth0", Config: config(t, bridge), Routes: plan.Routes{Gateways: []netip.Addr{{}}}}},
+			[]plan.Attachment{{
+				Name: "a", Primary: true, IfName: "eth0", Config: config(t, bridge),
+				Routes: plan.Routes{Gateways: []netip.Addr{{}}},
+			}},
 		},
 		{"D62 empty list", `[]`, nil},
 		{"D62 null", `null`, nil},
@@ -327,8 +355,10 @@ func TestToday(t *testing.T) {
 func result(tb testing.TB, s *Store, network, id, ifName, conf string) {
 	tb.Helper()
 	b, err := json.Marshal(map[string]any{
-		"kind": "cniCacheV1", "containerId": id, "config": []byte(conf), "ifName": ifName, "networkName": network, "netns": "/run/netns/cached",
-		"cniArgs": [][2]string{{"K8S_POD_NAME", "p"}}, "capabilityArgs": map[string]any{"mac": "m"}, "result": map[string]any{"cniVersion": "1.0.0"},
+		"kind": "cniCacheV1", "containerId": id, "config": []byte(conf), "ifName": ifName, "networkName": network,
+		"netns":   "/run/netns/cached",
+		"cniArgs": [][2]string{{"K8S_POD_NAME", "p"}}, "capabilityArgs": map[string]any{"mac": "m"},
+		"result": map[string]any{"cniVersion": "1.0.0"},
 	})
 	if err != nil {
 		tb.Fatal(err)
@@ -366,7 +396,11 @@ func TestDamaged(t *testing.T) {
 		{"an element that is null", "[" + good("a") + ",null," + good("c") + "]", appended, "eth0 net1 net2 net10"},
 		{"an element without bytes", "[" + good("a") + `,{"Name":"b"},` + good("c") + "]", appended, "eth0 net1 net2 net10"},
 		{"the first element", `[{"Bytes":"%%"},` + good("b") + "]", appended, "eth0 net1 net2 net10"},
-		{"bytes that are no configuration", "[" + good("a") + `,{"Name":"b","Bytes":"` + base64.StdEncoding.EncodeToString([]byte("{}")) + `"}]`, "", "eth0 net1 net2 net10"},
+		{
+			"bytes that are no configuration",
+			"[" + good("a") + `,{"Name":"b","Bytes":"` + base64.StdEncoding.EncodeToString([]byte("{}")) + `"}]`, "",
+			"eth0 net1 net2 net10",
+		},
 		{"nothing wrong", "[" + good("a") + "," + good("b") + "]", "", "eth0 net1"},
 	}
 	for _, tc := range tests {
@@ -440,7 +474,8 @@ func TestReadNetns(t *testing.T) {
 		"ours":    {`,"netnsPath":"/run/netns/own"`, "/run/netns/own"},
 	} {
 		s := store(t)
-		write(t, filepath.Join(s.Dir, "c0ffee"), `[{"Name":"n","Bytes":"`+base64.StdEncoding.EncodeToString([]byte(conf))+`"`+tc.own+`}]`)
+		write(t, filepath.Join(s.Dir, "c0ffee"),
+			`[{"Name":"n","Bytes":"`+base64.StdEncoding.EncodeToString([]byte(conf))+`"`+tc.own+`}]`)
 		result(t, s, "n", "c0ffee-other", "eth0", conf)
 		complete := func() *Record {
 			r := read(t, s, "c0ffee")
@@ -522,8 +557,8 @@ func TestContainers(t *testing.T) {
 	}
 }
 
-// TestSweep: what killed processes left is looked for by one removal a minute, also if the clock was set back meanwhile; a
-// temporary file that may have a writer stays.
+// TestSweep: what killed processes left is looked for by one removal a minute, also if the clock was set back
+// meanwhile; a temporary file that may have a writer stays.
 func TestSweep(t *testing.T) {
 	t.Parallel()
 	const temp = ".multus-tmp-0123456789abcdef"
@@ -560,7 +595,8 @@ func TestSweep(t *testing.T) {
 					t.Errorf("%s: %v", f, err)
 				}
 			}
-			if info, err := os.Stat(filepath.Join(s.networksDir(), sweptFile)); err != nil || time.Since(info.ModTime()) > time.Minute {
+			if info, err := os.Stat(filepath.Join(s.networksDir(), sweptFile)); err != nil ||
+				time.Since(info.ModTime()) > time.Minute {
 				t.Errorf("not marked: %v", err)
 			}
 		})
@@ -624,8 +660,11 @@ func TestLock(t *testing.T) {
 func FuzzRead(f *testing.F) {
 	b64 := base64.StdEncoding.EncodeToString([]byte(`{"name":"n","type":"bridge"}`))
 	for _, seed := range []string{
-		"", "[]", "null", "{}", "[null]", "[[]]", "\x00\x00", `[{"Name":"a","Bytes":"` + b64 + `"}]`, `[{"Name":"a","Bytes":"` + b64 + `"},{"Bytes":5}]`, `[{"Name":"a","Bytes":"` + b64,
-		`[{"Name":"a","Bytes":"` + b64 + `","default-route":["x"]}]`, `[{"Name":"a","Bytes":"` + b64 + `","default-route":["",null],"ipRequest":null,"deviceID":"d","cniArgs":[["a"]],"capabilityArgs":{"CNIDeviceInfoFile":5}}]`,
+		"", "[]", "null", "{}", "[null]", "[[]]", "\x00\x00", `[{"Name":"a","Bytes":"` + b64 + `"}]`,
+		`[{"Name":"a","Bytes":"` + b64 + `"},{"Bytes":5}]`, `[{"Name":"a","Bytes":"` + b64,
+		`[{"Name":"a","Bytes":"` + b64 + `","default-route":["x"]}]`,
+		`[{"Name":"a","Bytes":"` + b64 +
+			`","default-route":["",null],"ipRequest":null,"deviceID":"d","cniArgs":[["a"]],"capabilityArgs":{"CNIDeviceInfoFile":5}}]`,
 		`[{"Conf":{"cniVersion":"0.3.1","ipam":{},"name":"dA","type":"bridge"},"ConfList":{},"Name":"dA","IsFilterV4Gateway":false,"IsFilterV6Gateway":false,"Bytes":"` + b64 + `"}]`,
 	} {
 		f.Add([]byte(seed))

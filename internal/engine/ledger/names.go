@@ -30,8 +30,8 @@ func asError(err *types.Error) error {
 	return err
 }
 
-// file returns the path of a record. A container ID that is not one (CNI SPEC 1.1, CNI_CONTAINERID) is an error: it would
-// lead out of the state directory.
+// file returns the path of a record. A container ID that is not one (CNI SPEC 1.1, CNI_CONTAINERID) is an error: it
+// would lead out of the state directory.
 func (s *Store) file(containerID string) (string, error) {
 	if err := utils.ValidateContainerID(containerID); err != nil {
 		return "", fmt.Errorf("container ID %.253q: %w", containerID, err)
@@ -47,8 +47,8 @@ func (s *Store) load(containerID string) ([]byte, error) {
 	return fsx.ReadRegular(s.Dir, containerID, maxRecord)
 }
 
-// checkNames returns an error if a name in a record cannot have been written by an ADD: records are input, and these names
-// become paths.
+// checkNames returns an error if a name in a record cannot have been written by an ADD: records are input, and these
+// names become paths.
 func checkNames(a *plan.Attachment) error {
 	if err := utils.ValidateNetworkName(a.Config.Name()); err != nil {
 		return fmt.Errorf("%w: %.253q", errNeverAttached, a.Config.Name())

@@ -47,9 +47,9 @@ func hash(b []byte) uint64 {
 	return h.Sum64()
 }
 
-// NoteNetworks notes the networks of a plan until Forget: what a pod asked for in the configuration (its device, cni-args)
-// is left out, so that the note of a network is the same for each of its pods. One that is noted already is only marked as
-// used now.
+// NoteNetworks notes the networks of a plan until Forget: what a pod asked for in the configuration (its device,
+// cni-args) is left out, so that the note of a network is the same for each of its pods. One that is noted already is
+// only marked as used now.
 func (s *Store) NoteNetworks(p *plan.Plan) error {
 	now := time.Now()
 	for i := range p.Attachments {
@@ -142,8 +142,8 @@ func (s *Store) note(name string) (*Network, error) {
 	return n, nil
 }
 
-// Forget removes the note of a network to which nothing is attached on the node, unless it was attached again after seen,
-// the Time of the note. A network that was never noted (zero) needs nothing.
+// Forget removes the note of a network to which nothing is attached on the node, unless it was attached again after
+// seen, the Time of the note. A network that was never noted (zero) needs nothing.
 func (s *Store) Forget(configName string, seen time.Time) error {
 	file := s.networkFile(configName)
 	info, err := os.Lstat(file)

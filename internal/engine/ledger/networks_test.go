@@ -42,7 +42,8 @@ func TestNetworks(t *testing.T) {
 			t.Errorf("binDir %q", n.BinDir)
 		}
 	}
-	if configs["cluster"] != `{"name":"x","type":"a","changed":1e400}` || configs["ns/n"] != `{"name":"a.b_c-D9",  "plugins":[{"type":"b"}]}` {
+	if configs["cluster"] != `{"name":"x","type":"a","changed":1e400}` ||
+		configs["ns/n"] != `{"name":"a.b_c-D9",  "plugins":[{"type":"b"}]}` {
 		t.Errorf("not the last bytes: %v", configs)
 	}
 	if ids, err := s.Containers(); err != nil || len(ids) != 0 {
@@ -65,7 +66,10 @@ func TestNetworksDamaged(t *testing.T) {
 	if err := s.NoteNetworks(p); err != nil {
 		t.Fatal(err)
 	}
-	for name, content := range map[string]string{"1.json": "", "2.json": "{", "3.json": `{"name":"n"}`, "4.json": `{"config":{}}`, "other": "x"} {
+	for name, content := range map[string]string{
+		"1.json": "", "2.json": "{", "3.json": `{"name":"n"}`,
+		"4.json": `{"config":{}}`, "other": "x",
+	} {
 		write(t, filepath.Join(s.networksDir(), name), content)
 	}
 	if got, err := s.Networks(); err != nil || len(got) != 1 || got[0].Name != "n" {
@@ -125,7 +129,8 @@ func TestSetAsideOnce(t *testing.T) {
 	}
 }
 
-// TestNoteDeleted: what a DEL without enough time has deleted is marked, in the elements that the attachments were read from.
+// TestNoteDeleted: what a DEL without enough time has deleted is marked, in the elements that the attachments were read
+// from.
 func TestNoteDeleted(t *testing.T) {
 	t.Parallel()
 	for _, cut := range []bool{true, false} {

@@ -16,9 +16,10 @@ import (
 	"multus/internal/fsx"
 )
 
-// Survey returns what is known of a sandbox, and says whether that is all of it: Damaged is set where a part of the record
-// cannot be read, also if an earlier Read has set it aside. Unlike Read it leaves a damaged record where it is, so that
-// whoever looks next sees the damage, too. The record of a sandbox of which nothing is known has no attachments.
+// Survey returns what is known of a sandbox, and says whether that is all of it: Damaged is set where a part of the
+// record cannot be read, also if an earlier Read has set it aside. Unlike Read it leaves a damaged record where it is,
+// so that whoever looks next sees the damage, too. The record of a sandbox of which nothing is known has no
+// attachments.
 func (s *Store) Survey(containerID, ifName string) (*Record, error) {
 	r := &Record{ContainerID: containerID}
 	b, err := s.load(containerID)
@@ -45,8 +46,8 @@ func (s *Store) Survey(containerID, ifName string) (*Record, error) {
 	return r, nil
 }
 
-// ChangedSince reports whether a sandbox was recorded, or a network attached to it, after a time. A file of the future does not
-// show it: the clock was set back.
+// ChangedSince reports whether a sandbox was recorded, or a network attached to it, after a time. A file of the future
+// does not show it: the clock was set back.
 func (s *Store) ChangedSince(r *Record, start time.Time) bool {
 	now := time.Now()
 	changed := func(path string) bool {
@@ -70,8 +71,8 @@ func (s *Store) Knows(containerID string) bool {
 	return s.Has(containerID) || s.isAside(containerID)
 }
 
-// SetAside keeps a damaged record in the directory of damaged ones, as Read does. A regular file is copied, and stays until
-// Remove.
+// SetAside keeps a damaged record in the directory of damaged ones, as Read does. A regular file is copied, and stays
+// until Remove.
 func (s *Store) SetAside(containerID string) error {
 	b, err := s.load(containerID)
 	switch {
@@ -96,7 +97,8 @@ func (s *Store) isAside(containerID string) bool {
 	return !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR)
 }
 
-// settle renames what was moved aside of a sandbox that is deleted: it is kept, but no longer puts the sandbox in doubt.
+// settle renames what was moved aside of a sandbox that is deleted: it is kept, but no longer puts the sandbox in
+// doubt.
 func (s *Store) settle(containerID string) {
 	from := s.aside(containerID)
 	to := from + "." + strconv.FormatInt(time.Now().UnixNano(), 16)

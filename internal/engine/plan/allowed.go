@@ -8,9 +8,9 @@ import (
 	"multus/internal/fault"
 )
 
-// allowed refuses a definition of a pod's choice that the configuration does not allow: whoever may write definitions in a
-// namespace has the node run plugins as root (keys allowedTypes and allowInUseNamespaces). What cannot be decoded is the
-// plugin's to refuse.
+// allowed refuses a definition of a pod's choice that the configuration does not allow: whoever may write definitions
+// in a namespace has the node run plugins as root (keys allowedTypes and allowInUseNamespaces). What cannot be decoded
+// is the plugin's to refuse.
 func (p *planning) allowed(ref Ref, a *Attachment) error {
 	if len(p.conf.AllowedTypes) == 0 && p.conf.AllowInUseNamespaces == nil {
 		return nil
@@ -29,9 +29,12 @@ func (p *planning) allowed(ref Ref, a *Attachment) error {
 		if err := a.Config.Decode(i, &conf); err != nil {
 			return fmt.Errorf("network %s: %w", a.Name, err)
 		}
-		if conf.AllowInUse && p.conf.AllowInUseNamespaces != nil && !slices.Contains(p.conf.AllowInUseNamespaces, ref.Namespace) {
-			return fault.New(fault.BadConfig, "remove allowInUse, or ask the administrator to add the namespace to allowInUseNamespaces",
-				"network %s of pod %s: the cluster does not allow allowInUse in network definitions of namespace %s", a.Name, p.pod.Ref, ref.Namespace)
+		if conf.AllowInUse && p.conf.AllowInUseNamespaces != nil &&
+			!slices.Contains(p.conf.AllowInUseNamespaces, ref.Namespace) {
+			return fault.New(fault.BadConfig,
+				"remove allowInUse, or ask the administrator to add the namespace to allowInUseNamespaces",
+				"network %s of pod %s: the cluster does not allow allowInUse in network definitions of namespace %s", a.Name,
+				p.pod.Ref, ref.Namespace)
 		}
 	}
 	return nil

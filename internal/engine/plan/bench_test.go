@@ -55,7 +55,8 @@ func BenchmarkPlan(b *testing.B) {
 	}
 }
 
-// TestAllocations keeps what the plan of a pod with several networks costs from growing unseen; the number is that of today.
+// TestAllocations keeps what the plan of a pod with several networks costs from growing unseen; the number is that of
+// today.
 func TestAllocations(t *testing.T) { //nolint:paralleltest // AllocsPerRun must be alone
 	const most = 400 // with the race detector, which keeps more on the heap
 	data, err := os.ReadFile("testdata/selection-json.txtar")

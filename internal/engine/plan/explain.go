@@ -126,7 +126,10 @@ func (x *explaining) attachment(i int) []Value {
 		out[2].From = "passthru, and the files of directory " + a.Source.File
 	}
 	if x.plan.staged() {
-		out = append(out, Value{Name: "stage", Value: strconv.Itoa(a.Stage), From: "what it has in common with the networks before it (key attachConcurrency)"})
+		out = append(out, Value{
+			Name: "stage", Value: strconv.Itoa(a.Stage),
+			From: "what it has in common with the networks before it (key attachConcurrency)",
+		})
 	}
 	if a.Source.Unversioned {
 		out[4].From = "inherited from the CNI configuration"
@@ -136,7 +139,10 @@ func (x *explaining) attachment(i int) []Value {
 	}
 	if a.Request != nil {
 		for _, key := range slices.Sorted(maps.Keys(a.Request.CNIArgs)) {
-			out = append(out, Value{Name: "args.cni." + key, Value: string(a.Request.CNIArgs[key]), From: string(a.Origin) + ", key cni-args"})
+			out = append(out, Value{
+				Name: "args.cni." + key, Value: string(a.Request.CNIArgs[key]),
+				From: string(a.Origin) + ", key cni-args",
+			})
 		}
 	}
 	return slices.Concat(out, x.runtimeConfig(a), x.environment(a), x.routes(i))
@@ -240,7 +246,10 @@ func (x *explaining) routes(i int) []Value {
 	r := x.plan.Attachments[i].Routes
 	var out []Value
 	for _, gw := range r.Gateways {
-		out = append(out, Value{Name: "default route", Value: "via " + gw.String(), From: string(x.plan.Attachments[i].Origin) + ", key default-route"})
+		out = append(out, Value{
+			Name: "default route", Value: "via " + gw.String(),
+			From: string(x.plan.Attachments[i].Origin) + ", key default-route",
+		})
 	}
 	for v6, dropped := range map[bool]bool{false: r.DropIPv4, true: r.DropIPv6} {
 		if !dropped {
@@ -251,7 +260,10 @@ func (x *explaining) routes(i int) []Value {
 			family = "IPv6"
 		}
 		owner := slices.IndexFunc(x.plan.Attachments, func(a Attachment) bool { return a.Routes.Gateway(v6).IsValid() })
-		out = append(out, Value{Name: "default route", Value: "removed, " + family, From: "network " + x.plan.Attachments[owner].Name + " has it"})
+		out = append(out, Value{
+			Name: "default route", Value: "removed, " + family,
+			From: "network " + x.plan.Attachments[owner].Name + " has it",
+		})
 	}
 	slices.SortStableFunc(out, func(a, b Value) int { return strings.Compare(a.Value, b.Value) })
 	return out

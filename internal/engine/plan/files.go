@@ -103,9 +103,11 @@ func loadFile(file string, chained bool) (*cniconf.List, error) {
 	case err != nil:
 		return nil, fmt.Errorf("error loading CNI config file %s: %w", file, err)
 	case isList && l.Single():
-		return nil, fmt.Errorf("error loading CNI conflist file %s: no plugins; perhaps this is supposed to be a .conf?", file)
+		return nil, fmt.Errorf("error loading CNI conflist file %s: no plugins; perhaps this is supposed to be a .conf?",
+			file)
 	case !isList && !l.Single():
-		return nil, fmt.Errorf("error loading CNI config file %s: no 'type'; perhaps this is supposed to be a .conflist?", file)
+		return nil, fmt.Errorf("error loading CNI config file %s: no 'type'; perhaps this is supposed to be a .conflist?",
+			file)
 	}
 	return l, nil
 }
@@ -144,8 +146,8 @@ func CheckPlugins(l *cniconf.List) error {
 	return nil
 }
 
-// pluginFiles returns the contents of the .conf files of a directory in name order; no directory is none. No file is read if
-// there are too many.
+// pluginFiles returns the contents of the .conf files of a directory in name order; no directory is none. No file is
+// read if there are too many.
 func pluginFiles(dir string) ([][]byte, error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
@@ -154,7 +156,8 @@ func pluginFiles(dir string) ([][]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read plugins of the chain: %w", err)
 	}
-	entries = slices.DeleteFunc(entries, func(e os.DirEntry) bool { return e.IsDir() || !strings.HasSuffix(e.Name(), ".conf") })
+	entries = slices.DeleteFunc(entries,
+		func(e os.DirEntry) bool { return e.IsDir() || !strings.HasSuffix(e.Name(), ".conf") })
 	if n := len(entries); n > MaxPlugins {
 		return nil, fmt.Errorf("%s: %w", dir, tooManyPluginsError(n))
 	}

@@ -39,7 +39,8 @@ func (p *planning) nameInterfaces() error {
 			a.IfName = fmt.Sprintf("net%d", i)
 		}
 		if err := checkInterfaceName(a.IfName); err != nil {
-			return fault.Wrap(err, fault.BadConfig, fmt.Sprintf("choose a name of at most %d printable characters without / : and spaces", netsel.MaxInterfaceName),
+			return fault.Wrap(err, fault.BadConfig,
+				fmt.Sprintf("choose a name of at most %d printable characters without / : and spaces", netsel.MaxInterfaceName),
 				"network %s of pod %s: interface name %.253q", a.Name, p.req.Pod(), a.IfName)
 		}
 		if other, ok := taken[a.IfName]; ok {
@@ -83,15 +84,17 @@ func (p *planning) attach(a *Attachment) error {
 	return nil
 }
 
-// room returns an error if a configuration of size bytes does not fit into the plan with those that are in it. It is asked
-// before anything is copied: cni-args are merged into every plugin of a list, and a small definition and a small annotation
-// can make a configuration of hundreds of megabytes.
+// room returns an error if a configuration of size bytes does not fit into the plan with those that are in it. It is
+// asked before anything is copied: cni-args are merged into every plugin of a list, and a small definition and a small
+// annotation can make a configuration of hundreds of megabytes.
 func (p *planning) room(size int) error {
 	for i := range p.out {
 		size += p.out[i].Config.Size()
 	}
 	if size > MaxBytes {
-		return fault.New(fault.BadConfig, "remove what the plugins do not need from the configurations of the networks, and from cni-args, which every plugin of a list gets",
+		return fault.New(fault.BadConfig,
+			"remove what the plugins do not need from the configurations of the networks, and from cni-args, which every "+
+				"plugin of a list gets",
 			"the configurations of the networks of pod %s have more than %d bytes together", p.req.Pod(), MaxBytes)
 	}
 	if p.Room == nil {
@@ -110,32 +113,35 @@ func argsSize(e *netsel.Element) int {
 	return size
 }
 
-// validVersion reports whether libcni can read the cniVersion of a network, or the network has none. ADD succeeds with any other
-// if the plugin does not look at it, and then every DEL fails.
+// validVersion reports whether libcni can read the cniVersion of a network, or the network has none. ADD succeeds with
+// any other if the plugin does not look at it, and then every DEL fails.
 func validVersion(l *cniconf.List) bool {
 	_, _, _, err := version.ParseVersion(l.Version())
 	return err == nil
 }
 
-// checkNetworkNames refuses a network whose configuration has no name, or one that the CNI specification does not allow:
-// the name becomes a part of file names (libcni's cache, host-local's directory), of log lines and of messages.
+// checkNetworkNames refuses a network whose configuration has no name, or one that the CNI specification does not
+// allow: the name becomes a part of file names (libcni's cache, host-local's directory), of log lines and of messages.
 func (p *planning) checkNetworkNames() error {
 	for i := range p.out {
 		a := &p.out[i]
 		if a.Config.Name() == "" {
-			return fault.New(fault.BadConfig, "give the network's configuration a name", "network %d of pod %s (%s) has no name", i, p.req.Pod(), a.Origin)
+			return fault.New(fault.BadConfig, "give the network's configuration a name", "network %d of pod %s (%s) has no name",
+				i, p.req.Pod(), a.Origin)
 		}
 		if err := utils.ValidateNetworkName(a.Config.Name()); err != nil {
 			return fault.New(fault.BadConfig,
-				"use letters, digits, '.', '_' and '-' in \"name\" of the network's configuration, and begin with a letter or a digit",
-				"network %s of pod %s: its configuration has the name %.253q, which CNI does not allow", a.Name, p.req.Pod(), a.Config.Name())
+				"use letters, digits, '.', '_' and '-' in \"name\" of the network's configuration, and begin with a letter or a "+
+					"digit",
+				"network %s of pod %s: its configuration has the name %.253q, which CNI does not allow", a.Name, p.req.Pod(),
+				a.Config.Name())
 		}
 	}
 	return nil
 }
 
-// checkInterfaceName returns an error for a name that the kernel refuses, and for one with characters that a terminal does
-// not print.
+// checkInterfaceName returns an error for a name that the kernel refuses, and for one with characters that a terminal
+// does not print.
 func checkInterfaceName(name string) error {
 	if err := utils.ValidateInterfaceName(name); err != nil {
 		return fmt.Errorf("%s %s", err.Msg, err.Details)
@@ -157,7 +163,8 @@ func (p *planning) defaultRoutes() error {
 		for _, gw := range *p.out[i].Request.DefaultRoute {
 			if _, ok := owner[gw.Is6()]; ok {
 				return fault.New(fault.BadConfig, "leave one gateway of each family in default-route, on one network",
-					"multus does not support ECMP for default-route: network %s of pod %s asks for one more gateway", p.out[i].Name, p.req.Pod())
+					"multus does not support ECMP for default-route: network %s of pod %s asks for one more gateway", p.out[i].Name,
+					p.req.Pod())
 			}
 			owner[gw.Is6()] = i
 			p.out[i].Routes.Gateways = append(p.out[i].Routes.Gateways, gw)
@@ -197,7 +204,8 @@ func (p *planning) finish() (*Plan, error) {
 	return out, nil
 }
 
-// callsMultus reports whether a plugin of a network, or its IPAM plugin, is Multus: it would start all over again (P09).
+// callsMultus reports whether a plugin of a network, or its IPAM plugin, is Multus: it would start all over again
+// (P09).
 func callsMultus(l *cniconf.List) bool {
 	return slices.ContainsFunc(slices.Concat(l.Types(), l.IPAMTypes()), cniconf.IsMultus)
 }
@@ -310,10 +318,12 @@ func (p *planning) assignDevice(ctx context.Context, a *Attachment, resource str
 	i := p.devices.used[resource]
 	if i >= len(ids) {
 		if p.conf.AllowMissingDevices {
-			p.Log.Warn("attaching without a device", "network", a.Name, "pod", p.pod.Ref, "container", p.req.ContainerID, "resource", resource)
+			p.Log.Warn("attaching without a device", "network", a.Name, "pod", p.pod.Ref, "container", p.req.ContainerID,
+				"resource", resource)
 			return nil
 		}
-		return fault.New(fault.BadConfig, fmt.Sprintf("request %d or more of %s in the resources of the pod's containers", i+1, resource),
+		return fault.New(fault.BadConfig,
+			fmt.Sprintf("request %d or more of %s in the resources of the pod's containers", i+1, resource),
 			"network %s of pod %s: no device of %s is left: the kubelet gave the pod %d", a.Name, p.pod.Ref, resource, len(ids))
 	}
 	p.devices.used[resource]++

@@ -139,13 +139,16 @@ func newBench(tb testing.TB, a *archive) *bench {
 		files[f.name] = strings.ReplaceAll(f.data, "$DIR", b.dir)
 	}
 	if _, ok := files["pod.yaml"]; !ok {
-		files["pod.yaml"] = "{kind: Pod, apiVersion: v1, metadata: {name: web-0, namespace: team-a, uid: uid-web-0, annotations: " +
+		files["pod.yaml"] = "{kind: Pod, apiVersion: v1, metadata: {name: web-0, namespace: team-a, uid: uid-web-0, " +
+			"annotations: " +
 			strings.TrimSpace(cmpOr(files["annotations.json"], "{}")) + "}}\n"
 	}
 	b.unpack(tb, files)
 	s := setup{
-		Command: request.Add, ContainerID: "c0ffee", Netns: "/run/netns/test", IfName: "eth0", Path: "/opt/cni/bin", Sources: "all",
-		Args: "IgnoreUnknown=1;K8S_POD_NAMESPACE=team-a;K8S_POD_NAME=web-0;K8S_POD_INFRA_CONTAINER_ID=c0ffee;K8S_POD_UID=uid-web-0",
+		Command: request.Add, ContainerID: "c0ffee", Netns: "/run/netns/test", IfName: "eth0", Path: "/opt/cni/bin",
+		Sources: "all",
+		Args: "IgnoreUnknown=1;K8S_POD_NAMESPACE=team-a;K8S_POD_NAME=web-0;" +
+			"K8S_POD_INFRA_CONTAINER_ID=c0ffee;K8S_POD_UID=uid-web-0",
 	}
 	decode(tb, cmpOr(files["request.json"], "{}"), &s)
 	args, err := request.ParseArgs(s.Args)

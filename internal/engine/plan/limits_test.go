@@ -21,8 +21,8 @@ type tenant struct {
 	want  string
 }
 
-// TestLimits: a configuration, an annotation or a file of moderate size must not make a plan of hundreds of megabytes, nor one
-// that cannot be deleted in the time that a DEL has. The error comes before the memory is taken.
+// TestLimits: a configuration, an annotation or a file of moderate size must not make a plan of hundreds of megabytes,
+// nor one that cannot be deleted in the time that a DEL has. The error comes before the memory is taken.
 func TestLimits(t *testing.T) { //nolint:paralleltest // it measures what the process allocates
 	list := func(n int) string { return strings.TrimSuffix(strings.Repeat(`{"type":"a"},`, n), ",") }
 	large := strings.Repeat("x", 100<<10)
@@ -33,12 +33,14 @@ func TestLimits(t *testing.T) { //nolint:paralleltest // it measures what the pr
 	}
 	for _, tc := range []tenant{
 		{
-			what: "cni-args for every plugin", networks: `[{"name":"net","cni-args":{"a":"` + large + `"}},{"name":"net","cni-args":{"a":"` + large + `"}}]`,
-			config: `{"name":"n","plugins":[` + list(plan.MaxPlugins) + `]}`, want: "bytes together",
+			what:     "cni-args for every plugin",
+			networks: `[{"name":"net","cni-args":{"a":"` + large + `"}},{"name":"net","cni-args":{"a":"` + large + `"}}]`,
+			config:   `{"name":"n","plugins":[` + list(plan.MaxPlugins) + `]}`, want: "bytes together",
 		},
 		{
-			what: "cni-args with a key that is escaped", networks: `[{"name":"net","cni-args":{"` + strings.Repeat("<", 100<<10) + `":1}}]`,
-			config: `{"name":"n","plugins":[` + list(plan.MaxPlugins) + `]}`, want: "bytes together",
+			what:     "cni-args with a key that is escaped",
+			networks: `[{"name":"net","cni-args":{"` + strings.Repeat("<", 100<<10) + `":1}}]`,
+			config:   `{"name":"n","plugins":[` + list(plan.MaxPlugins) + `]}`, want: "bytes together",
 		},
 		{
 			what: "cni-args for 2,000 plugins", networks: `[{"name":"net","cni-args":{"a":"` + large + `"}}]`,
@@ -48,27 +50,39 @@ func TestLimits(t *testing.T) { //nolint:paralleltest // it measures what the pr
 			what: "a large definition again and again", networks: strings.TrimSuffix(strings.Repeat(`net,`, 60), ","),
 			config: `{"name":"n","type":"a","x":"` + large + `"}`, want: "bytes together",
 		},
-		{what: "plugins of a definition", networks: "net", config: `{"name":"n","plugins":[` + list(16_379) + `]}`, want: tooMany},
 		{
-			what: "plugins of the cluster network's file", files: map[string]string{"files/cluster.conflist": `{"name":"c","plugins":[` + list(plan.MaxPlugins+1) + `]}`},
-			conf: `{"clusterNetwork":"$DIR/files/cluster.conflist"}`, want: "it has 33 plugins, " + tooMany,
+			what: "plugins of a definition", networks: "net", config: `{"name":"n","plugins":[` + list(16_379) + `]}`,
+			want: tooMany,
 		},
 		{
-			what: "plugins of a sub-directory", files: map[string]string{"files/cluster.conflist": `{"name":"chain","plugins":[{"type":"a"}]}`},
-			conf: `{"clusterNetwork":"$DIR/files/cluster.conflist"}`, want: tooMany,
+			what:  "plugins of the cluster network's file",
+			files: map[string]string{"files/cluster.conflist": `{"name":"c","plugins":[` + list(plan.MaxPlugins+1) + `]}`},
+			conf:  `{"clusterNetwork":"$DIR/files/cluster.conflist"}`, want: "it has 33 plugins, " + tooMany,
+		},
+		{
+			what:  "plugins of a sub-directory",
+			files: map[string]string{"files/cluster.conflist": `{"name":"chain","plugins":[{"type":"a"}]}`},
+			conf:  `{"clusterNetwork":"$DIR/files/cluster.conflist"}`, want: tooMany,
 		},
 		{what: "plugins of the auxiliary chain", conf: `{"auxiliaryCNIChainName":"chain"}`, want: tooMany},
 		{
-			what: "plugins of a file found by name", files: map[string]string{"files/conf.d/x.conflist": `{"name":"x","plugins":[` + list(plan.MaxPlugins+1) + `]}`},
-			conf: `{"clusterNetwork":"x"}`, want: tooMany,
+			what:  "plugins of a file found by name",
+			files: map[string]string{"files/conf.d/x.conflist": `{"name":"x","plugins":[` + list(plan.MaxPlugins+1) + `]}`},
+			conf:  `{"clusterNetwork":"x"}`, want: tooMany,
 		},
-		{what: "plugins of an inline delegate", conf: `{"clusterNetwork":null,"delegates":[{"name":"c","plugins":[` + list(plan.MaxPlugins+1) + `]}]}`, want: tooMany},
+		{
+			what: "plugins of an inline delegate",
+			conf: `{"clusterNetwork":null,"delegates":[{"name":"c","plugins":[` + list(plan.MaxPlugins+1) + `]}]}`,
+			want: tooMany,
+		},
 	} {
 		t.Run(tc.what, func(t *testing.T) { //nolint:paralleltest // see above
 			a := &archive{files: []member{
 				{"conf.json", tc.conf},
 				{"annotations.json", fmt.Sprintf(`{"k8s.v1.cni.cncf.io/networks": %q}`, tc.networks)},
-				{"networks.yaml", fmt.Sprintf("kind: NetworkAttachmentDefinition\napiVersion: k8s.cni.cncf.io/v1\nmetadata: {name: net, namespace: team-a}\nspec:\n  config: |-\n    %s\n", tc.config)},
+				{"networks.yaml", fmt.Sprintf(
+					"kind: NetworkAttachmentDefinition\napiVersion: k8s.cni.cncf.io/v1\nmetadata: {name: net, namespace: "+
+						"team-a}\nspec:\n  config: |-\n    %s\n", tc.config)},
 			}}
 			for _, files := range []map[string]string{auxiliary, tc.files} {
 				for name, data := range files {
@@ -99,13 +113,16 @@ func allocated(f func() error) (bytes uint64, err error) {
 	return after.TotalAlloc - before.TotalAlloc, err
 }
 
-// TestMaxPlugins: a list with as many plugins as are accepted is attached, and LoadFile, by which the daemon chooses the
-// cluster network, agrees with ADD.
+// TestMaxPlugins: a list with as many plugins as are accepted is attached, and LoadFile, by which the daemon chooses
+// the cluster network, agrees with ADD.
 func TestMaxPlugins(t *testing.T) {
 	t.Parallel()
 	for n, ok := range map[int]bool{plan.MaxPlugins: true, plan.MaxPlugins + 1: false} {
 		conf := `{"name":"c","plugins":[` + strings.TrimSuffix(strings.Repeat(`{"type":"a"},`, n), ",") + `]}`
-		b := newBench(t, &archive{files: []member{{"files/c.conflist", conf}, {"conf.json", `{"clusterNetwork":"$DIR/files/c.conflist"}`}}})
+		b := newBench(t, &archive{files: []member{
+			{"files/c.conflist", conf},
+			{"conf.json", `{"clusterNetwork":"$DIR/files/c.conflist"}`},
+		}})
 		for _, verb := range []string{request.Add, request.Status} {
 			b.req.Command = verb
 			if _, err := b.resolver.Plan(t.Context(), b.req, b.conf); (err == nil) != ok {

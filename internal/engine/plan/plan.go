@@ -99,7 +99,8 @@ type Attachment struct {
 	Stage int `json:"stage,omitempty"`
 	// Deleted reports that a DEL which failed elsewhere has detached this network already. Only the ledger sets it.
 	Deleted bool `json:"-"`
-	// DelTries counts the DELs of this network that failed though nothing of it was seen to remain. Only the ledger sets it.
+	// DelTries counts the DELs of this network that failed though nothing of it was seen to remain. Only the ledger sets
+	// it.
 	DelTries int `json:"-"`
 	// Element is the place in the record, -1 if the ledger has it from libcni's results alone.
 	Element int `json:"-"`
@@ -117,8 +118,8 @@ type Source struct {
 	// File is the file or, of an auxiliary chain, the directory; "" if the configuration was in the definition or
 	// in delegates.
 	File string
-	// Ambiguous is why the configuration can be read in two ways, nil if it cannot. It is about what its author wrote, before name,
-	// version, device and arguments were set.
+	// Ambiguous is why the configuration can be read in two ways, nil if it cannot. It is about what its author wrote,
+	// before name, version, device and arguments were set.
 	Ambiguous error
 	// Unnamed and Unversioned say that it left its name or its cniVersion out.
 	Unnamed, Unversioned bool

@@ -30,8 +30,8 @@ type Resolver struct {
 	Missing func(containerID string, pod *Pod, missing *MissingNetworkError)
 	// PhysicalFunction, if set, tells to which device a virtual function belongs, by PCI address, "" if it cannot be told.
 	PhysicalFunction func(device string) string
-	// Room, if set, is asked before the configurations of a plan grow to so many bytes together. It may wait; its error ends
-	// the plan.
+	// Room, if set, is asked before the configurations of a plan grow to so many bytes together. It may wait; its error
+	// ends the plan.
 	Room func(bytes int) error
 	Log  *slog.Logger
 }
@@ -45,7 +45,8 @@ type MissingNetworkError struct {
 
 // Error has the words that operators search for (behaviour.md M4).
 func (e *MissingNetworkError) Error() string {
-	return fmt.Sprintf("cannot find a network-attachment-definition (%s) in namespace (%s): %v", e.Ref.Name, e.Ref.Namespace, e.Err)
+	return fmt.Sprintf("cannot find a network-attachment-definition (%s) in namespace (%s): %v", e.Ref.Name,
+		e.Ref.Namespace, e.Err)
 }
 
 // Unwrap returns the cause.
@@ -63,9 +64,9 @@ type planning struct {
 	out     []Attachment
 }
 
-// Plan decides what a request is about: for ADD all that will be done; for DEL, of which nothing was
-// recorded, what may have been done; for STATUS and GC the cluster network alone, for CHECK with the other inline delegates.
-// The errors are faults.
+// Plan decides what a request is about: for ADD all that will be done; for DEL, of which nothing was recorded, what may
+// have been done; for STATUS and GC the cluster network alone, for CHECK with the other inline delegates. The errors
+// are faults.
 func (r *Resolver) Plan(ctx context.Context, req *request.Request, conf *config.Plugin) (*Plan, error) {
 	switch req.Command {
 	case request.Add:
@@ -156,7 +157,8 @@ func Plain(req *request.Request, conf *config.Plugin) bool {
 		return false
 	}
 	_, replaced := annotations[netsel.DefaultNetwork]
-	return annotations[netsel.Networks] == "" && !replaced && !defaultNetworksApply(req.Args.Get(request.PodNamespace), conf)
+	return annotations[netsel.Networks] == "" && !replaced &&
+		!defaultNetworksApply(req.Args.Get(request.PodNamespace), conf)
 }
 
 // pod finds out what the pod asks for: by the annotations that the runtime passed, which are those of this
@@ -185,14 +187,16 @@ func (r *Resolver) pod(ctx context.Context, req *request.Request, conf *config.P
 	pod, err := r.Pods.Pod(ctx, ref)
 	switch {
 	case errors.Is(err, ErrNotFound):
-		return nil, fault.Wrap(err, fault.TryAgain, "nothing, if the pod was deleted meanwhile; the runtime tries again otherwise",
+		return nil, fault.Wrap(err, fault.TryAgain,
+			"nothing, if the pod was deleted meanwhile; the runtime tries again otherwise",
 			"error waiting for pod %s", ref)
 	case err != nil:
 		return nil, fault.Wrap(err, fault.TryAgain, "check that the API server can be reached and that Multus may get pods",
 			"error waiting for pod %s", ref)
 	}
 	if uid != "" && pod.UID != uid && !isStatic(pod) {
-		return nil, fault.New(fault.TryAgain, "nothing, if the pod was re-created meanwhile: its old sandbox is being removed",
+		return nil, fault.New(fault.TryAgain,
+			"nothing, if the pod was re-created meanwhile: its old sandbox is being removed",
 			"expected pod UID %q but got %q from Kube API", uid, pod.UID)
 	}
 	return pod, nil
@@ -205,7 +209,8 @@ func (r *Resolver) withoutPods(conf *config.Plugin) error {
 		return nil
 	}
 	return fault.New(fault.BadConfig,
-		"set kubeconfig (or networksDir) in the CNI configuration, or let the runtime pass pod annotations: capability "+config.PodAnnotations,
+		"set kubeconfig (or networksDir) in the CNI configuration, or let the runtime pass pod annotations: "+
+			"capability "+config.PodAnnotations,
 		"failed to get clusterNetwork/defaultNetworks: must have either Kubernetes config or delegates")
 }
 
@@ -223,8 +228,10 @@ func (p *planning) cluster(ctx context.Context) error {
 	}
 	a, err := p.clusterReference(ctx, p.conf.ClusterNetwork)
 	if err != nil {
-		return fault.Wrap(err, codeOf(err), "check clusterNetwork in the CNI configuration, and that the file or the definition exists",
-			"failed to get clusterNetwork/defaultNetworks: failed to get clusterNetwork %s in namespace %s", p.conf.ClusterNetwork, p.conf.MultusNamespace)
+		return fault.Wrap(err, codeOf(err),
+			"check clusterNetwork in the CNI configuration, and that the file or the definition exists",
+			"failed to get clusterNetwork/defaultNetworks: failed to get clusterNetwork %s in namespace %s",
+			p.conf.ClusterNetwork, p.conf.MultusNamespace)
 	}
 	a.Origin, a.Primary = FromClusterNetwork, true
 	if err := p.attach(a); err != nil {
@@ -247,9 +254,13 @@ func (p *planning) inline(ctx context.Context) error {
 			l, from, err = p.complete(l, Source{}, name)
 		}
 		if err != nil {
-			return fault.Wrap(err, fault.BadConfig, "correct delegates in the CNI configuration", "failed to load delegate %d config", i)
+			return fault.Wrap(err, fault.BadConfig, "correct delegates in the CNI configuration",
+				"failed to load delegate %d config", i)
 		}
-		if err := p.attach(&Attachment{Name: l.Name(), Origin: FromDelegates, Primary: i == 0, Config: l, Source: from}); err != nil {
+		if err := p.attach(&Attachment{
+			Name: l.Name(), Origin: FromDelegates, Primary: i == 0, Config: l,
+			Source: from,
+		}); err != nil {
 			return err
 		}
 	}
@@ -314,7 +325,8 @@ func (p *planning) defaults(ctx context.Context) error {
 	for _, value := range p.conf.DefaultNetworks {
 		a, err := p.clusterReference(ctx, value)
 		if err != nil {
-			return fault.Wrap(err, codeOf(err), "check defaultNetworks in the CNI configuration, and that the file or the definition exists",
+			return fault.Wrap(err, codeOf(err),
+				"check defaultNetworks in the CNI configuration, and that the file or the definition exists",
 				"failed to get clusterNetwork/defaultNetworks: default network %s", value)
 		}
 		a.Origin = FromDefaultNetworks
@@ -342,7 +354,8 @@ func (p *planning) selected(ctx context.Context) error {
 	switch {
 	case errors.Is(err, netsel.ErrTooMany) || len(p.out) > limit:
 		return fault.New(fault.BadConfig, "ask for fewer networks, or raise maxNetworks in the configuration",
-			"pod %s asks for too many networks: at most %d are attached to one pod, the cluster's own included", p.pod.Ref, limit)
+			"pod %s asks for too many networks: at most %d are attached to one pod, the cluster's own included", p.pod.Ref,
+			limit)
 	case err != nil:
 		return p.badAnnotation(netsel.Networks, err)
 	}
@@ -374,7 +387,8 @@ func (p *planning) replaceDefault(ctx context.Context) error {
 	elements, err := netsel.ParseMax(value, 1)
 	switch {
 	case errors.Is(err, netsel.ErrTooMany):
-		return p.badAnnotation(netsel.DefaultNetwork, fmt.Errorf("more than one default network is specified: %s", fault.Clip(value, maxShown)))
+		return p.badAnnotation(netsel.DefaultNetwork,
+			fmt.Errorf("more than one default network is specified: %s", fault.Clip(value, maxShown)))
 	case err != nil:
 		return p.badAnnotation(netsel.DefaultNetwork, err)
 	case strings.TrimSpace(value) == "":
@@ -398,7 +412,9 @@ func (p *planning) badAnnotation(key string, err error) error {
 
 // element resolves one selection element of the pod. Every reference that a pod makes passes here, so this
 // is the one place where isolation is checked (behaviour.md C40, C42 [quirk]).
-func (p *planning) element(ctx context.Context, e *netsel.Element, origin Origin, namespace string) (*Attachment, error) {
+func (p *planning) element(ctx context.Context, e *netsel.Element, origin Origin,
+	namespace string,
+) (*Attachment, error) {
 	ref := Ref{Namespace: e.Namespace, Name: e.Name}
 	if ref.Namespace == "" {
 		ref.Namespace = namespace
@@ -529,13 +545,14 @@ func (p *planning) isolated(ref Ref, origin Origin) error {
 	}
 	return fault.New(fault.BadConfig,
 		"use a definition in the pod's own namespace, or add the namespace to globalNamespaces",
-		"error loading k8s delegates k8s args: namespace isolation enabled, annotation violates permission, pod is in namespace %s but refers to target namespace %s (%s, network %s)",
+		"error loading k8s delegates k8s args: namespace isolation enabled, annotation violates permission, pod is in "+
+			"namespace %s but refers to target namespace %s (%s, network %s)",
 		p.pod.Namespace, ref.Namespace, origin, ref.Name)
 }
 
-// auxiliary appends the auxiliary chain: passthru and the plugins of a directory beside the cluster
-// network's file (behaviour.md B40-B42). A chain that cannot be loaded is left out, as today, and logged. One with too many
-// plugins could be loaded, so it is an error.
+// auxiliary appends the auxiliary chain: passthru and the plugins of a directory beside the cluster network's file
+// (behaviour.md B40-B42). A chain that cannot be loaded is left out, as today, and logged. One with too many plugins
+// could be loaded, so it is an error.
 func (p *planning) auxiliary(context.Context) error {
 	name := p.conf.AuxiliaryChain
 	if name == "" || p.conf.ClusterNetwork == "" {
@@ -552,14 +569,18 @@ func (p *planning) auxiliary(context.Context) error {
 		l, err = chain(name, p.conf.CNIVersion, more)
 	}
 	if _, tooMany := errors.AsType[tooManyPluginsError](err); tooMany {
-		return fault.Wrap(err, fault.BadConfig, "remove plugins from the directory of the auxiliary chain", "auxiliary chain %s", name)
+		return fault.Wrap(err, fault.BadConfig, "remove plugins from the directory of the auxiliary chain",
+			"auxiliary chain %s", name)
 	}
 	if err != nil {
 		p.Log.Error("auxiliary chain left out", "container", p.req.ContainerID, "chain", name, "dir", dir, "err", err)
 		return nil
 	}
 	if l != nil {
-		return p.attach(&Attachment{Name: name, Origin: FromAuxiliaryChain, Config: l, Source: Source{File: dir, Ambiguous: l.Ambiguous()}})
+		return p.attach(&Attachment{
+			Name: name, Origin: FromAuxiliaryChain, Config: l,
+			Source: Source{File: dir, Ambiguous: l.Ambiguous()},
+		})
 	}
 	return nil
 }

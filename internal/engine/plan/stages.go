@@ -88,7 +88,8 @@ type trait struct {
 const unknownFunction = "?"
 
 func (p *planning) traitOf(a *Attachment) (trait, error) {
-	t := trait{ifName: a.IfName, network: a.Config.Name(), routes: !a.Routes.None() || slices.ContainsFunc(a.Config.Types(), ownTables)}
+	t := trait{ifName: a.IfName, network: a.Config.Name(), routes: !a.Routes.None() ||
+		slices.ContainsFunc(a.Config.Types(), ownTables)}
 	devices := map[string]bool{a.Device: true}
 	for n := range a.Config.Types() {
 		var conf map[string]any
@@ -177,14 +178,16 @@ func (t *trait) names(ifName string) bool {
 	return slices.ContainsFunc(t.texts, func(s string) bool { return strings.Contains(s, ifName) })
 }
 
-// meets tells that the order of two attachments may matter: one is made on the other or on what it makes, both may set a default route or
-// look for a free routing table, they take addresses from one pool, or they use one physical function.
+// meets tells that the order of two attachments may matter: one is made on the other or on what it makes, both may set
+// a default route or look for a free routing table, they take addresses from one pool, or they use one physical
+// function.
 func (t *trait) meets(o *trait) bool {
 	return t.names(o.ifName) || o.names(t.ifName) ||
 		slices.ContainsFunc(t.makes, o.names) || slices.ContainsFunc(o.makes, t.names) ||
 		t.routes && o.routes ||
 		t.network == o.network || t.pool != "" && t.pool == o.pool ||
 		slices.ContainsFunc(t.functions, func(f string) bool {
-			return slices.ContainsFunc(o.functions, func(g string) bool { return f == g || f == unknownFunction || g == unknownFunction })
+			return slices.ContainsFunc(o.functions,
+				func(g string) bool { return f == g || f == unknownFunction || g == unknownFunction })
 		})
 }

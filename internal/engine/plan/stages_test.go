@@ -24,7 +24,8 @@ type network struct {
 func TestStages(t *testing.T) {
 	t.Parallel()
 	plain := func(name string) network {
-		return network{config: fmt.Sprintf(`{"name":%q,"type":"macvlan","master":"ens5","ipam":{"type":"host-local","ranges":[[{"subnet":"10.0.0.0/24"}]],"routes":[{"dst":"10.9.0.0/16"}]}}`, name)}
+		return network{config: fmt.Sprintf(
+			`{"name":%q,"type":"macvlan","master":"ens5","ipam":{"type":"host-local","ranges":[[{"subnet":"10.0.0.0/24"}]],"routes":[{"dst":"10.9.0.0/16"}]}}`, name)}
 	}
 	conf := func(c string) network { return network{config: c} }
 	vf := func(name, device string) network {
@@ -37,35 +38,119 @@ func TestStages(t *testing.T) {
 	}{
 		{"one network", []network{plain("a")}, []int{0, 1}},
 		{"nothing in common", []network{plain("a"), plain("b"), plain("c")}, []int{0, 1, 1, 1}},
-		{"master in the pod", []network{plain("a"), conf(`{"name":"b","type":"vlan","master":"net1","linkInContainer":true}`), plain("c")}, []int{0, 1, 2, 1}},
-		{"a chain of masters", []network{plain("a"), conf(`{"name":"b","type":"vlan","master":"net1"}`), conf(`{"name":"c","type":"macvlan","master":"net2"}`)}, []int{0, 1, 2, 3}},
-		{"links of a bond", []network{plain("a"), plain("b"), conf(`{"name":"c","type":"bond","links":[{"name":"net1"},{"name":"net2"}]}`)}, []int{0, 1, 1, 2}},
-		{"the later one's name in the earlier one", []network{conf(`{"name":"a","type":"sbr","beside":"net2"}`), plain("b")}, []int{0, 1, 2}},
-		{"a bridge of the node, and one on it", []network{conf(`{"name":"a","type":"bridge","bridge":"br1"}`), conf(`{"name":"b","type":"macvlan","master":"br1"}`), plain("c")}, []int{0, 1, 2, 1}},
-		{"the bridge that has the usual name", []network{conf(`{"name":"a","type":"macvlan","master":"cni0"}`), conf(`{"name":"b","plugins":[{"type":"bridge"}]}`)}, []int{0, 1, 2}},
-		{"bridges of their own", []network{conf(`{"name":"a","type":"bridge","bridge":"br1"}`), conf(`{"name":"b","type":"bridge","bridge":"br2"}`)}, []int{0, 1, 1}},
-		{"in a chained plugin", []network{plain("a"), conf(`{"name":"b","plugins":[{"type":"bridge"},{"type":"vrf","table":["net1"]}]}`)}, []int{0, 1, 2}},
-		{"the cluster network's interface", []network{conf(`{"name":"a","type":"macvlan","master":"eth0"}`), plain("b")}, []int{0, 1, 1}},
+		{"master in the pod", []network{
+			plain("a"), conf(`{"name":"b","type":"vlan","master":"net1","linkInContainer":true}`),
+			plain("c"),
+		}, []int{0, 1, 2, 1}},
+		{"a chain of masters", []network{
+			plain("a"), conf(`{"name":"b","type":"vlan","master":"net1"}`),
+			conf(`{"name":"c","type":"macvlan","master":"net2"}`),
+		}, []int{0, 1, 2, 3}},
+		{"links of a bond", []network{
+			plain("a"), plain("b"),
+			conf(`{"name":"c","type":"bond","links":[{"name":"net1"},{"name":"net2"}]}`),
+		}, []int{0, 1, 1, 2}},
+		{
+			"the later one's name in the earlier one",
+			[]network{conf(`{"name":"a","type":"sbr","beside":"net2"}`), plain("b")},
+			[]int{0, 1, 2},
+		},
+		{
+			"a bridge of the node, and one on it",
+			[]network{
+				conf(`{"name":"a","type":"bridge","bridge":"br1"}`), conf(`{"name":"b","type":"macvlan","master":"br1"}`),
+				plain("c"),
+			},
+			[]int{0, 1, 2, 1},
+		},
+		{
+			"the bridge that has the usual name",
+			[]network{conf(`{"name":"a","type":"macvlan","master":"cni0"}`), conf(`{"name":"b","plugins":[{"type":"bridge"}]}`)},
+			[]int{0, 1, 2},
+		},
+		{"bridges of their own", []network{
+			conf(`{"name":"a","type":"bridge","bridge":"br1"}`),
+			conf(`{"name":"b","type":"bridge","bridge":"br2"}`),
+		}, []int{0, 1, 1}},
+		{"in a chained plugin", []network{
+			plain("a"),
+			conf(`{"name":"b","plugins":[{"type":"bridge"},{"type":"vrf","table":["net1"]}]}`),
+		}, []int{0, 1, 2}},
+		{
+			"the cluster network's interface",
+			[]network{conf(`{"name":"a","type":"macvlan","master":"eth0"}`), plain("b")},
+			[]int{0, 1, 1},
+		},
 		{"two default routes", []network{
-			conf(`{"name":"a","type":"bridge","isDefaultGateway":true}`), plain("b"), conf(`{"name":"c","type":"bridge","ipam":{"type":"host-local","routes":[{"dst":"0.0.0.0/0"}]}}`),
+			conf(`{"name":"a","type":"bridge","isDefaultGateway":true}`), plain("b"),
+			conf(`{"name":"c","type":"bridge","ipam":{"type":"host-local","routes":[{"dst":"0.0.0.0/0"}]}}`),
 			conf(`{"name":"d","type":"bridge","ipam":{"type":"static","routes":[{"dst":"::/0"}]}}`),
 		}, []int{0, 1, 1, 2, 3}},
-		{"no default gateway is no default route", []network{conf(`{"name":"a","type":"bridge","isDefaultGateway":false}`), conf(`{"name":"b","type":"bridge","isDefaultGateway":true}`)}, []int{0, 1, 1}},
-		{"DHCP may bring one", []network{conf(`{"name":"a","type":"macvlan","ipam":{"type":"dhcp"}}`), conf(`{"name":"b","type":"macvlan","ipam":{"type":"dhcp"}}`)}, []int{0, 1, 2}},
-		{"asked for by the pod", []network{{config: `{"name":"a","type":"macvlan"}`, routes: true}, {config: `{"name":"b","type":"macvlan"}`, routes: true}, plain("c")}, []int{0, 1, 2, 1}},
+		{
+			"no default gateway is no default route",
+			[]network{
+				conf(`{"name":"a","type":"bridge","isDefaultGateway":false}`),
+				conf(`{"name":"b","type":"bridge","isDefaultGateway":true}`),
+			},
+			[]int{0, 1, 1},
+		},
+		{"DHCP may bring one", []network{
+			conf(`{"name":"a","type":"macvlan","ipam":{"type":"dhcp"}}`),
+			conf(`{"name":"b","type":"macvlan","ipam":{"type":"dhcp"}}`),
+		}, []int{0, 1, 2}},
+		{"asked for by the pod", []network{
+			{config: `{"name":"a","type":"macvlan"}`, routes: true},
+			{config: `{"name":"b","type":"macvlan"}`, routes: true},
+			plain("c"),
+		}, []int{0, 1, 2, 1}},
 		{"the same network twice", []network{plain("a"), plain("a")}, []int{0, 1, 2}},
 		{"one pool of addresses", []network{
-			conf(`{"name":"a","type":"macvlan","ipam":{"type":"whereabouts"}}`), conf(`{"name":"b","type":"macvlan","ipam":{"type":"whereabouts"}}`), conf(`{"name":"c","type":"macvlan","ipam":{"type":"static"}}`),
+			conf(`{"name":"a","type":"macvlan","ipam":{"type":"whereabouts"}}`),
+			conf(`{"name":"b","type":"macvlan","ipam":{"type":"whereabouts"}}`),
+			conf(`{"name":"c","type":"macvlan","ipam":{"type":"static"}}`),
 		}, []int{0, 1, 2, 1}},
 		{"source-based routing takes the next free table", []network{
-			conf(`{"name":"a","plugins":[{"type":"macvlan"},{"type":"sbr"}]}`), conf(`{"name":"b","plugins":[{"type":"macvlan"},{"type":"sbr"}]}`), plain("c"),
+			conf(`{"name":"a","plugins":[{"type":"macvlan"},{"type":"sbr"}]}`),
+			conf(`{"name":"b","plugins":[{"type":"macvlan"},{"type":"sbr"}]}`), plain("c"),
 		}, []int{0, 1, 2, 1}},
-		{"vrf, too", []network{conf(`{"name":"a","plugins":[{"type":"bridge"},{"type":"vrf","vrfname":"red"}]}`), conf(`{"name":"b","plugins":[{"type":"bridge"},{"type":"vrf","vrfname":"red"}]}`)}, []int{0, 1, 2}},
-		{"in the key of a sysctl", []network{plain("a"), conf(`{"name":"b","plugins":[{"type":"macvlan"},{"type":"tuning","sysctl":{"net.ipv4.conf.net1.rp_filter":"0"}}]}`)}, []int{0, 1, 2}},
-		{"an IPAM that nobody knows may bring a route", []network{conf(`{"name":"a","type":"macvlan","ipam":{"type":"strange"}}`), conf(`{"name":"b","type":"bridge","isDefaultGateway":true}`)}, []int{0, 1, 2}},
-		{"one physical function", []network{vf("a", "0000:3b:02.0"), vf("b", "0000:3b:02.1"), vf("c", "0000:5e:02.0")}, []int{0, 1, 2, 1}},
-		{"a device in the configuration", []network{vf("a", "0000:3b:02.0"), conf(`{"name":"b","type":"sriov","deviceID":"0000:3b:02.1"}`), conf(`{"name":"c","type":"host-device","pciBusID":"0000:3b:02.2"}`)}, []int{0, 1, 2, 3}},
-		{"nobody knows whose it is", []network{vf("a", "0000:3b:02.0"), vf("b", "strange"), vf("c", "0000:5e:02.0")}, []int{0, 1, 2, 3}},
+		{"vrf, too", []network{
+			conf(`{"name":"a","plugins":[{"type":"bridge"},{"type":"vrf","vrfname":"red"}]}`),
+			conf(`{"name":"b","plugins":[{"type":"bridge"},{"type":"vrf","vrfname":"red"}]}`),
+		}, []int{0, 1, 2}},
+		{
+			"in the key of a sysctl",
+			[]network{
+				plain("a"),
+				conf(`{"name":"b","plugins":[{"type":"macvlan"},{"type":"tuning","sysctl":{"net.ipv4.conf.net1.rp_filter":"0"}}]}`),
+			},
+			[]int{0, 1, 2},
+		},
+		{
+			"an IPAM that nobody knows may bring a route",
+			[]network{
+				conf(`{"name":"a","type":"macvlan","ipam":{"type":"strange"}}`),
+				conf(`{"name":"b","type":"bridge","isDefaultGateway":true}`),
+			},
+			[]int{0, 1, 2},
+		},
+		{
+			"one physical function",
+			[]network{vf("a", "0000:3b:02.0"), vf("b", "0000:3b:02.1"), vf("c", "0000:5e:02.0")},
+			[]int{0, 1, 2, 1},
+		},
+		{
+			"a device in the configuration",
+			[]network{
+				vf("a", "0000:3b:02.0"), conf(`{"name":"b","type":"sriov","deviceID":"0000:3b:02.1"}`),
+				conf(`{"name":"c","type":"host-device","pciBusID":"0000:3b:02.2"}`),
+			},
+			[]int{0, 1, 2, 3},
+		},
+		{
+			"nobody knows whose it is",
+			[]network{vf("a", "0000:3b:02.0"), vf("b", "strange"), vf("c", "0000:5e:02.0")},
+			[]int{0, 1, 2, 3},
+		},
 	}
 	for _, tc := range tests {
 		t.Run(tc.what, func(t *testing.T) {
@@ -114,7 +199,8 @@ func planned(t *testing.T, concurrency int, networks []network) *Plan {
 		}},
 		req: &request.Request{Command: request.Add, IfName: "eth0"}, conf: &config.Plugin{AttachConcurrency: concurrency},
 	}
-	for _, n := range append([]network{{config: `{"name":"cluster","type":"bridge","isDefaultGateway":true}`}}, networks...) {
+	for _, n := range append([]network{{config: `{"name":"cluster","type":"bridge","isDefaultGateway":true}`}},
+		networks...) {
 		l, err := cniconf.Parse([]byte(n.config))
 		if err != nil {
 			t.Fatal(err)

@@ -29,7 +29,8 @@ func TestValidateStages(t *testing.T) {
 	} {
 		p := &Plan{ContainerID: "c"}
 		for i, s := range tc.stages {
-			p.Attachments = append(p.Attachments, Attachment{Name: "n", IfName: "net" + string(rune('0'+i)), Config: l, Stage: s})
+			p.Attachments = append(p.Attachments,
+				Attachment{Name: "n", IfName: "net" + string(rune('0'+i)), Config: l, Stage: s})
 		}
 		err := p.Validate(&request.Request{Command: request.Add, ContainerID: "c"})
 		if (err != nil) != tc.bad || err != nil && !strings.Contains(err.Error(), "stage") {

@@ -32,7 +32,10 @@ func TestFile(t *testing.T) {
 			t.Errorf("%+v: %s", r, name)
 		}
 	}
-	for _, name := range []string{"", ".json", "ns_pod_uid.json", "0_0_0.json", "0000000000000001-0000000000000002", "0000000000000001-0000000000000002.json.damaged", "1-2.json", "000000000000000A-0000000000000002.json"} {
+	for _, name := range []string{
+		"", ".json", "ns_pod_uid.json", "0_0_0.json", "0000000000000001-0000000000000002",
+		"0000000000000001-0000000000000002.json.damaged", "1-2.json", "000000000000000A-0000000000000002.json",
+	} {
 		if IsFileName(name) {
 			t.Errorf("%q is taken for a report's own", name)
 		}

@@ -234,8 +234,9 @@ func has(m map[int]int, k int) bool {
 	return ok
 }
 
-// inPod reports whether an interface of a result is in the pod: its sandbox is the value of CNI_NETNS (CNI SPEC 1.1, Success).
-// The plugin of AWS reports others with the sandbox "0". Without a namespace to compare with, any sandbox will do.
+// inPod reports whether an interface of a result is in the pod: its sandbox is the value of CNI_NETNS (CNI SPEC 1.1,
+// Success). The plugin of AWS reports others with the sandbox "0". Without a namespace to compare with, any sandbox
+// will do.
 func inPod(itf *current.Interface, netns string) bool {
 	if itf.Sandbox == "" || netns == "" {
 		return itf.Sandbox != ""

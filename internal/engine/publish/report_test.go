@@ -23,7 +23,8 @@ const one = `{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","mac":"86:1d:96:
 // TestStatus freezes the annotation, white space included (D112, D113).
 func TestStatus(t *testing.T) {
 	t.Parallel()
-	info := attached("ns/sriov", "net1", false, `{"cniVersion":"1.0.0","interfaces":[{"name":"net1","sandbox":"x","mtu":9000}]}`)
+	info := attached("ns/sriov", "net1", false,
+		`{"cniVersion":"1.0.0","interfaces":[{"name":"net1","sandbox":"x","mtu":9000}]}`)
 	info.DeviceInfo = json.RawMessage(`{"type":"pci","version":"1.1.0","pci":{"pci-address":"0000:00:01.0"}}`)
 	tests := []struct {
 		rule     string
@@ -90,10 +91,16 @@ func TestStatus(t *testing.T) {
 			}
 		})
 	}
-	if got, err := Status(&Report{Attached: []Attached{attached("a", "eth0", true, one)}, Failure: &Failure{Message: "x"}}); got != "" || err != nil {
+	if got, err := Status(&Report{
+		Attached: []Attached{attached("a", "eth0", true, one)},
+		Failure:  &Failure{Message: "x"},
+	}); got != "" || err != nil {
 		t.Errorf("after a failure: %q, %v", got, err)
 	}
-	if got, err := Status(&Report{Attached: []Attached{attached("a", "eth0", true, `{"cniVersion":"7.0.0"}`)}}); got != "" || err == nil || !strings.Contains(err.Error(), "network a") {
+	if got, err := Status(&Report{
+		Attached: []Attached{attached("a", "eth0", true, `{"cniVersion":"7.0.0"}`)},
+	}); got != "" || err == nil ||
+		!strings.Contains(err.Error(), "network a") {
 		t.Errorf("a result of an unknown version: %q, %v", got, err)
 	}
 }
@@ -114,7 +121,8 @@ func TestElements(t *testing.T) {
 			result: `{"interfaces":[{"name":"host0","mac":"m"}],"ips":[{"address":"10.0.0.2/24"}]}`,
 		},
 		{
-			rule: "D115 P30 addresses by index, without one to the last", want: "pA(a) 10.5.0.2; default; 10.5.0.1 fd00::1|pB(b) 10.5.0.3; ; 10.5.0.1 fd00::1",
+			rule: "D115 P30 addresses by index, without one to the last",
+			want: "pA(a) 10.5.0.2; default; 10.5.0.1 fd00::1|pB(b) 10.5.0.3; ; 10.5.0.1 fd00::1",
 			result: `{"interfaces":[{"name":"host0"},{"name":"pA","mac":"a","sandbox":"x"},{"name":"pB","mac":"b","sandbox":"x"}],"ips":[{"address":"10.5.0.2/24","interface":1,"gateway":"10.5.0.1"},{"address":"10.5.0.3/24"}],
 				"routes":[{"dst":"0.0.0.0/0","gw":"10.5.0.1"},{"dst":"::/0","gw":"fd00::1"},{"dst":"10.0.0.0/8","gw":"10.5.0.9"},{"dst":"0.0.0.0/0"}]}`,
 		},
@@ -131,7 +139,8 @@ func TestElements(t *testing.T) {
 			result: `{"interfaces":[{"name":"a"},{"name":"b"}],"ips":[{"address":"10.0.0.2/24"}]}`,
 		},
 		{
-			rule: "D116 the interface of the first address with gateway and index", want: "a() 10.0.0.2; ; |b() 10.0.0.3; default; ",
+			rule:   "D116 the interface of the first address with gateway and index",
+			want:   "a() 10.0.0.2; ; |b() 10.0.0.3; default; ",
 			result: `{"interfaces":[{"name":"a","sandbox":"x"},{"name":"b","sandbox":"x"}],"ips":[{"address":"10.0.0.2/24","interface":0},{"address":"10.0.0.3/24","interface":1,"gateway":"10.0.0.1"}]}`,
 		},
 		{
@@ -152,7 +161,8 @@ func TestElements(t *testing.T) {
 			result: `{"interfaces":[{"name":"p","sandbox":"x"}],"routes":[{"dst":"0.0.0.0/0"},{"dst":"::/0"}]}`,
 		},
 		{
-			rule: "D118 a route that begins like a default route", want: "p() ; default; ", known: "the prefix length is not looked at",
+			rule: "D118 a route that begins like a default route", want: "p() ; default; ",
+			known:  "the prefix length is not looked at",
 			result: `{"interfaces":[{"name":"p","sandbox":"x"}],"routes":[{"dst":"0.0.0.0/1","gw":"10.0.0.1"},{"dst":"::/8","gw":"fd00::1"}]}`,
 		},
 		{
@@ -170,7 +180,8 @@ func TestElements(t *testing.T) {
 			if got != tc.want {
 				t.Errorf("%s\nwant\n%s", got, tc.want)
 			}
-			if got := show(t, attached("n", "eth0", false, `{"cniVersion":"1.0.0",`+tc.result[1:])); strings.Contains(got, "default") {
+			if got := show(t, attached("n", "eth0", false, `{"cniVersion":"1.0.0",`+tc.result[1:])); strings.Contains(got,
+				"default") {
 				t.Errorf("D116: default, and not the cluster network: %s", got)
 			}
 		})
@@ -196,13 +207,14 @@ func show(tb testing.TB, a Attached) string {
 		if s.Default {
 			def = "default"
 		}
-		out[i] = fmt.Sprintf("%s(%s) %s; %s; %s", s.Interface, s.Mac, strings.Join(s.IPs, " "), def, strings.Join(s.Gateway, " "))
+		out[i] = fmt.Sprintf("%s(%s) %s; %s; %s", s.Interface, s.Mac, strings.Join(s.IPs, " "), def,
+			strings.Join(s.Gateway, " "))
 	}
 	return strings.Join(out, "|")
 }
 
-// TestInPod: an interface is in the pod if its sandbox is the pod's (CNI SPEC 1.1, Success; D115). Calico and the plugin of AWS
-// report interfaces of the node, the latter with the sandbox "0".
+// TestInPod: an interface is in the pod if its sandbox is the pod's (CNI SPEC 1.1, Success; D115). Calico and the
+// plugin of AWS report interfaces of the node, the latter with the sandbox "0".
 func TestInPod(t *testing.T) {
 	t.Parallel()
 	const aws = `{"cniVersion":"1.0.0","interfaces":[{"name":"enia1"},{"name":"eth0","mac":"02:00:00:00:00:01","sandbox":"/var/run/netns/x"},
@@ -226,13 +238,17 @@ func TestInPod(t *testing.T) {
 func TestVersions(t *testing.T) {
 	t.Parallel()
 	for _, v := range []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"} {
-		got := show(t, attached("n", "eth0", true, `{"cniVersion":"`+v+`","interfaces":[{"name":"eth0","sandbox":"x"}],"ips":[{"version":"4","address":"10.0.0.2/24","interface":0}]}`))
+		got := show(t, attached("n", "eth0", true,
+			`{"cniVersion":"`+v+`","interfaces":[{"name":"eth0","sandbox":"x"}],"ips":[{"version":"4","address":"10.0.0.2/24","interface":0}]}`))
 		if got != "eth0() 10.0.0.2; default; " {
 			t.Errorf("%s: %s", v, got)
 		}
 	}
 	for _, v := range []string{"0.1.0", "0.2.0"} {
-		events, err := Events(&Report{Attached: []Attached{attached("n", "eth0", true, `{"cniVersion":"`+v+`","ip4":{"ip":"10.0.0.2/24","gateway":"10.0.0.1"}}`)}})
+		events, err := Events(&Report{
+			Attached: []Attached{attached("n", "eth0", true,
+				`{"cniVersion":"`+v+`","ip4":{"ip":"10.0.0.2/24","gateway":"10.0.0.1"}}`)},
+		})
 		if err != nil || len(events) != 1 || events[0].Message != "Add eth0 [10.0.0.2/24] from n" {
 			t.Errorf("%s: %v, %v", v, events, err)
 		}
@@ -245,8 +261,10 @@ func TestHostile(t *testing.T) {
 	t.Parallel()
 	for _, result := range []string{
 		`{"cniVersion":"1.0.0","interfaces":[null]}`, `{"cniVersion":"1.0.0","interfaces":[{"name":"a","sandbox":"x"},null]}`,
-		`{"cniVersion":"1.0.0","interfaces":[{"name":"a","sandbox":"x"}],"ips":[null]}`, `{"cniVersion":"1.0.0","interfaces":[{"name":"a","sandbox":"x"}],"routes":[null]}`,
-		`{"cniVersion":"0.4.0","interfaces":[null],"ips":[null],"routes":[null]}`, `{"cniVersion":"0.3.1","interfaces":[{"name":"a","sandbox":"x"}],"ips":[null]}`,
+		`{"cniVersion":"1.0.0","interfaces":[{"name":"a","sandbox":"x"}],"ips":[null]}`,
+		`{"cniVersion":"1.0.0","interfaces":[{"name":"a","sandbox":"x"}],"routes":[null]}`,
+		`{"cniVersion":"0.4.0","interfaces":[null],"ips":[null],"routes":[null]}`,
+		`{"cniVersion":"0.3.1","interfaces":[{"name":"a","sandbox":"x"}],"ips":[null]}`,
 	} {
 		t.Run(result, func(t *testing.T) {
 			t.Parallel()
@@ -272,16 +290,34 @@ func TestEvents(t *testing.T) {
 		r    *Report
 		want []Event
 	}{
-		{"D25 O60", &Report{Attached: []Attached{attached("cbr0", "eth0", true, one), attached("ns/a", "net1", false, two), attached("", "net2", false, one)}}, []Event{
+		{"D25 O60", &Report{Attached: []Attached{
+			attached("cbr0", "eth0", true, one), attached("ns/a", "net1", false, two),
+			attached("", "net2", false, one),
+		}}, []Event{
 			{Normal, "AddedInterface", "Add eth0 [10.244.1.73/24] from cbr0", false, ""},
 			{Normal, "AddedInterface", "Add net1 [10.0.0.2/24 fd00::2/64] from ns/a", false, ""},
 			{Normal, "AddedInterface", "Add net2 [10.244.1.73/24]", false, ""},
 		}},
-		{"D25 an interface without an address", &Report{Attached: []Attached{attached("a", "net1", false, `{"cniVersion":"1.0.0","interfaces":[{"name":"net1"}]}`)}}, []Event{{Normal, "AddedInterface", "Add net1 [] from a", false, ""}}},
+		{
+			"D25 an interface without an address",
+			&Report{Attached: []Attached{attached("a", "net1", false, `{"cniVersion":"1.0.0","interfaces":[{"name":"net1"}]}`)}},
+			[]Event{{Normal, "AddedInterface", "Add net1 [] from a", false, ""}},
+		},
 		{"D25 B45 nothing", &Report{Attached: []Attached{attached("aux", "net1", false, `{"cniVersion":"1.0.0"}`)}}, nil},
-		{"B8 O61 M22", Missing(Pod{Namespace: "ns", Name: "p"}, "0123456789abcdef", "cannot find x"), []Event{{Warning, "NoNetworkFound", "cannot find x", false, "0123456789abcdef"}}},
-		{"O64 a failure that is told, with its request", &Report{ContainerID: "0123456789abcdef", Failure: &Failure{Tell: true, Message: "x"}}, []Event{{Warning, "FailedAddingInterface", "x", true, "0123456789abcdef"}}},
-		{"O64 another failure, what was there before it", &Report{Attached: []Attached{attached("cbr0", "eth0", true, one)}, Failure: &Failure{Message: "x"}}, []Event{{Normal, "AddedInterface", "Add eth0 [10.244.1.73/24] from cbr0", false, ""}}},
+		{
+			"B8 O61 M22", Missing(Pod{Namespace: "ns", Name: "p"}, "0123456789abcdef", "cannot find x"),
+			[]Event{{Warning, "NoNetworkFound", "cannot find x", false, "0123456789abcdef"}},
+		},
+		{
+			"O64 a failure that is told, with its request",
+			&Report{ContainerID: "0123456789abcdef", Failure: &Failure{Tell: true, Message: "x"}},
+			[]Event{{Warning, "FailedAddingInterface", "x", true, "0123456789abcdef"}},
+		},
+		{
+			"O64 another failure, what was there before it",
+			&Report{Attached: []Attached{attached("cbr0", "eth0", true, one)}, Failure: &Failure{Message: "x"}},
+			[]Event{{Normal, "AddedInterface", "Add eth0 [10.244.1.73/24] from cbr0", false, ""}},
+		},
 	}
 	for _, tc := range tests {
 		t.Run(tc.rule, func(t *testing.T) {
@@ -349,9 +385,23 @@ func TestWrite(t *testing.T) {
 		{"D110 not after a failure", status, &Report{Pod: pod, Attached: both.Attached, Failure: &Failure{}}, nil, nil, nil},
 		{"D123 gone", status, both, []error{gone}, []string{"{ns p u} key 2"}, nil},
 		{"D122 later", status, both, []error{retry}, []string{"{ns p u} key 2"}, ErrRetry},
-		{"O60 in order", events, both, nil, []string{"{ns p u} Add eth0 [10.244.1.73/24] from a", "{ns p u} Add net1 [10.244.1.73/24] from b"}, nil},
-		{"all, whatever fails", events, both, []error{retry}, []string{"{ns p u} Add eth0 [10.244.1.73/24] from a", "{ns p u} Add net1 [10.244.1.73/24] from b"}, ErrRetry},
-		{"D123 gone, for events", events, both, []error{gone, gone}, []string{"{ns p u} Add eth0 [10.244.1.73/24] from a", "{ns p u} Add net1 [10.244.1.73/24] from b"}, nil},
+		{
+			"O60 in order", events, both, nil,
+			[]string{"{ns p u} Add eth0 [10.244.1.73/24] from a", "{ns p u} Add net1 [10.244.1.73/24] from b"},
+			nil,
+		},
+		{
+			"all, whatever fails", events, both,
+			[]error{retry},
+			[]string{"{ns p u} Add eth0 [10.244.1.73/24] from a", "{ns p u} Add net1 [10.244.1.73/24] from b"},
+			ErrRetry,
+		},
+		{
+			"D123 gone, for events", events, both,
+			[]error{gone, gone},
+			[]string{"{ns p u} Add eth0 [10.244.1.73/24] from a", "{ns p u} Add net1 [10.244.1.73/24] from b"},
+			nil,
+		},
 	}
 	for _, tc := range tests {
 		t.Run(tc.rule, func(t *testing.T) {
@@ -371,7 +421,8 @@ func TestWrite(t *testing.T) {
 // says <nil> (D118 [quirk]).
 func FuzzStatus(f *testing.F) {
 	for _, seed := range []string{
-		one, `{}`, `null`, `{"cniVersion":"0.1.0","ip4":{"ip":"10.0.0.2/24"}}`, `{"cniVersion":"0.2.0","ip6":null}`, `{"cniVersion":"1.0.0","interfaces":[{"sandbox":"x"},{"sandbox":"y"}],"ips":[{"address":"10.0.0.2/24","interface":9}]}`,
+		one, `{}`, `null`, `{"cniVersion":"0.1.0","ip4":{"ip":"10.0.0.2/24"}}`, `{"cniVersion":"0.2.0","ip6":null}`,
+		`{"cniVersion":"1.0.0","interfaces":[{"sandbox":"x"},{"sandbox":"y"}],"ips":[{"address":"10.0.0.2/24","interface":9}]}`,
 		`{"cniVersion":"1.1.0","interfaces":[{"name":"<&>","sandbox":"x","mtu":-1}],"routes":[{"dst":"::/0","gw":"fd00::1"}],"dns":null}`,
 	} {
 		f.Add([]byte(seed), []byte(`{"type":"pci"}`), true)
@@ -432,11 +483,18 @@ func nulls(result []byte) bool {
 
 // FuzzReport decodes reports as the daemon does, and makes of them what it does.
 func FuzzReport(f *testing.F) {
-	good, err := json.Marshal(&Report{Pod: Pod{"ns", "p", "u"}, Attached: []Attached{attached("a", "eth0", true, one)}, Wait: true})
+	good, err := json.Marshal(&Report{
+		Pod: Pod{"ns", "p", "u"}, Attached: []Attached{attached("a", "eth0", true, one)},
+		Wait: true,
+	})
 	if err != nil {
 		f.Fatal(err)
 	}
-	for _, seed := range []string{string(good), `{}`, `null`, `{"attached":[{}]}`, `{"attached":[null]}`, `{"attached":[{"result":null}],"failure":{"missing":true}}`, `{"attached":[{"result":"x","deviceInfo":5}]}`, `{"failure":{}}`} {
+	for _, seed := range []string{
+		string(good), `{}`, `null`, `{"attached":[{}]}`, `{"attached":[null]}`,
+		`{"attached":[{"result":null}],"failure":{"missing":true}}`, `{"attached":[{"result":"x","deviceInfo":5}]}`,
+		`{"failure":{}}`,
+	} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {

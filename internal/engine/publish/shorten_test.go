@@ -18,7 +18,8 @@ func TestWriteStatusIsLimited(t *testing.T) {
 			ips[i] = fmt.Sprintf(`{"address":"10.%d.%d.1/24","interface":0}`, i>>8, i&255)
 		}
 		return Attached{Name: name, IfName: name, Result: json.RawMessage(fmt.Sprintf(
-			`{"cniVersion":"1.0.0","interfaces":[{"name":%q,"sandbox":"/x"}],"ips":[%s],"dns":{"search":[%q]}}`, name, strings.Join(ips, ","), dns))}
+			`{"cniVersion":"1.0.0","interfaces":[{"name":%q,"sandbox":"/x"}],"ips":[%s],"dns":{"search":[%q]}}`, name,
+			strings.Join(ips, ","), dns))}
 	}
 	long := strings.Repeat("d", MaxStatus)
 	for name, tc := range map[string]struct {
@@ -27,9 +28,18 @@ func TestWriteStatusIsLimited(t *testing.T) {
 		dns      bool
 		event    string
 	}{
-		"small":          {[]Attached{network("a", "x", 1), network("b", "x", 1)}, []string{"a", "b"}, true, ""},
-		"long dns":       {[]Attached{network("a", "x", 1), network("b", long, 1)}, []string{"a", "b"}, false, "DNS settings are left out;"},
-		"long addresses": {[]Attached{network("a", "x", 1), network("b", "x", 20_000), network("c", "x", 1)}, []string{"a", "c"}, false, "1 of 3 interfaces"},
+		"small": {[]Attached{network("a", "x", 1), network("b", "x", 1)}, []string{"a", "b"}, true, ""},
+		"long dns": {
+			[]Attached{network("a", "x", 1), network("b", long, 1)},
+			[]string{"a", "b"},
+			false,
+			"DNS settings are left out;",
+		},
+		"long addresses": {
+			[]Attached{network("a", "x", 1), network("b", "x", 20_000), network("c", "x", 1)},
+			[]string{"a", "c"},
+			false, "1 of 3 interfaces",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -99,7 +109,8 @@ func TestShrink(t *testing.T) {
 			t.Errorf("no %s in %s", want, status)
 		}
 	}
-	if len(r.Attached) != 3 || string(r.Attached[0].DeviceInfo) != "{}" || !strings.Contains(string(r.Attached[0].Result), `"search":["d"]`) {
+	if len(r.Attached) != 3 || string(r.Attached[0].DeviceInfo) != "{}" ||
+		!strings.Contains(string(r.Attached[0].Result), `"search":["d"]`) {
 		t.Errorf("%+v", r)
 	}
 	whole := &Report{Attached: []Attached{{Result: result(long, "10.0.0.1/8")}}}

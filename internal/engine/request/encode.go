@@ -23,7 +23,8 @@ func (r *Request) AppendJSON(b []byte) []byte {
 
 // AppendJSON appends the pairs as arrays of two.
 func (a Args) AppendJSON(b []byte) []byte {
-	return rawjson.AppendArray(b, a, func(p *Pair, b []byte) []byte { return rawjson.AppendArray(b, p[:], rawjson.AppendItem) })
+	return rawjson.AppendArray(b, a,
+		func(p *Pair, b []byte) []byte { return rawjson.AppendArray(b, p[:], rawjson.AppendItem) })
 }
 
 // ParseJSON reads what AppendJSON writes. value must be valid JSON.

@@ -12,7 +12,10 @@ func TestAppendJSON(t *testing.T) {
 	t.Parallel()
 	for _, r := range []*Request{
 		{},
-		{Command: "ADD", ContainerID: "c", Netns: "/run/netns/x", IfName: "eth0", Args: Args{{"a", "b=\"<"}, {"", ""}}, Path: "/opt/cni/bin", Config: []byte("{\n}\xff")},
+		{
+			Command: "ADD", ContainerID: "c", Netns: "/run/netns/x", IfName: "eth0", Args: Args{{"a", "b=\"<"}, {"", ""}},
+			Path: "/opt/cni/bin", Config: []byte("{\n}\xff"),
+		},
 	} {
 		got := &Request{}
 		if err := json.Unmarshal(r.AppendJSON(nil), got); err != nil {
@@ -31,7 +34,8 @@ func TestArgsParseJSON(t *testing.T) {
 	t.Parallel()
 	for doc, want := range map[string]bool{
 		`[]`: true, `[["a","b"]]`: true, `[["a","b"],["c","\u0064"]]`: true,
-		`null`: false, `{}`: false, `[["a"]]`: false, `[["a","b","c"]]`: false, `[["a",1]]`: false, `[[null,"b"]]`: false, `["a"]`: false,
+		`null`: false, `{}`: false, `[["a"]]`: false, `[["a","b","c"]]`: false, `[["a",1]]`: false, `[[null,"b"]]`: false,
+		`["a"]`: false,
 	} {
 		var got, other Args
 		if ok := got.ParseJSON([]byte(doc)); ok != want {

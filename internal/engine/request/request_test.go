@@ -19,8 +19,15 @@ func TestParseArgs(t *testing.T) {
 		bad        string
 	}{
 		{"D8 empty", "", nil, ""},
-		{"D8 known keys", "IP=10.0.0.1;MAC=m;K8S_POD_NAME=n;K8S_POD_NAMESPACE=s;K8S_POD_INFRA_CONTAINER_ID=c;K8S_POD_UID=u;IgnoreUnknown=1", Args{
-			{"IP", "10.0.0.1"}, {"MAC", "m"}, {"K8S_POD_NAME", "n"}, {"K8S_POD_NAMESPACE", "s"}, {"K8S_POD_INFRA_CONTAINER_ID", "c"}, {"K8S_POD_UID", "u"}, {"IgnoreUnknown", "1"},
+		{"D8 known keys", "IP=10.0.0.1;MAC=m;" +
+			"K8S_POD_NAME=n;K8S_POD_NAMESPACE=s;K8S_POD_INFRA_CONTAINER_ID=c;K8S_POD_UID=u;IgnoreUnknown=1", Args{
+			{"IP", "10.0.0.1"},
+			{"MAC", "m"},
+			{"K8S_POD_NAME", "n"},
+			{"K8S_POD_NAMESPACE", "s"},
+			{"K8S_POD_INFRA_CONTAINER_ID", "c"},
+			{"K8S_POD_UID", "u"},
+			{"IgnoreUnknown", "1"},
 		}, ""},
 		{"C61 E15 an equal sign in a value", "IgnoreUnknown=1;A=b=c=", Args{{"IgnoreUnknown", "1"}, {"A", "b=c="}}, ""},
 		{"E15 empty items", ";K8S_POD_NAME=n;; ;", Args{{"K8S_POD_NAME", "n"}}, ""},
@@ -40,7 +47,8 @@ func TestParseArgs(t *testing.T) {
 			got, err := ParseArgs(tc.args)
 			if tc.bad != "" {
 				var f *fault.Error
-				if !errors.As(err, &f) || f.Code != fault.BadEnvironment || f.Next == "" || !strings.Contains(err.Error(), "CNI_ARGS: "+tc.bad) || got != nil {
+				if !errors.As(err, &f) || f.Code != fault.BadEnvironment || f.Next == "" ||
+					!strings.Contains(err.Error(), "CNI_ARGS: "+tc.bad) || got != nil {
 					t.Errorf("%v, %v", got, err)
 				}
 				return
@@ -58,7 +66,8 @@ func TestParseArgs(t *testing.T) {
 func TestArgs(t *testing.T) {
 	t.Parallel()
 	a := Args{{"A", "1"}, {"B", "2"}, {"A", "3"}}
-	if a.Get("A") != "3" || a.Get("B") != "2" || a.Get("a") != "" || a.String() != "A=1;B=2;A=3" || Args(nil).String() != "" {
+	if a.Get("A") != "3" || a.Get("B") != "2" || a.Get("a") != "" || a.String() != "A=1;B=2;A=3" ||
+		Args(nil).String() != "" {
 		t.Errorf("%q %q %q", a.Get("A"), a.Get("B"), a)
 	}
 	for _, tc := range []struct {
@@ -93,11 +102,18 @@ func TestDelegate(t *testing.T) {
 	}{
 		{"nothing", "", "", "IgnoreUnknown=true;K8S_POD_NAMESPACE=;K8S_POD_NAME=;K8S_POD_INFRA_CONTAINER_ID=;K8S_POD_UID="},
 		{
-			"order", "K8S_POD_UID=u;FOO=x;K8S_POD_INFRA_CONTAINER_ID=c;K8S_POD_NAME=n;IgnoreUnknown=1;K8S_POD_NAMESPACE=s", "other",
+			"order", "K8S_POD_UID=u;FOO=x;K8S_POD_INFRA_CONTAINER_ID=c;K8S_POD_NAME=n;IgnoreUnknown=1;K8S_POD_NAMESPACE=s",
+			"other",
 			"IgnoreUnknown=true;K8S_POD_NAMESPACE=s;K8S_POD_NAME=n;K8S_POD_INFRA_CONTAINER_ID=c;K8S_POD_UID=u;FOO=x",
 		},
-		{"UID filled in", "K8S_POD_NAME=n", "filled", "IgnoreUnknown=true;K8S_POD_NAMESPACE=;K8S_POD_NAME=n;K8S_POD_INFRA_CONTAINER_ID=;K8S_POD_UID=filled"},
-		{"repeated", "IgnoreUnknown=1;A=1;B=2;A=3", "", "IgnoreUnknown=true;K8S_POD_NAMESPACE=;K8S_POD_NAME=;K8S_POD_INFRA_CONTAINER_ID=;K8S_POD_UID=;A=3;B=2"},
+		{
+			"UID filled in", "K8S_POD_NAME=n", "filled",
+			"IgnoreUnknown=true;K8S_POD_NAMESPACE=;K8S_POD_NAME=n;K8S_POD_INFRA_CONTAINER_ID=;K8S_POD_UID=filled",
+		},
+		{
+			"repeated", "IgnoreUnknown=1;A=1;B=2;A=3", "",
+			"IgnoreUnknown=true;K8S_POD_NAMESPACE=;K8S_POD_NAME=;K8S_POD_INFRA_CONTAINER_ID=;K8S_POD_UID=;A=3;B=2",
+		},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
@@ -115,7 +131,10 @@ func TestDelegate(t *testing.T) {
 
 func TestPod(t *testing.T) {
 	t.Parallel()
-	for args, want := range map[string]string{"": "container c1", "K8S_POD_NAME=n;K8S_POD_NAMESPACE=s": "s/n", "K8S_POD_NAMESPACE=s": "container c1"} {
+	for args, want := range map[string]string{
+		"": "container c1", "K8S_POD_NAME=n;K8S_POD_NAMESPACE=s": "s/n",
+		"K8S_POD_NAMESPACE=s": "container c1",
+	} {
 		a, err := ParseArgs(args)
 		if err != nil {
 			t.Fatal(err)
@@ -129,8 +148,10 @@ func TestPod(t *testing.T) {
 // FuzzParseArgs: what is accepted is read the same way again, and delegates get each key once, the known ones first.
 func FuzzParseArgs(f *testing.F) {
 	for _, seed := range []string{
-		"", ";", "=", "a=b=c", "IgnoreUnknown=1;FOO=bar=baz;", "IgnoreUnknown=true;K8S_POD_NAMESPACE=ns1;K8S_POD_NAME=pod1;K8S_POD_INFRA_CONTAINER_ID=cid1;K8S_POD_UID=uid1",
-		"IP=10.0.0.1;MAC=02:00:00:00:00:01", "K8S_POD_NAME=a;K8S_POD_NAME=b", "IgnoreUnknown=1; a=b", "IgnoreUnknown=1;\x00=\xff",
+		"", ";", "=", "a=b=c", "IgnoreUnknown=1;FOO=bar=baz;",
+		"IgnoreUnknown=true;K8S_POD_NAMESPACE=ns1;K8S_POD_NAME=pod1;K8S_POD_INFRA_CONTAINER_ID=cid1;K8S_POD_UID=uid1",
+		"IP=10.0.0.1;MAC=02:00:00:00:00:01", "K8S_POD_NAME=a;K8S_POD_NAME=b", "IgnoreUnknown=1; a=b",
+		"IgnoreUnknown=1;\x00=\xff",
 	} {
 		f.Add(seed, "uid")
 	}
@@ -172,11 +193,17 @@ func FuzzParseArgs(f *testing.F) {
 
 // FuzzRequest decodes requests as the daemon does: nothing crashes what is asked of them.
 func FuzzRequest(f *testing.F) {
-	good, err := json.Marshal(&Request{Command: Add, ContainerID: "c", Netns: "/run/netns/x", IfName: "eth0", Args: Args{{"A", "b"}}, Path: "/opt/cni/bin", Config: []byte(`{"name":"n"}`)})
+	good, err := json.Marshal(&Request{
+		Command: Add, ContainerID: "c", Netns: "/run/netns/x", IfName: "eth0",
+		Args: Args{{"A", "b"}}, Path: "/opt/cni/bin", Config: []byte(`{"name":"n"}`),
+	})
 	if err != nil {
 		f.Fatal(err)
 	}
-	for _, seed := range []string{string(good), `{}`, `null`, `[]`, `{"args":[[]]}`, `{"args":[["a"]]}`, `{"args":[["a","b","c"]]}`, `{"args":null,"config":""}`, `{"config":"%%"}`, `{"args":{"a":"b"}}`} {
+	for _, seed := range []string{
+		string(good), `{}`, `null`, `[]`, `{"args":[[]]}`, `{"args":[["a"]]}`,
+		`{"args":[["a","b","c"]]}`, `{"args":null,"config":""}`, `{"config":"%%"}`, `{"args":{"a":"b"}}`,
+	} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -192,7 +219,8 @@ func FuzzRequest(f *testing.F) {
 			t.Fatal(err)
 		}
 		again := &Request{}
-		if err := json.Unmarshal(sent, again); err != nil || !cmp.Equal(r.Args.String(), again.Args.String()) || string(r.Config) != string(again.Config) {
+		if err := json.Unmarshal(sent, again); err != nil || !cmp.Equal(r.Args.String(), again.Args.String()) ||
+			string(r.Config) != string(again.Config) {
 			t.Errorf("%+v becomes %+v: %v", r, again, err)
 		}
 	})

@@ -1,6 +1,6 @@
-// Package resultcache reads libcni's cache of results below a state directory. The files there decide what DEL, CHECK and
-// GC do, so they are input: names are checked before they become a path, and nothing but a regular file is read. It writes
-// no results; libcni and package execute do. The ledger and package execute import it.
+// Package resultcache reads libcni's cache of results below a state directory. The files there decide what DEL, CHECK
+// and GC do, so they are input: names are checked before they become a path, and nothing but a regular file is read. It
+// writes no results; libcni and package execute do. The ledger and package execute import it.
 package resultcache
 
 import (
@@ -25,8 +25,9 @@ const maxEntry = 64 << 20
 // Dir returns the directory of the entries below a state directory (behaviour D84).
 func Dir(stateDir string) string { return filepath.Join(stateDir, "results") }
 
-// Name returns the file name of an attachment's entry in Dir. It returns an error if libcni refuses one of the three names
-// at ADD (CNI SPEC 1.1, network name, CNI_CONTAINERID, CNI_IFNAME): there is no such entry, and the name may lead anywhere.
+// Name returns the file name of an attachment's entry in Dir. It returns an error if libcni refuses one of the three
+// names at ADD (CNI SPEC 1.1, network name, CNI_CONTAINERID, CNI_IFNAME): there is no such entry, and the name may lead
+// anywhere.
 func Name(network, containerID, ifName string) (string, error) {
 	for _, err := range []*types.Error{
 		utils.ValidateNetworkName(network), utils.ValidateContainerID(containerID), utils.ValidateInterfaceName(ifName),
@@ -51,8 +52,8 @@ func Has(stateDir, name string) bool {
 	return err == nil && info.Mode().IsRegular()
 }
 
-// Clear removes what stands in the place of an entry and is not a regular file: libcni would follow a link, and wait for a
-// pipe.
+// Clear removes what stands in the place of an entry and is not a regular file: libcni would follow a link, and wait
+// for a pipe.
 func Clear(stateDir, name string) error {
 	path := filepath.Join(Dir(stateDir), name)
 	info, err := os.Lstat(path)
@@ -64,7 +65,9 @@ func Clear(stateDir, name string) error {
 
 // List returns the attachments of a container, or of all containers for "". A file that libcni cannot have written is
 // passed to aside, which must remove it from the directory, and is not read.
-func List(stateDir, containerID string, log *slog.Logger, aside func(path string) error) ([]*libcni.NetworkAttachment, error) {
+func List(stateDir, containerID string, log *slog.Logger,
+	aside func(path string) error,
+) ([]*libcni.NetworkAttachment, error) {
 	entries, err := os.ReadDir(Dir(stateDir))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err

@@ -29,7 +29,8 @@ func TestName(t *testing.T) {
 	}
 }
 
-// TestPlace: a regular file is an entry; a link or a pipe in its place is none, and is removed without what it leads to.
+// TestPlace: a regular file is an entry; a link or a pipe in its place is none, and is removed without what it leads
+// to.
 func TestPlace(t *testing.T) {
 	t.Parallel()
 	state := t.TempDir()
@@ -40,7 +41,10 @@ func TestPlace(t *testing.T) {
 	); err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]bool{"net-c-eth0": true, "link-c-eth0": false, "pipe-c-eth0": false, "none-c-eth0": false} {
+	for name, want := range map[string]bool{
+		"net-c-eth0": true, "link-c-eth0": false, "pipe-c-eth0": false,
+		"none-c-eth0": false,
+	} {
 		if got := Has(state, name); got != want {
 			t.Errorf("Has(%s) = %t", name, got)
 		}
@@ -63,7 +67,8 @@ func TestList(t *testing.T) {
 	entry := `{"kind":"cniCacheV1","containerId":"c","config":"e30=","ifName":"eth0","networkName":"net","result":{"cniVersion":"1.0.0"}}`
 	path := filepath.Join(Dir(state), "net-c-eth0")
 	link := filepath.Join(Dir(state), "z")
-	if err := errors.Join(os.Mkdir(Dir(state), 0o700), os.WriteFile(path, []byte(entry), 0o600), os.Symlink("/dev/zero", link)); err != nil {
+	if err := errors.Join(os.Mkdir(Dir(state), 0o700), os.WriteFile(path, []byte(entry), 0o600),
+		os.Symlink("/dev/zero", link)); err != nil {
 		t.Fatal(err)
 	}
 	var aside []string

@@ -35,20 +35,25 @@ func Command(getenv func(string) string, stdout io.Writer) *cobra.Command {
 		Short: "Serve the plugin on this node (the default)",
 		Long: "Serve the plugin on this node. In a pod, the API server and the credentials are those of the pod;\n" +
 			"by hand, give --kubeconfig, or set networksDir in the configuration to run without Kubernetes.",
-		Example: "  multus-daemon run --config /etc/cni/net.d/multus.d/daemon-config.json --kubeconfig ~/.kube/config --node-name node-1 \\\n      --install-dir /opt/cni/bin",
-		Args:    cobra.NoArgs,
-		RunE:    root.RunE,
+		Example: "  multus-daemon run --config /etc/cni/net.d/multus.d/daemon-config.json --kubeconfig ~/.kube/config " +
+			"--node-name node-1 \\\n      --install-dir /opt/cni/bin",
+		Args: cobra.NoArgs,
+		RunE: root.RunE,
 	}
 	// What the manifest decides beside it, by its mounts and its probes, are flags and no keys of the configuration:
 	// that file is carried over from today's Multus, and laid over the configuration of every request.
 	for _, c := range []*cobra.Command{root, run} {
 		c.Flags().StringVar(&o.Config, "config", DefaultConfig, "the daemon's configuration `file`")
 		c.Flags().StringVar(&o.Kubeconfig, "kubeconfig", "", "kubeconfig `file`; default: the pod's service account")
-		c.Flags().StringVar(&o.NodeName, "node-name", getenv("MULTUS_NODE_NAME"), "`name` of this node (default: MULTUS_NODE_NAME)")
-		c.Flags().StringVar(&o.NodeAddress, "node-address", getenv("MULTUS_NODE_ADDRESS"), "`address` of this node in the cluster, whose device no pod gets (default: MULTUS_NODE_ADDRESS)")
+		c.Flags().StringVar(&o.NodeName, "node-name", getenv("MULTUS_NODE_NAME"),
+			"`name` of this node (default: MULTUS_NODE_NAME)")
+		c.Flags().StringVar(&o.NodeAddress, "node-address", getenv("MULTUS_NODE_ADDRESS"),
+			"`address` of this node in the cluster, whose device no pod gets (default: MULTUS_NODE_ADDRESS)")
 		c.Flags().StringVar(&dest, "install-dir", "", "install the plugins into this CNI bin `directory` before serving")
-		c.Flags().BoolVar(&reference, "reference-plugins", false, "with --install-dir, also install the reference CNI plugins that it lacks")
-		c.Flags().IntVar(&o.HealthPort, "health-port", 0, "answer /healthz and /readyz on this `port` of 127.0.0.1, for probes")
+		c.Flags().BoolVar(&reference, "reference-plugins", false,
+			"with --install-dir, also install the reference CNI plugins that it lacks")
+		c.Flags().IntVar(&o.HealthPort, "health-port", 0,
+			"answer /healthz and /readyz on this `port` of 127.0.0.1, for probes")
 	}
 	root.AddCommand(run, install.Command(), install.UninstallCommand(DefaultConfig))
 	root.SetOut(stdout)

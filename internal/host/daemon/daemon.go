@@ -66,11 +66,18 @@ func Run(ctx context.Context, o Options) error {
 	q := newQueue(s.cluster, filepath.Join(conf.SocketDir, api.ReportDir), log)
 	slot := newSlot(conf, log)
 	askNode(slot, s.node, o.NodeName)
-	m := newMetrics(q.waiting, func() float64 { return entries(cmp.Or(conf.CNIDir, config.DefaultCNIDir)) }, func() float64 { return owned(slot) })
+	m := newMetrics(q.waiting, func() float64 { return entries(cmp.Or(conf.CNIDir, config.DefaultCNIDir)) },
+		func() float64 { return owned(slot) })
 	m.off = conf.MetricsPort == nil
 	q.onWritten, q.onRetry, q.onGivenUp, q.onTaken = m.written.Inc, m.retries.Inc, m.givenUp.Inc, m.observe
-	srv := &server{conf: conf, queue: q, metrics: m, log: log, ready: ready(s.ready, slot), decoding: make(places, decoders), large: make(places, largePlans)}
-	srv.resolver = &plan.Resolver{Networks: s.networks, Pods: s.pods, Devices: s.devices, Missing: srv.missing, PhysicalFunction: device.PhysicalFunction, Log: log}
+	srv := &server{
+		conf: conf, queue: q, metrics: m, log: log, ready: ready(s.ready, slot),
+		decoding: make(places, decoders), large: make(places, largePlans),
+	}
+	srv.resolver = &plan.Resolver{
+		Networks: s.networks, Pods: s.pods, Devices: s.devices, Missing: srv.missing,
+		PhysicalFunction: device.PhysicalFunction, Log: log,
+	}
 	withoutEffect(conf, log)
 	g, ctx := errgroup.WithContext(ctx)
 	sock, hs := serveSocket(ctx, g, srv)
@@ -285,8 +292,9 @@ func connect(conf *config.Daemon, getenv func(string) string, log *slog.Logger) 
 		}, nil
 	}
 	c, err := kube.Load(kube.Options{
-		Kubeconfig: conf.Kubeconfig, ServiceHost: getenv("KUBERNETES_SERVICE_HOST"), ServicePort: getenv("KUBERNETES_SERVICE_PORT"),
-		Version: obs.Release(),
+		Kubeconfig: conf.Kubeconfig, ServiceHost: getenv("KUBERNETES_SERVICE_HOST"),
+		ServicePort: getenv("KUBERNETES_SERVICE_PORT"),
+		Version:     obs.Release(),
 	})
 	if errors.Is(err, kube.ErrNoCluster) {
 		return nil, fmt.Errorf("%w: give --kubeconfig, or networksDir in the configuration, or run in a pod", err)
@@ -302,9 +310,13 @@ func connect(conf *config.Daemon, getenv func(string) string, log *slog.Logger) 
 	cache := kube.NewCache(client, log)
 	ready := func() error {
 		if !cache.Synced() {
-			return errors.New("network definitions are not read yet: the API server does not answer, or does not let Multus list them")
+			return errors.New("network definitions are not read yet: the API server does not answer, or does not let Multus " +
+				"list them")
 		}
 		return nil
 	}
-	return &sources{networks: cache, pods: client, devices: devices, cluster: client, emitNode: client.EmitNode, node: client.Node, run: cache.Run, ready: ready}, nil
+	return &sources{
+		networks: cache, pods: client, devices: devices, cluster: client, emitNode: client.EmitNode,
+		node: client.Node, run: cache.Run, ready: ready,
+	}, nil
 }

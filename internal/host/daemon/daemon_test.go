@@ -45,15 +45,16 @@ func TestSocketDirOfTodaysManifests(t *testing.T) {
 	}
 }
 
-// TestValuesOfNoUse: the daemon does not start with a value that no runtime or no verb can use; the error names the key and
-// the values that are allowed.
+// TestValuesOfNoUse: the daemon does not start with a value that no runtime or no verb can use; the error names the key
+// and the values that are allowed.
 func TestValuesOfNoUse(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string][]string{
 		`{"cniVersion":"1.2.0"}`:                      {`cniVersion is "1.2.0"`, "auto", "1.0.0, 1.1.0"},
 		`{"cniVersion":"v1.0.0"}`:                     {`cniVersion is "v1.0.0"`, "auto", "1.0.0, 1.1.0"},
 		`{"checkNetworks":"al"}`:                      {`checkNetworks is "al"`, `"cluster" or "all"`},
-		`{"cniVersion":"auto","checkNetworks":"all"}`: nil, `{"cniVersion":"0.3.1","checkNetworks":"cluster"}`: nil, `{}`: nil,
+		`{"cniVersion":"auto","checkNetworks":"all"}`: nil, `{"cniVersion":"0.3.1","checkNetworks":"cluster"}`: nil,
+		`{}`: nil,
 	} {
 		file := filepath.Join(t.TempDir(), "c.json")
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
@@ -76,11 +77,14 @@ func TestSocketDirOfNoUse(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	file := filepath.Join(dir, "c.json")
-	if err := os.WriteFile(file, fmt.Appendf(nil, `{"networksDir":%q,"socketDir":"/dev/null/multus","logFile":%q,"logToStderr":false}`, dir, filepath.Join(dir, "log")), 0o600); err != nil {
+	if err := os.WriteFile(file, fmt.Appendf(nil,
+		`{"networksDir":%q,"socketDir":"/dev/null/multus","logFile":%q,"logToStderr":false}`, dir, filepath.Join(dir, "log")),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	err := Run(t.Context(), Options{Config: file, Getenv: func(string) string { return "" }})
-	if err == nil || !strings.Contains(err.Error(), "socketDir of "+file) || !strings.Contains(err.Error(), "set socketDir to") {
+	if err == nil || !strings.Contains(err.Error(), "socketDir of "+file) ||
+		!strings.Contains(err.Error(), "set socketDir to") {
 		t.Errorf("error %v does not name the key and the remedy", err)
 	}
 }

@@ -63,7 +63,8 @@ func (s *refusing) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, "{}")
 		return
 	}
-	_, _ = fmt.Fprintf(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","message":"no","reason":"","code":%d}`, code)
+	_, _ = fmt.Fprintf(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","message":"no","reason":"","code":%d}`,
+		code)
 }
 
 func (s *refusing) count(pod string) int {
@@ -98,7 +99,10 @@ func eventually(t *testing.T, what string, condition func() bool) {
 // another status does not wait for a thousand of them, and neither files nor reports in memory are left.
 func TestRefusedForGood(t *testing.T) {
 	t.Parallel()
-	for code, n := range map[int]int{http.StatusUnprocessableEntity: 1000, http.StatusBadRequest: 5, http.StatusNotFound: 5, http.StatusRequestEntityTooLarge: 5} {
+	for code, n := range map[int]int{
+		http.StatusUnprocessableEntity: 1000, http.StatusBadRequest: 5,
+		http.StatusNotFound: 5, http.StatusRequestEntityTooLarge: 5,
+	} {
 		t.Run(fmt.Sprint(code), func(t *testing.T) {
 			t.Parallel()
 			s, c := newRefusing(t, code)
@@ -286,8 +290,8 @@ func TestFileThenSocket(t *testing.T) {
 	}
 }
 
-// TestDelOfBefore: a DEL that waited on the socket is older than the ADD of the same sandbox whose report came in a file. It
-// drops no status but that of an ADD before it.
+// TestDelOfBefore: a DEL that waited on the socket is older than the ADD of the same sandbox whose report came in a
+// file. It drops no status but that of an ADD before it.
 func TestDelOfBefore(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {

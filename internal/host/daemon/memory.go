@@ -9,8 +9,9 @@ import (
 	"strings"
 )
 
-// memoryFiles are the files that have the memory limit of this process, by what /proc/self/cgroup says: those of control
-// groups version 2, in a container, where the group is the root, and outside, and that of version 1 in a container.
+// memoryFiles are the files that have the memory limit of this process, by what /proc/self/cgroup says: those of
+// control groups version 2, in a container, where the group is the root, and outside, and that of version 1 in a
+// container.
 func memoryFiles(groups string) []string {
 	out := []string{"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}
 	for line := range strings.Lines(groups) {
@@ -21,8 +22,9 @@ func memoryFiles(groups string) []string {
 	return out
 }
 
-// limitMemory makes the garbage collector work harder before the container's memory limit is reached, at which the kernel
-// ends the daemon: by itself it lets garbage grow to the size of what is in use. GOMEMLIMIT in the environment wins.
+// limitMemory makes the garbage collector work harder before the container's memory limit is reached, at which the
+// kernel ends the daemon: by itself it lets garbage grow to the size of what is in use. GOMEMLIMIT in the environment
+// wins.
 func limitMemory(getenv func(string) string, files []string, log *slog.Logger) {
 	if getenv("GOMEMLIMIT") != "" {
 		return

@@ -30,7 +30,8 @@ func TestLimitMemory(t *testing.T) { //nolint:paralleltest // the limit is that 
 		if err := os.WriteFile(file, []byte(tc.file), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		limitMemory(func(string) string { return tc.env }, []string{filepath.Join(dir, "missing"), file}, slog.New(slog.DiscardHandler))
+		limitMemory(func(string) string { return tc.env }, []string{filepath.Join(dir, "missing"), file},
+			slog.New(slog.DiscardHandler))
 		if got := debug.SetMemoryLimit(-1); got != tc.want {
 			t.Errorf("%q, GOMEMLIMIT=%q: %d, want %d", tc.file, tc.env, got, tc.want)
 		}
@@ -44,7 +45,8 @@ func TestMemoryFiles(t *testing.T) {
 	for groups, want := range map[string][]string{
 		"":       container,
 		"0::/\n": container,
-		"1:name=systemd:/x\n0::/system.slice/multus.service\n": append([]string{"/sys/fs/cgroup/system.slice/multus.service/memory.max"}, container...),
+		"1:name=systemd:/x\n0::/system.slice/multus.service\n": append(
+			[]string{"/sys/fs/cgroup/system.slice/multus.service/memory.max"}, container...),
 		"0::/../../etc\n": append([]string{"/sys/fs/cgroup/etc/memory.max"}, container...),
 	} {
 		if got := memoryFiles(groups); !slices.Equal(got, want) {

@@ -48,10 +48,12 @@ func newMetrics(queued, ledger, slot func() float64) *metrics {
 			Name: "multus_server_requests_in_flight", Help: "Requests on the socket that are being answered.",
 		}),
 		planning: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "multus_plan_duration_seconds", Help: "Time to make a plan, by CNI command and CNI error code (0: none).", Buckets: durations,
+			Name: "multus_plan_duration_seconds", Help: "Time to make a plan, by CNI command and CNI error code (0: none).",
+			Buckets: durations,
 		}, []string{"command", "code"}),
 		delegates: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "multus_delegate_duration_seconds", Help: "Time that the plugins of a network took, as the plugin on the host reports it.", Buckets: durations,
+			Name: "multus_delegate_duration_seconds",
+			Help: "Time that the plugins of a network took, as the plugin on the host reports it.", Buckets: durations,
 		}, []string{"command", "plugin", "result"}),
 		retries: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "multus_status_retries_total", Help: "Attempts to write a network-status that have to be repeated.",
@@ -68,11 +70,17 @@ func newMetrics(queued, ledger, slot func() float64) *metrics {
 	}
 	m.registry.MustRegister(
 		m.requests, m.inFlight, m.planning, m.delegates, m.retries, m.written, m.givenUp, m.abandoned,
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "multus_status_queue_length", Help: "Reports whose status is not written yet."}, queued),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "multus_status_queue_length",
+			Help: "Reports whose status is not written yet.",
+		}, queued),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "multus_slot_owned", Help: "1 while the CNI configuration of this node is the one that the daemon generated.",
 		}, slot),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "multus_ledger_entries", Help: "Sandboxes in the ledger of this node."}, ledger),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "multus_ledger_entries",
+			Help: "Sandboxes in the ledger of this node.",
+		}, ledger),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	return m
@@ -95,10 +103,13 @@ var (
 	knownMethods  = []string{"get", "post", "head", "put", "delete", "patch", "options"}
 	// knownPlugins are the reference plugins, those of the cluster networks, and those that are often used with Multus.
 	knownPlugins = []string{
-		"bandwidth", "bridge", "dhcp", "dummy", "firewall", "host-device", "host-local", "ipvlan", "loopback", "macvlan", "passthru",
+		"bandwidth", "bridge", "dhcp", "dummy", "firewall", "host-device", "host-local", "ipvlan", "loopback", "macvlan",
+		"passthru",
 		"portmap", "ptp", "sbr", "static", "tap", "tuning", "vlan", "vrf",
-		"antrea", "aws-cni", "azure-vnet", "calico", "cilium-cni", "egress-cni", "flannel", "kube-ovn", "ovn-k8s-cni-overlay", "terway", "weave-net",
-		"accelerated-bridge", "bond", "cnv-bridge", "cnv-tuning", "coordinator", "ib-sriov", "ib-sriov-cni", "istio-cni", "linkerd-cni",
+		"antrea", "aws-cni", "azure-vnet", "calico", "cilium-cni", "egress-cni", "flannel", "kube-ovn", "ovn-k8s-cni-overlay",
+		"terway", "weave-net",
+		"accelerated-bridge", "bond", "cnv-bridge", "cnv-tuning", "coordinator", "ib-sriov", "ib-sriov-cni", "istio-cni",
+		"linkerd-cni",
 		"ovs", "rdma", "route-override", "sriov", "userspace", "whereabouts",
 	}
 )

@@ -19,7 +19,8 @@ import (
 func scrape(t *testing.T, m *metrics) string {
 	t.Helper()
 	w := httptest.NewRecorder()
-	promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/metrics", nil))
+	promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}).ServeHTTP(w,
+		httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/metrics", nil))
 	return w.Body.String()
 }
 
@@ -32,9 +33,16 @@ func newTestMetrics() *metrics {
 func TestMetricNames(t *testing.T) {
 	t.Parallel()
 	m := newTestMetrics()
-	m.count("/v1/plan", func(http.ResponseWriter, *http.Request) {})(httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/v1/plan", nil))
+	m.count("/v1/plan", func(http.ResponseWriter, *http.Request) {})(httptest.NewRecorder(),
+		httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/v1/plan", nil))
 	m.planned("ADD", 0, time.Millisecond)
-	m.observe(&publish.Report{Command: "ADD", Timings: []publish.Timing{{Network: "ns/n", Plugin: "macvlan", Seconds: .02}, {Network: "ns/n", Plugin: "macvlan", Seconds: 1, Failed: true}}})
+	m.observe(&publish.Report{
+		Command: "ADD",
+		Timings: []publish.Timing{
+			{Network: "ns/n", Plugin: "macvlan", Seconds: .02},
+			{Network: "ns/n", Plugin: "macvlan", Seconds: 1, Failed: true},
+		},
+	})
 	text := scrape(t, m)
 	problems, err := promlint.New(strings.NewReader(text)).Lint()
 	if err != nil {
@@ -79,7 +87,10 @@ func TestLabelsAreBounded(t *testing.T) {
 	m := newTestMetrics()
 	use := func(i int) {
 		name := fmt.Sprint("x", i, strings.Repeat("x", i))
-		m.observe(&publish.Report{Command: name, Timings: []publish.Timing{{Network: name, Plugin: name, Seconds: 1}, {Network: name, Plugin: "macvlan"}}})
+		m.observe(&publish.Report{
+			Command: name,
+			Timings: []publish.Timing{{Network: name, Plugin: name, Seconds: 1}, {Network: name, Plugin: "macvlan"}},
+		})
 		m.planned(name, 0, time.Second)
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/v1/plan", nil)
 		r.Method = name
@@ -116,7 +127,10 @@ func TestLabelsAreBounded(t *testing.T) {
 // TestProfilesAreForTheLoopback: others are refused (P33).
 func TestProfilesAreForTheLoopback(t *testing.T) {
 	t.Parallel()
-	for addr, want := range map[string]int{"127.0.0.1:5": http.StatusOK, "[::1]:5": http.StatusOK, "192.0.2.1:5": http.StatusForbidden, "nonsense": http.StatusForbidden} {
+	for addr, want := range map[string]int{
+		"127.0.0.1:5": http.StatusOK, "[::1]:5": http.StatusOK,
+		"192.0.2.1:5": http.StatusForbidden, "nonsense": http.StatusForbidden,
+	} {
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/debug/pprof/", nil)
 		r.RemoteAddr = addr
 		w := httptest.NewRecorder()

@@ -10,15 +10,16 @@ import (
 	"multus/internal/source/kube"
 )
 
-// askNode lets the slot read the Node object of this node. Without a cluster there is none; without the node's name it is
-// not known which one it is.
+// askNode lets the slot read the Node object of this node. Without a cluster there is none; without the node's name it
+// is not known which one it is.
 func askNode(slot *autoconf.Slot, read func(context.Context, string) (*kube.Node, error), name string) {
 	if slot == nil || read == nil {
 		return
 	}
 	slot.Node = func(ctx context.Context) (autoconf.Node, error) {
 		if name == "" {
-			return autoconf.Node{}, fmt.Errorf("%w: give --node-name, or MULTUS_NODE_NAME in the environment", autoconf.ErrNodeUnknown)
+			return autoconf.Node{}, fmt.Errorf("%w: give --node-name, or MULTUS_NODE_NAME in the environment",
+				autoconf.ErrNodeUnknown)
 		}
 		n, err := read(ctx, name)
 		if denied := (*kube.ForbiddenError)(nil); errors.As(err, &denied) || errors.Is(err, plan.ErrNotFound) {

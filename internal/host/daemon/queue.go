@@ -491,9 +491,9 @@ func (q *queue) giveUp(p *pending, why error) {
 	}}})
 }
 
-// deleted drops the report of a sandbox that is deleted: its status is of no use any more. at is the time of the DEL, 0 if the
-// plugin gives none. A report of a later ADD of the same sandbox stays: it comes in a file, and may be read before a DEL that
-// waits on the socket.
+// deleted drops the report of a sandbox that is deleted: its status is of no use any more. at is the time of the DEL, 0
+// if the plugin gives none. A report of a later ADD of the same sandbox stays: it comes in a file, and may be read
+// before a DEL that waits on the socket.
 func (q *queue) deleted(pod publish.Pod, container string, at int64) {
 	if container == "" {
 		return

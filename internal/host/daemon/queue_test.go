@@ -70,10 +70,15 @@ func newWall(errs ...error) *wall {
 }
 
 func testReport(name, address string) *publish.Report {
-	return &publish.Report{Command: "ADD", Pod: publish.Pod{Namespace: "ns", Name: name, UID: "u-" + name}, Attached: []publish.Attached{{
-		Name: "cluster", IfName: "eth0", Primary: true,
-		Result: json.RawMessage(fmt.Sprintf(`{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/x"}],"ips":[{"address":%q,"interface":0}]}`, address)),
-	}}}
+	return &publish.Report{
+		Command: "ADD", Pod: publish.Pod{Namespace: "ns", Name: name, UID: "u-" + name},
+		Attached: []publish.Attached{{
+			Name: "cluster", IfName: "eth0", Primary: true,
+			Result: json.RawMessage(fmt.Sprintf(
+				`{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/x"}],"ips":[{"address":%q,"interface":0}]}`,
+				address)),
+		}},
+	}
 }
 
 // sandbox is the report of a pod's sandbox; the later ones have a higher number.
@@ -154,7 +159,8 @@ func TestQueueWritesUntilWritten(t *testing.T) {
 	w := newWall(publish.ErrRetry, errors.New("forbidden"), publish.ErrRetry)
 	q, stop := start(t, w, dir)
 	receive(t, "the first attempt", q.add(testReport("a", "10.0.0.1/24")))
-	if files, err := filepath.Glob(filepath.Join(dir, "*.json")); err != nil || len(files) != 1 { // it may be replaced right now
+	// The file may be replaced at this moment.
+	if files, err := filepath.Glob(filepath.Join(dir, "*.json")); err != nil || len(files) != 1 {
 		t.Errorf("after a failed attempt: %v, %v, want one file", files, err)
 	}
 	receive(t, "the status", w.written)

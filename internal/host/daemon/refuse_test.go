@@ -27,7 +27,11 @@ import (
 func TestRefuse(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct{ body, message, next, request string }{
-		"no JSON": {"{", "decode request /", "use the plugin that belongs to this daemon: a daemon of the DaemonSet installs it when it starts; by hand: multus-daemon install --dest DIR", ""},
+		"no JSON": {
+			"{", "decode request /",
+			"use the plugin that belongs to this daemon: a daemon of the DaemonSet installs it when it starts; by hand: " +
+				"multus-daemon install --dest DIR", "",
+		},
 		"no configuration": {
 			`{"command":"ADD","containerID":"0123456789abcdef","args":[["K8S_POD_NAMESPACE","team"],["K8S_POD_NAME","web-0"]],"config":"W10="}`,
 			"pod team/web-0: ", "report this: the plugin sent a configuration that is no object", "; request 0123456789abc",
@@ -36,7 +40,10 @@ func TestRefuse(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var log bytes.Buffer
-			s := &server{conf: &config.Daemon{Raw: []byte("{}")}, metrics: newTestMetrics(), log: slog.New(slog.NewJSONHandler(&log, nil))}
+			s := &server{
+				conf: &config.Daemon{Raw: []byte("{}")}, metrics: newTestMetrics(),
+				log: slog.New(slog.NewJSONHandler(&log, nil)),
+			}
 			w := httptest.NewRecorder()
 			s.plan(w, httptest.NewRequest("POST", api.PathPlan, strings.NewReader(tc.body)))
 			var ce types.Error
@@ -61,7 +68,10 @@ func TestRefuse(t *testing.T) {
 func TestFailureIsLogged(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
-	s := &server{metrics: newTestMetrics(), queue: newQueue(newWall(), t.TempDir(), slog.New(slog.DiscardHandler)), log: slog.New(slog.NewJSONHandler(&log, nil))}
+	s := &server{
+		metrics: newTestMetrics(), queue: newQueue(newWall(), t.TempDir(), slog.New(slog.DiscardHandler)),
+		log: slog.New(slog.NewJSONHandler(&log, nil)),
+	}
 	told := &publish.Report{
 		Command: "ADD", ContainerID: "0123456789abcdef", Pod: publish.Pod{Namespace: "team", Name: "web-0", UID: "u"},
 		Failure: &publish.Failure{Tell: true, Message: "why; what to do"},
@@ -91,9 +101,15 @@ func TestNotServed(t *testing.T) {
 	s := &server{metrics: newTestMetrics()}
 	long := "/" + strings.Repeat("x", 5000)
 	for path, words := range map[string][]string{
-		"/delegate": {"POST /delegate is not served", "multus-dynamic-networks-controller", "hot-plug", "not support", "delete the pod", "docs/upgrade.md"},
-		"/cni":      {"POST /cni is not served", "multus-dynamic-networks-controller", "Hot-plug", "multus-daemon install", "docs/upgrade.md"},
-		long:        {"... is not served"},
+		"/delegate": {
+			"POST /delegate is not served", "multus-dynamic-networks-controller", "hot-plug", "not support",
+			"delete the pod", "docs/upgrade.md",
+		},
+		"/cni": {
+			"POST /cni is not served", "multus-dynamic-networks-controller", "Hot-plug", "multus-daemon install",
+			"docs/upgrade.md",
+		},
+		long: {"... is not served"},
 	} {
 		w := httptest.NewRecorder()
 		s.handler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "POST", path, nil))
@@ -130,7 +146,10 @@ func TestReportNeedsUID(t *testing.T) {
 	}
 	discard := slog.New(slog.DiscardHandler)
 	w := newWall()
-	s := &server{conf: conf, metrics: newTestMetrics(), log: discard, queue: newQueue(w, filepath.Join(dir, "reports"), discard)}
+	s := &server{
+		conf: conf, metrics: newTestMetrics(), log: discard,
+		queue: newQueue(w, filepath.Join(dir, "reports"), discard),
+	}
 	s.resolver = &plan.Resolver{Networks: f, Pods: f, Log: discard}
 	defer runUntil(t, s.queue)()
 	post := func(path string, v any) int {
@@ -144,8 +163,14 @@ func TestReportNeedsUID(t *testing.T) {
 	}
 	status := sandbox("web", 1)
 	status.Pod.UID = ""
-	failure := &publish.Report{Command: "ADD", ContainerID: status.ContainerID, Pod: status.Pod, Failure: &publish.Failure{Tell: true, Message: "m"}}
-	timings := &publish.Report{Command: "DEL", ContainerID: status.ContainerID, Pod: status.Pod, Timings: []publish.Timing{{Network: "n"}}}
+	failure := &publish.Report{
+		Command: "ADD", ContainerID: status.ContainerID, Pod: status.Pod,
+		Failure: &publish.Failure{Tell: true, Message: "m"},
+	}
+	timings := &publish.Report{
+		Command: "DEL", ContainerID: status.ContainerID, Pod: status.Pod,
+		Timings: []publish.Timing{{Network: "n"}},
+	}
 	check := func(when string, want map[*publish.Report]int) {
 		for r, code := range want {
 			if got := post(api.PathReport, r); got != code {
@@ -191,7 +216,8 @@ func TestErrorsAreClipped(t *testing.T) {
 	}
 	log.Reset()
 	report := fmt.Sprintf(`{"command":"ADD","containerID":"c","pod":{"namespace":"ns","name":"p","uid":"u"},"failure":{"tell":true,"message":%q}}`, long)
-	s.report(httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), "POST", api.PathReport, strings.NewReader(report)))
+	s.report(httptest.NewRecorder(),
+		httptest.NewRequestWithContext(t.Context(), "POST", api.PathReport, strings.NewReader(report)))
 	if log.Len() == 0 || log.Len() > 4096 {
 		t.Errorf("the log has %d bytes", log.Len())
 	}

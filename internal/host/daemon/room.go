@@ -13,9 +13,9 @@ const (
 	// decoders is how many requests are decoded at the same time, and decodeLimit how long a client may take to send one.
 	decoders    = 4
 	decodeLimit = 10 * time.Second
-	// largePlan is the size of the configurations of a plan from which on it is large, and largePlans is how many of those are
-	// made and answered at the same time: each takes some ten times its size, and the memory of the daemon is limited. Ordinary
-	// plans, a few kilobytes each, wait for nobody.
+	// largePlan is the size of the configurations of a plan from which on it is large, and largePlans is how many of those
+	// are made and answered at the same time: each takes some ten times its size, and the memory of the daemon is limited.
+	// Ordinary plans, a few kilobytes each, wait for nobody.
 	largePlan  = 64 << 10
 	largePlans = 4
 	// answerLimit is how long a client may take to read an answer.
@@ -61,7 +61,8 @@ func (r *room) grow(bytes int) error {
 		return nil
 	}
 	if err := r.all.enter(r.ctx); err != nil {
-		return fault.Wrap(err, fault.TryAgain, "nothing: the runtime tries again", "wait to make a plan with %d bytes of configurations", bytes)
+		return fault.Wrap(err, fault.TryAgain, "nothing: the runtime tries again",
+			"wait to make a plan with %d bytes of configurations", bytes)
 	}
 	r.held = true
 	return nil

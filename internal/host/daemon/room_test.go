@@ -18,8 +18,8 @@ import (
 	"multus/internal/netsel"
 )
 
-// hanging is a source that has a definition "large" and one "small"; "large-away" is a large one after which it waits, as for
-// an API server that is away, until the request ends.
+// hanging is a source that has a definition "large" and one "small"; "large-away" is a large one after which it waits,
+// as for an API server that is away, until the request ends.
 type hanging struct{ waiting chan string }
 
 func (h *hanging) Network(ctx context.Context, ref plan.Ref) (*plan.Definition, error) {
@@ -32,16 +32,22 @@ func (h *hanging) Network(ctx context.Context, ref plan.Ref) (*plan.Definition, 
 		<-ctx.Done()
 		return nil, fmt.Errorf("%w: %w", plan.ErrUnavailable, ctx.Err())
 	}
-	return &plan.Definition{Ref: ref, Config: fmt.Sprintf(`{"cniVersion":"1.0.0","name":"n","type":"bridge","x":%q}`, padding)}, nil
+	return &plan.Definition{
+		Ref:    ref,
+		Config: fmt.Sprintf(`{"cniVersion":"1.0.0","name":"n","type":"bridge","x":%q}`, padding),
+	}, nil
 }
 
 // Pod returns a pod that asks for the networks that are its name's parts.
 func (h *hanging) Pod(_ context.Context, ref plan.Ref) (*plan.Pod, error) {
-	return &plan.Pod{Ref: ref, UID: "u", Annotations: map[string]string{netsel.Networks: strings.ReplaceAll(ref.Name, ".", ",")}}, nil
+	return &plan.Pod{
+		Ref: ref, UID: "u",
+		Annotations: map[string]string{netsel.Networks: strings.ReplaceAll(ref.Name, ".", ",")},
+	}, nil
 }
 
-// TestLargePlans: of plans that are large only a few are made at the same time, and these are given up with their requests.
-// Nobody else waits for them, nor for those whose definitions the API server does not give.
+// TestLargePlans: of plans that are large only a few are made at the same time, and these are given up with their
+// requests. Nobody else waits for them, nor for those whose definitions the API server does not give.
 func TestLargePlans(t *testing.T) {
 	t.Parallel()
 	conf, err := config.ParseDaemon([]byte(`{}`))
@@ -94,7 +100,8 @@ func TestLargePlans(t *testing.T) {
 	for range decoders {
 		s.decoding <- struct{}{}
 	}
-	if code, said := answered(over, "small"); code != http.StatusServiceUnavailable || !strings.Contains(said, "wait to decode request /") {
+	if code, said := answered(over, "small"); code != http.StatusServiceUnavailable ||
+		!strings.Contains(said, "wait to decode request /") {
 		t.Errorf("a request that is not decoded: %d %s", code, said)
 	}
 	for range decoders {

@@ -151,7 +151,8 @@ func (s *server) plan(w http.ResponseWriter, r *http.Request) {
 func (s *server) resolve(ctx context.Context, room *room, req *request.Request) (*plan.Plan, error) {
 	b, err := s.conf.ForRequest(req.Config)
 	if err != nil {
-		return nil, fault.Wrap(err, fault.Decoding, "report this: the plugin sent a configuration that is no object", "pod %s", req.Pod())
+		return nil, fault.Wrap(err, fault.Decoding, "report this: the plugin sent a configuration that is no object",
+			"pod %s", req.Pod())
 	}
 	conf, err := config.ParsePlugin(b)
 	if err != nil {
@@ -164,7 +165,8 @@ func (s *server) resolve(ctx context.Context, room *room, req *request.Request) 
 
 // missing emits the event for a definition that cannot be had.
 func (s *server) missing(containerID string, pod *plan.Pod, m *plan.MissingNetworkError) {
-	s.queue.add(publish.Missing(publish.Pod{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID}, containerID, m.Error()))
+	s.queue.add(publish.Missing(publish.Pod{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID}, containerID,
+		m.Error()))
 }
 
 // report takes what happened. It is answered when the status is written, or given up for now, if the report
@@ -250,7 +252,8 @@ func (s *server) refuse(w http.ResponseWriter, req *request.Request, err error) 
 	}
 	container := fault.Clip(req.ContainerID, fault.MaxName)
 	s.log.Error("request refused", "cmd", fault.Clip(req.Command, fault.MaxName),
-		"pod", fault.Clip(req.Pod(), fault.MaxName), "container", container, "code", ce.Code, "err", fault.ForRequest(ce, container).Error())
+		"pod", fault.Clip(req.Pod(), fault.MaxName), "container", container, "code", ce.Code, "err",
+		fault.ForRequest(ce, container).Error())
 	status := http.StatusBadRequest
 	if ce.Code == fault.TryAgain {
 		status = http.StatusServiceUnavailable
@@ -261,7 +264,9 @@ func (s *server) refuse(w http.ResponseWriter, req *request.Request, err error) 
 func decode(w http.ResponseWriter, r *http.Request, v any) error {
 	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
 	if err := dec.Decode(v); err != nil {
-		return fault.Wrap(err, fault.Decoding, "use the plugin that belongs to this daemon: a daemon of the DaemonSet installs it when it starts; by hand: multus-daemon install --dest DIR", "decode request %s", r.URL.Path)
+		return fault.Wrap(err, fault.Decoding,
+			"use the plugin that belongs to this daemon: a daemon of the DaemonSet installs it when it starts; by hand: "+
+				"multus-daemon install --dest DIR", "decode request %s", r.URL.Path)
 	}
 	return nil
 }

@@ -56,7 +56,8 @@ func runDaemon(t *testing.T, dir string, health, metrics int) *instance {
 	if os.Getuid() != 0 {
 		t.Skip("the socket is for root")
 	}
-	conf := fmt.Sprintf(`{"socketDir":%q,"networksDir":%q,"logFile":%q,"logToStderr":false`, filepath.Join(dir, "run"), dir, filepath.Join(dir, "log"))
+	conf := fmt.Sprintf(`{"socketDir":%q,"networksDir":%q,"logFile":%q,"logToStderr":false`, filepath.Join(dir, "run"),
+		dir, filepath.Join(dir, "log"))
 	if metrics != 0 {
 		conf += fmt.Sprintf(`,"metricsPort":%d`, metrics)
 	}
@@ -82,9 +83,12 @@ func runDaemon(t *testing.T, dir string, health, metrics int) *instance {
 
 // answers returns the status and the instance that answers to a path on the socket, 0 for no answer.
 func (d *instance) answers(path string) (int, string) {
-	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", d.socket)
-	}}
+	transport := &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", d.socket)
+		},
+	}
 	return ask(transport, "http://multus"+path)
 }
 
@@ -157,8 +161,8 @@ func TestSecondDaemon(t *testing.T) {
 	}
 }
 
-// TestReaderBlocksNobody: a process that may only read the directory of the socket locks what is in it. The daemon serves
-// all the same, also when it starts anew, and still one daemon at a time.
+// TestReaderBlocksNobody: a process that may only read the directory of the socket locks what is in it. The daemon
+// serves all the same, also when it starts anew, and still one daemon at a time.
 func TestReaderBlocksNobody(t *testing.T) {
 	t.Parallel()
 	dir := shortDir(t)
@@ -171,7 +175,8 @@ func TestReaderBlocksNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer reader.Close()
-	if err := unix.FcntlFlock(reader.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_RDLCK, Whence: io.SeekStart}); err != nil {
+	if err := unix.FcntlFlock(reader.Fd(), unix.F_OFD_SETLK,
+		&unix.Flock_t{Type: unix.F_RDLCK, Whence: io.SeekStart}); err != nil {
 		t.Fatal(err)
 	}
 	first := runDaemon(t, dir, freePort(t), 0)
@@ -260,7 +265,8 @@ func TestPortIsTaken(t *testing.T) {
 	bad := &instance{ended: make(chan error, 1)}
 	other := shortDir(t)
 	file := filepath.Join(other, "c.json")
-	if err := os.WriteFile(file, fmt.Appendf(nil, `{"socketDir":%q,"networksDir":%q}`, filepath.Join(other, "run"), other), 0o600); err != nil {
+	if err := os.WriteFile(file, fmt.Appendf(nil, `{"socketDir":%q,"networksDir":%q}`, filepath.Join(other, "run"), other),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	go func() {
@@ -281,7 +287,8 @@ func TestSlowIsHealthy(t *testing.T) {
 		t.Skip("the socket is for root")
 	}
 	var bound []net.Listener // no connection is accepted
-	s := newSocket(filepath.Join(shortDir(t), "multus.sock"), slog.New(slog.DiscardHandler), func(l net.Listener) { bound = append(bound, l) })
+	s := newSocket(filepath.Join(shortDir(t), "multus.sock"), slog.New(slog.DiscardHandler),
+		func(l net.Listener) { bound = append(bound, l) })
 	if err := s.open(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -104,7 +104,8 @@ func TestNoRegularFile(t *testing.T) {
 		q.takeUp()
 	}()
 	receive(t, "the end of the look", looked)
-	if got := files(t, q.spool.dir); len(got) != 2 || !slices.Contains(got, pipe+damaged) || !slices.Contains(got, link+damaged) {
+	if got := files(t, q.spool.dir); len(got) != 2 || !slices.Contains(got, pipe+damaged) ||
+		!slices.Contains(got, link+damaged) {
 		t.Errorf("left: %v", got)
 	}
 }
@@ -118,11 +119,18 @@ func TestTwoSandboxes(t *testing.T) {
 		names []func(*publish.Report) string // of the files of sandboxes 1, 2 and 3
 		order []int
 	}{
-		"as they came":                       {[]func(*publish.Report) string{own, own, own}, []int{1, 2, 3}},
-		"the latest of a daemon of before":   {[]func(*publish.Report) string{own, own, func(*publish.Report) string { return "a_b_c.json" }}, []int{2, 3, 1}},
-		"the earliest of a daemon of before": {[]func(*publish.Report) string{func(*publish.Report) string { return "ns_web_u-web.json" }, own, own}, []int{3, 1, 2}},
+		"as they came": {[]func(*publish.Report) string{own, own, own}, []int{1, 2, 3}},
+		"the latest of a daemon of before": {
+			[]func(*publish.Report) string{own, own, func(*publish.Report) string { return "a_b_c.json" }}, []int{2, 3, 1},
+		},
+		"the earliest of a daemon of before": {
+			[]func(*publish.Report) string{func(*publish.Report) string { return "ns_web_u-web.json" }, own, own},
+			[]int{3, 1, 2},
+		},
 		"names against the order": {[]func(*publish.Report) string{
-			func(*publish.Report) string { return publish.FileName(9, 0) }, func(*publish.Report) string { return publish.FileName(8, 0) }, func(*publish.Report) string { return publish.FileName(7, 0) },
+			func(*publish.Report) string { return publish.FileName(9, 0) },
+			func(*publish.Report) string { return publish.FileName(8, 0) },
+			func(*publish.Report) string { return publish.FileName(7, 0) },
 		}, []int{1, 2, 3}},
 	}
 	for name, tc := range tests {
@@ -209,7 +217,10 @@ func TestNoStatus(t *testing.T) {
 	w := newWall()
 	w.told = make(chan string, 10)
 	q := stopped(t, w)
-	contents := []string{"{}", "null", `{"command":"ADD","failure":{"tell":true,"message":"m"}}`, `{"command":"ADD","attached":[]}`}
+	contents := []string{
+		"{}", "null", `{"command":"ADD","failure":{"tell":true,"message":"m"}}`,
+		`{"command":"ADD","attached":[]}`,
+	}
 	for i, content := range contents {
 		place(t, filepath.Join(q.spool.dir, publish.FileName(1, uint64(i))), []byte(content))
 	}
@@ -257,7 +268,10 @@ func TestToldOnce(t *testing.T) {
 	socket := func(_ *testing.T, q *queue) { q.take(sandbox("web", 1)) }
 	answered := func(_ *testing.T, q *queue) { q.keep(q.take(sandbox("web", 1))) }
 	file := func(t *testing.T, q *queue) { leave(t, q.spool.dir, sandbox("web", 1)) }
-	for from, begin := range map[string]func(*testing.T, *queue){"socket": socket, "socket, answered": answered, "file": file} {
+	for from, begin := range map[string]func(*testing.T, *queue){
+		"socket": socket, "socket, answered": answered,
+		"file": file,
+	} {
 		for _, when := range []string{"first", "later", "never"} {
 			t.Run(from+", told "+when, func(t *testing.T) {
 				t.Parallel()

@@ -32,7 +32,8 @@ func TestStatusOfSlowClient(t *testing.T) {
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
-			h(slow, httptest.NewRequestWithContext(t.Context(), method, api.PathStatus+"?key=k", strings.NewReader(`{"key":"k"}`)))
+			h(slow, httptest.NewRequestWithContext(t.Context(), method, api.PathStatus+"?key=k",
+				strings.NewReader(`{"key":"k"}`)))
 		}()
 		receive(t, "the slow client's answer", slow.begun)
 		other := make(chan int)

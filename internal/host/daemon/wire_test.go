@@ -75,7 +75,8 @@ func TestWireDecodes(t *testing.T) {
 	t.Parallel()
 	for name, v := range map[string]any{
 		"plan-request.json": &request.Request{}, "plan-answer.json": &plan.Plan{},
-		"report-add.json": &publish.Report{}, "report-failure.json": &publish.Report{}, "report-del.json": &publish.Report{}, "status.json": &api.Status{},
+		"report-add.json": &publish.Report{}, "report-failure.json": &publish.Report{}, "report-del.json": &publish.Report{},
+		"status.json": &api.Status{},
 	} {
 		b := wire.Message(t, name)
 		if err := json.Unmarshal(b, v); err != nil {
@@ -97,15 +98,18 @@ func TestWireAnswers(t *testing.T) {
 	t.Parallel()
 	s := wireServer(t)
 	code, body := s.exchange(t, http.MethodPost, api.PathPlan, wire.Message(t, "plan-request.json"))
-	if lost := lacking("", wire.Decode(t, wire.Message(t, "plan-answer.json")), wire.Decode(t, body)); code != http.StatusOK || len(lost) > 0 {
+	if lost := lacking("", wire.Decode(t, wire.Message(t, "plan-answer.json")),
+		wire.Decode(t, body)); code != http.StatusOK || len(lost) > 0 {
 		t.Errorf("plan: %d, lost: %s", code, strings.Join(lost, "; "))
 	}
 	code, body = s.exchange(t, http.MethodPost, api.PathPlan, []byte("{"))
-	if lost := lacking("", wire.Decode(t, wire.Message(t, "error.json")), wire.Decode(t, body)); code != http.StatusBadRequest || len(lost) > 0 {
+	if lost := lacking("", wire.Decode(t, wire.Message(t, "error.json")),
+		wire.Decode(t, body)); code != http.StatusBadRequest || len(lost) > 0 {
 		t.Errorf("error: %d, lost: %s", code, strings.Join(lost, "; "))
 	}
 	for _, name := range []string{"report-add.json", "report-failure.json", "report-del.json"} {
-		if code, body := s.exchange(t, http.MethodPost, api.PathReport, wire.Message(t, name)); code != http.StatusOK || string(body) != "{}" {
+		if code, body := s.exchange(t, http.MethodPost, api.PathReport, wire.Message(t, name)); code != http.StatusOK ||
+			string(body) != "{}" {
 			t.Errorf("%s: %d %s", name, code, body)
 		}
 	}
@@ -113,7 +117,8 @@ func TestWireAnswers(t *testing.T) {
 		t.Errorf("status: %d", code)
 	}
 	code, body = s.exchange(t, http.MethodGet, api.PathStatus+"?key=k", nil)
-	if lost := lacking("", wire.Decode(t, wire.Message(t, "status.json")), wire.Decode(t, body)); code != http.StatusOK || len(lost) > 0 {
+	if lost := lacking("", wire.Decode(t, wire.Message(t, "status.json")), wire.Decode(t, body)); code != http.StatusOK ||
+		len(lost) > 0 {
 		t.Errorf("status: %d, lost: %s", code, strings.Join(lost, "; "))
 	}
 }

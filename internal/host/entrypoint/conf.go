@@ -65,8 +65,8 @@ func (o *Options) writeConf() (wrote string, err error) {
 	return o.writeOwn(path, b, chain)
 }
 
-// writeOwn writes the generated configuration beside another program's list that is out of date, nil for none. That program
-// may make a new one at any moment.
+// writeOwn writes the generated configuration beside another program's list that is out of date, nil for none. That
+// program may make a new one at any moment.
 func (o *Options) writeOwn(path string, b []byte, chain *autoconf.Chain) (wrote string, err error) {
 	conf, conflist := o.outputs()
 	changed, err := replaceIf(path, b, func() bool { return chain != nil || autoconf.FindChain(conf, b) == nil })
@@ -177,8 +177,8 @@ func (o *Options) generate(p *autoconf.Primary) ([]byte, string, error) {
 	return b, conf, err
 }
 
-// version returns the version of the configuration and the cluster network as it is embedded (behaviour.md G8). The plugin
-// passes each network its own version, so that the two need not be the same unless that is asked for.
+// version returns the version of the configuration and the cluster network as it is embedded (behaviour.md G8). The
+// plugin passes each network its own version, so that the two need not be the same unless that is asked for.
 func (o *Options) version(p *autoconf.Primary) (string, json.RawMessage, error) {
 	v, embedded := p.Config.Version(), json.RawMessage(p.Config.Bytes())
 	own := o.CNIVersion == "" || o.CNIVersion == config.Auto

@@ -47,7 +47,10 @@ type host struct {
 
 func newHost(t *testing.T) *host {
 	t.Helper()
-	h := &host{dir: t.TempDir(), out: &output{}, env: map[string]string{"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "443"}}
+	h := &host{
+		dir: t.TempDir(), out: &output{},
+		env: map[string]string{"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "443"},
+	}
 	for _, d := range []string{"bin", "net.d", "sa", "image"} {
 		if err := os.Mkdir(filepath.Join(h.dir, d), 0o755); err != nil {
 			t.Fatal(err)
@@ -93,7 +96,8 @@ func (h *host) options(t *testing.T, args ...string) *Options {
 	cmd.ResetFlags()
 	o.addFlags(cmd)
 	if err := cmd.ParseFlags(append([]string{
-		"--cni-bin-dir", at("bin"), "--cni-conf-dir", at("net.d"), "--multus-autoconfig-dir", at("net.d"), "--multus-bin-file", at("image/multus"),
+		"--cni-bin-dir", at("bin"), "--cni-conf-dir", at("net.d"), "--multus-autoconfig-dir", at("net.d"),
+		"--multus-bin-file", at("image/multus"),
 		"--multus-cni-conf-dir", at("multus.net.d"), "--multus-kubeconfig-file-host", at("net.d/multus.d/multus.kubeconfig"),
 	}, args...)); err != nil {
 		t.Fatal(err)
@@ -143,7 +147,8 @@ func TestGenerates(t *testing.T) {
 	h.write(t, "net.d/10-flannel.conflist", flannel031)
 	h.env["MULTUS_NODE_ADDRESS"] = "192.0.2.7"
 	h.write(t, "net.d/00-multus.conf", `{"cniVersion":"0.3.1","name":"old","type":"multus","delegates":[{"type":"x"}]}`)
-	stop := h.start(t, "--namespace-isolation", "--global-namespaces=default,x", "--multus-log-level=Debug", "--multus-log-to-stderr=false", "--readiness-indicator-file=/ready")
+	stop := h.start(t, "--namespace-isolation", "--global-namespaces=default,x", "--multus-log-level=Debug",
+		"--multus-log-to-stderr=false", "--readiness-indicator-file=/ready")
 	h.eventually(t, "the watch", func() bool { return strings.Contains(h.out.String(), "Entering watch loop") })
 	if err := stop(); err != nil {
 		t.Fatal(err)
@@ -153,7 +158,8 @@ func TestGenerates(t *testing.T) {
 	}
 	want := `{"cniVersion":"0.3.1","name":"multus-cni-network","type":"multus","capabilities":{"io.kubernetes.cri.pod-annotations":true,"portMappings":true,"x":false},` +
 		`"namespaceIsolation":true,"globalNamespaces":"default,x","logToStderr":false,"logLevel":"Debug","confDir":"DIR/multus.net.d","readinessindicatorfile":"/ready",` +
-		`"kubeconfig":"DIR/net.d/multus.d/multus.kubeconfig","delegates":[` + flannel031 + "],\"nodeAddresses\":[\"192.0.2.7\"]}\n"
+		`"kubeconfig":"DIR/net.d/multus.d/multus.kubeconfig","delegates":[` + flannel031 +
+		"],\"nodeAddresses\":[\"192.0.2.7\"]}\n"
 	if d := cmp.Diff(strings.ReplaceAll(want, "DIR", h.dir), h.read(t, "net.d/00-multus.conf")); d != "" {
 		t.Errorf("00-multus.conf (-want +got):\n%s", d)
 	}
@@ -162,7 +168,8 @@ func TestGenerates(t *testing.T) {
 			t.Errorf("%s: %v, %v, want mode 0600", f, info.Mode(), err)
 		}
 	}
-	if text := h.read(t, "net.d/multus.d/multus.kubeconfig"); strings.Contains(text, "token-1") || !strings.Contains(text, "server: https://[fd00::1]:443") {
+	if text := h.read(t, "net.d/multus.d/multus.kubeconfig"); strings.Contains(text, "token-1") ||
+		!strings.Contains(text, "server: https://[fd00::1]:443") {
 		t.Errorf("kubeconfig:\n%s", text)
 	}
 }
@@ -195,7 +202,10 @@ func TestConflist(t *testing.T) {
 	stop := h.start(t, "--override-network-name", "--multus-log-level=verbose")
 	h.eventually(t, "the configuration", func() bool { return h.exists("net.d/00-multus.conf") })
 	h.write(t, "net.d/10-flannel.conflist", flannel100) // G24 [quirk]: another version ends today's
-	h.eventually(t, "the list", func() bool { return h.exists("net.d/00-multus.conflist") && !h.exists("net.d/00-multus.conf") })
+	h.eventually(t, "the list", func() bool {
+		return h.exists("net.d/00-multus.conflist") &&
+			!h.exists("net.d/00-multus.conf")
+	})
 	l, err := libcni.NetworkConfFromFile(filepath.Join(h.dir, "net.d/00-multus.conflist"))
 	if err != nil {
 		t.Fatal(err)
@@ -219,7 +229,8 @@ func TestFollows(t *testing.T) {
 	h.write(t, "sa/token", "token-2")
 	h.eventually(t, "the new token", func() bool { return h.read(t, "net.d/multus.d/multus.token") == "token-2" })
 	h.write(t, "net.d/10-flannel.conflist", strings.Replace(flannel031, "flannel", "flannel2", 1))
-	h.eventually(t, "the new cluster network", func() bool { return strings.Contains(h.read(t, "net.d/00-multus.conf"), "flannel2") })
+	h.eventually(t, "the new cluster network",
+		func() bool { return strings.Contains(h.read(t, "net.d/00-multus.conf"), "flannel2") })
 	good := h.read(t, "net.d/00-multus.conf")
 	h.write(t, "net.d/10-flannel.conflist", `{"cniVersion":`)
 	h.eventually(t, "the complaint", func() bool { return strings.Contains(h.out.String(), "keeping what is there") })
@@ -299,10 +310,13 @@ func TestUserFile(t *testing.T) {
 func TestOtherVersion(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct{ primary, version, file, inner string }{
-		"newer":             {flannel031, "0.4.0", "net.d/00-multus.conf", flannel031},
-		"newer, a list":     {flannel031, "1.1.0", "net.d/00-multus.conflist", flannel031},
-		"older":             {flannel100, "0.3.1", "net.d/00-multus.conf", flannel100},
-		"without a version": {`{"name":"x","plugins":[{"type":"y"}]}`, "0.4.0", "net.d/00-multus.conf", `{"name":"x","plugins":[{"type":"y"}]}`},
+		"newer":         {flannel031, "0.4.0", "net.d/00-multus.conf", flannel031},
+		"newer, a list": {flannel031, "1.1.0", "net.d/00-multus.conflist", flannel031},
+		"older":         {flannel100, "0.3.1", "net.d/00-multus.conf", flannel100},
+		"without a version": {
+			`{"name":"x","plugins":[{"type":"y"}]}`, "0.4.0", "net.d/00-multus.conf",
+			`{"name":"x","plugins":[{"type":"y"}]}`,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -313,7 +327,8 @@ func TestOtherVersion(t *testing.T) {
 			if err := stop(); err != nil {
 				t.Fatal(err)
 			}
-			if text := h.read(t, tc.file); !strings.HasPrefix(text, `{"cniVersion":"`+tc.version+`"`) || !strings.Contains(text, tc.inner) {
+			if text := h.read(t, tc.file); !strings.HasPrefix(text, `{"cniVersion":"`+tc.version+`"`) ||
+				!strings.Contains(text, tc.inner) {
 				t.Errorf("configuration: %s", text)
 			}
 		})
@@ -330,7 +345,8 @@ func TestForcedVersion(t *testing.T) {
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
-	if text := h.read(t, "net.d/00-multus.conf"); strings.Contains(text, "0.3.1") || !strings.Contains(text, `"cniVersion":"0.4.0","name":"cbr0"`) {
+	if text := h.read(t, "net.d/00-multus.conf"); strings.Contains(text, "0.3.1") ||
+		!strings.Contains(text, `"cniVersion":"0.4.0","name":"cbr0"`) {
 		t.Errorf("configuration: %s", text)
 	}
 	if h.read(t, "net.d/10-flannel.conflist") != flannel031 {
@@ -338,8 +354,8 @@ func TestForcedVersion(t *testing.T) {
 	}
 }
 
-// TestChain: a list that another program, such as Istio's installer, makes of the configuration stays in force; our plugin in it
-// is kept up to date, in either version.
+// TestChain: a list that another program, such as Istio's installer, makes of the configuration stays in force; our
+// plugin in it is kept up to date, in either version.
 func TestChain(t *testing.T) {
 	t.Parallel()
 	for name, primary := range map[string]string{"a plugin configuration": flannel031, "a list": flannel100} {
@@ -351,7 +367,8 @@ func TestChain(t *testing.T) {
 			h.eventually(t, "the watch", func() bool { return strings.Contains(h.out.String(), "Entering watch loop...") })
 			own := `{"type":"multus","delegates":[]}`
 			const other = `{ "type":"istio-cni" , "x":1.0}`
-			h.write(t, "net.d/00-multus.conflist", `{"cniVersion":"0.3.1","name":"k8s-pod-network","plugins":[`+own+`,`+other+`]}`)
+			h.write(t, "net.d/00-multus.conflist",
+				`{"cniVersion":"0.3.1","name":"k8s-pod-network","plugins":[`+own+`,`+other+`]}`)
 			h.eventually(t, "our plugin in the list", func() bool {
 				text := h.read(t, "net.d/00-multus.conflist")
 				return strings.Contains(text, `"flannel"`) && strings.Contains(text, other) && !h.exists("net.d/00-multus.conf")

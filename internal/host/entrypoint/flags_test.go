@@ -15,12 +15,18 @@ import (
 func TestFlags(t *testing.T) {
 	t.Parallel()
 	want := map[string]string{
-		"cni-bin-dir": "/host/opt/cni/bin", "cni-conf-dir": "/host/etc/cni/net.d", "cni-version": "", "multus-conf-file": "auto",
-		"multus-bin-file": "/usr/src/multus-cni/bin/multus", "multus-cni-conf-dir": "/host/etc/cni/multus/net.d", "skip-multus-binary-copy": "false",
-		"multus-kubeconfig-file-host": "/etc/cni/net.d/multus.d/multus.kubeconfig", "multus-master-cni-file-name": "", "namespace-isolation": "false",
-		"global-namespaces": "", "multus-autoconfig-dir": "/host/etc/cni/net.d", "multus-log-to-stderr": "true", "multus-log-level": "", "multus-log-file": "",
-		"override-network-name": "false", "cleanup-config-on-exit": "false", "skip-config-watch": "false", "rename-conf-file": "false",
-		"readiness-indicator-file": "", "additional-bin-dir": "", "force-cni-version": "false (hidden)", "skip-tls-verify": "false (hidden)",
+		"cni-bin-dir": "/host/opt/cni/bin", "cni-conf-dir": "/host/etc/cni/net.d", "cni-version": "",
+		"multus-conf-file": "auto",
+		"multus-bin-file":  "/usr/src/multus-cni/bin/multus", "multus-cni-conf-dir": "/host/etc/cni/multus/net.d",
+		"skip-multus-binary-copy":     "false",
+		"multus-kubeconfig-file-host": "/etc/cni/net.d/multus.d/multus.kubeconfig", "multus-master-cni-file-name": "",
+		"namespace-isolation": "false",
+		"global-namespaces":   "", "multus-autoconfig-dir": "/host/etc/cni/net.d", "multus-log-to-stderr": "true",
+		"multus-log-level": "", "multus-log-file": "",
+		"override-network-name": "false", "cleanup-config-on-exit": "false", "skip-config-watch": "false",
+		"rename-conf-file":         "false",
+		"readiness-indicator-file": "", "additional-bin-dir": "", "force-cni-version": "false (hidden)",
+		"skip-tls-verify": "false (hidden)",
 	}
 	got := map[string]string{}
 	out := &output{}
@@ -99,7 +105,10 @@ func TestLegacyFlags(t *testing.T) {
 	for _, args := range [][]string{
 		{"--multus-conf-file=auto", "--cni-version=0.3.1"},
 		{"--cni-version=0.3.1", "--multus-conf-file=/tmp/multus-conf/00-multus.conf"},
-		{"--multus-conf-file=auto", "--restart-crio=true", "--cni-version=0.3.1", "--namespace-isolation=true", "--multus-log-to-stderr=true", "--override-network-name=true"},
+		{
+			"--multus-conf-file=auto", "--restart-crio=true", "--cni-version=0.3.1", "--namespace-isolation=true",
+			"--multus-log-to-stderr=true", "--override-network-name=true",
+		},
 	} {
 		cmd := LegacyCommand(func(string) string { return "" }, io.Discard)
 		if err := cmd.ParseFlags(args); err != nil {

@@ -72,11 +72,12 @@ func Command(getenv func(string) string, stdout io.Writer) *cobra.Command {
 	return cmd
 }
 
-// LegacyName is the script of today's older images, which charts and operators still run: thin_entrypoint is its successor.
+// LegacyName is the script of today's older images, which charts and operators still run: thin_entrypoint is its
+// successor.
 const LegacyName = "entrypoint.sh"
 
-// LegacyCommand returns entrypoint.sh: thin_entrypoint with the flags that only the script had. They are accepted without
-// effect: a runtime that is restarted to read a configuration reads it by itself.
+// LegacyCommand returns entrypoint.sh: thin_entrypoint with the flags that only the script had. They are accepted
+// without effect: a runtime that is restarted to read a configuration reads it by itself.
 func LegacyCommand(getenv func(string) string, stdout io.Writer) *cobra.Command {
 	cmd := Command(getenv, stdout)
 	cmd.Use = LegacyName
@@ -90,25 +91,33 @@ func (o *Options) addFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&o.BinDir, "cni-bin-dir", "/host/opt/cni/bin", "CNI plugin `directory` of the host")
 	f.StringVar(&o.ConfDir, "cni-conf-dir", "/host/etc/cni/net.d", "CNI configuration `directory` of the host")
-	f.StringVar(&o.CNIVersion, "cni-version", "", "CNI `version` of the configuration; default: that of the cluster network")
+	f.StringVar(&o.CNIVersion, "cni-version", "",
+		"CNI `version` of the configuration; default: that of the cluster network")
 	f.StringVar(&o.ConfFile, "multus-conf-file", "auto", "configuration `file` to copy, or auto to generate one")
 	f.StringVar(&o.BinFile, "multus-bin-file", "/usr/src/multus-cni/bin/multus", "plugin `file` to install")
-	f.StringVar(&o.MultusConfDir, "multus-cni-conf-dir", "/host/etc/cni/multus/net.d", "`directory` of networks that definitions without a config name")
+	f.StringVar(&o.MultusConfDir, "multus-cni-conf-dir", "/host/etc/cni/multus/net.d",
+		"`directory` of networks that definitions without a config name")
 	f.BoolVar(&o.SkipBinaryCopy, "skip-multus-binary-copy", false, "do not install the plugin")
-	f.StringVar(&o.KubeconfigFileHost, "multus-kubeconfig-file-host", "/etc/cni/net.d/multus.d/multus.kubeconfig", "kubeconfig `file` as the host sees it")
-	f.StringVar(&o.MasterFileName, "multus-master-cni-file-name", "", "`name` of the cluster network's file; default: the first that is not of Multus")
+	f.StringVar(&o.KubeconfigFileHost, "multus-kubeconfig-file-host", "/etc/cni/net.d/multus.d/multus.kubeconfig",
+		"kubeconfig `file` as the host sees it")
+	f.StringVar(&o.MasterFileName, "multus-master-cni-file-name", "",
+		"`name` of the cluster network's file; default: the first that is not of Multus")
 	f.BoolVar(&o.NamespaceIsolation, "namespace-isolation", false, "limit pods to definitions of their own namespace")
-	f.StringVar(&o.GlobalNamespaces, "global-namespaces", "", "comma-separated `namespaces` that every pod may refer to under isolation")
-	f.StringVar(&o.AutoconfigDir, "multus-autoconfig-dir", "/host/etc/cni/net.d", "`directory` of the cluster network's file")
+	f.StringVar(&o.GlobalNamespaces, "global-namespaces", "",
+		"comma-separated `namespaces` that every pod may refer to under isolation")
+	f.StringVar(&o.AutoconfigDir, "multus-autoconfig-dir", "/host/etc/cni/net.d",
+		"`directory` of the cluster network's file")
 	f.BoolVar(&o.LogToStderr, "multus-log-to-stderr", true, "let the plugin log to standard error")
 	f.StringVar(&o.LogLevel, "multus-log-level", "", "the plugin's log `level`: debug, verbose, error or panic")
 	f.StringVar(&o.LogFile, "multus-log-file", "", "the plugin's log `file`")
 	f.BoolVar(&o.OverrideNetworkName, "override-network-name", false, "give the configuration the cluster network's name")
 	f.BoolVar(&o.CleanupOnExit, "cleanup-config-on-exit", false, "remove the configuration on exit")
 	f.BoolVar(&o.SkipConfigWatch, "skip-config-watch", false, "do not follow changes of the cluster network's file")
-	f.BoolVar(&o.RenameConfFile, "rename-conf-file", false, "rename the cluster network's file to *.old after the configuration was generated")
+	f.BoolVar(&o.RenameConfFile, "rename-conf-file", false,
+		"rename the cluster network's file to *.old after the configuration was generated")
 	f.StringVar(&o.ReadinessFile, "readiness-indicator-file", "", "`file` that tells that the cluster network is ready")
-	f.StringVar(&o.AdditionalBinDir, "additional-bin-dir", "", "binDir of the configuration: a plugin `directory` that is searched first")
+	f.StringVar(&o.AdditionalBinDir, "additional-bin-dir", "",
+		"binDir of the configuration: a plugin `directory` that is searched first")
 	f.BoolVar(&o.SkipTLSVerify, "skip-tls-verify", false, "do not verify the API server's certificate")
 	f.BoolVar(&o.ForceCNIVersion, "force-cni-version", false, "put --cni-version into the embedded cluster network")
 	for _, hidden := range []string{"skip-tls-verify", "force-cni-version"} {
@@ -133,7 +142,8 @@ func (o *Options) check() error {
 		}
 	}
 	if o.CNIVersion != "" && o.CNIVersion != auto && !config.IsCNIVersion(o.CNIVersion) {
-		return fmt.Errorf("cni-version is %.64q, with which no pod could start: it must be one of %s", o.CNIVersion, config.KnownVersions())
+		return fmt.Errorf("cni-version is %.64q, with which no pod could start: it must be one of %s", o.CNIVersion,
+			config.KnownVersions())
 	}
 	switch strings.ToLower(o.LogLevel) {
 	case "", "debug", "verbose", "error", "panic":

@@ -30,7 +30,8 @@ func Run(ctx context.Context, o *Options) error {
 	}
 	o.say("kubeconfig file is created.")
 	if o.Getenv("MULTUS_NODE_ADDRESS") == "" {
-		o.say("MULTUS_NODE_ADDRESS is not set: no pod is kept from taking the device with the node's address (nodeAddresses).")
+		o.say("MULTUS_NODE_ADDRESS is not set: " +
+			"no pod is kept from taking the device with the node's address (nodeAddresses).")
 	}
 	w, err := o.watch()
 	if err != nil {
@@ -59,7 +60,10 @@ func Run(ctx context.Context, o *Options) error {
 }
 
 func (o *Options) install(ctx context.Context) error {
-	return install.Install(ctx, install.Options{Source: filepath.Dir(o.BinFile), Dest: o.BinDir, Names: []string{filepath.Base(o.BinFile)}})
+	return install.Install(ctx, install.Options{
+		Source: filepath.Dir(o.BinFile), Dest: o.BinDir,
+		Names: []string{filepath.Base(o.BinFile)},
+	})
 }
 
 // rename moves the cluster network's file out of the way (behaviour.md G25).

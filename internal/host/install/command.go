@@ -88,7 +88,8 @@ func Command() *cobra.Command {
 	cmd.Flags().StringVar(&source, "source", "", "`directory` of the binaries (default: that of this program)")
 	cmd.Flags().StringVar(&dest, "dest", DefaultDest, "the CNI bin `directory`")
 	cmd.Flags().StringVar(&deployment, "type", "all", "the `deployment` whose plugins are installed: thick, thin or all")
-	cmd.Flags().BoolVar(&reference, "reference-plugins", false, "also install the reference CNI plugins that the directory lacks")
+	cmd.Flags().BoolVar(&reference, "reference-plugins", false,
+		"also install the reference CNI plugins that the directory lacks")
 	return cmd
 }
 

@@ -18,14 +18,16 @@ func TestPrimaryOfForced(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, version := range map[string]string{agent: "0.3.1", read: "0.4.0"} {
-		if err := os.WriteFile(path, []byte(`{"cniVersion":"`+version+`","name":"a","plugins":[{"type":"ptp"}]}`), 0o600); err != nil {
+		if err := os.WriteFile(path, []byte(`{"cniVersion":"`+version+`","name":"a","plugins":[{"type":"ptp"}]}`),
+			0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	c := conf{raw: []byte(`{"name":"m","type":"multus-shim","clusterNetwork":"` + forced + `"}`)}
 	for _, version := range []string{"0.3.1", "0.4.0"} {
 		name, b := c.primary()
-		if want := `{"cniVersion":"` + version + `","name":"a","plugins":[{"type":"ptp"}]}`; name != "10-a.conflist" || string(b) != want {
+		if want := `{"cniVersion":"` + version + `","name":"a","plugins":[{"type":"ptp"}]}`; name != "10-a.conflist" ||
+			string(b) != want {
 			t.Errorf("%s %s, want %s", name, b, want)
 		}
 		if err := os.RemoveAll(agent); err != nil {

@@ -37,7 +37,8 @@ func (r Removal) detach(ctx context.Context) error {
 			return fmt.Errorf("wait for pods that are attached through Multus: %w", ctx.Err())
 		case <-over:
 			return fmt.Errorf("%w: %s. No new pod gets networks from Multus; its plugins stay, so that these can be deleted. "+
-				"Delete them, or drain the node, and run this again; --wait waits for them; --force removes the plugins now and leaves what the pods hold reserved",
+				"Delete them, or drain the node, and run this again; --wait waits for them; --force removes the plugins now and "+
+				"leaves what the pods hold reserved",
 				ErrAttached, list(attached))
 		case <-time.After(lookAgain):
 		}
@@ -54,14 +55,18 @@ func (r Removal) free(ctx context.Context) (attached []string, _ error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode configuration: %w", err)
 	}
-	e := engine.New(engine.Deps{Planner: nobody{}, Publisher: nobody{}, Status: nobody{}, LockFile: r.LockFile, Boot: r.Boot, Log: r.Log})
+	e := engine.New(engine.Deps{
+		Planner: nobody{}, Publisher: nobody{}, Status: nobody{}, LockFile: r.LockFile,
+		Boot: r.Boot, Log: r.Log,
+	})
 	gone, err := e.Collect(ctx, &request.Request{Command: request.Del, Path: r.BinDir, Config: conf}, 0, false)
 	if err != nil {
 		return nil, err
 	}
 	for _, g := range gone {
 		if g.Err != nil {
-			r.Log.Error("what an ended sandbox holds is not freed", "container", g.ContainerID, "pod", g.Pod, "networks", g.Networks, "err", g.Err)
+			r.Log.Error("what an ended sandbox holds is not freed", "container", g.ContainerID, "pod", g.Pod, "networks",
+				g.Networks, "err", g.Err)
 		}
 	}
 	return r.attached()

@@ -198,7 +198,10 @@ func TestInstall(t *testing.T) {
 		{"truncated", func(t *testing.T, path string) { write(t, path, nil, 0o755) }, Copied, false},
 		{"same size", func(t *testing.T, path string) { write(t, path, make([]byte, 100_001), 0o755) }, Copied, false},
 		{"equal", func(t *testing.T, path string) { copyFile(t, filepath.Join(source, shim), path, 0o755) }, Equal, true},
-		{"equal, mode lost", func(t *testing.T, path string) { copyFile(t, filepath.Join(source, shim), path, 0o600) }, Equal, true},
+		{
+			"equal, mode lost", func(t *testing.T, path string) { copyFile(t, filepath.Join(source, shim), path, 0o600) }, Equal,
+			true,
+		},
 		{"link", func(t *testing.T, path string) { link(t, filepath.Join(source, shim), path) }, Copied, false},
 		{"dangling link", func(t *testing.T, path string) { link(t, "/nowhere/plugin", path) }, Copied, false},
 	} {
@@ -282,7 +285,8 @@ func TestInstallFails(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		dest := t.TempDir()
-		if err := Install(ctx, Options{Source: source, Dest: dest, Names: []string{shim}}); !errors.Is(err, context.Canceled) {
+		if err := Install(ctx, Options{Source: source, Dest: dest, Names: []string{shim}}); !errors.Is(err,
+			context.Canceled) {
 			t.Errorf("error %v", err)
 		}
 		wantListing(t, dest)
@@ -297,7 +301,8 @@ func TestInstallFails(t *testing.T) {
 		defer held.close()
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
-		if err := Install(ctx, Options{Source: source, Dest: dest, Names: []string{shim}}); !errors.Is(err, context.DeadlineExceeded) {
+		if err := Install(ctx, Options{Source: source, Dest: dest, Names: []string{shim}}); !errors.Is(err,
+			context.DeadlineExceeded) {
 			t.Errorf("error %v", err)
 		}
 	})
@@ -353,7 +358,10 @@ func TestReferencePlugins(t *testing.T) {
 	write(t, filepath.Join(dest, "bridge"), []byte("theirs"), 0o755)
 	link(t, "/out/of/sight", filepath.Join(dest, "host-local"))
 	got := map[string]State{}
-	o := Options{Source: source, Dest: dest, Names: []string{shim}, Missing: missing, Report: func(f File) { got[f.Name] = f.State }}
+	o := Options{
+		Source: source, Dest: dest, Names: []string{shim}, Missing: missing,
+		Report: func(f File) { got[f.Name] = f.State },
+	}
 	if err := Install(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}
@@ -601,11 +609,15 @@ func TestLegacy(t *testing.T) {
 		names []string
 	}{
 		{"thick", func(dest string) []string { return []string{"-d", dest, "-t", "thick"} }, []string{shim, passthru}},
-		{"thin", func(dest string) []string { return []string{"--dest-dir=" + dest, "--type", "thin"} }, []string{thin, passthru}},
+		{
+			"thin", func(dest string) []string { return []string{"--dest-dir=" + dest, "--type", "thin"} },
+			[]string{thin, passthru},
+		},
 	} {
 		dest := t.TempDir()
 		stdout, stderr, code := run(tt.args(dest)...)
-		want := fmt.Sprintf("multus %[1]s/%[2]s copy succeeded!\npassthru cni %[1]s/passthru copy succeeded!\n", source, tt.names[0])
+		want := fmt.Sprintf("multus %[1]s/%[2]s copy succeeded!\npassthru cni %[1]s/passthru copy succeeded!\n", source,
+			tt.names[0])
 		if stdout != want || code != 0 {
 			t.Errorf("%s: exit %d, stdout %q, stderr %q, want %q", tt.kind, code, stdout, stderr, want)
 		}

@@ -143,7 +143,8 @@ func (r Removal) restore(ours []conf) error {
 		r.Log.Info("restored the configuration of the cluster network", "file", path)
 		return nil
 	}
-	return fmt.Errorf("%w: %s holds nothing else that is valid. Install the cluster network's, or give --force", ErrNoPrimary, r.ConfDir)
+	return fmt.Errorf("%w: %s holds nothing else that is valid. Install the cluster network's, or give --force",
+		ErrNoPrimary, r.ConfDir)
 }
 
 func describe(rec *ledger.Record) string {

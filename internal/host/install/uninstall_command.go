@@ -48,14 +48,19 @@ func UninstallCommand(defaultConfig string) *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&file, "config", defaultConfig, "the daemon's configuration `file`, for the directories below; it may be gone")
-	cmd.Flags().StringVar(&confDir, "conf-dir", "", "`directory` of the runtime's CNI configurations (default: cniConfigDir of the configuration)")
+	cmd.Flags().StringVar(&file, "config", defaultConfig,
+		"the daemon's configuration `file`, for the directories below; it may be gone")
+	cmd.Flags().StringVar(&confDir, "conf-dir", "",
+		"`directory` of the runtime's CNI configurations (default: cniConfigDir of the configuration)")
 	cmd.Flags().StringVar(&r.BinDir, "bin-dir", DefaultDest, "the CNI bin `directory`")
 	cmd.Flags().StringVar(&stateDir, "state-dir", "", "`directory` of the ledger (default: cniDir of the configuration)")
-	cmd.Flags().StringVar(&socketDir, "socket-dir", "", "`directory` of the daemon's socket (default: socketDir of the configuration)")
+	cmd.Flags().StringVar(&socketDir, "socket-dir", "",
+		"`directory` of the daemon's socket (default: socketDir of the configuration)")
 	cmd.Flags().DurationVar(&r.Wait, "wait", 0, "how long to wait for pods that are attached")
-	cmd.Flags().BoolVar(&inNode, inNodeFlag, false, "run in the mount namespace of process 1: for a privileged pod with the node's processes")
-	cmd.Flags().BoolVar(&r.Force, "force", false, "go on although a daemon runs, pods are attached, or no other CNI configuration is there")
+	cmd.Flags().BoolVar(&inNode, inNodeFlag, false,
+		"run in the mount namespace of process 1: for a privileged pod with the node's processes")
+	cmd.Flags().BoolVar(&r.Force, "force", false,
+		"go on although a daemon runs, pods are attached, or no other CNI configuration is there")
 	return cmd
 }
 

@@ -130,7 +130,8 @@ func TestUninstallAttached(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	put(t, r.StateDir, "results/cluster-sandbox2-eth0", `{"kind":"cniCacheV1","containerId":"sandbox2","ifName":"eth0","networkName":"cluster","result":{"cniVersion":"1.0.0"}}`)
+	put(t, r.StateDir, "results/cluster-sandbox2-eth0",
+		`{"kind":"cniCacheV1","containerId":"sandbox2","ifName":"eth0","networkName":"cluster","result":{"cniVersion":"1.0.0"}}`)
 	if err := Uninstall(t.Context(), r); !errors.Is(err, ErrAttached) || !strings.Contains(err.Error(), "sandbox2") {
 		t.Fatalf("error %v, want %v of sandbox2", err, ErrAttached)
 	}
@@ -277,17 +278,20 @@ func TestUninstallRestores(t *testing.T) {
 		{"another directory", func(t *testing.T, r Removal) { // OpenShift
 			elsewhere := t.TempDir()
 			put(t, elsewhere, "10-ovn.conflist", cluster)
-			put(t, r.ConfDir, "00-multus.conf", strings.ReplaceAll(generated, "CONF/10-cluster.conflist", elsewhere+"/10-ovn.conflist"))
+			put(t, r.ConfDir, "00-multus.conf",
+				strings.ReplaceAll(generated, "CONF/10-cluster.conflist", elsewhere+"/10-ovn.conflist"))
 		}, []string{"10-ovn.conflist"}, nil},
 		{"set aside", func(t *testing.T, r Removal) {
 			put(t, r.ConfDir, "10-x.conflist.old", cluster)
-			put(t, r.ConfDir, "00-multus.conf", strings.ReplaceAll(generated, "CONF/10-cluster.conflist", r.ConfDir+"/10-x.conflist.old"))
+			put(t, r.ConfDir, "00-multus.conf",
+				strings.ReplaceAll(generated, "CONF/10-cluster.conflist", r.ConfDir+"/10-x.conflist.old"))
 		}, []string{"10-x.conflist", "10-x.conflist.old"}, nil},
 		{"inside of ours", func(t *testing.T, r Removal) { // thin
 			put(t, r.ConfDir, "00-multus.conf", `{"name":"m","type":"multus","delegates":[`+cluster+`]}`)
 		}, []string{"10-primary.conflist"}, nil},
 		{"inside of our list", func(t *testing.T, r Removal) {
-			put(t, r.ConfDir, "00-multus.conflist", `{"name":"m","plugins":[{"type":"multus","delegates":[{"name":"c","type":"bridge"}]}]}`)
+			put(t, r.ConfDir, "00-multus.conflist",
+				`{"name":"m","plugins":[{"type":"multus","delegates":[{"name":"c","type":"bridge"}]}]}`)
 		}, []string{"10-primary.conf"}, nil},
 		{"nowhere", func(t *testing.T, r Removal) {
 			put(t, r.ConfDir, "00-multus.conf", strings.ReplaceAll(generated, "CONF", r.ConfDir))
@@ -340,7 +344,8 @@ func TestUninstallCommand(t *testing.T) {
 	t.Parallel()
 	r, _ := onNode(t)
 	file := filepath.Join(t.TempDir(), "daemon-config.json")
-	write(t, file, []byte(`{"cniConfigDir":"/host`+r.ConfDir+`","cniDir":"`+r.StateDir+`","socketDir":"/host`+filepath.Dir(r.Socket)+`"}`), 0o600)
+	write(t, file, []byte(`{"cniConfigDir":"/host`+r.ConfDir+`","cniDir":"`+r.StateDir+`","socketDir":"/host`+filepath.Dir(
+		r.Socket)+`"}`), 0o600)
 	cmd := UninstallCommand("/nowhere/default.json")
 	var out bytes.Buffer
 	cmd.SetOut(&out)

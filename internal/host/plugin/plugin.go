@@ -27,8 +27,8 @@ import (
 	"multus/internal/obs"
 )
 
-// LockFile holds the locks of all sandboxes of the node; /run is writable and empty after a reboot everywhere. It is not
-// beside the daemon's socket, whose directory pods mount: whoever can open a file, if only to read it, can lock it.
+// LockFile holds the locks of all sandboxes of the node; /run is writable and empty after a reboot everywhere. It is
+// not beside the daemon's socket, whose directory pods mount: whoever can open a file, if only to read it, can lock it.
 const LockFile = "/run/multus-lock/locks"
 
 const about = "meta-plugin that delegates to other CNI plugins"
@@ -60,7 +60,8 @@ func Run(args []string, stdout io.Writer, h Host) int {
 			fmt.Fprintf(stdout, "%s: %s\n", h.Name, obs.Version())
 			return 0
 		case "-h", "--help", "-help":
-			fmt.Fprintf(stdout, "%s: %s.\n\nA container runtime runs it, with CNI_COMMAND in the environment and the configuration on\nstandard input (https://www.cni.dev/docs/spec/). Options: --version, --help.\n", h.Name, about)
+			fmt.Fprintf(stdout, "%s: %s.\n\nA container runtime runs it, with CNI_COMMAND in the environment and the "+
+				"configuration on\nstandard input (https://www.cni.dev/docs/spec/). Options: --version, --help.\n", h.Name, about)
 			return 0
 		}
 	}
@@ -116,7 +117,9 @@ func (v *verbs) status(args *skel.CmdArgs) error {
 	return v.simple(request.Status, args, (*engine.Engine).Status)
 }
 
-func (v *verbs) simple(command string, args *skel.CmdArgs, verb func(*engine.Engine, context.Context, *request.Request) error) error {
+func (v *verbs) simple(command string, args *skel.CmdArgs,
+	verb func(*engine.Engine, context.Context, *request.Request) error,
+) error {
 	req, e, err := v.prepare(command, args)
 	if err != nil {
 		return v.failed(command, args, err)
@@ -140,7 +143,8 @@ func (v *verbs) failed(command string, args *skel.CmdArgs, err error) error {
 // guard stops recursion at once (P09).
 func guard(command string) error {
 	if os.Getenv(execute.DepthEnv) != "" {
-		return fault.New(fault.BadConfig, "make the cluster network, and every network-attachment-definition, delegate to something else than multus",
+		return fault.New(fault.BadConfig,
+			"make the cluster network, and every network-attachment-definition, delegate to something else than multus",
 			"%s: multus was called by one of its own delegates", command)
 	}
 	return os.Setenv(execute.DepthEnv, "1") //nolint:forbidigo // delegates inherit the environment; this is the edge
@@ -167,10 +171,13 @@ func (v *verbs) prepare(command string, args *skel.CmdArgs) (*request.Request, *
 	}
 	failpoint.At("plugin.parsed")
 	c := v.host.Connect(conf, v.log)
-	return &request.Request{
+	req := &request.Request{
 		Command: command, ContainerID: args.ContainerID, Netns: args.Netns, IfName: args.IfName,
 		Args: parsed, Path: args.Path, Config: args.StdinData,
-	}, engine.New(engine.Deps{Planner: c, Publisher: c, Status: c, LockFile: LockFile, Boot: Boot(), Stderr: os.Stderr, Log: v.log}), nil
+	}
+	return req, engine.New(engine.Deps{
+		Planner: c, Publisher: c, Status: c, LockFile: LockFile, Boot: Boot(), Stderr: os.Stderr, Log: v.log,
+	}), nil
 }
 
 func (v *verbs) logger(conf *config.Plugin) *slog.Logger {
@@ -201,6 +208,7 @@ func tryAgain(err error, req *request.Request) error {
 		return ce
 	}
 	return fault.Wrap(err, fault.TryAgain,
-		"the runtime tries again; see why with: kubectl -n kube-system logs -l app=multus --prefix --tail=-1 (or journalctl, for a daemon run by hand)",
+		"the runtime tries again; see why with: kubectl -n kube-system logs -l app=multus --prefix --tail=-1 (or "+
+			"journalctl, for a daemon run by hand)",
 		"pod %s needs the plan of the multus daemon, and nothing was attached", req.Pod())
 }

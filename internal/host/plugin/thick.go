@@ -104,7 +104,8 @@ func (d *daemon) Plan(ctx context.Context, req *request.Request, conf *config.Pl
 		return nil, tryAgain(err, req)
 	}
 	if err := p.Validate(req); err != nil {
-		return nil, fault.Wrap(err, fault.TryAgain, "compare the versions of the plugin and the daemon of this node: multusctl doctor",
+		return nil, fault.Wrap(err, fault.TryAgain,
+			"compare the versions of the plugin and the daemon of this node: multusctl doctor",
 			"pod %s: the daemon's plan cannot be used, and nothing was attached", req.Pod())
 	}
 	return p, nil
@@ -145,8 +146,8 @@ func (d *daemon) mention(ctx context.Context, report *publish.Report) {
 	}
 }
 
-// deliver waits for the daemon's answer. A status that it does not take in time is left in a file; the error says that it
-// cannot, so that the status is lost.
+// deliver waits for the daemon's answer. A status that it does not take in time is left in a file; the error says that
+// it cannot, so that the status is lost.
 func (d *daemon) deliver(ctx context.Context, report *publish.Report) error {
 	wait := reportWait
 	if !report.HasStatus() {
@@ -172,7 +173,8 @@ func (d *daemon) leave(report *publish.Report) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("leave report: %w", err)
 	}
-	err := fsx.Replace(filepath.Join(dir, report.File()), report.AppendJSON(nil), 0o600) // after a reboot there is no such sandbox
+	// Without fsync: after a reboot there is no such sandbox.
+	err := fsx.Replace(filepath.Join(dir, report.File()), report.AppendJSON(nil), 0o600)
 	failpoint.At("leave.after")
 	return err
 }

@@ -108,14 +108,18 @@ func newer(t *testing.T, b []byte) []byte {
 	return b
 }
 
-// TestWirePlan: the plan of an earlier daemon is carried out as it was meant, and so is that of a later one that says more.
+// TestWirePlan: the plan of an earlier daemon is carried out as it was meant, and so is that of a later one that says
+// more.
 func TestWirePlan(t *testing.T) {
 	t.Parallel()
 	want := &plan.Plan{}
 	if err := json.Unmarshal(wire.Message(t, "plan-answer.json"), want); err != nil {
 		t.Fatal(err)
 	}
-	for name, body := range map[string][]byte{"earlier": wire.Message(t, "plan-answer.json"), "later": withoutConfigs(t, newer(t, wire.Message(t, "plan-answer.json")))} {
+	for name, body := range map[string][]byte{
+		"earlier": wire.Message(t, "plan-answer.json"),
+		"later":   withoutConfigs(t, newer(t, wire.Message(t, "plan-answer.json"))),
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c, conf, asked := connectTo(t, map[string]answer{"POST " + api.PathPlan: {http.StatusOK, body}})
@@ -123,7 +127,8 @@ func TestWirePlan(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if g, w := encoded(t, got), encoded(t, want); !reflect.DeepEqual(wire.Decode(t, []byte(g)), wire.Decode(t, []byte(w))) {
+			if g, w := encoded(t, got), encoded(t, want); !reflect.DeepEqual(wire.Decode(t, []byte(g)),
+				wire.Decode(t, []byte(w))) {
 				t.Errorf("plan %s\nwant %s", g, w)
 			}
 			if sent := <-asked; !reflect.DeepEqual(wire.Decode(t, sent), wire.Decode(t, wire.Message(t, "plan-request.json"))) {
@@ -136,7 +141,8 @@ func TestWirePlan(t *testing.T) {
 // withoutConfigs takes the members that newer added out of the configurations again, which are passed on as they are.
 func withoutConfigs(t *testing.T, b []byte) []byte {
 	t.Helper()
-	later, earlier := wire.Decode(t, b).(map[string]any), wire.Decode(t, wire.Message(t, "plan-answer.json")).(map[string]any)
+	later, earlier := wire.Decode(t, b).(map[string]any),
+		wire.Decode(t, wire.Message(t, "plan-answer.json")).(map[string]any)
 	for i, a := range earlier["attachments"].([]any) {
 		for _, key := range []string{"config", "runtimeConfig"} {
 			if v, ok := a.(map[string]any)[key]; ok {

@@ -5,8 +5,8 @@ import (
 	"os"
 )
 
-// ContainerLog writes a line to the log of the container: to the standard error of its first process, if that is this very
-// program. With hostPID the first process is the node's, and nothing is written.
+// ContainerLog writes a line to the log of the container: to the standard error of its first process, if that is this
+// very program. With hostPID the first process is the node's, and nothing is written.
 func ContainerLog(line string) {
 	own, err := os.Stat("/proc/self/exe")
 	if err != nil {

@@ -1,6 +1,7 @@
-// Package shell answers to the names of a shell and of the few tools that manifests of other projects run in the image of
-// Multus: sh, cp, rm and cat. The image has no shell. It understands exactly the command lines of those manifests, so that
-// they work with another image name, and refuses every other one with a hint. Only cmd/multus-daemon imports it.
+// Package shell answers to the names of a shell and of the few tools that manifests of other projects run in the image
+// of Multus: sh, cp, rm and cat. The image has no shell. It understands exactly the command lines of those manifests,
+// so that they work with another image name, and refuses every other one with a hint. Only cmd/multus-daemon imports
+// it.
 package shell
 
 import (
@@ -23,7 +24,8 @@ var ErrRefused = errors.New("the image of multus has no shell and no tools")
 
 // hint is what to do instead.
 const hint = "it understands the lines of known manifests only (docs/upgrade.md); to install the plugins, use " +
-	"\"/install_multus -d DIR -t thick\" or thin; to look at a node, \"/usr/src/multus-cni/bin/multusctl doctor\"; to remove Multus, " +
+	"\"/install_multus -d DIR -t thick\" or thin; to look at a node, \"/usr/src/multus-cni/bin/multusctl doctor\"; to " +
+	"remove Multus, " +
 	"\"/usr/src/multus-cni/bin/multus-daemon uninstall\""
 
 // maxScript bounds a script: those of manifests have a few lines.
@@ -38,8 +40,8 @@ type Shell struct {
 	Container func(line string)
 }
 
-// Run runs one command line as the container runtime passes it: the program's name, and its arguments. Everything is checked
-// before anything is done.
+// Run runs one command line as the container runtime passes it: the program's name, and its arguments. Everything is
+// checked before anything is done.
 func (s *Shell) Run(ctx context.Context, args []string) error {
 	name := filepath.Base(args[0])
 	if name != "sh" {

@@ -16,7 +16,8 @@ func image(t *testing.T) (s *Shell, out, errs *bytes.Buffer) {
 	out, errs = &bytes.Buffer{}, &bytes.Buffer{}
 	s = &Shell{Root: t.TempDir(), Stdout: out, Stderr: errs}
 	for path, content := range map[string]string{
-		binDir + "/multus": "new thin", binDir + "/multus-shim": "new shim", binDir + "/passthru": "new passthru", binDir + "/multus-daemon": "daemon",
+		binDir + "/multus": "new thin", binDir + "/multus-shim": "new shim", binDir + "/passthru": "new passthru",
+		binDir + "/multus-daemon":              "daemon",
 		"/host/opt/cni/bin/multus-shim":        "old shim",
 		"/host/etc/cni/net.d/00-multus.conf":   `{"name":"m","type":"multus-shim"}`,
 		"/host/etc/cni/net.d/10-a.conflist":    `{"name":"a","plugins":[{"type":"ptp"}]}`,
@@ -26,7 +27,8 @@ func image(t *testing.T) (s *Shell, out, errs *bytes.Buffer) {
 		"/etc/shadow":                          "secret",
 	} {
 		file := s.at(path)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(content), 0o755)); err != nil {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755),
+			os.WriteFile(file, []byte(content), 0o755)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -68,25 +70,63 @@ func TestKnownLines(t *testing.T) {
 		out  string
 		says bool
 	}{
-		"today's thick, init container":     {[]string{"cp", shim, nodeShim}, map[string]string{nodeShim: "new shim"}, "", false},
-		"the same, forced":                  {[]string{"cp", "-f", shim, nodeShim}, map[string]string{nodeShim: "new shim"}, "", false},
-		"with a path":                       {[]string{"/bin/cp", "-f", shim, nodeShim}, map[string]string{nodeShim: "new shim"}, "", false},
-		"another plugin directory":          {[]string{"cp", shim, "/host/home/kubernetes/bin/multus-shim"}, map[string]string{"/host/home/kubernetes/bin/multus-shim": "new shim"}, "", false},
-		"today's thick and RKE2, two files": {[]string{"sh", "-c", "cp " + shim + " " + nodeShim + " && cp /usr/src/multus-cni/bin/passthru " + passthru}, map[string]string{nodeShim: "new shim", passthru: "new passthru"}, "", false},
-		"CNAO, preStop":                     {[]string{"/bin/sh", "-c", "rm -rf " + conf + " /host/var/lib/cni/*"}, nil, "", true},
-		"NVIDIA's operator, preStop":        {[]string{"/bin/sh", "-c", "rm -f " + conf}, nil, "", true},
+		"today's thick, init container": {
+			[]string{"cp", shim, nodeShim},
+			map[string]string{nodeShim: "new shim"},
+			"",
+			false,
+		},
+		"the same, forced": {
+			[]string{"cp", "-f", shim, nodeShim},
+			map[string]string{nodeShim: "new shim"},
+			"", false,
+		},
+		"with a path": {
+			[]string{"/bin/cp", "-f", shim, nodeShim},
+			map[string]string{nodeShim: "new shim"},
+			"", false,
+		},
+		"another plugin directory": {
+			[]string{"cp", shim, "/host/home/kubernetes/bin/multus-shim"},
+			map[string]string{"/host/home/kubernetes/bin/multus-shim": "new shim"},
+			"", false,
+		},
+		"today's thick and RKE2, two files": {
+			[]string{"sh", "-c", "cp " + shim + " " + nodeShim + " && cp /usr/src/multus-cni/bin/passthru " + passthru},
+			map[string]string{nodeShim: "new shim", passthru: "new passthru"},
+			"", false,
+		},
+		"CNAO, preStop": {
+			[]string{"/bin/sh", "-c", "rm -rf " + conf + " /host/var/lib/cni/*"},
+			nil, "",
+			true,
+		},
+		"NVIDIA's operator, preStop": {[]string{"/bin/sh", "-c", "rm -f " + conf}, nil, "", true},
 		"Spiderpool, preStop": {
-			[]string{"/bin/sh", "-c", "rm -f /host/opt/cni/bin/multus || true\nrm -rf /host/etc/cni/net.d/multus.d || true\nrm -f /host/etc/cni/net.d/00-multus.conf || true\n"},
+			[]string{"/bin/sh", "-c", "rm -f /host/opt/cni/bin/multus || true\nrm -rf /host/etc/cni/net.d/multus.d || " +
+				"true\nrm -f /host/etc/cni/net.d/00-multus.conf || true\n"},
 			nil, "", true,
 		},
 		"Spiderpool, init container": {
-			[]string{"/bin/sh", "-c", "cp  /usr/src/multus-cni/bin/multus /host/opt/cni/bin/multus\n# a comment; with $signs\ncp /host/etc/cni/net.d/*.conf* /host/etc/cni/multus/net.d/\n"},
-			map[string]string{"/host/opt/cni/bin/multus": "new thin", "/host/etc/cni/multus/net.d/10-a.conflist": `{"name":"a","plugins":[{"type":"ptp"}]}`},
+			[]string{"/bin/sh", "-c", "cp  /usr/src/multus-cni/bin/multus /host/opt/cni/bin/multus\n# a comment; with " +
+				"$signs\ncp /host/etc/cni/net.d/*.conf* /host/etc/cni/multus/net.d/\n"},
+			map[string]string{
+				"/host/opt/cni/bin/multus":                 "new thin",
+				"/host/etc/cni/multus/net.d/10-a.conflist": `{"name":"a","plugins":[{"type":"ptp"}]}`,
+			},
 			"", false,
 		},
-		"Spiderpool, without the copies": {[]string{"/bin/sh", "-c", "cp  /usr/src/multus-cni/bin/multus /host/opt/cni/bin/multus\n# a comment\n"}, map[string]string{"/host/opt/cni/bin/multus": "new thin"}, "", false},
-		"upgrade.md, hold the place":     {[]string{"cp", "-p", conf, "/host/etc/cni/net.d/00-multus.hold.conf"}, map[string]string{"/host/etc/cni/net.d/00-multus.hold.conf": `{"name":"m","type":"multus-shim"}`}, "", false},
-		"a look at the configuration":    {[]string{"cat", conf}, nil, `{"name":"m","type":"multus-shim"}`, false},
+		"Spiderpool, without the copies": {
+			[]string{"/bin/sh", "-c", "cp  /usr/src/multus-cni/bin/multus /host/opt/cni/bin/multus\n# a comment\n"},
+			map[string]string{"/host/opt/cni/bin/multus": "new thin"},
+			"", false,
+		},
+		"upgrade.md, hold the place": {
+			[]string{"cp", "-p", conf, "/host/etc/cni/net.d/00-multus.hold.conf"},
+			map[string]string{"/host/etc/cni/net.d/00-multus.hold.conf": `{"name":"m","type":"multus-shim"}`},
+			"", false,
+		},
+		"a look at the configuration": {[]string{"cat", conf}, nil, `{"name":"m","type":"multus-shim"}`, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -233,7 +273,8 @@ func FuzzScript(f *testing.F) {
 	s := &Shell{Root: f.TempDir()}
 	f.Fuzz(func(t *testing.T, script string) {
 		commands, ok := s.script(script)
-		if ok && strings.ContainsAny(strings.ReplaceAll(strings.ReplaceAll(script, "&&", ""), "|| true", ""), "$`;<>(){}") && !strings.Contains(script, "#") {
+		if ok && strings.ContainsAny(strings.ReplaceAll(strings.ReplaceAll(script, "&&", ""), "|| true", ""), "$`;<>(){}") &&
+			!strings.Contains(script, "#") {
 			t.Errorf("%q was understood: %d commands", script, len(commands))
 		}
 	})

@@ -38,12 +38,17 @@ func (s *Shell) copy(flags, paths []string) func(context.Context) error {
 	switch name := filepath.Base(from); {
 	case flag == "" && isAllConfigurations(from, to):
 		return func(context.Context) error { return s.copyConfigurations(filepath.Dir(from), to) }
-	case (flag == "" || flag == "-f") && filepath.Dir(from) == binDir && slices.Contains(plugins, name) && filepath.Base(to) == name:
+	case (flag == "" || flag == "-f") && filepath.Dir(from) == binDir && slices.Contains(plugins, name) &&
+		filepath.Base(to) == name:
 		return func(ctx context.Context) error {
 			// By a new file and a rename: the one that is there may be running.
-			return install.Install(ctx, install.Options{Source: s.at(binDir), Dest: s.at(filepath.Dir(to)), Names: []string{name}})
+			return install.Install(ctx, install.Options{
+				Source: s.at(binDir), Dest: s.at(filepath.Dir(to)),
+				Names: []string{name},
+			})
 		}
-	case (flag == "" || flag == "-p") && slices.Contains(configurations, name) && to == filepath.Join(filepath.Dir(from), autoconf.HoldName):
+	case (flag == "" || flag == "-p") && slices.Contains(configurations, name) &&
+		to == filepath.Join(filepath.Dir(from), autoconf.HoldName):
 		return func(context.Context) error { return s.copyFile(from, to) }
 	}
 	return nil
@@ -51,7 +56,8 @@ func (s *Shell) copy(flags, paths []string) func(context.Context) error {
 
 // isAllConfigurations reports whether a copy is that of the node's CNI configurations into the directory of networks.
 func isAllConfigurations(from, to string) bool {
-	return filepath.Base(from) == "*.conf*" && isConfDir(filepath.Dir(from)) && strings.HasSuffix(filepath.Clean(to), "/etc/cni/multus/net.d")
+	return filepath.Base(from) == "*.conf*" && isConfDir(filepath.Dir(from)) &&
+		strings.HasSuffix(filepath.Clean(to), "/etc/cni/multus/net.d")
 }
 
 // isConfDir reports whether a path is that of the node's directory of CNI configurations, as manifests mount it.
@@ -70,8 +76,8 @@ func (s *Shell) copyFile(from, to string) error {
 	return nil
 }
 
-// copyConfigurations copies the node's configurations for definitions that name a network by the file's name. Those of Multus
-// are no such networks, and are left out.
+// copyConfigurations copies the node's configurations for definitions that name a network by the file's name. Those of
+// Multus are no such networks, and are left out.
 func (s *Shell) copyConfigurations(from, to string) error {
 	files, err := filepath.Glob(filepath.Join(s.at(from), "*.conf*"))
 	if err != nil {
@@ -110,17 +116,18 @@ func (s *Shell) readConf(path string) ([]byte, error) {
 //	rm -rf …/etc/cni/net.d/multus.d
 //	rm -rf …/etc/cni/net.d/00-multus.conf …/var/lib/cni/*
 //
-// and does none of it. The container stops at every update of the image, too: without the configuration, pods would start
-// without the networks that they ask for, with it but without the plugin, no pod would start at all, and without the records
-// and reservations of /var/lib/cni, two pods could get one address. Removal is what uninstall is for. The hook succeeds,
-// since a hook that fails changes nothing but the pod's events.
+// and does none of it. The container stops at every update of the image, too: without the configuration, pods would
+// start without the networks that they ask for, with it but without the plugin, no pod would start at all, and without
+// the records and reservations of /var/lib/cni, two pods could get one address. Removal is what uninstall is for. The
+// hook succeeds, since a hook that fails changes nothing but the pod's events.
 func (s *Shell) remove(flags, paths []string) func(context.Context) error {
 	if len(flags) != 1 || !isRemoval(flags[0], paths) {
 		return nil
 	}
 	return func(context.Context) error {
 		for _, path := range paths {
-			line := fmt.Sprintf("%s is kept: without it, pods would start without their networks, or not at all, until Multus runs again; "+
+			line := fmt.Sprintf("%s is kept: without it, pods would start without their networks, or not at all, until Multus "+
+				"runs again; "+
 				"to remove Multus from a node, use multus-daemon uninstall (docs/uninstall.md)", path)
 			fmt.Fprintln(s.Stderr, line)
 			if s.Container != nil {

@@ -34,8 +34,9 @@ func connect(conf *config.Plugin, getenv func(string) string, log *slog.Logger) 
 		return &sources{networks: s, pods: s, devices: devices, cluster: s}, nil
 	}
 	c, err := kube.Load(kube.Options{
-		Kubeconfig: conf.Kubeconfig, ServiceHost: getenv("KUBERNETES_SERVICE_HOST"), ServicePort: getenv("KUBERNETES_SERVICE_PORT"),
-		Version: obs.Release(),
+		Kubeconfig: conf.Kubeconfig, ServiceHost: getenv("KUBERNETES_SERVICE_HOST"),
+		ServicePort: getenv("KUBERNETES_SERVICE_PORT"),
+		Version:     obs.Release(),
 	})
 	if errors.Is(err, kube.ErrNoCluster) {
 		return nil, errNoSource

@@ -34,11 +34,14 @@ const (
 
 // Host returns the thin plugin.
 func Host() plugin.Host {
-	return plugin.Host{Name: "multus", LogToStderr: true, Connect: func(conf *config.Plugin, log *slog.Logger) plugin.Connection {
-		t := &thin{log: log}
-		t.sources = sync.OnceValues(func() (*sources, error) { return connect(conf, os.Getenv, t.log) })
-		return t
-	}}
+	return plugin.Host{
+		Name: "multus", LogToStderr: true,
+		Connect: func(conf *config.Plugin, log *slog.Logger) plugin.Connection {
+			t := &thin{log: log}
+			t.sources = sync.OnceValues(func() (*sources, error) { return connect(conf, os.Getenv, t.log) })
+			return t
+		},
+	}
 }
 
 // Last and Remember: a process that ends after one answer remembers none.
@@ -74,16 +77,18 @@ func (t *thin) Plan(ctx context.Context, req *request.Request, conf *config.Plug
 // missing emits the event for a definition that cannot be had (behaviour.md B8).
 func (t *thin) missing(ctx context.Context) func(string, *plan.Pod, *plan.MissingNetworkError) {
 	return func(containerID string, pod *plan.Pod, m *plan.MissingNetworkError) {
-		missing := publish.Missing(publish.Pod{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID}, containerID, m.Error())
+		missing := publish.Missing(publish.Pod{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID}, containerID,
+			m.Error())
 		if err := t.Publish(ctx, missing); err != nil {
 			t.log.Error("event not written", "container", containerID, "err", err)
 		}
 	}
 }
 
-// Publish writes status and events side by side, within publishLimit (behaviour.md A45 [quirk]: events are lost today when the
-// process ends). There is no daemon to write a status later, so that one which cannot be written is lost. If the ADD fails
-// for that, it is tried for statusLimit, and the events come after it: nothing was attached if it is lost.
+// Publish writes status and events side by side, within publishLimit (behaviour.md A45 [quirk]: events are lost today
+// when the process ends). There is no daemon to write a status later, so that one which cannot be written is lost. If
+// the ADD fails for that, it is tried for statusLimit, and the events come after it: nothing was attached if it is
+// lost.
 func (t *thin) Publish(ctx context.Context, report *publish.Report) error {
 	if len(report.Attached) == 0 && report.Failure == nil {
 		return nil // timings are for the daemon
@@ -119,7 +124,11 @@ func (t *thin) Publish(ctx context.Context, report *publish.Report) error {
 func lost(r *publish.Report, err error) *publish.Report {
 	return &publish.Report{
 		Command: r.Command, Pod: r.Pod, ContainerID: r.ContainerID, Time: r.Time,
-		Failure: &publish.Failure{Tell: true, Message: fault.Clip(fmt.Sprintf("nothing was attached, since the network status is not written: %v", err), fault.MaxMessage)},
+		Failure: &publish.Failure{
+			Tell: true,
+			Message: fault.Clip(fmt.Sprintf("nothing was attached, since the network status is not written: %v", err),
+				fault.MaxMessage),
+		},
 	}
 }
 
@@ -132,8 +141,8 @@ func (t *thin) writeEvents(ctx context.Context, c publish.Cluster, report *publi
 	}
 }
 
-// writeStatus writes a status. One that the pod waits for is tried again until ctx ends, as long as another attempt may help:
-// an API server that is overloaded for a moment, or restarted, is no reason to undo what is attached.
+// writeStatus writes a status. One that the pod waits for is tried again until ctx ends, as long as another attempt may
+// help: an API server that is overloaded for a moment, or restarted, is no reason to undo what is attached.
 func writeStatus(ctx context.Context, c publish.Cluster, report *publish.Report) error {
 	for pause := firstPause; ; pause = min(2*pause, longPause) {
 		err := publish.WriteStatus(ctx, c, report, netsel.Status)

@@ -29,8 +29,8 @@ func (b *busy) Emit(_ context.Context, _ publish.Pod, e publish.Event) error {
 	return nil
 }
 
-// TestPublish: a status whose loss fails the ADD is tried again while that may help, for statusLimit at most. One that fails
-// for good, or that no pod waits for, is tried once.
+// TestPublish: a status whose loss fails the ADD is tried again while that may help, for statusLimit at most. One that
+// fails for good, or that no pod waits for, is tried once.
 func TestPublish(t *testing.T) {
 	t.Parallel()
 	retry := fmt.Errorf("%w: the server is overloaded", publish.ErrRetry)
@@ -50,13 +50,20 @@ func TestPublish(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				b := &busy{answers: tc.answers}
-				p := &thin{log: slog.New(slog.DiscardHandler), sources: func() (*sources, error) { return &sources{cluster: b}, nil }}
+				p := &thin{
+					log:     slog.New(slog.DiscardHandler),
+					sources: func() (*sources, error) { return &sources{cluster: b}, nil },
+				}
 				begin := time.Now()
 				err := p.Publish(t.Context(), &publish.Report{
 					Command: "ADD", Pod: publish.Pod{Namespace: "n", Name: "p"}, Needed: tc.needed,
-					Attached: []publish.Attached{{Name: "a", IfName: "eth0", Primary: true, Result: []byte(`{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/x"}]}`)}},
+					Attached: []publish.Attached{{
+						Name: "a", IfName: "eth0", Primary: true,
+						Result: []byte(`{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/x"}]}`),
+					}},
 				})
-				if (err == nil) != tc.ok || tc.asked > 0 && b.asked != tc.asked || tc.asked == 0 && b.asked <= 3 || time.Since(begin) > statusLimit {
+				if (err == nil) != tc.ok || tc.asked > 0 && b.asked != tc.asked || tc.asked == 0 && b.asked <= 3 ||
+					time.Since(begin) > statusLimit {
 					t.Errorf("asked %d times in %s: %v", b.asked, time.Since(begin), err)
 				}
 				// What was attached is told unless it is undone.

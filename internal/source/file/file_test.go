@@ -36,7 +36,8 @@ func source(tb testing.TB, files ...string) (*Source, Options) {
 }
 
 func network(namespace, name, config string) string {
-	return fmt.Sprintf("apiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata:\n  name: %s\n  namespace: %q\nspec:\n  config: %q\n", name, namespace, config)
+	return fmt.Sprintf("apiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata:\n  name: %s\n  "+
+		"namespace: %q\nspec:\n  config: %q\n", name, namespace, config)
 }
 
 const storage = `apiVersion: k8s.cni.cncf.io/v1
@@ -62,19 +63,32 @@ func ref(namespace, name string) plan.Ref { return plan.Ref{Namespace: namespace
 
 func TestNetwork(t *testing.T) {
 	t.Parallel()
-	many := "# heading\n%YAML 1.2\n---\n" + storage + "--- # second\n" + network("team-a", "b", "{}") + "...\n---\nkind: ConfigMap\nspec: text\n---\n"
-	list := "apiVersion: v1\nkind: List\nitems:\n- " + strings.ReplaceAll(strings.TrimSpace(network("n", "one", "1")), "\n", "\n  ") +
+	many := "# heading\n%YAML 1.2\n---\n" + storage + "--- # second\n" + network("team-a", "b", "{}") +
+		"...\n---\nkind: ConfigMap\nspec: text\n---\n"
+	list := "apiVersion: v1\nkind: List\nitems:\n- " +
+		strings.ReplaceAll(strings.TrimSpace(network("n", "one", "1")), "\n", "\n  ") +
 		"\n- " + strings.ReplaceAll(strings.TrimSpace(network("n", "two", "2")), "\n", "\n  ") + "\n"
-	json := "{\n\t\"apiVersion\": \"k8s.cni.cncf.io/v1\", \"kind\": \"NetworkAttachmentDefinition\",\n\t\"metadata\": {\"name\": \"j\"}}"
+	json := "{\n\t\"apiVersion\": \"k8s.cni.cncf.io/v1\", \"kind\": \"NetworkAttachmentDefinition\",\n\t\"metadata\": " +
+		"{\"name\": \"j\"}}"
 	tests := []struct {
 		name, file, content string
 		ref                 plan.Ref
 		want                plan.Definition
 	}{
-		{"namespace defaults, bytes kept", "a.yaml", storage, ref("default", "storage"), plan.Definition{Config: "{\n  \"type\": \"macvlan\"\n}\n", ResourceName: "vendor.example/nic"}},
-		{"first of many", "a.yml", many, ref("default", "storage"), plan.Definition{Config: "{\n  \"type\": \"macvlan\"\n}\n", ResourceName: "vendor.example/nic"}},
+		{
+			"namespace defaults, bytes kept", "a.yaml", storage, ref("default", "storage"),
+			plan.Definition{Config: "{\n  \"type\": \"macvlan\"\n}\n", ResourceName: "vendor.example/nic"},
+		},
+		{
+			"first of many", "a.yml", many, ref("default", "storage"),
+			plan.Definition{Config: "{\n  \"type\": \"macvlan\"\n}\n", ResourceName: "vendor.example/nic"},
+		},
 		{"second of many", "a.yml", many, ref("team-a", "b"), plan.Definition{Config: "{}"}},
-		{"line ends of Windows, byte order mark", "a.yaml", "\xef\xbb\xbf" + strings.ReplaceAll("---\n"+network("n", "x", "c"), "\n", "\r\n"), ref("n", "x"), plan.Definition{Config: "c"}},
+		{
+			"line ends of Windows, byte order mark", "a.yaml",
+			"\xef\xbb\xbf" + strings.ReplaceAll("---\n"+network("n", "x", "c"), "\n", "\r\n"), ref("n", "x"),
+			plan.Definition{Config: "c"},
+		},
 		{"list of kubectl", "a.yaml", list, ref("n", "two"), plan.Definition{Config: "2"}},
 		{"JSON with tabs, no spec", "a.json", json, ref("default", "j"), plan.Definition{}},
 	}
@@ -93,7 +107,10 @@ func TestNetwork(t *testing.T) {
 func TestPod(t *testing.T) {
 	t.Parallel()
 	s, _ := source(t, "pods.yaml", pod)
-	want := &plan.Pod{Ref: ref("team-a", "web-0"), UID: "uid-1", Annotations: map[string]string{"k8s.v1.cni.cncf.io/networks": "storage"}}
+	want := &plan.Pod{
+		Ref: ref("team-a", "web-0"), UID: "uid-1",
+		Annotations: map[string]string{"k8s.v1.cni.cncf.io/networks": "storage"},
+	}
 	for range 2 {
 		got, err := s.Pod(t.Context(), want.Ref)
 		if err != nil || !reflect.DeepEqual(got, want) {
@@ -119,16 +136,55 @@ func TestErrors(t *testing.T) {
 		{"another namespace", []string{"a.yaml", network("team-a", "x", "c")}, true, []string{"not found"}},
 		{"ignored files", []string{"a.txt", good, ".b.yaml", good, "c.yaml~", good, "d", good}, true, []string{"not found"}},
 		{"a broken document is no obstacle", []string{"a.yaml", broken, "b.yaml", broken + "---\n" + good}, false, nil},
-		{"a broken document may be the wanted one", []string{"a.yaml", good + "---\n" + broken, "b.yaml", "---\n---\n"}, false, nil},
-		{"names file and document", []string{"a.yaml", network("n", "y", "c") + "---\n" + broken}, false, []string{"a.yaml: document 2:"}},
-		{"empty documents do not count", []string{"a.yaml", "---\n# nothing\n---\n" + network("n", "y", "c") + "---\n\n---\n" + broken}, false, []string{"a.yaml: document 2:"}},
-		{"names all broken files", []string{"a.yaml", broken, "b.json", "{"}, false, []string{"a.yaml: document 1", "b.json: document 1"}},
-		{"twice in one file", []string{"a.yaml", good + "---\n" + good}, false, []string{"a.yaml (document 1)", "a.yaml (document 2)", "remove"}},
-		{"twice in two files", []string{"a.yaml", good, "b.yml", good}, false, []string{"a.yaml (document 1)", "b.yml (document 1)", "remove"}},
+		{
+			"a broken document may be the wanted one",
+			[]string{"a.yaml", good + "---\n" + broken, "b.yaml", "---\n---\n"},
+			false, nil,
+		},
+		{
+			"names file and document",
+			[]string{"a.yaml", network("n", "y", "c") + "---\n" + broken},
+			false,
+			[]string{"a.yaml: document 2:"},
+		},
+		{
+			"empty documents do not count",
+			[]string{"a.yaml", "---\n# nothing\n---\n" + network("n", "y", "c") + "---\n\n---\n" + broken},
+			false,
+			[]string{"a.yaml: document 2:"},
+		},
+		{
+			"names all broken files",
+			[]string{"a.yaml", broken, "b.json", "{"},
+			false,
+			[]string{"a.yaml: document 1", "b.json: document 1"},
+		},
+		{
+			"twice in one file",
+			[]string{"a.yaml", good + "---\n" + good},
+			false,
+			[]string{"a.yaml (document 1)", "a.yaml (document 2)", "remove"},
+		},
+		{
+			"twice in two files",
+			[]string{"a.yaml", good, "b.yml", good},
+			false,
+			[]string{"a.yaml (document 1)", "b.yml (document 1)", "remove"},
+		},
 		{"duplicate key", []string{"a.yaml", good + "kind: Pod\n"}, false, []string{"a.yaml: document 1", "kind"}},
-		{"wrong version", []string{"a.yaml", strings.Replace(good, "/v1", "/v2", 1)}, false, []string{`"k8s.cni.cncf.io/v2"`, `must be "k8s.cni.cncf.io/v1"`}},
+		{
+			"wrong version",
+			[]string{"a.yaml", strings.Replace(good, "/v1", "/v2", 1)},
+			false,
+			[]string{`"k8s.cni.cncf.io/v2"`, `must be "k8s.cni.cncf.io/v1"`},
+		},
 		{"no name", []string{"a.yaml", strings.Replace(good, "name: x", "name: ''", 1)}, false, []string{"no metadata.name"}},
-		{"config is not a string", []string{"a.yaml", strings.Replace(good, `config: "c"`, "config: {type: x}", 1)}, false, []string{"a.yaml: document 1", "config"}},
+		{
+			"config is not a string",
+			[]string{"a.yaml", strings.Replace(good, `config: "c"`, "config: {type: x}", 1)},
+			false,
+			[]string{"a.yaml: document 1", "config"},
+		},
 		{"no kind", []string{"a.yaml", "metadata: {name: x}"}, false, []string{"no kind"}},
 		{"not an object", []string{"a.yaml", "- x"}, false, []string{"a.yaml: document 1"}},
 	}
@@ -151,7 +207,8 @@ func TestErrors(t *testing.T) {
 
 func TestDirectoryErrors(t *testing.T) {
 	t.Parallel()
-	if _, err := New(Options{Dir: "/nonexistent"}).Network(t.Context(), ref("n", "x")); err == nil || errors.Is(err, plan.ErrNotFound) ||
+	if _, err := New(Options{Dir: "/nonexistent"}).Network(t.Context(), ref("n", "x")); err == nil ||
+		errors.Is(err, plan.ErrNotFound) ||
 		!strings.Contains(err.Error(), "/nonexistent") || !strings.Contains(err.Error(), "create it") {
 		t.Errorf("no directory: %v", err)
 	}
@@ -167,12 +224,14 @@ func TestDirectoryErrors(t *testing.T) {
 	if _, err := s.Network(t.Context(), ref("default", "storage")); err != nil {
 		t.Errorf("beside odd files: %v", err)
 	}
-	if _, err := s.Network(t.Context(), ref("default", "x")); err == nil || !strings.Contains(err.Error(), `pipe.yaml": not a regular file`) || strings.Contains(err.Error(), "gone.yaml") {
+	if _, err := s.Network(t.Context(), ref("default", "x")); err == nil ||
+		!strings.Contains(err.Error(), `pipe.yaml": not a regular file`) || strings.Contains(err.Error(), "gone.yaml") {
 		t.Errorf("missing, beside odd files: %v", err)
 	}
 	large, o := source(t)
 	write(t, o.Dir, "a.yaml", "#"+strings.Repeat(" ", maxFileSize))
-	if _, err := large.Network(t.Context(), ref("default", "x")); err == nil || !strings.Contains(err.Error(), "at most 16777216; split it") {
+	if _, err := large.Network(t.Context(), ref("default", "x")); err == nil ||
+		!strings.Contains(err.Error(), "at most 16777216; split it") {
 		t.Errorf("large file: %v", err)
 	}
 	for _, r := range []plan.Ref{ref("", "x"), ref("n", "")} {
@@ -307,10 +366,18 @@ func TestSetAnnotation(t *testing.T) {
 	if err := s.SetAnnotation(t.Context(), other, "k", "v"); !errors.Is(err, publish.ErrGone) {
 		t.Errorf("another UID: %v", err)
 	}
-	if err := s.SetAnnotation(t.Context(), publish.Pod{Namespace: "n", Name: "not-described", UID: "u"}, "k", "v"); err != nil {
+	if err := s.SetAnnotation(t.Context(), publish.Pod{Namespace: "n", Name: "not-described", UID: "u"}, "k",
+		"v"); err != nil {
 		t.Errorf("a pod without a file: %v", err)
 	}
-	for _, p := range []publish.Pod{{Namespace: "..", Name: "p"}, {Namespace: "n", Name: "../../p"}, {Namespace: "n", Name: ""}, {Name: "p"}, {Namespace: "n_m", Name: "p"}, {Namespace: "n", Name: ".hidden"}} {
+	for _, p := range []publish.Pod{
+		{Namespace: "..", Name: "p"},
+		{Namespace: "n", Name: "../../p"},
+		{Namespace: "n", Name: ""},
+		{Name: "p"},
+		{Namespace: "n_m", Name: "p"},
+		{Namespace: "n", Name: ".hidden"},
+	} {
 		if err := s.SetAnnotation(t.Context(), p, "k", "v"); err == nil {
 			t.Errorf("%+v: no error", p)
 		}
@@ -323,7 +390,8 @@ func TestEmit(t *testing.T) {
 	web := publish.Pod{Namespace: "team-a", Name: "web-0", UID: "uid-1"}
 	path := filepath.Join(o.StateDir, "team-a_web-0.events.jsonl")
 	for i := range 3 {
-		if err := s.Emit(t.Context(), web, publish.Event{Type: publish.Normal, Reason: "AddedInterface", Message: fmt.Sprintf("line\n%d", i)}); err != nil {
+		if err := s.Emit(t.Context(), web,
+			publish.Event{Type: publish.Normal, Reason: "AddedInterface", Message: fmt.Sprintf("line\n%d", i)}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -333,7 +401,8 @@ func TestEmit(t *testing.T) {
 	}
 	lines := bytes.Split(bytes.TrimSpace(data), []byte("\n"))
 	var got record
-	if len(lines) != 3 || json.Unmarshal(lines[2], &got) != nil || got.Message != "line\n2" || got.Reason != "AddedInterface" || got.Type != "Normal" || got.UID != "uid-1" || got.Time == "" {
+	if len(lines) != 3 || json.Unmarshal(lines[2], &got) != nil || got.Message != "line\n2" ||
+		got.Reason != "AddedInterface" || got.Type != "Normal" || got.UID != "uid-1" || got.Time == "" {
 		t.Errorf("%d lines, last %+v", len(lines), got)
 	}
 	write(t, o.StateDir, "team-a_web-0.events.jsonl", strings.Repeat(" ", maxEvents+1))
@@ -353,15 +422,18 @@ func TestEmit(t *testing.T) {
 // of or behind it that is well formed stays readable.
 func FuzzDecode(f *testing.F) {
 	for _, seed := range []string{
-		storage, pod, "---\n" + storage + "...\n--- # x\n" + pod, "kind: List\nitems: [{kind: List}]", "%YAML 1.1\n---\na: &a [*a]",
-		"{\"kind\": \"Pod\"}", "--- {kind: Pod, apiVersion: v1, metadata: {name: p}}", "\xef\xbb\xbf---", "kind: |\n  ---\n", "a: &a {b: c}\nd: {<<: *a}", "...", "? [",
+		storage, pod, "---\n" + storage + "...\n--- # x\n" + pod, "kind: List\nitems: [{kind: List}]",
+		"%YAML 1.1\n---\na: &a [*a]",
+		"{\"kind\": \"Pod\"}", "--- {kind: Pod, apiVersion: v1, metadata: {name: p}}", "\xef\xbb\xbf---", "kind: |\n  ---\n",
+		"a: &a {b: c}\nd: {<<: *a}", "...", "? [",
 	} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		objects, problems := decode("f.yaml", data)
 		for _, o := range objects {
-			if o.Metadata.Name == "" || o.Metadata.Namespace == "" || o.document < 1 || o.Kind != kindPod && o.Kind != kindNetwork {
+			if o.Metadata.Name == "" || o.Metadata.Namespace == "" || o.document < 1 || o.Kind != kindPod &&
+				o.Kind != kindNetwork {
 				t.Errorf("object %+v", o)
 			}
 		}
@@ -370,7 +442,8 @@ func FuzzDecode(f *testing.F) {
 				t.Errorf("problem %v names no document", p)
 			}
 		}
-		around := "---\n" + network("fuzz", "before", "1") + "---\n" + strings.TrimPrefix(string(data), "\xef\xbb\xbf") + "\n---\n" + network("fuzz", "after", "2")
+		around := "---\n" + network("fuzz", "before", "1") + "---\n" + strings.TrimPrefix(string(data), "\xef\xbb\xbf") +
+			"\n---\n" + network("fuzz", "after", "2")
 		found := map[string]int{}
 		objects, _ = decode("f.yaml", []byte(around))
 		for _, o := range objects {

@@ -13,7 +13,10 @@ import (
 func (s *Source) Networks(ctx context.Context) ([]plan.Definition, error) {
 	var out []plan.Definition
 	err := s.each(ctx, kindNetwork, func(o *object, ref plan.Ref) {
-		out = append(out, plan.Definition{Ref: ref, Config: o.Spec.Config, ResourceName: o.Metadata.Annotations[resourceAnno]})
+		out = append(out, plan.Definition{
+			Ref: ref, Config: o.Spec.Config,
+			ResourceName: o.Metadata.Annotations[resourceAnno],
+		})
 	})
 	return out, err
 }

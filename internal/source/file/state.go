@@ -117,7 +117,8 @@ func (s *Source) prepare(ctx context.Context, pod publish.Pod) (string, error) {
 	}
 	known, err := s.Pod(ctx, plan.Ref{Namespace: pod.Namespace, Name: pod.Name})
 	if err == nil && pod.UID != "" && known.UID != "" && known.UID != pod.UID {
-		return "", fmt.Errorf("%w: pod %s/%s has UID %q now, not %q", publish.ErrGone, pod.Namespace, pod.Name, known.UID, pod.UID)
+		return "", fmt.Errorf("%w: pod %s/%s has UID %q now, not %q", publish.ErrGone, pod.Namespace, pod.Name, known.UID,
+			pod.UID)
 	}
 	// Any other outcome tells nothing against writing: the pod need not be described.
 	if err := os.MkdirAll(s.options.StateDir, stateDirPerm); err != nil {

@@ -142,7 +142,8 @@ func (c *Cache) Network(ctx context.Context, ref plan.Ref) (*plan.Definition, er
 func (c *Cache) ask(ctx context.Context, ref plan.Ref) (*plan.Definition, error) {
 	def, err := c.client.Network(ctx, ref)
 	if errors.Is(err, plan.ErrUnavailable) {
-		return nil, fmt.Errorf("%w (it is not held in memory: it is larger than %d bytes, or all definitions are larger than %d)",
+		return nil, fmt.Errorf("%w (it is not held in memory: it is larger than %d bytes, or all definitions are larger "+
+			"than %d)",
 			err, plan.MaxConfigBytes, c.budget)
 	}
 	return def, err
@@ -252,9 +253,9 @@ func (c *Cache) watch(ctx context.Context, o metav1.ListOptions) (watch.Interfac
 	return s, nil
 }
 
-// resumable makes the reflector go on from where the watch was, after its back-off, when the request got no answer or was rejected for now.
-// It does so by itself for a refused connection and for 429 only; from others, as a load balancer without a server
-// behind it gives them, it would read the whole list again.
+// resumable makes the reflector go on from where the watch was, after its back-off, when the request got no answer or
+// was rejected for now. It does so by itself for a refused connection and for 429 only; from others, as a load balancer
+// without a server behind it gives them, it would read the whole list again.
 func resumable(err error) error {
 	if transient(err) {
 		return apierrors.NewTooManyRequests(err.Error(), 0)

@@ -131,9 +131,18 @@ func TestListAndWatch(t *testing.T) {
 	}{
 		{"nobody answers", cut, []string{list + "0", resume + "7", resume + "7"}},
 		{"a load balancer without servers", answer(503, "", "no server"), []string{list + "0", resume + "7", resume + "7"}},
-		{"an API server that starts", answer(429, "", statusBody(429, "TooManyRequests", "")), []string{list + "0", resume + "7", resume + "7"}},
-		{"the token has expired", answer(401, "", statusBody(401, "Unauthorized", "")), []string{list + "0", resume + "7", resume + "7"}},
-		{"the position is too old", answer(410, "", statusBody(410, "Expired", "")), []string{list + "0", resume + "7", list + "7", resume + "7"}},
+		{
+			"an API server that starts", answer(429, "", statusBody(429, "TooManyRequests", "")),
+			[]string{list + "0", resume + "7", resume + "7"},
+		},
+		{
+			"the token has expired", answer(401, "", statusBody(401, "Unauthorized", "")),
+			[]string{list + "0", resume + "7", resume + "7"},
+		},
+		{
+			"the position is too old", answer(410, "", statusBody(410, "Expired", "")),
+			[]string{list + "0", resume + "7", list + "7", resume + "7"},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -182,8 +191,8 @@ func TestListAndWatch(t *testing.T) {
 	}
 }
 
-// TestReadList: only the needed parts of a list are kept. A list that was cut off is an error, and so is the answer of a
-// proxy with code 200: as an empty list it would remove all definitions.
+// TestReadList: only the needed parts of a list are kept. A list that was cut off is an error, and so is the answer of
+// a proxy with code 200: as an empty list it would remove all definitions.
 func TestReadList(t *testing.T) {
 	t.Parallel()
 	const whole = `{"kind":"NetworkAttachmentDefinitionList","apiVersion":"k8s.cni.cncf.io/v1","metadata":{"resourceVersion":"7","continue":"next"},"more":{"items":[1]},"items":[
@@ -206,7 +215,8 @@ func TestReadList(t *testing.T) {
 		}
 	}
 	for text, want := range map[string]int{
-		`LIST,"items":null}`: 0, `LIST,"items":[]}`: 0, `LIST}`: 0, `LIST,"items":7}`: -1, `LIST,"items":[7]}`: -1, `[]`: -1, ``: -1,
+		`LIST,"items":null}`: 0, `LIST,"items":[]}`: 0, `LIST}`: 0, `LIST,"items":7}`: -1, `LIST,"items":[7]}`: -1, `[]`: -1,
+		``:   -1,
 		`{}`: -1, `{"items":[]}`: -1, `{"metadata":{"resourceVersion":"7"},"items":[]}`: -1,
 		`{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Success","code":200}`:                                            -1,
 		`{"kind":"Status","apiVersion":"v1","metadata":{"resourceVersion":"7"}}`:                                                     -1,
@@ -217,7 +227,8 @@ func TestReadList(t *testing.T) {
 		`{"items":[],"metadata":{"resourceVersion":"7"},"apiVersion":"k8s.cni.cncf.io/v1","kind":"NetworkAttachmentDefinitionList"}`: 0,
 		`{"kind":7,"apiVersion":"k8s.cni.cncf.io/v1","metadata":{"resourceVersion":"7"},"items":[]}`:                                 -1,
 	} {
-		text = strings.Replace(text, "LIST", `{"kind":"NetworkAttachmentDefinitionList","apiVersion":"k8s.cni.cncf.io/v1","metadata":{"resourceVersion":"7"}`, 1)
+		text = strings.Replace(text, "LIST",
+			`{"kind":"NetworkAttachmentDefinitionList","apiVersion":"k8s.cni.cncf.io/v1","metadata":{"resourceVersion":"7"}`, 1)
 		got, err := readList(strings.NewReader(text), cacheBudget)
 		if (err != nil) != (want < 0) || err == nil && len(got.Items) != want {
 			t.Errorf("%s: %+v, %v", text, got, err)
@@ -229,7 +240,10 @@ func TestReadList(t *testing.T) {
 // once.
 func TestRelistPause(t *testing.T) {
 	t.Parallel()
-	for n, limit := range map[int]time.Duration{0: 0, 1: 10 * time.Millisecond, 1000: 10 * time.Second, 15_000: 2 * time.Minute} {
+	for n, limit := range map[int]time.Duration{
+		0: 0, 1: 10 * time.Millisecond, 1000: 10 * time.Second,
+		15_000: 2 * time.Minute,
+	} {
 		c := NewCache(nil, discard())
 		if got := c.relistPause(); got != 0 {
 			t.Errorf("first list: pause of %v", got)
@@ -254,7 +268,8 @@ func TestRelistPause(t *testing.T) {
 // TestPagesDoNotPause: a page that continues a list follows at once, or its token would expire.
 func TestPagesDoNotPause(t *testing.T) {
 	t.Parallel()
-	c := NewCache(serve(t, answer(200, "", `{"kind":"NetworkAttachmentDefinitionList","apiVersion":"k8s.cni.cncf.io/v1","metadata":{"resourceVersion":"7"},"items":[]}`)), discard())
+	c := NewCache(serve(t, answer(200, "",
+		`{"kind":"NetworkAttachmentDefinitionList","apiVersion":"k8s.cni.cncf.io/v1","metadata":{"resourceVersion":"7"},"items":[]}`)), discard())
 	list := make([]any, 15_000) // a pause of up to two minutes
 	for i := range list {
 		list[i] = nad(strconv.Itoa(i), "c")

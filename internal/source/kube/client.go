@@ -84,8 +84,9 @@ func New(config *Config) (*Client, error) {
 		return nil, fmt.Errorf("prepare connection to %s: %w", c.Host, err)
 	}
 	client := &Client{
-		askingPods: make(chan struct{}, maxAsking), askingNetworks: make(chan struct{}, maxAsking), decoding: make(chan struct{}, maxDecoding),
-		params: runtime.NewParameterCodec(scheme), node: func() string { return nodeOf(config) },
+		askingPods: make(chan struct{}, maxAsking), askingNetworks: make(chan struct{}, maxAsking),
+		decoding: make(chan struct{}, maxDecoding),
+		params:   runtime.NewParameterCodec(scheme), node: func() string { return nodeOf(config) },
 	}
 	if client.core, err = restClient(c, "/api", schema.GroupVersion{Version: "v1"}, transport); err != nil {
 		return nil, err
@@ -166,8 +167,8 @@ func (c *Client) Pod(ctx context.Context, ref plan.Ref) (*plan.Pod, error) {
 	return &plan.Pod{Ref: ref, UID: o.Metadata.UID, Annotations: o.Metadata.Annotations}, nil
 }
 
-// HostNetwork reports whether a pod is in the network of its node, with the retries and errors of Pod. It reads the whole
-// pod, so it is for people, not for ADD.
+// HostNetwork reports whether a pod is in the network of its node, with the retries and errors of Pod. It reads the
+// whole pod, so it is for people, not for ADD.
 func (c *Client) HostNetwork(ctx context.Context, ref plan.Ref) (bool, error) {
 	t := target{verb: "get", resource: "pods", namespace: ref.Namespace, name: ref.Name}
 	o, err := c.lookup(ctx, c.core, t, runtime.ContentTypeJSON)
@@ -201,13 +202,17 @@ func (o *object) usable(ref plan.Ref) (*plan.Definition, error) {
 	def := o.definition(ref)
 	if v := (value{config: def.Config, resourceName: def.ResourceName}); v.tooLarge() {
 		return nil, fmt.Errorf("get network definition %s: spec.config has %d bytes, the resource name %d; "+
-			"at most %d and %d are allowed: make it smaller", ref, len(v.config), len(v.resourceName), plan.MaxConfigBytes, maxResourceName)
+			"at most %d and %d are allowed: make it smaller", ref, len(v.config), len(v.resourceName), plan.MaxConfigBytes,
+			maxResourceName)
 	}
 	return def, nil
 }
 
 func nadTarget(ref plan.Ref) target {
-	return target{verb: "get", group: nadv1.SchemeGroupVersion.Group, resource: nadResource, namespace: ref.Namespace, name: ref.Name}
+	return target{
+		verb: "get", group: nadv1.SchemeGroupVersion.Group, resource: nadResource, namespace: ref.Namespace,
+		name: ref.Name,
+	}
 }
 
 func (o *object) definition(ref plan.Ref) *plan.Definition {
@@ -239,8 +244,9 @@ func attempted(n int, err error) error {
 	return fmt.Errorf("after %d attempts: %w", n, err)
 }
 
-// get is one GET. Users' objects can have more than a megabyte, and the memory of the daemon is limited: only some of either
-// kind are asked for at the same time, since the transport keeps what nobody has read yet, and fewer are decoded.
+// get is one GET. Users' objects can have more than a megabyte, and the memory of the daemon is limited: only some of
+// either kind are asked for at the same time, since the transport keeps what nobody has read yet, and fewer are
+// decoded.
 func (c *Client) get(ctx context.Context, client *rest.RESTClient, t target, accept string) (*object, error) {
 	asking := c.askingPods
 	if client == c.nads {

@@ -35,7 +35,10 @@ func serve(tb testing.TB, handler http.HandlerFunc) *Client {
 	s.EnableHTTP2 = true
 	s.StartTLS()
 	tb.Cleanup(s.Close)
-	return clientOf(tb, &rest.Config{Host: s.URL, TLSClientConfig: rest.TLSClientConfig{CAData: pemOf(s)}, Timeout: requestTimeout})
+	return clientOf(tb, &rest.Config{
+		Host: s.URL, TLSClientConfig: rest.TLSClientConfig{CAData: pemOf(s)},
+		Timeout: requestTimeout,
+	})
 }
 
 func clientOf(tb testing.TB, config *rest.Config) *Client {
@@ -79,20 +82,34 @@ var errorTable = []struct {
 	{"404", answer(404, "", statusBody(404, "NotFound", `"name":"web-0"`)), plan.ErrNotFound, publish.ErrGone},
 	{"401 expired token", answer(401, "", statusBody(401, "Unauthorized", "")), plan.ErrUnavailable, publish.ErrRetry},
 	{"403", answer(403, "", statusBody(403, "Forbidden", "")), nil, nil},
-	{"403 namespace is going away", answer(403, "", statusBody(403, "Forbidden", `"causes":[{"reason":"NamespaceTerminating"}]`)), nil, publish.ErrGone},
+	{
+		"403 namespace is going away",
+		answer(403, "", statusBody(403, "Forbidden", `"causes":[{"reason":"NamespaceTerminating"}]`)), nil, publish.ErrGone,
+	},
 	{"408", answer(408, "", statusBody(408, "Timeout", "")), plan.ErrUnavailable, publish.ErrRetry},
 	{"409", answer(409, "", statusBody(409, "Conflict", "")), nil, publish.ErrRetry},
-	{"422 other UID", answer(422, "", statusBody(422, "Invalid", `"causes":[{"reason":"FieldValueInvalid","field":"metadata.uid"}]`)), nil, publish.ErrGone},
-	{"422 too long", answer(422, "", statusBody(422, "Invalid", `"causes":[{"reason":"FieldValueTooLong","field":"metadata.annotations"}]`)), nil, nil},
+	{
+		"422 other UID", answer(422, "",
+			statusBody(422, "Invalid", `"causes":[{"reason":"FieldValueInvalid","field":"metadata.uid"}]`)), nil,
+		publish.ErrGone,
+	},
+	{"422 too long", answer(422, "",
+		statusBody(422, "Invalid", `"causes":[{"reason":"FieldValueTooLong","field":"metadata.annotations"}]`)), nil, nil},
 	{"400", answer(400, "", statusBody(400, "BadRequest", "")), nil, nil},
 	{"429", answer(429, "", "Too many requests"), plan.ErrUnavailable, publish.ErrRetry},
-	{"429 come back in a minute", answer(429, "Retry-After: 60", "Too many requests"), plan.ErrUnavailable, publish.ErrRetry},
+	{
+		"429 come back in a minute", answer(429, "Retry-After: 60", "Too many requests"), plan.ErrUnavailable,
+		publish.ErrRetry,
+	},
 	{"500", answer(500, "", "etcdserver: request timed out"), plan.ErrUnavailable, publish.ErrRetry},
 	{"502", answer(502, "", "bad gateway"), plan.ErrUnavailable, publish.ErrRetry},
 	{"503", answer(503, "", "starting"), plan.ErrUnavailable, publish.ErrRetry},
 	{"504", answer(504, "", statusBody(504, "Timeout", "")), plan.ErrUnavailable, publish.ErrRetry},
 	{"reset", reset, plan.ErrUnavailable, publish.ErrRetry},
-	{"never answers", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, plan.ErrUnavailable, publish.ErrRetry},
+	{
+		"never answers", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, plan.ErrUnavailable,
+		publish.ErrRetry,
+	},
 }
 
 func checkErr(t *testing.T, call string, err, want error, others ...error) {
@@ -141,7 +158,10 @@ func TestRefusedConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = l.Close()
-	c := clientOf(t, &rest.Config{Host: "https://" + l.Addr().String(), TLSClientConfig: rest.TLSClientConfig{Insecure: true}})
+	c := clientOf(t, &rest.Config{
+		Host:            "https://" + l.Addr().String(),
+		TLSClientConfig: rest.TLSClientConfig{Insecure: true},
+	})
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	_, err = c.Pod(ctx, aRef)
@@ -175,7 +195,10 @@ func TestForbiddenNamesTheRole(t *testing.T) {
 		want []string
 	}{
 		{"Pod", podErr, []string{`verb "get"`, `resource "pods"`, `namespace "team-a"`}},
-		{"Network", netErr, []string{`verb "get"`, `resource "network-attachment-definitions"`, `API group "k8s.cni.cncf.io"`}},
+		{"Network", netErr, []string{
+			`verb "get"`, `resource "network-attachment-definitions"`,
+			`API group "k8s.cni.cncf.io"`,
+		}},
 		{"SetAnnotation", c.SetAnnotation(t.Context(), aPod, "k", "v"), []string{`verb "patch"`, `resource "pods/status"`}},
 		{"Emit", c.Emit(t.Context(), aPod, publish.Event{}), []string{`verb "create"`, `resource "events"`}},
 	}
@@ -282,7 +305,10 @@ func TestEventsHaveTheirOwnLimit(t *testing.T) {
 	t.Parallel()
 	s := httptest.NewTLSServer(answer(200, "", `{"metadata":{"uid":"u"}}`))
 	t.Cleanup(s.Close)
-	c := clientOf(t, &rest.Config{Host: s.URL, QPS: 0.001, Burst: 1, TLSClientConfig: rest.TLSClientConfig{CAData: pemOf(s)}})
+	c := clientOf(t, &rest.Config{
+		Host: s.URL, QPS: 0.001, Burst: 1,
+		TLSClientConfig: rest.TLSClientConfig{CAData: pemOf(s)},
+	})
 	pod := publish.Pod{Namespace: "team-a", Name: "web-0"}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
@@ -304,11 +330,17 @@ func TestRequests(t *testing.T) {
 	got := make(chan request, 1)
 	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
-		got <- request{r.Method, r.URL.Path, r.Header.Get("Accept"), r.Header.Get("Content-Type"), r.UserAgent(), string(body)}
+		got <- request{
+			r.Method, r.URL.Path, r.Header.Get("Accept"), r.Header.Get("Content-Type"), r.UserAgent(),
+			string(body),
+		}
 		answer(200, "", `{"metadata":{"uid":"u","annotations":{"a":"b","k8s.v1.cni.cncf.io/resourceName":"r"}},"spec":{"config":"{ \"x\": 1 }\n"}}`)(w, r)
 	}))
 	t.Cleanup(s.Close)
-	c := clientOf(t, &rest.Config{Host: s.URL, UserAgent: "multus/1", TLSClientConfig: rest.TLSClientConfig{CAData: pemOf(s)}})
+	c := clientOf(t, &rest.Config{
+		Host: s.URL, UserAgent: "multus/1",
+		TLSClientConfig: rest.TLSClientConfig{CAData: pemOf(s)},
+	})
 
 	pod, err := c.Pod(t.Context(), aRef)
 	if err != nil || pod.UID != "u" || pod.Annotations["a"] != "b" || pod.Ref != aRef {
@@ -335,12 +367,17 @@ func TestRequests(t *testing.T) {
 		if err := c.SetAnnotation(t.Context(), publish.Pod{Namespace: "n", Name: "p", UID: uid}, "k", `["v"]`); err != nil {
 			t.Error(err)
 		}
-		if r = <-got; r.method != "PATCH" || r.path != "/api/v1/namespaces/n/pods/p/status" || r.contentType != "application/merge-patch+json" || r.body != want {
+		if r = <-got; r.method != "PATCH" || r.path != "/api/v1/namespaces/n/pods/p/status" ||
+			r.contentType != "application/merge-patch+json" || r.body != want {
 			t.Errorf("SetAnnotation sends %+v, want body %s", r, want)
 		}
 	}
 
-	if err := c.Emit(t.Context(), aPod, publish.Event{Type: publish.Warning, Reason: "NoNetworkFound", Message: "m", ContainerID: "0123456789abcdef"}); err != nil {
+	if err := c.Emit(t.Context(), aPod,
+		publish.Event{
+			Type: publish.Warning, Reason: "NoNetworkFound", Message: "m",
+			ContainerID: "0123456789abcdef",
+		}); err != nil {
 		t.Error(err)
 	}
 	r = <-got
@@ -348,8 +385,10 @@ func TestRequests(t *testing.T) {
 	if err := json.Unmarshal([]byte(r.body), &e); err != nil {
 		t.Fatal(err)
 	}
-	if r.method != "POST" || r.path != "/api/v1/namespaces/team-a/events" || e.Source.Component != "multus" || e.Count != 1 ||
-		e.InvolvedObject.UID != "uid-1" || e.InvolvedObject.Kind != "Pod" || e.Type != "Warning" || e.Reason != "NoNetworkFound" ||
+	if r.method != "POST" || r.path != "/api/v1/namespaces/team-a/events" || e.Source.Component != "multus" ||
+		e.Count != 1 ||
+		e.InvolvedObject.UID != "uid-1" || e.InvolvedObject.Kind != "Pod" || e.Type != "Warning" ||
+		e.Reason != "NoNetworkFound" ||
 		e.Message != "m" || e.Metadata.Annotations[RequestAnnotation] != "0123456789abcdef" {
 		t.Errorf("Emit sends %+v", r)
 	}
@@ -394,7 +433,8 @@ func TestEventID(t *testing.T) {
 	other, otherPod := seldom, aPod
 	other.Message, otherPod.UID = "n", "another"
 	for what, id := range map[string][eventIDBytes]byte{
-		"a minute later": eventID(aPod, seldom, now.Add(time.Minute)), "another message": eventID(aPod, other, now), "another pod": eventID(otherPod, seldom, now),
+		"a minute later": eventID(aPod, seldom, now.Add(time.Minute)), "another message": eventID(aPod, other, now),
+		"another pod": eventID(otherPod, seldom, now),
 	} {
 		if id == first {
 			t.Errorf("%s has the same name", what)
@@ -404,10 +444,14 @@ func TestEventID(t *testing.T) {
 
 func TestEventBounds(t *testing.T) {
 	t.Parallel()
-	for _, pod := range []string{"web-0", strings.Repeat("a", 253), strings.Repeat("a", 235) + "-----" + strings.Repeat("b", 13), strings.Repeat("a.", 126) + "a"} {
+	for _, pod := range []string{
+		"web-0", strings.Repeat("a", 253),
+		strings.Repeat("a", 235) + "-----" + strings.Repeat("b", 13), strings.Repeat("a.", 126) + "a",
+	} {
 		name := eventName(pod, [eventIDBytes]byte{1})
 		stem := name[:strings.LastIndex(name, ".")]
-		if len(name) > maxObjectName || strings.HasSuffix(stem, "-") || strings.HasSuffix(stem, ".") || !strings.HasPrefix(pod, stem) {
+		if len(name) > maxObjectName || strings.HasSuffix(stem, "-") || strings.HasSuffix(stem, ".") ||
+			!strings.HasPrefix(pod, stem) {
 			t.Errorf("eventName(%q) = %q (%d)", pod, name, len(name))
 		}
 	}
@@ -418,7 +462,8 @@ func TestEventNamesRequest(t *testing.T) {
 	t.Parallel()
 	const id, name = "0123456789abcdef", "; request 0123456789abc"
 	for _, message := range []string{"m", strings.Repeat("m", 2*maxEventMessage)} {
-		if got := newEvent(aPod, publish.Event{Message: message}, time.Now()).Message; len(got) != min(len(message), maxEventMessage) {
+		if got := newEvent(aPod, publish.Event{Message: message}, time.Now()).Message; len(got) != min(len(message),
+			maxEventMessage) {
 			t.Errorf("message of %d bytes without a request: %d", len(message), len(got))
 		}
 		got := newEvent(aPod, publish.Event{Message: message, ContainerID: id, Seldom: true}, time.Now()).Message

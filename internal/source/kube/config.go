@@ -74,7 +74,8 @@ func credentials(o Options) (*Config, error) {
 		config, err := fromFile(o.Kubeconfig)
 		if err != nil {
 			// Who named the file is not known here: a flag, the environment, or a configuration.
-			return nil, fmt.Errorf("load kubeconfig %q: %w; correct the file, or name another one (--kubeconfig, KUBECONFIG, or the key kubeconfig of the Multus configuration)", o.Kubeconfig, err)
+			return nil, fmt.Errorf("load kubeconfig %q: %w; correct the file, or name another one (--kubeconfig, KUBECONFIG, "+
+				"or the key kubeconfig of the Multus configuration)", o.Kubeconfig, err)
 		}
 		return config, nil
 	case o.ServiceHost != "" && o.ServicePort != "":
@@ -84,7 +85,8 @@ func credentials(o Options) (*Config, error) {
 		}
 		config, err := inCluster(o.ServiceHost, o.ServicePort, dir)
 		if err != nil {
-			return nil, fmt.Errorf("load in-cluster credentials: %w; mount the service account token at %s or name a kubeconfig", err, dir)
+			return nil, fmt.Errorf("load in-cluster credentials: %w; mount the service account token at %s or name a kubeconfig",
+				err, dir)
 		}
 		return config, nil
 	}
@@ -106,12 +108,14 @@ func fromFile(path string) (*Config, error) {
 		return nil, fmt.Errorf("current-context %q is not among its contexts", file.CurrentContext)
 	}
 	if _, ok := file.Clusters[kubeContext.Cluster]; !ok {
-		return nil, fmt.Errorf("context %q names cluster %q, which is not among its clusters", file.CurrentContext, kubeContext.Cluster)
+		return nil, fmt.Errorf("context %q names cluster %q, which is not among its clusters", file.CurrentContext,
+			kubeContext.Cluster)
 	}
 	if err := clientcmd.ResolveLocalPaths(file); err != nil {
 		return nil, fmt.Errorf("resolve relative paths: %w", err)
 	}
-	return clientcmd.NewNonInteractiveClientConfig(*file, file.CurrentContext, &clientcmd.ConfigOverrides{}, nil).ClientConfig()
+	return clientcmd.NewNonInteractiveClientConfig(*file, file.CurrentContext, &clientcmd.ConfigOverrides{},
+		nil).ClientConfig()
 }
 
 // inCluster names the token file instead of its content: the kubelet renews the token, and client-go reads

@@ -55,11 +55,32 @@ func TestLoad(t *testing.T) {
 		tokenFile string
 		caFile    string
 	}{
-		{"kubeconfig, current context", Options{Kubeconfig: kubeconfig}, "https://192.0.2.1:6443", filepath.Join(dir, "token"), filepath.Join(dir, "ca.crt")},
-		{"kubeconfig wins over the service (A40)", Options{Kubeconfig: kubeconfig, ServiceHost: "10.96.0.1", ServicePort: "443", ServiceAccountDir: account}, "https://192.0.2.1:6443", filepath.Join(dir, "token"), filepath.Join(dir, "ca.crt")},
-		{"in-cluster", Options{ServiceHost: "10.96.0.1", ServicePort: "443", ServiceAccountDir: account}, "https://10.96.0.1:443", filepath.Join(account, "token"), filepath.Join(account, "ca.crt")},
-		{"in-cluster IPv6", Options{ServiceHost: "2001:db8::1", ServicePort: "443", ServiceAccountDir: account}, "https://[2001:db8::1]:443", filepath.Join(account, "token"), filepath.Join(account, "ca.crt")},
-		{"in-cluster IPv6 in brackets", Options{ServiceHost: "[2001:db8::1]", ServicePort: "443", ServiceAccountDir: account}, "https://[2001:db8::1]:443", filepath.Join(account, "token"), filepath.Join(account, "ca.crt")},
+		{
+			"kubeconfig, current context",
+			Options{Kubeconfig: kubeconfig},
+			"https://192.0.2.1:6443",
+			filepath.Join(dir, "token"), filepath.Join(dir, "ca.crt"),
+		},
+		{
+			"kubeconfig wins over the service (A40)",
+			Options{Kubeconfig: kubeconfig, ServiceHost: "10.96.0.1", ServicePort: "443", ServiceAccountDir: account},
+			"https://192.0.2.1:6443", filepath.Join(dir, "token"), filepath.Join(dir, "ca.crt"),
+		},
+		{
+			"in-cluster",
+			Options{ServiceHost: "10.96.0.1", ServicePort: "443", ServiceAccountDir: account},
+			"https://10.96.0.1:443", filepath.Join(account, "token"), filepath.Join(account, "ca.crt"),
+		},
+		{
+			"in-cluster IPv6",
+			Options{ServiceHost: "2001:db8::1", ServicePort: "443", ServiceAccountDir: account},
+			"https://[2001:db8::1]:443", filepath.Join(account, "token"), filepath.Join(account, "ca.crt"),
+		},
+		{
+			"in-cluster IPv6 in brackets",
+			Options{ServiceHost: "[2001:db8::1]", ServicePort: "443", ServiceAccountDir: account},
+			"https://[2001:db8::1]:443", filepath.Join(account, "token"), filepath.Join(account, "ca.crt"),
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -70,7 +91,8 @@ func TestLoad(t *testing.T) {
 				t.Fatal(err)
 			}
 			if c.Host != tt.host || c.BearerTokenFile != tt.tokenFile || c.CAFile != tt.caFile {
-				t.Errorf("host, token, CA = %q, %q, %q, want %q, %q, %q", c.Host, c.BearerTokenFile, c.CAFile, tt.host, tt.tokenFile, tt.caFile)
+				t.Errorf("host, token, CA = %q, %q, %q, want %q, %q, %q", c.Host, c.BearerTokenFile, c.CAFile, tt.host,
+					tt.tokenFile, tt.caFile)
 			}
 			if c.QPS != 50 || c.Burst != 50 || c.Timeout.Seconds() != 60 || c.UserAgent != "multus/1.2.3" {
 				t.Errorf("settings = %v, %v, %v, %q; want those of rule A43", c.QPS, c.Burst, c.Timeout, c.UserAgent)
@@ -89,13 +111,35 @@ func TestLoadErrors(t *testing.T) {
 		options Options
 		want    []string // parts of the message: what, which, next step
 	}{
-		{"missing file", Options{Kubeconfig: filepath.Join(dir, "none")}, []string{filepath.Join(dir, "none"), "no such file", "; correct the file, or name another one (--kubeconfig, KUBECONFIG, or the key kubeconfig of the Multus configuration)"}},
-		{"a missing file does not fall back to the service", Options{Kubeconfig: filepath.Join(dir, "none"), ServiceHost: "h", ServicePort: "1"}, []string{"no such file"}},
+		{
+			"missing file",
+			Options{Kubeconfig: filepath.Join(dir, "none")},
+			[]string{
+				filepath.Join(dir, "none"), "no such file",
+				"; correct the file, or name another one (--kubeconfig, KUBECONFIG, or the key kubeconfig of the Multus " +
+					"configuration)",
+			},
+		},
+		{
+			"a missing file does not fall back to the service",
+			Options{Kubeconfig: filepath.Join(dir, "none"), ServiceHost: "h", ServicePort: "1"},
+			[]string{"no such file"},
+		},
 		{"not YAML", Options{Kubeconfig: file("bad", "{")}, []string{filepath.Join(dir, "bad"), "correct the file"}},
 		{"empty", Options{Kubeconfig: file("empty", "")}, []string{"current-context is not set"}},
-		{"context missing", Options{Kubeconfig: file("ctx", strings.Replace(validKubeconfig, "current-context: multus-context", "current-context: gone", 1))}, []string{`current-context "gone"`}},
-		{"cluster missing", Options{Kubeconfig: file("cluster", strings.Replace(validKubeconfig, "cluster: local", "cluster: gone", 1))}, []string{`cluster "gone"`}},
-		{"no token", Options{ServiceHost: "h", ServicePort: "1", ServiceAccountDir: dir}, []string{filepath.Join(dir, "token"), "mount the service account token"}},
+		{
+			"context missing",
+			Options{Kubeconfig: file("ctx",
+				strings.Replace(validKubeconfig, "current-context: multus-context", "current-context: gone", 1))},
+			[]string{`current-context "gone"`},
+		},
+		{"cluster missing", Options{Kubeconfig: file("cluster",
+			strings.Replace(validKubeconfig, "cluster: local", "cluster: gone", 1))}, []string{`cluster "gone"`}},
+		{
+			"no token",
+			Options{ServiceHost: "h", ServicePort: "1", ServiceAccountDir: dir},
+			[]string{filepath.Join(dir, "token"), "mount the service account token"},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

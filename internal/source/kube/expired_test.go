@@ -20,8 +20,8 @@ import (
 )
 
 // TestCacheListsAnewAfter410: definitions are created, changed and deleted while the cache is cut off, and etcd is
-// compacted, so that no watch from before delivers these events. The next watch is answered with 410, and the cache must
-// read the whole list: without that it would hold the deleted definition for ever.
+// compacted, so that no watch from before delivers these events. The next watch is answered with 410, and the cache
+// must read the whole list: without that it would hold the deleted definition for ever.
 func TestCacheListsAnewAfter410(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -175,8 +175,8 @@ func (b *recordedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// answers returns "LIST code" or "WATCH code" for each answer, and the message of the last 410. The API server may give the
-// error of a watch as its first event, with HTTP status 200: the code is that of the error then.
+// answers returns "LIST code" or "WATCH code" for each answer, and the message of the last 410. The API server may give
+// the error of a watch as its first event, with HTTP status 200: the code is that of the error then.
 func (r *recorder) answers() (all []string, expired string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -186,7 +186,8 @@ func (r *recorder) answers() (all []string, expired string) {
 			Type   string
 			Object metav1.Status
 		}
-		if a.what == "WATCH" && json.Unmarshal(firstLine(a.body.Bytes()), &event) == nil && event.Type == string(watch.Error) {
+		if a.what == "WATCH" && json.Unmarshal(firstLine(a.body.Bytes()), &event) == nil &&
+			event.Type == string(watch.Error) {
 			code = int(event.Object.Code)
 		}
 		if code == http.StatusGone {

@@ -101,7 +101,8 @@ func testAnnotation(t *testing.T, cluster *kubetest.Cluster) {
 	}
 
 	// A 422 that is not about the UID is no sign that the pod is gone.
-	err := c.SetAnnotation(t.Context(), publish.Pod{Namespace: ns, Name: "p", UID: uid}, statusKey, strings.Repeat("x", 300<<10))
+	err := c.SetAnnotation(t.Context(), publish.Pod{Namespace: ns, Name: "p", UID: uid}, statusKey,
+		strings.Repeat("x", 300<<10))
 	checkErr(t, "SetAnnotation of 300 KiB", err, nil, publish.ErrGone, publish.ErrRetry)
 
 	cluster.DeletePod(t, ns, "p")
@@ -128,11 +129,14 @@ func testWithoutPatch(t *testing.T, cluster *kubetest.Cluster) {
 	token := cluster.ServiceAccountToken(t, ns, "multus")
 	role := &rbacv1.Role{
 		ObjectMeta: metav1.ObjectMeta{Name: "multus"},
-		Rules:      []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"pods", "pods/status"}, Verbs: []string{"get", "update"}}},
+		Rules: []rbacv1.PolicyRule{
+			{APIGroups: []string{""}, Resources: []string{"pods", "pods/status"}, Verbs: []string{"get", "update"}},
+		},
 	}
 	binding := &rbacv1.RoleBinding{
-		ObjectMeta: metav1.ObjectMeta{Name: "multus"}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: "multus"},
-		Subjects: []rbacv1.Subject{{Kind: "ServiceAccount", Namespace: ns, Name: "multus"}},
+		ObjectMeta: metav1.ObjectMeta{Name: "multus"},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: "multus"},
+		Subjects:   []rbacv1.Subject{{Kind: "ServiceAccount", Namespace: ns, Name: "multus"}},
 	}
 	_, roleErr := cluster.Client().RbacV1().Roles(ns).Create(t.Context(), role, metav1.CreateOptions{})
 	_, bindErr := cluster.Client().RbacV1().RoleBindings(ns).Create(t.Context(), binding, metav1.CreateOptions{})
@@ -198,10 +202,12 @@ func testWithoutPatch(t *testing.T, cluster *kubetest.Cluster) {
 		}
 	}
 	cluster.DeletePod(t, ns, "p")
-	checkErr(t, "PUT of a deleted pod", c.SetAnnotation(t.Context(), pod, statusKey, "x"), publish.ErrGone, publish.ErrGone, publish.ErrRetry)
+	checkErr(t, "PUT of a deleted pod", c.SetAnnotation(t.Context(), pod, statusKey, "x"), publish.ErrGone,
+		publish.ErrGone, publish.ErrRetry)
 	cluster.CreatePod(t, ns, "p", nil)
 	for _, c := range []*Client{c, clientOf(t, config)} { // also as the first request
-		checkErr(t, "PUT of a replaced pod", c.SetAnnotation(t.Context(), pod, statusKey, "x"), publish.ErrGone, publish.ErrGone, publish.ErrRetry)
+		checkErr(t, "PUT of a replaced pod", c.SetAnnotation(t.Context(), pod, statusKey, "x"), publish.ErrGone,
+			publish.ErrGone, publish.ErrRetry)
 	}
 	if got, ok := cluster.Annotation(t, ns, "p", statusKey); ok {
 		t.Errorf("the new pod got the status %q of the old one", got)
@@ -226,7 +232,8 @@ func testEvents(t *testing.T, cluster *kubetest.Cluster) {
 			t.Fatalf("%d events, want 2", len(got))
 		}
 		e := got[0]
-		if e.Source.Component != "multus" || e.Count != 1 || string(e.InvolvedObject.UID) != uid || e.Reason != "NoNetworkFound" ||
+		if e.Source.Component != "multus" || e.Count != 1 || string(e.InvolvedObject.UID) != uid ||
+			e.Reason != "NoNetworkFound" ||
 			e.Type != "Warning" || e.FirstTimestamp.IsZero() || len(e.Message) != maxEventMessage {
 			t.Errorf("event = %+v", e)
 		}
@@ -242,14 +249,17 @@ func testEvents(t *testing.T, cluster *kubetest.Cluster) {
 		t.Errorf("%d events of five failures that are the same", len(got))
 	}
 	// The event is where the kubelet's are, whether the API server knows the node or not.
-	if err := c.EmitNode(t.Context(), "node-x", publish.Event{Type: publish.Warning, Reason: "R", Message: "m"}); err != nil {
+	if err := c.EmitNode(t.Context(), "node-x",
+		publish.Event{Type: publish.Warning, Reason: "R", Message: "m"}); err != nil {
 		t.Fatal(err)
 	}
-	list, err := cluster.Client().CoreV1().Events("default").List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.kind=Node"})
+	list, err := cluster.Client().CoreV1().Events("default").List(t.Context(),
+		metav1.ListOptions{FieldSelector: "involvedObject.kind=Node"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(list.Items) != 1 || list.Items[0].InvolvedObject.Name != "node-x" || list.Items[0].InvolvedObject.UID != "node-x" ||
+	if len(list.Items) != 1 || list.Items[0].InvolvedObject.Name != "node-x" ||
+		list.Items[0].InvolvedObject.UID != "node-x" ||
 		list.Items[0].Source.Component != "multus" || list.Items[0].Message != "m" {
 		t.Errorf("events of nodes: %+v", list.Items)
 	}
@@ -321,7 +331,8 @@ func testCache(t *testing.T, cluster *kubetest.Cluster) {
 	eventually(t, "the watch is well", func() bool { return isWell(c) })
 	x := plan.Ref{Namespace: ns, Name: "x"}
 	for range 3 {
-		if def, err := c.Network(t.Context(), x); err != nil || def.Config != confX || def.ResourceName != "r" || def.Ref != x {
+		if def, err := c.Network(t.Context(), x); err != nil || def.Config != confX || def.ResourceName != "r" ||
+			def.Ref != x {
 			t.Errorf("Network = %+v, %v", def, err)
 		}
 	}

@@ -60,7 +60,9 @@ func (c *Client) Pods(ctx context.Context, node string) ([]plan.Pod, error) {
 }
 
 // list visits the objects of all pages.
-func list(ctx context.Context, client *rest.RESTClient, t target, accept, fieldSelector string, visit func(*object)) error {
+func list(ctx context.Context, client *rest.RESTClient, t target, accept, fieldSelector string,
+	visit func(*object),
+) error {
 	for next := ""; ; {
 		var page struct {
 			Metadata struct {
@@ -68,7 +70,8 @@ func list(ctx context.Context, client *rest.RESTClient, t target, accept, fieldS
 			} `json:"metadata"`
 			Items []object `json:"items"`
 		}
-		r := client.Get().Resource(t.resource).SetHeader("Accept", accept).Param("limit", fmt.Sprint(listPage)).MaxRetries(0).Timeout(listTimeout)
+		r := client.Get().Resource(t.resource).SetHeader("Accept", accept).Param("limit",
+			fmt.Sprint(listPage)).MaxRetries(0).Timeout(listTimeout)
 		if fieldSelector != "" {
 			r = r.Param("fieldSelector", fieldSelector)
 		}
@@ -134,8 +137,10 @@ func readList(r io.Reader, budget int) (*nadv1.NetworkAttachmentDefinitionList, 
 	if err == nil {
 		err = expect(dec, json.Delim('}')) // an answer that was cut off has none
 	}
-	if err == nil && (kind.APIVersion != nadv1.SchemeGroupVersion.String() || !strings.HasSuffix(kind.Kind, "List") || out.ResourceVersion == "") {
-		err = fmt.Errorf("answer of kind %q, apiVersion %q, resourceVersion %q", kind.Kind, kind.APIVersion, out.ResourceVersion)
+	if err == nil && (kind.APIVersion != nadv1.SchemeGroupVersion.String() || !strings.HasSuffix(kind.Kind, "List") ||
+		out.ResourceVersion == "") {
+		err = fmt.Errorf("answer of kind %q, apiVersion %q, resourceVersion %q", kind.Kind, kind.APIVersion,
+			out.ResourceVersion)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("decode list of network definitions: %w", err)

@@ -17,7 +17,8 @@ import (
 	"multus/internal/engine/plan"
 )
 
-// TestLists: all pages are read, pods as metadata and of one node; what is refused names the role (behaviour.md A43, H1).
+// TestLists: all pages are read, pods as metadata and of one node; what is refused names the role (behaviour.md A43,
+// H1).
 func TestLists(t *testing.T) {
 	t.Parallel()
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -28,19 +29,26 @@ func TestLists(t *testing.T) {
 			_, _ = io.WriteString(w, `{"metadata":{"continue":"more"},"items":[{"metadata":{"namespace":"a","name":"x","annotations":{"k8s.v1.cni.cncf.io/resourceName":"r"}},"spec":{"config":"{}"}}]}`)
 		case r.URL.Path == "/apis/k8s.cni.cncf.io/v1/network-attachment-definitions":
 			_, _ = io.WriteString(w, `{"items":[{"metadata":{"namespace":"b","name":"y"}}]}`)
-		case r.URL.Path == "/api/v1/pods" && q.Get("fieldSelector") == "spec.nodeName=node-1" && r.Header.Get("Accept") == acceptMetadataList:
+		case r.URL.Path == "/api/v1/pods" && q.Get("fieldSelector") == "spec.nodeName=node-1" &&
+			r.Header.Get("Accept") == acceptMetadataList:
 			_, _ = io.WriteString(w, `{"items":[{"metadata":{"namespace":"a","name":"p","uid":"u","annotations":{"k":"v"}}}]}`)
 		default:
 			answer(403, "", statusBody(403, "Forbidden", ""))(w, r)
 		}
 	})
 	networks, err := c.Networks(t.Context())
-	want := []plan.Definition{{Ref: plan.Ref{Namespace: "a", Name: "x"}, Config: "{}", ResourceName: "r"}, {Ref: plan.Ref{Namespace: "b", Name: "y"}}}
+	want := []plan.Definition{
+		{Ref: plan.Ref{Namespace: "a", Name: "x"}, Config: "{}", ResourceName: "r"},
+		{Ref: plan.Ref{Namespace: "b", Name: "y"}},
+	}
 	if diff := cmp.Diff(want, networks); diff != "" || err != nil {
 		t.Errorf("%v\n%s", err, diff)
 	}
 	pods, err := c.Pods(t.Context(), "node-1")
-	if diff := cmp.Diff([]plan.Pod{{Ref: plan.Ref{Namespace: "a", Name: "p"}, UID: "u", Annotations: map[string]string{"k": "v"}}}, pods); diff != "" || err != nil {
+	if diff := cmp.Diff([]plan.Pod{
+		{Ref: plan.Ref{Namespace: "a", Name: "p"}, UID: "u", Annotations: map[string]string{"k": "v"}},
+	}, pods); diff != "" ||
+		err != nil {
 		t.Errorf("%v\n%s", err, diff)
 	}
 	_, err = c.Pods(t.Context(), "")
@@ -50,8 +58,8 @@ func TestLists(t *testing.T) {
 	}
 }
 
-// TestReview: what the role grants is asked for, one question each; a cluster without the CRD is told from one that does
-// not answer (P08, P38).
+// TestReview: what the role grants is asked for, one question each; a cluster without the CRD is told from one that
+// does not answer (P08, P38).
 func TestReview(t *testing.T) {
 	t.Parallel()
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -64,7 +72,8 @@ func TestReview(t *testing.T) {
 				Spec struct{ ResourceAttributes map[string]string }
 			}
 			_ = json.NewDecoder(r.Body).Decode(&in)
-			_, _ = fmt.Fprintf(w, `{"status":{"allowed":%t}}`, in.Spec.ResourceAttributes["resource"] == "pods" && in.Spec.ResourceAttributes["subresource"] == "status")
+			_, _ = fmt.Fprintf(w, `{"status":{"allowed":%t}}`, in.Spec.ResourceAttributes["resource"] == "pods" &&
+				in.Spec.ResourceAttributes["subresource"] == "status")
 		default:
 			answer(404, "", statusBody(404, "NotFound", ""))(w, r)
 		}
@@ -100,7 +109,8 @@ func TestReview(t *testing.T) {
 	}
 }
 
-// TestNodeOfCredentials: the node is that of the pod to which the token is bound, and none where the credentials name none.
+// TestNodeOfCredentials: the node is that of the pod to which the token is bound, and none where the credentials name
+// none.
 func TestNodeOfCredentials(t *testing.T) {
 	t.Parallel()
 	token := func(claims string) string {
@@ -133,7 +143,8 @@ func TestNodeOfCredentials(t *testing.T) {
 func TestExpiry(t *testing.T) {
 	t.Parallel()
 	end := time.Unix(1_700_000_000, 0)
-	token := "e30." + base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"exp":%d,"sub":"system:serviceaccount:kube-system:multus"}`, end.Unix())) + ".sig"
+	token := "e30." + base64.RawURLEncoding.EncodeToString(
+		fmt.Appendf(nil, `{"exp":%d,"sub":"system:serviceaccount:kube-system:multus"}`, end.Unix())) + ".sig"
 	for _, tc := range []struct {
 		config *Config
 		want   time.Time

@@ -10,8 +10,8 @@ type Node struct {
 	Addresses []string
 }
 
-// Node reads a node, once. It returns a *ForbiddenError if the role does not allow that, and plan.ErrNotFound if there is no
-// such node.
+// Node reads a node, once. It returns a *ForbiddenError if the role does not allow that, and plan.ErrNotFound if there
+// is no such node.
 func (c *Client) Node(ctx context.Context, name string) (*Node, error) {
 	var o struct {
 		Status struct {

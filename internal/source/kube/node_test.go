@@ -38,7 +38,8 @@ func TestNode(t *testing.T) {
 	t.Cleanup(server.Close)
 	c := clientOf(t, &rest.Config{Host: server.URL})
 	n, err := c.Node(t.Context(), "a")
-	if err != nil || n.ContainerRuntimeVersion != "containerd://2.1.4" || !slices.Equal(n.Addresses, []string{"192.0.2.1", "2001:db8::1", "203.0.113.1"}) {
+	if err != nil || n.ContainerRuntimeVersion != "containerd://2.1.4" ||
+		!slices.Equal(n.Addresses, []string{"192.0.2.1", "2001:db8::1", "203.0.113.1"}) {
 		t.Errorf("%+v, %v", n, err)
 	}
 	if n, err := c.Node(t.Context(), "new"); err != nil || n.ContainerRuntimeVersion != "" || n.Addresses != nil {
@@ -48,7 +49,8 @@ func TestNode(t *testing.T) {
 		t.Errorf("no such node: %v", err)
 	}
 	denied := (*ForbiddenError)(nil)
-	if _, err := c.Node(t.Context(), "other"); !errors.As(err, &denied) || denied.Verb != "get" || denied.Resource != "nodes" {
+	if _, err := c.Node(t.Context(), "other"); !errors.As(err, &denied) || denied.Verb != "get" ||
+		denied.Resource != "nodes" {
 		t.Errorf("not allowed: %v", err)
 	}
 }
@@ -58,12 +60,16 @@ func TestNodeOfAPIServer(t *testing.T) {
 	t.Parallel()
 	cluster := kubetest.StartWith(t, kubetest.Options{RBAC: true})
 	nodes := cluster.Client().CoreV1().Nodes()
-	node, err := nodes.Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-a"}}, metav1.CreateOptions{})
+	node, err := nodes.Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-a"}},
+		metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	node.Status.NodeInfo.ContainerRuntimeVersion = "containerd://2.1.4"
-	node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeHostName, Address: "node-a"}, {Type: corev1.NodeInternalIP, Address: "192.0.2.1"}}
+	node.Status.Addresses = []corev1.NodeAddress{
+		{Type: corev1.NodeHostName, Address: "node-a"},
+		{Type: corev1.NodeInternalIP, Address: "192.0.2.1"},
+	}
 	if _, err := nodes.UpdateStatus(t.Context(), node, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +81,8 @@ func TestNodeOfAPIServer(t *testing.T) {
 		return clientOf(t, config)
 	}
 	c := of(cluster.Kubeconfig(t))
-	if n, err := c.Node(t.Context(), "node-a"); err != nil || n.ContainerRuntimeVersion != "containerd://2.1.4" || !slices.Equal(n.Addresses, []string{"192.0.2.1"}) {
+	if n, err := c.Node(t.Context(), "node-a"); err != nil || n.ContainerRuntimeVersion != "containerd://2.1.4" ||
+		!slices.Equal(n.Addresses, []string{"192.0.2.1"}) {
 		t.Errorf("%+v, %v", n, err)
 	}
 	if _, err := c.Node(t.Context(), "node-b"); !errors.Is(err, plan.ErrNotFound) {

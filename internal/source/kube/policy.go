@@ -10,7 +10,8 @@ import (
 	"multus/internal/engine/plan"
 )
 
-// Policies returns the names of the admission policies of the manifests, which limit the service account beyond its role.
+// Policies returns the names of the admission policies of the manifests, which limit the service account beyond its
+// role.
 func Policies() []string { return []string{"multus-node-identity", "multus-events"} }
 
 // Policy is the state of an admission policy.
@@ -21,8 +22,8 @@ type Policy struct {
 	Accounts []string
 }
 
-// Policy reads an admission policy and its binding. It returns a *ForbiddenError if the role does not allow that. On API
-// servers without the kind (Kubernetes before 1.30) no policy exists.
+// Policy reads an admission policy and its binding. It returns a *ForbiddenError if the role does not allow that. On
+// API servers without the kind (Kubernetes before 1.30) no policy exists.
 func (c *Client) Policy(ctx context.Context, name string) (*Policy, error) {
 	var policy struct {
 		Spec struct {

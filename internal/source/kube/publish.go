@@ -197,7 +197,8 @@ func newEvent(pod publish.Pod, event publish.Event, now time.Time) coreEvent {
 // each other. That of an event that is told seldom is made of what it says, and of the minute.
 func eventID(pod publish.Pod, event publish.Event, now time.Time) (id [eventIDBytes]byte) {
 	if event.Seldom {
-		sum := sha256.Sum256(fmt.Appendf(nil, "%s %s %s %d", pod.UID, event.Reason, event.Message, now.Truncate(seldom).Unix()))
+		sum := sha256.Sum256(fmt.Appendf(nil, "%s %s %s %d", pod.UID, event.Reason, event.Message,
+			now.Truncate(seldom).Unix()))
 		copy(id[:], sum[:])
 		return id
 	}
@@ -242,7 +243,8 @@ const namespaceTerminating metav1.CauseType = "NamespaceTerminating"
 // metadata.uid. A 422 about anything else (annotations too long) is an error of ours.
 func uidDiffers(err error) bool {
 	var status apierrors.APIStatus
-	if !errors.As(err, &status) || status.Status().Code != http.StatusUnprocessableEntity || status.Status().Details == nil {
+	if !errors.As(err, &status) || status.Status().Code != http.StatusUnprocessableEntity ||
+		status.Status().Details == nil {
 		return false
 	}
 	for _, cause := range status.Status().Details.Causes {

@@ -61,7 +61,8 @@ func (c *Client) Allowed(ctx context.Context, a Access) (bool, error) {
 			Allowed bool `json:"allowed"`
 		} `json:"status"`
 	}
-	r := c.core.Post().AbsPath("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews").SetHeader("Content-Type", "application/json").Body(body).MaxRetries(0)
+	r := c.core.Post().AbsPath("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews").SetHeader("Content-Type",
+		"application/json").Body(body).MaxRetries(0)
 	t := target{verb: "create", group: "authorization.k8s.io", resource: "selfsubjectaccessreviews"}
 	if err := do(ctx, r, &answer, reviewTimeout); err != nil {
 		return false, fmt.Errorf("ask whether %s is allowed: %w", a, lookupError(t, err))
@@ -110,8 +111,8 @@ func Expiry(c *Config) (time.Time, string, error) {
 	return time.Time{}, "", nil
 }
 
-// Account is who the credentials of a configuration are for, as role bindings name users; "" if they do not say. A service
-// account is system:serviceaccount:NAMESPACE:NAME.
+// Account is who the credentials of a configuration are for, as role bindings name users; "" if they do not say. A
+// service account is system:serviceaccount:NAMESPACE:NAME.
 func Account(c *Config) string {
 	token, cert, err := shown(c)
 	switch {
@@ -123,8 +124,8 @@ func Account(c *Config) string {
 	return token.Sub
 }
 
-// nodeOf returns the node of the pod that a service account token is bound to, "" if the credentials name none. The token
-// is read again each time: the kubelet replaces it.
+// nodeOf returns the node of the pod that a service account token is bound to, "" if the credentials name none. The
+// token is read again each time: the kubelet replaces it.
 func nodeOf(c *Config) string {
 	token, _, err := shown(c)
 	if err != nil {
@@ -144,8 +145,8 @@ type claims struct {
 	} `json:"kubernetes.io"`
 }
 
-// shown are the credentials that the API server is shown: a token, what is no JSON web token has no claims; else a client
-// certificate.
+// shown are the credentials that the API server is shown: a token, what is no JSON web token has no claims; else a
+// client certificate.
 func shown(c *Config) (t claims, _ *x509.Certificate, err error) {
 	token, cert := []byte(c.BearerToken), c.CertData
 	switch {

@@ -51,9 +51,9 @@ func New(o Options) *Kubelet {
 	return &Kubelet{root: o.Root}
 }
 
-// Devices returns the IDs of the pod's devices by resource name, each once, in the order of allocated.add. If the socket
-// exists it alone is asked, by namespace and name; else the checkpoint file is read, by UID (behaviour.md H2-H4).
-// The error wraps plan.ErrUnavailable when the same call may succeed later.
+// Devices returns the IDs of the pod's devices by resource name, each once, in the order of allocated.add. If the
+// socket exists it alone is asked, by namespace and name; else the checkpoint file is read, by UID (behaviour.md
+// H2-H4). The error wraps plan.ErrUnavailable when the same call may succeed later.
 func (k *Kubelet) Devices(ctx context.Context, pod plan.Ref, uid string) (map[string][]string, error) {
 	socket := filepath.Join(k.root, socketFile)
 	_, err := os.Stat(socket)
@@ -64,7 +64,8 @@ func (k *Kubelet) Devices(ctx context.Context, pod plan.Ref, uid string) (map[st
 	case errors.Is(err, fs.ErrNotExist):
 		devices, err = fromCheckpoint(filepath.Join(k.root, checkpointFile), uid)
 		if errors.Is(err, fs.ErrNotExist) {
-			err = fmt.Errorf("neither the socket %s nor the checkpoint file %s exists; %s", socket, filepath.Join(k.root, checkpointFile), nextStep)
+			err = fmt.Errorf("neither the socket %s nor the checkpoint file %s exists; %s", socket,
+				filepath.Join(k.root, checkpointFile), nextStep)
 		}
 	}
 	if err != nil {
@@ -78,8 +79,8 @@ type allocated map[string][]string
 
 // add adds the devices of one resource of one container: sorted as strings, behind those of the containers before it. A
 // container's environment names its devices in this order, and so a network with a device of the second container gets
-// that one (behaviour H4; multus-cni#1539). A device that belongs to two NUMA nodes, or that an init container handed on,
-// is reported twice and counts once.
+// that one (behaviour H4; multus-cni#1539). A device that belongs to two NUMA nodes, or that an init container handed
+// on, is reported twice and counts once.
 func (a allocated) add(resource string, ids []string) {
 	ids = slices.Sorted(slices.Values(ids))
 	for _, id := range ids {

@@ -33,7 +33,9 @@ type kubelet struct {
 	calls  atomic.Int32
 }
 
-func (k *kubelet) List(context.Context, *podresourcesv1.ListPodResourcesRequest) (*podresourcesv1.ListPodResourcesResponse, error) {
+func (k *kubelet) List(context.Context,
+	*podresourcesv1.ListPodResourcesRequest,
+) (*podresourcesv1.ListPodResourcesResponse, error) {
 	return k.answer(int(k.calls.Add(1)))
 }
 
@@ -81,7 +83,8 @@ func writeCheckpoint(tb testing.TB, root, content string) {
 func podOf(ref plan.Ref, devices ...*podresourcesv1.ContainerDevices) *podresourcesv1.PodResources {
 	p := &podresourcesv1.PodResources{Namespace: ref.Namespace, Name: ref.Name}
 	for _, d := range devices { // one container each
-		p.Containers = append(p.Containers, &podresourcesv1.ContainerResources{Devices: []*podresourcesv1.ContainerDevices{d}})
+		p.Containers = append(p.Containers,
+			&podresourcesv1.ContainerResources{Devices: []*podresourcesv1.ContainerDevices{d}})
 	}
 	return p
 }
@@ -97,7 +100,8 @@ func TestSocket(t *testing.T) {
 		return &podresourcesv1.ListPodResourcesResponse{PodResources: []*podresourcesv1.PodResources{
 			podOf(plan.Ref{Namespace: "team-b", Name: "web-0"}, devicesOf("r", "other namespace")),
 			podOf(plan.Ref{Namespace: "team-a", Name: "web-00"}, devicesOf("r", "other name")),
-			podOf(web, devicesOf("r", "0000:03:02.1", "0000:03:02.0"), devicesOf("s", "b"), devicesOf("r", "0000:03:01.7", "0000:03:02.0")),
+			podOf(web, devicesOf("r", "0000:03:02.1", "0000:03:02.0"), devicesOf("s", "b"),
+				devicesOf("r", "0000:03:01.7", "0000:03:02.0")),
 			podOf(plan.Ref{Namespace: "team-a", Name: "plain"}),
 		}}, nil
 	}})
@@ -126,7 +130,9 @@ func TestSocketLargeAnswer(t *testing.T) {
 		root := newRoot(t)
 		serve(t, root, &kubelet{answer: func(int) (*podresourcesv1.ListPodResourcesResponse, error) {
 			big := podOf(plan.Ref{Name: "big"}, devicesOf("r", strings.Repeat("x", size)))
-			return &podresourcesv1.ListPodResourcesResponse{PodResources: []*podresourcesv1.PodResources{big, podOf(web, devicesOf("r", "a"))}}, nil
+			return &podresourcesv1.ListPodResourcesResponse{
+				PodResources: []*podresourcesv1.PodResources{big, podOf(web, devicesOf("r", "a"))},
+			}, nil
 		}})
 		got, err := New(Options{Root: root}).Devices(t.Context(), web, "")
 		if ok != (err == nil) || ok && len(got["r"]) != 1 {
@@ -143,7 +149,9 @@ func TestSocketBurst(t *testing.T) {
 		if call < listAttempts {
 			return nil, status.Error(codes.ResourceExhausted, "rejected by rate limit")
 		}
-		return &podresourcesv1.ListPodResourcesResponse{PodResources: []*podresourcesv1.PodResources{podOf(web, devicesOf("r", "a"))}}, nil
+		return &podresourcesv1.ListPodResourcesResponse{
+			PodResources: []*podresourcesv1.PodResources{podOf(web, devicesOf("r", "a"))},
+		}, nil
 	}})
 	if got, err := New(Options{Root: root}).Devices(t.Context(), web, ""); err != nil || len(got["r"]) != 1 {
 		t.Errorf("Devices = %v, %v", got, err)
@@ -192,7 +200,10 @@ func TestSocketErrors(t *testing.T) {
 	t.Parallel()
 	failing := func(code codes.Code) func(*testing.T, string) {
 		return func(t *testing.T, root string) {
-			serve(t, root, &kubelet{answer: func(int) (*podresourcesv1.ListPodResourcesResponse, error) { return nil, status.Error(code, "m") }})
+			serve(t, root, &kubelet{answer: func(int) (*podresourcesv1.ListPodResourcesResponse, error) {
+				return nil,
+					status.Error(code, "m")
+			}})
 		}
 	}
 	tests := []struct {
@@ -234,14 +245,16 @@ func TestSocketErrors(t *testing.T) {
 
 // entry is written as the kubelet writes it, with the keys that are not used.
 func entry(uid, container, resource, ids string) string {
-	return fmt.Sprintf(`{"PodUID":%q,"ContainerName":%q,"ResourceName":%q,"DeviceIDs":%s,"AllocResp":"EgA="}`, uid, container, resource, ids)
+	return fmt.Sprintf(`{"PodUID":%q,"ContainerName":%q,"ResourceName":%q,"DeviceIDs":%s,"AllocResp":"EgA="}`, uid,
+		container, resource, ids)
 }
 
 // TestCheckpoint reads what the kubelet writes, by the UID of the pod (behaviour.md H3, H4).
 func TestCheckpoint(t *testing.T) {
 	t.Parallel()
 	file := func(entries ...string) string {
-		return `{"Data":{"PodDeviceEntries":[` + strings.Join(entries, ",") + `],"RegisteredDevices":{"r":["a"]}},"Checksum":1}`
+		return `{"Data":{"PodDeviceEntries":[` + strings.Join(entries, ",") +
+			`],"RegisteredDevices":{"r":["a"]}},"Checksum":1}`
 	}
 	tests := []struct {
 		name, content string
@@ -251,10 +264,30 @@ func TestCheckpoint(t *testing.T) {
 		{"none", file(), map[string][]string{}, ""},
 		{"null entries", `{"Data":{"PodDeviceEntries":null,"RegisteredDevices":{}},"Checksum":0}`, map[string][]string{}, ""},
 		{"another pod's", file(entry("v", "c", "r", `{"0":["a"]}`)), map[string][]string{}, ""},
-		{"sorted over NUMA nodes (H4)", file(entry("u", "c", "r", `{"1":["0000:03:02.1"],"0":["0000:03:02.3"],"-1":["0000:03:02.0"]}`)), map[string][]string{"r": {"0000:03:02.0", "0000:03:02.1", "0000:03:02.3"}}, ""},
-		{"containers and resources", file(entry("u", "c", "r", `{"0":["b"]}`), entry("v", "c", "r", `{"0":["x"]}`), entry("u", "d", "r", `{"0":["a"]}`), entry("u", "d", "s", `{"0":["1"]}`)), map[string][]string{"r": {"b", "a"}, "s": {"1"}}, ""},
-		{"in the order of the containers (multus-cni#1539)", file(entry("u", "c1", "r", `{"0":["0000:3b:02.7"],"1":["0000:3b:02.5"]}`), entry("u", "c2", "r", `{"0":["0000:3b:02.1","0000:3b:02.5"]}`)), map[string][]string{"r": {"0000:3b:02.5", "0000:3b:02.7", "0000:3b:02.1"}}, ""},
-		{"a device of two NUMA nodes once", file(entry("u", "c", "r", `{"0":["a"],"1":["a"]}`)), map[string][]string{"r": {"a"}}, ""},
+		{
+			"sorted over NUMA nodes (H4)",
+			file(entry("u", "c", "r", `{"1":["0000:03:02.1"],"0":["0000:03:02.3"],"-1":["0000:03:02.0"]}`)),
+			map[string][]string{"r": {"0000:03:02.0", "0000:03:02.1", "0000:03:02.3"}},
+			"",
+		},
+		{
+			"containers and resources", file(entry("u", "c", "r", `{"0":["b"]}`), entry("v", "c", "r", `{"0":["x"]}`),
+				entry("u", "d", "r", `{"0":["a"]}`), entry("u", "d", "s", `{"0":["1"]}`)),
+			map[string][]string{"r": {"b", "a"}, "s": {"1"}},
+			"",
+		},
+		{
+			"in the order of the containers (multus-cni#1539)",
+			file(entry("u", "c1", "r", `{"0":["0000:3b:02.7"],"1":["0000:3b:02.5"]}`),
+				entry("u", "c2", "r", `{"0":["0000:3b:02.1","0000:3b:02.5"]}`)),
+			map[string][]string{"r": {"0000:3b:02.5", "0000:3b:02.7", "0000:3b:02.1"}},
+			"",
+		},
+		{
+			"a device of two NUMA nodes once", file(entry("u", "c", "r", `{"0":["a"],"1":["a"]}`)),
+			map[string][]string{"r": {"a"}},
+			"",
+		},
 		{"empty file", "", nil, "empty"},
 		{"cut", file(entry("u", "c", "r", `{"0":["a"]}`))[:60], nil, "unexpected end"},
 		{"other shape", `{"Data":{"PodDeviceEntries":[{"PodUID":"u","DeviceIDs":["a"]}]}}`, nil, "DeviceIDs"},
@@ -284,7 +317,8 @@ func TestCheckpointNeedsUID(t *testing.T) {
 	t.Parallel()
 	root := newRoot(t)
 	writeCheckpoint(t, root, `{"Data":{"PodDeviceEntries":[{"ResourceName":"r","DeviceIDs":{"0":["a"]}}]}}`)
-	if got, err := New(Options{Root: root}).Devices(t.Context(), web, ""); err == nil || !strings.Contains(err.Error(), "UID") {
+	if got, err := New(Options{Root: root}).Devices(t.Context(), web, ""); err == nil ||
+		!strings.Contains(err.Error(), "UID") {
 		t.Errorf("Devices = %v, %v", got, err)
 	}
 }
@@ -304,7 +338,8 @@ func TestNoKubelet(t *testing.T) {
 
 // FuzzCheckpoint: whatever the file holds, there is an answer or an error, and only the pod's own devices.
 func FuzzCheckpoint(f *testing.F) {
-	f.Add([]byte(`{"Data":{"PodDeviceEntries":[`+entry("u", "c", "r", `{"0":["b","a"],"1":["a"]}`)+`],"RegisteredDevices":{}},"Checksum":1}`), "u")
+	f.Add([]byte(`{"Data":{"PodDeviceEntries":[`+entry("u", "c", "r",
+		`{"0":["b","a"],"1":["a"]}`)+`],"RegisteredDevices":{}},"Checksum":1}`), "u")
 	f.Add([]byte(`{"Data":{"PodDeviceEntries":null}}`), "u")
 	f.Add([]byte(`{"Data":[]}`), "")
 	f.Add([]byte(`{"data":{"podDeviceEntries":[{"podUID":"u","resourceName":"","deviceIDs":{"":[]}}]}}`), "u")

@@ -53,7 +53,8 @@ func run(ctx context.Context) error {
 
   kubectl:          nsenter -t %[2]d -n kubectl --kubeconfig %[3]s get pods -A
   a shell:          nsenter -t %[2]d -a bash
-  Multus:           nsenter -t %[2]d -n kubectl --kubeconfig %[3]s apply -k deploy/base   (with its image: -import dist/multus-….tar)
+  Multus:           nsenter -t %[2]d -n kubectl --kubeconfig %[3]s apply -k deploy/base
+                    (with its image: -import dist/multus-….tar)
   an image to use:  %[4]s
 
 `, dir, c.Pid(), filepath.Join(dir, "kubeconfig"), cluster.WorkloadImage)

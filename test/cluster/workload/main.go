@@ -1,5 +1,5 @@
-// Command workload runs in the pods of tests: it prints the interfaces that it finds and their addresses, as one line of
-// JSON, and serves on every address until it is ended:
+// Command workload runs in the pods of tests: it prints the interfaces that it finds and their addresses, as one line
+// of JSON, and serves on every address until it is ended:
 //
 //	GET /interfaces       the interfaces that it has now
 //	GET /whoami           the address that the caller has

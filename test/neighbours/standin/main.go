@@ -1,7 +1,7 @@
-// Command standin plays CNI plugins that cannot be built from the Go module proxy. It is installed under the name of the
-// plugin that it plays, and answers as that plugin answers in public reports and in its source: supported versions, the
-// shape of the result, CHECK, errors of DEL, and a GC that does not exist. It does not do the work of that plugin: every
-// interface is one end of a veth pair.
+// Command standin plays CNI plugins that cannot be built from the Go module proxy. It is installed under the name of
+// the plugin that it plays, and answers as that plugin answers in public reports and in its source: supported versions,
+// the shape of the result, CHECK, errors of DEL, and a GC that does not exist. It does not do the work of that plugin:
+// every interface is one end of a veth pair.
 //
 // Only test/neighbours runs it. A behaviour of a real plugin that is not written down in role is not shown by it.
 package main

@@ -88,7 +88,10 @@ func makePair(args *skel.CmdArgs, name string, ips []*current.IPConfig) (mac str
 	defer target.Close()
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = hostEnd(args, name)
-	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: name, PeerNamespace: netlink.NsFd(int(target))}); err != nil {
+	if err := netlink.LinkAdd(&netlink.Veth{
+		LinkAttrs: attrs, PeerName: name,
+		PeerNamespace: netlink.NsFd(int(target)),
+	}); err != nil {
 		return "", fmt.Errorf("create %s: %w", name, err)
 	}
 	h, err := netlink.NewHandleAt(target)
@@ -136,8 +139,8 @@ func addBond(args *skel.CmdArgs, c *netConf) error {
 	return addPair(podOnly)(args, c)
 }
 
-// delBond releases the address first. It succeeds without a namespace, and fails if the namespace that it is given, or a
-// slave in it, is not there.
+// delBond releases the address first. It succeeds without a namespace, and fails if the namespace that it is given, or
+// a slave in it, is not there.
 func delBond(args *skel.CmdArgs, c *netConf) error {
 	if c.IPAM.Type != "" {
 		if err := invoke.DelegateDel(context.Background(), c.IPAM.Type, args.StdinData, nil); err != nil {
