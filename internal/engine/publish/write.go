@@ -24,7 +24,7 @@ func WriteStatus(ctx context.Context, c Cluster, r *Report, key string) error {
 	return nil
 }
 
-// WriteEvents emits the events of a report in order, all of them whatever fails.
+// WriteEvents records the events of a report in order. An event that fails does not stop the others.
 func WriteEvents(ctx context.Context, c Cluster, r *Report) error {
 	events, err := Events(r)
 	if err != nil {
@@ -32,28 +32,14 @@ func WriteEvents(ctx context.Context, c Cluster, r *Report) error {
 	}
 	var errs []error
 	for _, e := range events {
-		errs = append(errs, emit(ctx, c, r.Pod, e))
+		errs = append(errs, Emit(ctx, c, r.Pod, e))
 	}
 	return errors.Join(errs...)
 }
 
-// EmitFrom emits events of a pod from number from on. It returns the number of the first one that is to be tried
-// again, with an error that wraps ErrRetry. Events that fail for good are skipped; their errors are returned when all
-// others are emitted.
-func EmitFrom(ctx context.Context, c Cluster, pod Pod, events []Event, from int) (next int, err error) {
-	var errs []error
-	for ; from < len(events); from++ {
-		err := emit(ctx, c, pod, events[from])
-		if errors.Is(err, ErrRetry) {
-			return from, err
-		}
-		errs = append(errs, err)
-	}
-	return from, errors.Join(errs...)
-}
-
-// emit emits one event. A pod that is gone needs none.
-func emit(ctx context.Context, c Cluster, pod Pod, e Event) error {
+// Emit records one event of a pod. A pod that is gone needs none: that is no error. An error that may succeed later
+// wraps ErrRetry.
+func Emit(ctx context.Context, c Cluster, pod Pod, e Event) error {
 	if err := c.Emit(ctx, pod, e); err != nil && !errors.Is(err, ErrGone) {
 		return fmt.Errorf("emit event %s of pod %s/%s: %w", e.Reason, pod.Namespace, pod.Name, err)
 	}

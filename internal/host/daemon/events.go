@@ -13,8 +13,9 @@ import (
 )
 
 const (
-	// eventWriters is how many pods' events are written at the same time.
+	// eventWriters is how many pods' events are written at the same time, eventsAtOnce is how many of each pod.
 	eventWriters = 4
+	eventsAtOnce = 4
 	// maxBatches is how many pods' events may wait.
 	maxBatches = 1024
 	// eventTries is how often events are tried, with pauses from firstRetry on, doubled: about a minute.
@@ -23,12 +24,12 @@ const (
 	shutdownGrace = 2 * time.Second
 )
 
-// eventBatch is the events of one report, which are written from number next on.
+// eventBatch is the events of one report that are not written yet.
 type eventBatch struct {
-	pod         publish.Pod
-	container   string
-	events      []publish.Event
-	next, tries int
+	pod       publish.Pod
+	container string
+	events    []publish.Event
+	tries     int
 	// report is set for the events of a report whose file has to say that they are written.
 	report *pending
 }
@@ -78,20 +79,41 @@ func (q *queue) runEvents(ctx context.Context) error {
 	return g.Wait()
 }
 
-// writeEvents writes events, once each. While the API server is away they are tried again for a minute.
+// writeEvents writes events, once each. Those that fail while the API server is away are tried again for a minute.
 func (q *queue) writeEvents(ctx context.Context, b *eventBatch) {
-	var err error
-	b.next, err = publish.EmitFrom(ctx, q.cluster, b.pod, b.events, b.next)
-	if b.report != nil && !errors.Is(err, publish.ErrRetry) {
+	again, err := q.writeEach(ctx, b)
+	b.events = again
+	if b.report != nil && len(again) == 0 {
 		q.markTold(b.report) // what is refused for good is not tried again
 	}
 	if err == nil {
 		return
 	}
-	if b.tries++; errors.Is(err, publish.ErrRetry) && b.tries < eventTries && ctx.Err() == nil {
+	if b.tries++; len(again) > 0 && b.tries < eventTries && ctx.Err() == nil {
 		pause := firstRetry << (b.tries - 1)
 		q.batches.AddAfter(b, pause/2+rand.N(pause))
 		return
 	}
 	q.log.Warn("events not written", "pod", podName(b.pod), "container", b.container, "err", clipped(err))
+}
+
+// writeEach writes the events of a batch, several at the same time: they have times of a second, so that their order
+// cannot be seen. It returns those that are to be tried again, and the errors of all that failed.
+func (q *queue) writeEach(ctx context.Context, b *eventBatch) (again []publish.Event, err error) {
+	errs := make([]error, len(b.events))
+	var g errgroup.Group
+	g.SetLimit(eventsAtOnce)
+	for i, e := range b.events {
+		g.Go(func() error {
+			errs[i] = publish.Emit(ctx, q.cluster, b.pod, e)
+			return nil
+		})
+	}
+	_ = g.Wait() // the errors are in errs
+	for i, e := range b.events {
+		if errors.Is(errs[i], publish.ErrRetry) {
+			again = append(again, e)
+		}
+	}
+	return again, errors.Join(errs...)
 }

@@ -1,0 +1,59 @@
+package daemon
+
+import (
+	"context"
+	"slices"
+	"testing"
+
+	"multus/internal/engine/publish"
+)
+
+// together is a Cluster to which an event is written only while another one is, too. The first answer to an event named
+// again is ErrRetry.
+type together struct {
+	begun   chan struct{}
+	written chan string
+	again   chan string
+}
+
+func (c *together) SetAnnotation(context.Context, publish.Pod, string, string) error { return nil }
+
+func (c *together) Emit(ctx context.Context, _ publish.Pod, e publish.Event) error {
+	select {
+	case c.begun <- struct{}{}:
+	case <-c.begun:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if e.Message == "later" {
+		select {
+		case c.again <- e.Message:
+			return publish.ErrRetry
+		default:
+		}
+	}
+	c.written <- e.Message
+	return nil
+}
+
+// TestEventsTogether: the events of a pod are written at the same time, so that the last one does not wait for all
+// others. One that fails for now is written later, and the others are not written again.
+func TestEventsTogether(t *testing.T) {
+	t.Parallel()
+	c := &together{begun: make(chan struct{}), written: make(chan string, 4), again: make(chan string, 1)}
+	q, stop := start(t, c, t.TempDir())
+	q.emit(&eventBatch{events: []publish.Event{{Message: "first"}, {Message: "later"}}})
+	if got := receive(t, "events at the same time", c.written); got != "first" {
+		t.Errorf("%q was written first", got)
+	}
+	q.emit(&eventBatch{events: []publish.Event{{Message: "other"}}}) // beside the second attempt
+	got := []string{receive(t, "the second attempt", c.written), receive(t, "the other batch", c.written)}
+	slices.Sort(got)
+	if !slices.Equal(got, []string{"later", "other"}) {
+		t.Errorf("written: %v", got)
+	}
+	stop()
+	if len(c.written) > 0 {
+		t.Errorf("%s was written twice", <-c.written)
+	}
+}
