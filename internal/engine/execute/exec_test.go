@@ -18,6 +18,10 @@ import (
 // script writes a plugin.
 func script(tb testing.TB, path, body string) string {
 	tb.Helper()
+	// A process that another test starts meanwhile would have the file open for writing, until it is the program that it
+	// is to be: this one could not be started (text file busy).
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+body+"\n"), 0o755); err != nil {
 		tb.Fatal(err)
 	}
