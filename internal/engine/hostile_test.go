@@ -1,12 +1,16 @@
 package engine
 
 import (
+	"bytes"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"multus/internal/cniconf"
@@ -140,3 +144,85 @@ func TestHostileResults(t *testing.T) {
 }
 
 func mkfifo(path string) error { return unix.Mkfifo(path, 0o600) }
+
+// TestHostileDirectories: a link in the place of a directory of the ledger. Nothing is read or written where it leads
+// to, sandboxes are freed, and the log says what was removed.
+func TestHostileDirectories(t *testing.T) {
+	t.Parallel()
+	for name, free := range map[string]func(*node) error{
+		"DEL": func(n *node) error { return n.engine.Del(t.Context(), n.request(request.Del, "c", "")) },
+		"collect": func(n *node) error {
+			_, err := n.engine.Collect(t.Context(), n.request(request.Del, "", ""), 0, false)
+			return err
+		},
+		"GC": func(n *node) error {
+			return n.engine.GC(t.Context(), n.gcRequest(`,"cni.dev/valid-attachments":[]`))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := newNode(t, "cluster", "other")
+			n.attached(t, "c", "other", "1.0.0", filepath.Join(n.dir, "netns", "gone"), "before")
+			n.resultOf(t, "other", "c", "net1")
+			var log bytes.Buffer
+			n.engine.deps.Log = slog.New(slog.NewTextHandler(&log, nil))
+			links := []string{
+				n.store.Dir + "/results", n.store.Dir + "/damaged", n.store.Dir + "-networks",
+				n.store.Dir + "-abandoned",
+			}
+			for i, link := range links {
+				outside := filepath.Join(n.dir, "outside", strconv.Itoa(i))
+				if err := os.MkdirAll(filepath.Dir(outside), 0o700); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.Rename(link, outside); err != nil {
+					if err := os.Mkdir(outside, 0o700); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if err := os.WriteFile(filepath.Join(outside, "secret"), []byte("root:secret"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.Symlink(outside, link); err != nil {
+					t.Fatal(err)
+				}
+			}
+			before := tree(t, filepath.Join(n.dir, "outside"))
+			if err := free(n); err != nil {
+				t.Error(err)
+			}
+			if n.recorded(t, "c") {
+				t.Error("the sandbox was not freed")
+			}
+			if diff := cmp.Diff(before, tree(t, filepath.Join(n.dir, "outside"))); diff != "" {
+				t.Errorf("outside of the state directory (-before +after):\n%s", diff)
+			}
+			for _, link := range links {
+				if info, err := os.Lstat(link); err == nil && info.Mode()&os.ModeSymlink != 0 {
+					t.Errorf("%s is still a link", link)
+				}
+				if !strings.Contains(log.String(), link) {
+					t.Errorf("the log does not name %s", link)
+				}
+			}
+		})
+	}
+}
+
+// tree returns the files below a directory with their content.
+func tree(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	files := map[string]string{}
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		files[path] = string(b)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}

@@ -71,3 +71,19 @@ func readRegular(path string, flags int, limit int64) ([]byte, error) {
 	}
 	return b.Bytes(), err
 }
+
+// RemoveLink removes path if it is a symbolic link, and returns where the link led to. It returns "" for all else, also
+// if there is nothing.
+func RemoveLink(path string) (target string, err error) {
+	var st unix.Stat_t
+	switch err := unix.Lstat(path, &st); {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), err == nil && st.Mode&unix.S_IFMT != unix.S_IFLNK:
+		return "", nil
+	case err != nil:
+		return "", &os.PathError{Op: "lstat", Path: path, Err: err}
+	}
+	if target, err = os.Readlink(path); err == nil {
+		err = Remove(path)
+	}
+	return target, err
+}

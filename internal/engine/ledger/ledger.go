@@ -52,6 +52,8 @@ type Store struct {
 	Boot string
 	Log  *slog.Logger
 
+	// linkless is the Dir in which dropLinks has looked.
+	linkless string
 	// claims by container ID, of the last call of Claims.
 	claims map[string]claimed
 }
@@ -117,7 +119,7 @@ func (s *Store) write(containerID string, elements []*element) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
+	if err := errors.Join(os.MkdirAll(s.Dir, 0o700), s.dropLinks()); err != nil {
 		return fmt.Errorf("record container %s: %w", containerID, err)
 	}
 	if err := fsx.WriteAtomic(path, append(b, '\n'), 0o600); err != nil {
@@ -141,6 +143,9 @@ func (s *Store) Has(containerID string) bool {
 // cluster network. Elements that cannot be read never hide the others: they are moved aside, and what
 // libcni remembers of the sandbox is taken for them.
 func (s *Store) Read(containerID, ifName string) (*Record, error) {
+	if err := s.dropLinks(); err != nil {
+		return nil, fmt.Errorf("read record of container %s: %w", containerID, err)
+	}
 	r := &Record{ContainerID: containerID}
 	b, err := s.load(containerID)
 	switch {

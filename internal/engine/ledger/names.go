@@ -61,6 +61,9 @@ func checkNames(a *plan.Attachment) error {
 
 // cached lists what libcni recorded of a sandbox, or of all sandboxes for "".
 func (s *Store) cached(containerID string) ([]*libcni.NetworkAttachment, error) {
+	if err := s.dropLinks(); err != nil {
+		return nil, err
+	}
 	return resultcache.List(s.Dir, containerID, s.Log, s.setAsideFile)
 }
 
@@ -75,5 +78,28 @@ func (s *Store) setAsideFile(path string) error {
 		return fmt.Errorf("set aside %q: %w", path, err)
 	}
 	s.Log.Error("not a file of ours in the state directory: moved aside", "file", path, "to", to)
+	return nil
+}
+
+// dropLinks removes symbolic links that stand in the place of the store's directories, so that nothing is read or
+// written where they lead to. The store makes no such links: an administrator who wants the directories on another file
+// system mounts it there. It is called before the directories are used, and looks once.
+func (s *Store) dropLinks() error {
+	if s.linkless == s.Dir {
+		return nil
+	}
+	for _, dir := range [...]string{
+		resultcache.Dir(s.Dir), filepath.Join(s.Dir, damagedDir), s.networksDir(), s.abandonedDir(),
+	} {
+		target, err := fsx.RemoveLink(dir)
+		if err != nil {
+			return fmt.Errorf("state directory: %w", err)
+		}
+		if target != "" {
+			s.Log.Error("link in the place of a directory of the state removed: links are not followed there; "+
+				"mount another file system instead", "link", dir, "target", target)
+		}
+	}
+	s.linkless = s.Dir
 	return nil
 }

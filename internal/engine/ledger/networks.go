@@ -82,6 +82,9 @@ func (s *Store) NoteNetworks(p *plan.Plan) error {
 // Networks lists what was noted and not forgotten. A file that cannot be read is removed: the network's next ADD
 // notes it again.
 func (s *Store) Networks() ([]Network, error) {
+	if err := s.dropLinks(); err != nil {
+		return nil, fmt.Errorf("list networks: %w", err)
+	}
 	entries, err := os.ReadDir(s.networksDir())
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
