@@ -87,3 +87,12 @@ func RemoveLink(path string) (target string, err error) {
 	}
 	return target, err
 }
+
+// MakeDir is os.MkdirAll for a directory that belongs to this program alone: a symbolic link in its place is removed,
+// not followed.
+func MakeDir(path string, perm os.FileMode) error {
+	if _, err := RemoveLink(path); err != nil {
+		return err
+	}
+	return os.MkdirAll(path, perm)
+}

@@ -105,3 +105,34 @@ func FuzzPlainName(f *testing.F) {
 		}
 	})
 }
+
+// TestMakeDir: a link in the place of the directory is not followed; a directory stays as it is.
+func TestMakeDir(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	outside, link := filepath.Join(dir, "outside"), filepath.Join(dir, "a", "b")
+	for _, err := range []error{os.Mkdir(outside, 0o700), os.Mkdir(filepath.Dir(link), 0o700), os.Symlink(outside, link)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		if err := MakeDir(link, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if info, err := os.Lstat(link); err != nil || !info.IsDir() {
+			t.Fatalf("%v, %v", info, err)
+		}
+		if err := os.WriteFile(filepath.Join(link, "kept"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, path := range []string{filepath.Join(outside, "kept"), filepath.Join(dir, "none", "c", "kept")} {
+		if _, err := os.Lstat(path); err == nil {
+			t.Errorf("%s is there", path)
+		}
+	}
+	if err := MakeDir(filepath.Join(dir, "none", "c"), 0o700); err != nil {
+		t.Error(err)
+	}
+}

@@ -158,7 +158,7 @@ func (q *queue) writeFile(p *pending, r *publish.Report) (err error) {
 	if len(b) > maxReport {
 		return fmt.Errorf("report has %d bytes, more than %d", len(b), maxReport)
 	}
-	if err := os.MkdirAll(q.spool.dir, 0o700); err != nil {
+	if err := fsx.MakeDir(q.spool.dir, 0o700); err != nil {
 		return err
 	}
 	name := cmp.Or(p.file, p.id)

@@ -317,3 +317,30 @@ func awaitTold(t *testing.T, path string) {
 		}
 	}
 }
+
+// TestSpoolIsALink: a link in the place of the directory of reports is not followed, neither at the start nor later.
+func TestSpoolIsALink(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	outside, reports := filepath.Join(dir, "outside"), filepath.Join(dir, "reports")
+	planted := sandbox("planted", 1)
+	leave(t, outside, planted)
+	if err := os.Symlink(outside, reports); err != nil {
+		t.Fatal(err)
+	}
+	w := newWall()
+	_, stop := start(t, w, reports)
+	defer stop()
+	eventually(t, "a directory in the place of the link", func() bool {
+		info, err := os.Lstat(reports)
+		return err == nil && info.IsDir()
+	})
+	good := sandbox("good", 2)
+	leave(t, reports, good)
+	if got := receive(t, "the status of a report", w.written); got != status(t, good) {
+		t.Errorf("written: %s", got)
+	}
+	if got := files(t, outside); !slices.Equal(got, []string{planted.File()}) {
+		t.Errorf("outside: %v", got)
+	}
+}

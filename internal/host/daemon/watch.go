@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+
+	"multus/internal/fsx"
 )
 
 const (
@@ -75,7 +77,7 @@ type watched struct {
 }
 
 func watchDir(dir string) (w watched, err error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := fsx.MakeDir(dir, 0o700); err != nil {
 		return watched{}, fmt.Errorf("watch reports: %w", err)
 	}
 	if w.Watcher, err = fsnotify.NewWatcher(); err != nil {
@@ -93,7 +95,7 @@ func watchDir(dir string) (w watched, err error) {
 
 // whole reports whether the watch is on the directory that exists now.
 func (w *watched) whole(dir string) bool {
-	info, err := os.Stat(dir)
+	info, err := os.Lstat(dir)
 	return w.Watcher != nil && err == nil && os.SameFile(info, w.dir)
 }
 

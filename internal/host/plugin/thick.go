@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"hash/fnv"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -170,7 +169,7 @@ func (d *daemon) deliver(ctx context.Context, report *publish.Report) error {
 func (d *daemon) leave(report *publish.Report) error {
 	failpoint.At("leave.before")
 	dir := filepath.Join(filepath.Dir(d.client.Socket), api.ReportDir)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := fsx.MakeDir(dir, 0o700); err != nil {
 		return fmt.Errorf("leave report: %w", err)
 	}
 	// Without fsync: after a reboot there is no such sandbox.
