@@ -244,16 +244,28 @@ func attempted(n int, err error) error {
 	return fmt.Errorf("after %d attempts: %w", n, err)
 }
 
-// get is one GET. Users' objects can have more than a megabyte, and the memory of the daemon is limited: only some of
-// either kind are asked for at the same time, since the transport keeps what nobody has read yet, and fewer are
-// decoded.
+// get is one GET of a pod or of a definition.
 func (c *Client) get(ctx context.Context, client *rest.RESTClient, t target, accept string) (*object, error) {
 	asking := c.askingPods
 	if client == c.nads {
 		asking = c.askingNetworks
 	}
-	if err := enter(ctx, asking); err != nil {
+	o := &object{}
+	err := c.read(ctx, client, t, accept, asking, func(b []byte) error { return json.Unmarshal(b, o) })
+	if err != nil {
 		return nil, err
+	}
+	return o, nil
+}
+
+// read is one GET, whose answer is passed to use. Users' objects can have more than a megabyte, and the memory of the
+// daemon is limited: only as many are requested at the same time as asking has places, since the transport keeps what
+// is not read yet, and fewer are read and used. The error of an answer of more than maxObject bytes wraps errTooLarge.
+func (c *Client) read(ctx context.Context, client *rest.RESTClient, t target, accept string, asking chan struct{},
+	use func([]byte) error,
+) error {
+	if err := enter(ctx, asking); err != nil {
+		return err
 	}
 	defer leave(asking)
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
@@ -262,23 +274,28 @@ func (c *Client) get(ctx context.Context, client *rest.RESTClient, t target, acc
 	body, err := client.Get().Namespace(t.namespace).Resource(t.resource).Name(t.name).
 		SetHeader("Accept", accept).MaxRetries(0).Stream(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer body.Close() // read to its end, or of no use
 	if err := enter(ctx, c.decoding); err != nil {
-		return nil, err
+		return err
 	}
 	defer leave(c.decoding)
-	b, err := io.ReadAll(io.LimitReader(body, maxObject))
-	if err != nil {
-		return nil, err
+	b, err := io.ReadAll(io.LimitReader(body, maxObject+1))
+	switch {
+	case err != nil:
+		return err
+	case len(b) > maxObject:
+		return errTooLarge
 	}
-	o := &object{}
-	if err := json.Unmarshal(b, o); err != nil {
-		return nil, fmt.Errorf("decode answer of at most %d bytes: %w", maxObject, err)
+	if err := use(b); err != nil {
+		return fmt.Errorf("decode answer: %w", err)
 	}
-	return o, nil
+	return nil
 }
+
+// errTooLarge is returned for an object that the API server cannot have stored.
+var errTooLarge = fmt.Errorf("the answer has more than %d bytes", maxObject)
 
 // enter waits for one of the places.
 func enter(ctx context.Context, places chan struct{}) error {

@@ -67,13 +67,16 @@ func (c *Client) updateAnnotation(ctx context.Context, pod publish.Pod, key, val
 	get := target{verb: "get", resource: "pods", namespace: pod.Namespace, name: pod.Name}
 	put := target{verb: "update", resource: "pods", subresource: "status", namespace: pod.Namespace, name: pod.Name}
 	for try := 1; ; try++ {
-		body, err := c.core.Get().Namespace(get.namespace).Resource(get.resource).Name(get.name).
-			SetHeader("Accept", runtime.ContentTypeJSON).MaxRetries(0).Do(ctx).Raw()
+		var body []byte
+		err := c.read(ctx, c.core, get, runtime.ContentTypeJSON, c.askingPods, func(b []byte) (err error) {
+			body, err = annotate(b, pod.UID, key, value)
+			return err
+		})
+		if errors.Is(err, errTooLarge) {
+			return fmt.Errorf("%w: %w", publish.ErrRefused, err)
+		}
 		if err != nil {
 			return publishError(get, err)
-		}
-		if body, err = annotate(body, pod.UID, key, value); err != nil {
-			return err
 		}
 		err = c.core.Put().Namespace(put.namespace).Resource(put.resource).Name(put.name).SubResource(put.subresource).
 			SetHeader("Accept", acceptMetadata).Body(body).MaxRetries(0).Do(ctx).Error()

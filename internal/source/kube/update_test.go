@@ -1,0 +1,36 @@
+package kube
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"multus/internal/engine/publish"
+)
+
+// TestUpdateLimitsMemory: with a role that has no verb patch, a pod is read before it is written. A pod that is larger
+// than the API server can store is refused for good, and not written.
+func TestUpdateLimitsMemory(t *testing.T) {
+	t.Parallel()
+	forbidden := answer(http.StatusForbidden, "",
+		`{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Forbidden","code":403}`)
+	var put atomic.Int64
+	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		switch r.Method {
+		case http.MethodPatch:
+			forbidden(w, r)
+		case http.MethodPut:
+			put.Add(1)
+		default:
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprintf(w, `{"metadata":{"uid":%q,"resourceVersion":"1"},"x":%q}`, aPod.UID, strings.Repeat("x", maxObject))
+		}
+	})
+	err := c.SetAnnotation(t.Context(), aPod, statusKey, "x")
+	if !errors.Is(err, publish.ErrRefused) || put.Load() > 0 {
+		t.Errorf("a pod of more than %d bytes: %v, written %d times", maxObject, err, put.Load())
+	}
+}
