@@ -8,16 +8,18 @@ import (
 	"multus/internal/engine/publish"
 )
 
-// SlotLost is the reason of the node's event while somebody else keeps the runtime from calling Multus (P11).
+// SlotLost is the reason of the node event that is written while another program keeps the runtime from calling Multus
+// (P11).
 const SlotLost = "CNIConfigurationLost"
 
-// alarm tells of a lost slot by an event of the node, beside /readyz and the log: who looks at a node whose pods lack
-// networks looks there first.
+// alarm writes an event of the node when the CNI configuration file is lost. The loss is also in the log and at
+// /readyz, but an administrator whose pods lack networks looks at the node's events first.
 type alarm struct {
 	emit func(ctx context.Context, node string, e publish.Event) error
 	node string
 	log  *slog.Logger
-	// raised holds what is to be told. What happens while something waits is the same again, and is in the log.
+	// raised holds the error to report. An error that is raised while another one waits is dropped: it has the same cause,
+	// and it is in the log.
 	raised chan error
 }
 
@@ -25,7 +27,7 @@ func newAlarm(emit func(context.Context, string, publish.Event) error, node stri
 	return &alarm{emit: emit, node: node, log: log, raised: make(chan error, 1)}
 }
 
-// raise takes what is to be told and does not wait.
+// raise hands an error to run. It does not wait.
 func (a *alarm) raise(err error) {
 	select {
 	case a.raised <- err:
@@ -33,7 +35,8 @@ func (a *alarm) raise(err error) {
 	}
 }
 
-// run tells what is raised until ctx ends, each until the cluster has it.
+// run writes an event for each error that is raised, until ctx ends. It retries each event until the API server accepts
+// it.
 func (a *alarm) run(ctx context.Context) error {
 	for {
 		select {

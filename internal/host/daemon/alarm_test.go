@@ -9,7 +9,8 @@ import (
 	"multus/internal/engine/publish"
 )
 
-// TestAlarm: a lost slot becomes an event of the node, also when the API server is away at first; raise never waits.
+// TestAlarm checks that a lost CNI configuration file causes an event of the node, even if the API server is away at
+// first, and that raise never waits.
 func TestAlarm(t *testing.T) {
 	t.Parallel()
 	type told struct {
@@ -25,7 +26,7 @@ func TestAlarm(t *testing.T) {
 		got <- told{node, e}
 		return nil
 	}, "node-a", slog.New(slog.DiscardHandler))
-	for range 3 { // before anybody listens
+	for range 3 { // before run receives
 		a.raise(errors.New("somebody else removes it"))
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -41,7 +42,7 @@ func TestAlarm(t *testing.T) {
 	}
 }
 
-// TestAlarmNobody: without a cluster, or a node's name, there is nothing to tell and no reason to end.
+// TestAlarmNobody checks that run discards errors without ending if there is no cluster or no node name.
 func TestAlarmNobody(t *testing.T) {
 	t.Parallel()
 	a := newAlarm(nil, "", slog.New(slog.DiscardHandler))
@@ -49,7 +50,7 @@ func TestAlarmNobody(t *testing.T) {
 	a.raise(errors.New("lost"))
 	ended := make(chan error, 1)
 	go func() { ended <- a.run(ctx) }()
-	a.raised <- errors.New("again") // it has taken the first
+	a.raised <- errors.New("again") // accepted only after run has received the first error
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)

@@ -10,7 +10,7 @@ import (
 	"multus/internal/obs"
 )
 
-// Command returns the command line of multus-daemon. Without a sub-command it runs, as today's does:
+// Command returns the command line of multus-daemon. Without a subcommand it runs the daemon, like today's Multus:
 // `multus-daemon -config FILE` (behaviour.md F1).
 func Command(getenv func(string) string, stdout io.Writer) *cobra.Command {
 	o := Options{Getenv: getenv}
@@ -40,8 +40,8 @@ func Command(getenv func(string) string, stdout io.Writer) *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: root.RunE,
 	}
-	// What the manifest decides beside it, by its mounts and its probes, are flags and no keys of the configuration:
-	// that file is carried over from today's Multus, and laid over the configuration of every request.
+	// Settings that belong to the manifest, such as mounts and probes, are flags. They are not keys of the configuration
+	// file: users carry that file over from today's Multus, and it is merged into the configuration of every request.
 	for _, c := range []*cobra.Command{root, run} {
 		c.Flags().StringVar(&o.Config, "config", DefaultConfig, "the daemon's configuration `file`")
 		c.Flags().StringVar(&o.Kubeconfig, "kubeconfig", "", "kubeconfig `file`; default: the pod's service account")
@@ -61,13 +61,13 @@ func Command(getenv func(string) string, stdout io.Writer) *cobra.Command {
 	return root
 }
 
-// installFirst puts the plugins in place before anything calls them, so that no init container is needed. A node where
-// that fails must not seem to be up to date: it is an error, as that of an init container would be.
+// installFirst installs the plugins before the daemon serves, so that no init container is needed. A failed
+// installation ends the daemon, as a failed init container would: otherwise the node would look up to date.
 func installFirst(cmd *cobra.Command, dest string, reference bool) error {
 	if dest == "" {
 		return nil
 	}
-	// All of them: a configuration or a record of the other deployment may still be there (architecture.md, Binaries).
+	// Install all plugins: a configuration or a record of the other deployment may still be on the node.
 	o, err := install.For("", dest, "all", reference)
 	if err != nil {
 		return err
@@ -76,7 +76,7 @@ func installFirst(cmd *cobra.Command, dest string, reference bool) error {
 	return install.Install(cmd.Context(), o)
 }
 
-// Arguments turns today's single dash into the double one: -config FILE.
+// Arguments turns the single dash of today's command line (-config FILE) into a double dash.
 func Arguments(args []string) []string {
 	out := make([]string, len(args))
 	for i, a := range args {

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestExample: the example for a daemon by hand can be parsed, and installs the plugin that the configuration which it
-// writes calls.
+// TestExample checks that the example of the help text parses, and that it installs the plugin which the configuration
+// it writes calls.
 func TestExample(t *testing.T) {
 	t.Parallel()
 	root := Command(func(string) string { return "" }, io.Discard)

@@ -1,6 +1,6 @@
-// Package daemon is the process edge of the node agent: flags, files, signals, the socket. It plans for
-// plugins, writes status and events, and owns the CNI configuration slot; it runs no delegate and needs no
-// privilege for it (architecture.md, decision 1). Only cmd/multus-daemon imports it.
+// Package daemon is the process edge of the node agent: flags, files, signals and the socket. The daemon makes plans
+// for the plugins, writes network statuses and events, and maintains the CNI configuration file. It runs no delegate,
+// so it needs no privilege for that (docs/architecture.md). Only cmd/multus-daemon imports this package.
 package daemon
 
 import (
@@ -31,23 +31,24 @@ import (
 	"multus/internal/source/podresources"
 )
 
-// DefaultConfig is where today's manifests mount the daemon's file (behaviour.md A.5).
+// DefaultConfig is the path at which today's manifests mount the daemon's configuration file (behaviour.md A.5).
 const DefaultConfig = "/etc/cni/net.d/multus.d/daemon-config.json"
 
-// Options of a run; flags and environment, flags first.
+// Options are the settings of one run. Flags take precedence over the environment.
 type Options struct {
 	Config     string
 	Kubeconfig string
 	NodeName   string
-	// NodeAddress is that of the node in the cluster, for a configuration without nodeAddresses; "" if nobody said it.
+	// NodeAddress is the node's address in the cluster. It is used if the configuration has no nodeAddresses. It may be
+	// empty.
 	NodeAddress string
-	// HealthPort is where the kubelet's probes are answered, on the loopback; 0 for nowhere.
+	// HealthPort is the loopback port that answers the kubelet's probes. 0 disables it.
 	HealthPort int
 	Getenv     func(string) string
 }
 
-// Run serves until ctx ends, then lets requests in flight finish. The CNI configuration stays: a pod that
-// starts while the daemon is away must not start without its networks (P02).
+// Run serves until ctx ends, and then waits for the requests in flight. It leaves the CNI configuration file in place:
+// a pod that starts while the daemon is away must not start without its networks (P02).
 func Run(ctx context.Context, o Options) error {
 	conf, err := o.configuration()
 	if err != nil {
@@ -57,7 +58,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	groups, _ := os.ReadFile("/proc/self/cgroup") // without it, the files of a container
+	groups, _ := os.ReadFile("/proc/self/cgroup") // if it cannot be read, memoryFiles returns the files of a container
 	limitMemory(o.Getenv, memoryFiles(string(groups)), log)
 	s, err := connect(conf, o.Getenv, log)
 	if err != nil {
@@ -82,10 +83,10 @@ func Run(ctx context.Context, o Options) error {
 	g, ctx := errgroup.WithContext(ctx)
 	sock, hs := serveSocket(ctx, g, srv)
 	if err := servePorts(ctx, g, o.HealthPort, srv, sock); err != nil {
-		return err // before the socket is touched: another daemon may serve there
+		return err // The socket is not touched yet, because another daemon may serve there.
 	}
 	if err := sock.open(ctx); err != nil {
-		if ctx.Err() != nil { // asked to end while another daemon serves
+		if ctx.Err() != nil { // the daemon was stopped while another one served
 			return g.Wait()
 		}
 		return fmt.Errorf("socketDir of %s: %w; set socketDir to a directory of the node that is mounted in the container "+
@@ -104,7 +105,8 @@ func Run(ctx context.Context, o Options) error {
 	return err
 }
 
-// serveSocket prepares the socket and its server. A listener whose socket is bound again ends without an error.
+// serveSocket prepares the socket and its server. When the socket is bound again, the old listener ends without an
+// error.
 func serveSocket(ctx context.Context, g *errgroup.Group, srv *server) (*socket, *http.Server) {
 	errorLog := slog.NewLogLogger(srv.log.Handler(), slog.LevelDebug)
 	hs := &http.Server{Handler: srv.handler(), ReadHeaderTimeout: planLimit, ErrorLog: errorLog}
@@ -120,7 +122,7 @@ func serveSocket(ctx context.Context, g *errgroup.Group, srv *server) (*socket, 
 	return sock, hs
 }
 
-// servePorts serves probes and metrics where a port is set for them.
+// servePorts serves probes and metrics on the ports that are set.
 func servePorts(ctx context.Context, g *errgroup.Group, health int, srv *server, sock *socket) error {
 	if health != 0 {
 		p, err := openHealth(ctx, health, srv.log)
@@ -139,7 +141,7 @@ func servePorts(ctx context.Context, g *errgroup.Group, health int, srv *server,
 	return nil
 }
 
-// configuration is the daemon's file with what the flags lay over it.
+// configuration reads the daemon's configuration file and applies the flags to it.
 func (o *Options) configuration() (*config.Daemon, error) {
 	b, err := os.ReadFile(o.Config)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -165,7 +167,7 @@ func (o *Options) configuration() (*config.Daemon, error) {
 	return conf, nil
 }
 
-// withoutEffect logs the keys of today's Multus that are accepted and do nothing.
+// withoutEffect logs the keys of today's Multus that are accepted but have no effect.
 func withoutEffect(conf *config.Daemon, log *slog.Logger) {
 	if conf.PerNodeCertificate != nil {
 		log.Error("perNodeCertificate is not supported: the credentials of the pod are used")
@@ -176,8 +178,8 @@ func withoutEffect(conf *config.Daemon, log *slog.Logger) {
 	}
 }
 
-// useOwnPath strips the prefix under which today's manifests mount the directories of the node from socketDir, where
-// nothing is mounted there.
+// useOwnPath removes the prefix under which today's manifests mount the node's directories from socketDir, if that
+// mount does not exist.
 func useOwnPath(conf *config.Daemon) {
 	own := conf.HostPath(conf.SocketDir)
 	if own == conf.SocketDir {
@@ -188,8 +190,8 @@ func useOwnPath(conf *config.Daemon) {
 	}
 }
 
-// drain waits for ctx to end, then lets requests in flight finish, for shutdownLimit at most. The next daemon does
-// not wait for them.
+// drain waits for ctx to end, releases the socket, and waits at most shutdownLimit for the requests in flight. The next
+// daemon can serve meanwhile.
 func drain(ctx context.Context, hs *http.Server, sock *socket, log *slog.Logger) error {
 	<-ctx.Done()
 	sock.close()
@@ -203,7 +205,8 @@ func drain(ctx context.Context, hs *http.Server, sock *socket, log *slog.Logger)
 	return err
 }
 
-// newSlot makes the controller of the CNI configuration, nil if it is left to others.
+// newSlot returns the controller of the CNI configuration file, or nil if the configuration leaves the file to other
+// programs.
 func newSlot(conf *config.Daemon, log *slog.Logger) *autoconf.Slot {
 	if conf.MultusConfigFile == config.Auto && conf.MultusAutoconfigDir == "" {
 		log.Info("the CNI configuration is left to others: multusAutoconfigDir is not set")
@@ -214,14 +217,15 @@ func newSlot(conf *config.Daemon, log *slog.Logger) *autoconf.Slot {
 	return slot
 }
 
-// keep runs the slot, and the alarm for when it is lost.
+// keep runs the controller of the CNI configuration file, and the alarm that reports its loss.
 func keep(ctx context.Context, g *errgroup.Group, slot *autoconf.Slot, a *alarm) {
 	slot.Lost = a.raise
 	g.Go(func() error { return slot.Run(ctx) })
 	g.Go(func() error { return a.run(ctx) })
 }
 
-// ready says why this daemon does not do all that it should: plans first, then the slot.
+// ready returns a check of readiness: it returns an error while plans cannot be made, and otherwise the error of the
+// CNI configuration file.
 func ready(plans func() error, slot *autoconf.Slot) func() error {
 	return func() error {
 		if err := plans(); err != nil || slot == nil {
@@ -231,7 +235,7 @@ func ready(plans func() error, slot *autoconf.Slot) func() error {
 	}
 }
 
-// entries counts the sandboxes in a state directory; one that cannot be read has none.
+// entries returns the number of sandboxes in a state directory. It returns 0 if the directory cannot be read.
 func entries(dir string) float64 {
 	files, err := os.ReadDir(dir)
 	if err != nil {
@@ -246,7 +250,7 @@ func entries(dir string) float64 {
 	return float64(n)
 }
 
-// owned is 1 while the runtime calls Multus by the configuration that the daemon wrote.
+// owned returns 1 while the runtime calls Multus by the configuration file that the daemon wrote, and 0 otherwise.
 func owned(slot *autoconf.Slot) float64 {
 	if slot == nil || slot.Owned() != nil {
 		return 0
@@ -266,22 +270,22 @@ func logger(conf *config.Daemon) (*slog.Logger, error) {
 	return obs.New(o), nil
 }
 
-// sources are where definitions, pods and devices come from, and where status goes.
+// sources provide network definitions, pods and devices, and accept network statuses.
 type sources struct {
 	networks plan.Networks
 	pods     plan.Pods
 	devices  plan.Devices
 	cluster  publish.Cluster
-	// emitNode records an event about a node, nil where there are no nodes.
+	// emitNode writes an event of a node. It is nil without a cluster.
 	emitNode func(ctx context.Context, node string, e publish.Event) error
-	// node reads a Node object, nil where there are no nodes.
+	// node reads a Node object. It is nil without a cluster.
 	node func(ctx context.Context, name string) (*kube.Node, error)
-	// run keeps caches up to date until ctx ends; ready says why plans cannot be made yet.
+	// run keeps the caches up to date until ctx ends. ready returns an error while plans cannot be made.
 	run   func(ctx context.Context)
 	ready func() error
 }
 
-// connect opens the sources: networksDir, else a kubeconfig, else the cluster that the pod runs in.
+// connect opens the sources: networksDir if it is set, else a kubeconfig, else the cluster in which the pod runs.
 func connect(conf *config.Daemon, getenv func(string) string, log *slog.Logger) (*sources, error) {
 	devices := podresources.New(podresources.Options{Root: conf.KubeletRoot})
 	if dir := conf.NetworksDir; dir != "" {

@@ -8,8 +8,9 @@ import (
 	"testing"
 )
 
-// TestSocketDirOfTodaysManifests: a configuration that was written for today's manifests names the socket's directory
-// below a mount that ours do not have. Where the mount is there, the path is used as it is.
+// TestSocketDirOfTodaysManifests checks the path of the socket for a configuration that was written for today's
+// manifests. It names the socket directory below a mount that our manifests do not have. If the mount exists, the path
+// is used unchanged.
 func TestSocketDirOfTodaysManifests(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct{ chroot, socketDir, mounted, want string }{
@@ -45,8 +46,8 @@ func TestSocketDirOfTodaysManifests(t *testing.T) {
 	}
 }
 
-// TestValuesOfNoUse: the daemon does not start with a value that no runtime or no verb can use; the error names the key
-// and the values that are allowed.
+// TestValuesOfNoUse checks that the daemon does not start with a value that no runtime or no command can use, and that
+// the error names the key and the permitted values.
 func TestValuesOfNoUse(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string][]string{
@@ -72,7 +73,7 @@ func TestValuesOfNoUse(t *testing.T) {
 	}
 }
 
-// TestSocketDirOfNoUse: the error names the key and what to do.
+// TestSocketDirOfNoUse checks that the error for an unusable socketDir names the key and what to do.
 func TestSocketDirOfNoUse(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -89,7 +90,7 @@ func TestSocketDirOfNoUse(t *testing.T) {
 	}
 }
 
-// TestWithoutEffect: a key that does nothing is in the log.
+// TestWithoutEffect checks that a key without effect is logged.
 func TestWithoutEffect(t *testing.T) {
 	t.Parallel()
 	dir := shortDir(t)

@@ -19,7 +19,7 @@ import (
 	"multus/internal/source/kube"
 )
 
-// refusing is an API server that answers the statuses of pods "bad-…" with code, and accepts all others.
+// refusing is an API server that rejects the statuses of the pods "bad-…" with code, and accepts all others.
 type refusing struct {
 	code     atomic.Int32
 	mu       sync.Mutex
@@ -95,8 +95,8 @@ func eventually(t *testing.T, what string, condition func() bool) {
 	}
 }
 
-// TestRefusedForGood: a status that the API server rejects for good is tried once, whatever the code. A pod with
-// another status does not wait for a thousand of them, and neither files nor reports in memory are left.
+// TestRefusedForGood checks that a status which the API server rejects for good is tried once, for every such code. The
+// status of another pod does not wait for a thousand rejected ones, and no files or reports in memory remain.
 func TestRefusedForGood(t *testing.T) {
 	t.Parallel()
 	for code, n := range map[int]int{
@@ -122,7 +122,7 @@ func TestRefusedForGood(t *testing.T) {
 			}
 			t.Logf("20 good pods were written in %s", time.Since(begun))
 			eventually(t, "none waits", func() bool { return q.waiting() == 0 })
-			if code != http.StatusNotFound { // the pod is gone: no event can be read
+			if code != http.StatusNotFound { // the pod is deleted, so that it gets no event
 				eventually(t, "the event", func() bool {
 					s.mu.Lock()
 					defer s.mu.Unlock()
@@ -143,7 +143,7 @@ func TestRefusedForGood(t *testing.T) {
 	}
 }
 
-// safeBuffer is a buffer for several writers.
+// safeBuffer is a buffer for concurrent writers.
 type safeBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -161,8 +161,8 @@ func (s *safeBuffer) String() string {
 	return s.b.String()
 }
 
-// TestForbidden: while the permission is missing only a few statuses are tried, after a pause each. Once it is
-// granted, all are written. A sandbox that is deleted meanwhile needs no status.
+// TestForbidden checks that while the permission is missing, only a few statuses are tried after each pause, and that
+// all are written once it is granted. The status of a sandbox that is deleted meanwhile is dropped.
 func TestForbidden(t *testing.T) {
 	t.Parallel()
 	const n = 40
@@ -186,7 +186,7 @@ func TestForbidden(t *testing.T) {
 	}
 	stop()
 
-	q = newQueue(c, q.spool.dir, slog.New(slog.DiscardHandler)) // the next daemon, which is not patient
+	q = newQueue(c, q.spool.dir, slog.New(slog.DiscardHandler)) // the next daemon, with a short pause
 	q.pause = 20 * time.Millisecond
 	stop = runUntil(t, q)
 	defer stop()
@@ -195,7 +195,8 @@ func TestForbidden(t *testing.T) {
 	eventually(t, "all are written", func() bool { return q.waiting() == 0 && len(files(t, q.spool.dir)) == 0 })
 }
 
-// TestSpoolIsLimited: reports that cannot be written take a limited number and size of files. The largest go first.
+// TestSpoolIsLimited checks that the number and the size of the files of waiting reports are limited, and that the
+// largest reports are given up first.
 func TestSpoolIsLimited(t *testing.T) {
 	t.Parallel()
 	w := newWall()
@@ -228,9 +229,8 @@ func TestSpoolIsLimited(t *testing.T) {
 	}
 }
 
-// TestArrivalDecides: of two sandboxes of a pod the one whose report arrives later is the later one, though the clock
-// was set back meanwhile. A report that arrives once more, in whatever way, changes nothing and causes no second
-// event.
+// TestArrivalDecides checks that the order of arrival decides which report of a pod is the latest, even if the clock
+// was set back. A report that arrives twice, by whatever way, changes nothing and causes no second event.
 func TestArrivalDecides(t *testing.T) {
 	t.Parallel()
 	w := newWall()
@@ -248,7 +248,7 @@ func TestArrivalDecides(t *testing.T) {
 		leave(t, q.spool.dir, again)
 		receive(t, "the answer", q.add(again))
 	}
-	leave(t, q.spool.dir, sandbox("other", 1)) // the next in line
+	leave(t, q.spool.dir, sandbox("other", 1)) // the next status to be written
 	if got := receive(t, "the status of another pod", w.written); got != status(t, sandbox("other", 1)) {
 		t.Errorf("written: %s", got)
 	}
@@ -260,8 +260,8 @@ func TestArrivalDecides(t *testing.T) {
 	}
 }
 
-// TestFileThenSocket: a report that the daemon took from its file, and whose request on the socket it serves later, is
-// written once, with its events once.
+// TestFileThenSocket checks that a report which came in a file and then over the socket is written once, with its
+// events once.
 func TestFileThenSocket(t *testing.T) {
 	t.Parallel()
 	for _, written := range []bool{true, false} {
@@ -290,8 +290,8 @@ func TestFileThenSocket(t *testing.T) {
 	}
 }
 
-// TestDelOfBefore: a DEL that waited on the socket is older than the ADD of the same sandbox whose report came in a
-// file. It drops no status but that of an ADD before it.
+// TestDelOfBefore checks that a DEL which waited on the socket drops only the status of an earlier ADD, not that of a
+// later ADD of the same sandbox whose report came in a file.
 func TestDelOfBefore(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {

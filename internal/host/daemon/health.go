@@ -11,19 +11,19 @@ import (
 	"multus/internal/fault"
 )
 
-// openHealth opens the port for the kubelet's probes on the node's loopback: the kubelet cannot speak to a unix
-// socket, and a command in the container for every probe would cost more than everything else that the daemon does.
+// openHealth opens the port for the kubelet's probes on the node's loopback. The kubelet cannot probe a unix socket,
+// and a command in the container for every probe would cost more than everything else that the daemon does.
 func openHealth(ctx context.Context, number int, log *slog.Logger) (*port, error) {
 	return openPort(ctx, "probes", net.JoinHostPort("127.0.0.1", strconv.Itoa(number)), log)
 }
 
-// healthServer answers probes and nothing else. Either answer is good only if plugins reach this daemon at its
-// socket. While another daemon serves and this one waits, /readyz is the other one's: in a rolling update with surge
-// the other one is ended once this one is ready.
+// healthServer returns the server for probes. Both probes succeed only if plugins reach this daemon at its socket.
+// While this daemon waits for another one that still serves, /readyz returns the readiness of the other one: in a
+// rolling update with surge, the old daemon is stopped once the new one is ready.
 func healthServer(s *server, sock *socket) *http.Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+api.PathHealth, func(w http.ResponseWriter, r *http.Request) {
-		if sock.waiting() { // a new start changes nothing
+		if sock.waiting() { // a restart would not help
 			answer(w, http.StatusOK, nil)
 			return
 		}

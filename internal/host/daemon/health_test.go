@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// TestHealth: probes get an answer on the loopback, and nothing else is served there.
+// TestHealth checks that probes are answered on the loopback, and that nothing else is served there.
 func TestHealth(t *testing.T) {
 	t.Parallel()
 	d := runDaemon(t, shortDir(t), freePort(t), 0)
@@ -23,7 +23,7 @@ func TestHealth(t *testing.T) {
 	}
 }
 
-// TestNotReady: the answer has the reason.
+// TestNotReady checks that the answer of /readyz contains the reason.
 func TestNotReady(t *testing.T) {
 	t.Parallel()
 	s := &server{ready: func() error { return errors.New("not yet") }}

@@ -6,20 +6,20 @@ import (
 	"sync/atomic"
 )
 
-// lanes is the order of a work queue: first attempts go before repeated ones, and of those no more than retriers are
-// made at a time. However many statuses fail, the status of a new pod does not wait for them. A workqueue calls all
-// methods but finished one at a time.
+// lanes orders the keys of a work queue. First attempts go before repeated ones, and at most retriers repeated attempts
+// run at a time. The status of a new pod therefore never waits for the statuses that fail. The workqueue serialises all
+// calls except those of finished.
 type lanes struct {
 	// repeated reports whether a key was tried before.
 	repeated func(key string) bool
 
 	fresh, again []string
-	// active has the keys of repeated attempts that are being made, running their number.
+	// active has the keys of the repeated attempts in progress, and running has their number.
 	running atomic.Int32
 	active  sync.Map
 }
 
-// Touch moves a key to the front lane if what it stands for is a first attempt now.
+// Touch moves a key to the front lane if its next attempt is a first one.
 func (l *lanes) Touch(key string) {
 	if l.repeated(key) {
 		return
@@ -39,7 +39,7 @@ func (l *lanes) Push(key string) {
 	l.fresh = append(l.fresh, key)
 }
 
-// Len returns the number of keys that may be taken now.
+// Len returns the number of keys that Pop may return now.
 func (l *lanes) Len() int {
 	if l.running.Load() >= retriers {
 		return len(l.fresh)
@@ -47,7 +47,7 @@ func (l *lanes) Len() int {
 	return len(l.fresh) + len(l.again)
 }
 
-// Pop takes the next key.
+// Pop removes and returns the next key.
 func (l *lanes) Pop() string {
 	if len(l.fresh) > 0 {
 		return shift(&l.fresh)
@@ -58,7 +58,8 @@ func (l *lanes) Pop() string {
 	return key
 }
 
-// finished ends an attempt. The worker that calls it takes the next key itself, so that none is left because of Len.
+// finished ends an attempt. A repeated key that Len hid is not lost: the worker that calls finished also calls Pop
+// next.
 func (l *lanes) finished(key string) {
 	if _, ok := l.active.LoadAndDelete(key); ok {
 		l.running.Add(-1)

@@ -9,9 +9,9 @@ import (
 	"strings"
 )
 
-// memoryFiles are the files that have the memory limit of this process, by what /proc/self/cgroup says: those of
-// control groups version 2, in a container, where the group is the root, and outside, and that of version 1 in a
-// container.
+// memoryFiles returns the files that may hold the memory limit of this process, given the content of /proc/self/cgroup.
+// With cgroup v2 the file is that of the process's own group outside a container, and that of the root group inside.
+// The last file is that of cgroup v1 in a container.
 func memoryFiles(groups string) []string {
 	out := []string{"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}
 	for line := range strings.Lines(groups) {
@@ -22,9 +22,9 @@ func memoryFiles(groups string) []string {
 	return out
 }
 
-// limitMemory makes the garbage collector work harder before the container's memory limit is reached, at which the
-// kernel ends the daemon: by itself it lets garbage grow to the size of what is in use. GOMEMLIMIT in the environment
-// wins.
+// limitMemory sets the memory limit of the garbage collector to 80 % of the container's limit. Without it, the heap may
+// grow to twice its live size before a collection, and the kernel kills the daemon at the container's limit. GOMEMLIMIT
+// in the environment takes precedence.
 func limitMemory(getenv func(string) string, files []string, log *slog.Logger) {
 	if getenv("GOMEMLIMIT") != "" {
 		return
@@ -36,7 +36,7 @@ func limitMemory(getenv func(string) string, files []string, log *slog.Logger) {
 		}
 		limit, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
 		if err != nil || limit < 16<<20 || limit > 1<<40 {
-			return // "max", or a number that stands for no limit
+			return // "max", or a number that means "no limit"
 		}
 		debug.SetMemoryLimit(limit / 10 * 8)
 		log.Debug("memory limit", "container", limit, "collector", limit/10*8)

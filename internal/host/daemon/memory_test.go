@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// TestLimitMemory: the limit of the garbage collector is below that of the container, if there is one.
+// TestLimitMemory checks that the limit of the garbage collector is below that of the container, if there is one.
 func TestLimitMemory(t *testing.T) { //nolint:paralleltest // the limit is that of the process
 	before := debug.SetMemoryLimit(-1)
 	defer debug.SetMemoryLimit(before)
@@ -38,7 +38,7 @@ func TestLimitMemory(t *testing.T) { //nolint:paralleltest // the limit is that 
 	}
 }
 
-// TestMemoryFiles: the limit is that of the process's own group, in a container or outside.
+// TestMemoryFiles checks that the files are those of the process's own group, in a container and outside.
 func TestMemoryFiles(t *testing.T) {
 	t.Parallel()
 	container := []string{"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}

@@ -17,10 +17,11 @@ import (
 	"multus/internal/engine/request"
 )
 
-// headerLimit bounds the reading of a request's header on the metrics port (behaviour.md F50).
+// headerLimit limits the time to read the header of a request on the metrics port (behaviour.md F50).
 const headerLimit = 10 * time.Second
 
-// metrics are the daemon's. The request counter has today's name and labels (behaviour.md F51, Q9).
+// metrics are the metrics of the daemon. The request counter has the name and labels of today's Multus (behaviour.md
+// F51, Q9).
 type metrics struct {
 	registry  *prometheus.Registry
 	requests  *prometheus.CounterVec
@@ -31,11 +32,11 @@ type metrics struct {
 	written   prometheus.Counter
 	givenUp   prometheus.Counter
 	abandoned prometheus.Counter
-	// off is set where no port serves the metrics: nothing with labels is recorded then.
+	// off is set if no port serves the metrics. Metrics with labels are not recorded then.
 	off bool
 }
 
-// durations suit what takes from a millisecond (a plan) to the runtime's patience (a hanging delegate).
+// durations are the histogram buckets: from a millisecond (a plan) to the time limit of a runtime (a hanging delegate).
 var durations = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120}
 
 func newMetrics(queued, ledger, slot func() float64) *metrics {
@@ -86,11 +87,11 @@ func newMetrics(queued, ledger, slot func() float64) *metrics {
 	return m
 }
 
-// other is the label of what is not in a list of known values: users write names of plugins, and each new value of a
-// label takes memory for as long as the daemon lives.
+// other is the label for a value that is not in the list of known ones. Users choose the names of plugins, and each new
+// label value takes memory until the daemon ends.
 const other = "other"
 
-// known returns a value that is in a list, and other for all others.
+// known returns value if it is in the list, and other if not.
 func known(value string, list []string) string {
 	if slices.Contains(list, value) {
 		return value
@@ -101,7 +102,7 @@ func known(value string, list []string) string {
 var (
 	knownCommands = []string{request.Add, request.Del, request.Check, request.GC, request.Status}
 	knownMethods  = []string{"get", "post", "head", "put", "delete", "patch", "options"}
-	// knownPlugins are the reference plugins, those of the cluster networks, and those that are often used with Multus.
+	// knownPlugins are the reference plugins, those of cluster networks, and those that are often used with Multus.
 	knownPlugins = []string{
 		"bandwidth", "bridge", "dhcp", "dummy", "firewall", "host-device", "host-local", "ipvlan", "loopback", "macvlan",
 		"passthru",
@@ -114,7 +115,7 @@ var (
 	}
 )
 
-// count wraps a handler; name is its label.
+// count wraps a handler and counts its requests. name is the value of the handler label.
 func (m *metrics) count(name string, h http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		m.inFlight.Inc()
@@ -127,14 +128,14 @@ func (m *metrics) count(name string, h http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// planned records the making of a plan.
+// planned records the time of one plan.
 func (m *metrics) planned(command string, code uint, took time.Duration) {
 	if !m.off {
 		m.planning.WithLabelValues(known(command, knownCommands), strconv.Itoa(int(code))).Observe(took.Seconds())
 	}
 }
 
-// coded remembers the status of an answer.
+// coded records the HTTP status code of a response.
 type coded struct {
 	http.ResponseWriter
 	code int
@@ -145,7 +146,7 @@ func (c *coded) WriteHeader(code int) {
 	c.ResponseWriter.WriteHeader(code)
 }
 
-// observe takes the timings of a report.
+// observe records the timings of a report.
 func (m *metrics) observe(r *publish.Report) {
 	if m.off {
 		return
@@ -162,7 +163,8 @@ func (m *metrics) observe(r *publish.Report) {
 	}
 }
 
-// server serves /metrics, on all addresses as today (behaviour.md F50), and profiles to the loopback only.
+// server serves /metrics on all addresses, as today's Multus does (behaviour.md F50), and profiles on the loopback
+// only.
 func (m *metrics) server(profiles bool) *http.Server {
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
@@ -177,7 +179,7 @@ func (m *metrics) server(profiles bool) *http.Server {
 	return &http.Server{Handler: mux, ReadHeaderTimeout: headerLimit}
 }
 
-// loopback refuses everybody who is not on this machine.
+// loopback rejects requests from other machines.
 func loopback(h http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		host, _, err := net.SplitHostPort(r.RemoteAddr)

@@ -28,8 +28,8 @@ func newTestMetrics() *metrics {
 	return newMetrics(func() float64 { return 3 }, func() float64 { return 7 }, func() float64 { return 1 })
 }
 
-// TestMetricNames: promlint has nothing to say of our metrics, but for the name that today's Multus chose
-// (behaviour.md F51, Q9; P37).
+// TestMetricNames checks that promlint accepts our metrics, except the name that today's Multus uses (behaviour.md F51,
+// Q9; P37).
 func TestMetricNames(t *testing.T) {
 	t.Parallel()
 	m := newTestMetrics()
@@ -80,8 +80,8 @@ func TestMetricNames(t *testing.T) {
 	}
 }
 
-// TestLabelsAreBounded: whatever names users write, the number of series and their length stay the same. Without a port
-// nothing with labels is recorded.
+// TestLabelsAreBounded checks that the names which users choose increase neither the number of series nor their length,
+// and that nothing with labels is recorded without a port.
 func TestLabelsAreBounded(t *testing.T) {
 	t.Parallel()
 	m := newTestMetrics()
@@ -124,7 +124,7 @@ func TestLabelsAreBounded(t *testing.T) {
 	}
 }
 
-// TestProfilesAreForTheLoopback: others are refused (P33).
+// TestProfilesAreForTheLoopback checks that requests from other machines are rejected (P33).
 func TestProfilesAreForTheLoopback(t *testing.T) {
 	t.Parallel()
 	for addr, want := range map[string]int{

@@ -10,8 +10,8 @@ import (
 	"multus/internal/source/kube"
 )
 
-// askNode lets the slot read the Node object of this node. Without a cluster there is none; without the node's name it
-// is not known which one it is.
+// askNode lets the controller of the CNI configuration file read the Node object of this node. It does nothing without
+// a cluster. Without a node name, reading the node returns autoconf.ErrNodeUnknown.
 func askNode(slot *autoconf.Slot, read func(context.Context, string) (*kube.Node, error), name string) {
 	if slot == nil || read == nil {
 		return

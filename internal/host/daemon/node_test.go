@@ -12,7 +12,7 @@ import (
 	"multus/internal/source/kube"
 )
 
-// TestAskNode: the slot can tell an answer of no use from a request that is worth repeating.
+// TestAskNode checks that reading the node returns ErrNodeUnknown if a retry is useless, and other errors unchanged.
 func TestAskNode(t *testing.T) {
 	t.Parallel()
 	away := errors.New("away")

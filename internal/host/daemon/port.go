@@ -11,18 +11,18 @@ import (
 	"time"
 )
 
-// portPoll is how often a port is tried that another process has.
+// portPoll is the interval at which a port that is in use is tried again.
 const portPoll = 2 * time.Second
 
-// port is a TCP port of the daemon. If another process has it, also the daemon that this one is to replace, it is
-// served as soon as it is free: pods do not need it.
+// port is a TCP port of the daemon. If another process uses it, such as the daemon that this one replaces, it is bound
+// as soon as it is free. Meanwhile the daemon serves without it, because pods do not need it.
 type port struct {
 	what, addr string
 	log        *slog.Logger
 	listener   net.Listener // nil while another process has the port
 }
 
-// openPort tries to bind a port. That another process has it is no error.
+// openPort tries to bind a port. A port that is in use is not an error.
 func openPort(ctx context.Context, what, addr string, log *slog.Logger) (*port, error) {
 	p := &port{what: what, addr: addr, log: log}
 	err := p.bind(ctx)
@@ -56,7 +56,7 @@ func (p *port) serve(ctx context.Context, hs *http.Server) error {
 			p.log.Info("port is free now, and served", "port", p.addr, "for", p.what)
 		}
 	}
-	stop := context.AfterFunc(ctx, func() { _ = hs.Close() }) // a request that is cut off is made again
+	stop := context.AfterFunc(ctx, func() { _ = hs.Close() }) // a client whose request is cut off repeats it
 	defer stop()
 	if err := hs.Serve(p.listener); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve %s on %s: %w", p.what, p.addr, err)

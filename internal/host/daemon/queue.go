@@ -21,66 +21,67 @@ import (
 )
 
 const (
-	// waitLimit is how long a report that asks to wait is waited for.
+	// waitLimit limits how long the daemon waits for the status of a report that requests it.
 	waitLimit = 2 * time.Second
-	// writers is how many statuses are written at the same time. At most retriers of them are repeated attempts.
+	// writers is the number of statuses that are written at the same time. At most retriers of them are repeated attempts.
 	writers  = 8
 	retriers = 4
-	// firstRetry and lastRetry bound the pauses between attempts while the API server is away. forbiddenPause is the pause
-	// after a missing permission, and the longest one after an error of unknown kind.
+	// firstRetry and lastRetry limit the pauses between attempts while the API server is away. forbiddenPause is the pause
+	// after a missing permission, and the longest pause after an error of unknown kind.
 	firstRetry     = 250 * time.Millisecond
 	lastRetry      = 15 * time.Second
 	forbiddenPause = 2 * time.Minute
-	// forbiddenProbes is how many of the statuses that were not permitted are tried after each forbiddenPause.
+	// forbiddenProbes is the number of forbidden statuses that are tried after each forbiddenPause.
 	forbiddenProbes = 4
-	// retrySpacing is the shortest time between two repeated attempts: 20 a second, less than half of what the client of
-	// the API server allows for all requests.
+	// retrySpacing is the shortest time between two repeated attempts. It allows 20 attempts a second, less than half of
+	// the rate at which the API client sends all its requests.
 	retrySpacing = 50 * time.Millisecond
-	// tellAgain is how long the same failure of a pod is not reported again; maxTold is how many of them are remembered.
+	// tellAgain is the time in which the same failure of a pod is reported once. maxTold limits the number of such
+	// failures in memory.
 	tellAgain = time.Minute
 	maxTold   = 4096
-	// maxWaiting is how many pods' statuses may wait. A node has some hundreds of pods.
+	// maxWaiting limits the number of pods whose statuses wait. A node has some hundreds of pods.
 	maxWaiting = 4096
-	// maxInMemory is how many waiting reports that have a file are held in memory, each of smallReport bytes at most. The
-	// others are read again when they are written.
+	// maxInMemory limits how many of the waiting reports that have a file are also held in memory, each with at most
+	// smallReport bytes. The others are read again when they are written.
 	maxInMemory = 64
 	smallReport = 256 << 10
 )
 
-// StatusNotWritten is the reason of the event of a pod whose network-status was given up.
+// StatusNotWritten is the reason of the event of a pod whose network status was given up.
 const StatusNotWritten = "NetworkStatusNotWritten"
 
-// queue writes network statuses to the cluster: for each pod the latest one, by one writer at a time. A report that
-// cannot be written at once is kept in a file, so that neither a restart of the daemon nor a long absence of the API
-// server loses a status. A report that the API server rejects for good is given up. A queue is closed by ending the
-// context of run.
+// queue writes network statuses to the cluster. For each pod it writes the latest one, and never two at a time. A
+// report that cannot be written at once is kept in a file, so that no status is lost while the daemon restarts or the
+// API server is away. A report that the API server rejects for good is given up. Cancelling the context of run closes
+// the queue.
 type queue struct {
 	cluster publish.Cluster
 	log     *slog.Logger
-	// onWritten, onRetry and onGivenUp count; onTaken gets each report that came in a file.
+	// onWritten, onRetry and onGivenUp count outcomes. onTaken is called for each report that was left in a file.
 	onWritten, onRetry, onGivenUp func()
 	onTaken                       func(*publish.Report)
-	// pause is forbiddenPause, but in tests.
+	// pause is forbiddenPause, except in tests.
 	pause time.Duration
 
 	spool *spool
-	// statuses has the keys of pods whose status is to be written now, lanes their order.
+	// statuses has the keys of the pods whose status is to be written now. lanes has their order.
 	statuses workqueue.TypedDelayingInterface[string]
 	lanes    *lanes
 	batches  workqueue.TypedDelayingInterface[*eventBatch]
 
-	// mu guards all below, and the fields of pending that say so. It is never held during I/O or a call of a work queue,
-	// and it is acquired after spool.mu.
+	// mu guards the fields below, and the fields of pending that say so. It is never held during I/O or during a call of a
+	// work queue. If spool.mu is needed too, that is locked first.
 	mu sync.Mutex
-	// pods is the latest report of each pod whose status is not written yet, by its key.
+	// pods has, by key, the latest report of each pod whose status is not written yet.
 	pods map[string]*pending
-	// seen remembers the reports that arrived, whether or not they are written.
+	// seen has the reports that arrived last, whether or not they are written.
 	seen *recent
 	// forbidden are the reports for which the permission was missing, in the order in which they are tried again.
 	forbidden []*pending
-	// nextRetry is when the next repeated attempt may begin.
+	// nextRetry is the earliest time of the next repeated attempt.
 	nextRetry time.Time
-	// told are the failures that were reported in the last minute, by pod and message.
+	// told are the failures of the last minute that were reported, by pod and message.
 	told map[string]time.Time
 }
 
@@ -89,29 +90,29 @@ type pending struct {
 	pod       publish.Pod
 	key       string
 	container string
-	// id identifies the report: that of another one differs in pod, container or time.
+	// id identifies the report. Reports with the same id have the same pod, container and time.
 	id string
-	// time is that of the report.
+	// time is the time of the report.
 	time int64
 	once sync.Once
 	done chan struct{} // closed after the first attempt
 
-	// report is nil while the file alone has it. It is guarded by queue.mu, as all fields up to probing.
+	// report is nil while the report is in its file only. It and the fields up to probing are guarded by queue.mu.
 	report *publish.Report
-	// dropped is set when the report is not needed any more: it is written, given up, or a later one has come.
+	// dropped is set when the report is no longer needed: it was written, given up, or replaced by a later one.
 	dropped bool
 	tries   int
-	// probing is set while a report for which the permission was missing is tried again.
+	// probing is set while a forbidden status is tried again.
 	probing bool
 
-	// file is the name of the file that has the report, "" for none; told says that its events are emitted, marked that
-	// the file says so. They are guarded by spool.mu.
+	// file is the name of the report's file, or "". told reports whether the events of the report are written, and marked
+	// reports whether the file records that. They are guarded by spool.mu.
 	file         string
 	told, marked bool
 }
 
 func newPending(r *publish.Report) *pending {
-	if r.Time == 0 { // of a plugin that gives none
+	if r.Time == 0 { // a plugin that sets no time
 		r.Time = time.Now().UnixNano()
 	}
 	return &pending{
@@ -120,7 +121,7 @@ func newPending(r *publish.Report) *pending {
 	}
 }
 
-// finish releases what waits for the first attempt.
+// finish unblocks the callers that wait for the first attempt.
 func (p *pending) finish() { p.once.Do(func() { close(p.done) }) }
 
 func newQueue(c publish.Cluster, dir string, log *slog.Logger) *queue {
@@ -137,15 +138,15 @@ func newQueue(c publish.Cluster, dir string, log *slog.Logger) *queue {
 	return q
 }
 
-// waiting is how many pods' status is not written yet.
+// waiting returns the number of pods whose status is not written yet.
 func (q *queue) waiting() float64 {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return float64(len(q.pods))
 }
 
-// repeated reports whether the same failure of a pod was reported a moment ago: a runtime tries again every few
-// seconds.
+// repeated reports whether the same failure of the pod was reported in the last minute. A runtime repeats a failed ADD
+// every few seconds.
 func (q *queue) repeated(r *publish.Report) bool {
 	now := time.Now()
 	key := podKey(r.Pod) + " " + fault.Clip(r.Failure.Message, fault.MaxMessage)
@@ -163,11 +164,11 @@ func (q *queue) repeated(r *publish.Report) bool {
 	return false
 }
 
-// add takes a report. The channel is closed after the first attempt to write it.
+// add takes a report. The channel that it returns is closed after the first attempt to write the status.
 func (q *queue) add(r *publish.Report) <-chan struct{} { return q.take(r).done }
 
-// take takes a report that came over the socket. It returns what stands for the report: another value than at the first
-// time if it came in a file, too. Reports in files that were not read yet arrived before it.
+// take takes a report that came over the socket, and returns the pending report that represents it. That is an earlier
+// value if the same report also came in a file. Reports in files that were not read yet count as earlier ones.
 func (q *queue) take(r *publish.Report) *pending {
 	p := newPending(r)
 	if !r.HasStatus() {
@@ -191,9 +192,10 @@ func (q *queue) take(r *publish.Report) *pending {
 	return latest
 }
 
-// register makes p the latest report of its pod, by the order of arrival: clocks may be set back. It returns p, the
-// report that is waiting already if p is the same one, or p without effect if the same one was here before. The file
-// of an earlier report is removed: its sandbox is gone. The caller holds spool.mu.
+// register makes p the latest report of its pod. The order of arrival decides, because clocks may be set back. It
+// returns the waiting report instead if that is the same one. If the same report arrived before and no longer waits, it
+// returns p, dropped. It removes the file of the report that p replaces, because the sandbox of that one is gone. The
+// caller holds spool.mu.
 func (q *queue) register(p *pending) *pending {
 	q.mu.Lock()
 	latest := q.pods[p.key]
@@ -220,11 +222,11 @@ func (q *queue) register(p *pending) *pending {
 	return p
 }
 
-// push has the status of a report written now.
+// push queues the status of a report for writing.
 func (q *queue) push(p *pending) { q.statuses.Add(p.key) }
 
-// limit gives reports up while more than maxWaiting wait, the oldest first, or while their files are too large, the
-// largest first. The caller holds spool.mu.
+// limit gives up reports while too many wait, or while their files are too large. It starts with the oldest report in
+// the first case, and with the largest in the second. The caller holds spool.mu.
 func (q *queue) limit() {
 	for {
 		var victim *pending
@@ -252,7 +254,7 @@ func (p *pending) arrivedBefore(other *pending, order *recent) bool {
 	return order.number(p.id) < order.number(other.id)
 }
 
-// run writes reports until ctx ends; it takes up what an earlier daemon or a plugin left.
+// run writes reports until ctx ends, including those that an earlier daemon or a plugin left in files.
 func (q *queue) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(ctx, q.statuses.ShutDown)
@@ -270,7 +272,7 @@ func (q *queue) run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// next writes the next status, and returns false when ctx has ended.
+// next writes the next status. It returns false when ctx has ended.
 func (q *queue) next(ctx context.Context) bool {
 	key, ended := q.statuses.Get()
 	if ended {
@@ -288,7 +290,7 @@ func (q *queue) next(ctx context.Context) bool {
 	return ctx.Err() == nil
 }
 
-// repeatedAttempt reports whether the status of a pod was tried before.
+// repeatedAttempt reports whether the next attempt to write the status of a pod is a repeated one.
 func (q *queue) repeatedAttempt(key string) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -296,7 +298,7 @@ func (q *queue) repeatedAttempt(key string) bool {
 	return p != nil && p.tries > 0
 }
 
-// pace waits until another repeated attempt may begin. It returns false if ctx ends before.
+// pace waits until another repeated attempt may begin. It returns false if ctx ends first.
 func (q *queue) pace(ctx context.Context) bool {
 	q.mu.Lock()
 	at := time.Now()
@@ -313,7 +315,7 @@ func (q *queue) pace(ctx context.Context) bool {
 	}
 }
 
-// write makes one attempt. Events are emitted beside it: no pod waits for them.
+// write makes one attempt. Events are written in the background, because no pod waits for them.
 func (q *queue) write(ctx context.Context, p *pending) {
 	defer p.finish()
 	report, err := q.reportOf(p)
@@ -336,7 +338,7 @@ func (q *queue) write(ctx context.Context, p *pending) {
 	q.settle(p, err)
 }
 
-// reportOf returns the report, from its file if need be.
+// reportOf returns the report, which it reads from its file if it is not in memory.
 func (q *queue) reportOf(p *pending) (*publish.Report, error) {
 	q.mu.Lock()
 	r := p.report
@@ -349,7 +351,7 @@ func (q *queue) reportOf(p *pending) (*publish.Report, error) {
 	return q.spool.read(p.file)
 }
 
-// settle does what the outcome of an attempt asks for.
+// settle handles the outcome of an attempt.
 func (q *queue) settle(p *pending, err error) {
 	q.mu.Lock()
 	dropped, probing := p.dropped, p.probing
@@ -381,7 +383,7 @@ func (q *queue) settle(p *pending, err error) {
 	}
 }
 
-// postpone plans the next attempt after one that failed, and logs the first one.
+// postpone schedules the next attempt. It logs the first failure of a report only.
 func (q *queue) postpone(p *pending, tries int, err error) {
 	if errors.Is(err, publish.ErrForbidden) {
 		q.mu.Lock()
@@ -404,14 +406,14 @@ func (q *queue) postpone(p *pending, tries int, err error) {
 	q.statuses.AddAfter(p.key, retryPause(tries, longest))
 }
 
-// retryPause is the pause after n failed attempts, doubled for each, with jitter.
+// retryPause returns the pause after n failed attempts: it doubles with each attempt, and has jitter.
 func retryPause(n int, longest time.Duration) time.Duration {
 	d := min(firstRetry<<min(n-1, 16), longest)
 	return d/2 + rand.N(d/2)
 }
 
-// probeForbidden tries some of the statuses again for which the permission was missing, until ctx ends. One timer
-// serves all of them.
+// probeForbidden retries some of the forbidden statuses from time to time, until ctx ends. One timer serves all of
+// them.
 func (q *queue) probeForbidden(ctx context.Context) error {
 	for {
 		select {
@@ -425,14 +427,14 @@ func (q *queue) probeForbidden(ctx context.Context) error {
 	}
 }
 
-// permitted has all statuses written for which the permission was missing: one of them was accepted.
+// permitted queues all forbidden statuses, after one of them was accepted.
 func (q *queue) permitted() {
 	for _, key := range q.nextForbidden(maxWaiting) {
 		q.statuses.Add(key)
 	}
 }
 
-// nextForbidden takes up to n reports out of those for which the permission was missing.
+// nextForbidden removes up to n reports from the forbidden ones and returns their keys.
 func (q *queue) nextForbidden(n int) (keys []string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -451,7 +453,7 @@ func (q *queue) nextForbidden(n int) (keys []string) {
 	return keys
 }
 
-// drop marks a report as not needed any more. It returns false if it was dropped before.
+// drop marks a report as no longer needed. It returns false if the report was dropped before.
 func (q *queue) drop(p *pending) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -465,7 +467,7 @@ func (q *queue) drop(p *pending) bool {
 	return true
 }
 
-// forget drops a report that was written, and removes its file.
+// forget drops a report whose status was written, and removes its file.
 func (q *queue) forget(p *pending) {
 	q.spool.mu.Lock()
 	defer q.spool.mu.Unlock()
@@ -475,7 +477,8 @@ func (q *queue) forget(p *pending) {
 	}
 }
 
-// giveUp drops a report that will never be written: the log and an event of the pod say so. The caller holds spool.mu.
+// giveUp drops a report that will never be written, and reports that in the log and in an event of the pod. The caller
+// holds spool.mu.
 func (q *queue) giveUp(p *pending, why error) {
 	if !q.drop(p) {
 		return
@@ -491,9 +494,9 @@ func (q *queue) giveUp(p *pending, why error) {
 	}}})
 }
 
-// deleted drops the report of a sandbox that is deleted: its status is of no use any more. at is the time of the DEL, 0
-// if the plugin gives none. A report of a later ADD of the same sandbox stays: it comes in a file, and may be read
-// before a DEL that waits on the socket.
+// deleted drops the report of a sandbox that is deleted, whose status is no longer needed. at is the time of the DEL,
+// or 0 if the plugin sets none. The report of a later ADD of the same sandbox is kept: it comes in a file, and may be
+// read before a DEL that waited on the socket.
 func (q *queue) deleted(pod publish.Pod, container string, at int64) {
 	if container == "" {
 		return
@@ -521,12 +524,13 @@ func (q *queue) deleted(pod publish.Pod, container string, at int64) {
 	}
 }
 
-// podName and clipped are what a log line has of a pod and of an error.
+// podName and clipped return the text of a log line for a pod and for an error.
 func podName(p publish.Pod) string {
 	return fault.Clip(p.Namespace, fault.MaxName) + "/" + fault.Clip(p.Name, fault.MaxName)
 }
 
 func clipped(err error) string { return fault.Clip(err.Error(), fault.MaxMessage) }
 
-// podKey names a pod; neither namespaces nor pods nor UIDs have an underscore.
+// podKey returns the key of a pod. The underscore separates the parts because namespaces, pod names and UIDs never
+// contain one.
 func podKey(p publish.Pod) string { return fmt.Sprintf("%s_%s_%s", p.Namespace, p.Name, p.UID) }

@@ -20,18 +20,18 @@ import (
 	"multus/internal/fsx"
 )
 
-// patience bounds what a test waits for.
+// patience limits how long a test waits.
 const patience = 60 * time.Second
 
-// wall is a Cluster that fails the first writes of each pod and tells of the others.
+// wall is a Cluster that fails the first writes of each pod and reports the successful ones on written.
 type wall struct {
-	fail    chan error // what the next write returns; closed: nothing fails
+	fail    chan error // the error of the next write; if closed, writes succeed
 	written chan string
-	// events, if set, holds up every event until it is closed.
+	// events, if set, blocks every event until it is closed.
 	events chan struct{}
-	// told, if set, gets the pod of each event.
+	// told, if set, receives the pod of each event.
 	told chan string
-	// away is how many events are refused for now.
+	// away is the number of events that still fail with ErrRetry.
 	away atomic.Int32
 }
 
@@ -81,14 +81,14 @@ func testReport(name, address string) *publish.Report {
 	}
 }
 
-// sandbox is the report of a pod's sandbox; the later ones have a higher number.
+// sandbox returns the report of a sandbox of a pod. A later sandbox has a higher number.
 func sandbox(name string, number int) *publish.Report {
 	r := testReport(name, fmt.Sprintf("10.%d.%d.%d/8", number>>16, number>>8&255, number&255))
 	r.ContainerID, r.Time = fmt.Sprint("c", number), int64(number)
 	return r
 }
 
-// status is what wall tells when the status of a report is written.
+// status returns the value that wall.written receives for the status of a report.
 func status(t *testing.T, r *publish.Report) string {
 	t.Helper()
 	value, err := publish.Status(r)
@@ -98,7 +98,7 @@ func status(t *testing.T, r *publish.Report) string {
 	return r.Pod.Name + " " + value
 }
 
-// place puts a file as the plugin does, which makes the directory if it is not there.
+// place writes a file as the plugin does, which creates the directory if it does not exist.
 func place(t *testing.T, path string, content []byte) {
 	t.Helper()
 	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), fsx.Replace(path, content, 0o600)); err != nil {
@@ -106,13 +106,13 @@ func place(t *testing.T, path string, content []byte) {
 	}
 }
 
-// leave leaves a report as the plugin does.
+// leave leaves a report in a file, as the plugin does.
 func leave(t *testing.T, dir string, r *publish.Report) {
 	t.Helper()
 	place(t, filepath.Join(dir, r.File()), r.AppendJSON(nil))
 }
 
-// files are those that are left.
+// files returns the names of the files in dir.
 func files(t *testing.T, dir string) []string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -151,15 +151,15 @@ func receive[T any](t *testing.T, what string, c <-chan T) T {
 	}
 }
 
-// TestQueueWritesUntilWritten: a status that cannot be written is written later, and its file is gone then
-// (architecture.md, Status; P19).
+// TestQueueWritesUntilWritten checks that a status which cannot be written is retried, and that its file is removed
+// afterwards (P19).
 func TestQueueWritesUntilWritten(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "reports")
 	w := newWall(publish.ErrRetry, errors.New("forbidden"), publish.ErrRetry)
 	q, stop := start(t, w, dir)
 	receive(t, "the first attempt", q.add(testReport("a", "10.0.0.1/24")))
-	// The file may be replaced at this moment.
+	// The file may be in the middle of a replacement.
 	if files, err := filepath.Glob(filepath.Join(dir, "*.json")); err != nil || len(files) != 1 {
 		t.Errorf("after a failed attempt: %v, %v, want one file", files, err)
 	}
@@ -173,7 +173,7 @@ func TestQueueWritesUntilWritten(t *testing.T) {
 	}
 }
 
-// TestQueueDoesNotWaitForEvents: a pod waits for its status, not for the events after it.
+// TestQueueDoesNotWaitForEvents checks that a pod does not wait for the events after its status.
 func TestQueueDoesNotWaitForEvents(t *testing.T) {
 	t.Parallel()
 	w := newWall()
@@ -188,7 +188,7 @@ func TestQueueDoesNotWaitForEvents(t *testing.T) {
 	close(w.events)
 }
 
-// slow is a Cluster whose writes come to their end when they are let go, in any order.
+// slow is a Cluster whose writes block until the test releases them, in any order.
 type slow struct {
 	begun chan chan struct{}
 	mu    sync.Mutex
@@ -207,8 +207,8 @@ func (s *slow) SetAnnotation(_ context.Context, _ publish.Pod, _, value string) 
 
 func (s *slow) Emit(context.Context, publish.Pod, publish.Event) error { return nil }
 
-// TestQueueKeepsOrder: the status of a later sandbox does not overtake one that is on its way, which would stay for
-// good.
+// TestQueueKeepsOrder checks that the status of a later sandbox does not overtake one that is being written. Otherwise
+// the earlier status would stay.
 func TestQueueKeepsOrder(t *testing.T) {
 	t.Parallel()
 	w := &slow{begun: make(chan chan struct{})}
@@ -236,9 +236,8 @@ func TestQueueKeepsOrder(t *testing.T) {
 	}
 }
 
-// TestQueueIsFull: statuses that are not written yet wait, in whatever number up to the limit, though they cannot
-// be kept in files; each is written once, and no more than another of its pod. Events alone are left out, and the log
-// says so.
+// TestQueueIsFull checks that statuses wait up to the limit, even if they cannot be kept in files, and that each is
+// written once and not concurrently with another of its pod. Events that exceed the limit are dropped, which is logged.
 func TestQueueIsFull(t *testing.T) {
 	t.Parallel()
 	for what, dir := range map[string]string{"kept": t.TempDir(), "not kept": "/dev/null/reports"} {
@@ -278,8 +277,8 @@ func TestQueueIsFull(t *testing.T) {
 	}
 }
 
-// TestQueueFiles: what plugins leave is taken up as it comes, also in a directory that was made anew; a file that
-// cannot be read now is read later, and only one that is no report is put aside.
+// TestQueueFiles checks that reports in files are read as they come, also in a directory that was created again. A file
+// that cannot be read is read later, and only a file without a report is set aside.
 func TestQueueFiles(t *testing.T) {
 	t.Parallel()
 	w, dir := newWall(), filepath.Join(t.TempDir(), "reports")
@@ -326,7 +325,7 @@ func TestQueueFiles(t *testing.T) {
 	}
 }
 
-// TestQueueTellsLater: while the API server is away events wait; each is told once.
+// TestQueueTellsLater checks that events wait while the API server is away, and that each is written once.
 func TestQueueTellsLater(t *testing.T) {
 	t.Parallel()
 	w := newWall()
@@ -346,7 +345,7 @@ func TestQueueTellsLater(t *testing.T) {
 	}
 }
 
-// TestQueueShutdownGrace: events that wait when the daemon is asked to end are written.
+// TestQueueShutdownGrace checks that the events that wait when the daemon is stopped are written.
 func TestQueueShutdownGrace(t *testing.T) {
 	t.Parallel()
 	w := newWall()
@@ -362,7 +361,7 @@ func TestQueueShutdownGrace(t *testing.T) {
 	receive(t, "the event", w.told)
 }
 
-// TestQueueSurvivesRestart: what one daemon could not write the next one does, once.
+// TestQueueSurvivesRestart checks that the next daemon writes, once, what the previous one could not.
 func TestQueueSurvivesRestart(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -384,7 +383,7 @@ func TestQueueSurvivesRestart(t *testing.T) {
 	}
 }
 
-// TestQueueNewestWins: an older report of a pod never overwrites a newer one.
+// TestQueueNewestWins checks that an older report of a pod never overwrites a newer one.
 func TestQueueNewestWins(t *testing.T) {
 	t.Parallel()
 	w := newWall(publish.ErrRetry)
@@ -404,7 +403,7 @@ func TestQueueNewestWins(t *testing.T) {
 	}
 }
 
-// TestQueueForgetsGonePods: a pod that is gone is not tried again (behaviour.md D123).
+// TestQueueForgetsGonePods checks that the status of a deleted pod is not tried again (behaviour.md D123).
 func TestQueueForgetsGonePods(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -1,9 +1,9 @@
 package daemon
 
-// recent remembers the last reports that arrived, and their order.
+// recent has the reports that arrived last, in their order of arrival.
 type recent struct {
 	numbers map[string]uint64
-	// ring has the same reports; the oldest one is at next.
+	// ring has the same reports. The oldest one is at next.
 	ring    []string
 	next    int
 	arrived uint64
@@ -13,7 +13,7 @@ func newRecent(size int) *recent {
 	return &recent{numbers: map[string]uint64{}, ring: make([]string, size)}
 }
 
-// add gives a report the next number. It returns false if the report has one already.
+// add numbers a report. It returns false if the report already has a number.
 func (r *recent) add(id string) bool {
 	if _, ok := r.numbers[id]; ok {
 		return false
@@ -26,5 +26,5 @@ func (r *recent) add(id string) bool {
 	return true
 }
 
-// number returns the number of a report, 0 for one that is not remembered any more.
+// number returns the number of a report, or 0 for a report that has left the ring.
 func (r *recent) number(id string) uint64 { return r.numbers[id] }

@@ -22,8 +22,8 @@ import (
 	"multus/internal/source/file"
 )
 
-// TestRefuse: a request that cannot be read is answered with what to do, and the log has the same words and the
-// request.
+// TestRefuse checks that the answer to a request which cannot be decoded says what to do, and that the log has the same
+// text and the request.
 func TestRefuse(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct{ body, message, next, request string }{
@@ -64,7 +64,7 @@ func TestRefuse(t *testing.T) {
 	}
 }
 
-// TestFailureIsLogged: what a plugin tells about a failed ADD is in the daemon's log, in the words of the event.
+// TestFailureIsLogged checks that a failed ADD which a plugin reports is logged with the text of the event.
 func TestFailureIsLogged(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
@@ -95,7 +95,7 @@ func TestFailureIsLogged(t *testing.T) {
 	}
 }
 
-// TestNotServed: the answer to a request that today's Multus serves says what to do instead.
+// TestNotServed checks that the answer to a request of today's clients which is not supported says what to do instead.
 func TestNotServed(t *testing.T) {
 	t.Parallel()
 	s := &server{metrics: newTestMetrics()}
@@ -134,8 +134,8 @@ func TestNotServed(t *testing.T) {
 	}
 }
 
-// TestReportNeedsUID: a report over the socket that does not say which pod object it is about is refused, unless the
-// sandbox was planned here for a pod without UID. Timings alone need none.
+// TestReportNeedsUID checks that a report over the socket without a pod UID is rejected, unless this daemon planned the
+// sandbox for a pod without a UID. A report with nothing but timings needs no UID.
 func TestReportNeedsUID(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -193,7 +193,7 @@ func TestReportNeedsUID(t *testing.T) {
 	check("after the plan", map[*publish.Report]int{status: 200, failure: 200, timings: 200, &other: 400, &db: 400})
 }
 
-// TestErrorsAreClipped: what a tenant wrote does not fill the answer and the log, however long it is.
+// TestErrorsAreClipped checks that long values which a tenant wrote do not fill the answer and the log.
 func TestErrorsAreClipped(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("x", 200<<10)

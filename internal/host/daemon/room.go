@@ -10,26 +10,27 @@ import (
 )
 
 const (
-	// decoders is how many requests are decoded at the same time, and decodeLimit how long a client may take to send one.
+	// decoders limits the number of requests that are decoded at the same time. decodeLimit limits the time in which a
+	// client sends one.
 	decoders    = 4
 	decodeLimit = 10 * time.Second
-	// largePlan is the size of the configurations of a plan from which on it is large, and largePlans is how many of those
-	// are made and answered at the same time: each takes some ten times its size, and the memory of the daemon is limited.
-	// Ordinary plans, a few kilobytes each, wait for nobody.
+	// largePlan is the total size of configurations from which on a plan is large. largePlans limits the number of large
+	// plans that are made and answered at the same time, because each takes about ten times its size and the memory of the
+	// daemon is limited. Ordinary plans have a few kilobytes and are not limited.
 	largePlan  = 64 << 10
 	largePlans = 4
-	// answerLimit is how long a client may take to read an answer.
+	// answerLimit limits the time in which a client reads an answer.
 	answerLimit = 10 * time.Second
 )
 
-// places are as many as its capacity; nil has no limit.
+// places is a semaphore; its capacity is the number of places. A nil value has no limit.
 type places chan struct{}
 
 func (p places) enter(ctx context.Context) error {
 	if p == nil {
 		return nil
 	}
-	select { // a free place is taken, whether or not ctx has ended
+	select { // take a free place even if ctx has ended
 	case p <- struct{}{}:
 		return nil
 	default:
@@ -48,14 +49,15 @@ func (p places) leave() {
 	}
 }
 
-// room is the place of one request among those with a large plan, once its plan is large, until the answer is sent.
+// room is the place of one request among those with large plans. The request holds a place from when its plan becomes
+// large until its answer is sent.
 type room struct {
 	ctx  context.Context //nolint:containedctx // of the request, as the room is
 	all  places
 	held bool
 }
 
-// grow waits for a place when the plan becomes large.
+// grow acquires a place when the plan becomes large. It waits for a free one.
 func (r *room) grow(bytes int) error {
 	if r.held || bytes < largePlan {
 		return nil
@@ -75,7 +77,8 @@ func (r *room) giveBack() {
 	}
 }
 
-// receive decodes a request into v, and limits the time of its client. The recorders of tests have no such limits.
+// receive decodes a request into v, and limits how long the client may take. An httptest.ResponseRecorder has no
+// deadlines, so that errors of setting them are ignored.
 func (s *server) receive(ctx context.Context, w http.ResponseWriter, r *http.Request, v any) error {
 	if err := s.decoding.enter(ctx); err != nil {
 		return fault.Wrap(err, fault.TryAgain, "nothing: the runtime tries again", "wait to decode request %s", r.URL.Path)
@@ -86,11 +89,11 @@ func (s *server) receive(ctx context.Context, w http.ResponseWriter, r *http.Req
 	if err := decode(w, r, v); err != nil {
 		return err
 	}
-	_ = c.SetReadDeadline(time.Time{}) // it would end the request, which waits now
+	_ = c.SetReadDeadline(time.Time{}) // the read deadline would cancel the request while it waits
 	return nil
 }
 
-// limitAnswer limits the time in which the client reads the answer that is written next.
+// limitAnswer limits the time in which the client reads the next answer.
 func limitAnswer(w http.ResponseWriter) {
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerLimit))
 }

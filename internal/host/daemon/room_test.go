@@ -18,8 +18,8 @@ import (
 	"multus/internal/netsel"
 )
 
-// hanging is a source that has a definition "large" and one "small"; "large-away" is a large one after which it waits,
-// as for an API server that is away, until the request ends.
+// hanging is a source with a large definition "large" and a small one "small". After the large definition "large-away"
+// it waits until the request ends, as for an API server that is away.
 type hanging struct{ waiting chan string }
 
 func (h *hanging) Network(ctx context.Context, ref plan.Ref) (*plan.Definition, error) {
@@ -38,7 +38,7 @@ func (h *hanging) Network(ctx context.Context, ref plan.Ref) (*plan.Definition, 
 	}, nil
 }
 
-// Pod returns a pod that asks for the networks that are its name's parts.
+// Pod returns a pod that requests the networks that its name lists.
 func (h *hanging) Pod(_ context.Context, ref plan.Ref) (*plan.Pod, error) {
 	return &plan.Pod{
 		Ref: ref, UID: "u",
@@ -46,8 +46,8 @@ func (h *hanging) Pod(_ context.Context, ref plan.Ref) (*plan.Pod, error) {
 	}, nil
 }
 
-// TestLargePlans: of plans that are large only a few are made at the same time, and these are given up with their
-// requests. Nobody else waits for them, nor for those whose definitions the API server does not give.
+// TestLargePlans checks that only a few large plans are made at the same time, and that their places become free when
+// their requests end. Other requests do not wait for them, nor for a definition that the API server does not return.
 func TestLargePlans(t *testing.T) {
 	t.Parallel()
 	conf, err := config.ParseDaemon([]byte(`{}`))

@@ -25,15 +25,15 @@ import (
 )
 
 const (
-	// planLimit bounds the making of one plan; the plugin waits longer.
+	// planLimit limits the time to make one plan. The plugin waits longer than that.
 	planLimit = 20 * time.Second
-	// maxBody bounds a request on the socket.
+	// maxBody limits the size of a request on the socket.
 	maxBody = 16 << 20
-	// shutdownLimit is how long requests in flight may take after SIGTERM.
+	// shutdownLimit limits the time of the requests in flight after SIGTERM.
 	shutdownLimit = 10 * time.Second
 )
 
-// server answers the plugin on the unix socket.
+// server serves the requests of the plugin on the unix socket.
 type server struct {
 	conf     *config.Daemon
 	resolver *plan.Resolver
@@ -42,15 +42,15 @@ type server struct {
 	statuses statuses
 	ready    func() error
 	log      *slog.Logger
-	// instance is the socket's, in the answers to /healthz.
+	// instance identifies this daemon in the answers to /healthz.
 	instance     string
 	unidentified unidentified
-	// decoding and large are the places of requests that are decoded, and of those whose plan is large.
+	// decoding limits the requests that are decoded at the same time, and large those with a large plan.
 	decoding, large places
 }
 
-// unidentified remembers the sandboxes that were planned for a pod without a UID: the runtime gives none, or the pod is
-// static and has another UID in the API. The zero value is ready to use.
+// unidentified has the sandboxes that were planned for a pod without a UID: either the runtime passes none, or the pod
+// is static and has another UID in the API. The zero value is ready to use.
 type unidentified struct {
 	mu        sync.Mutex
 	sandboxes *recent
@@ -75,10 +75,11 @@ func (u *unidentified) has(sandbox string) bool {
 	return u.sandboxes != nil && u.sandboxes.number(sandbox) > 0
 }
 
-// maxMethod limits the method of a request in an answer.
+// maxMethod limits the length of a request's method in an answer.
 const maxMethod = 16
 
-// notServed says, for the paths that only today's Multus serves, which client requests them, and what to do.
+// notServed has the advice for the paths that only today's Multus serves: which client sends the request, and what to
+// do.
 var notServed = map[string]string{
 	"/delegate": ": multus-dynamic-networks-controller asks for it to attach a network to a running pod (hot-plug), " +
 		"which this Multus does not support yet; delete the pod, so that it is created again with its new networks " +
@@ -105,7 +106,7 @@ func (s *server) handler() http.Handler {
 		mux.HandleFunc(pattern, s.metrics.count(path, h))
 	}
 	mux.HandleFunc("/", s.metrics.count("NotFound", func(w http.ResponseWriter, r *http.Request) {
-		// A known path with another method comes here, too.
+		// A request of a known path with an unsupported method is routed here, too.
 		status := http.StatusNotFound
 		if r.URL.Path == api.PathPlan || r.URL.Path == api.PathReport || r.URL.Path == api.PathStatus {
 			status = http.StatusMethodNotAllowed
@@ -116,7 +117,8 @@ func (s *server) handler() http.Handler {
 	return mux
 }
 
-// plan makes the plan of a request, with the daemon's file laid over its configuration (behaviour.md A90).
+// plan makes the plan of a request. The daemon's configuration file is merged into the configuration of the request
+// (behaviour.md A90).
 func (s *server) plan(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeoutCause(r.Context(), planLimit, fmt.Errorf("planning took longer than %s", planLimit))
 	defer cancel()
@@ -163,14 +165,15 @@ func (s *server) resolve(ctx context.Context, room *room, req *request.Request) 
 	return resolver.Plan(ctx, req, conf)
 }
 
-// missing emits the event for a definition that cannot be had.
+// missing emits the event of a network definition that cannot be read.
 func (s *server) missing(containerID string, pod *plan.Pod, m *plan.MissingNetworkError) {
 	s.queue.add(publish.Missing(publish.Pod{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID}, containerID,
 		m.Error()))
 }
 
-// report takes what happened. It is answered when the status is written, or given up for now, if the report
-// asks to wait; else at once. It is never an error: what was taken will be written.
+// report accepts a report. If the report asks to wait, it answers after the first attempt to write the status, or after
+// waitLimit. Otherwise it answers at once. A failure to write the status is not an error of the request: the daemon
+// retries it.
 func (s *server) report(w http.ResponseWriter, r *http.Request) {
 	rep := &publish.Report{}
 	if err := s.receive(r.Context(), w, r, rep); err != nil {
@@ -212,7 +215,7 @@ func (s *server) report(w http.ResponseWriter, r *http.Request) {
 		case <-time.After(waitLimit):
 		}
 	}
-	s.queue.keep(j) // what was answered is not lost, though this process be killed right after
+	s.queue.keep(j) // a report that was acknowledged must survive a kill of this process
 	failpoint.At("daemon.report.queued")
 	answer(w, http.StatusOK, struct{}{})
 	failpoint.At("daemon.report.answered")
@@ -223,9 +226,10 @@ func (s *server) health(w http.ResponseWriter, _ *http.Request) {
 	answer(w, http.StatusOK, nil)
 }
 
-// identified returns an error for a report about a pod object that does not say which one, by its UID: a status or an
-// event could reach another pod of the same name. A plugin whose status is refused leaves it in a file, which only
-// the node's root can write: nothing is lost when the daemon was started anew since the plan.
+// identified returns an error if a report that causes a status or an event has no pod UID: either could reach another
+// pod of the same name. Sandboxes that this daemon planned for a pod without a UID are excepted. Nothing is lost if the
+// daemon restarted since the plan: a plugin whose status is refused leaves it in a file, which only root of the node
+// can write.
 func (s *server) identified(r *publish.Report) error {
 	if r.Pod.UID != "" || r.Failure == nil && len(r.Attached) == 0 ||
 		s.unidentified.has(sandboxOf(r.ContainerID, r.Pod.Namespace, r.Pod.Name)) {
@@ -235,7 +239,7 @@ func (s *server) identified(r *publish.Report) error {
 		"let the runtime pass K8S_POD_UID")
 }
 
-// status says whether the daemon can plan: 200, or 503 with the reason as a CNI error (code 50).
+// status serves /readyz: 200 if the daemon can plan, and 503 with the reason as a CNI error (code 50) if not.
 func (s *server) status(w http.ResponseWriter, _ *http.Request) {
 	if err := s.ready(); err != nil {
 		unavailable(w, err)
@@ -244,7 +248,7 @@ func (s *server) status(w http.ResponseWriter, _ *http.Request) {
 	answer(w, http.StatusOK, nil)
 }
 
-// refuse answers with a CNI error object, and logs it once.
+// refuse answers with a CNI error object and logs the error once.
 func (s *server) refuse(w http.ResponseWriter, req *request.Request, err error) {
 	whole := fault.ToCNI(err)
 	ce := &types.Error{
@@ -271,7 +275,7 @@ func decode(w http.ResponseWriter, r *http.Request, v any) error {
 	return nil
 }
 
-// answer always gives a Content-Length: the plugin's client knows no other form.
+// answer writes a response. It always sets Content-Length, because the plugin's client supports no other framing.
 func answer(w http.ResponseWriter, status int, v any) {
 	var b []byte
 	if v != nil {
@@ -283,5 +287,5 @@ func answer(w http.ResponseWriter, status int, v any) {
 	}
 	w.Header().Set("Content-Length", strconv.Itoa(len(b)))
 	w.WriteHeader(status)
-	_, _ = w.Write(b) // a client that has gone away needs no answer
+	_, _ = w.Write(b) // an error means that the client is gone
 }

@@ -21,33 +21,34 @@ import (
 )
 
 const (
-	// lockSuffix makes the name of the lock file of a socket. Only the daemon that holds the lock binds the socket.
+	// lockSuffix is appended to the name of the socket for its lock file. Only the daemon that holds the lock binds the
+	// socket.
 	lockSuffix = ".lock"
-	// lockPoll is how often a daemon that waits looks whether the one that serves has ended, socketPoll how often one that
-	// serves looks whether the socket is still its own.
+	// lockPoll is the interval at which a waiting daemon tries to acquire the lock. socketPoll is the interval at which a
+	// serving daemon checks that the socket is still its own.
 	lockPoll   = 200 * time.Millisecond
 	socketPoll = time.Second
-	// probeLimit bounds one request of the daemon to the socket.
+	// probeLimit limits one request of the daemon to its own socket.
 	probeLimit = 2 * time.Second
-	// instanceHeader of an answer to /healthz has the instance that answers.
+	// instanceHeader is the header of an answer to /healthz that identifies the instance.
 	instanceHeader = "Multus-Instance"
 )
 
-// errServed says that another daemon holds the lock of the socket.
+// errServed is returned when another daemon holds the lock of the socket.
 var errServed = errors.New("another multus-daemon serves this socket")
 
-// socket is the place where plugins reach the daemon. A second daemon waits until the first one has ended, before it
-// touches the socket: the first one stays reachable, and in a rolling update with surge none is lost. While it
-// serves, a socket that was removed or replaced, or whose directory was, is bound again.
+// socket is the unix socket at which plugins reach the daemon. A second daemon waits until the first one has ended
+// before it touches the socket. The first one therefore stays reachable, and a rolling update with surge loses no
+// request. While the daemon serves, it binds the socket again if the socket or its directory was removed or replaced.
 type socket struct {
 	path string
 	log  *slog.Logger
 	// serve accepts connections in the background until the listener is closed.
 	serve func(net.Listener)
-	// instance tells this process from others in an answer.
+	// instance distinguishes this process from others in an answer.
 	instance string
 
-	// mu guards all below.
+	// mu guards the fields below.
 	mu       sync.Mutex
 	lock     *fsx.Lock
 	lockFile os.FileInfo
@@ -61,7 +62,7 @@ func newSocket(path string, log *slog.Logger, serve func(net.Listener)) *socket 
 	return &socket{path: path, log: log, serve: serve, instance: rand.Text()}
 }
 
-// open waits for the lock, then binds the socket. It returns the cause of ctx if that ends before.
+// open waits for the lock and binds the socket. If ctx ends first, it returns the cause of ctx.
 func (s *socket) open(ctx context.Context) error {
 	for said := false; ; {
 		s.mu.Lock()
@@ -82,7 +83,7 @@ func (s *socket) open(ctx context.Context) error {
 	}
 }
 
-// keep binds the socket again whenever it is not this daemon's any more, until ctx ends.
+// keep binds the socket again whenever another process has removed or replaced it, until ctx ends.
 func (s *socket) keep(ctx context.Context) error {
 	for {
 		select {
@@ -94,7 +95,7 @@ func (s *socket) keep(ctx context.Context) error {
 	}
 }
 
-// mend binds the socket again if the path does not lead to it, or in any case.
+// mend binds the socket again if its path no longer leads to it, or in any case if always is set.
 func (s *socket) mend(ctx context.Context, always bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -114,7 +115,7 @@ func (s *socket) mend(ctx context.Context, always bool) {
 	}
 }
 
-// own reports whether path and lock file are those of this daemon. The caller holds mu.
+// own reports whether the socket and the lock file at their paths are those of this daemon. The caller holds mu.
 func (s *socket) own() bool {
 	return s.listener != nil && sameFile(s.path, s.bound) && sameFile(s.path+lockSuffix, s.lockFile)
 }
@@ -124,7 +125,7 @@ func sameFile(path string, file os.FileInfo) bool {
 	return err == nil && file != nil && os.SameFile(now, file)
 }
 
-// bind takes the lock, unless it is held, and puts a new socket into place. The caller holds mu.
+// bind acquires the lock if this daemon does not hold it, and puts a new socket into place. The caller holds mu.
 func (s *socket) bind(ctx context.Context) error {
 	if err := os.MkdirAll(filepath.Dir(s.path), 0o700); err != nil {
 		return fmt.Errorf("listen on %s: %w", s.path, err)
@@ -140,15 +141,15 @@ func (s *socket) bind(ctx context.Context) error {
 		return errors.Join(fmt.Errorf("listen on %s: %w", s.path, err), l.Close())
 	}
 	if s.listener != nil {
-		_ = s.listener.Close() // no plugin finds it any more
+		_ = s.listener.Close() // plugins no longer find it
 	}
 	s.listener = l
 	s.serve(l)
 	return nil
 }
 
-// acquire takes the lock. A lock file that was removed is of no use: another daemon makes a new one. The caller holds
-// mu.
+// acquire acquires the lock. The lock of a file that was removed is useless, because another daemon would create a new
+// file. The caller holds mu.
 func (s *socket) acquire(ctx context.Context) error {
 	name := s.path + lockSuffix
 	if s.lock != nil && sameFile(name, s.lockFile) {
@@ -169,12 +170,12 @@ func (s *socket) acquire(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("listen on %s: %w", s.path, err), release(lock))
 	}
-	_ = release(s.lock) // of a file that is gone
+	_ = release(s.lock) // the lock of a removed file
 	s.lock, s.lockFile = lock, file
 	return nil
 }
 
-// release releases a lock, if there is one.
+// release releases l. It does nothing if l is nil.
 func release(l *fsx.Lock) error {
 	if l == nil {
 		return nil
@@ -195,38 +196,39 @@ func (s *socket) served(ctx context.Context) bool {
 	return !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, os.ErrNotExist)
 }
 
-// close lets the next daemon have the socket. It is to be called when no more connections are accepted.
+// close releases the lock, so that the next daemon can bind the socket. It is called when this daemon accepts no more
+// connections.
 func (s *socket) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ended = true
-	_ = release(s.lock) // at the end of the process at the latest
+	_ = release(s.lock) // at the latest when the process ends
 	s.lock = nil
 }
 
-// reached reports whether the path still is the socket that this daemon bound.
+// reached reports whether the path still leads to the socket that this daemon bound.
 func (s *socket) reached() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.own()
 }
 
-// waiting reports whether another daemon serves, for which this one waits.
+// waiting reports whether this daemon waits for another one that serves.
 func (s *socket) waiting() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.listener == nil
 }
 
-// check returns an error unless a request to the path of the socket arrives in this process. A daemon that waits is
-// well as long as the one that serves answers.
+// check returns an error if a request to the path of the socket does not arrive in this process. While the daemon waits
+// for another one, check succeeds if the other one answers.
 func (s *socket) check(ctx context.Context) error {
 	_, instance, err := s.probe(ctx, api.PathHealth)
 	if s.waiting() || err == nil && instance == s.instance {
 		return err
 	}
 	if errors.Is(err, context.DeadlineExceeded) && s.reached() {
-		return nil // slow: to bind the socket again would cut off those who wait
+		return nil // The daemon is slow. Binding the socket again would cut off the clients that wait.
 	}
 	s.mend(ctx, true)
 	if _, instance, err = s.probe(ctx, api.PathHealth); err == nil && instance != s.instance {
@@ -260,16 +262,16 @@ func (s *socket) probe(ctx context.Context, path string) (code int, instance str
 	return answer.StatusCode, answer.Header.Get(instanceHeader), err
 }
 
-// listen binds a socket under a temporary name and moves it into place, so that a plugin finds either the old daemon
-// or the new one. The directory is never removed (behaviour.md F5 [quirk]). The caller holds the lock of the socket.
+// listen binds a socket under a temporary name and moves it into place, so that a plugin finds either the old daemon or
+// the new one. It never removes the directory (behaviour.md F5 [quirk]). The caller holds the lock of the socket.
 func listen(path string) (net.Listener, error) {
-	left, _ := filepath.Glob(path + ".*") // the pattern is valid, or none is found
+	left, _ := filepath.Glob(path + ".*") // the error is that of an invalid pattern; then nothing is removed
 	for _, name := range left {
 		if info, err := os.Lstat(name); err == nil && info.Mode().Type() == os.ModeSocket {
-			_ = os.Remove(name) // of a daemon that was killed
+			_ = os.Remove(name) // left by a daemon that was killed
 		}
 	}
-	// Not the process ID, which is 1 in every container.
+	// The process ID does not distinguish daemons: it is 1 in every container.
 	temp := path + "." + rand.Text()[:8]
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: temp, Net: "unix"})
 	if err != nil {
@@ -282,11 +284,11 @@ func listen(path string) (net.Listener, error) {
 	return &rootOnly{UnixListener: l}, nil
 }
 
-// rootOnly accepts connections of processes of uid 0 only. The mode of the socket says the same, but the directory
-// may have been opened to others.
+// rootOnly accepts connections of processes with uid 0 only. The mode of the socket ensures that already, unless the
+// directory was opened to other users.
 type rootOnly struct{ *net.UnixListener }
 
-// Accept returns the next connection of a process of uid 0.
+// Accept returns the next connection of a process with uid 0.
 func (l *rootOnly) Accept() (net.Conn, error) {
 	for {
 		conn, err := l.AcceptUnix()

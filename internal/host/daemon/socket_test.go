@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// freePort returns a port of the loopback that was free a moment ago.
+// freePort returns a port of the loopback that was free when it was chosen.
 func freePort(t *testing.T) int {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -31,7 +31,7 @@ func freePort(t *testing.T) int {
 	return addr.Port
 }
 
-// shortDir is a directory whose path is short enough for a socket in it.
+// shortDir returns a directory whose path is short enough for a socket in it.
 func shortDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/tmp", "m") //nolint:usetesting // the name of t.TempDir is too long for a socket
@@ -42,7 +42,7 @@ func shortDir(t *testing.T) string {
 	return dir
 }
 
-// instance is a daemon that runs in this process.
+// instance is a daemon in this process.
 type instance struct {
 	socket string
 	health int
@@ -50,7 +50,7 @@ type instance struct {
 	stop   func()
 }
 
-// runDaemon starts a daemon that reads networks from files. Ports that are 0 are not served.
+// runDaemon starts a daemon with a directory of networks as its source. A port 0 is not served.
 func runDaemon(t *testing.T, dir string, health, metrics int) *instance {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -81,7 +81,7 @@ func runDaemon(t *testing.T, dir string, health, metrics int) *instance {
 	return d
 }
 
-// answers returns the status and the instance that answers to a path on the socket, 0 for no answer.
+// answers requests a path on the socket. It returns the HTTP status and the instance that answered, or 0 for no answer.
 func (d *instance) answers(path string) (int, string) {
 	transport := &http.Transport{
 		DisableKeepAlives: true,
@@ -92,7 +92,7 @@ func (d *instance) answers(path string) (int, string) {
 	return ask(transport, "http://multus"+path)
 }
 
-// probe asks the health port as the kubelet does.
+// probe sends a request to the health port, as the kubelet does.
 func (d *instance) probe(path string) int {
 	code, _ := ask(&http.Transport{DisableKeepAlives: true}, fmt.Sprintf("http://127.0.0.1:%d%s", d.health, path))
 	return code
@@ -118,8 +118,8 @@ func (d *instance) await(t *testing.T) string {
 	return id
 }
 
-// TestSecondDaemon: a second daemon on the same node leaves the first one its socket, whether its ports are free or
-// not, and serves when the first one has ended. Until then its readiness is that of the first one.
+// TestSecondDaemon checks that a second daemon on the node does not take the socket of the first one, whether its ports
+// are free or not. It serves when the first one has ended, and until then returns the readiness of the first one.
 func TestSecondDaemon(t *testing.T) {
 	t.Parallel()
 	for name, same := range map[string]bool{"same ports": true, "other ports": false} {
@@ -161,8 +161,8 @@ func TestSecondDaemon(t *testing.T) {
 	}
 }
 
-// TestReaderBlocksNobody: a process that may only read the directory of the socket locks what is in it. The daemon
-// serves all the same, also when it starts anew, and still one daemon at a time.
+// TestReaderBlocksNobody checks that a process which may only read the socket directory, and locks the files in it,
+// does not block the daemon, also when the daemon restarts. Still only one daemon serves at a time.
 func TestReaderBlocksNobody(t *testing.T) {
 	t.Parallel()
 	dir := shortDir(t)
@@ -193,7 +193,8 @@ func TestReaderBlocksNobody(t *testing.T) {
 	})
 }
 
-// TestSocketIsBoundAgain: whatever happens to the socket, plugins reach the daemon again.
+// TestSocketIsBoundAgain checks that plugins reach the daemon again after the socket, its directory or its lock file
+// was removed or replaced.
 func TestSocketIsBoundAgain(t *testing.T) {
 	t.Parallel()
 	dir := shortDir(t)
@@ -205,7 +206,7 @@ func TestSocketIsBoundAgain(t *testing.T) {
 	}{
 		{"removed", func() error { return os.Remove(d.socket) }},
 		{"the directory is removed", func() error {
-			// The daemon may be writing into it.
+			// RemoveAll fails while the daemon writes into the directory.
 			eventually(t, "the directory is removed", func() bool { return os.RemoveAll(filepath.Dir(d.socket)) == nil })
 			return nil
 		}},
@@ -218,7 +219,7 @@ func TestSocketIsBoundAgain(t *testing.T) {
 			l, err := net.Listen("unix", d.socket)
 			if err == nil {
 				l.(*net.UnixListener).SetUnlinkOnClose(false)
-				err = l.Close() // no process listens any more
+				err = l.Close() // the socket file stays, but no process listens on it
 			}
 			return err
 		}},
@@ -232,7 +233,7 @@ func TestSocketIsBoundAgain(t *testing.T) {
 			return code == http.StatusOK && got == id && d.probe("/healthz") == http.StatusOK
 		})
 	}
-	// What cannot be mended is told by the probes.
+	// The probes report a socket that cannot be bound again.
 	if err := errors.Join(os.Remove(d.socket), os.Mkdir(d.socket, 0o700)); err != nil {
 		t.Fatal(err)
 	}
@@ -245,8 +246,8 @@ func TestSocketIsBoundAgain(t *testing.T) {
 	eventually(t, "the probes succeed", func() bool { return d.probe("/healthz") == http.StatusOK })
 }
 
-// TestPortIsTaken: a port that another process has does not keep pods from their networks, and is served as soon as
-// it is free. A port that can never be bound is an error before the socket is touched.
+// TestPortIsTaken checks that a port which another process uses does not stop the daemon, and is served as soon as it
+// is free. A port that can never be bound is an error, which is found before the socket is touched.
 func TestPortIsTaken(t *testing.T) {
 	t.Parallel()
 	dir := shortDir(t)
@@ -280,13 +281,13 @@ func TestPortIsTaken(t *testing.T) {
 	}
 }
 
-// TestSlowIsHealthy: a daemon whose answer takes long keeps its socket, with those who wait there.
+// TestSlowIsHealthy checks that a daemon which answers slowly keeps its socket and the clients that wait there.
 func TestSlowIsHealthy(t *testing.T) {
 	t.Parallel()
 	if os.Getuid() != 0 {
 		t.Skip("the socket is for root")
 	}
-	var bound []net.Listener // no connection is accepted
+	var bound []net.Listener // it accepts no connection
 	s := newSocket(filepath.Join(shortDir(t), "multus.sock"), slog.New(slog.DiscardHandler),
 		func(l net.Listener) { bound = append(bound, l) })
 	if err := s.open(t.Context()); err != nil {

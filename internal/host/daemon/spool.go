@@ -19,30 +19,30 @@ import (
 )
 
 const (
-	// damaged is the end of the name of a file without a report. maxDamaged of them are kept, for damagedAge at most.
+	// damaged is the suffix of a file that contains no report. At most maxDamaged such files are kept, for damagedAge.
 	damaged    = ".damaged"
 	damagedAge = 24 * time.Hour
 	maxDamaged = 16
-	// maxReport limits one file, maxSpool all of them: the directory is in memory.
+	// maxReport limits the size of one file, and maxSpool that of all files: the directory is in memory.
 	maxReport = 4 << 20
 	maxSpool  = 32 << 20
 )
 
-// spool is the directory of reports that wait.
+// spool is the directory of the reports that wait.
 type spool struct {
 	dir string
 	// mu is held during all work on files, so that the file of a report is never written after the report was dropped. It
-	// guards all below, and the fields of pending that say so.
+	// guards the fields below, and the fields of pending that say so.
 	mu sync.Mutex
-	// files are the names of the files that were read, and whether their report is still needed: a file that is not needed
-	// could not be removed. None is read twice.
+	// files has the names of the files that were read, so that no file is read twice. The value reports whether the report
+	// is still needed. It is false for a file that could not be removed.
 	files map[string]bool
-	// sizes are those of files whose report is needed, total their sum.
+	// sizes has the sizes of the files whose report is needed, and total is their sum.
 	sizes map[string]int64
 	total int64
-	// reading, if set, is called before a file is read, whose error is that of reading it: for tests.
+	// reading, if set, is called before a file is read. The read fails with its error. It is for tests.
 	reading func(name string) error
-	// unread are the files that could not be read, which is logged once.
+	// unread has the files that could not be read, so that each failure is logged once.
 	unread map[string]bool
 }
 
@@ -53,13 +53,13 @@ func newSpool(dir string) *spool {
 // tooLarge reports whether the files exceed their limit.
 func (s *spool) tooLarge() bool { return s.total > maxSpool }
 
-// own notes that a file has a report that is needed.
+// own records that a file has a report that is needed.
 func (s *spool) own(name string, size int64) {
 	s.total += size - s.sizes[name]
 	s.files[name], s.sizes[name] = true, size
 }
 
-// remove removes a file. If that fails it is tried again at each look; the file is never taken up again.
+// remove removes a file. If that fails, each scan of the directory tries it again; the file is never read again.
 func (s *spool) remove(name string) error {
 	s.total -= s.sizes[name]
 	delete(s.sizes, name)
@@ -71,7 +71,7 @@ func (s *spool) remove(name string) error {
 	return nil
 }
 
-// errDamaged says that a file has no report in it.
+// errDamaged is returned for a file that contains no report.
 var errDamaged = errors.New("no report")
 
 // read returns the report of a file.
@@ -92,13 +92,13 @@ func (s *spool) read(name string) (*publish.Report, error) {
 	if err := json.Unmarshal(b, r); err != nil {
 		return nil, fmt.Errorf("%w: %w", errDamaged, err)
 	}
-	if !r.HasStatus() { // no other is ever left in a file
+	if !r.HasStatus() { // plugins leave no other reports in files
 		return nil, fmt.Errorf("%w: it has no status", errDamaged)
 	}
 	return r, nil
 }
 
-// keep writes a report to its file, unless it is there, or not needed any more.
+// keep writes a report to its file, unless the file is up to date or the report is no longer needed.
 func (q *queue) keep(p *pending) {
 	q.spool.mu.Lock()
 	defer q.spool.mu.Unlock()
@@ -106,8 +106,8 @@ func (q *queue) keep(p *pending) {
 	q.limit()
 }
 
-// markTold notes that the events of a report are written. Its file has to say so if it may outlive this process; the
-// status of most reports is written at once.
+// markTold records that the events of a report were written. The file of the report must record it, too, if the report
+// may outlive this process. The statuses of most reports are written at once, so that they need no file.
 func (q *queue) markTold(p *pending) {
 	q.spool.mu.Lock()
 	defer q.spool.mu.Unlock()
@@ -120,7 +120,8 @@ func (q *queue) markTold(p *pending) {
 	}
 }
 
-// keepLocked is keep for a caller that holds spool.mu. A report that is in its file is not held in memory.
+// keepLocked is keep for a caller that holds spool.mu. After a failed attempt, it removes the report from memory once
+// it is in its file.
 func (q *queue) keepLocked(p *pending) {
 	q.mu.Lock()
 	r, dropped, tried := p.report, p.dropped, p.tries > 0
@@ -142,7 +143,7 @@ func (q *queue) keepLocked(p *pending) {
 	}
 }
 
-// writeFile writes the file of a report, which is read from there if r is nil.
+// writeFile writes the file of a report. If r is nil, it reads the report from that file first.
 func (q *queue) writeFile(p *pending, r *publish.Report) (err error) {
 	if r == nil {
 		if r, err = q.spool.read(p.file); err != nil {
@@ -162,7 +163,8 @@ func (q *queue) writeFile(p *pending, r *publish.Report) (err error) {
 		return err
 	}
 	name := cmp.Or(p.file, p.id)
-	// Not synced: after a reboot there is no such sandbox. Should the plugin leave the report, too, it is the same one.
+	// Not synced: the sandbox does not survive a reboot. If the plugin leaves the report in a file too, that is the same
+	// report.
 	if err := fsx.Replace(filepath.Join(q.spool.dir, name), b, 0o600); err != nil {
 		return err
 	}
@@ -171,8 +173,8 @@ func (q *queue) writeFile(p *pending, r *publish.Report) (err error) {
 	return nil
 }
 
-// discard removes the file of a report that is not needed any more: the file never had, and never will have, another
-// report (publish.File). The caller holds spool.mu.
+// discard removes the file of a report that is no longer needed. A file never contains another report than its first
+// (publish.File). The caller holds spool.mu.
 func (q *queue) discard(p *pending) {
 	if p.file != "" {
 		q.remove(p.file)
@@ -186,7 +188,7 @@ func (q *queue) remove(name string) {
 	}
 }
 
-// takeUp queues the reports that are in files and not known, and removes what killed writers left half-written.
+// takeUp queues the reports that were left in files, and removes the temporary files of processes that were killed.
 func (q *queue) takeUp() {
 	if err := fsx.Sweep(q.spool.dir, fsx.Abandoned); err != nil {
 		q.log.Warn("files of killed processes are left", "err", err)
@@ -200,7 +202,7 @@ func (q *queue) takeUp() {
 	}
 }
 
-// removeDamaged removes the files without a report that are old, or too many.
+// removeDamaged removes the files without a report that are too old, or exceed maxDamaged.
 func (q *queue) removeDamaged(entries []os.DirEntry) {
 	var kept []os.FileInfo
 	for _, e := range entries {
@@ -214,7 +216,7 @@ func (q *queue) removeDamaged(entries []os.DirEntry) {
 	slices.SortFunc(kept, func(a, b os.FileInfo) int { return b.ModTime().Compare(a.ModTime()) })
 	for i, info := range kept {
 		if i >= maxDamaged || time.Since(info.ModTime()) > damagedAge {
-			_ = os.Remove(filepath.Join(q.spool.dir, info.Name())) // tried again at the next look
+			_ = os.Remove(filepath.Join(q.spool.dir, info.Name())) // if it fails, the next scan tries it again
 		}
 	}
 }
@@ -225,8 +227,9 @@ type found struct {
 	size    int64
 }
 
-// look registers the reports that are in files and not known, and returns those that the caller has to push. Among
-// reports that are found together the time decides which one of a pod is the latest. The caller holds spool.mu.
+// look reads the files that were not read yet, registers their reports, and returns those that the caller has to push.
+// Of several reports of one pod that are found together, the one with the latest time counts as the latest. The caller
+// holds spool.mu.
 func (q *queue) look() ([]*pending, []os.DirEntry) {
 	entries, err := os.ReadDir(q.spool.dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -237,7 +240,7 @@ func (q *queue) look() ([]*pending, []os.DirEntry) {
 		if f := q.open(e.Name()); f != nil {
 			all = append(all, *f)
 			if f.size > smallReport || len(all) > maxInMemory {
-				f.pending.report = nil // not shared yet
+				f.pending.report = nil // no other goroutine uses it yet
 			}
 		}
 	}
@@ -251,7 +254,8 @@ func (q *queue) look() ([]*pending, []os.DirEntry) {
 	return waiting, entries
 }
 
-// lookAt registers the report of a file. It returns nil if there is none, if it is known, or if it is not needed.
+// lookAt reads one file and registers its report. It returns nil if there is no report to push: the file has none, the
+// report is known already, or it is not needed.
 func (q *queue) lookAt(name string) *pending {
 	q.spool.mu.Lock()
 	defer q.spool.mu.Unlock()
@@ -261,7 +265,7 @@ func (q *queue) lookAt(name string) *pending {
 	return nil
 }
 
-// open reads a file that is not known. It returns nil if there is nothing to register. The caller holds spool.mu.
+// open reads a file that was not read yet. It returns nil if there is nothing to register. The caller holds spool.mu.
 func (q *queue) open(name string) *found {
 	if filepath.Ext(name) != ".json" || strings.HasPrefix(name, ".") {
 		return nil
@@ -298,7 +302,8 @@ func (q *queue) open(name string) *found {
 	return &found{p, size}
 }
 
-// setAside renames a file without a report, so that it can be looked at. One that is too large is removed.
+// setAside renames a file without a report, so that an administrator can look at it. A file that is too large is
+// removed.
 func (q *queue) setAside(path string) error {
 	if info, err := os.Lstat(path); err == nil && info.Size() > maxReport {
 		return os.Remove(path)
@@ -306,8 +311,8 @@ func (q *queue) setAside(path string) error {
 	return os.Rename(path, path+damaged)
 }
 
-// adopt registers a report that was read. A file of a report that is known is used if that has none, and removed
-// otherwise. The caller holds spool.mu.
+// adopt registers a report that was read from a file. If the same report already waits, it gets this file if it has
+// none; otherwise the file is removed. The caller holds spool.mu.
 func (q *queue) adopt(f found) *pending {
 	p := f.pending
 	q.spool.own(p.file, f.size)
@@ -316,7 +321,7 @@ func (q *queue) adopt(f found) *pending {
 	dropped := latest.dropped
 	q.mu.Unlock()
 	switch {
-	case latest != p && latest.file == "": // it came over the socket, too
+	case latest != p && latest.file == "": // the same report came over the socket
 		latest.file, latest.marked = p.file, p.marked
 		return nil
 	case latest != p:
@@ -329,11 +334,13 @@ func (q *queue) adopt(f found) *pending {
 	return p
 }
 
-// claim reads the report of a file and returns it with the file's name from then on, which no other process writes
-// to. Earlier plugins and daemons have one name for all reports of a pod: a file of that name may be replaced at any
-// time, so it is renamed first, unread. What is read, and then removed or set aside, is what was renamed; what comes
-// under the old name later is another file. If this process ends meanwhile, the next one takes the file up as any
-// other.
+// claim reads the report of a file. It returns the report and the name of the file from then on, to which no other
+// process writes.
+//
+// Earlier plugins and daemons use one file name for all reports of a pod, and may replace that file at any time. claim
+// therefore renames such a file before it reads it. What is later removed or set aside is the renamed file, and a new
+// file with the old name is a separate one. If this process ends meanwhile, the next daemon reads the renamed file as
+// any other.
 func (q *queue) claim(name string) (*publish.Report, string, error) {
 	if !publish.IsFileName(name) {
 		own := publish.FileName(time.Now().UnixNano(), rand.Uint64())

@@ -16,13 +16,13 @@ import (
 	"multus/internal/engine/publish"
 )
 
-// stopped is a queue that nobody reads from.
+// stopped returns a queue that is not running.
 func stopped(t *testing.T, w publish.Cluster) *queue {
 	t.Helper()
 	return newQueue(w, filepath.Join(t.TempDir(), "reports"), slog.New(slog.DiscardHandler))
 }
 
-// runUntil runs a queue until the test is over, or told to stop.
+// runUntil runs a queue until the test ends or stop is called.
 func runUntil(t *testing.T, q *queue) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -36,8 +36,8 @@ func runUntil(t *testing.T, q *queue) (stop func()) {
 	}
 }
 
-// TestLeftWhileRemoved: a report that a plugin leaves while the daemon removes the pod's earlier one is not removed
-// with it: at any moment, of the same container or of another. The plugin takes no lock.
+// TestLeftWhileRemoved checks that a report which a plugin leaves while the daemon removes an earlier one of the pod is
+// not removed with it, at any moment, for the same container and for another. The plugin takes no lock.
 func TestLeftWhileRemoved(t *testing.T) {
 	t.Parallel()
 	w, dir := newWall(), filepath.Join(t.TempDir(), "reports")
@@ -58,8 +58,8 @@ func TestLeftWhileRemoved(t *testing.T) {
 	}
 }
 
-// TestLeftWhileRead: while the daemon reads a file of the earlier form, of which a pod has one, another report takes
-// its place: it is read, too, be what was there before a report or damaged.
+// TestLeftWhileRead checks that a report which replaces a file of the earlier form, of which a pod has one, while the
+// daemon reads it, is read too, whether the replaced file was a report or damaged.
 func TestLeftWhileRead(t *testing.T) {
 	t.Parallel()
 	for what, content := range map[string][]byte{"a report": sandbox("web", 1).AppendJSON(nil), "damaged": []byte("{")} {
@@ -86,7 +86,7 @@ func TestLeftWhileRead(t *testing.T) {
 	}
 }
 
-// TestNoRegularFile: what stands among the reports and is no regular file is set aside, and is not waited for.
+// TestNoRegularFile checks that a file among the reports which is not regular is set aside without blocking.
 func TestNoRegularFile(t *testing.T) {
 	t.Parallel()
 	q := stopped(t, newWall())
@@ -110,8 +110,8 @@ func TestNoRegularFile(t *testing.T) {
 	}
 }
 
-// TestTwoSandboxes: of the reports of a pod that wait the latest alone is written, in whatever order they are found and
-// whatever their files are called, and none is left.
+// TestTwoSandboxes checks that only the latest of several waiting reports of a pod is written, whatever their order and
+// the names of their files, and that no file remains.
 func TestTwoSandboxes(t *testing.T) {
 	t.Parallel()
 	own := func(r *publish.Report) string { return r.File() }
@@ -146,7 +146,7 @@ func TestTwoSandboxes(t *testing.T) {
 			if got, want := receive(t, "the status", w.written), status(t, sandbox("web", 3)); got != want {
 				t.Errorf("written: %s", got)
 			}
-			leave(t, q.spool.dir, sandbox("other", 1)) // the next in line
+			leave(t, q.spool.dir, sandbox("other", 1)) // the next status to be written
 			receive(t, "the status of another pod", w.written)
 			stop()
 			nothingLeft(t, q, w)
@@ -154,7 +154,7 @@ func TestTwoSandboxes(t *testing.T) {
 	}
 }
 
-// nothingLeft fails unless all reports of a queue that has ended are written, once, and their files are removed.
+// nothingLeft fails the test unless each report of a stopped queue was written exactly once and all files are removed.
 func nothingLeft(t *testing.T, q *queue, w *wall) {
 	t.Helper()
 	if left := files(t, q.spool.dir); len(left) > 0 || len(w.written) > 0 || len(q.spool.files) > 0 {
@@ -162,8 +162,9 @@ func nothingLeft(t *testing.T, q *queue, w *wall) {
 	}
 }
 
-// TestFileBeforeSocket: a report that waits in a file, not seen yet, is no more when a later one comes over the socket:
-// were it there until that is written, a daemon killed in between would have the next one write it.
+// TestFileBeforeSocket checks that a report in a file which was not read yet is removed when a later report comes over
+// the socket. If the file stayed until the later status is written, the next daemon could write the earlier one after a
+// kill.
 func TestFileBeforeSocket(t *testing.T) {
 	t.Parallel()
 	w := newWall()
@@ -185,8 +186,8 @@ func TestFileBeforeSocket(t *testing.T) {
 	nothingLeft(t, q, w)
 }
 
-// TestSocketAndFile: a report that came over the socket, and that the plugin left in a file since it had no answer, is
-// written once, and the file is removed.
+// TestSocketAndFile checks that a report which came over the socket, and which the plugin left in a file because it got
+// no answer, is written once, and that the file is removed.
 func TestSocketAndFile(t *testing.T) {
 	t.Parallel()
 	for what, kept := range map[string]bool{"kept": true, "not kept": false} {
@@ -199,7 +200,7 @@ func TestSocketAndFile(t *testing.T) {
 				q.keep(j)
 			}
 			leave(t, q.spool.dir, sandbox("web", 1))
-			place(t, filepath.Join(q.spool.dir, "ns_web_u-web.json"), sandbox("web", 1).AppendJSON(nil)) // a plugin of before
+			place(t, filepath.Join(q.spool.dir, "ns_web_u-web.json"), sandbox("web", 1).AppendJSON(nil)) // an earlier plugin
 			q.takeUp()
 			stop := runUntil(t, q)
 			receive(t, "the status", w.written)
@@ -210,8 +211,8 @@ func TestSocketAndFile(t *testing.T) {
 	}
 }
 
-// TestNoStatus: a file without a status is set aside as any other that is damaged: nothing would ever remove it, and
-// what it tells would be told at each look.
+// TestNoStatus checks that a file without a status is set aside like a damaged one. Otherwise it would never be
+// removed, and each scan would emit its events.
 func TestNoStatus(t *testing.T) {
 	t.Parallel()
 	w := newWall()
@@ -237,7 +238,7 @@ func TestNoStatus(t *testing.T) {
 	}
 }
 
-// forbidden is a Cluster that takes no status, and each event when the test says so.
+// forbidden is a Cluster that accepts no status, and answers an event when the test allows it.
 type forbidden struct {
 	statuses chan struct{}
 	events   chan error
@@ -260,9 +261,9 @@ func (f *forbidden) Emit(ctx context.Context, _ publish.Pod, _ publish.Event) er
 	}
 }
 
-// TestToldOnce: the events of a report whose status cannot be written are told once, by whatever daemon, whether that
-// is before the first attempt has failed or after, and wherever the report came from. The next daemon tells those
-// that were not told.
+// TestToldOnce checks that the events of a report whose status cannot be written are written once across daemons,
+// whether that happens before or after the first attempt has failed, and wherever the report came from. The next daemon
+// writes those that were not written.
 func TestToldOnce(t *testing.T) {
 	t.Parallel()
 	socket := func(_ *testing.T, q *queue) { q.take(sandbox("web", 1)) }
@@ -304,7 +305,7 @@ func TestToldOnce(t *testing.T) {
 	}
 }
 
-// awaitTold waits for a file to say that the events are told.
+// awaitTold waits until a file records that the events are written.
 func awaitTold(t *testing.T, path string) {
 	t.Helper()
 	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {

@@ -12,8 +12,8 @@ import (
 	"multus/internal/fault"
 )
 
-// statuses remember what the cluster network answered to STATUS, for as long as the answer is good. The zero
-// value is ready to use.
+// statuses caches the STATUS results of the cluster network for as long as they are valid. The zero value is ready to
+// use.
 type statuses struct {
 	// mu guards last.
 	mu   sync.Mutex
@@ -25,10 +25,10 @@ type remembered struct {
 	at     time.Time
 }
 
-// maxStatuses limits how many configurations' answers are remembered: a node has one or two.
+// maxStatuses limits the number of configurations whose STATUS results are cached. A node has one or two.
 const maxStatuses = 64
 
-// take remembers an answer, and drops what is old.
+// take stores a STATUS result and removes those that have expired.
 func (s *statuses) take(w http.ResponseWriter, r *http.Request) {
 	var st api.Status
 	if err := decode(w, r, &st); err != nil || st.Key == "" {
@@ -52,7 +52,8 @@ func (s *statuses) remember(st api.Status, now time.Time) {
 	}
 }
 
-// answer gives what is remembered and good. No lock is held while it is sent: a client may read slowly.
+// answer writes the cached STATUS result, if it is valid. It holds no lock while it writes, because the client may read
+// slowly.
 func (s *statuses) answer(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusOK, s.recall(r.URL.Query().Get("key")))
 }

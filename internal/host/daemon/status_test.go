@@ -11,7 +11,7 @@ import (
 	"multus/api"
 )
 
-// slowClient reads an answer when the test says so.
+// slowClient is a client that reads an answer when the test allows it.
 type slowClient struct {
 	*httptest.ResponseRecorder
 	begun, read chan struct{}
@@ -23,7 +23,7 @@ func (c *slowClient) Write(b []byte) (int, error) {
 	return c.ResponseRecorder.Write(b)
 }
 
-// TestStatusOfSlowClient: a client that does not read its answer keeps no other from its own.
+// TestStatusOfSlowClient checks that a client which does not read its answer does not block others.
 func TestStatusOfSlowClient(t *testing.T) {
 	t.Parallel()
 	s := &statuses{}
@@ -50,7 +50,7 @@ func TestStatusOfSlowClient(t *testing.T) {
 	}
 }
 
-// TestStatusesAreBounded: what is remembered does not grow with the number of configurations.
+// TestStatusesAreBounded checks that the cache of STATUS results does not grow with the number of configurations.
 func TestStatusesAreBounded(t *testing.T) {
 	t.Parallel()
 	s := &statuses{}
@@ -67,7 +67,7 @@ func TestStatusesAreBounded(t *testing.T) {
 	}
 }
 
-// TestRetryPause: pauses grow, up to a limit, and differ: many nodes do not come back in step.
+// TestRetryPause checks that pauses grow up to a limit, and have jitter so that many nodes do not retry in step.
 func TestRetryPause(t *testing.T) {
 	t.Parallel()
 	seen := map[time.Duration]bool{}

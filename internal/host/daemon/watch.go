@@ -13,14 +13,14 @@ import (
 )
 
 const (
-	// lookAgain is how often reports are looked for that plugins left in files, should the watch miss one; lookOften how
-	// often if there is no watch.
+	// lookAgain is the interval at which the directory is scanned for reports that the watch has missed. lookOften is the
+	// interval without a watch.
 	lookAgain = time.Minute
 	lookOften = time.Second
 )
 
-// watch takes up the reports that plugins leave in files: those of pods that do not wait for their status, and all
-// that the daemon did not answer in time.
+// watch takes up the reports that plugins leave in files: those of pods that do not wait for their status, and those
+// that the daemon did not answer in time. It returns when ctx has ended.
 func (q *queue) watch(ctx context.Context) error {
 	var w watched
 	defer func() { w.close() }()
@@ -34,7 +34,7 @@ func (q *queue) watch(ctx context.Context) error {
 			}
 			blind = err != nil
 		}
-		q.takeUp() // only now: what came before the watch would be missed
+		q.takeUp() // after the watch exists, so that no file is missed
 		wait := lookAgain
 		if blind {
 			wait = lookOften
@@ -45,7 +45,8 @@ func (q *queue) watch(ctx context.Context) error {
 	}
 }
 
-// events takes up files as they come, until it is time to look at all of them, or ctx ends: then it returns false.
+// events takes up files as they are created. It returns true when the whole directory has to be scanned, and false when
+// ctx ends.
 func (q *queue) events(ctx context.Context, w *watched, look <-chan time.Time) bool {
 	created, lost := w.channels()
 	for {
@@ -70,7 +71,8 @@ func (q *queue) events(ctx context.Context, w *watched, look <-chan time.Time) b
 	}
 }
 
-// watched is a directory with a watch, or without one: the kernel limits the number of watches of a user.
+// watched is a directory and its watch. Watcher is nil if the watch could not be created: the kernel limits the number
+// of watches of a user.
 type watched struct {
 	*fsnotify.Watcher
 	dir os.FileInfo
@@ -109,7 +111,7 @@ func (w *watched) channels() (<-chan fsnotify.Event, <-chan error) {
 
 func (w *watched) close() {
 	if w.Watcher != nil {
-		_ = w.Close() // nothing is written
+		_ = w.Close() // nothing was written
 	}
 	*w = watched{}
 }

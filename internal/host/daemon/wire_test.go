@@ -23,7 +23,7 @@ import (
 	"multus/test/wire"
 )
 
-// wireServer is a daemon whose definitions are those of testdata/networks.
+// wireServer returns a daemon with the definitions of testdata/networks.
 func wireServer(t *testing.T) *server {
 	t.Helper()
 	conf, err := config.ParseDaemon([]byte(`{"binDir":"/opt/cni/bin","cniDir":"/var/lib/cni/multus"}`))
@@ -44,7 +44,7 @@ func (s *server) exchange(t *testing.T, method, path string, body []byte) (int, 
 	return w.Code, w.Body.Bytes()
 }
 
-// lacking returns the members of want, by path, that got lacks or has with another value.
+// lacking returns the paths of the members of want that got lacks or has with another value.
 func lacking(path string, want, got any) (out []string) {
 	switch w := want.(type) {
 	case map[string]any:
@@ -70,7 +70,7 @@ func lacking(path string, want, got any) (out []string) {
 	return nil
 }
 
-// TestWireDecodes: each member of an earlier message is read, and means the same when it is sent on.
+// TestWireDecodes checks that each member of an earlier message is decoded, and is encoded again with the same meaning.
 func TestWireDecodes(t *testing.T) {
 	t.Parallel()
 	for name, v := range map[string]any{
@@ -93,7 +93,7 @@ func TestWireDecodes(t *testing.T) {
 	}
 }
 
-// TestWireAnswers: an earlier plugin finds in the present answers all that the earlier daemon sent.
+// TestWireAnswers checks that the answers have all members that an earlier daemon sent, for an earlier plugin.
 func TestWireAnswers(t *testing.T) {
 	t.Parallel()
 	s := wireServer(t)
