@@ -1,6 +1,6 @@
-// Package plugin is the process edge of the CNI plugins: environment, standard input and output, exit code.
-// What differs between thin and thick comes in as a Host. It links neither Kubernetes nor net/http: the
-// start-up of multus-shim is on the path of every pod. Only cmd and the thin host import it.
+// Package plugin is the process edge of the CNI plugins: environment, standard input and output, exit code. A Host
+// provides what differs between the thin and the thick plugin. The package links neither the Kubernetes client nor
+// net/http, because every pod waits for the start of multus-shim. Only cmd and the thin host import it.
 package plugin
 
 import (
@@ -27,32 +27,33 @@ import (
 	"multus/internal/obs"
 )
 
-// LockFile holds the locks of all sandboxes of the node; /run is writable and empty after a reboot everywhere. It is
-// not beside the daemon's socket, whose directory pods mount: whoever can open a file, if only to read it, can lock it.
+// LockFile has the locks of all sandboxes of the node. /run is writable on every system, and empty after a reboot. The
+// file is not in the directory of the daemon's socket, because pods mount that directory, and any process that can open
+// a file can lock it, even if it can only read it.
 const LockFile = "/run/multus-lock/locks"
 
 const about = "meta-plugin that delegates to other CNI plugins"
 
-// Host is what one kind of plugin brings along.
+// Host is one kind of plugin, thin or thick.
 type Host struct {
-	// Name of the binary, for -version.
+	// Name is the name of the binary, for -version.
 	Name string
-	// LogToStderr is the default of that key (behaviour.md A29, A50).
+	// LogToStderr is the default of the key logToStderr (behaviour.md A29, A50).
 	LogToStderr bool
-	// Connect returns where plans come from and where reports go. It must not fail and not wait: what it
-	// needs is looked for when it is used, so that a DEL from the ledger needs nothing.
+	// Connect returns the planner and the publisher of a request. It must neither fail nor block: they open what they need
+	// at first use, so that a DEL from the ledger depends on nothing else.
 	Connect func(conf *config.Plugin, log *slog.Logger) Connection
 }
 
-// Connection is what a Host connects the engine with.
+// Connection connects the engine with its planner, its publisher and its cache of STATUS results.
 type Connection interface {
 	engine.Planner
 	engine.Publisher
 	engine.StatusCache
 }
 
-// Run runs the plugin once and returns its exit code: 0, or 1 with a CNI error object on standard output
-// (behaviour.md D1-D4, K11).
+// Run runs the plugin once and returns its exit code: 0, or 1 with a CNI error object on standard output (behaviour.md
+// D1-D4, K11).
 func Run(args []string, stdout io.Writer, h Host) int {
 	for _, a := range args {
 		switch a {
@@ -65,8 +66,8 @@ func Run(args []string, stdout io.Writer, h Host) int {
 			return 0
 		}
 	}
-	// A runtime that gives up sends a signal; what was begun is then undone. It is listened for until the process is gone:
-	// to stop that wakes a goroutine, and the Go runtime would start a thread for it on the way out.
+	// A runtime that gives up sends a signal. The context then ends, and what was begun is undone. The signals are never
+	// stopped: that would wake a goroutine, for which the Go runtime may start a thread while the process exits.
 	ctx, _ := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	v := &verbs{ctx: ctx, host: h}
 	funcs := skel.CNIFuncs{Add: v.add, Del: v.del, Check: v.check, GC: v.gc, Status: v.status}
@@ -79,11 +80,11 @@ func Run(args []string, stdout io.Writer, h Host) int {
 	return 0
 }
 
-// verbs are the functions that skel calls, for one request.
+// verbs has the functions that skel calls for the CNI commands of one request.
 type verbs struct {
 	ctx  context.Context //nolint:containedctx // skel passes none
 	host Host
-	log  *slog.Logger // nil until the configuration, which says where to log, is read
+	log  *slog.Logger // nil until the configuration, which has the log settings, is parsed
 }
 
 func (v *verbs) add(args *skel.CmdArgs) error {
@@ -131,7 +132,7 @@ func (v *verbs) simple(command string, args *skel.CmdArgs,
 	return nil
 }
 
-// failed is the one place where an error leaves for the runtime, and goes into the log with the same words.
+// failed converts an error for the runtime, and logs it with the same text. All errors leave the plugin here.
 func (v *verbs) failed(command string, args *skel.CmdArgs, err error) error {
 	ce := fault.ForRequest(err, args.ContainerID)
 	if v.log != nil {
@@ -140,7 +141,7 @@ func (v *verbs) failed(command string, args *skel.CmdArgs, err error) error {
 	return ce
 }
 
-// guard stops recursion at once (P09).
+// guard returns an error if Multus was called by its own delegate, which stops a recursion at once (P09).
 func guard(command string) error {
 	if os.Getenv(execute.DepthEnv) != "" {
 		return fault.New(fault.BadConfig,
@@ -150,8 +151,8 @@ func guard(command string) error {
 	return os.Setenv(execute.DepthEnv, "1") //nolint:forbidigo // delegates inherit the environment; this is the edge
 }
 
-// prepare makes the request and the engine. CNI_ARGS that cannot be read fail everything but DEL, which the
-// ledger tells what to do (behaviour.md D8, E15).
+// prepare makes the request and the engine. Invalid CNI_ARGS are an error for every command except DEL, for which the
+// record of the ledger suffices (behaviour.md D8, E15).
 func (v *verbs) prepare(command string, args *skel.CmdArgs) (*request.Request, *engine.Engine, error) {
 	failpoint.At("plugin.read")
 	if err := guard(command); err != nil {
@@ -193,7 +194,7 @@ func (v *verbs) logger(conf *config.Plugin) *slog.Logger {
 	return log
 }
 
-// Boot is the kernel's identity of this boot, "" if it does not tell.
+// Boot returns the kernel's ID of the current boot, or "" if it cannot be read.
 func Boot() string {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
@@ -202,7 +203,7 @@ func Boot() string {
 	return strings.TrimSpace(string(b))
 }
 
-// tryAgain is the error for a daemon that does not answer.
+// tryAgain returns the CNI error for a daemon that does not answer. A CNI error of the daemon is returned unchanged.
 func tryAgain(err error, req *request.Request) error {
 	if ce, ok := errors.AsType[*types.Error](err); ok {
 		return ce

@@ -22,24 +22,24 @@ import (
 )
 
 const (
-	// askOnce bounds a question to the daemon that has an answer without it (DEL, STATUS), and askForGC that of a verb
-	// that nobody waits for.
+	// askOnce limits a request to the daemon if the command can do without the answer (DEL, STATUS). askForGC limits a
+	// request for GC, for which no pod waits.
 	askOnce  = time.Second
 	askForGC = 10 * time.Second
-	// reportWait bounds how long an ADD waits for its status to be written; it is written later otherwise.
+	// reportWait limits how long an ADD waits for its status to be written. After that the daemon writes it later.
 	reportWait = 3 * time.Second
-	// reportBriefly bounds a report that nobody misses: timings of a DEL.
+	// reportBriefly limits the requests whose loss does no harm, such as the timings of a DEL.
 	reportBriefly = 50 * time.Millisecond
 )
 
-// Thick is the host of multus-shim: the daemon makes the plans and writes the status.
+// Thick returns the host of multus-shim. The daemon makes its plans and writes the statuses.
 func Thick() Host {
 	return Host{Name: "multus-shim", Connect: func(conf *config.Plugin, log *slog.Logger) Connection {
 		return &daemon{client: &api.Client{Socket: conf.SocketPath()}, log: log}
 	}}
 }
 
-// daemon is the plugin's side of the daemon.
+// daemon is the plugin's connection to the daemon.
 type daemon struct {
 	client *api.Client
 	log    *slog.Logger
@@ -47,7 +47,7 @@ type daemon struct {
 
 var _ Connection = (*daemon)(nil)
 
-// Last asks the daemon for a fresh answer to STATUS; a daemon that is away has none.
+// Last returns the daemon's cached STATUS result. It returns false if the daemon has no valid one, or does not answer.
 func (d *daemon) Last(ctx context.Context, conf []byte) (error, bool) {
 	ctx, cancel := context.WithTimeout(ctx, reportBriefly)
 	defer cancel()
@@ -61,7 +61,7 @@ func (d *daemon) Last(ctx context.Context, conf []byte) (error, bool) {
 	return s.Error, true
 }
 
-// Remember tells the daemon what the cluster network answered.
+// Remember sends a STATUS result of the cluster network to the daemon, which caches it.
 func (d *daemon) Remember(ctx context.Context, conf []byte, answer error) {
 	ctx, cancel := context.WithTimeout(ctx, reportBriefly)
 	defer cancel()
@@ -74,16 +74,16 @@ func (d *daemon) Remember(ctx context.Context, conf []byte, answer error) {
 	}
 }
 
-// statusKey tells configurations apart; it is no secret and no signature.
+// statusKey returns a key that distinguishes configurations. It is no secret and no signature.
 func statusKey(conf []byte) string {
 	h := fnv.New64a()
 	_, _ = h.Write(conf) // never fails
 	return strconv.FormatUint(h.Sum64(), 16)
 }
 
-// Plan asks the daemon, unless the plan can be made here: for a plain pod, by a configuration that the
-// daemon generated for that (architecture.md, decision 2). An ADD waits for a daemon that is away; what has
-// an answer without the daemon does not.
+// Plan requests the plan from the daemon. It makes the plan itself for a plain pod whose configuration the daemon
+// generated for that (docs/architecture.md). An ADD waits for a daemon that is away. The other commands do not, because
+// they have a fallback.
 func (d *daemon) Plan(ctx context.Context, req *request.Request, conf *config.Plugin) (*plan.Plan, error) {
 	if local(req, conf) {
 		return (&plan.Resolver{Log: d.log}).Plan(ctx, req, conf)
@@ -110,7 +110,7 @@ func (d *daemon) Plan(ctx context.Context, req *request.Request, conf *config.Pl
 	return p, nil
 }
 
-// local tells whether the plan needs nothing but files of this host.
+// local reports whether the plan can be made from files of this host alone.
 func local(req *request.Request, conf *config.Plugin) bool {
 	if conf.PlainPods != config.PlainLocal || conf.ClusterNetwork != "" && !strings.Contains(conf.ClusterNetwork, "/") {
 		return false
@@ -118,9 +118,10 @@ func local(req *request.Request, conf *config.Plugin) bool {
 	return plan.Plain(req, conf) || req.Command == request.Status || req.Command == request.GC
 }
 
-// Publish hands the report to the daemon. One that the pod waits for goes over the socket and is answered once the
-// status is written; any other status is left in a file beside it, which the daemon sees at once, or when it is back:
-// that is a fifth of what a request costs, and survives the daemon. Timings alone are worth no waiting.
+// Publish passes a report to the daemon. A status for which the pod waits goes over the socket, and the daemon answers
+// once it is written. Any other status is left in a file, which the daemon sees at once or after its next start: a file
+// costs a fifth of a request, and survives a restart of the daemon. A report with nothing but timings is sent without
+// waiting.
 func (d *daemon) Publish(ctx context.Context, report *publish.Report) error {
 	switch {
 	case !report.HasStatus() && report.Failure == nil:
@@ -136,7 +137,7 @@ func (d *daemon) Publish(ctx context.Context, report *publish.Report) error {
 	return d.deliver(ctx, report)
 }
 
-// mention sends what needs no answer.
+// mention sends a report that needs no answer.
 func (d *daemon) mention(ctx context.Context, report *publish.Report) {
 	ctx, cancel := context.WithTimeout(ctx, reportBriefly)
 	defer cancel()
@@ -145,8 +146,8 @@ func (d *daemon) mention(ctx context.Context, report *publish.Report) {
 	}
 }
 
-// deliver waits for the daemon's answer. A status that it does not take in time is left in a file; the error says that
-// it cannot, so that the status is lost.
+// deliver sends a report and waits for the daemon's answer. If the daemon does not accept a status in time, deliver
+// leaves it in a file. It returns an error only if that fails, so that the status is lost.
 func (d *daemon) deliver(ctx context.Context, report *publish.Report) error {
 	wait := reportWait
 	if !report.HasStatus() {
@@ -165,14 +166,14 @@ func (d *daemon) deliver(ctx context.Context, report *publish.Report) error {
 	return nil
 }
 
-// leave writes a report where the daemon looks for it.
+// leave writes a report to a file in the directory in which the daemon looks for reports.
 func (d *daemon) leave(report *publish.Report) error {
 	failpoint.At("leave.before")
 	dir := filepath.Join(filepath.Dir(d.client.Socket), api.ReportDir)
 	if err := fsx.MakeDir(dir, 0o700); err != nil {
 		return fmt.Errorf("leave report: %w", err)
 	}
-	// Without fsync: after a reboot there is no such sandbox.
+	// Without fsync: the sandbox does not survive a reboot.
 	err := fsx.Replace(filepath.Join(dir, report.File()), report.AppendJSON(nil), 0o600)
 	failpoint.At("leave.after")
 	return err

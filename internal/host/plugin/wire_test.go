@@ -23,7 +23,7 @@ import (
 	"multus/test/wire"
 )
 
-// answering is a daemon that gives prepared answers, by "METHOD path", and keeps what it is asked.
+// answering is a daemon with prepared answers, by "METHOD path". It records the requests.
 type answering struct {
 	answers map[string]answer
 	asked   chan []byte
@@ -50,7 +50,7 @@ func (a *answering) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(said.body)
 }
 
-// connectTo connects the plugin to a daemon that gives these answers.
+// connectTo connects the plugin to a daemon with these answers.
 func connectTo(t *testing.T, answers map[string]answer) (c Connection, conf *config.Plugin, asked chan []byte) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -82,7 +82,7 @@ func wireRequest(t *testing.T) *request.Request {
 	return req
 }
 
-// newer returns a message with a member at each level that no version knows.
+// newer returns the message with an additional member at each level that no version has.
 func newer(t *testing.T, b []byte) []byte {
 	t.Helper()
 	v := wire.Decode(t, b)
@@ -108,8 +108,8 @@ func newer(t *testing.T, b []byte) []byte {
 	return b
 }
 
-// TestWirePlan: the plan of an earlier daemon is carried out as it was meant, and so is that of a later one that says
-// more.
+// TestWirePlan checks that the plan of an earlier daemon is decoded completely, and likewise the plan of a later one
+// with additional members.
 func TestWirePlan(t *testing.T) {
 	t.Parallel()
 	want := &plan.Plan{}
@@ -138,7 +138,7 @@ func TestWirePlan(t *testing.T) {
 	}
 }
 
-// withoutConfigs takes the members that newer added out of the configurations again, which are passed on as they are.
+// withoutConfigs removes the members that newer added from the configurations, which are passed on unchanged.
 func withoutConfigs(t *testing.T, b []byte) []byte {
 	t.Helper()
 	later, earlier := wire.Decode(t, b).(map[string]any),
@@ -153,8 +153,8 @@ func withoutConfigs(t *testing.T, b []byte) []byte {
 	return []byte(encoded(t, later))
 }
 
-// TestWireErrors: an error of an earlier daemon reaches the runtime with its words and its code; a daemon that does not
-// know the question at all is one to try again.
+// TestWireErrors checks that an error of an earlier daemon reaches the runtime with its text and its code, and that a
+// daemon which does not support the request causes a retry.
 func TestWireErrors(t *testing.T) {
 	t.Parallel()
 	said := wire.Message(t, "error.json")
@@ -175,7 +175,7 @@ func TestWireErrors(t *testing.T) {
 	}
 }
 
-// TestWireReports: an earlier daemon takes the reports of this plugin, and the plugin its answers.
+// TestWireReports checks that an earlier daemon can decode the reports of this plugin, and the plugin its answers.
 func TestWireReports(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"report-add.json", "report-failure.json"} {
