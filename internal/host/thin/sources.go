@@ -14,10 +14,10 @@ import (
 	"multus/internal/source/podresources"
 )
 
-// errNoSource says that neither Kubernetes nor a directory is configured.
+// errNoSource is returned when neither Kubernetes nor a directory is configured.
 var errNoSource = errors.New("neither Kubernetes nor networksDir is configured")
 
-// sources are where definitions, pods and devices come from, and where status goes.
+// sources provide network definitions, pods and devices, and accept network statuses.
 type sources struct {
 	networks plan.Networks
 	pods     plan.Pods
@@ -25,8 +25,8 @@ type sources struct {
 	cluster  publish.Cluster
 }
 
-// connect opens the sources of a configuration: networksDir, else a kubeconfig, else the cluster that the
-// process runs in (behaviour.md A40). No request is sent.
+// connect opens the sources of a configuration: networksDir if it is set, else a kubeconfig, else the cluster in which
+// the process runs (behaviour.md A40). It sends no request.
 func connect(conf *config.Plugin, getenv func(string) string, log *slog.Logger) (*sources, error) {
 	devices := podresources.New(podresources.Options{Root: conf.KubeletRoot})
 	if dir := conf.NetworksDir; dir != "" {

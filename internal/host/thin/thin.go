@@ -1,5 +1,5 @@
-// Package thin is the host of the multus plugin: the same engine as multus-shim, with the planner and the
-// publisher in process, from the API server or from a directory of files. Only cmd/multus imports it.
+// Package thin is the host of the multus plugin. It uses the same engine as multus-shim, but plans and publishes in
+// process, with the API server or a directory of files as the source. Only cmd/multus imports it.
 package thin
 
 import (
@@ -21,18 +21,18 @@ import (
 	"multus/internal/netsel"
 )
 
-// publishLimit bounds the attempt to write status and events: there is no daemon to do it later.
+// publishLimit limits the attempts to write a status and events. There is no daemon that would retry them later.
 const publishLimit = 2 * time.Second
 
 const (
-	// statusLimit bounds the attempts to write a status whose loss fails the ADD.
+	// statusLimit limits the attempts to write a status whose loss fails the ADD.
 	statusLimit = 10 * time.Second
-	// firstPause and longPause are between these attempts.
+	// firstPause and longPause limit the pauses between these attempts.
 	firstPause = 200 * time.Millisecond
 	longPause  = time.Second
 )
 
-// Host returns the thin plugin.
+// Host returns the host of the thin plugin.
 func Host() plugin.Host {
 	return plugin.Host{
 		Name: "multus", LogToStderr: true,
@@ -44,13 +44,13 @@ func Host() plugin.Host {
 	}
 }
 
-// Last and Remember: a process that ends after one answer remembers none.
+// Last returns no STATUS result: the process ends after one command, so that it caches none.
 func (t *thin) Last(context.Context, []byte) (error, bool) { return nil, false }
 
-// Remember does nothing; see Last.
+// Remember does nothing. See Last.
 func (t *thin) Remember(context.Context, []byte, error) {}
 
-// thin plans and publishes in process. Its sources are opened when they are first used.
+// thin plans and publishes in process. It opens its sources at first use.
 type thin struct {
 	log     *slog.Logger
 	sources func() (*sources, error)
@@ -58,8 +58,8 @@ type thin struct {
 
 var _ plugin.Connection = (*thin)(nil)
 
-// Plan resolves in process. A plain pod needs no source, and a source that cannot be opened is no matter
-// for it (architecture.md, decision 2).
+// Plan resolves the plan in process. A plain pod needs no source, so that a source that cannot be opened does not fail
+// it (docs/architecture.md).
 func (t *thin) Plan(ctx context.Context, req *request.Request, conf *config.Plugin) (*plan.Plan, error) {
 	r := &plan.Resolver{Log: t.log, Missing: t.missing(ctx), PhysicalFunction: device.PhysicalFunction}
 	s, err := t.sources()
@@ -74,7 +74,7 @@ func (t *thin) Plan(ctx context.Context, req *request.Request, conf *config.Plug
 	return r.Plan(ctx, req, conf)
 }
 
-// missing emits the event for a definition that cannot be had (behaviour.md B8).
+// missing returns a function that emits the event of a definition that cannot be read (behaviour.md B8).
 func (t *thin) missing(ctx context.Context) func(string, *plan.Pod, *plan.MissingNetworkError) {
 	return func(containerID string, pod *plan.Pod, m *plan.MissingNetworkError) {
 		missing := publish.Missing(publish.Pod{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID}, containerID,
@@ -85,13 +85,13 @@ func (t *thin) missing(ctx context.Context) func(string, *plan.Pod, *plan.Missin
 	}
 }
 
-// Publish writes status and events side by side, within publishLimit (behaviour.md A45 [quirk]: events are lost today
-// when the process ends). There is no daemon to write a status later, so that one which cannot be written is lost. If
-// the ADD fails for that, it is tried for statusLimit, and the events come after it: nothing was attached if it is
-// lost.
+// Publish writes the status and the events of a report concurrently, within publishLimit (behaviour.md A45 [quirk]:
+// today's Multus loses the events when its process ends). A status that cannot be written is lost, because there is no
+// daemon that would retry it later. If its loss fails the ADD, Publish tries to write it for statusLimit, and writes
+// the events after it: they depend on whether the attachments are kept or undone.
 func (t *thin) Publish(ctx context.Context, report *publish.Report) error {
 	if len(report.Attached) == 0 && report.Failure == nil {
-		return nil // timings are for the daemon
+		return nil // timings are sent to a daemon only
 	}
 	s, err := t.sources()
 	if errors.Is(err, errNoSource) {
@@ -120,7 +120,7 @@ func (t *thin) Publish(ctx context.Context, report *publish.Report) error {
 	return err
 }
 
-// lost is the report of an ADD that is undone because its status is lost.
+// lost returns the report of an ADD that is undone because its status is lost.
 func lost(r *publish.Report, err error) *publish.Report {
 	return &publish.Report{
 		Command: r.Command, Pod: r.Pod, ContainerID: r.ContainerID, Time: r.Time,
@@ -141,8 +141,8 @@ func (t *thin) writeEvents(ctx context.Context, c publish.Cluster, report *publi
 	}
 }
 
-// writeStatus writes a status. One that the pod waits for is tried again until ctx ends, as long as another attempt may
-// help: an API server that is overloaded for a moment, or restarted, is no reason to undo what is attached.
+// writeStatus writes a status. If the report is needed, it retries until ctx ends, as long as another attempt may
+// succeed: an overloaded or restarting API server is no reason to undo the attachments.
 func writeStatus(ctx context.Context, c publish.Cluster, report *publish.Report) error {
 	for pause := firstPause; ; pause = min(2*pause, longPause) {
 		err := publish.WriteStatus(ctx, c, report, netsel.Status)

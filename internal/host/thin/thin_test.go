@@ -12,7 +12,7 @@ import (
 	"multus/internal/engine/publish"
 )
 
-// busy is a cluster that gives the answers, one after another; the last one stays.
+// busy is a cluster that returns the answers one after another, and then repeats the last one.
 type busy struct {
 	answers []error
 	asked   int
@@ -29,8 +29,8 @@ func (b *busy) Emit(_ context.Context, _ publish.Pod, e publish.Event) error {
 	return nil
 }
 
-// TestPublish: a status whose loss fails the ADD is tried again while that may help, for statusLimit at most. One that
-// fails for good, or that no pod waits for, is tried once.
+// TestPublish checks that a status whose loss fails the ADD is retried while that may help, for statusLimit at most. A
+// status that fails for good, or for which no pod waits, is tried once.
 func TestPublish(t *testing.T) {
 	t.Parallel()
 	retry := fmt.Errorf("%w: the server is overloaded", publish.ErrRetry)
@@ -66,7 +66,7 @@ func TestPublish(t *testing.T) {
 					time.Since(begin) > statusLimit {
 					t.Errorf("asked %d times in %s: %v", b.asked, time.Since(begin), err)
 				}
-				// What was attached is told unless it is undone.
+				// An event reports what was attached, unless it was undone.
 				told := "AddedInterface"
 				if tc.needed && !tc.ok {
 					told = "FailedAddingInterface"
