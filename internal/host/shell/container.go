@@ -5,8 +5,8 @@ import (
 	"os"
 )
 
-// ContainerLog writes a line to the log of the container: to the standard error of its first process, if that is this
-// very program. With hostPID the first process is the node's, and nothing is written.
+// ContainerLog writes a line to the log of the container, which is the standard error of its first process. It does so
+// only if that process runs this program. With hostPID, the first process is that of the node, and nothing is written.
 func ContainerLog(line string) {
 	own, err := os.Stat("/proc/self/exe")
 	if err != nil {
@@ -21,5 +21,5 @@ func ContainerLog(line string) {
 		return
 	}
 	fmt.Fprintln(f, line)
-	_ = f.Close() // there is nowhere to tell it
+	_ = f.Close() // there is no place to report an error
 }

@@ -1,5 +1,5 @@
-// Package shell answers to the names of a shell and of the few tools that manifests of other projects run in the image
-// of Multus: sh, cp, rm and cat. The image has no shell. It understands exactly the command lines of those manifests,
+// Package shell emulates the command lines that manifests of other projects run in the image of Multus. The image has
+// no shell: the package serves the names sh, cp, rm and cat. It accepts exactly the command lines of known manifests,
 // so that they work with another image name, and refuses every other one with a hint. Only cmd/multus-daemon imports
 // it.
 package shell
@@ -16,32 +16,32 @@ import (
 	"multus/internal/fault"
 )
 
-// Names are the programs that Run answers to.
+// Names are the program names that Run accepts.
 var Names = []string{"sh", "cp", "rm", "cat"}
 
-// ErrRefused is returned for a command line that is not understood. Nothing was done.
+// ErrRefused is returned for a command line that is not accepted. Nothing was done.
 var ErrRefused = errors.New("the image of multus has no shell and no tools")
 
-// hint is what to do instead.
+// hint says what to do instead.
 const hint = "it understands the lines of known manifests only (docs/upgrade.md); to install the plugins, use " +
 	"\"/install_multus -d DIR -t thick\" or thin; to look at a node, \"/usr/src/multus-cni/bin/multusctl doctor\"; to " +
 	"remove Multus, " +
 	"\"/usr/src/multus-cni/bin/multus-daemon uninstall\""
 
-// maxScript bounds a script: those of manifests have a few lines.
+// maxScript limits the size of a script. Those of manifests have a few lines.
 const maxScript = 4 << 10
 
-// Shell is where command lines run.
+// Shell is the environment in which command lines run.
 type Shell struct {
-	// Root is put before every path, for tests.
+	// Root is prepended to every path. It is for tests.
 	Root           string
 	Stdout, Stderr io.Writer
-	// Container writes to the log of the container, which is not where a hook's output goes; nil for nowhere.
+	// Container writes a line to the log of the container, because the output of a hook does not get there. It may be nil.
 	Container func(line string)
 }
 
-// Run runs one command line as the container runtime passes it: the program's name, and its arguments. Everything is
-// checked before anything is done.
+// Run runs one command line, which the container runtime passes as the name of the program and its arguments. The whole
+// command line is checked before anything is done.
 func (s *Shell) Run(ctx context.Context, args []string) error {
 	name := filepath.Base(args[0])
 	if name != "sh" {
@@ -71,17 +71,17 @@ func refused(args []string) error {
 	return fmt.Errorf("%w: %q is not understood; %s", ErrRefused, line, hint)
 }
 
-// maxLine bounds a command line in an error.
+// maxLine limits the length of a command line in an error.
 const maxLine = 300
 
-// command is one command that was understood.
+// command is one parsed command.
 type command struct {
 	run func(context.Context) error
-	// ignore reports whether a failure does not matter: "|| true".
+	// ignore reports whether a failure is ignored, because of "|| true".
 	ignore bool
 }
 
-// script reads the lines of a script: commands, joined by &&, with comments between lines.
+// script parses the lines of a script: commands that are joined by &&, and comments between the lines.
 func (s *Shell) script(text string) ([]command, bool) {
 	var out []command
 	for line := range strings.Lines(text) {
@@ -102,10 +102,11 @@ func (s *Shell) script(text string) ([]command, bool) {
 	return out, len(out) > 0
 }
 
-// special are the characters that a shell would expand; a star is understood in two places.
+// special are the characters that a shell would interpret. The star is not among them, because it is accepted in two
+// places.
 const special = "$`\"'\\;&|<>(){}[]?~!#\n\x00"
 
-// parse understands one command.
+// parse parses one command.
 func (s *Shell) parse(words []string) (command, bool) {
 	if len(words) < 2 || slices.ContainsFunc(words, func(w string) bool { return strings.ContainsAny(w, special) }) {
 		return command{}, false
@@ -133,5 +134,5 @@ func (s *Shell) parse(words []string) (command, bool) {
 	return command{run: run}, run != nil
 }
 
-// at is a path of a command line.
+// at returns the file system path of a path in a command line.
 func (s *Shell) at(path string) string { return filepath.Join(s.Root, path) }

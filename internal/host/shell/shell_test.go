@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// image makes the files of the image and a node's directories, as manifests mount them.
+// image creates the files of the image and a node's directories, as manifests mount them.
 func image(t *testing.T) (s *Shell, out, errs *bytes.Buffer) {
 	t.Helper()
 	out, errs = &bytes.Buffer{}, &bytes.Buffer{}
@@ -59,7 +59,7 @@ const (
 	conf     = "/host/etc/cni/net.d/00-multus.conf"
 )
 
-// TestKnownLines: the command lines of manifests that exist do what they are for.
+// TestKnownLines checks that the command lines of existing manifests have their effect.
 func TestKnownLines(t *testing.T) {
 	t.Parallel()
 	const passthru = "/host/opt/cni/bin/passthru"
@@ -135,7 +135,7 @@ func TestKnownLines(t *testing.T) {
 			s.Container = func(line string) { container = append(container, line) }
 			want := files(t, s.Root)
 			maps.Copy(want, tc.want)
-			for range 2 { // a container may be started again
+			for range 2 { // the container may start again
 				out.Reset()
 				if err := s.Run(t.Context(), tc.args); err != nil {
 					t.Fatal(err)
@@ -162,7 +162,7 @@ func TestKnownLines(t *testing.T) {
 	}
 }
 
-// TestRefused: every other command line is refused, with a hint, before anything is done.
+// TestRefused checks that every other command line is refused with a hint before anything is done.
 func TestRefused(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{
@@ -239,7 +239,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// TestFails: what is understood and fails says so, unless the line says that it does not matter.
+// TestFails checks that a failure of an accepted command is an error, unless the line ends with "|| true".
 func TestFails(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -266,7 +266,7 @@ func TestFails(t *testing.T) {
 	}
 }
 
-// FuzzScript: no script of any content does anything but what is known.
+// FuzzScript checks that scripts have no other effects than those of the known command lines.
 func FuzzScript(f *testing.F) {
 	f.Add("cp " + shim + " " + nodeShim + " && rm -f " + conf)
 	f.Add("cp /host/etc/cni/net.d/*.conf* /host/etc/cni/multus/net.d/\n# x\nrm -f " + conf + " || true")

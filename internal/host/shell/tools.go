@@ -13,19 +13,19 @@ import (
 	"multus/internal/host/install"
 )
 
-// binDir is where the image has its binaries, as today's image has.
+// binDir is the directory of the binaries in the image. It is the same one as in today's image.
 const binDir = "/usr/src/multus-cni/bin"
 
-// confDir is the end of the path under which manifests mount the node's directory of CNI configurations.
+// confDir is the end of the path at which manifests mount the node's configuration directory.
 const confDir = "/etc/cni/net.d"
 
 // plugins are the files of binDir that manifests copy to the node.
 var plugins = []string{"multus", "multus-shim", "passthru"}
 
-// configurations are the names of the configuration that Multus writes.
+// configurations are the possible names of the CNI configuration file.
 var configurations = []string{autoconf.FileName, autoconf.FileName + "list"}
 
-// copy understands:
+// copy implements these command lines:
 //
 //	cp [-f] /usr/src/multus-cni/bin/PLUGIN …/PLUGIN
 //	cp [-p] …/00-multus.conf …/00-multus.hold.conf
@@ -41,7 +41,7 @@ func (s *Shell) copy(flags, paths []string) func(context.Context) error {
 	case (flag == "" || flag == "-f") && filepath.Dir(from) == binDir && slices.Contains(plugins, name) &&
 		filepath.Base(to) == name:
 		return func(ctx context.Context) error {
-			// By a new file and a rename: the one that is there may be running.
+			// Install replaces the file by a rename, because the existing plugin may be running.
 			return install.Install(ctx, install.Options{
 				Source: s.at(binDir), Dest: s.at(filepath.Dir(to)),
 				Names: []string{name},
@@ -54,13 +54,13 @@ func (s *Shell) copy(flags, paths []string) func(context.Context) error {
 	return nil
 }
 
-// isAllConfigurations reports whether a copy is that of the node's CNI configurations into the directory of networks.
+// isAllConfigurations reports whether a cp copies the node's CNI configurations to the directory of networks.
 func isAllConfigurations(from, to string) bool {
 	return filepath.Base(from) == "*.conf*" && isConfDir(filepath.Dir(from)) &&
 		strings.HasSuffix(filepath.Clean(to), "/etc/cni/multus/net.d")
 }
 
-// isConfDir reports whether a path is that of the node's directory of CNI configurations, as manifests mount it.
+// isConfDir reports whether path is the node's configuration directory, as manifests mount it.
 func isConfDir(path string) bool {
 	return strings.HasSuffix(filepath.Clean(path), confDir) && !strings.Contains(path, "*")
 }
@@ -76,8 +76,8 @@ func (s *Shell) copyFile(from, to string) error {
 	return nil
 }
 
-// copyConfigurations copies the node's configurations for definitions that name a network by the file's name. Those of
-// Multus are no such networks, and are left out.
+// copyConfigurations copies the node's CNI configurations, so that definitions can name a network by the name of its
+// file. Configurations that call Multus are left out, because they are no such networks.
 func (s *Shell) copyConfigurations(from, to string) error {
 	files, err := filepath.Glob(filepath.Join(s.at(from), "*.conf*"))
 	if err != nil {
@@ -109,17 +109,17 @@ func (s *Shell) readConf(path string) ([]byte, error) {
 	return fsx.ReadFile(s.at(path), cniconf.MaxFile)
 }
 
-// remove understands what manifests run when the container stops:
+// remove implements the command lines that manifests run when the container stops:
 //
 //	rm -f …/etc/cni/net.d/00-multus.conf
 //	rm -f …/PLUGIN
 //	rm -rf …/etc/cni/net.d/multus.d
 //	rm -rf …/etc/cni/net.d/00-multus.conf …/var/lib/cni/*
 //
-// and does none of it. The container stops at every update of the image, too: without the configuration, pods would
-// start without the networks that they ask for, with it but without the plugin, no pod would start at all, and without
-// the records and reservations of /var/lib/cni, two pods could get one address. Removal is what uninstall is for. The
-// hook succeeds, since a hook that fails changes nothing but the pod's events.
+// It removes nothing, because the container also stops at every update of the image. Without the configuration, pods
+// would start without the networks that they request. With the configuration but without the plugin, no pod would start.
+// Without the records and reservations in /var/lib/cni, two pods could get the same address. To remove Multus, use
+// multus-daemon uninstall. The hook succeeds, because a failing hook would only add an event to the pod.
 func (s *Shell) remove(flags, paths []string) func(context.Context) error {
 	if len(flags) != 1 || !isRemoval(flags[0], paths) {
 		return nil
@@ -138,7 +138,7 @@ func (s *Shell) remove(flags, paths []string) func(context.Context) error {
 	}
 }
 
-// isRemoval reports whether a removal is one of those that manifests ask for.
+// isRemoval reports whether an rm has the arguments of one of the command lines of remove.
 func isRemoval(flag string, paths []string) bool {
 	switch {
 	case len(paths) == 2:
@@ -151,12 +151,12 @@ func isRemoval(flag string, paths []string) bool {
 	return flag == "-f" && (isConfiguration(paths[0]) || slices.Contains(plugins, filepath.Base(paths[0])))
 }
 
-// isConfiguration reports whether a path is that of the configuration that Multus writes.
+// isConfiguration reports whether path is that of the CNI configuration file.
 func isConfiguration(path string) bool {
 	return slices.Contains(configurations, filepath.Base(path)) && isConfDir(filepath.Dir(path))
 }
 
-// show understands:
+// show implements this command line:
 //
 //	cat …/etc/cni/net.d/00-multus.conf
 func (s *Shell) show(flags, paths []string) func(context.Context) error {
