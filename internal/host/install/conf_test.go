@@ -8,7 +8,8 @@ import (
 	"multus/internal/autoconf"
 )
 
-// TestPrimaryOfForced: the cluster network whose version was forced is its agent's file, or, without it, the copy.
+// TestPrimaryOfForced checks that the cluster network with a forced version is restored from its agent's file or,
+// without that file, from the copy.
 func TestPrimaryOfForced(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -27,9 +27,9 @@ import (
 )
 
 const (
-	// roleVar makes a copy of this test binary play an installer, or a plugin that the runtime calls.
+	// roleVar makes a copy of this test binary act as an installer, or as a plugin that the runtime calls.
 	roleVar = "INSTALL_TEST_ROLE"
-	// noRaceSleep saves the second that a binary built with -race waits before it exits.
+	// noRaceSleep avoids the second that a binary built with -race waits before it exits.
 	noRaceSleep = "GORACE=atexit_sleep_ms=0"
 )
 
@@ -57,7 +57,7 @@ func exit(err error) {
 	os.Exit(0)
 }
 
-// installer installs Args[1] into Args[2] as soon as the test allows it.
+// installer installs Args[1] into Args[2] when the test allows it.
 func installer() error {
 	fmt.Println("ready")
 	if _, err := os.Stdin.Read(make([]byte, 1)); err != nil {
@@ -79,7 +79,7 @@ func names(tb testing.TB) []string {
 	return all
 }
 
-// process starts an installer that waits for go.
+// process is an installer that waits for allow.
 type process struct {
 	cmd    *exec.Cmd
 	stdin  io.WriteCloser
@@ -122,7 +122,7 @@ func (p *process) wait(t *testing.T) {
 	}
 }
 
-// version makes a source directory of files that differ from those of every other version.
+// version makes a source directory whose files differ from those of every other seed.
 func version(tb testing.TB, size int, seed uint64) string {
 	tb.Helper()
 	dir := tb.TempDir()
@@ -191,7 +191,7 @@ func TestInstall(t *testing.T) {
 		name  string
 		setUp func(t *testing.T, path string)
 		state State
-		same  bool // the inode stays
+		same  bool // the inode does not change
 	}{
 		{"fresh", func(*testing.T, string) {}, Copied, false},
 		{"older", func(t *testing.T, path string) { write(t, path, []byte("old"), 0o755) }, Copied, false},
@@ -269,7 +269,7 @@ func TestInstallFails(t *testing.T) {
 		if fe := (*FileError)(nil); !errors.As(err, &fe) || fe.File.Name != "absent" || !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("error %v", err)
 		}
-		wantListing(t, dest) // not half of it
+		wantListing(t, dest) // nothing is installed
 	})
 	t.Run("directory in the way", func(t *testing.T) {
 		t.Parallel()
@@ -308,8 +308,8 @@ func TestInstallFails(t *testing.T) {
 	})
 }
 
-// TestInstallFullDisk: a copy that fails leaves the old file and nothing else; a read-only directory whose files are
-// equal needs no writing.
+// TestInstallFullDisk checks that a failed copy leaves the old file and no other file, and that a read-only directory
+// with equal files is no error.
 func TestInstallFullDisk(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("mounting needs root")
@@ -375,8 +375,8 @@ func TestReferencePlugins(t *testing.T) {
 	}
 }
 
-// TestInstallOverRunning is P03: the old plugin runs, in 20 processes, and is started without a pause, while it is
-// replaced again and again.
+// TestInstallOverRunning checks that a plugin can be replaced again and again while 20 processes run the old one and
+// start it without a pause (P03).
 func TestInstallOverRunning(t *testing.T) {
 	const workers, rounds = 20, 5
 	versions := []string{t.TempDir(), t.TempDir()}
@@ -386,7 +386,7 @@ func TestInstallOverRunning(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, name := range names(t) {
-			write(t, filepath.Join(dir, name), append(b, byte(i)), 0o755) // what follows an ELF file does not matter
+			write(t, filepath.Join(dir, name), append(b, byte(i)), 0o755) // what follows an ELF file has no effect
 		}
 	}
 	dest := t.TempDir()
@@ -453,7 +453,7 @@ func TestInstallOverRunning(t *testing.T) {
 	t.Logf("%d starts, %d running, %d installs", started.Load(), workers, rounds)
 }
 
-// TestInstallKilled kills real installers at random points.
+// TestInstallKilled kills installers at random moments.
 func TestInstallKilled(t *testing.T) {
 	kills := 300
 	if testing.Short() {
@@ -491,7 +491,7 @@ func TestInstallKilled(t *testing.T) {
 		if err := p.cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
-		p.cmd.Wait() // an error, for it was killed
+		p.cmd.Wait() // an error, because the process was killed
 		for _, name := range names(t) {
 			path := filepath.Join(dest, name)
 			if !known[name][sum(t, path)] {
@@ -515,7 +515,8 @@ func TestInstallKilled(t *testing.T) {
 	}
 }
 
-// TestInstallersAtOnce: all succeed, whoever is last wins, nobody sweeps a file away that another writes.
+// TestInstallersAtOnce checks that concurrent installers all succeed, that the last one wins, and that none removes a
+// temporary file that another one writes.
 func TestInstallersAtOnce(t *testing.T) {
 	t.Parallel()
 	versions := []string{version(t, 1<<20, 1), version(t, 1<<20, 2)}
@@ -549,7 +550,8 @@ func TestInstallersAtOnce(t *testing.T) {
 	}
 }
 
-// TestSweep: what was left, also with a time in the future, goes; a file of which that is not known stays.
+// TestSweep checks that abandoned temporary files are removed, also those with a time in the future, and that a file
+// which may be in use stays.
 func TestSweep(t *testing.T) {
 	t.Parallel()
 	source, dest := version(t, 1000, 1), t.TempDir()

@@ -11,8 +11,9 @@ import (
 	"multus/test/disk"
 )
 
-// TestPowerLoss takes the power at a random moment of an upgrade, and once after its end: each plugin is the old one or
-// the new one, whole, after an end the new one; the next installation mends all (issue 4, part 2).
+// TestPowerLoss cuts the power at a random moment of an upgrade, and once after its end. Each plugin must be completely
+// the old or the new one, and after the end the new one. The next installation must repair everything (issue 4, part
+// 2).
 func TestPowerLoss(t *testing.T) {
 	const rounds = 6
 	d := disk.New(t)
@@ -51,7 +52,7 @@ func TestPowerLoss(t *testing.T) {
 		}
 		d.Cut(t)
 		if !done {
-			<-ended // it may have come to its end or not
+			<-ended // the program may have ended before the cut
 		}
 		d.Mount(t)
 		for _, name := range names {

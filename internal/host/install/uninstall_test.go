@@ -15,13 +15,13 @@ import (
 const (
 	generated = `{"cniVersion":"1.0.0","name":"multus-cni-network","type":"multus-shim","clusterNetwork":"CONF/10-cluster.conflist"}`
 	cluster   = `{"cniVersion":"1.0.0","name":"cluster","plugins":[{"type":"bridge"}]}`
-	// record is as today's Multus writes it; netnsPath is ours.
+	// record is written as today's Multus writes it; netnsPath is ours.
 	record = `[{"Conf":{"cniVersion":"1.0.0","name":"cluster","type":"bridge"},"ConfList":{"cniVersion":"","name":"","plugins":null},"Name":"cluster",
 "Bytes":"eyJjbmlWZXJzaW9uIjoiMS4wLjAiLCJuYW1lIjoiY2x1c3RlciIsInR5cGUiOiJicmlkZ2UifQ==",
 "cniArgs":[["K8S_POD_NAMESPACE","shop"],["K8S_POD_NAME","web-0"]]NETNS}]`
 )
 
-// onNode makes a node on which Multus is installed.
+// onNode returns a node on which Multus is installed.
 func onNode(t *testing.T) (Removal, *bytes.Buffer) {
 	t.Helper()
 	dir := t.TempDir()
@@ -47,14 +47,14 @@ func onNode(t *testing.T) (Removal, *bytes.Buffer) {
 	return r, log
 }
 
-// bridge puts the cluster network's plugin in place: it writes down what it is called for, and ends as it is told to.
+// bridge installs the cluster network's plugin. It writes its calls to a file and ends with the command end.
 func bridge(t *testing.T, r Removal, end string) {
 	t.Helper()
 	write(t, filepath.Join(r.BinDir, "bridge"), []byte("#!/bin/sh\ncat >/dev/null\n"+
 		`echo "$CNI_COMMAND $CNI_CONTAINERID $CNI_IFNAME $CNI_NETNS" >>`+r.StateDir+"/../calls\n"+end+"\n"), 0o755)
 }
 
-// calls are those of the cluster network's plugin.
+// calls returns the calls of the cluster network's plugin.
 func calls(t *testing.T, r Removal) string {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join(r.StateDir, "..", "calls"))
@@ -69,7 +69,7 @@ func put(t *testing.T, dir, name, content string) {
 	write(t, filepath.Join(dir, name), []byte(content), 0o644)
 }
 
-// alive is a network namespace of a sandbox, which ends when the file is removed.
+// alive returns the network namespace of a sandbox. The namespace ends when the file is removed.
 func alive(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "cni-1")
@@ -100,7 +100,8 @@ func TestUninstall(t *testing.T) {
 	}
 }
 
-// TestUninstallAttached: the runtime stops calling Multus at once; its plugins stay until they are not needed.
+// TestUninstallAttached checks that the runtime stops calling Multus at once, and that the plugins stay while pods need
+// them.
 func TestUninstallAttached(t *testing.T) {
 	t.Parallel()
 	r, _ := onNode(t)
@@ -123,7 +124,7 @@ func TestUninstallAttached(t *testing.T) {
 		t.Errorf("an attached pod was touched: %s", got)
 	}
 
-	// One is deleted through Multus, the other without it: what that holds cannot be freed at first.
+	// One sandbox is deleted through Multus, the other without it, so that its resources cannot be freed at first.
 	bridge(t, r, "exit 1")
 	for _, path := range []string{filepath.Join(r.StateDir, "sandbox1"), netns} {
 		if err := os.Remove(path); err != nil {
@@ -149,7 +150,7 @@ func TestUninstallAttached(t *testing.T) {
 	}
 }
 
-// TestUninstallWaits: a pod that was attached at first is deleted while it is waited for.
+// TestUninstallWaits checks that --wait waits for the deletion of an attached pod.
 func TestUninstallWaits(t *testing.T) {
 	t.Parallel()
 	r, _ := onNode(t)
@@ -169,7 +170,7 @@ func TestUninstallWaits(t *testing.T) {
 	case err := <-done:
 		t.Fatalf("it did not wait: %v", err)
 	}
-	wantListing(t, r.ConfDir, "10-cluster.conflist", "multus.d") // the node has its cluster network meanwhile
+	wantListing(t, r.ConfDir, "10-cluster.conflist", "multus.d") // the cluster network is in force meanwhile
 	wantListing(t, r.BinDir, append(names(t), "bridge")...)
 	if err := os.Remove(netns); err != nil {
 		t.Fatal(err)
@@ -199,10 +200,11 @@ func TestUninstallForce(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantListing(t, r.BinDir, "bridge")
-	wantListing(t, r.StateDir, "results", "sandbox") // for whoever installs again
+	wantListing(t, r.StateDir, "results", "sandbox") // for the next installation
 }
 
-// TestUninstallNetnsOutOfSight: in a container without the directory of namespaces nothing is known to have ended.
+// TestUninstallNetnsOutOfSight checks that no sandbox counts as ended if the container does not have the directory of
+// network namespaces.
 func TestUninstallNetnsOutOfSight(t *testing.T) {
 	t.Parallel()
 	r, _ := onNode(t)
@@ -212,7 +214,7 @@ func TestUninstallNetnsOutOfSight(t *testing.T) {
 	}
 }
 
-// TestUninstallOrder: whatever fails later, the configuration is gone before the first plugin is.
+// TestUninstallOrder checks that the configuration is removed before the first plugin, whatever fails later.
 func TestUninstallOrder(t *testing.T) {
 	t.Parallel()
 	r, _ := onNode(t)
@@ -226,7 +228,7 @@ func TestUninstallOrder(t *testing.T) {
 	wantListing(t, r.ConfDir, "10-cluster.conflist", "multus.d")
 	wantListing(t, r.BinDir, append(names(t), "bridge")...)
 
-	// And the other way round: where the configuration cannot be removed, no plugin is.
+	// If the configuration cannot be removed, no plugin is.
 	r, _ = onNode(t)
 	put(t, r.ConfDir, "00-multus.conflist/x", "")
 	if err := os.Remove(filepath.Join(r.ConfDir, "00-multus.conf")); err != nil {
@@ -236,10 +238,11 @@ func TestUninstallOrder(t *testing.T) {
 	if err := Uninstall(t.Context(), r); err != nil {
 		t.Fatal(err)
 	}
-	wantListing(t, r.BinDir, "bridge", thin) // a configuration that is not ours calls it
+	wantListing(t, r.BinDir, "bridge", thin) // a configuration of the user calls it
 }
 
-// TestUninstallRunning: a daemon would write its configuration again.
+// TestUninstallRunning checks that Uninstall fails while a daemon runs, because the daemon would write its
+// configuration again.
 func TestUninstallRunning(t *testing.T) {
 	t.Parallel()
 	r, _ := onNode(t)
@@ -266,7 +269,7 @@ func TestUninstallRunning(t *testing.T) {
 	wantListing(t, dir)
 }
 
-// TestUninstallRestores: a node keeps a cluster network, or Multus.
+// TestUninstallRestores checks that the node keeps a cluster network or Multus.
 func TestUninstallRestores(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -339,7 +342,8 @@ func TestUninstallRestores(t *testing.T) {
 	}
 }
 
-// TestUninstallCommand takes the directories of the daemon's configuration, also of one for today's manifests.
+// TestUninstallCommand checks that the command uses the directories of the daemon's configuration, also of one for
+// today's manifests.
 func TestUninstallCommand(t *testing.T) {
 	t.Parallel()
 	r, _ := onNode(t)
