@@ -1,6 +1,6 @@
-// Package autoconf owns the node's CNI configuration slot: it chooses the cluster network among the files of
-// a directory and writes 00-multus.conf, which makes the runtime call Multus (behaviour.md F.2). It runs no
-// plugin and never removes the file. Only the daemon's host imports it.
+// Package autoconf maintains the node's CNI configuration file. It chooses the cluster network among the files of a
+// directory and writes 00-multus.conf, which makes the runtime call Multus (behaviour.md F.2). It runs no plugin and
+// never removes the file. Only the daemon's host imports it.
 package autoconf
 
 import (
@@ -19,39 +19,41 @@ import (
 	"multus/internal/rawjson"
 )
 
-// FileName is the configuration that the runtime loads first; NetworkName is its network's name, which
-// other software relies on (behaviour.md F24, A71).
+// FileName is the name of the CNI configuration file. It sorts first, so that the runtime loads it. NetworkName is the
+// name of its network, on which other software relies (behaviour.md F24, A71).
 const (
 	FileName    = "00-multus.conf"
 	NetworkName = "multus-cni-network"
 )
 
-// HoldName is a copy of the configuration that makes the runtime call Multus while nobody writes FileName: today's
-// daemon removes that one when it ends (behaviour.md F8), so an upgrade makes the copy before. It comes after FileName
-// and before every cluster network, today's Multus passes it over because of its beginning, and Slot removes it.
+// HoldName is a copy of the CNI configuration file that makes the runtime call Multus during an upgrade. Today's daemon
+// removes FileName when it ends (behaviour.md F8), so the upgrade makes this copy first. The name sorts after FileName
+// and before the file of every cluster network. Today's Multus ignores it because of its prefix, and Slot removes it.
 const HoldName = "00-multus.hold.conf"
 
 // ErrNoPrimary is returned when the directory has no configuration that can be the cluster network
 // (behaviour.md F21, M25).
 var ErrNoPrimary = errors.New("could not find a plugin configuration")
 
-// These are no cluster networks by design: a configuration of Multus, and the bridge that podman or CRI-O brings along.
+// These errors mark files that are never cluster networks: a configuration of Multus, and the default bridge of podman
+// or CRI-O.
 var (
 	errOwn           = errors.New("it is a configuration of multus itself")
 	errDefaultBridge = errors.New("it is the default bridge")
 )
 
-// Primary is the cluster network that was chosen.
+// Primary is the chosen cluster network.
 type Primary struct {
 	File   string
 	Config *cniconf.List
-	// Passed is why files that come before File cannot be used. Those that are no cluster networks by design are left out.
+	// Passed has the errors of the files before File that cannot be used. Files that are never cluster networks are left
+	// out.
 	Passed []error
 }
 
-// Choose takes the named file, or the first in name order that is a valid configuration, is not one of Multus
-// (known by its content, whatever it is called: behaviour.md F20; P09), and is not the bridge that podman or
-// CRI-O brings along (P15): that one only when it is named.
+// Choose returns the named file or, without a name, the first usable file in name order. A usable file is a valid
+// configuration and not one of Multus, which is recognised by its content and not by its name (behaviour.md F20; P09).
+// The default bridge of podman or CRI-O is used only if it is named (P15).
 func Choose(dir, name string) (*Primary, error) {
 	if name != "" {
 		return load(filepath.Join(dir, name))
@@ -97,9 +99,9 @@ func load(file string) (*Primary, error) {
 	return &Primary{File: file, Config: l}, nil
 }
 
-// Passed is what a runtime passes to Multus of a CNI configuration that calls it: the file, or of a list, as the thin
-// deployment writes one, the plugin that is Multus with name and version of the list. Anything else is returned as it
-// is.
+// Passed returns the configuration that a runtime passes to Multus from a CNI configuration that calls it. For a list,
+// such as that of the thin deployment, it returns the plugin that is Multus, with the name and version of the list.
+// Anything else is returned unchanged.
 func Passed(conf []byte) []byte {
 	list, err := libcni.NetworkConfFromBytes(conf)
 	if err != nil {
@@ -116,9 +118,9 @@ func Passed(conf []byte) []byte {
 	return conf
 }
 
-// output is the generated configuration, keys in today's order (behaviour.md F25), ours at the end: with
-// plainPods the plugin plans plain pods without the daemon, so every key that changes what a plain pod gets
-// has to be here (architecture.md, decision 2).
+// output is the generated configuration. The keys of today's Multus come first, in its order (behaviour.md F25), and
+// ours follow. With plainPods the plugin plans plain pods without the daemon, so the configuration must have every key
+// that affects a plain pod (docs/architecture.md).
 type output struct {
 	BinDir                 string             `json:"binDir,omitempty"`
 	Capabilities           map[string]bool    `json:"capabilities,omitempty"`
@@ -146,10 +148,10 @@ type output struct {
 	CheckNetworks          string             `json:"checkNetworks,omitempty"`
 }
 
-// Generate makes the CNI configuration for a cluster network: one line of JSON that libcni accepts.
+// Generate returns the CNI configuration for a cluster network: one line of JSON that libcni accepts.
 func Generate(d *config.Daemon, p *Primary) ([]byte, error) { return generate(d, p, facts{}) }
 
-// generate is Generate with what the node says.
+// generate is Generate with the facts of the node.
 func generate(d *config.Daemon, p *Primary, f facts) ([]byte, error) {
 	if err := d.Usable(); err != nil {
 		return nil, err
@@ -180,7 +182,7 @@ func generate(d *config.Daemon, p *Primary, f facts) ([]byte, error) {
 		out.CNIVersion = autoVersion(p, f)
 	}
 	if d.ClusterNetwork != "" {
-		out.ClusterNetwork = d.HostPath(d.ClusterNetwork) // O73: a value in the file wins
+		out.ClusterNetwork = d.HostPath(d.ClusterNetwork) // O73: the value in the file takes precedence
 	}
 	if d.OverrideNetworkName {
 		out.Name = p.Config.Name()
@@ -198,8 +200,8 @@ func generate(d *config.Daemon, p *Primary, f facts) ([]byte, error) {
 	return append(b, '\n'), nil
 }
 
-// usable returns an error if a CNI configuration of Multus must not be put into force: Multus would be ready, and no
-// pod could start.
+// usable returns an error if a CNI configuration of Multus must not be put in force, because Multus would be ready but
+// no pod could start.
 func usable(conf []byte) error {
 	p, err := config.ParsePlugin(Passed(conf))
 	if err != nil {
@@ -208,7 +210,8 @@ func usable(conf []byte) error {
 	return p.Usable()
 }
 
-// capabilities are those of the cluster network and of the daemon's file, and the pod's annotations.
+// capabilities returns the capabilities of the cluster network and of the daemon's configuration, and that for the
+// pod's annotations.
 func capabilities(d *config.Daemon, p *Primary) (map[string]bool, error) {
 	caps, err := p.Config.Capabilities()
 	if err != nil {
@@ -226,8 +229,9 @@ func capabilities(d *config.Daemon, p *Primary) (map[string]bool, error) {
 	return caps, nil
 }
 
-// autoVersion is the version of the configuration where the daemon's file has none. A cluster network without a version
-// inherits that of the configuration, and was written for an older one.
+// autoVersion returns the version of the configuration if the daemon's configuration sets none. A cluster network
+// without a version inherits that of the configuration. It was written for an older version, so that no newer one is
+// chosen.
 func autoVersion(p *Primary, f facts) string {
 	if p.Config.Version() == "" || f.version == "" {
 		return p.Config.Version()

@@ -18,7 +18,7 @@ import (
 	"multus/internal/engine/request"
 )
 
-// directory makes a directory of files: name, content, name, content. A name that ends in a slash is a directory.
+// directory makes a directory of files: name, content, name, content. A name that ends in a slash is a subdirectory.
 func directory(tb testing.TB, files ...string) string {
 	tb.Helper()
 	dir := tb.TempDir()
@@ -43,14 +43,14 @@ const (
 	ours    = `{"name":"multus-cni-network","cniVersion":"1.0.0","type":"multus-shim","clusterNetwork":"/etc/cni/net.d/10-x.conf"}`
 )
 
-// TestChoose shows F20 and P09: the first by name that can be the cluster network, known by what it holds.
+// TestChoose checks that the first file by name that can be the cluster network is chosen, by its content (F20, P09).
 func TestChoose(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
 		rule  string
 		files []string
 		named string
-		want  string // file, or the error after "!"
+		want  string // file, or "!" and the error
 	}{
 		{"F20 the first by name", []string{"20-b.conf", calico, "10-a.conflist", flannel}, "", "10-a.conflist"},
 		{
@@ -175,8 +175,8 @@ func TestChoose(t *testing.T) {
 	}
 }
 
-// TestPipe: a named pipe in the configuration directory, or a file of any size, neither stops the daemon nor fills its
-// memory. The cluster network is found all the same.
+// TestPipe checks that neither a named pipe in the configuration directory nor a huge file blocks the daemon or fills
+// its memory, and that the cluster network is still found.
 func TestPipe(t *testing.T) {
 	t.Parallel()
 	dir := directory(t, "10-b.conf", calico)
@@ -211,8 +211,8 @@ func TestPipe(t *testing.T) {
 	}
 }
 
-// TestGenerate freezes the generated file (behaviour.md F24, F25, F27, A70, A71, Q2), one line of JSON, today's keys in
-// their order.
+// TestGenerate checks the generated file (behaviour.md F24, F25, F27, A70, A71, Q2): one line of JSON, with today's
+// keys in their order.
 func TestGenerate(t *testing.T) {
 	t.Parallel()
 	tests := []struct{ rule, daemon, primary, want string }{
@@ -323,7 +323,7 @@ func TestGenerate(t *testing.T) {
 	}
 }
 
-// TestPassed: of a list, as the thin deployment writes one, Multus gets its own part (behaviour.md G9).
+// TestPassed checks that Multus gets its own plugin of a list, such as that of the thin deployment (behaviour.md G9).
 func TestPassed(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct{ in, want string }{

@@ -18,29 +18,30 @@ import (
 	"multus/internal/rawjson"
 )
 
-// Chain is a list that another program has made of our configuration: our plugin first, its own plugins after it.
-// Istio's installation is such a program: it turns 00-multus.conf into 00-multus.conflist, with istio-cni at the end.
+// Chain is a list that another program made of our configuration: our plugin comes first, and the plugins of the other
+// program follow. The Istio installer does so: it turns 00-multus.conf into 00-multus.conflist, with istio-cni at the
+// end.
 //
-// The list is our configuration in force. It is left where it is, and only our own plugin in it is kept up to date;
-// every other byte is the other program's. To write our file again beside it was rejected: it comes first by name, so
-// that the other program's plugins would silently never run. To take the plugins over into our file was rejected, too:
-// the other program looks for its plugin where it put it, and removes it from there.
+// The list is then the configuration in force. It stays where it is. Only our plugin in it is kept up to date, and
+// every other byte is left unchanged. Two alternatives were rejected. If we wrote our file again beside the list, the
+// file would come first by name, and the plugins of the other program would silently never run. If we copied those
+// plugins to our file, the other program would not find its plugin where it has put it, and could not remove it.
 type Chain struct {
-	// File is the list, Others are the types of the plugins after ours.
+	// File is the path of the list. Others are the types of the plugins after ours.
 	File   string
 	Others []string
-	// Shadow is the path of our own file if one exists and comes before the list by name, else "".
+	// Shadow is the path of our own file if that exists and comes before the list by name, or "".
 	Shadow string
-	// Shadowed reports that Shadow is newer than the list: it was written after the list was made, by a program that did
-	// not know the list. It stays in force, because the list may be a leftover.
+	// Shadowed reports whether Shadow is newer than the list: a program that ignores the list wrote it after the list was
+	// made. Shadow then stays in force, because the list may be leftover state.
 	Shadowed bool
 
 	is, want []byte
 	mode     fs.FileMode
 }
 
-// FindChain looks for a list that another program has made of our configuration, and returns nil if no such list
-// exists. path is the file that own would be written to.
+// FindChain returns the list that another program made of our configuration, or nil if there is none. path is the file
+// to which own would be written.
 func FindChain(path string, own []byte) *Chain {
 	file := path
 	if filepath.Ext(path) == ".conf" {
@@ -69,10 +70,10 @@ func FindChain(path string, own []byte) *Chain {
 	return c
 }
 
-// Current reports whether the list has our plugin as it should be, and is what the runtime loads.
+// Current reports whether the list has our plugin up to date, and is what the runtime loads.
 func (c *Chain) Current() bool { return bytes.Equal(c.is, c.want) && c.Shadow == "" }
 
-// Write brings our plugin in the list up to date, and removes our file that comes before the list.
+// Write updates our plugin in the list, and removes our own file if that comes before the list.
 func (c *Chain) Write() error {
 	if !bytes.Equal(c.is, c.want) {
 		if err := fsx.WriteAtomic(c.File, c.want, c.mode); err != nil {
@@ -88,8 +89,8 @@ func (c *Chain) Write() error {
 	return nil
 }
 
-// chained returns the list with our own plugins in it as they are in own, and the types of the plugins after them; nil
-// if the list does not begin with our plugins, or has nothing else.
+// chained returns the list with our plugins replaced by those of own, and the types of the other plugins. It returns
+// nil if the list does not begin with our plugins, or has no others.
 func chained(list, own []byte) (want []byte, others []string) {
 	there, err := cniconf.Parse(list)
 	if err != nil || there.Single() {
@@ -109,7 +110,7 @@ func chained(list, own []byte) (want []byte, others []string) {
 		return nil, nil
 	}
 	want = bytes.Clone(list)
-	for i := n - 1; i >= 0; i-- { // from the end: the places before do not move
+	for i := n - 1; i >= 0; i-- { // from the end, so that earlier offsets stay valid
 		p := places[i]
 		object, err := plugin(list[p.begin:p.end], own[objects[i].begin:objects[i].end])
 		if err != nil {
@@ -123,8 +124,8 @@ func chained(list, own []byte) (want []byte, others []string) {
 	return want, there.Types()[n:]
 }
 
-// beginsWith reports whether a list of plugin types begins with ours and has others after them. Thin and thick are the
-// same here: one may replace the other.
+// beginsWith reports whether a list of plugin types begins with ours and has others after them. The thin and the thick
+// plugin count as the same type, because one may replace the other.
 func beginsWith(list, ours []string) bool {
 	if len(list) <= len(ours) || !cniconf.IsMultus(list[0]) {
 		return false
@@ -137,7 +138,7 @@ func beginsWith(list, ours []string) bool {
 	return true
 }
 
-// Others returns the plugins that run after Multus in a list that begins with it, none for anything else.
+// Others returns the types of the plugins after Multus in a list that begins with Multus, and nil for anything else.
 func Others(list []byte) []string {
 	l, err := cniconf.Parse(list)
 	if err != nil || l.Single() || !cniconf.IsMultus(l.Types()[0]) {
@@ -146,8 +147,8 @@ func Others(list []byte) []string {
 	return l.Types()[1:]
 }
 
-// plugin returns our plugin as it should be in a list: unchanged, byte for byte, if it means the same. Name and version
-// are the list's.
+// plugin returns our plugin as it should be in a list, without name and version, which are those of the list. If is has
+// the same content as want, it is returned byte for byte.
 func plugin(is, want []byte) ([]byte, error) {
 	var a, b map[string]any
 	if err := errors.Join(json.Unmarshal(is, &a), json.Unmarshal(want, &b)); err != nil {
@@ -169,10 +170,10 @@ func plugin(is, want []byte) ([]byte, error) {
 	return rawjson.Marshal(members)
 }
 
-// element is where a plugin of a list is in its text.
+// element is the position of a plugin in the bytes of a list.
 type element struct{ begin, end int }
 
-// elements returns the places of the plugins of a list.
+// elements returns the positions of the plugins of a list.
 func elements(list []byte) ([]element, error) {
 	dec := json.NewDecoder(bytes.NewReader(list))
 	if _, err := dec.Token(); err != nil { // {
@@ -191,7 +192,7 @@ func elements(list []byte) ([]element, error) {
 			}
 			continue
 		}
-		if out, err = array(dec); err != nil { // the last of several wins
+		if out, err = array(dec); err != nil { // the last duplicate key counts
 			return nil, err
 		}
 	}
@@ -215,7 +216,7 @@ func array(dec *json.Decoder) ([]element, error) {
 	return out, err
 }
 
-// String names the list and what is in it, for logs.
+// String returns the path of the list and its plugins, for logs.
 func (c *Chain) String() string {
 	return fmt.Sprintf("%s (multus, %s)", c.File, strings.Join(c.Others, ", "))
 }

@@ -14,11 +14,11 @@ import (
 	"github.com/containernetworking/cni/libcni"
 )
 
-// chainedPlugin is the plugin of another program, written so that any change of its bytes is seen.
+// chainedPlugin is the plugin of another program, formatted so that any change of its bytes is detected.
 const chainedPlugin = `{  "type" : "istio-cni","log_level":"debug" , "x":1.10,"kubernetes":{"html":"<&>","n":100000000000000000001}}`
 
-// istio makes a list of a configuration as Istio's installer does: our plugin without its version, its own at the end,
-// under a name and a version of its own.
+// istio makes a list of a configuration as Istio's installer does: our plugin without its version comes first and its
+// own follows, with another name and version of the list.
 func istio(t *testing.T, conf string) string {
 	t.Helper()
 	var m map[string]any
@@ -43,9 +43,9 @@ func read(t *testing.T, path string) string {
 	return string(b)
 }
 
-// TestChainStaysInForce: a list that another program makes of our file is not shadowed by our file again, over changes
-// of the cluster network and restarts of the daemon; our plugin in it follows, the rest keeps every byte (Istio,
-// chained).
+// TestChainStaysInForce checks that our file never shadows a list that another program makes of it, across changes of
+// the cluster network and restarts of the daemon. Our plugin in the list is updated, and every other byte is kept
+// (Istio, chained).
 func TestChainStaysInForce(t *testing.T) {
 	t.Parallel()
 	for name, install := range map[string]func(t *testing.T, file string){
@@ -114,7 +114,8 @@ func TestChainStaysInForce(t *testing.T) {
 	}
 }
 
-// TestChainAtTheStart: a list that is there when the daemon is installed, made of today's configuration, becomes ours.
+// TestChainAtTheStart checks that a list which existed before the daemon was installed, made of today's configuration,
+// is kept and updated.
 func TestChainAtTheStart(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -130,14 +131,14 @@ func TestChainAtTheStart(t *testing.T) {
 	if exists(file) || has(file+"list", "verbose") {
 		t.Errorf("our file is there: %v\n%s", exists(file), read(t, file+"list"))
 	}
-	// Another program writes the list again without its plugin: the list is no chain any more, and our file is written
+	// The other program writes the list without its plugin. The list is then no chain any more, and our file is written
 	// again.
 	put(t, dir, FileName+"list", `{"cniVersion":"0.3.1","name":"k8s-pod-network","plugins":[{"type":"multus-shim","clusterNetwork":"/x"}]}`)
 	eventually(t, "our file", func() bool { return exists(file) && s.Ready() == nil })
 }
 
-// TestChainThatIsOld: a list that is older than our file beside it may be a leftover. It stays shadowed, and the log
-// says so.
+// TestChainThatIsOld checks that a list that is older than our file stays shadowed, because it may be leftover state,
+// and that the log reports this.
 func TestChainThatIsOld(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -159,7 +160,7 @@ func TestChainThatIsOld(t *testing.T) {
 	if !strings.Contains(log.String(), "are not called") || !strings.Contains(log.String(), "istio-cni") {
 		t.Errorf("log:\n%s", log)
 	}
-	if err := os.Remove(file); err != nil { // what the log says
+	if err := os.Remove(file); err != nil { // as the log advises
 		t.Fatal(err)
 	}
 	s.sync()
@@ -168,7 +169,7 @@ func TestChainThatIsOld(t *testing.T) {
 	}
 }
 
-// TestChained: what is a chain of ours, and what is not.
+// TestChained checks which lists are chains of our configuration.
 func TestChained(t *testing.T) {
 	t.Parallel()
 	const own = `{"cniVersion":"1.0.0","name":"m","type":"multus-shim","clusterNetwork":"/a"}`
@@ -218,8 +219,8 @@ func TestChained(t *testing.T) {
 	}
 }
 
-// FuzzChained: whatever a list holds, the other program's plugins keep their bytes, and the result is what was asked
-// for.
+// FuzzChained checks that the plugins of the other program keep their bytes, and that the result is as requested, for
+// any list.
 func FuzzChained(f *testing.F) {
 	f.Add(`{"cniVersion":"0.3.1","name":"n","plugins":[{"type":"multus-shim"},` + chainedPlugin + `]}`)
 	f.Add("{\"plugins\" : [ {\"type\":\"multus\"}\t,{\"type\":\"x\"} ],\"name\":\"\\u006e\"}")

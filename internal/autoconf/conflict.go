@@ -6,22 +6,23 @@ import (
 )
 
 const (
-	// conflictWindow and conflictLimit separate a configuration conflict from an accident: a conflict is more
-	// re-assertions than the limit within the window.
+	// conflictWindow and conflictLimit distinguish a configuration conflict from an accident. More than conflictLimit
+	// re-assertions within conflictWindow are a conflict.
 	conflictWindow = time.Minute
 	conflictLimit  = 3
-	// backOff is how long nothing is written after a conflict was found.
+	// backOff is the time in which nothing is written after a conflict was detected.
 	backOff = 5 * time.Minute
 )
 
-// conflict counts how often the file had to be put back, and decides when to stop. The zero value is no conflict.
+// conflict counts how often the CNI configuration file was put back, and decides when to stop. The zero value has no
+// conflict.
 type conflict struct {
 	asserted []time.Time
-	// until is when the back-off ends; zero without a conflict.
+	// until is the end of the back-off. It is zero without a conflict.
 	until time.Time
 }
 
-// allow reports whether the file may be put back now, and whether this call began a back-off.
+// allow reports whether the file may be put back now, and whether this call started a back-off.
 func (c *conflict) allow(now time.Time) (ok, began bool) {
 	if c.active() {
 		if now.Before(c.until) {
@@ -38,9 +39,9 @@ func (c *conflict) allow(now time.Time) (ok, began bool) {
 	return true, false
 }
 
-// active reports whether a conflict was found and has not ended by healed or by allow.
+// active reports whether a conflict was detected that neither healed nor allow has ended.
 func (c *conflict) active() bool { return !c.until.IsZero() }
 
-// healed ends a back-off because the file is in place. The re-assertions stay counted: a program that removes the file
-// again at once is in conflict again at once.
+// healed ends a back-off because the file is in place. The re-assertions still count: if the other program removes the
+// file again at once, the next back-off starts at once.
 func (c *conflict) healed() { c.until = time.Time{} }

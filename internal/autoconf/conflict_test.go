@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// clock is a clock that a test moves.
+// clock is a clock that a test controls.
 type clock struct {
 	mu    sync.Mutex
 	at    time.Time
@@ -53,7 +53,7 @@ func (c *clock) fire() {
 	}
 }
 
-// inConflict returns a slot with a conflict that has just begun: its file was removed once too often.
+// inConflict returns a slot whose conflict has just begun, because its file was removed too often.
 func inConflict(t *testing.T) (s *Slot, c *clock, file string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -72,7 +72,7 @@ func inConflict(t *testing.T) (s *Slot, c *clock, file string) {
 	return s, c, file
 }
 
-// TestConflictHeals: a conflict ends when the other program puts our file back.
+// TestConflictHeals checks that a conflict ends when the other program restores our file.
 func TestConflictHeals(t *testing.T) {
 	t.Parallel()
 	s, _, file := inConflict(t)
@@ -83,7 +83,7 @@ func TestConflictHeals(t *testing.T) {
 	if s.Owned() != nil || s.Ready() != nil {
 		t.Errorf("our file is in place, and %v", s.Owned())
 	}
-	// Removed again at once: that is the same conflict.
+	// If the file is removed again at once, the same conflict continues.
 	lost := 0
 	s.Lost = func(error) { lost++ }
 	if err := os.Remove(file); err != nil {
@@ -95,8 +95,8 @@ func TestConflictHeals(t *testing.T) {
 	}
 }
 
-// TestBackOffLasts: during the back-off nothing is written, whatever happens in the directory and to the cluster
-// network; after it the file is put back.
+// TestBackOffLasts checks that nothing is written during the back-off, whatever changes, and that the file is put back
+// afterwards.
 func TestBackOffLasts(t *testing.T) {
 	t.Parallel()
 	s, c, file := inConflict(t)
@@ -118,7 +118,7 @@ func TestBackOffLasts(t *testing.T) {
 	}
 }
 
-// TestBackOffEndsWithoutAnEvent: events do not make the back-off longer, and its end needs none.
+// TestBackOffEndsWithoutAnEvent checks that events do not extend the back-off, and that its end needs no event.
 func TestBackOffEndsWithoutAnEvent(t *testing.T) {
 	t.Parallel()
 	s, c, file := inConflict(t)
@@ -127,7 +127,7 @@ func TestBackOffEndsWithoutAnEvent(t *testing.T) {
 		waiting := func() bool {
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			return len(c.timer) > i // sync is done, and the slot waits for the end of the back-off
+			return len(c.timer) > i // sync has returned, and the slot waits for the end of the back-off
 		}
 		eventually(t, "the wait", waiting)
 		c.add(backOff/4 - time.Second)
@@ -146,7 +146,7 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// TestWatchFollowsDirectories: a directory that was removed, or replaced by another one, is watched again.
+// TestWatchFollowsDirectories checks that a directory that was removed or replaced is watched again.
 func TestWatchFollowsDirectories(t *testing.T) {
 	t.Parallel()
 	for name, replace := range map[string]func(t *testing.T, dir string){
@@ -182,7 +182,7 @@ func TestWatchFollowsDirectories(t *testing.T) {
 				}
 				replace(t, dir)
 				eventually(t, "the directory", func() bool { return exists(dir) })
-				for i, name := range []string{"10-a.conflist", "05-b.conflist"} { // the second shows that the watch is there
+				for i, name := range []string{"10-a.conflist", "05-b.conflist"} { // the second file shows that the watch exists
 					put(t, source, name, primary("x", string(rune('k'+i))))
 					eventually(t, name, func() bool { return has(file, name) && s.Ready() == nil })
 				}

@@ -16,10 +16,10 @@ import (
 	"multus/internal/fsx"
 )
 
-// ForcedDir is the directory, beside the cluster network's file, of the copy of the cluster network that has the
-// version that forceCNIVersion asks for. The generated configuration names the directory, so that plugin and daemon
-// read the copy as they would read the file: auxiliary chains, which are looked for beside it, are found as before. The
-// runtime reads no sub-directories. The cluster network's own file is never changed: it is not ours.
+// ForcedDir is the directory, beside the cluster network's file, for a copy of the cluster network with the version
+// that forceCNIVersion requires. The generated configuration names the directory, and the plugin and the daemon read
+// the copy in place of the file. Auxiliary chains, which are located beside it, are found as before. Runtimes do not
+// read subdirectories. The cluster network's own file belongs to its agent and is never changed.
 const ForcedDir = "00-multus.forced"
 
 // forced reports whether the cluster network is used with another version than its own.
@@ -27,7 +27,7 @@ func forced(d *config.Daemon, p *Primary) bool {
 	return d.ForceCNIVersion && !d.AutoCNIVersion() && d.ClusterNetwork == "" && p.Config.Version() != d.CNIVersion
 }
 
-// clusterNetwork returns the path that the generated configuration names.
+// clusterNetwork returns the clusterNetwork path of the generated configuration.
 func clusterNetwork(d *config.Daemon, p *Primary) string {
 	if forced(d, p) {
 		return filepath.Join(filepath.Dir(p.File), ForcedDir)
@@ -35,7 +35,8 @@ func clusterNetwork(d *config.Daemon, p *Primary) string {
 	return p.File
 }
 
-// writeForced writes the copy, unless it is there already. It holds the plugins of the list's sub-directory, too.
+// writeForced writes the copy if it does not exist or has changed. The copy includes the plugins of the list's
+// subdirectory.
 func writeForced(d *config.Daemon, p *Primary) error {
 	forced, err := p.Config.WithVersion(d.CNIVersion)
 	if err != nil {
@@ -57,8 +58,8 @@ func writeForced(d *config.Daemon, p *Primary) error {
 
 const jsonExtension = ".json"
 
-// copyName is the name of the copy of a file: a directory of networks is known by a file that ends in .conf or
-// .conflist.
+// copyName returns the name of the copy of a file. A directory of networks is recognised by a file that ends in .conf
+// or .conflist.
 func copyName(file string) string {
 	if filepath.Ext(file) == jsonExtension {
 		return file + ".conf"
@@ -66,7 +67,7 @@ func copyName(file string) string {
 	return file
 }
 
-// copyOf is the name of the file that a copy was made of.
+// copyOf returns the name of the file of which a copy was made.
 func copyOf(name string) string {
 	if file, ok := strings.CutSuffix(name, ".conf"); ok && filepath.Ext(file) == jsonExtension {
 		return file
@@ -74,8 +75,8 @@ func copyOf(name string) string {
 	return name
 }
 
-// forgetForced removes copies that are not in use: those of other files than the chosen one, and those of a file that
-// is gone. Without its file the cluster network is gone, and a pod must not be attached to what is left of it.
+// forgetForced removes copies that are not in use: those of other files than the chosen one, and those whose file is
+// gone. Without its file the cluster network is gone, and no pod may be attached to a copy of it.
 func (s *Slot) forgetForced() error {
 	if s.conf.MultusConfigFile != config.Auto {
 		return nil
@@ -101,7 +102,7 @@ func (s *Slot) forgetForced() error {
 	return errors.Join(append(errs, removeEmpty(dir))...)
 }
 
-// RemoveForced removes the copy of a cluster network if the path, which is that of clusterNetwork, is one.
+// RemoveForced removes the copies of a cluster network if path, a value of clusterNetwork, is their directory.
 func RemoveForced(path string) error {
 	if filepath.Base(path) != ForcedDir {
 		return nil
@@ -117,9 +118,9 @@ func RemoveForced(path string) error {
 	return errors.Join(append(errs, removeEmpty(path))...)
 }
 
-// File returns the file that the cluster network is read from, by the path that a configuration has as clusterNetwork,
-// which may be the directory of a copy with another version; and the file of the cluster network's own agent, which is
-// the same if there is no copy.
+// File resolves the clusterNetwork path of a configuration, which may be the directory of a copy with another version.
+// read is the file from which the cluster network is read. agent is the file of the cluster network's own agent, which
+// is the same file if there is no copy.
 func File(path string) (read, agent string) {
 	if filepath.Base(path) != ForcedDir {
 		return path, path

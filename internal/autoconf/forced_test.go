@@ -12,8 +12,8 @@ import (
 	"multus/internal/engine/request"
 )
 
-// planned returns the configuration of the cluster network that ADD and DEL would use with a configuration, and the
-// versions of the configuration and of the network.
+// planned returns the configuration of the cluster network that ADD and DEL use with conf, the version of conf, and
+// that of the cluster network.
 func planned(t *testing.T, conf string) (network, outer, inner string) {
 	t.Helper()
 	b, err := os.ReadFile(conf)
@@ -32,8 +32,8 @@ func planned(t *testing.T, conf string) (network, outer, inner string) {
 	return string(p.Attachments[0].Config.Bytes()), c.CNIVersion, p.Attachments[0].Config.Version()
 }
 
-// TestForcedVersion: forceCNIVersion makes the plugin use the cluster network with the version of the configuration;
-// the cluster network's own file is not changed (behaviour.md F23 [quirk]).
+// TestForcedVersion checks that with forceCNIVersion the plugin uses the cluster network with the version of the
+// configuration, and that the cluster network's own file is not changed (behaviour.md F23 [quirk]).
 func TestForcedVersion(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct{ file, content string }{
@@ -71,8 +71,8 @@ func TestForcedVersion(t *testing.T) {
 	}
 }
 
-// TestForcedVersionFollows: the copy has the plugins of the list's sub-directory, follows the file and the
-// sub-directory, goes with the file, and with the key.
+// TestForcedVersionFollows checks that the copy includes the plugins of the list's subdirectory, that it follows the
+// file and the subdirectory, and that it is removed with the file and with the key.
 func TestForcedVersionFollows(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -117,8 +117,8 @@ func TestForcedVersionFollows(t *testing.T) {
 	}
 }
 
-// TestForcedVersionFails: a copy that cannot be written keeps the daemon from being ready, and the file of before in
-// force.
+// TestForcedVersionFails checks that if the copy cannot be written, the daemon is not ready and the previous
+// configuration stays in force.
 func TestForcedVersionFails(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -20,66 +20,67 @@ import (
 )
 
 const (
-	// settle is how long the directory has to be quiet before it is looked at: installers write in steps.
+	// settle is how long the directories must be quiet before they are read: installers write in steps.
 	settle = 20 * time.Millisecond
-	// latest is when it is looked at all the same.
+	// latest is when they are read even if they are not quiet.
 	latest = 200 * time.Millisecond
-	// retry is the pause after a directory could not be watched or the file could not be written.
+	// retry is the pause after a directory could not be watched or a file could not be written.
 	retry = 10 * time.Second
 )
 
-// ErrConflict is in Owned's answer while another program keeps removing or changing our configuration.
+// ErrConflict is wrapped in the error of Owned while another program keeps removing or changing the CNI configuration
+// file.
 var ErrConflict = errors.New("another program keeps removing or changing the CNI configuration of multus")
 
-// Memory is the file for Slot.Memory beside a state directory: inside of it every file is a record, and the daemon need
-// not be able to write records.
+// Memory returns the file for Slot.Memory. It is beside the state directory and not inside, because every file inside
+// is a record, and because the daemon need not have permission to write records.
 func Memory(stateDir string) string { return filepath.Join(filepath.Clean(stateDir)+"-slot", FileName) }
 
-// Slot keeps 00-multus.conf in step with the cluster network and in place (architecture.md, decision 5). It
-// never removes the file and never writes one that libcni refuses; the last good one stays.
+// Slot keeps 00-multus.conf in place and up to date with the cluster network (docs/architecture.md). It never removes
+// the file and never writes one that libcni rejects. If there is no valid configuration, the last valid one stays.
 type Slot struct {
 	conf *config.Daemon
 	log  *slog.Logger
-	// Lost is called once when a conflict begins. It must not wait.
+	// Lost is called once when a conflict begins. It must not block.
 	Lost func(err error)
-	// Memory is a file that outlives a boot, "" for none: where the directory of configurations is in memory, the last
-	// good one is put back from there before the cluster network's agent has written its own (P02).
+	// Memory is a file that survives a reboot, or "". If the configuration directory is in memory, the last good
+	// configuration is restored from this file before the cluster network's agent writes its own (P02).
 	Memory string
 	// Node reads the Node object of this node. It is nil without a Kubernetes cluster. If the error wraps ErrNodeUnknown,
-	// the configuration is generated without what the Node object says; after any other error, the last known values are
-	// used.
+	// the configuration is generated without the facts of the node. After any other error, the last known facts are used.
 	Node func(ctx context.Context) (Node, error)
 
 	path string
-	// facts are what the node says, nil until it is asked; learned delivers them.
+	// facts are those of the Node object, nil until it was read. learned delivers them.
 	facts   *facts
 	learned chan facts
-	// good is what was last generated, nil before.
+	// good is the last valid configuration, or nil.
 	good     []byte
 	conflict conflict
-	// primary is the file of the cluster network that good was generated for; passed is why files before it were not
-	// taken.
+	// primary is the file of the cluster network for which good was generated. passed has the errors of the files before
+	// it.
 	primary string
 	passed  string
-	// pluginsDir is the sub-directory with more plugins of the cluster network's list, "" if a change there does not
-	// matter.
+	// pluginsDir is the subdirectory with further plugins of the cluster network's list. It is "" if the copy of the
+	// cluster network is not used.
 	pluginsDir string
-	// logged is the Chain that was last logged; inList is what our plugin in it was made of.
+	// logged is the Chain that was logged last. inList is the configuration from which our plugin in it was made.
 	logged string
 	inList []byte
-	// again reports whether sync has to be called again after a pause, without an event.
+	// again reports whether sync must be called again after a pause, without an event.
 	again bool
 
 	now   func() time.Time
 	after func(time.Duration) <-chan time.Time
 
-	// mu guards owned and current, which are read by probes.
+	// mu guards owned and current, which the probes read.
 	mu sync.Mutex
-	// owned is why the runtime may not call Multus, current why the configuration in force may be an old one.
+	// owned is the reason why the runtime may not call Multus. current is the reason why the configuration in force may be
+	// out of date. Both are nil if all is well.
 	owned, current error
 }
 
-// NewSlot makes a slot; nothing is read yet.
+// NewSlot returns a Slot. It reads no files.
 func NewSlot(conf *config.Daemon, log *slog.Logger) *Slot {
 	s := &Slot{
 		conf: conf, log: log, Lost: func(error) {},
@@ -93,16 +94,16 @@ func NewSlot(conf *config.Daemon, log *slog.Logger) *Slot {
 	return s
 }
 
-// Owned returns nil while the runtime calls Multus by a configuration of this daemon, otherwise the reason why it may
-// not.
+// Owned returns nil while the runtime calls Multus by a configuration of this daemon. Otherwise it returns the reason
+// why the runtime may not.
 func (s *Slot) Owned() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.owned
 }
 
-// Ready returns nil while the configuration that is wanted now is in force. It returns an error also while the last
-// good one is served because the wanted one cannot be used.
+// Ready returns nil while the wanted configuration is in force. It also returns an error while the last good
+// configuration is served because the wanted one cannot be used.
 func (s *Slot) Ready() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -118,7 +119,7 @@ func (s *Slot) setOwned(err error) {
 	s.owned = err
 }
 
-// setCurrent records why the wanted configuration cannot be used, nil if it can.
+// setCurrent records why the wanted configuration cannot be used. err is nil if it can.
 func (s *Slot) setCurrent(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -142,7 +143,7 @@ func text(err error) string {
 	return err.Error()
 }
 
-// Run watches both directories until ctx ends. A directory that does not exist is made.
+// Run watches both directories until ctx ends. It creates a directory that does not exist.
 func (s *Slot) Run(ctx context.Context) error {
 	w, err := newWatch()
 	if err != nil {
@@ -174,7 +175,7 @@ func (s *Slot) Run(ctx context.Context) error {
 	}
 }
 
-// follow watches the directories that there are now.
+// follow updates the watch to the directories that exist now.
 func (s *Slot) follow(w *watch) error {
 	source := s.conf.MultusAutoconfigDir
 	if s.conf.MultusConfigFile != config.Auto {
@@ -188,11 +189,11 @@ func (s *Slot) follow(w *watch) error {
 	if s.pluginsDir == "" {
 		return nil
 	}
-	// Its plugins are part of the copy of the cluster network (forced.go).
+	// The plugins of this directory are part of the copy of the cluster network (forced.go).
 	return w.follow(s.pluginsDir, false)
 }
 
-// sweep removes what daemons left half-written that were killed.
+// sweep removes the temporary files of daemons that were killed.
 func (s *Slot) sweep() {
 	err := fsx.Sweep(filepath.Dir(s.path), fsx.Abandoned)
 	if s.Memory != "" {
@@ -203,8 +204,8 @@ func (s *Slot) sweep() {
 	}
 }
 
-// wait returns when something has happened in the directories and they have come to rest, when a back-off ends, or when
-// it is time to try again.
+// wait returns when the directories have changed and are quiet again, when a back-off ends, when the facts of the node
+// have arrived, or when it is time to retry.
 func (s *Slot) wait(ctx context.Context, w *watch) error {
 	var quiet, last, due <-chan time.Time
 	switch {
@@ -245,8 +246,8 @@ func (s *Slot) wait(ctx context.Context, w *watch) error {
 	}
 }
 
-// sync brings the file in step: generates it anew if that is possible, and puts the last good one back if another
-// program has taken it away.
+// sync updates the CNI configuration file. It generates the configuration again if that is possible, and restores the
+// last good one if another program has removed it.
 func (s *Slot) sync() {
 	s.again = false
 	before := s.good
@@ -279,7 +280,8 @@ func (s *Slot) sync() {
 	}
 }
 
-// place puts the last good configuration in force and reports whether it is. before is the one of the last call.
+// place puts the last good configuration in force, and reports whether it is in force. before is the configuration of
+// the previous sync.
 func (s *Slot) place(before []byte) bool {
 	c := FindChain(s.path, s.good)
 	s.tell(c)
@@ -303,9 +305,9 @@ func (s *Slot) place(before []byte) bool {
 	return true
 }
 
-// placeInChain puts the last good configuration in force inside of another program's list.
+// placeInChain puts the last good configuration in force inside another program's list.
 func (s *Slot) placeInChain(c *Chain) bool {
-	again := s.inList != nil && bytes.Equal(s.inList, s.good) // it was there, and another program has changed it
+	again := s.inList != nil && bytes.Equal(s.inList, s.good) // it was in the list, and another program has changed it
 	if !c.Current() && again && !s.mayAssert(false) {
 		return false
 	}
@@ -321,8 +323,8 @@ func (s *Slot) placeInChain(c *Chain) bool {
 	return true
 }
 
-// tell logs a chain when it is found, changes or goes. It is an error record so that it is there at every level:
-// whether the plugins of the other program are called depends on it.
+// tell logs when a chain is found, changes or disappears. It logs at error level, which every log level includes,
+// because it affects whether the plugins of the other program are called.
 func (s *Slot) tell(c *Chain) {
 	now := ""
 	if c != nil {
@@ -348,7 +350,7 @@ func (s *Slot) tell(c *Chain) {
 	}
 }
 
-// release removes the copy that held the slot until our file was in place.
+// release removes the copy that replaced the CNI configuration file until that was in place.
 func (s *Slot) release() {
 	path := filepath.Join(filepath.Dir(s.path), HoldName)
 	if b, err := fsx.ReadFile(path, cniconf.MaxFile); err != nil || !cniconf.CallsMultus(b) {
@@ -388,7 +390,8 @@ func (s *Slot) generate() ([]byte, error) {
 	return b, err
 }
 
-// nodeFacts are what the node says, or said before the daemon was started.
+// nodeFacts returns the facts of the Node object. Until it was read, they are those of the configuration that an
+// earlier daemon wrote.
 func (s *Slot) nodeFacts() facts {
 	switch {
 	case s.facts != nil:
@@ -406,8 +409,8 @@ func (s *Slot) nodeFacts() facts {
 	return before(there)
 }
 
-// chosen logs what is no longer, or not yet, the cluster network although it should be: the choice itself succeeds, so
-// that nothing else would say it.
+// chosen logs the files that should be the cluster network but cannot be used, and a chosen file that is gone. The
+// choice itself succeeds, so that no other message reports them.
 func (s *Slot) chosen(p *Primary) {
 	if passed := text(errors.Join(p.Passed...)); passed != s.passed {
 		s.passed = passed
@@ -424,7 +427,7 @@ func (s *Slot) chosen(p *Primary) {
 	s.primary = p.File
 }
 
-// remember keeps the last good configuration over a boot. Failure costs no more than that.
+// remember saves the last good configuration across reboots. A failure is only logged.
 func (s *Slot) remember() {
 	if s.Memory == "" || bytes.Equal(found(s.Memory), s.good) {
 		return
@@ -448,8 +451,8 @@ func found(path string) []byte {
 	return b
 }
 
-// mayAssert reports whether the file may be put back. The first write, and one after a failed write, is no
-// re-assertion.
+// mayAssert reports whether the file may be put back. The first write, and a write after a failed one, does not count
+// as a re-assertion.
 func (s *Slot) mayAssert(first bool) bool {
 	if !s.conflict.active() && (first || s.Owned() != nil) {
 		return true

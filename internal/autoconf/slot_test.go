@@ -18,7 +18,7 @@ import (
 	"multus/internal/config"
 )
 
-// patience bounds what a test waits for.
+// patience limits how long a test waits.
 const patience = 20 * time.Second
 
 func primary(name, typ string) string {
@@ -26,7 +26,7 @@ func primary(name, typ string) string {
 		name, typ)
 }
 
-// slotAt makes a slot on a fresh directory, which is both the runtime's and the cluster network's.
+// slotAt makes a slot with dir as the directory of both the runtime and the cluster network.
 func slotAt(t *testing.T, dir string, over string) *Slot {
 	t.Helper()
 	conf, err := config.ParseDaemon([]byte(over))
@@ -47,7 +47,8 @@ func put(t *testing.T, dir, name, text string) {
 	}
 }
 
-// startSlot runs a slot until the function that it returns, which waits for its end, or the end of the test.
+// startSlot runs a slot until the end of the test, or until the function that it returns is called, which waits for the
+// end.
 func startSlot(t *testing.T, s *Slot) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -85,8 +86,8 @@ func has(path, text string) bool {
 	return err == nil && strings.Contains(string(b), text)
 }
 
-// TestSlotReleases: a copy that holds the place during an upgrade is no cluster network, stays until our file is there,
-// and goes then; what somebody else put under its name stays.
+// TestSlotReleases checks that the copy which replaces the CNI configuration file during an upgrade is no cluster
+// network, and that it is removed when our file exists, but not before. Another file of that name stays.
 func TestSlotReleases(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -111,8 +112,9 @@ func TestSlotReleases(t *testing.T) {
 	}
 }
 
-// TestSlotRemembers: after a boot that has emptied the directory our file is there before the cluster network's is, so
-// that no pod starts on that one alone (P02); what is remembered and is not ours, or not whole, is not written.
+// TestSlotRemembers checks that after a reboot that has emptied the directory, our file is restored before the cluster
+// network's exists, so that no pod starts with the cluster network alone (P02). A saved file that is not ours, or not
+// complete, is not restored.
 func TestSlotRemembers(t *testing.T) {
 	t.Parallel()
 	dir, memory := t.TempDir(), filepath.Join(t.TempDir(), "slot", FileName)
@@ -163,8 +165,8 @@ func TestSlotRemembers(t *testing.T) {
 	}
 }
 
-// TestSlotFollows: the cluster network is found when it comes, followed when it changes or is renamed, and kept
-// when it goes (behaviour.md F20, F21, F27, F28, F30-F32; P15, P16).
+// TestSlotFollows checks that the cluster network is found when its file appears, followed when the file is changed or
+// renamed, and kept when the file is removed (behaviour.md F20, F21, F27, F28, F30-F32; P15, P16).
 func TestSlotFollows(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -206,7 +208,7 @@ func TestSlotFollows(t *testing.T) {
 	}
 }
 
-// TestSlotKeepsLastGood: without a usable cluster network the file stays, also over a restart, byte for byte
+// TestSlotKeepsLastGood checks that without a usable cluster network the file stays, byte for byte, also over a restart
 // (behaviour.md F31, F34; P02, P16).
 func TestSlotKeepsLastGood(t *testing.T) {
 	t.Parallel()
@@ -237,8 +239,8 @@ func TestSlotKeepsLastGood(t *testing.T) {
 	}
 }
 
-// TestSlotIsPutBack: a file that is renamed or removed is put back; who does it again and again wins, and is
-// told of (P11).
+// TestSlotIsPutBack checks that a file which is renamed or removed is put back, and that a configuration conflict is
+// reported and ends this (P11).
 func TestSlotIsPutBack(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -272,8 +274,8 @@ func TestSlotIsPutBack(t *testing.T) {
 	}
 }
 
-// TestSlotUserFile: multusConfigFile names a file: it is copied and followed, and the daemon goes on
-// (behaviour.md F10; P44).
+// TestSlotUserFile checks that the file which multusConfigFile names is copied and followed, and that the daemon keeps
+// running (behaviour.md F10; P44).
 func TestSlotUserFile(t *testing.T) {
 	t.Parallel()
 	dir, own := t.TempDir(), t.TempDir()
@@ -286,7 +288,7 @@ func TestSlotUserFile(t *testing.T) {
 	eventually(t, "the change", func() bool { return has(file, `"/b"`) })
 }
 
-// TestSlotUserFileOfNoUse: a file with which no pod could start, or with which every CHECK fails, is not put into
+// TestSlotUserFileOfNoUse checks that a file with which no pod could start, or every CHECK would fail, is not put in
 // force.
 func TestSlotUserFileOfNoUse(t *testing.T) {
 	t.Parallel()
@@ -302,8 +304,8 @@ func TestSlotUserFileOfNoUse(t *testing.T) {
 	}
 }
 
-// TestSlotReaderNeverSeesABadFile: a reader in a loop finds a valid file at every look while the cluster network's
-// is rewritten, truncated, renamed and removed (issue 3, part 8; P16).
+// TestSlotReaderNeverSeesABadFile checks that a reader in a loop always finds a valid file while the cluster network's
+// file is rewritten, truncated, renamed and removed (issue 3, part 8; P16).
 func TestSlotReaderNeverSeesABadFile(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -351,8 +353,8 @@ func TestSlotReaderNeverSeesABadFile(t *testing.T) {
 	}
 }
 
-// TestReadySaysWhatIsNotInForce: while the last good configuration is served because the wanted one cannot be used, the
-// daemon is not ready and the log has an error, whatever its level; the runtime still calls Multus.
+// TestReadySaysWhatIsNotInForce checks that while the last good configuration is served because the wanted one cannot
+// be used, the daemon is not ready and logs an error at every level, but the runtime still calls Multus.
 func TestReadySaysWhatIsNotInForce(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -402,8 +404,8 @@ func TestReadySaysWhatIsNotInForce(t *testing.T) {
 	}
 }
 
-// TestPassedOverIsLogged: a cluster network that comes first and cannot be used, or the chosen one that vanishes, is an
-// error in the log although another one is used.
+// TestPassedOverIsLogged checks that an error is logged if the first file by name cannot be used, or if the chosen file
+// disappears, although another file is used.
 func TestPassedOverIsLogged(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -413,7 +415,7 @@ func TestPassedOverIsLogged(t *testing.T) {
 	log := &bytes.Buffer{}
 	s.log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelError}))
 	s.sync()
-	s.sync() // our own file is there now, and is no cluster network
+	s.sync() // our own file exists now, and is no cluster network
 	if log.String() != "" {
 		t.Errorf("nothing is wrong: %s", log)
 	}

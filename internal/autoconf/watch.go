@@ -9,7 +9,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-// watch follows directories by name: one that was removed and made again is watched again.
+// watch watches directories by name: a directory that was removed and created again is watched again.
 type watch struct {
 	*fsnotify.Watcher
 	seen map[string]os.FileInfo
@@ -23,8 +23,8 @@ func newWatch() (*watch, error) {
 	return &watch{Watcher: w, seen: map[string]os.FileInfo{}}, nil
 }
 
-// follow watches the directory that has this name now. With create, a directory that does not exist is made; without,
-// it is not watched, and that is no error.
+// follow watches the directory that has this name now. If the directory does not exist, it is created with create set,
+// and ignored otherwise.
 func (w *watch) follow(dir string, create bool) error {
 	if create {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -42,19 +42,19 @@ func (w *watch) follow(dir string, create bool) error {
 	if old := w.seen[dir]; old != nil && os.SameFile(old, info) {
 		return nil
 	}
-	// The kernel may have dropped the watch on the directory of before already.
+	// The kernel may already have dropped the watch on the previous directory.
 	if err := w.Remove(dir); err != nil && !errors.Is(err, fsnotify.ErrNonExistentWatch) {
 		return fmt.Errorf("watch %s: %w", dir, err)
 	}
 	if err := w.Add(dir); err != nil {
 		return fmt.Errorf("watch %s: %w", dir, err)
 	}
-	// Looked at after the watch: what replaces the directory in between is found at the next look.
+	// info is older than the watch: if the directory is replaced in between, the next call notices the difference.
 	w.seen[dir] = info
 	return nil
 }
 
-// lost forgets a directory that an event says was removed or renamed. Its successor may have the same inode number.
+// lost removes a directory that was removed or renamed from the watch. Its successor may have the same inode number.
 func (w *watch) lost(e fsnotify.Event) {
 	if e.Has(fsnotify.Remove) || e.Has(fsnotify.Rename) {
 		delete(w.seen, e.Name)

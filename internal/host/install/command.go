@@ -11,19 +11,19 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// LegacyName is the program of today's image whose work this package does (behaviour.md G30).
+// LegacyName is the program of today's image that this package replaces (behaviour.md G30).
 const LegacyName = "install_multus"
 
-// DefaultDest is the CNI bin directory of most nodes; legacyDest is where today's manifests mount it.
+// DefaultDest is the CNI bin directory of most nodes. legacyDest is the path at which today's manifests mount it.
 const (
 	DefaultDest = "/opt/cni/bin"
 	legacyDest  = "/host/opt/cni/bin"
 )
 
-// ErrHelp is returned after the help of LegacyName, which is a failure there (behaviour.md O43).
+// ErrHelp is returned after LegacyName has printed its help, which counts as a failure there (behaviour.md O43).
 var ErrHelp = errors.New("help was asked for")
 
-// Source returns the directory of the running binary, links followed: the other binaries lie beside it.
+// Source returns the directory of the running binary, with links resolved. It has the other binaries, too.
 func Source() (string, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -32,8 +32,7 @@ func Source() (string, error) {
 	return filepath.Dir(self), nil
 }
 
-// For returns the options of an installation: source and missing plugins default to what lies beside the running
-// binary.
+// For returns the options of an installation. Source and Missing default to directories beside the running binary.
 func For(source, dest, deployment string, reference bool) (Options, error) {
 	names, err := Names(deployment)
 	if err != nil {
@@ -51,7 +50,7 @@ func For(source, dest, deployment string, reference bool) (Options, error) {
 	return o, nil
 }
 
-// Tell returns a Report that writes a line for each file.
+// Tell returns a Report function that writes a line for each file.
 func Tell(w io.Writer) func(File) {
 	return func(f File) {
 		switch f.State {
@@ -93,8 +92,8 @@ func Command() *cobra.Command {
 	return cmd
 }
 
-// LegacyCommand returns install_multus, with today's flags and texts (behaviour.md G30, G31). It parses by itself,
-// because help is not a success there.
+// LegacyCommand returns install_multus, with the flags and texts of today's image (behaviour.md G30, G31). It parses
+// the flags itself, because help is not a success there.
 func LegacyCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:                LegacyName,

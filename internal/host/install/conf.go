@@ -15,19 +15,19 @@ import (
 	"multus/internal/fsx"
 )
 
-// extensions are those of the files that a runtime reads in its CNI configuration directory.
+// extensions are those of the files that a runtime reads in its configuration directory.
 var extensions = []string{".conf", ".conflist", ".json"}
 
-// conf is one of the runtime's configurations.
+// conf is one file of the runtime's configuration directory.
 type conf struct {
 	path string
 	raw  []byte
-	// name is the network's; err says that it is no configuration.
+	// name is the name of the network. err is the reason why the file is no valid configuration.
 	name string
 	err  error
 }
 
-// survey reads a CNI configuration directory, in name order. One that does not exist is empty.
+// survey reads a configuration directory in name order. A directory that does not exist is empty.
 func survey(dir string) ([]conf, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -55,8 +55,8 @@ func nameOf(b []byte) (string, error) {
 	return l.Name(), nil
 }
 
-// generated tells that Multus wrote it: by name and by content. Today's Multus leaves an empty file when the cluster
-// network's is invalid (behaviour.md F31); that is nobody's configuration, and makes containerd fail.
+// generated reports whether Multus wrote the file, by its name and content. An empty file counts: today's Multus leaves
+// one if the cluster network's configuration is invalid (behaviour.md F31), and containerd fails on it.
 func (c conf) generated() bool {
 	switch filepath.Base(c.path) {
 	case "00-multus.conf", "00-multus.conflist", "00-multus.hold.conf":
@@ -65,10 +65,10 @@ func (c conf) generated() bool {
 	return false
 }
 
-// calls reports whether it calls the plugin, also as a delegate of another.
+// calls reports whether the configuration calls the plugin, directly or as a delegate.
 func (c conf) calls(plugin string) bool { return cniconf.Calls(c.raw, plugin) }
 
-// clusterNetworks are the paths of cluster networks that it names.
+// clusterNetworks returns the paths of the cluster networks that the configuration names.
 func (c conf) clusterNetworks() []string {
 	type multus struct {
 		ClusterNetwork string `json:"clusterNetwork"`
@@ -89,8 +89,8 @@ func (c conf) clusterNetworks() []string {
 	return out
 }
 
-// primary finds the cluster network in a configuration of Multus: in the file that it names, else among the delegates
-// that it holds. name is the file to be written, "" if there is nothing valid.
+// primary returns the cluster network of a configuration of Multus: the file that it names, or else its first delegate.
+// name is the name of the file to write, or "" if there is no valid cluster network.
 func (c conf) primary() (name string, content []byte) {
 	type multus struct {
 		ClusterNetwork string            `json:"clusterNetwork"`
@@ -119,13 +119,14 @@ func (c conf) primary() (name string, content []byte) {
 	return "", nil
 }
 
-// valid tells that a runtime could use it, and that it is not Multus again.
+// valid reports whether a runtime can use a configuration, and it does not call Multus.
 func valid(b []byte) bool {
 	name, err := nameOf(b)
 	return err == nil && name != "" && !cniconf.CallsMultus(b)
 }
 
-// fileName gives a name that runtimes read: what set a file aside appended an extension (10-x.conflist.old).
+// fileName returns a file name that runtimes read. A program that sets a file aside appends an extension
+// (10-x.conflist.old), which is removed.
 func fileName(name string, b []byte) string {
 	for n := name; filepath.Ext(n) != ""; n = n[:len(n)-len(filepath.Ext(n))] {
 		if slices.Contains(extensions, filepath.Ext(n)) {

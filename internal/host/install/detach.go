@@ -16,10 +16,10 @@ import (
 	"multus/internal/engine/request"
 )
 
-// lookAgain is how often the ledger is looked at while pods are waited for.
+// lookAgain is the interval at which the ledger is read while Uninstall waits for pods.
 const lookAgain = time.Second
 
-// detach frees what ended sandboxes hold, and returns when nothing is attached any more, or ErrAttached.
+// detach frees what ended sandboxes hold. It returns when nothing is attached any more, or ErrAttached.
 func (r Removal) detach(ctx context.Context) error {
 	over := time.After(r.Wait)
 	told := ""
@@ -45,9 +45,9 @@ func (r Removal) detach(ctx context.Context) error {
 	}
 }
 
-// free frees the sandboxes of the ledger that have ended without Multus being called, and lists all others. Each is
-// deleted as the runtime would have asked for it, of all its networks, the cluster network's included: if the runtime
-// asked for that one, it is asked twice, which CNI allows (CNI SPEC 1.1 §DEL); if it did not, nobody would.
+// free deletes the sandboxes of the ledger that have ended without a call of Multus, and returns the others. It
+// executes the DEL of all their networks, including the cluster network. If the runtime has already executed that one,
+// it is executed twice, which CNI permits (CNI SPEC 1.1 §DEL). If not, no other program would execute it.
 func (r Removal) free(ctx context.Context) (attached []string, _ error) {
 	conf, err := json.Marshal(map[string]string{
 		"cniVersion": "1.0.0", "name": "multus-cni-network", "type": shim, "cniDir": r.StateDir, "binDir": r.BinDir,
@@ -72,7 +72,7 @@ func (r Removal) free(ctx context.Context) (attached []string, _ error) {
 	return r.attached()
 }
 
-// attached lists the sandboxes of the ledger.
+// attached returns the sandboxes of the ledger.
 func (r Removal) attached() ([]string, error) {
 	store := &ledger.Store{Dir: r.StateDir, Log: r.Log}
 	ids, err := store.Containers()
@@ -83,12 +83,12 @@ func (r Removal) attached() ([]string, error) {
 	for i, id := range ids {
 		if rec, err := store.Read(id, ledger.UsualName); err == nil && rec != nil {
 			ids[i] = describe(rec)
-		} // what cannot be read may be anything
+		} // a record that cannot be read is listed by its ID
 	}
 	return ids, nil
 }
 
-// nobody is asked and told by an engine that replays the ledger.
+// nobody replaces the planner, the publisher and the cache of an engine that only replays the ledger.
 type nobody struct{}
 
 var (
@@ -97,7 +97,7 @@ var (
 	_ engine.StatusCache = nobody{}
 )
 
-// errNobody is the answer of a planner for what is not recorded: nothing is to be done about it.
+// errNobody is returned by the planner for a sandbox without a record. Such a sandbox needs no DEL.
 var errNobody = errors.New("only what is recorded is deleted")
 
 func (nobody) Plan(context.Context, *request.Request, *config.Plugin) (*plan.Plan, error) {

@@ -12,18 +12,18 @@ import (
 
 const (
 	inNodeFlag = "in-node"
-	// nodePID is the node's first process, in whose mount namespace container runtimes work.
+	// nodePID is the node's first process, in whose mount namespace container runtimes run.
 	nodePID = 1
-	// nodePath is where plugins find the node's programs (iptables), unless the environment says otherwise.
+	// nodePath is the PATH in which plugins find the node's programs (iptables), unless the environment has another one.
 	nodePath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 )
 
-// enterNode starts this program again in the mount namespace of another process, with the same arguments and without
-// the flag that asks for it: CNI plugins must see the node as the runtime's do (architecture.md, decision 1). It needs
-// the node's processes in sight and CAP_SYS_ADMIN, and returns only an error.
+// enterNode executes this program again in the mount namespace of another process, with the same arguments but without
+// the flag inNodeFlag: CNI plugins must see the file system that those of the runtime see (docs/architecture.md). It
+// requires the node's PID namespace and CAP_SYS_ADMIN. It returns only if it fails.
 func enterNode(pid int) error {
-	runtime.LockOSThread() // until this thread becomes the program
-	// Threads share root and working directory; a thread that does cannot change its mount namespace.
+	runtime.LockOSThread() // never unlocked: this thread executes the program
+	// Threads share the root and working directory. A thread that shares them cannot change its mount namespace.
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return fmt.Errorf("unshare file system attributes: %w", err)
 	}
@@ -38,7 +38,7 @@ func enterNode(pid int) error {
 	if !slices.ContainsFunc(env, func(v string) bool { return strings.HasPrefix(v, "PATH=") }) {
 		env = append(env, nodePath)
 	}
-	// The last of several equal flags wins. The program is not on the node, but this link leads to it.
+	// The last of several equal flags counts. The program is not in the node's file system, but this link leads to it.
 	args := append(slices.Clone(os.Args), "--"+inNodeFlag+"=false")
 	if err := unix.Exec("/proc/self/exe", args, env); err != nil {
 		return fmt.Errorf("start again on the node: %w", err)

@@ -13,20 +13,20 @@ import (
 	"multus/internal/fsx"
 )
 
-// The plugins, by the names that CNI configurations call them (behaviour.md Q1).
+// The names of the plugins, as CNI configurations use them (behaviour.md Q1).
 const (
 	shim     = "multus-shim"
 	thin     = "multus"
 	passthru = "passthru"
 )
 
-// ReferenceDir is the directory of the reference CNI plugins inside that of our binaries.
+// ReferenceDir is the subdirectory of the directory of our binaries that has the reference CNI plugins.
 const ReferenceDir = "cni"
 
-// ErrType is returned for a deployment that does not exist; the text is today's (behaviour.md G30).
+// ErrType is returned for an unknown deployment. The text is that of today's Multus (behaviour.md G30).
 var ErrType = errors.New("--type is missing or --type has invalid value")
 
-// Names returns the plugins of a deployment: thick, thin or all.
+// Names returns the plugins of a deployment, which is thick, thin or all.
 func Names(deployment string) ([]string, error) {
 	switch deployment {
 	case "thick":
@@ -39,33 +39,34 @@ func Names(deployment string) ([]string, error) {
 	return nil, fmt.Errorf("%w: %q, want thick, thin or all", ErrType, deployment)
 }
 
-// Options of an installation.
+// Options are the options of an installation.
 type Options struct {
-	// Source has the binaries, Dest is the CNI bin directory; it is made if it is missing.
+	// Source is the directory of the binaries. Dest is the CNI bin directory, which is created if it does not exist.
 	Source string
 	Dest   string
-	// Names are the files that are installed, new or over older ones.
+	// Names are the files to install. Existing ones are replaced.
 	Names []string
-	// Missing is a directory of plugins that are installed only where Dest has nothing of that name: what a
-	// distribution ships is never replaced. Empty for none.
+	// Missing is a directory of plugins that are installed only if Dest has no file of that name, so that the plugins of a
+	// distribution are never replaced. It may be empty.
 	Missing string
-	// Report is told of each file when it is in place; nil for nobody.
+	// Report is called for each file when it is in place. It may be nil.
 	Report func(File)
 }
 
 // File is one file of an installation.
 type File struct {
 	Name string
-	// From is the file that was, or would have been, copied.
+	// From is the source of the file, whether or not it was copied.
 	From string
-	// State says what was done.
+	// State is what was done with the file.
 	State State
 }
 
-// State of a file after an installation.
+// State is the state of a file after an installation.
 type State string
 
-// Copied is new content, Equal a file that had it already, Kept somebody else's plugin that was left alone.
+// Copied is a file with new content, Equal is a file that already had the content, and Kept is another plugin of the
+// same name, which was not replaced.
 const (
 	Copied State = "copied"
 	Equal  State = "equal"
@@ -82,9 +83,9 @@ func (e *FileError) Error() string { return fmt.Sprintf("install %s: %v", e.File
 
 func (e *FileError) Unwrap() error { return e.Err }
 
-// Install brings the plugins into the CNI bin directory. When it returns without an error they survive a power cut;
-// when it is killed, at any instruction, each name holds the old file or the new one, whole, and the next Install
-// removes what was left half-written. Several may run at a time.
+// Install installs the plugins into the CNI bin directory. After it returns without an error, the files survive a power
+// loss. If it is killed, at any moment, each name still has the complete old or the complete new file, and the next
+// Install removes the temporary files. Concurrent calls are safe.
 func Install(ctx context.Context, o Options) error {
 	files, err := o.files()
 	if err != nil {
@@ -100,9 +101,9 @@ func Install(ctx context.Context, o Options) error {
 	defer dir.close()
 	age := inUse
 	if dir.locked {
-		age = anyAge // nobody else is at work: every temporary file has lost its writer
+		age = anyAge // no other installer runs, so that every temporary file is abandoned
 	}
-	// What is left over takes space and no more.
+	// Abandoned files only take space: a failure to remove them does not stop the installation.
 	swept := fsx.Sweep(o.Dest, age)
 	for _, f := range files {
 		if f.State == "" {
@@ -114,15 +115,15 @@ func Install(ctx context.Context, o Options) error {
 			o.Report(f)
 		}
 	}
-	// Also when all were equal: an installer before this one may have been killed between its rename and its fsync.
+	// Sync even if all files were equal: an earlier installer may have been killed between its rename and its fsync.
 	if err := dir.sync(); err != nil {
 		return fmt.Errorf("sync CNI bin directory: %w", err)
 	}
 	return swept
 }
 
-// files lists what is to be done. It fails before anything is touched if a file of Names is missing: an image and a
-// manifest that do not fit must not leave half of an installation.
+// files returns the files to install. If a file of Names is missing, it fails before anything is changed: an image that
+// does not match its manifest must not leave half of an installation.
 func (o Options) files() ([]File, error) {
 	var files []File
 	for _, name := range o.Names {
@@ -151,8 +152,8 @@ func (o Options) files() ([]File, error) {
 			continue
 		}
 		f := File{Name: e.Name(), From: filepath.Join(o.Missing, e.Name())}
-		// A link counts as there, even if it leads nowhere: in a container its target may be out of sight, as that of
-		// k3s' plugins is.
+		// A link counts as existing even if its target does not exist: in a container the target may not be visible, as that
+		// of the plugins of k3s.
 		_, err := os.Lstat(filepath.Join(o.Dest, e.Name()))
 		switch {
 		case err == nil:

@@ -19,20 +19,20 @@ import (
 )
 
 const (
-	// executable is the mode of installed files, whatever the umask and the source's mode.
+	// executable is the mode of installed files, independent of the umask and the mode of the source.
 	executable fs.FileMode = 0o755
-	// lockLimit is how long another installer is waited for. The lock keeps two from doing the same work and tells
-	// which temporary files have lost their writer; an installer that hangs must not keep the node's daemon from
-	// starting, and without the lock everything else holds.
+	// lockLimit limits the wait for another installer. The lock avoids duplicate work, and shows which temporary files are
+	// abandoned. All other guarantees hold without it. An installer that hangs must not stop the node's daemon from
+	// starting.
 	lockLimit = 30 * time.Second
 	lockPause = 20 * time.Millisecond
-	// inUse is the age up to which a temporary file may have a writer, where the lock cannot tell; anyAge is older
-	// than nothing, clocks that were set back included.
+	// inUse is the age up to which a temporary file may be in use if the lock was not acquired. anyAge matches every file,
+	// also after the clock was set back.
 	inUse  = time.Hour
 	anyAge = time.Duration(math.MinInt64)
 )
 
-// place makes to hold what from holds, unless it does.
+// place copies from to to, unless they have the same content.
 func place(ctx context.Context, from, to string) (State, error) {
 	equal, err := same(ctx, from, to)
 	if err != nil {
@@ -55,14 +55,14 @@ func place(ctx context.Context, from, to string) (State, error) {
 	return Copied, nil
 }
 
-// same tells whether to is a regular file with the content of from. One that only lost its mode gets it back: that is
-// no reason to replace a file that may be running.
+// same reports whether to is a regular file with the content of from. If only its mode differs, same corrects the mode,
+// because a file that may be running is not replaced for that.
 func same(ctx context.Context, from, to string) (bool, error) {
 	source, err := os.Stat(from)
 	if err != nil {
 		return false, err
 	}
-	// Not through a link: a name that only points to the content may point elsewhere tomorrow.
+	// Lstat, because a link that leads to the content now may lead elsewhere later.
 	info, err := os.Lstat(to)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -100,8 +100,7 @@ func digest(ctx context.Context, path string) (_ []byte, retErr error) {
 	return h.Sum(nil), nil
 }
 
-// fill streams from into temp and makes it durable: without the fsync a power cut after the rename can leave an empty
-// plugin.
+// fill copies from to temp and syncs it. Without the fsync, a power loss after the rename could leave an empty plugin.
 func fill(ctx context.Context, temp *os.File, from string) (retErr error) {
 	f, err := os.Open(from)
 	if err != nil {
@@ -125,7 +124,7 @@ func fill(ctx context.Context, temp *os.File, from string) (retErr error) {
 	return temp.Sync()
 }
 
-// until ends a copy with its context.
+// until is a reader that fails when its context has ended.
 type until struct {
 	ctx context.Context
 	r   io.Reader
@@ -138,8 +137,8 @@ func (u until) Read(p []byte) (int, error) {
 	return u.r.Read(p)
 }
 
-// directory is the CNI bin directory, open and, if that is possible, locked against other installers. The lock is on
-// the directory itself: a lock file among the plugins would be something that is left behind. It ends with the process.
+// directory is the CNI bin directory. It is open and, if possible, locked against other installers. The lock is on the
+// directory itself, because a lock file among the plugins would remain. The lock ends with the process.
 type directory struct {
 	file   *os.File
 	locked bool
@@ -155,7 +154,7 @@ func lockDir(ctx context.Context, path string) (*directory, error) {
 		if err == nil {
 			return &directory{file: f, locked: true}, nil
 		}
-		// Another error than these: a filesystem without locks.
+		// any other error means a file system without locks
 		waiting := err == unix.EWOULDBLOCK || err == unix.EINTR
 		if !waiting || time.Now().After(deadline) {
 			return &directory{file: f}, nil
@@ -171,9 +170,9 @@ func lockDir(ctx context.Context, path string) (*directory, error) {
 func (d *directory) sync() error {
 	err := d.file.Sync()
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOTSUP) {
-		return nil // a filesystem without fsync for directories
+		return nil // the file system does not support fsync of directories
 	}
 	return err
 }
 
-func (d *directory) close() { _ = d.file.Close() } // it was only read
+func (d *directory) close() { _ = d.file.Close() } // nothing was written

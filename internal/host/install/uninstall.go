@@ -23,18 +23,18 @@ import (
 )
 
 var (
-	// ErrRunning is returned when a daemon serves on this node: it would write its configuration again.
+	// ErrRunning is returned when a daemon serves on this node, because it would write its configuration again.
 	ErrRunning = errors.New("multus-daemon still runs on this node: delete its DaemonSet first")
-	// ErrNoPrimary is returned when, without Multus, the node would have no CNI configuration at all.
+	// ErrNoPrimary is returned when the node would have no CNI configuration without that of Multus.
 	ErrNoPrimary = errors.New("no other CNI configuration: without that of Multus no pod could start on this node")
-	// ErrAttached is returned when pods still have networks that only Multus can free.
+	// ErrAttached is returned when pods still have attachments that only Multus can free.
 	ErrAttached = errors.New("pods are still attached through Multus")
 )
 
-// dialLimit bounds the question whether a daemon runs.
+// dialLimit limits the attempt to connect to a daemon.
 const dialLimit = time.Second
 
-// Removal says what is to be removed, and from where.
+// Removal has the options of Uninstall.
 type Removal struct {
 	ConfDir  string // the runtime's CNI configurations
 	BinDir   string
@@ -42,22 +42,23 @@ type Removal struct {
 	Socket   string // of the daemon
 	LockFile string // of all sandboxes
 	Boot     string // the identity of this boot of the node
-	// Wait is how long attached pods are waited for before ErrAttached.
+	// Wait is how long Uninstall waits for attached pods before it returns ErrAttached.
 	Wait time.Duration
-	// Force goes on where ErrRunning, ErrNoPrimary or ErrAttached would stop it.
+	// Force continues in spite of ErrRunning, ErrNoPrimary or ErrAttached.
 	Force bool
-	// Log tells what is done.
+	// Log receives what was done.
 	Log *slog.Logger
 }
 
-// Uninstall takes Multus off a node, in the order in which the node works at every step (P04): first the
-// configuration that makes the runtime call it, when another is there to take over; then, when no attachment is left
-// that needs them, the plugins and the rest. It can be repeated, and goes on where it stopped or was killed.
+// Uninstall removes Multus from a node. Its order keeps the node working after every step (P04). It first removes the
+// CNI configuration file, once another configuration can replace it. When no attachment needs the plugins any more, it
+// removes these and the rest. It can be repeated, and continues where it stopped or was killed.
 //
-// Pods that are attached by then live on. The runtime deletes them by the cluster network's configuration alone
-// (containerd) or by the one it remembers, which calls the plugin (CRI-O); what it leaves of a sandbox is freed here.
+// Pods that are attached at that time keep running. The runtime deletes them by the cluster network's configuration
+// alone (containerd), or by the configuration in its cache, which calls the plugin (CRI-O). Uninstall frees what the
+// runtime leaves.
 //
-// Reference plugins stay: by now other configurations may use them.
+// Reference plugins stay, because other configurations may use them by now.
 func Uninstall(ctx context.Context, r Removal) error {
 	if err := r.running(ctx); err != nil && !r.Force {
 		return err
@@ -75,7 +76,8 @@ func Uninstall(ctx context.Context, r Removal) error {
 	return r.removeRest(detached == nil)
 }
 
-// running asks the socket: a file may be left over from a daemon that was killed.
+// running returns ErrRunning if a daemon accepts connections on the socket. A socket file alone may be left from a
+// daemon that was killed.
 func (r Removal) running(ctx context.Context) error {
 	conn, err := (&net.Dialer{Timeout: dialLimit}).DialContext(ctx, "unix", r.Socket)
 	if ctx.Err() != nil {
@@ -84,11 +86,11 @@ func (r Removal) running(ctx context.Context) error {
 	if err != nil {
 		return nil //nolint:nilerr // nobody answers, which is what is wanted
 	}
-	_ = conn.Close() // nothing was said
+	_ = conn.Close() // nothing was sent
 	return ErrRunning
 }
 
-// stopIntercepting removes our configuration; before, it sees to it that the node keeps one.
+// stopIntercepting removes our configuration files, after it has made sure that the node has another one.
 func (r Removal) stopIntercepting() error {
 	confs, err := survey(r.ConfDir)
 	if err != nil {
@@ -128,8 +130,8 @@ func (r Removal) stopIntercepting() error {
 	return syncDir(r.ConfDir)
 }
 
-// restore brings back the cluster network's configuration where the runtime sees that of Multus only: it was set
-// aside, is kept in another directory, or exists inside ours alone.
+// restore restores the cluster network's configuration if the runtime's directory has only that of Multus: the cluster
+// network's was renamed, is in another directory, or exists only inside ours.
 func (r Removal) restore(ours []conf) error {
 	for _, c := range ours {
 		name, b := c.primary()
@@ -159,7 +161,7 @@ func describe(rec *ledger.Record) string {
 	return fmt.Sprintf("container %s%s (%s)", rec.ContainerID, pod, strings.Join(networks, ", "))
 }
 
-// list joins what fits a message.
+// list joins the items, up to a limit.
 func list(items []string) string {
 	const most = 10
 	if len(items) <= most {
@@ -168,7 +170,8 @@ func list(items []string) string {
 	return fmt.Sprintf("%s; and %d more", strings.Join(items[:most], "; "), len(items)-most)
 }
 
-// removePlugins leaves those that a remaining configuration calls: without them the runtime would fail on it.
+// removePlugins removes the plugins, except those that a remaining configuration calls: without them the runtime would
+// fail.
 func (r Removal) removePlugins() error {
 	confs, err := survey(r.ConfDir)
 	if err != nil {
@@ -193,7 +196,8 @@ func (r Removal) removePlugins() error {
 }
 
 // removeRest removes what only Multus reads: the socket of a daemon that has ended, the thin plugin's credentials and,
-// if it is empty, the state directory. The locks stay where they are: a DEL may hold one, and /run is emptied at boot.
+// if it is empty, the state directory. The lock file stays, because a DEL may hold a lock, and /run is empty after a
+// reboot.
 func (r Removal) removeRest(state bool) error {
 	own, memory := filepath.Join(r.ConfDir, "multus.d"), autoconf.Memory(r.StateDir)
 	errs := []error{
@@ -212,7 +216,7 @@ func (r Removal) removeRest(state bool) error {
 	return nil
 }
 
-// removeEmpty removes a directory unless something is in it, or mounted on it, which then is not ours to lose.
+// removeEmpty removes a directory, unless it has files or is a mount point.
 func removeEmpty(dir string) error {
 	err := unix.Rmdir(dir)
 	switch err {

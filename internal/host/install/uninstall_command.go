@@ -13,7 +13,7 @@ import (
 	"multus/internal/host/plugin"
 )
 
-// UninstallCommand returns `multus-daemon uninstall`; defaultConfig is where the daemon's configuration is.
+// UninstallCommand returns `multus-daemon uninstall`. defaultConfig is the path of the daemon's configuration.
 func UninstallCommand(defaultConfig string) *cobra.Command {
 	var file, confDir, stateDir, socketDir string
 	var inNode bool
@@ -64,7 +64,7 @@ func UninstallCommand(defaultConfig string) *cobra.Command {
 	return cmd
 }
 
-// readConfig reads the daemon's configuration; without one, everything is at its default.
+// readConfig reads the daemon's configuration. If the file does not exist and must is false, it returns the defaults.
 func readConfig(file string, must bool) (*config.Daemon, error) {
 	b, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) && !must {
@@ -80,8 +80,8 @@ func readConfig(file string, must bool) (*config.Daemon, error) {
 	return conf, nil
 }
 
-// existing is dir if it is there: a configuration written for today's manifests names the directories of its
-// container (/host/...), which are none on the node itself.
+// existing returns dir if it exists, and "" otherwise: a configuration that was written for today's manifests names the
+// directories of the container (/host/...), which do not exist on the node itself.
 func existing(dir string) string {
 	if _, err := os.Stat(dir); err != nil {
 		return ""
