@@ -20,7 +20,7 @@ const (
 	resourceAnno = "k8s.v1.cni.cncf.io/resourceName" // behaviour.md H1
 )
 
-// object is the part of a definition or a pod that is used.
+// object is the part of a definition or a pod that Multus uses.
 type object struct {
 	document int // its number in the file, from 1
 	typeMeta
@@ -43,8 +43,8 @@ type spec struct {
 	HostNetwork bool   `json:"hostNetwork"`
 }
 
-// decode reads all documents of a file. Each document that cannot be read is a problem that names it, and does
-// not keep the others from being read.
+// decode decodes all documents of a file. A document that cannot be decoded is a problem that names it. The other
+// documents are still decoded.
 func decode(path string, data []byte) (objects []object, problems []error) {
 	for i, document := range split(data) {
 		if blank(document) {
@@ -63,7 +63,7 @@ func decodeDocument(document []byte, number int) ([]object, error) {
 	if json.Valid(document) {
 		return decodeObject(document, number) // JSON may be indented with tabs, YAML may not
 	}
-	// Strict: of two equal keys one would be dropped silently.
+	// Strict, because otherwise one of two equal keys would be dropped silently.
 	data, err := yaml.YAMLToJSONStrict(document)
 	if err != nil {
 		return nil, err
@@ -71,8 +71,8 @@ func decodeDocument(document []byte, number int) ([]object, error) {
 	return decodeObject(data, number)
 }
 
-// decodeObject looks at the kind first, because only the kinds that are used have a known shape. A list, as
-// `kubectl get -o yaml` prints it, holds several.
+// decodeObject checks the kind first, because only the kinds that Multus uses have a known structure. A list, as
+// `kubectl get -o yaml` prints it, has several objects.
 func decodeObject(data []byte, number int) ([]object, error) {
 	var meta typeMeta
 	if err := json.Unmarshal(data, &meta); err != nil {
@@ -88,7 +88,7 @@ func decodeObject(data []byte, number int) ([]object, error) {
 	case strings.HasSuffix(meta.Kind, kindListSuffix):
 		return items(data, number)
 	}
-	return nil, nil // some other kind is none of our business
+	return nil, nil // Multus does not use the other kinds
 }
 
 func one(data []byte, meta typeMeta, apiVersion string, number int) ([]object, error) {
@@ -120,7 +120,7 @@ func items(data []byte, number int) ([]object, error) {
 	for i, item := range list.Items {
 		var meta typeMeta
 		if json.Unmarshal(item, &meta) == nil && strings.HasSuffix(meta.Kind, kindListSuffix) {
-			continue // a list in a list has no meaning, and no bottom
+			continue // lists in lists are not valid, and could be nested without limit
 		}
 		found, err := decodeObject(item, number)
 		objects = append(objects, found...)
@@ -131,9 +131,9 @@ func items(data []byte, number int) ([]object, error) {
 	return objects, errors.Join(problems...)
 }
 
-// split cuts a YAML stream at its document markers. It is done before parsing, so that a document that does not
-// parse leaves the others readable; YAML allows a marker nowhere but between documents. Only the last one returned
-// may be blank, so that documents are numbered as a reader counts them.
+// split splits a YAML stream at its document markers. It does so before the documents are parsed, so that an invalid
+// document does not affect the others. YAML permits a marker only between documents. Only the last document may be
+// blank, so that the numbers of the documents are those that a reader counts.
 func split(data []byte) [][]byte {
 	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))
 	documents := [][]byte{nil}
@@ -150,7 +150,7 @@ func split(data []byte) [][]byte {
 			documents = append(documents, nil)
 			last++
 		}
-		documents[last] = nil // also drops directives, which were for the parser of this document only
+		documents[last] = nil // also drops directives, which apply to this document only
 		if begin {
 			documents[last] = append(documents[last], rest...)
 		}
@@ -158,7 +158,7 @@ func split(data []byte) [][]byte {
 	return documents
 }
 
-// blank tells that a document has nothing but comments, directives and white space.
+// blank reports whether a document has only comments, directives and white space.
 func blank(document []byte) bool {
 	for line := range bytes.Lines(document) {
 		line = bytes.TrimSpace(line)

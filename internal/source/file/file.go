@@ -1,8 +1,8 @@
-// Package file reads network attachment definitions and pods from a directory of YAML and JSON files, and writes
-// the status and events of pods to another, so that Multus works, and can be tried, without Kubernetes.
+// Package file reads network definitions and pods from a directory of YAML and JSON files, and writes the network
+// statuses and events of pods to another directory. With it Multus works, and can be tried, without Kubernetes.
 //
-// It is not a watcher and not a client of anything: each look-up sees the directory as it is. It decides nothing
-// about networks. Process edges (internal/host, internal/cli) may import it; the engine may not.
+// The package watches nothing: each lookup reads the directory as it is. It makes no decisions about networks. The
+// process edges (internal/host, internal/cli) may import it, the engine may not.
 package file
 
 import (
@@ -17,27 +17,27 @@ import (
 	"multus/internal/engine/publish"
 )
 
-// DefaultNamespace is that of an object whose metadata names none.
+// DefaultNamespace is the namespace of an object without metadata.namespace.
 const DefaultNamespace = "default"
 
 // Options say where a Source reads and writes.
 type Options struct {
-	// Dir holds the definitions and pods: *.yaml, *.yml and *.json, sub-directories and hidden files aside.
+	// Dir is the directory of the definitions and pods: *.yaml, *.yml and *.json, without subdirectories and hidden files.
 	Dir string
-	// Files are read in place of those of Dir, in this order.
+	// Files are read instead of those of Dir, in this order.
 	Files []string
-	// Contents are those of Files that have been read already, such as standard input, by name.
+	// Contents has, by name, the contents of those Files that were already read, such as standard input.
 	Contents map[string][]byte
-	// StateDir receives <namespace>_<name>.json (annotations) and <namespace>_<name>.events.jsonl. It is made
-	// when needed.
+	// StateDir is the directory for <namespace>_<name>.json (annotations) and <namespace>_<name>.events.jsonl. It is
+	// created at the first write.
 	StateDir string
 }
 
-// Source is a directory in place of the Kubernetes API. It may be used by many goroutines.
+// Source is a directory that replaces the Kubernetes API. It is safe for concurrent use.
 type Source struct {
 	options Options
 
-	// mu guards files: what was decoded.
+	// mu guards files, which has the decoded files.
 	mu    sync.Mutex
 	files map[string]*decoded // by path
 }
@@ -48,13 +48,13 @@ var (
 	_ publish.Cluster = (*Source)(nil)
 )
 
-// New makes a source. Nothing is read yet; a directory that does not exist is an error of each look-up.
+// New returns a Source. It reads nothing: if the directory does not exist, each lookup returns an error.
 func New(o Options) *Source {
 	return &Source{options: o, files: map[string]*decoded{}}
 }
 
-// Network returns the definition of that name. The error wraps plan.ErrNotFound when all files could be read and
-// none has it. A document that cannot be read is an error only where the definition is in no other one.
+// Network returns the definition of that name. The error wraps plan.ErrNotFound if all files could be read and none has
+// the definition. A document that cannot be decoded is an error only if no other document has the definition.
 func (s *Source) Network(ctx context.Context, ref plan.Ref) (*plan.Definition, error) {
 	o, err := s.find(ctx, kindNetwork, ref)
 	if err != nil {
@@ -63,18 +63,18 @@ func (s *Source) Network(ctx context.Context, ref plan.Ref) (*plan.Definition, e
 	return &plan.Definition{Ref: ref, Config: o.Spec.Config, ResourceName: o.Metadata.Annotations[resourceAnno]}, nil
 }
 
-// Pod returns the metadata of the pod of that name. Errors are those of Network.
+// Pod returns the metadata of the pod of that name. Its errors are those of Network.
 func (s *Source) Pod(ctx context.Context, ref plan.Ref) (*plan.Pod, error) {
 	o, err := s.find(ctx, kindPod, ref)
 	if err != nil {
 		return nil, fmt.Errorf("find pod %s: %w", ref, err)
 	}
-	annotations := make(map[string]string, len(o.Metadata.Annotations)) // the decoded file stays ours
+	annotations := make(map[string]string, len(o.Metadata.Annotations)) // a copy, because the decoded file is shared
 	maps.Copy(annotations, o.Metadata.Annotations)
 	return &plan.Pod{Ref: ref, UID: o.Metadata.UID, Annotations: annotations}, nil
 }
 
-// HostNetwork reports whether the pod of that name is in the network of its node. Errors are those of Network.
+// HostNetwork reports whether the pod of that name uses the network of its node. Its errors are those of Network.
 func (s *Source) HostNetwork(ctx context.Context, ref plan.Ref) (bool, error) {
 	o, err := s.find(ctx, kindPod, ref)
 	if err != nil {
@@ -83,7 +83,7 @@ func (s *Source) HostNetwork(ctx context.Context, ref plan.Ref) (bool, error) {
 	return o.Spec.HostNetwork, nil
 }
 
-// find looks through all files, in the order of their names.
+// find searches all files, in the order of their names.
 func (s *Source) find(ctx context.Context, kind string, ref plan.Ref) (*object, error) {
 	if ref.Namespace == "" || ref.Name == "" {
 		return nil, errors.New("namespace and name must not be empty")
@@ -113,13 +113,13 @@ func (s *Source) find(ctx context.Context, kind string, ref plan.Ref) (*object, 
 	case found != nil:
 		return found, nil
 	case len(problems) > 0:
-		// It may be in what cannot be read, so "not found" would be a guess.
+		// An unreadable document may have the object, so that "not found" would be a guess.
 		return nil, fmt.Errorf("not in the readable %s, and not all are readable: %w", s.options, errors.Join(problems...))
 	}
 	return nil, fmt.Errorf("%w in the %s", plan.ErrNotFound, s.options)
 }
 
-// String names the files that are read.
+// String returns the files that are read, for error messages.
 func (o Options) String() string {
 	if len(o.Files) > 0 {
 		return "files " + strings.Join(o.Files, ", ")

@@ -25,7 +25,7 @@ func write(tb testing.TB, dir, name, content string) {
 	}
 }
 
-// source makes a source of the given files: name, content, name, content.
+// source returns a source of the given files: name, content, name, content.
 func source(tb testing.TB, files ...string) (*Source, Options) {
 	tb.Helper()
 	o := Options{Dir: tb.TempDir(), StateDir: filepath.Join(tb.TempDir(), "state")}
@@ -246,7 +246,7 @@ func TestDirectoryErrors(t *testing.T) {
 	}
 }
 
-// TestFollowsEdits: a daemon sees each edit, and does not decode what has not changed.
+// TestFollowsEdits checks that a source reads each change, and does not decode unchanged files again.
 func TestFollowsEdits(t *testing.T) {
 	t.Parallel()
 	s, o := source(t, "a.yaml", network("n", "x", "1"))
@@ -267,7 +267,7 @@ func TestFollowsEdits(t *testing.T) {
 		}
 	}
 	expect("first", "1")
-	// Same size, at once: within one tick of the kernel's clock for file times.
+	// The same size, within one tick of the kernel's clock for file times.
 	for i := range 9 {
 		write(t, o.Dir, "a.yaml", network("n", "x", fmt.Sprint(i)))
 		expect("in place", fmt.Sprint(i))
@@ -293,7 +293,7 @@ func TestFollowsEdits(t *testing.T) {
 	}
 }
 
-// TestDecodedOnce: a settled file is not decoded at each look-up.
+// TestDecodedOnce checks that a settled file is not decoded at each lookup.
 func TestDecodedOnce(t *testing.T) {
 	t.Parallel()
 	s, o := source(t, "a.yaml", network("n", "x", "1"))
@@ -310,8 +310,8 @@ func TestDecodedOnce(t *testing.T) {
 	if again := s.refresh(path); again != first {
 		t.Error("decoded again without a change")
 	}
-	// A file changed just now may change again without a new stamp: the clock for file times is coarse. A time in
-	// the future stands for "just now" however slow the test is.
+	// A file that has just changed may change again without a new stamp, because the clock for file times is coarse. A
+	// time in the future represents such a file, however slow the test is.
 	future := time.Now().Add(time.Hour)
 	if err := os.Chtimes(path, future, future); err != nil {
 		t.Fatal(err)
@@ -418,8 +418,8 @@ func TestEmit(t *testing.T) {
 	}
 }
 
-// FuzzDecode: whatever a file holds, no panic; each object is one that a look-up can find; and a document in front
-// of or behind it that is well formed stays readable.
+// FuzzDecode checks that decode does not panic, that each object can be found by a lookup, and that a valid document
+// before or after the input stays readable.
 func FuzzDecode(f *testing.F) {
 	for _, seed := range []string{
 		storage, pod, "---\n" + storage + "...\n--- # x\n" + pod, "kind: List\nitems: [{kind: List}]",

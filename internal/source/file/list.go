@@ -8,8 +8,8 @@ import (
 	"multus/internal/engine/plan"
 )
 
-// Networks returns all definitions, in the order of the files. Documents that cannot be read are the error, and do not
-// keep the others from being returned.
+// Networks returns all definitions, in the order of the files. If some documents cannot be decoded, it returns the
+// other definitions and an error.
 func (s *Source) Networks(ctx context.Context) ([]plan.Definition, error) {
 	var out []plan.Definition
 	err := s.each(ctx, kindNetwork, func(o *object, ref plan.Ref) {
@@ -21,7 +21,7 @@ func (s *Source) Networks(ctx context.Context) ([]plan.Definition, error) {
 	return out, err
 }
 
-// Pods returns all pods, as Networks does definitions.
+// Pods returns all pods, with the errors of Networks.
 func (s *Source) Pods(ctx context.Context) ([]plan.Pod, error) {
 	var out []plan.Pod
 	err := s.each(ctx, kindPod, func(o *object, ref plan.Ref) {

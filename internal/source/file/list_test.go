@@ -10,8 +10,8 @@ import (
 	"multus/internal/engine/plan"
 )
 
-// TestList: all objects of all files, in their order; what cannot be read is told and hides nothing (behaviour.md B1,
-// H1).
+// TestList checks that all objects of all files are listed in their order, and that documents which cannot be decoded
+// cause an error but hide nothing (behaviour.md B1, H1).
 func TestList(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

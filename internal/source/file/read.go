@@ -14,15 +14,15 @@ import (
 )
 
 const (
-	// maxFileSize bounds what one file can make a daemon hold.
+	// maxFileSize limits the size of one file, and with it the memory of the daemon.
 	maxFileSize = 16 << 20
-	// settleTime is how old a change has to be for the stamp to tell it from the next one: the kernel's clock
-	// for file times ticks every few milliseconds.
+	// settleTime is the age from which on the stamp of a change differs from that of the next change: the kernel's clock
+	// for file times advances every few milliseconds.
 	settleTime = 100 * time.Millisecond
 )
 
-// stamp tells whether a file may have changed. The change time is part of it because a tool can set the
-// modification time, and the inode because an editor replaces the file.
+// stamp identifies a version of a file. It includes the change time, because a program can set the modification time,
+// and the inode, because an editor replaces the file.
 type stamp struct {
 	size         int64
 	mtime, ctime time.Time
@@ -33,12 +33,12 @@ type stamp struct {
 type decoded struct {
 	path     string
 	stamp    stamp
-	settled  bool // the stamp was old enough when the file was read
+	settled  bool // reports whether the stamp was old enough when the file was read
 	objects  []object
 	problems []error
 }
 
-// read returns all files, decoded, in the order of their names. Only files that have changed are decoded again.
+// read returns all decoded files, in the order of their names. It decodes only files that have changed.
 func (s *Source) read() ([]*decoded, error) {
 	paths, err := s.options.paths()
 	if err != nil {
@@ -59,7 +59,7 @@ func (s *Source) read() ([]*decoded, error) {
 	return list, nil
 }
 
-// paths are the files that are to be read now.
+// paths returns the files to read now.
 func (o Options) paths() ([]string, error) {
 	if len(o.Files) > 0 {
 		return o.Files, nil
@@ -77,7 +77,8 @@ func (o Options) paths() ([]string, error) {
 	return paths, nil
 }
 
-// wanted leaves out hidden files: editors and WriteAtomic keep unfinished ones under such names.
+// wanted reports whether a file is read. Hidden files are not: editors and WriteAtomic use such names for unfinished
+// files.
 func wanted(name string) bool {
 	if strings.HasPrefix(name, ".") {
 		return false
@@ -89,8 +90,8 @@ func wanted(name string) bool {
 	return false
 }
 
-// refresh returns the file as it is now, nil when it is none or has gone; s.mu is held. A decoded file is never
-// changed, because others may be reading it.
+// refresh returns the current version of a file, or nil if it is a directory or does not exist. A decoded file is never
+// modified, because other goroutines may be reading it. The caller holds mu.
 func (s *Source) refresh(path string) *decoded {
 	if data, ok := s.options.Contents[path]; ok {
 		f := &decoded{path: path}
@@ -118,7 +119,7 @@ func (s *Source) refresh(path string) *decoded {
 		return nil
 	}
 	if err != nil {
-		f.settled = false // permission may come without a change of the file
+		f.settled = false // the permission may change without a change of the file
 		f.problems = []error{fmt.Errorf("read definitions: %w", err)}
 		return f
 	}

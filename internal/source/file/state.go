@@ -19,18 +19,17 @@ import (
 const (
 	stateDirPerm  = 0o755
 	stateFilePerm = 0o644
-	// maxEvents is the size at which a pod's file of events is put aside, replacing the one put aside before.
+	// maxEvents is the size at which a pod's file of events is rotated. One old file is kept.
 	maxEvents = 1 << 20
 	// lockTimeout limits the wait for another process that writes the state of the same pod.
 	lockTimeout = 2 * time.Second
-	// lockName is the file whose parts are locked, one per pod.
+	// lockName is the file with the locks of all pods.
 	lockName = ".lock"
 )
 
-// SetAnnotation writes the annotation into the pod's state file, beside those written before. The error wraps
-// publish.ErrGone when the directory of definitions has a pod of that name with another UID, and
-// publish.ErrRetry when another process holds the file. A pod that no file describes is written all the same:
-// what the runtime starts need not be described.
+// SetAnnotation adds the annotation to the pod's state file. The error wraps publish.ErrGone if the directory of
+// definitions has a pod of that name with another UID, and publish.ErrRetry if another process holds the lock. The
+// annotation is also written for a pod that no file describes, because pods need not be described.
 func (s *Source) SetAnnotation(ctx context.Context, pod publish.Pod, key, value string) error {
 	base, err := s.prepare(ctx, pod)
 	if err != nil {
@@ -49,7 +48,7 @@ func (s *Source) SetAnnotation(ctx context.Context, pod publish.Pod, key, value 
 	case err != nil:
 		return fmt.Errorf("set annotation %q: %w", key, err)
 	default:
-		// What cannot be read was not written by us, or the disk is damaged. The new status counts more.
+		// The content was written by another program or is damaged. The new status is more important.
 		if json.Unmarshal(data, &annotations) != nil || annotations == nil {
 			annotations = map[string]string{}
 		}
@@ -64,7 +63,8 @@ func (s *Source) SetAnnotation(ctx context.Context, pod publish.Pod, key, value 
 	return nil
 }
 
-// Emit appends the event to the pod's file of events, one JSON object a line. Errors are those of SetAnnotation.
+// Emit appends the event to the pod's file of events, which has one JSON object per line. Its errors are those of
+// SetAnnotation.
 func (s *Source) Emit(ctx context.Context, pod publish.Pod, event publish.Event) error {
 	base, err := s.prepare(ctx, pod)
 	if err != nil {
@@ -109,9 +109,9 @@ func appendLine(path string, line []byte) error {
 	return errors.Join(err, f.Close())
 }
 
-// prepare checks the pod and returns the path of its state files without their extension.
+// prepare checks the pod and returns the path of its state files, without an extension.
 func (s *Source) prepare(ctx context.Context, pod publish.Pod) (string, error) {
-	// Kubernetes allows no "_" in a namespace, so that the first one in a file name is the border.
+	// Kubernetes permits no "_" in a namespace, so that the first one in a file name separates namespace and name.
 	if !plainName(pod.Namespace) || strings.Contains(pod.Namespace, "_") || !plainName(pod.Name) {
 		return "", fmt.Errorf("pod %q in namespace %q: not a name that a file can have", pod.Name, pod.Namespace)
 	}
@@ -120,14 +120,14 @@ func (s *Source) prepare(ctx context.Context, pod publish.Pod) (string, error) {
 		return "", fmt.Errorf("%w: pod %s/%s has UID %q now, not %q", publish.ErrGone, pod.Namespace, pod.Name, known.UID,
 			pod.UID)
 	}
-	// Any other outcome tells nothing against writing: the pod need not be described.
+	// Any other outcome does not prevent the write, because the pod need not be described.
 	if err := os.MkdirAll(s.options.StateDir, stateDirPerm); err != nil {
 		return "", fmt.Errorf("make state directory: %w", err)
 	}
 	return filepath.Join(s.options.StateDir, pod.Namespace+"_"+pod.Name), nil
 }
 
-// plainName keeps path separators and relative paths out of file names.
+// plainName reports whether s can be a file name: it has no path separators and is no relative path.
 func plainName(s string) bool {
 	if s == "" || len(s) > 253 || s[0] == '.' {
 		return false
@@ -137,8 +137,8 @@ func plainName(s string) bool {
 	})
 }
 
-// lock keeps other goroutines and other processes (the thin plugin is one for each pod) from writing the same
-// pod's state between a read and a write.
+// lock prevents other goroutines and processes from changing the pod's state between a read and a write. The thin
+// plugin is one process for each pod.
 func (s *Source) lock(ctx context.Context, base string) (unlock func(), err error) {
 	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
 	defer cancel()
@@ -146,5 +146,5 @@ func (s *Source) lock(ctx context.Context, base string) (unlock func(), err erro
 	if err != nil {
 		return nil, fmt.Errorf("%w: lock the state: %w", publish.ErrRetry, err)
 	}
-	return func() { _ = l.Close() }, nil // closing frees the lock, whatever it returns
+	return func() { _ = l.Close() }, nil // closing releases the lock even if it returns an error
 }

@@ -25,97 +25,98 @@ import (
 )
 
 const (
-	// staleTimeout limits the question whether a cached definition is still right while the watch is broken.
+	// staleTimeout limits the request that checks a cached definition while the watch is interrupted.
 	staleTimeout = 500 * time.Millisecond
-	// stalePause is how long that question is not asked again after it got no answer.
+	// stalePause is the pause after such a request failed.
 	stalePause = 5 * time.Second
-	// relistSpread, for each definition held, and maxRelistSpread bound the time within which a list that has been lost is
-	// read again: see relistPause.
+	// relistSpread, for each cached definition, and maxRelistSpread limit the time after which a lost list is read again.
+	// See relistPause.
 	relistSpread    = 10 * time.Millisecond
 	maxRelistSpread = 2 * time.Minute
-	// cacheBudget limits what the definitions take that are held in memory: users create them, and the memory of the
-	// daemon is limited. 10,000 ordinary ones take a fifth of it. Of others the names are held, and they are read live.
+	// cacheBudget limits the memory of the cached definitions, because users create them and the memory of the daemon is
+	// limited. 10,000 ordinary definitions take a fifth of it. Of those that do not fit, the cache has the names only, and
+	// they are read live.
 	cacheBudget = 32 << 20
-	// maxResourceName limits the name of a definition's resource, as plan.MaxConfigBytes does its configuration.
+	// maxResourceName limits the length of a definition's resource name, as plan.MaxConfigBytes limits its configuration.
 	maxResourceName = 1 << 10
 )
 
-// Cache answers for network definitions from a watch of the whole cluster, for the daemon.
+// Cache serves network definitions from a watch of the whole cluster. It is for the daemon.
 //
-// A definition that the cache does not hold is asked for live, so that one made a moment ago is found; today's
-// daemon reports it missing (behaviour.md B9). While the API server is away, definitions already held are
-// answered from memory, and one never seen gives plan.ErrUnavailable.
+// A definition that is not in the cache is read live, so that a definition is found as soon as it is created. Today's
+// daemon reports such a definition as missing (behaviour.md B9). While the API server is away, cached definitions are
+// served from memory, and the error for all others wraps plan.ErrUnavailable.
 type Cache struct {
 	client *Client
 	log    *slog.Logger
 
-	// mu guards all below. It is never held during a request.
+	// mu guards the fields below. It is never held during a request.
 	mu     sync.RWMutex
 	defs   map[plan.Ref]value
-	bytes  int     // what defs takes, as value.size counts it
+	bytes  int     // sum of value.size of defs
 	budget int     // limit of bytes
-	full   bool    // a definition was left out since the last list, which is logged once
-	synced bool    // the first list is complete
-	stream *stream // the watch that is open, nil for none
-	// removals counts everything that took definitions away. A live answer that was asked for before a
-	// removal may be the removed definition, and is not remembered.
+	full   bool    // a definition did not fit since the last list; it is logged once
+	synced bool    // the first list was read
+	stream *stream // the open watch, or nil
+	// removals counts the removals of definitions. A live answer to a request from before a removal may be the removed
+	// definition, and is not cached.
 	removals uint64
-	askAgain time.Time // no live question about a held definition before
-	trouble  string    // last error of the watch, "" while it is well: logged when it changes
+	askAgain time.Time // earliest time of the next live read of a cached definition
+	trouble  string    // last error of the watch, or "" while it works; logged when it changes
 }
 
-// value is what is kept of a definition. Two strings, without the API object around them, keep 10,000
-// definitions at a few MiB.
+// value is what is cached of a definition. Without the API object around the two strings, 10,000 definitions take a few
+// MiB.
 type value struct {
 	config, resourceName string
-	// live is set for a definition that is too large for the cache: it is held by name alone.
+	// live is set for a definition that does not fit into the cache. Only its name is cached.
 	live bool
 }
 
 func (v value) size() int { return len(v.config) + len(v.resourceName) }
 
-// tooLarge reports whether a definition is not to be used at all.
+// tooLarge reports whether a definition is too large to be used.
 func (v value) tooLarge() bool {
 	return len(v.config) > plan.MaxConfigBytes || len(v.resourceName) > maxResourceName
 }
 
 var _ plan.Networks = (*Cache)(nil)
 
-// NewCache makes a cache that is empty and asks live until Run has filled it. The log tells when the watch
-// breaks and when it is well again.
+// NewCache returns an empty cache, which reads definitions live until Run has filled it. It logs when the watch is
+// interrupted and when it works again.
 func NewCache(client *Client, log *slog.Logger) *Cache {
 	return &Cache{client: client, log: log, defs: map[plan.Ref]value{}, budget: cacheBudget}
 }
 
-// Run keeps the cache up to date until ctx ends, and returns when all its goroutines have ended. A watch that
-// breaks is taken up again with back-off, without end. To be called once.
+// Run keeps the cache up to date until ctx ends, and returns when all its goroutines have ended. It restarts an
+// interrupted watch with back-off, for as long as it takes. It must be called once.
 func (c *Cache) Run(ctx context.Context) {
 	lw := listWatch{&cache.ListWatch{ListWithContextFunc: c.list, WatchFuncWithContext: c.watch}}
 	r := cache.NewReflectorWithOptions(lw, &nadv1.NetworkAttachmentDefinition{}, store{c},
 		cache.ReflectorOptions{Name: "network-attachment-definitions", Clock: interruptible{clock.RealClock{}, ctx}})
 	// No WatchListPageSize: with it, the list after an outage would be read from etcd, and not from the API server's
-	// memory. Discard: what goes wrong is logged where it is met, once. Of a refused connection the reflector tells
-	// nobody, and other errors it repeats at each attempt.
+	// memory. Discard, because errors are logged once, where they occur. The reflector does not report a refused
+	// connection, and logs other errors at each attempt.
 	r.RunWithContext(klog.NewContext(ctx, logr.Discard()))
 }
 
-// Synced tells whether the cache has held the whole list once.
+// Synced reports whether the whole list was read at least once.
 func (c *Cache) Synced() bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return c.synced
 }
 
-// Len returns the number of definitions held.
+// Len returns the number of cached definitions.
 func (c *Cache) Len() int {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return len(c.defs)
 }
 
-// Network returns a definition from memory while the watch is well. Otherwise it asks live: for one that is not
-// held with the retries of Client.Network, for one that is held once and briefly, falling back to memory.
-// Errors are those of Client.Network.
+// Network returns a definition from memory while the watch works. Otherwise it reads the definition live: with the
+// retries of Client.Network if it is not cached, and else with one short request, after whose failure the cached
+// definition is used. Its errors are those of Client.Network.
 func (c *Cache) Network(ctx context.Context, ref plan.Ref) (*plan.Definition, error) {
 	c.mu.RLock()
 	v, held := c.defs[ref]
@@ -138,7 +139,7 @@ func (c *Cache) Network(ctx context.Context, ref plan.Ref) (*plan.Definition, er
 	return def, err
 }
 
-// ask reads a definition live that is held by name alone.
+// ask reads a definition live of which only the name is cached.
 func (c *Cache) ask(ctx context.Context, ref plan.Ref) (*plan.Definition, error) {
 	def, err := c.client.Network(ctx, ref)
 	if errors.Is(err, plan.ErrUnavailable) {
@@ -149,7 +150,7 @@ func (c *Cache) ask(ctx context.Context, ref plan.Ref) (*plan.Definition, error)
 	return def, err
 }
 
-// set keeps a definition, by name alone if there is no room. The caller holds mu.
+// set caches a definition, or only its name if it does not fit. The caller holds mu.
 func (c *Cache) set(ref plan.Ref, v value) {
 	old := c.defs[ref].size()
 	if v.tooLarge() || c.bytes-old+v.size() > c.budget {
@@ -164,8 +165,8 @@ func (c *Cache) set(ref plan.Ref, v value) {
 	c.defs[ref] = v
 }
 
-// confirm asks whether a held definition is still right. The watch may be broken for a reason that a single
-// request does not have: its back-off after an outage is up to a minute.
+// confirm reads a cached definition live. That may succeed while the watch is still interrupted, because the back-off
+// of the watch after an outage is up to a minute.
 func (c *Cache) confirm(ctx context.Context, ref plan.Ref, v value) (*plan.Definition, error) {
 	ask, cancel := context.WithTimeout(ctx, staleTimeout)
 	defer cancel()
@@ -173,15 +174,15 @@ func (c *Cache) confirm(ctx context.Context, ref plan.Ref, v value) (*plan.Defin
 	if err == nil || errors.Is(err, plan.ErrNotFound) {
 		return def, err
 	}
-	// Any other error is the watch's trouble, too, which is logged where it is met.
+	// The watch has the same error, and logs it.
 	c.mu.Lock()
 	c.askAgain = time.Now().Add(stalePause)
 	c.mu.Unlock()
 	return v.definition(ref), nil
 }
 
-// remember keeps a live answer that came before the watch's event. Without a watch nothing would ever take it
-// away again.
+// remember caches a live answer that came before the event of the watch. It does nothing without a watch, because the
+// definition would never be removed again.
 func (c *Cache) remember(def *plan.Definition, removals uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -191,24 +192,25 @@ func (c *Cache) remember(def *plan.Definition, removals uint64) {
 	}
 }
 
-// well tells whether defs follows the API server; mu is held.
+// well reports whether defs follows the API server. The caller holds mu.
 func (c *Cache) well() bool { return c.synced && c.stream != nil }
 
 func (v value) definition(ref plan.Ref) *plan.Definition {
 	return &plan.Definition{Ref: ref, Config: v.config, ResourceName: v.resourceName}
 }
 
-// listWatch keeps the reflector from having the list streamed as events of the watch. The API server compresses lists
-// but no watches, and encodes each event by itself: for thousands of definitions the stream has fifteen times the
-// bytes and costs the API server twice the time (docs/scale.md).
+// listWatch prevents the reflector from reading the list as events of a watch. The API server compresses lists but not
+// watches, and encodes each event separately: for thousands of definitions the stream has fifteen times the bytes, and
+// costs the API server twice the time (docs/scale.md).
 type listWatch struct{ *cache.ListWatch }
 
-// IsWatchListSemanticsUnSupported is asked by the reflector.
+// IsWatchListSemanticsUnSupported is called by the reflector.
 func (listWatch) IsWatchListSemanticsUnSupported() bool { return true }
 
-// list reads the definitions, all or a page. The answer is decoded as it comes, and only what is kept is held.
+// list reads the definitions, all or one page. It decodes the answer as a stream, so that only the needed parts are in
+// memory.
 func (c *Cache) list(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-	if o.Continue == "" && !pause(ctx, c.relistPause()) { // a page that continues a list belongs to it
+	if o.Continue == "" && !pause(ctx, c.relistPause()) { // the next page of a list must not wait
 		return nil, fmt.Errorf("list network definitions: %w", cmp.Or(ctx.Err(), context.DeadlineExceeded))
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
@@ -227,9 +229,9 @@ func (c *Cache) list(ctx context.Context, o metav1.ListOptions) (runtime.Object,
 }
 
 // relistPause returns how long to wait before a list. After a restart of the API server, the watches of all nodes begin
-// with a list at the same moment. An empty cache does not wait. A cache with definitions answers from memory and
-// confirms the definition that is requested, so its list can wait: for a random time that grows with the number of
-// definitions. This applies to each attempt, since earlier attempts failed while the server was away.
+// with a list at the same moment. An empty cache does not wait. A cache with definitions serves them from memory and
+// confirms the definition that is requested, so that its list can wait: for a random time that grows with the number of
+// definitions. This applies to each attempt, because earlier attempts failed while the server was away.
 func (c *Cache) relistPause() time.Duration {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -253,9 +255,9 @@ func (c *Cache) watch(ctx context.Context, o metav1.ListOptions) (watch.Interfac
 	return s, nil
 }
 
-// resumable makes the reflector go on from where the watch was, after its back-off, when the request got no answer or
-// was rejected for now. It does so by itself for a refused connection and for 429 only; from others, as a load balancer
-// without a server behind it gives them, it would read the whole list again.
+// resumable returns an error that makes the reflector resume the watch after its back-off, if the request got no answer
+// or was rejected temporarily. By default the reflector resumes only after a refused connection and after 429. After
+// other errors, such as those of a load balancer without a server behind it, it would read the whole list again.
 func resumable(err error) error {
 	if transient(err) {
 		return apierrors.NewTooManyRequests(err.Error(), 0)
@@ -263,7 +265,7 @@ func resumable(err error) error {
 	return err
 }
 
-// stream is an open watch that tells the cache when it ends. The reflector stops every watch it was given.
+// stream is an open watch. Its end is recorded in the cache. The reflector stops every watch that it was given.
 type stream struct {
 	watch.Interface
 	cache *Cache
@@ -280,7 +282,7 @@ func (s *stream) Stop() {
 	}
 }
 
-// troubled logs an error that the reflector is going to swallow, once until it changes.
+// troubled logs an error that the reflector does not report. It logs only changes.
 func (c *Cache) troubled(verb string, err error) error {
 	if code(err) == http.StatusForbidden {
 		err = forbidden(target{verb: verb, group: nadv1.SchemeGroupVersion.Group, resource: nadResource}, err)
@@ -294,7 +296,7 @@ func (c *Cache) troubled(verb string, err error) error {
 	return err
 }
 
-// recovered logs the end of a trouble; mu is held.
+// recovered logs that the watch works again after an error. The caller holds mu.
 func (c *Cache) recovered() {
 	if c.trouble != "" && c.well() {
 		c.trouble = ""
@@ -302,13 +304,13 @@ func (c *Cache) recovered() {
 	}
 }
 
-// store is how the reflector writes into the cache.
+// store is the interface of the cache for the reflector.
 type store struct{ *Cache }
 
-// Add keeps a new definition.
+// Add caches a new definition.
 func (s store) Add(o any) error { return s.Update(o) }
 
-// Update keeps a changed definition.
+// Update caches a changed definition.
 func (s store) Update(o any) error {
 	nad, err := definition(o)
 	if err != nil {
@@ -320,7 +322,7 @@ func (s store) Update(o any) error {
 	return nil
 }
 
-// Delete forgets a definition.
+// Delete removes a definition.
 func (s store) Delete(o any) error {
 	nad, err := definition(o)
 	if err != nil {
@@ -335,7 +337,7 @@ func (s store) Delete(o any) error {
 	return nil
 }
 
-// Replace takes over a complete list.
+// Replace replaces all definitions.
 func (s store) Replace(list []any, _ string) error {
 	nads := make([]*nadv1.NetworkAttachmentDefinition, len(list))
 	for i, o := range list {
@@ -345,7 +347,7 @@ func (s store) Replace(list []any, _ string) error {
 		}
 		nads[i] = nad
 	}
-	namespaces := map[string]string{} // one copy of each, for all its definitions
+	namespaces := map[string]string{} // one copy of each namespace for all its definitions
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.defs, s.bytes, s.full = make(map[plan.Ref]value, len(list)), 0, false
@@ -384,19 +386,19 @@ func valueOf(nad *nadv1.NetworkAttachmentDefinition) value {
 	return value{config: nad.Spec.Config, resourceName: nad.Annotations[resourceAnno], live: live}
 }
 
-// interruptible is a clock whose After also fires when ctx ends: the reflector waits out a back-off of up to a
-// minute without looking at its context, and Run would return that late.
+// interruptible is a clock whose After also fires when ctx ends. The reflector waits up to a minute for its back-off
+// without checking its context, and Run would return that late.
 type interruptible struct {
 	clock.RealClock
 	ctx context.Context //nolint:containedctx // it is the point of the type
 }
 
-// After returns a channel that gets the time after d, or when the context ends.
+// After returns a channel that receives the time after d, or when the context ends.
 func (i interruptible) After(d time.Duration) <-chan time.Time {
 	out := make(chan time.Time, 2)
 	stop := context.AfterFunc(i.ctx, func() { out <- time.Now() })
 	time.AfterFunc(d, func() {
-		stop() // the registration would otherwise live as long as the daemon
+		stop() // otherwise the registration would last as long as the context
 		out <- time.Now()
 	})
 	return out

@@ -30,7 +30,7 @@ func nad(name, config string) *nadv1.NetworkAttachmentDefinition {
 	}
 }
 
-// follow makes a cache look as if it followed a watch, with the given definitions.
+// follow returns a cache in the state of following a watch, with the given definitions.
 func follow(tb testing.TB, client *Client, list ...any) (*Cache, *stream) {
 	tb.Helper()
 	c := NewCache(client, discard())
@@ -42,12 +42,13 @@ func follow(tb testing.TB, client *Client, list ...any) (*Cache, *stream) {
 	return c, s
 }
 
-// TestRemember: an answer that may be of a definition deleted meanwhile would stay for ever.
+// TestRemember checks that a live answer is not cached if the definition may have been deleted meanwhile. It would stay
+// for ever.
 func TestRemember(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
 		name string
-		// meanwhile happens between the question and its answer
+		// meanwhile happens between the request and its answer
 		meanwhile func(c *Cache, s *stream)
 		want      int
 	}{
@@ -77,7 +78,7 @@ func TestRemember(t *testing.T) {
 	}
 }
 
-// TestNewerEventWins: the watch may be faster than the answer to a question asked before.
+// TestNewerEventWins checks that an event of the watch is not overwritten by the answer to an earlier request.
 func TestNewerEventWins(t *testing.T) {
 	t.Parallel()
 	var c *Cache
@@ -94,7 +95,7 @@ func TestNewerEventWins(t *testing.T) {
 	}
 }
 
-// TestBrokenWatch: a definition that is held is asked for once, briefly, and not again for a while.
+// TestBrokenWatch checks that a cached definition is read live once, with a short limit, and not again for a while.
 func TestBrokenWatch(t *testing.T) {
 	t.Parallel()
 	var requests atomic.Int32
@@ -113,8 +114,9 @@ func TestBrokenWatch(t *testing.T) {
 	}
 }
 
-// TestListAndWatch is what the API server is asked when a cache starts and after each way in which a watch ends. A list
-// costs the API server, and 5,000 nodes ask for it at once: only a position that is too old may lead to one.
+// TestListAndWatch checks the requests when a cache starts, and after each way in which a watch ends. Only a position
+// that is too old may cause a list, because lists are expensive for the API server and 5,000 nodes send them at the
+// same time.
 func TestListAndWatch(t *testing.T) {
 	t.Parallel()
 	const list, resume = "LIST rv=", "WATCH rv="
@@ -126,7 +128,7 @@ func TestListAndWatch(t *testing.T) {
 	cut := func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
 	tests := []struct {
 		name  string
-		first http.HandlerFunc // answers the first watch; the second one is well
+		first http.HandlerFunc // answers the first watch; the second one works
 		want  []string
 	}{
 		{"nobody answers", cut, []string{list + "0", resume + "7", resume + "7"}},
@@ -191,8 +193,8 @@ func TestListAndWatch(t *testing.T) {
 	}
 }
 
-// TestReadList: only the needed parts of a list are kept. A list that was cut off is an error, and so is the answer of
-// a proxy with code 200: as an empty list it would remove all definitions.
+// TestReadList checks that only the needed parts of a list are kept. A list that was cut off is an error, and so is the
+// answer of a proxy with code 200, which would remove all definitions if it counted as an empty list.
 func TestReadList(t *testing.T) {
 	t.Parallel()
 	const whole = `{"kind":"NetworkAttachmentDefinitionList","apiVersion":"k8s.cni.cncf.io/v1","metadata":{"resourceVersion":"7","continue":"next"},"more":{"items":[1]},"items":[
@@ -236,8 +238,8 @@ func TestReadList(t *testing.T) {
 	}
 }
 
-// TestRelistPause: the nodes of a cluster do not read a list again at the same moment, and who holds nothing reads at
-// once.
+// TestRelistPause checks that the nodes of a cluster do not read a list again at the same moment, and that an empty
+// cache reads it at once.
 func TestRelistPause(t *testing.T) {
 	t.Parallel()
 	for n, limit := range map[int]time.Duration{
@@ -265,19 +267,19 @@ func TestRelistPause(t *testing.T) {
 	}
 }
 
-// TestPagesDoNotPause: a page that continues a list follows at once, or its token would expire.
+// TestPagesDoNotPause checks that the next page of a list is requested at once. Its token would expire otherwise.
 func TestPagesDoNotPause(t *testing.T) {
 	t.Parallel()
 	c := NewCache(serve(t, answer(200, "",
 		`{"kind":"NetworkAttachmentDefinitionList","apiVersion":"k8s.cni.cncf.io/v1","metadata":{"resourceVersion":"7"},"items":[]}`)), discard())
-	list := make([]any, 15_000) // a pause of up to two minutes
+	list := make([]any, 15_000) // causes a pause of up to two minutes
 	for i := range list {
 		list[i] = nad(strconv.Itoa(i), "c")
 	}
 	if err := (store{c}).Replace(list, "1"); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond) // which no pause fits into
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond) // shorter than the pause
 	defer cancel()
 	if _, err := c.list(ctx, metav1.ListOptions{}); err == nil {
 		t.Error("a list that is begun again does not pause")
@@ -287,7 +289,8 @@ func TestPagesDoNotPause(t *testing.T) {
 	}
 }
 
-// TestRunEndsDuringBackoff: the reflector waits for up to a minute without looking at its context.
+// TestRunEndsDuringBackoff checks that the clock ends the back-off of the reflector with the context. The back-off is
+// up to a minute.
 func TestRunEndsDuringBackoff(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -307,8 +310,8 @@ func TestRunEndsDuringBackoff(t *testing.T) {
 	}
 }
 
-// TestCacheBudget: many large definitions do not take more memory than the budget, whether they are listed or come
-// one after another. Each is still found.
+// TestCacheBudget checks that many large definitions take no more memory than the budget, whether they are listed or
+// added one after another, and that each is still found.
 func TestCacheBudget(t *testing.T) { // not parallel: it measures the heap
 	const number, size = 250, 200 << 10 // 50 MB
 	config := strings.Repeat("c", size)
@@ -365,7 +368,7 @@ func TestCacheBudget(t *testing.T) { // not parallel: it measures the heap
 		}
 	}
 	check("added")
-	// What is removed makes room.
+	// Removed definitions free their part of the budget.
 	for i := range number {
 		if err := (store{c}).Delete(nad(strconv.Itoa(i), "")); err != nil {
 			t.Fatal(err)
@@ -380,8 +383,8 @@ func TestCacheBudget(t *testing.T) { // not parallel: it measures the heap
 	stop()
 }
 
-// TestTooLarge: a definition above the limit is refused with its size, listed or not. Away from the API server the
-// error says why it is not in memory.
+// TestTooLarge checks that a definition above the limit is refused with its size, whether it is listed or not. While
+// the API server is away, the error says why the definition is not in memory.
 func TestTooLarge(t *testing.T) {
 	t.Parallel()
 	config := strings.Repeat("c", plan.MaxConfigBytes+1)

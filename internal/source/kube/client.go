@@ -22,33 +22,33 @@ import (
 	"multus/internal/engine/plan"
 )
 
-// Limits of reads. Today's 250 ms (thin) and 50 ms (daemon) per attempt are too tight for a loaded API
-// server (behaviour.md D13, D15).
+// Limits of reads. The limits of today's Multus for one attempt, 250 ms (thin) and 50 ms (daemon), are too short for an
+// API server under load (behaviour.md D13, D15).
 const (
 	attemptTimeout = 2 * time.Second       // one GET
-	maxAsking      = 16                    // GETs of pods, or of definitions, at the same time
-	maxDecoding    = 4                     // their answers that are read
-	maxObject      = 16 << 20              // bytes of an answer: what etcd accepts, with each byte escaped
+	maxAsking      = 16                    // concurrent GETs of pods, and of definitions
+	maxDecoding    = 4                     // concurrent decodings of their answers
+	maxObject      = 16 << 20              // size of an answer: what etcd accepts, with each byte escaped
 	lookupTimeout  = 10 * time.Second      // one GET with its retries; the caller's context may be shorter
 	firstBackoff   = 50 * time.Millisecond // before the second attempt; doubled for each further one
-	maxBackoff     = 1 * time.Second       // longest pause that the client chooses itself
+	maxBackoff     = 1 * time.Second       // longest pause, unless the server requests another one
 	resourceAnno   = "k8s.v1.cni.cncf.io/resourceName"
 	nadResource    = "network-attachment-definitions"
 	acceptMetadata = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 )
 
-// Client reads pods and network definitions live and writes status and events. It holds connections and no
-// objects, and may be used by many goroutines.
+// Client reads pods and network definitions live, and writes network statuses and events. It caches no objects and is
+// safe for concurrent use.
 type Client struct {
 	core   *rest.RESTClient
-	events *rest.RESTClient // core, with a limit of its own
+	events *rest.RESTClient // core, with a rate limit of its own
 	nads   *rest.RESTClient
 	stream *rest.RESTClient // nads without a limit on the duration of a request: for watches
 	params runtime.ParameterCodec
 	update updates
-	// These have one element for each request at work.
+	// These have one element for each request in progress.
 	askingPods, askingNetworks, decoding chan struct{}
-	node                                 func() string // of the credentials, "" if they name none
+	node                                 func() string // the node of the credentials, or ""
 }
 
 var (
@@ -56,8 +56,8 @@ var (
 	_ plan.Networks = (*Client)(nil)
 )
 
-// New makes a client. No request is sent. A configuration without a limit of requests gets that of rule A43, a
-// negative QPS none.
+// New returns a Client. It sends no request. If the configuration has no rate limit, it gets that of rule A43. A
+// negative QPS disables the limit.
 func New(config *Config) (*Client, error) {
 	scheme := runtime.NewScheme()
 	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
@@ -69,12 +69,12 @@ func New(config *Config) (*Client, error) {
 	c.ContentType = runtime.ContentTypeJSON
 	c.AcceptContentTypes = runtime.ContentTypeJSON
 	if c.QPS == 0 {
-		c.QPS, c.Burst = clientQPS, clientBurst // client-go's own default is 5
+		c.QPS, c.Burst = clientQPS, clientBurst // the default of client-go is 5
 	}
 	events := c
 	if c.RateLimiter == nil && c.QPS > 0 {
-		// With an error that can be told from others. Events have a limit of their own: a pod waits for its status, and
-		// each has more events than statuses.
+		// limiter gives the error of the rate limit a type. Events have a limit of their own: pods wait for their statuses,
+		// and each has more events than statuses.
 		events = rest.CopyConfig(c)
 		c.RateLimiter = limiter{flowcontrol.NewTokenBucketRateLimiter(c.QPS, c.Burst)}
 		events.RateLimiter = limiter{flowcontrol.NewTokenBucketRateLimiter(c.QPS, c.Burst)}
@@ -97,7 +97,7 @@ func New(config *Config) (*Client, error) {
 	if client.nads, err = restClient(c, "/apis", nadv1.SchemeGroupVersion, transport); err != nil {
 		return nil, err
 	}
-	// http.Client.Timeout ends a watch, too.
+	// http.Client.Timeout would also end a watch.
 	client.stream, err = restClient(c, "/apis", nadv1.SchemeGroupVersion, &http.Client{Transport: transport.Transport})
 	return client, err
 }
@@ -112,7 +112,7 @@ func restClient(config *Config, path string, gv schema.GroupVersion, h *http.Cli
 	return client, nil
 }
 
-// limiter gives the error of a wait that does not fit into the context a type.
+// limiter is a rate limiter whose errors wrap errThrottled.
 type limiter struct{ flowcontrol.RateLimiter }
 
 // Wait blocks until the next request is allowed.
@@ -123,7 +123,7 @@ func (l limiter) Wait(ctx context.Context) error {
 	return nil
 }
 
-// target names what a request is about, for the path and for errors.
+// target is the object of a request, for its path and for errors.
 type target struct {
 	verb, group, resource, subresource string
 	namespace, name                    string
@@ -140,7 +140,7 @@ func (t target) resourceGroup() string {
 	return schema.GroupResource{Group: t.group, Resource: t.resource}.String()
 }
 
-// object is the part of any object that Multus reads.
+// object is the part of an object that Multus reads.
 type object struct {
 	Metadata struct {
 		Namespace       string            `json:"namespace"`
@@ -155,9 +155,8 @@ type object struct {
 	} `json:"spec"`
 }
 
-// Pod reads the metadata of a pod live, with retries while the API server is away or overloaded, for
-// lookupTimeout at most (behaviour.md D13). Errors wrap plan.ErrNotFound, plan.ErrUnavailable or are a
-// *ForbiddenError where that applies.
+// Pod reads the metadata of a pod live. It retries while the API server is away or overloaded, for lookupTimeout at
+// most (behaviour.md D13). The error wraps plan.ErrNotFound or plan.ErrUnavailable, or is a *ForbiddenError.
 func (c *Client) Pod(ctx context.Context, ref plan.Ref) (*plan.Pod, error) {
 	t := target{verb: "get", resource: "pods", namespace: ref.Namespace, name: ref.Name}
 	o, err := c.lookup(ctx, c.core, t, acceptMetadata)
@@ -167,8 +166,8 @@ func (c *Client) Pod(ctx context.Context, ref plan.Ref) (*plan.Pod, error) {
 	return &plan.Pod{Ref: ref, UID: o.Metadata.UID, Annotations: o.Metadata.Annotations}, nil
 }
 
-// HostNetwork reports whether a pod is in the network of its node, with the retries and errors of Pod. It reads the
-// whole pod, so it is for people, not for ADD.
+// HostNetwork reports whether a pod uses the network of its node, with the retries and errors of Pod. It reads the
+// whole pod, so that it is for diagnostic tools and not for ADD.
 func (c *Client) HostNetwork(ctx context.Context, ref plan.Ref) (bool, error) {
 	t := target{verb: "get", resource: "pods", namespace: ref.Namespace, name: ref.Name}
 	o, err := c.lookup(ctx, c.core, t, runtime.ContentTypeJSON)
@@ -178,7 +177,7 @@ func (c *Client) HostNetwork(ctx context.Context, ref plan.Ref) (bool, error) {
 	return o.Spec.HostNetwork, nil
 }
 
-// Network reads a network definition live, with the same retries and errors as Pod.
+// Network reads a network definition live, with the retries and errors of Pod.
 func (c *Client) Network(ctx context.Context, ref plan.Ref) (*plan.Definition, error) {
 	o, err := c.lookup(ctx, c.nads, nadTarget(ref), runtime.ContentTypeJSON)
 	if err != nil {
@@ -187,7 +186,7 @@ func (c *Client) Network(ctx context.Context, ref plan.Ref) (*plan.Definition, e
 	return o.usable(ref)
 }
 
-// networkOnce is Network without retries, for callers that have another answer at hand.
+// networkOnce is Network without retries, for callers that have a fallback.
 func (c *Client) networkOnce(ctx context.Context, ref plan.Ref) (*plan.Definition, error) {
 	t := nadTarget(ref)
 	o, err := c.get(ctx, c.nads, t, runtime.ContentTypeJSON)
@@ -197,7 +196,7 @@ func (c *Client) networkOnce(ctx context.Context, ref plan.Ref) (*plan.Definitio
 	return o.usable(ref)
 }
 
-// usable returns the definition, unless it is too large.
+// usable returns the definition. It returns an error if the definition is too large.
 func (o *object) usable(ref plan.Ref) (*plan.Definition, error) {
 	def := o.definition(ref)
 	if v := (value{config: def.Config, resourceName: def.ResourceName}); v.tooLarge() {
@@ -219,7 +218,7 @@ func (o *object) definition(ref plan.Ref) *plan.Definition {
 	return &plan.Definition{Ref: ref, Config: o.Spec.Config, ResourceName: o.Metadata.Annotations[resourceAnno]}
 }
 
-// lookup is one GET with its retries.
+// lookup sends one GET with its retries.
 func (c *Client) lookup(ctx context.Context, client *rest.RESTClient, t target, accept string) (*object, error) {
 	if t.namespace == "" || t.name == "" {
 		return nil, errors.New("namespace and name must not be empty")
@@ -244,7 +243,7 @@ func attempted(n int, err error) error {
 	return fmt.Errorf("after %d attempts: %w", n, err)
 }
 
-// get is one GET of a pod or of a definition.
+// get sends one GET for a pod or a definition.
 func (c *Client) get(ctx context.Context, client *rest.RESTClient, t target, accept string) (*object, error) {
 	asking := c.askingPods
 	if client == c.nads {
@@ -258,9 +257,10 @@ func (c *Client) get(ctx context.Context, client *rest.RESTClient, t target, acc
 	return o, nil
 }
 
-// read is one GET, whose answer is passed to use. Users' objects can have more than a megabyte, and the memory of the
-// daemon is limited: only as many are requested at the same time as asking has places, since the transport keeps what
-// is not read yet, and fewer are read and used. The error of an answer of more than maxObject bytes wraps errTooLarge.
+// read sends one GET and passes the answer to use. Objects of users may have more than a megabyte, and the memory of
+// the daemon is limited. The number of concurrent requests is therefore limited by the places of asking, because the
+// transport buffers answers, and fewer answers are read and used at the same time. It returns errTooLarge for an answer
+// of more than maxObject bytes.
 func (c *Client) read(ctx context.Context, client *rest.RESTClient, t target, accept string, asking chan struct{},
 	use func([]byte) error,
 ) error {
@@ -270,13 +270,14 @@ func (c *Client) read(ctx context.Context, client *rest.RESTClient, t target, ac
 	defer leave(asking)
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
-	// The retries of client-go wait for whole seconds, and only where the server asks for it; lookup has its own.
+	// MaxRetries(0): client-go retries only if the server requests it, and waits whole seconds. lookup has its own
+	// retries.
 	body, err := client.Get().Namespace(t.namespace).Resource(t.resource).Name(t.name).
 		SetHeader("Accept", accept).MaxRetries(0).Stream(ctx)
 	if err != nil {
 		return err
 	}
-	defer body.Close() // read to its end, or of no use
+	defer body.Close() // it was read completely, or is not needed
 	if err := enter(ctx, c.decoding); err != nil {
 		return err
 	}
@@ -309,8 +310,8 @@ func enter(ctx context.Context, places chan struct{}) error {
 
 func leave(places chan struct{}) { <-places }
 
-// retryDelay is what the server asks for, else an exponential back-off with jitter, so that the nodes of a
-// cluster do not come back in step.
+// retryDelay returns the delay that the server requests, or an exponential back-off. The back-off has jitter, so that
+// the nodes of a cluster do not retry in step.
 func retryDelay(err error, attempt int) time.Duration {
 	if seconds, ok := apierrors.SuggestsClientDelay(err); ok && seconds > 0 {
 		return time.Duration(seconds) * time.Second
@@ -319,8 +320,8 @@ func retryDelay(err error, attempt int) time.Duration {
 	return d/2 + rand.N(d/2)
 }
 
-// pause waits and tells whether there is time for another attempt. It does not wait for a deadline that
-// comes first: the caller learns at once.
+// pause waits, and reports whether there is time for another attempt. If the deadline of ctx comes first, it returns at
+// once.
 func pause(ctx context.Context, d time.Duration) bool {
 	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= d {
 		return false

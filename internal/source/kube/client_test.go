@@ -20,7 +20,7 @@ import (
 	"multus/internal/engine/publish"
 )
 
-// patience limits what a test waits for. It is long enough for a machine under load; nothing waits it out.
+// patience limits how long a test waits. It is long enough for a machine under load.
 const patience = 30 * time.Second
 
 var (
@@ -50,7 +50,7 @@ func clientOf(tb testing.TB, config *rest.Config) *Client {
 	return c
 }
 
-// answer is a handler that sends a Status, as the API server does.
+// answer returns a handler that sends a Status, as the API server does.
 func answer(code int, header, status string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		if k, v, ok := strings.Cut(header, ": "); ok {
@@ -72,11 +72,11 @@ func statusBody(code int, reason, details string) string {
 
 func reset(_ http.ResponseWriter, _ *http.Request) { panic(http.ErrAbortHandler) }
 
-// errorTable is what a real API server does not answer on demand; kube_cluster_test.go has the rest.
+// errorTable has the answers that a real API server does not give on demand. kube_cluster_test.go tests the others.
 var errorTable = []struct {
 	name    string
 	handler http.HandlerFunc
-	lookup  error // plan's sentinel, nil for neither
+	lookup  error // sentinel of package plan, or nil
 	publish error
 }{
 	{"404", answer(404, "", statusBody(404, "NotFound", `"name":"web-0"`)), plan.ErrNotFound, publish.ErrGone},
@@ -133,7 +133,7 @@ func TestErrorMapping(t *testing.T) {
 				_, _ = io.Copy(io.Discard, r.Body)
 				tt.handler(w, r)
 			})
-			// Every call is cut short by its caller: the table has cases that would be retried until the end.
+			// The caller limits every call, because the table has cases that are retried until the end.
 			within := func(call func(context.Context) error) error {
 				ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 				defer cancel()
@@ -173,7 +173,7 @@ func TestRefusedConnection(t *testing.T) {
 	checkErr(t, "SetAnnotation", err, publish.ErrRetry, publish.ErrRetry, publish.ErrGone)
 }
 
-// TestUntrustedServer: waiting does not heal a certificate.
+// TestUntrustedServer checks that a certificate which cannot be verified is not retried.
 func TestUntrustedServer(t *testing.T) {
 	t.Parallel()
 	s := httptest.NewUnstartedServer(answer(404, "", ""))
@@ -215,7 +215,7 @@ func TestForbiddenNamesTheRole(t *testing.T) {
 	}
 }
 
-// TestReadIsRetried: an API server that comes back within the caller's time is no failure.
+// TestReadIsRetried checks that a read succeeds if the API server is back within the caller's time.
 func TestReadIsRetried(t *testing.T) {
 	t.Parallel()
 	for _, trouble := range []struct {
@@ -248,7 +248,7 @@ func TestReadIsRetried(t *testing.T) {
 	}
 }
 
-// TestWritesAreOneRequest: who publishes keeps the queue.
+// TestWritesAreOneRequest checks that writes are not retried, because the caller has a queue.
 func TestWritesAreOneRequest(t *testing.T) {
 	t.Parallel()
 	for _, code := range []int{429, 500, 503} {
@@ -265,7 +265,7 @@ func TestWritesAreOneRequest(t *testing.T) {
 	}
 }
 
-// TestRetryAfterBeyondDeadline: what cannot succeed in time is said at once.
+// TestRetryAfterBeyondDeadline checks that a read fails at once if the server requests a pause beyond the deadline.
 func TestRetryAfterBeyondDeadline(t *testing.T) {
 	t.Parallel()
 	var requests atomic.Int32
@@ -285,7 +285,7 @@ func TestRetryAfterBeyondDeadline(t *testing.T) {
 	}
 }
 
-// TestRateLimitIsUnavailable: the client's own limit must look like an overloaded server, not like a defect.
+// TestRateLimitIsUnavailable checks that the client's own rate limit is reported like an overloaded server.
 func TestRateLimitIsUnavailable(t *testing.T) {
 	t.Parallel()
 	c := serve(t, answer(200, "", `{}`))
@@ -300,7 +300,7 @@ func TestRateLimitIsUnavailable(t *testing.T) {
 	}
 }
 
-// TestEventsHaveTheirOwnLimit: events that wait hold up no status and no read.
+// TestEventsHaveTheirOwnLimit checks that waiting events delay no status and no read.
 func TestEventsHaveTheirOwnLimit(t *testing.T) {
 	t.Parallel()
 	s := httptest.NewTLSServer(answer(200, "", `{"metadata":{"uid":"u"}}`))
@@ -411,7 +411,7 @@ func TestEmptyNames(t *testing.T) {
 	}
 }
 
-// TestEventID: events have names of their own, but for those that are told once a minute, by whomever.
+// TestEventID checks that events have unique names, except those that are recorded once a minute by all processes.
 func TestEventID(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
@@ -457,7 +457,8 @@ func TestEventBounds(t *testing.T) {
 	}
 }
 
-// TestEventNamesRequest: however long the message, the request is told at its end; without one there is room for more.
+// TestEventNamesRequest checks that the message ends with the request, however long it is, and that a message without a
+// request may be longer.
 func TestEventNamesRequest(t *testing.T) {
 	t.Parallel()
 	const id, name = "0123456789abcdef", "; request 0123456789abc"

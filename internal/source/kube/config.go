@@ -1,10 +1,10 @@
-// Package kube is the Kubernetes API as Multus uses it: it reads pods (metadata only) and network attachment
-// definitions, and writes the network status and events of a pod.
+// Package kube is the client of the Kubernetes API. It reads pods (metadata only) and network definitions
+// (NetworkAttachmentDefinitions), and writes the network status and the events of pods.
 //
-// It is not a general Kubernetes client, decides nothing about networks, and reads no environment variable:
-// credentials are described by Options. It is the only package that imports client-go, and it leaves out
-// client-go/kubernetes (the types of every API group), because the thin plugin links it and is started for
-// every pod. Process edges (internal/host, internal/cli, internal/doctor) may import it; the engine may not.
+// The package is no general Kubernetes client and makes no decisions about networks. It reads no environment variables:
+// Options describe the credentials. It is the only package that imports client-go, but without client-go/kubernetes
+// (the types of all API groups), because the thin plugin links the package and starts for every pod. The process edges
+// (internal/host, internal/cli, internal/doctor) may import it, the engine may not.
 package kube
 
 import (
@@ -27,31 +27,31 @@ const (
 	requestTimeout = 60 * time.Second
 )
 
-// DefaultServiceAccountDir is where the kubelet mounts the credentials of a pod's service account.
+// DefaultServiceAccountDir is the directory in which the kubelet mounts the credentials of a pod's service account.
 const DefaultServiceAccountDir = "/var/run/secrets/kubernetes.io/serviceaccount"
 
-// ErrNoCluster is returned by Load when nothing says that there is a Kubernetes API server (behaviour.md A40).
+// ErrNoCluster is returned by Load when the options name no Kubernetes API server (behaviour.md A40).
 var ErrNoCluster = errors.New("no kubeconfig and no in-cluster service: Kubernetes is not configured")
 
-// Config says how to reach the API server, so that callers can hold one without importing client-go.
+// Config is the configuration of a client. The alias lets callers hold one without importing client-go.
 type Config = rest.Config
 
 // Options say where the credentials are (behaviour.md A40-A43).
 type Options struct {
-	// Kubeconfig is the path of a kubeconfig file, whose current context is used; it wins over the service.
+	// Kubeconfig is the path of a kubeconfig file, whose current context is used. It takes precedence over the service.
 	Kubeconfig string
-	// ServiceHost and ServicePort are KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT as the process
-	// has them. Both have to be set for the in-cluster configuration. The host may be an IPv6 address.
+	// ServiceHost and ServicePort are the values of KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT. The in-cluster
+	// configuration requires both. The host may be an IPv6 address.
 	ServiceHost string
 	ServicePort string
-	// ServiceAccountDir holds token and ca.crt; empty means DefaultServiceAccountDir.
+	// ServiceAccountDir has the files token and ca.crt. It defaults to DefaultServiceAccountDir.
 	ServiceAccountDir string
-	// Version is sent in the user agent, multus/<version>.
+	// Version is the version in the user agent, multus/<version>.
 	Version string
 }
 
-// Load makes the client configuration: the kubeconfig file if one is named, else the in-cluster service, else
-// ErrNoCluster (behaviour.md A40). No request is sent.
+// Load returns the client configuration: of the kubeconfig file if one is named, else of the in-cluster service, else
+// ErrNoCluster (behaviour.md A40). It sends no request.
 func Load(o Options) (*Config, error) {
 	config, err := credentials(o)
 	if err != nil {
@@ -73,7 +73,7 @@ func credentials(o Options) (*Config, error) {
 	case o.Kubeconfig != "":
 		config, err := fromFile(o.Kubeconfig)
 		if err != nil {
-			// Who named the file is not known here: a flag, the environment, or a configuration.
+			// The file may have been named by a flag, the environment or a configuration.
 			return nil, fmt.Errorf("load kubeconfig %q: %w; correct the file, or name another one (--kubeconfig, KUBECONFIG, "+
 				"or the key kubeconfig of the Multus configuration)", o.Kubeconfig, err)
 		}
@@ -93,8 +93,8 @@ func credentials(o Options) (*Config, error) {
 	return nil, ErrNoCluster
 }
 
-// fromFile reads one file only. clientcmd's usual loading rules would silently use the in-cluster service
-// when the file is empty, and hide a half-written file that way.
+// fromFile reads this file only. The default loading rules of clientcmd would silently use the in-cluster service if
+// the file is empty, and so hide a half-written file.
 func fromFile(path string) (*Config, error) {
 	file, err := clientcmd.LoadFromFile(path)
 	if err != nil {
@@ -118,8 +118,8 @@ func fromFile(path string) (*Config, error) {
 		nil).ClientConfig()
 }
 
-// inCluster names the token file instead of its content: the kubelet renews the token, and client-go reads
-// the file again when it does. A token that is copied once expires after an hour.
+// inCluster uses the path of the token, not its content: the kubelet renews the token, and client-go reads the file
+// again. A copied token expires after an hour.
 func inCluster(host, port, dir string) (*Config, error) {
 	token, ca := filepath.Join(dir, "token"), filepath.Join(dir, "ca.crt")
 	for _, path := range []string{token, ca} {

@@ -34,7 +34,7 @@ func write(tb testing.TB, path, content string) string {
 	return path
 }
 
-// TestLoad: which credentials are taken, and the client's limits and name (behaviour.md A40, A43).
+// TestLoad checks which credentials are used, and the limits and the user agent of the client (behaviour.md A40, A43).
 func TestLoad(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -101,7 +101,7 @@ func TestLoad(t *testing.T) {
 	}
 }
 
-// TestLoadErrors names what is missing, and what to do (behaviour.md A41, A42).
+// TestLoadErrors checks that errors name what is missing, and what to do (behaviour.md A41, A42).
 func TestLoadErrors(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -17,8 +17,8 @@ import (
 	"multus/internal/engine/publish"
 )
 
-// ForbiddenError is returned when the API server knows who asks and does not allow it. Trying again does not
-// help; the role has to be changed.
+// ForbiddenError is returned when the API server knows the credentials but denies the request. A retry does not help:
+// the role has to be changed.
 type ForbiddenError struct {
 	Verb      string
 	Group     string // empty for the core group
@@ -27,7 +27,7 @@ type ForbiddenError struct {
 	Err       error
 }
 
-// Error names the verb and the resource that the role lacks, in the words of a role.
+// Error names the verb and the resource that the role lacks.
 func (e *ForbiddenError) Error() string {
 	where := "in all namespaces"
 	if e.Namespace != "" {
@@ -37,16 +37,16 @@ func (e *ForbiddenError) Error() string {
 		e.Verb, e.Resource, e.Group, where, e.Err)
 }
 
-// Is makes it match publish.ErrForbidden.
+// Is reports whether target is publish.ErrForbidden.
 func (e *ForbiddenError) Is(target error) bool { return target == publish.ErrForbidden }
 
-// Unwrap returns the API server's answer.
+// Unwrap returns the error of the API server.
 func (e *ForbiddenError) Unwrap() error { return e.Err }
 
-// errThrottled marks the client's own rate limit, whose error has no type.
+// errThrottled marks the error of the client's own rate limit, which has no type.
 var errThrottled = errors.New("client rate limit")
 
-// code is the HTTP status of an answer of the API server, 0 when there was no answer.
+// code returns the HTTP status of an answer of the API server, or 0 if there was no answer.
 func code(err error) int {
 	var status apierrors.APIStatus
 	if errors.As(err, &status) {
@@ -55,7 +55,7 @@ func code(err error) int {
 	return 0
 }
 
-// overloaded are the answers that mean "not now": they may be tried again at once, with back-off.
+// overloaded reports whether an HTTP status means that the request may be retried at once, with back-off.
 func overloaded(status int) bool {
 	switch status {
 	case http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusBadGateway,
@@ -65,8 +65,8 @@ func overloaded(status int) bool {
 	return false
 }
 
-// unreachable tells that no answer came: nothing listens, the connection broke, the name did not resolve, or
-// time ran out. A certificate that does not verify is not among them: it does not heal by waiting.
+// unreachable reports whether there was no answer: the connection was refused or broken, the name did not resolve, or a
+// time limit was reached. A certificate that cannot be verified does not count, because a retry does not help.
 func unreachable(err error) bool {
 	if err == nil || code(err) != 0 {
 		return false
@@ -78,7 +78,7 @@ func unreachable(err error) bool {
 	var opErr *net.OpError
 	var dnsErr *net.DNSError
 	var netErr net.Error
-	var streamErr http2.StreamError // a reset, on a connection that lives on
+	var streamErr http2.StreamError // a reset stream on a connection that stays open
 	var goAway http2.GoAwayError    //nolint:staticcheck // client-go sends this type
 	switch {
 	case errors.As(err, &opErr), errors.As(err, &dnsErr), errors.As(err, &streamErr), errors.As(err, &goAway):
@@ -86,28 +86,28 @@ func unreachable(err error) bool {
 	case errors.As(err, &netErr) && netErr.Timeout():
 		return true
 	}
-	// HTTP/2 reports a lost connection by text only; apimachinery knows the texts.
+	// HTTP/2 reports a lost connection by the text of the error only. apimachinery recognises the texts.
 	return utilnet.IsHTTP2ConnectionLost(err) || utilnet.IsProbableEOF(err) || utilnet.IsConnectionReset(err)
 }
 
-// transient tells whether the same request may succeed later. 401 is: the token has expired and its file is
-// about to be renewed.
+// transient reports whether the same request may succeed later. That includes 401: the token has expired, and its file
+// will be renewed.
 func transient(err error) bool {
 	status := code(err)
 	return unreachable(err) || overloaded(status) ||
 		status == http.StatusUnauthorized || status == http.StatusRequestTimeout
 }
 
-// forbidden adds what the role lacks to a 403.
+// forbidden adds the missing permission to a 403.
 func forbidden(t target, err error) error {
 	return &ForbiddenError{Verb: t.verb, Group: t.group, Resource: t.roleResource(), Namespace: t.namespace, Err: err}
 }
 
-// lookupError maps the error of a read to the sentinels of package plan.
+// lookupError maps the error of a read to the sentinel errors of package plan.
 func lookupError(t target, err error) error {
 	switch status := code(err); {
 	case status == http.StatusNotFound && apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse):
-		// Not even the resource is known. For definitions that means that the CRD is missing.
+		// The API server does not serve the resource. For definitions this means that the CRD is missing.
 		return fmt.Errorf("%w: the API server does not know the resource %s; is the CustomResourceDefinition installed?",
 			plan.ErrNotFound, t.resourceGroup())
 	case status == http.StatusNotFound:

@@ -19,9 +19,9 @@ import (
 	"multus/test/kubetest"
 )
 
-// TestCacheListsAnewAfter410: definitions are created, changed and deleted while the cache is cut off, and etcd is
-// compacted, so that no watch from before delivers these events. The next watch is answered with 410, and the cache
-// must read the whole list: without that it would hold the deleted definition for ever.
+// TestCacheListsAnewAfter410 checks that the cache reads the whole list again after an answer 410. Definitions are
+// created, changed and deleted while the cache has no connection, and etcd is compacted, so that no watch from before
+// delivers these events. Without the new list, the cache would keep the deleted definition for ever.
 func TestCacheListsAnewAfter410(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -51,11 +51,11 @@ func testAfter410(t *testing.T, cluster *kubetest.Cluster, message string) {
 	config.Wrap(r.wrap)
 	c := run(t, config)
 	eventually(t, "the watch is well", func() bool { return isWell(c) })
-	// After a watch that ended within a second and without an event the reflector reads the list anyway.
+	// After a watch that ended within a second and without an event, the reflector reads the list anyway.
 	cluster.CreateNetwork(t, metav1.NamespaceDefault, "kept", confX, nil)
 	eventually(t, "an event", func() bool { return c.Len() == 3 })
 
-	open := r.close() // else the back-off of the reflector grows while the API server is away
+	open := r.close() // otherwise the back-off of the reflector grows while the API server is away
 	proxy.Down()
 	eventually(t, "the watch breaks", func() bool { return !isWell(c) })
 	const confY = `{"cniVersion":"1.0.0","type":"ipvlan"}`
@@ -74,7 +74,7 @@ func testAfter410(t *testing.T, cluster *kubetest.Cluster, message string) {
 	eventually(t, "the watch is well again", func() bool { return isWell(c) })
 	all, expired := r.answers()
 	t.Logf("answers: %q, 410: %s", all, expired)
-	// While it starts, the API server answers 429.
+	// The API server answers 429 while it starts.
 	answers := slices.DeleteFunc(all, func(s string) bool { return strings.HasSuffix(s, " 429") })
 	if want := []string{"LIST 200", "WATCH 200", "WATCH 410", "LIST 200", "WATCH 200"}; !slices.Equal(answers, want) {
 		t.Errorf("answers %q, want %q", answers, want)
@@ -82,12 +82,12 @@ func testAfter410(t *testing.T, cluster *kubetest.Cluster, message string) {
 	if !strings.Contains(expired, message) {
 		t.Errorf("410: %q, want %q in it", expired, message)
 	}
-	// The new watch delivers what comes after the list.
+	// The new watch delivers later events.
 	cluster.DeleteNetwork(t, metav1.NamespaceDefault, "created")
 	eventually(t, "deletion is seen", func() bool { return c.Len() == 2 })
 }
 
-// held returns the configurations that a cache holds, by the name of their definition.
+// held returns the configurations that a cache has, by the name of their definition.
 func held(c *Cache) map[string]string {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -98,14 +98,14 @@ func held(c *Cache) map[string]string {
 	return out
 }
 
-// recorder records what a server answers to lists and watches of network definitions.
+// recorder records the answers of a server to lists and watches of network definitions.
 type recorder struct {
 	mu     sync.Mutex
 	seen   []*recorded
-	closed chan struct{} // requests wait until it is closed, nil for no wait
+	closed chan struct{} // requests block until it is closed; nil does not block
 }
 
-// recorded is one answer. For a watch, body is what was read of its events so far.
+// recorded is one answer. For a watch, body is the part of its events that was read.
 type recorded struct {
 	what string
 	code int
@@ -116,7 +116,7 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// close makes all requests wait until the function that it returns is called.
+// close blocks all requests until the function that it returns is called.
 func (r *recorder) close() (open func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -175,8 +175,8 @@ func (b *recordedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// answers returns "LIST code" or "WATCH code" for each answer, and the message of the last 410. The API server may give
-// the error of a watch as its first event, with HTTP status 200: the code is that of the error then.
+// answers returns "LIST code" or "WATCH code" for each answer, and the message of the last 410. The API server may send
+// the error of a watch as its first event, with HTTP status 200. The code is then that of the error.
 func (r *recorder) answers() (all []string, expired string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

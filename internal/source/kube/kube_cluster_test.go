@@ -20,8 +20,8 @@ import (
 	"multus/test/kubetest"
 )
 
-// The tests of this file need a real API server: what it does with a UID in a patch, what it answers where a
-// resource is unknown, and how a watch goes on after an outage cannot be imitated.
+// The tests of this file need a real API server. A test double cannot imitate what it does with a UID in a patch, what
+// it answers for an unknown resource, and how a watch resumes after an outage.
 
 const (
 	statusKey = "k8s.v1.cni.cncf.io/network-status"
@@ -100,7 +100,7 @@ func testAnnotation(t *testing.T, cluster *kubetest.Cluster) {
 		t.Errorf("requests for two annotations: %v", got)
 	}
 
-	// A 422 that is not about the UID is no sign that the pod is gone.
+	// A 422 that is not about the UID does not mean that the pod is gone.
 	err := c.SetAnnotation(t.Context(), publish.Pod{Namespace: ns, Name: "p", UID: uid}, statusKey,
 		strings.Repeat("x", 300<<10))
 	checkErr(t, "SetAnnotation of 300 KiB", err, nil, publish.ErrGone, publish.ErrRetry)
@@ -109,7 +109,7 @@ func testAnnotation(t *testing.T, cluster *kubetest.Cluster) {
 	err = c.SetAnnotation(t.Context(), publish.Pod{Namespace: ns, Name: "p", UID: uid}, statusKey, "x")
 	checkErr(t, "SetAnnotation of a deleted pod", err, publish.ErrGone, publish.ErrGone, publish.ErrRetry)
 
-	// A StatefulSet makes a pod of the same name.
+	// A StatefulSet creates a pod of the same name.
 	cluster.CreatePod(t, ns, "p", nil)
 	err = c.SetAnnotation(t.Context(), publish.Pod{Namespace: ns, Name: "p", UID: uid}, statusKey, "x")
 	checkErr(t, "SetAnnotation of a replaced pod", err, publish.ErrGone, publish.ErrGone, publish.ErrRetry)
@@ -121,7 +121,7 @@ func testAnnotation(t *testing.T, cluster *kubetest.Cluster) {
 	}
 }
 
-// testWithoutPatch has the rights of today's manifests for the thin plugin: get and update, no patch.
+// testWithoutPatch uses the permissions of today's manifests for the thin plugin: get and update, but no patch.
 func testWithoutPatch(t *testing.T, cluster *kubetest.Cluster) {
 	const ns = "no-patch"
 	cluster.CreateNamespace(t, ns)
@@ -180,7 +180,7 @@ func testWithoutPatch(t *testing.T, cluster *kubetest.Cluster) {
 	}
 	err = c.SetAnnotation(t.Context(), pod, statusKey, strings.Repeat("x", 300<<10))
 	checkErr(t, "PUT of 300 KiB", err, publish.ErrRefused, publish.ErrRefused, publish.ErrGone, publish.ErrRetry)
-	// Other writers: each PUT that meets a conflict is made again.
+	// With concurrent writers, each PUT that conflicts is repeated.
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	var wg sync.WaitGroup
@@ -245,10 +245,10 @@ func testEvents(t *testing.T, cluster *kubetest.Cluster) {
 			t.Fatal(err)
 		}
 	}
-	if got := cluster.Events(t, ns, "failing"); len(got) == 0 || len(got) > 2 { // two if the minute was over
+	if got := cluster.Events(t, ns, "failing"); len(got) == 0 || len(got) > 2 { // two if the minute has ended
 		t.Errorf("%d events of five failures that are the same", len(got))
 	}
-	// The event is where the kubelet's are, whether the API server knows the node or not.
+	// The event is in the namespace of the kubelet's events, whether or not the API server has the node.
 	if err := c.EmitNode(t.Context(), "node-x",
 		publish.Event{Type: publish.Warning, Reason: "R", Message: "m"}); err != nil {
 		t.Fatal(err)
@@ -300,7 +300,7 @@ func testBadToken(t *testing.T, cluster *kubetest.Cluster) {
 	checkErr(t, "Emit", c.Emit(t.Context(), aPod, publish.Event{}), publish.ErrRetry, publish.ErrRetry, publish.ErrGone)
 }
 
-// testUnknownResource asks for a resource that no CRD defines, as for definitions before the CRD is there.
+// testUnknownResource requests a resource that no CRD defines, as for definitions before their CRD is installed.
 func testUnknownResource(t *testing.T, cluster *kubetest.Cluster) {
 	c := clientOf(t, cluster.RESTConfig())
 	missing := nadTarget(aRef)
@@ -312,7 +312,7 @@ func testUnknownResource(t *testing.T, cluster *kubetest.Cluster) {
 	}
 }
 
-// run makes and starts a cache.
+// run returns a running cache.
 func run(tb testing.TB, config *rest.Config) *Cache {
 	tb.Helper()
 	c := NewCache(clientOf(tb, config), discard())
@@ -327,7 +327,7 @@ func testCache(t *testing.T, cluster *kubetest.Cluster) {
 	config := cluster.RESTConfig()
 	config.UserAgent = "multus/cache"
 	c := run(t, config)
-	// Between the list and the watch a definition that is held is looked at live.
+	// Between the list and the watch, a cached definition is read live.
 	eventually(t, "the watch is well", func() bool { return isWell(c) })
 	x := plan.Ref{Namespace: ns, Name: "x"}
 	for range 3 {
@@ -356,7 +356,8 @@ func testCache(t *testing.T, cluster *kubetest.Cluster) {
 	})
 }
 
-// TestCacheSurvivesOutage is the second row of "what happens when something is missing" for annotated pods.
+// TestCacheSurvivesOutage tests annotated pods while the API server is away ("What happens when something is missing"
+// in docs/architecture.md).
 func TestCacheSurvivesOutage(t *testing.T) {
 	t.Parallel()
 	cluster := kubetest.Start(t)
@@ -380,7 +381,7 @@ func TestCacheSurvivesOutage(t *testing.T) {
 	_, err = c.Network(ctx, plan.Ref{Namespace: "default", Name: "never-seen"})
 	checkErr(t, "API server away, unknown definition", err, plan.ErrUnavailable, plan.ErrUnavailable, plan.ErrNotFound)
 
-	// What has changed meanwhile is right as soon as the server is back, whatever the watch waits for.
+	// Changes are visible as soon as the server is back, even if the watch still waits.
 	cluster.DeleteNetwork(t, "default", "y")
 	proxy.Up()
 	c.mu.Lock()

@@ -17,19 +17,19 @@ import (
 )
 
 const (
-	// listPage limits what is held at once of a list that is decoded as a whole.
+	// listPage limits the number of objects per page of a list that is decoded as a whole.
 	listPage = 500
-	// listTimeout limits one page of a list, and reviewTimeout one question about what is allowed.
+	// listTimeout limits the request of one page of a list, and reviewTimeout one access review.
 	listTimeout   = 15 * time.Second
 	reviewTimeout = 5 * time.Second
-	// liveAnno marks a definition of a list of which the name alone is kept. No object of the API server has it.
+	// liveAnno marks a definition in a list of which only the name is kept. No object of the API server has it.
 	liveAnno = "multus/read-live"
-	// acceptMetadataList leaves everything but metadata on the server.
+	// acceptMetadataList requests the metadata only.
 	acceptMetadataList = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
 )
 
-// Networks returns all network definitions of the cluster. It is for people's tools: a daemon has a Cache. Errors are
-// those of Network.
+// Networks returns all network definitions of the cluster. It is for command line tools, since a daemon has a Cache.
+// Its errors are those of Network.
 func (c *Client) Networks(ctx context.Context) ([]plan.Definition, error) {
 	var out []plan.Definition
 	t := target{verb: "list", group: nadv1.SchemeGroupVersion.Group, resource: nadResource}
@@ -42,7 +42,7 @@ func (c *Client) Networks(ctx context.Context) ([]plan.Definition, error) {
 	return out, nil
 }
 
-// Pods returns the metadata of all pods of a node; of all nodes if it is "". Errors are those of Pod.
+// Pods returns the metadata of all pods of a node, or of all nodes if node is "". Its errors are those of Pod.
 func (c *Client) Pods(ctx context.Context, node string) ([]plan.Pod, error) {
 	var out []plan.Pod
 	selector := ""
@@ -59,7 +59,7 @@ func (c *Client) Pods(ctx context.Context, node string) ([]plan.Pod, error) {
 	return out, nil
 }
 
-// list visits the objects of all pages.
+// list calls visit for the objects of all pages.
 func list(ctx context.Context, client *rest.RESTClient, t target, accept, fieldSelector string,
 	visit func(*object),
 ) error {
@@ -108,9 +108,9 @@ func do(ctx context.Context, r *rest.Request, into any, limit time.Duration) err
 	return nil
 }
 
-// readList decodes a list of network definitions as it comes, one after another, and keeps of each what a Cache
-// needs. Of definitions for which the budget has no room the name is kept. An answer that does not say that it is
-// such a list is none, whatever its code.
+// readList decodes a list of network definitions as a stream, and keeps the parts of each that a Cache needs. Of
+// definitions that do not fit into the budget it keeps the name only. It returns an error if the answer does not
+// identify itself as such a list, whatever its HTTP status.
 func readList(r io.Reader, budget int) (*nadv1.NetworkAttachmentDefinitionList, error) {
 	out := &nadv1.NetworkAttachmentDefinitionList{}
 	var kind metav1.TypeMeta
@@ -135,7 +135,7 @@ func readList(r io.Reader, budget int) (*nadv1.NetworkAttachmentDefinitionList, 
 		}
 	}
 	if err == nil {
-		err = expect(dec, json.Delim('}')) // an answer that was cut off has none
+		err = expect(dec, json.Delim('}')) // missing if the answer was cut off
 	}
 	if err == nil && (kind.APIVersion != nadv1.SchemeGroupVersion.String() || !strings.HasSuffix(kind.Kind, "List") ||
 		out.ResourceVersion == "") {
@@ -149,7 +149,7 @@ func readList(r io.Reader, budget int) (*nadv1.NetworkAttachmentDefinitionList, 
 }
 
 func readItems(dec *json.Decoder, out *nadv1.NetworkAttachmentDefinitionList, budget int) error {
-	if first, err := dec.Token(); err != nil || first == nil { // null: there are none
+	if first, err := dec.Token(); err != nil || first == nil { // null: the list is empty
 		return err
 	} else if first != json.Delim('[') {
 		return fmt.Errorf("unexpected %v, not [", first)

@@ -17,8 +17,8 @@ import (
 	"multus/internal/engine/plan"
 )
 
-// TestLists: all pages are read, pods as metadata and of one node; what is refused names the role (behaviour.md A43,
-// H1).
+// TestLists checks that all pages are read, pods as metadata and of one node only, and that a refusal names the role
+// (behaviour.md A43, H1).
 func TestLists(t *testing.T) {
 	t.Parallel()
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -58,8 +58,8 @@ func TestLists(t *testing.T) {
 	}
 }
 
-// TestReview: what the role grants is asked for, one question each; a cluster without the CRD is told from one that
-// does not answer (P08, P38).
+// TestReview checks that each permission of the role is reviewed with one request, and that a cluster without the CRD
+// is distinguished from one that does not answer (P08, P38).
 func TestReview(t *testing.T) {
 	t.Parallel()
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -109,8 +109,8 @@ func TestReview(t *testing.T) {
 	}
 }
 
-// TestNodeOfCredentials: the node is that of the pod to which the token is bound, and none where the credentials name
-// none.
+// TestNodeOfCredentials checks that the node is that of the pod to which the token is bound, and "" if the credentials
+// name none.
 func TestNodeOfCredentials(t *testing.T) {
 	t.Parallel()
 	token := func(claims string) string {
@@ -139,7 +139,7 @@ func TestNodeOfCredentials(t *testing.T) {
 	}
 }
 
-// TestExpiry: a token says when it ends, and whose it is; what says nothing has no end (P08).
+// TestExpiry checks the end and the account of a token. A token without claims has no end (P08).
 func TestExpiry(t *testing.T) {
 	t.Parallel()
 	end := time.Unix(1_700_000_000, 0)

@@ -20,7 +20,7 @@ func quiet() *log.Logger { return log.New(io.Discard, "", 0) }
 
 func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
-// eventually waits for a condition of something that runs by itself.
+// eventually waits until a condition that changes in the background is true.
 func eventually(tb testing.TB, what string, condition func() bool) {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(tb.Context()), patience)
@@ -36,7 +36,7 @@ func eventually(tb testing.TB, what string, condition func() bool) {
 	}
 }
 
-// start runs a cache and returns what ends it, at the end of the test at the latest.
+// start runs a cache. It returns a function that stops it, and the end of the test stops it, too.
 func start(tb testing.TB, c *Cache) (stop func()) {
 	tb.Helper()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context()))

@@ -2,16 +2,16 @@ package kube
 
 import "context"
 
-// Node is what Multus reads of a Node object.
+// Node is the part of a Node object that Multus reads.
 type Node struct {
-	// ContainerRuntimeVersion is that of the status, such as containerd://2.1.4.
+	// ContainerRuntimeVersion is status.nodeInfo.containerRuntimeVersion, such as containerd://2.1.4.
 	ContainerRuntimeVersion string
 	// Addresses are the IP addresses of the status.
 	Addresses []string
 }
 
-// Node reads a node, once. It returns a *ForbiddenError if the role does not allow that, and plan.ErrNotFound if there
-// is no such node.
+// Node reads a node, without retries. It returns a *ForbiddenError if the role does not permit that, and
+// plan.ErrNotFound if the node does not exist.
 func (c *Client) Node(ctx context.Context, name string) (*Node, error) {
 	var o struct {
 		Status struct {

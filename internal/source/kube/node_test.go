@@ -16,7 +16,8 @@ import (
 	"multus/test/kubetest"
 )
 
-// TestNode: of a Node object the runtime's version and the IP addresses are read; what the role lacks is named.
+// TestNode checks that the runtime's version and the IP addresses of a Node object are read, and that a missing
+// permission is named.
 func TestNode(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -55,7 +56,8 @@ func TestNode(t *testing.T) {
 	}
 }
 
-// TestNodeOfAPIServer: a real API server gives what the kubelet has written, and denies it to a role without nodes.
+// TestNodeOfAPIServer checks that a real API server returns what the kubelet has written, and denies a role without
+// nodes.
 func TestNodeOfAPIServer(t *testing.T) {
 	t.Parallel()
 	cluster := kubetest.StartWith(t, kubetest.Options{RBAC: true})

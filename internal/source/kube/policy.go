@@ -10,20 +10,20 @@ import (
 	"multus/internal/engine/plan"
 )
 
-// Policies returns the names of the admission policies of the manifests, which limit the service account beyond its
+// Policies returns the names of the admission policies in the manifests. They restrict the service account beyond its
 // role.
 func Policies() []string { return []string{"multus-node-identity", "multus-events"} }
 
 // Policy is the state of an admission policy.
 type Policy struct {
-	// Exists reports whether the policy is there, Bound whether a binding of the same name makes it deny.
+	// Exists reports whether the policy exists, and Bound whether a binding of the same name makes it deny requests.
 	Exists, Bound bool
-	// Accounts are the expressions that select the requests: they name the service account.
+	// Accounts are the expressions that select requests by their service account.
 	Accounts []string
 }
 
-// Policy reads an admission policy and its binding. It returns a *ForbiddenError if the role does not allow that. On
-// API servers without the kind (Kubernetes before 1.30) no policy exists.
+// Policy reads an admission policy and its binding. It returns a *ForbiddenError if the role does not permit that. If
+// the API server does not have the kind (Kubernetes before 1.30), the policy does not exist.
 func (c *Client) Policy(ctx context.Context, name string) (*Policy, error) {
 	var policy struct {
 		Spec struct {
@@ -53,7 +53,7 @@ func (c *Client) Policy(ctx context.Context, name string) (*Policy, error) {
 	return p, err
 }
 
-// Selects reports whether the policy is about an account, as far as its expressions show.
+// Selects reports whether the policy applies to an account, as far as its expressions show.
 func (p *Policy) Selects(account string) bool {
 	return len(p.Accounts) == 0 || slices.ContainsFunc(p.Accounts, func(e string) bool {
 		return strings.Contains(e, "'"+account+"'") || strings.Contains(e, `"`+account+`"`)

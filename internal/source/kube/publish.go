@@ -20,30 +20,30 @@ import (
 	"multus/internal/fault"
 )
 
-// Limits of writes. They are tried once: who publishes keeps a queue and decides when to try again.
+// Limits of writes. Writes are not retried: the caller has a queue and decides when to retry.
 const (
 	patchTimeout = 5 * time.Second
 	eventTimeout = 5 * time.Second
 
 	maxObjectName   = 253  // DNS subdomain
-	maxEventMessage = 1024 // what events.k8s.io/v1 allows
+	maxEventMessage = 1024 // the limit of events.k8s.io/v1
 	eventIDBytes    = 8
-	// seldom is how often an event is recorded that is told seldom.
+	// seldom is the interval within which an event that is marked Seldom is recorded once.
 	seldom = time.Minute
 
 	component = "multus" // behaviour.md A45
 )
 
-// RequestAnnotation is the annotation of an event that names its request, by the sandbox's container ID in full.
+// RequestAnnotation is the annotation of an event with the full container ID of the sandbox, which identifies the
+// request.
 const RequestAnnotation = "multus/container-id"
 
 var _ publish.Cluster = (*Client)(nil)
 
-// SetAnnotation sets one annotation of a pod, by one request: a merge PATCH of pods/status. The UID, where known, is
-// part of the patch: the API server refuses to change a UID, so that a new pod of the same name never gets the status
-// of its predecessor. Where the role has no verb patch, as in today's manifests, it is a GET and a PUT of the same
-// object. Errors wrap publish.ErrGone, publish.ErrRetry, publish.ErrRefused, or are a *ForbiddenError where that
-// applies.
+// SetAnnotation sets one annotation of a pod, with one merge PATCH of pods/status. If the UID is known, it is part of
+// the patch: the API server refuses to change a UID, so that a new pod of the same name never gets the status of its
+// predecessor. If the role lacks the verb patch, as in today's manifests, SetAnnotation uses a GET and a PUT of the
+// same object. The error wraps publish.ErrGone, publish.ErrRetry or publish.ErrRefused, or is a *ForbiddenError.
 func (c *Client) SetAnnotation(ctx context.Context, pod publish.Pod, key, value string) error {
 	if pod.Namespace == "" || pod.Name == "" {
 		return errors.New("set annotation: namespace and name of the pod must not be empty")
@@ -98,8 +98,9 @@ type patchMetadata struct {
 	Annotations map[string]string `json:"annotations"`
 }
 
-// Emit records an event about the pod by one request. A message that is too long is cut. One that is told seldom has a
-// name that says so, and is not recorded again while the API server has it. Errors are those of SetAnnotation.
+// Emit records an event of the pod with one request. It cuts a message that is too long. The name of an event that is
+// marked Seldom is derived from its content, so that it is not recorded again while the API server has it. Its errors
+// are those of SetAnnotation.
 func (c *Client) Emit(ctx context.Context, pod publish.Pod, event publish.Event) error {
 	if pod.Namespace == "" || pod.Name == "" {
 		return errors.New("record event: namespace and name of the pod must not be empty")
@@ -110,8 +111,8 @@ func (c *Client) Emit(ctx context.Context, pod publish.Pod, event publish.Event)
 	return nil
 }
 
-// EmitNode records an event about a node by one request, where `kubectl describe node` finds it: with the name as UID,
-// in the namespace default, as the kubelet does. Errors are those of SetAnnotation.
+// EmitNode records an event of a node with one request. Like the kubelet, it uses the node's name as the UID and the
+// namespace default, where `kubectl describe node` finds the event. Its errors are those of SetAnnotation.
 func (c *Client) EmitNode(ctx context.Context, node string, event publish.Event) error {
 	if node == "" {
 		return errors.New("record event: name of the node must not be empty")
@@ -125,7 +126,7 @@ func (c *Client) EmitNode(ctx context.Context, node string, event publish.Event)
 }
 
 func (c *Client) emit(ctx context.Context, e coreEvent, seldom bool) error {
-	// The admission policy of the manifests compares it with the token, so that the event shows whose it is.
+	// The admission policy of the manifests compares the node with the token, so that the source of the event is reliable.
 	node := c.node()
 	e.Source.Host, e.ReportingInstance = node, node
 	body, err := json.Marshal(e)
@@ -143,7 +144,7 @@ func (c *Client) emit(ctx context.Context, e coreEvent, seldom bool) error {
 	return publishError(t, err)
 }
 
-// coreEvent is the part of a core/v1 Event that Multus fills.
+// coreEvent is the part of a core/v1 Event that Multus sets.
 type coreEvent struct {
 	APIVersion string `json:"apiVersion"`
 	Kind       string `json:"kind"`
@@ -175,7 +176,7 @@ type coreEvent struct {
 
 func newEvent(pod publish.Pod, event publish.Event, now time.Time) coreEvent {
 	stamp := now.UTC().Format(time.RFC3339)
-	// What is too long is cut before the request's name: that finds the whole text in the logs.
+	// The message is cut before the name of the request, with which the whole text is found in the logs.
 	event.Message = fault.Clip(event.Message, maxEventMessage-(len(event.Text())-len(event.Message)))
 	e := coreEvent{
 		APIVersion: "v1", Kind: "Event",
@@ -193,8 +194,8 @@ func newEvent(pod publish.Pod, event publish.Event, now time.Time) coreEvent {
 	return e
 }
 
-// eventID is random, not the time as in client-go: thin plugins of one node run at the same time and know nothing of
-// each other. That of an event that is told seldom is made of what it says, and of the minute.
+// eventID returns a random ID and not the time, as client-go does, because thin plugins of one node run concurrently.
+// For an event that is marked Seldom, it is a hash of the content and the minute.
 func eventID(pod publish.Pod, event publish.Event, now time.Time) (id [eventIDBytes]byte) {
 	if event.Seldom {
 		sum := sha256.Sum256(fmt.Appendf(nil, "%s %s %s %d", pod.UID, event.Reason, event.Message,
@@ -202,11 +203,11 @@ func eventID(pod publish.Pod, event publish.Event, now time.Time) (id [eventIDBy
 		copy(id[:], sum[:])
 		return id
 	}
-	_, _ = rand.Read(id[:]) // never fails, by its contract
+	_, _ = rand.Read(id[:]) // documented to never fail
 	return id
 }
 
-// eventName is <pod>.<hex>.
+// eventName returns <pod>.<hex>.
 func eventName(pod string, id [eventIDBytes]byte) string {
 	suffix := "." + hex.EncodeToString(id[:])
 	if room := maxObjectName - len(suffix); len(pod) > room {
@@ -216,7 +217,7 @@ func eventName(pod string, id [eventIDBytes]byte) string {
 	return pod + suffix
 }
 
-// publishError maps the error of a write, or nil, to the sentinels of package publish.
+// publishError maps the error of a write to the sentinel errors of package publish. It returns nil for nil.
 func publishError(t target, err error) error {
 	switch status := code(err); {
 	case err == nil:
@@ -224,7 +225,7 @@ func publishError(t target, err error) error {
 	case status == http.StatusNotFound, uidDiffers(err):
 		return fmt.Errorf("%w: %w", publish.ErrGone, err)
 	case apierrors.HasStatusCause(err, namespaceTerminating):
-		// Nothing can be created in it any more; the pods go with it.
+		// Nothing can be created in the namespace any more, and its pods are deleted.
 		return fmt.Errorf("%w: %w", publish.ErrGone, err)
 	case status == http.StatusForbidden:
 		return forbidden(t, err)
@@ -236,11 +237,11 @@ func publishError(t target, err error) error {
 	return err
 }
 
-// namespaceTerminating is core/v1 NamespaceTerminatingCause.
+// namespaceTerminating is NamespaceTerminatingCause of core/v1.
 const namespaceTerminating metav1.CauseType = "NamespaceTerminating"
 
-// uidDiffers tells that the patch was refused because another pod has the name now: 422 about the field
-// metadata.uid. A 422 about anything else (annotations too long) is an error of ours.
+// uidDiffers reports whether the patch was refused because the name belongs to another pod now: the answer is 422 about
+// the field metadata.uid. A 422 about another field, such as annotations that are too long, is an error of Multus.
 func uidDiffers(err error) bool {
 	var status apierrors.APIStatus
 	if !errors.As(err, &status) || status.Status().Code != http.StatusUnprocessableEntity ||

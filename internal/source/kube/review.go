@@ -17,12 +17,12 @@ import (
 	"multus/internal/engine/plan"
 )
 
-// Access is one thing that Multus has to be allowed to do, in the words of a role.
+// Access is a permission that Multus needs, as a role expresses it.
 type Access struct {
 	Verb, Group, Resource, Subresource string
 }
 
-// String is verb and resource as a role has them.
+// String returns the verb and the resource as a role has them.
 func (a Access) String() string {
 	t := target{resource: a.Resource, subresource: a.Subresource}
 	if a.Group == "" {
@@ -31,7 +31,7 @@ func (a Access) String() string {
 	return a.Verb + " " + t.roleResource() + "." + a.Group
 }
 
-// Needed is what the daemon asks of the API server, and no more; the role in the manifests grants it.
+// Needed returns the permissions that the daemon needs, which are those of the role in the manifests.
 func Needed() []Access {
 	nads := nadv1.SchemeGroupVersion.Group
 	return []Access{
@@ -44,7 +44,7 @@ func Needed() []Access {
 	}
 }
 
-// Allowed asks whether the credentials may do something in all namespaces (SelfSubjectAccessReview).
+// Allowed reports whether the credentials have a permission in all namespaces (SelfSubjectAccessReview).
 func (c *Client) Allowed(ctx context.Context, a Access) (bool, error) {
 	review := map[string]any{
 		"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
@@ -70,8 +70,8 @@ func (c *Client) Allowed(ctx context.Context, a Access) (bool, error) {
 	return answer.Status.Allowed, nil
 }
 
-// Version asks the API server for its version: the cheapest question that needs credentials nowhere. The error wraps
-// plan.ErrUnavailable when no answer came.
+// Version returns the version of the API server. It is the cheapest request, and needs no permission. The error wraps
+// plan.ErrUnavailable if there was no answer.
 func (c *Client) Version(ctx context.Context) (string, error) {
 	var v struct {
 		GitVersion string `json:"gitVersion"`
@@ -83,7 +83,7 @@ func (c *Client) Version(ctx context.Context) (string, error) {
 	return v.GitVersion, nil
 }
 
-// HasDefinitions tells whether the API server knows network attachment definitions at all (their CRD).
+// HasDefinitions reports whether the API server serves network definitions, that is, whether their CRD is installed.
 func (c *Client) HasDefinitions(ctx context.Context) (bool, error) {
 	var v struct{}
 	gv := nadv1.SchemeGroupVersion
@@ -95,7 +95,8 @@ func (c *Client) HasDefinitions(ctx context.Context) (bool, error) {
 	return err == nil, err
 }
 
-// Expiry is when the credentials of a configuration end and what they are; the zero time if they do not, or do not say.
+// Expiry returns when the credentials of a configuration expire, and their kind. The time is zero if they do not
+// expire, or if that is unknown.
 func Expiry(c *Config) (time.Time, string, error) {
 	token, cert, err := shown(c)
 	switch {
@@ -111,8 +112,8 @@ func Expiry(c *Config) (time.Time, string, error) {
 	return time.Time{}, "", nil
 }
 
-// Account is who the credentials of a configuration are for, as role bindings name users; "" if they do not say. A
-// service account is system:serviceaccount:NAMESPACE:NAME.
+// Account returns the user of the credentials, as role bindings name it, or "" if it is unknown. A service account is
+// system:serviceaccount:NAMESPACE:NAME.
 func Account(c *Config) string {
 	token, cert, err := shown(c)
 	switch {
@@ -124,8 +125,8 @@ func Account(c *Config) string {
 	return token.Sub
 }
 
-// nodeOf returns the node of the pod that a service account token is bound to, "" if the credentials name none. The
-// token is read again each time: the kubelet replaces it.
+// nodeOf returns the node of the pod to which a service account token is bound, or "" if the credentials name none. It
+// reads the token each time, because the kubelet replaces it.
 func nodeOf(c *Config) string {
 	token, _, err := shown(c)
 	if err != nil {
@@ -134,7 +135,7 @@ func nodeOf(c *Config) string {
 	return token.Kubernetes.Node.Name
 }
 
-// claims are those of a JSON web token that are read; the signature is the API server's to verify.
+// claims are the claims of a JSON web token that are read. The API server verifies the signature.
 type claims struct {
 	Exp        int64  `json:"exp"`
 	Sub        string `json:"sub"`
@@ -145,8 +146,8 @@ type claims struct {
 	} `json:"kubernetes.io"`
 }
 
-// shown are the credentials that the API server is shown: a token, what is no JSON web token has no claims; else a
-// client certificate.
+// shown returns the credentials that are sent to the API server: the claims of the token if there is one, else the
+// client certificate. A token that is no JSON web token has no claims.
 func shown(c *Config) (t claims, _ *x509.Certificate, err error) {
 	token, cert := []byte(c.BearerToken), c.CertData
 	switch {

@@ -9,11 +9,11 @@ import (
 	"multus/internal/fsx"
 )
 
-// maxCheckpoint bounds what is read of the checkpoint file. A node with thousands of devices has a few MiB.
+// maxCheckpoint limits the size of the checkpoint file. That of a node with thousands of devices has a few MiB.
 const maxCheckpoint = 64 << 20
 
-// checkpoint is the part of the kubelet's device manager checkpoint that is used. The checksum is not verified: it
-// is over a Go representation of the kubelet's types, which changes (behaviour.md H3).
+// checkpoint is the part of the kubelet's device manager checkpoint that Multus uses. The checksum is not verified,
+// because it is computed from the Go representation of the kubelet's types, which changes (behaviour.md H3).
 type checkpoint struct {
 	Data struct {
 		PodDeviceEntries []struct {

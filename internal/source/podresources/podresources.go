@@ -1,9 +1,9 @@
-// Package podresources tells which devices the kubelet gave to a pod: SR-IOV functions and whatever else device
-// plugins manage.
+// Package podresources returns the devices that the kubelet has allocated to a pod, such as SR-IOV functions and other
+// devices of device plugins.
 //
-// It asks the kubelet of this node, by its podresources socket or, where there is none, by its checkpoint file
-// (behaviour.md H1-H6). It knows nothing about networks and does not choose devices. Process edges
-// (internal/host, internal/cli, internal/doctor) may import it; the engine may not.
+// It reads them from the podresources socket of the kubelet or, if there is none, from its checkpoint file
+// (behaviour.md H1-H6). It has no knowledge of networks and does not choose devices. The process edges (internal/host,
+// internal/cli, internal/doctor) may import it, the engine may not.
 package podresources
 
 import (
@@ -18,7 +18,7 @@ import (
 	"multus/internal/engine/plan"
 )
 
-// DefaultRoot is the kubelet's root directory where nothing else is configured. Some distributions have another.
+// DefaultRoot is the default of the kubelet's root directory. Some distributions use another one.
 const DefaultRoot = "/var/lib/kubelet"
 
 const (
@@ -26,24 +26,24 @@ const (
 	checkpointFile = "device-plugins/kubelet_internal_checkpoint"
 )
 
-// nextStep ends the errors that a wrong root directory causes.
+// nextStep is the end of errors that a wrong root directory causes.
 const nextStep = "check that the kubelet runs and that the kubelet root directory is set to its --root-dir"
 
 // Options say where the kubelet is.
 type Options struct {
-	// Root is the kubelet's root directory, empty for DefaultRoot.
+	// Root is the kubelet's root directory. It defaults to DefaultRoot.
 	Root string
 }
 
-// Kubelet answers for the devices of the pods of this node. It keeps no connection and nothing in memory:
-// devices are given to a pod when it is admitted, just before it is asked for.
+// Kubelet returns the devices of the pods of this node. It keeps no connection and no cache, because the kubelet
+// allocates devices at the admission of a pod, just before they are requested.
 type Kubelet struct {
 	root string
 }
 
 var _ plan.Devices = (*Kubelet)(nil)
 
-// New makes a Kubelet. Nothing is read yet.
+// New returns a Kubelet. It reads nothing.
 func New(o Options) *Kubelet {
 	if o.Root == "" {
 		o.Root = DefaultRoot
@@ -52,8 +52,8 @@ func New(o Options) *Kubelet {
 }
 
 // Devices returns the IDs of the pod's devices by resource name, each once, in the order of allocated.add. If the
-// socket exists it alone is asked, by namespace and name; else the checkpoint file is read, by UID (behaviour.md
-// H2-H4). The error wraps plan.ErrUnavailable when the same call may succeed later.
+// socket exists, Devices uses only that, by namespace and name. Otherwise it reads the checkpoint file, by UID
+// (behaviour.md H2-H4). The error wraps plan.ErrUnavailable if the same call may succeed later.
 func (k *Kubelet) Devices(ctx context.Context, pod plan.Ref, uid string) (map[string][]string, error) {
 	socket := filepath.Join(k.root, socketFile)
 	_, err := os.Stat(socket)
@@ -74,13 +74,13 @@ func (k *Kubelet) Devices(ctx context.Context, pod plan.Ref, uid string) (map[st
 	return devices, nil
 }
 
-// allocated collects the devices of a pod, by resource.
+// allocated has the devices of a pod by resource.
 type allocated map[string][]string
 
-// add adds the devices of one resource of one container: sorted as strings, behind those of the containers before it. A
-// container's environment names its devices in this order, and so a network with a device of the second container gets
-// that one (behaviour H4; multus-cni#1539). A device that belongs to two NUMA nodes, or that an init container handed
-// on, is reported twice and counts once.
+// add adds the devices of one resource of one container: sorted as strings, after those of earlier containers. The
+// environment of a container lists its devices in this order, so that a network with a device of the second container
+// gets that one (behaviour H4; multus-cni#1539). A device that belongs to two NUMA nodes, or that an init container
+// passed on, is reported twice and counts once.
 func (a allocated) add(resource string, ids []string) {
 	ids = slices.Sorted(slices.Values(ids))
 	for _, id := range ids {

@@ -39,7 +39,7 @@ func (k *kubelet) List(context.Context,
 	return k.answer(int(k.calls.Add(1)))
 }
 
-// newRoot makes an empty kubelet root with a name short enough for a socket path.
+// newRoot makes an empty kubelet root directory whose path is short enough for a socket.
 func newRoot(tb testing.TB) string {
 	tb.Helper()
 	root, err := os.MkdirTemp("", "kubelet") //nolint:usetesting // t.TempDir is too long for a socket
@@ -105,7 +105,7 @@ func TestSocket(t *testing.T) {
 			podOf(plan.Ref{Namespace: "team-a", Name: "plain"}),
 		}}, nil
 	}})
-	// The socket is used exclusively (behaviour.md H2).
+	// If the socket exists, nothing else is read (behaviour.md H2).
 	writeCheckpoint(t, root, `{"Data":{"PodDeviceEntries":[{"PodUID":"u","ResourceName":"r","DeviceIDs":{"0":["from the checkpoint"]}}]}}`)
 	tests := []struct {
 		pod  plan.Ref
@@ -123,7 +123,7 @@ func TestSocket(t *testing.T) {
 	}
 }
 
-// TestSocketLargeAnswer is a node whose list is over gRPC's own limit of 4 MiB.
+// TestSocketLargeAnswer tests lists that exceed gRPC's default limit of 4 MiB.
 func TestSocketLargeAnswer(t *testing.T) {
 	t.Parallel()
 	for size, ok := range map[int]bool{8 << 20: true, 17 << 20: false} {
@@ -141,7 +141,7 @@ func TestSocketLargeAnswer(t *testing.T) {
 	}
 }
 
-// TestSocketBurst: the kubelet refuses bursts instead of making them wait.
+// TestSocketBurst checks that requests are retried after the kubelet has refused them because of a burst.
 func TestSocketBurst(t *testing.T) {
 	t.Parallel()
 	root := newRoot(t)
@@ -158,7 +158,8 @@ func TestSocketBurst(t *testing.T) {
 	}
 }
 
-// TestSocketOfStartingKubelet: a kubelet that restarts breaks the connection, and its successor replaces the socket.
+// TestSocketOfStartingKubelet checks that a request survives a restart of the kubelet, which breaks the connection and
+// replaces the socket.
 func TestSocketOfStartingKubelet(t *testing.T) {
 	t.Parallel()
 	root := newRoot(t)
@@ -175,7 +176,7 @@ func TestSocketOfStartingKubelet(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = dying.Close() // removes the file: from now on the socket is missing
+	_ = dying.Close() // removes the file: the socket is missing from here on
 	_ = conn.Close()
 	serve(t, root, &kubelet{answer: func(int) (*podresourcesv1.ListPodResourcesResponse, error) {
 		return &podresourcesv1.ListPodResourcesResponse{}, nil
@@ -185,7 +186,7 @@ func TestSocketOfStartingKubelet(t *testing.T) {
 	}
 }
 
-// stale leaves a socket file nobody listens on.
+// stale makes a socket file on which no process listens.
 func stale(tb testing.TB, root string) {
 	tb.Helper()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(root, socketFile)})
@@ -223,7 +224,7 @@ func TestSocketErrors(t *testing.T) {
 			t.Parallel()
 			root := newRoot(t)
 			tt.start(t, root)
-			// No fall-back on the checkpoint (behaviour.md H6).
+			// The checkpoint is no fallback (behaviour.md H6).
 			writeCheckpoint(t, root, `{"Data":{"PodDeviceEntries":[]}}`)
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 			defer cancel()
@@ -243,13 +244,13 @@ func TestSocketErrors(t *testing.T) {
 	}
 }
 
-// entry is written as the kubelet writes it, with the keys that are not used.
+// entry returns an entry as the kubelet writes it, including keys that Multus does not use.
 func entry(uid, container, resource, ids string) string {
 	return fmt.Sprintf(`{"PodUID":%q,"ContainerName":%q,"ResourceName":%q,"DeviceIDs":%s,"AllocResp":"EgA="}`, uid,
 		container, resource, ids)
 }
 
-// TestCheckpoint reads what the kubelet writes, by the UID of the pod (behaviour.md H3, H4).
+// TestCheckpoint reads a checkpoint as the kubelet writes it, by the UID of the pod (behaviour.md H3, H4).
 func TestCheckpoint(t *testing.T) {
 	t.Parallel()
 	file := func(entries ...string) string {
@@ -336,7 +337,7 @@ func TestNoKubelet(t *testing.T) {
 	}
 }
 
-// FuzzCheckpoint: whatever the file holds, there is an answer or an error, and only the pod's own devices.
+// FuzzCheckpoint checks that any file gives a result or an error, and only devices of the pod.
 func FuzzCheckpoint(f *testing.F) {
 	f.Add([]byte(`{"Data":{"PodDeviceEntries":[`+entry("u", "c", "r",
 		`{"0":["b","a"],"1":["a"]}`)+`],"RegisteredDevices":{}},"Checksum":1}`), "u")

@@ -22,15 +22,15 @@ const (
 	maxMessage  = 16 << 20
 )
 
-// The kubelet refuses requests over its own limit (a burst of 10) instead of making them wait, and pods come in
-// bursts. A message over maxMessage has the same code, hence the limit on attempts.
+// The kubelet refuses requests over its own limit (a burst of 10) and does not queue them, and pods are created in
+// bursts. A message over maxMessage has the same code, which is why the attempts are limited.
 const (
 	listAttempts = 6
 	firstPause   = 20 * time.Millisecond // doubled for each further attempt
 	maxReconnect = 500 * time.Millisecond
 )
 
-// list asks the kubelet. A kubelet that is just starting again is waited for.
+// list requests the pod's devices from the kubelet. It waits for a kubelet that is restarting.
 func list(ctx context.Context, socket string, pod plan.Ref) (map[string][]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
@@ -68,8 +68,8 @@ func list(ctx context.Context, socket string, pod plan.Ref) (map[string][]string
 	return devices, nil
 }
 
-// dial prepares a connection; it is made by the first request. The path is not made a gRPC target, whose syntax it
-// need not fit.
+// dial prepares a connection, which the first request opens. The path is not the gRPC target, because it need not match
+// the syntax of targets.
 func dial(socket string) (*grpc.ClientConn, error) {
 	return grpc.NewClient("passthrough:///kubelet",
 		grpc.WithTransportCredentials(insecure.NewCredentials()), // a unix socket that only root can open
