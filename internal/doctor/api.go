@@ -14,11 +14,11 @@ import (
 	"multus/internal/source/kube"
 )
 
-// expirySoon is when the end of credentials is worth a warning: tokens are renewed when a fifth of an hour is left,
-// certificates by hand or by an operator.
+// expirySoon is the remaining lifetime of credentials that causes a warning. The kubelet renews a token when a fifth of
+// its lifetime is left, which is 12 of 60 minutes. Certificates are renewed by an administrator or an operator.
 const expirySoon = 5 * time.Minute
 
-// account ends the name of the service account of the manifests, in whichever namespace.
+// account is the end of the name of the service account in the manifests, in any namespace.
 const account = ":multus"
 
 var apiCheck = Check{
@@ -60,7 +60,7 @@ func unanswered(err error) Finding {
 	return f
 }
 
-// expiry looks at when the credentials end (P08).
+// expiry reports credentials that have expired or expire soon (P08).
 func expiry(n *Node) []Finding {
 	end, what, err := n.Cluster.Expiry()
 	if err != nil || end.IsZero() || end.After(n.Now.Add(expirySoon)) {
@@ -77,7 +77,7 @@ func expiry(n *Node) []Finding {
 	return []Finding{f}
 }
 
-// role asks for each permission (P38).
+// role reports the permissions that the credentials lack (P38).
 func role(ctx context.Context, n *Node) []Finding {
 	var lacking []string
 	for _, a := range kube.Needed() {
@@ -96,8 +96,8 @@ func role(ctx context.Context, n *Node) []Finding {
 	}}
 }
 
-// passesAnnotations reports whether the node's runtime passes the annotations of pods: then pods need not be read, and
-// deploy/components/runtime-annotations takes the permission away.
+// passesAnnotations reports whether the node's runtime passes the annotations of pods. Multus then does not read pods,
+// and deploy/components/runtime-annotations removes the permission.
 func passesAnnotations(ctx context.Context, n *Node) bool {
 	var conf struct {
 		Capabilities map[string]bool `json:"capabilities"`

@@ -47,7 +47,8 @@ var configurationCheck = Check{
 	},
 }
 
-// unknown reports keys that nobody reads: they are accepted silently, so that a typo has no effect at all.
+// unknown reports keys that Multus does not read. They are accepted, so that a typo would have no effect without any
+// message.
 func unknown(file string, conf []byte) []Finding {
 	keys := config.Unknown(conf)
 	if len(keys) == 0 {
@@ -67,7 +68,7 @@ func plural(n int, word string) string {
 	return word + "s"
 }
 
-// clusterNetwork looks at the file that clusterNetwork names.
+// clusterNetwork checks the file that clusterNetwork names.
 func clusterNetwork(n *Node, s *setup) []Finding {
 	file := s.conf.ClusterNetwork
 	if !strings.Contains(file, "/") {
@@ -95,7 +96,7 @@ func clusterNetwork(n *Node, s *setup) []Finding {
 	return nil
 }
 
-// kubeconfig looks at the credentials of the thin plugin (P08).
+// kubeconfig checks the credentials of the thin plugin (P08).
 func kubeconfig(n *Node, s *setup) []Finding {
 	if s.conf.Kubeconfig == "" {
 		return nil

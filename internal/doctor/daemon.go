@@ -12,7 +12,7 @@ import (
 	"multus/api"
 )
 
-// askLimit bounds one question to the daemon.
+// askLimit limits one request to the daemon.
 const askLimit = 3 * time.Second
 
 // shim is the plugin of a node with a daemon.
@@ -54,8 +54,9 @@ var daemonCheck = Check{
 	},
 }
 
-// socket is where the daemon has to be; "" for a thin node, which has none. Without a configuration that the runtime
-// loads, which is when one looks for the daemon, its own file or its plugin tell that there should be one.
+// socket returns the path of the daemon's socket, or "" for a thin node, which has no daemon. If the runtime loads no
+// configuration of Multus, which is when users look for the daemon, its configuration file or its plugin shows that
+// there should be one.
 func (n *Node) socket() (string, error) {
 	s := n.setup()
 	switch {
@@ -72,7 +73,7 @@ func (n *Node) socket() (string, error) {
 	return "", errors.New("no configuration of Multus is on this node")
 }
 
-// skew compares the daemon with the plugin that talks to it.
+// skew compares the versions of the daemon and the plugin.
 func skew(ctx context.Context, n *Node, socket string) []Finding {
 	if n.Version == nil || n.DaemonVersion == nil {
 		return nil
@@ -80,7 +81,7 @@ func skew(ctx context.Context, n *Node, socket string) []Finding {
 	plugin := filepath.Join(n.binDir(), shim)
 	have, err := n.Version(n.path(plugin))
 	if err != nil {
-		return nil // the plugins check says what is wrong with it
+		return nil // the plugins check reports what is wrong
 	}
 	want, err := n.DaemonVersion(ctx, n.path(socket))
 	if err != nil || have == want {

@@ -8,22 +8,23 @@ import (
 	"strings"
 )
 
-// distribution is a kind of node: where its directories are, and the overlay of deploy/overlays that fits.
+// distribution is a kind of node: its directories, and its overlay in deploy/overlays.
 type distribution struct {
 	Name, Overlay                string
 	ConfDir, BinDir, KubeletRoot string
-	// ids are values of ID or VARIANT_ID in os-release, paths what only this distribution has; one is enough.
+	// ids are values of ID or VARIANT_ID in os-release. paths exist on this distribution only. One match suffices.
 	ids, paths []string
 }
 
-// The usual directories.
+// The default directories.
 const (
 	usualConf    = "/etc/cni/net.d"
 	usualBin     = "/opt/cni/bin"
 	usualKubelet = "/var/lib/kubelet"
 )
 
-// distributions are those that are known. Kubernetes distributions come before operating systems: k3s runs on any.
+// distributions are the known distributions. Kubernetes distributions come before operating systems, because k3s runs
+// on any of them.
 var distributions = []distribution{
 	{
 		"k3s", "k3s", "/var/lib/rancher/k3s/agent/etc/cni/net.d", "/var/lib/rancher/k3s/data/cni", usualKubelet, nil,
@@ -48,7 +49,7 @@ var distributions = []distribution{
 	{"Fedora CoreOS", "fcos", usualConf, usualBin, usualKubelet, []string{"coreos"}, nil},
 }
 
-// distribution recognises the node; one that is not known has the usual directories.
+// distribution identifies the distribution of the node. An unknown one has the default directories.
 func (n *Node) distribution() distribution {
 	ids := n.osRelease()
 	for _, d := range distributions {
@@ -69,7 +70,7 @@ func (n *Node) osRelease() map[string]string {
 	out := map[string]string{}
 	b, err := n.read("/etc/os-release")
 	if err != nil {
-		b, _ = n.read("/usr/lib/os-release") // none is an answer, too
+		b, _ = n.read("/usr/lib/os-release") // the file is optional
 	}
 	for line := range strings.Lines(string(b)) {
 		key, value, ok := strings.Cut(strings.TrimSpace(line), "=")
@@ -108,7 +109,7 @@ var distributionCheck = Check{
 	},
 }
 
-// manifests is the directory of the manifests for a distribution.
+// manifests returns the directory of the manifests for an overlay.
 func manifests(overlay string) string {
 	if overlay == "base" {
 		return "deploy/base"

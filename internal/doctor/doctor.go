@@ -1,7 +1,7 @@
-// Package doctor finds out what is wrong with a node: one file for each check, each a value with a name and a function
-// from a Node to findings. It looks and changes nothing. All that it sees of the node comes through Node, whose paths
-// are below a directory, so that a node can be a real one, one that is mounted into a pod, or one that a test has made.
-// Process edges (internal/cli, internal/host) may import it.
+// Package doctor diagnoses a node. Each check has a file of its own: a name, and a function from a Node to findings.
+// The checks change nothing. They access the node only through Node, whose paths are below a root directory, so that it
+// can be a real node, one that is mounted into a pod, or one that a test has made. The process edges (internal/cli,
+// internal/host) may import it.
 package doctor
 
 import (
@@ -9,35 +9,36 @@ import (
 	"strings"
 )
 
-// Severity says how bad a finding is.
+// Severity is the severity of a finding.
 type Severity string
 
-// The severities: with an Error pods fail or miss networks; a Warning will become one, or wastes something.
+// The severities. An Error fails pods or leaves them without networks. A Warning may become an error, or wastes
+// resources.
 const (
 	Error   Severity = "error"
 	Warning Severity = "warning"
 )
 
-// Finding is one thing that is wrong.
+// Finding is one problem.
 type Finding struct {
 	Check    string   `json:"check"`
 	Severity Severity `json:"severity"`
-	// Message says what is wrong, Evidence how that is known, and Fix what to type or to change.
+	// Message is the problem, Evidence shows it, and Fix is the command or change that solves it.
 	Message  string `json:"finding"`
 	Evidence string `json:"evidence"`
 	Fix      string `json:"fix"`
 }
 
-// Check is one thing to look at.
+// Check is one check of a node.
 type Check struct {
 	Name string
-	// About says what is looked at, for people.
+	// About describes the check for users.
 	About string
-	// Run returns what is wrong. An error says why it could not be looked at; it is no finding.
+	// Run returns the findings. An error means that the check was not possible, and is no finding.
 	Run func(ctx context.Context, n *Node) ([]Finding, error)
 }
 
-// Checks are all checks, in the order in which one fault explains the next.
+// Checks returns all checks. Their order is that of causes: the faults that explain others come first.
 func Checks() []Check {
 	return []Check{
 		distributionCheck, runtimeCheck, slotCheck, configurationCheck, pluginsCheck, readonlyCheck, netnsCheck, mountsCheck,
@@ -46,14 +47,14 @@ func Checks() []Check {
 	}
 }
 
-// Report is what the doctor says of a node.
+// Report is the diagnosis of a node.
 type Report struct {
-	// Node is its name, "" if that is not known.
+	// Node is the node's name, or "" if it is unknown.
 	Node         string   `json:"node,omitempty"`
 	Distribution string   `json:"distribution"`
 	Overlay      string   `json:"overlay"`
 	Checks       []Result `json:"checks"`
-	// Findings are those of all checks, in their order.
+	// Findings are the findings of all checks, in their order.
 	Findings []Finding `json:"findings"`
 }
 
@@ -61,7 +62,7 @@ type Report struct {
 type Result struct {
 	Name  string `json:"name"`
 	About string `json:"about"`
-	// State is "ok", "found" or "unchecked"; Why says what kept the check from being made.
+	// State is "ok", "found" or "unchecked". Why is the reason for "unchecked".
 	State string `json:"state"`
 	Why   string `json:"why,omitempty"`
 }
@@ -73,7 +74,7 @@ const (
 	StateUnchecked = "unchecked"
 )
 
-// Run makes all checks.
+// Run runs all checks.
 func Run(ctx context.Context, n *Node) *Report {
 	d := n.distribution()
 	r := &Report{Node: n.Name, Distribution: d.Name, Overlay: d.Overlay, Findings: []Finding{}}

@@ -14,8 +14,8 @@ import (
 	"multus/internal/link"
 )
 
-// faults are what can be wrong with a node, each planted by one function; check and says are the finding that must be
-// there, and be the only one.
+// faults are faults of a node. Each is planted by a function. check and says identify the finding, which must be the
+// only one.
 var faults = []struct {
 	name, check, says string
 	plant             func(f *fake)
@@ -234,8 +234,8 @@ var faults = []struct {
 	}},
 }
 
-// TestFaults plants each fault on a node of each distribution: it is found, nothing else is, and it is told with
-// evidence and a fix.
+// TestFaults plants each fault on a node of each distribution, and checks that only that fault is found, with evidence
+// and a fix.
 func TestFaults(t *testing.T) {
 	t.Parallel()
 	const least, distributions = 25, 8
@@ -268,12 +268,13 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// follows tells that a finding is the consequence of the fault that is planted, and not a false alarm.
+// follows reports whether a finding is a consequence of the planted fault, and no false alarm.
 func follows(check string, x Finding) bool {
 	return check == "configuration" && x.Check == "slot"
 }
 
-// TestHealthy: nothing is found on nodes on which nothing is wrong, each is recognised, and every check is made.
+// TestHealthy checks that nothing is found on healthy nodes, that each distribution is recognised, and that every check
+// runs.
 func TestHealthy(t *testing.T) {
 	t.Parallel()
 	for dist := range releases {
@@ -300,7 +301,7 @@ func TestHealthy(t *testing.T) {
 	}
 }
 
-// TestPoliciesSilent: what is as it should be, or said to be so on purpose, is not found.
+// TestPoliciesSilent checks that policies which are correct, or disabled on purpose, are not reported.
 func TestPoliciesSilent(t *testing.T) {
 	t.Parallel()
 	for name, plant := range map[string]func(f *fake){
@@ -333,7 +334,7 @@ func TestPoliciesSilent(t *testing.T) {
 	}
 }
 
-// TestPolicyHidden: a policy that may not be read is unchecked, and no finding.
+// TestPolicyHidden checks that a policy which may not be read is unchecked, and no finding.
 func TestPolicyHidden(t *testing.T) {
 	t.Parallel()
 	f := healthy(t, "kubeadm")
@@ -345,8 +346,8 @@ func TestPolicyHidden(t *testing.T) {
 	}
 }
 
-// TestHealthyWithoutDaemonFile: on the node itself the daemon's file is not there, it is a ConfigMap of the pod; and a
-// directory of one's own can be named.
+// TestHealthyWithoutDaemonFile checks a node on which the daemon's configuration does not exist, because it is a
+// ConfigMap of the pod, and with a configuration directory that the user names.
 func TestHealthyWithoutDaemonFile(t *testing.T) {
 	t.Parallel()
 	for dist := range releases {
@@ -370,8 +371,8 @@ func TestHealthyWithoutDaemonFile(t *testing.T) {
 	}
 }
 
-// TestNoConfiguration: where the runtime loads no configuration of Multus the daemon is looked for all the same, if
-// anything tells that there should be one; else that is said, and not that all is well.
+// TestNoConfiguration checks that the daemon is still looked for if the runtime loads no configuration of Multus but
+// other files show that there should be a daemon. Otherwise the check is unchecked, and not ok.
 func TestNoConfiguration(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -399,7 +400,7 @@ func TestNoConfiguration(t *testing.T) {
 	}
 }
 
-// TestWrongDirectories: a base manifest on a distribution with directories of its own (P17).
+// TestWrongDirectories checks a base manifest on a distribution with other directories (P17).
 func TestWrongDirectories(t *testing.T) {
 	t.Parallel()
 	f := healthy(t, "microk8s")
@@ -413,7 +414,7 @@ func TestWrongDirectories(t *testing.T) {
 	}
 }
 
-// TestBlind: what cannot be seen is said to be unchecked, and is no finding: a laptop, a container.
+// TestBlind checks that what is not visible, on a laptop or in a container, is unchecked and no finding.
 func TestBlind(t *testing.T) {
 	t.Parallel()
 	r := Run(t.Context(), &Node{Root: t.TempDir(), InPod: true, Arch: "amd64", Now: time.Now()})
@@ -434,7 +435,8 @@ func TestBlind(t *testing.T) {
 	}
 }
 
-// TestPath: links are followed inside the root, also absolute ones, ones in a circle, and those that lead to nothing.
+// TestPath checks that links are resolved inside the root, including absolute and circular links and those without a
+// target.
 func TestPath(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
@@ -461,5 +463,5 @@ func TestPath(t *testing.T) {
 			t.Errorf("%s leads out: %s", in, got)
 		}
 	}
-	_ = n.path("/loop/x") // ends
+	_ = n.path("/loop/x") // must return
 }

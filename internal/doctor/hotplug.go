@@ -9,17 +9,17 @@ import (
 	"strings"
 )
 
-// maxCommandLine is how much of a command line is looked at.
+// maxCommandLine limits how much of a command line is read.
 const maxCommandLine = 4 << 10
 
 // controller is the program of multus-dynamic-networks-controller.
 const controller = "dynamic-networks-controller"
 
-// hotPlugController finds the controller that attaches networks to running pods by the daemon of today's Multus. It
-// fails beside this one, and the users of pods see only its events.
+// hotPlugController reports the controller that attaches networks to running pods through the daemon of today's Multus.
+// With this daemon it fails, and users see only its events.
 func hotPlugController(n *Node) []Finding {
 	if n.InPod {
-		return nil // the processes of the node cannot be seen
+		return nil // the processes of the node are not visible
 	}
 	files, err := filepath.Glob(n.path("/proc/[0-9]*/cmdline"))
 	if err != nil {
@@ -40,7 +40,7 @@ func hotPlugController(n *Node) []Finding {
 	return nil
 }
 
-// programOf returns the base name of the program of a process, "" if it cannot be told: the process may have ended.
+// programOf returns the base name of the program of a process, or "" if the process has ended.
 func programOf(cmdline string) string {
 	f, err := os.Open(cmdline)
 	if err != nil {
@@ -48,7 +48,7 @@ func programOf(cmdline string) string {
 	}
 	defer f.Close()
 	b := make([]byte, maxCommandLine)
-	size, _ := f.Read(b) // nothing is read of a kernel thread
+	size, _ := f.Read(b) // a kernel thread has no command line
 	name, _, _ := bytes.Cut(b[:size], []byte{0})
 	return path.Base(string(name))
 }

@@ -48,7 +48,7 @@ var kernelCheck = Check{
 	},
 }
 
-// modules are those that the kernel has built in or can load.
+// modules returns the modules that the kernel has built in or can load.
 func (n *Node) modules(release string) (map[string]bool, error) {
 	out := map[string]bool{}
 	known := false

@@ -41,7 +41,7 @@ var kubeletCheck = Check{
 	},
 }
 
-// answers tells whether a directory is the kubelet's: by the socket, or the checkpoint file for want of one.
+// answers reports whether a directory is the kubelet's: it has the socket or the checkpoint file.
 func answers(n *Node, root string) bool {
 	return n.exists(filepath.Join(root, "pod-resources/kubelet.sock")) ||
 		n.exists(filepath.Join(root, "device-plugins/kubelet_internal_checkpoint"))

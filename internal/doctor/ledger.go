@@ -12,7 +12,8 @@ import (
 	"multus/internal/engine/ledger"
 )
 
-// grace is how old a record or a reservation must be before it can be a leftover: a sandbox may be coming or going.
+// grace is the age from which on a record or a reservation can be leftover state. A younger one may belong to a sandbox
+// that is being created or deleted.
 const grace = engine.DefaultGrace
 
 var ledgerCheck = Check{
@@ -66,7 +67,7 @@ func (n *Node) cannotSeeNetns() error {
 	return nil
 }
 
-// isStale tells that the sandbox of a record is gone, and not since a moment ago.
+// isStale reports whether the sandbox of a record has been gone for longer than grace.
 func (n *Node) isStale(r *ledger.Record) bool {
 	if r == nil || r.Netns == "" || n.NetnsExists == nil || n.NetnsExists(r.Netns) {
 		return false

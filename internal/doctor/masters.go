@@ -39,7 +39,7 @@ var mastersCheck = Check{
 type masters struct {
 	node   *Node
 	byName map[string]link.Interface
-	// users are those who put macvlan or ipvlan on an interface, by its name.
+	// users has, by interface, the network that puts macvlan or ipvlan on it.
 	users map[string]user
 	found []Finding
 }
@@ -118,8 +118,8 @@ func (m *masters) bridge(w network, p plugin) {
 	}
 }
 
-// given tells whether a pod of this node has the device: then it is not missing. Where the ledger is not seen, a pod
-// may.
+// given reports whether a pod of this node has the device, which is then not missing. It returns true if the ledger is
+// not visible, because a pod may have it.
 func (m *masters) given(device string) bool {
 	if m.node.notMounted(m.node.stateDir()) != nil {
 		return true
@@ -130,7 +130,7 @@ func (m *masters) given(device string) bool {
 		return false
 	}
 	for _, id := range ids {
-		r, _ := store.Inspect(id, ledger.UsualName) // damaged ones are the ledger check's
+		r, _ := store.Inspect(id, ledger.UsualName) // the ledger check reports damaged records
 		for i := 0; r != nil && i < len(r.Attachments); i++ {
 			for _, p := range (network{list: r.Attachments[i].Config}).plugins() {
 				if p.Type == "host-device" && p.Device == device {

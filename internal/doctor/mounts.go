@@ -13,14 +13,14 @@ import (
 type mount struct {
 	point   string
 	options []string
-	// super are the options of the file system, which all its mounts share.
+	// super has the options of the file system, which all its mounts share.
 	super  []string
 	shared bool
 	slave  bool
 	fstype string
 }
 
-// mountTable reads the mounts as the node's first process sees them.
+// mountTable returns the mounts of the node's first process.
 func (n *Node) mountTable() ([]mount, error) {
 	b, err := n.read("/proc/1/mountinfo")
 	if err != nil {
@@ -47,12 +47,12 @@ func (n *Node) mountTable() ([]mount, error) {
 	return out, nil
 }
 
-// unescape undoes the octal escapes of mountinfo.
+// unescape decodes the octal escapes of mountinfo.
 func unescape(s string) string {
 	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }
 
-// mountOf is the mount that a path of the node is on: of several on one point the last.
+// mountOf returns the mount of a path of the node. Of several mounts on one point, it is the last.
 func mountOf(table []mount, path string) mount {
 	var best mount
 	for _, m := range table {

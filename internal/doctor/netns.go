@@ -35,16 +35,16 @@ var netnsCheck = Check{
 	},
 }
 
-// elsewhere finds out where the runtime puts namespaces: the ledger has their paths.
+// elsewhere reports network namespaces in unusual directories. The records of the ledger have their paths.
 func elsewhere(n *Node) []Finding {
 	store := n.ledger()
 	ids, err := store.Containers()
 	if err != nil {
-		return nil // the ledger check says so
+		return nil // the ledger check reports the error
 	}
 	usual := []string{n.real("/run/netns"), n.real("/var/run/netns")}
 	for _, id := range ids {
-		r, _ := store.Inspect(id, ledger.UsualName) // damaged ones are the ledger check's
+		r, _ := store.Inspect(id, ledger.UsualName) // the ledger check reports damaged records
 		if r == nil || r.Netns == "" || filepath.Dir(r.Netns) == "/" {
 			continue
 		}

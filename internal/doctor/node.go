@@ -23,47 +23,48 @@ import (
 	"multus/internal/source/kube"
 )
 
-// Node is the doctor's view of a node. A nil function means that nobody can tell; the checks that need it say so.
+// Node is the doctor's access to a node. A function that is nil is not available, and the checks that need it return an
+// error.
 type Node struct {
 	Name string
-	// Root is where the node's file system is seen: / on the node, a directory elsewhere.
+	// Root is the root of the node's file system: / on the node, and another directory elsewhere.
 	Root string
-	// Arch is the node's architecture as Go names it.
+	// Arch is the node's architecture, as Go names it.
 	Arch string
-	// ConfDir is the directory from which the runtime loads its configuration, where it is neither the distribution's
-	// nor in the daemon's file.
+	// ConfDir is the configuration directory of the runtime, if it is neither that of the distribution nor in the daemon's
+	// configuration.
 	ConfDir string
-	// InPod says that Root is a container's, which holds of the node only what is mounted into it.
+	// InPod reports whether Root is that of a container, which has only the mounted parts of the node.
 	InPod bool
-	// Interfaces are those of the node's own network namespace.
+	// Interfaces returns the interfaces of the node's own network namespace.
 	Interfaces func() ([]link.Interface, error)
-	// NetnsExists tells whether a network namespace of the node exists.
+	// NetnsExists reports whether a network namespace of the node exists.
 	NetnsExists func(path string) bool
-	// Networks are the definitions of the cluster.
+	// Networks returns the network definitions of the cluster.
 	Networks func(ctx context.Context) ([]plan.Definition, error)
 	// Cluster is the API server.
 	Cluster Cluster
-	// Version is the version of a program file, and DaemonVersion that of the daemon behind a socket.
+	// Version returns the version of a program file, and DaemonVersion that of the daemon at a socket.
 	Version       func(file string) (string, error)
 	DaemonVersion func(ctx context.Context, socket string) (string, error)
 	Now           time.Time
 }
 
-// Cluster is what the doctor asks the API server; kube.Client and kube.Expiry answer.
+// Cluster is the part of the API server that the checks use. kube.Client and kube.Expiry implement it.
 type Cluster interface {
 	Version(ctx context.Context) (string, error)
 	HasDefinitions(ctx context.Context) (bool, error)
 	Allowed(ctx context.Context, a kube.Access) (bool, error)
 	Policy(ctx context.Context, name string) (*kube.Policy, error)
 	Node(ctx context.Context, name string) (*kube.Node, error)
-	// Expiry is when the credentials end and what they are; the zero time for never.
+	// Expiry returns when the credentials expire, and their kind. The time is zero if they do not expire.
 	Expiry() (time.Time, string, error)
-	// Account is who the credentials are for, "" if that is not known.
+	// Account returns the user of the credentials, or "" if it is unknown.
 	Account() string
 }
 
-// path is where a path of the node is here. Links are followed inside the root, as the node follows them: an absolute
-// one does not lead out. What does not exist is where it would be.
+// path returns the local path of a path of the node. It resolves links inside the root, as the node does, so that an
+// absolute link does not lead out of it. A path that does not exist is resolved as far as possible.
 func (n *Node) path(p string) string {
 	const mostLinks = 40
 	rest, at := strings.Split(filepath.Clean("/"+p), "/"), "/"
@@ -88,12 +89,12 @@ func (n *Node) path(p string) string {
 	return filepath.Join(n.Root, at)
 }
 
-// real is a path of the node with its links followed, as the node names it.
+// real returns a path of the node with its links resolved, as the node names it.
 func (n *Node) real(p string) string {
 	return "/" + strings.TrimPrefix(strings.TrimPrefix(n.path(p), strings.TrimSuffix(n.Root, "/")), "/")
 }
 
-// asNode writes the paths in a text as the node names them: errors name the files that were opened here.
+// asNode replaces local paths in a text with the paths of the node. Errors contain the local ones.
 func (n *Node) asNode(text string) string {
 	if root := strings.TrimSuffix(n.Root, "/"); root != "" {
 		return strings.ReplaceAll(text, root+"/", "/")
@@ -101,7 +102,7 @@ func (n *Node) asNode(text string) string {
 	return text
 }
 
-// maxRead limits a file of the node, such as its table of mounts.
+// maxRead limits the size of a file of the node, such as its table of mounts.
 const maxRead = 16 << 20
 
 func (n *Node) read(p string) ([]byte, error) { return fsx.ReadFile(n.path(p), maxRead) }
@@ -111,7 +112,7 @@ func (n *Node) exists(p string) bool {
 	return err == nil
 }
 
-// notMounted says that a directory of the node is not in the container that this runs in; nil where it can be seen.
+// notMounted returns an error if this container does not have a directory of the node.
 func (n *Node) notMounted(dir string) error {
 	if !n.InPod || n.exists(dir) {
 		return nil
@@ -119,7 +120,7 @@ func (n *Node) notMounted(dir string) error {
 	return fmt.Errorf("%s is not mounted here", dir)
 }
 
-// list returns the names in a directory in order; a directory that is not there has none.
+// list returns the names in a directory in order. A directory that does not exist has none.
 func (n *Node) list(p string) ([]string, error) {
 	entries, err := os.ReadDir(n.path(p))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -137,19 +138,19 @@ func (n *Node) list(p string) ([]string, error) {
 
 // setup is the configuration of Multus on the node, as far as it can be read.
 type setup struct {
-	// daemon is the daemon's file; nil without one.
+	// daemon is the daemon's configuration, or nil.
 	daemon *config.Daemon
-	// file is the configuration in the slot that calls Multus, "" without one; conf is its content.
+	// file is the file in the configuration directory that calls Multus, or "". conf is its content.
 	file string
-	raw  []byte // as the plugin gets it
+	raw  []byte // as the runtime passes it to the plugin
 	conf *config.Plugin
 }
 
-// daemonFiles are where manifests mount the daemon's configuration into its pod: ours, and today's. On a node one is
-// there only if somebody has put it there.
+// daemonFiles are the paths at which manifests mount the daemon's configuration into its pod: ours, and today's. On the
+// node itself, such a file exists only if an administrator has created it.
 var daemonFiles = []string{"/etc/multus/daemon-config.json", "/etc/cni/net.d/multus.d/daemon-config.json"}
 
-// daemonFile is the one that exists.
+// daemonFile returns the path that exists, or else the first one.
 func (n *Node) daemonFile() string {
 	if i := slices.IndexFunc(daemonFiles, n.exists); i >= 0 {
 		return daemonFiles[i]
@@ -157,9 +158,9 @@ func (n *Node) daemonFile() string {
 	return daemonFiles[0]
 }
 
-// Configuration returns what an ADD on the node starts from: the CNI configuration that calls Multus, with the name of
-// its file, and the daemon's file, which the daemon lays over it. Each is nil if it is not there, or not seen from
-// here.
+// Configuration returns the input of an ADD on the node: the CNI configuration that calls Multus, with the name of its
+// file, and the daemon's configuration, which the daemon merges into it. A value is nil if it does not exist or is not
+// visible.
 func (n *Node) Configuration() (file string, conf, daemon []byte) {
 	s := n.setup()
 	if s.conf.Type == shim && s.daemon != nil {
@@ -171,7 +172,7 @@ func (n *Node) Configuration() (file string, conf, daemon []byte) {
 func (n *Node) setup() *setup {
 	s := &setup{conf: &config.Plugin{}}
 	if b, err := n.read(n.daemonFile()); err == nil {
-		s.daemon, _ = config.ParseDaemon(b) // what is wrong with it is the configuration check's to say
+		s.daemon, _ = config.ParseDaemon(b) // the configuration check reports its errors
 	}
 	files, _ := n.confFiles()
 	for _, f := range files {
@@ -190,7 +191,7 @@ func (n *Node) setup() *setup {
 	return s
 }
 
-// confDir is the directory from which the runtime loads its configuration.
+// confDir returns the configuration directory of the runtime.
 func (n *Node) confDir() string {
 	if n.ConfDir != "" {
 		return n.ConfDir
@@ -204,7 +205,7 @@ func (n *Node) confDir() string {
 	return n.distribution().ConfDir
 }
 
-// binDir is the directory of the plugins.
+// binDir returns the directory of the plugins.
 func (n *Node) binDir() string {
 	s := n.setup()
 	if s.raw != nil && s.conf.BinDir != config.DefaultBinDir {
@@ -216,7 +217,7 @@ func (n *Node) binDir() string {
 	return n.distribution().BinDir
 }
 
-// stateDir is the directory of the ledger.
+// stateDir returns the directory of the ledger.
 func (n *Node) stateDir() string {
 	if c := n.setup().conf; c.CNIDir != "" {
 		return c.CNIDir
@@ -224,7 +225,7 @@ func (n *Node) stateDir() string {
 	return config.DefaultCNIDir
 }
 
-// kubeletRoot is the kubelet's directory as Multus believes it to be.
+// kubeletRoot returns the kubelet's root directory, as Multus is configured.
 func (n *Node) kubeletRoot() string {
 	s := n.setup()
 	if s.daemon != nil && s.daemon.KubeletRoot != "" {
@@ -234,18 +235,18 @@ func (n *Node) kubeletRoot() string {
 	case s.conf.KubeletRoot != "":
 		return s.conf.KubeletRoot
 	case s.daemon == nil:
-		return n.distribution().KubeletRoot // nothing says that it is anywhere else
+		return n.distribution().KubeletRoot // no configuration sets another one
 	}
 	return usualKubelet
 }
 
-// confFile is one file of the slot.
+// confFile is one file of the configuration directory.
 type confFile struct {
 	path string
 	data []byte
 }
 
-// confFiles are the files that the runtime considers, in its order.
+// confFiles returns the files that the runtime considers, in its order.
 func (n *Node) confFiles() ([]confFile, error) {
 	dir := n.confDir()
 	names, err := n.list(dir)
@@ -263,7 +264,7 @@ func (n *Node) confFiles() ([]confFile, error) {
 	return out, err
 }
 
-// network is a configuration that pods on this node can be attached with, and whose it is.
+// network is a network to which pods of this node can be attached. owner describes its origin.
 type network struct {
 	owner string
 	list  *cniconf.List
@@ -271,8 +272,8 @@ type network struct {
 	definition *plan.Definition
 }
 
-// networks are the cluster network and the networks of all definitions that can be read. The error says that
-// definitions could not be asked for; what is known is returned all the same.
+// networks returns the cluster network and the networks of all definitions that can be read. If the definitions cannot
+// be listed, it returns the known networks and an error.
 func (n *Node) networks(ctx context.Context) ([]network, error) {
 	var out []network
 	s := n.setup()
@@ -306,7 +307,7 @@ func (n *Node) networks(ctx context.Context) ([]network, error) {
 	return out, err
 }
 
-// plugin is what the checks look at in a plugin's configuration.
+// plugin is the part of a plugin's configuration that the checks use.
 type plugin struct {
 	Type            string          `json:"type"`
 	Master          string          `json:"master"`
@@ -320,7 +321,7 @@ type plugin struct {
 	} `json:"ipam"`
 }
 
-// plugins are those of the chain that can be read.
+// plugins returns the plugins of the chain that can be decoded.
 func (w network) plugins() []plugin {
 	var out []plugin
 	for i := range w.list.Types() {
@@ -332,7 +333,7 @@ func (w network) plugins() []plugin {
 	return out
 }
 
-// ledger is the node's ledger, to look at.
+// ledger returns the node's ledger, for reading.
 func (n *Node) ledger() *ledger.Store {
 	return &ledger.Store{Dir: n.path(n.stateDir()), Log: slog.New(slog.DiscardHandler)}
 }

@@ -30,11 +30,11 @@ import (
 
 func TestMain(m *testing.M) { leak.Main(m) }
 
-// fake is a node made of a directory tree: everything that the doctor sees is in here and can be spoilt.
+// fake is a node in a directory tree. It contains everything that the checks access, so that tests can damage it.
 type fake struct {
 	*Node
 	tb testing.TB
-	// dist is what it is made as.
+	// dist is the distribution of the node.
 	dist        distribution
 	definitions []plan.Definition
 	interfaces  []link.Interface
@@ -44,7 +44,7 @@ type fake struct {
 	versions    map[string]string
 }
 
-// releases are the os-release files of the eight distributions, and of what else they are recognised by.
+// releases are the os-release files of the eight distributions.
 var releases = map[string]string{
 	"kubeadm":   "ID=debian\nPRETTY_NAME=\"Debian GNU/Linux 13\"\n",
 	"k3s":       "ID=ubuntu\nPRETTY_NAME=\"Ubuntu 24.04\"\n",
@@ -56,7 +56,7 @@ var releases = map[string]string{
 	"gke":       "ID=cos\n",
 }
 
-// healthy makes a node on which all is well.
+// healthy returns a node without faults.
 func healthy(tb testing.TB, name string) *fake {
 	tb.Helper()
 	root, err := os.MkdirTemp("", "n") //nolint:usetesting // t.TempDir is too long for a socket
@@ -138,14 +138,14 @@ func (f *fake) directories() {
 	f.write(filepath.Join(f.dist.KubeletRoot, "pod-resources/kubelet.sock"), "")
 }
 
-// runtime writes a runtime's configuration that looks where it should.
+// runtime writes the configuration of a runtime that uses the right directories.
 func (f *fake) runtime() {
 	f.write("/etc/containerd/config.toml",
 		fmt.Sprintf("[plugins.cri.cni]\n  bin_dirs = [\"/usr/libexec/cni\", \"%s\"]\n  conf_dir = \"%s\"\n", f.dist.BinDir,
 			f.dist.ConfDir))
 }
 
-// configuration writes what the daemon of this distribution's overlay would have.
+// configuration writes the configuration that the daemon has with the overlay of this distribution.
 func (f *fake) configuration() {
 	cluster := filepath.Join(f.dist.ConfDir, "10-cluster.conflist")
 	f.write(cluster, `{"cniVersion":"1.0.0","name":"cluster","plugins":[{"type":"bridge","ipam":{"type":"host-local"}},{"type":"portmap"}]}`)
@@ -171,7 +171,7 @@ func (f *fake) programs(names ...string) {
 	}
 }
 
-// elfHeader is that of a 64-bit little-endian program for a machine.
+// elfHeader returns the header of a 64-bit little-endian program for a machine.
 func elfHeader(machine uint16) string {
 	var b bytes.Buffer
 	b.WriteString("\x7fELF\x02\x01\x01" + strings.Repeat("\x00", 9))
@@ -184,13 +184,13 @@ func elfHeader(machine uint16) string {
 	return b.String() + strings.Repeat("x", 100)
 }
 
-// remember records a sandbox, an hour ago.
+// remember records a sandbox that is one hour old.
 func (f *fake) remember(id, netns string) {
 	f.write("/var/lib/cni/multus/"+id, strings.ReplaceAll(recorded(), "NETNS", netns))
 	f.age("/var/lib/cni/multus/" + id)
 }
 
-// recorded is a file of the ledger, made once: each takes an fsync.
+// recorded returns a record of the ledger. It is made once, because each write needs an fsync.
 var recorded = sync.OnceValue(func() string {
 	l, err := cniconf.Parse([]byte(`{"cniVersion":"1.0.0","name":"nic","type":"host-device","device":"eth2"}`))
 	dir := filepath.Join(os.TempDir(), "ledger")
@@ -208,7 +208,7 @@ var recorded = sync.OnceValue(func() string {
 	return string(b)
 })
 
-// reserve reserves an address as host-local does, an hour ago.
+// reserve reserves an address as host-local does, one hour ago.
 func (f *fake) reserve(file, container string) {
 	f.write(file, container+"\r\neth0")
 	f.age(file)
@@ -219,7 +219,7 @@ func (f *fake) age(file string) {
 	f.check(os.Chtimes(f.path(file), then, then))
 }
 
-// serve is the daemon's socket.
+// serve serves the daemon's socket.
 func (f *fake) serve() {
 	l, err := net.Listen("unix", f.path("/run/multus/multus.sock"))
 	f.check(err)
@@ -235,7 +235,7 @@ func (f *fake) serve() {
 	})
 }
 
-// answer is the daemon's answer to /readyz.
+// answer serves /readyz like the daemon.
 func (f *fake) answer(w http.ResponseWriter, _ *http.Request) {
 	body, status := "", http.StatusOK
 	if f.notReady.Load() {
@@ -291,7 +291,7 @@ func (f *fake) chmod(p string, mode fs.FileMode) { f.check(os.Chmod(f.path(p), m
 // mount adds a line to the mounts.
 func (f *fake) mount(point, options string) { f.addMount(point, options, "rw") }
 
-// addMount also says how the file system is mounted for all.
+// addMount adds a mount with the options of its file system.
 func (f *fake) addMount(point, options, super string) {
 	b, err := f.read("/proc/1/mountinfo")
 	f.check(err)
@@ -306,7 +306,7 @@ type cluster struct {
 	denied  string
 	account string
 	runtime string
-	// unbound, missing and hidden name a policy.
+	// unbound, missing and hidden are names of policies.
 	unbound, missing, hidden string
 	expires                  time.Time
 }

@@ -39,13 +39,14 @@ var pluginsCheck = Check{
 	},
 }
 
-// leadsOut tells a link whose end a container does not show: k3s has its plugins elsewhere, and links in the directory.
+// leadsOut reports whether path is a link whose target is not visible in this container. The plugins of k3s are in
+// another directory, to which links lead.
 func (n *Node) leadsOut(path string) bool {
 	_, err := os.Readlink(filepath.Join(n.path(filepath.Dir(path)), filepath.Base(path)))
 	return n.InPod && err == nil && !n.exists(path)
 }
 
-// wanted are the names of the plugins and who needs each first.
+// wanted returns the names of the needed plugins, and for each the first network that needs it.
 func wanted(ctx context.Context, n *Node) (map[string]string, error) {
 	users := map[string]string{}
 	need := func(name, owner string) {
@@ -63,7 +64,7 @@ func wanted(ctx context.Context, n *Node) (map[string]string, error) {
 	networks, err := n.networks(ctx)
 	for _, w := range networks {
 		if slices.ContainsFunc(w.list.Types(), func(typ string) bool { return typ == "multus" || typ == shim }) {
-			continue // refused at ADD; the configuration check says so of the cluster network, lint of definitions
+			continue // ADD refuses it; the configuration check reports the cluster network, and lint reports definitions
 		}
 		for _, p := range w.plugins() {
 			need(p.Type, w.owner)
@@ -73,7 +74,7 @@ func wanted(ctx context.Context, n *Node) (map[string]string, error) {
 	return users, err
 }
 
-// program says what is wrong with a program file; Message is the end of a sentence.
+// program returns what is wrong with a program file, or nil. Message is the end of a sentence.
 func program(n *Node, path string) *Finding {
 	info, err := os.Stat(n.path(path))
 	if err != nil {
@@ -116,13 +117,13 @@ func program(n *Node, path string) *Finding {
 // machines are the architectures for which there are images.
 var machines = map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}
 
-// headOf reads the ELF header alone, with no sections: plugins are large.
+// headOf reads only the ELF header, without sections, because plugins are large.
 func headOf(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = f.Close() }() // only read from
+	defer func() { _ = f.Close() }() // nothing was written
 	const header = 64
 	b, err := io.ReadAll(io.LimitReader(f, header))
 	if len(b) == header && bytes.HasPrefix(b, []byte(elf.ELFMAG)) {
@@ -141,7 +142,7 @@ func missingFix(n *Node, name string) string {
 		" --reference-plugins; another one comes with its own installer"
 }
 
-// reinstall says how our own binaries come onto the node: with a daemon that starts.
+// reinstall returns how to install our own binaries: a daemon does it when it starts.
 func reinstall(n *Node) string {
 	return "kubectl -n kube-system delete pod -l app=multus --field-selector spec.nodeName=" + nameOr(n) +
 		": the next one installs its own; by hand: multus-daemon install --dest " + n.binDir()

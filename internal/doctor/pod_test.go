@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// inPod leaves of a node what the manifests mount into the daemon's pod, as they do it: the directories of the state
-// and of the plugins are read-only there, and so is the container's own root.
+// inPod reduces a node to what the manifests mount into the daemon's pod. The state directory, the plugin directory and
+// the root of the container are read-only there.
 func inPod(f *fake) {
 	f.InPod, f.NetnsExists = true, nil
 	for _, p := range []string{
@@ -26,8 +26,8 @@ func inPod(f *fake) {
 `)
 }
 
-// TestInPod: `doctor --node` runs in the daemon's pod. It finds nothing on a node on which nothing is wrong, does not
-// call well what it has not seen, and finds what can be seen from there (issue 6).
+// TestInPod checks `doctor --node`, which runs in the daemon's pod: it finds nothing on a healthy node, marks what is
+// not visible as unchecked, and finds faults that are visible (issue 6).
 func TestInPod(t *testing.T) {
 	t.Parallel()
 	for dist := range releases {
@@ -53,7 +53,7 @@ func TestInPod(t *testing.T) {
 	}
 }
 
-// TestFaultsInPod plants faults that the daemon's pod shows.
+// TestFaultsInPod plants faults that are visible in the daemon's pod.
 func TestFaultsInPod(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -96,8 +96,8 @@ func TestFaultsInPod(t *testing.T) {
 	}
 }
 
-// TestThinInPod: the pod of the thin deployment has hardly anything of the node. What is not there is not taken for
-// well.
+// TestThinInPod checks that checks in the pod of the thin deployment, which has almost nothing of the node, are
+// unchecked and not ok.
 func TestThinInPod(t *testing.T) {
 	t.Parallel()
 	f := healthy(t, "kubeadm")
@@ -124,8 +124,8 @@ func TestThinInPod(t *testing.T) {
 	}
 }
 
-// TestLinksInPod: k3s has links to plugins in a directory that no pod mounts. They are not missing, and not seen
-// either.
+// TestLinksInPod checks that plugins of k3s, which are links to a directory that no pod mounts, count neither as
+// missing nor as checked.
 func TestLinksInPod(t *testing.T) {
 	t.Parallel()
 	f := healthy(t, "k3s")
@@ -148,8 +148,8 @@ func TestLinksInPod(t *testing.T) {
 	}
 }
 
-// TestOtherCredentials: who asks with credentials that are not those of Multus learns nothing of its role, and is told
-// so: the kubelet's, an administrator's, those of a pod for debugging (P38).
+// TestOtherCredentials checks that the role is unchecked with credentials of another account, such as the kubelet, an
+// administrator or a pod for debugging (P38).
 func TestOtherCredentials(t *testing.T) {
 	t.Parallel()
 	for _, who := range []string{"system:node:node-1", "kubernetes-admin", "system:serviceaccount:default:default"} {
@@ -163,8 +163,8 @@ func TestOtherCredentials(t *testing.T) {
 	}
 }
 
-// TestConfiguration is what `explain` starts from on a node: of the two places of the daemon's file that of our
-// manifests comes first, and the thin plugin has no daemon.
+// TestConfiguration checks the input of `explain` on a node. Of the two paths of the daemon's configuration, that of
+// our manifests takes precedence, and the thin plugin has no daemon.
 func TestConfiguration(t *testing.T) {
 	t.Parallel()
 	f := healthy(t, "k3s")

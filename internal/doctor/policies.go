@@ -22,7 +22,7 @@ var policiesCheck = Check{
 	},
 }
 
-// admission looks at the admission policies of deploy/base.
+// admission checks the admission policies of deploy/base.
 func admission(ctx context.Context, n *Node) ([]Finding, error) {
 	if n.Cluster == nil {
 		return nil, errors.New("no API server is known: give --kubeconfig, or run it in the daemon's pod")
@@ -51,7 +51,7 @@ func admission(ctx context.Context, n *Node) ([]Finding, error) {
 	return out, nil
 }
 
-// judge returns what is wrong with a policy, nil if nothing is.
+// judge returns what is wrong with a policy, or nil.
 func judge(name string, p *kube.Policy) *Finding {
 	f := &Finding{
 		Severity: Warning, Fix: "kubectl apply -f deploy/base/policies.yaml (Kubernetes 1.30 or later)",
@@ -74,8 +74,8 @@ func judge(name string, p *kube.Policy) *Finding {
 	return f
 }
 
-// isolated looks at namespaceIsolation where definitions of more than one namespace exist, and the configuration does
-// not say that it is off on purpose.
+// isolated reports that namespaceIsolation is off although several namespaces have definitions. It reports nothing if
+// the configuration has the key, because it is then off on purpose.
 func isolated(ctx context.Context, n *Node) ([]Finding, error) {
 	s := n.setup()
 	if s.raw == nil || n.Networks == nil || s.conf.NamespaceIsolation || says(s.raw, "namespaceIsolation") {

@@ -47,14 +47,14 @@ func (s *setup) socketDir() string {
 	return "/run/multus"
 }
 
-// directory is one that Multus writes to; key names it in the daemon's configuration. The daemon itself only reads
-// some, and its pod has those read-only.
+// directory is a directory to which Multus writes. key is its key in the daemon's configuration. podReads is set if the
+// daemon itself only reads it, and its pod has it read-only.
 type directory struct {
 	what, path, key string
 	podReads        bool
 }
 
-// writable looks at one directory. One that does not exist is on the mount of its parents, where it would be made.
+// writable checks one directory. A directory that does not exist would be created on the mount of its parents.
 func writable(n *Node, table []mount, d directory) *Finding {
 	what, path := d.what, d.path
 	if info, err := os.Lstat(n.path(path)); err == nil && info.Mode().Type() != fs.ModeDir {

@@ -13,7 +13,7 @@ import (
 	"strings"
 )
 
-// usualData is where host-local keeps its reservations.
+// usualData is the default directory of host-local's reservations.
 const usualData = "/var/lib/cni/networks"
 
 var reservationsCheck = Check{
@@ -24,7 +24,7 @@ var reservationsCheck = Check{
 			return nil, err
 		}
 		dirs := map[string]bool{usualData: true}
-		networks, _ := n.networks(ctx) // the usual directory is looked at whatever they are
+		networks, _ := n.networks(ctx) // the default directory is checked in any case
 		for _, w := range networks {
 			for _, p := range w.plugins() {
 				if p.IPAM.Type == "host-local" && p.IPAM.DataDir != "" {
@@ -51,11 +51,11 @@ var reservationsCheck = Check{
 	},
 }
 
-// leaked looks at the reservations of one network: a file for each address, with the container in it.
+// leaked checks the reservations of one network: a file for each address, which contains the container ID.
 func leaked(n *Node, dir string, known map[string]bool) *Finding {
 	names, err := n.list(dir)
 	if err != nil {
-		return nil // a file, and none of host-local's
+		return nil // it is a file, which does not belong to host-local
 	}
 	var files []string
 	for _, name := range names {
@@ -86,7 +86,8 @@ func leaked(n *Node, dir string, known map[string]bool) *Finding {
 	}
 }
 
-// containers are those that the ledger or libcni's caches remember: also those whose network Multus did not make.
+// containers returns the containers in the ledger and in libcni's caches, which include those whose networks Multus did
+// not create.
 func (n *Node) containers() (map[string]bool, error) {
 	ids, err := n.ledger().Containers()
 	if err != nil {

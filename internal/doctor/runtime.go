@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// runtimeFiles are the configurations of container runtimes; a pattern stands for all files that match.
+// runtimeFiles are the configurations of container runtimes, as patterns.
 var runtimeFiles = []string{
 	"/etc/containerd/config.toml", "/etc/containerd/conf.d/*.toml",
 	"/var/lib/rancher/k3s/agent/etc/containerd/config.toml",
@@ -19,12 +19,12 @@ var runtimeFiles = []string{
 	"/etc/crio/crio.conf", "/etc/crio/crio.conf.d/*",
 }
 
-// directories finds the keys that name CNI directories: containerd's conf_dir, bin_dir and bin_dirs, CRI-O's
-// network_dir and plugin_dirs. A comment begins with #, so it does not match. Lists may go over several lines.
+// directories matches the keys that name CNI directories: containerd's conf_dir, bin_dir and bin_dirs, and CRI-O's
+// network_dir and plugin_dirs. A comment begins with # and does not match. A list may have several lines.
 var directories = regexp.MustCompile(
 	`(?m)^\s*(conf_dir|network_dir|bin_dirs?|plugin_dirs)\s*=\s*(\[[^\]]*\]|"[^"]*"|'[^']*')`)
 
-// quoted finds the texts of a TOML value.
+// quoted matches the strings of a TOML value.
 var quoted = regexp.MustCompile(`"([^"]*)"|'([^']*)'`)
 
 var runtimeCheck = Check{
@@ -53,12 +53,12 @@ var runtimeCheck = Check{
 	},
 }
 
-// runtimeFiles are those that exist.
+// runtimeFiles returns the files that exist.
 func (n *Node) runtimeFiles() []string {
 	var out []string
 	for _, pattern := range runtimeFiles {
 		dir, base := filepath.Split(pattern)
-		names, _ := n.list(dir) // a directory that cannot be listed has none for us
+		names, _ := n.list(dir) // a directory that cannot be listed counts as empty
 		for _, name := range names {
 			if ok, _ := filepath.Match(base, name); ok {
 				out = append(out, filepath.Join(dir, name))
@@ -76,7 +76,7 @@ func texts(value []byte) []string {
 	return out
 }
 
-// elsewhereThan tells that none of the directories that the runtime looks into is that of Multus.
+// elsewhereThan reports that none of the directories in which the runtime looks is that of Multus.
 func elsewhereThan(n *Node, file, key string, dirs []string) *Finding {
 	what, want, ours := "CNI configuration", n.confDir(), "cniConfigDir"
 	if strings.HasPrefix(key, "bin_") || key == "plugin_dirs" {

@@ -40,7 +40,7 @@ func nameOr(n *Node) string {
 	return n.Name
 }
 
-// order looks at which file the runtime loads: the first by name that it can read.
+// order checks which file the runtime loads: the first by name that is valid.
 func order(n *Node, files []confFile) []Finding {
 	var out []Finding
 	var ours []string
@@ -88,7 +88,8 @@ func order(n *Node, files []confFile) []Finding {
 	return out
 }
 
-// several says which of several configurations of Multus is to go. The last of them may have another program's plugins.
+// several reports which of several configurations of Multus should be removed. The last of them may have another
+// program's plugins.
 func several(ours []string, last *confFile) Finding {
 	others := strings.Join(autoconf.Others(last.data), ", ")
 	if others == "" {
@@ -107,7 +108,7 @@ func several(ours []string, last *confFile) Finding {
 	}
 }
 
-// valid tells whether the runtime can load a file.
+// valid returns an error if the runtime cannot load a file.
 func valid(f *confFile) error {
 	var err error
 	if strings.HasSuffix(f.path, ".conflist") {
@@ -127,7 +128,7 @@ func valid(f *confFile) error {
 	return err
 }
 
-// foreignWriters finds what others leave behind who rename or remove the configurations of their neighbours (P11).
+// foreignWriters reports files of programs that rename or remove the configurations of others (P11).
 func foreignWriters(n *Node) []Finding {
 	names, _ := n.list(n.confDir()) // the caller has listed it
 	var out []Finding
