@@ -14,34 +14,35 @@ import (
 	"multus/internal/netsel"
 )
 
-// network is a definition.
+// network is a network definition.
 type network struct {
 	object
 	ref plan.Ref
 	at  mark
-	// config is spec.config; list and tree are nil when it cannot be read, or is empty.
+	// config is spec.config. list and tree are nil if it is invalid or empty.
 	config   text
 	list     *cniconf.List
 	tree     *tree
 	resource text
 }
 
-// pod is a pod, or the template of one in a workload.
+// pod is a pod, or the pod template of a workload.
 type pod struct {
 	object
 	namespace   string
 	annotations map[string]text
-	// resources are the names that its containers request; hasContainers says that there is a spec to tell.
+	// resources are the resources that its containers request. hasContainers reports whether the pod has a list of
+	// containers.
 	resources     map[string]bool
 	hasContainers bool
-	// hostNetwork reports that the pod is in the network of its node.
+	// hostNetwork reports whether the pod uses the network of its node.
 	hostNetwork bool
 }
 
-// line finds the number in the errors of the YAML library, which have no type for it.
+// line matches the line number in errors of the YAML library, which has no type for it.
 var line = regexp.MustCompile(`line (\d+): (.*)`)
 
-// read takes up the objects of a file. What follows a document that is no YAML cannot be read.
+// read reads the objects of a file. It cannot read what follows an invalid document.
 func (l *linter) read(i int, f File) {
 	lines := split(f.Data)
 	o := object{linter: l, file: i}
@@ -68,7 +69,7 @@ func (l *linter) read(i int, f File) {
 	}
 }
 
-// document takes up one object, or the items of a list.
+// document reads one object, or the items of a list.
 func (o object) document(lines [][]rune, n *yaml.Node) {
 	root := yamlMap{n}
 	kind := root.get("kind")
@@ -120,7 +121,7 @@ func (o object) document(lines [][]rune, n *yaml.Node) {
 	}
 }
 
-// definition takes up a network attachment definition.
+// definition reads a network definition.
 func (o object) definition(lines [][]rune, root yamlMap, ref plan.Ref, at mark) {
 	o.version(root, "k8s.cni.cncf.io/v1")
 	meta := yamlMap{root.get("metadata")}
@@ -138,7 +139,7 @@ func (o object) definition(lines [][]rune, root yamlMap, ref plan.Ref, at mark) 
 	n.readSpec(lines, root)
 }
 
-// readSpec finds spec.config.
+// readSpec reads spec.config.
 func (n *network) readSpec(lines [][]rune, root yamlMap) {
 	spec := yamlMap{root.get("spec")}
 	config := spec.get("config")
@@ -179,7 +180,7 @@ func (o object) version(root yamlMap, want string) {
 
 var subdomain = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
 
-// named checks metadata.name; generateName will do for a pod.
+// named checks metadata.name. A pod may have generateName instead.
 func (o object) named(meta yamlMap, at mark, name string) {
 	nn := meta.get("name")
 	switch {
@@ -194,8 +195,8 @@ func (o object) named(meta yamlMap, at mark, name string) {
 	}
 }
 
-// workload takes up the pod template of a Deployment, a DaemonSet, a CronJob or the like, and finds the annotation
-// that was put on the workload in place of its pods.
+// workload reads the pod template of a workload such as a Deployment, DaemonSet or CronJob. It reports annotations of
+// the workload that should be in the template.
 func (o object) workload(lines [][]rune, root yamlMap, namespace string) {
 	spec := yamlMap{root.get("spec")}
 	if job := (yamlMap{spec.get("jobTemplate")}).get("spec"); job != nil {
@@ -215,7 +216,7 @@ func (o object) workload(lines [][]rune, root yamlMap, namespace string) {
 	o.template(lines, yamlMap{template}, namespace)
 }
 
-// template takes up what is like a pod: metadata and spec.
+// template reads an object with the metadata and spec of a pod.
 func (o object) template(lines [][]rune, root yamlMap, namespace string) {
 	p := &pod{object: o, namespace: namespace, annotations: map[string]text{}, resources: map[string]bool{}}
 	meta := yamlMap{root.get("metadata")}

@@ -6,7 +6,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// scalar is the value of the key k of a YAML file.
+// scalar returns the value of the key k of a YAML file.
 func scalar(tb testing.TB, file string) text {
 	tb.Helper()
 	var doc yaml.Node

@@ -69,7 +69,7 @@ func (n *network) static(ipam *tree) {
 	}
 }
 
-// span is a range of addresses that host-local gives out.
+// span is a range of addresses of host-local.
 type span struct {
 	first, last netip.Addr
 	subnet      netip.Prefix
@@ -111,7 +111,7 @@ func (n *network) hostLocal(ipam *tree) {
 	}
 }
 
-// ranges are the objects that describe ranges, in both forms.
+// ranges returns the objects that describe ranges, in both forms.
 func ranges(ipam *tree) []*tree {
 	var out []*tree
 	if ipam.get("subnet") != nil {
@@ -187,7 +187,7 @@ func (t *tree) offsetOr(other int) int {
 	return t.offset
 }
 
-// lastOf is the last address that host-local gives out: of IPv4 the one before the broadcast address.
+// lastOf returns the last address that host-local assigns. For IPv4 that is the address before the broadcast address.
 func lastOf(p netip.Prefix) netip.Addr {
 	b := p.Addr().AsSlice()
 	for i := p.Bits(); i < len(b)*8; i++ {
@@ -200,7 +200,7 @@ func lastOf(p netip.Prefix) netip.Addr {
 	return last
 }
 
-// spans are the valid ranges of a network's host-local, whatever plugin of the chain uses it; nothing is reported.
+// spans returns the valid host-local ranges of all plugins of a network. It reports nothing.
 func (n *network) spans() []span {
 	var out []span
 	for _, p := range n.plugins() {
@@ -218,7 +218,7 @@ func (n *network) spans() []span {
 	return out
 }
 
-// plugins are the chain's plugins, none if the configuration cannot be read.
+// plugins returns the plugins of the chain. It returns none if the configuration is invalid.
 func (n *network) plugins() []*tree {
 	switch {
 	case n.list == nil:
@@ -229,8 +229,8 @@ func (n *network) plugins() []*tree {
 	return n.tree.get("plugins").list()
 }
 
-// wire names what the network is connected to, so that two networks on the same wire can be told; "" if it is not
-// known or nothing is shared.
+// wire identifies what the network is connected to, so that two networks on the same wire can be compared. It returns
+// "" if that is unknown, or if nothing is shared.
 func (n *network) wire() string {
 	for _, p := range n.plugins() {
 		switch typ := p.get("type").text(); typ {
@@ -253,8 +253,8 @@ func (n *network) wire() string {
 	return ""
 }
 
-// compareNetworks finds ranges of two networks on one wire from which the same address would be given out twice.
-// host-local keeps its reservations by network name: networks of one name share them.
+// compareNetworks reports overlapping ranges of two networks on one wire, from which an address could be assigned
+// twice. host-local stores its reservations by network name, so that networks of the same name share them.
 func (l *linter) compareNetworks() {
 	for i, n := range l.order {
 		for _, m := range l.order[:i] {

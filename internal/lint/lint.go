@@ -1,7 +1,7 @@
-// Package lint checks network attachment definitions and pods before anybody applies them: bytes in, findings out. It
-// reads no files and asks nobody; what it cannot know from the files it is given, it does not judge. Annotations and
-// CNI configurations are read by netsel and cniconf, the parsers of ADD, so that both agree on what is valid. Process
-// edges (internal/cli, internal/host) may import it.
+// Package lint checks network definitions and pods before they are applied: its input is bytes, and its output
+// findings. It reads no files and sends no requests, and it does not judge what the given files do not show.
+// Annotations and CNI configurations are parsed by netsel and cniconf, as ADD does, so that both agree on what is
+// valid. The process edges (internal/cli, internal/host) may import it.
 package lint
 
 import (
@@ -12,10 +12,10 @@ import (
 	"multus/internal/engine/plan"
 )
 
-// Severity says what becomes of it when nobody acts.
+// Severity is the severity of a finding.
 type Severity string
 
-// The severities: an Error fails a pod, or would; a Warning is not what its writer meant.
+// The severities. An Error fails a pod. A Warning probably is not what was intended.
 const (
 	Error   Severity = "error"
 	Warning Severity = "warning"
@@ -27,33 +27,33 @@ type File struct {
 	Data []byte
 }
 
-// Finding is one thing that is wrong, and where. Line and Column count from 1, in characters.
+// Finding is one problem and its position. Line and Column start at 1 and count characters.
 type Finding struct {
 	File     string   `json:"file"`
 	Line     int      `json:"line"`
 	Column   int      `json:"column"`
 	Severity Severity `json:"severity"`
 	Rule     string   `json:"rule"`
-	// Object is the definition or pod, as kind namespace/name; empty where the file cannot be read so far.
+	// Object is the definition or pod, as kind namespace/name. It is empty if the file is invalid at that point.
 	Object  string `json:"object,omitempty"`
 	Message string `json:"message"`
 	Fix     string `json:"fix"`
 }
 
-// Options are what the files do not tell.
+// Options are settings that the files do not contain.
 type Options struct {
-	// Isolation checks references as namespaceIsolation does; Exceptions are the namespaces that every pod may refer
-	// to (config.Plugin.Exceptions).
+	// Isolation enables the check of namespaceIsolation. Exceptions are the namespaces to which every pod may refer
+	// (config.Plugin.Exceptions).
 	Isolation  bool
 	Exceptions []string
-	// MultusNamespace is where the default-network annotation looks (behaviour.md C50).
+	// MultusNamespace is the namespace of the networks in the default-network annotation (behaviour.md C50).
 	MultusNamespace string
-	// Complete says that the files are all there is: a network that none of them defines does not exist.
+	// Complete reports whether the files have all definitions: a network that none of them defines does not exist.
 	Complete bool
 }
 
-// Run checks all files together: pods against the definitions, and definitions against each other. The findings are
-// in the order of the files, and of the lines in each.
+// Run checks all files together: pods against the definitions, and definitions against each other. The findings are in
+// the order of the files and their lines.
 func Run(files []File, o Options) []Finding {
 	l := &linter{options: o, networks: map[plan.Ref]*network{}}
 	for i, f := range files {
@@ -93,14 +93,14 @@ type placed struct {
 	file int
 }
 
-// object is where findings about one object go.
+// object collects the findings of one object.
 type object struct {
 	*linter
 	file int
 	name string
 }
 
-// add notes a finding; the message is given as to fmt.Sprintf.
+// add adds a finding. The message is formatted as by fmt.Sprintf.
 func (o object) add(at mark, s Severity, rule, fix, format string, args ...any) {
 	o.found = append(o.found, placed{file: o.file, Finding: Finding{
 		Line: at.line, Column: at.column, Severity: s, Rule: rule, Object: o.name, Message: fmt.Sprintf(format, args...),

@@ -17,8 +17,8 @@ var (
 	options = regexp.MustCompile(`(?m)^# options: (.*)$`)
 )
 
-// TestCorpus checks files that people write: the last lines of each say what has to be found, and where. (behaviour.md
-// B6, C10-C15, C20-C32, C40-C42, C50-C52, C80-C82, D34, H21; P09, P30, P31, P32, P33.)
+// TestCorpus checks files as users write them. The last lines of each file are the expected findings and their
+// positions. (behaviour.md B6, C10-C15, C20-C32, C40-C42, C50-C52, C80-C82, D34, H21; P09, P30, P31, P32, P33.)
 func TestCorpus(t *testing.T) {
 	t.Parallel()
 	paths, err := filepath.Glob("testdata/corpus/*.yaml")
@@ -58,7 +58,7 @@ func TestCorpus(t *testing.T) {
 	}
 }
 
-// TestExamples: nothing is found in what we tell people to copy, each file by itself and all together.
+// TestExamples checks that nothing is found in the examples, each file by itself and all together.
 func TestExamples(t *testing.T) {
 	t.Parallel()
 	paths, err := filepath.Glob("../../examples/*.yaml")
@@ -80,14 +80,14 @@ func TestExamples(t *testing.T) {
 	if found := Run(all, Options{Complete: true}); len(found) > 0 {
 		t.Errorf("%+v", found)
 	}
-	// The pod that isolation.yaml says is refused.
+	// isolation.yaml documents that this pod is refused.
 	found := Run(all, Options{Isolation: true, Exceptions: []string{"default"}})
 	if len(found) != 1 || found[0].Rule != "isolation" || found[0].Object != "Pod team-b/stranger" {
 		t.Errorf("%+v", found)
 	}
 }
 
-// TestAcrossFiles: a pod is checked against the definitions of other files.
+// TestAcrossFiles checks a pod against the definitions of other files.
 func TestAcrossFiles(t *testing.T) {
 	t.Parallel()
 	nets := File{Name: "nets", Data: []byte(
@@ -104,12 +104,12 @@ func TestAcrossFiles(t *testing.T) {
 	}
 }
 
-// TestPositions: the place of each character of a scalar, in every style in which YAML can write it.
+// TestPositions checks the position of each character of a scalar, in every YAML style.
 func TestPositions(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
 		file string
-		// where the X of the value stands
+		// position of the X in the value
 		line, column int
 	}{
 		"plain":                {"k: aXb\n", 1, 5},
@@ -136,7 +136,7 @@ func TestPositions(t *testing.T) {
 	}
 }
 
-// FuzzRun: no bytes make it panic, and every finding has a place in the file and a fix.
+// FuzzRun checks that Run does not panic, and that every finding has a position in the file and a fix.
 func FuzzRun(f *testing.F) {
 	paths, err := filepath.Glob("testdata/corpus/*.yaml")
 	if err != nil {
@@ -159,7 +159,7 @@ func FuzzRun(f *testing.F) {
 	})
 }
 
-// FuzzTree: what it reads is what encoding/json reads, and every part stands where it says.
+// FuzzTree checks that the tree has the values of encoding/json, and that every part is at its position.
 func FuzzTree(f *testing.F) {
 	for _, seed := range []string{`{"a": [1, {"b": null}], "c" : "d"}`, `[]`, ` "x" `, `{"a":}`, `[1 2]`} {
 		f.Add(seed)

@@ -20,7 +20,7 @@ import (
 // checkNetwork checks one definition by itself.
 func (l *linter) checkNetwork(n *network) {
 	if n.config.start == (mark{}) {
-		return // there is none; that was said where it should be, or it is a file of each node
+		return // no configuration: this was reported, or each node has it in a file
 	}
 	if strings.TrimSpace(n.config.value) == "" {
 		n.fromFile(n.config.start)
@@ -36,7 +36,7 @@ func (l *linter) checkNetwork(n *network) {
 		return
 	}
 	if n.tree, err = parseTree(n.config.value); err != nil {
-		return // cniconf has read it
+		return // unreachable: cniconf has accepted it
 	}
 	n.list = list
 	n.tree.duplicates(func(m member) {
@@ -59,13 +59,13 @@ func (l *linter) checkNetwork(n *network) {
 	}
 }
 
-// fromFile reports a definition without a configuration: each node takes one from a file.
+// fromFile reports a definition without a configuration, which each node reads from a file.
 func (n *network) fromFile(at mark) {
 	n.add(at, Warning, "config", "write the configuration into spec.config, unless every node has such a file",
 		"spec.config is empty: each node looks for a file with a network %q in its confDir", n.ref.Name)
 }
 
-// errorOffset is where a text stops being JSON, or what an error of the decoder is about.
+// errorOffset returns the offset at which a string stops being valid JSON, or that of the decoder's error.
 func errorOffset(err error, value string) int {
 	var v any
 	if invalid := json.Unmarshal([]byte(value), &v); invalid != nil {
@@ -82,7 +82,7 @@ func errorOffset(err error, value string) int {
 	return 0
 }
 
-// suspect is where valid JSON is no CNI configuration: the first member that is not what it must be.
+// suspect returns the offset at which valid JSON is no CNI configuration: that of the first invalid member.
 func suspect(t *tree) int {
 	for _, key := range []string{"name", "cniVersion", "type"} {
 		if v := t.get(key); v.kindOr(isText) != isText {
@@ -101,7 +101,7 @@ func suspect(t *tree) int {
 	return plugins.offset
 }
 
-// fixFor guesses at the usual mistakes.
+// fixFor returns a fix for the usual mistakes.
 func fixFor(err error, value string) string {
 	var syntax *json.SyntaxError
 	switch {
@@ -119,7 +119,7 @@ func fixFor(err error, value string) string {
 	return "correct the JSON: a comma between two members and none after the last one, and every bracket closed"
 }
 
-// head checks name and version.
+// head checks the name and the version.
 func (n *network) head() {
 	if name := n.list.Name(); name != "" {
 		if err := utils.ValidateNetworkName(name); err != nil {
@@ -167,7 +167,7 @@ func (n *network) plugin(p *tree, index int) {
 	n.needs(p, typ)
 }
 
-// oldest reports a version of the configuration that is older than what the plugin supports.
+// oldest reports a cniVersion that is older than those that the plugin supports.
 func (n *network) oldest(typ string) {
 	least, v := since[typ], n.list.Version()
 	if least == "" || v == "" {
@@ -179,7 +179,7 @@ func (n *network) oldest(typ string) {
 	}
 }
 
-// keys reports members that nobody reads, and values of another type than the plugin wants.
+// keys reports members that the plugin does not read, and values of a wrong type.
 func (n *network) keys(t *tree, whose string, known keys) {
 	names := slices.Sorted(maps.Keys(known))
 	for _, m := range t.members {
@@ -195,8 +195,8 @@ func (n *network) keys(t *tree, whose string, known keys) {
 				n.add(n.config.at(m.value.offset), Error, "type", fmt.Sprintf("write %s", want), "%s: %q must be %s, not %s", whose,
 					m.key, want, got)
 			}
-		case strings.HasPrefix(m.key, "_"): // a comment, as people write them
-		case near != "" && strings.EqualFold(near, m.key): // the plugins read their keys without regard to case
+		case strings.HasPrefix(m.key, "_"): // a comment, by convention
+		case near != "" && strings.EqualFold(near, m.key): // plugins ignore the case of keys
 		case near != "":
 			n.add(at, Warning, "unknown-key", fmt.Sprintf("did you mean %q?", near), "%s does not know the key %q", whose, m.key)
 		default:
@@ -206,7 +206,7 @@ func (n *network) keys(t *tree, whose string, known keys) {
 	}
 }
 
-// values checks texts of which the plugin takes a few only, names of interfaces, and ranges of numbers.
+// values checks strings with few valid values, names of interfaces, and ranges of numbers.
 func (n *network) values(p *tree, typ string) {
 	for key, allowed := range values[typ] {
 		v := p.get(key)
@@ -238,10 +238,10 @@ func (n *network) values(p *tree, typ string) {
 	}
 }
 
-// pciAddress is one as the kernel writes it; what is written in another way is not found.
+// pciAddress matches a PCI address as the kernel writes it. Another form is not found.
 var pciAddress = regexp.MustCompile(`^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$`)
 
-// hardware checks by what host-device is to find its device.
+// hardware checks the keys by which host-device finds its device.
 func (n *network) hardware(p *tree) {
 	if v := p.get("hwaddr"); v.text() != "" {
 		if _, err := net.ParseMAC(v.text()); err != nil {
@@ -259,7 +259,7 @@ func (n *network) hardware(p *tree) {
 	}
 }
 
-// needs reports what a plugin refuses to work without.
+// needs reports missing keys without which the plugin fails.
 func (n *network) needs(p *tree, typ string) {
 	at := n.config.at(p.get("type").offset)
 	has := func(keys ...string) bool {
@@ -280,7 +280,7 @@ func (n *network) needs(p *tree, typ string) {
 	}
 }
 
-// capabilities checks that each is true or false.
+// capabilities checks that each capability is true or false.
 func (n *network) capabilities(p *tree) {
 	c := p.get("capabilities")
 	if c == nil {

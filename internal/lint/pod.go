@@ -51,9 +51,9 @@ func (l *linter) checkPod(p *pod) {
 	p.order(elements)
 }
 
-// order reports a network on an interface of the pod (linkInContainer) that a later network makes.
+// order reports a network on an interface of the pod (linkInContainer) that a later network creates.
 func (p *pod) order(elements []selected) {
-	made := map[string]int{} // interface -> element that makes it
+	made := map[string]int{} // interface -> index of its element
 	for i, e := range elements {
 		made[cmp.Or(e.Interface, fmt.Sprintf("net%d", i+1))] = i
 	}
@@ -74,7 +74,7 @@ func (p *pod) order(elements []selected) {
 	}
 }
 
-// selected is one element of an annotation and where its parts stand.
+// selected is one element of an annotation and its position.
 type selected struct {
 	netsel.Element
 	at    mark
@@ -82,7 +82,7 @@ type selected struct {
 	tree  *tree // nil in the comma form
 }
 
-// part is where a member of the element stands.
+// part returns the position of a member of the element.
 func (s selected) part(key string) mark {
 	if t := s.tree.get(key); t != nil {
 		return s.value.at(t.offset)
@@ -90,7 +90,7 @@ func (s selected) part(key string) mark {
 	return s.at
 }
 
-// elements reads an annotation.
+// elements parses an annotation.
 func (p *pod) elements(key string, value text) []selected {
 	parsed, err := netsel.Parse(value.value)
 	if err != nil {
@@ -123,7 +123,7 @@ func (p *pod) elements(key string, value text) []selected {
 	return out
 }
 
-// errorPlace is where the annotation stops being valid: a place in the JSON, or an element.
+// errorPlace returns the position at which the annotation becomes invalid: in the JSON, or of an element.
 func errorPlace(value text, err error) mark {
 	var element *netsel.ElementError
 	if !errors.As(err, &element) {
@@ -153,7 +153,7 @@ func (p *pod) elementKeys(s selected) {
 	}
 }
 
-// check checks what an element asks for.
+// check checks the requests of an element.
 func (p *pod) check(s selected, namespace string, gateways map[bool]string) {
 	if s.Name == "" {
 		return
@@ -197,7 +197,7 @@ func (p *pod) check(s selected, namespace string, gateways map[bool]string) {
 	p.device(s, n)
 }
 
-// isolation reports a reference that namespaceIsolation refuses (behaviour.md C40, C41).
+// isolation reports a reference that namespaceIsolation rejects (behaviour.md C40, C41).
 func (p *pod) isolation(s selected, ref plan.Ref) {
 	o := p.options
 	if o.Isolation && ref.Namespace != p.namespace && !slices.Contains(o.Exceptions, ref.Namespace) {
@@ -207,7 +207,7 @@ func (p *pod) isolation(s selected, ref plan.Ref) {
 	}
 }
 
-// unknown reports a network that is not among the files, if they let it be seen that it is a mistake.
+// unknown reports a network that no file defines, if that is probably a mistake.
 func (p *pod) unknown(s selected, ref plan.Ref) {
 	var near string
 	for _, other := range slices.SortedFunc(maps.Keys(p.networks),
@@ -227,11 +227,11 @@ func (p *pod) unknown(s selected, ref plan.Ref) {
 	}
 }
 
-// capable reports requests that no plugin of the network is told of.
+// capable reports requests that are passed to no plugin of the network.
 func (p *pod) capable(s selected, n *network) {
 	caps, err := n.list.Capabilities()
 	if err != nil {
-		return // reported with the definition
+		return // reported for the definition
 	}
 	for _, want := range []struct {
 		asked     bool
@@ -252,7 +252,7 @@ func (p *pod) capable(s selected, n *network) {
 	}
 }
 
-// addresses reports requested addresses that the network's IPAM will refuse.
+// addresses reports requested addresses that the network's IPAM will reject.
 func (p *pod) addresses(s selected, n *network) {
 	items := s.tree.get("ips").list()
 	spans := n.spans()
@@ -309,14 +309,14 @@ func (p *pod) ports(s selected) {
 	}
 }
 
-// interfaceName checks the name that the pod's interface will have, against those before it (behaviour.md C80-C82).
+// interfaceName checks the name of the pod's interface against those of earlier networks (behaviour.md C80-C82).
 func (p *pod) interfaceName(s selected, index int, names map[string]string) {
 	at := s.part("interface")
 	if s.tree.get("interface") == nil {
 		at = s.part("interfaceRequest")
 	}
 	if s.Interface == "" {
-		// Only what the pod names is told apart from what defaultNetworks may shift.
+		// The default name. It may be another one at ADD, because defaultNetworks may shift the index.
 		s.Interface = fmt.Sprintf("net%d", index)
 	}
 	if err := utils.ValidateInterfaceName(s.Interface); err != nil {
@@ -332,7 +332,7 @@ func (p *pod) interfaceName(s selected, index int, names map[string]string) {
 	names[s.Interface] = "network " + s.Name
 }
 
-// mac reports addresses that no interface can have.
+// mac reports MAC addresses that no interface can have.
 func (o object) mac(at mark, value string) {
 	hw, err := net.ParseMAC(value)
 	const fix = "use a locally administered unicast address, such as 02:00:00:00:00:01"

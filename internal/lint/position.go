@@ -8,16 +8,16 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// mark is a place in a file, from 1, in characters.
+// mark is a position in a file. It starts at 1 and counts characters.
 type mark struct{ line, column int }
 
-// text is a scalar of a YAML file that knows where in the file each of its characters stands, whatever the style it is
-// written in: block scalars are indented, quoted ones have escapes.
+// text is a scalar of a YAML file with the position of each of its characters in the file, for all styles: block
+// scalars are indented, and quoted ones have escapes.
 type text struct {
 	value string
 	start mark
-	// marks are the places of the characters that are no white space. YAML changes white space only (folding,
-	// indentation), so the n-th of them in the value is the n-th in the file.
+	// marks are the positions of the characters that are not white space. YAML changes only white space (folding,
+	// indentation), so that the n-th such character of the value is the n-th in the file.
 	marks []mark
 }
 
@@ -32,13 +32,13 @@ func newText(lines [][]rune, n *yaml.Node) text {
 	s := scanner{lines: lines, line: n.Line - 1, column: n.Column - 1}
 	switch {
 	case n.Style&(yaml.LiteralStyle|yaml.FoldedStyle) != 0:
-		s.line, s.column = s.line+1, 0 // the indicator's line has nothing of the value
+		s.line, s.column = s.line+1, 0 // the line of the indicator has no part of the value
 	case n.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle) != 0:
 		s.quote = '\''
 		if n.Style&yaml.DoubleQuotedStyle != 0 {
 			s.quote = '"'
 		}
-		for s.more() && s.next() != s.quote { // a tag or an anchor may stand before
+		for s.more() && s.next() != s.quote { // skip a tag or an anchor
 		}
 	}
 	for len(t.marks) < want && s.more() {
@@ -50,8 +50,8 @@ func newText(lines [][]rune, n *yaml.Node) text {
 	return t
 }
 
-// at is the place of the character at a byte offset of the value, or of the next one that is no white space; of the
-// last one beyond the end.
+// at returns the position of the character at a byte offset of the value, or of the next one that is not white space.
+// Beyond the end, it returns that of the last character.
 func (t text) at(offset int) mark {
 	n := 0
 	for i, r := range t.value {
@@ -75,7 +75,7 @@ func (t text) at(offset int) mark {
 type scanner struct {
 	lines        [][]rune
 	line, column int
-	// quote is the quotation mark around the scalar, 0 for none.
+	// quote is the quotation mark around the scalar, or 0.
 	quote rune
 }
 
@@ -90,25 +90,25 @@ func (s *scanner) next() rune {
 	return s.lines[s.line][s.column-1]
 }
 
-// character reads what stands for one character of the value.
+// character reads what represents one character of the value.
 func (s *scanner) character() rune {
 	r := s.next()
 	switch {
 	case s.quote == '\'' && r == '\'' && s.more():
-		return s.next() // written twice
+		return s.next() // a quotation mark is doubled
 	case s.quote == '"' && r == '\\' && s.more():
 		return s.escaped()
 	}
 	return r
 }
 
-// escaped reads an escape of a double-quoted scalar, after the backslash.
+// escaped reads an escape sequence of a double-quoted scalar, after the backslash.
 func (s *scanner) escaped() rune {
 	r := s.next()
 	digits := map[rune]int{'x': 2, 'u': 4, 'U': 8}[r]
 	if digits == 0 {
 		if strings.ContainsRune("ntrvf0abeNLP_", r) {
-			return ' ' // white space and control characters; the latter are no JSON
+			return ' ' // white space and control characters, of which JSON permits no control characters
 		}
 		return r
 	}
@@ -125,7 +125,7 @@ func (s *scanner) escaped() rune {
 	return rune(code)
 }
 
-// split cuts a file into lines of characters.
+// split splits a file into lines of characters.
 func split(data []byte) [][]rune {
 	var out [][]rune
 	for line := range strings.SplitSeq(string(data), "\n") {

@@ -8,8 +8,8 @@ import (
 // keys are the members that an object may have, and their types.
 type keys map[string]kind
 
-// common are the keys of every plugin configuration (CNI SPEC 1.1 §1), and those of Multus: the two in which it puts a
-// device, and allowInUse.
+// common are the keys of every plugin configuration (CNI SPEC 1.1 §1), and those of Multus: the two keys for a device,
+// and allowInUse.
 var common = keys{
 	"cniVersion": isText, "cniVersions": isList, "name": isText, "type": isText, "ipam": isObject, "dns": isObject,
 	"capabilities": isAny,
@@ -18,14 +18,14 @@ var common = keys{
 	"loadOnlyInlinedPlugins": isBool, "deviceID": isText, "pciBusID": isText, "allowInUse": isBool,
 }
 
-// ofList are the keys of a list beside its plugins.
+// ofList are the keys of a list, except those of its plugins.
 var ofList = keys{
 	"cniVersion": isText, "cniVersions": isList, "name": isText, "disableCheck": isBool, "disableGC": isBool,
 	"loadOnlyInlinedPlugins": isBool, "plugins": isList,
 }
 
-// references are the reference plugins of release 1.10 and the keys that each reads. Of any other plugin nothing is
-// known.
+// references are the reference plugins of release 1.10 and the keys that each reads. The keys of other plugins are
+// unknown.
 var references = map[string]keys{
 	"bridge": {
 		"bridge": isText, "isGateway": isBool, "isDefaultGateway": isBool, "forceAddress": isBool, "ipMasq": isBool,
@@ -65,10 +65,10 @@ var references = map[string]keys{
 	"firewall": {"backend": isText, "iptablesAdminChainName": isText, "firewalldZone": isText, "ingressPolicy": isText},
 }
 
-// since are the reference plugins that support no older versions of the configuration.
+// since has the first cniVersion that a reference plugin supports, if it does not support all.
 var since = map[string]string{"firewall": "0.4.0"}
 
-// chainedOnly are the reference plugins that need the result of one before them.
+// chainedOnly are the reference plugins that need the result of an earlier plugin.
 var chainedOnly = []string{"bandwidth", "portmap", "tuning", "vrf", "sbr", "firewall"}
 
 // ipams are the reference IPAM plugins and the keys of their "ipam" object.
@@ -81,7 +81,7 @@ var ipams = map[string]keys{
 	"dhcp":   {"type": isText, "daemonSocketPath": isText, "provide": isList, "request": isList, "priority": isNumber},
 }
 
-// values are the keys of reference plugins that take one of a few texts.
+// values has the valid values of keys of reference plugins. The empty string stands for the default.
 var values = map[string]map[string][]string{
 	"macvlan":  {"mode": {"", "bridge", "private", "vepa", "passthru"}},
 	"ipvlan":   {"mode": {"", "l2", "l3", "l3s"}},
@@ -89,15 +89,15 @@ var values = map[string]map[string][]string{
 	"portmap":  {"backend": {"", "iptables", "nftables"}},
 }
 
-// elementKeys are those of a selection element (NPWG v1.3 §4.1.2; behaviour.md C20-C32). ipRequest and macRequest are
-// not among them: nobody has ever read them.
+// elementKeys are the keys of a selection element (NPWG v1.3 §4.1.2; behaviour.md C20-C32). ipRequest and macRequest
+// are not among them, because no version of Multus reads them.
 var elementKeys = []string{
 	"name", "namespace", "interface", "interfaceRequest", "ips", "mac", "infiniband-guid", "portMappings", "bandwidth",
 	"deviceID",
 	"cni-args", "default-route", "ipam-claim-reference",
 }
 
-// nearest returns the candidate that was probably meant, "" if none is near.
+// nearest returns the candidate that was probably meant, or "".
 func nearest(word string, candidates []string) string {
 	best, least := "", 3
 	for _, c := range candidates {
@@ -119,7 +119,7 @@ func nearest(word string, candidates []string) string {
 	return best
 }
 
-// distance is the number of insertions, deletions and replacements between two words.
+// distance returns the number of insertions, deletions and replacements between two words.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

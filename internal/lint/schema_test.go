@@ -14,8 +14,8 @@ import (
 	"testing"
 )
 
-// TestSchema compares the keys of each reference plugin with its source, of the release that tools/cni pins: the struct
-// that embeds the common configuration has these keys and no others.
+// TestSchema compares the keys of each reference plugin with its source in the release that tools/cni pins: the struct
+// that embeds the common configuration must have exactly these keys.
 func TestSchema(t *testing.T) {
 	t.Parallel()
 	cmd := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/containernetworking/plugins")
@@ -47,8 +47,8 @@ func TestSchema(t *testing.T) {
 	}
 }
 
-// keysOf are the JSON keys of the struct of a plugin that embeds types.NetConf or types.PluginConf, with those of the
-// structs of the plugin that it embeds besides.
+// keysOf returns the JSON keys of the struct of a plugin that embeds types.NetConf or types.PluginConf, including those
+// of other embedded structs of the plugin.
 func keysOf(t *testing.T, dir string) map[string]bool {
 	t.Helper()
 	structs := map[string]*ast.StructType{}
@@ -82,7 +82,7 @@ func keysOf(t *testing.T, dir string) map[string]bool {
 	return out
 }
 
-// embedsCommon tells the embedded field of the CNI library.
+// embedsCommon reports whether a field is the embedded struct of the CNI library.
 func embedsCommon(f *ast.Field) bool {
 	sel, ok := f.Type.(*ast.SelectorExpr)
 	return ok && len(f.Names) == 0 && (sel.Sel.Name == "NetConf" || sel.Sel.Name == "PluginConf")

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// tree is a JSON value that knows where its parts stand. It is read by encoding/json, as the values themselves are.
+// tree is a JSON value with the positions of its parts. It is parsed by encoding/json, like the values themselves.
 type tree struct {
 	offset  int
 	value   any // string, json.Number, bool or nil; json.Delim('{') or json.Delim('[')
@@ -20,7 +20,7 @@ type member struct {
 	value  *tree
 }
 
-// parseTree reads one JSON value.
+// parseTree parses one JSON value.
 func parseTree(src string) (*tree, error) {
 	p := &treeParser{src: src, dec: json.NewDecoder(strings.NewReader(src))}
 	p.dec.UseNumber()
@@ -32,7 +32,7 @@ type treeParser struct {
 	dec *json.Decoder
 }
 
-// start is where the next token begins.
+// start returns the offset of the next token.
 func (p *treeParser) start() int {
 	at := int(p.dec.InputOffset())
 	return at + len(p.src[at:]) - len(strings.TrimLeft(p.src[at:], " \t\r\n,:"))
@@ -72,8 +72,8 @@ func (p *treeParser) parse() (*tree, error) {
 	return t, err
 }
 
-// get returns a member's value, the last of several; nil if there is none, or if t is no object. Letter case does not
-// matter, as for encoding/json, with which plugins read their configuration.
+// get returns the value of a member, or nil if there is none or t is no object. Of several members with the key, the
+// last one counts. Letter case is ignored, as by encoding/json, with which plugins read their configuration.
 func (t *tree) get(key string) *tree {
 	var out *tree
 	if t != nil {
@@ -86,7 +86,7 @@ func (t *tree) get(key string) *tree {
 	return out
 }
 
-// list returns the items, none if t is no array.
+// list returns the items. It returns none if t is no array.
 func (t *tree) list() []*tree {
 	if t == nil {
 		return nil
@@ -94,7 +94,7 @@ func (t *tree) list() []*tree {
 	return t.items
 }
 
-// text returns the value if it is a text, else "".
+// text returns the value if it is a string, and "" otherwise.
 func (t *tree) text() string {
 	if t == nil {
 		return ""
@@ -116,7 +116,7 @@ func (t *tree) integer() (int64, bool) {
 	return i, err == nil
 }
 
-// kind names the value's type as JSON does.
+// kind returns the JSON type of the value.
 func (t *tree) kind() kind {
 	switch v := t.value.(type) {
 	case string:
@@ -146,7 +146,7 @@ const (
 	isAny    kind = "anything"
 )
 
-// duplicates calls found for each key that stands more than once in an object, at any depth.
+// duplicates calls found for each repeated key of an object, at any depth.
 func (t *tree) duplicates(found func(m member)) {
 	seen := map[string]bool{}
 	for _, m := range t.members {

@@ -6,10 +6,10 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// yamlMap is a YAML mapping; without a node, or with one of another kind, it is empty.
+// yamlMap is a YAML mapping. It is empty without a node, or if the node is no mapping.
 type yamlMap struct{ *yaml.Node }
 
-// get returns the value of a key, nil if there is none.
+// get returns the value of a key, or nil.
 func (m yamlMap) get(key string) *yaml.Node {
 	for k, v := range m.pairs() {
 		if k.Value == key {
@@ -19,7 +19,7 @@ func (m yamlMap) get(key string) *yaml.Node {
 	return nil
 }
 
-// keys yields the keys and where they stand.
+// keys yields the keys and their positions.
 func (m yamlMap) keys() iter.Seq2[string, mark] {
 	return func(yield func(string, mark) bool) {
 		for k := range m.pairs() {
@@ -43,7 +43,7 @@ func (m yamlMap) pairs() iter.Seq2[*yaml.Node, *yaml.Node] {
 	}
 }
 
-// resolve follows an alias to what it stands for.
+// resolve returns the node to which an alias refers, or the node itself.
 func resolve(n *yaml.Node) *yaml.Node {
 	if n.Kind == yaml.AliasNode {
 		return n.Alias
@@ -51,7 +51,7 @@ func resolve(n *yaml.Node) *yaml.Node {
 	return n
 }
 
-// duplicates reports the keys that stand twice in one mapping: the API server's clients differ on which of them counts.
+// duplicates reports repeated keys of a mapping. Clients of the API server differ in which of them counts.
 func (m yamlMap) duplicates(o object) {
 	duplicates(o, m.Node)
 }
