@@ -1,5 +1,5 @@
-// Package graph draws pods, their networks and the interfaces of the node that these are on: as DOT, Mermaid and SVG,
-// for people who would rather look than read. It knows no Kubernetes and reads nothing: a Graph in, a text out.
+// Package graph draws pods, their networks and the underlying interfaces of the node as DOT, Mermaid and SVG. It has no
+// knowledge of Kubernetes and reads nothing: it writes a Graph as text.
 package graph
 
 import (
@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// Kind is what a node of the graph stands for.
+// Kind is the kind of a node of the graph.
 type Kind string
 
 // The kinds, in the order of the columns.
@@ -20,34 +20,34 @@ const (
 	Pod       Kind = "pod"
 )
 
-// Node is a box. Note is a second, smaller line.
+// Node is a box. Note is a second line in smaller type.
 type Node struct {
 	Kind Kind
 	Name string
 	Note string
 }
 
-// Edge joins two nodes, by kind and name; the label says which interface and addresses.
+// Edge joins two nodes. Label has the interface and its addresses.
 type Edge struct {
 	From, To Key
 	Label    string
-	// Wanted: it is asked for, and not there.
+	// Wanted reports whether the edge is requested but does not exist.
 	Wanted bool
 }
 
-// Key names a node.
+// Key identifies a node.
 type Key struct {
 	Kind Kind
 	Name string
 }
 
-// Graph is what is drawn. Edges to nodes that are not there are not drawn.
+// Graph is a graph. Edges to nodes that it does not have are not drawn.
 type Graph struct {
 	Nodes []Node
 	Edges []Edge
 }
 
-// Add adds a node unless it is there.
+// Add adds a node if the graph does not have it.
 func (g *Graph) Add(n Node) Key {
 	key := Key{n.Kind, n.Name}
 	if !g.has(key) {
@@ -56,10 +56,10 @@ func (g *Graph) Add(n Node) Key {
 	return key
 }
 
-// Join adds an edge unless it is there.
+// Join adds an edge if the graph does not have it.
 func (g *Graph) Join(from, to Key, label string) { g.join(Edge{From: from, To: to, Label: label}) }
 
-// Want adds an edge to what is asked for, and is not there, unless it is drawn so already.
+// Want adds an edge that is requested but does not exist, if the graph does not have it.
 func (g *Graph) Want(from, to Key, label string) { g.join(Edge{from, to, label, true}) }
 
 func (g *Graph) join(e Edge) {
@@ -84,7 +84,7 @@ func (g *Graph) column(kind Kind) []Node {
 	return out
 }
 
-// edges returns the edges whose ends are there, in order.
+// edges returns the edges between existing nodes, in order.
 func (g *Graph) edges() []Edge {
 	var out []Edge
 	for _, e := range g.Edges {
@@ -98,7 +98,7 @@ func (g *Graph) edges() []Edge {
 	return out
 }
 
-// kinds are the columns from left to right.
+// kinds returns the columns from left to right.
 func kinds() []Kind { return []Kind{Interface, Network, Pod} }
 
 // DOT writes the graph for Graphviz.
@@ -140,7 +140,7 @@ func label(n Node, newline string) string {
 	return n.Name + newline + n.Note
 }
 
-// Mermaid writes the graph for what renders Markdown.
+// Mermaid writes the graph for renderers of Markdown.
 func (g *Graph) Mermaid(w io.Writer) error {
 	b := &strings.Builder{}
 	b.WriteString("graph LR\n")
@@ -168,7 +168,7 @@ func (g *Graph) Mermaid(w io.Writer) error {
 	return err
 }
 
-// entities is a text that Mermaid takes for nothing but a text.
+// entities escapes a string so that Mermaid does not interpret it.
 func entities(s string) string {
 	return strings.NewReplacer("#", "#35;", `"`, "#quot;", "<", "#lt;", ">", "#gt;", "&", "#amp;", "\n", " ").Replace(s)
 }

@@ -36,7 +36,7 @@ func example() *Graph {
 	return g
 }
 
-// TestGolden: the same graph in each of the three languages.
+// TestGolden writes the same graph in each of the three formats.
 func TestGolden(t *testing.T) {
 	t.Parallel()
 	for name, write := range map[string]func(*Graph, io.Writer) error{
@@ -66,7 +66,7 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// picture is what is drawn, as it is read back.
+// picture is an SVG that was read back.
 type picture struct {
 	ViewBox string `xml:"viewBox,attr"`
 	Boxes   []struct {
@@ -86,8 +86,9 @@ type picture struct {
 	} `xml:"path"`
 }
 
-// TestSVG: whatever the names are, it is XML; boxes are inside the picture and do not overlap, texts are inside of
-// boxes, no two on one line, and each line goes from the right of a box to the left of another.
+// TestSVG checks for any names that the output is XML, that boxes are inside the picture and do not overlap, that
+// strings are inside boxes and on different lines, and that each line goes from the right of a box to the left of
+// another.
 func TestSVG(t *testing.T) {
 	t.Parallel()
 	for name, g := range map[string]*Graph{"empty": {}, "example": example(), "crowd": crowd()} {
@@ -111,7 +112,7 @@ func TestSVG(t *testing.T) {
 	}
 }
 
-// crowd is what a busy node has: long names, many addresses.
+// crowd returns the graph of a busy node, with long names and many addresses.
 func crowd() *Graph {
 	g := &Graph{}
 	for i := range 12 {
@@ -147,8 +148,7 @@ func (p *picture) checkBoxes(t *testing.T) {
 	}
 }
 
-// checkTexts takes lower-case letters and digits to be as wide as DejaVu Sans, the widest of the usual fonts, has them
-// in the mean.
+// checkTexts assumes the mean width of lower-case letters and digits in DejaVu Sans, the widest of the usual fonts.
 func (p *picture) checkTexts(t *testing.T) {
 	t.Helper()
 	const big, small = 7.3, 6.2

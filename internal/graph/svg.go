@@ -18,10 +18,10 @@ const (
 	boxGap    = 18
 	columnGap = 170
 	padding   = 12
-	// Widths of characters: those of names, and of what is written smaller.
+	// charWidth and smallWidth are the widths of characters in names and in smaller type.
 	charWidth, smallWidth = 7.7, 6.6
 	leastWidth            = 110
-	lines                 = 6 // colours of lines
+	lines                 = 6 // number of line colours
 )
 
 const style = `
@@ -41,8 +41,8 @@ const style = `
     rect { fill: #222; } rect.interface { fill: #333; } rect.network { fill: #16283a; } rect.pod { fill: #18291a; }
   }`
 
-// box is a node with its place. Each labelled line that comes to it ends at a row of its own, where the label is
-// written: beside the lines labels would lie on each other.
+// box is a node with its position. Each labelled line to the box ends at a row of its own, which has the label: labels
+// beside the lines would overlap.
 type box struct {
 	Node
 	x, y, width, height float64
@@ -52,11 +52,11 @@ type box struct {
 // header is the height of the part with the name.
 const header = float64(boxHeight)
 
-// rowMiddle is where a row's line ends.
+// rowMiddle returns where the line of a row ends.
 func (x *box) rowMiddle(i int) float64 { return x.y + header + rowHeight*float64(i) + rowHeight/2 - 4 }
 
-// SVG writes the graph as a picture: a column for each kind, and each box as near to what it is joined with as the
-// others let it. Lines have the colour of their network.
+// SVG writes the graph as a picture. It has a column for each kind, and each box is as close to its neighbours as the
+// other boxes permit. Lines have the colour of their network.
 func (g *Graph) SVG(w io.Writer) error {
 	boxes, width, height := g.place()
 	colour := map[Key]int{}
@@ -87,7 +87,8 @@ func (g *Graph) SVG(w io.Writer) error {
 	return err
 }
 
-// ends are where a line begins, at the right of a box, and ends, at its row of another one or beside that one's name.
+// ends returns where a line begins, at the right of a box, and where it ends: at its row of another box, or beside that
+// box's name.
 func ends(boxes map[Key]*box, e Edge) (x1, y1, x2, y2 float64) {
 	from, to := boxes[e.From], boxes[e.To]
 	y2 = to.y + header/2
@@ -112,9 +113,8 @@ func writeBox(b *strings.Builder, x *box) {
 	}
 }
 
-// place gives each node its place. Networks are in the order of their names; the boxes of the other columns are sorted
-// by the mean place of what they are joined with, so that few lines cross. Shorter columns are beside the middle of the
-// longest.
+// place positions the nodes. Networks are in the order of their names. The boxes of the other columns are sorted by the
+// mean position of their neighbours, so that few lines cross. Shorter columns are centred on the longest.
 func (g *Graph) place() (boxes map[Key]*box, width, height float64) {
 	boxes = map[Key]*box{}
 	rank := map[Key]float64{}
@@ -151,7 +151,7 @@ func (g *Graph) place() (boxes map[Key]*box, width, height float64) {
 	return boxes, max(width, 2*margin), max(height, 2*margin)
 }
 
-// size makes the box of a node, without a place: wide enough for its texts, high enough for the lines that come to it.
+// size returns the box of a node without a position. It is wide enough for its strings, and high enough for its lines.
 func (g *Graph) size(n Node) *box {
 	x := &box{Node: n, height: header}
 	for _, e := range g.edges() {
@@ -170,7 +170,7 @@ func (g *Graph) size(n Node) *box {
 	return x
 }
 
-// mean is the mean rank of a node's neighbours; without one it comes last.
+// mean returns the mean rank of a node's neighbours. A node without neighbours comes last.
 func (g *Graph) mean(n Node, rank map[Key]float64) float64 {
 	self := Key{n.Kind, n.Name}
 	sum, count := 0.0, 0.0
