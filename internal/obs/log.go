@@ -1,5 +1,5 @@
-// Package obs sets up what people look at: log lines, in today's format and levels (behaviour.md L). It
-// decides nothing about what is logged. Hosts import it; everything below takes a *slog.Logger.
+// Package obs creates loggers with the format and levels of today's Multus (behaviour.md L), and returns the version of
+// the binary. It does not decide what is logged. The hosts import it; all other packages get a *slog.Logger.
 package obs
 
 import (
@@ -20,7 +20,7 @@ import (
 	"multus/internal/fault"
 )
 
-// The levels of today's configuration, on slog's scale (behaviour.md L1).
+// The levels of today's configuration, on the scale of slog (behaviour.md L1).
 const (
 	LevelPanic   = slog.Level(12)
 	LevelError   = slog.LevelError
@@ -28,7 +28,7 @@ const (
 	LevelDebug   = slog.LevelDebug
 )
 
-// ParseLevel reads a level's name; empty means def.
+// ParseLevel parses the name of a level. An empty name is def.
 func ParseLevel(name string, def slog.Level) (slog.Level, error) {
 	switch strings.ToLower(name) {
 	case "":
@@ -47,15 +47,15 @@ func ParseLevel(name string, def slog.Level) (slog.Level, error) {
 	return def, fmt.Errorf("multus logging: cannot set logging level to %s", name)
 }
 
-// Options of a logger.
+// Options are the options of a logger.
 type Options struct {
 	Level  slog.Level
-	Stderr io.Writer // nil: not there
+	Stderr io.Writer // nil for none
 	File   string    // "" for none
 	Rotate *config.LogOptions
 }
 
-// New makes a logger that writes to standard error, to a file with rotation, or both (behaviour.md L3).
+// New returns a logger that writes to standard error, to a file with rotation, or to both (behaviour.md L3).
 func New(o Options) *slog.Logger {
 	var out []io.Writer
 	if o.Stderr != nil {
@@ -70,7 +70,7 @@ func New(o Options) *slog.Logger {
 	return slog.New(&handler{level: o.Level, mu: &sync.Mutex{}, w: io.MultiWriter(out...)})
 }
 
-// rotated writes to a file with today's limits: 100 MB, 5 days, 5 files, compressed (behaviour.md A32).
+// rotated returns a writer to a file with today's limits: 100 MB, 5 days, 5 files, compressed (behaviour.md A32).
 func rotated(file string, o *config.LogOptions) io.Writer {
 	l := &lumberjack.Logger{Filename: file, MaxSize: 100, MaxAge: 5, MaxBackups: 5, Compress: true}
 	if o == nil {
@@ -130,12 +130,12 @@ func (h *handler) write(b *strings.Builder, a slog.Attr) {
 	b.WriteString(" " + h.group + a.Key + "=" + v)
 }
 
-// maxValue is how much of a message or of a value is written: they may contain what users wrote, such as the
-// configuration of a network.
+// maxValue limits the length of a message and of a value. They may contain what users wrote, such as the configuration
+// of a network.
 const maxValue = 16 << 10
 
-// Escape escapes each character of s that is not plain, and each byte that is not UTF-8, as Go's quoted strings do:
-// what users wrote must neither begin a line of a log nor control a terminal. The result is s if there is none.
+// Escape escapes each character of s that is not plain, and each byte that is not UTF-8, like Go's quoted strings: user
+// input must neither begin a log line nor control a terminal. If there is nothing to escape, it returns s.
 func Escape(s string, plain func(rune) bool) string {
 	if utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !plain(r) }) {
 		return s
@@ -170,7 +170,7 @@ func (h *handler) WithGroup(name string) slog.Handler {
 	return &c
 }
 
-// levelName is today's name of a level; warnings are written at error level (behaviour.md L2).
+// levelName returns today's name of a level. Warnings are written at error level (behaviour.md L2).
 func levelName(l slog.Level) string {
 	switch {
 	case l >= LevelPanic:

@@ -49,7 +49,7 @@ func TestParseLevel(t *testing.T) {
 	}
 }
 
-// TestFormat shows L2: time, level and text, then key=value; a warning is an error with a prefix.
+// TestFormat checks the log format L2: time, level and text, then key=value. A warning is an error with a prefix.
 func TestFormat(t *testing.T) {
 	t.Parallel()
 	var b bytes.Buffer
@@ -100,7 +100,7 @@ func TestLevels(t *testing.T) {
 	}
 }
 
-// TestDestinations shows L3: standard error, a file of mode 0600, both, or neither.
+// TestDestinations checks L3: standard error, a file of mode 0600, both, or neither.
 func TestDestinations(t *testing.T) {
 	t.Parallel()
 	var b bytes.Buffer
@@ -121,7 +121,7 @@ func TestDestinations(t *testing.T) {
 	}
 }
 
-// TestRotated shows A32 and L3 [quirk]: today's limits, each replaced by its own option, from the first line on.
+// TestRotated checks A32 and L3 [quirk]: today's limits, each of which an option replaces, from the first line on.
 func TestRotated(t *testing.T) {
 	t.Parallel()
 	type limits struct {
@@ -153,7 +153,7 @@ func TestRotated(t *testing.T) {
 	}
 }
 
-// TestConcurrent shows that lines do not mix, also through loggers made of one another (style.md, flaw 5).
+// TestConcurrent checks that lines are not mixed, also across derived loggers.
 func TestConcurrent(t *testing.T) {
 	t.Parallel()
 	var b bytes.Buffer
@@ -181,7 +181,7 @@ func TestConcurrent(t *testing.T) {
 	}
 }
 
-// TestVersion shows D3.
+// TestVersion checks the format of the version (D3).
 func TestVersion(t *testing.T) {
 	t.Parallel()
 	if got := Version(); !regexp.MustCompile(`^version:.*\((clean|dirty)\), commit:.+, date:.+$`).MatchString(got) {
@@ -189,7 +189,7 @@ func TestVersion(t *testing.T) {
 	}
 }
 
-// TestOneRecordOneLine: what a user wrote cannot end a line of the log, forge another, or reach a terminal.
+// TestOneRecordOneLine checks that user input cannot end a log line, forge another one, or control a terminal.
 func TestOneRecordOneLine(t *testing.T) {
 	t.Parallel()
 	var b strings.Builder

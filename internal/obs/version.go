@@ -5,7 +5,7 @@ import (
 	"runtime/debug"
 )
 
-// Release is the module's version from the build information, for a user agent.
+// Release returns the version of the module in the build information, for a user agent.
 func Release() string {
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
 		return info.Main.Version
@@ -13,7 +13,7 @@ func Release() string {
 	return "unknown"
 }
 
-// Version describes the binary from its build information, in today's form (behaviour.md D3).
+// Version describes the binary from its build information, in today's format (behaviour.md D3).
 func Version() string {
 	version, commit, date, tree := "unknown", "unknown commit", "unknown date", "clean"
 	if info, ok := debug.ReadBuildInfo(); ok {
