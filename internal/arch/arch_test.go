@@ -1,4 +1,4 @@
-// Package arch holds no code: its tests keep the shape of the project (architecture.md, Layout and Binaries).
+// Package arch has no code: its tests enforce the layers and the limits of the project (docs/architecture.md).
 package arch
 
 import (
@@ -13,8 +13,8 @@ import (
 	"testing"
 )
 
-// ranks are the layers from top to bottom: a package may import packages of lower layers only, and of its own
-// layer none but those that are listed in beside.
+// ranks are the layers from top to bottom. A package may import packages of lower layers, and of its own layer only
+// those that are listed in beside.
 var ranks = [][]string{
 	{"multus/cmd/"},
 	{"multus/internal/host/", "multus/internal/cli"},
@@ -36,9 +36,10 @@ var ranks = [][]string{
 	{"multus/internal/failpoint", "multus/internal/rawjson"},
 }
 
-// beside are the imports within a layer that are meant: the thin host is the plugin's host with sources; the daemon's
-// binary answers to several names; uninstall deletes as the plugin does; cp of a manifest installs; the doctor knows
-// the slot's rules and asks the API server; the command line takes the plugin's locks.
+// beside are the permitted imports within a layer. The thin host is the plugin's host with sources. The binary of the
+// daemon serves several names. Uninstall deletes attachments as the plugin does. The cp of a manifest installs plugins.
+// The doctor uses the rules of the CNI configuration file and the API server. The command line takes the plugin's
+// locks.
 var beside = map[string][]string{
 	"multus/internal/host/thin":       {"multus/internal/host/plugin"},
 	"multus/internal/host/daemon":     {"multus/internal/host/install", "multus/internal/host/entrypoint"},
@@ -99,7 +100,7 @@ func rank(path string) int {
 	return at
 }
 
-// TestImportsPointDown: a package imports only packages of lower layers, and every package has a layer.
+// TestImportsPointDown checks that a package imports only packages of lower layers, and that every package has a layer.
 func TestImportsPointDown(t *testing.T) {
 	t.Parallel()
 	for _, p := range list(t, "./cmd/...", "./internal/...", "./api/...") {
@@ -121,8 +122,8 @@ func TestImportsPointDown(t *testing.T) {
 	}
 }
 
-// TestOnlyImporters: netlink belongs to link, client-go to source/kube (architecture.md, Layout). Its work queue,
-// which knows nothing of an API server, is for the daemon, too.
+// TestOnlyImporters checks that only link imports netlink, and only source/kube imports client-go
+// (docs/architecture.md). The daemon may also import client-go's work queue, which does not depend on an API server.
 func TestOnlyImporters(t *testing.T) {
 	t.Parallel()
 	only := map[string]string{
@@ -144,7 +145,7 @@ func TestOnlyImporters(t *testing.T) {
 	}
 }
 
-// TestWhatIsLinked: the budgets of the binaries (architecture.md, Binaries and Budgets).
+// TestWhatIsLinked checks which modules the binaries may link.
 func TestWhatIsLinked(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -166,14 +167,14 @@ func TestWhatIsLinked(t *testing.T) {
 	}
 }
 
-// linked is how many packages each binary links, with those of the standard library: a dependency more is not to come
-// in unseen. The numbers are those of today.
+// linked is the number of packages that each binary links, including the standard library, so that a new dependency is
+// noticed.
 var linked = map[string]int{
 	"./cmd/multus-shim": 134, "./cmd/multus": 480, "./cmd/multus-daemon": 512, "./cmd/multusctl": 498,
 	"./cmd/passthru": 95,
 }
 
-// TestHowMuchIsLinked keeps the numbers from growing.
+// TestHowMuchIsLinked checks that the numbers do not grow.
 func TestHowMuchIsLinked(t *testing.T) {
 	t.Parallel()
 	for binary, most := range linked {
@@ -185,10 +186,10 @@ func TestHowMuchIsLinked(t *testing.T) {
 	}
 }
 
-// maxShim is the budget of multus-shim: 5 MB.
+// maxShim is the size limit of multus-shim: 5 MB.
 const maxShim = 5_000_000
 
-// TestShimSize: the plugin is read and started for every pod (architecture.md, Budgets).
+// TestShimSize checks the size of the plugin, because it is read and started for every pod.
 func TestShimSize(t *testing.T) {
 	t.Parallel()
 	out := filepath.Join(t.TempDir(), "multus-shim")
