@@ -23,8 +23,8 @@ import (
 	"multus/internal/fsx"
 )
 
-// Add attaches a pod to its networks and returns the cluster network's result (behaviour.md D.1). When it
-// fails, nothing is left attached, or the ledger says what still is.
+// Add attaches a pod to its networks and returns the result of the cluster network (behaviour.md D.1). If it fails,
+// either nothing is left attached or the ledger records what is left.
 func (e *Engine) Add(ctx context.Context, req *request.Request) (types.Result, error) {
 	c, err := e.begin(req)
 	if err != nil {
@@ -38,7 +38,8 @@ func (e *Engine) Add(ctx context.Context, req *request.Request) (types.Result, e
 	return nil, c.inPod(err)
 }
 
-// tell puts the failure of an ADD into the pod's events, in the words that the runtime gets.
+// tell writes the failure of an ADD as an event of the pod. The event has the text of the error that the runtime
+// receives.
 func (c *call) tell(ctx context.Context, err error) {
 	pod := c.pod()
 	if !c.conf.FailureEvents || pod.Name == "" {
@@ -90,9 +91,9 @@ func (c *call) add(ctx context.Context) (types.Result, error) {
 	return out, err
 }
 
-// failed names the network of a failed attachment (behaviour.md M2) and keeps the delegate's code (D5). An error in the
-// configuration that was found without the delegate says all that there is to say, and whoever knows better what to do
-// says that.
+// failed adds the network to the error of a failed attachment (behaviour.md M2) and keeps the delegate's error code
+// (D5). A configuration error that was found without running the delegate already names the network and is returned
+// unchanged. If the error has a next step of its own, that one is kept.
 func (c *call) failed(a *plan.Attachment, err error) error {
 	code, next := fault.Internal, fmt.Sprintf("look at the configuration of network %s and at the message of its plugin",
 		a.Name)
@@ -105,10 +106,10 @@ func (c *call) failed(a *plan.Attachment, err error) error {
 	return fault.Wrap(err, code, next, "error adding container to network %q (interface %s)", a.Name, a.IfName)
 }
 
-// clearLeftover frees what an earlier ADD of the same container left, that was killed and never deleted. A
-// container that is attached is left alone: Free refuses it.
+// clearLeftover frees the leftover state of an earlier ADD of the same container that was killed before its DEL. It
+// leaves a container that is still attached alone: execute.Free rejects it later.
 //
-// What such an ADD left has a record. Without one, as for every new container, libcni's results are not looked through.
+// Leftover state always has a record. If there is none, as for every new container, libcni's results are not searched.
 func (c *call) clearLeftover(ctx context.Context) error {
 	if !c.store.Has(c.req.ContainerID) {
 		return nil
@@ -124,7 +125,7 @@ func (c *call) clearLeftover(ctx context.Context) error {
 		return err
 	}
 	if r.Progress.Undone && !r.Damaged {
-		return c.takeBack(ctx, c.planFor(r)) // that ADD has deleted everything itself
+		return c.takeBack(ctx, c.planFor(r)) // the failed ADD has deleted all of its attachments
 	}
 	c.log.Warn("freeing what an earlier ADD of this container left")
 	err = c.freeRecord(ctx, r)
@@ -132,9 +133,9 @@ func (c *call) clearLeftover(ctx context.Context) error {
 	return err
 }
 
-// undo deletes the attachments that were begun, in reverse order (behaviour.md D28). The request may have
-// ended already, so it has a time of its own. The record stays: the runtime's DEL, which follows every failed ADD, goes
-// over it once more; it is told that nothing was left in the middle.
+// undo deletes the attachments for which begun returns true, in reverse order (behaviour.md D28). It has a time limit
+// of its own because the request may have ended already. The record is kept: the runtime sends a DEL after every failed
+// ADD, and that DEL deletes the attachments once more. If the undo was complete, the record says so.
 func (c *call) undo(ctx context.Context, p *plan.Plan, begun func(i int) bool) {
 	failpoint.At("undo.before")
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), UndoLimit,
@@ -158,10 +159,10 @@ func (c *call) undo(ctx context.Context, p *plan.Plan, begun func(i int) bool) {
 	failpoint.At("undo.after")
 }
 
-// report publishes what was attached. After a failure there are only events (behaviour.md D25). It returns an error
-// only if nothing had failed before and the status of a pod with networks is lost: programs that go by it, such as the
-// reconciler of whereabouts, would take the pod's addresses for free (behaviour D122). A plain pod is not failed for
-// its status.
+// report publishes the network status of what was attached. After a failure it publishes only events (behaviour.md
+// D25). It returns an error only if the attach succeeded and the status of a pod with networks is lost: programs that
+// rely on the status, such as the reconciler of whereabouts, would treat the pod's addresses as free (behaviour D122).
+// A lost status never fails a plain pod.
 func (c *call) report(ctx context.Context, p *plan.Plan, results []types.Result, failure error) error {
 	if p.Pod.Name == "" {
 		return nil
@@ -204,13 +205,13 @@ func (c *call) report(ctx context.Context, p *plan.Plan, results []types.Result,
 		"the network status of pod %s is not written, and nothing was attached", c.req.Pod())
 }
 
-// asksForNetworks reports whether a pod has more than the cluster network as it is, also if only in place of it.
+// asksForNetworks reports whether a pod requests networks: additional ones, or one that replaces the cluster network.
 func asksForNetworks(p *plan.Plan) bool {
 	return slices.ContainsFunc(p.Attachments, func(a plan.Attachment) bool { return !a.Primary || a.Request != nil })
 }
 
-// waitReady waits for the cluster network's own sign that it is ready (behaviour.md D11, M1). It is before the
-// sandbox's lock, so that no DEL waits for it.
+// waitReady waits for readinessindicatorfile (behaviour.md D11, M1). It runs before the sandbox's lock is taken, so
+// that no DEL has to wait for it.
 func (c *call) waitReady(ctx context.Context) error {
 	file := c.conf.ReadinessIndicatorFile
 	if file == "" {
@@ -221,8 +222,9 @@ func (c *call) waitReady(ctx context.Context) error {
 	}
 	waiting, cancel := context.WithTimeout(ctx, ReadyLimit)
 	defer cancel()
-	// One for all of the node: each watch is one of the few that the kernel grants root, and kubelet and the runtime need
-	// theirs, most of all at a boot, when every pod waits. Whoever sees the file lets the next one look.
+	// Only one process of the node watches the file. The number of inotify instances of root is limited, and the kubelet
+	// and the runtime need theirs, most of all at boot, when every pod waits. Once the file appears, the lock passes from
+	// one waiting process to the next.
 	lock, err := fsx.Acquire(waiting, c.deps.LockFile, "ready "+file)
 	if err == nil {
 		err = errors.Join(fsx.Await(waiting, file), lock.Release())
@@ -240,16 +242,16 @@ func (c *call) waitReady(ctx context.Context) error {
 		"have you checked that your default network is ready? still waiting for readinessindicatorfile @ %s", file)
 }
 
-// maxDeviceInfo is the size of a device-info file that is still read.
+// maxDeviceInfo is the maximum size of a device-info file. Larger files are not read.
 const maxDeviceInfo = 256 << 10
 
-// copyDeviceInfo puts the device plugin's information where the attachment's is expected
-// (behaviour.md H31). No information is nothing to say.
+// copyDeviceInfo copies the device plugin's device-info file to the path where the attachment's file is expected
+// (behaviour.md H31). A missing file is not an error.
 func copyDeviceInfo(a *plan.Attachment) {
 	if a.DeviceInfo == "" {
 		return
 	}
-	_ = os.Remove(a.DeviceInfo) // a crash may have left one (H35 [quirk])
+	_ = os.Remove(a.DeviceInfo) // left by a crashed ADD (H35 [quirk])
 	if a.Resource == "" {
 		return
 	}
@@ -263,7 +265,7 @@ func copyDeviceInfo(a *plan.Attachment) {
 	}
 }
 
-// readDeviceInfo returns what the device plugin or the delegate wrote (behaviour.md H33).
+// readDeviceInfo returns the device information that the device plugin or the delegate wrote (behaviour.md H33).
 func readDeviceInfo(a *plan.Attachment) json.RawMessage {
 	if a.DeviceInfo == "" {
 		return nil

@@ -7,8 +7,8 @@ import (
 	"multus/internal/netsel"
 )
 
-// TestAsksForNetworks: a pod whose annotation replaces the cluster network depends on its status like one with more
-// networks.
+// TestAsksForNetworks checks that a pod whose annotation replaces the cluster network depends on its network status, as
+// a pod with additional networks does.
 func TestAsksForNetworks(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {

@@ -14,26 +14,27 @@ import (
 	"multus/internal/failpoint"
 )
 
-// attaching is a plan while it is carried out.
+// attaching is the execution of a plan by ADD.
 type attaching struct {
 	*call
 	plan *plan.Plan
-	// outcomes have a place for each attachment, so that those of one stage do not meet; nil if it was not tried.
+	// outcomes has one entry per attachment, so that the attachments of one stage can write without a lock. An entry is
+	// nil if its attachment was not tried.
 	outcomes []*outcome
 }
 
-// outcome is what became of an attachment that was tried.
+// outcome is the outcome of one attachment that was tried.
 type outcome struct {
 	result types.Result
-	// begun tells that a delegate was executed, which is owed a DEL.
+	// begun reports whether a delegate was executed. If so, the attachment needs a DEL.
 	begun bool
 	err   error
 	took  time.Duration
 }
 
-// attach does the plan: what can be known to fail is looked at first, then the plan is recorded, then the delegates
-// run, one stage after another. It returns the results of those before the first that failed, also after an error: a
-// plan with stages looks from outside like one without.
+// attach executes the plan. It first checks what can be checked without side effects, then records the plan, and then
+// runs the delegates stage by stage. It returns the results of the attachments that precede the first failed one, also
+// with an error: a plan with stages looks from outside like one without.
 func (c *call) attach(ctx context.Context, p *plan.Plan) ([]types.Result, error) {
 	if err := c.clearLeftover(ctx); err != nil {
 		return nil, err
@@ -63,8 +64,8 @@ func (c *call) attach(ctx context.Context, p *plan.Plan) ([]types.Result, error)
 	return at.results(len(p.Attachments)), nil
 }
 
-// failure returns the errors of all attachments that failed, in the order of the list, and the index of the first. The
-// first error decides the code.
+// failure returns the errors of all failed attachments in the order of the plan, and the index of the first one. The
+// first error decides the error code.
 func (at *attaching) failure() (first int, err error) {
 	var errs []error
 	for i, o := range at.outcomes {
@@ -82,10 +83,10 @@ func (at *attaching) failure() (first int, err error) {
 	return first, errors.Join(errs...)
 }
 
-// chooseVersions gives each network whose configuration has no cniVersion one that its plugins support: the version of
-// the outer configuration, which they inherit, may be newer than they are. ADD does it before the plan is recorded, so
-// that DEL uses the same (behaviour B5); every verb without a record does it again. A network whose plugins do not say
-// keeps the outer version.
+// chooseVersions selects a cniVersion for each network whose configuration has none. Such a network inherits the
+// version of the outer configuration, which may be newer than its plugins support. ADD selects the version before the
+// plan is recorded, so that DEL uses the same one (behaviour B5). Every verb without a record selects it again. If the
+// plugins do not report their versions, the network keeps the outer version.
 func (c *call) chooseVersions(ctx context.Context, p *plan.Plan) error {
 	for i := range p.Attachments {
 		a := &p.Attachments[i]
@@ -94,7 +95,7 @@ func (c *call) chooseVersions(ctx context.Context, p *plan.Plan) error {
 		}
 		chosen, err := c.runner(p.Dirs).Version(ctx, a.Config, a.Config.Version())
 		if err != nil || chosen == "" || chosen == a.Config.Version() {
-			continue // its plugin reports at ADD what is wrong
+			continue // the plugin reports the problem at ADD
 		}
 		if a.Config, err = a.Config.WithVersion(chosen); err != nil {
 			return fmt.Errorf("network %s: %w", a.Name, err)
@@ -103,8 +104,8 @@ func (c *call) chooseVersions(ctx context.Context, p *plan.Plan) error {
 	return nil
 }
 
-// chooseVersionsWithin is chooseVersions for at most some time: a plugin that hangs must not use up the time of a verb
-// that is about other networks, too.
+// chooseVersionsWithin is chooseVersions with a time limit. A plugin that hangs must not use up the time of a verb that
+// also handles other networks.
 func (c *call) chooseVersionsWithin(ctx context.Context, limit time.Duration, p *plan.Plan) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it took longer than %s", limit))
 	defer cancel()
@@ -113,7 +114,7 @@ func (c *call) chooseVersionsWithin(ctx context.Context, limit time.Duration, p 
 
 func (at *attaching) begun(i int) bool { return at.outcomes[i] != nil && at.outcomes[i].begun }
 
-// results are those of the first n attachments, nil for one that was not tried.
+// results returns the results of the first n attachments, with nil for each one that was not tried.
 func (at *attaching) results(n int) []types.Result {
 	out := make([]types.Result, n)
 	for i, o := range at.outcomes[:n] {
@@ -124,8 +125,8 @@ func (at *attaching) results(n int) []types.Result {
 	return out
 }
 
-// stage attaches networks that need nothing of each other, as many at a time as the plan allows. After a failure none
-// is begun; those at work come to their end, and are undone with the others.
+// stage attaches networks that do not depend on each other, at most plan.Concurrency at a time. After a failure no
+// further attachment is begun. Attachments that are in progress finish and are undone with the others.
 func (at *attaching) stage(ctx context.Context, numbers []int) {
 	var mu sync.Mutex
 	left, failed := numbers, false
@@ -159,7 +160,7 @@ func (at *attaching) stage(ctx context.Context, numbers []int) {
 	}
 }
 
-// one attaches one network, with a runner of its own: what a runner knows is about one attachment.
+// one attaches one network. It uses a runner of its own, because a runner keeps state about one attachment.
 func (at *attaching) one(ctx context.Context, i int) error {
 	a, o := &at.plan.Attachments[i], &outcome{}
 	copyDeviceInfo(a)

@@ -12,10 +12,10 @@ import (
 	"multus/internal/fault"
 )
 
-// Check answers CHECK. By default it asks no network of a pod whose cluster network is clusterNetwork, as today's
-// Multus (behaviour.md D46): CRI-O calls it right after every ADD and for every sandbox when it restarts, and a failure
-// stops the pod, while many plugins cannot answer CHECK behind a meta-plugin. The key checkNetworks asks more. Inline
-// delegates are asked, in order.
+// Check runs CHECK. By default it runs no CHECK for the networks of a pod whose cluster network is set by
+// clusterNetwork, as Multus 4.x does (behaviour.md D46): CRI-O calls CHECK right after every ADD and for every sandbox
+// when it restarts, a failure stops the pod, and many plugins cannot answer CHECK behind a meta-plugin. The
+// configuration key checkNetworks enables more. Inline delegates are checked in order.
 func (e *Engine) Check(ctx context.Context, req *request.Request) error {
 	c, err := e.begin(req)
 	if err != nil {
@@ -60,8 +60,8 @@ func (c *call) check(ctx context.Context) error {
 	return nil
 }
 
-// checked returns what was attached. A sandbox without a record is an error, except with inline delegates: today's
-// Multus runs CHECK of these without a record, too.
+// checked returns the plan of what was attached. A sandbox without a record is an error, except with inline delegates:
+// Multus 4.x also runs CHECK for these without a record.
 func (c *call) checked(ctx context.Context) (*plan.Plan, error) {
 	r, err := c.store.Read(c.req.ContainerID, c.req.IfName)
 	if err != nil {
@@ -89,17 +89,18 @@ func (c *call) checked(ctx context.Context) (*plan.Plan, error) {
 		"container %s is not attached to any network", c.req.ContainerID)
 }
 
-// Answer is what the plugins of one network of a sandbox say to CHECK.
+// Answer is the outcome of CHECK for one network of a sandbox.
 type Answer struct {
 	Network, IfName string
-	// Asked reports whether the plugins were asked: CHECK is newer than the configuration of some networks.
+	// Asked reports whether the plugins were called. They are not if the configuration is older than CHECK, disables
+	// CHECK, or inherits a version that they do not support.
 	Asked bool
-	// Err is the plugins' error, nil if everything is as ADD made it.
+	// Err is the plugins' error, or nil if everything is as ADD left it.
 	Err error
 }
 
-// CheckEach asks every network of a sandbox, whatever checkNetworks says, and returns all answers in the order of ADD.
-// It is for people; a runtime calls Check.
+// CheckEach runs CHECK for every network of a sandbox, whatever checkNetworks says, and returns all outcomes in the
+// order of ADD. It is for command-line tools; a runtime calls Check.
 func (e *Engine) CheckEach(ctx context.Context, req *request.Request) ([]Answer, error) {
 	c, err := e.begin(req)
 	if err != nil {

@@ -11,14 +11,14 @@ import (
 	"multus/internal/fault"
 )
 
-// TestCheck: what the runtime hears is no stricter than with today's Multus (behaviour D46). CRI-O calls CHECK right
-// after ADD and for every sandbox when it restarts, and the CHECK of many plugins fails behind a meta-plugin.
+// TestCheck checks that CHECK is no stricter than in Multus 4.x (behaviour D46). CRI-O calls CHECK right after ADD and
+// for every sandbox when it restarts, and the CHECK of many plugins fails behind a meta-plugin.
 func TestCheck(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
 		name, key string
 		recorded  bool
-		fails     string // a plugin that refuses
+		fails     string // a plugin that returns an error
 		called    string
 		ok        bool
 	}{
@@ -51,7 +51,8 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// TestCheckInline: inline delegates are asked, and no other network, also of a sandbox without a record.
+// TestCheckInline checks that CHECK covers the inline delegates and no other network, also for a sandbox without a
+// record.
 func TestCheckInline(t *testing.T) {
 	t.Parallel()
 	for _, recorded := range []bool{true, false} {
@@ -69,15 +70,15 @@ func TestCheckInline(t *testing.T) {
 	}
 }
 
-// unreachable is a planner whose daemon does not answer.
+// unreachable is a planner whose daemon cannot be reached.
 type unreachable struct{}
 
 func (unreachable) Plan(context.Context, *request.Request, *config.Plugin) (*plan.Plan, error) {
 	return nil, fault.New(fault.TryAgain, "look at the daemon", "daemon not reachable")
 }
 
-// TestCheckUnknown: while the daemon cannot be asked where it keeps records, CHECK does not say that a sandbox has
-// none: the runtime would remove it.
+// TestCheckUnknown checks the error of CHECK while the daemon is not reachable, so that the state directory is not
+// known. The error must not say that the sandbox is not attached: the runtime would remove the sandbox.
 func TestCheckUnknown(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "cluster", "other")
@@ -88,7 +89,7 @@ func TestCheckUnknown(t *testing.T) {
 	}
 }
 
-// TestCheckEach: by hand every network of a sandbox is asked, and each answer is shown.
+// TestCheckEach checks that CheckEach runs CHECK for every network of a sandbox and returns each outcome.
 func TestCheckEach(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "cluster", "other")

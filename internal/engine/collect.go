@@ -17,35 +17,36 @@ import (
 	"multus/internal/link"
 )
 
-// DefaultGrace is how old a record must be before Collect takes its sandbox for gone.
+// DefaultGrace is the minimum age of a record before Collect treats its sandbox as gone.
 const DefaultGrace = 5 * time.Minute
 
-// collectLimit bounds what the first ADD after a boot spends on the sandboxes of before.
+// collectLimit bounds the time that the first ADD after a boot spends on sandboxes from before the boot.
 const collectLimit = 10 * time.Second
 
-// Gone is a sandbox that the ledger remembers and that is not there any more.
+// Gone is a sandbox that has a record and no longer exists.
 type Gone struct {
 	ContainerID string
-	// Pod is namespace/name as the runtime named it at ADD, "" if that was not recorded.
+	// Pod is the pod as namespace/name, as the runtime named it at ADD. It is "" if that was not recorded.
 	Pod string
-	// Netns is the path of the namespace that is gone.
+	// Netns is the path of the network namespace that is gone.
 	Netns string
-	// Networks of the sandbox, in the order of ADD.
+	// Networks lists the sandbox's networks in the order of ADD.
 	Networks []string
-	// Why it counts as gone.
+	// Why is the reason why the sandbox is considered gone.
 	Why string
-	// Freed tells that everything was deleted; Err says what was not.
+	// Freed reports whether everything was deleted. Otherwise Err says what was not.
 	Freed bool
 	Err   error
-	// GivenUp are the networks whose plugins refuse DEL for good: what they hold may be left.
+	// GivenUp lists the networks whose plugins refuse DEL permanently. What they hold may be left.
 	GivenUp []string
 }
 
-// Collect frees the sandboxes whose namespace is gone, as the DEL does that they never got, without a list of the
-// runtime: those recorded before the last boot, and those recorded longer than grace ago. Others, and those that
-// are being worked on, are not touched. With dry it only says what it would do. It must run where the runtime's
-// network namespaces can be seen: a sandbox whose path is in a folder that is not there is not judged, unless the
-// node was started since. req has the configuration of the plugin and CNI_PATH.
+// Collect frees the sandboxes whose network namespace is gone, as the missed DEL would have done. It needs no list from
+// the runtime. It frees sandboxes that were recorded before the last boot or longer than grace ago. It leaves alone all
+// others, and those that another operation is working on. With dry it only reports what it would free.
+//
+// It must run where the runtime's network namespaces are visible. A sandbox is skipped if the directory of its
+// namespace path does not exist, unless the node was started since. req holds the plugin's configuration and CNI_PATH.
 func (e *Engine) Collect(ctx context.Context, req *request.Request, grace time.Duration, dry bool) ([]Gone, error) {
 	c, err := e.begin(req)
 	if err != nil {
@@ -55,7 +56,7 @@ func (e *Engine) Collect(ctx context.Context, req *request.Request, grace time.D
 	return c.collectGone(ctx, func(r *ledger.Record) string { return c.gone(r, grace) }, dry)
 }
 
-// resolveState sets the state directory to that of the daemon's configuration, if it is known (behaviour.md A90).
+// resolveState switches to the state directory of the daemon's configuration, if that is known (behaviour.md A90).
 func (c *call) resolveState(ctx context.Context) {
 	req := *c.req
 	req.Command = request.GC
@@ -64,8 +65,9 @@ func (c *call) resolveState(ctx context.Context) {
 	}
 }
 
-// gone says why the sandbox of a record is gone; "" if it is not, or if that cannot be told. A path that is there
-// without being a namespace says nothing: the runtime may mount its namespaces where they cannot be seen from here.
+// gone returns why the sandbox of a record is gone, or "" if it is not gone or if that cannot be determined. A path
+// that exists and is not a namespace proves nothing: the runtime may mount its namespaces where this process cannot see
+// them.
 func (c *call) gone(r *ledger.Record, grace time.Duration) string {
 	if r.Netns == "" {
 		return ""
@@ -84,13 +86,14 @@ func (c *call) gone(r *ledger.Record, grace time.Duration) string {
 	return "its network namespace is gone"
 }
 
-// beforeBoot tells that a sandbox was attached before the node was started.
+// beforeBoot reports whether a sandbox was attached before the node was last started.
 func (c *call) beforeBoot(r *ledger.Record) bool {
 	return r.Boot != "" && c.deps.Boot != "" && r.Boot != c.deps.Boot
 }
 
-// afterBoot frees, once after each boot, the sandboxes of before whose namespace is gone: what they hold must not be
-// missing for the pods that start now. It never fails the ADD that it precedes. The ADDs beside it do not wait.
+// afterBoot frees the sandboxes from before the boot whose network namespace is gone. It does so once per boot: the
+// resources that they hold must be available to the pods that start now. It never fails the ADD that calls it, and
+// concurrent ADDs do not wait for it.
 func (c *call) afterBoot(ctx context.Context) {
 	if c.deps.Boot == "" {
 		return
@@ -101,12 +104,12 @@ func (c *call) afterBoot(ctx context.Context) {
 	}
 	lock, err := fsx.TryAcquire(c.deps.LockFile, "collect")
 	if errors.Is(err, fsx.ErrLocked) {
-		return // another ADD is at it
+		return // another ADD is doing it
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, collectLimit, fmt.Errorf("it took longer than %s", collectLimit))
 	defer cancel()
 	if err == nil {
-		// Marked first: what cannot be freed now is left to the runtime, not tried again by every ADD.
+		// Marked first: what cannot be freed now is left to the runtime instead of being retried by every ADD.
 		err = os.WriteFile(mark, []byte(c.deps.Boot), 0o600)
 		_, collectErr := c.collectGone(ctx, func(r *ledger.Record) string {
 			if !c.beforeBoot(r) {
@@ -121,7 +124,7 @@ func (c *call) afterBoot(ctx context.Context) {
 	}
 }
 
-// collectGone frees the recorded sandboxes for which why gives a reason, until ctx ends.
+// collectGone frees the recorded sandboxes for which why returns a reason, until ctx ends.
 func (c *call) collectGone(ctx context.Context, why func(*ledger.Record) string, dry bool) ([]Gone, error) {
 	containers, err := c.store.Containers()
 	if err != nil {
@@ -163,7 +166,7 @@ func podOf(r *ledger.Record) publish.Pod {
 	return publish.Pod{}
 }
 
-// look is collect without the runtime's list, or with dry a look without any effect.
+// look is collect for a sandbox that is on no list of the runtime. With dry it has no effect.
 func (c *call) look(ctx context.Context, id string, dry bool,
 	stale func(*ledger.Record) bool,
 ) (r *ledger.Record, kept bool, err error) {
@@ -181,16 +184,16 @@ func (c *call) look(ctx context.Context, id string, dry bool,
 	return r, true, err
 }
 
-// collect frees one sandbox if stale says so of its record, unless it is being worked on, and returns what was
-// attached, and whether it stays. A damaged record of a sandbox that stays is an error: what cannot be read of it may
-// be attached. So is every damaged file in the place of the record of a sandbox that the runtime lists; otherwise a
-// file that cannot be a record is left alone.
+// collect frees one sandbox if stale returns true for its record, unless another operation is working on it. It returns
+// the record and whether the sandbox stays. If the record of a sandbox that stays is damaged, it returns an error: what
+// cannot be read may be attached. The same holds for every damaged file in the place of a record if the runtime lists
+// the sandbox. Otherwise a file that cannot be a record is left alone.
 func (c *call) collect(
 	ctx context.Context, id string, listed bool, stale func(*ledger.Record) bool,
 ) (r *ledger.Record, kept bool, err error) {
 	none := &ledger.Record{ContainerID: id}
 	l, err := fsx.TryAcquire(c.deps.LockFile, id)
-	busy := errors.Is(err, fsx.ErrLocked) // somebody is at it: what it has recorded counts
+	busy := errors.Is(err, fsx.ErrLocked) // another operation is in progress: what it has recorded counts
 	switch {
 	case busy:
 	case err != nil:
@@ -206,7 +209,7 @@ func (c *call) collect(
 		c.log.Warn("a file in the state directory is not a record: left alone", "file", filepath.Join(c.store.Dir, id))
 		return r, true, nil
 	case len(r.Attachments) == 0 && !c.store.Knows(id):
-		return r, true, nil // deleted meanwhile
+		return r, true, nil // deleted in the meantime
 	case busy || !stale(r):
 		return r, true, c.doubt(r)
 	}
@@ -214,7 +217,7 @@ func (c *call) collect(
 	return r, false, c.freeStale(ctx, r, l.File())
 }
 
-// doubt returns an error if a part of the record of a sandbox that may live cannot be read.
+// doubt returns an error if a part of the record of a sandbox that may be alive cannot be read.
 func (c *call) doubt(r *ledger.Record) error {
 	if !r.Damaged {
 		return nil
@@ -223,7 +226,7 @@ func (c *call) doubt(r *ledger.Record) error {
 		r.ContainerID, c.store.Dir)
 }
 
-// freeStale frees a sandbox that is gone, as far as its record can be read, and keeps a damaged record aside.
+// freeStale frees a sandbox that is gone, as far as its record can be read, and sets a damaged record aside.
 func (c *call) freeStale(ctx context.Context, r *ledger.Record, lock *os.File) error {
 	one := *c
 	one.timings, one.abandoned = nil, nil

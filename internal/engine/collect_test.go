@@ -14,8 +14,8 @@ import (
 	"multus/internal/fsx"
 )
 
-// TestCollect shows whose sandbox counts as gone without a list of the runtime (P20): a namespace that is gone, of
-// before the boot or for long enough. All others are not touched.
+// TestCollect checks which sandboxes count as gone without a list of the runtime (P20): those whose network namespace
+// is gone and that were recorded before the boot or long enough ago. All others are left alone.
 func TestCollect(t *testing.T) {
 	t.Parallel()
 	here := "/proc/self/ns/net"
@@ -84,7 +84,8 @@ func TestCollect(t *testing.T) {
 	}
 }
 
-// TestCollectFails: what cannot be freed is told and stays recorded, and does not keep the others.
+// TestCollectFails checks that a sandbox that cannot be freed is reported, stays recorded and does not block the
+// others.
 func TestCollectFails(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "cluster", "good", "bad")
@@ -106,7 +107,7 @@ func TestCollectFails(t *testing.T) {
 	}
 }
 
-// TestAfterBoot shows that the first ADD after a boot frees what was attached before it, and no later one looks again.
+// TestAfterBoot checks that the first ADD after a boot frees what was attached before it, and that no later ADD does.
 func TestAfterBoot(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "cluster", "other")
@@ -116,7 +117,7 @@ func TestAfterBoot(t *testing.T) {
 	n.age(t, "now", time.Hour)
 	add := func() {
 		t.Helper()
-		// It fails for want of a namespace; what precedes that is of interest.
+		// ADD fails because there is no network namespace. Only what happens before that is checked.
 		if _, err := n.engine.Add(t.Context(), n.request(request.Add, "c", "")); err == nil {
 			t.Fatal("no error")
 		}
@@ -141,7 +142,7 @@ func TestAfterBoot(t *testing.T) {
 	if !n.recorded(t, "before") || n.called(t) != "" {
 		t.Error("looked again")
 	}
-	if err := os.RemoveAll(filepath.Join(n.dir, "run")); err != nil { // as a boot does
+	if err := os.RemoveAll(filepath.Join(n.dir, "run")); err != nil { // a boot does this
 		t.Fatal(err)
 	}
 	n.engine.deps.Boot = ""
@@ -151,7 +152,7 @@ func TestAfterBoot(t *testing.T) {
 	}
 }
 
-// reports is a publisher that remembers.
+// reports is a publisher that stores the reports.
 type reports struct{ got []*publish.Report }
 
 func (r *reports) Publish(_ context.Context, rep *publish.Report) error {
@@ -159,15 +160,15 @@ func (r *reports) Publish(_ context.Context, rep *publish.Report) error {
 	return nil
 }
 
-// TestGivenUpIsReported: what is given up while a sandbox is freed that is gone has the report that it has after a DEL,
-// by the runtime's GC, by multusctl gc, and by the ADD of the same container.
+// TestGivenUpIsReported checks that a network that is given up while a stale sandbox is freed is reported as after a
+// DEL: by the runtime's GC, by multusctl gc, and by an ADD of the same container.
 func TestGivenUpIsReported(t *testing.T) {
 	t.Parallel()
 	for name, free := range map[string]func(n *node) ([]Gone, error){
 		"ADD": func(n *node) ([]Gone, error) {
 			req := n.request(request.Add, "c", "")
 			req.Args = request.Args{{request.PodNamespace, "team"}, {request.PodName, "p-c"}}
-			_, err := n.engine.Add(t.Context(), req) // it fails for want of a namespace; what precedes that is of interest
+			_, err := n.engine.Add(t.Context(), req) // ADD fails because there is no network namespace; only what happens before that is checked
 			if err == nil || !strings.Contains(err.Error(), "no net namespace") {
 				return nil, err
 			}

@@ -10,7 +10,7 @@ import (
 	"multus/internal/engine/request"
 )
 
-// damages put something in the place of a record that cannot be read whole.
+// damages replace a record by something that cannot be read completely.
 var damages = map[string]func(file string) error{
 	"link":         func(file string) error { return os.Symlink("/dev/null", file) },
 	"directory":    func(file string) error { return os.Mkdir(file, 0o700) },
@@ -26,7 +26,7 @@ func writeLarge(file string) error {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		return err
 	}
-	return os.Truncate(file, 1<<30) // it takes no place on the disk
+	return os.Truncate(file, 1<<30) // a sparse file
 }
 
 // damage replaces the record of a container.
@@ -47,9 +47,9 @@ func (n *node) there(container string) bool {
 	return err == nil
 }
 
-// TestGCDamagedLives: while the runtime lists a container whose record is damaged, GC calls no delegate. This holds for
-// every later GC, too, and after the damaged record was moved aside. After the container's DEL, GC calls the delegates
-// again.
+// TestGCDamagedLives checks that GC calls no delegate while the runtime lists a container whose record is damaged. This
+// holds for every later GC, too, and after the damaged record was set aside. After the container's DEL, GC calls the
+// delegates again.
 func TestGCDamagedLives(t *testing.T) {
 	t.Parallel()
 	for name, put := range damages {
@@ -59,7 +59,7 @@ func TestGCDamagedLives(t *testing.T) {
 				n := newNode(t, "cluster", "new")
 				n.attached(t, "live", "new", "1.1.0", "/run/netns/x", "now")
 				n.damage(t, "live", put)
-				if aside { // what a failed ADD of the same container does
+				if aside { // as a failed ADD of the same container does
 					if _, err := n.store.Read("live", "eth0"); err != nil {
 						t.Fatal(err)
 					}
@@ -89,8 +89,8 @@ func TestGCDamagedLives(t *testing.T) {
 	}
 }
 
-// TestGCDamagedGone: the damaged record of a container that the runtime does not list is freed as far as it can be
-// read, kept aside, and is no error.
+// TestGCDamagedGone checks that the damaged record of a container that is not listed is freed as far as it can be read,
+// is set aside, and is not an error.
 func TestGCDamagedGone(t *testing.T) {
 	t.Parallel()
 	for name, put := range damages {
@@ -116,9 +116,9 @@ func TestGCDamagedGone(t *testing.T) {
 	}
 }
 
-// TestGCForeignFiles: host-local keeps its files in the state directory if a definition's dataDir says so. They are
-// neither records nor damaged ones: GC works, and they stay, since they say which addresses are taken. What looks like
-// the rest of a record is kept aside.
+// TestGCForeignFiles checks that GC leaves files of other programs alone. host-local keeps its files in the state
+// directory if a definition's dataDir says so. They are neither records nor damaged records, and they must stay because
+// they hold the allocated addresses. A file that looks like the rest of a record is set aside.
 func TestGCForeignFiles(t *testing.T) {
 	t.Parallel()
 	for _, list := range []string{valid("c"), valid()} {
@@ -156,8 +156,8 @@ func TestGCForeignFiles(t *testing.T) {
 	}
 }
 
-// TestCollectDamaged: without the runtime's list a damaged record is freed if what can be read of it proves that the
-// sandbox is gone; otherwise it stays, and is reported. Files of other programs are not.
+// TestCollectDamaged checks that Collect frees the sandbox of a damaged record if the readable part proves that it is
+// gone. Otherwise the record stays and is reported. Files of other programs are not reported.
 func TestCollectDamaged(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "cluster", "new")
@@ -197,7 +197,7 @@ func TestCollectDamaged(t *testing.T) {
 	}
 }
 
-// TestCheckEachDamaged: a look changes nothing.
+// TestCheckEachDamaged checks that CheckEach leaves a damaged record in its place.
 func TestCheckEachDamaged(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "cluster", "new")

@@ -16,8 +16,8 @@ import (
 	"multus/internal/fault"
 )
 
-// Del detaches a pod, from the ledger alone (behaviour.md D.4; architecture.md, decision 4). Success means
-// that nothing can remain; an error means that something does, and that the runtime should come again.
+// Del detaches a pod and uses only the ledger (behaviour.md D.4). It returns nil if nothing can remain attached. An
+// error means that something may remain and that the runtime has to repeat the DEL.
 func (e *Engine) Del(ctx context.Context, req *request.Request) error {
 	c, err := e.begin(req)
 	if err != nil {
@@ -30,7 +30,7 @@ func (e *Engine) Del(ctx context.Context, req *request.Request) error {
 	return c.inPod(err)
 }
 
-// publishDel publishes how long the delegates of a DEL took, and which networks it has given up.
+// publishDel publishes how long the delegates of a DEL took and which networks were given up.
 func (c *call) publishDel(ctx context.Context, pod publish.Pod) {
 	rep := &publish.Report{
 		Command: request.Del, Pod: pod, ContainerID: c.req.ContainerID, Timings: c.timings,
@@ -47,7 +47,8 @@ func (c *call) publishDel(ctx context.Context, pod publish.Pod) {
 	}
 }
 
-// publishGivenUp is publishDel for what another verb deletes. Timings alone are not worth its time.
+// publishGivenUp is publishDel for a DEL that another verb runs. It publishes nothing if no network was given up:
+// timings alone do not justify the time.
 func (c *call) publishGivenUp(ctx context.Context, pod publish.Pod) {
 	if len(c.abandoned) == 0 {
 		return
@@ -88,7 +89,7 @@ func (c *call) del(ctx context.Context) error {
 		return nil
 	}
 	if attached, lookErr := execute.HasInterface(c.req.Netns, c.req.IfName); !attached && lookErr == nil {
-		// It was never known that anything was attached: what could be done has been done.
+		// There is no evidence that anything was attached, and DEL was run for what can be planned.
 		c.log.Warn("DEL of a container without a record", "err", err)
 		return c.store.Remove(c.req.ContainerID)
 	}
@@ -101,13 +102,13 @@ func (c *call) freeRecord(ctx context.Context, r *ledger.Record) error {
 	}
 	p, progress := c.planFor(r), r.Progress
 	if progress.Begun == 0 && c.beforeBoot(r) {
-		progress.Begun = len(p.Stages()) // libcni does not sync the results that would tell: after a power cut they are gone
+		progress.Begun = len(p.Stages()) // libcni does not sync its results: a power loss may have removed them
 	}
 	return c.free(ctx, p, progress)
 }
 
-// unrecorded plans the DEL of a sandbox that neither the ledger nor libcni remembers (behaviour.md D60).
-// When nobody can be asked, the sandbox itself tells: without its interface nothing was attached.
+// unrecorded plans the DEL of a sandbox of which neither the ledger nor libcni has a record (behaviour.md D60). If no
+// plan can be made now, the sandbox itself decides: without its interface nothing was attached.
 func (c *call) unrecorded(ctx context.Context) (*plan.Plan, error) {
 	p, err := c.deps.Planner.Plan(ctx, c.req, c.conf)
 	if err == nil {
@@ -122,9 +123,9 @@ func (c *call) unrecorded(ctx context.Context) (*plan.Plan, error) {
 	return &plan.Plan{}, nil
 }
 
-// free deletes the attachments of a plan and forgets the sandbox. While anything remains the record stays, with what
-// was deleted marked, so that the next DEL goes on with the rest (behaviour.md D69, D70 [quirk]: it is forgotten
-// today).
+// free deletes the attachments of a plan and removes the sandbox's record. While anything remains attached, the record
+// stays and marks what was deleted, so that the next DEL continues with the rest (behaviour.md D69, D70 [quirk]: Multus
+// 4.x removes the record).
 func (c *call) free(ctx context.Context, p *plan.Plan, progress ledger.Progress) error {
 	if err := errors.Join(c.detach(ctx, p, &progress, false), c.takeBack(ctx, p)); err != nil {
 		return errors.Join(err, c.store.NoteDeleted(p, progress))
@@ -135,7 +136,7 @@ func (c *call) free(ctx context.Context, p *plan.Plan, progress ledger.Progress)
 	return err
 }
 
-// deviceFile is the device plugin's file name for a device (behaviour.md H30).
+// deviceFile returns the device plugin's file name for a device (behaviour.md H30).
 func deviceFile(resource, id string) string {
 	flat := func(s string) string { return strings.ReplaceAll(s, "/", "-") }
 	return flat(resource) + "-" + flat(id) + "-device.json"

@@ -17,8 +17,8 @@ import (
 	"multus/internal/fsx"
 )
 
-// TestUnseen shows how often a DEL fails because of an attachment of which nothing is seen (P07): as long as the plugin
-// may hold something, and not for ever because it calls a missing interface an error.
+// TestUnseen checks how often a DEL fails for an attachment of which no trace is left (P07). It fails while the plugin
+// may hold something. It does not fail forever if the plugin returns an error because the interface is missing.
 func TestUnseen(t *testing.T) {
 	t.Parallel()
 	answers := `echo '{"code":999,"msg":"no such interface"}'; exit 1`
@@ -69,8 +69,8 @@ func TestUnseen(t *testing.T) {
 	}
 }
 
-// TestBegunIsRecorded: how far ADD had come is recorded with the first failure, before the results that tell it are
-// deleted: at a later DEL they are gone, and an attachment that holds something would be taken for one that was never
+// TestBegunIsRecorded checks that the first failure records how far ADD got, before the results that show it are
+// deleted. At a later DEL they are gone, and an attachment that holds something would be treated as one that was never
 // begun.
 func TestBegunIsRecorded(t *testing.T) {
 	t.Parallel()
@@ -88,11 +88,12 @@ func TestBegunIsRecorded(t *testing.T) {
 		if got := n.called(t); try == 0 && got != "other DEL c, cluster DEL c" {
 			t.Errorf("called: %s", got)
 		}
-		_ = os.Remove(other) // and with the node's restart the namespace is gone, too
+		_ = os.Remove(other) // and after the node's restart the namespace is gone, too
 	}
 }
 
-// TestLostResults: libcni does not sync its results, so that after a power cut they tell nothing about what was begun.
+// TestLostResults checks a DEL after libcni's results were lost. libcni does not sync its results, so that after a
+// power loss they do not show what was begun.
 func TestLostResults(t *testing.T) {
 	t.Parallel()
 	for does, fails := range map[string]int{
@@ -113,7 +114,7 @@ func TestLostResults(t *testing.T) {
 	}
 }
 
-// stuck starts a process that holds the lock of container and does not end.
+// stuck starts a process that holds the lock of a container and does not end.
 func stuck(t *testing.T, n *node, container string, env ...string) *exec.Cmd {
 	t.Helper()
 	lock, err := fsx.Acquire(t.Context(), n.engine.deps.LockFile, container)
@@ -131,7 +132,7 @@ func stuck(t *testing.T, n *node, container string, env ...string) *exec.Cmd {
 	return p
 }
 
-// TestOrphans shows that delegates which a killed plugin left behind are ended, and nobody else (P07).
+// TestOrphans checks that the delegates of a killed plugin are killed, and no other process (P07).
 //
 //nolint:paralleltest // a process that another test starts has all descriptors for a moment
 func TestOrphans(t *testing.T) {
@@ -170,12 +171,12 @@ func TestOrphans(t *testing.T) {
 	}
 }
 
-// lastPid has the number after which the kernel looks for one for the next process (proc_sys_kernel(5)).
+// lastPid contains the process ID after which the kernel searches for the next free one (proc_sys_kernel(5)).
 const lastPid = "/proc/sys/kernel/ns_last_pid"
 
-// TestOrphanNumberIsReused: an orphan ends by itself just before it is killed, and another process that leads a group,
-// as a delegate does, has got its number: that one lives on.
-func TestOrphanNumberIsReused(t *testing.T) { //nolint:paralleltest // other processes would get the number
+// TestOrphanNumberIsReused checks the case that an orphan ends just before it is killed and that its process ID is
+// reused by another process that leads a group, as a delegate does. The other process must survive.
+func TestOrphanNumberIsReused(t *testing.T) { //nolint:paralleltest // other processes would get the process ID
 	if _, err := os.Stat(lastPid); err != nil || os.Getuid() != 0 {
 		t.Skipf("no number can be asked for: %v", err)
 	}
@@ -226,7 +227,7 @@ func leader(t *testing.T, env ...string) *exec.Cmd {
 	return p
 }
 
-// executes waits until a process that has been started has its environment: the kernel shows none for a moment.
+// executes waits until a started process has its environment: for a moment the kernel shows none.
 func executes(t *testing.T, p *exec.Cmd) {
 	t.Helper()
 	environ := fmt.Sprintf("/proc/%d/environ", p.Process.Pid)

@@ -18,12 +18,12 @@ import (
 )
 
 const (
-	// refusals is how many DELs fail because of an attachment that a plugin refuses to delete, in its own words, although
-	// nothing of it can be seen any more.
+	// refusals is how many DELs may fail because a plugin refuses, with a reason of its own, to delete an attachment of
+	// which no trace is left.
 	refusals = 2
-	// refusalsInPlace is the same for an attachment whose namespace is still there without its interface.
+	// refusalsInPlace replaces refusals if the network namespace still exists and only the interface is gone.
 	refusalsInPlace = 9
-	// maxErrors is how many failures of one DEL are named.
+	// maxErrors is how many failures of one DEL are listed in the error.
 	maxErrors = 8
 )
 
@@ -32,19 +32,19 @@ type detaching struct {
 	*call
 	plan *plan.Plan
 	run  *execute.Runner
-	// stages are the plan's.
+	// stages holds the plan's stage numbers.
 	stages []int
-	// before is the progress of the DELs before this one, now that of this one.
+	// before is the progress that earlier DELs recorded. now is the progress of this DEL.
 	before ledger.Progress
 	now    *ledger.Progress
 	errs   []error
 	failed int
 }
 
-// detach runs DEL for the attachments of a plan in reverse order, for all of them whatever fails (behaviour.md D65). A
-// failure that the progress does not excuse is an error, and counted there. undoing reports that the ADD itself asks.
-// When the time is over, the rest is left to the next DEL, which goes on from there; otherwise the next DEL does all of
-// it again, as today's does.
+// detach runs DEL for the attachments of a plan in reverse order and continues after a failure (behaviour.md D65). It
+// returns an error for each failure that excuse does not ignore. undoing reports whether the caller is the undo of a
+// failed ADD. If ctx ends, the remaining attachments are left to the next DEL, which continues from there. Otherwise
+// the next DEL repeats all of them, as in Multus 4.x.
 func (c *call) detach(ctx context.Context, p *plan.Plan, progress *ledger.Progress, undoing bool) error {
 	d := &detaching{call: c, plan: p, run: c.runner(p.Dirs), stages: p.StageNumbers(), before: *progress, now: progress}
 	d.before.Undone = d.before.Undone || undoing
@@ -74,9 +74,9 @@ func (c *call) detach(ctx context.Context, p *plan.Plan, progress *ledger.Progre
 		"%d of %d networks could not be deleted", d.failed, len(p.Attachments))
 }
 
-// begun is the number of stages that are deleted. Networks that ADD never came to are asked, too, since that costs
-// little and libcni's results may be lost, unless there are more of them than one pod may have: earlier versions had no
-// limit.
+// begun returns the number of stages to delete. DEL normally includes networks that ADD did not reach, because that is
+// cheap and libcni's results may be lost. It excludes them if the plan has more networks than one pod may have: earlier
+// versions had no limit.
 func (d *detaching) begun() (int, error) {
 	if len(d.plan.Attachments) <= config.DefaultMaxNetworks || d.before.Undone {
 		return len(d.plan.Attachments), nil
@@ -86,8 +86,8 @@ func (d *detaching) begun() (int, error) {
 	return d.now.Begun, err
 }
 
-// recordBegun records how far ADD had come, unless an earlier DEL has. The results of the first n attachments show it,
-// and they are deleted next.
+// recordBegun records how far ADD got, unless an earlier DEL has recorded it. This is derived from libcni's results of
+// the first n attachments. It must be recorded before DEL removes these results.
 func (d *detaching) recordBegun(n int) error {
 	if d.now.Begun != 0 {
 		return nil
@@ -128,8 +128,8 @@ func (d *detaching) fail(n int, err error) {
 	}
 }
 
-// excuse returns nil for the failed DEL of an attachment that leaves nothing all the same, or that can never succeed,
-// else the error. With the first failure of a sandbox it is recorded how far ADD had come.
+// excuse returns nil if the failed DEL of an attachment leaves nothing behind, or if it can never succeed. Otherwise it
+// returns the error. On the first failure of a sandbox it records how far ADD got.
 func (d *detaching) excuse(i int, err error) error {
 	if nerr := d.recordBegun(i + 1); nerr != nil {
 		return errors.Join(err, nerr)
@@ -147,17 +147,18 @@ func (d *detaching) excuse(i int, err error) error {
 	return d.run.Forget(d.plan, a)
 }
 
-// excused reports whether a failed DEL of an attachment of which nothing is seen leaves nothing: ADD had failed and had
-// undone what it did, and the plugin does not ask to come again; or ADD was killed, maybe inside this plugin, and the
-// plugin has given its reason more than refusals times.
+// excused reports whether a failed DEL without a trace of the attachment can be ignored. There are two cases. Either
+// ADD failed and was undone, and the plugin neither was killed nor gives a reason that may pass. Or ADD was killed,
+// maybe inside this plugin, and DEL has failed more than refusals times with a final reason of the plugin.
 func (d *detaching) excused(a *plan.Attachment, unseen *execute.UnseenError) bool {
 	return d.before.Undone && !unseen.CutOff() && !unseen.Passes() || a.DelTries > refusals && unseen.Answered()
 }
 
-// abandon gives up an attachment whose plugins were attached and refuse its DEL for good: otherwise the runtime would
-// call DEL, and the kubelet would keep the pod, for ever (CNI SPEC 1.1, DEL: plugins should complete without error even
-// if resources are missing). Its network is not the cluster network, its namespace is gone, or at least its interface,
-// and its plugins have given their reason several times. What they hold may be left, so a note of it stays.
+// abandon gives up an attachment whose plugins refuse its DEL permanently. Otherwise the runtime would repeat DEL, and
+// the kubelet would keep the pod, forever (CNI SPEC 1.1, DEL: plugins should complete without error even if resources
+// are missing). An attachment is given up only if all of this holds: it is not the cluster network, its network
+// namespace or at least its interface is gone, and its plugins have repeatedly given a final reason. What the plugins
+// hold may be left, so the ledger keeps a note of the attachment.
 func (d *detaching) abandon(a *plan.Attachment, err error) error {
 	if a.Primary || !execute.Answered(err) {
 		return err
@@ -186,8 +187,8 @@ func (d *detaching) abandon(a *plan.Attachment, err error) error {
 	return d.run.Forget(d.plan, a)
 }
 
-// spare ends before ctx does, so that n more networks can be deleted: one delegate that hangs must not keep the
-// others' from being called, at this DEL and at every later one. However many there are, it gives each delegateFloor.
+// spare returns a context that ends before ctx, so that n more networks can be deleted: one delegate that hangs must
+// not keep the others from being called, at this DEL and at every later one. The context lasts at least delegateFloor.
 func spare(ctx context.Context, n int) (context.Context, context.CancelFunc) {
 	end, ok := ctx.Deadline()
 	if !ok {

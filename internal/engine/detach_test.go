@@ -25,9 +25,9 @@ import (
 	"multus/test/testnet"
 )
 
-// TestRefusedForGood: a plugin that refuses every DEL of an attachment does not keep its pod for ever once the
-// namespace is gone. The cluster network is never given up, and neither is one whose plugin asks to try again, is
-// killed or is missing.
+// TestRefusedForGood checks that a plugin that refuses every DEL of an attachment does not keep its pod forever once
+// the namespace is gone. The cluster network is never given up, and neither is a network whose plugin asks to try
+// again, is killed or is missing.
 func TestRefusedForGood(t *testing.T) {
 	t.Parallel()
 	refuse := `echo '{"code":999,"msg":"failed to find slave net1: Link not found"}'; exit 1`
@@ -58,7 +58,7 @@ func TestRefusedForGood(t *testing.T) {
 				err := n.engine.Del(t.Context(), req)
 				fails := tc.fails < 0 || try < tc.fails
 				if !n.recorded(t, "c") && !fails && try > tc.fails {
-					break // the DEL of a sandbox without a record
+					break // this was the DEL of a sandbox without a record
 				}
 				if (err != nil) != fails || n.recorded(t, "c") != fails {
 					t.Fatalf("DEL %d: %v, recorded %t", try+1, err, n.recorded(t, "c"))
@@ -76,8 +76,8 @@ func TestRefusedForGood(t *testing.T) {
 	}
 }
 
-// TestRefusalsAreCounted: the refusals of one network do not count for another one, which gives its reason for the
-// first time.
+// TestRefusalsAreCounted checks that the refusals of one network do not count for another one, whose plugin refuses for
+// the first time.
 func TestRefusalsAreCounted(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "cluster", "other", "third")
@@ -114,7 +114,7 @@ func TestRefusalsAreCounted(t *testing.T) {
 	}
 }
 
-// TestUndoAsksAgain: an ADD has not undone what a plugin says it will delete later.
+// TestUndoAsksAgain checks that an undo is not complete if a plugin answers that DEL has to be tried again later.
 func TestUndoAsksAgain(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "cluster", "other")
@@ -140,8 +140,8 @@ func TestUndoAsksAgain(t *testing.T) {
 	}
 }
 
-// TestVersionRefusedInPlace: the answer that a version is not supported may be that of a plugin which the network's
-// plugin has called, after it had made the interface. As long as that is there, DEL does not succeed.
+// TestVersionRefusedInPlace checks that DEL does not succeed while the interface exists. The error that a version is
+// not supported may come from another plugin, which the network's plugin called after it had created the interface.
 func TestVersionRefusedInPlace(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "cluster", "other")
@@ -166,8 +166,8 @@ func TestVersionRefusedInPlace(t *testing.T) {
 	}
 }
 
-// TestBegunIsRecordedFirst: a DEL of more networks than one pod may have deletes nothing before it is recorded how far
-// ADD had come. At the next DEL the results are gone that show it, and a network that holds something would be left
+// TestBegunIsRecordedFirst checks that a DEL of more networks than one pod may have records how far ADD got before it
+// deletes anything. At the next DEL the results that show it are gone, and a network that holds something would be left
 // out.
 func TestBegunIsRecordedFirst(t *testing.T) {
 	t.Parallel()
@@ -213,14 +213,14 @@ func TestBegunIsRecordedFirst(t *testing.T) {
 	}
 	for try := range 2 {
 		err := n.engine.Del(t.Context(), n.request(request.Del, "c", ""))
-		want := []int{config.DefaultMaxNetworks + 1, 1}[try] // the second goes on with the one that is left
+		want := []int{config.DefaultMaxNetworks + 1, 1}[try] // the second continues with the remaining one
 		if got := strings.Count(n.called(t), "DEL c"); err == nil || !n.recorded(t, "c") || got != want {
 			t.Errorf("DEL %d: %d networks, want %d; %v", try+1, got, want, err)
 		}
 	}
 }
 
-// TestDelRepeats: a DEL that failed at a network does all of it again, as today's does.
+// TestDelRepeats checks that a DEL that follows a failed one repeats all attachments, as in Multus 4.x.
 func TestDelRepeats(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "cluster", "other")
@@ -242,8 +242,8 @@ func TestDelRepeats(t *testing.T) {
 	}
 }
 
-// TestDelOfThousands: a record of a version without a limit is deleted in steps that end. What was deleted is not
-// deleted again, and networks that ADD never came to are not asked.
+// TestDelOfThousands checks that a record of a version without a limit is deleted in steps that end. An attachment that
+// was deleted is not deleted again, and networks that ADD did not reach get no DEL.
 func TestDelOfThousands(t *testing.T) {
 	t.Parallel()
 	const networks, begun = 5000, 100
@@ -267,7 +267,7 @@ func TestDelOfThousands(t *testing.T) {
 	if err := n.store.Write(p); err != nil {
 		t.Fatal(err)
 	}
-	// The time is over in the middle: when the plugin that hangs says so.
+	// The time limit is reached in the middle, when the plugin that hangs writes to the pipe.
 	pipe := filepath.Join(n.dir, "hangs")
 	n.does(t, "other", `test $CNI_IFNAME = net80 && test -p $dir/hangs && { echo >$dir/hangs; exec sleep 1000; }`)
 	err := mkfifo(pipe)
@@ -282,7 +282,7 @@ func TestDelOfThousands(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	go func() {
-		_, _ = hangs.Read(make([]byte, 1)) // or the end of the test
+		_, _ = hangs.Read(make([]byte, 1)) // or at the end of the test
 		cancel()
 	}()
 	err = n.engine.Del(ctx, n.request(request.Del, "c", ""))
@@ -299,13 +299,13 @@ func TestDelOfThousands(t *testing.T) {
 		err = n.engine.Del(t.Context(), n.request(request.Del, "c", ""))
 		total += strings.Count(n.called(t), "DEL")
 	}
-	if err != nil || n.recorded(t, "c") || total > begun+1+3 { // the one that the time ended in is deleted again
+	if err != nil || n.recorded(t, "c") || total > begun+1+3 { // the attachment at which the time limit was reached is deleted again
 		t.Errorf("%v, %d DELs of %d networks", err, total, begun)
 	}
 }
 
-// TestDelWaitsForDevices: the lock on the devices of the node is not the sandbox's. When it cannot be had, the plugins
-// are not run a second time.
+// TestDelWaitsForDevices checks that the plugins are not run a second time if the lock on the devices of the node,
+// which is not the sandbox's lock, cannot be acquired.
 func TestDelWaitsForDevices(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "cluster", "other")
@@ -333,7 +333,7 @@ func TestDelWaitsForDevices(t *testing.T) {
 	}
 }
 
-// TestDelOfNull: a DEL that fails of a record with an element that is null ends with an error.
+// TestDelOfNull checks that a DEL that fails ends with an error if the record has an element that is null.
 func TestDelOfNull(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "cluster", "other")
@@ -367,7 +367,8 @@ func (e elsewhere) Plan(ctx context.Context, req *request.Request, conf *config.
 	return p, err
 }
 
-// TestStateElsewhere: every verb looks for what earlier ones left in the state directory of the daemon's configuration.
+// TestStateElsewhere checks that every verb looks for leftover state in the state directory of the daemon's
+// configuration.
 func TestStateElsewhere(t *testing.T) {
 	t.Parallel()
 	for _, verb := range []string{"ADD", "collect", "after boot"} {
@@ -399,7 +400,7 @@ func TestStateElsewhere(t *testing.T) {
 	}
 }
 
-// TestAddAfterUndo: an ADD that was undone completely leaves nothing to delete for the next one.
+// TestAddAfterUndo checks that after a complete undo the next ADD of the container has nothing to delete.
 func TestAddAfterUndo(t *testing.T) {
 	t.Parallel()
 	for _, undone := range []bool{true, false} {

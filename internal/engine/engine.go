@@ -1,7 +1,7 @@
-// Package engine is the verbs of the meta-plugin: request, plan, ledger, execute, publish, in this order,
-// one file for each verb. It is the same engine in the thin plugin and in the thick one: they differ only in
-// where the plan is made. It knows no Kubernetes client, no sockets, no process environment: all that comes
-// in through Deps. Only the hosts import it.
+// Package engine implements the CNI verbs of the meta-plugin. Each verb has one file and goes through the same steps:
+// request, plan, ledger, execute, publish. The thin and the thick plugin use the same engine and differ only in where
+// the plan is made. The package has no Kubernetes client, opens no sockets and reads no process environment. Everything
+// from outside is passed in through Deps. Only the hosts import it.
 package engine
 
 import (
@@ -28,70 +28,71 @@ import (
 	"multus/internal/fsx"
 )
 
-// Limits of one request. They are below the runtimes' own, so that the answer is ours.
+// Limits of one request. They are below the runtimes' own limits, so that the runtime receives our error instead of
+// reporting a timeout.
 const (
 	// ReadyLimit is how long an ADD waits for readinessindicatorfile (behaviour.md D11, O20).
 	ReadyLimit = 45 * time.Second
-	// AddLimit bounds an ADD, ReadyLimit included, undo not; kubelet gives up after two minutes.
+	// AddLimit bounds an ADD. It includes ReadyLimit and excludes the undo. The kubelet gives up after two minutes.
 	AddLimit = 90 * time.Second
-	// UndoLimit bounds the undo of a failed ADD, and DelLimit a DEL.
+	// UndoLimit bounds the undo of a failed ADD. DelLimit bounds a DEL.
 	UndoLimit = 20 * time.Second
 	DelLimit  = 60 * time.Second
-	// DelReserve is what a delegate that hangs at DEL leaves of that time to each network after it.
+	// DelReserve is the part of DelLimit that is reserved for each remaining network when a delegate hangs at DEL.
 	DelReserve = 5 * time.Second
-	// LockLimit is how long DEL waits for what an earlier, killed operation left running.
+	// LockLimit is how long a verb waits for the sandbox's lock, which delegates of an earlier, killed operation may hold.
 	LockLimit = 30 * time.Second
-	// StatusLimit bounds STATUS: containerd calls it every few seconds without a limit of its own, and takes a node whose
-	// STATUS hangs for not ready. With the start and the end of the process it stays below a second.
+	// StatusLimit bounds STATUS. containerd calls STATUS every few seconds without a limit of its own and treats a node
+	// whose STATUS hangs as not ready. With process start and exit included, STATUS stays below one second.
 	StatusLimit = 800 * time.Millisecond
 	// CheckLimit bounds a CHECK.
 	CheckLimit = 30 * time.Second
-	// delegateFloor is the time that each delegate has at DEL at least, however many there are.
+	// delegateFloor is the minimum time of each delegate at DEL, however many delegates there are.
 	delegateFloor = 2 * time.Second
-	// tellLimit bounds the telling of a failure.
+	// tellLimit bounds the publication of a failure.
 	tellLimit = 2 * time.Second
 )
 
-// Planner says what is to be done for a request: a resolver in process, or the daemon.
+// Planner makes the plan for a request. It is implemented by an in-process resolver and by a client of the daemon.
 type Planner interface {
 	Plan(ctx context.Context, req *request.Request, conf *config.Plugin) (*plan.Plan, error)
 }
 
-// Publisher writes the network status and the events of a pod. With report.Wait it returns when the status is written,
-// or will be written later by another process. It returns an error only if the status is lost: no process will write
-// it. A pod that is gone needs no status.
+// Publisher writes the network status and the events of a pod. With report.Wait, Publish returns when the status is
+// written or when another process has taken over writing it. Publish returns an error only if the status is lost: no
+// process will write it. A pod that no longer exists needs no status.
 type Publisher interface {
 	Publish(ctx context.Context, report *publish.Report) error
 }
 
-// StatusCache remembers for a moment what the cluster network answered to STATUS. Both calls are best effort.
+// StatusCache keeps the cluster network's STATUS result for a short time. Both calls are best effort.
 type StatusCache interface {
-	// Last returns the fresh answer for a configuration; known is false when there is none.
+	// Last returns the cached result for a configuration. known is false if there is no fresh result.
 	Last(ctx context.Context, config []byte) (answer error, known bool)
 	Remember(ctx context.Context, config []byte, answer error)
 }
 
-// Deps is all that the engine needs from outside; every field must be set.
+// Deps holds the engine's dependencies. Every field must be set, except where its comment allows a zero value.
 type Deps struct {
 	Planner   Planner
 	Publisher Publisher
 	Status    StatusCache
-	// LockFile holds the locks of all sandboxes of the node.
+	// LockFile is the file with the locks of all sandboxes of the node.
 	LockFile string
-	// Boot is the identity of this boot of the node, "" if it cannot be told.
+	// Boot identifies this boot of the node. It is "" if the boot is not known.
 	Boot string
-	// Stderr receives what successful delegates write to their standard error; nil for nowhere.
+	// Stderr receives the standard error of successful delegates. If it is nil, that output is discarded.
 	Stderr io.Writer
 	Log    *slog.Logger
 }
 
-// Engine runs the verbs. It keeps nothing between calls and is safe for concurrent use.
+// Engine runs the verbs. It keeps no state between calls and is safe for concurrent use.
 type Engine struct{ deps Deps }
 
-// New makes an engine.
+// New returns an engine.
 func New(deps Deps) *Engine { return &Engine{deps: deps} }
 
-// call is one verb for one sandbox, under its lock.
+// call is one verb of one request. A verb for a sandbox runs while it holds the sandbox's lock.
 type call struct {
 	*Engine
 	req   *request.Request
@@ -99,13 +100,13 @@ type call struct {
 	store *ledger.Store
 	lock  *os.File
 	log   *slog.Logger
-	// timings of the delegates that were run.
+	// timings has an entry for each attachment whose delegates were run.
 	timings []publish.Timing
-	// abandoned are the networks that DEL has given up; see detaching.abandon.
+	// abandoned lists the networks that DEL has given up; see detaching.abandon.
 	abandoned []string
 }
 
-// begin parses the configuration.
+// begin parses the configuration of a request and returns its call.
 func (e *Engine) begin(req *request.Request) (*call, error) {
 	conf, err := config.ParsePlugin(req.Config)
 	if err != nil {
@@ -118,7 +119,7 @@ func (e *Engine) begin(req *request.Request) (*call, error) {
 	}, nil
 }
 
-// locked runs fn while holding the sandbox's lock.
+// locked runs fn while holding the sandbox's lock. It waits for the lock at most for limit.
 func (c *call) locked(ctx context.Context, limit time.Duration, fn func() error) error {
 	l, err := c.acquire(ctx, limit)
 	if err != nil {
@@ -127,7 +128,8 @@ func (c *call) locked(ctx context.Context, limit time.Duration, fn func() error)
 	return c.holding(l, fn)
 }
 
-// lockedForDel is locked for a DEL: delegates that have held the lock for all of LockLimit without a plugin are ended.
+// lockedForDel is locked for a DEL. If only orphaned delegates hold the lock after LockLimit, it kills them and tries
+// again.
 func (c *call) lockedForDel(ctx context.Context, fn func() error) error {
 	l, err := c.acquire(ctx, LockLimit)
 	if errors.Is(err, fsx.ErrLocked) {
@@ -154,7 +156,7 @@ func (c *call) acquire(ctx context.Context, limit time.Duration) (*fsx.Lock, err
 	return l, nil
 }
 
-// holding runs fn and releases the sandbox's lock.
+// holding runs fn with a lock that is already taken, and then releases the lock.
 func (c *call) holding(l *fsx.Lock, fn func() error) error {
 	c.lock = l.File()
 	failpoint.At("lock.taken")
@@ -163,8 +165,8 @@ func (c *call) holding(l *fsx.Lock, fn func() error) error {
 	return err
 }
 
-// useState makes the state directory that of a plan, and reports whether it is another one: the daemon's configuration
-// may set cniDir (behaviour.md A90).
+// useState switches to the state directory of a plan, because the daemon's configuration may set cniDir (behaviour.md
+// A90). It reports whether the directory changed.
 func (c *call) useState(p *plan.Plan) bool {
 	if p.Dirs.State == "" || p.Dirs.State == c.store.Dir {
 		return false
@@ -177,7 +179,8 @@ func (c *call) runner(dirs plan.Dirs) *execute.Runner {
 	return execute.New(dirs.Binary, c.req.Path, dirs.State, c.lock, c.deps.Stderr, c.log)
 }
 
-// planFor makes the plan of a recorded sandbox: what ADD did, with what the runtime says now.
+// planFor returns the plan of a recorded sandbox: the attachments that ADD recorded, with the CNI_ARGS and the network
+// namespace of the current request.
 func (c *call) planFor(r *ledger.Record) *plan.Plan {
 	p := &plan.Plan{
 		CNIVersion: c.conf.CNIVersion, ContainerID: r.ContainerID, Netns: c.req.Netns,
@@ -198,7 +201,7 @@ func (c *call) planFor(r *ledger.Record) *plan.Plan {
 	return p
 }
 
-// verbose logs one attachment in the form that people parse (behaviour.md L4).
+// verbose logs one attachment in the format that users parse (behaviour.md L4).
 func (c *call) verbose(ctx context.Context, verb string, a *plan.Attachment, what any, took time.Duration) {
 	if !c.log.Enabled(ctx, slog.LevelInfo) {
 		return
@@ -210,10 +213,10 @@ func (c *call) verbose(ctx context.Context, verb string, a *plan.Attachment, wha
 	args := c.req.Args
 	line := fmt.Sprintf("%s: %s:%s:%s:%s(%s):%s %s", verb, args.Get(request.PodNamespace), args.Get(request.PodName),
 		cmp.Or(args.Get(request.PodUID), "unknownUID"), a.Name, a.Config.Name(), a.IfName, b)
-	c.log.InfoContext(ctx, line, "seconds", took.Seconds()) //nolint:sloglint // the message is a format of its own
+	c.log.InfoContext(ctx, line, "seconds", took.Seconds()) //nolint:sloglint // the message format is fixed: users parse it
 }
 
-// timed notes how long the delegates of a network took.
+// timed records how long the delegates of one attachment took.
 func (c *call) timed(a *plan.Attachment, took time.Duration, err error) {
 	c.timings = append(c.timings, publish.Timing{
 		Network: a.Name, Plugin: a.Config.Types()[0], Seconds: took.Seconds(),
@@ -233,7 +236,7 @@ func convert(res types.Result, version string) (types.Result, error) {
 	return out, nil
 }
 
-// inPod puts the pod in front of an error, once (behaviour.md D7), and the request at its end.
+// inPod prefixes an error with the pod, once (behaviour.md D7), and appends the ID of the request.
 func (c *call) inPod(err error) error {
 	if err == nil {
 		return nil
@@ -244,13 +247,13 @@ func (c *call) inPod(err error) error {
 func (c *call) ofPod(err error) *types.Error {
 	ce := fault.ForRequest(err, "")
 	msg := "Multus: " + ce.Msg
-	if identity := c.identity(); identity != "" { // STATUS and GC are about no sandbox
+	if identity := c.identity(); identity != "" { // STATUS and GC have no sandbox
 		msg = fmt.Sprintf("Multus: [%s]: %s", identity, ce.Msg)
 	}
 	return &types.Error{Code: ce.Code, Msg: msg, Details: cmp.Or(ce.Details, fault.Unforeseen)}
 }
 
-// pod is the pod of the request, as the runtime names it.
+// pod returns the pod that the runtime names in CNI_ARGS.
 func (c *call) pod() publish.Pod {
 	a := c.req.Args
 	return publish.Pod{Namespace: a.Get(request.PodNamespace), Name: a.Get(request.PodName), UID: a.Get(request.PodUID)}

@@ -20,8 +20,8 @@ import (
 	"multus/internal/engine/request"
 )
 
-// node is a state directory, locks and a directory of plugins of a node whose sandboxes are records only. A plugin logs
-// "<type> <command> <container>" and does as the file <type>.do says.
+// node is a node whose sandboxes are records only: a state directory, locks and a directory of plugins. A plugin logs
+// "<type> <command> <container>" and runs the script in the file <type>.do.
 type node struct {
 	dir    string
 	engine *Engine
@@ -55,7 +55,7 @@ func newNode(t *testing.T, plugins ...string) *node {
 	return n
 }
 
-// planner knows the cluster network and nothing else.
+// planner plans the cluster network only.
 type planner struct{}
 
 func (planner) Plan(_ context.Context, req *request.Request, conf *config.Plugin) (*plan.Plan, error) {
@@ -80,7 +80,7 @@ func (n *node) request(command, container, more string) *request.Request {
 	}
 }
 
-// attached records a sandbox with the cluster network and one more, as an ADD does that is killed at once.
+// attached records a sandbox with the cluster network and one more network, as an ADD does that is killed right after.
 func (n *node) attached(t *testing.T, container, network, version, netns, boot string) {
 	t.Helper()
 	p := &plan.Plan{ContainerID: container, Netns: netns, Dirs: plan.Dirs{State: n.store.Dir, Binary: n.dir}}
@@ -101,13 +101,13 @@ func (n *node) attached(t *testing.T, container, network, version, netns, boot s
 	}
 }
 
-// result writes what libcni remembers of an attachment, and returns the file.
+// result writes libcni's result of an attachment and returns the file.
 func (n *node) result(t *testing.T, network, container, ifName string) string {
 	t.Helper()
 	return n.resultWith(t, "{}", network, container, ifName)
 }
 
-// resultOf is result with the configuration of a network of attached.
+// resultOf is result with the configuration that attached gives to the network.
 func (n *node) resultOf(t *testing.T, plugin, container, ifName string) {
 	t.Helper()
 	network := plugin + "-net"
@@ -141,7 +141,7 @@ func (n *node) age(t *testing.T, container string, by time.Duration) {
 	}
 }
 
-// called returns what was logged, and forgets it.
+// called returns the log of the plugins and clears it.
 func (n *node) called(t *testing.T) string {
 	t.Helper()
 	file := filepath.Join(n.dir, "log")
@@ -153,7 +153,7 @@ func (n *node) called(t *testing.T) string {
 	return strings.ReplaceAll(strings.TrimSpace(string(b)), "\n", ", ")
 }
 
-// in is the standard input of a plugin's last call.
+// in returns the standard input of a plugin's last call.
 func (n *node) in(t *testing.T, plugin, command string) string {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join(n.dir, plugin+"."+command+".in"))

@@ -22,28 +22,27 @@ import (
 )
 
 const (
-	// GCLimit bounds a GC. CRI-O gives it 30 s.
+	// GCLimit bounds a GC. CRI-O allows 30 s.
 	GCLimit = 25 * time.Second
-	// gcReserve is the part of it that is left for the second phase, and sandboxLimit bounds the DEL of one sandbox in the
-	// first: one delegate that hangs must not use up the time of all others.
+	// gcReserve is the part of GCLimit that is reserved for the second phase. sandboxLimit bounds the DEL of one sandbox
+	// in the first phase. A delegate that hangs must not use up the time of all others.
 	gcReserve    = 8 * time.Second
 	sandboxLimit = 5 * time.Second
-	// networkLimit bounds GC of one network, and networksAtOnce is how many run at the same time.
+	// networkLimit bounds the GC of one network. networksAtOnce is how many of them run at the same time.
 	networkLimit   = 5 * time.Second
 	networksAtOnce = 4
-	// noteLimit is how long the note of a network without attachments is kept although its plugins refuse GC.
+	// noteLimit is how long the note of a network without attachments is kept if its plugins refuse GC.
 	noteLimit = 24 * time.Hour
 )
 
-// GC frees what belongs to no sandbox of the runtime's list, for every network ever attached on this node, and then
-// passes to the delegates that implement the verb what they must keep (CNI SPEC 1.1 §GC; behaviour D100-D105). A
-// sandbox that another operation is working on is skipped.
+// GC frees what belongs to no sandbox on the runtime's list, for every network ever attached on this node. Then it runs
+// GC of the delegates that implement the verb, with the attachments that they must keep (CNI SPEC 1.1 §GC; behaviour
+// D100-D105). A sandbox that another operation is working on is skipped.
 //
-// The first phase is decided by the runtime's list alone. What delegates must keep in the second contains every
-// attachment that lives: the runtime's list and the ledger together, for each network. After any error of the first
-// phase that set may be incomplete, and the second phase is left out. A record that cannot be read whole is such an
-// error as long as its sandbox may live; a damaged record of a sandbox that is not listed is freed as far as it can be
-// read.
+// The runtime's list alone decides the first phase. In the second phase delegates must keep every live attachment: for
+// each network, those on the runtime's list and those in the ledger. After any error of the first phase that set may be
+// incomplete, and the second phase is skipped. A record that cannot be read completely is such an error if its sandbox
+// may be alive. A damaged record of a sandbox that is not listed is freed as far as it can be read.
 func (e *Engine) GC(ctx context.Context, req *request.Request) error {
 	start := time.Now()
 	c, err := e.begin(req)
@@ -71,7 +70,7 @@ func (e *Engine) GC(ctx context.Context, req *request.Request) error {
 
 func (c *call) gc(ctx context.Context, listed []config.Attachment, start time.Time) error {
 	nets := &networks{byName: map[string]*network{}}
-	// The cluster network is asked also when it was never attached.
+	// GC of the cluster network runs even if that network was never attached.
 	p, err := c.deps.Planner.Plan(ctx, c.req, c.conf)
 	if err == nil {
 		c.useState(p)
@@ -91,8 +90,9 @@ func (c *call) gc(ctx context.Context, listed []config.Attachment, start time.Ti
 }
 
 // collectUnlisted frees the recorded sandboxes that are not listed, the oldest record first, and adds the networks of
-// all to nets. One that was attached after start, when the runtime had made its list, lives. A sandbox that cannot be
-// freed does not keep the others; its record is written again, so that it is the last the next time.
+// all sandboxes to nets. A sandbox that was attached after start is alive: the runtime made its list before. A sandbox
+// that cannot be freed does not block the others. Its record is written again, which makes it the last one the next
+// time.
 func (c *call) collectUnlisted(ctx context.Context, listed []config.Attachment, start time.Time, nets *networks) error {
 	valid := map[string]bool{}
 	for _, v := range listed {
@@ -134,7 +134,8 @@ func (c *call) collectUnlisted(ctx context.Context, listed []config.Attachment, 
 	return errors.Join(append(errs, c.newcomers(seen, valid, nets))...)
 }
 
-// newcomers adds the attachments of the sandboxes that have come since GC listed them: they live, listed or not.
+// newcomers adds the attachments of sandboxes that were recorded after GC had listed the records. They are alive,
+// listed or not.
 func (c *call) newcomers(seen, listed map[string]bool, nets *networks) error {
 	containers, err := c.store.Containers()
 	errs := []error{err}
@@ -154,20 +155,21 @@ func (c *call) newcomers(seen, listed map[string]bool, nets *networks) error {
 	return errors.Join(errs...)
 }
 
-// tellNetworks runs GC of every network's delegates, of a few networks at the same time: one that hangs must not use up
-// the time of the others. The cluster network is the first. Which one is next changes with each GC, so that where many
-// hang it is not always the same ones that are not reached.
+// tellNetworks runs GC of the delegates of every network, for a few networks at the same time: a delegate that hangs
+// must not use up the time of the others. The cluster network is the first. The order of the others starts at a
+// different network in each GC, so that with many hanging delegates it is not always the same networks that are not
+// reached.
 func (c *call) tellNetworks(ctx context.Context, nets *networks, listed []config.Attachment) error {
 	order := nets.order
 	if len(order) > 1 {
 		first := 1 + int(time.Now().UnixNano()%int64(len(order)-1))
 		order = slices.Concat(order[:1], order[first:], order[1:first])
 	}
-	errs := make([]error, len(order)) // a place for each, so that they do not meet
+	errs := make([]error, len(order)) // one entry per network: no lock is needed
 	limit := make(chan struct{}, networksAtOnce)
 	var all sync.WaitGroup
 	for i, name := range order {
-		limit <- struct{}{} // each network has a limit of its own
+		limit <- struct{}{} // each network has a time limit of its own
 		all.Go(func() {
 			errs[i] = c.gcNetwork(ctx, name, nets.byName[name], listed)
 			<-limit
@@ -177,12 +179,12 @@ func (c *call) tellNetworks(ctx context.Context, nets *networks, listed []config
 	return errors.Join(errs...)
 }
 
-// gcNetwork runs GC of one network's delegates. The note of a network to which nothing is attached is removed once its
-// plugins have cleaned up, once one of them is no longer there, or after noteLimit.
+// gcNetwork runs GC of the delegates of one network. It removes the note of a network without attachments once its
+// plugins have cleaned up, once one of its plugins is no longer installed, or after noteLimit.
 func (c *call) gcNetwork(ctx context.Context, name string, n *network, listed []config.Attachment) error {
 	failpoint.At("gc.before")
 	err := c.tellNetwork(ctx, n, listed)
-	old := !n.noted.IsZero() && time.Since(n.noted) > noteLimit && ctx.Err() == nil // one that was not reached is kept
+	old := !n.noted.IsZero() && time.Since(n.noted) > noteLimit && ctx.Err() == nil // keep it if it was not reached
 	over := err == nil || execute.IsMissing(err) || old
 	var failed error
 	if err != nil && !execute.IsRefusal(err) && !over {
@@ -216,23 +218,24 @@ func (c *call) tellNetwork(ctx context.Context, n *network, listed []config.Atta
 	return c.runner(plan.Dirs{State: c.store.Dir, Binary: n.binDir}).GC(ctx, n.config, keep)
 }
 
-// networks are the networks that GC asks, by the name of their configuration, in the order in which they came up.
+// networks is the set of networks whose delegates get GC, keyed by the name in their configuration, in the order in
+// which they were added.
 type networks struct {
 	order  []string
 	byName map[string]*network
 }
 
-// network is one configuration, with the attachments that stay.
+// network is one configuration and the attachments that must be kept.
 type network struct {
 	name   string
 	config *cniconf.List
 	binDir string
 	valid  []types.GCAttachment
-	// noted is when the network was last noted, zero if it was not.
+	// noted is when the network was last noted. It is zero if there is no note.
 	noted time.Time
 }
 
-// know adds a network unless it is known: the configuration that came first is asked.
+// know adds a network unless there is one of that name: the first configuration is used for GC.
 func (n *networks) know(name string, config *cniconf.List, binDir string) *network {
 	known, ok := n.byName[config.Name()]
 	if !ok {
@@ -243,7 +246,7 @@ func (n *networks) know(name string, config *cniconf.List, binDir string) *netwo
 	return known
 }
 
-// note adds the networks of a sandbox, and its attachments as valid ones if they stay.
+// note adds the networks of a sandbox. If the sandbox stays, it also adds its attachments as valid ones.
 func (n *networks) note(r *ledger.Record, stays bool, binDir string) {
 	if r.BinDir != "" {
 		binDir = r.BinDir

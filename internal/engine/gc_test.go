@@ -28,15 +28,15 @@ func valid(ids ...string) string {
 	return `,"cni.dev/valid-attachments":[` + strings.Join(list, ",") + `]`
 }
 
-// TestGC shows that GC goes by the runtime's list, and asks every network of the node (behaviour.md D102-D104 [quirk];
-// CNI SPEC 1.1 §GC).
+// TestGC checks that GC follows the runtime's list and covers every network of the node (behaviour.md D102-D104
+// [quirk]; CNI SPEC 1.1 §GC).
 func TestGC(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "cluster", "new", "old")
 	n.attached(t, "stays", "new", "1.1.0", "/run/netns/x", "now")
 	n.attached(t, "stale", "old", "1.0.0", "/run/netns/y", "now")
 	if err := n.engine.GC(t.Context(), n.request(request.GC, "", valid("stays"))); err != nil {
-		// The plugins of a sandbox without results are asked; these answer.
+		// The plugins of a sandbox without results get DEL, too. Here they succeed.
 		t.Fatal(err)
 	}
 	got := n.called(t)
@@ -68,7 +68,7 @@ func (n *node) calledSorted(t *testing.T) string {
 	return strings.Join(calls, ", ")
 }
 
-// TestGCEveryNetwork shows that a network whose last pod has gone is asked until its plugins have cleaned up.
+// TestGCEveryNetwork checks that a network without pods gets GC until its plugins have cleaned up.
 func TestGCEveryNetwork(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "cluster", "new")
@@ -99,7 +99,7 @@ func TestGCEveryNetwork(t *testing.T) {
 	}
 }
 
-// TestGCBusy: a sandbox that somebody is working on is valid, listed or not.
+// TestGCBusy checks that a sandbox with an operation in progress is valid, listed or not.
 func TestGCBusy(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "cluster", "new")
@@ -130,9 +130,9 @@ func TestGCWithoutList(t *testing.T) {
 // gcRequest is a GC with the runtime's keys as they are written.
 func (n *node) gcRequest(keys string) *request.Request { return n.request(request.GC, "", keys) }
 
-// TestGCKeepsLivePods: a delegate that is told to keep too little frees addresses of live pods. The runtime's list
-// counts for every network, since pods may be older than Multus on this node, and the ledger counts with its own
-// interface names.
+// TestGCKeepsLivePods checks that delegates keep the attachments of live pods: with too short a list a delegate frees
+// addresses that are in use. The runtime's list counts for every network, since pods may be older than Multus on this
+// node. The ledger counts with its own interface names.
 func TestGCKeepsLivePods(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "cluster", "new")
@@ -153,8 +153,8 @@ func TestGCKeepsLivePods(t *testing.T) {
 	}
 }
 
-// TestGCStopsAtDoubt: after an error of its first phase GC does not know what lives, so no delegate is told what to
-// keep.
+// TestGCStopsAtDoubt checks that no delegate gets GC after an error of the first phase, because it is then unknown
+// which attachments are alive.
 func TestGCStopsAtDoubt(t *testing.T) {
 	t.Parallel()
 	for name, damage := range map[string]func(t *testing.T, n *node){
@@ -215,7 +215,8 @@ func (noPlanner) Plan(context.Context, *request.Request, *config.Plugin) (*plan.
 	return nil, errors.New("no daemon")
 }
 
-// TestGCLists: libcni writes null for an empty list, as after a restart of the node. Only a missing key is refused.
+// TestGCLists checks the forms of the runtime's list. libcni writes null for an empty list, as after a restart of the
+// node. Only a missing key is refused.
 func TestGCLists(t *testing.T) {
 	t.Parallel()
 	for keys, freed := range map[string]bool{
@@ -227,7 +228,7 @@ func TestGCLists(t *testing.T) {
 		`,"cni.dev/attachments":[{"containerID":"c","ifname":"eth0"}]`:                                  false,
 		`,"cni.dev/valid-attachments":[{"containerID":"c","ifname":"x"}]`:                               false,
 		`,"CNI.dev/Valid-Attachments":[{"containerID":"d","ifname":"x"}]`:                               true,
-		valid("d") + `,"cni.dev/attachments":[{"containerID":"c","ifname":"eth0"}]`:                     false, // what either list has is alive
+		valid("d") + `,"cni.dev/attachments":[{"containerID":"c","ifname":"eth0"}]`:                     false, // an attachment of either list is alive
 		valid() + `,"cni.dev/attachments":[{"containerID":"c","ifname":"eth0"}]`:                        false,
 		`,"cni.dev/valid-attachments":null,"cni.dev/attachments":[{"containerID":"c","ifname":"eth0"}]`: false,
 	} {
@@ -243,8 +244,8 @@ func TestGCLists(t *testing.T) {
 	}
 }
 
-// TestGCIncompleteList: a list with an incomplete entry is refused. If such entries were ignored, GC would free live
-// pods. Each entry has a container ID and an interface name (CNI SPEC 1.1 §GC).
+// TestGCIncompleteList checks that a list with an incomplete entry is refused. If such entries were ignored, GC would
+// free live pods. Each entry has a container ID and an interface name (CNI SPEC 1.1 §GC).
 func TestGCIncompleteList(t *testing.T) {
 	t.Parallel()
 	for _, entry := range []string{
@@ -273,13 +274,13 @@ func TestGCIncompleteList(t *testing.T) {
 	}
 }
 
-// TestGCYoungRecord: a sandbox whose ADD ends after GC was called is not in the runtime's list, and lives. So does one
-// of which only a result is as young.
+// TestGCYoungRecord checks that a sandbox whose ADD ends after the start of GC is alive although the runtime does not
+// list it. The same holds for a sandbox of which only a result is that young.
 func TestGCYoungRecord(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
 		name         string
-		record       time.Duration // how old it is when GC has begun
+		record       time.Duration // age at the start of GC
 		result, gone bool
 	}{
 		{"recorded before GC", time.Minute, false, true},
@@ -311,7 +312,7 @@ func TestGCYoungRecord(t *testing.T) {
 	}
 }
 
-// planning is a planner that does something first.
+// planning is a planner that runs a function first.
 type planning func()
 
 func (p planning) Plan(ctx context.Context, req *request.Request, conf *config.Plugin) (*plan.Plan, error) {
@@ -319,8 +320,8 @@ func (p planning) Plan(ctx context.Context, req *request.Request, conf *config.P
 	return planner{}.Plan(ctx, req, conf)
 }
 
-// TestGCRefused: a plugin that does not know GC, that is wrong or missing does not fail the node's GC, and keeps no
-// network from its own.
+// TestGCRefused checks that a plugin that does not support GC, crashes or is missing neither fails the node's GC nor
+// keeps another network from getting GC.
 func TestGCRefused(t *testing.T) {
 	t.Parallel()
 	for name, does := range map[string]string{
@@ -354,8 +355,8 @@ func TestGCRefused(t *testing.T) {
 	}
 }
 
-// TestGCForgets: the note of a network that nothing is attached to goes when its plugin is gone, and after a day in any
-// case.
+// TestGCForgets checks that the note of a network without attachments is removed once its plugin is missing, and after
+// a day in any case.
 func TestGCForgets(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -402,8 +403,8 @@ func TestGCForgets(t *testing.T) {
 	}
 }
 
-// TestGCHangs: a delegate that hangs while one sandbox is freed keeps neither the others from being freed nor GC from
-// ending.
+// TestGCHangs checks that a delegate that hangs while one sandbox is freed keeps neither the others from being freed
+// nor GC from ending.
 func TestGCHangs(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "cluster", "good", "bad")
@@ -412,7 +413,7 @@ func TestGCHangs(t *testing.T) {
 	}
 	n.result(t, "cluster-net", "b-bad", "eth0")
 	n.result(t, "bad-net", "b-bad", "net1")
-	n.age(t, "c-good", time.Hour) // the oldest record is the first
+	n.age(t, "c-good", time.Hour) // GC starts with the oldest record
 	n.does(t, "bad", "exec sleep 1000")
 	start := time.Now()
 	err := n.engine.GC(t.Context(), n.request(request.GC, "", valid()))
@@ -430,7 +431,8 @@ func TestGCHangs(t *testing.T) {
 	}
 }
 
-// TestGCNetworksHang: networks whose plugins hang in GC keep no other network from being told, at the first GC already.
+// TestGCNetworksHang checks that networks whose plugins hang in GC do not keep another network from getting GC, even in
+// the first GC.
 func TestGCNetworksHang(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "cluster", "hangs", "new")

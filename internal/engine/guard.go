@@ -19,16 +19,17 @@ import (
 	"multus/internal/link"
 )
 
-// guardLimit is how long an operation waits for others that are looking at the node's devices.
+// guardLimit is how long an operation waits for other operations that hold the lock on the node's devices.
 const guardLimit = 10 * time.Second
 
-// devicesKey is the lock on all devices of the node. It is held while somebody looks at them and records what he is
-// going to take, or renames them; never while a delegate runs. Who holds it waits for no other lock.
+// devicesKey names the lock on all devices of the node. An operation holds it while it inspects the devices and records
+// which ones it will take, or while it renames devices. It is never held while a delegate runs. The holder waits for no
+// other lock.
 const devicesKey = "devices"
 
-// record writes the plan into the ledger. Before that it refuses a device that the node needs or another pod has, and
-// notes which device each attachment takes, so that it is known again. From the record on the device is the pod's:
-// who comes later is told so, whether or not the delegate has moved it yet.
+// record writes the plan to the ledger. Before that, it refuses a device that the node needs or that another pod holds,
+// and stores the identity of each device that an attachment takes. From then on the device belongs to the pod: a
+// concurrent ADD is rejected even before the delegate has moved the device.
 func (c *call) record(ctx context.Context, p *plan.Plan) error {
 	wanted, err := moved(p)
 	if err != nil {
@@ -38,8 +39,8 @@ func (c *call) record(ctx context.Context, p *plan.Plan) error {
 	if len(wanted) == 0 {
 		return c.write(p)
 	}
-	// All records are read before the lock, so that only what changes meanwhile is read with it. What fails, fails there
-	// again.
+	// All records are read before the lock is taken, so that only those that change in the meantime are read under the
+	// lock. An error is ignored here because it occurs again under the lock.
 	_, _ = c.store.Claims(c.deps.LockFile)
 	return c.withDevices(ctx, func(node *link.Namespace) error {
 		if err := c.claim(node, p, wanted); err != nil {
@@ -58,13 +59,13 @@ func (c *call) write(p *plan.Plan) error {
 	return nil
 }
 
-// want is a device that the attachment of this index takes away from the node.
+// want is a device that the attachment with this index takes away from the node.
 type want struct {
 	index int
 	device.Reference
 }
 
-// moved lists the devices that a plan takes away from the node.
+// moved returns the devices that a plan takes away from the node.
 func moved(p *plan.Plan) ([]want, error) {
 	var out []want
 	for i := range p.Attachments {
@@ -82,7 +83,7 @@ func moved(p *plan.Plan) ([]want, error) {
 	return out, nil
 }
 
-// withDevices runs fn while nobody else judges, records or renames devices of the node.
+// withDevices runs fn while no other operation judges, records or renames devices of the node.
 func (c *call) withDevices(ctx context.Context, fn func(node *link.Namespace) error) (err error) {
 	waiting, cancel := context.WithTimeoutCause(ctx, guardLimit, fmt.Errorf("others took longer than %s", guardLimit))
 	defer cancel()
@@ -101,7 +102,8 @@ func (c *call) withDevices(ctx context.Context, fn func(node *link.Namespace) er
 	return fn(node)
 }
 
-// claim judges the devices that a plan takes away, after those of vanished pods have their names again.
+// claim judges the devices that a plan takes away. Before that it restores the names of devices that vanished pods
+// held.
 func (c *call) claim(node *link.Namespace, p *plan.Plan, wanted []want) error {
 	inv, err := c.inventory(node)
 	if err != nil {
@@ -139,7 +141,7 @@ func (c *call) claim(node *link.Namespace, p *plan.Plan, wanted []want) error {
 	return nil
 }
 
-// inventory looks at the node's devices and at what other sandboxes have; what this one has is own.
+// inventory inspects the node's devices and what other sandboxes hold. own is what this sandbox holds.
 func (c *call) inventory(node *link.Namespace, own ...device.Claim) (*device.Inventory, error) {
 	claims, err := c.store.Claims(c.deps.LockFile)
 	if err != nil {
@@ -149,7 +151,7 @@ func (c *call) inventory(node *link.Namespace, own ...device.Claim) (*device.Inv
 	return device.Look(node, append(claims, own...), device.ParseAddresses(c.conf.NodeAddresses))
 }
 
-// refused makes a fault of a refusal. The table of errors has what it says:
+// refused converts a refusal to a fault. docs/errors.md lists the texts:
 //
 //errors:row 7 <device> is not on this node; <what there is instead> => change "<key>" in <the network's definition>
 //errors:row 7 <device> is not free: <reasons>; <what there is instead> => change "<key>" in <the network's definition>
@@ -168,8 +170,9 @@ func refused(err error) error {
 	return fault.New(code, r.Next(), "%s", r.Error())
 }
 
-// addOne attaches one network, after a look for the interface on which it is to be made: what a plugin says of one that
-// is not there ("Link not found") names neither it nor the network. The networks before may have made it.
+// addOne attaches one network. Before that it checks that the interface exists on which the attachment is to be
+// created, because the error of a plugin ("Link not found") names neither the interface nor the network. An earlier
+// attachment of the same pod may have created the interface.
 func (c *call) addOne(ctx context.Context, run *execute.Runner, p *plan.Plan,
 	a *plan.Attachment,
 ) (types.Result, bool, error) {
@@ -196,7 +199,7 @@ func (c *call) findMasters(p *plan.Plan, a *plan.Attachment) (err error) {
 	defer func() { err = errors.Join(err, node.Close()) }()
 	for _, r := range refs {
 		if there, err := node.HasInterface(r.Value); err != nil || there {
-			continue // what cannot be asked is the plugin's to find out
+			continue // an interface that cannot be looked up is left to the plugin
 		}
 		inv, err := c.inventory(node, ledger.ClaimsOf(p)...)
 		if err != nil {
@@ -209,9 +212,9 @@ func (c *call) findMasters(p *plan.Plan, a *plan.Attachment) (err error) {
 	return nil
 }
 
-// delOne detaches one network. The host-device plugin calls it an error that the device is not in the pod any more, and
-// so does its every later DEL after one that was killed too late: then nothing is seen of an attachment that libcni
-// still knows (pains.md P07).
+// delOne detaches one network. The host-device plugin returns an error if the device is no longer in the pod, and so
+// does every later DEL after one that was killed late. In that case no trace of the attachment is left, although libcni
+// still has its result (pains.md P07).
 func (c *call) delOne(ctx context.Context, run *execute.Runner, p *plan.Plan, a *plan.Attachment) error {
 	err := run.Del(ctx, p, a)
 	if err == nil || a.HostDevice == nil || inSandbox(p.Netns, a) {
@@ -223,8 +226,8 @@ func (c *call) delOne(ctx context.Context, run *execute.Runner, p *plan.Plan, a 
 	return &execute.UnseenError{Err: err}
 }
 
-// inSandbox tells whether an attachment's device may be in the pod. Of a namespace that is gone nobody knows what its
-// plugins have freed.
+// inSandbox reports whether an attachment's device may be in the pod. It returns true if the namespace is gone, because
+// it is then unknown what its plugins have freed.
 func inSandbox(netns string, a *plan.Attachment) bool {
 	ns, err := link.Open(netns)
 	if err != nil {
@@ -237,9 +240,9 @@ func inSandbox(netns string, a *plan.Attachment) bool {
 	return slices.ContainsFunc(devices, func(d link.Device) bool { return d.Name == a.IfName || a.HostDevice.Is(&d) })
 }
 
-// takeBack gives the devices of a plan whose delegates have been deleted their names again: a delegate whose namespace
-// is gone does nothing, and the kernel has given the device to the node as it was called in the pod. A name that
-// somebody else has taken meanwhile is no reason to come again.
+// takeBack restores the names of a plan's devices after their delegates were deleted. A delegate whose namespace is
+// gone does nothing, and the kernel returns the device to the node under its name in the pod. A name that another
+// interface has taken in the meantime is not an error.
 func (c *call) takeBack(ctx context.Context, p *plan.Plan) error {
 	claims := ledger.ClaimsOf(p)
 	if !slices.ContainsFunc(claims, gave) {
@@ -254,7 +257,7 @@ func (c *call) takeBack(ctx context.Context, p *plan.Plan) error {
 	})
 }
 
-// sweepDevices does the same for all sandboxes that are recorded, for GC.
+// sweepDevices is takeBack for the recorded attachments of all other sandboxes. It is for GC.
 func (c *call) sweepDevices(ctx context.Context) error {
 	claims, err := c.store.Claims(c.deps.LockFile)
 	if err != nil || !slices.ContainsFunc(claims, gave) {
@@ -269,10 +272,10 @@ func (c *call) sweepDevices(ctx context.Context) error {
 	})
 }
 
-// gave tells claims on a device of the node.
+// gave reports whether a holding has a device of the node.
 func gave(c device.Claim) bool { return c.Device != nil }
 
-// giveBack gives devices that came back from vanished pods their names again, and tells whether there were any.
+// giveBack restores the names of devices that came back from vanished pods, and reports whether it renamed any.
 func (c *call) giveBack(node *link.Namespace, inv *device.Inventory) (renamed bool, err error) {
 	var errs []error
 	for _, r := range inv.Returned() {

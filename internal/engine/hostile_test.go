@@ -18,8 +18,8 @@ import (
 	"multus/internal/engine/request"
 )
 
-// recordNamed records a sandbox whose second network has a name that a tenant chose, as a version without the check of
-// names did.
+// recordNamed records a sandbox whose second network has a name that a tenant chose, as a version did that did not
+// validate names.
 func (n *node) recordNamed(t *testing.T, container, name, ifName string, types ...string) {
 	t.Helper()
 	plugins := make([]string, len(types))
@@ -46,8 +46,8 @@ func (n *node) recordNamed(t *testing.T, container, name, ifName string, types .
 	}
 }
 
-// TestHostileRecordRead: a record of an older version whose network name leads out of the state directory. DEL must not
-// read what a link at that place leads to, nor leave its content there.
+// TestHostileRecordRead checks a record of an older version whose network name leads out of the state directory. DEL
+// must neither read the target of a link at that path nor leave its content there.
 func TestHostileRecordRead(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "cluster")
@@ -73,8 +73,8 @@ func TestHostileRecordRead(t *testing.T) {
 	}
 }
 
-// TestHostileRecordWrite: the same with a directory that becomes a link while a plugin runs. Nothing may be written
-// there.
+// TestHostileRecordWrite is TestHostileRecordRead with a directory that becomes a link while a plugin runs. Nothing may
+// be written to the link's target.
 func TestHostileRecordWrite(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "cluster", "swap")
@@ -98,8 +98,8 @@ func TestHostileRecordWrite(t *testing.T) {
 	}
 }
 
-// TestHostileResults: files in the directory of results that libcni did not write. None of them is followed, waited for
-// or taken for a sandbox elsewhere, and none keeps the sandboxes of the node from being freed.
+// TestHostileResults checks files in the results directory that libcni did not write. None of them is followed, blocks
+// a read or is taken for a sandbox elsewhere, and none keeps the sandboxes of the node from being freed.
 func TestHostileResults(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "cluster", "other")

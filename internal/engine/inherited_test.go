@@ -26,16 +26,16 @@ func (i inheriting) Plan(ctx context.Context, req *request.Request, conf *config
 	return p, err
 }
 
-// refusing is a plugin that refuses the version of the outer configuration, at every verb but VERSION.
+// refusing is the script of a plugin that refuses the version of the outer configuration at every verb but VERSION.
 const refusing = `
 if test $CNI_COMMAND != VERSION && grep -q '"cniVersion":"1.1.0"' $dir/$me.$CNI_COMMAND.in; then
 	echo '{"code":1,"msg":"incompatible CNI versions","details":"config is \"1.1.0\", plugin supports [\"0.4.0\" \"1.0.0\"]"}'; exit 1
 fi
 `
 
-// TestInheritedVersion: a network without a cniVersion inherits that of the outer configuration, which its plugin may
-// not support. No verb fails for that: neither STATUS, after which the node would not be ready, nor GC, nor CHECK of
-// inline delegates without a record (behaviour B5).
+// TestInheritedVersion checks that no verb fails because a network without a cniVersion inherits the version of the
+// outer configuration and its plugin does not support that version. A failed STATUS would make the node not ready. The
+// same holds for GC, and for CHECK of inline delegates without a record (behaviour B5).
 func TestInheritedVersion(t *testing.T) {
 	t.Parallel()
 	for what, does := range map[string]string{
@@ -65,7 +65,8 @@ func TestInheritedVersion(t *testing.T) {
 	}
 }
 
-// TestInheritedVersionAsked: a plugin that supports the inherited version is asked, and what it answers counts.
+// TestInheritedVersionAsked checks that a plugin that supports the inherited version gets STATUS and that its result
+// counts.
 func TestInheritedVersionAsked(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "cluster")

@@ -15,12 +15,12 @@ import (
 	"multus/internal/fsx"
 )
 
-// orphanGrace is how long DEL waits for the lock once its holders were killed.
+// orphanGrace is how long DEL waits for the lock after its holders were killed.
 const orphanGrace = 5 * time.Second
 
-// endOrphans kills the delegates that a killed plugin left behind and that have held the sandbox's lock for all of
-// LockLimit: nobody waits for their result any more, and nobody else would ever end them (P07). While a plugin itself
-// holds the lock, the operation is alive and nothing is done. The error says who holds it.
+// endOrphans kills the delegates of a killed plugin that have held the sandbox's lock for all of LockLimit. No process
+// waits for their result, and no other process would end them (P07). If a plugin itself holds the lock, the operation
+// is alive: endOrphans kills nothing and returns an error that names the holder.
 func (c *call) endOrphans() error {
 	holders, err := fsx.Holders(c.deps.LockFile, c.req.ContainerID)
 	if err != nil {
@@ -33,7 +33,7 @@ func (c *call) endOrphans() error {
 		switch {
 		case errors.Is(err, errNoOrphan):
 			alive = append(alive, err.Error())
-		case err != nil: // it has ended meanwhile; if not, the lock stays held and is told of
+		case err != nil: // it has ended; if not, the lock stays held and its timeout is reported
 		default:
 			defer o.close()
 			orphans = append(orphans, o)
@@ -50,17 +50,17 @@ func (c *call) endOrphans() error {
 	return errors.Join(errs...)
 }
 
-// orphan is a process that a plugin of this sandbox started. The descriptor refers to the process for ever, its number
-// only until it has ended.
+// orphan is a process that a plugin of this sandbox started. The descriptor always refers to this process; the process
+// ID does so only until the process has ended.
 type orphan struct {
 	pid, fd int
 	name    string
 }
 
-// errNoOrphan is wrapped by the error for a process that was not started by Multus for this sandbox.
+// errNoOrphan is wrapped by the error for a process that Multus did not start for this sandbox.
 var errNoOrphan = errors.New("not a delegate")
 
-// orphan looks at one holder. A process that is gone is an error of its own.
+// orphan inspects one holder of the lock. The error for a process that is gone does not wrap errNoOrphan.
 func (c *call) orphan(pid int) (*orphan, error) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
@@ -73,7 +73,7 @@ func (c *call) orphan(pid int) (*orphan, error) {
 		return nil, fmt.Errorf("read process %d: %w", pid, err)
 	}
 	exe, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)) // for the message only
-	// The number was used to read these: they are the process's only if it still lives.
+	// The process ID was used to read these files. They belong to the process only if it is still alive.
 	if err := unix.PidfdSendSignal(fd, 0, nil, 0); err != nil {
 		o.close()
 		return nil, fmt.Errorf("process %d: %w", pid, err)
@@ -90,11 +90,11 @@ func (c *call) orphan(pid int) (*orphan, error) {
 // pidfdSignalProcessGroup is PIDFD_SIGNAL_PROCESS_GROUP (Linux 6.9).
 const pidfdSignalProcessGroup = 1 << 2
 
-// kill ends the process, and its group if it leads one, as a delegate does. Kernels before 6.9 cannot signal a group
-// through the descriptor, and by number it may be another one: there the process alone is ended.
+// kill kills the process, and its group if it leads one, as delegates do. Kernels before 6.9 cannot signal a group
+// through the descriptor, and the group ID may refer to another group by now. There only the process is killed.
 func (o *orphan) kill() error {
 	if group, err := unix.Getpgid(o.pid); err == nil && group == o.pid {
-		_ = unix.PidfdSendSignal(o.fd, unix.SIGKILL, nil, pidfdSignalProcessGroup) // the next line reports
+		_ = unix.PidfdSendSignal(o.fd, unix.SIGKILL, nil, pidfdSignalProcessGroup) // the next line reports the error
 	}
 	if err := unix.PidfdSendSignal(o.fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("kill process %d (%s): %w", o.pid, o.name, err)

@@ -10,8 +10,9 @@ import (
 	"multus/internal/fault"
 )
 
-// Status returns nil if an ADD could work now: if the plugins of the cluster network say so (behaviour.md D90-D94).
-// It answers within StatusLimit; what takes longer counts as not available (code 50).
+// Status returns nil if an ADD could work now, that is, if the plugins of the cluster network report success
+// (behaviour.md D90-D94). It returns within StatusLimit. A STATUS that takes longer is reported as not available (code
+// 50).
 func (e *Engine) Status(ctx context.Context, req *request.Request) error {
 	c, err := e.begin(req)
 	if err != nil {
@@ -44,7 +45,7 @@ func (e *Engine) Status(ctx context.Context, req *request.Request) error {
 // statusGrace is how long STATUS waits for a delegate that it has killed.
 const statusGrace = 100 * time.Millisecond
 
-// status asks the cluster network. A delegate's own error keeps its code and text (behaviour.md D94).
+// status runs STATUS of the cluster network. A delegate's own error keeps its code and text (behaviour.md D94).
 func (c *call) status(ctx context.Context) error {
 	if err := c.conf.HasNetwork(); err != nil {
 		return err
@@ -60,7 +61,7 @@ func (c *call) status(ctx context.Context) error {
 	}
 	p, err := c.deps.Planner.Plan(ctx, c.req, c.conf)
 	if err == nil {
-		err = c.chooseVersions(ctx, p) // STATUS is as new as CNI 1.1: most plugins do not support the outer version
+		err = c.chooseVersions(ctx, p) // STATUS exists since CNI 1.1: most plugins do not support the outer version
 	}
 	if err != nil {
 		return err

@@ -18,7 +18,7 @@ type noMemory struct{}
 func (noMemory) Last(context.Context, []byte) (error, bool) { return nil, false }
 func (noMemory) Remember(context.Context, []byte, error)    {}
 
-// stuckPlanner never answers, whatever happens to its context: a file system that hangs.
+// stuckPlanner never returns and ignores its context, like a file system that hangs.
 type stuckPlanner struct{ until chan struct{} }
 
 func (s stuckPlanner) Plan(context.Context, *request.Request, *config.Plugin) (*plan.Plan, error) {
@@ -26,8 +26,8 @@ func (s stuckPlanner) Plan(context.Context, *request.Request, *config.Plugin) (*
 	return nil, errors.New("at last")
 }
 
-// TestStatusAnswers: STATUS is answered within a second, also if what it asks cannot be ended: containerd has no limit
-// of its own, and a node whose STATUS hangs is not ready.
+// TestStatusAnswers checks that STATUS returns within a second even if a plugin cannot be killed: containerd has no
+// limit of its own, and a node whose STATUS hangs is not ready.
 func TestStatusAnswers(t *testing.T) {
 	t.Parallel()
 	if StatusLimit+statusGrace >= time.Second {
@@ -41,7 +41,7 @@ func TestStatusAnswers(t *testing.T) {
 	if err := n.engine.Status(t.Context(), n.request(request.Status, "", "")); !errors.As(err, &ce) || ce.Code != 50 {
 		t.Errorf("a planner that hangs: %v", err)
 	}
-	n = newNode(t, "cluster") // the first one's planner is still at work
+	n = newNode(t, "cluster") // the planner of the first node still runs
 	n.engine.deps.Status = noMemory{}
 	n.does(t, "cluster", "exec sleep 1000")
 	if err := n.engine.Status(t.Context(), n.request(request.Status, "", "")); !errors.As(err, &ce) || ce.Code != 50 {
