@@ -168,7 +168,7 @@ func TestGivenUpIsReported(t *testing.T) {
 		"ADD": func(n *node) ([]Gone, error) {
 			req := n.request(request.Add, "c", "")
 			req.Args = request.Args{{request.PodNamespace, "team"}, {request.PodName, "p-c"}}
-			_, err := n.engine.Add(t.Context(), req) // ADD fails because there is no network namespace; only what happens before that is checked
+			_, err := n.engine.Add(t.Context(), req) // as in TestAfterBoot, ADD fails
 			if err == nil || !strings.Contains(err.Error(), "no net namespace") {
 				return nil, err
 			}

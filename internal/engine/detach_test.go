@@ -299,7 +299,7 @@ func TestDelOfThousands(t *testing.T) {
 		err = n.engine.Del(t.Context(), n.request(request.Del, "c", ""))
 		total += strings.Count(n.called(t), "DEL")
 	}
-	if err != nil || n.recorded(t, "c") || total > begun+1+3 { // the attachment at which the time limit was reached is deleted again
+	if err != nil || n.recorded(t, "c") || total > begun+1+3 { // the interrupted one is deleted again
 		t.Errorf("%v, %d DELs of %d networks", err, total, begun)
 	}
 }

@@ -228,7 +228,7 @@ func TestGCLists(t *testing.T) {
 		`,"cni.dev/attachments":[{"containerID":"c","ifname":"eth0"}]`:                                  false,
 		`,"cni.dev/valid-attachments":[{"containerID":"c","ifname":"x"}]`:                               false,
 		`,"CNI.dev/Valid-Attachments":[{"containerID":"d","ifname":"x"}]`:                               true,
-		valid("d") + `,"cni.dev/attachments":[{"containerID":"c","ifname":"eth0"}]`:                     false, // an attachment of either list is alive
+		valid("d") + `,"cni.dev/attachments":[{"containerID":"c","ifname":"eth0"}]`:                     false, // both lists count
 		valid() + `,"cni.dev/attachments":[{"containerID":"c","ifname":"eth0"}]`:                        false,
 		`,"cni.dev/valid-attachments":null,"cni.dev/attachments":[{"containerID":"c","ifname":"eth0"}]`: false,
 	} {

@@ -17,14 +17,14 @@ import (
 )
 
 // oldest replaces an invalid cniVersion of a recorded network at DEL. A plugin that accepted the invalid version at ADD
-// either supports this one or does not look at versions.
+// either supports this version or does not check versions.
 const oldest = "0.3.1"
 
-// Del detaches one network. Every plugin of its list that may hold something gets its DEL, in reverse order, whatever
-// the others answer; libcni by itself stops at the first error, and the plugins before that one keep what they hold.
-// Del succeeds only if nothing can remain. A plugin whose binary is missing is an error (behaviour.md K5). A plugin
-// that refuses the version of the configuration is not an error, because it refused it at ADD, too; but it is one if
-// the whole list was attached, or if the interface exists.
+// Del detaches one network. It runs DEL of every plugin of the list that may hold something, in reverse order, whatever
+// the others return. libcni alone stops at the first error, so that the remaining plugins keep what they hold. Del
+// returns nil only if nothing can remain. A plugin whose binary is missing is an error (behaviour.md K5). A plugin that
+// refuses the version of the configuration is not an error, because it refused the version at ADD, too. It is an error
+// if the whole list was attached, or if the interface exists.
 func (r *Runner) Del(ctx context.Context, p *plan.Plan, a *plan.Attachment) error {
 	list, rt, err := r.prepare(p, a)
 	if err != nil {
@@ -34,7 +34,7 @@ func (r *Runner) Del(ctx context.Context, p *plan.Plan, a *plan.Attachment) erro
 		list.CNIVersion = oldest // libcni calls no plugin for an invalid version, and the pod could never be deleted
 	}
 	cached, err := r.cni.GetNetworkListCachedResult(list, rt)
-	added := err != nil || cached != nil // a result that cannot be read is one all the same
+	added := err != nil || cached != nil // a result that cannot be read counts as well
 	refused, err := r.delList(ctx, list, rt, added)
 	if err == nil && refused == nil || added {
 		return err
@@ -48,7 +48,7 @@ func (r *Runner) Del(ctx context.Context, p *plan.Plan, a *plan.Attachment) erro
 	return &UnseenError{Err: err}
 }
 
-// delList returns refusals of the version apart, unless the whole list was attached.
+// delList runs DEL of a list. Unless the whole list was attached, it returns refusals of the version separately.
 func (r *Runner) delList(ctx context.Context, list *libcni.NetworkConfigList, rt *libcni.RuntimeConf,
 	added bool,
 ) (refused, err error) {
@@ -69,21 +69,21 @@ func (r *Runner) delList(ctx context.Context, list *libcni.NetworkConfigList, rt
 	return errors.Join(d.refused...), errors.Join(append(d.errs, err)...)
 }
 
-// errNotAll is what libcni gets from the last plugin when any of the list has failed, so that it keeps its cached
-// result.
+// errNotAll is returned to libcni by the last plugin if any plugin of the list has failed, so that libcni keeps its
+// cached result.
 var errNotAll = errors.New("not everything was deleted")
 
 // deletion is the DEL of one list of plugins.
 type deletion struct {
-	// left is how many plugins have not been executed yet.
+	// left is the number of plugins that have not been executed yet.
 	left int
-	// added reports that the whole list was attached.
+	// added reports whether the whole list was attached.
 	added bool
-	// refused are refusals of the version of a list that was not attached, errs the other failures.
+	// refused holds refusals of the version, if the list was not attached completely. errs holds the other failures.
 	refused, errs []error
 }
 
-// add executes one plugin. To libcni all plugins but the last one succeed.
+// add executes one plugin. It reports success to libcni for all plugins except the last one.
 func (d *deletion) add(path string, exec func() ([]byte, error)) ([]byte, error) {
 	d.left--
 	out, err := exec()
@@ -110,8 +110,7 @@ func isVersionRefusal(err error) bool {
 	return ok && ce.Code == types.ErrIncompatibleCNIVersion
 }
 
-// withoutMissing removes the plugins whose binaries cannot be found from the list, and returns an error that names
-// them.
+// withoutMissing removes plugins from the list whose binaries cannot be found, and returns an error that names them.
 func (r *Runner) withoutMissing(list *libcni.NetworkConfigList) error {
 	var errs []error
 	list.Plugins = slices.DeleteFunc(list.Plugins, func(p *libcni.PluginConfig) bool {
@@ -122,19 +121,20 @@ func (r *Runner) withoutMissing(list *libcni.NetworkConfigList) error {
 	return errors.Join(errs...)
 }
 
-// UnseenError is the error of a DEL of which nothing is seen: libcni has no result of the attachment and the sandbox
-// has no such interface. ADD never came to it, failed in it, or was killed in it. Its plugins were asked, so what they
-// reserved is freed, unless they failed before they came to that. Some call a missing interface an error, at this and
-// at every later DEL (host-device): the runtime would never get rid of the sandbox (P07).
+// UnseenError is the error of a DEL of an attachment that left no trace: libcni has no result of it, and the sandbox
+// has no such interface. ADD did not reach the attachment, failed in it, or was killed in it. Its plugins were called,
+// so what they reserved is freed, unless they failed before that. Some plugins, such as host-device, return an error
+// for a missing interface at this and at every later DEL. Without this type the runtime could never remove the sandbox
+// (P07).
 type UnseenError struct{ Err error }
 
-// Error is the error itself.
+// Error returns the text of the underlying error.
 func (e *UnseenError) Error() string { return e.Err.Error() }
 
-// Unwrap returns the error itself.
+// Unwrap returns the underlying error.
 func (e *UnseenError) Unwrap() error { return e.Err }
 
-// Answered reports whether each plugin that failed said why, and none asks to try again later.
+// Answered reports whether each plugin that failed gave a final reason; see the function Answered.
 func (e *UnseenError) Answered() bool { return Answered(e.Err) }
 
 // Passes reports whether a plugin gives a reason that may pass: it asks to try again later, or names a shortage of the
@@ -146,12 +146,12 @@ func (e *UnseenError) Passes() bool {
 	})
 }
 
-// CutOff reports whether a plugin was ended before it had ended by itself.
+// CutOff reports whether a plugin was killed.
 func (e *UnseenError) CutOff() bool { return errors.Is(e.Err, errCutOff) }
 
-// Answered reports whether an error consists of nothing but final answers of plugins in their own words: none was
-// killed, crashed without a word, is missing, asks to try again later (CNI SPEC 1.1, code 11), or names a shortage of
-// the node.
+// Answered reports whether an error consists only of final reasons that plugins gave themselves: no plugin was killed,
+// crashed without a message, is missing, asks to try again later (CNI SPEC 1.1, code 11), or names a shortage of the
+// node.
 func Answered(err error) bool {
 	return every(err, func(err error) bool {
 		text, again, ok := answer(err)
@@ -159,8 +159,8 @@ func Answered(err error) bool {
 	})
 }
 
-// answer returns the reason that a plugin gave in its own words, and whether it asks to try again later. ok is false
-// for an error that is no answer.
+// answer returns the reason that a plugin gave itself, and whether it asks to try again later. ok is false if the error
+// is not such a reason.
 func answer(err error) (text string, again, ok bool) {
 	switch e := err.(type) { //nolint:errorlint // every and some walk the tree
 	case *types.Error:
@@ -171,15 +171,15 @@ func answer(err error) (text string, again, ok bool) {
 	return "", false, false
 }
 
-// shortages are errors of a node that has too little of something for a while, or whose disk fails: they say nothing
-// about the attachment.
+// shortages are errors of a node that temporarily lacks a resource or whose disk fails. They are not related to the
+// attachment.
 var shortages = []syscall.Errno{
 	syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, syscall.EIO, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM,
 	syscall.EAGAIN,
 }
 
-// namesShortage reports whether a plugin gives a shortage of the node as its reason. The reason reaches us as text
-// alone.
+// namesShortage reports whether a plugin gives a shortage of the node as its reason. The reason is available only as
+// text.
 func namesShortage(text string) bool {
 	text = strings.ToLower(text)
 	return slices.ContainsFunc(shortages, func(e syscall.Errno) bool { return strings.Contains(text, e.Error()) })
@@ -188,8 +188,7 @@ func namesShortage(text string) bool {
 // IsMissing reports whether a plugin is not installed.
 func IsMissing(err error) bool { return errors.Is(err, errMissing) }
 
-// IsRefusal reports whether an error consists of nothing but failures that trying again will not end: none asks to try
-// again later, and none was killed.
+// IsRefusal reports whether retrying cannot help: no plugin asks to try again later, and none was killed.
 func IsRefusal(err error) bool {
 	return !errors.Is(err, errCutOff) && !some(err, func(err error) bool {
 		ce, ok := err.(*types.Error) //nolint:errorlint // some unwraps
@@ -197,7 +196,7 @@ func IsRefusal(err error) bool {
 	})
 }
 
-// every reports whether each branch of an error's tree has an error for which ok holds.
+// every reports whether each branch of an error's tree has an error for which ok returns true.
 func every(err error, ok func(error) bool) bool {
 	if ok(err) {
 		return true
@@ -206,7 +205,7 @@ func every(err error, ok func(error) bool) bool {
 	return len(wrapped) > 0 && !slices.ContainsFunc(wrapped, func(err error) bool { return !every(err, ok) })
 }
 
-// some reports whether ok holds for an error of the tree.
+// some reports whether ok returns true for any error of the tree.
 func some(err error, ok func(error) bool) bool {
 	return ok(err) || slices.ContainsFunc(unwrapped(err), func(err error) bool { return some(err, ok) })
 }

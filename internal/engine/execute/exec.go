@@ -27,42 +27,42 @@ const (
 	busyPause   = 100 * time.Millisecond
 	// maxStderr is how much of a delegate's standard error is kept.
 	maxStderr = 4 << 10
-	// maxStdout bounds a delegate's answer.
+	// maxStdout is how much of a delegate's standard output is kept.
 	maxStdout = 8 << 20
 )
 
-// DepthEnv is set in the environment of every delegate: who finds it there was started by Multus (P09).
+// DepthEnv is set in the environment of every delegate. A process that has it was started by Multus (P09).
 const DepthEnv = "MULTUS_DEPTH"
 
 // errCutOff is wrapped by the error of a delegate that did not end by itself.
 var errCutOff = errors.New("was killed")
 
-// Exec runs delegates: in their own process group, which is killed when the request ends; holding the
-// sandbox's lock, so that a later DEL waits for them even if this process was killed.
+// Exec runs delegates. Each one has a process group of its own, which is killed when the request ends. Each one holds
+// the sandbox's lock, so that a later DEL waits for it even if this process was killed.
 type Exec struct {
-	// Lock is passed to delegates; nil for none.
+	// Lock is passed to delegates. It may be nil.
 	Lock *os.File
 	version.PluginDecoder
-	// Stderr receives what a successful delegate wrote to its standard error; nil for nowhere.
+	// Stderr receives the standard error of successful delegates. If it is nil, that output is discarded.
 	Stderr io.Writer
 	// started is set once a delegate was executed.
 	started bool
-	// del, if set, collects what the delegates of one list answer to DEL.
+	// del, if set, collects the results of DEL of one list.
 	del *deletion
 }
 
 var _ invoke.Exec = (*Exec)(nil)
 
-// errMissing is wrapped by the error for a plugin whose binary is not there.
+// errMissing is wrapped by the error for a plugin whose binary does not exist.
 var errMissing = errors.New("plugin is not installed")
 
-// missingError has the words of libcni, which users search for.
+// missingError has the text of libcni, which users search for.
 type missingError struct{ err error }
 
 func (e *missingError) Error() string   { return e.err.Error() }
 func (e *missingError) Unwrap() []error { return []error{errMissing, e.err} }
 
-// FindInPath finds a plugin's binary (behaviour.md K1). The error names the directories.
+// FindInPath returns the path of a plugin's binary (behaviour.md K1). Its error names the directories.
 func (e *Exec) FindInPath(plugin string, paths []string) (string, error) {
 	path, err := invoke.FindInPath(plugin, paths)
 	if err != nil {
@@ -71,9 +71,8 @@ func (e *Exec) FindInPath(plugin string, paths []string) (string, error) {
 	return path, nil
 }
 
-// ExecPlugin runs a delegate once. A binary that is being written is tried again, with a new process each
-// time (behaviour.md F63 [quirk]). Empty output of a successful ADD is an empty result, or what the chain
-// had so far (P31).
+// ExecPlugin runs a delegate once. If the binary is being written, it tries again with a new process (behaviour.md F63
+// [quirk]). Empty output of a successful ADD stands for an empty result, or for the previous result of the chain (P31).
 func (e *Exec) ExecPlugin(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
 	if e.del != nil {
 		return e.del.add(path, func() ([]byte, error) { return e.retry(ctx, path, stdin, environ) })
@@ -108,7 +107,7 @@ func (e *Exec) once(ctx context.Context, path string, stdin []byte, environ []st
 		return nil, pluginError(ctx, path, err, stdout.Bytes(), stderr.Bytes())
 	}
 	if stderr.Len() > 0 && e.Stderr != nil {
-		_, _ = e.Stderr.Write(stderr.Bytes()) // informational, as today: the runtime logs it
+		_, _ = e.Stderr.Write(stderr.Bytes()) // informational, as in Multus 4.x: the runtime logs it
 	}
 	if len(bytes.TrimSpace(stdout.Bytes())) == 0 {
 		return emptyResult(stdin), nil
@@ -119,7 +118,7 @@ func (e *Exec) once(ctx context.Context, path string, stdin []byte, environ []st
 	return stdout.Bytes(), nil
 }
 
-// emptyResult is the result of a plugin that said nothing: what came before it in the chain, else nothing.
+// emptyResult returns the result of a plugin without output: the previous result of the chain, else an empty result.
 func emptyResult(stdin []byte) []byte {
 	var conf struct {
 		PrevResult json.RawMessage `json:"prevResult"`
@@ -130,7 +129,8 @@ func emptyResult(stdin []byte) []byte {
 	return []byte("{}")
 }
 
-// pluginError says what a failed delegate said, or what became of it (behaviour.md F64, M28; P14).
+// pluginError returns the error that a failed delegate printed, or an error that describes how it ended (behaviour.md
+// F64, M28; P14).
 func pluginError(ctx context.Context, path string, err error, stdout, stderr []byte) error {
 	name := filepath.Base(path)
 	if ctx.Err() != nil {
@@ -154,8 +154,8 @@ func pluginError(ctx context.Context, path string, err error, stdout, stderr []b
 	return fmt.Errorf("netplugin failed with no error message: %s: %w", name, err)
 }
 
-// textError is the failure of a plugin that gave its reason as plain text. The specification wants JSON (CNI SPEC 1.1,
-// "Error"), but scripts and old plugins write to standard error.
+// textError is the failure of a plugin that gave its reason as plain text. The specification requires JSON (CNI SPEC
+// 1.1, "Error"), but scripts and old plugins write to standard error.
 type textError struct {
 	text string
 	err  error
@@ -164,7 +164,7 @@ type textError struct {
 func (e *textError) Error() string { return e.err.Error() }
 func (e *textError) Unwrap() error { return e.err }
 
-// asAnswer makes a textError, unless the plugin was ended by a signal or is a Go program that crashed.
+// asAnswer returns a textError, unless the plugin was ended by a signal or is a Go program that crashed.
 func asAnswer(said []byte, err error) error {
 	exit, ok := errors.AsType[*exitError](err)
 	crashed := bytes.HasPrefix(said, []byte("panic: ")) || bytes.HasPrefix(said, []byte("fatal error: ")) ||
@@ -175,12 +175,12 @@ func asAnswer(said []byte, err error) error {
 	return &textError{text: string(said), err: err}
 }
 
-// maxSaid is how much of what a plugin wrote is in an error.
+// maxSaid is how much of a plugin's output an error contains.
 const maxSaid = 512
 
 func clip(b []byte) string { return fault.Clip(string(b), maxSaid) }
 
-// bounded keeps the first bytes of a stream and swallows the rest, so that the writer never blocks.
+// bounded keeps the first bytes of a stream and discards the rest, so that the writer never blocks.
 type bounded struct {
 	bytes.Buffer
 	limit int

@@ -55,7 +55,8 @@ func TestExecOutput(t *testing.T) {
 	}
 }
 
-// TestExecErrors shows F64 and M28: what a plugin said, or what became of it, and P14: who was killed.
+// TestExecErrors checks the errors of failed plugins: what they printed or how they ended (F64, M28), and that a killed
+// plugin is named (P14).
 func TestExecErrors(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
@@ -140,8 +141,8 @@ func TestExecMissing(t *testing.T) {
 	}
 }
 
-// TestExecCancelled shows that the end of the request kills the delegate and all that it has started, and that the
-// error says why (F65, O36 [quirk]). The lock that delegates hold tells when the last of them is gone.
+// TestExecCancelled checks that cancellation kills the delegate and all its child processes, and that the error gives
+// the reason (F65, O36 [quirk]). The lock that delegates hold shows when the last of them has ended.
 func TestExecCancelled(t *testing.T) {
 	t.Parallel()
 	r, w, err := os.Pipe()
@@ -177,7 +178,7 @@ func TestExecCancelled(t *testing.T) {
 	}
 }
 
-// TestExecLock shows that a delegate holds the sandbox's lock for as long as it runs, and no other file of ours.
+// TestExecLock checks that a delegate holds the sandbox's lock as long as it runs, and that it inherits no other file.
 func TestExecLock(t *testing.T) {
 	t.Parallel()
 	f, err := os.Create(filepath.Join(t.TempDir(), "lock"))
@@ -193,8 +194,8 @@ func TestExecLock(t *testing.T) {
 	}
 }
 
-// TestExecDaemon: a plugin that has ended well has succeeded, also if something that it started in the background
-// holds its output open.
+// TestExecDaemon checks that a plugin that exits with success has succeeded, even if a background process that it
+// started keeps its output open.
 func TestExecDaemon(t *testing.T) {
 	t.Parallel()
 	path := script(t, filepath.Join(t.TempDir(), "plug"), "echo '{}'\nsleep 3 &\nexit 0")
@@ -207,7 +208,7 @@ func TestExecDaemon(t *testing.T) {
 	}
 }
 
-// TestExecBusy shows F63 [quirk]: a binary that is being replaced is tried again, until it can be run or the request
+// TestExecBusy checks F63 [quirk]: a binary that is being replaced is tried again until it can be run or the request
 // ends.
 func TestExecBusy(t *testing.T) {
 	t.Parallel()

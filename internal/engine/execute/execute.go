@@ -1,6 +1,5 @@
-// Package execute does what a plan says: it runs delegates through libcni, moves default routes, and keeps
-// libcni's cached results in step. It decides nothing and remembers nothing beyond libcni's cache. Only the
-// engine imports it.
+// Package execute executes a plan: it runs delegates through libcni, moves default routes, and keeps libcni's cached
+// results up to date. It makes no decisions and keeps no state besides libcni's cache. Only the engine imports it.
 package execute
 
 import (
@@ -35,9 +34,9 @@ type Runner struct {
 	log  *slog.Logger
 }
 
-// New makes a runner. Binaries are looked for in binDir, then in CNI_PATH (behaviour.md K2); results are cached below
-// stateDir (D84); lock, if any, is passed to the delegates. stderr, if any, gets what successful delegates write to
-// their standard error.
+// New returns a runner. It searches binaries in binDir, then in CNI_PATH (behaviour.md K2), and caches results below
+// stateDir (D84). lock may be nil; otherwise it is passed to the delegates. stderr may be nil; otherwise it receives
+// the standard error of successful delegates.
 func New(binDir, cniPath, stateDir string, lock *os.File, stderr io.Writer, log *slog.Logger) *Runner {
 	r := &Runner{exec: &Exec{Lock: lock, Stderr: stderr}, dir: stateDir, log: log}
 	for _, d := range append([]string{binDir}, filepath.SplitList(cniPath)...) {
@@ -49,8 +48,8 @@ func New(binDir, cniPath, stateDir string, lock *os.File, stderr io.Writer, log 
 	return r
 }
 
-// Add attaches one network. begun tells whether a delegate was executed: then a DEL is owed, also after an
-// error.
+// Add attaches one network. begun reports whether a delegate was executed. If so, the attachment needs a DEL, also
+// after an error.
 func (r *Runner) Add(ctx context.Context, p *plan.Plan, a *plan.Attachment) (res types.Result, begun bool, err error) {
 	list, rt, err := r.prepare(p, a)
 	if err != nil {
@@ -70,16 +69,17 @@ func (r *Runner) Add(ctx context.Context, p *plan.Plan, a *plan.Attachment) (res
 	return res, true, err
 }
 
-// Begun is how many stages of a plan ADD came to, as the results of its first n attachments tell: all stages of which
-// every attachment has one, and the stage after them, in which it may have been killed. It is asked while none of them
-// has been deleted, by this DEL or an earlier one; those after them may have been. stages are the plan's StageNumbers.
+// Begun returns how many stages of a plan ADD reached. It is derived from libcni's results of the first n attachments:
+// it counts the stages in which every attachment has a result, and the stage after them, in which ADD may have been
+// killed. Begun must be called before this DEL or an earlier one has deleted any of these attachments. The attachments
+// after them may have been deleted. stages are the plan's StageNumbers.
 func (r *Runner) Begun(p *plan.Plan, stages []int, n int) int {
 	last := 0
 	for i := range n {
 		last = max(last, stages[i])
 	}
 	for i := range n {
-		// Beyond the first that has none, only an attachment of an earlier stage can change the answer.
+		// After the first attachment without a result, only an attachment of an earlier stage can change the answer.
 		if stages[i] < last && !r.cached(p, &p.Attachments[i]) {
 			last = stages[i]
 		}
@@ -98,14 +98,14 @@ func entry(p *plan.Plan, a *plan.Attachment) (string, error) {
 	return resultcache.Name(a.Config.Name(), p.ContainerID, a.IfName)
 }
 
-// Check asks the delegates of one network whether all is still as it was (behaviour.md D45-D49). A network whose
-// configuration is older than CHECK passes.
+// Check runs CHECK of one network (behaviour.md D45-D49). It returns nil if the network's configuration is older than
+// CHECK.
 func (r *Runner) Check(ctx context.Context, p *plan.Plan, a *plan.Attachment) error {
 	_, err := r.CheckAsked(ctx, p, a)
 	return err
 }
 
-// CheckAsked is Check, and reports whether the delegates were asked.
+// CheckAsked is Check and also reports whether the delegates were called.
 func (r *Runner) CheckAsked(ctx context.Context, p *plan.Plan, a *plan.Attachment) (asked bool, err error) {
 	list, rt, err := r.prepare(p, a)
 	if err != nil {
@@ -118,9 +118,10 @@ func (r *Runner) CheckAsked(ctx context.Context, p *plan.Plan, a *plan.Attachmen
 	return !list.DisableCheck, err
 }
 
-// Version chooses the newest CNI version that all plugins of a network support, IPAM plugins included, and that is not
-// newer than limit. It returns "" if a plugin does not say, or supports none of them. An IPAM plugin that does not say
-// sets no limit: the plugin that calls it decides what it gets.
+// Version returns the newest CNI version that all plugins of a network support, IPAM plugins included, and that is not
+// newer than limit. It returns "" if there is no such version, and an error if a plugin does not report its versions.
+// An IPAM plugin that does not report its versions sets no limit: the plugin that calls it decides which version it
+// gets.
 func (r *Runner) Version(ctx context.Context, l *cniconf.List, limit string) (string, error) {
 	var common []string
 	asked := map[string]bool{"": true} // a plugin without IPAM
@@ -154,13 +155,13 @@ func (r *Runner) Version(ctx context.Context, l *cniconf.List, limit string) (st
 	return best, nil
 }
 
-// atMost reports whether a version is not newer than another one. One that cannot be parsed is not.
+// atMost reports whether a version is not newer than limit. It returns false for a version that cannot be parsed.
 func atMost(v, limit string) bool {
 	ok, err := version.GreaterThanOrEqualTo(limit, v)
 	return err == nil && ok
 }
 
-// Status asks the delegates of one network whether they can work (behaviour.md D93).
+// Status runs STATUS of the delegates of one network (behaviour.md D93).
 func (r *Runner) Status(ctx context.Context, a *plan.Attachment) error {
 	list, err := a.Config.Libcni()
 	if err != nil {
@@ -172,8 +173,8 @@ func (r *Runner) Status(ctx context.Context, a *plan.Attachment) error {
 	return err
 }
 
-// refusesInherited reports whether an error is nothing but a plugin's refusal of a version that its configuration does
-// not have: it inherited the version of the outer configuration. Neither a node nor a sandbox is broken for that.
+// refusesInherited reports whether an error is only a plugin's refusal of a version that its configuration inherits
+// from the outer configuration. Such a refusal does not mean that the node or the sandbox is broken.
 func (r *Runner) refusesInherited(a *plan.Attachment, err error) bool {
 	if !a.Inherited || !isVersionRefusal(err) {
 		return false
@@ -183,7 +184,7 @@ func (r *Runner) refusesInherited(a *plan.Attachment, err error) bool {
 	return true
 }
 
-// GC tells the delegates of one network which of its attachments are valid, if they know the verb.
+// GC passes the valid attachments of one network to those of its delegates that implement the verb.
 func (r *Runner) GC(ctx context.Context, config *cniconf.List, valid []types.GCAttachment) error {
 	list, err := config.Libcni()
 	if err != nil {
@@ -196,14 +197,14 @@ func (r *Runner) GC(ctx context.Context, config *cniconf.List, valid []types.GCA
 	if !list.DisableGC {
 		missing = r.withoutMissing(list)
 	}
-	// libcni would also delete what it remembers and the list does not have: somebody may have been attached since
-	// the list was made, and what is stale has been deleted. So it is shown a cache with nothing in it.
+	// libcni would also delete the cached results that are not on the list. But an attachment may have been added since
+	// the list was made, and stale ones have been deleted already. So this instance of libcni gets an empty cache.
 	empty := libcni.NewCNIConfigWithCacheDir(r.path, filepath.Join(resultcache.Dir(r.dir), "none"), r.exec)
 	return errors.Join(empty.GCNetworkList(ctx, list, &libcni.GCArgs{ValidAttachments: valid}), missing)
 }
 
-// Free tells that none of the plan's interfaces exists in the sandbox. An interface that is there belongs
-// to somebody (behaviour.md D24, M19; D29 [quirk]: it may be destroyed today).
+// Free returns an error if one of the plan's interfaces exists in the sandbox. An existing interface belongs to another
+// program or operation (behaviour.md D24, M19; D29 [quirk]: Multus 4.x may destroy it).
 func Free(p *plan.Plan) (err error) {
 	ns, err := link.Open(p.Netns)
 	if err != nil {
@@ -227,8 +228,8 @@ func Free(p *plan.Plan) (err error) {
 	return nil
 }
 
-// HasInterface reports whether a sandbox has an interface. A namespace that is gone has none; one that cannot be looked
-// at is an error.
+// HasInterface reports whether a sandbox has an interface. It returns false for a namespace that is gone, and an error
+// for a namespace that cannot be inspected.
 func HasInterface(netns, ifName string) (exists bool, err error) {
 	ns, err := link.Open(netns)
 	if errors.Is(err, link.ErrNoNamespace) {
@@ -241,7 +242,8 @@ func HasInterface(netns, ifName string) (exists bool, err error) {
 	return ns.HasInterface(ifName)
 }
 
-// prepare returns what libcni needs for a verb of one attachment, after a look at the place of the cache entry.
+// prepare returns libcni's arguments for a verb of one attachment. Before that it clears the path of the cache entry of
+// anything that is not a regular file.
 func (r *Runner) prepare(p *plan.Plan, a *plan.Attachment) (*libcni.NetworkConfigList, *libcni.RuntimeConf, error) {
 	name, err := entry(p, a)
 	if err == nil {
@@ -274,8 +276,8 @@ func args(a request.Args) [][2]string {
 	return out
 }
 
-// Look returns nil if a network namespace is there, and an error that wraps link.ErrNoNamespace if it is gone. Any
-// other error says that it cannot be looked at now.
+// Look returns nil if a network namespace exists, and an error that wraps link.ErrNoNamespace if it is gone. Any other
+// error means that the namespace cannot be inspected now.
 func Look(netns string) error {
 	ns, err := link.Open(netns)
 	if err != nil {

@@ -18,8 +18,8 @@ import (
 	"multus/internal/engine/request"
 )
 
-// node is a state directory and a directory of plugins that append "<type> <command> <prevResult?>" to a log, keep
-// what they got, and do as the file <type>.do says.
+// node is a state directory and a directory of plugins. The plugins append "<type> <command> <prevResult?>" to a log,
+// store their input, and run the script in the file <type>.do.
 type node struct {
 	dir string
 	run *Runner
@@ -46,7 +46,7 @@ func newNode(t *testing.T, plugins ...string) *node {
 	return n
 }
 
-// add attaches a network, and forgets the calls.
+// add attaches a network and clears the log.
 func (n *node) add(t *testing.T, p *plan.Plan, a *plan.Attachment) {
 	t.Helper()
 	if _, _, err := n.run.Add(t.Context(), p, a); err != nil {
@@ -71,7 +71,7 @@ func (n *node) read(t *testing.T, name string) string {
 	return string(b)
 }
 
-// called returns what was logged, and forgets it.
+// called returns the log and clears it.
 func (n *node) called(t *testing.T) string {
 	t.Helper()
 	log := n.read(t, "log")
@@ -97,7 +97,7 @@ func attachment(t *testing.T, conf string) (*plan.Plan, *plan.Attachment) {
 
 const two = `{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"a","capabilities":{"mac":true,"big":true}},{"type":"b","x":1}]}`
 
-// TestAddDel shows what delegates get at ADD, CHECK and DEL (behaviour.md K2, K3, C65), the order within a list (K5),
+// TestAddDel checks what delegates get at ADD, CHECK and DEL (behaviour.md K2, K3, C65), the order within a list (K5),
 // and libcni's cache (D84).
 func TestAddDel(t *testing.T) {
 	t.Parallel()
@@ -151,7 +151,7 @@ func TestAddDel(t *testing.T) {
 	}
 }
 
-// TestAddFails shows which failures owe a DEL (D28, D29 [quirk]): those after which a delegate was executed.
+// TestAddFails checks which failures need a DEL (D28, D29 [quirk]): those after which a delegate was executed.
 func TestAddFails(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
@@ -231,7 +231,7 @@ func TestAddFails(t *testing.T) {
 	}
 }
 
-// TestDelEdges shows what a DEL does that follows something else than a good ADD.
+// TestDelEdges checks a DEL that does not follow a successful ADD.
 func TestDelEdges(t *testing.T) {
 	t.Parallel()
 	t.Run("K6 never added", func(t *testing.T) {
@@ -318,8 +318,8 @@ func TestDelEdges(t *testing.T) {
 	})
 }
 
-// TestDelChain: one plugin's answer says nothing about the others of its list (multus-cni leaves what they hold). All
-// are asked, and DEL succeeds only if nothing can remain.
+// TestDelChain checks that all plugins of a list get DEL, whatever one of them returns, and that DEL succeeds only if
+// nothing can remain (Multus 4.x leaves what the others hold).
 func TestDelChain(t *testing.T) {
 	t.Parallel()
 	const chain = `{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"a"},{"type":"b"},{"type":"c"}]}`
@@ -327,7 +327,7 @@ func TestDelChain(t *testing.T) {
 	for _, tc := range []struct {
 		name, plugin, does string
 		added              bool
-		called, left       string // left is what the error says, "" for success
+		called, left       string // left is the expected error, "" for success
 	}{
 		{"the last one refuses the version", "c", refuse, false, "c DEL, b DEL, a DEL", ""},
 		{"one in the middle refuses the version", "b", refuse, false, "c DEL, b DEL, a DEL", ""},
@@ -373,7 +373,7 @@ func TestDelChain(t *testing.T) {
 	}
 }
 
-// TestDelOfNoVersion: a network that was recorded with an invalid cniVersion can be deleted.
+// TestDelOfNoVersion checks that a network that was recorded with an invalid cniVersion can be deleted.
 func TestDelOfNoVersion(t *testing.T) {
 	t.Parallel()
 	for _, v := range []string{"v0.3.1", "1.0.0\\nFAKE", "one", "1.0.0.0"} {
@@ -388,7 +388,7 @@ func TestDelOfNoVersion(t *testing.T) {
 	}
 }
 
-// TestAnswered: an answer is final only if every plugin that failed gave one.
+// TestAnswered checks that an error is final only if every plugin that failed gave a final reason.
 func TestAnswered(t *testing.T) {
 	t.Parallel()
 	final, later := &types.Error{Code: 999, Msg: "no such link"}, &types.Error{Code: types.ErrTryAgainLater, Msg: "busy"}
@@ -420,7 +420,7 @@ func TestAnswered(t *testing.T) {
 	}
 }
 
-// TestVersion: the version for a network that has none is one that all its plugins support (behaviour B5).
+// TestVersion checks that a network without a version gets one that all its plugins support (behaviour B5).
 func TestVersion(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "old", "new", "silent")
@@ -454,8 +454,8 @@ func TestVersion(t *testing.T) {
 	}
 }
 
-// TestOtherVerbs: CHECK of an old configuration asks nobody (D47), STATUS stops at the first error and keeps it
-// (D93, D94), GC gets the list of its own attachments (D104 [quirk]).
+// TestOtherVerbs checks that CHECK of an old configuration calls no plugin (D47), that STATUS stops at the first error
+// and keeps it (D93, D94), and that GC gets the list of its own attachments (D104 [quirk]).
 func TestOtherVerbs(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "a", "b")

@@ -9,8 +9,8 @@ import (
 	"multus/internal/fsx"
 )
 
-// Forget removes what libcni remembers, if anything, of an attachment that is gone although a delegate refuses to
-// delete it.
+// Forget removes libcni's result of an attachment, if there is one. It is for an attachment that is gone or given up
+// although a delegate refuses to delete it.
 func (r *Runner) Forget(p *plan.Plan, a *plan.Attachment) error {
 	name, err := entry(p, a)
 	if err == nil {

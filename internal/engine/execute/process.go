@@ -15,35 +15,35 @@ import (
 	"multus/internal/failpoint"
 )
 
-// maxPipe is what a pipe may hold (fs.pipe-max-size).
+// maxPipe is the maximum capacity of a pipe (fs.pipe-max-size).
 const maxPipe = 1 << 20
 
-// restLimit is how long an answer is waited for that comes through somebody else, once the process itself has ended.
+// restLimit bounds the wait for output that other processes write after the delegate itself has ended.
 const restLimit = time.Second
 
 const (
-	// killLimit is how long a killed process is waited for.
+	// killLimit bounds the wait for a killed process.
 	killLimit = 5 * time.Second
-	// pollPause is how often the wait looks whether the request has ended.
+	// pollPause is the interval at which wait checks whether the request has ended.
 	pollPause = time.Second
 )
 
-// process is one delegate at work. It is what os/exec does, without its goroutines, threads and its extra process that
-// finds out what the kernel can do: one loop feeds the standard input, reads both outputs and sees the end. The plugin
-// lives for a few milliseconds and waits for its delegates most of them.
+// process is a running delegate. It replaces os/exec without that package's goroutines, threads and extra process that
+// detects kernel features. One loop writes the standard input, reads both outputs and detects the end of the process.
+// This plugin lives for a few milliseconds, most of which it spends waiting for its delegates.
 type process struct {
 	pid int
-	// Descriptors of ours, -1 when closed. ended becomes readable when the process has ended.
+	// File descriptors of this process, -1 when closed. ended becomes readable when the delegate has ended.
 	stdin, stdout, stderr, ended int
-	// input is what is left to write.
+	// input is what remains to be written.
 	input []byte
 
-	// mu keeps the process from being killed once its number may be another's.
+	// mu prevents a kill after the process was reaped, when its process ID may belong to another process.
 	mu     sync.Mutex
 	reaped bool
 }
 
-// exitError says how a process ended, in the words of os/exec.
+// exitError describes how a process ended, in the words of os/exec.
 type exitError struct{ status syscall.WaitStatus }
 
 func (e *exitError) Error() string {
@@ -56,10 +56,10 @@ func (e *exitError) Error() string {
 	return fmt.Sprintf("exit status %d", e.status.ExitStatus())
 }
 
-// run executes a binary in a process group of its own, which is killed when ctx ends; held, if any, is its descriptor 3
-// for as long as it lives. It returns when the process has ended and its answer is read. The answer may come after the
-// end, through a child that it did not wait for (a shell's "exec > >(tee log)"); what it leaves running in the
-// background for other reasons may hold its outputs open, and is not waited for.
+// run executes a binary in a process group of its own and kills the group when ctx ends. held may be nil; otherwise it
+// is the file descriptor 3 of the process. run returns when the process has ended and its output is read. A child may
+// write the output after the process has ended (a shell's "exec > >(tee log)"). Other background processes may keep the
+// outputs open; run does not wait for those.
 func run(ctx context.Context, path string, environ []string, stdin []byte, held *os.File, stdout,
 	stderr *bounded,
 ) error {
@@ -95,7 +95,7 @@ func (p *process) start(path string, environ []string, held *os.File) error {
 		if i > 0 {
 			theirs[i], *ours = pipe[1], pipe[0]
 		}
-		defer unix.Close(theirs[i]) // the process has its own
+		defer unix.Close(theirs[i]) // the delegate has its own copy
 		if err := unix.SetNonblock(*ours, true); err != nil {
 			return os.NewSyscallError("fcntl", err)
 		}
@@ -104,11 +104,11 @@ func (p *process) start(path string, environ []string, held *os.File) error {
 	if held != nil {
 		files = append(files, held.Fd())
 	}
-	p.feed() // nearly always all of it: a pipe holds 64 KiB
+	p.feed() // usually all of it: a pipe holds 64 KiB
 	attr := &syscall.ProcAttr{Env: environ, Files: files, Sys: &syscall.SysProcAttr{Setpgid: true, PidFD: &p.ended}}
 	var err error
 	p.pid, err = syscall.ForkExec(path, []string{path}, attr)
-	if errors.Is(err, syscall.EINVAL) { // a kernel, or what stands for one, that refuses the flag instead of ignoring it
+	if errors.Is(err, syscall.EINVAL) { // a kernel or an emulation that rejects the flag instead of ignoring it
 		attr.Sys.PidFD, p.ended = nil, -1
 		p.pid, err = syscall.ForkExec(path, []string{path}, attr)
 	}
@@ -121,7 +121,7 @@ func (p *process) start(path string, environ []string, held *os.File) error {
 	return nil
 }
 
-// watch makes ended of a pipe, for kernels without a pidfd that can be polled (before 5.3).
+// watch replaces ended by a pipe, for kernels without a pidfd that can be polled (before 5.3).
 func (p *process) watch() error {
 	var pipe [2]int
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
@@ -132,7 +132,7 @@ func (p *process) watch() error {
 	p.ended = pipe[0]
 	go func() {
 		for {
-			// The process stays there to be waited for, so that its number stays its own.
+			// WNOWAIT leaves the process to be reaped, so that its process ID is not reused.
 			err := unix.Waitid(unix.P_PID, p.pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
 			if !errors.Is(err, unix.EINTR) {
 				break
@@ -143,12 +143,12 @@ func (p *process) watch() error {
 	return nil
 }
 
-// errUnkillable is returned for a process that does not end though it was killed: the kernel waits for something in its
-// place, such as a file system that does not answer.
+// errUnkillable is returned for a process that does not end after it was killed. Its system call does not return, for
+// example because a file system does not respond.
 var errUnkillable = fmt.Errorf("it cannot be killed, the kernel waits for something (state D): %w", errCutOff)
 
-// wait goes on until the process has ended, and reads what it has written by then. A process that has not ended
-// killLimit after it was killed is given up.
+// wait returns when the process has ended and its output up to then is read. It gives up killLimit after the process
+// was killed.
 func (p *process) wait(ctx context.Context, stdout, stderr *bounded) (syscall.WaitStatus, error) {
 	var killed time.Time
 	for {
@@ -176,7 +176,7 @@ func (p *process) wait(ctx context.Context, stdout, stderr *bounded) (syscall.Wa
 		if fds[0].Revents != 0 {
 			status, ended, err = p.reap()
 		}
-		// After the look at its end: what it wrote last is read, too.
+		// Drained after the check for the end, so that the last output is read, too.
 		drain(&p.stdout, stdout)
 		drain(&p.stderr, stderr)
 		if ended || err != nil {
@@ -190,8 +190,8 @@ func (p *process) wait(ctx context.Context, stdout, stderr *bounded) (syscall.Wa
 	}
 }
 
-// rest reads on until the answer is whole, its writers are gone, or restLimit is over. Most processes have closed their
-// output when they end, and those that answered and left a daemon behind have answered.
+// rest reads on until the output is complete JSON, its writers are gone, or restLimit is over. Most processes have
+// closed their output when they end. Those that leave a daemon behind have written their output by then.
 func (p *process) rest(ctx context.Context, stdout, stderr *bounded) {
 	for end := time.Now().Add(restLimit); p.stdout >= 0 && !json.Valid(stdout.Bytes()) && ctx.Err() == nil; {
 		left := time.Until(end)
@@ -207,7 +207,7 @@ func (p *process) rest(ctx context.Context, stdout, stderr *bounded) {
 	}
 }
 
-// reap takes the process's end; ended is false if the descriptor was readable though it lives.
+// reap collects the exit status. ended is false if the descriptor was readable although the process is alive.
 func (p *process) reap() (status syscall.WaitStatus, ended bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -224,7 +224,7 @@ func (p *process) reap() (status syscall.WaitStatus, ended bool, err error) {
 	}
 }
 
-// kill ends the process and its group, which it may have left.
+// kill kills the process and its group. The process may have left the group.
 func (p *process) kill() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -233,7 +233,7 @@ func (p *process) kill() {
 	}
 }
 
-// feed writes as much of the input as the pipe takes. A process that does not want it is no error.
+// feed writes as much of the input as the pipe accepts. It is not an error if the process does not read the input.
 func (p *process) feed() {
 	for len(p.input) > 0 {
 		n, err := unix.Write(p.stdin, p.input)
@@ -250,7 +250,7 @@ func (p *process) feed() {
 	closeFD(&p.stdin)
 }
 
-// drain reads what there is to read: at most what the largest pipe holds, since somebody in the background may write
+// drain reads what is available, but at most what the largest pipe holds, because a background process may write
 // without end.
 func drain(fd *int, to *bounded) {
 	var buf [4096]byte

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// TestProcess shows that nobody waits for somebody who does not come: not for a delegate that reads late, never or only
-// a part, not for what it leaves behind; and that all of its output is read.
+// TestProcess checks that run does not block on a delegate that reads its input late, partly or never, or on what it
+// leaves running in the background, and that run reads all of its output.
 func TestProcess(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("0123456789abcdef", 1<<16) // 1 MiB, more than a pipe holds
@@ -61,8 +61,8 @@ func TestProcess(t *testing.T) {
 	}
 }
 
-// TestProcessWithoutPidfd is a kernel older than 5.3, and one that has pidfds that cannot be polled (5.2): readable at
-// once.
+// TestProcessWithoutPidfd emulates a kernel older than 5.3, and one whose pidfds cannot be polled (5.2): they are
+// always readable.
 func TestProcessWithoutPidfd(t *testing.T) {
 	t.Parallel()
 	for name, ended := range map[string]func(*testing.T, *process){
@@ -82,7 +82,7 @@ func TestProcessWithoutPidfd(t *testing.T) {
 			if err != nil || status.ExitStatus() != 7 || stdout.String() != "word\n" {
 				t.Errorf("%v, %v, %q", status, err, stdout.String())
 			}
-			p.kill() // must reach nobody: its number may be another's
+			p.kill() // must have no effect: the process ID may be reused
 			if !p.reaped {
 				t.Error("not reaped")
 			}
@@ -90,7 +90,7 @@ func TestProcessWithoutPidfd(t *testing.T) {
 	}
 }
 
-// leavesGroup makes the test's program a delegate that has left its process group.
+// leavesGroup makes the test binary a delegate that leaves its process group.
 const leavesGroup = "MULTUS_TEST_LEAVES_GROUP"
 
 func leaveGroup() {
@@ -105,7 +105,8 @@ func leaveGroup() {
 	time.Sleep(time.Hour)
 }
 
-// TestProcessLeavesGroup: a delegate that has joined another group is ended all the same; the request waits for it.
+// TestProcessLeavesGroup checks that a delegate that has joined another process group is killed, too, because the
+// request waits for it.
 func TestProcessLeavesGroup(t *testing.T) {
 	t.Parallel()
 	me, err := os.Executable()
@@ -144,7 +145,8 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// TestProcessNotStarted: a request that has ended starts nothing, and what cannot be started leaves no descriptor.
+// TestProcessNotStarted checks that run starts nothing after cancellation, and that a process that cannot be started
+// leaks no file descriptor.
 func TestProcessNotStarted(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())

@@ -19,9 +19,9 @@ import (
 	"multus/internal/link"
 )
 
-// moveRoutes makes the default routes of one attachment what the plan says, in the kernel, in the result
-// and in libcni's cache, so that CHECK and network-status tell the truth (behaviour.md D30-D41, all [quirk]).
-// Attachments without an interface have no routes to move.
+// moveRoutes changes the default routes of one attachment as planned: in the kernel, in the result and in libcni's
+// cache, so that CHECK and the network status show the actual routes (behaviour.md D30-D41, all [quirk]). An attachment
+// without an interface has no routes to move.
 func (r *Runner) moveRoutes(p *plan.Plan, a *plan.Attachment, res types.Result) (types.Result, error) {
 	result, err := current.NewResultFromResult(res)
 	if err != nil {
@@ -64,7 +64,7 @@ func applyRoutes(netns string, a *plan.Attachment) (err error) {
 		}
 		err := ns.DropDefault(a.IfName, f.family)
 		if errors.Is(err, link.ErrNoInterface) && len(a.Routes.Gateways) == 0 {
-			return nil // an interface that the kernel does not have (a user-space driver's) has no routes
+			return nil // an interface that does not exist in the kernel (a user-space driver's) has no routes
 		}
 		if err != nil {
 			return err
@@ -76,7 +76,7 @@ func applyRoutes(netns string, a *plan.Attachment) (err error) {
 	return ns.SetDefault(a.IfName, a.Routes.Gateways)
 }
 
-// editRoutes replaces the default routes of the families that moved.
+// editRoutes replaces the default routes of the families whose routes were moved.
 func editRoutes(result *current.Result, routes plan.Routes) {
 	kept := result.Routes[:0:0]
 	for _, rt := range result.Routes {
@@ -102,7 +102,7 @@ func defaultNet(gw netip.Addr) net.IPNet {
 	return net.IPNet{IP: make(net.IP, bits/8), Mask: net.CIDRMask(0, bits)}
 }
 
-// updateCache rewrites the result in libcni's cache entry and leaves its other members as they are.
+// updateCache replaces the result in libcni's cache entry and keeps the entry's other members.
 func (r *Runner) updateCache(p *plan.Plan, a *plan.Attachment, res types.Result) error {
 	name, err := entry(p, a)
 	if err != nil {

@@ -32,7 +32,7 @@ func gateways(s ...string) []netip.Addr {
 	return out
 }
 
-// TestEditRoutes shows what the result says after default routes have moved (D33, D38, all [quirk]).
+// TestEditRoutes checks the routes of the result after default routes were moved (D33, D38, all [quirk]).
 func TestEditRoutes(t *testing.T) {
 	t.Parallel()
 	all := []string{
@@ -110,8 +110,8 @@ func TestEditRoutes(t *testing.T) {
 	}
 }
 
-// bench is a sandbox with the interfaces eth0 and net1, both with addresses of both families and a default route,
-// and plugins that say that they have made them.
+// bench is a sandbox with the interfaces eth0 and net1, each with addresses of both families and a default route, and
+// with plugins that report these interfaces as their result.
 type bench struct {
 	ns   *testnet.NS
 	run  *Runner
@@ -156,7 +156,7 @@ func (b *bench) attachment(t *testing.T, typ, ifName string, r plan.Routes) *pla
 	return &plan.Attachment{Name: "ns/n", IfName: ifName, Config: l, Routes: r}
 }
 
-// kernel lists the default routes of the sandbox, from /proc and not through the code under test.
+// kernel returns the default routes of the sandbox. It reads /proc and does not use the code under test.
 func (b *bench) kernel(t *testing.T) []string {
 	t.Helper()
 	var out []string
@@ -186,7 +186,7 @@ func (b *bench) kernel(t *testing.T) []string {
 	return out
 }
 
-// cached are the routes of libcni's entry.
+// cached returns the routes in libcni's cache entry.
 func (b *bench) cached(t *testing.T, ifName string) string {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(b.dir, "state", "results", "n-c0ffee-"+ifName))
@@ -211,7 +211,7 @@ func (b *bench) cached(t *testing.T, ifName string) string {
 	return fmt.Sprint(entry.Result.Routes)
 }
 
-// TestMoveRoutes shows D32-D41 in a real namespace: kernel, result and libcni's cache say the same afterwards.
+// TestMoveRoutes checks D32-D41 in a real namespace: kernel, result and libcni's cache agree afterwards.
 func TestMoveRoutes(t *testing.T) {
 	t.Parallel()
 	eth0 := []string{"eth0 via 10.0.0.1", "eth0 via fd00::1"}
@@ -309,8 +309,8 @@ func TestMoveRoutes(t *testing.T) {
 	}
 }
 
-// TestFree shows D24, M19 and D29 [quirk]: an interface that is there belongs to somebody, and it is seen before
-// anything is done; a namespace that is gone is code 11.
+// TestFree checks D24, M19 and D29 [quirk]: an existing interface is detected before anything is done, and a namespace
+// that is gone is reported with code 11.
 func TestFree(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -350,7 +350,7 @@ func TestFree(t *testing.T) {
 	}
 }
 
-// TestLookFails: a namespace that cannot be looked at is not one that is gone.
+// TestLookFails checks that a namespace that cannot be inspected is not reported as gone.
 func TestLookFails(t *testing.T) {
 	t.Parallel()
 	loop := filepath.Join(t.TempDir(), "loop")

@@ -17,34 +17,34 @@ import (
 )
 
 const (
-	// maxAbandoned is how many notes of abandoned attachments are kept; the oldest go first.
+	// maxAbandoned is the maximum number of notes of abandoned attachments. The oldest notes are removed first.
 	maxAbandoned = 1000
-	// maxAbandonedNote is the size of one that is still read.
+	// maxAbandonedNote is the maximum size of a note that is read.
 	maxAbandonedNote = 64 << 10
 )
 
-// Abandoned is an attachment that DEL has given up because its plugins refused to delete it for good. What they hold,
+// Abandoned is an attachment that DEL has given up because its plugins permanently refuse to delete it. What they hold,
 // such as an address of the IPAM plugin, may be left.
 type Abandoned struct {
 	ContainerID string `json:"containerID"`
-	// Pod is namespace/name, "" if the runtime named none.
+	// Pod is the pod as namespace/name. It is "" if the runtime named none.
 	Pod     string `json:"pod,omitempty"`
 	Network string `json:"network"`
 	IfName  string `json:"ifName"`
 	// Plugins and IPAM are the types of the network's plugins.
 	Plugins []string `json:"plugins"`
 	IPAM    []string `json:"ipam,omitempty"`
-	// Reason is what the plugins answered last.
+	// Reason is the last error of the plugins.
 	Reason string    `json:"reason"`
 	Time   time.Time `json:"time"`
-	// File is where the note is; who has looked after what may be left removes it.
+	// File is the path of the note. An administrator removes the file after cleaning up what was left.
 	File string `json:"-"`
 }
 
-// abandonedDir is beside the state directory, as networksDir is.
+// abandonedDir returns a directory beside the state directory, as networksDir does.
 func (s *Store) abandonedDir() string { return filepath.Clean(s.Dir) + "-abandoned" }
 
-// Abandon notes that an attachment is given up.
+// Abandon writes a note that an attachment is given up.
 func (s *Store) Abandon(p *plan.Plan, a *plan.Attachment, reason error) error {
 	n := Abandoned{
 		ContainerID: p.ContainerID, Network: a.Name, IfName: a.IfName, Plugins: a.Config.Types(),
@@ -84,8 +84,8 @@ func (s *Store) trimAbandoned() error {
 	return errors.Join(errs...)
 }
 
-// Abandoned lists the attachments that DEL has given up on this node, the latest first. Notes that cannot be read are
-// left out.
+// Abandoned lists the attachments that DEL has given up on this node, the latest first. It omits notes that cannot be
+// read.
 func (s *Store) Abandoned() ([]Abandoned, error) {
 	entries, err := os.ReadDir(s.abandonedDir())
 	if errors.Is(err, os.ErrNotExist) {

@@ -34,7 +34,7 @@ func BenchmarkLedger(b *testing.B) {
 	})
 }
 
-// three is a plan with two networks beside the cluster network.
+// three returns a plan with two networks besides the cluster network.
 func three(tb testing.TB) *plan.Plan {
 	tb.Helper()
 	return &plan.Plan{ContainerID: "c0ffee", Netns: "/run/netns/x", Attachments: []plan.Attachment{
@@ -53,8 +53,9 @@ func three(tb testing.TB) *plan.Plan {
 	}}
 }
 
-// TestAllocations keeps what a record of three networks costs from growing unseen; the numbers are those of today.
-func TestAllocations(t *testing.T) { //nolint:paralleltest // AllocsPerRun must be alone
+// TestAllocations limits the allocations for a record of three networks, so that an increase is noticed. The numbers
+// are the current ones.
+func TestAllocations(t *testing.T) { //nolint:paralleltest // AllocsPerRun must run alone
 	s, p := store(t), three(t)
 	for what, tc := range map[string]struct {
 		most float64

@@ -11,16 +11,16 @@ import (
 	"multus/internal/fsx"
 )
 
-// claimed is what Claims made of a record, as long as its file is the same.
+// claimed caches what Claims read from a record, as long as the record's file does not change.
 type claimed struct {
 	file   os.FileInfo
 	claims []device.Claim
 }
 
-// Claims lists the recorded attachments of all sandboxes with the devices that they have or ask for. Busy is set where
-// somebody holds the sandbox's lock in lockFile. It changes nothing: what cannot be read of a record is left out, and
-// is DEL's to deal with. A Store that is asked again reads only the records that have changed: they can be large, and
-// the lock on all devices of the node is no place to read them all.
+// Claims lists the recorded attachments of all sandboxes with the devices that they hold or request. It sets Busy if
+// another process holds the sandbox's lock in lockFile. It changes nothing and omits what cannot be read of a record,
+// which is left to DEL. Repeated calls on one Store read only the records that have changed: records can be large and
+// must not all be read while the lock on all devices of the node is held.
 func (s *Store) Claims(lockFile string) ([]device.Claim, error) {
 	entries, err := os.ReadDir(s.Dir)
 	if errors.Is(err, os.ErrNotExist) {
@@ -41,7 +41,7 @@ func (s *Store) Claims(lockFile string) ([]device.Claim, error) {
 			now[id], err = s.claimed(id, info)
 		}
 		if errors.Is(err, os.ErrNotExist) {
-			continue // deleted meanwhile
+			continue // removed in the meantime
 		}
 		if err != nil {
 			return nil, fmt.Errorf("read record: %w", err)
@@ -59,7 +59,7 @@ func (s *Store) Claims(lockFile string) ([]device.Claim, error) {
 	return out, nil
 }
 
-// claimed returns the claims of a record whose file is info, as they are known, or read.
+// claimed returns what the record with the file info holds. It reads the record unless the cached value is still valid.
 func (s *Store) claimed(id string, info os.FileInfo) (claimed, error) {
 	if k, ok := s.claims[id]; ok && os.SameFile(k.file, info) && k.file.ModTime().Equal(info.ModTime()) &&
 		k.file.Size() == info.Size() {
@@ -83,7 +83,7 @@ func (s *Store) claimed(id string, info os.FileInfo) (claimed, error) {
 	return k, nil
 }
 
-// ClaimsOf are the claims of a plan, whose sandbox's lock is the caller's.
+// ClaimsOf returns what the attachments of a plan hold. The caller holds the sandbox's lock.
 func ClaimsOf(p *plan.Plan) []device.Claim {
 	r := &Record{ContainerID: p.ContainerID, Netns: p.Netns}
 	out := make([]device.Claim, len(p.Attachments))
@@ -101,7 +101,7 @@ func claim(r *Record, a *plan.Attachment) device.Claim {
 	if name := a.Args.Get(request.PodName); name != "" {
 		c.Pod = a.Args.Get(request.PodNamespace) + "/" + name
 	}
-	// What cannot be read asks for nothing: its plugin has refused it.
+	// A configuration that cannot be read requests no device: its plugin has refused it.
 	c.References, _ = device.References(a.Name, a.Config, a.RuntimeConfig)
 	return c
 }

@@ -18,8 +18,8 @@ import (
 	"multus/internal/fsx"
 )
 
-// TestClaims: who has which device of the node is read from records of ours and of today's Multus, and nothing is
-// changed by it (pains.md P21).
+// TestClaims checks that Claims finds the devices of the node that sandboxes hold, in records of this implementation
+// and of Multus 4.x, and that it changes nothing (pains.md P21).
 func TestClaims(t *testing.T) {
 	t.Parallel()
 	s := store(t)
@@ -60,7 +60,7 @@ func TestClaims(t *testing.T) {
 			t.Errorf("of the plan (-want +got):\n%s", d)
 		}
 	}
-	// The same record as today's Multus writes it: without our keys.
+	// The same record as Multus 4.x writes it, without the additional keys.
 	b, err := os.ReadFile(filepath.Join(s.Dir, "ours"))
 	if err != nil {
 		t.Fatal(err)
@@ -106,7 +106,7 @@ func TestClaims(t *testing.T) {
 	}
 }
 
-// TestClaimsAgain: a Store that lists claims again reads only the records that are not those of before.
+// TestClaimsAgain checks that a repeated call of Claims on one Store reads only the records that have changed.
 func TestClaimsAgain(t *testing.T) {
 	t.Parallel()
 	s := store(t)
@@ -137,7 +137,7 @@ func TestClaimsAgain(t *testing.T) {
 	if got, want := list(), []string{"gone one", "later one", "same one"}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
-	// The content of a file that looks the same is not read again.
+	// A file with unchanged metadata is not read again.
 	path := filepath.Join(s.Dir, "same")
 	info, err := os.Stat(path)
 	if err != nil {
@@ -157,7 +157,7 @@ func TestClaimsAgain(t *testing.T) {
 	if got, want := list(), []string{"later two", "new one", "same one"}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
-	// What is no record any more has no claims, and is no error.
+	// A file that is no longer a record has no claims and causes no error.
 	if err := os.Truncate(path, maxRecord+1); err != nil {
 		t.Fatal(err)
 	}

@@ -9,7 +9,8 @@ import (
 	"multus/internal/rawjson"
 )
 
-// appendJSON appends what encoding/json makes of an element, byte for byte: it is on the path of every pod.
+// appendJSON appends the JSON of an element, byte for byte as encoding/json writes it. It is hand-written for speed,
+// because it runs for every pod.
 func (e *element) appendJSON(b []byte) []byte {
 	w := rawjson.Begin(b)
 	w.Raw("Conf", e.Conf)
@@ -52,7 +53,7 @@ func appendMembers(b []byte, members map[string]json.RawMessage) []byte {
 	return w.End()
 }
 
-// parse reads an element, by itself where it is written as usual, else by encoding/json.
+// parse decodes an element. It handles the usual form itself and leaves everything else to encoding/json.
 func (e *element) parse(b []byte) error {
 	if err := rawjson.Object(b, e.member); err == nil {
 		return nil
@@ -61,7 +62,7 @@ func (e *element) parse(b []byte) error {
 	return json.Unmarshal(b, e)
 }
 
-func (e *element) member(key string, v []byte) error { //nolint:gocyclo // a case for each key
+func (e *element) member(key string, v []byte) error { //nolint:gocyclo // one case per key
 	ok := true
 	switch key {
 	case "Conf":
@@ -98,7 +99,7 @@ func (e *element) member(key string, v []byte) error { //nolint:gocyclo // a cas
 	case "capabilityArgs":
 		return rawjson.Members(v, &e.RuntimeConfig)
 	default:
-		ok = false // what few records have, what is not ours, and keys in another case
+		ok = false // rare keys, unknown keys, and keys in another case
 	}
 	if !ok {
 		return rawjson.ErrKind

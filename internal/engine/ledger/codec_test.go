@@ -16,7 +16,7 @@ const fullElement = `{"Conf":{"ipam":{}},"ConfList":{"name":"<n>"},"Name":"n","i
 	"default-route":["10.0.0.1"],"deviceID":"d","resourceName":"r","IsFilterV4Gateway":true,"IsFilterV6Gateway":true,"Bytes":"e30=","netnsPath":"/run/netns/x","cniArgs":[["a","b"]],
 	"binDir":"/b","bootID":"i","stage":2,"undone":true,"delTries":1,"begun":3,"deleted":true,"capabilityArgs":{"é":[ 1 , 2 ],"a":{"b":"<"}},"hostDevice":{"name":"eth1","ifindex":3}}`
 
-// TestFullElement: no key is forgotten in fullElement, and so in what FuzzElement begins with.
+// TestFullElement checks that fullElement, with which FuzzElement starts, has every key.
 func TestFullElement(t *testing.T) {
 	t.Parallel()
 	var e element
@@ -31,7 +31,7 @@ func TestFullElement(t *testing.T) {
 	}
 }
 
-// FuzzElement: an element is read as encoding/json reads it, and written as encoding/json writes it, byte for byte.
+// FuzzElement checks that an element is decoded as by encoding/json and encoded byte for byte as by encoding/json.
 func FuzzElement(f *testing.F) {
 	f.Add([]byte(fullElement))
 	f.Add([]byte(`{"Conf":{},"ConfList":{},"Name":"","IsFilterV4Gateway":false,"IsFilterV6Gateway":false,"Bytes":""}`))
@@ -44,7 +44,7 @@ func FuzzElement(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, doc []byte) {
 		if !json.Valid(doc) {
-			return // decode splits a document that is valid
+			return // Store.decode only splits valid documents
 		}
 		var got, want element
 		wantErr, err := json.Unmarshal(doc, &want), error(nil)

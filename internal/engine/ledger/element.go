@@ -15,8 +15,8 @@ import (
 	"multus/internal/netsel"
 )
 
-// element is one attachment as today's Multus writes it (behaviour.md D81), and our own keys at the end,
-// which it ignores. Bytes is authoritative (D82); a non-empty ConfList marks a list.
+// element is one attachment as Multus 4.x writes it (behaviour.md D81). The keys of this implementation follow at the
+// end, and Multus 4.x ignores them. Bytes is authoritative (D82). A non-empty ConfList marks a list.
 type element struct {
 	Conf           json.RawMessage `json:"Conf"`
 	ConfList       json.RawMessage `json:"ConfList"`
@@ -32,32 +32,31 @@ type element struct {
 	DropIPv6       bool            `json:"IsFilterV6Gateway"`
 	Bytes          []byte          `json:"Bytes"`
 
-	// Netns is where the attachment was made: for GC, which gets no path from the runtime.
+	// Netns is the network namespace of the attachment. GC needs it because the runtime passes no path.
 	Netns string `json:"netnsPath,omitempty"`
-	// Args are the CNI_ARGS of ADD: for GC, and for what a runtime leaves out at DEL.
+	// Args are the CNI_ARGS of ADD. They are used by GC, and to add what a runtime omits at DEL.
 	Args request.Args `json:"cniArgs,omitempty"`
-	// BinDir is there when the daemon's configuration has another one than the runtime's.
+	// BinDir is set if the daemon's configuration has another binDir than the runtime's.
 	BinDir string `json:"binDir,omitempty"`
 	// Boot is the boot of the node at which the attachment was made.
 	Boot string `json:"bootID,omitempty"`
-	// Stage is the attachment's, where some were made at the same time.
+	// Stage is the attachment's stage, if some attachments were made at the same time.
 	Stage int `json:"stage,omitempty"`
-	// Undone and Begun are the record's Progress, the same in all elements. DelTries counts the DELs of this one that
-	// failed though nothing of it was seen.
+	// Undone and Begun are the record's Progress, the same in all elements. DelTries counts the failed DELs of this
+	// attachment after which excuse may ignore the failure or give up the attachment.
 	Undone   bool `json:"undone,omitempty"`
 	DelTries int  `json:"delTries,omitempty"`
 	Begun    int  `json:"begun,omitempty"`
-	// Deleted marks an attachment that a DEL which failed elsewhere has detached.
+	// Deleted marks an attachment that was deleted by a DEL that failed elsewhere.
 	Deleted bool `json:"deleted,omitempty"`
-	// RuntimeConfig is there when the keys above do not tell all of it: port mappings, bandwidth, and
-	// what the runtime itself passed (behaviour.md D67 [quirk]).
+	// RuntimeConfig is set if the keys above do not determine all of it: port mappings, bandwidth, and what the runtime
+	// itself passed (behaviour.md D67 [quirk]).
 	RuntimeConfig map[string]json.RawMessage `json:"capabilityArgs,omitempty"`
-	// HostDevice is the device of the node that the pod has for itself: to know it again when the pod has vanished.
+	// HostDevice identifies the device of the node that the pod holds, so that it can be found after the pod has vanished.
 	HostDevice *device.Identity `json:"hostDevice,omitempty"`
 }
 
-// encode makes the element of an attachment. Its interface name is written only where it is not what
-// today's Multus works out by itself from the index.
+// encode returns the element of an attachment. It omits an interface name that Multus 4.x derives from the index.
 func encode(a *plan.Attachment, index int, p *plan.Plan) (*element, error) {
 	e := &element{
 		Name: a.Name, ResourceName: a.Resource, DeviceID: a.Device,
@@ -82,12 +81,12 @@ func encode(a *plan.Attachment, index int, p *plan.Plan) (*element, error) {
 	return e, e.summarise(a.Config)
 }
 
-// UsualName is the name that runtimes give to a pod's first interface; only another one is written.
+// UsualName is the name that runtimes give to a pod's first interface. Only a different name is recorded.
 const UsualName = "eth0"
 
 func generatedName(index int) string { return fmt.Sprintf("net%d", index) }
 
-// summarise fills in Conf and ConfList, the parsed views that today's Multus reads beside Bytes.
+// summarise sets Conf and ConfList, the parsed forms that Multus 4.x reads in addition to Bytes.
 func (e *element) summarise(l *cniconf.List) error {
 	conf, err := l.Libcni()
 	if err != nil {
@@ -114,7 +113,7 @@ func (e *element) summarise(l *cniconf.List) error {
 	return err
 }
 
-// derived is the runtimeConfig that the keys of today's format tell (behaviour.md D67).
+// derived returns the runtimeConfig that follows from the keys of the Multus 4.x format (behaviour.md D67).
 func (e *element) derived(containerID, ifName string) map[string]json.RawMessage {
 	rc := map[string]json.RawMessage{}
 	set := func(key string, present bool, v any) {
@@ -136,8 +135,8 @@ func (e *element) derived(containerID, ifName string) map[string]json.RawMessage
 	return rc
 }
 
-// decode makes the attachment that an element records. index is its place in the file; ifName is the
-// runtime's name for the cluster network (behaviour.md D68, C80).
+// decode returns the attachment that an element records. index is the element's position in the file. ifName is the
+// runtime's name for the interface of the cluster network (behaviour.md D68, C80).
 func (e *element) decode(index int, containerID, ifName string) (*plan.Attachment, error) {
 	l, err := cniconf.Parse(e.Bytes)
 	if err != nil {
@@ -168,7 +167,7 @@ func (e *element) decode(index int, containerID, ifName string) (*plan.Attachmen
 			return nil, fmt.Errorf("attachment %d (%q): %w", index, e.Name, err)
 		}
 		if !plan.IsDeviceInfo(a.DeviceInfo) {
-			a.DeviceInfo = "" // not ours to remove
+			a.DeviceInfo = "" // not a device-info file: must not be removed
 		}
 	}
 	if e.DefaultRoute != nil {

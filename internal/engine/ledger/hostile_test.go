@@ -11,8 +11,8 @@ import (
 	"multus/internal/engine/plan"
 )
 
-// FuzzHostileState: whatever stands in the state directory, no name in it leads out of it, and every container that is
-// listed can be read and removed.
+// FuzzHostileState checks that no name in the state directory leads out of it, whatever the directory contains, and
+// that every container that is listed can be read and removed.
 func FuzzHostileState(f *testing.F) {
 	good := `{"kind":"cniCacheV1","containerId":"c","config":"eyJuYW1lIjoibiIsInR5cGUiOiJiIn0=","ifName":"net1","networkName":"n"}`
 	record := `[{"Name":"a","Bytes":"eyJuYW1lIjoibiIsInR5cGUiOiJicmlkZ2UifQ==","ifnameRequest":"../x","deviceID":"d","capabilityArgs":{"CNIDeviceInfoFile":"/var/run/k8s.cni.cncf.io/devinfo/cni/../../../../etc/passwd"}}]`
@@ -36,7 +36,7 @@ func FuzzHostileState(f *testing.F) {
 		}
 		write(t, filepath.Join(s.Dir, "results", "n-c-net9"), cached)
 		_ = os.WriteFile(filepath.Join(s.Dir, "results", filepath.Base("x"+entry)), []byte(cached), 0o600)
-		_ = os.WriteFile(filepath.Join(s.Dir, filepath.Base(id)), []byte(record), 0o600) // some names are no file's
+		_ = os.WriteFile(filepath.Join(s.Dir, filepath.Base(id)), []byte(record), 0o600) // some are no file names
 		write(t, outside, "outside")
 		ids, err := s.Containers()
 		if err != nil {
@@ -59,13 +59,13 @@ func FuzzHostileState(f *testing.F) {
 		if b, err := os.ReadFile(outside); err != nil || string(b) != "outside" {
 			t.Errorf("a file outside of the state directory changed: %q, %v", b, err)
 		}
-		if entries, err := os.ReadDir(dir); err != nil || len(entries) > 3 { // outside, the directory, that of networks
+		if entries, err := os.ReadDir(dir); err != nil || len(entries) > 3 { // outside, the state directory, networks
 			t.Errorf("%v, %v", entries, err)
 		}
 	})
 }
 
-// checkPaths shows that no name of a record leads anywhere when it becomes a part of a path.
+// checkPaths checks that no name of a record leads to another directory when it becomes a part of a path.
 func checkPaths(t *testing.T, r *Record) {
 	t.Helper()
 	for _, a := range r.Attachments {
@@ -80,7 +80,8 @@ func checkPaths(t *testing.T, r *Record) {
 	}
 }
 
-// TestHostileStages: a stage that ADD cannot have recorded neither takes memory nor hides an attachment from DEL.
+// TestHostileStages checks that a stage that ADD cannot have recorded neither uses memory nor hides an attachment from
+// DEL.
 func TestHostileStages(t *testing.T) {
 	t.Parallel()
 	s := store(t)

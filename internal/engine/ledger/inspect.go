@@ -7,13 +7,13 @@ import (
 	"path/filepath"
 )
 
-// Inspect reads a record for people and changes nothing: unlike Read it leaves a damaged file where it is, and does not
-// take libcni's results for it. The error says what could not be read; the record is what could. Both are nil when
-// there is no such file.
+// Inspect reads a record for display and changes nothing. Unlike Read, it leaves a damaged file in place and does not
+// fall back to libcni's results. The record holds what could be read, and the error says what could not. Both are nil
+// if there is no file.
 func (s *Store) Inspect(containerID, ifName string) (*Record, error) {
 	b, err := s.load(containerID)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil //nolint:nilnil // no record is an answer, not an error
+		return nil, nil //nolint:nilnil // no record is a result, not an error
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read record of container %s: %w", containerID, err)
@@ -26,7 +26,7 @@ func (s *Store) Inspect(containerID, ifName string) (*Record, error) {
 	return r, nil
 }
 
-// Damaged lists the files that Read has put aside.
+// Damaged lists the files that were set aside.
 func (s *Store) Damaged() ([]string, error) {
 	entries, err := os.ReadDir(filepath.Join(s.Dir, damagedDir))
 	if errors.Is(err, os.ErrNotExist) {

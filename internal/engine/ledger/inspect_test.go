@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestInspect: looking changes nothing, whatever is there (behaviour.md D80; P06).
+// TestInspect checks that Inspect changes nothing, whatever the directory contains (behaviour.md D80; P06).
 func TestInspect(t *testing.T) {
 	t.Parallel()
 	s := store(t)
@@ -37,8 +37,8 @@ func TestInspect(t *testing.T) {
 	}
 }
 
-// TestSurvey: what cannot be read whole is damaged and stays where it is. It is damaged also after Read has moved it
-// aside, until the sandbox is deleted.
+// TestSurvey checks that a record that cannot be read completely is reported as damaged and stays in place. It is also
+// reported as damaged after Read has set it aside, until the sandbox is deleted.
 func TestSurvey(t *testing.T) {
 	t.Parallel()
 	s := store(t)

@@ -1,8 +1,7 @@
-// Package ledger remembers what was planned for each sandbox, from before the first delegate runs until
-// everything is freed, so that DEL, CHECK and GC never ask anyone (architecture.md, decision 4). One file
-// for each container in the state directory, in the format of today's Multus, so that a node can be
-// upgraded and downgraded with pods running (behaviour.md D80-D84, Q5). It runs nothing. The engine and
-// the tools that look at a node import it.
+// Package ledger keeps a record of what was planned for each sandbox, from before the first delegate runs until
+// everything is freed, so that DEL, CHECK and GC depend on no other process. Each container has one file in the state
+// directory, in the format of Multus 4.x, so that a node can be upgraded and downgraded with pods running (behaviour.md
+// D80-D84, Q5). The package runs nothing. It is imported by the engine and by the tools that inspect a node.
 package ledger
 
 import (
@@ -32,68 +31,68 @@ import (
 )
 
 const (
-	// damagedDir keeps what could not be read, for inspection.
+	// damagedDir holds files that could not be read, for inspection.
 	damagedDir = "damaged"
-	// sweptFile is in networksDir, since today's Multus takes every file in the state directory for a record.
+	// sweptFile is in networksDir, because Multus 4.x treats every file in the state directory as a record.
 	sweptFile = ".swept"
 )
 
-// ErrNoDirectory is returned by Read when the state directory is none: no ADD can have recorded, and so
-// attached, anything.
+// ErrNoDirectory is returned by Read if the path of the state directory is not a directory. No ADD can have recorded
+// anything there, and so none can have attached anything.
 var ErrNoDirectory = errors.New("the state directory is not a directory")
 
 // Store is the ledger of one state directory.
 type Store struct {
 	// Dir is cniDir of the configuration (behaviour.md A16).
 	Dir string
-	// BinDir is binDir of the runtime's configuration; a plan that uses another one has it recorded.
+	// BinDir is binDir of the runtime's configuration. If a plan has another one, it is recorded.
 	BinDir string
-	// Boot is the identity of this boot of the node, "" if it is not known.
+	// Boot identifies this boot of the node. It is "" if the boot is not known.
 	Boot string
 	Log  *slog.Logger
 
 	// linkless is the Dir in which dropLinks has looked.
 	linkless string
-	// claims by container ID, of the last call of Claims.
+	// claims holds the result of the last call of Claims by container ID.
 	claims map[string]claimed
 }
 
-// Record is what is known to be attached, or to have been begun, for one sandbox.
+// Record is what is recorded for one sandbox: attachments that exist or that were begun.
 type Record struct {
 	ContainerID string
-	// Netns is the path recorded at ADD, "" in files of today's Multus.
+	// Netns is the path recorded at ADD. It is "" in files of Multus 4.x.
 	Netns string
-	// BinDir is where ADD looked for plugins first, "" for the runtime's configuration's.
+	// BinDir is the first plugin directory of ADD, or "" for the one of the runtime's configuration.
 	BinDir string
-	// Boot at which it was recorded, "" in files of today's Multus.
+	// Boot is the boot at which the sandbox was recorded. It is "" in files of Multus 4.x.
 	Boot string
-	// Age is how long ago it was recorded; 0 before Complete.
+	// Age is how long ago the sandbox was recorded. It is 0 before Complete.
 	Age      time.Duration
 	Progress Progress
-	// Damaged reports that a part of the record could not be read. What is missing may still be attached.
+	// Damaged reports whether a part of the record could not be read. What is missing may still be attached.
 	Damaged bool
-	// Foreign is set by Survey if the file in the place of a record is damaged and looks like that of another program, and
-	// if nothing else is known of such a sandbox. host-local, for example, keeps its files there if a network's dataDir
+	// Foreign is set by Survey if the damaged file in the place of a record looks like that of another program and if
+	// nothing else is known about such a sandbox. For example, host-local keeps its files there if a network's dataDir
 	// says so.
 	Foreign bool
-	// Attachments in the order of ADD.
+	// Attachments is in the order of ADD.
 	Attachments []plan.Attachment
 }
 
-// Progress is what became of a sandbox after it was recorded. The zero value is that of an ADD that is at work, was
-// killed, or succeeded: libcni's results tell the last one apart.
+// Progress is what happened to a sandbox after it was recorded. The zero value is that of an ADD that is in progress,
+// was killed or succeeded. libcni's results distinguish the last case from the others.
 type Progress struct {
-	// Undone tells that ADD failed, and went over everything that it had begun.
+	// Undone reports whether ADD failed and has undone everything that it had begun.
 	Undone bool
-	// Begun is how many stages of the plan ADD came to (each attachment is one, unless the plan has stages), as the first
-	// of these DELs found out; 0 as long as none has.
+	// Begun is how many stages of the plan ADD reached, as the first DEL found out; it is 0 until then. Each attachment is
+	// a stage of its own, unless the plan has stages.
 	Begun int
-	// Cut makes NoteDeleted mark what a DEL has deleted: it had too little time for all attachments, or there are more of
-	// them than one pod may have. It is not recorded.
+	// Cut makes NoteDeleted record which attachments a DEL has deleted. It is set if the DEL had too little time for all
+	// of them, or if there are more of them than one pod may have. Cut itself is not recorded.
 	Cut bool
 }
 
-// Write records a plan durably: once it returns, a power loss does not lose it.
+// Write records a plan durably: after it has returned, a power loss does not lose the record.
 func (s *Store) Write(p *plan.Plan) error {
 	elements := make([]*element, len(p.Attachments))
 	for i := range p.Attachments {
@@ -128,8 +127,8 @@ func (s *Store) write(containerID string, elements []*element) error {
 	return nil
 }
 
-// Has reports whether a sandbox has a record, also a damaged one. Its cost does not depend on how many records there
-// are, unlike that of Read when there is none.
+// Has reports whether a sandbox has a record, even a damaged one. Unlike the cost of Read for a sandbox without a
+// record, its cost does not depend on the number of records.
 func (s *Store) Has(containerID string) bool {
 	path, err := s.file(containerID)
 	if err != nil {
@@ -139,9 +138,9 @@ func (s *Store) Has(containerID string) bool {
 	return !errors.Is(err, os.ErrNotExist)
 }
 
-// Read returns the record of a sandbox; nil when there is none. ifName is the runtime's name for the
-// cluster network. Elements that cannot be read never hide the others: they are moved aside, and what
-// libcni remembers of the sandbox is taken for them.
+// Read returns the record of a sandbox, or nil if there is none. ifName is the runtime's name for the interface of the
+// cluster network. Elements that cannot be read never hide the others: the damaged file is set aside, and libcni's
+// results for the sandbox replace what is missing.
 func (s *Store) Read(containerID, ifName string) (*Record, error) {
 	if err := s.dropLinks(); err != nil {
 		return nil, fmt.Errorf("read record of container %s: %w", containerID, err)
@@ -172,7 +171,7 @@ func (s *Store) Read(containerID, ifName string) (*Record, error) {
 	return r.orNil(), nil
 }
 
-// orNil returns nil for a record of nothing.
+// orNil returns nil for a record without attachments.
 func (r *Record) orNil() *Record {
 	if len(r.Attachments) == 0 {
 		return nil
@@ -180,11 +179,11 @@ func (r *Record) orNil() *Record {
 	return r
 }
 
-// decode reads as many elements as can be read; the error says that some could not.
+// decode reads as many elements as it can. It returns an error if it could not read some of them.
 func (s *Store) decode(r *Record, b []byte, ifName string) error {
 	var raw []json.RawMessage
 	if !json.Valid(b) || rawjson.Array(b, func(item []byte) error { raw = append(raw, item); return nil }) != nil {
-		return json.Unmarshal(b, &raw) // which says why
+		return json.Unmarshal(b, &raw) // for its error
 	}
 	var errs []error
 	for i, item := range raw {
@@ -198,7 +197,7 @@ func (s *Store) decode(r *Record, b []byte, ifName string) error {
 	return errors.Join(errs...)
 }
 
-// add adds what element i of the file says.
+// add adds the attachment of element i of the file.
 func (r *Record) add(i int, item []byte, ifName string) error {
 	var e element
 	if err := e.parse(item); err != nil {
@@ -214,11 +213,12 @@ func (r *Record) add(i int, item []byte, ifName string) error {
 	return nil
 }
 
-// Complete adds what is beside a record: its age, and, for one of today's Multus, the namespace that libcni remembers.
-// Both are for who looks for sandboxes that are gone, so that not knowing them is no error; no DEL pays for them.
+// Complete adds what is stored beside a record: its age and, for a record of Multus 4.x, the network namespace in
+// libcni's results. Both are only for the search for sandboxes that are gone. So it is not an error if they are
+// unknown, and no DEL pays for the lookup.
 func (s *Store) Complete(r *Record) {
 	if a := age(filepath.Join(s.Dir, r.ContainerID)); a > 0 {
-		r.Age = a // else that of libcni's results
+		r.Age = a // else keep the age of libcni's results
 	}
 	if r.Netns != "" {
 		return
@@ -229,7 +229,7 @@ func (s *Store) Complete(r *Record) {
 	}
 }
 
-// Age returns how long ago a sandbox was recorded, 0 if it has no record.
+// Age returns how long ago a sandbox was recorded, or 0 if it has no record.
 func (s *Store) Age(containerID string) time.Duration {
 	path, err := s.file(containerID)
 	if err != nil {
@@ -238,7 +238,7 @@ func (s *Store) Age(containerID string) time.Duration {
 	return age(path)
 }
 
-// age is 0 for a file that is not there.
+// age returns the age of a file, or 0 if the file does not exist.
 func age(path string) time.Duration {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -247,7 +247,7 @@ func age(path string) time.Duration {
 	return time.Since(info.ModTime())
 }
 
-// setAside keeps a damaged file, once for each content; DEL goes on without it.
+// setAside keeps a copy of a damaged file, one for each content. DEL continues without the file.
 func (s *Store) setAside(containerID string, b []byte) {
 	name := containerID + "." + strconv.FormatUint(hash(b), 16)
 	path := filepath.Join(s.Dir, damagedDir, name)
@@ -259,7 +259,7 @@ func (s *Store) setAside(containerID string, b []byte) {
 		path, "err", err)
 }
 
-// addResults adds the attachments that libcni's result cache knows and r does not.
+// addResults adds the attachments that are in libcni's result cache and not in r.
 func (s *Store) addResults(r *Record, ifName string) error {
 	cached, err := s.cached(r.ContainerID)
 	if err != nil {
@@ -289,7 +289,7 @@ func (s *Store) addResults(r *Record, ifName string) error {
 func fromResult(c *libcni.NetworkAttachment, ifName string) (*plan.Attachment, error) {
 	l, err := cniconf.Parse(c.Config)
 	if err == nil {
-		l, err = l.WithDefaults(c.Network, "") // libcni takes the name from elsewhere
+		l, err = l.WithDefaults(c.Network, "") // libcni gets the name from elsewhere
 	}
 	if err != nil {
 		return nil, err
@@ -315,7 +315,7 @@ func fromResult(c *libcni.NetworkAttachment, ifName string) (*plan.Attachment, e
 	return a, nil
 }
 
-// byPlace orders interface names as ADD does: the cluster network's first, net2 before net10.
+// byPlace orders interface names as ADD does: the cluster network first, net2 before net10.
 func byPlace(a, b, primary string) int {
 	if (a == primary) != (b == primary) {
 		if a == primary {
@@ -329,13 +329,13 @@ func byPlace(a, b, primary string) int {
 	return strings.Compare(a, b)
 }
 
-// Note writes the progress into the record of a sandbox; one without a record needs none.
+// Note writes the progress into the record of a sandbox. It does nothing for a sandbox without a record.
 func (s *Store) Note(containerID string, p Progress) error {
 	return s.noteProgress(containerID, p, nil)
 }
 
-// NoteDeleted is Note after a DEL: it also notes how often each attachment of the plan was tried and, if the progress
-// was cut, which ones are deleted.
+// NoteDeleted is Note after a DEL. It also records how many DELs of each attachment of the plan have failed and, if
+// progress.Cut is set, which attachments are deleted.
 func (s *Store) NoteDeleted(p *plan.Plan, progress Progress) error {
 	of := map[int]*plan.Attachment{}
 	for i := range p.Attachments {
@@ -380,7 +380,7 @@ func (s *Store) noteProgress(containerID string, p Progress, of map[int]*plan.At
 	return nil
 }
 
-// setBool and setInt write a member of an element, which is left out if it has the zero value.
+// setBool and setInt write a member of an element. They omit a member that has the zero value.
 func setBool(e map[string]json.RawMessage, key string, v bool) {
 	delete(e, key)
 	if v {
@@ -395,7 +395,7 @@ func setInt(e map[string]json.RawMessage, key string, v int) {
 	}
 }
 
-// Remove forgets a sandbox; one that is not there is forgotten already.
+// Remove removes the record of a sandbox. It is not an error if there is none.
 func (s *Store) Remove(containerID string) error {
 	path, err := s.file(containerID)
 	if err != nil {
@@ -409,16 +409,15 @@ func (s *Store) Remove(containerID string) error {
 	return nil
 }
 
-// sweep removes what killed processes left half-written. It reads the directories whole, which takes the longer the
-// more pods there are, so that of all removals within a minute only one does it: a file beside the networks says when
-// the last one was.
+// sweep removes incomplete files of killed processes. It reads whole directories, which takes longer the more pods
+// there are. So only one removal per minute does it: the time of a file in networksDir is that of the last sweep.
 func (s *Store) sweep() {
 	mark, now := filepath.Join(s.networksDir(), sweptFile), time.Now()
 	if info, err := os.Stat(mark); err == nil && info.ModTime().Before(now) && now.Sub(info.ModTime()) < fsx.Abandoned {
 		return
 	}
 	err := touch(mark, now)
-	// libcni's results are ours to change, so that killed processes leave files there, too.
+	// This package changes libcni's results, so that killed processes leave files there, too.
 	for _, dir := range []string{s.Dir, resultcache.Dir(s.Dir)} {
 		err = errors.Join(err, fsx.Sweep(dir, fsx.Abandoned))
 	}
@@ -427,7 +426,7 @@ func (s *Store) sweep() {
 	}
 }
 
-// touch makes a file, or changes its time; its directory may be missing, too.
+// touch creates a file or updates its time. It also creates a missing directory.
 func touch(path string, now time.Time) error {
 	err := os.Chtimes(path, now, now)
 	if errors.Is(err, os.ErrNotExist) {
@@ -438,9 +437,9 @@ func touch(path string, now time.Time) error {
 	return err
 }
 
-// Containers lists the sandboxes that are remembered, by the ledger or by libcni, in no special order. A link or a pipe
-// in the place of a record counts, so that it is not overlooked. A directory does not: other programs have theirs
-// there.
+// Containers lists the sandboxes that have a record or a result of libcni, in no particular order. A link or a pipe in
+// the place of a record counts, so that it is not overlooked. A directory does not count: other programs have
+// directories there.
 func (s *Store) Containers() ([]string, error) {
 	entries, err := os.ReadDir(s.Dir)
 	if errors.Is(err, os.ErrNotExist) {
@@ -472,8 +471,8 @@ func (s *Store) Containers() ([]string, error) {
 	return out, nil
 }
 
-// Lock takes the sandbox's lock, waiting until ctx ends. Delegates hold it too (through the file), so that
-// a DEL waits for those of an ADD whose plugin was killed.
+// Lock takes the sandbox's lock and waits for it until ctx ends. Delegates hold the lock, too, through the file, so
+// that a DEL waits for the delegates of an ADD whose plugin was killed.
 func Lock(ctx context.Context, file, containerID string) (*fsx.Lock, error) {
 	l, err := fsx.Acquire(ctx, file, containerID)
 	if err != nil {
@@ -482,7 +481,7 @@ func Lock(ctx context.Context, file, containerID string) (*fsx.Lock, error) {
 	return l, nil
 }
 
-// Merge returns the CNI_ARGS for a later verb: those of the runtime's call, and what only ADD had.
+// Merge returns the CNI_ARGS for a later verb: those of the runtime's call, and those that only ADD had.
 func Merge(now, recorded request.Args) request.Args {
 	out := append(request.Args(nil), now...)
 	for _, p := range recorded {

@@ -59,13 +59,14 @@ func read(tb testing.TB, s *Store, id string) *Record {
 	return r
 }
 
-// what of an attachment has to survive for DEL, CHECK and GC. Origin and the request's own name do not.
+// what compares the parts of an attachment that must survive for DEL, CHECK and GC. Origin and the requested name are
+// not among them.
 var what = cmp.Options{
 	cmpopts.EquateComparable(netip.Addr{}), cmpopts.EquateEmpty(),
 	cmp.Comparer(func(a, b *cniconf.List) bool { return bytes.Equal(a.Bytes(), b.Bytes()) }),
 	cmp.Comparer(func(a, b json.RawMessage) bool { return compact(a) == compact(b) }),
 	cmpopts.IgnoreFields(plan.Attachment{}, "Origin", "Request", "Inherited", "Element"),
-	// A device without a resource is the annotation's, and is only offered.
+	// A device without a resource comes from the annotation and is optional.
 	cmp.FilterPath(func(p cmp.Path) bool { return p.Last().String() == ".Device" },
 		cmp.Comparer(func(a, b string) bool { return a == b || a == "" })),
 }
@@ -76,8 +77,8 @@ func compact(raw json.RawMessage) string {
 	return b.String()
 }
 
-// TestRoundTrip writes and reads every plan of the golden tests: what is read is what was planned (behaviour.md D80,
-// D82; D67 [quirk]: port mappings and bandwidth as well).
+// TestRoundTrip writes and reads every plan of the golden tests and checks that what is read is what was planned
+// (behaviour.md D80, D82; D67 [quirk]: port mappings and bandwidth as well).
 func TestRoundTrip(t *testing.T) {
 	t.Parallel()
 	archives, err := filepath.Glob("../plan/testdata/*.txtar")
@@ -118,7 +119,7 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// full has every member that a record can have.
+// full returns a plan with every member that a record can have.
 func full(tb testing.TB) *plan.Plan {
 	tb.Helper()
 	gws := []netip.Addr{netip.MustParseAddr("10.1.1.254")}
@@ -150,8 +151,8 @@ func full(tb testing.TB) *plan.Plan {
 	}
 }
 
-// TestFormat shows that our file has every member that D81 lists, under its name, so that today's Multus reads it
-// after a downgrade (Q5); our own are beside them.
+// TestFormat checks that a record has every member of D81 under its name, so that Multus 4.x can read the record after
+// a downgrade (Q5). The additional members are beside them.
 func TestFormat(t *testing.T) {
 	t.Parallel()
 	s, p := store(t), full(t)
@@ -212,8 +213,8 @@ func TestFormat(t *testing.T) {
 	}
 }
 
-// TestInterfaceNames shows which names are written: those that today's Multus would not work out from the index
-// (C80, D68), and that any is found again.
+// TestInterfaceNames checks that a record contains the interface names that Multus 4.x would not derive from the index
+// (C80, D68), and that every name is read back.
 func TestInterfaceNames(t *testing.T) {
 	t.Parallel()
 	c := config(t, `{"name":"n","type":"bridge"}`)
@@ -253,7 +254,7 @@ func TestInterfaceNames(t *testing.T) {
 			}
 		})
 	}
-	// GC does not know the runtime's name for the first interface, and takes the usual one.
+	// GC is not passed the runtime's name for the first interface and uses the usual one.
 	e, err := encode(&plan.Attachment{Primary: true, IfName: "eth5", Config: c}, 0, &plan.Plan{})
 	if err != nil {
 		t.Fatal(err)
@@ -377,8 +378,8 @@ func interfaces(r *Record) string {
 	return strings.Join(names, " ")
 }
 
-// TestDamaged shows D61 [quirk]: a damaged record hides nothing. What can be read counts, libcni's results stand in
-// for the rest, the file is kept for inspection, and the order stays that of ADD, whose reverse DEL takes (D65).
+// TestDamaged checks D61 [quirk]: a damaged record hides nothing. What can be read counts, libcni's results replace the
+// rest, the file is kept for inspection, and the order stays that of ADD, which DEL reverses (D65).
 func TestDamaged(t *testing.T) {
 	t.Parallel()
 	conf := `{"cniVersion":"1.0.0","name":"n","type":"bridge"}`
@@ -445,7 +446,7 @@ func TestDamaged(t *testing.T) {
 	}
 }
 
-// TestResults shows what libcni's cache tells of an attachment (D84), and which of its files are passed over.
+// TestResults checks what is read of an attachment from libcni's cache (D84), and which files there are ignored.
 func TestResults(t *testing.T) {
 	t.Parallel()
 	s := store(t)
@@ -465,7 +466,8 @@ func TestResults(t *testing.T) {
 	}
 }
 
-// TestReadNetns: files of today's Multus have no namespace; libcni remembers it (behaviour.md D81, D84).
+// TestReadNetns checks that the network namespace is read from libcni's results for files of Multus 4.x, which do not
+// contain it (behaviour.md D81, D84).
 func TestReadNetns(t *testing.T) {
 	t.Parallel()
 	const conf = `{"cniVersion":"1.0.0","name":"n","type":"bridge"}`
@@ -513,7 +515,7 @@ func TestRead(t *testing.T) {
 	}
 }
 
-// TestBinDir shows that binDir is recorded where the daemon's differs from the runtime's (A90).
+// TestBinDir checks that binDir is recorded if the daemon's differs from the runtime's (A90).
 func TestBinDir(t *testing.T) {
 	t.Parallel()
 	s, p := store(t), full(t)
@@ -526,7 +528,8 @@ func TestBinDir(t *testing.T) {
 	}
 }
 
-// TestContainers lists what the ledger or libcni remembers, and nothing else that lies in the directory (D85 [quirk]).
+// TestContainers checks that Containers lists what the ledger or libcni has recorded and ignores everything else in the
+// directory (D85 [quirk]).
 func TestContainers(t *testing.T) {
 	t.Parallel()
 	s := store(t)
@@ -557,8 +560,8 @@ func TestContainers(t *testing.T) {
 	}
 }
 
-// TestSweep: what killed processes left is looked for by one removal a minute, also if the clock was set back
-// meanwhile; a temporary file that may have a writer stays.
+// TestSweep checks that only one removal per minute sweeps, also if the clock was set back in the meantime, and that a
+// temporary file that may have a writer stays.
 func TestSweep(t *testing.T) {
 	t.Parallel()
 	const temp = ".multus-tmp-0123456789abcdef"
@@ -603,7 +606,7 @@ func TestSweep(t *testing.T) {
 	}
 }
 
-// setTime makes files some time old.
+// setTime sets the age of files.
 func setTime(tb testing.TB, ago time.Duration, files ...string) {
 	tb.Helper()
 	at := time.Now().Add(-ago)
@@ -614,14 +617,14 @@ func setTime(tb testing.TB, ago time.Duration, files ...string) {
 	}
 }
 
-// TestMerge: CNI_ARGS of a later verb are the runtime's, and what only ADD had.
+// TestMerge checks that a later verb gets the runtime's CNI_ARGS and those that only ADD had.
 func TestMerge(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct{ now, recorded, want request.Args }{
 		{nil, request.Args{{"A", "1"}}, request.Args{{"A", "1"}}},
 		{request.Args{{"A", "2"}}, request.Args{{"A", "1"}, {"B", "3"}}, request.Args{{"A", "2"}, {"B", "3"}}},
 		{request.Args{{"A", ""}}, request.Args{{"A", "1"}}, request.Args{{"A", "1"}}},
-		{nil, request.Args{{"A", "1"}, {"A", "1"}}, request.Args{{"A", "1"}}}, // C61: today's Multus passes each twice
+		{nil, request.Args{{"A", "1"}, {"A", "1"}}, request.Args{{"A", "1"}}}, // C61: Multus 4.x passes each twice
 		{request.Args{{"A", "2"}}, nil, request.Args{{"A", "2"}}},
 	} {
 		if got := Merge(tc.now, tc.recorded); !cmp.Equal(got, tc.want) {
@@ -630,7 +633,7 @@ func TestMerge(t *testing.T) {
 	}
 }
 
-// TestLock: one at a time for a container, until the context ends (F65 [quirk]).
+// TestLock checks that a container's lock is exclusive and that waiting for it ends with the context (F65 [quirk]).
 func TestLock(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "lock")
@@ -655,8 +658,8 @@ func TestLock(t *testing.T) {
 	}
 }
 
-// FuzzRead: no bytes make Read panic, none hide an element that can be read, and what was read can be written and
-// read again.
+// FuzzRead checks that no content makes Read panic or hides an element that can be read, and that what was read can be
+// written and read again.
 func FuzzRead(f *testing.F) {
 	b64 := base64.StdEncoding.EncodeToString([]byte(`{"name":"n","type":"bridge"}`))
 	for _, seed := range []string{
@@ -700,7 +703,7 @@ func FuzzRead(f *testing.F) {
 		}
 		p := &plan.Plan{ContainerID: "c0ffee", Netns: r.Netns, Dirs: plan.Dirs{Binary: r.BinDir}, Attachments: r.Attachments}
 		if err := s.Write(p); err != nil {
-			return // libcni refuses the configuration: there is no name, for instance
+			return // libcni refuses the configuration, for instance because it has no name
 		}
 		if again := read(t, s, "c0ffee"); len(again.Attachments) != readable {
 			t.Errorf("%s: %d of %d after it was written again", b, len(again.Attachments), readable)

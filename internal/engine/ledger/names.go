@@ -15,14 +15,14 @@ import (
 	"multus/internal/fsx"
 )
 
-// maxRecord is the size of a record that is still read. It is far above what a plan may have (plan.MaxBytes), so that
+// maxRecord is the maximum size of a record that is read. It is far above the limit of a plan (plan.MaxBytes), so that
 // records of older versions, which had no limit, can be deleted.
 const maxRecord = 256 << 20
 
-// errNeverAttached is returned for an element that no version of libcni has attached, whatever its record says.
+// errNeverAttached is returned for an element that no version of libcni can have attached, whatever its record says.
 var errNeverAttached = errors.New("libcni accepts no such network name, so nothing was attached")
 
-// asError turns a nil *types.Error into a nil error.
+// asError converts a nil *types.Error to a nil error.
 func asError(err *types.Error) error {
 	if err == nil {
 		return nil
@@ -30,8 +30,8 @@ func asError(err *types.Error) error {
 	return err
 }
 
-// file returns the path of a record. A container ID that is not one (CNI SPEC 1.1, CNI_CONTAINERID) is an error: it
-// would lead out of the state directory.
+// file returns the path of a record. It returns an error for an invalid container ID (CNI SPEC 1.1, CNI_CONTAINERID),
+// which could lead out of the state directory.
 func (s *Store) file(containerID string) (string, error) {
 	if err := utils.ValidateContainerID(containerID); err != nil {
 		return "", fmt.Errorf("container ID %.253q: %w", containerID, err)
@@ -39,7 +39,7 @@ func (s *Store) file(containerID string) (string, error) {
 	return filepath.Join(s.Dir, containerID), nil
 }
 
-// load returns the bytes of a record.
+// load returns the content of a record.
 func (s *Store) load(containerID string) ([]byte, error) {
 	if _, err := s.file(containerID); err != nil {
 		return nil, err
@@ -47,8 +47,8 @@ func (s *Store) load(containerID string) ([]byte, error) {
 	return fsx.ReadRegular(s.Dir, containerID, maxRecord)
 }
 
-// checkNames returns an error if a name in a record cannot have been written by an ADD: records are input, and these
-// names become paths.
+// checkNames returns an error if a name in a record cannot have been written by an ADD. Records are untrusted input,
+// and these names become parts of paths.
 func checkNames(a *plan.Attachment) error {
 	if err := utils.ValidateNetworkName(a.Config.Name()); err != nil {
 		return fmt.Errorf("%w: %.253q", errNeverAttached, a.Config.Name())
@@ -59,7 +59,7 @@ func checkNames(a *plan.Attachment) error {
 	return nil
 }
 
-// cached lists what libcni recorded of a sandbox, or of all sandboxes for "".
+// cached returns libcni's results of a sandbox, or of all sandboxes if containerID is "".
 func (s *Store) cached(containerID string) ([]*libcni.NetworkAttachment, error) {
 	if err := s.dropLinks(); err != nil {
 		return nil, err
@@ -67,7 +67,7 @@ func (s *Store) cached(containerID string) ([]*libcni.NetworkAttachment, error) 
 	return resultcache.List(s.Dir, containerID, s.Log, s.setAsideFile)
 }
 
-// setAsideFile moves a file of unknown origin to the damaged ones. A link is moved itself.
+// setAsideFile moves a file of unknown origin to damagedDir. It moves a link itself, not the link's target.
 func (s *Store) setAsideFile(path string) error {
 	dir := filepath.Join(s.Dir, damagedDir)
 	if err := os.MkdirAll(dir, 0o700); err != nil {

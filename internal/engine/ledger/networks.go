@@ -19,11 +19,11 @@ import (
 	"multus/internal/rawjson"
 )
 
-// maxNote is the size of a note that is still read: a configuration, as a string.
+// maxNote is the maximum size of a note that is read. A note contains a configuration as a string.
 const maxNote = 16 << 20
 
-// Network is a network that was attached on this node at some time, also when no sandbox is left that has it: GC asks
-// its plugins all the same, for what others lost. Of one name the last configuration is known.
+// Network is a network that was attached on this node at some time, even if no sandbox has it any more: GC still calls
+// its plugins, which may hold leftover state of other processes. For each name the last configuration is kept.
 type Network struct {
 	Name   string        `json:"name"`
 	BinDir string        `json:"binDir,omitempty"`
@@ -32,11 +32,11 @@ type Network struct {
 	Time time.Time `json:"-"`
 }
 
-// networksDir is beside the state directory: who reads that one, today's Multus included, takes every file for a
-// record.
+// networksDir returns a directory beside the state directory: every reader of the state directory, Multus 4.x included,
+// treats each file in it as a record.
 func (s *Store) networksDir() string { return filepath.Clean(s.Dir) + "-networks" }
 
-// networkFile is named by a hash: a network's name may be longer than a file's.
+// networkFile returns a file name that is made of a hash, because the name of a network may be longer than a file name.
 func (s *Store) networkFile(configName string) string {
 	return filepath.Join(s.networksDir(), strconv.FormatUint(hash([]byte(configName)), 16)+".json")
 }
@@ -47,9 +47,9 @@ func hash(b []byte) uint64 {
 	return h.Sum64()
 }
 
-// NoteNetworks notes the networks of a plan until Forget: what a pod asked for in the configuration (its device,
-// cni-args) is left out, so that the note of a network is the same for each of its pods. One that is noted already is
-// only marked as used now.
+// NoteNetworks writes a note of each network of a plan, which is kept until Forget. It omits what the pod requested in
+// the configuration (its device, cni-args), so that all pods of a network have the same note. If the note exists, only
+// its time is updated.
 func (s *Store) NoteNetworks(p *plan.Plan) error {
 	now := time.Now()
 	for i := range p.Attachments {
@@ -61,7 +61,7 @@ func (s *Store) NoteNetworks(p *plan.Plan) error {
 		w := rawjson.Begin(nil) // a Network
 		w.Text("name", a.Name)
 		w.TextIf("binDir", p.Dirs.Binary)
-		w.Text("config", string(shared.Bytes())) // as a string: not a byte of it changes
+		w.Text("config", string(shared.Bytes())) // a string, so that every byte of it is kept
 		b := w.End()
 		file := s.networkFile(a.Config.Name())
 		if known, err := fsx.ReadRegular(s.networksDir(), filepath.Base(file), maxNote); err == nil && bytes.Equal(known, b) {
@@ -79,8 +79,8 @@ func (s *Store) NoteNetworks(p *plan.Plan) error {
 	return nil
 }
 
-// Networks lists what was noted and not forgotten. A file that cannot be read is removed: the network's next ADD
-// notes it again.
+// Networks lists the networks that were noted and not forgotten. It removes a file that cannot be read: the network's
+// next ADD writes it again.
 func (s *Store) Networks() ([]Network, error) {
 	if err := s.dropLinks(); err != nil {
 		return nil, fmt.Errorf("list networks: %w", err)
@@ -102,7 +102,7 @@ func (s *Store) Networks() ([]Network, error) {
 		}
 		n, err := s.note(e.Name())
 		if errors.Is(err, os.ErrNotExist) {
-			continue // forgotten meanwhile
+			continue // removed in the meantime
 		}
 		if errors.Is(err, errDamagedNote) {
 			err = errors.Join(err, fsx.Remove(filepath.Join(s.networksDir(), e.Name())))
@@ -145,8 +145,9 @@ func (s *Store) note(name string) (*Network, error) {
 	return n, nil
 }
 
-// Forget removes the note of a network to which nothing is attached on the node, unless it was attached again after
-// seen, the Time of the note. A network that was never noted (zero) needs nothing.
+// Forget removes the note of a network that has no attachments on the node. It keeps the note if the network was
+// attached again after seen, the Time of the note. If the network was never noted, seen is zero and there is nothing to
+// remove.
 func (s *Store) Forget(configName string, seen time.Time) error {
 	file := s.networkFile(configName)
 	info, err := os.Lstat(file)
@@ -162,7 +163,7 @@ func (s *Store) Forget(configName string, seen time.Time) error {
 	return nil
 }
 
-// ForgetAll removes the notes of networks and of abandoned attachments: Multus leaves the node.
+// ForgetAll removes the notes of networks and of abandoned attachments. It is for the removal of Multus from the node.
 func (s *Store) ForgetAll() error {
 	if err := errors.Join(os.RemoveAll(s.networksDir()), os.RemoveAll(s.abandonedDir())); err != nil {
 		return fmt.Errorf("remove the notes of networks: %w", err)

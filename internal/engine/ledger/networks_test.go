@@ -9,7 +9,7 @@ import (
 	"multus/internal/engine/plan"
 )
 
-// TestNetworks shows that a network is known from its first ADD until it is forgotten, whatever becomes of the
+// TestNetworks checks that a network is known from its first ADD until it is forgotten, whatever happens to the
 // sandboxes that had it (behaviour.md D102 [quirk]).
 func TestNetworks(t *testing.T) {
 	t.Parallel()
@@ -80,7 +80,7 @@ func TestNetworksDamaged(t *testing.T) {
 	}
 }
 
-// TestNote shows that the progress is kept beside everything else that a record has.
+// TestNote checks that Note keeps everything else in a record.
 func TestNote(t *testing.T) {
 	t.Parallel()
 	s := store(t)
@@ -116,7 +116,7 @@ func TestNote(t *testing.T) {
 	}
 }
 
-// TestSetAsideOnce: every DEL of a damaged record finds it damaged; one copy is enough.
+// TestSetAsideOnce checks that repeated reads of a damaged record keep one copy of each content.
 func TestSetAsideOnce(t *testing.T) {
 	t.Parallel()
 	s := store(t)
@@ -129,8 +129,8 @@ func TestSetAsideOnce(t *testing.T) {
 	}
 }
 
-// TestNoteDeleted: what a DEL without enough time has deleted is marked, in the elements that the attachments were read
-// from.
+// TestNoteDeleted checks that what a cut DEL has deleted is marked, in the elements from which the attachments were
+// read.
 func TestNoteDeleted(t *testing.T) {
 	t.Parallel()
 	for _, cut := range []bool{true, false} {

@@ -16,10 +16,9 @@ import (
 	"multus/internal/fsx"
 )
 
-// Survey returns what is known of a sandbox, and says whether that is all of it: Damaged is set where a part of the
-// record cannot be read, also if an earlier Read has set it aside. Unlike Read it leaves a damaged record where it is,
-// so that whoever looks next sees the damage, too. The record of a sandbox of which nothing is known has no
-// attachments.
+// Survey returns what is known about a sandbox and whether that is complete. Damaged is set if a part of the record
+// cannot be read, also if an earlier Read has set the record aside. Unlike Read, Survey leaves a damaged record in
+// place, so that later calls see the damage, too. If nothing is known about a sandbox, its record has no attachments.
 func (s *Store) Survey(containerID, ifName string) (*Record, error) {
 	r := &Record{ContainerID: containerID}
 	b, err := s.load(containerID)
@@ -46,8 +45,8 @@ func (s *Store) Survey(containerID, ifName string) (*Record, error) {
 	return r, nil
 }
 
-// ChangedSince reports whether a sandbox was recorded, or a network attached to it, after a time. A file of the future
-// does not show it: the clock was set back.
+// ChangedSince reports whether a sandbox was recorded, or a network attached to it, after start. A file time in the
+// future is ignored: the clock was set back.
 func (s *Store) ChangedSince(r *Record, start time.Time) bool {
 	now := time.Now()
 	changed := func(path string) bool {
@@ -63,7 +62,7 @@ func (s *Store) ChangedSince(r *Record, start time.Time) bool {
 	})
 }
 
-// Knows reports whether anything is in the place of a sandbox's record, or was and is set aside.
+// Knows reports whether anything is in the place of a sandbox's record or was set aside from there.
 func (s *Store) Knows(containerID string) bool {
 	if _, err := s.file(containerID); err != nil {
 		return false
@@ -71,8 +70,8 @@ func (s *Store) Knows(containerID string) bool {
 	return s.Has(containerID) || s.isAside(containerID)
 }
 
-// SetAside keeps a damaged record in the directory of damaged ones, as Read does. A regular file is copied, and stays
-// until Remove.
+// SetAside keeps a damaged record in damagedDir, as Read does. A regular file is copied and stays in place until
+// Remove.
 func (s *Store) SetAside(containerID string) error {
 	b, err := s.load(containerID)
 	switch {
@@ -87,7 +86,7 @@ func (s *Store) SetAside(containerID string) error {
 	return nil
 }
 
-// aside is where setAsideFile moves what is in the place of a record.
+// aside returns the path to which setAsideFile moves what is in the place of a record.
 func (s *Store) aside(containerID string) string {
 	return filepath.Join(s.Dir, damagedDir, containerID)
 }
@@ -97,8 +96,8 @@ func (s *Store) isAside(containerID string) bool {
 	return !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR)
 }
 
-// settle renames what was moved aside of a sandbox that is deleted: it is kept, but no longer puts the sandbox in
-// doubt.
+// settle renames what was set aside for a sandbox that is now deleted. The file is kept, but it no longer marks the
+// sandbox as damaged.
 func (s *Store) settle(containerID string) {
 	from := s.aside(containerID)
 	to := from + "." + strconv.FormatInt(time.Now().UnixNano(), 16)

@@ -298,7 +298,7 @@ func (c *Client) read(ctx context.Context, client *rest.RESTClient, t target, ac
 // errTooLarge is returned for an object that the API server cannot have stored.
 var errTooLarge = fmt.Errorf("the answer has more than %d bytes", maxObject)
 
-// enter waits for one of the places.
+// enter waits for a free place.
 func enter(ctx context.Context, places chan struct{}) error {
 	select {
 	case places <- struct{}{}:
