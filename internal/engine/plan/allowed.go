@@ -8,9 +8,9 @@ import (
 	"multus/internal/fault"
 )
 
-// allowed refuses a definition of a pod's choice that the configuration does not allow: whoever may write definitions
-// in a namespace has the node run plugins as root (keys allowedTypes and allowInUseNamespaces). What cannot be decoded
-// is the plugin's to refuse.
+// allowed returns an error for a network definition of a pod that the configuration does not allow (keys allowedTypes
+// and allowInUseNamespaces). A user with write access to definitions in a namespace can make the node run plugins as
+// root. What cannot be decoded is left for the plugin to refuse.
 func (p *planning) allowed(ref Ref, a *Attachment) error {
 	if len(p.conf.AllowedTypes) == 0 && p.conf.AllowInUseNamespaces == nil {
 		return nil

@@ -8,7 +8,7 @@ import (
 	"multus/internal/engine/plan"
 )
 
-// memory answers a second question from memory.
+// memory caches the objects of its sources.
 type memory struct {
 	plan.Networks
 	plan.Pods
@@ -40,7 +40,7 @@ func (m *memory) Pod(ctx context.Context, ref plan.Ref) (*plan.Pod, error) {
 	return p, err
 }
 
-// BenchmarkPlan makes the plan of a pod with several networks, from memory, as the daemon does.
+// BenchmarkPlan makes the plan of a pod with several networks, with cached objects, as the daemon does.
 func BenchmarkPlan(b *testing.B) {
 	data, err := os.ReadFile("testdata/selection-json.txtar")
 	if err != nil {
@@ -55,10 +55,10 @@ func BenchmarkPlan(b *testing.B) {
 	}
 }
 
-// TestAllocations keeps what the plan of a pod with several networks costs from growing unseen; the number is that of
-// today.
-func TestAllocations(t *testing.T) { //nolint:paralleltest // AllocsPerRun must be alone
-	const most = 400 // with the race detector, which keeps more on the heap
+// TestAllocations limits the allocations for the plan of a pod with several networks, so that an increase is noticed.
+// The limit is the current number.
+func TestAllocations(t *testing.T) { //nolint:paralleltest // AllocsPerRun must run alone
+	const most = 400 // with the race detector, which moves more to the heap
 	data, err := os.ReadFile("testdata/selection-json.txtar")
 	if err != nil {
 		t.Fatal(err)

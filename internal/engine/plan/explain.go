@@ -12,11 +12,11 @@ import (
 	"multus/internal/engine/request"
 )
 
-// Explanation tells of every value of a plan where it came from.
+// Explanation lists the origin of every value of a plan.
 type Explanation struct {
 	Pod    Ref     `json:"pod"`
 	Values []Value `json:"values"`
-	// Attachments are those of the plan, in its order.
+	// Attachments explains the attachments of the plan in its order.
 	Attachments []Explained `json:"attachments"`
 }
 
@@ -25,7 +25,7 @@ type Value struct {
 	Name  string `json:"name"`
 	Value string `json:"value"`
 	From  string `json:"from"`
-	// Lost says why the value has no effect, "" if it has one.
+	// Lost is the reason why the value has no effect, or "" if it has one.
 	Lost string `json:"lost,omitempty"`
 }
 
@@ -34,18 +34,18 @@ type Explained struct {
 	Network string  `json:"network"`
 	IfName  string  `json:"interface"`
 	Values  []Value `json:"values"`
-	// Plugins are the plugins of the chain in their order, and what each gets on standard input.
+	// Plugins lists the plugins of the chain in their order, with the standard input of each.
 	Plugins []Delegate `json:"plugins"`
 }
 
-// Delegate is one plugin of a chain. Config is what it gets at ADD, all but prevResult, which is the result of the
-// plugin before it.
+// Delegate is one plugin of a chain. Config is its standard input at ADD without prevResult, which is the result of the
+// preceding plugin.
 type Delegate struct {
 	Type   string          `json:"type"`
 	Config json.RawMessage `json:"config"`
 }
 
-// Explain explains a plan as the resolver made it. What has been sent or recorded has lost its sources.
+// Explain explains a plan as the resolver made it. A plan that was sent or recorded no longer has its sources.
 func Explain(p *Plan, req *request.Request, conf *config.Plugin) (*Explanation, error) {
 	x := &explaining{plan: p, req: req, conf: conf, given: givenKeys(req.Config)}
 	out := &Explanation{Pod: Ref{Namespace: p.Pod.Namespace, Name: p.Pod.Name}, Values: x.sandbox()}
@@ -68,13 +68,14 @@ type explaining struct {
 	plan *Plan
 	req  *request.Request
 	conf *config.Plugin
-	// given are the keys of the CNI configuration in lower case: keys match without regard to case (behaviour.md A2).
+	// given has the keys of the CNI configuration in lower case, because keys match without regard to case (behaviour.md
+	// A2).
 	given map[string]bool
 }
 
 func givenKeys(conf []byte) map[string]bool {
 	var members map[string]json.RawMessage
-	_ = json.Unmarshal(conf, &members) // it has been read before
+	_ = json.Unmarshal(conf, &members) // it was decoded before
 	out := map[string]bool{}
 	for k := range members {
 		out[strings.ToLower(k)] = true
@@ -82,7 +83,7 @@ func givenKeys(conf []byte) map[string]bool {
 	return out
 }
 
-// keyed is the origin of a value that a key of the CNI configuration sets.
+// keyed returns the origin of a value that a key of the CNI configuration sets.
 func (x *explaining) keyed(key string) string {
 	if x.given[strings.ToLower(key)] {
 		return "CNI configuration, key " + key
@@ -112,7 +113,7 @@ func (x *explaining) sandbox() []Value {
 	return out
 }
 
-// attachment explains one network.
+// attachment explains one attachment.
 func (x *explaining) attachment(i int) []Value {
 	a := &x.plan.Attachments[i]
 	out := []Value{
@@ -148,7 +149,7 @@ func (x *explaining) attachment(i int) []Value {
 	return slices.Concat(out, x.runtimeConfig(a), x.environment(a), x.routes(i))
 }
 
-// origin tells who asked for a network.
+// origin returns the reference that requests an attachment.
 func (x *explaining) origin(a *Attachment) string {
 	switch a.Origin {
 	case FromClusterNetwork, FromDelegates, FromDefaultNetworks, FromAuxiliaryChain:
@@ -157,7 +158,7 @@ func (x *explaining) origin(a *Attachment) string {
 	return string(a.Origin)
 }
 
-// String names the place.
+// String describes the source.
 func (s Source) String() string {
 	definition := "network-attachment-definition " + s.Definition.String()
 	switch {
@@ -193,9 +194,9 @@ func nameFrom(a *Attachment) string {
 	return "default: the name in the CNI configuration"
 }
 
-// runtimeConfig explains what is offered by capability, and what of it reaches no plugin.
+// runtimeConfig explains what is passed by capability, and which parts of it reach no plugin.
 func (x *explaining) runtimeConfig(a *Attachment) []Value {
-	caps, _ := a.Config.Capabilities() // libcni has read them
+	caps, _ := a.Config.Capabilities() // libcni has decoded them
 	var out []Value
 	for _, key := range slices.Sorted(maps.Keys(a.RuntimeConfig)) {
 		v := Value{Name: "runtimeConfig." + key, Value: string(a.RuntimeConfig[key]), From: x.offeredBy(a, key)}
@@ -207,7 +208,8 @@ func (x *explaining) runtimeConfig(a *Attachment) []Value {
 	return out
 }
 
-// offeredBy tells where a member of runtimeConfig comes from; the order is that in which they replace each other.
+// offeredBy returns the origin of a member of runtimeConfig. The cases are in the order in which the origins override
+// each other.
 func (x *explaining) offeredBy(a *Attachment, key string) string {
 	asked := map[string]json.RawMessage{}
 	if a.Request != nil {
@@ -225,7 +227,7 @@ func (x *explaining) offeredBy(a *Attachment, key string) string {
 	return "runtime"
 }
 
-// environment explains the members of CNI_ARGS that are not the runtime's.
+// environment explains the members of CNI_ARGS that are not those of the runtime.
 func (x *explaining) environment(a *Attachment) []Value {
 	var out []Value
 	for _, p := range a.Args {

@@ -12,8 +12,8 @@ import (
 	"multus/internal/engine/plan"
 )
 
-// TestExplain explains the plan of every golden archive and compares it with testdata/explain, so that each value of
-// each plan is seen to come from where it came from (behaviour.md B39, C63-C70; P34).
+// TestExplain explains the plan of every golden archive and compares the result with testdata/explain. It checks that
+// every value of each plan is attributed to its source (behaviour.md B39, C63-C70; P34).
 func TestExplain(t *testing.T) {
 	t.Parallel()
 	archives, err := filepath.Glob("testdata/*.txtar")
@@ -54,7 +54,7 @@ func TestExplain(t *testing.T) {
 	}
 }
 
-// explain makes the plan and writes its explanation, one value to a line.
+// explain makes the plan and returns its explanation, one value per line.
 func (b *bench) explain(t *testing.T) string {
 	t.Helper()
 	p, err := b.resolver.Plan(t.Context(), b.req, b.conf)

@@ -15,12 +15,12 @@ import (
 	"multus/internal/fsx"
 )
 
-// confExtensions are those of CNI configuration files (behaviour.md B20).
+// confExtensions are the extensions of CNI configuration files (behaviour.md B20).
 var confExtensions = []string{".conf", ".json", ".conflist"}
 
-// loadByName finds the file in dir whose network has the wanted name; an empty name takes the first file
-// that can be used (behaviour.md B20-B24). Files that cannot be parsed are passed over, and named in the
-// error when nothing is found (B23 [quirk]: one broken file breaks all networks today).
+// loadByName finds the file in dir whose network has the given name. An empty name stands for the first usable file
+// (behaviour.md B20-B24). Files that cannot be parsed are skipped, and listed in the error if no file is found (B23
+// [quirk]: in Multus 4.x one broken file breaks all networks).
 func loadByName(dir, name string) (*cniconf.List, Source, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -38,7 +38,7 @@ func loadByName(dir, name string) (*cniconf.List, Source, error) {
 		switch {
 		case err != nil:
 			broken = append(broken, fmt.Errorf("passed over: %w", err))
-		case name == "" && slices.ContainsFunc(l.Types(), cniconf.IsMultus): // our own, beside the cluster network's
+		case name == "" && slices.ContainsFunc(l.Types(), cniconf.IsMultus): // the file of Multus itself
 		case name == "" || l.Name() == name:
 			return l, Source{File: file}, nil
 		}
@@ -50,8 +50,8 @@ func loadByName(dir, name string) (*cniconf.List, Source, error) {
 	return nil, Source{}, errors.Join(append([]error{err}, broken...)...)
 }
 
-// loadPath reads the network at a path: a directory's first usable file, a .conflist with the plugins of
-// its sub-directory, or a plugin configuration (behaviour.md B32-B35).
+// loadPath reads the network at a path: the first usable file of a directory, a .conflist with the plugins of its
+// subdirectory, or a plugin configuration (behaviour.md B32-B35).
 func loadPath(path string) (*cniconf.List, Source, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -73,11 +73,11 @@ func loadPath(path string) (*cniconf.List, Source, error) {
 	return nil, Source{}, fmt.Errorf("cannot find network: %s has no .conf or .conflist file", path)
 }
 
-// LoadFile reads the network in a file as ADD does, with the plugins of its sub-directory (behaviour.md B34, B35).
+// LoadFile reads the network in a file as ADD does, with the plugins of its subdirectory (behaviour.md B34, B35).
 func LoadFile(file string) (*cniconf.List, error) { return loadFile(file, true) }
 
-// loadFile reads one file; chained adds the plugins of the sub-directory that bears the list's name
-// (B35; not when a list is found by its name, B25).
+// loadFile reads one file. chained adds the plugins of the subdirectory with the name of the list (B35). It is false
+// when a list is found by its name (B25).
 func loadFile(file string, chained bool) (*cniconf.List, error) {
 	b, err := fsx.ReadFile(file, cniconf.MaxFile)
 	if err != nil {
@@ -112,8 +112,8 @@ func loadFile(file string, chained bool) (*cniconf.List, error) {
 	return l, nil
 }
 
-// subdirectory returns the plugins in dir/<name of the list>, unless the list says loadOnlyInlinedPlugins
-// (CNI SPEC 1.1 §1; bool or text, behaviour.md K9).
+// subdirectory returns the plugins in dir/<name of the list>, unless the list sets loadOnlyInlinedPlugins (CNI SPEC 1.1
+// §1; boolean or string, behaviour.md K9).
 func subdirectory(dir string, list []byte) ([][]byte, error) {
 	var head struct {
 		Name   string `json:"name"`
@@ -131,7 +131,7 @@ func subdirectory(dir string, list []byte) ([][]byte, error) {
 	return pluginFiles(filepath.Join(dir, head.Name))
 }
 
-// tooManyPluginsError is returned for a list, or a directory with plugins of a list, that has more than MaxPlugins.
+// tooManyPluginsError is returned for a list, or a directory with plugins of a list, with more than MaxPlugins plugins.
 type tooManyPluginsError int
 
 func (e tooManyPluginsError) Error() string {
@@ -146,8 +146,8 @@ func CheckPlugins(l *cniconf.List) error {
 	return nil
 }
 
-// pluginFiles returns the contents of the .conf files of a directory in name order; no directory is none. No file is
-// read if there are too many.
+// pluginFiles returns the contents of the .conf files of a directory in name order. A directory that does not exist is
+// empty. If there are too many files, none is read.
 func pluginFiles(dir string) ([][]byte, error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {

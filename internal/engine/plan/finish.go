@@ -23,9 +23,9 @@ import (
 // DeviceInfoDir holds the device-info files of attachments (behaviour.md H30, C71).
 const DeviceInfoDir = "/var/run/k8s.cni.cncf.io/devinfo/cni"
 
-// nameInterfaces gives every attachment its interface's name: the runtime's for the cluster network, the
-// requested one, or net<index> (behaviour.md C80, C81; C53 [quirk]). What the kernel or another attachment
-// would refuse is refused here, before anything is done (C82, K10; NPWG v1.3 §4.1.2.1.5).
+// nameInterfaces sets the interface name of every attachment: the runtime's name for the cluster network, the requested
+// name, or net<index> (behaviour.md C80, C81; C53 [quirk]). A name that the kernel would refuse, or that another
+// attachment has, is refused here, before anything is done (C82, K10; NPWG v1.3 §4.1.2.1.5).
 func (p *planning) nameInterfaces() error {
 	taken := map[string]string{}
 	for i := range p.out {
@@ -52,7 +52,7 @@ func (p *planning) nameInterfaces() error {
 	return nil
 }
 
-// checkConfigs refuses what must not be executed or recorded.
+// checkConfigs returns an error for a configuration that must not be executed or recorded.
 func (p *planning) checkConfigs() error {
 	if err := p.checkNetworkNames(); err != nil {
 		return err
@@ -84,9 +84,9 @@ func (p *planning) attach(a *Attachment) error {
 	return nil
 }
 
-// room returns an error if a configuration of size bytes does not fit into the plan with those that are in it. It is
-// asked before anything is copied: cni-args are merged into every plugin of a list, and a small definition and a small
-// annotation can make a configuration of hundreds of megabytes.
+// room returns an error if a configuration of size bytes does not fit into the plan together with the present ones. It
+// must be called before anything is copied. cni-args are merged into every plugin of a list, so that a small definition
+// and a small annotation can produce a configuration of hundreds of megabytes.
 func (p *planning) room(size int) error {
 	for i := range p.out {
 		size += p.out[i].Config.Size()
@@ -103,9 +103,9 @@ func (p *planning) room(size int) error {
 	return p.Room(size)
 }
 
-// argsSize returns how many bytes the cni-args of an element add to each plugin, at most.
+// argsSize returns the maximum number of bytes that the cni-args of an element add to each plugin.
 func argsSize(e *netsel.Element) int {
-	const around, escaped = len(`"args":{"cni":{}},"":,`), len(`\u003c`) // a character of a key may be written as an escape
+	const around, escaped = len(`"args":{"cni":{}},"":,`), len(`\u003c`) // each character of a key may become an escape
 	size := 0
 	for key, value := range e.CNIArgs {
 		size += escaped*len(key) + len(value) + around
@@ -113,15 +113,16 @@ func argsSize(e *netsel.Element) int {
 	return size
 }
 
-// validVersion reports whether libcni can read the cniVersion of a network, or the network has none. ADD succeeds with
-// any other if the plugin does not look at it, and then every DEL fails.
+// validVersion reports whether libcni can parse the cniVersion of a network, or whether the network has none. With any
+// other version ADD succeeds if the plugin does not check the version, and then every DEL fails.
 func validVersion(l *cniconf.List) bool {
 	_, _, _, err := version.ParseVersion(l.Version())
 	return err == nil
 }
 
-// checkNetworkNames refuses a network whose configuration has no name, or one that the CNI specification does not
-// allow: the name becomes a part of file names (libcni's cache, host-local's directory), of log lines and of messages.
+// checkNetworkNames returns an error for a configuration without a name, or with a name that the CNI specification does
+// not allow. The name becomes a part of file names (libcni's cache, host-local's directory), of log lines and of
+// messages.
 func (p *planning) checkNetworkNames() error {
 	for i := range p.out {
 		a := &p.out[i]
@@ -140,8 +141,8 @@ func (p *planning) checkNetworkNames() error {
 	return nil
 }
 
-// checkInterfaceName returns an error for a name that the kernel refuses, and for one with characters that a terminal
-// does not print.
+// checkInterfaceName returns an error for a name that the kernel refuses, and for one with characters that are not
+// printable.
 func checkInterfaceName(name string) error {
 	if err := utils.ValidateInterfaceName(name); err != nil {
 		return fmt.Errorf("%s %s", err.Msg, err.Details)
@@ -152,8 +153,8 @@ func checkInterfaceName(name string) error {
 	return nil
 }
 
-// defaultRoutes distributes default-route requests: the family that is asked for moves, the other stays
-// (behaviour.md D30-D35). An empty list asks for no family: the attachment keeps what its plugin provides.
+// defaultRoutes distributes the default-route requests: the requested family moves, the other one stays (behaviour.md
+// D30-D35). An empty list requests no family: the attachment keeps what its plugin provides.
 func (p *planning) defaultRoutes() error {
 	owner := map[bool]int{}
 	for i := range p.out {
@@ -179,7 +180,7 @@ func (p *planning) defaultRoutes() error {
 	return nil
 }
 
-// finish fills in what delegates get beside their configuration, and makes the plan.
+// finish adds what delegates get besides their configuration, and returns the plan.
 func (p *planning) finish() (*Plan, error) {
 	out := &Plan{
 		CNIVersion: p.conf.CNIVersion, ContainerID: p.req.ContainerID, Netns: p.req.Netns,
@@ -204,14 +205,13 @@ func (p *planning) finish() (*Plan, error) {
 	return out, nil
 }
 
-// callsMultus reports whether a plugin of a network, or its IPAM plugin, is Multus: it would start all over again
-// (P09).
+// callsMultus reports whether a plugin of a network, or its IPAM plugin, is Multus: it would recurse (P09).
 func callsMultus(l *cniconf.List) bool {
 	return slices.ContainsFunc(slices.Concat(l.Types(), l.IPAMTypes()), cniconf.IsMultus)
 }
 
-// DelegateArgs adds the older form of mac and ips to CNI_ARGS, at every verb (behaviour.md C67 [quirk]:
-// on ADD only today, and an empty list as an empty value).
+// DelegateArgs adds the older form of mac and ips to CNI_ARGS, at every verb (behaviour.md C67 [quirk]: Multus 4.x adds
+// them on ADD only, and an empty list as an empty value).
 func DelegateArgs(args request.Args, e *netsel.Element) request.Args {
 	if e == nil {
 		return args
@@ -225,8 +225,8 @@ func DelegateArgs(args request.Args, e *netsel.Element) request.Args {
 	return args
 }
 
-// runtimeConfig offers what the pod asked for, and to the cluster network what the runtime passed
-// (behaviour.md C63, C66; C54, C64 [quirk]; NPWG v1.3 §7.5).
+// runtimeConfig sets what the pod requested and, for the cluster network, what the runtime passed (behaviour.md C63,
+// C66; C54, C64 [quirk]; NPWG v1.3 §7.5).
 func (p *planning) runtimeConfig(a *Attachment) error {
 	rc := map[string]json.RawMessage{}
 	if a.Primary {
@@ -250,7 +250,7 @@ func (p *planning) runtimeConfig(a *Attachment) error {
 	return nil
 }
 
-// Requested puts the members that a selection element asks for into rc (behaviour.md C22-C29).
+// Requested sets the members of rc that a selection element requests (behaviour.md C22-C29).
 func Requested(rc map[string]json.RawMessage, e *netsel.Element) error {
 	set := func(key string, present bool, value any) error {
 		if !present {
@@ -278,7 +278,8 @@ func Requested(rc map[string]json.RawMessage, e *netsel.Element) error {
 	return nil
 }
 
-// DeviceInfoFile is the name that device plugins' consumers look for (behaviour.md C71, Q13).
+// DeviceInfoFile returns the path at which consumers of device plugins expect the device-info file (behaviour.md C71,
+// Q13).
 func DeviceInfoFile(name, containerID, ifName string) string {
 	return DeviceInfoDir + "/" + strings.ReplaceAll(name+"-"+containerID+"_"+ifName, "/", "-")
 }
@@ -291,16 +292,16 @@ func text(s string) json.RawMessage {
 	return b
 }
 
-// allocation hands out the devices of one pod, each once over the whole plan (behaviour.md H20; H22 [quirk]:
-// the same device is given to several interfaces today).
+// allocation assigns the devices of one pod, each one once in the whole plan (behaviour.md H20; H22 [quirk]: Multus 4.x
+// assigns the same device to several interfaces).
 type allocation struct {
 	ids  map[string][]string
 	used map[string]int
 }
 
-// assignDevice takes the next device of a resource for an attachment. None left is an error: an interface
-// that was asked for with a device is useless without one (behaviour.md H21 [quirk]); allowMissingDevices
-// attaches it all the same, as today.
+// assignDevice assigns the next device of a resource to an attachment. It is an error if no device is left: an
+// interface that was requested with a device is useless without one (behaviour.md H21 [quirk]). With
+// allowMissingDevices, such an interface is attached without a device, as in Multus 4.x.
 func (p *planning) assignDevice(ctx context.Context, a *Attachment, resource string) error {
 	if p.devices == nil {
 		if p.Devices == nil {
@@ -335,7 +336,7 @@ func (p *planning) assignDevice(ctx context.Context, a *Attachment, resource str
 	return nil
 }
 
-// Gateway returns the gateway of a family that the attachment is asked to set, or the zero address.
+// Gateway returns the gateway of a family that the attachment has to set, or the zero address.
 func (r Routes) Gateway(v6 bool) netip.Addr {
 	i := slices.IndexFunc(r.Gateways, func(a netip.Addr) bool { return a.Is6() == v6 })
 	if i < 0 {

@@ -103,7 +103,7 @@ func run(t *testing.T, path string, a *archive) {
 	}
 }
 
-// setup is request.json.
+// setup is the content of request.json.
 type setup struct {
 	Command     string `json:"command"`
 	ContainerID string `json:"containerID"`
@@ -111,7 +111,7 @@ type setup struct {
 	IfName      string `json:"ifName"`
 	Args        string `json:"args"`
 	Path        string `json:"path"`
-	// Sources says what there is to ask: "all", "no pods", "none" or "down".
+	// Sources says which sources exist: "all", "no pods", "none" or "down".
 	Sources string `json:"sources"`
 }
 
@@ -122,7 +122,7 @@ const defaultConf = `{
 
 const defaultCluster = `{"cniVersion": "1.0.0", "name": "cbr0", "type": "bridge"}`
 
-// bench is one archive, unpacked.
+// bench is one unpacked archive.
 type bench struct {
 	dir      string
 	req      *request.Request
@@ -182,7 +182,7 @@ func decode(tb testing.TB, s string, v any) {
 	}
 }
 
-// unpack writes the files; objects go to a directory of their own.
+// unpack writes the files. API objects go to a directory of their own.
 func (b *bench) unpack(tb testing.TB, files map[string]string) {
 	tb.Helper()
 	for name, data := range files {
@@ -200,7 +200,7 @@ func (b *bench) unpack(tb testing.TB, files map[string]string) {
 	}
 }
 
-// config lays the archive's configuration over the default one.
+// config overlays the default configuration with the archive's.
 func (b *bench) config(tb testing.TB, over string) []byte {
 	tb.Helper()
 	conf, members := map[string]json.RawMessage{}, map[string]json.RawMessage{}
@@ -248,12 +248,12 @@ func (b *bench) sources(tb testing.TB, which, devices string) {
 	}
 }
 
-// given are the devices of every pod.
+// given returns the same devices for every pod.
 type given map[string][]string
 
 func (g given) Devices(context.Context, plan.Ref, string) (map[string][]string, error) { return g, nil }
 
-// down is an API server that does not answer.
+// down is an API server that is not reachable.
 type down struct{}
 
 var errDown = fmt.Errorf("%w: connection refused", plan.ErrUnavailable)
@@ -261,7 +261,7 @@ var errDown = fmt.Errorf("%w: connection refused", plan.ErrUnavailable)
 func (down) Network(context.Context, plan.Ref) (*plan.Definition, error) { return nil, errDown }
 func (down) Pod(context.Context, plan.Ref) (*plan.Pod, error)            { return nil, errDown }
 
-// outcome makes the plan and returns the golden files for it, the directory's path replaced.
+// outcome makes the plan and returns its golden files, with the path of the directory replaced.
 func (b *bench) outcome(t *testing.T) map[string]string {
 	t.Helper()
 	out := map[string]string{}
@@ -289,7 +289,7 @@ func (b *bench) outcome(t *testing.T) map[string]string {
 	return out
 }
 
-// shown is an attachment with its configuration spread out, at the end.
+// shown is an attachment with its indented configuration at the end.
 type shown struct {
 	plan.Attachment
 	Config json.RawMessage `json:"config"`
@@ -314,8 +314,8 @@ func encode(tb testing.TB, p *plan.Plan) []byte {
 	return b.Bytes()
 }
 
-// survivesTheWire shows that the plugin gets the plan that the daemon made, and that each configuration in it is
-// one that libcni takes.
+// survivesTheWire checks that the plugin gets the plan that the daemon made, and that libcni accepts each configuration
+// in it.
 func (b *bench) survivesTheWire(t *testing.T, p *plan.Plan) {
 	t.Helper()
 	sent, err := json.Marshal(p)

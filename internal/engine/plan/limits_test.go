@@ -13,17 +13,18 @@ import (
 	"multus/internal/fault"
 )
 
-// tenant is what someone who may write definitions and pods in one namespace gives to the resolver.
+// tenant is what a user with write access to definitions and pods of one namespace passes to the resolver.
 type tenant struct {
 	what, conf, networks, config string
-	// files are the files of the node, by name.
+	// files are the files of the node by name.
 	files map[string]string
 	want  string
 }
 
-// TestLimits: a configuration, an annotation or a file of moderate size must not make a plan of hundreds of megabytes,
-// nor one that cannot be deleted in the time that a DEL has. The error comes before the memory is taken.
-func TestLimits(t *testing.T) { //nolint:paralleltest // it measures what the process allocates
+// TestLimits checks that a configuration, an annotation or a file of moderate size results neither in a plan of
+// hundreds of megabytes nor in one that a DEL cannot delete in time. The error must be returned before the memory is
+// allocated.
+func TestLimits(t *testing.T) { //nolint:paralleltest // it measures the allocations of the process
 	list := func(n int) string { return strings.TrimSuffix(strings.Repeat(`{"type":"a"},`, n), ",") }
 	large := strings.Repeat("x", 100<<10)
 	tooMany := fmt.Sprintf("at most %d are accepted", plan.MaxPlugins)
@@ -76,7 +77,7 @@ func TestLimits(t *testing.T) { //nolint:paralleltest // it measures what the pr
 			want: tooMany,
 		},
 	} {
-		t.Run(tc.what, func(t *testing.T) { //nolint:paralleltest // see above
+		t.Run(tc.what, func(t *testing.T) { //nolint:paralleltest // as above
 			a := &archive{files: []member{
 				{"conf.json", tc.conf},
 				{"annotations.json", fmt.Sprintf(`{"k8s.v1.cni.cncf.io/networks": %q}`, tc.networks)},
@@ -113,8 +114,8 @@ func allocated(f func() error) (bytes uint64, err error) {
 	return after.TotalAlloc - before.TotalAlloc, err
 }
 
-// TestMaxPlugins: a list with as many plugins as are accepted is attached, and LoadFile, by which the daemon chooses
-// the cluster network, agrees with ADD.
+// TestMaxPlugins checks that a list with the maximum number of plugins is attached, and that LoadFile, with which the
+// daemon selects the cluster network, agrees with ADD.
 func TestMaxPlugins(t *testing.T) {
 	t.Parallel()
 	for n, ok := range map[int]bool{plan.MaxPlugins: true, plan.MaxPlugins + 1: false} {

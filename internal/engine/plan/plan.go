@@ -1,7 +1,7 @@
-// Package plan decides what will be done for a sandbox, before anything is done: request, configuration,
-// annotations and network definitions go in, one serialisable Plan comes out. It has no effects; what it
-// needs to know it asks through the seams in seams.go. The engine and the daemon import it; execution,
-// ledger and explanation read its value.
+// Package plan decides what will be done for a sandbox before anything is done. Its input is the request, the
+// configuration, the annotations and the network definitions; its output is one serialisable Plan. It has no effects
+// and reads everything else through the interfaces in seams.go. It is imported by the engine and the daemon. Execution,
+// ledger and explanation use the Plan as a value.
 package plan
 
 import (
@@ -15,35 +15,35 @@ import (
 )
 
 const (
-	// MaxBytes is how many bytes the configurations of a plan may have together.
+	// MaxBytes is the maximum total size of the configurations of a plan in bytes.
 	MaxBytes = 4 << 20
-	// MaxConfigBytes is how many bytes the configuration of one network may have.
+	// MaxConfigBytes is the maximum size of the configuration of one network in bytes.
 	MaxConfigBytes = 256 << 10
-	// MaxPlugins is how many plugins the list of one network may have. Each is a process at every verb: a DEL of thousands
-	// does not come to its end in the time that a runtime waits. Real lists have fewer than ten.
+	// MaxPlugins is the maximum number of plugins in the list of one network. Each plugin is a process at every verb, and
+	// a DEL of thousands does not end in the time that a runtime waits. Real lists have fewer than ten plugins.
 	MaxPlugins = 32
 )
 
-// Plan is everything that will be done for one sandbox. It is executed, recorded for DEL, explained,
-// compared, and frozen in golden tests.
+// Plan is everything that will be done for one sandbox. It is executed, recorded for DEL, explained, compared, and
+// stored in golden tests.
 type Plan struct {
-	// CNIVersion is the version of the outer configuration, in which the result is returned.
+	// CNIVersion is the version of the outer configuration. The result is returned in this version.
 	CNIVersion  string `json:"cniVersion"`
 	ContainerID string `json:"containerID"`
 	Netns       string `json:"netns"`
-	// Pod is empty when the runtime named none (no Kubernetes).
+	// Pod is empty if the runtime named no pod (no Kubernetes).
 	Pod Identity `json:"pod"`
 	// Dirs are the directories that the plugin uses on the host.
 	Dirs Dirs `json:"dirs"`
-	// Attachments in the order in which they are added (NPWG v1.3 §7.3); the first is the cluster
-	// network, whose result the runtime gets.
+	// Attachments is in the order in which they are added (NPWG v1.3 §7.3). The first one is the cluster network, whose
+	// result is returned to the runtime.
 	Attachments []Attachment `json:"attachments"`
-	// Concurrency is how many attachments of one stage are made at a time, 0 for one after another.
+	// Concurrency is how many attachments of one stage are made at the same time. 0 means one after another.
 	Concurrency int `json:"concurrency,omitempty"`
 }
 
-// Identity is the pod object that a sandbox belongs to. UID is that of the object in the API, which for a
-// static pod's mirror is not the one that the runtime knows (behaviour.md D18).
+// Identity is the pod object of a sandbox. UID is the UID of the object in the API. For the mirror pod of a static pod
+// it differs from the UID that the runtime passes (behaviour.md D18).
 type Identity struct {
 	Namespace string `json:"namespace,omitempty"`
 	Name      string `json:"name,omitempty"`
@@ -56,7 +56,7 @@ type Dirs struct {
 	Binary string `json:"binary"`
 }
 
-// Origin tells which reference an attachment comes from.
+// Origin is the reference that an attachment comes from.
 type Origin string
 
 // The origins of attachments, in the order in which they appear in a plan (behaviour.md B39).
@@ -71,69 +71,73 @@ const (
 
 // Attachment is one network for the pod.
 type Attachment struct {
-	// Name is shown in status, events and messages: namespace/name of the definition, else the
-	// configuration's name (behaviour.md C70).
+	// Name is shown in the network status, events and messages. It is namespace/name of the network definition, else the
+	// name in the configuration (behaviour.md C70).
 	Name   string `json:"name"`
 	Origin Origin `json:"origin"`
 	// Primary marks the cluster network.
 	Primary bool   `json:"primary,omitempty"`
 	IfName  string `json:"ifName"`
-	// Config is what the delegate gets; libcni adds name, version, prevResult and runtimeConfig.
+	// Config is the configuration for the delegate. libcni adds name, version, prevResult and runtimeConfig.
 	Config *cniconf.List `json:"config"`
 	// Args are the delegate's CNI_ARGS, the same at every verb.
 	Args request.Args `json:"args"`
-	// RuntimeConfig is offered by capability (behaviour.md C63-C66).
+	// RuntimeConfig is passed to plugins that declare the capability (behaviour.md C63-C66).
 	RuntimeConfig map[string]json.RawMessage `json:"runtimeConfig,omitempty"`
-	// Request is what the pod asked for, nil for the cluster's own networks.
+	// Request is what the pod requested. In a new plan it is nil for the cluster's own networks. In a recorded one it is
+	// never nil, unless the attachment is known from libcni's result alone.
 	Request *netsel.Element `json:"request,omitempty"`
 	Routes  Routes          `json:"routes"`
-	// Resource and Device are set when the kubelet gave the pod a device for this network.
+	// Resource and Device are set if the kubelet gave the pod a device for this network. In a recorded plan, Device
+	// without Resource is the device of the annotation.
 	Resource string `json:"resource,omitempty"`
 	Device   string `json:"device,omitempty"`
-	// DeviceInfo is the device-info file of this attachment, "" for none (behaviour.md C71).
+	// DeviceInfo is the path of the attachment's device-info file, or "" for none (behaviour.md C71).
 	DeviceInfo string `json:"deviceInfo,omitempty"`
-	// HostDevice is the device of the node that the pod gets for itself. It is found on the node, when the plan is
-	// carried out there.
+	// HostDevice identifies the device of the node that the pod holds exclusively. It is set on the node, when the plan is
+	// executed.
 	HostDevice *device.Identity `json:"hostDevice,omitempty"`
-	// Stage is 0 for the cluster network, and in a plan that is made serially; see StageNumbers.
+	// Stage is 0 for the cluster network, and for all attachments of a serial plan; see StageNumbers.
 	Stage int `json:"stage,omitempty"`
-	// Deleted reports that a DEL which failed elsewhere has detached this network already. Only the ledger sets it.
-	Deleted bool `json:"-"`
-	// DelTries counts the DELs of this network that failed though nothing of it was seen to remain. Only the ledger sets
+	// Deleted reports whether a DEL that failed elsewhere has already deleted this attachment. Only the ledger and DEL set
 	// it.
+	Deleted bool `json:"-"`
+	// DelTries counts the failed DELs of this attachment after which DEL may ignore the failure or give up the attachment.
+	// Only the ledger and DEL set it.
 	DelTries int `json:"-"`
-	// Element is the place in the record, -1 if the ledger has it from libcni's results alone.
+	// Element is the position in the record. It is -1 if the attachment is known from libcni's result alone.
 	Element int `json:"-"`
-	// Inherited reports that the configuration has no cniVersion of its own. Where its plugins are, a version is chosen
-	// that they support, at most that of the outer configuration, and recorded (behaviour B5).
+	// Inherited reports whether the configuration has no cniVersion of its own. On the node, a version is chosen that the
+	// plugins support and that is not newer than that of the outer configuration. This version is recorded (behaviour B5).
 	Inherited bool `json:"inherited,omitempty"`
-	// Source tells where Config was found: for Explain, where the plan is made. It is neither sent nor recorded.
+	// Source is where Config was found. It is for Explain, in the process that makes the plan, and is neither sent nor
+	// recorded.
 	Source Source `json:"-"`
 }
 
 // Source is where the configuration of a network was found.
 type Source struct {
-	// Definition is the network attachment definition, zero for none.
+	// Definition is the network definition (NetworkAttachmentDefinition). It is the zero value if there is none.
 	Definition Ref
-	// File is the file or, of an auxiliary chain, the directory; "" if the configuration was in the definition or
-	// in delegates.
+	// File is the path of the file or, for an auxiliary chain, of the directory. It is "" if the configuration was in the
+	// network definition or in delegates.
 	File string
-	// Ambiguous is why the configuration can be read in two ways, nil if it cannot. It is about what its author wrote,
-	// before name, version, device and arguments were set.
+	// Ambiguous is the reason why the configuration can be read in two ways, or nil if it cannot. It applies to the
+	// configuration as written, before name, version, device and arguments were set.
 	Ambiguous error
-	// Unnamed and Unversioned say that it left its name or its cniVersion out.
+	// Unnamed and Unversioned report whether the configuration omits its name or its cniVersion.
 	Unnamed, Unversioned bool
 }
 
-// Routes says what happens to default routes after an attachment was added (behaviour.md D30-D33).
+// Routes is what happens to default routes after an attachment was added (behaviour.md D30-D33).
 type Routes struct {
-	// DropIPv4 and DropIPv6: another attachment provides the default route of that family.
+	// DropIPv4 and DropIPv6 report whether another attachment provides the default route of that family.
 	DropIPv4 bool `json:"dropIPv4,omitempty"`
 	DropIPv6 bool `json:"dropIPv6,omitempty"`
-	// Gateways of the default routes to set on this attachment's interface, at most one per family in
-	// the whole plan.
+	// Gateways are the gateways of the default routes to set on this attachment's interface. A plan has at most one per
+	// family.
 	Gateways []netip.Addr `json:"gateways,omitempty"`
 }
 
-// None tells that the attachment's routes stay as its plugin made them.
+// None reports whether the attachment's routes stay as its plugin made them.
 func (r Routes) None() bool { return !r.DropIPv4 && !r.DropIPv6 && len(r.Gateways) == 0 }

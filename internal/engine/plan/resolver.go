@@ -19,31 +19,32 @@ import (
 	"multus/internal/netsel"
 )
 
-// Resolver makes plans. Networks, Pods and Devices may be nil: what cannot be asked is then refused when
-// it is needed, never guessed.
+// Resolver makes plans. Networks, Pods and Devices may be nil. A plan that needs a missing source is refused; nothing
+// is guessed.
 type Resolver struct {
 	Networks Networks
 	Pods     Pods
 	Devices  Devices
-	// Missing, if set, gets each definition that a pod needs and that cannot be had
-	// (behaviour.md B8), and the request. One for which a file stands in (B30) is not needed.
+	// Missing, if set, is called for each network definition that a pod needs and that cannot be obtained (behaviour.md
+	// B8), with the container ID of the request. A definition that a file replaces (B30) is not needed.
 	Missing func(containerID string, pod *Pod, missing *MissingNetworkError)
-	// PhysicalFunction, if set, tells to which device a virtual function belongs, by PCI address, "" if it cannot be told.
+	// PhysicalFunction, if set, returns the PCI address of the physical function of a virtual function, or "" if it is not
+	// known.
 	PhysicalFunction func(device string) string
-	// Room, if set, is asked before the configurations of a plan grow to so many bytes together. It may wait; its error
-	// ends the plan.
+	// Room, if set, is called before the configurations of a plan grow to the given total size. It may block. Its error
+	// ends the planning.
 	Room func(bytes int) error
 	Log  *slog.Logger
 }
 
-// MissingNetworkError says that a network that somebody refers to cannot be had. Its cause wraps
-// ErrNotFound or ErrUnavailable where that is the reason.
+// MissingNetworkError is returned for a network that is referenced and cannot be obtained. Its cause wraps ErrNotFound
+// or ErrUnavailable where that is the reason.
 type MissingNetworkError struct {
 	Ref Ref
 	Err error
 }
 
-// Error has the words that operators search for (behaviour.md M4).
+// Error returns the text that operators search for (behaviour.md M4).
 func (e *MissingNetworkError) Error() string {
 	return fmt.Sprintf("cannot find a network-attachment-definition (%s) in namespace (%s): %v", e.Ref.Name,
 		e.Ref.Namespace, e.Err)
@@ -52,21 +53,21 @@ func (e *MissingNetworkError) Error() string {
 // Unwrap returns the cause.
 func (e *MissingNetworkError) Unwrap() error { return e.Err }
 
-// planning is one plan in the making.
+// planning is the state while one plan is made.
 type planning struct {
 	*Resolver
 	req  *request.Request
 	conf *config.Plugin
-	// pod is nil when there is no Kubernetes and inline delegates are all there is (behaviour.md D12).
+	// pod is nil if there is no Kubernetes and all networks are inline delegates (behaviour.md D12).
 	pod     *Pod
 	devices *allocation
 	parsed  map[Ref]parsed
 	out     []Attachment
 }
 
-// Plan decides what a request is about: for ADD all that will be done; for DEL, of which nothing was recorded, what may
-// have been done; for STATUS and GC the cluster network alone, for CHECK with the other inline delegates. The errors
-// are faults.
+// Plan returns the plan for a request. For ADD it is everything that will be done. For DEL of a sandbox without a
+// record it is what may have been done. For STATUS and GC it is the cluster network alone, for CHECK with the other
+// inline delegates. The errors are faults.
 func (r *Resolver) Plan(ctx context.Context, req *request.Request, conf *config.Plugin) (*Plan, error) {
 	switch req.Command {
 	case request.Add:
@@ -77,7 +78,7 @@ func (r *Resolver) Plan(ctx context.Context, req *request.Request, conf *config.
 	return r.planCluster(ctx, req, conf)
 }
 
-// planAdd decides what an ADD will do (behaviour.md D22, B39).
+// planAdd returns the plan of an ADD (behaviour.md D22, B39).
 func (r *Resolver) planAdd(ctx context.Context, req *request.Request, conf *config.Plugin) (*Plan, error) {
 	p := &planning{Resolver: r, req: req, conf: conf}
 	if err := conf.HasNetwork(); err != nil {
@@ -104,9 +105,9 @@ func (r *Resolver) planAdd(ctx context.Context, req *request.Request, conf *conf
 	return p.finish()
 }
 
-// planDelete finds out what may be attached to a sandbox of which nothing was recorded: as much as can be
-// resolved of what the pod asks for now (behaviour.md D60, D64). A pod that is gone, or that is another by
-// now, has nothing that we know of. It fails only when the pod cannot be asked for.
+// planDelete returns what may be attached to a sandbox without a record: as much as can be resolved of what the pod
+// requests now (behaviour.md D60, D64). For a pod that is gone, or that has been replaced by another one, the plan is
+// empty. planDelete fails only if the pod cannot be looked up.
 func (r *Resolver) planDelete(ctx context.Context, req *request.Request, conf *config.Plugin) (*Plan, error) {
 	p := &planning{Resolver: r, req: req, conf: conf}
 	var err error
@@ -125,12 +126,13 @@ func (r *Resolver) planDelete(ctx context.Context, req *request.Request, conf *c
 		}
 	}
 	if p.checkConfigs() != nil || p.nameInterfaces() != nil {
-		p.out = nil // no ADD has attached these
+		p.out = nil // no ADD can have attached these
 	}
 	return p.finish()
 }
 
-// planCluster resolves the cluster network alone, without a pod: for STATUS and GC (behaviour.md D92).
+// planCluster returns a plan of the cluster network alone, without a pod, for STATUS and GC (behaviour.md D92). For
+// CHECK it includes the other inline delegates.
 func (r *Resolver) planCluster(ctx context.Context, req *request.Request, conf *config.Plugin) (*Plan, error) {
 	if err := conf.HasNetwork(); err != nil {
 		return nil, err
@@ -148,9 +150,8 @@ func (r *Resolver) planCluster(ctx context.Context, req *request.Request, conf *
 	return p.finish()
 }
 
-// Plain tells whether a pod gets the cluster network and nothing else: its annotations are known, name no
-// network and no default network, and defaultNetworks does not apply to its namespace
-// (architecture.md, decision 2).
+// Plain reports whether a pod gets only the cluster network: its annotations are known and name neither networks nor a
+// default network, and defaultNetworks does not apply to its namespace.
 func Plain(req *request.Request, conf *config.Plugin) bool {
 	annotations, known, err := conf.PodAnnotationsKnown()
 	if err != nil || !known {
@@ -161,8 +162,8 @@ func Plain(req *request.Request, conf *config.Plugin) bool {
 		!defaultNetworksApply(req.Args.Get(request.PodNamespace), conf)
 }
 
-// pod finds out what the pod asks for: by the annotations that the runtime passed, which are those of this
-// very sandbox, else from the source.
+// pod returns the pod with what it requests. Annotations that the runtime passed are preferred, because they are those
+// of exactly this sandbox. Otherwise the pod is read from the source.
 func (r *Resolver) pod(ctx context.Context, req *request.Request, conf *config.Plugin) (*Pod, error) {
 	ref := Ref{Namespace: req.Args.Get(request.PodNamespace), Name: req.Args.Get(request.PodName)}
 	uid := req.Args.Get(request.PodUID)
@@ -173,7 +174,7 @@ func (r *Resolver) pod(ctx context.Context, req *request.Request, conf *config.P
 	if known {
 		pod := &Pod{Ref: ref, UID: uid, Annotations: annotations}
 		if isStatic(pod) {
-			pod.UID = "" // the mirror pod has another one
+			pod.UID = "" // the mirror pod has another UID
 		}
 		return pod, nil
 	}
@@ -202,8 +203,8 @@ func (r *Resolver) pod(ctx context.Context, req *request.Request, conf *config.P
 	return pod, nil
 }
 
-// withoutPods decides what to do when nobody can tell what a pod asks for: inline delegates alone need
-// nobody (behaviour.md D12); anything else must not be guessed (A46).
+// withoutPods returns the error for a pod whose requests cannot be looked up. Inline delegates alone need no lookup
+// (behaviour.md D12). Anything else must not be guessed (A46).
 func (r *Resolver) withoutPods(conf *config.Plugin) error {
 	if conf.ClusterNetwork == "" {
 		return nil
@@ -214,14 +215,15 @@ func (r *Resolver) withoutPods(conf *config.Plugin) error {
 		"failed to get clusterNetwork/defaultNetworks: must have either Kubernetes config or delegates")
 }
 
-// isStatic tells mirror pods of static pods, whose UID is not the sandbox's (behaviour.md C1, D18).
+// isStatic reports whether a pod is the mirror pod of a static pod, whose UID is not the sandbox's (behaviour.md C1,
+// D18).
 func isStatic(p *Pod) bool {
 	source, ok := p.Annotations[netsel.ConfigSource]
 	return ok && source != "api"
 }
 
-// cluster resolves the first attachment: clusterNetwork, or the inline delegates (behaviour.md A18, A19),
-// and then the pod's replacement for it (C52).
+// cluster resolves the first attachment: clusterNetwork or the inline delegates (behaviour.md A18, A19), and then the
+// pod's replacement for it (C52).
 func (p *planning) cluster(ctx context.Context) error {
 	if p.conf.ClusterNetwork == "" {
 		return p.inline(ctx)
@@ -240,8 +242,8 @@ func (p *planning) cluster(ctx context.Context) error {
 	return p.replaceDefault(ctx)
 }
 
-// inline takes the delegates of the configuration; one without a name gets the outer one
-// (behaviour.md A36, A39; B5).
+// inline adds the inline delegates of the configuration. A delegate without a name gets a name that is derived from the
+// outer one (behaviour.md A36, A39; B5).
 func (p *planning) inline(ctx context.Context) error {
 	for i, raw := range p.conf.Delegates {
 		l, err := cniconf.Parse(raw)
@@ -270,8 +272,8 @@ func (p *planning) inline(ctx context.Context) error {
 	return p.replaceDefault(ctx)
 }
 
-// clusterReference resolves a value of clusterNetwork or defaultNetworks: a path if it has a slash, else a
-// definition in multusNamespace, else a file in confDir by the network's name (behaviour.md B30, B32).
+// clusterReference resolves a value of clusterNetwork or defaultNetworks: a path if it contains a slash, else a network
+// definition in multusNamespace, else the file in confDir with the network's name (behaviour.md B30, B32).
 func (p *planning) clusterReference(ctx context.Context, value string) (*Attachment, error) {
 	if strings.Contains(value, "/") {
 		l, from, err := loadPath(value)
@@ -297,14 +299,14 @@ func (p *planning) clusterReference(ctx context.Context, value string) (*Attachm
 		l, from, err = p.complete(l, from, value)
 	}
 	if err != nil {
-		p.reportMissing(missing) // a file of that name needs no definition
+		p.reportMissing(missing) // reported only here: a file of that name makes the definition unnecessary
 		return nil, errors.Join(missing, err)
 	}
 	return &Attachment{Name: l.Name(), Config: l, Source: from}, nil
 }
 
-// defined is a network of the cluster's that has a definition, with its device if it needs one
-// (behaviour.md H1, H22).
+// defined returns the attachment of a cluster-configured network with a network definition, with its device if it needs
+// one (behaviour.md H1, H22).
 func (p *planning) defined(ctx context.Context, ref Ref, def *Definition) (*Attachment, error) {
 	l, from, err := p.definition(def)
 	if err != nil {
@@ -344,7 +346,7 @@ func defaultNetworksApply(namespace string, conf *config.Plugin) bool {
 	return !slices.Contains(conf.SystemNamespaces, namespace)
 }
 
-// selected adds the networks of the pod's annotation, in its order.
+// selected adds the networks of the pod's annotation in their order.
 func (p *planning) selected(ctx context.Context) error {
 	if p.pod == nil {
 		return nil
@@ -371,11 +373,11 @@ func (p *planning) selected(ctx context.Context) error {
 	return nil
 }
 
-// maxShown is how much of an annotation is in an error.
+// maxShown is how much of an annotation an error contains.
 const maxShown = 512
 
-// replaceDefault lets the pod name another cluster network (behaviour.md C50-C54). A value without an
-// element is an error when it is empty (C51), and nothing when it is the list [].
+// replaceDefault replaces the cluster network by the one that the pod names (behaviour.md C50-C54). An empty value is
+// an error (C51). The empty list [] replaces nothing.
 func (p *planning) replaceDefault(ctx context.Context) error {
 	if p.pod == nil {
 		return nil
@@ -410,8 +412,8 @@ func (p *planning) badAnnotation(key string, err error) error {
 		"error loading k8s delegates k8s args: failed to parse annotation %s of pod %s", key, p.pod.Ref)
 }
 
-// element resolves one selection element of the pod. Every reference that a pod makes passes here, so this
-// is the one place where isolation is checked (behaviour.md C40, C42 [quirk]).
+// element resolves one selection element of the pod. Every reference of a pod goes through this function, so this is
+// the one place where isolation is checked (behaviour.md C40, C42 [quirk]).
 func (p *planning) element(ctx context.Context, e *netsel.Element, origin Origin,
 	namespace string,
 ) (*Attachment, error) {
@@ -468,7 +470,7 @@ func (p *planning) lookUp(ctx context.Context, ref Ref) (*Definition, error) {
 	return nil, &MissingNetworkError{Ref: ref, Err: err}
 }
 
-// reportMissing passes a definition that cannot be had to Missing (behaviour.md B8).
+// reportMissing passes a network definition that cannot be obtained to Missing (behaviour.md B8).
 func (p *planning) reportMissing(err error) {
 	missing, ok := errors.AsType[*MissingNetworkError](err)
 	if ok && p.Missing != nil && p.pod != nil {
@@ -490,8 +492,8 @@ func codeOf(err error) uint {
 	return fault.BadConfig
 }
 
-// definition turns a definition into a configuration: from spec.config, or from a file in confDir when that
-// is empty (behaviour.md B1-B3).
+// definition returns the configuration of a network definition: spec.config or, if that is empty, a file in confDir
+// (behaviour.md B1-B3).
 func (p *planning) definition(def *Definition) (l *cniconf.List, from Source, err error) {
 	if known, ok := p.parsed[def.Ref]; ok && def.Config == known.config {
 		return known.list, known.from, nil
@@ -517,14 +519,15 @@ func (p *planning) definition(def *Definition) (l *cniconf.List, from Source, er
 	return l, from, err
 }
 
-// parsed is a definition that the pod refers to, parsed once however often it does.
+// parsed is a network definition that the pod references. It is parsed once, however often the pod references it.
 type parsed struct {
 	config string
 	list   *cniconf.List
 	from   Source
 }
 
-// complete fills in what a configuration leaves out, and notes what that was. It refuses a list with too many plugins.
+// complete sets the name and the version that a configuration omits, and records which ones it omits. It refuses a list
+// with too many plugins.
 func (p *planning) complete(l *cniconf.List, from Source, name string) (*cniconf.List, Source, error) {
 	if err := CheckPlugins(l); err != nil {
 		return nil, from, err
@@ -534,8 +537,8 @@ func (p *planning) complete(l *cniconf.List, from Source, name string) (*cniconf
 	return l, from, err
 }
 
-// isolated refuses a reference of a pod into a namespace that it may not refer to (behaviour.md C40, C41).
-// References of the configuration are the administrator's and are not a pod's to be limited.
+// isolated returns an error for a reference of a pod to a namespace that the pod may not use (behaviour.md C40, C41).
+// References of the configuration are made by the administrator and are not limited.
 func (p *planning) isolated(ref Ref, origin Origin) error {
 	if !p.conf.NamespaceIsolation || ref.Namespace == p.pod.Namespace {
 		return nil
@@ -551,8 +554,8 @@ func (p *planning) isolated(ref Ref, origin Origin) error {
 }
 
 // auxiliary appends the auxiliary chain: passthru and the plugins of a directory beside the cluster network's file
-// (behaviour.md B40-B42). A chain that cannot be loaded is left out, as today, and logged. One with too many plugins
-// could be loaded, so it is an error.
+// (behaviour.md B40-B42). As in Multus 4.x, a chain that cannot be loaded is logged and left out. A chain with too many
+// plugins could be loaded, so it is an error.
 func (p *planning) auxiliary(context.Context) error {
 	name := p.conf.AuxiliaryChain
 	if name == "" || p.conf.ClusterNetwork == "" {

@@ -14,17 +14,17 @@ type Ref struct {
 // String returns namespace/name.
 func (r Ref) String() string { return r.Namespace + "/" + r.Name }
 
-// Definition is a network attachment definition as the engine needs it, wherever it came from.
+// Definition is a network definition as the engine needs it, whatever its source.
 type Definition struct {
 	Ref
-	// Config is spec.config, byte for byte; empty means "look in confDir for a network of this name"
+	// Config is spec.config, byte for byte. If it is empty, the configuration is the one of this network name in confDir
 	// (behaviour.md B1).
 	Config string
-	// ResourceName is the annotation k8s.v1.cni.cncf.io/resourceName, "" for none (behaviour.md H1).
+	// ResourceName is the annotation k8s.v1.cni.cncf.io/resourceName, or "" for none (behaviour.md H1).
 	ResourceName string
 }
 
-// Pod is what the engine has to know of a pod object.
+// Pod is the part of a pod object that the engine needs.
 type Pod struct {
 	Ref
 	UID         string
@@ -32,25 +32,25 @@ type Pod struct {
 }
 
 var (
-	// ErrNotFound is returned by a source when it has asked and the object does not exist.
+	// ErrNotFound is returned by a source if the object does not exist.
 	ErrNotFound = errors.New("not found")
-	// ErrUnavailable is returned by a source that cannot answer now: connection refused, time-out,
-	// overload, expired credentials. The same call may succeed later.
+	// ErrUnavailable is returned by a source that cannot answer now: connection refused, timeout, overload, expired
+	// credentials. The same call may succeed later.
 	ErrUnavailable = errors.New("source unavailable")
 )
 
-// Networks finds network definitions. Errors wrap ErrNotFound or ErrUnavailable where they apply.
+// Networks looks up network definitions. Errors wrap ErrNotFound or ErrUnavailable where they apply.
 type Networks interface {
 	Network(ctx context.Context, ref Ref) (*Definition, error)
 }
 
-// Pods finds pod objects. Errors wrap ErrNotFound or ErrUnavailable where they apply.
+// Pods looks up pod objects. Errors wrap ErrNotFound or ErrUnavailable where they apply.
 type Pods interface {
 	Pod(ctx context.Context, ref Ref) (*Pod, error)
 }
 
-// Devices tells which devices the kubelet gave to a pod: resource name to device IDs, the IDs sorted as
-// strings (behaviour.md H4). A pod without devices is an empty map and no error.
+// Devices returns the devices that the kubelet gave to a pod: resource name to device IDs, the IDs sorted as strings
+// (behaviour.md H4). For a pod without devices it returns an empty map and no error.
 type Devices interface {
 	Devices(ctx context.Context, pod Ref, uid string) (map[string][]string, error)
 }

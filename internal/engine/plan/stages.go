@@ -11,7 +11,7 @@ import (
 	"multus/internal/engine/request"
 )
 
-// StageNumbers returns the stage of each attachment: its own in a plan with stages, else its place.
+// StageNumbers returns the stage of each attachment: its Stage in a plan with stages, else its index.
 func (p *Plan) StageNumbers() []int {
 	staged := p.staged()
 	out := make([]int, len(p.Attachments))
@@ -24,12 +24,12 @@ func (p *Plan) StageNumbers() []int {
 	return out
 }
 
-// staged reports whether a plan has stages: in each that has, some attachment is not in the first.
+// staged reports whether a plan has stages. In a plan with stages, some attachment is not in the first stage.
 func (p *Plan) staged() bool {
 	return slices.ContainsFunc(p.Attachments, func(a Attachment) bool { return a.Stage > 0 })
 }
 
-// Stages are the attachments by number in the order in which they are made.
+// Stages returns the indexes of the attachments by stage, in the order in which the stages are made.
 func (p *Plan) Stages() [][]int {
 	var out [][]int
 	for i, s := range p.StageNumbers() {
@@ -41,9 +41,9 @@ func (p *Plan) Stages() [][]int {
 	return out
 }
 
-// stages says which attachments may be made at the same time (key attachConcurrency; serial without it, as NPWG v1.3
-// §7.3 demands): the cluster network comes first, alone, and then each as soon as those before it in the list are there
-// that it may have to do with.
+// stages determines which attachments may be made at the same time (key attachConcurrency; without it all are made
+// serially, as NPWG v1.3 §7.3 requires). The cluster network is the first and has a stage of its own. Each other
+// attachment is made once all preceding attachments exist that it may depend on.
 func (p *planning) stages(out *Plan) error {
 	if p.conf.AttachConcurrency < 2 || p.req.Command != request.Add {
 		return nil
@@ -72,16 +72,16 @@ func (p *planning) stages(out *Plan) error {
 // trait is what two attachments of a pod can have in common.
 type trait struct {
 	ifName, network string
-	// texts are all that its configuration says, keys and values: an interface's name may be anywhere in it (master of a
-	// plugin with linkInContainer, links of a bond, the key of a sysctl).
+	// texts holds all keys and string values of the configuration. The name of an interface can be anywhere in them
+	// (master of a plugin with linkInContainer, links of a bond, the key of a sysctl).
 	texts []string
-	// routes tells that a default route may come of it, or that it looks for a free routing table.
+	// routes reports whether the attachment may set a default route or looks for a free routing table.
 	routes bool
-	// pool is what hands out its addresses where order decides who gets which, "" for nothing of that kind.
+	// pool is the IPAM plugin, if the order of attachments decides which one gets which address. Otherwise it is "".
 	pool string
-	// functions are the physical functions of its devices, unknownFunction for one that cannot be told.
+	// functions holds the physical functions of the devices, or unknownFunction for a device whose function is not known.
 	functions []string
-	// makes are the interfaces that it makes on the node if they are not there, for others to be on.
+	// makes holds the interfaces that the plugins create on the node if they do not exist, and on which others may depend.
 	makes []string
 }
 
@@ -103,11 +103,11 @@ func (p *planning) traitOf(a *Attachment) (trait, error) {
 		}
 		ipam, _ := conf["ipam"].(map[string]any)
 		switch typ, _ := ipam["type"].(string); typ {
-		case "", "static", "host-local": // the latter has a pool for each network's name
+		case "", "static", "host-local": // host-local has a pool per network name
 		case "dhcp":
 			t.routes = true
 		default:
-			t.pool, t.routes = typ, true // nobody knows what it brings
+			t.pool, t.routes = typ, true // it is not known what the plugin sets
 		}
 	}
 	var id string
@@ -121,7 +121,7 @@ func (p *planning) traitOf(a *Attachment) (trait, error) {
 	return t, nil
 }
 
-// note takes one value of the configuration.
+// note adds one value of the configuration.
 func (t *trait) note(key string, value any, devices map[string]bool) {
 	t.texts = append(t.texts, key)
 	s, ok := value.(string)
@@ -138,17 +138,17 @@ func (t *trait) note(key string, value any, devices map[string]bool) {
 	}
 }
 
-// ownTables tells the plugins that look for a free routing table in the pod.
+// ownTables reports whether a plugin looks for a free routing table in the pod.
 func ownTables(typ string) bool { return typ == "sbr" || typ == "vrf" }
 
-// isDefault tells the destination of a default route.
+// isDefault reports whether a destination is that of a default route.
 func isDefault(s string) bool {
 	prefix, err := netip.ParsePrefix(s)
 	return s == "default" || err == nil && prefix.Bits() == 0
 }
 
-// walk calls note for every value in a JSON document that is neither an object nor an array, with its key; that of an
-// array's element is the array's.
+// walk calls note for every value in a JSON document that is neither an object nor an array, with the value's key. The
+// key of an array's element is that of the array.
 func walk(key string, v any, note func(key string, value any)) {
 	switch v := v.(type) {
 	case map[string]any:
@@ -173,13 +173,13 @@ func (p *planning) physicalFunction(device string) string {
 	return unknownFunction
 }
 
-// names tells whether an interface's name is anywhere in the configuration.
+// names reports whether the name of an interface occurs anywhere in the configuration.
 func (t *trait) names(ifName string) bool {
 	return slices.ContainsFunc(t.texts, func(s string) bool { return strings.Contains(s, ifName) })
 }
 
-// meets tells that the order of two attachments may matter: one is made on the other or on what it makes, both may set
-// a default route or look for a free routing table, they take addresses from one pool, or they use one physical
+// meets reports whether the order of two attachments may matter: one is made on the other or on what it creates, both
+// may set a default route or look for a free routing table, they get addresses from one pool, or they use one physical
 // function.
 func (t *trait) meets(o *trait) bool {
 	return t.names(o.ifName) || o.names(t.ifName) ||

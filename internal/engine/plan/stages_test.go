@@ -19,7 +19,7 @@ type network struct {
 	routes bool
 }
 
-// TestStages shows which networks of a pod may be attached at the same time (behaviour.md D23; NPWG v1.3 §7.3): the
+// TestStages checks which networks of a pod may be attached at the same time (behaviour.md D23; NPWG v1.3 §7.3). The
 // interface names are eth0, net1, net2 and so on.
 func TestStages(t *testing.T) {
 	t.Parallel()
@@ -177,7 +177,7 @@ func TestStages(t *testing.T) {
 	}
 }
 
-// TestSerial: without the key, and with 1, a plan is what it always was.
+// TestSerial checks that a plan has no stages without the key attachConcurrency, or if its value is 1.
 func TestSerial(t *testing.T) {
 	t.Parallel()
 	for _, concurrency := range []int{-1, 0, 1} {

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// archive is a txtar file: a comment, then files that begin with "-- name --".
+// archive is a txtar file: a comment, followed by files that begin with "-- name --".
 type archive struct {
 	comment string
 	files   []member

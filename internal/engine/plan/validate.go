@@ -10,8 +10,8 @@ import (
 	"multus/internal/engine/request"
 )
 
-// Validate returns an error if a plan cannot be carried out for a request: what the daemon answers is input, and may
-// come from another version. Names become paths, and programs are looked for in the directories.
+// Validate returns an error if a plan cannot be executed for a request. A plan of the daemon is untrusted input, and
+// the daemon may have another version. Names become parts of paths, and programs are searched in the directories.
 func (p *Plan) Validate(req *request.Request) error {
 	if len(p.Attachments) == 0 && req.Command != request.Del {
 		return errors.New("it has no network")
@@ -62,8 +62,8 @@ func (a *Attachment) validate(command string) error {
 	return nil
 }
 
-// IsDeviceInfo reports whether a path is that of a device-info file of an attachment: one that may be written and
-// removed with it.
+// IsDeviceInfo reports whether a path is that of a device-info file of an attachment, which may be written and removed
+// with the attachment.
 func IsDeviceInfo(path string) bool {
 	return filepath.Clean(path) == path && filepath.Dir(path) == DeviceInfoDir
 }

@@ -8,7 +8,7 @@ import (
 	"multus/internal/engine/request"
 )
 
-// TestValidateStages: a stage that no planner gives an attachment is refused before stages are counted by it.
+// TestValidateStages checks that a stage that no planner can have assigned is refused before it is used as an index.
 func TestValidateStages(t *testing.T) {
 	t.Parallel()
 	l, err := cniconf.Parse([]byte(`{"cniVersion":"1.0.0","name":"n","type":"t"}`))

@@ -6,7 +6,8 @@ import (
 	"multus/internal/rawjson"
 )
 
-// AppendJSON appends what encoding/json makes of the request: the plugin makes one in its life.
+// AppendJSON appends the JSON of the request as encoding/json writes it. It is hand-written because the plugin process
+// encodes one request and exits.
 func (r *Request) AppendJSON(b []byte) []byte {
 	w := rawjson.Begin(b)
 	w.Text("command", r.Command)
@@ -21,13 +22,13 @@ func (r *Request) AppendJSON(b []byte) []byte {
 	return w.End()
 }
 
-// AppendJSON appends the pairs as arrays of two.
+// AppendJSON appends the pairs as arrays with two elements.
 func (a Args) AppendJSON(b []byte) []byte {
 	return rawjson.AppendArray(b, a,
 		func(p *Pair, b []byte) []byte { return rawjson.AppendArray(b, p[:], rawjson.AppendItem) })
 }
 
-// ParseJSON reads what AppendJSON writes. value must be valid JSON.
+// ParseJSON decodes what AppendJSON encodes. value must be valid JSON.
 func (a *Args) ParseJSON(value []byte) bool {
 	ok := true
 	err := rawjson.Array(value, func(item []byte) error {

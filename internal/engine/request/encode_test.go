@@ -7,7 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestAppendJSON: what the plugin writes is what encoding/json reads.
+// TestAppendJSON checks that encoding/json decodes what AppendJSON encodes.
 func TestAppendJSON(t *testing.T) {
 	t.Parallel()
 	for _, r := range []*Request{

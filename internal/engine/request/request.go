@@ -1,6 +1,6 @@
-// Package request is what the container runtime asked: the CNI environment and standard input, parsed once
-// into one value. It is the only parser of CNI_ARGS. It decides nothing. The engine, the hosts and the wire
-// between plugin and daemon use it.
+// Package request represents one call of the container runtime: the CNI environment and standard input, parsed once
+// into one value. It is the only parser of CNI_ARGS and makes no decisions. It is used by the engine, the hosts, and
+// the protocol between plugin and daemon.
 package request
 
 import (
@@ -10,7 +10,7 @@ import (
 	"multus/internal/fault"
 )
 
-// Request is one call of the plugin. All fields are as the runtime gave them.
+// Request is one call of the plugin. All fields are as the runtime passed them.
 type Request struct {
 	Command     string `json:"command"`
 	ContainerID string `json:"containerID"`
@@ -20,7 +20,7 @@ type Request struct {
 	Args Args `json:"args,omitempty"`
 	// Path is CNI_PATH.
 	Path string `json:"path"`
-	// Config is standard input, byte for byte.
+	// Config is the standard input, byte for byte.
 	Config []byte `json:"config"`
 }
 
@@ -33,10 +33,10 @@ const (
 	Status = "STATUS"
 )
 
-// Pair is one key and its value in CNI_ARGS.
+// Pair is a key and its value in CNI_ARGS.
 type Pair = [2]string
 
-// Args are the pairs of CNI_ARGS, in order.
+// Args are the pairs of CNI_ARGS in their order.
 type Args []Pair
 
 // Keys of CNI_ARGS that Kubernetes runtimes set (behaviour.md D8, C60).
@@ -48,9 +48,9 @@ const (
 	PodUID         = "K8S_POD_UID"
 )
 
-// ParseArgs reads CNI_ARGS: pairs k=v separated by semicolons. A value may hold an equal sign, and an empty
-// item (a trailing semicolon) is nothing (behaviour.md D8, C61; E15 [quirk]: both are refused today).
-// A key that Multus does not know needs IgnoreUnknown, as it always did.
+// ParseArgs parses CNI_ARGS: pairs k=v separated by semicolons. A value may contain an equal sign, and an empty item (a
+// trailing semicolon) is ignored (behaviour.md D8, C61; E15 [quirk]: Multus 4.x refuses both). As in Multus 4.x, an
+// unknown key is accepted only with IgnoreUnknown.
 func ParseArgs(s string) (Args, error) {
 	var out Args
 	var unknown []string
@@ -80,7 +80,7 @@ func ParseArgs(s string) (Args, error) {
 	return out, nil
 }
 
-// Get returns the last value of a key, "" if it is absent.
+// Get returns the last value of a key, or "" if it is absent.
 func (a Args) Get(key string) string {
 	v := ""
 	for _, p := range a {
@@ -100,9 +100,9 @@ func (a Args) String() string {
 	return strings.Join(items, ";")
 }
 
-// Delegate returns the pairs that delegates get: the five known ones first, in today's order
-// (behaviour.md C60, Q12), then whatever else the runtime gave, each key once (C61, C62 [quirk]; Q34).
-// uid fills an absent K8S_POD_UID.
+// Delegate returns the pairs for delegates: first the five known ones, in the order of Multus 4.x (behaviour.md C60,
+// Q12), then the others that the runtime passed, each key once (C61, C62 [quirk]; Q34). uid replaces an absent
+// K8S_POD_UID.
 func (a Args) Delegate(uid string) Args {
 	podUID := a.Get(PodUID)
 	if podUID == "" {
@@ -123,7 +123,7 @@ func (a Args) Delegate(uid string) Args {
 	return out
 }
 
-// With returns the pairs with key set to value, in place where it stood, else at the end.
+// With returns the pairs with key set to value: at the position of its first occurrence, else at the end.
 func (a Args) With(key, value string) Args {
 	out := make(Args, 0, len(a)+1)
 	set := false
@@ -149,7 +149,7 @@ func (a Args) has(key string) bool {
 	return false
 }
 
-// Pod names the pod of a request: for messages, "namespace/name" or the container if no pod was named.
+// Pod returns the pod of a request for messages: "namespace/name", or the container if no pod was named.
 func (r *Request) Pod() string {
 	ns, name := r.Args.Get(PodNamespace), r.Args.Get(PodName)
 	if name == "" {

@@ -83,7 +83,7 @@ func TestArgs(t *testing.T) {
 	}
 }
 
-// TestWithRepeated: what With sets is what Get returns, also for a key that the runtime passed twice (C61).
+// TestWithRepeated checks that Get returns what With sets, also for a key that the runtime passed twice (C61).
 func TestWithRepeated(t *testing.T) {
 	t.Parallel()
 	a := Args{{"A", "1"}, {"B", "2"}, {"A", "3"}}
@@ -92,8 +92,8 @@ func TestWithRepeated(t *testing.T) {
 	}
 }
 
-// TestDelegate shows C60 and Q12, the five known pairs in today's order; C61, C62 [quirk] and Q34, every other pair
-// once; E16, an UID that fills the one that the runtime does not pass.
+// TestDelegate checks C60 and Q12: the five known pairs in the order of Multus 4.x. It checks C61, C62 [quirk] and Q34:
+// each other pair once. It checks E16: the given UID replaces the one that the runtime does not pass.
 func TestDelegate(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
@@ -145,7 +145,8 @@ func TestPod(t *testing.T) {
 	}
 }
 
-// FuzzParseArgs: what is accepted is read the same way again, and delegates get each key once, the known ones first.
+// FuzzParseArgs checks that accepted arguments are parsed the same way again, and that delegates get each key once, the
+// known ones first.
 func FuzzParseArgs(f *testing.F) {
 	for _, seed := range []string{
 		"", ";", "=", "a=b=c", "IgnoreUnknown=1;FOO=bar=baz;",
@@ -191,7 +192,7 @@ func FuzzParseArgs(f *testing.F) {
 	})
 }
 
-// FuzzRequest decodes requests as the daemon does: nothing crashes what is asked of them.
+// FuzzRequest decodes requests as the daemon does, and checks that no method panics.
 func FuzzRequest(f *testing.F) {
 	good, err := json.Marshal(&Request{
 		Command: Add, ContainerID: "c", Netns: "/run/netns/x", IfName: "eth0",

@@ -1,6 +1,6 @@
 // Package resultcache reads libcni's cache of results below a state directory. The files there decide what DEL, CHECK
-// and GC do, so they are input: names are checked before they become a path, and nothing but a regular file is read. It
-// writes no results; libcni and package execute do. The ledger and package execute import it.
+// and GC do, so they are untrusted input: names are validated before they become a path, and only regular files are
+// read. The package writes no results; libcni and package execute do. It is imported by the ledger and package execute.
 package resultcache
 
 import (
@@ -19,15 +19,15 @@ import (
 	"multus/internal/fsx"
 )
 
-// maxEntry is the size of an entry that is still read: a configuration, a plugin's answer, and what libcni adds.
+// maxEntry is the maximum size of an entry that is read: a configuration, a plugin's result, and what libcni adds.
 const maxEntry = 64 << 20
 
 // Dir returns the directory of the entries below a state directory (behaviour D84).
 func Dir(stateDir string) string { return filepath.Join(stateDir, "results") }
 
 // Name returns the file name of an attachment's entry in Dir. It returns an error if libcni refuses one of the three
-// names at ADD (CNI SPEC 1.1, network name, CNI_CONTAINERID, CNI_IFNAME): there is no such entry, and the name may lead
-// anywhere.
+// names at ADD (CNI SPEC 1.1, network name, CNI_CONTAINERID, CNI_IFNAME): such an entry cannot exist, and the path
+// could lead to any directory.
 func Name(network, containerID, ifName string) (string, error) {
 	for _, err := range []*types.Error{
 		utils.ValidateNetworkName(network), utils.ValidateContainerID(containerID), utils.ValidateInterfaceName(ifName),
@@ -41,19 +41,19 @@ func Name(network, containerID, ifName string) (string, error) {
 	return name, fsx.PlainName(name)
 }
 
-// Read returns the entry of an attachment, by its Name.
+// Read returns the content of an entry. name is the attachment's Name.
 func Read(stateDir, name string) ([]byte, error) {
 	return fsx.ReadRegular(Dir(stateDir), name, maxEntry)
 }
 
-// Has reports whether there is an entry of that name.
+// Has reports whether an entry of that name exists.
 func Has(stateDir, name string) bool {
 	info, err := os.Lstat(filepath.Join(Dir(stateDir), name))
 	return err == nil && info.Mode().IsRegular()
 }
 
-// Clear removes what stands in the place of an entry and is not a regular file: libcni would follow a link, and wait
-// for a pipe.
+// Clear removes what is in the place of an entry and is not a regular file: libcni would follow a link and block on a
+// pipe.
 func Clear(stateDir, name string) error {
 	path := filepath.Join(Dir(stateDir), name)
 	info, err := os.Lstat(path)
@@ -63,8 +63,9 @@ func Clear(stateDir, name string) error {
 	return fsx.Remove(path)
 }
 
-// List returns the attachments of a container, or of all containers for "". A file that libcni cannot have written is
-// passed to aside, which must remove it from the directory, and is not read.
+// List returns the attachments of a container, or of all containers if containerID is "". A file that is no entry, such
+// as a link or an oversized file, is not read; it is passed to aside, which must remove it from the directory. An entry
+// with names that libcni cannot have written is logged and omitted.
 func List(stateDir, containerID string, log *slog.Logger,
 	aside func(path string) error,
 ) ([]*libcni.NetworkAttachment, error) {

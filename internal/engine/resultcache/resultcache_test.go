@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestName: a name that libcni refuses at ADD has no entry.
+// TestName checks that names that libcni refuses at ADD have no entry.
 func TestName(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct{ network, container, ifName, want string }{
@@ -29,8 +29,8 @@ func TestName(t *testing.T) {
 	}
 }
 
-// TestPlace: a regular file is an entry; a link or a pipe in its place is none, and is removed without what it leads
-// to.
+// TestPlace checks that only a regular file is an entry. A link or a pipe in its place is not, and it is removed
+// without its target.
 func TestPlace(t *testing.T) {
 	t.Parallel()
 	state := t.TempDir()
@@ -60,7 +60,8 @@ func TestPlace(t *testing.T) {
 	}
 }
 
-// TestList: what libcni cannot have written is handed over unread, and the entries are listed.
+// TestList checks that a file that libcni cannot have written is passed to aside unread, and that the entries are
+// listed.
 func TestList(t *testing.T) {
 	t.Parallel()
 	state := t.TempDir()
