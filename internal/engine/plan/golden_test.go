@@ -27,13 +27,13 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files of testdata anew")
 
-// TestGolden makes the plan of each archive in testdata and compares it with the one in the archive.
+// TestGolden makes the plan of each archive in testdata and compares it with the plan in the archive.
 //
-// The comment of an archive cites the rules that it shows. A line "known: …" in it says that the code does not
-// follow them yet; the test then skips, and fails once it does. Its files:
+// The comment of an archive cites the rules that it tests. A line "known: …" in it says that the code does not follow
+// them yet. The test is then skipped, and it fails once the code follows the rules. The files of an archive:
 //
 //	request.json      members of setup; all have a default
-//	conf.json         the CNI configuration, laid over defaultConf; null takes a default away
+//	conf.json         the CNI configuration, overlaid on defaultConf; null removes a default
 //	pod.yaml          the pod; or annotations.json, the annotations of web-0 in team-a; an empty pod.yaml is no pod
 //	networks.yaml     the network definitions
 //	devices.json      resource -> IDs

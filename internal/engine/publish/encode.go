@@ -6,7 +6,8 @@ import (
 	"multus/internal/rawjson"
 )
 
-// AppendJSON appends what encoding/json makes of the report: the plugin makes one in its life.
+// AppendJSON appends the JSON of the report as encoding/json writes it. It is hand-written because the plugin process
+// encodes one report and exits.
 func (r *Report) AppendJSON(b []byte) []byte {
 	w := rawjson.Begin(b)
 	w.Text("command", r.Command)

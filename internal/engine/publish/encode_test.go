@@ -8,8 +8,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestAppendJSON: what the plugin writes is what encoding/json would, with every field set and with none, so that none
-// is forgotten.
+// TestAppendJSON checks that AppendJSON writes what encoding/json writes, with every field set and with none, so that
+// no field is missing.
 func TestAppendJSON(t *testing.T) {
 	t.Parallel()
 	full := &Report{

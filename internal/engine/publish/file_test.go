@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestFile: each report has a name of its own, which every file system takes, however long the pod's is; none has the
-// form of the names of before, which had the pod in them.
+// TestFile checks that each report has a name of its own that every file system accepts, however long the pod's name
+// is, and that no name has the form of the names of earlier versions, which contained the pod.
 func TestFile(t *testing.T) {
 	t.Parallel()
 	long := Pod{strings.Repeat("n", 63), strings.Repeat("p", 253), "8e5c4cd3-8e0f-4c1c-9a53-3f0c4a1f5f4e"}

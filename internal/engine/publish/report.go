@@ -1,6 +1,6 @@
-// Package publish tells the world what was attached: the network-status annotation and the events of a pod,
-// made from one Report (behaviour.md D110-D124, O.5). Making them is pure; writing them goes through the
-// Cluster seam. It never decides about attachments. The engine and the hosts import it.
+// Package publish creates and writes the network status and the events of a pod, from one Report (behaviour.md
+// D110-D124, O.5). Creating them has no effects; they are written through the Cluster interface. The package never
+// decides about attachments. It is imported by the engine and the hosts.
 package publish
 
 import (
@@ -22,61 +22,61 @@ type Report struct {
 	// Command is the verb that the report is about: ADD or DEL.
 	Command string `json:"command"`
 	Pod     Pod    `json:"pod"`
-	// ContainerID of the sandbox, which names the request.
+	// ContainerID is the sandbox's container ID. It identifies the request.
 	ContainerID string `json:"containerID,omitempty"`
 	// Netns is the sandbox's network namespace, as the runtime names it.
 	Netns string `json:"netns,omitempty"`
-	// Attached networks in the order of the plan; those before the failure when ADD failed.
+	// Attached lists the attachments in the order of the plan. If ADD failed, it has those before the failure.
 	Attached []Attached `json:"attached,omitempty"`
-	// Failure is set when ADD failed: nothing is attached any more, and no status is written. In the report of a DEL it
-	// names what was given up.
+	// Failure is set if ADD failed: nothing is attached any more, and no network status is written. In the report of a DEL
+	// it names the networks that were given up.
 	Failure *Failure `json:"failure,omitempty"`
-	// Timings of the delegates, for metrics.
+	// Timings has the durations of the delegates, for metrics.
 	Timings []Timing `json:"timings,omitempty"`
-	// Time of the ADD or the DEL in nanoseconds since 1970: a report of an ADD is of no use after a later DEL.
+	// Time is the time of the ADD or the DEL in nanoseconds since 1970. A report of an ADD is obsolete after a later DEL.
 	Time int64 `json:"time,omitempty"`
-	// Wait asks to answer only after the status was written, or given up for now.
+	// Wait requests that Publish returns only after the status was written, or after its writing was postponed.
 	Wait bool `json:"wait,omitempty"`
-	// Needed reports that the ADD fails if the status is lost. It is not sent: a daemon loses none.
+	// Needed reports whether the ADD fails if the status is lost. It is not sent, because a daemon loses no status.
 	Needed bool `json:"-"`
-	// Told is set by a daemon in the file of a report whose events are told, and whose status is not written: the next one
-	// does not tell them again.
+	// Told is set by a daemon in the file of a report whose events are written and whose status is not. The next daemon
+	// then does not write the events again.
 	Told bool `json:"told,omitempty"`
 }
 
 // Timing is how long the plugins of one network took.
 type Timing struct {
 	Network string  `json:"network"`
-	Plugin  string  `json:"plugin"` // the first of a list
+	Plugin  string  `json:"plugin"` // the first one of a list
 	Seconds float64 `json:"seconds"`
 	Failed  bool    `json:"failed,omitempty"`
 }
 
-// Attached is one network that a pod got.
+// Attached is one attachment of a pod.
 type Attached struct {
 	Name    string `json:"name"`
 	IfName  string `json:"ifName"`
 	Primary bool   `json:"primary,omitempty"`
-	// Result is the delegate's CNI result, in its version.
+	// Result is the delegate's CNI result, in the delegate's version.
 	Result json.RawMessage `json:"result"`
-	// DeviceInfo is the content of the attachment's device-info file (behaviour.md H30-H34), empty for none.
+	// DeviceInfo is the content of the attachment's device-info file (behaviour.md H30-H34). It is empty if there is none.
 	DeviceInfo json.RawMessage `json:"deviceInfo,omitempty"`
 }
 
-// HasStatus tells whether the report changes the pod's network-status; others only tell events and timings.
+// HasStatus reports whether the report changes the pod's network status. Other reports have only events and timings.
 func (r *Report) HasStatus() bool { return r.Failure == nil && len(r.Attached) > 0 }
 
-// Failure says why an ADD failed.
+// Failure describes why an ADD failed, or what a DEL has given up.
 type Failure struct {
-	// Missing is set when a network does not exist, or could not be looked up (behaviour.md O61).
+	// Missing is set if a network does not exist or could not be looked up (behaviour.md O61).
 	Missing bool `json:"missing,omitempty"`
-	// Tell asks for an event on the pod (key failureEvents; O64 [quirk]: there is none today).
+	// Tell requests an event of the pod (key failureEvents; O64 [quirk]: Multus 4.x has no such event).
 	Tell bool `json:"tell,omitempty"`
-	// Message is the same for every try, so it does not name the request.
+	// Message is the same for every retry, so it does not name the request.
 	Message string `json:"message"`
 }
 
-// NetworkStatus is one element of the annotation, members in today's order (behaviour.md D113).
+// NetworkStatus is one element of the annotation. Its members are in the order of Multus 4.x (behaviour.md D113).
 type NetworkStatus struct {
 	Name       string          `json:"name"`
 	Interface  string          `json:"interface,omitempty"`
@@ -89,7 +89,7 @@ type NetworkStatus struct {
 	Gateway    []string        `json:"gateway,omitempty"`
 }
 
-// DNS is the dns member of a status element.
+// DNS is the member dns of a NetworkStatus.
 type DNS struct {
 	Nameservers []string `json:"nameservers,omitempty"`
 	Domain      string   `json:"domain,omitempty"`
@@ -97,8 +97,8 @@ type DNS struct {
 	Options     []string `json:"options,omitempty"`
 }
 
-// Status returns the value of the network-status annotation, "" if no network has anything to show
-// (behaviour.md D112, D121). Its size is not limited; WriteStatus limits it.
+// Status returns the value of the network-status annotation, or "" if no network has anything to show (behaviour.md
+// D112, D121). Its size is not limited; WriteStatus limits it.
 func Status(r *Report) (string, error) {
 	var items []string
 	err := eachItem(r, true, func(item string) bool {
@@ -111,7 +111,7 @@ func Status(r *Report) (string, error) {
 	return joinItems(items), nil
 }
 
-// eachItem passes the encoded elements of the annotation to yield until that returns false, with or without their dns
+// eachItem calls yield for each encoded element of the annotation until yield returns false. withDNS includes the dns
 // members.
 func eachItem(r *Report, withDNS bool, yield func(item string) bool) error {
 	if !r.HasStatus() {
@@ -161,10 +161,11 @@ func (a *Attached) result() (*current.Result, error) {
 	return out, nil
 }
 
-// ErrNull is returned by Whole.
+// ErrNull is returned by Whole for a list with a null.
 var ErrNull = errors.New("a list of the result has a null")
 
-// Whole refuses a null where an object belongs: the CNI library crashes on it when it converts versions.
+// Whole returns an error if a list of the result has a null in the place of an object. The CNI library panics on such a
+// result when it converts versions.
 func Whole(result []byte) error {
 	var lists struct{ Interfaces, IPs, Routes []json.RawMessage }
 	if err := json.Unmarshal(result, &lists); err != nil {
@@ -178,8 +179,8 @@ func Whole(result []byte) error {
 	return nil
 }
 
-// elements makes the status elements of one attachment: none without an interface (behaviour.md D117), one
-// for a single interface with all addresses (D114), else one for each interface in the sandbox whose namespace is netns
+// elements returns the status elements of one attachment: none if it has no interface (behaviour.md D117), one with all
+// addresses if it has a single interface (D114), else one for each interface in the sandbox with the namespace netns
 // (D115).
 func elements(a *Attached, res *current.Result, netns string) []NetworkStatus {
 	base := NetworkStatus{Name: a.Name, DNS: dns(&res.DNS), DeviceInfo: a.DeviceInfo, Gateway: gateways(res)}
@@ -194,7 +195,7 @@ func elements(a *Attached, res *current.Result, netns string) []NetworkStatus {
 		return []NetworkStatus{s}
 	}
 	var out []NetworkStatus
-	place := map[int]int{} // index of the interface in the result -> in out
+	place := map[int]int{} // index of the interface in the result -> index in out
 	for i, itf := range res.Interfaces {
 		if !inPod(itf, netns) {
 			continue
@@ -234,9 +235,9 @@ func has(m map[int]int, k int) bool {
 	return ok
 }
 
-// inPod reports whether an interface of a result is in the pod: its sandbox is the value of CNI_NETNS (CNI SPEC 1.1,
-// Success). The plugin of AWS reports others with the sandbox "0". Without a namespace to compare with, any sandbox
-// will do.
+// inPod reports whether an interface of a result is in the pod, that is, whether its sandbox is the value of CNI_NETNS
+// (CNI SPEC 1.1, Success). The plugin of AWS reports other interfaces with the sandbox "0". If netns is empty, any
+// sandbox counts.
 func inPod(itf *current.Interface, netns string) bool {
 	if itf.Sandbox == "" || netns == "" {
 		return itf.Sandbox != ""
@@ -244,7 +245,7 @@ func inPod(itf *current.Interface, netns string) bool {
 	return runPath(itf.Sandbox) == runPath(netns)
 }
 
-// runPath returns one path for the two names that /run has.
+// runPath returns the same path for the two names of /run.
 func runPath(path string) string {
 	return strings.TrimPrefix(filepath.Clean(path), "/var")
 }
@@ -256,8 +257,8 @@ func describe(s *NetworkStatus, itf *current.Interface, netns string) {
 	s.Interface, s.Mac, s.Mtu = itf.Name, itf.Mac, itf.Mtu
 }
 
-// defaultInterface is the one that the first address with a gateway belongs to, else the first in the
-// sandbox (behaviour.md D116).
+// defaultInterface returns the interface of the first address with a gateway, else the first interface in the sandbox
+// (behaviour.md D116).
 func defaultInterface(res *current.Result, place map[int]int) (int, bool) {
 	for _, ip := range res.IPs {
 		if ip.Gateway != nil && ip.Interface != nil {
@@ -268,7 +269,7 @@ func defaultInterface(res *current.Result, place map[int]int) (int, bool) {
 	return 0, len(place) > 0
 }
 
-// gateways are those of the default routes; a route without one adds nothing (behaviour.md D118 [quirk]).
+// gateways returns the gateways of the default routes and ignores routes without a gateway (behaviour.md D118 [quirk]).
 func gateways(res *current.Result) []string {
 	var out []string
 	for _, rt := range res.Routes {
@@ -288,7 +289,7 @@ func dns(d *types.DNS) DNS {
 	return DNS{Nameservers: d.Nameservers, Domain: d.Domain, Search: d.Search, Options: d.Options}
 }
 
-// Missing is the report of a definition that a pod needs and that cannot be had (behaviour.md B8).
+// Missing returns the report of a network definition that a pod needs and that cannot be obtained (behaviour.md B8).
 func Missing(pod Pod, containerID, message string) *Report {
 	return &Report{Command: "ADD", Pod: pod, ContainerID: containerID, Failure: &Failure{Missing: true, Message: message}}
 }

@@ -16,11 +16,11 @@ func attached(name, ifName string, primary bool, result string) Attached {
 	return Attached{Name: name, IfName: ifName, Primary: primary, Result: json.RawMessage(result)}
 }
 
-// one is what a bridge plugin says.
+// one is the result of a bridge plugin.
 const one = `{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","mac":"86:1d:96:ff:55:0d","sandbox":"/run/netns/x"}],
 	"ips":[{"address":"10.244.1.73/24","gateway":"10.244.1.1","interface":0}],"routes":[{"dst":"0.0.0.0/0","gw":"10.244.1.1"}]}`
 
-// TestStatus freezes the annotation, white space included (D112, D113).
+// TestStatus checks the exact annotation, white space included (D112, D113).
 func TestStatus(t *testing.T) {
 	t.Parallel()
 	info := attached("ns/sriov", "net1", false,
@@ -105,8 +105,8 @@ func TestStatus(t *testing.T) {
 	}
 }
 
-// TestElements shows how interfaces and addresses become elements. Each is printed as
-// interface(mac) addresses; default; gateways.
+// TestElements checks how interfaces and addresses become elements. Each element is printed as interface(mac)
+// addresses; default; gateways.
 func TestElements(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
@@ -213,8 +213,8 @@ func show(tb testing.TB, a Attached) string {
 	return strings.Join(out, "|")
 }
 
-// TestInPod: an interface is in the pod if its sandbox is the pod's (CNI SPEC 1.1, Success; D115). Calico and the
-// plugin of AWS report interfaces of the node, the latter with the sandbox "0".
+// TestInPod checks that an interface is in the pod if its sandbox is that of the pod (CNI SPEC 1.1, Success; D115).
+// Calico and the plugin of AWS report interfaces of the node, the latter with the sandbox "0".
 func TestInPod(t *testing.T) {
 	t.Parallel()
 	const aws = `{"cniVersion":"1.0.0","interfaces":[{"name":"enia1"},{"name":"eth0","mac":"02:00:00:00:00:01","sandbox":"/var/run/netns/x"},
@@ -234,7 +234,7 @@ func TestInPod(t *testing.T) {
 	}
 }
 
-// TestVersions: results of all versions are read (D26, D39, D117).
+// TestVersions checks that results of all versions are read (D26, D39, D117).
 func TestVersions(t *testing.T) {
 	t.Parallel()
 	for _, v := range []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"} {
@@ -255,7 +255,7 @@ func TestVersions(t *testing.T) {
 	}
 }
 
-// TestHostile: a plugin that answers with null where an object belongs is an error, and no crash: the report of one
+// TestHostile checks that a result with a null in the place of an object is an error and not a panic: the report of one
 // pod must not end the daemon (Q20).
 func TestHostile(t *testing.T) {
 	t.Parallel()
@@ -280,8 +280,8 @@ func TestHostile(t *testing.T) {
 	}
 }
 
-// TestEvents shows D25, O60, O61 and O64: one for each network that got something, and none for a failure that is
-// not a missing definition.
+// TestEvents checks D25, O60, O61 and O64: one event for each attachment with interfaces or addresses, and none for a
+// failure that is not a missing definition.
 func TestEvents(t *testing.T) {
 	t.Parallel()
 	two := `{"cniVersion":"1.0.0","ips":[{"address":"10.0.0.2/24"},{"address":"fd00::2/64"}]}`
@@ -336,7 +336,7 @@ func TestEvents(t *testing.T) {
 	}
 }
 
-// recorder is a cluster that answers each call with the next error.
+// recorder is a cluster that returns the next error from each call.
 type recorder struct {
 	errs  []error
 	value string
@@ -363,8 +363,9 @@ func (c *recorder) Emit(_ context.Context, pod Pod, e Event) error {
 	return c.next()
 }
 
-// TestWrite shows what reaches the cluster: one request for the status, none without one (D121), a pod that is gone
-// is no failure (D123), what may succeed later can be told apart, and one event that fails keeps no other back.
+// TestWrite checks the requests to the cluster: one for the status, and none if there is no status (D121). A pod that
+// is gone is not an error (D123), a retryable error can be distinguished, and an event that fails does not block the
+// others.
 func TestWrite(t *testing.T) {
 	t.Parallel()
 	pod := Pod{"ns", "p", "u"}
@@ -417,8 +418,8 @@ func TestWrite(t *testing.T) {
 	}
 }
 
-// FuzzStatus: any result that a plugin may print is an error or an annotation that is a JSON array (Q7), and never
-// says <nil> (D118 [quirk]).
+// FuzzStatus checks that any result that a plugin may print leads to an error or to an annotation that is a JSON array
+// (Q7) and never contains <nil> (D118 [quirk]).
 func FuzzStatus(f *testing.F) {
 	for _, seed := range []string{
 		one, `{}`, `null`, `{"cniVersion":"0.1.0","ip4":{"ip":"10.0.0.2/24"}}`, `{"cniVersion":"0.2.0","ip6":null}`,
@@ -429,7 +430,7 @@ func FuzzStatus(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, result, info []byte, primary bool) {
 		if nulls(result) {
-			return // known: TestHostile
+			return // see TestHostile
 		}
 		r := &Report{Attached: []Attached{{Name: "n", IfName: "eth0", Primary: primary, Result: result}}}
 		if json.Valid(info) {
@@ -467,7 +468,7 @@ func FuzzStatus(f *testing.F) {
 	})
 }
 
-// nulls tells whether a list of the result has a null in it.
+// nulls reports whether a list of the result contains a null.
 func nulls(result []byte) bool {
 	var lists struct{ Interfaces, IPs, Routes []json.RawMessage }
 	_ = json.Unmarshal(result, &lists)
@@ -481,7 +482,7 @@ func nulls(result []byte) bool {
 	return false
 }
 
-// FuzzReport decodes reports as the daemon does, and makes of them what it does.
+// FuzzReport decodes and processes reports as the daemon does.
 func FuzzReport(f *testing.F) {
 	good, err := json.Marshal(&Report{
 		Pod: Pod{"ns", "p", "u"}, Attached: []Attached{attached("a", "eth0", true, one)},
@@ -504,7 +505,7 @@ func FuzzReport(f *testing.F) {
 		}
 		for _, a := range r.Attached {
 			if nulls(a.Result) {
-				return // known: TestHostile
+				return // see TestHostile
 			}
 		}
 		if value, err := Status(r); r.Failure != nil && (value != "" || err != nil) {

@@ -7,7 +7,7 @@ import (
 	"multus/internal/fault"
 )
 
-// Pod names the pod object that is told about its networks. UID is empty where the runtime gave none.
+// Pod identifies the pod object of a report. UID is empty if the runtime passed none.
 type Pod struct {
 	Namespace string `json:"namespace"`
 	Name      string `json:"name"`
@@ -20,20 +20,20 @@ const (
 	Warning = "Warning"
 )
 
-// Event is one Kubernetes event about a pod (behaviour.md O.5).
+// Event is one Kubernetes event of a pod (behaviour.md O.5).
 type Event struct {
 	Type    string `json:"type"` // Normal or Warning
 	Reason  string `json:"reason"`
 	Message string `json:"message"`
-	// Seldom: the same event about the same pod is worth telling once a minute, whoever tells it. A runtime tries a
-	// failed ADD again every few seconds, with a new process and container each time.
+	// Seldom limits equal events of one pod to one a minute, whichever process writes them. A runtime retries a failed ADD
+	// every few seconds, with a new process and container each time.
 	Seldom bool `json:"seldom,omitempty"`
-	// ContainerID names the request; it does not make another event of one that is told seldom.
+	// ContainerID identifies the request. Seldom events that differ only in it are equal.
 	ContainerID string `json:"containerID,omitempty"`
 }
 
-// Text is the message, and of an event that is told seldom, which today's Multus does not have, the request's name,
-// as the runtime has it in its error. The other texts are today's, and programs compare them (behaviour.md O60, O61).
+// Text returns the message. For a seldom event it appends the name of the request, as in the runtime's error; Multus
+// 4.x has no seldom events. The other texts are those of Multus 4.x, and programs compare them (behaviour.md O60, O61).
 func (e Event) Text() string {
 	if !e.Seldom {
 		return e.Message
@@ -42,26 +42,25 @@ func (e Event) Text() string {
 }
 
 var (
-	// ErrGone is returned when the pod does not exist any more, or when another pod bears its name
-	// (the UID differs). Nothing is left to tell, and that is no failure.
+	// ErrGone is returned if the pod no longer exists or if another pod has its name (the UID differs). There is nothing
+	// to write, and this is not a failure.
 	ErrGone = errors.New("pod is gone")
-	// ErrRetry is returned when the same call may succeed later: the API server is away, overloaded, slow,
-	// or answered with a conflict.
+	// ErrRetry is returned if the same call may succeed later: the API server is not reachable, overloaded or slow, or
+	// returned a conflict.
 	ErrRetry = errors.New("try again later")
-	// ErrRefused is returned when the same call will never succeed: the API server rejected the content, for example
-	// because the annotations of the pod are too long. Repeating it is useless.
+	// ErrRefused is returned if the same call can never succeed: the API server rejected the content, for example because
+	// the pod's annotations are too long. Retrying is useless.
 	ErrRefused = errors.New("refused")
-	// ErrForbidden is returned when Multus lacks the permission. The call succeeds once the role is corrected, which takes
+	// ErrForbidden is returned if Multus lacks the permission. The call succeeds once the role is corrected, which takes
 	// minutes or longer.
 	ErrForbidden = errors.New("not allowed")
 )
 
-// Cluster is where status and events are written to. Errors wrap ErrGone, ErrRetry, ErrRefused or ErrForbidden where
-// they apply.
+// Cluster writes network status and events. Errors wrap ErrGone, ErrRetry, ErrRefused or ErrForbidden where they apply.
 type Cluster interface {
-	// SetAnnotation sets one annotation of a pod by one PATCH of pods/status, with the pod's UID as the
-	// precondition when it is known.
+	// SetAnnotation sets one annotation of a pod with one PATCH of pods/status. If the pod's UID is known, it is the
+	// precondition.
 	SetAnnotation(ctx context.Context, pod Pod, key, value string) error
-	// Emit records an event about the pod, component "multus" (behaviour.md A45).
+	// Emit writes an event of the pod, with the component "multus" (behaviour.md A45).
 	Emit(ctx context.Context, pod Pod, event Event) error
 }

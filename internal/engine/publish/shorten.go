@@ -7,15 +7,15 @@ import (
 )
 
 const (
-	// MaxStatus limits the network-status annotation. The API server accepts 256 KiB for all annotations of a pod
-	// together, and rejects the whole update above that; the rest is for the other annotations.
+	// MaxStatus limits the network-status annotation. The API server accepts 256 KiB for all annotations of a pod together
+	// and rejects the whole update above that. The rest is for the other annotations.
 	MaxStatus = 128 << 10
-	// StatusShortened is the reason of the event of a pod whose network-status lacks something because of MaxStatus.
+	// StatusShortened is the reason of the event of a pod whose network status is incomplete because of MaxStatus.
 	StatusShortened = "NetworkStatusShortened"
 )
 
-// shortened returns the status of a report, limited to MaxStatus, and a description of what was left out: "" for
-// nothing. The dns members go first. If that is not enough, elements that do not fit go, too.
+// shortened returns the network status of a report, limited to MaxStatus, and a description of what was omitted, or "".
+// The dns members are omitted first. If that is not enough, elements that do not fit are omitted, too.
 func shortened(r *Report) (status, leftOut string, err error) {
 	items, omitted, err := fitting(r, true)
 	if err != nil || omitted == 0 {
@@ -31,8 +31,8 @@ func shortened(r *Report) (status, leftOut string, err error) {
 	return joinItems(items), leftOut + "; use fewer networks, or network definitions with shorter results", nil
 }
 
-// fitting returns the elements of the status that fit into MaxStatus, in order, and the number of the others. With
-// DNS, it stops at the first one that does not fit.
+// fitting returns the elements of the status that fit into MaxStatus, in order, and the number of the omitted ones.
+// With DNS, it stops at the first element that does not fit.
 func fitting(r *Report, withDNS bool) (items []string, omitted int, err error) {
 	size := len("[]")
 	err = eachItem(r, withDNS, func(item string) bool {
@@ -47,9 +47,9 @@ func fitting(r *Report, withDNS bool) (items []string, omitted int, err error) {
 	return items, omitted, err
 }
 
-// Shrink makes a report take no more than about limit bytes: DNS settings and routes but default ones go from
-// results, and large device information. Attachments that still are too large follow, the largest first. It reports
-// whether anything was left out, which is rare.
+// Shrink reduces a report to about limit bytes and reports whether it omitted anything, which is rare. It first removes
+// DNS settings and all routes but default ones from results, and large device information. Then it removes attachments,
+// the largest first, while the report is too large.
 func (r *Report) Shrink(limit int) bool {
 	if r.size() <= limit {
 		return false
@@ -85,7 +85,7 @@ func (r *Report) size() (n int) {
 
 func (a *Attached) size() int { return len(a.Result) + len(a.DeviceInfo) }
 
-// shrink leaves in the result what the status needs. A result that cannot be decoded stays as it is.
+// shrink keeps of the result what the status needs. A result that cannot be decoded stays unchanged.
 func (a *Attached) shrink() {
 	res, err := a.result()
 	if err != nil {

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// TestWriteStatusIsLimited: the annotation never exceeds MaxStatus, small elements survive large ones, and an event
-// names what is missing.
+// TestWriteStatusIsLimited checks that the annotation never exceeds MaxStatus, that small elements survive large ones,
+// and that an event names what is missing.
 func TestWriteStatusIsLimited(t *testing.T) {
 	t.Parallel()
 	network := func(name, dns string, addresses int) Attached {
@@ -75,7 +75,7 @@ func TestWriteStatusIsLimited(t *testing.T) {
 	}
 }
 
-// TestUndecodableIsRefused: a report whose results cannot be decoded is not worth another attempt.
+// TestUndecodableIsRefused checks that a report whose results cannot be decoded is not retried.
 func TestUndecodableIsRefused(t *testing.T) {
 	t.Parallel()
 	r := &Report{Attached: []Attached{{Name: "n", Result: json.RawMessage(`{"cniVersion":"9.9.9"}`)}}}
@@ -84,7 +84,8 @@ func TestUndecodableIsRefused(t *testing.T) {
 	}
 }
 
-// TestShrink: a report that is too large loses what its status does not need; then its largest attachment.
+// TestShrink checks that a report that is too large first loses what its status does not need, then its largest
+// attachment.
 func TestShrink(t *testing.T) {
 	t.Parallel()
 	const limit = 64 << 10

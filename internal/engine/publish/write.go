@@ -6,9 +6,9 @@ import (
 	"fmt"
 )
 
-// WriteStatus writes the network-status annotation of a report, by one request. A status larger than MaxStatus is
-// shortened. A pod that is gone is no failure; a report without anything to show writes nothing (behaviour.md D121,
-// D123). The error of a report whose results cannot be decoded wraps ErrRefused.
+// WriteStatus writes the network-status annotation of a report with one request. A status larger than MaxStatus is
+// shortened. A pod that is gone is not an error. A report without anything to show writes nothing (behaviour.md D121,
+// D123). If the results of a report cannot be decoded, the error wraps ErrRefused.
 func WriteStatus(ctx context.Context, c Cluster, r *Report, key string) error {
 	value, _, err := shortened(r)
 	if err != nil {
@@ -24,7 +24,7 @@ func WriteStatus(ctx context.Context, c Cluster, r *Report, key string) error {
 	return nil
 }
 
-// WriteEvents records the events of a report in order. An event that fails does not stop the others.
+// WriteEvents writes the events of a report in order. It continues after a failure.
 func WriteEvents(ctx context.Context, c Cluster, r *Report) error {
 	events, err := Events(r)
 	if err != nil {
@@ -37,8 +37,8 @@ func WriteEvents(ctx context.Context, c Cluster, r *Report) error {
 	return errors.Join(errs...)
 }
 
-// Emit records one event of a pod. A pod that is gone needs none: that is no error. An error that may succeed later
-// wraps ErrRetry.
+// Emit writes one event of a pod. A pod that is gone is not an error. The error wraps ErrRetry if the event may be
+// written later.
 func Emit(ctx context.Context, c Cluster, pod Pod, e Event) error {
 	if err := c.Emit(ctx, pod, e); err != nil && !errors.Is(err, ErrGone) {
 		return fmt.Errorf("emit event %s of pod %s/%s: %w", e.Reason, pod.Namespace, pod.Name, err)
