@@ -13,8 +13,9 @@ func BenchmarkParse(b *testing.B) {
 	}
 }
 
-// TestAllocations keeps what one network costs from growing unseen; the number is that of today.
-func TestAllocations(t *testing.T) { //nolint:paralleltest // AllocsPerRun must be alone
+// TestAllocations limits the allocations for one network, so that an increase is noticed. The limit is the current
+// number.
+func TestAllocations(t *testing.T) { //nolint:paralleltest // AllocsPerRun must run alone
 	const most = 40
 	got := testing.AllocsPerRun(100, func() { _, _ = Parse([]byte(usual)) })
 	t.Logf("%.0f allocations", got)

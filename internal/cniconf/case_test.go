@@ -5,9 +5,9 @@ import (
 	"testing"
 )
 
-// TestAnyCase: name, cniVersion and what is set for one pod are read as the plugin's decoder reads them, whatever their
-// case, and are set under the key that is there: the result has no second key for the same member (behaviour A2, B3,
-// B5, C68, C69).
+// TestAnyCase checks that name, cniVersion and what is set for one pod are read in any case, as the plugin's decoder
+// reads them, and are set under the existing key, so that the result has no second key for the same member (behaviour
+// A2, B3, B5, C68, C69).
 func TestAnyCase(t *testing.T) {
 	t.Parallel()
 	same := func(l *List) (*List, error) { return l, nil }

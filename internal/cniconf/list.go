@@ -1,6 +1,6 @@
-// Package cniconf holds one network's CNI configuration as one type, whether it was written as a plugin
-// configuration or as a list: always a list of plugins, with the exact bytes kept, edited by methods only.
-// It runs nothing and reads no files. Everything above may import it; nobody else edits CNI JSON.
+// Package cniconf represents one network's CNI configuration as one type, whether it was written as a plugin
+// configuration or as a list. It is always a list of plugins, keeps the exact bytes, and is edited by methods only. The
+// package runs nothing and reads no files. Every package above may import it, and no other package edits CNI JSON.
 package cniconf
 
 import (
@@ -18,17 +18,17 @@ import (
 	"multus/internal/rawjson"
 )
 
-// List is a network configuration. The zero value is empty and not usable. Methods that edit return a new
-// List; a List never changes.
+// List is a network configuration. The zero value is empty and not usable. A List never changes: methods that edit
+// return a new List.
 type List struct {
 	name    string
 	version string
 	single  bool
 	plugins []plugin
 	raw     []byte
-	// recased reports that "name" or "cniVersion" is written in another case.
+	// recased reports whether "name" or "cniVersion" is written in another case.
 	recased bool
-	// libcni is what Libcni made of it: it is asked for twice at every ADD.
+	// libcni caches the result of Libcni, which is called twice at every ADD.
 	libcni atomic.Pointer[libcni.NetworkConfigList]
 }
 
@@ -37,15 +37,14 @@ type plugin struct {
 	raw json.RawMessage
 }
 
-// ErrNoType is returned for an object that is neither a plugin configuration nor a list
-// (behaviour.md B6, M23).
+// ErrNoType is returned for an object that is neither a plugin configuration nor a list (behaviour.md B6, M23).
 var ErrNoType = errors.New("delegate must have the 'type' or 'plugin' field")
 
-// MaxFile is the size of a file with a CNI configuration that is still read.
+// MaxFile is the maximum size of a CNI configuration file that is read.
 const MaxFile = 1 << 20
 
-// Parse reads a plugin configuration (a non-empty "type") or a list ("plugins", not empty: an empty one
-// crashes today's Multus, behaviour.md A37). Name and version may be missing; see WithDefaults.
+// Parse parses a plugin configuration (with a non-empty "type") or a list (with non-empty "plugins": an empty list
+// crashes Multus 4.x, behaviour.md A37). Name and version may be missing; see WithDefaults.
 func Parse(b []byte) (*List, error) {
 	l := &List{raw: bytes.Clone(b)}
 	o, err := parseObject(l.raw)
@@ -71,8 +70,8 @@ func Parse(b []byte) (*List, error) {
 	return l, l.parsePlugins(o)
 }
 
-// ParseWith reads a list as Parse does, with more plugins appended to its own, which may then be none
-// (sub-directory chaining, behaviour.md B35).
+// ParseWith parses a list as Parse does and appends more plugins to its own, which may then be empty (subdirectory
+// chaining, behaviour.md B35).
 func ParseWith(b []byte, more [][]byte) (*List, error) {
 	if len(more) == 0 {
 		return Parse(b)
@@ -124,19 +123,19 @@ func (l *List) parsePlugins(o *object) error {
 	return nil
 }
 
-// Name is the network's name, "" if it was left out.
+// Name returns the network's name, or "" if it is omitted.
 func (l *List) Name() string { return l.name }
 
-// Version is the cniVersion as written, "" if it was left out.
+// Version returns the cniVersion as written, or "" if it is omitted.
 func (l *List) Version() string { return l.version }
 
-// Single tells that it was written as a plugin configuration, not as a list.
+// Single reports whether the configuration was written as a plugin configuration, not as a list.
 func (l *List) Single() bool { return l.single }
 
-// Bytes returns the configuration as JSON; the caller must not change it.
+// Bytes returns the configuration as JSON. The caller must not change it.
 func (l *List) Bytes() []byte { return l.raw }
 
-// Size returns the number of bytes of the configuration.
+// Size returns the size of the configuration in bytes.
 func (l *List) Size() int { return len(l.raw) }
 
 // Len returns the number of plugins.
@@ -151,8 +150,8 @@ func (l *List) Types() []string {
 	return out
 }
 
-// IPAMTypes returns the type of the IPAM plugin of each plugin, "" for none. Keys match in any case, as plugins decode
-// them.
+// IPAMTypes returns the type of the IPAM plugin of each plugin, or "" for none. Keys match in any case, as in the
+// plugins' decoders.
 func (l *List) IPAMTypes() []string {
 	out := make([]string, len(l.plugins))
 	for i := range l.plugins {
@@ -165,7 +164,7 @@ func (l *List) IPAMTypes() []string {
 	return out
 }
 
-// member returns a member of an object, by its key in any case; the last one wins.
+// member returns a member of an object by its key in any case. The last one wins.
 func member(object []byte, key string) (value []byte) {
 	_ = rawjson.Object(object, func(k string, v []byte) error { // it is valid
 		if strings.EqualFold(k, key) {
@@ -176,8 +175,8 @@ func member(object []byte, key string) (value []byte) {
 	return value
 }
 
-// Decode reads the configuration of the n-th plugin, from 0, into a value; it is for those who look, not for those who
-// edit.
+// Decode decodes the configuration of the n-th plugin, counted from 0, into a value. It is for inspection, not for
+// editing.
 func (l *List) Decode(n int, into any) error {
 	if err := json.Unmarshal(l.plugins[n].raw, into); err != nil {
 		return fmt.Errorf("plugin %d (%q): %w", n+1, l.plugins[n].typ, err)
@@ -185,12 +184,12 @@ func (l *List) Decode(n int, into any) error {
 	return nil
 }
 
-// Ambiguous returns an error if an object of the configuration, at any depth, has two keys that differ in nothing but
-// their case. Plugins take one of them and what judges a configuration may take the other.
+// Ambiguous returns an error if an object of the configuration, at any depth, has two keys that differ only in case. A
+// plugin may use one of them, and a check of the configuration the other.
 func (l *List) Ambiguous() error { return rawjson.Ambiguous(l.raw) }
 
-// WithDefaults fills in a missing name and a missing cniVersion: the version of the outer configuration is
-// inherited at every verb (behaviour.md B3; B5 and D63 [quirk]).
+// WithDefaults sets a missing name and a missing cniVersion. The version of the outer configuration is inherited at
+// every verb (behaviour.md B3; B5 and D63 [quirk]).
 func (l *List) WithDefaults(name, version string) (*List, error) {
 	if l.name != "" && (l.version != "" || version == "") {
 		return l, nil
@@ -214,9 +213,9 @@ func (l *List) WithVersion(version string) (*List, error) {
 	})
 }
 
-// WithCNIArgs merges args into args.cni of every plugin; equal keys are overwritten, others kept (behaviour.md C30,
-// C68). Keys are equal in any case, as for the plugin that decodes them. An "args" or "args.cni" that is no object is
-// an error (it crashes today's).
+// WithCNIArgs merges args into args.cni of every plugin. Equal keys are overwritten, others are kept (behaviour.md C30,
+// C68). Keys are equal in any case, as for the plugin that decodes them. An "args" or "args.cni" that is not an object
+// is an error (it crashes Multus 4.x).
 func (l *List) WithCNIArgs(args map[string]json.RawMessage) (*List, error) {
 	if args == nil {
 		return l, nil
@@ -269,7 +268,7 @@ func (l *List) WithoutPod() (*List, error) {
 	})
 }
 
-// mentions reports whether the configuration has a quoted text, in any case.
+// mentions reports whether the configuration contains a quoted string, in any case.
 func (l *List) mentions(quoted string) bool {
 	for rest := l.raw; ; rest = rest[1:] {
 		i := bytes.IndexByte(rest, '"')
@@ -282,7 +281,7 @@ func (l *List) mentions(quoted string) bool {
 	}
 }
 
-// Capabilities are those that at least one plugin declares true.
+// Capabilities returns the capabilities that at least one plugin declares as true.
 func (l *List) Capabilities() (map[string]bool, error) {
 	out := map[string]bool{}
 	for _, p := range l.plugins {
@@ -299,8 +298,8 @@ func (l *List) Capabilities() (map[string]bool, error) {
 	return out, nil
 }
 
-// Libcni returns the configuration for libcni's list calls. A plugin configuration becomes a list of one
-// whose cache entry holds the configuration as it was written, as today's does (behaviour.md D84).
+// Libcni returns the configuration for libcni's list calls. A plugin configuration becomes a list of one plugin whose
+// cache entry contains the configuration as it was written, as in Multus 4.x (behaviour.md D84).
 func (l *List) Libcni() (*libcni.NetworkConfigList, error) {
 	made := l.libcni.Load()
 	if made == nil {
@@ -311,7 +310,7 @@ func (l *List) Libcni() (*libcni.NetworkConfigList, error) {
 		l.libcni.Store(made)
 	}
 	out := *made
-	out.Plugins = slices.Clone(made.Plugins) // the caller may take some out
+	out.Plugins = slices.Clone(made.Plugins) // the caller may remove some
 	return &out, nil
 }
 
@@ -332,7 +331,7 @@ func (l *List) toLibcni() (*libcni.NetworkConfigList, error) {
 }
 
 // recasedToLibcni is toLibcni for a list whose name or cniVersion is written in another case. libcni reads these
-// members of a list in their own case only, so they are renamed for it; the bytes stay as they were written.
+// members of a list in their own case only, so they are renamed for it. The bytes stay as written.
 func (l *List) recasedToLibcni() (*libcni.NetworkConfigList, error) {
 	o, err := parseObject(l.raw)
 	if err != nil {
@@ -347,8 +346,8 @@ func (l *List) recasedToLibcni() (*libcni.NetworkConfigList, error) {
 	return list, err
 }
 
-// MarshalJSON returns the configuration itself, or, where an encoder would change a byte of it (white space,
-// < > &), the configuration as a text: what is recorded and handed on is exactly what was written.
+// MarshalJSON returns the configuration itself. If an encoder would change a byte of it (white space, < > &), it
+// returns the configuration as a JSON string, so that exactly what was written is recorded and passed on.
 func (l *List) MarshalJSON() ([]byte, error) {
 	var compact bytes.Buffer
 	if err := json.Compact(&compact, l.raw); err != nil {
@@ -360,7 +359,7 @@ func (l *List) MarshalJSON() ([]byte, error) {
 	return rawjson.AppendText(nil, string(l.raw)), nil
 }
 
-// UnmarshalJSON reads both forms of MarshalJSON.
+// UnmarshalJSON decodes both forms of MarshalJSON.
 func (l *List) UnmarshalJSON(b []byte) error {
 	if text, ok := rawjson.Text(b); ok && text != "" {
 		b = []byte(text)
@@ -406,7 +405,7 @@ func (l *List) editPlugins(change func(*object) error) (*List, error) {
 	})
 }
 
-// child returns a member that is an object; absent and null give an empty one.
+// child returns a member that is an object. An absent member and null are returned as an empty object.
 func (o *object) child(key string) (*object, error) {
 	v, ok := o.vals[key]
 	if !ok || string(v) == "null" {

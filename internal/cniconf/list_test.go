@@ -108,8 +108,8 @@ func TestParseErrors(t *testing.T) {
 	}
 }
 
-// TestWithDefaults shows B3, B5 and D63 [quirk]: name and version of the outer configuration are filled in where
-// they are missing, and only there.
+// TestWithDefaults checks B3, B5 and D63 [quirk]: name and version of the outer configuration are set if they are
+// missing, and only then.
 func TestWithDefaults(t *testing.T) {
 	t.Parallel()
 	tests := []struct{ rule, conf, name, version, want string }{
@@ -213,7 +213,7 @@ func TestWithCNIArgs(t *testing.T) {
 	}
 }
 
-// TestWithDevice shows C69 and Q11: both keys, in every plugin, whatever stood there.
+// TestWithDevice checks C69 and Q11: both keys are set in every plugin, whatever their values were.
 func TestWithDevice(t *testing.T) {
 	t.Parallel()
 	for conf, want := range map[string]string{
@@ -232,7 +232,7 @@ func TestWithDevice(t *testing.T) {
 	}
 }
 
-// TestParseWith shows B35 and B36: plugins of a sub-directory follow the list's own, as they are written.
+// TestParseWith checks B35 and B36: plugins of a subdirectory follow the list's own plugins as they are written.
 func TestParseWith(t *testing.T) {
 	t.Parallel()
 	more := [][]byte{[]byte(`{"type":"b", "n": 9007199254740993}`), []byte("{\n\"type\":\"c\"}\n")}
@@ -277,7 +277,8 @@ func TestParseWith(t *testing.T) {
 	}
 }
 
-// TestCapabilities shows F27: those that a plugin declares true; F27 [quirk]: another type is an error, and no crash.
+// TestCapabilities checks F27: it returns the capabilities that a plugin declares as true. F27 [quirk]: another type is
+// an error and not a panic.
 func TestCapabilities(t *testing.T) {
 	t.Parallel()
 	got, err := parse(t, `{"plugins":[{"type":"a","capabilities":{"ips":false,"mac":true}},{"type":"b"},{"type":"c","capabilities":{"ips":true,"dns":false}},{"type":"d","capabilities":null}]}`).Capabilities()
@@ -294,7 +295,7 @@ func TestCapabilities(t *testing.T) {
 	}
 }
 
-// TestLibcni shows what libcni is given: always a list, the bytes of a single configuration as they were written
+// TestLibcni checks what libcni gets: always a list, with the bytes of a single configuration as they were written
 // (D84), the list's flags (K9) and the highest version (behaviour.md K8).
 func TestLibcni(t *testing.T) {
 	t.Parallel()
@@ -324,7 +325,7 @@ func TestLibcni(t *testing.T) {
 	}
 }
 
-// TestJSON shows that a list crosses the wire and the disk without the change of a byte (D82).
+// TestJSON checks that a list is encoded and decoded without the change of a byte (D82).
 func TestJSON(t *testing.T) {
 	t.Parallel()
 	for _, conf := range []string{
@@ -352,8 +353,8 @@ func TestJSON(t *testing.T) {
 	}
 }
 
-// FuzzParse shows A38 [quirk]: whatever is parsed can be edited, and an edit leaves every other member as it was
-// written, byte for byte.
+// FuzzParse checks A38 [quirk]: everything that can be parsed can be edited, and an edit leaves every other member as
+// it was written, byte for byte.
 func FuzzParse(f *testing.F) {
 	for _, seed := range []string{
 		`{"type":"a"}`, `{"name":"n","plugins":[{"type":"a"},{"type":"b","args":{"cni":{"x":1}}}]}`,
@@ -374,7 +375,7 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("%s: bytes %s types %q", conf, l.Bytes(), l.Types())
 		}
 		if !utf8.Valid(conf) || !utf8.ValidString(key+value) {
-			return // no JSON text (RFC 8259 §8.1)
+			return // not valid JSON (RFC 8259 §8.1)
 		}
 		wire(t, l)
 		if d, err := l.WithDefaults("name", "1.0.0"); err != nil {
@@ -460,8 +461,8 @@ func plugins(t *testing.T, before, after *List, edited ...string) {
 	}
 }
 
-// TestAmbiguous: encoding/json takes either of two keys that differ in their case, so that no one can say which one
-// counts.
+// TestAmbiguous checks that keys that differ only in case are found: encoding/json may use either of them, so that it
+// is not clear which one counts.
 func TestAmbiguous(t *testing.T) {
 	t.Parallel()
 	many := ""
@@ -471,7 +472,7 @@ func TestAmbiguous(t *testing.T) {
 	for conf, want := range map[string]bool{
 		`{"name":"n","type":"bridge"}`:                                                      false,
 		`{"name":"n","type":"bridge","Type":"host-device"}`:                                 true,
-		`{"name":"n","type":"bridge","type":"host-device"}`:                                 false, // the last one wins, for everybody
+		`{"name":"n","type":"bridge","type":"host-device"}`:                                 false, // the last one wins in every decoder
 		`{"name":"n","type":"bridge","ipam":{"type":"static","TYPE":"multus"}}`:             true,
 		`{"name":"n","plugins":[{"type":"a"},{"type":"b","ma\u017fter":"x","master":"y"}]}`: true,
 		`{"name":"n","type":"a","list":[[{"k":1,"\u212a":2}]]}`:                             true,
@@ -491,7 +492,7 @@ func TestAmbiguous(t *testing.T) {
 	}
 }
 
-// TestTypeInAnyCase: the type is what libcni executes.
+// TestTypeInAnyCase checks that the type is the one that libcni executes.
 func TestTypeInAnyCase(t *testing.T) {
 	t.Parallel()
 	for _, conf := range []string{
@@ -509,7 +510,7 @@ func TestTypeInAnyCase(t *testing.T) {
 	}
 }
 
-// TestIPAMTypes: what judges a configuration finds the IPAM plugin that runs.
+// TestIPAMTypes checks that IPAMTypes returns the IPAM plugin that is executed.
 func TestIPAMTypes(t *testing.T) {
 	t.Parallel()
 	for conf, want := range map[string]string{

@@ -5,15 +5,14 @@ import (
 	"slices"
 )
 
-// multusTypes are the plugins of Multus that delegate to others, by the names that CNI configurations call them.
+// multusTypes are the plugin types of Multus in CNI configurations.
 var multusTypes = []string{"multus", "multus-shim"}
 
-// IsMultus reports whether a plugin type is Multus itself, thin or thick: a network that delegates to it would start
-// over.
+// IsMultus reports whether a plugin type is Multus itself, thin or thick. A network that delegates to it would recurse.
 func IsMultus(typ string) bool { return slices.Contains(multusTypes, typ) }
 
-// CallsMultus reports whether a CNI configuration calls Multus: by itself, as a plugin of a list, or as a delegate of
-// one of these, at any depth. What cannot be parsed does not.
+// CallsMultus reports whether a CNI configuration calls Multus: directly, as a plugin of a list, or as a delegate of
+// one of these, at any depth. It returns false for a configuration that cannot be parsed.
 func CallsMultus(conf []byte) bool { return Calls(conf, multusTypes...) }
 
 // Calls reports whether a CNI configuration calls one of the plugin types, as CallsMultus does for Multus.
@@ -30,7 +29,7 @@ func calls(v any, types []string) bool {
 		if typ, ok := v["type"].(string); ok && slices.Contains(types, typ) {
 			return true
 		}
-		// "delegates" is Multus' own key; "delegate" is that of flannel and others that call one more plugin.
+		// "delegates" is the key of Multus. "delegate" is the key of flannel and others that call one more plugin.
 		return calls(v["plugins"], types) || calls(v["delegates"], types) || calls(v["delegate"], types)
 	}
 	return false

@@ -2,7 +2,7 @@ package cniconf
 
 import "testing"
 
-// TestCallsMultus: a configuration is one of Multus by what it calls, not by its file's name (P09).
+// TestCallsMultus checks that a configuration is recognised by the plugins that it calls, not by its file name (P09).
 func TestCallsMultus(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {

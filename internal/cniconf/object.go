@@ -11,14 +11,15 @@ import (
 	"multus/internal/rawjson"
 )
 
-// object is a JSON object whose members keep their exact text, so that editing one leaves the others as they
-// were written: no float64, no lost keys (behaviour.md A38 [quirk]).
+// object is a JSON object whose members keep their exact text. Editing one member leaves the others as they were
+// written: no conversion to float64, no lost keys (behaviour.md A38 [quirk]).
 type object struct {
 	keys []string
 	vals map[string]json.RawMessage
 }
 
-// parseObject reads one JSON object; the last of several equal keys wins (behaviour.md A2). The members are parts of b.
+// parseObject parses one JSON object. The last of several equal keys wins (behaviour.md A2). The members are parts of
+// b.
 func parseObject(b []byte) (*object, error) {
 	o := &object{vals: map[string]json.RawMessage{}}
 	if json.Valid(b) && rawjson.Object(b, func(key string, value []byte) error { o.set(key, value); return nil }) == nil {
@@ -27,7 +28,7 @@ func parseObject(b []byte) (*object, error) {
 	return explainObject(b)
 }
 
-// explainObject is parseObject for what is none: it says why.
+// explainObject returns a readable error for JSON that is not an object.
 func explainObject(b []byte) (*object, error) {
 	dec := json.NewDecoder(bytes.NewReader(b))
 	tok, err := dec.Token()
@@ -86,8 +87,8 @@ func (o *object) remove(key string) {
 	o.keys = slices.DeleteFunc(o.keys, func(k string) bool { return k == key })
 }
 
-// folded returns the key, as it is written, of the member that encoding/json decodes into a field named key: letter
-// case does not matter, and the last such member wins. It returns key if the object has no such member.
+// folded returns the key, as it is written, of the member that encoding/json decodes into a field named key: case does
+// not matter, and the last such member wins. It returns key if the object has no such member.
 func (o *object) folded(key string) string {
 	found := key
 	for _, k := range o.keys {
@@ -98,7 +99,7 @@ func (o *object) folded(key string) string {
 	return found
 }
 
-// rename gives the member that folded returns the key itself.
+// rename renames the member that folded returns to key itself.
 func (o *object) rename(key string) {
 	written := o.folded(key)
 	v := o.vals[written]
@@ -112,7 +113,7 @@ func (o *object) rename(key string) {
 // foldedText is text for the member that folded returns. An error names the key as it is written.
 func (o *object) foldedText(key string) (string, error) { return o.text(o.folded(key)) }
 
-// text returns a member that is a text; absent and null count as "".
+// text returns a member that is a string. An absent member and null are returned as "".
 func (o *object) text(key string) (string, error) {
 	v, ok := o.vals[key]
 	if !ok {
@@ -134,15 +135,15 @@ func (o *object) text(key string) (string, error) {
 func (o *object) setText(key, value string) { o.set(key, quote(value)) }
 
 func quote(s string) json.RawMessage {
-	b, err := json.Marshal(s) // with escapes for HTML, as today
+	b, err := json.Marshal(s) // with escapes for HTML, as in Multus 4.x
 	if err != nil {           // a string always encodes
 		panic(err)
 	}
 	return b
 }
 
-// bytes writes the members sorted by key, as today's Multus writes a configuration that it has edited: the
-// records of both are then the same, byte for byte (behaviour.md B3, D82).
+// bytes returns the object with its members sorted by key, as Multus 4.x writes a configuration that it has edited. The
+// records of both implementations are therefore equal, byte for byte (behaviour.md B3, D82).
 func (o *object) bytes() []byte {
 	var b bytes.Buffer
 	b.WriteByte('{')

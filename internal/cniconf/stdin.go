@@ -7,9 +7,9 @@ import (
 	"github.com/containernetworking/cni/libcni"
 )
 
-// Stdin returns what libcni writes to the standard input of each plugin at ADD, all but prevResult, which only a real
-// ADD knows: the plugin's configuration with the network's name and version, and of runtimeConfig the members whose
-// capability the plugin declares.
+// Stdin returns what libcni writes to the standard input of each plugin at ADD, except prevResult, which exists only in
+// a real ADD. This is the plugin's configuration with the network's name and version, and with those members of
+// runtimeConfig whose capability the plugin declares.
 func (l *List) Stdin(runtimeConfig map[string]json.RawMessage) ([]json.RawMessage, error) {
 	list, err := l.Libcni()
 	if err != nil {

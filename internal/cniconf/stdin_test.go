@@ -10,7 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// recorder is an invoke.Exec that notes what plugins would get, and answers with an empty result.
+// recorder is an invoke.Exec that records the standard input of plugins and returns an empty result.
 type recorder struct {
 	version.PluginDecoder
 	stdin []string
@@ -23,7 +23,7 @@ func (r *recorder) ExecPlugin(_ context.Context, _ string, stdin []byte, _ []str
 
 func (r *recorder) FindInPath(plugin string, _ []string) (string, error) { return plugin, nil }
 
-// TestStdin: what Stdin says is what libcni does (behaviour.md B3, C63-C66).
+// TestStdin checks that Stdin returns what libcni passes to plugins (behaviour.md B3, C63-C66).
 func TestStdin(t *testing.T) {
 	t.Parallel()
 	offered := map[string]json.RawMessage{
@@ -74,7 +74,7 @@ func texts(in []json.RawMessage) []string {
 	return out
 }
 
-// without takes prevResult away.
+// without removes prevResult.
 func without(t *testing.T, in []string) []map[string]any {
 	t.Helper()
 	out := make([]map[string]any, len(in))

@@ -2,7 +2,7 @@ package config
 
 import "testing"
 
-// BenchmarkParsePlugin reads what the daemon writes, with what a runtime adds.
+// BenchmarkParsePlugin parses a configuration as the daemon writes it, with the additions of a runtime.
 func BenchmarkParsePlugin(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
@@ -12,8 +12,9 @@ func BenchmarkParsePlugin(b *testing.B) {
 	}
 }
 
-// TestAllocations keeps what one configuration costs from growing unseen; the number is that of today.
-func TestAllocations(t *testing.T) { //nolint:paralleltest // AllocsPerRun must be alone
+// TestAllocations limits the allocations for one configuration, so that an increase is noticed. The limit is the
+// current number.
+func TestAllocations(t *testing.T) { //nolint:paralleltest // AllocsPerRun must run alone
 	const most = 32
 	got := testing.AllocsPerRun(100, func() { _, _ = ParsePlugin([]byte(usual)) })
 	t.Logf("%.0f allocations", got)

@@ -9,15 +9,14 @@ import (
 	"multus/internal/fault"
 )
 
-// Auto is the value of multusConfigFile that lets the daemon generate the CNI configuration, and that of cniVersion
-// that lets it choose the version.
+// Auto is the value of multusConfigFile with which the daemon generates the CNI configuration, and the value of
+// cniVersion with which it selects the version.
 const Auto = "auto"
 
-// Daemon is the daemon's file, in today's format (behaviour.md A.5). The same file is read three ways: as
-// the server's settings, as the generator's, and as an overlay over each request (A90), for which the
-// bytes are kept.
+// Daemon is the daemon's file, in the format of Multus 4.x (behaviour.md A.5). The same file has three uses: the
+// server's settings, the generator's settings, and an overlay over each request (A90), for which the bytes are kept.
 type Daemon struct {
-	// Server.
+	// Settings of the server.
 	SocketDir       string `json:"socketDir"`
 	ChrootDir       string `json:"chrootDir"`
 	LogFile         string `json:"logFile"`
@@ -26,15 +25,15 @@ type Daemon struct {
 	ConnectionLimit *int   `json:"connectionLimit"`
 	MetricsPort     *int   `json:"metricsPort"`
 	EnablePprof     bool   `json:"enablePprof"`
-	// PerNodeCertificate is not supported; it is read so that this can be said.
+	// PerNodeCertificate is not supported. It is decoded so that this can be reported.
 	PerNodeCertificate json.RawMessage `json:"perNodeCertificate"`
-	// Kubeconfig and NetworksDir choose the source when the daemon runs by hand; in a pod neither is set.
+	// Kubeconfig and NetworksDir select the source if the daemon is started by hand. In a pod neither is set.
 	Kubeconfig  string `json:"kubeconfig"`
 	NetworksDir string `json:"networksDir"`
 	// KubeletRoot is the kubelet's directory (default /var/lib/kubelet).
 	KubeletRoot string `json:"kubeletRoot"`
 
-	// Generator.
+	// Settings of the generator.
 	BinDir                 string          `json:"binDir"`
 	Capabilities           map[string]bool `json:"capabilities"`
 	CNIVersion             string          `json:"cniVersion"`
@@ -56,20 +55,20 @@ type Daemon struct {
 	SystemNamespaces       []string        `json:"systemNamespaces"`
 	MultusNamespace        string          `json:"multusNamespace"`
 	ClusterNetwork         string          `json:"clusterNetwork"`
-	// ForceCNIVersion makes the plugin use the cluster network with CNIVersion instead of its own version.
+	// ForceCNIVersion makes the plugin use CNIVersion for the cluster network instead of the network's own version.
 	ForceCNIVersion bool `json:"forceCNIVersion"`
-	// FailureEvents is written as true unless it is given.
+	// FailureEvents is generated as true if it is not set.
 	FailureEvents *bool `json:"failureEvents"`
-	// CheckNetworks is which networks the runtime's CHECK asks; see Plugin.
+	// CheckNetworks selects the networks for the runtime's CHECK; see Plugin.
 	CheckNetworks string `json:"checkNetworks"`
-	// NodeAddresses are the addresses by which the cluster knows this node.
+	// NodeAddresses are the addresses of this node in the cluster.
 	NodeAddresses []string `json:"nodeAddresses"`
 
-	// Raw is the file as it was read.
+	// Raw is the content of the file.
 	Raw []byte `json:"-"`
 }
 
-// ParseDaemon reads the daemon's file (behaviour.md A60-A72).
+// ParseDaemon parses the daemon's file (behaviour.md A60-A72).
 func ParseDaemon(b []byte) (*Daemon, error) {
 	d := &Daemon{SocketDir: DefaultSocketDir, CNIConfigDir: "/etc/cni/net.d", Type: "multus-shim", MultusConfigFile: Auto}
 	if err := json.Unmarshal(b, d); err != nil {
@@ -84,8 +83,8 @@ func ParseDaemon(b []byte) (*Daemon, error) {
 	return d, nil
 }
 
-// Usable returns an error if the file has a value with which no pod can start, or with which a verb always fails: it
-// must not get into the CNI configuration, nor over a request. ParseDaemon accepts it, so that Multus can be
+// Usable returns an error if the file has a value with which no pod can start or with which a verb always fails. Such a
+// value must not get into the CNI configuration or over a request. ParseDaemon accepts it, so that Multus can be
 // uninstalled.
 func (d *Daemon) Usable() error {
 	if !d.AutoCNIVersion() && !IsCNIVersion(d.CNIVersion) {
@@ -99,14 +98,14 @@ func (d *Daemon) Usable() error {
 	return nil
 }
 
-// AutoCNIVersion reports whether the version of the generated configuration is the daemon's to choose.
+// AutoCNIVersion reports whether the daemon selects the version of the generated configuration.
 func (d *Daemon) AutoCNIVersion() bool { return d.CNIVersion == "" || d.CNIVersion == Auto }
 
-// Socket is where the daemon listens, as the daemon sees it.
+// Socket returns the path of the daemon's socket as the daemon sees it.
 func (d *Daemon) Socket() string { return filepath.Join(d.SocketDir, SocketName) }
 
-// HostPath is a path of this file as the plugin on the host sees it: without the prefix under which today's
-// manifests mount the host's directories (architecture.md, Paths).
+// HostPath converts a path of this file to a path of the host, as the plugin sees it: without the prefix under which
+// the manifests of Multus 4.x mount the host's directories (architecture.md, Paths).
 func (d *Daemon) HostPath(path string) string {
 	for _, prefix := range []string{d.ChrootDir, "/host"} {
 		if prefix = strings.TrimRight(prefix, "/"); prefix != "" && strings.HasPrefix(path, prefix+"/") {
@@ -116,9 +115,9 @@ func (d *Daemon) HostPath(path string) string {
 	return path
 }
 
-// ForRequest lays the file over the configuration of a request (behaviour.md A90, A91): what the server and the
-// generator alone use is left out. Paths that the plugin uses are made the host's; the cluster network's, which
-// the daemon reads, is made the daemon's.
+// ForRequest overlays the file on the configuration of a request (behaviour.md A90, A91) and omits what only the server
+// and the generator use. Paths that the plugin uses are converted to paths of the host. The path of the cluster
+// network, which the daemon reads, is converted to a path of the daemon's container.
 func (d *Daemon) ForRequest(conf []byte) ([]byte, error) {
 	skip := []string{
 		"type", "name", "kubeconfig", "networksDir", "runtimeConfig", "prevResult", "plainPods",
@@ -158,8 +157,8 @@ func (d *Daemon) ForRequest(conf []byte) ([]byte, error) {
 	return json.Marshal(m)
 }
 
-// containerPath is a path of the generated configuration as the daemon sees it: the reverse of HostPath for
-// files of multusAutoconfigDir.
+// containerPath converts a path of the generated configuration to a path of the daemon's container. It is the reverse
+// of HostPath for files of multusAutoconfigDir.
 func (d *Daemon) containerPath(path string) string {
 	if host := d.HostPath(d.MultusAutoconfigDir); host != d.MultusAutoconfigDir &&
 		filepath.Dir(path) == strings.TrimRight(host, "/") {

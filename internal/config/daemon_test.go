@@ -78,7 +78,7 @@ func TestParseDaemon(t *testing.T) {
 	}
 }
 
-// TestSocket shows A61.
+// TestSocket checks A61.
 func TestSocket(t *testing.T) {
 	t.Parallel()
 	for file, want := range map[string]string{
@@ -91,7 +91,8 @@ func TestSocket(t *testing.T) {
 	}
 }
 
-// TestHostPath shows how paths of a file for today's manifests are given to the host (F60; architecture.md, Paths).
+// TestHostPath checks how paths of a file for the manifests of Multus 4.x are converted to paths of the host (F60;
+// architecture.md, Paths).
 func TestHostPath(t *testing.T) {
 	t.Parallel()
 	tests := []struct{ chroot, path, want string }{
@@ -114,8 +115,8 @@ func TestHostPath(t *testing.T) {
 	}
 }
 
-// TestForRequest shows what the daemon's file changes in a request (A90, A91) and what it does not: what belongs to
-// the runtime, to the server, or to the plugin's side of the socket.
+// TestForRequest checks what the daemon's file changes in a request (A90, A91) and what it leaves alone: what belongs
+// to the runtime, to the server, or to the plugin's side of the socket.
 func TestForRequest(t *testing.T) {
 	t.Parallel()
 	request := `{"type":"multus-shim","name":"multus-cni-network","cniVersion":"1.0.0","logLevel":"error","clusterNetwork":"/etc/x","runtimeConfig":{"mac":"m"},"prevResult":{"a":1},"readinessindicatorfile":"/mine","plainPods":"local"}`
@@ -145,8 +146,8 @@ func TestForRequest(t *testing.T) {
 	}
 }
 
-// TestForRequestAutoVersion: a version that the daemon chooses is that of the request, which has the chosen one; a word
-// that is no version never gets to a plugin.
+// TestForRequestAutoVersion checks that an automatic version is that of the request, and that a value that is not a
+// version never gets to a plugin.
 func TestForRequestAutoVersion(t *testing.T) {
 	t.Parallel()
 	for file, want := range map[string]string{
@@ -165,8 +166,9 @@ func TestForRequestAutoVersion(t *testing.T) {
 	}
 }
 
-// TestForRequestPaths: the plugin uses cniDir and binDir of the plan on the host, where the generated configuration
-// has them without the prefix (architecture.md, Paths): ADD and DEL must not work in different directories.
+// TestForRequestPaths checks that cniDir and binDir are paths of the host: the plugin uses those of the plan, and the
+// generated configuration has them without the prefix (architecture.md, Paths). ADD and DEL must use the same
+// directories.
 func TestForRequestPaths(t *testing.T) {
 	t.Parallel()
 	d := daemon(t, `{"cniDir":"/host/var/lib/cni/multus","binDir":"/host/opt/cni/bin"}`)

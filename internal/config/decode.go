@@ -8,9 +8,10 @@ import (
 	"multus/internal/rawjson"
 )
 
-// decode reads a configuration as it is usually written: every key in its own case, every value of its kind, none null.
-// Of anything else it returns false; encoding/json then reads it all, and says what is wrong. The plugin reads one
-// configuration in its life, and encoding/json takes longer to look at the type than to read it.
+// decode decodes a configuration in its usual form: every key in its own case, every value of the right kind, none
+// null. For any other form it returns false, and encoding/json decodes the document or returns the error. The plugin
+// process decodes one configuration and exits, and encoding/json takes longer to inspect the type than to decode the
+// document.
 func (p *Plugin) decode(b []byte) bool {
 	return json.Valid(b) && rawjson.Object(b, func(key string, value []byte) error {
 		if !p.member(key, value) {
@@ -21,7 +22,7 @@ func (p *Plugin) decode(b []byte) bool {
 }
 
 // member sets the field of one key.
-func (p *Plugin) member(key string, v []byte) bool { //nolint:gocyclo // a case for each key
+func (p *Plugin) member(key string, v []byte) bool { //nolint:gocyclo // one case per key
 	switch key {
 	case "cniVersion":
 		return text(v, &p.CNIVersion)
@@ -80,13 +81,13 @@ func (p *Plugin) member(key string, v []byte) bool { //nolint:gocyclo // a case 
 	return !ours(key)
 }
 
-// ours tells a key of Plugin, in any case. Those that member does not know are left to encoding/json: what few
-// configurations have, and keys in another case.
+// ours reports whether key is a key of Plugin, in any case. Keys of Plugin that member does not handle are left to
+// encoding/json: rare keys, and keys in another case.
 func ours(key string) bool {
 	return slices.ContainsFunc(keys, func(k string) bool { return strings.EqualFold(k, key) })
 }
 
-// keys are all keys of Plugin.
+// keys has all keys of Plugin.
 var keys = []string{
 	"cniVersion", "name", "type", "confDir", "cniDir", "binDir", "delegates", "clusterNetwork", "defaultNetworks",
 	"systemNamespaces", "multusNamespace", "kubeconfig",

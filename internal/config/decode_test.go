@@ -9,7 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestKeys: no key is forgotten: what decode does not know, it must leave to encoding/json.
+// TestKeys checks that keys has every key of Plugin: decode must leave keys that it does not handle to encoding/json.
 func TestKeys(t *testing.T) {
 	t.Parallel()
 	var want []string
@@ -21,7 +21,7 @@ func TestKeys(t *testing.T) {
 	}
 }
 
-// FuzzDecode: whatever decode reads, encoding/json reads the same.
+// FuzzDecode checks that encoding/json decodes what decode decodes to the same value.
 func FuzzDecode(f *testing.F) {
 	values := []string{
 		`"x"`, `""`, `true`, `false`, `null`, `1`, `[]`, `{}`, `["a","b"]`, `[1]`, `[null]`, `{"a":1}`, `[{"a":[]}]`, `"30s"`,
@@ -52,12 +52,12 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-// usual is a configuration as the daemon writes it, with what a runtime adds.
+// usual is a configuration as the daemon writes it, with the additions of a runtime.
 const usual = `{"cniVersion":"1.0.0","name":"multus-cni-network","type":"multus-shim","clusterNetwork":"/etc/cni/net.d/10-x.conflist","plainPods":"local","failureEvents":true,"logToStderr":false,
 		"capabilities":{"io.kubernetes.cri.pod-annotations":true,"portMappings":true},"nodeAddresses":["192.0.2.7"],"namespaceIsolation":true,"defaultNetworks":["a"],
 		"runtimeConfig":{"io.kubernetes.cri.pod-annotations":{"k8s.v1.cni.cncf.io/networks":"a"},"portMappings":[{"hostPort":80}]}}`
 
-// TestDecodeIsUsed: what is usual does not need encoding/json.
+// TestDecodeIsUsed checks that the usual configuration does not need encoding/json.
 func TestDecodeIsUsed(t *testing.T) {
 	t.Parallel()
 	if !newPlugin().decode([]byte(usual)) {

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// TestEveryKeyIsDocumented walks the struct tags against docs/configuration.md, and the page's blocks are
-// configurations that parse.
+// TestEveryKeyIsDocumented compares the struct tags with docs/configuration.md, and checks that the page's JSON blocks
+// are configurations that can be parsed.
 func TestEveryKeyIsDocumented(t *testing.T) {
 	t.Parallel()
 	b, err := os.ReadFile("../../docs/configuration.md")
@@ -43,7 +43,7 @@ func TestEveryKeyIsDocumented(t *testing.T) {
 			}
 			delete(documented, key)
 		}
-		delete(documented, "capabilities") // for the runtime, not for us
+		delete(documented, "capabilities") // for the runtime, not for Multus
 		for key := range documented {
 			t.Errorf("%s: docs/configuration.md has %q, which nobody reads", tc.name, key)
 		}

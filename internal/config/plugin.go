@@ -1,6 +1,6 @@
-// Package config is the configuration that people write: the keys of the plugins' CNI configuration and of
-// the daemon's file, their defaults, precedence and validation (behaviour.md A). It reads no files and no
-// environment and applies nothing. The engine and the hosts import it.
+// Package config defines the configuration that users write: the keys of the plugins' CNI configuration and of the
+// daemon's file, their defaults, precedence and validation (behaviour.md A). It reads no files and no environment and
+// applies nothing. It is imported by the engine and the hosts.
 package config
 
 import (
@@ -23,21 +23,21 @@ const (
 	DefaultBinDir          = "/opt/cni/bin"
 	DefaultMultusNamespace = "kube-system"
 	DefaultSocketDir       = "/run/multus/"
-	// SocketName is the socket's name inside the socket directory.
+	// SocketName is the name of the socket in the socket directory.
 	SocketName = "multus.sock"
 )
 
-// PodAnnotations is the capability, and the key of runtimeConfig, by which a runtime passes the pod's
-// annotations (containerd and CRI-O do when a configuration declares it).
+// PodAnnotations is the capability, and the key of runtimeConfig, with which a runtime passes the pod's annotations.
+// containerd and CRI-O do so if a configuration declares it.
 const PodAnnotations = "io.kubernetes.cri.pod-annotations"
 
-// PlainLocal is the value of plainPods that lets the plugin plan plain pods by itself: it is written by the
-// daemon into the configuration that it generates, which then carries every key that changes what a plain
-// pod gets. Without it the plugin always asks.
+// PlainLocal is the value of plainPods with which the plugin itself plans plain pods. The daemon writes it into the
+// configuration that it generates, which then has every key that changes what a plain pod gets. Without it, the plugin
+// always requests the plan from the daemon.
 const PlainLocal = "local"
 
-// Plugin is the CNI configuration of multus and multus-shim (behaviour.md A.2, A.4). Keys match without
-// regard to case, the last of several equal keys wins (A2), unknown keys are kept out and accepted (A1).
+// Plugin is the CNI configuration of multus and multus-shim (behaviour.md A.2, A.4). Keys match without regard to case,
+// the last of several equal keys wins (A2), and unknown keys are accepted and ignored (A1).
 type Plugin struct {
 	CNIVersion             string            `json:"cniVersion"`
 	Name                   string            `json:"name"`
@@ -62,52 +62,54 @@ type Plugin struct {
 	LogFile                string            `json:"logFile"`
 	LogOptions             *LogOptions       `json:"logOptions"`
 	DaemonSocketDir        string            `json:"daemonSocketDir"`
-	// DaemonTimeout is how long an ADD waits for a daemon that does not answer; see DaemonWait.
+	// DaemonTimeout is how long an ADD waits for a daemon that does not respond; see DaemonWait.
 	DaemonTimeout Duration `json:"daemonTimeout"`
 	// PlainPods is PlainLocal or empty.
 	PlainPods string `json:"plainPods"`
-	// NetworksDir is the thin plugin's and the daemon's source without Kubernetes: a directory of YAML files.
+	// NetworksDir is a directory of YAML files, the source of the thin plugin and of the daemon without Kubernetes.
 	NetworksDir string `json:"networksDir"`
-	// KubeletRoot is the kubelet's directory for the thin plugin; the daemon has its own (default /var/lib/kubelet).
+	// KubeletRoot is the kubelet's directory for the thin plugin. The daemon has a key of its own (default
+	// /var/lib/kubelet).
 	KubeletRoot string `json:"kubeletRoot"`
-	// AllowMissingDevices attaches a network without the device that its definition asks for (behaviour.md H21).
+	// AllowMissingDevices attaches a network without the device that its definition requests (behaviour.md H21).
 	AllowMissingDevices bool `json:"allowMissingDevices"`
-	// AttachConcurrency is how many of a pod's networks are attached at a time once the cluster network is; below 2, one
-	// after another (NPWG v1.3 §7.3).
+	// AttachConcurrency is how many networks of a pod are attached at the same time after the cluster network. Below 2
+	// they are attached one after another (NPWG v1.3 §7.3).
 	AttachConcurrency int `json:"attachConcurrency"`
-	// NodeAddresses are the addresses by which the cluster knows this node: no pod gets the device that has one.
+	// NodeAddresses are the addresses of this node in the cluster. A device that has one of them is never given to a pod.
 	NodeAddresses []string `json:"nodeAddresses"`
-	// RuntimeConfig is what the runtime passes by capability, member by member as it came
-	// (behaviour.md A33 [quirk]: unknown members are dropped today).
+	// RuntimeConfig is what the runtime passes by capability, each member as it was received (behaviour.md A33 [quirk]:
+	// Multus 4.x drops unknown members).
 	RuntimeConfig map[string]json.RawMessage `json:"runtimeConfig"`
-	// ValidAttachments is the runtime's list at GC (CNI SPEC 1.1 §GC); the second key is what libcni sends too.
+	// ValidAttachments is the runtime's list at GC (CNI SPEC 1.1 §GC). libcni also sends it under the second key.
 	ValidAttachments Attachments `json:"cni.dev/valid-attachments"`
 	Attachments      Attachments `json:"cni.dev/attachments"`
-	// CheckNetworks is which networks the runtime's CHECK asks: CheckNone (default), CheckCluster or CheckAll.
+	// CheckNetworks selects the networks for the runtime's CHECK: CheckNone (default), CheckCluster or CheckAll.
 	CheckNetworks string `json:"checkNetworks"`
-	// MaxNetworks is how many networks one pod may have, the cluster network included; 0 for DefaultMaxNetworks.
+	// MaxNetworks is how many networks one pod may have, the cluster network included. 0 stands for DefaultMaxNetworks.
 	MaxNetworks int `json:"maxNetworks"`
-	// AllowedTypes are the plugins, IPAM plugins included, that a definition may use to which a pod refers; empty for all.
+	// AllowedTypes are the plugins, IPAM plugins included, that a network definition of a pod may use. If it is empty, all
+	// are allowed.
 	AllowedTypes []string `json:"allowedTypes"`
-	// AllowInUseNamespaces are the namespaces whose definitions may set allowInUse; nil for all.
+	// AllowInUseNamespaces are the namespaces whose definitions may set allowInUse. If it is nil, all may.
 	AllowInUseNamespaces []string `json:"allowInUseNamespaces"`
 }
 
-// Values of checkNetworks (behaviour D46). By default the networks of a pod are not asked, as with today's Multus:
-// CRI-O calls CHECK right after every ADD, and many plugins refuse CHECK behind a meta-plugin.
+// Values of checkNetworks (behaviour D46). By default CHECK covers no network of a pod, as in Multus 4.x: CRI-O calls
+// CHECK right after every ADD, and many plugins refuse CHECK behind a meta-plugin.
 const (
 	CheckNone    = ""
 	CheckCluster = "cluster"
 	CheckAll     = "all"
 )
 
-// DefaultMaxNetworks is how many networks one pod may have unless maxNetworks says otherwise.
+// DefaultMaxNetworks is how many networks one pod may have if maxNetworks is not set.
 const DefaultMaxNetworks = 64
 
-// Attachments is the runtime's list at GC. It is nil if the key is absent; libcni writes an empty list as null.
+// Attachments is the runtime's list at GC. It is nil if the key is absent. libcni writes an empty list as null.
 type Attachments []Attachment
 
-// UnmarshalJSON reads an array or null.
+// UnmarshalJSON decodes an array or null.
 func (a *Attachments) UnmarshalJSON(b []byte) error {
 	list := []Attachment{}
 	if err := json.Unmarshal(b, &list); err != nil {
@@ -123,7 +125,7 @@ type Attachment struct {
 	IfName      string `json:"ifname"`
 }
 
-// LogOptions rotates the log file (behaviour.md A32): days, megabytes, files.
+// LogOptions configures the rotation of the log file (behaviour.md A32): days, megabytes, files.
 type LogOptions struct {
 	MaxAge     *int  `json:"maxAge,omitempty"`
 	MaxSize    *int  `json:"maxSize,omitempty"`
@@ -131,8 +133,8 @@ type LogOptions struct {
 	Compress   *bool `json:"compress,omitempty"`
 }
 
-// ParsePlugin reads the configuration that the runtime passes on standard input. Errors are faults that
-// quote what is wrong (behaviour.md A6).
+// ParsePlugin parses the configuration that the runtime passes on standard input. Errors are faults that quote what is
+// wrong (behaviour.md A6).
 func ParsePlugin(b []byte) (*Plugin, error) {
 	p := newPlugin()
 	if p.decode(b) {
@@ -153,7 +155,7 @@ func newPlugin() *Plugin {
 	}
 }
 
-// HasNetwork tells whether there is anything to delegate to (behaviour.md A7).
+// HasNetwork returns an error if there is no network to delegate to (behaviour.md A7).
 func (p *Plugin) HasNetwork() error {
 	if p.ClusterNetwork == "" && len(p.Delegates) == 0 {
 		return fault.New(fault.BadConfig, "set clusterNetwork in the CNI configuration",
@@ -162,7 +164,7 @@ func (p *Plugin) HasNetwork() error {
 	return nil
 }
 
-// Exceptions are the namespaces that every pod may refer to under namespaceIsolation (behaviour.md A25, C41).
+// Exceptions returns the namespaces that every pod may refer to under namespaceIsolation (behaviour.md A25, C41).
 func (p *Plugin) Exceptions() []string {
 	if p.GlobalNamespaces == "" {
 		return []string{"default"}
@@ -174,7 +176,7 @@ func (p *Plugin) Exceptions() []string {
 	return items
 }
 
-// PodAnnotationsKnown returns the pod's annotations if the runtime passed them.
+// PodAnnotationsKnown returns the pod's annotations and reports whether the runtime passed them.
 func (p *Plugin) PodAnnotationsKnown() (map[string]string, bool, error) {
 	raw, ok := p.RuntimeConfig[PodAnnotations]
 	if !ok || string(raw) == "null" {
@@ -188,14 +190,14 @@ func (p *Plugin) PodAnnotationsKnown() (map[string]string, bool, error) {
 	return m, true, nil
 }
 
-// Valid returns the runtime's list of attachments at GC, and whether the runtime gave one. libcni writes it under two
-// keys; what either of them has is valid.
+// Valid returns the runtime's list of attachments at GC, and reports whether the runtime passed one. libcni writes the
+// list under two keys. An attachment under either of them is valid.
 func (p *Plugin) Valid() ([]Attachment, bool) {
 	list := slices.Concat(p.ValidAttachments, p.Attachments)
 	return list, p.ValidAttachments != nil || p.Attachments != nil
 }
 
-// ValidCheck returns an error if checkNetworks has none of its values.
+// ValidCheck returns an error if checkNetworks has an invalid value.
 func (p *Plugin) ValidCheck() error {
 	if validCheck(p.CheckNetworks) {
 		return nil
@@ -218,10 +220,10 @@ func (p *Plugin) Usable() error {
 	return p.ValidCheck()
 }
 
-// KnownVersions lists the versions for which IsCNIVersion is true, for messages.
+// KnownVersions lists the versions for which IsCNIVersion returns true, for messages.
 func KnownVersions() string { return strings.Join(version.All.SupportedVersions(), ", ") }
 
-// IsCNIVersion reports whether libcni can make results of a version: with any other, every ADD fails.
+// IsCNIVersion reports whether libcni can create results of a version. With any other version, every ADD fails.
 func IsCNIVersion(v string) bool { return slices.Contains(version.All.SupportedVersions(), v) }
 
 // NetworkLimit returns how many networks one pod may have.
@@ -232,7 +234,7 @@ func (p *Plugin) NetworkLimit() int {
 	return DefaultMaxNetworks
 }
 
-// SocketPath is where the daemon listens, as the plugin sees it (behaviour.md A51).
+// SocketPath returns the path of the daemon's socket as the plugin sees it (behaviour.md A51).
 func (p *Plugin) SocketPath() string {
 	dir := p.DaemonSocketDir
 	if dir == "" {
@@ -241,8 +243,8 @@ func (p *Plugin) SocketPath() string {
 	return strings.TrimRight(dir, "/") + "/" + SocketName
 }
 
-// Overlay replaces each top-level key of conf by the same key of over: the daemon's file wins over the
-// request's configuration (behaviour.md A90). Keys in skip are left alone. Both must be JSON objects.
+// Overlay replaces each top-level key of conf by the same key of over: the daemon's file takes precedence over the
+// request's configuration (behaviour.md A90). Keys in skip are not replaced. Both documents must be JSON objects.
 func Overlay(conf, over []byte, skip ...string) ([]byte, error) {
 	var base, top map[string]json.RawMessage
 	if err := json.Unmarshal(conf, &base); err != nil {
@@ -267,10 +269,10 @@ func Overlay(conf, over []byte, skip ...string) ([]byte, error) {
 	return json.Marshal(base)
 }
 
-// DefaultDaemonWait is how long an ADD waits for a daemon that does not answer.
+// DefaultDaemonWait is how long an ADD waits for a daemon that does not respond.
 const DefaultDaemonWait = 30 * time.Second
 
-// DaemonWait is how long an ADD that needs the daemon waits for it.
+// DaemonWait returns how long an ADD that needs the daemon waits for it.
 func (p *Plugin) DaemonWait() time.Duration {
 	if p.DaemonTimeout.Duration > 0 {
 		return p.DaemonTimeout.Duration
@@ -278,10 +280,10 @@ func (p *Plugin) DaemonWait() time.Duration {
 	return DefaultDaemonWait
 }
 
-// Duration is a duration in a configuration: a text such as "30s".
+// Duration is a duration in a configuration: a string such as "30s".
 type Duration struct{ time.Duration }
 
-// UnmarshalText reads the form of time.ParseDuration.
+// UnmarshalText decodes the form of time.ParseDuration.
 func (d *Duration) UnmarshalText(b []byte) error {
 	v, err := time.ParseDuration(string(b))
 	if err != nil {
@@ -291,5 +293,5 @@ func (d *Duration) UnmarshalText(b []byte) error {
 	return nil
 }
 
-// MarshalText writes the form of time.Duration.
+// MarshalText returns the form of time.Duration.
 func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }

@@ -23,7 +23,7 @@ func plugin(tb testing.TB, s string) *Plugin {
 	return p
 }
 
-// defaults are those of A15-A32.
+// defaults returns the defaults of A15-A32.
 func defaults(change func(*Plugin)) *Plugin {
 	p := &Plugin{
 		ConfDir: "/etc/cni/multus/net.d", CNIDir: "/var/lib/cni/multus", BinDir: "/opt/cni/bin",
@@ -84,7 +84,7 @@ func TestParsePlugin(t *testing.T) {
 	}
 }
 
-// TestParsePluginErrors shows A6: one fault with code 6 that quotes what is wrong.
+// TestParsePluginErrors checks A6: the error is one fault with code 6 that quotes what is wrong.
 func TestParsePluginErrors(t *testing.T) {
 	t.Parallel()
 	known := map[string]string{
@@ -111,7 +111,7 @@ func TestParsePluginErrors(t *testing.T) {
 	}
 }
 
-// TestHasNetwork shows A7 and M23.
+// TestHasNetwork checks A7 and M23.
 func TestHasNetwork(t *testing.T) {
 	t.Parallel()
 	for conf, ok := range map[string]bool{
@@ -126,7 +126,7 @@ func TestHasNetwork(t *testing.T) {
 	}
 }
 
-// TestExceptions shows A25 and C41.
+// TestExceptions checks A25 and C41.
 func TestExceptions(t *testing.T) {
 	t.Parallel()
 	for global, want := range map[string][]string{
@@ -169,8 +169,8 @@ func TestPodAnnotationsKnown(t *testing.T) {
 	}
 }
 
-// TestValid shows the runtime's list at GC (CNI SPEC 1.1 §GC). libcni writes an empty one as null, under both keys;
-// only a missing key is no list (D102 [quirk]).
+// TestValid checks the runtime's list at GC (CNI SPEC 1.1 §GC). libcni writes an empty list as null, under both keys.
+// Only a missing key means that there is no list (D102 [quirk]).
 func TestValid(t *testing.T) {
 	t.Parallel()
 	one := []Attachment{{"c", "eth0"}}
@@ -196,7 +196,7 @@ func TestValid(t *testing.T) {
 	}
 }
 
-// TestSocketPath shows A51.
+// TestSocketPath checks A51.
 func TestSocketPath(t *testing.T) {
 	t.Parallel()
 	for dir, want := range map[string]string{
@@ -230,7 +230,7 @@ func TestDaemonWait(t *testing.T) {
 	}
 }
 
-// TestOverlay shows A90 and A92: shallow, the daemon's file wins, sorted.
+// TestOverlay checks A90 and A92: the overlay is shallow, the daemon's file wins, and the keys are sorted.
 func TestOverlay(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
@@ -279,7 +279,8 @@ func TestOverlay(t *testing.T) {
 	}
 }
 
-// FuzzParsePlugin: whatever the runtime passes is an error or a configuration whose methods can all be called.
+// FuzzParsePlugin checks that everything that the runtime can pass results in an error or in a configuration whose
+// methods do not panic.
 func FuzzParsePlugin(f *testing.F) {
 	for _, seed := range []string{
 		`{}`, `null`, `[]`, `{"name":"multus-cni-network","type":"multus","clusterNetwork":"/host/etc/cni/net.d/10-flannel.conflist","logToStderr":true}`,
@@ -311,7 +312,8 @@ func FuzzParsePlugin(f *testing.F) {
 	})
 }
 
-// FuzzOverlay: every key of the file that is not left out is in the result, every other as it was (A90).
+// FuzzOverlay checks that the result has every key of the file that is not skipped, and that every other key is
+// unchanged (A90).
 func FuzzOverlay(f *testing.F) {
 	f.Add([]byte(`{"a":1,"b":9007199254740993}`), []byte(`{"a":{"x":[]},"skip":1}`))
 	f.Add([]byte(`null`), []byte(`null`))
@@ -328,7 +330,7 @@ func FuzzOverlay(f *testing.F) {
 			t.Fatalf("%v in %s", err, got)
 		}
 		maps.DeleteFunc(top, func(k string, _ json.RawMessage) bool { return strings.EqualFold(k, "skip") })
-		// Keys match without regard to case (A2): what the file has replaces every spelling of it.
+		// Keys match without regard to case (A2): a key of the file replaces every spelling of it.
 		for k := range top {
 			maps.DeleteFunc(base, func(old string, _ json.RawMessage) bool { return strings.EqualFold(old, k) })
 		}

@@ -7,14 +7,15 @@ import (
 	"strings"
 )
 
-// cniKeys are keys of every CNI configuration that Multus itself does not read (CNI SPEC 1.1 §1).
+// cniKeys are the keys of CNI configurations that Multus itself does not read (CNI SPEC 1.1 §1).
 var cniKeys = []string{
 	"capabilities", "cniVersions", "dns", "ipam", "args", "prevResult", "disableCheck", "disableGC",
 	"loadOnlyInlinedPlugins", "cniConf",
 }
 
-// Unknown lists the keys of a configuration that nobody reads, in order: the plugin's configuration and the daemon's
-// file accept them (behaviour.md A1), and a tool can say so. Both may have the keys of both.
+// Unknown returns the keys of a configuration that are never read, in sorted order. The plugin's configuration and the
+// daemon's file accept such keys (behaviour.md A1), and a tool can report them. Each of the two may have the keys of
+// both.
 func Unknown(conf []byte) []string {
 	var members map[string]json.RawMessage
 	if json.Unmarshal(conf, &members) != nil {

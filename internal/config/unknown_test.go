@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// TestUnknown: only what nobody reads is unknown, in either file and whatever the case (behaviour.md A1, A2).
+// TestUnknown checks that only keys that are never read are unknown, in either file and in any case (behaviour.md A1,
+// A2).
 func TestUnknown(t *testing.T) {
 	t.Parallel()
 	got := Unknown([]byte(`{"cniVersion":"1.0.0","ClusterNetwork":"x","clusterNetworks":"y","capabilities":{},"socketDir":"/run","-":1,"binDirs":[]}`))
