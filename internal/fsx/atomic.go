@@ -16,33 +16,35 @@ import (
 )
 
 const (
-	// tempPrefix makes a temp file hidden, and ours: Sweep removes nothing else. There is no extension, so that a
-	// runtime that looks for *.conf, *.conflist and *.json in the directory never loads a half-written file.
+	// tempPrefix makes a temporary file hidden and marks it for Sweep, which removes no other files. The names have no
+	// extension, so that a runtime that looks for *.conf, *.conflist and *.json in the directory never loads an incomplete
+	// file.
 	tempPrefix = ".multus-tmp-"
-	// tempRandom is the number of random bytes in a temp name, written as hex.
+	// tempRandom is the number of random bytes in a temporary name, written as hex.
 	tempRandom = 8
-	// tempTries bounds the search for a free temp name; with 64 random bits a second try is already unheard of.
+	// tempTries bounds the search for a free temporary name. With 64 random bits, even a second try is practically never
+	// needed.
 	tempTries = 8
 )
 
-// Abandoned is the age at which a temp file of WriteAtomic has lost its writer: no write takes as long.
+// Abandoned is the age from which a temporary file of WriteAtomic no longer has a writer: no write takes that long.
 const Abandoned = time.Minute
 
-// WriteAtomic makes path hold data with exactly the permissions perm (the umask does not apply). Whoever reads
-// path, at any time and after a crash or a power cut at any point, finds the old content or the new content and
-// never a mixture, a part or an empty file (style.md rule 26).
+// WriteAtomic writes data to path with exactly the permissions perm (the umask does not apply). A reader of path, at
+// any time and after a crash or a power loss at any point, finds either the old content or the new content, never a
+// mixture, a part or an empty file.
 //
-// The directory must exist. A symbolic link at path is replaced, not followed. On an error path is unchanged and no
-// temp file is left, with one exception: if the last step, the fsync of the directory, fails, the new content is in
-// place but may not survive a power cut.
+// The directory must exist. A symbolic link at path is replaced, not followed. After an error, path is unchanged and no
+// temporary file is left, with one exception: if the last step, the fsync of the directory, fails, the new content is
+// in place but may not survive a power loss.
 func WriteAtomic(path string, data []byte, perm os.FileMode) error {
 	_, err := WriteAtomicIf(path, data, perm, func() bool { return true })
 	return err
 }
 
-// WriteAtomicIf is WriteAtomic if still holds when everything is on disk but for the rename, so that no slow step is
-// between the look at what is replaced and its replacement. Otherwise it leaves path as it is, and reports that it was
-// not written.
+// WriteAtomicIf is WriteAtomic with a condition. It calls still after everything but the rename is on disk, so that no
+// slow step is between the check of the old content and its replacement. If still returns false, it leaves path
+// unchanged and returns false.
 func WriteAtomicIf(path string, data []byte, perm os.FileMode, still func() bool) (written bool, err error) {
 	temp, err := CreateTemp(filepath.Dir(path))
 	if err != nil {
@@ -69,8 +71,8 @@ func WriteAtomicIf(path string, data []byte, perm os.FileMode, still func() bool
 	return true, nil
 }
 
-// Replace is WriteAtomic for what means nothing after the node has rebooted: the content survives the death of every
-// process, not a power cut, after which path may be empty. It costs no fsync.
+// Replace is WriteAtomic for content that is not needed after a reboot of the node. The content survives the death of
+// every process, but after a power loss path may be empty. It needs no fsync.
 func Replace(path string, data []byte, perm os.FileMode) error {
 	temp, err := CreateTemp(filepath.Dir(path))
 	if err != nil {
@@ -89,9 +91,9 @@ func Replace(path string, data []byte, perm os.FileMode) error {
 	return nil
 }
 
-// Remove deletes the file at path. A file that is not there is success, so that clean-up can be repeated. It
-// refuses directories, even empty ones, unlike os.Remove: a caller that has lost the last element of its path must
-// not remove its directory. The removal is not synced: after a power cut the file may be back.
+// Remove removes the file at path. It is not an error if the file does not exist, so that a clean-up can be repeated.
+// Unlike os.Remove, it refuses directories, even empty ones: a caller that has lost the last element of its path must
+// not remove the directory. The removal is not synced: after a power loss the file may exist again.
 func Remove(path string) error {
 	for {
 		err := unix.Unlink(path)
@@ -100,7 +102,7 @@ func Remove(path string) error {
 			return nil
 		case unix.EINTR:
 			continue
-		case unix.EROFS: // before the kernel looks whether there is such a file
+		case unix.EROFS: // the kernel returns it before it checks whether the file exists
 			if _, lerr := os.Lstat(path); errors.Is(lerr, fs.ErrNotExist) {
 				return nil
 			}
@@ -109,9 +111,9 @@ func Remove(path string) error {
 	}
 }
 
-// Sweep removes the temp files that killed processes left in dir, if they were last written longer than olderThan
-// ago; a younger one may belong to a WriteAtomic at work. Nothing else is touched. A directory that does not exist
-// holds no temp files and is no error. It carries on after a failure and returns all of them.
+// Sweep removes the temporary files that killed processes left in dir, if they were last written longer than olderThan
+// ago. A younger file may belong to a WriteAtomic in progress. Sweep removes nothing else. A directory that does not
+// exist is not an error. Sweep continues after a failure and returns all errors.
 func Sweep(dir string, olderThan time.Duration) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -124,7 +126,7 @@ func Sweep(dir string, olderThan time.Duration) error {
 		}
 		info, err := entry.Info()
 		if errors.Is(err, fs.ErrNotExist) {
-			continue // its writer renamed or removed it meanwhile
+			continue // its writer has renamed or removed it
 		}
 		if err == nil && time.Since(info.ModTime()) > olderThan {
 			err = Remove(filepath.Join(dir, entry.Name()))
@@ -136,9 +138,9 @@ func Sweep(dir string, olderThan time.Duration) error {
 	return errors.Join(failed...)
 }
 
-// CreateTemp makes a new file in dir, for content that is too large for WriteAtomic; the caller fills, syncs, closes
-// and renames it, and Sweep removes it if the caller is killed before. Its mode is 0600. The name cannot be guessed and
-// O_EXCL refuses whatever is there already, so nobody can place a link under it.
+// CreateTemp creates a new temporary file in dir, for content that is too large for WriteAtomic. The caller writes,
+// syncs, closes and renames it. If the caller is killed before, Sweep removes it. Its mode is 0600. The name cannot be
+// guessed and O_EXCL refuses an existing file, so no other user can place a link at that name.
 func CreateTemp(dir string) (*os.File, error) {
 	for try := 1; ; try++ {
 		name, err := tempName()
@@ -152,12 +154,12 @@ func CreateTemp(dir string) (*os.File, error) {
 	}
 }
 
-// tempName asks the kernel for randomness itself: crypto/rand would add its start-up work to the plugin.
+// tempName uses getrandom directly: crypto/rand would add its start-up time to the plugin.
 func tempName() (string, error) {
 	var random [tempRandom]byte
 	for {
 		n, err := unix.Getrandom(random[:], 0)
-		if err == nil && n == len(random) { // up to 256 bytes come whole
+		if err == nil && n == len(random) { // up to 256 bytes are returned at once
 			return tempPrefix + hex.EncodeToString(random[:]), nil
 		}
 		if err != nil && err != unix.EINTR {
@@ -166,7 +168,7 @@ func tempName() (string, error) {
 	}
 }
 
-// isTemp tells whether name is one that tempName makes.
+// isTemp reports whether name has the form of tempName.
 func isTemp(name string) bool {
 	random, ours := strings.CutPrefix(name, tempPrefix)
 	if !ours {
@@ -176,7 +178,7 @@ func isTemp(name string) bool {
 	return err == nil && len(b) == tempRandom
 }
 
-// fill writes, syncs and closes f. It always closes.
+// fill writes, syncs and closes f. It always closes f.
 func fill(f *os.File, data []byte, perm os.FileMode) error {
 	_, err := f.Write(data)
 	if err == nil {
@@ -184,7 +186,7 @@ func fill(f *os.File, data []byte, perm os.FileMode) error {
 	}
 	if err == nil {
 		failpoint.At("fsx.written")
-		// Without it a power cut after the rename can leave an empty file under the final name.
+		// Without the sync, a power loss after the rename can leave an empty file under the final name.
 		if !failpoint.Skip("fsx.sync") {
 			err = f.Sync()
 		}
@@ -201,7 +203,7 @@ func syncDir(dir string) error {
 	}
 	err = d.Sync()
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOTSUP) {
-		// Some network and FUSE filesystems have no fsync for directories; there is nothing more to do there.
+		// Some network and FUSE file systems have no fsync for directories. Nothing more can be done there.
 		err = nil
 	}
 	return errors.Join(err, d.Close())

@@ -113,7 +113,7 @@ func TestWriteAtomicFails(t *testing.T) {
 	}
 }
 
-// TestWriteAtomicReadOnlyFilesystem is the only read-only directory that stops root.
+// TestWriteAtomicReadOnlyFilesystem uses a read-only file system: a read-only directory does not stop root.
 func TestWriteAtomicReadOnlyFilesystem(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("mounting needs root")
@@ -130,7 +130,7 @@ func TestWriteAtomicReadOnlyFilesystem(t *testing.T) {
 	path := filepath.Join(dir, "file")
 	write(t, path, "old")
 
-	// 64 KiB hold no megabyte: the write fails half-way and its temp file has to go.
+	// A megabyte does not fit into 64 KiB: the write fails in the middle, and its temporary file must be removed.
 	if err := WriteAtomic(path, make([]byte, 1<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("full filesystem: error %v, want %v", err, syscall.ENOSPC)
 	}
@@ -147,11 +147,11 @@ func TestWriteAtomicReadOnlyFilesystem(t *testing.T) {
 	}
 }
 
-// TestWriteAtomicReaders reads as fast as it can while the file is replaced.
+// TestWriteAtomicReaders reads as fast as possible while the file is replaced.
 func TestWriteAtomicReaders(t *testing.T) {
 	const versions = 100
 	path := filepath.Join(t.TempDir(), "file")
-	// Larger than any buffer on the way, each version of one byte only and of a length of its own.
+	// Larger than any buffer on the way. Each version consists of a single repeated byte and has a length of its own.
 	version := func(i int) []byte { return bytes.Repeat([]byte{byte('a' + i%26)}, 100_000+i) }
 	if err := WriteAtomic(path, version(0), 0o600); err != nil {
 		t.Fatal(err)
@@ -261,7 +261,7 @@ func read(t *testing.T, path string) string {
 	return string(content)
 }
 
-// names lists dir, sorted.
+// names returns the names in dir, sorted.
 func names(t *testing.T, dir string) []string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -283,7 +283,7 @@ func wantNames(t *testing.T, dir string, want ...string) {
 	}
 }
 
-// TestWriteAtomicIf: a file that is not to be replaced any more stays, and no temporary file is left.
+// TestWriteAtomicIf checks that a file stays if the condition does not hold, and that no temporary file is left.
 func TestWriteAtomicIf(t *testing.T) {
 	t.Parallel()
 	for _, still := range []bool{true, false} {

@@ -10,21 +10,21 @@ import (
 )
 
 const (
-	// lookAgain is how often Await looks in spite of its watch: a mount, the target of a link, a directory further up that
-	// is replaced, a change on another host's side of a network file system are not told. lookOften is how often it does
-	// where there can be no watch, because root has used up what the kernel grants a user (fs.inotify.max_user_instances,
-	// often 128).
+	// lookAgain is how often Await checks the path in spite of its watch. inotify does not report a mount, a change of a
+	// link's target, a parent directory that is replaced, or a change by another host on a network file system. lookOften
+	// is how often Await checks if it has no watch, because root has used up the limit of a user
+	// (fs.inotify.max_user_instances, often 128).
 	lookAgain = 5 * time.Second
 	lookOften = 250 * time.Millisecond
-	// coming are the events that can bring a file, or take the directory away in which it was expected.
+	// coming is the set of events that may create the file or remove the directory in which it is expected.
 	coming = unix.IN_CREATE | unix.IN_MOVED_TO | unix.IN_DELETE_SELF | unix.IN_MOVE_SELF | unix.IN_ONLYDIR
 )
 
-// Await waits until there is something at path, a file or a directory, and returns the cause of ctx's end if that comes
-// first. Its parents need not exist yet. A file that is there costs a look at it and no more.
+// Await waits until a file or a directory exists at path. If ctx ends first, it returns the cause. The parents of path
+// need not exist yet. For an existing file it only calls stat.
 //
-// Each waiting Await takes one of the few inotify instances of the user, so that many processes should not wait for the
-// same file at a time.
+// Each waiting call takes one of the user's few inotify instances, so many processes should not wait for the same file
+// at the same time.
 func Await(ctx context.Context, path string) error {
 	if there(path) {
 		return nil
@@ -34,7 +34,7 @@ func Await(ctx context.Context, path string) error {
 	for {
 		dir := deepest(path)
 		moved := w.move(dir)
-		// Only now, or what came before the watch would be missed.
+		// This check must follow the start of the watch, or a file that was created in between would be missed.
 		if there(path) {
 			return nil
 		}
@@ -52,7 +52,7 @@ func there(path string) bool {
 	return err == nil
 }
 
-// deepest is the directory nearest to path that exists.
+// deepest returns the existing directory that is nearest to path.
 func deepest(path string) string {
 	for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
 		info, err := os.Stat(dir)
@@ -62,10 +62,10 @@ func deepest(path string) string {
 	}
 }
 
-// watch tells of what comes into one directory; where there can be no watch it only tells the time.
+// watch reports changes in one directory. If there can be no watch, it is only a timer.
 type watch struct {
-	file *os.File // nil where there can be none
-	id   int      // of the directory, 0 for none
+	file *os.File // nil if there can be no watch
+	id   int      // watch descriptor of the directory, 0 for none
 }
 
 func newWatch() *watch {
@@ -82,22 +82,22 @@ func (w *watch) close() {
 	}
 }
 
-// move makes dir, as it is now, the directory that is watched; it may have been another one under the same name.
-// False means that it cannot be, and none is.
+// move sets the watched directory to dir. The previous directory may have had the same name. If move returns false, no
+// directory is watched.
 func (w *watch) move(dir string) bool {
 	if w.file == nil {
 		return false
 	}
 	before := w.id
 	w.id = 0
-	conn, err := w.file.SyscallConn() // Fd would make the file blocking, and its reads endless
+	conn, err := w.file.SyscallConn() // Fd would make the file blocking, and its reads could not be interrupted
 	if err != nil {
 		return false
 	}
 	err = conn.Control(func(fd uintptr) {
 		id, err := unix.InotifyAddWatch(int(fd), dir, coming)
 		if before != 0 && (err != nil || id != before) {
-			_, _ = unix.InotifyRmWatch(int(fd), uint32(before)) // it may have ended with its directory
+			_, _ = unix.InotifyRmWatch(int(fd), uint32(before)) // the watch may have ended with its directory
 		}
 		if err == nil {
 			w.id = id
@@ -106,7 +106,8 @@ func (w *watch) move(dir string) bool {
 	return err == nil && w.id != 0
 }
 
-// wait returns when something has happened or when it is time to look again, and with the cause when ctx has ended.
+// wait returns nil when an event has occurred or when it is time to check again. It returns the cause when ctx has
+// ended.
 func (w *watch) wait(ctx context.Context) error {
 	if w.id == 0 {
 		timer := time.NewTimer(lookOften)
@@ -122,7 +123,7 @@ func (w *watch) wait(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { _ = w.file.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	if err == nil {
-		var events [4096]byte // what has happened does not matter
+		var events [4096]byte // the kind of event does not matter
 		_, err = w.file.Read(events[:])
 	}
 	if ctx.Err() != nil {
@@ -130,7 +131,7 @@ func (w *watch) wait(ctx context.Context) error {
 	}
 	if err != nil && !os.IsTimeout(err) {
 		w.close()
-		w.file, w.id = nil, 0 // it tells the time from now on
+		w.file, w.id = nil, 0 // only a timer from now on
 	}
 	return nil
 }

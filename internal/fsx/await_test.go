@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// awaited starts Await and waits until it does: until it has a watch.
+// awaited starts Await and returns once Await has a watch.
 func awaited(ctx context.Context, t *testing.T, path string) <-chan error {
 	t.Helper()
 	before := watches(t)
@@ -25,7 +25,7 @@ func awaited(ctx context.Context, t *testing.T, path string) <-chan error {
 	return done
 }
 
-// watches counts this process's inotify instances.
+// watches returns the number of inotify instances of this process.
 func watches(t *testing.T) int {
 	t.Helper()
 	fds, err := os.ReadDir("/proc/self/fd")
@@ -41,7 +41,7 @@ func watches(t *testing.T) int {
 	return n
 }
 
-// TestAwait: the file is seen however it comes, by the watch and not by looking again.
+// TestAwait checks that a file is detected by the watch and not by polling, in whatever way it is created.
 func TestAwait(t *testing.T) {
 	const path = "a/b/file"
 	mkdir := func(t *testing.T, dir string) {
@@ -58,7 +58,7 @@ func TestAwait(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		name string
-		// has is what there is before; come makes the file.
+		// has exists before; come creates the file.
 		has  string
 		come func(t *testing.T)
 	}{
@@ -136,7 +136,7 @@ func TestAwait(t *testing.T) {
 	})
 }
 
-// TestAwaitEnds: the cause is told, and nothing stays open.
+// TestAwaitEnds checks that Await returns the cause of the context and leaves nothing open.
 func TestAwaitEnds(t *testing.T) {
 	before := watches(t)
 	why := errors.New("why")
@@ -151,7 +151,7 @@ func TestAwaitEnds(t *testing.T) {
 	}
 }
 
-// TestAwaitWithoutWatch: where the kernel grants no watch, Await looks.
+// TestAwaitWithoutWatch checks that Await polls if it cannot have a watch.
 func TestAwaitWithoutWatch(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
 	var old unix.Rlimit

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Held tells whether somebody holds the lock on key in file, this process included. It takes no lock and waits for
-// none, so the answer may be old when it arrives. Of a file that is not there nobody holds anything.
+// Held reports whether any process, including this one, holds the lock on key in file. It neither takes a lock nor
+// waits, so the result may be outdated when it is returned. If the file does not exist, the lock is not held.
 func Held(file, key string) (bool, error) {
 	f, err := os.Open(file)
 	if errors.Is(err, os.ErrNotExist) {
@@ -26,9 +26,9 @@ func Held(file, key string) (bool, error) {
 	return held != unix.F_UNLCK, nil
 }
 
-// holder returns the type of a lock that is in the way of one on key through f: F_WRLCK, F_RDLCK, or F_UNLCK for none.
+// holder returns the type of a lock that conflicts with one on key through f: F_WRLCK, F_RDLCK, or F_UNLCK for none.
 func holder(f *os.File, key string) (int16, error) {
-	// The kernel answers in the structure.
+	// The kernel returns the result in this structure.
 	flock := unix.Flock_t{Type: unix.F_WRLCK, Whence: unix.SEEK_SET, Start: offset(key), Len: 1}
 	for {
 		err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &flock)

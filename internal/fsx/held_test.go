@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestHeld: a lock is seen without being taken, by key.
+// TestHeld checks that Held detects a lock by its key and does not take it.
 func TestHeld(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "locks")
@@ -49,7 +49,8 @@ func TestHeld(t *testing.T) {
 	}
 }
 
-// TestShared: the lock of a process that may only read the file is told from one of ours.
+// TestShared checks that the error for the lock of a process that can only read the file differs from that for a lock
+// of Multus.
 func TestShared(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "locks")

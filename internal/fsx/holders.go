@@ -10,9 +10,9 @@ import (
 	"strconv"
 )
 
-// Holders lists the processes that hold the lock on key in file: those that have a descriptor of the description
-// that owns it, as the kernel tells in their fdinfo. A process that has just taken it or given it up may be missing or
-// listed. Without a /proc of the node, or with other users' processes that cannot be looked into, some are missing.
+// Holders returns the processes that hold the lock on key in file: those whose fdinfo has a descriptor of the
+// description that owns the lock. A process that is just taking or releasing the lock may or may not be included.
+// Without a /proc of the node, or without permission to inspect other users' processes, some are missing.
 func Holders(file, key string) ([]int, error) {
 	dirs, err := filepath.Glob("/proc/[0-9]*/fd")
 	if err != nil {
@@ -28,7 +28,7 @@ func Holders(file, key string) ([]int, error) {
 	return out, nil
 }
 
-// holds tells whether a process has a descriptor that owns the lock. One that ends meanwhile has none.
+// holds reports whether a process has a descriptor that owns the lock. It returns false for a process that has ended.
 func holds(pid int, file, key string) bool {
 	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 	if err != nil {
@@ -44,7 +44,7 @@ func holds(pid int, file, key string) bool {
 	})
 }
 
-// owns reads the lines of an fdinfo of the form "lock:\t1: OFDLCK  ADVISORY  WRITE -1 fe:00:42 START END".
+// owns reports whether an fdinfo has a line of the form "lock:\t1: OFDLCK ADVISORY WRITE -1 fe:00:42 START END".
 func owns(info []byte, start int64) bool {
 	at := strconv.FormatInt(start, 10)
 	for lines := bufio.NewScanner(bytes.NewReader(info)); lines.Scan(); {

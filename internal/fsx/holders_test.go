@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// TestHolders shows that a process that has inherited a lock is found, and nobody else. It is not parallel: a process
-// that another test starts has all descriptors for a moment.
+// TestHolders checks that a process that has inherited a lock is found, and no other process. It is not parallel: a
+// process that another test starts has all descriptors for a moment.
 func TestHolders(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "locks")
 	lock, err := Acquire(t.Context(), file, "k")

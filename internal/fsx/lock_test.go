@@ -19,12 +19,12 @@ import (
 )
 
 const (
-	// roleVar makes a copy of this test binary play a plugin or a delegate; fileVar is the lock file.
+	// roleVar makes a copy of this test binary act as a plugin or a delegate. fileVar is the lock file.
 	roleVar = "FSX_TEST_ROLE"
 	fileVar = "FSX_TEST_FILE"
 	// noRaceSleep saves the second that a binary built with -race waits before it exits.
 	noRaceSleep = "GORACE=atexit_sleep_ms=0"
-	// limit ends what would otherwise hang.
+	// limit ends a test that would otherwise hang.
 	limit = 20 * time.Second
 )
 
@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 	case "plugin":
 		fail(plugin())
 	case "delegate":
-		_, err := io.Copy(io.Discard, os.Stdin) // at work until the test closes the pipe
+		_, err := io.Copy(io.Discard, os.Stdin) // runs until the test closes the pipe
 		fail(err)
 	default:
 		leak.Main(m)
@@ -48,7 +48,7 @@ func fail(err error) {
 	os.Exit(0)
 }
 
-// plugin takes the lock, gives it to a delegate and waits for that.
+// plugin takes the lock, passes it to a delegate and waits for the delegate.
 func plugin() error {
 	lock, err := TryAcquire(os.Getenv(fileVar), "container")
 	if err != nil {
@@ -65,19 +65,19 @@ func plugin() error {
 	return delegate.Wait()
 }
 
-// TestLockOutlivesKilledParent is the reason for the whole design: a plugin is killed, its delegate works on, and
-// nobody gets the lock until the delegate is done.
+// TestLockOutlivesKilledParent checks the reason for the whole design: after a plugin was killed, its delegate
+// continues, and no process gets the lock until the delegate has ended.
 func TestLockOutlivesKilledParent(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "lock")
 	cmd, finish := startPlugin(t, file)
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	cmd.Wait() // an error, for it was killed
+	cmd.Wait() // an error, because it was killed
 	wantLockedUntil(t, file, finish)
 }
 
-// TestCloseLeavesLockToChild is the same with a parent that lives and closes.
+// TestCloseLeavesLockToChild is the same with a parent that closes the lock and continues.
 func TestCloseLeavesLockToChild(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "lock")
 	lock, err := TryAcquire(file, "container")
@@ -105,7 +105,7 @@ func TestCloseLeavesLockToChild(t *testing.T) {
 // startPlugin returns once the plugin holds the lock and the delegate runs. finish ends the delegate.
 func startPlugin(t *testing.T, file string) (cmd *exec.Cmd, finish func()) {
 	t.Helper()
-	// Pipes of our own: those of exec.Cmd would be closed by Wait while the delegate still uses them.
+	// Not the pipes of exec.Cmd: Wait would close them while the delegate still uses them.
 	stdinR, stdinW, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -131,7 +131,7 @@ func startPlugin(t *testing.T, file string) (cmd *exec.Cmd, finish func()) {
 	return cmd, func() { stdinW.Close() }
 }
 
-// wantLockedUntil checks that nobody can have the lock before finish and that a waiter gets it after.
+// wantLockedUntil checks that the lock cannot be taken before finish, and that a waiting process gets it afterwards.
 func wantLockedUntil(t *testing.T, file string, finish func()) {
 	t.Helper()
 	if lock, err := TryAcquire(file, "container"); !errors.Is(err, ErrLocked) {
@@ -226,8 +226,8 @@ func TestAcquireContext(t *testing.T) {
 	lock.Close()
 }
 
-// TestContention has many take turns. The counters are atomic because the race detector cannot see a lock of the
-// kernel.
+// TestContention lets many goroutines take turns. The counters are atomic because the race detector does not see a lock
+// of the kernel.
 func TestContention(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "lock")
 	const workers, turns = 8, 25

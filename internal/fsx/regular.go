@@ -21,8 +21,8 @@ var (
 	ErrTooLarge = errors.New("file too large")
 )
 
-// PlainName returns an error that wraps ErrName if name could lead anywhere but to an entry of the directory to which
-// it is joined: an empty name, "." and "..", and every name with a slash or a NUL byte.
+// PlainName returns an error that wraps ErrName if name, joined to a directory, could be anything but an entry of that
+// directory: an empty name, "." and "..", and every name with a slash or a NUL byte.
 func PlainName(name string) error {
 	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00") {
 		return fmt.Errorf("%w: %q", ErrName, name)
@@ -30,10 +30,9 @@ func PlainName(name string) error {
 	return nil
 }
 
-// ReadRegular returns the content of the file name in dir, which has at most limit bytes. It neither follows a link at
-// that name nor waits for the other end of a pipe. A plain name and O_NOFOLLOW keep the kernel inside dir on every
-// kernel, as openat2 with RESOLVE_BENEATH does on those that have it. Errors wrap ErrName, ErrNotRegular and
-// ErrTooLarge.
+// ReadRegular returns the content of the file name in dir, which may have at most limit bytes. It does not follow a
+// link at that name and does not block on a pipe. A plain name and O_NOFOLLOW keep the lookup inside dir on every
+// kernel, as openat2 with RESOLVE_BENEATH does on newer ones. Errors wrap ErrName, ErrNotRegular and ErrTooLarge.
 func ReadRegular(dir, name string, limit int64) ([]byte, error) {
 	if err := PlainName(name); err != nil {
 		return nil, err
@@ -46,7 +45,7 @@ func ReadRegular(dir, name string, limit int64) ([]byte, error) {
 	return b, err
 }
 
-// ReadFile is ReadRegular for a path of the administrator's choice: it follows links.
+// ReadFile is ReadRegular for a path that the administrator chose: it follows links.
 func ReadFile(path string, limit int64) ([]byte, error) { return readRegular(path, 0, limit) }
 
 func readRegular(path string, flags int, limit int64) ([]byte, error) {
@@ -65,7 +64,7 @@ func readRegular(path string, flags int, limit int64) ([]byte, error) {
 		return nil, fmt.Errorf("read %q: %w: %d bytes, at most %d", path, ErrTooLarge, info.Size(), limit)
 	}
 	b := bytes.NewBuffer(make([]byte, 0, info.Size()+bytes.MinRead))
-	_, err = b.ReadFrom(io.LimitReader(f, limit+1)) // it may have grown
+	_, err = b.ReadFrom(io.LimitReader(f, limit+1)) // the file may have grown
 	if err == nil && int64(b.Len()) > limit {
 		return nil, fmt.Errorf("read %q: %w: more than %d bytes", path, ErrTooLarge, limit)
 	}

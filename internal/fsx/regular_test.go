@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reading is a file that is read, with a limit of its size, and what comes of it.
+// reading is a read of a file with a size limit, and its expected outcome.
 type reading struct {
 	name  string
 	limit int64
@@ -26,7 +26,8 @@ func (r reading) check(t *testing.T, got []byte, err error) {
 	}
 }
 
-// TestReadRegular: a regular file of the directory itself is read, of at most that size; no link is followed.
+// TestReadRegular checks that only a regular file in the directory itself is read, up to the size limit, and that no
+// link is followed.
 func TestReadRegular(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -64,7 +65,7 @@ func TestReadRegular(t *testing.T) {
 	}
 }
 
-// TestReadFile: a link is followed, to a regular file of at most that size alone.
+// TestReadFile checks that a link is followed, but only to a regular file up to the size limit.
 func TestReadFile(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -91,7 +92,7 @@ func TestReadFile(t *testing.T) {
 	}
 }
 
-// FuzzPlainName: a plain name, joined to a directory, is an entry of that directory.
+// FuzzPlainName checks that a plain name, joined to a directory, is an entry of that directory.
 func FuzzPlainName(f *testing.F) {
 	for _, s := range []string{"", ".", "..", "a", "../a", "a/b", "/", "a\x00", "…", " ", "a/.."} {
 		f.Add(s)

@@ -22,8 +22,8 @@ func BenchmarkParse(b *testing.B) {
 	}
 }
 
-// TestAllocations keeps what one pod costs from growing unseen; the numbers are those of today.
-func TestAllocations(t *testing.T) { //nolint:paralleltest // AllocsPerRun must be alone
+// TestAllocations limits the allocations for one pod, so that an increase is noticed. The numbers are the current ones.
+func TestAllocations(t *testing.T) { //nolint:paralleltest // AllocsPerRun must run alone
 	for value, most := range map[string]float64{shortForm: 3, longForm: 50} {
 		got := testing.AllocsPerRun(100, func() { _, _ = Parse(value) })
 		t.Logf("%.40s: %.0f allocations", value, got)

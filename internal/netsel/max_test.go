@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestParseMax: an annotation with more elements than are wanted is refused; one that is refused for another reason has
-// that reason, and one with as many as are wanted is read.
+// TestParseMax checks that an annotation with more elements than allowed is refused with ErrTooMany, that one with
+// another error is refused with that error, and that one with the maximum number of elements is parsed.
 func TestParseMax(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
@@ -42,8 +42,9 @@ func TestParseMax(t *testing.T) {
 	}
 }
 
-// TestParseMaxMemory: the elements are counted before anything is made of them. A pod's annotations have 256 KiB.
-func TestParseMaxMemory(t *testing.T) { //nolint:paralleltest // it measures what the process allocates
+// TestParseMaxMemory checks that the elements are counted before they are allocated. A pod's annotations have up to 256
+// KiB.
+func TestParseMaxMemory(t *testing.T) { //nolint:paralleltest // it measures the allocations of the process
 	const size = 256 << 10
 	for what, value := range map[string]string{
 		"comma form":                   strings.Repeat("n,", size/2),

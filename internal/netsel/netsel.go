@@ -1,6 +1,6 @@
-// Package netsel is the grammar of the network selection annotations: text in, elements out
-// (behaviour.md C10-C36, NPWG v1.3 §4.1). It is pure: it looks nothing up, knows no pod and no policy, and
-// it is the only parser of these annotations. Everything above may import it.
+// Package netsel parses the network selection annotations (behaviour.md C10-C36, NPWG v1.3 §4.1). It has no effects,
+// looks nothing up, and contains no policy. It is the only parser of these annotations. Every package above may import
+// it.
 package netsel
 
 import (
@@ -23,11 +23,11 @@ const (
 	DefaultNetwork = "v1.multus-cni.io/default-network"
 	Status         = "k8s.v1.cni.cncf.io/network-status"
 	ResourceName   = "k8s.v1.cni.cncf.io/resourceName"
-	// ConfigSource tells static pods: present and not "api" (behaviour.md C1, D18).
+	// ConfigSource marks static pods: the annotation is present and not "api" (behaviour.md C1, D18).
 	ConfigSource = "kubernetes.io/config.source"
 )
 
-// MaxInterfaceName is the longest name that the kernel takes (IFNAMSIZ without the terminating zero).
+// MaxInterfaceName is the maximum length of an interface name (IFNAMSIZ without the terminating zero).
 const MaxInterfaceName = 15
 
 // PortMapping is one entry of portMappings (behaviour.md C27).
@@ -38,7 +38,7 @@ type PortMapping struct {
 	HostIP        string `json:"hostIP,omitempty"`
 }
 
-// Bandwidth is a bandwidth request in bits; all four members are always written (behaviour.md A34, C28).
+// Bandwidth is a bandwidth request in bits. All four members are always written (behaviour.md A34, C28).
 type Bandwidth struct {
 	IngressRate  int `json:"ingressRate"`
 	IngressBurst int `json:"ingressBurst"`
@@ -46,8 +46,8 @@ type Bandwidth struct {
 	EgressBurst  int `json:"egressBurst"`
 }
 
-// Element is one network selection element. Namespace is empty where the annotation gave none: its default
-// depends on the annotation it stands in. Name may be empty (behaviour.md C15); looking it up fails then.
+// Element is one network selection element. Namespace is empty if the annotation omits it: its default depends on the
+// annotation. Name may be empty (behaviour.md C15); the lookup of the network then fails.
 type Element struct {
 	Name           string                     `json:"name"`
 	Namespace      string                     `json:"namespace,omitempty"`
@@ -59,33 +59,33 @@ type Element struct {
 	Bandwidth      *Bandwidth                 `json:"bandwidth,omitempty"`
 	DeviceID       string                     `json:"deviceID,omitempty"`
 	CNIArgs        map[string]json.RawMessage `json:"cni-args,omitempty"`
-	// DefaultRoute is nil when the key is absent; an empty list is a statement of its own (C31, D30).
+	// DefaultRoute is nil if the key is absent. An empty list has a meaning of its own (C31, D30).
 	DefaultRoute *[]netip.Addr `json:"default-route,omitempty"`
 	// IPAMClaim is ipam-claim-reference, for the delegates that read the pod's annotation (behaviour C32). The standard
-	// excludes it together with ips (NPWG v1.3 §4.1.2.1.11), but KubeVirt adds it to elements with addresses, and today's
-	// Multus does not read it: both are accepted, and lint warns.
+	// does not allow it together with ips (NPWG v1.3 §4.1.2.1.11). But KubeVirt adds it to elements with addresses, and
+	// Multus 4.x does not read it. So both together are accepted, and lint warns.
 	IPAMClaim string `json:"ipam-claim-reference,omitempty"`
 }
 
-// ElementError says which element of an annotation is wrong.
+// ElementError names the element of an annotation that is wrong.
 type ElementError struct {
-	// Index counts from 0; Text is the element as it was written, or its name.
+	// Index counts from 0. Text is the element as it was written, or its name.
 	Index int
 	Text  string
 	Err   error
 }
 
-// Error counts from 1, as people do.
+// Error returns a message that counts elements from 1.
 func (e *ElementError) Error() string {
 	return fmt.Sprintf("element %d (%q): %v", e.Index+1, e.Text, e.Err)
 }
 
-// Unwrap returns what is wrong with it.
+// Unwrap returns the cause.
 func (e *ElementError) Unwrap() error { return e.Err }
 
-// Parse reads the value of a selection annotation: the comma form, or a JSON array as soon as the value has
-// one of the characters [ { " (behaviour.md C10). An empty value is no element (C3); a blank one is an element
-// without a name, as an empty item is (C15).
+// Parse parses the value of a selection annotation. The value is in JSON if it contains one of the characters [ { ",
+// else in the comma-separated form (behaviour.md C10). An empty value has no element (C3). A blank one has one element
+// without a name, as an empty item does (C15).
 func Parse(value string) ([]Element, error) {
 	if value == "" {
 		return nil, nil
@@ -105,11 +105,11 @@ func Parse(value string) ([]Element, error) {
 	return out, nil
 }
 
-// ErrTooMany is returned by ParseMax for an annotation with more elements than are wanted.
+// ErrTooMany is returned by ParseMax for an annotation with more elements than the caller accepts.
 var ErrTooMany = errors.New("the annotation has too many elements")
 
-// ParseMax is Parse for a caller that wants at most so many elements. It returns ErrTooMany before anything is built of
-// them: an annotation of 256 KiB can have 130,000.
+// ParseMax is Parse with a maximum number of elements. It returns ErrTooMany before it allocates any element: an
+// annotation of 256 KiB can have 130,000 of them.
 func ParseMax(value string, most int) ([]Element, error) {
 	if tooMany(value, most) {
 		return nil, ErrTooMany
@@ -117,11 +117,11 @@ func ParseMax(value string, most int) ([]Element, error) {
 	return Parse(value)
 }
 
-// tooMany reports whether an annotation has more than most elements. It is false for JSON that Parse refuses.
+// tooMany reports whether an annotation has more than most elements. It returns false for JSON that Parse refuses.
 func tooMany(value string, most int) bool {
 	commas := strings.Count(value, ",")
 	switch {
-	case value == "" || most > 0 && commas < most: // in either form, a comma is between two elements
+	case value == "" || most > 0 && commas < most: // in both forms, elements are separated by commas
 		return false
 	case !strings.ContainsAny(value, `[{"`):
 		return commas >= most
@@ -131,7 +131,7 @@ func tooMany(value string, most int) bool {
 		return false
 	}
 	count := 0
-	_ = rawjson.Array(list, func([]byte) error { // what is no array has none
+	_ = rawjson.Array(list, func([]byte) error { // a value that is no array has no elements
 		if count++; count > most {
 			return ErrTooMany
 		}
@@ -140,7 +140,7 @@ func tooMany(value string, most int) bool {
 	return count > most
 }
 
-// parseShort reads [namespace/]name[@interface] (behaviour.md C11-C15).
+// parseShort parses [namespace/]name[@interface] (behaviour.md C11-C15).
 func parseShort(item string) (Element, error) {
 	var e Element
 	rest := strings.TrimSpace(item)
@@ -168,7 +168,7 @@ func parseShort(item string) (Element, error) {
 	return e, nil
 }
 
-// isLabel is ^[a-z0-9]([-a-z0-9]*[a-z0-9])?$ without a length limit (behaviour.md C13).
+// isLabel reports whether s matches ^[a-z0-9]([-a-z0-9]*[a-z0-9])?$. It does not limit the length (behaviour.md C13).
 func isLabel(s string) bool {
 	for i := range len(s) {
 		c := s[i]
@@ -180,7 +180,7 @@ func isLabel(s string) bool {
 	return s != ""
 }
 
-// wire is an element as JSON has it: aliases and unchecked texts.
+// wire is an element in JSON, with aliases and strings that are not validated.
 type wire struct {
 	Element
 	InterfaceRequest string    `json:"interfaceRequest"`
@@ -197,14 +197,14 @@ func parseJSON(value string) ([]Element, error) {
 		return nil, fmt.Errorf("want one JSON array of objects, and nothing after it")
 	}
 	texts := make([]json.RawMessage, 0, len(list))
-	// The value has been decoded before, so that there is no error.
+	// The value was decoded before, so there is no error.
 	_ = rawjson.Array([]byte(value), func(item []byte) error { texts = append(texts, item); return nil })
 	out := make([]Element, 0, len(list))
 	for i, w := range list {
 		if w == nil {
 			return nil, fmt.Errorf("element %d is null: want an object with a name", i+1)
 		}
-		// Keys match in any case (behaviour C20). Of two that are the same then, a reader cannot say which one counts.
+		// Keys match in any case (behaviour C20). Of two keys that differ only in case, it is not clear which one counts.
 		if err := rawjson.Ambiguous(texts[i]); err != nil {
 			return nil, &ElementError{Index: i, Text: w.Name, Err: err}
 		}
@@ -217,7 +217,7 @@ func parseJSON(value string) ([]Element, error) {
 	return out, nil
 }
 
-// typeError says in the words of JSON what a value should have been; encoding/json names types of Go.
+// typeError describes in the terms of JSON which type a value should have. encoding/json names Go types.
 type typeError struct{ *json.UnmarshalTypeError }
 
 func (e typeError) Error() string {
@@ -238,7 +238,7 @@ func (e typeError) Error() string {
 	return fmt.Sprintf("%s must be %s, not %s", at, want, jsonKind(e.Value))
 }
 
-// Unwrap returns the error of encoding/json, which has the place.
+// Unwrap returns the error of encoding/json, which has the offset.
 func (e typeError) Unwrap() error { return e.UnmarshalTypeError }
 
 func jsonKind(value string) string {

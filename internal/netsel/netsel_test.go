@@ -214,8 +214,8 @@ func TestParseErrors(t *testing.T) {
 	}
 }
 
-// FuzzParse shows that what is accepted keeps the promises of C10-C31: known forms only, checked values, and an
-// element that survives being recorded in a plan.
+// FuzzParse checks that an accepted annotation complies with C10-C31: known forms only, validated values, and an
+// element that can be recorded in a plan.
 func FuzzParse(f *testing.F) {
 	for _, seed := range []string{
 		"", ",", "a", "ns/a@eth0", " a , b@x ", "a/b/c", "a@b@c", "/a@", "[]", "[null]", "[[]]", `[{"name":"a"}]`, `"x"`, `{`,

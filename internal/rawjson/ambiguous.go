@@ -7,8 +7,8 @@ import (
 	"unicode"
 )
 
-// Ambiguous returns an error if an object of a document, at any depth, has two keys that differ in nothing but their
-// case: encoding/json takes one of them, and what judges the document may take the other. doc must be valid.
+// Ambiguous returns an error if an object of a document, at any depth, has two keys that differ only in case.
+// encoding/json uses one of them, and a check of the document may use the other. doc must be valid JSON.
 func Ambiguous(doc []byte) error {
 	doc = bytes.TrimSpace(doc)
 	if len(doc) == 0 || doc[0] != '{' && doc[0] != '[' {
@@ -32,14 +32,14 @@ func Ambiguous(doc []byte) error {
 	})
 }
 
-// keySet holds the keys of one object. The few that most objects have are compared one by one, which allocates nothing.
+// keySet is the set of keys of one object. The few keys that most objects have are compared one by one, without an
+// allocation.
 type keySet struct {
 	few  [][]byte
 	many map[string][]byte // by fold
 }
 
-// add adds a key. It returns the first one that was added for the same member, which is the key itself for a new
-// member.
+// add adds a key. It returns the first added key for the same member. For a new member this is key itself.
 func (s *keySet) add(key []byte) []byte {
 	for _, other := range s.few {
 		if bytes.EqualFold(other, key) {
@@ -61,7 +61,7 @@ func (s *keySet) add(key []byte) []byte {
 	return key
 }
 
-// unquoted returns the value of a JSON string, as a part of it where that is possible.
+// unquoted returns the value of a JSON string, without a copy if possible.
 func unquoted(text []byte) []byte {
 	if inside := text[1 : len(text)-1]; bytes.IndexByte(inside, '\\') < 0 {
 		return inside
@@ -70,7 +70,7 @@ func unquoted(text []byte) []byte {
 	return []byte(s)
 }
 
-// fold returns the same string for all keys that strings.EqualFold, and so encoding/json, takes for one.
+// fold returns the same string for all keys that strings.EqualFold, and therefore encoding/json, treats as equal.
 func fold(key string) string {
 	return strings.Map(func(r rune) rune {
 		least := r

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestAmbiguous: two keys of one object that differ in their case only are found wherever they are and however many
-// there are; equal keys, of which the last counts, and keys of different objects are none.
+// TestAmbiguous checks that two keys of one object that differ only in case are found at any depth and among any number
+// of keys. Equal keys, of which the last one counts, and keys of different objects are not ambiguous.
 func TestAmbiguous(t *testing.T) {
 	t.Parallel()
 	var many strings.Builder

@@ -1,7 +1,8 @@
-// Package rawjson takes JSON documents apart into their members, as they are written, and puts them together again,
-// without reflection. It is for the documents on the path of every pod: the plugin lives for some milliseconds, of
-// which encoding/json takes a fifth to look at our types for the first time. It knows no types; what is not in it
-// (numbers, errors that point at a place) is encoding/json's. Everything may import it; it imports nothing of ours.
+// Package rawjson splits JSON documents into their members as they are written, and assembles documents, without
+// reflection. It is for documents that are processed for every pod: the plugin process runs for some milliseconds, and
+// encoding/json takes a fifth of them to inspect Go types for the first time. The package is independent of Go types.
+// Numbers, and errors with a position, are left to encoding/json. Every package may import it, and it imports no other
+// package of this module.
 package rawjson
 
 import (
@@ -12,11 +13,11 @@ import (
 	"unicode/utf8"
 )
 
-// ErrKind is returned for a value that is not of the kind that was asked for.
+// ErrKind is returned for a value that is not of the expected kind.
 var ErrKind = errors.New("value of another kind")
 
-// Object calls fn for each member of an object, in order, until it returns an error. value is the member's text without
-// white space around it, a part of doc. doc must be valid JSON (json.Valid).
+// Object calls fn for each member of an object, in order, until fn returns an error. value is the member's value
+// without surrounding white space, as a part of doc. doc must be valid JSON (json.Valid).
 func Object(doc []byte, fn func(key string, value []byte) error) error {
 	s := scanner{doc: doc}
 	return s.each('{', '}', func() error {
@@ -31,14 +32,14 @@ func Object(doc []byte, fn func(key string, value []byte) error) error {
 	})
 }
 
-// Array calls fn for each element of an array, in order, until it returns an error, as Object does. doc must be valid,
-// too.
+// Array calls fn for each element of an array, in order, until fn returns an error. As in Object, doc must be valid
+// JSON.
 func Array(doc []byte, fn func(value []byte) error) error {
 	s := scanner{doc: doc}
 	return s.each('[', ']', func() error { return fn(s.value()) })
 }
 
-// Members adds the members of an object to a map, which it makes if there is none. doc must be valid.
+// Members adds the members of an object to a map, and allocates the map if it is nil. doc must be valid JSON.
 func Members(doc []byte, to *map[string]json.RawMessage) error {
 	if *to == nil {
 		*to = map[string]json.RawMessage{}
@@ -49,12 +50,12 @@ func Members(doc []byte, to *map[string]json.RawMessage) error {
 	})
 }
 
-// Bool is the value of true or false.
+// Bool returns the value of true or false. ok is false for any other value.
 func Bool(value []byte) (b, ok bool) {
 	return string(value) == "true", string(value) == "true" || string(value) == "false"
 }
 
-// Text is the value of a JSON string.
+// Text returns the value of a JSON string.
 func Text(value []byte) (string, bool) {
 	if len(value) < 2 || value[0] != '"' {
 		return "", false
@@ -68,13 +69,13 @@ func Text(value []byte) (string, bool) {
 	return s, err == nil
 }
 
-// scanner walks through valid JSON.
+// scanner scans valid JSON.
 type scanner struct {
 	doc []byte
 	at  int
 }
 
-// each calls item at the begin of each part of an object or an array.
+// each calls item at the beginning of each part of an object or an array.
 func (s *scanner) each(begin, end byte, item func() error) error {
 	if s.next() != begin {
 		return ErrKind
@@ -103,7 +104,7 @@ func (s *scanner) next() byte {
 	return 0
 }
 
-// value returns the value that begins here, and goes on behind it.
+// value returns the value that begins at the current position, and advances past it.
 func (s *scanner) value() []byte {
 	start, depth := s.at, 0
 	for ; s.at < len(s.doc); s.at++ {
@@ -114,7 +115,7 @@ func (s *scanner) value() []byte {
 			depth++
 		case '}', ']':
 			if depth--; depth < 0 {
-				return s.doc[start:s.at:s.at] // the end of what surrounds a number
+				return s.doc[start:s.at:s.at] // the end of the object or array that contains a number
 			}
 		case ',', ' ', '\t', '\n', '\r', ':':
 			if depth == 0 {
@@ -132,7 +133,7 @@ func (s *scanner) value() []byte {
 	return s.doc[start:s.at:s.at]
 }
 
-// text goes to the closing quote.
+// text advances to the closing quote.
 func (s *scanner) text() {
 	for s.at++; s.at < len(s.doc) && s.doc[s.at] != '"'; s.at++ {
 		if s.doc[s.at] == '\\' {
@@ -141,7 +142,7 @@ func (s *scanner) text() {
 	}
 }
 
-// AppendText appends a JSON string. What only HTML cares about is not escaped.
+// AppendText appends a JSON string, without the escapes for HTML.
 func AppendText(b []byte, s string) []byte {
 	for i := range len(s) {
 		if c := s[i]; c < 0x20 || c == '"' || c == '\\' || c >= utf8.RuneSelf {
@@ -153,7 +154,7 @@ func AppendText(b []byte, s string) []byte {
 	return append(b, '"')
 }
 
-// appendOther appends what encoding/json makes of a value, null of one that it cannot encode.
+// appendOther appends a value as encoding/json encodes it, or null if it cannot be encoded.
 func appendOther(b []byte, value any) []byte {
 	out, err := Marshal(value)
 	if err != nil {
@@ -162,7 +163,7 @@ func appendOther(b []byte, value any) []byte {
 	return append(b, out...)
 }
 
-// Marshal is json.Marshal without the escapes that are for HTML: each of < > & would take six bytes.
+// Marshal is json.Marshal without the escapes for HTML: each of < > & would take six bytes.
 func Marshal(value any) ([]byte, error) {
 	var out bytes.Buffer
 	enc := json.NewEncoder(&out)
@@ -174,7 +175,7 @@ func Marshal(value any) ([]byte, error) {
 // AppendItem is AppendText for AppendArray.
 func AppendItem(s *string, b []byte) []byte { return AppendText(b, *s) }
 
-// AppendRaw appends a JSON value, without the white space between its parts. It must be valid.
+// AppendRaw appends a JSON value without the white space between its parts. If the value is invalid, it appends null.
 func AppendRaw(b []byte, value []byte) []byte {
 	out := bytes.NewBuffer(b)
 	if err := json.Compact(out, value); err != nil {
@@ -183,7 +184,7 @@ func AppendRaw(b []byte, value []byte) []byte {
 	return out.Bytes()
 }
 
-// AppendArray appends a JSON array of what fn appends for each item.
+// AppendArray appends a JSON array. fn appends each item.
 func AppendArray[T any](b []byte, items []T, fn func(item *T, b []byte) []byte) []byte {
 	b = append(b, '[')
 	for i := range items {
@@ -195,13 +196,13 @@ func AppendArray[T any](b []byte, items []T, fn func(item *T, b []byte) []byte) 
 	return append(b, ']')
 }
 
-// A Writer makes one JSON object: its members one after another, then End.
+// Writer writes one JSON object: its members one after another, then End.
 type Writer struct {
 	b     []byte
 	first int
 }
 
-// Begin begins an object behind what b has already.
+// Begin begins an object after the present content of b.
 func Begin(b []byte) *Writer { return &Writer{b: append(b, '{'), first: len(b) + 1} }
 
 func (w *Writer) key(key string) {
@@ -211,39 +212,39 @@ func (w *Writer) key(key string) {
 	w.b = append(AppendText(w.b, key), ':')
 }
 
-// Text writes a member that is a text.
+// Text writes a string member.
 func (w *Writer) Text(key, value string) {
 	w.key(key)
 	w.b = AppendText(w.b, value)
 }
 
-// TextIf writes a member that is a text, unless it is empty.
+// TextIf writes a string member if it is not empty.
 func (w *Writer) TextIf(key, value string) {
 	if value != "" {
 		w.Text(key, value)
 	}
 }
 
-// Bool writes a member that is true or false.
+// Bool writes a boolean member.
 func (w *Writer) Bool(key string, value bool) {
 	w.key(key)
 	w.b = strconv.AppendBool(w.b, value)
 }
 
-// TrueIf writes a member that is true, unless it is not.
+// TrueIf writes the member if value is true.
 func (w *Writer) TrueIf(key string, value bool) {
 	if value {
 		w.Bool(key, true)
 	}
 }
 
-// Raw writes a member that is JSON already.
+// Raw writes a member that is already JSON.
 func (w *Writer) Raw(key string, value []byte) {
 	w.key(key)
 	w.b = AppendRaw(w.b, value)
 }
 
-// Other writes a member by encoding/json, if it is to be there: for what is seldom there.
+// Other writes a member with encoding/json if present is true. It is for rare members.
 func (w *Writer) Other(key string, value any, present bool) {
 	if !present {
 		return
@@ -252,11 +253,11 @@ func (w *Writer) Other(key string, value any, present bool) {
 	w.b = appendOther(w.b, value)
 }
 
-// Append writes a member whose value fn appends.
+// Append writes a member whose value is appended by fn.
 func (w *Writer) Append(key string, fn func(b []byte) []byte) {
 	w.key(key)
 	w.b = fn(w.b)
 }
 
-// End ends the object and returns all.
+// End ends the object and returns the content.
 func (w *Writer) End() []byte { return append(w.b, '}') }

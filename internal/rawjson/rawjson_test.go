@@ -15,7 +15,7 @@ var documents = []string{
 	`{"a":{"b":{"c":[{}]}}}`,
 }
 
-// FuzzSplit compares with encoding/json: the same members with the same texts, in order, the last of equal keys last.
+// FuzzSplit compares with encoding/json: the same members with the same values, in order, the last of equal keys last.
 func FuzzSplit(f *testing.F) {
 	for _, d := range documents {
 		f.Add([]byte(d))
@@ -56,7 +56,7 @@ func FuzzSplit(f *testing.F) {
 	})
 }
 
-// FuzzText compares with encoding/json, both ways.
+// FuzzText compares with encoding/json in both directions.
 func FuzzText(f *testing.F) {
 	for _, s := range []string{"", "plain", `"`, `\`, "\n\x00\x7f", "é", "\u2028", "<&>", "\xff", "😀"} {
 		f.Add(s)
