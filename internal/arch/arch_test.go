@@ -38,14 +38,15 @@ var ranks = [][]string{
 
 // beside are the permitted imports within a layer. The thin host is the plugin's host with sources. The binary of the
 // daemon serves several names. Uninstall deletes attachments as the plugin does. The cp of a manifest installs plugins.
-// The doctor uses the rules of the CNI configuration file and the API server. The command line takes the plugin's
-// locks.
+// What the configuration depends on of a node is read from the API server. The doctor uses the rules of the CNI
+// configuration file and the API server. The command line takes the plugin's locks.
 var beside = map[string][]string{
 	"multus/internal/host/thin":       {"multus/internal/host/plugin"},
 	"multus/internal/host/daemon":     {"multus/internal/host/install", "multus/internal/host/entrypoint"},
 	"multus/internal/host/entrypoint": {"multus/internal/host/install"},
 	"multus/internal/host/shell":      {"multus/internal/host/install"},
 	"multus/internal/cli":             {"multus/internal/host/plugin"},
+	"multus/internal/autoconf":        {"multus/internal/source/kube"},
 	"multus/internal/doctor":          {"multus/internal/autoconf", "multus/internal/source/kube"},
 	"multus/internal/host/install":    {"multus/internal/host/plugin"},
 }

@@ -149,10 +149,10 @@ type output struct {
 }
 
 // Generate returns the CNI configuration for a cluster network: one line of JSON that libcni accepts.
-func Generate(d *config.Daemon, p *Primary) ([]byte, error) { return generate(d, p, facts{}) }
+func Generate(d *config.Daemon, p *Primary) ([]byte, error) { return generate(d, p, Facts{}) }
 
 // generate is Generate with the facts of the node.
-func generate(d *config.Daemon, p *Primary, f facts) ([]byte, error) {
+func generate(d *config.Daemon, p *Primary, f Facts) ([]byte, error) {
 	if err := d.Usable(); err != nil {
 		return nil, err
 	}
@@ -176,7 +176,7 @@ func generate(d *config.Daemon, p *Primary, f facts) ([]byte, error) {
 		CheckNetworks: d.CheckNetworks,
 	}
 	if len(out.NodeAddresses) == 0 {
-		out.NodeAddresses = f.addresses
+		out.NodeAddresses = f.Addresses
 	}
 	if d.AutoCNIVersion() {
 		out.CNIVersion = autoVersion(p, f)
@@ -232,9 +232,9 @@ func capabilities(d *config.Daemon, p *Primary) (map[string]bool, error) {
 // autoVersion returns the version of the configuration if the daemon's configuration sets none. A cluster network
 // without a version inherits that of the configuration. It was written for an older version, so that no newer one is
 // chosen.
-func autoVersion(p *Primary, f facts) string {
-	if p.Config.Version() == "" || f.version == "" {
+func autoVersion(p *Primary, f Facts) string {
+	if p.Config.Version() == "" || f.Version == "" {
 		return p.Config.Version()
 	}
-	return f.version
+	return f.Version
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -11,6 +12,8 @@ import (
 	"time"
 
 	"multus/internal/config"
+	"multus/internal/engine/plan"
+	"multus/internal/source/kube"
 )
 
 const (
@@ -71,38 +74,39 @@ func VersionFor(containerRuntimeVersion string) string {
 	return newestVersion
 }
 
-// facts are what the generated configuration takes from the node.
-type facts struct {
-	// version is that of the configuration, "" for the cluster network's.
-	version   string
-	addresses []string
+// Facts is what the generated configuration takes from the Node object.
+type Facts struct {
+	// Version is the version of the configuration, or "" for the one of the cluster network.
+	Version string
+	// Addresses are the IP addresses of the node.
+	Addresses []string
 }
 
-// facts returns what a node says. Addresses that are none are left out: the plugin would refuse the whole
+// Facts returns the facts of a Node object. Invalid addresses are left out: the plugin would refuse the whole
 // configuration.
-func (n Node) facts() facts {
-	f := facts{version: VersionFor(n.Runtime)}
+func (n Node) Facts() Facts {
+	f := Facts{Version: VersionFor(n.Runtime)}
 	for _, a := range n.Addresses {
 		if _, err := netip.ParseAddr(a); err == nil {
-			f.addresses = append(f.addresses, a)
+			f.Addresses = append(f.Addresses, a)
 		}
 	}
 	return f
 }
 
-// before returns what the configuration that is in place took from the node. It is used until the API server has
+// Before returns what the configuration that is in place took from the node. It is used until the API server has
 // answered, so that a daemon that starts while the API server is away does not change the configuration back and forth.
-func before(conf []byte) facts {
+func Before(conf []byte) Facts {
 	var c struct {
 		CNIVersion    string   `json:"cniVersion"`
 		NodeAddresses []string `json:"nodeAddresses"`
 	}
 	if json.Unmarshal(Passed(conf), &c) != nil {
-		return facts{}
+		return Facts{}
 	}
-	f := facts{addresses: c.NodeAddresses}
+	f := Facts{Addresses: c.NodeAddresses}
 	if c.CNIVersion == newestVersion {
-		f.version = newestVersion
+		f.Version = newestVersion
 	}
 	return f
 }
@@ -113,42 +117,51 @@ func (s *Slot) asksNode() bool {
 		(s.conf.AutoCNIVersion() || len(s.conf.NodeAddresses) == 0)
 }
 
-// What askNode has logged: an outage is said once, however its errors differ.
+// NodeWatch reads the Node object of this node again and again: the container runtime may be replaced meanwhile.
+type NodeWatch struct {
+	// Read reads the object once. If the error wraps ErrNodeUnknown, a retry is useless for now.
+	Read func(context.Context) (Node, error)
+	// Warn reports why the object could not be read, once for each kind of failure.
+	Warn func(text string, err error)
+	// After is time.After, except in tests.
+	After func(time.Duration) <-chan time.Time
+}
+
+// The last failure that Run has reported. An outage is reported once, even if its errors differ.
 const (
-	saidNothing = iota
-	saidAway
-	saidUnknown
+	reportedNothing = iota
+	reportedOutage
+	reportedUnknown
 )
 
-// askNode reads the node until ctx ends, and delivers what it says.
-func (s *Slot) askNode(ctx context.Context) {
-	said := saidNothing
+// Run reads the object until ctx ends and delivers its facts. It delivers empty facts if the error wraps
+// ErrNodeUnknown, and nothing while the API server cannot be reached.
+func (w *NodeWatch) Run(ctx context.Context, learned chan<- Facts) {
+	reported := reportedNothing
 	for pause := firstNodePause; ; {
-		n, err := s.readNode(ctx)
+		n, err := w.read(ctx)
 		if ctx.Err() != nil {
 			return
 		}
 		wait := nodeInterval
 		switch {
 		case err == nil:
-			said, pause = saidNothing, firstNodePause
+			reported, pause = reportedNothing, firstNodePause
 		case errors.Is(err, ErrNodeUnknown):
-			if said != saidUnknown {
-				s.log.Warn("the CNI configuration has the cluster network's version (cniVersion auto), and no pod is kept from "+
-					"taking the device "+
-					"with the node's address (nodeAddresses), unless they are given", "err", err)
+			if reported != reportedUnknown {
+				w.Warn("the CNI configuration has the cluster network's version (cniVersion auto), and no pod is kept from "+
+					"taking the device with the node's address (nodeAddresses), unless they are given", err)
 			}
-			said = saidUnknown
+			reported = reportedUnknown
 		default:
-			if said != saidAway {
-				s.log.Warn("the Node object is not read yet: version and nodeAddresses of the CNI configuration stay as they are",
-					"err", err)
+			if reported != reportedOutage {
+				w.Warn("the Node object is not read yet: version and nodeAddresses of the CNI configuration stay as they are", err)
 			}
-			said, wait, pause = saidAway, pause, min(2*pause, lastNodePause)
+			reported, wait, pause = reportedOutage, pause, min(2*pause, lastNodePause)
 		}
-		if said != saidAway {
+		if reported != reportedOutage {
 			select {
-			case s.learned <- n.facts():
+			case learned <- n.Facts():
 			case <-ctx.Done():
 				return
 			}
@@ -156,13 +169,42 @@ func (s *Slot) askNode(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-s.after(wait):
+		case <-w.After(wait):
 		}
 	}
 }
 
-func (s *Slot) readNode(ctx context.Context) (Node, error) {
+func (w *NodeWatch) read(ctx context.Context) (Node, error) {
 	ctx, cancel := context.WithTimeout(ctx, nodeLimit)
 	defer cancel()
-	return s.Node(ctx)
+	return w.Read(ctx)
+}
+
+// watchNode reads the Node object until ctx ends.
+func (s *Slot) watchNode(ctx context.Context) {
+	w := &NodeWatch{Read: s.Node, After: s.after, Warn: func(text string, err error) {
+		s.log.Warn(text, "err", err) //nolint:sloglint // one of the two texts of Run
+	}}
+	w.Run(ctx, s.learned)
+}
+
+// NodeReader returns a function that reads the Node object by its name. The error wraps ErrNodeUnknown if a retry is
+// useless: the name is "", the role does not permit the request, or there is no such node.
+func NodeReader(get func(context.Context, string) (*kube.Node, error),
+	name string,
+) func(context.Context) (Node, error) {
+	return func(ctx context.Context) (Node, error) {
+		if name == "" {
+			return Node{}, fmt.Errorf("%w: the name of this node is not known; set MULTUS_NODE_NAME in the environment",
+				ErrNodeUnknown)
+		}
+		n, err := get(ctx, name)
+		if denied := (*kube.ForbiddenError)(nil); errors.As(err, &denied) || errors.Is(err, plan.ErrNotFound) {
+			err = fmt.Errorf("%w: get node %q: %w", ErrNodeUnknown, name, err)
+		}
+		if err != nil {
+			return Node{}, err
+		}
+		return Node{Runtime: n.ContainerRuntimeVersion, Addresses: n.Addresses}, nil
+	}
 }

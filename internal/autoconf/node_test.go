@@ -100,7 +100,7 @@ func TestGenerateAuto(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			b, err := generate(d, p, tc.node.facts())
+			b, err := generate(d, p, tc.node.Facts())
 			if got := strings.ReplaceAll(string(b), p.File, "$FILE"); err != nil || got != tc.want+"\n" {
 				t.Errorf("%v\n%s, want\n%s", err, got, tc.want)
 			}
@@ -202,7 +202,7 @@ func TestSlotNeedsNoNode(t *testing.T) {
 			t.Errorf("%s: %v", conf, !want)
 		}
 	}
-	if got := before([]byte(`{"name":"m","cniVersion":"0.3.1","plugins":[{"type":"multus-shim","cniVersion":"1.1.0","nodeAddresses":["192.0.2.1"]},{"type":"istio-cni"}]}`)); got.version != "" || !slices.Equal(got.addresses, []string{"192.0.2.1"}) {
+	if got := Before([]byte(`{"name":"m","cniVersion":"0.3.1","plugins":[{"type":"multus-shim","cniVersion":"1.1.0","nodeAddresses":["192.0.2.1"]},{"type":"istio-cni"}]}`)); got.Version != "" || !slices.Equal(got.Addresses, []string{"192.0.2.1"}) {
 		t.Errorf("of a list: %+v", got)
 	}
 }

@@ -52,8 +52,8 @@ type Slot struct {
 
 	path string
 	// facts are those of the Node object, nil until it was read. learned delivers them.
-	facts   *facts
-	learned chan facts
+	facts   *Facts
+	learned chan Facts
 	// good is the last valid configuration, or nil.
 	good     []byte
 	conflict conflict
@@ -86,7 +86,7 @@ func NewSlot(conf *config.Daemon, log *slog.Logger) *Slot {
 		conf: conf, log: log, Lost: func(error) {},
 		path:  filepath.Join(conf.CNIConfigDir, FileName),
 		owned: errors.New("the CNI configuration is not written yet"),
-		now:   time.Now, after: time.After, learned: make(chan facts),
+		now:   time.Now, after: time.After, learned: make(chan Facts),
 	}
 	if conf.MultusConfigFile != config.Auto {
 		s.path = filepath.Join(conf.CNIConfigDir, filepath.Base(conf.MultusConfigFile))
@@ -158,7 +158,7 @@ func (s *Slot) Run(ctx context.Context) error {
 	if s.asksNode() {
 		asking, stop := context.WithCancel(ctx)
 		var done sync.WaitGroup
-		done.Go(func() { s.askNode(asking) })
+		done.Go(func() { s.watchNode(asking) })
 		defer done.Wait()
 		defer stop()
 	}
@@ -392,12 +392,12 @@ func (s *Slot) generate() ([]byte, error) {
 
 // nodeFacts returns the facts of the Node object. Until it was read, they are those of the configuration that an
 // earlier daemon wrote.
-func (s *Slot) nodeFacts() facts {
+func (s *Slot) nodeFacts() Facts {
 	switch {
 	case s.facts != nil:
 		return *s.facts
 	case !s.asksNode():
-		return facts{}
+		return Facts{}
 	}
 	there := s.good
 	if there == nil {
@@ -406,7 +406,7 @@ func (s *Slot) nodeFacts() facts {
 	if there == nil && s.Memory != "" {
 		there = found(s.Memory)
 	}
-	return before(there)
+	return Before(there)
 }
 
 // chosen logs the files that should be the cluster network but cannot be used, and a chosen file that is gone. The

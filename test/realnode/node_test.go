@@ -106,7 +106,7 @@ func TestNode(t *testing.T) {
 		{"reboot, CNI configuration in memory", func(t *testing.T) { n.reboot(t, n.confLost, n.primaryComesLate) }},
 		{"reboot, exclusive slot", func(t *testing.T) { n.exclusiveSlot(t); n.reboot(t, n.primaryFirst, n.nothingNew) }},
 		{"uninstall", n.uninstall},
-		{"thin", func(t *testing.T) { n.install(t, nodeThin); n.twoNetworks(t) }},
+		{"thin", n.thin},
 	} {
 		if !t.Run(scenario.name, scenario.run) {
 			return // the rest would only tell of the same
@@ -118,6 +118,17 @@ func TestNode(t *testing.T) {
 func (n *node) before(t *testing.T) {
 	n.runningPlain(t, "plain")
 	n.untilHeld(t, 0)
+}
+
+// thin: the deployment without a daemon. Its configuration has the version of the container runtime, too.
+func (n *node) thin(t *testing.T) {
+	n.install(t, nodeThin)
+	n.twoNetworks(t)
+	b, err := os.ReadFile(n.Path(n.paths.Conf + "/00-multus.conflist"))
+	if err != nil || !strings.Contains(string(b), `"cniVersion":"1.1.0","name":"multus-cni-network"`) ||
+		!strings.Contains(string(b), `"nodeAddresses":[`) {
+		t.Errorf("the configuration has neither CNI 1.1 nor the addresses of the node: %v, %s", err, b)
+	}
 }
 
 // deployment: it comes, its pods reach each other over every network, it goes, and nothing of it stays.

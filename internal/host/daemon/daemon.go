@@ -66,7 +66,9 @@ func Run(ctx context.Context, o Options) error {
 	}
 	q := newQueue(s.cluster, filepath.Join(conf.SocketDir, api.ReportDir), log)
 	slot := newSlot(conf, log)
-	askNode(slot, s.node, o.NodeName)
+	if slot != nil && s.node != nil { // without a cluster there is no node to read
+		slot.Node = autoconf.NodeReader(s.node, o.NodeName)
+	}
 	m := newMetrics(q.waiting, func() float64 { return entries(cmp.Or(conf.CNIDir, config.DefaultCNIDir)) },
 		func() float64 { return owned(slot) })
 	m.off = conf.MetricsPort == nil

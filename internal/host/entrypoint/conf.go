@@ -1,6 +1,7 @@
 package entrypoint
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -146,8 +147,8 @@ func (o *Options) generate(p *autoconf.Primary) ([]byte, string, error) {
 		LogLevel: o.LogLevel, LogFile: o.LogFile, BinDir: o.AdditionalBinDir, ConfDir: onHost(o.MultusConfDir),
 		ReadinessFile: o.ReadinessFile, Kubeconfig: o.KubeconfigFileHost, Delegates: []json.RawMessage{embedded},
 	}
-	if address := o.Getenv("MULTUS_NODE_ADDRESS"); address != "" {
-		out.NodeAddresses = []string{address}
+	if out.NodeAddresses = o.nodeFacts().Addresses; o.Getenv(nodeAddress) != "" {
+		out.NodeAddresses = []string{o.Getenv(nodeAddress)}
 	}
 	if !o.LogToStderr {
 		no := false
@@ -181,12 +182,11 @@ func (o *Options) generate(p *autoconf.Primary) ([]byte, string, error) {
 // plugin passes each network its own version, so that the two need not be the same unless that is asked for.
 func (o *Options) version(p *autoconf.Primary) (string, json.RawMessage, error) {
 	v, embedded := p.Config.Version(), json.RawMessage(p.Config.Bytes())
-	own := o.CNIVersion == "" || o.CNIVersion == config.Auto
 	switch {
-	case own && v == "":
+	case o.autoVersion() && v == "":
 		return "", nil, fmt.Errorf("cannot get cniVersion in master CNI config file %s", p.File)
-	case own:
-		return v, embedded, nil
+	case o.autoVersion():
+		return cmp.Or(o.nodeFacts().Version, v), embedded, nil
 	case !o.ForceCNIVersion || o.CNIVersion == v:
 		return o.CNIVersion, embedded, nil
 	}

@@ -51,6 +51,8 @@ type Options struct {
 	Getenv            func(string) string
 	Stdout            io.Writer
 
+	// facts are those of the Node object, nil until it was read.
+	facts *autoconf.Facts
 	// chained reports whether a list of another program was found and said.
 	chained bool
 }
@@ -92,7 +94,9 @@ func (o *Options) addFlags(cmd *cobra.Command) {
 	f.StringVar(&o.BinDir, "cni-bin-dir", "/host/opt/cni/bin", "CNI plugin `directory` of the host")
 	f.StringVar(&o.ConfDir, "cni-conf-dir", "/host/etc/cni/net.d", "CNI configuration `directory` of the host")
 	f.StringVar(&o.CNIVersion, "cni-version", "",
-		"CNI `version` of the configuration; default: that of the cluster network")
+		"CNI `version` of the configuration; default, and auto: "+
+			"1.1.0 if the node's container runtime supports it and the role permits reading nodes, else that of the cluster "+
+			"network")
 	f.StringVar(&o.ConfFile, "multus-conf-file", "auto", "configuration `file` to copy, or auto to generate one")
 	f.StringVar(&o.BinFile, "multus-bin-file", "/usr/src/multus-cni/bin/multus", "plugin `file` to install")
 	f.StringVar(&o.MultusConfDir, "multus-cni-conf-dir", "/host/etc/cni/multus/net.d",

@@ -29,10 +29,8 @@ func Run(ctx context.Context, o *Options) error {
 		return err
 	}
 	o.say("kubeconfig file is created.")
-	if o.Getenv("MULTUS_NODE_ADDRESS") == "" {
-		o.say("MULTUS_NODE_ADDRESS is not set: " +
-			"no pod is kept from taking the device with the node's address (nodeAddresses).")
-	}
+	learned, stop := o.watchNode(ctx)
+	defer stop()
 	w, err := o.watch()
 	if err != nil {
 		return err
@@ -52,7 +50,7 @@ func Run(ctx context.Context, o *Options) error {
 	if err := o.rename(); err != nil {
 		return err
 	}
-	err = o.follow(ctx, w)
+	err = o.follow(ctx, w, learned)
 	if o.CleanupOnExit {
 		err = errors.Join(err, o.cleanUp())
 	}
@@ -104,12 +102,14 @@ func (o *Options) follows() bool {
 }
 
 // follow rewrites what changed. An error is told and the last good files stay: the next change may mend it.
-func (o *Options) follow(ctx context.Context, w *fsnotify.Watcher) error {
+func (o *Options) follow(ctx context.Context, w *fsnotify.Watcher, learned <-chan autoconf.Facts) error {
 	o.say("Entering watch loop...")
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case f := <-learned:
+			o.facts = &f
 		case err := <-w.Errors:
 			// Events were lost: look at everything.
 			o.say("watch: %v", err)

@@ -117,9 +117,9 @@ func (s *Shell) readConf(path string) ([]byte, error) {
 //	rm -rf …/etc/cni/net.d/00-multus.conf …/var/lib/cni/*
 //
 // It removes nothing, because the container also stops at every update of the image. Without the configuration, pods
-// would start without the networks that they request. With the configuration but without the plugin, no pod would start.
-// Without the records and reservations in /var/lib/cni, two pods could get the same address. To remove Multus, use
-// multus-daemon uninstall. The hook succeeds, because a failing hook would only add an event to the pod.
+// would start without the networks that they request. With the configuration but without the plugin, no pod would
+// start. Without the records and reservations in /var/lib/cni, two pods could get the same address. To remove Multus,
+// use multus-daemon uninstall. The hook succeeds, because a failing hook would only add an event to the pod.
 func (s *Shell) remove(flags, paths []string) func(context.Context) error {
 	if len(flags) != 1 || !isRemoval(flags[0], paths) {
 		return nil

@@ -1,0 +1,96 @@
+package entrypoint
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"sync"
+	"time"
+
+	"multus/internal/autoconf"
+	"multus/internal/config"
+	"multus/internal/obs"
+	"multus/internal/source/kube"
+)
+
+// Environment variables of the manifests.
+const (
+	nodeAddress = "MULTUS_NODE_ADDRESS"
+	nodeName    = "MULTUS_NODE_NAME"
+)
+
+// firstAnswer is how long the first configuration waits for the Node object.
+const firstAnswer = 2 * time.Second
+
+// autoVersion reports whether the version of the configuration depends on the node.
+func (o *Options) autoVersion() bool { return o.CNIVersion == "" || o.CNIVersion == config.Auto }
+
+// readsNode reports whether the configuration depends on the Node object, and whether it is known which one that is.
+func (o *Options) readsNode() bool {
+	return o.ConfFile == auto && o.Getenv(nodeName) != "" && (o.autoVersion() || o.Getenv(nodeAddress) == "")
+}
+
+// watchNode starts to read the Node object, and waits a moment for the first answer. The channel delivers later
+// answers; it is nil if the object is not read. The function ends the reading.
+func (o *Options) watchNode(ctx context.Context) (learned <-chan autoconf.Facts, stop func()) {
+	stop = func() {}
+	if o.readsNode() {
+		learned, stop = o.startNodeWatch(ctx)
+		select {
+		case f := <-learned:
+			o.facts = &f
+		case <-time.After(firstAnswer):
+		case <-ctx.Done():
+		}
+	}
+	if o.ConfFile == auto && o.Getenv(nodeAddress) == "" && len(o.nodeFacts().Addresses) == 0 {
+		o.say("%s is not set: no pod is kept from taking the device with the node's address (nodeAddresses).", nodeAddress)
+	}
+	return learned, stop
+}
+
+func (o *Options) startNodeWatch(ctx context.Context) (<-chan autoconf.Facts, func()) {
+	var client *kube.Client
+	c, err := kube.Load(kube.Options{
+		ServiceHost: o.Getenv("KUBERNETES_SERVICE_HOST"), ServicePort: o.Getenv("KUBERNETES_SERVICE_PORT"),
+		ServiceAccountDir: o.ServiceAccountDir, Version: obs.Release(),
+	})
+	if err == nil {
+		client, err = kube.New(c)
+	}
+	learned := make(chan autoconf.Facts, 1)
+	if err != nil { // such as no CA, which --skip-tls-verify does not need
+		o.say("the Node object is not read: %v", err)
+		learned <- autoconf.Facts{}
+		return learned, func() {}
+	}
+	w := autoconf.NodeWatch{
+		Read: autoconf.NodeReader(client.Node, o.Getenv(nodeName)), After: time.After,
+		Warn: func(text string, err error) { o.say("%s: %v", text, err) },
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var done sync.WaitGroup
+	done.Go(func() { w.Run(ctx, learned) })
+	return learned, func() { cancel(); done.Wait() }
+}
+
+// nodeFacts returns the facts of the Node object. Until it was read, they are those of the configuration that is in
+// place.
+func (o *Options) nodeFacts() autoconf.Facts {
+	switch {
+	case o.facts != nil:
+		return *o.facts
+	case !o.readsNode():
+		return autoconf.Facts{}
+	}
+	conf, conflist := o.outputs()
+	b, err := os.ReadFile(conflist)
+	if errors.Is(err, fs.ErrNotExist) {
+		b, err = os.ReadFile(conf)
+	}
+	if err != nil {
+		return autoconf.Facts{}
+	}
+	return autoconf.Before(b)
+}
