@@ -161,19 +161,16 @@ func generate(d *config.Daemon, p *Primary, f Facts) ([]byte, error) {
 		return nil, err
 	}
 	out := output{
-		BinDir: d.HostPath(d.BinDir), Capabilities: caps, CNIVersion: d.CNIVersion,
-		LogFile: d.HostPath(d.LogFile), LogLevel: d.LogLevel, LogToStderr: d.LogToStderr != nil &&
-			*d.LogToStderr, LogOptions: d.LogOptions,
-		Name: NetworkName, ClusterNetwork: d.HostPath(clusterNetwork(d, p)), NamespaceIsolation: d.NamespaceIsolation,
-		GlobalNamespaces: d.GlobalNamespaces,
-		Type:             d.Type, CNIDir: d.HostPath(d.CNIDir), AuxiliaryChain: d.AuxiliaryChain,
-		DaemonSocketDir: d.DaemonSocketDir,
-		ConfDir:         d.HostPath(d.ConfDir), DefaultNetworks: d.DefaultNetworks, SystemNamespaces: d.SystemNamespaces,
-		MultusNamespace:        d.MultusNamespace,
+		BinDir: d.HostPath(d.BinDir), Capabilities: caps, CNIVersion: d.CNIVersion, Name: NetworkName, Type: d.Type,
+		LogFile: d.HostPath(d.LogFile), LogLevel: d.LogLevel, LogOptions: d.LogOptions,
+		LogToStderr:    d.LogToStderr != nil && *d.LogToStderr,
+		ClusterNetwork: d.HostPath(clusterNetwork(d, p)), NamespaceIsolation: d.NamespaceIsolation,
+		GlobalNamespaces: d.GlobalNamespaces, CNIDir: d.HostPath(d.CNIDir), AuxiliaryChain: d.AuxiliaryChain,
+		DaemonSocketDir: d.DaemonSocketDir, ConfDir: d.HostPath(d.ConfDir), DefaultNetworks: d.DefaultNetworks,
+		SystemNamespaces: d.SystemNamespaces, MultusNamespace: d.MultusNamespace,
 		ReadinessIndicatorFile: d.HostPath(d.ReadinessIndicatorFile),
-		FailureEvents: d.FailureEvents == nil ||
-			*d.FailureEvents, PlainPods: config.PlainLocal, NodeAddresses: d.NodeAddresses,
-		CheckNetworks: d.CheckNetworks,
+		FailureEvents:          d.FailureEvents == nil || *d.FailureEvents,
+		PlainPods:              config.PlainLocal, NodeAddresses: d.NodeAddresses, CheckNetworks: d.CheckNetworks,
 	}
 	if len(out.NodeAddresses) == 0 {
 		out.NodeAddresses = f.Addresses

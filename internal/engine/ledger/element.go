@@ -143,8 +143,8 @@ func (e *element) decode(index int, containerID, ifName string) (*plan.Attachmen
 		return nil, fmt.Errorf("attachment %d (%q): %w", index, e.Name, err)
 	}
 	a := &plan.Attachment{
-		Name: e.Name, Primary: index == 0 &&
-			(e.IfName == "" || e.IfName == ifName), IfName: e.IfName, Config: l, Args: e.Args,
+		Name: e.Name, IfName: e.IfName, Config: l, Args: e.Args,
+		Primary:  index == 0 && (e.IfName == "" || e.IfName == ifName),
 		Resource: e.ResourceName, Device: e.DeviceID, RuntimeConfig: e.RuntimeConfig,
 		Routes: plan.Routes{DropIPv4: e.DropIPv4, DropIPv6: e.DropIPv6}, HostDevice: e.HostDevice,
 		Stage:   min(max(e.Stage, 0), index),

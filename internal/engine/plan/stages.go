@@ -88,8 +88,10 @@ type trait struct {
 const unknownFunction = "?"
 
 func (p *planning) traitOf(a *Attachment) (trait, error) {
-	t := trait{ifName: a.IfName, network: a.Config.Name(), routes: !a.Routes.None() ||
-		slices.ContainsFunc(a.Config.Types(), ownTables)}
+	t := trait{
+		ifName: a.IfName, network: a.Config.Name(),
+		routes: !a.Routes.None() || slices.ContainsFunc(a.Config.Types(), ownTables),
+	}
 	devices := map[string]bool{a.Device: true}
 	for n := range a.Config.Types() {
 		var conf map[string]any

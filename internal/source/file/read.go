@@ -109,8 +109,10 @@ func (s *Source) refresh(path string) *decoded {
 	if known := s.files[path]; known != nil && known.settled && known.stamp == now {
 		return known
 	}
-	f := &decoded{path: path, stamp: now, settled: time.Since(now.mtime) > settleTime &&
-		time.Since(now.ctime) > settleTime}
+	f := &decoded{
+		path: path, stamp: now,
+		settled: time.Since(now.mtime) > settleTime && time.Since(now.ctime) > settleTime,
+	}
 	data, err := fsx.ReadFile(path, maxFileSize)
 	if errors.Is(err, fsx.ErrTooLarge) {
 		err = fmt.Errorf("%w; split it", err)
