@@ -208,7 +208,8 @@ func TestErrors(t *testing.T) {
 func TestDirectoryErrors(t *testing.T) {
 	t.Parallel()
 	if _, err := New(Options{Dir: "/nonexistent"}).Network(t.Context(), ref("n", "x")); err == nil ||
-		errors.Is(err, plan.ErrNotFound) || !strings.Contains(err.Error(), "/nonexistent") || !strings.Contains(err.Error(), "create it") {
+		errors.Is(err, plan.ErrNotFound) || !strings.Contains(err.Error(), "/nonexistent") ||
+		!strings.Contains(err.Error(), "create it") {
 		t.Errorf("no directory: %v", err)
 	}
 	s, o := source(t, "good.yaml", storage)
