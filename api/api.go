@@ -25,7 +25,7 @@ const (
 )
 
 // StatusTTL is how long an answer of the cluster network to STATUS is good for: runtimes ask every few seconds
-// (P23), and an answer must not be older than they would notice.
+// (multus-cni#1519), and an answer must not be older than they would notice.
 const StatusTTL = 3 * time.Second
 
 // Status is what the cluster network of a configuration answered to STATUS.

@@ -114,7 +114,7 @@ func TestCall(t *testing.T) {
 	}
 }
 
-// TestAnswers shows what becomes of each answer: a CNI error is returned as it is (E33 [quirk]), what was lost on the
+// TestAnswers shows what becomes of each answer: a CNI error is returned as it is (E33), what was lost on the
 // way can be told from what was refused (E23, M17), and nothing is guessed.
 func TestAnswers(t *testing.T) {
 	t.Parallel()
@@ -204,7 +204,7 @@ func TestNobody(t *testing.T) {
 }
 
 // TestContext: a daemon that does not answer is given up when the request ends, for the reason for which it ends
-// (E37 [quirk], O36 [quirk]).
+// (E37, O36).
 func TestContext(t *testing.T) {
 	t.Parallel()
 	c := serve(t, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) })

@@ -51,7 +51,7 @@ func run(ctx context.Context, args []string, stderr io.Writer, uid int) int {
 }
 
 // program is what this was called as: the image has links to this binary under the names of today's other programs
-// (behaviour.md G60).
+// (behaviour G60).
 func program(args []string) *cobra.Command {
 	var cmd *cobra.Command
 	flags := args[1:]

@@ -1,5 +1,5 @@
 // passthru is a CNI plugin that does nothing and returns the result that it is given: the first plugin of an
-// auxiliary chain (behaviour.md G35; G36 [quirk]: today's drops prevResult).
+// auxiliary chain (behaviour G35; G36: today's drops prevResult).
 package main
 
 import (

@@ -1,5 +1,5 @@
 // Package autoconf maintains the node's CNI configuration file. It chooses the cluster network among the files of a
-// directory and writes 00-multus.conf, which makes the runtime call Multus (behaviour.md F.2). It runs no plugin and
+// directory and writes 00-multus.conf, which makes the runtime call Multus (behaviour F.2). It runs no plugin and
 // never removes the file. Only the daemon's host imports it.
 package autoconf
 
@@ -20,19 +20,19 @@ import (
 )
 
 // FileName is the name of the CNI configuration file. It sorts first, so that the runtime loads it. NetworkName is the
-// name of its network, on which other software relies (behaviour.md F24, A71).
+// name of its network, on which other software relies (behaviour F24, A71).
 const (
 	FileName    = "00-multus.conf"
 	NetworkName = "multus-cni-network"
 )
 
 // HoldName is a copy of the CNI configuration file that makes the runtime call Multus during an upgrade. Today's daemon
-// removes FileName when it ends (behaviour.md F8), so the upgrade makes this copy first. The name sorts after FileName
+// removes FileName when it ends (behaviour F8), so the upgrade makes this copy first. The name sorts after FileName
 // and before the file of every cluster network. Today's Multus ignores it because of its prefix, and Slot removes it.
 const HoldName = "00-multus.hold.conf"
 
 // ErrNoPrimary is returned when the directory has no configuration that can be the cluster network
-// (behaviour.md F21, M25).
+// (behaviour F21, M25).
 var ErrNoPrimary = errors.New("could not find a plugin configuration")
 
 // These errors mark files that are never cluster networks: a configuration of Multus, and the default bridge of podman
@@ -52,8 +52,8 @@ type Primary struct {
 }
 
 // Choose returns the named file or, without a name, the first usable file in name order. A usable file is a valid
-// configuration and not one of Multus, which is recognised by its content and not by its name (behaviour.md F20; P09).
-// The default bridge of podman or CRI-O is used only if it is named (P15).
+// configuration and not one of Multus, which is recognised by its content and not by its name (behaviour F20;
+// multus-cni#1130). The default bridge of podman or CRI-O is used only if it is named (rancher/rke2#10360).
 func Choose(dir, name string) (*Primary, error) {
 	if name != "" {
 		return load(filepath.Join(dir, name))
@@ -118,7 +118,7 @@ func Passed(conf []byte) []byte {
 	return conf
 }
 
-// output is the generated configuration. The keys of today's Multus come first, in its order (behaviour.md F25), and
+// output is the generated configuration. The keys of today's Multus come first, in its order (behaviour F25), and
 // ours follow. With plainPods the plugin plans plain pods without the daemon, so the configuration must have every key
 // that affects a plain pod (docs/architecture.md).
 type output struct {

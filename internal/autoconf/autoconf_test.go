@@ -43,7 +43,8 @@ const (
 	ours    = `{"name":"multus-cni-network","cniVersion":"1.0.0","type":"multus-shim","clusterNetwork":"/etc/cni/net.d/10-x.conf"}`
 )
 
-// TestChoose checks that the first file by name that can be the cluster network is chosen, by its content (F20, P09).
+// TestChoose checks that the first file by name that can be the cluster network is chosen, by its content (F20,
+// multus-cni#1130).
 func TestChoose(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
@@ -67,7 +68,7 @@ func TestChoose(t *testing.T) {
 			"10.conf",
 		},
 		{
-			"P09 our own file under any name",
+			"our own file under any name (multus-cni#1130)",
 			[]string{
 				"00-multus.conf", ours, "05-x.conf", ours, "06-y.conflist",
 				`{"name":"x","cniVersion":"1.0.0","plugins":[{"type":"tuning"},{"type":"multus"}]}`, "10-a.conf", calico,
@@ -76,7 +77,7 @@ func TestChoose(t *testing.T) {
 			"10-a.conf",
 		},
 		{
-			"P09 nested",
+			"nested (multus-cni#1130)",
 			[]string{
 				"05.conf",
 				`{"name":"x","type":"y","delegates":[{"name":"z","plugins":[{"type":"multus-shim"}]}]}`, "10.conf", calico,
@@ -85,12 +86,12 @@ func TestChoose(t *testing.T) {
 			"10.conf",
 		},
 		{
-			"F35 P09 named, and our own",
+			"F35 named, and our own",
 			[]string{"70-multus.conf", ours},
 			"70-multus.conf",
 			"!it is a configuration of multus itself",
 		},
-		{"P16 half written", []string{
+		{"half written", []string{
 			"05.conf", `{"name":"x","ty`, "06.conflist", "", "07.conf", "\x00\x00", "10.conf",
 			calico,
 		}, "", "10.conf"},
@@ -103,7 +104,7 @@ func TestChoose(t *testing.T) {
 			"", "10.conf",
 		},
 		{
-			"P15 bridges of podman and CRI-O",
+			"bridges of podman and CRI-O (rancher/rke2#10360)",
 			[]string{
 				"05.conflist", strings.Replace(flannel, "cbr0", "podman", 1), "06.conf",
 				strings.Replace(calico, "k8s-pod-network", "crio", 1), "10.conf", calico,
@@ -111,7 +112,7 @@ func TestChoose(t *testing.T) {
 			"", "10.conf",
 		},
 		{
-			"P15 named all the same",
+			"a bridge that is named all the same",
 			[]string{"05.conflist", strings.Replace(flannel, "cbr0", "podman", 1), "10.conf", calico},
 			"05.conflist", "05.conflist",
 		},
@@ -211,7 +212,7 @@ func TestPipe(t *testing.T) {
 	}
 }
 
-// TestGenerate checks the generated file (behaviour.md F24, F25, F27, A70, A71, Q2): one line of JSON, with today's
+// TestGenerate checks the generated file (behaviour F24, F25, F27, A70, A71, Q2): one line of JSON, with today's
 // keys in their order.
 func TestGenerate(t *testing.T) {
 	t.Parallel()
@@ -314,7 +315,7 @@ func TestGenerate(t *testing.T) {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 			if !cniconf.CallsMultus(b) {
-				t.Error("P09: what is generated is not known as ours")
+				t.Error("what is generated is not known as ours")
 			}
 			if _, err := config.ParsePlugin(b); err != nil {
 				t.Error(err)
@@ -323,7 +324,7 @@ func TestGenerate(t *testing.T) {
 	}
 }
 
-// TestPassed checks that Multus gets its own plugin of a list, such as that of the thin deployment (behaviour.md G9).
+// TestPassed checks that Multus gets its own plugin of a list, such as that of the thin deployment (behaviour G9).
 func TestPassed(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct{ in, want string }{

@@ -33,7 +33,7 @@ func planned(t *testing.T, conf string) (network, outer, inner string) {
 }
 
 // TestForcedVersion checks that with forceCNIVersion the plugin uses the cluster network with the version of the
-// configuration, and that the cluster network's own file is not changed (behaviour.md F23 [quirk]).
+// configuration, and that the cluster network's own file is not changed (behaviour F23).
 func TestForcedVersion(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct{ file, content string }{

@@ -44,7 +44,7 @@ type Slot struct {
 	// Lost is called once when a conflict begins. It must not block.
 	Lost func(err error)
 	// Memory is a file that survives a reboot, or "". If the configuration directory is in memory, the last good
-	// configuration is restored from this file before the cluster network's agent writes its own (P02).
+	// configuration is restored from this file before the cluster network's agent writes its own (multus-cni#1387).
 	Memory string
 	// Node reads the Node object of this node. It is nil without a Kubernetes cluster. If the error wraps ErrNodeUnknown,
 	// the configuration is generated without the facts of the node. After any other error, the last known facts are used.

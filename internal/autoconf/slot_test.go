@@ -113,8 +113,8 @@ func TestSlotReleases(t *testing.T) {
 }
 
 // TestSlotRemembers checks that after a reboot that has emptied the directory, our file is restored before the cluster
-// network's exists, so that no pod starts with the cluster network alone (P02). A saved file that is not ours, or not
-// complete, is not restored.
+// network's exists, so that no pod starts with the cluster network alone (multus-cni#1387). A saved file that is not
+// ours, or not complete, is not restored.
 func TestSlotRemembers(t *testing.T) {
 	t.Parallel()
 	dir, memory := t.TempDir(), filepath.Join(t.TempDir(), "slot", FileName)
@@ -166,7 +166,7 @@ func TestSlotRemembers(t *testing.T) {
 }
 
 // TestSlotFollows checks that the cluster network is found when its file appears, followed when the file is changed or
-// renamed, and kept when the file is removed (behaviour.md F20, F21, F27, F28, F30-F32; P15, P16).
+// renamed, and kept when the file is removed (behaviour F20, F21, F27, F28, F30-F32; rancher/rke2#10360).
 func TestSlotFollows(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -209,7 +209,7 @@ func TestSlotFollows(t *testing.T) {
 }
 
 // TestSlotKeepsLastGood checks that without a usable cluster network the file stays, byte for byte, also over a restart
-// (behaviour.md F31, F34; P02, P16).
+// (behaviour F31, F34; multus-cni#1387).
 func TestSlotKeepsLastGood(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -240,7 +240,7 @@ func TestSlotKeepsLastGood(t *testing.T) {
 }
 
 // TestSlotIsPutBack checks that a file which is renamed or removed is put back, and that a configuration conflict is
-// reported and ends this (P11).
+// reported and ends this (multus-cni#972).
 func TestSlotIsPutBack(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -275,7 +275,7 @@ func TestSlotIsPutBack(t *testing.T) {
 }
 
 // TestSlotUserFile checks that the file which multusConfigFile names is copied and followed, and that the daemon keeps
-// running (behaviour.md F10; P44).
+// running (behaviour F10; multus-cni#1366).
 func TestSlotUserFile(t *testing.T) {
 	t.Parallel()
 	dir, own := t.TempDir(), t.TempDir()
@@ -305,7 +305,7 @@ func TestSlotUserFileOfNoUse(t *testing.T) {
 }
 
 // TestSlotReaderNeverSeesABadFile checks that a reader in a loop always finds a valid file while the cluster network's
-// file is rewritten, truncated, renamed and removed (issue 3, part 8; P16).
+// file is rewritten, truncated, renamed and removed.
 func TestSlotReaderNeverSeesABadFile(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

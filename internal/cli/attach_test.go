@@ -25,7 +25,7 @@ metadata: {name: web-0, namespace: team-a, annotations: {k8s.v1.cni.cncf.io/netw
 `
 
 // TestAttach attaches a pod to a real namespace by hand, looks at it, and detaches it: real plugins, the engine's own
-// ledger, and nothing left (behaviour.md D20-D24, D60).
+// ledger, and nothing left (behaviour D20-D24, D60).
 func TestAttach(t *testing.T) {
 	t.Parallel()
 	plugins, err := filepath.Abs("../../bin/cni")

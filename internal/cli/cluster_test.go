@@ -21,7 +21,8 @@ import (
 const patience = 30 * time.Second
 
 // TestAgainstAPIServer runs the verbs that ask a cluster against a real API server with role-based access: what the
-// manifests grant is what the doctor asks for (P08, P38), and what is applied is what is shown.
+// manifests grant is what the doctor asks for (multus-cni#852, k8snetworkplumbingwg/helm-charts#2), and what is applied
+// is what is shown.
 func TestAgainstAPIServer(t *testing.T) {
 	t.Parallel()
 	cluster := kubetest.StartWith(t, kubetest.Options{RBAC: true})

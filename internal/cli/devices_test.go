@@ -10,7 +10,8 @@ import (
 	"multus/test/testnet"
 )
 
-// TestDevices looks at a node of its own: a free cable, a bridge with a port, and lo, each with its reason (P21).
+// TestDevices looks at a node of its own: a free cable, a bridge with a port, and lo, each with its reason
+// (multus-cni#1134).
 func TestDevices(t *testing.T) {
 	t.Parallel()
 	node, other, dir := testnet.New(t), testnet.New(t), t.TempDir()

@@ -9,7 +9,7 @@ import (
 )
 
 // TestGC: only what has been gone for a while is freed, and nothing with --dry-run, or a format that does not exist
-// (P22).
+// (multus-cni#1273).
 func TestGC(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()

@@ -57,7 +57,7 @@ func remember(t *testing.T, dir, container, pod, netns string) {
 }
 
 // TestLedger looks at a state directory with a sandbox that lives, one that is gone, and a damaged record: all are told
-// apart, and nothing is changed by looking (behaviour.md D80, D81; P06).
+// apart, and nothing is changed by looking (behaviour D80, D81; multus-cni#1449).
 func TestLedger(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

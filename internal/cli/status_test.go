@@ -43,7 +43,7 @@ const webStatus = `{"metadata":{"name":"web-0","namespace":"team-a","annotations
 	`"[{\"name\":\"cbr0\",\"interface\":\"eth0\",\"ips\":[\"10.88.0.5\"],\"default\":true},{\"name\":\"team-a/other\",\"interface\":\"net7\"}]"}}}`
 
 // TestStatus: the daemon, what the node remembers, what is there, and what the API tells; where they differ, that is
-// said (P19).
+// said (multus-cni#1359).
 func TestStatus(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -37,14 +37,14 @@ type plugin struct {
 	raw json.RawMessage
 }
 
-// ErrNoType is returned for an object that is neither a plugin configuration nor a list (behaviour.md B6, M23).
+// ErrNoType is returned for an object that is neither a plugin configuration nor a list (behaviour B6, M23).
 var ErrNoType = errors.New("delegate must have the 'type' or 'plugin' field")
 
 // MaxFile is the maximum size of a CNI configuration file that is read.
 const MaxFile = 1 << 20
 
 // Parse parses a plugin configuration (with a non-empty "type") or a list (with non-empty "plugins": an empty list
-// crashes Multus 4.x, behaviour.md A37). Name and version may be missing; see WithDefaults.
+// crashes Multus 4.x, behaviour A37). Name and version may be missing; see WithDefaults.
 func Parse(b []byte) (*List, error) {
 	l := &List{raw: bytes.Clone(b)}
 	o, err := parseObject(l.raw)
@@ -71,7 +71,7 @@ func Parse(b []byte) (*List, error) {
 }
 
 // ParseWith parses a list as Parse does and appends more plugins to its own, which may then be empty (subdirectory
-// chaining, behaviour.md B35).
+// chaining, behaviour B35).
 func ParseWith(b []byte, more [][]byte) (*List, error) {
 	if len(more) == 0 {
 		return Parse(b)
@@ -189,7 +189,7 @@ func (l *List) Decode(n int, into any) error {
 func (l *List) Ambiguous() error { return rawjson.Ambiguous(l.raw) }
 
 // WithDefaults sets a missing name and a missing cniVersion. The version of the outer configuration is inherited at
-// every verb (behaviour.md B3; B5 and D63 [quirk]).
+// every verb (behaviour B3; B5 and D63).
 func (l *List) WithDefaults(name, version string) (*List, error) {
 	if l.name != "" && (l.version != "" || version == "") {
 		return l, nil
@@ -213,7 +213,7 @@ func (l *List) WithVersion(version string) (*List, error) {
 	})
 }
 
-// WithCNIArgs merges args into args.cni of every plugin. Equal keys are overwritten, others are kept (behaviour.md C30,
+// WithCNIArgs merges args into args.cni of every plugin. Equal keys are overwritten, others are kept (behaviour C30,
 // C68). Keys are equal in any case, as for the plugin that decodes them. An "args" or "args.cni" that is not an object
 // is an error (it crashes Multus 4.x).
 func (l *List) WithCNIArgs(args map[string]json.RawMessage) (*List, error) {
@@ -240,7 +240,7 @@ func (l *List) WithCNIArgs(args map[string]json.RawMessage) (*List, error) {
 	})
 }
 
-// WithDevice sets deviceID and pciBusID in every plugin (behaviour.md C69, Q11).
+// WithDevice sets deviceID and pciBusID in every plugin (behaviour C69, Q11).
 func (l *List) WithDevice(id string) (*List, error) {
 	return l.editPlugins(func(o *object) error {
 		o.setText(o.folded("deviceID"), id)
@@ -299,7 +299,7 @@ func (l *List) Capabilities() (map[string]bool, error) {
 }
 
 // Libcni returns the configuration for libcni's list calls. A plugin configuration becomes a list of one plugin whose
-// cache entry contains the configuration as it was written, as in Multus 4.x (behaviour.md D84).
+// cache entry contains the configuration as it was written, as in Multus 4.x (behaviour D84).
 func (l *List) Libcni() (*libcni.NetworkConfigList, error) {
 	made := l.libcni.Load()
 	if made == nil {

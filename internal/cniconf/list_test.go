@@ -108,7 +108,7 @@ func TestParseErrors(t *testing.T) {
 	}
 }
 
-// TestWithDefaults checks B3, B5 and D63 [quirk]: name and version of the outer configuration are set if they are
+// TestWithDefaults checks B3, B5 and D63: name and version of the outer configuration are set if they are
 // missing, and only then.
 func TestWithDefaults(t *testing.T) {
 	t.Parallel()
@@ -277,7 +277,7 @@ func TestParseWith(t *testing.T) {
 	}
 }
 
-// TestCapabilities checks F27: it returns the capabilities that a plugin declares as true. F27 [quirk]: another type is
+// TestCapabilities checks F27: it returns the capabilities that a plugin declares as true. F27: another type is
 // an error and not a panic.
 func TestCapabilities(t *testing.T) {
 	t.Parallel()
@@ -296,7 +296,7 @@ func TestCapabilities(t *testing.T) {
 }
 
 // TestLibcni checks what libcni gets: always a list, with the bytes of a single configuration as they were written
-// (D84), the list's flags (K9) and the highest version (behaviour.md K8).
+// (D84), the list's flags (K9) and the highest version (behaviour K8).
 func TestLibcni(t *testing.T) {
 	t.Parallel()
 	single := `{"cniVersion":"0.4.0","name":"n","type":"a","x":9007199254740993}`
@@ -353,7 +353,7 @@ func TestJSON(t *testing.T) {
 	}
 }
 
-// FuzzParse checks A38 [quirk]: everything that can be parsed can be edited, and an edit leaves every other member as
+// FuzzParse checks A38: everything that can be parsed can be edited, and an edit leaves every other member as
 // it was written, byte for byte.
 func FuzzParse(f *testing.F) {
 	for _, seed := range []string{

@@ -2,7 +2,8 @@ package cniconf
 
 import "testing"
 
-// TestCallsMultus checks that a configuration is recognised by the plugins that it calls, not by its file name (P09).
+// TestCallsMultus checks that a configuration is recognised by the plugins that it calls, not by its file name
+// (multus-cni#1130).
 func TestCallsMultus(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {

@@ -12,13 +12,13 @@ import (
 )
 
 // object is a JSON object whose members keep their exact text. Editing one member leaves the others as they were
-// written: no conversion to float64, no lost keys (behaviour.md A38 [quirk]).
+// written: no conversion to float64, no lost keys (behaviour A38).
 type object struct {
 	keys []string
 	vals map[string]json.RawMessage
 }
 
-// parseObject parses one JSON object. The last of several equal keys wins (behaviour.md A2). The members are parts of
+// parseObject parses one JSON object. The last of several equal keys wins (behaviour A2). The members are parts of
 // b.
 func parseObject(b []byte) (*object, error) {
 	o := &object{vals: map[string]json.RawMessage{}}
@@ -143,7 +143,7 @@ func quote(s string) json.RawMessage {
 }
 
 // bytes returns the object with its members sorted by key, as Multus 4.x writes a configuration that it has edited. The
-// records of both implementations are therefore equal, byte for byte (behaviour.md B3, D82).
+// records of both implementations are therefore equal, byte for byte (behaviour B3, D82).
 func (o *object) bytes() []byte {
 	var b bytes.Buffer
 	b.WriteByte('{')

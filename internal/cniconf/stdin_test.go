@@ -23,7 +23,7 @@ func (r *recorder) ExecPlugin(_ context.Context, _ string, stdin []byte, _ []str
 
 func (r *recorder) FindInPath(plugin string, _ []string) (string, error) { return plugin, nil }
 
-// TestStdin checks that Stdin returns what libcni passes to plugins (behaviour.md B3, C63-C66).
+// TestStdin checks that Stdin returns what libcni passes to plugins (behaviour B3, C63-C66).
 func TestStdin(t *testing.T) {
 	t.Parallel()
 	offered := map[string]json.RawMessage{

@@ -13,7 +13,7 @@ import (
 // cniVersion with which it selects the version.
 const Auto = "auto"
 
-// Daemon is the daemon's file, in the format of Multus 4.x (behaviour.md A.5). The same file has three uses: the
+// Daemon is the daemon's file, in the format of Multus 4.x (behaviour A.5). The same file has three uses: the
 // server's settings, the generator's settings, and an overlay over each request (A90), for which the bytes are kept.
 type Daemon struct {
 	// Settings of the server.
@@ -68,7 +68,7 @@ type Daemon struct {
 	Raw []byte `json:"-"`
 }
 
-// ParseDaemon parses the daemon's file (behaviour.md A60-A72).
+// ParseDaemon parses the daemon's file (behaviour A60-A72).
 func ParseDaemon(b []byte) (*Daemon, error) {
 	d := &Daemon{SocketDir: DefaultSocketDir, CNIConfigDir: "/etc/cni/net.d", Type: "multus-shim", MultusConfigFile: Auto}
 	if err := json.Unmarshal(b, d); err != nil {
@@ -105,7 +105,7 @@ func (d *Daemon) AutoCNIVersion() bool { return d.CNIVersion == "" || d.CNIVersi
 func (d *Daemon) Socket() string { return filepath.Join(d.SocketDir, SocketName) }
 
 // HostPath converts a path of this file to a path of the host, as the plugin sees it: without the prefix under which
-// the manifests of Multus 4.x mount the host's directories (architecture.md, Paths).
+// the manifests of Multus 4.x mount the host's directories (behaviour F60).
 func (d *Daemon) HostPath(path string) string {
 	for _, prefix := range []string{d.ChrootDir, "/host"} {
 		if prefix = strings.TrimRight(prefix, "/"); prefix != "" && strings.HasPrefix(path, prefix+"/") {
@@ -115,7 +115,7 @@ func (d *Daemon) HostPath(path string) string {
 	return path
 }
 
-// ForRequest overlays the file on the configuration of a request (behaviour.md A90, A91) and omits what only the server
+// ForRequest overlays the file on the configuration of a request (behaviour A90, A91) and omits what only the server
 // and the generator use. Paths that the plugin uses are converted to paths of the host. The path of the cluster
 // network, which the daemon reads, is converted to a path of the daemon's container.
 func (d *Daemon) ForRequest(conf []byte) ([]byte, error) {

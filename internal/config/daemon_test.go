@@ -91,8 +91,8 @@ func TestSocket(t *testing.T) {
 	}
 }
 
-// TestHostPath checks how paths of a file for the manifests of Multus 4.x are converted to paths of the host (F60;
-// architecture.md, Paths).
+// TestHostPath checks how paths of a file for the manifests of Multus 4.x are converted to paths of the host
+// (behaviour F60).
 func TestHostPath(t *testing.T) {
 	t.Parallel()
 	tests := []struct{ chroot, path, want string }{
@@ -167,7 +167,7 @@ func TestForRequestAutoVersion(t *testing.T) {
 }
 
 // TestForRequestPaths checks that cniDir and binDir are paths of the host: the plugin uses those of the plan, and the
-// generated configuration has them without the prefix (architecture.md, Paths). ADD and DEL must use the same
+// generated configuration has them without the prefix (behaviour F60). ADD and DEL must use the same
 // directories.
 func TestForRequestPaths(t *testing.T) {
 	t.Parallel()

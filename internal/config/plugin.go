@@ -1,5 +1,5 @@
 // Package config defines the configuration that users write: the keys of the plugins' CNI configuration and of the
-// daemon's file, their defaults, precedence and validation (behaviour.md A). It reads no files and no environment and
+// daemon's file, their defaults, precedence and validation (behaviour A). It reads no files and no environment and
 // applies nothing. It is imported by the engine and the hosts.
 package config
 
@@ -16,7 +16,7 @@ import (
 	"multus/internal/fault"
 )
 
-// Defaults of the plugin's keys (behaviour.md A15-A32, A51).
+// Defaults of the plugin's keys (behaviour A15-A32, A51).
 const (
 	DefaultConfDir         = "/etc/cni/multus/net.d"
 	DefaultCNIDir          = "/var/lib/cni/multus"
@@ -36,7 +36,7 @@ const PodAnnotations = "io.kubernetes.cri.pod-annotations"
 // always requests the plan from the daemon.
 const PlainLocal = "local"
 
-// Plugin is the CNI configuration of multus and multus-shim (behaviour.md A.2, A.4). Keys match without regard to case,
+// Plugin is the CNI configuration of multus and multus-shim (behaviour A.2, A.4). Keys match without regard to case,
 // the last of several equal keys wins (A2), and unknown keys are accepted and ignored (A1).
 type Plugin struct {
 	CNIVersion             string            `json:"cniVersion"`
@@ -71,14 +71,14 @@ type Plugin struct {
 	// KubeletRoot is the kubelet's directory for the thin plugin. The daemon has a key of its own (default
 	// /var/lib/kubelet).
 	KubeletRoot string `json:"kubeletRoot"`
-	// AllowMissingDevices attaches a network without the device that its definition requests (behaviour.md H21).
+	// AllowMissingDevices attaches a network without the device that its definition requests (behaviour H21).
 	AllowMissingDevices bool `json:"allowMissingDevices"`
 	// AttachConcurrency is how many networks of a pod are attached at the same time after the cluster network. Below 2
 	// they are attached one after another (NPWG v1.3 §7.3).
 	AttachConcurrency int `json:"attachConcurrency"`
 	// NodeAddresses are the addresses of this node in the cluster. A device that has one of them is never given to a pod.
 	NodeAddresses []string `json:"nodeAddresses"`
-	// RuntimeConfig is what the runtime passes by capability, each member as it was received (behaviour.md A33 [quirk]:
+	// RuntimeConfig is what the runtime passes by capability, each member as it was received (behaviour A33:
 	// Multus 4.x drops unknown members).
 	RuntimeConfig map[string]json.RawMessage `json:"runtimeConfig"`
 	// ValidAttachments is the runtime's list at GC (CNI SPEC 1.1 §GC). libcni also sends it under the second key.
@@ -125,7 +125,7 @@ type Attachment struct {
 	IfName      string `json:"ifname"`
 }
 
-// LogOptions configures the rotation of the log file (behaviour.md A32): days, megabytes, files.
+// LogOptions configures the rotation of the log file (behaviour A32): days, megabytes, files.
 type LogOptions struct {
 	MaxAge     *int  `json:"maxAge,omitempty"`
 	MaxSize    *int  `json:"maxSize,omitempty"`
@@ -134,7 +134,7 @@ type LogOptions struct {
 }
 
 // ParsePlugin parses the configuration that the runtime passes on standard input. Errors are faults that quote what is
-// wrong (behaviour.md A6).
+// wrong (behaviour A6).
 func ParsePlugin(b []byte) (*Plugin, error) {
 	p := newPlugin()
 	if p.decode(b) {
@@ -155,7 +155,7 @@ func newPlugin() *Plugin {
 	}
 }
 
-// HasNetwork returns an error if there is no network to delegate to (behaviour.md A7).
+// HasNetwork returns an error if there is no network to delegate to (behaviour A7).
 func (p *Plugin) HasNetwork() error {
 	if p.ClusterNetwork == "" && len(p.Delegates) == 0 {
 		return fault.New(fault.BadConfig, "set clusterNetwork in the CNI configuration",
@@ -164,7 +164,7 @@ func (p *Plugin) HasNetwork() error {
 	return nil
 }
 
-// Exceptions returns the namespaces that every pod may refer to under namespaceIsolation (behaviour.md A25, C41).
+// Exceptions returns the namespaces that every pod may refer to under namespaceIsolation (behaviour A25, C41).
 func (p *Plugin) Exceptions() []string {
 	if p.GlobalNamespaces == "" {
 		return []string{"default"}
@@ -234,7 +234,7 @@ func (p *Plugin) NetworkLimit() int {
 	return DefaultMaxNetworks
 }
 
-// SocketPath returns the path of the daemon's socket as the plugin sees it (behaviour.md A51).
+// SocketPath returns the path of the daemon's socket as the plugin sees it (behaviour A51).
 func (p *Plugin) SocketPath() string {
 	dir := p.DaemonSocketDir
 	if dir == "" {
@@ -244,7 +244,7 @@ func (p *Plugin) SocketPath() string {
 }
 
 // Overlay replaces each top-level key of conf by the same key of over: the daemon's file takes precedence over the
-// request's configuration (behaviour.md A90). Keys in skip are not replaced. Both documents must be JSON objects.
+// request's configuration (behaviour A90). Keys in skip are not replaced. Both documents must be JSON objects.
 func Overlay(conf, over []byte, skip ...string) ([]byte, error) {
 	var base, top map[string]json.RawMessage
 	if err := json.Unmarshal(conf, &base); err != nil {

@@ -170,7 +170,7 @@ func TestPodAnnotationsKnown(t *testing.T) {
 }
 
 // TestValid checks the runtime's list at GC (CNI SPEC 1.1 §GC). libcni writes an empty list as null, under both keys.
-// Only a missing key means that there is no list (D102 [quirk]).
+// Only a missing key means that there is no list (D102).
 func TestValid(t *testing.T) {
 	t.Parallel()
 	one := []Attachment{{"c", "eth0"}}

@@ -14,7 +14,7 @@ var cniKeys = []string{
 }
 
 // Unknown returns the keys of a configuration that are never read, in sorted order. The plugin's configuration and the
-// daemon's file accept such keys (behaviour.md A1), and a tool can report them. Each of the two may have the keys of
+// daemon's file accept such keys (behaviour A1), and a tool can report them. Each of the two may have the keys of
 // both.
 func Unknown(conf []byte) []string {
 	var members map[string]json.RawMessage

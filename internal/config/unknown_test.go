@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestUnknown checks that only keys that are never read are unknown, in either file and in any case (behaviour.md A1,
+// TestUnknown checks that only keys that are never read are unknown, in either file and in any case (behaviour A1,
 // A2).
 func TestUnknown(t *testing.T) {
 	t.Parallel()

@@ -12,8 +12,8 @@ import (
 	"multus/test/testnet"
 )
 
-// TestLook refuses, on a real node, a device for each reason that this kernel can be brought to, and gives what is free
-// (issue 6).
+// TestLook refuses, on a real node, a device for each reason that this kernel can be brought to, and gives what is
+// free.
 func TestLook(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"bridge", "macvlan", "vxlan"} {

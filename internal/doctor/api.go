@@ -60,7 +60,7 @@ func unanswered(err error) Finding {
 	return f
 }
 
-// expiry reports credentials that have expired or expire soon (P08).
+// expiry reports credentials that have expired or expire soon (multus-cni#852).
 func expiry(n *Node) []Finding {
 	end, what, err := n.Cluster.Expiry()
 	if err != nil || end.IsZero() || end.After(n.Now.Add(expirySoon)) {
@@ -77,7 +77,7 @@ func expiry(n *Node) []Finding {
 	return []Finding{f}
 }
 
-// role reports the permissions that the credentials lack (P38).
+// role reports the permissions that the credentials lack (k8snetworkplumbingwg/helm-charts#2).
 func role(ctx context.Context, n *Node) []Finding {
 	var lacking []string
 	for _, a := range kube.Needed() {

@@ -96,7 +96,7 @@ func clusterNetwork(n *Node, s *setup) []Finding {
 	return nil
 }
 
-// kubeconfig checks the credentials of the thin plugin (P08).
+// kubeconfig checks the credentials of the thin plugin (multus-cni#852).
 func kubeconfig(n *Node, s *setup) []Finding {
 	if s.conf.Kubeconfig == "" {
 		return nil

@@ -20,41 +20,45 @@ var faults = []struct {
 	name, check, says string
 	plant             func(f *fake)
 }{
-	{"no configuration at all (P02)", "slot", "no CNI configuration", func(f *fake) {
+	{"no configuration at all (multus-cni#1387)", "slot", "no CNI configuration", func(f *fake) {
 		f.remove(f.slot())
 		f.remove(filepath.Join(f.dist.ConfDir, "10-cluster.conflist"))
 	}},
-	{"Multus is not called (P02)", "slot", "does not call Multus", func(f *fake) { f.remove(f.slot()) }},
-	{"another file comes first (P02)", "slot", "00-aaa.conflist and not", func(f *fake) {
+	{"Multus is not called (multus-cni#1387)", "slot", "does not call Multus", func(f *fake) { f.remove(f.slot()) }},
+	{"another file comes first (multus-cni#1387)", "slot", "00-aaa.conflist and not", func(f *fake) {
 		f.write(filepath.Join(f.dist.ConfDir, "00-aaa.conflist"),
 			`{"cniVersion":"1.0.0","name":"x","plugins":[{"type":"bridge"}]}`)
 	}},
 	{
-		"the runtime loads from elsewhere (P17)", "runtime", "the runtime looks for its CNI configuration in /etc/cni/other",
+		"the runtime loads from elsewhere (multus-cni#927)",
+		"runtime", "the runtime looks for its CNI configuration in /etc/cni/other",
 		func(f *fake) {
 			f.write("/etc/containerd/conf.d/50-cni.toml",
 				"[plugins.cri.cni]\n  # conf_dir = \"/etc/cni/net.d\"\n  conf_dir = '/etc/cni/other'\n")
 		},
 	},
 	{
-		"the runtime starts from elsewhere (P17)", "runtime",
+		"the runtime starts from elsewhere (multus-cni#927)", "runtime",
 		"the runtime looks for its plugins in /usr/libexec/cni, /opt/other", func(f *fake) {
 			f.write("/etc/crio/crio.conf.d/10-cni", "plugin_dirs = [\n\t\"/usr/libexec/cni\",\n\t\"/opt/other\",\n]\n")
 		},
 	},
 	{
-		"half-written configuration (P16)", "slot", "is no valid CNI configuration",
+		"half-written configuration", "slot", "is no valid CNI configuration",
 		func(f *fake) { f.write(f.slot(), `{"cniVersion": "1.0`) },
 	},
-	{"empty configuration (P16)", "slot", "is no valid CNI configuration", func(f *fake) { f.write(f.slot(), "") }},
-	{"Cilium renames the file (P11)", "slot", "Cilium renames", func(f *fake) { f.write(f.slot()+".cilium_bak", "{}") }},
+	{"empty configuration", "slot", "is no valid CNI configuration", func(f *fake) { f.write(f.slot(), "") }},
+	{
+		"Cilium renames the file (multus-cni#972)", "slot", "Cilium renames",
+		func(f *fake) { f.write(f.slot()+".cilium_bak", "{}") },
+	},
 	{
 		"a list with another program's plugin is shadowed", "slot",
 		"plugins of another program are chained to Multus, and not called: istio-cni", func(f *fake) {
 			f.write(f.slot()+"list", `{"cniVersion":"0.3.1","name":"k8s-pod-network","plugins":[{"type":"multus-shim"},{"type":"istio-cni"}]}`)
 		},
 	},
-	{"two configurations of Multus (P09)", "slot", "more than one configuration", func(f *fake) {
+	{"two configurations of Multus (multus-cni#1130)", "slot", "more than one configuration", func(f *fake) {
 		f.write(filepath.Join(f.dist.ConfDir, "70-multus.conf"), `{"cniVersion":"0.3.1","name":"old","type":"multus"}`)
 	}},
 	{
@@ -64,51 +68,60 @@ var faults = []struct {
 	{"the cluster network's file is gone (B32)", "configuration", "cluster network cannot be read", func(f *fake) {
 		f.remove(filepath.Join(f.dist.ConfDir, "10-cluster.conflist"))
 	}},
-	{"Multus delegates to itself (P09)", "configuration", "the cluster network is Multus itself", func(f *fake) {
-		f.write("/opt/loop.conf", `{"name":"x","type":"multus"}`)
-		f.change(f.slot(), "clusterNetwork", "/opt/loop.conf")
-	}},
+	{
+		"Multus delegates to itself (multus-cni#1130)",
+		"configuration", "the cluster network is Multus itself", func(f *fake) {
+			f.write("/opt/loop.conf", `{"name":"x","type":"multus"}`)
+			f.change(f.slot(), "clusterNetwork", "/opt/loop.conf")
+		},
+	},
 	{"the daemon's file is broken (F1)", "configuration", "daemon's configuration cannot be read", func(f *fake) {
 		f.change(daemonFiles[0], "connectionLimit", -1)
 	}},
-	{"the kubeconfig is gone (P04, P08)", "configuration", "kubeconfig of the plugin cannot be used", func(f *fake) {
-		f.change(f.slot(), "kubeconfig", "/etc/cni/net.d/multus.d/multus.kubeconfig")
-	}},
-	{"the plugin is missing (P03)", "plugins", "multus-shim, which ", func(f *fake) {
+	{
+		"the kubeconfig is gone (multus-cni#461, multus-cni#852)",
+		"configuration", "kubeconfig of the plugin cannot be used", func(f *fake) {
+			f.change(f.slot(), "kubeconfig", "/etc/cni/net.d/multus.d/multus.kubeconfig")
+		},
+	},
+	{"the plugin is missing (multus-cni#1221)", "plugins", "multus-shim, which ", func(f *fake) {
 		f.remove(f.dist.BinDir + "/multus-shim")
 	}},
 	{
-		"a delegate is missing (P12)", "plugins",
+		"a delegate is missing", "plugins",
 		"plugin vlan, which network-attachment-definition a/vlan5 needs, is missing", func(f *fake) {
 			f.remove(f.dist.BinDir + "/vlan")
 		},
 	},
 	{
-		"an IPAM plugin is missing (P12)", "plugins",
+		"an IPAM plugin is missing", "plugins",
 		"plugin static, which network-attachment-definition a/vlan5 needs, is missing", func(f *fake) {
 			f.remove(f.dist.BinDir + "/static")
 		},
 	},
 	{
-		"a plugin is not executable (P03)", "plugins",
+		"a plugin is not executable (multus-cni#1221)", "plugins",
 		"macvlan, which network-attachment-definition a/storage needs, cannot be executed", func(f *fake) {
 			f.chmod(f.dist.BinDir+"/macvlan", 0o644)
 		},
 	},
-	{"a plugin of another architecture (P43)", "plugins", "is for another architecture", func(f *fake) {
+	{"a plugin of another architecture (multus-cni#1251)", "plugins", "is for another architecture", func(f *fake) {
 		f.write(f.dist.BinDir+"/macvlan", elfHeader(183))
 	}},
-	{"a truncated plugin (P03)", "plugins", "is no program", func(f *fake) { f.write(f.dist.BinDir+"/macvlan", "") }},
 	{
-		"the plugin directory is read-only (P17)", "writable", "the plugin directory",
+		"a truncated plugin (multus-cni#1221)", "plugins", "is no program",
+		func(f *fake) { f.write(f.dist.BinDir+"/macvlan", "") },
+	},
+	{
+		"the plugin directory is read-only (multus-cni#927)", "writable", "the plugin directory",
 		func(f *fake) { f.mount(f.dist.BinDir, "ro,relatime") },
 	},
 	{
-		"the slot is read-only (P17)", "writable", "the CNI configuration directory",
+		"the slot is read-only (multus-cni#927)", "writable", "the CNI configuration directory",
 		func(f *fake) { f.mount(f.dist.ConfDir, "ro,relatime") },
 	},
 	{
-		"plugins cannot be started (P17)", "writable", "plugins cannot be started",
+		"plugins cannot be started (multus-cni#927)", "writable", "plugins cannot be started",
 		func(f *fake) { f.mount(f.dist.BinDir, "rw,noexec") },
 	},
 	{"the state directory is a file (D80)", "writable", "the state directory is no directory", func(f *fake) {
@@ -117,23 +130,32 @@ var faults = []struct {
 		f.definitions = slices.DeleteFunc(f.definitions, func(d plan.Definition) bool { return d.Name == "nic" })
 		f.write("/var/lib/cni/multus", "")
 	}},
-	{"/var/run is a directory (P10)", "netns", "two directories", func(f *fake) {
+	{"/var/run is a directory (multus-cni#1260)", "netns", "two directories", func(f *fake) {
 		f.remove("/var/lib/cni/multus")
 		f.remove("/var/lib/cni/networks/storage")
 		f.check(os.Remove(filepath.Join(f.Root, "var/run")))
 		f.mkdir("/var/run/netns")
 		f.remember("c1", "/var/run/netns/cni-1")
 	}},
-	{"namespaces are elsewhere (P10)", "netns", "keeps network namespaces in /run/containerd/netns", func(f *fake) {
-		f.namespaces["/run/containerd/netns/cni-2"] = true
-		f.remember("c2", "/run/containerd/netns/cni-2")
-	}},
-	{"a configuration of today's, and a private root (P13)", "mounts", "needs / to be a shared mount", func(f *fake) {
-		f.change(daemonFiles[0], "chrootDir", "/hostroot")
-		f.write("/proc/1/mountinfo", "22 1 0:20 / / rw,relatime - ext4 /dev/vda1 rw\n")
-	}},
-	{"no daemon (P05)", "daemon", "the daemon has no socket", func(f *fake) { f.remove("/run/multus/multus.sock") }},
-	{"a socket without a daemon (P05)", "daemon", "the daemon does not answer", func(f *fake) {
+	{
+		"namespaces are elsewhere (multus-cni#1260)",
+		"netns", "keeps network namespaces in /run/containerd/netns", func(f *fake) {
+			f.namespaces["/run/containerd/netns/cni-2"] = true
+			f.remember("c2", "/run/containerd/netns/cni-2")
+		},
+	},
+	{
+		"a configuration of today's, and a private root (multus-cni#1248)",
+		"mounts", "needs / to be a shared mount", func(f *fake) {
+			f.change(daemonFiles[0], "chrootDir", "/hostroot")
+			f.write("/proc/1/mountinfo", "22 1 0:20 / / rw,relatime - ext4 /dev/vda1 rw\n")
+		},
+	},
+	{
+		"no daemon (multus-cni#1165)", "daemon", "the daemon has no socket",
+		func(f *fake) { f.remove("/run/multus/multus.sock") },
+	},
+	{"a socket without a daemon (multus-cni#1165)", "daemon", "the daemon does not answer", func(f *fake) {
 		f.remove("/run/multus/multus.sock")
 		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: f.path("/run/multus/multus.sock"), Net: "unix"})
 		f.check(err)
@@ -144,20 +166,20 @@ var faults = []struct {
 	{"a controller for hot-plug", "daemon", "multus-dynamic-networks-controller runs on this node", func(f *fake) {
 		f.write("/proc/4242/cmdline", "/usr/bin/dynamic-networks-controller\x00-config=/etc/x.json\x00")
 	}},
-	{"another version (P03)", "daemon", "different versions", func(f *fake) { f.versions["daemon"] = "v2" }},
-	{"the API server is away (P24)", "api", "the API server cannot be reached", func(f *fake) {
+	{"another version (multus-cni#1221)", "daemon", "different versions", func(f *fake) { f.versions["daemon"] = "v2" }},
+	{"the API server is away (multus-cni#1361)", "api", "the API server cannot be reached", func(f *fake) {
 		f.cluster.err = fmt.Errorf("%w: connection refused", plan.ErrUnavailable)
 	}},
-	{"the credentials are refused (P08)", "api", "refuses the credentials", func(f *fake) {
+	{"the credentials are refused (multus-cni#852)", "api", "refuses the credentials", func(f *fake) {
 		f.cluster.err = fmt.Errorf("%w: the API server does not accept the credentials (expired?)", plan.ErrUnavailable)
 	}},
 	{
-		"the token has expired (P08)", "api", "the token has expired",
+		"the token has expired (multus-cni#852)", "api", "the token has expired",
 		func(f *fake) { f.cluster.expires = f.Now.Add(-time.Minute) },
 	},
 	{"no CRD (B8)", "api", "does not know network definitions", func(f *fake) { f.cluster.crd = false }},
 	{
-		"the role lacks a verb (P38)", "api", "does not allow: patch pods/status",
+		"the role lacks a verb (k8snetworkplumbingwg/helm-charts#2)", "api", "does not allow: patch pods/status",
 		func(f *fake) { f.cluster.denied = "patch pods/status" },
 	},
 	{"no permission to read pods, and an old runtime", "api", "does not allow: get pods", func(f *fake) {
@@ -168,7 +190,7 @@ var faults = []struct {
 		f.change(f.slot(), "capabilities", map[string]bool{})
 	}},
 	{
-		"no policy for the status (P33)", "policies", "multus-node-identity is missing",
+		"no policy for the status", "policies", "multus-node-identity is missing",
 		func(f *fake) { f.cluster.missing = "multus-node-identity" },
 	},
 	{
@@ -187,51 +209,57 @@ var faults = []struct {
 		func(f *fake) { f.definitions[1].Namespace = "b" },
 	},
 	{
-		"the kubelet is elsewhere (P28)", "kubelet", "the kubelet's directory is /var/",
+		"the kubelet is elsewhere (multus-cni#1546)", "kubelet", "the kubelet's directory is /var/",
 		func(f *fake) { f.change(daemonFiles[0], "kubeletRoot", "/somewhere") },
 	},
 	{
-		"no podresources for a device (P28)", "kubelet", "podresources cannot be found",
+		"no podresources for a device (multus-cni#1546)", "kubelet", "podresources cannot be found",
 		func(f *fake) { f.remove(f.dist.KubeletRoot) },
 	},
-	{"a master that is not there (P40)", "interfaces", "a/storage names the master eth7", func(f *fake) {
+	{"a master that is not there (multus-cni#871)", "interfaces", "a/storage names the master eth7", func(f *fake) {
 		f.definitions[0].Config = `{"type":"macvlan","master":"eth7"}`
 	}},
-	{"a device that is not there (P40)", "interfaces", "a/nic names the device eth3", func(f *fake) {
+	{"a device that is not there (multus-cni#871)", "interfaces", "a/nic names the device eth3", func(f *fake) {
 		f.definitions[2].Config = `{"type":"host-device","device":"eth3"}`
 	}},
-	{"a master that is down (P40)", "interfaces", "is down", func(f *fake) {
+	{"a master that is down (multus-cni#871)", "interfaces", "is down", func(f *fake) {
 		f.definitions = f.definitions[:1]
 		f.interfaces[2].Up = false
 	}},
-	{"an MTU that is too large (P40)", "interfaces", "wants MTU 9001 on eth1, which has 9000", func(f *fake) {
+	{"an MTU that is too large (multus-cni#871)", "interfaces", "wants MTU 9001 on eth1, which has 9000", func(f *fake) {
 		f.definitions[0].Config = `{"type":"macvlan","master":"eth1","mtu":9001}`
 	}},
-	{"macvlan and ipvlan on one master (P40)", "interfaces", "macvlan and ipvlan", func(f *fake) {
+	{"macvlan and ipvlan on one master (multus-cni#871)", "interfaces", "macvlan and ipvlan", func(f *fake) {
 		f.programs("ipvlan")
 		f.write("/sys/module/ipvlan/refcnt", "0")
 		f.definitions[1].Config = `{"type":"ipvlan","master":"eth1"}`
 	}},
-	{"a bridge that is none (P40)", "interfaces", "names the bridge br-local, and that is no bridge", func(f *fake) {
-		f.interfaces[3] = link.Interface{Name: "br-local", Type: "vlan", Up: true}
-	}},
-	{"a kernel without the module (P12)", "kernel", "the kernel has no 8021q", func(f *fake) {
+	{
+		"a bridge that is none (multus-cni#871)",
+		"interfaces", "names the bridge br-local, and that is no bridge", func(f *fake) {
+			f.interfaces[3] = link.Interface{Name: "br-local", Type: "vlan", Up: true}
+		},
+	},
+	{"a kernel without the module", "kernel", "the kernel has no 8021q", func(f *fake) {
 		f.write("/lib/modules/6.12.1/modules.dep", "kernel/drivers/net/macvlan.ko.zst:\n")
 	}},
 	{
-		"a record of a sandbox that is gone (P06)", "ledger", "1 record of sandboxes that are gone",
+		"a record of a sandbox that is gone (multus-cni#1449)", "ledger", "1 record of sandboxes that are gone",
 		func(f *fake) { f.remember("c2", "/run/netns/gone") },
 	},
 	{
-		"a damaged record (P06)", "ledger", "the record of container c2 is damaged",
+		"a damaged record (multus-cni#1449)", "ledger", "the record of container c2 is damaged",
 		func(f *fake) { f.write("/var/lib/cni/multus/c2", "[{") },
 	},
-	{"a damaged record that was put aside (P06)", "ledger", "1 damaged record was put aside", func(f *fake) {
+	{"a damaged record that was put aside (multus-cni#1449)", "ledger", "1 damaged record was put aside", func(f *fake) {
 		f.write("/var/lib/cni/multus/damaged/c3.17", "[{")
 	}},
-	{"an address that nobody has (P06)", "reservations", "1 address of network storage reserved", func(f *fake) {
-		f.reserve("/var/lib/cni/networks/storage/192.0.2.6", "c9")
-	}},
+	{
+		"an address that nobody has (multus-cni#1449)",
+		"reservations", "1 address of network storage reserved", func(f *fake) {
+			f.reserve("/var/lib/cni/networks/storage/192.0.2.6", "c9")
+		},
+	},
 }
 
 // TestFaults plants each fault on a node of each distribution, and checks that only that fault is found, with evidence
@@ -400,7 +428,7 @@ func TestNoConfiguration(t *testing.T) {
 	}
 }
 
-// TestWrongDirectories checks a base manifest on a distribution with other directories (P17).
+// TestWrongDirectories checks a base manifest on a distribution with other directories (multus-cni#927).
 func TestWrongDirectories(t *testing.T) {
 	t.Parallel()
 	f := healthy(t, "microk8s")

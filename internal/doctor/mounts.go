@@ -80,7 +80,8 @@ var mountsCheck = Check{
 		if n.InPod {
 			return nil, errors.New("a container has mounts of its own: run it on the node, or give --root")
 		}
-		// The file is one of today's thick Multus, whose daemon enters the node's root through a mount (P10, P13).
+		// The file is one of today's thick Multus, whose daemon enters the node's root through a mount (multus-cni#1260,
+		// multus-cni#1248).
 		var out []Finding
 		for _, path := range []string{"/", n.confDir(), n.binDir(), "/run/netns"} {
 			m := mountOf(table, n.real(path))

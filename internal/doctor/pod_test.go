@@ -27,7 +27,7 @@ func inPod(f *fake) {
 }
 
 // TestInPod checks `doctor --node`, which runs in the daemon's pod: it finds nothing on a healthy node, marks what is
-// not visible as unchecked, and finds faults that are visible (issue 6).
+// not visible as unchecked, and finds faults that are visible.
 func TestInPod(t *testing.T) {
 	t.Parallel()
 	for dist := range releases {
@@ -149,7 +149,7 @@ func TestLinksInPod(t *testing.T) {
 }
 
 // TestOtherCredentials checks that the role is unchecked with credentials of another account, such as the kubelet, an
-// administrator or a pod for debugging (P38).
+// administrator or a pod for debugging (k8snetworkplumbingwg/helm-charts#2).
 func TestOtherCredentials(t *testing.T) {
 	t.Parallel()
 	for _, who := range []string{"system:node:node-1", "kubernetes-admin", "system:serviceaccount:default:default"} {

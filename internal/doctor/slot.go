@@ -128,7 +128,7 @@ func valid(f *confFile) error {
 	return err
 }
 
-// foreignWriters reports files of programs that rename or remove the configurations of others (P11).
+// foreignWriters reports files of programs that rename or remove the configurations of others (multus-cni#972).
 func foreignWriters(n *Node) []Finding {
 	names, _ := n.list(n.confDir()) // the caller has listed it
 	var out []Finding

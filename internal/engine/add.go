@@ -23,7 +23,7 @@ import (
 	"multus/internal/fsx"
 )
 
-// Add attaches a pod to its networks and returns the result of the cluster network (behaviour.md D.1). If it fails,
+// Add attaches a pod to its networks and returns the result of the cluster network (behaviour D.1). If it fails,
 // either nothing is left attached or the ledger records what is left.
 func (e *Engine) Add(ctx context.Context, req *request.Request) (types.Result, error) {
 	c, err := e.begin(req)
@@ -91,7 +91,7 @@ func (c *call) add(ctx context.Context) (types.Result, error) {
 	return out, err
 }
 
-// failed adds the network to the error of a failed attachment (behaviour.md M2) and keeps the delegate's error code
+// failed adds the network to the error of a failed attachment (behaviour M2) and keeps the delegate's error code
 // (D5). A configuration error that was found without running the delegate already names the network and is returned
 // unchanged. If the error has a next step of its own, that one is kept.
 func (c *call) failed(a *plan.Attachment, err error) error {
@@ -133,7 +133,7 @@ func (c *call) clearLeftover(ctx context.Context) error {
 	return err
 }
 
-// undo deletes the attachments for which begun returns true, in reverse order (behaviour.md D28). It has a time limit
+// undo deletes the attachments for which begun returns true, in reverse order (behaviour D28). It has a time limit
 // of its own because the request may have ended already. The record is kept: the runtime sends a DEL after every failed
 // ADD, and that DEL deletes the attachments once more. If the undo was complete, the record says so.
 func (c *call) undo(ctx context.Context, p *plan.Plan, begun func(i int) bool) {
@@ -159,7 +159,7 @@ func (c *call) undo(ctx context.Context, p *plan.Plan, begun func(i int) bool) {
 	failpoint.At("undo.after")
 }
 
-// report publishes the network status of what was attached. After a failure it publishes only events (behaviour.md
+// report publishes the network status of what was attached. After a failure it publishes only events (behaviour
 // D25). It returns an error only if the attach succeeded and the status of a pod with networks is lost: programs that
 // rely on the status, such as the reconciler of whereabouts, would treat the pod's addresses as free (behaviour D122).
 // A lost status never fails a plain pod.
@@ -210,7 +210,7 @@ func asksForNetworks(p *plan.Plan) bool {
 	return slices.ContainsFunc(p.Attachments, func(a plan.Attachment) bool { return !a.Primary || a.Request != nil })
 }
 
-// waitReady waits for readinessindicatorfile (behaviour.md D11, M1). It runs before the sandbox's lock is taken, so
+// waitReady waits for readinessindicatorfile (behaviour D11, M1). It runs before the sandbox's lock is taken, so
 // that no DEL has to wait for it.
 func (c *call) waitReady(ctx context.Context) error {
 	file := c.conf.ReadinessIndicatorFile
@@ -246,12 +246,12 @@ func (c *call) waitReady(ctx context.Context) error {
 const maxDeviceInfo = 256 << 10
 
 // copyDeviceInfo copies the device plugin's device-info file to the path where the attachment's file is expected
-// (behaviour.md H31). A missing file is not an error.
+// (behaviour H31). A missing file is not an error.
 func copyDeviceInfo(a *plan.Attachment) {
 	if a.DeviceInfo == "" {
 		return
 	}
-	_ = os.Remove(a.DeviceInfo) // left by a crashed ADD (H35 [quirk])
+	_ = os.Remove(a.DeviceInfo) // left by a crashed ADD (behaviour H35)
 	if a.Resource == "" {
 		return
 	}
@@ -265,7 +265,7 @@ func copyDeviceInfo(a *plan.Attachment) {
 	}
 }
 
-// readDeviceInfo returns the device information that the device plugin or the delegate wrote (behaviour.md H33).
+// readDeviceInfo returns the device information that the device plugin or the delegate wrote (behaviour H33).
 func readDeviceInfo(a *plan.Attachment) json.RawMessage {
 	if a.DeviceInfo == "" {
 		return nil

@@ -13,7 +13,7 @@ import (
 )
 
 // Check runs CHECK. By default it runs no CHECK for the networks of a pod whose cluster network is set by
-// clusterNetwork, as Multus 4.x does (behaviour.md D46): CRI-O calls CHECK right after every ADD and for every sandbox
+// clusterNetwork, as Multus 4.x does (behaviour D46): CRI-O calls CHECK right after every ADD and for every sandbox
 // when it restarts, a failure stops the pod, and many plugins cannot answer CHECK behind a meta-plugin. The
 // configuration key checkNetworks enables more. Inline delegates are checked in order.
 func (e *Engine) Check(ctx context.Context, req *request.Request) error {

@@ -56,7 +56,7 @@ func (e *Engine) Collect(ctx context.Context, req *request.Request, grace time.D
 	return c.collectGone(ctx, func(r *ledger.Record) string { return c.gone(r, grace) }, dry)
 }
 
-// resolveState switches to the state directory of the daemon's configuration, if that is known (behaviour.md A90).
+// resolveState switches to the state directory of the daemon's configuration, if that is known (behaviour A90).
 func (c *call) resolveState(ctx context.Context) {
 	req := *c.req
 	req.Command = request.GC

@@ -14,7 +14,7 @@ import (
 	"multus/internal/fsx"
 )
 
-// TestCollect checks which sandboxes count as gone without a list of the runtime (P20): those whose network namespace
+// TestCollect checks which sandboxes count as gone without a list of the runtime: those whose network namespace
 // is gone and that were recorded before the boot or long enough ago. All others are left alone.
 func TestCollect(t *testing.T) {
 	t.Parallel()

@@ -16,7 +16,7 @@ import (
 	"multus/internal/fault"
 )
 
-// Del detaches a pod and uses only the ledger (behaviour.md D.4). It returns nil if nothing can remain attached. An
+// Del detaches a pod and uses only the ledger (behaviour D.4). It returns nil if nothing can remain attached. An
 // error means that something may remain and that the runtime has to repeat the DEL.
 func (e *Engine) Del(ctx context.Context, req *request.Request) error {
 	c, err := e.begin(req)
@@ -107,7 +107,7 @@ func (c *call) freeRecord(ctx context.Context, r *ledger.Record) error {
 	return c.free(ctx, p, progress)
 }
 
-// unrecorded plans the DEL of a sandbox of which neither the ledger nor libcni has a record (behaviour.md D60). If no
+// unrecorded plans the DEL of a sandbox of which neither the ledger nor libcni has a record (behaviour D60). If no
 // plan can be made now, the sandbox itself decides: without its interface nothing was attached.
 func (c *call) unrecorded(ctx context.Context) (*plan.Plan, error) {
 	p, err := c.deps.Planner.Plan(ctx, c.req, c.conf)
@@ -124,7 +124,7 @@ func (c *call) unrecorded(ctx context.Context) (*plan.Plan, error) {
 }
 
 // free deletes the attachments of a plan and removes the sandbox's record. While anything remains attached, the record
-// stays and marks what was deleted, so that the next DEL continues with the rest (behaviour.md D69, D70 [quirk]: Multus
+// stays and marks what was deleted, so that the next DEL continues with the rest (behaviour D69, D70: Multus
 // 4.x removes the record).
 func (c *call) free(ctx context.Context, p *plan.Plan, progress ledger.Progress) error {
 	if err := errors.Join(c.detach(ctx, p, &progress, false), c.takeBack(ctx, p)); err != nil {
@@ -136,7 +136,7 @@ func (c *call) free(ctx context.Context, p *plan.Plan, progress ledger.Progress)
 	return err
 }
 
-// deviceFile returns the device plugin's file name for a device (behaviour.md H30).
+// deviceFile returns the device plugin's file name for a device (behaviour H30).
 func deviceFile(resource, id string) string {
 	flat := func(s string) string { return strings.ReplaceAll(s, "/", "-") }
 	return flat(resource) + "-" + flat(id) + "-device.json"

@@ -17,8 +17,9 @@ import (
 	"multus/internal/fsx"
 )
 
-// TestUnseen checks how often a DEL fails for an attachment of which no trace is left (P07). It fails while the plugin
-// may hold something. It does not fail forever if the plugin returns an error because the interface is missing.
+// TestUnseen checks how often a DEL fails for an attachment of which no trace is left (multus-cni#669). It fails while
+// the plugin may hold something. It does not fail forever if the plugin returns an error because the interface is
+// missing.
 func TestUnseen(t *testing.T) {
 	t.Parallel()
 	answers := `echo '{"code":999,"msg":"no such interface"}'; exit 1`
@@ -132,7 +133,7 @@ func stuck(t *testing.T, n *node, container string, env ...string) *exec.Cmd {
 	return p
 }
 
-// TestOrphans checks that the delegates of a killed plugin are killed, and no other process (P07).
+// TestOrphans checks that the delegates of a killed plugin are killed, and no other process (multus-cni#669).
 //
 //nolint:paralleltest // a process that another test starts has all descriptors for a moment
 func TestOrphans(t *testing.T) {

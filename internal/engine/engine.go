@@ -31,7 +31,7 @@ import (
 // Limits of one request. They are below the runtimes' own limits, so that the runtime receives our error instead of
 // reporting a timeout.
 const (
-	// ReadyLimit is how long an ADD waits for readinessindicatorfile (behaviour.md D11, O20).
+	// ReadyLimit is how long an ADD waits for readinessindicatorfile (behaviour D11, O20).
 	ReadyLimit = 45 * time.Second
 	// AddLimit bounds an ADD. It includes ReadyLimit and excludes the undo. The kubelet gives up after two minutes.
 	AddLimit = 90 * time.Second
@@ -165,7 +165,7 @@ func (c *call) holding(l *fsx.Lock, fn func() error) error {
 	return err
 }
 
-// useState switches to the state directory of a plan, because the daemon's configuration may set cniDir (behaviour.md
+// useState switches to the state directory of a plan, because the daemon's configuration may set cniDir (behaviour
 // A90). It reports whether the directory changed.
 func (c *call) useState(p *plan.Plan) bool {
 	if p.Dirs.State == "" || p.Dirs.State == c.store.Dir {
@@ -201,7 +201,7 @@ func (c *call) planFor(r *ledger.Record) *plan.Plan {
 	return p
 }
 
-// verbose logs one attachment in the format that users parse (behaviour.md L4).
+// verbose logs one attachment in the format that users parse (behaviour L4).
 func (c *call) verbose(ctx context.Context, verb string, a *plan.Attachment, what any, took time.Duration) {
 	if !c.log.Enabled(ctx, slog.LevelInfo) {
 		return
@@ -224,7 +224,7 @@ func (c *call) timed(a *plan.Attachment, took time.Duration, err error) {
 	})
 }
 
-// convert returns a result in the version that the runtime expects (behaviour.md D26).
+// convert returns a result in the version that the runtime expects (behaviour D26).
 func convert(res types.Result, version string) (types.Result, error) {
 	if version == "" {
 		version = "0.1.0"
@@ -236,7 +236,7 @@ func convert(res types.Result, version string) (types.Result, error) {
 	return out, nil
 }
 
-// inPod prefixes an error with the pod, once (behaviour.md D7), and appends the ID of the request.
+// inPod prefixes an error with the pod, once (behaviour D7), and appends the ID of the request.
 func (c *call) inPod(err error) error {
 	if err == nil {
 		return nil

@@ -28,8 +28,8 @@ func valid(ids ...string) string {
 	return `,"cni.dev/valid-attachments":[` + strings.Join(list, ",") + `]`
 }
 
-// TestGC checks that GC follows the runtime's list and covers every network of the node (behaviour.md D102-D104
-// [quirk]; CNI SPEC 1.1 §GC).
+// TestGC checks that GC follows the runtime's list and covers every network of the node (behaviour D102-D104; CNI SPEC
+// 1.1 §GC).
 func TestGC(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "cluster", "new", "old")

@@ -214,7 +214,7 @@ func (c *call) findMasters(p *plan.Plan, a *plan.Attachment) (err error) {
 
 // delOne detaches one network. The host-device plugin returns an error if the device is no longer in the pod, and so
 // does every later DEL after one that was killed late. In that case no trace of the attachment is left, although libcni
-// still has its result (pains.md P07).
+// still has its result (multus-cni#669).
 func (c *call) delOne(ctx context.Context, run *execute.Runner, p *plan.Plan, a *plan.Attachment) error {
 	err := run.Del(ctx, p, a)
 	if err == nil || a.HostDevice == nil || inSandbox(p.Netns, a) {

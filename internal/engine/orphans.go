@@ -19,8 +19,8 @@ import (
 const orphanGrace = 5 * time.Second
 
 // endOrphans kills the delegates of a killed plugin that have held the sandbox's lock for all of LockLimit. No process
-// waits for their result, and no other process would end them (P07). If a plugin itself holds the lock, the operation
-// is alive: endOrphans kills nothing and returns an error that names the holder.
+// waits for their result, and no other process would end them (multus-cni#669). If a plugin itself holds the lock, the
+// operation is alive: endOrphans kills nothing and returns an error that names the holder.
 func (c *call) endOrphans() error {
 	holders, err := fsx.Holders(c.deps.LockFile, c.req.ContainerID)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 )
 
 // Status returns nil if an ADD could work now, that is, if the plugins of the cluster network report success
-// (behaviour.md D90-D94). It returns within StatusLimit. A STATUS that takes longer is reported as not available (code
+// (behaviour D90-D94). It returns within StatusLimit. A STATUS that takes longer is reported as not available (code
 // 50).
 func (e *Engine) Status(ctx context.Context, req *request.Request) error {
 	c, err := e.begin(req)
@@ -45,7 +45,7 @@ func (e *Engine) Status(ctx context.Context, req *request.Request) error {
 // statusGrace is how long STATUS waits for a delegate that it has killed.
 const statusGrace = 100 * time.Millisecond
 
-// status runs STATUS of the cluster network. A delegate's own error keeps its code and text (behaviour.md D94).
+// status runs STATUS of the cluster network. A delegate's own error keeps its code and text (behaviour D94).
 func (c *call) status(ctx context.Context) error {
 	if err := c.conf.HasNetwork(); err != nil {
 		return err

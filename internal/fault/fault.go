@@ -94,7 +94,7 @@ func oneLine(s string) string {
 
 // ToCNI turns any error into the error object that a runtime gets. The outermost text is kept whole; the
 // code is that of the outermost fault, else of a CNI error found inside (a delegate's own code:
-// behaviour.md D5 [quirk], lost today), else 999.
+// behaviour D5, lost today), else 999.
 func ToCNI(err error) *types.Error {
 	// Only an error that is a CNI object as a whole passes unchanged.
 	if ce, ok := err.(*types.Error); ok { //nolint:errorlint // not one that is wrapped

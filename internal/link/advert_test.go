@@ -18,7 +18,7 @@ import (
 const advertLimit = 10 * time.Second
 
 // TestAdvertisedDefault has a real router advertise itself: once dropped, its default route must stay away
-// (pains.md P18), while whatever else it advertises still arrives.
+// (multus-cni#749), while whatever else it advertises still arrives.
 func TestAdvertisedDefault(t *testing.T) {
 	p := newPod(t)
 	testnet.Addr(t, p.router, "r0", "fe80::1/64")

@@ -86,7 +86,7 @@ func toInterface(link netlink.Link, addrs map[int][]netip.Prefix) Interface {
 }
 
 // find looks an interface up by name. Interface zero means "all" to netlink, so a name that is not found must never
-// go on as a number (behaviour.md D36).
+// go on as a number (behaviour D36).
 func (n *Namespace) find(name string) (netlink.Link, error) {
 	handle, err := n.netlink()
 	if err != nil {

@@ -240,7 +240,7 @@ func prefixes(texts ...string) []netip.Prefix {
 }
 
 // TestOwnNamespace: who may not enter namespaces, as a pod in the network of its node, still sees the one that it is
-// in, and no other (issue 6: doctor and explain run in the daemon's pod).
+// in, and no other (doctor and explain run in the daemon's pod).
 func TestOwnNamespace(t *testing.T) {
 	const asked = "MULTUS_TEST_OWN_NAMESPACE"
 	if path := os.Getenv(asked); path != "" {

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Family is an address family. What is done to one never touches the other (behaviour.md D33).
+// Family is an address family. What is done to one never touches the other (behaviour D33).
 type Family int
 
 // The two families that have default routes.
@@ -95,10 +95,10 @@ func (n *Namespace) DefaultRoutes(name string, f Family) ([]Route, error) {
 
 // DropDefault deletes every default route of one family through one interface: of any protocol and any metric, and
 // of a multipath route the nexthops there and no others. For IPv6 it first stops the kernel from learning default
-// routes there from router advertisements, which would come back within minutes (pains.md P18). Having none is
+// routes there from router advertisements, which would come back within minutes (multus-cni#749). Having none is
 // success.
 //
-// An interface that does not exist is an error that wraps ErrNoInterface (behaviour.md D36). If something cannot be
+// An interface that does not exist is an error that wraps ErrNoInterface (behaviour D36). If something cannot be
 // removed, the rest is still tried, and the error names each route that is left.
 func (n *Namespace) DropDefault(name string, f Family) error {
 	link, err := n.find(name)
@@ -136,11 +136,11 @@ func (n *Namespace) DropDefault(name string, f Family) error {
 
 // SetDefault makes each gateway the default gateway of its family on the interface, replacing the default route of
 // the same metric on whatever interface that is. IPv4-mapped gateways count as IPv4. At most one gateway per family
-// is possible, because multipath default routes are not supported (behaviour.md D30); that, an address that is none
+// is possible, because multipath default routes are not supported (behaviour D30); that, an address that is none
 // and an interface that does not exist are errors before anything is changed.
 //
 // A gateway that cannot be reached is an error that names it and the interface; the other one is set nevertheless,
-// and all errors are returned (behaviour.md D37).
+// and all errors are returned (behaviour D37).
 func (n *Namespace) SetDefault(name string, gateways []netip.Addr) error {
 	link, err := n.find(name)
 	if err != nil {
@@ -243,7 +243,7 @@ func (n *Namespace) hops(f Family) ([]hop, error) {
 }
 
 // isDefault knows both ways in which netlink has reported a default route: no destination, and since 1.2 a
-// destination of zero bits. To know only one made the deletion do nothing for several releases (behaviour.md D34).
+// destination of zero bits. To know only one made the deletion do nothing for several releases (behaviour D34).
 func isDefault(r netlink.Route) bool {
 	if r.Type != unix.RTN_UNICAST {
 		return false

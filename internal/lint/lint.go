@@ -46,7 +46,7 @@ type Options struct {
 	// (config.Plugin.Exceptions).
 	Isolation  bool
 	Exceptions []string
-	// MultusNamespace is the namespace of the networks in the default-network annotation (behaviour.md C50).
+	// MultusNamespace is the namespace of the networks in the default-network annotation (behaviour C50).
 	MultusNamespace string
 	// Complete reports whether the files have all definitions: a network that none of them defines does not exist.
 	Complete bool

@@ -18,7 +18,8 @@ var (
 )
 
 // TestCorpus checks files as users write them. The last lines of each file are the expected findings and their
-// positions. (behaviour.md B6, C10-C15, C20-C32, C40-C42, C50-C52, C80-C82, D34, H21; P09, P30, P31, P32, P33.)
+// positions. (behaviour B6, C10-C15, C20-C32, C40-C42, C50-C52, C80-C82, D34, H21; multus-cni#1130, multus-cni#635,
+// multus-cni#714, multus-cni#180, multus-cni#224.)
 func TestCorpus(t *testing.T) {
 	t.Parallel()
 	paths, err := filepath.Glob("testdata/corpus/*.yaml")

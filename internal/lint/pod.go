@@ -197,7 +197,7 @@ func (p *pod) check(s selected, namespace string, gateways map[bool]string) {
 	p.device(s, n)
 }
 
-// isolation reports a reference that namespaceIsolation rejects (behaviour.md C40, C41).
+// isolation reports a reference that namespaceIsolation rejects (behaviour C40, C41).
 func (p *pod) isolation(s selected, ref plan.Ref) {
 	o := p.options
 	if o.Isolation && ref.Namespace != p.namespace && !slices.Contains(o.Exceptions, ref.Namespace) {
@@ -278,7 +278,7 @@ func (p *pod) addresses(s selected, n *network) {
 	}
 }
 
-// device reports a network with a device that no container requests (behaviour.md H20, H21).
+// device reports a network with a device that no container requests (behaviour H20, H21).
 func (p *pod) device(s selected, n *network) {
 	if r := n.resource.value; r != "" && p.hasContainers && !p.resources[r] {
 		p.add(s.at, Error, "device", fmt.Sprintf("request %s in resources.limits of a container", r),
@@ -309,7 +309,7 @@ func (p *pod) ports(s selected) {
 	}
 }
 
-// interfaceName checks the name of the pod's interface against those of earlier networks (behaviour.md C80-C82).
+// interfaceName checks the name of the pod's interface against those of earlier networks (behaviour C80-C82).
 func (p *pod) interfaceName(s selected, index int, names map[string]string) {
 	at := s.part("interface")
 	if s.tree.get("interface") == nil {

@@ -89,7 +89,7 @@ var values = map[string]map[string][]string{
 	"portmap":  {"backend": {"", "iptables", "nftables"}},
 }
 
-// elementKeys are the keys of a selection element (NPWG v1.3 §4.1.2; behaviour.md C20-C32). ipRequest and macRequest
+// elementKeys are the keys of a selection element (NPWG v1.3 §4.1.2; behaviour C20-C32). ipRequest and macRequest
 // are not among them, because no version of Multus reads them.
 var elementKeys = []string{
 	"name", "namespace", "interface", "interfaceRequest", "ips", "mac", "infiniband-guid", "portMappings", "bandwidth",

@@ -1,4 +1,4 @@
-// Package netsel parses the network selection annotations (behaviour.md C10-C36, NPWG v1.3 §4.1). It has no effects,
+// Package netsel parses the network selection annotations (behaviour C10-C36, NPWG v1.3 §4.1). It has no effects,
 // looks nothing up, and contains no policy. It is the only parser of these annotations. Every package above may import
 // it.
 package netsel
@@ -17,20 +17,20 @@ import (
 	"multus/internal/rawjson"
 )
 
-// Names of the annotations (behaviour.md C1).
+// Names of the annotations (behaviour C1).
 const (
 	Networks       = "k8s.v1.cni.cncf.io/networks"
 	DefaultNetwork = "v1.multus-cni.io/default-network"
 	Status         = "k8s.v1.cni.cncf.io/network-status"
 	ResourceName   = "k8s.v1.cni.cncf.io/resourceName"
-	// ConfigSource marks static pods: the annotation is present and not "api" (behaviour.md C1, D18).
+	// ConfigSource marks static pods: the annotation is present and not "api" (behaviour C1, D18).
 	ConfigSource = "kubernetes.io/config.source"
 )
 
 // MaxInterfaceName is the maximum length of an interface name (IFNAMSIZ without the terminating zero).
 const MaxInterfaceName = 15
 
-// PortMapping is one entry of portMappings (behaviour.md C27).
+// PortMapping is one entry of portMappings (behaviour C27).
 type PortMapping struct {
 	HostPort      int    `json:"hostPort"`
 	ContainerPort int    `json:"containerPort"`
@@ -38,7 +38,7 @@ type PortMapping struct {
 	HostIP        string `json:"hostIP,omitempty"`
 }
 
-// Bandwidth is a bandwidth request in bits. All four members are always written (behaviour.md A34, C28).
+// Bandwidth is a bandwidth request in bits. All four members are always written (behaviour A34, C28).
 type Bandwidth struct {
 	IngressRate  int `json:"ingressRate"`
 	IngressBurst int `json:"ingressBurst"`
@@ -47,7 +47,7 @@ type Bandwidth struct {
 }
 
 // Element is one network selection element. Namespace is empty if the annotation omits it: its default depends on the
-// annotation. Name may be empty (behaviour.md C15); the lookup of the network then fails.
+// annotation. Name may be empty (behaviour C15); the lookup of the network then fails.
 type Element struct {
 	Name           string                     `json:"name"`
 	Namespace      string                     `json:"namespace,omitempty"`
@@ -59,7 +59,7 @@ type Element struct {
 	Bandwidth      *Bandwidth                 `json:"bandwidth,omitempty"`
 	DeviceID       string                     `json:"deviceID,omitempty"`
 	CNIArgs        map[string]json.RawMessage `json:"cni-args,omitempty"`
-	// DefaultRoute is nil if the key is absent. An empty list has a meaning of its own (C31, D30).
+	// DefaultRoute is nil if the key is absent. An empty list has a meaning of its own (behaviour C31, D30).
 	DefaultRoute *[]netip.Addr `json:"default-route,omitempty"`
 	// IPAMClaim is ipam-claim-reference, for the delegates that read the pod's annotation (behaviour C32). The standard
 	// does not allow it together with ips (NPWG v1.3 §4.1.2.1.11). But KubeVirt adds it to elements with addresses, and
@@ -84,7 +84,7 @@ func (e *ElementError) Error() string {
 func (e *ElementError) Unwrap() error { return e.Err }
 
 // Parse parses the value of a selection annotation. The value is in JSON if it contains one of the characters [ { ",
-// else in the comma-separated form (behaviour.md C10). An empty value has no element (C3). A blank one has one element
+// else in the comma-separated form (behaviour C10). An empty value has no element (C3). A blank one has one element
 // without a name, as an empty item does (C15).
 func Parse(value string) ([]Element, error) {
 	if value == "" {
@@ -140,7 +140,7 @@ func tooMany(value string, most int) bool {
 	return count > most
 }
 
-// parseShort parses [namespace/]name[@interface] (behaviour.md C11-C15).
+// parseShort parses [namespace/]name[@interface] (behaviour C11-C15).
 func parseShort(item string) (Element, error) {
 	var e Element
 	rest := strings.TrimSpace(item)
@@ -168,7 +168,7 @@ func parseShort(item string) (Element, error) {
 	return e, nil
 }
 
-// isLabel reports whether s matches ^[a-z0-9]([-a-z0-9]*[a-z0-9])?$. It does not limit the length (behaviour.md C13).
+// isLabel reports whether s matches ^[a-z0-9]([-a-z0-9]*[a-z0-9])?$. It does not limit the length (behaviour C13).
 func isLabel(s string) bool {
 	for i := range len(s) {
 		c := s[i]
@@ -262,7 +262,7 @@ func inJSON(err error) error {
 func (w *wire) check() (Element, error) {
 	e := w.Element
 	if e.Interface == "" {
-		e.Interface = w.InterfaceRequest // the older name (C26)
+		e.Interface = w.InterfaceRequest // the older name (behaviour C26)
 	}
 	for _, ip := range e.IPs {
 		if err := checkIP(ip); err != nil {

@@ -1,4 +1,4 @@
-// Package obs creates loggers with the format and levels of today's Multus (behaviour.md L), and returns the version of
+// Package obs creates loggers with the format and levels of today's Multus (behaviour L), and returns the version of
 // the binary. It does not decide what is logged. The hosts import it; all other packages get a *slog.Logger.
 package obs
 
@@ -20,7 +20,7 @@ import (
 	"multus/internal/fault"
 )
 
-// The levels of today's configuration, on the scale of slog (behaviour.md L1).
+// The levels of today's configuration, on the scale of slog (behaviour L1).
 const (
 	LevelPanic   = slog.Level(12)
 	LevelError   = slog.LevelError
@@ -55,7 +55,7 @@ type Options struct {
 	Rotate *config.LogOptions
 }
 
-// New returns a logger that writes to standard error, to a file with rotation, or to both (behaviour.md L3).
+// New returns a logger that writes to standard error, to a file with rotation, or to both (behaviour L3).
 func New(o Options) *slog.Logger {
 	var out []io.Writer
 	if o.Stderr != nil {
@@ -70,7 +70,7 @@ func New(o Options) *slog.Logger {
 	return slog.New(&handler{level: o.Level, mu: &sync.Mutex{}, w: io.MultiWriter(out...)})
 }
 
-// rotated returns a writer to a file with today's limits: 100 MB, 5 days, 5 files, compressed (behaviour.md A32).
+// rotated returns a writer to a file with today's limits: 100 MB, 5 days, 5 files, compressed (behaviour A32).
 func rotated(file string, o *config.LogOptions) io.Writer {
 	l := &lumberjack.Logger{Filename: file, MaxSize: 100, MaxAge: 5, MaxBackups: 5, Compress: true}
 	if o == nil {
@@ -91,7 +91,7 @@ func rotated(file string, o *config.LogOptions) io.Writer {
 	return l
 }
 
-// handler writes `<RFC3339> [<level>] <text> key=value…` (behaviour.md L2).
+// handler writes `<RFC3339> [<level>] <text> key=value…` (behaviour L2).
 type handler struct {
 	level slog.Level
 	attrs string
@@ -170,7 +170,7 @@ func (h *handler) WithGroup(name string) slog.Handler {
 	return &c
 }
 
-// levelName returns today's name of a level. Warnings are written at error level (behaviour.md L2).
+// levelName returns today's name of a level. Warnings are written at error level (behaviour L2).
 func levelName(l slog.Level) string {
 	switch {
 	case l >= LevelPanic:

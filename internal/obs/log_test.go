@@ -121,7 +121,7 @@ func TestDestinations(t *testing.T) {
 	}
 }
 
-// TestRotated checks A32 and L3 [quirk]: today's limits, each of which an option replaces, from the first line on.
+// TestRotated checks A32 and L3: today's limits, each of which an option replaces, from the first line on.
 func TestRotated(t *testing.T) {
 	t.Parallel()
 	type limits struct {

@@ -13,7 +13,7 @@ func Release() string {
 	return "unknown"
 }
 
-// Version describes the binary from its build information, in today's format (behaviour.md D3).
+// Version describes the binary from its build information, in today's format (behaviour D3).
 func Version() string {
 	version, commit, date, tree := "unknown", "unknown commit", "unknown date", "clean"
 	if info, ok := debug.ReadBuildInfo(); ok {

@@ -132,7 +132,7 @@ func applyWhenServed(t *testing.T, client dynamic.Interface, u *unstructured.Uns
 	}
 }
 
-// today makes the DaemonSet that is replaced, as far as what cannot be changed later goes (behaviour.md J3, J4).
+// today makes the DaemonSet that is replaced, as far as what cannot be changed later goes (behaviour J3, J4).
 func today(t *testing.T, client dynamic.Interface) {
 	t.Helper()
 	const manifest = `{"apiVersion":"apps/v1","kind":"DaemonSet","metadata":{"name":"kube-multus-ds","namespace":"kube-system",

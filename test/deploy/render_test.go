@@ -96,7 +96,7 @@ func get[T any](tb testing.TB, m manifest, kind string) *T {
 	return found
 }
 
-// TestNames: today's objects, so that applying ours replaces them (behaviour.md J1-J12).
+// TestNames: today's objects, so that applying ours replaces them (behaviour J1-J12).
 func TestNames(t *testing.T) {
 	t.Parallel()
 	want := []string{
@@ -155,7 +155,7 @@ func TestReadme(t *testing.T) {
 	}
 }
 
-// TestRoles: exactly these rights (P33); that the API server understands them so is for TestRights.
+// TestRoles: exactly these rights (docs/security.md); that the API server understands them so is for TestRights.
 func TestRoles(t *testing.T) {
 	t.Parallel()
 	want := `[{"verbs":["get","list","watch"],"apiGroups":["k8s.cni.cncf.io"],"resources":["network-attachment-definitions"]},` +

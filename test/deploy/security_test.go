@@ -140,7 +140,7 @@ func ofVolumes(pod *corev1.PodSpec) []string {
 	return v
 }
 
-// TestSecurity: no manifest has anything of what today's needs (P13, P33, P45).
+// TestSecurity: no manifest has anything of what today's needs (multus-cni#1248, rancher/rke2#746; docs/security.md).
 func TestSecurity(t *testing.T) {
 	t.Parallel()
 	for _, dir := range all(t) {

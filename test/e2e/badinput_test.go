@@ -51,7 +51,7 @@ func (s *site) raw(t *testing.T, kind node.Kind, p *node.Pod, command, stdin, ar
 }
 
 // TestBadInput: malformed input gives one readable CNI error that names the object, the owner and the next
-// step; nothing is attached, nothing is left, and the daemon goes on (issue 1, Bad input; P30, P34).
+// step; nothing is attached, nothing is left, and the daemon goes on (multus-cni#635, multus-cni#302).
 func TestBadInput(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {

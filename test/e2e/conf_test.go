@@ -35,7 +35,7 @@ func (f *fakes) environment(p *node.Pod, command string) []string {
 var binaries = map[node.Kind]string{node.Thin: "multus", node.Thick: "multus-shim"}
 
 // TestConfigurationErrors: one text for all verbs and both plugins; of several faults the first in order is told:
-// syntax, then CNI_ARGS, then what is missing, then whom to ask (behaviour.md A4, A8 [quirk], A41, A42, A52, D7, D10).
+// syntax, then CNI_ARGS, then what is missing, then whom to ask (behaviour A4, A8, A41, A42, A52, D7, D10).
 func TestConfigurationErrors(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -74,7 +74,7 @@ func TestConfigurationErrors(t *testing.T) {
 				names(t, told("ADD", string(edited(t, f.Conf(), map[string]any{"networksDir": nil, "kubeconfig": nil})),
 					"KUBERNETES_SERVICE_HOST=192.0.2.1", "KUBERNETES_SERVICE_PORT=443").Msg,
 					"error getting k8s client", "in-cluster", "token")
-				// A41 [quirk]: DEL needs no API server, and a kubeconfig that is gone is no reason to keep a pod.
+				// A41: DEL needs no API server, and a kubeconfig that is gone is no reason to keep a pod.
 				q := f.pod(t, "one")
 				if _, err := f.Add(t, f.Conf(), q); err != nil {
 					t.Fatal(err)
@@ -91,8 +91,8 @@ func TestConfigurationErrors(t *testing.T) {
 }
 
 // TestVersions: the result is in the version of the configuration that the runtime loads, whatever the delegate's; a
-// network without a version gets the daemon's, which its file lays over the request (behaviour.md A50, A93, B5, D26
-// [quirk]); the shim is silent by default.
+// network without a version gets the daemon's, which its file lays over the request (behaviour A50, A93, B5, D26); the
+// shim is silent by default.
 func TestVersions(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -139,7 +139,7 @@ func TestVersions(t *testing.T) {
 }
 
 // TestReadinessFile: ADD waits for the cluster network's sign, DEL and CHECK do not; a runtime that gives up is told
-// what was waited for (behaviour.md D11, D51, N9).
+// what was waited for (behaviour D11, D51, N9).
 func TestReadinessFile(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -294,7 +294,7 @@ func (f *fakes) givenUp(t *testing.T, kind node.Kind, ready string) {
 }
 
 // TestCapabilities: what a pod asks for reaches the plugins that declare it; what nobody declares is left out, as
-// today, since plugins take the older form from CNI_ARGS (behaviour.md C65, C67, N3).
+// today, since plugins take the older form from CNI_ARGS (behaviour C65, C67, N3).
 func TestCapabilities(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -322,7 +322,7 @@ func TestCapabilities(t *testing.T) {
 }
 
 // TestQuietLogs: nothing is wrong, and nothing is logged as an error; the annotations of a pod, which may hold secrets,
-// are in no log at any level (behaviour.md L5 [quirk], L8).
+// are in no log at any level (behaviour L5, L8).
 func TestQuietLogs(t *testing.T) {
 	t.Run("without Kubernetes", func(t *testing.T) {
 		f := newFakes(t, node.Thin, nil, nil)
@@ -366,7 +366,7 @@ func TestQuietLogs(t *testing.T) {
 	}
 }
 
-// TestShortNames: people type nad, and what they have always typed (behaviour.md N12).
+// TestShortNames: people type nad, and what they have always typed (behaviour N12).
 func TestShortNames(t *testing.T) {
 	config, err := clientcmd.BuildConfigFromFlags("", server(t).Kubeconfig(t))
 	if err != nil {

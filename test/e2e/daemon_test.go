@@ -24,7 +24,7 @@ import (
 )
 
 // TestDaemonCommandLine: today's command line, with one dash or two; what cannot run says why and ends with an error
-// (behaviour.md A67, F1, F2, F6).
+// (behaviour A67, F1, F2, F6).
 func TestDaemonCommandLine(t *testing.T) {
 	n := node.New(t, node.Options{Kind: node.Thin})
 	write := func(text string) string {
@@ -36,7 +36,7 @@ func TestDaemonCommandLine(t *testing.T) {
 	}
 	for _, flag := range []string{"-version", "--version"} {
 		a := startAgent(t, n, nil, flag)
-		if code := a.code(t); code != 0 { // F1 [quirk]: 4 today
+		if code := a.code(t); code != 0 { // F1: 4 today
 			t.Errorf("%s: exit %d", flag, code)
 		}
 		names(t, a.output(t), "multus-daemon: version:", "commit:", "date:")
@@ -98,7 +98,7 @@ func TestDaemonCommandLine(t *testing.T) {
 }
 
 // TestDaemonSocket: only the socket is replaced, other files beside it live on, modes and the peer's uid keep others
-// away (behaviour.md F4, F5 [quirk], E2; P33).
+// away (behaviour F4, F5, E2).
 func TestDaemonSocket(t *testing.T) {
 	n := node.New(t, node.Options{Kind: node.Thin})
 	dir := filepath.Join(n.Dir, "shared") // does not exist yet: made with mode 0700
@@ -210,7 +210,7 @@ func get(t *testing.T, socket, path string) (int, error) {
 
 // TestDaemonSlot: the runtime is pointed to Multus when the daemon serves, and not before; the file is whole, private
 // and one line; it stays when the daemon goes, by whatever signal, and the readiness file is the plugin's to wait for
-// (behaviour.md F4, F6-F9, F23, F24, F33, all [quirk]; A71; P02, P16).
+// (behaviour F4, F6-F9, F23, F24, F33; A71; multus-cni#1387).
 func TestDaemonSlot(t *testing.T) {
 	n := node.New(t, node.Options{Kind: node.Thin})
 	primary := filepath.Join(n.Dir, "net.d", "10-primary.conflist")
@@ -253,7 +253,7 @@ func TestDaemonSlot(t *testing.T) {
 				t.Errorf("mode %v, %v", info.Mode(), err)
 			}
 			names(t, string(conf), fmt.Sprintf(`"readinessindicatorfile":%q`, ready))
-			// F33 [quirk]: the file comes and goes, and the daemon goes on.
+			// F33: the file comes and goes, and the daemon goes on.
 			if err := os.WriteFile(ready, nil, 0o644); err != nil {
 				t.Fatal(err)
 			}
@@ -273,7 +273,7 @@ func TestDaemonSlot(t *testing.T) {
 			if code := a.code(t); sig != syscall.SIGKILL && code != 0 {
 				t.Errorf("exit %d\n%s", code, a.output(t))
 			}
-			if took := time.Since(start); took > 9*time.Second { // F8 [quirk]: 10 s, whatever is going on
+			if took := time.Since(start); took > 9*time.Second { // F8: 10 s, whatever is going on
 				t.Errorf("nothing was in flight, and the end took %s", took)
 			}
 			if got, err := os.ReadFile(slot); err != nil || string(got) != string(conf) {
@@ -286,7 +286,7 @@ func TestDaemonSlot(t *testing.T) {
 	}
 }
 
-// TestDaemonDrains: a plan that is being made when SIGTERM comes is still answered (behaviour.md F8 [quirk]).
+// TestDaemonDrains: a plan that is being made when SIGTERM comes is still answered (behaviour F8).
 func TestDaemonDrains(t *testing.T) {
 	slow := newSlowAPI(t)
 	s := newSite(t, node.Thick, node.Options{Kubeconfig: slow.kubeconfig, API: slow.addr})
@@ -333,7 +333,7 @@ func TestDaemonDrains(t *testing.T) {
 }
 
 // TestDaemonLogStaysWhereItIs: what a request's configuration says of logs is the plugin's, not the daemon's
-// (behaviour.md A94 [quirk], F54).
+// (behaviour A94, F54).
 func TestDaemonLogStaysWhereItIs(t *testing.T) {
 	f := newFakes(t, node.Thick, map[string]any{"logToStderr": true, "logLevel": "debug"}, nil)
 	f.StopDaemon(t)

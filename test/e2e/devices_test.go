@@ -189,8 +189,8 @@ func (s *site) given(t *testing.T, command, containerID string) []string {
 }
 
 // TestDevices: two networks of one resource get the pod's two devices in their order; what is known of a device is
-// where its consumers look for it, in the status, and gone after DEL (behaviour.md B4, C69-C71, H1-H4, H20, H23,
-// H30-H35; issue 3, part 9).
+// where its consumers look for it, in the status, and gone after DEL (behaviour B4, C69-C71, H1-H4, H20, H23,
+// H30-H35).
 func TestDevices(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -260,7 +260,7 @@ func TestDevices(t *testing.T) {
 				stop()
 				p := s.pod(t, "checkpoint", map[string]string{networks: "dev-a"}, false)
 				k.checkpoint(t, p.UID, "0000:00:07.7")
-				// H35 [quirk]: what a crash has left under the name is not taken for this pod's.
+				// H35: what a crash has left under the name is not taken for this pod's.
 				stale := filepath.Join(devInfo, "cni", fmt.Sprintf("%s-dev-a-%s_net1", s.ns, p.ContainerID))
 				if err := os.WriteFile(stale, []byte(`{"type":"stale"}`), 0o444); err != nil {
 					t.Fatal(err)
@@ -338,7 +338,7 @@ func (s *site) informed(t *testing.T, kinds, files []string) {
 		t.Errorf("network-status: %s", value)
 	}
 	if info, err := os.Stat(filepath.Dir(files[0])); err != nil || info.Mode().Perm() != 0o755 {
-		t.Errorf("H32 [quirk]: %v, %v", info.Mode(), err)
+		t.Errorf("H32: %v, %v", info.Mode(), err)
 	}
 }
 

@@ -109,7 +109,7 @@ func (f *fakes) calls(t *testing.T, since *int) []string {
 }
 
 // TestOrder: attachments are added in order, checked in order, and deleted in reverse, the plugins of a list
-// too; delegates get the five Kubernetes arguments first (behaviour.md D23, D25, D45-D49, D65, D80, D84; K2, K3, K5;
+// too; delegates get the five Kubernetes arguments first (behaviour D23, D25, D45-D49, D65, D80, D84; K2, K3, K5;
 // C60, Q12; C64, N11; NPWG v1.3 §7.3).
 func TestOrder(t *testing.T) {
 	for _, kind := range node.Kinds {
@@ -172,7 +172,7 @@ func TestOrder(t *testing.T) {
 }
 
 // TestUndo: a failing attachment is undone with all before it, in reverse; later ones are never begun; the
-// delegate's code and words reach the runtime (behaviour.md D5, D28, D29, M2; P10).
+// delegate's code and words reach the runtime (behaviour D5, D28, D29, M2; P10).
 func TestUndo(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -206,7 +206,7 @@ func TestUndo(t *testing.T) {
 }
 
 // TestDelGoesOn: a delegate that fails DEL does not keep the others; the error is returned, the record is kept, and
-// the next DEL does all again (behaviour.md D65, D69, D70, D72; N10; P06, P07).
+// the next DEL does all again (behaviour D65, D69, D70, D72; N10; multus-cni#1449, multus-cni#669).
 func TestDelGoesOn(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -236,7 +236,7 @@ func TestDelGoesOn(t *testing.T) {
 }
 
 // TestStatus: the cluster network is asked, its code kept; what is older is not asked; nothing waits
-// (behaviour.md D90-D94; P23).
+// (behaviour D90-D94; multus-cni#1519).
 func TestStatus(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -281,7 +281,7 @@ func TestStatus(t *testing.T) {
 }
 
 // TestGC: what the runtime does not list is freed on every network, what it lists stays, and the plugins are told
-// of what is valid under their own interface names (behaviour.md D85, D100-D105; P22).
+// of what is valid under their own interface names (behaviour D85, D100-D105; multus-cni#1273).
 func TestGC(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -341,7 +341,7 @@ func (f *fakes) run(t *testing.T, binary string, env []string, stdin string,
 	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
 }
 
-// TestProcessEdge: versions, help, codes of the frame (behaviour.md A5, D1-D4, D6, D8, D9, K10, K11; O40).
+// TestProcessEdge: versions, help, codes of the frame (behaviour A5, D1-D4, D6, D8, D9, K10, K11; O40).
 func TestProcessEdge(t *testing.T) {
 	f := newFakes(t, node.Thick, nil, nil)
 	for _, binary := range []string{"multus", "multus-shim"} {
@@ -433,7 +433,7 @@ func TestProcessEdge(t *testing.T) {
 	}
 }
 
-// TestPassthru: nothing in, nothing out; a prevResult goes through (behaviour.md G35-G37).
+// TestPassthru: nothing in, nothing out; a prevResult goes through (behaviour G35-G37).
 func TestPassthru(t *testing.T) {
 	f := newFakes(t, node.Thin, nil, nil)
 	env := []string{
@@ -464,7 +464,8 @@ func TestPassthru(t *testing.T) {
 	}
 }
 
-// TestLogLines: the lines that people parse, at their level and nowhere else (behaviour.md A29-A32, L1-L4, L7; P39).
+// TestLogLines: the lines that people parse, at their level and nowhere else (behaviour A29-A32, L1-L4, L7;
+// multus-cni#1288).
 func TestLogLines(t *testing.T) {
 	for _, level := range []string{"", "verbose"} {
 		t.Run("level "+level, func(t *testing.T) {
@@ -503,7 +504,8 @@ func TestLogLines(t *testing.T) {
 }
 
 // TestFailureEvents: a failed ADD is told on the pod in the words that the runtime gets, once however often it is
-// tried, for failures of the plan and of a delegate (behaviour.md O64; P34, P38).
+// tried, for failures of the plan and of a delegate (behaviour O64; multus-cni#302,
+// k8snetworkplumbingwg/helm-charts#2).
 func TestFailureEvents(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {

@@ -87,7 +87,7 @@ func (s *site) back(t *testing.T, after string) {
 }
 
 // TestHostDevice is the scenario of the third field report: the uplink is refused with the reason, the free NIC is
-// named and works, and it is back under its name however its pod ends (issue 6; pains.md P21).
+// named and works, and it is back under its name however its pod ends (multus-cni#1134).
 func TestHostDevice(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {

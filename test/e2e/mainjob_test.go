@@ -112,7 +112,7 @@ func (s *site) status(t *testing.T, pod string) []element {
 // three asks for all three networks: short form, and a requested name and MAC in the JSON form.
 const three = `[{"name":"mac"},{"name":"dev","interface":"sriov0"},{"name":"br","mac":"02:00:00:00:01:01"}]`
 
-// TestMainJob is the main job (issue 1, Shown by): attach, status by one PATCH (behaviour.md D120 [quirk]), DEL
+// TestMainJob is the main job: attach, status by one PATCH (behaviour D120), DEL
 // frees everything.
 func TestMainJob(t *testing.T) {
 	for _, kind := range node.Kinds {
@@ -180,7 +180,7 @@ func (s *site) delete(t *testing.T, p *node.Pod) {
 }
 
 // TestDelNeedsNobody: DEL frees everything after the definitions and the pod were deleted and the daemon was
-// stopped (behaviour.md D50-D72; P06, P07).
+// stopped (behaviour D50-D72; multus-cni#1449, multus-cni#669).
 func TestDelNeedsNobody(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -200,8 +200,8 @@ func TestDelNeedsNobody(t *testing.T) {
 }
 
 // TestPlainPodNeedsNobody: with the daemon and the API server away a plain pod is attached, and an annotated
-// one fails closed with code 11 and leaves nothing (architecture.md, "What happens when something is missing";
-// P02, P24).
+// one fails closed with code 11 and leaves nothing (docs/architecture.md, "What happens when something is missing";
+// multus-cni#1387, multus-cni#1361).
 func TestPlainPodNeedsNobody(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {

@@ -11,7 +11,7 @@ import (
 	"multus/test/testnet"
 )
 
-// TestMissing goes through the table "What happens when something is missing" (architecture.md; issue 4, part 3): each
+// TestMissing goes through the table "What happens when something is missing" (docs/architecture.md): each
 // row with a daemon that is dead, one that is stopped (SIGSTOP) and one that comes back while an ADD waits for it, and
 // with the API server up and down. Rows with a daemon that is well are in TestOutage and TestPods.
 func TestMissing(t *testing.T) {

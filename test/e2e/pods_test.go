@@ -14,7 +14,7 @@ import (
 	"multus/test/testnet"
 )
 
-// informerWait is what today's daemon waits for a pod that its cache does not know (behaviour.md D14, D17).
+// informerWait is what today's daemon waits for a pod that its cache does not know (behaviour D14, D17).
 const informerWait = 2500 * time.Millisecond
 
 // refused shows that an ADD fails with code 11 and these words, leaves nothing, and that the DEL that follows works.
@@ -56,8 +56,8 @@ func (s *site) gone(t *testing.T, conf []byte, p *node.Pod) {
 }
 
 // TestPods are the pods that are not what they seem: gone, another of the same name, static, deleted while they start
-// (behaviour.md C1, C2, D14-D21, D53, D60, D111, D123, D124, A44, A45; Q32; architecture.md, "What happens when
-// something is missing"; issue 3, part 7).
+// (behaviour C1, C2, D14-D21, D53, D60, D111, D123, D124, A44, A45; Q32; docs/architecture.md, "What happens when
+// something is missing").
 func TestPods(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -121,7 +121,7 @@ func (s *site) podDeletedMeanwhile(t *testing.T) {
 	s.api.DeletePod(t, s.ns, "deleted")
 	s.refused(t, s.Conf(), p, "error waiting for pod "+s.ns+"/deleted")
 
-	// While a delegate is at it: attached, nobody is told, DEL frees it (D123 [quirk]).
+	// While a delegate is at it: attached, nobody is told, DEL frees it (D123).
 	m := s.Fake(t, "slow")
 	m["sleep"] = map[string]string{"ADD": "1s"}
 	s.api.CreateNetwork(t, s.ns, "slow",
@@ -210,7 +210,7 @@ func (s *site) podSystemName(t *testing.T, kind node.Kind) {
 }
 
 // TestSlowAPIServer: an API server that takes longer for each answer than today's plugin and daemon give it is no
-// failure (behaviour.md D13, D15, both [quirk]).
+// failure (behaviour D13, D15).
 func TestSlowAPIServer(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -228,7 +228,7 @@ func TestSlowAPIServer(t *testing.T) {
 }
 
 // TestOutage: while the API server is away, what is known is attached and told later, and what is not known is code
-// 11 (architecture.md, "What happens when something is missing"; behaviour.md D16, B8).
+// 11 (docs/architecture.md, "What happens when something is missing"; behaviour D16, B8).
 func TestOutage(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {

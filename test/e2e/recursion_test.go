@@ -11,7 +11,7 @@ import (
 )
 
 // TestNoRecursion: a network that delegates to Multus is refused before anything is done, and a delegate that
-// calls Multus all the same is stopped at once (P09).
+// calls Multus all the same is stopped at once (multus-cni#1130).
 func TestNoRecursion(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {

@@ -182,8 +182,8 @@ func (s *site) agree(t *testing.T, p *node.Pod, result []*types.Route, want []st
 }
 
 // TestDefaultRoutes moves default routes in real namespaces, by the family that is asked for, and everybody agrees
-// on where they are; CHECK, whose plugins compare the routes with the cached results, passes (behaviour.md D27 [quirk],
-// D30-D38, D41; D118; issue 3, part 5).
+// on where they are; CHECK, whose plugins compare the routes with the cached results, passes (behaviour D27,
+// D30-D38, D41; D118).
 func TestDefaultRoutes(t *testing.T) {
 	const (
 		gw4, gw6   = "192.0.2.1", "2001:db8:1::1"
@@ -273,7 +273,7 @@ func TestDefaultRoutes(t *testing.T) {
 }
 
 // TestAdvertisedRoute: a default route that a router advertises on eth0 does not come back once another network has
-// the default route, while a pod that asked for nothing learns it (P18; issue 3, part 5).
+// the default route, while a pod that asked for nothing learns it (multus-cni#749).
 func TestAdvertisedRoute(t *testing.T) {
 	const prefix = "2001:db8:b::/64"
 	for _, kind := range node.Kinds {

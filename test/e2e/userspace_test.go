@@ -66,7 +66,7 @@ func (v *vfioNode) ExecPlugin(ctx context.Context, plugin string, stdin []byte, 
 }
 
 // TestHostDeviceUserspace: a device for DPDK has no interface that leaves the node, and the plugin gives it to whoever
-// asks. It is the first pod's until that is gone; of several that ask at once one gets it (issue 6; pains.md P21).
+// asks. It is the first pod's until that is gone; of several that ask at once one gets it (multus-cni#1134).
 func TestHostDeviceUserspace(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {

@@ -62,7 +62,7 @@ func (s *site) home(t *testing.T, r *row, what string) {
 
 // TestDevicePoints kills the plugin at every point that it passes with a device of the node in hand, now thin and now
 // thick, whether or not the pod vanishes then: DEL brings the device home under its name, and the next pod gets it
-// (issue 6; pains.md P21).
+// (multus-cni#1134).
 func TestDevicePoints(t *testing.T) {
 	t.Parallel()
 	vanished := func(t *testing.T, s *site) { t.Helper(); s.attach(t); s.vanish(t) }

@@ -45,7 +45,7 @@ func (s *site) inWindow(t *testing.T, n int) (verb string, after time.Duration, 
 }
 
 // TestRandomKill kills the plugin at a random time within 90 ms of its start, in ADD and in DEL, while its delegates
-// live on; then DEL, ADD, DEL (the measurement of today's Multus in issue 3: 20 addresses leaked in 43 kills).
+// live on; then DEL, ADD, DEL (the measurement of today's Multus: 20 addresses leaked in 43 kills).
 func TestRandomKill(t *testing.T) {
 	eachKind(t, func(t *testing.T, _ int, kind node.Kind) {
 		s := newSite(t, kind, two, nil)

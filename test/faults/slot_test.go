@@ -16,7 +16,7 @@ import (
 )
 
 // TestSlot: who reads the runtime's configuration in a loop always finds a valid one, while the cluster network's file
-// is written, truncated, renamed and removed and the daemon is killed and started at random (issue 4, part 8).
+// is written, truncated, renamed and removed and the daemon is killed and started at random.
 func TestSlot(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, node.Thick, variants[1], nil)

@@ -44,7 +44,7 @@ func descriptors(t *testing.T, pid int) int {
 }
 
 // TestStorm: many pods at once through one daemon in a cgroup of 40 MiB: no failure, and nobody is killed. What the
-// delegates take is not charged to the daemon (P14).
+// delegates take is not charged to the daemon (multus-cni#1107).
 func TestStorm(t *testing.T) {
 	s := newSite(t, node.Thick, variants[2], map[string]any{"daemonTimeout": "60s"})
 	group := limitMemory(t, s.Daemon().Pid, maxRSS)

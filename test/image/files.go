@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// binDir is where today's image has its binaries (behaviour.md G60); scripts and manifests name it.
+// binDir is where today's image has its binaries (behaviour G60); scripts and manifests name it.
 const binDir = "usr/src/multus-cni/bin"
 
 // links are the programs of today's images whose work multus-daemon does when it is called so; tools are those that

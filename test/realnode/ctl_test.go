@@ -24,7 +24,7 @@ import (
 )
 
 // TestOtherNode uses `kubectl multus` as people do, on a machine that is no node: what depends on a node is found out
-// in the daemon's pod there, by a real kubectl (issue 6: doctor --node, explain --node).
+// in the daemon's pod there, by a real kubectl (doctor --node, explain --node).
 func TestOtherNode(t *testing.T) {
 	n := start(t, cluster.Options{})
 	n.install(t, "base")

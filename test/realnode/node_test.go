@@ -348,8 +348,8 @@ func (n *node) patchDaemonSet(t *testing.T, patch string) {
 	until(t, "DaemonSet rolled out", func() error { return n.rolledOut(t) })
 }
 
-// slotFight: somebody keeps taking the configuration away, as Cilium does where it is exclusive (P11). The node says
-// so, the daemon stops and is not ready, until it is started again.
+// slotFight: somebody keeps taking the configuration away, as Cilium does where it is exclusive (multus-cni#972). The
+// node says so, the daemon stops and is not ready, until it is started again.
 func (n *node) slotFight(t *testing.T) {
 	conf := n.Path(n.paths.Conf + "/00-multus.conf")
 	until(t, "event of the node", func() error {

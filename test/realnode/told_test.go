@@ -19,7 +19,7 @@ import (
 const pluginLog = "/var/log/multus.log"
 
 // TestTold: why a pod does not start is one line, and the same one in kubelet's event, in ours, in the daemon's log and
-// in the plugin's, with the request in all of them (issue 6, error quality; docs/errors.md).
+// in the plugin's, with the request in all of them (docs/errors.md).
 func TestTold(t *testing.T) {
 	n := start(t, cluster.Options{})
 	n.install(t, "base")

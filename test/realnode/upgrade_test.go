@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	// todaysConf is what today's daemon generates (behaviour.md F24, F25, J11).
+	// todaysConf is what today's daemon generates (behaviour F24, F25, J11).
 	todaysConf = `{"capabilities":{},"cniVersion":"0.3.1","logLevel":"verbose","logToStderr":true,"name":"multus-cni-network",` +
 		`"clusterNetwork":"/host/etc/cni/net.d/` + cluster.PrimaryFile +
 		`","type":"multus-shim","daemonSocketDir":"/run/multus/"}`
@@ -123,7 +123,7 @@ func (n *node) becomeToday(t *testing.T) {
 	until(t, "today's DaemonSet", func() error { return n.rolledOut(t) })
 }
 
-// todaysRecords takes out of the records what today's Multus does not write (behaviour.md D81).
+// todaysRecords takes out of the records what today's Multus does not write (behaviour D81).
 func (n *node) todaysRecords(t *testing.T) {
 	t.Helper()
 	known := []string{

@@ -22,7 +22,7 @@ const oldest = "0.3.1"
 
 // Del detaches one network. It runs DEL of every plugin of the list that may hold something, in reverse order, whatever
 // the others return. libcni alone stops at the first error, so that the remaining plugins keep what they hold. Del
-// returns nil only if nothing can remain. A plugin whose binary is missing is an error (behaviour.md K5). A plugin that
+// returns nil only if nothing can remain. A plugin whose binary is missing is an error (behaviour K5). A plugin that
 // refuses the version of the configuration is not an error, because it refused the version at ADD, too. It is an error
 // if the whole list was attached, or if the interface exists.
 func (r *Runner) Del(ctx context.Context, p *plan.Plan, a *plan.Attachment) error {
@@ -125,7 +125,7 @@ func (r *Runner) withoutMissing(list *libcni.NetworkConfigList) error {
 // has no such interface. ADD did not reach the attachment, failed in it, or was killed in it. Its plugins were called,
 // so what they reserved is freed, unless they failed before that. Some plugins, such as host-device, return an error
 // for a missing interface at this and at every later DEL. Without this type the runtime could never remove the sandbox
-// (P07).
+// (multus-cni#669).
 type UnseenError struct{ Err error }
 
 // Error returns the text of the underlying error.

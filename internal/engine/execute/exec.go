@@ -31,7 +31,7 @@ const (
 	maxStdout = 8 << 20
 )
 
-// DepthEnv is set in the environment of every delegate. A process that has it was started by Multus (P09).
+// DepthEnv is set in the environment of every delegate. A process that has it was started by Multus (multus-cni#1130).
 const DepthEnv = "MULTUS_DEPTH"
 
 // errCutOff is wrapped by the error of a delegate that did not end by itself.
@@ -62,7 +62,7 @@ type missingError struct{ err error }
 func (e *missingError) Error() string   { return e.err.Error() }
 func (e *missingError) Unwrap() []error { return []error{errMissing, e.err} }
 
-// FindInPath returns the path of a plugin's binary (behaviour.md K1). Its error names the directories.
+// FindInPath returns the path of a plugin's binary (behaviour K1). Its error names the directories.
 func (e *Exec) FindInPath(plugin string, paths []string) (string, error) {
 	path, err := invoke.FindInPath(plugin, paths)
 	if err != nil {
@@ -71,8 +71,9 @@ func (e *Exec) FindInPath(plugin string, paths []string) (string, error) {
 	return path, nil
 }
 
-// ExecPlugin runs a delegate once. If the binary is being written, it tries again with a new process (behaviour.md F63
-// [quirk]). Empty output of a successful ADD stands for an empty result, or for the previous result of the chain (P31).
+// ExecPlugin runs a delegate once. If the binary is being written, it tries again with a new process (behaviour F63).
+// Empty output of a successful ADD stands for an empty result, or for the previous result of the chain
+// (multus-cni#714).
 func (e *Exec) ExecPlugin(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
 	if e.del != nil {
 		return e.del.add(path, func() ([]byte, error) { return e.retry(ctx, path, stdin, environ) })
@@ -129,8 +130,8 @@ func emptyResult(stdin []byte) []byte {
 	return []byte("{}")
 }
 
-// pluginError returns the error that a failed delegate printed, or an error that describes how it ended (behaviour.md
-// F64, M28; P14).
+// pluginError returns the error that a failed delegate printed, or an error that describes how it ended (behaviour
+// F64, M28; multus-cni#1107).
 func pluginError(ctx context.Context, path string, err error, stdout, stderr []byte) error {
 	name := filepath.Base(path)
 	if ctx.Err() != nil {

@@ -31,10 +31,10 @@ func script(tb testing.TB, path, body string) string {
 func TestExecOutput(t *testing.T) {
 	t.Parallel()
 	tests := []struct{ rule, body, stdin, want string }{
-		{"P31 nothing", `exit 0`, `{}`, `{}`},
-		{"P31 white space", `echo; echo " "`, `{"prevResult":null}`, `{}`},
+		{"F64 nothing", `exit 0`, `{}`, `{}`},
+		{"F64 white space", `echo; echo " "`, `{"prevResult":null}`, `{}`},
 		{
-			"P31 nothing, in a chain", `exit 0`, `{"prevResult":{"cniVersion":"1.0.0", "n": 9007199254740993}}`,
+			"F64 nothing, in a chain", `exit 0`, `{"prevResult":{"cniVersion":"1.0.0", "n": 9007199254740993}}`,
 			`{"cniVersion":"1.0.0", "n": 9007199254740993}`,
 		},
 		{"nothing, and input that is no JSON", `exit 0`, `{`, `{}`},
@@ -56,7 +56,7 @@ func TestExecOutput(t *testing.T) {
 }
 
 // TestExecErrors checks the errors of failed plugins: what they printed or how they ended (F64, M28), and that a killed
-// plugin is named (P14).
+// plugin is named (multus-cni#1107).
 func TestExecErrors(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
@@ -83,11 +83,11 @@ func TestExecErrors(t *testing.T) {
 		{"M28 standard error", `echo boom >&2; exit 3`, []string{`netplugin failed: "boom\n"`, "plug", "exit status 3"}, 0},
 		{"M28 nothing", `exit 2`, []string{"netplugin failed with no error message", "plug", "exit status 2"}, 0},
 		{
-			"P14 killed", `kill -KILL $$`,
+			"F64 killed", `kill -KILL $$`,
 			[]string{"netplugin failed with no error message", "plug", "signal: killed", "memory"},
 			0,
 		},
-		{"P14 another signal", `kill -TERM $$`, []string{"plug", "signal: terminated"}, 0},
+		{"F64 another signal", `kill -TERM $$`, []string{"plug", "signal: terminated"}, 0},
 		{
 			"bounded standard error", `head -c 100000 /dev/zero | tr '\0' x >&2; exit 1`,
 			[]string{`netplugin failed: "xxx`, "xxx..."},
@@ -142,7 +142,7 @@ func TestExecMissing(t *testing.T) {
 }
 
 // TestExecCancelled checks that cancellation kills the delegate and all its child processes, and that the error gives
-// the reason (F65, O36 [quirk]). The lock that delegates hold shows when the last of them has ended.
+// the reason (F65, O36). The lock that delegates hold shows when the last of them has ended.
 func TestExecCancelled(t *testing.T) {
 	t.Parallel()
 	r, w, err := os.Pipe()
@@ -208,7 +208,7 @@ func TestExecDaemon(t *testing.T) {
 	}
 }
 
-// TestExecBusy checks F63 [quirk]: a binary that is being replaced is tried again until it can be run or the request
+// TestExecBusy checks F63: a binary that is being replaced is tried again until it can be run or the request
 // ends.
 func TestExecBusy(t *testing.T) {
 	t.Parallel()

@@ -34,7 +34,7 @@ type Runner struct {
 	log  *slog.Logger
 }
 
-// New returns a runner. It searches binaries in binDir, then in CNI_PATH (behaviour.md K2), and caches results below
+// New returns a runner. It searches binaries in binDir, then in CNI_PATH (behaviour K2), and caches results below
 // stateDir (D84). lock may be nil; otherwise it is passed to the delegates. stderr may be nil; otherwise it receives
 // the standard error of successful delegates.
 func New(binDir, cniPath, stateDir string, lock *os.File, stderr io.Writer, log *slog.Logger) *Runner {
@@ -93,12 +93,12 @@ func (r *Runner) cached(p *plan.Plan, a *plan.Attachment) bool {
 	return err == nil && resultcache.Has(r.dir, name)
 }
 
-// entry returns the name of libcni's cache entry of an attachment (behaviour.md D84).
+// entry returns the name of libcni's cache entry of an attachment (behaviour D84).
 func entry(p *plan.Plan, a *plan.Attachment) (string, error) {
 	return resultcache.Name(a.Config.Name(), p.ContainerID, a.IfName)
 }
 
-// Check runs CHECK of one network (behaviour.md D45-D49). It returns nil if the network's configuration is older than
+// Check runs CHECK of one network (behaviour D45-D49). It returns nil if the network's configuration is older than
 // CHECK.
 func (r *Runner) Check(ctx context.Context, p *plan.Plan, a *plan.Attachment) error {
 	_, err := r.CheckAsked(ctx, p, a)
@@ -161,7 +161,7 @@ func atMost(v, limit string) bool {
 	return err == nil && ok
 }
 
-// Status runs STATUS of the delegates of one network (behaviour.md D93).
+// Status runs STATUS of the delegates of one network (behaviour D93).
 func (r *Runner) Status(ctx context.Context, a *plan.Attachment) error {
 	list, err := a.Config.Libcni()
 	if err != nil {
@@ -204,7 +204,7 @@ func (r *Runner) GC(ctx context.Context, config *cniconf.List, valid []types.GCA
 }
 
 // Free returns an error if one of the plan's interfaces exists in the sandbox. An existing interface belongs to another
-// program or operation (behaviour.md D24, M19; D29 [quirk]: Multus 4.x may destroy it).
+// program or operation (behaviour D24, M19; D29: Multus 4.x may destroy it).
 func Free(p *plan.Plan) (err error) {
 	ns, err := link.Open(p.Netns)
 	if err != nil {

@@ -97,7 +97,7 @@ func attachment(t *testing.T, conf string) (*plan.Plan, *plan.Attachment) {
 
 const two = `{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"a","capabilities":{"mac":true,"big":true}},{"type":"b","x":1}]}`
 
-// TestAddDel checks what delegates get at ADD, CHECK and DEL (behaviour.md K2, K3, C65), the order within a list (K5),
+// TestAddDel checks what delegates get at ADD, CHECK and DEL (behaviour K2, K3, C65), the order within a list (K5),
 // and libcni's cache (D84).
 func TestAddDel(t *testing.T) {
 	t.Parallel()
@@ -151,7 +151,7 @@ func TestAddDel(t *testing.T) {
 	}
 }
 
-// TestAddFails checks which failures need a DEL (D28, D29 [quirk]): those after which a delegate was executed.
+// TestAddFails checks which failures need a DEL (D28, D29): those after which a delegate was executed.
 func TestAddFails(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
@@ -251,7 +251,7 @@ func TestDelEdges(t *testing.T) {
 			t.Errorf("%v", unseen)
 		}
 	})
-	t.Run("P07 never added, a plugin that fails", func(t *testing.T) {
+	t.Run("never added, a plugin that fails (multus-cni#669)", func(t *testing.T) {
 		t.Parallel()
 		for does, want := range map[string][2]bool{ // answered, cut off
 			`echo '{"code":999,"msg":"no interface"}'; exit 1`: {true, false},
@@ -455,7 +455,7 @@ func TestVersion(t *testing.T) {
 }
 
 // TestOtherVerbs checks that CHECK of an old configuration calls no plugin (D47), that STATUS stops at the first error
-// and keeps it (D93, D94), and that GC gets the list of its own attachments (D104 [quirk]).
+// and keeps it (D93, D94), and that GC gets the list of its own attachments (D104).
 func TestOtherVerbs(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "a", "b")

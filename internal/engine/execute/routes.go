@@ -20,7 +20,7 @@ import (
 )
 
 // moveRoutes changes the default routes of one attachment as planned: in the kernel, in the result and in libcni's
-// cache, so that CHECK and the network status show the actual routes (behaviour.md D30-D41, all [quirk]). An attachment
+// cache, so that CHECK and the network status show the actual routes (behaviour D30-D41). An attachment
 // without an interface has no routes to move.
 func (r *Runner) moveRoutes(p *plan.Plan, a *plan.Attachment, res types.Result) (types.Result, error) {
 	result, err := current.NewResultFromResult(res)

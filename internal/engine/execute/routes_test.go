@@ -32,7 +32,7 @@ func gateways(s ...string) []netip.Addr {
 	return out
 }
 
-// TestEditRoutes checks the routes of the result after default routes were moved (D33, D38, all [quirk]).
+// TestEditRoutes checks the routes of the result after default routes were moved (D33, D38).
 func TestEditRoutes(t *testing.T) {
 	t.Parallel()
 	all := []string{
@@ -309,7 +309,7 @@ func TestMoveRoutes(t *testing.T) {
 	}
 }
 
-// TestFree checks D24, M19 and D29 [quirk]: an existing interface is detected before anything is done, and a namespace
+// TestFree checks D24, M19 and D29: an existing interface is detected before anything is done, and a namespace
 // that is gone is reported with code 11.
 func TestFree(t *testing.T) {
 	t.Parallel()

@@ -19,7 +19,7 @@ import (
 )
 
 // TestClaims checks that Claims finds the devices of the node that sandboxes hold, in records of this implementation
-// and of Multus 4.x, and that it changes nothing (pains.md P21).
+// and of Multus 4.x, and that it changes nothing (multus-cni#1134).
 func TestClaims(t *testing.T) {
 	t.Parallel()
 	s := store(t)

@@ -15,7 +15,7 @@ import (
 	"multus/internal/netsel"
 )
 
-// element is one attachment as Multus 4.x writes it (behaviour.md D81). The keys of this implementation follow at the
+// element is one attachment as Multus 4.x writes it (behaviour D81). The keys of this implementation follow at the
 // end, and Multus 4.x ignores them. Bytes is authoritative (D82). A non-empty ConfList marks a list.
 type element struct {
 	Conf           json.RawMessage `json:"Conf"`
@@ -50,7 +50,7 @@ type element struct {
 	// Deleted marks an attachment that was deleted by a DEL that failed elsewhere.
 	Deleted bool `json:"deleted,omitempty"`
 	// RuntimeConfig is set if the keys above do not determine all of it: port mappings, bandwidth, and what the runtime
-	// itself passed (behaviour.md D67 [quirk]).
+	// itself passed (behaviour D67).
 	RuntimeConfig map[string]json.RawMessage `json:"capabilityArgs,omitempty"`
 	// HostDevice identifies the device of the node that the pod holds, so that it can be found after the pod has vanished.
 	HostDevice *device.Identity `json:"hostDevice,omitempty"`
@@ -113,7 +113,7 @@ func (e *element) summarise(l *cniconf.List) error {
 	return err
 }
 
-// derived returns the runtimeConfig that follows from the keys of the Multus 4.x format (behaviour.md D67).
+// derived returns the runtimeConfig that follows from the keys of the Multus 4.x format (behaviour D67).
 func (e *element) derived(containerID, ifName string) map[string]json.RawMessage {
 	rc := map[string]json.RawMessage{}
 	set := func(key string, present bool, v any) {
@@ -136,7 +136,7 @@ func (e *element) derived(containerID, ifName string) map[string]json.RawMessage
 }
 
 // decode returns the attachment that an element records. index is the element's position in the file. ifName is the
-// runtime's name for the interface of the cluster network (behaviour.md D68, C80).
+// runtime's name for the interface of the cluster network (behaviour D68, C80).
 func (e *element) decode(index int, containerID, ifName string) (*plan.Attachment, error) {
 	l, err := cniconf.Parse(e.Bytes)
 	if err != nil {

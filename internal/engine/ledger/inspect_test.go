@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestInspect checks that Inspect changes nothing, whatever the directory contains (behaviour.md D80; P06).
+// TestInspect checks that Inspect changes nothing, whatever the directory contains (behaviour D80; multus-cni#1449).
 func TestInspect(t *testing.T) {
 	t.Parallel()
 	s := store(t)

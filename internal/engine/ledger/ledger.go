@@ -1,6 +1,6 @@
 // Package ledger keeps a record of what was planned for each sandbox, from before the first delegate runs until
 // everything is freed, so that DEL, CHECK and GC depend on no other process. Each container has one file in the state
-// directory, in the format of Multus 4.x, so that a node can be upgraded and downgraded with pods running (behaviour.md
+// directory, in the format of Multus 4.x, so that a node can be upgraded and downgraded with pods running (behaviour
 // D80-D84, Q5). The package runs nothing. It is imported by the engine and by the tools that inspect a node.
 package ledger
 
@@ -43,7 +43,7 @@ var ErrNoDirectory = errors.New("the state directory is not a directory")
 
 // Store is the ledger of one state directory.
 type Store struct {
-	// Dir is cniDir of the configuration (behaviour.md A16).
+	// Dir is cniDir of the configuration (behaviour A16).
 	Dir string
 	// BinDir is binDir of the runtime's configuration. If a plan has another one, it is recorded.
 	BinDir string

@@ -78,7 +78,7 @@ func compact(raw json.RawMessage) string {
 }
 
 // TestRoundTrip writes and reads every plan of the golden tests and checks that what is read is what was planned
-// (behaviour.md D80, D82; D67 [quirk]: port mappings and bandwidth as well).
+// (behaviour D80, D82; D67: port mappings and bandwidth as well).
 func TestRoundTrip(t *testing.T) {
 	t.Parallel()
 	archives, err := filepath.Glob("../plan/testdata/*.txtar")
@@ -264,7 +264,7 @@ func TestInterfaceNames(t *testing.T) {
 	}
 }
 
-// TestToday reads files as Multus 4.x writes them (behaviour.md D81, D83): a pod that was started before the upgrade
+// TestToday reads files as Multus 4.x writes them (behaviour D81, D83): a pod that was started before the upgrade
 // can be cleaned up after it.
 func TestToday(t *testing.T) {
 	t.Parallel()
@@ -378,7 +378,7 @@ func interfaces(r *Record) string {
 	return strings.Join(names, " ")
 }
 
-// TestDamaged checks D61 [quirk]: a damaged record hides nothing. What can be read counts, libcni's results replace the
+// TestDamaged checks D61: a damaged record hides nothing. What can be read counts, libcni's results replace the
 // rest, the file is kept for inspection, and the order stays that of ADD, which DEL reverses (D65).
 func TestDamaged(t *testing.T) {
 	t.Parallel()
@@ -467,7 +467,7 @@ func TestResults(t *testing.T) {
 }
 
 // TestReadNetns checks that the network namespace is read from libcni's results for files of Multus 4.x, which do not
-// contain it (behaviour.md D81, D84).
+// contain it (behaviour D81, D84).
 func TestReadNetns(t *testing.T) {
 	t.Parallel()
 	const conf = `{"cniVersion":"1.0.0","name":"n","type":"bridge"}`
@@ -529,7 +529,7 @@ func TestBinDir(t *testing.T) {
 }
 
 // TestContainers checks that Containers lists what the ledger or libcni has recorded and ignores everything else in the
-// directory (D85 [quirk]).
+// directory (D85).
 func TestContainers(t *testing.T) {
 	t.Parallel()
 	s := store(t)
@@ -633,7 +633,7 @@ func TestMerge(t *testing.T) {
 	}
 }
 
-// TestLock checks that a container's lock is exclusive and that waiting for it ends with the context (F65 [quirk]).
+// TestLock checks that a container's lock is exclusive and that waiting for it ends with the context (F65).
 func TestLock(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "lock")

@@ -10,7 +10,7 @@ import (
 )
 
 // TestNetworks checks that a network is known from its first ADD until it is forgotten, whatever happens to the
-// sandboxes that had it (behaviour.md D102 [quirk]).
+// sandboxes that had it (behaviour D102).
 func TestNetworks(t *testing.T) {
 	t.Parallel()
 	s := store(t)

@@ -68,7 +68,7 @@ type explaining struct {
 	plan *Plan
 	req  *request.Request
 	conf *config.Plugin
-	// given has the keys of the CNI configuration in lower case, because keys match without regard to case (behaviour.md
+	// given has the keys of the CNI configuration in lower case, because keys match without regard to case (behaviour
 	// A2).
 	given map[string]bool
 }

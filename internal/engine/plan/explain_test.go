@@ -13,7 +13,7 @@ import (
 )
 
 // TestExplain explains the plan of every golden archive and compares the result with testdata/explain. It checks that
-// every value of each plan is attributed to its source (behaviour.md B39, C63-C70; P34).
+// every value of each plan is attributed to its source (behaviour B39, C63-C70; multus-cni#302).
 func TestExplain(t *testing.T) {
 	t.Parallel()
 	archives, err := filepath.Glob("testdata/*.txtar")

@@ -15,12 +15,12 @@ import (
 	"multus/internal/fsx"
 )
 
-// confExtensions are the extensions of CNI configuration files (behaviour.md B20).
+// confExtensions are the extensions of CNI configuration files (behaviour B20).
 var confExtensions = []string{".conf", ".json", ".conflist"}
 
 // loadByName finds the file in dir whose network has the given name. An empty name stands for the first usable file
-// (behaviour.md B20-B24). Files that cannot be parsed are skipped, and listed in the error if no file is found (B23
-// [quirk]: in Multus 4.x one broken file breaks all networks).
+// (behaviour B20-B24). Files that cannot be parsed are skipped, and listed in the error if no file is found (B23: in
+// Multus 4.x one broken file breaks all networks).
 func loadByName(dir, name string) (*cniconf.List, Source, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -51,7 +51,7 @@ func loadByName(dir, name string) (*cniconf.List, Source, error) {
 }
 
 // loadPath reads the network at a path: the first usable file of a directory, a .conflist with the plugins of its
-// subdirectory, or a plugin configuration (behaviour.md B32-B35).
+// subdirectory, or a plugin configuration (behaviour B32-B35).
 func loadPath(path string) (*cniconf.List, Source, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -73,7 +73,7 @@ func loadPath(path string) (*cniconf.List, Source, error) {
 	return nil, Source{}, fmt.Errorf("cannot find network: %s has no .conf or .conflist file", path)
 }
 
-// LoadFile reads the network in a file as ADD does, with the plugins of its subdirectory (behaviour.md B34, B35).
+// LoadFile reads the network in a file as ADD does, with the plugins of its subdirectory (behaviour B34, B35).
 func LoadFile(file string) (*cniconf.List, error) { return loadFile(file, true) }
 
 // loadFile reads one file. chained adds the plugins of the subdirectory with the name of the list (B35). It is false
@@ -113,7 +113,7 @@ func loadFile(file string, chained bool) (*cniconf.List, error) {
 }
 
 // subdirectory returns the plugins in dir/<name of the list>, unless the list sets loadOnlyInlinedPlugins (CNI SPEC 1.1
-// §1; boolean or string, behaviour.md K9).
+// §1; boolean or string, behaviour K9).
 func subdirectory(dir string, list []byte) ([][]byte, error) {
 	var head struct {
 		Name   string `json:"name"`

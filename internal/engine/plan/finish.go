@@ -20,11 +20,11 @@ import (
 	"multus/internal/netsel"
 )
 
-// DeviceInfoDir holds the device-info files of attachments (behaviour.md H30, C71).
+// DeviceInfoDir holds the device-info files of attachments (behaviour H30, C71).
 const DeviceInfoDir = "/var/run/k8s.cni.cncf.io/devinfo/cni"
 
 // nameInterfaces sets the interface name of every attachment: the runtime's name for the cluster network, the requested
-// name, or net<index> (behaviour.md C80, C81; C53 [quirk]). A name that the kernel would refuse, or that another
+// name, or net<index> (behaviour C80, C81; C53). A name that the kernel would refuse, or that another
 // attachment has, is refused here, before anything is done (C82, K10; NPWG v1.3 §4.1.2.1.5).
 func (p *planning) nameInterfaces() error {
 	taken := map[string]string{}
@@ -153,7 +153,7 @@ func checkInterfaceName(name string) error {
 	return nil
 }
 
-// defaultRoutes distributes the default-route requests: the requested family moves, the other one stays (behaviour.md
+// defaultRoutes distributes the default-route requests: the requested family moves, the other one stays (behaviour
 // D30-D35). An empty list requests no family: the attachment keeps what its plugin provides.
 func (p *planning) defaultRoutes() error {
 	owner := map[bool]int{}
@@ -205,12 +205,12 @@ func (p *planning) finish() (*Plan, error) {
 	return out, nil
 }
 
-// callsMultus reports whether a plugin of a network, or its IPAM plugin, is Multus: it would recurse (P09).
+// callsMultus reports whether a plugin of a network, or its IPAM plugin, is Multus: it would recurse (multus-cni#1130).
 func callsMultus(l *cniconf.List) bool {
 	return slices.ContainsFunc(slices.Concat(l.Types(), l.IPAMTypes()), cniconf.IsMultus)
 }
 
-// DelegateArgs adds the older form of mac and ips to CNI_ARGS, at every verb (behaviour.md C67 [quirk]: Multus 4.x adds
+// DelegateArgs adds the older form of mac and ips to CNI_ARGS, at every verb (behaviour C67: Multus 4.x adds
 // them on ADD only, and an empty list as an empty value).
 func DelegateArgs(args request.Args, e *netsel.Element) request.Args {
 	if e == nil {
@@ -225,8 +225,8 @@ func DelegateArgs(args request.Args, e *netsel.Element) request.Args {
 	return args
 }
 
-// runtimeConfig sets what the pod requested and, for the cluster network, what the runtime passed (behaviour.md C63,
-// C66; C54, C64 [quirk]; NPWG v1.3 §7.5).
+// runtimeConfig sets what the pod requested and, for the cluster network, what the runtime passed (behaviour C63,
+// C66; C54, C64; NPWG v1.3 §7.5).
 func (p *planning) runtimeConfig(a *Attachment) error {
 	rc := map[string]json.RawMessage{}
 	if a.Primary {
@@ -250,7 +250,7 @@ func (p *planning) runtimeConfig(a *Attachment) error {
 	return nil
 }
 
-// Requested sets the members of rc that a selection element requests (behaviour.md C22-C29).
+// Requested sets the members of rc that a selection element requests (behaviour C22-C29).
 func Requested(rc map[string]json.RawMessage, e *netsel.Element) error {
 	set := func(key string, present bool, value any) error {
 		if !present {
@@ -278,7 +278,7 @@ func Requested(rc map[string]json.RawMessage, e *netsel.Element) error {
 	return nil
 }
 
-// DeviceInfoFile returns the path at which consumers of device plugins expect the device-info file (behaviour.md C71,
+// DeviceInfoFile returns the path at which consumers of device plugins expect the device-info file (behaviour C71,
 // Q13).
 func DeviceInfoFile(name, containerID, ifName string) string {
 	return DeviceInfoDir + "/" + strings.ReplaceAll(name+"-"+containerID+"_"+ifName, "/", "-")
@@ -292,7 +292,7 @@ func text(s string) json.RawMessage {
 	return b
 }
 
-// allocation assigns the devices of one pod, each one once in the whole plan (behaviour.md H20; H22 [quirk]: Multus 4.x
+// allocation assigns the devices of one pod, each one once in the whole plan (behaviour H20; H22: Multus 4.x
 // assigns the same device to several interfaces).
 type allocation struct {
 	ids  map[string][]string
@@ -300,7 +300,7 @@ type allocation struct {
 }
 
 // assignDevice assigns the next device of a resource to an attachment. It is an error if no device is left: an
-// interface that was requested with a device is useless without one (behaviour.md H21 [quirk]). With
+// interface that was requested with a device is useless without one (behaviour H21). With
 // allowMissingDevices, such an interface is attached without a device, as in Multus 4.x.
 func (p *planning) assignDevice(ctx context.Context, a *Attachment, resource string) error {
 	if p.devices == nil {

@@ -43,14 +43,14 @@ type Plan struct {
 }
 
 // Identity is the pod object of a sandbox. UID is the UID of the object in the API. For the mirror pod of a static pod
-// it differs from the UID that the runtime passes (behaviour.md D18).
+// it differs from the UID that the runtime passes (behaviour D18).
 type Identity struct {
 	Namespace string `json:"namespace,omitempty"`
 	Name      string `json:"name,omitempty"`
 	UID       string `json:"uid,omitempty"`
 }
 
-// Dirs are the directories of a plan (behaviour.md A16, A17).
+// Dirs are the directories of a plan (behaviour A16, A17).
 type Dirs struct {
 	State  string `json:"state"`
 	Binary string `json:"binary"`
@@ -59,7 +59,7 @@ type Dirs struct {
 // Origin is the reference that an attachment comes from.
 type Origin string
 
-// The origins of attachments, in the order in which they appear in a plan (behaviour.md B39).
+// The origins of attachments, in the order in which they appear in a plan (behaviour B39).
 const (
 	FromClusterNetwork    Origin = "clusterNetwork"
 	FromDelegates         Origin = "delegates"
@@ -72,7 +72,7 @@ const (
 // Attachment is one network for the pod.
 type Attachment struct {
 	// Name is shown in the network status, events and messages. It is namespace/name of the network definition, else the
-	// name in the configuration (behaviour.md C70).
+	// name in the configuration (behaviour C70).
 	Name   string `json:"name"`
 	Origin Origin `json:"origin"`
 	// Primary marks the cluster network.
@@ -82,7 +82,7 @@ type Attachment struct {
 	Config *cniconf.List `json:"config"`
 	// Args are the delegate's CNI_ARGS, the same at every verb.
 	Args request.Args `json:"args"`
-	// RuntimeConfig is passed to plugins that declare the capability (behaviour.md C63-C66).
+	// RuntimeConfig is passed to plugins that declare the capability (behaviour C63-C66).
 	RuntimeConfig map[string]json.RawMessage `json:"runtimeConfig,omitempty"`
 	// Request is what the pod requested. In a new plan it is nil for the cluster's own networks. In a recorded one it is
 	// never nil, unless the attachment is known from libcni's result alone.
@@ -92,7 +92,7 @@ type Attachment struct {
 	// without Resource is the device of the annotation.
 	Resource string `json:"resource,omitempty"`
 	Device   string `json:"device,omitempty"`
-	// DeviceInfo is the path of the attachment's device-info file, or "" for none (behaviour.md C71).
+	// DeviceInfo is the path of the attachment's device-info file, or "" for none (behaviour C71).
 	DeviceInfo string `json:"deviceInfo,omitempty"`
 	// HostDevice identifies the device of the node that the pod holds exclusively. It is set on the node, when the plan is
 	// executed.
@@ -129,7 +129,7 @@ type Source struct {
 	Unnamed, Unversioned bool
 }
 
-// Routes is what happens to default routes after an attachment was added (behaviour.md D30-D33).
+// Routes is what happens to default routes after an attachment was added (behaviour D30-D33).
 type Routes struct {
 	// DropIPv4 and DropIPv6 report whether another attachment provides the default route of that family.
 	DropIPv4 bool `json:"dropIPv4,omitempty"`

@@ -25,7 +25,7 @@ type Resolver struct {
 	Networks Networks
 	Pods     Pods
 	Devices  Devices
-	// Missing, if set, is called for each network definition that a pod needs and that cannot be obtained (behaviour.md
+	// Missing, if set, is called for each network definition that a pod needs and that cannot be obtained (behaviour
 	// B8), with the container ID of the request. A definition that a file replaces (B30) is not needed.
 	Missing func(containerID string, pod *Pod, missing *MissingNetworkError)
 	// PhysicalFunction, if set, returns the PCI address of the physical function of a virtual function, or "" if it is not
@@ -44,7 +44,7 @@ type MissingNetworkError struct {
 	Err error
 }
 
-// Error returns the text that operators search for (behaviour.md M4).
+// Error returns the text that operators search for (behaviour M4).
 func (e *MissingNetworkError) Error() string {
 	return fmt.Sprintf("cannot find a network-attachment-definition (%s) in namespace (%s): %v", e.Ref.Name,
 		e.Ref.Namespace, e.Err)
@@ -58,7 +58,7 @@ type planning struct {
 	*Resolver
 	req  *request.Request
 	conf *config.Plugin
-	// pod is nil if there is no Kubernetes and all networks are inline delegates (behaviour.md D12).
+	// pod is nil if there is no Kubernetes and all networks are inline delegates (behaviour D12).
 	pod     *Pod
 	devices *allocation
 	parsed  map[Ref]parsed
@@ -78,7 +78,7 @@ func (r *Resolver) Plan(ctx context.Context, req *request.Request, conf *config.
 	return r.planCluster(ctx, req, conf)
 }
 
-// planAdd returns the plan of an ADD (behaviour.md D22, B39).
+// planAdd returns the plan of an ADD (behaviour D22, B39).
 func (r *Resolver) planAdd(ctx context.Context, req *request.Request, conf *config.Plugin) (*Plan, error) {
 	p := &planning{Resolver: r, req: req, conf: conf}
 	if err := conf.HasNetwork(); err != nil {
@@ -106,7 +106,7 @@ func (r *Resolver) planAdd(ctx context.Context, req *request.Request, conf *conf
 }
 
 // planDelete returns what may be attached to a sandbox without a record: as much as can be resolved of what the pod
-// requests now (behaviour.md D60, D64). For a pod that is gone, or that has been replaced by another one, the plan is
+// requests now (behaviour D60, D64). For a pod that is gone, or that has been replaced by another one, the plan is
 // empty. planDelete fails only if the pod cannot be looked up.
 func (r *Resolver) planDelete(ctx context.Context, req *request.Request, conf *config.Plugin) (*Plan, error) {
 	p := &planning{Resolver: r, req: req, conf: conf}
@@ -131,7 +131,7 @@ func (r *Resolver) planDelete(ctx context.Context, req *request.Request, conf *c
 	return p.finish()
 }
 
-// planCluster returns a plan of the cluster network alone, without a pod, for STATUS and GC (behaviour.md D92). For
+// planCluster returns a plan of the cluster network alone, without a pod, for STATUS and GC (behaviour D92). For
 // CHECK it includes the other inline delegates.
 func (r *Resolver) planCluster(ctx context.Context, req *request.Request, conf *config.Plugin) (*Plan, error) {
 	if err := conf.HasNetwork(); err != nil {
@@ -204,7 +204,7 @@ func (r *Resolver) pod(ctx context.Context, req *request.Request, conf *config.P
 }
 
 // withoutPods returns the error for a pod whose requests cannot be looked up. Inline delegates alone need no lookup
-// (behaviour.md D12). Anything else must not be guessed (A46).
+// (behaviour D12). Anything else must not be guessed (A46).
 func (r *Resolver) withoutPods(conf *config.Plugin) error {
 	if conf.ClusterNetwork == "" {
 		return nil
@@ -215,14 +215,14 @@ func (r *Resolver) withoutPods(conf *config.Plugin) error {
 		"failed to get clusterNetwork/defaultNetworks: must have either Kubernetes config or delegates")
 }
 
-// isStatic reports whether a pod is the mirror pod of a static pod, whose UID is not the sandbox's (behaviour.md C1,
+// isStatic reports whether a pod is the mirror pod of a static pod, whose UID is not the sandbox's (behaviour C1,
 // D18).
 func isStatic(p *Pod) bool {
 	source, ok := p.Annotations[netsel.ConfigSource]
 	return ok && source != "api"
 }
 
-// cluster resolves the first attachment: clusterNetwork or the inline delegates (behaviour.md A18, A19), and then the
+// cluster resolves the first attachment: clusterNetwork or the inline delegates (behaviour A18, A19), and then the
 // pod's replacement for it (C52).
 func (p *planning) cluster(ctx context.Context) error {
 	if p.conf.ClusterNetwork == "" {
@@ -243,7 +243,7 @@ func (p *planning) cluster(ctx context.Context) error {
 }
 
 // inline adds the inline delegates of the configuration. A delegate without a name gets a name that is derived from the
-// outer one (behaviour.md A36, A39; B5).
+// outer one (behaviour A36, A39; B5).
 func (p *planning) inline(ctx context.Context) error {
 	for i, raw := range p.conf.Delegates {
 		l, err := cniconf.Parse(raw)
@@ -273,7 +273,7 @@ func (p *planning) inline(ctx context.Context) error {
 }
 
 // clusterReference resolves a value of clusterNetwork or defaultNetworks: a path if it contains a slash, else a network
-// definition in multusNamespace, else the file in confDir with the network's name (behaviour.md B30, B32).
+// definition in multusNamespace, else the file in confDir with the network's name (behaviour B30, B32).
 func (p *planning) clusterReference(ctx context.Context, value string) (*Attachment, error) {
 	if strings.Contains(value, "/") {
 		l, from, err := loadPath(value)
@@ -306,7 +306,7 @@ func (p *planning) clusterReference(ctx context.Context, value string) (*Attachm
 }
 
 // defined returns the attachment of a cluster-configured network with a network definition, with its device if it needs
-// one (behaviour.md H1, H22).
+// one (behaviour H1, H22).
 func (p *planning) defined(ctx context.Context, ref Ref, def *Definition) (*Attachment, error) {
 	l, from, err := p.definition(def)
 	if err != nil {
@@ -319,7 +319,7 @@ func (p *planning) defined(ctx context.Context, ref Ref, def *Definition) (*Atta
 	return a, err
 }
 
-// defaults adds defaultNetworks (behaviour.md A20, A21).
+// defaults adds defaultNetworks (behaviour A20, A21).
 func (p *planning) defaults(ctx context.Context) error {
 	if p.pod == nil || !defaultNetworksApply(p.pod.Namespace, p.conf) {
 		return nil
@@ -376,7 +376,7 @@ func (p *planning) selected(ctx context.Context) error {
 // maxShown is how much of an annotation an error contains.
 const maxShown = 512
 
-// replaceDefault replaces the cluster network by the one that the pod names (behaviour.md C50-C54). An empty value is
+// replaceDefault replaces the cluster network by the one that the pod names (behaviour C50-C54). An empty value is
 // an error (C51). The empty list [] replaces nothing.
 func (p *planning) replaceDefault(ctx context.Context) error {
 	if p.pod == nil {
@@ -413,7 +413,7 @@ func (p *planning) badAnnotation(key string, err error) error {
 }
 
 // element resolves one selection element of the pod. Every reference of a pod goes through this function, so this is
-// the one place where isolation is checked (behaviour.md C40, C42 [quirk]).
+// the one place where isolation is checked (behaviour C40, C42).
 func (p *planning) element(ctx context.Context, e *netsel.Element, origin Origin,
 	namespace string,
 ) (*Attachment, error) {
@@ -470,7 +470,7 @@ func (p *planning) lookUp(ctx context.Context, ref Ref) (*Definition, error) {
 	return nil, &MissingNetworkError{Ref: ref, Err: err}
 }
 
-// reportMissing passes a network definition that cannot be obtained to Missing (behaviour.md B8).
+// reportMissing passes a network definition that cannot be obtained to Missing (behaviour B8).
 func (p *planning) reportMissing(err error) {
 	missing, ok := errors.AsType[*MissingNetworkError](err)
 	if ok && p.Missing != nil && p.pod != nil {
@@ -493,7 +493,7 @@ func codeOf(err error) uint {
 }
 
 // definition returns the configuration of a network definition: spec.config or, if that is empty, a file in confDir
-// (behaviour.md B1-B3).
+// (behaviour B1-B3).
 func (p *planning) definition(def *Definition) (l *cniconf.List, from Source, err error) {
 	if known, ok := p.parsed[def.Ref]; ok && def.Config == known.config {
 		return known.list, known.from, nil
@@ -537,7 +537,7 @@ func (p *planning) complete(l *cniconf.List, from Source, name string) (*cniconf
 	return l, from, err
 }
 
-// isolated returns an error for a reference of a pod to a namespace that the pod may not use (behaviour.md C40, C41).
+// isolated returns an error for a reference of a pod to a namespace that the pod may not use (behaviour C40, C41).
 // References of the configuration are made by the administrator and are not limited.
 func (p *planning) isolated(ref Ref, origin Origin) error {
 	if !p.conf.NamespaceIsolation || ref.Namespace == p.pod.Namespace {
@@ -554,7 +554,7 @@ func (p *planning) isolated(ref Ref, origin Origin) error {
 }
 
 // auxiliary appends the auxiliary chain: passthru and the plugins of a directory beside the cluster network's file
-// (behaviour.md B40-B42). As in Multus 4.x, a chain that cannot be loaded is logged and left out. A chain with too many
+// (behaviour B40-B42). As in Multus 4.x, a chain that cannot be loaded is logged and left out. A chain with too many
 // plugins could be loaded, so it is an error.
 func (p *planning) auxiliary(context.Context) error {
 	name := p.conf.AuxiliaryChain

@@ -18,9 +18,9 @@ func (r Ref) String() string { return r.Namespace + "/" + r.Name }
 type Definition struct {
 	Ref
 	// Config is spec.config, byte for byte. If it is empty, the configuration is the one of this network name in confDir
-	// (behaviour.md B1).
+	// (behaviour B1).
 	Config string
-	// ResourceName is the annotation k8s.v1.cni.cncf.io/resourceName, or "" for none (behaviour.md H1).
+	// ResourceName is the annotation k8s.v1.cni.cncf.io/resourceName, or "" for none (behaviour H1).
 	ResourceName string
 }
 
@@ -50,7 +50,7 @@ type Pods interface {
 }
 
 // Devices returns the devices that the kubelet gave to a pod: resource name to device IDs, the IDs sorted as strings
-// (behaviour.md H4). For a pod without devices it returns an empty map and no error.
+// (behaviour H4). For a pod without devices it returns an empty map and no error.
 type Devices interface {
 	Devices(ctx context.Context, pod Ref, uid string) (map[string][]string, error)
 }

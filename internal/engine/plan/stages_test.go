@@ -19,7 +19,7 @@ type network struct {
 	routes bool
 }
 
-// TestStages checks which networks of a pod may be attached at the same time (behaviour.md D23; NPWG v1.3 §7.3). The
+// TestStages checks which networks of a pod may be attached at the same time (behaviour D23; NPWG v1.3 §7.3). The
 // interface names are eth0, net1, net2 and so on.
 func TestStages(t *testing.T) {
 	t.Parallel()

@@ -1,4 +1,4 @@
-// Package publish creates and writes the network status and the events of a pod, from one Report (behaviour.md
+// Package publish creates and writes the network status and the events of a pod, from one Report (behaviour
 // D110-D124, O.5). Creating them has no effects; they are written through the Cluster interface. The package never
 // decides about attachments. It is imported by the engine and the hosts.
 package publish
@@ -59,7 +59,7 @@ type Attached struct {
 	Primary bool   `json:"primary,omitempty"`
 	// Result is the delegate's CNI result, in the delegate's version.
 	Result json.RawMessage `json:"result"`
-	// DeviceInfo is the content of the attachment's device-info file (behaviour.md H30-H34). It is empty if there is none.
+	// DeviceInfo is the content of the attachment's device-info file (behaviour H30-H34). It is empty if there is none.
 	DeviceInfo json.RawMessage `json:"deviceInfo,omitempty"`
 }
 
@@ -68,15 +68,15 @@ func (r *Report) HasStatus() bool { return r.Failure == nil && len(r.Attached) >
 
 // Failure describes why an ADD failed, or what a DEL has given up.
 type Failure struct {
-	// Missing is set if a network does not exist or could not be looked up (behaviour.md O61).
+	// Missing is set if a network does not exist or could not be looked up (behaviour O61).
 	Missing bool `json:"missing,omitempty"`
-	// Tell requests an event of the pod (key failureEvents; O64 [quirk]: Multus 4.x has no such event).
+	// Tell requests an event of the pod (key failureEvents; behaviour O64: Multus 4.x has no such event).
 	Tell bool `json:"tell,omitempty"`
 	// Message is the same for every retry, so it does not name the request.
 	Message string `json:"message"`
 }
 
-// NetworkStatus is one element of the annotation. Its members are in the order of Multus 4.x (behaviour.md D113).
+// NetworkStatus is one element of the annotation. Its members are in the order of Multus 4.x (behaviour D113).
 type NetworkStatus struct {
 	Name       string          `json:"name"`
 	Interface  string          `json:"interface,omitempty"`
@@ -97,7 +97,7 @@ type DNS struct {
 	Options     []string `json:"options,omitempty"`
 }
 
-// Status returns the value of the network-status annotation, or "" if no network has anything to show (behaviour.md
+// Status returns the value of the network-status annotation, or "" if no network has anything to show (behaviour
 // D112, D121). Its size is not limited; WriteStatus limits it.
 func Status(r *Report) (string, error) {
 	var items []string
@@ -179,7 +179,7 @@ func Whole(result []byte) error {
 	return nil
 }
 
-// elements returns the status elements of one attachment: none if it has no interface (behaviour.md D117), one with all
+// elements returns the status elements of one attachment: none if it has no interface (behaviour D117), one with all
 // addresses if it has a single interface (D114), else one for each interface in the sandbox with the namespace netns
 // (D115).
 func elements(a *Attached, res *current.Result, netns string) []NetworkStatus {
@@ -258,7 +258,7 @@ func describe(s *NetworkStatus, itf *current.Interface, netns string) {
 }
 
 // defaultInterface returns the interface of the first address with a gateway, else the first interface in the sandbox
-// (behaviour.md D116).
+// (behaviour D116).
 func defaultInterface(res *current.Result, place map[int]int) (int, bool) {
 	for _, ip := range res.IPs {
 		if ip.Gateway != nil && ip.Interface != nil {
@@ -269,7 +269,7 @@ func defaultInterface(res *current.Result, place map[int]int) (int, bool) {
 	return 0, len(place) > 0
 }
 
-// gateways returns the gateways of the default routes and ignores routes without a gateway (behaviour.md D118 [quirk]).
+// gateways returns the gateways of the default routes and ignores routes without a gateway (behaviour D118).
 func gateways(res *current.Result) []string {
 	var out []string
 	for _, rt := range res.Routes {
@@ -289,12 +289,12 @@ func dns(d *types.DNS) DNS {
 	return DNS{Nameservers: d.Nameservers, Domain: d.Domain, Search: d.Search, Options: d.Options}
 }
 
-// Missing returns the report of a network definition that a pod needs and that cannot be obtained (behaviour.md B8).
+// Missing returns the report of a network definition that a pod needs and that cannot be obtained (behaviour B8).
 func Missing(pod Pod, containerID, message string) *Report {
 	return &Report{Command: "ADD", Pod: pod, ContainerID: containerID, Failure: &Failure{Missing: true, Message: message}}
 }
 
-// Events returns the events of a report (behaviour.md D25, O60, O61; O64).
+// Events returns the events of a report (behaviour D25, O60, O61; O64).
 func Events(r *Report) ([]Event, error) {
 	var out []Event
 	if f := r.Failure; f != nil && f.Missing {

@@ -419,7 +419,7 @@ func TestWrite(t *testing.T) {
 }
 
 // FuzzStatus checks that any result that a plugin may print leads to an error or to an annotation that is a JSON array
-// (Q7) and never contains <nil> (D118 [quirk]).
+// (Q7) and never contains <nil> (D118).
 func FuzzStatus(f *testing.F) {
 	for _, seed := range []string{
 		one, `{}`, `null`, `{"cniVersion":"0.1.0","ip4":{"ip":"10.0.0.2/24"}}`, `{"cniVersion":"0.2.0","ip6":null}`,

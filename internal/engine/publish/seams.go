@@ -20,7 +20,7 @@ const (
 	Warning = "Warning"
 )
 
-// Event is one Kubernetes event of a pod (behaviour.md O.5).
+// Event is one Kubernetes event of a pod (behaviour O.5).
 type Event struct {
 	Type    string `json:"type"` // Normal or Warning
 	Reason  string `json:"reason"`
@@ -33,7 +33,7 @@ type Event struct {
 }
 
 // Text returns the message. For a seldom event it appends the name of the request, as in the runtime's error; Multus
-// 4.x has no seldom events. The other texts are those of Multus 4.x, and programs compare them (behaviour.md O60, O61).
+// 4.x has no seldom events. The other texts are those of Multus 4.x, and programs compare them (behaviour O60, O61).
 func (e Event) Text() string {
 	if !e.Seldom {
 		return e.Message
@@ -61,6 +61,6 @@ type Cluster interface {
 	// SetAnnotation sets one annotation of a pod with one PATCH of pods/status. If the pod's UID is known, it is the
 	// precondition.
 	SetAnnotation(ctx context.Context, pod Pod, key, value string) error
-	// Emit writes an event of the pod, with the component "multus" (behaviour.md A45).
+	// Emit writes an event of the pod, with the component "multus" (behaviour A45).
 	Emit(ctx context.Context, pod Pod, event Event) error
 }

@@ -7,7 +7,7 @@ import (
 )
 
 // WriteStatus writes the network-status annotation of a report with one request. A status larger than MaxStatus is
-// shortened. A pod that is gone is not an error. A report without anything to show writes nothing (behaviour.md D121,
+// shortened. A pod that is gone is not an error. A report without anything to show writes nothing (behaviour D121,
 // D123). If the results of a report cannot be decoded, the error wraps ErrRefused.
 func WriteStatus(ctx context.Context, c Cluster, r *Report, key string) error {
 	value, _, err := shortened(r)

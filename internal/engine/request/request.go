@@ -39,7 +39,7 @@ type Pair = [2]string
 // Args are the pairs of CNI_ARGS in their order.
 type Args []Pair
 
-// Keys of CNI_ARGS that Kubernetes runtimes set (behaviour.md D8, C60).
+// Keys of CNI_ARGS that Kubernetes runtimes set (behaviour D8, C60).
 const (
 	IgnoreUnknown  = "IgnoreUnknown"
 	PodNamespace   = "K8S_POD_NAMESPACE"
@@ -49,7 +49,7 @@ const (
 )
 
 // ParseArgs parses CNI_ARGS: pairs k=v separated by semicolons. A value may contain an equal sign, and an empty item (a
-// trailing semicolon) is ignored (behaviour.md D8, C61; E15 [quirk]: Multus 4.x refuses both). As in Multus 4.x, an
+// trailing semicolon) is ignored (behaviour D8, C61; E15: Multus 4.x refuses both). As in Multus 4.x, an
 // unknown key is accepted only with IgnoreUnknown.
 func ParseArgs(s string) (Args, error) {
 	var out Args
@@ -100,8 +100,8 @@ func (a Args) String() string {
 	return strings.Join(items, ";")
 }
 
-// Delegate returns the pairs for delegates: first the five known ones, in the order of Multus 4.x (behaviour.md C60,
-// Q12), then the others that the runtime passed, each key once (C61, C62 [quirk]; Q34). uid replaces an absent
+// Delegate returns the pairs for delegates: first the five known ones, in the order of Multus 4.x (behaviour C60,
+// Q12), then the others that the runtime passed, each key once (C61, C62; Q34). uid replaces an absent
 // K8S_POD_UID.
 func (a Args) Delegate(uid string) Args {
 	podUID := a.Get(PodUID)

@@ -9,7 +9,7 @@ import (
 )
 
 // SlotLost is the reason of the node event that is written while another program keeps the runtime from calling Multus
-// (P11).
+// (multus-cni#972).
 const SlotLost = "CNIConfigurationLost"
 
 // alarm writes an event of the node when the CNI configuration file is lost. The loss is also in the log and at

@@ -11,7 +11,7 @@ import (
 )
 
 // Command returns the command line of multus-daemon. Without a subcommand it runs the daemon, like today's Multus:
-// `multus-daemon -config FILE` (behaviour.md F1).
+// `multus-daemon -config FILE` (behaviour F1).
 func Command(getenv func(string) string, stdout io.Writer) *cobra.Command {
 	o := Options{Getenv: getenv}
 	var dest string

@@ -31,7 +31,7 @@ import (
 	"multus/internal/source/podresources"
 )
 
-// DefaultConfig is the path at which today's manifests mount the daemon's configuration file (behaviour.md A.5).
+// DefaultConfig is the path at which today's manifests mount the daemon's configuration file (behaviour A.5).
 const DefaultConfig = "/etc/cni/net.d/multus.d/daemon-config.json"
 
 // Options are the settings of one run. Flags take precedence over the environment.
@@ -48,7 +48,7 @@ type Options struct {
 }
 
 // Run serves until ctx ends, and then waits for the requests in flight. It leaves the CNI configuration file in place:
-// a pod that starts while the daemon is away must not start without its networks (P02).
+// a pod that starts while the daemon is away must not start without its networks (multus-cni#1387).
 func Run(ctx context.Context, o Options) error {
 	conf, err := o.configuration()
 	if err != nil {

@@ -17,10 +17,10 @@ import (
 	"multus/internal/engine/request"
 )
 
-// headerLimit limits the time to read the header of a request on the metrics port (behaviour.md F50).
+// headerLimit limits the time to read the header of a request on the metrics port (behaviour F50).
 const headerLimit = 10 * time.Second
 
-// metrics are the metrics of the daemon. The request counter has the name and labels of today's Multus (behaviour.md
+// metrics are the metrics of the daemon. The request counter has the name and labels of today's Multus (behaviour
 // F51, Q9).
 type metrics struct {
 	registry  *prometheus.Registry
@@ -163,7 +163,7 @@ func (m *metrics) observe(r *publish.Report) {
 	}
 }
 
-// server serves /metrics on all addresses, as today's Multus does (behaviour.md F50), and profiles on the loopback
+// server serves /metrics on all addresses, as today's Multus does (behaviour F50), and profiles on the loopback
 // only.
 func (m *metrics) server(profiles bool) *http.Server {
 	mux := http.NewServeMux()

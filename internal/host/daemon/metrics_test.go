@@ -28,8 +28,8 @@ func newTestMetrics() *metrics {
 	return newMetrics(func() float64 { return 3 }, func() float64 { return 7 }, func() float64 { return 1 })
 }
 
-// TestMetricNames checks that promlint accepts our metrics, except the name that today's Multus uses (behaviour.md F51,
-// Q9; P37).
+// TestMetricNames checks that promlint accepts our metrics, except the name that today's Multus uses (behaviour F51,
+// Q9; multus-cni#808).
 func TestMetricNames(t *testing.T) {
 	t.Parallel()
 	m := newTestMetrics()
@@ -124,7 +124,7 @@ func TestLabelsAreBounded(t *testing.T) {
 	}
 }
 
-// TestProfilesAreForTheLoopback checks that requests from other machines are rejected (P33).
+// TestProfilesAreForTheLoopback checks that requests from other machines are rejected.
 func TestProfilesAreForTheLoopback(t *testing.T) {
 	t.Parallel()
 	for addr, want := range map[string]int{

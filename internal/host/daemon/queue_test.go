@@ -152,7 +152,7 @@ func receive[T any](t *testing.T, what string, c <-chan T) T {
 }
 
 // TestQueueWritesUntilWritten checks that a status which cannot be written is retried, and that its file is removed
-// afterwards (P19).
+// afterwards (multus-cni#1359).
 func TestQueueWritesUntilWritten(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "reports")
@@ -403,7 +403,7 @@ func TestQueueNewestWins(t *testing.T) {
 	}
 }
 
-// TestQueueForgetsGonePods checks that the status of a deleted pod is not tried again (behaviour.md D123).
+// TestQueueForgetsGonePods checks that the status of a deleted pod is not tried again (behaviour D123).
 func TestQueueForgetsGonePods(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

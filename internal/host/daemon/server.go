@@ -118,7 +118,7 @@ func (s *server) handler() http.Handler {
 }
 
 // plan makes the plan of a request. The daemon's configuration file is merged into the configuration of the request
-// (behaviour.md A90).
+// (behaviour A90).
 func (s *server) plan(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeoutCause(r.Context(), planLimit, fmt.Errorf("planning took longer than %s", planLimit))
 	defer cancel()

@@ -263,7 +263,7 @@ func (s *socket) probe(ctx context.Context, path string) (code int, instance str
 }
 
 // listen binds a socket under a temporary name and moves it into place, so that a plugin finds either the old daemon or
-// the new one. It never removes the directory (behaviour.md F5 [quirk]). The caller holds the lock of the socket.
+// the new one. It never removes the directory (behaviour F5). The caller holds the lock of the socket.
 func listen(path string) (net.Listener, error) {
 	left, _ := filepath.Glob(path + ".*") // the error is that of an invalid pattern; then nothing is removed
 	for _, name := range left {

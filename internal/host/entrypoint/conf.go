@@ -17,8 +17,8 @@ import (
 	"multus/internal/rawjson"
 )
 
-// plugin is the generated plugin configuration, members in today's order (behaviour.md G10); confDir is what
-// today's cniConf was meant to be (G23 [quirk]).
+// plugin is the generated plugin configuration, members in today's order (behaviour G10); confDir is what
+// today's cniConf was meant to be (behaviour G23).
 type plugin struct {
 	CNIVersion         string            `json:"cniVersion,omitempty"`
 	Name               string            `json:"name,omitempty"`
@@ -45,7 +45,7 @@ type list struct {
 }
 
 // writeConf generates the configuration and writes it, if it changed; the other of the two names is removed
-// only then (behaviour.md G9 [quirk]). With a file of the user, that is copied (G6).
+// only then (behaviour G9). With a file of the user, that is copied (G6).
 func (o *Options) writeConf() (wrote string, err error) {
 	if o.ConfFile != auto {
 		return o.copyConf()
@@ -131,7 +131,7 @@ func keepChain(c *autoconf.Chain) (wrote string, err error) {
 	return c.File, c.Write()
 }
 
-// generate makes the configuration for a cluster network, and its path (behaviour.md G7-G13).
+// generate makes the configuration for a cluster network, and its path (behaviour G7-G13).
 func (o *Options) generate(p *autoconf.Primary) ([]byte, string, error) {
 	v, embedded, err := o.version(p)
 	if err != nil {
@@ -178,7 +178,7 @@ func (o *Options) generate(p *autoconf.Primary) ([]byte, string, error) {
 	return b, conf, err
 }
 
-// version returns the version of the configuration and the cluster network as it is embedded (behaviour.md G8). The
+// version returns the version of the configuration and the cluster network as it is embedded (behaviour G8). The
 // plugin passes each network its own version, so that the two need not be the same unless that is asked for.
 func (o *Options) version(p *autoconf.Primary) (string, json.RawMessage, error) {
 	v, embedded := p.Config.Version(), json.RawMessage(p.Config.Bytes())
@@ -208,7 +208,7 @@ func encode(v any) ([]byte, error) {
 // onHost is a path without the prefix under which the container sees the host.
 func onHost(path string) string { return (&config.Daemon{}).HostPath(path) }
 
-// cleanUp removes what writeConf wrote (behaviour.md G22).
+// cleanUp removes what writeConf wrote (behaviour G22).
 func (o *Options) cleanUp() error {
 	if o.ConfFile != auto {
 		return fsx.Remove(filepath.Join(o.ConfDir, filepath.Base(o.ConfFile)))

@@ -140,7 +140,7 @@ const (
 	flannel100 = `{"cniVersion":"1.0.0","name":"cbr0","plugins":[{"type":"flannel"}]}`
 )
 
-// TestGenerates: plugin, configuration and kubeconfig (behaviour.md G4, G5, G9-G13, G23 [quirk]).
+// TestGenerates: plugin, configuration and kubeconfig (behaviour G4, G5, G9-G13, G23).
 func TestGenerates(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -194,14 +194,14 @@ func TestKubeconfigWorks(t *testing.T) {
 }
 
 // TestConflist: from CNI 1.0.0 on the configuration is a list, and the other name goes away; another version of
-// the cluster network is followed (behaviour.md G9, G24 [quirk]).
+// the cluster network is followed (behaviour G9, G24).
 func TestConflist(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	h.write(t, "net.d/10-flannel.conflist", flannel031)
 	stop := h.start(t, "--override-network-name", "--multus-log-level=verbose")
 	h.eventually(t, "the configuration", func() bool { return h.exists("net.d/00-multus.conf") })
-	h.write(t, "net.d/10-flannel.conflist", flannel100) // G24 [quirk]: another version ends today's
+	h.write(t, "net.d/10-flannel.conflist", flannel100) // G24: another version ends today's
 	h.eventually(t, "the list", func() bool {
 		return h.exists("net.d/00-multus.conflist") &&
 			!h.exists("net.d/00-multus.conf")
@@ -219,7 +219,7 @@ func TestConflist(t *testing.T) {
 }
 
 // TestFollows: token and cluster network are followed, the last good configuration is kept, and the
-// configuration stays on exit unless told otherwise (behaviour.md G20-G22; P02, P08, P16).
+// configuration stays on exit unless told otherwise (behaviour G20-G22; multus-cni#1387, multus-cni#852).
 func TestFollows(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -245,7 +245,7 @@ func TestFollows(t *testing.T) {
 	}
 }
 
-// TestCleanup: --cleanup-config-on-exit removes both names (behaviour.md G22).
+// TestCleanup: --cleanup-config-on-exit removes both names (behaviour G22).
 func TestCleanup(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -260,7 +260,7 @@ func TestCleanup(t *testing.T) {
 	}
 }
 
-// TestRefuses: what is missing is named, and the program ends with an error (behaviour.md G2, G3, G7, G8, G13).
+// TestRefuses: what is missing is named, and the program ends with an error (behaviour G2, G3, G7, G8, G13).
 func TestRefuses(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -290,7 +290,7 @@ func TestRefuses(t *testing.T) {
 	}
 }
 
-// TestUserFile: a file of the user is copied (behaviour.md G6).
+// TestUserFile: a file of the user is copied (behaviour G6).
 func TestUserFile(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -306,7 +306,7 @@ func TestUserFile(t *testing.T) {
 }
 
 // TestOtherVersion: a configuration of another version than the cluster network's is written, and each keeps its own
-// (behaviour.md G8 [quirk]).
+// (behaviour G8).
 func TestOtherVersion(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct{ primary, version, file, inner string }{
@@ -335,7 +335,7 @@ func TestOtherVersion(t *testing.T) {
 	}
 }
 
-// TestForcedVersion: --force-cni-version changes the embedded copy only (behaviour.md G8).
+// TestForcedVersion: --force-cni-version changes the embedded copy only (behaviour G8).
 func TestForcedVersion(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)

@@ -11,7 +11,7 @@ import (
 )
 
 // TestFlags: today's flags with today's defaults, so that a manifest can be carried over; help and version end well
-// (behaviour.md G1).
+// (behaviour G1).
 func TestFlags(t *testing.T) {
 	t.Parallel()
 	want := map[string]string{
@@ -51,7 +51,7 @@ func TestFlags(t *testing.T) {
 }
 
 // TestRename: the cluster network's file is moved out of the runtime's way once the configuration has what was in it,
-// and is not waited for; the token is followed all the same (behaviour.md G25 [quirk]).
+// and is not waited for; the token is followed all the same (behaviour G25).
 func TestRename(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -72,7 +72,7 @@ func TestRename(t *testing.T) {
 	}
 }
 
-// TestLines: the lines that people look for in the log of the container, in their order (behaviour.md G26).
+// TestLines: the lines that people look for in the log of the container, in their order (behaviour G26).
 func TestLines(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)

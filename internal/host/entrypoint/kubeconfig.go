@@ -14,10 +14,10 @@ import (
 )
 
 // tokenFile is the token's file beside the kubeconfig, which names it: the plugin reads it at each call, so
-// that a rotated token is used at once, and the kubeconfig itself holds no credential (P08).
+// that a rotated token is used at once, and the kubeconfig itself holds no credential (multus-cni#852).
 const tokenFile = "multus.token"
 
-// kubeconfig is a kubeconfig file, with today's names (behaviour.md G5).
+// kubeconfig is a kubeconfig file, with today's names (behaviour G5).
 type kubeconfig struct {
 	APIVersion     string         `json:"apiVersion"`
 	Kind           string         `json:"kind"`
@@ -52,7 +52,7 @@ type namedContext struct {
 }
 
 // credentials copies the pod's token and writes the kubeconfig that names it, each only when it changed. It
-// returns whether anything did (behaviour.md G5, G20).
+// returns whether anything did (behaviour G5, G20).
 func (o *Options) credentials() (changed bool, err error) {
 	token, err := os.ReadFile(filepath.Join(o.ServiceAccountDir, "token"))
 	if err != nil {

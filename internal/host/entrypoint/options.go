@@ -1,5 +1,5 @@
 // Package entrypoint is the process edge of thin_entrypoint, the program in the container of the thin
-// deployment (behaviour.md G.1): it installs the plugin, writes the CNI configuration and a kubeconfig, and
+// deployment (behaviour G.1): it installs the plugin, writes the CNI configuration and a kubeconfig, and
 // keeps both up to date. It runs no plugin. Only cmd/multus-daemon imports it.
 package entrypoint
 
@@ -20,7 +20,7 @@ import (
 // serviceAccount is where the kubelet mounts the credentials of the pod.
 const serviceAccount = "/var/run/secrets/kubernetes.io/serviceaccount"
 
-// Options are the flags, with today's names and defaults (behaviour.md G1).
+// Options are the flags, with today's names and defaults (behaviour G1).
 type Options struct {
 	BinDir              string
 	ConfDir             string
@@ -58,7 +58,7 @@ type Options struct {
 }
 
 // Command returns the command line of thin_entrypoint. Every error ends it with a code other than zero
-// (behaviour.md G3 [quirk]).
+// (behaviour G3).
 func Command(getenv func(string) string, stdout io.Writer) *cobra.Command {
 	o := &Options{ServiceAccountDir: serviceAccount, Getenv: getenv, Stdout: stdout}
 	cmd := &cobra.Command{
@@ -131,7 +131,7 @@ func (o *Options) addFlags(cmd *cobra.Command) {
 	}
 }
 
-// check finds out before anything is done whether it can be done (behaviour.md G2, G13).
+// check finds out before anything is done whether it can be done (behaviour G2, G13).
 func (o *Options) check() error {
 	paths := []struct{ flag, path string }{{"cni-conf-dir", o.ConfDir}, {"cni-bin-dir", o.BinDir}}
 	if !o.SkipBinaryCopy {
@@ -158,7 +158,7 @@ func (o *Options) check() error {
 
 const auto = "auto"
 
-// outputs are the two names of the generated configuration: a conflist from CNI 1.0.0 on (behaviour.md G9).
+// outputs are the two names of the generated configuration: a conflist from CNI 1.0.0 on (behaviour G9).
 func (o *Options) outputs() (conf, conflist string) {
 	conf = filepath.Join(o.ConfDir, autoconf.FileName)
 	return conf, conf + "list"

@@ -14,8 +14,8 @@ import (
 )
 
 // Run does what the flags say, then keeps configuration and credentials up to date until ctx ends
-// (behaviour.md G20-G22). Credentials are always followed: a token that is not renewed ends every pod start
-// on the node (P08).
+// (behaviour G20-G22). Credentials are always followed: a token that is not renewed ends every pod start
+// on the node (multus-cni#852).
 func Run(ctx context.Context, o *Options) error {
 	if err := o.check(); err != nil {
 		return err
@@ -64,7 +64,7 @@ func (o *Options) install(ctx context.Context) error {
 	})
 }
 
-// rename moves the cluster network's file out of the way (behaviour.md G25).
+// rename moves the cluster network's file out of the way (behaviour G25).
 func (o *Options) rename() error {
 	if !o.RenameConfFile || o.ConfFile != auto {
 		return nil

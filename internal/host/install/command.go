@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// LegacyName is the program of today's image that this package replaces (behaviour.md G30).
+// LegacyName is the program of today's image that this package replaces (behaviour G30).
 const LegacyName = "install_multus"
 
 // DefaultDest is the CNI bin directory of most nodes. legacyDest is the path at which today's manifests mount it.
@@ -20,7 +20,7 @@ const (
 	legacyDest  = "/host/opt/cni/bin"
 )
 
-// ErrHelp is returned after LegacyName has printed its help, which counts as a failure there (behaviour.md O43).
+// ErrHelp is returned after LegacyName has printed its help, which counts as a failure there (behaviour O43).
 var ErrHelp = errors.New("help was asked for")
 
 // Source returns the directory of the running binary, with links resolved. It has the other binaries, too.
@@ -92,7 +92,7 @@ func Command() *cobra.Command {
 	return cmd
 }
 
-// LegacyCommand returns install_multus, with the flags and texts of today's image (behaviour.md G30, G31). It parses
+// LegacyCommand returns install_multus, with the flags and texts of today's image (behaviour G30, G31). It parses
 // the flags itself, because help is not a success there.
 func LegacyCommand() *cobra.Command {
 	return &cobra.Command{

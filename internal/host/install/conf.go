@@ -56,7 +56,7 @@ func nameOf(b []byte) (string, error) {
 }
 
 // generated reports whether Multus wrote the file, by its name and content. An empty file counts: today's Multus leaves
-// one if the cluster network's configuration is invalid (behaviour.md F31), and containerd fails on it.
+// one if the cluster network's configuration is invalid (behaviour F31), and containerd fails on it.
 func (c conf) generated() bool {
 	switch filepath.Base(c.path) {
 	case "00-multus.conf", "00-multus.conflist", "00-multus.hold.conf":

@@ -1,7 +1,7 @@
 // Package install installs the plugins into the CNI bin directory of a node and removes them again, without a shell, cp
 // or an init container (docs/architecture.md). Runtimes start these files at any time. A file is therefore replaced by
-// renaming a complete new one over it, and is never opened for writing (P03). Plugins are removed only when nothing
-// calls them any more (P04).
+// renaming a complete new one over it, and is never opened for writing (multus-cni#1221). Plugins are removed only when
+// nothing calls them any more (multus-cni#461).
 //
 // The package writes no CNI configuration file, which is the task of internal/autoconf. Only internal/host/daemon
 // imports it.

@@ -13,7 +13,7 @@ import (
 	"multus/internal/fsx"
 )
 
-// The names of the plugins, as CNI configurations use them (behaviour.md Q1).
+// The names of the plugins, as CNI configurations use them (behaviour Q1).
 const (
 	shim     = "multus-shim"
 	thin     = "multus"
@@ -23,7 +23,7 @@ const (
 // ReferenceDir is the subdirectory of the directory of our binaries that has the reference CNI plugins.
 const ReferenceDir = "cni"
 
-// ErrType is returned for an unknown deployment. The text is that of today's Multus (behaviour.md G30).
+// ErrType is returned for an unknown deployment. The text is that of today's Multus (behaviour G30).
 var ErrType = errors.New("--type is missing or --type has invalid value")
 
 // Names returns the plugins of a deployment, which is thick, thin or all.

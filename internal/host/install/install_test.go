@@ -376,7 +376,7 @@ func TestReferencePlugins(t *testing.T) {
 }
 
 // TestInstallOverRunning checks that a plugin can be replaced again and again while 20 processes run the old one and
-// start it without a pause (P03).
+// start it without a pause (multus-cni#1221).
 func TestInstallOverRunning(t *testing.T) {
 	const workers, rounds = 20, 5
 	versions := []string{t.TempDir(), t.TempDir()}
@@ -583,7 +583,7 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// TestLegacy runs the program under the name of today's image (behaviour.md G30, G31, O43).
+// TestLegacy runs the program under the name of today's image (behaviour G30, G31, O43).
 func TestLegacy(t *testing.T) {
 	t.Parallel()
 	source := version(t, 1000, 1)

@@ -12,8 +12,7 @@ import (
 )
 
 // TestPowerLoss cuts the power at a random moment of an upgrade, and once after its end. Each plugin must be completely
-// the old or the new one, and after the end the new one. The next installation must repair everything (issue 4, part
-// 2).
+// the old or the new one, and after the end the new one. The next installation must repair everything.
 func TestPowerLoss(t *testing.T) {
 	const rounds = 6
 	d := disk.New(t)

@@ -50,9 +50,9 @@ type Removal struct {
 	Log *slog.Logger
 }
 
-// Uninstall removes Multus from a node. Its order keeps the node working after every step (P04). It first removes the
-// CNI configuration file, once another configuration can replace it. When no attachment needs the plugins any more, it
-// removes these and the rest. It can be repeated, and continues where it stopped or was killed.
+// Uninstall removes Multus from a node. Its order keeps the node working after every step (multus-cni#461). It first
+// removes the CNI configuration file, once another configuration can replace it. When no attachment needs the plugins
+// any more, it removes these and the rest. It can be repeated, and continues where it stopped or was killed.
 //
 // Pods that are attached at that time keep running. The runtime deletes them by the cluster network's configuration
 // alone (containerd), or by the configuration in its cache, which calls the plugin (CRI-O). Uninstall frees what the

@@ -38,7 +38,7 @@ const about = "meta-plugin that delegates to other CNI plugins"
 type Host struct {
 	// Name is the name of the binary, for -version.
 	Name string
-	// LogToStderr is the default of the key logToStderr (behaviour.md A29, A50).
+	// LogToStderr is the default of the key logToStderr (behaviour A29, A50).
 	LogToStderr bool
 	// Connect returns the planner and the publisher of a request. It must neither fail nor block: they open what they need
 	// at first use, so that a DEL from the ledger depends on nothing else.
@@ -52,7 +52,7 @@ type Connection interface {
 	engine.StatusCache
 }
 
-// Run runs the plugin once and returns its exit code: 0, or 1 with a CNI error object on standard output (behaviour.md
+// Run runs the plugin once and returns its exit code: 0, or 1 with a CNI error object on standard output (behaviour
 // D1-D4, K11).
 func Run(args []string, stdout io.Writer, h Host) int {
 	for _, a := range args {
@@ -141,7 +141,7 @@ func (v *verbs) failed(command string, args *skel.CmdArgs, err error) error {
 	return ce
 }
 
-// guard returns an error if Multus was called by its own delegate, which stops a recursion at once (P09).
+// guard returns an error if Multus was called by its own delegate, which stops a recursion at once (multus-cni#1130).
 func guard(command string) error {
 	if os.Getenv(execute.DepthEnv) != "" {
 		return fault.New(fault.BadConfig,
@@ -152,7 +152,7 @@ func guard(command string) error {
 }
 
 // prepare makes the request and the engine. Invalid CNI_ARGS are an error for every command except DEL, for which the
-// record of the ledger suffices (behaviour.md D8, E15).
+// record of the ledger suffices (behaviour D8, E15).
 func (v *verbs) prepare(command string, args *skel.CmdArgs) (*request.Request, *engine.Engine, error) {
 	failpoint.At("plugin.read")
 	if err := guard(command); err != nil {

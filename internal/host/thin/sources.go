@@ -26,7 +26,7 @@ type sources struct {
 }
 
 // connect opens the sources of a configuration: networksDir if it is set, else a kubeconfig, else the cluster in which
-// the process runs (behaviour.md A40). It sends no request.
+// the process runs (behaviour A40). It sends no request.
 func connect(conf *config.Plugin, getenv func(string) string, log *slog.Logger) (*sources, error) {
 	devices := podresources.New(podresources.Options{Root: conf.KubeletRoot})
 	if dir := conf.NetworksDir; dir != "" {

@@ -74,7 +74,7 @@ func (t *thin) Plan(ctx context.Context, req *request.Request, conf *config.Plug
 	return r.Plan(ctx, req, conf)
 }
 
-// missing returns a function that emits the event of a definition that cannot be read (behaviour.md B8).
+// missing returns a function that emits the event of a definition that cannot be read (behaviour B8).
 func (t *thin) missing(ctx context.Context) func(string, *plan.Pod, *plan.MissingNetworkError) {
 	return func(containerID string, pod *plan.Pod, m *plan.MissingNetworkError) {
 		missing := publish.Missing(publish.Pod{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID}, containerID,
@@ -85,7 +85,7 @@ func (t *thin) missing(ctx context.Context) func(string, *plan.Pod, *plan.Missin
 	}
 }
 
-// Publish writes the status and the events of a report concurrently, within publishLimit (behaviour.md A45 [quirk]:
+// Publish writes the status and the events of a report concurrently, within publishLimit (behaviour A45:
 // today's Multus loses the events when its process ends). A status that cannot be written is lost, because there is no
 // daemon that would retry it later. If its loss fails the ADD, Publish tries to write it for statusLimit, and writes
 // the events after it: they depend on whether the attachments are kept or undone.

@@ -17,7 +17,7 @@ const (
 	apiVersionPod     = "v1"
 	kindListSuffix    = "List"
 
-	resourceAnno = "k8s.v1.cni.cncf.io/resourceName" // behaviour.md H1
+	resourceAnno = "k8s.v1.cni.cncf.io/resourceName" // behaviour H1
 )
 
 // object is the part of a definition or a pod that Multus uses.

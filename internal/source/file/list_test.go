@@ -11,7 +11,7 @@ import (
 )
 
 // TestList checks that all objects of all files are listed in their order, and that documents which cannot be decoded
-// cause an error but hide nothing (behaviour.md B1, H1).
+// cause an error but hide nothing (behaviour B1, H1).
 func TestList(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -44,7 +44,7 @@ const (
 // Cache serves network definitions from a watch of the whole cluster. It is for the daemon.
 //
 // A definition that is not in the cache is read live, so that a definition is found as soon as it is created. Today's
-// daemon reports such a definition as missing (behaviour.md B9). While the API server is away, cached definitions are
+// daemon reports such a definition as missing (behaviour B9). While the API server is away, cached definitions are
 // served from memory, and the error for all others wraps plan.ErrUnavailable.
 type Cache struct {
 	client *Client

@@ -23,7 +23,7 @@ import (
 )
 
 // Limits of reads. The limits of today's Multus for one attempt, 250 ms (thin) and 50 ms (daemon), are too short for an
-// API server under load (behaviour.md D13, D15).
+// API server under load (behaviour D13, D15).
 const (
 	attemptTimeout = 2 * time.Second       // one GET
 	maxAsking      = 16                    // concurrent GETs of pods, and of definitions
@@ -56,7 +56,7 @@ var (
 	_ plan.Networks = (*Client)(nil)
 )
 
-// New returns a Client. It sends no request. If the configuration has no rate limit, it gets that of rule A43. A
+// New returns a Client. It sends no request. If the configuration has no rate limit, it gets that of behaviour A43. A
 // negative QPS disables the limit.
 func New(config *Config) (*Client, error) {
 	scheme := runtime.NewScheme()
@@ -156,7 +156,7 @@ type object struct {
 }
 
 // Pod reads the metadata of a pod live. It retries while the API server is away or overloaded, for lookupTimeout at
-// most (behaviour.md D13). The error wraps plan.ErrNotFound or plan.ErrUnavailable, or is a *ForbiddenError.
+// most (behaviour D13). The error wraps plan.ErrNotFound or plan.ErrUnavailable, or is a *ForbiddenError.
 func (c *Client) Pod(ctx context.Context, ref plan.Ref) (*plan.Pod, error) {
 	t := target{verb: "get", resource: "pods", namespace: ref.Namespace, name: ref.Name}
 	o, err := c.lookup(ctx, c.core, t, acceptMetadata)

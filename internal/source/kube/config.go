@@ -20,7 +20,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// Settings of every client (behaviour.md A43).
+// Settings of every client (behaviour A43).
 const (
 	clientQPS      = 50
 	clientBurst    = 50
@@ -30,13 +30,13 @@ const (
 // DefaultServiceAccountDir is the directory in which the kubelet mounts the credentials of a pod's service account.
 const DefaultServiceAccountDir = "/var/run/secrets/kubernetes.io/serviceaccount"
 
-// ErrNoCluster is returned by Load when the options name no Kubernetes API server (behaviour.md A40).
+// ErrNoCluster is returned by Load when the options name no Kubernetes API server (behaviour A40).
 var ErrNoCluster = errors.New("no kubeconfig and no in-cluster service: Kubernetes is not configured")
 
 // Config is the configuration of a client. The alias lets callers hold one without importing client-go.
 type Config = rest.Config
 
-// Options say where the credentials are (behaviour.md A40-A43).
+// Options say where the credentials are (behaviour A40-A43).
 type Options struct {
 	// Kubeconfig is the path of a kubeconfig file, whose current context is used. It takes precedence over the service.
 	Kubeconfig string
@@ -51,7 +51,7 @@ type Options struct {
 }
 
 // Load returns the client configuration: of the kubeconfig file if one is named, else of the in-cluster service, else
-// ErrNoCluster (behaviour.md A40). It sends no request.
+// ErrNoCluster (behaviour A40). It sends no request.
 func Load(o Options) (*Config, error) {
 	config, err := credentials(o)
 	if err != nil {

@@ -34,7 +34,7 @@ func write(tb testing.TB, path, content string) string {
 	return path
 }
 
-// TestLoad checks which credentials are used, and the limits and the user agent of the client (behaviour.md A40, A43).
+// TestLoad checks which credentials are used, and the limits and the user agent of the client (behaviour A40, A43).
 func TestLoad(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -95,13 +95,13 @@ func TestLoad(t *testing.T) {
 					tt.tokenFile, tt.caFile)
 			}
 			if c.QPS != 50 || c.Burst != 50 || c.Timeout.Seconds() != 60 || c.UserAgent != "multus/1.2.3" {
-				t.Errorf("settings = %v, %v, %v, %q; want those of rule A43", c.QPS, c.Burst, c.Timeout, c.UserAgent)
+				t.Errorf("settings = %v, %v, %v, %q; want those of behaviour A43", c.QPS, c.Burst, c.Timeout, c.UserAgent)
 			}
 		})
 	}
 }
 
-// TestLoadErrors checks that errors name what is missing, and what to do (behaviour.md A41, A42).
+// TestLoadErrors checks that errors name what is missing, and what to do (behaviour A41, A42).
 func TestLoadErrors(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -343,7 +343,7 @@ func testCache(t *testing.T, cluster *kubetest.Cluster) {
 	for i := range 20 {
 		ref := plan.Ref{Namespace: ns, Name: fmt.Sprintf("new-%d", i)}
 		cluster.CreateNetwork(t, ns, ref.Name, confX, nil)
-		if _, err := c.Network(t.Context(), ref); err != nil { // behaviour.md B9
+		if _, err := c.Network(t.Context(), ref); err != nil { // behaviour B9
 			t.Errorf("a definition made a moment ago: %v", err)
 		}
 	}

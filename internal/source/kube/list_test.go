@@ -18,7 +18,7 @@ import (
 )
 
 // TestLists checks that all pages are read, pods as metadata and of one node only, and that a refusal names the role
-// (behaviour.md A43, H1).
+// (behaviour A43, H1).
 func TestLists(t *testing.T) {
 	t.Parallel()
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -59,7 +59,7 @@ func TestLists(t *testing.T) {
 }
 
 // TestReview checks that each permission of the role is reviewed with one request, and that a cluster without the CRD
-// is distinguished from one that does not answer (P08, P38).
+// is distinguished from one that does not answer (multus-cni#852, k8snetworkplumbingwg/helm-charts#2).
 func TestReview(t *testing.T) {
 	t.Parallel()
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -139,7 +139,7 @@ func TestNodeOfCredentials(t *testing.T) {
 	}
 }
 
-// TestExpiry checks the end and the account of a token. A token without claims has no end (P08).
+// TestExpiry checks the end and the account of a token. A token without claims has no end (multus-cni#852).
 func TestExpiry(t *testing.T) {
 	t.Parallel()
 	end := time.Unix(1_700_000_000, 0)

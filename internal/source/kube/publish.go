@@ -31,7 +31,7 @@ const (
 	// seldom is the interval within which an event that is marked Seldom is recorded once.
 	seldom = time.Minute
 
-	component = "multus" // behaviour.md A45
+	component = "multus" // behaviour A45
 )
 
 // RequestAnnotation is the annotation of an event with the full container ID of the sandbox, which identifies the

@@ -13,7 +13,7 @@ import (
 const maxCheckpoint = 64 << 20
 
 // checkpoint is the part of the kubelet's device manager checkpoint that Multus uses. The checksum is not verified,
-// because it is computed from the Go representation of the kubelet's types, which changes (behaviour.md H3).
+// because it is computed from the Go representation of the kubelet's types, which changes (behaviour H3).
 type checkpoint struct {
 	Data struct {
 		PodDeviceEntries []struct {

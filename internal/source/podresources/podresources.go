@@ -2,7 +2,7 @@
 // devices of device plugins.
 //
 // It reads them from the podresources socket of the kubelet or, if there is none, from its checkpoint file
-// (behaviour.md H1-H6). It has no knowledge of networks and does not choose devices. The process edges (internal/host,
+// (behaviour H1-H6). It has no knowledge of networks and does not choose devices. The process edges (internal/host,
 // internal/cli, internal/doctor) may import it, the engine may not.
 package podresources
 
@@ -53,7 +53,7 @@ func New(o Options) *Kubelet {
 
 // Devices returns the IDs of the pod's devices by resource name, each once, in the order of allocated.add. If the
 // socket exists, Devices uses only that, by namespace and name. Otherwise it reads the checkpoint file, by UID
-// (behaviour.md H2-H4). The error wraps plan.ErrUnavailable if the same call may succeed later.
+// (behaviour H2-H4). The error wraps plan.ErrUnavailable if the same call may succeed later.
 func (k *Kubelet) Devices(ctx context.Context, pod plan.Ref, uid string) (map[string][]string, error) {
 	socket := filepath.Join(k.root, socketFile)
 	_, err := os.Stat(socket)

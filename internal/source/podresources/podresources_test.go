@@ -105,7 +105,7 @@ func TestSocket(t *testing.T) {
 			podOf(plan.Ref{Namespace: "team-a", Name: "plain"}),
 		}}, nil
 	}})
-	// If the socket exists, nothing else is read (behaviour.md H2).
+	// If the socket exists, nothing else is read (behaviour H2).
 	writeCheckpoint(t, root, `{"Data":{"PodDeviceEntries":[{"PodUID":"u","ResourceName":"r","DeviceIDs":{"0":["from the checkpoint"]}}]}}`)
 	tests := []struct {
 		pod  plan.Ref
@@ -224,7 +224,7 @@ func TestSocketErrors(t *testing.T) {
 			t.Parallel()
 			root := newRoot(t)
 			tt.start(t, root)
-			// The checkpoint is no fallback (behaviour.md H6).
+			// The checkpoint is no fallback (behaviour H6).
 			writeCheckpoint(t, root, `{"Data":{"PodDeviceEntries":[]}}`)
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 			defer cancel()
@@ -250,7 +250,7 @@ func entry(uid, container, resource, ids string) string {
 		container, resource, ids)
 }
 
-// TestCheckpoint reads a checkpoint as the kubelet writes it, by the UID of the pod (behaviour.md H3, H4).
+// TestCheckpoint reads a checkpoint as the kubelet writes it, by the UID of the pod (behaviour H3, H4).
 func TestCheckpoint(t *testing.T) {
 	t.Parallel()
 	file := func(entries ...string) string {

@@ -16,7 +16,7 @@ import (
 	"multus/internal/engine/plan"
 )
 
-// Limits of the request (behaviour.md H2).
+// Limits of the request (behaviour H2).
 const (
 	listTimeout = 10 * time.Second
 	maxMessage  = 16 << 20
