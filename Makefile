@@ -73,7 +73,7 @@ faults: $(TEST_TOOLS) ## kill, stop and damage what can be, and print the table 
 		FAULTS_SECONDS=$(FAULTS_SECONDS) FAULTS_TABLE=$$table $(GO) test -count=1 -timeout=$$(( $(FAULTS_SECONDS) + 5400 ))s $(ARGS) ./test/faults || status=$$?; \
 		cat "$$table"; exit $$status
 
-rules: ## list which test shows which rule of today's behaviour; fails on a rule without one
+rules: ## list the tests of each rule of docs/behaviour.md; fails on a rule without one, and on a citation of none
 	$(GO) run ./test/rules
 
 # Where the measurements are written: bench.md, bench.json, bench.svg, and the page's part. BENCH_SCALE=n does n times the work,

@@ -115,7 +115,7 @@ func TestCall(t *testing.T) {
 }
 
 // TestAnswers shows what becomes of each answer: a CNI error is returned as it is (E33), what was lost on the
-// way can be told from what was refused (E23, M17), and nothing is guessed.
+// way can be told from what was refused (behaviour E23, M17), and nothing is guessed.
 func TestAnswers(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("x", 1000)
@@ -184,7 +184,7 @@ func TestAnswers(t *testing.T) {
 	})
 }
 
-// TestNobody shows the socket that is not there, and the one that nobody listens on (E30, M16).
+// TestNobody shows the socket that is not there, and the one that nobody listens on (behaviour E30, M16).
 func TestNobody(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -204,7 +204,7 @@ func TestNobody(t *testing.T) {
 }
 
 // TestContext: a daemon that does not answer is given up when the request ends, for the reason for which it ends
-// (E37, O36).
+// (behaviour E37, O36).
 func TestContext(t *testing.T) {
 	t.Parallel()
 	c := serve(t, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) })
@@ -300,7 +300,8 @@ func TestTooLarge(t *testing.T) {
 	}
 }
 
-// TestPeer: a plan says what is executed as root, so it is not taken from another user's process.
+// TestPeer: a plan says what is executed as root, so it is not taken from another user's process
+// (behaviour E1).
 func TestPeer(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {

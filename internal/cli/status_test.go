@@ -147,7 +147,7 @@ func TestParseRef(t *testing.T) {
 	}
 }
 
-// TestDaemonState: a daemon that is ready, one that is not, and none (E40).
+// TestDaemonState: a daemon that is ready, one that is not, and none (behaviour E40).
 func TestDaemonState(t *testing.T) {
 	t.Parallel()
 	dir, err := os.MkdirTemp("", "s") //nolint:usetesting // t.TempDir is too long for a socket

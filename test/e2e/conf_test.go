@@ -91,8 +91,8 @@ func TestConfigurationErrors(t *testing.T) {
 }
 
 // TestVersions: the result is in the version of the configuration that the runtime loads, whatever the delegate's; a
-// network without a version gets the daemon's, which its file lays over the request (behaviour A50, A93, B5, D26); the
-// shim is silent by default.
+// network without a version gets the daemon's, which its file lays over the request (behaviour A50, A93, B5, D26, E35);
+// the shim is silent by default.
 func TestVersions(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -139,7 +139,7 @@ func TestVersions(t *testing.T) {
 }
 
 // TestReadinessFile: ADD waits for the cluster network's sign, DEL and CHECK do not; a runtime that gives up is told
-// what was waited for (behaviour D11, D51, N9).
+// what was waited for (behaviour D11, D51, N9, M1, O20).
 func TestReadinessFile(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {

@@ -172,7 +172,7 @@ func TestOrder(t *testing.T) {
 }
 
 // TestUndo: a failing attachment is undone with all before it, in reverse; later ones are never begun; the
-// delegate's code and words reach the runtime (behaviour D5, D28, D29, M2; P10).
+// delegate's code and words reach the runtime (behaviour D5, D28, D29, M2; P10, Q8).
 func TestUndo(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {

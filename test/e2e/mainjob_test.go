@@ -201,7 +201,7 @@ func TestDelNeedsNobody(t *testing.T) {
 
 // TestPlainPodNeedsNobody: with the daemon and the API server away a plain pod is attached, and an annotated
 // one fails closed with code 11 and leaves nothing (docs/architecture.md, "What happens when something is missing";
-// multus-cni#1387, multus-cni#1361).
+// behaviour E31; multus-cni#1387, multus-cni#1361).
 func TestPlainPodNeedsNobody(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {

@@ -77,7 +77,8 @@ func testOptions(t *testing.T, args ...string) options {
 	return o
 }
 
-// TestArchive reads the archive the ways that the programs read it, and looks at everything in the image.
+// TestArchive reads the archive the ways that the programs read it, and looks at everything in the image
+// (behaviour G60).
 func TestArchive(t *testing.T) {
 	t.Parallel()
 	o := testOptions(t, "-version", "v1.2.3", "-source", "https://multus.example", "-revision", "abc")

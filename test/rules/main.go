@@ -1,15 +1,12 @@
-// rules lists, for each rule of the behaviour specification that this project implements, the tests that cite it
-// (`behaviour.md C27`), and fails on a rule without a test. Rules that cannot be tested, or that the design
-// makes moot, are listed with the reason in moot.txt.
+// rules lists, for each rule of docs/behaviour.md, the tests that cite it (`behaviour C27`). It fails on a rule without
+// a test, and on a citation of a rule or a section that the page does not have. Rules that cannot be tested are listed
+// with the reason in moot.txt.
 package main
 
 import (
-	"bufio"
-	_ "embed"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -18,15 +15,12 @@ import (
 	"strings"
 )
 
-// rulesText has the rules, one range a line: A1-A9.
-//
-//go:embed rules.txt
-var rulesText string
-
-// mootText has the rules without a test: the rule, and why.
-//
-//go:embed moot.txt
-var mootText string
+// The files that the program reads, below the root of the repository.
+const (
+	pageFile          = "docs/behaviour.md"
+	compatibilityFile = "docs/compatibility.md"
+	mootFile          = "test/rules/moot.txt"
+)
 
 func main() {
 	if err := run(os.Stdout, "."); err != nil {
@@ -36,11 +30,18 @@ func main() {
 }
 
 func run(w io.Writer, root string) error {
-	rules, err := expandLines(rulesText)
+	b, err := os.ReadFile(filepath.Join(root, pageFile))
 	if err != nil {
 		return err
 	}
-	moot, err := reasons(mootText)
+	p, err := parsePage(string(b))
+	if err != nil {
+		return err
+	}
+	if b, err = os.ReadFile(filepath.Join(root, mootFile)); err != nil {
+		return err
+	}
+	moot, err := reasons(string(b))
 	if err != nil {
 		return err
 	}
@@ -48,66 +49,117 @@ func run(w io.Writer, root string) error {
 	if err != nil {
 		return err
 	}
+	return errors.Join(list(w, p, cited, moot), unknown(p, cited, moot))
+}
+
+// list prints each rule with its tests, or with the reason why it has none. It returns an error for each rule that has
+// neither.
+func list(w io.Writer, p *page, cited []cite, moot map[string]string) error {
+	tests := testsOf(cited)
 	var errs []error
 	tested := 0
-	for _, r := range rules {
-		files := cited[r]
+	for _, r := range p.rules {
 		why, isMoot := moot[r]
 		switch {
-		case len(files) > 0:
+		case len(tests[r]) > 0:
 			tested++
-			fmt.Fprintf(w, "%-5s %s\n", r, strings.Join(files, " "))
+			fmt.Fprintf(w, "%-5s %s\n", r, strings.Join(tests[r], " "))
 		case isMoot:
 			fmt.Fprintf(w, "%-5s none: %s\n", r, why)
 		default:
 			fmt.Fprintf(w, "%-5s NO TEST\n", r)
 			errs = append(errs, fmt.Errorf("rule %s has no test", r))
 		}
-		delete(moot, r)
 	}
-	for r := range moot {
-		errs = append(errs, fmt.Errorf("moot.txt: %s is no rule", r))
-	}
-	fmt.Fprintf(w, "%d rules: %d tested, %d without a test for a reason, %d missing\n", len(rules), tested,
-		len(rules)-tested-len(errs), len(errs))
+	fmt.Fprintf(w, "%d rules: %d tested, %d without a test for a reason, %d missing\n",
+		len(p.rules), tested, len(p.rules)-tested-len(errs), len(errs))
 	return errors.Join(errs...)
 }
 
+// unknown returns an error for each rule and section that is cited, or has a reason, and is not on the page.
+func unknown(p *page, cited []cite, moot map[string]string) error {
+	var errs []error
+	for _, c := range cited {
+		for _, name := range c.ends {
+			if !p.has(name) {
+				errs = append(errs, fmt.Errorf("%s:%d: %s is not in %s", c.file, c.line, name, pageFile))
+			}
+		}
+	}
+	for r := range moot {
+		if !p.has(r) {
+			errs = append(errs, fmt.Errorf("%s: %s is not in %s", mootFile, r, pageFile))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// page is what docs/behaviour.md has.
+type page struct {
+	rules []string // in order
+	known map[string]bool
+}
+
+var (
+	ruleLine    = regexp.MustCompile(`^- \*\*([A-Z]\d+)\*\* \S`)
+	sectionLine = regexp.MustCompile(`^#{2,3} ([A-Z](?:\.\d+)?)\.? `)
+)
+
+func parsePage(text string) (*page, error) {
+	p := &page{known: map[string]bool{}}
+	section := ""
+	for line := range strings.Lines(text) {
+		name := ""
+		if m := sectionLine.FindStringSubmatch(line); m != nil {
+			section, name = m[1], m[1]
+		}
+		if m := ruleLine.FindStringSubmatch(line); m != nil {
+			if name = m[1]; name[:1] != section[:min(1, len(section))] {
+				return nil, fmt.Errorf("%s: rule %s is in section %q", pageFile, name, section)
+			}
+			p.rules = append(p.rules, name)
+		}
+		if name == "" {
+			continue
+		}
+		if p.known[name] {
+			return nil, fmt.Errorf("%s: %s is there twice", pageFile, name)
+		}
+		p.known[name] = true
+	}
+	if len(p.rules) == 0 {
+		return nil, fmt.Errorf("%s has no rule", pageFile)
+	}
+	return p, nil
+}
+
+func (p *page) has(name string) bool { return p.known[name] }
+
 var ruleRange = regexp.MustCompile(`^([A-Z])(\d+)(?:[-–]([A-Z]?)(\d+))?$`)
 
-// expand turns A1 and A1-A9 into rules.
-func expand(s string) ([]string, error) {
+// expand turns A1 and A1-A9 into rules. ends are the first and the last of them; those between may be gaps.
+func expand(s string) (rules, ends []string, err error) {
 	m := ruleRange.FindStringSubmatch(s)
 	if m == nil || m[3] != "" && m[3] != m[1] {
-		return nil, fmt.Errorf("%q is no rule and no range of rules", s)
+		return nil, nil, fmt.Errorf("%q is no rule and no range of rules", s)
 	}
 	from, err := strconv.Atoi(m[2])
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	to := from
 	if m[4] != "" {
 		if to, err = strconv.Atoi(m[4]); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	var out []string
+	if to < from {
+		return nil, nil, fmt.Errorf("%q ends before it begins", s)
+	}
 	for i := from; i <= to; i++ {
-		out = append(out, m[1]+strconv.Itoa(i))
+		rules = append(rules, m[1]+strconv.Itoa(i))
 	}
-	return out, nil
-}
-
-func expandLines(text string) ([]string, error) {
-	var out []string
-	for word := range strings.FieldsSeq(text) {
-		rules, err := expand(word)
-		if err != nil {
-			return nil, fmt.Errorf("rules.txt: %w", err)
-		}
-		out = append(out, rules...)
-	}
-	return out, nil
+	return rules, slices.Compact([]string{rules[0], rules[len(rules)-1]}), nil
 }
 
 // reasons reads lines "A1-A3 why".
@@ -118,77 +170,13 @@ func reasons(text string) (map[string]string, error) {
 		if head == "" || strings.HasPrefix(head, "#") {
 			continue
 		}
-		rules, err := expand(head)
+		rules, _, err := expand(head)
 		if err != nil || !ok {
-			return nil, fmt.Errorf("moot.txt: %q: want a rule and a reason: %w", line, err)
+			return nil, fmt.Errorf("%s: %q: want a rule and a reason: %w", mootFile, line, err)
 		}
 		for _, r := range rules {
 			out[r] = why
 		}
 	}
 	return out, nil
-}
-
-// citation is "behaviour.md" and the rules after it: C12, D30-D35 [quirk]; C40 and C41.
-var (
-	citation = regexp.MustCompile(`behaviour(?:\.md)? ([A-Z]\d+(?:(?:[-–, ;]|and|\[quirk\]|[A-Z]?\d+|\n\s*//)+)?)`)
-	oneRule  = regexp.MustCompile(`[A-Z]\d+(?:[-–][A-Z]?\d+)?`)
-	// shows is how a test's comment begins: "TestX shows F20 and P09".
-	shows = regexp.MustCompile(`// (?:Test|Fuzz)\w+ shows ([A-Z]\d+(?:(?:[-–, ;]|and|\[quirk\]|[A-Z]?\d+|\n\s*//)+)?)`)
-	// row is the name of a table's row: "D112 K5 two interfaces".
-	row = regexp.MustCompile(`"((?:[A-Z]\d+(?:[-–][A-Z]?\d+)? )+)`)
-)
-
-// citations maps each rule to the tests that cite it: test files and their data.
-func citations(root string) (map[string][]string, error) {
-	out := map[string][]string{}
-	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if d.IsDir() && (d.Name() == ".git" || d.Name() == "bin" || d.Name() == "dist") {
-			return filepath.SkipDir
-		}
-		if d.IsDir() || !strings.HasSuffix(path, "_test.go") && !strings.HasSuffix(path, ".txtar") {
-			return nil
-		}
-		return scan(path, out)
-	})
-	return out, err
-}
-
-func scan(path string, out map[string][]string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	var text strings.Builder
-	sc := bufio.NewScanner(f)
-	sc.Buffer(nil, 1<<20)
-	for sc.Scan() {
-		text.WriteString(sc.Text() + "\n")
-	}
-	if err := sc.Err(); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	found := citation.FindAllStringSubmatch(text.String(), -1)
-	if strings.HasSuffix(path, "_test.go") {
-		found = append(found, shows.FindAllStringSubmatch(text.String(), -1)...)
-		found = append(found, row.FindAllStringSubmatch(text.String(), -1)...)
-	}
-	for _, m := range found {
-		for _, word := range oneRule.FindAllString(m[1], -1) {
-			rules, err := expand(word)
-			if err != nil {
-				return fmt.Errorf("%s: %w", path, err)
-			}
-			for _, r := range rules {
-				if !slices.Contains(out[r], path) {
-					out[r] = append(out[r], path)
-				}
-			}
-		}
-	}
-	return nil
 }

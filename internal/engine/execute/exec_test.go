@@ -128,7 +128,7 @@ func TestExecMissing(t *testing.T) {
 	t.Parallel()
 	e := &Exec{}
 	dir := t.TempDir()
-	// K1, M18.
+	// behaviour K1, M18.
 	if _, err := e.FindInPath("nope", []string{dir}); err == nil ||
 		!strings.Contains(err.Error(), `failed to find plugin "nope" in path [`+dir+`]`) {
 		t.Error(err)
@@ -142,7 +142,7 @@ func TestExecMissing(t *testing.T) {
 }
 
 // TestExecCancelled checks that cancellation kills the delegate and all its child processes, and that the error gives
-// the reason (F65, O36). The lock that delegates hold shows when the last of them has ended.
+// the reason (behaviour F65, O36). The lock that delegates hold shows when the last of them has ended.
 func TestExecCancelled(t *testing.T) {
 	t.Parallel()
 	r, w, err := os.Pipe()

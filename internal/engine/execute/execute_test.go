@@ -97,8 +97,8 @@ func attachment(t *testing.T, conf string) (*plan.Plan, *plan.Attachment) {
 
 const two = `{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"a","capabilities":{"mac":true,"big":true}},{"type":"b","x":1}]}`
 
-// TestAddDel checks what delegates get at ADD, CHECK and DEL (behaviour K2, K3, C65), the order within a list (K5),
-// and libcni's cache (D84).
+// TestAddDel checks what delegates get at ADD, CHECK and DEL (behaviour F62, K2, K3, C65), the order within a list
+// (K5), and libcni's cache (D84).
 func TestAddDel(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "a", "b")
@@ -139,7 +139,8 @@ func TestAddDel(t *testing.T) {
 		env := "\n" + n.read(t, "a."+verb+".env")
 		for _, want := range []string{
 			"CNI_COMMAND=" + verb, "CNI_CONTAINERID=c0ffee", "CNI_NETNS=/run/netns/x",
-			"CNI_IFNAME=net1", "CNI_ARGS=K8S_POD_NAME=p;MAC=m", "CNI_PATH=" + n.dir + ":/nonexistent:",
+			"CNI_IFNAME=net1", "CNI_ARGS=K8S_POD_NAME=p;MAC=m", "PATH=" + os.Getenv("PATH"),
+			"CNI_PATH=" + n.dir + ":/nonexistent:",
 		} {
 			if !strings.Contains(env, "\n"+want) {
 				t.Errorf("K2 at %s: no %s in %s", verb, want, env)

@@ -152,7 +152,7 @@ func full(tb testing.TB) *plan.Plan {
 }
 
 // TestFormat checks that a record has every member of D81 under its name, so that Multus 4.x can read the record after
-// a downgrade (Q5). The additional members are beside them.
+// a downgrade (behaviour Q5). The additional members are beside them.
 func TestFormat(t *testing.T) {
 	t.Parallel()
 	s, p := store(t), full(t)
@@ -633,7 +633,7 @@ func TestMerge(t *testing.T) {
 	}
 }
 
-// TestLock checks that a container's lock is exclusive and that waiting for it ends with the context (F65).
+// TestLock checks that a container's lock is exclusive and that waiting for it ends with the context (behaviour F65).
 func TestLock(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "lock")

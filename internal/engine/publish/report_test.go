@@ -256,7 +256,7 @@ func TestVersions(t *testing.T) {
 }
 
 // TestHostile checks that a result with a null in the place of an object is an error and not a panic: the report of one
-// pod must not end the daemon (Q20).
+// pod must not end the daemon (behaviour Q20).
 func TestHostile(t *testing.T) {
 	t.Parallel()
 	for _, result := range []string{
@@ -280,8 +280,8 @@ func TestHostile(t *testing.T) {
 	}
 }
 
-// TestEvents checks D25, O60, O61 and O64: one event for each attachment with interfaces or addresses, and none for a
-// failure that is not a missing definition.
+// TestEvents checks D25, O60, O61, O64 and M22: one event for each attachment with interfaces or addresses, and none
+// for a failure that is not a missing definition.
 func TestEvents(t *testing.T) {
 	t.Parallel()
 	two := `{"cniVersion":"1.0.0","ips":[{"address":"10.0.0.2/24"},{"address":"fd00::2/64"}]}`
@@ -419,7 +419,7 @@ func TestWrite(t *testing.T) {
 }
 
 // FuzzStatus checks that any result that a plugin may print leads to an error or to an annotation that is a JSON array
-// (Q7) and never contains <nil> (D118).
+// (behaviour Q7) and never contains <nil> (D118).
 func FuzzStatus(f *testing.F) {
 	for _, seed := range []string{
 		one, `{}`, `null`, `{"cniVersion":"0.1.0","ip4":{"ip":"10.0.0.2/24"}}`, `{"cniVersion":"0.2.0","ip6":null}`,

@@ -124,7 +124,7 @@ func TestLabelsAreBounded(t *testing.T) {
 	}
 }
 
-// TestProfilesAreForTheLoopback checks that requests from other machines are rejected.
+// TestProfilesAreForTheLoopback checks that requests from other machines are rejected (behaviour F50).
 func TestProfilesAreForTheLoopback(t *testing.T) {
 	t.Parallel()
 	for addr, want := range map[string]int{

@@ -95,7 +95,8 @@ func TestFailureIsLogged(t *testing.T) {
 	}
 }
 
-// TestNotServed checks that the answer to a request of today's clients which is not supported says what to do instead.
+// TestNotServed checks that the answer to a request of today's clients which is not supported says what to do instead
+// (behaviour E3, Q6).
 func TestNotServed(t *testing.T) {
 	t.Parallel()
 	s := &server{metrics: newTestMetrics()}
@@ -135,7 +136,7 @@ func TestNotServed(t *testing.T) {
 }
 
 // TestReportNeedsUID checks that a report over the socket without a pod UID is rejected, unless this daemon planned the
-// sandbox for a pod without a UID. A report with nothing but timings needs no UID.
+// sandbox for a pod without a UID. A report with nothing but timings needs no UID (behaviour E48).
 func TestReportNeedsUID(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

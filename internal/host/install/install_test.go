@@ -571,6 +571,7 @@ func TestSweep(t *testing.T) {
 	wantListing(t, dest, shim, ".multus-tmp-mine")
 }
 
+// TestNames: which plugins belong to a deployment, by the names that configurations have (behaviour Q1).
 func TestNames(t *testing.T) {
 	t.Parallel()
 	for deployment, want := range map[string]string{

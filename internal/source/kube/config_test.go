@@ -34,7 +34,8 @@ func write(tb testing.TB, path, content string) string {
 	return path
 }
 
-// TestLoad checks which credentials are used, and the limits and the user agent of the client (behaviour A40, A43).
+// TestLoad checks which credentials are used, and the limits and the user agent of the client (behaviour A40, A43,
+// F42).
 func TestLoad(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
