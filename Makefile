@@ -27,7 +27,7 @@ TEST_TIMEOUT ?= 20m
 
 .DEFAULT_GOAL := help
 .PHONY: help build test test-fast lint vulncheck fuzz faults rules bench bench-diff scale demo cluster e2e neighbours image man tools tools-cluster clean \
-	bin/cni bin/tools/kube-apiserver bin/tools/etcd bin/tools/gotestsum bin/tools/golangci-lint bin/tools/govulncheck bin/demo \
+	bin/cni bin/tools/kube-apiserver bin/tools/etcd bin/tools/gotestsum bin/tools/golangci-lint bin/tools/govulncheck bin/tools/vale bin/demo \
 	bin/tools/kubelet bin/tools/containerd bin/tools/runc bin/tools/whereabouts bin/cluster
 
 help: ## list the targets
@@ -46,10 +46,11 @@ test: build $(TEST_TOOLS) bin/tools/whereabouts $(GOTESTSUM) ## run all tests, w
 test-fast: ## run the tests that need neither tools nor servers
 	$(GO) test -short $(ARGS) $(PKG)
 
-lint: bin/tools/golangci-lint ## check style, formatting and go.mod
+lint: bin/tools/golangci-lint bin/tools/vale ## check style, formatting, go.mod, and the prose of comments and documents
 	$(GO) vet ./...
 	bin/tools/golangci-lint run
 	$(GO) mod tidy -diff
+	@tools/prose .
 
 # Another database of vulnerabilities: a URL, also file:///.
 VULNDB ?= https://vuln.go.dev
@@ -124,7 +125,7 @@ image: ## write the container image for amd64 and arm64 into dist/, without a co
 man: ## write the manual pages of multusctl into dist/man
 	$(GO) run ./test/man dist/man
 
-tools: $(TEST_TOOLS) bin/tools/whereabouts $(GOTESTSUM) bin/tools/golangci-lint ## build the tools of make test and make lint
+tools: $(TEST_TOOLS) bin/tools/whereabouts $(GOTESTSUM) bin/tools/golangci-lint bin/tools/vale ## build the tools of make test and make lint
 
 tools-cluster: $(CLUSTER_TOOLS) ## build the tools of make cluster
 
@@ -145,5 +146,5 @@ bin/tools/kubelet:
 bin/cluster:
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(BUILDVCS) -o bin/cluster ./test/cluster/up
-bin/tools/etcd bin/tools/containerd bin/tools/runc bin/tools/whereabouts bin/tools/gotestsum bin/tools/golangci-lint bin/tools/benchstat bin/tools/govulncheck:
+bin/tools/etcd bin/tools/containerd bin/tools/runc bin/tools/whereabouts bin/tools/gotestsum bin/tools/golangci-lint bin/tools/benchstat bin/tools/govulncheck bin/tools/vale:
 	@tools/build $(@F)
