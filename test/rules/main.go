@@ -49,7 +49,7 @@ func run(w io.Writer, root string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(list(w, p, cited, moot), unknown(p, cited, moot))
+	return errors.Join(list(w, p, cited, moot), unknown(p, cited, moot), unlisted(p, cited))
 }
 
 // list prints each rule with its tests, or with the reason why it has none. It returns an error for each rule that has
@@ -94,10 +94,25 @@ func unknown(p *page, cited []cite, moot map[string]string) error {
 	return errors.Join(errs...)
 }
 
+// unlisted returns an error for each rule that says how today's Multus differs and is not in a row of the page that
+// lists these differences.
+func unlisted(p *page, cited []cite) error {
+	var errs []error
+	for _, r := range p.differs {
+		listed := func(c cite) bool { return c.file == compatibilityFile && slices.Contains(c.rules, r) }
+		if !slices.ContainsFunc(cited, listed) {
+			errs = append(errs, fmt.Errorf("%s: the difference of %s is not in %s", pageFile, r, compatibilityFile))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // page is what docs/behaviour.md has.
 type page struct {
 	rules []string // in order
-	known map[string]bool
+	// differs are the rules that say how today's Multus differs.
+	differs []string
+	known   map[string]bool
 }
 
 var (
@@ -118,6 +133,9 @@ func parsePage(text string) (*page, error) {
 				return nil, fmt.Errorf("%s: rule %s is in section %q", pageFile, name, section)
 			}
 			p.rules = append(p.rules, name)
+		}
+		if n := len(p.rules); n > 0 && strings.Contains(line, "Differs:") && !slices.Contains(p.differs, p.rules[n-1]) {
+			p.differs = append(p.differs, p.rules[n-1])
 		}
 		if name == "" {
 			continue

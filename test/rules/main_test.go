@@ -88,6 +88,14 @@ func TestRun(t *testing.T) {
 		{"an unknown section", aPage, "", "x_test.go", all + "// (" + word + " B.2)\n", "x_test.go:2: B.2 is not in"},
 		{"an unknown rule in the first cell", aPage, "", compatibilityFile, "| A1, A6 | B6 |\n", "A6 is not in"},
 		{"an unknown rule in the page", aPage + "See A5.\n", "", "x_test.go", all, "docs/behaviour.md:12: A5 is not in"},
+		{
+			"a difference that is not listed", strings.Replace(aPage, "First.", "First. Differs:\n  x.", 1), "",
+			"x_test.go", all, "the difference of A1 is not in",
+		},
+		{
+			"a difference that is listed", strings.Replace(aPage, "First.", "First. Differs: x.", 1), "A1-A2 x\nA9 x\n",
+			compatibilityFile, "| A1-A2 | x |\n", "",
+		},
 		{"a reason for no rule", aPage, "A8 x\n", "x_test.go", all, "moot.txt: A8 is not in"},
 		{"a reason without words", aPage, "A1\n", "x_test.go", all, "want a rule and a reason"},
 		{"the name of the file", aPage, "", "x.go", "\n// " + word + ".md A1\n", "x.go:2: cite a rule as"},
