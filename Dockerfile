@@ -11,7 +11,7 @@ ARG TARGETARCH
 WORKDIR /src
 COPY . .
 # The state of the checkout is not asked for: it may not be part of the context.
-RUN go run ./test/image -out /build -arch "$TARGETARCH" -buildvcs=false -rootfs /image
+RUN go run ./tools/image -out /build -arch "$TARGETARCH" -buildvcs=false -rootfs /image
 
 FROM scratch
 ARG VERSION=dev

@@ -75,7 +75,7 @@ faults: $(TEST_TOOLS) ## kill, stop and damage what can be, and print the table 
 		cat "$$table"; exit $$status
 
 rules: ## list the tests of each rule of docs/behaviour.md; fails on a rule without one, and on a citation of none
-	$(GO) run ./test/rules
+	$(GO) run ./tools/rules
 
 # Where the measurements are written: bench.md, bench.json, bench.svg, and the page's part. BENCH_SCALE=n does n times the work,
 # BENCH_QUICK=1 a part of it without writing; UPSTREAM_BIN names a directory with other binaries to measure beside ours.
@@ -108,7 +108,7 @@ e2e: build $(CLUSTER_TOOLS) bin/tools/whereabouts $(GOTESTSUM) ## run the end-to
 	@results=$$(mktemp); trap 'rm -f "$$results"' EXIT; status=0; \
 		REALNODE=1 NEIGHBOURS_ROUNDS=$(ROUNDS) $(GOTESTSUM) --format pkgname --format-hide-empty-pkg --jsonfile "$$results" -- \
 			-p 1 -count=1 -timeout=$(TEST_TIMEOUT) $(ARGS) $(E2E) || status=$$?; \
-		echo; $(GO) run ./test/table "$$results"; exit $$status
+		echo; $(GO) run ./tools/table "$$results"; exit $$status
 
 neighbours: $(TEST_TOOLS) bin/tools/whereabouts ## run the software of docs/ecosystem.md beside Multus, the long form (root; an hour)
 	NEIGHBOURS_ROUNDS=$(if $(filter file,$(origin ROUNDS)),1000,$(ROUNDS)) $(GO) test -count=1 -timeout=3h $(ARGS) ./test/neighbours
@@ -120,10 +120,10 @@ REVISION ?= $(shell git rev-parse --verify --quiet HEAD 2>/dev/null)
 SOURCE ?=
 
 image: ## write the container image for amd64 and arm64 into dist/, without a container engine
-	$(GO) run ./test/image -image '$(IMAGE)' -version '$(VERSION)' -revision '$(REVISION)' -source '$(SOURCE)' -buildvcs=$(BUILDVCS) $(ARGS)
+	$(GO) run ./tools/image -image '$(IMAGE)' -version '$(VERSION)' -revision '$(REVISION)' -source '$(SOURCE)' -buildvcs=$(BUILDVCS) $(ARGS)
 
 man: ## write the manual pages of multusctl into dist/man
-	$(GO) run ./test/man dist/man
+	$(GO) run ./tools/man dist/man
 
 tools: $(TEST_TOOLS) bin/tools/whereabouts $(GOTESTSUM) bin/tools/golangci-lint bin/tools/vale ## build the tools of make test and make lint
 
@@ -134,7 +134,7 @@ clean: ## remove what was built, the tools included
 
 bin/demo:
 	@mkdir -p bin
-	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(BUILDVCS) -o bin/demo ./test/demo
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(BUILDVCS) -o bin/demo ./tools/demo
 
 # tools/build does nothing when the tool is there and what pins it is unchanged; see there.
 bin/cni:
@@ -145,6 +145,6 @@ bin/tools/kubelet:
 	@tools/build node
 bin/cluster:
 	@mkdir -p bin
-	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(BUILDVCS) -o bin/cluster ./test/cluster/up
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(BUILDVCS) -o bin/cluster ./tools/cluster
 bin/tools/etcd bin/tools/containerd bin/tools/runc bin/tools/whereabouts bin/tools/gotestsum bin/tools/golangci-lint bin/tools/benchstat bin/tools/govulncheck bin/tools/vale:
 	@tools/build $(@F)

@@ -18,7 +18,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
-	"multus/test/leak"
+	"multus/internal/testutil/leak"
 )
 
 func TestMain(m *testing.M) { leak.Main(m) }

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"multus/test/leak"
+	"multus/internal/testutil/leak"
 )
 
 func TestMain(m *testing.M) { leak.Main(m) }

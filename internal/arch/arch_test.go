@@ -57,6 +57,15 @@ type pkg struct {
 	Deps       []string
 }
 
+// product lists the packages of the product: neither this one nor the helpers for tests in internal/testutil, which no
+// package of the product may import.
+func product(t *testing.T) []pkg {
+	t.Helper()
+	return slices.DeleteFunc(list(t, "./cmd/...", "./internal/...", "./api/..."), func(p pkg) bool {
+		return p.ImportPath == "multus/internal/arch" || strings.HasPrefix(p.ImportPath, "multus/internal/testutil/")
+	})
+}
+
 func list(t *testing.T, args ...string) []pkg {
 	t.Helper()
 	cmd := exec.Command("go", append([]string{"list", "-json=ImportPath,Imports,Deps"}, args...)...)
@@ -104,10 +113,7 @@ func rank(path string) int {
 // TestImportsPointDown checks that a package imports only packages of lower layers, and that every package has a layer.
 func TestImportsPointDown(t *testing.T) {
 	t.Parallel()
-	for _, p := range list(t, "./cmd/...", "./internal/...", "./api/...") {
-		if p.ImportPath == "multus/internal/arch" {
-			continue
-		}
+	for _, p := range product(t) {
 		from := rank(p.ImportPath)
 		if from < 0 {
 			t.Errorf("%s is in no layer: add it to ranks", p.ImportPath)
@@ -132,7 +138,7 @@ func TestOnlyImporters(t *testing.T) {
 		"github.com/vishvananda/netns":   "multus/internal/link",
 		"k8s.io/client-go":               "multus/internal/source/kube",
 	}
-	for _, p := range list(t, "./cmd/...", "./internal/...", "./api/...") {
+	for _, p := range product(t) {
 		for _, imp := range p.Imports {
 			for lib, owner := range only {
 				if imp == "k8s.io/client-go/util/workqueue" && p.ImportPath == "multus/internal/host/daemon" {

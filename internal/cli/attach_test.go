@@ -10,7 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"multus/internal/link"
-	"multus/test/testnet"
+	"multus/internal/testutil/testnet"
 )
 
 const objects = `apiVersion: k8s.cni.cncf.io/v1

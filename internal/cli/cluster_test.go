@@ -14,7 +14,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"multus/internal/doctor"
-	"multus/test/kubetest"
+	"multus/internal/testutil/kubetest"
 )
 
 // patience limits what a test waits for; nothing waits it out.

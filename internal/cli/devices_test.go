@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"multus/test/testnet"
+	"multus/internal/testutil/testnet"
 )
 
 // TestDevices looks at a node of its own: a free cable, a bridge with a port, and lo, each with its reason

@@ -9,7 +9,7 @@ import (
 
 	"multus/internal/device"
 	"multus/internal/link"
-	"multus/test/testnet"
+	"multus/internal/testutil/testnet"
 )
 
 // TestLook refuses, on a real node, a device for each reason that this kernel can be brought to, and gives what is

@@ -25,7 +25,7 @@ import (
 	"multus/internal/engine/plan"
 	"multus/internal/link"
 	"multus/internal/source/kube"
-	"multus/test/leak"
+	"multus/internal/testutil/leak"
 )
 
 func TestMain(m *testing.M) { leak.Main(m) }

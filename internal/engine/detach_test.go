@@ -22,7 +22,7 @@ import (
 	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
 	"multus/internal/fsx"
-	"multus/test/testnet"
+	"multus/internal/testutil/testnet"
 )
 
 // TestRefusedForGood checks that a plugin that refuses every DEL of an attachment does not keep its pod forever once

@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"multus/test/leak"
+	"multus/internal/testutil/leak"
 )
 
 const (

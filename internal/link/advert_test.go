@@ -11,7 +11,7 @@ import (
 	"github.com/vishvananda/netns"
 
 	"multus/internal/link"
-	"multus/test/testnet"
+	"multus/internal/testutil/testnet"
 )
 
 // advertLimit is how long the kernel may take to act on a router advertisement.

@@ -10,7 +10,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"multus/internal/link"
-	"multus/test/testnet"
+	"multus/internal/testutil/testnet"
 )
 
 // devices lists a namespace by name.

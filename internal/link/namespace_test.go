@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"multus/internal/link"
-	"multus/test/leak"
-	"multus/test/testnet"
+	"multus/internal/testutil/leak"
+	"multus/internal/testutil/testnet"
 )
 
 func TestMain(m *testing.M) { leak.Main(m) }

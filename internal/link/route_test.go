@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"multus/internal/link"
-	"multus/test/testnet"
+	"multus/internal/testutil/testnet"
 )
 
 var families = []link.Family{link.IPv4, link.IPv6}

@@ -16,9 +16,9 @@ import (
 	"time"
 
 	"multus/internal/fsx"
-	"multus/test/kubetest"
-	"multus/test/node"
-	"multus/test/page"
+	"multus/internal/testutil/kubetest"
+	"multus/internal/testutil/node"
+	"multus/internal/testutil/page"
 )
 
 // The workloads. Each is run in rounds in which the subjects take turns, so that a busy moment of the machine hits

@@ -4,7 +4,7 @@ import (
 	"os"
 	"testing"
 
-	"multus/test/node"
+	"multus/internal/testutil/node"
 )
 
 func TestMain(m *testing.M) {

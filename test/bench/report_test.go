@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"multus/internal/fsx"
-	"multus/test/node"
+	"multus/internal/testutil/node"
 )
 
 // results of one run.

@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"multus/test/kubetest"
-	"multus/test/node"
+	"multus/internal/testutil/kubetest"
+	"multus/internal/testutil/node"
 )
 
 // share is who uses the processor for one pod, ADD and DEL: the plugin, the delegates with what they run in turn, and

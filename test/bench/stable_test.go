@@ -9,9 +9,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"multus/test/kubetest"
-	"multus/test/node"
-	"multus/test/testnet"
+	"multus/internal/testutil/kubetest"
+	"multus/internal/testutil/node"
+	"multus/internal/testutil/testnet"
 )
 
 // steps are what one call does.
@@ -50,7 +50,7 @@ func TestStable(t *testing.T) {
 func countSteps(t *testing.T, cluster *kubetest.Cluster) []steps {
 	t.Helper()
 	bin := t.TempDir()
-	build(t, bin+"/", "-tags", "failpoint", "multus/cmd/...", "multus/test/fakeplugin")
+	build(t, bin+"/", "-tags", "failpoint", "multus/cmd/...", "multus/internal/testutil/fakeplugin")
 	var out []steps
 	for _, kind := range node.Kinds {
 		s := newSubject(t, "stable-"+string(kind), kind, programs{bin: bin}, noop, cluster, nil)

@@ -21,9 +21,9 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
 
-	"multus/test/kubetest"
-	"multus/test/node"
-	"multus/test/proc"
+	"multus/internal/testutil/kubetest"
+	"multus/internal/testutil/node"
+	"multus/internal/testutil/proc"
 )
 
 const (

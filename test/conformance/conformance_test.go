@@ -16,8 +16,8 @@ import (
 	"testing"
 	"time"
 
-	"multus/test/node"
-	"multus/test/testnet"
+	"multus/internal/testutil/node"
+	"multus/internal/testutil/testnet"
 )
 
 // limit bounds one run of all scenarios.

@@ -17,8 +17,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 
-	"multus/test/kubetest"
-	"multus/test/leak"
+	"multus/internal/testutil/kubetest"
+	"multus/internal/testutil/leak"
 )
 
 func TestMain(m *testing.M) {

@@ -21,7 +21,7 @@ import (
 	"k8s.io/client-go/dynamic"
 
 	"multus/internal/host/entrypoint"
-	"multus/test/kubetest"
+	"multus/internal/testutil/kubetest"
 )
 
 // with renders a directory with components, as docs/install.md shows it.

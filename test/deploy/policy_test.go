@@ -25,7 +25,7 @@ import (
 
 	"multus/internal/engine/publish"
 	"multus/internal/source/kube"
-	"multus/test/kubetest"
+	"multus/internal/testutil/kubetest"
 )
 
 const (

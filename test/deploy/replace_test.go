@@ -9,8 +9,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/dynamic"
 
-	"multus/test/kubectl"
-	"multus/test/kubetest"
+	"multus/internal/testutil/kubectl"
+	"multus/internal/testutil/kubetest"
 )
 
 // TestReplaceToday: `kubectl apply` over today's objects, which were applied the same way, leaves nothing of them; with

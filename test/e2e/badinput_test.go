@@ -18,8 +18,8 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"multus/api"
-	"multus/test/node"
-	"multus/test/testnet"
+	"multus/internal/testutil/node"
+	"multus/internal/testutil/testnet"
 )
 
 // longest is how long a message that a person reads may be.

@@ -19,7 +19,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
-	"multus/test/node"
+	"multus/internal/testutil/node"
 )
 
 // environment is what a runtime sets for a verb.

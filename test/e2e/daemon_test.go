@@ -20,7 +20,7 @@ import (
 	"github.com/containernetworking/cni/libcni"
 
 	"multus/api"
-	"multus/test/node"
+	"multus/internal/testutil/node"
 )
 
 // TestDaemonCommandLine: today's command line, with one dash or two; what cannot run says why and ends with an error

@@ -15,8 +15,8 @@ import (
 	"google.golang.org/grpc"
 	podresourcesv1 "k8s.io/kubelet/pkg/apis/podresources/v1"
 
-	"multus/test/node"
-	"multus/test/testnet"
+	"multus/internal/testutil/node"
+	"multus/internal/testutil/testnet"
 )
 
 const (

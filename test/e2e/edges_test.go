@@ -16,7 +16,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/google/go-cmp/cmp"
 
-	"multus/test/node"
+	"multus/internal/testutil/node"
 )
 
 // fakes is a node without Kubernetes whose delegates are fake plugins: a cluster network of two chained ones and

@@ -4,7 +4,7 @@ import (
 	"testing"
 	"time"
 
-	"multus/test/node"
+	"multus/internal/testutil/node"
 )
 
 // patience is how long something that happens by itself may take.

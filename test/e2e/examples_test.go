@@ -8,8 +8,8 @@ import (
 	"strings"
 	"testing"
 
-	"multus/test/node"
-	"multus/test/testnet"
+	"multus/internal/testutil/node"
+	"multus/internal/testutil/testnet"
 )
 
 // TestExamples attaches the pods of examples/ to a node with the NICs that they speak of, and detaches them. Those of

@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"multus/test/node"
+	"multus/internal/testutil/node"
 )
 
 // TestNetworkNameIsNoPath: a tenant's network whose name leads out of the state directory is refused before anything is

@@ -8,8 +8,8 @@ import (
 	"os"
 	"testing"
 
-	"multus/test/kubetest"
-	"multus/test/node"
+	"multus/internal/testutil/kubetest"
+	"multus/internal/testutil/node"
 )
 
 var cluster *kubetest.Cluster

@@ -12,9 +12,9 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/google/go-cmp/cmp"
 
-	"multus/test/kubetest"
-	"multus/test/node"
-	"multus/test/testnet"
+	"multus/internal/testutil/kubetest"
+	"multus/internal/testutil/node"
+	"multus/internal/testutil/testnet"
 )
 
 const (

@@ -6,9 +6,9 @@ import (
 	"testing"
 	"time"
 
-	"multus/test/kubetest"
-	"multus/test/node"
-	"multus/test/testnet"
+	"multus/internal/testutil/kubetest"
+	"multus/internal/testutil/node"
+	"multus/internal/testutil/testnet"
 )
 
 // TestMissing goes through the table "What happens when something is missing" (docs/architecture.md): each

@@ -10,7 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"multus/test/node"
+	"multus/internal/testutil/node"
 )
 
 // parallel is a node with a cluster network and networks a … d, whose plugins are fake; over is laid over the fake

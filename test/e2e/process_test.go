@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"multus/test/node"
+	"multus/internal/testutil/node"
 )
 
 // agent is a multus-daemon with a configuration of the test's making.

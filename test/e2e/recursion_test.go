@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"multus/test/node"
+	"multus/internal/testutil/node"
 )
 
 // TestNoRecursion: a network that delegates to Multus is refused before anything is done, and a delegate that

@@ -16,7 +16,7 @@ import (
 	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
 
-	"multus/test/node"
+	"multus/internal/testutil/node"
 )
 
 // vfioNode runs plugins where the PCI devices of the machine are those of a directory.

@@ -23,7 +23,7 @@ import (
 	"multus/internal/engine/request"
 	"multus/internal/fault"
 	"multus/internal/fsx"
-	"multus/test/testnet"
+	"multus/internal/testutil/testnet"
 )
 
 // container is the sandbox of most requests.

@@ -25,7 +25,7 @@ import (
 	"multus/internal/fault"
 	"multus/internal/host/plugin"
 	"multus/internal/host/thin"
-	"multus/test/leak"
+	"multus/internal/testutil/leak"
 )
 
 // asPlugin in the environment makes a plugin of this binary.

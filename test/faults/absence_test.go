@@ -14,7 +14,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
-	"multus/test/node"
+	"multus/internal/testutil/node"
 )
 
 // guest is a pod that was attached and stays.

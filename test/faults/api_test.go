@@ -24,8 +24,8 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
-	"multus/test/kubetest"
-	"multus/test/node"
+	"multus/internal/testutil/kubetest"
+	"multus/internal/testutil/node"
 )
 
 // sick is one way in which an API server misbehaves. It answers the request itself and returns true, or leaves it to

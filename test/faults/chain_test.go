@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"testing"
 
-	"multus/test/node"
+	"multus/internal/testutil/node"
 )
 
 // lastPlugins are plugins that fail at ADD behind others that have attached already, and that fail at DEL as well.

@@ -8,8 +8,8 @@ import (
 	"testing"
 	"time"
 
-	"multus/test/node"
-	"multus/test/testnet"
+	"multus/internal/testutil/node"
+	"multus/internal/testutil/testnet"
 )
 
 // moveClock makes everything that is in the state directory and beside it as old as it would be if the clock had been

@@ -12,8 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"multus/test/kubetest"
-	"multus/test/node"
+	"multus/internal/testutil/kubetest"
+	"multus/internal/testutil/node"
 )
 
 // maxPause is how long after an outage definitions may be listed or watched again: client-go's back-off is up to half a

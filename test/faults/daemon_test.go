@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"multus/internal/failpoint"
-	"multus/test/node"
+	"multus/internal/testutil/node"
 )
 
 // statusDir is where the daemon keeps what it would write to pods.

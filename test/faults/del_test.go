@@ -21,8 +21,8 @@ import (
 	"multus/internal/engine/request"
 	"multus/internal/host/plugin"
 	"multus/internal/source/file"
-	"multus/test/node"
-	"multus/test/testnet"
+	"multus/internal/testutil/node"
+	"multus/internal/testutil/testnet"
 )
 
 func (s *site) record() string { return filepath.Join(s.State(), s.pod.ContainerID) }

@@ -10,8 +10,8 @@ import (
 	"multus/internal/failpoint"
 	"multus/internal/fsx"
 	"multus/internal/host/plugin"
-	"multus/test/node"
-	"multus/test/testnet"
+	"multus/internal/testutil/node"
+	"multus/internal/testutil/testnet"
 )
 
 // deviceSite is a node with a spare NIC, and a network that gives it to a pod.

@@ -9,8 +9,8 @@ import (
 	"testing"
 
 	"multus/internal/host/plugin"
-	"multus/test/node"
-	"multus/test/testnet"
+	"multus/internal/testutil/node"
+	"multus/internal/testutil/testnet"
 )
 
 // TestRunDirectory: the file system of the plugin's locks, /run/multus-lock, is full, without inodes or read-only,

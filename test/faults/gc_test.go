@@ -12,8 +12,8 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
-	"multus/test/node"
-	"multus/test/testnet"
+	"multus/internal/testutil/node"
+	"multus/internal/testutil/testnet"
 )
 
 // with runs fn with another pod as the site's.

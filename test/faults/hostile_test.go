@@ -16,7 +16,7 @@ import (
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
 	"multus/internal/netsel"
-	"multus/test/kubetest"
+	"multus/internal/testutil/kubetest"
 )
 
 const (

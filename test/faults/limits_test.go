@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"multus/test/node"
-	"multus/test/testnet"
+	"multus/internal/testutil/node"
+	"multus/internal/testutil/testnet"
 )
 
 // TestDescriptors: the plugin and its delegates may have few files open (RLIMIT_NOFILE). Whatever fails, a DEL that

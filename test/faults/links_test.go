@@ -8,8 +8,8 @@ import (
 	"testing"
 
 	"multus/internal/link"
-	"multus/test/node"
-	"multus/test/testnet"
+	"multus/internal/testutil/node"
+	"multus/internal/testutil/testnet"
 )
 
 // stormy is how many interfaces a namespace has in a storm: so many that a dump of them takes several messages.

@@ -16,7 +16,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"multus/test/node"
+	"multus/internal/testutil/node"
 )
 
 // perCPU is how many tests run at a time for each processor, unless -parallel says another number.
@@ -59,7 +59,7 @@ func build(dir string) error {
 		return nil // everything will be skipped
 	}
 	cmd := exec.Command("go", "build", "-tags", "failpoint", "-buildvcs=false", "-trimpath", "-o", dir+"/",
-		"multus/cmd/...", "multus/test/fakeplugin")
+		"multus/cmd/...", "multus/internal/testutil/fakeplugin")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the binaries with failpoints: %w: %s", err, out)

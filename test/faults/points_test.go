@@ -11,7 +11,7 @@ import (
 	"testing"
 
 	"multus/internal/failpoint"
-	"multus/test/node"
+	"multus/internal/testutil/node"
 )
 
 // point is one pass of one named point, in one verb.

@@ -16,9 +16,9 @@ import (
 
 	"multus/internal/fsx"
 	"multus/internal/host/plugin"
-	"multus/test/disk"
-	"multus/test/node"
-	"multus/test/testnet"
+	"multus/internal/testutil/disk"
+	"multus/internal/testutil/node"
+	"multus/internal/testutil/testnet"
 )
 
 // powerSite is a site whose ledger is on a disk that loses its power. What host-local has reserved stays: it is on

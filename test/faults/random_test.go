@@ -18,7 +18,7 @@ import (
 
 	"multus/internal/fsx"
 	"multus/internal/host/plugin"
-	"multus/test/node"
+	"multus/internal/testutil/node"
 )
 
 const (

@@ -11,9 +11,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"multus/test/disk"
-	"multus/test/node"
-	"multus/test/testnet"
+	"multus/internal/testutil/disk"
+	"multus/internal/testutil/node"
+	"multus/internal/testutil/testnet"
 )
 
 // volume is a small file system in memory, to be filled up.

@@ -19,8 +19,8 @@ import (
 
 	"multus/internal/fsx"
 	"multus/internal/host/plugin"
-	"multus/test/node"
-	"multus/test/testnet"
+	"multus/internal/testutil/node"
+	"multus/internal/testutil/testnet"
 )
 
 const (

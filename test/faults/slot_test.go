@@ -12,7 +12,7 @@ import (
 
 	"github.com/containernetworking/cni/libcni"
 
-	"multus/test/node"
+	"multus/internal/testutil/node"
 )
 
 // TestSlot: who reads the runtime's configuration in a loop always finds a valid one, while the cluster network's file

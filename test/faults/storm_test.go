@@ -17,8 +17,8 @@ import (
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
-	"multus/test/node"
-	"multus/test/proc"
+	"multus/internal/testutil/node"
+	"multus/internal/testutil/proc"
 )
 
 const (

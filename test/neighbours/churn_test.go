@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"multus/test/node"
+	"multus/internal/testutil/node"
 )
 
 // rounds is how long churn goes on: NEIGHBOURS_ROUNDS, or 10.

@@ -11,8 +11,8 @@ import (
 	"path/filepath"
 	"testing"
 
-	"multus/test/kubetest"
-	"multus/test/node"
+	"multus/internal/testutil/kubetest"
+	"multus/internal/testutil/node"
 )
 
 var (

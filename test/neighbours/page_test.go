@@ -12,7 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"multus/test/node"
+	"multus/internal/testutil/node"
 )
 
 var update = flag.Bool("update", false, "write docs/ecosystem.md")

@@ -8,7 +8,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
 
-	"multus/test/node"
+	"multus/internal/testutil/node"
 )
 
 // crio makes the calls of CRI-O: CHECK right after each ADD, since it asks for the network status of the pod, and CHECK

@@ -8,8 +8,8 @@ import (
 	"strings"
 	"testing"
 
-	"multus/test/node"
-	"multus/test/testnet"
+	"multus/internal/testutil/node"
+	"multus/internal/testutil/testnet"
 )
 
 // scenario is a sequence of calls that went wrong in the field.

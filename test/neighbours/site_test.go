@@ -10,9 +10,9 @@ import (
 	"testing"
 	"time"
 
-	"multus/test/kubetest"
-	"multus/test/node"
-	"multus/test/testnet"
+	"multus/internal/testutil/kubetest"
+	"multus/internal/testutil/node"
+	"multus/internal/testutil/testnet"
 )
 
 const (

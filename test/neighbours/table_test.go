@@ -9,8 +9,8 @@ import (
 	"strings"
 	"testing"
 
-	"multus/test/node"
-	"multus/test/testnet"
+	"multus/internal/testutil/node"
+	"multus/internal/testutil/testnet"
 )
 
 // neighbour is one plugin, or one combination of plugins, that Multus delegates to.

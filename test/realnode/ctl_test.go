@@ -20,7 +20,7 @@ import (
 
 	"multus/internal/cli"
 	"multus/internal/doctor"
-	"multus/test/cluster"
+	"multus/internal/testutil/cluster"
 )
 
 // TestOtherNode uses `kubectl multus` as people do, on a machine that is no node: what depends on a node is found out

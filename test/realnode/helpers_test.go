@@ -19,7 +19,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"multus/test/cluster"
+	"multus/internal/testutil/cluster"
 )
 
 // ledger, networks and results are where the node remembers what is attached: Multus, the address management of the

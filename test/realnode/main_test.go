@@ -14,8 +14,8 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"multus/test/cluster"
-	"multus/test/leak"
+	"multus/internal/testutil/cluster"
+	"multus/internal/testutil/leak"
 )
 
 const (
@@ -36,7 +36,7 @@ var image = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	cmd := exec.Command("go", "run", "./test/image", "-arch", runtime.GOARCH, "-out", out, "-buildvcs=false", "-version",
+	cmd := exec.Command("go", "run", "./tools/image", "-arch", runtime.GOARCH, "-out", out, "-buildvcs=false", "-version",
 		"test")
 	cmd.Dir = root
 	if b, err := cmd.CombinedOutput(); err != nil {

@@ -6,8 +6,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
-	"multus/test/cluster"
-	"multus/test/kubectl"
+	"multus/internal/testutil/cluster"
+	"multus/internal/testutil/kubectl"
 )
 
 // extra is the annotation of pods with the two extra networks.

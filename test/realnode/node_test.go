@@ -13,7 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"multus/test/cluster"
+	"multus/internal/testutil/cluster"
 )
 
 // many is how many pods the Deployments have.

@@ -18,7 +18,7 @@ import (
 
 	"multus/internal/engine/publish"
 	"multus/internal/source/kube"
-	"multus/test/cluster"
+	"multus/internal/testutil/cluster"
 )
 
 // TestTwoNodes: pods of two nodes have their networks and reach each other by the cluster network; with the credentials

@@ -11,7 +11,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
-	"multus/test/cluster"
+	"multus/internal/testutil/cluster"
 )
 
 // TestRestarts: kubelet and container runtime are restarted while pods start, and while they are deleted. All pods get

@@ -12,7 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 
-	"multus/test/cluster"
+	"multus/internal/testutil/cluster"
 )
 
 // swap is a manifest of another project under which our image runs, with its name as the only change.

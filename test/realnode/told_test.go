@@ -12,7 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"multus/internal/source/kube"
-	"multus/test/cluster"
+	"multus/internal/testutil/cluster"
 )
 
 // pluginLog is where the plugin writes on the node.

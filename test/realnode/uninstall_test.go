@@ -14,7 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
-	"multus/test/cluster"
+	"multus/internal/testutil/cluster"
 )
 
 // uninstall does what docs/uninstall.md says, while a pod is attached: the node keeps a cluster network all the time,

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"multus/internal/source/kube"
-	"multus/test/kubetest"
+	"multus/internal/testutil/kubetest"
 )
 
 const (

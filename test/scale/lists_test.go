@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"multus/test/kubetest"
+	"multus/internal/testutil/kubetest"
 )
 
 // transport is one way to read all definitions.

@@ -9,11 +9,11 @@ import (
 	"testing"
 	"time"
 
-	"multus/test/kubetest"
-	"multus/test/node"
-	"multus/test/page"
-	"multus/test/proc"
-	"multus/test/testnet"
+	"multus/internal/testutil/kubetest"
+	"multus/internal/testutil/node"
+	"multus/internal/testutil/page"
+	"multus/internal/testutil/proc"
+	"multus/internal/testutil/testnet"
 )
 
 const (

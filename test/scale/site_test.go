@@ -13,9 +13,9 @@ import (
 	"time"
 
 	"multus/api"
-	"multus/test/kubetest"
-	"multus/test/node"
-	"multus/test/proc"
+	"multus/internal/testutil/kubetest"
+	"multus/internal/testutil/node"
+	"multus/internal/testutil/proc"
 )
 
 const (

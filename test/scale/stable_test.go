@@ -5,9 +5,9 @@ import (
 	"maps"
 	"testing"
 
-	"multus/test/kubetest"
-	"multus/test/node"
-	"multus/test/testnet"
+	"multus/internal/testutil/kubetest"
+	"multus/internal/testutil/node"
+	"multus/internal/testutil/testnet"
 )
 
 const (

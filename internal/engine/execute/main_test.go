@@ -4,7 +4,7 @@ import (
 	"os"
 	"testing"
 
-	"multus/test/leak"
+	"multus/internal/testutil/leak"
 )
 
 func TestMain(m *testing.M) {

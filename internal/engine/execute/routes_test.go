@@ -21,7 +21,7 @@ import (
 	"multus/internal/cniconf"
 	"multus/internal/engine/plan"
 	"multus/internal/link"
-	"multus/test/testnet"
+	"multus/internal/testutil/testnet"
 )
 
 func gateways(s ...string) []netip.Addr {

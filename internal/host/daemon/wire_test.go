@@ -20,7 +20,7 @@ import (
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
 	"multus/internal/source/file"
-	"multus/test/wire"
+	"multus/internal/testutil/wire"
 )
 
 // wireServer returns a daemon with the definitions of testdata/networks.

@@ -23,7 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"multus/internal/fsx"
-	"multus/test/leak"
+	"multus/internal/testutil/leak"
 )
 
 const (

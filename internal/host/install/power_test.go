@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"multus/test/disk"
+	"multus/internal/testutil/disk"
 )
 
 // TestPowerLoss cuts the power at a random moment of an upgrade, and once after its end. Each plugin must be completely

@@ -20,7 +20,7 @@ import (
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
 	"multus/internal/fault"
-	"multus/test/wire"
+	"multus/internal/testutil/wire"
 )
 
 // answering is a daemon with prepared answers, by "METHOD path". It records the requests.

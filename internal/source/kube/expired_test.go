@@ -16,7 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 
-	"multus/test/kubetest"
+	"multus/internal/testutil/kubetest"
 )
 
 // TestCacheListsAnewAfter410 checks that the cache reads the whole list again after an answer 410. Definitions are

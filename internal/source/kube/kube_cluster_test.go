@@ -17,7 +17,7 @@ import (
 
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
-	"multus/test/kubetest"
+	"multus/internal/testutil/kubetest"
 )
 
 // The tests of this file need a real API server. A test double cannot imitate what it does with a UID in a patch, what

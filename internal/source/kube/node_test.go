@@ -13,7 +13,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"multus/internal/engine/plan"
-	"multus/test/kubetest"
+	"multus/internal/testutil/kubetest"
 )
 
 // TestNode checks that the runtime's version and the IP addresses of a Node object are read, and that a missing

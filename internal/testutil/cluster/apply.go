@@ -15,7 +15,7 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/filesys"
 	"sigs.k8s.io/yaml"
 
-	"multus/test/kubectl"
+	"multus/internal/testutil/kubectl"
 )
 
 // applyTimeout bounds Apply: a new kind takes a moment to be served.

@@ -19,7 +19,7 @@ import (
 const (
 	pageFile          = "docs/behaviour.md"
 	compatibilityFile = "docs/compatibility.md"
-	mootFile          = "test/rules/moot.txt"
+	mootFile          = "tools/rules/moot.txt"
 )
 
 func main() {

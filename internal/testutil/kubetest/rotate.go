@@ -15,7 +15,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"multus/test/module"
+	"multus/internal/testutil/module"
 )
 
 // DeleteCRD deletes the definition of network definitions, and all of them with it, and returns when they are not

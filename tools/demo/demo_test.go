@@ -15,8 +15,8 @@ import (
 	"testing"
 	"time"
 
-	"multus/test/leak"
-	"multus/test/testnet"
+	"multus/internal/testutil/leak"
+	"multus/internal/testutil/testnet"
 )
 
 // marker is an environment variable that makes the test binary be the demo. All processes of a run inherit it, which

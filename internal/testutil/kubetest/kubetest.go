@@ -20,8 +20,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
-	"multus/test/module"
-	"multus/test/proc"
+	"multus/internal/testutil/module"
+	"multus/internal/testutil/proc"
 )
 
 const (

@@ -12,8 +12,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"multus/test/leak"
-	"multus/test/testnet"
+	"multus/internal/testutil/leak"
+	"multus/internal/testutil/testnet"
 )
 
 func TestMain(m *testing.M) { leak.Main(m) }

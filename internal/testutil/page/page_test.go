@@ -11,7 +11,7 @@ import (
 func TestPages(t *testing.T) {
 	t.Parallel()
 	for target, name := range map[string]string{"scale": "scale.md", "bench": "performance.md"} {
-		b, err := os.ReadFile(filepath.Join("../../docs", name))
+		b, err := os.ReadFile(filepath.Join("../../../docs", name))
 		if err != nil {
 			t.Fatal(err)
 		}

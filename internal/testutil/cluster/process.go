@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"multus/test/proc"
+	"multus/internal/testutil/proc"
 )
 
 // nodePath is the PATH of what runs on the node: the cluster's programs, then the machine's.

@@ -21,7 +21,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 
-	"multus/test/leak"
+	"multus/internal/testutil/leak"
 )
 
 func TestMain(m *testing.M) { leak.Main(m) }

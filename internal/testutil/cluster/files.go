@@ -11,7 +11,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/clientcmd/api"
 
-	"multus/test/pki"
+	"multus/internal/testutil/pki"
 )
 
 // Tokens of the API server's static users.

@@ -36,7 +36,7 @@ func (c *Cluster) importOwn(ctx context.Context) error {
 		}
 		bin := filepath.Join(c.dir, dir)
 		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", bin,
-			"./test/cluster/"+dir)
+			"./internal/testutil/cluster/"+dir)
 		cmd.Dir, cmd.Env = c.root, append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("build %s: %w\n%s", dir, err, out)

@@ -10,7 +10,7 @@ import (
 	"path/filepath"
 	"syscall"
 
-	"multus/test/cluster"
+	"multus/internal/testutil/cluster"
 )
 
 func main() {

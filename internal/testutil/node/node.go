@@ -27,7 +27,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
 
-	"multus/test/testnet"
+	"multus/internal/testutil/testnet"
 )
 
 // Kind is the deployment under test.
@@ -115,7 +115,7 @@ var build = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	cmd := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-ldflags", "-s -w", "-o", dir+"/",
-		"multus/cmd/...", "multus/test/fakeplugin")
+		"multus/cmd/...", "multus/internal/testutil/fakeplugin")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the binaries: %w: %s", err, out)

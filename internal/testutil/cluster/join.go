@@ -10,7 +10,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
-	"multus/test/proc"
+	"multus/internal/testutil/proc"
 )
 
 const (

@@ -14,7 +14,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
-	"multus/test/kubetest"
+	"multus/internal/testutil/kubetest"
 )
 
 const (

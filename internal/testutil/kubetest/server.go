@@ -16,8 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 
-	"multus/test/pki"
-	"multus/test/proc"
+	"multus/internal/testutil/pki"
+	"multus/internal/testutil/proc"
 )
 
 // auditPolicy logs every request when it comes in, so that a request whose answer a client has seen is always logged.
