@@ -210,9 +210,13 @@ func (c *call) verbose(ctx context.Context, verb string, a *plan.Attachment, wha
 	if err != nil {
 		b = []byte(err.Error())
 	}
+	name := a.Config.Name()
+	if verb == "Add" {
+		name = a.Name + "(" + name + ")"
+	}
 	args := c.req.Args
-	line := fmt.Sprintf("%s: %s:%s:%s:%s(%s):%s %s", verb, args.Get(request.PodNamespace), args.Get(request.PodName),
-		cmp.Or(args.Get(request.PodUID), "unknownUID"), a.Name, a.Config.Name(), a.IfName, b)
+	line := fmt.Sprintf("%s: %s:%s:%s:%s:%s %s", verb, args.Get(request.PodNamespace), args.Get(request.PodName),
+		cmp.Or(args.Get(request.PodUID), "unknownUID"), name, a.IfName, b)
 	c.log.InfoContext(ctx, line, "seconds", took.Seconds()) //nolint:sloglint // the message format is fixed: users parse it
 }
 

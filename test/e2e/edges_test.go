@@ -490,7 +490,7 @@ func TestLogLines(t *testing.T) {
 			for _, want := range []string{
 				`(?m)^\d{4}-\d\d-\d\dT\S+ \[verbose\] Add: default:p:uid-p:cluster\(cluster\):eth0 \{.*"10.244.0.2/24".*\}`,
 				`(?m)^\S+ \[verbose\] Add: default:p:uid-p:default/one\(one\):net1 \{.*"10.1.0.2/24".*\}`,
-				`(?m)^\S+ \[verbose\] Del: default:p:uid-p:default/one\(one\):net1 \{.*"fake-one".*\}`,
+				`(?m)^\S+ \[verbose\] Del: default:p:uid-p:one:net1 \{.*"fake-one".*\}`,
 			} {
 				if !regexp.MustCompile(want).Match(b) {
 					t.Errorf("no line %s in\n%s", want, b)
