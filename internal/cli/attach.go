@@ -25,7 +25,7 @@ import (
 	"multus/internal/source/podresources"
 )
 
-// attachment holds the flags of attach and detach.
+// attachment has the flags of attach and detach.
 type attachment struct {
 	*app
 	netns, container, ifName   string
@@ -76,7 +76,7 @@ func (t *attachment) flags(c *cobra.Command) {
 	t.directories(f)
 }
 
-// directories are the flags that say where this node has its things.
+// directories adds the flags for the directories of this node.
 func (t *attachment) directories(f *pflag.FlagSet) {
 	f.StringVar(&t.conf, "config", "", "CNI configuration `file` of Multus")
 	f.StringVar(&t.pluginDir, "plugin-dir", config.DefaultBinDir, "`directory` of the plugins")
@@ -111,21 +111,21 @@ func (t *attachment) detach(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	// To a runtime, the end of what never was is a success; to somebody at a keyboard it is a misspelt name.
+	// For a runtime, DEL of an unknown sandbox is a success. For a user, it is a misspelt name.
 	r, err := lookUp(&ledger.Store{Dir: t.stateDir, Log: slog.New(slog.DiscardHandler)}, req.ContainerID, t.ifName)
 	if r == nil {
 		return cmp.Or(err, fmt.Errorf(
 			"nothing is recorded of pod %s (container %s) in %s: nothing was done (see multusctl ledger ls)", req.Pod(),
 			req.ContainerID, t.stateDir))
 	}
-	// Nobody is asked: what attach has recorded is what there is to undo.
+	// The planner is empty, because DEL replays the record that attach has written.
 	if err := t.engine(&plan.Resolver{}).Del(ctx, req); err != nil {
 		return fault.ByHand(err)
 	}
 	return t.print(map[string]string{"detached": name}, func(w io.Writer) { fmt.Fprintf(w, "pod %s is detached\n", name) })
 }
 
-// request is what a runtime would ask.
+// request returns the request that a runtime would send.
 func (t *attachment) request(command, name string) (*request.Request, error) {
 	if t.netns == "" {
 		return nil, usageError{errors.New("no network namespace: give --netns PATH")}
@@ -150,11 +150,12 @@ func (t *attachment) request(command, name string) (*request.Request, error) {
 	}, nil
 }
 
-// configuration is the file of --config, with the directories of the flags, else one made of the flags alone.
+// configuration returns the file of --config with the directories of the flags, or a configuration made from the flags
+// alone.
 func (t *attachment) configuration() ([]byte, error) {
 	made, err := json.Marshal(map[string]any{
 		"cniVersion": "1.0.0", "name": "multusctl", "type": "multus", "cniDir": t.stateDir, "binDir": t.pluginDir,
-		// Without a cluster network DEL still replays the ledger.
+		// Without a cluster network, DEL still replays the ledger.
 		"clusterNetwork": cmp.Or(t.clusterNetwork, "/etc/cni/net.d"),
 	})
 	if err != nil {
@@ -178,13 +179,14 @@ func (t *attachment) engine(r *plan.Resolver) *engine.Engine {
 	})
 }
 
-// silent tells nobody: what is done by hand is nobody's pod.
+// silent replaces the publisher and the cache of STATUS results: attachments made by hand belong to no pod of a
+// cluster.
 type silent struct{}
 
 // Publish does nothing.
 func (silent) Publish(context.Context, *publish.Report) error { return nil }
 
-// Last knows nothing.
+// Last returns no STATUS result.
 func (silent) Last(context.Context, []byte) (error, bool) { return nil, false }
 
 // Remember does nothing.

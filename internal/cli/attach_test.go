@@ -24,8 +24,8 @@ kind: Pod
 metadata: {name: web-0, namespace: team-a, annotations: {k8s.v1.cni.cncf.io/networks: net@data0}}
 `
 
-// TestAttach attaches a pod to a real namespace by hand, looks at it, and detaches it: real plugins, the engine's own
-// ledger, and nothing left (behaviour D20-D24, D60).
+// TestAttach attaches a pod to a real network namespace, looks at it and detaches it, with real plugins and the ledger
+// of the engine, and checks that nothing is left (behaviour D20-D24, D60).
 func TestAttach(t *testing.T) {
 	t.Parallel()
 	plugins, err := filepath.Abs("../../bin/cni")
@@ -103,8 +103,8 @@ func TestAttach(t *testing.T) {
 	}
 }
 
-// TestDetachUnknown: a name that the ledger does not know is no success, and nothing is done for it; where the ledger
-// cannot be read, that is said.
+// TestDetachUnknown checks that a name without a record is an error and that nothing is done for it, and that a ledger
+// which cannot be read is an error.
 func TestDetachUnknown(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -15,7 +15,7 @@ import (
 	"multus/internal/fault"
 )
 
-// checked is what the plugins of one sandbox answer, as it is printed.
+// checked has the printed results of CHECK for one sandbox.
 type checked struct {
 	Pod       string          `json:"pod"`
 	Container string          `json:"container"`
@@ -25,13 +25,14 @@ type checked struct {
 type checkedAnswer struct {
 	Network   string `json:"network"`
 	Interface string `json:"interface"`
-	// Answer is "ok", "not asked" (the configuration is older than CHECK, or disables it) or "failed".
+	// Answer is "ok", "failed" or "not asked". The last one means that the cniVersion is older than CHECK, or that the
+	// configuration disables it.
 	Answer string `json:"answer"`
-	// Error is what the plugin says if it failed.
+	// Error is the error of the plugin if it failed.
 	Error string `json:"error,omitempty"`
 }
 
-// The answers to CHECK.
+// The values of checkedAnswer.Answer.
 const (
 	answerOK       = "ok"
 	answerNotAsked = "not asked"

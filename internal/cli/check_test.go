@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// TestCheck: every network of the pod is asked by hand, and each answer is shown.
+// TestCheck checks that every network of the pod gets a CHECK, and that each answer is printed.
 func TestCheck(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -1,5 +1,6 @@
-// Package cli is the command line multusctl: one file for each verb, which reads its flags, calls the package that
-// knows, and prints. It decides nothing about networks itself. Only cmd/multusctl imports it.
+// Package cli is the command line of multusctl. Each command has a file of its own, which parses the flags, calls the
+// package that does the work, and prints the result. The package makes no decisions about networks. Only cmd/multusctl
+// imports it.
 package cli
 
 import (
@@ -16,41 +17,41 @@ import (
 	"multus/internal/obs"
 )
 
-// Exit codes; they are part of the interface.
+// Exit codes. They are part of the interface.
 const (
-	// OK: it was done, and nothing was found.
+	// OK: the command succeeded and found no problem.
 	OK = 0
-	// Found: something was found, or could not be done.
+	// Found: the command found a problem, or failed.
 	Found = 1
 	// Usage: the command line is wrong.
 	Usage = 2
 )
 
-// exitCode ends a verb that has printed already all that there is to say.
+// exitCode ends a command that has already printed everything.
 type exitCode int
 
 func (c exitCode) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
 
-// errFound ends a verb whose findings are printed already.
+// errFound ends a command that has already printed its findings.
 const errFound = exitCode(Found)
 
-// completer is the name of the program that kubectl asks how a line of its plugin multus may go on.
+// completer is the name under which kubectl runs this program for completions of its plugin multus.
 const completer = "kubectl_complete-multus"
 
 // usageError is a mistake in the command line.
 type usageError struct{ error }
 
-// Env is the process as the verbs see it.
+// Env is the environment of a command.
 type Env struct {
-	// Args are those of the process, its name first.
+	// Args are the arguments of the process, starting with its name.
 	Args   []string
 	Getenv func(string) string
 	Stdin  io.Reader
 	Stdout io.Writer
 	Stderr io.Writer
-	// UID is the user that the process acts as.
+	// UID is the effective user ID of the process.
 	UID int
-	// Terminal says that Stdout is one, so that colour is welcome.
+	// Terminal reports whether Stdout is a terminal, so that output may be coloured.
 	Terminal bool
 }
 
@@ -78,14 +79,14 @@ func Run(ctx context.Context, env Env) int {
 	return Found
 }
 
-// app is what all verbs share.
+// app is the common part of all commands.
 type app struct {
 	Env
 	output string
 	source sourceFlags
 }
 
-// Command returns the command line: multusctl, or `kubectl multus` when it is called as kubectl-multus.
+// Command returns the command line: multusctl, or `kubectl multus` if the program is called kubectl-multus.
 func Command(env Env) *cobra.Command {
 	a := &app{Env: env}
 	root := &cobra.Command{
@@ -97,7 +98,7 @@ func Command(env Env) *cobra.Command {
 		Version:       obs.Version(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		// A command with a check of its own in its place, as graph, does without --output.
+		// A command that overrides this check, as graph does, has no --output.
 		PersistentPreRunE: a.checkOutput,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -121,7 +122,7 @@ func Command(env Env) *cobra.Command {
 	return root
 }
 
-// strict makes each mistake in the use of a command a usageError.
+// strict turns each mistake in the use of a command into a usageError.
 func strict(c *cobra.Command) {
 	args := c.Args
 	if args == nil {
@@ -144,14 +145,14 @@ func everyCommand(root *cobra.Command) []*cobra.Command {
 	return out
 }
 
-// must stops a programmer's mistake at once, such as a completion for a flag that does not exist.
+// must panics on an error that only a bug can cause, such as a completion for a flag that does not exist.
 func must(err error) {
 	if err != nil {
 		panic(err)
 	}
 }
 
-// group is a command that only has others below it.
+// group returns a command that only has subcommands.
 func group(c *cobra.Command, verbs ...*cobra.Command) *cobra.Command {
 	c.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	c.AddCommand(verbs...)

@@ -20,7 +20,7 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"multusctl": run, "kubectl-multus": run, completer: run})
 }
 
-// TestScript runs the command lines of testdata/script and compares what they print. Each script is one verb's tour.
+// TestScript runs the command lines of testdata/script and compares their output. Each script covers one command.
 func TestScript(t *testing.T) {
 	t.Parallel()
 	testscript.Run(t, testscript.Params{

@@ -17,12 +17,12 @@ import (
 	"multus/internal/testutil/kubetest"
 )
 
-// patience limits what a test waits for; nothing waits it out.
+// patience limits how long a test waits.
 const patience = 30 * time.Second
 
-// TestAgainstAPIServer runs the verbs that ask a cluster against a real API server with role-based access: what the
-// manifests grant is what the doctor asks for (multus-cni#852, k8snetworkplumbingwg/helm-charts#2), and what is applied
-// is what is shown.
+// TestAgainstAPIServer runs the commands that use a cluster against a real API server with RBAC. It checks that the
+// permissions which the doctor requires are those of the manifests (multus-cni#852,
+// k8snetworkplumbingwg/helm-charts#2), and that applied objects are shown.
 func TestAgainstAPIServer(t *testing.T) {
 	t.Parallel()
 	cluster := kubetest.StartWith(t, kubetest.Options{RBAC: true})
@@ -57,7 +57,7 @@ func TestAgainstAPIServer(t *testing.T) {
 		t.Errorf("without a role: %s %+v", state, found)
 	}
 	grant(t, cluster)
-	deadline := time.Now().Add(patience) // the API server takes a moment to learn of a role
+	deadline := time.Now().Add(patience) // the API server needs some time to apply a role
 	for found, state = apiFindings(t, account); len(found) > 0 && time.Now().Before(deadline); {
 		found, state = apiFindings(t, account)
 	}
@@ -70,7 +70,7 @@ func TestAgainstAPIServer(t *testing.T) {
 	}
 }
 
-// apiFindings is what the doctor says of the API server.
+// apiFindings returns the findings of the doctor about the API server.
 func apiFindings(t *testing.T, kubeconfig string) ([]doctor.Finding, string) {
 	t.Helper()
 	_, out, errs := call(t, nil, "doctor", "-o", "json", "--root", t.TempDir(), "--kubeconfig", kubeconfig)
@@ -82,7 +82,7 @@ func apiFindings(t *testing.T, kubeconfig string) ([]doctor.Finding, string) {
 	return slices.DeleteFunc(r.Findings, func(f doctor.Finding) bool { return f.Check != "api" }), r.Checks[i].State
 }
 
-// grant gives the account what deploy/base/rbac.yaml gives it.
+// grant gives the account the permissions of deploy/base/rbac.yaml.
 func grant(t *testing.T, cluster *kubetest.Cluster) {
 	t.Helper()
 	b, err := os.ReadFile(filepath.FromSlash("../../deploy/base/rbac.yaml"))

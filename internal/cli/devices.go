@@ -18,18 +18,18 @@ import (
 	"multus/internal/link"
 )
 
-// deviceRow is an interface of the node as it is printed.
+// deviceRow is an interface of the node, as it is printed.
 type deviceRow struct {
-	// Name is "" for a device that programs drive: it has an address only.
+	// Name is "" for a device that a user-space driver uses. Such a device has an address only.
 	Name string `json:"name"`
 	Type string `json:"type,omitempty"`
 	MAC  string `json:"mac,omitempty"`
 	Bus  string `json:"bus,omitempty"`
 	Up   bool   `json:"up"`
-	// Free says that host-device may move it into a pod; Reasons say why it may not.
+	// Free reports whether host-device may move the interface into a pod. Reasons are the reasons why it may not.
 	Free    bool           `json:"free"`
 	Reasons []deviceReason `json:"reasons"`
-	// Pod has the device, "" for none.
+	// Pod is the pod that has the device, or "".
 	Pod string `json:"pod,omitempty"`
 }
 
@@ -84,7 +84,7 @@ func (a *app) devicesCommand() *cobra.Command {
 	return c
 }
 
-// nodePlugin is the configuration that an ADD on this node would have, empty as far as there is none to be read.
+// nodePlugin returns the configuration of an ADD on this node. It is empty as far as it cannot be read.
 func (a *app) nodePlugin() *config.Plugin {
 	_, raw, daemon := (&doctor.Node{Root: "/", InPod: a.inPod()}).Configuration()
 	if d, err := config.ParseDaemon(daemon); err == nil && raw != nil {
@@ -99,7 +99,7 @@ func (a *app) nodePlugin() *config.Plugin {
 	return conf
 }
 
-// inventory is what there is on the node that this process is on, and who has it.
+// inventory returns the devices of this node and their holdings.
 func (a *app) inventory(dir, locks string, addresses []string) (_ *device.Inventory, err error) {
 	claims, err := (&ledger.Store{Dir: dir, Log: slog.New(slog.DiscardHandler)}).Claims(locks)
 	if err != nil {
@@ -115,7 +115,7 @@ func (a *app) inventory(dir, locks string, addresses []string) (_ *device.Invent
 		return nil, fmt.Errorf("list devices of the node: %w", err)
 	}
 	if a.inPod() {
-		// A pod sees no network namespace of another one. What the ledger has is attached, as far as it can be known.
+		// A pod does not see the network namespaces of other pods. The devices in the ledger count as attached.
 		for i := range inv.Claims {
 			inv.Claims[i].Gone, inv.Claims[i].Attached = false, true
 		}
@@ -141,7 +141,7 @@ func deviceRows(inv *device.Inventory) []deviceRow {
 	return rows
 }
 
-// why is why a device is not free.
+// why returns the reasons why a device is not free.
 func (r deviceRow) why() string {
 	var out []string
 	for _, reason := range r.Reasons {

@@ -10,8 +10,8 @@ import (
 	"multus/internal/testutil/testnet"
 )
 
-// TestDevices looks at a node of its own: a free cable, a bridge with a port, and lo, each with its reason
-// (multus-cni#1134).
+// TestDevices lists the devices of a namespace that serves as a node: a free cable, a bridge with a port, and lo, each
+// with its reason (multus-cni#1134).
 func TestDevices(t *testing.T) {
 	t.Parallel()
 	node, other, dir := testnet.New(t), testnet.New(t), t.TempDir()
@@ -48,7 +48,7 @@ func TestDevices(t *testing.T) {
 			!strings.Contains(out, "192.0.2.2") {
 			t.Errorf("%d\n%s", code, out)
 		}
-		// explain on that node says what ADD would say.
+		// On that node, explain reports what ADD would report.
 		objects := filepath.Join(dir, "pod.yaml")
 		write(t, objects, pods("uplink"))
 		write(t, filepath.Join(dir, "bin", "host-device"), "")
@@ -74,7 +74,7 @@ func write(t *testing.T, path, data string) {
 	}
 }
 
-// pods is a pod that asks for a device of the node.
+// pods returns a pod that requests a device of the node.
 func pods(device string) string {
 	return `{apiVersion: k8s.cni.cncf.io/v1, kind: NetworkAttachmentDefinition, metadata: {name: nic}, spec: {config: '{"type":"host-device","device":"` + device + `"}'}}
 ---

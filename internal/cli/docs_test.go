@@ -10,8 +10,8 @@ import (
 	"multus/internal/doctor"
 )
 
-// TestDocs: docs/multusctl.md names every command, every check of the doctor and every rule of lint that the corpus
-// knows, so that none is added silently.
+// TestDocs checks that docs/multusctl.md names every command, every check of the doctor and every lint rule of the
+// corpus.
 func TestDocs(t *testing.T) {
 	t.Parallel()
 	b, err := os.ReadFile("../../docs/multusctl.md")

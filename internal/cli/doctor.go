@@ -54,14 +54,14 @@ func (a *app) doctorCommand() *cobra.Command {
 	return c
 }
 
-// node is the node that this process runs on, as the doctor sees it.
+// node returns this node for the doctor.
 func (a *app) node(root, name string) (*doctor.Node, error) {
 	n := &doctor.Node{
 		Name: name, Root: root, Arch: runtime.GOARCH, InPod: root == "/" && a.inPod(),
 		Interfaces: interfaces, Version: versionOf, DaemonVersion: daemonVersion, Now: time.Now(),
 	}
 	if n.Name == "" {
-		n.Name, _ = os.Hostname() // only for what is proposed
+		n.Name, _ = os.Hostname() // only for the suggested commands
 	}
 	if !n.InPod {
 		n.NetnsExists = func(path string) bool { return stateOf(filepath.Join(root, path)) != stateGone }
@@ -89,20 +89,20 @@ func (a *app) node(root, name string) (*doctor.Node, error) {
 	return n, nil
 }
 
-// apiServer is a client that also knows its credentials.
+// apiServer is a client with its credentials.
 type apiServer struct {
 	*kube.Client
 	config *kube.Config
 }
 
-// Expiry is when the credentials end.
+// Expiry returns when the credentials expire.
 func (s apiServer) Expiry() (time.Time, string, error) { return kube.Expiry(s.config) }
 
-// Account is who the credentials are for.
+// Account returns the user of the credentials.
 func (s apiServer) Account() string { return kube.Account(s.config) }
 
-// interfaces are those of the network namespace of this process: the node's, on the node and in a pod that uses the
-// host's network.
+// interfaces returns the interfaces of the network namespace of this process. On the node, and in a pod that uses the
+// host's network, that is the node's.
 func interfaces() (_ []link.Interface, err error) {
 	ns, err := link.Open("/proc/self/ns/net")
 	if err != nil {
@@ -112,7 +112,7 @@ func interfaces() (_ []link.Interface, err error) {
 	return ns.Interfaces()
 }
 
-// versionOf is the version in the build information of a program of ours.
+// versionOf returns the version in the build information of one of our programs.
 func versionOf(file string) (string, error) {
 	info, err := buildinfo.ReadFile(file)
 	if err != nil {
@@ -126,7 +126,7 @@ func versionOf(file string) (string, error) {
 	return info.Main.Version, nil
 }
 
-// daemonVersion asks the kernel which program is behind a socket.
+// daemonVersion returns the version of the program that serves a socket. The kernel reports its process.
 func daemonVersion(ctx context.Context, socket string) (_ string, err error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", socket)

@@ -21,20 +21,20 @@ import (
 	"multus/internal/source/podresources"
 )
 
-// stranger stands for the cluster network where no CNI configuration says what it is.
+// stranger is the configuration that is used if the cluster network is unknown.
 const stranger = `{"cniVersion":"1.0.0","name":"multus-cni-network","type":"multus-shim",
 	"delegates":[{"cniVersion":"1.0.0","name":"cluster-network","type":"unknown-here"}]}`
 
-// explainOutput is what `explain -o json` prints, one for each pod.
+// explainOutput is what `explain -o json` prints for each pod.
 type explainOutput struct {
 	*plan.Explanation
-	// Notes are what the explanation takes for granted, and what the resolver logs at ADD.
+	// Notes are the assumptions of the explanation, and what the resolver would log at ADD.
 	Notes []string `json:"notes,omitempty"`
-	// Problems are what an ADD would meet on this node: plugins that are not there, devices that the pod may not have.
+	// Problems are the problems of an ADD on this node: plugins that do not exist, and devices that the pod may not have.
 	Problems []string `json:"problems,omitempty"`
-	// HostNetwork is the pod if it is in the network of its node: the runtime calls no CNI plugin for it.
+	// HostNetwork is the pod if it uses the network of its node. The runtime calls no CNI plugin for such a pod.
 	HostNetwork *plan.Ref `json:"hostNetwork,omitempty"`
-	// Failure is why an ADD of the pod would fail; nothing would be attached then.
+	// Failure is the reason why an ADD of the pod would fail. Nothing would be attached.
 	Failure *failure `json:"failure,omitempty"`
 }
 
@@ -45,7 +45,7 @@ type failure struct {
 	Fix     string   `json:"fix,omitempty"`
 }
 
-// explain holds the flags of one call.
+// explain has the flags and sources of one call.
 type explain struct {
 	*app
 	files        []string
@@ -103,8 +103,8 @@ func (a *app) explainCommand() *cobra.Command {
 	return c
 }
 
-// named are the pods of the command line; none if those of the files are meant. What is wrong with it is told before
-// anybody is asked.
+// named returns the pods of the command line, or none for the pods of the files. It reports mistakes before any request
+// is sent.
 func (e *explain) named(args []string) ([]plan.Ref, error) {
 	if len(args) > 0 && args[0] == "pod" {
 		args = args[1:]
@@ -155,8 +155,8 @@ func (e *explain) run(ctx context.Context, named []plan.Ref) error {
 	return err
 }
 
-// connect decides where pods and definitions come from: the files first, then what the flags name. A cluster is no
-// must when there are files.
+// connect opens the sources of pods and definitions: the files first, and then what the flags name. With files, a
+// cluster is optional.
 func (e *explain) connect() error {
 	rest, err := e.open()
 	if len(e.files) == 0 {
@@ -183,7 +183,7 @@ func (e *explain) connect() error {
 	return nil
 }
 
-// wanted are the pods to explain: those that are named, or all of the files.
+// wanted returns the pods to explain: those that are named, or all of the files.
 func (e *explain) wanted(ctx context.Context, named []plan.Ref) ([]plan.Ref, error) {
 	if len(named) > 0 {
 		return named, nil
@@ -202,7 +202,8 @@ func (e *explain) wanted(ctx context.Context, named []plan.Ref) ([]plan.Ref, err
 	return out, nil
 }
 
-// configuration is the CNI configuration of the node, as the runtime would pass it and the daemon would read it.
+// configuration returns the CNI configuration of the node, as the runtime passes it, with the daemon's configuration
+// merged into it.
 func (e *explain) configuration() ([]byte, error) {
 	conf, daemon, err := e.nodeFiles()
 	if err != nil || daemon == nil {
@@ -215,15 +216,15 @@ func (e *explain) configuration() ([]byte, error) {
 	return d.ForRequest(conf)
 }
 
-// devicesGiven are those of --device.
+// devicesGiven are the devices of --device.
 type devicesGiven map[string][]string
 
-// Devices returns them, whatever the pod.
+// Devices returns the devices for any pod.
 func (d devicesGiven) Devices(context.Context, plan.Ref, string) (map[string][]string, error) {
 	return d, nil
 }
 
-// given are the devices of the pod: those of the flags, else what the kubelet says.
+// given returns the devices of the pod: those of the flags, or those that the kubelet reports.
 func (e *explain) given() (plan.Devices, error) {
 	if len(e.devices) == 0 {
 		return podresources.New(podresources.Options{}), nil
@@ -239,7 +240,7 @@ func (e *explain) given() (plan.Devices, error) {
 	return out, nil
 }
 
-// explainPod makes the plan of an ADD and explains it, or says why it would fail.
+// explainPod makes the plan of an ADD and explains it, or explains why the ADD would fail.
 func (e *explain) explainPod(ctx context.Context, ref plan.Ref, raw []byte,
 	devices plan.Devices,
 ) (*explainOutput, error) {
@@ -291,7 +292,7 @@ func withoutTime(_ []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-// write writes one explanation for people.
+// write writes one explanation as text.
 func (e *explain) write(w io.Writer, o *explainOutput) {
 	if o.HostNetwork != nil {
 		fmt.Fprintf(w, "%s\nno network: hostNetwork, the pod is in the network of its node and the runtime calls no CNI "+

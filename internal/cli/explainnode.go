@@ -17,7 +17,8 @@ import (
 	"multus/internal/host/plugin"
 )
 
-// there explains on another node. The files go along; what says how a node is would be wrong there.
+// there explains on another node. It passes the files on. Flags that describe a node are errors, because they would not
+// apply to the other node.
 func (e *explain) there(cmd *cobra.Command, pods []plan.Ref) error {
 	if e.conf != "" || e.daemon != "" {
 		return usageError{errors.New("--config and --daemon-config say how a node is, and --node asks the node: give one " +
@@ -41,7 +42,7 @@ func (e *explain) there(cmd *cobra.Command, pods []plan.Ref) error {
 	return e.onNode(cmd.Context(), e.node, all.Bytes(), append(args, "--filename=-")...)
 }
 
-// nodeFiles are the configurations of the plugin and of the daemon: those of the flags, else those of this node.
+// nodeFiles returns the configurations of the plugin and the daemon: those of the flags, or those of this node.
 func (e *explain) nodeFiles() (conf, daemon []byte, err error) {
 	if e.conf != "" {
 		if conf, err = os.ReadFile(e.conf); err != nil {
@@ -64,14 +65,14 @@ func (e *explain) nodeFiles() (conf, daemon []byte, err error) {
 	return conf, daemon, nil
 }
 
-// onThisNode tells what an ADD on this machine would meet, if it is a node at all.
+// onThisNode returns the problems of an ADD on this machine. It returns none if the machine is no node.
 func (e *explain) onThisNode(p *plan.Plan, conf *config.Plugin) []string {
 	if info, err := os.Stat(p.Dirs.Binary); err != nil || !info.IsDir() {
 		return nil
 	}
 	stat := os.Stat
 	if e.inPod() {
-		stat = os.Lstat // a link may lead to what is not mounted
+		stat = os.Lstat // the target of a link may not be mounted
 	}
 	var out []string
 	var asked []device.Reference
@@ -101,7 +102,7 @@ func (e *explain) onThisNode(p *plan.Plan, conf *config.Plugin) []string {
 		var refusal *device.Refusal
 		_, err := inv.Judge(ref)
 		if !errors.As(err, &refusal) || refusal.Holder != nil && refusal.Holder.Pod == p.Pod.Namespace+"/"+p.Pod.Name {
-			continue // that the pod itself has it already is as it should be
+			continue // the pod already has the device, which is no problem
 		}
 		out = append(out, fmt.Sprintf("ADD would fail: %v; %s", refusal, refusal.Next()))
 	}

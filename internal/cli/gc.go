@@ -17,17 +17,17 @@ import (
 	"multus/internal/fault"
 )
 
-// gone is a sandbox as gc prints it.
+// gone is a sandbox that has ended, as gc prints it.
 type gone struct {
 	Container string   `json:"container"`
 	Pod       string   `json:"pod,omitempty"`
 	Netns     string   `json:"netns"`
 	Networks  []string `json:"networks"`
 	Why       string   `json:"why"`
-	// Freed tells that it was freed; Problem says why it was not.
+	// Freed reports whether the sandbox was freed. Problem is the reason why it was not.
 	Freed   bool   `json:"freed"`
 	Problem string `json:"problem,omitempty"`
-	// GivenUp are the networks whose plugins refuse to free what they hold.
+	// GivenUp are the networks whose plugins refuse DEL.
 	GivenUp []string `json:"givenUp,omitempty"`
 }
 

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// TestGC: only what has been gone for a while is freed, and nothing with --dry-run, or a format that does not exist
-// (multus-cni#1273).
+// TestGC checks that only sandboxes that have been gone for a while are freed, and that nothing is freed with --dry-run
+// or an unknown output format (multus-cni#1273).
 func TestGC(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
@@ -65,7 +65,7 @@ func TestGC(t *testing.T) {
 	}
 }
 
-// TestGCFails: what cannot be freed is told, and the exit code says so.
+// TestGCFails checks the message and the exit code for a sandbox that cannot be freed.
 func TestGCFails(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()

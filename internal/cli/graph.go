@@ -57,7 +57,7 @@ func (a *app) graphCommand() *cobra.Command {
 	return c
 }
 
-// drawing makes the graph of all definitions and of the pods with networks of their own.
+// drawing returns the graph of all definitions, and of the pods with networks of their own.
 func drawing(ctx context.Context, s *source, node string) (*graph.Graph, error) {
 	defs, err := s.networks(ctx)
 	if err != nil {
@@ -84,7 +84,7 @@ func drawing(ctx context.Context, s *source, node string) (*graph.Graph, error) 
 	return g, errors.Join(errs...)
 }
 
-// drawPod adds what a pod has got, else what it asks for.
+// drawPod adds the networks that a pod has, or else those that it requests.
 func drawPod(g *graph.Graph, p *plan.Pod) error {
 	got, err := reportedNetworks(p)
 	if err != nil {
@@ -110,7 +110,7 @@ func drawPod(g *graph.Graph, p *plan.Pod) error {
 		if namespace == "" {
 			namespace = p.Namespace
 		}
-		// The note is of use only if the network was not added before.
+		// Add uses the note only if the network was not added before.
 		network := g.Add(graph.Node{Kind: graph.Network, Name: namespace + "/" + e.Name, Note: "not defined"})
 		g.Want(network, pod, strings.TrimSpace("asked for "+e.Interface))
 	}

@@ -20,17 +20,17 @@ import (
 	"multus/internal/link"
 )
 
-// record is a sandbox of the ledger as it is printed.
+// record is a record of the ledger, as it is printed.
 type record struct {
 	Container string `json:"container"`
 	Namespace string `json:"namespace,omitempty"`
 	Pod       string `json:"pod,omitempty"`
 	UID       string `json:"uid,omitempty"`
 	Netns     string `json:"netns,omitempty"`
-	// State is "attached", "gone" (the network namespace does not exist any more), or "unknown" (records of today's
-	// Multus do not name it).
+	// State is "attached", "gone" (the network namespace no longer exists), or "unknown" (records of today's Multus do not
+	// have its path).
 	State string `json:"state"`
-	// Problem is what could not be read, "" for nothing.
+	// Problem is the error of reading the record, or "".
 	Problem     string             `json:"problem,omitempty"`
 	Attachments []recordAttachment `json:"attachments"`
 }
@@ -158,7 +158,7 @@ func (a *app) ledgerVerify(dir *string) *cobra.Command {
 	}
 }
 
-// ledgerProblem is what verify finds.
+// ledgerProblem is a problem that verify found.
 type ledgerProblem struct {
 	Container string `json:"container"`
 	Problem   string `json:"problem"`
@@ -190,7 +190,7 @@ func verify(records []record, damaged []string) []ledgerProblem {
 	return out
 }
 
-// givenUp lists the attachments that DEL has given up: what their plugins hold may be left.
+// givenUp returns the attachments that DEL has given up. Resources of their plugins may be left.
 func givenUp(abandoned []ledger.Abandoned) []ledgerProblem {
 	var out []ledgerProblem
 	for _, n := range abandoned {
@@ -223,12 +223,12 @@ func readLedger(dir string) ([]record, error) {
 	return out, nil
 }
 
-// lookUp is what is remembered of a container, nil for nothing. It changes nothing, damaged records included; of those
-// it returns what can be read, and why that is not all.
+// lookUp returns the record of a container, or nil. It changes nothing, even if the record is damaged. It then returns
+// the readable part and an error.
 func lookUp(store *ledger.Store, id, ifName string) (*ledger.Record, error) {
 	r, err := store.Inspect(id, ifName)
 	if r == nil && err == nil {
-		return store.Read(id, ifName) // libcni alone remembers it
+		return store.Read(id, ifName) // only libcni has a cached result
 	}
 	return r, err
 }
@@ -262,7 +262,7 @@ func newAttachment(t *plan.Attachment) recordAttachment {
 	}
 }
 
-// stateOf tells whether a network namespace still exists.
+// stateOf returns the state of a network namespace.
 func stateOf(netns string) string {
 	ns, err := link.Open(netns)
 	switch {
@@ -271,7 +271,7 @@ func stateOf(netns string) string {
 	case err != nil:
 		return stateUnknown
 	}
-	_ = ns.Close() // only looked at
+	_ = ns.Close() // nothing was written
 	return stateAttached
 }
 
@@ -290,7 +290,7 @@ func (r record) networks() string {
 	return dash(strings.Join(out, ","))
 }
 
-// short is a container ID as people write it.
+// short returns the abbreviated form of a container ID.
 func short(id string) string {
 	const most = 13
 	if len(id) > most {

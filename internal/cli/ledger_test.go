@@ -28,7 +28,7 @@ func call(t *testing.T, env map[string]string, args ...string) (code int, stdout
 	return code, out.String(), errs.String()
 }
 
-// remember records a sandbox with the cluster network and one more.
+// remember records a sandbox with the cluster network and one more network.
 func remember(t *testing.T, dir, container, pod, netns string) {
 	t.Helper()
 	list := func(conf string) *cniconf.List {
@@ -56,8 +56,8 @@ func remember(t *testing.T, dir, container, pod, netns string) {
 	}
 }
 
-// TestLedger looks at a state directory with a sandbox that lives, one that is gone, and a damaged record: all are told
-// apart, and nothing is changed by looking (behaviour D80, D81; multus-cni#1449).
+// TestLedger reads a state directory with a sandbox that exists, one that is gone, and a damaged record. It checks that
+// they are distinguished, and that nothing is changed (behaviour D80, D81; multus-cni#1449).
 func TestLedger(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -116,7 +116,7 @@ cccc0000       -             unknown   -
 	}
 }
 
-// tree returns the files of a directory and what is in them.
+// tree returns the contents of the files of a directory.
 func tree(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	out := map[string]string{}
@@ -134,7 +134,7 @@ func tree(t *testing.T, dir string) map[string]string {
 	return out
 }
 
-// TestColour: colour only on a terminal, and not where somebody asks for none.
+// TestColour checks that output is coloured only on a terminal without NO_COLOR.
 func TestColour(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "bad.yaml")

@@ -59,7 +59,7 @@ func (a *app) lintCommand() *cobra.Command {
 	return c
 }
 
-// lintSettings takes what matters from a configuration.
+// lintSettings takes the options from a configuration.
 func lintSettings(o *lint.Options, file string) error {
 	if file == "" {
 		return nil
@@ -111,7 +111,7 @@ func plural(n int, word string) string {
 	return word + "s"
 }
 
-// readFiles reads files, the YAML and JSON files of directories, and - for standard input.
+// readFiles reads files, the YAML and JSON files of directories, and standard input for "-".
 func (a *app) readFiles(names []string) ([]lint.File, error) {
 	var out []lint.File
 	for _, name := range names {

@@ -12,17 +12,17 @@ import (
 	"multus/internal/engine/plan"
 )
 
-// networkRow is a definition as it is printed.
+// networkRow is a network definition, as it is printed.
 type networkRow struct {
 	Namespace string   `json:"namespace"`
 	Name      string   `json:"name"`
 	Plugins   []string `json:"plugins"`
-	// On is the interface of the node that the network is on, "" if its plugins name none.
+	// On is the interface of the node that the network uses, or "" if its plugins name none.
 	On       string   `json:"on,omitempty"`
 	IPAM     string   `json:"ipam,omitempty"`
 	Ranges   []string `json:"ranges,omitempty"`
 	Resource string   `json:"resource,omitempty"`
-	// Problem says why the definition cannot be used; multusctl lint says where.
+	// Problem is the reason why the definition cannot be used. multusctl lint reports its position.
 	Problem string `json:"problem,omitempty"`
 }
 
@@ -61,7 +61,7 @@ func (a *app) networksCommand() *cobra.Command {
 	return c
 }
 
-// networkConf is what is shown of a plugin's configuration.
+// networkConf is the printed part of a plugin's configuration.
 type networkConf struct {
 	Master string `json:"master"`
 	Bridge string `json:"bridge"`
@@ -102,12 +102,12 @@ func networkRows(defs []plan.Definition) []networkRow {
 	return rows
 }
 
-// fill reads what can be read; plugins have keys of all kinds.
+// fill reads the members that can be decoded, because plugins have keys of any type.
 func (r *networkRow) fill(l *cniconf.List) {
 	r.Plugins = l.Types()
 	for i := range r.Plugins {
 		var c networkConf
-		_ = l.Decode(i, &c) // a member of another type is left out; lint is the verb that complains
+		_ = l.Decode(i, &c) // a member of another type is ignored; lint reports it
 		r.On = cmp.Or(r.On, c.Master, c.Bridge, c.Device)
 		r.IPAM = cmp.Or(r.IPAM, c.IPAM.Type)
 		for _, s := range []string{c.IPAM.Subnet, c.IPAM.Range} {
@@ -126,7 +126,7 @@ func (r *networkRow) fill(l *cniconf.List) {
 	}
 }
 
-// String is the subnet, and the part of it that is given out.
+// String returns the subnet and the assigned part of it.
 func (s networkSubnet) String() string {
 	if s.Start == "" && s.End == "" {
 		return s.Subnet

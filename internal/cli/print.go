@@ -22,7 +22,7 @@ import (
 // formats are the values of --output.
 var formats = []string{"table", "json", "yaml"}
 
-// checkOutput comes before every verb: one that has done its work must not fail because nobody can be told.
+// checkOutput runs before every command, so that none fails after its work because its result cannot be printed.
 func (a *app) checkOutput(*cobra.Command, []string) error {
 	if !slices.Contains(formats, a.output) {
 		return usageError{fmt.Errorf("unknown output format %q: want %s", a.output, strings.Join(formats, ", "))}
@@ -30,7 +30,7 @@ func (a *app) checkOutput(*cobra.Command, []string) error {
 	return nil
 }
 
-// print writes a value in the format that was asked for; table writes it for people.
+// print writes a value in the requested format. table writes it as text.
 func (a *app) print(value any, table func(w io.Writer)) error {
 	if a.output == "table" {
 		table(&printable{a.Stdout})
@@ -41,7 +41,7 @@ func (a *app) print(value any, table func(w io.Writer)) error {
 	case err != nil:
 	case a.output == "json":
 		b = withoutHidden(b, jsonEscape)
-	case bytes.ContainsFunc(b, hidden): // a YAML writer would leave some of them; JSON is YAML, but for some escapes
+	case bytes.ContainsFunc(b, hidden): // a YAML encoder leaves some of them; JSON is YAML, except for some escapes
 		b = withoutHidden(b, yamlEscape)
 	default:
 		b, err = yaml.JSONToYAML(b)
@@ -53,7 +53,7 @@ func (a *app) print(value any, table func(w io.Writer)) error {
 	return err
 }
 
-// withoutHidden replaces what a terminal would not show as it is. In JSON such characters are in strings only.
+// withoutHidden escapes characters that a terminal would not show unchanged. In JSON, they occur in strings only.
 func withoutHidden(doc []byte, escape func(r rune) string) []byte {
 	var out []byte
 	for _, r := range string(doc) {
@@ -77,8 +77,8 @@ func yamlEscape(r rune) string { return fmt.Sprintf(`\U%08x`, r) }
 
 func hidden(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }
 
-// printable escapes what would change a terminal instead of being shown by it: what is printed contains what users
-// wrote, and what other machines sent. Our own colours pass.
+// printable is a writer that escapes control characters, because the output contains what users wrote and what other
+// machines sent. It does not escape our own colours.
 type printable struct{ w io.Writer }
 
 func (p *printable) Write(b []byte) (int, error) {
@@ -102,13 +102,13 @@ func escaped(s string) string {
 	return b.String()
 }
 
-// columns writes rows in columns, the head first.
+// columns writes rows in columns. The first row is the header.
 func columns(w io.Writer, rows ...[]string) {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	for _, r := range rows {
 		fmt.Fprintln(t, strings.Join(r, "\t"))
 	}
-	_ = t.Flush() // the writer below reports its own errors, and so does the shell
+	_ = t.Flush() // the underlying writer reports its own errors
 }
 
 // The colours of severities on a terminal.
@@ -123,7 +123,7 @@ const (
 // ourColours matches what paint writes.
 var ourColours = regexp.MustCompile(`\x1b\[(31|33|32|1|0)m`)
 
-// paint colours a text if somebody looks at a terminal and has not asked for none (https://no-color.org).
+// paint colours a string if the output is a terminal and NO_COLOR is not set (https://no-color.org).
 func (a *app) paint(colour, s string) string {
 	if !a.Terminal || a.Getenv("NO_COLOR") != "" {
 		return s
@@ -131,7 +131,7 @@ func (a *app) paint(colour, s string) string {
 	return colour + s + reset
 }
 
-// dash stands for nothing in a table.
+// dash replaces an empty string in a table.
 func dash(s string) string {
 	if s == "" {
 		return "-"

@@ -10,7 +10,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// TestEscaped: what users wrote does not reach a terminal as a command; what it shows as it is stays so.
+// TestEscaped checks that control characters in what users wrote are escaped, and that printable text is unchanged.
 func TestEscaped(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{
@@ -29,7 +29,7 @@ func TestEscaped(t *testing.T) {
 	}
 }
 
-// FuzzEscaped: nothing but printable characters, lines, tabs and our colours comes out.
+// FuzzEscaped checks that the output has only printable characters, newlines, tabs and our colours.
 func FuzzEscaped(f *testing.F) {
 	for _, s := range []string{"", "a", "\x1b[31m", "\x1b[31", "\xff", "\u009b31m"} {
 		f.Add(s)
@@ -45,7 +45,7 @@ func FuzzEscaped(f *testing.F) {
 	})
 }
 
-// TestEscapedDocuments: JSON and YAML have nothing that controls a terminal, and say the same.
+// TestEscapedDocuments checks that JSON and YAML have no control characters and keep their meaning.
 func TestEscapedDocuments(t *testing.T) {
 	t.Parallel()
 	want := map[string]string{"a": "tab\tline\nC1 \u009b31m, right to left \u202e, tag \U000e0041, ü"}

@@ -19,20 +19,21 @@ import (
 )
 
 const (
-	// inImage is this program in the daemon's image.
+	// inImage is the path of this program in the daemon's image.
 	inImage = "/usr/src/multus-cni/bin/multusctl"
-	// remoteLimit bounds the time in which another node is asked, maxRemote the bytes that it may answer.
+	// remoteLimit limits the time of a command on another node, and maxRemote the size of its output.
 	remoteLimit = 2 * time.Minute
 	maxRemote   = 16 << 20
 )
 
-// nodeFlag adds the flag of verbs that tell of a node.
+// nodeFlag adds the flag --node.
 func (a *app) nodeFlag(c *cobra.Command, node *string) {
 	c.Flags().StringVar(node, "node", a.Getenv("MULTUS_NODE_NAME"),
 		"`name` of the node (default: this one); another one is looked at from the daemon's pod there, by kubectl")
 }
 
-// passedOn is the command with those of its flags that mean the same on another node. Files are read here.
+// passedOn returns the command and those of its flags that have the same meaning on another node. Files are read on
+// this machine.
 func passedOn(c *cobra.Command) []string {
 	out := []string{c.Name()}
 	c.Flags().Visit(func(f *pflag.Flag) {
@@ -50,19 +51,18 @@ func passedOn(c *cobra.Command) []string {
 	return out
 }
 
-// here tells whether a node's name is that of the node that this runs on, as far as it can be known; "" is.
+// here reports whether a node's name is that of this node, as far as that can be determined. "" is this node.
 func (a *app) here(node string) bool {
 	host, err := os.Hostname()
 	return node == "" || node == a.Getenv("MULTUS_NODE_NAME") || err == nil && node == host
 }
 
-// inPod tells whether this runs in a pod, which holds of the node only what is mounted into it.
+// inPod reports whether this process runs in a pod, which has only the mounted parts of the node.
 func (a *app) inPod() bool { return a.Getenv("KUBERNETES_SERVICE_HOST") != "" }
 
-// onNode runs a verb in the daemon's pod on another node: there are the node's devices and files, and the rights of the
-// daemon. It goes by kubectl, which people who call this have, and which knows every way of proving who they are; what
-// exec needs beside the API (websockets, SPDY) would make this program larger for the same. What the verb prints is
-// passed on, and so is its exit code.
+// onNode runs a command in the daemon's pod on another node, which has the node's devices and files, and the daemon's
+// permissions. It uses kubectl, which supports every kind of credentials. A client for exec (websockets, SPDY) would
+// make this program larger without any benefit. The output and the exit code of the command are passed on.
 func (a *app) onNode(ctx context.Context, node string, stdin []byte, args ...string) error {
 	if a.source.networksDir != "" {
 		return usageError{errors.New("--networks-dir is a directory of this machine, and --node asks the cluster: give one " +
@@ -94,7 +94,7 @@ func (a *app) onNode(ctx context.Context, node string, stdin []byte, args ...str
 	if stdout.more || stderr.more {
 		return fmt.Errorf("run multusctl in %s on node %s: it answers with more than %d bytes", name, node, maxRemote)
 	}
-	// What another machine sends is input, too: it must not control this terminal.
+	// The output of another machine is untrusted input. It must not control this terminal.
 	if _, werr := (&printable{a.Stdout}).Write(stdout.b.Bytes()); werr != nil {
 		return fmt.Errorf("write output: %w", werr)
 	}
@@ -108,7 +108,8 @@ func (a *app) onNode(ctx context.Context, node string, stdin []byte, args ...str
 	return kubectlError(ctx, fmt.Sprintf("run multusctl in %s on node %s", name, node), err)
 }
 
-// answer keeps what another node prints, up to maxRemote bytes. More ends kubectl.
+// answer stores the output of another node, up to maxRemote bytes. If there is more, the write fails, which ends
+// kubectl.
 type answer struct {
 	b    bytes.Buffer
 	more bool
@@ -121,11 +122,11 @@ func (a *answer) Write(p []byte) (int, error) {
 	return a.b.Write(p)
 }
 
-// terminated is what kubectl says of a program that ended with another code than 0.
+// terminated matches kubectl's message about a program that ended with a code other than 0.
 var terminated = regexp.MustCompile(`(?m)^command terminated with exit code (\d+)\n?`)
 
-// ended takes apart what a verb on another node has written to standard error, and what kubectl says of its end. Other
-// codes than those of a verb are not its own: then the program is not there, or was killed.
+// ended separates the standard error of a command on another node from kubectl's message about its end. ok is false for
+// codes that multusctl does not use: the program does not exist, or was killed.
 func ended(stderr string) (said string, code int, ok bool) {
 	m := terminated.FindStringSubmatch(stderr)
 	if m == nil {
@@ -143,7 +144,7 @@ func (a *app) kubectl(ctx context.Context, args ...string) *exec.Cmd {
 	return exec.CommandContext(ctx, "kubectl", append(all, args...)...)
 }
 
-// kubectlError says in one line what kubectl said.
+// kubectlError returns an error with kubectl's output in one line.
 func kubectlError(ctx context.Context, doing string, err error) error {
 	if err == nil {
 		return nil

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// TestOtherNode shows that --node goes to the daemon's pod on that node by kubectl, and passes on what is said there.
+// TestOtherNode checks that --node runs kubectl with the daemon's pod on that node, and passes its output on.
 func TestOtherNode(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("PATH", dir+":/usr/bin:/bin")

@@ -14,7 +14,7 @@ import (
 // nobody is a user without rights.
 const nobody = 65534
 
-// asNobody runs fn with the files of this thread opened as nobody does. Other users are denied enough as they are.
+// asNobody runs fn with the files of this thread opened as nobody. A user other than root lacks the permissions anyway.
 func asNobody(t *testing.T, fn func()) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -34,8 +34,8 @@ func asNobody(t *testing.T, fn func()) {
 	fn()
 }
 
-// TestNotRoot: what is denied to a user who is not root says that root may do it, in one line without advice for a
-// container runtime; root is not told to be root.
+// TestNotRoot checks that an error of a user who is not root says in one line that root is needed, without advice for a
+// container runtime, and that root does not get that hint.
 func TestNotRoot(t *testing.T) {
 	t.Parallel()
 	seen, dir := t.TempDir(), t.TempDir()

@@ -16,7 +16,7 @@ import (
 	"multus/internal/source/kube"
 )
 
-// sourceFlags say where network definitions and pods come from.
+// sourceFlags are the flags of the source of network definitions and pods.
 type sourceFlags struct {
 	kubeconfig  string
 	networksDir string
@@ -33,18 +33,18 @@ func (s *sourceFlags) addKubeconfig(flags *pflag.FlagSet) {
 		"kubeconfig `file` (default: KUBECONFIG, ~/.kube/config, or the cluster that this runs in)")
 }
 
-// source is where definitions and pods come from.
+// source provides network definitions and pods.
 type source struct {
 	plan.Networks
 	plan.Pods
 	hostNetwork func(context.Context, plan.Ref) (bool, error)
 	networks    func(context.Context) ([]plan.Definition, error)
 	pods        func(ctx context.Context, node string) ([]plan.Pod, error)
-	// name says what was asked, for people.
+	// name describes the source in messages.
 	name string
 }
 
-// errNoSource says that there is neither a cluster nor a directory.
+// errNoSource is returned when the flags and the environment name neither a cluster nor a directory.
 var errNoSource = errors.New("no cluster and no directory of definitions: give --kubeconfig or --networks-dir")
 
 func fileSource(o file.Options) *source {
@@ -55,7 +55,7 @@ func fileSource(o file.Options) *source {
 	}
 }
 
-// open opens the source that the flags name. No request is sent.
+// open opens the source that the flags name. It sends no request.
 func (a *app) open() (*source, error) {
 	if a.source.networksDir != "" {
 		return fileSource(file.Options{Dir: a.source.networksDir}), nil
@@ -74,7 +74,8 @@ func (a *app) open() (*source, error) {
 	}, nil
 }
 
-// cluster finds the API server as kubectl does: the flag, KUBECONFIG, ~/.kube/config, the pod's service account.
+// cluster returns the API server that kubectl would use: of the flag, KUBECONFIG, ~/.kube/config or the pod's service
+// account.
 func (a *app) cluster() (*kube.Config, error) {
 	o := kube.Options{
 		Kubeconfig: a.source.kubeconfig, Version: obs.Release(),
@@ -90,7 +91,7 @@ func (a *app) cluster() (*kube.Config, error) {
 	return c, err
 }
 
-// userKubeconfig is the first file of KUBECONFIG, else ~/.kube/config if it exists.
+// userKubeconfig returns the first file of KUBECONFIG, or ~/.kube/config if it exists.
 func (a *app) userKubeconfig() string {
 	if list := filepath.SplitList(a.Getenv("KUBECONFIG")); len(list) > 0 {
 		return list[0]
@@ -106,13 +107,13 @@ func (a *app) userKubeconfig() string {
 	return path
 }
 
-// layered asks the files first, and the others for what they do not have.
+// layered reads the files first, and the other source for what the files do not have.
 type layered struct {
 	files *source
 	rest  *source
 }
 
-// Network returns the definition of the files, else of the rest.
+// Network returns the definition of the files, or else of the other source.
 func (l layered) Network(ctx context.Context, ref plan.Ref) (*plan.Definition, error) {
 	def, err := l.files.Network(ctx, ref)
 	if err == nil || l.rest == nil || !errors.Is(err, plan.ErrNotFound) {
@@ -121,7 +122,7 @@ func (l layered) Network(ctx context.Context, ref plan.Ref) (*plan.Definition, e
 	return l.rest.Network(ctx, ref)
 }
 
-// Pod returns the pod of the files, else of the rest.
+// Pod returns the pod of the files, or else of the other source.
 func (l layered) Pod(ctx context.Context, ref plan.Ref) (*plan.Pod, error) {
 	pod, err := l.files.Pod(ctx, ref)
 	if err == nil || l.rest == nil || !errors.Is(err, plan.ErrNotFound) {
@@ -138,7 +139,7 @@ func (l layered) hostNetwork(ctx context.Context, ref plan.Ref) (bool, error) {
 	return l.rest.hostNetwork(ctx, ref)
 }
 
-// parseRef reads NAMESPACE/NAME; a name alone is in the namespace default.
+// parseRef parses NAMESPACE/NAME. The namespace defaults to default.
 func parseRef(s string) (plan.Ref, error) {
 	ns, name, ok := strings.Cut(s, "/")
 	if !ok {
@@ -150,7 +151,7 @@ func parseRef(s string) (plan.Ref, error) {
 	return plan.Ref{Namespace: ns, Name: name}, nil
 }
 
-// parseRefs reads the pods that are named in a command line.
+// parseRefs parses the pods of a command line.
 func parseRefs(names []string) ([]plan.Ref, error) {
 	var out []plan.Ref
 	for _, name := range names {

@@ -21,7 +21,7 @@ import (
 	"multus/internal/netsel"
 )
 
-// daemonLimit bounds one question to the daemon.
+// daemonLimit limits one request to the daemon.
 const daemonLimit = 3 * time.Second
 
 // statusOutput is what `status -o json` prints.
@@ -37,17 +37,17 @@ type daemonStatus struct {
 	Message string `json:"message,omitempty"`
 }
 
-// podStatus is a pod: what the node remembers, what is in its network namespace, and what the API tells.
+// podStatus is the state of a pod in the ledger, in its network namespace and in the API.
 type podStatus struct {
 	Pod       string `json:"pod"`
 	Container string `json:"container,omitempty"`
 	State     string `json:"state,omitempty"`
-	// Reported says whether the annotation network-status was read, and Problems where the three differ.
+	// Reported reports whether the network status was read. Problems are the differences between the three.
 	Reported   bool           `json:"reported"`
 	Problems   []string       `json:"problems,omitempty"`
 	Interfaces []podInterface `json:"interfaces"`
 
-	// there are the names of the interfaces in the network namespace, nil if they cannot be seen.
+	// there has the names of the interfaces in the network namespace. It is nil if they are not visible.
 	there []string
 }
 
@@ -57,11 +57,11 @@ type podInterface struct {
 	MAC     string   `json:"mac,omitempty"`
 	MTU     int      `json:"mtu,omitempty"`
 	Addrs   []string `json:"addresses,omitempty"`
-	// Present says that the interface is in the network namespace; null where that cannot be seen.
+	// Present reports whether the interface is in the network namespace. It is nil if that is not visible.
 	Present *bool `json:"present,omitempty"`
 }
 
-// reportedNetwork is an element of the annotation network-status (NPWG v1.3 §5).
+// reportedNetwork is an element of the network status (NPWG v1.3 §5).
 type reportedNetwork struct {
 	Name      string   `json:"name"`
 	Interface string   `json:"interface"`
@@ -105,7 +105,7 @@ func (a *app) statusCommand() *cobra.Command {
 	return c
 }
 
-// daemonState asks the daemon whether it is ready.
+// daemonState returns the readiness of the daemon.
 func daemonState(ctx context.Context, socket string) daemonStatus {
 	ctx, cancel := context.WithTimeout(ctx, daemonLimit)
 	defer cancel()
@@ -127,7 +127,7 @@ func observeAll(records []record) []podStatus {
 	return out
 }
 
-// observe compares a record with what is in the network namespace.
+// observe compares a record with the interfaces in the network namespace.
 func observe(r record) podStatus {
 	out := podStatus{Pod: r.name(), Container: r.Container, State: r.State, Interfaces: []podInterface{}}
 	if r.Problem != "" {
@@ -161,7 +161,7 @@ func observe(r record) podStatus {
 	return out
 }
 
-// interfacesOf are those in the sandbox of a record; nil if they cannot be seen.
+// interfacesOf returns the interfaces in the sandbox of a record, or nil if they are not visible.
 func interfacesOf(r record) (_ []link.Interface, err error) {
 	if r.State != stateAttached {
 		return nil, nil
@@ -183,7 +183,7 @@ func (i *podInterface) fill(l link.Interface) {
 	}
 }
 
-// reported adds what the annotation of the pod tells. Without a source, what the node knows is all there is.
+// reported adds the network status of the pod. Without a source, it returns the pods unchanged.
 func (a *app) reported(ctx context.Context, ref plan.Ref, pods []podStatus) ([]podStatus, error) {
 	s, err := a.open()
 	if errors.Is(err, errNoSource) && len(pods) > 0 {
@@ -201,7 +201,7 @@ func (a *app) reported(ctx context.Context, ref plan.Ref, pods []podStatus) ([]p
 		return nil, err
 	}
 	if networks == nil && a.source.networksDir != "" {
-		return pods, nil // the daemon writes what it reports elsewhere, beside its socket
+		return pods, nil // the daemon writes network statuses to another directory, beside its socket
 	}
 	if len(pods) == 0 {
 		pods = []podStatus{{Pod: ref.String(), Interfaces: []podInterface{}}}
@@ -224,9 +224,9 @@ func reportedNetworks(pod *plan.Pod) ([]reportedNetwork, error) {
 	return out, nil
 }
 
-// compare notes where the annotation and the node differ. What the annotation cannot say is no difference: a result
-// without an interface of the pod (Calico's names the node's end only) is reported without a name and is the
-// attachment's own, and a plugin may make more interfaces than the one that it was asked for.
+// compare adds the differences between the network status and the node. Two cases are no difference. A result without
+// an interface of the pod (Calico's names the node's end only) is reported without a name, and belongs to the
+// attachment. A plugin may also create more interfaces than the requested one.
 func (p *podStatus) compare(networks []reportedNetwork) {
 	p.Reported = networks != nil
 	if !p.Reported {
@@ -264,7 +264,7 @@ func (p *podStatus) compare(networks []reportedNetwork) {
 	p.Interfaces = append(p.Interfaces, more...)
 }
 
-// present reports whether an interface is in the pod, nil if that cannot be seen.
+// present reports whether an interface is in the pod. It returns nil if that is not visible.
 func (p *podStatus) present(name string) *bool {
 	if p.there == nil {
 		return nil

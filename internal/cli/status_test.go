@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// apiServerOf is an API server with fixed answers; the kubeconfig leads to it.
+// apiServerOf starts an API server with fixed answers and returns its kubeconfig.
 func apiServerOf(t *testing.T, answers map[string]string) (kubeconfig string) {
 	t.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -42,8 +42,8 @@ func apiServerOf(t *testing.T, answers map[string]string) (kubeconfig string) {
 const webStatus = `{"metadata":{"name":"web-0","namespace":"team-a","annotations":{"k8s.v1.cni.cncf.io/network-status":` +
 	`"[{\"name\":\"cbr0\",\"interface\":\"eth0\",\"ips\":[\"10.88.0.5\"],\"default\":true},{\"name\":\"team-a/other\",\"interface\":\"net7\"}]"}}}`
 
-// TestStatus: the daemon, what the node remembers, what is there, and what the API tells; where they differ, that is
-// said (multus-cni#1359).
+// TestStatus checks that the daemon, the ledger, the network namespace and the API are shown, and that differences are
+// reported (multus-cni#1359).
 func TestStatus(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -71,7 +71,7 @@ func TestStatus(t *testing.T) {
 			t.Errorf("%d: no %q in\n%s%s", code, want, out, errs)
 		}
 	}
-	// On another machine, what the API tells is all there is, and nothing is wrong with it.
+	// On another machine, only the data of the API is shown, and that is no problem.
 	code, out, errs = call(t, nil, "status", "team-a/web-0", "--state-dir", t.TempDir(), "--socket-dir", dir,
 		"--kubeconfig", kubeconfig)
 	if code != OK || !strings.Contains(out, "team-a/web-0  -          eth0       cbr0          -    -    10.88.0.5") {
@@ -83,8 +83,8 @@ func TestStatus(t *testing.T) {
 	}
 }
 
-// TestStatusOfHealthyPods: what an annotation cannot say is no problem. Calico's result names the node's end alone, so
-// that the element has no interface; other plugins make more interfaces than the one they were asked for.
+// TestStatusOfHealthyPods checks that what a network status cannot contain is no problem. Calico's result names the
+// node's end only, so that the element has no interface. Other plugins create more interfaces than the requested one.
 func TestStatusOfHealthyPods(t *testing.T) {
 	t.Parallel()
 	own := podInterface{Name: "eth0", Network: "k8s-pod-network"}
@@ -135,7 +135,7 @@ func TestStatusOfHealthyPods(t *testing.T) {
 	}
 }
 
-// TestParseRef: a name alone is in the namespace default; anything else is a mistake of the user.
+// TestParseRef checks that a name alone is in the namespace default, and that anything else is a usage error.
 func TestParseRef(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{"a/b": "a/b", "b": "default/b", "": "", "/b": "", "a/": "", "a/b/c": ""} {
@@ -147,7 +147,7 @@ func TestParseRef(t *testing.T) {
 	}
 }
 
-// TestDaemonState: a daemon that is ready, one that is not, and none (behaviour E40).
+// TestDaemonState checks a daemon that is ready, one that is not, and none (behaviour E40).
 func TestDaemonState(t *testing.T) {
 	t.Parallel()
 	dir, err := os.MkdirTemp("", "s") //nolint:usetesting // t.TempDir is too long for a socket

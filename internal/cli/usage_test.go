@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestUsage: a wrong command line ends with exit code 2, before anything is read, asked or done. The places that it
-// would look at do not exist.
+// TestUsage checks that a wrong command line ends with exit code 2 before anything is read, requested or done. The
+// paths that it would use do not exist.
 func TestUsage(t *testing.T) {
 	t.Parallel()
 	const xml = `unknown output format "xml": want table, json, yaml`
@@ -43,7 +43,7 @@ func TestUsage(t *testing.T) {
 	}
 }
 
-// TestHelp: no flag tells two defaults, and the example of lint finds the files of this repository.
+// TestHelp checks that no flag shows two defaults, and that the example of lint names files of this repository.
 func TestHelp(t *testing.T) {
 	t.Parallel()
 	root := Command(Env{
