@@ -17,20 +17,20 @@ import (
 )
 
 const (
-	// nodeLimit bounds one request for the node.
+	// nodeLimit limits one request for the node.
 	nodeLimit = 5 * time.Second
-	// firstNodePause and lastNodePause are between requests that failed; nodeInterval is between those that did not: the
-	// runtime may be replaced while the daemon runs.
+	// firstNodePause and lastNodePause limit the pauses after failed requests. nodeInterval is the pause after a
+	// successful one: the runtime may be replaced while the daemon runs.
 	firstNodePause = time.Second
 	lastNodePause  = time.Minute
 	nodeInterval   = time.Hour
 )
 
-// ErrNodeUnknown is returned by Slot.Node when asking again is of little use: the role does not allow to read nodes,
-// there is no node of that name, or the name is not known.
+// ErrNodeUnknown is returned by Slot.Node when a retry is useless: the role does not permit to read nodes, the node
+// does not exist, or its name is unknown.
 var ErrNodeUnknown = errors.New("the Node object of this node cannot be read")
 
-// Node is what the generated configuration depends on of the Node object.
+// Node is the part of the Node object on which the generated configuration depends.
 type Node struct {
 	// Runtime is status.nodeInfo.containerRuntimeVersion.
 	Runtime string
@@ -38,23 +38,23 @@ type Node struct {
 	Addresses []string
 }
 
-// newestVersion is the version of the generated configuration where the runtime knows it.
+// newestVersion is the version of the generated configuration if the runtime supports it.
 const newestVersion = "1.1.0"
 
-// runtimes are the first releases of container runtimes that are built with CNI 1.1, by the name in
-// containerRuntimeVersion: major, minor.
+// runtimes are the first releases (major, minor) of container runtimes that are built with CNI 1.1, by the name in
+// containerRuntimeVersion.
 var runtimes = map[string][2]int{"containerd": {2, 0}, "cri-o": {1, 31}}
 
-// runtimeVersion splits a containerRuntimeVersion. What follows the numbers differs from one distribution to the next
-// (2.1.4-k3s1, 2.0.5+unknown, 1.31.4-3.rhaos4.18.git) and says nothing about the release, except for pre-releases.
+// runtimeVersion matches a containerRuntimeVersion. The suffix after the numbers depends on the distribution
+// (2.1.4-k3s1, 2.0.5+unknown, 1.31.4-3.rhaos4.18.git). It is irrelevant for the release, except that of pre-releases.
 var runtimeVersion = regexp.MustCompile(
 	`^([a-z-]+)://v?(\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?((?:[-+~.][0-9A-Za-z.+~_-]*)?)$`)
 
 var preRelease = regexp.MustCompile(`^[-~.]?(alpha|beta|rc|dev)`)
 
-// VersionFor returns the version of the generated configuration for a containerRuntimeVersion, "" for that of the
-// cluster network: where the runtime does not know CNI 1.1, is not known, or is a pre-release of the first release that
-// does.
+// VersionFor returns the version of the generated configuration for a containerRuntimeVersion. It returns "", which
+// stands for the version of the cluster network, if the runtime does not support CNI 1.1, is unknown, or is a
+// pre-release of the first release that supports it.
 func VersionFor(containerRuntimeVersion string) string {
 	m := runtimeVersion.FindStringSubmatch(containerRuntimeVersion)
 	if m == nil {

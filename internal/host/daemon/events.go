@@ -13,14 +13,16 @@ import (
 )
 
 const (
-	// eventWriters is how many pods' events are written at the same time, eventsAtOnce is how many of each pod.
+	// eventWriters is the number of pods whose events are written at the same time. eventsAtOnce is the number of
+	// concurrent events of each of them.
 	eventWriters = 4
 	eventsAtOnce = 4
-	// maxBatches is how many pods' events may wait.
+	// maxBatches limits the number of event batches that wait.
 	maxBatches = 1024
-	// eventTries is how often events are tried, with pauses from firstRetry on, doubled: about a minute.
+	// eventTries is how often the events of a batch are tried. The pauses start at firstRetry and double, about a minute
+	// in total.
 	eventTries = 9
-	// shutdownGrace is how long events are written after the end was asked for.
+	// shutdownGrace is how long events are still written after the daemon was stopped.
 	shutdownGrace = 2 * time.Second
 )
 
@@ -30,11 +32,11 @@ type eventBatch struct {
 	container string
 	events    []publish.Event
 	tries     int
-	// report is set for the events of a report whose file has to say that they are written.
+	// report is the report of the events if its file must record that they are written, or nil.
 	report *pending
 }
 
-// emitEvents has the events of a report written.
+// emitEvents queues the events of a report for writing.
 func (q *queue) emitEvents(p *pending, r *publish.Report) {
 	events, err := publish.Events(r)
 	if err != nil {
@@ -54,12 +56,12 @@ func (q *queue) emit(b *eventBatch) {
 	q.batches.Add(b)
 }
 
-// runEvents writes events until ctx ends, and for shutdownGrace longer those that wait then.
+// runEvents writes events until ctx ends. For shutdownGrace after that, it writes those that wait.
 func (q *queue) runEvents(ctx context.Context) error {
 	last, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() {
-		q.batches.ShutDown() // what waits is still returned by Get
+		q.batches.ShutDown() // Get still returns the batches that wait
 		time.AfterFunc(shutdownGrace, cancel)
 	})
 	defer stop()
@@ -79,12 +81,13 @@ func (q *queue) runEvents(ctx context.Context) error {
 	return g.Wait()
 }
 
-// writeEvents writes events, once each. Those that fail while the API server is away are tried again for a minute.
+// writeEvents writes the events of a batch, once each. It retries those that fail while the API server is away, for
+// about a minute.
 func (q *queue) writeEvents(ctx context.Context, b *eventBatch) {
 	again, err := q.writeEach(ctx, b)
 	b.events = again
 	if b.report != nil && len(again) == 0 {
-		q.markTold(b.report) // what is refused for good is not tried again
+		q.markTold(b.report) // an event that was rejected for good is not retried
 	}
 	if err == nil {
 		return
@@ -97,8 +100,8 @@ func (q *queue) writeEvents(ctx context.Context, b *eventBatch) {
 	q.log.Warn("events not written", "pod", podName(b.pod), "container", b.container, "err", clipped(err))
 }
 
-// writeEach writes the events of a batch, several at the same time: they have times of a second, so that their order
-// cannot be seen. It returns those that are to be tried again, and the errors of all that failed.
+// writeEach writes the events of a batch concurrently. Their timestamps are in seconds, so that the order is not
+// visible. It returns the events to retry, and the errors of all that failed.
 func (q *queue) writeEach(ctx context.Context, b *eventBatch) (again []publish.Event, err error) {
 	errs := make([]error, len(b.events))
 	var g errgroup.Group

@@ -8,8 +8,8 @@ import (
 	"multus/internal/engine/publish"
 )
 
-// together is a Cluster to which an event is written only while another one is, too. The first answer to an event named
-// again is ErrRetry.
+// together is a Cluster in which the write of an event blocks until another one is written at the same time. The first
+// answer to an event with the message "later" is ErrRetry.
 type together struct {
 	begun   chan struct{}
 	written chan string
@@ -36,8 +36,8 @@ func (c *together) Emit(ctx context.Context, _ publish.Pod, e publish.Event) err
 	return nil
 }
 
-// TestEventsTogether: the events of a pod are written at the same time, so that the last one does not wait for all
-// others. One that fails for now is written later, and the others are not written again.
+// TestEventsTogether checks that the events of a pod are written concurrently, so that the last one does not wait for
+// all others, and that only an event which fails temporarily is written again.
 func TestEventsTogether(t *testing.T) {
 	t.Parallel()
 	c := &together{begun: make(chan struct{}), written: make(chan string, 4), again: make(chan string, 1)}
@@ -46,7 +46,7 @@ func TestEventsTogether(t *testing.T) {
 	if got := receive(t, "events at the same time", c.written); got != "first" {
 		t.Errorf("%q was written first", got)
 	}
-	q.emit(&eventBatch{events: []publish.Event{{Message: "other"}}}) // beside the second attempt
+	q.emit(&eventBatch{events: []publish.Event{{Message: "other"}}}) // concurrent with the second attempt
 	got := []string{receive(t, "the second attempt", c.written), receive(t, "the other batch", c.written)}
 	slices.Sort(got)
 	if !slices.Equal(got, []string{"later", "other"}) {

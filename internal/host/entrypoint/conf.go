@@ -17,8 +17,8 @@ import (
 	"multus/internal/rawjson"
 )
 
-// plugin is the generated plugin configuration, members in today's order (behaviour G10); confDir is what
-// today's cniConf was meant to be (behaviour G23).
+// plugin is the generated plugin configuration. Its members are in today's order (behaviour G10). confDir replaces
+// today's cniConf, which has no effect (behaviour G23).
 type plugin struct {
 	CNIVersion         string            `json:"cniVersion,omitempty"`
 	Name               string            `json:"name,omitempty"`
@@ -37,15 +37,15 @@ type plugin struct {
 	NodeAddresses      []string          `json:"nodeAddresses,omitempty"`
 }
 
-// list is the generated configuration for CNI versions from 1.0.0 on.
+// list is the generated configuration from CNI 1.0.0 on.
 type list struct {
 	CNIVersion string   `json:"cniVersion"`
 	Name       string   `json:"name"`
 	Plugins    []plugin `json:"plugins"`
 }
 
-// writeConf generates the configuration and writes it, if it changed; the other of the two names is removed
-// only then (behaviour G9). With a file of the user, that is copied (G6).
+// writeConf generates the configuration and writes it if it has changed. After that, it removes the file of the other
+// name (behaviour G9). A file of the user is copied instead (G6).
 func (o *Options) writeConf() (wrote string, err error) {
 	if o.ConfFile != auto {
 		return o.copyConf()
@@ -66,15 +66,15 @@ func (o *Options) writeConf() (wrote string, err error) {
 	return o.writeOwn(path, b, chain)
 }
 
-// writeOwn writes the generated configuration beside another program's list that is out of date, nil for none. That
-// program may make a new one at any moment.
+// writeOwn writes the generated configuration. chain is a list of another program that is out of date and stays beside
+// it, or nil. The other program may make a new list at any time.
 func (o *Options) writeOwn(path string, b []byte, chain *autoconf.Chain) (wrote string, err error) {
 	conf, conflist := o.outputs()
 	changed, err := replaceIf(path, b, func() bool { return chain != nil || autoconf.FindChain(conf, b) == nil })
 	if err != nil {
 		return "", fmt.Errorf("write configuration: %w", err)
 	}
-	if chain != nil { // another program's list is not ours to remove
+	if chain != nil { // the list belongs to another program
 		if changed {
 			wrote = path
 		}
@@ -97,7 +97,7 @@ func (o *Options) writeOwn(path string, b []byte, chain *autoconf.Chain) (wrote 
 	return wrote, nil
 }
 
-// copyConf writes the configuration of the user.
+// copyConf copies the configuration of the user.
 func (o *Options) copyConf() (wrote string, err error) {
 	b, err := fsx.ReadFile(o.ConfFile, cniconf.MaxFile)
 	if err != nil {
@@ -113,7 +113,7 @@ func (o *Options) copyConf() (wrote string, err error) {
 	return path, nil
 }
 
-// findChain looks for a list that another program has made of the configuration, and says once what becomes of it.
+// findChain returns the list that another program made of the configuration, or nil. It logs the first list.
 func (o *Options) findChain(path string, own []byte) *autoconf.Chain {
 	c := autoconf.FindChain(path, own)
 	if c != nil && !o.chained {
@@ -123,7 +123,7 @@ func (o *Options) findChain(path string, own []byte) *autoconf.Chain {
 	return c
 }
 
-// keepChain keeps such a list in force, with our plugin in it up to date.
+// keepChain keeps such a list in force, and updates our plugin in it.
 func keepChain(c *autoconf.Chain) (wrote string, err error) {
 	if c.Current() {
 		return "", nil
@@ -131,7 +131,7 @@ func keepChain(c *autoconf.Chain) (wrote string, err error) {
 	return c.File, c.Write()
 }
 
-// generate makes the configuration for a cluster network, and its path (behaviour G7-G13).
+// generate returns the configuration for a cluster network, and its path (behaviour G7-G13).
 func (o *Options) generate(p *autoconf.Primary) ([]byte, string, error) {
 	v, embedded, err := o.version(p)
 	if err != nil {
@@ -178,8 +178,8 @@ func (o *Options) generate(p *autoconf.Primary) ([]byte, string, error) {
 	return b, conf, err
 }
 
-// version returns the version of the configuration and the cluster network as it is embedded (behaviour G8). The
-// plugin passes each network its own version, so that the two need not be the same unless that is asked for.
+// version returns the version of the configuration, and the embedded cluster network (behaviour G8). The plugin passes
+// each network its own version, so that the two versions differ unless --force-cni-version is set.
 func (o *Options) version(p *autoconf.Primary) (string, json.RawMessage, error) {
 	v, embedded := p.Config.Version(), json.RawMessage(p.Config.Bytes())
 	switch {
@@ -205,10 +205,10 @@ func encode(v any) ([]byte, error) {
 	return append(b, '\n'), nil
 }
 
-// onHost is a path without the prefix under which the container sees the host.
+// onHost returns a path without the prefix under which the container has the host's file system.
 func onHost(path string) string { return (&config.Daemon{}).HostPath(path) }
 
-// cleanUp removes what writeConf wrote (behaviour G22).
+// cleanUp removes the files that writeConf has written (behaviour G22).
 func (o *Options) cleanUp() error {
 	if o.ConfFile != auto {
 		return fsx.Remove(filepath.Join(o.ConfDir, filepath.Base(o.ConfFile)))

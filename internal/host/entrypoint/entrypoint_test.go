@@ -17,7 +17,7 @@ import (
 	"multus/internal/source/kube"
 )
 
-// patience bounds what a test waits for.
+// patience limits how long a test waits.
 const patience = 20 * time.Second
 
 // output is a writer that a test reads while the program writes.
@@ -38,7 +38,7 @@ func (o *output) String() string {
 	return o.b.String()
 }
 
-// host is a host's directories as the container sees them.
+// host has a host's directories as the container sees them.
 type host struct {
 	dir string
 	out *output
@@ -65,7 +65,7 @@ func newHost(t *testing.T) *host {
 	return h
 }
 
-// write replaces a file as kubelets and CNI installers do: by a rename.
+// write replaces a file by a rename, as kubelets and CNI installers do.
 func (h *host) write(t *testing.T, name, text string) {
 	t.Helper()
 	path := filepath.Join(h.dir, name)
@@ -86,7 +86,7 @@ func (h *host) read(t *testing.T, name string) string {
 	return string(b)
 }
 
-// options are those of a command line on this host.
+// options returns the options of a command line on this host.
 func (h *host) options(t *testing.T, args ...string) *Options {
 	t.Helper()
 	at := func(name string) string { return filepath.Join(h.dir, name) }
@@ -105,7 +105,7 @@ func (h *host) options(t *testing.T, args ...string) *Options {
 	return o
 }
 
-// start runs thin_entrypoint; the function ends it and returns its error.
+// start runs thin_entrypoint. The function that it returns stops the program and returns its error.
 func (h *host) start(t *testing.T, args ...string) func() error {
 	t.Helper()
 	o := h.options(t, args...)
@@ -140,7 +140,7 @@ const (
 	flannel100 = `{"cniVersion":"1.0.0","name":"cbr0","plugins":[{"type":"flannel"}]}`
 )
 
-// TestGenerates: plugin, configuration and kubeconfig (behaviour G4, G5, G9-G13, G23).
+// TestGenerates checks the plugin, the configuration and the kubeconfig (behaviour G4, G5, G9-G13, G23).
 func TestGenerates(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -174,7 +174,7 @@ func TestGenerates(t *testing.T) {
 	}
 }
 
-// TestKubeconfigWorks: the client of the plugin reads it, and the token freshly.
+// TestKubeconfigWorks checks that the plugin's client accepts the kubeconfig and reads the current token.
 func TestKubeconfigWorks(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -193,15 +193,15 @@ func TestKubeconfigWorks(t *testing.T) {
 	}
 }
 
-// TestConflist: from CNI 1.0.0 on the configuration is a list, and the other name goes away; another version of
-// the cluster network is followed (behaviour G9, G24).
+// TestConflist checks that the configuration is a list from CNI 1.0.0 on, that the file of the other name is removed,
+// and that a new version of the cluster network is followed (behaviour G9, G24).
 func TestConflist(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	h.write(t, "net.d/10-flannel.conflist", flannel031)
 	stop := h.start(t, "--override-network-name", "--multus-log-level=verbose")
 	h.eventually(t, "the configuration", func() bool { return h.exists("net.d/00-multus.conf") })
-	h.write(t, "net.d/10-flannel.conflist", flannel100) // G24: another version ends today's
+	h.write(t, "net.d/10-flannel.conflist", flannel100) // G24: a new version ends today's program
 	h.eventually(t, "the list", func() bool {
 		return h.exists("net.d/00-multus.conflist") &&
 			!h.exists("net.d/00-multus.conf")
@@ -218,8 +218,8 @@ func TestConflist(t *testing.T) {
 	}
 }
 
-// TestFollows: token and cluster network are followed, the last good configuration is kept, and the
-// configuration stays on exit unless told otherwise (behaviour G20-G22; multus-cni#1387, multus-cni#852).
+// TestFollows checks that the token and the cluster network are followed, that the last good configuration is kept, and
+// that the configuration stays on exit by default (behaviour G20-G22; multus-cni#1387, multus-cni#852).
 func TestFollows(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -245,7 +245,7 @@ func TestFollows(t *testing.T) {
 	}
 }
 
-// TestCleanup: --cleanup-config-on-exit removes both names (behaviour G22).
+// TestCleanup checks that --cleanup-config-on-exit removes both names (behaviour G22).
 func TestCleanup(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -260,7 +260,7 @@ func TestCleanup(t *testing.T) {
 	}
 }
 
-// TestRefuses: what is missing is named, and the program ends with an error (behaviour G2, G3, G7, G8, G13).
+// TestRefuses checks that the error names what is missing (behaviour G2, G3, G7, G8, G13).
 func TestRefuses(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -290,7 +290,7 @@ func TestRefuses(t *testing.T) {
 	}
 }
 
-// TestUserFile: a file of the user is copied (behaviour G6).
+// TestUserFile checks that a file of the user is copied (behaviour G6).
 func TestUserFile(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -305,8 +305,8 @@ func TestUserFile(t *testing.T) {
 	}
 }
 
-// TestOtherVersion: a configuration of another version than the cluster network's is written, and each keeps its own
-// (behaviour G8).
+// TestOtherVersion checks that the configuration may have another version than the cluster network, and that each keeps
+// its own (behaviour G8).
 func TestOtherVersion(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct{ primary, version, file, inner string }{
@@ -335,7 +335,7 @@ func TestOtherVersion(t *testing.T) {
 	}
 }
 
-// TestForcedVersion: --force-cni-version changes the embedded copy only (behaviour G8).
+// TestForcedVersion checks that --force-cni-version changes the embedded copy only (behaviour G8).
 func TestForcedVersion(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -354,8 +354,8 @@ func TestForcedVersion(t *testing.T) {
 	}
 }
 
-// TestChain: a list that another program, such as Istio's installer, makes of the configuration stays in force; our
-// plugin in it is kept up to date, in either version.
+// TestChain checks that a list which another program, such as Istio's installer, makes of the configuration stays in
+// force, and that our plugin in it is kept up to date, in either version.
 func TestChain(t *testing.T) {
 	t.Parallel()
 	for name, primary := range map[string]string{"a plugin configuration": flannel031, "a list": flannel100} {

@@ -10,8 +10,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// TestFlags: today's flags with today's defaults, so that a manifest can be carried over; help and version end well
-// (behaviour G1).
+// TestFlags checks that the flags have today's names and defaults, so that a manifest can be carried over, and that
+// help and version succeed (behaviour G1).
 func TestFlags(t *testing.T) {
 	t.Parallel()
 	want := map[string]string{
@@ -50,8 +50,8 @@ func TestFlags(t *testing.T) {
 	}
 }
 
-// TestRename: the cluster network's file is moved out of the runtime's way once the configuration has what was in it,
-// and is not waited for; the token is followed all the same (behaviour G25).
+// TestRename checks that the cluster network's file is renamed once the configuration contains it, that the program
+// does not wait for it afterwards, and that the token is still followed (behaviour G25).
 func TestRename(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -72,7 +72,7 @@ func TestRename(t *testing.T) {
 	}
 }
 
-// TestLines: the lines that people look for in the log of the container, in their order (behaviour G26).
+// TestLines checks the lines of the log that users search for, and their order (behaviour G26).
 func TestLines(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -99,7 +99,8 @@ func TestLines(t *testing.T) {
 	}
 }
 
-// TestLegacyFlags: the command lines of charts and operators that run the script of older images are taken.
+// TestLegacyFlags checks that the command lines of charts and operators that run the script of older images are
+// accepted.
 func TestLegacyFlags(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{

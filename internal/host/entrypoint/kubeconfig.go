@@ -13,11 +13,11 @@ import (
 	"multus/internal/fsx"
 )
 
-// tokenFile is the token's file beside the kubeconfig, which names it: the plugin reads it at each call, so
-// that a rotated token is used at once, and the kubeconfig itself holds no credential (multus-cni#852).
+// tokenFile is the file with the token, which the kubeconfig beside it names. The plugin reads it at each call, so that
+// a rotated token is used at once, and the kubeconfig has no credentials (multus-cni#852).
 const tokenFile = "multus.token"
 
-// kubeconfig is a kubeconfig file, with today's names (behaviour G5).
+// kubeconfig is a kubeconfig file with today's names (behaviour G5).
 type kubeconfig struct {
 	APIVersion     string         `json:"apiVersion"`
 	Kind           string         `json:"kind"`
@@ -51,8 +51,8 @@ type namedContext struct {
 	} `json:"context"`
 }
 
-// credentials copies the pod's token and writes the kubeconfig that names it, each only when it changed. It
-// returns whether anything did (behaviour G5, G20).
+// credentials copies the pod's token and writes the kubeconfig that names it, if they have changed. It reports whether
+// one of them has changed (behaviour G5, G20).
 func (o *Options) credentials() (changed bool, err error) {
 	token, err := os.ReadFile(filepath.Join(o.ServiceAccountDir, "token"))
 	if err != nil {
@@ -68,7 +68,7 @@ func (o *Options) credentials() (changed bool, err error) {
 			return false, fmt.Errorf("make directory: %w", err)
 		}
 	}
-	// The token first: a kubeconfig never names a file that is not there.
+	// The token is written first, so that a kubeconfig never names a missing file.
 	for _, f := range []struct {
 		name string
 		data []byte
@@ -114,12 +114,12 @@ func (o *Options) kubeconfig() ([]byte, error) {
 	})
 }
 
-// replace writes a file atomically, mode 0600, unless it has that content already.
+// replace writes a file atomically with mode 0600, unless it already has that content.
 func replace(path string, data []byte) (bool, error) {
 	return replaceIf(path, data, func() bool { return true })
 }
 
-// replaceIf is replace if still holds right before the file is replaced.
+// replaceIf is replace, except that it writes nothing if still returns false right before the file is replaced.
 func replaceIf(path string, data []byte, still func() bool) (bool, error) {
 	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, data) {
 		return false, nil

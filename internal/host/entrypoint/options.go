@@ -1,6 +1,6 @@
-// Package entrypoint is the process edge of thin_entrypoint, the program in the container of the thin
-// deployment (behaviour G.1): it installs the plugin, writes the CNI configuration and a kubeconfig, and
-// keeps both up to date. It runs no plugin. Only cmd/multus-daemon imports it.
+// Package entrypoint is the process edge of thin_entrypoint, the program in the container of the thin deployment
+// (behaviour G.1). It installs the plugin, writes the CNI configuration file and a kubeconfig, and keeps both up to
+// date. It runs no plugin. Only cmd/multus-daemon imports it.
 package entrypoint
 
 import (
@@ -17,7 +17,7 @@ import (
 	"multus/internal/obs"
 )
 
-// serviceAccount is where the kubelet mounts the credentials of the pod.
+// serviceAccount is the directory in which the kubelet mounts the credentials of the pod.
 const serviceAccount = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 // Options are the flags, with today's names and defaults (behaviour G1).
@@ -46,19 +46,18 @@ type Options struct {
 	ForceCNIVersion     bool
 	SkipTLSVerify       bool
 
-	// ServiceAccountDir has ca.crt and token; Getenv tells where the API server is, and the node's address.
+	// ServiceAccountDir has the files ca.crt and token. Getenv returns the addresses of the API server and the node.
 	ServiceAccountDir string
 	Getenv            func(string) string
 	Stdout            io.Writer
 
 	// facts are those of the Node object, nil until it was read.
 	facts *autoconf.Facts
-	// chained reports whether a list of another program was found and said.
+	// chained reports whether a list of another program was found and logged.
 	chained bool
 }
 
-// Command returns the command line of thin_entrypoint. Every error ends it with a code other than zero
-// (behaviour G3).
+// Command returns the command line of thin_entrypoint. It exits with a non-zero code after every error (behaviour G3).
 func Command(getenv func(string) string, stdout io.Writer) *cobra.Command {
 	o := &Options{ServiceAccountDir: serviceAccount, Getenv: getenv, Stdout: stdout}
 	cmd := &cobra.Command{
@@ -74,12 +73,11 @@ func Command(getenv func(string) string, stdout io.Writer) *cobra.Command {
 	return cmd
 }
 
-// LegacyName is the script of today's older images, which charts and operators still run: thin_entrypoint is its
-// successor.
+// LegacyName is the script of older images, which charts and operators still run. thin_entrypoint replaces it.
 const LegacyName = "entrypoint.sh"
 
-// LegacyCommand returns entrypoint.sh: thin_entrypoint with the flags that only the script had. They are accepted
-// without effect: a runtime that is restarted to read a configuration reads it by itself.
+// LegacyCommand returns entrypoint.sh, which is thin_entrypoint with the flags that only the script had. These flags
+// have no effect: they restarted the runtime to load a configuration, which it does by itself.
 func LegacyCommand(getenv func(string) string, stdout io.Writer) *cobra.Command {
 	cmd := Command(getenv, stdout)
 	cmd.Use = LegacyName
@@ -126,12 +124,12 @@ func (o *Options) addFlags(cmd *cobra.Command) {
 	f.BoolVar(&o.ForceCNIVersion, "force-cni-version", false, "put --cni-version into the embedded cluster network")
 	for _, hidden := range []string{"skip-tls-verify", "force-cni-version"} {
 		if err := f.MarkHidden(hidden); err != nil {
-			panic(err) // a flag of this very function
+			panic(err) // cannot happen: addFlags defines the flag
 		}
 	}
 }
 
-// check finds out before anything is done whether it can be done (behaviour G2, G13).
+// check checks the options before anything is done (behaviour G2, G13).
 func (o *Options) check() error {
 	paths := []struct{ flag, path string }{{"cni-conf-dir", o.ConfDir}, {"cni-bin-dir", o.BinDir}}
 	if !o.SkipBinaryCopy {
@@ -158,7 +156,7 @@ func (o *Options) check() error {
 
 const auto = "auto"
 
-// outputs are the two names of the generated configuration: a conflist from CNI 1.0.0 on (behaviour G9).
+// outputs returns the two names of the generated configuration. From CNI 1.0.0 on, it is a conflist (behaviour G9).
 func (o *Options) outputs() (conf, conflist string) {
 	conf = filepath.Join(o.ConfDir, autoconf.FileName)
 	return conf, conf + "list"

@@ -13,9 +13,9 @@ import (
 	"multus/internal/host/install"
 )
 
-// Run does what the flags say, then keeps configuration and credentials up to date until ctx ends
-// (behaviour G20-G22). Credentials are always followed: a token that is not renewed ends every pod start
-// on the node (multus-cni#852).
+// Run installs and configures the plugin as the flags require, and keeps the configuration and the credentials up to
+// date until ctx ends (behaviour G20-G22). Credentials are always kept up to date, because with an expired token no pod
+// of the node can start (multus-cni#852).
 func Run(ctx context.Context, o *Options) error {
 	if err := o.check(); err != nil {
 		return err
@@ -36,7 +36,7 @@ func Run(ctx context.Context, o *Options) error {
 		return err
 	}
 	defer w.Close()
-	// After the watch has begun: a change between the two is not missed.
+	// The watch has begun before, so that no change is missed.
 	path, err := o.writeConf()
 	if err != nil {
 		return err
@@ -64,7 +64,7 @@ func (o *Options) install(ctx context.Context) error {
 	})
 }
 
-// rename moves the cluster network's file out of the way (behaviour G25).
+// rename renames the cluster network's file, so that the runtime does not load it (behaviour G25).
 func (o *Options) rename() error {
 	if !o.RenameConfFile || o.ConfFile != auto {
 		return nil
@@ -96,12 +96,13 @@ func (o *Options) watch() (*fsnotify.Watcher, error) {
 	return w, nil
 }
 
-// follows tells whether the cluster network's file is followed: not when it was renamed away.
+// follows reports whether the cluster network's file is followed. It is not if the file was renamed.
 func (o *Options) follows() bool {
 	return o.ConfFile == auto && !o.SkipConfigWatch && !o.RenameConfFile
 }
 
-// follow rewrites what changed. An error is told and the last good files stay: the next change may mend it.
+// follow updates the files after each change. After an error it logs, keeps the last good files, and waits for the next
+// change.
 func (o *Options) follow(ctx context.Context, w *fsnotify.Watcher, learned <-chan autoconf.Facts) error {
 	o.say("Entering watch loop...")
 	for {
@@ -111,7 +112,7 @@ func (o *Options) follow(ctx context.Context, w *fsnotify.Watcher, learned <-cha
 		case f := <-learned:
 			o.facts = &f
 		case err := <-w.Errors:
-			// Events were lost: look at everything.
+			// Events were lost: check all files.
 			o.say("watch: %v", err)
 		case _, ok := <-w.Events:
 			if !ok {

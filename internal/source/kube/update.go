@@ -16,17 +16,17 @@ import (
 )
 
 const (
-	// updateTries is how often an annotation is set by GET and PUT while other clients change the pod in between.
+	// updateTries is how often a GET and PUT is tried while other clients change the pod.
 	updateTries = 5
-	// updateFor is how long GET and PUT are used before PATCH is tried again: the role may have been corrected.
+	// updateFor is how long GET and PUT are used before PATCH is tried again, because the role may have been corrected.
 	updateFor = 10 * time.Minute
 )
 
-// updates says whether annotations are set by GET and PUT, because the role lacks the verb patch.
+// updates records whether annotations are set by GET and PUT, because the role lacks the verb patch.
 type updates struct {
 	log *slog.Logger // nil for none
 
-	// mu guards all below.
+	// mu guards the fields below.
 	mu    sync.Mutex
 	until time.Time
 	said  bool
@@ -44,7 +44,7 @@ func (u *updates) end() {
 	u.until = time.Time{}
 }
 
-// begin is called when PATCH was not allowed and PUT succeeded. The first time is logged.
+// begin records that PATCH was forbidden and PUT succeeded. It logs the first time.
 func (u *updates) begin(now time.Time, why error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -56,13 +56,12 @@ func (u *updates) begin(now time.Time, why error) {
 	u.said = true
 }
 
-// Log makes the client log what it has to do differently because of its role. It is to be called before the first
-// request.
+// Log sets the logger for workarounds that the role requires. It must be called before the first request.
 func (c *Client) Log(log *slog.Logger) { c.update.log = log }
 
-// updateAnnotation sets an annotation by GET and PUT. All else of the pod is sent back byte for byte. The
-// resourceVersion keeps changes of others; the UID, where known, has to be that of the pod which was read, and the
-// API server compares it once more.
+// updateAnnotation sets an annotation by GET and PUT. It sends all other members of the pod back unchanged. The
+// resourceVersion protects the changes of other clients. If the UID is known, it must be that of the pod that was read,
+// and the API server compares it again.
 func (c *Client) updateAnnotation(ctx context.Context, pod publish.Pod, key, value string) error {
 	get := target{verb: "get", resource: "pods", namespace: pod.Namespace, name: pod.Name}
 	put := target{verb: "update", resource: "pods", subresource: "status", namespace: pod.Namespace, name: pod.Name}

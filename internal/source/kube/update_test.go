@@ -11,8 +11,8 @@ import (
 	"multus/internal/engine/publish"
 )
 
-// TestUpdateLimitsMemory: with a role that has no verb patch, a pod is read before it is written. A pod that is larger
-// than the API server can store is refused for good, and not written.
+// TestUpdateLimitsMemory checks that the GET before a PUT, which is needed if the role lacks the verb patch, is
+// limited. A pod that is larger than the API server can store is refused for good, and is not written.
 func TestUpdateLimitsMemory(t *testing.T) {
 	t.Parallel()
 	forbidden := answer(http.StatusForbidden, "",
