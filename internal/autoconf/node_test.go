@@ -16,7 +16,7 @@ import (
 	"multus/internal/config"
 )
 
-// TestVersionFor: only a runtime that certainly knows CNI 1.1 gets a configuration of it.
+// TestVersionFor checks that only a runtime that certainly supports CNI 1.1 gets a configuration of that version.
 func TestVersionFor(t *testing.T) {
 	t.Parallel()
 	for version, want := range map[string]string{
@@ -47,8 +47,8 @@ func TestVersionFor(t *testing.T) {
 	}
 }
 
-// TestGenerateAuto: cniVersion auto, which is the default, is 1.1.0 where the runtime knows that, and else the cluster
-// network's; a version that is given wins. So do addresses.
+// TestGenerateAuto checks cniVersion auto, which is the default: 1.1.0 if the runtime supports it, and otherwise the
+// version of the cluster network. A configured version takes precedence, and so do configured addresses.
 func TestGenerateAuto(t *testing.T) {
 	t.Parallel()
 	const newest, older = "containerd://2.1.4", "containerd://1.7.28"
@@ -108,8 +108,9 @@ func TestGenerateAuto(t *testing.T) {
 	}
 }
 
-// TestSlotAsksTheNode: the configuration gets the node's version and addresses when the API server answers. Until then
-// it keeps those that it has, so that it does not change back and forth; a role that does not allow it is said once.
+// TestSlotAsksTheNode checks that the configuration gets the node's version and addresses once the API server answers.
+// Until then it keeps its values, so that it does not change back and forth. A role without the permission is logged
+// once.
 func TestSlotAsksTheNode(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -160,7 +161,7 @@ func TestSlotAsksTheNode(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// The API server is away when the daemon starts again: nothing changes.
+	// The API server is away when the daemon restarts: nothing changes.
 	fail(errors.New("no answer"))
 	was := asked.Load()
 	s, _, stop = start(newClock())
@@ -170,7 +171,7 @@ func TestSlotAsksTheNode(t *testing.T) {
 		t.Errorf("changed without an answer: %s, %v", now, err)
 	}
 
-	// The role does not allow it.
+	// The role does not permit it.
 	fail(fmt.Errorf("%w: forbidden", ErrNodeUnknown))
 	c = newClock()
 	_, log, stop = start(c)
@@ -185,7 +186,7 @@ func TestSlotAsksTheNode(t *testing.T) {
 	}
 }
 
-// TestSlotNeedsNoNode: nothing is asked where everything is given.
+// TestSlotNeedsNoNode checks that the node is not read if the configuration has all values.
 func TestSlotNeedsNoNode(t *testing.T) {
 	t.Parallel()
 	for conf, want := range map[string]bool{
