@@ -319,7 +319,8 @@ func awaitTold(t *testing.T, path string) {
 	}
 }
 
-// TestSpoolIsALink: a link in the place of the directory of reports is not followed, neither at the start nor later.
+// TestSpoolIsALink checks that a link in place of the directory of reports is not followed, neither at the start nor
+// later.
 func TestSpoolIsALink(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
