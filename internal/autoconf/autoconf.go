@@ -27,8 +27,8 @@ const (
 )
 
 // HoldName is a copy of the CNI configuration file that makes the runtime call Multus during an upgrade. Today's daemon
-// removes FileName when it ends (behaviour F8), so the upgrade makes this copy first. The name sorts after FileName
-// and before the file of every cluster network. Today's Multus ignores it because of its prefix, and Slot removes it.
+// removes FileName when it ends (behaviour F8), so the upgrade makes this copy first. The name sorts after FileName and
+// before the file of every cluster network. Today's Multus ignores it because of its prefix, and Controller removes it.
 const HoldName = "00-multus.hold.conf"
 
 // ErrNoPrimary is returned when the directory has no configuration that can be the cluster network
@@ -46,9 +46,9 @@ var (
 type Primary struct {
 	File   string
 	Config *cniconf.List
-	// Passed has the errors of the files before File that cannot be used. Files that are never cluster networks are left
+	// Skipped has the errors of the files before File that cannot be used. Files that are never cluster networks are left
 	// out.
-	Passed []error
+	Skipped []error
 }
 
 // Choose returns the named file or, without a name, the first usable file in name order. A usable file is a valid
@@ -72,7 +72,7 @@ func Choose(dir, name string) (*Primary, error) {
 			err = fmt.Errorf("%s: %w of %s; name it in multusMasterCNI to use it", p.File, errDefaultBridge, p.Config.Name())
 		}
 		if err == nil {
-			p.Passed = slices.DeleteFunc(passed,
+			p.Skipped = slices.DeleteFunc(passed,
 				func(err error) bool { return errors.Is(err, errOwn) || errors.Is(err, errDefaultBridge) })
 			return p, nil
 		}
@@ -99,10 +99,10 @@ func load(file string) (*Primary, error) {
 	return &Primary{File: file, Config: l}, nil
 }
 
-// Passed returns the configuration that a runtime passes to Multus from a CNI configuration that calls it. For a list,
-// such as that of the thin deployment, it returns the plugin that is Multus, with the name and version of the list.
-// Anything else is returned unchanged.
-func Passed(conf []byte) []byte {
+// PluginConfig returns the configuration that a runtime passes to Multus from a CNI configuration that calls it. For a
+// list, such as that of the thin deployment, it returns the plugin that is Multus, with the name and version of the
+// list. Anything else is returned unchanged.
+func PluginConfig(conf []byte) []byte {
 	list, err := libcni.NetworkConfFromBytes(conf)
 	if err != nil {
 		return conf
@@ -200,7 +200,7 @@ func generate(d *config.Daemon, p *Primary, f Facts) ([]byte, error) {
 // usable returns an error if a CNI configuration of Multus must not be put in force, because Multus would be ready but
 // no pod could start.
 func usable(conf []byte) error {
-	p, err := config.ParsePlugin(Passed(conf))
+	p, err := config.ParsePlugin(PluginConfig(conf))
 	if err != nil {
 		return err
 	}

@@ -196,13 +196,13 @@ func TestPipe(t *testing.T) {
 	go func() {
 		defer close(done)
 		p, err := Choose(dir, "")
-		if err != nil || filepath.Base(p.File) != "10-b.conf" || !strings.Contains(errors.Join(p.Passed...).Error(), large) {
+		if err != nil || filepath.Base(p.File) != "10-b.conf" || !strings.Contains(errors.Join(p.Skipped...).Error(), large) {
 			t.Errorf("%+v, %v", p, err)
 		}
-		s := slotAt(t, dir, `{}`)
+		s := controllerAt(t, dir, `{}`)
 		s.sync()
-		if s.Owned() != nil {
-			t.Error(s.Owned())
+		if s.InForce() != nil {
+			t.Error(s.InForce())
 		}
 	}()
 	select {
@@ -324,8 +324,9 @@ func TestGenerate(t *testing.T) {
 	}
 }
 
-// TestPassed checks that Multus gets its own plugin of a list, such as that of the thin deployment (behaviour G9).
-func TestPassed(t *testing.T) {
+// TestPluginConfig checks that Multus gets its own plugin of a list, such as that of the thin deployment (behaviour
+// G9).
+func TestPluginConfig(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct{ in, want string }{
 		"a plugin": {
@@ -345,7 +346,7 @@ func TestPassed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if got := string(Passed([]byte(tc.in))); got != tc.want {
+			if got := string(PluginConfig([]byte(tc.in))); got != tc.want {
 				t.Errorf("%s, want %s", got, tc.want)
 			}
 		})

@@ -138,8 +138,9 @@ func beginsWith(list, ours []string) bool {
 	return true
 }
 
-// Others returns the types of the plugins after Multus in a list that begins with Multus, and nil for anything else.
-func Others(list []byte) []string {
+// ChainedPlugins returns the types of the plugins after Multus in a list that begins with Multus, and nil for anything
+// else.
+func ChainedPlugins(list []byte) []string {
 	l, err := cniconf.Parse(list)
 	if err != nil || l.Single() || !cniconf.IsMultus(l.Types()[0]) {
 		return nil

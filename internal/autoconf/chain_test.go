@@ -72,7 +72,7 @@ func TestChainStaysInForce(t *testing.T) {
 			file := filepath.Join(dir, FileName)
 			list := file + "list"
 			put(t, dir, "10-a.conflist", primary("a", "a"))
-			s, log := slotAt(t, dir, `{}`), &bytes.Buffer{}
+			s, log := controllerAt(t, dir, `{}`), &bytes.Buffer{}
 			s.log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelError}))
 			s.sync()
 			install(t, file)
@@ -98,7 +98,7 @@ func TestChainStaysInForce(t *testing.T) {
 				!l.Plugins[0].Network.Capabilities["bandwidth"] || len(l.Plugins) != 2 {
 				t.Errorf("our part did not change: %v\n%s, want as in\n%s", err, got, want)
 			}
-			again := slotAt(t, dir, `{}`) // a restart
+			again := controllerAt(t, dir, `{}`) // a restart
 			again.sync()
 			if exists(file) || read(t, list) != got || again.Ready() != nil {
 				t.Errorf("after a restart: our file is there: %v, ready: %v\n%s", exists(file), again.Ready(), read(t, list))
@@ -123,8 +123,8 @@ func TestChainAtTheStart(t *testing.T) {
 	put(t, dir, "10-a.conflist", primary("a", "a"))
 	put(t, dir, FileName+"list", istio(t,
 		`{"cniVersion":"0.3.1","name":"multus-cni-network","type":"multus-shim","clusterNetwork":"/host/etc/cni/net.d/10-old.conflist","logLevel":"verbose"}`))
-	s := slotAt(t, dir, `{}`)
-	runSlot(t, s)
+	s := controllerAt(t, dir, `{}`)
+	runController(t, s)
 	eventually(t, "our configuration in the list", func() bool {
 		return s.Ready() == nil && has(file+"list", filepath.Join(dir, "10-a.conflist")) && has(file+"list", chainedPlugin)
 	})
@@ -144,7 +144,7 @@ func TestChainThatIsOld(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, FileName)
 	put(t, dir, "10-a.conflist", primary("a", "a"))
-	s, log := slotAt(t, dir, `{}`), &bytes.Buffer{}
+	s, log := controllerAt(t, dir, `{}`), &bytes.Buffer{}
 	s.log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelError}))
 	s.sync()
 	made := istio(t, read(t, file))

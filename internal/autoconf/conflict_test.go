@@ -53,12 +53,12 @@ func (c *clock) fire() {
 	}
 }
 
-// inConflict returns a slot whose conflict has just begun, because its file was removed too often.
-func inConflict(t *testing.T) (s *Slot, c *clock, file string) {
+// inConflict returns a controller whose conflict has just begun, because its file was removed too often.
+func inConflict(t *testing.T) (s *Controller, c *clock, file string) {
 	t.Helper()
 	dir := t.TempDir()
 	put(t, dir, "10-a.conflist", primary("a", "a"))
-	s, c, file = slotAt(t, dir, `{}`), newClock(), filepath.Join(dir, FileName)
+	s, c, file = controllerAt(t, dir, `{}`), newClock(), filepath.Join(dir, FileName)
 	s.now, s.after = c.now, c.after
 	for range conflictLimit + 2 {
 		s.sync()
@@ -66,8 +66,8 @@ func inConflict(t *testing.T) (s *Slot, c *clock, file string) {
 			t.Fatal(err)
 		}
 	}
-	if !errors.Is(s.Owned(), ErrConflict) {
-		t.Fatalf("no conflict: %v", s.Owned())
+	if !errors.Is(s.InForce(), ErrConflict) {
+		t.Fatalf("no conflict: %v", s.InForce())
 	}
 	return s, c, file
 }
@@ -80,18 +80,18 @@ func TestConflictHeals(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.sync()
-	if s.Owned() != nil || s.Ready() != nil {
-		t.Errorf("our file is in place, and %v", s.Owned())
+	if s.InForce() != nil || s.Ready() != nil {
+		t.Errorf("our file is in place, and %v", s.InForce())
 	}
 	// If the file is removed again at once, the same conflict continues.
 	lost := 0
-	s.Lost = func(error) { lost++ }
+	s.OnConflict = func(error) { lost++ }
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}
 	s.sync()
-	if !errors.Is(s.Owned(), ErrConflict) || lost != 1 || exists(file) {
-		t.Errorf("removed again: %v, told %d times", s.Owned(), lost)
+	if !errors.Is(s.InForce(), ErrConflict) || lost != 1 || exists(file) {
+		t.Errorf("removed again: %v, told %d times", s.InForce(), lost)
 	}
 }
 
@@ -107,14 +107,14 @@ func TestBackOffLasts(t *testing.T) {
 		c.add(step)
 		put(t, filepath.Dir(file), "10-a.conflist", primary("a", string(rune('b'+i))))
 		s.sync()
-		if exists(file) || !errors.Is(s.Owned(), ErrConflict) {
-			t.Fatalf("after %s: the file is there: %v, owned: %v", c.now(), exists(file), s.Owned())
+		if exists(file) || !errors.Is(s.InForce(), ErrConflict) {
+			t.Fatalf("after %s: the file is there: %v, owned: %v", c.now(), exists(file), s.InForce())
 		}
 	}
 	c.add(time.Second)
 	s.sync()
-	if !exists(file) || s.Owned() != nil {
-		t.Errorf("after the back-off: the file is there: %v, owned: %v", exists(file), s.Owned())
+	if !exists(file) || s.InForce() != nil {
+		t.Errorf("after the back-off: the file is there: %v, owned: %v", exists(file), s.InForce())
 	}
 }
 
@@ -122,12 +122,12 @@ func TestBackOffLasts(t *testing.T) {
 func TestBackOffEndsWithoutAnEvent(t *testing.T) {
 	t.Parallel()
 	s, c, file := inConflict(t)
-	runSlot(t, s)
+	runController(t, s)
 	for i := range 4 {
 		waiting := func() bool {
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			return len(c.timer) > i // sync has returned, and the slot waits for the end of the back-off
+			return len(c.timer) > i // sync has returned, and the controller waits for the end of the back-off
 		}
 		eventually(t, "the wait", waiting)
 		c.add(backOff/4 - time.Second)
@@ -138,7 +138,7 @@ func TestBackOffEndsWithoutAnEvent(t *testing.T) {
 		t.Fatal("written during the back-off")
 	}
 	c.add(4 * time.Second)
-	eventually(t, "the file", func() bool { return exists(file) && s.Owned() == nil })
+	eventually(t, "the file", func() bool { return exists(file) && s.InForce() == nil })
 }
 
 func exists(path string) bool {
@@ -172,8 +172,8 @@ func TestWatchFollowsDirectories(t *testing.T) {
 					}
 				}
 				put(t, source, "10-a.conflist", primary("a", "a"))
-				s := slotAt(t, runtime, `{"multusAutoconfigDir":"`+source+`"}`)
-				runSlot(t, s)
+				s := controllerAt(t, runtime, `{"multusAutoconfigDir":"`+source+`"}`)
+				runController(t, s)
 				file := filepath.Join(runtime, FileName)
 				eventually(t, "the file", func() bool { return s.Ready() == nil && exists(file) })
 				dir := runtime

@@ -75,13 +75,13 @@ func copyOf(name string) string {
 	return name
 }
 
-// forgetForced removes copies that are not in use: those of other files than the chosen one, and those whose file is
-// gone. Without its file the cluster network is gone, and no pod may be attached to a copy of it.
-func (s *Slot) forgetForced() error {
-	if s.conf.MultusConfigFile != config.Auto {
+// removeUnusedForced removes copies that are not in use: those of other files than the chosen one, and those whose file
+// is gone. Without its file the cluster network is gone, and no pod may be attached to a copy of it.
+func (c *Controller) removeUnusedForced() error {
+	if c.conf.MultusConfigFile != config.Auto {
 		return nil
 	}
-	source := s.conf.MultusAutoconfigDir
+	source := c.conf.MultusAutoconfigDir
 	dir := filepath.Join(source, ForcedDir)
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -90,11 +90,11 @@ func (s *Slot) forgetForced() error {
 	if err != nil {
 		return err
 	}
-	inUse := s.Owned() != nil || bytes.Contains(s.good, []byte(`/`+ForcedDir+`"`))
+	inUse := c.InForce() != nil || bytes.Contains(c.good, []byte(`/`+ForcedDir+`"`))
 	var errs []error
 	for _, e := range entries {
 		_, err := os.Stat(filepath.Join(source, copyOf(e.Name())))
-		other := s.primary != "" && copyOf(e.Name()) != filepath.Base(s.primary)
+		other := c.primary != "" && copyOf(e.Name()) != filepath.Base(c.primary)
 		if !inUse || other || errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, fsx.Remove(filepath.Join(dir, e.Name())))
 		}
@@ -118,10 +118,10 @@ func RemoveForced(path string) error {
 	return errors.Join(append(errs, removeEmpty(path))...)
 }
 
-// File resolves the clusterNetwork path of a configuration, which may be the directory of a copy with another version.
-// read is the file from which the cluster network is read. agent is the file of the cluster network's own agent, which
-// is the same file if there is no copy.
-func File(path string) (read, agent string) {
+// ClusterNetworkFiles resolves the clusterNetwork path of a configuration, which may be the directory of a copy with
+// another version. read is the file from which the cluster network is read. agent is the file of the cluster network's
+// own agent, which is the same file if there is no copy.
+func ClusterNetworkFiles(path string) (read, agent string) {
 	if filepath.Base(path) != ForcedDir {
 		return path, path
 	}

@@ -50,7 +50,7 @@ func TestForcedVersion(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
 			put(t, dir, tc.file, tc.content)
-			s := slotAt(t, dir, `{"cniVersion":"0.4.0","forceCNIVersion":true}`)
+			s := controllerAt(t, dir, `{"cniVersion":"0.4.0","forceCNIVersion":true}`)
 			s.sync()
 			if s.Ready() != nil {
 				t.Fatal(s.Ready())
@@ -63,7 +63,7 @@ func TestForcedVersion(t *testing.T) {
 			if b, err := os.ReadFile(filepath.Join(dir, tc.file)); err != nil || string(b) != tc.content {
 				t.Errorf("the cluster network's own file: %s, %v", b, err)
 			}
-			read, agent := File(filepath.Join(dir, ForcedDir))
+			read, agent := ClusterNetworkFiles(filepath.Join(dir, ForcedDir))
 			if filepath.Dir(read) != filepath.Join(dir, ForcedDir) || agent != filepath.Join(dir, tc.file) {
 				t.Errorf("File: %s, %s", read, agent)
 			}
@@ -79,8 +79,8 @@ func TestForcedVersionFollows(t *testing.T) {
 	conf := filepath.Join(dir, FileName)
 	forced := filepath.Join(dir, ForcedDir)
 	put(t, dir, "10-a.conflist", `{"cniVersion":"0.3.1","name":"a","plugins":[{"type":"ptp"}]}`)
-	s := slotAt(t, dir, `{"cniVersion":"0.4.0","forceCNIVersion":true}`)
-	stop := startSlot(t, s)
+	s := controllerAt(t, dir, `{"cniVersion":"0.4.0","forceCNIVersion":true}`)
+	stop := startController(t, s)
 	copied := func(text string) func() bool {
 		return func() bool { return has(filepath.Join(forced, "10-a.conflist"), text) }
 	}
@@ -110,7 +110,7 @@ func TestForcedVersionFollows(t *testing.T) {
 	put(t, dir, "10-a.conflist", primary("a", "ptp"))
 	eventually(t, "the copy again", copied(`"0.4.0"`))
 	stop()
-	s = slotAt(t, dir, `{"cniVersion":"0.4.0"}`)
+	s = controllerAt(t, dir, `{"cniVersion":"0.4.0"}`)
 	s.sync()
 	if _, err := os.Stat(forced); !os.IsNotExist(err) || !has(conf, "10-a.conflist") {
 		t.Errorf("the copy is left without the key: %v", err)
@@ -123,12 +123,12 @@ func TestForcedVersionFails(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	put(t, dir, "10-a.conflist", `{"cniVersion":"0.3.1","name":"a","plugins":[{"type":"ptp"}]}`)
-	slotAt(t, dir, `{}`).sync()
+	controllerAt(t, dir, `{}`).sync()
 	put(t, dir, ForcedDir, "a file where the directory has to be")
-	s := slotAt(t, dir, `{"cniVersion":"0.4.0","forceCNIVersion":true}`)
+	s := controllerAt(t, dir, `{"cniVersion":"0.4.0","forceCNIVersion":true}`)
 	s.sync()
-	if s.Owned() != nil || s.Ready() == nil || !strings.Contains(s.Ready().Error(), "force cniVersion 0.4.0 of "+dir) {
-		t.Errorf("owned %v, ready %v", s.Owned(), s.Ready())
+	if s.InForce() != nil || s.Ready() == nil || !strings.Contains(s.Ready().Error(), "force cniVersion 0.4.0 of "+dir) {
+		t.Errorf("owned %v, ready %v", s.InForce(), s.Ready())
 	}
 	if _, outer, _ := planned(t, filepath.Join(dir, FileName)); outer != "0.3.1" {
 		t.Errorf("version %s", outer)

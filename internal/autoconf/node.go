@@ -26,8 +26,8 @@ const (
 	nodeInterval   = time.Hour
 )
 
-// ErrNodeUnknown is returned by Slot.Node when a retry is useless: the role does not permit to read nodes, the node
-// does not exist, or its name is unknown.
+// ErrNodeUnknown is returned by Controller.Node when a retry is useless: the role does not permit to read nodes, the
+// node does not exist, or its name is unknown.
 var ErrNodeUnknown = errors.New("the Node object of this node cannot be read")
 
 // Node is the part of the Node object on which the generated configuration depends.
@@ -94,14 +94,14 @@ func (n Node) Facts() Facts {
 	return f
 }
 
-// Before returns what the configuration that is in place took from the node. It is used until the API server has
-// answered, so that a daemon that starts while the API server is away does not change the configuration back and forth.
-func Before(conf []byte) Facts {
+// FactsOf returns the facts in an existing configuration. They are used until the API server has answered, so that a
+// program that starts while the API server is away does not change the configuration back and forth.
+func FactsOf(conf []byte) Facts {
 	var c struct {
 		CNIVersion    string   `json:"cniVersion"`
 		NodeAddresses []string `json:"nodeAddresses"`
 	}
-	if json.Unmarshal(Passed(conf), &c) != nil {
+	if json.Unmarshal(PluginConfig(conf), &c) != nil {
 		return Facts{}
 	}
 	f := Facts{Addresses: c.NodeAddresses}
@@ -111,10 +111,10 @@ func Before(conf []byte) Facts {
 	return f
 }
 
-// asksNode reports whether the configuration depends on the Node object.
-func (s *Slot) asksNode() bool {
-	return s.Node != nil && s.conf.MultusConfigFile == config.Auto &&
-		(s.conf.AutoCNIVersion() || len(s.conf.NodeAddresses) == 0)
+// needsNode reports whether the configuration depends on the Node object.
+func (c *Controller) needsNode() bool {
+	return c.Node != nil && c.conf.MultusConfigFile == config.Auto &&
+		(c.conf.AutoCNIVersion() || len(c.conf.NodeAddresses) == 0)
 }
 
 // NodeWatch reads the Node object of this node again and again: the container runtime may be replaced meanwhile.
@@ -136,7 +136,7 @@ const (
 
 // Run reads the object until ctx ends and delivers its facts. It delivers empty facts if the error wraps
 // ErrNodeUnknown, and nothing while the API server cannot be reached.
-func (w *NodeWatch) Run(ctx context.Context, learned chan<- Facts) {
+func (w *NodeWatch) Run(ctx context.Context, out chan<- Facts) {
 	reported := reportedNothing
 	for pause := firstNodePause; ; {
 		n, err := w.read(ctx)
@@ -161,7 +161,7 @@ func (w *NodeWatch) Run(ctx context.Context, learned chan<- Facts) {
 		}
 		if reported != reportedOutage {
 			select {
-			case learned <- n.Facts():
+			case out <- n.Facts():
 			case <-ctx.Done():
 				return
 			}
@@ -181,11 +181,11 @@ func (w *NodeWatch) read(ctx context.Context) (Node, error) {
 }
 
 // watchNode reads the Node object until ctx ends.
-func (s *Slot) watchNode(ctx context.Context) {
-	w := &NodeWatch{Read: s.Node, After: s.after, Warn: func(text string, err error) {
-		s.log.Warn(text, "err", err) //nolint:sloglint // one of the two texts of Run
+func (c *Controller) watchNode(ctx context.Context) {
+	w := &NodeWatch{Read: c.Node, After: c.after, Warn: func(text string, err error) {
+		c.log.Warn(text, "err", err) //nolint:sloglint // one of the two texts of Run
 	}}
-	w.Run(ctx, s.learned)
+	w.Run(ctx, c.newFacts)
 }
 
 // NodeReader returns a function that reads the Node object by its name. The error wraps ErrNodeUnknown if a retry is

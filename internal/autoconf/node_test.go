@@ -108,18 +108,18 @@ func TestGenerateAuto(t *testing.T) {
 	}
 }
 
-// TestSlotAsksTheNode checks that the configuration gets the node's version and addresses once the API server answers.
-// Until then it keeps its values, so that it does not change back and forth. A role without the permission is logged
-// once.
-func TestSlotAsksTheNode(t *testing.T) {
+// TestControllerReadsNode checks that the configuration gets the node's version and addresses once the API server
+// answers. Until then it keeps its values, so that it does not change back and forth. A role without the permission is
+// logged once.
+func TestControllerReadsNode(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	file := filepath.Join(dir, FileName)
 	put(t, dir, "10-a.conflist", primary("a", "a"))
 	var answer atomic.Pointer[error]
 	var asked atomic.Int32
-	start := func(c *clock) (*Slot, *bytes.Buffer, func()) {
-		s, log := slotAt(t, dir, `{}`), &bytes.Buffer{}
+	start := func(c *clock) (*Controller, *bytes.Buffer, func()) {
+		s, log := controllerAt(t, dir, `{}`), &bytes.Buffer{}
 		s.log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn}))
 		s.after, s.now = c.after, c.now
 		s.Node = func(context.Context) (Node, error) {
@@ -129,7 +129,7 @@ func TestSlotAsksTheNode(t *testing.T) {
 			}
 			return Node{Runtime: "containerd://2.1.4", Addresses: []string{"192.0.2.1"}}, nil
 		}
-		return s, log, startSlot(t, s)
+		return s, log, startController(t, s)
 	}
 	fail := func(err error) { answer.Store(&err) }
 
@@ -186,24 +186,24 @@ func TestSlotAsksTheNode(t *testing.T) {
 	}
 }
 
-// TestSlotNeedsNoNode checks that the node is not read if the configuration has all values.
-func TestSlotNeedsNoNode(t *testing.T) {
+// TestNodeIsNotNeeded checks that the node is not read if the configuration has all values.
+func TestNodeIsNotNeeded(t *testing.T) {
 	t.Parallel()
 	for conf, want := range map[string]bool{
 		`{"cniVersion":"1.0.0","nodeAddresses":["192.0.2.1"]}`: false, `{"cniVersion":"1.0.0"}`: true,
 		`{"nodeAddresses":["192.0.2.1"]}`: true,
 		`{"multusConfigFile":"/x"}`:       false,
 	} {
-		s := slotAt(t, t.TempDir(), conf)
-		if s.asksNode() {
+		s := controllerAt(t, t.TempDir(), conf)
+		if s.needsNode() {
 			t.Errorf("%s: asks without a cluster", conf)
 		}
 		s.Node = func(context.Context) (Node, error) { return Node{}, nil }
-		if s.asksNode() != want {
+		if s.needsNode() != want {
 			t.Errorf("%s: %v", conf, !want)
 		}
 	}
-	if got := Before([]byte(`{"name":"m","cniVersion":"0.3.1","plugins":[{"type":"multus-shim","cniVersion":"1.1.0","nodeAddresses":["192.0.2.1"]},{"type":"istio-cni"}]}`)); got.Version != "" || !slices.Equal(got.Addresses, []string{"192.0.2.1"}) {
+	if got := FactsOf([]byte(`{"name":"m","cniVersion":"0.3.1","plugins":[{"type":"multus-shim","cniVersion":"1.1.0","nodeAddresses":["192.0.2.1"]},{"type":"istio-cni"}]}`)); got.Version != "" || !slices.Equal(got.Addresses, []string{"192.0.2.1"}) {
 		t.Errorf("of a list: %+v", got)
 	}
 }

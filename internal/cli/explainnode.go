@@ -48,7 +48,7 @@ func (e *explain) nodeFiles() (conf, daemon []byte, err error) {
 		if conf, err = os.ReadFile(e.conf); err != nil {
 			return nil, nil, fmt.Errorf("read CNI configuration: %w", err)
 		}
-		conf = autoconf.Passed(conf)
+		conf = autoconf.PluginConfig(conf)
 	} else {
 		_, conf, daemon = (&doctor.Node{Root: "/", InPod: e.inPod()}).Configuration()
 	}

@@ -68,7 +68,7 @@ func lintSettings(o *lint.Options, file string) error {
 	if err != nil {
 		return fmt.Errorf("read configuration: %w", err)
 	}
-	conf, err := config.ParsePlugin(autoconf.Passed(b))
+	conf, err := config.ParsePlugin(autoconf.PluginConfig(b))
 	if err != nil {
 		return fmt.Errorf("%s: %w", file, err)
 	}

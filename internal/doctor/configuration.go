@@ -74,7 +74,7 @@ func clusterNetwork(n *Node, s *setup) []Finding {
 	if !strings.Contains(file, "/") {
 		return nil
 	}
-	read, _ := autoconf.File(n.path(file))
+	read, _ := autoconf.ClusterNetworkFiles(n.path(file))
 	b, err := fsx.ReadFile(read, cniconf.MaxFile)
 	if err == nil && cniconf.CallsMultus(b) {
 		return []Finding{{

@@ -177,7 +177,7 @@ func (n *Node) setup() *setup {
 	files, _ := n.confFiles()
 	for _, f := range files {
 		if cniconf.CallsMultus(f.data) {
-			s.file, s.raw = f.path, autoconf.Passed(f.data)
+			s.file, s.raw = f.path, autoconf.PluginConfig(f.data)
 			break
 		}
 	}
@@ -278,7 +278,7 @@ func (n *Node) networks(ctx context.Context) ([]network, error) {
 	var out []network
 	s := n.setup()
 	if strings.Contains(s.conf.ClusterNetwork, "/") {
-		read, _ := autoconf.File(n.path(s.conf.ClusterNetwork))
+		read, _ := autoconf.ClusterNetworkFiles(n.path(s.conf.ClusterNetwork))
 		if l, err := plan.LoadFile(read); err == nil {
 			out = append(out, network{owner: "the cluster network (" + s.conf.ClusterNetwork + ")", list: l})
 		}

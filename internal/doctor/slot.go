@@ -91,7 +91,7 @@ func order(n *Node, files []confFile) []Finding {
 // several reports which of several configurations of Multus should be removed. The last of them may have another
 // program's plugins.
 func several(ours []string, last *confFile) Finding {
-	others := strings.Join(autoconf.Others(last.data), ", ")
+	others := strings.Join(autoconf.ChainedPlugins(last.data), ", ")
 	if others == "" {
 		return Finding{
 			Severity: Warning, Message: "more than one configuration calls Multus", Evidence: strings.Join(ours, ", "),

@@ -65,23 +65,23 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	q := newQueue(s.cluster, filepath.Join(conf.SocketDir, api.ReportDir), log)
-	slot := newSlot(conf, log)
-	if slot != nil && s.node != nil { // without a cluster there is no node to read
-		slot.Node = autoconf.NodeReader(s.node, o.NodeName)
+	cniConf := newController(conf, log)
+	if cniConf != nil && s.node != nil { // without a cluster there is no node to read
+		cniConf.Node = autoconf.NodeReader(s.node, o.NodeName)
 	}
 	m := newMetrics(q.waiting, func() float64 { return entries(cmp.Or(conf.CNIDir, config.DefaultCNIDir)) },
-		func() float64 { return owned(slot) })
+		func() float64 { return inForce(cniConf) })
 	m.off = conf.MetricsPort == nil
 	q.onWritten, q.onRetry, q.onGivenUp, q.onTaken = m.written.Inc, m.retries.Inc, m.givenUp.Inc, m.observe
 	srv := &server{
-		conf: conf, queue: q, metrics: m, log: log, ready: ready(s.ready, slot),
-		decoding: make(places, decoders), large: make(places, largePlans),
+		conf: conf, queue: q, metrics: m, log: log, ready: ready(s.ready, cniConf),
+		decoding: make(semaphore, decoders), large: make(semaphore, largePlans),
 	}
 	srv.resolver = &plan.Resolver{
 		Networks: s.networks, Pods: s.pods, Devices: s.devices, Missing: srv.missing,
 		PhysicalFunction: device.PhysicalFunction, Log: log,
 	}
-	withoutEffect(conf, log)
+	logIgnoredKeys(conf, log)
 	g, ctx := errgroup.WithContext(ctx)
 	sock, hs := serveSocket(ctx, g, srv)
 	if err := servePorts(ctx, g, o.HealthPort, srv, sock); err != nil {
@@ -98,8 +98,8 @@ func Run(ctx context.Context, o Options) error {
 	g.Go(func() error { return sock.keep(ctx) })
 	g.Go(func() error { s.run(ctx); return nil })
 	g.Go(func() error { return q.run(ctx) })
-	if slot != nil {
-		keep(ctx, g, slot, newAlarm(s.emitNode, o.NodeName, log))
+	if cniConf != nil {
+		runController(ctx, g, cniConf, newConflictEvents(s.emitNode, o.NodeName, log))
 	}
 	g.Go(func() error { return drain(ctx, hs, sock, log) })
 	err = g.Wait()
@@ -169,8 +169,8 @@ func (o *Options) configuration() (*config.Daemon, error) {
 	return conf, nil
 }
 
-// withoutEffect logs the keys of today's Multus that are accepted but have no effect.
-func withoutEffect(conf *config.Daemon, log *slog.Logger) {
+// logIgnoredKeys logs the keys of today's Multus that are accepted but have no effect.
+func logIgnoredKeys(conf *config.Daemon, log *slog.Logger) {
 	if conf.PerNodeCertificate != nil {
 		log.Error("perNodeCertificate is not supported: the credentials of the pod are used")
 	}
@@ -207,33 +207,33 @@ func drain(ctx context.Context, hs *http.Server, sock *socket, log *slog.Logger)
 	return err
 }
 
-// newSlot returns the controller of the CNI configuration file, or nil if the configuration leaves the file to other
-// programs.
-func newSlot(conf *config.Daemon, log *slog.Logger) *autoconf.Slot {
+// newController returns the controller of the CNI configuration file, or nil if the configuration leaves the file to
+// other programs.
+func newController(conf *config.Daemon, log *slog.Logger) *autoconf.Controller {
 	if conf.MultusConfigFile == config.Auto && conf.MultusAutoconfigDir == "" {
 		log.Info("the CNI configuration is left to others: multusAutoconfigDir is not set")
 		return nil
 	}
-	slot := autoconf.NewSlot(conf, log)
-	slot.Memory = autoconf.Memory(cmp.Or(conf.CNIDir, config.DefaultCNIDir))
-	return slot
+	cniConf := autoconf.NewController(conf, log)
+	cniConf.SaveFile = autoconf.SavePath(cmp.Or(conf.CNIDir, config.DefaultCNIDir))
+	return cniConf
 }
 
-// keep runs the controller of the CNI configuration file, and the alarm that reports its loss.
-func keep(ctx context.Context, g *errgroup.Group, slot *autoconf.Slot, a *alarm) {
-	slot.Lost = a.raise
-	g.Go(func() error { return slot.Run(ctx) })
-	g.Go(func() error { return a.run(ctx) })
+// runController runs the controller of the CNI configuration file, and the node events that report its loss.
+func runController(ctx context.Context, g *errgroup.Group, cniConf *autoconf.Controller, events *conflictEvents) {
+	cniConf.OnConflict = events.enqueue
+	g.Go(func() error { return cniConf.Run(ctx) })
+	g.Go(func() error { return events.run(ctx) })
 }
 
 // ready returns a check of readiness: it returns an error while plans cannot be made, and otherwise the error of the
 // CNI configuration file.
-func ready(plans func() error, slot *autoconf.Slot) func() error {
+func ready(plans func() error, cniConf *autoconf.Controller) func() error {
 	return func() error {
-		if err := plans(); err != nil || slot == nil {
+		if err := plans(); err != nil || cniConf == nil {
 			return err
 		}
-		return slot.Ready()
+		return cniConf.Ready()
 	}
 }
 
@@ -252,9 +252,9 @@ func entries(dir string) float64 {
 	return float64(n)
 }
 
-// owned returns 1 while the runtime calls Multus by the configuration file that the daemon wrote, and 0 otherwise.
-func owned(slot *autoconf.Slot) float64 {
-	if slot == nil || slot.Owned() != nil {
+// inForce returns 1 while the runtime calls Multus by the configuration file that the daemon wrote, and 0 otherwise.
+func inForce(cniConf *autoconf.Controller) float64 {
+	if cniConf == nil || cniConf.InForce() != nil {
 		return 0
 	}
 	return 1

@@ -46,9 +46,9 @@ func TestSocketDirOfTodaysManifests(t *testing.T) {
 	}
 }
 
-// TestValuesOfNoUse checks that the daemon does not start with a value that no runtime or no command can use, and that
+// TestInvalidValues checks that the daemon does not start with a value that no runtime or no command can use, and that
 // the error names the key and the permitted values.
-func TestValuesOfNoUse(t *testing.T) {
+func TestInvalidValues(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string][]string{
 		`{"cniVersion":"1.2.0"}`:                      {`cniVersion is "1.2.0"`, "auto", "1.0.0, 1.1.0"},
@@ -73,8 +73,8 @@ func TestValuesOfNoUse(t *testing.T) {
 	}
 }
 
-// TestSocketDirOfNoUse checks that the error for an unusable socketDir names the key and what to do.
-func TestSocketDirOfNoUse(t *testing.T) {
+// TestInvalidSocketDir checks that the error for an unusable socketDir names the key and what to do.
+func TestInvalidSocketDir(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	file := filepath.Join(dir, "c.json")
@@ -90,8 +90,8 @@ func TestSocketDirOfNoUse(t *testing.T) {
 	}
 }
 
-// TestWithoutEffect checks that a key without effect is logged.
-func TestWithoutEffect(t *testing.T) {
+// TestIgnoredKeysAreLogged checks that a key without effect is logged.
+func TestIgnoredKeysAreLogged(t *testing.T) {
 	t.Parallel()
 	dir := shortDir(t)
 	file := filepath.Join(dir, "c.json")

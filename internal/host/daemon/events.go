@@ -87,7 +87,7 @@ func (q *queue) writeEvents(ctx context.Context, b *eventBatch) {
 	again, err := q.writeEach(ctx, b)
 	b.events = again
 	if b.report != nil && len(again) == 0 {
-		q.markTold(b.report) // an event that was rejected for good is not retried
+		q.markEventsWritten(b.report) // an event that was rejected for good is not retried
 	}
 	if err == nil {
 		return

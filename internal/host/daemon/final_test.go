@@ -19,8 +19,8 @@ import (
 	"multus/internal/source/kube"
 )
 
-// refusing is an API server that rejects the statuses of the pods "bad-…" with code, and accepts all others.
-type refusing struct {
+// refusingServer is an API server that rejects the statuses of the pods "bad-…" with code, and accepts all others.
+type refusingServer struct {
 	code     atomic.Int32
 	mu       sync.Mutex
 	requests map[string]int // PATCH, by pod
@@ -28,7 +28,7 @@ type refusing struct {
 	bad      atomic.Int32
 }
 
-func (s *refusing) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (s *refusingServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	w.Header().Set("Content-Type", "application/json")
 	if r.Method == http.MethodPost {
@@ -67,15 +67,15 @@ func (s *refusing) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		code)
 }
 
-func (s *refusing) count(pod string) int {
+func (s *refusingServer) count(pod string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.requests[pod]
 }
 
-func newRefusing(t *testing.T, code int) (*refusing, *kube.Client) {
+func newRefusingServer(t *testing.T, code int) (*refusingServer, *kube.Client) {
 	t.Helper()
-	s := &refusing{requests: map[string]int{}, events: map[string]int{}}
+	s := &refusingServer{requests: map[string]int{}, events: map[string]int{}}
 	s.code.Store(int32(code))
 	server := httptest.NewServer(s)
 	t.Cleanup(server.Close)
@@ -105,7 +105,7 @@ func TestRefusedForGood(t *testing.T) {
 	} {
 		t.Run(fmt.Sprint(code), func(t *testing.T) {
 			t.Parallel()
-			s, c := newRefusing(t, code)
+			s, c := newRefusingServer(t, code)
 			var log safeBuffer
 			q := newQueue(c, filepath.Join(t.TempDir(), "reports"), slog.New(slog.NewTextHandler(&log, nil)))
 			stop := runUntil(t, q)
@@ -166,7 +166,7 @@ func (s *safeBuffer) String() string {
 func TestForbidden(t *testing.T) {
 	t.Parallel()
 	const n = 40
-	s, c := newRefusing(t, http.StatusForbidden)
+	s, c := newRefusingServer(t, http.StatusForbidden)
 	q := newQueue(c, filepath.Join(t.TempDir(), "reports"), slog.New(slog.DiscardHandler))
 	q.pause = time.Hour
 	stop := runUntil(t, q)
@@ -179,7 +179,7 @@ func TestForbidden(t *testing.T) {
 		t.Errorf("%d requests for %d statuses", got, n)
 	}
 	for i := range n / 2 {
-		q.deleted(publish.Pod{Namespace: "ns", Name: fmt.Sprint("bad-", i)}, fmt.Sprint("container-", i), 0)
+		q.dropDeleted(publish.Pod{Namespace: "ns", Name: fmt.Sprint("bad-", i)}, fmt.Sprint("container-", i), 0)
 	}
 	if got, left := q.waiting(), len(files(t, q.spool.dir)); got != n/2 || left != n/2 {
 		t.Errorf("after %d DELs %v statuses wait, %d files", n/2, got, left)
@@ -199,8 +199,8 @@ func TestForbidden(t *testing.T) {
 // largest reports are given up first.
 func TestSpoolIsLimited(t *testing.T) {
 	t.Parallel()
-	w := newWall()
-	q := stopped(t, w)
+	w := newFailingCluster()
+	q := stoppedQueue(t, w)
 	const large = maxSpool / 10
 	for i := range 20 {
 		r := sandbox(fmt.Sprint("large-", i), 1)
@@ -208,7 +208,7 @@ func TestSpoolIsLimited(t *testing.T) {
 		leave(t, q.spool.dir, r)
 		leave(t, q.spool.dir, sandbox(fmt.Sprint("small-", i), 1))
 	}
-	q.takeUp()
+	q.scanAndQueue()
 	left := map[string]int{}
 	for _, name := range files(t, q.spool.dir) {
 		r, err := q.spool.read(name)
@@ -220,7 +220,7 @@ func TestSpoolIsLimited(t *testing.T) {
 	if left["small"] != 20 || left["large"] == 0 || left["large"] > 9 {
 		t.Errorf("left: %v", left)
 	}
-	q = stopped(t, w)
+	q = stoppedQueue(t, w)
 	for i := range maxWaiting + 50 {
 		q.take(sandbox(fmt.Sprint("p-", i), 1))
 	}
@@ -233,9 +233,9 @@ func TestSpoolIsLimited(t *testing.T) {
 // was set back. A report that arrives twice, by whatever way, changes nothing and causes no second event.
 func TestArrivalDecides(t *testing.T) {
 	t.Parallel()
-	w := newWall()
-	w.told = make(chan string, 10)
-	q := stopped(t, w)
+	w := newFailingCluster()
+	w.emitted = make(chan string, 10)
+	q := stoppedQueue(t, w)
 	first, later := sandbox("web", 2), sandbox("web", 1) // the clock was set back by one
 	q.keep(q.take(first))
 	q.take(later)
@@ -243,7 +243,7 @@ func TestArrivalDecides(t *testing.T) {
 	if got := receive(t, "the status", w.written); got != status(t, later) {
 		t.Errorf("written: %s", got)
 	}
-	receive(t, "the event", w.told)
+	receive(t, "the event", w.emitted)
 	for _, again := range []*publish.Report{sandbox("web", 2), sandbox("web", 1)} {
 		leave(t, q.spool.dir, again)
 		receive(t, "the answer", q.add(again))
@@ -252,11 +252,11 @@ func TestArrivalDecides(t *testing.T) {
 	if got := receive(t, "the status of another pod", w.written); got != status(t, sandbox("other", 1)) {
 		t.Errorf("written: %s", got)
 	}
-	receive(t, "the event of another pod", w.told)
+	receive(t, "the event of another pod", w.emitted)
 	stop()
 	nothingLeft(t, q, w)
-	if len(w.told) > 0 {
-		t.Errorf("%d events more", len(w.told))
+	if len(w.emitted) > 0 {
+		t.Errorf("%d events more", len(w.emitted))
 	}
 }
 
@@ -267,43 +267,43 @@ func TestFileThenSocket(t *testing.T) {
 	for _, written := range []bool{true, false} {
 		t.Run(fmt.Sprint("written before: ", written), func(t *testing.T) {
 			t.Parallel()
-			w := newWall()
-			w.told = make(chan string, 10)
-			q := stopped(t, w)
+			w := newFailingCluster()
+			w.emitted = make(chan string, 10)
+			q := stoppedQueue(t, w)
 			leave(t, q.spool.dir, sandbox("web", 1))
 			if !written {
-				q.takeUp()
+				q.scanAndQueue()
 				q.take(sandbox("web", 1))
 			}
 			stop := runUntil(t, q)
 			receive(t, "the status", w.written)
-			receive(t, "the event", w.told)
+			receive(t, "the event", w.emitted)
 			receive(t, "the answer", q.add(sandbox("web", 1)))
 			receive(t, "the status of another pod", func() chan string { q.add(sandbox("other", 1)); return w.written }())
-			receive(t, "the event of another pod", w.told)
+			receive(t, "the event of another pod", w.emitted)
 			stop()
 			nothingLeft(t, q, w)
-			if len(w.told) > 0 {
-				t.Errorf("%d events more", len(w.told))
+			if len(w.emitted) > 0 {
+				t.Errorf("%d events more", len(w.emitted))
 			}
 		})
 	}
 }
 
-// TestDelOfBefore checks that a DEL which waited on the socket drops only the status of an earlier ADD, not that of a
-// later ADD of the same sandbox whose report came in a file.
-func TestDelOfBefore(t *testing.T) {
+// TestDelOlderThanAdd checks that a DEL which waited on the socket drops only the status of an earlier ADD, not that of
+// a later ADD of the same sandbox whose report came in a file.
+func TestDelOlderThanAdd(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
 		name string
 		at   int64
 		left float64
 	}{{"a DEL before the ADD", 99, 1}, {"a DEL after the ADD", 101, 0}, {"a DEL without a time", 0, 0}} {
-		q := stopped(t, newWall())
+		q := stoppedQueue(t, newFailingCluster())
 		r := sandbox("web", 100)
 		r.ContainerID = "c"
 		q.add(r)
-		q.deleted(r.Pod, "c", tc.at)
+		q.dropDeleted(r.Pod, "c", tc.at)
 		if got := q.waiting(); got != tc.left {
 			t.Errorf("%s: %v statuses wait, want %v", tc.name, got, tc.left)
 		}

@@ -47,7 +47,7 @@ func healthServer(s *server, sock *socket) *http.Server {
 			answer(w, code, nil)
 			return
 		}
-		s.status(w, r)
+		s.readiness(w, r)
 	})
 	return &http.Server{Handler: mux, ReadHeaderTimeout: waitLimit, ReadTimeout: waitLimit, WriteTimeout: 3 * probeLimit}
 }

@@ -28,7 +28,7 @@ func TestNotReady(t *testing.T) {
 	t.Parallel()
 	s := &server{ready: func() error { return errors.New("not yet") }}
 	w := httptest.NewRecorder()
-	s.status(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/readyz", nil))
+	s.readiness(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/readyz", nil))
 	if w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "not yet") {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}

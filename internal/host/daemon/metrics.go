@@ -39,7 +39,7 @@ type metrics struct {
 // durations are the histogram buckets: from a millisecond (a plan) to the time limit of a runtime (a hanging delegate).
 var durations = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120}
 
-func newMetrics(queued, ledger, slot func() float64) *metrics {
+func newMetrics(queued, ledger, cniConf func() float64) *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -77,7 +77,7 @@ func newMetrics(queued, ledger, slot func() float64) *metrics {
 		}, queued),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "multus_slot_owned", Help: "1 while the CNI configuration of this node is the one that the daemon generated.",
-		}, slot),
+		}, cniConf),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "multus_ledger_entries",
 			Help: "Sandboxes in the ledger of this node.",

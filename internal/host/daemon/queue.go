@@ -36,10 +36,10 @@ const (
 	// retrySpacing is the shortest time between two repeated attempts. It allows 20 attempts a second, less than half of
 	// the rate at which the API client sends all its requests.
 	retrySpacing = 50 * time.Millisecond
-	// tellAgain is the time in which the same failure of a pod is reported once. maxTold limits the number of such
-	// failures in memory.
-	tellAgain = time.Minute
-	maxTold   = 4096
+	// failureInterval is the time in which the same failure of a pod is reported once. maxFailures limits the number of
+	// such failures in memory.
+	failureInterval = time.Minute
+	maxFailures     = 4096
 	// maxWaiting limits the number of pods whose statuses wait. A node has some hundreds of pods.
 	maxWaiting = 4096
 	// maxInMemory limits how many of the waiting reports that have a file are also held in memory, each with at most
@@ -65,10 +65,10 @@ type queue struct {
 	pause time.Duration
 
 	spool *spool
-	// statuses has the keys of the pods whose status is to be written now. lanes has their order.
-	statuses workqueue.TypedDelayingInterface[string]
-	lanes    *lanes
-	batches  workqueue.TypedDelayingInterface[*eventBatch]
+	// work has the keys of the pods whose status is to be written now. lanes has their order.
+	work    workqueue.TypedDelayingInterface[string]
+	lanes   *lanes
+	batches workqueue.TypedDelayingInterface[*eventBatch]
 
 	// mu guards the fields below, and the fields of pending that say so. It is never held during I/O or during a call of a
 	// work queue. If spool.mu is needed too, that is locked first.
@@ -81,8 +81,8 @@ type queue struct {
 	forbidden []*pending
 	// nextRetry is the earliest time of the next repeated attempt.
 	nextRetry time.Time
-	// told are the failures of the last minute that were reported, by pod and message.
-	told map[string]time.Time
+	// failures are the failures of the last minute that were reported, by pod and message.
+	failures map[string]time.Time
 }
 
 // pending is a report whose status is to be written.
@@ -105,10 +105,10 @@ type pending struct {
 	// probing is set while a forbidden status is tried again.
 	probing bool
 
-	// file is the name of the report's file, or "". told reports whether the events of the report are written, and marked
-	// reports whether the file records that. They are guarded by spool.mu.
-	file         string
-	told, marked bool
+	// file is the name of the report's file, or "". eventsWritten reports whether the events of the report are written,
+	// and eventsMarked reports whether the file records that. They are guarded by spool.mu.
+	file                        string
+	eventsWritten, eventsMarked bool
 }
 
 func newPending(r *publish.Report) *pending {
@@ -117,7 +117,7 @@ func newPending(r *publish.Report) *pending {
 	}
 	return &pending{
 		pod: r.Pod, key: podKey(r.Pod), container: r.ContainerID, id: r.File(), time: r.Time, report: r,
-		done: make(chan struct{}), told: r.Told, marked: r.Told,
+		done: make(chan struct{}), eventsWritten: r.Told, eventsMarked: r.Told,
 	}
 }
 
@@ -127,11 +127,11 @@ func (p *pending) finish() { p.once.Do(func() { close(p.done) }) }
 func newQueue(c publish.Cluster, dir string, log *slog.Logger) *queue {
 	q := &queue{
 		cluster: c, log: log, pause: forbiddenPause, spool: newSpool(dir),
-		pods: map[string]*pending{}, seen: newRecent(2 * maxWaiting), told: map[string]time.Time{},
+		pods: map[string]*pending{}, seen: newRecent(2 * maxWaiting), failures: map[string]time.Time{},
 		onWritten: func() {}, onRetry: func() {}, onGivenUp: func() {}, onTaken: func(*publish.Report) {},
 	}
 	q.lanes = &lanes{repeated: q.repeatedAttempt}
-	q.statuses = workqueue.NewTypedDelayingQueueWithConfig(workqueue.TypedDelayingQueueConfig[string]{
+	q.work = workqueue.NewTypedDelayingQueueWithConfig(workqueue.TypedDelayingQueueConfig[string]{
 		Queue: workqueue.NewTypedWithConfig(workqueue.TypedQueueConfig[string]{Queue: q.lanes}),
 	})
 	q.batches = workqueue.NewTypedDelayingQueue[*eventBatch]()
@@ -145,21 +145,21 @@ func (q *queue) waiting() float64 {
 	return float64(len(q.pods))
 }
 
-// repeated reports whether the same failure of the pod was reported in the last minute. A runtime repeats a failed ADD
-// every few seconds.
-func (q *queue) repeated(r *publish.Report) bool {
+// failureRepeated reports whether the same failure of the pod was reported in the last minute. A runtime repeats a
+// failed ADD every few seconds.
+func (q *queue) failureRepeated(r *publish.Report) bool {
 	now := time.Now()
 	key := podKey(r.Pod) + " " + fault.Clip(r.Failure.Message, fault.MaxMessage)
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if _, ok := q.told[key]; ok && now.Sub(q.told[key]) <= tellAgain {
+	if _, ok := q.failures[key]; ok && now.Sub(q.failures[key]) <= failureInterval {
 		return true
 	}
-	if len(q.told) >= maxTold {
-		maps.DeleteFunc(q.told, func(_ string, at time.Time) bool { return now.Sub(at) > tellAgain })
+	if len(q.failures) >= maxFailures {
+		maps.DeleteFunc(q.failures, func(_ string, at time.Time) bool { return now.Sub(at) > failureInterval })
 	}
-	if len(q.told) < maxTold {
-		q.told[key] = now
+	if len(q.failures) < maxFailures {
+		q.failures[key] = now
 	}
 	return false
 }
@@ -172,7 +172,7 @@ func (q *queue) add(r *publish.Report) <-chan struct{} { return q.take(r).done }
 func (q *queue) take(r *publish.Report) *pending {
 	p := newPending(r)
 	if !r.HasStatus() {
-		if !q.repeated(r) {
+		if !q.failureRepeated(r) {
 			q.emitEvents(p, r)
 			q.onWritten()
 		}
@@ -180,7 +180,7 @@ func (q *queue) take(r *publish.Report) *pending {
 		return p
 	}
 	q.spool.mu.Lock()
-	waiting, _ := q.look()
+	waiting, _ := q.scan()
 	latest := q.register(p)
 	q.spool.mu.Unlock()
 	for _, w := range waiting {
@@ -223,7 +223,7 @@ func (q *queue) register(p *pending) *pending {
 }
 
 // push queues the status of a report for writing.
-func (q *queue) push(p *pending) { q.statuses.Add(p.key) }
+func (q *queue) push(p *pending) { q.work.Add(p.key) }
 
 // limit gives up reports while too many wait, or while their files are too large. It starts with the oldest report in
 // the first case, and with the largest in the second. The caller holds spool.mu.
@@ -257,7 +257,7 @@ func (p *pending) arrivedBefore(other *pending, order *recent) bool {
 // run writes reports until ctx ends, including those that an earlier daemon or a plugin left in files.
 func (q *queue) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	stop := context.AfterFunc(ctx, q.statuses.ShutDown)
+	stop := context.AfterFunc(ctx, q.work.ShutDown)
 	defer stop()
 	g.Go(func() error { return q.watch(ctx) })
 	g.Go(func() error { return q.probeForbidden(ctx) })
@@ -274,7 +274,7 @@ func (q *queue) run(ctx context.Context) error {
 
 // next writes the next status. It returns false when ctx has ended.
 func (q *queue) next(ctx context.Context) bool {
-	key, ended := q.statuses.Get()
+	key, ended := q.work.Get()
 	if ended {
 		return false
 	}
@@ -286,7 +286,7 @@ func (q *queue) next(ctx context.Context) bool {
 		q.write(ctx, p)
 	}
 	q.lanes.finished(key)
-	q.statuses.Done(key)
+	q.work.Done(key)
 	return ctx.Err() == nil
 }
 
@@ -364,7 +364,7 @@ func (q *queue) settle(p *pending, err error) {
 	switch {
 	case dropped:
 	case err == nil:
-		q.forget(p)
+		q.removeWritten(p)
 		q.onWritten()
 		if tries > 0 {
 			q.log.Info("status written", "pod", podName(p.pod), "container", p.container)
@@ -403,7 +403,7 @@ func (q *queue) postpone(p *pending, tries int, err error) {
 		q.log.Warn("status not written yet, trying again",
 			"pod", podName(p.pod), "container", p.container, "err", clipped(err))
 	}
-	q.statuses.AddAfter(p.key, retryPause(tries, longest))
+	q.work.AddAfter(p.key, retryPause(tries, longest))
 }
 
 // retryPause returns the pause after n failed attempts: it doubles with each attempt, and has jitter.
@@ -422,7 +422,7 @@ func (q *queue) probeForbidden(ctx context.Context) error {
 		case <-time.After(q.pause/2 + rand.N(q.pause)):
 		}
 		for _, key := range q.nextForbidden(forbiddenProbes) {
-			q.statuses.Add(key)
+			q.work.Add(key)
 		}
 	}
 }
@@ -430,7 +430,7 @@ func (q *queue) probeForbidden(ctx context.Context) error {
 // permitted queues all forbidden statuses, after one of them was accepted.
 func (q *queue) permitted() {
 	for _, key := range q.nextForbidden(maxWaiting) {
-		q.statuses.Add(key)
+		q.work.Add(key)
 	}
 }
 
@@ -467,8 +467,8 @@ func (q *queue) drop(p *pending) bool {
 	return true
 }
 
-// forget drops a report whose status was written, and removes its file.
-func (q *queue) forget(p *pending) {
+// removeWritten drops a report whose status was written, and removes its file.
+func (q *queue) removeWritten(p *pending) {
 	q.spool.mu.Lock()
 	defer q.spool.mu.Unlock()
 	if q.drop(p) && p.file != "" {
@@ -494,15 +494,15 @@ func (q *queue) giveUp(p *pending, why error) {
 	}}})
 }
 
-// deleted drops the report of a sandbox that is deleted, whose status is no longer needed. at is the time of the DEL,
-// or 0 if the plugin sets none. The report of a later ADD of the same sandbox is kept: it comes in a file, and may be
-// read before a DEL that waited on the socket.
-func (q *queue) deleted(pod publish.Pod, container string, at int64) {
+// dropDeleted drops the report of a sandbox that is deleted, whose status is no longer needed. at is the time of
+// the DEL, or 0 if the plugin sets none. The report of a later ADD of the same sandbox is kept: it comes in a file, and
+// may be read before a DEL that waited on the socket.
+func (q *queue) dropDeleted(pod publish.Pod, container string, at int64) {
 	if container == "" {
 		return
 	}
 	q.spool.mu.Lock()
-	waiting, _ := q.look()
+	waiting, _ := q.scan()
 	var of *pending
 	q.mu.Lock()
 	for _, p := range q.pods {

@@ -23,19 +23,19 @@ import (
 // patience limits how long a test waits.
 const patience = 60 * time.Second
 
-// wall is a Cluster that fails the first writes of each pod and reports the successful ones on written.
-type wall struct {
+// failingCluster is a Cluster that fails the first writes of each pod and reports the successful ones on written.
+type failingCluster struct {
 	fail    chan error // the error of the next write; if closed, writes succeed
 	written chan string
 	// events, if set, blocks every event until it is closed.
 	events chan struct{}
-	// told, if set, receives the pod of each event.
-	told chan string
-	// away is the number of events that still fail with ErrRetry.
-	away atomic.Int32
+	// emitted, if set, receives the pod of each event.
+	emitted chan string
+	// failingEvents is the number of events that still fail with ErrRetry.
+	failingEvents atomic.Int32
 }
 
-func (w *wall) SetAnnotation(_ context.Context, pod publish.Pod, _, value string) error {
+func (w *failingCluster) SetAnnotation(_ context.Context, pod publish.Pod, _, value string) error {
 	if err := <-w.fail; err != nil {
 		return err
 	}
@@ -43,12 +43,12 @@ func (w *wall) SetAnnotation(_ context.Context, pod publish.Pod, _, value string
 	return nil
 }
 
-func (w *wall) Emit(ctx context.Context, pod publish.Pod, _ publish.Event) error {
-	if w.away.Add(-1) >= 0 {
+func (w *failingCluster) Emit(ctx context.Context, pod publish.Pod, _ publish.Event) error {
+	if w.failingEvents.Add(-1) >= 0 {
 		return publish.ErrRetry
 	}
-	if w.told != nil && ctx.Err() == nil {
-		w.told <- pod.Name
+	if w.emitted != nil && ctx.Err() == nil {
+		w.emitted <- pod.Name
 	}
 	if w.events == nil {
 		return nil
@@ -60,8 +60,8 @@ func (w *wall) Emit(ctx context.Context, pod publish.Pod, _ publish.Event) error
 	return nil
 }
 
-func newWall(errs ...error) *wall {
-	w := &wall{fail: make(chan error, len(errs)), written: make(chan string, 10)}
+func newFailingCluster(errs ...error) *failingCluster {
+	w := &failingCluster{fail: make(chan error, len(errs)), written: make(chan string, 10)}
 	for _, err := range errs {
 		w.fail <- err
 	}
@@ -156,7 +156,7 @@ func receive[T any](t *testing.T, what string, c <-chan T) T {
 func TestQueueWritesUntilWritten(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "reports")
-	w := newWall(publish.ErrRetry, errors.New("forbidden"), publish.ErrRetry)
+	w := newFailingCluster(publish.ErrRetry, errors.New("forbidden"), publish.ErrRetry)
 	q, stop := start(t, w, dir)
 	receive(t, "the first attempt", q.add(testReport("a", "10.0.0.1/24")))
 	// The file may be in the middle of a replacement.
@@ -176,7 +176,7 @@ func TestQueueWritesUntilWritten(t *testing.T) {
 // TestQueueDoesNotWaitForEvents checks that a pod does not wait for the events after its status.
 func TestQueueDoesNotWaitForEvents(t *testing.T) {
 	t.Parallel()
-	w := newWall()
+	w := newFailingCluster()
 	w.events = make(chan struct{})
 	q, stop := start(t, w, t.TempDir())
 	defer stop()
@@ -188,14 +188,14 @@ func TestQueueDoesNotWaitForEvents(t *testing.T) {
 	close(w.events)
 }
 
-// slow is a Cluster whose writes block until the test releases them, in any order.
-type slow struct {
+// blockingCluster is a Cluster whose writes block until the test releases them, in any order.
+type blockingCluster struct {
 	begun chan chan struct{}
 	mu    sync.Mutex
 	order []string
 }
 
-func (s *slow) SetAnnotation(_ context.Context, _ publish.Pod, _, value string) error {
+func (s *blockingCluster) SetAnnotation(_ context.Context, _ publish.Pod, _, value string) error {
 	end := make(chan struct{})
 	s.begun <- end
 	<-end
@@ -205,13 +205,13 @@ func (s *slow) SetAnnotation(_ context.Context, _ publish.Pod, _, value string) 
 	return nil
 }
 
-func (s *slow) Emit(context.Context, publish.Pod, publish.Event) error { return nil }
+func (s *blockingCluster) Emit(context.Context, publish.Pod, publish.Event) error { return nil }
 
 // TestQueueKeepsOrder checks that the status of a later sandbox does not overtake one that is being written. Otherwise
 // the earlier status would stay.
 func TestQueueKeepsOrder(t *testing.T) {
 	t.Parallel()
-	w := &slow{begun: make(chan chan struct{})}
+	w := &blockingCluster{begun: make(chan chan struct{})}
 	q, stop := start(t, w, t.TempDir())
 	defer stop()
 	first, last := testReport("web", "10.0.0.2/24"), testReport("web", "10.0.0.4/24")
@@ -243,7 +243,7 @@ func TestQueueIsFull(t *testing.T) {
 	for what, dir := range map[string]string{"kept": t.TempDir(), "not kept": "/dev/null/reports"} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
-			w := newWall()
+			w := newFailingCluster()
 			log := &strings.Builder{}
 			q := newQueue(w, dir, slog.New(slog.NewTextHandler(log, nil)))
 			for i := range maxBatches {
@@ -265,7 +265,7 @@ func TestQueueIsFull(t *testing.T) {
 			if got := receive(t, "the status", w.written); got != status(t, sandbox("web", 2)) {
 				t.Errorf("written: %s", got)
 			}
-			q.takeUp()
+			q.scanAndQueue()
 			stop()
 			if n := q.waiting(); n != 0 || len(w.written) > 0 {
 				t.Errorf("%v statuses wait, %d are written again", n, len(w.written))
@@ -281,7 +281,7 @@ func TestQueueIsFull(t *testing.T) {
 // that cannot be read is read later, and only a file without a report is set aside.
 func TestQueueFiles(t *testing.T) {
 	t.Parallel()
-	w, dir := newWall(), filepath.Join(t.TempDir(), "reports")
+	w, dir := newFailingCluster(), filepath.Join(t.TempDir(), "reports")
 	later, bad := filepath.Join(dir, publish.FileName(1, 1)), filepath.Join(dir, publish.FileName(2, 2))
 	place(t, later, testReport("later", "10.0.0.1/24").AppendJSON(nil))
 	taken := make(chan string, 10)
@@ -325,21 +325,21 @@ func TestQueueFiles(t *testing.T) {
 	}
 }
 
-// TestQueueTellsLater checks that events wait while the API server is away, and that each is written once.
-func TestQueueTellsLater(t *testing.T) {
+// TestEventsAreRetried checks that events wait while the API server is away, and that each is written once.
+func TestEventsAreRetried(t *testing.T) {
 	t.Parallel()
-	w := newWall()
-	w.told = make(chan string, 10)
-	w.away.Store(2)
+	w := newFailingCluster()
+	w.emitted = make(chan string, 10)
+	w.failingEvents.Store(2)
 	q, stop := start(t, w, t.TempDir())
 	defer stop()
 	two := testReport("web", "10.0.0.2/24")
 	two.Attached = append(two.Attached, two.Attached[0])
 	receive(t, "the answer", q.add(two))
-	receive(t, "the first event", w.told)
-	receive(t, "the second event", w.told)
+	receive(t, "the first event", w.emitted)
+	receive(t, "the second event", w.emitted)
 	select {
-	case <-w.told:
+	case <-w.emitted:
 		t.Error("an event is told twice")
 	case <-time.After(3 * firstRetry):
 	}
@@ -348,8 +348,8 @@ func TestQueueTellsLater(t *testing.T) {
 // TestQueueShutdownGrace checks that the events that wait when the daemon is stopped are written.
 func TestQueueShutdownGrace(t *testing.T) {
 	t.Parallel()
-	w := newWall()
-	w.told = make(chan string, 10)
+	w := newFailingCluster()
+	w.emitted = make(chan string, 10)
 	q := newQueue(w, t.TempDir(), slog.New(slog.DiscardHandler))
 	r := testReport("web", "10.0.0.2/24")
 	q.emitEvents(newPending(r), r)
@@ -358,7 +358,7 @@ func TestQueueShutdownGrace(t *testing.T) {
 	if err := q.run(ctx); err != nil {
 		t.Error(err)
 	}
-	receive(t, "the event", w.told)
+	receive(t, "the event", w.emitted)
 }
 
 // TestQueueSurvivesRestart checks that the next daemon writes, once, what the previous one could not.
@@ -369,12 +369,12 @@ func TestQueueSurvivesRestart(t *testing.T) {
 	for i := range away {
 		away[i] = publish.ErrRetry
 	}
-	q, stop := start(t, newWall(away...), dir)
+	q, stop := start(t, newFailingCluster(away...), dir)
 	receive(t, "the first attempt", q.add(testReport("a", "10.0.0.1/24")))
 	stop()
 	broken := filepath.Join(dir, publish.FileName(1, 1))
 	place(t, broken, []byte("{"))
-	w := newWall()
+	w := newFailingCluster()
 	_, stop = start(t, w, dir)
 	receive(t, "the status after the restart", w.written)
 	stop()
@@ -386,7 +386,7 @@ func TestQueueSurvivesRestart(t *testing.T) {
 // TestQueueNewestWins checks that an older report of a pod never overwrites a newer one.
 func TestQueueNewestWins(t *testing.T) {
 	t.Parallel()
-	w := newWall(publish.ErrRetry)
+	w := newFailingCluster(publish.ErrRetry)
 	q, stop := start(t, w, t.TempDir())
 	defer stop()
 	receive(t, "the first attempt", q.add(testReport("a", "10.0.0.1/24")))
@@ -403,11 +403,11 @@ func TestQueueNewestWins(t *testing.T) {
 	}
 }
 
-// TestQueueForgetsGonePods checks that the status of a deleted pod is not tried again (behaviour D123).
-func TestQueueForgetsGonePods(t *testing.T) {
+// TestStatusOfDeletedPodIsDropped checks that the status of a deleted pod is not tried again (behaviour D123).
+func TestStatusOfDeletedPodIsDropped(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	q, stop := start(t, newWall(publish.ErrGone), dir)
+	q, stop := start(t, newFailingCluster(publish.ErrGone), dir)
 	receive(t, "the attempt", q.add(testReport("a", "10.0.0.1/24")))
 	stop()
 	if files, err := os.ReadDir(dir); err != nil || len(files) != 0 || q.waiting() != 0 {

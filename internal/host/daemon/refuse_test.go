@@ -69,7 +69,7 @@ func TestFailureIsLogged(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
 	s := &server{
-		metrics: newTestMetrics(), queue: newQueue(newWall(), t.TempDir(), slog.New(slog.DiscardHandler)),
+		metrics: newTestMetrics(), queue: newQueue(newFailingCluster(), t.TempDir(), slog.New(slog.DiscardHandler)),
 		log: slog.New(slog.NewJSONHandler(&log, nil)),
 	}
 	told := &publish.Report{
@@ -146,7 +146,7 @@ func TestReportNeedsUID(t *testing.T) {
 		t.Fatal(err)
 	}
 	discard := slog.New(slog.DiscardHandler)
-	w := newWall()
+	w := newFailingCluster()
 	s := &server{
 		conf: conf, metrics: newTestMetrics(), log: discard,
 		queue: newQueue(w, filepath.Join(dir, "reports"), discard),
@@ -201,7 +201,7 @@ func TestErrorsAreClipped(t *testing.T) {
 	var log bytes.Buffer
 	s := &server{
 		conf: &config.Daemon{Raw: []byte("{}")}, metrics: newTestMetrics(), log: slog.New(slog.NewJSONHandler(&log, nil)),
-		queue: newQueue(newWall(), t.TempDir(), slog.New(slog.DiscardHandler)),
+		queue: newQueue(newFailingCluster(), t.TempDir(), slog.New(slog.DiscardHandler)),
 	}
 	s.resolver = &plan.Resolver{Log: slog.New(slog.DiscardHandler)}
 	request := fmt.Sprintf(`{"command":"ADD","containerID":"c","args":[["K8S_POD_NAMESPACE","ns"],["K8S_POD_NAME",%q]],"config":%q}`, long, // base64 of a configuration

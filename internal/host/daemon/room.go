@@ -23,10 +23,10 @@ const (
 	answerLimit = 10 * time.Second
 )
 
-// places is a semaphore; its capacity is the number of places. A nil value has no limit.
-type places chan struct{}
+// semaphore limits the number of concurrent requests to its capacity. A nil semaphore has no limit.
+type semaphore chan struct{}
 
-func (p places) enter(ctx context.Context) error {
+func (p semaphore) acquire(ctx context.Context) error {
 	if p == nil {
 		return nil
 	}
@@ -43,26 +43,26 @@ func (p places) enter(ctx context.Context) error {
 	}
 }
 
-func (p places) leave() {
+func (p semaphore) release() {
 	if p != nil {
 		<-p
 	}
 }
 
-// room is the place of one request among those with large plans. The request holds a place from when its plan becomes
-// large until its answer is sent.
-type room struct {
-	ctx  context.Context //nolint:containedctx // of the request, as the room is
-	all  places
+// largePlanPlace is the place of one request among those with large plans. The request holds a place from when its plan
+// becomes large until its answer is sent.
+type largePlanPlace struct {
+	ctx  context.Context //nolint:containedctx // of the request, as the place is
+	all  semaphore
 	held bool
 }
 
 // grow acquires a place when the plan becomes large. It waits for a free one.
-func (r *room) grow(bytes int) error {
+func (r *largePlanPlace) grow(bytes int) error {
 	if r.held || bytes < largePlan {
 		return nil
 	}
-	if err := r.all.enter(r.ctx); err != nil {
+	if err := r.all.acquire(r.ctx); err != nil {
 		return fault.Wrap(err, fault.TryAgain, "nothing: the runtime tries again",
 			"wait to make a plan with %d bytes of configurations", bytes)
 	}
@@ -70,20 +70,20 @@ func (r *room) grow(bytes int) error {
 	return nil
 }
 
-func (r *room) giveBack() {
+func (r *largePlanPlace) release() {
 	if r.held {
 		r.held = false
-		r.all.leave()
+		r.all.release()
 	}
 }
 
 // receive decodes a request into v, and limits how long the client may take. An httptest.ResponseRecorder has no
 // deadlines, so that errors of setting them are ignored.
 func (s *server) receive(ctx context.Context, w http.ResponseWriter, r *http.Request, v any) error {
-	if err := s.decoding.enter(ctx); err != nil {
+	if err := s.decoding.acquire(ctx); err != nil {
 		return fault.Wrap(err, fault.TryAgain, "nothing: the runtime tries again", "wait to decode request %s", r.URL.Path)
 	}
-	defer s.decoding.leave()
+	defer s.decoding.release()
 	c := http.NewResponseController(w)
 	_ = c.SetReadDeadline(time.Now().Add(decodeLimit))
 	if err := decode(w, r, v); err != nil {

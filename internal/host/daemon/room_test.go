@@ -57,8 +57,8 @@ func TestLargePlans(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	h := &hanging{waiting: make(chan string, 100)}
 	s := &server{
-		conf: conf, metrics: newTestMetrics(), log: log, queue: newQueue(newWall(), t.TempDir(), log),
-		decoding: make(places, decoders), large: make(places, largePlans),
+		conf: conf, metrics: newTestMetrics(), log: log, queue: newQueue(newFailingCluster(), t.TempDir(), log),
+		decoding: make(semaphore, decoders), large: make(semaphore, largePlans),
 	}
 	s.resolver = &plan.Resolver{Networks: h, Pods: h, Log: log}
 	answered := func(ctx context.Context, pod string) (code int, said string) {
@@ -105,7 +105,7 @@ func TestLargePlans(t *testing.T) {
 		t.Errorf("a request that is not decoded: %d %s", code, said)
 	}
 	for range decoders {
-		s.decoding.leave()
+		s.decoding.release()
 	}
 	if len(h.waiting) > 0 || len(s.large) != largePlans {
 		t.Errorf("%d large plans are made", len(s.large))

@@ -35,18 +35,18 @@ const (
 
 // server serves the requests of the plugin on the unix socket.
 type server struct {
-	conf     *config.Daemon
-	resolver *plan.Resolver
-	queue    *queue
-	metrics  *metrics
-	statuses statuses
-	ready    func() error
-	log      *slog.Logger
+	conf        *config.Daemon
+	resolver    *plan.Resolver
+	queue       *queue
+	metrics     *metrics
+	statusCache statusCache
+	ready       func() error
+	log         *slog.Logger
 	// instance identifies this daemon in the answers to /healthz.
 	instance     string
 	unidentified unidentified
 	// decoding limits the requests that are decoded at the same time, and large those with a large plan.
-	decoding, large places
+	decoding, large semaphore
 }
 
 // unidentified has the sandboxes that were planned for a pod without a UID: either the runtime passes none, or the pod
@@ -94,10 +94,10 @@ func (s *server) handler() http.Handler {
 	for pattern, h := range map[string]http.HandlerFunc{
 		"POST " + api.PathPlan:   s.plan,
 		"POST " + api.PathReport: s.report,
-		"GET " + api.PathStatus:  s.statuses.answer,
-		"POST " + api.PathStatus: s.statuses.take,
+		"GET " + api.PathStatus:  s.statusCache.get,
+		"POST " + api.PathStatus: s.statusCache.put,
 		api.PathHealth:           s.health,
-		api.PathReady:            s.status,
+		api.PathReady:            s.readiness,
 	} {
 		_, path, ok := strings.Cut(pattern, " ")
 		if !ok {
@@ -129,9 +129,9 @@ func (s *server) plan(w http.ResponseWriter, r *http.Request) {
 	}
 	failpoint.At("daemon.plan.received")
 	start := time.Now()
-	room := &room{ctx: ctx, all: s.large}
-	defer room.giveBack()
-	p, err := s.resolve(ctx, room, req)
+	place := &largePlanPlace{ctx: ctx, all: s.large}
+	defer place.release()
+	p, err := s.resolve(ctx, place, req)
 	var code uint
 	if err != nil {
 		code = fault.ToCNI(err).Code
@@ -150,7 +150,7 @@ func (s *server) plan(w http.ResponseWriter, r *http.Request) {
 	failpoint.At("daemon.plan.answered")
 }
 
-func (s *server) resolve(ctx context.Context, room *room, req *request.Request) (*plan.Plan, error) {
+func (s *server) resolve(ctx context.Context, place *largePlanPlace, req *request.Request) (*plan.Plan, error) {
 	b, err := s.conf.ForRequest(req.Config)
 	if err != nil {
 		return nil, fault.Wrap(err, fault.Decoding, "report this: the plugin sent a configuration that is no object",
@@ -161,7 +161,7 @@ func (s *server) resolve(ctx context.Context, room *room, req *request.Request) 
 		return nil, err
 	}
 	resolver := *s.resolver
-	resolver.Room = room.grow
+	resolver.Room = place.grow
 	return resolver.Plan(ctx, req, conf)
 }
 
@@ -201,7 +201,7 @@ func (s *server) report(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if rep.Command == request.Del {
-		s.queue.deleted(rep.Pod, rep.ContainerID, rep.Time)
+		s.queue.dropDeleted(rep.Pod, rep.ContainerID, rep.Time)
 	}
 	if len(rep.Attached) == 0 && rep.Failure == nil {
 		answer(w, http.StatusOK, struct{}{}) // timings only
@@ -239,8 +239,8 @@ func (s *server) identified(r *publish.Report) error {
 		"let the runtime pass K8S_POD_UID")
 }
 
-// status serves /readyz: 200 if the daemon can plan, and 503 with the reason as a CNI error (code 50) if not.
-func (s *server) status(w http.ResponseWriter, _ *http.Request) {
+// readiness serves /readyz: 200 if the daemon can plan, and 503 with the reason as a CNI error (code 50) if not.
+func (s *server) readiness(w http.ResponseWriter, _ *http.Request) {
 	if err := s.ready(); err != nil {
 		unavailable(w, err)
 		return

@@ -49,13 +49,13 @@ type socket struct {
 	instance string
 
 	// mu guards the fields below.
-	mu       sync.Mutex
-	lock     *fsx.Lock
-	lockFile os.FileInfo
-	listener net.Listener
-	bound    os.FileInfo
-	trouble  string // the last error of bind, which is logged when it changes
-	ended    bool
+	mu        sync.Mutex
+	lock      *fsx.Lock
+	lockFile  os.FileInfo
+	listener  net.Listener
+	bound     os.FileInfo
+	lastError string // the last error of bind, which is logged when it changes
+	ended     bool
 }
 
 func newSocket(path string, log *slog.Logger, serve func(net.Listener)) *socket {
@@ -90,33 +90,33 @@ func (s *socket) keep(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-time.After(socketPoll):
-			s.mend(ctx, false)
+			s.rebind(ctx, false)
 		}
 	}
 }
 
-// mend binds the socket again if its path no longer leads to it, or in any case if always is set.
-func (s *socket) mend(ctx context.Context, always bool) {
+// rebind binds the socket again if its path no longer leads to it, or in any case if always is set.
+func (s *socket) rebind(ctx context.Context, always bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ended || !always && s.own() {
+	if s.ended || !always && s.isOwn() {
 		return
 	}
 	err := s.bind(ctx)
 	if err == nil {
-		s.trouble = ""
+		s.lastError = ""
 		s.log.Warn("the socket was removed or replaced, and is bound again", "socket", s.path)
 		return
 	}
-	if err.Error() != s.trouble {
-		s.trouble = err.Error()
+	if err.Error() != s.lastError {
+		s.lastError = err.Error()
 		s.log.Error("the socket was removed or replaced, and cannot be bound again: plugins do not reach this daemon",
 			"socket", s.path, "err", err)
 	}
 }
 
-// own reports whether the socket and the lock file at their paths are those of this daemon. The caller holds mu.
-func (s *socket) own() bool {
+// isOwn reports whether the socket and the lock file at their paths are those of this daemon. The caller holds mu.
+func (s *socket) isOwn() bool {
 	return s.listener != nil && sameFile(s.path, s.bound) && sameFile(s.path+lockSuffix, s.lockFile)
 }
 
@@ -210,7 +210,7 @@ func (s *socket) close() {
 func (s *socket) reached() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.own()
+	return s.isOwn()
 }
 
 // waiting reports whether this daemon waits for another one that serves.
@@ -230,7 +230,7 @@ func (s *socket) check(ctx context.Context) error {
 	if errors.Is(err, context.DeadlineExceeded) && s.reached() {
 		return nil // The daemon is slow. Binding the socket again would cut off the clients that wait.
 	}
-	s.mend(ctx, true)
+	s.rebind(ctx, true)
 	if _, instance, err = s.probe(ctx, api.PathHealth); err == nil && instance != s.instance {
 		err = errors.New("another process answers")
 	}

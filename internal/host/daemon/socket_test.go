@@ -89,16 +89,16 @@ func (d *instance) answers(path string) (int, string) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", d.socket)
 		},
 	}
-	return ask(transport, "http://multus"+path)
+	return get(transport, "http://multus"+path)
 }
 
 // probe sends a request to the health port, as the kubelet does.
 func (d *instance) probe(path string) int {
-	code, _ := ask(&http.Transport{DisableKeepAlives: true}, fmt.Sprintf("http://127.0.0.1:%d%s", d.health, path))
+	code, _ := get(&http.Transport{DisableKeepAlives: true}, fmt.Sprintf("http://127.0.0.1:%d%s", d.health, path))
 	return code
 }
 
-func ask(transport *http.Transport, url string) (int, string) {
+func get(transport *http.Transport, url string) (int, string) {
 	resp, err := (&http.Client{Transport: transport, Timeout: 5 * time.Second}).Get(url)
 	if err != nil {
 		return 0, ""

@@ -53,8 +53,8 @@ func newSpool(dir string) *spool {
 // tooLarge reports whether the files exceed their limit.
 func (s *spool) tooLarge() bool { return s.total > maxSpool }
 
-// own records that a file has a report that is needed.
-func (s *spool) own(name string, size int64) {
+// add records that a file has a report that is needed.
+func (s *spool) add(name string, size int64) {
 	s.total += size - s.sizes[name]
 	s.files[name], s.sizes[name] = true, size
 }
@@ -106,12 +106,12 @@ func (q *queue) keep(p *pending) {
 	q.limit()
 }
 
-// markTold records that the events of a report were written. The file of the report must record it, too, if the report
-// may outlive this process. The statuses of most reports are written at once, so that they need no file.
-func (q *queue) markTold(p *pending) {
+// markEventsWritten records that the events of a report were written. The file of the report must record it, too, if
+// the report may outlive this process. The statuses of most reports are written at once, so that they need no file.
+func (q *queue) markEventsWritten(p *pending) {
 	q.spool.mu.Lock()
 	defer q.spool.mu.Unlock()
-	p.told = true
+	p.eventsWritten = true
 	q.mu.Lock()
 	failed := p.tries > 0
 	q.mu.Unlock()
@@ -129,7 +129,7 @@ func (q *queue) keepLocked(p *pending) {
 	if dropped {
 		return
 	}
-	if p.file == "" || p.marked != p.told {
+	if p.file == "" || p.eventsMarked != p.eventsWritten {
 		if err := q.writeFile(p, r); err != nil {
 			q.log.Error("keep report", "pod", podName(p.pod), "container", p.container, "err", err)
 			return
@@ -151,7 +151,7 @@ func (q *queue) writeFile(p *pending, r *publish.Report) (err error) {
 		}
 	}
 	out := *r
-	out.Told = p.told
+	out.Told = p.eventsWritten
 	b, err := json.Marshal(&out)
 	if err != nil {
 		return err
@@ -168,8 +168,8 @@ func (q *queue) writeFile(p *pending, r *publish.Report) (err error) {
 	if err := fsx.Replace(filepath.Join(q.spool.dir, name), b, 0o600); err != nil {
 		return err
 	}
-	p.file, p.marked = name, out.Told
-	q.spool.own(name, int64(len(b)))
+	p.file, p.eventsMarked = name, out.Told
+	q.spool.add(name, int64(len(b)))
 	return nil
 }
 
@@ -188,13 +188,14 @@ func (q *queue) remove(name string) {
 	}
 }
 
-// takeUp queues the reports that were left in files, and removes the temporary files of processes that were killed.
-func (q *queue) takeUp() {
+// scanAndQueue queues the reports that were left in files, and removes the temporary files of processes that were
+// killed.
+func (q *queue) scanAndQueue() {
 	if err := fsx.Sweep(q.spool.dir, fsx.Abandoned); err != nil {
 		q.log.Warn("files of killed processes are left", "err", err)
 	}
 	q.spool.mu.Lock()
-	waiting, entries := q.look()
+	waiting, entries := q.scan()
 	q.spool.mu.Unlock()
 	q.removeDamaged(entries)
 	for _, p := range waiting {
@@ -227,10 +228,10 @@ type found struct {
 	size    int64
 }
 
-// look reads the files that were not read yet, registers their reports, and returns those that the caller has to push.
+// scan reads the files that were not read yet, registers their reports, and returns those that the caller has to push.
 // Of several reports of one pod that are found together, the one with the latest time counts as the latest. The caller
 // holds spool.mu.
-func (q *queue) look() ([]*pending, []os.DirEntry) {
+func (q *queue) scan() ([]*pending, []os.DirEntry) {
 	entries, err := os.ReadDir(q.spool.dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		q.log.Error("read reports that wait", "err", err)
@@ -254,9 +255,9 @@ func (q *queue) look() ([]*pending, []os.DirEntry) {
 	return waiting, entries
 }
 
-// lookAt reads one file and registers its report. It returns nil if there is no report to push: the file has none, the
-// report is known already, or it is not needed.
-func (q *queue) lookAt(name string) *pending {
+// scanFile reads one file and registers its report. It returns nil if there is no report to push: the file has none,
+// the report is known already, or it is not needed.
+func (q *queue) scanFile(name string) *pending {
 	q.spool.mu.Lock()
 	defer q.spool.mu.Unlock()
 	if f := q.open(name); f != nil {
@@ -315,14 +316,14 @@ func (q *queue) setAside(path string) error {
 // none; otherwise the file is removed. The caller holds spool.mu.
 func (q *queue) adopt(f found) *pending {
 	p := f.pending
-	q.spool.own(p.file, f.size)
+	q.spool.add(p.file, f.size)
 	latest := q.register(p)
 	q.mu.Lock()
 	dropped := latest.dropped
 	q.mu.Unlock()
 	switch {
 	case latest != p && latest.file == "": // the same report came over the socket
-		latest.file, latest.marked = p.file, p.marked
+		latest.file, latest.eventsMarked = p.file, p.eventsMarked
 		return nil
 	case latest != p:
 		q.remove(p.file)

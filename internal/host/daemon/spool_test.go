@@ -16,8 +16,8 @@ import (
 	"multus/internal/engine/publish"
 )
 
-// stopped returns a queue that is not running.
-func stopped(t *testing.T, w publish.Cluster) *queue {
+// stoppedQueue returns a queue that is not running.
+func stoppedQueue(t *testing.T, w publish.Cluster) *queue {
 	t.Helper()
 	return newQueue(w, filepath.Join(t.TempDir(), "reports"), slog.New(slog.DiscardHandler))
 }
@@ -36,11 +36,11 @@ func runUntil(t *testing.T, q *queue) (stop func()) {
 	}
 }
 
-// TestLeftWhileRemoved checks that a report which a plugin leaves while the daemon removes an earlier one of the pod is
-// not removed with it, at any moment, for the same container and for another. The plugin takes no lock.
-func TestLeftWhileRemoved(t *testing.T) {
+// TestReportLeftDuringRemoval checks that a report which a plugin leaves while the daemon removes an earlier one of the
+// pod is not removed with it, at any moment, for the same container and for another. The plugin takes no lock.
+func TestReportLeftDuringRemoval(t *testing.T) {
 	t.Parallel()
-	w, dir := newWall(), filepath.Join(t.TempDir(), "reports")
+	w, dir := newFailingCluster(), filepath.Join(t.TempDir(), "reports")
 	_, stop := start(t, w, dir)
 	for i := 1; i < 2000; i += 2 {
 		first, later := sandbox("web", i), sandbox("web", i+1)
@@ -58,15 +58,15 @@ func TestLeftWhileRemoved(t *testing.T) {
 	}
 }
 
-// TestLeftWhileRead checks that a report which replaces a file of the earlier form, of which a pod has one, while the
-// daemon reads it, is read too, whether the replaced file was a report or damaged.
-func TestLeftWhileRead(t *testing.T) {
+// TestReportLeftDuringRead checks that a report which replaces a file of the earlier form, of which a pod has one,
+// while the daemon reads it, is read too, whether the replaced file was a report or damaged.
+func TestReportLeftDuringRead(t *testing.T) {
 	t.Parallel()
 	for what, content := range map[string][]byte{"a report": sandbox("web", 1).AppendJSON(nil), "damaged": []byte("{")} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
-			w := newWall()
-			q := stopped(t, w)
+			w := newFailingCluster()
+			q := stoppedQueue(t, w)
 			path, place2 := filepath.Join(q.spool.dir, "ns_web_u-web.json"), filepath.Join(q.spool.dir, ".next")
 			place(t, place2, sandbox("web", 2).AppendJSON(nil))
 			if err := os.WriteFile(path, content, 0o600); err != nil {
@@ -76,7 +76,7 @@ func TestLeftWhileRead(t *testing.T) {
 				q.spool.reading = nil
 				return os.Rename(place2, path)
 			}
-			if p := q.lookAt(filepath.Base(path)); p != nil {
+			if p := q.scanFile(filepath.Base(path)); p != nil {
 				q.push(p)
 			}
 			defer runUntil(t, q)()
@@ -89,7 +89,7 @@ func TestLeftWhileRead(t *testing.T) {
 // TestNoRegularFile checks that a file among the reports which is not regular is set aside without blocking.
 func TestNoRegularFile(t *testing.T) {
 	t.Parallel()
-	q := stopped(t, newWall())
+	q := stoppedQueue(t, newFailingCluster())
 	pipe, link := publish.FileName(1, 1), publish.FileName(1, 2)
 	err := errors.Join(
 		os.MkdirAll(q.spool.dir, 0o700),
@@ -101,7 +101,7 @@ func TestNoRegularFile(t *testing.T) {
 	looked := make(chan struct{})
 	go func() {
 		defer close(looked)
-		q.takeUp()
+		q.scanAndQueue()
 	}()
 	receive(t, "the end of the look", looked)
 	if got := files(t, q.spool.dir); len(got) != 2 || !slices.Contains(got, pipe+damaged) ||
@@ -136,8 +136,8 @@ func TestTwoSandboxes(t *testing.T) {
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWall()
-			q := stopped(t, w)
+			w := newFailingCluster()
+			q := stoppedQueue(t, w)
 			for _, i := range tc.order {
 				r := sandbox("web", i)
 				place(t, filepath.Join(q.spool.dir, tc.names[i-1](r)), r.AppendJSON(nil))
@@ -155,7 +155,7 @@ func TestTwoSandboxes(t *testing.T) {
 }
 
 // nothingLeft fails the test unless each report of a stopped queue was written exactly once and all files are removed.
-func nothingLeft(t *testing.T, q *queue, w *wall) {
+func nothingLeft(t *testing.T, q *queue, w *failingCluster) {
 	t.Helper()
 	if left := files(t, q.spool.dir); len(left) > 0 || len(w.written) > 0 || len(q.spool.files) > 0 {
 		t.Errorf("left: %v; known: %v; %d written more than once", left, q.spool.files, len(w.written))
@@ -167,8 +167,8 @@ func nothingLeft(t *testing.T, q *queue, w *wall) {
 // kill.
 func TestFileBeforeSocket(t *testing.T) {
 	t.Parallel()
-	w := newWall()
-	q := stopped(t, w)
+	w := newFailingCluster()
+	q := stoppedQueue(t, w)
 	leave(t, q.spool.dir, sandbox("web", 1))
 	leave(t, q.spool.dir, sandbox("db", 1))
 	later := q.add(sandbox("web", 2))
@@ -193,15 +193,15 @@ func TestSocketAndFile(t *testing.T) {
 	for what, kept := range map[string]bool{"kept": true, "not kept": false} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
-			w := newWall()
-			q := stopped(t, w)
+			w := newFailingCluster()
+			q := stoppedQueue(t, w)
 			j := q.take(sandbox("web", 1))
 			if kept {
 				q.keep(j)
 			}
 			leave(t, q.spool.dir, sandbox("web", 1))
 			place(t, filepath.Join(q.spool.dir, "ns_web_u-web.json"), sandbox("web", 1).AppendJSON(nil)) // an earlier plugin
-			q.takeUp()
+			q.scanAndQueue()
 			stop := runUntil(t, q)
 			receive(t, "the status", w.written)
 			receive(t, "the answer", j.done)
@@ -215,9 +215,9 @@ func TestSocketAndFile(t *testing.T) {
 // removed, and each scan would emit its events.
 func TestNoStatus(t *testing.T) {
 	t.Parallel()
-	w := newWall()
-	w.told = make(chan string, 10)
-	q := stopped(t, w)
+	w := newFailingCluster()
+	w.emitted = make(chan string, 10)
+	q := stoppedQueue(t, w)
 	contents := []string{
 		"{}", "null", `{"command":"ADD","failure":{"tell":true,"message":"m"}}`,
 		`{"command":"ADD","attached":[]}`,
@@ -225,16 +225,16 @@ func TestNoStatus(t *testing.T) {
 	for i, content := range contents {
 		place(t, filepath.Join(q.spool.dir, publish.FileName(1, uint64(i))), []byte(content))
 	}
-	q.takeUp()
-	q.takeUp()
+	q.scanAndQueue()
+	q.scanAndQueue()
 	left := files(t, q.spool.dir)
 	for i, name := range left {
 		if want := publish.FileName(1, uint64(i)) + damaged; name != want {
 			t.Errorf("%s: %s, want %s", contents[i], name, want)
 		}
 	}
-	if len(left) != len(contents) || q.statuses.Len() > 0 {
-		t.Errorf("left: %v; %d taken up", left, q.statuses.Len())
+	if len(left) != len(contents) || q.work.Len() > 0 {
+		t.Errorf("left: %v; %d taken up", left, q.work.Len())
 	}
 }
 
@@ -261,10 +261,10 @@ func (f *forbidden) Emit(ctx context.Context, _ publish.Pod, _ publish.Event) er
 	}
 }
 
-// TestToldOnce checks that the events of a report whose status cannot be written are written once across daemons,
-// whether that happens before or after the first attempt has failed, and wherever the report came from. The next daemon
-// writes those that were not written.
-func TestToldOnce(t *testing.T) {
+// TestEventsAreWrittenOnce checks that the events of a report whose status cannot be written are written once across
+// daemons, whether that happens before or after the first attempt has failed, and wherever the report came from. The
+// next daemon writes those that were not written.
+func TestEventsAreWrittenOnce(t *testing.T) {
 	t.Parallel()
 	socket := func(_ *testing.T, q *queue) { q.take(sandbox("web", 1)) }
 	answered := func(_ *testing.T, q *queue) { q.keep(q.take(sandbox("web", 1))) }
@@ -277,7 +277,7 @@ func TestToldOnce(t *testing.T) {
 			t.Run(from+", told "+when, func(t *testing.T) {
 				t.Parallel()
 				w := &forbidden{statuses: make(chan struct{}), events: make(chan error)}
-				q := stopped(t, w)
+				q := stoppedQueue(t, w)
 				begin(t, q)
 				stop := runUntil(t, q)
 				if when == "first" {
@@ -289,24 +289,24 @@ func TestToldOnce(t *testing.T) {
 					w.events <- nil
 				}
 				if when != "never" {
-					awaitTold(t, filepath.Join(q.spool.dir, sandbox("web", 1).File()))
+					awaitEventsWritten(t, filepath.Join(q.spool.dir, sandbox("web", 1).File()))
 				}
 				stop()
-				next := newWall()
-				next.told = make(chan string, 10)
+				next := newFailingCluster()
+				next.emitted = make(chan string, 10)
 				_, stop = start(t, next, q.spool.dir)
 				receive(t, "the status by the next daemon", next.written)
 				stop()
-				if (len(next.told) > 0) != (when == "never") {
-					t.Errorf("%d events are told by the next daemon", len(next.told))
+				if (len(next.emitted) > 0) != (when == "never") {
+					t.Errorf("%d events are told by the next daemon", len(next.emitted))
 				}
 			})
 		}
 	}
 }
 
-// awaitTold waits until a file records that the events are written.
-func awaitTold(t *testing.T, path string) {
+// awaitEventsWritten waits until a file records that the events are written.
+func awaitEventsWritten(t *testing.T, path string) {
 	t.Helper()
 	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
 		r, err := newSpool(filepath.Dir(path)).read(filepath.Base(path))
@@ -330,7 +330,7 @@ func TestSpoolIsALink(t *testing.T) {
 	if err := os.Symlink(outside, reports); err != nil {
 		t.Fatal(err)
 	}
-	w := newWall()
+	w := newFailingCluster()
 	_, stop := start(t, w, reports)
 	defer stop()
 	eventually(t, "a directory in the place of the link", func() bool {

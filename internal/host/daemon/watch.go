@@ -13,10 +13,10 @@ import (
 )
 
 const (
-	// lookAgain is the interval at which the directory is scanned for reports that the watch has missed. lookOften is the
-	// interval without a watch.
-	lookAgain = time.Minute
-	lookOften = time.Second
+	// scanInterval is the interval at which the directory is scanned for reports that the watch has missed.
+	// scanIntervalUnwatched is the interval without a watch.
+	scanInterval          = time.Minute
+	scanIntervalUnwatched = time.Second
 )
 
 // watch takes up the reports that plugins leave in files: those of pods that do not wait for their status, and those
@@ -24,20 +24,20 @@ const (
 func (q *queue) watch(ctx context.Context) error {
 	var w watched
 	defer func() { w.close() }()
-	blind := false
+	unwatched := false
 	for {
-		if !w.whole(q.spool.dir) {
+		if !w.current(q.spool.dir) {
 			w.close()
 			var err error
-			if w, err = watchDir(q.spool.dir); err != nil && !blind {
-				q.log.Warn("reports that wait are not watched but looked for", "every", lookOften.String(), "err", err)
+			if w, err = watchDir(q.spool.dir); err != nil && !unwatched {
+				q.log.Warn("reports that wait are not watched but looked for", "every", scanIntervalUnwatched.String(), "err", err)
 			}
-			blind = err != nil
+			unwatched = err != nil
 		}
-		q.takeUp() // after the watch exists, so that no file is missed
-		wait := lookAgain
-		if blind {
-			wait = lookOften
+		q.scanAndQueue() // after the watch exists, so that no file is missed
+		wait := scanInterval
+		if unwatched {
+			wait = scanIntervalUnwatched
 		}
 		if !q.events(ctx, &w, time.After(wait)) {
 			return nil
@@ -55,7 +55,7 @@ func (q *queue) events(ctx context.Context, w *watched, look <-chan time.Time) b
 			return false
 		case e := <-created:
 			if e.Has(fsnotify.Create) {
-				if p := q.lookAt(filepath.Base(e.Name)); p != nil {
+				if p := q.scanFile(filepath.Base(e.Name)); p != nil {
 					q.push(p)
 				}
 			}
@@ -95,8 +95,8 @@ func watchDir(dir string) (w watched, err error) {
 	return w, nil
 }
 
-// whole reports whether the watch is on the directory that exists now.
-func (w *watched) whole(dir string) bool {
+// current reports whether the watch is on the directory that exists now.
+func (w *watched) current(dir string) bool {
 	info, err := os.Lstat(dir)
 	return w.Watcher != nil && err == nil && os.SameFile(info, w.dir)
 }

@@ -92,5 +92,5 @@ func (o *Options) nodeFacts() autoconf.Facts {
 	if err != nil {
 		return autoconf.Facts{}
 	}
-	return autoconf.Before(b)
+	return autoconf.FactsOf(b)
 }

@@ -199,7 +199,7 @@ func (r Removal) removePlugins() error {
 // if it is empty, the state directory. The lock file stays, because a DEL may hold a lock, and /run is empty after a
 // reboot.
 func (r Removal) removeRest(state bool) error {
-	own, memory := filepath.Join(r.ConfDir, "multus.d"), autoconf.Memory(r.StateDir)
+	own, memory := filepath.Join(r.ConfDir, "multus.d"), autoconf.SavePath(r.StateDir)
 	errs := []error{
 		fsx.Remove(memory), removeEmpty(filepath.Dir(memory)),
 		fsx.Remove(r.Socket),

@@ -26,8 +26,8 @@ func primary(name, typ string) string {
 		name, typ)
 }
 
-// slotAt makes a slot with dir as the directory of both the runtime and the cluster network.
-func slotAt(t *testing.T, dir string, over string) *Slot {
+// controllerAt makes a controller with dir as the directory of both the runtime and the cluster network.
+func controllerAt(t *testing.T, dir string, over string) *Controller {
 	t.Helper()
 	conf, err := config.ParseDaemon([]byte(over))
 	if err != nil {
@@ -37,7 +37,7 @@ func slotAt(t *testing.T, dir string, over string) *Slot {
 	if conf.MultusAutoconfigDir == "" {
 		conf.MultusAutoconfigDir = dir
 	}
-	return NewSlot(conf, slog.New(slog.DiscardHandler))
+	return NewController(conf, slog.New(slog.DiscardHandler))
 }
 
 func put(t *testing.T, dir, name, text string) {
@@ -47,9 +47,9 @@ func put(t *testing.T, dir, name, text string) {
 	}
 }
 
-// startSlot runs a slot until the end of the test, or until the function that it returns is called, which waits for the
-// end.
-func startSlot(t *testing.T, s *Slot) (stop func()) {
+// startController runs a controller until the end of the test, or until the function that it returns is called, which
+// waits for the end.
+func startController(t *testing.T, s *Controller) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
@@ -64,9 +64,9 @@ func startSlot(t *testing.T, s *Slot) (stop func()) {
 	return stop
 }
 
-func runSlot(t *testing.T, s *Slot) {
+func runController(t *testing.T, s *Controller) {
 	t.Helper()
-	startSlot(t, s)
+	startController(t, s)
 }
 
 func eventually(t *testing.T, what string, ok func() bool) {
@@ -86,23 +86,23 @@ func has(path, text string) bool {
 	return err == nil && strings.Contains(string(b), text)
 }
 
-// TestSlotReleases checks that the copy which replaces the CNI configuration file during an upgrade is no cluster
+// TestHoldCopyIsRemoved checks that the copy which replaces the CNI configuration file during an upgrade is no cluster
 // network, and that it is removed when our file exists, but not before. Another file of that name stays.
-func TestSlotReleases(t *testing.T) {
+func TestHoldCopyIsRemoved(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	held := filepath.Join(dir, HoldName)
 	put(t, dir, HoldName, `{"cniVersion":"0.3.1","name":"multus-cni-network","type":"multus-shim","clusterNetwork":"/host/etc/cni/net.d/10-a.conflist"}`)
-	s := slotAt(t, dir, `{}`)
-	runSlot(t, s)
-	eventually(t, "the reason", func() bool { return errors.Is(s.Owned(), ErrNoPrimary) })
+	s := controllerAt(t, dir, `{}`)
+	runController(t, s)
+	eventually(t, "the reason", func() bool { return errors.Is(s.InForce(), ErrNoPrimary) })
 	if _, err := os.Stat(held); err != nil {
 		t.Fatalf("gone before there is another: %v", err)
 	}
 	put(t, dir, "10-a.conflist", primary("a", "a"))
 	eventually(t, "the copy is gone", func() bool { _, err := os.Stat(held); return errors.Is(err, os.ErrNotExist) })
-	if !has(filepath.Join(dir, FileName), "10-a.conflist") || s.Owned() != nil {
-		t.Errorf("our file is not there: %v", s.Owned())
+	if !has(filepath.Join(dir, FileName), "10-a.conflist") || s.InForce() != nil {
+		t.Errorf("our file is not there: %v", s.InForce())
 	}
 	put(t, dir, HoldName, primary("b", "b"))
 	put(t, dir, "05-c.conflist", primary("c", "c"))
@@ -112,17 +112,17 @@ func TestSlotReleases(t *testing.T) {
 	}
 }
 
-// TestSlotRemembers checks that after a reboot that has emptied the directory, our file is restored before the cluster
-// network's exists, so that no pod starts with the cluster network alone (multus-cni#1387). A saved file that is not
-// ours, or not complete, is not restored.
-func TestSlotRemembers(t *testing.T) {
+// TestFileIsRestoredAfterReboot checks that after a reboot that has emptied the directory, our file is restored before
+// the cluster network's exists, so that no pod starts with the cluster network alone (multus-cni#1387). A saved file
+// that is not ours, or not complete, is not restored.
+func TestFileIsRestoredAfterReboot(t *testing.T) {
 	t.Parallel()
 	dir, memory := t.TempDir(), filepath.Join(t.TempDir(), "slot", FileName)
 	file := filepath.Join(dir, FileName)
-	life := func(t *testing.T, during func(s *Slot)) {
+	life := func(t *testing.T, during func(s *Controller)) {
 		t.Helper()
-		s := slotAt(t, dir, `{}`)
-		s.Memory = memory
+		s := controllerAt(t, dir, `{}`)
+		s.SaveFile = memory
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- s.Run(ctx) }()
@@ -133,7 +133,7 @@ func TestSlotRemembers(t *testing.T) {
 		}
 	}
 	put(t, dir, "10-a.conflist", primary("a", "a"))
-	life(t, func(s *Slot) { eventually(t, "the first", func() bool { return s.Owned() == nil }) })
+	life(t, func(s *Controller) { eventually(t, "the first", func() bool { return s.InForce() == nil }) })
 	first, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -146,7 +146,7 @@ func TestSlotRemembers(t *testing.T) {
 		}
 	}
 	empty()
-	life(t, func(*Slot) {
+	life(t, func(*Controller) {
 		eventually(t, "the remembered one",
 			func() bool { b, err := os.ReadFile(file); return err == nil && bytes.Equal(b, first) })
 		put(t, dir, "10-a.conflist", strings.ReplaceAll(primary("a", "a"), "portMappings", "bandwidth"))
@@ -156,8 +156,8 @@ func TestSlotRemembers(t *testing.T) {
 	for _, damaged := range []string{"", `{"type":"multus-shim"`, primary("a", "a")} {
 		empty()
 		put(t, filepath.Dir(memory), FileName, damaged)
-		life(t, func(s *Slot) {
-			eventually(t, "the reason", func() bool { return errors.Is(s.Owned(), ErrNoPrimary) })
+		life(t, func(s *Controller) {
+			eventually(t, "the reason", func() bool { return errors.Is(s.InForce(), ErrNoPrimary) })
 			if _, err := os.Stat(file); !errors.Is(err, os.ErrNotExist) {
 				t.Errorf("%q was written: %v", damaged, err)
 			}
@@ -165,22 +165,23 @@ func TestSlotRemembers(t *testing.T) {
 	}
 }
 
-// TestSlotFollows checks that the cluster network is found when its file appears, followed when the file is changed or
-// renamed, and kept when the file is removed (behaviour F20, F21, F27, F28, F30-F32; rancher/rke2#10360).
-func TestSlotFollows(t *testing.T) {
+// TestControllerFollowsClusterNetwork checks that the cluster network is found when its file appears, followed when the
+// file is changed or renamed, and kept when the file is removed (behaviour F20, F21, F27, F28, F30-F32;
+// rancher/rke2#10360).
+func TestControllerFollowsClusterNetwork(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	file := filepath.Join(dir, FileName)
 	put(t, dir, "87-podman-bridge.conflist", primary("podman", "bridge"))
 	put(t, dir, "70-multus.conf", `{"name":"x","type":"multus","delegates":[{"type":"bridge"}]}`)
-	s := slotAt(t, dir, `{}`)
-	runSlot(t, s)
-	eventually(t, "the reason", func() bool { return errors.Is(s.Owned(), ErrNoPrimary) })
+	s := controllerAt(t, dir, `{}`)
+	runController(t, s)
+	eventually(t, "the reason", func() bool { return errors.Is(s.InForce(), ErrNoPrimary) })
 	if _, err := os.Stat(file); err == nil {
 		t.Error("written without a cluster network")
 	}
 	put(t, dir, "10-a.conflist", primary("a", "a"))
-	eventually(t, "10-a", func() bool { return has(file, "10-a.conflist") && s.Owned() == nil })
+	eventually(t, "10-a", func() bool { return has(file, "10-a.conflist") && s.InForce() == nil })
 	put(t, dir, "05-b.conflist", primary("b", "b"))
 	eventually(t, "05-b, which is earlier", func() bool { return has(file, "05-b.conflist") })
 	if err := os.Rename(filepath.Join(dir, "05-b.conflist"), filepath.Join(dir, "06-b.json")); err != nil {
@@ -208,24 +209,24 @@ func TestSlotFollows(t *testing.T) {
 	}
 }
 
-// TestSlotKeepsLastGood checks that without a usable cluster network the file stays, byte for byte, also over a restart
-// (behaviour F31, F34; multus-cni#1387).
-func TestSlotKeepsLastGood(t *testing.T) {
+// TestLastGoodConfigurationStays checks that without a usable cluster network the file stays, byte for byte, also over
+// a restart (behaviour F31, F34; multus-cni#1387).
+func TestLastGoodConfigurationStays(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	file := filepath.Join(dir, FileName)
 	put(t, dir, "10-a.conflist", primary("a", "a"))
-	first := slotAt(t, dir, `{}`)
+	first := controllerAt(t, dir, `{}`)
 	first.sync()
 	good, err := os.ReadFile(file)
-	if err != nil || first.Owned() != nil {
-		t.Fatal(err, first.Owned())
+	if err != nil || first.InForce() != nil {
+		t.Fatal(err, first.InForce())
 	}
 	put(t, dir, "10-a.conflist", "")
-	for _, s := range []*Slot{first, slotAt(t, dir, `{}`)} {
+	for _, s := range []*Controller{first, controllerAt(t, dir, `{}`)} {
 		s.sync()
-		if got, err := os.ReadFile(file); err != nil || !bytes.Equal(got, good) || s.Owned() != nil {
-			t.Errorf("got %q, %v, %v", got, err, s.Owned())
+		if got, err := os.ReadFile(file); err != nil || !bytes.Equal(got, good) || s.InForce() != nil {
+			t.Errorf("got %q, %v, %v", got, err, s.InForce())
 		}
 	}
 	put(t, dir, "10-a.conflist", primary("a", "a"))
@@ -233,23 +234,23 @@ func TestSlotKeepsLastGood(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	slotAt(t, dir, `{}`).sync()
+	controllerAt(t, dir, `{}`).sync()
 	if after, err := os.Stat(file); err != nil || !os.SameFile(before, after) {
 		t.Errorf("an equal file was written again: %v", err)
 	}
 }
 
-// TestSlotIsPutBack checks that a file which is renamed or removed is put back, and that a configuration conflict is
-// reported and ends this (multus-cni#972).
-func TestSlotIsPutBack(t *testing.T) {
+// TestRemovedFileIsRestored checks that a file which is renamed or removed is put back, and that a configuration
+// conflict is reported and ends this (multus-cni#972).
+func TestRemovedFileIsRestored(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	file := filepath.Join(dir, FileName)
 	put(t, dir, "10-a.conflist", primary("a", "a"))
-	s := slotAt(t, dir, `{}`)
+	s := controllerAt(t, dir, `{}`)
 	lost := make(chan error, 1)
-	s.Lost = func(err error) { lost <- err }
-	runSlot(t, s)
+	s.OnConflict = func(err error) { lost <- err }
+	runController(t, s)
 	there := func() bool { return has(file, "10-a.conflist") }
 	eventually(t, "the file", there)
 	for range conflictLimit {
@@ -269,33 +270,33 @@ func TestSlotIsPutBack(t *testing.T) {
 	case <-time.After(patience):
 		t.Fatal("no end of the fight")
 	}
-	if !errors.Is(s.Owned(), ErrConflict) {
-		t.Errorf("owned: %v", s.Owned())
+	if !errors.Is(s.InForce(), ErrConflict) {
+		t.Errorf("owned: %v", s.InForce())
 	}
 }
 
-// TestSlotUserFile checks that the file which multusConfigFile names is copied and followed, and that the daemon keeps
+// TestUserFile checks that the file which multusConfigFile names is copied and followed, and that the daemon keeps
 // running (behaviour F10; multus-cni#1366).
-func TestSlotUserFile(t *testing.T) {
+func TestUserFile(t *testing.T) {
 	t.Parallel()
 	dir, own := t.TempDir(), t.TempDir()
 	put(t, own, "mine.conf", `{"cniVersion":"1.0.0","name":"mine","type":"multus-shim","clusterNetwork":"/a"}`)
-	s := slotAt(t, dir, fmt.Sprintf(`{"multusConfigFile":%q}`, filepath.Join(own, "mine.conf")))
-	runSlot(t, s)
+	s := controllerAt(t, dir, fmt.Sprintf(`{"multusConfigFile":%q}`, filepath.Join(own, "mine.conf")))
+	runController(t, s)
 	file := filepath.Join(dir, "mine.conf")
-	eventually(t, "the copy", func() bool { return has(file, `"/a"`) && s.Owned() == nil })
+	eventually(t, "the copy", func() bool { return has(file, `"/a"`) && s.InForce() == nil })
 	put(t, own, "mine.conf", `{"cniVersion":"1.0.0","name":"mine","type":"multus-shim","clusterNetwork":"/b"}`)
 	eventually(t, "the change", func() bool { return has(file, `"/b"`) })
 }
 
-// TestSlotUserFileOfNoUse checks that a file with which no pod could start, or every CHECK would fail, is not put in
+// TestInvalidUserFile checks that a file with which no pod could start, or every CHECK would fail, is not put in
 // force.
-func TestSlotUserFileOfNoUse(t *testing.T) {
+func TestInvalidUserFile(t *testing.T) {
 	t.Parallel()
 	for _, key := range []string{`"cniVersion":"1.2.0"`, `"cniVersion":"1.0.0","checkNetworks":"al"`} {
 		dir, own := t.TempDir(), t.TempDir()
 		put(t, own, "mine.conf", `{`+key+`,"name":"mine","type":"multus-shim","clusterNetwork":"/a"}`)
-		s := slotAt(t, dir, fmt.Sprintf(`{"multusConfigFile":%q}`, filepath.Join(own, "mine.conf")))
+		s := controllerAt(t, dir, fmt.Sprintf(`{"multusConfigFile":%q}`, filepath.Join(own, "mine.conf")))
 		s.sync()
 		if _, err := os.Stat(filepath.Join(dir, "mine.conf")); !errors.Is(err, os.ErrNotExist) || s.Ready() == nil ||
 			!strings.Contains(s.Ready().Error(), "mine.conf: CNI configuration") {
@@ -304,15 +305,15 @@ func TestSlotUserFileOfNoUse(t *testing.T) {
 	}
 }
 
-// TestSlotReaderNeverSeesABadFile checks that a reader in a loop always finds a valid file while the cluster network's
+// TestReaderAlwaysFindsValidFile checks that a reader in a loop always finds a valid file while the cluster network's
 // file is rewritten, truncated, renamed and removed.
-func TestSlotReaderNeverSeesABadFile(t *testing.T) {
+func TestReaderAlwaysFindsValidFile(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	file := filepath.Join(dir, FileName)
 	put(t, dir, "10-a.conflist", primary("a", "a"))
-	s := slotAt(t, dir, `{}`)
-	runSlot(t, s)
+	s := controllerAt(t, dir, `{}`)
+	runController(t, s)
 	eventually(t, "the file", func() bool { return has(file, "10-a.conflist") })
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
@@ -353,9 +354,9 @@ func TestSlotReaderNeverSeesABadFile(t *testing.T) {
 	}
 }
 
-// TestReadySaysWhatIsNotInForce checks that while the last good configuration is served because the wanted one cannot
-// be used, the daemon is not ready and logs an error at every level, but the runtime still calls Multus.
-func TestReadySaysWhatIsNotInForce(t *testing.T) {
+// TestReadyReportsConfigurationNotInForce checks that while the last good configuration is served because the wanted
+// one cannot be used, the daemon is not ready and logs an error at every level, but the runtime still calls Multus.
+func TestReadyReportsConfigurationNotInForce(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
 		break_ func(t *testing.T, dir string)
@@ -378,7 +379,7 @@ func TestReadySaysWhatIsNotInForce(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
 			put(t, dir, "10-a.conflist", primary("a", "a"))
-			s := slotAt(t, dir, `{}`)
+			s := controllerAt(t, dir, `{}`)
 			log := &bytes.Buffer{}
 			s.log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelError}))
 			s.sync()
@@ -389,8 +390,8 @@ func TestReadySaysWhatIsNotInForce(t *testing.T) {
 			for range 3 {
 				s.sync()
 			}
-			if s.Owned() != nil || s.Ready() == nil || !strings.Contains(s.Ready().Error(), tc.want) {
-				t.Errorf("owned %v, ready %v", s.Owned(), s.Ready())
+			if s.InForce() != nil || s.Ready() == nil || !strings.Contains(s.Ready().Error(), tc.want) {
+				t.Errorf("owned %v, ready %v", s.InForce(), s.Ready())
 			}
 			if n := strings.Count(log.String(), "\n"); n != 1 || !strings.Contains(log.String(), tc.want) {
 				t.Errorf("%d records, want one with %q:\n%s", n, tc.want, log)
@@ -404,14 +405,14 @@ func TestReadySaysWhatIsNotInForce(t *testing.T) {
 	}
 }
 
-// TestPassedOverIsLogged checks that an error is logged if the first file by name cannot be used, or if the chosen file
-// disappears, although another file is used.
-func TestPassedOverIsLogged(t *testing.T) {
+// TestSkippedFilesAreLogged checks that an error is logged if the first file by name cannot be used, or if the chosen
+// file disappears, although another file is used.
+func TestSkippedFilesAreLogged(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	put(t, dir, "10-a.conflist", primary("a", "a"))
 	put(t, dir, "04-podman.conflist", primary("podman", "bridge"))
-	s := slotAt(t, dir, `{}`)
+	s := controllerAt(t, dir, `{}`)
 	log := &bytes.Buffer{}
 	s.log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelError}))
 	s.sync()

@@ -26,8 +26,8 @@ func (c *slowClient) Write(b []byte) (int, error) {
 // TestStatusOfSlowClient checks that a client which does not read its answer does not block others.
 func TestStatusOfSlowClient(t *testing.T) {
 	t.Parallel()
-	s := &statuses{}
-	for method, h := range map[string]http.HandlerFunc{http.MethodGet: s.answer, http.MethodPost: s.take} {
+	s := &statusCache{}
+	for method, h := range map[string]http.HandlerFunc{http.MethodGet: s.get, http.MethodPost: s.put} {
 		slow := &slowClient{httptest.NewRecorder(), make(chan struct{}), make(chan struct{})}
 		ended := make(chan struct{})
 		go func() {
@@ -39,7 +39,7 @@ func TestStatusOfSlowClient(t *testing.T) {
 		other := make(chan int)
 		go func() {
 			w := httptest.NewRecorder()
-			s.answer(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, api.PathStatus+"?key=other", nil))
+			s.get(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, api.PathStatus+"?key=other", nil))
 			other <- w.Code
 		}()
 		if got := receive(t, "the other client's answer", other); got != http.StatusOK {
@@ -53,15 +53,15 @@ func TestStatusOfSlowClient(t *testing.T) {
 // TestStatusesAreBounded checks that the cache of STATUS results does not grow with the number of configurations.
 func TestStatusesAreBounded(t *testing.T) {
 	t.Parallel()
-	s := &statuses{}
+	s := &statusCache{}
 	now := time.Now()
 	for i := range 10 * maxStatuses {
-		s.remember(api.Status{Key: fmt.Sprint(i)}, now)
+		s.store(api.Status{Key: fmt.Sprint(i)}, now)
 	}
 	if len(s.last) != maxStatuses {
 		t.Errorf("%d are remembered", len(s.last))
 	}
-	s.remember(api.Status{Key: "k"}, now.Add(2*api.StatusTTL))
+	s.store(api.Status{Key: "k"}, now.Add(2*api.StatusTTL))
 	if len(s.last) != 1 {
 		t.Errorf("%d are remembered after they are of no use any more", len(s.last))
 	}

@@ -1,0 +1,69 @@
+package daemon
+
+import (
+	"maps"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"multus/api"
+	"multus/internal/fault"
+)
+
+// statusCache caches the STATUS results of the cluster network for as long as they are valid. The zero value is ready
+// to use.
+type statusCache struct {
+	// mu guards last.
+	mu   sync.Mutex
+	last map[string]cachedStatus
+}
+
+type cachedStatus struct {
+	status api.Status
+	at     time.Time
+}
+
+// maxStatuses limits the number of configurations whose STATUS results are cached. A node has one or two.
+const maxStatuses = 64
+
+// put stores a STATUS result and removes those that have expired.
+func (s *statusCache) put(w http.ResponseWriter, r *http.Request) {
+	var st api.Status
+	if err := decode(w, r, &st); err != nil || st.Key == "" {
+		answer(w, http.StatusBadRequest, &types.Error{Code: fault.Decoding, Msg: "a status needs a key"})
+		return
+	}
+	st.Known = true
+	s.store(st, time.Now())
+	answer(w, http.StatusOK, struct{}{})
+}
+
+func (s *statusCache) store(st api.Status, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.last == nil {
+		s.last = map[string]cachedStatus{}
+	}
+	maps.DeleteFunc(s.last, func(_ string, r cachedStatus) bool { return now.Sub(r.at) > api.StatusTTL })
+	if _, known := s.last[st.Key]; known || len(s.last) < maxStatuses {
+		s.last[st.Key] = cachedStatus{status: st, at: now}
+	}
+}
+
+// get writes the cached STATUS result, if it is valid. It holds no lock while it writes, because the client may read
+// slowly.
+func (s *statusCache) get(w http.ResponseWriter, r *http.Request) {
+	answer(w, http.StatusOK, s.load(r.URL.Query().Get("key")))
+}
+
+func (s *statusCache) load(key string) api.Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	last, ok := s.last[key]
+	if !ok || time.Since(last.at) > api.StatusTTL {
+		return api.Status{Key: key}
+	}
+	return last.status
+}
