@@ -74,7 +74,7 @@ func VersionFor(containerRuntimeVersion string) string {
 	return newestVersion
 }
 
-// Facts is what the generated configuration takes from the Node object.
+// Facts are the values that the generated configuration takes from the Node object.
 type Facts struct {
 	// Version is the version of the configuration, or "" for the one of the cluster network.
 	Version string
@@ -82,7 +82,7 @@ type Facts struct {
 	Addresses []string
 }
 
-// Facts returns the facts of a Node object. Invalid addresses are left out: the plugin would refuse the whole
+// Facts returns the facts of a Node object. Invalid addresses are left out, because the plugin would reject the whole
 // configuration.
 func (n Node) Facts() Facts {
 	f := Facts{Version: VersionFor(n.Runtime)}
@@ -117,7 +117,7 @@ func (c *Controller) needsNode() bool {
 		(c.conf.AutoCNIVersion() || len(c.conf.NodeAddresses) == 0)
 }
 
-// NodeWatch reads the Node object of this node again and again: the container runtime may be replaced meanwhile.
+// NodeWatch reads the Node object of this node from time to time, because the container runtime may be replaced.
 type NodeWatch struct {
 	// Read reads the object once. If the error wraps ErrNodeUnknown, a retry is useless for now.
 	Read func(context.Context) (Node, error)

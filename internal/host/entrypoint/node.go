@@ -14,25 +14,25 @@ import (
 	"multus/internal/source/kube"
 )
 
-// Environment variables of the manifests.
+// The environment variables of the manifests.
 const (
 	nodeAddress = "MULTUS_NODE_ADDRESS"
 	nodeName    = "MULTUS_NODE_NAME"
 )
 
-// firstAnswer is how long the first configuration waits for the Node object.
+// firstAnswer limits how long the first configuration waits for the Node object.
 const firstAnswer = 2 * time.Second
 
 // autoVersion reports whether the version of the configuration depends on the node.
 func (o *Options) autoVersion() bool { return o.CNIVersion == "" || o.CNIVersion == config.Auto }
 
-// readsNode reports whether the configuration depends on the Node object, and whether it is known which one that is.
+// readsNode reports whether the configuration depends on the Node object, and the name of the node is known.
 func (o *Options) readsNode() bool {
 	return o.ConfFile == auto && o.Getenv(nodeName) != "" && (o.autoVersion() || o.Getenv(nodeAddress) == "")
 }
 
-// watchNode starts to read the Node object, and waits a moment for the first answer. The channel delivers later
-// answers; it is nil if the object is not read. The function ends the reading.
+// watchNode starts to read the Node object, and waits at most firstAnswer for the first answer. The channel delivers
+// later answers. It is nil if the object is not read. stop stops reading.
 func (o *Options) watchNode(ctx context.Context) (learned <-chan autoconf.Facts, stop func()) {
 	stop = func() {}
 	if o.readsNode() {
@@ -60,7 +60,7 @@ func (o *Options) startNodeWatch(ctx context.Context) (<-chan autoconf.Facts, fu
 		client, err = kube.New(c)
 	}
 	learned := make(chan autoconf.Facts, 1)
-	if err != nil { // such as no CA, which --skip-tls-verify does not need
+	if err != nil { // for example a missing CA, which --skip-tls-verify does not need
 		o.say("the Node object is not read: %v", err)
 		learned <- autoconf.Facts{}
 		return learned, func() {}
@@ -75,8 +75,7 @@ func (o *Options) startNodeWatch(ctx context.Context) (<-chan autoconf.Facts, fu
 	return learned, func() { cancel(); done.Wait() }
 }
 
-// nodeFacts returns the facts of the Node object. Until it was read, they are those of the configuration that is in
-// place.
+// nodeFacts returns the facts of the Node object. Until it was read, they are those of the existing configuration.
 func (o *Options) nodeFacts() autoconf.Facts {
 	switch {
 	case o.facts != nil:

@@ -71,9 +71,9 @@ func (h *host) written(t *testing.T) (version, addresses string) {
 	return c.CNIVersion, strings.Join(c.NodeAddresses, ",")
 }
 
-// TestVersionOfRuntime: where the role permits reading the Node object, the version of the configuration follows the
-// container runtime, so that STATUS and GC reach Multus behind a cluster network of an older version. Elsewhere the
-// version is the cluster network's.
+// TestVersionOfRuntime checks that the version of the configuration depends on the container runtime if the role permits
+// to read the Node object, so that STATUS and GC reach Multus with a cluster network of an older version. Otherwise the
+// version is that of the cluster network.
 func TestVersionOfRuntime(t *testing.T) {
 	t.Parallel()
 	const newRuntime, address = "containerd://2.1.4", "192.0.2.7"
@@ -133,8 +133,8 @@ func TestVersionOfRuntime(t *testing.T) {
 	}
 }
 
-// TestVersionDuringOutage: while the API server cannot be reached, the configuration that is in place keeps its
-// version. Without one it is written with the cluster network's, and changed when the API server is back.
+// TestVersionDuringOutage checks that an existing configuration keeps its version while the API server cannot be
+// reached. A new one gets that of the cluster network, and is changed when the API server is back.
 func TestVersionDuringOutage(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)

@@ -1,6 +1,7 @@
 // Package plugin is the process edge of the CNI plugins: environment, standard input and output, exit code. A Host
 // provides what differs between the thin and the thick plugin. The package links neither the Kubernetes client nor
-// net/http, because every pod waits for the start of multus-shim. Only cmd and the thin host import it.
+// net/http, because every pod waits for the start of multus-shim. Besides cmd and the thin host, the programs that act
+// on the ledger import it, for LockFile and Boot.
 package plugin
 
 import (
