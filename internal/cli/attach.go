@@ -174,20 +174,20 @@ func (t *attachment) configuration() ([]byte, error) {
 func (t *attachment) engine(r *plan.Resolver) *engine.Engine {
 	r.Log = slog.New(slog.NewTextHandler(t.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	return engine.New(engine.Deps{
-		Planner: r, Publisher: silent{}, Status: silent{}, LockFile: t.locks,
+		Planner: r, Publisher: noop{}, Status: noop{}, LockFile: t.locks,
 		Boot: plugin.Boot(), Log: r.Log,
 	})
 }
 
-// silent replaces the publisher and the cache of STATUS results: attachments made by hand belong to no pod of a
+// noop replaces the publisher and the cache of STATUS results: attachments made by hand belong to no pod of a
 // cluster.
-type silent struct{}
+type noop struct{}
 
 // Publish does nothing.
-func (silent) Publish(context.Context, *publish.Report) error { return nil }
+func (noop) Publish(context.Context, *publish.Report) error { return nil }
 
 // Last returns no STATUS result.
-func (silent) Last(context.Context, []byte) (error, bool) { return nil, false }
+func (noop) Last(context.Context, []byte) (error, bool) { return nil, false }
 
 // Remember does nothing.
-func (silent) Remember(context.Context, []byte, error) {}
+func (noop) Remember(context.Context, []byte, error) {}

@@ -109,7 +109,7 @@ func TestDetachUnknown(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	state := filepath.Join(dir, "state")
-	remember(t, state, "multusctl-team-a-web-0", "web-0", "/nowhere/netns")
+	recordSandbox(t, state, "multusctl-team-a-web-0", "web-0", "/nowhere/netns")
 	file := filepath.Join(dir, "file")
 	write(t, file, "")
 	before := tree(t, dir)

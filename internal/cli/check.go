@@ -34,9 +34,9 @@ type checkedAnswer struct {
 
 // The values of checkedAnswer.Answer.
 const (
-	answerOK       = "ok"
-	answerNotAsked = "not asked"
-	answerFailed   = "failed"
+	answerOK     = "ok"
+	answerNotRun = "not asked"
+	answerFailed = "failed"
 )
 
 func (a *app) checkCommand() *cobra.Command {
@@ -100,7 +100,7 @@ func (t *attachment) checkOne(ctx context.Context, r record, conf []byte) (check
 		case a.Err != nil:
 			c.Answer, c.Error = answerFailed, a.Err.Error()
 		case !a.Asked:
-			c.Answer = answerNotAsked
+			c.Answer = answerNotRun
 		}
 		out.Networks = append(out.Networks, c)
 	}

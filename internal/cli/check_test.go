@@ -11,7 +11,7 @@ import (
 func TestCheck(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	remember(t, dir, "aaaa", "web-0", "/proc/self/ns/net")
+	recordSandbox(t, dir, "aaaa", "web-0", "/proc/self/ns/net")
 	plugins := t.TempDir()
 	script := "#!/bin/sh\ncat >/dev/null\ntest $CNI_COMMAND = CHECK && { echo '{\"code\":999,\"msg\":\"its address is " +
 		"gone\"}'; exit 1; }\nexit 0\n"

@@ -49,8 +49,8 @@ func (a *app) devicesCommand() *cobra.Command {
 			"ADD does. Interfaces that a pod has are listed too, with the pod.",
 		Example: "  multusctl devices\n  kubectl multus devices --node worker-3",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if !a.here(node) {
-				return a.onNode(cmd.Context(), node, nil, passedOn(cmd)...)
+			if !a.isThisNode(node) {
+				return a.runOnNode(cmd.Context(), node, nil, forwardedArguments(cmd)...)
 			}
 			conf := a.nodePlugin()
 			if !cmd.Flags().Changed("node-address") {

@@ -34,8 +34,8 @@ func (a *app) doctorCommand() *cobra.Command {
 		Example: "  multusctl doctor\n  multusctl doctor --kubeconfig /etc/kubernetes/kubelet.conf -o json\n" +
 			"  kubectl multus doctor --node worker-3\n  multusctl doctor --root /host",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if !a.here(node) && root == "/" {
-				return a.onNode(cmd.Context(), node, nil, passedOn(cmd)...)
+			if !a.isThisNode(node) && root == "/" {
+				return a.runOnNode(cmd.Context(), node, nil, forwardedArguments(cmd)...)
 			}
 			n, err := a.node(root, node)
 			if err != nil {
@@ -64,7 +64,7 @@ func (a *app) node(root, name string) (*doctor.Node, error) {
 		n.Name, _ = os.Hostname() // only for the suggested commands
 	}
 	if !n.InPod {
-		n.NetnsExists = func(path string) bool { return stateOf(filepath.Join(root, path)) != stateGone }
+		n.NetnsExists = func(path string) bool { return netnsState(filepath.Join(root, path)) != stateGone }
 	}
 	s, err := a.open()
 	switch {

@@ -21,8 +21,8 @@ import (
 	"multus/internal/source/podresources"
 )
 
-// stranger is the configuration that is used if the cluster network is unknown.
-const stranger = `{"cniVersion":"1.0.0","name":"multus-cni-network","type":"multus-shim",
+// unknownClusterNetwork is the configuration that is used if the cluster network is unknown.
+const unknownClusterNetwork = `{"cniVersion":"1.0.0","name":"multus-cni-network","type":"multus-shim",
 	"delegates":[{"cniVersion":"1.0.0","name":"cluster-network","type":"unknown-here"}]}`
 
 // explainOutput is what `explain -o json` prints for each pod.
@@ -77,12 +77,12 @@ func (a *app) explainCommand() *cobra.Command {
 			"--device vendor.example/nic=0000:3b:02.1",
 		Args: cobra.MaximumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			pods, err := e.named(args)
+			pods, err := e.podArguments(args)
 			if err != nil {
 				return err
 			}
-			if !e.here(e.node) {
-				return e.there(cmd, pods)
+			if !e.isThisNode(e.node) {
+				return e.explainOnNode(cmd, pods)
 			}
 			return e.run(cmd.Context(), pods)
 		},
@@ -103,9 +103,9 @@ func (a *app) explainCommand() *cobra.Command {
 	return c
 }
 
-// named returns the pods of the command line, or none for the pods of the files. It reports mistakes before any request
-// is sent.
-func (e *explain) named(args []string) ([]plan.Ref, error) {
+// podArguments returns the pods of the command line, or none for the pods of the files. It reports mistakes before any
+// request is sent.
+func (e *explain) podArguments(args []string) ([]plan.Ref, error) {
 	if len(args) > 0 && args[0] == "pod" {
 		args = args[1:]
 	}
@@ -119,14 +119,14 @@ func (e *explain) named(args []string) ([]plan.Ref, error) {
 }
 
 func (e *explain) run(ctx context.Context, named []plan.Ref) error {
-	devices, err := e.given()
+	devices, err := e.allocatedDevices()
 	if err != nil {
 		return err
 	}
 	if err := e.connect(); err != nil {
 		return err
 	}
-	refs, err := e.wanted(ctx, named)
+	refs, err := e.podsToExplain(ctx, named)
 	if err != nil {
 		return err
 	}
@@ -178,13 +178,13 @@ func (e *explain) connect() error {
 		o.Files, o.Contents[f.Name] = append(o.Files, f.Name), f.Data
 	}
 	files := fileSource(o)
-	l := layered{files: files, rest: rest}
+	l := layeredSource{files: files, rest: rest}
 	e.networks, e.pods, e.hostNetwork, e.podsIn = l, l, l.hostNetwork, files
 	return nil
 }
 
-// wanted returns the pods to explain: those that are named, or all of the files.
-func (e *explain) wanted(ctx context.Context, named []plan.Ref) ([]plan.Ref, error) {
+// podsToExplain returns the pods to explain: those that are named, or all of the files.
+func (e *explain) podsToExplain(ctx context.Context, named []plan.Ref) ([]plan.Ref, error) {
 	if len(named) > 0 {
 		return named, nil
 	}
@@ -216,20 +216,20 @@ func (e *explain) configuration() ([]byte, error) {
 	return d.ForRequest(conf)
 }
 
-// devicesGiven are the devices of --device.
-type devicesGiven map[string][]string
+// flagDevices are the devices of --device.
+type flagDevices map[string][]string
 
 // Devices returns the devices for any pod.
-func (d devicesGiven) Devices(context.Context, plan.Ref, string) (map[string][]string, error) {
+func (d flagDevices) Devices(context.Context, plan.Ref, string) (map[string][]string, error) {
 	return d, nil
 }
 
-// given returns the devices of the pod: those of the flags, or those that the kubelet reports.
-func (e *explain) given() (plan.Devices, error) {
+// allocatedDevices returns the devices of the pod: those of the flags, or those that the kubelet reports.
+func (e *explain) allocatedDevices() (plan.Devices, error) {
 	if len(e.devices) == 0 {
 		return podresources.New(podresources.Options{}), nil
 	}
-	out := devicesGiven{}
+	out := flagDevices{}
 	for _, d := range e.devices {
 		resource, id, ok := strings.Cut(d, "=")
 		if !ok || resource == "" || id == "" {
@@ -273,7 +273,7 @@ func (e *explain) explainPod(ctx context.Context, ref plan.Ref, raw []byte,
 		out.Explanation, err = plan.Explain(p, req, conf)
 	}
 	if err == nil {
-		out.Problems = e.onThisNode(p, conf)
+		out.Problems = e.nodeProblems(p, conf)
 	}
 	if err != nil {
 		ce := fault.ToCNI(err)

@@ -17,19 +17,19 @@ import (
 	"multus/internal/host/plugin"
 )
 
-// there explains on another node. It passes the files on. Flags that describe a node are errors, because they would not
-// apply to the other node.
-func (e *explain) there(cmd *cobra.Command, pods []plan.Ref) error {
+// explainOnNode explains on another node. It passes the files on. Flags that describe a node are errors, because they
+// would not apply to the other node.
+func (e *explain) explainOnNode(cmd *cobra.Command, pods []plan.Ref) error {
 	if e.conf != "" || e.daemon != "" {
 		return usageError{errors.New("--config and --daemon-config say how a node is, and --node asks the node: give one " +
 			"or the other")}
 	}
-	args := passedOn(cmd)
+	args := forwardedArguments(cmd)
 	for _, ref := range pods {
 		args = append(args, "pod", ref.String())
 	}
 	if len(e.files) == 0 {
-		return e.onNode(cmd.Context(), e.node, nil, args...)
+		return e.runOnNode(cmd.Context(), e.node, nil, args...)
 	}
 	files, err := e.readFiles(e.files)
 	if err != nil {
@@ -39,7 +39,7 @@ func (e *explain) there(cmd *cobra.Command, pods []plan.Ref) error {
 	for _, f := range files {
 		fmt.Fprintf(&all, "---\n%s\n", f.Data)
 	}
-	return e.onNode(cmd.Context(), e.node, all.Bytes(), append(args, "--filename=-")...)
+	return e.runOnNode(cmd.Context(), e.node, all.Bytes(), append(args, "--filename=-")...)
 }
 
 // nodeFiles returns the configurations of the plugin and the daemon: those of the flags, or those of this node.
@@ -53,7 +53,7 @@ func (e *explain) nodeFiles() (conf, daemon []byte, err error) {
 		_, conf, daemon = (&doctor.Node{Root: "/", InPod: e.inPod()}).Configuration()
 	}
 	if conf == nil {
-		conf = []byte(stranger)
+		conf = []byte(unknownClusterNetwork)
 		e.notes = append(e.notes, "the cluster network is not known here: "+
 			"give --config with the node's "+autoconf.FileName+", or --node")
 	}
@@ -65,8 +65,8 @@ func (e *explain) nodeFiles() (conf, daemon []byte, err error) {
 	return conf, daemon, nil
 }
 
-// onThisNode returns the problems of an ADD on this machine. It returns none if the machine is no node.
-func (e *explain) onThisNode(p *plan.Plan, conf *config.Plugin) []string {
+// nodeProblems returns the problems of an ADD on this machine. It returns none if the machine is no node.
+func (e *explain) nodeProblems(p *plan.Plan, conf *config.Plugin) []string {
 	if info, err := os.Stat(p.Dirs.Binary); err != nil || !info.IsDir() {
 		return nil
 	}

@@ -26,9 +26,9 @@ func TestGC(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	remember(t, dir, "aaaa", "old", filepath.Join(netns, "gone"))
-	remember(t, dir, "bbbb", "coming", filepath.Join(netns, "gone-too"))
-	remember(t, dir, "cccc", "alive", "/proc/self/ns/net")
+	recordSandbox(t, dir, "aaaa", "old", filepath.Join(netns, "gone"))
+	recordSandbox(t, dir, "bbbb", "coming", filepath.Join(netns, "gone-too"))
+	recordSandbox(t, dir, "cccc", "alive", "/proc/self/ns/net")
 	for _, id := range []string{"aaaa", "cccc"} {
 		hourAgo := time.Now().Add(-time.Hour)
 		if err := os.Chtimes(filepath.Join(dir, id), hourAgo, hourAgo); err != nil {
@@ -70,7 +70,7 @@ func TestGCFails(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
 	dir := filepath.Join(root, "state")
-	remember(t, dir, "aaaa", "old", filepath.Join(root, "gone"))
+	recordSandbox(t, dir, "aaaa", "old", filepath.Join(root, "gone"))
 	code, out, errs := call(t, nil, "gc", "--grace", "0s", "--state-dir", dir, "--plugin-dir", root, "--lock-file",
 		filepath.Join(root, "locks"))
 	if code != Found || !strings.Contains(out, "failed to find plugin") || !strings.Contains(out, "0 freed") ||

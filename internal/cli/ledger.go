@@ -243,7 +243,7 @@ func newRecord(id string, r *ledger.Record, err error) record {
 	}
 	out.Netns = r.Netns
 	if r.Netns != "" {
-		out.State = stateOf(r.Netns)
+		out.State = netnsState(r.Netns)
 	}
 	for i := range r.Attachments {
 		t := &r.Attachments[i]
@@ -262,8 +262,8 @@ func newAttachment(t *plan.Attachment) recordAttachment {
 	}
 }
 
-// stateOf returns the state of a network namespace.
-func stateOf(netns string) string {
+// netnsState returns the state of a network namespace.
+func netnsState(netns string) string {
 	ns, err := link.Open(netns)
 	switch {
 	case errors.Is(err, link.ErrNoNamespace):

@@ -28,8 +28,8 @@ func call(t *testing.T, env map[string]string, args ...string) (code int, stdout
 	return code, out.String(), errs.String()
 }
 
-// remember records a sandbox with the cluster network and one more network.
-func remember(t *testing.T, dir, container, pod, netns string) {
+// recordSandbox records a sandbox with the cluster network and one more network.
+func recordSandbox(t *testing.T, dir, container, pod, netns string) {
 	t.Helper()
 	list := func(conf string) *cniconf.List {
 		l, err := cniconf.Parse([]byte(conf))
@@ -61,8 +61,8 @@ func remember(t *testing.T, dir, container, pod, netns string) {
 func TestLedger(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	remember(t, dir, "aaaa0000aaaa0000", "web-0", "/proc/self/ns/net")
-	remember(t, dir, "bbbb0000bbbb0000", "web-1", "/nowhere/netns")
+	recordSandbox(t, dir, "aaaa0000aaaa0000", "web-0", "/proc/self/ns/net")
+	recordSandbox(t, dir, "bbbb0000bbbb0000", "web-1", "/nowhere/netns")
 	if err := os.WriteFile(filepath.Join(dir, "cccc0000"), []byte("[{"), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -21,9 +21,9 @@ import (
 const (
 	// inImage is the path of this program in the daemon's image.
 	inImage = "/usr/src/multus-cni/bin/multusctl"
-	// remoteLimit limits the time of a command on another node, and maxRemote the size of its output.
-	remoteLimit = 2 * time.Minute
-	maxRemote   = 16 << 20
+	// remoteTimeout limits the time of a command on another node, and maxRemote the size of its output.
+	remoteTimeout = 2 * time.Minute
+	maxRemote     = 16 << 20
 )
 
 // nodeFlag adds the flag --node.
@@ -32,9 +32,9 @@ func (a *app) nodeFlag(c *cobra.Command, node *string) {
 		"`name` of the node (default: this one); another one is looked at from the daemon's pod there, by kubectl")
 }
 
-// passedOn returns the command and those of its flags that have the same meaning on another node. Files are read on
-// this machine.
-func passedOn(c *cobra.Command) []string {
+// forwardedArguments returns the command and those of its flags that have the same meaning on another node. Files are
+// read on this machine.
+func forwardedArguments(c *cobra.Command) []string {
 	out := []string{c.Name()}
 	c.Flags().Visit(func(f *pflag.Flag) {
 		if slices.Contains([]string{"node", "output", "kubeconfig", "filename"}, f.Name) {
@@ -51,8 +51,8 @@ func passedOn(c *cobra.Command) []string {
 	return out
 }
 
-// here reports whether a node's name is that of this node, as far as that can be determined. "" is this node.
-func (a *app) here(node string) bool {
+// isThisNode reports whether a node's name is that of this node, as far as that can be determined. "" is this node.
+func (a *app) isThisNode(node string) bool {
 	host, err := os.Hostname()
 	return node == "" || node == a.Getenv("MULTUS_NODE_NAME") || err == nil && node == host
 }
@@ -60,15 +60,15 @@ func (a *app) here(node string) bool {
 // inPod reports whether this process runs in a pod, which has only the mounted parts of the node.
 func (a *app) inPod() bool { return a.Getenv("KUBERNETES_SERVICE_HOST") != "" }
 
-// onNode runs a command in the daemon's pod on another node, which has the node's devices and files, and the daemon's
-// permissions. It uses kubectl, which supports every kind of credentials. A client for exec (websockets, SPDY) would
-// make this program larger without any benefit. The output and the exit code of the command are passed on.
-func (a *app) onNode(ctx context.Context, node string, stdin []byte, args ...string) error {
+// runOnNode runs a command in the daemon's pod on another node, which has the node's devices and files, and the
+// daemon's permissions. It uses kubectl, which supports every kind of credentials. A client for exec (websockets, SPDY)
+// would make this program larger without any benefit. The output and the exit code of the command are passed on.
+func (a *app) runOnNode(ctx context.Context, node string, stdin []byte, args ...string) error {
 	if a.source.networksDir != "" {
 		return usageError{errors.New("--networks-dir is a directory of this machine, and --node asks the cluster: give one " +
 			"or the other")}
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, remoteLimit, fmt.Errorf("it took longer than %s", remoteLimit))
+	ctx, cancel := context.WithTimeoutCause(ctx, remoteTimeout, fmt.Errorf("it took longer than %s", remoteTimeout))
 	defer cancel()
 	pod, err := a.kubectl(ctx, "get", "pods", "--request-timeout", "20s", "-l", "name=multus", "--field-selector",
 		"spec.nodeName="+node+",status.phase=Running", "-o", "name").Output()
@@ -85,7 +85,7 @@ func (a *app) onNode(ctx context.Context, node string, stdin []byte, args ...str
 		all = append(all, "--stdin")
 	}
 	c := a.kubectl(ctx, append(append(all, "--", inImage, "-o", a.output), args...)...)
-	var stdout, stderr answer
+	var stdout, stderr limitedBuffer
 	c.Stdout, c.Stderr = &stdout, &stderr
 	if stdin != nil {
 		c.Stdin = bytes.NewReader(stdin)
@@ -100,7 +100,7 @@ func (a *app) onNode(ctx context.Context, node string, stdin []byte, args ...str
 	}
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		exit.Stderr = stderr.b.Bytes()
-		if said, code, ok := ended(stderr.b.String()); ok {
+		if said, code, ok := splitRemoteError(stderr.b.String()); ok {
 			fmt.Fprint(&printable{a.Stderr}, said)
 			return exitCode(code)
 		}
@@ -108,14 +108,14 @@ func (a *app) onNode(ctx context.Context, node string, stdin []byte, args ...str
 	return kubectlError(ctx, fmt.Sprintf("run multusctl in %s on node %s", name, node), err)
 }
 
-// answer stores the output of another node, up to maxRemote bytes. If there is more, the write fails, which ends
+// limitedBuffer stores the output of another node, up to maxRemote bytes. If there is more, the write fails, which ends
 // kubectl.
-type answer struct {
+type limitedBuffer struct {
 	b    bytes.Buffer
 	more bool
 }
 
-func (a *answer) Write(p []byte) (int, error) {
+func (a *limitedBuffer) Write(p []byte) (int, error) {
 	if a.more = a.more || a.b.Len()+len(p) > maxRemote; a.more {
 		return 0, io.ErrShortWrite
 	}
@@ -125,9 +125,9 @@ func (a *answer) Write(p []byte) (int, error) {
 // terminated matches kubectl's message about a program that ended with a code other than 0.
 var terminated = regexp.MustCompile(`(?m)^command terminated with exit code (\d+)\n?`)
 
-// ended separates the standard error of a command on another node from kubectl's message about its end. ok is false for
-// codes that multusctl does not use: the program does not exist, or was killed.
-func ended(stderr string) (said string, code int, ok bool) {
+// splitRemoteError separates the standard error of a command on another node from kubectl's message about its end. ok
+// is false for codes that multusctl does not use: the program does not exist, or was killed.
+func splitRemoteError(stderr string) (said string, code int, ok bool) {
 	m := terminated.FindStringSubmatch(stderr)
 	if m == nil {
 		return "", 0, false

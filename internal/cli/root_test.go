@@ -11,11 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// nobody is a user without rights.
-const nobody = 65534
+// unprivilegedUID is a user without rights.
+const unprivilegedUID = 65534
 
-// asNobody runs fn with the files of this thread opened as nobody. A user other than root lacks the permissions anyway.
-func asNobody(t *testing.T, fn func()) {
+// asUnprivileged runs fn with the files of this thread opened as nobody. A user other than root lacks the permissions
+// anyway.
+func asUnprivileged(t *testing.T, fn func()) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		fn()
@@ -23,7 +24,7 @@ func asNobody(t *testing.T, fn func()) {
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	if _, err := unix.SetfsuidRetUid(nobody); err != nil {
+	if _, err := unix.SetfsuidRetUid(unprivilegedUID); err != nil {
 		t.Fatal(err)
 	}
 	defer func() {
@@ -58,10 +59,12 @@ func TestNotRoot(t *testing.T) {
 		"devices": {state, locks}, "gc": {state, locks},
 		"attach": append(byHand, "--cluster-network="+cluster), "detach": byHand,
 	} {
-		for uid, want := range map[int]string{nobody: "permission denied; run it as root\n", 0: "permission denied\n"} {
+		for uid, want := range map[int]string{
+			unprivilegedUID: "permission denied; run it as root\n", 0: "permission denied\n",
+		} {
 			var out, errs bytes.Buffer
 			var code int
-			asNobody(t, func() {
+			asUnprivileged(t, func() {
 				code = Run(t.Context(), Env{
 					Args:   append(append([]string{"multusctl"}, strings.Fields(name)...), args...),
 					Getenv: func(string) string { return "" }, UID: uid, Stdout: &out, Stderr: &errs,

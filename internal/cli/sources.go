@@ -107,14 +107,14 @@ func (a *app) userKubeconfig() string {
 	return path
 }
 
-// layered reads the files first, and the other source for what the files do not have.
-type layered struct {
+// layeredSource reads the files first, and the other source for what the files do not have.
+type layeredSource struct {
 	files *source
 	rest  *source
 }
 
 // Network returns the definition of the files, or else of the other source.
-func (l layered) Network(ctx context.Context, ref plan.Ref) (*plan.Definition, error) {
+func (l layeredSource) Network(ctx context.Context, ref plan.Ref) (*plan.Definition, error) {
 	def, err := l.files.Network(ctx, ref)
 	if err == nil || l.rest == nil || !errors.Is(err, plan.ErrNotFound) {
 		return def, err
@@ -123,7 +123,7 @@ func (l layered) Network(ctx context.Context, ref plan.Ref) (*plan.Definition, e
 }
 
 // Pod returns the pod of the files, or else of the other source.
-func (l layered) Pod(ctx context.Context, ref plan.Ref) (*plan.Pod, error) {
+func (l layeredSource) Pod(ctx context.Context, ref plan.Ref) (*plan.Pod, error) {
 	pod, err := l.files.Pod(ctx, ref)
 	if err == nil || l.rest == nil || !errors.Is(err, plan.ErrNotFound) {
 		return pod, err
@@ -131,7 +131,7 @@ func (l layered) Pod(ctx context.Context, ref plan.Ref) (*plan.Pod, error) {
 	return l.rest.Pod(ctx, ref)
 }
 
-func (l layered) hostNetwork(ctx context.Context, ref plan.Ref) (bool, error) {
+func (l layeredSource) hostNetwork(ctx context.Context, ref plan.Ref) (bool, error) {
 	host, err := l.files.hostNetwork(ctx, ref)
 	if err == nil || l.rest == nil || !errors.Is(err, plan.ErrNotFound) {
 		return host, err

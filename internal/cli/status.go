@@ -47,8 +47,8 @@ type podStatus struct {
 	Problems   []string       `json:"problems,omitempty"`
 	Interfaces []podInterface `json:"interfaces"`
 
-	// there has the names of the interfaces in the network namespace. It is nil if they are not visible.
-	there []string
+	// interfaceNames has the names of the interfaces in the network namespace. It is nil if they are not visible.
+	interfaceNames []string
 }
 
 type podInterface struct {
@@ -93,7 +93,7 @@ func (a *app) statusCommand() *cobra.Command {
 				return a.printStatus(&out)
 			}
 			records = slices.DeleteFunc(records, func(r record) bool { return r.name() != refs[0].String() })
-			if out.Pods, err = a.reported(cmd.Context(), refs[0], observeAll(records)); err != nil {
+			if out.Pods, err = a.addNetworkStatus(cmd.Context(), refs[0], observeAll(records)); err != nil {
 				return err
 			}
 			return a.printStatus(&out)
@@ -141,7 +141,7 @@ func observe(r record) podStatus {
 		out.Problems = append(out.Problems, err.Error())
 	}
 	for _, l := range there {
-		out.there = append(out.there, l.Name)
+		out.interfaceNames = append(out.interfaceNames, l.Name)
 	}
 	for _, t := range r.Attachments {
 		i := podInterface{Name: t.IfName, Network: t.Network}
@@ -183,8 +183,8 @@ func (i *podInterface) fill(l link.Interface) {
 	}
 }
 
-// reported adds the network status of the pod. Without a source, it returns the pods unchanged.
-func (a *app) reported(ctx context.Context, ref plan.Ref, pods []podStatus) ([]podStatus, error) {
+// addNetworkStatus adds the network status of the pod. Without a source, it returns the pods unchanged.
+func (a *app) addNetworkStatus(ctx context.Context, ref plan.Ref, pods []podStatus) ([]podStatus, error) {
 	s, err := a.open()
 	if errors.Is(err, errNoSource) && len(pods) > 0 {
 		return pods, nil
@@ -266,10 +266,10 @@ func (p *podStatus) compare(networks []reportedNetwork) {
 
 // present reports whether an interface is in the pod. It returns nil if that is not visible.
 func (p *podStatus) present(name string) *bool {
-	if p.there == nil {
+	if p.interfaceNames == nil {
 		return nil
 	}
-	there := slices.Contains(p.there, name)
+	there := slices.Contains(p.interfaceNames, name)
 	return &there
 }
 

@@ -47,8 +47,8 @@ const webStatus = `{"metadata":{"name":"web-0","namespace":"team-a","annotations
 func TestStatus(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	remember(t, dir, "aaaa", "web-0", "/proc/self/ns/net")
-	remember(t, dir, "bbbb", "web-1", "/nowhere/netns")
+	recordSandbox(t, dir, "aaaa", "web-0", "/proc/self/ns/net")
+	recordSandbox(t, dir, "bbbb", "web-1", "/nowhere/netns")
 	kubeconfig := apiServerOf(t, map[string]string{"/api/v1/namespaces/team-a/pods/web-0": webStatus})
 
 	code, out, errs := call(t, nil, "status", "--state-dir", dir, "--socket-dir", dir)

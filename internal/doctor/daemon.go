@@ -12,8 +12,8 @@ import (
 	"multus/api"
 )
 
-// askLimit limits one request to the daemon.
-const askLimit = 3 * time.Second
+// requestLimit limits one request to the daemon.
+const requestLimit = 3 * time.Second
 
 // shim is the plugin of a node with a daemon.
 const shim = "multus-shim"
@@ -25,7 +25,7 @@ var daemonCheck = Check{
 		if socket == "" {
 			return nil, err
 		}
-		ctx, cancel := context.WithTimeout(ctx, askLimit)
+		ctx, cancel := context.WithTimeout(ctx, requestLimit)
 		defer cancel()
 		client := &api.Client{Socket: n.path(socket)}
 		logs := "kubectl -n kube-system logs -l app=multus --prefix --tail=-1, of the pod on " + nameOr(n)

@@ -18,35 +18,39 @@ type distribution struct {
 
 // The default directories.
 const (
-	usualConf    = "/etc/cni/net.d"
-	usualBin     = "/opt/cni/bin"
-	usualKubelet = "/var/lib/kubelet"
+	defaultConfDir     = "/etc/cni/net.d"
+	defaultBinDir      = "/opt/cni/bin"
+	defaultKubeletRoot = "/var/lib/kubelet"
 )
 
 // distributions are the known distributions. Kubernetes distributions come before operating systems, because k3s runs
 // on any of them.
 var distributions = []distribution{
 	{
-		"k3s", "k3s", "/var/lib/rancher/k3s/agent/etc/cni/net.d", "/var/lib/rancher/k3s/data/cni", usualKubelet, nil,
+		"k3s", "k3s", "/var/lib/rancher/k3s/agent/etc/cni/net.d", "/var/lib/rancher/k3s/data/cni", defaultKubeletRoot, nil,
 		[]string{"/var/lib/rancher/k3s"},
 	},
-	{"RKE2", "rke2", usualConf, usualBin, usualKubelet, nil, []string{"/var/lib/rancher/rke2"}},
+	{"RKE2", "rke2", defaultConfDir, defaultBinDir, defaultKubeletRoot, nil, []string{"/var/lib/rancher/rke2"}},
 	{
 		"MicroK8s", "microk8s", "/var/snap/microk8s/current/args/cni-network", "/var/snap/microk8s/current/opt/cni/bin",
 		"/var/snap/microk8s/common/var/lib/kubelet", nil,
 		[]string{"/var/snap/microk8s"},
 	},
-	{"k0s", "k0s", usualConf, usualBin, "/var/lib/k0s/kubelet", nil, []string{"/var/lib/k0s"}},
-	{"kind", "kind", usualConf, usualBin, usualKubelet, nil, []string{"/kind/version"}},
+	{"k0s", "k0s", defaultConfDir, defaultBinDir, "/var/lib/k0s/kubelet", nil, []string{"/var/lib/k0s"}},
+	{"kind", "kind", defaultConfDir, defaultBinDir, defaultKubeletRoot, nil, []string{"/kind/version"}},
 	{
-		"OpenShift", "openshift", "/etc/kubernetes/cni/net.d", "/var/lib/cni/bin", usualKubelet,
+		"OpenShift", "openshift", "/etc/kubernetes/cni/net.d", "/var/lib/cni/bin", defaultKubeletRoot,
 		[]string{"rhcos"},
 		[]string{"/etc/kubernetes/cni/net.d"},
 	},
-	{"Talos", "talos", usualConf, usualBin, usualKubelet, []string{"talos"}, nil},
-	{"Bottlerocket", "bottlerocket", usualConf, usualBin, usualKubelet, []string{"bottlerocket"}, nil},
-	{"Container-Optimized OS (GKE)", "gke", usualConf, "/home/kubernetes/bin", usualKubelet, []string{"cos"}, nil},
-	{"Fedora CoreOS", "fcos", usualConf, usualBin, usualKubelet, []string{"coreos"}, nil},
+	{"Talos", "talos", defaultConfDir, defaultBinDir, defaultKubeletRoot, []string{"talos"}, nil},
+	{"Bottlerocket", "bottlerocket", defaultConfDir, defaultBinDir, defaultKubeletRoot, []string{"bottlerocket"}, nil},
+	{
+		"Container-Optimized OS (GKE)", "gke", defaultConfDir, "/home/kubernetes/bin", defaultKubeletRoot,
+		[]string{"cos"},
+		nil,
+	},
+	{"Fedora CoreOS", "fcos", defaultConfDir, defaultBinDir, defaultKubeletRoot, []string{"coreos"}, nil},
 }
 
 // distribution identifies the distribution of the node. An unknown one has the default directories.
@@ -62,7 +66,9 @@ func (n *Node) distribution() distribution {
 	if name == "" || n.InPod {
 		name = "not recognised"
 	}
-	return distribution{Name: name, Overlay: "base", ConfDir: usualConf, BinDir: usualBin, KubeletRoot: usualKubelet}
+	return distribution{
+		Name: name, Overlay: "base", ConfDir: defaultConfDir, BinDir: defaultBinDir, KubeletRoot: defaultKubeletRoot,
+	}
 }
 
 // osRelease reads os-release(5).

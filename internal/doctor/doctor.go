@@ -41,7 +41,8 @@ type Check struct {
 // Checks returns all checks. Their order is that of causes: the faults that explain others come first.
 func Checks() []Check {
 	return []Check{
-		distributionCheck, runtimeCheck, slotCheck, configurationCheck, pluginsCheck, readonlyCheck, netnsCheck, mountsCheck,
+		distributionCheck, runtimeCheck, confFileCheck, configurationCheck, pluginsCheck, readonlyCheck, netnsCheck,
+		mountsCheck,
 		daemonCheck, apiCheck,
 		policiesCheck, kubeletCheck, mastersCheck, kernelCheck, ledgerCheck, reservationsCheck,
 	}

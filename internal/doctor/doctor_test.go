@@ -21,10 +21,10 @@ var faults = []struct {
 	plant             func(f *fake)
 }{
 	{"no configuration at all (multus-cni#1387)", "slot", "no CNI configuration", func(f *fake) {
-		f.remove(f.slot())
+		f.remove(f.confPath())
 		f.remove(filepath.Join(f.dist.ConfDir, "10-cluster.conflist"))
 	}},
-	{"Multus is not called (multus-cni#1387)", "slot", "does not call Multus", func(f *fake) { f.remove(f.slot()) }},
+	{"Multus is not called (multus-cni#1387)", "slot", "does not call Multus", func(f *fake) { f.remove(f.confPath()) }},
 	{"another file comes first (multus-cni#1387)", "slot", "00-aaa.conflist and not", func(f *fake) {
 		f.write(filepath.Join(f.dist.ConfDir, "00-aaa.conflist"),
 			`{"cniVersion":"1.0.0","name":"x","plugins":[{"type":"bridge"}]}`)
@@ -45,17 +45,17 @@ var faults = []struct {
 	},
 	{
 		"half-written configuration", "slot", "is no valid CNI configuration",
-		func(f *fake) { f.write(f.slot(), `{"cniVersion": "1.0`) },
+		func(f *fake) { f.write(f.confPath(), `{"cniVersion": "1.0`) },
 	},
-	{"empty configuration", "slot", "is no valid CNI configuration", func(f *fake) { f.write(f.slot(), "") }},
+	{"empty configuration", "slot", "is no valid CNI configuration", func(f *fake) { f.write(f.confPath(), "") }},
 	{
 		"Cilium renames the file (multus-cni#972)", "slot", "Cilium renames",
-		func(f *fake) { f.write(f.slot()+".cilium_bak", "{}") },
+		func(f *fake) { f.write(f.confPath()+".cilium_bak", "{}") },
 	},
 	{
 		"a list with another program's plugin is shadowed", "slot",
 		"plugins of another program are chained to Multus, and not called: istio-cni", func(f *fake) {
-			f.write(f.slot()+"list", `{"cniVersion":"0.3.1","name":"k8s-pod-network","plugins":[{"type":"multus-shim"},{"type":"istio-cni"}]}`)
+			f.write(f.confPath()+"list", `{"cniVersion":"0.3.1","name":"k8s-pod-network","plugins":[{"type":"multus-shim"},{"type":"istio-cni"}]}`)
 		},
 	},
 	{"two configurations of Multus (multus-cni#1130)", "slot", "more than one configuration", func(f *fake) {
@@ -63,7 +63,7 @@ var faults = []struct {
 	}},
 	{
 		"a key with a typo (A1)", "configuration", "nobody reads the key clusterNetworks",
-		func(f *fake) { f.change(f.slot(), "clusterNetworks", "x") },
+		func(f *fake) { f.change(f.confPath(), "clusterNetworks", "x") },
 	},
 	{"the cluster network's file is gone (B32)", "configuration", "cluster network cannot be read", func(f *fake) {
 		f.remove(filepath.Join(f.dist.ConfDir, "10-cluster.conflist"))
@@ -72,7 +72,7 @@ var faults = []struct {
 		"Multus delegates to itself (multus-cni#1130)",
 		"configuration", "the cluster network is Multus itself", func(f *fake) {
 			f.write("/opt/loop.conf", `{"name":"x","type":"multus"}`)
-			f.change(f.slot(), "clusterNetwork", "/opt/loop.conf")
+			f.change(f.confPath(), "clusterNetwork", "/opt/loop.conf")
 		},
 	},
 	{"the daemon's file is broken (F1)", "configuration", "daemon's configuration cannot be read", func(f *fake) {
@@ -81,7 +81,7 @@ var faults = []struct {
 	{
 		"the kubeconfig is gone (multus-cni#461, multus-cni#852)",
 		"configuration", "kubeconfig of the plugin cannot be used", func(f *fake) {
-			f.change(f.slot(), "kubeconfig", "/etc/cni/net.d/multus.d/multus.kubeconfig")
+			f.change(f.confPath(), "kubeconfig", "/etc/cni/net.d/multus.d/multus.kubeconfig")
 		},
 	},
 	{"the plugin is missing (multus-cni#1221)", "plugins", "multus-shim, which ", func(f *fake) {
@@ -135,13 +135,13 @@ var faults = []struct {
 		f.remove("/var/lib/cni/networks/storage")
 		f.check(os.Remove(filepath.Join(f.Root, "var/run")))
 		f.mkdir("/var/run/netns")
-		f.remember("c1", "/var/run/netns/cni-1")
+		f.recordSandbox("c1", "/var/run/netns/cni-1")
 	}},
 	{
 		"namespaces are elsewhere (multus-cni#1260)",
 		"netns", "keeps network namespaces in /run/containerd/netns", func(f *fake) {
 			f.namespaces["/run/containerd/netns/cni-2"] = true
-			f.remember("c2", "/run/containerd/netns/cni-2")
+			f.recordSandbox("c2", "/run/containerd/netns/cni-2")
 		},
 	},
 	{
@@ -187,7 +187,7 @@ var faults = []struct {
 	}},
 	{"no permission to read pods, and no capability", "api", "does not allow: get pods", func(f *fake) {
 		f.cluster.denied, f.cluster.runtime = "get pods", "containerd://2.1.4"
-		f.change(f.slot(), "capabilities", map[string]bool{})
+		f.change(f.confPath(), "capabilities", map[string]bool{})
 	}},
 	{
 		"no policy for the status", "policies", "multus-node-identity is missing",
@@ -245,7 +245,7 @@ var faults = []struct {
 	}},
 	{
 		"a record of a sandbox that is gone (multus-cni#1449)", "ledger", "1 record of sandboxes that are gone",
-		func(f *fake) { f.remember("c2", "/run/netns/gone") },
+		func(f *fake) { f.recordSandbox("c2", "/run/netns/gone") },
 	},
 	{
 		"a damaged record (multus-cni#1449)", "ledger", "the record of container c2 is damaged",
@@ -281,7 +281,7 @@ func TestFaults(t *testing.T) {
 				for _, x := range r.Findings {
 					if x.Check == tc.check && strings.Contains(x.Message, tc.says) {
 						found = true
-					} else if !follows(tc.check, x) {
+					} else if !isConsequence(tc.check, x) {
 						t.Errorf("also: %+v", x)
 					}
 					if x.Evidence == "" || x.Fix == "" || strings.Contains(x.Message+x.Evidence+x.Fix, f.Root) {
@@ -296,8 +296,8 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// follows reports whether a finding is a consequence of the planted fault, and no false alarm.
-func follows(check string, x Finding) bool {
+// isConsequence reports whether a finding is a consequence of the planted fault, and no false alarm.
+func isConsequence(check string, x Finding) bool {
 	return check == "configuration" && x.Check == "slot"
 }
 
@@ -329,8 +329,8 @@ func TestHealthy(t *testing.T) {
 	}
 }
 
-// TestPoliciesSilent checks that policies which are correct, or disabled on purpose, are not reported.
-func TestPoliciesSilent(t *testing.T) {
+// TestCorrectPoliciesAreNotReported checks that policies which are correct, or disabled on purpose, are not reported.
+func TestCorrectPoliciesAreNotReported(t *testing.T) {
 	t.Parallel()
 	for name, plant := range map[string]func(f *fake){
 		"runtime that passes annotations": func(f *fake) {
@@ -347,7 +347,7 @@ func TestPoliciesSilent(t *testing.T) {
 		},
 		"no namespaceIsolation, said so in the slot": func(f *fake) {
 			f.definitions[1].Namespace = "b"
-			f.change(f.slot(), "namespaceIsolation", false)
+			f.change(f.confPath(), "namespaceIsolation", false)
 		},
 		"a namespace that all may use": func(f *fake) { f.definitions[1].Namespace = "default" },
 	} {
@@ -387,7 +387,7 @@ func TestHealthyWithoutDaemonFile(t *testing.T) {
 				t.Errorf("%+v", r.Findings)
 			}
 			f.mkdir("/etc/own")
-			f.rename(f.slot(), "/etc/own/00-multus.conf")
+			f.rename(f.confPath(), "/etc/own/00-multus.conf")
 			f.remove("/etc/containerd")
 			f.ConfDir = "/etc/own"
 			for _, x := range Run(t.Context(), f.Node).Findings {
@@ -416,7 +416,7 @@ func TestNoConfiguration(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			f := healthy(t, "kubeadm")
-			for _, file := range append(tc.remove, f.slot()) {
+			for _, file := range append(tc.remove, f.confPath()) {
 				f.remove(file)
 			}
 			for _, c := range Run(t.Context(), f.Node).Checks {
@@ -432,9 +432,9 @@ func TestNoConfiguration(t *testing.T) {
 func TestWrongDirectories(t *testing.T) {
 	t.Parallel()
 	f := healthy(t, "microk8s")
-	f.change(daemonFiles[0], "cniConfigDir", usualConf)
-	f.mkdir(usualConf)
-	f.rename(f.slot(), usualConf+"/00-multus.conf")
+	f.change(daemonFiles[0], "cniConfigDir", defaultConfDir)
+	f.mkdir(defaultConfDir)
+	f.rename(f.confPath(), defaultConfDir+"/00-multus.conf")
 	r := Run(t.Context(), f.Node)
 	if i := slices.IndexFunc(r.Findings, func(x Finding) bool { return x.Check == "distribution" }); i < 0 ||
 		!strings.Contains(r.Findings[i].Fix, "deploy/overlays/microk8s") {
@@ -442,8 +442,8 @@ func TestWrongDirectories(t *testing.T) {
 	}
 }
 
-// TestBlind checks that what is not visible, on a laptop or in a container, is unchecked and no finding.
-func TestBlind(t *testing.T) {
+// TestInvisibleIsUnchecked checks that what is not visible, on a laptop or in a container, is unchecked and no finding.
+func TestInvisibleIsUnchecked(t *testing.T) {
 	t.Parallel()
 	r := Run(t.Context(), &Node{Root: t.TempDir(), InPod: true, Arch: "amd64", Now: time.Now()})
 	unchecked := 0

@@ -10,11 +10,13 @@ var kubeletCheck = Check{
 	Name: "kubelet", About: "the kubelet's podresources are where Multus looks for devices",
 	Run: func(ctx context.Context, n *Node) ([]Finding, error) {
 		root := n.kubeletRoot()
-		if answers(n, root) {
+		if hasKubeletFiles(n, root) {
 			return nil, nil
 		}
-		for _, other := range []string{usualKubelet, "/var/lib/k0s/kubelet", "/var/snap/microk8s/common/var/lib/kubelet"} {
-			if answers(n, other) {
+		for _, other := range []string{
+			defaultKubeletRoot, "/var/lib/k0s/kubelet", "/var/snap/microk8s/common/var/lib/kubelet",
+		} {
+			if hasKubeletFiles(n, other) {
 				return []Finding{{
 					Severity: Error, Message: "the kubelet's directory is " + other + ", and Multus looks into " + root +
 						": pods with devices fail",
@@ -41,8 +43,8 @@ var kubeletCheck = Check{
 	},
 }
 
-// answers reports whether a directory is the kubelet's: it has the socket or the checkpoint file.
-func answers(n *Node, root string) bool {
+// hasKubeletFiles reports whether a directory is the kubelet's: it has the socket or the checkpoint file.
+func hasKubeletFiles(n *Node, root string) bool {
 	return n.exists(filepath.Join(root, "pod-resources/kubelet.sock")) ||
 		n.exists(filepath.Join(root, "device-plugins/kubelet_internal_checkpoint"))
 }

@@ -29,7 +29,7 @@ var mastersCheck = Check{
 		networks, err := n.networks(ctx)
 		for _, w := range networks {
 			for _, p := range w.plugins() {
-				m.look(w, p)
+				m.checkPlugin(w, p)
 			}
 		}
 		return m.found, err
@@ -46,13 +46,13 @@ type masters struct {
 
 type user struct{ typ, owner string }
 
-func (m *masters) look(w network, p plugin) {
+func (m *masters) checkPlugin(w network, p plugin) {
 	switch {
 	case p.LinkInContainer:
 	case p.Type == "bridge":
 		m.bridge(w, p)
 	case p.Type == "host-device" && p.Device != "":
-		if _, ok := m.byName[p.Device]; !ok && !m.given(p.Device) {
+		if _, ok := m.byName[p.Device]; !ok && !m.heldByPod(p.Device) {
 			m.missing(w, "device", p.Device)
 		}
 	case slices.Contains([]string{"macvlan", "ipvlan", "vlan"}, p.Type) && p.Master != "":
@@ -118,9 +118,9 @@ func (m *masters) bridge(w network, p plugin) {
 	}
 }
 
-// given reports whether a pod of this node has the device, which is then not missing. It returns true if the ledger is
-// not visible, because a pod may have it.
-func (m *masters) given(device string) bool {
+// heldByPod reports whether a pod of this node has the device, which is then not missing. It returns true if the ledger
+// is not visible, because a pod may have it.
+func (m *masters) heldByPod(device string) bool {
 	if m.node.notMounted(m.node.stateDir()) != nil {
 		return true
 	}

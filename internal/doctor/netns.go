@@ -31,12 +31,12 @@ var netnsCheck = Check{
 				Fix: "mount -o remount,rw " + mountOf(table, n.real("/run/netns")).point,
 			})
 		}
-		return append(out, elsewhere(n)...), nil
+		return append(out, unusualNetnsDir(n)...), nil
 	},
 }
 
-// elsewhere reports network namespaces in unusual directories. The records of the ledger have their paths.
-func elsewhere(n *Node) []Finding {
+// unusualNetnsDir reports network namespaces in unusual directories. The records of the ledger have their paths.
+func unusualNetnsDir(n *Node) []Finding {
 	store := n.ledger()
 	ids, err := store.Containers()
 	if err != nil {

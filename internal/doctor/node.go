@@ -237,7 +237,7 @@ func (n *Node) kubeletRoot() string {
 	case s.daemon == nil:
 		return n.distribution().KubeletRoot // no configuration sets another one
 	}
-	return usualKubelet
+	return defaultKubeletRoot
 }
 
 // confFile is one file of the configuration directory.

@@ -112,7 +112,7 @@ func healthy(tb testing.TB, name string) *fake {
 		{Name: "eth1", Type: "device", MTU: 9000, Up: true},
 		{Name: "br-local", Type: "bridge", MTU: 1500, Up: true},
 	}
-	f.remember("c1", "/var/run/netns/cni-1")
+	f.recordSandbox("c1", "/var/run/netns/cni-1")
 	f.namespaces["/var/run/netns/cni-1"] = true
 	f.reserve("/var/lib/cni/networks/storage/192.0.2.5", "c1")
 	f.serve()
@@ -154,14 +154,14 @@ func (f *fake) configuration() {
 		"socketDir":   "/run/multus",
 		"kubeletRoot": f.dist.KubeletRoot, "multusConfigFile": "auto",
 	})
-	f.json(f.slot(), map[string]any{
+	f.json(f.confPath(), map[string]any{
 		"cniVersion": "1.0.0", "name": "multus-cni-network", "type": "multus-shim", "clusterNetwork": cluster,
 		"binDir":       f.dist.BinDir,
 		"capabilities": map[string]bool{"io.kubernetes.cri.pod-annotations": true}, "plainPods": "local",
 	})
 }
 
-func (f *fake) slot() string { return filepath.Join(f.dist.ConfDir, "00-multus.conf") }
+func (f *fake) confPath() string { return filepath.Join(f.dist.ConfDir, "00-multus.conf") }
 
 // programs writes ELF headers of the node's architecture.
 func (f *fake) programs(names ...string) {
@@ -184,8 +184,8 @@ func elfHeader(machine uint16) string {
 	return b.String() + strings.Repeat("x", 100)
 }
 
-// remember records a sandbox that is one hour old.
-func (f *fake) remember(id, netns string) {
+// recordSandbox records a sandbox that is one hour old.
+func (f *fake) recordSandbox(id, netns string) {
 	f.write("/var/lib/cni/multus/"+id, strings.ReplaceAll(recorded(), "NETNS", netns))
 	f.age("/var/lib/cni/multus/" + id)
 }

@@ -17,12 +17,12 @@ import (
 var pluginsCheck = Check{
 	Name: "plugins", About: "the plugin of every network is there, can be executed, and is for this architecture",
 	Run: func(ctx context.Context, n *Node) ([]Finding, error) {
-		users, err := wanted(ctx, n)
+		users, err := neededPlugins(ctx, n)
 		var out []Finding
 		var links []string
 		for _, name := range slices.Sorted(maps.Keys(users)) {
 			path := filepath.Join(n.binDir(), name)
-			if n.leadsOut(path) {
+			if n.targetNotMounted(path) {
 				links = append(links, name)
 				continue
 			}
@@ -39,15 +39,15 @@ var pluginsCheck = Check{
 	},
 }
 
-// leadsOut reports whether path is a link whose target is not visible in this container. The plugins of k3s are in
-// another directory, to which links lead.
-func (n *Node) leadsOut(path string) bool {
+// targetNotMounted reports whether path is a link whose target is not visible in this container. The plugins of k3s are
+// in another directory, to which links lead.
+func (n *Node) targetNotMounted(path string) bool {
 	_, err := os.Readlink(filepath.Join(n.path(filepath.Dir(path)), filepath.Base(path)))
 	return n.InPod && err == nil && !n.exists(path)
 }
 
-// wanted returns the names of the needed plugins, and for each the first network that needs it.
-func wanted(ctx context.Context, n *Node) (map[string]string, error) {
+// neededPlugins returns the names of the needed plugins, and for each the first network that needs it.
+func neededPlugins(ctx context.Context, n *Node) (map[string]string, error) {
 	users := map[string]string{}
 	need := func(name, owner string) {
 		if _, ok := users[name]; !ok && name != "" {

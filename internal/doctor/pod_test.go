@@ -60,7 +60,7 @@ func TestFaultsInPod(t *testing.T) {
 		check, says string
 		plant       func(f *fake)
 	}{
-		"another writer":      {"slot", "Cilium renames", func(f *fake) { f.write(f.slot()+".cilium_bak", "{}") }},
+		"another writer":      {"slot", "Cilium renames", func(f *fake) { f.write(f.confPath()+".cilium_bak", "{}") }},
 		"a plugin is missing": {"plugins", "plugin vlan", func(f *fake) { f.remove(f.dist.BinDir + "/vlan") }},
 		"a key with a typo": {
 			"configuration", "nobody reads the key binDirs",
@@ -107,8 +107,8 @@ func TestThinInPod(t *testing.T) {
 	f.remove("/run/multus")
 	f.write("/proc/1/mountinfo", "22 1 0:20 / / ro,relatime - overlay overlay rw\n24 22 8:1 /x /etc/cni/net.d rw - ext4 "+
 		"/dev/vda1 rw\n25 22 8:1 /x /opt/cni/bin rw - ext4 /dev/vda1 rw\n")
-	f.remove(f.slot())
-	f.write(f.slot()+"list", `{"cniVersion":"1.0.0","name":"multus-cni-network","plugins":[{"type":"multus","delegates":[{"name":"c","type":"bridge"}]}]}`)
+	f.remove(f.confPath())
+	f.write(f.confPath()+"list", `{"cniVersion":"1.0.0","name":"multus-cni-network","plugins":[{"type":"multus","delegates":[{"name":"c","type":"bridge"}]}]}`)
 	f.write(filepath.Join(f.dist.BinDir, "multus"), elfHeader(62))
 	f.chmod(f.dist.BinDir+"/multus", 0o755)
 	r := Run(t.Context(), f.Node)
@@ -170,7 +170,7 @@ func TestConfiguration(t *testing.T) {
 	f := healthy(t, "k3s")
 	f.write(daemonFiles[1], `{"binDir": "/today"}`)
 	file, conf, daemon := f.Configuration()
-	if file != f.slot() || !strings.Contains(string(conf), "multus-shim") ||
+	if file != f.confPath() || !strings.Contains(string(conf), "multus-shim") ||
 		!strings.Contains(string(daemon), f.dist.ConfDir) {
 		t.Errorf("%s %s %s", file, conf, daemon)
 	}
@@ -179,11 +179,11 @@ func TestConfiguration(t *testing.T) {
 		t.Errorf("%s", daemon)
 	}
 	f.change(daemonFiles[1], "cniConfigDir", f.dist.ConfDir)
-	f.change(f.slot(), "type", "multus")
+	f.change(f.confPath(), "type", "multus")
 	if _, _, daemon = f.Configuration(); daemon != nil {
 		t.Errorf("thin: %s", daemon)
 	}
-	f.remove(f.slot())
+	f.remove(f.confPath())
 	if file, conf, _ = f.Configuration(); file != "" || conf != nil {
 		t.Errorf("%s %s", file, conf)
 	}

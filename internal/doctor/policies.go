@@ -38,7 +38,7 @@ func admission(ctx context.Context, n *Node) ([]Finding, error) {
 		if err != nil {
 			return out, fmt.Errorf("admission policies cannot be read: %w", err)
 		}
-		if f := judge(name, p); f != nil {
+		if f := policyFault(name, p); f != nil {
 			out = append(out, *f)
 		} else if ours && !p.Selects(who) {
 			out = append(out, Finding{
@@ -51,8 +51,8 @@ func admission(ctx context.Context, n *Node) ([]Finding, error) {
 	return out, nil
 }
 
-// judge returns what is wrong with a policy, or nil.
-func judge(name string, p *kube.Policy) *Finding {
+// policyFault returns what is wrong with a policy, or nil.
+func policyFault(name string, p *kube.Policy) *Finding {
 	f := &Finding{
 		Severity: Warning, Fix: "kubectl apply -f deploy/base/policies.yaml (Kubernetes 1.30 or later)",
 		Message: fmt.Sprintf("the admission policy %s is missing: the credentials of one node can write to the pods of all "+
@@ -78,10 +78,10 @@ func judge(name string, p *kube.Policy) *Finding {
 // the configuration has the key, because it is then off on purpose.
 func isolated(ctx context.Context, n *Node) ([]Finding, error) {
 	s := n.setup()
-	if s.raw == nil || n.Networks == nil || s.conf.NamespaceIsolation || says(s.raw, "namespaceIsolation") {
+	if s.raw == nil || n.Networks == nil || s.conf.NamespaceIsolation || hasKey(s.raw, "namespaceIsolation") {
 		return nil, nil
 	}
-	if d := s.daemon; d != nil && (d.NamespaceIsolation || says(d.Raw, "namespaceIsolation")) {
+	if d := s.daemon; d != nil && (d.NamespaceIsolation || hasKey(d.Raw, "namespaceIsolation")) {
 		return nil, nil
 	}
 	defs, err := n.Networks(ctx)
@@ -115,8 +115,8 @@ func clip(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// says reports whether a configuration has a key.
-func says(raw []byte, key string) bool {
+// hasKey reports whether a configuration has a key.
+func hasKey(raw []byte, key string) bool {
 	var keys map[string]json.RawMessage
 	return json.Unmarshal(raw, &keys) == nil && keys[key] != nil
 }

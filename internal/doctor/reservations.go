@@ -13,8 +13,8 @@ import (
 	"strings"
 )
 
-// usualData is the default directory of host-local's reservations.
-const usualData = "/var/lib/cni/networks"
+// defaultDataDir is the default directory of host-local's reservations.
+const defaultDataDir = "/var/lib/cni/networks"
 
 var reservationsCheck = Check{
 	Name: "reservations", About: "every address that host-local has reserved belongs to a container that is known",
@@ -23,7 +23,7 @@ var reservationsCheck = Check{
 		if err != nil {
 			return nil, err
 		}
-		dirs := map[string]bool{usualData: true}
+		dirs := map[string]bool{defaultDataDir: true}
 		networks, _ := n.networks(ctx) // the default directory is checked in any case
 		for _, w := range networks {
 			for _, p := range w.plugins() {

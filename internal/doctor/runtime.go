@@ -44,7 +44,7 @@ var runtimeCheck = Check{
 				continue
 			}
 			for _, m := range directories.FindAllSubmatch(b, -1) {
-				if f := elsewhereThan(n, file, string(m[1]), texts(m[2])); f != nil {
+				if f := wrongRuntimeDir(n, file, string(m[1]), texts(m[2])); f != nil {
 					out = append(out, *f)
 				}
 			}
@@ -76,8 +76,8 @@ func texts(value []byte) []string {
 	return out
 }
 
-// elsewhereThan reports that none of the directories in which the runtime looks is that of Multus.
-func elsewhereThan(n *Node, file, key string, dirs []string) *Finding {
+// wrongRuntimeDir reports that none of the directories in which the runtime looks is that of Multus.
+func wrongRuntimeDir(n *Node, file, key string, dirs []string) *Finding {
 	what, want, ours := "CNI configuration", n.confDir(), "cniConfigDir"
 	if strings.HasPrefix(key, "bin_") || key == "plugin_dirs" {
 		what, want, ours = "plugins", n.binDir(), "binDir"

@@ -30,7 +30,7 @@ func (l *linter) checkNetwork(n *network) {
 	if err != nil {
 		at := errorOffset(err, n.config.value)
 		if t, invalid := parseTree(n.config.value); invalid == nil && json.Valid([]byte(n.config.value)) {
-			at = suspect(t)
+			at = invalidMember(t)
 		}
 		n.add(n.config.at(at), Error, "config", fixFor(err, n.config.value), "%v", err)
 		return
@@ -43,7 +43,7 @@ func (l *linter) checkNetwork(n *network) {
 		n.add(n.config.at(m.offset), Error, "config", "remove one of them", "the key %q stands twice: the last one counts",
 			m.key)
 	})
-	n.head()
+	n.nameAndVersion()
 	plugins := []*tree{n.tree}
 	if !list.Single() {
 		n.keys(n.tree, "the list", ofList)
@@ -82,8 +82,8 @@ func errorOffset(err error, value string) int {
 	return 0
 }
 
-// suspect returns the offset at which valid JSON is no CNI configuration: that of the first invalid member.
-func suspect(t *tree) int {
+// invalidMember returns the offset at which valid JSON is no CNI configuration: that of the first invalid member.
+func invalidMember(t *tree) int {
 	for _, key := range []string{"name", "cniVersion", "type"} {
 		if v := t.get(key); v.kindOr(isText) != isText {
 			return v.offset
@@ -119,8 +119,8 @@ func fixFor(err error, value string) string {
 	return "correct the JSON: a comma between two members and none after the last one, and every bracket closed"
 }
 
-// head checks the name and the version.
-func (n *network) head() {
+// nameAndVersion checks the name and the version.
+func (n *network) nameAndVersion() {
 	if name := n.list.Name(); name != "" {
 		if err := utils.ValidateNetworkName(name); err != nil {
 			n.add(n.config.at(n.tree.get("name").offset), Error, "network-name",
@@ -162,13 +162,13 @@ func (n *network) plugin(p *tree, index int) {
 	all := maps.Clone(common)
 	maps.Copy(all, known)
 	n.keys(p, typ, all)
-	n.oldest(typ)
+	n.minimumVersion(typ)
 	n.values(p, typ)
 	n.needs(p, typ)
 }
 
-// oldest reports a cniVersion that is older than those that the plugin supports.
-func (n *network) oldest(typ string) {
+// minimumVersion reports a cniVersion that is older than those that the plugin supports.
+func (n *network) minimumVersion(typ string) {
 	least, v := since[typ], n.list.Version()
 	if least == "" || v == "" {
 		return

@@ -72,7 +72,7 @@ func installFirst(cmd *cobra.Command, dest string, reference bool) error {
 	if err != nil {
 		return err
 	}
-	o.Report = install.Tell(cmd.ErrOrStderr())
+	o.Report = install.Reporter(cmd.ErrOrStderr())
 	return install.Install(cmd.Context(), o)
 }
 

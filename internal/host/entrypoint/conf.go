@@ -117,7 +117,7 @@ func (o *Options) copyConf() (wrote string, err error) {
 func (o *Options) findChain(path string, own []byte) *autoconf.Chain {
 	c := autoconf.FindChain(path, own)
 	if c != nil && !o.chained {
-		o.say("another program has chained plugins to the multus config file: %s", c)
+		o.logf("another program has chained plugins to the multus config file: %s", c)
 		o.chained = true
 	}
 	return c

@@ -45,7 +45,7 @@ func (o *Options) watchNode(ctx context.Context) (learned <-chan autoconf.Facts,
 		}
 	}
 	if o.ConfFile == auto && o.Getenv(nodeAddress) == "" && len(o.nodeFacts().Addresses) == 0 {
-		o.say("%s is not set: no pod is kept from taking the device with the node's address (nodeAddresses).", nodeAddress)
+		o.logf("%s is not set: no pod is kept from taking the device with the node's address (nodeAddresses).", nodeAddress)
 	}
 	return learned, stop
 }
@@ -61,13 +61,13 @@ func (o *Options) startNodeWatch(ctx context.Context) (<-chan autoconf.Facts, fu
 	}
 	learned := make(chan autoconf.Facts, 1)
 	if err != nil { // for example a missing CA, which --skip-tls-verify does not need
-		o.say("the Node object is not read: %v", err)
+		o.logf("the Node object is not read: %v", err)
 		learned <- autoconf.Facts{}
 		return learned, func() {}
 	}
 	w := autoconf.NodeWatch{
 		Read: autoconf.NodeReader(client.Node, o.Getenv(nodeName)), After: time.After,
-		Warn: func(text string, err error) { o.say("%s: %v", text, err) },
+		Warn: func(text string, err error) { o.logf("%s: %v", text, err) },
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var done sync.WaitGroup

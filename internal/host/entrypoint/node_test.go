@@ -71,9 +71,9 @@ func (h *host) written(t *testing.T) (version, addresses string) {
 	return c.CNIVersion, strings.Join(c.NodeAddresses, ",")
 }
 
-// TestVersionOfRuntime checks that the version of the configuration depends on the container runtime if the role permits
-// to read the Node object, so that STATUS and GC reach Multus with a cluster network of an older version. Otherwise the
-// version is that of the cluster network.
+// TestVersionOfRuntime checks that the version of the configuration depends on the container runtime if the role
+// permits to read the Node object, so that STATUS and GC reach Multus with a cluster network of an older version.
+// Otherwise the version is that of the cluster network.
 func TestVersionOfRuntime(t *testing.T) {
 	t.Parallel()
 	const newRuntime, address = "containerd://2.1.4", "192.0.2.7"

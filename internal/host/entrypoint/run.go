@@ -28,7 +28,7 @@ func Run(ctx context.Context, o *Options) error {
 	if _, err := o.credentials(); err != nil {
 		return err
 	}
-	o.say("kubeconfig file is created.")
+	o.logf("kubeconfig file is created.")
 	learned, stop := o.watchNode(ctx)
 	defer stop()
 	w, err := o.watch()
@@ -43,9 +43,9 @@ func Run(ctx context.Context, o *Options) error {
 	}
 	switch {
 	case o.ConfFile != auto:
-		o.say("multus config file %s is copied.", path)
+		o.logf("multus config file %s is copied.", path)
 	default:
-		o.say("multus config file is created.")
+		o.logf("multus config file is created.")
 	}
 	if err := o.rename(); err != nil {
 		return err
@@ -104,7 +104,7 @@ func (o *Options) follows() bool {
 // follow updates the files after each change. After an error it logs, keeps the last good files, and waits for the next
 // change.
 func (o *Options) follow(ctx context.Context, w *fsnotify.Watcher, learned <-chan autoconf.Facts) error {
-	o.say("Entering watch loop...")
+	o.logf("Entering watch loop...")
 	for {
 		select {
 		case <-ctx.Done():
@@ -113,7 +113,7 @@ func (o *Options) follow(ctx context.Context, w *fsnotify.Watcher, learned <-cha
 			o.facts = &f
 		case err := <-w.Errors:
 			// Events were lost: check all files.
-			o.say("watch: %v", err)
+			o.logf("watch: %v", err)
 		case _, ok := <-w.Events:
 			if !ok {
 				return errors.New("the watch has ended")
@@ -121,24 +121,24 @@ func (o *Options) follow(ctx context.Context, w *fsnotify.Watcher, learned <-cha
 		}
 		changed, err := o.credentials()
 		if changed {
-			o.say("CA or SA token changed - recreated kubeconfig")
+			o.logf("CA or SA token changed - recreated kubeconfig")
 		}
-		o.tell(err)
+		o.logError(err)
 		if !o.follows() {
 			continue
 		}
 		path, err := o.writeConf()
 		if path != "" {
-			o.say("master config changed - recreated multus config %s", path)
+			o.logf("master config changed - recreated multus config %s", path)
 		}
-		o.tell(err)
+		o.logError(err)
 	}
 }
 
-func (o *Options) tell(err error) {
+func (o *Options) logError(err error) {
 	if err != nil {
-		o.say("%v; keeping what is there", err)
+		o.logf("%v; keeping what is there", err)
 	}
 }
 
-func (o *Options) say(format string, args ...any) { fmt.Fprintf(o.Stdout, format+"\n", args...) }
+func (o *Options) logf(format string, args ...any) { fmt.Fprintf(o.Stdout, format+"\n", args...) }

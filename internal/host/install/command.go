@@ -50,8 +50,8 @@ func For(source, dest, deployment string, reference bool) (Options, error) {
 	return o, nil
 }
 
-// Tell returns a Report function that writes a line for each file.
-func Tell(w io.Writer) func(File) {
+// Reporter returns a Report function that writes a line for each file.
+func Reporter(w io.Writer) func(File) {
 	return func(f File) {
 		switch f.State {
 		case Copied:
@@ -80,7 +80,7 @@ func Command() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			o.Report = Tell(cmd.OutOrStdout())
+			o.Report = Reporter(cmd.OutOrStdout())
 			return Install(cmd.Context(), o)
 		},
 	}

@@ -27,8 +27,8 @@ type conf struct {
 	err  error
 }
 
-// survey reads a configuration directory in name order. A directory that does not exist is empty.
-func survey(dir string) ([]conf, error) {
+// readConfs reads a configuration directory in name order. A directory that does not exist is empty.
+func readConfs(dir string) ([]conf, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("read CNI configurations: %w", err)
@@ -55,9 +55,9 @@ func nameOf(b []byte) (string, error) {
 	return l.Name(), nil
 }
 
-// generated reports whether Multus wrote the file, by its name and content. An empty file counts: today's Multus leaves
-// one if the cluster network's configuration is invalid (behaviour F31), and containerd fails on it.
-func (c conf) generated() bool {
+// writtenByMultus reports whether Multus wrote the file, by its name and content. An empty file counts: today's Multus
+// leaves one if the cluster network's configuration is invalid (behaviour F31), and containerd fails on it.
+func (c conf) writtenByMultus() bool {
 	switch filepath.Base(c.path) {
 	case "00-multus.conf", "00-multus.conflist", "00-multus.hold.conf":
 		return cniconf.CallsMultus(c.raw) || c.raw != nil && len(bytes.TrimSpace(c.raw)) == 0

@@ -16,8 +16,8 @@ import (
 	"multus/internal/engine/request"
 )
 
-// lookAgain is the interval at which the ledger is read while Uninstall waits for pods.
-const lookAgain = time.Second
+// pollInterval is the interval at which the ledger is read while Uninstall waits for pods.
+const pollInterval = time.Second
 
 // detach frees what ended sandboxes hold. It returns when nothing is attached any more, or ErrAttached.
 func (r Removal) detach(ctx context.Context) error {
@@ -40,7 +40,7 @@ func (r Removal) detach(ctx context.Context) error {
 				"Delete them, or drain the node, and run this again; --wait waits for them; --force removes the plugins now and "+
 				"leaves what the pods hold reserved",
 				ErrAttached, list(attached))
-		case <-time.After(lookAgain):
+		case <-time.After(pollInterval):
 		}
 	}
 }
@@ -56,7 +56,7 @@ func (r Removal) free(ctx context.Context) (attached []string, _ error) {
 		return nil, fmt.Errorf("encode configuration: %w", err)
 	}
 	e := engine.New(engine.Deps{
-		Planner: nobody{}, Publisher: nobody{}, Status: nobody{}, LockFile: r.LockFile,
+		Planner: replayOnly{}, Publisher: replayOnly{}, Status: replayOnly{}, LockFile: r.LockFile,
 		Boot: r.Boot, Log: r.Log,
 	})
 	gone, err := e.Collect(ctx, &request.Request{Command: request.Del, Path: r.BinDir, Config: conf}, 0, false)
@@ -88,22 +88,22 @@ func (r Removal) attached() ([]string, error) {
 	return ids, nil
 }
 
-// nobody replaces the planner, the publisher and the cache of an engine that only replays the ledger.
-type nobody struct{}
+// replayOnly replaces the planner, the publisher and the cache of an engine that only replays the ledger.
+type replayOnly struct{}
 
 var (
-	_ engine.Planner     = nobody{}
-	_ engine.Publisher   = nobody{}
-	_ engine.StatusCache = nobody{}
+	_ engine.Planner     = replayOnly{}
+	_ engine.Publisher   = replayOnly{}
+	_ engine.StatusCache = replayOnly{}
 )
 
-// errNobody is returned by the planner for a sandbox without a record. Such a sandbox needs no DEL.
-var errNobody = errors.New("only what is recorded is deleted")
+// errNotRecorded is returned by the planner for a sandbox without a record. Such a sandbox needs no DEL.
+var errNotRecorded = errors.New("only what is recorded is deleted")
 
-func (nobody) Plan(context.Context, *request.Request, *config.Plugin) (*plan.Plan, error) {
-	return nil, errNobody
+func (replayOnly) Plan(context.Context, *request.Request, *config.Plugin) (*plan.Plan, error) {
+	return nil, errNotRecorded
 }
 
-func (nobody) Publish(context.Context, *publish.Report) error { return nil }
-func (nobody) Last(context.Context, []byte) (error, bool)     { return nil, false }
-func (nobody) Remember(context.Context, []byte, error)        {}
+func (replayOnly) Publish(context.Context, *publish.Report) error { return nil }
+func (replayOnly) Last(context.Context, []byte) (error, bool)     { return nil, false }
+func (replayOnly) Remember(context.Context, []byte, error)        {}

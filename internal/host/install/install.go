@@ -101,7 +101,7 @@ func Install(ctx context.Context, o Options) error {
 	defer dir.close()
 	age := inUse
 	if dir.locked {
-		age = anyAge // no other installer runs, so that every temporary file is abandoned
+		age = noMinimumAge // no other installer runs, so that every temporary file is abandoned
 	}
 	// Abandoned files only take space: a failure to remove them does not stop the installation.
 	swept := fsx.Sweep(o.Dest, age)

@@ -26,10 +26,10 @@ const (
 	// starting.
 	lockLimit = 30 * time.Second
 	lockPause = 20 * time.Millisecond
-	// inUse is the age up to which a temporary file may be in use if the lock was not acquired. anyAge matches every file,
-	// also after the clock was set back.
-	inUse  = time.Hour
-	anyAge = time.Duration(math.MinInt64)
+	// inUse is the age up to which a temporary file may be in use if the lock was not acquired. noMinimumAge matches every
+	// file, also after the clock was set back.
+	inUse        = time.Hour
+	noMinimumAge = time.Duration(math.MinInt64)
 )
 
 // place copies from to to, unless they have the same content.

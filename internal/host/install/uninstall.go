@@ -92,7 +92,7 @@ func (r Removal) running(ctx context.Context) error {
 
 // stopIntercepting removes our configuration files, after it has made sure that the node has another one.
 func (r Removal) stopIntercepting() error {
-	confs, err := survey(r.ConfDir)
+	confs, err := readConfs(r.ConfDir)
 	if err != nil {
 		return err
 	}
@@ -100,7 +100,7 @@ func (r Removal) stopIntercepting() error {
 	other := false
 	for _, c := range confs {
 		switch {
-		case c.generated():
+		case c.writtenByMultus():
 			ours = append(ours, c)
 		case cniconf.CallsMultus(c.raw):
 			r.Log.Warn("this configuration calls Multus, but Multus did not write it: remove it yourself", "file", c.path)
@@ -173,7 +173,7 @@ func list(items []string) string {
 // removePlugins removes the plugins, except those that a remaining configuration calls: without them the runtime would
 // fail.
 func (r Removal) removePlugins() error {
-	confs, err := survey(r.ConfDir)
+	confs, err := readConfs(r.ConfDir)
 	if err != nil {
 		return err
 	}

@@ -22,14 +22,14 @@ import (
 )
 
 const (
-	// askOnce limits a request to the daemon if the command can do without the answer (DEL, STATUS). askForGC limits a
-	// request for GC, for which no pod waits.
-	askOnce  = time.Second
-	askForGC = 10 * time.Second
+	// requestLimit limits a request to the daemon if the command can do without the answer (DEL, STATUS). gcRequestLimit
+	// limits a request for GC, for which no pod waits.
+	requestLimit   = time.Second
+	gcRequestLimit = 10 * time.Second
 	// reportWait limits how long an ADD waits for its status to be written. After that the daemon writes it later.
 	reportWait = 3 * time.Second
-	// reportBriefly limits the requests whose loss does no harm, such as the timings of a DEL.
-	reportBriefly = 50 * time.Millisecond
+	// briefLimit limits the requests whose loss does no harm, such as the timings of a DEL.
+	briefLimit = 50 * time.Millisecond
 )
 
 // Thick returns the host of multus-shim. The daemon makes its plans and writes the statuses.
@@ -49,7 +49,7 @@ var _ Connection = (*daemon)(nil)
 
 // Last returns the daemon's cached STATUS result. It returns false if the daemon has no valid one, or does not answer.
 func (d *daemon) Last(ctx context.Context, conf []byte) (error, bool) {
-	ctx, cancel := context.WithTimeout(ctx, reportBriefly)
+	ctx, cancel := context.WithTimeout(ctx, briefLimit)
 	defer cancel()
 	var s api.Status
 	if err := d.client.Call(ctx, "GET", api.PathStatus+"?key="+statusKey(conf), nil, &s); err != nil || !s.Known {
@@ -63,7 +63,7 @@ func (d *daemon) Last(ctx context.Context, conf []byte) (error, bool) {
 
 // Remember sends a STATUS result of the cluster network to the daemon, which caches it.
 func (d *daemon) Remember(ctx context.Context, conf []byte, answer error) {
-	ctx, cancel := context.WithTimeout(ctx, reportBriefly)
+	ctx, cancel := context.WithTimeout(ctx, briefLimit)
 	defer cancel()
 	s := api.Status{Key: statusKey(conf)}
 	if answer != nil {
@@ -85,16 +85,16 @@ func statusKey(conf []byte) string {
 // generated for that (docs/architecture.md). An ADD waits for a daemon that is away. The other commands do not, because
 // they have a fallback.
 func (d *daemon) Plan(ctx context.Context, req *request.Request, conf *config.Plugin) (*plan.Plan, error) {
-	if local(req, conf) {
+	if canPlanLocally(req, conf) {
 		return (&plan.Resolver{Log: d.log}).Plan(ctx, req, conf)
 	}
 	call, wait := d.client.Persist, conf.DaemonWait()
 	switch req.Command {
 	case request.Add:
 	case request.GC:
-		call, wait = d.client.Call, askForGC
+		call, wait = d.client.Call, gcRequestLimit
 	default:
-		call, wait = d.client.Call, askOnce
+		call, wait = d.client.Call, requestLimit
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, wait, fmt.Errorf("no answer for %s", wait))
 	defer cancel()
@@ -110,8 +110,8 @@ func (d *daemon) Plan(ctx context.Context, req *request.Request, conf *config.Pl
 	return p, nil
 }
 
-// local reports whether the plan can be made from files of this host alone.
-func local(req *request.Request, conf *config.Plugin) bool {
+// canPlanLocally reports whether the plan can be made from files of this host alone.
+func canPlanLocally(req *request.Request, conf *config.Plugin) bool {
 	if conf.PlainPods != config.PlainLocal || conf.ClusterNetwork != "" && !strings.Contains(conf.ClusterNetwork, "/") {
 		return false
 	}
@@ -125,10 +125,10 @@ func local(req *request.Request, conf *config.Plugin) bool {
 func (d *daemon) Publish(ctx context.Context, report *publish.Report) error {
 	switch {
 	case !report.HasStatus() && report.Failure == nil:
-		d.mention(ctx, report)
+		d.sendTimings(ctx, report)
 		return nil
 	case report.HasStatus() && !report.Wait:
-		err := d.leave(report)
+		err := d.writeReportFile(report)
 		if err == nil {
 			return nil
 		}
@@ -137,9 +137,9 @@ func (d *daemon) Publish(ctx context.Context, report *publish.Report) error {
 	return d.deliver(ctx, report)
 }
 
-// mention sends a report that needs no answer.
-func (d *daemon) mention(ctx context.Context, report *publish.Report) {
-	ctx, cancel := context.WithTimeout(ctx, reportBriefly)
+// sendTimings sends a report that needs no answer.
+func (d *daemon) sendTimings(ctx context.Context, report *publish.Report) {
+	ctx, cancel := context.WithTimeout(ctx, briefLimit)
 	defer cancel()
 	if err := d.client.Send(ctx, "POST", api.PathReport, report); err != nil {
 		d.log.Debug("timings are not told", "err", err)
@@ -151,7 +151,7 @@ func (d *daemon) mention(ctx context.Context, report *publish.Report) {
 func (d *daemon) deliver(ctx context.Context, report *publish.Report) error {
 	wait := reportWait
 	if !report.HasStatus() {
-		wait = reportBriefly
+		wait = briefLimit
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, wait, fmt.Errorf("no answer for %s", wait))
 	defer cancel()
@@ -160,14 +160,14 @@ func (d *daemon) deliver(ctx context.Context, report *publish.Report) error {
 		return nil
 	}
 	d.log.Warn("status is written later: the daemon did not take it", "container", report.ContainerID, "err", err)
-	if lost := d.leave(report); lost != nil {
+	if lost := d.writeReportFile(report); lost != nil {
 		return errors.Join(fmt.Errorf("the daemon did not take the status: %w", err), lost)
 	}
 	return nil
 }
 
-// leave writes a report to a file in the directory in which the daemon looks for reports.
-func (d *daemon) leave(report *publish.Report) error {
+// writeReportFile writes a report to a file in the directory in which the daemon looks for reports.
+func (d *daemon) writeReportFile(report *publish.Report) error {
 	failpoint.At("leave.before")
 	dir := filepath.Join(filepath.Dir(d.client.Socket), api.ReportDir)
 	if err := fsx.MakeDir(dir, 0o700); err != nil {

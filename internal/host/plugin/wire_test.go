@@ -23,10 +23,10 @@ import (
 	"multus/internal/testutil/wire"
 )
 
-// answering is a daemon with prepared answers, by "METHOD path". It records the requests.
-type answering struct {
-	answers map[string]answer
-	asked   chan []byte
+// preparedDaemon is a daemon with prepared answers, by "METHOD path". It records the requests.
+type preparedDaemon struct {
+	answers  map[string]answer
+	requests chan []byte
 }
 
 type answer struct {
@@ -34,11 +34,11 @@ type answer struct {
 	body []byte
 }
 
-func (a *answering) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (a *preparedDaemon) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var body bytes.Buffer
 	_, _ = body.ReadFrom(r.Body)
 	select {
-	case a.asked <- body.Bytes():
+	case a.requests <- body.Bytes():
 	default:
 	}
 	said, ok := a.answers[r.Method+" "+r.URL.Path]
@@ -61,7 +61,7 @@ func connectTo(t *testing.T, answers map[string]answer) (c Connection, conf *con
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &answering{answers: answers, asked: make(chan []byte, 1)}
+	a := &preparedDaemon{answers: answers, requests: make(chan []byte, 1)}
 	s := &http.Server{Handler: a, ReadHeaderTimeout: time.Minute}
 	go func() { _ = s.Serve(l) }()
 	t.Cleanup(func() { _ = s.Close() })
@@ -70,7 +70,7 @@ func connectTo(t *testing.T, answers map[string]answer) (c Connection, conf *con
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Thick().Connect(conf, slog.New(slog.DiscardHandler)), conf, a.asked
+	return Thick().Connect(conf, slog.New(slog.DiscardHandler)), conf, a.requests
 }
 
 func wireRequest(t *testing.T) *request.Request {

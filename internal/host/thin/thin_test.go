@@ -12,19 +12,19 @@ import (
 	"multus/internal/engine/publish"
 )
 
-// busy is a cluster that returns the answers one after another, and then repeats the last one.
-type busy struct {
+// scriptedCluster is a cluster that returns the answers one after another, and then repeats the last one.
+type scriptedCluster struct {
 	answers []error
 	asked   int
 	told    []string
 }
 
-func (b *busy) SetAnnotation(context.Context, publish.Pod, string, string) error {
+func (b *scriptedCluster) SetAnnotation(context.Context, publish.Pod, string, string) error {
 	b.asked++
 	return b.answers[min(b.asked, len(b.answers))-1]
 }
 
-func (b *busy) Emit(_ context.Context, _ publish.Pod, e publish.Event) error {
+func (b *scriptedCluster) Emit(_ context.Context, _ publish.Pod, e publish.Event) error {
 	b.told = append(b.told, e.Reason)
 	return nil
 }
@@ -49,7 +49,7 @@ func TestPublish(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				b := &busy{answers: tc.answers}
+				b := &scriptedCluster{answers: tc.answers}
 				p := &thin{
 					log:     slog.New(slog.DiscardHandler),
 					sources: func() (*sources, error) { return &sources{cluster: b}, nil },

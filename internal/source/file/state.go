@@ -112,7 +112,7 @@ func appendLine(path string, line []byte) error {
 // prepare checks the pod and returns the path of its state files, without an extension.
 func (s *Source) prepare(ctx context.Context, pod publish.Pod) (string, error) {
 	// Kubernetes permits no "_" in a namespace, so that the first one in a file name separates namespace and name.
-	if !plainName(pod.Namespace) || strings.Contains(pod.Namespace, "_") || !plainName(pod.Name) {
+	if !validFileName(pod.Namespace) || strings.Contains(pod.Namespace, "_") || !validFileName(pod.Name) {
 		return "", fmt.Errorf("pod %q in namespace %q: not a name that a file can have", pod.Name, pod.Namespace)
 	}
 	known, err := s.Pod(ctx, plan.Ref{Namespace: pod.Namespace, Name: pod.Name})
@@ -127,8 +127,8 @@ func (s *Source) prepare(ctx context.Context, pod publish.Pod) (string, error) {
 	return filepath.Join(s.options.StateDir, pod.Namespace+"_"+pod.Name), nil
 }
 
-// plainName reports whether s can be a file name: it has no path separators and is no relative path.
-func plainName(s string) bool {
+// validFileName reports whether s can be a file name: it has no path separators and is no relative path.
+func validFileName(s string) bool {
 	if s == "" || len(s) > 253 || s[0] == '.' {
 		return false
 	}

@@ -60,9 +60,9 @@ type Cache struct {
 	stream *stream // the open watch, or nil
 	// removals counts the removals of definitions. A live answer to a request from before a removal may be the removed
 	// definition, and is not cached.
-	removals uint64
-	askAgain time.Time // earliest time of the next live read of a cached definition
-	trouble  string    // last error of the watch, or "" while it works; logged when it changes
+	removals    uint64
+	nextConfirm time.Time // earliest time of the next live read of a cached definition
+	lastError   string    // last error of the watch, or "" while it works; logged when it changes
 }
 
 // value is what is cached of a definition. Without the API object around the two strings, 10,000 definitions take a few
@@ -120,27 +120,27 @@ func (c *Cache) Len() int {
 func (c *Cache) Network(ctx context.Context, ref plan.Ref) (*plan.Definition, error) {
 	c.mu.RLock()
 	v, held := c.defs[ref]
-	well, removals := c.well(), c.removals
-	ask := !time.Now().Before(c.askAgain)
+	well, removals := c.following(), c.removals
+	ask := !time.Now().Before(c.nextConfirm)
 	c.mu.RUnlock()
 	if v.live {
-		return c.ask(ctx, ref)
+		return c.readLive(ctx, ref)
 	}
 	switch {
 	case held && (well || !ask):
 		return v.definition(ref), nil
 	case held:
-		return c.confirm(ctx, ref, v)
+		return c.confirmLive(ctx, ref, v)
 	}
 	def, err := c.client.Network(ctx, ref)
 	if err == nil {
-		c.remember(def, removals)
+		c.cacheLive(def, removals)
 	}
 	return def, err
 }
 
-// ask reads a definition live of which only the name is cached.
-func (c *Cache) ask(ctx context.Context, ref plan.Ref) (*plan.Definition, error) {
+// readLive reads a definition live of which only the name is cached.
+func (c *Cache) readLive(ctx context.Context, ref plan.Ref) (*plan.Definition, error) {
 	def, err := c.client.Network(ctx, ref)
 	if errors.Is(err, plan.ErrUnavailable) {
 		return nil, fmt.Errorf("%w (it is not held in memory: it is larger than %d bytes, or all definitions are larger "+
@@ -165,9 +165,9 @@ func (c *Cache) set(ref plan.Ref, v value) {
 	c.defs[ref] = v
 }
 
-// confirm reads a cached definition live. That may succeed while the watch is still interrupted, because the back-off
-// of the watch after an outage is up to a minute.
-func (c *Cache) confirm(ctx context.Context, ref plan.Ref, v value) (*plan.Definition, error) {
+// confirmLive reads a cached definition live. That may succeed while the watch is still interrupted, because the
+// back-off of the watch after an outage is up to a minute.
+func (c *Cache) confirmLive(ctx context.Context, ref plan.Ref, v value) (*plan.Definition, error) {
 	ask, cancel := context.WithTimeout(ctx, staleTimeout)
 	defer cancel()
 	def, err := c.client.networkOnce(ask, ref)
@@ -176,24 +176,24 @@ func (c *Cache) confirm(ctx context.Context, ref plan.Ref, v value) (*plan.Defin
 	}
 	// The watch has the same error, and logs it.
 	c.mu.Lock()
-	c.askAgain = time.Now().Add(stalePause)
+	c.nextConfirm = time.Now().Add(stalePause)
 	c.mu.Unlock()
 	return v.definition(ref), nil
 }
 
-// remember caches a live answer that came before the event of the watch. It does nothing without a watch, because the
+// cacheLive caches a live answer that came before the event of the watch. It does nothing without a watch, because the
 // definition would never be removed again.
-func (c *Cache) remember(def *plan.Definition, removals uint64) {
+func (c *Cache) cacheLive(def *plan.Definition, removals uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	_, held := c.defs[def.Ref]
-	if c.well() && c.removals == removals && !held {
+	if c.following() && c.removals == removals && !held {
 		c.set(def.Ref, value{config: def.Config, resourceName: def.ResourceName})
 	}
 }
 
-// well reports whether defs follows the API server. The caller holds mu.
-func (c *Cache) well() bool { return c.synced && c.stream != nil }
+// following reports whether defs follows the API server. The caller holds mu.
+func (c *Cache) following() bool { return c.synced && c.stream != nil }
 
 func (v value) definition(ref plan.Ref) *plan.Definition {
 	return &plan.Definition{Ref: ref, Config: v.config, ResourceName: v.resourceName}
@@ -218,12 +218,12 @@ func (c *Cache) list(ctx context.Context, o metav1.ListOptions) (runtime.Object,
 	body, err := c.client.stream.Get().Resource(nadResource).VersionedParams(&o, c.client.params).
 		MaxRetries(0).Timeout(requestTimeout).Stream(ctx)
 	if err != nil {
-		return nil, c.troubled("list", err)
+		return nil, c.logError("list", err)
 	}
 	defer func() { _ = body.Close() }()
 	list, err := readList(body, c.budget)
 	if err != nil {
-		return nil, c.troubled("list", err)
+		return nil, c.logError("list", err)
 	}
 	return list, nil
 }
@@ -245,13 +245,13 @@ func (c *Cache) watch(ctx context.Context, o metav1.ListOptions) (watch.Interfac
 	o.Watch = true
 	w, err := c.client.stream.Get().Resource(nadResource).VersionedParams(&o, c.client.params).MaxRetries(0).Watch(ctx)
 	if err != nil {
-		return nil, resumable(c.troubled("watch", err))
+		return nil, resumable(c.logError("watch", err))
 	}
 	s := &stream{Interface: w, cache: c}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.stream = s
-	c.recovered()
+	c.logRecovery()
 	return s, nil
 }
 
@@ -282,24 +282,24 @@ func (s *stream) Stop() {
 	}
 }
 
-// troubled logs an error that the reflector does not report. It logs only changes.
-func (c *Cache) troubled(verb string, err error) error {
+// logError logs an error that the reflector does not report. It logs only changes.
+func (c *Cache) logError(verb string, err error) error {
 	if code(err) == http.StatusForbidden {
 		err = forbidden(target{verb: verb, group: nadv1.SchemeGroupVersion.Group, resource: nadResource}, err)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if text := err.Error(); text != c.trouble {
-		c.trouble = text
+	if text := err.Error(); text != c.lastError {
+		c.lastError = text
 		c.log.Warn("watching network definitions is interrupted, lookups are live or from memory", "verb", verb, "error", err)
 	}
 	return err
 }
 
-// recovered logs that the watch works again after an error. The caller holds mu.
-func (c *Cache) recovered() {
-	if c.trouble != "" && c.well() {
-		c.trouble = ""
+// logRecovery logs that the watch works again after an error. The caller holds mu.
+func (c *Cache) logRecovery() {
+	if c.lastError != "" && c.following() {
+		c.lastError = ""
 		c.log.Info("watching network definitions again", "definitions", len(c.defs))
 	}
 }
@@ -362,7 +362,7 @@ func (s store) Replace(list []any, _ string) error {
 	}
 	s.removals++
 	s.synced = true
-	s.askAgain = time.Time{}
+	s.nextConfirm = time.Time{}
 	return nil
 }
 

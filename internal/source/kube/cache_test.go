@@ -42,9 +42,9 @@ func follow(tb testing.TB, client *Client, list ...any) (*Cache, *stream) {
 	return c, s
 }
 
-// TestRemember checks that a live answer is not cached if the definition may have been deleted meanwhile. It would stay
-// for ever.
-func TestRemember(t *testing.T) {
+// TestCacheLive checks that a live answer is not cached if the definition may have been deleted meanwhile. It
+// would stay for ever.
+func TestCacheLive(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
 		name string
@@ -178,7 +178,7 @@ func TestListAndWatch(t *testing.T) {
 			eventually(t, "the second watch", func() bool {
 				mu.Lock()
 				defer mu.Unlock()
-				return isWell(c) && watches == 2
+				return isFollowing(c) && watches == 2
 			})
 			mu.Lock()
 			defer mu.Unlock()
@@ -186,7 +186,7 @@ func TestListAndWatch(t *testing.T) {
 				t.Errorf("requests %q, want %q", got, tt.want)
 			}
 			stop()
-			if c.well() {
+			if c.following() {
 				t.Error("well after the end of Run")
 			}
 		})
@@ -348,7 +348,7 @@ func TestCacheBudget(t *testing.T) { // not parallel: it measures the heap
 	before := heap()
 	c := NewCache(client, discard())
 	stop := start(t, c)
-	eventually(t, "the watch is well", func() bool { return isWell(c) })
+	eventually(t, "the watch is well", func() bool { return isFollowing(c) })
 	check := func(what string) {
 		t.Helper()
 		if used := heap() - before; used > cacheBudget+8<<20 || c.bytes > cacheBudget || c.Len() < number {

@@ -26,7 +26,7 @@ import (
 // API server under load (behaviour D13, D15).
 const (
 	attemptTimeout = 2 * time.Second       // one GET
-	maxAsking      = 16                    // concurrent GETs of pods, and of definitions
+	maxConcurrent  = 16                    // concurrent GETs of pods, and of definitions
 	maxDecoding    = 4                     // concurrent decodings of their answers
 	maxObject      = 16 << 20              // size of an answer: what etcd accepts, with each byte escaped
 	lookupTimeout  = 10 * time.Second      // one GET with its retries; the caller's context may be shorter
@@ -47,8 +47,8 @@ type Client struct {
 	params runtime.ParameterCodec
 	update updates
 	// These have one element for each request in progress.
-	askingPods, askingNetworks, decoding chan struct{}
-	node                                 func() string // the node of the credentials, or ""
+	podRequests, networkRequests, decoding chan struct{}
+	node                                   func() string // the node of the credentials, or ""
 }
 
 var (
@@ -84,7 +84,7 @@ func New(config *Config) (*Client, error) {
 		return nil, fmt.Errorf("prepare connection to %s: %w", c.Host, err)
 	}
 	client := &Client{
-		askingPods: make(chan struct{}, maxAsking), askingNetworks: make(chan struct{}, maxAsking),
+		podRequests: make(chan struct{}, maxConcurrent), networkRequests: make(chan struct{}, maxConcurrent),
 		decoding: make(chan struct{}, maxDecoding),
 		params:   runtime.NewParameterCodec(scheme), node: func() string { return nodeOf(config) },
 	}
@@ -245,9 +245,9 @@ func attempted(n int, err error) error {
 
 // get sends one GET for a pod or a definition.
 func (c *Client) get(ctx context.Context, client *rest.RESTClient, t target, accept string) (*object, error) {
-	asking := c.askingPods
+	asking := c.podRequests
 	if client == c.nads {
-		asking = c.askingNetworks
+		asking = c.networkRequests
 	}
 	o := &object{}
 	err := c.read(ctx, client, t, accept, asking, func(b []byte) error { return json.Unmarshal(b, o) })

@@ -411,8 +411,8 @@ func TestEmptyNames(t *testing.T) {
 	}
 }
 
-// TestEventID checks that events have unique names, except those that are recorded once a minute by all processes.
-func TestEventID(t *testing.T) {
+// TestEventNames checks that events have unique names, except those that are recorded once a minute by all processes.
+func TestEventNames(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
 	often := publish.Event{Reason: "R", Message: "m"}

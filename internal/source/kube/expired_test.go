@@ -50,14 +50,14 @@ func testAfter410(t *testing.T, cluster *kubetest.Cluster, message string) {
 	r := &recorder{}
 	config.Wrap(r.wrap)
 	c := run(t, config)
-	eventually(t, "the watch is well", func() bool { return isWell(c) })
+	eventually(t, "the watch is well", func() bool { return isFollowing(c) })
 	// After a watch that ended within a second and without an event, the reflector reads the list anyway.
 	cluster.CreateNetwork(t, metav1.NamespaceDefault, "kept", confX, nil)
 	eventually(t, "an event", func() bool { return c.Len() == 3 })
 
 	open := r.close() // otherwise the back-off of the reflector grows while the API server is away
 	proxy.Down()
-	eventually(t, "the watch breaks", func() bool { return !isWell(c) })
+	eventually(t, "the watch breaks", func() bool { return !isFollowing(c) })
 	const confY = `{"cniVersion":"1.0.0","type":"ipvlan"}`
 	cluster.DeleteNetwork(t, metav1.NamespaceDefault, "deleted")
 	cluster.UpdateNetwork(t, metav1.NamespaceDefault, "changed", confY)
@@ -71,7 +71,7 @@ func testAfter410(t *testing.T, cluster *kubetest.Cluster, message string) {
 
 	want := map[string]string{"kept": confX, "changed": confY, "created": confX}
 	eventually(t, "the new list", func() bool { return maps.Equal(held(c), want) })
-	eventually(t, "the watch is well again", func() bool { return isWell(c) })
+	eventually(t, "the watch is well again", func() bool { return isFollowing(c) })
 	all, expired := r.answers()
 	t.Logf("answers: %q, 410: %s", all, expired)
 	// The API server answers 429 while it starts.

@@ -328,7 +328,7 @@ func testCache(t *testing.T, cluster *kubetest.Cluster) {
 	config.UserAgent = "multus/cache"
 	c := run(t, config)
 	// Between the list and the watch, a cached definition is read live.
-	eventually(t, "the watch is well", func() bool { return isWell(c) })
+	eventually(t, "the watch is well", func() bool { return isFollowing(c) })
 	x := plan.Ref{Namespace: ns, Name: "x"}
 	for range 3 {
 		if def, err := c.Network(t.Context(), x); err != nil || def.Config != confX || def.ResourceName != "r" ||
@@ -372,7 +372,7 @@ func TestCacheSurvivesOutage(t *testing.T) {
 	c := run(t, config)
 	eventually(t, "sync", c.Synced)
 	proxy.Down()
-	eventually(t, "the watch breaks", func() bool { return !isWell(c) })
+	eventually(t, "the watch breaks", func() bool { return !isFollowing(c) })
 	if def, err := c.Network(t.Context(), x); err != nil || def.Config != confX {
 		t.Errorf("API server away, known definition: %+v, %v", def, err)
 	}
@@ -385,10 +385,10 @@ func TestCacheSurvivesOutage(t *testing.T) {
 	cluster.DeleteNetwork(t, "default", "y")
 	proxy.Up()
 	c.mu.Lock()
-	c.askAgain = time.Time{}
+	c.nextConfirm = time.Time{}
 	c.mu.Unlock()
 	_, err = c.Network(t.Context(), y)
 	checkErr(t, "definition deleted during the outage", err, plan.ErrNotFound, plan.ErrNotFound)
-	eventually(t, "the watch is well again", func() bool { return isWell(c) })
+	eventually(t, "the watch is well again", func() bool { return isFollowing(c) })
 	eventually(t, "y is forgotten", func() bool { return c.Len() == 1 })
 }

@@ -50,9 +50,9 @@ func start(tb testing.TB, c *Cache) (stop func()) {
 	return stop
 }
 
-// isWell reports whether a cache follows the API server now.
-func isWell(c *Cache) bool {
+// isFollowing reports whether a cache follows the API server now.
+func isFollowing(c *Cache) bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	return c.well()
+	return c.following()
 }

@@ -98,7 +98,7 @@ func (c *Client) HasDefinitions(ctx context.Context) (bool, error) {
 // Expiry returns when the credentials of a configuration expire, and their kind. The time is zero if they do not
 // expire, or if that is unknown.
 func Expiry(c *Config) (time.Time, string, error) {
-	token, cert, err := shown(c)
+	token, cert, err := parseCredentials(c)
 	switch {
 	case err != nil:
 		return time.Time{}, "", err
@@ -115,7 +115,7 @@ func Expiry(c *Config) (time.Time, string, error) {
 // Account returns the user of the credentials, as role bindings name it, or "" if it is unknown. A service account is
 // system:serviceaccount:NAMESPACE:NAME.
 func Account(c *Config) string {
-	token, cert, err := shown(c)
+	token, cert, err := parseCredentials(c)
 	switch {
 	case err != nil:
 		return ""
@@ -128,7 +128,7 @@ func Account(c *Config) string {
 // nodeOf returns the node of the pod to which a service account token is bound, or "" if the credentials name none. It
 // reads the token each time, because the kubelet replaces it.
 func nodeOf(c *Config) string {
-	token, _, err := shown(c)
+	token, _, err := parseCredentials(c)
 	if err != nil {
 		return ""
 	}
@@ -146,9 +146,9 @@ type claims struct {
 	} `json:"kubernetes.io"`
 }
 
-// shown returns the credentials that are sent to the API server: the claims of the token if there is one, else the
-// client certificate. A token that is no JSON web token has no claims.
-func shown(c *Config) (t claims, _ *x509.Certificate, err error) {
+// parseCredentials returns the credentials that are sent to the API server: the claims of the token if there is one,
+// else the client certificate. A token that is no JSON web token has no claims.
+func parseCredentials(c *Config) (t claims, _ *x509.Certificate, err error) {
 	token, cert := []byte(c.BearerToken), c.CertData
 	switch {
 	case c.BearerTokenFile != "":

@@ -27,9 +27,9 @@ type updates struct {
 	log *slog.Logger // nil for none
 
 	// mu guards the fields below.
-	mu    sync.Mutex
-	until time.Time
-	said  bool
+	mu     sync.Mutex
+	until  time.Time
+	logged bool
 }
 
 func (u *updates) needed(now time.Time) bool {
@@ -49,11 +49,11 @@ func (u *updates) begin(now time.Time, why error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.until = now.Add(updateFor)
-	if !u.said && u.log != nil {
+	if !u.logged && u.log != nil {
 		u.log.Warn(`statuses are written by GET and PUT, two requests each: add the verb "patch" on pods/status to the role`,
 			"err", why)
 	}
-	u.said = true
+	u.logged = true
 }
 
 // Log sets the logger for workarounds that the role requires. It must be called before the first request.
@@ -67,7 +67,7 @@ func (c *Client) updateAnnotation(ctx context.Context, pod publish.Pod, key, val
 	put := target{verb: "update", resource: "pods", subresource: "status", namespace: pod.Namespace, name: pod.Name}
 	for try := 1; ; try++ {
 		var body []byte
-		err := c.read(ctx, c.core, get, runtime.ContentTypeJSON, c.askingPods, func(b []byte) (err error) {
+		err := c.read(ctx, c.core, get, runtime.ContentTypeJSON, c.podRequests, func(b []byte) (err error) {
 			body, err = annotate(b, pod.UID, key, value)
 			return err
 		})

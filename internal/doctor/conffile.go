@@ -13,14 +13,14 @@ import (
 	"multus/internal/cniconf"
 )
 
-var slotCheck = Check{
+var confFileCheck = Check{
 	Name: "slot", About: "the runtime loads the configuration of Multus, and nobody else writes there",
 	Run: func(_ context.Context, n *Node) ([]Finding, error) {
 		files, err := n.confFiles()
 		if err != nil {
 			return nil, err
 		}
-		out := foreignWriters(n)
+		out := otherWriters(n)
 		if len(files) == 0 {
 			return append(out, Finding{
 				Severity: Error, Message: "the runtime has no CNI configuration: no pod with a network of its own can start",
@@ -29,7 +29,7 @@ var slotCheck = Check{
 					"; look at the cluster network's",
 			}), nil
 		}
-		return append(out, order(n, files)...), nil
+		return append(out, loadOrder(n, files)...), nil
 	},
 }
 
@@ -40,8 +40,8 @@ func nameOr(n *Node) string {
 	return n.Name
 }
 
-// order checks which file the runtime loads: the first by name that is valid.
-func order(n *Node, files []confFile) []Finding {
+// loadOrder checks which file the runtime loads: the first by name that is valid.
+func loadOrder(n *Node, files []confFile) []Finding {
 	var out []Finding
 	var ours []string
 	var first, list *confFile
@@ -83,14 +83,14 @@ func order(n *Node, files []confFile) []Finding {
 				strings.TrimLeft(filepath.Base(first.path), "0123456789-")),
 		})
 	case len(ours) > 1:
-		out = append(out, several(ours, list))
+		out = append(out, duplicateConfigurations(ours, list))
 	}
 	return out
 }
 
-// several reports which of several configurations of Multus should be removed. The last of them may have another
-// program's plugins.
-func several(ours []string, last *confFile) Finding {
+// duplicateConfigurations reports which of several configurations of Multus should be removed. The last
+// of them may have another program's plugins.
+func duplicateConfigurations(ours []string, last *confFile) Finding {
 	others := strings.Join(autoconf.ChainedPlugins(last.data), ", ")
 	if others == "" {
 		return Finding{
@@ -128,8 +128,8 @@ func valid(f *confFile) error {
 	return err
 }
 
-// foreignWriters reports files of programs that rename or remove the configurations of others (multus-cni#972).
-func foreignWriters(n *Node) []Finding {
+// otherWriters reports files of programs that rename or remove the configurations of others (multus-cni#972).
+func otherWriters(n *Node) []Finding {
 	names, _ := n.list(n.confDir()) // the caller has listed it
 	var out []Finding
 	for _, name := range names {
