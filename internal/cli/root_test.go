@@ -14,8 +14,8 @@ import (
 // unprivilegedUID is a user without rights.
 const unprivilegedUID = 65534
 
-// asUnprivileged runs fn with the files of this thread opened as nobody. A user other than root lacks the permissions
-// anyway.
+// asUnprivileged runs fn with the files of this thread opened by an unprivileged user. A user other than root lacks the
+// permissions anyway.
 func asUnprivileged(t *testing.T, fn func()) {
 	t.Helper()
 	if os.Geteuid() != 0 {

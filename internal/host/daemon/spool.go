@@ -277,7 +277,7 @@ func (q *queue) open(name string) *found {
 		}
 		return nil
 	}
-	r, name, err := q.claim(name)
+	r, name, err := q.readAndRename(name)
 	path := filepath.Join(q.spool.dir, name)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
@@ -335,14 +335,14 @@ func (q *queue) adopt(f found) *pending {
 	return p
 }
 
-// claim reads the report of a file. It returns the report and the name of the file from then on, to which no other
-// process writes.
+// readAndRename reads the report of a file. It returns the report and the name of the file from then on, to which no
+// other process writes.
 //
-// Earlier plugins and daemons use one file name for all reports of a pod, and may replace that file at any time. claim
-// therefore renames such a file before it reads it. What is later removed or set aside is the renamed file, and a new
-// file with the old name is a separate one. If this process ends meanwhile, the next daemon reads the renamed file as
-// any other.
-func (q *queue) claim(name string) (*publish.Report, string, error) {
+// Earlier plugins and daemons use one file name for all reports of a pod, and may replace that file at any time.
+// readAndRename therefore renames such a file before it reads it. What is later removed or set aside is the renamed
+// file, and a new file with the old name is a separate one. If this process ends meanwhile, the next daemon reads the
+// renamed file as any other.
+func (q *queue) readAndRename(name string) (*publish.Report, string, error) {
 	if !publish.IsFileName(name) {
 		own := publish.FileName(time.Now().UnixNano(), rand.Uint64())
 		if err := os.Rename(filepath.Join(q.spool.dir, name), filepath.Join(q.spool.dir, own)); err != nil {

@@ -84,7 +84,7 @@ func (r Removal) running(ctx context.Context) error {
 		return ctx.Err()
 	}
 	if err != nil {
-		return nil //nolint:nilerr // nobody answers, which is what is wanted
+		return nil //nolint:nilerr // no daemon answers, which is the condition for going on
 	}
 	_ = conn.Close() // nothing was sent
 	return ErrRunning

@@ -113,8 +113,8 @@ func TestReview(t *testing.T) {
 // name none.
 func TestNodeOfCredentials(t *testing.T) {
 	t.Parallel()
-	token := func(claims string) string {
-		return "e30." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".sig"
+	token := func(payload string) string {
+		return "e30." + base64.RawURLEncoding.EncodeToString([]byte(payload)) + ".sig"
 	}
 	bound := token(`{"sub":"x","kubernetes.io":{"namespace":"kube-system","node":{"name":"node-a","uid":"1"},"pod":{"name":"p"}}}`)
 	file := filepath.Join(t.TempDir(), "token")
@@ -139,7 +139,8 @@ func TestNodeOfCredentials(t *testing.T) {
 	}
 }
 
-// TestExpiry checks the end and the account of a token. A token without claims has no end (multus-cni#852).
+// TestExpiry checks the end and the account of a token. A token that is no JSON web token has no known end
+// (multus-cni#852).
 func TestExpiry(t *testing.T) {
 	t.Parallel()
 	end := time.Unix(1_700_000_000, 0)

@@ -135,8 +135,8 @@ func nodeOf(c *Config) string {
 	return token.Kubernetes.Node.Name
 }
 
-// claims are the claims of a JSON web token that are read. The API server verifies the signature.
-type claims struct {
+// tokenPayload is the part of the payload of a JSON web token that is read. The API server verifies the signature.
+type tokenPayload struct {
 	Exp        int64  `json:"exp"`
 	Sub        string `json:"sub"`
 	Kubernetes struct {
@@ -146,9 +146,9 @@ type claims struct {
 	} `json:"kubernetes.io"`
 }
 
-// parseCredentials returns the credentials that are sent to the API server: the claims of the token if there is one,
-// else the client certificate. A token that is no JSON web token has no claims.
-func parseCredentials(c *Config) (t claims, _ *x509.Certificate, err error) {
+// parseCredentials returns the credentials that are sent to the API server: the payload of the token if there is one,
+// else the client certificate. The payload of a token that is no JSON web token is empty.
+func parseCredentials(c *Config) (t tokenPayload, _ *x509.Certificate, err error) {
 	token, cert := []byte(c.BearerToken), c.CertData
 	switch {
 	case c.BearerTokenFile != "":
@@ -162,7 +162,7 @@ func parseCredentials(c *Config) (t claims, _ *x509.Certificate, err error) {
 	if len(token) > 0 {
 		if parts := strings.Split(strings.TrimSpace(string(token)), "."); len(parts) == 3 {
 			if b, err := base64.RawURLEncoding.DecodeString(parts[1]); err == nil && json.Unmarshal(b, &t) != nil {
-				t = claims{}
+				t = tokenPayload{}
 			}
 		}
 		return t, nil, nil
