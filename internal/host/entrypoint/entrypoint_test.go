@@ -40,9 +40,10 @@ func (o *output) String() string {
 
 // host has a host's directories as the container sees them.
 type host struct {
-	dir string
-	out *output
-	env map[string]string
+	dir         string
+	out         *output
+	env         map[string]string
+	firstAnswer time.Duration
 }
 
 func newHost(t *testing.T) *host {
@@ -109,6 +110,7 @@ func (h *host) options(t *testing.T, args ...string) *Options {
 func (h *host) start(t *testing.T, args ...string) func() error {
 	t.Helper()
 	o := h.options(t, args...)
+	o.FirstAnswer = h.firstAnswer
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- Run(ctx, o) }()

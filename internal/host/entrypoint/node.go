@@ -1,6 +1,7 @@
 package entrypoint
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -20,7 +21,7 @@ const (
 	nodeName    = "MULTUS_NODE_NAME"
 )
 
-// firstAnswer limits how long the first configuration waits for the Node object.
+// firstAnswer is the default of Options.FirstAnswer.
 const firstAnswer = 2 * time.Second
 
 // autoVersion reports whether the version of the configuration depends on the node.
@@ -31,7 +32,7 @@ func (o *Options) readsNode() bool {
 	return o.ConfFile == auto && o.Getenv(nodeName) != "" && (o.autoVersion() || o.Getenv(nodeAddress) == "")
 }
 
-// watchNode starts to read the Node object, and waits at most firstAnswer for the first answer. The channel delivers
+// watchNode starts to read the Node object, and waits for the first answer. The channel delivers
 // later answers. It is nil if the object is not read. stop stops reading.
 func (o *Options) watchNode(ctx context.Context) (learned <-chan autoconf.Facts, stop func()) {
 	stop = func() {}
@@ -40,7 +41,7 @@ func (o *Options) watchNode(ctx context.Context) (learned <-chan autoconf.Facts,
 		select {
 		case f := <-learned:
 			o.facts = &f
-		case <-time.After(firstAnswer):
+		case <-time.After(cmp.Or(o.FirstAnswer, firstAnswer)):
 		case <-ctx.Done():
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -50,6 +51,9 @@ type Options struct {
 	ServiceAccountDir string
 	Getenv            func(string) string
 	Stdout            io.Writer
+
+	// FirstAnswer limits how long the first configuration waits for the Node object. It defaults to two seconds.
+	FirstAnswer time.Duration
 
 	// facts are those of the Node object, nil until it was read.
 	facts *autoconf.Facts
