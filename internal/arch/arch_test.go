@@ -18,6 +18,7 @@ import (
 var ranks = [][]string{
 	{"multus/cmd/"},
 	{"multus/internal/host/", "multus/internal/cli"},
+	{"multus/internal/source"},
 	{
 		"multus/internal/autoconf", "multus/internal/doctor", "multus/internal/lint", "multus/internal/graph",
 		"multus/internal/source/",
@@ -174,10 +175,10 @@ func TestWhatIsLinked(t *testing.T) {
 	}
 }
 
-// linked is the number of packages that each binary links, including the standard library, so that a new dependency is
-// noticed.
+// linked is the number of packages that each binary links, with the standard library and without our own packages, so
+// that a new dependency is noticed.
 var linked = map[string]int{
-	"./cmd/multus-shim": 134, "./cmd/multus": 480, "./cmd/multus-daemon": 512, "./cmd/multusctl": 498,
+	"./cmd/multus-shim": 115, "./cmd/multus": 457, "./cmd/multus-daemon": 485, "./cmd/multusctl": 471,
 	"./cmd/passthru": 95,
 }
 
@@ -185,7 +186,9 @@ var linked = map[string]int{
 func TestHowMuchIsLinked(t *testing.T) {
 	t.Parallel()
 	for binary, most := range linked {
-		got := len(list(t, binary)[0].Deps)
+		got := len(slices.DeleteFunc(list(t, binary)[0].Deps, func(dep string) bool {
+			return strings.HasPrefix(dep, "multus/")
+		}))
 		t.Logf("%s links %d packages", binary, got)
 		if got > most {
 			t.Errorf("%s links %d packages, they were at most %d", binary, got, most)

@@ -26,9 +26,8 @@ import (
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
 	"multus/internal/obs"
-	"multus/internal/source/file"
+	"multus/internal/source"
 	"multus/internal/source/kube"
-	"multus/internal/source/podresources"
 )
 
 // DefaultConfig is the path at which today's manifests mount the daemon's configuration file (behaviour A.5).
@@ -64,10 +63,10 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	q := newQueue(s.cluster, filepath.Join(conf.SocketDir, api.ReportDir), log)
+	q := newQueue(s.Cluster, filepath.Join(conf.SocketDir, api.ReportDir), log)
 	cniConf := newController(conf, log)
-	if cniConf != nil && s.node != nil { // without a cluster there is no node to read
-		cniConf.Node = autoconf.NodeReader(s.node, o.NodeName)
+	if cniConf != nil && s.Kube != nil { // without a cluster there is no node to read
+		cniConf.Node = autoconf.NodeReader(s.Kube.Node, o.NodeName)
 	}
 	m := newMetrics(q.waiting, func() float64 { return entries(cmp.Or(conf.CNIDir, config.DefaultCNIDir)) },
 		func() float64 { return inForce(cniConf) })
@@ -78,7 +77,7 @@ func Run(ctx context.Context, o Options) error {
 		decoding: make(semaphore, decoders), large: make(semaphore, largePlans),
 	}
 	srv.resolver = &plan.Resolver{
-		Networks: s.networks, Pods: s.pods, Devices: s.devices, Missing: srv.missing,
+		Networks: s.Networks, Pods: s.Pods, Devices: s.Devices, Missing: srv.missing,
 		PhysicalFunction: device.PhysicalFunction, Log: log,
 	}
 	logIgnoredKeys(conf, log)
@@ -272,35 +271,20 @@ func logger(conf *config.Daemon) (*slog.Logger, error) {
 	return obs.New(o), nil
 }
 
-// sources provide network definitions, pods and devices, and accept network statuses.
+// sources are those of the plugin, with a cache of all network definitions.
 type sources struct {
-	networks plan.Networks
-	pods     plan.Pods
-	devices  plan.Devices
-	cluster  publish.Cluster
-	// emitNode writes an event of a node. It is nil without a cluster.
-	emitNode func(ctx context.Context, node string, e publish.Event) error
-	// node reads a Node object. It is nil without a cluster.
-	node func(ctx context.Context, name string) (*kube.Node, error)
-	// run keeps the caches up to date until ctx ends. ready returns an error while plans cannot be made.
+	*source.Sources
+	// run keeps the cache up to date until ctx ends. ready returns an error while plans cannot be made.
 	run   func(ctx context.Context)
 	ready func() error
+	// emitNode writes an event of a node. It is nil without a cluster.
+	emitNode func(ctx context.Context, node string, e publish.Event) error
 }
 
-// connect opens the sources: networksDir if it is set, else a kubeconfig, else the cluster in which the pod runs.
 func connect(conf *config.Daemon, getenv func(string) string, log *slog.Logger) (*sources, error) {
-	devices := podresources.New(podresources.Options{Root: conf.KubeletRoot})
-	if dir := conf.NetworksDir; dir != "" {
-		f := file.New(file.Options{Dir: dir, StateDir: filepath.Join(conf.SocketDir, "status")})
-		return &sources{
-			networks: f, pods: f, devices: devices, cluster: f,
-			run: func(context.Context) {}, ready: func() error { return nil },
-		}, nil
-	}
-	c, err := kube.Load(kube.Options{
-		Kubeconfig: conf.Kubeconfig, ServiceHost: getenv("KUBERNETES_SERVICE_HOST"),
-		ServicePort: getenv("KUBERNETES_SERVICE_PORT"),
-		Version:     obs.Release(),
+	s, err := source.Open(source.Options{
+		NetworksDir: conf.NetworksDir, StatusDir: filepath.Join(conf.SocketDir, "status"),
+		Kubeconfig: conf.Kubeconfig, KubeletRoot: conf.KubeletRoot, Getenv: getenv, Log: log,
 	})
 	if errors.Is(err, kube.ErrNoCluster) {
 		return nil, fmt.Errorf("%w: give --kubeconfig, or networksDir in the configuration, or run in a pod", err)
@@ -308,21 +292,16 @@ func connect(conf *config.Daemon, getenv func(string) string, log *slog.Logger) 
 	if err != nil {
 		return nil, err
 	}
-	client, err := kube.New(c)
-	if err != nil {
-		return nil, err
+	if s.Kube == nil {
+		return &sources{Sources: s, run: func(context.Context) {}, ready: func() error { return nil }}, nil
 	}
-	client.Log(log)
-	cache := kube.NewCache(client, log)
-	ready := func() error {
+	cache := kube.NewCache(s.Kube, log)
+	s.Networks = cache
+	return &sources{Sources: s, emitNode: s.Kube.EmitNode, run: cache.Run, ready: func() error {
 		if !cache.Synced() {
 			return errors.New("network definitions are not read yet: the API server does not answer, or does not let Multus " +
 				"list them")
 		}
 		return nil
-	}
-	return &sources{
-		networks: cache, pods: client, devices: devices, cluster: client, emitNode: client.EmitNode,
-		node: client.Node, run: cache.Run, ready: ready,
-	}, nil
+	}}, nil
 }

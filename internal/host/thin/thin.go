@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -19,6 +20,8 @@ import (
 	"multus/internal/fault"
 	"multus/internal/host/plugin"
 	"multus/internal/netsel"
+	"multus/internal/source"
+	"multus/internal/source/kube"
 )
 
 // publishLimit limits the attempts to write a status and events. There is no daemon that would retry them later.
@@ -38,10 +41,18 @@ func Host() plugin.Host {
 		Name: "multus", LogToStderr: true,
 		Connect: func(conf *config.Plugin, log *slog.Logger) plugin.Connection {
 			t := &thin{log: log}
-			t.sources = sync.OnceValues(func() (*sources, error) { return connect(conf, os.Getenv, t.log) })
+			t.sources = sync.OnceValues(func() (*source.Sources, error) { return open(conf, t.log) })
 			return t
 		},
 	}
+}
+
+// open opens the sources of a configuration.
+func open(conf *config.Plugin, log *slog.Logger) (*source.Sources, error) {
+	return source.Open(source.Options{
+		NetworksDir: conf.NetworksDir, StatusDir: filepath.Join(conf.NetworksDir, "status"),
+		Kubeconfig: conf.Kubeconfig, KubeletRoot: conf.KubeletRoot, Getenv: os.Getenv, Log: log,
+	})
 }
 
 // Last returns no STATUS result: the process ends after one command, so that it caches none.
@@ -53,7 +64,7 @@ func (t *thin) Remember(context.Context, []byte, error) {}
 // thin plans and publishes in process. It opens its sources at first use.
 type thin struct {
 	log     *slog.Logger
-	sources func() (*sources, error)
+	sources func() (*source.Sources, error)
 }
 
 var _ plugin.Connection = (*thin)(nil)
@@ -65,8 +76,8 @@ func (t *thin) Plan(ctx context.Context, req *request.Request, conf *config.Plug
 	s, err := t.sources()
 	switch {
 	case err == nil:
-		r.Networks, r.Pods, r.Devices = s.networks, s.pods, s.devices
-	case errors.Is(err, errNoSource), plan.Plain(req, conf):
+		r.Networks, r.Pods, r.Devices = s.Networks, s.Pods, s.Devices
+	case errors.Is(err, kube.ErrNoCluster), plan.Plain(req, conf):
 	default:
 		return nil, fault.Wrap(err, fault.TryAgain, "correct kubeconfig in the CNI configuration, or the file that it names",
 			"error getting k8s client")
@@ -94,7 +105,7 @@ func (t *thin) Publish(ctx context.Context, report *publish.Report) error {
 		return nil // timings are sent to a daemon only
 	}
 	s, err := t.sources()
-	if errors.Is(err, errNoSource) {
+	if errors.Is(err, kube.ErrNoCluster) {
 		return nil
 	}
 	if err != nil {
@@ -107,15 +118,15 @@ func (t *thin) Publish(ctx context.Context, report *publish.Report) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("took longer than %s", limit))
 	defer cancel()
 	if report.Needed {
-		if err = writeStatus(ctx, s.cluster, report); err != nil {
+		if err = writeStatus(ctx, s.Cluster, report); err != nil {
 			report = lost(report, err)
 		}
-		t.writeEvents(context.WithoutCancel(ctx), s.cluster, report)
+		t.writeEvents(context.WithoutCancel(ctx), s.Cluster, report)
 		return err
 	}
 	var wg sync.WaitGroup
-	wg.Go(func() { t.writeEvents(ctx, s.cluster, report) })
-	err = writeStatus(ctx, s.cluster, report)
+	wg.Go(func() { t.writeEvents(ctx, s.Cluster, report) })
+	err = writeStatus(ctx, s.Cluster, report)
 	wg.Wait()
 	return err
 }

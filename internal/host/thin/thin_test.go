@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"multus/internal/engine/publish"
+	"multus/internal/source"
 )
 
 // scriptedCluster is a cluster that returns the answers one after another, and then repeats the last one.
@@ -52,7 +53,7 @@ func TestPublish(t *testing.T) {
 				b := &scriptedCluster{answers: tc.answers}
 				p := &thin{
 					log:     slog.New(slog.DiscardHandler),
-					sources: func() (*sources, error) { return &sources{cluster: b}, nil },
+					sources: func() (*source.Sources, error) { return &source.Sources{Cluster: b}, nil },
 				}
 				begin := time.Now()
 				err := p.Publish(t.Context(), &publish.Report{
