@@ -155,13 +155,32 @@ func (l *List) Types() []string {
 func (l *List) IPAMTypes() []string {
 	out := make([]string, len(l.plugins))
 	for i := range l.plugins {
-		var typ []byte
-		if ipam := member(l.plugins[i].raw, "ipam"); len(ipam) > 0 && ipam[0] == '{' {
-			typ = member(ipam, "type")
-		}
-		out[i], _ = rawjson.Text(typ)
+		out[i] = ipamType(l.plugins[i].raw)
 	}
 	return out
+}
+
+// ipamType returns the type of a plugin's IPAM plugin, or "" for none.
+func ipamType(plugin []byte) string {
+	ipam := member(plugin, "ipam")
+	if len(ipam) == 0 || ipam[0] != '{' {
+		return ""
+	}
+	typ, _ := rawjson.Text(member(ipam, "type"))
+	return typ
+}
+
+// CheckTypes returns an error if the type of a plugin or of an IPAM plugin is not the name of a file (behaviour K1).
+// libcni refuses it too, but only when the plugin is executed: other networks are attached by then.
+func (l *List) CheckTypes() error {
+	for i := range l.plugins {
+		for _, typ := range [...]string{l.plugins[i].typ, ipamType(l.plugins[i].raw)} {
+			if typ == "." || typ == ".." || strings.ContainsAny(typ, "/\x00") {
+				return fmt.Errorf("%.253q is not the name of a program", typ)
+			}
+		}
+	}
+	return nil
 }
 
 // member returns a member of an object by its key in any case. The last one wins.

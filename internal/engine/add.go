@@ -13,7 +13,6 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"multus/internal/config"
-	"multus/internal/engine/execute"
 	"multus/internal/engine/ledger"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
@@ -107,7 +106,7 @@ func (c *call) failed(a *plan.Attachment, err error) error {
 }
 
 // clearLeftover frees the leftover state of an earlier ADD of the same container that was killed before its DEL. It
-// leaves a container that is still attached alone: execute.Free rejects it later.
+// leaves a container that is still attached alone: Netns.Free rejects it later.
 //
 // Leftover state always has a record. If there is none, as for every new container, libcni's results are not searched.
 func (c *call) clearLeftover(ctx context.Context) error {
@@ -121,7 +120,7 @@ func (c *call) clearLeftover(ctx context.Context) error {
 	if r == nil {
 		return nil
 	}
-	if attached, err := execute.HasInterface(c.req.Netns, c.req.IfName); attached || err != nil {
+	if attached, err := c.deps.Netns.HasInterface(c.req.Netns, c.req.IfName); attached || err != nil {
 		return err
 	}
 	if r.Progress.Undone && !r.Damaged {

@@ -9,9 +9,9 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
-	"multus/internal/engine/execute"
 	"multus/internal/engine/plan"
 	"multus/internal/failpoint"
+	"multus/internal/fault"
 )
 
 // attaching is the execution of a plan by ADD.
@@ -40,10 +40,13 @@ func (c *call) attach(ctx context.Context, p *plan.Plan) ([]types.Result, error)
 		return nil, err
 	}
 	failpoint.At("leftover.cleared")
-	if err := execute.Free(p); err != nil {
+	if err := c.deps.Netns.Free(p); err != nil {
 		return nil, err
 	}
 	if err := c.chooseVersions(ctx, p); err != nil {
+		return nil, err
+	}
+	if err := c.readable(p); err != nil {
 		return nil, err
 	}
 	if err := c.record(ctx, p); err != nil {
@@ -62,6 +65,19 @@ func (c *call) attach(ctx context.Context, p *plan.Plan) ([]types.Result, error)
 		c.log.Warn("GC will not know of the network once its last pod is gone", "err", err)
 	}
 	return at.results(len(p.Attachments)), nil
+}
+
+// readable returns an error for a configuration that libcni cannot read, before anything is attached. libcni's form of
+// it is kept for the delegates.
+func (c *call) readable(p *plan.Plan) error {
+	for i := range p.Attachments {
+		a := &p.Attachments[i]
+		if _, err := a.Config.Libcni(); err != nil {
+			return fault.Wrap(err, fault.BadConfig, "correct the network's configuration: multusctl lint shows the place",
+				"network %s of pod %s: CNI does not accept its configuration", a.Name, c.req.Pod())
+		}
+	}
+	return nil
 }
 
 // failure returns the errors of all failed attachments in the order of the plan, and the index of the first one. The

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"multus/internal/engine/execute"
 	"multus/internal/engine/ledger"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
@@ -88,7 +87,7 @@ func (c *call) del(ctx context.Context) error {
 	if err == nil {
 		return nil
 	}
-	if attached, lookErr := execute.HasInterface(c.req.Netns, c.req.IfName); !attached && lookErr == nil {
+	if attached, lookErr := c.deps.Netns.HasInterface(c.req.Netns, c.req.IfName); !attached && lookErr == nil {
 		// There is no evidence that anything was attached, and DEL was run for what can be planned.
 		c.log.Warn("DEL of a container without a record", "err", err)
 		return c.store.Remove(c.req.ContainerID)
@@ -115,7 +114,7 @@ func (c *call) unrecorded(ctx context.Context) (*plan.Plan, error) {
 		return p, nil
 	}
 	if fault.ToCNI(err).Code == fault.TryAgain {
-		if attached, lookErr := execute.HasInterface(c.req.Netns, c.req.IfName); attached || lookErr != nil {
+		if attached, lookErr := c.deps.Netns.HasInterface(c.req.Netns, c.req.IfName); attached || lookErr != nil {
 			return &plan.Plan{}, errors.Join(err, lookErr)
 		}
 	}

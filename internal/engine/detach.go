@@ -170,7 +170,7 @@ func (d *detaching) abandon(a *plan.Attachment, err error) error {
 	case lookErr != nil:
 		return err
 	default:
-		if there, lookErr := execute.HasInterface(d.plan.Netns, a.IfName); there || lookErr != nil {
+		if there, lookErr := d.deps.Netns.HasInterface(d.plan.Netns, a.IfName); there || lookErr != nil {
 			return err
 		}
 		limit = refusalsInPlace

@@ -72,6 +72,23 @@ type StatusCache interface {
 	Remember(ctx context.Context, config []byte, answer error)
 }
 
+// Netns looks for interfaces in network namespaces.
+type Netns interface {
+	// Free returns an error if an interface of a plan exists in the sandbox already (behaviour D24).
+	Free(p *plan.Plan) error
+	// HasInterface reports whether a namespace has an interface. A namespace that does not exist has none.
+	HasInterface(netns, ifName string) (bool, error)
+}
+
+// hostNetns are the namespaces of the node.
+type hostNetns struct{}
+
+func (hostNetns) Free(p *plan.Plan) error { return execute.Free(p) }
+
+func (hostNetns) HasInterface(netns, ifName string) (bool, error) {
+	return execute.HasInterface(netns, ifName)
+}
+
 // Deps holds the engine's dependencies. Every field must be set, except where its comment allows a zero value.
 type Deps struct {
 	Planner   Planner
@@ -83,14 +100,21 @@ type Deps struct {
 	Boot string
 	// Stderr receives the standard error of successful delegates. If it is nil, that output is discarded.
 	Stderr io.Writer
-	Log    *slog.Logger
+	// Netns is nil for the namespaces of the node.
+	Netns Netns
+	Log   *slog.Logger
 }
 
 // Engine runs the verbs. It keeps no state between calls and is safe for concurrent use.
 type Engine struct{ deps Deps }
 
 // New returns an engine.
-func New(deps Deps) *Engine { return &Engine{deps: deps} }
+func New(deps Deps) *Engine {
+	if deps.Netns == nil {
+		deps.Netns = hostNetns{}
+	}
+	return &Engine{deps: deps}
+}
 
 // call is one verb of one request. A verb for a sandbox runs while it holds the sandbox's lock.
 type call struct {

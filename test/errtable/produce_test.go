@@ -40,6 +40,9 @@ func TestMain(m *testing.M) {
 
 // elsewhere are tests that produce a row where it can only be had inside a package, by message.
 var elsewhere = map[string]struct{ file, test string }{
+	"network <network> of pod <pod>: CNI does not accept its configuration": {
+		"../../internal/engine/attach_test.go", "TestAdd",
+	},
 	"decode request <path>":         {"../../internal/host/daemon/refuse_test.go", "TestRefuse"},
 	"pod <pod>":                     {"../../internal/host/daemon/refuse_test.go", "TestRefuse"},
 	"wait to decode request <path>": {"../../internal/host/daemon/room_test.go", "TestLargePlans"},

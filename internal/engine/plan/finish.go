@@ -71,6 +71,10 @@ func (p *planning) checkConfigs() error {
 			return fault.New(fault.BadConfig, "make the network delegate to another plugin",
 				"network %s of pod %s delegates to multus itself", a.Name, p.req.Pod())
 		}
+		if err := a.Config.CheckTypes(); err != nil {
+			return fault.Wrap(err, fault.BadConfig, "write the name of the plugin's program, such as macvlan",
+				"network %s of pod %s: type of a plugin", a.Name, p.req.Pod())
+		}
 	}
 	return nil
 }

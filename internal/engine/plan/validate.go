@@ -51,6 +51,9 @@ func (a *Attachment) validate(command string) error {
 	if err := utils.ValidateNetworkName(a.Config.Name()); err != nil {
 		return fmt.Errorf("its configuration has the name %.253q, which CNI does not allow", a.Config.Name())
 	}
+	if err := a.Config.CheckTypes(); err != nil {
+		return err
+	}
 	if command == request.Add || command == request.Del {
 		if err := checkInterfaceName(a.IfName); err != nil {
 			return err
