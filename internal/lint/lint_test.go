@@ -41,10 +41,7 @@ func TestCorpus(t *testing.T) {
 			for _, m := range wanted.FindAllSubmatch(data, -1) {
 				want = append(want, string(m[1]))
 			}
-			o := Options{Exceptions: []string{"default"}}
-			if m := options.FindSubmatch(data); m != nil {
-				o.Isolation, o.Complete = string(m[1]) == "isolation", string(m[1]) == "complete"
-			}
+			o := corpusOptions(data)
 			var got []string
 			for _, f := range Run([]File{{Name: path, Data: data}}, o) {
 				got = append(got, fmt.Sprintf("%d:%d %s %s", f.Line, f.Column, f.Severity, f.Rule))
@@ -57,6 +54,15 @@ func TestCorpus(t *testing.T) {
 			}
 		})
 	}
+}
+
+// corpusOptions returns the options that a file of the corpus asks for.
+func corpusOptions(data []byte) Options {
+	o := Options{Exceptions: []string{"default"}}
+	if m := options.FindSubmatch(data); m != nil {
+		o.Isolation, o.Complete = string(m[1]) == "isolation", string(m[1]) == "complete"
+	}
+	return o
 }
 
 // TestExamples checks that nothing is found in the examples, each file by itself and all together.
