@@ -1,13 +1,13 @@
-// Package failpoint names the points at which a test may end, stop or delay the process, so that "killed at any
-// instruction" can be shown and not only hoped for. In a normal build a point is an empty function that the compiler
-// removes; with the build tag "failpoint" the environment variable MULTUS_FAILPOINT says which points act, and how:
+// Package failpoint names the points at which a test may end, stop or delay the process, so that the claim "may be
+// killed at any instruction" can be tested. In a normal build a point is an empty function that the compiler removes.
+// With the build tag "failpoint" the environment variable MULTUS_FAILPOINT selects the active points and their actions:
 //
 //	MULTUS_FAILPOINT=ledger.write.after            SIGKILL at the first pass
 //	MULTUS_FAILPOINT=exec.after:2                  SIGKILL at the second pass
 //	MULTUS_FAILPOINT=plan.after=stop               SIGSTOP
-//	MULTUS_FAILPOINT=report.before=2s              go on after two seconds
-//	MULTUS_FAILPOINT=ledger.write=skip,exec.after  Skip tells to leave the step out; then SIGKILL at exec.after
+//	MULTUS_FAILPOINT=report.before=2s              continue after two seconds
+//	MULTUS_FAILPOINT=ledger.write=skip,exec.after  Skip returns true for ledger.write; then SIGKILL at exec.after
 //	MULTUS_FAILPOINT_TRACE=file                    append the name of every point that is passed to the file
 //
-// It imports nothing of the project and anything may import it. Only a test build may carry the tag.
+// It imports no other package of this module, and every package may import it. Only a test build may have the tag.
 package failpoint

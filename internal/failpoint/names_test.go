@@ -19,8 +19,7 @@ import (
 
 var update = flag.Bool("update", false, "write names.go")
 
-// TestNames: Names is what the source has, each name once, so that no point is forgotten by the tests that go
-// through them.
+// TestNames checks that Names has every point of the source exactly once, so that tests that go through them miss none.
 func TestNames(t *testing.T) {
 	t.Parallel()
 	found := map[string]string{}
@@ -54,7 +53,7 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// scan calls found for every failpoint.At with a constant name; another one is an error.
+// scan calls found for every failpoint.At with a constant name. Any other name is an error.
 func scan(path string, found func(name, at string)) error {
 	set := token.NewFileSet()
 	file, err := parser.ParseFile(set, path, nil, parser.SkipObjectResolution)

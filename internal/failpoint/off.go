@@ -5,5 +5,5 @@ package failpoint
 // At marks a point.
 func At(string) {}
 
-// Skip tells whether the step of that name is to be left out, to show that a test would see it.
+// Skip reports whether the step of that name must be omitted, to check that a test detects the omission.
 func Skip(string) bool { return false }

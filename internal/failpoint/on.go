@@ -18,7 +18,7 @@ type action struct {
 	do   string
 }
 
-// armed reads the environment once.
+// armed returns the actions of the environment, which it reads once.
 var armed = sync.OnceValue(func() []action {
 	var out []action
 	for _, item := range strings.Split(os.Getenv("MULTUS_FAILPOINT"), ",") {
@@ -36,7 +36,7 @@ var armed = sync.OnceValue(func() []action {
 	return out
 })
 
-// mu guards passes, how often each point has been passed.
+// mu guards passes, which counts the passes of each point.
 var (
 	mu     sync.Mutex
 	passes = map[string]int{}
@@ -60,7 +60,7 @@ func (a action) act() {
 	switch a.do {
 	case "", "kill":
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
-		select {} // the signal is on its way: nothing more happens here
+		select {} // until the signal arrives
 	case "stop":
 		_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
 	default:
@@ -70,7 +70,7 @@ func (a action) act() {
 	}
 }
 
-// Skip tells whether the step of that name is to be left out, to show that a test would see it.
+// Skip reports whether the step of that name must be omitted, to check that a test detects the omission.
 func Skip(name string) bool {
 	for _, a := range armed() {
 		if a.name == name && a.do == "skip" {

@@ -14,11 +14,11 @@ import (
 	"multus/internal/testutil/testnet"
 )
 
-// advertLimit is how long the kernel may take to act on a router advertisement.
+// advertLimit bounds the time in which the kernel acts on a router advertisement.
 const advertLimit = 10 * time.Second
 
-// TestAdvertisedDefault has a real router advertise itself: once dropped, its default route must stay away
-// (multus-cni#749), while whatever else it advertises still arrives.
+// TestAdvertisedDefault uses a real router that sends advertisements. After DropDefault, its default route must not
+// come back (pains.md P18), while everything else in the advertisements still arrives.
 func TestAdvertisedDefault(t *testing.T) {
 	p := newPod(t)
 	testnet.Addr(t, p.router, "r0", "fe80::1/64")
@@ -40,14 +40,13 @@ func TestAdvertisedDefault(t *testing.T) {
 	}
 	p.want(t)
 
-	// The kernel looks at the router before it looks at the prefix, so once the prefix is there the router has been
-	// ignored.
+	// The kernel processes the router before the prefix. Once the prefix exists, the router has been ignored.
 	const prefix = "2001:db8:b::/64"
 	advertise(t, p.router, "r0", prefix, changes, func() bool { return hasRoute(t, p.NS, prefix) })
 	p.want(t)
 }
 
-// watchRoutes reports that something has changed in the routes of ns, until the test ends.
+// watchRoutes reports changes of the routes of ns until the test ends.
 func watchRoutes(t *testing.T, ns *testnet.NS) <-chan netlink.RouteUpdate {
 	t.Helper()
 	handle, err := netns.GetFromPath(ns.Path)
@@ -67,7 +66,7 @@ func watchRoutes(t *testing.T, ns *testnet.NS) <-chan netlink.RouteUpdate {
 	return changes
 }
 
-// hasRoute tells whether there is an IPv6 route to exactly dst.
+// hasRoute reports whether there is an IPv6 route to exactly dst.
 func hasRoute(t *testing.T, ns *testnet.NS, dst string) (found bool) {
 	t.Helper()
 	ns.Do(t, func() {
@@ -82,7 +81,7 @@ func hasRoute(t *testing.T, ns *testnet.NS, dst string) (found bool) {
 	return found
 }
 
-// advertise is a router until the condition holds.
+// advertise sends router advertisements until the condition holds.
 func advertise(t *testing.T, ns *testnet.NS, dev, prefix string, changes <-chan netlink.RouteUpdate,
 	holds func() bool,
 ) {

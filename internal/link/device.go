@@ -9,33 +9,34 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// NodeNamespace is the path of the network namespace of the calling thread: that of the node, where the runtime runs
-// its plugins. (That of the process is its first thread's, which may be inside of Do.)
+// NodeNamespace is the path of the network namespace of the calling thread. This is the namespace of the node, where
+// the runtime runs its plugins. The namespace of the process would be that of its first thread, which may be inside Do.
 const NodeNamespace = "/proc/thread-self/ns/net"
 
-// Device is an interface with what decides whether it can be given away, and by what it is known again.
+// Device is an interface with the properties that decide whether it can be given to a pod, and those that identify it
+// later.
 type Device struct {
 	Interface
 	AltNames []string
-	// Alias is the free text of the interface, where the host-device plugin keeps the name that it had on the node.
+	// Alias is the alias of the interface. The host-device plugin stores the name on the node in it.
 	Alias string
-	// Permanent is the MAC address that is burnt in, "" if there is none: virtual interfaces have none.
+	// Permanent is the permanent MAC address. It is "" for virtual interfaces, which have none.
 	Permanent string
-	// Bus is the address on the bus, as ethtool -i shows it (0000:03:00.0), "" for what is on no bus.
+	// Bus is the address on the bus, as in ethtool -i (0000:03:00.0). It is "" for a device without a bus.
 	Bus string
-	// Master is the index of the bridge, bond, ... that it belongs to, 0 for none.
+	// Master is the index of the bridge, bond, ... to which the interface belongs, 0 for none.
 	Master int
-	// Lower is the index of the interface below it (of a macvlan, vlan, vxlan, ...), in this namespace; 0 for none.
+	// Lower is the index of the interface below it (of a macvlan, vlan, vxlan, ...) in this namespace, 0 for none.
 	Lower int
-	// Peer is this namespace's number (RTM_GETNSID) for the one with the other end, or the interface below, in
-	// it; -1 if that is here or nowhere.
+	// Peer is the ID in this namespace (RTM_GETNSID) of the namespace with the other end, or with the interface below. It
+	// is -1 if that is in this namespace or does not exist.
 	Peer     int
 	Loopback bool
 	Carrier  bool
 }
 
-// Devices lists the interfaces of the namespace like Interfaces. Where the kernel reports no permanent address or bus
-// (permanent address before Linux 5.6, driver without a bus), the field is empty.
+// Devices lists the interfaces of the namespace, like Interfaces. Permanent or Bus is empty if the kernel does not
+// report it (permanent address before Linux 5.6, driver without a bus).
 func (n *Namespace) Devices() ([]Device, error) {
 	links, addrs, err := n.dumpLinks()
 	if err != nil {
@@ -58,10 +59,10 @@ func (n *Namespace) Devices() ([]Device, error) {
 	return devices, n.buses(devices)
 }
 
-// paired tells the types whose IFLA_LINK is not the interface below but the other end.
+// paired reports whether IFLA_LINK of a type is the other end instead of the interface below.
 func paired(typ string) bool { return typ == "veth" || typ == "netkit" || typ == "vxcan" }
 
-// lower is the index of the interface below; a vxlan says it in an attribute of its own.
+// lower returns the index of the interface below. A vxlan has it in an attribute of its own.
 func lower(link netlink.Link) int {
 	if vxlan, ok := link.(*netlink.Vxlan); ok && vxlan.VtepDevIndex != 0 {
 		return vxlan.VtepDevIndex
@@ -69,9 +70,9 @@ func lower(link netlink.Link) int {
 	return link.Attrs().ParentIndex
 }
 
-// buses asks the drivers of hardware where it is. Netlink names the device that the interface belongs to, which for
-// virtio is not the one on the PCI bus, and does so since Linux 5.14 only. /sys would tell too, but shows the
-// namespace in which it was mounted, not this one.
+// buses reads the bus address of hardware from its driver. Netlink reports it only since Linux 5.14. It reports the
+// parent device of the interface, which for virtio is not the one on the PCI bus. /sys also has it, but shows the
+// namespace in which it was mounted.
 func (n *Namespace) buses(devices []Device) error {
 	return n.Do(func() error {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
@@ -86,7 +87,7 @@ func (n *Namespace) buses(devices []Device) error {
 			}
 			info, err := unix.IoctlGetEthtoolDrvinfo(fd, d.Name)
 			if err != nil {
-				continue // the driver does not tell
+				continue // the driver does not report it
 			}
 			if bus := unix.ByteSliceToString(info.Bus_info[:]); bus != "" && bus != "N/A" {
 				d.Bus = bus
@@ -96,7 +97,7 @@ func (n *Namespace) buses(devices []Device) error {
 	})
 }
 
-// PeerOf returns this namespace's number for the network namespace at path, as in Device.Peer; -1 if it has none.
+// PeerOf returns the ID in this namespace of the network namespace at path, as in Device.Peer, or -1 if it has none.
 // The errors are those of Open.
 func (n *Namespace) PeerOf(path string) (int, error) {
 	handle, err := n.netlink()
@@ -107,7 +108,7 @@ func (n *Namespace) PeerOf(path string) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	defer other.Close() // it was only looked at
+	defer other.Close() // it was only read
 	id, err := handle.GetNetNsIdByFd(other.fd)
 	if err != nil {
 		return -1, fmt.Errorf("find number of network namespace %q: %w", path, err)
@@ -115,9 +116,9 @@ func (n *Namespace) PeerOf(path string) (int, error) {
 	return id, nil
 }
 
-// Rename gives the interface with this index, which must be called from, the name to, and clears its alias. It is
-// set down meanwhile, as kernels before 6.2 want it. An interface that is not there, or is called otherwise by
-// now, is an error that wraps ErrNoInterface.
+// Rename renames the interface with this index from from to to, and clears its alias. The interface is set down in the
+// meantime, as kernels before 6.2 require. If the interface does not exist, or no longer has this name, the error wraps
+// ErrNoInterface.
 func (n *Namespace) Rename(index int, from, to string) (err error) {
 	handle, err := n.netlink()
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	"multus/internal/testutil/testnet"
 )
 
-// devices lists a namespace by name.
+// devices returns the devices of a namespace by name.
 func devices(t *testing.T, ns *link.Namespace) map[string]link.Device {
 	t.Helper()
 	list, err := ns.Devices()
@@ -27,8 +27,7 @@ func devices(t *testing.T, ns *link.Namespace) map[string]link.Device {
 	return out
 }
 
-// TestDevices shows what the kernel tells of each kind of device: what it belongs to, what it sits on, and where its
-// other end is.
+// TestDevices checks what is reported for each kind of device: its master, the interface below it, and its other end.
 func TestDevices(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"bridge", "macvlan", "vxlan"} {
@@ -89,7 +88,7 @@ func TestDevices(t *testing.T) {
 	}
 }
 
-// TestDevicesHardware compares with what /sys shows of this machine's own devices, which are only looked at.
+// TestDevicesHardware compares with /sys for this machine's own devices, which are only read.
 func TestDevicesHardware(t *testing.T) {
 	t.Parallel()
 	entries, err := filepath.Glob("/sys/class/net/*/device")
@@ -102,7 +101,7 @@ func TestDevicesHardware(t *testing.T) {
 		d, ok := got[filepath.Base(filepath.Dir(entry))]
 		path, err := filepath.EvalSymlinks(entry)
 		if err != nil || !ok || d.Type != "device" {
-			continue // /sys is another namespace's
+			continue // /sys shows another namespace
 		}
 		seen++
 		if d.Bus == "" || !slices.Contains(strings.Split(path, "/"), d.Bus) {
@@ -118,7 +117,7 @@ func TestDevicesHardware(t *testing.T) {
 	}
 }
 
-// TestRename: a device gets its name back, up or down, and loses the note of it; nothing else is touched.
+// TestRename checks that a device is renamed, up or down, that its alias is cleared, and that nothing else changes.
 func TestRename(t *testing.T) {
 	t.Parallel()
 	node, other := testnet.New(t), testnet.New(t)

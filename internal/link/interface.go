@@ -9,25 +9,26 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// ErrNoInterface is what an error wraps if the namespace has no interface of the name that was given.
+// ErrNoInterface is wrapped by errors if the namespace has no interface of the given name.
 var ErrNoInterface = errors.New("no such interface")
 
-// dumpTries bounds how often a dump is repeated that the kernel could not finish because what it lists was changing.
-// Only a namespace under constant change on a busy node needs more than two; a try takes a fraction of a millisecond.
+// dumpTries bounds the number of repetitions of a dump that the kernel interrupted because the listed objects changed.
+// Only a namespace under constant change on a busy node needs more than two. A repetition takes a fraction of a
+// millisecond.
 const dumpTries = 100
 
-// Interface is what a namespace says of one of its interfaces.
+// Interface is an interface of a namespace.
 type Interface struct {
 	Index int
 	Name  string
 	MAC   string // as 02:00:00:00:00:01, "" if it has none
 	MTU   int
 	Type  string // veth, macvlan, ..., "device" for hardware
-	Up    bool   // set up, whether or not there is a carrier
+	Up    bool   // set up, with or without a carrier
 	Addrs []netip.Prefix
 }
 
-// HasInterface tells whether name is taken in the namespace, by an interface or by an alternative name of one.
+// HasInterface reports whether name is in use in the namespace, as the name or an alternative name of an interface.
 func (n *Namespace) HasInterface(name string) (bool, error) {
 	_, err := n.find(name)
 	if errors.Is(err, ErrNoInterface) {
@@ -49,7 +50,7 @@ func (n *Namespace) Interfaces() ([]Interface, error) {
 	return interfaces, nil
 }
 
-// dumpLinks lists the links of the namespace, and their addresses by index.
+// dumpLinks returns the links of the namespace, and their addresses by index.
 func (n *Namespace) dumpLinks() ([]netlink.Link, map[int][]netip.Prefix, error) {
 	handle, err := n.netlink()
 	if err != nil {
@@ -85,14 +86,14 @@ func toInterface(link netlink.Link, addrs map[int][]netip.Prefix) Interface {
 	}
 }
 
-// find looks an interface up by name. Interface zero means "all" to netlink, so a name that is not found must never
-// go on as a number (behaviour D36).
+// find returns the interface with a name. Index zero stands for all interfaces in netlink, so a name that does not
+// exist must never be used as an index (behaviour.md D36).
 func (n *Namespace) find(name string) (netlink.Link, error) {
 	handle, err := n.netlink()
 	if err != nil {
 		return nil, err
 	}
-	// It is a dump on kernels that cannot look names up.
+	// On kernels that cannot look up names, this is a dump.
 	link, err := dump(func() (netlink.Link, error) { return handle.LinkByName(name) })
 	if missing := (netlink.LinkNotFoundError{}); errors.As(err, &missing) {
 		return nil, fmt.Errorf("find interface %q in %q: %w", name, n.path, ErrNoInterface)
@@ -103,7 +104,7 @@ func (n *Namespace) find(name string) (netlink.Link, error) {
 	return link, nil
 }
 
-// dump repeats a request whose answer changed while it was given, for what came is incomplete then.
+// dump repeats a request whose result changed while it was read, because such a result is incomplete.
 func dump[T any](request func() (T, error)) (T, error) {
 	for try := 1; ; try++ {
 		answer, err := request()

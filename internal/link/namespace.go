@@ -1,11 +1,10 @@
-// Package link looks into the network namespace of a pod and puts its default routes right.
+// Package link inspects the network namespace of a pod or of the node, sets default routes and renames interfaces.
 //
-// It does not attach anything, for that is the delegates' work, and it decides nothing: which interface is to have
-// the default route is in the plan.
+// It attaches nothing, which is the job of the delegates, and it decides nothing: the plan says which interface gets
+// the default route.
 //
-// internal/engine, internal/doctor and the hosts may import it; nothing else imports netlink or netns (style.md
-// rule 24). It uses the standard library, netlink and golang.org/x/sys/unix only, because it is linked into the
-// small plugin.
+// It is the only package that imports netlink or netns. Besides these it uses only the standard library and
+// golang.org/x/sys/unix, because it is linked into the small plugin.
 package link
 
 import (
@@ -18,30 +17,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNoNamespace is what the error of Open wraps if the path is missing or is something else than a network
-// namespace: the sandbox is gone, which DEL takes for success and ADD does not.
+// ErrNoNamespace is wrapped by the error of Open if path does not exist or is not a network namespace: the sandbox is
+// gone. For DEL this is success, for ADD it is not.
 var ErrNoNamespace = errors.New("no network namespace")
 
-// ErrNotNamespace is what the error of Open wraps, beside ErrNoNamespace, if something else is at the path. Where the
-// runtime mounts its namespaces that is what an unmounted one leaves behind; seen from another mount namespace it is
-// what a namespace that is alive looks like.
+// ErrNotNamespace is wrapped in addition to ErrNoNamespace by the error of Open if path exists and is not a network
+// namespace. In the mount namespace in which the runtime mounts its namespaces, this is what an unmounted one leaves
+// behind. In another mount namespace, a namespace that is alive looks the same.
 var ErrNotNamespace = errors.New("something else is there")
 
-// errEnded is what Do returns if its callback ended the goroutine (runtime.Goexit) and so returned nothing.
+// errEnded is returned by Do if its callback ended the goroutine (runtime.Goexit) and returned nothing.
 var errEnded = errors.New("callback did not return")
 
-// Namespace is an open network namespace. It stays usable, and its links stay alive, until Close, even if the path
-// is removed meanwhile. It is not safe for concurrent use.
+// Namespace is an open network namespace. It stays usable, and its links stay alive, until Close, even if the path is
+// removed in the meantime. It is not safe for concurrent use.
 type Namespace struct {
 	path   string
 	fd     int
-	handle *netlink.Handle // nil before the first request: many users only want to know whether the path is good
+	handle *netlink.Handle // nil before the first request: many users only check whether the path is valid
 }
 
-// Open opens the network namespace that path, such as /var/run/netns/x or /proc/1/ns/net, stands for. The caller
-// closes it. If there is none, the error wraps ErrNoNamespace.
+// Open opens the network namespace at path, such as /var/run/netns/x or /proc/1/ns/net. The caller must close it. If
+// there is none, the error wraps ErrNoNamespace.
 func Open(path string) (*Namespace, error) {
-	// O_NONBLOCK: the path comes from outside, and opening a FIFO would wait for a writer.
+	// O_NONBLOCK: the path is input, and opening a FIFO would block until it has a writer.
 	fd, err := openFile(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return nil, fmt.Errorf("open network namespace %q: %w: %w", path, ErrNoNamespace, err)
@@ -56,8 +55,8 @@ func Open(path string) (*Namespace, error) {
 	return &Namespace{path: path, fd: fd}, nil
 }
 
-// checkNetwork tells whether fd is a network namespace. What is left of a /var/run/netns/x after the namespace was
-// unmounted is an empty file, and only the filesystem type tells the difference.
+// checkNetwork returns an error if fd is not a network namespace. After an unmount, /var/run/netns/x is an empty file,
+// and only the type of the file system differs.
 func checkNetwork(fd int) error {
 	var stat unix.Statfs_t
 	if err := unix.Fstatfs(fd, &stat); err != nil {
@@ -68,7 +67,7 @@ func checkNetwork(fd int) error {
 	}
 	kind, err := unix.IoctlRetInt(fd, unix.NS_GET_NSTYPE)
 	if errors.Is(err, unix.ENOTTY) {
-		return nil // before Linux 4.11 a namespace cannot be asked; entering another kind will fail
+		return nil // before Linux 4.11 the type cannot be read; entering a namespace of another type will fail
 	}
 	if err != nil {
 		return fmt.Errorf("read namespace type: %w", err)
@@ -79,7 +78,7 @@ func checkNetwork(fd int) error {
 	return nil
 }
 
-// Close lets the namespace go.
+// Close closes the namespace.
 func (n *Namespace) Close() error {
 	if n.handle != nil {
 		n.handle.Close()
@@ -96,12 +95,13 @@ func (n *Namespace) Close() error {
 	return nil
 }
 
-// Path is the path that was opened.
+// Path returns the path that was opened.
 func (n *Namespace) Path() string { return n.path }
 
-// Do runs fn on a thread inside the namespace and returns its error. fn runs in another goroutine, locked to its
-// thread. What fn starts with go is not inside; sockets, files below /proc/sys/net that it opens and processes that
-// it starts are. If the thread cannot go back, it ends instead of running anything else.
+// Do runs fn on a thread inside the namespace and returns its error. fn runs in another goroutine, which is locked to
+// its thread. Goroutines that fn starts are not inside the namespace. Sockets and files below /proc/sys/net that it
+// opens are, and so are processes that it starts. If the thread cannot return to its own namespace, it ends and runs
+// nothing else.
 func (n *Namespace) Do(fn func() error) error {
 	if n.fd < 0 {
 		return fmt.Errorf("enter network namespace %q: %w", n.path, os.ErrClosed)
@@ -115,7 +115,7 @@ func (n *Namespace) Do(fn func() error) error {
 	return <-done
 }
 
-// visit is Do on the goroutine that may be thrown away: one that ends locked takes its thread with it.
+// visit is Do on a goroutine that may be discarded: a goroutine that ends while locked ends its thread.
 func (n *Namespace) visit(fn func() error) (err error) {
 	runtime.LockOSThread()
 	home, err := openFile("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC)
@@ -128,11 +128,11 @@ func (n *Namespace) visit(fn func() error) (err error) {
 		if back == nil {
 			runtime.UnlockOSThread()
 		}
-		// Otherwise nothing is wrong for the caller: fn has run where it should.
+		// If this fails, it is not an error for the caller: fn has run in the right namespace.
 	}()
 	err = unix.Setns(n.fd, unix.CLONE_NEWNET)
 	if errors.Is(err, unix.EPERM) && sameFile(n.fd, home) {
-		return fn() // who may not enter any is in this one already: a pod in the network of its node
+		return fn() // without the permission to enter namespaces: a pod in the network of its node is already inside
 	}
 	if err != nil {
 		return fmt.Errorf("enter network namespace %q: %w", n.path, err)
@@ -140,15 +140,14 @@ func (n *Namespace) visit(fn func() error) (err error) {
 	return fn()
 }
 
-// sameFile tells whether two descriptors are of the same namespace.
+// sameFile reports whether two descriptors refer to the same namespace.
 func sameFile(a, b int) bool {
 	var x, y unix.Stat_t
 	return unix.Fstat(a, &x) == nil && unix.Fstat(b, &y) == nil && x.Dev == y.Dev && x.Ino == y.Ino
 }
 
-// netlink returns the handle, whose socket belongs to the namespace from whichever thread it is used. It is made
-// inside Do and not with netlink.NewHandleAt, which ignores a thread that could not go back and lets it run other
-// goroutines.
+// netlink returns the handle. Its socket belongs to the namespace, whichever thread uses it. It is created inside Do
+// and not with netlink.NewHandleAt, which ignores that a thread could not return and lets it run other goroutines.
 func (n *Namespace) netlink() (*netlink.Handle, error) {
 	if n.handle != nil {
 		return n.handle, nil
@@ -163,7 +162,7 @@ func (n *Namespace) netlink() (*netlink.Handle, error) {
 	return n.handle, nil
 }
 
-// openFile is open(2), repeated when a signal interrupts it, without the poller that os.File would set up.
+// openFile is open(2), repeated after an interrupt by a signal, without the poller that os.File would use.
 func openFile(path string, flags int) (int, error) {
 	for {
 		fd, err := unix.Open(path, flags, 0)

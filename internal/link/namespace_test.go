@@ -50,7 +50,7 @@ func TestOpen(t *testing.T) {
 		{"empty path", "", "no such file or directory"},
 		{"missing", filepath.Join(dir, "missing"), "no such file or directory"},
 		{"below a file", filepath.Join(file, "x"), "not a directory"},
-		{"process is gone", "/proc/4194304/ns/net", "no such file or directory"}, // above the highest pid
+		{"process is gone", "/proc/4194304/ns/net", "no such file or directory"}, // above the maximum process ID
 		{"removed", gone.Path, "no such file or directory"},
 		{"unmounted", unmounted.Path, "not a namespace"},
 		{"file", file, "not a namespace"},
@@ -88,7 +88,7 @@ func TestOpen(t *testing.T) {
 
 func TestOpenUnreadable(t *testing.T) {
 	testnet.RequireRoot(t)
-	// A loop of links stands for any failure that says nothing about whether there is a namespace.
+	// A loop of links represents any failure that does not show whether there is a namespace.
 	path := filepath.Join(t.TempDir(), "loop")
 	if err := os.Symlink(path, path); err != nil {
 		t.Fatal(err)
@@ -117,7 +117,7 @@ func TestDo(t *testing.T) {
 	if err := ns.Do(func() error { runtime.Goexit(); return nil }); err == nil {
 		t.Error("a callback that does not return is no error")
 	}
-	// Every thread that this goroutine and others may get has to be at home.
+	// Every thread that this or another goroutine may get must be in its own namespace.
 	for range 20 {
 		done := make(chan string)
 		go func() { done <- namespaceOf(t) }()
@@ -148,7 +148,7 @@ func TestClosed(t *testing.T) {
 	}
 }
 
-// TestVanished checks that what is open survives the removal of its path, as in a race of DEL with the runtime.
+// TestVanished checks that an open namespace survives the removal of its path, as in a race of DEL with the runtime.
 func TestVanished(t *testing.T) {
 	file := testnet.New(t)
 	ns := open(t, file)
@@ -187,7 +187,7 @@ func TestInterfaces(t *testing.T) {
 		if got[i].Name != "lo" && len(got[i].MAC) != len("02:00:00:00:00:01") {
 			t.Errorf("%s has MAC %q", got[i].Name, got[i].MAC)
 		}
-		// The kernel's own link-local addresses come when they like.
+		// The kernel's own link-local addresses appear at any time.
 		got[i].Addrs = slices.DeleteFunc(got[i].Addrs, func(p netip.Prefix) bool { return p.Addr().IsLinkLocalUnicast() })
 	}
 	want := []link.Interface{
@@ -219,7 +219,7 @@ func open(t *testing.T, file *testnet.NS) *link.Namespace {
 	return ns
 }
 
-// namespaceOf names the namespace of the calling thread. It is called from other goroutines than the test's.
+// namespaceOf returns the namespace of the calling thread. It is called from other goroutines than the test's.
 func namespaceOf(t *testing.T) string {
 	t.Helper()
 	runtime.LockOSThread()
@@ -239,8 +239,8 @@ func prefixes(texts ...string) []netip.Prefix {
 	return out
 }
 
-// TestOwnNamespace: who may not enter namespaces, as a pod in the network of its node, still sees the one that it is
-// in, and no other (doctor and explain run in the daemon's pod).
+// TestOwnNamespace checks that a process without the permission to enter namespaces, such as a pod in the network of
+// its node, can inspect its own namespace and no other (issue 6: doctor and explain run in the daemon's pod).
 func TestOwnNamespace(t *testing.T) {
 	const asked = "MULTUS_TEST_OWN_NAMESPACE"
 	if path := os.Getenv(asked); path != "" {
@@ -267,7 +267,7 @@ func TestOwnNamespace(t *testing.T) {
 			}
 			cmd := exec.Command("/proc/self/exe", "-test.run=^TestOwnNamespace$", "-test.v")
 			cmd.Env = append(os.Environ(), asked+"="+path)
-			b, _ := cmd.CombinedOutput() // what it says tells
+			b, _ := cmd.CombinedOutput() // the output is checked
 			out <- b
 		}()
 		if b := <-out; !strings.Contains(string(b), want) {

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Family is an address family. What is done to one never touches the other (behaviour D33).
+// Family is an address family. Operations on one family never change the other (behaviour.md D33).
 type Family int
 
 // The two families that have default routes.
@@ -34,19 +34,19 @@ func (f Family) String() string {
 	return fmt.Sprintf("family %d", int(f))
 }
 
-// dropPasses bounds how often DropDefault looks again at what is left. A second pass finds what was learnt while
-// the first was at work; more are for kernels that delete less than they were asked to.
+// dropPasses bounds how often DropDefault lists the remaining routes. The second pass finds routes that were learnt
+// during the first one. Further passes are for kernels that delete less than was requested.
 const dropPasses = 4
 
-// Route is one way out of the namespace: a default route, or one nexthop of a multipath default route.
+// Route is a default route, or one nexthop of a multipath default route.
 type Route struct {
-	Gateway   netip.Addr // the zero Addr if everything is on the link; IPv6 is possible for an IPv4 route
+	Gateway   netip.Addr // the zero Addr for a route without a gateway; an IPv4 route may have an IPv6 gateway
 	Metric    int
-	Protocol  int // who made it: 2 kernel, 3 boot (ip, CNI plugins), 4 static, 9 router advertisement, ...
+	Protocol  int // origin of the route: 2 kernel, 3 boot (ip, CNI plugins), 4 static, 9 router advertisement, ...
 	Interface string
 }
 
-// String is the route as ip route prints it.
+// String returns the route as ip route prints it.
 func (r Route) String() string {
 	var b strings.Builder
 	b.WriteString("default")
@@ -61,8 +61,8 @@ func (r Route) String() string {
 }
 
 // DefaultRoutes lists the default routes of one family in the main table through the interface, or through any
-// interface for "", whoever made them and whatever their metric. A route that leads nowhere (blackhole,
-// unreachable) is none. An interface that does not exist is an error that wraps ErrNoInterface.
+// interface if name is "", with any protocol and metric. Routes without a destination (blackhole, unreachable) are not
+// included. If the interface does not exist, the error wraps ErrNoInterface.
 func (n *Namespace) DefaultRoutes(name string, f Family) ([]Route, error) {
 	var index int
 	if name != "" {
@@ -93,13 +93,13 @@ func (n *Namespace) DefaultRoutes(name string, f Family) ([]Route, error) {
 	return routes, nil
 }
 
-// DropDefault deletes every default route of one family through one interface: of any protocol and any metric, and
-// of a multipath route the nexthops there and no others. For IPv6 it first stops the kernel from learning default
-// routes there from router advertisements, which would come back within minutes (multus-cni#749). Having none is
-// success.
+// DropDefault deletes all default routes of one family through one interface, with any protocol and metric. Of a
+// multipath route it deletes only the nexthops on that interface. For IPv6 it first stops the kernel from learning
+// default routes from router advertisements on that interface, because they would come back within minutes (pains.md
+// P18). It returns nil if there are none.
 //
-// An interface that does not exist is an error that wraps ErrNoInterface (behaviour D36). If something cannot be
-// removed, the rest is still tried, and the error names each route that is left.
+// If the interface does not exist, the error wraps ErrNoInterface (behaviour.md D36). If a route cannot be deleted, the
+// others are still tried, and the error names each route that is left.
 func (n *Namespace) DropDefault(name string, f Family) error {
 	link, err := n.find(name)
 	if err != nil {
@@ -134,13 +134,13 @@ func (n *Namespace) DropDefault(name string, f Family) error {
 	}
 }
 
-// SetDefault makes each gateway the default gateway of its family on the interface, replacing the default route of
-// the same metric on whatever interface that is. IPv4-mapped gateways count as IPv4. At most one gateway per family
-// is possible, because multipath default routes are not supported (behaviour D30); that, an address that is none
-// and an interface that does not exist are errors before anything is changed.
+// SetDefault sets each gateway as the default gateway of its family on the interface. It replaces the default route of
+// the same metric on any interface. IPv4-mapped gateways count as IPv4. There may be at most one gateway per family,
+// because multipath default routes are not supported (behaviour.md D30). A second gateway of a family, an invalid
+// address and an interface that does not exist are errors before anything is changed.
 //
-// A gateway that cannot be reached is an error that names it and the interface; the other one is set nevertheless,
-// and all errors are returned (behaviour D37).
+// If a gateway cannot be reached, the error names it and the interface. The other gateway is still set, and all errors
+// are returned (behaviour.md D37).
 func (n *Namespace) SetDefault(name string, gateways []netip.Addr) error {
 	link, err := n.find(name)
 	if err != nil {
@@ -173,7 +173,7 @@ func (n *Namespace) SetDefault(name string, gateways []netip.Addr) error {
 	return errors.Join(failed...)
 }
 
-// perFamily sorts gateways, refusing two of a family.
+// perFamily returns the gateways by family, and an error for two of one family.
 func perFamily(gateways []netip.Addr, name string) (map[Family]netip.Addr, error) {
 	byFamily := make(map[Family]netip.Addr, 2)
 	for _, gateway := range gateways {
@@ -196,15 +196,15 @@ func perFamily(gateways []netip.Addr, name string) (map[Family]netip.Addr, error
 	return byFamily, nil
 }
 
-// hop is one nexthop of a default route: of a plain route the only one.
+// hop is one nexthop of a default route. A plain route has one.
 type hop struct {
-	whole netlink.Route // the route it is part of
+	whole netlink.Route // the route to which it belongs
 	index int
 	gw    net.IP
-	via   netlink.Destination // the gateway, if it is of another family than the route
+	via   netlink.Destination // the gateway, if its family differs from that of the route
 }
 
-// route is the hop for people; dev is the name of its interface.
+// route returns the hop for display. dev is the name of its interface.
 func (h hop) route(dev string) Route {
 	r := Route{Metric: h.whole.Priority, Protocol: int(h.whole.Protocol), Interface: dev}
 	gw := h.gw
@@ -242,8 +242,9 @@ func (n *Namespace) hops(f Family) ([]hop, error) {
 	return hops, nil
 }
 
-// isDefault knows both ways in which netlink has reported a default route: no destination, and since 1.2 a
-// destination of zero bits. To know only one made the deletion do nothing for several releases (behaviour D34).
+// isDefault reports whether a route is a default route. netlink reports a default route without a destination or, since
+// version 1.2, with a destination of zero bits. A check of only one form made the deletion ineffective for several
+// releases (behaviour.md D34).
 func isDefault(r netlink.Route) bool {
 	if r.Type != unix.RTN_UNICAST {
 		return false
@@ -255,7 +256,7 @@ func isDefault(r netlink.Route) bool {
 	return bits == 0
 }
 
-// everywhere is the destination of a default route.
+// everywhere returns the destination of a default route.
 func everywhere(f Family) *net.IPNet {
 	if f == IPv4 {
 		return &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}
@@ -272,7 +273,7 @@ func (n *Namespace) deleteHop(h hop) error {
 	if h.whole.Family == unix.AF_INET && len(h.whole.MultiPath) > 0 {
 		return shrink(handle, h)
 	}
-	// Only what tells routes apart: the kernel compares each attribute that is given.
+	// Only the identifying attributes: the kernel compares each attribute of the request.
 	return handle.RouteDel(&netlink.Route{
 		LinkIndex: h.index,
 		Dst:       everywhere(Family(h.whole.Family)),
@@ -286,12 +287,12 @@ func (n *Namespace) deleteHop(h hop) error {
 	})
 }
 
-// shrink takes all nexthops on the interface of h out of an IPv4 multipath route, which the kernel deletes as a
-// whole or not at all. What is to stay is added first, so that there is a way out at any time. For the second
-// nexthop on the same interface it finds the route gone, and the next pass of DropDefault nothing to do.
+// shrink removes all nexthops on the interface of h from an IPv4 multipath route, which the kernel can only delete as a
+// whole. It first adds the remaining nexthops, so that there is always a route. A second nexthop on the same interface
+// is then already gone, and the next pass of DropDefault has nothing to do.
 func shrink(handle *netlink.Handle, h hop) error {
 	smaller := h.whole
-	smaller.Flags &= unix.RTNH_F_ONLINK // the rest is state, which the kernel does not take back
+	smaller.Flags &= unix.RTNH_F_ONLINK // the other flags are state, which the kernel does not accept
 	smaller.MultiPath = nil
 	for _, nexthop := range h.whole.MultiPath {
 		if nexthop.LinkIndex == h.index {
@@ -309,14 +310,14 @@ func shrink(handle *netlink.Handle, h hop) error {
 	return handle.RouteDel(&h.whole)
 }
 
-// stopLearning has the kernel ignore the default route, and nothing else, in router advertisements. A kernel
-// without IPv6, or without that switch, learns none.
+// stopLearning makes the kernel ignore the default route in router advertisements, and nothing else in them. A kernel
+// without IPv6 or without this setting learns none.
 func (n *Namespace) stopLearning(name string) error {
 	sysctl := filepath.Join("/proc/sys/net/ipv6/conf", name, "accept_ra_defrtr")
 	err := n.Do(func() error {
 		old, err := os.ReadFile(sysctl)
 		if err != nil || strings.TrimSpace(string(old)) == "0" {
-			return err // where it is off already, /proc/sys may be read-only
+			return err // /proc/sys may be read-only, which does not matter if the setting is off
 		}
 		return os.WriteFile(sysctl, []byte("0"), 0)
 	})

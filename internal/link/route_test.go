@@ -19,8 +19,7 @@ import (
 
 var families = []link.Family{link.IPv4, link.IPv6}
 
-// pod is a namespace with two dual-stack interfaces, eth0 (192.0.2.0/24, 2001:db8:0::/64) and net1
-// (198.51.100.0/24, 2001:db8:1::/64), and no default route.
+// pod is a namespace with two dual-stack interfaces, eth0 (192.0.2.0/24, 2001:db8:0::/64) and net1 (198.51.100.0/24,
 type pod struct {
 	*testnet.NS
 	router *testnet.NS
@@ -93,7 +92,7 @@ func gateway(via string) []byte {
 	return netip.MustParseAddr(via).AsSlice()
 }
 
-// indexOf asks the current namespace.
+// indexOf returns an index in the current namespace.
 func indexOf(t *testing.T, dev string) int {
 	t.Helper()
 	l, err := netlink.LinkByName(dev)
@@ -103,7 +102,7 @@ func indexOf(t *testing.T, dev string) int {
 	return l.Attrs().Index
 }
 
-// routes lists as text, sorted, for comparison.
+// routes returns the routes as sorted strings, for comparison.
 func (p *pod) routes(t *testing.T, dev string, families ...link.Family) []string {
 	t.Helper()
 	texts := []string{}
@@ -128,7 +127,7 @@ func (p *pod) want(t *testing.T, want ...string) {
 	}
 }
 
-// crowd is every sort of default route on both interfaces.
+// crowd has every kind of default route on both interfaces.
 var crowd = []spec{
 	{family: link.IPv4, dev: "eth0", via: "192.0.2.1"},
 	{family: link.IPv4, dev: "eth0", via: "192.0.2.3", metric: 100, proto: unix.RTPROT_STATIC},
@@ -161,7 +160,7 @@ func TestDefaultRoutes(t *testing.T) {
 	p := newPod(t)
 	p.want(t)
 	p.add(t, crowd...)
-	// What is no default route of the main table.
+	// These are not default routes of the main table.
 	p.add(t, spec{family: link.IPv4, dev: "eth0", via: "192.0.2.9", table: 100},
 		spec{family: link.IPv6, dev: "eth0", via: "2001:db8::9", table: 1000})
 	p.Do(t, func() {
@@ -239,7 +238,7 @@ func TestDropDefaultMultipath(t *testing.T) {
 		{family: link.IPv6, metric: 10, more: []spec{
 			{dev: "eth0", via: "2001:db8::1"}, {dev: "net1", via: "2001:db8:1::1"}, {dev: "eth0", via: "2001:db8::3"},
 		}},
-		// The kernel takes a deletion without gateway for one of all nexthops, if it meets a multipath route first.
+		// If the kernel finds a multipath route first, it applies a deletion without a gateway to all its nexthops.
 		{family: link.IPv6, metric: 10, dev: "eth0"},
 	}
 	eth0v4 := []string{
@@ -277,7 +276,7 @@ func TestDropDefaultMultipath(t *testing.T) {
 	}
 }
 
-// TestDropDefaultVia has an IPv4 route with an IPv6 gateway, as in networks that give pods no IPv4 subnet.
+// TestDropDefaultVia uses an IPv4 route with an IPv6 gateway, as in networks that give pods no IPv4 subnet.
 func TestDropDefaultVia(t *testing.T) {
 	p := newPod(t)
 	p.Do(t, func() {
@@ -324,8 +323,8 @@ func TestDropDefaultStopsLearning(t *testing.T) {
 	}
 }
 
-// TestDropDefaultNamesWhatIsLeft has a route that netlink cannot delete: the kernel tells an IPv4 route with a
-// nexthop object by the number of the object, which netlink does not know.
+// TestDropDefaultNamesWhatIsLeft uses a route that netlink cannot delete: the kernel identifies an IPv4 route with a
+// nexthop object by the ID of the object, which netlink does not support.
 func TestDropDefaultNamesWhatIsLeft(t *testing.T) {
 	p := newPod(t)
 	p.add(t, crowd...)
@@ -356,7 +355,7 @@ func TestDropDefaultNamesWhatIsLeft(t *testing.T) {
 	if want := `delete IPv4 route "` + stuck + `": no such process`; err == nil || err.Error() != want {
 		t.Errorf("error %v, want %s", err, want)
 	}
-	// The others are gone all the same.
+	// The others are deleted nevertheless.
 	p.want(t, slices.Concat(net1v4, eth0v6, net1v6, []string{stuck})...)
 }
 
@@ -402,7 +401,7 @@ func TestSetDefault(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
 		gateways []netip.Addr
-		want     []string // routes after
+		want     []string // routes afterwards
 		says     []string // in the error; none for success
 	}{
 		{"IPv4", addrs("198.51.100.1"), []string{new4, old6}, nil},
@@ -460,11 +459,11 @@ func TestSetDefault(t *testing.T) {
 	}
 }
 
-// TestMoveDefault is what an attachment with default-route does, seen by packets.
+// TestMoveDefault checks with packets what an attachment with default-route does.
 func TestMoveDefault(t *testing.T) {
 	p := newPod(t)
 	p.add(t, crowd...)
-	// Far away addresses, which the router answers for on whichever interface it is asked.
+	// Remote addresses that the router answers on both interfaces.
 	testnet.Addr(t, p.router, "lo", "203.0.113.1/32", "2001:db8:ffff::1/128")
 	for _, f := range families {
 		if err := p.ns.DropDefault("eth0", f); err != nil {
