@@ -1,7 +1,7 @@
-// Package api is the wire between the plugin on the host and the daemon: paths, and a client for the unix
-// socket. Bodies are the engine's own values as JSON (a request in, a plan out; a report in); this package
-// does not look inside them. It is for the plugin's and the daemon's hosts and for tools; it needs the
-// standard library and the CNI types only, and no net/http: the plugin's start-up pays for every import.
+// Package api defines the protocol between the plugin on the host and the daemon: paths, and a client for the unix
+// socket. Bodies are the engine's own values as JSON (a request in, a plan out; a report in), which this package does
+// not inspect. It is used by the hosts of the plugin and of the daemon, and by tools. It imports only the standard
+// library and the CNI types, and not net/http, because every import adds to the start-up time of the plugin.
 package api
 
 import (
@@ -12,32 +12,32 @@ import (
 
 // Paths on the socket. Every error is a CNI error object {code, msg, details}.
 const (
-	// PathPlan: POST, a request in, a plan out.
+	// PathPlan: POST with a request returns a plan.
 	PathPlan = "/v1/plan"
-	// PathReport: POST, a report in; answers when the status is written if the report asks to wait, else
-	// at once.
+	// PathReport: POST with a report. If the report has Wait set, the response follows the writing of the network status;
+	// else it is sent at once.
 	PathReport = "/v1/report"
-	// PathStatus: GET with ?key=, what the plugin last found out for that configuration, as a Status; POST of a
-	// Status by the plugin that has just asked the cluster network.
+	// PathStatus: GET with ?key= returns the last STATUS result for that configuration as a Status. A plugin that has run
+	// STATUS of the cluster network sends the result with POST, as a Status.
 	PathStatus = "/v1/status"
 	PathHealth = "/healthz"
 	PathReady  = "/readyz"
 )
 
-// StatusTTL is how long an answer of the cluster network to STATUS is good for: runtimes ask every few seconds
-// (multus-cni#1519), and an answer must not be older than they would notice.
+// StatusTTL is how long a STATUS result of the cluster network is valid. Runtimes call STATUS every few seconds (P23),
+// and a result must not be older than that.
 const StatusTTL = 3 * time.Second
 
-// Status is what the cluster network of a configuration answered to STATUS.
+// Status is the STATUS result of the cluster network for a configuration.
 type Status struct {
-	// Key is the configuration's: a hash of its bytes.
+	// Key identifies the configuration: a hash of its bytes.
 	Key string `json:"key"`
-	// Known is false in an answer that has nothing fresh.
+	// Known is false in a response if there is no fresh result.
 	Known bool `json:"known"`
-	// Error is nil when the network is ready.
+	// Error is nil if the network is ready.
 	Error *types.Error `json:"error,omitempty"`
 }
 
-// ReportDir is the directory beside the socket where the plugin leaves reports that nobody waits for, or that it could
-// not deliver; the daemon takes them from there.
+// ReportDir is the directory beside the socket in which the plugin stores reports that need no response, or that it
+// could not deliver. The daemon processes and removes them.
 const ReportDir = "reports"

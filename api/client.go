@@ -25,25 +25,25 @@ const (
 	maxAnswer = 32 << 20
 )
 
-// ErrUnreachable is wrapped by errors that say that the daemon did not answer: no socket, connection
-// refused, connection lost, time-out.
+// ErrUnreachable is wrapped by errors for a daemon that did not respond: no socket, connection refused, connection
+// lost, timeout.
 var ErrUnreachable = errors.New("daemon not reachable")
 
-// ErrTooLarge is wrapped by the error for an answer that is larger than the client reads. Another try would give the
-// same.
+// ErrTooLarge is wrapped by the error for a response that is larger than the client reads. A retry would have the same
+// result.
 var ErrTooLarge = errors.New("answer too large")
 
-// ErrPeer is wrapped by the error for a socket that a process of another user listens on.
+// ErrPeer is wrapped by the error for a socket on which a process of another user listens.
 var ErrPeer = errors.New("not a daemon of root")
 
-// Client talks to the daemon. The zero value with a Socket is ready to use, also concurrently.
+// Client calls the daemon. A zero value with a Socket is ready to use, also concurrently.
 type Client struct {
 	// Socket is the path of the unix socket.
 	Socket string
 }
 
-// Call sends in as JSON and decodes the answer into out, which may be nil. An answer that is a CNI error is
-// returned as *types.Error. One connection, one request.
+// Call sends in as JSON and decodes the response into out, which may be nil. A response that is a CNI error is returned
+// as *types.Error. Each request has a connection of its own.
 func (c *Client) Call(ctx context.Context, method, path string, in, out any) error {
 	body, err := encode(path, in)
 	if err != nil {
@@ -72,7 +72,8 @@ func (c *Client) Call(ctx context.Context, method, path string, in, out any) err
 	return nil
 }
 
-// encode makes JSON of a request: by itself, if it can, which costs the plugin less than encoding/json.
+// encode returns a request as JSON. It prefers the request's own AppendJSON, which costs the plugin less than
+// encoding/json.
 func encode(path string, in any) ([]byte, error) {
 	switch v := in.(type) {
 	case nil:
@@ -87,7 +88,7 @@ func encode(path string, in any) ([]byte, error) {
 	return b, nil
 }
 
-// Send is Call for what needs no answer: it returns once the request is on its way.
+// Send is Call for a request that needs no response. It returns once the request is sent.
 func (c *Client) Send(ctx context.Context, method, path string, in any) error {
 	body, err := encode(path, in)
 	if err != nil {
@@ -100,10 +101,10 @@ func (c *Client) Send(ctx context.Context, method, path string, in any) error {
 	return conn.Close()
 }
 
-// Persist is Call, again and again with growing pauses while the daemon cannot be reached, until ctx ends.
-// Only for requests that may be repeated.
+// Persist is Call, repeated with growing pauses until ctx ends while the daemon cannot be reached. It is only for
+// requests that may be repeated.
 func (c *Client) Persist(ctx context.Context, method, path string, in, out any) error {
-	var last error // of a try that was not cut off by the end of ctx: it says why
+	var last error // error of a call that was not cut off by ctx, which gives the reason
 	for pause := firstPause; ; pause = min(2*pause, longPause) {
 		err := c.Call(ctx, method, path, in, out)
 		if err == nil || !errors.Is(err, ErrUnreachable) {
@@ -156,8 +157,8 @@ func (c *Client) send(ctx context.Context, method, path string, body []byte) (ne
 	return conn, nil
 }
 
-// checkPeer returns an error if the process at the other end is neither root's nor the caller's own: a plan says which
-// programs are executed as root.
+// checkPeer returns an error if the process at the other end belongs neither to root nor to the caller's user: a plan
+// decides which programs are executed as root.
 func checkPeer(conn net.Conn) error {
 	cred, err := Peer(conn)
 	if err != nil {
@@ -190,7 +191,7 @@ func Peer(conn net.Conn) (*syscall.Ucred, error) {
 	return cred, nil
 }
 
-// why prefers the reason for which ctx ended over the deadline that we set ourselves.
+// why replaces the error of an expired connection deadline by the cause of ctx.
 func why(ctx context.Context, err error) error {
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -198,7 +199,7 @@ func why(ctx context.Context, err error) error {
 	return err
 }
 
-// bare leaves out the address that net repeats.
+// bare removes the address, which package net repeats.
 func bare(err error) error {
 	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		return errno
@@ -206,7 +207,7 @@ func bare(err error) error {
 	return err
 }
 
-// readAnswer reads one HTTP/1.1 response: the daemon always gives a Content-Length.
+// readAnswer reads one HTTP/1.1 response. The daemon always sends a Content-Length.
 func readAnswer(r *bufio.Reader) (int, []byte, error) {
 	line, err := r.ReadString('\n')
 	if err != nil {

@@ -23,7 +23,8 @@ import (
 
 func TestMain(m *testing.M) { leak.Main(m) }
 
-// serve answers connections on a unix socket, each by the next handler, the last one again and again.
+// serve accepts connections on a unix socket and passes each one to the next handler. The last handler is used
+// repeatedly.
 func serve(t *testing.T, handlers ...func(net.Conn)) *Client {
 	t.Helper()
 	c := &Client{Socket: filepath.Join(t.TempDir(), "s")}
@@ -88,7 +89,7 @@ type value struct {
 	A string `json:"a"`
 }
 
-// TestCall shows one exchange: one connection, one HTTP/1.1 request with a length, one answer.
+// TestCall checks one exchange: one connection, one HTTP/1.1 request with a length, one response.
 func TestCall(t *testing.T) {
 	t.Parallel()
 	head, body := "", ""
@@ -114,8 +115,8 @@ func TestCall(t *testing.T) {
 	}
 }
 
-// TestAnswers shows what becomes of each answer: a CNI error is returned as it is (E33), what was lost on the
-// way can be told from what was refused (behaviour E23, M17), and nothing is guessed.
+// TestAnswers checks the result of each kind of response: a CNI error is returned as it is (E33 [quirk]), a lost
+// connection can be distinguished from a refusal (E23, M17), and nothing is guessed.
 func TestAnswers(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("x", 1000)
@@ -184,7 +185,7 @@ func TestAnswers(t *testing.T) {
 	})
 }
 
-// TestNobody shows the socket that is not there, and the one that nobody listens on (behaviour E30, M16).
+// TestNobody checks a socket that does not exist, and one without a listener (E30, M16).
 func TestNobody(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -203,8 +204,8 @@ func TestNobody(t *testing.T) {
 	}
 }
 
-// TestContext: a daemon that does not answer is given up when the request ends, for the reason for which it ends
-// (behaviour E37, O36).
+// TestContext checks that a call of a daemon that does not respond ends with the context, with the cause of its end
+// (E37 [quirk], O36 [quirk]).
 func TestContext(t *testing.T) {
 	t.Parallel()
 	c := serve(t, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) })
@@ -258,8 +259,8 @@ func TestPersist(t *testing.T) {
 	})
 }
 
-// FuzzReadAnswer: no bytes make it panic, wait or allocate without bound; what it takes for a body is the end of a
-// well-formed answer.
+// FuzzReadAnswer checks that no input makes readAnswer panic, block or allocate without bound, and that the body it
+// returns is the end of a well-formed response.
 func FuzzReadAnswer(f *testing.F) {
 	for _, seed := range []string{
 		"", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "HTTP/1.1 200 OK\r\n\r\n",
@@ -284,8 +285,8 @@ func FuzzReadAnswer(f *testing.F) {
 	})
 }
 
-// TestTooLarge: an answer that is too large is not a lost connection: another try would give the same, and cost as
-// much.
+// TestTooLarge checks that a response that is too large is not retried as a lost connection: a retry would have the
+// same result and the same cost.
 func TestTooLarge(t *testing.T) {
 	t.Parallel()
 	var tries atomic.Int32
@@ -300,8 +301,8 @@ func TestTooLarge(t *testing.T) {
 	}
 }
 
-// TestPeer: a plan says what is executed as root, so it is not taken from another user's process
-// (behaviour E1).
+// TestPeer checks that a plan is not accepted from a process of another user, because it decides what is executed as
+// root.
 func TestPeer(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
@@ -314,9 +315,9 @@ func TestPeer(t *testing.T) {
 		}
 	}
 	socket := filepath.Join(dir, "s")
-	// A process of another user listens, and never answers.
+	// A process of another user listens and never responds.
 	self, err := os.ReadFile(os.Args[0])
-	program := filepath.Join(dir, "program") // the other user cannot reach the test's own
+	program := filepath.Join(dir, "program") // the other user cannot read the test binary
 	if err := errors.Join(err, os.WriteFile(program, self, 0o755)); err != nil {
 		t.Fatal(err)
 	}

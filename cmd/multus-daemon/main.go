@@ -1,5 +1,5 @@
-// multus-daemon is the node agent: it plans for the plugin, writes status and owns the CNI configuration; and it
-// installs the plugin.
+// multus-daemon is the node agent. It plans for the plugin, writes the network status, maintains the CNI configuration
+// file, and installs the plugin.
 package main
 
 import (
@@ -39,7 +39,7 @@ func run(ctx context.Context, args []string, stderr io.Writer, uid int) int {
 		}
 		return 0
 	}
-	cmd := program(args) //nolint:contextcheck // cobra hands ctx on to the commands
+	cmd := program(args) //nolint:contextcheck // cobra passes ctx to the commands
 	err := cmd.ExecuteContext(ctx)
 	if err == nil {
 		return 0
@@ -50,8 +50,8 @@ func run(ctx context.Context, args []string, stderr io.Writer, uid int) int {
 	return 1
 }
 
-// program is what this was called as: the image has links to this binary under the names of today's other programs
-// (behaviour G60).
+// program returns the command for the name of the executable: the image has links to this binary with the names of the
+// other programs of Multus 4.x (behaviour.md G60).
 func program(args []string) *cobra.Command {
 	var cmd *cobra.Command
 	flags := args[1:]

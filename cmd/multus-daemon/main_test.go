@@ -13,8 +13,8 @@ import (
 
 func TestMain(m *testing.M) { leak.Main(m) }
 
-// TestErrors: what ends the program names the file, and what to do about it. Whether it helps to be root depends on who
-// calls.
+// TestErrors checks that a fatal error names the file and the next step, and that it mentions root only if that can
+// help.
 func TestErrors(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -85,10 +85,10 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// TestDenied: a user who is not root is told that root may do it, and root is not.
+// TestDenied checks that the error for a missing permission mentions root for other users and not for root.
 func TestDenied(t *testing.T) {
 	t.Parallel()
-	const denied = "/sys/bus/platform/drivers_probe" // sysfs lets nobody read it, root included
+	const denied = "/sys/bus/platform/drivers_probe" // in sysfs, not readable by any user, root included
 	if _, err := os.ReadFile(denied); !errors.Is(err, fs.ErrPermission) {
 		t.Skipf("nothing that is denied to root: %v", err)
 	}
@@ -101,8 +101,8 @@ func TestDenied(t *testing.T) {
 	}
 }
 
-// TestTools: under the names of a shell and its tools the binary takes the lines of known manifests, and no flags of
-// its own.
+// TestTools checks that under the names of a shell and its tools the binary accepts the command lines of known
+// manifests, and no flags of its own.
 func TestTools(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {

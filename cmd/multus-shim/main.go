@@ -1,5 +1,4 @@
-// multus-shim is the CNI plugin of the thick deployment: it runs the delegates on the host; the daemon says
-// which.
+// multus-shim is the CNI plugin of the thick deployment. It runs the delegates on the host, as the daemon plans.
 package main
 
 import (

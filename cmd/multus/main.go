@@ -1,4 +1,4 @@
-// multus is the CNI plugin of the thin deployment: it plans in process, from the API server or from files.
+// multus is the CNI plugin of the thin deployment. It plans in process, from the API server or from files.
 package main
 
 import (

@@ -1,5 +1,5 @@
-// multusctl is the command line for people: it explains what Multus would do, checks files before they are applied,
-// and finds out what is wrong with a node. As kubectl-multus it is a plugin of kubectl.
+// multusctl is the command-line tool of Multus. It explains what Multus would do, checks files before they are applied,
+// and diagnoses a node. As kubectl-multus it is a plugin of kubectl.
 package main
 
 import (
@@ -23,7 +23,7 @@ func main() {
 	os.Exit(code)
 }
 
-// terminal tells whether somebody looks at what is written.
+// terminal reports whether f is a terminal.
 func terminal(f *os.File) bool {
 	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
 	return err == nil

@@ -1,9 +1,9 @@
-// Package device decides which interface of the node a pod may have for itself: what a network's plugins ask for,
-// whether the node needs it, which pod has it, what is free instead, and which device came back from a dead pod without
-// its name. It decides on a value, the Inventory, and changes nothing.
+// Package device decides which interfaces of the node a pod may hold exclusively: what a network's plugins request,
+// whether the node needs the device, which pod holds it, which devices are free, and which device came back from a dead
+// pod without its name. It decides on a value, the Inventory, and changes nothing.
 //
-// The plan carries its Identity, the ledger records it and makes Claims, the engine and the tools that look at a node
-// ask it. It imports link, for what a device is, and cniconf.
+// The plan contains a device's Identity. The ledger records it and returns Claims. The package is used by the engine
+// and by the tools that inspect a node. It imports link and cniconf.
 package device
 
 import (
@@ -15,26 +15,27 @@ import (
 	"multus/internal/link"
 )
 
-// Identity is by what a device is known again on the node after a pod had it: its name and its MAC address may have
-// changed. It is recorded before the device is given away.
+// Identity identifies a device after a pod had it, when its name and its MAC address may have changed. It is recorded
+// before the device is given away.
 type Identity struct {
-	// Name on the node, which is to be given back.
+	// Name is the name on the node, which the device must get back.
 	Name  string `json:"name"`
 	Index int    `json:"ifindex"`
 	MAC   string `json:"mac,omitempty"`
-	// Permanent is the burnt-in MAC address and Bus the address on the bus; both are empty for what is virtual.
+	// Permanent is the permanent MAC address and Bus the address on the bus. Both are empty for a virtual device.
 	Permanent string `json:"permanentMAC,omitempty"`
 	Bus       string `json:"bus,omitempty"`
 }
 
-// IdentityOf is the identity of a device that is on the node under its own name.
+// IdentityOf returns the identity of a device that is on the node under its own name.
 func IdentityOf(d *link.Device) *Identity {
 	return &Identity{Name: d.Name, Index: d.Index, MAC: d.MAC, Permanent: d.Permanent, Bus: d.Bus}
 }
 
-// Is tells whether d is the device. Hardware is known by what cannot be changed: ports of one card share the bus
-// address and differ in the MAC address, virtual functions may have no permanent one. Virtual devices are known by the
-// MAC address, or by their index together with the name that the host-device plugin leaves in the alias.
+// Is reports whether d is the identified device. Hardware is compared by what cannot change: ports of one card share
+// the bus address and differ in the MAC address, and virtual functions may have no permanent MAC address. Virtual
+// devices are compared by the MAC address, or by their index together with the name that the host-device plugin stores
+// in the alias.
 func (i *Identity) Is(d *link.Device) bool {
 	if (i.Permanent != "" || i.Bus != "") != hardware(d) {
 		return false
@@ -55,35 +56,36 @@ func (i *Identity) Is(d *link.Device) bool {
 	return i.MAC != "" && i.MAC == d.MAC || i.Index == d.Index && i.Name == d.Alias
 }
 
-// hardware tells devices that exist without the node's configuration.
+// hardware reports whether a device exists independently of the node's configuration.
 func hardware(d *link.Device) bool { return d.Permanent != "" || d.Bus != "" }
 
-// Claim is what the ledger knows of one attachment of one sandbox.
+// Claim is what the ledger has recorded about one attachment of one sandbox.
 type Claim struct {
-	// Pod is namespace/name, "" if the runtime named none.
+	// Pod is the pod as namespace/name. It is "" if the runtime named none.
 	Pod         string
 	ContainerID string
 	Network     string
-	// IfName is the interface's name in the sandbox, Netns the sandbox's namespace.
+	// IfName is the name of the interface in the sandbox. Netns is the sandbox's network namespace.
 	IfName string
 	Netns  string
-	// Device was given to the pod; nil if none was, or if it is not known (records of today's Multus).
+	// Device is the device that was given to the pod. It is nil if none was, or if it is not known (records of Multus
+	// 4.x).
 	Device *Identity
-	// References are what the network's plugins ask for.
+	// References lists the devices that the network's plugins request.
 	References []Reference
-	// Busy tells that an operation on the sandbox is running: who fills in the claim asks for its lock.
+	// Busy reports whether an operation on the sandbox is in progress, that is, whether the sandbox's lock is held.
 	Busy bool
-	// Undone tells that ADD failed and has given back what it took.
+	// Undone reports whether ADD failed and has given back what it took.
 	Undone bool
 
-	// Gone, Attached and Peer are filled in by Look: the namespace does not exist any more; it has the interface;
-	// its number as in link.Device, -1 for none.
+	// Gone, Attached and Peer are set by Look. Gone reports whether the namespace no longer exists. Attached reports
+	// whether the namespace has the interface. Peer is the namespace's ID as in link.Device, -1 for none.
 	Gone     bool
 	Attached bool
 	Peer     int
 }
 
-// String names the pod, its sandbox and its interface, for messages.
+// String returns the pod, its sandbox and its interface, for messages.
 func (c *Claim) String() string {
 	pod := "pod " + c.Pod
 	if c.Pod == "" {
@@ -92,15 +94,15 @@ func (c *Claim) String() string {
 	return fmt.Sprintf("%s (sandbox %s, interface %s)", pod, c.ContainerID, c.IfName)
 }
 
-// Inventory is a node's devices and all that decides whether a pod may have one of them.
+// Inventory has a node's devices and everything that decides whether a pod may have one of them.
 type Inventory struct {
 	Devices []link.Device
 	// Routes are the default routes of both families.
 	Routes []Route
-	// NodeAddresses are those by which the cluster knows the node, as far as they are known.
+	// NodeAddresses are the addresses of the node in the cluster, as far as they are known.
 	NodeAddresses []netip.Addr
 	Claims        []Claim
-	// Sys is where sysfs is mounted. It alone tells the interface of a kernel path or of an auxiliary device.
+	// Sys is the mount point of sysfs. Only sysfs has the interface of a kernel path or of an auxiliary device.
 	Sys string
 }
 
@@ -110,15 +112,15 @@ type Route struct {
 	Family link.Family
 }
 
-// sysfs is where the kernel's view of the hardware is.
+// sysfs is the usual mount point of sysfs.
 const sysfs = "/sys"
 
-// Look makes the inventory of the node whose network namespace is ns, and completes the claims: it looks into the
-// namespace of each sandbox. A namespace that is gone is no error.
+// Look returns the inventory of the node whose network namespace is ns. It completes the claims by inspecting the
+// namespace of each sandbox. A namespace that is gone is not an error.
 func Look(ns *link.Namespace, claims []Claim, nodeAddresses []netip.Addr) (*Inventory, error) {
 	inv := &Inventory{Claims: claims, NodeAddresses: nodeAddresses, Sys: sysfs}
 	var err error
-	// First of all: the kernel numbers the namespaces of peers when it lists them.
+	// This must be the first step: when the kernel lists peers, it assigns IDs to their namespaces.
 	if inv.Devices, err = ns.Devices(); err != nil {
 		return nil, fmt.Errorf("look at the devices of the node: %w", err)
 	}
@@ -137,7 +139,7 @@ func Look(ns *link.Namespace, claims []Claim, nodeAddresses []netip.Addr) (*Inve
 	return inv, nil
 }
 
-// visit completes a claim. A namespace that cannot be opened or asked is one that is going away.
+// visit completes a claim. A namespace that cannot be opened or inspected is being removed.
 func visit(node *link.Namespace, c *Claim) {
 	c.Gone, c.Attached, c.Peer = true, false, -1
 	id, err := node.PeerOf(c.Netns)
@@ -152,11 +154,11 @@ func visit(node *link.Namespace, c *Claim) {
 	if err != nil {
 		return
 	}
-	defer sandbox.Close() // it was only looked at
+	defer sandbox.Close() // it was only read
 	c.Attached, _ = sandbox.HasInterface(c.IfName)
 }
 
-// named returns the device with this name or alternative name, nil if there is none.
+// named returns the device with this name or alternative name, or nil if there is none.
 func (inv *Inventory) named(name string) *link.Device {
 	for i := range inv.Devices {
 		d := &inv.Devices[i]
@@ -167,7 +169,7 @@ func (inv *Inventory) named(name string) *link.Device {
 	return nil
 }
 
-// list joins names for a message, of many only some.
+// list joins names for a message. It shortens a long list.
 func list(names []string) string {
 	const most = 8
 	if len(names) > most {

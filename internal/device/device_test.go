@@ -16,7 +16,7 @@ import (
 	"multus/internal/link"
 )
 
-// nic is hardware that is up and has a carrier.
+// nic returns hardware that is up and has a carrier.
 func nic(index int, name string) link.Device {
 	return link.Device{
 		Interface: link.Interface{
@@ -28,7 +28,7 @@ func nic(index int, name string) link.Device {
 	}
 }
 
-// soft is a virtual device.
+// soft returns a virtual device.
 func soft(index int, name, typ string) link.Device {
 	return link.Device{
 		Interface: link.Interface{
@@ -56,7 +56,7 @@ func defaultRoute(dev, gateway string, metric int) Route {
 	return r
 }
 
-// macvlan is the claim of a pod with a macvlan on a master.
+// macvlan returns the claim of a pod with a macvlan on a master.
 func macvlan(master string) Claim {
 	return Claim{
 		Pod: "default/m", ContainerID: "m1", IfName: "net1", Peer: -1,
@@ -68,14 +68,14 @@ func lo() link.Device {
 	return with(soft(1, "lo", "device"), func(d *link.Device) { d.Loopback = true })
 }
 
-// TestReasons has each reason for which the node or another pod keeps a device, and what is near to it and is none
-// (multus-cni#1134). The device in question is eth1, with index 3.
+// TestReasons has each reason for which the node or another pod keeps a device, and similar cases that are no reason
+// (issue 6; pains.md P21). The device under test is eth1, with index 3.
 func TestReasons(t *testing.T) {
 	t.Parallel()
 	eth1 := nic(3, "eth1")
 	down := func(d *link.Device) { d.Up, d.Carrier = false, false }
 	for name, tc := range map[string]struct {
-		device link.Device // in place of eth1
+		device link.Device // instead of eth1
 		others []link.Device
 		routes []Route
 		nodes  []string
@@ -237,7 +237,7 @@ func withClaim(c Claim, change func(*Claim)) Claim {
 	return c
 }
 
-// TestFree: hardware is named before anything else, and nothing that would be refused.
+// TestFree checks that hardware is listed before other devices, and that nothing is listed that would be refused.
 func TestFree(t *testing.T) {
 	t.Parallel()
 	uplink := []Route{defaultRoute("eth0", "192.0.2.1", 0)}
@@ -268,7 +268,7 @@ func TestFree(t *testing.T) {
 	}
 }
 
-// TestReferences shows which key of which plugin counts: the first that the plugin itself would take.
+// TestReferences checks which key of which plugin counts: the first one that the plugin itself would use.
 func TestReferences(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -379,7 +379,7 @@ func TestReferences(t *testing.T) {
 	}
 }
 
-// tree makes a sysfs with directories.
+// tree creates a sysfs with directories.
 func tree(t *testing.T, dirs ...string) string {
 	t.Helper()
 	root := t.TempDir()
@@ -391,7 +391,7 @@ func tree(t *testing.T, dirs ...string) string {
 	return root
 }
 
-// TestJudge shows what is said to each way of asking for a device, in one line.
+// TestJudge checks the one-line outcome of each way to request a device.
 func TestJudge(t *testing.T) {
 	t.Parallel()
 	sys := tree(t,
@@ -567,7 +567,7 @@ func TestJudge(t *testing.T) {
 	}
 }
 
-// TestWords are of the messages that have to do without something.
+// TestWords checks messages with a missing part.
 func TestWords(t *testing.T) {
 	t.Parallel()
 	inv := &Inventory{Devices: []link.Device{lo()}}
@@ -598,7 +598,7 @@ func TestWords(t *testing.T) {
 	}
 }
 
-// TestReturned shows by what a device is known again when its pod has vanished, and what is not taken for it.
+// TestReturned checks how a device is identified after its pod has vanished, and which devices are not mistaken for it.
 func TestReturned(t *testing.T) {
 	t.Parallel()
 	hard, veth := nic(3, "eth1"), soft(5, "eth5", "veth")
@@ -698,7 +698,7 @@ func TestReturned(t *testing.T) {
 	}
 }
 
-// TestList has what is on the node and what pods have.
+// TestList has devices on the node and devices that pods hold.
 func TestList(t *testing.T) {
 	t.Parallel()
 	eth1, eth2 := nic(3, "eth1"), nic(4, "eth2")

@@ -5,8 +5,8 @@ import (
 	"path/filepath"
 )
 
-// PhysicalFunction tells to which device a virtual function (SR-IOV) belongs, by PCI address: a device that is no
-// virtual function is its own; "" is the answer for what this node does not have.
+// PhysicalFunction returns the PCI address of the physical function of a virtual function (SR-IOV). For a device that
+// is not a virtual function it returns the address itself, and "" for a device that the node does not have.
 func PhysicalFunction(address string) string { return physicalFunction(sysfs, address) }
 
 func physicalFunction(sys, address string) string {

@@ -9,22 +9,22 @@ import (
 	"multus/internal/link"
 )
 
-// Refusal says that a plugin cannot have the device that its network asks for. Retry tells that a pod has it, so that
-// the same call may succeed later.
+// Refusal is the error for a plugin that cannot have the device that its network requests. Retry reports whether a pod
+// holds the device, so that the same call may succeed later.
 type Refusal struct {
 	Reference Reference
-	// Device is the name of the device on the node, "" if there is none.
+	// Device is the name of the device on the node, or "" if there is none.
 	Device string
-	// Reasons are why it is not free; none says that it does not exist.
+	// Reasons lists why the device is not free. If it is empty, the device does not exist.
 	Reasons []Reason
 	Retry   bool
-	// Holder has it, nil if it is not that.
+	// Holder is the sandbox that holds the device, or nil if that is not the reason.
 	Holder *Claim
-	// Instead names what could be asked for.
+	// Instead names alternatives.
 	Instead []string
 }
 
-// Error says which device, why, and what there is instead.
+// Error returns a message with the device, the reasons and the alternatives.
 func (r *Refusal) Error() string {
 	what := r.Reference.String()
 	if r.Reference.Key != "device" && r.Device != "" {
@@ -48,7 +48,7 @@ func (r *Refusal) Error() string {
 	return fmt.Sprintf("%s %s; %s", what, why, instead)
 }
 
-// Next says what the reader can do.
+// Next returns what the reader can do.
 func (r *Refusal) Next() string {
 	change := fmt.Sprintf("change %q in %s", r.Reference.Key, r.Reference.definition())
 	if r.Reference.Given {
@@ -63,15 +63,15 @@ func (r *Refusal) Next() string {
 	return change + `, or set "allowInUse": true in its config if you mean it`
 }
 
-// Judge finds the device that r asks for and tells whether the plugin may have it; otherwise the error is a *Refusal. A
-// device that is there without an interface, for a driver in user space has it and no pod, is nil without an error, and
-// so is one that may be there when the plugin comes to it.
+// Judge returns the device to which r refers, or a *Refusal if the plugin cannot have it. Judge returns nil without an
+// error if the device has no interface because a user-space driver uses it and no pod holds it, or if the device may
+// exist when the plugin runs.
 func (inv *Inventory) Judge(r Reference) (*link.Device, error) {
 	refusal := &Refusal{Reference: r}
 	d, err := inv.resolve(&r)
 	switch {
 	case r.AllowInUse:
-		return d, nil // not there is the plugin's to say
+		return d, nil // a missing device is left to the plugin to report
 	case r.Use == Shares:
 		if err == nil || r.Later {
 			return d, nil
@@ -89,7 +89,7 @@ func (inv *Inventory) Judge(r Reference) (*link.Device, error) {
 		userspace := errors.Is(err, errUserspace)
 		holder := inv.holder(&r, userspace)
 		if holder == nil && (r.Later || errors.Is(err, errDriverless)) {
-			return nil, nil //nolint:nilnil // no interface is an answer, see above
+			return nil, nil //nolint:nilnil // see above: nil means that there is no interface
 		}
 		if holder != nil {
 			refusal.Reasons, refusal.Retry, refusal.Holder = []Reason{{Kind: Held, Text: held(holder)}}, true, holder
@@ -109,10 +109,11 @@ func (inv *Inventory) Judge(r Reference) (*link.Device, error) {
 	return nil, refusal
 }
 
-// holder finds the sandbox that has a device which is not on the node: one whose namespace has the interface before one
-// that is dead, for a device may have been given several times since. Records of today's Multus do not tell the device;
-// what their plugins asked for does, if it is the same name or the same address. A device whose driver is in user space
-// is in no namespace: who lives and was given it has it, and nobody who is dead.
+// holder returns the sandbox that holds a device that is not on the node, or nil. It prefers a sandbox whose namespace
+// has the interface to one that is dead, because a device may have been given to several pods in turn. Records of
+// Multus 4.x do not contain the device. For these, it compares what their plugins requested: the same name or the same
+// address. A device with a user-space driver is in no namespace: it is held by the live sandbox to which it was given,
+// and never by a dead one.
 func (inv *Inventory) holder(r *Reference, userspace bool) *Claim {
 	var dead *Claim
 	for i := range inv.Claims {
@@ -133,7 +134,7 @@ func (inv *Inventory) holder(r *Reference, userspace bool) *Claim {
 	return dead
 }
 
-// has tells whether a claim is on the device that a reference is to.
+// has reports whether a claim is on the device of a reference.
 func (c *Claim) has(r *Reference) bool {
 	id := c.Device
 	if id == nil {
@@ -156,19 +157,19 @@ func (c *Claim) has(r *Reference) bool {
 	return id.Bus == r.Value
 }
 
-// Return is a device that is on the node again and not under its name: its pod has vanished.
+// Return is a device that is on the node again, but not under its name, because its pod has vanished.
 type Return struct {
 	Device link.Device
-	// Name is its own, that it is to have again.
+	// Name is the name that the device must get back.
 	Name  string
 	Claim *Claim
-	// Taken tells that another interface is called so by now.
+	// Taken reports whether another interface has that name.
 	Taken bool
 }
 
-// Returned lists the devices that came back without their names. The kernel gives the hardware of a namespace that
-// ends to the machine's first one, as it was called in the pod, or dev<index> where that name is taken. A device
-// whose sandbox is being worked on is left alone.
+// Returned lists the devices that came back without their names. When a namespace ends, the kernel moves its hardware
+// to the initial namespace, under the name in the pod or, if that is in use, as dev<index>. Returned omits devices
+// whose sandbox has an operation in progress.
 func (inv *Inventory) Returned() []Return {
 	var out []Return
 	for i := range inv.Claims {
@@ -188,7 +189,7 @@ func (inv *Inventory) Returned() []Return {
 	return out
 }
 
-// foreign tells that a device has the name that a pod or the kernel gave to it, and not one of the administrator's.
+// foreign reports whether a device has a name that a pod or the kernel gave to it, not the administrator.
 func foreign(d *link.Device, c *Claim) bool {
 	number, fallback := strings.CutPrefix(d.Name, "dev")
 	fallback = fallback && number != "" && strings.Trim(number, "0123456789") == ""

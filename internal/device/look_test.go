@@ -12,8 +12,8 @@ import (
 	"multus/internal/testutil/testnet"
 )
 
-// TestLook refuses, on a real node, a device for each reason that this kernel can be brought to, and gives what is
-// free.
+// TestLook refuses, on a real node, a device for each reason that can be set up on this kernel, and returns the free
+// devices (issue 6).
 func TestLook(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"bridge", "macvlan", "vxlan"} {

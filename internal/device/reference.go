@@ -15,27 +15,28 @@ import (
 // Use is what a plugin does with a device.
 type Use int
 
-// The uses: it moves the device into the pod, or makes an interface on top of it and leaves it where it is.
+// The uses: a plugin moves the device into the pod, or creates an interface on top of it and leaves it where it is.
 const (
 	Moves Use = iota
 	Shares
 )
 
-// Reference is a device that a plugin of a network asks for.
+// Reference is a device that a plugin of a network requests.
 type Reference struct {
 	Network string
 	Use     Use
-	// Key of the plugin's configuration (device, hwaddr, kernelpath, pciBusID, deviceID, master), and its value.
+	// Key is the key in the plugin's configuration (device, hwaddr, kernelpath, pciBusID, deviceID, master). Value is its
+	// value.
 	Key, Value string
-	// AllowInUse is the key of this name: the device is not judged.
+	// AllowInUse is the value of the key allowInUse: the device is not judged.
 	AllowInUse bool
-	// Given reports that the device was handed out by the kubelet, and is not written in the definition.
+	// Given reports whether the kubelet assigned the device, so that it is not in the network definition.
 	Given bool
-	// Later tells that other plugins of the network run first, and may make the device.
+	// Later reports whether other plugins of the network run first and may create the device.
 	Later bool
 }
 
-// definition is how the network's configuration is called to its author.
+// definition returns how a message names the network's configuration.
 func (r *Reference) definition() string {
 	if strings.Contains(r.Network, "/") {
 		return "the network attachment definition " + r.Network
@@ -43,12 +44,13 @@ func (r *Reference) definition() string {
 	return "the configuration of network " + r.Network
 }
 
-// String names the reference and its network, for messages.
+// String returns the reference and its network, for messages.
 func (r *Reference) String() string {
 	return fmt.Sprintf("%s %q of network %s", r.Key, r.Value, r.Network)
 }
 
-// Address is the device's on its bus, "" if the reference does not tell: a kernel path ends with it.
+// Address returns the device's bus address, which is the last element of a kernel path, or "" if the reference has
+// none.
 func (r *Reference) Address() string {
 	switch r.Key {
 	case "pciBusID", "deviceID":
@@ -59,7 +61,7 @@ func (r *Reference) Address() string {
 	return ""
 }
 
-// usesDevice tells the plugins that use devices of the node, by type.
+// usesDevice reports whether plugins of a type use devices of the node.
 func usesDevice(typ string) bool {
 	switch typ {
 	case "host-device", "sriov", "ib-sriov", "macvlan", "ipvlan", "vlan":
@@ -68,7 +70,7 @@ func usesDevice(typ string) bool {
 	return false
 }
 
-// keys are the keys by which those plugins are told the device.
+// keys has the keys with which those plugins are configured for a device.
 type keys struct {
 	Device     string `json:"device"`
 	HWAddr     string `json:"hwaddr"`
@@ -76,13 +78,13 @@ type keys struct {
 	PCIBusID   string `json:"pciBusID"`
 	DeviceID   string `json:"deviceID"`
 	Master     string `json:"master"`
-	// InContainer: the master is an interface of the pod.
+	// InContainer reports whether the master is an interface of the pod.
 	InContainer bool `json:"linkInContainer"`
 	AllowInUse  bool `json:"allowInUse"`
 }
 
-// References lists the devices that the plugins of a network ask for. runtimeConfig is what the plugins are offered by
-// capability: deviceID in it comes from the kubelet. A master that is left out is the plugin's to choose.
+// References returns the devices that the plugins of a network request. runtimeConfig is what the plugins get by
+// capability: its deviceID comes from the kubelet. A master that is omitted is selected by the plugin.
 func References(network string, l *cniconf.List, runtimeConfig map[string]json.RawMessage) ([]Reference, error) {
 	if !slices.ContainsFunc(l.Types(), usesDevice) {
 		return nil, nil
@@ -102,7 +104,7 @@ func References(network string, l *cniconf.List, runtimeConfig map[string]json.R
 		}
 		r := Reference{Network: network, AllowInUse: k.AllowInUse, Later: i > 0}
 		r.Use, r.Key, r.Value = k.device(p, runtimeConfig)
-		// A device of the kubelet's is put into the configuration under both keys.
+		// A device of the kubelet is in the configuration under both keys.
 		r.Given = r.Key == "deviceID" && (k.DeviceID == "" || k.DeviceID == k.PCIBusID)
 		if r.Value != "" {
 			out = append(out, r)
@@ -111,12 +113,12 @@ func References(network string, l *cniconf.List, runtimeConfig map[string]json.R
 	return out, nil
 }
 
-// device is what a plugin looks for: host-device takes the first of its keys that is set, and for it a device of the
-// kubelet's takes the place of pciBusID only.
+// device returns the key with which a plugin looks up its device. host-device uses the first of its keys that is set. A
+// device of the kubelet replaces only pciBusID.
 func (k *keys) device(p *libcni.PluginConfig, runtimeConfig map[string]json.RawMessage) (use Use, key, value string) {
 	given := ""
 	if p.Network.Capabilities["deviceID"] {
-		_ = json.Unmarshal(runtimeConfig["deviceID"], &given) // what is no text is the plugin's to refuse
+		_ = json.Unmarshal(runtimeConfig["deviceID"], &given) // a value that is not a string is left to the plugin to refuse
 	}
 	switch p.Network.Type {
 	case "macvlan", "ipvlan", "vlan":

@@ -12,17 +12,18 @@ import (
 	"multus/internal/link"
 )
 
-// errAbsent says that the node has no such device.
+// errAbsent is returned if the node has no such device.
 var errAbsent = errors.New("not on this node")
 
-// errDriverless says that the device is there and has no interface in the node's namespace: it has no driver, or the
+// errDriverless is returned if the device exists and has no interface in the node's namespace: it has no driver, or the
 // interface is in another namespace.
 var errDriverless = errors.New("no interface on this node")
 
-// errUserspace is errDriverless of a device whose driver is for programs: it has no interface anywhere.
+// errUserspace is errDriverless for a device with a user-space driver, which has no interface anywhere.
 var errUserspace = fmt.Errorf("%w: its driver is in user space", errDriverless)
 
-// resolve finds the device that a plugin would take for r. Where a plugin takes the first of several, so does this.
+// resolve returns the device that a plugin would use for r. If a plugin uses the first of several devices, so does
+// resolve.
 func (inv *Inventory) resolve(r *Reference) (*link.Device, error) {
 	switch r.Key {
 	case "hwaddr":
@@ -50,7 +51,7 @@ func (inv *Inventory) resolve(r *Reference) (*link.Device, error) {
 	return nil, errAbsent
 }
 
-// onBus finds the interface of a PCI or, for a device of the kubelet's, of an auxiliary device.
+// onBus returns the interface of a PCI device or, for a device of the kubelet, of an auxiliary device.
 func (inv *Inventory) onBus(r *Reference) (*link.Device, error) {
 	var found []*link.Device
 	for i := range inv.Devices {
@@ -78,8 +79,8 @@ func (inv *Inventory) onBus(r *Reference) (*link.Device, error) {
 	return nil, errAbsent
 }
 
-// first finds the first interface that sysfs lists for a device, below one of the patterns. What sysfs shows are the
-// interfaces of the namespace in which it was mounted, which is the node's wherever a runtime runs.
+// first returns the first interface that sysfs lists for a device, below one of the patterns. sysfs shows the
+// interfaces of the namespace in which it was mounted. Wherever a runtime runs, this is the node's namespace.
 func (inv *Inventory) first(dir string, patterns ...string) (*link.Device, error) {
 	if _, err := os.Stat(dir); err != nil {
 		return nil, errAbsent
@@ -99,7 +100,7 @@ func (inv *Inventory) first(dir string, patterns ...string) (*link.Device, error
 	return nil, errDriverless
 }
 
-// driver is the name of the driver that a device is bound to, "" for none.
+// driver returns the name of the driver that a device is bound to, or "" for none.
 func driver(dir string) string {
 	target, err := os.Readlink(filepath.Join(dir, "driver"))
 	if err != nil {
@@ -108,18 +109,18 @@ func driver(dir string) string {
 	return filepath.Base(target)
 }
 
-// userspace tells the drivers that give a device to programs: vfio-pci and those made of it (mlx5_vfio_pci), and those
-// of UIO (uio_pci_generic, igb_uio).
+// userspace reports whether a driver is a user-space driver: vfio-pci and its variants (mlx5_vfio_pci), and those of
+// UIO (uio_pci_generic, igb_uio).
 func userspace(driver string) bool {
 	return strings.Contains(driver, "vfio") || strings.Contains(driver, "uio")
 }
 
-// networkClass begins the class of a PCI device that is a network controller.
+// networkClass is the prefix of the class of a PCI device that is a network controller.
 const networkClass = "0x02"
 
-// userspaceDevices are the network controllers of the node that programs drive, by address, with their drivers.
+// userspaceDevices returns the network controllers of the node with user-space drivers, by address, with their drivers.
 func (inv *Inventory) userspaceDevices() []link.Device {
-	dirs, _ := filepath.Glob(filepath.Join(inv.Sys, "bus/pci/devices/*")) // the pattern is fine
+	dirs, _ := filepath.Glob(filepath.Join(inv.Sys, "bus/pci/devices/*")) // the pattern is valid
 	var out []link.Device
 	for _, dir := range dirs {
 		class, err := os.ReadFile(filepath.Join(dir, "class"))

@@ -9,35 +9,35 @@ import (
 	"multus/internal/link"
 )
 
-// Kind is why a device is not free.
+// Kind is the kind of a reason why a device is not free.
 type Kind string
 
-// The kinds, in the order in which they are told.
+// The kinds, in the order in which they are reported.
 const (
-	// Held: a pod has it, or is being given it.
+	// Held: a pod holds the device, or is being given it.
 	Held Kind = "held"
-	// Immovable: the kernel does not let it leave its namespace.
+	// Immovable: the kernel does not let the device leave its namespace.
 	Immovable Kind = "immovable"
-	// DefaultRoute: the node reaches the world through it.
+	// DefaultRoute: the node's default route uses the device.
 	DefaultRoute Kind = "default-route"
-	// NodeAddress: the cluster reaches the node by an address of it.
+	// NodeAddress: the device has an address of the node in the cluster.
 	NodeAddress Kind = "node-address"
-	// Member: it belongs to a bridge, bond, Open vSwitch, VRF, ...
+	// Member: the device belongs to a bridge, bond, Open vSwitch, VRF, ...
 	Member Kind = "member"
-	// Parent: other interfaces sit on it: a vlan, vxlan or macvlan of the node, a macvlan of a pod.
+	// Parent: other interfaces depend on the device: a vlan, vxlan or macvlan of the node, or a macvlan of a pod.
 	Parent Kind = "parent"
-	// PodVeth: it is the node's end of a pod's cable.
+	// PodVeth: the device is the node's end of a pod's veth pair.
 	PodVeth Kind = "pod-veth"
 )
 
-// Reason is why a device is not free, and Text says it in half a sentence.
+// Reason is a reason why a device is not free. Text is a part of a sentence.
 type Reason struct {
 	Kind Kind
 	Text string
 }
 
-// Reasons lists why no pod may have a device of the inventory; none says that it is free. An address on it is no
-// reason: people do give away devices that the node's own configuration has set up.
+// Reasons returns why no pod may have a device of the inventory. If it is empty, the device is free. An address on the
+// device is not a reason: users also give away devices that the node's own configuration has set up.
 func (inv *Inventory) Reasons(d *link.Device) []Reason {
 	var out []Reason
 	add := func(kind Kind, format string, args ...any) {
@@ -76,7 +76,7 @@ func (inv *Inventory) Reasons(d *link.Device) []Reason {
 	return out
 }
 
-// busy finds the sandbox that is being given a device of the node just now.
+// busy returns the sandbox with an operation in progress that holds a device of the node, or nil.
 func (inv *Inventory) busy(d *link.Device) *Claim {
 	for i := range inv.Claims {
 		c := &inv.Claims[i]
@@ -87,8 +87,8 @@ func (inv *Inventory) busy(d *link.Device) *Claim {
 	return nil
 }
 
-// bestMetric is that of the default route which the node uses: of those with a carrier the best. A device that has a
-// worse one is a spare, as is any NIC that a DHCP client has set up beside the uplink.
+// bestMetric returns the metric of the default route that the node uses: the best one of those with a carrier. A device
+// with a worse default route is a spare one, such as a NIC that a DHCP client has set up in addition to the uplink.
 func (inv *Inventory) bestMetric(family link.Family) int {
 	best, alive := -1, false
 	for _, r := range inv.Routes {
@@ -104,7 +104,7 @@ func (inv *Inventory) bestMetric(family link.Family) int {
 	return best
 }
 
-// details are the gateway and the metric, as far as there are any.
+// details returns the gateway and the metric of a route, if it has them.
 func details(r Route) string {
 	var parts []string
 	if r.Gateway.IsValid() {
@@ -119,7 +119,7 @@ func details(r Route) string {
 	return " (" + strings.Join(parts, ", ") + ")"
 }
 
-// describe names an interface with its type.
+// describe returns the type and the name of an interface.
 func (inv *Inventory) describe(index int) string {
 	for i := range inv.Devices {
 		if d := &inv.Devices[i]; d.Index == index {
@@ -129,8 +129,8 @@ func (inv *Inventory) describe(index int) string {
 	return fmt.Sprintf("interface %d", index)
 }
 
-// upper lists what sits on a device: interfaces of the node, and those of pods that the ledger knows, which the node's
-// namespace does not show.
+// upper lists the interfaces on top of a device: those of the node, and those of recorded pods, which are not visible
+// in the node's namespace.
 func (inv *Inventory) upper(d *link.Device) []string {
 	var out []string
 	for _, u := range inv.Devices {
@@ -151,7 +151,7 @@ func (inv *Inventory) upper(d *link.Device) []string {
 	return out
 }
 
-// wired finds the pod to which a veth leads.
+// wired returns the sandbox at the other end of a veth, or nil.
 func (inv *Inventory) wired(d *link.Device) *Claim {
 	if d.Type != "veth" || d.Peer < 0 {
 		return nil
@@ -164,8 +164,8 @@ func (inv *Inventory) wired(d *link.Device) *Claim {
 	return nil
 }
 
-// Free names the devices that could be given to a pod instead: the hardware that nobody needs; on a node without any,
-// virtual devices of the kinds that people give away.
+// Free returns the names of the devices that could be given to a pod instead: free hardware or, on a node without any,
+// virtual devices of the kinds that users give away.
 func (inv *Inventory) Free() []string {
 	var physical, virtual []string
 	for i := range inv.Devices {
@@ -186,7 +186,8 @@ func (inv *Inventory) Free() []string {
 	return virtual
 }
 
-// freeHardware names the free devices that have an address on a bus, as they can be asked for by address.
+// freeHardware returns the names of the free devices with a bus address, together with the address by which they can be
+// requested.
 func (inv *Inventory) freeHardware() []string {
 	var out []string
 	for i := range inv.Devices {
@@ -197,7 +198,7 @@ func (inv *Inventory) freeHardware() []string {
 	return out
 }
 
-// freeUserspace names the devices that a pod could have instead of one whose driver is in user space.
+// freeUserspace returns the devices that a pod could have instead of one with a user-space driver.
 func (inv *Inventory) freeUserspace() []string {
 	var out []string
 	for _, d := range inv.userspaceDevices() {
@@ -208,7 +209,7 @@ func (inv *Inventory) freeUserspace() []string {
 	return out
 }
 
-// masters names what a macvlan, ipvlan or vlan can be made on.
+// masters returns the names of the interfaces on which a macvlan, ipvlan or vlan can be created.
 func (inv *Inventory) masters() []string {
 	var out []string
 	for i := range inv.Devices {
@@ -220,19 +221,19 @@ func (inv *Inventory) masters() []string {
 	return out
 }
 
-// Status is one device of the node, on it or given to a pod.
+// Status is one device, on the node or given to a pod.
 type Status struct {
-	// Device as it is on the node; of one that a pod has only what was recorded.
+	// Device is the device as it is on the node. If a pod holds it, it has only what was recorded.
 	Device link.Device
-	// Reasons are why it is not free.
+	// Reasons lists why the device is not free.
 	Reasons []Reason
-	// Holder is the pod that has it, nil for none.
+	// Holder is the sandbox that holds the device, or nil for none.
 	Holder *Claim
 }
 
-// List returns all devices of the node with what keeps each from being given to a pod: first those that are on the
-// node, in the order of the kernel's list, then those that programs drive, which have an address and no name, then
-// those that pods have.
+// List returns all devices of the node with the reasons that keep each one from being given to a pod: first those that
+// are on the node, in the order of the kernel's list, then those with user-space drivers, which have an address and no
+// name, then those that pods hold.
 func (inv *Inventory) List() []Status {
 	var out []Status
 	for i := range inv.Devices {
@@ -260,12 +261,12 @@ func (inv *Inventory) List() []Status {
 	return out
 }
 
-// here tells whether a device is on the node, whatever it is called.
+// here reports whether a device is on the node, under any name.
 func (inv *Inventory) here(id *Identity) bool {
 	return slices.ContainsFunc(inv.Devices, func(d link.Device) bool { return id.Is(&d) })
 }
 
-// held says who has a device that is not on the node.
+// held returns a message with the holder of a device that is not on the node.
 func held(c *Claim) string {
 	if c.Gone {
 		return fmt.Sprintf("%s has got it, and its network namespace is gone: a process may keep it alive, or the device "+
@@ -274,7 +275,7 @@ func held(c *Claim) string {
 	return fmt.Sprintf("%s has it", c)
 }
 
-// ParseAddresses reads addresses, without or with a prefix length; what is none is left out.
+// ParseAddresses parses addresses, without or with a prefix length. It omits invalid ones.
 func ParseAddresses(texts []string) []netip.Addr {
 	var out []netip.Addr
 	for _, text := range texts {

@@ -10,16 +10,17 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 )
 
-// triesAgain is advice for the reader of a runtime's log; who calls a program himself waits for no runtime.
+// triesAgain is part of the advice for readers of a runtime's log. A user who calls a program directly has no runtime
+// that retries.
 const triesAgain = "the runtime tries again"
 
-// answer is the error object that a runtime gets, and what it was made of.
+// answer is the error object for a runtime, and its cause.
 type answer struct {
 	object *types.Error
 	cause  error
 }
 
-// Answer is a CNI error object that has not lost its cause: ToCNI returns the object as it is, and ByHand looks at the
+// Answer returns an error with a CNI error object and its cause: ToCNI returns the object as it is, and ByHand uses the
 // cause.
 func Answer(object *types.Error, cause error) error { return &answer{object, cause} }
 
@@ -27,7 +28,7 @@ func (a *answer) Error() string { return a.object.Error() }
 
 func (a *answer) Unwrap() []error { return []error{a.object, a.cause} }
 
-// byHand is an error in other words.
+// byHand is an error with another text.
 type byHand struct {
 	text string
 	err  error
@@ -37,8 +38,8 @@ func (e *byHand) Error() string { return e.text }
 
 func (e *byHand) Unwrap() error { return e.err }
 
-// ByHand is an error as somebody reads it who called a program himself: with its advice, but without what is meant for
-// a runtime and the logs of a node.
+// ByHand returns an error for a user who called a program directly: it includes the advice, but omits what is for a
+// runtime and for the logs of a node.
 func ByHand(err error) error {
 	if a, ok := errors.AsType[*answer](err); ok {
 		err = a.cause
@@ -53,7 +54,7 @@ func ByHand(err error) error {
 	return &byHand{text, err}
 }
 
-// AsRoot adds the next step to the error of a program that lacks a right because its user, uid, is not root.
+// AsRoot adds the next step to the error of a program that lacks a permission because its user, uid, is not root.
 func AsRoot(err error, uid int) error {
 	if uid == 0 || !errors.Is(err, fs.ErrPermission) {
 		return err

@@ -2,7 +2,7 @@ package fault
 
 import "unicode/utf8"
 
-// Limits of what a tenant may have written, in log lines, answers and events.
+// Limits for strings that a tenant may have written, in log lines, errors and events.
 const (
 	MaxName    = 253  // name of an object
 	MaxMessage = 1024 // message

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// TestClip: a text is cut at the boundary of a character.
+// TestClip checks that a string is cut at the boundary of a character.
 func TestClip(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{

@@ -1,6 +1,6 @@
-// Package fault holds the errors that users read: each has a CNI code, names the object and its owner in
-// its text, and says what to do next. It is not for internal errors, which stay plain wrapped errors
-// until somebody knows what to advise. Every package may import it; it imports the CNI types only.
+// Package fault defines the errors that users read. Each has a CNI code, names the object and its owner in its text,
+// and contains the next step. It is not for internal errors: those stay plain wrapped errors up to the place that can
+// give advice. Every package may import it; it imports only the CNI types.
 package fault
 
 import (
@@ -21,30 +21,30 @@ const (
 	Internal       = types.ErrInternal
 )
 
-// Unforeseen is what to do about an error that is no fault.
+// Unforeseen is the advice for an error that is not a fault.
 const Unforeseen = "look for the request in the logs of this node, and report it"
 
 // Error is an error with a CNI code and advice. Err is the cause and may be nil.
 type Error struct {
 	Code uint
-	// Msg says what could not be done, to what, and whose it is.
+	// Msg says what failed, for which object and for which owner.
 	Msg string
-	// Next says what the reader can do about it; it ends up in the CNI error's details.
+	// Next says what the reader can do. It becomes the details of the CNI error.
 	Next string
 	Err  error
 }
 
-// New makes an error without a cause.
+// New returns an error without a cause.
 func New(code uint, next, format string, args ...any) *Error {
 	return &Error{Code: code, Next: next, Msg: fmt.Sprintf(format, args...)}
 }
 
-// Wrap makes an error around a cause; the cause's text follows the message.
+// Wrap returns an error with a cause, whose text follows the message.
 func Wrap(err error, code uint, next, format string, args ...any) *Error {
 	return &Error{Code: code, Next: next, Msg: fmt.Sprintf(format, args...), Err: err}
 }
 
-// Error returns message and cause in one line; the advice is in Next.
+// Error returns message and cause in one line. The advice is in Next.
 func (e *Error) Error() string {
 	if e.Err == nil {
 		return e.Msg
@@ -55,11 +55,11 @@ func (e *Error) Error() string {
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// shown is how much of a container ID names a request; it is as much as crictl shows.
+// shown is how many characters of a container ID name a request, as many as crictl shows.
 const shown = 13
 
-// Request is how errors and events name a request: by the beginning of its container ID, which the runtime, kubelet and
-// every log line of the request have in full. It is "" for a verb without a container.
+// Request returns the name of a request in errors and events: the beginning of its container ID, which the runtime, the
+// kubelet and every log line of the request contain in full. It returns "" for a verb without a container.
 func Request(containerID string) string {
 	if containerID == "" {
 		return ""
@@ -77,7 +77,7 @@ func ForRequest(err error, containerID string) *types.Error {
 	return &ce
 }
 
-// Told is a text with the request's name at the end: an event's then is, word for word, the error of ForRequest.
+// Told appends the request's name to a text. The text of an event is then equal to the error of ForRequest.
 func Told(text, containerID string) string { return joined(text, Request(containerID)) }
 
 func joined(a, b string) string {
@@ -87,17 +87,17 @@ func joined(a, b string) string {
 	return a + "; " + b
 }
 
-// oneLine joins the lines of a text: joined errors come one to a line, and a message is read in a log.
+// oneLine joins the lines of a text: joined errors have one line each, and a message is read in a log.
 func oneLine(s string) string {
 	return strings.Join(strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
 }
 
-// ToCNI turns any error into the error object that a runtime gets. The outermost text is kept whole; the
-// code is that of the outermost fault, else of a CNI error found inside (a delegate's own code:
-// behaviour D5, lost today), else 999.
+// ToCNI converts any error to the error object for a runtime. The outermost text is kept completely. The code is that
+// of the outermost fault. For an internal fault, and for an error without a fault, it is the code of a CNI error in the
+// chain (a delegate's own code: behaviour.md D5 [quirk], lost in Multus 4.x), else 999.
 func ToCNI(err error) *types.Error {
-	// Only an error that is a CNI object as a whole passes unchanged.
-	if ce, ok := err.(*types.Error); ok { //nolint:errorlint // not one that is wrapped
+	// An error passes unchanged only if it is itself a CNI error object.
+	if ce, ok := err.(*types.Error); ok { //nolint:errorlint // not a wrapped one
 		return ce
 	}
 	if a, ok := err.(*answer); ok { //nolint:errorlint // as above

@@ -26,7 +26,7 @@ func TestError(t *testing.T) {
 	}
 }
 
-// TestToCNI shows D4, D5 and Q23: a delegate's code reaches the runtime, whatever was wrapped around it.
+// TestToCNI checks D4, D5 [quirk] and Q23: a delegate's code reaches the runtime, whatever is wrapped around it.
 func TestToCNI(t *testing.T) {
 	t.Parallel()
 	delegate := &types.Error{Code: 101, Msg: "no free address", Details: "pool x"}
@@ -82,7 +82,8 @@ func TestToCNI(t *testing.T) {
 	}
 }
 
-// TestForRequest: the request is named once, at the end of what the runtime shows; an event's words are the same.
+// TestForRequest checks that the request is named once, at the end of what the runtime shows, and that an event has the
+// same text.
 func TestForRequest(t *testing.T) {
 	t.Parallel()
 	const id = "0123456789abcdef"
@@ -113,8 +114,8 @@ func TestForRequest(t *testing.T) {
 	}
 }
 
-// TestByHand: who calls a program himself reads what the runtime would not get, the advice that he can follow, and
-// nothing of runtimes and requests; the cause is still there to be asked for.
+// TestByHand checks that a user who calls a program directly gets the advice, and no text that is for runtimes or names
+// requests, and that the cause is still in the chain.
 func TestByHand(t *testing.T) {
 	t.Parallel()
 	denied := fmt.Errorf("open /x: %w", fs.ErrPermission)
@@ -167,7 +168,7 @@ func TestByHand(t *testing.T) {
 	}
 }
 
-// TestAnswer: the runtime gets the object, whatever it was made of.
+// TestAnswer checks that the runtime gets the object, whatever its cause.
 func TestAnswer(t *testing.T) {
 	t.Parallel()
 	ce := &types.Error{Code: 11, Msg: "a", Details: "next; request x"}

@@ -19,7 +19,8 @@ import (
 
 var families = []link.Family{link.IPv4, link.IPv6}
 
-// pod is a namespace with two dual-stack interfaces, eth0 (192.0.2.0/24, 2001:db8:0::/64) and net1 (198.51.100.0/24,
+// pod is a namespace without a default route. It has two dual-stack interfaces: eth0 (192.0.2.0/24, 2001:db8:0::/64)
+// and net1 (198.51.100.0/24, 2001:db8:1::/64).
 type pod struct {
 	*testnet.NS
 	router *testnet.NS
