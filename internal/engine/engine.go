@@ -124,7 +124,7 @@ type call struct {
 	store *ledger.Store
 	lock  *os.File
 	log   *slog.Logger
-	// timings has an entry for each attachment whose delegates were run.
+	// timings has the duration of each attachment that was tried.
 	timings []publish.Timing
 	// abandoned lists the networks that DEL has given up; see detaching.abandon.
 	abandoned []string
@@ -244,7 +244,7 @@ func (c *call) verbose(ctx context.Context, verb string, a *plan.Attachment, wha
 	c.log.InfoContext(ctx, line, "seconds", took.Seconds()) //nolint:sloglint // the message format is fixed: users parse it
 }
 
-// timed records how long the delegates of one attachment took.
+// timed records how long one attachment took.
 func (c *call) timed(a *plan.Attachment, took time.Duration, err error) {
 	c.timings = append(c.timings, publish.Timing{
 		Network: a.Name, Plugin: a.Config.Types()[0], Seconds: took.Seconds(),

@@ -145,8 +145,8 @@ func TestHostileResults(t *testing.T) {
 
 func mkfifo(path string) error { return unix.Mkfifo(path, 0o600) }
 
-// TestHostileDirectories: a link in the place of a directory of the ledger. Nothing is read or written where it leads
-// to, sandboxes are freed, and the log says what was removed.
+// TestHostileDirectories checks a link in the place of a directory of the ledger. Nothing is read or written at its
+// target, sandboxes are freed, and the log names what was removed.
 func TestHostileDirectories(t *testing.T) {
 	t.Parallel()
 	for name, free := range map[string]func(*node) error{

@@ -71,8 +71,8 @@ func readRegular(path string, flags int, limit int64) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// RemoveLink removes path if it is a symbolic link, and returns where the link led to. It returns "" for all else, also
-// if there is nothing.
+// RemoveLink removes path if it is a symbolic link, and returns the target of the link. It returns "" for anything
+// else, and if path does not exist.
 func RemoveLink(path string) (target string, err error) {
 	var st unix.Stat_t
 	switch err := unix.Lstat(path, &st); {
@@ -87,8 +87,8 @@ func RemoveLink(path string) (target string, err error) {
 	return target, err
 }
 
-// MakeDir is os.MkdirAll for a directory that belongs to this program alone: a symbolic link in its place is removed,
-// not followed.
+// MakeDir is os.MkdirAll for a directory that only this program uses: a symbolic link in its place is removed, not
+// followed.
 func MakeDir(path string, perm os.FileMode) error {
 	if _, err := RemoveLink(path); err != nil {
 		return err

@@ -107,7 +107,7 @@ func FuzzPlainName(f *testing.F) {
 	})
 }
 
-// TestMakeDir: a link in the place of the directory is not followed; a directory stays as it is.
+// TestMakeDir checks that a link in the place of the directory is not followed, and that a directory stays unchanged.
 func TestMakeDir(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -18,8 +18,8 @@ import (
 // script writes a plugin.
 func script(tb testing.TB, path, body string) string {
 	tb.Helper()
-	// A process that another test starts meanwhile would have the file open for writing, until it is the program that it
-	// is to be: this one could not be started (text file busy).
+	// A process that another test starts in the meantime would have the file open for writing until its exec. Until then,
+	// the script could not be started (text file busy).
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()
 	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+body+"\n"), 0o755); err != nil {
@@ -128,7 +128,7 @@ func TestExecMissing(t *testing.T) {
 	t.Parallel()
 	e := &Exec{}
 	dir := t.TempDir()
-	// behaviour K1, M18.
+	// The error of a missing plugin (K1, M18).
 	if _, err := e.FindInPath("nope", []string{dir}); err == nil ||
 		!strings.Contains(err.Error(), `failed to find plugin "nope" in path [`+dir+`]`) {
 		t.Error(err)

@@ -51,7 +51,7 @@ type Store struct {
 	Boot string
 	Log  *slog.Logger
 
-	// linkless is the Dir in which dropLinks has looked.
+	// linkless is the Dir that dropLinks has checked.
 	linkless string
 	// claims holds the result of the last call of Claims by container ID.
 	claims map[string]claimed

@@ -205,7 +205,7 @@ func TestFormat(t *testing.T) {
 			t.Errorf("element %d (-want +got):\n%s", i, diff)
 		}
 	}
-	// D80.
+	// The mode of the file and of the directory (D80).
 	for path, mode := range map[string]os.FileMode{path: 0o600, s.Dir: 0o700} {
 		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != mode {
 			t.Errorf("%s: %v, %v", path, info.Mode(), err)

@@ -81,9 +81,9 @@ func (s *Store) setAsideFile(path string) error {
 	return nil
 }
 
-// dropLinks removes symbolic links that stand in the place of the store's directories, so that nothing is read or
-// written where they lead to. The store makes no such links: an administrator who wants the directories on another file
-// system mounts it there. It is called before the directories are used, and looks once.
+// dropLinks removes symbolic links in the place of the store's directories, so that nothing is read or written at their
+// targets. The store creates no such links: an administrator who needs the directories on another file system mounts it
+// there. dropLinks is called before the directories are used, and checks them once.
 func (s *Store) dropLinks() error {
 	if s.linkless == s.Dir {
 		return nil
