@@ -51,14 +51,14 @@ func Parse(b []byte) (*List, error) {
 	if err != nil {
 		return nil, fmt.Errorf("parse CNI configuration: %w", err)
 	}
-	if l.name, err = o.foldedText("name"); err != nil {
+	if l.name, err = o.foldedString("name"); err != nil {
 		return nil, err
 	}
-	if l.version, err = o.foldedText("cniVersion"); err != nil {
+	if l.version, err = o.foldedString("cniVersion"); err != nil {
 		return nil, err
 	}
 	l.recased = o.folded("name") != "name" || o.folded("cniVersion") != "cniVersion"
-	typ, err := o.foldedText("type")
+	typ, err := o.foldedString("type")
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +111,7 @@ func (l *List) parsePlugins(o *object) error {
 		if err != nil {
 			return fmt.Errorf("plugin %d: %w", i+1, err)
 		}
-		typ, err := p.foldedText("type")
+		typ, err := p.foldedString("type")
 		if err != nil {
 			return fmt.Errorf("plugin %d: %w", i+1, err)
 		}
@@ -166,7 +166,7 @@ func ipamType(plugin []byte) string {
 	if len(ipam) == 0 || ipam[0] != '{' {
 		return ""
 	}
-	typ, _ := rawjson.Text(member(ipam, "type"))
+	typ, _ := rawjson.String(member(ipam, "type"))
 	return typ
 }
 
@@ -215,10 +215,10 @@ func (l *List) WithDefaults(name, version string) (*List, error) {
 	}
 	return l.edit(func(o *object) error {
 		if l.name == "" {
-			o.setText(o.folded("name"), name)
+			o.setString(o.folded("name"), name)
 		}
 		if l.version == "" && version != "" {
-			o.setText(o.folded("cniVersion"), version)
+			o.setString(o.folded("cniVersion"), version)
 		}
 		return nil
 	})
@@ -227,7 +227,7 @@ func (l *List) WithDefaults(name, version string) (*List, error) {
 // WithVersion sets the cniVersion.
 func (l *List) WithVersion(version string) (*List, error) {
 	return l.edit(func(o *object) error {
-		o.setText(o.folded("cniVersion"), version)
+		o.setString(o.folded("cniVersion"), version)
 		return nil
 	})
 }
@@ -262,8 +262,8 @@ func (l *List) WithCNIArgs(args map[string]json.RawMessage) (*List, error) {
 // WithDevice sets deviceID and pciBusID in every plugin (behaviour C69, Q11).
 func (l *List) WithDevice(id string) (*List, error) {
 	return l.editPlugins(func(o *object) error {
-		o.setText(o.folded("deviceID"), id)
-		o.setText(o.folded("pciBusID"), id)
+		o.setString(o.folded("deviceID"), id)
+		o.setString(o.folded("pciBusID"), id)
 		return nil
 	})
 }
@@ -375,13 +375,13 @@ func (l *List) MarshalJSON() ([]byte, error) {
 	if bytes.Equal(compact.Bytes(), l.raw) && !bytes.ContainsAny(l.raw, "<>&\u2028\u2029") {
 		return l.raw, nil
 	}
-	return rawjson.AppendText(nil, string(l.raw)), nil
+	return rawjson.AppendString(nil, string(l.raw)), nil
 }
 
 // UnmarshalJSON decodes both forms of MarshalJSON.
 func (l *List) UnmarshalJSON(b []byte) error {
-	if text, ok := rawjson.Text(b); ok && text != "" {
-		b = []byte(text)
+	if s, ok := rawjson.String(b); ok && s != "" {
+		b = []byte(s)
 	}
 	p, err := Parse(b)
 	if err != nil {

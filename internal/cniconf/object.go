@@ -110,17 +110,17 @@ func (o *object) rename(key string) {
 	o.set(key, v)
 }
 
-// foldedText is text for the member that folded returns. An error names the key as it is written.
-func (o *object) foldedText(key string) (string, error) { return o.text(o.folded(key)) }
+// foldedString is stringMember for the member that folded returns. An error names the key as it is written.
+func (o *object) foldedString(key string) (string, error) { return o.stringMember(o.folded(key)) }
 
-// text returns a member that is a string. An absent member and null are returned as "".
-func (o *object) text(key string) (string, error) {
+// stringMember returns a member that is a string. An absent member and null are returned as "".
+func (o *object) stringMember(key string) (string, error) {
 	v, ok := o.vals[key]
 	if !ok {
 		return "", nil
 	}
-	if text, ok := rawjson.Text(v); ok {
-		return text, nil
+	if s, ok := rawjson.String(v); ok {
+		return s, nil
 	}
 	var s *string
 	if err := json.Unmarshal(v, &s); err != nil {
@@ -132,7 +132,7 @@ func (o *object) text(key string) (string, error) {
 	return *s, nil
 }
 
-func (o *object) setText(key, value string) { o.set(key, quote(value)) }
+func (o *object) setString(key, value string) { o.set(key, quote(value)) }
 
 func quote(s string) json.RawMessage {
 	b, err := json.Marshal(s) // with escapes for HTML, as in Multus 4.x

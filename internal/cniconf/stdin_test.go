@@ -59,14 +59,14 @@ func TestStdin(t *testing.T) {
 			if _, err := libcni.NewCNIConfigWithCacheDir(nil, t.TempDir(), r).AddNetworkList(t.Context(), list, rt); err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(without(t, r.stdin), without(t, texts(got))); diff != "" {
+			if diff := cmp.Diff(without(t, r.stdin), without(t, toStrings(got))); diff != "" {
 				t.Errorf("(-libcni +Stdin):\n%s", diff)
 			}
 		})
 	}
 }
 
-func texts(in []json.RawMessage) []string {
+func toStrings(in []json.RawMessage) []string {
 	out := make([]string, len(in))
 	for i := range in {
 		out[i] = string(in[i])

@@ -25,56 +25,56 @@ func (p *Plugin) decode(b []byte) bool {
 func (p *Plugin) member(key string, v []byte) bool { //nolint:gocyclo // one case per key
 	switch key {
 	case "cniVersion":
-		return text(v, &p.CNIVersion)
+		return str(v, &p.CNIVersion)
 	case "name":
-		return text(v, &p.Name)
+		return str(v, &p.Name)
 	case "type":
-		return text(v, &p.Type)
+		return str(v, &p.Type)
 	case "confDir":
-		return text(v, &p.ConfDir)
+		return str(v, &p.ConfDir)
 	case "cniDir":
-		return text(v, &p.CNIDir)
+		return str(v, &p.CNIDir)
 	case "binDir":
-		return text(v, &p.BinDir)
+		return str(v, &p.BinDir)
 	case "delegates":
 		return list(v, &p.Delegates, func(item []byte) (json.RawMessage, bool) { return item, true })
 	case "clusterNetwork":
-		return text(v, &p.ClusterNetwork)
+		return str(v, &p.ClusterNetwork)
 	case "defaultNetworks":
-		return list(v, &p.DefaultNetworks, rawjson.Text)
+		return list(v, &p.DefaultNetworks, rawjson.String)
 	case "systemNamespaces":
-		return list(v, &p.SystemNamespaces, rawjson.Text)
+		return list(v, &p.SystemNamespaces, rawjson.String)
 	case "multusNamespace":
-		return text(v, &p.MultusNamespace)
+		return str(v, &p.MultusNamespace)
 	case "kubeconfig":
-		return text(v, &p.Kubeconfig)
+		return str(v, &p.Kubeconfig)
 	case "namespaceIsolation":
 		return boolean(v, &p.NamespaceIsolation)
 	case "globalNamespaces":
-		return text(v, &p.GlobalNamespaces)
+		return str(v, &p.GlobalNamespaces)
 	case "readinessindicatorfile":
-		return text(v, &p.ReadinessIndicatorFile)
+		return str(v, &p.ReadinessIndicatorFile)
 	case "auxiliaryCNIChainName":
-		return text(v, &p.AuxiliaryChain)
+		return str(v, &p.AuxiliaryChain)
 	case "failureEvents":
 		return boolean(v, &p.FailureEvents)
 	case "logToStderr":
 		p.LogToStderr = new(bool)
 		return boolean(v, p.LogToStderr)
 	case "logLevel":
-		return text(v, &p.LogLevel)
+		return str(v, &p.LogLevel)
 	case "logFile":
-		return text(v, &p.LogFile)
+		return str(v, &p.LogFile)
 	case "daemonSocketDir":
-		return text(v, &p.DaemonSocketDir)
+		return str(v, &p.DaemonSocketDir)
 	case "plainPods":
-		return text(v, &p.PlainPods)
+		return str(v, &p.PlainPods)
 	case "networksDir":
-		return text(v, &p.NetworksDir)
+		return str(v, &p.NetworksDir)
 	case "nodeAddresses":
-		return list(v, &p.NodeAddresses, rawjson.Text)
+		return list(v, &p.NodeAddresses, rawjson.String)
 	case "checkNetworks":
-		return text(v, &p.CheckNetworks)
+		return str(v, &p.CheckNetworks)
 	case "runtimeConfig":
 		return rawjson.Members(v, &p.RuntimeConfig) == nil
 	}
@@ -99,8 +99,8 @@ var keys = []string{
 	"allowInUseNamespaces",
 }
 
-func text(v []byte, to *string) bool {
-	s, ok := rawjson.Text(v)
+func str(v []byte, to *string) bool {
+	s, ok := rawjson.String(v)
 	if ok {
 		*to = s
 	}

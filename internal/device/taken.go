@@ -276,11 +276,11 @@ func held(c *Claim) string {
 }
 
 // ParseAddresses parses addresses, without or with a prefix length. It omits invalid ones.
-func ParseAddresses(texts []string) []netip.Addr {
+func ParseAddresses(addresses []string) []netip.Addr {
 	var out []netip.Addr
-	for _, text := range texts {
-		text, _, _ = strings.Cut(strings.TrimSpace(text), "/")
-		if addr, err := netip.ParseAddr(text); err == nil {
+	for _, s := range addresses {
+		s, _, _ = strings.Cut(strings.TrimSpace(s), "/")
+		if addr, err := netip.ParseAddr(s); err == nil {
 			out = append(out, addr.Unmap())
 		}
 	}

@@ -196,16 +196,16 @@ func parseJSON(value string) ([]Element, error) {
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("want one JSON array of objects, and nothing after it")
 	}
-	texts := make([]json.RawMessage, 0, len(list))
+	items := make([]json.RawMessage, 0, len(list))
 	// The value was decoded before, so there is no error.
-	_ = rawjson.Array([]byte(value), func(item []byte) error { texts = append(texts, item); return nil })
+	_ = rawjson.Array([]byte(value), func(item []byte) error { items = append(items, item); return nil })
 	out := make([]Element, 0, len(list))
 	for i, w := range list {
 		if w == nil {
 			return nil, fmt.Errorf("element %d is null: want an object with a name", i+1)
 		}
 		// Keys match in any case (behaviour C20). Of two keys that differ only in case, it is not clear which one counts.
-		if err := rawjson.Ambiguous(texts[i]); err != nil {
+		if err := rawjson.Ambiguous(items[i]); err != nil {
 			return nil, &ElementError{Index: i, Text: w.Name, Err: err}
 		}
 		e, err := w.check()

@@ -62,11 +62,11 @@ func (s *keySet) add(key []byte) []byte {
 }
 
 // unquoted returns the value of a JSON string, without a copy if possible.
-func unquoted(text []byte) []byte {
-	if inside := text[1 : len(text)-1]; bytes.IndexByte(inside, '\\') < 0 {
+func unquoted(value []byte) []byte {
+	if inside := value[1 : len(value)-1]; bytes.IndexByte(inside, '\\') < 0 {
 		return inside
 	}
-	s, _ := Text(text)
+	s, _ := String(value)
 	return []byte(s)
 }
 

@@ -21,7 +21,7 @@ var ErrKind = errors.New("value of another kind")
 func Object(doc []byte, fn func(key string, value []byte) error) error {
 	s := scanner{doc: doc}
 	return s.each('{', '}', func() error {
-		key, ok := Text(s.value())
+		key, ok := String(s.value())
 		if !ok {
 			return ErrKind
 		}
@@ -55,8 +55,8 @@ func Bool(value []byte) (b, ok bool) {
 	return string(value) == "true", string(value) == "true" || string(value) == "false"
 }
 
-// Text returns the value of a JSON string.
-func Text(value []byte) (string, bool) {
+// String returns the value of a JSON string.
+func String(value []byte) (string, bool) {
 	if len(value) < 2 || value[0] != '"' {
 		return "", false
 	}
@@ -110,7 +110,7 @@ func (s *scanner) value() []byte {
 	for ; s.at < len(s.doc); s.at++ {
 		switch s.doc[s.at] {
 		case '"':
-			s.text()
+			s.skipString()
 		case '{', '[':
 			depth++
 		case '}', ']':
@@ -133,8 +133,8 @@ func (s *scanner) value() []byte {
 	return s.doc[start:s.at:s.at]
 }
 
-// text advances to the closing quote.
-func (s *scanner) text() {
+// skipString advances to the closing quote.
+func (s *scanner) skipString() {
 	for s.at++; s.at < len(s.doc) && s.doc[s.at] != '"'; s.at++ {
 		if s.doc[s.at] == '\\' {
 			s.at++
@@ -142,8 +142,8 @@ func (s *scanner) text() {
 	}
 }
 
-// AppendText appends a JSON string, without the escapes for HTML.
-func AppendText(b []byte, s string) []byte {
+// AppendString appends a JSON string, without the escapes for HTML.
+func AppendString(b []byte, s string) []byte {
 	for i := range len(s) {
 		if c := s[i]; c < 0x20 || c == '"' || c == '\\' || c >= utf8.RuneSelf {
 			return appendOther(b, s)
@@ -172,8 +172,8 @@ func Marshal(value any) ([]byte, error) {
 	return bytes.TrimSuffix(out.Bytes(), []byte("\n")), err
 }
 
-// AppendItem is AppendText for AppendArray.
-func AppendItem(s *string, b []byte) []byte { return AppendText(b, *s) }
+// AppendItem is AppendString for AppendArray.
+func AppendItem(s *string, b []byte) []byte { return AppendString(b, *s) }
 
 // AppendRaw appends a JSON value without the white space between its parts. If the value is invalid, it appends null.
 func AppendRaw(b []byte, value []byte) []byte {
@@ -209,19 +209,19 @@ func (w *Writer) key(key string) {
 	if len(w.b) > w.first {
 		w.b = append(w.b, ',')
 	}
-	w.b = append(AppendText(w.b, key), ':')
+	w.b = append(AppendString(w.b, key), ':')
 }
 
-// Text writes a string member.
-func (w *Writer) Text(key, value string) {
+// String writes a string member.
+func (w *Writer) String(key, value string) {
 	w.key(key)
-	w.b = AppendText(w.b, value)
+	w.b = AppendString(w.b, value)
 }
 
-// TextIf writes a string member if it is not empty.
-func (w *Writer) TextIf(key, value string) {
+// StringIf writes a string member if it is not empty.
+func (w *Writer) StringIf(key, value string) {
 	if value != "" {
-		w.Text(key, value)
+		w.String(key, value)
 	}
 }
 

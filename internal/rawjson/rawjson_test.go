@@ -56,8 +56,8 @@ func FuzzSplit(f *testing.F) {
 	})
 }
 
-// FuzzText compares with encoding/json in both directions.
-func FuzzText(f *testing.F) {
+// FuzzString compares with encoding/json in both directions.
+func FuzzString(f *testing.F) {
 	for _, s := range []string{"", "plain", `"`, `\`, "\n\x00\x7f", "é", "\u2028", "<&>", "\xff", "😀"} {
 		f.Add(s)
 	}
@@ -68,7 +68,7 @@ func FuzzText(f *testing.F) {
 		if err := enc.Encode(s); err != nil {
 			t.Fatal(err)
 		}
-		got := AppendText([]byte("x"), s)
+		got := AppendString([]byte("x"), s)
 		if string(got) != "x"+string(bytes.TrimSuffix(want.Bytes(), []byte("\n"))) {
 			t.Errorf("%q: %s", s, got)
 		}
@@ -76,17 +76,17 @@ func FuzzText(f *testing.F) {
 		if err := json.Unmarshal(got[1:], &back); err != nil {
 			t.Fatal(err)
 		}
-		if text, ok := Text(got[1:]); !ok || text != back {
-			t.Errorf("%s: %q, not %q", got, text, back)
+		if v, ok := String(got[1:]); !ok || v != back {
+			t.Errorf("%s: %q, not %q", got, v, back)
 		}
 	})
 }
 
-func TestText(t *testing.T) {
+func TestString(t *testing.T) {
 	t.Parallel()
 	for _, v := range []string{``, `"`, `1`, `null`, `{}`, `[]`} {
-		if s, ok := Text([]byte(v)); ok {
-			t.Errorf("%s is a text: %q", v, s)
+		if s, ok := String([]byte(v)); ok {
+			t.Errorf("%s is a string: %q", v, s)
 		}
 	}
 }
@@ -94,9 +94,9 @@ func TestText(t *testing.T) {
 func TestWriter(t *testing.T) {
 	t.Parallel()
 	w := Begin([]byte("["))
-	w.Text("a", "x")
-	w.TextIf("b", "")
-	w.TextIf("c", "<y>")
+	w.String("a", "x")
+	w.StringIf("b", "")
+	w.StringIf("c", "<y>")
 	w.Bool("g", false)
 	w.TrueIf("h", false)
 	w.TrueIf("i", true)

@@ -15,23 +15,23 @@ func (e *element) appendJSON(b []byte) []byte {
 	w := rawjson.Begin(b)
 	w.Raw("Conf", e.Conf)
 	w.Raw("ConfList", e.ConfList)
-	w.Text("Name", e.Name)
-	w.TextIf("ifnameRequest", e.IfName)
-	w.TextIf("macRequest", e.MAC)
-	w.TextIf("infinibandGUIDRequest", e.InfinibandGUID)
+	w.String("Name", e.Name)
+	w.StringIf("ifnameRequest", e.IfName)
+	w.StringIf("macRequest", e.MAC)
+	w.StringIf("infinibandGUIDRequest", e.InfinibandGUID)
 	w.Other("ipRequest", e.IPs, len(e.IPs) > 0)
 	w.Other("default-route", e.DefaultRoute, e.DefaultRoute != nil)
-	w.TextIf("deviceID", e.DeviceID)
-	w.TextIf("resourceName", e.ResourceName)
+	w.StringIf("deviceID", e.DeviceID)
+	w.StringIf("resourceName", e.ResourceName)
 	w.Bool("IsFilterV4Gateway", e.DropIPv4)
 	w.Bool("IsFilterV6Gateway", e.DropIPv6)
-	w.Text("Bytes", base64.StdEncoding.EncodeToString(e.Bytes))
-	w.TextIf("netnsPath", e.Netns)
+	w.String("Bytes", base64.StdEncoding.EncodeToString(e.Bytes))
+	w.StringIf("netnsPath", e.Netns)
 	if len(e.Args) > 0 {
 		w.Append("cniArgs", e.Args.AppendJSON)
 	}
-	w.TextIf("binDir", e.BinDir)
-	w.TextIf("bootID", e.Boot)
+	w.StringIf("binDir", e.BinDir)
+	w.StringIf("bootID", e.Boot)
 	w.Other("stage", e.Stage, e.Stage != 0)
 	w.TrueIf("undone", e.Undone)
 	w.Other("delTries", e.DelTries, e.DelTries != 0)
@@ -70,9 +70,9 @@ func (e *element) member(key string, v []byte) error { //nolint:gocyclo // one c
 	case "ConfList":
 		e.ConfList = v
 	case "Name":
-		e.Name, ok = rawjson.Text(v)
+		e.Name, ok = rawjson.String(v)
 	case "ifnameRequest":
-		e.IfName, ok = rawjson.Text(v)
+		e.IfName, ok = rawjson.String(v)
 	case "IsFilterV4Gateway":
 		e.DropIPv4, ok = rawjson.Bool(v)
 	case "IsFilterV6Gateway":
@@ -80,18 +80,18 @@ func (e *element) member(key string, v []byte) error { //nolint:gocyclo // one c
 	case "Bytes":
 		var s string
 		var err error
-		if s, ok = rawjson.Text(v); ok {
+		if s, ok = rawjson.String(v); ok {
 			e.Bytes, err = base64.StdEncoding.DecodeString(s)
 			ok = err == nil
 		}
 	case "netnsPath":
-		e.Netns, ok = rawjson.Text(v)
+		e.Netns, ok = rawjson.String(v)
 	case "cniArgs":
 		ok = len(e.Args) == 0 && e.Args.ParseJSON(v)
 	case "binDir":
-		e.BinDir, ok = rawjson.Text(v)
+		e.BinDir, ok = rawjson.String(v)
 	case "bootID":
-		e.Boot, ok = rawjson.Text(v)
+		e.Boot, ok = rawjson.String(v)
 	case "undone":
 		e.Undone, ok = rawjson.Bool(v)
 	case "deleted":

@@ -59,9 +59,9 @@ func (s *Store) NoteNetworks(p *plan.Plan) error {
 			return fmt.Errorf("note network %s: %w", a.Name, err)
 		}
 		w := rawjson.Begin(nil) // a Network
-		w.Text("name", a.Name)
-		w.TextIf("binDir", p.Dirs.Binary)
-		w.Text("config", string(shared.Bytes())) // a string, so that every byte of it is kept
+		w.String("name", a.Name)
+		w.StringIf("binDir", p.Dirs.Binary)
+		w.String("config", string(shared.Bytes())) // a string, so that every byte of it is kept
 		b := w.End()
 		file := s.networkFile(a.Config.Name())
 		if known, err := fsx.ReadRegular(s.networksDir(), filepath.Base(file), maxNote); err == nil && bytes.Equal(known, b) {

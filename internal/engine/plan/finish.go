@@ -242,11 +242,11 @@ func (p *planning) runtimeConfig(a *Attachment) error {
 		}
 	}
 	if a.Device != "" {
-		rc["deviceID"] = text(a.Device)
+		rc["deviceID"] = jsonString(a.Device)
 	}
 	if _, ok := rc["deviceID"]; ok {
 		a.DeviceInfo = DeviceInfoFile(a.Name, p.req.ContainerID, a.IfName)
-		rc["CNIDeviceInfoFile"] = text(a.DeviceInfo)
+		rc["CNIDeviceInfoFile"] = jsonString(a.DeviceInfo)
 	}
 	if len(rc) > 0 {
 		a.RuntimeConfig = rc
@@ -288,7 +288,7 @@ func DeviceInfoFile(name, containerID, ifName string) string {
 	return DeviceInfoDir + "/" + strings.ReplaceAll(name+"-"+containerID+"_"+ifName, "/", "-")
 }
 
-func text(s string) json.RawMessage {
+func jsonString(s string) json.RawMessage {
 	b, err := json.Marshal(s)
 	if err != nil { // a string always encodes
 		panic(err)

@@ -72,9 +72,9 @@ func (p *planning) stages(out *Plan) error {
 // trait is what two attachments of a pod can have in common.
 type trait struct {
 	ifName, network string
-	// texts holds all keys and string values of the configuration. The name of an interface can be anywhere in them
+	// words holds all keys and string values of the configuration. The name of an interface can be anywhere in them
 	// (master of a plugin with linkInContainer, links of a bond, the key of a sysctl).
-	texts []string
+	words []string
 	// routes reports whether the attachment may set a default route or looks for a free routing table.
 	routes bool
 	// pool is the IPAM plugin, if the order of attachments decides which one gets which address. Otherwise it is "".
@@ -125,7 +125,7 @@ func (p *planning) traitOf(a *Attachment) (trait, error) {
 
 // note adds one value of the configuration.
 func (t *trait) note(key string, value any, devices map[string]bool) {
-	t.texts = append(t.texts, key)
+	t.words = append(t.words, key)
 	s, ok := value.(string)
 	switch {
 	case key == "isDefaultGateway" && value == true:
@@ -136,7 +136,7 @@ func (t *trait) note(key string, value any, devices map[string]bool) {
 	case isDefault(s):
 		t.routes = true
 	default:
-		t.texts = append(t.texts, s)
+		t.words = append(t.words, s)
 	}
 }
 
@@ -177,7 +177,7 @@ func (p *planning) physicalFunction(device string) string {
 
 // names reports whether the name of an interface occurs anywhere in the configuration.
 func (t *trait) names(ifName string) bool {
-	return slices.ContainsFunc(t.texts, func(s string) bool { return strings.Contains(s, ifName) })
+	return slices.ContainsFunc(t.words, func(s string) bool { return strings.Contains(s, ifName) })
 }
 
 // meets reports whether the order of two attachments may matter: one is made on the other or on what it creates, both

@@ -10,10 +10,10 @@ import (
 // encodes one report and exits.
 func (r *Report) AppendJSON(b []byte) []byte {
 	w := rawjson.Begin(b)
-	w.Text("command", r.Command)
+	w.String("command", r.Command)
 	w.Append("pod", r.Pod.appendJSON)
-	w.TextIf("containerID", r.ContainerID)
-	w.TextIf("netns", r.Netns)
+	w.StringIf("containerID", r.ContainerID)
+	w.StringIf("netns", r.Netns)
 	if len(r.Attached) > 0 {
 		w.Append("attached", func(b []byte) []byte { return rawjson.AppendArray(b, r.Attached, (*Attached).appendJSON) })
 	}
@@ -31,16 +31,16 @@ func (r *Report) AppendJSON(b []byte) []byte {
 
 func (p *Pod) appendJSON(b []byte) []byte {
 	w := rawjson.Begin(b)
-	w.Text("namespace", p.Namespace)
-	w.Text("name", p.Name)
-	w.TextIf("uid", p.UID)
+	w.String("namespace", p.Namespace)
+	w.String("name", p.Name)
+	w.StringIf("uid", p.UID)
 	return w.End()
 }
 
 func (a *Attached) appendJSON(b []byte) []byte {
 	w := rawjson.Begin(b)
-	w.Text("name", a.Name)
-	w.Text("ifName", a.IfName)
+	w.String("name", a.Name)
+	w.String("ifName", a.IfName)
 	w.TrueIf("primary", a.Primary)
 	w.Raw("result", a.Result)
 	if len(a.DeviceInfo) > 0 {
@@ -51,8 +51,8 @@ func (a *Attached) appendJSON(b []byte) []byte {
 
 func (t *Timing) appendJSON(b []byte) []byte {
 	w := rawjson.Begin(b)
-	w.Text("network", t.Network)
-	w.Text("plugin", t.Plugin)
+	w.String("network", t.Network)
+	w.String("plugin", t.Plugin)
 	w.Append("seconds", func(b []byte) []byte { return strconv.AppendFloat(b, t.Seconds, 'f', -1, 64) })
 	w.TrueIf("failed", t.Failed)
 	return w.End()

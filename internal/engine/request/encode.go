@@ -10,15 +10,15 @@ import (
 // encodes one request and exits.
 func (r *Request) AppendJSON(b []byte) []byte {
 	w := rawjson.Begin(b)
-	w.Text("command", r.Command)
-	w.Text("containerID", r.ContainerID)
-	w.Text("netns", r.Netns)
-	w.Text("ifName", r.IfName)
+	w.String("command", r.Command)
+	w.String("containerID", r.ContainerID)
+	w.String("netns", r.Netns)
+	w.String("ifName", r.IfName)
 	if len(r.Args) > 0 {
 		w.Append("args", r.Args.AppendJSON)
 	}
-	w.Text("path", r.Path)
-	w.Text("config", base64.StdEncoding.EncodeToString(r.Config))
+	w.String("path", r.Path)
+	w.String("config", base64.StdEncoding.EncodeToString(r.Config))
 	return w.End()
 }
 
@@ -36,8 +36,8 @@ func (a *Args) ParseJSON(value []byte) bool {
 		n := 0
 		err := rawjson.Array(item, func(v []byte) error {
 			if n < len(p) {
-				s, isText := rawjson.Text(v)
-				p[n], ok = s, ok && isText
+				s, isString := rawjson.String(v)
+				p[n], ok = s, ok && isString
 			}
 			n++
 			return nil
