@@ -101,7 +101,7 @@ func (a *app) nodePlugin() *config.Plugin {
 
 // inventory returns the devices of this node and their holdings.
 func (a *app) inventory(dir, locks string, addresses []string) (_ *device.Inventory, err error) {
-	claims, err := (&ledger.Store{Dir: dir, Log: slog.New(slog.DiscardHandler)}).Claims(locks)
+	holdings, err := (&ledger.Store{Dir: dir, Log: slog.New(slog.DiscardHandler)}).Holdings(locks)
 	if err != nil {
 		return nil, err
 	}
@@ -110,14 +110,14 @@ func (a *app) inventory(dir, locks string, addresses []string) (_ *device.Invent
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, ns.Close()) }()
-	inv, err := device.Look(ns, claims, device.ParseAddresses(addresses))
+	inv, err := device.Look(ns, holdings, device.ParseAddresses(addresses))
 	if err != nil {
 		return nil, fmt.Errorf("list devices of the node: %w", err)
 	}
 	if a.inPod() {
 		// A pod does not see the network namespaces of other pods. The devices in the ledger count as attached.
-		for i := range inv.Claims {
-			inv.Claims[i].Gone, inv.Claims[i].Attached = false, true
+		for i := range inv.Holdings {
+			inv.Holdings[i].Gone, inv.Holdings[i].Attached = false, true
 		}
 	}
 	return inv, nil

@@ -2,7 +2,7 @@
 // whether the node needs the device, which pod holds it, which devices are free, and which device came back from a dead
 // pod without its name. It decides on a value, the Inventory, and changes nothing.
 //
-// The plan contains a device's Identity. The ledger records it and returns Claims. The package is used by the engine
+// The plan contains a device's Identity. The ledger records it and returns Holdings. The package is used by the engine
 // and by the tools that inspect a node. It imports link and cniconf.
 package device
 
@@ -59,8 +59,8 @@ func (i *Identity) Is(d *link.Device) bool {
 // hardware reports whether a device exists independently of the node's configuration.
 func hardware(d *link.Device) bool { return d.Permanent != "" || d.Bus != "" }
 
-// Claim is what the ledger has recorded about one attachment of one sandbox.
-type Claim struct {
+// Holding is what the ledger has recorded about one attachment of one sandbox.
+type Holding struct {
 	// Pod is the pod as namespace/name. It is "" if the runtime named none.
 	Pod         string
 	ContainerID string
@@ -86,12 +86,12 @@ type Claim struct {
 }
 
 // String returns the pod, its sandbox and its interface, for messages.
-func (c *Claim) String() string {
-	pod := "pod " + c.Pod
-	if c.Pod == "" {
+func (h *Holding) String() string {
+	pod := "pod " + h.Pod
+	if h.Pod == "" {
 		pod = "a pod without a name"
 	}
-	return fmt.Sprintf("%s (sandbox %s, interface %s)", pod, c.ContainerID, c.IfName)
+	return fmt.Sprintf("%s (sandbox %s, interface %s)", pod, h.ContainerID, h.IfName)
 }
 
 // Inventory has a node's devices and everything that decides whether a pod may have one of them.
@@ -101,7 +101,7 @@ type Inventory struct {
 	Routes []Route
 	// NodeAddresses are the addresses of the node in the cluster, as far as they are known.
 	NodeAddresses []netip.Addr
-	Claims        []Claim
+	Holdings      []Holding
 	// Sys is the mount point of sysfs. Only sysfs has the interface of a kernel path or of an auxiliary device.
 	Sys string
 }
@@ -115,10 +115,10 @@ type Route struct {
 // sysfs is the usual mount point of sysfs.
 const sysfs = "/sys"
 
-// Look returns the inventory of the node whose network namespace is ns. It completes the claims by inspecting the
+// Look returns the inventory of the node whose network namespace is ns. It completes the holdings by inspecting the
 // namespace of each sandbox. A namespace that is gone is not an error.
-func Look(ns *link.Namespace, claims []Claim, nodeAddresses []netip.Addr) (*Inventory, error) {
-	inv := &Inventory{Claims: claims, NodeAddresses: nodeAddresses, Sys: sysfs}
+func Look(ns *link.Namespace, holdings []Holding, nodeAddresses []netip.Addr) (*Inventory, error) {
+	inv := &Inventory{Holdings: holdings, NodeAddresses: nodeAddresses, Sys: sysfs}
 	var err error
 	// This must be the first step: when the kernel lists peers, it assigns IDs to their namespaces.
 	if inv.Devices, err = ns.Devices(); err != nil {
@@ -133,29 +133,29 @@ func Look(ns *link.Namespace, claims []Claim, nodeAddresses []netip.Addr) (*Inve
 			inv.Routes = append(inv.Routes, Route{Route: r, Family: family})
 		}
 	}
-	for i := range inv.Claims {
-		visit(ns, &inv.Claims[i])
+	for i := range inv.Holdings {
+		visit(ns, &inv.Holdings[i])
 	}
 	return inv, nil
 }
 
-// visit completes a claim. A namespace that cannot be opened or inspected is being removed.
-func visit(node *link.Namespace, c *Claim) {
-	c.Gone, c.Attached, c.Peer = true, false, -1
-	id, err := node.PeerOf(c.Netns)
+// visit completes a holding. A namespace that cannot be opened or inspected is being removed.
+func visit(node *link.Namespace, h *Holding) {
+	h.Gone, h.Attached, h.Peer = true, false, -1
+	id, err := node.PeerOf(h.Netns)
 	if err != nil {
 		return
 	}
-	c.Gone, c.Peer = false, id
-	if len(c.References) == 0 && c.Device == nil {
+	h.Gone, h.Peer = false, id
+	if len(h.References) == 0 && h.Device == nil {
 		return
 	}
-	sandbox, err := link.Open(c.Netns)
+	sandbox, err := link.Open(h.Netns)
 	if err != nil {
 		return
 	}
 	defer sandbox.Close() // it was only read
-	c.Attached, _ = sandbox.HasInterface(c.IfName)
+	h.Attached, _ = sandbox.HasInterface(h.IfName)
 }
 
 // named returns the device with this name or alternative name, or nil if there is none.

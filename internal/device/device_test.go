@@ -56,9 +56,9 @@ func defaultRoute(dev, gateway string, metric int) Route {
 	return r
 }
 
-// macvlan returns the claim of a pod with a macvlan on a master.
-func macvlan(master string) Claim {
-	return Claim{
+// macvlan returns the holding of a pod with a macvlan on a master.
+func macvlan(master string) Holding {
+	return Holding{
 		Pod: "default/m", ContainerID: "m1", IfName: "net1", Peer: -1,
 		References: []Reference{{Use: Shares, Key: "master", Value: master}},
 	}
@@ -75,13 +75,13 @@ func TestReasons(t *testing.T) {
 	eth1 := nic(3, "eth1")
 	down := func(d *link.Device) { d.Up, d.Carrier = false, false }
 	for name, tc := range map[string]struct {
-		device link.Device // instead of eth1
-		others []link.Device
-		routes []Route
-		nodes  []string
-		claims []Claim
-		want   []Kind
-		text   string
+		device   link.Device // instead of eth1
+		others   []link.Device
+		routes   []Route
+		nodes    []string
+		holdings []Holding
+		want     []Kind
+		text     string
 	}{
 		"spare": {device: eth1},
 		"an address is no reason": {
@@ -160,36 +160,36 @@ func TestReasons(t *testing.T) {
 			others: []link.Device{with(soft(9, "eth0.7", "vlan"), func(d *link.Device) { d.Lower = 2 })},
 		},
 		"a macvlan of a pod": {
-			device: eth1,
-			claims: []Claim{withClaim(macvlan("eth1"), func(c *Claim) { c.Attached = true })}, want: []Kind{Parent},
+			device:   eth1,
+			holdings: []Holding{withHolding(macvlan("eth1"), func(c *Holding) { c.Attached = true })}, want: []Kind{Parent},
 			text: "other interfaces are on it: that of pod default/m (sandbox m1, interface net1)",
 		},
 		"a macvlan being made": {
-			device: eth1,
-			claims: []Claim{withClaim(macvlan("eth1"), func(c *Claim) { c.Busy = true })}, want: []Kind{Parent},
+			device:   eth1,
+			holdings: []Holding{withHolding(macvlan("eth1"), func(c *Holding) { c.Busy = true })}, want: []Kind{Parent},
 		},
 		"a macvlan of a dead pod": {
-			device: eth1,
-			claims: []Claim{withClaim(macvlan("eth1"), func(c *Claim) { c.Gone = true })},
+			device:   eth1,
+			holdings: []Holding{withHolding(macvlan("eth1"), func(c *Holding) { c.Gone = true })},
 		},
 		"a macvlan on another": {
-			device: eth1,
-			claims: []Claim{withClaim(macvlan("eth0"), func(c *Claim) { c.Attached = true })},
+			device:   eth1,
+			holdings: []Holding{withHolding(macvlan("eth0"), func(c *Holding) { c.Attached = true })},
 		},
 		"veth of a pod": {
-			device: with(soft(3, "veth1", "veth"), func(d *link.Device) { d.Peer = 4 }),
-			claims: []Claim{{Pod: "default/p", ContainerID: "c1", IfName: "eth0", Peer: 4}}, want: []Kind{PodVeth},
+			device:   with(soft(3, "veth1", "veth"), func(d *link.Device) { d.Peer = 4 }),
+			holdings: []Holding{{Pod: "default/p", ContainerID: "c1", IfName: "eth0", Peer: 4}}, want: []Kind{PodVeth},
 			text: "it is the cable of pod default/p (sandbox c1, interface eth0)",
 		},
 		"veth of a dead pod": {
-			device: with(soft(3, "veth1", "veth"), func(d *link.Device) { d.Peer = 4 }),
-			claims: []Claim{{Pod: "default/p", Peer: 4, Gone: true}},
+			device:   with(soft(3, "veth1", "veth"), func(d *link.Device) { d.Peer = 4 }),
+			holdings: []Holding{{Pod: "default/p", Peer: 4, Gone: true}},
 		},
 		"veth to somewhere else": {
-			device: with(soft(3, "veth1", "veth"), func(d *link.Device) { d.Peer = 4 }),
-			claims: []Claim{{Pod: "default/p", Peer: 5}},
+			device:   with(soft(3, "veth1", "veth"), func(d *link.Device) { d.Peer = 4 }),
+			holdings: []Holding{{Pod: "default/p", Peer: 5}},
 		},
-		"veth on this node": {device: soft(3, "veth1", "veth"), claims: []Claim{{Pod: "default/p", Peer: -1}}},
+		"veth on this node": {device: soft(3, "veth1", "veth"), holdings: []Holding{{Pod: "default/p", Peer: -1}}},
 		"bridge of the cluster": {
 			device: soft(3, "cni0", "bridge"), want: []Kind{Immovable},
 			text: "it is a bridge, which cannot leave the node",
@@ -200,11 +200,11 @@ func TestReasons(t *testing.T) {
 			want:   []Kind{Immovable}, text: "it is the node's loopback interface",
 		},
 		"just being given away": {
-			device: eth1,
-			claims: []Claim{{Pod: "default/p", ContainerID: "c1", IfName: "net1", Busy: true, Device: IdentityOf(&eth1)}},
-			want:   []Kind{Held}, text: "pod default/p (sandbox c1, interface net1) is getting it or giving it back just now",
+			device:   eth1,
+			holdings: []Holding{{Pod: "default/p", ContainerID: "c1", IfName: "net1", Busy: true, Device: IdentityOf(&eth1)}},
+			want:     []Kind{Held}, text: "pod default/p (sandbox c1, interface net1) is getting it or giving it back just now",
 		},
-		"recorded, and nobody at it": {device: eth1, claims: []Claim{{Pod: "default/p", Device: IdentityOf(&eth1)}}},
+		"recorded, and nobody at it": {device: eth1, holdings: []Holding{{Pod: "default/p", Device: IdentityOf(&eth1)}}},
 		"all of it at once": {
 			device: with(eth1, func(d *link.Device) { d.Master = 9 }),
 			others: []link.Device{soft(9, "br0", "bridge"), with(soft(8, "v", "vlan"), func(d *link.Device) { d.Lower = 3 })},
@@ -215,7 +215,7 @@ func TestReasons(t *testing.T) {
 			t.Parallel()
 			inv := &Inventory{
 				Devices: append([]link.Device{lo(), tc.device}, tc.others...), Routes: tc.routes,
-				Claims: tc.claims, NodeAddresses: ParseAddresses(tc.nodes),
+				Holdings: tc.holdings, NodeAddresses: ParseAddresses(tc.nodes),
 			}
 			var kinds []Kind
 			var texts []string
@@ -232,7 +232,7 @@ func TestReasons(t *testing.T) {
 	}
 }
 
-func withClaim(c Claim, change func(*Claim)) Claim {
+func withHolding(c Holding, change func(*Holding)) Holding {
 	change(&c)
 	return c
 }
@@ -242,7 +242,7 @@ func TestFree(t *testing.T) {
 	t.Parallel()
 	uplink := []Route{defaultRoute("eth0", "192.0.2.1", 0)}
 	cable := with(soft(7, "veth7", "veth"), func(d *link.Device) { d.Peer = 4 })
-	pod := []Claim{{Pod: "default/p", Peer: 4}}
+	pod := []Holding{{Pod: "default/p", Peer: 4}}
 	for name, tc := range map[string]struct {
 		devices []link.Device
 		want    []string
@@ -260,7 +260,7 @@ func TestFree(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			inv := &Inventory{Devices: tc.devices, Routes: uplink, Claims: pod}
+			inv := &Inventory{Devices: tc.devices, Routes: uplink, Holdings: pod}
 			if d := cmp.Diff(tc.want, inv.Free()); d != "" {
 				t.Errorf("(-want +got):\n%s", d)
 			}
@@ -404,17 +404,17 @@ func TestJudge(t *testing.T) {
 		Name: "eth2", Index: 10, MAC: "02:00:00:00:00:0a", Permanent: "02:00:00:00:00:0a",
 		Bus: "0000:00:0a.0",
 	}
-	holder := Claim{Pod: "default/p", ContainerID: "c1", IfName: "net1", Attached: true, Device: eth2, Peer: -1}
-	old := Claim{
+	holder := Holding{Pod: "default/p", ContainerID: "c1", IfName: "net1", Attached: true, Device: eth2, Peer: -1}
+	old := Holding{
 		Pod: "default/old", ContainerID: "c2", IfName: "net1", Attached: true, Peer: -1,
 		References: []Reference{{Key: "device", Value: "eth3"}},
 	}
 	const has = "is not free: pod default/p (sandbox c1, interface net1) has it" + free
 	for name, tc := range map[string]struct {
-		ref    Reference
-		claims []Claim
-		want   string // the device, or the error
-		next   string
+		ref      Reference
+		holdings []Holding
+		want     string // the device, or the error
+		next     string
 	}{
 		"free":             {ref: Reference{Key: "device", Value: "eth1"}, want: "eth1"},
 		"alternative name": {ref: Reference{Key: "device", Value: "enp0s3"}, want: "eth1"},
@@ -487,39 +487,39 @@ func TestJudge(t *testing.T) {
 		"auxiliary":           {ref: Reference{Key: "deviceID", Value: "mlx5_core.sf.4"}, want: "eth1"},
 		"auxiliary is no PCI": {ref: Reference{Key: "pciBusID", Value: "mlx5_core.sf.4"}, want: `is not on this node`},
 		"held": {
-			ref: Reference{Key: "device", Value: "eth2"}, claims: []Claim{holder},
+			ref: Reference{Key: "device", Value: "eth2"}, holdings: []Holding{holder},
 			want: `device "eth2" of network ns/n ` + has, next: `wait until that pod is gone, or change "device"`,
 		},
 		"held, by MAC": {
-			ref: Reference{Key: "hwaddr", Value: "02:00:00:00:00:0A"}, claims: []Claim{holder},
+			ref: Reference{Key: "hwaddr", Value: "02:00:00:00:00:0A"}, holdings: []Holding{holder},
 			want: `device "eth2" (hwaddr "02:00:00:00:00:0A" of network ns/n) ` + has,
 		},
 		"held, by PCI": {
-			ref: Reference{Key: "pciBusID", Value: "0000:00:0a.0"}, claims: []Claim{holder},
+			ref: Reference{Key: "pciBusID", Value: "0000:00:0a.0"}, holdings: []Holding{holder},
 			want: `device "eth2" (pciBusID "0000:00:0a.0" of network ns/n) ` + has,
 		},
 		"held, by kernelpath": {
-			ref:    Reference{Key: "kernelpath", Value: "/sys/devices/pci0000:00/0000:00:0a.0"},
-			claims: []Claim{holder}, want: `device "eth2" (kernelpath "/sys/devices/pci0000:00/0000:00:0a.0" of network ns/n) ` +
+			ref:      Reference{Key: "kernelpath", Value: "/sys/devices/pci0000:00/0000:00:0a.0"},
+			holdings: []Holding{holder}, want: `device "eth2" (kernelpath "/sys/devices/pci0000:00/0000:00:0a.0" of network ns/n) ` +
 				has,
 		},
 		"held by a newer pod": {
-			ref:    Reference{Key: "device", Value: "eth2"},
-			claims: []Claim{{Pod: "default/dead", Gone: true, Device: eth2}, holder}, want: has,
+			ref:      Reference{Key: "device", Value: "eth2"},
+			holdings: []Holding{{Pod: "default/dead", Gone: true, Device: eth2}, holder}, want: has,
 		},
 		"held by a dead pod": {
-			ref:    Reference{Key: "device", Value: "eth2"},
-			claims: []Claim{{Pod: "default/dead", ContainerID: "c0", IfName: "net1", Gone: true, Device: eth2}},
-			want:   `pod default/dead (sandbox c0, interface net1) has got it, and its network namespace is gone`,
+			ref:      Reference{Key: "device", Value: "eth2"},
+			holdings: []Holding{{Pod: "default/dead", ContainerID: "c0", IfName: "net1", Gone: true, Device: eth2}},
+			want:     `pod default/dead (sandbox c0, interface net1) has got it, and its network namespace is gone`,
 		},
 		"held, record of today's": {
-			ref: Reference{Key: "device", Value: "eth3"}, claims: []Claim{holder, old},
+			ref: Reference{Key: "device", Value: "eth3"}, holdings: []Holding{holder, old},
 			want: `device "eth3" of network ns/n is not free: pod default/old (sandbox c2, interface net1) has it`,
 		},
 		"held once": {
-			ref:    Reference{Key: "device", Value: "eth3"},
-			claims: []Claim{withClaim(old, func(c *Claim) { c.Attached = false })},
-			want:   `device "eth3" of network ns/n is not on this node`,
+			ref:      Reference{Key: "device", Value: "eth3"},
+			holdings: []Holding{withHolding(old, func(c *Holding) { c.Attached = false })},
+			want:     `device "eth3" of network ns/n is not on this node`,
 		},
 		"master": {ref: Reference{Use: Shares, Key: "master", Value: "eth0"}, want: "eth0"},
 		"master not there": {
@@ -536,7 +536,7 @@ func TestJudge(t *testing.T) {
 					lo(), nic(2, "eth0"),
 					with(nic(3, "eth1"), func(d *link.Device) { d.AltNames = []string{"enp0s3"} }), soft(4, "cni0", "bridge"),
 				},
-				Routes: []Route{defaultRoute("eth0", "192.0.2.1", 0)}, Claims: tc.claims, Sys: sys,
+				Routes: []Route{defaultRoute("eth0", "192.0.2.1", 0)}, Holdings: tc.holdings, Sys: sys,
 			}
 			tc.ref.Network = "ns/n"
 			d, err := inv.Judge(tc.ref)
@@ -579,7 +579,7 @@ func TestWords(t *testing.T) {
 	if got := r.Next(); got != `change "device" in the configuration of network cluster` {
 		t.Error(got)
 	}
-	if got := (&Claim{
+	if got := (&Holding{
 		ContainerID: "c",
 		IfName:      "net1",
 	}).String(); got != "a pod without a name (sandbox c, interface net1)" {
@@ -679,11 +679,11 @@ func TestReturned(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			claims := []Claim{{Pod: "default/p", IfName: "net1", Device: IdentityOf(&tc.was), Busy: tc.busy}, {Pod: "default/q"}}
+			holdings := []Holding{{Pod: "default/p", IfName: "net1", Device: IdentityOf(&tc.was), Busy: tc.busy}, {Pod: "default/q"}}
 			if tc.second {
-				claims = append(claims, claims[0])
+				holdings = append(holdings, holdings[0])
 			}
-			got := (&Inventory{Devices: tc.now, Claims: claims}).Returned()
+			got := (&Inventory{Devices: tc.now, Holdings: holdings}).Returned()
 			if tc.want == "" {
 				if len(got) > 0 {
 					t.Errorf("%+v", got)
@@ -691,7 +691,7 @@ func TestReturned(t *testing.T) {
 				return
 			}
 			if len(got) != 1 || got[0].Device.Name != tc.want || got[0].Name != tc.was.Name || got[0].Taken != tc.taken ||
-				got[0].Claim.Pod != "default/p" {
+				got[0].Holding.Pod != "default/p" {
 				t.Errorf("%+v, want %s for %s", got, tc.want, tc.was.Name)
 			}
 		})
@@ -705,7 +705,7 @@ func TestList(t *testing.T) {
 	inv := &Inventory{
 		Devices: []link.Device{lo(), nic(2, "eth0"), eth1},
 		Routes:  []Route{defaultRoute("eth0", "192.0.2.1", 0)},
-		Claims: []Claim{
+		Holdings: []Holding{
 			{Pod: "default/dead", Device: IdentityOf(&eth2), Gone: true},
 			{Pod: "default/has", Device: IdentityOf(&eth2), Attached: true},
 			{Pod: "default/failed", Device: IdentityOf(&eth1)},

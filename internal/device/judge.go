@@ -19,7 +19,7 @@ type Refusal struct {
 	Reasons []Reason
 	Retry   bool
 	// Holder is the sandbox that holds the device, or nil if that is not the reason.
-	Holder *Claim
+	Holder *Holding
 	// Instead names alternatives.
 	Instead []string
 }
@@ -114,31 +114,31 @@ func (inv *Inventory) Judge(r Reference) (*link.Device, error) {
 // Multus 4.x do not contain the device. For these, it compares what their plugins requested: the same name or the same
 // address. A device with a user-space driver is in no namespace: it is held by the live sandbox to which it was given,
 // and never by a dead one.
-func (inv *Inventory) holder(r *Reference, userspace bool) *Claim {
-	var dead *Claim
-	for i := range inv.Claims {
-		c := &inv.Claims[i]
-		if !c.has(r) {
+func (inv *Inventory) holder(r *Reference, userspace bool) *Holding {
+	var dead *Holding
+	for i := range inv.Holdings {
+		h := &inv.Holdings[i]
+		if !h.has(r) {
 			continue
 		}
-		if c.Attached || c.Busy || userspace && !c.Gone && !c.Undone {
-			return c
+		if h.Attached || h.Busy || userspace && !h.Gone && !h.Undone {
+			return h
 		}
 		if userspace {
 			continue
 		}
-		if c.Gone && dead == nil {
-			dead = c
+		if h.Gone && dead == nil {
+			dead = h
 		}
 	}
 	return dead
 }
 
-// has reports whether a claim is on the device of a reference.
-func (c *Claim) has(r *Reference) bool {
-	id := c.Device
+// has reports whether a holding is on the device of a reference.
+func (h *Holding) has(r *Reference) bool {
+	id := h.Device
 	if id == nil {
-		for _, own := range c.References {
+		for _, own := range h.References {
 			if own.Use == Moves && (own.Key == r.Key && own.Value == r.Value || own.Address() != "" &&
 				own.Address() == r.Address()) {
 				return true
@@ -161,8 +161,8 @@ func (c *Claim) has(r *Reference) bool {
 type Return struct {
 	Device link.Device
 	// Name is the name that the device must get back.
-	Name  string
-	Claim *Claim
+	Name    string
+	Holding *Holding
 	// Taken reports whether another interface has that name.
 	Taken bool
 }
@@ -172,17 +172,17 @@ type Return struct {
 // whose sandbox has an operation in progress.
 func (inv *Inventory) Returned() []Return {
 	var out []Return
-	for i := range inv.Claims {
-		c := &inv.Claims[i]
-		if c.Device == nil || c.Busy {
+	for i := range inv.Holdings {
+		h := &inv.Holdings[i]
+		if h.Device == nil || h.Busy {
 			continue
 		}
 		for _, d := range inv.Devices {
 			known := slices.ContainsFunc(out, func(r Return) bool { return r.Device.Index == d.Index })
-			if known || d.Name == c.Device.Name || !c.Device.Is(&d) || !foreign(&d, c) {
+			if known || d.Name == h.Device.Name || !h.Device.Is(&d) || !foreign(&d, h) {
 				continue
 			}
-			out = append(out, Return{Device: d, Name: c.Device.Name, Claim: c, Taken: inv.named(c.Device.Name) != nil})
+			out = append(out, Return{Device: d, Name: h.Device.Name, Holding: h, Taken: inv.named(h.Device.Name) != nil})
 			break
 		}
 	}
@@ -190,8 +190,8 @@ func (inv *Inventory) Returned() []Return {
 }
 
 // foreign reports whether a device has a name that a pod or the kernel gave to it, not the administrator.
-func foreign(d *link.Device, c *Claim) bool {
+func foreign(d *link.Device, h *Holding) bool {
 	number, fallback := strings.CutPrefix(d.Name, "dev")
 	fallback = fallback && number != "" && strings.Trim(number, "0123456789") == ""
-	return d.Name == c.IfName || d.Alias == c.Device.Name || fallback
+	return d.Name == h.IfName || d.Alias == h.Device.Name || fallback
 }

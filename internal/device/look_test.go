@@ -46,7 +46,7 @@ func TestLook(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ns.Close()
-	claims := []device.Claim{
+	holdings := []device.Holding{
 		{Pod: "default/p", ContainerID: "c1", IfName: "eth0", Netns: pod.Path},
 		{Pod: "default/dead", ContainerID: "c2", IfName: "eth0", Netns: dead.Path},
 		{
@@ -54,7 +54,7 @@ func TestLook(t *testing.T) {
 			References: []device.Reference{{Use: device.Shares, Key: "master", Value: "used"}},
 		},
 	}
-	inv, err := device.Look(ns, claims, device.ParseAddresses([]string{"2001:db8:2::7"}))
+	inv, err := device.Look(ns, holdings, device.ParseAddresses([]string{"2001:db8:2::7"}))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -43,8 +43,8 @@ func (inv *Inventory) Reasons(d *link.Device) []Reason {
 	add := func(kind Kind, format string, args ...any) {
 		out = append(out, Reason{Kind: kind, Text: fmt.Sprintf(format, args...)})
 	}
-	if c := inv.busy(d); c != nil {
-		add(Held, "%s is getting it or giving it back just now", c)
+	if h := inv.busy(d); h != nil {
+		add(Held, "%s is getting it or giving it back just now", h)
 	}
 	switch d.Type {
 	case "bridge", "bond", "team", "vrf":
@@ -70,18 +70,18 @@ func (inv *Inventory) Reasons(d *link.Device) []Reason {
 	if upper := inv.upper(d); len(upper) > 0 {
 		add(Parent, "other interfaces are on it: %s", list(upper))
 	}
-	if c := inv.wired(d); c != nil {
-		add(PodVeth, "it is the cable of %s", c)
+	if h := inv.wired(d); h != nil {
+		add(PodVeth, "it is the cable of %s", h)
 	}
 	return out
 }
 
 // busy returns the sandbox with an operation in progress that holds a device of the node, or nil.
-func (inv *Inventory) busy(d *link.Device) *Claim {
-	for i := range inv.Claims {
-		c := &inv.Claims[i]
-		if c.Busy && c.Device != nil && c.Device.Is(d) {
-			return c
+func (inv *Inventory) busy(d *link.Device) *Holding {
+	for i := range inv.Holdings {
+		h := &inv.Holdings[i]
+		if h.Busy && h.Device != nil && h.Device.Is(d) {
+			return h
 		}
 	}
 	return nil
@@ -138,27 +138,27 @@ func (inv *Inventory) upper(d *link.Device) []string {
 			out = append(out, fmt.Sprintf("%s %s", u.Type, u.Name))
 		}
 	}
-	for i := range inv.Claims {
-		c := &inv.Claims[i]
-		if !c.Busy && !c.Attached {
+	for i := range inv.Holdings {
+		h := &inv.Holdings[i]
+		if !h.Busy && !h.Attached {
 			continue
 		}
 		shares := func(r Reference) bool { return r.Use == Shares && inv.named(r.Value) == d }
-		if slices.ContainsFunc(c.References, shares) {
-			out = append(out, "that of "+c.String())
+		if slices.ContainsFunc(h.References, shares) {
+			out = append(out, "that of "+h.String())
 		}
 	}
 	return out
 }
 
 // wired returns the sandbox at the other end of a veth, or nil.
-func (inv *Inventory) wired(d *link.Device) *Claim {
+func (inv *Inventory) wired(d *link.Device) *Holding {
 	if d.Type != "veth" || d.Peer < 0 {
 		return nil
 	}
-	for i := range inv.Claims {
-		if c := &inv.Claims[i]; !c.Gone && c.Peer == d.Peer {
-			return c
+	for i := range inv.Holdings {
+		if h := &inv.Holdings[i]; !h.Gone && h.Peer == d.Peer {
+			return h
 		}
 	}
 	return nil
@@ -228,7 +228,7 @@ type Status struct {
 	// Reasons lists why the device is not free.
 	Reasons []Reason
 	// Holder is the sandbox that holds the device, or nil for none.
-	Holder *Claim
+	Holder *Holding
 }
 
 // List returns all devices of the node with the reasons that keep each one from being given to a pod: first those that
@@ -247,16 +247,16 @@ func (inv *Inventory) List() []Status {
 		}
 		out = append(out, s)
 	}
-	for i := range inv.Claims {
-		c := &inv.Claims[i]
-		if c.Device == nil || inv.here(c.Device) || inv.holder(&Reference{Key: "device", Value: c.Device.Name}, false) != c {
+	for i := range inv.Holdings {
+		h := &inv.Holdings[i]
+		if h.Device == nil || inv.here(h.Device) || inv.holder(&Reference{Key: "device", Value: h.Device.Name}, false) != h {
 			continue
 		}
 		d := link.Device{
-			Interface: link.Interface{Name: c.Device.Name, MAC: c.Device.MAC}, Permanent: c.Device.Permanent,
-			Bus: c.Device.Bus, Peer: c.Peer,
+			Interface: link.Interface{Name: h.Device.Name, MAC: h.Device.MAC}, Permanent: h.Device.Permanent,
+			Bus: h.Device.Bus, Peer: h.Peer,
 		}
-		out = append(out, Status{Device: d, Reasons: []Reason{{Kind: Held, Text: held(c)}}, Holder: c})
+		out = append(out, Status{Device: d, Reasons: []Reason{{Kind: Held, Text: held(h)}}, Holder: h})
 	}
 	return out
 }
@@ -267,12 +267,12 @@ func (inv *Inventory) here(id *Identity) bool {
 }
 
 // held returns a message with the holder of a device that is not on the node.
-func held(c *Claim) string {
-	if c.Gone {
+func held(h *Holding) string {
+	if h.Gone {
 		return fmt.Sprintf("%s has got it, and its network namespace is gone: a process may keep it alive, or the device "+
-			"went with it", c)
+			"went with it", h)
 	}
-	return fmt.Sprintf("%s has it", c)
+	return fmt.Sprintf("%s has it", h)
 }
 
 // ParseAddresses parses addresses, without or with a prefix length. It omits invalid ones.

@@ -41,9 +41,9 @@ func (c *call) record(ctx context.Context, p *plan.Plan) error {
 	}
 	// All records are read before the lock is taken, so that only those that change in the meantime are read under the
 	// lock. An error is ignored here because it occurs again under the lock.
-	_, _ = c.store.Claims(c.deps.LockFile)
+	_, _ = c.store.Holdings(c.deps.LockFile)
 	return c.withDevices(ctx, func(node *link.Namespace) error {
-		if err := c.claim(node, p, wanted); err != nil {
+		if err := c.judgeDevices(node, p, wanted); err != nil {
 			return err
 		}
 		failpoint.At("devices.judged")
@@ -102,9 +102,9 @@ func (c *call) withDevices(ctx context.Context, fn func(node *link.Namespace) er
 	return fn(node)
 }
 
-// claim judges the devices that a plan takes away. Before that it restores the names of devices that vanished pods
+// judgeDevices judges the devices that a plan takes away. Before that it restores the names of devices that vanished pods
 // held.
-func (c *call) claim(node *link.Namespace, p *plan.Plan, wanted []want) error {
+func (c *call) judgeDevices(node *link.Namespace, p *plan.Plan, wanted []want) error {
 	inv, err := c.inventory(node)
 	if err != nil {
 		return err
@@ -142,13 +142,13 @@ func (c *call) claim(node *link.Namespace, p *plan.Plan, wanted []want) error {
 }
 
 // inventory inspects the node's devices and what other sandboxes hold. own is what this sandbox holds.
-func (c *call) inventory(node *link.Namespace, own ...device.Claim) (*device.Inventory, error) {
-	claims, err := c.store.Claims(c.deps.LockFile)
+func (c *call) inventory(node *link.Namespace, own ...device.Holding) (*device.Inventory, error) {
+	holdings, err := c.store.Holdings(c.deps.LockFile)
 	if err != nil {
 		return nil, err
 	}
-	claims = slices.DeleteFunc(claims, func(k device.Claim) bool { return k.ContainerID == c.req.ContainerID })
-	return device.Look(node, append(claims, own...), device.ParseAddresses(c.conf.NodeAddresses))
+	holdings = slices.DeleteFunc(holdings, func(k device.Holding) bool { return k.ContainerID == c.req.ContainerID })
+	return device.Look(node, append(holdings, own...), device.ParseAddresses(c.conf.NodeAddresses))
 }
 
 // refused converts a refusal to a fault. docs/errors.md lists the texts:
@@ -201,7 +201,7 @@ func (c *call) findMasters(p *plan.Plan, a *plan.Attachment) (err error) {
 		if there, err := node.HasInterface(r.Value); err != nil || there {
 			continue // an interface that cannot be looked up is left to the plugin
 		}
-		inv, err := c.inventory(node, ledger.ClaimsOf(p)...)
+		inv, err := c.inventory(node, ledger.HoldingsOf(p)...)
 		if err != nil {
 			return err
 		}
@@ -244,12 +244,12 @@ func inSandbox(netns string, a *plan.Attachment) bool {
 // gone does nothing, and the kernel returns the device to the node under its name in the pod. A name that another
 // interface has taken in the meantime is not an error.
 func (c *call) takeBack(ctx context.Context, p *plan.Plan) error {
-	claims := ledger.ClaimsOf(p)
-	if !slices.ContainsFunc(claims, gave) {
+	holdings := ledger.HoldingsOf(p)
+	if !slices.ContainsFunc(holdings, gave) {
 		return nil
 	}
 	return c.withDevices(ctx, func(node *link.Namespace) error {
-		inv, err := device.Look(node, claims, nil)
+		inv, err := device.Look(node, holdings, nil)
 		if err == nil {
 			_, err = c.giveBack(node, inv)
 		}
@@ -259,8 +259,8 @@ func (c *call) takeBack(ctx context.Context, p *plan.Plan) error {
 
 // sweepDevices is takeBack for the recorded attachments of all other sandboxes. It is for GC.
 func (c *call) sweepDevices(ctx context.Context) error {
-	claims, err := c.store.Claims(c.deps.LockFile)
-	if err != nil || !slices.ContainsFunc(claims, gave) {
+	holdings, err := c.store.Holdings(c.deps.LockFile)
+	if err != nil || !slices.ContainsFunc(holdings, gave) {
 		return err
 	}
 	return c.withDevices(ctx, func(node *link.Namespace) error {
@@ -273,7 +273,7 @@ func (c *call) sweepDevices(ctx context.Context) error {
 }
 
 // gave reports whether a holding has a device of the node.
-func gave(c device.Claim) bool { return c.Device != nil }
+func gave(c device.Holding) bool { return c.Device != nil }
 
 // giveBack restores the names of devices that came back from vanished pods, and reports whether it renamed any.
 func (c *call) giveBack(node *link.Namespace, inv *device.Inventory) (renamed bool, err error) {
@@ -281,17 +281,17 @@ func (c *call) giveBack(node *link.Namespace, inv *device.Inventory) (renamed bo
 	for _, r := range inv.Returned() {
 		if r.Taken {
 			c.log.Error("device of a pod that vanished cannot have its name back: another interface has it",
-				"device", r.Name, "called", r.Device.Name, "claim", r.Claim.String())
+				"device", r.Name, "called", r.Device.Name, "claim", r.Holding.String())
 			continue
 		}
 		if err := node.Rename(r.Device.Index, r.Device.Name, r.Name); err != nil {
-			errs = append(errs, fmt.Errorf("give device %q of %s its name back: %w", r.Name, r.Claim, err))
+			errs = append(errs, fmt.Errorf("give device %q of %s its name back: %w", r.Name, r.Holding, err))
 			continue
 		}
 		renamed = true
 		failpoint.At("devices.renamed")
 		c.log.Warn("device of a pod that vanished has its name again", "device", r.Name, "called", r.Device.Name, "claim",
-			r.Claim.String())
+			r.Holding.String())
 	}
 	return renamed, errors.Join(errs...)
 }

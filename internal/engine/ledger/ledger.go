@@ -53,8 +53,8 @@ type Store struct {
 
 	// linkless is the Dir that dropLinks has checked.
 	linkless string
-	// claims holds the result of the last call of Claims by container ID.
-	claims map[string]claimed
+	// holdings is the result of the last call of Holdings, by container ID.
+	holdings map[string]cachedHoldings
 }
 
 // Record is what is recorded for one sandbox: attachments that exist or that were begun.

@@ -18,13 +18,13 @@ import (
 	"multus/internal/fsx"
 )
 
-// TestClaims checks that Claims finds the devices of the node that sandboxes hold, in records of this implementation
-// and of Multus 4.x, and that it changes nothing (multus-cni#1134).
-func TestClaims(t *testing.T) {
+// TestHoldings checks that Holdings finds the devices of the node that sandboxes hold, in records of this implementation
+// and of Multus 4.x, and that it changes nothing (pains.md P21).
+func TestHoldings(t *testing.T) {
 	t.Parallel()
 	s := store(t)
 	locks := filepath.Join(t.TempDir(), "locks")
-	if got, err := s.Claims(locks); err != nil || len(got) > 0 {
+	if got, err := s.Holdings(locks); err != nil || len(got) > 0 {
 		t.Errorf("no directory: %v, %v", got, err)
 	}
 	identity := &device.Identity{
@@ -46,14 +46,14 @@ func TestClaims(t *testing.T) {
 		t.Fatal(err)
 	}
 	ref := []device.Reference{{Network: "ns/nic", Key: "device", Value: "eth1"}}
-	want := []device.Claim{
+	want := []device.Holding{
 		{Pod: "ns/p", ContainerID: "ours", Network: "cbr0", IfName: "eth0", Netns: "/run/netns/x", Peer: -1, Busy: true},
 		{
 			Pod: "ns/p", ContainerID: "ours", Network: "ns/nic", IfName: "net1", Netns: "/run/netns/x", Peer: -1, Busy: true,
 			Device: identity, References: ref,
 		},
 	}
-	for i, c := range ClaimsOf(p) {
+	for i, c := range HoldingsOf(p) {
 		w := want[i]
 		w.Busy = false
 		if d := cmp.Diff(w, c); d != "" {
@@ -86,14 +86,14 @@ func TestClaims(t *testing.T) {
 	}
 	defer lock.Close()
 
-	got, err := s.Claims(locks)
+	got, err := s.Holdings(locks)
 	if err != nil {
 		t.Fatal(err)
 	}
-	slices.SortStableFunc(got, func(a, b device.Claim) int { return strings.Compare(a.ContainerID, b.ContainerID) })
+	slices.SortStableFunc(got, func(a, b device.Holding) int { return strings.Compare(a.ContainerID, b.ContainerID) })
 	want = append(want,
-		device.Claim{ContainerID: "todays", Network: "cbr0", IfName: "eth0", Peer: -1},
-		device.Claim{ContainerID: "todays", Network: "ns/nic", IfName: "net1", Peer: -1, References: ref},
+		device.Holding{ContainerID: "todays", Network: "cbr0", IfName: "eth0", Peer: -1},
+		device.Holding{ContainerID: "todays", Network: "ns/nic", IfName: "net1", Peer: -1, References: ref},
 	)
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
@@ -106,8 +106,8 @@ func TestClaims(t *testing.T) {
 	}
 }
 
-// TestClaimsAgain checks that a repeated call of Claims on one Store reads only the records that have changed.
-func TestClaimsAgain(t *testing.T) {
+// TestHoldingsAgain checks that a repeated call of Holdings on one Store reads only the records that have changed.
+func TestHoldingsAgain(t *testing.T) {
 	t.Parallel()
 	s := store(t)
 	locks := filepath.Join(t.TempDir(), "locks")
@@ -122,11 +122,11 @@ func TestClaimsAgain(t *testing.T) {
 	}
 	list := func() (out []string) {
 		t.Helper()
-		claims, err := s.Claims(locks)
+		holdings, err := s.Holdings(locks)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, c := range claims {
+		for _, c := range holdings {
 			out = append(out, c.ContainerID+" "+c.Network)
 		}
 		return out
@@ -157,7 +157,7 @@ func TestClaimsAgain(t *testing.T) {
 	if got, want := list(), []string{"later two", "new one", "same one"}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
-	// A file that is no longer a record has no claims and causes no error.
+	// A file that is no longer a record has no holdings and causes no error.
 	if err := os.Truncate(path, maxRecord+1); err != nil {
 		t.Fatal(err)
 	}

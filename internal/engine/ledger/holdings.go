@@ -11,17 +11,17 @@ import (
 	"multus/internal/fsx"
 )
 
-// claimed caches what Claims read from a record, as long as the record's file does not change.
-type claimed struct {
-	file   os.FileInfo
-	claims []device.Claim
+// cachedHoldings caches what Holdings read from a record, as long as the record's file does not change.
+type cachedHoldings struct {
+	file     os.FileInfo
+	holdings []device.Holding
 }
 
-// Claims lists the recorded attachments of all sandboxes with the devices that they hold or request. It sets Busy if
+// Holdings lists the recorded attachments of all sandboxes with the devices that they hold or request. It sets Busy if
 // another process holds the sandbox's lock in lockFile. It changes nothing and omits what cannot be read of a record,
 // which is left to DEL. Repeated calls on one Store read only the records that have changed: records can be large and
 // must not all be read while the lock on all devices of the node is held.
-func (s *Store) Claims(lockFile string) ([]device.Claim, error) {
+func (s *Store) Holdings(lockFile string) ([]device.Holding, error) {
 	entries, err := os.ReadDir(s.Dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
@@ -29,8 +29,8 @@ func (s *Store) Claims(lockFile string) ([]device.Claim, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list records: %w", err)
 	}
-	var out []device.Claim
-	now := map[string]claimed{}
+	var out []device.Holding
+	now := map[string]cachedHoldings{}
 	for _, e := range entries {
 		id := e.Name()
 		if _, err := s.file(id); err != nil || !e.Type().IsRegular() {
@@ -38,7 +38,7 @@ func (s *Store) Claims(lockFile string) ([]device.Claim, error) {
 		}
 		info, err := e.Info()
 		if err == nil {
-			now[id], err = s.claimed(id, info)
+			now[id], err = s.cachedHoldings(id, info)
 		}
 		if errors.Is(err, os.ErrNotExist) {
 			continue // removed in the meantime
@@ -50,18 +50,19 @@ func (s *Store) Claims(lockFile string) ([]device.Claim, error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, c := range now[id].claims {
-			c.Busy = busy
-			out = append(out, c)
+		for _, h := range now[id].holdings {
+			h.Busy = busy
+			out = append(out, h)
 		}
 	}
-	s.claims = now
+	s.holdings = now
 	return out, nil
 }
 
-// claimed returns what the record with the file info holds. It reads the record unless the cached value is still valid.
-func (s *Store) claimed(id string, info os.FileInfo) (claimed, error) {
-	if k, ok := s.claims[id]; ok && os.SameFile(k.file, info) && k.file.ModTime().Equal(info.ModTime()) &&
+// cachedHoldings returns what the record with the file info holds. It reads the record unless the cached value is still
+// valid.
+func (s *Store) cachedHoldings(id string, info os.FileInfo) (cachedHoldings, error) {
+	if k, ok := s.holdings[id]; ok && os.SameFile(k.file, info) && k.file.ModTime().Equal(info.ModTime()) &&
 		k.file.Size() == info.Size() {
 		return k, nil
 	}
@@ -70,38 +71,38 @@ func (s *Store) claimed(id string, info os.FileInfo) (claimed, error) {
 		b, err = nil, nil
 	}
 	if err != nil {
-		return claimed{}, err
+		return cachedHoldings{}, err
 	}
 	r := &Record{ContainerID: id}
 	_ = s.decode(r, b, UsualName) // as much as can be read
-	k := claimed{file: info}
+	k := cachedHoldings{file: info}
 	for i := range r.Attachments {
-		c := claim(r, &r.Attachments[i])
-		c.Undone = r.Progress.Undone
-		k.claims = append(k.claims, c)
+		h := holding(r, &r.Attachments[i])
+		h.Undone = r.Progress.Undone
+		k.holdings = append(k.holdings, h)
 	}
 	return k, nil
 }
 
-// ClaimsOf returns what the attachments of a plan hold. The caller holds the sandbox's lock.
-func ClaimsOf(p *plan.Plan) []device.Claim {
+// HoldingsOf returns what the attachments of a plan hold. The caller holds the sandbox's lock.
+func HoldingsOf(p *plan.Plan) []device.Holding {
 	r := &Record{ContainerID: p.ContainerID, Netns: p.Netns}
-	out := make([]device.Claim, len(p.Attachments))
+	out := make([]device.Holding, len(p.Attachments))
 	for i := range p.Attachments {
-		out[i] = claim(r, &p.Attachments[i])
+		out[i] = holding(r, &p.Attachments[i])
 	}
 	return out
 }
 
-func claim(r *Record, a *plan.Attachment) device.Claim {
-	c := device.Claim{
+func holding(r *Record, a *plan.Attachment) device.Holding {
+	h := device.Holding{
 		ContainerID: r.ContainerID, Network: a.Name, IfName: a.IfName, Netns: r.Netns, Device: a.HostDevice,
 		Peer: -1,
 	}
 	if name := a.Args.Get(request.PodName); name != "" {
-		c.Pod = a.Args.Get(request.PodNamespace) + "/" + name
+		h.Pod = a.Args.Get(request.PodNamespace) + "/" + name
 	}
 	// A configuration that cannot be read requests no device: its plugin has refused it.
-	c.References, _ = device.References(a.Name, a.Config, a.RuntimeConfig)
-	return c
+	h.References, _ = device.References(a.Name, a.Config, a.RuntimeConfig)
+	return h
 }
