@@ -99,7 +99,7 @@ func (t *attachment) checkOne(ctx context.Context, r record, conf []byte) (check
 		switch {
 		case a.Err != nil:
 			c.Answer, c.Error = answerFailed, a.Err.Error()
-		case !a.Asked:
+		case !a.Called:
 			c.Answer = answerNotRun
 		}
 		out.Networks = append(out.Networks, c)

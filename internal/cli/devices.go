@@ -110,7 +110,7 @@ func (a *app) inventory(dir, locks string, addresses []string) (_ *device.Invent
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, ns.Close()) }()
-	inv, err := device.Look(ns, holdings, device.ParseAddresses(addresses))
+	inv, err := device.Inspect(ns, holdings, device.ParseAddresses(addresses))
 	if err != nil {
 		return nil, fmt.Errorf("list devices of the node: %w", err)
 	}

@@ -78,7 +78,7 @@ type Holding struct {
 	// Undone reports whether ADD failed and has given back what it took.
 	Undone bool
 
-	// Gone, Attached and Peer are set by Look. Gone reports whether the namespace no longer exists. Attached reports
+	// Gone, Attached and Peer are set by Inspect. Gone reports whether the namespace no longer exists. Attached reports
 	// whether the namespace has the interface. Peer is the namespace's ID as in link.Device, -1 for none.
 	Gone     bool
 	Attached bool
@@ -115,9 +115,9 @@ type Route struct {
 // sysfs is the usual mount point of sysfs.
 const sysfs = "/sys"
 
-// Look returns the inventory of the node whose network namespace is ns. It completes the holdings by inspecting the
+// Inspect returns the inventory of the node whose network namespace is ns. It completes the holdings by inspecting the
 // namespace of each sandbox. A namespace that is gone is not an error.
-func Look(ns *link.Namespace, holdings []Holding, nodeAddresses []netip.Addr) (*Inventory, error) {
+func Inspect(ns *link.Namespace, holdings []Holding, nodeAddresses []netip.Addr) (*Inventory, error) {
 	inv := &Inventory{Holdings: holdings, NodeAddresses: nodeAddresses, Sys: sysfs}
 	var err error
 	// This must be the first step: when the kernel lists peers, it assigns IDs to their namespaces.

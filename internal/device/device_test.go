@@ -679,7 +679,9 @@ func TestReturned(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			holdings := []Holding{{Pod: "default/p", IfName: "net1", Device: IdentityOf(&tc.was), Busy: tc.busy}, {Pod: "default/q"}}
+			holdings := []Holding{
+				{Pod: "default/p", IfName: "net1", Device: IdentityOf(&tc.was), Busy: tc.busy}, {Pod: "default/q"},
+			}
 			if tc.second {
 				holdings = append(holdings, holdings[0])
 			}

@@ -12,9 +12,9 @@ import (
 	"multus/internal/testutil/testnet"
 )
 
-// TestLook refuses, on a real node, a device for each reason that can be set up on this kernel, and returns the free
+// TestInspect refuses, on a real node, a device for each reason that can be set up on this kernel, and returns the free
 // devices (issue 6).
-func TestLook(t *testing.T) {
+func TestInspect(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"bridge", "macvlan", "vxlan"} {
 		testnet.RequireKernel(t, kind)
@@ -54,7 +54,7 @@ func TestLook(t *testing.T) {
 			References: []device.Reference{{Use: device.Shares, Key: "master", Value: "used"}},
 		},
 	}
-	inv, err := device.Look(ns, holdings, device.ParseAddresses([]string{"2001:db8:2::7"}))
+	inv, err := device.Inspect(ns, holdings, device.ParseAddresses([]string{"2001:db8:2::7"}))
 	if err != nil {
 		t.Fatal(err)
 	}

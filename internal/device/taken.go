@@ -70,7 +70,7 @@ func (inv *Inventory) Reasons(d *link.Device) []Reason {
 	if upper := inv.upper(d); len(upper) > 0 {
 		add(Parent, "other interfaces are on it: %s", list(upper))
 	}
-	if h := inv.wired(d); h != nil {
+	if h := inv.vethPeer(d); h != nil {
 		add(PodVeth, "it is the cable of %s", h)
 	}
 	return out
@@ -151,8 +151,8 @@ func (inv *Inventory) upper(d *link.Device) []string {
 	return out
 }
 
-// wired returns the sandbox at the other end of a veth, or nil.
-func (inv *Inventory) wired(d *link.Device) *Holding {
+// vethPeer returns the sandbox at the other end of a veth, or nil.
+func (inv *Inventory) vethPeer(d *link.Device) *Holding {
 	if d.Type != "veth" || d.Peer < 0 {
 		return nil
 	}
@@ -214,7 +214,7 @@ func (inv *Inventory) masters() []string {
 	var out []string
 	for i := range inv.Devices {
 		d := &inv.Devices[i]
-		if !d.Loopback && inv.wired(d) == nil {
+		if !d.Loopback && inv.vethPeer(d) == nil {
 			out = append(out, d.Name)
 		}
 	}
@@ -249,7 +249,8 @@ func (inv *Inventory) List() []Status {
 	}
 	for i := range inv.Holdings {
 		h := &inv.Holdings[i]
-		if h.Device == nil || inv.here(h.Device) || inv.holder(&Reference{Key: "device", Value: h.Device.Name}, false) != h {
+		if h.Device == nil || inv.onNode(h.Device) ||
+			inv.holder(&Reference{Key: "device", Value: h.Device.Name}, false) != h {
 			continue
 		}
 		d := link.Device{
@@ -261,8 +262,8 @@ func (inv *Inventory) List() []Status {
 	return out
 }
 
-// here reports whether a device is on the node, under any name.
-func (inv *Inventory) here(id *Identity) bool {
+// onNode reports whether a device is on the node, under any name.
+func (inv *Inventory) onNode(id *Identity) bool {
 	return slices.ContainsFunc(inv.Devices, func(d link.Device) bool { return id.Is(&d) })
 }
 

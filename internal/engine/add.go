@@ -33,22 +33,22 @@ func (e *Engine) Add(ctx context.Context, req *request.Request) (types.Result, e
 	if err == nil {
 		return res, nil
 	}
-	c.tell(ctx, err)
-	return nil, c.inPod(err)
+	c.publishFailure(ctx, err)
+	return nil, c.withPod(err)
 }
 
-// tell writes the failure of an ADD as an event of the pod. The event has the text of the error that the runtime
-// receives.
-func (c *call) tell(ctx context.Context, err error) {
+// publishFailure writes the failure of an ADD as an event of the pod. The event has the text of the error that the
+// runtime receives.
+func (c *call) publishFailure(ctx context.Context, err error) {
 	pod := c.pod()
 	if !c.conf.FailureEvents || pod.Name == "" {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tellLimit)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), publishLimit)
 	defer cancel()
 	perr := c.deps.Publisher.Publish(ctx, &publish.Report{
 		Command: request.Add, Pod: pod, ContainerID: c.req.ContainerID,
-		Failure: &publish.Failure{Tell: true, Message: c.ofPod(err).Error()},
+		Failure: &publish.Failure{Tell: true, Message: c.podError(err).Error()},
 	})
 	if perr != nil {
 		c.log.Warn("the event about a failed ADD is not written", "err", perr)
@@ -106,7 +106,7 @@ func (c *call) failed(a *plan.Attachment, err error) error {
 }
 
 // clearLeftover frees the leftover state of an earlier ADD of the same container that was killed before its DEL. It
-// leaves a container that is still attached alone: Netns.Free rejects it later.
+// leaves a container that is still attached alone: Netns.CheckFree rejects it later.
 //
 // Leftover state always has a record. If there is none, as for every new container, libcni's results are not searched.
 func (c *call) clearLeftover(ctx context.Context) error {
@@ -124,7 +124,7 @@ func (c *call) clearLeftover(ctx context.Context) error {
 		return err
 	}
 	if r.Progress.Undone && !r.Damaged {
-		return c.takeBack(ctx, c.planFor(r)) // the failed ADD has deleted all of its attachments
+		return c.restorePlanNames(ctx, c.planFor(r)) // the failed ADD has deleted all of its attachments
 	}
 	c.log.Warn("freeing what an earlier ADD of this container left")
 	err = c.freeRecord(ctx, r)

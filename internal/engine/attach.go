@@ -40,7 +40,7 @@ func (c *call) attach(ctx context.Context, p *plan.Plan) ([]types.Result, error)
 		return nil, err
 	}
 	failpoint.At("leftover.cleared")
-	if err := c.deps.Netns.Free(p); err != nil {
+	if err := c.deps.Netns.CheckFree(p); err != nil {
 		return nil, err
 	}
 	if err := c.chooseVersions(ctx, p); err != nil {
@@ -171,7 +171,7 @@ func (at *attaching) stage(ctx context.Context, numbers []int) {
 	others.Wait()
 	for _, i := range numbers {
 		if o := at.outcomes[i]; o != nil {
-			at.tell(ctx, &at.plan.Attachments[i], o)
+			at.conclude(ctx, &at.plan.Attachments[i], o)
 		}
 	}
 }
@@ -190,7 +190,8 @@ func (at *attaching) one(ctx context.Context, i int) error {
 	return o.err
 }
 
-func (at *attaching) tell(ctx context.Context, a *plan.Attachment, o *outcome) {
+// conclude records the timing of an attachment and logs the attachment if it succeeded.
+func (at *attaching) conclude(ctx context.Context, a *plan.Attachment, o *outcome) {
 	at.timed(a, o.took, o.err)
 	if o.err == nil {
 		at.verbose(ctx, "Add", a, o.result, o.took)

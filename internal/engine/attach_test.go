@@ -20,7 +20,7 @@ import (
 // interfaces are those of every network namespace. The delegates of these tests create none.
 type interfaces []string
 
-func (n interfaces) Free(p *plan.Plan) error {
+func (n interfaces) CheckFree(p *plan.Plan) error {
 	for i := range p.Attachments {
 		if slices.Contains(n, p.Attachments[i].IfName) {
 			return fault.New(fault.Internal, "-", "interface %s already exists", p.Attachments[i].IfName)

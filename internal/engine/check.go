@@ -32,7 +32,7 @@ func (e *Engine) Check(ctx context.Context, req *request.Request) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, CheckLimit, fmt.Errorf("CHECK took longer than %s", CheckLimit))
 	defer cancel()
-	return c.inPod(c.locked(ctx, LockLimit, func() error { return c.check(ctx) }))
+	return c.withPod(c.locked(ctx, LockLimit, func() error { return c.check(ctx) }))
 }
 
 func (c *call) check(ctx context.Context) error {
@@ -41,15 +41,15 @@ func (c *call) check(ctx context.Context) error {
 		return err
 	}
 	failpoint.At("check.read")
-	asked := len(p.Attachments)
+	count := len(p.Attachments)
 	switch c.conf.CheckNetworks {
 	case config.CheckCluster:
-		asked = 1
+		count = 1
 	case config.CheckNone:
-		asked = min(asked, len(c.conf.Delegates))
+		count = min(count, len(c.conf.Delegates))
 	}
 	run := c.runner(p.Dirs)
-	for i := range p.Attachments[:asked] {
+	for i := range p.Attachments[:count] {
 		a := &p.Attachments[i]
 		failpoint.At("check.before")
 		if err := run.Check(ctx, p, a); err != nil {
@@ -92,9 +92,9 @@ func (c *call) checked(ctx context.Context) (*plan.Plan, error) {
 // Answer is the outcome of CHECK for one network of a sandbox.
 type Answer struct {
 	Network, IfName string
-	// Asked reports whether the plugins were called. They are not if the configuration is older than CHECK, disables
+	// Called reports whether the plugins were called. They are not if the configuration is older than CHECK, disables
 	// CHECK, or inherits a version that they do not support.
-	Asked bool
+	Called bool
 	// Err is the plugins' error, or nil if everything is as ADD left it.
 	Err error
 }
@@ -112,7 +112,7 @@ func (e *Engine) CheckEach(ctx context.Context, req *request.Request) ([]Answer,
 	err = c.locked(ctx, LockLimit, func() error {
 		r, err := c.store.Survey(req.ContainerID, ledger.UsualName)
 		if err == nil {
-			err = c.doubt(r)
+			err = c.damageError(r)
 		}
 		if err != nil {
 			return err
@@ -125,8 +125,8 @@ func (e *Engine) CheckEach(ctx context.Context, req *request.Request) ([]Answer,
 		run := c.runner(p.Dirs)
 		for i := range p.Attachments {
 			a := &p.Attachments[i]
-			asked, err := run.CheckAsked(ctx, p, a)
-			out = append(out, Answer{Network: a.Name, IfName: a.IfName, Asked: asked, Err: err})
+			called, err := run.CheckCalled(ctx, p, a)
+			out = append(out, Answer{Network: a.Name, IfName: a.IfName, Called: called, Err: err})
 		}
 		return nil
 	})

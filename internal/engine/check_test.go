@@ -98,8 +98,8 @@ func TestCheckEach(t *testing.T) {
 	n.result(t, "other-net", "c", "net1")
 	n.does(t, "cluster", `echo '{"code":999,"msg":"its address is gone"}'; exit 1`)
 	got, err := n.engine.CheckEach(t.Context(), n.request(request.Check, "c", ""))
-	if err != nil || len(got) != 2 || !got[0].Asked || got[0].Err == nil || got[0].Err.Error() != "its address is gone" ||
-		got[1].Network != "other-net" || got[1].IfName != "net1" || !got[1].Asked || got[1].Err != nil {
+	if err != nil || len(got) != 2 || !got[0].Called || got[0].Err == nil || got[0].Err.Error() != "its address is gone" ||
+		got[1].Network != "other-net" || got[1].IfName != "net1" || !got[1].Called || got[1].Err != nil {
 		t.Errorf("%+v, %v", got, err)
 	}
 	if _, err := n.engine.CheckEach(t.Context(), n.request(request.Check, "none", "")); err == nil ||

@@ -72,7 +72,7 @@ func (c *call) gone(r *ledger.Record, grace time.Duration) string {
 	if r.Netns == "" {
 		return ""
 	}
-	err := execute.Look(r.Netns)
+	err := execute.CheckNamespace(r.Netns)
 	if !errors.Is(err, link.ErrNoNamespace) {
 		return ""
 	}
@@ -137,7 +137,7 @@ func (c *call) collectGone(ctx context.Context, why func(*ledger.Record) string,
 		}
 		var reason string
 		c.abandoned = nil
-		r, kept, err := c.look(ctx, id, dry, func(r *ledger.Record) bool {
+		r, kept, err := c.inspect(ctx, id, dry, func(r *ledger.Record) bool {
 			reason = why(r)
 			return reason != ""
 		})
@@ -166,8 +166,8 @@ func podOf(r *ledger.Record) publish.Pod {
 	return publish.Pod{}
 }
 
-// look is collect for a sandbox that is on no list of the runtime. With dry it has no effect.
-func (c *call) look(ctx context.Context, id string, dry bool,
+// inspect is collect for a sandbox that is on no list of the runtime. With dry it has no effect.
+func (c *call) inspect(ctx context.Context, id string, dry bool,
 	stale func(*ledger.Record) bool,
 ) (r *ledger.Record, kept bool, err error) {
 	if !dry {
@@ -179,7 +179,7 @@ func (c *call) look(ctx context.Context, id string, dry bool,
 	}
 	busy, err := fsx.Held(c.deps.LockFile, id)
 	if (busy || err != nil || !stale(r)) && !r.Foreign {
-		err = errors.Join(err, c.doubt(r))
+		err = errors.Join(err, c.damageError(r))
 	}
 	return r, true, err
 }
@@ -211,14 +211,14 @@ func (c *call) collect(
 	case len(r.Attachments) == 0 && !c.store.Knows(id):
 		return r, true, nil // deleted in the meantime
 	case busy || !stale(r):
-		return r, true, c.doubt(r)
+		return r, true, c.damageError(r)
 	}
 	failpoint.At("gc.stale")
 	return r, false, c.freeStale(ctx, r, l.File())
 }
 
-// doubt returns an error if a part of the record of a sandbox that may be alive cannot be read.
-func (c *call) doubt(r *ledger.Record) error {
+// damageError returns an error if a part of the record of a sandbox that may be alive cannot be read.
+func (c *call) damageError(r *ledger.Record) error {
 	if !r.Damaged {
 		return nil
 	}
@@ -235,7 +235,7 @@ func (c *call) freeStale(ctx context.Context, r *ledger.Record, lock *os.File) e
 		Path: c.req.Path, Netns: r.Netns,
 	}
 	one.lock = lock
-	if errors.Is(execute.Look(r.Netns), link.ErrNoNamespace) {
+	if errors.Is(execute.CheckNamespace(r.Netns), link.ErrNoNamespace) {
 		one.req.Netns = ""
 	}
 	c.log.Warn("freeing a sandbox that is gone", "stale", r.ContainerID, "damaged", r.Damaged)

@@ -26,7 +26,7 @@ func (e *Engine) Del(ctx context.Context, req *request.Request) error {
 	defer cancel()
 	err = c.lockedForDel(ctx, func() error { return c.del(ctx) })
 	c.publishDel(ctx, c.pod())
-	return c.inPod(err)
+	return c.withPod(err)
 }
 
 // publishDel publishes how long the delegates of a DEL took and which networks were given up.
@@ -52,7 +52,7 @@ func (c *call) publishGivenUp(ctx context.Context, pod publish.Pod) {
 	if len(c.abandoned) == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, tellLimit, fmt.Errorf("it took longer than %s", tellLimit))
+	ctx, cancel := context.WithTimeoutCause(ctx, publishLimit, fmt.Errorf("it took longer than %s", publishLimit))
 	defer cancel()
 	c.publishDel(ctx, pod)
 }
@@ -126,7 +126,7 @@ func (c *call) unrecorded(ctx context.Context) (*plan.Plan, error) {
 // stays and marks what was deleted, so that the next DEL continues with the rest (behaviour D69, D70: Multus
 // 4.x removes the record).
 func (c *call) free(ctx context.Context, p *plan.Plan, progress ledger.Progress) error {
-	if err := errors.Join(c.detach(ctx, p, &progress, false), c.takeBack(ctx, p)); err != nil {
+	if err := errors.Join(c.detach(ctx, p, &progress, false), c.restorePlanNames(ctx, p)); err != nil {
 		return errors.Join(err, c.store.NoteDeleted(p, progress))
 	}
 	failpoint.At("detached")

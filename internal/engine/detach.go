@@ -41,8 +41,8 @@ type detaching struct {
 	failed int
 }
 
-// detach runs DEL for the attachments of a plan in reverse order and continues after a failure (behaviour D65). It
-// returns an error for each failure that excuse does not ignore. undoing reports whether the caller is the undo of a
+// detach runs DEL for the attachments of a plan in reverse order and continues after a failure (behaviour.md D65). It
+// returns an error for each failure that tolerate does not ignore. undoing reports whether the caller is the undo of a
 // failed ADD. If ctx ends, the remaining attachments are left to the next DEL, which continues from there. Otherwise
 // the next DEL repeats all of them, as in Multus 4.x.
 func (c *call) detach(ctx context.Context, p *plan.Plan, progress *ledger.Progress, undoing bool) error {
@@ -101,13 +101,13 @@ func (d *detaching) one(ctx context.Context, i int) {
 	failpoint.At("detach.before")
 	a := &d.plan.Attachments[i]
 	start := time.Now()
-	one, cancel := spare(ctx, i)
+	one, cancel := delContext(ctx, i)
 	err := d.delOne(one, d.run, d.plan, a)
 	cancel()
 	took := time.Since(start)
 	d.timed(a, took, err)
 	if err != nil {
-		err = d.excuse(i, err)
+		err = d.tolerate(i, err)
 	}
 	if err != nil {
 		d.fail(1, fmt.Errorf("network %q (interface %s): %w", a.Name, a.IfName, err))
@@ -128,30 +128,30 @@ func (d *detaching) fail(n int, err error) {
 	}
 }
 
-// excuse returns nil if the failed DEL of an attachment leaves nothing behind, or if it can never succeed. Otherwise it
-// returns the error. On the first failure of a sandbox it records how far ADD got.
-func (d *detaching) excuse(i int, err error) error {
+// tolerate returns nil if the failed DEL of an attachment leaves nothing behind, or if it can never succeed. Otherwise
+// it returns the error. On the first failure of a sandbox it records how far ADD got.
+func (d *detaching) tolerate(i int, err error) error {
 	if nerr := d.recordBegun(i + 1); nerr != nil {
 		return errors.Join(err, nerr)
 	}
 	a := &d.plan.Attachments[i]
-	unseen, ok := errors.AsType[*execute.UnseenError](err)
+	noTrace, ok := errors.AsType[*execute.NoTraceError](err)
 	if !ok {
 		return d.abandon(a, err)
 	}
 	a.DelTries++
-	if d.stages[i] < d.now.Begun && !d.excused(a, unseen) {
+	if d.stages[i] < d.now.Begun && !d.isHarmless(a, noTrace) {
 		return err
 	}
 	d.log.Warn("DEL of an attachment that is not there", "network", a.Name, "ifname", a.IfName, "err", err)
-	return d.run.Forget(d.plan, a)
+	return d.run.RemoveResult(d.plan, a)
 }
 
-// excused reports whether a failed DEL without a trace of the attachment can be ignored. There are two cases. Either
+// isHarmless reports whether a failed DEL without a trace of the attachment can be ignored. There are two cases. Either
 // ADD failed and was undone, and the plugin neither was killed nor gives a reason that may pass. Or ADD was killed,
 // maybe inside this plugin, and DEL has failed more than refusals times with a final reason of the plugin.
-func (d *detaching) excused(a *plan.Attachment, unseen *execute.UnseenError) bool {
-	return d.before.Undone && !unseen.CutOff() && !unseen.Passes() || a.DelTries > refusals && unseen.Answered()
+func (d *detaching) isHarmless(a *plan.Attachment, noTrace *execute.NoTraceError) bool {
+	return d.before.Undone && !noTrace.CutOff() && !noTrace.Transient() || a.DelTries > refusals && noTrace.Answered()
 }
 
 // abandon gives up an attachment whose plugins refuse its DEL permanently. Otherwise the runtime would repeat DEL, and
@@ -164,7 +164,7 @@ func (d *detaching) abandon(a *plan.Attachment, err error) error {
 		return err
 	}
 	limit := refusals
-	lookErr := execute.Look(d.plan.Netns)
+	lookErr := execute.CheckNamespace(d.plan.Netns)
 	switch gone := d.plan.Netns == "" || errors.Is(lookErr, link.ErrNoNamespace); {
 	case gone:
 	case lookErr != nil:
@@ -184,12 +184,13 @@ func (d *detaching) abandon(a *plan.Attachment, err error) error {
 	d.abandoned = append(d.abandoned, a.Name)
 	d.log.Error("network given up: its plugins refuse DEL for good, and what they hold may be left",
 		"network", a.Name, "ifname", a.IfName, "ipam", a.Config.IPAMTypes(), "err", err)
-	return d.run.Forget(d.plan, a)
+	return d.run.RemoveResult(d.plan, a)
 }
 
-// spare returns a context that ends before ctx, so that n more networks can be deleted: one delegate that hangs must
-// not keep the others from being called, at this DEL and at every later one. The context lasts at least delegateFloor.
-func spare(ctx context.Context, n int) (context.Context, context.CancelFunc) {
+// delContext returns a context that ends before ctx, so that n more networks can be deleted: one delegate that hangs
+// must not keep the others from being called, at this DEL and at every later one. The context lasts at least
+// delegateFloor.
+func delContext(ctx context.Context, n int) (context.Context, context.CancelFunc) {
 	end, ok := ctx.Deadline()
 	if !ok {
 		return context.WithCancel(ctx)

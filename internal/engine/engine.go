@@ -49,8 +49,8 @@ const (
 	CheckLimit = 30 * time.Second
 	// delegateFloor is the minimum time of each delegate at DEL, however many delegates there are.
 	delegateFloor = 2 * time.Second
-	// tellLimit bounds the publication of a failure.
-	tellLimit = 2 * time.Second
+	// publishLimit bounds the publication of a failure.
+	publishLimit = 2 * time.Second
 )
 
 // Planner makes the plan for a request. It is implemented by an in-process resolver and by a client of the daemon.
@@ -74,8 +74,8 @@ type StatusCache interface {
 
 // Netns looks for interfaces in network namespaces.
 type Netns interface {
-	// Free returns an error if an interface of a plan exists in the sandbox already (behaviour D24).
-	Free(p *plan.Plan) error
+	// CheckFree returns an error if an interface of a plan exists in the sandbox already (behaviour D24).
+	CheckFree(p *plan.Plan) error
 	// HasInterface reports whether a namespace has an interface. A namespace that does not exist has none.
 	HasInterface(netns, ifName string) (bool, error)
 }
@@ -83,7 +83,7 @@ type Netns interface {
 // hostNetns are the namespaces of the node.
 type hostNetns struct{}
 
-func (hostNetns) Free(p *plan.Plan) error { return execute.Free(p) }
+func (hostNetns) CheckFree(p *plan.Plan) error { return execute.CheckFree(p) }
 
 func (hostNetns) HasInterface(netns, ifName string) (bool, error) {
 	return execute.HasInterface(netns, ifName)
@@ -264,15 +264,15 @@ func convert(res types.Result, version string) (types.Result, error) {
 	return out, nil
 }
 
-// inPod prefixes an error with the pod, once (behaviour D7), and appends the ID of the request.
-func (c *call) inPod(err error) error {
+// withPod prefixes an error with the pod, once (behaviour.md D7), and appends the ID of the request.
+func (c *call) withPod(err error) error {
 	if err == nil {
 		return nil
 	}
-	return fault.Answer(fault.ForRequest(c.ofPod(err), c.req.ContainerID), err)
+	return fault.Answer(fault.ForRequest(c.podError(err), c.req.ContainerID), err)
 }
 
-func (c *call) ofPod(err error) *types.Error {
+func (c *call) podError(err error) *types.Error {
 	ce := fault.ForRequest(err, "")
 	msg := "Multus: " + ce.Msg
 	if identity := c.identity(); identity != "" { // STATUS and GC have no sandbox

@@ -65,7 +65,7 @@ func (e *Engine) GC(ctx context.Context, req *request.Request) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, GCLimit, fmt.Errorf("GC took longer than %s", GCLimit))
 	defer cancel()
-	return c.inPod(c.gc(ctx, listed, start))
+	return c.withPod(c.gc(ctx, listed, start))
 }
 
 func (c *call) gc(ctx context.Context, listed []config.Attachment, start time.Time) error {
@@ -75,7 +75,7 @@ func (c *call) gc(ctx context.Context, listed []config.Attachment, start time.Ti
 	if err == nil {
 		c.useState(p)
 		err = c.chooseVersionsWithin(ctx, networkLimit, p)
-		nets.know(p.Attachments[0].Name, p.Attachments[0].Config, p.Dirs.Binary)
+		nets.add(p.Attachments[0].Name, p.Attachments[0].Config, p.Dirs.Binary)
 	}
 	err = errors.Join(err, c.collectUnlisted(ctx, listed, start, nets))
 	failpoint.At("gc.collected")
@@ -84,9 +84,9 @@ func (c *call) gc(ctx context.Context, listed []config.Attachment, start time.Ti
 		return err
 	}
 	for _, n := range noted {
-		nets.know(n.Name, n.Config, n.BinDir).noted = n.Time
+		nets.add(n.Name, n.Config, n.BinDir).noted = n.Time
 	}
-	return c.tellNetworks(ctx, nets, listed)
+	return c.gcNetworks(ctx, nets, listed)
 }
 
 // collectUnlisted frees the recorded sandboxes that are not listed, the oldest record first, and adds the networks of
@@ -128,7 +128,7 @@ func (c *call) collectUnlisted(ctx context.Context, listed []config.Attachment, 
 			err = fmt.Errorf("free container %s: %w", id, context.Cause(phase))
 		}
 		errs = append(errs, err)
-		nets.note(r, kept, c.conf.BinDir)
+		nets.addSandbox(r, kept, c.conf.BinDir)
 	}
 	errs = append(errs, c.sweepDevices(ctx))
 	return errors.Join(append(errs, c.newcomers(seen, valid, nets))...)
@@ -145,21 +145,21 @@ func (c *call) newcomers(seen, listed map[string]bool, nets *networks) error {
 		}
 		r, err := c.store.Survey(id, ledger.UsualName)
 		if err == nil && (!r.Foreign || listed[id]) {
-			err = c.doubt(r)
+			err = c.damageError(r)
 		}
 		errs = append(errs, err)
 		if r != nil {
-			nets.note(r, true, c.conf.BinDir)
+			nets.addSandbox(r, true, c.conf.BinDir)
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// tellNetworks runs GC of the delegates of every network, for a few networks at the same time: a delegate that hangs
+// gcNetworks runs GC of the delegates of every network, for a few networks at the same time: a delegate that hangs
 // must not use up the time of the others. The cluster network is the first. The order of the others starts at a
 // different network in each GC, so that with many hanging delegates it is not always the same networks that are not
 // reached.
-func (c *call) tellNetworks(ctx context.Context, nets *networks, listed []config.Attachment) error {
+func (c *call) gcNetworks(ctx context.Context, nets *networks, listed []config.Attachment) error {
 	order := nets.order
 	if len(order) > 1 {
 		first := 1 + int(time.Now().UnixNano()%int64(len(order)-1))
@@ -183,7 +183,7 @@ func (c *call) tellNetworks(ctx context.Context, nets *networks, listed []config
 // plugins have cleaned up, once one of its plugins is no longer installed, or after noteLimit.
 func (c *call) gcNetwork(ctx context.Context, name string, n *network, listed []config.Attachment) error {
 	failpoint.At("gc.before")
-	err := c.tellNetwork(ctx, n, listed)
+	err := c.gcDelegates(ctx, n, listed)
 	old := !n.noted.IsZero() && time.Since(n.noted) > noteLimit && ctx.Err() == nil // keep it if it was not reached
 	over := err == nil || execute.IsMissing(err) || old
 	var failed error
@@ -198,7 +198,7 @@ func (c *call) gcNetwork(ctx context.Context, name string, n *network, listed []
 	return failed
 }
 
-func (c *call) tellNetwork(ctx context.Context, n *network, listed []config.Attachment) error {
+func (c *call) gcDelegates(ctx context.Context, n *network, listed []config.Attachment) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, networkLimit, fmt.Errorf("it took longer than %s", networkLimit))
 	defer cancel()
 	keep := make([]types.GCAttachment, 0, len(n.valid)+len(listed))
@@ -235,8 +235,8 @@ type network struct {
 	noted time.Time
 }
 
-// know adds a network unless there is one of that name: the first configuration is used for GC.
-func (n *networks) know(name string, config *cniconf.List, binDir string) *network {
+// add adds a network unless there is one of that name: the first configuration is used for GC.
+func (n *networks) add(name string, config *cniconf.List, binDir string) *network {
 	known, ok := n.byName[config.Name()]
 	if !ok {
 		known = &network{name: name, config: config, binDir: binDir}
@@ -246,14 +246,14 @@ func (n *networks) know(name string, config *cniconf.List, binDir string) *netwo
 	return known
 }
 
-// note adds the networks of a sandbox. If the sandbox stays, it also adds its attachments as valid ones.
-func (n *networks) note(r *ledger.Record, stays bool, binDir string) {
+// addSandbox adds the networks of a sandbox. If the sandbox stays, it also adds its attachments as valid ones.
+func (n *networks) addSandbox(r *ledger.Record, stays bool, binDir string) {
 	if r.BinDir != "" {
 		binDir = r.BinDir
 	}
 	for i := range r.Attachments {
 		a := &r.Attachments[i]
-		known := n.know(a.Name, a.Config, binDir)
+		known := n.add(a.Name, a.Config, binDir)
 		if stays {
 			known.valid = append(known.valid, types.GCAttachment{ContainerID: r.ContainerID, IfName: a.IfName})
 		}

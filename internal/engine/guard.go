@@ -102,14 +102,14 @@ func (c *call) withDevices(ctx context.Context, fn func(node *link.Namespace) er
 	return fn(node)
 }
 
-// judgeDevices judges the devices that a plan takes away. Before that it restores the names of devices that vanished pods
-// held.
+// judgeDevices judges the devices that a plan takes away. Before that it restores the names of devices that vanished
+// pods held.
 func (c *call) judgeDevices(node *link.Namespace, p *plan.Plan, wanted []want) error {
 	inv, err := c.inventory(node)
 	if err != nil {
 		return err
 	}
-	renamed, err := c.giveBack(node, inv)
+	renamed, err := c.restoreNames(node, inv)
 	if err != nil {
 		c.log.Error("device of a pod that vanished has not got its name back", "err", err)
 	}
@@ -148,7 +148,7 @@ func (c *call) inventory(node *link.Namespace, own ...device.Holding) (*device.I
 		return nil, err
 	}
 	holdings = slices.DeleteFunc(holdings, func(k device.Holding) bool { return k.ContainerID == c.req.ContainerID })
-	return device.Look(node, append(holdings, own...), device.ParseAddresses(c.conf.NodeAddresses))
+	return device.Inspect(node, append(holdings, own...), device.ParseAddresses(c.conf.NodeAddresses))
 }
 
 // refused converts a refusal to a fault. docs/errors.md lists the texts:
@@ -220,10 +220,10 @@ func (c *call) delOne(ctx context.Context, run *execute.Runner, p *plan.Plan, a 
 	if err == nil || a.HostDevice == nil || inSandbox(p.Netns, a) {
 		return err
 	}
-	if unseen, ok := errors.AsType[*execute.UnseenError](err); ok {
-		return unseen
+	if noTrace, ok := errors.AsType[*execute.NoTraceError](err); ok {
+		return noTrace
 	}
-	return &execute.UnseenError{Err: err}
+	return &execute.NoTraceError{Err: err}
 }
 
 // inSandbox reports whether an attachment's device may be in the pod. It returns true if the namespace is gone, because
@@ -240,43 +240,43 @@ func inSandbox(netns string, a *plan.Attachment) bool {
 	return slices.ContainsFunc(devices, func(d link.Device) bool { return d.Name == a.IfName || a.HostDevice.Is(&d) })
 }
 
-// takeBack restores the names of a plan's devices after their delegates were deleted. A delegate whose namespace is
-// gone does nothing, and the kernel returns the device to the node under its name in the pod. A name that another
-// interface has taken in the meantime is not an error.
-func (c *call) takeBack(ctx context.Context, p *plan.Plan) error {
+// restorePlanNames restores the names of a plan's devices after their delegates were deleted. A delegate whose
+// namespace is gone does nothing, and the kernel returns the device to the node under its name in the pod. A name that
+// another interface has taken in the meantime is not an error.
+func (c *call) restorePlanNames(ctx context.Context, p *plan.Plan) error {
 	holdings := ledger.HoldingsOf(p)
-	if !slices.ContainsFunc(holdings, gave) {
+	if !slices.ContainsFunc(holdings, hasDevice) {
 		return nil
 	}
 	return c.withDevices(ctx, func(node *link.Namespace) error {
-		inv, err := device.Look(node, holdings, nil)
+		inv, err := device.Inspect(node, holdings, nil)
 		if err == nil {
-			_, err = c.giveBack(node, inv)
+			_, err = c.restoreNames(node, inv)
 		}
 		return err
 	})
 }
 
-// sweepDevices is takeBack for the recorded attachments of all other sandboxes. It is for GC.
+// sweepDevices is restorePlanNames for the recorded attachments of all other sandboxes. It is for GC.
 func (c *call) sweepDevices(ctx context.Context) error {
 	holdings, err := c.store.Holdings(c.deps.LockFile)
-	if err != nil || !slices.ContainsFunc(holdings, gave) {
+	if err != nil || !slices.ContainsFunc(holdings, hasDevice) {
 		return err
 	}
 	return c.withDevices(ctx, func(node *link.Namespace) error {
 		inv, err := c.inventory(node)
 		if err == nil {
-			_, err = c.giveBack(node, inv)
+			_, err = c.restoreNames(node, inv)
 		}
 		return err
 	})
 }
 
-// gave reports whether a holding has a device of the node.
-func gave(c device.Holding) bool { return c.Device != nil }
+// hasDevice reports whether a holding has a device of the node.
+func hasDevice(c device.Holding) bool { return c.Device != nil }
 
-// giveBack restores the names of devices that came back from vanished pods, and reports whether it renamed any.
-func (c *call) giveBack(node *link.Namespace, inv *device.Inventory) (renamed bool, err error) {
+// restoreNames restores the names of devices that came back from vanished pods, and reports whether it renamed any.
+func (c *call) restoreNames(node *link.Namespace, inv *device.Inventory) (renamed bool, err error) {
 	var errs []error
 	for _, r := range inv.Returned() {
 		if r.Taken {

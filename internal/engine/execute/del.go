@@ -45,7 +45,7 @@ func (r *Runner) Del(ctx context.Context, p *plan.Plan, a *plan.Attachment) erro
 	if err == nil {
 		return nil
 	}
-	return &UnseenError{Err: err}
+	return &NoTraceError{Err: err}
 }
 
 // delList runs DEL of a list. Unless the whole list was attached, it returns refusals of the version separately.
@@ -121,25 +121,25 @@ func (r *Runner) withoutMissing(list *libcni.NetworkConfigList) error {
 	return errors.Join(errs...)
 }
 
-// UnseenError is the error of a DEL of an attachment that left no trace: libcni has no result of it, and the sandbox
+// NoTraceError is the error of a DEL of an attachment that left no trace: libcni has no result of it, and the sandbox
 // has no such interface. ADD did not reach the attachment, failed in it, or was killed in it. Its plugins were called,
 // so what they reserved is freed, unless they failed before that. Some plugins, such as host-device, return an error
 // for a missing interface at this and at every later DEL. Without this type the runtime could never remove the sandbox
-// (multus-cni#669).
-type UnseenError struct{ Err error }
+// (P07).
+type NoTraceError struct{ Err error }
 
 // Error returns the text of the underlying error.
-func (e *UnseenError) Error() string { return e.Err.Error() }
+func (e *NoTraceError) Error() string { return e.Err.Error() }
 
 // Unwrap returns the underlying error.
-func (e *UnseenError) Unwrap() error { return e.Err }
+func (e *NoTraceError) Unwrap() error { return e.Err }
 
 // Answered reports whether each plugin that failed gave a final reason; see the function Answered.
-func (e *UnseenError) Answered() bool { return Answered(e.Err) }
+func (e *NoTraceError) Answered() bool { return Answered(e.Err) }
 
-// Passes reports whether a plugin gives a reason that may pass: it asks to try again later, or names a shortage of the
-// node.
-func (e *UnseenError) Passes() bool {
+// Transient reports whether a plugin gives a reason that may pass: it asks to try again later, or names a shortage of
+// the node.
+func (e *NoTraceError) Transient() bool {
 	return some(e.Err, func(err error) bool {
 		text, again, ok := answer(err)
 		return ok && (again || namesShortage(text))
@@ -147,7 +147,7 @@ func (e *UnseenError) Passes() bool {
 }
 
 // CutOff reports whether a plugin was killed.
-func (e *UnseenError) CutOff() bool { return errors.Is(e.Err, errCutOff) }
+func (e *NoTraceError) CutOff() bool { return errors.Is(e.Err, errCutOff) }
 
 // Answered reports whether an error consists only of final reasons that plugins gave themselves: no plugin was killed,
 // crashed without a message, is missing, asks to try again later (CNI SPEC 1.1, code 11), or names a shortage of the

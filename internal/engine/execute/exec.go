@@ -113,7 +113,7 @@ func (e *Exec) once(ctx context.Context, path string, stdin []byte, environ []st
 	if len(bytes.TrimSpace(stdout.Bytes())) == 0 {
 		return emptyResult(stdin), nil
 	}
-	if err := publish.Whole(stdout.Bytes()); errors.Is(err, publish.ErrNull) {
+	if err := publish.CheckNulls(stdout.Bytes()); errors.Is(err, publish.ErrNull) {
 		return nil, fmt.Errorf("plugin %s gave a result that cannot be used: %w", filepath.Base(path), err)
 	}
 	return stdout.Bytes(), nil
@@ -137,10 +137,10 @@ func pluginError(ctx context.Context, path string, err error, stdout, stderr []b
 	if ctx.Err() != nil {
 		return fmt.Errorf("plugin %s did not end in time and %w: %w", name, errCutOff, context.Cause(ctx))
 	}
-	said := &types.Error{}
+	printed := &types.Error{}
 	switch {
-	case len(stdout) > 0 && json.Unmarshal(stdout, said) == nil && (said.Msg != "" || said.Code != 0):
-		return said
+	case len(stdout) > 0 && json.Unmarshal(stdout, printed) == nil && (printed.Msg != "" || printed.Code != 0):
+		return printed
 	case len(stdout) > 0:
 		return asAnswer(stdout, fmt.Errorf("netplugin failed but error parsing its diagnostic message %q (%s: %w)",
 			clip(stdout), name, err))
@@ -166,20 +166,20 @@ func (e *textError) Error() string { return e.err.Error() }
 func (e *textError) Unwrap() error { return e.err }
 
 // asAnswer returns a textError, unless the plugin was ended by a signal or is a Go program that crashed.
-func asAnswer(said []byte, err error) error {
+func asAnswer(printed []byte, err error) error {
 	exit, ok := errors.AsType[*exitError](err)
-	crashed := bytes.HasPrefix(said, []byte("panic: ")) || bytes.HasPrefix(said, []byte("fatal error: ")) ||
-		bytes.Contains(said, []byte("\ngoroutine "))
-	if !ok || exit.status.Signaled() || crashed || len(bytes.TrimSpace(said)) == 0 {
+	crashed := bytes.HasPrefix(printed, []byte("panic: ")) || bytes.HasPrefix(printed, []byte("fatal error: ")) ||
+		bytes.Contains(printed, []byte("\ngoroutine "))
+	if !ok || exit.status.Signaled() || crashed || len(bytes.TrimSpace(printed)) == 0 {
 		return err
 	}
-	return &textError{text: string(said), err: err}
+	return &textError{text: string(printed), err: err}
 }
 
-// maxSaid is how much of a plugin's output an error contains.
-const maxSaid = 512
+// maxPrinted is how much of a plugin's output an error contains.
+const maxPrinted = 512
 
-func clip(b []byte) string { return fault.Clip(string(b), maxSaid) }
+func clip(b []byte) string { return fault.Clip(string(b), maxPrinted) }
 
 // bounded keeps the first bytes of a stream and discards the rest, so that the writer never blocks.
 type bounded struct {

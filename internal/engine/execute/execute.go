@@ -101,12 +101,12 @@ func entry(p *plan.Plan, a *plan.Attachment) (string, error) {
 // Check runs CHECK of one network (behaviour D45-D49). It returns nil if the network's configuration is older than
 // CHECK.
 func (r *Runner) Check(ctx context.Context, p *plan.Plan, a *plan.Attachment) error {
-	_, err := r.CheckAsked(ctx, p, a)
+	_, err := r.CheckCalled(ctx, p, a)
 	return err
 }
 
-// CheckAsked is Check and also reports whether the delegates were called.
-func (r *Runner) CheckAsked(ctx context.Context, p *plan.Plan, a *plan.Attachment) (asked bool, err error) {
+// CheckCalled is Check and also reports whether the delegates were called.
+func (r *Runner) CheckCalled(ctx context.Context, p *plan.Plan, a *plan.Attachment) (called bool, err error) {
 	list, rt, err := r.prepare(p, a)
 	if err != nil {
 		return false, err
@@ -203,9 +203,9 @@ func (r *Runner) GC(ctx context.Context, config *cniconf.List, valid []types.GCA
 	return errors.Join(empty.GCNetworkList(ctx, list, &libcni.GCArgs{ValidAttachments: valid}), missing)
 }
 
-// Free returns an error if one of the plan's interfaces exists in the sandbox. An existing interface belongs to another
-// program or operation (behaviour D24, M19; D29: Multus 4.x may destroy it).
-func Free(p *plan.Plan) (err error) {
+// CheckFree returns an error if one of the plan's interfaces exists in the sandbox. An existing interface belongs to
+// another program or operation (behaviour.md D24, M19; D29 [quirk]: Multus 4.x may destroy it).
+func CheckFree(p *plan.Plan) (err error) {
 	ns, err := link.Open(p.Netns)
 	if err != nil {
 		return fault.Wrap(err, fault.TryAgain,
@@ -276,9 +276,9 @@ func args(a request.Args) [][2]string {
 	return out
 }
 
-// Look returns nil if a network namespace exists, and an error that wraps link.ErrNoNamespace if it is gone. Any other
-// error means that the namespace cannot be inspected now.
-func Look(netns string) error {
+// CheckNamespace returns nil if a network namespace exists, and an error that wraps link.ErrNoNamespace if it is gone.
+// Any other error means that the namespace cannot be inspected now.
+func CheckNamespace(netns string) error {
 	ns, err := link.Open(netns)
 	if err != nil {
 		return err

@@ -247,9 +247,9 @@ func TestDelEdges(t *testing.T) {
 		t.Parallel()
 		n := newNode(t, "b")
 		p, a := attachment(t, two)
-		unseen, ok := errors.AsType[*UnseenError](n.run.Del(t.Context(), p, a))
-		if !ok || unseen.Answered() || unseen.CutOff() || n.called(t) != "b DEL" {
-			t.Errorf("%v", unseen)
+		noTrace, ok := errors.AsType[*NoTraceError](n.run.Del(t.Context(), p, a))
+		if !ok || noTrace.Answered() || noTrace.CutOff() || n.called(t) != "b DEL" {
+			t.Errorf("%v", noTrace)
 		}
 	})
 	t.Run("never added, a plugin that fails (multus-cni#669)", func(t *testing.T) {
@@ -263,9 +263,9 @@ func TestDelEdges(t *testing.T) {
 			n := newNode(t, "a", "b")
 			n.does(t, "b", does)
 			p, a := attachment(t, two)
-			unseen, ok := errors.AsType[*UnseenError](n.run.Del(t.Context(), p, a))
-			if !ok || unseen.Answered() != want[0] || unseen.CutOff() != want[1] {
-				t.Errorf("%s: %v", does, unseen)
+			noTrace, ok := errors.AsType[*NoTraceError](n.run.Del(t.Context(), p, a))
+			if !ok || noTrace.Answered() != want[0] || noTrace.CutOff() != want[1] {
+				t.Errorf("%s: %v", does, noTrace)
 			}
 		}
 	})
@@ -407,7 +407,7 @@ func TestAnswered(t *testing.T) {
 		{errors.Join(final, later), false, false},
 		{errors.Join(final, errors.New("crash")), false, true},
 		{errors.Join(fmt.Errorf("x: %w", errors.Join(final, errCutOff))), false, false},
-		{&UnseenError{Err: errors.Join(final, final)}, true, true},
+		{&NoTraceError{Err: errors.Join(final, final)}, true, true},
 		{&types.Error{Code: 100, Msg: "remove 10.0.0.2: Read-only file system"}, false, true},
 		{&types.Error{Code: 100, Msg: "no free address", Details: "open lock: too many open files in system"}, false, true},
 		{errors.Join(final, &types.Error{Code: 999, Msg: "write: no space left on device"}), false, true},

@@ -76,7 +76,7 @@ func run(ctx context.Context, path string, environ []string, stdin []byte, held 
 	defer stop()
 	status, err := p.wait(ctx, stdout, stderr)
 	if err == nil {
-		p.rest(ctx, stdout, stderr)
+		p.readRest(ctx, stdout, stderr)
 	}
 	if err == nil && status != 0 {
 		err = &exitError{status}
@@ -190,9 +190,9 @@ func (p *process) wait(ctx context.Context, stdout, stderr *bounded) (syscall.Wa
 	}
 }
 
-// rest reads on until the output is complete JSON, its writers are gone, or restLimit is over. Most processes have
+// readRest reads on until the output is complete JSON, its writers are gone, or restLimit is over. Most processes have
 // closed their output when they end. Those that leave a daemon behind have written their output by then.
-func (p *process) rest(ctx context.Context, stdout, stderr *bounded) {
+func (p *process) readRest(ctx context.Context, stdout, stderr *bounded) {
 	for end := time.Now().Add(restLimit); p.stdout >= 0 && !json.Valid(stdout.Bytes()) && ctx.Err() == nil; {
 		left := time.Until(end)
 		if left <= 0 {

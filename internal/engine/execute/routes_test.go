@@ -219,7 +219,7 @@ func TestMoveRoutes(t *testing.T) {
 		rule, typ, ifName string
 		routes            plan.Routes
 		kernel            []string
-		said              string // routes of the result
+		inResult          string // routes of the result
 		bad               string
 	}{
 		{
@@ -291,15 +291,15 @@ func TestMoveRoutes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := b.cached(t, tc.ifName); got != tc.said {
-				t.Errorf("cached routes %s, want %s", got, tc.said)
+			if got := b.cached(t, tc.ifName); got != tc.inResult {
+				t.Errorf("cached routes %s, want %s", got, tc.inResult)
 			}
 			r, err := current.NewResultFromResult(res)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := len(r.Routes); got != strings.Count(tc.said, "{") {
-				t.Errorf("the result has %d routes, the cache %s", got, tc.said)
+			if got := len(r.Routes); got != strings.Count(tc.inResult, "{") {
+				t.Errorf("the result has %d routes, the cache %s", got, tc.inResult)
 			}
 			if info, err := os.Stat(filepath.Join(b.dir, "state", "results", "n-c0ffee-"+tc.ifName)); err != nil ||
 				info.Mode().Perm() != 0o600 {
@@ -309,9 +309,9 @@ func TestMoveRoutes(t *testing.T) {
 	}
 }
 
-// TestFree checks D24, M19 and D29: an existing interface is detected before anything is done, and a namespace
-// that is gone is reported with code 11.
-func TestFree(t *testing.T) {
+// TestCheckFree checks D24, M19 and D29 [quirk]: an existing interface is detected before anything is done, and a
+// namespace that is gone is reported with code 11.
+func TestCheckFree(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	free := func(names ...string) error {
@@ -319,7 +319,7 @@ func TestFree(t *testing.T) {
 		for _, n := range names {
 			p.Attachments = append(p.Attachments, plan.Attachment{Name: "a", IfName: n})
 		}
-		return Free(p)
+		return CheckFree(p)
 	}
 	if err := free("net2", "net3"); err != nil {
 		t.Error(err)
@@ -335,29 +335,29 @@ func TestFree(t *testing.T) {
 			t.Errorf("HasInterface(%s, %s) = %t, %v", tc.netns, tc.ifName, got, err)
 		}
 	}
-	if err := Look(b.ns.Path); err != nil {
+	if err := CheckNamespace(b.ns.Path); err != nil {
 		t.Errorf("Look: %v", err)
 	}
 	gone := filepath.Join(t.TempDir(), "gone")
-	if err := Free(&plan.Plan{Netns: gone}); err == nil ||
+	if err := CheckFree(&plan.Plan{Netns: gone}); err == nil ||
 		!strings.Contains(err.Error(), "no net namespace "+gone+" found") {
 		t.Error(err)
 	}
 	for _, netns := range []string{gone, ""} {
-		if err := Look(netns); !errors.Is(err, link.ErrNoNamespace) {
+		if err := CheckNamespace(netns); !errors.Is(err, link.ErrNoNamespace) {
 			t.Errorf("a namespace that is gone: %v", err)
 		}
 	}
 }
 
-// TestLookFails checks that a namespace that cannot be inspected is not reported as gone.
-func TestLookFails(t *testing.T) {
+// TestCheckNamespaceFails checks that a namespace that cannot be inspected is not reported as gone.
+func TestCheckNamespaceFails(t *testing.T) {
 	t.Parallel()
 	loop := filepath.Join(t.TempDir(), "loop")
 	if err := os.Symlink(loop, loop); err != nil {
 		t.Fatal(err)
 	}
-	if err := Look(loop); err == nil || errors.Is(err, link.ErrNoNamespace) {
+	if err := CheckNamespace(loop); err == nil || errors.Is(err, link.ErrNoNamespace) {
 		t.Errorf("Look: %v", err)
 	}
 	if exists, err := HasInterface(loop, "eth0"); err == nil {

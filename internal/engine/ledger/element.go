@@ -43,7 +43,7 @@ type element struct {
 	// Stage is the attachment's stage, if some attachments were made at the same time.
 	Stage int `json:"stage,omitempty"`
 	// Undone and Begun are the record's Progress, the same in all elements. DelTries counts the failed DELs of this
-	// attachment after which excuse may ignore the failure or give up the attachment.
+	// attachment after which tolerate may ignore the failure or give up the attachment.
 	Undone   bool `json:"undone,omitempty"`
 	DelTries int  `json:"delTries,omitempty"`
 	Begun    int  `json:"begun,omitempty"`

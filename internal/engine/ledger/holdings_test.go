@@ -18,8 +18,8 @@ import (
 	"multus/internal/fsx"
 )
 
-// TestHoldings checks that Holdings finds the devices of the node that sandboxes hold, in records of this implementation
-// and of Multus 4.x, and that it changes nothing (pains.md P21).
+// TestHoldings checks that Holdings finds the devices of the node that sandboxes hold, in records of this
+// implementation and of Multus 4.x, and that it changes nothing (pains.md P21).
 func TestHoldings(t *testing.T) {
 	t.Parallel()
 	s := store(t)

@@ -147,7 +147,7 @@ func joinItems(items []string) string {
 }
 
 func (a *Attached) result() (*current.Result, error) {
-	if err := Whole(a.Result); err != nil {
+	if err := CheckNulls(a.Result); err != nil {
 		return nil, fmt.Errorf("read result of network %s: %w", a.Name, err)
 	}
 	res, err := create.CreateFromBytes(a.Result)
@@ -161,12 +161,12 @@ func (a *Attached) result() (*current.Result, error) {
 	return out, nil
 }
 
-// ErrNull is returned by Whole for a list with a null.
+// ErrNull is returned by CheckNulls for a list with a null.
 var ErrNull = errors.New("a list of the result has a null")
 
-// Whole returns an error if a list of the result has a null in the place of an object. The CNI library panics on such a
-// result when it converts versions.
-func Whole(result []byte) error {
+// CheckNulls returns an error if a list of the result has a null in the place of an object. The CNI library panics on
+// such a result when it converts versions.
+func CheckNulls(result []byte) error {
 	var lists struct{ Interfaces, IPs, Routes []json.RawMessage }
 	if err := json.Unmarshal(result, &lists); err != nil {
 		return err

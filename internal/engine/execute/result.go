@@ -9,9 +9,9 @@ import (
 	"multus/internal/fsx"
 )
 
-// Forget removes libcni's result of an attachment, if there is one. It is for an attachment that is gone or given up
-// although a delegate refuses to delete it.
-func (r *Runner) Forget(p *plan.Plan, a *plan.Attachment) error {
+// RemoveResult removes libcni's result of an attachment, if there is one. It is for an attachment that is gone or given
+// up although a delegate refuses to delete it.
+func (r *Runner) RemoveResult(p *plan.Plan, a *plan.Attachment) error {
 	name, err := entry(p, a)
 	if err == nil {
 		err = fsx.Remove(filepath.Join(resultcache.Dir(r.dir), name))
