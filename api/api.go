@@ -24,8 +24,8 @@ const (
 	PathReady  = "/readyz"
 )
 
-// StatusTTL is how long a STATUS result of the cluster network is valid. Runtimes call STATUS every few seconds (P23),
-// and a result must not be older than that.
+// StatusTTL is how long a STATUS result of the cluster network is valid. Runtimes call STATUS every few seconds
+// (multus-cni#1519), and a result must not be older than that.
 const StatusTTL = 3 * time.Second
 
 // Status is the STATUS result of the cluster network for a configuration.

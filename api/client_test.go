@@ -115,7 +115,7 @@ func TestCall(t *testing.T) {
 	}
 }
 
-// TestAnswers checks the result of each kind of response: a CNI error is returned as it is (E33 [quirk]), a lost
+// TestAnswers checks the result of each kind of response: a CNI error is returned as it is (E33), a lost
 // connection can be distinguished from a refusal (E23, M17), and nothing is guessed.
 func TestAnswers(t *testing.T) {
 	t.Parallel()
@@ -205,7 +205,7 @@ func TestNobody(t *testing.T) {
 }
 
 // TestContext checks that a call of a daemon that does not respond ends with the context, with the cause of its end
-// (E37 [quirk], O36 [quirk]).
+// (E37, O36).
 func TestContext(t *testing.T) {
 	t.Parallel()
 	c := serve(t, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) })

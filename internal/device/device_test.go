@@ -69,7 +69,7 @@ func lo() link.Device {
 }
 
 // TestReasons has each reason for which the node or another pod keeps a device, and similar cases that are no reason
-// (issue 6; pains.md P21). The device under test is eth1, with index 3.
+// (multus-cni#1134). The device under test is eth1, with index 3.
 func TestReasons(t *testing.T) {
 	t.Parallel()
 	eth1 := nic(3, "eth1")

@@ -13,7 +13,7 @@ import (
 )
 
 // TestInspect refuses, on a real node, a device for each reason that can be set up on this kernel, and returns the free
-// devices (issue 6).
+// devices.
 func TestInspect(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"bridge", "macvlan", "vxlan"} {

@@ -17,9 +17,9 @@ import (
 	"multus/internal/fsx"
 )
 
-// TestDelWithoutTrace checks how often a DEL fails for an attachment of which no trace is left (P07). It fails while
-// the plugin may hold something. It does not fail forever if the plugin returns an error because the interface is
-// missing.
+// TestDelWithoutTrace checks how often a DEL fails for an attachment of which no trace is left (multus-cni#669). It
+// fails while the plugin may hold something. It does not fail forever if the plugin returns an error because the
+// interface is missing.
 func TestDelWithoutTrace(t *testing.T) {
 	t.Parallel()
 	answers := `echo '{"code":999,"msg":"no such interface"}'; exit 1`

@@ -41,7 +41,7 @@ type detaching struct {
 	failed int
 }
 
-// detach runs DEL for the attachments of a plan in reverse order and continues after a failure (behaviour.md D65). It
+// detach runs DEL for the attachments of a plan in reverse order and continues after a failure (behaviour D65). It
 // returns an error for each failure that tolerate does not ignore. undoing reports whether the caller is the undo of a
 // failed ADD. If ctx ends, the remaining attachments are left to the next DEL, which continues from there. Otherwise
 // the next DEL repeats all of them, as in Multus 4.x.

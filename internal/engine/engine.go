@@ -264,7 +264,7 @@ func convert(res types.Result, version string) (types.Result, error) {
 	return out, nil
 }
 
-// withPod prefixes an error with the pod, once (behaviour.md D7), and appends the ID of the request.
+// withPod prefixes an error with the pod, once (behaviour D7), and appends the name of the request to its details.
 func (c *call) withPod(err error) error {
 	if err == nil {
 		return nil

@@ -1,6 +1,6 @@
-// Package failpoint names the points at which a test may end, stop or delay the process, so that the claim "may be
-// killed at any instruction" can be tested. In a normal build a point is an empty function that the compiler removes.
-// With the build tag "failpoint" the environment variable MULTUS_FAILPOINT selects the active points and their actions:
+// Package failpoint names the points at which a test may end, stop or delay the process, to test that it may be killed
+// at any instruction. In a normal build a point is an empty function that the compiler removes. With the build tag
+// "failpoint" the environment variable MULTUS_FAILPOINT selects the active points and their actions:
 //
 //	MULTUS_FAILPOINT=ledger.write.after            SIGKILL at the first pass
 //	MULTUS_FAILPOINT=exec.after:2                  SIGKILL at the second pass

@@ -26,7 +26,7 @@ func TestError(t *testing.T) {
 	}
 }
 
-// TestToCNI checks D4, D5 [quirk] and Q23: a delegate's code reaches the runtime, whatever is wrapped around it.
+// TestToCNI checks D4, D5 and Q23: a delegate's code reaches the runtime, whatever is wrapped around it.
 func TestToCNI(t *testing.T) {
 	t.Parallel()
 	delegate := &types.Error{Code: 101, Msg: "no free address", Details: "pool x"}

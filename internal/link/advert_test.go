@@ -18,7 +18,7 @@ import (
 const advertLimit = 10 * time.Second
 
 // TestAdvertisedDefault uses a real router that sends advertisements. After DropDefault, its default route must not
-// come back (pains.md P18), while everything else in the advertisements still arrives.
+// come back (multus-cni#749), while everything else in the advertisements still arrives.
 func TestAdvertisedDefault(t *testing.T) {
 	p := newPod(t)
 	testnet.Addr(t, p.router, "r0", "fe80::1/64")

@@ -87,7 +87,7 @@ func toInterface(link netlink.Link, addrs map[int][]netip.Prefix) Interface {
 }
 
 // find returns the interface with a name. Index zero stands for all interfaces in netlink, so a name that does not
-// exist must never be used as an index (behaviour.md D36).
+// exist must never be used as an index (behaviour D36).
 func (n *Namespace) find(name string) (netlink.Link, error) {
 	handle, err := n.netlink()
 	if err != nil {

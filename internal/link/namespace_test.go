@@ -240,7 +240,7 @@ func prefixes(texts ...string) []netip.Prefix {
 }
 
 // TestOwnNamespace checks that a process without the permission to enter namespaces, such as a pod in the network of
-// its node, can inspect its own namespace and no other (issue 6: doctor and explain run in the daemon's pod).
+// its node, can inspect its own namespace and no other (doctor and explain run in the daemon's pod).
 func TestOwnNamespace(t *testing.T) {
 	const asked = "MULTUS_TEST_OWN_NAMESPACE"
 	if path := os.Getenv(asked); path != "" {

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Family is an address family. Operations on one family never change the other (behaviour.md D33).
+// Family is an address family. Operations on one family never change the other (behaviour D33).
 type Family int
 
 // The two families that have default routes.
@@ -95,10 +95,10 @@ func (n *Namespace) DefaultRoutes(name string, f Family) ([]Route, error) {
 
 // DropDefault deletes all default routes of one family through one interface, with any protocol and metric. Of a
 // multipath route it deletes only the nexthops on that interface. For IPv6 it first stops the kernel from learning
-// default routes from router advertisements on that interface, because they would come back within minutes (pains.md
-// P18). It returns nil if there are none.
+// default routes from router advertisements on that interface, because they would come back within minutes
+// (multus-cni#749). It returns nil if there are none.
 //
-// If the interface does not exist, the error wraps ErrNoInterface (behaviour.md D36). If a route cannot be deleted, the
+// If the interface does not exist, the error wraps ErrNoInterface (behaviour D36). If a route cannot be deleted, the
 // others are still tried, and the error names each route that is left.
 func (n *Namespace) DropDefault(name string, f Family) error {
 	link, err := n.find(name)
@@ -136,11 +136,11 @@ func (n *Namespace) DropDefault(name string, f Family) error {
 
 // SetDefault sets each gateway as the default gateway of its family on the interface. It replaces the default route of
 // the same metric on any interface. IPv4-mapped gateways count as IPv4. There may be at most one gateway per family,
-// because multipath default routes are not supported (behaviour.md D30). A second gateway of a family, an invalid
+// because multipath default routes are not supported (behaviour D30). A second gateway of a family, an invalid
 // address and an interface that does not exist are errors before anything is changed.
 //
 // If a gateway cannot be reached, the error names it and the interface. The other gateway is still set, and all errors
-// are returned (behaviour.md D37).
+// are returned (behaviour D37).
 func (n *Namespace) SetDefault(name string, gateways []netip.Addr) error {
 	link, err := n.find(name)
 	if err != nil {
@@ -244,7 +244,7 @@ func (n *Namespace) hops(f Family) ([]hop, error) {
 
 // isDefault reports whether a route is a default route. netlink reports a default route without a destination or, since
 // version 1.2, with a destination of zero bits. A check of only one form made the deletion ineffective for several
-// releases (behaviour.md D34).
+// releases (behaviour D34).
 func isDefault(r netlink.Route) bool {
 	if r.Type != unix.RTN_UNICAST {
 		return false

@@ -125,7 +125,7 @@ func (r *Runner) withoutMissing(list *libcni.NetworkConfigList) error {
 // has no such interface. ADD did not reach the attachment, failed in it, or was killed in it. Its plugins were called,
 // so what they reserved is freed, unless they failed before that. Some plugins, such as host-device, return an error
 // for a missing interface at this and at every later DEL. Without this type the runtime could never remove the sandbox
-// (P07).
+// (multus-cni#669).
 type NoTraceError struct{ Err error }
 
 // Error returns the text of the underlying error.

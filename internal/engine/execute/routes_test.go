@@ -309,7 +309,7 @@ func TestMoveRoutes(t *testing.T) {
 	}
 }
 
-// TestCheckFree checks D24, M19 and D29 [quirk]: an existing interface is detected before anything is done, and a
+// TestCheckFree checks D24, M19 and D29: an existing interface is detected before anything is done, and a
 // namespace that is gone is reported with code 11.
 func TestCheckFree(t *testing.T) {
 	t.Parallel()

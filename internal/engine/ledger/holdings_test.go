@@ -19,7 +19,7 @@ import (
 )
 
 // TestHoldings checks that Holdings finds the devices of the node that sandboxes hold, in records of this
-// implementation and of Multus 4.x, and that it changes nothing (pains.md P21).
+// implementation and of Multus 4.x, and that it changes nothing (multus-cni#1134).
 func TestHoldings(t *testing.T) {
 	t.Parallel()
 	s := store(t)
