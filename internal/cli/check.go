@@ -91,7 +91,7 @@ func (t *attachment) check(ctx context.Context, name string) error {
 func (t *attachment) checkOne(ctx context.Context, r record, conf []byte) (checked, error) {
 	out := checked{Pod: r.name(), Container: r.Container, Networks: []checkedAnswer{}}
 	answers, err := t.engine(&plan.Resolver{}).CheckEach(ctx, &request.Request{
-		Command: request.Check, ContainerID: r.Container, Netns: r.Netns, IfName: ledger.UsualName, Path: t.pluginDir,
+		Command: request.Check, ContainerID: r.Container, Netns: r.Netns, IfName: ledger.DefaultIfName, Path: t.pluginDir,
 		Config: conf,
 	})
 	for _, a := range answers {

@@ -217,7 +217,7 @@ func readLedger(dir string) ([]record, error) {
 	slices.Sort(ids)
 	out := []record{}
 	for _, id := range ids {
-		r, err := lookUp(store, id, ledger.UsualName)
+		r, err := lookUp(store, id, ledger.DefaultIfName)
 		out = append(out, newRecord(id, r, err))
 	}
 	return out, nil

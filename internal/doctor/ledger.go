@@ -27,7 +27,7 @@ var ledgerCheck = Check{
 		var out []Finding
 		stale := []string{}
 		for _, id := range ids {
-			r, err := store.Inspect(id, ledger.UsualName)
+			r, err := store.Inspect(id, ledger.DefaultIfName)
 			switch {
 			case err != nil:
 				out = append(out, Finding{

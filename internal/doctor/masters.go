@@ -130,7 +130,7 @@ func (m *masters) heldByPod(device string) bool {
 		return false
 	}
 	for _, id := range ids {
-		r, _ := store.Inspect(id, ledger.UsualName) // the ledger check reports damaged records
+		r, _ := store.Inspect(id, ledger.DefaultIfName) // the ledger check reports damaged records
 		for i := 0; r != nil && i < len(r.Attachments); i++ {
 			for _, p := range (network{list: r.Attachments[i].Config}).plugins() {
 				if p.Type == "host-device" && p.Device == device {

@@ -44,7 +44,7 @@ func unusualNetnsDir(n *Node) []Finding {
 	}
 	usual := []string{n.real("/run/netns"), n.real("/var/run/netns")}
 	for _, id := range ids {
-		r, _ := store.Inspect(id, ledger.UsualName) // the ledger check reports damaged records
+		r, _ := store.Inspect(id, ledger.DefaultIfName) // the ledger check reports damaged records
 		if r == nil || r.Netns == "" || filepath.Dir(r.Netns) == "/" {
 			continue
 		}

@@ -152,7 +152,7 @@ func (c *call) undo(ctx context.Context, p *plan.Plan, begun func(i int) bool) {
 	if err == nil {
 		progress = ledger.Progress{Undone: true}
 	}
-	if err := errors.Join(err, c.store.Note(p.ContainerID, progress)); err != nil {
+	if err := errors.Join(err, c.store.RecordProgress(p.ContainerID, progress)); err != nil {
 		c.log.Error("undo of a failed ADD is incomplete; DEL goes on with it", "err", err)
 	}
 	failpoint.At("undo.after")

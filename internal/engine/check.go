@@ -110,7 +110,7 @@ func (e *Engine) CheckEach(ctx context.Context, req *request.Request) ([]Answer,
 	defer cancel()
 	var out []Answer
 	err = c.locked(ctx, LockLimit, func() error {
-		r, err := c.store.Survey(req.ContainerID, ledger.UsualName)
+		r, err := c.store.Survey(req.ContainerID, ledger.DefaultIfName)
 		if err == nil {
 			err = c.damageError(r)
 		}

@@ -173,7 +173,7 @@ func (c *call) inspect(ctx context.Context, id string, dry bool,
 	if !dry {
 		return c.collect(ctx, id, false, stale)
 	}
-	r, err = c.store.Survey(id, ledger.UsualName)
+	r, err = c.store.Survey(id, ledger.DefaultIfName)
 	if err != nil {
 		return &ledger.Record{ContainerID: id}, true, err
 	}
@@ -201,14 +201,14 @@ func (c *call) collect(
 	default:
 		defer func() { err = errors.Join(err, l.Release()) }()
 	}
-	r, err = c.store.Survey(id, ledger.UsualName)
+	r, err = c.store.Survey(id, ledger.DefaultIfName)
 	switch {
 	case err != nil:
 		return none, true, err
 	case r.Foreign && !listed && !busy:
 		c.log.Warn("a file in the state directory is not a record: left alone", "file", filepath.Join(c.store.Dir, id))
 		return r, true, nil
-	case len(r.Attachments) == 0 && !c.store.Knows(id):
+	case len(r.Attachments) == 0 && !c.store.HasTrace(id):
 		return r, true, nil // deleted in the meantime
 	case busy || !stale(r):
 		return r, true, c.damageError(r)
@@ -231,7 +231,7 @@ func (c *call) freeStale(ctx context.Context, r *ledger.Record, lock *os.File) e
 	one := *c
 	one.timings, one.abandoned = nil, nil
 	one.req = &request.Request{
-		Command: request.Del, ContainerID: r.ContainerID, IfName: ledger.UsualName,
+		Command: request.Del, ContainerID: r.ContainerID, IfName: ledger.DefaultIfName,
 		Path: c.req.Path, Netns: r.Netns,
 	}
 	one.lock = lock

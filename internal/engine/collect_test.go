@@ -92,7 +92,7 @@ func TestCollectFails(t *testing.T) {
 	n.does(t, "bad", `echo '{"code":11,"msg":"later"}'; exit 1`)
 	for _, c := range []string{"bad", "good"} {
 		n.attached(t, c, c, "1.0.0", filepath.Join(n.dir, "gone"), "before")
-		if err := n.store.Note(c, ledger.Progress{Begun: 2}); err != nil {
+		if err := n.store.RecordProgress(c, ledger.Progress{Begun: 2}); err != nil {
 			t.Fatal(err)
 		}
 	}

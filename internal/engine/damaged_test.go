@@ -206,7 +206,7 @@ func TestCheckEachDamaged(t *testing.T) {
 	if _, err := n.engine.CheckEach(t.Context(), n.request(request.Check, "c", "")); err == nil || !n.there("c") {
 		t.Errorf("%v, there: %t", err, n.there("c"))
 	}
-	if r, err := n.store.Survey("c", ledger.UsualName); err != nil || !r.Damaged {
+	if r, err := n.store.Survey("c", ledger.DefaultIfName); err != nil || !r.Damaged {
 		t.Errorf("%+v, %v", r, err)
 	}
 }

@@ -127,7 +127,7 @@ func (c *call) unrecorded(ctx context.Context) (*plan.Plan, error) {
 // 4.x removes the record).
 func (c *call) free(ctx context.Context, p *plan.Plan, progress ledger.Progress) error {
 	if err := errors.Join(c.detach(ctx, p, &progress, false), c.restorePlanNames(ctx, p)); err != nil {
-		return errors.Join(err, c.store.NoteDeleted(p, progress))
+		return errors.Join(err, c.store.RecordDeleted(p, progress))
 	}
 	failpoint.At("detached")
 	err := c.store.Remove(p.ContainerID)

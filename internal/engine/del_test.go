@@ -49,7 +49,7 @@ func TestDelWithoutTrace(t *testing.T) {
 			t.Parallel()
 			n := newNode(t, "cluster", "other")
 			n.attached(t, "c", "other", "1.0.0", "/run/netns/gone", "now")
-			if err := n.store.Note("c", tc.progress); err != nil {
+			if err := n.store.RecordProgress("c", tc.progress); err != nil {
 				t.Fatal(err)
 			}
 			n.does(t, tc.network, tc.does)

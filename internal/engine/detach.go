@@ -93,7 +93,7 @@ func (d *detaching) recordBegun(n int) error {
 		return nil
 	}
 	d.now.Begun = d.run.Begun(d.plan, d.stages, n)
-	return d.store.Note(d.plan.ContainerID, *d.now)
+	return d.store.RecordProgress(d.plan.ContainerID, *d.now)
 }
 
 // one detaches one network.

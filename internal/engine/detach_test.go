@@ -406,7 +406,7 @@ func TestAddAfterUndo(t *testing.T) {
 	for _, undone := range []bool{true, false} {
 		n := newNode(t, "cluster", "other")
 		n.attached(t, "c", "other", "1.0.0", "/run/netns/gone", "now")
-		if err := n.store.Note("c", ledger.Progress{Undone: undone}); err != nil {
+		if err := n.store.RecordProgress("c", ledger.Progress{Undone: undone}); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := n.engine.Add(t.Context(), n.request(request.Add, "c", "")); err == nil { // there is no namespace

@@ -103,7 +103,7 @@ func (c *call) collectUnlisted(ctx context.Context, listed []config.Attachment, 
 		return err
 	}
 	for id := range valid {
-		if !slices.Contains(containers, id) && c.store.Knows(id) {
+		if !slices.Contains(containers, id) && c.store.HasTrace(id) {
 			containers = append(containers, id) // its record is set aside, or a directory is in its place
 		}
 	}
@@ -143,7 +143,7 @@ func (c *call) newcomers(seen, listed map[string]bool, nets *networks) error {
 		if seen[id] {
 			continue
 		}
-		r, err := c.store.Survey(id, ledger.UsualName)
+		r, err := c.store.Survey(id, ledger.DefaultIfName)
 		if err == nil && (!r.Foreign || listed[id]) {
 			err = c.damageError(r)
 		}
@@ -193,7 +193,7 @@ func (c *call) gcNetwork(ctx context.Context, name string, n *network, listed []
 		c.log.Warn("plugin does not clean up its network", "network", n.name, "err", err)
 	}
 	if len(n.valid) == 0 && over {
-		return errors.Join(failed, c.store.Forget(name, n.noted))
+		return errors.Join(failed, c.store.RemoveNetwork(name, n.noted))
 	}
 	return failed
 }

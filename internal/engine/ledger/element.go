@@ -69,7 +69,7 @@ func encode(a *plan.Attachment, index int, p *plan.Plan) (*element, error) {
 			e.DeviceID = r.DeviceID
 		}
 	}
-	if a.Primary && a.IfName != UsualName {
+	if a.Primary && a.IfName != DefaultIfName {
 		e.IfName = a.IfName
 	}
 	if !a.Primary && (a.IfName != generatedName(index) || a.Request != nil && a.Request.Interface != "") {
@@ -81,8 +81,8 @@ func encode(a *plan.Attachment, index int, p *plan.Plan) (*element, error) {
 	return e, e.summarise(a.Config)
 }
 
-// UsualName is the name that runtimes give to a pod's first interface. Only a different name is recorded.
-const UsualName = "eth0"
+// DefaultIfName is the name that runtimes give to a pod's first interface. Only a different name is recorded.
+const DefaultIfName = "eth0"
 
 func generatedName(index int) string { return fmt.Sprintf("net%d", index) }
 

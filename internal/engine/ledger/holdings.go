@@ -74,7 +74,7 @@ func (s *Store) cachedHoldings(id string, info os.FileInfo) (cachedHoldings, err
 		return cachedHoldings{}, err
 	}
 	r := &Record{ContainerID: id}
-	_ = s.decode(r, b, UsualName) // as much as can be read
+	_ = s.decode(r, b, DefaultIfName) // as much as can be read
 	k := cachedHoldings{file: info}
 	for i := range r.Attachments {
 		h := holding(r, &r.Attachments[i])

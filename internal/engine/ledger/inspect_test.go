@@ -72,11 +72,11 @@ func TestSurvey(t *testing.T) {
 		survey("no-config", true, false, 0)
 		survey("none", false, false, 0)
 	}
-	if _, err := s.Read("link", "eth0"); err != nil || s.Has("link") || !s.Knows("link") {
+	if _, err := s.Read("link", "eth0"); err != nil || s.Has("link") || !s.HasTrace("link") {
 		t.Errorf("moved aside: %v", err)
 	}
 	survey("link", true, false, 0)
-	if err := s.Remove("link"); err != nil || s.Knows("link") {
+	if err := s.Remove("link"); err != nil || s.HasTrace("link") {
 		t.Errorf("deleted: %v", err)
 	}
 	survey("link", false, false, 0)
@@ -89,7 +89,7 @@ func TestSurvey(t *testing.T) {
 	if d, err := s.Damaged(); err != nil || len(d) != 2 {
 		t.Errorf("kept: %v, %v", d, err)
 	}
-	if _, err := s.Survey("../x", "eth0"); err == nil || s.Knows("../x") {
+	if _, err := s.Survey("../x", "eth0"); err == nil || s.HasTrace("../x") {
 		t.Error("a name that leads out of the directory")
 	}
 }

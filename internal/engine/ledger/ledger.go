@@ -87,7 +87,7 @@ type Progress struct {
 	// Begun is how many stages of the plan ADD reached, as the first DEL found out; it is 0 until then. Each attachment is
 	// a stage of its own, unless the plan has stages.
 	Begun int
-	// Cut makes NoteDeleted record which attachments a DEL has deleted. It is set if the DEL had too little time for all
+	// Cut makes RecordDeleted record which attachments a DEL has deleted. It is set if the DEL had too little time for all
 	// of them, or if there are more of them than one pod may have. Cut itself is not recorded.
 	Cut bool
 }
@@ -329,24 +329,24 @@ func byPlace(a, b, primary string) int {
 	return strings.Compare(a, b)
 }
 
-// Note writes the progress into the record of a sandbox. It does nothing for a sandbox without a record.
-func (s *Store) Note(containerID string, p Progress) error {
-	return s.noteProgress(containerID, p, nil)
+// RecordProgress writes the progress into the record of a sandbox. It does nothing for a sandbox without a record.
+func (s *Store) RecordProgress(containerID string, p Progress) error {
+	return s.recordProgress(containerID, p, nil)
 }
 
-// NoteDeleted is Note after a DEL. It also records how many DELs of each attachment of the plan have failed and, if
-// progress.Cut is set, which attachments are deleted.
-func (s *Store) NoteDeleted(p *plan.Plan, progress Progress) error {
+// RecordDeleted is RecordProgress after a DEL. It also records how many DELs of each attachment of the plan have failed
+// and, if progress.Cut is set, which attachments are deleted.
+func (s *Store) RecordDeleted(p *plan.Plan, progress Progress) error {
 	of := map[int]*plan.Attachment{}
 	for i := range p.Attachments {
 		if a := &p.Attachments[i]; a.Element >= 0 {
 			of[a.Element] = a
 		}
 	}
-	return s.noteProgress(p.ContainerID, progress, of)
+	return s.recordProgress(p.ContainerID, progress, of)
 }
 
-func (s *Store) noteProgress(containerID string, p Progress, of map[int]*plan.Attachment) error {
+func (s *Store) recordProgress(containerID string, p Progress, of map[int]*plan.Attachment) error {
 	b, err := s.load(containerID)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil

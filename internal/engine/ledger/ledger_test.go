@@ -259,14 +259,14 @@ func TestInterfaceNames(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if a, err := e.decode(0, "c", UsualName); err != nil || a.IfName != "eth5" {
+	if a, err := e.decode(0, "c", DefaultIfName); err != nil || a.IfName != "eth5" {
 		t.Errorf("GC frees %q: %v", a.IfName, err)
 	}
 }
 
-// TestToday reads files as Multus 4.x writes them (behaviour D81, D83): a pod that was started before the upgrade
+// TestMultus4 reads files as Multus 4.x writes them (behaviour D81, D83): a pod that was started before the upgrade
 // can be cleaned up after it.
-func TestToday(t *testing.T) {
+func TestMultus4(t *testing.T) {
 	t.Parallel()
 	b64 := func(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
 	bridge := `{"capabilities":{"ips":true,"mac":true},"cniVersion":"0.3.1","name":"dA","type":"bridge"}`

@@ -47,9 +47,9 @@ func hash(b []byte) uint64 {
 	return h.Sum64()
 }
 
-// NoteNetworks writes a note of each network of a plan, which is kept until Forget. It omits what the pod requested in
-// the configuration (its device, cni-args), so that all pods of a network have the same note. If the note exists, only
-// its time is updated.
+// NoteNetworks writes a note of each network of a plan, which is kept until RemoveNetwork. It omits what the pod
+// requested in the configuration (its device, cni-args), so that all pods of a network have the same note. If the note
+// exists, only its time is updated.
 func (s *Store) NoteNetworks(p *plan.Plan) error {
 	now := time.Now()
 	for i := range p.Attachments {
@@ -145,10 +145,10 @@ func (s *Store) note(name string) (*Network, error) {
 	return n, nil
 }
 
-// Forget removes the note of a network that has no attachments on the node. It keeps the note if the network was
+// RemoveNetwork removes the note of a network that has no attachments on the node. It keeps the note if the network was
 // attached again after seen, the Time of the note. If the network was never noted, seen is zero and there is nothing to
 // remove.
-func (s *Store) Forget(configName string, seen time.Time) error {
+func (s *Store) RemoveNetwork(configName string, seen time.Time) error {
 	file := s.networkFile(configName)
 	info, err := os.Lstat(file)
 	if errors.Is(err, os.ErrNotExist) || err == nil && info.ModTime().After(seen) {
@@ -163,8 +163,9 @@ func (s *Store) Forget(configName string, seen time.Time) error {
 	return nil
 }
 
-// ForgetAll removes the notes of networks and of abandoned attachments. It is for the removal of Multus from the node.
-func (s *Store) ForgetAll() error {
+// RemoveNotes removes the notes of networks and of abandoned attachments. It is for the removal of Multus from the
+// node.
+func (s *Store) RemoveNotes() error {
 	if err := errors.Join(os.RemoveAll(s.networksDir()), os.RemoveAll(s.abandonedDir())); err != nil {
 		return fmt.Errorf("remove the notes of networks: %w", err)
 	}

@@ -50,7 +50,7 @@ func TestNetworks(t *testing.T) {
 		t.Errorf("a network is taken for a sandbox: %v, %v", ids, err)
 	}
 	for range 2 {
-		if err := s.Forget("a.b_c-D9", time.Now()); err != nil {
+		if err := s.RemoveNetwork("a.b_c-D9", time.Now()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -80,12 +80,12 @@ func TestNetworksDamaged(t *testing.T) {
 	}
 }
 
-// TestNote checks that Note keeps everything else in a record.
-func TestNote(t *testing.T) {
+// TestRecordProgress checks that RecordProgress keeps everything else in a record.
+func TestRecordProgress(t *testing.T) {
 	t.Parallel()
 	s := store(t)
 	s.Boot = "boot-1"
-	if err := s.Note("none", Progress{Undone: true}); err != nil {
+	if err := s.RecordProgress("none", Progress{Undone: true}); err != nil {
 		t.Errorf("a sandbox without a record: %v", err)
 	}
 	p := &plan.Plan{ContainerID: "c", Netns: "/run/netns/x", Attachments: []plan.Attachment{
@@ -101,7 +101,7 @@ func TestNote(t *testing.T) {
 		t.Errorf("%+v", before)
 	}
 	for _, want := range []Progress{{Begun: 2}, {Undone: true, Begun: 1}, {Undone: true}, {}} {
-		if err := s.Note("c", want); err != nil {
+		if err := s.RecordProgress("c", want); err != nil {
 			t.Fatal(err)
 		}
 		r := read(t, s, "c")
@@ -111,7 +111,7 @@ func TestNote(t *testing.T) {
 		}
 	}
 	write(t, filepath.Join(s.Dir, "c"), "garbage")
-	if err := s.Note("c", Progress{Undone: true}); err == nil {
+	if err := s.RecordProgress("c", Progress{Undone: true}); err == nil {
 		t.Error("a damaged record is written over")
 	}
 }
@@ -129,9 +129,9 @@ func TestSetAsideOnce(t *testing.T) {
 	}
 }
 
-// TestNoteDeleted checks that what a cut DEL has deleted is marked, in the elements from which the attachments were
+// TestRecordDeleted checks that what a cut DEL has deleted is marked, in the elements from which the attachments were
 // read.
-func TestNoteDeleted(t *testing.T) {
+func TestRecordDeleted(t *testing.T) {
 	t.Parallel()
 	for _, cut := range []bool{true, false} {
 		s := store(t)
@@ -144,7 +144,7 @@ func TestNoteDeleted(t *testing.T) {
 		}
 		p.Attachments = read(t, s, "c").Attachments
 		p.Attachments[1].Deleted = true
-		if err := s.NoteDeleted(p, Progress{Cut: cut}); err != nil {
+		if err := s.RecordDeleted(p, Progress{Cut: cut}); err != nil {
 			t.Fatal(err)
 		}
 		if r := read(t, s, "c"); len(r.Attachments) != 2 || r.Attachments[0].Deleted || r.Attachments[1].Deleted != cut {

@@ -62,8 +62,8 @@ func (s *Store) ChangedSince(r *Record, start time.Time) bool {
 	})
 }
 
-// Knows reports whether anything is in the place of a sandbox's record or was set aside from there.
-func (s *Store) Knows(containerID string) bool {
+// HasTrace reports whether anything is in the place of a sandbox's record or was set aside from there.
+func (s *Store) HasTrace(containerID string) bool {
 	if _, err := s.file(containerID); err != nil {
 		return false
 	}

@@ -81,7 +81,7 @@ func (r Removal) attached() ([]string, error) {
 	}
 	slices.Sort(ids)
 	for i, id := range ids {
-		if rec, err := store.Read(id, ledger.UsualName); err == nil && rec != nil {
+		if rec, err := store.Read(id, ledger.DefaultIfName); err == nil && rec != nil {
 			ids[i] = describe(rec)
 		} // a record that cannot be read is listed by its ID
 	}

@@ -208,7 +208,7 @@ func (r Removal) removeRest(state bool) error {
 	}
 	if state {
 		store := &ledger.Store{Dir: r.StateDir, Log: r.Log}
-		errs = append(errs, store.ForgetAll(), removeEmpty(filepath.Join(r.StateDir, "results")), removeEmpty(r.StateDir))
+		errs = append(errs, store.RemoveNotes(), removeEmpty(filepath.Join(r.StateDir, "results")), removeEmpty(r.StateDir))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("remove the rest: %w", err)
