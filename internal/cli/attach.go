@@ -186,8 +186,8 @@ type noop struct{}
 // Publish does nothing.
 func (noop) Publish(context.Context, *publish.Report) error { return nil }
 
-// Last returns no STATUS result.
-func (noop) Last(context.Context, []byte) (error, bool) { return nil, false }
+// Get returns no STATUS result.
+func (noop) Get(context.Context, []byte) (error, bool) { return nil, false }
 
-// Remember does nothing.
-func (noop) Remember(context.Context, []byte, error) {}
+// Put does nothing.
+func (noop) Put(context.Context, []byte, error) {}

@@ -48,7 +48,7 @@ func (c *call) publishFailure(ctx context.Context, err error) {
 	defer cancel()
 	perr := c.deps.Publisher.Publish(ctx, &publish.Report{
 		Command: request.Add, Pod: pod, ContainerID: c.req.ContainerID,
-		Failure: &publish.Failure{Tell: true, Message: c.podError(err).Error()},
+		Failure: &publish.Failure{EmitEvent: true, Message: c.podError(err).Error()},
 	})
 	if perr != nil {
 		c.log.Warn("the event about a failed ADD is not written", "err", perr)

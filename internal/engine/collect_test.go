@@ -204,7 +204,7 @@ func TestGivenUpIsReported(t *testing.T) {
 			}
 			rep := published.got[0]
 			if rep.Command != request.Del || rep.ContainerID != "c" || rep.Pod.Namespace != "team" || rep.Pod.Name != "p-c" ||
-				rep.Failure == nil || !rep.Failure.Tell || !strings.Contains(rep.Failure.Message, "other-net") ||
+				rep.Failure == nil || !rep.Failure.EmitEvent || !strings.Contains(rep.Failure.Message, "other-net") ||
 				len(rep.Timings) != 2 {
 				t.Errorf("published: %+v", rep)
 			}

@@ -36,7 +36,7 @@ func (c *call) publishDel(ctx context.Context, pod publish.Pod) {
 		Time: time.Now().UnixNano(),
 	}
 	if len(c.abandoned) > 0 {
-		rep.Failure = &publish.Failure{Tell: true, Message: fmt.Sprintf(
+		rep.Failure = &publish.Failure{EmitEvent: true, Message: fmt.Sprintf(
 			"networks given up at DEL, since their plugins refuse it for good: %s. What they hold may be left; see: multusctl "+
 				"ledger verify",
 			strings.Join(c.abandoned, ", "))}

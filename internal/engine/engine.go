@@ -67,9 +67,9 @@ type Publisher interface {
 
 // StatusCache keeps the cluster network's STATUS result for a short time. Both calls are best effort.
 type StatusCache interface {
-	// Last returns the cached result for a configuration. known is false if there is no fresh result.
-	Last(ctx context.Context, config []byte) (answer error, known bool)
-	Remember(ctx context.Context, config []byte, answer error)
+	// Get returns the cached result for a configuration. known is false if there is no fresh result.
+	Get(ctx context.Context, config []byte) (answer error, known bool)
+	Put(ctx context.Context, config []byte, answer error)
 }
 
 // Netns looks for interfaces in network namespaces.

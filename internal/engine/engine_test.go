@@ -49,7 +49,7 @@ func newNode(t *testing.T, plugins ...string) *node {
 		}
 	}
 	n.engine = New(Deps{
-		Planner: planner{}, Publisher: nobody{}, Boot: "now", LockFile: filepath.Join(dir, "run", "locks"),
+		Planner: planner{}, Publisher: discard{}, Boot: "now", LockFile: filepath.Join(dir, "run", "locks"),
 		Log: slog.New(slog.DiscardHandler),
 	})
 	return n
@@ -67,9 +67,9 @@ func (planner) Plan(_ context.Context, req *request.Request, conf *config.Plugin
 	}, err
 }
 
-type nobody struct{}
+type discard struct{}
 
-func (nobody) Publish(context.Context, *publish.Report) error { return nil }
+func (discard) Publish(context.Context, *publish.Report) error { return nil }
 
 func (n *node) request(command, container, more string) *request.Request {
 	return &request.Request{

@@ -45,7 +45,7 @@ func TestInheritedVersion(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
 			n := newNode(t, "cluster")
-			n.engine.deps.Planner, n.engine.deps.Status = inheriting{}, noMemory{}
+			n.engine.deps.Planner, n.engine.deps.Status = inheriting{}, noCache{}
 			n.does(t, "cluster", does)
 			if err := n.engine.Status(t.Context(), n.request(request.Status, "", "")); err != nil {
 				t.Errorf("STATUS: %v", err)
@@ -70,7 +70,7 @@ func TestInheritedVersion(t *testing.T) {
 func TestInheritedVersionAsked(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "cluster")
-	n.engine.deps.Planner, n.engine.deps.Status = inheriting{}, noMemory{}
+	n.engine.deps.Planner, n.engine.deps.Status = inheriting{}, noCache{}
 	n.does(t, "cluster", `test $CNI_COMMAND = VERSION && { echo '{"cniVersion":"1.1.0","supportedVersions":["1.0.0","1.1.0"]}'; exit 0; }
 test $CNI_COMMAND = STATUS && { echo '{"code":50,"msg":"no pool"}'; exit 1; }`)
 	if err := n.engine.Status(t.Context(), n.request(request.Status, "", "")); err == nil ||

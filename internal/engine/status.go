@@ -56,7 +56,7 @@ func (c *call) status(ctx context.Context) error {
 				"the cluster network is not ready: readinessindicatorfile")
 		}
 	}
-	if answer, known := c.deps.Status.Last(ctx, c.req.Config); known {
+	if answer, known := c.deps.Status.Get(ctx, c.req.Config); known {
 		return answer
 	}
 	p, err := c.deps.Planner.Plan(ctx, c.req, c.conf)
@@ -68,7 +68,7 @@ func (c *call) status(ctx context.Context) error {
 	}
 	err = c.runner(p.Dirs).Status(ctx, &p.Attachments[0])
 	if ctx.Err() == nil {
-		c.deps.Status.Remember(ctx, c.req.Config, err)
+		c.deps.Status.Put(ctx, c.req.Config, err)
 	}
 	return err
 }

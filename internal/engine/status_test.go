@@ -13,10 +13,10 @@ import (
 	"multus/internal/engine/request"
 )
 
-type noMemory struct{}
+type noCache struct{}
 
-func (noMemory) Last(context.Context, []byte) (error, bool) { return nil, false }
-func (noMemory) Remember(context.Context, []byte, error)    {}
+func (noCache) Get(context.Context, []byte) (error, bool) { return nil, false }
+func (noCache) Put(context.Context, []byte, error)        {}
 
 // stuckPlanner never returns and ignores its context, like a file system that hangs.
 type stuckPlanner struct{ until chan struct{} }
@@ -36,13 +36,13 @@ func TestStatusAnswers(t *testing.T) {
 	n := newNode(t, "cluster")
 	until := make(chan struct{})
 	defer close(until)
-	n.engine.deps.Status, n.engine.deps.Planner = noMemory{}, stuckPlanner{until}
+	n.engine.deps.Status, n.engine.deps.Planner = noCache{}, stuckPlanner{until}
 	var ce *types.Error
 	if err := n.engine.Status(t.Context(), n.request(request.Status, "", "")); !errors.As(err, &ce) || ce.Code != 50 {
 		t.Errorf("a planner that hangs: %v", err)
 	}
 	n = newNode(t, "cluster") // the planner of the first node still runs
-	n.engine.deps.Status = noMemory{}
+	n.engine.deps.Status = noCache{}
 	n.does(t, "cluster", "exec sleep 1000")
 	if err := n.engine.Status(t.Context(), n.request(request.Status, "", "")); !errors.As(err, &ce) || ce.Code != 50 {
 		t.Errorf("a plugin that hangs: %v", err)

@@ -77,8 +77,8 @@ func ForRequest(err error, containerID string) *types.Error {
 	return &ce
 }
 
-// Told appends the request's name to a text. The text of an event is then equal to the error of ForRequest.
-func Told(text, containerID string) string { return joined(text, Request(containerID)) }
+// WithRequest appends the request's name to a text. The text of an event is then equal to the error of ForRequest.
+func WithRequest(text, containerID string) string { return joined(text, Request(containerID)) }
 
 func joined(a, b string) string {
 	if a == "" || b == "" {

@@ -105,8 +105,8 @@ func TestForRequest(t *testing.T) {
 		if again := fault.ForRequest(got, tc.id); !cmp.Equal(got, again) {
 			t.Errorf("a second time: %v", again)
 		}
-		if told := fault.Told(tc.msg, tc.id); told != got.Error() {
-			t.Errorf("told %q, the runtime got %q", told, got.Error())
+		if msg := fault.WithRequest(tc.msg, tc.id); msg != got.Error() {
+			t.Errorf("the event has %q, the runtime gets %q", msg, got.Error())
 		}
 		if strings.Contains(before.Details, "request") {
 			t.Errorf("the error itself was changed: %v", before)

@@ -69,7 +69,7 @@ func newSite(t *testing.T, configs ...string) *site {
 
 func (s *site) lockFile() string { return filepath.Join(s.dir, "locks") }
 
-// Plan, Publish, Last and Remember make a host of the site.
+// Plan, Publish, Get and Put make a host of the site.
 func (s *site) Plan(_ context.Context, req *request.Request, _ *config.Plugin) (*plan.Plan, error) {
 	if s.stuck != nil {
 		<-s.stuck
@@ -90,9 +90,9 @@ func (s *site) Publish(_ context.Context, r *publish.Report) error {
 	return s.lost
 }
 
-func (*site) Last(context.Context, []byte) (error, bool) { return nil, false }
+func (*site) Get(context.Context, []byte) (error, bool) { return nil, false }
 
-func (*site) Remember(context.Context, []byte, error) {}
+func (*site) Put(context.Context, []byte, error) {}
 
 func (s *site) request(command, id, more string) *request.Request {
 	req := podRequest(id)

@@ -25,7 +25,7 @@ func (r *Report) AppendJSON(b []byte) []byte {
 		w.Append("time", func(b []byte) []byte { return strconv.AppendInt(b, r.Time, 10) })
 	}
 	w.TrueIf("wait", r.Wait)
-	w.TrueIf("told", r.Told)
+	w.TrueIf("told", r.EventsWritten)
 	return w.End()
 }
 

@@ -14,12 +14,12 @@ func TestAppendJSON(t *testing.T) {
 	t.Parallel()
 	full := &Report{
 		Command: "ADD", Pod: Pod{"n<s", "pod", "u"}, ContainerID: "c", Netns: "/n", Time: 1 << 60, Wait: true, Needed: true,
-		Told: true,
+		EventsWritten: true,
 		Attached: []Attached{
 			{"a", "net1", true, json.RawMessage("{\n\"ips\" : [ ] }"), json.RawMessage(`{"type":"pci"}`)},
 			{Result: json.RawMessage(`{}`)},
 		},
-		Failure: &Failure{Missing: true, Tell: true, Message: "m \"\u2028"},
+		Failure: &Failure{Missing: true, EmitEvent: true, Message: "m \"\u2028"},
 		Timings: []Timing{{"a", "bridge", 0.00001234, true}, {"b", "é", 12, false}},
 	}
 	for _, v := range []any{*full, full.Pod, full.Attached[0], *full.Failure, full.Timings[0]} {

@@ -39,9 +39,9 @@ type Report struct {
 	Wait bool `json:"wait,omitempty"`
 	// Needed reports whether the ADD fails if the status is lost. It is not sent, because a daemon loses no status.
 	Needed bool `json:"-"`
-	// Told is set by a daemon in the file of a report whose events are written and whose status is not. The next daemon
-	// then does not write the events again.
-	Told bool `json:"told,omitempty"`
+	// EventsWritten is set by a daemon in the file of a report whose events are written and whose status is not. The next
+	// daemon then does not write the events again.
+	EventsWritten bool `json:"told,omitempty"`
 }
 
 // Timing is how long the plugins of one network took.
@@ -70,8 +70,8 @@ func (r *Report) HasStatus() bool { return r.Failure == nil && len(r.Attached) >
 type Failure struct {
 	// Missing is set if a network does not exist or could not be looked up (behaviour O61).
 	Missing bool `json:"missing,omitempty"`
-	// Tell requests an event of the pod (key failureEvents; behaviour O64: Multus 4.x has no such event).
-	Tell bool `json:"tell,omitempty"`
+	// EmitEvent requests an event of the pod (key failureEvents; behaviour O64: Multus 4.x has no such event).
+	EmitEvent bool `json:"tell,omitempty"`
 	// Message is the same for every retry, so it does not name the request.
 	Message string `json:"message"`
 }
@@ -300,7 +300,7 @@ func Events(r *Report) ([]Event, error) {
 	if f := r.Failure; f != nil && f.Missing {
 		out = append(out, Event{Type: Warning, Reason: "NoNetworkFound", Message: f.Message, ContainerID: r.ContainerID})
 	}
-	if f := r.Failure; f != nil && f.Tell {
+	if f := r.Failure; f != nil && f.EmitEvent {
 		reason := "FailedAddingInterface"
 		if r.Command == "DEL" {
 			reason = "FailedRemovingInterface"

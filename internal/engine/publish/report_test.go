@@ -310,7 +310,7 @@ func TestEvents(t *testing.T) {
 		},
 		{
 			"O64 a failure that is told, with its request",
-			&Report{ContainerID: "0123456789abcdef", Failure: &Failure{Tell: true, Message: "x"}},
+			&Report{ContainerID: "0123456789abcdef", Failure: &Failure{EmitEvent: true, Message: "x"}},
 			[]Event{{Warning, "FailedAddingInterface", "x", true, "0123456789abcdef"}},
 		},
 		{

@@ -38,7 +38,7 @@ func (e Event) Text() string {
 	if !e.Seldom {
 		return e.Message
 	}
-	return fault.Told(e.Message, e.ContainerID)
+	return fault.WithRequest(e.Message, e.ContainerID)
 }
 
 var (

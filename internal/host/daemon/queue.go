@@ -117,7 +117,7 @@ func newPending(r *publish.Report) *pending {
 	}
 	return &pending{
 		pod: r.Pod, key: podKey(r.Pod), container: r.ContainerID, id: r.File(), time: r.Time, report: r,
-		done: make(chan struct{}), eventsWritten: r.Told, eventsMarked: r.Told,
+		done: make(chan struct{}), eventsWritten: r.EventsWritten, eventsMarked: r.EventsWritten,
 	}
 }
 
@@ -329,7 +329,7 @@ func (q *queue) write(ctx context.Context, p *pending) {
 	q.mu.Lock()
 	first := p.tries == 0
 	q.mu.Unlock()
-	if first && !report.Told {
+	if first && !report.EventsWritten {
 		q.emitEvents(p, report)
 	}
 	failpoint.At("daemon.status.before")

@@ -74,7 +74,7 @@ func TestFailureIsLogged(t *testing.T) {
 	}
 	told := &publish.Report{
 		Command: "ADD", ContainerID: "0123456789abcdef", Pod: publish.Pod{Namespace: "team", Name: "web-0", UID: "u"},
-		Failure: &publish.Failure{Tell: true, Message: "why; what to do"},
+		Failure: &publish.Failure{EmitEvent: true, Message: "why; what to do"},
 	}
 	body, err := json.Marshal(told)
 	if err != nil {
@@ -166,7 +166,7 @@ func TestReportNeedsUID(t *testing.T) {
 	status.Pod.UID = ""
 	failure := &publish.Report{
 		Command: "ADD", ContainerID: status.ContainerID, Pod: status.Pod,
-		Failure: &publish.Failure{Tell: true, Message: "m"},
+		Failure: &publish.Failure{EmitEvent: true, Message: "m"},
 	}
 	timings := &publish.Report{
 		Command: "DEL", ContainerID: status.ContainerID, Pod: status.Pod,

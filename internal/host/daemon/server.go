@@ -191,9 +191,9 @@ func (s *server) report(w http.ResponseWriter, r *http.Request) {
 	}
 	failpoint.At("daemon.report.received")
 	s.metrics.observe(rep)
-	if f := rep.Failure; f != nil && f.Tell {
+	if f := rep.Failure; f != nil && f.EmitEvent {
 		log := s.log.With("pod", podName(rep.Pod), "container", rep.ContainerID,
-			"err", fault.Told(fault.Clip(f.Message, fault.MaxMessage), rep.ContainerID))
+			"err", fault.WithRequest(fault.Clip(f.Message, fault.MaxMessage), rep.ContainerID))
 		if rep.Command == request.Del {
 			log.Error("DEL gave up networks")
 		} else {

@@ -151,7 +151,7 @@ func (q *queue) writeFile(p *pending, r *publish.Report) (err error) {
 		}
 	}
 	out := *r
-	out.Told = p.eventsWritten
+	out.EventsWritten = p.eventsWritten
 	b, err := json.Marshal(&out)
 	if err != nil {
 		return err
@@ -168,7 +168,7 @@ func (q *queue) writeFile(p *pending, r *publish.Report) (err error) {
 	if err := fsx.Replace(filepath.Join(q.spool.dir, name), b, 0o600); err != nil {
 		return err
 	}
-	p.file, p.eventsMarked = name, out.Told
+	p.file, p.eventsMarked = name, out.EventsWritten
 	q.spool.add(name, int64(len(b)))
 	return nil
 }

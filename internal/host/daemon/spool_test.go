@@ -310,7 +310,7 @@ func awaitEventsWritten(t *testing.T, path string) {
 	t.Helper()
 	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
 		r, err := newSpool(filepath.Dir(path)).read(filepath.Base(path))
-		if err == nil && r.Told {
+		if err == nil && r.EventsWritten {
 			return
 		}
 		if time.Now().After(end) {

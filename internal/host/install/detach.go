@@ -105,5 +105,5 @@ func (replayOnly) Plan(context.Context, *request.Request, *config.Plugin) (*plan
 }
 
 func (replayOnly) Publish(context.Context, *publish.Report) error { return nil }
-func (replayOnly) Last(context.Context, []byte) (error, bool)     { return nil, false }
-func (replayOnly) Remember(context.Context, []byte, error)        {}
+func (replayOnly) Get(context.Context, []byte) (error, bool)      { return nil, false }
+func (replayOnly) Put(context.Context, []byte, error)             {}

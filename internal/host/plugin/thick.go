@@ -47,8 +47,8 @@ type daemon struct {
 
 var _ Connection = (*daemon)(nil)
 
-// Last returns the daemon's cached STATUS result. It returns false if the daemon has no valid one, or does not answer.
-func (d *daemon) Last(ctx context.Context, conf []byte) (error, bool) {
+// Get returns the daemon's cached STATUS result. It returns false if the daemon has no valid one, or does not answer.
+func (d *daemon) Get(ctx context.Context, conf []byte) (error, bool) {
 	ctx, cancel := context.WithTimeout(ctx, briefLimit)
 	defer cancel()
 	var s api.Status
@@ -61,8 +61,8 @@ func (d *daemon) Last(ctx context.Context, conf []byte) (error, bool) {
 	return s.Error, true
 }
 
-// Remember sends a STATUS result of the cluster network to the daemon, which caches it.
-func (d *daemon) Remember(ctx context.Context, conf []byte, answer error) {
+// Put sends a STATUS result of the cluster network to the daemon, which caches it.
+func (d *daemon) Put(ctx context.Context, conf []byte, answer error) {
 	ctx, cancel := context.WithTimeout(ctx, briefLimit)
 	defer cancel()
 	s := api.Status{Key: statusKey(conf)}

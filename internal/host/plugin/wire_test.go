@@ -196,7 +196,7 @@ func TestWireReports(t *testing.T) {
 	}
 	status := wire.Message(t, "status.json")
 	c, _, _ := connectTo(t, map[string]answer{"GET " + api.PathStatus: {http.StatusOK, status}})
-	answer, known := c.Last(t.Context(), []byte("{}"))
+	answer, known := c.Get(t.Context(), []byte("{}"))
 	if ce := fault.ToCNI(answer); !known || ce.Code != 50 || ce.Msg != "m" || ce.Details != "d" {
 		t.Errorf("status %v, %t", answer, known)
 	}

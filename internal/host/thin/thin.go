@@ -55,11 +55,11 @@ func open(conf *config.Plugin, log *slog.Logger) (*source.Sources, error) {
 	})
 }
 
-// Last returns no STATUS result: the process ends after one command, so that it caches none.
-func (t *thin) Last(context.Context, []byte) (error, bool) { return nil, false }
+// Get returns no STATUS result: the process ends after one command, so that it caches none.
+func (t *thin) Get(context.Context, []byte) (error, bool) { return nil, false }
 
-// Remember does nothing. See Last.
-func (t *thin) Remember(context.Context, []byte, error) {}
+// Put does nothing. See Get.
+func (t *thin) Put(context.Context, []byte, error) {}
 
 // thin plans and publishes in process. It opens its sources at first use.
 type thin struct {
@@ -136,7 +136,7 @@ func lost(r *publish.Report, err error) *publish.Report {
 	return &publish.Report{
 		Command: r.Command, Pod: r.Pod, ContainerID: r.ContainerID, Time: r.Time,
 		Failure: &publish.Failure{
-			Tell: true,
+			EmitEvent: true,
 			Message: fault.Clip(fmt.Sprintf("nothing was attached, since the network status is not written: %v", err),
 				fault.MaxMessage),
 		},
