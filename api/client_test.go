@@ -73,7 +73,7 @@ func request(conn net.Conn) (head, body string) {
 	return head, string(b)
 }
 
-func says(answer string) func(net.Conn) {
+func respond(answer string) func(net.Conn) {
 	return func(conn net.Conn) {
 		request(conn)
 		_, _ = io.WriteString(conn, answer)
@@ -154,7 +154,7 @@ func TestAnswers(t *testing.T) {
 	for _, tc := range tests {
 		t.Run(tc.rule, func(t *testing.T) {
 			t.Parallel()
-			c := serve(t, says(tc.answer))
+			c := serve(t, respond(tc.answer))
 			err := c.Call(t.Context(), "POST", PathPlan, &value{}, &value{})
 			if err == nil || errors.Is(err, ErrUnreachable) != tc.unreachable || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("%v", err)
@@ -167,7 +167,7 @@ func TestAnswers(t *testing.T) {
 	t.Run("E33 a CNI error", func(t *testing.T) {
 		t.Parallel()
 		for _, status := range []int{400, 500, 503} {
-			err := serve(t, says(answer(status, `{"code":11,"msg":"m","details":"d"}`))).Call(t.Context(), "POST", PathPlan, nil,
+			err := serve(t, respond(answer(status, `{"code":11,"msg":"m","details":"d"}`))).Call(t.Context(), "POST", PathPlan, nil,
 				&value{})
 			var ce *types.Error
 			if !errors.As(err, &ce) || *ce != (types.Error{Code: 11, Msg: "m", Details: "d"}) {
@@ -178,15 +178,15 @@ func TestAnswers(t *testing.T) {
 	t.Run("head in other words", func(t *testing.T) {
 		t.Parallel()
 		out := &value{}
-		if err := serve(t, says("HTTP/1.0 200\ncontent-length:  11 \nX: y\n\n"+`{"a":"out"}`+"more")).Call(t.Context(), "GET",
+		if err := serve(t, respond("HTTP/1.0 200\ncontent-length:  11 \nX: y\n\n"+`{"a":"out"}`+"more")).Call(t.Context(), "GET",
 			"/", nil, out); err != nil || out.A != "out" {
 			t.Errorf("%+v, %v", out, err)
 		}
 	})
 }
 
-// TestNobody checks a socket that does not exist, and one without a listener (E30, M16).
-func TestNobody(t *testing.T) {
+// TestNoDaemon checks a socket that does not exist, and one without a listener (E30, M16).
+func TestNoDaemon(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	dead := filepath.Join(dir, "dead")
@@ -230,7 +230,7 @@ func TestPersist(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
 		go func() { done <- c.Persist(ctx, "POST", PathPlan, &value{"in"}, out) }()
-		listen(t, c.Socket, func(conn net.Conn) { _ = conn }, says("HTTP/1.1 200 OK\r\n"), says(answer(200, `{"a":"out"}`)))
+		listen(t, c.Socket, func(conn net.Conn) { _ = conn }, respond("HTTP/1.1 200 OK\r\n"), respond(answer(200, `{"a":"out"}`)))
 		if err := <-done; err != nil || out.A != "out" {
 			t.Errorf("%+v, %v", out, err)
 		}
@@ -240,7 +240,7 @@ func TestPersist(t *testing.T) {
 		var n atomic.Int32
 		c := serve(t, func(conn net.Conn) {
 			n.Add(1)
-			says(answer(503, `{"code":11,"msg":"m"}`))(conn)
+			respond(answer(503, `{"code":11,"msg":"m"}`))(conn)
 		})
 		var ce *types.Error
 		if err := c.Persist(t.Context(), "POST", PathPlan, nil, nil); !errors.As(err, &ce) || n.Load() != 1 {

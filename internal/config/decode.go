@@ -78,12 +78,12 @@ func (p *Plugin) member(key string, v []byte) bool { //nolint:gocyclo // one cas
 	case "runtimeConfig":
 		return rawjson.Members(v, &p.RuntimeConfig) == nil
 	}
-	return !ours(key)
+	return !isKey(key)
 }
 
-// ours reports whether key is a key of Plugin, in any case. Keys of Plugin that member does not handle are left to
+// isKey reports whether key is a key of Plugin, in any case. Keys of Plugin that member does not handle are left to
 // encoding/json: rare keys, and keys in another case.
-func ours(key string) bool {
+func isKey(key string) bool {
 	return slices.ContainsFunc(keys, func(k string) bool { return strings.EqualFold(k, key) })
 }
 

@@ -176,8 +176,8 @@ func (p *Plugin) Exceptions() []string {
 	return items
 }
 
-// PodAnnotationsKnown returns the pod's annotations and reports whether the runtime passed them.
-func (p *Plugin) PodAnnotationsKnown() (map[string]string, bool, error) {
+// RuntimeAnnotations returns the pod's annotations and reports whether the runtime passed them.
+func (p *Plugin) RuntimeAnnotations() (map[string]string, bool, error) {
 	raw, ok := p.RuntimeConfig[PodAnnotations]
 	if !ok || string(raw) == "null" {
 		return nil, false, nil

@@ -139,7 +139,7 @@ func TestExceptions(t *testing.T) {
 	}
 }
 
-func TestPodAnnotationsKnown(t *testing.T) {
+func TestRuntimeAnnotations(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
 		name, conf string
@@ -161,7 +161,7 @@ func TestPodAnnotationsKnown(t *testing.T) {
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			got, known, err := plugin(t, tc.conf).PodAnnotationsKnown()
+			got, known, err := plugin(t, tc.conf).RuntimeAnnotations()
 			if known != tc.known || (err != nil) != tc.bad || !cmp.Equal(got, tc.want) {
 				t.Errorf("%v %t %v", got, known, err)
 			}
@@ -303,7 +303,7 @@ func FuzzParsePlugin(f *testing.F) {
 		if len(p.Exceptions()) == 0 || !strings.HasSuffix(p.SocketPath(), "/multus.sock") || p.DaemonWait() <= 0 {
 			t.Errorf("%+v", p)
 		}
-		if _, known, err := p.PodAnnotationsKnown(); known && err != nil {
+		if _, known, err := p.RuntimeAnnotations(); known && err != nil {
 			t.Error("known, and an error")
 		}
 		if v, given := p.Valid(); given != (v != nil) {

@@ -10,14 +10,14 @@ import (
 )
 
 const (
-	// lookAgain is how often Await checks the path in spite of its watch. inotify does not report a mount, a change of a
-	// link's target, a parent directory that is replaced, or a change by another host on a network file system. lookOften
-	// is how often Await checks if it has no watch, because root has used up the limit of a user
+	// recheckInterval is how often Await checks the path in spite of its watch. inotify does not report a mount, a change
+	// of a link's target, a parent directory that is replaced, or a change by another host on a network file system.
+	// pollInterval is how often Await checks if it has no watch, because root has used up the limit of a user
 	// (fs.inotify.max_user_instances, often 128).
-	lookAgain = 5 * time.Second
-	lookOften = 250 * time.Millisecond
-	// coming is the set of events that may create the file or remove the directory in which it is expected.
-	coming = unix.IN_CREATE | unix.IN_MOVED_TO | unix.IN_DELETE_SELF | unix.IN_MOVE_SELF | unix.IN_ONLYDIR
+	recheckInterval = 5 * time.Second
+	pollInterval    = 250 * time.Millisecond
+	// creationEvents is the set of events that may create the file or remove the directory in which it is expected.
+	creationEvents = unix.IN_CREATE | unix.IN_MOVED_TO | unix.IN_DELETE_SELF | unix.IN_MOVE_SELF | unix.IN_ONLYDIR
 )
 
 // Await waits until a file or a directory exists at path. If ctx ends first, it returns the cause. The parents of path
@@ -26,7 +26,7 @@ const (
 // Each waiting call takes one of the user's few inotify instances, so many processes should not wait for the same file
 // at the same time.
 func Await(ctx context.Context, path string) error {
-	if there(path) {
+	if exists(path) {
 		return nil
 	}
 	w := newWatch()
@@ -35,7 +35,7 @@ func Await(ctx context.Context, path string) error {
 		dir := deepest(path)
 		moved := w.move(dir)
 		// This check must follow the start of the watch, or a file that was created in between would be missed.
-		if there(path) {
+		if exists(path) {
 			return nil
 		}
 		if moved && deepest(path) != dir {
@@ -47,7 +47,7 @@ func Await(ctx context.Context, path string) error {
 	}
 }
 
-func there(path string) bool {
+func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
 }
@@ -95,7 +95,7 @@ func (w *watch) move(dir string) bool {
 		return false
 	}
 	err = conn.Control(func(fd uintptr) {
-		id, err := unix.InotifyAddWatch(int(fd), dir, coming)
+		id, err := unix.InotifyAddWatch(int(fd), dir, creationEvents)
 		if before != 0 && (err != nil || id != before) {
 			_, _ = unix.InotifyRmWatch(int(fd), uint32(before)) // the watch may have ended with its directory
 		}
@@ -110,7 +110,7 @@ func (w *watch) move(dir string) bool {
 // ended.
 func (w *watch) wait(ctx context.Context) error {
 	if w.id == 0 {
-		timer := time.NewTimer(lookOften)
+		timer := time.NewTimer(pollInterval)
 		defer timer.Stop()
 		select {
 		case <-timer.C:
@@ -119,7 +119,7 @@ func (w *watch) wait(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 	}
-	err := w.file.SetReadDeadline(time.Now().Add(lookAgain))
+	err := w.file.SetReadDeadline(time.Now().Add(recheckInterval))
 	stop := context.AfterFunc(ctx, func() { _ = w.file.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	if err == nil {

@@ -122,7 +122,7 @@ func TestAwait(t *testing.T) {
 			if err := <-done; err != nil {
 				t.Fatal(err)
 			}
-			if took := time.Since(start); took >= lookAgain {
+			if took := time.Since(start); took >= recheckInterval {
 				t.Errorf("seen after %s only", took)
 			}
 		})

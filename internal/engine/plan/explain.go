@@ -97,7 +97,7 @@ func (x *explaining) sandbox() []Value {
 	annotations := "none: no pod is known"
 	if p.Pod.Name != "" {
 		annotations = "pod object"
-		if _, known, _ := x.conf.PodAnnotationsKnown(); known {
+		if _, known, _ := x.conf.RuntimeAnnotations(); known {
 			annotations = "runtime (" + config.PodAnnotations + ")"
 		}
 	}

@@ -81,17 +81,17 @@ func (p *planning) checkConfigs() error {
 
 // attach adds an attachment to the plan.
 func (p *planning) attach(a *Attachment) error {
-	if err := p.room(a.Config.Size()); err != nil {
+	if err := p.reserve(a.Config.Size()); err != nil {
 		return err
 	}
 	p.out = append(p.out, *a)
 	return nil
 }
 
-// room returns an error if a configuration of size bytes does not fit into the plan together with the present ones. It
-// must be called before anything is copied. cni-args are merged into every plugin of a list, so that a small definition
-// and a small annotation can produce a configuration of hundreds of megabytes.
-func (p *planning) room(size int) error {
+// reserve returns an error if a configuration of size bytes does not fit into the plan together with the present ones.
+// It must be called before anything is copied. cni-args are merged into every plugin of a list, so that a small
+// definition and a small annotation can produce a configuration of hundreds of megabytes.
+func (p *planning) reserve(size int) error {
 	for i := range p.out {
 		size += p.out[i].Config.Size()
 	}
@@ -101,10 +101,10 @@ func (p *planning) room(size int) error {
 				"plugin of a list gets",
 			"the configurations of the networks of pod %s have more than %d bytes together", p.req.Pod(), MaxBytes)
 	}
-	if p.Room == nil {
+	if p.Reserve == nil {
 		return nil
 	}
-	return p.Room(size)
+	return p.Reserve(size)
 }
 
 // argsSize returns the maximum number of bytes that the cni-args of an element add to each plugin.

@@ -128,12 +128,12 @@ type bench struct {
 	req      *request.Request
 	conf     *config.Plugin
 	resolver *plan.Resolver
-	told     *bytes.Buffer
+	reported *bytes.Buffer
 }
 
 func newBench(tb testing.TB, a *archive) *bench {
 	tb.Helper()
-	b := &bench{dir: tb.TempDir(), told: &bytes.Buffer{}}
+	b := &bench{dir: tb.TempDir(), reported: &bytes.Buffer{}}
 	files := map[string]string{"files/cluster.conf": defaultCluster}
 	for _, f := range a.files {
 		files[f.name] = strings.ReplaceAll(f.data, "$DIR", b.dir)
@@ -217,7 +217,7 @@ func (b *bench) config(tb testing.TB, over string) []byte {
 
 func (b *bench) sources(tb testing.TB, which, devices string) {
 	tb.Helper()
-	log := slog.New(slog.NewTextHandler(b.told, &slog.HandlerOptions{
+	log := slog.New(slog.NewTextHandler(b.reported, &slog.HandlerOptions{
 		Level: slog.LevelWarn,
 		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 			if a.Key == slog.TimeKey {
@@ -227,7 +227,7 @@ func (b *bench) sources(tb testing.TB, which, devices string) {
 		},
 	}))
 	b.resolver = &plan.Resolver{Log: log, Missing: func(_ string, pod *plan.Pod, m *plan.MissingNetworkError) {
-		fmt.Fprintf(b.told, "event for pod %s uid %q: %v\n", pod.Ref, pod.UID, m)
+		fmt.Fprintf(b.reported, "event for pod %s uid %q: %v\n", pod.Ref, pod.UID, m)
 	}}
 	source := file.New(file.Options{Dir: filepath.Join(b.dir, "objects")})
 	switch which {
@@ -278,10 +278,10 @@ func (b *bench) outcome(t *testing.T) map[string]string {
 		out["error.txt"] = fmt.Sprintf("code: %d\nmsg: %s\nnext: %s\n", f.Code, err, f.Next)
 	} else {
 		out["plan.json"] = string(encode(t, p))
-		b.survivesTheWire(t, p)
+		b.checkRoundTrip(t, p)
 	}
-	if b.told.Len() > 0 {
-		out["told.txt"] = b.told.String()
+	if b.reported.Len() > 0 {
+		out["told.txt"] = b.reported.String()
 	}
 	for name, data := range out {
 		out[name] = strings.ReplaceAll(data, b.dir, "$DIR")
@@ -314,9 +314,9 @@ func encode(tb testing.TB, p *plan.Plan) []byte {
 	return b.Bytes()
 }
 
-// survivesTheWire checks that the plugin gets the plan that the daemon made, and that libcni accepts each configuration
+// checkRoundTrip checks that the plugin gets the plan that the daemon made, and that libcni accepts each configuration
 // in it.
-func (b *bench) survivesTheWire(t *testing.T, p *plan.Plan) {
+func (b *bench) checkRoundTrip(t *testing.T, p *plan.Plan) {
 	t.Helper()
 	sent, err := json.Marshal(p)
 	if err != nil {

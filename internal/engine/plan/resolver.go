@@ -31,10 +31,10 @@ type Resolver struct {
 	// PhysicalFunction, if set, returns the PCI address of the physical function of a virtual function, or "" if it is not
 	// known.
 	PhysicalFunction func(device string) string
-	// Room, if set, is called before the configurations of a plan grow to the given total size. It may block. Its error
+	// Reserve, if set, is called before the configurations of a plan grow to the given total size. It may block. Its error
 	// ends the planning.
-	Room func(bytes int) error
-	Log  *slog.Logger
+	Reserve func(bytes int) error
+	Log     *slog.Logger
 }
 
 // MissingNetworkError is returned for a network that is referenced and cannot be obtained. Its cause wraps ErrNotFound
@@ -153,7 +153,7 @@ func (r *Resolver) planCluster(ctx context.Context, req *request.Request, conf *
 // Plain reports whether a pod gets only the cluster network: its annotations are known and name neither networks nor a
 // default network, and defaultNetworks does not apply to its namespace.
 func Plain(req *request.Request, conf *config.Plugin) bool {
-	annotations, known, err := conf.PodAnnotationsKnown()
+	annotations, known, err := conf.RuntimeAnnotations()
 	if err != nil || !known {
 		return false
 	}
@@ -167,7 +167,7 @@ func Plain(req *request.Request, conf *config.Plugin) bool {
 func (r *Resolver) pod(ctx context.Context, req *request.Request, conf *config.Plugin) (*Pod, error) {
 	ref := Ref{Namespace: req.Args.Get(request.PodNamespace), Name: req.Args.Get(request.PodName)}
 	uid := req.Args.Get(request.PodUID)
-	annotations, known, err := conf.PodAnnotationsKnown()
+	annotations, known, err := conf.RuntimeAnnotations()
 	if err != nil {
 		return nil, err
 	}
@@ -432,7 +432,7 @@ func (p *planning) element(ctx context.Context, e *netsel.Element, origin Origin
 	}
 	l, from, err := p.definition(def)
 	if err == nil {
-		if err := p.room(l.Size() + l.Len()*argsSize(e)); err != nil {
+		if err := p.reserve(l.Size() + l.Len()*argsSize(e)); err != nil {
 			return nil, err
 		}
 		l, err = l.WithCNIArgs(e.CNIArgs)

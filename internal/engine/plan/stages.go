@@ -49,18 +49,18 @@ func (p *planning) stages(out *Plan) error {
 		return nil
 	}
 	out.Concurrency = p.conf.AttachConcurrency
-	traits := make([]trait, len(out.Attachments))
+	footprints := make([]footprint, len(out.Attachments))
 	for i := range out.Attachments {
-		t, err := p.traitOf(&out.Attachments[i])
+		t, err := p.footprintOf(&out.Attachments[i])
 		if err != nil {
 			return fmt.Errorf("network %s: %w", out.Attachments[i].Name, err)
 		}
-		traits[i] = t
+		footprints[i] = t
 	}
-	for i := 1; i < len(traits); i++ {
+	for i := 1; i < len(footprints); i++ {
 		stage := 1
 		for j := 1; j < i; j++ {
-			if traits[i].meets(&traits[j]) {
+			if footprints[i].orderMatters(&footprints[j]) {
 				stage = max(stage, out.Attachments[j].Stage+1)
 			}
 		}
@@ -69,8 +69,8 @@ func (p *planning) stages(out *Plan) error {
 	return nil
 }
 
-// trait is what two attachments of a pod can have in common.
-type trait struct {
+// footprint is what an attachment uses and other attachments of the pod may use, too.
+type footprint struct {
 	ifName, network string
 	// words holds all keys and string values of the configuration. The name of an interface can be anywhere in them
 	// (master of a plugin with linkInContainer, links of a bond, the key of a sysctl).
@@ -87,8 +87,8 @@ type trait struct {
 
 const unknownFunction = "?"
 
-func (p *planning) traitOf(a *Attachment) (trait, error) {
-	t := trait{
+func (p *planning) footprintOf(a *Attachment) (footprint, error) {
+	t := footprint{
 		ifName: a.IfName, network: a.Config.Name(),
 		routes: !a.Routes.None() || slices.ContainsFunc(a.Config.Types(), ownTables),
 	}
@@ -96,7 +96,7 @@ func (p *planning) traitOf(a *Attachment) (trait, error) {
 	for n := range a.Config.Types() {
 		var conf map[string]any
 		if err := a.Config.Decode(n, &conf); err != nil {
-			return trait{}, err
+			return footprint{}, err
 		}
 		walk("", conf, func(key string, value any) { t.note(key, value, devices) })
 		if conf["type"] == "bridge" {
@@ -124,7 +124,7 @@ func (p *planning) traitOf(a *Attachment) (trait, error) {
 }
 
 // note adds one value of the configuration.
-func (t *trait) note(key string, value any, devices map[string]bool) {
+func (t *footprint) note(key string, value any, devices map[string]bool) {
 	t.words = append(t.words, key)
 	s, ok := value.(string)
 	switch {
@@ -176,14 +176,14 @@ func (p *planning) physicalFunction(device string) string {
 }
 
 // names reports whether the name of an interface occurs anywhere in the configuration.
-func (t *trait) names(ifName string) bool {
+func (t *footprint) names(ifName string) bool {
 	return slices.ContainsFunc(t.words, func(s string) bool { return strings.Contains(s, ifName) })
 }
 
-// meets reports whether the order of two attachments may matter: one is made on the other or on what it creates, both
-// may set a default route or look for a free routing table, they get addresses from one pool, or they use one physical
-// function.
-func (t *trait) meets(o *trait) bool {
+// orderMatters reports whether the order of two attachments may matter: one is made on the other or on what it creates,
+// both may set a default route or look for a free routing table, they get addresses from one pool, or they use one
+// physical function.
+func (t *footprint) orderMatters(o *footprint) bool {
 	return t.names(o.ifName) || o.names(t.ifName) ||
 		slices.ContainsFunc(t.makes, o.names) || slices.ContainsFunc(o.makes, t.names) ||
 		t.routes && o.routes ||

@@ -161,7 +161,7 @@ func (s *server) resolve(ctx context.Context, place *largePlanPlace, req *reques
 		return nil, err
 	}
 	resolver := *s.resolver
-	resolver.Room = place.grow
+	resolver.Reserve = place.grow
 	return resolver.Plan(ctx, req, conf)
 }
 
