@@ -140,11 +140,11 @@ func TestAnswers(t *testing.T) {
 			"in chunks", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", true,
 			"answer without Content-Length",
 		},
-		{"a length that is none", "HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n", true, `bad Content-Length "`},
+		{"an invalid length", "HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n", true, `bad Content-Length "`},
 		{"a negative length", "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", true, "bad Content-Length"},
 		{"a length without end", "HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n", false, "answer too large"},
 		{
-			"E32 an error that is no CNI error", answer(500, long), false,
+			"E32 an error that is not a CNI error", answer(500, long), false,
 			"answered 500 to /v1/plan: \"" + strings.Repeat("x", 200) + "…\"",
 		},
 		{"E32 an error without a message", answer(400, `{"code":5}`), false, "answered 400"},

@@ -77,13 +77,13 @@ func TestParseErrors(t *testing.T) {
 			"A36 plugin without type", `{"plugins":[{"type":"a"},{"name":"b"}]}`,
 			"plugin 2: a plugin delegate must have the 'type' field",
 		},
-		{"plugins is no array", `{"plugins":{}}`, `"plugins" must be an array`},
-		{"plugin is no object", `{"plugins":["a"]}`, "plugin 1: want a JSON object, not the text \"a\""},
+		{"plugins is not an array", `{"plugins":{}}`, `"plugins" must be an array`},
+		{"plugin is not an object", `{"plugins":["a"]}`, "plugin 1: want a JSON object, not the text \"a\""},
 		{"plugin is null", `{"plugins":[null]}`, "plugin 1: want a JSON object, not null"},
-		{"type is no text", `{"type":5}`, `"type" must be a text, not 5`},
+		{"type is not a string", `{"type":5}`, `"type" must be a text, not 5`},
 		{"name is no text", `{"type":"a","name":["x"]}`, `"name" must be a text, not ["x"]`},
-		{"version is no text", `{"type":"a","cniVersion":1.0}`, `"cniVersion" must be a text, not 1.0`},
-		{"plugin's type is no text", `{"plugins":[{"type":{}}]}`, `plugin 1: "type" must be a text`},
+		{"version is not a string", `{"type":"a","cniVersion":1.0}`, `"cniVersion" must be a text, not 1.0`},
+		{"plugin's type is not a string", `{"plugins":[{"type":{}}]}`, `plugin 1: "type" must be a text`},
 		{"B2 nothing", ``, "parse CNI configuration: "},
 		{"B2 null", `null`, "want a JSON object, not null"},
 		{"B2 list", `[]`, "want a JSON object, not an array"},
@@ -176,7 +176,7 @@ func TestWithCNIArgs(t *testing.T) {
 			map[string]string{"k": "1"},
 			`{"name":"n","plugins":[{"args":{"cni":{"k":1}},"type":"a"},{"args":{"cni":{"k":1,"x":1}},"type":"b"}]}`,
 		},
-		{"C68 args is a text", `{"type":"a","args":"x"}`, map[string]string{"k": "1"}, `!"args" must be an object, not "x"`},
+		{"C68 args is a string", `{"type":"a","args":"x"}`, map[string]string{"k": "1"}, `!"args" must be an object, not "x"`},
 		{"C68 args is a list", `{"type":"a","args":[]}`, map[string]string{"k": "1"}, `!"args" must be an object, not []`},
 		{
 			"C68 args.cni is a number", `{"type":"a","args":{"cni":5}}`,
@@ -249,7 +249,7 @@ func TestParseWith(t *testing.T) {
 		{"only those", `{"name":"n"}`, more[:1], `{"name":"n","plugins":[{"type":"b", "n": 9007199254740993}]}`},
 		{"null", `{"name":"n","plugins":null}`, more[:1], `{"name":"n","plugins":[{"type":"b", "n": 9007199254740993}]}`},
 		{"none at all", `{"name":"n"}`, nil, "!" + ErrNoType.Error()},
-		{"plugins is no array", `{"name":"n","plugins":5}`, more, `!"plugins" must be an array`},
+		{"plugins is not an array", `{"name":"n","plugins":5}`, more, `!"plugins" must be an array`},
 		{
 			"one without a type", `{"name":"n","plugins":[]}`,
 			[][]byte{[]byte(`{}`)},
@@ -291,7 +291,7 @@ func TestCapabilities(t *testing.T) {
 	}
 	if _, err := parse(t, `{"type":"a","capabilities":{"ips":"yes"}}`).Capabilities(); err == nil ||
 		!strings.Contains(err.Error(), `"a"`) {
-		t.Errorf("a text for a bool: %v", err)
+		t.Errorf("a string for a boolean: %v", err)
 	}
 }
 

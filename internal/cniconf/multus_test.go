@@ -19,7 +19,7 @@ func TestCallsMultus(t *testing.T) {
 		"another plugin":              {`{"type":"bridge"}`, false},
 		"passthru":                    {`{"type":"passthru"}`, false},
 		"the word elsewhere":          {`{"name":"multus","type":"bridge","args":{"type":"multus"}}`, false},
-		"type that is no string":      {`{"type":["multus"]}`, false},
+		"type that is not a string":   {`{"type":["multus"]}`, false},
 		"type in another letter case": {`{"type":"Multus"}`, false},
 		"no object":                   {`["multus"]`, false},
 		"not JSON":                    {`{"type":"multus"`, false},

@@ -142,7 +142,7 @@ func TestForRequest(t *testing.T) {
 		}
 	}
 	if _, err := daemon(t, `{}`).ForRequest([]byte(`[]`)); err == nil {
-		t.Error("a request that is no object")
+		t.Error("a request that is not an object")
 	}
 }
 

@@ -51,7 +51,7 @@ func TestParsePlugin(t *testing.T) {
 			&Plugin{SystemNamespaces: []string{}},
 		},
 		{
-			"A3 null leaves texts and bools alone",
+			"A3 null leaves strings and booleans unchanged",
 			`{"confDir":null,"cniDir":null,"binDir":null,"multusNamespace":null,"namespaceIsolation":null,"logToStderr":null}`,
 			defaults(func(*Plugin) {}),
 		},

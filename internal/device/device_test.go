@@ -84,7 +84,7 @@ func TestReasons(t *testing.T) {
 		text     string
 	}{
 		"spare": {device: eth1},
-		"an address is no reason": {
+		"an address is not a reason": {
 			device: with(eth1, func(d *link.Device) { d.Addrs = []netip.Prefix{netip.MustParsePrefix("198.51.100.7/24")} }),
 			nodes:  []string{"192.0.2.7"},
 		},
@@ -204,7 +204,7 @@ func TestReasons(t *testing.T) {
 			holdings: []Holding{{Pod: "default/p", ContainerID: "c1", IfName: "net1", Busy: true, Device: IdentityOf(&eth1)}},
 			want:     []Kind{Held}, text: "pod default/p (sandbox c1, interface net1) is getting it or giving it back just now",
 		},
-		"recorded, and nobody at it": {device: eth1, holdings: []Holding{{Pod: "default/p", Device: IdentityOf(&eth1)}}},
+		"recorded, no operation": {device: eth1, holdings: []Holding{{Pod: "default/p", Device: IdentityOf(&eth1)}}},
 		"all of it at once": {
 			device: with(eth1, func(d *link.Device) { d.Master = 9 }),
 			others: []link.Device{soft(9, "br0", "bridge"), with(soft(8, "v", "vlan"), func(d *link.Device) { d.Lower = 3 })},
@@ -304,16 +304,16 @@ func TestReferences(t *testing.T) {
 			config: `{"type":"host-device","pciBusID":"0000:00:03.0"}`, deviceID: `"0000:00:04.0"`,
 			want: []Reference{{Key: "pciBusID", Value: "0000:00:03.0"}},
 		},
-		"kubelet's, no text": {
+		"kubelet's, not a string": {
 			config:   `{"type":"host-device","device":"eth1","capabilities":{"deviceID":true}}`,
 			deviceID: `7`, want: []Reference{{Key: "device", Value: "eth1"}},
 		},
-		"nothing said": {config: `{"type":"host-device"}`},
+		"no key": {config: `{"type":"host-device"}`},
 		"allowInUse": {
 			config: `{"type":"host-device","device":"eth0","allowInUse":true}`,
 			want:   []Reference{{Key: "device", Value: "eth0", AllowInUse: true}},
 		},
-		"allowInUse, a text": {config: `{"type":"host-device","device":"eth0","allowInUse":"yes"}`, fails: "allowInUse"},
+		"allowInUse, a string": {config: `{"type":"host-device","device":"eth0","allowInUse":"yes"}`, fails: "allowInUse"},
 		"sriov": {
 			config: `{"type":"sriov","deviceID":"0000:00:03.1"}`,
 			want:   []Reference{{Key: "deviceID", Value: "0000:00:03.1"}},
@@ -449,7 +449,7 @@ func TestJudge(t *testing.T) {
 			ref:  Reference{Key: "hwaddr", Value: "02:00:00:00:00:99"},
 			want: `hwaddr "02:00:00:00:00:99" of network ns/n is not on this node` + free,
 		},
-		"hwaddr is none": {
+		"hwaddr is invalid": {
 			ref:  Reference{Key: "hwaddr", Value: "eth1"},
 			want: `hwaddr "eth1" of network ns/n is not on this node`,
 		},
@@ -484,8 +484,8 @@ func TestJudge(t *testing.T) {
 			want: `device "eth0" (deviceID "0000:00:02.0" of network ns/n) is not free`,
 			next: `keep it out of the devices that the kubelet hands out for network ns/n, or set "allowInUse"`,
 		},
-		"auxiliary":           {ref: Reference{Key: "deviceID", Value: "mlx5_core.sf.4"}, want: "eth1"},
-		"auxiliary is no PCI": {ref: Reference{Key: "pciBusID", Value: "mlx5_core.sf.4"}, want: `is not on this node`},
+		"auxiliary":            {ref: Reference{Key: "deviceID", Value: "mlx5_core.sf.4"}, want: "eth1"},
+		"auxiliary is not PCI": {ref: Reference{Key: "pciBusID", Value: "mlx5_core.sf.4"}, want: `is not on this node`},
 		"held": {
 			ref: Reference{Key: "device", Value: "eth2"}, holdings: []Holding{holder},
 			want: `device "eth2" of network ns/n ` + has, next: `wait until that pod is gone, or change "device"`,
@@ -512,7 +512,7 @@ func TestJudge(t *testing.T) {
 			holdings: []Holding{{Pod: "default/dead", ContainerID: "c0", IfName: "net1", Gone: true, Device: eth2}},
 			want:     `pod default/dead (sandbox c0, interface net1) has got it, and its network namespace is gone`,
 		},
-		"held, record of today's": {
+		"held, record of Multus 4.x": {
 			ref: Reference{Key: "device", Value: "eth3"}, holdings: []Holding{holder, old},
 			want: `device "eth3" of network ns/n is not free: pod default/old (sandbox c2, interface net1) has it`,
 		},
@@ -552,7 +552,7 @@ func TestJudge(t *testing.T) {
 			}
 			var r *Refusal
 			if !errors.As(err, &r) {
-				t.Fatalf("%v is no refusal", err)
+				t.Fatalf("%v is not a refusal", err)
 			}
 			if !strings.Contains(r.Error(), tc.want) || tc.want == "" || strings.Contains(r.Error(), "\n") {
 				t.Errorf("error %q, want %q", r, tc.want)
@@ -646,7 +646,7 @@ func TestReturned(t *testing.T) {
 			now:  []link.Device{as(hard, "net1", func(d *link.Device) { d.Permanent, d.MAC = "", "02:99:00:00:00:01" })},
 			want: "net1",
 		},
-		"kernel that tells no bus": {
+		"kernel that reports no bus": {
 			was: with(hard, func(d *link.Device) { d.Bus = "" }),
 			now: []link.Device{as(hard, "net1", nil)}, want: "net1",
 		},

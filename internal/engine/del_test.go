@@ -38,7 +38,7 @@ func TestDelWithoutTrace(t *testing.T) {
 		{"ADD had undone all, the plugin gives a reason", "other", answers, ledger.Progress{Undone: true}, 0},
 		{"ADD had undone all, the plugin crashes", "other", "exit 2", ledger.Progress{Undone: true}, 0},
 		{
-			"ADD had undone all, the plugin asks to come again", "other", `echo '{"code":11,"msg":"not now"}'; exit 1`,
+			"ADD had undone all, the plugin asks to try again", "other", `echo '{"code":11,"msg":"not now"}'; exit 1`,
 			ledger.Progress{Undone: true, Begun: 2},
 			-1,
 		},
@@ -165,7 +165,7 @@ func TestOrphans(t *testing.T) {
 		_ = other.Wait()
 	}
 	if err := c.endOrphans(); err != nil {
-		t.Errorf("nobody holds it: %v", err)
+		t.Errorf("no process holds the lock: %v", err)
 	}
 	if _, err := os.Stat(filepath.Join(n.dir, "run", "locks")); err != nil {
 		t.Error(err)
@@ -179,7 +179,7 @@ const lastPid = "/proc/sys/kernel/ns_last_pid"
 // reused by another process that leads a group, as a delegate does. The other process must survive.
 func TestOrphanNumberIsReused(t *testing.T) { //nolint:paralleltest // other processes would get the process ID
 	if _, err := os.Stat(lastPid); err != nil || os.Getuid() != 0 {
-		t.Skipf("no number can be asked for: %v", err)
+		t.Skipf("the next process ID cannot be set: %v", err)
 	}
 	n := newNode(t)
 	c, err := n.engine.begin(n.request(request.Del, "c", ""))

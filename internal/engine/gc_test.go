@@ -147,7 +147,7 @@ func TestGCKeepsLivePods(t *testing.T) {
 		in := n.in(t, plugin, "GC")
 		for _, want := range keep {
 			if strings.Count(in, want) != 2 { // once in each of the two keys that libcni writes
-				t.Errorf("%s is not told to keep %s: %s", plugin, want, in)
+				t.Errorf("%s does not get %s as a valid attachment: %s", plugin, want, in)
 			}
 		}
 	}
@@ -325,9 +325,9 @@ func (p planning) Plan(ctx context.Context, req *request.Request, conf *config.P
 func TestGCRefused(t *testing.T) {
 	t.Parallel()
 	for name, does := range map[string]string{
-		"unknown verb":      `echo '{"code":4,"msg":"unknown CNI_COMMAND: GC"}'; exit 1`,
-		"wants a container": `echo '{"code":4,"msg":"missing containerID"}'; exit 1`,
-		"old":               `echo '{"code":1,"msg":"incompatible CNI versions"}'; exit 1`, "crash": `exit 2`, "missing": "",
+		"unknown verb":         `echo '{"code":4,"msg":"unknown CNI_COMMAND: GC"}'; exit 1`,
+		"requires a container": `echo '{"code":4,"msg":"missing containerID"}'; exit 1`,
+		"old":                  `echo '{"code":1,"msg":"incompatible CNI versions"}'; exit 1`, "crash": `exit 2`, "missing": "",
 	} {
 		for _, alive := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s, alive %t", name, alive), func(t *testing.T) {
@@ -427,7 +427,7 @@ func TestGCHangs(t *testing.T) {
 		t.Errorf("called: %s", got)
 	}
 	if n.recorded(t, "a-good") || n.recorded(t, "c-good") || !n.recorded(t, "b-bad") {
-		t.Errorf("others were not freed, or the one that hangs was forgotten: %v", err)
+		t.Errorf("others were not freed, or the record of the one that hangs was removed: %v", err)
 	}
 }
 

@@ -39,8 +39,8 @@ fi
 func TestInheritedVersion(t *testing.T) {
 	t.Parallel()
 	for what, does := range map[string]string{
-		"it says what it supports": `test $CNI_COMMAND = VERSION && { echo '{"cniVersion":"1.0.0","supportedVersions":["0.4.0","1.0.0"]}'; exit 0; }` + refusing,
-		"it does not say":          `test $CNI_COMMAND = VERSION && exit 1` + refusing,
+		"it reports its versions": `test $CNI_COMMAND = VERSION && { echo '{"cniVersion":"1.0.0","supportedVersions":["0.4.0","1.0.0"]}'; exit 0; }` + refusing,
+		"it does not report them": `test $CNI_COMMAND = VERSION && exit 1` + refusing,
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()

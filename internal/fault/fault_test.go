@@ -39,7 +39,7 @@ func TestToCNI(t *testing.T) {
 		{"D4 anything", errors.New("x"), types.Error{Code: 999, Msg: "x"}},
 		{"D5 a CNI error as a whole is passed on", delegate, *delegate},
 		{
-			"D5 wrapped: its code, all the text", fmt.Errorf("plugin: %w", delegate),
+			"D5 wrapped: its code, the whole text", fmt.Errorf("plugin: %w", delegate),
 			types.Error{Code: 101, Msg: "plugin: " + said},
 		},
 		{

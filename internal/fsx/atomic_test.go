@@ -241,7 +241,7 @@ func TestSweep(t *testing.T) {
 		t.Errorf("missing directory: %v", err)
 	}
 	if err := Sweep(filepath.Join(dir, "file"), 0); err == nil {
-		t.Error("sweeping a file is no error")
+		t.Error("sweeping a file is not an error")
 	}
 }
 

@@ -42,7 +42,7 @@ func TestHolders(t *testing.T) {
 	}
 	check("both have it", "k", both...)
 	check("another key", "other", os.Getpid())
-	check("a key that nobody has", "none")
+	check("a key without a lock", "none")
 	if err := lock.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +53,7 @@ func TestHolders(t *testing.T) {
 	if err := child.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	check("nobody any more", "k")
+	check("released", "k")
 }
 
 func TestOwns(t *testing.T) {

@@ -126,7 +126,7 @@ func startPlugin(t *testing.T, file string) (cmd *exec.Cmd, finish func()) {
 		t.Fatal(err)
 	}
 	if line, err := bufio.NewReader(stdoutR).ReadString('\n'); line != "started\n" {
-		t.Fatalf("plugin said %q, %v", line, err)
+		t.Fatalf("plugin printed %q, %v", line, err)
 	}
 	return cmd, func() { stdinW.Close() }
 }

@@ -80,7 +80,7 @@ func TestOpen(t *testing.T) {
 				t.Errorf("error %q does not begin with %q", err, start)
 			}
 			if !strings.Contains(err.Error(), tt.want) {
-				t.Errorf("error %q does not say %q", err, tt.want)
+				t.Errorf("error %q does not contain %q", err, tt.want)
 			}
 		})
 	}
@@ -115,7 +115,7 @@ func TestDo(t *testing.T) {
 		t.Error("the callback ran outside")
 	}
 	if err := ns.Do(func() error { runtime.Goexit(); return nil }); err == nil {
-		t.Error("a callback that does not return is no error")
+		t.Error("a callback that does not return is not an error")
 	}
 	// Every thread that this or another goroutine may get must be in its own namespace.
 	for range 20 {

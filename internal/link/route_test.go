@@ -452,7 +452,7 @@ func TestSetDefault(t *testing.T) {
 			}
 			for _, part := range tt.says {
 				if err != nil && !strings.Contains(err.Error(), part) {
-					t.Errorf("error %q does not say %q", err, part)
+					t.Errorf("error %q does not contain %q", err, part)
 				}
 			}
 			p.want(t, tt.want...)

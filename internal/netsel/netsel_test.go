@@ -50,7 +50,7 @@ func TestParse(t *testing.T) {
 		{"C18 empty list", "[]", []Element{}},
 		{"C18 white space around it", " \n[ ]\t", []Element{}},
 		{"C10 null is a name of the comma form", "null", []Element{{Name: "null"}}},
-		{"C20 C21", `[{"name":"A.b/c","namespace":"N S"}]`, []Element{{Name: "A.b/c", Namespace: "N S"}}},
+		{"C20 C21 any name", `[{"name":"A.b/c","namespace":"N S"}]`, []Element{{Name: "A.b/c", Namespace: "N S"}}},
 		{"C20 no name", `[{}]`, []Element{{}}},
 		{
 			"C20 one key in another case", `[{"NAME":"a","Interface":"b"},{"name":"c","name":"d"}]`,
@@ -71,7 +71,7 @@ func TestParse(t *testing.T) {
 				{},
 			},
 		},
-		{"C24", `[{"infiniband-guid":"24:8a:07:03:00:8d:ae:2e"}]`, []Element{{InfinibandGUID: "24:8a:07:03:00:8d:ae:2e"}}},
+		{"C24 infiniband-guid", `[{"infiniband-guid":"24:8a:07:03:00:8d:ae:2e"}]`, []Element{{InfinibandGUID: "24:8a:07:03:00:8d:ae:2e"}}},
 		{
 			"C25 not checked here", `[{"interface":"much too long for any kernel"}]`,
 			[]Element{{Interface: "much too long for any kernel"}},
@@ -81,7 +81,7 @@ func TestParse(t *testing.T) {
 			[]Element{{Interface: "old"}, {Interface: "new"}},
 		},
 		{
-			"C27 N5 the port that nobody has is the plugin's to refuse",
+			"C27 N5 an impossible port is left to the plugin to refuse",
 			`[{"portMappings":[{"hostPort":1,"containerPort":2,"protocol":"udp","hostIP":"127.0.0.1"},{"hostPort":-1}]}]`,
 			[]Element{{PortMappings: []PortMapping{{1, 2, "udp", "127.0.0.1"}, {HostPort: -1}}}},
 		},
@@ -89,7 +89,7 @@ func TestParse(t *testing.T) {
 			"C28", `[{"bandwidth":{"ingressRate":1,"ingressBurst":2,"egressRate":3,"egressBurst":4}},{"bandwidth":null}]`,
 			[]Element{{Bandwidth: &Bandwidth{1, 2, 3, 4}}, {}},
 		},
-		{"C29", `[{"deviceID":"0000:00:01.0"}]`, []Element{{DeviceID: "0000:00:01.0"}}},
+		{"C29 deviceID", `[{"deviceID":"0000:00:01.0"}]`, []Element{{DeviceID: "0000:00:01.0"}}},
 		{
 			"C30 numbers as they are written", `[{"cni-args":{"a":9007199254740993,"b":{"c":[1e3]}}},{"cni-args":{}}]`,
 			[]Element{{CNIArgs: map[string]json.RawMessage{
@@ -105,7 +105,7 @@ func TestParse(t *testing.T) {
 			"C31 an IPv4 address written as IPv6", `[{"default-route":["::ffff:10.0.0.1"]}]`,
 			[]Element{{DefaultRoute: addrs("10.0.0.1")}},
 		},
-		{"C32", `[{"ipam-claim-reference":"c"}]`, []Element{{IPAMClaim: "c"}}},
+		{"C32 ipam-claim-reference", `[{"ipam-claim-reference":"c"}]`, []Element{{IPAMClaim: "c"}}},
 		{
 			"C32", `[{"name":"a","ips":["10.0.0.1"],"ipam-claim-reference":"c"}]`,
 			[]Element{{Name: "a", IPs: []string{"10.0.0.1"}, IPAMClaim: "c"}},
@@ -132,15 +132,15 @@ func TestParseErrors(t *testing.T) {
 	t.Parallel()
 	tests := []struct{ rule, value, want string }{
 		{"C10 object", `{"name":"a"}`, "want a JSON array of objects: "},
-		{"C10 text", `"a"`, "want a JSON array of objects: "},
+		{"C10 string", `"a"`, "want a JSON array of objects: "},
 		{"C10 JSON in the comma form", `a,"b"`, "want a JSON array of objects: "},
 		{"C10 cut off", `[{"name":"a"}`, "want a JSON array of objects: "},
 		{"C10 two lists", `[][]`, "nothing after it"},
 		{"C10 a bracket too many", `[{"name":"a"}]]`, "nothing after it"},
 		{"C10 a brace too many", `[{"name":"a"}]}`, "nothing after it"},
-		{"C34 list of texts", `["a"]`, "want a JSON array of objects: "},
+		{"C34 list of strings", `["a"]`, "want a JSON array of objects: "},
 		{"C34 number for a name", `[{"name":5}]`, "want a JSON array of objects: "},
-		{"C34 text for a list", `[{"ips":"10.0.0.1"}]`, "want a JSON array of objects: "},
+		{"C34 string for a list", `[{"ips":"10.0.0.1"}]`, "want a JSON array of objects: "},
 		{"C12 two slashes", "b, a/b/c ", `element 2 ("a/b/c"): more than one "/"`},
 		{"C12 two ats", "a@b@c", `element 1 ("a@b@c"): more than one "@"`},
 		{"C12 two ats after the slash", "n/a@b@c", `more than one "@"`},
@@ -173,8 +173,8 @@ func TestParseErrors(t *testing.T) {
 		},
 		{"C22 prefix", `[{"ips":["10.0.0.1/33"]}]`, `ips: "10.0.0.1/33" is no address with a prefix`},
 		{"C22 empty", `[{"ips":[""]}]`, `ips: "" is no IP address`},
-		{"C23", `[{"mac":"02:00"}]`, "mac: "},
-		{"C24", `[{"infiniband-guid":"x"}]`, "infiniband-guid: "},
+		{"C23 invalid mac", `[{"mac":"02:00"}]`, "mac: "},
+		{"C24 invalid infiniband-guid", `[{"infiniband-guid":"x"}]`, "infiniband-guid: "},
 		{
 			"C28 number as a string", `[{"bandwidth":{"ingressRate":"1"}}]`,
 			`want a JSON array of objects: key "bandwidth.ingressRate" must be a whole number, not a string`,
@@ -193,8 +193,8 @@ func TestParseErrors(t *testing.T) {
 		{"C31 prefix", `[{"default-route":["10.0.0.1/24"]}]`, `default-route: invalid IP address: "10.0.0.1/24"`},
 	}
 	known := map[string]string{
-		"C10 a bracket too many": "Decoder.More says no before ] and }",
-		"C10 a brace too many":   "Decoder.More says no before ] and }",
+		"C10 a bracket too many": "Decoder.More returns false before ] and }",
+		"C10 a brace too many":   "Decoder.More returns false before ] and }",
 		"C31 zone":               "netip.ParseAddr takes zones, and the kernel is given the address without",
 	}
 	for _, tc := range tests {

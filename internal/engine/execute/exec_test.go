@@ -37,7 +37,7 @@ func TestExecOutput(t *testing.T) {
 			"F64 nothing, in a chain", `exit 0`, `{"prevResult":{"cniVersion":"1.0.0", "n": 9007199254740993}}`,
 			`{"cniVersion":"1.0.0", "n": 9007199254740993}`,
 		},
-		{"nothing, and input that is no JSON", `exit 0`, `{`, `{}`},
+		{"no output, and input that is not JSON", `exit 0`, `{`, `{}`},
 		{"K3 standard input as it is", `cat`, "{ \"a\":\t1e400 }", "{ \"a\":\t1e400 }"},
 		{"K2 environment as it is, and no other", `echo "$A-$HOME"`, ``, "b-\n"},
 		{"standard error does not mix", `echo out; echo err >&2`, ``, "out\n"},
@@ -76,7 +76,7 @@ func TestExecErrors(t *testing.T) {
 			0,
 		},
 		{
-			"F64 JSON that is no error", `echo '{"a":1}'; exit 1`,
+			"F64 JSON that is not an error", `echo '{"a":1}'; exit 1`,
 			[]string{"netplugin failed but error parsing its diagnostic message"},
 			0,
 		},
@@ -110,7 +110,7 @@ func TestExecErrors(t *testing.T) {
 			}
 			for _, want := range tc.want {
 				if !strings.Contains(err.Error(), want) {
-					t.Errorf("%.300q does not say %q", err, want)
+					t.Errorf("%.300q does not contain %q", err, want)
 				}
 			}
 			if len(err.Error()) > 1000 {
@@ -174,7 +174,7 @@ func TestExecCancelled(t *testing.T) {
 		t.Fatal(err)
 	}
 	if rest, err := io.ReadAll(r); err != nil || len(rest) > 0 {
-		t.Errorf("somebody lives on: %q, %v", rest, err)
+		t.Errorf("a process survives: %q, %v", rest, err)
 	}
 }
 

@@ -215,7 +215,7 @@ func TestAddFails(t *testing.T) {
 			}
 			for _, want := range tc.want {
 				if !strings.Contains(err.Error(), want) {
-					t.Errorf("%v does not say %q", err, want)
+					t.Errorf("%v does not contain %q", err, want)
 				}
 			}
 			var ce *types.Error

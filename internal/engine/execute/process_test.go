@@ -28,15 +28,15 @@ func TestProcess(t *testing.T) {
 		{"reads a part", `head -c 3`, long, "012", 0},
 		{"writes much and ends", `head -c 60000 /dev/zero`, "", "", 60000},
 		{
-			"leaves somebody who writes for ever",
+			"leaves a process that writes forever",
 			`sh -c 'while kill -0 '$PPID' 2>/dev/null; do head -c 100000 /dev/zero; done' & exit 0`, "", "", -1,
 		},
 		{
 			"answers through a child that it does not wait for",
 			`exec /bin/bash -c 'exec > >(sleep 0.1; cat); echo "{\"a\":1}"'`, "", "{\"a\":1}\n", 0,
 		},
-		{"has answered, and leaves somebody behind", `echo '{}'; sleep 30 & exit 0`, "", "{}\n", 0},
-		{"closes its outputs and goes on", `exec >&- 2>&-; sleep 0.2`, "", "", 0},
+		{"has a result, and leaves a process behind", `echo '{}'; sleep 30 & exit 0`, "", "{}\n", 0},
+		{"closes its outputs and continues", `exec >&- 2>&-; sleep 0.2`, "", "", 0},
 	}
 	for _, tc := range tests {
 		t.Run(tc.what, func(t *testing.T) {

@@ -77,7 +77,7 @@ func TestHoldings(t *testing.T) {
 	if b, err = json.Marshal(elements); err != nil {
 		t.Fatal(err)
 	}
-	write(t, filepath.Join(s.Dir, "todays"), string(b))
+	write(t, filepath.Join(s.Dir, "upstream"), string(b))
 	write(t, filepath.Join(s.Dir, "broken"), `[{"Name":"x"`)
 	write(t, filepath.Join(s.Dir, "results", "x"), `{}`)
 	lock, err := fsx.TryAcquire(locks, "ours")
@@ -92,8 +92,8 @@ func TestHoldings(t *testing.T) {
 	}
 	slices.SortStableFunc(got, func(a, b device.Holding) int { return strings.Compare(a.ContainerID, b.ContainerID) })
 	want = append(want,
-		device.Holding{ContainerID: "todays", Network: "cbr0", IfName: "eth0", Peer: -1},
-		device.Holding{ContainerID: "todays", Network: "ns/nic", IfName: "net1", Peer: -1, References: ref},
+		device.Holding{ContainerID: "upstream", Network: "cbr0", IfName: "eth0", Peer: -1},
+		device.Holding{ContainerID: "upstream", Network: "ns/nic", IfName: "net1", Peer: -1, References: ref},
 	)
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("(-want +got):\n%s", d)

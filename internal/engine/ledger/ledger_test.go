@@ -472,8 +472,8 @@ func TestReadNetns(t *testing.T) {
 	t.Parallel()
 	const conf = `{"cniVersion":"1.0.0","name":"n","type":"bridge"}`
 	for name, tc := range map[string]struct{ own, want string }{
-		"today's": {"", "/run/netns/cached"},
-		"ours":    {`,"netnsPath":"/run/netns/own"`, "/run/netns/own"},
+		"Multus 4.x": {"", "/run/netns/cached"},
+		"ours":       {`,"netnsPath":"/run/netns/own"`, "/run/netns/own"},
 	} {
 		s := store(t)
 		write(t, filepath.Join(s.Dir, "c0ffee"),
@@ -508,7 +508,7 @@ func TestRead(t *testing.T) {
 	}
 	write(t, s.Dir, "a file")
 	if _, err := s.Read("c", "eth0"); !errors.Is(err, ErrNoDirectory) {
-		t.Errorf("a state directory that is none: %v", err)
+		t.Errorf("a state directory that is not a directory: %v", err)
 	}
 	if err := s.Write(full(t)); err == nil {
 		t.Error("write into a file")

@@ -87,7 +87,7 @@ func TestStages(t *testing.T) {
 			conf(`{"name":"d","type":"bridge","ipam":{"type":"static","routes":[{"dst":"::/0"}]}}`),
 		}, []int{0, 1, 1, 2, 3}},
 		{
-			"no default gateway is no default route",
+			"no default gateway, no default route",
 			[]network{
 				conf(`{"name":"a","type":"bridge","isDefaultGateway":false}`),
 				conf(`{"name":"b","type":"bridge","isDefaultGateway":true}`),
@@ -98,7 +98,7 @@ func TestStages(t *testing.T) {
 			conf(`{"name":"a","type":"macvlan","ipam":{"type":"dhcp"}}`),
 			conf(`{"name":"b","type":"macvlan","ipam":{"type":"dhcp"}}`),
 		}, []int{0, 1, 2}},
-		{"asked for by the pod", []network{
+		{"requested by the pod", []network{
 			{config: `{"name":"a","type":"macvlan"}`, routes: true},
 			{config: `{"name":"b","type":"macvlan"}`, routes: true},
 			plain("c"),
@@ -126,7 +126,7 @@ func TestStages(t *testing.T) {
 			[]int{0, 1, 2},
 		},
 		{
-			"an IPAM that nobody knows may bring a route",
+			"an unknown IPAM plugin may set a default route",
 			[]network{
 				conf(`{"name":"a","type":"macvlan","ipam":{"type":"strange"}}`),
 				conf(`{"name":"b","type":"bridge","isDefaultGateway":true}`),
@@ -147,7 +147,7 @@ func TestStages(t *testing.T) {
 			[]int{0, 1, 2, 3},
 		},
 		{
-			"nobody knows whose it is",
+			"the physical function is not known",
 			[]network{vf("a", "0000:3b:02.0"), vf("b", "strange"), vf("c", "0000:5e:02.0")},
 			[]int{0, 1, 2, 3},
 		},

@@ -31,7 +31,7 @@ func TestStatus(t *testing.T) {
 		attached []Attached
 		want     string
 	}{
-		{"D112 D113 D114", []Attached{attached("cbr0", "eth0", true, one), attached("default/macvlan-conf", "net1", false, `{"cniVersion":"0.3.1","interfaces":[{"name":"net1","mac":"02:00:00:00:00:01","sandbox":"x"}],"ips":[{"version":"4","address":"10.1.1.5/24","interface":0},{"version":"6","address":"fd00::5/64"}],"dns":{"nameservers":["10.1.1.1"],"domain":"x","search":["y"],"options":["z"]}}`)}, `[{
+		{"D112 D113 D114 two networks", []Attached{attached("cbr0", "eth0", true, one), attached("default/macvlan-conf", "net1", false, `{"cniVersion":"0.3.1","interfaces":[{"name":"net1","mac":"02:00:00:00:00:01","sandbox":"x"}],"ips":[{"version":"4","address":"10.1.1.5/24","interface":0},{"version":"6","address":"fd00::5/64"}],"dns":{"nameservers":["10.1.1.1"],"domain":"x","search":["y"],"options":["z"]}}`)}, `[{
     "name": "cbr0",
     "interface": "eth0",
     "ips": [
@@ -153,7 +153,7 @@ func TestElements(t *testing.T) {
 		},
 		{rule: "B45 D117 nothing at all", want: "", result: `{"dns":{}}`},
 		{
-			rule: "D117 N8 addresses without an interface have no element, as today", want: "",
+			rule: "D117 N8 addresses without an interface have no element, as in Multus 4.x", want: "",
 			result: `{"ips":[{"address":"10.0.0.2/24","gateway":"10.0.0.1"},{"address":"fd00::2/64"}],"routes":[{"dst":"0.0.0.0/0","gw":"10.0.0.1"}]}`,
 		},
 		{
@@ -166,7 +166,7 @@ func TestElements(t *testing.T) {
 			result: `{"interfaces":[{"name":"p","sandbox":"x"}],"routes":[{"dst":"0.0.0.0/1","gw":"10.0.0.1"},{"dst":"::/8","gw":"fd00::1"}]}`,
 		},
 		{
-			rule: "D118 an address that is none", want: "p() ; default; ", known: "it is written as <nil>",
+			rule: "D118 an invalid address", want: "p() ; default; ", known: "it is written as <nil>",
 			result: `{"interfaces":[{"name":"p","sandbox":"x"}],"ips":[{"gateway":"10.0.0.1"}]}`,
 		},
 	}
@@ -309,7 +309,7 @@ func TestEvents(t *testing.T) {
 			[]Event{{Warning, "NoNetworkFound", "cannot find x", false, "0123456789abcdef"}},
 		},
 		{
-			"O64 a failure that is told, with its request",
+			"O64 a failure with an event, with its request",
 			&Report{ContainerID: "0123456789abcdef", Failure: &Failure{EmitEvent: true, Message: "x"}},
 			[]Event{{Warning, "FailedAddingInterface", "x", true, "0123456789abcdef"}},
 		},
