@@ -131,7 +131,7 @@ func (c *Client) exchange(ctx context.Context, method, path string, body []byte)
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	status, answer, err := readAnswer(bufio.NewReader(io.LimitReader(conn, maxAnswer)))
-	return status, answer, why(ctx, err)
+	return status, answer, contextCause(ctx, err)
 }
 
 // send writes a request to a new connection.
@@ -139,7 +139,7 @@ func (c *Client) send(ctx context.Context, method, path string, body []byte) (ne
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", c.Socket)
 	if err != nil {
-		return nil, why(ctx, bare(err))
+		return nil, contextCause(ctx, withoutAddress(err))
 	}
 	if err := checkPeer(conn); err != nil {
 		return nil, errors.Join(err, conn.Close())
@@ -152,7 +152,7 @@ func (c *Client) send(ctx context.Context, method, path string, body []byte) (ne
 		method, path, len(body))
 	b.Write(body)
 	if _, err := conn.Write(b.Bytes()); err != nil {
-		return nil, errors.Join(why(ctx, err), conn.Close())
+		return nil, errors.Join(contextCause(ctx, err), conn.Close())
 	}
 	return conn, nil
 }
@@ -191,16 +191,16 @@ func Peer(conn net.Conn) (*syscall.Ucred, error) {
 	return cred, nil
 }
 
-// why replaces the error of an expired connection deadline by the cause of ctx.
-func why(ctx context.Context, err error) error {
+// contextCause replaces the error of an expired connection deadline by the cause of ctx.
+func contextCause(ctx context.Context, err error) error {
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	return err
 }
 
-// bare removes the address, which package net repeats.
-func bare(err error) error {
+// withoutAddress removes the address, which package net repeats.
+func withoutAddress(err error) error {
 	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		return errno
 	}

@@ -45,7 +45,7 @@ func run(ctx context.Context, args []string, stderr io.Writer, uid int) int {
 		return 0
 	}
 	if !errors.Is(err, install.ErrHelp) {
-		fmt.Fprintln(stderr, "error:", fault.AsRoot(fault.ByHand(err), uid))
+		fmt.Fprintln(stderr, "error:", fault.AsRoot(fault.ForUser(err), uid))
 	}
 	return 1
 }

@@ -198,9 +198,9 @@ func (c *Controller) follow(w *watch) error {
 
 // sweep removes the temporary files of daemons that were killed.
 func (c *Controller) sweep() {
-	err := fsx.Sweep(filepath.Dir(c.path), fsx.Abandoned)
+	err := fsx.Sweep(filepath.Dir(c.path), fsx.TempMaxAge)
 	if c.SaveFile != "" {
-		err = errors.Join(err, fsx.Sweep(filepath.Dir(c.SaveFile), fsx.Abandoned))
+		err = errors.Join(err, fsx.Sweep(filepath.Dir(c.SaveFile), fsx.TempMaxAge))
 	}
 	if err != nil {
 		c.log.Warn("files of killed daemons are left", "err", err)

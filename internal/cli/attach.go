@@ -99,7 +99,7 @@ func (t *attachment) attach(ctx context.Context, name string) error {
 	}
 	res, err := t.engine(r).Add(ctx, req)
 	if err != nil {
-		return fault.ByHand(err)
+		return fault.ForUser(err)
 	}
 	return t.print(res, func(w io.Writer) {
 		fmt.Fprintf(w, "pod %s is attached to %s; see: multusctl status --state-dir %s\n", name, t.netns, t.stateDir)
@@ -120,7 +120,7 @@ func (t *attachment) detach(ctx context.Context, name string) error {
 	}
 	// The planner is empty, because DEL replays the record that attach has written.
 	if err := t.engine(&plan.Resolver{}).Del(ctx, req); err != nil {
-		return fault.ByHand(err)
+		return fault.ForUser(err)
 	}
 	return t.print(map[string]string{"detached": name}, func(w io.Writer) { fmt.Fprintf(w, "pod %s is detached\n", name) })
 }

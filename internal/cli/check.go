@@ -74,7 +74,7 @@ func (t *attachment) check(ctx context.Context, name string) error {
 	for _, r := range found {
 		c, err := t.checkOne(ctx, r, conf)
 		if err != nil {
-			return fault.ByHand(err)
+			return fault.ForUser(err)
 		}
 		out = append(out, c)
 	}

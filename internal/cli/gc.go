@@ -63,7 +63,7 @@ func (t *attachment) gc(ctx context.Context, grace time.Duration, dryRun bool) e
 	req := &request.Request{Command: request.Del, Path: t.pluginDir, Config: conf}
 	found, err := t.engine(&plan.Resolver{}).Collect(ctx, req, grace, dryRun)
 	if err != nil {
-		return fault.ByHand(err)
+		return fault.ForUser(err)
 	}
 	list, left := []gone{}, 0
 	for _, g := range found {
@@ -72,7 +72,7 @@ func (t *attachment) gc(ctx context.Context, grace time.Duration, dryRun bool) e
 			GivenUp: g.GivenUp,
 		}
 		if g.Err != nil {
-			one.Problem = fault.ByHand(g.Err).Error()
+			one.Problem = fault.ForUser(g.Err).Error()
 			left++
 		}
 		list = append(list, one)

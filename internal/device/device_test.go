@@ -567,8 +567,8 @@ func TestJudge(t *testing.T) {
 	}
 }
 
-// TestWords checks messages with a missing part.
-func TestWords(t *testing.T) {
+// TestMessages checks messages with a missing part.
+func TestMessages(t *testing.T) {
 	t.Parallel()
 	inv := &Inventory{Devices: []link.Device{lo()}}
 	_, err := inv.Judge(Reference{Network: "cluster", Key: "device", Value: "eth1"})

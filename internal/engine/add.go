@@ -170,7 +170,7 @@ func (c *call) report(ctx context.Context, p *plan.Plan, results []types.Result,
 		Command: request.Add, ContainerID: c.req.ContainerID, Netns: p.Netns, Timings: c.timings, Time: time.Now().UnixNano(),
 		Pod:    publish.Pod{Namespace: p.Pod.Namespace, Name: p.Pod.Name, UID: p.Pod.UID},
 		Wait:   c.conf.PlainPods != config.PlainLocal || !plan.Plain(c.req, c.conf),
-		Needed: failure == nil && asksForNetworks(p),
+		Needed: failure == nil && requestsNetworks(p),
 	}
 	if failure != nil {
 		rep.Failure = &publish.Failure{Message: failure.Error()}
@@ -204,8 +204,8 @@ func (c *call) report(ctx context.Context, p *plan.Plan, results []types.Result,
 		"the network status of pod %s is not written, and nothing was attached", c.req.Pod())
 }
 
-// asksForNetworks reports whether a pod requests networks: additional ones, or one that replaces the cluster network.
-func asksForNetworks(p *plan.Plan) bool {
+// requestsNetworks reports whether a pod requests networks: additional ones, or one that replaces the cluster network.
+func requestsNetworks(p *plan.Plan) bool {
 	return slices.ContainsFunc(p.Attachments, func(a plan.Attachment) bool { return !a.Primary || a.Request != nil })
 }
 

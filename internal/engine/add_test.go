@@ -7,9 +7,9 @@ import (
 	"multus/internal/netsel"
 )
 
-// TestAsksForNetworks checks that a pod whose annotation replaces the cluster network depends on its network status, as
-// a pod with additional networks does.
-func TestAsksForNetworks(t *testing.T) {
+// TestRequestsNetworks checks that a pod whose annotation replaces the cluster network depends on its network status,
+// as a pod with additional networks does.
+func TestRequestsNetworks(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
 		attachments []plan.Attachment
@@ -20,7 +20,7 @@ func TestAsksForNetworks(t *testing.T) {
 		"one more":                       {[]plan.Attachment{{Primary: true}, {Request: &netsel.Element{Name: "n1"}}}, true},
 		"defaultNetworks":                {[]plan.Attachment{{Primary: true}, {}}, true},
 	} {
-		if got := asksForNetworks(&plan.Plan{Attachments: tc.attachments}); got != tc.want {
+		if got := requestsNetworks(&plan.Plan{Attachments: tc.attachments}); got != tc.want {
 			t.Errorf("%s: %t", name, got)
 		}
 	}

@@ -23,8 +23,8 @@ const DefaultGrace = 5 * time.Minute
 // collectLimit bounds the time that the first ADD after a boot spends on sandboxes from before the boot.
 const collectLimit = 10 * time.Second
 
-// Gone is a sandbox that has a record and no longer exists.
-type Gone struct {
+// StaleSandbox is a sandbox that has a record and no longer exists.
+type StaleSandbox struct {
 	ContainerID string
 	// Pod is the pod as namespace/name, as the runtime named it at ADD. It is "" if that was not recorded.
 	Pod string
@@ -47,7 +47,9 @@ type Gone struct {
 //
 // It must run where the runtime's network namespaces are visible. A sandbox is skipped if the directory of its
 // namespace path does not exist, unless the node was started since. req holds the plugin's configuration and CNI_PATH.
-func (e *Engine) Collect(ctx context.Context, req *request.Request, grace time.Duration, dry bool) ([]Gone, error) {
+func (e *Engine) Collect(ctx context.Context, req *request.Request, grace time.Duration,
+	dry bool,
+) ([]StaleSandbox, error) {
 	c, err := e.begin(req)
 	if err != nil {
 		return nil, err
@@ -125,12 +127,12 @@ func (c *call) afterBoot(ctx context.Context) {
 }
 
 // collectGone frees the recorded sandboxes for which why returns a reason, until ctx ends.
-func (c *call) collectGone(ctx context.Context, why func(*ledger.Record) string, dry bool) ([]Gone, error) {
+func (c *call) collectGone(ctx context.Context, why func(*ledger.Record) string, dry bool) ([]StaleSandbox, error) {
 	containers, err := c.store.Containers()
 	if err != nil {
 		return nil, err
 	}
-	var out []Gone
+	var out []StaleSandbox
 	for _, id := range containers {
 		if ctx.Err() != nil {
 			return out, fmt.Errorf("free sandboxes that are gone: %w", context.Cause(ctx))
@@ -144,7 +146,9 @@ func (c *call) collectGone(ctx context.Context, why func(*ledger.Record) string,
 		if reason == "" && err == nil {
 			continue
 		}
-		g := Gone{ContainerID: id, Netns: r.Netns, Why: reason, Freed: err == nil && !kept, Err: err, GivenUp: c.abandoned}
+		g := StaleSandbox{
+			ContainerID: id, Netns: r.Netns, Why: reason, Freed: err == nil && !kept, Err: err, GivenUp: c.abandoned,
+		}
 		for i := range r.Attachments {
 			g.Networks = append(g.Networks, r.Attachments[i].Name)
 		}

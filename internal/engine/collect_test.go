@@ -164,8 +164,8 @@ func (r *reports) Publish(_ context.Context, rep *publish.Report) error {
 // DEL: by the runtime's GC, by multusctl gc, and by an ADD of the same container.
 func TestGivenUpIsReported(t *testing.T) {
 	t.Parallel()
-	for name, free := range map[string]func(n *node) ([]Gone, error){
-		"ADD": func(n *node) ([]Gone, error) {
+	for name, free := range map[string]func(n *node) ([]StaleSandbox, error){
+		"ADD": func(n *node) ([]StaleSandbox, error) {
 			req := n.request(request.Add, "c", "")
 			req.Args = request.Args{{request.PodNamespace, "team"}, {request.PodName, "p-c"}}
 			_, err := n.engine.Add(t.Context(), req) // as in TestAfterBoot, ADD fails
@@ -174,10 +174,10 @@ func TestGivenUpIsReported(t *testing.T) {
 			}
 			return nil, nil
 		},
-		"GC": func(n *node) ([]Gone, error) {
+		"GC": func(n *node) ([]StaleSandbox, error) {
 			return nil, n.engine.GC(t.Context(), n.request(request.GC, "", valid()))
 		},
-		"Collect": func(n *node) ([]Gone, error) {
+		"Collect": func(n *node) ([]StaleSandbox, error) {
 			return n.engine.Collect(t.Context(), n.request(request.Del, "", ""), 0, false)
 		},
 	} {

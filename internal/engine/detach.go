@@ -151,7 +151,7 @@ func (d *detaching) tolerate(i int, err error) error {
 // ADD failed and was undone, and the plugin neither was killed nor gives a reason that may pass. Or ADD was killed,
 // maybe inside this plugin, and DEL has failed more than refusals times with a final reason of the plugin.
 func (d *detaching) isHarmless(a *plan.Attachment, noTrace *execute.NoTraceError) bool {
-	return d.before.Undone && !noTrace.CutOff() && !noTrace.Transient() || a.DelTries > refusals && noTrace.Answered()
+	return d.before.Undone && !noTrace.Killed() && !noTrace.Transient() || a.DelTries > refusals && noTrace.IsFinal()
 }
 
 // abandon gives up an attachment whose plugins refuse its DEL permanently. Otherwise the runtime would repeat DEL, and
@@ -160,7 +160,7 @@ func (d *detaching) isHarmless(a *plan.Attachment, noTrace *execute.NoTraceError
 // namespace or at least its interface is gone, and its plugins have repeatedly given a final reason. What the plugins
 // hold may be left, so the ledger keeps a note of the attachment.
 func (d *detaching) abandon(a *plan.Attachment, err error) error {
-	if a.Primary || !execute.Answered(err) {
+	if a.Primary || !execute.IsFinal(err) {
 		return err
 	}
 	limit := refusals

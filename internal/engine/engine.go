@@ -149,7 +149,7 @@ func (c *call) locked(ctx context.Context, limit time.Duration, fn func() error)
 	if err != nil {
 		return err
 	}
-	return c.holding(l, fn)
+	return c.runLocked(l, fn)
 }
 
 // lockedForDel is locked for a DEL. If only orphaned delegates hold the lock after LockLimit, it kills them and tries
@@ -165,7 +165,7 @@ func (c *call) lockedForDel(ctx context.Context, fn func() error) error {
 	if err != nil {
 		return err
 	}
-	return c.holding(l, fn)
+	return c.runLocked(l, fn)
 }
 
 // acquire takes the sandbox's lock.
@@ -180,8 +180,8 @@ func (c *call) acquire(ctx context.Context, limit time.Duration) (*fsx.Lock, err
 	return l, nil
 }
 
-// holding runs fn with a lock that is already taken, and then releases the lock.
-func (c *call) holding(l *fsx.Lock, fn func() error) error {
+// runLocked runs fn with a lock that is already taken, and then releases the lock.
+func (c *call) runLocked(l *fsx.Lock, fn func() error) error {
 	c.lock = l.File()
 	failpoint.At("lock.taken")
 	err := errors.Join(fn(), l.Release())

@@ -114,9 +114,9 @@ func TestForRequest(t *testing.T) {
 	}
 }
 
-// TestByHand checks that a user who calls a program directly gets the advice, and no text that is for runtimes or names
-// requests, and that the cause is still in the chain.
-func TestByHand(t *testing.T) {
+// TestForUser checks that a user who calls a program directly gets the advice, and no text that is for runtimes or
+// names requests, and that the cause is still in the chain.
+func TestForUser(t *testing.T) {
 	t.Parallel()
 	denied := fmt.Errorf("open /x: %w", fs.ErrPermission)
 	answered := func(err error) error {
@@ -149,7 +149,7 @@ func TestByHand(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			got := fault.ByHand(tc.err)
+			got := fault.ForUser(tc.err)
 			if got.Error() != tc.want || !errors.Is(got, fs.ErrPermission) {
 				t.Errorf("%q, want %q", got, tc.want)
 			}

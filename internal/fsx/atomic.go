@@ -27,8 +27,8 @@ const (
 	tempTries = 8
 )
 
-// Abandoned is the age from which a temporary file of WriteAtomic no longer has a writer: no write takes that long.
-const Abandoned = time.Minute
+// TempMaxAge is the age from which a temporary file of WriteAtomic no longer has a writer: no write takes that long.
+const TempMaxAge = time.Minute
 
 // WriteAtomic writes data to path with exactly the permissions perm (the umask does not apply). A reader of path, at
 // any time and after a crash or a power loss at any point, finds either the old content or the new content, never a

@@ -134,8 +134,8 @@ func (e *NoTraceError) Error() string { return e.Err.Error() }
 // Unwrap returns the underlying error.
 func (e *NoTraceError) Unwrap() error { return e.Err }
 
-// Answered reports whether each plugin that failed gave a final reason; see the function Answered.
-func (e *NoTraceError) Answered() bool { return Answered(e.Err) }
+// IsFinal reports whether each plugin that failed gave a final reason; see the function IsFinal.
+func (e *NoTraceError) IsFinal() bool { return IsFinal(e.Err) }
 
 // Transient reports whether a plugin gives a reason that may pass: it asks to try again later, or names a shortage of
 // the node.
@@ -146,13 +146,13 @@ func (e *NoTraceError) Transient() bool {
 	})
 }
 
-// CutOff reports whether a plugin was killed.
-func (e *NoTraceError) CutOff() bool { return errors.Is(e.Err, errCutOff) }
+// Killed reports whether a plugin was killed.
+func (e *NoTraceError) Killed() bool { return errors.Is(e.Err, errKilled) }
 
-// Answered reports whether an error consists only of final reasons that plugins gave themselves: no plugin was killed,
+// IsFinal reports whether an error consists only of final reasons that plugins gave themselves: no plugin was killed,
 // crashed without a message, is missing, asks to try again later (CNI SPEC 1.1, code 11), or names a shortage of the
 // node.
-func Answered(err error) bool {
+func IsFinal(err error) bool {
 	return every(err, func(err error) bool {
 		text, again, ok := answer(err)
 		return ok && !again && !namesShortage(text)
@@ -190,7 +190,7 @@ func IsMissing(err error) bool { return errors.Is(err, errMissing) }
 
 // IsRefusal reports whether retrying cannot help: no plugin asks to try again later, and none was killed.
 func IsRefusal(err error) bool {
-	return !errors.Is(err, errCutOff) && !some(err, func(err error) bool {
+	return !errors.Is(err, errKilled) && !some(err, func(err error) bool {
 		ce, ok := err.(*types.Error) //nolint:errorlint // some unwraps
 		return ok && ce.Code == types.ErrTryAgainLater
 	})

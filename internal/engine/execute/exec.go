@@ -34,8 +34,8 @@ const (
 // DepthEnv is set in the environment of every delegate. A process that has it was started by Multus (multus-cni#1130).
 const DepthEnv = "MULTUS_DEPTH"
 
-// errCutOff is wrapped by the error of a delegate that did not end by itself.
-var errCutOff = errors.New("was killed")
+// errKilled is wrapped by the error of a delegate that did not end by itself.
+var errKilled = errors.New("was killed")
 
 // Exec runs delegates. Each one has a process group of its own, which is killed when the request ends. Each one holds
 // the sandbox's lock, so that a later DEL waits for it even if this process was killed.
@@ -135,7 +135,7 @@ func emptyResult(stdin []byte) []byte {
 func pluginError(ctx context.Context, path string, err error, stdout, stderr []byte) error {
 	name := filepath.Base(path)
 	if ctx.Err() != nil {
-		return fmt.Errorf("plugin %s did not end in time and %w: %w", name, errCutOff, context.Cause(ctx))
+		return fmt.Errorf("plugin %s did not end in time and %w: %w", name, errKilled, context.Cause(ctx))
 	}
 	printed := &types.Error{}
 	switch {
@@ -150,7 +150,7 @@ func pluginError(ctx context.Context, path string, err error, stdout, stderr []b
 	if exit, ok := errors.AsType[*exitError](err); ok && exit.status.Signaled() &&
 		exit.status.Signal() == syscall.SIGKILL {
 		return fmt.Errorf("netplugin failed with no error message: %s: %w (it %w by somebody; the kernel does that when "+
-			"the memory of its cgroup is used up)", name, err, errCutOff)
+			"the memory of its cgroup is used up)", name, err, errKilled)
 	}
 	return fmt.Errorf("netplugin failed with no error message: %s: %w", name, err)
 }

@@ -248,13 +248,13 @@ func TestDelEdges(t *testing.T) {
 		n := newNode(t, "b")
 		p, a := attachment(t, two)
 		noTrace, ok := errors.AsType[*NoTraceError](n.run.Del(t.Context(), p, a))
-		if !ok || noTrace.Answered() || noTrace.CutOff() || n.called(t) != "b DEL" {
+		if !ok || noTrace.IsFinal() || noTrace.Killed() || n.called(t) != "b DEL" {
 			t.Errorf("%v", noTrace)
 		}
 	})
 	t.Run("never added, a plugin that fails (multus-cni#669)", func(t *testing.T) {
 		t.Parallel()
-		for does, want := range map[string][2]bool{ // answered, cut off
+		for does, want := range map[string][2]bool{ // final, killed
 			`echo '{"code":999,"msg":"no interface"}'; exit 1`: {true, false},
 			`exit 1`:        {false, false},
 			`kill -9 $$`:    {false, true},
@@ -264,7 +264,7 @@ func TestDelEdges(t *testing.T) {
 			n.does(t, "b", does)
 			p, a := attachment(t, two)
 			noTrace, ok := errors.AsType[*NoTraceError](n.run.Del(t.Context(), p, a))
-			if !ok || noTrace.Answered() != want[0] || noTrace.CutOff() != want[1] {
+			if !ok || noTrace.IsFinal() != want[0] || noTrace.Killed() != want[1] {
 				t.Errorf("%s: %v", does, noTrace)
 			}
 		}
@@ -389,8 +389,8 @@ func TestDelOfNoVersion(t *testing.T) {
 	}
 }
 
-// TestAnswered checks that an error is final only if every plugin that failed gave a final reason.
-func TestAnswered(t *testing.T) {
+// TestIsFinal checks that an error is final only if every plugin that failed gave a final reason.
+func TestIsFinal(t *testing.T) {
 	t.Parallel()
 	final, later := &types.Error{Code: 999, Msg: "no such link"}, &types.Error{Code: types.ErrTryAgainLater, Msg: "busy"}
 	for _, tc := range []struct {
@@ -402,17 +402,17 @@ func TestAnswered(t *testing.T) {
 		{later, false, false},
 		{errors.New("crash"), false, true},
 		{fmt.Errorf("x: %w", final), true, true},
-		{fmt.Errorf("x: %w", errCutOff), false, false},
+		{fmt.Errorf("x: %w", errKilled), false, false},
 		{errors.Join(final, final), true, true},
 		{errors.Join(final, later), false, false},
 		{errors.Join(final, errors.New("crash")), false, true},
-		{errors.Join(fmt.Errorf("x: %w", errors.Join(final, errCutOff))), false, false},
+		{errors.Join(fmt.Errorf("x: %w", errors.Join(final, errKilled))), false, false},
 		{&NoTraceError{Err: errors.Join(final, final)}, true, true},
 		{&types.Error{Code: 100, Msg: "remove 10.0.0.2: Read-only file system"}, false, true},
 		{&types.Error{Code: 100, Msg: "no free address", Details: "open lock: too many open files in system"}, false, true},
 		{errors.Join(final, &types.Error{Code: 999, Msg: "write: no space left on device"}), false, true},
 	} {
-		if got := Answered(tc.err); got != tc.answered {
+		if got := IsFinal(tc.err); got != tc.answered {
 			t.Errorf("Answered(%v) = %t", tc.err, got)
 		}
 		if got := IsRefusal(tc.err); got != tc.refusal {

@@ -413,13 +413,13 @@ func (s *Store) Remove(containerID string) error {
 // there are. So only one removal per minute does it: the time of a file in networksDir is that of the last sweep.
 func (s *Store) sweep() {
 	mark, now := filepath.Join(s.networksDir(), sweptFile), time.Now()
-	if info, err := os.Stat(mark); err == nil && info.ModTime().Before(now) && now.Sub(info.ModTime()) < fsx.Abandoned {
+	if info, err := os.Stat(mark); err == nil && info.ModTime().Before(now) && now.Sub(info.ModTime()) < fsx.TempMaxAge {
 		return
 	}
 	err := touch(mark, now)
 	// This package changes libcni's results, so that killed processes leave files there, too.
 	for _, dir := range []string{s.Dir, resultcache.Dir(s.Dir)} {
-		err = errors.Join(err, fsx.Sweep(dir, fsx.Abandoned))
+		err = errors.Join(err, fsx.Sweep(dir, fsx.TempMaxAge))
 	}
 	if err != nil {
 		s.Log.Warn("files of killed processes are left", "err", err)

@@ -59,9 +59,9 @@ func read(tb testing.TB, s *Store, id string) *Record {
 	return r
 }
 
-// what compares the parts of an attachment that must survive for DEL, CHECK and GC. Origin and the requested name are
-// not among them.
-var what = cmp.Options{
+// attachmentOptions compares the parts of an attachment that must survive for DEL, CHECK and GC. Origin and the
+// requested name are not among them.
+var attachmentOptions = cmp.Options{
 	cmpopts.EquateComparable(netip.Addr{}), cmpopts.EquateEmpty(),
 	cmp.Comparer(func(a, b *cniconf.List) bool { return bytes.Equal(a.Bytes(), b.Bytes()) }),
 	cmp.Comparer(func(a, b json.RawMessage) bool { return compact(a) == compact(b) }),
@@ -112,7 +112,7 @@ func TestRoundTrip(t *testing.T) {
 			if r.ContainerID != p.ContainerID || r.Netns != p.Netns || r.BinDir != "" {
 				t.Errorf("%+v", r)
 			}
-			if diff := cmp.Diff(p.Attachments, r.Attachments, what); diff != "" {
+			if diff := cmp.Diff(p.Attachments, r.Attachments, attachmentOptions); diff != "" {
 				t.Errorf("(-planned +read):\n%s", diff)
 			}
 		})
@@ -342,7 +342,7 @@ func TestMultus4(t *testing.T) {
 			if r == nil || r.Netns != "" {
 				t.Fatalf("%+v", r)
 			}
-			if diff := cmp.Diff(tc.want, r.Attachments, what); diff != "" {
+			if diff := cmp.Diff(tc.want, r.Attachments, attachmentOptions); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 			if _, err := os.Stat(filepath.Join(s.Dir, damagedDir)); err == nil {
@@ -461,7 +461,7 @@ func TestResults(t *testing.T) {
 		Name: "n", Primary: true, IfName: "eth0", Config: config(t, `{"cniVersion":"1.0.0","name":"n","type":"bridge"}`),
 		Args: request.Args{{"K8S_POD_NAME", "p"}}, RuntimeConfig: map[string]json.RawMessage{"mac": json.RawMessage(`"m"`)},
 	}
-	if diff := cmp.Diff(want, r.Attachments[0], what); diff != "" {
+	if diff := cmp.Diff(want, r.Attachments[0], attachmentOptions); diff != "" {
 		t.Error(diff)
 	}
 }

@@ -92,7 +92,7 @@ func (s *Store) Networks() ([]Network, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list networks: %w", err)
 	}
-	if err := fsx.Sweep(s.networksDir(), fsx.Abandoned); err != nil {
+	if err := fsx.Sweep(s.networksDir(), fsx.TempMaxAge); err != nil {
 		s.Log.Warn("files of killed processes are left", "err", err)
 	}
 	var out []Network

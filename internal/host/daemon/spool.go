@@ -191,7 +191,7 @@ func (q *queue) remove(name string) {
 // scanAndQueue queues the reports that were left in files, and removes the temporary files of processes that were
 // killed.
 func (q *queue) scanAndQueue() {
-	if err := fsx.Sweep(q.spool.dir, fsx.Abandoned); err != nil {
+	if err := fsx.Sweep(q.spool.dir, fsx.TempMaxAge); err != nil {
 		q.log.Warn("files of killed processes are left", "err", err)
 	}
 	q.spool.mu.Lock()

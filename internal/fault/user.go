@@ -10,9 +10,9 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 )
 
-// triesAgain is part of the advice for readers of a runtime's log. A user who calls a program directly has no runtime
+// retryAdvice is part of the advice for readers of a runtime's log. A user who calls a program directly has no runtime
 // that retries.
-const triesAgain = "the runtime tries again"
+const retryAdvice = "the runtime tries again"
 
 // answer is the error object for a runtime, and its cause.
 type answer struct {
@@ -20,38 +20,38 @@ type answer struct {
 	cause  error
 }
 
-// Answer returns an error with a CNI error object and its cause: ToCNI returns the object as it is, and ByHand uses the
-// cause.
+// Answer returns an error with a CNI error object and its cause: ToCNI returns the object as it is, and ForUser uses
+// the cause.
 func Answer(object *types.Error, cause error) error { return &answer{object, cause} }
 
 func (a *answer) Error() string { return a.object.Error() }
 
 func (a *answer) Unwrap() []error { return []error{a.object, a.cause} }
 
-// byHand is an error with another text.
-type byHand struct {
+// userError is an error with another text.
+type userError struct {
 	text string
 	err  error
 }
 
-func (e *byHand) Error() string { return e.text }
+func (e *userError) Error() string { return e.text }
 
-func (e *byHand) Unwrap() error { return e.err }
+func (e *userError) Unwrap() error { return e.err }
 
-// ByHand returns an error for a user who called a program directly: it includes the advice, but omits what is for a
+// ForUser returns an error for a user who called a program directly: it includes the advice, but omits what is for a
 // runtime and for the logs of a node.
-func ByHand(err error) error {
+func ForUser(err error) error {
 	if a, ok := errors.AsType[*answer](err); ok {
 		err = a.cause
 	}
 	ce := ToCNI(err)
 	next := slices.DeleteFunc(strings.Split(ce.Details, "; "),
-		func(s string) bool { return strings.Contains(s, triesAgain) })
+		func(s string) bool { return strings.Contains(s, retryAdvice) })
 	text := joined(ce.Msg, strings.Join(next, "; "))
 	if text == err.Error() {
 		return err
 	}
-	return &byHand{text, err}
+	return &userError{text, err}
 }
 
 // AsRoot adds the next step to the error of a program that lacks a permission because its user, uid, is not root.
