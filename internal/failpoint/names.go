@@ -1,6 +1,6 @@
 package failpoint
 
-// Names are all points of the source, in order; TestNames keeps it true (-update writes it).
+// Names has all points of the source, sorted. TestNames checks it, and writes it with -update.
 var Names = []string{
 	"add.after",
 	"add.before",
