@@ -115,8 +115,8 @@ func TestCall(t *testing.T) {
 	}
 }
 
-// TestAnswers checks the result of each kind of response: a CNI error is returned as it is (E33), a lost
-// connection can be distinguished from a refusal (E23, M17), and nothing is guessed.
+// TestAnswers checks the result of each kind of response: a CNI error is returned as it is (behaviour E33), a lost
+// connection can be distinguished from a refusal (behaviour E23, M17), and nothing is guessed.
 func TestAnswers(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("x", 1000)
@@ -185,7 +185,7 @@ func TestAnswers(t *testing.T) {
 	})
 }
 
-// TestNoDaemon checks a socket that does not exist, and one without a listener (E30, M16).
+// TestNoDaemon checks a socket that does not exist, and one without a listener (behaviour E30, M16).
 func TestNoDaemon(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -205,7 +205,7 @@ func TestNoDaemon(t *testing.T) {
 }
 
 // TestContext checks that a call of a daemon that does not respond ends with the context, with the cause of its end
-// (E37, O36).
+// (behaviour E37, O36).
 func TestContext(t *testing.T) {
 	t.Parallel()
 	c := serve(t, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) })
@@ -302,7 +302,7 @@ func TestTooLarge(t *testing.T) {
 }
 
 // TestPeer checks that a plan is not accepted from a process of another user, because it decides what is executed as
-// root.
+// root (behaviour E1).
 func TestPeer(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {

@@ -296,7 +296,7 @@ func TestCapabilities(t *testing.T) {
 }
 
 // TestLibcni checks what libcni gets: always a list, with the bytes of a single configuration as they were written
-// (D84), the list's flags (K9) and the highest version (behaviour K8).
+// (behaviour D84), the list's flags (behaviour K9) and the highest version (behaviour K8).
 func TestLibcni(t *testing.T) {
 	t.Parallel()
 	single := `{"cniVersion":"0.4.0","name":"n","type":"a","x":9007199254740993}`
@@ -325,7 +325,7 @@ func TestLibcni(t *testing.T) {
 	}
 }
 
-// TestJSON checks that a list is encoded and decoded without the change of a byte (D82).
+// TestJSON checks that a list is encoded and decoded without the change of a byte (behaviour D82).
 func TestJSON(t *testing.T) {
 	t.Parallel()
 	for _, conf := range []string{

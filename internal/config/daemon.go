@@ -13,8 +13,8 @@ import (
 // cniVersion with which it selects the version.
 const Auto = "auto"
 
-// Daemon is the daemon's file, in the format of Multus 4.x (behaviour A.5). The same file has three uses: the
-// server's settings, the generator's settings, and an overlay over each request (A90), for which the bytes are kept.
+// Daemon is the daemon's file, in the format of Multus 4.x (behaviour A.5). The same file has three uses: the server's
+// settings, the generator's settings, and an overlay over each request (behaviour A90), for which the bytes are kept.
 type Daemon struct {
 	// Settings of the server.
 	SocketDir       string `json:"socketDir"`
@@ -115,9 +115,10 @@ func (d *Daemon) HostPath(path string) string {
 	return path
 }
 
-// ForRequest overlays the file on the configuration of a request (behaviour A90, A91) and omits what only the server
-// and the generator use. Paths that the plugin uses are converted to paths of the host. The path of the cluster
-// network, which the daemon reads, is converted to a path of the daemon's container.
+// ForRequest overlays the file on the configuration of a request (behaviour A90, A91). It omits the keys of the file
+// that belong to the runtime, to the daemon's own sources and to the plugin's side of the socket. Paths that the plugin
+// uses are converted to paths of the host. The path of the cluster network, which the daemon reads, is converted to a
+// path of the daemon's container.
 func (d *Daemon) ForRequest(conf []byte) ([]byte, error) {
 	skip := []string{
 		"type", "name", "kubeconfig", "networksDir", "runtimeConfig", "prevResult", "plainPods",

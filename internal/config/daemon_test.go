@@ -115,8 +115,8 @@ func TestHostPath(t *testing.T) {
 	}
 }
 
-// TestForRequest checks what the daemon's file changes in a request (A90, A91) and what it leaves alone: what belongs
-// to the runtime, to the server, or to the plugin's side of the socket.
+// TestForRequest checks what the daemon's file changes in a request (behaviour A90, A91) and what it leaves alone: what
+// belongs to the runtime, to the server, or to the plugin's side of the socket.
 func TestForRequest(t *testing.T) {
 	t.Parallel()
 	request := `{"type":"multus-shim","name":"multus-cni-network","cniVersion":"1.0.0","logLevel":"error","clusterNetwork":"/etc/x","runtimeConfig":{"mac":"m"},"prevResult":{"a":1},"readinessindicatorfile":"/mine","plainPods":"local"}`

@@ -1,6 +1,6 @@
 // Package config defines the configuration that users write: the keys of the plugins' CNI configuration and of the
 // daemon's file, their defaults, precedence and validation (behaviour A). It reads no files and no environment and
-// applies nothing. It is imported by the engine and the hosts.
+// applies nothing. It is imported by the engine, the hosts and the tools.
 package config
 
 import (
@@ -37,7 +37,7 @@ const PodAnnotations = "io.kubernetes.cri.pod-annotations"
 const PlainLocal = "local"
 
 // Plugin is the CNI configuration of multus and multus-shim (behaviour A.2, A.4). Keys match without regard to case,
-// the last of several equal keys wins (A2), and unknown keys are accepted and ignored (A1).
+// the last of several equal keys wins (behaviour A2), and unknown keys are accepted and ignored (behaviour A1).
 type Plugin struct {
 	CNIVersion             string            `json:"cniVersion"`
 	Name                   string            `json:"name"`

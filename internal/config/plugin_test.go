@@ -170,7 +170,7 @@ func TestRuntimeAnnotations(t *testing.T) {
 }
 
 // TestValid checks the runtime's list at GC (CNI SPEC 1.1 §GC). libcni writes an empty list as null, under both keys.
-// Only a missing key means that there is no list (D102).
+// Only a missing key means that there is no list (behaviour D102).
 func TestValid(t *testing.T) {
 	t.Parallel()
 	one := []Attachment{{"c", "eth0"}}
@@ -313,7 +313,7 @@ func FuzzParsePlugin(f *testing.F) {
 }
 
 // FuzzOverlay checks that the result has every key of the file that is not skipped, and that every other key is
-// unchanged (A90).
+// unchanged (behaviour A90).
 func FuzzOverlay(f *testing.F) {
 	f.Add([]byte(`{"a":1,"b":9007199254740993}`), []byte(`{"a":{"x":[]},"skip":1}`))
 	f.Add([]byte(`null`), []byte(`null`))
@@ -330,7 +330,7 @@ func FuzzOverlay(f *testing.F) {
 			t.Fatalf("%v in %s", err, got)
 		}
 		maps.DeleteFunc(top, func(k string, _ json.RawMessage) bool { return strings.EqualFold(k, "skip") })
-		// Keys match without regard to case (A2): a key of the file replaces every spelling of it.
+		// Keys match without regard to case (behaviour A2): a key of the file replaces every spelling of it.
 		for k := range top {
 			maps.DeleteFunc(base, func(old string, _ json.RawMessage) bool { return strings.EqualFold(old, k) })
 		}

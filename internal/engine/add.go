@@ -91,8 +91,8 @@ func (c *call) add(ctx context.Context) (types.Result, error) {
 }
 
 // failed adds the network to the error of a failed attachment (behaviour M2) and keeps the delegate's error code
-// (D5). A configuration error that was found without running the delegate already names the network and is returned
-// unchanged. If the error has a next step of its own, that one is kept.
+// (behaviour D5). A configuration error that was found without running the delegate already names the network and is
+// returned unchanged. If the error has a next step of its own, that one is kept.
 func (c *call) failed(a *plan.Attachment, err error) error {
 	code, next := fault.Internal, fmt.Sprintf("look at the configuration of network %s and at the message of its plugin",
 		a.Name)

@@ -1,7 +1,7 @@
 // Package engine implements the CNI verbs of the meta-plugin. Each verb has one file and goes through the same steps:
 // request, plan, ledger, execute, publish. The thin and the thick plugin use the same engine and differ only in where
 // the plan is made. The package has no Kubernetes client, opens no sockets and reads no process environment. Everything
-// from outside is passed in through Deps. Only the hosts import it.
+// from outside is passed in through Deps. It is imported by the hosts and the tools.
 package engine
 
 import (

@@ -84,8 +84,8 @@ func (e *ElementError) Error() string {
 func (e *ElementError) Unwrap() error { return e.Err }
 
 // Parse parses the value of a selection annotation. The value is in JSON if it contains one of the characters [ { ",
-// else in the comma-separated form (behaviour C10). An empty value has no element (C3). A blank one has one element
-// without a name, as an empty item does (C15).
+// else in the comma-separated form (behaviour C10). An empty value has no element (behaviour C3). A blank one has one
+// element without a name, as an empty item does (behaviour C15).
 func Parse(value string) ([]Element, error) {
 	if value == "" {
 		return nil, nil

@@ -55,8 +55,8 @@ func TestExecOutput(t *testing.T) {
 	}
 }
 
-// TestExecErrors checks the errors of failed plugins: what they printed or how they ended (F64, M28), and that a killed
-// plugin is named (multus-cni#1107).
+// TestExecErrors checks the errors of failed plugins: what they printed or how they ended (behaviour F64, M28), and
+// that a killed plugin is named (multus-cni#1107).
 func TestExecErrors(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
@@ -128,7 +128,7 @@ func TestExecMissing(t *testing.T) {
 	t.Parallel()
 	e := &Exec{}
 	dir := t.TempDir()
-	// The error of a missing plugin (K1, M18).
+	// The error of a missing plugin (behaviour K1, M18).
 	if _, err := e.FindInPath("nope", []string{dir}); err == nil ||
 		!strings.Contains(err.Error(), `failed to find plugin "nope" in path [`+dir+`]`) {
 		t.Error(err)

@@ -1,5 +1,6 @@
 // Package execute executes a plan: it runs delegates through libcni, moves default routes, and keeps libcni's cached
-// results up to date. It makes no decisions and keeps no state besides libcni's cache. Only the engine imports it.
+// results up to date. It makes no decisions and keeps no state besides libcni's cache. It is imported by the engine and
+// the host of the plugin.
 package execute
 
 import (
@@ -35,8 +36,8 @@ type Runner struct {
 }
 
 // New returns a runner. It searches binaries in binDir, then in CNI_PATH (behaviour K2), and caches results below
-// stateDir (D84). lock may be nil; otherwise it is passed to the delegates. stderr may be nil; otherwise it receives
-// the standard error of successful delegates.
+// stateDir (behaviour D84). lock may be nil; otherwise it is passed to the delegates. stderr may be nil; otherwise it
+// receives the standard error of successful delegates.
 func New(binDir, cniPath, stateDir string, lock *os.File, stderr io.Writer, log *slog.Logger) *Runner {
 	r := &Runner{exec: &Exec{Lock: lock, Stderr: stderr}, dir: stateDir, log: log}
 	for _, d := range append([]string{binDir}, filepath.SplitList(cniPath)...) {

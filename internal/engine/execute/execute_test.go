@@ -98,7 +98,7 @@ func attachment(t *testing.T, conf string) (*plan.Plan, *plan.Attachment) {
 const two = `{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"a","capabilities":{"mac":true,"big":true}},{"type":"b","x":1}]}`
 
 // TestAddDel checks what delegates get at ADD, CHECK and DEL (behaviour F62, K2, K3, C65), the order within a list
-// (K5), and libcni's cache (D84).
+// (behaviour K5), and libcni's cache (behaviour D84).
 func TestAddDel(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "a", "b")
@@ -152,7 +152,7 @@ func TestAddDel(t *testing.T) {
 	}
 }
 
-// TestAddFails checks which failures need a DEL (D28, D29): those after which a delegate was executed.
+// TestAddFails checks which failures need a DEL (behaviour D28, D29): those after which a delegate was executed.
 func TestAddFails(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
@@ -455,8 +455,8 @@ func TestVersion(t *testing.T) {
 	}
 }
 
-// TestOtherVerbs checks that CHECK of an old configuration calls no plugin (D47), that STATUS stops at the first error
-// and keeps it (D93, D94), and that GC gets the list of its own attachments (D104).
+// TestOtherVerbs checks that CHECK of an old configuration calls no plugin (behaviour D47), that STATUS stops at the
+// first error and keeps it (behaviour D93, D94), and that GC gets the list of its own attachments (behaviour D104).
 func TestOtherVerbs(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "a", "b")

@@ -32,7 +32,7 @@ func gateways(s ...string) []netip.Addr {
 	return out
 }
 
-// TestEditRoutes checks the routes of the result after default routes were moved (D33, D38).
+// TestEditRoutes checks the routes of the result after default routes were moved (behaviour D33, D38).
 func TestEditRoutes(t *testing.T) {
 	t.Parallel()
 	all := []string{

@@ -16,7 +16,7 @@ import (
 )
 
 // element is one attachment as Multus 4.x writes it (behaviour D81). The keys of this implementation follow at the
-// end, and Multus 4.x ignores them. Bytes is authoritative (D82). A non-empty ConfList marks a list.
+// end, and Multus 4.x ignores them. Bytes is authoritative (behaviour D82). A non-empty ConfList marks a list.
 type element struct {
 	Conf           json.RawMessage `json:"Conf"`
 	ConfList       json.RawMessage `json:"ConfList"`

@@ -1,7 +1,8 @@
 // Package ledger keeps a record of what was planned for each sandbox, from before the first delegate runs until
 // everything is freed, so that DEL, CHECK and GC depend on no other process. Each container has one file in the state
 // directory, in the format of Multus 4.x, so that a node can be upgraded and downgraded with pods running (behaviour
-// D80-D84, Q5). The package runs nothing. It is imported by the engine and by the tools that inspect a node.
+// D80-D84, Q5). The package runs nothing. It is imported by the engine, by the tools that inspect a node, and
+// by the uninstaller.
 package ledger
 
 import (
@@ -66,7 +67,8 @@ type Record struct {
 	BinDir string
 	// Boot is the boot at which the sandbox was recorded. It is "" in files of Multus 4.x.
 	Boot string
-	// Age is how long ago the sandbox was recorded. It is 0 before Complete.
+	// Age is how long ago the sandbox was recorded. It is set by Complete, and by Read if libcni's results were used. It
+	// is 0 if it is not known.
 	Age      time.Duration
 	Progress Progress
 	// Damaged reports whether a part of the record could not be read. What is missing may still be attached.

@@ -205,7 +205,7 @@ func TestFormat(t *testing.T) {
 			t.Errorf("element %d (-want +got):\n%s", i, diff)
 		}
 	}
-	// The mode of the file and of the directory (D80).
+	// The mode of the file and of the directory (behaviour D80).
 	for path, mode := range map[string]os.FileMode{path: 0o600, s.Dir: 0o700} {
 		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != mode {
 			t.Errorf("%s: %v, %v", path, info.Mode(), err)
@@ -214,7 +214,7 @@ func TestFormat(t *testing.T) {
 }
 
 // TestInterfaceNames checks that a record contains the interface names that Multus 4.x would not derive from the index
-// (C80, D68), and that every name is read back.
+// (behaviour C80, D68), and that every name is read back.
 func TestInterfaceNames(t *testing.T) {
 	t.Parallel()
 	c := config(t, `{"name":"n","type":"bridge"}`)
@@ -352,7 +352,7 @@ func TestMultus4(t *testing.T) {
 	}
 }
 
-// result writes an entry of libcni's cache (D84).
+// result writes an entry of libcni's cache (behaviour D84).
 func result(tb testing.TB, s *Store, network, id, ifName, conf string) {
 	tb.Helper()
 	b, err := json.Marshal(map[string]any{
@@ -379,7 +379,7 @@ func interfaces(r *Record) string {
 }
 
 // TestDamaged checks D61: a damaged record hides nothing. What can be read counts, libcni's results replace the
-// rest, the file is kept for inspection, and the order stays that of ADD, which DEL reverses (D65).
+// rest, the file is kept for inspection, and the order stays that of ADD, which DEL reverses (behaviour D65).
 func TestDamaged(t *testing.T) {
 	t.Parallel()
 	conf := `{"cniVersion":"1.0.0","name":"n","type":"bridge"}`
@@ -446,7 +446,8 @@ func TestDamaged(t *testing.T) {
 	}
 }
 
-// TestResults checks what is read of an attachment from libcni's cache (D84), and which files there are ignored.
+// TestResults checks what is read of an attachment from libcni's cache (behaviour D84), and which files there are
+// ignored.
 func TestResults(t *testing.T) {
 	t.Parallel()
 	s := store(t)
@@ -515,7 +516,7 @@ func TestRead(t *testing.T) {
 	}
 }
 
-// TestBinDir checks that binDir is recorded if the daemon's differs from the runtime's (A90).
+// TestBinDir checks that binDir is recorded if the daemon's differs from the runtime's (behaviour A90).
 func TestBinDir(t *testing.T) {
 	t.Parallel()
 	s, p := store(t), full(t)
@@ -529,7 +530,7 @@ func TestBinDir(t *testing.T) {
 }
 
 // TestContainers checks that Containers lists what the ledger or libcni has recorded and ignores everything else in the
-// directory (D85).
+// directory (behaviour D85).
 func TestContainers(t *testing.T) {
 	t.Parallel()
 	s := store(t)

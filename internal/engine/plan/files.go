@@ -76,8 +76,8 @@ func loadPath(path string) (*cniconf.List, Source, error) {
 // LoadFile reads the network in a file as ADD does, with the plugins of its subdirectory (behaviour B34, B35).
 func LoadFile(file string) (*cniconf.List, error) { return loadFile(file, true) }
 
-// loadFile reads one file. chained adds the plugins of the subdirectory with the name of the list (B35). It is false
-// when a list is found by its name (B25).
+// loadFile reads one file. chained adds the plugins of the subdirectory with the name of the list (behaviour B35). It
+// is false when a list is found by its name (behaviour B25).
 func loadFile(file string, chained bool) (*cniconf.List, error) {
 	b, err := fsx.ReadFile(file, cniconf.MaxFile)
 	if err != nil {

@@ -1,7 +1,7 @@
 // Package plan decides what will be done for a sandbox before anything is done. Its input is the request, the
 // configuration, the annotations and the network definitions; its output is one serialisable Plan. It has no effects
-// and reads everything else through the interfaces in seams.go. It is imported by the engine and the daemon. Execution,
-// ledger and explanation use the Plan as a value.
+// and reads everything else through the interfaces in seams.go. It is imported by the engine, the sources, the hosts
+// and the tools. Execution, ledger and explanation use the Plan as a value.
 package plan
 
 import (

@@ -26,7 +26,7 @@ type Resolver struct {
 	Pods     Pods
 	Devices  Devices
 	// Missing, if set, is called for each network definition that a pod needs and that cannot be obtained (behaviour
-	// B8), with the container ID of the request. A definition that a file replaces (B30) is not needed.
+	// B8), with the container ID of the request. A definition that a file replaces (behaviour B30) is not needed.
 	Missing func(containerID string, pod *Pod, missing *MissingNetworkError)
 	// PhysicalFunction, if set, returns the PCI address of the physical function of a virtual function, or "" if it is not
 	// known.
@@ -204,7 +204,7 @@ func (r *Resolver) pod(ctx context.Context, req *request.Request, conf *config.P
 }
 
 // withoutPods returns the error for a pod whose requests cannot be looked up. Inline delegates alone need no lookup
-// (behaviour D12). Anything else must not be guessed (A46).
+// (behaviour D12). Anything else must not be guessed (behaviour A46).
 func (r *Resolver) withoutPods(conf *config.Plugin) error {
 	if conf.ClusterNetwork == "" {
 		return nil
@@ -223,7 +223,7 @@ func isStatic(p *Pod) bool {
 }
 
 // cluster resolves the first attachment: clusterNetwork or the inline delegates (behaviour A18, A19), and then the
-// pod's replacement for it (C52).
+// pod's replacement for it (behaviour C52).
 func (p *planning) cluster(ctx context.Context) error {
 	if p.conf.ClusterNetwork == "" {
 		return p.inline(ctx)
@@ -377,7 +377,7 @@ func (p *planning) selected(ctx context.Context) error {
 const maxShown = 512
 
 // replaceDefault replaces the cluster network by the one that the pod names (behaviour C50-C54). An empty value is
-// an error (C51). The empty list [] replaces nothing.
+// an error (behaviour C51). The empty list [] replaces nothing.
 func (p *planning) replaceDefault(ctx context.Context) error {
 	if p.pod == nil {
 		return nil

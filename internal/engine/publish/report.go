@@ -1,6 +1,6 @@
 // Package publish creates and writes the network status and the events of a pod, from one Report (behaviour
 // D110-D124, O.5). Creating them has no effects; they are written through the Cluster interface. The package never
-// decides about attachments. It is imported by the engine and the hosts.
+// decides about attachments. It is imported by the engine, the sources, the hosts and the tools.
 package publish
 
 import (
@@ -180,8 +180,8 @@ func CheckNulls(result []byte) error {
 }
 
 // elements returns the status elements of one attachment: none if it has no interface (behaviour D117), one with all
-// addresses if it has a single interface (D114), else one for each interface in the sandbox with the namespace netns
-// (D115).
+// addresses if it has a single interface (behaviour D114), else one for each interface in the sandbox with the
+// namespace netns (behaviour D115).
 func elements(a *Attached, res *current.Result, netns string) []NetworkStatus {
 	base := NetworkStatus{Name: a.Name, DNS: dns(&res.DNS), DeviceInfo: a.DeviceInfo, Gateway: gateways(res)}
 	switch len(res.Interfaces) {

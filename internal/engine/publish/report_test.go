@@ -20,7 +20,7 @@ func attached(name, ifName string, primary bool, result string) Attached {
 const one = `{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","mac":"86:1d:96:ff:55:0d","sandbox":"/run/netns/x"}],
 	"ips":[{"address":"10.244.1.73/24","gateway":"10.244.1.1","interface":0}],"routes":[{"dst":"0.0.0.0/0","gw":"10.244.1.1"}]}`
 
-// TestStatus checks the exact annotation, white space included (D112, D113).
+// TestStatus checks the exact annotation, white space included (behaviour D112, D113).
 func TestStatus(t *testing.T) {
 	t.Parallel()
 	info := attached("ns/sriov", "net1", false,
@@ -234,7 +234,7 @@ func TestInPod(t *testing.T) {
 	}
 }
 
-// TestVersions checks that results of all versions are read (D26, D39, D117).
+// TestVersions checks that results of all versions are read (behaviour D26, D39, D117).
 func TestVersions(t *testing.T) {
 	t.Parallel()
 	for _, v := range []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"} {
@@ -363,9 +363,9 @@ func (c *recorder) Emit(_ context.Context, pod Pod, e Event) error {
 	return c.next()
 }
 
-// TestWrite checks the requests to the cluster: one for the status, and none if there is no status (D121). A pod that
-// is gone is not an error (D123), a retryable error can be distinguished, and an event that fails does not block the
-// others.
+// TestWrite checks the requests to the cluster: one for the status, and none if there is no status (behaviour D121). A
+// pod that is gone is not an error (behaviour D123), a retryable error can be distinguished, and an event that fails
+// does not block the others.
 func TestWrite(t *testing.T) {
 	t.Parallel()
 	pod := Pod{"ns", "p", "u"}
@@ -419,7 +419,7 @@ func TestWrite(t *testing.T) {
 }
 
 // FuzzStatus checks that any result that a plugin may print leads to an error or to an annotation that is a JSON array
-// (behaviour Q7) and never contains <nil> (D118).
+// (behaviour Q7) and never contains <nil> (behaviour D118).
 func FuzzStatus(f *testing.F) {
 	for _, seed := range []string{
 		one, `{}`, `null`, `{"cniVersion":"0.1.0","ip4":{"ip":"10.0.0.2/24"}}`, `{"cniVersion":"0.2.0","ip6":null}`,

@@ -101,7 +101,7 @@ func (a Args) String() string {
 }
 
 // Delegate returns the pairs for delegates: first the five known ones, in the order of Multus 4.x (behaviour C60,
-// Q12), then the others that the runtime passed, each key once (C61, C62; Q34). uid replaces an absent
+// Q12), then the others that the runtime passed, each key once (behaviour C61, C62; Q34). uid replaces an absent
 // K8S_POD_UID.
 func (a Args) Delegate(uid string) Args {
 	podUID := a.Get(PodUID)

@@ -83,7 +83,8 @@ func TestArgs(t *testing.T) {
 	}
 }
 
-// TestWithRepeated checks that Get returns what With sets, also for a key that the runtime passed twice (C61).
+// TestWithRepeated checks that Get returns what With sets, also for a key that the runtime passed twice (behaviour
+// C61).
 func TestWithRepeated(t *testing.T) {
 	t.Parallel()
 	a := Args{{"A", "1"}, {"B", "2"}, {"A", "3"}}
