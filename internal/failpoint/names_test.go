@@ -90,8 +90,8 @@ func scan(path string, found func(name, at string)) error {
 func write(t *testing.T, names []string) {
 	t.Helper()
 	var b bytes.Buffer
-	b.WriteString("package failpoint\n\n// Names has all points of the source, sorted. TestNames checks it, and writes it " +
-		"with -update.\nvar Names = []string{\n")
+	b.WriteString("package failpoint\n\n// Names has all points of the source, sorted. TestNames checks it, and " +
+		"writes it with -update.\nvar Names = []string{\n")
 	for _, n := range names {
 		fmt.Fprintf(&b, "\t%q,\n", n)
 	}
