@@ -18,10 +18,10 @@ import (
 	"multus/internal/testutil/kubectl"
 )
 
-// applyTimeout bounds Apply: a new kind takes a moment to be served.
+// applyTimeout bounds Apply. The API server needs a moment before it serves the objects of a new CRD.
 const applyTimeout = 30 * time.Second
 
-// Render returns the objects of a kustomization.
+// Render returns the objects that a kustomization renders to.
 func Render(dir string) ([]*unstructured.Unstructured, error) {
 	rm, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), dir)
 	if err != nil {
@@ -93,7 +93,7 @@ func (c *Cluster) Apply(ctx context.Context, text string) error {
 	})
 }
 
-// Delete deletes one object; what it owns is deleted in the background.
+// Delete deletes one object. Objects that it owns are deleted in the background.
 func (c *Cluster) Delete(ctx context.Context, u *unstructured.Unstructured) error {
 	to, err := c.resource(u)
 	if err != nil {

@@ -1,12 +1,13 @@
-// Package cluster runs a real Kubernetes of one node, or of a few, for tests: etcd, API server, controller manager,
-// scheduler, kubelet, containerd and runc, in namespaces and a root file system of their own. Everything it writes is
-// below one directory, except the node's control groups; it needs root and no network, and it ends with the process
-// that started it.
+// Package cluster runs a real Kubernetes cluster of one node, or of a few, for tests: etcd, API server, controller
+// manager, scheduler, kubelet, containerd and runc, in namespaces and a root file system of their own. All files are
+// below one directory, except the node's control groups. The cluster needs root and no network, and it ends with the
+// process that started it.
 //
 // The programs are those that the Makefile builds into bin/tools. There is no kube-proxy, no DNS and no registry: the
-// API server has the service address itself, and images are imported.
+// API server listens on the service address itself, and images are imported.
 //
-// Programs that start clusters call Main first. Only tests, and programs that people start, may import it.
+// A program that starts clusters must call Main first. Only tests, and programs that people start, may import this
+// package.
 package cluster
 
 import (
@@ -34,41 +35,42 @@ import (
 )
 
 const (
-	// PlainRuntime is a handler (of a RuntimeClass) whose pods get the cluster network from the runtime itself, whatever
-	// becomes of the directory of CNI configurations.
+	// PlainRuntime is the handler of a RuntimeClass. containerd attaches the pods of this handler to the cluster network
+	// directly, independent of the files in the CNI configuration directory.
 	PlainRuntime = "plain"
 	// NodeName is the name of the first node, which has the control plane.
 	NodeName = "node-a"
-	// Uplink is a link of the node's that extra networks may use as master.
+	// Uplink is a link of the node that additional networks may use as master.
 	Uplink = "uplink0"
 
 	serviceIP = "10.96.0.1"
 	nodeIP    = "192.0.2.10" // of the first node
-	// toolDir and stateDir are the cluster's own directories on the node.
+	// toolDir and stateDir are directories on the node that only this package uses.
 	toolDir  = "/cluster/bin"
 	stateDir = "/var/lib/cluster"
 	plainDir = "/etc/cni/plain.d"
 
-	// readyTimeout bounds the start of the cluster: 10 s on an idle machine, and a test must survive a busy one.
+	// readyTimeout bounds the start of the cluster. It takes 10 s on an idle machine; the limit leaves room for a busy
+	// one.
 	readyTimeout = 4 * time.Minute
 	callTimeout  = 30 * time.Second
 	pollInterval = 50 * time.Millisecond
 )
 
-// programs that must have been built.
+// programs are the programs that must be built before a cluster can start.
 var programs = []string{
 	"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet",
 	"containerd", "containerd-shim-runc-v2", "ctr", "runc",
 }
 
-// ErrUnavailable is returned when no cluster can be had here and tests should be skipped.
+// ErrUnavailable is returned when no cluster can run on this machine. Tests should then be skipped.
 var ErrUnavailable = errors.New("cluster for tests is unavailable")
 
-// Options say what kind of node is wanted.
+// Options describe the nodes of a cluster.
 type Options struct {
-	// Dir is an empty directory for all files, on a file system that overlayfs can use.
+	// Dir is an empty directory for all files. Its file system must be usable by overlayfs.
 	Dir string
-	// ReadOnly makes the node's root read-only; /var, /etc/cni and /opt/cni are mounts of their own, /run a tmpfs.
+	// ReadOnly makes the node's root read-only. /var, /etc/cni and /opt/cni are mounts of their own, and /run is a tmpfs.
 	ReadOnly bool
 	// Shared makes the node's mounts shared, as systemd does. Otherwise they are private.
 	Shared bool
@@ -76,22 +78,22 @@ type Options struct {
 	VarRunDir bool
 	// Plugins are the reference CNI plugins that the node has. Default: bridge, host-local, loopback, macvlan.
 	Plugins []string
-	// Paths are where the node's distribution has its directories; the zero value is the usual ones.
+	// Paths are the directories of the node's distribution. The zero value has the usual ones.
 	Paths Paths
-	// Nodes is how many nodes there are. Default: 1. Further ones are node-b, node-c and so on, with the same options.
+	// Nodes is the number of nodes. Default: 1. Further nodes are node-b, node-c and so on, with the same options.
 	Nodes int
 }
 
-// Paths are the directories in which distributions differ, absolute and as the node sees them.
+// Paths are the directories that differ between distributions, absolute and as seen on the node.
 type Paths struct {
-	Conf       string // of CNI configurations. Default: /etc/cni/net.d
-	Bin        string // of CNI plugins. Default: /opt/cni/bin
+	Conf       string // directory of CNI configurations. Default: /etc/cni/net.d
+	Bin        string // directory of CNI plugins. Default: /opt/cni/bin
 	Kubelet    string // Default: /var/lib/kubelet
-	Containerd string // its root. Default: /var/lib/containerd
-	Run        string // its state and its socket. Default: /run/containerd
-	// Plugins is where the reference plugins really are, if Bin has only links to them.
+	Containerd string // root directory of containerd. Default: /var/lib/containerd
+	Run        string // state directory of containerd, with its socket. Default: /run/containerd
+	// Plugins is the directory with the reference plugins themselves, if Bin has only links to them.
 	Plugins string
-	// Current is a link that is a part of the paths above, to a directory beside it: /var/snap/microk8s/current.
+	// Current is a symbolic link to a directory beside it, such as /var/snap/microk8s/current. The paths above contain it.
 	Current string
 }
 
@@ -107,11 +109,11 @@ func (p Paths) orUsual() Paths {
 
 // Cluster is one running cluster.
 //
-// A further node is a Cluster, too, with the clients of the first one: its methods are about that node.
+// A further node is a Cluster, too, with the clients of the first one. Its methods act on that node.
 type Cluster struct {
 	// Node is the name of the node.
 	Node string
-	// Others are the further nodes; a further node has none.
+	// Others are the further nodes. It is empty for a further node.
 	Others []*Cluster
 
 	index   int
@@ -121,7 +123,7 @@ type Cluster struct {
 	dir     string
 	cgroup  string
 	ca      []byte
-	mounts  []string // the node's mount points before anything ran on it
+	mounts  []string // the node's mount points before any server ran
 	init    *proc.Process
 	servers map[string]*proc.Process
 
@@ -130,7 +132,7 @@ type Cluster struct {
 	Dynamic dynamic.Interface
 }
 
-// Available says why there can be no cluster here, as ErrUnavailable.
+// Available returns an error that wraps ErrUnavailable, with the reason, if no cluster can run on this machine.
 func Available() error {
 	if uid := os.Geteuid(); uid != 0 {
 		return fmt.Errorf("%w: needs root; runs as uid %d", ErrUnavailable, uid)
@@ -147,7 +149,7 @@ func Available() error {
 	return nil
 }
 
-// Start starts a cluster and returns when its node is ready and has the images.
+// Start starts a cluster. It returns when the nodes are ready and have the images.
 func Start(ctx context.Context, o Options) (_ *Cluster, retErr error) {
 	if err := Available(); err != nil {
 		return nil, err
@@ -200,7 +202,7 @@ func Start(ctx context.Context, o Options) (_ *Cluster, retErr error) {
 	return c, nil
 }
 
-// startInit starts the node's first process, in new namespaces, and waits until it has set them up.
+// startInit starts the node's first process in new namespaces and waits until the node is set up.
 func (c *Cluster) startInit() error {
 	arg, err := json.Marshal(layout{
 		Root: filepath.Join(c.dir, "root"), Volumes: filepath.Join(c.dir, "volumes"),
@@ -224,7 +226,7 @@ func (c *Cluster) startInit() error {
 	defer func() { _ = r.Close() }()
 	cmd.Stdout = w
 	c.init, err = proc.Start(filepath.Join(c.dir, "log", "init.log"), cmd, proc.Here)
-	_ = w.Close() // the child has its own
+	_ = w.Close() // the child has its own copy
 	if err != nil {
 		return err
 	}
@@ -235,7 +237,7 @@ func (c *Cluster) startInit() error {
 	return nil
 }
 
-// Stop ends the cluster: with the node's first process, all of them end. The files stay.
+// Stop ends the cluster. All processes of a node end with the node's first process. The files stay.
 func (c *Cluster) Stop() {
 	for _, o := range c.Others {
 		o.Stop()
@@ -247,13 +249,13 @@ func (c *Cluster) Stop() {
 	c.removeCgroups()
 }
 
-// Paths returns the node's directories, the usual ones filled in.
+// Paths returns the node's directories, with the defaults filled in.
 func (c *Cluster) Paths() Paths { return c.options.Paths }
 
-// Path returns where a file of the node can be found by this process.
+// Path returns the path at which this process can open a file of the node.
 func (c *Cluster) Path(name string) string { return fmt.Sprintf("/proc/%d/root%s", c.init.Pid, name) }
 
-// Pid returns the node's first process, whose namespaces are the node's.
+// Pid returns the PID of the node's first process. Its namespaces are those of the node.
 func (c *Cluster) Pid() int { return c.init.Pid }
 
 // Logs returns the ends of the servers' logs.
@@ -267,7 +269,7 @@ func (c *Cluster) Logs(names ...string) string {
 	return strings.Join(all, "\n")
 }
 
-// RESTConfig returns a configuration of the administrator's client, which reaches into the node's network.
+// RESTConfig returns a configuration for the administrator's client. It connects from the node's network namespace.
 func (c *Cluster) RESTConfig() *rest.Config {
 	return &rest.Config{
 		Host: "https://" + serviceIP, BearerToken: adminToken, TLSClientConfig: rest.TLSClientConfig{CAData: c.ca},
@@ -275,7 +277,7 @@ func (c *Cluster) RESTConfig() *rest.Config {
 	}
 }
 
-// Dial connects from within the node's network namespace: a socket belongs to the one it was made in.
+// Dial connects from the node's network namespace: a socket belongs to the namespace in which it was created.
 func (c *Cluster) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	type result struct {
 		conn net.Conn
@@ -283,12 +285,12 @@ func (c *Cluster) Dial(ctx context.Context, network, addr string) (net.Conn, err
 	}
 	done := make(chan result, 1)
 	go func() {
-		runtime.LockOSThread() // and never unlocked
+		runtime.LockOSThread() // never unlocked: the thread ends with this goroutine
 		if err := enterOne(c.init.Pid, "net", syscall.CLONE_NEWNET); err != nil {
 			done <- result{nil, err}
 			return
 		}
-		// An address and no name: the dialer starts no goroutine, which would be on another thread.
+		// addr has no host name, so the dialer starts no goroutine. A goroutine would run on another thread.
 		conn, err := (&net.Dialer{FallbackDelay: -1}).DialContext(ctx, network, addr)
 		done <- result{conn, err}
 	}()

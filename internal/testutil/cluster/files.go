@@ -14,7 +14,7 @@ import (
 	"multus/internal/testutil/pki"
 )
 
-// Tokens of the API server's static users.
+// The tokens of the API server's static users.
 const (
 	adminToken      = "cluster-admin"
 	controllerToken = "cluster-controller-manager"
@@ -26,7 +26,7 @@ const tokens = adminToken + `,admin,admin,"system:masters"
 ` + schedulerToken + `,system:kube-scheduler,scheduler,
 `
 
-// nodeTokens are the lines of the nodes.
+// nodeTokens returns the lines of the token file for the nodes.
 func nodeTokens() string {
 	var b strings.Builder
 	for i := range maxNodes {
@@ -37,8 +37,8 @@ func nodeTokens() string {
 
 func nodeToken(i int) string { return "cluster-" + nodeName(i) }
 
-// kubeletConfig: what a machine may lack (swap off, control groups v2, the right to lower OOM scores) is not asked for,
-// and images are never collected.
+// kubeletConfig requires nothing that a machine may lack: swap off, control groups v2, the right to lower OOM scores.
+// Images are never garbage-collected.
 const kubeletConfig = `apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 authentication: {anonymous: {enabled: true}, webhook: {enabled: false}}
@@ -98,7 +98,7 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.nri.v1.nri",
       SystemdCgroup = false
 `
 
-// fill puts the node's paths into a configuration.
+// fill inserts the node's paths into a configuration.
 func (c *Cluster) fill(text string) []byte {
 	p := c.options.Paths
 	return []byte(strings.NewReplacer(
@@ -107,10 +107,10 @@ func (c *Cluster) fill(text string) []byte {
 	).Replace(text))
 }
 
-// PrimaryFile is the name of the cluster network's configuration.
+// PrimaryFile is the name of the cluster network's configuration file.
 const PrimaryFile = "10-primary.conflist"
 
-// Primary is the cluster network's configuration: a bridge with addresses from a file.
+// Primary is the cluster network's configuration: a bridge, with addresses from host-local.
 const Primary = `{
   "cniVersion": "1.0.0",
   "name": "primary",
@@ -121,7 +121,7 @@ const Primary = `{
 }
 `
 
-// file is where a file of the node is before the node runs.
+// file returns the path of a file of the node before the node runs.
 func (c *Cluster) file(name string) string {
 	for _, dir := range writable {
 		if rest, ok := strings.CutPrefix(name, "/"+dir+"/"); ok {
@@ -131,7 +131,7 @@ func (c *Cluster) file(name string) string {
 	return filepath.Join(c.dir, "root", name)
 }
 
-// writeFiles makes the node's directories and the files in them.
+// writeFiles creates the node's directories and the files in them.
 func (c *Cluster) writeFiles() error {
 	p := c.options.Paths
 	if err := c.makeTree(); err != nil {
@@ -178,7 +178,7 @@ func (c *Cluster) writeFiles() error {
 	return errors.Join(c.linkRun(), c.copyPlugins())
 }
 
-// makeTree makes the node's directories.
+// makeTree creates the node's directories.
 func (c *Cluster) makeTree() error {
 	p := c.options.Paths
 	dirs := []string{
@@ -201,7 +201,7 @@ func (c *Cluster) makeTree() error {
 		c.file(p.Plugins), c.file(stateDir))
 }
 
-// credentials returns the files of the API server; a further node takes the authority of the first one.
+// credentials returns the files of the API server. A further node uses the certificate authority of the first one.
 func (c *Cluster) credentials() (map[string][]byte, error) {
 	if c.first != nil {
 		c.ca = c.first.ca
@@ -226,7 +226,7 @@ func makeDirs(dirs ...string) error {
 	return nil
 }
 
-// linkRun makes /var/run, which is a link to /run on most systems and a directory on some.
+// linkRun creates /var/run. It is a link to /run on most systems and a directory on some.
 func (c *Cluster) linkRun() error {
 	path := filepath.Join(c.dir, "volumes/var/run")
 	if c.options.VarRunDir {
@@ -252,7 +252,7 @@ func (c *Cluster) kubeconfig(token string) ([]byte, error) {
 	return b, nil
 }
 
-// copyPlugins puts reference CNI plugins into the node's directory, by name.
+// copyPlugins copies the reference CNI plugins of the options into the node's plugin directory.
 func (c *Cluster) copyPlugins() error {
 	for _, name := range c.options.Plugins {
 		b, err := os.ReadFile(filepath.Join(c.root, "bin", "cni", name))
@@ -273,17 +273,17 @@ func (c *Cluster) copyPlugins() error {
 	return nil
 }
 
-// makeCgroups makes the node's control group in every hierarchy (or the only one) of the machine.
+// makeCgroups creates the node's control group in every hierarchy of the machine, or in the only one.
 func (c *Cluster) makeCgroups() error {
 	for _, dir := range c.cgroups() {
 		if err := os.Mkdir(dir, 0o755); err != nil && !os.IsExist(err) {
 			return fmt.Errorf("make control group: %w", err)
 		}
-		// A new group of the first version's cpuset is of no use until it has been told what it may use.
+		// A new cpuset group of version 1 cannot run processes until its CPUs and memory nodes are set.
 		for _, name := range []string{"cpuset.cpus", "cpuset.mems"} {
 			b, err := os.ReadFile(filepath.Join(filepath.Dir(dir), name))
 			if err == nil {
-				_ = os.WriteFile(filepath.Join(dir, name), b, 0o600) // or containers do not start, and say why
+				_ = os.WriteFile(filepath.Join(dir, name), b, 0o600) // without it containers do not start and report the reason
 			}
 		}
 	}
@@ -305,7 +305,7 @@ func (c *Cluster) cgroups() []string {
 	return dirs
 }
 
-// removeCgroups removes the node's control groups, deepest first.
+// removeCgroups removes the node's control groups, the deepest first.
 func (c *Cluster) removeCgroups() {
 	for _, top := range c.cgroups() {
 		if !strings.HasSuffix(top, c.cgroup) {
@@ -319,7 +319,7 @@ func (c *Cluster) removeCgroups() {
 			return nil
 		})
 		for _, dir := range slices.Backward(dirs) {
-			_ = os.Remove(dir) // a group that is still in use is left; nothing else can be done
+			_ = os.Remove(dir) // a group that is still in use stays
 		}
 	}
 }

@@ -21,7 +21,7 @@ import (
 const (
 	// PauseImage is the image of sandboxes.
 	PauseImage = "localhost/cluster-pause:test"
-	// WorkloadImage prints the interfaces of its pod and waits.
+	// WorkloadImage is the image of cluster/workload, which prints the interfaces of its pod and waits.
 	WorkloadImage = "localhost/cluster-workload:test"
 )
 
@@ -52,7 +52,7 @@ func (c *Cluster) importOwn(ctx context.Context) error {
 	return nil
 }
 
-// writeImage writes an image of one program, as `docker save` does.
+// writeImage writes an image that contains one program, in the format of `docker save`.
 func writeImage(archive, ref, bin string) error {
 	body, err := os.ReadFile(bin)
 	if err != nil {
@@ -120,7 +120,7 @@ func (c *Cluster) Import(ctx context.Context, archive string) error {
 	return err
 }
 
-// Ctr runs containerd's client on the node, in the namespace of Kubernetes.
+// Ctr runs containerd's client on the node, in the containerd namespace k8s.io.
 func (c *Cluster) Ctr(ctx context.Context, args ...string) (string, error) {
 	return c.Run(ctx, "ctr", append([]string{"-a", c.options.Paths.Run + "/containerd.sock", "-n", "k8s.io"}, args...)...)
 }

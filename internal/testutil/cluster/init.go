@@ -13,15 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// initName is the name under which a program that imports this package starts itself again, as the node's first
-// process.
+// initName is argv[0] of a copy of the running program that acts as the node's first process.
 const initName = "multus-test-node-init"
 
-// layout is what the node's first process is told.
+// layout is the argument of the node's first process.
 type layout struct {
 	Root     string // the directory that becomes /
 	Tools    string // the directory of the cluster's programs
-	Volumes  string // directories that stay writable when / is not
+	Volumes  string // directories that stay writable if / is read-only
 	ReadOnly bool
 	Shared   bool
 	Name     string
@@ -29,8 +28,8 @@ type layout struct {
 	Service  bool // whether the node has the service address of the API server
 }
 
-// Main must be called first in main and TestMain of programs that start clusters: the node's first process is the same
-// program, and Main does not return in it.
+// Main must be called first in main and TestMain of programs that start clusters. The node's first process is a copy of
+// the same program. In that process Main does not return.
 func Main() {
 	if filepath.Base(os.Args[0]) != initName {
 		return
@@ -57,7 +56,8 @@ func runInit(arg string) error {
 	return l.configureNetwork()
 }
 
-// reap waits for the orphans of the node, for ever: a killed server leaves some, containerd's shims are meant to be.
+// reap waits for orphaned processes of the node, without end. A killed server leaves children, and containerd's shims
+// are orphans by design.
 func reap() {
 	child := make(chan os.Signal, 16)
 	signal.Notify(child, unix.SIGCHLD)
@@ -71,23 +71,24 @@ func reap() {
 	}
 }
 
-// bootID is what the kernel calls this boot of the machine: a node that boots again needs one of its own.
+// bootID is the file in /proc/sys with the ID of this boot. The node has a file of its own there, so that Reboot can
+// change it.
 const bootID = "kernel/random/boot_id"
 
 func tunableFile(name string) string { return strings.ReplaceAll(name, "/", "-") }
 
-// tunables are what the kubelet wants to find in /proc/sys and would otherwise write: these belong to the whole
-// machine.
+// tunables are the values that the kubelet checks in /proc/sys and would otherwise write. The real ones belong to the
+// whole machine.
 var tunables = map[string]string{
 	"vm/overcommit_memory": "1", "vm/panic_on_oom": "0", "kernel/panic": "10", "kernel/panic_on_oops": "1",
 	"kernel/keys/root_maxkeys": "1000000", "kernel/keys/root_maxbytes": "25000000",
 }
 
-// writable are the directories that a node with a read-only root can write: each is a mount of its own.
+// writable are the directories that stay writable on a node with a read-only root. Each is a mount of its own.
 var writable = []string{"var", "etc/cni", "opt/cni"}
 
-// mount makes the node's file system: a root of its own with the machine's programs in it, and nothing else of it that
-// could be written, but /dev and the control groups.
+// mount creates the node's file system: a root of its own that contains the machine's programs, read-only. Of the
+// machine's file systems that can be written it contains only /dev and /sys, with the control groups.
 func (l layout) mount() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
@@ -128,7 +129,7 @@ func (l layout) mount() error {
 	return l.pivot()
 }
 
-// system shows a directory, or a symbolic link, of the machine at the same place in the node.
+// system makes a directory or a symbolic link of the machine visible at the same place in the node.
 func (l layout) system(dir string) error {
 	info, err := os.Lstat("/" + dir)
 	if err != nil {
@@ -147,7 +148,7 @@ func (l layout) system(dir string) error {
 	return nil
 }
 
-// pretend covers the tunables by files that hold what the kubelet wants.
+// pretend mounts files with the values that the kubelet expects over the tunables.
 func (l layout) pretend() error {
 	values := maps.Clone(tunables)
 	values[bootID] = newBootID()
@@ -168,7 +169,7 @@ func (l layout) pivot() error {
 	if err := os.Chdir(l.Root); err != nil {
 		return fmt.Errorf("change directory: %w", err)
 	}
-	// The old root comes to lie over the new one, and is taken away from there.
+	// The old root is stacked on the new one at "." and is unmounted from there.
 	if err := unix.PivotRoot(".", "."); err != nil {
 		return fmt.Errorf("change root: %w", err)
 	}
@@ -213,8 +214,8 @@ func mountAt(from, to, kind string, flags uintptr, data string) error {
 	return nil
 }
 
-// configureNetwork gives the node its address, the service address of the API server (there is no kube-proxy), and a
-// link for extra networks to sit on.
+// configureNetwork adds the node's address, the service address of the API server (there is no kube-proxy), and a link
+// that additional networks may use as master.
 func (l layout) configureNetwork() error {
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {

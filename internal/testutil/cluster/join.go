@@ -14,24 +14,24 @@ import (
 )
 
 const (
-	// maxNodes is how many nodes a cluster may have.
+	// maxNodes is the largest number of nodes of a cluster.
 	maxNodes = 5
-	// peerPrefix begins the names of the links between nodes.
+	// peerPrefix is the prefix of the names of links between nodes.
 	peerPrefix = "to-"
 )
 
-// nodeName is node-a, node-b and so on.
+// nodeName returns node-a, node-b and so on.
 func nodeName(i int) string { return "node-" + string(rune('a'+i)) }
 
 func nodeAddress(i int) string { return fmt.Sprintf("192.0.2.%d", 10+i) }
 
-// podSubnet is that of the pods of one node among several.
+// podSubnet returns the subnet of the pods of one node, if there are several nodes.
 func podSubnet(i int) string { return fmt.Sprintf("10.244.%d.0/24", i) }
 
-// address is the node's.
+// address returns the address of the node.
 func (c *Cluster) address() string { return nodeAddress(c.index) }
 
-// primary is the configuration of the cluster network: with several nodes each has a subnet of its own.
+// primary returns the configuration of the cluster network. With several nodes, each node has a subnet of its own.
 func (c *Cluster) primary() string {
 	if c.options.Nodes == 1 {
 		return Primary
@@ -39,14 +39,14 @@ func (c *Cluster) primary() string {
 	return strings.Replace(Primary, "10.244.0.0/16", podSubnet(c.index), 1)
 }
 
-// join starts a further node, connects it with all others, and returns when it is ready and has the images.
+// join starts a further node and connects it with all others. It returns when the node is ready and has the images.
 func (c *Cluster) join(ctx context.Context, i int) error {
 	n := &Cluster{
 		Node: nodeName(i), index: i, first: c, options: c.options, root: c.root, dir: filepath.Join(c.dir, nodeName(i)),
 		cgroup: fmt.Sprintf("%s-%d", c.cgroup, i), servers: map[string]*proc.Process{}, Client: c.Client, Dynamic: c.Dynamic,
 	}
 	before := append([]*Cluster{c}, c.Others...)
-	c.Others = append(c.Others, n) // it ends with the first one, whatever happens below
+	c.Others = append(c.Others, n) // Stop ends it with the first node, even if a step below fails
 	if err := errors.Join(n.writeFiles(), n.makeCgroups()); err != nil {
 		return err
 	}
@@ -71,12 +71,12 @@ func (c *Cluster) join(ctx context.Context, i int) error {
 	return n.register(ctx)
 }
 
-// connectTo makes a link between two nodes, and the routes over it: to the other's address, to its pods, and to the API
-// server.
+// connectTo creates a link between two nodes, and the routes over it to the address of the other node, to its pods, and
+// to the API server.
 func (c *Cluster) connectTo(other *Cluster) error {
 	here, there := peerPrefix+other.Node, peerPrefix+c.Node
 	err := c.onNode(func() error {
-		// The number is that of this process's PID namespace: entering another one is about children only.
+		// The PID is resolved in the PID namespace of this process: setns to a PID namespace affects only children.
 		pair := &netlink.Veth{
 			LinkAttrs: netlink.LinkAttrs{Name: here}, PeerName: there,
 			PeerNamespace: netlink.NsPid(other.Pid()),
@@ -89,7 +89,7 @@ func (c *Cluster) connectTo(other *Cluster) error {
 	return errors.Join(c.routeTo(other), other.routeTo(c))
 }
 
-// routeTo makes the routes to another node.
+// routeTo adds the routes to another node.
 func (c *Cluster) routeTo(other *Cluster) error {
 	return c.onNode(func() error {
 		link, err := netlink.LinkByName(peerPrefix + other.Node)

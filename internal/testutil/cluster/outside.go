@@ -12,8 +12,9 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// Outside lets other machines use the cluster, as a real one's users do: it forwards a port of this machine's loopback
-// to the API server, and returns the administrator's kubeconfig file for it. It ends with the context.
+// Outside makes the cluster reachable for clients outside of the node. It forwards a port of this machine's loopback
+// interface to the API server, and returns the path of the administrator's kubeconfig file for that port. Forwarding
+// ends with the context.
 func (c *Cluster) Outside(ctx context.Context) (string, error) {
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -24,7 +25,7 @@ func (c *Cluster) Outside(ctx context.Context) (string, error) {
 		for {
 			conn, err := l.Accept()
 			if err != nil {
-				return // closed above
+				return // l was closed above
 			}
 			go c.forward(ctx, conn)
 		}
@@ -47,7 +48,7 @@ func (c *Cluster) Outside(ctx context.Context) (string, error) {
 	return path, nil
 }
 
-// forward copies in both directions until one side ends or the context does.
+// forward copies in both directions until one side or the context ends.
 func (c *Cluster) forward(ctx context.Context, from net.Conn) {
 	defer func() { _ = from.Close() }()
 	to, err := c.Dial(ctx, "tcp", net.JoinHostPort(serviceIP, "443"))
@@ -59,7 +60,8 @@ func (c *Cluster) forward(ctx context.Context, from net.Conn) {
 	var wg sync.WaitGroup
 	for _, pair := range [][2]net.Conn{{from, to}, {to, from}} {
 		wg.Go(func() {
-			// Without the kernel's help (splice), whose pipes Go keeps for later: tests count what is left open.
+			// The structs hide ReadFrom and WriteTo. With them io.Copy would call splice, and Go caches the pipes of splice:
+			// tests that count open descriptors would fail.
 			_, _ = io.Copy(struct{ io.Writer }{pair[0]}, struct{ io.Reader }{pair[1]})
 			closeBoth()
 		})

@@ -13,10 +13,10 @@ import (
 	"multus/internal/testutil/proc"
 )
 
-// nodePath is the PATH of what runs on the node: the cluster's programs, then the machine's.
+// nodePath is the PATH of programs on the node: the cluster's programs, then the machine's.
 const nodePath = toolDir + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// namespaces of the node that its programs are started in.
+// namespaces are the namespaces of the node in which its programs run.
 var namespaces = []struct {
 	name string
 	flag int
@@ -30,7 +30,8 @@ var namespaces = []struct {
 
 // enter moves the calling thread, which must be locked, into the node.
 func (c *Cluster) enter() error {
-	// Threads of one process share root and working directory; one that does cannot change its mount namespace.
+	// The threads of one process share root and working directory. A thread that shares them cannot change its mount
+	// namespace.
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return fmt.Errorf("unshare: %w", err)
 	}
@@ -54,9 +55,9 @@ func enterOne(pid int, name string, flag int) error {
 	return nil
 }
 
-// start starts a server of the node; its log is <directory>/log/<name>.log. It has no death signal but ends with the
-// node's first process: seen from its namespace its parent has no number, which Go takes for a parent that is dead
-// already.
+// start starts a server of the node. Its log is <directory>/log/<name>.log. The server has no parent-death signal but
+// ends with the node's first process: in the PID namespace of the node getppid returns 0, from which Go concludes that
+// the parent is dead.
 func (c *Cluster) start(name string, args ...string) error {
 	cmd := exec.Command(filepath.Join(toolDir, name), args...)
 	cmd.Dir, cmd.Env = "/", nodeEnv()
@@ -68,7 +69,7 @@ func (c *Cluster) start(name string, args ...string) error {
 	return nil
 }
 
-// Run runs a program on the node and returns what it printed.
+// Run runs a program on the node and returns its output.
 func (c *Cluster) Run(ctx context.Context, name string, args ...string) (string, error) {
 	if !filepath.IsAbs(name) {
 		name = filepath.Join(toolDir, name)
@@ -81,7 +82,7 @@ func (c *Cluster) Run(ctx context.Context, name string, args ...string) (string,
 	}
 	done := make(chan result, 1)
 	go func() {
-		runtime.LockOSThread() // and never unlocked
+		runtime.LockOSThread() // never unlocked: the thread ends with this goroutine
 		if err := c.enter(); err != nil {
 			done <- result{nil, err}
 			return

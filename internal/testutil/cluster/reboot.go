@@ -17,24 +17,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// controlPlane are the servers that a reboot of the node leaves alone, as those of other machines.
+// controlPlane are the servers that keep running when the node reboots, as if they were on other machines.
 var controlPlane = []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"}
 
-// links of the node that are there from its start.
+// links are the links that the node has from its start.
 var links = []string{"lo", "node0", "node0-far", Uplink, Uplink + "-far"}
 
-// runMount is in memory.
+// runMount is a tmpfs, so that a reboot empties it.
 const runMount = "/run"
 
-// Reboot ends all that runs on the node but the control plane, at once, as the loss of power does, and starts it again:
-// nothing is mounted, /run is empty, links are gone, the kernel's boot ID is another one; files stay. between runs
-// before containerd and kubelet do. It returns when they run; the node may not be ready yet.
+// Reboot simulates a loss of power and a boot. It kills all processes of the node except the control plane, and starts
+// the node again: nothing is mounted, /run is empty, the links of pods are gone, and the kernel has another boot ID.
+// Files stay. between is called before containerd and kubelet start. Reboot returns when they run. The node may not be
+// ready yet.
 func (c *Cluster) Reboot(ctx context.Context, between func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
 	for _, name := range []string{"kubelet", "containerd"} {
 		c.servers[name].Kill()
-		delete(c.servers, name) // not missed meanwhile
+		delete(c.servers, name) // so that poll does not report its exit
 	}
 	if err := c.poll(ctx, "the end of all processes", c.killAll); err != nil {
 		return err
@@ -61,9 +62,9 @@ func (c *Cluster) Reboot(ctx context.Context, between func() error) error {
 	return c.startKubelet(ctx)
 }
 
-// Restart ends kubelet or containerd by a signal and starts it again, as the node's service manager does. Only the
-// process itself gets the signal, as with KillMode=process of containerd's unit: containers, and CNI plugins at work,
-// live on. It returns when the server answers.
+// Restart ends kubelet or containerd with a signal and starts it again, as the node's service manager does. Only the
+// process itself gets the signal, as with KillMode=process of containerd's unit. Containers and running CNI plugins
+// stay alive. Restart returns when the server answers.
 func (c *Cluster) Restart(ctx context.Context, name string, s syscall.Signal) error {
 	start := map[string]func(context.Context) error{"kubelet": c.startKubelet, "containerd": c.startContainerd}[name]
 	if start == nil {
@@ -72,7 +73,7 @@ func (c *Cluster) Restart(ctx context.Context, name string, s syscall.Signal) er
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
 	p := c.servers[name]
-	delete(c.servers, name) // not missed meanwhile
+	delete(c.servers, name) // so that poll does not report its exit
 	if err := syscall.Kill(p.Pid, s); err != nil {
 		return fmt.Errorf("signal %s: %w", name, err)
 	}
@@ -85,7 +86,7 @@ func (c *Cluster) Restart(ctx context.Context, name string, s syscall.Signal) er
 	return start(ctx)
 }
 
-// Kill sends SIGKILL to the containers' processes of a name, and returns how many there were.
+// Kill sends SIGKILL to the processes of this name in containers, and returns their number.
 func (c *Cluster) Kill(name string) (int, error) {
 	n := 0
 	err := c.eachProcess(func(pid int, contained bool) error {
@@ -99,7 +100,8 @@ func (c *Cluster) Kill(name string) (int, error) {
 	return n, err
 }
 
-// killAll ends every process of the node but the first and the control plane, and fails while there are some.
+// killAll kills every process of the node except the first one and the control plane. It returns an error while there
+// are any left.
 func (c *Cluster) killAll() error {
 	keep := []int{c.init.Pid}
 	for _, name := range controlPlane {
@@ -160,7 +162,7 @@ func (c *Cluster) eachProcess(fn func(pid int, contained bool) error) error {
 func (c *Cluster) onNode(fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with this function
+		runtime.LockOSThread() // never unlocked: the thread ends with this function
 		err := c.enter()
 		if err == nil {
 			err = fn()
@@ -170,7 +172,7 @@ func (c *Cluster) onNode(fn func() error) error {
 	return <-done
 }
 
-// mountPoints lists the node's mount points, in the order in which they were mounted.
+// mountPoints returns the node's mount points, in the order in which they were mounted.
 func (c *Cluster) mountPoints() ([]string, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", c.init.Pid))
 	if err != nil {
@@ -185,7 +187,7 @@ func (c *Cluster) mountPoints() ([]string, error) {
 	return points, nil
 }
 
-// unmountAll takes away what was mounted since the node's start, and empties /run, whose content was in memory.
+// unmountAll unmounts what was mounted since the node's start, and replaces the tmpfs at /run by an empty one.
 func (c *Cluster) unmountAll(points []string) error {
 	for _, p := range slices.Backward(points) {
 		if slices.Contains(c.mounts, p) && p != runMount {
@@ -199,7 +201,7 @@ func (c *Cluster) unmountAll(points []string) error {
 	return mountAt("tmpfs", runMount, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755")
 }
 
-// removeLinks leaves the links that the node had at its start.
+// removeLinks deletes the links that the node did not have at its start.
 func removeLinks() error {
 	all, err := netlink.LinkList()
 	if err != nil {
@@ -217,7 +219,7 @@ func removeLinks() error {
 	return nil
 }
 
-// newBootID is a random UUID, as the kernel makes one at boot.
+// newBootID returns a random UUID, as the kernel generates at boot.
 func newBootID() string {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // it never fails

@@ -25,7 +25,7 @@ func etcdArgs() []string {
 func apiserverArgs() []string {
 	return []string{
 		"--etcd-servers=" + etcdURL,
-		// The service address and its port: pods find the server there without a kube-proxy.
+		// The service address and its port. Pods reach the server there without a kube-proxy.
 		"--bind-address=" + serviceIP, "--secure-port=443", "--advertise-address=" + nodeIP,
 		"--service-cluster-ip-range=10.96.0.0/16",
 		"--tls-cert-file=" + state("server.crt"), "--tls-private-key-file=" + state("server.key"),
@@ -60,7 +60,7 @@ func (c *Cluster) kubeletArgs() []string {
 	}
 }
 
-// startServers starts what makes the node and waits until it can run pods.
+// startServers starts the servers of the node and waits until it can run pods.
 func (c *Cluster) startServers(ctx context.Context) error {
 	if err := c.start("etcd", etcdArgs()...); err != nil {
 		return err
@@ -104,7 +104,7 @@ func (c *Cluster) startContainerd(ctx context.Context) error {
 		return err
 	}
 	return c.poll(ctx, "containerd", func() error {
-		// The file alone may be that of a server that was killed.
+		// The existence of the file proves nothing: a server that was killed leaves its socket behind.
 		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", c.Path(c.options.Paths.Run+"/containerd.sock"))
 		if err != nil {
 			return err
@@ -113,8 +113,8 @@ func (c *Cluster) startContainerd(ctx context.Context) error {
 	})
 }
 
-// startKubelet returns when the kubelet answers. It ends when containerd listens and does not serve pods yet, and is
-// started again, as a node's service manager does.
+// startKubelet returns when the kubelet answers. The kubelet exits if containerd listens but does not serve pods yet.
+// It is then started again, as a node's service manager does.
 func (c *Cluster) startKubelet(ctx context.Context) error {
 	const attempts, health = 10, "127.0.0.1:10248"
 	for attempt := 1; ; attempt++ {
@@ -135,7 +135,7 @@ func (c *Cluster) startKubelet(ctx context.Context) error {
 }
 
 func (c *Cluster) nodeReady(ctx context.Context) error {
-	// A pod without the service account of its namespace is not admitted.
+	// A pod is not admitted before its namespace has the service account.
 	if _, err := c.Client.CoreV1().ServiceAccounts(metav1.NamespaceDefault).Get(ctx, "default",
 		metav1.GetOptions{}); err != nil {
 		return err

@@ -1,4 +1,4 @@
-// Command pause holds the namespaces of a pod, and does nothing else.
+// Command pause holds the namespaces of a pod until it is ended.
 package main
 
 import (

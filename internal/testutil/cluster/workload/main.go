@@ -1,11 +1,11 @@
-// Command workload runs in the pods of tests: it prints the interfaces that it finds and their addresses, as one line
-// of JSON, and serves on every address until it is ended:
+// Command workload runs in the pods of tests. It prints its interfaces and their addresses as one line of JSON, and
+// serves on every address until it is ended:
 //
-//	GET /interfaces       the interfaces that it has now
-//	GET /whoami           the address that the caller has
-//	GET /reach?to=ADDR    what /whoami answers at another workload
+//	GET /interfaces       the current interfaces
+//	GET /whoami           the address of the caller
+//	GET /reach?to=ADDR    the answer of /whoami of another workload
 //
-// With -remove it is a bad neighbour that removes a file when it is ended.
+// With -remove it removes a file when it is ended, as CNI installers do that remove their configuration file.
 package main
 
 import (
@@ -67,7 +67,7 @@ func run(ctx context.Context) error {
 		answer(w, body, err)
 	})
 	server := &http.Server{Addr: ":" + port, Handler: mux, ReadHeaderTimeout: limit}
-	stop := context.AfterFunc(ctx, func() { _ = server.Close() }) // what is cut off is of no interest
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() }) // errors of cut connections do not matter
 	defer stop()
 	if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve: %w", err)
@@ -80,7 +80,7 @@ func answer(w http.ResponseWriter, body string, err error) {
 		http.Error(w, err.Error(), http.StatusBadGateway)
 		return
 	}
-	_, _ = io.WriteString(w, body) // a caller that has gone away does not want it
+	_, _ = io.WriteString(w, body) // the caller may have gone away
 }
 
 func reach(ctx context.Context, addr string) (string, error) {
