@@ -1,6 +1,7 @@
-// Package disk is a disk that loses its power. It is an ext4 file system of its own, whose kernel is told to forget at
-// once what it has not written for good (the shutdown that xfstests uses): what was synced is there after the next
-// mount, what was not is lost, wholly or in part, as after a real power cut. It asserts nothing. Only tests import it.
+// Package disk provides a disk that can lose its power. It is an ext4 file system on a loop device. A shutdown ioctl,
+// the one that xfstests uses, makes the kernel discard what it has not written to the device: after the next mount,
+// synced data is there and other data is lost, wholly or in part, as after a real power cut. The package asserts
+// nothing. Only tests import it.
 package disk
 
 import (
@@ -20,21 +21,21 @@ import (
 
 const (
 	size = 64 << 20
-	// shutdown is EXT4_IOC_SHUTDOWN, _IOR('X', 125, __u32); noFlush leaves the journal in memory where it is:
-	// EXT4_GOING_FLAGS_NOLOGFLUSH.
+	// shutdown is EXT4_IOC_SHUTDOWN, _IOR('X', 125, __u32). noFlush is EXT4_GOING_FLAGS_NOLOGFLUSH: the journal in memory
+	// is not written.
 	shutdown = 0x8004587d
 	noFlush  = 2
 	// freeze and unfreeze are FIFREEZE and FITHAW, _IOWR('X', 119 and 120, int).
 	freeze   = 0xc0045877
 	unfreeze = 0xc0045878
-	// options make the kernel do nothing by itself that a program should have asked for: no writing of data at a rename,
-	// no commit of the journal every five seconds.
+	// options disable what the kernel does without a sync by the program: writing data at a rename, and a commit of the
+	// journal every five seconds.
 	options = "loop,noauto_da_alloc,commit=3600"
-	// busy is how long processes that still end may keep the disk from being unmounted.
+	// busy is how long unmounting is retried while processes that are about to end use the disk.
 	busy = 20 * time.Second
 )
 
-// Disk is mounted at Dir, except between Cut and Mount.
+// Disk is a file system that is mounted at Dir, except between Cut and Mount.
 type Disk struct {
 	Dir   string
 	image string
@@ -42,7 +43,7 @@ type Disk struct {
 	there bool
 }
 
-// New makes an empty disk. It skips where the machine cannot: no root, no loop devices, no ext4.
+// New creates an empty disk. It skips the test on a machine without root, loop devices or ext4.
 func New(tb testing.TB) *Disk {
 	tb.Helper()
 	if os.Geteuid() != 0 {
@@ -67,7 +68,7 @@ func New(tb testing.TB) *Disk {
 	return d
 }
 
-// Sync makes all that is on the disk durable.
+// Sync makes everything on the disk durable.
 func (d *Disk) Sync(tb testing.TB) {
 	tb.Helper()
 	f, err := os.Open(d.Dir)
@@ -76,8 +77,8 @@ func (d *Disk) Sync(tb testing.TB) {
 	must(tb, unix.Syncfs(int(f.Fd())))
 }
 
-// Cut takes the power away: from now on nothing reaches the disk, and whoever asks it gets an I/O error. It skips where
-// the kernel cannot.
+// Cut simulates the loss of power. From then on nothing is written to the disk, and access to it fails with an I/O
+// error. Cut skips the test if the kernel does not support it.
 func (d *Disk) Cut(tb testing.TB) {
 	tb.Helper()
 	f, err := os.Open(d.Dir)
@@ -89,8 +90,8 @@ func (d *Disk) Cut(tb testing.TB) {
 	}
 }
 
-// Freeze makes the disk hang: whoever writes to it waits, and cannot be killed meanwhile. The function that it returns
-// ends that; the test's end does so too.
+// Freeze makes the disk hang. Processes that write to it block and cannot be killed. The returned function undoes
+// Freeze; so does the end of the test.
 func (d *Disk) Freeze(tb testing.TB) (thaw func()) {
 	tb.Helper()
 	f, err := os.Open(d.Dir)
@@ -106,9 +107,9 @@ func (d *Disk) Freeze(tb testing.TB) (thaw func()) {
 	return thaw
 }
 
-// Mount brings the disk back after Cut, as a boot does. It is a copy of what was on the disk: a process that has
-// another mount namespace, a container that was started meanwhile, may still hold the old one, and would get it shut
-// down.
+// Mount mounts the disk again after Cut, as a boot does. It mounts a copy of the image: if another mount namespace,
+// such as that of a container started in the meantime, still holds the old mount, the kernel would return the file
+// system that is shut down.
 func (d *Disk) Mount(tb testing.TB) {
 	tb.Helper()
 	d.unmount(tb)
@@ -144,7 +145,7 @@ func (d *Disk) unmount(tb testing.TB) {
 		}
 		if err != unix.EBUSY || time.Now().After(end) {
 			tb.Errorf("unmount %s: %v", d.Dir, err)
-			_ = unix.Unmount(d.Dir, unix.MNT_DETACH) // nothing of the test stays mounted
+			_ = unix.Unmount(d.Dir, unix.MNT_DETACH) // nothing stays mounted after the test
 			return
 		}
 	}

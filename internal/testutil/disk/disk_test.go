@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestCut: what was synced is there after a power loss, and what was not is lost. Without this no test that uses the
-// disk shows anything.
+// TestCut checks that synced data exists after a power loss and that other data is lost. All tests that use the disk
+// depend on it.
 func TestCut(t *testing.T) {
 	d := New(t)
 	write := func(name string, sync bool) {
@@ -21,7 +21,7 @@ func TestCut(t *testing.T) {
 		}
 		must(t, f.Close())
 	}
-	write("data lost", false) // its name goes with the journal, which the next one's sync writes
+	write("data lost", false) // the journal has its name: the sync of the next file writes it
 	write("kept", true)
 	write("all lost", false)
 	d.Cut(t)

@@ -1,6 +1,6 @@
-// fakeplugin is a CNI plugin for tests: it appends a line of JSON for each call to a log, and does as the
-// "fake" object of its configuration says. It is installed under any name; the name is part of the record.
-// Unlike the reference plugins it needs no kernel feature, and can fail, hang and crash on demand.
+// fakeplugin is a CNI plugin for tests. It appends a line of JSON for each call to a log, and behaves as the "fake"
+// object of its configuration says. It can be installed under any name, which it records with each call. Unlike the
+// reference plugins it needs no kernel feature, and it can fail, hang and crash on demand.
 package main
 
 import (
@@ -20,25 +20,25 @@ import (
 
 // behaviour is the "fake" object.
 type behaviour struct {
-	// Log is the file that calls are appended to.
+	// Log is the file to which calls are appended.
 	Log string `json:"log"`
-	// Result is printed on ADD; "{ifname}" and "{netns}" in it are replaced. Empty prints nothing.
+	// Result is printed on ADD, with "{ifname}" and "{netns}" replaced. If it is empty, nothing is printed.
 	Result json.RawMessage `json:"result"`
-	// Fail maps a verb to the error that it returns.
+	// Fail maps a verb to the error that the plugin returns.
 	Fail map[string]*types.Error `json:"fail"`
-	// Sleep maps a verb to a duration that it takes.
+	// Sleep maps a verb to the duration of the call.
 	Sleep map[string]string `json:"sleep"`
-	// Meet maps a verb to those that have to be at work at the same time.
+	// Meet maps a verb to the meeting at which the call waits for others.
 	Meet map[string]meeting `json:"meet"`
-	// Crash lists verbs at which the plugin kills itself.
+	// Crash lists the verbs at which the plugin kills itself.
 	Crash []string `json:"crash"`
 }
 
-// meeting is a place at which so many plugins wait for each other.
+// meeting is a barrier: Size calls wait for each other in Dir.
 type meeting struct {
 	Dir  string `json:"dir"`
 	Size int    `json:"size"`
-	// Wait is how long somebody who is alone waits, a minute if it is empty. Then it is an error.
+	// Wait is how long a call waits for the others before it fails. Default: a minute.
 	Wait string `json:"wait"`
 }
 
@@ -120,7 +120,7 @@ func record(path, verb string, stdin []byte) error {
 		return err
 	}
 	defer f.Close()
-	_, err = f.Write(append(b, '\n')) // one write: lines of parallel calls do not mix
+	_, err = f.Write(append(b, '\n')) // one write, so that lines of parallel calls do not mix
 	return err
 }
 

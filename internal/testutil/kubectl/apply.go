@@ -1,5 +1,5 @@
-// Package kubectl does with objects what kubectl does without --server-side: three-way merges, with the help of the
-// annotation in which it remembers what was applied last. Only tests may import it.
+// Package kubectl applies objects as kubectl does without --server-side: with three-way merges that depend on the
+// last-applied-configuration annotation. Only tests may import it.
 package kubectl
 
 import (
@@ -21,7 +21,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// Read returns the objects of a manifest, in its order.
+// Read returns the objects of a manifest, in their order.
 func Read(file string) ([]*unstructured.Unstructured, error) {
 	b, err := os.ReadFile(file)
 	if err != nil {
@@ -38,7 +38,8 @@ func Read(file string) ([]*unstructured.Unstructured, error) {
 	return all, nil
 }
 
-// Apply is `kubectl apply -f`: what was applied last and is not in u any more is removed, what others added stays.
+// Apply applies u as `kubectl apply -f` does. Fields that were applied before and are missing in u are removed. Fields
+// of other writers stay.
 func Apply(ctx context.Context, to dynamic.ResourceInterface, u *unstructured.Unstructured) error {
 	modified, err := remember(u)
 	if err != nil {
@@ -63,7 +64,7 @@ func Apply(ctx context.Context, to dynamic.ResourceInterface, u *unstructured.Un
 	return nil
 }
 
-// remember returns u with the annotation that holds u.
+// remember returns a copy of u with the last-applied-configuration annotation.
 func remember(u *unstructured.Unstructured) (*unstructured.Unstructured, error) {
 	b, err := u.MarshalJSON()
 	if err != nil {
@@ -79,7 +80,7 @@ func remember(u *unstructured.Unstructured) (*unstructured.Unstructured, error) 
 	return modified, nil
 }
 
-// merge returns the kind of patch that the API server knows for the object, and the patch.
+// merge returns the patch, and the type of patch that the API server supports for the object.
 func merge(modified, current *unstructured.Unstructured) (types.PatchType, []byte, error) {
 	original := []byte(current.GetAnnotations()[corev1.LastAppliedConfigAnnotation])
 	after, err := modified.MarshalJSON()

@@ -14,7 +14,7 @@ func (c *Cluster) Kubeconfig(tb testing.TB) string {
 	return c.KubeconfigFor(tb, c.addr, c.token)
 }
 
-// KubeconfigFor is Kubeconfig for another address (a proxy's) or another token (a service account's).
+// KubeconfigFor is like Kubeconfig, for another address (that of a proxy) or another token (that of a service account).
 func (c *Cluster) KubeconfigFor(tb testing.TB, addr, token string) string {
 	tb.Helper()
 	const name = "test"

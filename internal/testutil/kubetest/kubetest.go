@@ -1,8 +1,8 @@
-// Package kubetest runs a real kube-apiserver with its etcd for tests: real watches, real patches, real conflicts.
+// Package kubetest runs a real kube-apiserver with its etcd for tests that need real watches, patches and conflicts.
 //
-// It is not a cluster: there is no kubelet, no scheduler and no controller, so a pod is an object that says it is bound
-// to Node. The two servers are the ones that the Makefile builds into bin/tools; where they are missing, tests are
-// skipped. Only tests (and the demonstration) may import it.
+// It is not a cluster. There is no kubelet, no scheduler and no controller: a pod is only an object that is bound to
+// Node. The Makefile builds the two servers into bin/tools. Tests are skipped if they are missing. Only tests and the
+// demonstration may import this package.
 package kubetest
 
 import (
@@ -25,42 +25,44 @@ import (
 )
 
 const (
-	// Node is the name of the node that the pods of CreatePod are bound to.
+	// Node is the name of the node to which CreatePod binds pods.
 	Node = "node-a"
-	// Agent is the User-Agent of this package's own requests; Requests leaves them out.
+	// Agent is the User-Agent of requests of this package. Requests does not count them.
 	Agent = "kubetest-fixture"
 
 	adminToken = "kubetest-admin"
 
-	// readyTimeout bounds the start of the API server: 3 s on an idle machine, and a test must survive a busy one.
+	// readyTimeout bounds the start of the API server. It takes 3 s on an idle machine; the limit leaves room for a busy
+	// one.
 	readyTimeout = 90 * time.Second
 	// callTimeout bounds one call of a method of Cluster.
 	callTimeout = 20 * time.Second
-	// pollInterval is how often a server is asked whether it is ready.
+	// pollInterval is the interval at which a server's readiness is checked.
 	pollInterval = 50 * time.Millisecond
-	// startAttempts: a port that was free may be taken before the server listens on it.
+	// startAttempts is greater than 1 because another process may take a free port before the server listens on it.
 	startAttempts = 3
 )
 
-// ErrUnavailable is returned when no server can be had here and tests should be skipped: a binary is missing, or
-// -short.
+// ErrUnavailable is returned when no server can run on this machine, because a binary is missing or because of -short.
+// Tests should then be skipped.
 var ErrUnavailable = errors.New("API server for tests is unavailable")
 
 // errExited is returned when a server ended before it was ready.
 var errExited = errors.New("server exited")
 
-// Options say what kind of server is wanted.
+// Options describe a server.
 type Options struct {
-	// Dir is where the servers keep their files. StartWith defaults it to a temporary folder of the test.
+	// Dir is the directory of the servers' files. Default of StartWith: a temporary folder of the test.
 	Dir string
-	// RBAC makes the server authorise by roles. Otherwise everyone may do everything. The administrator always may.
+	// RBAC makes the server authorise requests by roles. Otherwise every request is allowed. The administrator is always
+	// authorised.
 	RBAC bool
-	// Uncached makes the API server answer lists and watches from etcd, and not from its memory.
+	// Uncached makes the API server answer lists and watches from etcd instead of its watch cache.
 	Uncached bool
 }
 
-// Cluster is one API server with its etcd. Its methods may be called concurrently, except that of Stop, Resume, Kill
-// and Restart only one may run at a time.
+// Cluster is one API server with its etcd. Its methods may be called concurrently, except for Stop, Resume, Kill and
+// Restart, of which only one may run at a time.
 type Cluster struct {
 	dir     string
 	addr    string
@@ -73,18 +75,18 @@ type Cluster struct {
 	etcd    *proc.Process
 	api     *proc.Process
 
-	// The clients of the fixtures, which Requests does not count.
+	// The clients of the fixtures. Requests does not count their requests.
 	kube kubernetes.Interface
 	dyn  dynamic.Interface
 }
 
-// Start returns a cluster that lives as long as the test, and skips the test where there can be none.
+// Start returns a cluster that lives as long as the test. It skips the test if no cluster can run.
 func Start(tb testing.TB) *Cluster {
 	tb.Helper()
 	return StartWith(tb, Options{})
 }
 
-// StartWith is Start with options.
+// StartWith is like Start, with options.
 func StartWith(tb testing.TB, o Options) *Cluster {
 	tb.Helper()
 	if o.Dir == "" {
@@ -101,13 +103,13 @@ func StartWith(tb testing.TB, o Options) *Cluster {
 	return c
 }
 
-// StartFor returns a cluster for a whole package and the function that ends it, to be called from TestMain after
-// flag.Parse. The files are kept in dir, which the caller removes. Tests should be skipped on ErrUnavailable.
+// StartFor returns a cluster for a whole package, and the function that ends it. It is called from TestMain after
+// flag.Parse. The files are in dir, which the caller removes. If the error is ErrUnavailable, tests should be skipped.
 func StartFor(dir string) (*Cluster, func(), error) {
 	return New(Options{Dir: dir})
 }
 
-// New is StartFor with options.
+// New is like StartFor, with options.
 func New(o Options) (*Cluster, func(), error) {
 	if testing.Testing() && testing.Short() {
 		return nil, nil, fmt.Errorf("%w: not with -short", ErrUnavailable)
@@ -189,16 +191,16 @@ func (c *Cluster) close() {
 // Addr returns the host:port of the API server.
 func (c *Cluster) Addr() string { return c.addr }
 
-// CA returns the certificate, in PEM, that the API server's is signed with.
+// CA returns the certificate, in PEM, of the authority that signed the API server's certificate.
 func (c *Cluster) CA() []byte { return c.ca }
 
 // Token returns the bearer token of the administrator.
 func (c *Cluster) Token() string { return c.token }
 
-// Client returns a client of the administrator for fixtures: Requests does not count what goes through it.
+// Client returns a client of the administrator for fixtures. Requests does not count its requests.
 func (c *Cluster) Client() kubernetes.Interface { return c.kube }
 
-// RESTConfig returns a new configuration of the administrator's client, not throttled.
+// RESTConfig returns a new configuration of the administrator's client, without rate limit.
 func (c *Cluster) RESTConfig() *rest.Config {
 	return &rest.Config{
 		Host:            "https://" + c.addr,
@@ -211,8 +213,8 @@ func (c *Cluster) RESTConfig() *rest.Config {
 
 func toolPath(root, name string) string { return filepath.Join(root, "bin", "tools", name) }
 
-// freePorts returns n loopback ports that nobody listens on. They are below the kernel's ephemeral range, so that no
-// outgoing connection takes one while its server is down.
+// freePorts returns n loopback ports on which no process listens. They are below the kernel's ephemeral range, so that
+// no outgoing connection takes one while its server is down.
 func freePorts(n int) ([]string, error) {
 	const low, high = 20000, 32000
 	var ports []string
@@ -224,7 +226,7 @@ func freePorts(n int) ([]string, error) {
 			last = err
 			continue
 		}
-		// Held until all are found, so that none is found twice.
+		// Kept open until all ports are found, so that none is found twice.
 		defer func() { _ = ln.Close() }()
 		if ports = append(ports, p); len(ports) == n {
 			return ports, nil

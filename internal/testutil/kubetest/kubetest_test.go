@@ -19,7 +19,7 @@ import (
 
 const (
 	agent = "client-under-test"
-	// callTimeout is long enough for a busy machine; short marks calls that must not be answered.
+	// callTimeout is long enough for a busy machine. short bounds calls that must not be answered.
 	callTimeout = 20 * time.Second
 	short       = 300 * time.Millisecond
 )
@@ -29,7 +29,7 @@ var networks = schema.GroupVersionResource{
 	Resource: "network-attachment-definitions",
 }
 
-// config loads a kubeconfig as a client under test would.
+// config loads a kubeconfig as a client under test does.
 func config(t *testing.T, kubeconfig string, timeout time.Duration) *rest.Config {
 	t.Helper()
 	cfg, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
@@ -199,7 +199,7 @@ func TestRBAC(t *testing.T) {
 	}
 }
 
-// TestStartFor has two clusters at a time, as two packages would.
+// TestStartFor checks that two clusters can run at the same time, as with two packages.
 func TestStartFor(t *testing.T) {
 	c, stop, err := kubetest.StartFor(t.TempDir())
 	if err != nil {

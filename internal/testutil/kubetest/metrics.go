@@ -7,12 +7,12 @@ import (
 	"testing"
 )
 
-// label is one label of a metric.
+// label matches one label of a metric.
 var label = regexp.MustCompile(`(\w+)="([^"]*)"`)
 
-// Answers counts what the API server has answered since its last start, as its own metrics have it, by "VERB
-// resource/subresource code". They do not know who asked: compare two of them between which only one client was busy.
-// A watch is counted when it ends.
+// Answers returns how many requests the API server has answered since its last start, by "VERB resource/subresource
+// code", from the server's own metrics. The metrics do not contain the client. To count the requests of one client,
+// compare two results between which no other client was active. A watch is counted when it ends.
 func (c *Cluster) Answers(tb testing.TB) map[string]int {
 	tb.Helper()
 	ctx, cancel := callContext(tb)

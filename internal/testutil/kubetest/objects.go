@@ -25,14 +25,14 @@ var (
 	}
 )
 
-// callContext bounds one call. It is not cancelled when the test ends, because cleanup functions call too.
+// callContext bounds one call. It is not cancelled when the test ends, because cleanup functions make calls, too.
 func callContext(tb testing.TB) (context.Context, context.CancelFunc) {
 	tb.Helper()
 	return context.WithTimeout(context.WithoutCancel(tb.Context()), callTimeout)
 }
 
-// CreateNamespace creates a namespace. Tests that share a cluster use one each: a namespace cannot be deleted, since
-// that is a controller's work.
+// CreateNamespace creates a namespace. Tests that share a cluster use one namespace each. A namespace cannot be deleted
+// because no controller runs.
 func (c *Cluster) CreateNamespace(tb testing.TB, name string) {
 	tb.Helper()
 	ctx, cancel := callContext(tb)
@@ -43,7 +43,7 @@ func (c *Cluster) CreateNamespace(tb testing.TB, name string) {
 	}
 }
 
-// CreateNetwork creates a network definition; without a config, one whose configuration is a file on the node.
+// CreateNetwork creates a network definition. If config is empty, the configuration is a file on the node.
 func (c *Cluster) CreateNetwork(tb testing.TB, namespace, name, config string, annotations map[string]string) {
 	tb.Helper()
 	ctx, cancel := callContext(tb)
@@ -61,7 +61,7 @@ func (c *Cluster) CreateNetwork(tb testing.TB, namespace, name, config string, a
 	}
 }
 
-// UpdateNetwork gives a network definition another configuration.
+// UpdateNetwork replaces the configuration of a network definition.
 func (c *Cluster) UpdateNetwork(tb testing.TB, namespace, name, config string) {
 	tb.Helper()
 	ctx, cancel := callContext(tb)
@@ -86,7 +86,7 @@ func (c *Cluster) DeleteNetwork(tb testing.TB, namespace, name string) {
 	}
 }
 
-// CreatePod creates a pod that is bound to Node and that nobody will ever run, and returns its UID.
+// CreatePod creates a pod that is bound to Node, and returns its UID. The pod never runs because there is no kubelet.
 func (c *Cluster) CreatePod(tb testing.TB, namespace, name string, annotations map[string]string) (uid string) {
 	tb.Helper()
 	ctx, cancel := callContext(tb)
@@ -105,7 +105,7 @@ func (c *Cluster) CreatePod(tb testing.TB, namespace, name string, annotations m
 	return string(got.UID)
 }
 
-// DeletePod deletes a pod at once: no kubelet is there to confirm.
+// DeletePod deletes a pod without grace period, because no kubelet confirms the deletion.
 func (c *Cluster) DeletePod(tb testing.TB, namespace, name string) {
 	tb.Helper()
 	ctx, cancel := callContext(tb)
@@ -117,7 +117,7 @@ func (c *Cluster) DeletePod(tb testing.TB, namespace, name string) {
 	}
 }
 
-// Annotation returns an annotation that a pod has now, and whether it has it.
+// Annotation returns the current value of an annotation of a pod, and whether it exists.
 func (c *Cluster) Annotation(tb testing.TB, namespace, pod, key string) (string, bool) {
 	tb.Helper()
 	ctx, cancel := callContext(tb)
@@ -130,7 +130,7 @@ func (c *Cluster) Annotation(tb testing.TB, namespace, pod, key string) (string,
 	return v, ok
 }
 
-// Events returns the events about a pod, of all pods that ever had the name.
+// Events returns the events about a pod, including those of earlier pods of the same name.
 func (c *Cluster) Events(tb testing.TB, namespace, pod string) []corev1.Event {
 	tb.Helper()
 	ctx, cancel := callContext(tb)
@@ -143,8 +143,8 @@ func (c *Cluster) Events(tb testing.TB, namespace, pod string) []corev1.Event {
 	return list.Items
 }
 
-// ServiceAccountToken creates a service account and returns a token of it, to be used with KubeconfigFor: this is how
-// roles are tested with Options.RBAC.
+// ServiceAccountToken creates a service account and returns a token of it, for use with KubeconfigFor. With
+// Options.RBAC, tests of roles use it.
 func (c *Cluster) ServiceAccountToken(tb testing.TB, namespace, name string) string {
 	tb.Helper()
 	ctx, cancel := callContext(tb)

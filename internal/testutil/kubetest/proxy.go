@@ -9,13 +9,13 @@ import (
 	"testing"
 )
 
-// Proxy forwards TCP to the API server, so that one client can be cut off while others are not.
+// Proxy forwards TCP to the API server. With it a test can disconnect one client while others stay connected.
 type Proxy struct {
 	tb      testing.TB
 	cluster *Cluster
 	addr    string
 	wg      sync.WaitGroup
-	// up and down count bytes; see Bytes.
+	// up and down count bytes. See Bytes.
 	up, down atomic.Int64
 
 	// mu guards the fields below. It is never held while a connection is dialled or copied.
@@ -45,11 +45,12 @@ func (c *Cluster) Proxy(tb testing.TB) *Proxy {
 // Addr returns the host:port of the proxy. It stays the same while the proxy is down.
 func (p *Proxy) Addr() string { return p.addr }
 
-// Bytes returns how much has gone through the proxy so far, to the API server and from it: what is on the wire between
-// TCP and TLS.
+// Bytes returns the number of bytes that went through the proxy so far, to the API server and from it, as TCP payload
+// with TLS.
 func (p *Proxy) Bytes() (up, down int) { return int(p.up.Load()), int(p.down.Load()) }
 
-// counter counts what is written to a connection. It hides ReadFrom, by which io.Copy would pass it by.
+// counter counts the bytes written to a connection. It hides ReadFrom, which io.Copy would otherwise call instead of
+// Write.
 type counter struct {
 	to io.Writer
 	n  *atomic.Int64
@@ -61,7 +62,7 @@ func (c counter) Write(b []byte) (int, error) {
 	return n, err //nolint:wrapcheck // as a writer it gives what the connection gives
 }
 
-// Kubeconfig is Cluster.Kubeconfig by way of the proxy.
+// Kubeconfig is like Cluster.Kubeconfig, with the address of the proxy.
 func (p *Proxy) Kubeconfig(tb testing.TB) string {
 	tb.Helper()
 	return p.cluster.KubeconfigFor(tb, p.addr, p.cluster.token)
@@ -80,7 +81,7 @@ func (p *Proxy) Down() {
 	}
 }
 
-// Up undoes Down.
+// Up accepts connections again after Down.
 func (p *Proxy) Up() {
 	p.tb.Helper()
 	if err := p.listen(); err != nil {
@@ -103,7 +104,7 @@ func (p *Proxy) listen() error {
 		for {
 			c, err := ln.Accept()
 			if err != nil {
-				return // Closed by Down.
+				return // ln was closed by Down
 			}
 			p.wg.Go(func() { p.forward(ln, c) })
 		}
@@ -111,7 +112,8 @@ func (p *Proxy) listen() error {
 	return nil
 }
 
-// forward copies in both directions until one side ends; then both end, since HTTP needs no half-closed connections.
+// forward copies in both directions until one side ends. Then it closes both, because HTTP needs no half-closed
+// connections.
 func (p *Proxy) forward(ln net.Listener, client net.Conn) {
 	defer func() { _ = client.Close() }()
 	if !p.track(ln, client) {
@@ -120,7 +122,7 @@ func (p *Proxy) forward(ln net.Listener, client net.Conn) {
 	defer p.forget(client)
 	server, err := net.DialTimeout("tcp", p.cluster.addr, callTimeout)
 	if err != nil {
-		return // The client sees its connection closed.
+		return // the client sees its connection closed
 	}
 	defer func() { _ = server.Close() }()
 	if !p.track(ln, server) {
@@ -140,7 +142,7 @@ func (p *Proxy) forward(ln net.Listener, client net.Conn) {
 	wg.Wait()
 }
 
-// track registers a connection to be closed by Down, and tells whether Down has not come first.
+// track registers a connection, so that Down closes it. It returns false if Down has been called since ln was opened.
 func (p *Proxy) track(ln net.Listener, c net.Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

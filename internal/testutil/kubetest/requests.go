@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// auditVerbs are the audit log's verbs whose name differs from the one in the server's metrics.
+// auditVerbs maps verbs of the audit log to the names in the server's metrics, if they differ.
 var auditVerbs = map[string]string{"create": "POST", "update": "PUT"}
 
-// auditEvent is what matters here of audit.k8s.io/v1 Event.
+// auditEvent has the fields of an audit.k8s.io/v1 Event that are needed here.
 type auditEvent struct {
 	Verb       string `json:"verb"`
 	UserAgent  string `json:"userAgent"`
@@ -40,18 +40,18 @@ func (e *auditEvent) key() string {
 	return verb + " " + what
 }
 
-// Request is one request that the API server has got.
+// Request is one request that the API server received.
 type Request struct {
 	Agent string
-	// What is "VERB resource/subresource" with the verbs GET, LIST, WATCH, POST, PUT, PATCH, DELETE and DELETECOLLECTION,
-	// or "GET /path" where there is no resource.
+	// What is "VERB resource/subresource" with one of the verbs GET, LIST, WATCH, POST, PUT, PATCH, DELETE and
+	// DELETECOLLECTION. For a request without a resource it is "GET /path".
 	What string
-	// URI has the options, too.
+	// URI includes the query.
 	URI string
 	At  time.Time
 }
 
-// Requests counts the requests of Log, by Request.What.
+// Requests counts the requests of Log by Request.What.
 func (c *Cluster) Requests(tb testing.TB, agents ...string) map[string]int {
 	tb.Helper()
 	counts := map[string]int{}
@@ -61,11 +61,12 @@ func (c *Cluster) Requests(tb testing.TB, agents ...string) map[string]int {
 	return counts
 }
 
-// Log returns the requests that the API server has got since its first start. With agents, only requests whose
-// User-Agent contains one of them; without, all but the ones of this package and the server's own.
+// Log returns the requests that the API server has received since its first start. With agents, it returns only
+// requests whose User-Agent contains one of them. Without agents, it leaves out the requests of this package and of the
+// server itself.
 //
-// The source is the audit log and not the metrics: it knows the User-Agent, and a request is in it before it is
-// answered, so that what a client has done is always there.
+// The source is the audit log and not the metrics, because it contains the User-Agent, and because a request is logged
+// before it is answered: every request that a client has completed is in the log.
 func (c *Cluster) Log(tb testing.TB, agents ...string) []Request {
 	tb.Helper()
 	b, err := os.ReadFile(c.path("audit.log"))
@@ -75,7 +76,7 @@ func (c *Cluster) Log(tb testing.TB, agents ...string) []Request {
 	var out []Request
 	for line := range bytes.Lines(b) {
 		if !bytes.HasSuffix(line, []byte("\n")) {
-			break // Being written: not yet answered.
+			break // the line is being written, so the request is not yet answered
 		}
 		var e auditEvent
 		if err := json.Unmarshal(line, &e); err != nil {

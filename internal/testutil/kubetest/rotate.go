@@ -18,8 +18,8 @@ import (
 	"multus/internal/testutil/module"
 )
 
-// DeleteCRD deletes the definition of network definitions, and all of them with it, and returns when they are not
-// served any more.
+// DeleteCRD deletes the CRD of network definitions, and with it all network definitions. It returns when they are no
+// longer served.
 func (c *Cluster) DeleteCRD(tb testing.TB) {
 	tb.Helper()
 	ctx, cancel := callContext(tb)
@@ -39,7 +39,7 @@ func (c *Cluster) DeleteCRD(tb testing.TB) {
 	}
 }
 
-// CreateCRD undoes DeleteCRD; the network definitions are gone.
+// CreateCRD creates the CRD again after DeleteCRD. The network definitions are not restored.
 func (c *Cluster) CreateCRD(tb testing.TB) {
 	tb.Helper()
 	root, err := module.Root()
@@ -51,21 +51,22 @@ func (c *Cluster) CreateCRD(tb testing.TB) {
 	}
 }
 
-// RotateToken starts the API server anew with another token of the administrator; Token returns it from then on, and
-// the one of before is refused.
+// RotateToken restarts the API server with another token of the administrator, which Token returns from then on. The
+// previous token is rejected.
 func (c *Cluster) RotateToken(tb testing.TB) {
 	tb.Helper()
 	c.token = fmt.Sprintf("%s-%d", adminToken, len(c.token))
 	c.startAnew(tb, c.writeTokens())
 }
 
-// RotateCA starts the API server anew with a certificate of another authority; CA returns it from then on.
+// RotateCA restarts the API server with a certificate of another authority, which CA returns from then on.
 func (c *Cluster) RotateCA(tb testing.TB) {
 	tb.Helper()
 	c.startAnew(tb, c.writeFiles())
 }
 
-// startAnew restarts the API server after its files were written, with err, and connects the fixtures again.
+// startAnew restarts the API server with new files and connects the clients of the fixtures again. err is the error of
+// writing the files.
 func (c *Cluster) startAnew(tb testing.TB, err error) {
 	tb.Helper()
 	if err := errors.Join(err, c.connect()); err != nil {
@@ -74,8 +75,8 @@ func (c *Cluster) startAnew(tb testing.TB, err error) {
 	c.Restart(tb)
 }
 
-// Compact makes etcd forget what was before now, and starts the API server anew, whose memory of it is gone, too: a
-// watch that goes on from before is answered with 410.
+// Compact compacts etcd up to its current revision and restarts the API server, which empties its watch cache. A watch
+// that continues from an earlier revision is then answered with 410.
 func (c *Cluster) Compact(tb testing.TB) {
 	tb.Helper()
 	ctx, cancel := callContext(tb)
@@ -122,8 +123,8 @@ func (c *Cluster) askEtcd(ctx context.Context, path string, question, answer any
 	return json.Unmarshal(body, answer)
 }
 
-// CredentialFiles writes a kubeconfig of the administrator that names the files of its token and of the certificate
-// authority, as a pod has them mounted, by way of addr. renew writes both files anew, as they are then.
+// CredentialFiles writes a kubeconfig of the administrator for addr that refers to files with the token and with the
+// certificate authority, as they are mounted into a pod. renew writes the current token and authority into both files.
 func (c *Cluster) CredentialFiles(tb testing.TB, addr string) (kubeconfig string, renew func()) {
 	tb.Helper()
 	dir := tb.TempDir()

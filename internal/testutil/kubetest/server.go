@@ -20,8 +20,8 @@ import (
 	"multus/internal/testutil/proc"
 )
 
-// auditPolicy logs every request when it comes in, so that a request whose answer a client has seen is always logged.
-// The server's requests to itself are left out.
+// auditPolicy logs every request when it is received. So a request whose answer a client has seen is always logged. The
+// server's requests to itself are left out.
 const auditPolicy = `apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [ResponseStarted, ResponseComplete, Panic]
@@ -66,7 +66,7 @@ func etcdArgs(dir, url, peerPort string) []string {
 		"--listen-peer-urls=" + peer,
 		"--initial-advertise-peer-urls=" + peer,
 		"--initial-cluster=default=" + peer,
-		// Tests kill processes, not machines: the page cache survives.
+		// Tests kill processes, not machines. The page cache survives.
 		"--unsafe-no-fsync",
 		"--log-level=error",
 	}
@@ -91,20 +91,21 @@ func (c *Cluster) apiserverArgs(etcdURL, port string, o Options) []string {
 		"--service-account-key-file=" + c.path("server.key"),
 		"--service-account-signing-key-file=" + c.path("server.key"),
 		"--service-account-issuer=https://kubernetes.default.svc",
-		// Nobody makes the service account that this plugin would want of every pod.
+		// The plugin requires a service account for every pod, and no controller creates one.
 		"--disable-admission-plugins=ServiceAccount",
 		"--allow-privileged=true",
 		"--audit-policy-file=" + c.path("audit-policy.yaml"),
 		"--audit-log-path=" + c.path("audit.log"),
-		// In MB. Requests reads one file: it must not be rotated.
+		// In MB. Requests reads one file, so it must not be rotated.
 		"--audit-log-maxsize=100000",
 	}
 }
 
-// advertised is an address outside of the loopback, as the API server wants it; that it exists is not asked.
+// advertised is an address outside of the loopback network, which the API server requires. The address does not have to
+// exist.
 const advertised = "10.255.255.1"
 
-// startServer starts a server that ends with this process, however this process ends.
+// startServer starts a server that is killed when this process ends, even if this process crashes.
 func startServer(log, path string, args []string) (*proc.Process, error) {
 	cmd := exec.Command(path, args...)
 	cmd.Dir = filepath.Dir(log)
@@ -117,7 +118,7 @@ func (c *Cluster) startAPI() (*proc.Process, error) {
 	return startServer(c.path("apiserver.log"), c.apiPath, c.apiArgs)
 }
 
-// waitReady waits until the API server answers and has made the namespaces that every cluster has.
+// waitReady waits until the API server answers and has created the namespaces that every cluster has.
 func (c *Cluster) waitReady() error {
 	ctx, cancel := context.WithTimeout(context.Background(), readyTimeout)
 	defer cancel()
@@ -163,7 +164,7 @@ func (c *Cluster) get(ctx context.Context, path string) error {
 	return c.kube.Discovery().RESTClient().Get().AbsPath(path).Do(ctx).Error()
 }
 
-// installCRD installs the definition that the manifests ship and waits until networks are served.
+// installCRD installs the CRD of the manifests and waits until network definitions are served.
 func (c *Cluster) installCRD(root string) error {
 	b, err := os.ReadFile(filepath.Join(root, "deploy", "base", "crd.yaml"))
 	if err != nil {
@@ -191,8 +192,8 @@ func (c *Cluster) installCRD(root string) error {
 	return c.backdate(ctx, crd.GetName())
 }
 
-// backdate makes the CRD look older than it is: the API server delays by 2 s what is created of a CRD younger than
-// that, for the sake of other API servers, and here is none.
+// backdate makes the CRD look older than it is. The API server delays the creation of objects by 2 s while their CRD is
+// younger than that, so that other API servers notice the CRD. Here is no other one.
 func (c *Cluster) backdate(ctx context.Context, name string) error {
 	err := c.poll(ctx, func() error {
 		crd, err := c.dyn.Resource(crds).Get(ctx, name, metav1.GetOptions{})
@@ -220,8 +221,8 @@ func (c *Cluster) backdate(ctx context.Context, name string) error {
 	return nil
 }
 
-// Stop freezes the API server and returns when it is frozen: connections stay open and nothing answers, as on a machine
-// that hangs. Answers that are on their way may still arrive.
+// Stop freezes the API server and returns when it is frozen. Connections stay open and get no answers, as on a machine
+// that hangs. Answers that were already sent may still arrive.
 func (c *Cluster) Stop(tb testing.TB) {
 	tb.Helper()
 	ctx, cancel := callContext(tb)
@@ -231,7 +232,7 @@ func (c *Cluster) Stop(tb testing.TB) {
 	}
 }
 
-// Resume undoes Stop.
+// Resume continues the API server after Stop.
 func (c *Cluster) Resume(tb testing.TB) {
 	tb.Helper()
 	if err := c.api.Signal(syscall.SIGCONT); err != nil {
@@ -239,13 +240,13 @@ func (c *Cluster) Resume(tb testing.TB) {
 	}
 }
 
-// Kill ends the API server, not etcd: connections are refused from now on.
+// Kill ends the API server but not etcd. Connections are refused from then on.
 func (c *Cluster) Kill(tb testing.TB) {
 	tb.Helper()
 	c.api.Kill()
 }
 
-// Restart starts the API server again, on the same address and data, and returns when it is ready.
+// Restart starts the API server again with the same address and data. It returns when the server is ready.
 func (c *Cluster) Restart(tb testing.TB) {
 	tb.Helper()
 	c.api.Kill()
@@ -264,7 +265,7 @@ func (c *Cluster) Restart(tb testing.TB) {
 	}
 }
 
-// Pids returns the processes of the API server and of etcd, for what they take.
+// Pids returns the PIDs of the API server and of etcd, for measurements of their resource usage.
 func (c *Cluster) Pids() (api, etcd int) { return c.api.Pid, c.etcd.Pid }
 
 // EtcdBytes returns the size of etcd's database file.

@@ -1,9 +1,9 @@
-// Package leak makes a test binary fail if its tests leave something behind: file descriptors, goroutines or mounts
-// of network namespaces (style.md rule 33).
+// Package leak makes a test binary fail if its tests leak file descriptors, goroutines or mounts of network namespaces.
 //
-// It does not look into single tests, and it does not find what outlives the process anyway, such as children.
+// It compares the state before and after all tests of the binary, not after each test. It does not find what outlives
+// the process, such as children.
 //
-// Any test package may import it, from TestMain only; no program may.
+// Any test package may import it, for TestMain only. Programs may not.
 package leak
 
 import (
@@ -23,27 +23,27 @@ import (
 )
 
 const (
-	// settleLimit is how long goroutines that have been told to end, and what they hold open, may take.
+	// settleLimit bounds how long goroutines may take to end after the tests, and to close what they hold open.
 	settleLimit = 2 * time.Second
-	// settleStep is how often that is looked at; only a binary that leaks pays for more than a few steps.
+	// settleStep is the interval of the checks. Only a binary with leaks needs more than a few of them.
 	settleStep = 5 * time.Millisecond
 )
 
-// Main is for TestMain: it runs the tests and exits, with 1 and the list on standard error if there are
-// descriptors, goroutines or mounts that were not there before.
+// Main is called by TestMain. It runs the tests and exits. If there are descriptors, goroutines or mounts that did not
+// exist before, it lists them on standard error and exits with 1.
 //
-// Test binaries of several packages run at the same time in one mount namespace and cannot tell each other's mounts
-// apart. So Main gives the binary a temporary directory of its own (TMPDIR, hence t.TempDir as well) and looks only
-// at mounts in there. Leaked ones are unmounted after they have been reported.
+// The test binaries of several packages run at the same time in one mount namespace, where the owner of a mount cannot
+// be determined. So Main sets TMPDIR, on which t.TempDir depends, to a new temporary directory and checks only mounts
+// below it. Leaked mounts are reported and then unmounted.
 func Main(m *testing.M) {
 	os.Exit(run(m, os.Stderr))
 }
 
-// run exists for its deferred clean-up, which os.Exit would skip.
+// run is a separate function because os.Exit would skip its deferred cleanup.
 func run(m *testing.M, stderr *os.File) (code int) {
 	dir, err := os.MkdirTemp("", "mt")
 	if err == nil {
-		// The poller's own descriptors stay once they exist: have them exist before the first look.
+		// The descriptors of the runtime's poller stay open once they exist. Create them before the first snapshot.
 		err = startPoller()
 	}
 	if err == nil {
@@ -76,10 +76,10 @@ func run(m *testing.M, stderr *os.File) (code int) {
 	return 1
 }
 
-// snapshot maps what a thing is and which one ("fd 7", "goroutine 12", "mount /tmp/x") to what is known of it.
+// snapshot maps kind and name of a resource ("fd 7", "goroutine 12", "mount /tmp/x") to a description.
 type snapshot map[string]string
 
-// settle waits until nothing is there that was not there before, or for settleLimit, and returns the rest.
+// settle waits until every resource was there before, at most settleLimit, and returns the leaked ones.
 func settle(dir string, before snapshot) (snapshot, error) {
 	for deadline := time.Now().Add(settleLimit); ; time.Sleep(settleStep) {
 		leaked, err := look(dir)
@@ -88,7 +88,7 @@ func settle(dir string, before snapshot) (snapshot, error) {
 		}
 		maps.DeleteFunc(leaked, func(key, what string) bool {
 			was, there := before[key]
-			// A goroutine's stack changes; a descriptor number with another target is another descriptor.
+			// The stack of a goroutine changes. A descriptor number with another target is another descriptor.
 			return there && (was == what || !strings.HasPrefix(key, "fd "))
 		})
 		if len(leaked) == 0 || time.Now().After(deadline) {
@@ -97,7 +97,7 @@ func settle(dir string, before snapshot) (snapshot, error) {
 	}
 }
 
-// look lists what there is now; of mounts, those below dir.
+// look returns the current resources. Of the mounts it returns those below dir.
 func look(dir string) (snapshot, error) {
 	found := snapshot{}
 	goroutines(found)
@@ -114,7 +114,7 @@ func look(dir string) (snapshot, error) {
 	return found, nil
 }
 
-// goroutines adds every goroutine but the one that asks.
+// goroutines adds every goroutine except the calling one.
 func goroutines(found snapshot) {
 	stacks := make([]byte, 1<<16)
 	for {
@@ -128,13 +128,13 @@ func goroutines(found snapshot) {
 	for i, stack := range bytes.Split(stacks, []byte("\n\n")) {
 		head, _, _ := bytes.Cut(stack, []byte(" ["))
 		if i == 0 || bytes.Contains(stack, []byte("os/signal.signal_recv")) {
-			continue // the first is the caller; os/signal starts one goroutine for good at the first Notify
+			continue // the first is the caller; os/signal starts one goroutine at the first Notify that never ends
 		}
 		found[string(head)] = string(stack)
 	}
 }
 
-// descriptors adds every open descriptor but the one that reads the list.
+// descriptors adds every open descriptor except the one that reads the directory.
 func descriptors(found snapshot) error {
 	const dir = "/proc/self/fd"
 	entries, err := os.ReadDir(dir)
@@ -144,14 +144,14 @@ func descriptors(found snapshot) error {
 	for _, entry := range entries {
 		target, err := os.Readlink(filepath.Join(dir, entry.Name()))
 		if err != nil {
-			continue // the descriptor of the listing itself, closed by now
+			continue // the descriptor of the directory itself, closed by now
 		}
 		found["fd "+entry.Name()] = target
 	}
 	return nil
 }
 
-// namespaceMounts lists the mount points of namespaces below dir.
+// namespaceMounts returns the mount points of network namespaces below dir.
 func namespaceMounts(dir string) ([]string, error) {
 	table, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -159,7 +159,7 @@ func namespaceMounts(dir string) ([]string, error) {
 	}
 	var points []string
 	for line := range strings.Lines(string(table)) {
-		// "36 35 0:4 net:[4026532281] /mount/point rw - nsfs nsfs rw": proc(5)
+		// The format is that of proc(5): 36 35 0:4 net:[4026532281] /mount/point rw - nsfs nsfs rw
 		fields := strings.Fields(line)
 		separator := slices.Index(fields, "-")
 		if len(fields) < 5 || separator < 0 || separator+1 >= len(fields) || fields[separator+1] != "nsfs" {
@@ -172,7 +172,7 @@ func namespaceMounts(dir string) ([]string, error) {
 	return points, nil
 }
 
-// unescape undoes the octal escapes (\040 for a blank) of mountinfo.
+// unescape decodes the octal escapes of mountinfo, such as \040 for a blank.
 func unescape(field string) string {
 	var out strings.Builder
 	for i := 0; i < len(field); i++ {
@@ -188,15 +188,15 @@ func unescape(field string) string {
 	return out.String()
 }
 
-// unmount clears leaked mounts away, so that one broken test does not break the runs after it.
+// unmount removes leaked mounts, so that they do not affect later runs.
 func unmount(dir string) {
-	mounts, _ := namespaceMounts(dir) // the leak has been reported; this is a courtesy
+	mounts, _ := namespaceMounts(dir) // best effort: the leak has been reported
 	for _, mount := range mounts {
 		_ = unix.Unmount(mount, unix.MNT_DETACH)
 	}
 }
 
-// startPoller has the runtime open its epoll descriptors.
+// startPoller makes the runtime open its epoll descriptors.
 func startPoller() error {
 	r, w, err := os.Pipe()
 	if err != nil {

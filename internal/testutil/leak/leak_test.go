@@ -12,12 +12,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// leakVar tells a copy of this test binary what to leak.
+// leakVar is the environment variable that selects what a copy of this test binary leaks.
 const leakVar = "LEAK_TEST_KIND"
 
 func TestMain(m *testing.M) { Main(m) }
 
-// TestLeakOnPurpose is not a test: TestMainReports runs it in a copy of this binary.
+// TestLeakOnPurpose is no test of its own. TestMainReports runs it in a copy of this binary.
 func TestLeakOnPurpose(t *testing.T) {
 	switch kind := os.Getenv(leakVar); kind {
 	case "":
@@ -44,9 +44,9 @@ func TestLeakOnPurpose(t *testing.T) {
 
 func neverEnds() { select {} }
 
-// leakMount mounts the namespace of the test itself: what is mounted does not matter here.
+// leakMount mounts the network namespace of the test itself: any namespace serves the purpose.
 func leakMount(t *testing.T) {
-	// Not t.TempDir: its clean-up would fail on the mount, and Main is to be seen reporting it alone.
+	// Not t.TempDir: its cleanup would fail because of the mount, and the test would fail before Main reports the leak.
 	dir := filepath.Join(os.TempDir(), "with blank") //nolint:usetesting // see above
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
@@ -86,7 +86,7 @@ func TestMainReports(t *testing.T) {
 			}
 			tmp := t.TempDir()
 			cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestLeakOnPurpose$")
-			// A binary built with -race otherwise waits for a second before it exits.
+			// A binary built with -race otherwise sleeps for a second before it exits.
 			cmd.Env = append(os.Environ(), leakVar+"="+tt.kind, "TMPDIR="+tmp, "GORACE=atexit_sleep_ms=0")
 			out, err := cmd.CombinedOutput()
 			if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {

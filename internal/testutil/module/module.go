@@ -1,4 +1,4 @@
-// Package module finds what tests need in the folder of this module. Only tests and their helpers may import it.
+// Package module finds files in the folder of this module for tests. Only tests and their helpers may import it.
 package module
 
 import (
@@ -7,7 +7,7 @@ import (
 	"path/filepath"
 )
 
-// Root returns the folder with go.mod that the working directory is in: tests run in the folder of their package.
+// Root returns the folder with go.mod that contains the working directory. Tests run in the folder of their package.
 func Root() (string, error) {
 	wd, err := os.Getwd()
 	if err != nil {

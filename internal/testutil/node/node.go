@@ -1,6 +1,5 @@
-// Package node is a Kubernetes node for tests, without a kubelet: a network namespace with the project's
-// binaries, real CNI plugins, a daemon, and libcni as the container runtime. It asserts nothing. Only tests
-// import it.
+// Package node provides a Kubernetes node without a kubelet for tests: a network namespace with the project's binaries,
+// real CNI plugins, a daemon, and libcni as the container runtime. It asserts nothing. Only tests import it.
 package node
 
 import (
@@ -33,66 +32,66 @@ import (
 // Kind is the deployment under test.
 type Kind string
 
-// The two deployments.
+// The deployments.
 const (
 	Thin  Kind = "thin"
 	Thick Kind = "thick"
 )
 
-// Kinds are both, for tests that hold for either.
+// Kinds are both deployments, for tests that apply to each.
 var Kinds = []Kind{Thin, Thick}
 
-// startLimit bounds the start of a daemon, opLimit one CNI operation.
+// startLimit bounds the start of a daemon. opLimit bounds one CNI operation.
 const (
 	startLimit = 20 * time.Second
 	opLimit    = 60 * time.Second
 )
 
-// Options of a node.
+// Options describe a node.
 type Options struct {
 	Kind Kind
-	// Kubeconfig of the API server; or a directory of YAML files instead.
+	// Kubeconfig is that of the API server. NetworksDir, a directory of YAML files, is used instead of an API server.
 	Kubeconfig  string
 	NetworksDir string
-	// API is the address of the API server on the machine's loopback; it is reachable under the same
-	// address from inside the node.
+	// API is the address of the API server on the machine's loopback interface. It is reachable under the same address
+	// from the node.
 	API string
-	// Conf lies over the CNI configuration of the plugin; a nil value removes a key.
+	// Conf is merged over the CNI configuration of the plugin. A nil value removes a key.
 	Conf map[string]any
-	// DaemonConf lies over the daemon's configuration.
+	// DaemonConf is merged over the daemon's configuration.
 	DaemonConf map[string]any
-	// Primary is the cluster network's configuration, a JSON text; empty for Bridge("10.244.0.0/24").
+	// Primary is the configuration of the cluster network, in JSON. Default: Bridge("10.244.0.0/24").
 	Primary string
-	// BinDir holds the project's binaries; empty for Binaries.
+	// BinDir is the directory of the project's binaries. Default: Binaries.
 	BinDir string
-	// PluginDir holds the reference plugins; empty for bin/cni.
+	// PluginDir is the directory of the reference plugins. Default: bin/cni.
 	PluginDir string
-	// Quiet keeps plugin and daemon from logging: for measurements.
+	// Quiet reduces the logging of plugin and daemon, for measurements.
 	Quiet bool
-	// Dir is the node's directory, StateDir the ledger's: for a test that has them on a disk of their own. Empty for a
-	// temporary directory, and for one below Dir.
+	// Dir is the node's directory and StateDir the ledger's, for tests that need them on a disk of their own. Default: a
+	// temporary directory, and a directory below Dir.
 	Dir, StateDir string
 }
 
-// Node is one node. Its directory holds everything: binaries, configuration, state, the daemon's log.
+// Node is one node. Its directory contains binaries, configuration, state and the daemon's log.
 type Node struct {
 	*testnet.NS
 	Dir  string
 	opts Options
-	// BinDirs are searched for plugins: the project's, the reference plugins', the fake's.
+	// BinDirs are searched for plugins: the project's, the reference plugins, the fake plugins.
 	BinDirs []string
 
-	// Exec runs the plugin for the runtime; nil for libcni's own.
+	// Exec runs the plugin for the runtime. Default: that of libcni.
 	Exec invoke.Exec
 
-	// DaemonEnv is added to the environment of a daemon that is started from then on.
+	// DaemonEnv is added to the environment of each daemon that is started afterwards.
 	DaemonEnv []string
 
 	daemon *exec.Cmd
 	exited chan error
 }
 
-// Root is the project's directory.
+// Root returns the folder of this module.
 func Root(tb testing.TB) string {
 	tb.Helper()
 	dir, err := os.Getwd()
@@ -123,8 +122,8 @@ var build = sync.OnceValues(func() (string, error) {
 	return dir, nil
 })
 
-// Binaries returns the directory of the project's binaries, as they are built now. Cleanup removes it; call
-// that from TestMain.
+// Binaries returns the directory of the project's binaries, built from the current sources. Cleanup removes it and is
+// called from TestMain.
 func Binaries(tb testing.TB) string {
 	tb.Helper()
 	dir, err := build()
@@ -134,7 +133,7 @@ func Binaries(tb testing.TB) string {
 	return dir
 }
 
-// BuiltDir is Binaries for a place without a test; "" if they cannot be built.
+// BuiltDir is like Binaries, for code outside of a test. It returns "" if the binaries cannot be built.
 func BuiltDir() string {
 	dir, err := build()
 	if err != nil {
@@ -143,14 +142,14 @@ func BuiltDir() string {
 	return dir
 }
 
-// Cleanup removes what Binaries built.
+// Cleanup removes the binaries that Binaries built.
 func Cleanup() {
 	if dir, err := build(); err == nil {
 		_ = os.RemoveAll(dir)
 	}
 }
 
-// New makes a node; a thick one's daemon is started. It skips where there is no root or no reference
+// New creates a node. With Thick, it starts the daemon. It skips the test without root or without the reference
 // plugins.
 func New(tb testing.TB, o Options) *Node {
 	tb.Helper()
@@ -183,7 +182,7 @@ func New(tb testing.TB, o Options) *Node {
 	return n
 }
 
-// Forward makes an address of the machine's loopback reachable inside the node.
+// Forward makes an address of the machine's loopback interface reachable from the node.
 func (n *Node) Forward(tb testing.TB, addr string) {
 	tb.Helper()
 	var l net.Listener
@@ -208,7 +207,7 @@ func (n *Node) Forward(tb testing.TB, addr string) {
 	})
 }
 
-// relay copies both ways until one side or the test ends.
+// relay copies in both directions until one side or the test ends.
 func relay(ctx context.Context, in net.Conn, addr string) {
 	defer in.Close()
 	out, err := net.Dial("tcp", addr)
@@ -228,7 +227,7 @@ func relay(ctx context.Context, in net.Conn, addr string) {
 	<-done
 }
 
-// Bridge is a cluster network as most clusters have it, with real plugins: bridge, host-local, portmap.
+// Bridge returns a typical configuration of a cluster network, with real plugins: bridge, host-local, portmap.
 func (n *Node) Bridge(subnet string) string {
 	return fmt.Sprintf(`{"cniVersion":"1.0.0","name":"cluster","plugins":[
 		{"type":"bridge","bridge":"cni0","isGateway":true,"ipam":{"type":"host-local","dataDir":%q,
@@ -236,16 +235,16 @@ func (n *Node) Bridge(subnet string) string {
 		{"type":"portmap","capabilities":{"portMappings":true}}]}`, n.Reservations(), subnet)
 }
 
-// Reservations is host-local's directory.
+// Reservations returns host-local's directory.
 func (n *Node) Reservations() string { return filepath.Join(n.Dir, "ipam") }
 
-// State is the ledger's directory.
+// State returns the ledger's directory.
 func (n *Node) State() string { return cmp.Or(n.opts.StateDir, filepath.Join(n.Dir, "state")) }
 
-// SocketDir is the daemon's.
+// SocketDir returns the directory of the daemon's socket.
 func (n *Node) SocketDir() string { return filepath.Join(n.Dir, "run") }
 
-// Conf is the CNI configuration that the runtime loads. Generated returns that of the daemon instead.
+// Conf returns the CNI configuration that the runtime loads. Generated returns the one that the daemon writes.
 func (n *Node) Conf() []byte {
 	conf := map[string]any{
 		"cniVersion": "1.0.0", "name": "multus-cni-network", "type": "multus", "kubeconfig": n.opts.Kubeconfig,
@@ -271,11 +270,11 @@ func (n *Node) Conf() []byte {
 			conf[k] = v
 		}
 	}
-	b, _ := json.Marshal(conf) // maps of texts always encode
+	b, _ := json.Marshal(conf) // maps of strings can always be encoded
 	return b
 }
 
-// Generated is the CNI configuration that the daemon wrote.
+// Generated returns the CNI configuration that the daemon wrote.
 func (n *Node) Generated(tb testing.TB) []byte {
 	tb.Helper()
 	path := filepath.Join(n.Dir, "etc", "00-multus.conf")
@@ -290,8 +289,8 @@ func (n *Node) Generated(tb testing.TB) []byte {
 	return nil
 }
 
-// StartDaemon starts multus-daemon and waits until its socket answers; not until it is ready, since the
-// API server may be away on purpose.
+// StartDaemon starts multus-daemon and waits until its socket answers. It does not wait for readiness, because a test
+// may run without an API server on purpose.
 func (n *Node) StartDaemon(tb testing.TB) {
 	tb.Helper()
 	conf := map[string]any{
@@ -338,7 +337,7 @@ func (n *Node) StartDaemon(tb testing.TB) {
 	}
 }
 
-// StopDaemon kills the daemon and waits for its end.
+// StopDaemon kills the daemon and waits until it has ended.
 func (n *Node) StopDaemon(tb testing.TB) {
 	tb.Helper()
 	if n.daemon == nil {
@@ -349,7 +348,7 @@ func (n *Node) StopDaemon(tb testing.TB) {
 	n.daemon = nil
 }
 
-// Daemon is the daemon's process, nil when none was started or after StopDaemon.
+// Daemon returns the daemon's process, or nil if no daemon runs.
 func (n *Node) Daemon() *os.Process {
 	if n.daemon == nil {
 		return nil
@@ -363,7 +362,7 @@ func (n *Node) Signal(tb testing.TB, sig syscall.Signal) {
 	must(tb, n.daemon.Process.Signal(sig))
 }
 
-// DaemonLog is what the daemon has written so far.
+// DaemonLog returns what the daemon has logged so far.
 func (n *Node) DaemonLog() string {
 	b, _ := os.ReadFile(filepath.Join(n.Dir, "daemon.log"))
 	return string(b)
@@ -384,7 +383,7 @@ type Call struct {
 	Stdin   json.RawMessage   `json:"stdin"`
 }
 
-// Calls are the calls of the fake plugins so far, in their order.
+// Calls returns the calls of the fake plugins so far, in their order.
 func (n *Node) Calls(tb testing.TB) []Call {
 	tb.Helper()
 	f, err := os.Open(filepath.Join(n.Dir, "calls.jsonl"))
@@ -405,17 +404,17 @@ func (n *Node) Calls(tb testing.TB) []Call {
 	return out
 }
 
-// Pod is a sandbox.
+// Pod is the sandbox of a pod.
 type Pod struct {
 	*testnet.NS
 	Namespace, Name, UID, ContainerID string
-	// Annotations are passed by the runtime when they are not nil.
+	// Annotations are passed by the runtime if they are not nil.
 	Annotations map[string]string
-	// Caps are passed beside them.
+	// Caps are further capability arguments that the runtime passes.
 	Caps map[string]any
 }
 
-// NewPod makes a sandbox of a pod.
+// NewPod creates the sandbox of a pod.
 func (n *Node) NewPod(tb testing.TB, namespace, name, uid string, annotations map[string]string) *Pod {
 	tb.Helper()
 	return &Pod{
@@ -424,7 +423,7 @@ func (n *Node) NewPod(tb testing.TB, namespace, name, uid string, annotations ma
 	}
 }
 
-// Add attaches a pod as the runtime does, with the configuration conf (Conf or Generated).
+// Add attaches a pod as the runtime does, with the configuration conf, which is that of Conf or Generated.
 func (n *Node) Add(tb testing.TB, conf []byte, p *Pod) (*current.Result, error) {
 	tb.Helper()
 	var res types.Result
@@ -441,7 +440,7 @@ func (n *Node) Add(tb testing.TB, conf []byte, p *Pod) (*current.Result, error) 
 	return current.NewResultFromResult(res)
 }
 
-// Del detaches a pod.
+// Del detaches a pod, as Add attaches it.
 func (n *Node) Del(tb testing.TB, conf []byte, p *Pod) error {
 	tb.Helper()
 	return n.op(tb, conf, p, func(ctx context.Context, c *libcni.CNIConfig, l *libcni.NetworkConfigList,
@@ -451,7 +450,7 @@ func (n *Node) Del(tb testing.TB, conf []byte, p *Pod) error {
 	})
 }
 
-// Check asks whether a pod is attached as it was.
+// Check runs CHECK for a pod.
 func (n *Node) Check(tb testing.TB, conf []byte, p *Pod) error {
 	tb.Helper()
 	return n.op(tb, conf, p, func(ctx context.Context, c *libcni.CNIConfig, l *libcni.NetworkConfigList,
@@ -461,7 +460,7 @@ func (n *Node) Check(tb testing.TB, conf []byte, p *Pod) error {
 	})
 }
 
-// Status asks whether an ADD could work.
+// Status runs STATUS.
 func (n *Node) Status(tb testing.TB, conf []byte) error {
 	tb.Helper()
 	return n.op(tb, conf, &Pod{NS: n.NS},
@@ -470,8 +469,8 @@ func (n *Node) Status(tb testing.TB, conf []byte) error {
 		})
 }
 
-// GC passes the attachments of these pods as the valid ones, to the plugin alone: the runtime's own record
-// is kept out of it.
+// GC runs GC with the attachments of these pods as the valid ones. It removes libcni's cache first, so that libcni
+// sends no DELs and only the plugin cleans up.
 func (n *Node) GC(tb testing.TB, conf []byte, valid ...*Pod) error {
 	tb.Helper()
 	args := &libcni.GCArgs{ValidAttachments: []types.GCAttachment{}}
@@ -485,8 +484,8 @@ func (n *Node) GC(tb testing.TB, conf []byte, valid ...*Pod) error {
 		})
 }
 
-// Collect runs GC as a container runtime does, with its cache: libcni first sends a DEL for each attachment that the
-// cache has and valid lacks. A nil list arrives as null, as it does from a runtime without sandboxes.
+// Collect runs GC as a container runtime does, with its cache: libcni first sends a DEL for each cached attachment that
+// is missing in valid. A nil list is sent as null, as by a runtime without sandboxes.
 func (n *Node) Collect(tb testing.TB, conf []byte, valid []types.GCAttachment) error {
 	tb.Helper()
 	return n.op(tb, conf, &Pod{NS: n.NS},
@@ -520,14 +519,14 @@ func (n *Node) op(tb testing.TB, conf []byte, p *Pod, do verb) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), opLimit)
 	defer cancel()
-	// A process that is started from inside the callback is in the node's namespace.
+	// A process that the callback starts is in the node's namespace.
 	n.Do(tb, func() {
 		err = do(ctx, libcni.NewCNIConfigWithCacheDir(n.BinDirs, filepath.Join(n.Dir, "runtime"), n.Exec), list, rt)
 	})
 	return err
 }
 
-// Left is everything that is still attached or reserved on the node: records, results, addresses.
+// Left returns what is still attached or reserved on the node: records, results, addresses.
 func (n *Node) Left(tb testing.TB) []string {
 	tb.Helper()
 	var out []string

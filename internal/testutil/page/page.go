@@ -1,5 +1,5 @@
-// Package page writes what a measurement found into a page of the documentation, between two lines that name the make
-// target which did it. The rest of the page is people's. Only tests import it.
+// Package page writes the results of a measurement into a page of the documentation, between two lines that name the
+// make target. The rest of the page is written by people. Only tests import the package.
 package page
 
 import (
@@ -10,7 +10,7 @@ import (
 	"multus/internal/fsx"
 )
 
-// Replace replaces what is between the lines of a make target.
+// Replace replaces the lines between the markers of a make target.
 func Replace(path, target, text string) error {
 	b, err := os.ReadFile(path)
 	if err != nil {

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// TestPages: every measurement finds its place in its page, and leaves the rest alone.
+// TestPages checks that Replace finds the markers of every measurement in its page, and changes nothing else.
 func TestPages(t *testing.T) {
 	t.Parallel()
 	for target, name := range map[string]string{"scale": "scale.md", "bench": "performance.md"} {

@@ -1,4 +1,5 @@
-// Package pki makes the keys of an API server for tests. Only the packages that start one may import it.
+// Package pki creates the keys and certificates of an API server for tests. Only the packages that start one may import
+// it.
 package pki
 
 import (
@@ -14,18 +15,18 @@ import (
 	"time"
 )
 
-// validity of the certificates: longer than any test.
+// validity is that of the certificates: longer than any test.
 const validity = 7 * 24 * time.Hour
 
-// Server is what an API server is started with, in PEM.
+// Server contains the files of an API server, in PEM.
 type Server struct {
-	CA   []byte // of an authority that signed nothing else
+	CA   []byte // of an authority that signs nothing else
 	Cert []byte
-	// Key is that of Cert, and good for signing the tokens of service accounts: one key less to make.
+	// Key belongs to Cert. It also signs the tokens of service accounts, which saves another key.
 	Key []byte
 }
 
-// New makes the files of an API server that has these addresses beside its usual names.
+// New creates the files of an API server. The certificate is valid for addrs and the usual names.
 func New(addrs ...string) (*Server, error) {
 	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package proc runs servers for tests: each in a process group of its own, with a log, waited for by somebody, and
-// ended with the test. Only the packages that start servers for tests may import it.
+// Package proc runs servers for tests, each in a process group of its own and with a log. Each server is waited for and
+// ends with the test. Only the packages that start servers for tests may import this package.
 package proc
 
 import (
@@ -18,35 +18,35 @@ import (
 )
 
 const (
-	// freezeInterval is how often Freeze looks whether a process has stopped, which takes microseconds.
+	// freezeInterval is the interval at which Freeze checks whether a process has stopped, which takes microseconds.
 	freezeInterval = time.Millisecond
-	// tail is how much of a log fits an error message.
+	// tail is the size of the end of a log that error messages contain.
 	tail = 3000
 )
 
 // Process is a program in a process group of its own.
 type Process struct {
-	// Name is that of the log file, without its extension.
+	// Name is the name of the log file without its extension.
 	Name string
-	// Pid as this process sees it.
+	// Pid is the PID in the PID namespace of this process.
 	Pid int
-	// Err is how it ended, once Done is closed.
+	// Err is the result of the process once Done is closed.
 	Err  error
 	log  string
 	done chan struct{}
 }
 
-// Start starts cmd, on a thread of its own, and waits for it there; before runs first on that thread and may move it to
-// other namespaces. Output goes to the end of the log, except what cmd sends elsewhere.
+// Start starts cmd on a thread of its own and waits for it there. before runs first on that thread and may move it to
+// other namespaces. Output is appended to the log, except what cmd redirects.
 //
-// A death signal (Pdeathsig) is bound to the thread that forks, not to the process: so the thread lives as long; and
-// one that has moved to other namespaces must not be used again, so it ends with the program.
+// The thread ends with the program, for two reasons. A parent-death signal (Pdeathsig) is sent when the thread that
+// forked ends, and not the process. And a thread that was moved to other namespaces must not run other goroutines.
 func Start(log string, cmd *exec.Cmd, before func() error) (*Process, error) {
 	f, err := os.OpenFile(log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("create log: %w", err)
 	}
-	defer func() { _ = f.Close() }() // the program has its own
+	defer func() { _ = f.Close() }() // the program has its own descriptor
 	if cmd.Stdout == nil {
 		cmd.Stdout = f
 	}
@@ -59,7 +59,7 @@ func Start(log string, cmd *exec.Cmd, before func() error) (*Process, error) {
 	started := make(chan error, 1)
 	go func() {
 		defer close(p.done)
-		runtime.LockOSThread() // and never unlocked
+		runtime.LockOSThread() // never unlocked: the thread ends with this goroutine
 		err := before()
 		if err == nil {
 			err = cmd.Start()
@@ -78,10 +78,10 @@ func Start(log string, cmd *exec.Cmd, before func() error) (*Process, error) {
 	return p, nil
 }
 
-// Here is for Start: the program runs where this one does.
+// Here is the argument before of Start for a program that runs in the namespaces of the caller.
 func Here() error { return nil }
 
-// Signal sends a signal to the whole group of a process that still runs.
+// Signal sends a signal to the process group. It returns an error if the process has ended.
 func (p *Process) Signal(s syscall.Signal) error {
 	if p.Exited() {
 		return fmt.Errorf("signal %s: %w", p.Name, os.ErrProcessDone)
@@ -92,8 +92,8 @@ func (p *Process) Signal(s syscall.Signal) error {
 	return nil
 }
 
-// Freeze stops the process and returns when it stands still: the signal alone lets its threads go on for a while.
-// SIGCONT undoes it.
+// Freeze stops the process and returns when all its threads have stopped, which is some time after the signal was sent.
+// SIGCONT undoes Freeze.
 func (p *Process) Freeze(ctx context.Context) error {
 	if err := p.Signal(syscall.SIGSTOP); err != nil {
 		return err
@@ -101,7 +101,7 @@ func (p *Process) Freeze(ctx context.Context) error {
 	tick := time.NewTicker(freezeInterval)
 	defer tick.Stop()
 	for {
-		// The kernel tells the parent of a stop when the last thread has stopped.
+		// The kernel reports the stop to the parent when the last thread has stopped.
 		var info unix.Siginfo
 		err := unix.Waitid(unix.P_PID, p.Pid, &info, unix.WSTOPPED|unix.WNOHANG, nil)
 		if err != nil && !errors.Is(err, unix.EINTR) {
@@ -118,19 +118,19 @@ func (p *Process) Freeze(ctx context.Context) error {
 	}
 }
 
-// Kill ends the process at once and returns when it is gone; ending it twice, or one that never started, is fine.
+// Kill ends the process and returns when it is gone. It does nothing for a nil Process and for one that has ended.
 func (p *Process) Kill() {
 	if p == nil || p.Exited() {
 		return
 	}
-	_ = syscall.Kill(-p.Pid, syscall.SIGKILL) // it may end by itself meanwhile, which is as good
+	_ = syscall.Kill(-p.Pid, syscall.SIGKILL) // the process may end by itself in the meantime
 	<-p.done
 }
 
-// Done is closed when the process has ended and was waited for.
+// Done returns a channel that is closed when the process has ended and was waited for.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
-// Exited tells whether it has ended.
+// Exited reports whether the process has ended.
 func (p *Process) Exited() bool {
 	select {
 	case <-p.done:
@@ -140,7 +140,7 @@ func (p *Process) Exited() bool {
 	}
 }
 
-// Tail returns the end of the log, for error messages.
+// Tail returns the end of the log for error messages.
 func (p *Process) Tail() string {
 	b, err := os.ReadFile(p.log)
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Memory returns the resident memory of a process now, and its peak, in bytes.
+// Memory returns the current resident memory of a process and its peak, in bytes.
 func Memory(pid int) (now, peak int, err error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
@@ -33,7 +33,7 @@ func Memory(pid int) (now, peak int, err error) {
 	return now, peak, nil
 }
 
-// CPU returns the processor time that the threads of a process have taken, without those that have ended: a Go program
+// CPU returns the processor time of the threads of a process. Threads that have ended are not counted: a Go program
 // keeps its threads.
 func CPU(pid int) (time.Duration, error) {
 	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
@@ -44,7 +44,7 @@ func CPU(pid int) (time.Duration, error) {
 	for _, f := range tasks {
 		b, err := os.ReadFile(f)
 		if err != nil {
-			continue // a thread that has ended
+			continue // the thread has ended
 		}
 		var ns int64
 		if _, err := fmt.Sscan(string(b), &ns); err == nil {

@@ -11,11 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// advertEvery is how often Advertise repeats itself: what is sent while a link comes up is lost.
+// advertEvery is the interval at which Advertise repeats its message. Messages that are sent while a link comes up are
+// lost.
 const advertEvery = 100 * time.Millisecond
 
-// Advertise is a router: it advertises itself and an on-link prefix from an interface that has the address fe80::1,
-// again and again, until it is stopped or the test ends.
+// Advertise simulates a router. It advertises itself and an on-link prefix from an interface with the address fe80::1,
+// repeatedly, until stop is called or the test ends.
 func Advertise(tb testing.TB, ns *NS, dev, prefix string) (stop func()) {
 	tb.Helper()
 	fd, err := -1, error(nil)
@@ -31,7 +32,7 @@ func Advertise(tb testing.TB, ns *NS, dev, prefix string) (stop func()) {
 		again := time.NewTicker(advertEvery)
 		defer again.Stop()
 		for {
-			_ = unix.Sendto(fd, message, 0, &unix.SockaddrInet6{Addr: netip.IPv6LinkLocalAllNodes().As16()}) // or the next one
+			_ = unix.Sendto(fd, message, 0, &unix.SockaddrInet6{Addr: netip.IPv6LinkLocalAllNodes().As16()}) // the next one may succeed
 			select {
 			case <-end:
 				return
@@ -51,7 +52,8 @@ func Advertise(tb testing.TB, ns *NS, dev, prefix string) (stop func()) {
 	return stop
 }
 
-// advertiser is a socket that sends as a router has to: from a link-local address, with hop limit 255 (RFC 4861, 4.2).
+// advertiser returns a socket that sends as routers must: from a link-local address and with hop limit 255 (RFC 4861,
+// 4.2).
 func advertiser(dev string) (int, error) {
 	link, err := netlink.LinkByName(dev)
 	if err != nil {
@@ -76,8 +78,8 @@ func advertiser(dev string) (int, error) {
 	return fd, nil
 }
 
-// advertisement offers a default route and a prefix for half an hour (RFC 4861, 4.2 and 4.6.2). The kernel adds the
-// checksum.
+// advertisement returns a message that offers a default route and a prefix for half an hour (RFC 4861, 4.2 and 4.6.2).
+// The kernel adds the checksum.
 func advertisement(prefix netip.Prefix) []byte {
 	const seconds = 1800
 	message := make([]byte, 16+32)
@@ -85,7 +87,7 @@ func advertisement(prefix netip.Prefix) []byte {
 	binary.BigEndian.PutUint16(message[6:], seconds)
 	option := message[16:]
 	option[0], option[1] = 3, 4                      // prefix information, 4 units of 8 bytes
-	option[2], option[3] = byte(prefix.Bits()), 0x80 // on-link, no address wanted
+	option[2], option[3] = byte(prefix.Bits()), 0x80 // on-link, no autoconfiguration of addresses
 	binary.BigEndian.PutUint32(option[4:], seconds)
 	binary.BigEndian.PutUint32(option[8:], seconds)
 	addr := prefix.Addr().As16()

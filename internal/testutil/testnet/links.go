@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Move moves an interface into another namespace, where it keeps its name: what the kernel does with the hardware in a
-// namespace that ends, except that it moves it to the machine's first namespace, whatever node a test has.
+// Move moves an interface into another namespace, where it keeps its name. The kernel does the same with the hardware
+// in a namespace that ends, except that it always moves it to the machine's initial namespace.
 func Move(tb testing.TB, from *NS, name string, to *NS) {
 	tb.Helper()
 	target, err := unix.Open(to.Path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -28,7 +28,7 @@ func Move(tb testing.TB, from *NS, name string, to *NS) {
 	})
 }
 
-// DefaultRoute makes a default route of the gateway's family through an interface that is up.
+// DefaultRoute adds a default route of the gateway's family through an interface that is up.
 func DefaultRoute(tb testing.TB, ns *NS, name, gateway string, metric int) {
 	tb.Helper()
 	dst := &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}
@@ -44,7 +44,7 @@ func DefaultRoute(tb testing.TB, ns *NS, name, gateway string, metric int) {
 	})
 }
 
-// On makes a link of kind macvlan or vxlan on another one.
+// On creates a link of kind macvlan or vxlan on top of another link.
 func On(tb testing.TB, ns *NS, lower, name, kind string) {
 	tb.Helper()
 	ns.Do(tb, func() {
@@ -66,7 +66,7 @@ func On(tb testing.TB, ns *NS, lower, name, kind string) {
 	})
 }
 
-// Port makes a link a port of a bridge that is there.
+// Port makes a link a port of an existing bridge.
 func Port(tb testing.TB, ns *NS, name, bridge string) {
 	tb.Helper()
 	ns.Do(tb, func() {
@@ -76,7 +76,7 @@ func Port(tb testing.TB, ns *NS, name, bridge string) {
 	})
 }
 
-// Rename calls an interface otherwise. It may be up.
+// Rename renames an interface. The interface may be up.
 func Rename(tb testing.TB, ns *NS, name, to string) {
 	tb.Helper()
 	ns.Do(tb, func() {
@@ -103,7 +103,7 @@ func Remove(tb testing.TB, ns *NS, name string) {
 	})
 }
 
-// HardwareAddr gives an interface a MAC address.
+// HardwareAddr sets the MAC address of an interface.
 func HardwareAddr(tb testing.TB, ns *NS, name, mac string) {
 	tb.Helper()
 	addr, err := net.ParseMAC(mac)
@@ -117,8 +117,8 @@ func HardwareAddr(tb testing.TB, ns *NS, name, mac string) {
 	})
 }
 
-// Interfaces returns the names of the interfaces of a namespace, sorted, without lo. It reads /proc, which the kernel
-// writes for the namespace of the thread, and not a netlink list, which may be interrupted.
+// Interfaces returns the sorted names of the interfaces of a namespace, without lo. It reads /proc, which shows the
+// namespace of the thread, because a netlink dump can be interrupted.
 func Interfaces(tb testing.TB, ns *NS) []string {
 	tb.Helper()
 	var b []byte
@@ -137,8 +137,8 @@ func Interfaces(tb testing.TB, ns *NS) []string {
 	return names
 }
 
-// Interrupted reports whether the kernel interrupts a list of the interfaces of a namespace, since one of them changes
-// meanwhile.
+// Interrupted reports whether the kernel interrupts a netlink dump of the interfaces of a namespace, because one of
+// them changes at the same time.
 func Interrupted(tb testing.TB, ns *NS) (interrupted bool) {
 	tb.Helper()
 	ns.Do(tb, func() {

@@ -14,16 +14,16 @@ import (
 )
 
 const (
-	// pingLimit is how long Ping tries; pingEvery is how often it asks again, for the first requests can be lost
-	// while bridges and neighbour tables learn.
+	// pingLimit bounds Ping. pingEvery is the interval of its requests: the first ones can be lost while bridges and
+	// neighbour tables learn.
 	pingLimit = 3 * time.Second
 	pingEvery = 200 * time.Millisecond
 
 	echoHeader = 8 // type, code, checksum, identifier, sequence number: RFC 792 and RFC 4443
 )
 
-// Ping sends echo requests to addr from inside the namespace until an answer comes back. No answer within three
-// seconds, or no route, is an error. A link-local address needs its interface: fe80::1%eth0.
+// Ping sends echo requests to addr from inside the namespace until a reply arrives. It returns an error after three
+// seconds without a reply, or if there is no route. A link-local address needs its interface: fe80::1%eth0.
 func Ping(from *NS, addr string) error {
 	to, err := netip.ParseAddr(addr)
 	if err != nil {
@@ -40,15 +40,15 @@ func Ping(from *NS, addr string) error {
 	return nil
 }
 
-// pinger is one raw socket and what to do with it.
+// pinger sends echo requests through one raw socket.
 type pinger struct {
 	to   netip.Addr
 	zone uint32 // interface index for link-local addresses
 	fd   int
 }
 
-// open makes the socket inside the namespace; it stays there wherever its user is. It runs in a goroutine of its
-// own, so that a thread which cannot return home ends with it.
+// open creates the socket inside the namespace. The socket stays in that namespace regardless of the calling thread.
+// open uses a goroutine of its own, so that a thread which cannot return to its namespace ends with it.
 func (p *pinger) open(path string) error {
 	opened := make(chan error)
 	go func() {
@@ -94,9 +94,9 @@ func (p *pinger) socket() (err error) {
 	return nil
 }
 
-// run asks and listens in turns.
+// run alternates between requests and waiting for a reply.
 func (p *pinger) run() error {
-	// The payload tells our answers from those to anyone else in the namespace.
+	// The payload distinguishes replies to this pinger from others in the namespace.
 	payload := make([]byte, 16)
 	if _, err := rand.Read(payload); err != nil {
 		return err
@@ -113,7 +113,7 @@ func (p *pinger) run() error {
 	return fmt.Errorf("no answer within %v", pingLimit)
 }
 
-// listen reads until the answer comes or the time is over.
+// listen reads until the reply arrives or the time is over.
 func (p *pinger) listen(payload []byte, until time.Time) (bool, error) {
 	buf := make([]byte, 1500)
 	for time.Now().Before(until) {
@@ -131,7 +131,7 @@ func (p *pinger) listen(payload []byte, until time.Time) (bool, error) {
 	return false, nil
 }
 
-// isReply tells the answer from everything else, the request itself included: pinging oneself shows both.
+// isReply reports whether a packet is the reply. A socket that pings its own namespace also receives the request.
 func (p *pinger) isReply(packet []byte, sender unix.Sockaddr, payload []byte) bool {
 	var from netip.Addr
 	kind := byte(0) // echo reply
@@ -149,7 +149,7 @@ func (p *pinger) isReply(packet []byte, sender unix.Sockaddr, payload []byte) bo
 		bytes.Equal(packet[echoHeader:], payload)
 }
 
-// request is an echo request. The kernel fills in the checksum of ICMPv6 itself.
+// request returns an echo request. For ICMPv6 the kernel fills in the checksum.
 func (p *pinger) request(payload []byte) []byte {
 	packet := append(make([]byte, echoHeader), payload...)
 	if p.to.Is6() {

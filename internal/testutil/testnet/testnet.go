@@ -1,10 +1,11 @@
-// Package testnet builds small networks for tests: real namespaces behind paths like those that a container runtime
-// hands out, joined by veth pairs and bridges. Everything is removed when the test ends.
+// Package testnet builds small networks for tests: real network namespaces with paths such as a container runtime
+// passes, joined by veth pairs and bridges. Everything is removed when the test ends.
 //
-// It holds no assertions about the code under test and shares no code with internal/link, so that neither can hide
-// the other's mistakes. It needs root and a Linux kernel; what is missing is a skip with the reason.
+// It contains no assertions about the code under test and shares no code with internal/link, so that neither can hide
+// errors of the other. It needs root and a Linux kernel. If a requirement is missing, the test is skipped with the
+// reason.
 //
-// Any test may import it; no program may.
+// Any test may import it. Programs may not.
 package testnet
 
 import (
@@ -21,20 +22,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// NS is a network namespace that stays alive through its file, like /var/run/netns/x, and not through a process.
+// NS is a network namespace that is kept alive by a bind mount, like /var/run/netns/x, and not by a process.
 type NS struct {
-	// Path is the file. After Delete it is gone, as it is when a runtime has removed a sandbox.
+	// Path is the file of the bind mount. Delete removes it, as a container runtime does when it removes a sandbox.
 	Path string
 }
 
-// RequireRoot skips the test, with the reason, unless the process may create namespaces, mounts and links.
+// RequireRoot skips the test with the reason if the process may not create namespaces, mounts and links.
 func RequireRoot(tb testing.TB) {
 	tb.Helper()
 	if uid := os.Geteuid(); uid != 0 {
 		tb.Skipf("needs root to create network namespaces; runs as uid %d", uid)
 	}
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var caps [2]unix.CapUserData // version 3 is 64 bits in two halves; both bits below are in the first
+	var caps [2]unix.CapUserData // version 3 has 64 bits in two halves; both bits below are in the first one
 	if err := unix.Capget(&header, &caps[0]); err != nil {
 		tb.Fatalf("read capabilities: %v", err)
 	}
@@ -45,8 +46,8 @@ func RequireRoot(tb testing.TB) {
 	}
 }
 
-// RequireKernel skips the test, with the reason, if the kernel cannot create links of this kind (bridge, veth,
-// macvlan, vlan, vxlan, tun, dummy, ...). It tries in a namespace of its own.
+// RequireKernel skips the test with the reason if the kernel cannot create links of this kind (bridge, veth, macvlan,
+// vlan, vxlan, tun, dummy, ...). It tries to create one in a new namespace.
 func RequireKernel(tb testing.TB, kind string) {
 	tb.Helper()
 	ns := New(tb)
@@ -65,7 +66,7 @@ func tryKind(kind string) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = "try"
 	switch kind {
-	case "macvlan", "macvtap", "ipvlan", "vlan": // they sit on another link
+	case "macvlan", "macvtap", "ipvlan", "vlan": // these kinds need a parent link
 		parent := netlink.NewLinkAttrs()
 		parent.Name = "parent"
 		if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: parent, PeerName: "peer"}); err != nil {
@@ -90,7 +91,7 @@ func tryKind(kind string) error {
 	return netlink.LinkAdd(&netlink.GenericLink{LinkAttrs: attrs, LinkType: kind})
 }
 
-// release is what uname -r prints.
+// release returns the kernel release, as uname -r prints it.
 func release() string {
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {
@@ -99,7 +100,7 @@ func release() string {
 	return unix.ByteSliceToString(name.Release[:])
 }
 
-// New makes a namespace with lo up, and removes it when the test ends. It skips the test where RequireRoot does.
+// New creates a namespace with lo up and removes it when the test ends. It skips the test where RequireRoot does.
 func New(tb testing.TB) *NS {
 	tb.Helper()
 	RequireRoot(tb)
@@ -121,10 +122,10 @@ func New(tb testing.TB) *NS {
 	return ns
 }
 
-// Delete makes a namespace vanish from under whoever knows its path, as a runtime does with a sandbox that is gone.
-// The links in it live until the last one who has it open lets go. A namespace that is gone already is no error.
+// Delete removes the path of a namespace, as a container runtime does when it removes a sandbox. The links in it exist
+// until the last reference to the namespace is closed. If the namespace does not exist, Delete returns nil.
 func Delete(path string) error {
-	// EINVAL says that nothing is mounted there.
+	// EINVAL is returned if nothing is mounted there.
 	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && err != unix.EINVAL && err != unix.ENOENT {
 		return fmt.Errorf("unmount %q: %w", path, err)
 	}
@@ -134,8 +135,8 @@ func Delete(path string) error {
 	return nil
 }
 
-// Do runs fn inside the namespace, in the caller's goroutine, so fn may end the test. Goroutines that fn starts are
-// not inside; processes are.
+// Do runs fn inside the namespace in the caller's goroutine, so fn may end the test. Goroutines that fn starts are not
+// inside the namespace, but processes are.
 func (ns *NS) Do(tb testing.TB, fn func()) {
 	tb.Helper()
 	away(tb, func() error { return enter(ns.Path) }, fn)
@@ -154,7 +155,7 @@ func enter(path string) error {
 	return nil
 }
 
-// away runs leave and then fn on a locked thread, and brings the thread back even if fn ends the test.
+// away runs leave and then fn on a locked thread. It moves the thread back even if fn ends the test.
 func away(tb testing.TB, leave func() error, fn func()) {
 	tb.Helper()
 	runtime.LockOSThread()
@@ -167,7 +168,7 @@ func away(tb testing.TB, leave func() error, fn func()) {
 		err := unix.Setns(home, unix.CLONE_NEWNET)
 		unix.Close(home)
 		if err != nil {
-			// The thread stays locked and ends with the test's goroutine: nothing else may run on it.
+			// The thread stays locked, so that it ends with the test's goroutine and runs nothing else.
 			tb.Fatalf("return to own namespace: %v", err)
 		}
 		runtime.UnlockOSThread()
@@ -198,7 +199,7 @@ func Veth(tb testing.TB, a *NS, nameA string, b *NS, nameB string) {
 	b.Do(tb, func() { up(tb, nameB) })
 }
 
-// Bridge makes a bridge without ports and sets it up.
+// Bridge creates a bridge without ports and sets it up.
 func Bridge(tb testing.TB, ns *NS, name string) {
 	tb.Helper()
 	ns.Do(tb, func() {
@@ -211,8 +212,8 @@ func Bridge(tb testing.TB, ns *NS, name string) {
 	})
 }
 
-// Addr gives the interface addresses, each with its prefix length. IPv6 addresses can be used at once: duplicate
-// address detection is off for them.
+// Addr adds addresses, each with its prefix length, to an interface. IPv6 addresses can be used at once: duplicate
+// address detection is disabled for them.
 func Addr(tb testing.TB, ns *NS, name string, cidr ...string) {
 	tb.Helper()
 	ns.Do(tb, func() {
@@ -240,7 +241,7 @@ func up(tb testing.TB, name string) {
 	}
 }
 
-// find looks a link of the current namespace up.
+// find returns a link of the current namespace.
 func find(tb testing.TB, name string) netlink.Link {
 	tb.Helper()
 	link, err := netlink.LinkByName(name)

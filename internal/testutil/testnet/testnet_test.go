@@ -51,7 +51,7 @@ func TestNew(t *testing.T) {
 	}
 }
 
-// TestCleanup looks for what a finished test leaves. leak.Main does the same for the whole package.
+// TestCleanup checks that a finished test leaves nothing. leak.Main does the same for the whole package.
 func TestCleanup(t *testing.T) {
 	testnet.RequireRoot(t)
 	var path string
@@ -113,7 +113,7 @@ func TestPing(t *testing.T) {
 		name string
 		from *testnet.NS
 		addr string
-		want string // in the error, "" for an answer
+		want string // contained in the error, or "" if a reply is expected
 	}{
 		{"IPv4", a, "192.0.2.2", ""},
 		{"IPv4 back", b, "192.0.2.1", ""},
@@ -124,7 +124,7 @@ func TestPing(t *testing.T) {
 		{"IPv6 itself", a, "2001:db8::1", ""},
 		{"IPv6 link-local", a, "fe80::b%eth0", ""},
 		{"IPv6 link-local, no such interface", a, "fe80::b%eth9", `find interface "eth9"`},
-		{"deaf", deaf, "127.0.0.1", "no answer"}, // a raw socket sees its own requests there
+		{"deaf", deaf, "127.0.0.1", "no answer"}, // a raw socket receives its own requests there
 		{"deaf IPv6", deaf, "::1", "no answer"},
 		{"nobody there", a, "192.0.2.3", "ping 192.0.2.3: no answer within"},
 		{"no route", a, "198.51.100.1", "network is unreachable"},
@@ -132,7 +132,7 @@ func TestPing(t *testing.T) {
 		{"no address", a, "x", `"x"`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel() // those without an answer take as long as Ping tries
+			t.Parallel() // the cases without a reply take as long as pingLimit
 			err := testnet.Ping(tt.from, tt.addr)
 			switch {
 			case tt.want == "" && err != nil:
@@ -187,7 +187,7 @@ func TestVethInOneNamespace(t *testing.T) {
 
 func TestInterfaces(t *testing.T) {
 	ns := testnet.New(t)
-	before := testnet.Interfaces(t, ns) // a kernel may give each namespace tunnels
+	before := testnet.Interfaces(t, ns) // a kernel may create tunnels in each new namespace
 	testnet.Veth(t, ns, "veth-b", ns, "veth-a")
 	testnet.Bridge(t, ns, "br0")
 	want := slices.Sorted(slices.Values(append(before, "br0", "veth-a", "veth-b")))
@@ -201,7 +201,7 @@ func TestInterfaces(t *testing.T) {
 
 func TestRequireKernel(t *testing.T) {
 	testnet.RequireRoot(t)
-	for _, kind := range []string{"veth", "bridge"} { // what testnet itself cannot do without
+	for _, kind := range []string{"veth", "bridge"} { // testnet itself needs these
 		t.Run(kind, func(t *testing.T) {
 			t.Cleanup(func() {
 				if t.Skipped() {
@@ -211,7 +211,7 @@ func TestRequireKernel(t *testing.T) {
 			testnet.RequireKernel(t, kind)
 		})
 	}
-	for _, kind := range []string{"macvlan", "vlan", "ipvlan", "vxlan", "tun", "tap", "dummy"} { // either way is fine
+	for _, kind := range []string{"macvlan", "vlan", "ipvlan", "vxlan", "tun", "tap", "dummy"} { // may skip
 		t.Run(kind, func(t *testing.T) { testnet.RequireKernel(t, kind) })
 	}
 	t.Run("unknown", func(t *testing.T) {
@@ -224,7 +224,7 @@ func TestRequireKernel(t *testing.T) {
 	})
 }
 
-// ownNamespace names the namespace of the calling thread.
+// ownNamespace returns the name of the calling thread's namespace.
 func ownNamespace(t *testing.T) string {
 	t.Helper()
 	runtime.LockOSThread()

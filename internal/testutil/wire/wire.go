@@ -1,6 +1,6 @@
-// Package wire holds messages as an earlier plugin and an earlier daemon sent them, for the tests of both sides. During
-// an update of a node either may be newer than the other for a while, so these files are never written again: a change
-// of the messages adds a directory. Only tests may import it.
+// Package wire contains messages as an earlier plugin and an earlier daemon sent them, for the tests of both sides.
+// During an update of a node either side may be newer than the other for a while. So these files never change: another
+// version of the messages is added as another directory. Only tests may import this package.
 package wire
 
 import (
@@ -12,7 +12,7 @@ import (
 //go:embed v1/*.json
 var files embed.FS
 
-// Message returns an earlier message, by the name of its file.
+// Message returns an earlier message by the name of its file.
 func Message(tb testing.TB, name string) []byte {
 	tb.Helper()
 	b, err := files.ReadFile("v1/" + name)
@@ -22,7 +22,7 @@ func Message(tb testing.TB, name string) []byte {
 	return b
 }
 
-// Decode decodes a message into maps and lists, for a comparison of its members.
+// Decode decodes a message into maps and slices, so that its members can be compared.
 func Decode(tb testing.TB, b []byte) (v any) {
 	tb.Helper()
 	if err := json.Unmarshal(b, &v); err != nil {
