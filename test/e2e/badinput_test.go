@@ -22,10 +22,10 @@ import (
 	"multus/internal/testutil/testnet"
 )
 
-// longest is how long a message that a person reads may be.
+// longest bounds the length of an error message, which people have to read.
 const longest = 700
 
-// raw runs the plugin as a runtime does, with a standard input and CNI_ARGS of the test's making.
+// raw runs the plugin as a runtime does, with the given standard input and CNI_ARGS.
 func (s *site) raw(t *testing.T, kind node.Kind, p *node.Pod, command, stdin, args string) (*types.Error, error) {
 	t.Helper()
 	name := map[node.Kind]string{node.Thin: "multus", node.Thick: "multus-shim"}[kind]
@@ -50,8 +50,8 @@ func (s *site) raw(t *testing.T, kind node.Kind, p *node.Pod, command, stdin, ar
 	return ce, nil
 }
 
-// TestBadInput: malformed input gives one readable CNI error that names the object, the owner and the next
-// step; nothing is attached, nothing is left, and the daemon goes on (multus-cni#635, multus-cni#302).
+// TestBadInput checks that malformed input results in one readable CNI error with the object, its owner and the next
+// step. Nothing is attached, nothing is left, and the daemon keeps running (multus-cni#635, multus-cni#302).
 func TestBadInput(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -81,10 +81,10 @@ func TestBadInput(t *testing.T) {
 			pod := "<pod>" // replaced by namespace/name
 			for _, tc := range []struct {
 				name     string
-				stdin    string // "" is the good configuration
-				args     string // "" are the usual ones
+				stdin    string // "" for the valid configuration
+				args     string // "" for the usual arguments
 				networks string
-				names    []string // what the message has to name
+				names    []string // what the message must contain
 			}{
 				{name: "configuration-no-json", stdin: `{ not json`, names: []string{"config"}},
 				{name: "configuration-empty", stdin: " ", names: []string{"config"}},
@@ -172,7 +172,7 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
-// works shows that a good pod is attached and detached all the same.
+// works checks that a valid pod can still be attached and detached.
 func (s *site) works(t *testing.T) {
 	t.Helper()
 	p := s.pod(t, "good", map[string]string{networks: "mac"}, false)
@@ -182,7 +182,8 @@ func (s *site) works(t *testing.T) {
 	s.delete(t, p)
 }
 
-// TestBadWire: whatever comes over the socket, the daemon answers with a CNI error or hangs up, and goes on.
+// TestBadWire checks that the daemon answers any data on its socket with a CNI error, or closes the connection, and
+// keeps running.
 func TestBadWire(t *testing.T) {
 	s := newSite(t, node.Thick, node.Options{})
 	socket := filepath.Join(s.SocketDir(), "multus.sock")
@@ -196,7 +197,7 @@ func TestBadWire(t *testing.T) {
 		if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
 			t.Fatal(err)
 		}
-		// A daemon that has seen enough need not read the rest.
+		// The daemon may close the connection before it has read everything.
 		if _, err := io.WriteString(c, text); err != nil && !errors.Is(err, syscall.EPIPE) {
 			t.Fatal(err)
 		}

@@ -22,7 +22,7 @@ import (
 	"multus/internal/testutil/node"
 )
 
-// environment is what a runtime sets for a verb.
+// environment returns the environment that a runtime sets for a verb.
 func (f *fakes) environment(p *node.Pod, command string) []string {
 	return []string{
 		"CNI_COMMAND=" + command, "CNI_CONTAINERID=" + p.ContainerID, "CNI_NETNS=" + p.Path, "CNI_IFNAME=eth0",
@@ -31,11 +31,12 @@ func (f *fakes) environment(p *node.Pod, command string) []string {
 	}
 }
 
-// binaries are the plugins by kind.
+// binaries are the names of the plugins by kind.
 var binaries = map[node.Kind]string{node.Thin: "multus", node.Thick: "multus-shim"}
 
-// TestConfigurationErrors: one text for all verbs and both plugins; of several faults the first in order is told:
-// syntax, then CNI_ARGS, then what is missing, then whom to ask (behaviour A4, A8, A41, A42, A52, D7, D10).
+// TestConfigurationErrors checks that all verbs of both plugins report the same errors. If there are several errors,
+// the first one is reported in this order: syntax, CNI_ARGS, missing members, API server (behaviour A4, A8, A41, A42,
+// A52, D7, D10).
 func TestConfigurationErrors(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -62,7 +63,7 @@ func TestConfigurationErrors(t *testing.T) {
 				"CNI_ARGS=broken").Msg, "CNI_ARGS", "broken")
 			ce := told("ADD", `{"cniVersion":"1.1.0","name":"n","readinessindicatorfile":"/nonexistent","kubeconfig":"/nonexistent"}`)
 			names(t, ce.Msg, "Multus: [default/p/uid-p]: ", "at least one delegate/clusterNetwork must be specified")
-			// With delegates that cannot be decoded, and nobody to ask.
+			// With delegates that cannot be decoded, and without an API server.
 			ce = told("ADD", `{"cniVersion":"1.1.0","name":"n","delegates":[]}`)
 			names(t, ce.Msg, "at least one delegate/clusterNetwork must be specified")
 			if kind == node.Thin {
@@ -74,7 +75,7 @@ func TestConfigurationErrors(t *testing.T) {
 				names(t, told("ADD", string(edited(t, f.Conf(), map[string]any{"networksDir": nil, "kubeconfig": nil})),
 					"KUBERNETES_SERVICE_HOST=192.0.2.1", "KUBERNETES_SERVICE_PORT=443").Msg,
 					"error getting k8s client", "in-cluster", "token")
-				// A41: DEL needs no API server, and a kubeconfig that is gone is no reason to keep a pod.
+				// A41: DEL needs no API server. A missing kubeconfig must not prevent the deletion of a pod.
 				q := f.pod(t, "one")
 				if _, err := f.Add(t, f.Conf(), q); err != nil {
 					t.Fatal(err)
@@ -90,9 +91,9 @@ func TestConfigurationErrors(t *testing.T) {
 	}
 }
 
-// TestVersions: the result is in the version of the configuration that the runtime loads, whatever the delegate's; a
-// network without a version gets the daemon's, which its file lays over the request (behaviour A50, A93, B5, D26, E35);
-// the shim is silent by default.
+// TestVersions checks that the result has the version of the configuration that the runtime loads, independent of the
+// delegate's version. A network without a version gets the version of the daemon, whose configuration file is merged
+// over the request (behaviour A50, A93, B5, D26, E35). By default the shim logs nothing.
 func TestVersions(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -138,8 +139,8 @@ func TestVersions(t *testing.T) {
 	}
 }
 
-// TestReadinessFile: ADD waits for the cluster network's sign, DEL and CHECK do not; a runtime that gives up is told
-// what was waited for (behaviour D11, D51, N9, M1, O20).
+// TestReadinessFile checks that ADD waits for the readiness indicator file of the cluster network, that DEL and CHECK
+// do not wait, and that the error after a cancellation contains the path of the file (behaviour D11, D51, N9, M1, O20).
 func TestReadinessFile(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -183,8 +184,9 @@ func TestReadinessFile(t *testing.T) {
 	}
 }
 
-// TestReadinessFileOfMany: of the plugins that wait for the file one watches, whoever of them is killed meanwhile; the
-// kernel grants root few watches, and all pods of a node wait at a boot. When the file comes, all go on.
+// TestReadinessFileOfMany checks that only one of the plugins that wait for the file has an inotify watch, even if the
+// watching plugin is killed, and that all plugins continue when the file appears. The kernel limits the number of
+// inotify instances of root, and after a boot all pods of a node wait at the same time.
 func TestReadinessFileOfMany(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -236,7 +238,7 @@ func TestReadinessFileOfMany(t *testing.T) {
 	}
 }
 
-// children are the processes that this one has started.
+// children returns the PIDs of the child processes of this process.
 func children(t *testing.T) []int {
 	t.Helper()
 	files, err := filepath.Glob("/proc/self/task/*/children")
@@ -245,7 +247,7 @@ func children(t *testing.T) []int {
 	}
 	var out []int
 	for _, file := range files {
-		b, _ := os.ReadFile(file) // a thread that has ended has none
+		b, _ := os.ReadFile(file) // a thread that has ended has no children
 		for field := range strings.FieldsSeq(string(b)) {
 			pid, err := strconv.Atoi(field)
 			if err != nil {
@@ -257,7 +259,7 @@ func children(t *testing.T) []int {
 	return out
 }
 
-// watches tells whether a process has an inotify instance.
+// watches reports whether a process has an inotify instance.
 func watches(pid int) bool {
 	fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
 	return slices.ContainsFunc(fds, func(fd string) bool {
@@ -266,7 +268,7 @@ func watches(pid int) bool {
 	})
 }
 
-// givenUp ends the plugin while it waits.
+// givenUp cancels the plugin while it waits.
 func (f *fakes) givenUp(t *testing.T, kind node.Kind, ready string) {
 	t.Helper()
 	p := f.pod(t, "one")
@@ -277,7 +279,7 @@ func (f *fakes) givenUp(t *testing.T, kind node.Kind, ready string) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(500 * time.Millisecond) // it waits for 45 s
+	time.Sleep(500 * time.Millisecond) // it would wait for 45 s
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
@@ -293,8 +295,9 @@ func (f *fakes) givenUp(t *testing.T, kind node.Kind, ready string) {
 	}
 }
 
-// TestCapabilities: what a pod asks for reaches the plugins that declare it; what nobody declares is left out, as
-// today, since plugins take the older form from CNI_ARGS (behaviour C65, C67, N3).
+// TestCapabilities checks that each value of the network selection reaches the plugins that declare its capability.
+// What no plugin declares is left out, as today, because plugins take the older form from CNI_ARGS (behaviour C65, C67,
+// N3).
 func TestCapabilities(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -321,8 +324,8 @@ func TestCapabilities(t *testing.T) {
 	}
 }
 
-// TestQuietLogs: nothing is wrong, and nothing is logged as an error; the annotations of a pod, which may hold secrets,
-// are in no log at any level (behaviour L5, L8).
+// TestQuietLogs checks that nothing is logged as an error if there is no error, and that no log contains the
+// annotations of a pod at any level, because they may hold secrets (behaviour L5, L8).
 func TestQuietLogs(t *testing.T) {
 	t.Run("without Kubernetes", func(t *testing.T) {
 		f := newFakes(t, node.Thin, nil, nil)
@@ -345,7 +348,7 @@ func TestQuietLogs(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run("secrets "+string(kind), func(t *testing.T) {
 			const secret = "c2VjcmV0LW9mLWEtcG9k"
-			f := newFakes(t, kind, nil, nil) // both log at debug
+			f := newFakes(t, kind, nil, nil) // plugin and daemon log at level debug
 			p := f.NewPod(t, "default", "p", "uid-p", map[string]string{networks: "one", "example.com/token": secret})
 			if _, err := f.Add(t, f.Conf(), p); err != nil {
 				t.Fatal(err)
@@ -366,7 +369,7 @@ func TestQuietLogs(t *testing.T) {
 	}
 }
 
-// TestShortNames: people type nad, and what they have always typed (behaviour N12).
+// TestShortNames checks the short names of the CRD: nad, and those that people have always typed (behaviour N12).
 func TestShortNames(t *testing.T) {
 	config, err := clientcmd.BuildConfigFromFlags("", server(t).Kubeconfig(t))
 	if err != nil {

@@ -23,8 +23,8 @@ import (
 	"multus/internal/testutil/node"
 )
 
-// TestDaemonCommandLine: today's command line, with one dash or two; what cannot run says why and ends with an error
-// (behaviour A67, F1, F2, F6).
+// TestDaemonCommandLine checks that the daemon accepts today's command line, with one dash or two. If it cannot run, it
+// reports the reason and exits with an error (behaviour A67, F1, F2, F6).
 func TestDaemonCommandLine(t *testing.T) {
 	n := node.New(t, node.Options{Kind: node.Thin})
 	write := func(text string) string {
@@ -36,7 +36,7 @@ func TestDaemonCommandLine(t *testing.T) {
 	}
 	for _, flag := range []string{"-version", "--version"} {
 		a := startAgent(t, n, nil, flag)
-		if code := a.code(t); code != 0 { // F1: 4 today
+		if code := a.code(t); code != 0 { // F1: today's daemon exits with 4
 			t.Errorf("%s: exit %d", flag, code)
 		}
 		names(t, a.output(t), "multus-daemon: version:", "commit:", "date:")
@@ -97,11 +97,11 @@ func TestDaemonCommandLine(t *testing.T) {
 	}
 }
 
-// TestDaemonSocket: only the socket is replaced, other files beside it live on, modes and the peer's uid keep others
-// away (behaviour F4, F5, E2).
+// TestDaemonSocket checks that the daemon replaces only its socket and keeps other files in the directory. File modes
+// and the peer's UID keep other users out (behaviour F4, F5, E2).
 func TestDaemonSocket(t *testing.T) {
 	n := node.New(t, node.Options{Kind: node.Thin})
-	dir := filepath.Join(n.Dir, "shared") // does not exist yet: made with mode 0700
+	dir := filepath.Join(n.Dir, "shared") // does not exist yet: the daemon creates it with mode 0700
 	socket := filepath.Join(dir, "multus.sock")
 	file := agentConf(t, n, map[string]any{"socketDir": dir, "multusAutoconfigDir": nil})
 	first := startAgent(t, n, nil, "run", "--config", file)
@@ -122,7 +122,7 @@ func TestDaemonSocket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A killed daemon leaves its socket; the next one takes its place.
+	// A killed daemon leaves its socket. The next daemon replaces it.
 	first.signal(t, syscall.SIGKILL)
 	first.code(t)
 	second := startAgent(t, n, nil, "run", "--config", file)
@@ -138,7 +138,7 @@ func TestDaemonSocket(t *testing.T) {
 	if err != nil || !slices.Equal(entries, []string{socket, socket + ".lock"}) {
 		t.Errorf("left beside the socket: %v, %v", entries, err)
 	}
-	// Whoever may open the directory, only root is answered.
+	// Even if every user can open the socket, the daemon answers only root.
 	if err := os.Chmod(dir, 0o777); err != nil {
 		t.Fatal(err)
 	}
@@ -148,11 +148,11 @@ func TestDaemonSocket(t *testing.T) {
 	t.Run("only root", func(t *testing.T) { onlyRoot(t, socket) })
 }
 
-// onlyRoot asks the daemon as this user, and as another one.
+// onlyRoot sends a request as the current user and one as another user.
 func onlyRoot(t *testing.T, socket string) {
 	t.Helper()
-	// Parents of a test's directory are closed to others: reach the socket by a directory that is not.
-	// t.TempDir is below a directory that is closed to other users.
+	// The parent directories of the socket, and of t.TempDir, are closed to other users. So link the socket into a
+	// directory that every user can enter.
 	dir, err := os.MkdirTemp("", "multus-socket-") //nolint:usetesting // see above
 	if err != nil {
 		t.Fatal(err)
@@ -196,7 +196,7 @@ func socketClient(socket string) *http.Client {
 	}
 }
 
-// get asks the daemon over its socket.
+// get sends a GET request to the daemon's socket.
 func get(t *testing.T, socket, path string) (int, error) {
 	t.Helper()
 	resp, err := socketClient(socket).Get("http://multus" + path)
@@ -208,9 +208,9 @@ func get(t *testing.T, socket, path string) (int, error) {
 	return resp.StatusCode, err
 }
 
-// TestDaemonSlot: the runtime is pointed to Multus when the daemon serves, and not before; the file is whole, private
-// and one line; it stays when the daemon goes, by whatever signal, and the readiness file is the plugin's to wait for
-// (behaviour F4, F6-F9, F23, F24, F33; A71; multus-cni#1387).
+// TestDaemonSlot checks that the daemon writes the CNI configuration file after it has begun to serve, and not before.
+// The file is complete, private and has one line. It stays when the daemon ends, by any signal. Only the plugin waits
+// for the readiness indicator file (behaviour F4, F6-F9, F23, F24, F33; A71; multus-cni#1387).
 func TestDaemonSlot(t *testing.T) {
 	n := node.New(t, node.Options{Kind: node.Thin})
 	primary := filepath.Join(n.Dir, "net.d", "10-primary.conflist")
@@ -240,7 +240,7 @@ func TestDaemonSlot(t *testing.T) {
 					t.Fatalf("no configuration\n%s", a.output(t))
 				}
 			}
-			// F7: it can serve by now.
+			// F7: the daemon serves before it writes the file.
 			if code, err := get(t, socket, "/healthz"); code != http.StatusOK {
 				t.Errorf("the configuration was there before the daemon served: %d, %v", code, err)
 			}
@@ -253,7 +253,7 @@ func TestDaemonSlot(t *testing.T) {
 				t.Errorf("mode %v, %v", info.Mode(), err)
 			}
 			names(t, string(conf), fmt.Sprintf(`"readinessindicatorfile":%q`, ready))
-			// F33: the file comes and goes, and the daemon goes on.
+			// F33: the file is created and removed, and the daemon keeps running.
 			if err := os.WriteFile(ready, nil, 0o644); err != nil {
 				t.Fatal(err)
 			}
@@ -273,7 +273,7 @@ func TestDaemonSlot(t *testing.T) {
 			if code := a.code(t); sig != syscall.SIGKILL && code != 0 {
 				t.Errorf("exit %d\n%s", code, a.output(t))
 			}
-			if took := time.Since(start); took > 9*time.Second { // F8: 10 s, whatever is going on
+			if took := time.Since(start); took > 9*time.Second { // F8: at most 10 s, whatever is in flight
 				t.Errorf("nothing was in flight, and the end took %s", took)
 			}
 			if got, err := os.ReadFile(slot); err != nil || string(got) != string(conf) {
@@ -286,7 +286,7 @@ func TestDaemonSlot(t *testing.T) {
 	}
 }
 
-// TestDaemonDrains: a plan that is being made when SIGTERM comes is still answered (behaviour F8).
+// TestDaemonDrains checks that a plan in progress is still answered after SIGTERM (behaviour F8).
 func TestDaemonDrains(t *testing.T) {
 	slow := newSlowAPI(t)
 	s := newSite(t, node.Thick, node.Options{Kubeconfig: slow.kubeconfig, API: slow.addr})
@@ -316,7 +316,7 @@ func TestDaemonDrains(t *testing.T) {
 		_ = resp.Body.Close()
 		answer <- outcome{resp.StatusCode, string(b), err}
 	}()
-	slow.waiting(t) // the daemon is asking for the pod
+	slow.waiting(t) // the daemon has requested the pod
 	s.Signal(t, syscall.SIGTERM)
 	s.eventually(t, "the end of new connections", func() bool {
 		_, err := get(t, filepath.Join(s.SocketDir(), "multus.sock"), "/healthz")
@@ -332,8 +332,8 @@ func TestDaemonDrains(t *testing.T) {
 	}
 }
 
-// TestDaemonLogStaysWhereItIs: what a request's configuration says of logs is the plugin's, not the daemon's
-// (behaviour A94, F54).
+// TestDaemonLogStaysWhereItIs checks that the log settings in the configuration of a request apply to the plugin and
+// not to the daemon (behaviour A94, F54).
 func TestDaemonLogStaysWhereItIs(t *testing.T) {
 	f := newFakes(t, node.Thick, map[string]any{"logToStderr": true, "logLevel": "debug"}, nil)
 	f.StopDaemon(t)

@@ -20,12 +20,12 @@ import (
 )
 
 const (
-	// nic is of these tests alone: device-info files are at a fixed place of the machine.
+	// nic is a resource that only these tests use, because device-info files are at a fixed path of the machine.
 	nic     = "test.multus.example/nic"
 	devInfo = "/var/run/k8s.cni.cncf.io/devinfo"
 )
 
-// kubelet is a server of the kubelet's podresources API in a root directory.
+// kubelet serves the kubelet's podresources API in a root directory.
 type kubelet struct {
 	podresourcesv1.UnimplementedPodResourcesListerServer
 	root string
@@ -38,7 +38,7 @@ func (k *kubelet) List(context.Context,
 	return &podresourcesv1.ListPodResourcesResponse{PodResources: k.pods}, nil
 }
 
-// allocate gives a pod devices, in an order that is not theirs, those of each container apart.
+// allocate gives devices to a pod, one device for each container, in the given order.
 func (k *kubelet) allocate(namespace, pod string, ids ...string) {
 	p := &podresourcesv1.PodResources{Namespace: namespace, Name: pod}
 	for _, id := range ids {
@@ -50,7 +50,7 @@ func (k *kubelet) allocate(namespace, pod string, ids ...string) {
 	k.pods = append(k.pods, p)
 }
 
-// newKubelet makes the root, with a name that is short enough for a socket's path.
+// newKubelet creates the root directory. Its path is short enough for that of a socket.
 func newKubelet(t *testing.T) *kubelet {
 	t.Helper()
 	root, err := os.MkdirTemp("", "kubelet") //nolint:usetesting // t.TempDir is too long for the path of a socket
@@ -66,7 +66,7 @@ func newKubelet(t *testing.T) *kubelet {
 	return &kubelet{root: root}
 }
 
-// serve answers until stop is called, which removes the socket as well.
+// serve answers until stop is called. stop also removes the socket.
 func (k *kubelet) serve(t *testing.T) (stop func()) {
 	t.Helper()
 	l, err := net.Listen("unix", filepath.Join(k.root, "pod-resources", "kubelet.sock"))
@@ -89,7 +89,7 @@ func (k *kubelet) serve(t *testing.T) (stop func()) {
 	return stop
 }
 
-// checkpoint writes the kubelet's file, as of one pod with one device.
+// checkpoint writes the kubelet's checkpoint file with one pod that has one device.
 func (k *kubelet) checkpoint(t *testing.T, uid, id string) {
 	t.Helper()
 	text := fmt.Sprintf(`{"Data":{"PodDeviceEntries":[{"PodUID":%q,"ContainerName":"app","ResourceName":%q,"DeviceIDs":{"0":[%q]},"AllocResp":"EgA="}],"RegisteredDevices":{}},"Checksum":1}`, uid, nic, id)
@@ -99,7 +99,7 @@ func (k *kubelet) checkpoint(t *testing.T, uid, id string) {
 	}
 }
 
-// The kinds of device-info that the standard knows.
+// infos has an example of each type of device-info in the specification.
 var infos = map[string]string{
 	"pci":        `{"type":"pci","version":"1.1.0","pci":{"pci-address":"0000:00:01.1","vhost-net":"/dev/vhost-net","rdma-device":"mlx5_0","pf-pci-address":"0000:00:01.0","representor-device":"rep0"}}`,
 	"vdpa":       `{"type":"vdpa","version":"1.1.0","vdpa":{"parent-device":"vdpa1","driver":"vhost","path":"/dev/vhost-vdpa-0","pci-address":"0000:00:01.2","pf-pci-address":"0000:00:01.0","representor-device":"rep1"}}`,
@@ -107,7 +107,7 @@ var infos = map[string]string{
 	"memif":      `{"type":"memif","version":"1.1.0","memif":{"role":"master","path":"/run/memif.sock","mode":"ethernet"}}`,
 }
 
-// devicePlugin leaves what a device plugin knows of a device.
+// devicePlugin writes the device-info file of a device as a device plugin does.
 func devicePlugin(t *testing.T, id, info string) {
 	t.Helper()
 	path := filepath.Join(devInfo, "dp", strings.ReplaceAll(nic, "/", "-")+"-"+id+"-device.json")
@@ -120,7 +120,7 @@ func devicePlugin(t *testing.T, id, info string) {
 	t.Cleanup(func() { _ = os.Remove(path) })
 }
 
-// selfInforming is a plugin that writes the device-info itself, where it is told to.
+// selfInforming is a plugin that writes the device-info file itself, at the path CNIDeviceInfoFile.
 const selfInforming = `#!/bin/sh
 conf=$(cat)
 case "$CNI_COMMAND" in
@@ -133,7 +133,7 @@ ADD)
 esac
 `
 
-// deviceSite is a site whose networks need devices of a kubelet.
+// deviceSite is a site with networks that need devices of a kubelet.
 func deviceSite(t *testing.T, kind node.Kind, k *kubelet) *site {
 	t.Helper()
 	s := newSite(t, kind, node.Options{Conf: map[string]any{"kubeletRoot": k.root}})
@@ -168,7 +168,7 @@ func deviceSite(t *testing.T, kind node.Kind, k *kubelet) *site {
 	return s
 }
 
-// given is what the delegates of the devices got: plugin, deviceID, pciBusID, and deviceID of runtimeConfig.
+// given returns what the delegates received for devices: plugin, deviceID, pciBusID, and deviceID of runtimeConfig.
 func (s *site) given(t *testing.T, command, containerID string) []string {
 	t.Helper()
 	var out []string
@@ -188,9 +188,9 @@ func (s *site) given(t *testing.T, command, containerID string) []string {
 	return out
 }
 
-// TestDevices: two networks of one resource get the pod's two devices in their order; what is known of a device is
-// where its consumers look for it, in the status, and gone after DEL (behaviour B4, C69-C71, H1-H4, H20, H23,
-// H30-H35).
+// TestDevices checks that two networks of one resource get the pod's two devices in order. Device-info is written to
+// the file where consumers look for it and to the network status, and the file is removed by DEL (behaviour B4,
+// C69-C71, H1-H4, H20, H23, H30-H35).
 func TestDevices(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -260,7 +260,7 @@ func TestDevices(t *testing.T) {
 				stop()
 				p := s.pod(t, "checkpoint", map[string]string{networks: "dev-a"}, false)
 				k.checkpoint(t, p.UID, "0000:00:07.7")
-				// H35: what a crash has left under the name is not taken for this pod's.
+				// H35: a file of the same name that a crash has left is not used for this pod.
 				stale := filepath.Join(devInfo, "cni", fmt.Sprintf("%s-dev-a-%s_net1", s.ns, p.ContainerID))
 				if err := os.WriteFile(stale, []byte(`{"type":"stale"}`), 0o444); err != nil {
 					t.Fatal(err)
@@ -294,7 +294,7 @@ func TestDevices(t *testing.T) {
 	}
 }
 
-// informed shows that each file has the information of its kind, and so has the status.
+// informed checks that each file, and each element of the network status, has the device-info of its type.
 func (s *site) informed(t *testing.T, kinds, files []string) {
 	t.Helper()
 	value, _ := s.api.Annotation(t, s.ns, "two", status)
@@ -323,7 +323,7 @@ func (s *site) informed(t *testing.T, kinds, files []string) {
 			t.Error(err)
 		}
 		same(files[i], infos[kind], b)
-		// The others are the plugin's.
+		// The plugins wrote the other files.
 		if info, err := os.Stat(files[i]); i < 2 && (err != nil || info.Mode().Perm() != 0o444) {
 			t.Errorf("%s: %v, %v", files[i], info.Mode(), err)
 		}
@@ -342,8 +342,8 @@ func (s *site) informed(t *testing.T, kinds, files []string) {
 	}
 }
 
-// recorded shows the members of the ledger that DEL needs, under today's names, and the name under which libcni keeps
-// the result: that of the configuration, which need not be the definition's.
+// recorded checks the members of the record that DEL needs, under today's names. It also checks the name under which
+// libcni caches the result: that of the configuration, which can differ from the name of the definition.
 func (s *site) recorded(t *testing.T, p *node.Pod) {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join(s.State(), p.ContainerID))

@@ -19,7 +19,7 @@ import (
 	"multus/internal/testutil/node"
 )
 
-// fakes is a node without Kubernetes whose delegates are fake plugins: a cluster network of two chained ones and
+// fakes is a node without Kubernetes whose delegates are fake plugins: a cluster network with two chained plugins, and
 // two networks.
 type fakes struct {
 	*node.Node
@@ -30,7 +30,7 @@ func result(address string) string {
 	return fmt.Sprintf(`{"cniVersion":"1.0.0","interfaces":[{"name":"{ifname}","sandbox":"{netns}"}],"ips":[{"address":%q,"interface":0}]}`, address)
 }
 
-// newFakes makes the node. over is merged into the "fake" object of a network: cluster, chained, one, two.
+// newFakes creates the node. over is merged into the "fake" object of a plugin by name: cluster, chained, one, two.
 func newFakes(t *testing.T, kind node.Kind, conf map[string]any, over map[string]map[string]any) *fakes {
 	t.Helper()
 	f := &fakes{dir: t.TempDir()}
@@ -39,7 +39,7 @@ func newFakes(t *testing.T, kind node.Kind, conf map[string]any, over map[string
 		conf = map[string]any{}
 	}
 	conf["clusterNetwork"] = filepath.Join(primary, "10-cluster.conflist")
-	conf["binDir"] = "" // the runtime's CNI_PATH has all
+	conf["binDir"] = "" // CNI_PATH of the runtime has all plugins
 	f.Node = node.New(t, node.Options{Kind: kind, NetworksDir: f.dir, Conf: conf})
 	if err := os.MkdirAll(primary, 0o755); err != nil {
 		t.Fatal(err)
@@ -96,7 +96,7 @@ func (f *fakes) pod(t *testing.T, wanted string) *node.Pod {
 	return f.NewPod(t, "default", "p", "uid-p", map[string]string{networks: wanted})
 }
 
-// calls are "plugin COMMAND ifname", since the last time.
+// calls returns the calls since the previous one as "plugin COMMAND ifname".
 func (f *fakes) calls(t *testing.T, since *int) []string {
 	t.Helper()
 	all := f.Calls(t)
@@ -108,8 +108,8 @@ func (f *fakes) calls(t *testing.T, since *int) []string {
 	return out
 }
 
-// TestOrder: attachments are added in order, checked in order, and deleted in reverse, the plugins of a list
-// too; delegates get the five Kubernetes arguments first (behaviour D23, D25, D45-D49, D65, D80, D84; K2, K3, K5;
+// TestOrder checks that attachments are added and checked in order, and deleted in reverse order, including the plugins
+// of a list. Delegates get the five Kubernetes arguments first (behaviour D23, D25, D45-D49, D65, D80, D84; K2, K3, K5;
 // C60, Q12; C64, N11; NPWG v1.3 §7.3).
 func TestOrder(t *testing.T) {
 	for _, kind := range node.Kinds {
@@ -134,7 +134,7 @@ func TestOrder(t *testing.T) {
 				strings.Contains(string(all[0].Stdin), `"prevResult"`) {
 				t.Error("the chained plugin, and it alone, gets the result of the one before")
 			}
-			// The runtime's port mappings are the cluster network's only (C64, N11).
+			// The runtime's port mappings are passed to the cluster network only (C64, N11).
 			if !strings.Contains(string(all[0].Stdin), "portMappings\":[") ||
 				strings.Contains(string(all[2].Stdin), "portMappings\":[") {
 				t.Error("the runtime's port mappings went elsewhere than to the cluster network")
@@ -171,8 +171,8 @@ func TestOrder(t *testing.T) {
 	}
 }
 
-// TestUndo: a failing attachment is undone with all before it, in reverse; later ones are never begun; the
-// delegate's code and words reach the runtime (behaviour D5, D28, D29, M2; P10, Q8).
+// TestUndo checks that a failed attachment and all attachments before it are undone in reverse order, and that later
+// ones are not begun. The delegate's error code and message reach the runtime (behaviour D5, D28, D29, M2; P10, Q8).
 func TestUndo(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -205,8 +205,8 @@ func TestUndo(t *testing.T) {
 	}
 }
 
-// TestDelGoesOn: a delegate that fails DEL does not keep the others; the error is returned, the record is kept, and
-// the next DEL does all again (behaviour D65, D69, D70, D72; N10; multus-cni#1449, multus-cni#669).
+// TestDelGoesOn checks that DEL calls all delegates even if one fails. The error is returned, the record is kept, and
+// the next DEL repeats all of them (behaviour D65, D69, D70, D72; N10; multus-cni#1449, multus-cni#669).
 func TestDelGoesOn(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -235,8 +235,9 @@ func TestDelGoesOn(t *testing.T) {
 	}
 }
 
-// TestStatus: the cluster network is asked, its code kept; what is older is not asked; nothing waits
-// (behaviour D90-D94; multus-cni#1519).
+// TestStatus checks that STATUS is delegated to the cluster network and that its error is kept. If the readiness
+// indicator file is missing or the cluster network does not answer, STATUS returns code 50 (behaviour D90-D94;
+// multus-cni#1519).
 func TestStatus(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -248,7 +249,7 @@ func TestStatus(t *testing.T) {
 			if d := cmp.Diff([]string{"cluster STATUS", "chained STATUS"}, f.calls(t, &n)); d != "" {
 				t.Errorf("calls (-want +got):\n%s", d)
 			}
-			// The daemon remembers the answer for a moment; without it the network is asked again.
+			// The daemon caches the STATUS result for a short time. Without a daemon the cluster network is called again.
 			if err := f.Status(t, f.Conf()); err != nil {
 				t.Errorf("STATUS: %v", err)
 			}
@@ -280,13 +281,13 @@ func TestStatus(t *testing.T) {
 	}
 }
 
-// TestGC: what the runtime does not list is freed on every network, what it lists stays, and the plugins are told
-// of what is valid under their own interface names (behaviour D85, D100-D105; multus-cni#1273).
+// TestGC checks that attachments that the runtime does not list are freed on every network, and that listed ones stay.
+// The delegates get the valid attachments with their own interface names (behaviour D85, D100-D105; multus-cni#1273).
 func TestGC(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
 			f := newFakes(t, kind, map[string]any{"cniVersion": "1.1.0"}, nil)
-			if err := f.GC(t, f.Conf()); err != nil { // D103: a fresh node
+			if err := f.GC(t, f.Conf()); err != nil { // D103: a new node
 				t.Errorf("GC of nothing: %v", err)
 			}
 			live, stale := f.pod(t, "one"), f.pod(t, "one,two")
@@ -325,7 +326,7 @@ func TestGC(t *testing.T) {
 	}
 }
 
-// run runs a binary with an environment and a standard input.
+// run runs a binary with the given environment and standard input.
 func (f *fakes) run(t *testing.T, binary string, env []string, stdin string,
 	args ...string,
 ) (stdout, stderr string, code int) {
@@ -341,7 +342,8 @@ func (f *fakes) run(t *testing.T, binary string, env []string, stdin string,
 	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
 }
 
-// TestProcessEdge: versions, help, codes of the frame (behaviour A5, D1-D4, D6, D8, D9, K10, K11; O40).
+// TestProcessEdge checks versions, help, and the error codes for CNI variables (behaviour A5, D1-D4, D6, D8, D9, K10,
+// K11; O40).
 func TestProcessEdge(t *testing.T) {
 	f := newFakes(t, node.Thick, nil, nil)
 	for _, binary := range []string{"multus", "multus-shim"} {
@@ -433,7 +435,8 @@ func TestProcessEdge(t *testing.T) {
 	}
 }
 
-// TestPassthru: nothing in, nothing out; a prevResult goes through (behaviour G35-G37).
+// TestPassthru checks that the result is empty without prevResult, and that prevResult is passed on
+// (behaviour G35-G37).
 func TestPassthru(t *testing.T) {
 	f := newFakes(t, node.Thin, nil, nil)
 	env := []string{
@@ -464,8 +467,8 @@ func TestPassthru(t *testing.T) {
 	}
 }
 
-// TestLogLines: the lines that people parse, at their level and nowhere else (behaviour A29-A32, L1-L4, L7;
-// multus-cni#1288).
+// TestLogLines checks the lines that people parse: each is logged at its level and at no other (behaviour A29-A32,
+// L1-L4, L7; multus-cni#1288).
 func TestLogLines(t *testing.T) {
 	for _, level := range []string{"", "verbose"} {
 		t.Run("level "+level, func(t *testing.T) {
@@ -503,9 +506,9 @@ func TestLogLines(t *testing.T) {
 	}
 }
 
-// TestFailureEvents: a failed ADD is told on the pod in the words that the runtime gets, once however often it is
-// tried, for failures of the plan and of a delegate (behaviour O64; multus-cni#302,
-// k8snetworkplumbingwg/helm-charts#2).
+// TestFailureEvents checks that a failed ADD is reported as an event of the pod with the message that the runtime gets.
+// It is reported once even if ADD is repeated, for failures of the plan and of a delegate (behaviour O64;
+// multus-cni#302, k8snetworkplumbingwg/helm-charts#2).
 func TestFailureEvents(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {

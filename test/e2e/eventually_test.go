@@ -7,7 +7,7 @@ import (
 	"multus/internal/testutil/node"
 )
 
-// patience is how long something that happens by itself may take.
+// patience bounds the wait for a condition.
 const patience = 30 * time.Second
 
 func (s *site) eventually(t *testing.T, what string, ok func() bool) {

@@ -12,8 +12,9 @@ import (
 	"multus/internal/testutil/testnet"
 )
 
-// TestExamples attaches the pods of examples/ to a node with the NICs that they speak of, and detaches them. Those of
-// kernel features that are not here are skipped, with the reason; SR-IOV needs hardware.
+// TestExamples attaches the pods of examples/ to a node with the NICs that the examples name, and detaches them.
+// Examples whose kernel features are missing are skipped with the reason. Those of SR-IOV need hardware and are left
+// out.
 func TestExamples(t *testing.T) {
 	testnet.RequireRoot(t)
 	dir := t.TempDir()
@@ -29,7 +30,7 @@ func TestExamples(t *testing.T) {
 		}
 		for _, tc := range []struct {
 			namespace, pod string
-			kinds          []string // what the kernel must have
+			kinds          []string // kinds of links that the kernel must support
 			want           []string
 		}{
 			{"default", "three-networks", []string{"macvlan"}, []string{"eth0", "net1", "net2"}},
@@ -64,7 +65,8 @@ func TestExamples(t *testing.T) {
 	}
 }
 
-// ownReservations keeps host-local's files of the examples out of the machine's /var/lib/cni/networks.
+// ownReservations makes the examples use a temporary directory for host-local instead of /var/lib/cni/networks of the
+// machine.
 func ownReservations(t *testing.T, dir string) {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(dir, "*.yaml"))

@@ -17,7 +17,7 @@ import (
 	"multus/internal/testutil/testnet"
 )
 
-// newUplinkSite is a node as of the third field report: its only uplink eth0 has the default route, and eth1 is spare.
+// newUplinkSite is a node whose only uplink eth0 has the default route. eth1 is spare.
 func newUplinkSite(t *testing.T, kind node.Kind) *site {
 	t.Helper()
 	s := newBareSite(t, kind, node.Options{})
@@ -39,7 +39,7 @@ func newUplinkSite(t *testing.T, kind node.Kind) *site {
 	return s
 }
 
-// notAttached runs an ADD that must fail with this code and these words, and leave nothing; then DEL must work.
+// notAttached runs an ADD that must fail with this code and these words and must leave nothing. Then DEL must succeed.
 func (s *site) notAttached(t *testing.T, p *node.Pod, code uint, words ...string) {
 	t.Helper()
 	_, err := s.Add(t, s.Conf(), p)
@@ -58,7 +58,7 @@ func (s *site) notAttached(t *testing.T, p *node.Pod, code uint, words ...string
 	s.gone(t, s.Conf(), p)
 }
 
-// devices are the node's NICs, whatever they are called: neither the bridge nor cables of pods.
+// devices returns the names of the node's NICs, without the bridge and the veth interfaces of pods.
 func (s *site) devices(t *testing.T) string {
 	t.Helper()
 	return strings.Join(slices.DeleteFunc(testnet.Interfaces(t, s.NS), func(name string) bool {
@@ -66,7 +66,8 @@ func (s *site) devices(t *testing.T) string {
 	}), " ")
 }
 
-// kill makes a pod vanish without DEL: its namespace ends, and its NIC is on the node as it was called in the pod.
+// kill removes a pod without DEL: its network namespace ends, and its NIC is on the node under the name that it had in
+// the pod.
 func (s *site) kill(t *testing.T, p *node.Pod) {
 	t.Helper()
 	testnet.Move(t, p.NS, "net1", s.NS)
@@ -78,7 +79,7 @@ func (s *site) kill(t *testing.T, p *node.Pod) {
 	}
 }
 
-// back fails unless the node has its NICs under their names.
+// back checks that the node has its NICs under their names.
 func (s *site) back(t *testing.T, after string) {
 	t.Helper()
 	if got := s.devices(t); got != "eth0 eth1" {
@@ -86,8 +87,9 @@ func (s *site) back(t *testing.T, after string) {
 	}
 }
 
-// TestHostDevice is the scenario of the third field report: the uplink is refused with the reason, the free NIC is
-// named and works, and it is back under its name however its pod ends (multus-cni#1134).
+// TestHostDevice checks the use of the node's NICs by pods. The uplink is refused with the reason. The error names the
+// spare NIC, which can be attached. After its pod ends, in any way, the NIC is on the node under its name again
+// (multus-cni#1134).
 func TestHostDevice(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -185,7 +187,7 @@ func (s *site) givesSpare(t *testing.T) {
 	s.back(t, "DEL")
 }
 
-// givesAgain: the DEL of the pod that vanished comes after the ADD of its successor, as of a StatefulSet.
+// givesAgain deletes a pod that vanished after its successor was added, as happens with a StatefulSet.
 func (s *site) givesAgain(t *testing.T) {
 	t.Helper()
 	old := s.attachedPod(t, "old", "spare")
@@ -205,7 +207,8 @@ func (s *site) givesAgain(t *testing.T) {
 	s.back(t, "DEL")
 }
 
-// losesName: while the NIC was away, somebody called another one eth1. Its pod can be deleted all the same.
+// losesName checks a NIC whose name on the node is taken by another NIC when its pod is deleted. DEL succeeds, and the
+// NIC keeps the name that it had in the pod.
 func (s *site) losesName(t *testing.T) {
 	t.Helper()
 	p := s.attachedPod(t, "nameless", "spare")
@@ -227,8 +230,8 @@ func (s *site) losesName(t *testing.T) {
 	testnet.Rename(t, s.NS, "net1", "eth1")
 }
 
-// readsOldRecords: the ledger has what the device is known by; without it, as after an upgrade, the pod that has the
-// device is known by what its network asks for.
+// readsOldRecords checks records without the identity of the device, as after an upgrade. The pod that holds the device
+// is then identified by the configuration of its network.
 func (s *site) readsOldRecords(t *testing.T) {
 	t.Helper()
 	first := s.attachedPod(t, "upgraded", "spare")
@@ -258,7 +261,8 @@ func (s *site) readsOldRecords(t *testing.T) {
 	s.back(t, "DEL")
 }
 
-// refusesClashes: the name that the device will get is taken in the pod, or the pod asks for one device twice.
+// refusesClashes checks two conflicts: the pod already has an interface of the requested name, and the pod requests one
+// device twice.
 func (s *site) refusesClashes(t *testing.T) {
 	t.Helper()
 	p := s.pod(t, "occupied", map[string]string{networks: "spare"}, true)
@@ -275,7 +279,8 @@ func (s *site) refusesClashes(t *testing.T) {
 	s.back(t, "the refusal")
 }
 
-// toldAddress is the configuration of a daemon that is told the node's address as its manifest does.
+// toldAddress starts a daemon with the node's address in its environment, as in its manifest, and returns the
+// configuration that it generates.
 func (s *site) toldAddress(t *testing.T, address string) []byte {
 	t.Helper()
 	s.StopDaemon(t)
@@ -286,7 +291,7 @@ func (s *site) toldAddress(t *testing.T, address string) []byte {
 	return s.Generated(t)
 }
 
-// refusesNodeAddress: the cluster knows the node by an address that is not on the uplink, as on many virtual machines.
+// refusesNodeAddress checks a node whose address in the cluster is not on the uplink, as on many virtual machines.
 func (s *site) refusesNodeAddress(t *testing.T, conf []byte) {
 	t.Helper()
 	testnet.Addr(t, s.NS, "eth1", "198.51.100.7/24")
@@ -296,13 +301,15 @@ func (s *site) refusesNodeAddress(t *testing.T, conf []byte) {
 		t.Fatal("attached")
 	}
 	names(t, err.Error(), `device "eth1" of network `+s.ns+`/spare is not free: it has the node's address 198.51.100.7; no device of this node is free`)
-	// Without that an address is no reason: today's users give away NICs that the node has set up.
+	// Without the node's address in the configuration, an address is no reason to refuse a NIC: today's users attach NICs
+	// that the node has configured.
 	p = s.attachedPod(t, "unaddressed", "spare")
 	s.gone(t, s.Conf(), p)
 	s.back(t, "DEL")
 }
 
-// judgesMasters: the uplink is what macvlan is made on; one that is not there is named.
+// judgesMasters checks that a master that does not exist is reported, and that an uplink with macvlan interfaces on it
+// is refused as a device.
 func (s *site) judgesMasters(t *testing.T) {
 	t.Helper()
 	p := s.pod(t, "no-master", map[string]string{networks: "no-master"}, true)
@@ -315,7 +322,8 @@ func (s *site) judgesMasters(t *testing.T) {
 	s.gone(t, s.Conf(), user)
 }
 
-// TestHostDeviceRace: of two pods that ask for one NIC at the same moment one gets it, and the other is told who.
+// TestHostDeviceRace checks that only one of two pods that request one NIC at the same moment gets it. The error of the
+// other pod names the pod that has it.
 func TestHostDeviceRace(t *testing.T) {
 	const tries = 20
 	for _, kind := range node.Kinds {

@@ -13,8 +13,9 @@ import (
 	"multus/internal/testutil/node"
 )
 
-// TestNetworkNameIsNoPath: a tenant's network whose name leads out of the state directory is refused before anything is
-// recorded or executed, and DEL touches nothing at that place. Both attacks need ADD to record the name.
+// TestNetworkNameIsNoPath checks that a network whose name is a path out of the state directory is refused before
+// anything is recorded or executed, and that DEL does not touch files at that path. Both attacks require that ADD
+// records the name.
 func TestNetworkNameIsNoPath(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -61,8 +62,9 @@ func TestNetworkNameIsNoPath(t *testing.T) {
 	}
 }
 
-// TestReaderBlocksNobody: a pod has the directory of the daemon's socket mounted, read-only, and locks every file in
-// it. All verbs work as before, for plain pods and for others, also after the daemon was started anew.
+// TestReaderBlocksNobody checks that a pod that has the directory of the daemon's socket mounted read-only cannot block
+// other pods by locking every file in it. All verbs work, for plain pods and for others, also after a restart of the
+// daemon.
 func TestReaderBlocksNobody(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -80,11 +82,11 @@ func TestReaderBlocksNobody(t *testing.T) {
 					}
 				}
 			}
-			pods() // makes all files
+			pods() // creates all files
 			lockAll(t, "/run/multus")
 			pods()
 			if kind == node.Thick {
-				f.StopDaemon(t) // what it holds itself cannot be locked
+				f.StopDaemon(t) // the files that the daemon itself locks cannot be locked while it runs
 				lockAll(t, f.SocketDir())
 				f.StartDaemon(t)
 				pods()
@@ -93,7 +95,7 @@ func TestReaderBlocksNobody(t *testing.T) {
 	}
 }
 
-// lockAll opens all files below dir for reading only, and locks each until the test ends.
+// lockAll opens all files below dir read-only and locks each until the test ends.
 func lockAll(t *testing.T, dir string) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
@@ -108,7 +110,7 @@ func lockAll(t *testing.T, dir string) {
 			return err
 		}
 		t.Cleanup(func() { file.Close() })
-		// The whole file, also where it will grow.
+		// The whole file, including what is appended later.
 		return unix.FcntlFlock(file.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_RDLCK, Whence: io.SeekStart})
 	})
 	if err != nil {

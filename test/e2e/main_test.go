@@ -1,5 +1,5 @@
-// Package e2e shows the main job on real parts: a real API server, real CNI plugins, real network
-// namespaces, libcni as the runtime, thin and thick.
+// Package e2e tests the main features with real parts: an API server, CNI plugins, network namespaces, and libcni as
+// the runtime, for both deployments, thin and thick.
 package e2e
 
 import (
@@ -17,7 +17,7 @@ var cluster *kubetest.Cluster
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
-	flag.Parse() // kubetest asks for -short
+	flag.Parse() // kubetest reads -short
 	dir, err := os.MkdirTemp("", "multus-e2e-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -35,7 +35,7 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// server returns the API server, or skips.
+// server returns the API server, or skips the test if there is none.
 func server(t *testing.T) *kubetest.Cluster {
 	t.Helper()
 	if cluster == nil {

@@ -22,7 +22,7 @@ const (
 	status   = "k8s.v1.cni.cncf.io/network-status"
 )
 
-// site is a node on a cluster, with an uplink and a second NIC, and three network definitions.
+// site is a node of a cluster, with an uplink and a second NIC, and three network definitions.
 type site struct {
 	*node.Node
 	api     *kubetest.Cluster
@@ -30,7 +30,7 @@ type site struct {
 	outside *testnet.NS
 }
 
-// newBareSite is a node on a cluster, without a NIC, and a namespace.
+// newBareSite returns a node of a cluster, without NICs, and a namespace.
 func newBareSite(t *testing.T, kind node.Kind, o node.Options) *site {
 	t.Helper()
 	api := server(t)
@@ -75,7 +75,7 @@ func newSite(t *testing.T, kind node.Kind, o node.Options) *site {
 	return s
 }
 
-// pod makes a pod object and its sandbox; passed tells that the runtime passes the annotations.
+// pod creates a pod object and its sandbox. passed reports whether the runtime passes the annotations.
 func (s *site) pod(t *testing.T, name string, annotations map[string]string, passed bool) *node.Pod {
 	t.Helper()
 	uid := s.api.CreatePod(t, s.ns, name, annotations)
@@ -109,11 +109,11 @@ func (s *site) status(t *testing.T, pod string) []element {
 	return out
 }
 
-// three asks for all three networks: short form, and a requested name and MAC in the JSON form.
+// three requests all three networks: one by name only, one with an interface name and one with a MAC address.
 const three = `[{"name":"mac"},{"name":"dev","interface":"sriov0"},{"name":"br","mac":"02:00:00:00:01:01"}]`
 
-// TestMainJob is the main job: attach, status by one PATCH (behaviour D120), DEL
-// frees everything.
+// TestMainJob checks the main job: a pod is attached, its network status is written by one PATCH (behaviour D120), and
+// DEL frees everything.
 func TestMainJob(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -165,7 +165,7 @@ func TestMainJob(t *testing.T) {
 	}
 }
 
-// delete runs DEL and fails if anything is left.
+// delete runs DEL and checks that nothing is left.
 func (s *site) delete(t *testing.T, p *node.Pod) {
 	t.Helper()
 	if err := s.Del(t, s.Conf(), p); err != nil {
@@ -179,7 +179,7 @@ func (s *site) delete(t *testing.T, p *node.Pod) {
 	}
 }
 
-// TestDelNeedsNobody: DEL frees everything after the definitions and the pod were deleted and the daemon was
+// TestDelNeedsNobody checks that DEL frees everything after the definitions and the pod were deleted and the daemon was
 // stopped (behaviour D50-D72; multus-cni#1449, multus-cni#669).
 func TestDelNeedsNobody(t *testing.T) {
 	for _, kind := range node.Kinds {
@@ -199,9 +199,9 @@ func TestDelNeedsNobody(t *testing.T) {
 	}
 }
 
-// TestPlainPodNeedsNobody: with the daemon and the API server away a plain pod is attached, and an annotated
-// one fails closed with code 11 and leaves nothing (docs/architecture.md, "What happens when something is missing";
-// behaviour E31; multus-cni#1387, multus-cni#1361).
+// TestPlainPodNeedsNobody checks that without daemon and API server a plain pod is attached, and that an annotated pod
+// fails with code 11 and leaves nothing (docs/architecture.md, "What happens when something is missing"; behaviour E31;
+// multus-cni#1387, multus-cni#1361).
 func TestPlainPodNeedsNobody(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -245,7 +245,7 @@ func TestPlainPodNeedsNobody(t *testing.T) {
 	}
 }
 
-// statusLater brings daemon and API server back: the plain pod's status is written then.
+// statusLater makes daemon and API server available again. Then the network status of the plain pod is written.
 func (s *site) statusLater(t *testing.T, proxy *kubetest.Proxy) {
 	t.Helper()
 	s.StartDaemon(t)

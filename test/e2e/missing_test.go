@@ -11,20 +11,20 @@ import (
 	"multus/internal/testutil/testnet"
 )
 
-// TestMissing goes through the table "What happens when something is missing" (docs/architecture.md): each
-// row with a daemon that is dead, one that is stopped (SIGSTOP) and one that comes back while an ADD waits for it, and
-// with the API server up and down. Rows with a daemon that is well are in TestOutage and TestPods.
+// TestMissing checks the table "What happens when something is missing" (docs/architecture.md). It runs each row with a
+// daemon that is dead, with one that is stopped (SIGSTOP) and with one that returns while an ADD waits for it, each
+// with and without an API server. The rows with a running daemon are in TestOutage and TestPods.
 func TestMissing(t *testing.T) {
 	for _, daemon := range []string{"dead", "stopped"} {
 		for _, up := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s-%t", daemon, up), func(t *testing.T) {
-				t.Parallel() // most of it is waiting
+				t.Parallel() // the test waits most of the time
 				proxy := server(t).Proxy(t)
 				s := newSite(t, node.Thick, node.Options{
 					Kubeconfig: proxy.Kubeconfig(t), API: proxy.Addr(),
 					Conf: map[string]any{"plainPods": "local", "daemonTimeout": "2s"},
 				})
-				// The daemon knows the definition by now: what follows fails for want of the daemon alone.
+				// The daemon has cached the definition after this, so that failures below are caused only by the missing daemon.
 				warm := s.pod(t, "warm", map[string]string{networks: "mac"}, true)
 				if _, err := s.Add(t, s.Conf(), warm); err != nil {
 					t.Fatalf("ADD: %v\n%s", err, s.DaemonLog())
@@ -66,7 +66,7 @@ func (s *site) missing(t *testing.T, proxy *kubetest.Proxy, dead, up bool) {
 	if _, err := s.Add(t, s.Conf(), plain); err != nil {
 		t.Errorf("second ADD of the plain pod: %v", err)
 	}
-	// A daemon that comes back in time: the ADD works, with the definitions that the daemon has or can ask for.
+	// If the daemon returns in time, ADD succeeds with the definitions that the daemon has cached or can request.
 	if up || !dead {
 		conf := edited(t, s.Conf(), map[string]any{"daemonTimeout": "20s"})
 		timer := time.AfterFunc(500*time.Millisecond, back)

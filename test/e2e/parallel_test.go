@@ -13,8 +13,8 @@ import (
 	"multus/internal/testutil/node"
 )
 
-// parallel is a node with a cluster network and networks a … d, whose plugins are fake; over is laid over the fake
-// object of a network, more over its configuration.
+// parallel returns a node with a cluster network and the networks a to d, whose plugins are fake. over is merged into
+// the fake object of a network, more into its configuration.
 func parallel(t *testing.T, kind node.Kind, concurrency int, over, more map[string]map[string]any) *fakes {
 	t.Helper()
 	f := newFakes(t, kind, map[string]any{"cniVersion": "1.1.0", "attachConcurrency": concurrency}, nil)
@@ -29,14 +29,16 @@ func parallel(t *testing.T, kind node.Kind, concurrency int, over, more map[stri
 	return f
 }
 
-// meet has the plugins of a verb wait for each other; alone they fail after wait.
+// meet returns a fake object that makes the plugins of size networks wait for each other at ADD. A plugin fails if the
+// others do not come within wait.
 func meet(t *testing.T, size int, wait string) map[string]any {
 	t.Helper()
 	return map[string]any{"meet": map[string]any{"ADD": map[string]any{"dir": t.TempDir(), "size": size, "wait": wait}}}
 }
 
-// TestParallel: with attachConcurrency the networks that have nothing in common are at work at the same time, after the
-// cluster network, and the one that is made on another's interface after that one. Result, record, DEL are as ever.
+// TestParallel checks that with attachConcurrency independent networks are attached at the same time, after the cluster
+// network. A network whose master is an interface of another one is attached after that one. Result, record and DEL are
+// the same as without the key.
 func TestParallel(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -71,8 +73,9 @@ func TestParallel(t *testing.T) {
 	}
 }
 
-// TestParallelIsLimited: no more than attachConcurrency are at work at a time, and none without the key (NPWG v1.3
-// §7.3); three that wait for each other then do so in vain, and what was begun is undone, in reverse.
+// TestParallelIsLimited checks that no more than attachConcurrency plugins run at a time, and that without the key only
+// one does (NPWG v1.3 §7.3). Three plugins that wait for each other then fail, and what was begun is undone in reverse
+// order.
 func TestParallelIsLimited(t *testing.T) {
 	for concurrency, begun := range map[int]string{2: "b DEL net2, a DEL net1", 1: "a DEL net1", 0: "a DEL net1"} {
 		t.Run(fmt.Sprint(concurrency), func(t *testing.T) {
@@ -99,13 +102,13 @@ func TestParallelIsLimited(t *testing.T) {
 	}
 }
 
-// fails has a plugin fail at ADD.
+// fails returns a fake object that makes ADD of a plugin fail.
 func fails(msg string) map[string]any {
 	return map[string]any{"fail": map[string]any{"ADD": map[string]any{"code": 100, "msg": msg}}}
 }
 
-// TestParallelFailure: two that fail at the same time are both named, the first of the list first; what
-// comes after them is not begun, and those at work are undone.
+// TestParallelFailure checks that two networks that fail at the same time are both named in the error, in the order of
+// the list. Networks after them are not begun, and those in progress are undone.
 func TestParallelFailure(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {

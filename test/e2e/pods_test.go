@@ -14,10 +14,10 @@ import (
 	"multus/internal/testutil/testnet"
 )
 
-// informerWait is what today's daemon waits for a pod that its cache does not know (behaviour D14, D17).
+// informerWait is how long today's daemon waits for a pod that is missing in its cache (behaviour D14, D17).
 const informerWait = 2500 * time.Millisecond
 
-// refused shows that an ADD fails with code 11 and these words, leaves nothing, and that the DEL that follows works.
+// refused checks that ADD fails with code 11 and these words and leaves nothing, and that DEL succeeds afterwards.
 func (s *site) refused(t *testing.T, conf []byte, p *node.Pod, words ...string) {
 	t.Helper()
 	_, err := s.Add(t, conf, p)
@@ -35,7 +35,7 @@ func (s *site) refused(t *testing.T, conf []byte, p *node.Pod, words ...string) 
 	s.gone(t, s.Conf(), p)
 }
 
-// gone runs DEL and shows that nothing of this sandbox is left, whatever others hold.
+// gone runs DEL and checks that nothing of this sandbox is left. Other sandboxes may still be attached.
 func (s *site) gone(t *testing.T, conf []byte, p *node.Pod) {
 	t.Helper()
 	if err := s.Del(t, conf, p); err != nil {
@@ -55,15 +55,15 @@ func (s *site) gone(t *testing.T, conf []byte, p *node.Pod) {
 	}
 }
 
-// TestPods are the pods that are not what they seem: gone, another of the same name, static, deleted while they start
-// (behaviour C1, C2, D14-D21, D53, D60, D111, D123, D124, A44, A45; Q32; docs/architecture.md, "What happens when
-// something is missing").
+// TestPods checks pods that differ from what the runtime passes: deleted pods, another pod of the same name, static
+// pods, pods that are deleted while they start (behaviour C1, C2, D14-D21, D53, D60, D111, D123, D124, A44, A45; Q32;
+// docs/architecture.md, "What happens when something is missing").
 func TestPods(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
 			over := map[string]any{}
 			if kind == node.Thick {
-				over["kubeconfig"] = "/nonexistent" // A44: the daemon has its own
+				over["kubeconfig"] = "/nonexistent" // A44: the daemon has a kubeconfig of its own
 			}
 			s := newSite(t, kind, node.Options{Conf: over})
 			t.Run("not found", s.podNotFound)
@@ -77,7 +77,7 @@ func TestPods(t *testing.T) {
 }
 
 func (s *site) podNotFound(t *testing.T) {
-	for name, over := range map[string]map[string]any{"ghost": nil, "ghost-old": {"cniVersion": "0.3.1"}} { // D21: a crash today
+	for name, over := range map[string]map[string]any{"ghost": nil, "ghost-old": {"cniVersion": "0.3.1"}} { // D21: crashes today
 		p := s.NewPod(t, s.ns, name, "uid-"+name, nil)
 		s.refused(t, edited(t, s.Conf(), over), p, "Multus: ["+s.ns+"/"+name+"/uid-"+name+"]: ",
 			"error waiting for pod "+s.ns+"/"+name)
@@ -93,7 +93,7 @@ func (s *site) podOtherUID(t *testing.T) {
 	}
 }
 
-// podStatic: a static pod's UID is the kubelet's, and its mirror has another one.
+// podStatic checks a static pod. The runtime passes the UID from the kubelet, and the mirror pod has another UID.
 func (s *site) podStatic(t *testing.T) {
 	for name, passed := range map[string]bool{"mirror": false, "mirror-passed": true} {
 		p := s.pod(t, name, map[string]string{"kubernetes.io/config.source": "file", networks: "mac"}, passed)
@@ -121,7 +121,8 @@ func (s *site) podDeletedMeanwhile(t *testing.T) {
 	s.api.DeletePod(t, s.ns, "deleted")
 	s.refused(t, s.Conf(), p, "error waiting for pod "+s.ns+"/deleted")
 
-	// While a delegate is at it: attached, nobody is told, DEL frees it (D123).
+	// If a pod is deleted while a delegate runs, ADD succeeds, no network status is written, and DEL frees everything
+	// (D123).
 	m := s.Fake(t, "slow")
 	m["sleep"] = map[string]string{"ADD": "1s"}
 	s.api.CreateNetwork(t, s.ns, "slow",
@@ -143,8 +144,8 @@ func (s *site) podDeletedMeanwhile(t *testing.T) {
 	s.gone(t, s.Conf(), p)
 }
 
-// podSameName: a StatefulSet's pod is made again under its name, and the old sandbox is deleted after the new one was
-// attached.
+// podSameName checks a pod of a StatefulSet that is created again under its name. The old sandbox is deleted after the
+// new one was attached.
 func (s *site) podSameName(t *testing.T) {
 	first := s.pod(t, "web-0", map[string]string{networks: "mac"}, false)
 	if _, err := s.Add(t, s.Conf(), first); err != nil {
@@ -163,7 +164,7 @@ func (s *site) podSameName(t *testing.T) {
 	if err := testnet.Ping(second.NS, "192.0.2.1"); err != nil {
 		t.Error(err)
 	}
-	// A sandbox of the predecessor that is attached again, and deleted without a record, touches nothing either.
+	// A further ADD for the old pod is refused, and its DEL without a record does not touch the new sandbox.
 	third := s.NewPod(t, s.ns, "web-0", first.UID, nil)
 	s.refused(t, s.Conf(), third, "expected pod UID")
 	after := s.status(t, "web-0")
@@ -176,8 +177,8 @@ func (s *site) podSameName(t *testing.T) {
 	}
 }
 
-// podSystemName: every pod has a status, whatever it is called; the annotation of 3.x is left alone; events are there
-// when ADD has ended, also of a plugin that has ended with it.
+// podSystemName checks that a pod gets a network status whatever its name is, and that the annotation of 3.x is left as
+// it is. Events exist when ADD has returned, also those of a thin plugin, which has exited by then.
 func (s *site) podSystemName(t *testing.T, kind node.Kind) {
 	const old = "k8s.v1.cni.cncf.io/networks-status"
 	p := s.pod(t, "kube-system", map[string]string{networks: "mac", old: "of 3.x"}, false)
@@ -209,8 +210,8 @@ func (s *site) podSystemName(t *testing.T, kind node.Kind) {
 	s.gone(t, s.Conf(), p)
 }
 
-// TestSlowAPIServer: an API server that takes longer for each answer than today's plugin and daemon give it is no
-// failure (behaviour D13, D15).
+// TestSlowAPIServer checks that ADD succeeds if each answer of the API server takes longer than today's plugin and
+// daemon wait for it (behaviour D13, D15).
 func TestSlowAPIServer(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -227,12 +228,13 @@ func TestSlowAPIServer(t *testing.T) {
 	}
 }
 
-// TestOutage: while the API server is away, what is known is attached and told later, and what is not known is code
-// 11 (docs/architecture.md, "What happens when something is missing"; behaviour D16, B8).
+// TestOutage checks pods while the API server is unavailable. Pods whose networks are known are attached, and their
+// network status is written later. Other pods fail with code 11 (docs/architecture.md, "What happens when something is
+// missing"; behaviour D16, B8).
 func TestOutage(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
-			t.Parallel() // most of it is waiting
+			t.Parallel() // the test waits most of the time
 			proxy := server(t).Proxy(t)
 			s := newSite(t, kind, node.Options{Kubeconfig: proxy.Kubeconfig(t), API: proxy.Addr()})
 			warm := s.pod(t, "warm", map[string]string{networks: "mac"}, true)

@@ -15,14 +15,14 @@ import (
 	"multus/internal/testutil/node"
 )
 
-// agent is a multus-daemon with a configuration of the test's making.
+// agent is a multus-daemon with a configuration file of the test.
 type agent struct {
 	cmd    *exec.Cmd
 	log    string
 	exited chan error
 }
 
-// startAgent runs the real binary in the node's network namespace.
+// startAgent runs multus-daemon in the node's network namespace.
 func startAgent(t *testing.T, n *node.Node, env []string, args ...string) *agent {
 	t.Helper()
 	a := &agent{
@@ -48,7 +48,7 @@ func startAgent(t *testing.T, n *node.Node, env []string, args ...string) *agent
 	return a
 }
 
-// code waits for the end and returns the exit code.
+// code waits until the daemon has ended and returns its exit code.
 func (a *agent) code(t *testing.T) int {
 	t.Helper()
 	select {
@@ -87,7 +87,7 @@ func (a *agent) output(t *testing.T) string {
 	return string(b)
 }
 
-// serves waits until somebody answers on the socket.
+// serves waits until the socket accepts a connection.
 func (a *agent) serves(t *testing.T, socket string) {
 	t.Helper()
 	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
@@ -102,7 +102,8 @@ func (a *agent) serves(t *testing.T, socket string) {
 	}
 }
 
-// agentConf writes a configuration of a daemon that owns the slot of the node, without Kubernetes; over lies over it.
+// agentConf writes the configuration of a daemon without Kubernetes that writes the node's CNI configuration file. over
+// is merged over it.
 func agentConf(t *testing.T, n *node.Node, over map[string]any) (file string) {
 	t.Helper()
 	conf := map[string]any{
@@ -128,7 +129,7 @@ func agentConf(t *testing.T, n *node.Node, over map[string]any) (file string) {
 	return file
 }
 
-// edited is a configuration with some members replaced, or removed by nil.
+// edited returns a configuration with some members replaced. A nil value removes a member.
 func edited(t *testing.T, conf []byte, over map[string]any) []byte {
 	t.Helper()
 	m := map[string]any{}
@@ -149,7 +150,7 @@ func edited(t *testing.T, conf []byte, over map[string]any) []byte {
 	return b
 }
 
-// names are what a text has to have in it.
+// names checks that a string contains all of want.
 func names(t *testing.T, text string, want ...string) {
 	t.Helper()
 	for _, w := range want {

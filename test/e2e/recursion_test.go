@@ -10,8 +10,8 @@ import (
 	"multus/internal/testutil/node"
 )
 
-// TestNoRecursion: a network that delegates to Multus is refused before anything is done, and a delegate that
-// calls Multus all the same is stopped at once (multus-cni#1130).
+// TestNoRecursion checks that a network that delegates to Multus is refused before anything is attached, and that a
+// delegate that calls Multus in another way is stopped at once (multus-cni#1130).
 func TestNoRecursion(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {

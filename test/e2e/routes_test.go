@@ -19,13 +19,14 @@ import (
 	"multus/internal/testutil/testnet"
 )
 
-// Addresses beyond the gateway of network mac, which nothing but a default route leads to.
+// Addresses behind the gateway of network mac. They are reachable only by a default route.
 const (
 	beyond4 = "198.51.100.1"
 	beyond6 = "2001:db8:99::1"
 )
 
-// cluster networks by the families that they route, and one whose default route has no gateway.
+// clusters are configurations of a cluster network by the families with a default route. In nogw the default routes
+// have no gateway.
 var clusters = map[string]string{
 	"v4":   `"isDefaultGateway":true,"ipam":{"type":"host-local","dataDir":"$DIR","ranges":[[{"subnet":"10.4.0.0/24"}]]}`,
 	"v6":   `"isDefaultGateway":true,"ipam":{"type":"host-local","dataDir":"$DIR","ranges":[[{"subnet":"fd00:6::/64"}]]}`,
@@ -33,7 +34,7 @@ var clusters = map[string]string{
 	"nogw": `"ipam":{"type":"static","addresses":[{"address":"10.9.0.9/24"},{"address":"fd00:9::9/64"}],"routes":[{"dst":"0.0.0.0/0"},{"dst":"::/0"}]}`,
 }
 
-// useCluster makes one of clusters the cluster network of the node; more are its further plugins.
+// useCluster replaces the cluster network of the node by one of clusters. more are further plugins of its list.
 func (s *site) useCluster(t *testing.T, name string, more ...string) {
 	t.Helper()
 	first := fmt.Sprintf(`{"type":"bridge","bridge":"cni-%s",%s}`, name,
@@ -49,7 +50,8 @@ func (s *site) useCluster(t *testing.T, name string, more ...string) {
 	}
 }
 
-// newRouted is a site with two more networks: another one with gateways, and one whose plugin sets default routes.
+// newRouted returns a site with two more networks: two, which has gateways, and own, whose plugin sets default routes
+// itself.
 func newRouted(t *testing.T, kind node.Kind) *site {
 	t.Helper()
 	s := newSite(t, kind, node.Options{})
@@ -63,7 +65,7 @@ func newRouted(t *testing.T, kind node.Kind) *site {
 	return s
 }
 
-// kernelDefaults are the default routes of a namespace: "interface gateway".
+// kernelDefaults returns the default routes of a namespace as "interface gateway".
 func kernelDefaults(t *testing.T, ns *testnet.NS) []string {
 	t.Helper()
 	var out []string
@@ -92,7 +94,7 @@ func isEverywhere(n net.IPNet) bool {
 	return ones == 0
 }
 
-// family is the gateway, or the family of a route without one.
+// family returns the gateway, or the family of a route without one.
 func family(dst *net.IPNet, gw net.IP) string {
 	switch {
 	case gw != nil:
@@ -103,7 +105,7 @@ func family(dst *net.IPNet, gw net.IP) string {
 	return "v4"
 }
 
-// defaults are the default routes in a result.
+// defaults returns the default routes of a result as "interface gateway".
 func defaults(ifName string, routes []*types.Route) []string {
 	var out []string
 	for _, r := range routes {
@@ -115,7 +117,7 @@ func defaults(ifName string, routes []*types.Route) []string {
 	return out
 }
 
-// cached are the routes in the results that libcni has kept for the pod in a directory, by interface.
+// cached returns the routes of the pod's results that libcni has cached in a directory, by interface.
 func cached(t *testing.T, dir string, p *node.Pod) map[string][]*types.Route {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(dir, "results", "*-"+p.ContainerID+"-*"))
@@ -142,8 +144,8 @@ func cached(t *testing.T, dir string, p *node.Pod) map[string][]*types.Route {
 	return out
 }
 
-// agree shows that the kernel, the result that the runtime got and cached, libcni's cached results and network-status
-// all have these default routes, and no other.
+// agree checks that these are the only default routes in the kernel, in the result that the runtime got and cached, in
+// libcni's cached results and in the network status.
 func (s *site) agree(t *testing.T, p *node.Pod, result []*types.Route, want []string) {
 	t.Helper()
 	slices.Sort(want)
@@ -181,16 +183,16 @@ func (s *site) agree(t *testing.T, p *node.Pod, result []*types.Route, want []st
 	}
 }
 
-// TestDefaultRoutes moves default routes in real namespaces, by the family that is asked for, and everybody agrees
-// on where they are; CHECK, whose plugins compare the routes with the cached results, passes (behaviour D27,
-// D30-D38, D41; D118).
+// TestDefaultRoutes moves default routes by the requested families in real namespaces. All results agree with the
+// kernel, and CHECK, whose plugins compare the routes with the cached results, succeeds (behaviour D27, D30-D38, D41;
+// D118).
 func TestDefaultRoutes(t *testing.T) {
 	const (
 		gw4, gw6   = "192.0.2.1", "2001:db8:1::1"
 		two4, two6 = "198.18.2.1", "fd00:2::1"
 	)
 	route := func(network string, gateways ...string) string {
-		b, _ := json.Marshal(append([]string{}, gateways...)) // texts always encode
+		b, _ := json.Marshal(append([]string{}, gateways...)) // strings can always be encoded
 		return fmt.Sprintf(`{"name":%q,"default-route":%s}`, network, b)
 	}
 	for _, kind := range node.Kinds {
@@ -233,7 +235,7 @@ func TestDefaultRoutes(t *testing.T) {
 				{"without gateway, both", "nogw", route("mac", gw4, gw6), []string{"net1 " + gw4, "net1 " + gw6}},
 			} {
 				if kind == node.Thin && i%4 != 3 {
-					continue // the same engine does it: a few show that the plan is the same
+					continue // the engine is the same: some cases suffice to check the plan
 				}
 				t.Run(tc.name, func(t *testing.T) {
 					s.useCluster(t, tc.cluster)
@@ -272,8 +274,8 @@ func TestDefaultRoutes(t *testing.T) {
 	}
 }
 
-// TestAdvertisedRoute: a default route that a router advertises on eth0 does not come back once another network has
-// the default route, while a pod that asked for nothing learns it (multus-cni#749).
+// TestAdvertisedRoute checks that a default route that a router advertises on eth0 does not return after another
+// network got the default route. A pod without a requested default route learns the advertised one (multus-cni#749).
 func TestAdvertisedRoute(t *testing.T) {
 	const prefix = "2001:db8:b::/64"
 	for _, kind := range node.Kinds {
@@ -290,12 +292,13 @@ func TestAdvertisedRoute(t *testing.T) {
 			s.eventually(t, "the route in the pod that asked for nothing", func() bool {
 				return slices.Contains(kernelDefaults(t, plain.NS), "eth0 fe80::1")
 			})
-			// The router advertises while the pod is attached, too.
+			// The router also advertises while the pod is being attached.
 			res, err := s.Add(t, s.Conf(), moved)
 			if err != nil {
 				t.Fatal(err)
 			}
-			// The kernel looks at the router before it looks at the prefix: with the prefix the router has been ignored.
+			// The kernel processes the router before the prefix of an advertisement. If the prefix is there, the router has been
+			// ignored.
 			s.eventually(t, "the prefix in the pod whose route moved", func() bool { return hasRoute(t, moved.NS, prefix) })
 			stop()
 			s.agree(t, moved, res.Routes, []string{"eth0 10.4.0.1", "net1 2001:db8:1::1"})
@@ -317,7 +320,7 @@ func TestAdvertisedRoute(t *testing.T) {
 	}
 }
 
-// hasRoute tells whether there is an IPv6 route to exactly dst.
+// hasRoute reports whether there is an IPv6 route to exactly dst.
 func hasRoute(t *testing.T, ns *testnet.NS, dst string) (found bool) {
 	t.Helper()
 	ns.Do(t, func() {

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// slowAPI is the API server behind a relay that can make clients wait.
+// slowAPI is a relay to the API server that can delay clients.
 type slowAPI struct {
 	addr, kubeconfig string
 
@@ -23,7 +23,7 @@ type slowAPI struct {
 	conns  map[net.Conn]bool
 }
 
-// newSlowAPI makes a relay that does not delay anything yet, and lives as long as the test.
+// newSlowAPI returns a relay that delays nothing yet and lives as long as the test.
 func newSlowAPI(t *testing.T) *slowAPI {
 	t.Helper()
 	api := server(t)
@@ -94,7 +94,7 @@ func (s *slowAPI) relay(in net.Conn, addr string) {
 	wg.Wait()
 }
 
-// wait is what happens to everything that a client sends.
+// wait delays what a client has sent.
 func (s *slowAPI) wait() {
 	s.mu.Lock()
 	pause, gate := s.pause, s.gate
@@ -108,14 +108,14 @@ func (s *slowAPI) wait() {
 	}
 }
 
-// slow makes everything that clients send take a while.
+// slow sets the delay of everything that clients send.
 func (s *slowAPI) slow(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.pause = d
 }
 
-// hold keeps what clients send from now on until release.
+// hold keeps back what clients send from now on, until release.
 func (s *slowAPI) hold() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -131,7 +131,7 @@ func (s *slowAPI) release() {
 	}
 }
 
-// waiting returns when something is held.
+// waiting returns when something is kept back.
 func (s *slowAPI) waiting(t *testing.T) {
 	t.Helper()
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {

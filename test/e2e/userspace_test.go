@@ -19,7 +19,7 @@ import (
 	"multus/internal/testutil/node"
 )
 
-// vfioNode runs plugins where the PCI devices of the machine are those of a directory.
+// vfioNode runs plugins with a directory of the test mounted over the PCI devices of the machine.
 type vfioNode struct {
 	invoke.DefaultExec
 	devices string
@@ -27,7 +27,8 @@ type vfioNode struct {
 
 const pciDevices = "/sys/bus/pci/devices"
 
-// newVfioNode has two network controllers with the driver of virtual machines and of DPDK.
+// newVfioNode returns a node with two network controllers that have the driver vfio-pci, as for virtual machines and
+// DPDK.
 func newVfioNode(t *testing.T) *vfioNode {
 	t.Helper()
 	if _, err := os.Stat(pciDevices); err != nil {
@@ -47,7 +48,7 @@ func newVfioNode(t *testing.T) *vfioNode {
 	return &vfioNode{DefaultExec: invoke.DefaultExec{RawExec: &invoke.RawExec{}}, devices: dir}
 }
 
-// ExecPlugin runs a plugin, and all that it runs, in a mount namespace of its own.
+// ExecPlugin runs a plugin and its children in a mount namespace of their own.
 func (v *vfioNode) ExecPlugin(ctx context.Context, plugin string, stdin []byte, environ []string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", `mount --bind "$1" `+pciDevices+` && exec "$2"`, "sh", v.devices,
 		plugin)
@@ -65,8 +66,9 @@ func (v *vfioNode) ExecPlugin(ctx context.Context, plugin string, stdin []byte, 
 	return out.Bytes(), nil
 }
 
-// TestHostDeviceUserspace: a device for DPDK has no interface that leaves the node, and the plugin gives it to whoever
-// asks. It is the first pod's until that is gone; of several that ask at once one gets it (multus-cni#1134).
+// TestHostDeviceUserspace checks devices for DPDK. No interface leaves the node, so the plugin itself would give one
+// device to several pods. Multus keeps it for the first pod until that pod is deleted, and only one of several
+// concurrent requests succeeds (multus-cni#1134).
 func TestHostDeviceUserspace(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
