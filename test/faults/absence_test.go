@@ -17,25 +17,25 @@ import (
 	"multus/internal/testutil/node"
 )
 
-// guest is a pod that was attached and stays.
+// guest is a pod that was attached and stays attached.
 type guest struct {
 	pod    *node.Pod
 	result json.RawMessage
 	names  []string
 }
 
-// gone is the API server's absence: whoever asks it is cut off.
+// gone is an API server that is unavailable: it closes the connection of each request.
 func gone(http.ResponseWriter, *http.Request, http.Handler) bool { panic(http.ErrAbortHandler) }
 
-// goAway also cuts off who is being served: watches end, as at the end of a real server.
+// goAway makes the API server unavailable and closes the connections that are open, including watches.
 func (f *frontend) goAway() {
 	f.is(gone)
 	f.server.CloseClientConnections()
 }
 
-// absences lets pods come and go while the API server goes away and comes back at random, and then while it stays away,
-// for minutes in a long run. Plain pods start at any time; annotated ones start, or fail with code 11 and the reason.
-// Once it is back all statuses are right.
+// absences attaches and deletes pods while the API server becomes unavailable and available at random, and then while
+// it stays unavailable, for minutes in a long run. Plain pods start at any time. Annotated pods start, or fail with
+// code 11 and the reason. Once the API server is available, the network status of every pod is right.
 func (s *apiSite) absences(t *testing.T) {
 	t.Helper()
 	flicker, away := 2*time.Second, 3*time.Second
@@ -63,8 +63,8 @@ func (s *apiSite) absences(t *testing.T) {
 	})
 }
 
-// absence makes pods for a time; during says how the API server is until done is closed. With restart the daemon is
-// another one from half-time on, which knows no definition.
+// absence attaches pods for a time. during sets the state of the API server until done is closed. With restart the
+// daemon is restarted after half of the time, and the new daemon has no cached definitions.
 func (s *apiSite) absence(t *testing.T, fault string, lasts time.Duration, restart bool,
 	during func(done <-chan struct{}),
 ) {
@@ -77,7 +77,7 @@ func (s *apiSite) absence(t *testing.T, fault string, lasts time.Duration, resta
 	wg.Go(func() { during(done) })
 	var stay []guest
 	refused := 0
-	const most = 40 // pods that stay: enough reports that wait
+	const most = 40 // number of pods that stay, with as many reports that wait
 	start := time.Now()
 	for n := 0; time.Since(start) < lasts; n++ {
 		if restart && time.Since(start) > lasts/2 {
@@ -120,7 +120,8 @@ func (s *apiSite) absence(t *testing.T, fault string, lasts time.Duration, resta
 	}
 }
 
-// visit makes a pod the site's, and attaches it; a refusal is an ADD that failed as it may.
+// visit creates a new pod of the site and attaches it. With mayFail, an error that says that the API server is
+// unavailable is allowed.
 func (s *apiSite) visit(t *testing.T, r *row, name, networks string, mayFail bool) (*guest, error) {
 	t.Helper()
 	r.try()
@@ -134,7 +135,7 @@ func (s *apiSite) visit(t *testing.T, r *row, name, networks string, mayFail boo
 	if err == nil {
 		return &guest{s.pod, bytes.Clone(s.prev), names}, nil
 	}
-	// The runtime passed the annotations, and a daemon has the definition, unless it was started since.
+	// The runtime passed the annotations. A daemon has cached the definition, unless it was restarted since.
 	mayFail = mayFail && (s.kind == node.Thin || s.forgot)
 	var ce *types.Error
 	if !mayFail || !errors.As(err, &ce) || ce.Code != types.ErrTryAgainLater ||
@@ -144,7 +145,7 @@ func (s *apiSite) visit(t *testing.T, r *row, name, networks string, mayFail boo
 	return nil, err
 }
 
-// leave deletes the site's pod.
+// leave deletes the pod of the site.
 func (s *apiSite) leave(t *testing.T, r *row) {
 	t.Helper()
 	s.del(t, r, "DEL of "+s.pod.Name)

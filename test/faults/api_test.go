@@ -28,11 +28,11 @@ import (
 	"multus/internal/testutil/node"
 )
 
-// sick is one way in which an API server misbehaves. It answers the request itself and returns true, or leaves it to
-// the real server.
+// sick is one misbehaviour of an API server. It answers a request itself and returns true, or returns false, and then
+// the real server answers.
 type sick func(w http.ResponseWriter, r *http.Request, serve http.Handler) (answered bool)
 
-// frontend stands before the real API server and is well or sick.
+// frontend is a reverse proxy to the real API server that can misbehave.
 type frontend struct {
 	server *httptest.Server
 	sick   atomic.Pointer[sick]
@@ -44,7 +44,7 @@ func newFrontend(t *testing.T, c *kubetest.Cluster) *frontend {
 	pool.AppendCertsFromPEM(c.CA())
 	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "https", Host: c.Addr()})
 	proxy.Transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}
-	proxy.FlushInterval = -1 // watches
+	proxy.FlushInterval = -1 // flush at once, for watches
 	proxy.ErrorHandler = func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) }
 	f := &frontend{}
 	f.server = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -53,12 +53,12 @@ func newFrontend(t *testing.T, c *kubetest.Cluster) *frontend {
 		}
 		proxy.ServeHTTP(w, r)
 	}))
-	f.server.Config.ErrorLog = log.New(io.Discard, "", 0) // who is cut off says so
+	f.server.Config.ErrorLog = log.New(io.Discard, "", 0) // connections that are cut off are logged as errors
 	t.Cleanup(func() { check(t, f.server.Config.Close()) })
 	return f
 }
 
-// is makes the server sick, or well again with nil.
+// is sets the misbehaviour of the server. With nil the server behaves well.
 func (f *frontend) is(s sick) {
 	if s == nil {
 		f.sick.Store(nil)
@@ -82,7 +82,8 @@ func (f *frontend) kubeconfig(t *testing.T, c *kubetest.Cluster) string {
 	return path
 }
 
-// refuse answers as the API server's priority and fairness, or a broken etcd, does.
+// refuse returns a misbehaviour that answers with an error, as the API server's priority and fairness or a broken etcd
+// does.
 func refuse(code int, reason string, methods ...string) sick {
 	return func(w http.ResponseWriter, r *http.Request, _ http.Handler) bool {
 		if len(methods) > 0 && !slices.Contains(methods, r.Method) {
@@ -111,7 +112,7 @@ func seldomWell(s sick) sick {
 var sicknesses = []struct {
 	name string
 	sick sick
-	// lasts is how long after the ADD it lasts, in the short form.
+	// lasts is how long the misbehaviour lasts after the ADD in a short run.
 	lasts time.Duration
 }{
 	{"away", func(http.ResponseWriter, *http.Request, http.Handler) bool { panic(http.ErrAbortHandler) }, time.Second},
@@ -134,15 +135,15 @@ var sicknesses = []struct {
 	}, time.Second},
 }
 
-// apiSite is a site whose networks and pods are in a real API server behind a frontend.
+// apiSite is a site whose network definitions and pods are in a real API server behind a frontend.
 type apiSite struct {
 	*site
 	cluster *kubetest.Cluster
 	front   *frontend
 	ns      string
-	// visits counts pods, so that each has a name of its own.
+	// visits counts pods, so that each one has a name of its own.
 	visits int
-	// forgot tells that the daemon was started while the API server was away.
+	// forgot reports whether the daemon was restarted while the API server was unavailable.
 	forgot bool
 }
 
@@ -160,7 +161,7 @@ func newAPISite(t *testing.T, kind node.Kind, cluster *kubetest.Cluster, namespa
 	return s
 }
 
-// pod makes the site's pod: in the API server, and as a sandbox.
+// makePod creates the pod of the site, as an object of the API server and as a sandbox.
 func (s *apiSite) makePod(t *testing.T, name, networks string) {
 	t.Helper()
 	annotations := map[string]string{}
@@ -171,7 +172,7 @@ func (s *apiSite) makePod(t *testing.T, name, networks string) {
 	s.pod, s.prev = s.NewPod(t, s.ns, name, uid, annotations), nil
 }
 
-// told is what the API server says of the pod's networks.
+// told returns the names and the first address of the pod's network status in the API server.
 func (s *apiSite) told(t *testing.T) (names []string, ip string) {
 	t.Helper()
 	value, ok := s.cluster.Annotation(t, s.ns, s.pod.Name, statusKey)
@@ -192,7 +193,8 @@ func (s *apiSite) told(t *testing.T) (names []string, ip string) {
 	return names, ip
 }
 
-// statusIs waits for the pod's status: with the daemon it comes; thin writes it within 2 s or not at all.
+// statusIs checks the pod's network status. A daemon writes it sooner or later. A thin plugin writes it within 2 s or
+// not at all.
 func (s *apiSite) statusIs(t *testing.T, r *row, what string, want []string) {
 	t.Helper()
 	res := &current.Result{}
@@ -213,7 +215,7 @@ func (s *apiSite) statusIs(t *testing.T, r *row, what string, want []string) {
 	}
 }
 
-// try attaches a pod while the API server is sick, and looks what it says once it is well.
+// try attaches a pod while the API server misbehaves, and checks the network status when the server behaves well again.
 func (s *apiSite) try(t *testing.T, r *row, n int, networks string) {
 	t.Helper()
 	sickness := sicknesses[n]
@@ -236,14 +238,14 @@ func (s *apiSite) try(t *testing.T, r *row, n int, networks string) {
 	if long() {
 		lasts *= 10
 	}
-	time.Sleep(lasts) // the queue tries again and again meanwhile
+	time.Sleep(lasts) // the daemon's queue retries meanwhile
 	s.front.is(nil)
 	var ce *types.Error
 	switch {
 	case err == nil:
 		s.statusIs(t, r, what, want)
 	case networks == "" || s.kind == node.Thick:
-		// The daemon has the definition, and the runtime passed the annotations.
+		// The daemon has cached the definition, and the runtime passed the annotations.
 		r.bad(t, &r.stuck, 1, "%s: ADD: %v", what, err)
 	case !errors.As(err, &ce) || ce.Code != types.ErrTryAgainLater:
 		r.bad(t, &r.stuck, 1, "%s: ADD: %v, want code 11", what, err)
@@ -252,8 +254,8 @@ func (s *apiSite) try(t *testing.T, r *row, n int, networks string) {
 	s.del(t, r, what)
 	s.clean(t, r, what)
 
-	// Another pod takes the name while the API server is still sick: what is left of the first one's status is no
-	// business of it.
+	// Another pod gets the name while the API server still misbehaves. It must not get the network status of the first
+	// pod.
 	s.cluster.DeletePod(t, s.ns, name)
 	s.makePod(t, name, networks)
 	s.front.is(nil)
@@ -266,8 +268,9 @@ func (s *apiSite) try(t *testing.T, r *row, n int, networks string) {
 	s.clean(t, r, what)
 }
 
-// TestAPIServer: whatever the API server does, a plain pod starts; an annotated one starts, or fails with code 11 where
-// nobody but the API server knows its networks; the status that is written in the end is the right one.
+// TestAPIServer checks that a plain pod starts under every misbehaviour of the API server. An annotated pod starts, or
+// fails with code 11 if only the API server has its network definitions. The network status that is finally written is
+// right.
 func TestAPIServer(t *testing.T) {
 	t.Parallel()
 	cluster := kubetest.Start(t)
@@ -282,7 +285,7 @@ func TestAPIServer(t *testing.T) {
 				check(t, s.call(t, "ADD"))
 				s.del(t, r, "warm")
 				for n := range sicknesses {
-					// In the short form by turns: what is plain with one is annotated with the other.
+					// A short run alternates: what is plain in one subtest is annotated in the other.
 					if long() || (n+i+int(kind[2]))%2 == 0 {
 						s.try(t, r, n, networks)
 					}

@@ -12,16 +12,16 @@ import (
 	"time"
 )
 
-// cgroup is a cgroup of version 1 or 2, below the top.
+// cgroup is a cgroup of version 1 or 2 below the root.
 type cgroup struct {
 	dir string
 	v2  bool
 }
 
-// cgroups counts them, so that each has a name of its own.
+// cgroups counts cgroups, so that each one has a name of its own.
 var cgroups atomic.Int32
 
-// newCgroup makes a cgroup of a controller for the duration of the test.
+// newCgroup creates a cgroup of a controller that exists until the test ends.
 func newCgroup(t *testing.T, controller string) (*cgroup, error) {
 	t.Helper()
 	const top = "/sys/fs/cgroup"
@@ -41,8 +41,8 @@ func (g *cgroup) set(file, value string) error {
 	return os.WriteFile(filepath.Join(g.dir, file), []byte(value), 0o644)
 }
 
-// limitMemory puts a running process into a cgroup of its own. Where none can be made, the test goes on without: the
-// process's memory is measured all the same.
+// limitMemory moves a running process into a cgroup of its own. If no cgroup can be created, the test continues without
+// one, because it measures the memory of the process as well.
 func limitMemory(t *testing.T, pid, limit int) *cgroup {
 	t.Helper()
 	g, err := newCgroup(t, "memory")
@@ -63,8 +63,8 @@ func limitMemory(t *testing.T, pid, limit int) *cgroup {
 	return g
 }
 
-// limitProcesses returns a cgroup in which at most n threads run at a time, and the command that starts another one in
-// it.
+// limitProcesses returns a cgroup whose pids.max can be set, without a limit at first, and the command that starts
+// another command in it.
 func limitProcesses(t *testing.T) (g *cgroup, wrap []string) {
 	t.Helper()
 	g, err := newCgroup(t, "pids")
@@ -77,8 +77,8 @@ func limitProcesses(t *testing.T) (g *cgroup, wrap []string) {
 	return g, []string{"/bin/sh", "-c", fmt.Sprintf(`echo $$ >%q && exec "$0"`, filepath.Join(g.dir, "cgroup.procs"))}
 }
 
-// kill kills all processes of the cgroup, as the kernel does for memory with memory.oom.group, and returns how many it
-// found.
+// kill kills all processes of the cgroup, as the kernel does if memory is exhausted and memory.oom.group is set. It
+// returns the number of processes.
 func (g *cgroup) kill(t *testing.T) (n int) {
 	t.Helper()
 	eventually(t, "the processes of the cgroup end", func() bool {
@@ -92,7 +92,8 @@ func (g *cgroup) kill(t *testing.T) (n int) {
 	return n
 }
 
-// remove removes the cgroup once its process has ended, which is before the test's clean-up ends.
+// remove removes the cgroup. It waits until the processes in it have ended, which happens before the cleanup of the
+// test ends.
 func (g *cgroup) remove(t *testing.T) {
 	t.Helper()
 	if b, err := os.ReadFile(filepath.Join(g.dir, "cgroup.procs")); err == nil {
@@ -128,7 +129,7 @@ func (g *cgroup) processes(t *testing.T) []int {
 	return out
 }
 
-// kills is how many of its processes the kernel has killed because the memory was used up.
+// kills returns how many processes of the cgroup the kernel has killed because memory was exhausted.
 func (g *cgroup) kills(t *testing.T) int {
 	t.Helper()
 	file := "memory.oom_control"

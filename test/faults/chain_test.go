@@ -8,7 +8,7 @@ import (
 	"multus/internal/testutil/node"
 )
 
-// lastPlugins are plugins that fail at ADD behind others that have attached already, and that fail at DEL as well.
+// lastPlugins are plugins that fail at ADD after other plugins of the chain have attached, and that fail at DEL, too.
 var lastPlugins = []struct{ short, name, script string }{
 	{"version", "refuses the CNI version", `[ "$CNI_COMMAND" = VERSION ] ||
 { echo '{"cniVersion":"1.0.0","code":1,"msg":"incompatible CNI versions"}'; exit 1; }`},
@@ -16,7 +16,7 @@ var lastPlugins = []struct{ short, name, script string }{
 echo '{"cniVersion":"1.0.0","code":100,"msg":"I do not know this chain"}'; exit 1;; esac`},
 }
 
-// failingChain defines the network chain, whose last plugin is this script.
+// failingChain defines the network chain, whose last plugin is script.
 func (s *site) failingChain(t *testing.T, script string) {
 	t.Helper()
 	s.script(t, "last", script)
@@ -24,8 +24,9 @@ func (s *site) failingChain(t *testing.T, script string) {
 		`{"cniVersion":"1.0.0","name":"chain","plugins":[{"type":"bridge","bridge":"br2","isGateway":true,"ipam":%s},{"type":"script-last"}]}`, s.ipam("203.0.113.0/24")))
 }
 
-// TestChainPoints kills the plugin at every point that it passes with a network whose last plugin fails at ADD: the
-// other plugins of the chain have attached, and the last one fails at DEL as well. DEL frees everything.
+// TestChainPoints kills the plugin at every point that it passes with a network whose last plugin fails at ADD. The
+// other plugins of the chain have attached then, and the last one fails at DEL, too. TestChainPoints checks that DEL
+// frees everything.
 func TestChainPoints(t *testing.T) {
 	t.Parallel()
 	for k, kind := range node.Kinds {
@@ -55,7 +56,7 @@ func TestChainPoints(t *testing.T) {
 	}
 }
 
-// refused attaches the site's pod to the failing chain; nothing may be attached then.
+// refused checks that ADD of the site's pod fails because of the chain, and that nothing is attached afterwards.
 func (s *site) refused(t *testing.T) {
 	t.Helper()
 	if err := s.call(t, "ADD"); err == nil {
@@ -66,7 +67,7 @@ func (s *site) refused(t *testing.T) {
 	}
 }
 
-// chainPoints kills the plugin at the points of one verb. After each try the pod's next ADD leaves the chain out.
+// chainPoints kills the plugin at the points of one verb. The next ADD of the pod after each try is without the chain.
 func (s *site) chainPoints(t *testing.T, r *row, verb verb) {
 	t.Helper()
 	good := s.pod.Annotations

@@ -12,8 +12,8 @@ import (
 	"multus/internal/testutil/testnet"
 )
 
-// moveClock makes everything that is in the state directory and beside it as old as it would be if the clock had been
-// set forward or back by so much.
+// moveClock changes the age of all files in the state directory and of all reports as if the clock had been set forward
+// or back by this duration.
 func (s *site) moveClock(t *testing.T, by time.Duration) {
 	t.Helper()
 	at := time.Now().Add(-by)
@@ -30,10 +30,9 @@ func (s *site) moveClock(t *testing.T, by time.Duration) {
 	}
 }
 
-// TestClock: the clock is set forward or back by years between ADD and DEL, GC or the next ADD, as on a node whose
-// clock is set late after a boot. (The clock itself cannot be another one for some processes: a time namespace has no
-// wall clock of its own. So the times of all files are moved.) What is attached stays, what is not listed is freed, and
-// CHECK goes on.
+// TestClock moves the clock forward or back by years between ADD and DEL, GC or the next ADD, as on a node whose clock
+// is set late after a boot. It moves the times of all files instead of the clock, because a time namespace has no wall
+// clock of its own. Live attachments stay, attachments that are not listed are freed, and CHECK succeeds.
 func TestClock(t *testing.T) {
 	t.Parallel()
 	const years = 20 * 365 * 24 * time.Hour
@@ -71,14 +70,14 @@ func TestClock(t *testing.T) {
 	}
 }
 
-// TestClockOfReports: the clock is set back by an hour while the daemon is away and reports wait for it: the status in
-// the end is that of the sandbox that runs, and no report is left.
+// TestClockOfReports sets the clock back by an hour while the daemon is down and reports wait for it. The network
+// status is finally that of the live sandbox, and no report is left.
 func TestClockOfReports(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, node.Thick, variants[1], map[string]any{"plainPods": "local"})
 	r := table.row("clock set back while reports wait")
 	r.try()
-	s.attach(t) // its report is taken by the daemon that runs
+	s.attach(t) // the running daemon takes its report
 	s.checkStatus(t, r, "before")
 	s.StopDaemon(t)
 	s.del(t, r, "before")

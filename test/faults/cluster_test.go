@@ -16,19 +16,19 @@ import (
 	"multus/internal/testutil/node"
 )
 
-// maxPause is how long after an outage definitions may be listed or watched again: client-go's back-off is up to half a
-// minute, and up to twice that by chance.
+// maxPause bounds the time after an outage until definitions are listed or watched again. The back-off of client-go is
+// up to half a minute, and with jitter up to twice as much.
 const maxPause = 90 * time.Second
 
-// changingSite is a thick site whose daemon has its credentials in files, as a pod has, and reaches the API server by
-// way of a proxy.
+// changingSite is a thick site whose daemon reads its credentials from files, as in a pod, and reaches the API server
+// through a proxy.
 type changingSite struct {
 	*apiSite
 	proxy *kubetest.Proxy
 	renew func()
 }
 
-// requested returns those of the verbs GET, LIST and WATCH by which definitions were requested, in their order.
+// requested returns the requests for network definitions with these verbs (GET, LIST or WATCH) in their order.
 func (s *changingSite) requested(t *testing.T, verbs ...string) (got []string) {
 	t.Helper()
 	for _, r := range s.cluster.Log(t, "multus") {
@@ -40,7 +40,8 @@ func (s *changingSite) requested(t *testing.T, verbs ...string) (got []string) {
 	return got
 }
 
-// follows waits until the daemon answers for a definition that it holds without a request: its watch is there.
+// follows waits until the daemon uses a cached definition without a GET request, which shows that its watch is
+// established.
 func (s *changingSite) follows(t *testing.T, r *row, network string) {
 	t.Helper()
 	within(t, "definitions are watched", maxPause, func() bool {
@@ -67,13 +68,13 @@ func newChangingSite(t *testing.T, cluster *kubetest.Cluster, namespace string) 
 	return s
 }
 
-// bridged is the configuration of a network with a subnet, 198.51.100.0/24 for 100.
+// bridged returns the configuration of a network. Its subnet is 198.51.<subnet>.0/24.
 func (s *changingSite) bridged(subnet int) string {
 	return fmt.Sprintf(`{"cniVersion":"1.1.0","type":"bridge","bridge":"br%d","ipam":%s}`, subnet,
 		s.ipam(fmt.Sprintf("198.51.%d.0/24", subnet)))
 }
 
-// probe is the daemon's answer on its socket: 200, 503.
+// probe returns the status code of a path of the daemon's socket.
 func (s *changingSite) probe(t *testing.T, path string) int {
 	t.Helper()
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -88,8 +89,8 @@ func (s *changingSite) probe(t *testing.T, path string) int {
 	return resp.StatusCode
 }
 
-// visited attaches a new pod to a network, or to none, and deletes it. It returns the error of ADD; with want the
-// status must come to name the networks.
+// visited attaches a new pod to a network, or to none, and deletes it. It returns the result and the error of ADD. With
+// want, the network status must contain the networks.
 func (s *changingSite) visited(t *testing.T, r *row, network string, want bool) (result string, err error) {
 	t.Helper()
 	r.try()
@@ -109,7 +110,7 @@ func (s *changingSite) visited(t *testing.T, r *row, network string, want bool) 
 	return result, err
 }
 
-// plainStarts attaches a plain pod, which needs nothing of the API server.
+// plainStarts checks that a plain pod starts, which requires nothing of the API server.
 func (s *changingSite) plainStarts(t *testing.T, r *row, what string) {
 	t.Helper()
 	if _, err := s.visited(t, r, "", true); err != nil {
@@ -120,7 +121,7 @@ func (s *changingSite) plainStarts(t *testing.T, r *row, what string) {
 	}
 }
 
-// starts waits until annotated pods start, and have their status.
+// starts waits until annotated pods start and get their network status.
 func (s *changingSite) starts(t *testing.T, r *row, network, what string) {
 	t.Helper()
 	var err error
@@ -131,7 +132,7 @@ func (s *changingSite) starts(t *testing.T, r *row, network, what string) {
 	}
 }
 
-// fails waits until annotated pods are refused with a reason.
+// fails waits until annotated pods are refused with this reason.
 func (s *changingSite) fails(t *testing.T, r *row, network, reason, what string) {
 	t.Helper()
 	var err error
@@ -142,9 +143,9 @@ func (s *changingSite) fails(t *testing.T, r *row, network, reason, what string)
 	}
 }
 
-// TestClusterChanges: what the daemon has learnt of the cluster becomes wrong while it runs. The definition of network
-// definitions is missing at its start, and made; the API server has forgotten where the daemon's watch was (410); the
-// definition of definitions is deleted and made again; the daemon's token is another one.
+// TestClusterChanges checks that the daemon notices changes of the cluster while it runs: the CRD of network
+// definitions is missing at its start and is created later; the API server answers the daemon's watch with 410; the CRD
+// is deleted and created again; the token or the certificate authority is replaced.
 func TestClusterChanges(t *testing.T) {
 	t.Parallel()
 	cluster := kubetest.Start(t)
@@ -161,7 +162,7 @@ func TestClusterChanges(t *testing.T) {
 	cluster.CreateNetwork(t, s.ns, "lan", s.bridged(100), nil)
 	s.starts(t, r, "lan", "CRD made")
 	s.ready(t, "CRD made")
-	s.compacted(t) // first, since for a while after the CRD is deleted the daemon may have no watch that can go on
+	s.compacted(t) // first: for some time after the deletion of the CRD the daemon may have no watch
 	cluster.DeleteCRD(t)
 	s.fails(t, r, "lan", "CustomResourceDefinition", "CRD deleted")
 	s.plainStarts(t, r, "CRD deleted")
@@ -173,18 +174,18 @@ func TestClusterChanges(t *testing.T) {
 	if !long() {
 		return
 	}
-	// client-go reads the token's file every minute, and that of the certificate authority every five.
+	// client-go reads the token file every minute, and the file of the certificate authority every five minutes.
 	s.rotated(t, "token", 2*time.Minute, cluster.RotateToken)
 	s.rotated(t, "certificate authority", 7*time.Minute, cluster.RotateCA)
 }
 
-// ready waits for /readyz.
+// ready waits until /readyz answers 200.
 func (s *changingSite) ready(t *testing.T, what string) {
 	t.Helper()
 	within(t, what+": /readyz answers 200", maxPause, func() bool { return s.probe(t, "/readyz") == http.StatusOK })
 }
 
-// uses waits until the definition of a network is the one of this bridge.
+// uses waits until the network's definition with this bridge is used.
 func (s *changingSite) uses(t *testing.T, r *row, network, bridge, what string) {
 	t.Helper()
 	var last string
@@ -202,15 +203,16 @@ func (s *changingSite) uses(t *testing.T, r *row, network, bridge, what string) 
 	}
 }
 
-// compacted cuts the daemon off while definitions change, and has etcd and the API server forget the changes.
+// compacted disconnects the daemon while definitions change, and compacts etcd and the API server's cache beyond the
+// changes.
 func (s *changingSite) compacted(t *testing.T) {
 	t.Helper()
 	r := table.row("API server forgets where the watch was (410)")
 	s.cluster.CreateNetwork(t, s.ns, "old", s.bridged(100), nil)
 	s.starts(t, r, "old", "before")
 	s.follows(t, r, "old")
-	// A watch that ended at once and without an event is not taken up: the list is read again, and nothing is shown of
-	// 410.
+	// client-go does not continue a watch that ended at once and without an event. It lists again, and 410 would not be
+	// tested. So send an event first.
 	s.cluster.UpdateNetwork(t, s.ns, "lan", s.bridged(102))
 	s.uses(t, r, "lan", "br102", "before")
 	s.proxy.Down()
@@ -222,20 +224,20 @@ func (s *changingSite) compacted(t *testing.T) {
 	s.fails(t, r, "old", "old", "after 410")
 	s.uses(t, r, "lan", "br103", "after 410")
 	s.plainStarts(t, r, "after 410")
-	// Until now, definitions may have been confirmed one by one.
+	// Until now, definitions may have been requested one by one.
 	within(t, "definitions are listed anew", maxPause, func() bool { return len(s.requested(t, "LIST")) > lists })
-	// 410 is the first event of a watch that is answered with 200; TestCacheListsAnewAfter410 sees it.
+	// The 410 is the first event of a watch that is answered with 200. TestCacheListsAnewAfter410 checks it.
 	if after := s.requested(t, "LIST", "WATCH")[before:]; len(after) == 0 || after[0] != "WATCH" {
 		t.Errorf("requests %q, want a watch that goes on, and then a list", after)
 	}
 }
 
-// rotated replaces the daemon's credentials. Until its files have the new ones, plain pods start and those whose
-// definitions are known; within the limit after that all statuses are right.
+// rotated replaces the daemon's credentials. Before the daemon's files are updated, plain pods start, and so do pods
+// whose definitions are cached. Within limit after the update every network status is right.
 func (s *changingSite) rotated(t *testing.T, what string, limit time.Duration, rotate func(testing.TB)) {
 	t.Helper()
 	r := table.row(what + " of the daemon rotated")
-	s.follows(t, r, "lan") // after an outage it may take a while until definitions are known again
+	s.follows(t, r, "lan") // after an outage it may take some time until definitions are cached again
 	r.try()
 	rotate(t)
 	s.visits++

@@ -14,10 +14,10 @@ import (
 	"multus/internal/testutil/node"
 )
 
-// statusDir is where the daemon keeps what it would write to pods.
+// statusDir returns the directory in which the daemon writes network statuses without an API server.
 func (s *site) statusDir() string { return filepath.Join(s.SocketDir(), "status") }
 
-// waiting are the reports that wait in files.
+// waiting returns the files of reports that wait for the daemon.
 func (s *site) waiting(t *testing.T) []string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(s.SocketDir(), "reports", "*"))
@@ -41,7 +41,7 @@ func within(t *testing.T, what string, limit time.Duration, ok func() bool) bool
 	return false
 }
 
-// restartWhenDead waits for the daemon's end and starts it again, unarmed.
+// restartWhenDead waits until the daemon has ended and starts it again without failpoints.
 func (s *site) restartWhenDead(t *testing.T, point string) {
 	t.Helper()
 	p := s.Daemon()
@@ -51,8 +51,8 @@ func (s *site) restartWhenDead(t *testing.T, point string) {
 	s.StartDaemon(t)
 }
 
-// TestDaemonPoints kills the daemon at every named point of its own, while it serves an ADD, and starts it again: the
-// ADD works all the same, since the plugin asks again, and the status is written.
+// TestDaemonPoints kills the daemon at each of its named points while it serves an ADD, and starts it again. The ADD
+// succeeds because the plugin retries, and the network status is written.
 func TestDaemonPoints(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, node.Thick, variants[3], nil)
@@ -65,7 +65,7 @@ func TestDaemonPoints(t *testing.T) {
 		s.StopDaemon(t)
 		s.DaemonEnv = []string{"MULTUS_FAILPOINT=" + name}
 		s.StartDaemon(t)
-		// A status that cannot be written is kept in a file.
+		// A network status that cannot be written is kept as a report in a file.
 		file := filepath.Join(s.statusDir(), s.pod.Namespace+"_"+s.pod.Name+".json")
 		check(t, os.RemoveAll(file))
 		blocked := strings.HasPrefix(name, "daemon.spool.")
@@ -95,8 +95,8 @@ func TestDaemonPoints(t *testing.T) {
 	}
 }
 
-// TestLeavePoints kills the plugin while it leaves a report for a daemon that is away: the pod was plain and is
-// attached, the runtime sees a failure and deletes it. A report that was left whole is no harm.
+// TestLeavePoints kills the plugin while it writes a report because the daemon is down. The plain pod is attached by
+// then. The runtime gets an error and sends DEL. A complete report that was left does no harm.
 func TestLeavePoints(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, node.Thick, variants[1], map[string]any{"plainPods": "local"})
@@ -133,8 +133,8 @@ func TestLeavePoints(t *testing.T) {
 	s.clean(t, r, "end")
 }
 
-// TestStoppedDaemon: reports that a stopped daemon (SIGSTOP) did not take in time are left in files. When it goes on,
-// it takes them, and none may ever overwrite the status of a later sandbox.
+// TestStoppedDaemon checks reports that a stopped daemon (SIGSTOP) does not accept in time. They are kept in files.
+// When the daemon continues, it processes them, and none of them overwrites the network status of a later sandbox.
 func TestStoppedDaemon(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, node.Thick, variants[1], map[string]any{"plainPods": "local"})
@@ -163,8 +163,8 @@ func TestStoppedDaemon(t *testing.T) {
 	}
 }
 
-// TestAnsweredIsKept: a report that the daemon has answered is never lost, though it be killed right after. The pod
-// asks to wait for its status: only such reports are answered.
+// TestAnsweredIsKept checks that a report that the daemon has acknowledged is not lost, even if the daemon is killed
+// immediately afterwards.
 func TestAnsweredIsKept(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, node.Thick, variants[1], nil)
@@ -185,8 +185,8 @@ func TestAnsweredIsKept(t *testing.T) {
 	}
 }
 
-// TestSweptByDaemon: what a killed daemon, or a plugin that left a report, has left half-written is removed by a later
-// daemon once no writer can be at it; what may have one stays.
+// TestSweptByDaemon checks that a later daemon removes temporary files of a killed daemon or plugin once they are old.
+// Younger ones, which may still have a writer, stay.
 func TestSweptByDaemon(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, node.Thick, variants[1], nil)

@@ -27,7 +27,7 @@ import (
 
 func (s *site) record() string { return filepath.Join(s.State(), s.pod.ContainerID) }
 
-// results are the files of libcni for the site's pod.
+// results returns the files that libcni has cached for the site's pod.
 func (s *site) results(t *testing.T) []string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(s.State(), "results", "*"))
@@ -53,8 +53,8 @@ func garbage([]byte) []byte { return []byte("\x00\xff not json") }
 
 func nothing([]byte) []byte { return nil }
 
-// TestDelAlone: one DEL frees everything though all that it could ask has changed or is gone; every time without
-// definitions, and thick without the daemon.
+// TestDelAlone checks that one DEL frees everything although other sources of information have changed or are gone. In
+// each case the definitions are missing and, with Thick, the daemon is down.
 func TestDelAlone(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
@@ -65,7 +65,7 @@ func TestDelAlone(t *testing.T) {
 		{"namespace gone", func(t *testing.T, s *site) { check(t, testnet.Delete(s.pod.Path)) }},
 		{"path empty", func(t *testing.T, s *site) { check(t, testnet.Delete(s.pod.Path)); s.pod.Path = "" }},
 		{"namespace empty", func(t *testing.T, s *site) {
-			// Another namespace under the same path, as after a reboot.
+			// Another namespace at the same path, as after a reboot.
 			path := s.pod.Path
 			check(t, testnet.Delete(path))
 			s.pod.NS = testnet.New(t)
@@ -124,7 +124,7 @@ func (s *site) delOnce(t *testing.T, r *row, what string) {
 	}
 }
 
-// cleanAside is clean after a record was damaged: it is kept aside, once.
+// cleanAside is like clean, after a record was damaged: the damaged record is kept once.
 func (s *site) cleanAside(t *testing.T, r *row, what string) {
 	t.Helper()
 	aside := filepath.Join(s.State(), "damaged")
@@ -136,7 +136,7 @@ func (s *site) cleanAside(t *testing.T, r *row, what string) {
 	s.clean(t, r, what)
 }
 
-// TestDelTruncatedRecord: the record cut off at a sample of all lengths.
+// TestDelTruncatedRecord truncates the record at a sample of all lengths.
 func TestDelTruncatedRecord(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, node.Thin, variants[3], nil)
@@ -159,8 +159,8 @@ func TestDelTruncatedRecord(t *testing.T) {
 	}
 }
 
-// TestDelMissingPlugin: the binary of one of three networks is missing. The other two are freed at once; DEL fails as
-// long as something is held, be the namespace there or not, and finishes when the binary is back.
+// TestDelMissingPlugin checks a DEL while the binary of one of three networks is missing. The other two are freed at
+// once. With or without the namespace, DEL fails as long as something is held, and succeeds when the binary is back.
 func TestDelMissingPlugin(t *testing.T) {
 	t.Parallel()
 	for _, kind := range node.Kinds {
@@ -198,8 +198,8 @@ func TestDelMissingPlugin(t *testing.T) {
 	}
 }
 
-// TestDelFailingPlugin: a delegate fails its DEL. Every other attachment is deleted all the same, the error is
-// returned, and the next DEL finishes.
+// TestDelFailingPlugin checks a DEL at which one delegate fails. All other attachments are deleted, the error is
+// returned, and the next DEL succeeds.
 func TestDelFailingPlugin(t *testing.T) {
 	t.Parallel()
 	eachKind(t, func(t *testing.T, _ int, kind node.Kind) {
@@ -228,7 +228,8 @@ func TestDelFailingPlugin(t *testing.T) {
 	})
 }
 
-// TestBackground: a plugin that leaves a process behind for good, as some DHCP clients are, holds up no later DEL.
+// TestBackground checks that a process that a plugin leaves running, as some DHCP clients do, does not delay a later
+// DEL.
 func TestBackground(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, node.Thin, variants[3], nil)
@@ -247,7 +248,7 @@ func TestBackground(t *testing.T) {
 	s.clean(t, r, "process left behind")
 }
 
-// killFile ends the process whose number a script wrote.
+// killFile kills the process whose PID a script has written. It reports whether the process was alive.
 func killFile(t *testing.T, path string) (alive bool) {
 	t.Helper()
 	b, err := os.ReadFile(path)
@@ -260,8 +261,8 @@ func killFile(t *testing.T, path string) (alive bool) {
 	return syscall.Kill(pid, syscall.SIGKILL) == nil && !dead
 }
 
-// TestTerminated: a runtime that gives up sends SIGTERM: the delegate at work is killed with all its processes, what
-// was begun is undone, and the error says so.
+// TestTerminated checks the cancellation of ADD with SIGTERM: the running delegate is killed with all its processes,
+// what was begun is undone, and the error says so.
 func TestTerminated(t *testing.T) {
 	t.Parallel()
 	eachKind(t, func(t *testing.T, _ int, kind node.Kind) {
@@ -290,7 +291,7 @@ func TestTerminated(t *testing.T) {
 	})
 }
 
-// local runs the engine in this process: limits of minutes are tested with requests that end sooner.
+// local runs the engine in this process with a short deadline, because the real limits are minutes.
 func (s *site) local(t *testing.T, limit time.Duration, command string) error {
 	t.Helper()
 	src := file.New(file.Options{Dir: s.networks, StateDir: filepath.Join(s.networks, "status")})
@@ -329,8 +330,8 @@ type nobody struct{}
 
 func (nobody) Publish(context.Context, *publish.Report) error { return nil }
 
-// TestHung: a delegate that hangs is killed with its processes when the time of the request is up, and named; ADD
-// undoes, DEL still deletes every other attachment, and the next DEL finishes.
+// TestHung checks a delegate that hangs. At the deadline of the request the delegate is killed with its processes, and
+// the error names it. ADD is undone. DEL deletes all other attachments, and the next DEL succeeds.
 func TestHung(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, node.Thin, variants[3], nil)
@@ -364,7 +365,7 @@ func TestHung(t *testing.T) {
 	}
 }
 
-// TestLimits: with the real limits, the answer comes before the two minutes after which a kubelet gives up.
+// TestLimits checks that with the real limits the answer comes before the two minutes after which a kubelet gives up.
 func TestLimits(t *testing.T) {
 	t.Parallel()
 	if !long() {
@@ -398,8 +399,8 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// TestFailsAfterKill: an ADD was killed before its result was known, and then the delegate's DEL fails: something may
-// be held, so the error is returned and the next DEL finishes. It is so for the cluster network and for any other.
+// TestFailsAfterKill kills an ADD before its result is known, and then the delegate's DEL fails. Something may be held,
+// so the error is returned, and the next DEL succeeds. This applies to the cluster network and to other networks.
 func TestFailsAfterKill(t *testing.T) {
 	t.Parallel()
 	for network, point := range map[string]string{"held": "exec.after:3", "cluster": "exec.after:1"} {
@@ -440,8 +441,8 @@ esac`)
 	s.clean(t, r, "delegate is well again")
 }
 
-// TestOrphan: the plugin was killed and its delegate never ends. DEL waits for it, ends it, and frees everything, at
-// the first try; nobody has to look for the process.
+// TestOrphan kills the plugin while its delegate hangs. The first DEL waits for the delegate, kills it and frees
+// everything.
 func TestOrphan(t *testing.T) {
 	t.Parallel()
 	if !long() {
@@ -463,12 +464,12 @@ func TestOrphan(t *testing.T) {
 	s.clean(t, r, "DEL")
 }
 
-// TestSwept: temporary files of killed processes do not pile up.
+// TestSwept checks that temporary files of killed processes do not accumulate.
 func TestSwept(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, node.Thin, variants[2], nil) // its routes move, so that libcni's results are written anew
+	s := newSite(t, node.Thin, variants[2], nil) // its routes are moved, so that libcni's results are written again
 	r := table.row("temporary files of killed processes")
-	s.attach(t) // notes the networks: from now on an ADD writes the record and two results
+	s.attach(t) // records the networks: from now on an ADD writes the record and two results
 	s.del(t, r, "DEL")
 	for pass := 1; pass <= 3; pass++ {
 		r.try()
@@ -491,7 +492,7 @@ func TestSwept(t *testing.T) {
 		t.Fatalf("to be swept: %v, want three", temps)
 	}
 	old := time.Now().Add(-time.Hour)
-	// The time of the last one says when they were looked for.
+	// The modification time of .swept is the time of the last sweep.
 	for _, f := range append(temps, s.State()+"-networks/.swept") {
 		check(t, os.Chtimes(f, old, old))
 	}
@@ -502,7 +503,7 @@ func TestSwept(t *testing.T) {
 	}
 }
 
-// TestRed is the test of the test: without the ledger the same faults are seen.
+// TestRed tests the harness: without the ledger the same faults are detected.
 func TestRed(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, node.Thin, variants[3], nil)

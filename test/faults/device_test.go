@@ -14,7 +14,7 @@ import (
 	"multus/internal/testutil/testnet"
 )
 
-// deviceSite is a node with a spare NIC, and a network that gives it to a pod.
+// deviceSite returns a node with a spare NIC, and a network that attaches it.
 func deviceSite(t *testing.T, kind node.Kind) *site {
 	t.Helper()
 	v := variants[1]
@@ -25,7 +25,7 @@ func deviceSite(t *testing.T, kind node.Kind) *site {
 	return s
 }
 
-// settle waits for the delegates of a plugin that was killed, as DEL does.
+// settle waits for the delegates of a killed plugin, as DEL does.
 func (s *site) settle(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -35,8 +35,8 @@ func (s *site) settle(t *testing.T) {
 	check(t, l.Release())
 }
 
-// vanish ends the pod's namespace, and what the kernel does with hardware in it is done to the NIC: it is on the node
-// as it was called in the pod. The runtime has no path to pass any more.
+// vanish ends the pod's namespace and moves the NIC as the kernel does with hardware: it is on the node under the name
+// that it had in the pod. The runtime then has no path to pass.
 func (s *site) vanish(t *testing.T) {
 	t.Helper()
 	s.settle(t)
@@ -47,7 +47,7 @@ func (s *site) vanish(t *testing.T) {
 	s.pod.Path = ""
 }
 
-// home counts a NIC that is not on the node under its name.
+// home checks that the NIC is on the node under its own name.
 func (s *site) home(t *testing.T, r *row, what string) {
 	t.Helper()
 	have := interfaces(t, s.NS)
@@ -60,9 +60,9 @@ func (s *site) home(t *testing.T, r *row, what string) {
 	}
 }
 
-// TestDevicePoints kills the plugin at every point that it passes with a device of the node in hand, now thin and now
-// thick, whether or not the pod vanishes then: DEL brings the device home under its name, and the next pod gets it
-// (multus-cni#1134).
+// TestDevicePoints kills the plugin at every point that it passes with a device of the node, alternately thin and
+// thick, for pods that vanish and for others. DEL returns the device to the node under its name, and the next pod gets
+// it (multus-cni#1134).
 func TestDevicePoints(t *testing.T) {
 	t.Parallel()
 	vanished := func(t *testing.T, s *site) { t.Helper(); s.attach(t); s.vanish(t) }
@@ -70,7 +70,7 @@ func TestDevicePoints(t *testing.T) {
 		s := deviceSite(t, kind)
 		r := table.row("plugin killed at every point with a device, " + string(kind))
 		var seen []string
-		s.end(t, r, "the first pod of the network") // of which more is written than of any later one
+		s.end(t, r, "the first pod of the network") // the first pod causes more writes than later ones
 		for _, verb := range []verb{
 			{"ADD", fresh, plain("ADD")},
 			{"DEL", attached, plain("DEL")},
@@ -103,7 +103,7 @@ func TestDevicePoints(t *testing.T) {
 	})
 }
 
-// end deletes the site's pod and attaches and deletes the next one.
+// end deletes the site's pod, and attaches and deletes the next one.
 func (s *site) end(t *testing.T, r *row, what string) {
 	t.Helper()
 	s.del(t, r, what)

@@ -13,9 +13,9 @@ import (
 	"multus/internal/testutil/testnet"
 )
 
-// TestRunDirectory: the file system of the plugin's locks, /run/multus-lock, is full, without inodes or read-only,
-// before the lock file of the node exists: the first pod after a boot. ADD works (the lock file needs no space), or
-// fails and says so; DEL works at the latest after that.
+// TestRunDirectory makes the file system of the plugin's locks, /run/multus-lock, full, without free inodes or
+// read-only before the lock file exists, as for the first pod after a boot. ADD succeeds (the lock file needs no space)
+// or fails with the reason. DEL succeeds at the latest after the fault.
 func TestRunDirectory(t *testing.T) {
 	t.Parallel()
 	eachKind(t, func(t *testing.T, k int, kind node.Kind) {
@@ -27,7 +27,7 @@ func TestRunDirectory(t *testing.T) {
 			v := newVolume(t, filepath.Join(t.TempDir(), "v"), volumeSize)
 			r := table.row(fmt.Sprintf("/run/multus-lock: %s, %s", f.name, kind))
 			r.try()
-			// A mount namespace of its own: the directory of this machine is that of all tests.
+			// Use a mount namespace: all tests on this machine share the directory.
 			s.wrap = []string{
 				"unshare", "-m", "/bin/sh", "-c",
 				fmt.Sprintf(`mkdir -p %[2]s && mount --bind %[1]q %[2]s && exec "$0"`, v.dir, filepath.Dir(plugin.LockFile)),
@@ -46,7 +46,7 @@ func TestRunDirectory(t *testing.T) {
 			end()
 			s.recover(t, r, false, f.name)
 			s.attach(t)
-			end = f.begin(v, t, 0) // now the lock file is there
+			end = f.begin(v, t, 0) // now the lock file exists
 			for range delTries {
 				if err := s.call(t, "DEL"); err != nil && f.dels {
 					r.bad(t, &r.stuck, 1, "%s: DEL: %v", f.name, err)
@@ -59,9 +59,9 @@ func TestRunDirectory(t *testing.T) {
 	})
 }
 
-// TestDaemonDirectories: the file systems of the daemon's socket and reports and of the CNI configuration are full.
-// Plain and annotated pods start all the same; the configuration stays the old one, whole. When there is room again the
-// statuses are right, no report is left, and the new configuration is written, to the copy for the next boot as well.
+// TestDaemonDirectories fills the file systems of the daemon's socket and reports and of the CNI configuration. Plain
+// and annotated pods still start, and the old configuration stays complete. When there is space again, every network
+// status is right, no report is left, and the new configuration is written, also to the copy for the next boot.
 func TestDaemonDirectories(t *testing.T) {
 	t.Parallel()
 	testnet.RequireRoot(t)
@@ -80,7 +80,7 @@ func TestDaemonDirectories(t *testing.T) {
 		var ends []func()
 		faulty := volumes
 		if f.name == "read-only" {
-			faulty = volumes[1:] // the daemon holds a lock file in the first one open
+			faulty = volumes[1:] // the daemon has a lock file open in the first one
 		}
 		for _, v := range faulty {
 			ends = append(ends, f.begin(v, t, 0))
@@ -114,7 +114,7 @@ func TestDaemonDirectories(t *testing.T) {
 	}
 }
 
-// configured waits until the configuration, and the copy of it, are not what they were before.
+// configured waits until the configuration and its copy differ from before.
 func (s *site) configured(t *testing.T, what string, before []byte) {
 	t.Helper()
 	for _, path := range []string{
@@ -128,7 +128,7 @@ func (s *site) configured(t *testing.T, what string, before []byte) {
 	}
 }
 
-// statusOf compares the status of another pod than the site's with its result, and deletes it.
+// statusOf compares the network status of another pod with its result, and deletes the pod.
 func (s *site) statusOf(t *testing.T, r *row, p *node.Pod, result []byte, what string) {
 	t.Helper()
 	names := s.variant.names

@@ -16,7 +16,7 @@ import (
 	"multus/internal/testutil/testnet"
 )
 
-// with runs fn with another pod as the site's.
+// with runs fn with p as the pod of the site.
 func (s *site) with(p *node.Pod, fn func()) {
 	old, prev := s.pod, s.prev
 	s.pod, s.prev = p, nil
@@ -24,7 +24,7 @@ func (s *site) with(p *node.Pod, fn func()) {
 	fn()
 }
 
-// alive fails unless a pod has all that its ADD gave it.
+// alive checks that a pod has everything that its ADD attached.
 func (s *site) alive(t *testing.T, r *row, p *node.Pod, want int, what string) {
 	t.Helper()
 	if got := interfaces(t, p.NS); len(got) != want {
@@ -57,8 +57,9 @@ func (s *site) add(t *testing.T, p *node.Pod) {
 	}
 }
 
-// TestGC: sandboxes that the runtime does not list are freed, their namespaces gone or not, recorded or remembered by
-// libcni only; live ones are untouched.
+// TestGC checks that sandboxes that the runtime does not list are freed and that live ones are not touched. The
+// namespaces of the unlisted sandboxes exist or not, and some of them are known only from the record or only from
+// libcni's cache.
 func TestGC(t *testing.T) {
 	t.Parallel()
 	eachKind(t, func(t *testing.T, _ int, kind node.Kind) {
@@ -92,7 +93,8 @@ func TestGC(t *testing.T) {
 	})
 }
 
-// TestGCWhileAdding: a pod that is attached after GC has looked is untouched, and so are those of ADDs that run.
+// TestGCWhileAdding checks that GC does not touch a pod that is attached after GC has read the records, nor pods whose
+// ADD is running.
 func TestGCWhileAdding(t *testing.T) {
 	t.Parallel()
 	eachKind(t, func(t *testing.T, _ int, kind node.Kind) {
@@ -109,7 +111,7 @@ func TestGCWhileAdding(t *testing.T) {
 		go func() { done <- p.end() }()
 		eventually(t, "GC lists", func() bool { b, _ := os.ReadFile(trace); return strings.Contains(string(b), "gc.listed") })
 		s.add(t, pods[0])
-		s.add(t, pods[1]) // is in no list
+		s.add(t, pods[1]) // in no list
 		if err := <-done; err != nil {
 			r.bad(t, &r.stuck, 1, "GC: %v", err)
 		}

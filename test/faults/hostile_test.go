@@ -20,19 +20,19 @@ import (
 )
 
 const (
-	// manifestLimit is the daemon's memory limit in deploy/base/daemonset.yaml.
+	// manifestLimit is the memory limit of the daemon in deploy/base/daemonset.yaml.
 	manifestLimit = 256 << 20
-	// largeDefinitions of largeDefinition bytes each took more than that, once.
+	// largeDefinitions definitions of largeDefinition bytes each exceeded that limit in an earlier version.
 	largeDefinitions = 190
 	largeDefinition  = 1000 << 10
-	// refusedPods are pods whose status the API server rejects for good.
+	// refusedPods is the number of pods whose network status the API server always rejects.
 	refusedPods = 1000
 )
 
-// TestHostileSizes: with the memory limit of the manifest, the daemon survives what users can create: 190 definitions
-// of nearly 1 MB each, a pod that names one of them 250 times, 110 pods at the same time with the largest plan that is
-// allowed, and 1,000 pods whose status the API server rejects for good. It goes on meanwhile: plain pods start, and the
-// statuses of other pods are written soon.
+// TestHostileSizes checks that the daemon, with the memory limit of the manifest, survives what users can create: 190
+// definitions of nearly 1 MB each, a pod that names one of them 250 times, 110 pods at the same time with the largest
+// plan that is allowed, and 1,000 pods whose network status the API server always rejects. Meanwhile plain pods start,
+// and the network statuses of other pods are written soon.
 func TestHostileSizes(t *testing.T) {
 	t.Parallel()
 	if !long() {
@@ -46,7 +46,7 @@ func TestHostileSizes(t *testing.T) {
 	for i := range largeDefinitions {
 		cluster.CreateNetwork(t, s.ns, fmt.Sprintf("big-%d", i), config, nil)
 	}
-	// The daemon is moved into its cgroup after its start, so that it cannot find the limit itself.
+	// The daemon is moved into its cgroup after its start, so it cannot read the limit itself.
 	s.DaemonEnv = append(s.DaemonEnv, fmt.Sprint("GOMEMLIMIT=", manifestLimit/10*8))
 	s.StartDaemon(t)
 	group := limitMemory(t, s.Daemon().Pid, manifestLimit)
@@ -90,13 +90,14 @@ func TestHostileSizes(t *testing.T) {
 	}
 }
 
-// planMany asks for 110 plans at the same time, which are as large as a plan may be and grow when they are encoded.
+// planMany requests 110 plans at the same time. They are as large as a plan may be and become larger when they are
+// encoded.
 func (s *changingSite) planMany(t *testing.T) {
 	t.Helper()
 	const pods, size = 110, 240 << 10
 	config := fmt.Sprintf(`{"cniVersion":"1.1.0","type":"bridge","x":%q}`, strings.Repeat("<", size))
 	s.cluster.CreateNetwork(t, s.ns, "grows", config, nil)
-	element := `{"name":"grows","cni-args":{"a":"b"}}` // another configuration for each
+	element := `{"name":"grows","cni-args":{"a":"b"}}` // a different configuration for each element
 	annotation := "[" + element + strings.Repeat(","+element, plan.MaxBytes/size-3) + "]"
 	uid := s.cluster.CreatePod(t, s.ns, "grows", map[string]string{netsel.Networks: annotation})
 	c := &api.Client{Socket: s.SocketDir() + "/multus.sock"}
@@ -114,7 +115,7 @@ func (s *changingSite) planMany(t *testing.T) {
 	wg.Wait()
 }
 
-// planRequest is the plugin's request for the pod "grows".
+// planRequest returns the plugin's request for the pod "grows".
 func (s *changingSite) planRequest(containerID, uid string) *request.Request {
 	return &request.Request{
 		Command: request.Add, ContainerID: containerID, Netns: "/run/netns/x", IfName: "eth0", Config: s.Conf(),
@@ -122,11 +123,11 @@ func (s *changingSite) planRequest(containerID, uid string) *request.Request {
 	}
 }
 
-// refuse reports the sandboxes of n pods whose annotations have no room left: the API server answers each status with
-// 422.
+// refuse reports the sandboxes of n pods whose annotations have no room left. The API server answers each network
+// status with 422.
 func (s *changingSite) refuse(t *testing.T, n int) {
 	t.Helper()
-	const most = 256 << 10 // of all annotations of a pod together
+	const most = 256 << 10 // limit for all annotations of a pod together
 	full := map[string]string{"x": strings.Repeat("x", most-100)}
 	c := &api.Client{Socket: s.SocketDir() + "/multus.sock"}
 	var wg sync.WaitGroup

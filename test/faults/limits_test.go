@@ -13,8 +13,8 @@ import (
 	"multus/internal/testutil/testnet"
 )
 
-// TestDescriptors: the plugin and its delegates may have few files open (RLIMIT_NOFILE). Whatever fails, a DEL that
-// ends with success has freed everything, and a DEL without the limit does.
+// TestDescriptors limits the open files of the plugin and its delegates (RLIMIT_NOFILE). A DEL that succeeds has freed
+// everything, and a DEL without the limit succeeds.
 func TestDescriptors(t *testing.T) {
 	t.Parallel()
 	eachKind(t, func(t *testing.T, k int, kind node.Kind) {
@@ -31,8 +31,8 @@ func TestDescriptors(t *testing.T) {
 	})
 }
 
-// TestProcesses: the plugin and its delegates may be few threads (pids.max), so that a fork is refused (EAGAIN), or the
-// plugin itself dies for want of a thread. It is as with few descriptors.
+// TestProcesses limits the threads of the plugin and its delegates (pids.max), so that fork fails with EAGAIN or the
+// plugin itself dies because it cannot create a thread. It checks the same as TestDescriptors.
 func TestProcesses(t *testing.T) {
 	t.Parallel()
 	eachKind(t, func(t *testing.T, k int, kind node.Kind) {
@@ -51,7 +51,7 @@ func TestProcesses(t *testing.T) {
 	})
 }
 
-// shown fails a test whose fault did not keep a single call from its work.
+// shown fails the test if no call failed, because then the fault had no effect.
 func shown(t *testing.T, failed int) {
 	t.Helper()
 	if failed == 0 {
@@ -59,8 +59,8 @@ func shown(t *testing.T, failed int) {
 	}
 }
 
-// limited attaches and deletes the site's pod within a limit, and once more where the ADD was without it. It returns
-// how many ADDs failed.
+// limited attaches and deletes the site's pod within a limit, and once more with an ADD without the limit. It returns
+// the number of ADDs that failed.
 func (s *site) limited(t *testing.T, r *row, what string, gone bool, begin, end func()) (failed int) {
 	t.Helper()
 	wrap := s.wrap
@@ -106,7 +106,7 @@ func (s *site) limited(t *testing.T, r *row, what string, gone bool, begin, end 
 }
 
 // TestRandomGroupKill kills the plugin and all its delegates at the same moment, as the kernel does when the memory of
-// their cgroup is used up (memory.oom.group) and a runtime's service manager when it stops the group.
+// their cgroup is exhausted (memory.oom.group), and as a service manager does when it stops the cgroup of a runtime.
 func TestRandomGroupKill(t *testing.T) {
 	eachKind(t, func(t *testing.T, _ int, kind node.Kind) {
 		group, wrap := limitProcesses(t)
@@ -139,8 +139,8 @@ func TestRandomGroupKill(t *testing.T) {
 	})
 }
 
-// forgetEmptyReservations removes what host-local leaves when it is killed between the making of a reservation and the
-// writing of its owner: no later DEL or GC of that plugin can free such a file.
+// forgetEmptyReservations removes the files that host-local leaves when it is killed after it has created a reservation
+// and before it has written the owner. No later DEL or GC of that plugin can free such a file.
 func (s *site) forgetEmptyReservations(t *testing.T) {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(s.Reservations(), "*", "*.*.*.*"))

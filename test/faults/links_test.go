@@ -12,10 +12,11 @@ import (
 	"multus/internal/testutil/testnet"
 )
 
-// stormy is how many interfaces a namespace has in a storm: so many that a dump of them takes several messages.
+// stormy is the number of interfaces of a namespace in a storm. It is so large that a dump of them takes several
+// messages.
 const stormy = 150
 
-// storm makes and deletes interfaces of a namespace in a loop until the returned function is called.
+// storm creates and deletes interfaces of a namespace in a loop until the returned function is called.
 func storm(t *testing.T, ns *testnet.NS) (stop func()) {
 	t.Helper()
 	testnet.Bridge(t, ns, "storm")
@@ -33,8 +34,8 @@ func storm(t *testing.T, ns *testnet.NS) (stop func()) {
 	return func() { over.Store(true); wg.Wait() }
 }
 
-// TestLinkStorm: interfaces change all the time while they are listed, so that the kernel interrupts the lists
-// (NLM_F_DUMP_INTR). No interface that is there is missed, and no answer is made up.
+// TestLinkStorm lists interfaces while they change all the time, so that the kernel interrupts the dumps
+// (NLM_F_DUMP_INTR). No existing interface is missed, and no missing one is reported.
 func TestLinkStorm(t *testing.T) {
 	t.Parallel()
 	testnet.RequireRoot(t)
@@ -70,7 +71,7 @@ func TestLinkStorm(t *testing.T) {
 	}
 }
 
-// TestPodsInLinkStorm: pods come and go while interfaces of the node change all the time.
+// TestPodsInLinkStorm attaches and deletes pods while interfaces of the node change all the time.
 func TestPodsInLinkStorm(t *testing.T) {
 	t.Parallel()
 	s := deviceSite(t, node.Thin)

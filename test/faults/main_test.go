@@ -1,7 +1,7 @@
-// Package faults injects faults for real and looks at what is left: processes are killed at every named point
-// (internal/failpoint) and at random times, records are damaged, delegates hang, the daemon comes and goes. After
-// each fault it does what a container runtime does, and counts. The counts are printed as one table, which must be
-// all zeros (docs/reliability.md).
+// Package faults injects faults and checks what is left. Processes are killed at every named point (internal/failpoint)
+// and at random times, records are damaged, delegates hang, and the daemon stops and starts. After each fault a test
+// does what a container runtime does and counts what is wrong. The counts are printed as one table, which must be all
+// zeros (docs/reliability.md).
 package faults
 
 import (
@@ -19,19 +19,19 @@ import (
 	"multus/internal/testutil/node"
 )
 
-// perCPU is how many tests run at a time for each processor, unless -parallel says another number.
+// perCPU is the number of parallel tests for each processor. -parallel overrides it.
 const perCPU = 2
 
-// binDir holds the project's binaries, built with the tag failpoint.
+// binDir is the directory of the project's binaries, built with the tag failpoint.
 var binDir string
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
-	// Most of the time a try waits: for delegates, namespaces, limits.
-	_ = flag.Set("test.parallel", strconv.Itoa(perCPU*runtime.NumCPU())) // the flag is there
+	// Tests mostly wait: for delegates, namespaces and limits.
+	_ = flag.Set("test.parallel", strconv.Itoa(perCPU*runtime.NumCPU())) // the flag exists
 	flag.Parse()
-	// Test binaries of other packages have mounts and processes of their own: everything of ours is below one directory.
+	// Test binaries of other packages have mounts and processes, too. Everything of this one is below one directory.
 	dir, err := os.MkdirTemp("", "multus-faults-")
 	if err == nil {
 		err = os.Setenv("TMPDIR", dir)
@@ -56,7 +56,7 @@ func run(m *testing.M) int {
 
 func build(dir string) error {
 	if os.Geteuid() != 0 {
-		return nil // everything will be skipped
+		return nil // all tests will be skipped
 	}
 	cmd := exec.Command("go", "build", "-tags", "failpoint", "-buildvcs=false", "-trimpath", "-o", dir+"/",
 		"multus/cmd/...", "multus/internal/testutil/fakeplugin")
@@ -67,8 +67,8 @@ func build(dir string) error {
 	return nil
 }
 
-// duration is how long the tests that go on at random take, all of them together: FAULTS_SECONDS, or 15. More than
-// 60 also asks for all that is left out of a short run.
+// duration returns the total time of the tests with random faults: FAULTS_SECONDS, or 15 s. A value above 60 also
+// enables everything that a short run leaves out.
 func duration() time.Duration {
 	n, err := strconv.Atoi(os.Getenv("FAULTS_SECONDS"))
 	if err != nil {
@@ -82,7 +82,7 @@ func long() bool { return duration() > time.Minute }
 // row is one line of the table.
 type row struct {
 	fault string
-	// expected is set where the harness itself is tested: what it finds is counted and not a failure.
+	// expected is set when the harness itself is tested. Findings are then counted but do not fail the test.
 	expected bool
 
 	// mu guards the counts.
@@ -90,7 +90,7 @@ type row struct {
 	tries, interfaces, addresses, records, stuck, locks, wrong int
 }
 
-// results are all rows, in the order in which they were begun.
+// results has all rows, in the order in which they were begun.
 type results struct {
 	mu   sync.Mutex
 	rows []*row
@@ -98,7 +98,7 @@ type results struct {
 
 var table results
 
-// row returns the line of a fault.
+// row returns the row of a fault. It adds the row if there is none.
 func (r *results) row(fault string) *row {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -118,7 +118,7 @@ func (r *row) try() {
 	r.tries++
 }
 
-// bad counts n things that must not be; the test fails.
+// bad adds n findings to a count and fails the test.
 func (r *row) bad(t *testing.T, count *int, n int, format string, args ...any) {
 	t.Helper()
 	r.mu.Lock()
@@ -137,7 +137,7 @@ func (r *row) sum() int {
 	return r.interfaces + r.addresses + r.records + r.stuck + r.locks + r.wrong
 }
 
-// print writes the table to FAULTS_TABLE, or to standard output.
+// print writes the table to the file FAULTS_TABLE, or to standard output.
 func (r *results) print() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

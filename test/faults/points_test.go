@@ -14,7 +14,7 @@ import (
 	"multus/internal/testutil/node"
 )
 
-// point is one pass of one named point, in one verb.
+// point is one pass of a named point in a verb.
 type point struct {
 	verb, name string
 	pass       int
@@ -24,7 +24,7 @@ func (p point) env() string { return fmt.Sprintf("MULTUS_FAILPOINT=%s:%d", p.nam
 
 func (p point) String() string { return fmt.Sprintf("%s at %s:%d", p.verb, p.name, p.pass) }
 
-// verb is what is killed. before brings the pod into the state in which the verb is called.
+// verb is the call that is killed. before brings the pod into the state in which the verb is called.
 type verb struct {
 	name   string
 	before func(t *testing.T, s *site)
@@ -77,7 +77,7 @@ func (s *site) trace(t *testing.T, verb string, run func(env ...string) error) [
 	})
 }
 
-// traced is trace for a verb that may fail.
+// traced is like trace, for a verb that may fail.
 func (s *site) traced(t *testing.T, verb string, run func(env ...string) error) []point {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "trace")
@@ -94,8 +94,8 @@ func (s *site) traced(t *testing.T, verb string, run func(env ...string) error) 
 	return out
 }
 
-// choose leaves out of a short run what another site shows: each point of each verb comes once, now thin and now
-// thick, by turns with each variant; points that are passed for each network come twice.
+// choose selects points for a short run, which leaves out what another site covers: each point of each verb is used
+// once, alternately for thin and thick and for each variant. Points that are passed for each network are used twice.
 func choose(points []point, kind, variant int) []point {
 	if long() {
 		return points
@@ -123,7 +123,7 @@ func choose(points []point, kind, variant int) []point {
 }
 
 // TestPoints kills the plugin at every named point that a verb passes, for every verb, thin and thick, with every
-// variant of networks; its delegates live on. Every second DEL finds neither definitions nor pod.
+// variant of networks. The delegates keep running. Every second DEL has neither definitions nor pod.
 func TestPoints(t *testing.T) {
 	t.Parallel()
 	for k, kind := range node.Kinds {
@@ -153,16 +153,16 @@ func TestPoints(t *testing.T) {
 	}
 }
 
-// elsewhere are the points of processes and ways that TestPoints does not come to, and the test that does.
+// elsewhere reports whether another test covers a point, because TestPoints does not pass it.
 func elsewhere(name string) bool {
-	// They belong to TestDaemonPoints, TestLeavePoints (three) and TestDevicePoints.
+	// These are covered by TestDaemonPoints, TestLeavePoints (three) and TestDevicePoints.
 	elsewhere := []string{"daemon.", "leave.", "fsx.filled", "fsx.replaced", "devices."}
 	return slices.ContainsFunc(elsewhere, func(prefix string) bool {
 		return strings.HasPrefix(name, prefix)
 	})
 }
 
-// TestEveryPointIsPassed: no name is forgotten: each is passed by a verb, or belongs to another test.
+// TestEveryPointIsPassed checks that each named point is passed by a verb or covered by another test.
 func TestEveryPointIsPassed(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, node.Thin, variants[2], nil)

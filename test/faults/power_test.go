@@ -21,8 +21,8 @@ import (
 	"multus/internal/testutil/testnet"
 )
 
-// powerSite is a site whose ledger is on a disk that loses its power. What host-local has reserved stays: it is on
-// another disk, as the worst that can happen.
+// powerSite is a site whose ledger is on a disk that loses its power. The reservations of host-local are on another
+// disk and stay, which is the worst case.
 type powerSite struct {
 	*site
 	disk *disk.Disk
@@ -34,12 +34,12 @@ func newPowerSite(t *testing.T, kind node.Kind, v variant) *powerSite {
 	return &powerSite{newSiteAt(t, node.Options{Kind: kind, StateDir: filepath.Join(d.Dir, "multus")}, v), d}
 }
 
-// losePower takes the power and brings the disk back. Processes and namespaces are gone.
+// losePower cuts the power of the disk and mounts it again. Processes and namespaces are gone.
 func (s *powerSite) losePower(t *testing.T) {
 	t.Helper()
 	s.disk.Cut(t)
 	s.StopDaemon(t)
-	// The delegates of a killed plugin live on until here: what they reserve meanwhile counts as well.
+	// The delegates of a killed plugin run until here. What they reserve in the meantime counts as well.
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	l, err := fsx.Acquire(ctx, plugin.LockFile, s.pod.ContainerID)
@@ -49,7 +49,8 @@ func (s *powerSite) losePower(t *testing.T) {
 	s.disk.Mount(t)
 }
 
-// whole fails for a file of ours that is cut off. libcni's results are not ours, and hidden files are not in place yet.
+// whole checks that no file of the ledger is truncated. It skips libcni's results, which libcni writes, and hidden
+// files, which are not yet renamed.
 func (s *powerSite) whole(t *testing.T, r *row, what string) {
 	t.Helper()
 	check(t, filepath.WalkDir(s.disk.Dir, func(path string, d fs.DirEntry, err error) error {
@@ -65,8 +66,8 @@ func (s *powerSite) whole(t *testing.T, r *row, what string) {
 	}))
 }
 
-// boot does what a runtime does after a power loss: DEL of the sandbox of before, or GC if the runtime has forgotten it
-// as well. Nobody else knows of the pod any more. Then nothing may be left, and its next sandbox must work.
+// boot does what a runtime does after a power loss: DEL of the earlier sandbox, or GC if the runtime has lost the
+// sandbox, too. The definitions are hidden. Then nothing may be left, and the next sandbox of the pod must work.
 func (s *powerSite) boot(t *testing.T, r *row, forgotten bool, what string) {
 	t.Helper()
 	r.try()
@@ -94,7 +95,7 @@ func (s *powerSite) boot(t *testing.T, r *row, forgotten bool, what string) {
 	s.clean(t, r, what+", next sandbox")
 }
 
-// chooseForPower leaves out of a short run the points between which no file is written and no address reserved.
+// chooseForPower leaves out of a short run the points between which no file is written and no address is reserved.
 func chooseForPower(points []point) []point {
 	if long() {
 		return points
@@ -105,8 +106,8 @@ func chooseForPower(points []point) []point {
 	})
 }
 
-// TestPowerLoss takes the node's power at every named point of ADD, DEL and GC, and after their end: what was not
-// synced is lost. Nothing of the pod is lost with it.
+// TestPowerLoss cuts the node's power at every named point of ADD, DEL and GC, and after their end. Data that was not
+// synced is lost. It checks that nothing of the pod is lost with it.
 func TestPowerLoss(t *testing.T) {
 	t.Parallel()
 	for k, kind := range node.Kinds {
@@ -126,7 +127,7 @@ func TestPowerLoss(t *testing.T) {
 					}
 					s.losePowerIn(t, r, verb, true)
 					if verb.name == "ADD" || long() {
-						// Noting networks syncs the disk, and with it what should have been synced before.
+						// Recording networks syncs the disk, which would hide a missing sync before it.
 						s.losePowerIn(t, r, verb, false)
 					}
 				}
@@ -135,15 +136,15 @@ func TestPowerLoss(t *testing.T) {
 	}
 }
 
-// losePowerIn takes the power after a verb, and at its points; each time the disk has all that was before. forget has
-// the networks noted anew each time; else they are known before the points are counted.
+// losePowerIn cuts the power after a verb and at its points. Before each call everything is synced. With forget the
+// networks are recorded again at each call. Without it they are recorded before the points are traced.
 func (s *powerSite) losePowerIn(t *testing.T, r *row, verb verb, forget bool) {
 	t.Helper()
 	first := s.forgetNetworks
 	if !forget {
 		first = func(*testing.T) {}
 		verb.before(t, s.site)
-		_ = verb.call(t, s.site) // it may be one that fails
+		_ = verb.call(t, s.site) // this verb may fail on purpose
 		s.del(t, r, verb.name)
 	}
 	first(t)
@@ -164,7 +165,7 @@ func (s *powerSite) losePowerIn(t *testing.T, r *row, verb verb, forget bool) {
 	}
 }
 
-// TestPowerRed is the test of the test: a ledger that is not synced, or whose directory is not, loses the pod.
+// TestPowerRed tests the harness: the pod is lost if the files of the ledger or its directory are not synced.
 func TestPowerRed(t *testing.T) {
 	t.Parallel()
 	s := newPowerSite(t, node.Thin, two)
@@ -193,8 +194,8 @@ func TestPowerRed(t *testing.T) {
 	}
 }
 
-// TestPowerLossDaemon takes the power while the daemon writes the runtime's configuration and its copy for the next
-// boot: both are the old ones or the new ones, and the daemon goes on from there.
+// TestPowerLossDaemon cuts the power while the daemon writes the runtime's configuration and its copy for the next
+// boot. Each file is the old or the new one, and the daemon works with them.
 func TestPowerLossDaemon(t *testing.T) {
 	t.Parallel()
 	d := disk.New(t)
@@ -239,7 +240,8 @@ func TestPowerLossDaemon(t *testing.T) {
 	}
 }
 
-// changePrimary makes the cluster network's configuration another one, for good, so that the daemon's is another one.
+// changePrimary changes the configuration of the cluster network permanently, so that the daemon's configuration
+// changes, too.
 func (s *site) changePrimary(t *testing.T) {
 	t.Helper()
 	file, ok := s.conf["clusterNetwork"].(string)
@@ -257,9 +259,9 @@ func (s *site) changePrimary(t *testing.T) {
 	check(t, fsx.WriteAtomic(file, b, 0o644))
 }
 
-// TestPowerLossReports takes the power while the plugin leaves reports for a daemon that is away, where they are on a
-// disk. They are not synced, since their sandboxes are lost with them: what is left of one must not keep the daemon
-// from writing the status of the pod's next sandbox.
+// TestPowerLossReports cuts the power while the plugin writes reports because the daemon is down, in a directory on
+// disk. Reports are not synced, because their sandboxes are lost with them. What is left of a report must not prevent
+// the network status of the pod's next sandbox.
 func TestPowerLossReports(t *testing.T) {
 	t.Parallel()
 	d := disk.New(t)

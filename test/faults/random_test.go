@@ -22,15 +22,15 @@ import (
 )
 
 const (
-	// window is how long after its start a plugin is killed at the latest.
+	// window bounds the time between the start of a plugin and its kill.
 	window = 90 * time.Millisecond
-	// shares are the tests that divide duration among them: two deployments each, side by side.
+	// shares is the number of tests that divide duration among them. Each runs both deployments at the same time.
 	shares = 4
 )
 
 func share() time.Time { return time.Now().Add(duration() / shares) }
 
-// inWindow starts try number n, a DEL every third time, and returns at a random moment of it.
+// inWindow starts try number n and returns at a random moment of it. Every third try is a DEL.
 func (s *site) inWindow(t *testing.T, n int) (verb string, after time.Duration, p *process) {
 	t.Helper()
 	verb = "ADD"
@@ -45,7 +45,7 @@ func (s *site) inWindow(t *testing.T, n int) (verb string, after time.Duration, 
 }
 
 // TestRandomKill kills the plugin at a random time within 90 ms of its start, in ADD and in DEL, while its delegates
-// live on; then DEL, ADD, DEL (the measurement of today's Multus: 20 addresses leaked in 43 kills).
+// keep running. Then it runs DEL, ADD and DEL. The same test with today's Multus leaked 20 addresses in 43 kills.
 func TestRandomKill(t *testing.T) {
 	eachKind(t, func(t *testing.T, _ int, kind node.Kind) {
 		s := newSite(t, kind, two, nil)
@@ -60,7 +60,7 @@ func TestRandomKill(t *testing.T) {
 	})
 }
 
-// slow makes the bridge plugin take its time before each ADD, as a plugin on a busy node does.
+// slow delays each ADD of the bridge plugin, as on a busy node.
 func (s *site) slow(t *testing.T, seconds string) {
 	t.Helper()
 	text := fmt.Sprintf("#!/bin/bash\n[ \"$CNI_COMMAND\" = ADD ] && sleep %s\nexec %q\n", seconds,
@@ -74,14 +74,14 @@ func (s *site) slow(t *testing.T, seconds string) {
 	})
 }
 
-// TestDelWaits: a DEL waits for the delegate of a killed ADD that has not even begun its work.
+// TestDelWaits checks that DEL waits for the delegate of a killed ADD, even if the delegate has not begun its work.
 func TestDelWaits(t *testing.T) {
 	t.Parallel()
 	eachKind(t, func(t *testing.T, _ int, kind node.Kind) {
 		s := newSite(t, kind, two, nil)
 		s.slow(t, "0.3")
 		r := table.row("DEL waits for delegates of a killed ADD")
-		for _, pass := range []int{1, 3, 4} { // the bridges: portmap and tuning come between
+		for _, pass := range []int{1, 3, 4} { // the bridge plugins: portmap and tuning are between them
 			what := fmt.Sprintf("exec.started:%d", pass)
 			if err := s.call(t, "ADD", "MULTUS_FAILPOINT="+what); !errors.Is(err, errKilled) {
 				t.Errorf("%s: %v", what, err)
@@ -95,7 +95,8 @@ func TestDelWaits(t *testing.T) {
 	})
 }
 
-// TestRandomDelegateKill kills one of the delegates instead: the error names it, what was begun is undone at once.
+// TestRandomDelegateKill kills one of the delegates instead. The error names the delegate, and what was begun is undone
+// at once.
 func TestRandomDelegateKill(t *testing.T) {
 	eachKind(t, func(t *testing.T, _ int, kind node.Kind) {
 		s := newSite(t, kind, two, nil)
@@ -124,7 +125,7 @@ func TestRandomDelegateKill(t *testing.T) {
 	})
 }
 
-// killChild kills a child of a process; false if it had none.
+// killChild kills a child of a process. It returns false if there is none.
 func killChild(pid int) bool {
 	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
 	if err != nil {
@@ -141,8 +142,8 @@ func killChild(pid int) bool {
 	return false
 }
 
-// TestRandomDaemon kills, restarts, stops and continues the daemon at random times, while pods come and go: an ADD
-// works, or fails with code 11; nothing is left, and the last status is right.
+// TestRandomDaemon kills, restarts, stops and continues the daemon at random times while pods are attached and deleted.
+// An ADD succeeds or fails with code 11. Nothing is left, and the last network status is right.
 func TestRandomDaemon(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, node.Thick, two, map[string]any{"daemonTimeout": "5s"})

@@ -16,7 +16,7 @@ import (
 	"multus/internal/testutil/testnet"
 )
 
-// volume is a small file system in memory, to be filled up.
+// volume is a small tmpfs that a test can fill.
 type volume struct{ dir string }
 
 // newVolume mounts an empty volume at dir.
@@ -33,7 +33,7 @@ func newVolume(t *testing.T, dir, options string) *volume {
 	return &volume{dir}
 }
 
-// fill leaves room for n pages of data. It returns how the room comes back.
+// fill leaves space for n pages. The returned function frees the space.
 func (v *volume) fill(t *testing.T, n int) func() {
 	t.Helper()
 	var stat unix.Statfs_t
@@ -44,7 +44,7 @@ func (v *volume) fill(t *testing.T, n int) func() {
 	return func() { check(t, os.Remove(path)) }
 }
 
-// useUp leaves room for n files. It returns how the room comes back.
+// useUp leaves n inodes. The returned function frees the inodes.
 func (v *volume) useUp(t *testing.T, n int) func() {
 	t.Helper()
 	dir := filepath.Join(v.dir, "fillers")
@@ -57,7 +57,7 @@ func (v *volume) useUp(t *testing.T, n int) func() {
 	return func() { check(t, os.RemoveAll(dir)) }
 }
 
-// readOnly remounts the volume. It returns how it becomes writable again.
+// readOnly remounts the volume read-only. The returned function makes it writable again.
 func (v *volume) readOnly(t *testing.T, _ int) func() {
 	t.Helper()
 	remount := func(flags uintptr) { check(t, unix.Mount("", v.dir, "", unix.MS_REMOUNT|flags, "")) }
@@ -67,11 +67,11 @@ func (v *volume) readOnly(t *testing.T, _ int) func() {
 
 const volumeSize = "size=2m,nr_inodes=200"
 
-// shortages are faults of the file system that holds the state directory.
+// shortages are faults of the file system that contains the state directory.
 var shortages = []struct {
 	name, says string
 	begin      func(v *volume, t *testing.T, n int) func()
-	// rooms is how many values of n are tried: with each more of an ADD comes to be written.
+	// rooms is the number of values of n that are tried. With each value ADD can write more.
 	rooms int
 	// dels reports whether DEL frees everything during the shortage.
 	dels bool
@@ -81,9 +81,9 @@ var shortages = []struct {
 	{"read-only", "read-only file system", (*volume).readOnly, 1, false},
 }
 
-// TestStateDirectory: the file system of the state directory is full, without inodes or read-only, at the beginning of
-// an ADD or in the middle of it. An ADD works, or fails with an error that says so and leaves nothing attached. A DEL
-// frees everything where something can be removed, and does so at the latest once something can.
+// TestStateDirectory checks a state directory whose file system is full, without free inodes or read-only, from the
+// beginning of an ADD or in the middle of it. ADD succeeds, or fails with the reason and leaves nothing attached. DEL
+// frees everything if files can be removed, and otherwise as soon as they can.
 func TestStateDirectory(t *testing.T) {
 	t.Parallel()
 	eachKind(t, func(t *testing.T, k int, kind node.Kind) {
@@ -107,7 +107,7 @@ func TestStateDirectory(t *testing.T) {
 	})
 }
 
-// shortOf adds the site's pod during a fault. It returns 1 for an ADD that failed.
+// shortOf adds the site's pod during a fault. It returns 1 if ADD failed.
 func (s *site) shortOf(t *testing.T, r *row, what, says string, begin func() func()) (failed int) {
 	t.Helper()
 	s.forgetNetworks(t)
@@ -127,7 +127,7 @@ func (s *site) shortOf(t *testing.T, r *row, what, says string, begin func() fun
 	return failed
 }
 
-// withoutRecord deletes a pod of which nothing is recorded, during a fault: there is nothing to write.
+// withoutRecord deletes a pod without a record during a fault. DEL has nothing to write then.
 func (s *site) withoutRecord(t *testing.T, r *row, what string, begin func() func()) {
 	t.Helper()
 	r.try()
@@ -137,8 +137,8 @@ func (s *site) withoutRecord(t *testing.T, r *row, what string, begin func() fun
 	s.clean(t, r, what+", without a record")
 }
 
-// recordedInShortage deletes an attached pod during a fault: its interfaces are gone at once, its record when it can be
-// removed.
+// recordedInShortage deletes an attached pod during a fault. Its interfaces are deleted at once, and its record as soon
+// as it can be removed.
 func (s *site) recordedInShortage(t *testing.T, r *row, what string, dels bool, begin func() func()) {
 	t.Helper()
 	r.try()
@@ -160,7 +160,7 @@ func (s *site) recordedInShortage(t *testing.T, r *row, what string, dels bool, 
 	s.recover(t, r, false, what+", DEL")
 }
 
-// collectInShortage runs GC for an attached pod that the runtime has forgotten, during a fault and after it.
+// collectInShortage runs GC without the attached pod in its list, during a fault and after it.
 func (s *site) collectInShortage(t *testing.T, r *row, what string, dels bool, begin func() func()) {
 	t.Helper()
 	r.try()
@@ -180,8 +180,9 @@ func (s *site) collectInShortage(t *testing.T, r *row, what string, dels bool, b
 	s.clean(t, r, what+", GC")
 }
 
-// TestDiskErrors: every access to the file system of the state directory is answered with an I/O error. ADD, DEL and GC
-// fail and say so; no address is forgotten. After the disk is mounted again DEL frees everything.
+// TestDiskErrors checks ADD, DEL and GC while each access to the file system of the state directory fails with an I/O
+// error. They fail with that reason, and no reserved address is lost. After the disk is mounted again, DEL frees
+// everything.
 func TestDiskErrors(t *testing.T) {
 	t.Parallel()
 	eachKind(t, func(t *testing.T, _ int, kind node.Kind) {
@@ -209,7 +210,7 @@ func TestDiskErrors(t *testing.T) {
 	})
 }
 
-// ask runs a verb for the site's pod, GC without any valid one.
+// ask runs a verb for the site's pod. GC runs without valid attachments.
 func (s *site) ask(t *testing.T, verb string) error {
 	t.Helper()
 	if verb == "GC" {
@@ -218,8 +219,8 @@ func (s *site) ask(t *testing.T, verb string) error {
 	return s.call(t, verb)
 }
 
-// TestDiskHangs: the file system of the state directory hangs (FIFREEZE), so that a plugin cannot even be killed. The
-// runtime gives up; after the disk goes on, DEL frees everything.
+// TestDiskHangs checks a state directory whose file system hangs (FIFREEZE), so that a plugin cannot even be killed.
+// The runtime gives up. When the disk works again, DEL frees everything.
 func TestDiskHangs(t *testing.T) {
 	t.Parallel()
 	d := disk.New(t)
@@ -254,9 +255,9 @@ func asleep(pid int) bool {
 	return false
 }
 
-// TestShortageIsNoRefusal: a plugin cannot free what it holds, since the node is short of something, and says so in its
-// own words at each DEL; the pod's namespace is there or gone. However often the runtime asks meanwhile, the attachment
-// is not given up: DEL frees it once it can be freed.
+// TestShortageIsNoRefusal checks a plugin that cannot free its resources because of a shortage on the node and returns
+// its own error at each DEL, with and without the pod's namespace. However often the runtime repeats DEL, the
+// attachment is kept. DEL frees it once that is possible.
 func TestShortageIsNoRefusal(t *testing.T) {
 	t.Parallel()
 	for k, kind := range node.Kinds {

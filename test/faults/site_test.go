@@ -26,32 +26,32 @@ import (
 const (
 	networksKey = "k8s.v1.cni.cncf.io/networks"
 	statusKey   = "k8s.v1.cni.cncf.io/network-status"
-	// passed is the capability by which a runtime hands out a pod's annotations.
+	// passed is the capability with which a runtime passes the annotations of a pod.
 	passed = "io.kubernetes.cri.pod-annotations"
 
-	// delTries is how often a runtime repeats a DEL here before its pod counts as stuck.
+	// delTries is how often the tests repeat a DEL before the pod counts as stuck.
 	delTries = 3
-	// patience is how long something that happens by itself may take.
+	// patience bounds the wait for a condition.
 	patience = 20 * time.Second
-	// opLimit bounds one call of the plugin: a call that takes longer hangs.
+	// opLimit bounds one call of the plugin. A call that takes longer hangs.
 	opLimit = 150 * time.Second
 )
 
 // variant is one set of networks.
 type variant struct {
 	name string
-	// primary is the cluster network's file and its content; %s is the ipam object.
+	// file and primary are the name and the content of the cluster network's file. %s is the ipam object.
 	file, primary string
-	// networks is the pod's annotation, "" for a plain pod.
+	// networks is the annotation of the pod, or "" for a plain pod.
 	networks string
-	// names are the status's elements, in order.
+	// names are the names in the network status, in order.
 	names []string
 	// concurrency is attachConcurrency.
 	concurrency int
 }
 
-// variants are those of the issue: a plain configuration, a list, host-local with moved routes, two networks; and two
-// networks that are attached at the same time.
+// variants are a plain configuration, a list, host-local with moved routes, two networks, and two networks that are
+// attached at the same time.
 var variants = []variant{
 	{"conf", "10-primary.conf", `{"cniVersion":"1.1.0","name":"cluster","type":"bridge","bridge":"cni0","isGateway":true,"ipam":%s}`, "", []string{"cluster"}, 0},
 	{"conflist", "10-primary.conflist", primaryList, "", []string{"cluster"}, 0},
@@ -73,13 +73,13 @@ var variants = []variant{
 	},
 }
 
-// two is the variant of two networks, one after the other.
+// two is the variant with two networks, one after the other.
 var two = variants[3]
 
 const primaryList = `{"cniVersion":"1.1.0","name":"cluster","plugins":[{"type":"bridge","bridge":"cni0","isGateway":true,"ipam":%s},{"type":"portmap","capabilities":{"portMappings":true}}]}`
 
-// eachKind runs a test for every kind of node, all at the same time. k counts the kinds: by it a short run shares its
-// cases out among them.
+// eachKind runs a test for every kind of node, all at the same time. k is the index of the kind. A short run divides
+// its cases by k.
 func eachKind(t *testing.T, test func(t *testing.T, k int, kind node.Kind)) {
 	t.Helper()
 	for k, kind := range node.Kinds {
@@ -90,11 +90,11 @@ func eachKind(t *testing.T, test func(t *testing.T, k int, kind node.Kind)) {
 	}
 }
 
-// site is a node with networks and one pod, which is made and freed again and again.
+// site is a node with networks and one pod, which is attached and deleted again and again.
 type site struct {
 	*node.Node
 	kind     node.Kind
-	networks string // directory of definitions
+	networks string // directory of network definitions
 	variant  variant
 	pod      *node.Pod
 	conf     map[string]any
@@ -102,7 +102,7 @@ type site struct {
 	env []string
 	// wrap is the command that starts the plugin, if it is not started directly.
 	wrap []string
-	// prev is the result of the last ADD that succeeded.
+	// prev is the result of the last successful ADD.
 	prev json.RawMessage
 }
 
@@ -111,7 +111,7 @@ func newSite(t *testing.T, kind node.Kind, v variant, conf map[string]any) *site
 	return newSiteAt(t, node.Options{Kind: kind, Conf: conf}, v)
 }
 
-// newSiteAt makes a site where the options say.
+// newSiteAt creates a site with options of the node.
 func newSiteAt(t *testing.T, o node.Options, v variant) *site {
 	t.Helper()
 	testnet.RequireRoot(t)
@@ -131,7 +131,7 @@ func newSiteAt(t *testing.T, o node.Options, v variant) *site {
 		s.ipam("198.51.100.0/24")))
 	s.define(t, "list", fmt.Sprintf(
 		`{"cniVersion":"1.1.0","name":"list","plugins":[{"type":"bridge","bridge":"br2","isGateway":true,"ipam":%s},{"type":"tuning","capabilities":{"mac":true}}]}`, s.ipam("203.0.113.0/24")))
-	for i, name := range []string{"west", "east"} { // without routes: nothing in common
+	for i, name := range []string{"west", "east"} { // without routes, so that they have nothing in common
 		s.define(t, name, fmt.Sprintf(
 			`{"cniVersion":"1.1.0","type":"bridge","bridge":"br-%s","ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"192.0.%d.0/24"}]]}}`, name, s.Reservations(), 2+i))
 	}
@@ -140,8 +140,8 @@ func newSiteAt(t *testing.T, o node.Options, v variant) *site {
 	return s
 }
 
-// warm makes the node's bridges. The reference plugin, killed between the making of a bridge and the setting of its
-// address, leaves one that no later ADD can use ("could not set bridge's mac"); that is not what is tested here.
+// warm creates the node's bridges. A reference plugin that is killed after it created a bridge and before it set the
+// address leaves a bridge that no later ADD can use ("could not set bridge's mac"). These tests do not cover that.
 func (s *site) warm(t *testing.T) {
 	t.Helper()
 	annotations := s.pod.Annotations
@@ -171,8 +171,8 @@ func (s *site) define(t *testing.T, name, config string) {
 	check(t, os.WriteFile(filepath.Join(s.networks, name+".json"), b, 0o644))
 }
 
-// script defines a network whose plugin is a shell script; "$fake" in it is the fake plugin, "$dir" a directory of the
-// site's.
+// script defines a network whose plugin is a shell script. In body, "$fake" is the fake plugin and "$dir" the directory
+// of the node.
 func (s *site) script(t *testing.T, name, body string) {
 	t.Helper()
 	text := fmt.Sprintf("#!/bin/bash\nfake=%q dir=%q\n%s\nexec \"$fake\"\n", filepath.Join(s.BinDirs[0], "fakeplugin"),
@@ -181,7 +181,7 @@ func (s *site) script(t *testing.T, name, body string) {
 	s.define(t, name, fmt.Sprintf(`{"cniVersion":"1.0.0","name":%q,"type":"script-%s"}`, name, name))
 }
 
-// flag makes the file that a script looks for, or takes it away.
+// flag creates or removes a file whose existence a script checks.
 func (s *site) flag(t *testing.T, name string, set bool) {
 	t.Helper()
 	path := filepath.Join(s.Dir, name)
@@ -192,7 +192,7 @@ func (s *site) flag(t *testing.T, name string, set bool) {
 	check(t, os.Remove(path))
 }
 
-// fake defines a network of a fake plugin that behaves as told.
+// fake defines a network of a fake plugin with this behaviour.
 func (s *site) fake(t *testing.T, name string, behaviour map[string]any) {
 	t.Helper()
 	f := s.Fake(t, "fake-"+name)
@@ -202,7 +202,7 @@ func (s *site) fake(t *testing.T, name string, behaviour map[string]any) {
 	s.define(t, name, string(b))
 }
 
-// newPod makes another pod the site's.
+// newPod creates another pod of the site.
 func (s *site) newPod(t *testing.T) {
 	t.Helper()
 	s.pod = s.makePod(t, "web")
@@ -259,10 +259,10 @@ func (s *site) startWith(t *testing.T, p *node.Pod, verb string, conf map[string
 	return c
 }
 
-// errKilled is returned for a plugin that died by a signal.
+// errKilled is returned for a plugin that was killed by a signal.
 var errKilled = errors.New("killed")
 
-// end waits for the end of the plugin: nil, its CNI error, or errKilled.
+// end waits until the plugin has ended. It returns nil, the CNI error, or errKilled.
 func (p *process) end() error {
 	err := p.Wait()
 	p.timer.Stop()
@@ -279,7 +279,7 @@ func (p *process) end() error {
 	return fmt.Errorf("%w: %s %s", err, p.stdout.Bytes(), p.stderr.Bytes())
 }
 
-// call runs a verb for the site's pod and notes the result of an ADD.
+// call runs a verb for the site's pod and keeps the result of an ADD.
 func (s *site) call(t *testing.T, command string, env ...string) error {
 	t.Helper()
 	p := s.start(t, s.pod, command, env...)
@@ -307,7 +307,7 @@ func (s *site) startGC(t *testing.T, env []string, valid ...*node.Pod) *process 
 	return s.startWith(t, &node.Pod{}, "GC", conf, env...)
 }
 
-// away hides all definitions and returns how they come back.
+// away hides all definitions. The returned function makes them visible again.
 func (s *site) away(t *testing.T) func() {
 	t.Helper()
 	aside := s.networks + ".away"
@@ -323,9 +323,9 @@ func (s *site) away(t *testing.T) func() {
 	return func() { move(aside, s.networks) }
 }
 
-// recover does what a runtime does after an ADD that failed, or for a pod that ends: DEL, some times. Then nothing
-// may be left, and the next ADD of the same pod must work and be freed. alone takes everything away that a DEL from
-// the ledger does not need.
+// recover does what a runtime does after a failed ADD, or for a pod that ends: it sends DEL, several times if needed.
+// Then nothing may be left, and the pod's next ADD and DEL must succeed. With alone, everything is hidden that a DEL
+// does not need if it has the ledger.
 func (s *site) recover(t *testing.T, r *row, alone bool, what string) {
 	t.Helper()
 	r.try()
@@ -345,7 +345,7 @@ func (s *site) recover(t *testing.T, r *row, alone bool, what string) {
 	s.clean(t, r, what+", again")
 }
 
-// del repeats DEL until it succeeds; a pod whose DEL does not is stuck.
+// del repeats DEL until it succeeds. A pod whose DEL does not succeed is counted as stuck.
 func (s *site) del(t *testing.T, r *row, what string) {
 	t.Helper()
 	var err error
@@ -358,7 +358,7 @@ func (s *site) del(t *testing.T, r *row, what string) {
 	r.bad(t, &r.stuck, 1, "%s: DEL: %v", what, err)
 }
 
-// clean counts what is left of the site's pod; what is found is put out of the way.
+// clean counts what is left of the site's pod. If there are findings, it resets the site.
 func (s *site) clean(t *testing.T, r *row, what string) {
 	t.Helper()
 	before := r.sum()
@@ -367,7 +367,7 @@ func (s *site) clean(t *testing.T, r *row, what string) {
 	}
 	veths := s.veths(t)
 	for end := time.Now().Add(patience); len(veths) > 0 && time.Now().Before(end); veths = s.veths(t) {
-		time.Sleep(10 * time.Millisecond) // the kernel takes a namespace apart in its own time
+		time.Sleep(10 * time.Millisecond) // the kernel removes a namespace asynchronously
 	}
 	if len(veths) > 0 {
 		r.bad(t, &r.interfaces, len(veths), "%s: interfaces on the node: %v", what, veths)
@@ -376,7 +376,7 @@ func (s *site) clean(t *testing.T, r *row, what string) {
 		switch {
 		case strings.HasPrefix(path, "ipam/"):
 			r.bad(t, &r.addresses, 1, "%s: address reserved: %s", what, path)
-		case strings.HasPrefix(filepath.Base(path), ".multus-tmp-"): // swept when it is old: TestSwept
+		case strings.HasPrefix(filepath.Base(path), ".multus-tmp-"): // removed when they are old, see TestSwept
 		default:
 			r.bad(t, &r.records, 1, "%s: left: %s", what, path)
 		}
@@ -391,13 +391,13 @@ func (s *site) clean(t *testing.T, r *row, what string) {
 	}
 }
 
-// veths are the node's ends of the pods' interfaces.
+// veths returns the node's ends of the pods' interfaces.
 func (s *site) veths(t *testing.T) []string {
 	t.Helper()
 	return slices.DeleteFunc(interfaces(t, s.NS), func(name string) bool { return !strings.HasPrefix(name, "veth") })
 }
 
-// reset makes the site fresh again after a try that left something.
+// reset removes what a try has left.
 func (s *site) reset(t *testing.T) {
 	t.Helper()
 	check(t, testnet.Delete(s.pod.Path))
@@ -406,13 +406,15 @@ func (s *site) reset(t *testing.T) {
 	s.newPod(t)
 }
 
-// forgetNetworks makes the next ADD the first that the node has seen of its networks: it passes more points.
+// forgetNetworks removes the recorded networks, so that the next ADD is the first one of its networks on the node and
+// passes more points.
 func (s *site) forgetNetworks(t *testing.T) {
 	t.Helper()
 	check(t, os.RemoveAll(s.State()+"-networks"))
 }
 
-// checkStatus compares network-status with the result of the last ADD. It waits: a daemon may just be coming back.
+// checkStatus compares the network status with the result of the last ADD. It waits, because the daemon may be
+// starting.
 func (s *site) checkStatus(t *testing.T, r *row, what string) {
 	t.Helper()
 	res := &current.Result{}
@@ -435,7 +437,7 @@ func (s *site) checkStatus(t *testing.T, r *row, what string) {
 	}
 }
 
-// checkStatusNow is checkStatus for a status that must have been right already.
+// checkStatusNow is like checkStatus, for a network status that must be right already.
 func (s *site) checkStatusNow(t *testing.T, r *row, what string) {
 	t.Helper()
 	res := &current.Result{}
@@ -446,7 +448,7 @@ func (s *site) checkStatusNow(t *testing.T, r *row, what string) {
 	}
 }
 
-// status returns the names of the networks and the address of the first.
+// status returns the names in the network status and the address of the first one.
 func (s *site) status() (names []string, ip string) {
 	dir := filepath.Join(s.networks, "status")
 	if s.kind == node.Thick {
@@ -473,7 +475,7 @@ func (s *site) status() (names []string, ip string) {
 	return names, ip
 }
 
-// interfaces are those of a namespace, lo aside; none if the namespace has ended.
+// interfaces returns the interfaces of a namespace except lo. It returns none if the namespace is gone.
 func interfaces(t *testing.T, ns *testnet.NS) []string {
 	t.Helper()
 	if _, err := os.Stat(ns.Path); errors.Is(err, os.ErrNotExist) {

@@ -15,8 +15,8 @@ import (
 	"multus/internal/testutil/node"
 )
 
-// TestSlot: who reads the runtime's configuration in a loop always finds a valid one, while the cluster network's file
-// is written, truncated, renamed and removed and the daemon is killed and started at random.
+// TestSlot checks that a reader of the runtime's configuration always finds a valid one, while the file of the cluster
+// network is written, truncated, renamed and removed and the daemon is killed and started at random.
 func TestSlot(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, node.Thick, variants[1], nil)
@@ -63,13 +63,13 @@ func TestSlot(t *testing.T) {
 	})
 	rounds := 250
 	if long() {
-		rounds = 2500 // each writes, truncates, renames and removes: 10,000 changes
+		rounds = 2500 // each round writes, truncates, renames and removes: 10,000 changes
 	}
 	other := bytes.ReplaceAll(whole, []byte("portMappings"), []byte("bandwidth"))
 	for i := range rounds {
 		r.try()
 		err := os.WriteFile(file, [][]byte{whole, other}[i%2], 0o644)
-		time.Sleep(rand.N(40 * time.Millisecond)) // sometimes the daemon comes to see it
+		time.Sleep(rand.N(40 * time.Millisecond)) // so that the daemon sees some of the states
 		check(t, errors.Join(err, os.Truncate(file, rand.Int64N(int64(len(whole)))), os.Rename(file, file+".bak"),
 			os.Remove(file+".bak")))
 	}

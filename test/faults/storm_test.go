@@ -22,13 +22,13 @@ import (
 )
 
 const (
-	// maxRSS bounds the daemon in a storm: the issue's cgroup has 40 MiB.
+	// maxRSS bounds the memory of the daemon in a storm. It is also the limit of its cgroup.
 	maxRSS = 40 << 20
-	// maxGrowth bounds what a soak may add.
+	// maxGrowth bounds how much memory a soak may add.
 	maxGrowth = 4 << 20
 )
 
-// rss is a process's resident memory now, and its peak.
+// rss returns the current resident memory of a process and its peak.
 func rss(t *testing.T, pid int) (now, peak int) {
 	t.Helper()
 	now, peak, err := proc.Memory(pid)
@@ -43,8 +43,8 @@ func descriptors(t *testing.T, pid int) int {
 	return len(fds)
 }
 
-// TestStorm: many pods at once through one daemon in a cgroup of 40 MiB: no failure, and nobody is killed. What the
-// delegates take is not charged to the daemon (multus-cni#1107).
+// TestStorm attaches many pods at once through one daemon in a cgroup of 40 MiB. No call fails, and no process is
+// killed. The memory of the delegates is not charged to the daemon (multus-cni#1107).
 func TestStorm(t *testing.T) {
 	s := newSite(t, node.Thick, variants[2], map[string]any{"daemonTimeout": "60s"})
 	group := limitMemory(t, s.Daemon().Pid, maxRSS)
@@ -92,7 +92,7 @@ func TestStorm(t *testing.T) {
 	}
 }
 
-// staysFlat does something and looks whether the daemon has more descriptors, or more memory, than before.
+// staysFlat calls do and checks that the daemon has no more descriptors and not much more memory than before.
 func (s *site) staysFlat(t *testing.T, what string, do func()) {
 	t.Helper()
 	pid := s.Daemon().Pid
@@ -109,8 +109,8 @@ func (s *site) staysFlat(t *testing.T, what string, do func()) {
 	}
 }
 
-// TestSoak: thousands of requests, some of them given up by their client, leave the daemon as it was: descriptors,
-// threads, goroutines, memory.
+// TestSoak checks that thousands of requests, some of them cancelled by the client, do not change the daemon's
+// descriptors, goroutines and memory.
 func TestSoak(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, node.Thick, variants[3], nil)
@@ -133,7 +133,7 @@ func TestSoak(t *testing.T) {
 	}
 	soak(requests / 3)
 	s.staysFlat(t, fmt.Sprintf("%d requests", requests), func() { soak(requests) })
-	// A Go program that gets SIGQUIT writes all its goroutines.
+	// A Go program that receives SIGQUIT writes the stacks of all its goroutines.
 	s.Signal(t, syscall.SIGQUIT)
 	p := s.Daemon()
 	eventually(t, "the daemon ends", func() bool { return p.Signal(syscall.Signal(0)) != nil })
@@ -144,8 +144,8 @@ func TestSoak(t *testing.T) {
 	}
 }
 
-// TestSoakPods: thousands of pods that come and go through the whole way, two at a time, leave nothing behind, in the
-// daemon, in files or on the node.
+// TestSoakPods checks that thousands of pods that are attached and deleted, two at a time, leave nothing in the daemon,
+// in files or on the node.
 func TestSoakPods(t *testing.T) {
 	s := newSite(t, node.Thick, variants[3], nil)
 	s.fake(t, "light", nil)
@@ -172,7 +172,7 @@ func TestSoakPods(t *testing.T) {
 		}
 		wg.Wait()
 	}
-	soak(max(n/10, 60)) // until the daemon has all that it allocates once
+	soak(max(n/10, 60)) // until the daemon has allocated what it allocates once
 	s.staysFlat(t, fmt.Sprintf("%d pods", n), func() { soak(n) })
 	s.clean(t, r, "after the soak")
 	if left := s.waiting(t); len(left) > 0 {
@@ -180,7 +180,7 @@ func TestSoakPods(t *testing.T) {
 	}
 }
 
-// exchange is what one ADD asks of the daemon; gone gives the plan up half-way.
+// exchange sends the requests of one ADD to the daemon. With gone it cancels the plan request.
 func (s *site) exchange(t *testing.T, c *api.Client, name string, gone bool) {
 	t.Helper()
 	conf := fmt.Appendf(nil, `{"cniVersion":"1.0.0","name":"multus-cni-network","type":"multus-shim","clusterNetwork":%q,"cniDir":%q,"runtimeConfig":{%q:{%q:%q}}}`,
@@ -218,9 +218,9 @@ func (s *site) exchange(t *testing.T, c *api.Client, name string, gone bool) {
 	}
 }
 
-// TestDelPasses: nothing is there in which a DEL could wait behind ADDs: with many ADDs in flight that do not come to
-// an end, in delegates, in the daemon and before the cluster network's sign, a DEL of another pod does, be it recorded
-// or not; and so does the DEL of a pod whose ADD waits, or waited until it was killed, and has attached nothing.
+// TestDelPasses checks that DEL never waits for ADDs of other pods. Many ADDs hang in delegates, in the daemon, and in
+// the wait for the readiness indicator file. A DEL of another pod succeeds, with or without a record. So does the DEL
+// of a pod whose ADD waits, or was killed while it waited, and has attached nothing.
 func TestDelPasses(t *testing.T) {
 	t.Parallel()
 	eachKind(t, func(t *testing.T, _ int, kind node.Kind) {
@@ -242,7 +242,7 @@ func TestDelPasses(t *testing.T) {
 			if h.pods[i] != killed && !running(t, p.Process.Pid) {
 				t.Errorf("ADD of %s has ended: nothing is shown", h.pods[i].Name)
 			}
-			_ = p.Process.Signal(syscall.SIGTERM) // the runtime gives up
+			_ = p.Process.Signal(syscall.SIGTERM) // cancellation by the runtime
 		}
 		for i, p := range h.adds {
 			if h.pods[i] != killed && p.end() == nil {
@@ -256,14 +256,14 @@ func TestDelPasses(t *testing.T) {
 	})
 }
 
-// hanging are ADDs that do not come to an end.
+// hanging has the ADDs that hang.
 type hanging struct {
 	pods []*node.Pod
 	adds []*process
 }
 
-// hang starts ADDs and returns when all hang: those of the first pods before the cluster network's sign, then in a
-// delegate, then, with a daemon, in the daemon.
+// hang starts ADDs and returns when all of them hang: those of the first pods in the wait for the readiness indicator
+// file, then others in a delegate and, with a daemon, others in the daemon.
 func (s *site) hang(t *testing.T) *hanging {
 	t.Helper()
 	const each = 12
@@ -301,13 +301,13 @@ func (s *site) hang(t *testing.T) *hanging {
 	s.StartDaemon(t)
 	start("plain", s.conf)
 	eventually(t, "the daemon hangs", func() bool {
-		b, _ := os.ReadFile(trace) // it comes with the first
+		b, _ := os.ReadFile(trace) // the first ADD creates the file
 		return strings.Count(string(b), "daemon.plan.received") == each
 	})
 	return h
 }
 
-// running tells whether a child has not ended: a zombie has.
+// running reports whether a child process has not ended. A zombie has ended.
 func running(t *testing.T, pid int) bool {
 	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
