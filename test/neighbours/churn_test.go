@@ -9,7 +9,7 @@ import (
 	"multus/internal/testutil/node"
 )
 
-// rounds is how long churn goes on: NEIGHBOURS_ROUNDS, or 10.
+// rounds returns the number of rounds of churn: NEIGHBOURS_ROUNDS, or 10.
 func rounds() int {
 	n, err := strconv.Atoi(os.Getenv("NEIGHBOURS_ROUNDS"))
 	if err != nil || n < 1 {
@@ -18,7 +18,8 @@ func rounds() int {
 	return n
 }
 
-// churn keeps a few pods alive. In each round one comes, one goes while GC runs, and CRI-O checks all.
+// churn keeps a few pods attached. In each round one pod is attached, one is deleted while GC runs, and all are
+// checked.
 func churn(t *testing.T, d deployment) {
 	const alive = 3
 	dir := tempDir(t)
@@ -58,7 +59,7 @@ func churn(t *testing.T, d deployment) {
 	}
 }
 
-// collectBeside runs GC while a pod is torn down that the list still has. nil is none.
+// collectBeside runs GC while a pod that is still in its list is torn down. leaving may be nil.
 func (c *crio) collectBeside(t *testing.T, round int, leaving *node.Pod) {
 	t.Helper()
 	done := make(chan error, 1)
@@ -77,7 +78,7 @@ func (c *crio) collectBeside(t *testing.T, round int, leaving *node.Pod) {
 	}
 }
 
-// verify: every live pod passes CHECK and holds what it was given, which no other pod holds.
+// verify checks that every live pod passes CHECK and still has its addresses, and that no address belongs to two pods.
 func (c *crio) verify(t *testing.T, round int, held map[*node.Pod][]string) {
 	t.Helper()
 	owner := map[string]string{}

@@ -1,6 +1,7 @@
-// Package neighbours runs Multus beside software that is not ours: the reference plugins, whereabouts with its
-// reconciler, and the container runtimes, whose calls are made as CRI-O and containerd make them. What cannot be built
-// from the Go module proxy is played by a stand-in (standin). docs/ecosystem.md is made from the table of this package.
+// Package neighbours runs Multus with software of other projects: the reference plugins, whereabouts with its
+// reconciler, and container runtimes, whose calls are made as CRI-O and containerd make them. A stand-in (standin)
+// replaces what cannot be built from the Go module proxy. docs/ecosystem.md is generated from the table of this
+// package.
 package neighbours
 
 import (
@@ -17,7 +18,7 @@ import (
 
 var (
 	cluster *kubetest.Cluster
-	// standin is the program that plays plugins.
+	// standin is the path of the program that replaces plugins.
 	standin string
 )
 
@@ -46,7 +47,7 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// buildStandin builds the stand-in, unless everything that needs it is skipped.
+// buildStandin builds the stand-in. It does nothing if all tests that need it are skipped.
 func buildStandin(dir string) error {
 	if testing.Short() || os.Geteuid() != 0 {
 		return nil

@@ -17,10 +17,10 @@ import (
 
 var update = flag.Bool("update", false, "write docs/ecosystem.md")
 
-// begin is the line of the page from which on it is made here; what stands before is written by hand.
+// begin is the line after which the page is generated. The text before it is written by hand.
 const begin = "<!-- From here on: go test ./test/neighbours -run TestPage -update -->\n"
 
-// TestPage: docs/ecosystem.md has what the tables of the tests have, and the versions that tools pins.
+// TestPage checks that docs/ecosystem.md contains the tables of the tests and the versions that tools pins.
 func TestPage(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(node.Root(t), "docs", "ecosystem.md")
@@ -40,7 +40,7 @@ func TestPage(t *testing.T) {
 	}
 }
 
-// TestTables: every row says what it is, has a name of its own, and every stand-in is run.
+// TestTables checks that every row is complete and has a unique name, and that every stand-in is run.
 func TestTables(t *testing.T) {
 	t.Parallel()
 	names, playing := map[string]bool{}, map[string]bool{}
@@ -66,7 +66,7 @@ func TestTables(t *testing.T) {
 	}
 }
 
-// runtimes are the container runtimes and how each takes part.
+// runtimes are the container runtimes and how the tests use each.
 var runtimes = [][]string{
 	{"CRI-O", "not run", "its calls are made through libcni: ADD and CHECK right after it; when it starts " +
 		"STATUS, CHECK of every sandbox and GC with `cni.dev/valid-attachments` and `cni.dev/attachments`, " +
@@ -135,7 +135,7 @@ func page(t *testing.T) string {
 	return b.String()
 }
 
-// row is a neighbour's line of the page. What is shown follows from what run does with it.
+// row returns the line of the page for a neighbour. The column of what is shown depends on what run does.
 func (n *neighbour) row(t *testing.T) []string {
 	t.Helper()
 	version, kind, on := "–", "stand-in", deployments
@@ -155,7 +155,7 @@ func (n *neighbour) row(t *testing.T) []string {
 	}
 }
 
-// where names deployments; none are all.
+// where returns the names of deployments, or "all".
 func where(on []deployment) string {
 	if len(on) == 0 || len(on) == len(deployments) {
 		return "all"
@@ -167,7 +167,7 @@ func where(on []deployment) string {
 	return strings.Join(names, ", ")
 }
 
-// pinned is the version of a module that a directory of tools has.
+// pinned returns the version of a module that is pinned in a directory of tools.
 func pinned(t *testing.T, dir, module string) string {
 	t.Helper()
 	path := filepath.Join(node.Root(t), "tools", dir, "go.mod")

@@ -11,16 +11,16 @@ import (
 	"multus/internal/testutil/node"
 )
 
-// crio makes the calls of CRI-O: CHECK right after each ADD, since it asks for the network status of the pod, and CHECK
-// of every sandbox and then GC when it starts, once STATUS succeeds. An error of either CHECK costs the pod its
-// sandbox.
+// crio makes the calls of CRI-O. It sends CHECK immediately after each ADD, to read the network status of the pod. When
+// it starts, it sends CHECK for every sandbox and then GC, as soon as STATUS succeeds. If a CHECK fails, the pod loses
+// its sandbox.
 type crio struct {
 	s *site
-	// sandboxes are those that CRI-O knows.
+	// sandboxes are the sandboxes of CRI-O.
 	sandboxes []*node.Pod
 }
 
-// setUp attaches a pod. If CHECK fails, the sandbox is torn down, as CRI-O does.
+// setUp attaches a pod. If CHECK fails, setUp tears the sandbox down, as CRI-O does.
 func (c *crio) setUp(t *testing.T, p *node.Pod) (*current.Result, error) {
 	t.Helper()
 	res, err := c.s.Add(t, c.s.outer, p)
@@ -46,7 +46,8 @@ func (c *crio) tearDown(t *testing.T, p *node.Pod) error {
 	return nil
 }
 
-// restart is what CRI-O does when it starts. It returns the sandboxes whose CHECK failed, which the kubelet replaces.
+// restart makes the calls of CRI-O at its start. It returns an error for each sandbox whose CHECK failed. The kubelet
+// replaces these sandboxes.
 func (c *crio) restart(t *testing.T) (lost []error, gc error) {
 	t.Helper()
 	if err := c.s.Status(t, c.s.outer); err != nil {
@@ -60,7 +61,7 @@ func (c *crio) restart(t *testing.T) (lost []error, gc error) {
 	return lost, c.gc(t, c.s.outer)
 }
 
-// gc sends both spellings of the list, which is null without sandboxes: that is what libcni makes of a nil slice.
+// gc sends both spellings of the list. Without sandboxes the list is null, because libcni encodes a nil slice so.
 func (c *crio) gc(t *testing.T, conf []byte) error {
 	t.Helper()
 	var valid []types.GCAttachment
@@ -70,10 +71,10 @@ func (c *crio) gc(t *testing.T, conf []byte) error {
 	return c.s.Collect(t, conf, valid)
 }
 
-// containerd makes the calls of containerd with go-cni: ADD, DEL and STATUS. It never sends CHECK or GC.
+// containerd makes the calls of containerd with go-cni: ADD, DEL and STATUS. containerd sends neither CHECK nor GC.
 type containerd struct{ s *site }
 
-// run attaches and detaches a pod; between is called while it is attached.
+// run attaches and detaches a pod. between is called while the pod is attached.
 func (c *containerd) run(t *testing.T, p *node.Pod, between func()) {
 	t.Helper()
 	if err := c.s.Status(t, c.s.outer); err != nil {

@@ -12,17 +12,17 @@ import (
 	"multus/internal/testutil/testnet"
 )
 
-// scenario is a sequence of calls that went wrong in the field.
+// scenario is a sequence of calls that failed on real clusters.
 type scenario struct {
 	name string
-	// says is the line of the page.
+	// says is the text of its line on the page.
 	says string
-	// on are the deployments; all if it is empty.
+	// on are the deployments. If it is empty, the scenario runs under all of them.
 	on  []deployment
 	run func(t *testing.T, d deployment)
 }
 
-// scenarios is the table that TestScenarios runs and docs/ecosystem.md shows.
+// scenarios is the table that TestScenarios runs and that docs/ecosystem.md shows.
 var scenarios = []scenario{
 	{
 		name: "interfaces rearranged",
@@ -129,7 +129,7 @@ var scenarios = []scenario{
 func TestScenarios(t *testing.T) {
 	for _, sc := range scenarios {
 		t.Run(sc.name, func(t *testing.T) {
-			// The reconciler of whereabouts would look at the pods of others, too.
+			// Scenarios with the reconciler of whereabouts run alone, because it would also see the pods of others.
 			alone := slices.Equal(sc.on, withAPI)
 			on := sc.on
 			if len(on) == 0 {
@@ -147,7 +147,7 @@ func TestScenarios(t *testing.T) {
 	}
 }
 
-// rearranged: the bridge binding of KubeVirt renames the interface and puts another one in its place.
+// rearranged renames the interface and puts another one in its place, as the bridge binding of KubeVirt does.
 func rearranged(t *testing.T, d deployment) {
 	s := newSite(t, d, node.Options{})
 	s.define(t, "br", on("bridge", "10.1.0.0/24", `,"bridge":"br1","isGateway":true`)(s))
@@ -169,7 +169,7 @@ func rearranged(t *testing.T, d deployment) {
 	}
 }
 
-// changedBridge: a bridge without a MAC address of its own has the lowest of its ports.
+// changedBridge uses a bridge without a MAC address of its own. It has the lowest address of its ports.
 func changedBridge(t *testing.T, d deployment) {
 	s := newSite(t, d, node.Options{})
 	s.define(t, "br", on("bridge", "10.1.0.0/24", `,"bridge":"br1"`)(s))
@@ -214,7 +214,8 @@ func oldVersionLast(t *testing.T, d deployment) {
 	})
 }
 
-// refusedByTheLast: the kubelet tries again with another sandbox each time, and nothing of a try may stay.
+// refusedByTheLast runs ADD with a chain whose last plugin fails. The kubelet retries with another sandbox each time.
+// Nothing of a failed try may stay.
 func refusedByTheLast(t *testing.T, d deployment, config func(*site) string) {
 	s := newSite(t, d, node.Options{})
 	s.define(t, "refused", config(s))
@@ -244,7 +245,7 @@ func refusedByTheLast(t *testing.T, d deployment, config func(*site) string) {
 	}
 }
 
-// nullGC: the namespaces, the sandboxes and the cache of the runtime are gone, as after a reboot.
+// nullGC removes the namespaces, the sandboxes and the runtime's cache, as after a reboot, and runs GC.
 func nullGC(t *testing.T, d deployment) {
 	s := newSite(t, d, node.Options{})
 	s.define(t, "br", on("bridge", "10.1.0.0/24", `,"bridge":"br1"`)(s))
@@ -266,8 +267,8 @@ func nullGC(t *testing.T, d deployment) {
 	}
 }
 
-// beforeMultus: a pod of the cluster network alone has no record. CRI-O lists it, and sends GC for every network that
-// it has loaded.
+// beforeMultus checks a pod that has only the cluster network and no record. CRI-O lists it and sends GC for every
+// network that it has loaded.
 func beforeMultus(t *testing.T, d deployment) {
 	dir := tempDir(t)
 	s := newSite(t, d, node.Options{Dir: dir, Primary: collectedPrimary(dir)})
@@ -299,7 +300,7 @@ func beforeMultus(t *testing.T, d deployment) {
 		}
 	}
 	s.gone(t, lost)
-	// The next pod gets no address of a pod that lives.
+	// The next pod must not get an address of a live pod.
 	next := s.with(t, "br")
 	if _, err := c.setUp(t, next); err != nil {
 		t.Errorf("%v\n%s", err, s.log())
@@ -311,8 +312,8 @@ func beforeMultus(t *testing.T, d deployment) {
 	}
 }
 
-// statusNotWritten: the address is given by whereabouts, which has a way of its own to the API server; then Multus
-// loses its way to it.
+// statusNotWritten disconnects Multus from the API server after whereabouts, which has its own connection, has assigned
+// the address.
 func statusNotWritten(t *testing.T, d deployment) {
 	if cluster == nil {
 		t.Skip("no API server: run make tools")
@@ -346,7 +347,7 @@ func statusNotWritten(t *testing.T, d deployment) {
 		t.Fatalf("addresses given: %v", given)
 	}
 	if err != nil {
-		// The pod does not start, and nothing of it is left.
+		// The pod does not start, and nothing of it may be left.
 		if err := c.tearDown(t, p); err != nil {
 			t.Error(err)
 		}
@@ -368,7 +369,7 @@ func statusNotWritten(t *testing.T, d deployment) {
 	}
 }
 
-// statusWritten waits until the status of a pod is written.
+// statusWritten waits until the network status of a pod is written.
 func (s *site) statusWritten(t *testing.T, p *node.Pod) {
 	t.Helper()
 	eventually(t, p.Name+" has its network-status", func() bool {
@@ -377,7 +378,8 @@ func (s *site) statusWritten(t *testing.T, p *node.Pod) {
 	})
 }
 
-// reconciled: an address without a DEL is released by the reconciler, which reads the status of the pods that are left.
+// reconciled deletes a pod without DEL. The reconciler, which reads the network status of the remaining pods, releases
+// its address.
 func reconciled(t *testing.T, d deployment) {
 	s := newSite(t, d, node.Options{})
 	pools()(t, s)
@@ -407,7 +409,7 @@ func reconciled(t *testing.T, d deployment) {
 	}
 }
 
-// pluginWithoutGC: the other networks of a lost sandbox are freed, again and again without an error.
+// pluginWithoutGC checks that GC frees the other networks of a lost sandbox and succeeds, also when it is repeated.
 func pluginWithoutGC(t *testing.T, d deployment) {
 	s := newSite(t, d, node.Options{})
 	s.define(t, "ungc", fmt.Sprintf(`{"cniVersion":"1.1.0","name":"ungc","type":"no-gc","ipam":%s}`,
@@ -421,7 +423,7 @@ func pluginWithoutGC(t *testing.T, d deployment) {
 		}
 	}
 	check(t, os.RemoveAll(filepath.Join(s.Dir, "runtime")))
-	c.sandboxes = []*node.Pod{live} // the runtime has forgotten the other
+	c.sandboxes = []*node.Pod{live} // the runtime no longer lists the other one
 	before := s.addresses(t, live)
 	for range 2 {
 		if err := c.gc(t, s.outer); err != nil {
@@ -434,7 +436,7 @@ func pluginWithoutGC(t *testing.T, d deployment) {
 	}
 }
 
-// endlessDel: the slaves of a bond are gone, then the sandbox. The runtime and the kubelet repeat the DEL.
+// endlessDel removes a slave of a bond and then the sandbox. The runtime and the kubelet repeat the DEL.
 func endlessDel(t *testing.T, d deployment) {
 	s := newSite(t, d, node.Options{})
 	for name, subnet := range map[string]string{"a": "10.60.0.0/24", "b": "10.61.0.0/24"} {
@@ -469,7 +471,8 @@ func endlessDel(t *testing.T, d deployment) {
 	}
 }
 
-// damagedResult: libcni 1.3.0 refuses to run DEL with a result that it cannot read, 1.3.1 goes on without it.
+// damagedResult damages the cached results. libcni 1.3.0 refuses to run DEL with a cached result that it cannot read;
+// 1.3.1 continues without it.
 func damagedResult(t *testing.T, d deployment) {
 	s := newSite(t, d, node.Options{})
 	s.define(t, "br", on("bridge", "10.1.0.0/24", `,"bridge":"br1"`)(s))
@@ -531,7 +534,7 @@ func oldClusterNetwork(t *testing.T, d deployment) {
 	s.gone(t, p)
 }
 
-// ipsAndClaim: the webhook adds the claim to an element in which the user has written the addresses.
+// ipsAndClaim uses a selection with addresses from the user, to which the webhook has added `ipam-claim-reference`.
 func ipsAndClaim(t *testing.T, d deployment) {
 	s := newSite(t, d, node.Options{})
 	s.define(t, "default", `{"cniVersion":"1.0.0","name":"ovn-kubernetes","type":"ovn-k8s-cni-overlay"}`)
@@ -551,7 +554,7 @@ func ipsAndClaim(t *testing.T, d deployment) {
 	s.gone(t, p)
 }
 
-// chainedAfter: the installer of Istio takes the first file of the directory, and puts a list in its place.
+// chainedAfter simulates the installer of Istio, which replaces the first file of the directory by a list.
 func chainedAfter(t *testing.T, d deployment) {
 	dir := tempDir(t)
 	s := newSite(t, d, node.Options{Dir: dir, Primary: agent("1.0.0", "k8s-pod-network", "calico", "")(dir)})
@@ -559,10 +562,11 @@ func chainedAfter(t *testing.T, d deployment) {
 	list := fmt.Sprintf(`{"cniVersion":"1.0.0","name":"multus-cni-network","plugins":[%s,{"type":"istio-cni"}]}`,
 		s.Generated(t))
 	check(t, os.WriteFile(file+"list", []byte(list), 0o644))
-	if err := os.Remove(file); err != nil && !os.IsNotExist(err) { // the daemon may have seen the list
+	if err := os.Remove(file); err != nil && !os.IsNotExist(err) { // the daemon may have replaced it already
 		t.Fatal(err)
 	}
-	// The daemon follows a change of the cluster network: so it has seen all before.
+	// The daemon reacts to a change of the cluster network. So it has processed all earlier changes, too, when it has done
+	// that.
 	changed := agent("1.0.0", "k8s-pod-network", "calico", `,{"type":"portmap","capabilities":{"portMappings":true}}`)(dir)
 	check(t, os.WriteFile(filepath.Join(dir, "net.d", "10-primary.conflist"), []byte(changed), 0o644))
 	first := ""

@@ -50,7 +50,7 @@ func background(t *testing.T, ns *testnet.NS, path string, args ...string) {
 
 func dhcpSocket(s *site) string { return filepath.Join(s.Dir, "dhcp.sock") }
 
-// dhcp starts the daemon of the dhcp plugin, and a server on the uplink.
+// dhcp starts the daemon of the dhcp plugin, and a DHCP server on the uplink.
 func dhcp(t *testing.T, s *site) {
 	t.Helper()
 	dnsmasq, err := exec.LookPath("dnsmasq")
@@ -70,7 +70,7 @@ func dhcp(t *testing.T, s *site) {
 	})
 }
 
-// tool returns the path of a pinned tool, or skips.
+// tool returns the path of a pinned tool, or skips the test if it is missing.
 func tool(t *testing.T, name string) string {
 	t.Helper()
 	path := filepath.Join(node.Root(t), "bin", "tools", name)
@@ -80,7 +80,7 @@ func tool(t *testing.T, name string) string {
 	return path
 }
 
-// pools installs whereabouts on the node and its definitions in the API server.
+// pools installs whereabouts on the node and its CRDs in the API server.
 func pools(cidr ...string) func(*testing.T, *site) {
 	return func(t *testing.T, s *site) {
 		t.Helper()
@@ -89,7 +89,7 @@ func pools(cidr ...string) func(*testing.T, *site) {
 		}
 		if err := os.Link(tool(t, "whereabouts"), filepath.Join(s.Dir, "plugins", "whereabouts")); err != nil &&
 			!os.IsExist(err) {
-			// Another file system than the repository's.
+			// The repository is on another file system.
 			check(t, os.Symlink(tool(t, "whereabouts"), filepath.Join(s.Dir, "plugins", "whereabouts")))
 		}
 		installPools(t)
@@ -107,7 +107,7 @@ func dynamicClient(t *testing.T) dynamic.Interface {
 	return client
 }
 
-// installPools applies the definitions of the release that tools/whereabouts pins.
+// installPools applies the CRDs of the release that tools/whereabouts pins.
 func installPools(t *testing.T) {
 	t.Helper()
 	client := dynamicClient(t)
@@ -141,7 +141,7 @@ func installPools(t *testing.T) {
 	})
 }
 
-// pool is a network with whereabouts.
+// pool returns the configuration of a network with whereabouts.
 func pool(name, ranges string) func(*site) string {
 	return func(s *site) string {
 		return fmt.Sprintf(`{"cniVersion":"1.0.0","name":%q,%s,"ipam":{"type":"whereabouts",%s,"configuration_path":%q}}`,
@@ -149,7 +149,7 @@ func pool(name, ranges string) func(*site) string {
 	}
 }
 
-// allocations lists the addresses that whereabouts has given to pods of the site, as "address pod".
+// allocations returns the addresses that whereabouts has assigned to pods of the site, as "address pod".
 func allocations(t *testing.T, s *site) []string {
 	t.Helper()
 	list, err := dynamicClient(t).Resource(ipPools).List(t.Context(), metav1.ListOptions{})

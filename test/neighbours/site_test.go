@@ -19,7 +19,7 @@ const (
 	networksKey = "k8s.v1.cni.cncf.io/networks"
 	statusKey   = "k8s.v1.cni.cncf.io/network-status"
 
-	// patience is how long something that happens by itself may take.
+	// patience bounds the wait for a condition.
 	patience = 30 * time.Second
 )
 
@@ -27,7 +27,7 @@ const (
 type deployment struct {
 	name string
 	kind node.Kind
-	// dir: definitions are files, and there is no API server.
+	// dir reports whether definitions are files and no API server is used.
 	dir bool
 }
 
@@ -37,7 +37,7 @@ var (
 	thick   = deployment{"thick", node.Thick, false}
 
 	deployments = []deployment{thin, thinDir, thick}
-	// withAPI are those with an API server.
+	// withAPI are the deployments with an API server.
 	withAPI = []deployment{thin, thick}
 )
 
@@ -58,16 +58,16 @@ type site struct {
 	outside *testnet.NS
 	// outer is the CNI configuration that the runtime loads.
 	outer []byte
-	// kubeconfig reaches the API server whatever way Multus takes to it.
+	// kubeconfig connects to the API server directly, even if Multus uses a proxy.
 	kubeconfig string
 	pods       int
 }
 
-// primary is the cluster network: bridge and host-local. %[1]q is host-local's directory, %[2]s the version.
+// primary is the cluster network: bridge and host-local. %[1]q is host-local's directory, %[2]q the version.
 const primary = `{"cniVersion":%[2]q,"name":"cluster","plugins":[{"type":"bridge","bridge":"cni0","isGateway":true,
 	"ipam":{"type":"host-local","dataDir":%[1]q,"ranges":[[{"subnet":"10.244.0.0/16"}]],"routes":[{"dst":"0.0.0.0/0"}]}}]}`
 
-// newSite makes a site. The version of the outer configuration is 1.1.0, so that the runtime sends GC and STATUS.
+// newSite creates a site. The version of the outer configuration is 1.1.0, so that the runtime sends GC and STATUS.
 func newSite(t *testing.T, d deployment, o node.Options) *site {
 	t.Helper()
 	if testing.Short() {
@@ -111,7 +111,7 @@ func newSite(t *testing.T, d deployment, o node.Options) *site {
 	return s
 }
 
-// tempDir is t.TempDir with a short name: the path of a socket may have 107 bytes.
+// tempDir is like t.TempDir, with a short name: the path of a socket may have at most 107 bytes.
 func tempDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "nb") //nolint:usetesting // see above
@@ -120,7 +120,7 @@ func tempDir(t *testing.T) string {
 	return dir
 }
 
-// define makes a network definition.
+// define creates a network definition.
 func (s *site) define(t *testing.T, name, config string) {
 	t.Helper()
 	if !json.Valid([]byte(config)) {
@@ -139,7 +139,7 @@ func (s *site) define(t *testing.T, name, config string) {
 	check(t, os.WriteFile(filepath.Join(s.Dir, "networks", name+".json"), b, 0o644))
 }
 
-// pod makes a sandbox, and the pod's object where there is an API server.
+// pod creates a sandbox and, if there is an API server, the object of the pod.
 func (s *site) pod(t *testing.T, annotations map[string]string) *node.Pod {
 	t.Helper()
 	s.pods++
@@ -153,20 +153,20 @@ func (s *site) pod(t *testing.T, annotations map[string]string) *node.Pod {
 	return s.NewPod(t, s.ns, name, uid, annotations)
 }
 
-// with makes a pod with these networks.
+// with creates a pod with these networks.
 func (s *site) with(t *testing.T, networks string) *node.Pod {
 	t.Helper()
 	return s.pod(t, map[string]string{networksKey: networks})
 }
 
-// ipam is host-local with one range; more is added to the object.
+// ipam returns the configuration of host-local with one range. more is added to the object.
 func (s *site) ipam(subnet, more string) string {
 	return fmt.Sprintf(`{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":%q}]]%s}`, s.Reservations(), subnet, more)
 }
 
-// log is what Multus warned of, for a test that failed.
+// log returns the warnings and errors that Multus logged, for a failed test.
 func (s *site) log() string {
-	b, _ := os.ReadFile(filepath.Join(s.Dir, "plugin.log")) // it is not there before the first call
+	b, _ := os.ReadFile(filepath.Join(s.Dir, "plugin.log")) // it does not exist before the first call
 	var out strings.Builder
 	for line := range strings.Lines(string(b) + s.DaemonLog()) {
 		if strings.Contains(line, "[error]") || strings.Contains(line, "[warn") {
@@ -177,7 +177,7 @@ func (s *site) log() string {
 	return out.String()[max(0, out.Len()-most):]
 }
 
-// holds lists what is recorded or reserved for a pod: records, results, addresses.
+// holds returns what is recorded or reserved for a pod: records, results, addresses.
 func (s *site) holds(t *testing.T, p *node.Pod) []string {
 	t.Helper()
 	return slices.DeleteFunc(s.Left(t), func(name string) bool {
@@ -187,7 +187,7 @@ func (s *site) holds(t *testing.T, p *node.Pod) []string {
 	})
 }
 
-// addresses are those that host-local has reserved for a pod, as "network/address", sorted.
+// addresses returns the addresses that host-local has reserved for a pod, as sorted "network/address".
 func (s *site) addresses(t *testing.T, p *node.Pod) []string {
 	t.Helper()
 	var out []string
@@ -200,7 +200,7 @@ func (s *site) addresses(t *testing.T, p *node.Pod) []string {
 	return out
 }
 
-// gone fails if anything of a pod that was torn down is left.
+// gone checks that nothing is left of a pod that was torn down.
 func (s *site) gone(t *testing.T, p *node.Pod) {
 	t.Helper()
 	if left := s.holds(t, p); len(left) > 0 {

@@ -13,36 +13,36 @@ import (
 	"multus/internal/testutil/testnet"
 )
 
-// neighbour is one plugin, or one combination of plugins, that Multus delegates to.
+// neighbour is one plugin, or one combination of plugins, to which Multus delegates.
 type neighbour struct {
-	// name is that of the sub-test and of the network definition.
+	// name is the name of the subtest and of the network definition.
 	name string
-	// software names the project; its version is that of the module in tools, or of the stand-in.
+	// software is the project. Its version is that of the module in tools.
 	software software
-	// runs says on the page what was run.
+	// runs is the text on the page about what was run.
 	runs string
-	// config is the configuration of an extra network.
+	// config returns the configuration of an additional network.
 	config func(s *site) string
-	// primary is the configuration of the cluster network instead; dir is the node's directory.
+	// primary returns the configuration of the cluster network, if it is the neighbour. dir is the node's directory.
 	primary func(dir string) string
-	// networks is the pod's annotation, if it is not the name of the definition.
+	// networks is the annotation of the pod, if it differs from the name of the definition.
 	networks string
-	// needs skips the test where something is missing, and starts what the plugin needs.
+	// needs skips the test if a requirement is missing, and starts what the plugin needs.
 	needs func(t *testing.T, s *site)
-	// ping is an address that the pod must reach. With inbound it must be reached from there instead: sbr takes the
-	// routes away by which a pod that does not bind its address would go out.
+	// ping is an address that the pod must reach. With inbound, the pod must be reachable from there instead: sbr removes
+	// the routes of connections that are not bound to an address of the interface.
 	ping    string
 	inbound bool
-	// left reports what is left when no pod is attached, for plugins with a store of their own.
+	// left returns what is left when no pod is attached, for plugins with a store of their own.
 	left func(t *testing.T, s *site) []string
-	// limits says on the page what this does not show.
+	// limits is the text on the page about what this does not show.
 	limits string
 }
 
 // software is a project and how it takes part in the tests.
 type software struct {
 	name string
-	// module and tool are the Go module and the directory of tools that pins it; empty for a stand-in.
+	// module is the Go module, and tool the directory of tools that pins it. Both are empty for a stand-in.
 	module, tool string
 }
 
@@ -51,7 +51,7 @@ var (
 	whereabouts = software{"whereabouts", "github.com/k8snetworkplumbingwg/whereabouts", "whereabouts"}
 )
 
-// standIns are the plugins that standin plays, and what of them it plays.
+// standIns describes what standin replaces of each plugin.
 var standIns = map[string]string{
 	"ovs":                 "result with the host's interface first; up to 1.0.0; no GC",
 	"bond":                "DEL fails without its slaves, or with a namespace that is gone; up to 1.0.0; no GC",
@@ -69,7 +69,7 @@ var standIns = map[string]string{
 
 func played(name string) software { return software{name: name} }
 
-// on is a plugin's configuration of version 1.0.0 with host-local; more is added to the plugin's object.
+// on returns a plugin's configuration of version 1.0.0 with host-local. more is added to the plugin's object.
 func on(plugin, subnet, more string) func(*site) string {
 	return func(s *site) string {
 		return fmt.Sprintf(`{"cniVersion":"1.0.0","name":%[1]q,"type":%[2]q,"ipam":%[3]s%[4]s}`, "n-"+subnet[:len(subnet)-3],
@@ -77,7 +77,7 @@ func on(plugin, subnet, more string) func(*site) string {
 	}
 }
 
-// chained is bridge or macvlan with host-local, and a plugin after it.
+// chained returns the configuration of bridge or macvlan with host-local, and of a plugin after it.
 func chained(first, subnet, route, second string) func(*site) string {
 	return func(s *site) string {
 		return fmt.Sprintf(`{"cniVersion":"1.0.0","name":%q,"plugins":[{%s,"ipam":%s},{%s}]}`, "n-"+subnet[:len(subnet)-3],
@@ -94,7 +94,7 @@ func aBridge(name string) string {
 	return fmt.Sprintf(`"type":"bridge","bridge":%q,"isGateway":true`, name)
 }
 
-// neighbours is the table that TestNeighbours runs and docs/ecosystem.md shows.
+// neighbours is the table that TestNeighbours runs and that docs/ecosystem.md shows.
 var neighbours = slices.Concat(referencePlugins, whereaboutsNetworks, playedPlugins, clusterNetworks)
 
 var referencePlugins = []neighbour{
@@ -285,14 +285,14 @@ var playedPlugins = []neighbour{
 	},
 }
 
-// collected is a network whose plugin passes GC on to host-local.
+// collected returns the configuration of a network whose plugin passes GC on to host-local.
 func collected(name, subnet string) func(*site) string {
 	return func(s *site) string {
 		return fmt.Sprintf(`{"cniVersion":"1.1.0","name":%q,"type":"ipam-gc","ipam":%s}`, name, s.ipam(subnet, ""))
 	}
 }
 
-// collectedPrimary is the same as cluster network.
+// collectedPrimary is like collected, for the cluster network.
 func collectedPrimary(dir string) string {
 	return fmt.Sprintf(`{"cniVersion":"1.1.0","name":"cluster","plugins":[{"type":"ipam-gc",`+
 		`"ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"10.244.0.0/16"}]]}}]}`,
@@ -337,7 +337,7 @@ var clusterNetworks = []neighbour{
 	},
 }
 
-// agent is the configuration that the agent of a cluster network writes.
+// agent returns a configuration as the agent of a cluster network writes it.
 func agent(version, name, plugin, more string) func(dir string) string {
 	return func(dir string) string {
 		return fmt.Sprintf(`{"cniVersion":%q,"name":%q,"plugins":[{"type":%q,"ipam":{"type":"host-local",`+
@@ -346,7 +346,7 @@ func agent(version, name, plugin, more string) func(dir string) string {
 	}
 }
 
-// kernel skips where the kernel has no such links.
+// kernel returns a function that skips the test if the kernel does not support links of this kind.
 func kernel(kind string) func(*testing.T, *site) {
 	return func(t *testing.T, _ *site) {
 		t.Helper()
@@ -354,7 +354,7 @@ func kernel(kind string) func(*testing.T, *site) {
 	}
 }
 
-// program skips where a program is missing, or does not work in a network namespace.
+// program returns a function that skips the test if a program is missing or does not work in a network namespace.
 func program(name string, args ...string) func(*testing.T, *site) {
 	return func(t *testing.T, s *site) {
 		t.Helper()
@@ -370,7 +370,7 @@ func program(name string, args ...string) func(*testing.T, *site) {
 	}
 }
 
-// gateway gives the node's peer addresses, so that a pod on the uplink has something to reach.
+// gateway adds addresses to the node's peer, so that pods on the uplink can reach them.
 func gateway(cidr ...string) func(*testing.T, *site) {
 	return func(t *testing.T, s *site) {
 		t.Helper()
@@ -384,7 +384,7 @@ func subnetFile(t *testing.T, s *site) {
 		[]byte("FLANNEL_NETWORK=10.42.0.0/16\nFLANNEL_SUBNET=10.42.0.0/24\nFLANNEL_MTU=1450\n"), 0o644))
 }
 
-// mappedPorts lists the rules of the port that portmap maps.
+// mappedPorts returns the rules of the port that portmap maps.
 func mappedPorts(t *testing.T, s *site) []string {
 	t.Helper()
 	var out []byte
@@ -400,12 +400,12 @@ func mappedPorts(t *testing.T, s *site) []string {
 	return left
 }
 
-// TestNeighbours runs every neighbour under every deployment, as CRI-O and as containerd.
+// TestNeighbours runs every neighbour under every deployment, with the calls of CRI-O and with those of containerd.
 func TestNeighbours(t *testing.T) {
 	each(t, func(t *testing.T, d deployment) {
-		t.Parallel() // each has nodes of its own
+		t.Parallel() // each deployment has nodes of its own
 		shared := newSite(t, d, node.Options{})
-		// bond needs the network macvlan in any order.
+		// bond needs the network macvlan, which may come later in the table.
 		for _, n := range neighbours {
 			if n.config != nil && n.software != whereabouts {
 				shared.define(t, n.name, n.config(shared))
@@ -489,7 +489,7 @@ func (n *neighbour) reaches(t *testing.T, s *site, p *node.Pod) {
 	}
 }
 
-// nothingLeft: the node has no interface of a pod, and the plugin's store is empty.
+// nothingLeft checks that the node has no interface of a pod and that the plugin's store is empty.
 func (n *neighbour) nothingLeft(t *testing.T, s *site) {
 	t.Helper()
 	notOfPod := func(name string) bool {

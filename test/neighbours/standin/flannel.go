@@ -16,7 +16,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 )
 
-// addFlannel runs bridge with the subnet of the file and remembers what it was given.
+// addFlannel runs bridge with the subnet of the file and saves the configuration for DEL.
 func addFlannel(args *skel.CmdArgs, c *netConf) error {
 	b, err := os.ReadFile(c.SubnetFile)
 	if err != nil {
@@ -43,7 +43,7 @@ func addFlannel(args *skel.CmdArgs, c *netConf) error {
 	return types.PrintResult(res, c.CNIVersion)
 }
 
-// delFlannel replays the file. Without it there is nothing to do.
+// delFlannel runs DEL with the saved configuration. Without it there is nothing to do.
 func delFlannel(args *skel.CmdArgs, c *netConf) error {
 	text, err := os.ReadFile(c.file(args))
 	if errors.Is(err, os.ErrNotExist) {
@@ -60,10 +60,10 @@ func delFlannel(args *skel.CmdArgs, c *netConf) error {
 
 func (c *netConf) file(args *skel.CmdArgs) string { return filepath.Join(c.DataDir, args.ContainerID) }
 
-// IPAMDir is host-local's directory, which the test keeps beside flannel's.
+// IPAMDir returns host-local's directory, which the test keeps beside flannel's.
 func (c *netConf) IPAMDir() string { return filepath.Join(filepath.Dir(c.DataDir), "ipam") }
 
-// subnet is the value of FLANNEL_SUBNET.
+// subnet returns the value of FLANNEL_SUBNET.
 func subnet(env []byte) string {
 	for line := range bytes.Lines(env) {
 		if v, ok := strings.CutPrefix(strings.TrimSpace(string(line)), "FLANNEL_SUBNET="); ok {

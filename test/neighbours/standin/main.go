@@ -1,9 +1,9 @@
-// Command standin plays CNI plugins that cannot be built from the Go module proxy. It is installed under the name of
-// the plugin that it plays, and answers as that plugin answers in public reports and in its source: supported versions,
-// the shape of the result, CHECK, errors of DEL, and a GC that does not exist. It does not do the work of that plugin:
-// every interface is one end of a veth pair.
+// Command standin replaces CNI plugins that cannot be built from the Go module proxy. It is installed under the name of
+// the plugin and behaves as public reports and the source of that plugin say: supported versions, the form of the
+// result, CHECK, errors of DEL, and missing support for GC. It does not do the work of that plugin: every interface is
+// one end of a veth pair.
 //
-// Only test/neighbours runs it. A behaviour of a real plugin that is not written down in role is not shown by it.
+// Only test/neighbours runs it. It does not show any behaviour of a real plugin that is not described in its role.
 package main
 
 import (
@@ -18,19 +18,20 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 )
 
-// role is what a plugin does that others do not.
+// role is how a plugin differs from others.
 type role struct {
-	// versions are those that VERSION lists and ADD accepts.
+	// versions are the versions that VERSION lists and ADD accepts.
 	versions version.PluginInfo
-	// noGC: the plugin was built with a frame that does not have GC and STATUS. It asks for a container instead.
+	// noGC reports whether the plugin was built with a version of skel without GC and STATUS. For these verbs it returns
+	// an error about the missing container ID.
 	noGC bool
 
 	add, check, del func(*skel.CmdArgs, *netConf) error
-	// gc is nil for a plugin that has nothing to collect.
+	// gc is nil if the plugin has nothing to collect.
 	gc func(*skel.CmdArgs, *netConf) error
 }
 
-// netConf is the configuration of any of the plugins.
+// netConf is the configuration of any of these plugins.
 type netConf struct {
 	types.NetConf
 	// Links are the slaves of bond.
@@ -58,24 +59,25 @@ var roles = map[string]role{
 	"ovs": {versions: upTo10, noGC: true, add: addPair(hostFirst), check: nothing, del: delPair},
 	// DEL looks for the slaves and fails without them.
 	"bond": {versions: upTo10, noGC: true, add: addBond, check: nothing, del: delBond},
-	// A chained plugin that changes routes. CHECK cannot judge a route without a gateway.
+	// A chained plugin that changes routes. Its CHECK rejects routes without a gateway.
 	"route-override": {versions: upTo10, noGC: true, add: overrideRoutes, check: checkRoutes, del: nothing},
-	// Another plugin does the work, and what it was asked is in a file.
+	// Another plugin does the work. Its configuration is saved in a file.
 	"flannel": {versions: upTo10, noGC: true, add: addFlannel, check: nothing, del: delFlannel},
-	// The result has the host's end only, and addresses without an interface.
+	// The result has only the host's end, and addresses without an interface.
 	"calico":     {versions: all, add: addPair(hostOnly), check: nothing, del: delPair},
 	"cilium-cni": {versions: all, add: addPair(hostFirst), check: nothing, del: delPair},
-	// An interface that does not exist carries a VLAN ID in its MAC address.
+	// The MAC address of an interface that does not exist carries a VLAN ID.
 	"aws-cni": {versions: upTo10, noGC: true, add: addPair(withDummy), check: nothing, del: delPair},
 	// A second interface in the pod, for the user-defined network.
 	"ovn-k8s-cni-overlay": {versions: upTo10, noGC: true, add: addPair(withUDN), check: nothing, del: delPair},
-	// A chained plugin that passes the result on.
+	// A chained plugin that passes the result on unchanged.
 	"istio-cni": {versions: all, add: passOn, check: nothing, del: nothing},
-	// A chained plugin that supports old versions only and was built with a frame that has GC: it refuses the version.
+	// A chained plugin that supports only old versions and was built with a version of skel that has GC. It rejects the
+	// version.
 	"old-only": {versions: upTo10, add: passOn, check: nothing, del: nothing},
-	// A plugin that supports the newest version and was built with a frame without GC.
+	// A plugin that supports the newest version and was built with a version of skel without GC.
 	"no-gc": {versions: all, noGC: true, add: addPair(podOnly), check: nothing, del: delPair},
-	// A plugin that passes GC on to its IPAM plugin, as the CNI specification asks. No reference plugin of 1.10 does.
+	// A plugin that passes GC on to its IPAM plugin, as the CNI specification requires. No reference plugin of 1.10 does.
 	"ipam-gc": {versions: all, add: addPair(podOnly), check: nothing, del: delPair, gc: passGC},
 }
 
@@ -87,7 +89,7 @@ func main() {
 		os.Exit(1)
 	}
 	if verb := os.Getenv("CNI_COMMAND"); r.noGC && (verb == "GC" || verb == "STATUS") {
-		// The frame validates the container ID before it knows that there is no such verb.
+		// skel validates the container ID before it looks up the verb.
 		_ = types.NewError(types.ErrUnknownContainer, "missing containerID", "").Print()
 		os.Exit(1)
 	}
@@ -122,7 +124,7 @@ func parsed(do func(*skel.CmdArgs, *netConf) error) func(*skel.CmdArgs) error {
 
 func nothing(*skel.CmdArgs, *netConf) error { return nil }
 
-// passOn prints the result of the plugin before.
+// passOn prints the result of the previous plugin.
 func passOn(_ *skel.CmdArgs, c *netConf) error {
 	if c.prev == nil {
 		return fmt.Errorf("must be called as chained plugin")
@@ -130,7 +132,7 @@ func passOn(_ *skel.CmdArgs, c *netConf) error {
 	return types.PrintResult(c.prev, c.CNIVersion)
 }
 
-// overrideRoutes removes the gateway from every route of the result and adds others.
+// overrideRoutes removes the gateways from the result and adds routes.
 func overrideRoutes(args *skel.CmdArgs, c *netConf) error {
 	if c.prev == nil {
 		return fmt.Errorf("route-override must be called as chained plugin")

@@ -13,7 +13,7 @@ import (
 	"github.com/vishvananda/netns"
 )
 
-// shape is what the result of an attachment tells of it.
+// shape is the form of the result of an attachment.
 type shape int
 
 const (
@@ -24,10 +24,10 @@ const (
 	withUDN
 )
 
-// udn is the second interface that OVN-Kubernetes makes.
+// udn is the second interface that OVN-Kubernetes creates.
 const udn = "ovn-udn1"
 
-// hostEnd is the name of the host's end of an interface.
+// hostEnd returns the name of the host's end of an interface.
 func hostEnd(args *skel.CmdArgs, name string) string {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(args.ContainerID + "/" + name)) // it never fails
@@ -79,7 +79,7 @@ func addPair(s shape) func(*skel.CmdArgs, *netConf) error {
 	}
 }
 
-// makePair makes an interface of the pod with these addresses and returns its MAC address.
+// makePair creates an interface of the pod with these addresses and returns its MAC address.
 func makePair(args *skel.CmdArgs, name string, ips []*current.IPConfig) (mac string, err error) {
 	target, err := netns.GetFromPath(args.Netns)
 	if err != nil {
@@ -111,7 +111,7 @@ func makePair(args *skel.CmdArgs, name string, ips []*current.IPConfig) (mac str
 	return link.Attrs().HardwareAddr.String(), h.LinkSetUp(link)
 }
 
-// delPair removes what addPair made. What is gone already is no error.
+// delPair removes what addPair created. It ignores interfaces that do not exist.
 func delPair(args *skel.CmdArgs, c *netConf) error {
 	for _, name := range []string{args.IfName, udn} {
 		link, err := netlink.LinkByName(hostEnd(args, name))
@@ -139,8 +139,8 @@ func addBond(args *skel.CmdArgs, c *netConf) error {
 	return addPair(podOnly)(args, c)
 }
 
-// delBond releases the address first. It succeeds without a namespace, and fails if the namespace that it is given, or
-// a slave in it, is not there.
+// delBond releases the address first. It succeeds without a namespace. It fails if a namespace is passed and the
+// namespace, or a slave in it, does not exist.
 func delBond(args *skel.CmdArgs, c *netConf) error {
 	if c.IPAM.Type != "" {
 		if err := invoke.DelegateDel(context.Background(), c.IPAM.Type, args.StdinData, nil); err != nil {
@@ -157,7 +157,7 @@ func delBond(args *skel.CmdArgs, c *netConf) error {
 	return delPair(args, c)
 }
 
-// findSlaves fails unless all slaves of a bond are in the pod.
+// findSlaves returns an error unless all slaves of a bond are in the pod.
 func findSlaves(args *skel.CmdArgs, c *netConf) error {
 	target, err := netns.GetFromPath(args.Netns)
 	if err != nil {
