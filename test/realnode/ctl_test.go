@@ -23,8 +23,8 @@ import (
 	"multus/internal/testutil/cluster"
 )
 
-// TestOtherNode uses `kubectl multus` as people do, on a machine that is no node: what depends on a node is found out
-// in the daemon's pod there, by a real kubectl (doctor --node, explain --node).
+// TestOtherNode runs `kubectl multus` on a machine that is no node. For checks that depend on a node it runs multusctl
+// in the daemon's pod on that node, with a real kubectl (doctor --node, explain --node).
 func TestOtherNode(t *testing.T) {
 	n := start(t, cluster.Options{})
 	n.install(t, "base")
@@ -53,7 +53,8 @@ func TestOtherNode(t *testing.T) {
 	}
 }
 
-// TestOtherNodeOfDistribution: where a distribution has directories of its own, only the daemon's file tells the pod.
+// TestOtherNodeOfDistribution checks a distribution with other directories. In the pod they are known only from the
+// daemon's configuration file.
 func TestOtherNodeOfDistribution(t *testing.T) {
 	n := start(t, cluster.Options{Paths: k3s})
 	n.install(t, "overlays/k3s")
@@ -62,7 +63,7 @@ func TestOtherNodeOfDistribution(t *testing.T) {
 	n.explained(t, w)
 }
 
-// workstation is a machine from which the cluster is administrated.
+// workstation is a machine from which the cluster is administered.
 type workstation struct{ kubeconfig, programs string }
 
 func (n *node) workstation(t *testing.T) *workstation {
@@ -78,7 +79,7 @@ func (n *node) workstation(t *testing.T) *workstation {
 	return &workstation{kubeconfig, bin}
 }
 
-// run runs `kubectl multus` with these arguments and returns its exit code and what it printed.
+// run runs `kubectl multus` with these arguments and returns its exit code and output.
 func (w *workstation) run(t *testing.T, stdin string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	const limit = time.Minute
@@ -98,7 +99,7 @@ func (w *workstation) run(t *testing.T, stdin string, args ...string) (code int,
 	return cmd.ProcessState.ExitCode(), out.String(), errs.String()
 }
 
-// kubectl runs kubectl alone, which must succeed.
+// kubectl runs kubectl, which must succeed.
 func (w *workstation) kubectl(t *testing.T, args ...string) string {
 	t.Helper()
 	const limit = time.Minute
@@ -113,7 +114,7 @@ func (w *workstation) kubectl(t *testing.T, args ...string) string {
 	return string(out)
 }
 
-// withoutDaemon does what docs/multusctl.md says for a node whose daemon does not run: then the doctor is needed most.
+// withoutDaemon follows docs/multusctl.md for a node whose daemon does not run.
 func (n *node) withoutDaemon(t *testing.T, w *workstation) {
 	n.deleteDaemonSet(t)
 	out := w.kubectl(t, "debug", "node/"+cluster.NodeName, "--profile=sysadmin", "--image=localhost/multus:latest",
@@ -122,7 +123,7 @@ func (n *node) withoutDaemon(t *testing.T, w *workstation) {
 	name := regexp.MustCompile(`node-debugger-\S+`).FindString(out)
 	until(t, "the pod for debugging is through", func() error {
 		p, err := n.Client.CoreV1().Pods("default").Get(t.Context(), name, metav1.GetOptions{})
-		if err == nil && p.Status.Phase != corev1.PodFailed { // with findings
+		if err == nil && p.Status.Phase != corev1.PodFailed { // the exit code for findings
 			err = fmt.Errorf("pod is %s", p.Status.Phase)
 		}
 		return err
@@ -141,7 +142,7 @@ func (n *node) withoutDaemon(t *testing.T, w *workstation) {
 		if slices.Contains([]string{"slot", "netns", "ledger", "reservations"}, c.Name) && c.State != doctor.StateOK {
 			t.Errorf("%+v", c)
 		}
-		// This node's containerd has its configuration in a directory of the test, where no node has one.
+		// The configuration of containerd is in a directory of the test, where no distribution has it.
 		if c.Name == "runtime" && (c.State != doctor.StateUnchecked ||
 			!strings.Contains(c.Why, "no configuration of containerd")) {
 			t.Errorf("%+v", c)
@@ -149,7 +150,7 @@ func (n *node) withoutDaemon(t *testing.T, w *workstation) {
 	}
 }
 
-// decoded runs a verb that must end with a code, and decodes what it prints.
+// decoded runs a command that must end with this exit code, and decodes its output.
 func (w *workstation) decoded(t *testing.T, want int, v any, stdin string, args ...string) {
 	t.Helper()
 	code, out, errs := w.run(t, stdin, append(args, "--node", cluster.NodeName, "-o", "json")...)
@@ -161,7 +162,7 @@ func (w *workstation) decoded(t *testing.T, want int, v any, stdin string, args 
 	}
 }
 
-// healthy: nothing is found, and what a pod can see has been looked at.
+// healthy checks that nothing is found, and that everything that a pod can check was checked.
 func (w *workstation) healthy(t *testing.T) {
 	t.Helper()
 	var r doctor.Report
@@ -172,15 +173,15 @@ func (w *workstation) healthy(t *testing.T) {
 	for _, c := range r.Checks {
 		if slices.Contains([]string{"slot", "configuration", "plugins", "daemon", "api", "interfaces"}, c.Name) &&
 			c.State != doctor.StateOK {
-			if c.Name != "plugins" || !strings.Contains(c.Why, "lead out") { // k3s has links
+			if c.Name != "plugins" || !strings.Contains(c.Why, "lead out") { // in k3s these are links
 				t.Errorf("%+v", c)
 			}
 		}
 	}
 }
 
-// faults are planted on the node and in the cluster, are found with exit code 1, and are found no more when they are
-// mended.
+// faults creates faults on the node and in the cluster. They are found with exit code 1, and are no longer found after
+// they are repaired.
 func (n *node) faults(t *testing.T, w *workstation) {
 	left := n.Path(n.paths.Conf + "/00-multus.conf.cilium_bak")
 	if err := os.WriteFile(left, []byte("{}"), 0o600); err != nil {
@@ -216,7 +217,7 @@ func (n *node) faults(t *testing.T, w *workstation) {
 	w.healthy(t)
 }
 
-// devices are the node's, not those of the machine on which the question is asked.
+// devices checks that the listed devices are those of the node and not of the machine that runs kubectl.
 func (w *workstation) devices(t *testing.T) {
 	var list struct {
 		Devices []struct {
@@ -237,7 +238,7 @@ func (w *workstation) devices(t *testing.T) {
 	}
 }
 
-// explanation is what `explain -o json` says of one pod, as far as it is compared.
+// explanation has the parts of the output of `explain -o json` for one pod that are compared.
 type explanation struct {
 	Attachments []struct {
 		Network, Interface string
@@ -260,7 +261,8 @@ func (w *workstation) explain(t *testing.T, want int, stdin string, args ...stri
 	return &out.Pods[0]
 }
 
-// explained: what is said of a pod is what the pod has; the cluster network is known only on the node.
+// explained checks that the output for a pod matches what the pod has. The configuration of the cluster network is only
+// on the node.
 func (n *node) explained(t *testing.T, w *workstation) {
 	t.Helper()
 	n.apply(t, pod("shown", extra))
@@ -287,7 +289,7 @@ func (n *node) explained(t *testing.T, w *workstation) {
 	n.untilHeld(t, 0)
 }
 
-// wouldFail: pods of files, which the cluster does not know, against the node's plugins and interfaces.
+// wouldFail checks pods from files, which are not in the cluster, with the node's plugins and interfaces.
 func (w *workstation) wouldFail(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "networks.yaml")
 	networks := strings.Replace(network("tagged", 9), `"macvlan"`, `"vlan"`, 1) + "---\n" +
@@ -313,7 +315,7 @@ func (w *workstation) wouldFail(t *testing.T) {
 	}
 }
 
-// noNode: what cannot be done is said in one line, and has the exit code that is documented.
+// noNode checks that errors have one line and the documented exit code.
 func (w *workstation) noNode(t *testing.T) {
 	for _, tc := range []struct {
 		args []string
@@ -340,7 +342,7 @@ func (w *workstation) noNode(t *testing.T) {
 	}
 }
 
-// forget deletes a definition.
+// forget deletes a network definition.
 func (n *node) forget(t *testing.T, name string) {
 	t.Helper()
 	err := n.Client.CoreV1().RESTClient().Delete().AbsPath(

@@ -1,2 +1,2 @@
-// Package realnode holds tests of the image and the manifests on a real Kubernetes node: what a user installs, and how.
+// Package realnode tests the image and the manifests on a real Kubernetes node, installed as users install them.
 package realnode

@@ -22,8 +22,8 @@ import (
 	"multus/internal/testutil/cluster"
 )
 
-// ledger, networks and results are where the node remembers what is attached: Multus, the address management of the
-// networks, and libcni.
+// ledger, reserved and results are where the node keeps what is attached: the records of Multus, the addresses of
+// host-local, and the results of libcni.
 const (
 	ledger   = "/var/lib/cni/multus/*"
 	reserved = "/var/lib/cni/networks/%s/*"
@@ -37,7 +37,7 @@ func (n *node) apply(t *testing.T, text string) {
 	}
 }
 
-// install does what deploy/README.md says.
+// install follows deploy/README.md.
 func (n *node) install(t *testing.T, dir string) {
 	t.Helper()
 	n.installFrom(t, filepath.Join(root, "deploy", dir))
@@ -69,7 +69,8 @@ func (n *node) importImage(t *testing.T) {
 	}
 }
 
-// untilConfigured waits for the CNI configuration: a deployment without a probe is Ready before its work is done.
+// untilConfigured waits for the CNI configuration file. A deployment without a probe is Ready before the file is
+// written.
 func (n *node) untilConfigured(t *testing.T) {
 	t.Helper()
 	until(t, "CNI configuration", func() error {
@@ -81,14 +82,14 @@ func (n *node) untilConfigured(t *testing.T) {
 	})
 }
 
-// applyNetworks applies the definitions that pods with the annotation extra name.
+// applyNetworks applies the network definitions that the annotation extra names.
 func (n *node) applyNetworks(t *testing.T) {
 	t.Helper()
 	n.apply(t, network("net-a", 1))
 	n.apply(t, network("net-b", 2))
 }
 
-// rolledOut returns how the DaemonSet differs from what it was last asked to be.
+// rolledOut returns an error unless the DaemonSet is rolled out.
 func (n *node) rolledOut(t *testing.T) error {
 	t.Helper()
 	return n.daemonSetReady(t, "kube-system", "kube-multus-ds")
@@ -109,7 +110,7 @@ func (n *node) daemonSetReady(t *testing.T, namespace, name string) error {
 	return nil
 }
 
-// twoNetworks runs a pod with two extra networks and removes it.
+// twoNetworks runs a pod with two additional networks and removes it.
 func (n *node) twoNetworks(t *testing.T) {
 	t.Helper()
 	before := n.held(t)
@@ -134,7 +135,7 @@ func (n *node) remove(t *testing.T, name string) {
 	})
 }
 
-// held lists the records of Multus and the reserved addresses.
+// held returns the records of Multus and the reserved addresses.
 func (n *node) held(t *testing.T) []string {
 	t.Helper()
 	var held []string
@@ -163,7 +164,7 @@ func (n *node) wantHeld(t *testing.T, want int) {
 	}
 }
 
-// untilHeld waits until no more than so many records and addresses are left, and exactly as many.
+// untilHeld waits until there are exactly this many records and addresses.
 func (n *node) untilHeld(t *testing.T, want int) {
 	t.Helper()
 	until(t, fmt.Sprintf("%d records and addresses", want), func() error {
@@ -174,7 +175,7 @@ func (n *node) untilHeld(t *testing.T, want int) {
 	})
 }
 
-// untilAttached waits until a pod has all its networks, by what it sees, by what it can reach and by its status.
+// untilAttached waits until pods have all their networks: the interfaces in the pod and the network status.
 func (n *node) untilAttached(t *testing.T, names ...string) {
 	t.Helper()
 	for _, name := range names {
@@ -182,7 +183,7 @@ func (n *node) untilAttached(t *testing.T, names ...string) {
 	}
 }
 
-// attached says what is wrong with the networks of a pod that asks for net-a and net-b.
+// attached returns an error unless the networks of a pod that requests net-a and net-b are complete.
 func (n *node) attached(t *testing.T, name string) error {
 	t.Helper()
 	p, err := n.Client.CoreV1().Pods("default").Get(t.Context(), name, metav1.GetOptions{})
@@ -232,7 +233,7 @@ func networkStatus(p *corev1.Pod) ([]nadv1.NetworkStatus, error) {
 	return s, nil
 }
 
-// interfaces asks the program in a pod for what it sees.
+// interfaces returns the interfaces that the program in a pod reports.
 func (n *node) interfaces(t *testing.T, p *corev1.Pod) (map[string][]string, error) {
 	t.Helper()
 	b, err := n.ask(t, p, "/interfaces")
@@ -246,7 +247,7 @@ func (n *node) interfaces(t *testing.T, p *corev1.Pod) (map[string][]string, err
 	return has, nil
 }
 
-// ask speaks to the program in a pod, from the node.
+// ask sends a request from the node to the program in a pod.
 func (n *node) ask(t *testing.T, p *corev1.Pod, path string) ([]byte, error) {
 	t.Helper()
 	const limit = 10 * time.Second
@@ -270,8 +271,8 @@ func (n *node) ask(t *testing.T, p *corev1.Pod, path string) ([]byte, error) {
 	return b, err
 }
 
-// traffic has each pod speak to the next one over each of its networks; the other end must see the address of the first
-// on that network.
+// traffic sends a request from each pod to the next one over each of its networks. The other pod must see the address
+// of the first one on that network.
 func (n *node) traffic(t *testing.T, pods []corev1.Pod) {
 	t.Helper()
 	for i := range pods {
@@ -296,7 +297,7 @@ func (n *node) traffic(t *testing.T, pods []corev1.Pod) {
 	t.Logf("traffic: %d pods, each over each of its networks", len(pods))
 }
 
-// pods lists those of a controller.
+// pods returns the pods of a controller.
 func (n *node) pods(t *testing.T, app string) []corev1.Pod {
 	t.Helper()
 	l, err := n.Client.CoreV1().Pods("default").List(t.Context(), metav1.ListOptions{LabelSelector: "app=" + app})
@@ -306,7 +307,7 @@ func (n *node) pods(t *testing.T, app string) []corev1.Pod {
 	return l.Items
 }
 
-// scale applies a controller's manifest and waits for its pods: as many as it wants, all Ready; or none.
+// scale applies the manifest of a controller and waits until it has this many pods and all of them are Ready.
 func (n *node) scale(t *testing.T, manifest, app string, want int) time.Duration {
 	t.Helper()
 	began := time.Now()
@@ -332,7 +333,7 @@ func (n *node) untilReady(t *testing.T, app string, want int) {
 	})
 }
 
-// complete waits until all pods of a controller have their networks, and returns them.
+// complete waits until all pods of a controller have their networks, and returns the pods.
 func (n *node) complete(t *testing.T, app string) []corev1.Pod {
 	t.Helper()
 	for _, p := range n.pods(t, app) {
@@ -341,8 +342,8 @@ func (n *node) complete(t *testing.T, app string) []corev1.Pod {
 	return n.pods(t, app)
 }
 
-// neverWithout fails for each container of a controller's pods that ever ran without the extra networks: the first line
-// of its log says which interfaces it found when it started.
+// neverWithout checks that no container of a controller ever ran without the additional networks. The first line of its
+// log has the interfaces at its start.
 func (n *node) neverWithout(t *testing.T, app string) {
 	t.Helper()
 	logs, err := filepath.Glob(n.Path("/var/log/pods/default_" + app + "-*/main/*.log"))
@@ -355,7 +356,7 @@ func (n *node) neverWithout(t *testing.T, app string) {
 	for _, log := range logs {
 		b, err := os.ReadFile(log)
 		if err != nil {
-			continue // its pod was deleted meanwhile
+			continue // its pod was deleted
 		}
 		line, _, whole := strings.Cut(string(b), "\n")
 		if whole && (!strings.Contains(line, `"net1"`) || !strings.Contains(line, `"net2"`)) {

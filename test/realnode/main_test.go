@@ -20,7 +20,7 @@ import (
 
 const (
 	root = "../.."
-	// patience bounds every wait for pods: a second or two on an idle machine.
+	// patience bounds every wait for pods, which takes a second or two on an idle machine.
 	patience = 2 * time.Minute
 )
 
@@ -45,13 +45,13 @@ var image = sync.OnceValues(func() (string, error) {
 	return filepath.Join(out, "multus-test-linux-"+runtime.GOARCH+".tar"), nil
 })
 
-// node is a cluster for one test, or for several that come one after another.
+// node is a cluster for one test, or for several tests that run one after another.
 type node struct {
 	*cluster.Cluster
 	paths cluster.Paths
 }
 
-// start starts a node, if real nodes are asked for: they take minutes, so plain `go test ./...` leaves them out.
+// start starts a node if REALNODE is set. Real nodes take minutes, so plain `go test ./...` leaves them out.
 func start(t *testing.T, o cluster.Options) *node {
 	t.Helper()
 	if os.Getenv("REALNODE") == "" {
@@ -61,7 +61,7 @@ func start(t *testing.T, o cluster.Options) *node {
 	began := time.Now()
 	c, err := cluster.Start(t.Context(), o)
 	if err != nil {
-		// Asked for, and not to be had: a skip would look like success.
+		// A skip would look like success, because the test was requested.
 		t.Fatal(err)
 	}
 	n := &node{c, c.Paths()}
@@ -75,7 +75,7 @@ func start(t *testing.T, o cluster.Options) *node {
 	return n
 }
 
-// explain logs what may say why a test failed.
+// explain logs the state of the cluster for a failed test.
 func (n *node) explain(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
@@ -99,7 +99,7 @@ func (n *node) explain(t *testing.T) {
 	t.Log(n.Logs("kubelet", "containerd"))
 }
 
-// until waits for a condition, and logs how long it took.
+// until waits for a condition and logs how long that took.
 func until(t *testing.T, what string, try func() error) {
 	t.Helper()
 	began := time.Now()
@@ -107,7 +107,7 @@ func until(t *testing.T, what string, try func() error) {
 	t.Logf("%s: %.1f s", what, time.Since(began).Seconds())
 }
 
-// wait asks again and again until there is no error any more; the test fails with the last one when patience is over.
+// wait repeats try until it returns no error. If that takes longer than patience, the test fails with the last error.
 func wait(t *testing.T, what string, try func() error) {
 	t.Helper()
 	over := time.After(patience)

@@ -10,13 +10,13 @@ import (
 	"multus/internal/testutil/kubectl"
 )
 
-// extra is the annotation of pods with the two extra networks.
+// extra is the annotation of pods with the two additional networks.
 const extra = `{k8s.v1.cni.cncf.io/networks: "net-a,net-b"}`
 
 const container = `
       - {name: main, image: "` + cluster.WorkloadImage + `", imagePullPolicy: Never}`
 
-// pod is a manifest; annotations in YAML's flow style.
+// pod returns the manifest of a pod. annotations are in YAML's flow style.
 func pod(name, annotations string) string {
 	return fmt.Sprintf(`apiVersion: v1
 kind: Pod
@@ -26,7 +26,7 @@ spec:
   containers:`+container, name, annotations)
 }
 
-// controller is the manifest of a Deployment or StatefulSet; more is added to the pods' specification.
+// controller returns the manifest of a Deployment or StatefulSet. more is added to the specification of the pods.
 func controller(kind, name string, replicas int, annotations, more string) string {
 	service := ""
 	if kind == "StatefulSet" {
@@ -46,7 +46,7 @@ spec:%[6]s
       containers:`+container, kind, name, replicas, annotations, more, service)
 }
 
-// network is a macvlan network on the node's uplink with addresses of 198.18.<subnet>.0/24.
+// network returns the manifest of a macvlan network on the node's uplink with addresses of 198.18.<subnet>.0/24.
 func network(name string, subnet int) string {
 	return fmt.Sprintf(`apiVersion: k8s.cni.cncf.io/v1
 kind: NetworkAttachmentDefinition
@@ -56,7 +56,7 @@ spec:
 `, name, cluster.Uplink, subnet)
 }
 
-// plainClass is a RuntimeClass whose pods Multus has nothing to do with.
+// plainClass is a RuntimeClass whose pods are attached without Multus.
 const plainClass = `apiVersion: node.k8s.io/v1
 kind: RuntimeClass
 metadata: {name: ` + cluster.PlainRuntime + `}

@@ -16,10 +16,10 @@ import (
 	"multus/internal/testutil/cluster"
 )
 
-// many is how many pods the Deployments have.
+// many is the number of pods of the Deployments.
 const many = 20
 
-// k3s has most directories of its own.
+// k3s has its own paths for most directories.
 var k3s = cluster.Paths{
 	Conf: "/var/lib/rancher/k3s/agent/etc/cni/net.d", Bin: "/var/lib/rancher/k3s/data/cni",
 	Plugins:    "/var/lib/rancher/k3s/data/0123abcd/bin",
@@ -42,12 +42,12 @@ type rootCase struct {
 	options cluster.Options
 	// overlay is the directory of deploy that is applied.
 	overlay string
-	// paths: of the distribution that the overlay is for, only the directories are there.
+	// paths reports whether the node has only the directories of the distribution of the overlay, and nothing else of it.
 	paths bool
 }
 
-// roots are the root file systems and the directories of distributions. states_test.go derives from
-// them what the pages say.
+// roots are the root file systems and the directories of distributions. states_test.go derives the text of the
+// documentation from them.
 var roots = []rootCase{
 	{"shared", cluster.Options{Shared: true}, "base", false},
 	{"read-only", cluster.Options{ReadOnly: true}, "base", false},
@@ -68,8 +68,8 @@ const (
 	nodeThin = "overlays/thin"
 )
 
-// TestRoots: on none of the roots anything has to be changed but the overlay that is applied. A private root is
-// TestNode's.
+// TestRoots checks that no root file system requires a change other than the overlay that is applied. TestNode covers a
+// private root.
 func TestRoots(t *testing.T) {
 	for _, tt := range roots {
 		t.Run(tt.name, func(t *testing.T) {
@@ -83,8 +83,8 @@ func TestRoots(t *testing.T) {
 	}
 }
 
-// TestNode is the life of one node, whose root is private: nothing is shared, and the manifests ask for nothing that
-// would have to be. A pod lives through all of it and must keep what it has, until the node loses its power.
+// TestNode runs the life of one node whose root is private. Nothing is shared, and the manifests do not require it. In
+// most scenarios a pod that was there before must keep what it has.
 func TestNode(t *testing.T) {
 	n := start(t, cluster.Options{})
 	for _, scenario := range []struct {
@@ -109,18 +109,19 @@ func TestNode(t *testing.T) {
 		{"thin", n.thin},
 	} {
 		if !t.Run(scenario.name, scenario.run) {
-			return // the rest would only tell of the same
+			return // the following scenarios would fail for the same reason
 		}
 	}
 }
 
-// before: the cluster itself runs a pod, without Multus.
+// before runs a pod without Multus.
 func (n *node) before(t *testing.T) {
 	n.runningPlain(t, "plain")
 	n.untilHeld(t, 0)
 }
 
-// thin: the deployment without a daemon. Its configuration has the version of the container runtime, too.
+// thin installs the deployment without a daemon. Its configuration has the version that the container runtime supports,
+// too.
 func (n *node) thin(t *testing.T) {
 	n.install(t, nodeThin)
 	n.twoNetworks(t)
@@ -131,11 +132,12 @@ func (n *node) thin(t *testing.T) {
 	}
 }
 
-// deployment: it comes, its pods reach each other over every network, it goes, and nothing of it stays.
+// deployment creates a Deployment whose pods reach each other over every network, and removes it. Nothing of it stays.
 func (n *node) deployment(t *testing.T) {
 	n.scale(t, controller("Deployment", "many", many, extra, ""), "many", many)
 	n.traffic(t, n.complete(t, "many"))
-	// What is not there before cannot be gone after: a record for each pod, an address on each network.
+	// Check what exists before, so that its absence afterwards means something: a record for each pod, an address on each
+	// network.
 	for pattern, want := range map[string]int{
 		ledger: many, fmt.Sprintf(reserved, "net-a"): many,
 		fmt.Sprintf(reserved, "net-b"): many, results: 3 * many,
@@ -158,7 +160,7 @@ func (n *node) deployment(t *testing.T) {
 	}
 }
 
-// timeToReady measures the Deployment beside the same without extra networks and without Multus, in turns.
+// timeToReady compares the Deployment with one without additional networks and without Multus, in turns.
 func (n *node) timeToReady(t *testing.T) {
 	const rounds, limit = 3, 1.6
 	n.apply(t, plainClass)
@@ -186,10 +188,11 @@ func (n *node) timeToReady(t *testing.T) {
 	n.untilHeld(t, 0)
 }
 
-// missingDefinition: the pod's event names what is missing, others do not notice, and the pod starts when it is there.
+// missingDefinition checks that the event of the pod names what is missing, that other pods are not affected, and that
+// the pod starts when the definition exists.
 func (n *node) missingDefinition(t *testing.T) {
 	n.apply(t, pod("waits", `{k8s.v1.cni.cncf.io/networks: "net-a,net-none"}`))
-	n.twoNetworks(t) // another pod, meanwhile
+	n.twoNetworks(t) // another pod in the meantime
 	until(t, "event", func() error {
 		events, err := n.Client.CoreV1().Events("default").List(t.Context(),
 			metav1.ListOptions{FieldSelector: "involvedObject.name=waits"})
@@ -219,7 +222,7 @@ func (n *node) missingDefinition(t *testing.T) {
 	n.untilHeld(t, 0)
 }
 
-// statefulSet: the successor of a pod has its name, and networks of its own.
+// statefulSet checks that the successor of a pod, which has the same name, gets networks of its own.
 func (n *node) statefulSet(t *testing.T) {
 	n.apply(t, controller("StatefulSet", "set", 2, extra, ""))
 	n.untilReady(t, "set", 2)
@@ -247,7 +250,7 @@ func (n *node) statefulSet(t *testing.T) {
 	n.untilHeld(t, 0)
 }
 
-// staticPod: the kubelet's own pods, of which the API server has an image under another UID.
+// staticPod checks a static pod of the kubelet, whose mirror pod in the API server has another UID.
 func (n *node) staticPod(t *testing.T) {
 	file := n.Path(n.paths.Kubelet + "/static/static.yaml")
 	if err := os.WriteFile(file, []byte(pod("static", extra)), 0o600); err != nil {
@@ -269,13 +272,13 @@ func (n *node) staticPod(t *testing.T) {
 	n.untilHeld(t, 0)
 }
 
-// meanwhile does something to the daemon while pods start, beside one that was there before: no pod may start without
-// its networks, all start, and the one keeps what it has.
+// meanwhile calls act, which does something to the daemon, while pods start. No pod may start without its networks, all
+// pods start, and a pod that was there before keeps what it has.
 func (n *node) meanwhile(t *testing.T, act func(t *testing.T)) {
 	n.throughout(t, act, func(*testing.T) {})
 }
 
-// throughout is meanwhile with something more, which is done while those pods are deleted.
+// throughout is like meanwhile and also calls ending while those pods are deleted.
 func (n *node) throughout(t *testing.T, starting, ending func(t *testing.T)) {
 	t.Helper()
 	n.apply(t, pod("witness", extra))
@@ -311,7 +314,7 @@ func (n *node) throughout(t *testing.T, starting, ending func(t *testing.T)) {
 	n.untilHeld(t, 0)
 }
 
-// killDaemon kills it twice; after the second time the kubelet lets it wait for ten seconds.
+// killDaemon kills the daemon twice. After the second time the kubelet delays the restart by ten seconds.
 func (n *node) killDaemon(t *testing.T) {
 	for range 2 {
 		until(t, "the daemon is killed", func() error {
@@ -324,12 +327,12 @@ func (n *node) killDaemon(t *testing.T) {
 	}
 }
 
-// rollDaemon is `kubectl rollout restart`.
+// rollDaemon does what `kubectl rollout restart` does.
 func (n *node) rollDaemon(t *testing.T) {
 	n.patchDaemonSet(t, `{"spec":{"template":{"metadata":{"annotations":{"kubectl.kubernetes.io/restartedAt":"`+time.Now().Format(time.RFC3339)+`"}}}}}`)
 }
 
-// upgradeDaemon is `kubectl set image`.
+// upgradeDaemon does what `kubectl set image` does.
 func (n *node) upgradeDaemon(t *testing.T) {
 	const next = "localhost/multus:next"
 	if _, err := n.Ctr(t.Context(), "images", "tag", "localhost/multus:latest", next); err != nil {
@@ -348,8 +351,8 @@ func (n *node) patchDaemonSet(t *testing.T, patch string) {
 	until(t, "DaemonSet rolled out", func() error { return n.rolledOut(t) })
 }
 
-// slotFight: somebody keeps taking the configuration away, as Cilium does where it is exclusive (multus-cni#972). The
-// node says so, the daemon stops and is not ready, until it is started again.
+// slotFight renames the CNI configuration file repeatedly, as Cilium does if it is exclusive (multus-cni#972). The node
+// gets an event, the daemon stops writing the file and is not ready, until it is restarted.
 func (n *node) slotFight(t *testing.T) {
 	conf := n.Path(n.paths.Conf + "/00-multus.conf")
 	until(t, "event of the node", func() error {
@@ -383,8 +386,8 @@ func (n *node) slotFight(t *testing.T) {
 	n.twoNetworks(t)
 }
 
-// reboot: the node loses its power, with pods that have networks. lose runs before the runtime and the kubelet start,
-// then what the cluster network's agent does.
+// reboot simulates a loss of power with pods that have networks. lose is called before the runtime and the kubelet
+// start. agent then acts as the agent of the cluster network.
 func (n *node) reboot(t *testing.T, lose func() error, agent func(t *testing.T)) {
 	const replicas = 5
 	n.scale(t, controller("Deployment", "many", replicas, extra, ""), "many", replicas)
@@ -404,7 +407,7 @@ func (n *node) nothingLost() error { return nil }
 
 func (n *node) nothingNew(*testing.T) {}
 
-// confLost: the directory of CNI configurations was in memory.
+// confLost empties the directory of CNI configurations, as if it had been in memory.
 func (n *node) confLost() error {
 	files, err := filepath.Glob(n.Path(n.paths.Conf + "/*"))
 	for _, f := range files {
@@ -413,8 +416,8 @@ func (n *node) confLost() error {
 	return err
 }
 
-// primaryComesLate: the agent of the cluster network writes its configuration again after ours is there. It must be:
-// with that one alone pods would start without their networks.
+// primaryComesLate writes the configuration of the cluster network after the daemon has written its own. This order is
+// required: with the cluster network's configuration alone, pods would start without their networks.
 func (n *node) primaryComesLate(t *testing.T) {
 	until(t, "our configuration, before the cluster network's", func() error {
 		_, err := os.Stat(n.Path(n.paths.Conf + "/00-multus.conf"))
@@ -425,11 +428,12 @@ func (n *node) primaryComesLate(t *testing.T) {
 	}
 }
 
-// exclusiveDir is where the cluster network's agent writes when the runtime is to see nothing but our configuration.
+// exclusiveDir is where the agent of the cluster network writes if the runtime must see only the configuration of
+// Multus.
 const exclusiveDir = "/run/multus/cni/net.d"
 
-// exclusiveSlot moves the cluster network's configuration out of the runtime's sight, as docs/install.md says. It stays
-// so for what comes after: uninstall has to bring it back.
+// exclusiveSlot moves the cluster network's configuration to a directory that the runtime does not read, as in
+// docs/install.md. It stays there for the following scenarios: uninstall has to restore it.
 func (n *node) exclusiveSlot(t *testing.T) {
 	if err := n.writePrimary(exclusiveDir); err != nil {
 		t.Fatal(err)
@@ -448,7 +452,7 @@ func (n *node) exclusiveSlot(t *testing.T) {
 	n.twoNetworks(t)
 }
 
-// primaryFirst: everything was in memory, and the cluster network's agent is there before anybody else.
+// primaryFirst removes all configurations and writes that of the cluster network before anything else.
 func (n *node) primaryFirst() error {
 	return errors.Join(n.confLost(), n.writePrimary(exclusiveDir))
 }
@@ -460,7 +464,8 @@ func (n *node) writePrimary(dir string) error {
 	return os.WriteFile(n.Path(dir+"/"+cluster.PrimaryFile), []byte(cluster.Primary), 0o600)
 }
 
-// afterReboot: all pods run again, with all their networks from the start, and what they had before is free.
+// afterReboot checks that all pods run again, with all their networks from the start, and that what they had before is
+// free.
 func (n *node) afterReboot(t *testing.T, before []string, replicas int) {
 	t.Helper()
 	until(t, "no record of before", func() error {

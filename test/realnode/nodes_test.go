@@ -21,9 +21,9 @@ import (
 	"multus/internal/testutil/cluster"
 )
 
-// TestTwoNodes: pods of two nodes have their networks and reach each other by the cluster network; with the credentials
-// of one node's daemon nothing of the other node's pods can be written. The daemons may not read pods
-// (deploy/components/runtime-annotations): this runtime passes the annotations.
+// TestTwoNodes checks that pods of two nodes have their networks and reach each other over the cluster network, and
+// that the credentials of one node's daemon cannot write to pods of the other node. The daemons may not read pods
+// (deploy/components/runtime-annotations), because this runtime passes the annotations.
 func TestTwoNodes(t *testing.T) {
 	n := start(t, cluster.Options{Nodes: 2})
 	n.installFrom(t, n.hardened(t))
@@ -46,7 +46,7 @@ func TestTwoNodes(t *testing.T) {
 	}
 }
 
-// hardened is base without the permission to read pods.
+// hardened returns base without the permission to read pods.
 func (n *node) hardened(t *testing.T) string {
 	t.Helper()
 	deploy, err := filepath.Abs(filepath.Join(root, "deploy"))
@@ -120,7 +120,7 @@ func (n *node) credentials(t *testing.T, own, other *corev1.Pod) {
 	}
 }
 
-// toldBy wants the events of a pod, with the name of its node.
+// toldBy returns an error unless the pod has its events with the name of its node.
 func (n *node) toldBy(t *testing.T, p *corev1.Pod) error {
 	t.Helper()
 	about := fields.Set{"involvedObject.name": p.Name, "reason": "AddedInterface"}.AsSelector().String()

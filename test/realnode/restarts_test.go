@@ -14,12 +14,13 @@ import (
 	"multus/internal/testutil/cluster"
 )
 
-// TestRestarts: kubelet and container runtime are restarted while pods start, and while they are deleted. All pods get
-// their networks, none ever runs without them, a pod that was there keeps its own, and nothing is left of any of them.
+// TestRestarts restarts the kubelet and the container runtime while pods start and while they are deleted. All pods get
+// their networks, no pod ever runs without them, a pod that was there before keeps its own, and nothing is left of
+// deleted pods.
 func TestRestarts(t *testing.T) {
 	n := start(t, cluster.Options{})
 	n.install(t, nodeBase)
-	n.twoNetworks(t) // with the first pod the cluster network's bridge comes, which stays
+	n.twoNetworks(t) // the first pod creates the cluster network's bridge, which stays
 	for _, tt := range []struct {
 		name, server string
 		signal       syscall.Signal
@@ -48,8 +49,8 @@ func TestRestarts(t *testing.T) {
 	}
 }
 
-// restart restarts a server three times while pods start or are deleted: whenever the number of records and addresses
-// has changed by another step, which is negative for pods that are deleted. A pod has four of them.
+// restart restarts a server three times while pods start or are deleted: each time when the number of records and
+// addresses has changed by another step. step is negative if pods are deleted. A pod has four of them.
 func (n *node) restart(t *testing.T, server string, signal syscall.Signal, step int) {
 	t.Helper()
 	before := len(n.held(t))
@@ -67,9 +68,9 @@ func (n *node) restart(t *testing.T, server string, signal syscall.Signal, step 
 	}
 }
 
-// links lists the links of the node, and those of its pods' network namespaces as "namespace/link", sorted. A namespace
-// that has only the loopback device is not listed, nor is a file without a namespace: containerd leaves those of
-// sandboxes that it had not finished when it ended, with and without Multus.
+// links returns the links of the node, and those of its pods' network namespaces as "namespace/link", sorted. It leaves
+// out namespaces that have only the loopback device, and files without a namespace. containerd leaves both behind, with
+// or without Multus, for sandboxes that were not complete when it ended.
 func (n *node) links(t *testing.T) ([]string, error) {
 	t.Helper()
 	all, err := linksOf(fmt.Sprintf("/proc/%d/ns/net", n.Pid()))
@@ -99,7 +100,7 @@ func (n *node) links(t *testing.T) ([]string, error) {
 	return all, nil
 }
 
-// linksOf lists the links of a network namespace.
+// linksOf returns the links of a network namespace.
 func linksOf(file string) ([]string, error) {
 	ns, err := netns.GetFromPath(file)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 
 var update = flag.Bool("update", false, "write into deploy/README.md and docs/install.md which manifests are run")
 
-// state is how far the manifests of a directory are run on a real node.
+// state is how much of the manifests of a directory is run on a real node.
 type state string
 
 const (
@@ -21,7 +21,7 @@ const (
 	notRun   state = "not run"
 )
 
-// states are those of all directories of deploy, by their name below overlays; "base" is the base.
+// states returns the state of each directory of deploy by its name below overlays. "base" is the base.
 func states(t *testing.T) map[string]state {
 	t.Helper()
 	dirs, err := filepath.Glob(filepath.Join(root, "deploy", "overlays", "*"))
@@ -45,19 +45,20 @@ func states(t *testing.T) map[string]state {
 	return out
 }
 
-// inInstall is a state as docs/install.md says it.
+// inInstall maps each state to its text in docs/install.md.
 var inInstall = map[state]string{run: "Run here", pathsRun: "Paths run here", notRun: "Not run"}
 
 var (
-	// lineOf is the line of an overlay in deploy/README.md; its last cell begins with the state.
+	// lineOf matches the line of an overlay in deploy/README.md. Its last cell begins with the state.
 	lineOf = regexp.MustCompile("(?m)^(\\| `([a-z0-9-]+)` \\|.*\\| )(run|paths run|not run)(,[^|]*)?( \\|)$")
-	// sectionOf is a section of docs/install.md.
+	// sectionOf matches the heading of a section of docs/install.md.
 	sectionOf = regexp.MustCompile(`(?m)^### `)
 	overlayIn = regexp.MustCompile("`deploy/(?:overlays/)?([a-z0-9-]+)`")
 	saidIn    = regexp.MustCompile(`\*\*(Run here|Paths run here|Not run)(\.?)\*\*`)
 )
 
-// TestStates: deploy/README.md and docs/install.md say of each directory what the tests of this package run.
+// TestStates checks that deploy/README.md and docs/install.md describe for each directory what the tests of this
+// package run.
 func TestStates(t *testing.T) {
 	t.Parallel()
 	want := states(t)
@@ -82,7 +83,7 @@ func TestStates(t *testing.T) {
 			count[name]++
 		}
 		for name := range want {
-			// The table is of overlays; the base is above it.
+			// The table has only overlays. The base is above it.
 			if n := count[name]; n != 1 && (name != filepath.Base(nodeBase) || path != "deploy/README.md") {
 				t.Errorf("%s says %d times whether %s is run, want once", path, n, name)
 			}

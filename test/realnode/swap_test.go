@@ -15,13 +15,14 @@ import (
 	"multus/internal/testutil/cluster"
 )
 
-// swap is a manifest of another project under which our image runs, with its name as the only change.
+// swap is a manifest of another project that runs this project's image. Only the name of the image is changed.
 type swap struct {
-	// name is that of the file in testdata/swap. The file says which version it is of, and what of it it has.
+	// name is the name of the file in testdata/swap. The file names its version and says which parts of the manifest it
+	// has.
 	name string
-	// patches reports whether the role may patch pods/status. If not, statuses are written by GET and PUT.
+	// patches reports whether the role may patch pods/status. If not, network statuses are written by GET and PUT.
 	patches bool
-	// cleans reports whether the manifest asks for the CNI configuration to be removed when the container stops.
+	// cleans reports whether the manifest requires that the CNI configuration is removed when the container stops.
 	cleans bool
 }
 
@@ -38,10 +39,11 @@ var swaps = []swap{
 	{name: "spiderpool-0.7"},
 }
 
-// TestImageSwap: docs/upgrade.md, "Our image under another project's manifest". One node has all of them, one after
-// another, each with pods that get their networks and their status, and with the uninstallation that the page asks for.
+// TestImageSwap checks docs/upgrade.md, "Our image under another project's manifest". One node runs all of them, one
+// after another, each with pods that get their networks and their network status, and with the uninstallation of that
+// page.
 func TestImageSwap(t *testing.T) {
-	n := start(t, cluster.Options{Shared: true}) // their mounts have a propagation
+	n := start(t, cluster.Options{Shared: true}) // these mounts use propagation
 	n.importImage(t)
 	b, err := os.ReadFile(filepath.Join(root, "deploy", "base", "crd.yaml"))
 	if err != nil {
@@ -51,12 +53,12 @@ func TestImageSwap(t *testing.T) {
 	n.applyNetworks(t)
 	for _, s := range swaps {
 		if !t.Run(s.name, func(t *testing.T) { n.swapped(t, s) }) {
-			return // the node is not what the next one expects
+			return // the node is not in the state that the next one requires
 		}
 	}
 }
 
-// swapped is the life of one manifest on a node without Multus.
+// swapped runs one manifest from installation to removal on a node without Multus.
 func (n *node) swapped(t *testing.T, s swap) {
 	const pods = 2
 	all := objects(t, filepath.Join("testdata", "swap", s.name+".yaml"))
@@ -93,8 +95,8 @@ func (n *node) swapped(t *testing.T, s swap) {
 	n.wantUninstalled(t)
 }
 
-// wantStopped fails if the hook of a container that has stopped failed, or if the CNI configuration is gone that its
-// manifest does not ask to remove, or removes by a hook only.
+// wantStopped checks that the hook of a stopped container did not fail, and that the CNI configuration was removed if
+// and only if cleans is set. A manifest that removes it only by a hook does not count as cleaning.
 func (n *node) wantStopped(t *testing.T, namespace string, cleans bool) {
 	t.Helper()
 	events, err := n.Client.CoreV1().Events(namespace).List(t.Context(),
@@ -111,7 +113,7 @@ func (n *node) wantStopped(t *testing.T, namespace string, cleans bool) {
 	}
 }
 
-// find converts the only object of a kind.
+// find converts the first object of a kind.
 func find(t *testing.T, all []*unstructured.Unstructured, kind string, to any) {
 	t.Helper()
 	i := slices.IndexFunc(all, func(u *unstructured.Unstructured) bool { return u.GetKind() == kind })

@@ -15,11 +15,12 @@ import (
 	"multus/internal/testutil/cluster"
 )
 
-// pluginLog is where the plugin writes on the node.
+// pluginLog is the log of the plugin on the node.
 const pluginLog = "/var/log/multus.log"
 
-// TestTold: why a pod does not start is one line, and the same one in kubelet's event, in ours, in the daemon's log and
-// in the plugin's, with the request in all of them (docs/errors.md).
+// TestTold checks that the reason why a pod does not start is one line, and that it is the same line in the kubelet's
+// event, in the event of Multus, in the daemon's log and in the plugin's log, with the request in each of them
+// (docs/errors.md).
 func TestTold(t *testing.T) {
 	n := start(t, cluster.Options{})
 	n.install(t, "base")
@@ -62,7 +63,7 @@ func TestTold(t *testing.T) {
 		})
 	}
 	n.untilHeld(t, 0)
-	// The other events have today's text; their annotation names the request.
+	// The other events have the text of today's Multus. Their annotation has the request.
 	l, err := n.Client.CoreV1().Events("default").List(t.Context(),
 		metav1.ListOptions{FieldSelector: "reason=NoNetworkFound,involvedObject.name=missing"})
 	if err != nil || len(l.Items) == 0 {
@@ -76,7 +77,7 @@ func TestTold(t *testing.T) {
 	}
 }
 
-// configure changes a text of the daemon's configuration, and restarts the daemon.
+// configure replaces a string in the daemon's configuration and restarts the daemon.
 func (n *node) configure(t *testing.T, from, to string) {
 	t.Helper()
 	configs := n.Client.CoreV1().ConfigMaps("kube-system")
@@ -95,10 +96,11 @@ func (n *node) configure(t *testing.T, from, to string) {
 	n.rollDaemon(t)
 }
 
-// requested finds the request at the end of an error.
+// requested matches the request at the end of an error.
 var requested = regexp.MustCompile(`; request ([0-9a-f]{13})$`)
 
-// toldAlike waits for our event of a pod's failure, and for one of kubelet that ends with the same line.
+// toldAlike waits for the event of Multus about a failed pod, and for an event of the kubelet that ends with the same
+// line.
 func (n *node) toldAlike(t *testing.T, name string) (ours corev1.Event, line string) {
 	t.Helper()
 	until(t, "kubelet's event has the line of ours", func() error {
@@ -130,7 +132,7 @@ func (n *node) toldAlike(t *testing.T, name string) (ours corev1.Event, line str
 	return ours, line
 }
 
-// logged waits for a line of a log about a request, with the error in the same words.
+// logged waits for a line in a log about a request, with the same error.
 func (n *node) logged(t *testing.T, who, pattern, message, containerID, line string) {
 	t.Helper()
 	want := []string{"[error] " + message, "container=" + containerID, fmt.Sprintf("err=%q", line)}

@@ -17,9 +17,8 @@ import (
 	"multus/internal/testutil/cluster"
 )
 
-// uninstall does what docs/uninstall.md says, while a pod is attached: the node keeps a cluster network all the time,
-// the pod keeps what it has, and all of it is free when the pod is gone, although the runtime does not call Multus for
-// it.
+// uninstall follows docs/uninstall.md while a pod is attached. The node always has a cluster network, the pod keeps
+// what it has, and all of it is free when the pod is gone, although the runtime does not call Multus for it.
 func (n *node) uninstall(t *testing.T) {
 	n.apply(t, pod("stays", extra))
 	n.untilAttached(t, "stays")
@@ -32,7 +31,7 @@ func (n *node) uninstall(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.deleteDaemonSet(t)
-	n.runningPlain(t, "between") // the daemon is gone, its configuration is there
+	n.runningPlain(t, "between") // the daemon is gone, and its configuration exists
 	job := n.createJob(t)
 	until(t, "the runtime does not call Multus any more", func() error {
 		if _, err := os.Stat(n.Path(n.paths.Conf + "/00-multus.conf")); !errors.Is(err, os.ErrNotExist) {
@@ -59,7 +58,7 @@ func (n *node) uninstall(t *testing.T) {
 	n.untilHeld(t, 0)
 }
 
-// untilComplete waits for the end of the Job.
+// untilComplete waits until the Job is complete.
 func (n *node) untilComplete(t *testing.T, job string) {
 	t.Helper()
 	until(t, "job Complete", func() error {
@@ -73,7 +72,7 @@ func (n *node) untilComplete(t *testing.T, job string) {
 	})
 }
 
-// wantUninstalled fails for what is left of Multus on the node.
+// wantUninstalled checks that nothing of Multus is left on the node.
 func (n *node) wantUninstalled(t *testing.T) {
 	t.Helper()
 	for _, left := range []string{
@@ -132,7 +131,7 @@ func (n *node) createJob(t *testing.T) string {
 	return made.Name
 }
 
-// runningPlain runs a pod without extra networks and removes it.
+// runningPlain runs a pod without additional networks and removes it.
 func (n *node) runningPlain(t *testing.T, name string) {
 	t.Helper()
 	n.apply(t, pod(name, "{}"))

@@ -20,16 +20,16 @@ const (
 	todaysConf = `{"capabilities":{},"cniVersion":"0.3.1","logLevel":"verbose","logToStderr":true,"name":"multus-cni-network",` +
 		`"clusterNetwork":"/host/etc/cni/net.d/` + cluster.PrimaryFile +
 		`","type":"multus-shim","daemonSocketDir":"/run/multus/"}`
-	// todaysShim stands in for today's plugin while its daemon is away: it waits for a while and fails (E31).
+	// todaysShim replaces today's plugin while its daemon is down: it waits and fails (E31).
 	todaysShim = "#!/bin/sh\ncat >/dev/null\nsleep 1\n" +
 		`echo '{"cniVersion":"0.3.1","code":100,"msg":"timed out waiting for the condition"}'` + "\nexit 1\n"
 	hold = "/00-multus.hold.conf"
 )
 
-// TestUpgrade: a node with today's Multus, and pods on it, becomes one with ours as docs/upgrade.md says. Nobody loses
-// anything, and no pod starts without its networks, although today's daemon removes its configuration when it ends.
+// TestUpgrade upgrades a node with today's Multus, and pods on it, as docs/upgrade.md describes. No pod loses a
+// network, and no pod starts without its networks, although today's daemon removes its configuration when it ends.
 func TestUpgrade(t *testing.T) {
-	n := start(t, cluster.Options{Shared: true}) // today's mounts want it
+	n := start(t, cluster.Options{Shared: true}) // required by the mounts of today's manifest
 	n.install(t, "base")
 	n.apply(t, controller("StatefulSet", "old", 2, extra, ""))
 	n.untilReady(t, "old", 2)
@@ -66,7 +66,7 @@ func TestUpgrade(t *testing.T) {
 				t.Errorf("%s is another one, or was restarted", now[i].Name)
 			}
 		}
-		// Their records are still those of today's Multus.
+		// The records of these pods are still those of today's Multus.
 		n.scale(t, controller("StatefulSet", "old", 0, extra, ""), "old", 0)
 		n.untilHeld(t, 4*many)
 		n.scale(t, controller("Deployment", "many", 0, extra, ""), "many", 0)
@@ -87,8 +87,8 @@ func (n *node) allInterfaces(t *testing.T, pods []corev1.Pod) map[string]map[str
 	return all
 }
 
-// becomeToday leaves the node as today's Multus would have left it, with the pods that run: objects, configuration,
-// plugin, records.
+// becomeToday brings the node into the state of today's Multus with the running pods: objects, configuration, plugin,
+// records.
 func (n *node) becomeToday(t *testing.T) {
 	n.deleteDaemonSet(t)
 	for what, err := range map[string]error{
@@ -123,7 +123,7 @@ func (n *node) becomeToday(t *testing.T) {
 	until(t, "today's DaemonSet", func() error { return n.rolledOut(t) })
 }
 
-// todaysRecords takes out of the records what today's Multus does not write (behaviour D81).
+// todaysRecords removes from the records what today's Multus does not write (behaviour D81).
 func (n *node) todaysRecords(t *testing.T) {
 	t.Helper()
 	known := []string{
@@ -171,7 +171,7 @@ func (n *node) todaysRecords(t *testing.T) {
 	}
 }
 
-// applyBase is `kubectl apply -k deploy/base`.
+// applyBase does what `kubectl apply -k deploy/base` does.
 func (n *node) applyBase(t *testing.T) {
 	t.Helper()
 	all, err := cluster.Render(filepath.Join(root, "deploy", "base"))
@@ -185,7 +185,7 @@ func (n *node) applyBase(t *testing.T) {
 	}
 }
 
-// asRendered compares what today's objects have become with what the manifests say.
+// asRendered compares the objects, which were today's, with the manifests.
 func (n *node) asRendered(t *testing.T) {
 	ds, err := n.Client.AppsV1().DaemonSets("kube-system").Get(t.Context(), "kube-multus-ds", metav1.GetOptions{})
 	if err != nil {
