@@ -1,6 +1,6 @@
-// Package conformance runs the black-box comparison with today's Multus: its scenarios, thin and thick, against
-// a real API server. The program and the records of today's Multus live outside of the repository, beside it;
-// without them the test is skipped.
+// Package conformance runs the black-box comparison with today's Multus: its scenarios, thin and thick, with a real API
+// server. The program and the records of today's Multus are outside of the repository. Without them the test is
+// skipped.
 package conformance
 
 import (
@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// suite is where the program is: CONFORMANCE_DIR, or beside the repository.
+// suite returns the directory of the program: CONFORMANCE_DIR, or the default beside the repository.
 func suite(t *testing.T, root string) string {
 	t.Helper()
 	dir := os.Getenv("CONFORMANCE_DIR")
@@ -42,7 +42,7 @@ func suite(t *testing.T, root string) string {
 	return dir
 }
 
-// TestConformance: equal in every scenario but for the listed improvements (docs/compatibility.md).
+// TestConformance checks that every scenario is equal except for the listed improvements (docs/compatibility.md).
 func TestConformance(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a minute")
@@ -66,7 +66,7 @@ func TestConformance(t *testing.T) {
 		name string
 		impl node.Kind
 		args []string
-		// unordered leaves the order of calls out of the comparison.
+		// unordered reports whether the order of calls is ignored.
 		unordered bool
 	}{
 		{"thin", node.Thin, []string{"-plugin", filepath.Join(bin, "multus")}, false},
@@ -74,7 +74,7 @@ func TestConformance(t *testing.T) {
 			"-plugin", filepath.Join(bin, "multus-shim"), "-daemon",
 			filepath.Join(bin, "multus-daemon"),
 		}, false},
-		// With attachConcurrency all is as without, but for the order of the calls.
+		// With attachConcurrency everything except the order of the calls is the same.
 		{"concurrent", node.Thin, []string{"-plugin", filepath.Join(out, "concurrent")}, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -113,7 +113,7 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-// listedDifferences makes one list of the improvements that the suite has and of those that came later.
+// listedDifferences merges the improvements that the suite lists and those that were made later.
 func listedDifferences(t *testing.T, files ...string) string {
 	t.Helper()
 	var all []json.RawMessage
@@ -139,8 +139,8 @@ func listedDifferences(t *testing.T, files ...string) string {
 	return path
 }
 
-// sorted copies records with the calls of each step that attaches in the order of the interfaces' names; those of one
-// interface stay in theirs.
+// sorted copies records and sorts the calls of each attaching step by interface. The calls of one interface stay in
+// their order.
 func sorted(t *testing.T, dir string) string {
 	t.Helper()
 	out := t.TempDir()
@@ -173,14 +173,14 @@ func sorted(t *testing.T, dir string) string {
 	return out
 }
 
-// attachment is the verb, the container and the interface of a call.
+// attachment returns the verb, the container and the interface of a call.
 func attachment(call any) string {
 	c, _ := call.(map[string]any)
 	env, _ := c["env"].(map[string]any)
 	return fmt.Sprint(c["command"], env["CNI_CONTAINERID"], env["CNI_IFNAME"])
 }
 
-// run runs a program to its end and fails the test, with the output, if it fails.
+// run runs a program and fails the test with the output if the program fails.
 func run(t *testing.T, dir, name string, args ...string) string {
 	t.Helper()
 	out, err := try(dir, name, args...)
@@ -190,7 +190,7 @@ func run(t *testing.T, dir, name string, args ...string) string {
 	return out
 }
 
-// try runs a program to its end and returns its output.
+// try runs a program and returns its output.
 func try(dir, name string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
@@ -203,9 +203,9 @@ func try(dir, name string, args ...string) (string, error) {
 	return string(b), err
 }
 
-// eventsCutOff returns the scenarios of a report that differ, if each of them is one in which the API server goes away
-// and differs by events alone; else none. Events are written beside the answer to ADD, as today's Multus does, so that
-// on a busy machine the next step of such a scenario can be faster.
+// eventsCutOff returns the scenarios of a report that differ, if in each of them the API server becomes unavailable and
+// only events differ. Otherwise it returns none. Events are written concurrently with the answer to ADD, as in today's
+// Multus, so that on a busy machine the next step of such a scenario can come first.
 func eventsCutOff(report string) (names []string) {
 	for line := range strings.Lines(differences(report)) {
 		name, isScenario := strings.CutPrefix(line, "DIFFERS  ")
@@ -220,13 +220,13 @@ func eventsCutOff(report string) (names []string) {
 	return names
 }
 
-// A report has a line of four spaces and the path for each difference.
+// A report has a line with four spaces and the path for each difference.
 var (
 	isPath   = regexp.MustCompile(`^    \S`)
 	isEvents = regexp.MustCompile(`^    pods\.[^.]+\.events`)
 )
 
-// copyFiles copies the files of some scenarios.
+// copyFiles copies the files of scenarios.
 func copyFiles(t *testing.T, from, to, ext string, names []string) {
 	t.Helper()
 	for _, name := range names {
@@ -240,7 +240,7 @@ func copyFiles(t *testing.T, from, to, ext string, names []string) {
 	}
 }
 
-// differences leaves out the scenarios that are equal.
+// differences returns a report without the scenarios that are equal.
 func differences(report string) string {
 	var out strings.Builder
 	for line := range strings.Lines(report) {
@@ -251,7 +251,7 @@ func differences(report string) string {
 	return out.String()
 }
 
-// TestEventsCutOff: only what may be run again is run again.
+// TestEventsCutOff checks that only the scenarios that may be repeated are returned.
 func TestEventsCutOff(t *testing.T) {
 	t.Parallel()
 	const down, events = "DIFFERS  api-down-del (2 allowed)\n",

@@ -1,5 +1,5 @@
-// concurrent is another plugin with attachConcurrency in its configuration, whatever a scenario
-// says: so the comparison with today's Multus, which knows no such key, is made with it, too.
+// concurrent runs another plugin with attachConcurrency added to its configuration. So the comparison with today's
+// Multus, which does not have the key, also covers concurrent attachments.
 package main
 
 import (
@@ -11,7 +11,7 @@ import (
 	"os/exec"
 )
 
-// plugin is the path of the other one; the linker sets it.
+// plugin is the path of the other plugin. The linker sets it.
 var plugin string
 
 func main() {
@@ -27,7 +27,7 @@ func run() error {
 		return err
 	}
 	conf := map[string]json.RawMessage{}
-	if json.Unmarshal(stdin, &conf) == nil { // else it is the scenario's, which is about bad input
+	if json.Unmarshal(stdin, &conf) == nil { // otherwise keep the input of the scenario, which tests bad input
 		conf["attachConcurrency"] = json.RawMessage("4")
 		if stdin, err = json.Marshal(conf); err != nil {
 			return err
