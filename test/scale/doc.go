@@ -1,4 +1,5 @@
-// Package scale measures what a large cluster costs: what one daemon asks of the API server, and what ten thousand
-// network definitions take. `make scale` runs it and writes the figures into docs/scale.md; without SCALE only the
-// figures that depend neither on the machine nor on the size are looked at, in every test run (stable_test.go).
+// Package scale measures the costs of a large cluster: the requests of one daemon to the API server, and the resources
+// that ten thousand network definitions need. `make scale` runs it and writes the results into docs/scale.md. Without
+// SCALE, as in every test run, it checks only the figures that depend neither on the machine nor on the size
+// (stable_test.go).
 package scale

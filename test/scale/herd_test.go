@@ -15,27 +15,28 @@ import (
 )
 
 const (
-	// nodesInHerd and definitionsOfHerd are what the machine of a test can bear.
+	// nodesInHerd and definitionsOfHerd are limited by the machine that runs the test.
 	nodesInHerd       = 100
 	definitionsOfHerd = 500
-	// outage is how long the API server is away: longer than its restart, so that all nodes have noticed.
+	// outage is how long the API server is down. It is longer than a restart of the API server, so that all nodes notice
+	// it.
 	outage = 10 * time.Second
 )
 
-// herd is what comes when the API server is back: for each node the time from its first answer on.
+// herd is the load after the API server is up again.
 type herd struct {
 	Nodes, Definitions int
 	Outage             time.Duration
-	// Watches and Lists are the first of each node, from the first request of all on.
+	// Watches and Lists are the first requests of each node, relative to the first request of all nodes.
 	Watches, Lists spread
 	Requests       map[string]int
 }
 
-// spread is how a request of each node is spread in time.
+// spread describes how the requests of the nodes are distributed over time.
 type spread struct {
 	Count            int
 	Median, P90, Max time.Duration
-	// Busiest is how many came in the busiest second.
+	// Busiest is the number of requests in the busiest second.
 	Busiest int
 }
 
@@ -61,8 +62,8 @@ func spreadOf(times []time.Time, start time.Time) spread {
 	return s
 }
 
-// measureHerd takes the API server away from many nodes at once. A node is the daemon's cache, with a connection of its
-// own.
+// measureHerd stops the API server while many nodes are connected, and starts it again. A node is the daemon's cache
+// with a connection of its own.
 func measureHerd(t *testing.T) herd {
 	t.Helper()
 	cluster := kubetest.Start(t)
@@ -94,7 +95,7 @@ func measureHerd(t *testing.T) herd {
 	return out
 }
 
-// firsts is when each agent did something for the first time after a moment, by what it did.
+// firsts returns, by request, when each agent made the request for the first time after a point in time.
 func firsts(log []kubetest.Request, after time.Time) map[string][]time.Time {
 	out, seen := map[string][]time.Time{}, map[string]bool{}
 	for _, r := range log {
@@ -114,7 +115,7 @@ func startHerd(t *testing.T, cluster *kubetest.Cluster) (stop func()) {
 	for i := range nodesInHerd {
 		c, err := kube.Load(kube.Options{Kubeconfig: path, Version: fmt.Sprintf("herd-%03d", i)})
 		must(t, err)
-		c.Dial = (&net.Dialer{}).DialContext // its own: clients that differ in nothing share a connection
+		c.Dial = (&net.Dialer{}).DialContext // its own, because clients with equal configurations share a connection
 		client, err := kube.New(c)
 		must(t, err)
 		cache := kube.NewCache(client, slog.New(slog.DiscardHandler))

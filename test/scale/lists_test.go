@@ -30,7 +30,7 @@ const (
 	networksPath = "/apis/k8s.cni.cncf.io/v1/network-attachment-definitions"
 	media        = "application/json"
 	streamed     = "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds=300"
-	// listedEnd is in the event that ends a streamed list.
+	// listedEnd occurs in the event that ends a streamed list.
 	listedEnd = `"k8s.io/initial-events-end"`
 )
 
@@ -50,7 +50,7 @@ var transports = []transport{
 	{Name: "protobuf", query: "resourceVersion=0", media: "application/vnd.kubernetes.protobuf"},
 }
 
-// measureLists reads all definitions in every way, the median of three.
+// measureLists reads all definitions in every way, three times each. The median counts.
 func measureLists(t *testing.T, cluster *kubetest.Cluster) []transport {
 	t.Helper()
 	pool := x509.NewCertPool()
@@ -80,7 +80,7 @@ func measureLists(t *testing.T, cluster *kubetest.Cluster) []transport {
 	return out
 }
 
-// read reads one answer and returns its bytes, and where the next page begins.
+// read reads one answer and returns its size and the continue token of the next page.
 func read(t *testing.T, client *http.Client, cluster *kubetest.Cluster, way transport,
 	next string,
 ) (n int, more string) {
@@ -114,8 +114,7 @@ func read(t *testing.T, client *http.Client, cluster *kubetest.Cluster, way tran
 	return len(b), continueOf(t, b, resp.Header.Get("Content-Encoding") == "gzip")
 }
 
-// continueOf is where the page after this one begins, "" after the last.
-// A short one is not compressed.
+// continueOf returns the continue token of a page, or "" after the last page. A short page is not compressed.
 func continueOf(t *testing.T, body []byte, compressed bool) string {
 	t.Helper()
 	var r io.Reader = bytesOf.NewReader(body)
@@ -142,17 +141,18 @@ func readStream(t *testing.T, body io.Reader) (n int) {
 	}
 }
 
-// largest is how large a definition may be.
+// largest describes the largest possible definition.
 type largest struct {
-	// Stored is the largest configuration that the API server took, in steps of 16 KiB; Refused what it said to the next.
+	// Stored is the size of the largest configuration that the API server accepts, in steps of 16 KiB. Refused is its
+	// answer to the next size.
 	Stored  int
 	Refused string
-	// Attached says that a pod got such a network; Problem why not.
+	// Attached reports whether a pod was attached to such a network. Problem is the reason if it was not.
 	Attached bool
 	Problem  string
 }
 
-// measureLargest tries how large a configuration may be, and attaches a pod to the largest.
+// measureLargest determines the size of the largest configuration and attaches a pod to such a network.
 func measureLargest(t *testing.T, s *site) largest {
 	t.Helper()
 	const step = 16 << 10

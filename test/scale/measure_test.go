@@ -17,24 +17,25 @@ import (
 )
 
 const (
-	// pods is how many a node has: the kubelet's default.
+	// pods is the number of pods on a node: the default limit of the kubelet.
 	pods = 110
-	// starts is how often a daemon is started for one row: the median counts.
+	// starts is how often a daemon is started for one row. The median counts.
 	starts = 3
 )
 
-// sizes are the numbers of definitions, beside the two that the pods use.
+// sizes are the numbers of definitions, without the two that the pods use.
 var sizes = []int{0, 1000, 10_000}
 
-// results of one run. Times are those of one machine and a look at proportions; the rest holds everywhere.
+// results are the results of one run. Times depend on the machine and show only proportions. The other figures hold on
+// every machine.
 type results struct {
 	Date, Machine           string
 	ConfigBytes, ObjectSize int
 	Starts                  []started
 	Plain, Two              perPod
-	Failing                 traffic // for `tries` ADDs and DELs
+	Failing                 traffic // of Tries ADDs and DELs
 	Tries                   int
-	Update, Create, Delete  traffic // for `Changed` definitions
+	Update, Create, Delete  traffic // of Changed definitions
 	Changed                 int
 	Reconnect               traffic
 	IdleFor                 time.Duration
@@ -45,30 +46,31 @@ type results struct {
 	Herd                    herd
 }
 
-// started is a daemon that came up with so many definitions.
+// started is a daemon that started with this number of definitions.
 type started struct {
 	Definitions int
 	Ready       time.Duration
 	Cost        traffic
-	// ServerCPU and DaemonCPU are what the start took of the processors.
+	// ServerCPU and DaemonCPU are the processor time of the start.
 	ServerCPU, DaemonCPU time.Duration
 	Fresh, Pods, Churned memory
 	ChurnedDefinitions   int
 }
 
-// perPod is for each of some pods, ADD and DEL.
+// perPod are the costs of ADD and DEL of pods.
 type perPod struct {
 	Pods    int
 	Cost    traffic
 	Answers map[string]int // by verb, resource and code, from the API server's metrics
 }
 
-// server is what the API server and etcd take with sizes[0] and with all definitions.
+// server is the memory of the API server and of etcd, and the size of the database, with sizes[0] definitions and with
+// all of them.
 type server struct {
 	APIBefore, APIAfter, EtcdBefore, EtcdAfter, DatabaseBefore, DatabaseAfter int
 }
 
-// TestScale measures everything and writes it into docs/scale.md; it is `make scale`.
+// TestScale measures everything and writes the results into docs/scale.md. `make scale` runs it.
 func TestScale(t *testing.T) {
 	file := os.Getenv("SCALE")
 	if file == "" {
@@ -137,7 +139,7 @@ func serverMemory(t *testing.T, c *kubetest.Cluster) (api, etcd, database int) {
 	return api, etcd, c.EtcdBytes(t)
 }
 
-// measureStart starts the daemon some times, and lets the last one live with pods and with changes.
+// measureStart starts the daemon several times. To the last one it adds pods, and then it changes definitions.
 func (s *site) measureStart(t *testing.T, d *definitions) started {
 	t.Helper()
 	apiPid, _ := s.cluster.Pids()
@@ -201,7 +203,7 @@ func (s *site) measurePods(t *testing.T, name string, networks ...string) perPod
 	}, requests(map[string]int{status: out.Pods, events: out.Pods * (1 + len(networks))}))
 	out.Answers = map[string]int{}
 	for what, n := range minus(s.cluster.Answers(t), before) {
-		// The API server's own are about other resources.
+		// Leave out the API server's own requests, which are for other resources.
 		if strings.Contains(what, " pods") || strings.Contains(what, " events ") ||
 			strings.Contains(what, " network-attachment-definitions ") {
 			out.Answers[what] = n
@@ -220,7 +222,7 @@ func (r *results) measureChanges(t *testing.T, s *site, d *definitions) {
 			}
 		}, bytes(r.Changed*r.ObjectSize/2))
 	}
-	// Others than those of measureStart: an update that changes nothing is no event.
+	// Use other definitions than measureStart, because an update without a change causes no event.
 	r.Update = all(func(i int) { d.change(t, d.have/2+i, 1) })
 	r.Delete = all(func(i int) {
 		ns, name := where(d.have/2 + i)

@@ -8,15 +8,14 @@ import (
 	"time"
 )
 
-// cluster is what the estimate is for.
+// The cluster of the estimate.
 const (
 	nodes = 5000
-	// podsPerSecond is what such a cluster
-	// starts in a busy moment.
+	// podsPerSecond is the number of pods that such a cluster starts in a busy second.
 	podsPerSecond = 100
 )
 
-// table is a table of Markdown that is being written.
+// table builds a Markdown table.
 type table struct{ strings.Builder }
 
 func (b *table) head(cells ...string) {
@@ -166,10 +165,10 @@ func (r *results) estimate(b *table) {
 	}
 }
 
-// String is RSS / heap in use.
+// String returns RSS / heap in use.
 func (m memory) String() string { return mib(m.RSS) + " / " + mib(m.InUse) }
 
-// counts is a list of what came, each for one of n.
+// counts returns the list of counts, each divided by n.
 func counts(m map[string]int, n int) string {
 	if len(m) == 0 {
 		return "none"
@@ -182,7 +181,7 @@ func counts(m map[string]int, n int) string {
 	return strings.Join(out, ", ")
 }
 
-// number groups thousands.
+// number formats n with a separator between thousands.
 func number(n int) string {
 	s := fmt.Sprint(n)
 	for i := len(s) - 3; i > 0; i -= 3 {
@@ -191,7 +190,7 @@ func number(n int) string {
 	return s
 }
 
-// size is a number of bytes in decimal units, as networks have them.
+// size formats a number of bytes in decimal units, as is usual for networks.
 func size(n int) string {
 	switch {
 	case n >= 1e12:

@@ -21,24 +21,24 @@ import (
 const (
 	networksKey = "k8s.v1.cni.cncf.io/networks"
 	appliedKey  = "kubectl.kubernetes.io/last-applied-configuration"
-	// daemonAgent is in the User-Agent of the daemon and of nobody else here.
+	// daemonAgent occurs only in the User-Agent of the daemon.
 	daemonAgent = "multus/"
-	// perNamespace is how many definitions a namespace has.
+	// perNamespace is the number of definitions in a namespace.
 	perNamespace = 100
-	// quiet is how long nothing comes from the API server when it has said all: it sends events at once.
+	// quiet is how long nothing arrives from the API server after it has sent everything. It sends events at once.
 	quiet = 500 * time.Millisecond
-	// patience bounds every wait, of a busy machine too.
+	// patience bounds every wait, also on a busy machine.
 	patience = 30 * time.Second
 )
 
-// site is one node with a daemon whose traffic with the API server is counted.
+// site is one node with a daemon. The traffic between the daemon and the API server is counted.
 type site struct {
 	*node.Node
 	cluster *kubetest.Cluster
 	proxy   *kubetest.Proxy
-	// ns is the namespace of its pods, which has the networks noop-1 and noop-2.
+	// ns is the namespace of the pods. It has the networks noop-1 and noop-2.
 	ns string
-	// metricsPort is the daemon's.
+	// metricsPort is the port of the daemon's metrics.
 	metricsPort int
 }
 
@@ -53,7 +53,7 @@ func newSite(t *testing.T, cluster *kubetest.Cluster, ns string) *site {
 	}
 	s := &site{cluster: cluster, proxy: cluster.Proxy(t), ns: ns, metricsPort: addr.Port}
 	s.Node = node.New(t, node.Options{
-		// A thin node has no daemon of its own: start starts it.
+		// With Thin the node starts no daemon. start starts it.
 		Kind: node.Thin, Kubeconfig: s.proxy.Kubeconfig(t), API: s.proxy.Addr(), Quiet: true,
 		Primary: noop("cluster", "10.0.0.2/16"), DaemonConf: map[string]any{"metricsPort": s.metricsPort},
 		Conf: map[string]any{"type": "multus-shim", "plainPods": "local", "kubeconfig": nil},
@@ -67,13 +67,13 @@ func newSite(t *testing.T, cluster *kubetest.Cluster, ns string) *site {
 	return s
 }
 
-// noop is a network whose delegate does nothing and says that it has an address.
+// noop returns the configuration of a network whose delegate does nothing and returns an address.
 func noop(name, address string) string {
 	result := fmt.Sprintf(`{"cniVersion":"1.0.0","interfaces":[{"name":"{ifname}","sandbox":"{netns}"}],"ips":[{"address":%q,"interface":0}]}`, address)
 	return fmt.Sprintf(`{"cniVersion":"1.0.0","name":%q,"plugins":[{"type":"noop","fake":{"result":%s}}]}`, name, result)
 }
 
-// conf is the configuration of the plugin.
+// conf returns the configuration of the plugin.
 func (s *site) conf(t *testing.T) []byte {
 	t.Helper()
 	conf := map[string]any{}
@@ -84,7 +84,7 @@ func (s *site) conf(t *testing.T) []byte {
 	return b
 }
 
-// start starts the daemon and waits until it is ready; it returns how long that took.
+// start starts the daemon and returns how long it took until the daemon was ready.
 func (s *site) start(t *testing.T) time.Duration {
 	t.Helper()
 	begin := time.Now()
@@ -96,7 +96,7 @@ func (s *site) start(t *testing.T) time.Duration {
 	return time.Since(begin)
 }
 
-// pod makes a pod that asks for so many networks beside the cluster network.
+// pod creates a pod with these networks in addition to the cluster network.
 func (s *site) pod(t *testing.T, name string, networks ...string) *node.Pod {
 	t.Helper()
 	annotations := map[string]string{}
@@ -106,7 +106,7 @@ func (s *site) pod(t *testing.T, name string, networks ...string) *node.Pod {
 	return s.NewPod(t, s.ns, name, s.cluster.CreatePod(t, s.ns, name, annotations), annotations)
 }
 
-// settle waits until nothing more comes from the API server.
+// settle waits until nothing arrives from the API server any more.
 func (s *site) settle(t *testing.T) {
 	t.Helper()
 	_, last := s.proxy.Bytes()
@@ -119,7 +119,7 @@ func (s *site) settle(t *testing.T) {
 	})
 }
 
-// traffic is what one thing cost: requests by verb and resource, and bytes as they are on the wire.
+// traffic is the cost of one operation: requests by verb and resource, and bytes on the wire.
 type traffic struct {
 	Requests map[string]int `json:"requests"`
 	Up       int            `json:"up"`
@@ -132,14 +132,15 @@ func (s *site) count(t *testing.T) traffic {
 	return traffic{s.cluster.Requests(t, daemonAgent), up, down}
 }
 
-// since is what has been added to before.
+// since returns what was added since before.
 func (s *site) since(t *testing.T, before traffic) traffic {
 	t.Helper()
 	now := s.count(t)
 	return traffic{minus(now.Requests, before.Requests), now.Up - before.Up, now.Down - before.Down}
 }
 
-// traffic is what do cost, until enough has been seen or patience is over, and what comes after it.
+// traffic returns the cost of do. It waits until enough returns true or patience is over, and until the connection is
+// quiet.
 func (s *site) traffic(t *testing.T, do func(), enough func(traffic) bool) traffic {
 	t.Helper()
 	before := s.count(t)
@@ -151,7 +152,7 @@ func (s *site) traffic(t *testing.T, do func(), enough func(traffic) bool) traff
 	return s.since(t, before)
 }
 
-// requests is enough when all of these have come.
+// requests returns a condition that is true when there were this many requests.
 func requests(want map[string]int) func(traffic) bool {
 	return func(got traffic) bool {
 		for what, n := range want {
@@ -163,10 +164,10 @@ func requests(want map[string]int) func(traffic) bool {
 	}
 }
 
-// bytes is enough when so many have come.
+// bytes returns a condition that is true when n bytes were received.
 func bytes(n int) func(traffic) bool { return func(got traffic) bool { return got.Down >= n } }
 
-// minus is what has been added since before.
+// minus returns what was added since before.
 func minus(now, before map[string]int) map[string]int {
 	out := map[string]int{}
 	for what, n := range now {
@@ -177,9 +178,9 @@ func minus(now, before map[string]int) map[string]int {
 	return out
 }
 
-// memory of the daemon in bytes.
+// memory is the memory of the daemon in bytes.
 type memory struct {
-	// RSS now and at most, and what the Go heap holds in use and alive.
+	// RSS is the resident memory and Peak its peak. InUse and Alive are what the Go heap has in use and alive.
 	RSS   int `json:"rss"`
 	Peak  int `json:"peak"`
 	InUse int `json:"inUse"`
@@ -197,7 +198,7 @@ func (s *site) memory(t *testing.T) memory {
 	}
 }
 
-// gauges are the daemon's metrics that have no labels.
+// gauges returns the daemon's metrics that have no labels.
 func (s *site) gauges(t *testing.T) map[string]float64 {
 	t.Helper()
 	client := &http.Client{Timeout: patience}
@@ -222,7 +223,7 @@ func parseGauges(t *testing.T, resp *http.Response) map[string]float64 {
 	return out
 }
 
-// definitions makes network definitions up to a number; have says how many there are.
+// definitions creates network definitions. have is their number.
 type definitions struct {
 	cluster *kubetest.Cluster
 	have    int
@@ -232,7 +233,7 @@ func where(i int) (ns, name string) {
 	return fmt.Sprintf("tenant-%02d", i/perNamespace), fmt.Sprintf("net-%05d", i)
 }
 
-// upTo makes the definitions that are missing.
+// upTo creates definitions until there are n.
 func (d *definitions) upTo(t *testing.T, n int) {
 	t.Helper()
 	for ; d.have < n; d.have++ {
@@ -244,7 +245,7 @@ func (d *definitions) upTo(t *testing.T, n int) {
 	}
 }
 
-// create makes definition i as `kubectl apply` leaves it: with a copy of itself in an annotation.
+// create creates definition i as `kubectl apply` does: with a copy of it in an annotation.
 func (d *definitions) create(t *testing.T, i int) {
 	t.Helper()
 	ns, name := where(i)
@@ -258,7 +259,7 @@ func (d *definitions) create(t *testing.T, i int) {
 	d.cluster.CreateNetwork(t, ns, name, c, map[string]string{appliedKey: string(applied) + "\n"})
 }
 
-// config is a configuration as people write them, of about 500 bytes.
+// config returns a typical configuration of about 500 bytes.
 func config(i, version int) string {
 	return fmt.Sprintf(`{
   "cniVersion": "1.0.0",
@@ -286,14 +287,14 @@ func config(i, version int) string {
 `, i, i%4094+1, 9000-version, i/250, i%250, i/250, i%250, i/250, i%250, i/250, i%250)
 }
 
-// change gives definition i another configuration.
+// change updates the configuration of definition i.
 func (d *definitions) change(t *testing.T, i, version int) {
 	t.Helper()
 	ns, name := where(i)
 	d.cluster.UpdateNetwork(t, ns, name, config(i, version))
 }
 
-// size is that of definition i as the API server sends it.
+// size returns the size of definition i as the API server sends it.
 func (d *definitions) size(t *testing.T, i int) int {
 	t.Helper()
 	ns, name := where(i)
@@ -303,7 +304,7 @@ func (d *definitions) size(t *testing.T, i int) int {
 	return len(b)
 }
 
-// await waits for a condition of something that runs by itself.
+// await waits until a condition is true. Otherwise the test fails.
 func await(t *testing.T, what string, condition func() bool) {
 	t.Helper()
 	if !within(patience, condition) {
@@ -311,7 +312,7 @@ func await(t *testing.T, what string, condition func() bool) {
 	}
 }
 
-// within tells whether a condition comes true in time.
+// within reports whether a condition becomes true within a limit.
 func within(limit time.Duration, condition func() bool) bool {
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
@@ -333,7 +334,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// TestMain removes the binaries that were built.
+// TestMain removes the binaries that the tests have built.
 func TestMain(m *testing.M) {
 	code := m.Run()
 	node.Cleanup()

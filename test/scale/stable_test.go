@@ -18,8 +18,8 @@ const (
 	events = "POST events"
 )
 
-// TestStable is what the API server gets from one node. A change that makes a figure worse has to say so here: it comes
-// from 5,000 nodes.
+// TestStable checks the requests of one node to the API server. A change that increases a figure must change it here:
+// in a large cluster the requests come from 5,000 nodes.
 func TestStable(t *testing.T) {
 	testnet.RequireRoot(t)
 	cluster := kubetest.Start(t)
@@ -68,12 +68,12 @@ func TestStable(t *testing.T) {
 	is("changes of definitions", got, map[string]int{})
 	atMost("bytes of an event beside those of the definition", float64(got.Down)/float64(changes*size), 1.1)
 	measured("lost connection", func() { s.proxy.Down(); s.proxy.Up() }, map[string]int{watch: 1})
-	// Asked for live by ADD, and by DEL, which has no record.
+	// Requested from the API server by ADD, and by DEL, which has no record.
 	measured("a pod whose network does not exist", func() { s.fail(t, s.pod(t, "wrong", "nowhere"), tries) },
 		map[string]int{lookup: 2 * tries, events: 1})
 }
 
-// fail tries to attach a pod that cannot be, as often as a runtime that tries again.
+// fail repeats an ADD that cannot succeed, and its DEL, as a runtime does.
 func (s *site) fail(t *testing.T, p *node.Pod, tries int) {
 	t.Helper()
 	for range tries {
