@@ -21,16 +21,16 @@ import (
 	"multus/internal/testutil/page"
 )
 
-// The workloads. Each is run in rounds in which the subjects take turns, so that a busy moment of the machine hits
-// all of them.
+// The workloads. Each is run in rounds in which the subjects take turns, so that load from other processes affects all
+// of them.
 var (
 	concurrencies = []int{1, 16, 64}
 	networkCounts = []int{0, 2, 5}
 	delegates     = []delegate{noop, reference}
 )
 
-// podsPerCell is how many pods each subject attaches for one cell of the table. Where nothing else takes time there are
-// enough of them for a 99th percentile that is not the maximum.
+// podsPerCell returns how many pods each subject attaches for one cell of the table. Where the delegates take no time
+// there are enough pods for a 99th percentile that differs from the maximum.
 func podsPerCell(d delegate, concurrency int) int {
 	if d == noop && concurrency == 1 {
 		return 200 * scale()
@@ -38,7 +38,7 @@ func podsPerCell(d delegate, concurrency int) int {
 	return max(48, concurrency) * scale()
 }
 
-// scale multiplies the work: BENCH_SCALE, 1 without it.
+// scale returns the factor for the amount of work: BENCH_SCALE, or 1.
 func scale() int {
 	n, err := strconv.Atoi(os.Getenv("BENCH_SCALE"))
 	if err != nil || n < 1 {
@@ -47,7 +47,7 @@ func scale() int {
 	return n
 }
 
-// cell is one workload of one subject.
+// cell is the result of one workload for one subject.
 type cell struct {
 	Delegate    delegate `json:"delegate"`
 	Networks    int      `json:"networks"`
@@ -55,13 +55,14 @@ type cell struct {
 	Subject     string   `json:"subject"`
 	Add         times    `json:"add"`
 	Del         times    `json:"del"`
-	// CPU per pod, ADD and DEL: of the processes that the runtime starts, delegates included, and of the daemon.
+	// PluginCPU and DaemonCPU are the processor time of ADD and DEL of one pod: that of the processes that the runtime
+	// starts, including the delegates, and that of the daemon.
 	PluginCPU time.Duration `json:"pluginCPU"`
 	DaemonCPU time.Duration `json:"daemonCPU"`
-	// Elapsed is the time for all pods; throughput is Pods / Elapsed.
+	// Elapsed is the time for all pods. The throughput is Pods / Elapsed.
 	Elapsed time.Duration `json:"elapsed"`
 	Pods    int           `json:"pods"`
-	// RSS of the daemon at the end, in bytes.
+	// RSS is the resident memory of the daemon at the end, in bytes.
 	RSS int `json:"rss"`
 }
 
@@ -79,7 +80,7 @@ func quantiles(d []time.Duration) times {
 	return times{at(0.5), at(0.9), at(0.99), d[len(d)-1]}
 }
 
-// TestBench measures everything and writes the results to BENCH_OUT; it is `make bench`.
+// TestBench measures everything and writes the results to BENCH_OUT. `make bench` runs it.
 func TestBench(t *testing.T) {
 	out := os.Getenv("BENCH_OUT")
 	if out == "" {
@@ -89,7 +90,7 @@ func TestBench(t *testing.T) {
 	cluster.CreateNamespace(t, namespace)
 	ours := programs{installed(t, node.Binaries(t)), installed(t, filepath.Join(node.Root(t), "bin", "cni"))}
 	r := &results{Machine: machine(), Date: time.Now().UTC().Format(time.DateOnly)}
-	quick := os.Getenv("BENCH_QUICK") != "" // one pod at a time, delegates that do nothing: a look while working on it
+	quick := os.Getenv("BENCH_QUICK") != "" // one pod at a time, delegates that do nothing: for development
 	if quick {
 		delegates, concurrencies = delegates[:1], concurrencies[:1]
 	}
@@ -122,8 +123,8 @@ func TestBench(t *testing.T) {
 	}
 }
 
-// allSubjects are raw, thick and thin, and with UPSTREAM_BIN the same two of other binaries that know the same
-// configuration and flags: another version of this project, or of another one behind a wrapper.
+// allSubjects returns raw, thick and thin. With UPSTREAM_BIN it adds thick and thin with other binaries that accept the
+// same configuration and flags: those of another version of this project, or of another project with a wrapper.
 func allSubjects(t *testing.T, ours programs, d delegate, cluster *kubetest.Cluster) []*subject {
 	t.Helper()
 	subjects := []*subject{
@@ -140,7 +141,7 @@ func allSubjects(t *testing.T, ours programs, d delegate, cluster *kubetest.Clus
 	return subjects
 }
 
-// rounds is in how many turns the work of a cell is done.
+// rounds is the number of turns in which the work of a cell is done.
 const rounds = 4
 
 func measure(t *testing.T, subjects []*subject, d delegate, networks, concurrency int,
@@ -159,7 +160,7 @@ func measure(t *testing.T, subjects []*subject, d delegate, networks, concurrenc
 			name := fmt.Sprintf("%s-%s-%d-%d-%d", s.name, d, networks, concurrency, k)
 			all[i].pods = append(all[i].pods, s.pod(t, d, name, networks, cluster))
 		}
-		turn(t, s, all[i].pods, networks, 1) // warm
+		turn(t, s, all[i].pods, networks, 1) // warm up
 	}
 	each := max(1, podsPerCell(d, concurrency)/concurrency/rounds)
 	for range rounds {
@@ -191,7 +192,7 @@ func measure(t *testing.T, subjects []*subject, d delegate, networks, concurrenc
 	return out
 }
 
-// turn attaches and detaches each pod some times, all pods at once.
+// turn attaches and detaches each pod several times, all pods at once.
 func turn(t *testing.T, s *subject, pods []*node.Pod, networks, each int) (adds, dels []time.Duration) {
 	t.Helper()
 	var mu sync.Mutex
@@ -217,8 +218,8 @@ func turn(t *testing.T, s *subject, pods []*node.Pod, networks, each int) (adds,
 	return adds, dels
 }
 
-// durable is what this machine's disk takes, whoever asks for it: a record that survives a power cut, and its removal.
-// The medians.
+// durable measures the disk of this machine without Multus: the medians of writing a record that survives a loss of
+// power, and of removing it.
 func durable(t *testing.T) disk {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "record")
@@ -235,7 +236,7 @@ func durable(t *testing.T) disk {
 	return disk{Write: quantiles(writes).P50, Remove: quantiles(removals).P50}
 }
 
-// startUps are the medians of `--version` of each binary, beside a program that links libcni and netlink and does
+// startUps returns the medians of `--version` of each binary, and of a program that links libcni and netlink and does
 // nothing.
 func startUps(t *testing.T) map[string]time.Duration {
 	t.Helper()
@@ -266,7 +267,7 @@ func startUps(t *testing.T) map[string]time.Duration {
 	return out
 }
 
-// memory is the daemon's memory with so many definitions and 110 pods that came, in bytes.
+// memory returns the daemon's memory in bytes, by the number of definitions, after 110 pods.
 func memory(t *testing.T, cluster *kubetest.Cluster) map[int]int {
 	t.Helper()
 	out := map[int]int{}
@@ -288,7 +289,8 @@ func memory(t *testing.T, cluster *kubetest.Cluster) map[int]int {
 	return out
 }
 
-// requests is what the API server gets per pod, ADD and DEL, by verb and resource; plain and with two networks.
+// requests returns the number of requests to the API server for ADD and DEL of one pod, by verb and resource, for plain
+// pods and for pods with two networks.
 func requests(t *testing.T, cluster *kubetest.Cluster) map[string]map[string]float64 {
 	t.Helper()
 	const pods = 20
@@ -312,7 +314,8 @@ func requests(t *testing.T, cluster *kubetest.Cluster) map[string]map[string]flo
 	return out
 }
 
-// settled are the requests so far, once no more come: events are written after the answer, no more than 50 a second.
+// settled returns the requests so far, once there are no more: events are written after the answer, at most 50 a
+// second.
 func settled(t *testing.T, cluster *kubetest.Cluster) map[string]int {
 	t.Helper()
 	for before := cluster.Requests(t, "multus"); ; {

@@ -7,13 +7,13 @@ import (
 	"testing"
 )
 
-// programs are the folders of what is measured. Empty ones stand for the project's and the reference plugins as they
-// were built.
+// programs are the folders of the measured binaries. An empty name is that of the project's binaries or of the
+// reference plugins, as they were built.
 type programs struct{ bin, plugins string }
 
-// installed copies the programs of a folder into one of the test. They get onto a node like this, and it matters: what
-// the linker has just written lies in the page cache in small pieces, and each start of it costs a quarter of a
-// millisecond more.
+// installed copies the programs of a folder into a folder of the test, as an installation does. The copy matters: files
+// that the linker has just written are fragmented in the page cache, and each start of them takes a quarter of a
+// millisecond longer.
 func installed(t *testing.T, from string) string {
 	t.Helper()
 	entries, err := os.ReadDir(from)
@@ -34,7 +34,7 @@ func install(t *testing.T, file, dir string) {
 	must(t, os.WriteFile(filepath.Join(dir, filepath.Base(file)), b, 0o755))
 }
 
-// build builds programs as the Makefile does; what are packages, and flags before them.
+// build builds programs as the Makefile does. what are packages, with flags before them.
 func build(t *testing.T, out string, what ...string) {
 	t.Helper()
 	c := exec.Command("go", append([]string{"build", "-buildvcs=false", "-trimpath", "-ldflags", "-s -w", "-o", out},

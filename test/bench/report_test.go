@@ -14,7 +14,7 @@ import (
 	"multus/internal/testutil/node"
 )
 
-// results of one run.
+// results are the results of one run.
 type results struct {
 	Date     string                        `json:"date"`
 	Machine  string                        `json:"machine"`
@@ -27,18 +27,18 @@ type results struct {
 	Shares   []share                       `json:"shares"`
 }
 
-// disk is what the disk takes for one record.
+// disk is the time that the disk needs for one record.
 type disk struct {
 	Write  time.Duration `json:"write"`
 	Remove time.Duration `json:"remove"`
 }
 
 func machine() string {
-	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease") // for the record only
+	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease") // only informative
 	return fmt.Sprintf("%d cores, Linux %s, %s", runtime.NumCPU(), strings.TrimSpace(string(kernel)), runtime.Version())
 }
 
-// write writes bench.json, bench.md and bench.svg into dir, and prints the table.
+// write writes bench.json, bench.md and bench.svg into dir and prints the table.
 func (r *results) write(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -108,18 +108,18 @@ func (r *results) markdown() []byte {
 	return b.Bytes()
 }
 
-// String is four columns of the table.
+// String returns four columns of the table.
 func (t times) String() string {
 	return fmt.Sprintf("%.1f | %.1f | %.1f | %.1f", ms(t.P50), ms(t.P90), ms(t.P99), ms(t.Max))
 }
 
-// budget is one row of the design's table.
+// budget is one row of the table of budgets.
 type budget struct {
 	what, limit, got string
 	met, taken       bool
 }
 
-// verdict of a figure that was not taken in this run is neither yes nor no.
+// verdict returns whether a budget is met. A figure that was not measured in this run is neither met nor missed.
 func (b budget) verdict() string {
 	switch {
 	case !b.taken:
@@ -130,7 +130,7 @@ func (b budget) verdict() string {
 	return "**no**: [why](#budgets-that-are-not-met)"
 }
 
-// budgets compares with the table of the design, "Budgets". What the delegates alone take is taken off.
+// budgets compares the results with the budgets, without the time of the delegates alone.
 func (r *results) budgets() []budget {
 	size := 0.0
 	if dir, err := os.Stat(filepath.Join(binDir(), "multus-shim")); err == nil {
@@ -185,7 +185,7 @@ func atLeast(what string, got, limit float64) budget {
 	return budget{what, fmt.Sprintf("≥ %g", limit), fmt.Sprintf("%.2f", got), got >= limit, got != 0}
 }
 
-// svg draws the medians of ADD of one pod at a time as bars: what the delegates take, and what is added.
+// svg returns a chart of the medians of ADD with one pod at a time: the time of the delegates, and what is added.
 func (r *results) svg() []byte {
 	const row, left, width, scale = 22, 240, 900, 460
 	type bar struct {

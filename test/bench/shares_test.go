@@ -13,8 +13,8 @@ import (
 	"multus/internal/testutil/node"
 )
 
-// share is who uses the processor for one pod, ADD and DEL: the plugin, the delegates with what they run in turn, and
-// the daemon.
+// share is the processor time of ADD and DEL of one pod: that of the plugin, of the delegates with their children, and
+// of the daemon.
 type share struct {
 	Subject   string        `json:"subject"`
 	Networks  int           `json:"networks"`
@@ -23,11 +23,12 @@ type share struct {
 	Daemon    time.Duration `json:"daemon"`
 }
 
-// sharePods is how many pods are measured for each share; the subjects take turns.
+// sharePods is the number of pods that are measured for each share. The subjects take turns.
 const sharePods = 24
 
-// shares measures with the reference plugins, one pod at a time. The delegates are counted by a program in their place,
-// whose own time is taken off: this is a measurement of its own, since it makes everything slower.
+// shares measures the shares with the reference plugins, one pod at a time. A program in the place of the delegates
+// counts their processor time; its own time is subtracted. This is a measurement of its own because it makes everything
+// slower.
 func shares(t *testing.T, ours programs, cluster *kubetest.Cluster) []share {
 	t.Helper()
 	ours.plugins = metered(t, ours.plugins)
@@ -43,14 +44,14 @@ func shares(t *testing.T, ours programs, cluster *kubetest.Cluster) []share {
 		for i, s := range subjects {
 			of[i] = share{Subject: strings.TrimPrefix(s.name, "shares-"), Networks: networks}
 			pods[i] = s.pod(t, reference, fmt.Sprintf("%s-%d", s.name, networks), networks, cluster)
-			turn(t, s, pods[i:i+1], networks, 1) // warm
+			turn(t, s, pods[i:i+1], networks, 1) // warm up
 		}
 		for range rounds {
 			for i, s := range subjects {
 				of[i].add(measureShare(t, s, ours.plugins, pods[i], networks, sharePods/rounds))
 			}
 		}
-		unseen := of[0].Plugin // raw has no plugin: it is what the programs that count do not see of their own end
+		unseen := of[0].Plugin // raw has no plugin, so this is the part of metered that it cannot count itself: its end
 		for i := range of {
 			of[i].Plugin -= unseen
 		}
@@ -59,7 +60,7 @@ func shares(t *testing.T, ours programs, cluster *kubetest.Cluster) []share {
 	return out
 }
 
-// measureShare attaches and detaches a pod some times; the sum over all rounds is the processor time of one pod.
+// measureShare attaches and detaches a pod several times. The sum over all rounds is the processor time of one pod.
 func measureShare(t *testing.T, s *subject, plugins string, pod *node.Pod, networks, times int) share {
 	t.Helper()
 	s.exec.take()
@@ -78,7 +79,7 @@ func (s *share) add(o share) {
 	s.Plugin, s.Delegates, s.Daemon = s.Plugin+o.Plugin, s.Delegates+o.Delegates, s.Daemon+o.Daemon
 }
 
-// metered makes a folder of plugins in which the one that the networks name is counted, with host-local, for which it
+// metered returns a folder of plugins in which the plugin of the networks is counted, with host-local, for which it
 // waits.
 func metered(t *testing.T, plugins string) string {
 	t.Helper()
@@ -91,7 +92,8 @@ func metered(t *testing.T, plugins string) string {
 	return dir
 }
 
-// used is what the delegates have used since the file was removed, and what the programs that counted it have.
+// used returns the processor time of the delegates since the file was removed, and that of the programs that counted
+// it.
 func used(t *testing.T, plugins string) (delegates, meters time.Duration) {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join(plugins, "real", "used"))

@@ -14,17 +14,17 @@ import (
 	"multus/internal/testutil/testnet"
 )
 
-// steps are what one call does.
+// steps are the steps of one call.
 type steps struct {
 	Kind     node.Kind `json:"kind"`
 	Networks int       `json:"networks"`
 	Verb     string    `json:"verb"`
-	// Execs are the delegates that are run, Writes the files that are written with fsync.
+	// Execs is the number of delegates that are run, Writes the number of files that are written with fsync.
 	Execs  int `json:"execs"`
 	Writes int `json:"writes"`
 }
 
-// stable are the figures that do not depend on the machine. A change that makes one worse has to say so here.
+// stable are the figures that do not depend on the machine. A change that increases one must change it here.
 var stable = []steps{
 	{node.Thin, 0, "ADD", 1, 1},
 	{node.Thin, 0, "DEL", 1, 0},
@@ -36,7 +36,7 @@ var stable = []steps{
 	{node.Thick, 2, "DEL", 3, 0},
 }
 
-// TestStable counts what one ADD and one DEL do: a step more for every pod is not to come in unseen.
+// TestStable counts the steps of one ADD and one DEL, so that no change adds a step for every pod unnoticed.
 func TestStable(t *testing.T) {
 	testnet.RequireRoot(t)
 	cluster := kubetest.Start(t)
@@ -46,7 +46,7 @@ func TestStable(t *testing.T) {
 	}
 }
 
-// countSteps counts, with binaries that tell of their steps.
+// countSteps counts the steps with binaries that trace them.
 func countSteps(t *testing.T, cluster *kubetest.Cluster) []steps {
 	t.Helper()
 	bin := t.TempDir()
@@ -56,7 +56,7 @@ func countSteps(t *testing.T, cluster *kubetest.Cluster) []steps {
 		s := newSubject(t, "stable-"+string(kind), kind, programs{bin: bin}, noop, cluster, nil)
 		for _, networks := range []int{0, 2} {
 			p := s.pod(t, noop, fmt.Sprintf("stable-%s-%d", kind, networks), networks, cluster)
-			must(t, s.add(t, p, networks)) // the first one notes the networks
+			must(t, s.add(t, p, networks)) // the first ADD records the networks
 			must(t, s.del(t, p, networks))
 			for _, verb := range []string{"ADD", "DEL"} {
 				trace := filepath.Join(t.TempDir(), "trace")

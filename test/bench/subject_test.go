@@ -33,13 +33,13 @@ const (
 	opLimit = 60 * time.Second
 )
 
-// delegate is one kind of networks.
+// delegate is a kind of networks, by their plugin.
 type delegate string
 
 const (
-	// noop does nothing, so that our own share is all that is seen beside the start of a process.
+	// noop does nothing, so that only the plugin's own share and the start of a process are measured.
 	noop delegate = "noop"
-	// reference is the reference plugins bridge and host-local.
+	// reference has the reference plugins bridge and host-local.
 	reference delegate = "bridge"
 )
 
@@ -52,7 +52,7 @@ type subject struct {
 	lists []*libcni.NetworkConfigList
 }
 
-// meter runs plugins as libcni does and counts the processor time of them and of all that they waited for.
+// meter runs plugins as libcni does and counts their processor time and that of the children that they waited for.
 type meter struct {
 	version.PluginDecoder
 	mu  sync.Mutex
@@ -94,10 +94,10 @@ func (m *meter) take() time.Duration {
 	return cpu
 }
 
-// maxNetworks is how many networks beside the cluster network are defined.
+// maxNetworks is the number of networks that are defined in addition to the cluster network.
 const maxNetworks = 5
 
-// config is the configuration of network i, 0 being the cluster network.
+// config returns the configuration of network i. Network 0 is the cluster network.
 func config(t *testing.T, n *node.Node, d delegate, i int) []byte {
 	t.Helper()
 	name := fmt.Sprintf("n%d", i)
@@ -148,12 +148,12 @@ func newSubject(t *testing.T, name string, kind node.Kind, p programs, d delegat
 	return s
 }
 
-// network is the name of a definition: the networks of each subject have folders of their own.
+// network returns the name of a definition. The networks of each subject have folders of their own.
 func (s *subject) network(d delegate, i int) string {
 	return strings.ToLower(fmt.Sprintf("%s-%s-n%d", s.name, d, i))
 }
 
-// pod makes a sandbox, and for a plugin its pod, with n networks beside the cluster network.
+// pod creates a sandbox and, for a plugin, its pod, with n networks in addition to the cluster network.
 func (s *subject) pod(t *testing.T, d delegate, name string, n int, cluster *kubetest.Cluster) *node.Pod {
 	t.Helper()
 	annotations := map[string]string{}
@@ -171,7 +171,7 @@ func (s *subject) pod(t *testing.T, d delegate, name string, n int, cluster *kub
 	return s.node.NewPod(t, namespace, name, uid, annotations)
 }
 
-// add attaches a pod: raw, one network after another; else by the plugin.
+// add attaches a pod: with raw, one network after another; otherwise with the plugin.
 func (s *subject) add(t *testing.T, p *node.Pod, n int) error {
 	t.Helper()
 	if s.name != "raw" {
@@ -222,7 +222,7 @@ func (s *subject) each(t *testing.T, p *node.Pod, n int, reverse bool,
 	return errors.Join(errs...)
 }
 
-// daemonCPU is the processor time of the daemon since its start, 0 without one.
+// daemonCPU returns the processor time of the daemon since its start, or 0 without a daemon.
 func (s *subject) daemonCPU(t *testing.T) time.Duration {
 	t.Helper()
 	if !strings.Contains(s.name, "thick") {
@@ -233,7 +233,7 @@ func (s *subject) daemonCPU(t *testing.T) time.Duration {
 	return used
 }
 
-// memory is the daemon's resident memory in bytes.
+// memory returns the daemon's resident memory in bytes.
 func (s *subject) memory(t *testing.T) int {
 	t.Helper()
 	now, _, err := proc.Memory(s.node.Daemon().Pid)

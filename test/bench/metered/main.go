@@ -1,6 +1,6 @@
-// metered stands in the place of a plugin, runs the real one, which is in the folder "real" beside it, and appends one
-// line to the file "used" there: the processor time of the plugin with all that it waited for, and its own, in
-// nanoseconds. Only the measurement of who uses the processor has it.
+// metered replaces a plugin. It runs the real plugin, which is in the folder "real" beside it, and appends one line to
+// the file "used" there: the processor time of the plugin with the children that it waited for, and its own, in
+// nanoseconds. It is used only to measure the shares of processor time.
 package main
 
 import (

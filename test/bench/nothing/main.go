@@ -1,5 +1,5 @@
-// nothing links what every plugin of this kind links, libcni and netlink, and does nothing: what its start costs is the
-// limit for ours.
+// nothing links what every plugin of this kind links, libcni and netlink, and does nothing. Its start-up time is the
+// lower limit for the plugin's.
 package main
 
 import (
@@ -7,7 +7,7 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// keep is never called; it keeps the libraries in the binary.
+// keep is never called. It prevents the linker from removing the libraries.
 var keep = []any{libcni.NewCNIConfig, netlink.LinkByName}
 
 func main() {
