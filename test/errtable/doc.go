@@ -1,2 +1,2 @@
-// Package errtable holds no code: its tests make docs/errors.md from the source, and produce every error in it.
+// Package errtable has only tests. They generate docs/errors.md from the source and produce every error in it.
 package errtable

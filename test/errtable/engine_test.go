@@ -26,20 +26,20 @@ import (
 	"multus/internal/testutil/testnet"
 )
 
-// container is the sandbox of most requests.
+// container is the container ID of most requests.
 const container = "0123456789abcdef0123456789abcdef"
 
 func decode(b []byte, v any) error { return json.Unmarshal(b, v) }
 
-// site is an engine with a pod that gets what is in attachments, from plugins that do as a file beside them says.
+// site is an engine with a pod that gets these attachments. Its plugins fail if a file beside them exists.
 type site struct {
 	dir         string
 	node, pod   *testnet.NS
 	attachments []plan.Attachment
 	told        []publish.Event
 	engine      *engine.Engine
-	lost        error         // what Publish returns
-	stuck       chan struct{} // what Plan waits for, nil for nothing
+	lost        error         // result of Publish
+	stuck       chan struct{} // Plan waits for it, if it is not nil
 }
 
 func newSite(t *testing.T, configs ...string) *site {
@@ -69,7 +69,7 @@ func newSite(t *testing.T, configs ...string) *site {
 
 func (s *site) lockFile() string { return filepath.Join(s.dir, "locks") }
 
-// Plan, Publish, Get and Put make a host of the site.
+// Plan, Publish, Get and Put implement the interfaces that the engine needs.
 func (s *site) Plan(_ context.Context, req *request.Request, _ *config.Plugin) (*plan.Plan, error) {
 	if s.stuck != nil {
 		<-s.stuck
@@ -102,7 +102,7 @@ func (s *site) request(command, id, more string) *request.Request {
 	return req
 }
 
-// add attaches the pod as the node does, within a time.
+// add attaches the pod on the node, with a time limit.
 func (s *site) add(t *testing.T, id, more string, within time.Duration) (err error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), within)
@@ -141,7 +141,7 @@ const (
 	patient = time.Minute
 )
 
-// engines is what the verbs find: with real namespaces, real processes and real locks.
+// engines returns the errors of the verbs, with real namespaces, processes and locks.
 func engines(t *testing.T) []produced {
 	t.Helper()
 	return append(verbs(), append(sandboxes(), devices()...)...)
@@ -280,7 +280,7 @@ func devices() []produced {
 			if err := s.add(t, "another", "", patient); err != nil {
 				t.Fatal(err)
 			}
-			s.held(t, "another") // it is being given back just now
+			s.held(t, "another") // it is being returned to the node
 			return s.add(t, container, "", patient)
 		}},
 		{"busy node", func(t *testing.T) error {
@@ -292,13 +292,13 @@ func devices() []produced {
 	}
 }
 
-// TestSameWords: the error that the runtime gets, and kubelet's event shows, is Multus' event word for word; it names
-// pod, network and request, and says what to do, also where nobody foresaw it.
+// TestSameWords checks that the error that the runtime gets, and that the kubelet's event shows, is equal to the event
+// of Multus. It names pod, network and request and says what to do, even if the error was unforeseen.
 func TestSameWords(t *testing.T) {
 	s := newSite(t, cluster)
 	s.fails(t, "cluster")
 	unforeseen := newSite(t, cluster)
-	// A record that is none cannot be moved aside.
+	// A directory in the place of a record cannot be moved aside.
 	if err := os.MkdirAll(filepath.Join(unforeseen.dir, "state", container), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -331,7 +331,7 @@ func TestSameWords(t *testing.T) {
 	}
 }
 
-// TestPluginLog: what the runtime gets is in the plugin's log, with the whole container ID.
+// TestPluginLog checks that the error that the runtime gets is in the plugin's log with the whole container ID.
 func TestPluginLog(t *testing.T) {
 	log := filepath.Join(t.TempDir(), "log")
 	err := run(t, `{"cniVersion":"1.1.0","name":"m","type":"multus-shim","logLevel":"error","logFile":"`+log+`"}`,

@@ -16,10 +16,10 @@ var update = flag.Bool("update", false, "write docs/errors.md")
 
 const page = "../../docs/errors.md"
 
-// begin is the line of the page from which on it is made here; what stands before is written by hand.
+// begin is the line after which the page is generated. The text before it is written by hand.
 const begin = "<!-- From here on: go test ./test/errtable -update -->\n"
 
-// TestPage: docs/errors.md has what the source has.
+// TestPage checks that docs/errors.md contains the errors of the source.
 func TestPage(t *testing.T) {
 	t.Parallel()
 	b, err := os.ReadFile(page)
@@ -60,11 +60,11 @@ func table(rows []row) string {
 	return b.String()
 }
 
-// objects are what a message without a name at run time may be about: there is one of them.
+// objects are the objects that a message may name without a value at run time, because there is only one of each.
 var objects = regexp.MustCompile(
 	`netconf|runtimeConfig|daemon configuration|k8s client|clusterNetwork|valid-attachments|readinessindicatorfile|devices of the node`)
 
-// TestText: every error is one line, names what it is about, carries no raw bytes, and says what to do.
+// TestText checks that every error has one line, names its object, contains no raw bytes, and says what to do.
 func TestText(t *testing.T) {
 	t.Parallel()
 	all := rows(t)
@@ -98,7 +98,7 @@ func problems(r *row) []string {
 	return out
 }
 
-// TestProblems: TestText can fail.
+// TestProblems checks that TestText can fail.
 func TestProblems(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]int{

@@ -28,7 +28,7 @@ import (
 	"multus/internal/testutil/leak"
 )
 
-// asPlugin in the environment makes a plugin of this binary.
+// asPlugin is the environment variable that makes this binary a plugin.
 const asPlugin = "ERRTABLE_AS_PLUGIN"
 
 func TestMain(m *testing.M) {
@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 	leak.Main(m)
 }
 
-// elsewhere are tests that produce a row where it can only be had inside a package, by message.
+// elsewhere maps the message of a row to the test that produces it, if that is possible only inside a package.
 var elsewhere = map[string]struct{ file, test string }{
 	"network <network> of pod <pod>: CNI does not accept its configuration": {
 		"../../internal/engine/attach_test.go", "TestAdd",
@@ -52,8 +52,8 @@ var elsewhere = map[string]struct{ file, test string }{
 	},
 }
 
-// TestEveryRow: every error of the table can be had, with its code and advice: from a golden plan, from the functions
-// below, or from the test that is named in elsewhere.
+// TestEveryRow checks that every error of the table can be produced with its code and advice: by a golden plan, by the
+// functions below, or by the test in elsewhere.
 func TestEveryRow(t *testing.T) {
 	had := goldens(t)
 	for _, tc := range slices.Concat(parsing(), planning(), hosts(t), engines(t)) {
@@ -77,10 +77,10 @@ func TestEveryRow(t *testing.T) {
 	}
 }
 
-// rawBytes is how fmt prints a []byte.
+// rawBytes matches a []byte as fmt prints it.
 var rawBytes = regexp.MustCompile(`\[\d{1,3}( \d{1,3}){3,}\]`)
 
-// matches tells whether an error is this row. What was wrapped around it by another one stands in front.
+// matches reports whether an error belongs to this row. Another error may have wrapped it and added text in front.
 func (r *row) matches(ce *types.Error) bool {
 	message := pattern(r.message)
 	if r.wraps {
@@ -95,14 +95,14 @@ func (r *row) matches(ce *types.Error) bool {
 		regexp.MustCompile(`^(`+strings.Join(next, "|")+`)(; request \S+)?$`).MatchString(ce.Details)
 }
 
-// blank is what is filled in; a list is quoted item by item.
+// blank matches a placeholder. In a list each item is quoted.
 var blank = regexp.MustCompile(`"?<[^>]*>"?`)
 
 func pattern(text string) string {
 	return blank.ReplaceAllString(regexp.QuoteMeta(text), ".*")
 }
 
-// joined is where a string literal goes on in the next line.
+// joined matches the place where a string literal continues on the next line.
 var joined = regexp.MustCompile(`" \+\n\t*"`)
 
 func (r *row) elsewhere(t *testing.T) bool {
@@ -121,7 +121,7 @@ func (r *row) elsewhere(t *testing.T) bool {
 		strings.Contains(source, r.next)
 }
 
-// goldens are the errors of the golden plans, which the tests of package plan compare.
+// goldens returns the errors of the golden plans, which the tests of package plan compare.
 func goldens(t *testing.T) []*types.Error {
 	t.Helper()
 	paths, err := filepath.Glob("../../internal/engine/plan/testdata/*.txtar")
@@ -150,13 +150,13 @@ func goldens(t *testing.T) []*types.Error {
 	return out
 }
 
-// produced is one way to an error.
+// produced is one way to produce an error.
 type produced struct {
 	name string
 	make func(t *testing.T) error
 }
 
-// parsing is what comes from outside and cannot be read.
+// parsing returns the errors of input that cannot be parsed.
 func parsing() []produced {
 	return []produced{
 		{"configuration", func(*testing.T) error { _, err := config.ParsePlugin([]byte("{")); return err }},
@@ -189,7 +189,7 @@ func (noDevices) Network(_ context.Context, ref plan.Ref) (*plan.Definition, err
 	return &plan.Definition{Ref: ref, ResourceName: "vendor.example/nic", Config: `{"cniVersion":"1.0.0","type":"x"}`}, nil
 }
 
-// planning is what golden plans have not: their kubelet always answers.
+// planning returns errors that golden plans cannot produce, because their kubelet always answers.
 func planning() []produced {
 	return []produced{{"kubelet away", func(t *testing.T) error {
 		t.Helper()
@@ -214,7 +214,7 @@ func planning() []produced {
 	}}}
 }
 
-// answering is a daemon that answers the same to everything.
+// answering starts a daemon that gives the same answer to every request.
 func answering(t *testing.T, answer string) (socket string) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "mt") //nolint:usetesting // t.TempDir is too long for a socket
@@ -253,7 +253,7 @@ func podRequest(container string) *request.Request {
 	}
 }
 
-// hosts is what the plugins find before the engine does.
+// hosts returns the errors that plugins detect before the engine runs.
 func hosts(t *testing.T) []produced {
 	t.Helper()
 	connect := func(h plugin.Host, conf string) func(*testing.T) error {

@@ -15,39 +15,39 @@ import (
 	"multus/internal/fault"
 )
 
-// row is one call of fault.New or fault.Wrap. What is known at run time only is <named>.
+// row is one call of fault.New or fault.Wrap. Values that are known only at run time are <named>.
 type row struct {
 	message string
 	codes   []uint
 	next    string
 	// where is the package and the function.
 	where string
-	// wraps tells that the cause follows the message.
+	// wraps reports whether the cause follows the message.
 	wraps bool
 }
 
-// codes are the names of fault's codes.
+// codes maps the names of fault's codes to their values.
 var codes = map[string]uint{
 	"BadEnvironment": fault.BadEnvironment, "Decoding": fault.Decoding, "BadConfig": fault.BadConfig,
 	"TryAgain": fault.TryAgain, "NotAvailable": fault.NotAvailable, "Internal": fault.Internal,
 }
 
-// directive, in the comment of a function, gives a row to its call, whose text is made elsewhere. The code is one of
-// those that the call may have.
+// directive is a line in the comment of a function that adds a row for its call, if the text is made elsewhere. The
+// code is one of those that the call may have.
 const directive, directiveForm = "//errors:row ", "//errors:row code message => what to do"
 
-// or stands between what one call may advise.
+// or separates the pieces of advice that one call may give.
 const or = "; or: "
 
-// source is all of internal, to find what calls refer to.
+// source is the parsed source of internal, for looking up what calls refer to.
 type source struct {
 	set *token.FileSet
-	// consts are texts by package.Name, funcs are functions by package.name; methods are not among them.
+	// consts maps package.Name to strings, funcs maps package.name to functions. Methods are not included.
 	consts map[string]string
 	funcs  map[string]*ast.FuncDecl
 	files  map[string]*ast.File
-	pkg    string        // of the call that is looked at
-	fn     *ast.FuncDecl // around it
+	pkg    string        // package of the current call
+	fn     *ast.FuncDecl // function of the current call
 }
 
 func parse(t *testing.T) *source {
@@ -97,7 +97,7 @@ func (s *source) declare(f *ast.File) {
 	}
 }
 
-// unquote is the text of a literal; that of a number is the number.
+// unquote returns the value of a string literal, or the text of a number.
 func unquote(lit *ast.BasicLit) string {
 	if text, err := strconv.Unquote(lit.Value); err == nil {
 		return text
@@ -105,7 +105,7 @@ func unquote(lit *ast.BasicLit) string {
 	return lit.Value
 }
 
-// rows are all faults of the source, in the order of code and text.
+// rows returns all faults of the source, sorted by code and text.
 func rows(t *testing.T) []row {
 	t.Helper()
 	s := parse(t)
@@ -145,7 +145,7 @@ func rows(t *testing.T) []row {
 	return out
 }
 
-// rowsOf reads a call; another one has no rows.
+// rowsOf returns the rows of a call. It returns none if the call is not one of package fault.
 func (s *source) rowsOf(call *ast.CallExpr) ([]row, error) {
 	sel, ok := call.Fun.(*ast.SelectorExpr)
 	if !ok || !isName(sel.X, "fault") || sel.Sel.Name != "New" && sel.Sel.Name != "Wrap" {
@@ -184,7 +184,7 @@ func (s *source) rowsOf(call *ast.CallExpr) ([]row, error) {
 	return []row{r}, nil
 }
 
-// directives are those of the function around the call.
+// directives returns the directives of the function that contains the call.
 func (s *source) directives() []string {
 	if s.fn.Doc == nil {
 		return nil
@@ -198,7 +198,8 @@ func (s *source) directives() []string {
 	return out
 }
 
-// codes are what an expression may be: a code of fault, a variable that is set to some, a function that returns some.
+// codes returns the possible codes of an expression: a code of fault, a variable that is set to codes, or a function
+// that returns codes.
 func (s *source) codes(e ast.Expr) []uint {
 	var out []uint
 	switch e := e.(type) {
@@ -219,7 +220,7 @@ func (s *source) codes(e ast.Expr) []uint {
 	return slices.Compact(out)
 }
 
-// assigned are what a variable of the function is set to.
+// assigned returns the values that are assigned to a variable of the function.
 func (s *source) assigned(name string) []ast.Expr {
 	var out []ast.Expr
 	ast.Inspect(s.fn, func(n ast.Node) bool {
@@ -235,7 +236,7 @@ func (s *source) assigned(name string) []ast.Expr {
 	return out
 }
 
-// returns are what a function of the same package returns.
+// returns returns the values that a function of the same package returns.
 func (s *source) returns(call *ast.CallExpr) []ast.Expr {
 	name, ok := call.Fun.(*ast.Ident)
 	if !ok || s.funcs[s.pkg+"."+name.Name] == nil {
@@ -251,14 +252,14 @@ func (s *source) returns(call *ast.CallExpr) []ast.Expr {
 	return out
 }
 
-// texts are what an expression may say, nothing if that cannot be told.
+// texts returns the possible strings of an expression. It returns none if they cannot be determined.
 func (s *source) texts(e ast.Expr) []string {
 	if text, ok := s.text(e); ok {
 		return []string{text}
 	}
 	var out []string
 	switch e := e.(type) {
-	case *ast.Ident: // what is passed on from another fault is in the row of that
+	case *ast.Ident: // text of another fault that is passed on is in the row of that fault
 		for _, set := range s.assigned(e.Name) {
 			if text, ok := s.text(set); ok {
 				out = append(out, text)
@@ -276,7 +277,7 @@ func (s *source) texts(e ast.Expr) []string {
 	return out
 }
 
-// text folds constants, sums of texts, and fmt.Sprintf.
+// text evaluates constants, concatenations of strings, and fmt.Sprintf.
 func (s *source) text(e ast.Expr) (string, bool) {
 	switch e := e.(type) {
 	case *ast.BasicLit:
@@ -307,7 +308,7 @@ func (s *source) constant(e ast.Expr) (string, bool) {
 	return text, ok
 }
 
-// format fills the verbs of a format with constants, and with the <names> of what is known at run time only.
+// format replaces the verbs of a format by constants, and by <names> for values that are known only at run time.
 func (s *source) format(format ast.Expr, args []ast.Expr) (string, bool) {
 	text, ok := s.text(format)
 	if !ok || strings.Count(strings.ReplaceAll(text, "%%", ""), "%") != len(args) {
@@ -324,7 +325,7 @@ func (s *source) format(format ast.Expr, args []ast.Expr) (string, bool) {
 			b.WriteByte('%')
 			continue
 		}
-		for strings.IndexByte(".0123456789", text[i]) >= 0 { // a precision: at most so many characters
+		for strings.IndexByte(".0123456789", text[i]) >= 0 { // precision of a verb
 			i++
 		}
 		value, constant := s.constant(args[0])
@@ -340,7 +341,7 @@ func (s *source) format(format ast.Expr, args []ast.Expr) (string, bool) {
 	return b.String(), true
 }
 
-// named is what an argument is called to a reader.
+// named returns the name of an argument for readers.
 func named(e ast.Expr) string {
 	switch e := e.(type) {
 	case *ast.Ident:
