@@ -45,14 +45,14 @@ var resources = map[string]schema.GroupVersionResource{
 	},
 }
 
-// scc stands for the type that OpenShift has: the object is accepted as such, its fields are not looked at.
+// scc is a CRD in the place of OpenShift's type. The object is accepted, and its fields are not checked.
 const scc = `{"apiVersion":"apiextensions.k8s.io/v1","kind":"CustomResourceDefinition",
 "metadata":{"name":"securitycontextconstraints.security.openshift.io"},
 "spec":{"group":"security.openshift.io","scope":"Cluster",
 "names":{"plural":"securitycontextconstraints","singular":"securitycontextconstraints","kind":"SecurityContextConstraints","listKind":"SecurityContextConstraintsList"},
 "versions":[{"name":"v1","served":true,"storage":true,"schema":{"openAPIV3Schema":{"type":"object","x-kubernetes-preserve-unknown-fields":true}}}]}}`
 
-// apply sends an object as `kubectl apply --server-side --validate=strict` does; dry leaves nothing behind.
+// apply sends an object as `kubectl apply --server-side --validate=strict` does. With dry nothing is stored.
 func apply(t *testing.T, client dynamic.Interface, u *unstructured.Unstructured, dry bool) error {
 	t.Helper()
 	gvr, ok := resources[u.GetKind()]
@@ -76,8 +76,8 @@ func apply(t *testing.T, client dynamic.Interface, u *unstructured.Unstructured,
 	return err
 }
 
-// TestApply: a real API server takes every manifest, with no field that it does not know, over that of every other and
-// over today's DaemonSet; and gives its service account what is asked for and nothing else.
+// TestApply checks that a real API server accepts every manifest without unknown fields, over that of every other
+// directory and over today's DaemonSet, and that the service account has exactly the required permissions.
 func TestApply(t *testing.T) {
 	c := kubetest.StartWith(t, kubetest.Options{RBAC: true})
 	client, err := dynamic.NewForConfig(c.RESTConfig())
@@ -119,7 +119,7 @@ func TestApply(t *testing.T) {
 	t.Run("rights", func(t *testing.T) { rights(t, c) })
 }
 
-// applyWhenServed gives a new kind the moment that it takes to be served.
+// applyWhenServed is like apply. It retries until a new kind is served.
 func applyWhenServed(t *testing.T, client dynamic.Interface, u *unstructured.Unstructured) error {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
@@ -132,7 +132,7 @@ func applyWhenServed(t *testing.T, client dynamic.Interface, u *unstructured.Uns
 	}
 }
 
-// today makes the DaemonSet that is replaced, as far as what cannot be changed later goes (behaviour J3, J4).
+// today creates the DaemonSet that is replaced, as far as its immutable fields are concerned (behaviour J3, J4).
 func today(t *testing.T, client dynamic.Interface) {
 	t.Helper()
 	const manifest = `{"apiVersion":"apps/v1","kind":"DaemonSet","metadata":{"name":"kube-multus-ds","namespace":"kube-system",
@@ -149,7 +149,7 @@ func today(t *testing.T, client dynamic.Interface) {
 	}
 }
 
-// rights asks the API server what the service account may do.
+// rights checks the permissions of the service account with the API server.
 func rights(t *testing.T, c *kubetest.Cluster) {
 	t.Helper()
 	const definitions, group, admission = "network-attachment-definitions", "k8s.cni.cncf.io",
@@ -202,7 +202,7 @@ func rights(t *testing.T, c *kubetest.Cluster) {
 		}
 		return got.Status.Allowed
 	}
-	// Roles are read with a delay.
+	// The API server processes roles with a delay.
 	for deadline := time.Now().Add(20 * time.Second); !may(allowed[0]) && time.Now().Before(deadline); {
 		time.Sleep(50 * time.Millisecond)
 	}
@@ -218,7 +218,7 @@ func rights(t *testing.T, c *kubetest.Cluster) {
 	}
 }
 
-// TestOverlaysAreListed keeps a directory without kustomization.yaml from going unnoticed.
+// TestOverlaysAreListed checks that every directory has a kustomization.yaml.
 func TestOverlaysAreListed(t *testing.T) {
 	t.Parallel()
 	for _, dir := range all(t) {

@@ -65,8 +65,8 @@ func components(tb testing.TB) []string {
 	return dirs
 }
 
-// TestComponents: each component goes with base and with every overlay, a real API server takes what comes of it, and
-// deploy/README.md has its line.
+// TestComponents checks that each component can be rendered with base and with every overlay, that a real API server
+// accepts the result with base and with the thin overlay, and that deploy/README.md has a line for it.
 func TestComponents(t *testing.T) {
 	c := kubetest.Start(t)
 	client, err := dynamic.NewForConfig(c.RESTConfig())
@@ -92,7 +92,7 @@ func TestComponents(t *testing.T) {
 			}
 			for _, u := range m.objects {
 				if u.GetKind() == "CustomResourceDefinition" {
-					continue // it is there
+					continue // it exists already
 				}
 				if err := apply(t, client, u, true); err != nil {
 					t.Errorf("%s: %s %s: %v", component, u.GetKind(), u.GetName(), err)
@@ -111,8 +111,8 @@ func kinds(m manifest) map[string]int {
 	return n
 }
 
-// TestRuntimeAnnotations: nothing but the permission to read pods goes. That ADD and DEL need none where the runtime
-// passes the annotations is shown by TestTwoNodes of test/realnode.
+// TestRuntimeAnnotations checks that only the permission to read pods is removed. TestTwoNodes of test/realnode shows
+// that ADD and DEL do not need it if the runtime passes the annotations.
 func TestRuntimeAnnotations(t *testing.T) {
 	t.Parallel()
 	for _, dir := range all(t) {
@@ -126,7 +126,7 @@ func TestRuntimeAnnotations(t *testing.T) {
 	}
 }
 
-// TestWithoutPolicies: for clusters that do not know the kind.
+// TestWithoutPolicies checks that only the policies are removed, for clusters without that kind.
 func TestWithoutPolicies(t *testing.T) {
 	t.Parallel()
 	before, after := kinds(render(t, base)), kinds(with(t, base, "without-policies"))
@@ -137,7 +137,7 @@ func TestWithoutPolicies(t *testing.T) {
 	}
 }
 
-// TestIsolation: nothing but the key changes, everywhere.
+// TestIsolation checks that only the key changes, in every directory.
 func TestIsolation(t *testing.T) {
 	t.Parallel()
 	for _, dir := range all(t) {
@@ -150,7 +150,7 @@ func TestIsolation(t *testing.T) {
 			continue
 		}
 		before := render(t, dir)
-		if dir == "overlays/openshift" { // it has the key
+		if dir == "overlays/openshift" { // has the key already
 			if !parseConfig(t, daemonConfig(t, before)).NamespaceIsolation {
 				t.Errorf("%s: no isolation", dir)
 			}
@@ -171,8 +171,8 @@ func TestIsolation(t *testing.T) {
 	}
 }
 
-// TestDefinitionRoles: each of the roles grants what its name says, on definitions alone. Neither has a label by which
-// the API server would aggregate it to another role.
+// TestDefinitionRoles checks that each role grants what its name says, on network definitions only, and that no role
+// has a label with which the API server would aggregate it to another role.
 func TestDefinitionRoles(t *testing.T) {
 	t.Parallel()
 	roles := map[string]rbacv1.ClusterRole{}
@@ -207,7 +207,7 @@ func TestDefinitionRoles(t *testing.T) {
 	}
 }
 
-// TestDefinitionPolicy: a real API server refuses each definition that would reach beyond its plugins.
+// TestDefinitionPolicy checks that a real API server rejects each definition that affects more than its plugins.
 func TestDefinitionPolicy(t *testing.T) {
 	c := kubetest.Start(t)
 	client, err := dynamic.NewForConfig(c.RESTConfig())
@@ -253,7 +253,7 @@ func TestDefinitionPolicy(t *testing.T) {
 			t.Errorf("refused: %s: %v", config, err)
 		}
 	}
-	// An old one can be labelled, and not changed.
+	// The labels of an older definition can be changed, but not its configuration.
 	if _, err := nads.Namespace("default").Patch(t.Context(), "old", types.MergePatchType,
 		[]byte(`{"metadata":{"labels":{"a":"b"}}}`), metav1.PatchOptions{}); err != nil {
 		t.Errorf("label of an old definition: %v", err)

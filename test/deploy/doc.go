@@ -1,3 +1,3 @@
-// Package deploy holds no code: its tests build every manifest of deploy/, look at what it may do on a node, and have a
-// real API server accept it.
+// Package deploy has only tests. They render every manifest of deploy/, check what it may do on a node, and apply it to
+// a real API server.
 package deploy

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// TestSecurityPage: every test that docs/security.md names exists in the package that it names, and so does every
-// component.
+// TestSecurityPage checks that every test that docs/security.md names exists in the package that it names, and that
+// every component exists.
 func TestSecurityPage(t *testing.T) {
 	t.Parallel()
 	b, err := os.ReadFile("../../docs/security.md")
@@ -39,8 +39,8 @@ func TestSecurityPage(t *testing.T) {
 	}
 }
 
-// TestReliabilityPage: each row of docs/reliability.md names a test, and each test that it names exists: in the package
-// that is named after it, or else among those of faults, of a whole node or from end to end.
+// TestReliabilityPage checks that each row of docs/reliability.md names a test and that these tests exist: in the
+// package that the page names, or in faults, realnode or e2e.
 func TestReliabilityPage(t *testing.T) {
 	t.Parallel()
 	b, err := os.ReadFile("../../docs/reliability.md")
@@ -94,8 +94,8 @@ func declared(t *testing.T, dir, test string) bool {
 	return found
 }
 
-// TestPinned: the image is built by the compiler that go.mod names, from an image with a digest, and no privileged Job
-// runs what a registry calls latest.
+// TestPinned checks that the image is built with the compiler of go.mod and from an image with a digest, and that no
+// privileged Job runs an image with the tag latest.
 func TestPinned(t *testing.T) {
 	t.Parallel()
 	read := func(name string) string {

@@ -20,7 +20,7 @@ import (
 	"multus/internal/host/entrypoint"
 )
 
-// TestPaths: the directories of each distribution, everywhere where one is named.
+// TestPaths checks the directories of each distribution wherever a manifest names them.
 func TestPaths(t *testing.T) {
 	t.Parallel()
 	const conf, bin, kubelet = "/etc/cni/net.d", "/opt/cni/bin", "/var/lib/kubelet"
@@ -98,7 +98,7 @@ func TestPaths(t *testing.T) {
 	}
 }
 
-// mounts maps a volume to its path on the node.
+// mounts maps each volume to its path on the node.
 func mounts(pod *corev1.PodSpec) map[string]string {
 	paths := map[string]string{}
 	for _, v := range pod.Volumes {
@@ -109,7 +109,7 @@ func mounts(pod *corev1.PodSpec) map[string]string {
 	return paths
 }
 
-// parseConfig reads it as the daemon does, and wants no key that the daemon does not know.
+// parseConfig parses the configuration as the daemon does, and rejects unknown keys.
 func parseConfig(t *testing.T, b []byte) *daemonconfig.Daemon {
 	t.Helper()
 	d, err := daemonconfig.ParseDaemon(b)
@@ -124,7 +124,7 @@ func parseConfig(t *testing.T, b []byte) *daemonconfig.Daemon {
 	return d
 }
 
-// checkInstall gives the arguments of the init container to the program itself.
+// checkInstall parses the arguments of the init container with the flags of the program itself.
 func checkInstall(t *testing.T, c *corev1.Container, paths map[string]string, reference bool) {
 	t.Helper()
 	if want := []string{"/usr/src/multus-cni/bin/multus-daemon"}; !slices.Equal(c.Command, want) {
@@ -146,7 +146,7 @@ func checkInstall(t *testing.T, c *corev1.Container, paths map[string]string, re
 	}
 }
 
-// checkFlags gives the arguments to the program itself.
+// checkFlags parses the arguments with the flags of the program itself.
 func checkFlags(t *testing.T, c *corev1.Container) {
 	t.Helper()
 	if want := []string{"/usr/src/multus-cni/bin/multus-daemon"}; !slices.Equal(c.Command, want) {
@@ -191,7 +191,7 @@ func value(t *testing.T, cmd *cobra.Command, name string) string {
 	return f.Value.String()
 }
 
-// TestThinArguments gives the arguments of the thin deployment to the program itself.
+// TestThinArguments parses the arguments of the thin deployment with the flags of the program itself.
 func TestThinArguments(t *testing.T) {
 	t.Parallel()
 	pod := get[appsv1.DaemonSet](t, render(t, thin), "DaemonSet").Spec.Template.Spec

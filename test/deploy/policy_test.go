@@ -34,7 +34,7 @@ const (
 	policyPatience = 20 * time.Second
 )
 
-// installed is an API server with deploy/base, a daemon's pod and a workload's on each of two nodes.
+// installed is an API server with deploy/base, and with a pod of the daemon and one of a workload on each of two nodes.
 type installed struct {
 	*kubetest.Cluster
 	dynamic dynamic.Interface
@@ -60,7 +60,7 @@ func install(t *testing.T, dir string) *installed {
 	return i
 }
 
-// pod creates a pod that runs on a node, with a status as a kubelet writes it.
+// pod creates a pod that runs on a node, with a status as the kubelet writes it.
 func (i *installed) pod(t *testing.T, namespace, name, node string) {
 	t.Helper()
 	p := &corev1.Pod{
@@ -85,7 +85,7 @@ func (i *installed) pod(t *testing.T, namespace, name, node string) {
 	}
 }
 
-// token returns a token as the kubelet gets it for a daemon's pod; without a node, one that is bound to nothing.
+// token returns a token as the kubelet gets it for a daemon's pod. Without a node the token is not bound to a pod.
 func (i *installed) token(t *testing.T, node string) string {
 	t.Helper()
 	req := &authv1.TokenRequest{}
@@ -119,12 +119,12 @@ func (i *installed) config(token string) *rest.Config {
 	return c
 }
 
-// inForce waits until the policies are: the API server takes them up a moment after they are written.
+// inForce waits until the policies are in force, which is some time after they were written.
 func (i *installed) inForce(t *testing.T, client kubernetes.Interface) {
 	t.Helper()
 	dry := metav1.PatchOptions{DryRun: []string{metav1.DryRunAll}}
 	create := metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}
-	// The role first: what it does not grant yet is refused as well.
+	// Wait for the role first: what it does not grant yet is refused as well.
 	wait(t, "the role", func() error {
 		_, err := client.CoreV1().Pods("default").Patch(t.Context(), "web-"+nodeA, types.MergePatchType, statusPatch("dry"),
 			dry, "status")
@@ -170,7 +170,7 @@ func statusPatch(value string) []byte {
 	return b
 }
 
-// forged is an event from node-a that the policy lets pass, but for what change does.
+// forged returns an event from node-a that the policy allows, except for what change modifies.
 func forged(change func(*corev1.Event)) *corev1.Event {
 	e := &corev1.Event{
 		ObjectMeta:     metav1.ObjectMeta{GenerateName: "forged-", Namespace: "default"},
@@ -186,8 +186,8 @@ func forged(change func(*corev1.Event)) *corev1.Event {
 	return e
 }
 
-// TestPolicyRefuses: with the token of a daemon's pod of node A, nothing can be written but the network status of the
-// pods of node A, and events of Multus from node A.
+// TestPolicyRefuses checks that with the token of a daemon's pod on node A nothing can be written except the network
+// status of the pods of node A, and events of Multus from node A.
 func TestPolicyRefuses(t *testing.T) {
 	i := install(t, base)
 	a := i.as(t, i.token(t, nodeA))
@@ -282,10 +282,10 @@ func TestPolicyRefuses(t *testing.T) {
 	})
 	t.Run("put", func(t *testing.T) { i.putRefused(t, a) })
 	t.Run("others", func(t *testing.T) { i.othersWrite(t) })
-	t.Run("doctor", func(t *testing.T) { i.doctorReads(t) }) // the last one: it removes the policies
+	t.Run("doctor", func(t *testing.T) { i.doctorReads(t) }) // last, because it removes the policies
 }
 
-// update grants what today's role has beside ours, and takes PATCH away.
+// update grants what today's role has in addition, and revokes PATCH.
 func (i *installed) update(t *testing.T) {
 	t.Helper()
 	roles := i.Client().RbacV1().ClusterRoles()
@@ -308,7 +308,7 @@ func (i *installed) update(t *testing.T) {
 	}
 }
 
-// putRefused: the same by GET and PUT, which today's role allows.
+// putRefused checks the same with GET and PUT, which today's role allows.
 func (i *installed) putRefused(t *testing.T, a kubernetes.Interface) {
 	t.Helper()
 	i.update(t)
@@ -347,7 +347,8 @@ func (i *installed) putRefused(t *testing.T, a kubernetes.Interface) {
 	i.eventsChanged(t, a)
 }
 
-// eventsChanged: an event cannot be changed, whatever the role says, and not be created by the other API.
+// eventsChanged checks that an event cannot be changed whatever the role grants, and that it cannot be created with the
+// other events API.
 func (i *installed) eventsChanged(t *testing.T, a kubernetes.Interface) {
 	t.Helper()
 	e := forged(nil)
@@ -367,7 +368,7 @@ func (i *installed) eventsChanged(t *testing.T, a kubernetes.Interface) {
 	}
 }
 
-// doctorReads: with the role of Multus it is seen that the policies are bound, and that they are not any more.
+// doctorReads checks that the role of Multus can read whether the policies are bound.
 func (i *installed) doctorReads(t *testing.T) {
 	t.Helper()
 	client, err := kube.New(i.config(i.token(t, nodeA)))
@@ -403,7 +404,7 @@ func (i *installed) doctorReads(t *testing.T) {
 	look(kube.Policy{})
 }
 
-// othersWrite: the policies are about Multus alone.
+// othersWrite checks that the policies do not restrict other users.
 func (i *installed) othersWrite(t *testing.T) {
 	t.Helper()
 	pods := i.Client().CoreV1().Pods("default")
@@ -414,14 +415,14 @@ func (i *installed) othersWrite(t *testing.T) {
 	}
 }
 
-// TestPolicyAllows: what the daemon and the thin plugin do passes: the status by PATCH and by PUT, also of a pod that
-// is being deleted, our condition, and each event.
+// TestPolicyAllows checks that the policies allow what the daemon and the thin plugin do: the network status by PATCH
+// and by PUT, also of a pod that is being deleted, the pod condition of Multus, and each event.
 func TestPolicyAllows(t *testing.T) {
 	i := install(t, base)
 	token := i.token(t, nodeA)
 	a := i.as(t, token)
 	i.inForce(t, a)
-	// As the thin plugin has it: a kubeconfig that names the file of the token.
+	// A kubeconfig that names the file of the token, as for the thin plugin.
 	file := filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(file, []byte(token), 0o600); err != nil {
 		t.Fatal(err)
@@ -459,7 +460,7 @@ func TestPolicyAllows(t *testing.T) {
 	})
 }
 
-// daemonWrites does all that the daemon does, by its own client.
+// daemonWrites makes all writes of the daemon with its own client.
 func (i *installed) daemonWrites(t *testing.T, client *kube.Client) {
 	t.Helper()
 	name := "going-" + strings.ToLower(strings.ReplaceAll(filepath.Base(t.Name()), "_", "-"))
@@ -503,7 +504,7 @@ func (i *installed) daemonWrites(t *testing.T, client *kube.Client) {
 	}
 }
 
-// TestPoliciesAreBound: every policy in the manifests has a binding that denies, in every overlay.
+// TestPoliciesAreBound checks that every policy has a binding that denies, in every overlay.
 func TestPoliciesAreBound(t *testing.T) {
 	t.Parallel()
 	for _, dir := range all(t) {

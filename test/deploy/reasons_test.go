@@ -12,14 +12,14 @@ import (
 	"testing"
 )
 
-// emitting are the packages that make events.
+// emitting are the packages that create events.
 var emitting = []string{"internal/engine/publish", "internal/host/daemon"}
 
-// reasons returns the reasons of all events, from the source: a new one must be in the policy, too.
+// reasons returns the reasons of all events in the source. A new one must be added to the policy.
 func reasons(tb testing.TB) []string {
 	tb.Helper()
 	found := map[string]bool{}
-	values := map[string][]string{} // of constants and variables, by name
+	values := map[string][]string{} // values of constants and variables, by name
 	var named []string
 	for _, dir := range emitting {
 		files, err := filepath.Glob(filepath.Join("../..", dir, "*.go"))
@@ -51,8 +51,8 @@ func reasons(tb testing.TB) []string {
 	return slices.Sorted(maps.Keys(found))
 }
 
-// inspect adds the reasons that a file has as literals to found, and what its names stand for to values; it returns the
-// names that are used as reasons.
+// inspect adds the reasons that are literals to found, and the values of names to values. It returns the names that are
+// used as reasons.
 func inspect(f *ast.File, found map[string]bool, values map[string][]string) (named []string) {
 	ast.Inspect(f, func(n ast.Node) bool {
 		switch n := n.(type) {
@@ -99,7 +99,7 @@ func text(lit *ast.BasicLit) string {
 	return s
 }
 
-// TestReasons keeps the search of reasons honest.
+// TestReasons checks that reasons finds the reasons in the source.
 func TestReasons(t *testing.T) {
 	t.Parallel()
 	got := reasons(t)

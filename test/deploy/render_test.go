@@ -25,7 +25,7 @@ const (
 	config = "multus-daemon-config"
 )
 
-// all lists the directories that can be applied.
+// all returns the directories that can be applied.
 func all(tb testing.TB) []string {
 	tb.Helper()
 	dirs, err := filepath.Glob(filepath.Join(root, "overlays", "*"))
@@ -39,7 +39,7 @@ func all(tb testing.TB) []string {
 	return out
 }
 
-// manifest is what one directory is rendered to.
+// manifest is the result of rendering one directory.
 type manifest struct {
 	text    []byte
 	objects []*unstructured.Unstructured
@@ -74,7 +74,7 @@ func renderAt(tb testing.TB, dir string) manifest {
 	return m
 }
 
-// get returns the only object of a kind as its type; it has no key that the type does not know.
+// get returns the only object of a kind as its type. It rejects unknown keys.
 func get[T any](tb testing.TB, m manifest, kind string) *T {
 	tb.Helper()
 	var found *T
@@ -96,7 +96,8 @@ func get[T any](tb testing.TB, m manifest, kind string) *T {
 	return found
 }
 
-// TestNames: today's objects, so that applying ours replaces them (behaviour J1-J12).
+// TestNames checks that the objects have the names of today's, so that applying the manifests replaces them
+// (behaviour J1-J12).
 func TestNames(t *testing.T) {
 	t.Parallel()
 	want := []string{
@@ -127,7 +128,7 @@ func TestNames(t *testing.T) {
 				t.Errorf("objects %q, want %q", got, want)
 			}
 			ds := get[appsv1.DaemonSet](t, m, "DaemonSet")
-			// Immutable: another selector, and today's DaemonSet could not be replaced.
+			// The selector is immutable: with another one, today's DaemonSet could not be replaced.
 			if s := ds.Spec.Selector; len(s.MatchExpressions) != 0 || len(s.MatchLabels) != 1 ||
 				s.MatchLabels["name"] != "multus" {
 				t.Errorf("selector %v", s)
@@ -141,7 +142,7 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// TestReadme: every overlay has its line.
+// TestReadme checks that README.md has a line for every overlay.
 func TestReadme(t *testing.T) {
 	t.Parallel()
 	b, err := os.ReadFile(filepath.Join(root, "README.md"))
@@ -155,7 +156,7 @@ func TestReadme(t *testing.T) {
 	}
 }
 
-// TestRoles: exactly these rights (docs/security.md); that the API server understands them so is for TestRights.
+// TestRoles checks for exactly these permissions (docs/security.md). TestApply checks them with an API server.
 func TestRoles(t *testing.T) {
 	t.Parallel()
 	want := `[{"verbs":["get","list","watch"],"apiGroups":["k8s.cni.cncf.io"],"resources":["network-attachment-definitions"]},` +
@@ -178,7 +179,7 @@ func TestRoles(t *testing.T) {
 	}
 }
 
-// daemonConfig is the file in the ConfigMap.
+// daemonConfig returns the file in the ConfigMap.
 func daemonConfig(tb testing.TB, m manifest) []byte {
 	tb.Helper()
 	data := get[corev1.ConfigMap](tb, m, "ConfigMap").Data

@@ -13,8 +13,9 @@ import (
 	"multus/internal/testutil/kubetest"
 )
 
-// TestReplaceToday: `kubectl apply` over today's objects, which were applied the same way, leaves nothing of them; with
-// --server-side over objects that somebody else made, their fields stay, of which docs/upgrade.md warns.
+// TestReplaceToday checks that `kubectl apply` over today's objects, if they were applied in the same way, leaves
+// nothing of them. With --server-side over objects that another tool created, their fields stay. docs/upgrade.md warns
+// of that.
 func TestReplaceToday(t *testing.T) {
 	c := kubetest.Start(t)
 	client, err := dynamic.NewForConfig(c.RESTConfig())
@@ -80,7 +81,7 @@ func todays(t *testing.T) []*unstructured.Unstructured {
 	return all
 }
 
-// served undoes what the API server adds and the security check takes for ours.
+// served removes a default of the API server that the security check would report.
 func served(ds *appsv1.DaemonSet) *appsv1.DaemonSet {
 	for i := range ds.Spec.Template.Spec.Volumes {
 		if h := ds.Spec.Template.Spec.Volumes[i].HostPath; h != nil && h.Type != nil && *h.Type == "" {

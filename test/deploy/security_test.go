@@ -16,7 +16,7 @@ import (
 // installer is the init container that copies the plugins.
 const installer = "install"
 
-// sensitive are files and directories of a node of which no mount may show any.
+// sensitive are files and directories of a node that no mount may contain.
 var sensitive = []string{
 	"/boot/x", "/dev/x", "/etc/shadow", "/etc/kubernetes/pki", "/etc/ssh", "/home/x", "/home/kubernetes/kube-env",
 	"/opt/x", "/proc/1", "/root/x",
@@ -28,8 +28,7 @@ var sensitive = []string{
 	"/var/lib/rancher/k3s/server", "/var/snap/microk8s/current/certs", "/var/snap/microk8s/common/var/lib/kubelet/pods",
 }
 
-// violations lists everything that the pods of a DaemonSet must not be or have. An empty list is what this project
-// promises.
+// violations returns everything that the pods of a DaemonSet must not have. This project promises an empty list.
 func violations(ds *appsv1.DaemonSet) []string {
 	var v []string
 	bad := func(is bool, format string, args ...any) {
@@ -140,7 +139,8 @@ func ofVolumes(pod *corev1.PodSpec) []string {
 	return v
 }
 
-// TestSecurity: no manifest has anything of what today's needs (multus-cni#1248, rancher/rke2#746; docs/security.md).
+// TestSecurity checks that no manifest has the privileges that today's manifests need (multus-cni#1248,
+// rancher/rke2#746; docs/security.md).
 func TestSecurity(t *testing.T) {
 	t.Parallel()
 	for _, dir := range all(t) {
@@ -150,7 +150,7 @@ func TestSecurity(t *testing.T) {
 			for _, v := range violations(get[appsv1.DaemonSet](t, m, "DaemonSet")) {
 				t.Error(v)
 			}
-			// As text as well: an object that is added one day is looked at too.
+			// Check the text, too, which includes objects that are added later.
 			for _, word := range []string{
 				"mountPropagation", "hostPID: true", "hostIPC: true", "privileged: true",
 				"allowPrivilegedContainer: true", "allowHostDirVolumePlugin: false",
@@ -163,14 +163,14 @@ func TestSecurity(t *testing.T) {
 	}
 }
 
-// TestWritableMounts: what only has to be read is read-only. The daemon, which reads what pods and definitions hold,
-// cannot write the plugins, which the runtime executes.
+// TestWritableMounts checks that every mount is read-only unless it must be written. The daemon, which parses pods and
+// definitions, cannot write the plugins, which the runtime executes.
 func TestWritableMounts(t *testing.T) {
 	t.Parallel()
 	for _, dir := range all(t) {
 		want := []string{"cni-conf", "run", "slot"}
 		if dir == thin {
-			want = []string{"cni-conf", "cni-bin", "networks"} // thin_entrypoint makes that directory
+			want = []string{"cni-conf", "cni-bin", "networks"} // thin_entrypoint creates that directory
 		}
 		var got []string
 		for _, m := range get[appsv1.DaemonSet](t, render(t, dir),
@@ -185,7 +185,7 @@ func TestWritableMounts(t *testing.T) {
 	}
 }
 
-// TestViolationsAreSeen breaks the base in each way and wants to be told.
+// TestViolationsAreSeen changes the base in each forbidden way and checks that violations reports it.
 func TestViolationsAreSeen(t *testing.T) {
 	t.Parallel()
 	yes, no, user := true, false, int64(1000)

@@ -15,8 +15,8 @@ import (
 	"multus/internal/host/daemon"
 )
 
-// TestUninstallJob: the program takes its arguments, the image has to be named, and it is privileged for the one thing
-// that needs it. test/realnode runs it.
+// TestUninstallJob checks that the program accepts the arguments of the Job, that the image must be set, and that the
+// Job is privileged only for entering the node. test/realnode runs it.
 func TestUninstallJob(t *testing.T) {
 	t.Parallel()
 	b, err := os.ReadFile(filepath.Join(root, "uninstall", "job.yaml"))
@@ -53,7 +53,7 @@ func TestUninstallJob(t *testing.T) {
 	}
 }
 
-// TestUninstallPaths: docs/uninstall.md has the directories of every overlay, in one row.
+// TestUninstallPaths checks that docs/uninstall.md has the directories of every overlay, in one row.
 func TestUninstallPaths(t *testing.T) {
 	t.Parallel()
 	doc, err := os.ReadFile("../../docs/uninstall.md")
