@@ -1,4 +1,4 @@
-// Command up starts a cluster, says how to use it, and removes it when interrupted.
+// Command cluster starts a cluster, prints how to use it, and removes it when it is interrupted.
 package main
 
 import (

@@ -9,10 +9,10 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// cleanLimit is how long cleaning up after a failure or an interruption may take.
+// cleanLimit bounds the cleanup after a failure or an interruption.
 const cleanLimit = 30 * time.Second
 
-// What answers outside of the node: on the network of eth0, and at the other end of eth1's cable. The networks are
+// The addresses outside of the node: on the network of eth0, and at the other end of eth1's cable. The networks are
 // those of examples/macvlan.yaml and examples/host-device.yaml.
 var (
 	outsideEth0 = []string{"192.0.2.1/24", "2001:db8:2::1/64"}
@@ -23,22 +23,22 @@ var (
 type demo struct {
 	progress
 	options *options
-	pid     int // of the node, as the machine counts
+	pid     int // of the node, in the PID namespace of the machine
 
 	node    *netlink.Handle
 	outside *namespace
-	sandbox *namespace // the pod's
+	sandbox *namespace // of the pod
 	daemon  *daemon
 	pod     *pod
 	runtime *containerRuntime
 
-	before *state // without the pod
+	before *state // before the pod is attached
 	during *state // while it is attached
-	begun  bool   // ADD has begun, and DEL has not ended
+	begun  bool   // ADD has begun and no DEL has succeeded since
 }
 
-// run does all of it. It frees what it has made also when it fails or is interrupted, as a runtime would. An error of
-// that counts for more than the interruption.
+// run runs the whole demo. It frees what it has attached also if it fails or is interrupted, as a runtime does. An
+// error of the cleanup has priority over the interruption.
 func (d *demo) run(ctx context.Context) error {
 	err := d.attach(ctx)
 	if err == nil {
@@ -54,7 +54,7 @@ func (d *demo) run(ctx context.Context) error {
 		}
 	}
 	if ctx.Err() != nil {
-		err = errInterrupted // whatever it was that did not get done
+		err = errInterrupted // the interruption is the cause, whatever failed
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanLimit)
 	defer cancel()
@@ -82,7 +82,7 @@ func (d *demo) detach(ctx context.Context) error {
 	})
 }
 
-// clean is detach after a failure: as far as it got.
+// clean detaches the pod after a failure, as far as it was attached.
 func (d *demo) clean(ctx context.Context) error {
 	var errs []error
 	if d.begun {
@@ -173,7 +173,7 @@ func (d *demo) stop(context.Context) ([]string, error) {
 	return nil, running.stop()
 }
 
-// show prints what the pod has got, after comparing what the kernel says with what was reported.
+// show prints what the pod has. Before that it compares the state of the kernel with what was reported.
 func (d *demo) show(ctx context.Context) error {
 	var err error
 	if d.during, err = d.look(); err != nil {

@@ -19,8 +19,8 @@ import (
 	"multus/internal/testutil/testnet"
 )
 
-// marker is an environment variable that makes the test binary be the demo. All processes of a run inherit it, which
-// is how they are told from everybody else's.
+// marker is an environment variable that makes the test binary run the demo. All processes of a run inherit it, which
+// identifies them.
 const marker = "MULTUS_TEST_DEMO"
 
 func TestMain(m *testing.M) {
@@ -59,8 +59,8 @@ func TestDemo(t *testing.T) {
 	r.nothingLeft(t)
 }
 
-// TestInterrupted sends a signal in the middle: while the daemon starts, and while the plugin attaches the networks,
-// some of which it has not come to.
+// TestInterrupted sends a signal while the daemon starts, and while the plugin attaches the networks, some of which are
+// not yet begun.
 func TestInterrupted(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
@@ -91,7 +91,7 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
-// TestKeep ends a pod that is kept with Ctrl-C, which is no interruption: DEL and the proof follow.
+// TestKeep ends a kept pod with Ctrl-C. That is no interruption: DEL and the proof follow.
 func TestKeep(t *testing.T) {
 	r := start(t, "--keep")
 	r.waitFor(t, "stays attached until Ctrl-C")
@@ -109,7 +109,7 @@ func TestKeep(t *testing.T) {
 	r.nothingLeft(t)
 }
 
-// TestKilled kills the parent, which can clean up nothing.
+// TestKilled kills the parent, which then cannot clean up.
 func TestKilled(t *testing.T) {
 	r := start(t)
 	delegatesRun(t, r)
@@ -118,7 +118,7 @@ func TestKilled(t *testing.T) {
 	r.nothingLeft(t)
 }
 
-// TestWrongExample has a network that cannot be attached: one line says why, and all is freed.
+// TestWrongExample uses a network that cannot be attached. One line reports the reason, and everything is freed.
 func TestWrongExample(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.CopyFS(dir, os.DirFS(examplesDir)); err != nil {
@@ -145,7 +145,7 @@ func TestWrongExample(t *testing.T) {
 }
 
 func TestWithoutRoot(t *testing.T) {
-	testnet.RequireRoot(t) // to become somebody else
+	testnet.RequireRoot(t) // to run as another user
 	var out bytes.Buffer
 	cmd := exec.Command("/proc/self/exe", "--bin", t.TempDir(), "--examples", t.TempDir())
 	cmd.Env = append(os.Environ(), marker+"=without root")
@@ -171,7 +171,7 @@ func TestMissing(t *testing.T) {
 	}
 }
 
-// TestLeft shows that the proof finds what it is for.
+// TestLeft checks that the proof finds what it looks for.
 func TestLeft(t *testing.T) {
 	dir := t.TempDir()
 	for _, name := range []string{"net/10.0.0.2", "net/fd00::2", "net/last_reserved_ip.0", "net/lock"} {
@@ -203,13 +203,13 @@ func TestLeft(t *testing.T) {
 	}
 }
 
-// running is one run of the demo, as somebody started it on this machine.
+// running is one run of the demo on this machine.
 type running struct {
 	cmd    *exec.Cmd
 	out    *output
 	marker string
 	tmp    string
-	host   map[string]bool // what is on the machine under names that the demo uses
+	host   map[string]bool // what exists on the machine under names that the demo uses
 }
 
 const examplesDir = "../../examples"
@@ -249,7 +249,7 @@ func (r *running) signal(t *testing.T, s syscall.Signal) {
 	}
 }
 
-// waitFor waits until the demo has printed the text.
+// waitFor waits until the demo has printed a string.
 func (r *running) waitFor(t *testing.T, text string) {
 	t.Helper()
 	for limit := time.Now().Add(time.Minute); !strings.Contains(r.out.String(), text); time.Sleep(time.Millisecond) {
@@ -264,7 +264,7 @@ func daemonStarts(t *testing.T, r *running) {
 	r.waitFor(t, "· multus-daemon: start")
 }
 
-// delegatesRun waits until the plugin has recorded its plan: the delegates begin then, and take seconds.
+// delegatesRun waits until the plugin has recorded its plan. Then the delegates start, which take seconds.
 func delegatesRun(t *testing.T, r *running) {
 	t.Helper()
 	r.waitFor(t, "· ADD: ")
@@ -291,11 +291,11 @@ func (r *running) wait(t *testing.T) int {
 	return r.cmd.ProcessState.ExitCode()
 }
 
-// nothingLeft looks for processes, namespaces, mounts, interfaces and files. Namespaces and mounts of the demo are held
-// by its processes only; what would be elsewhere is in this mount namespace.
+// nothingLeft checks for processes, namespaces, mounts, interfaces and files. Only processes of the demo hold its
+// namespaces and mounts. Any others would be in this mount namespace.
 func (r *running) nothingLeft(t *testing.T) {
 	t.Helper()
-	// After a kill of the parent, the kernel ends the others, which takes a moment.
+	// After the parent was killed, the kernel ends the other processes, which takes a moment.
 	var left []string
 	for limit := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		if left = r.processes(t); len(left) == 0 || time.Now().After(limit) {
@@ -325,7 +325,7 @@ func (r *running) nothingLeft(t *testing.T) {
 	}
 }
 
-// processes are those that have the run's marker in their environment.
+// processes returns the processes that have the marker of the run in their environment.
 func (r *running) processes(t *testing.T) []string {
 	t.Helper()
 	files, err := filepath.Glob("/proc/[0-9]*/environ")
@@ -336,7 +336,7 @@ func (r *running) processes(t *testing.T) []string {
 	for _, file := range files {
 		b, err := os.ReadFile(file)
 		if err != nil || !bytes.Contains(b, []byte(r.marker)) {
-			continue // it may be gone by now
+			continue // it may have ended
 		}
 		cmdline, err := os.ReadFile(filepath.Join(filepath.Dir(file), "cmdline"))
 		if err != nil {
@@ -347,7 +347,7 @@ func (r *running) processes(t *testing.T) []string {
 	return found
 }
 
-// onHost looks for what the demo would leave on the machine if it worked there and not on its node.
+// onHost returns what the demo would leave on the machine if it worked there instead of on its node.
 func onHost() map[string]bool {
 	found := map[string]bool{}
 	for _, path := range []string{
@@ -362,7 +362,7 @@ func onHost() map[string]bool {
 	return found
 }
 
-// output is what the demo prints, readable while it prints.
+// output is the output of the demo. It can be read while the demo writes.
 type output struct {
 	mu sync.Mutex
 	b  strings.Builder

@@ -70,7 +70,7 @@ func TestExamples(t *testing.T) {
 	}
 }
 
-// daemonSettings is the plugin's view of the daemon's file.
+// daemonSettings returns the settings of the daemon's configuration file as the plugin uses them.
 func daemonSettings(t *testing.T) *config.Plugin {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join(examplesDir, daemonFile))
@@ -95,7 +95,7 @@ func daemonSettings(t *testing.T) *config.Plugin {
 	return p
 }
 
-// TestReadme has every example in the table, and every key of the daemon's configuration.
+// TestReadme checks that the README has every example in its table, and every key of the daemon's configuration.
 func TestReadme(t *testing.T) {
 	readme, err := os.ReadFile(filepath.Join(examplesDir, "README.md"))
 	if err != nil {

@@ -1,13 +1,14 @@
-// demo attaches three networks to a pod before your eyes, and detaches them again: the daemon, the plugin and the
-// reference CNI plugins are the real ones; the container runtime, the node and the pod are played by this program. It
-// needs root and Linux, no cluster and no container.
+// demo attaches three networks to a pod and detaches them again. The daemon, the plugin and the reference CNI plugins
+// are the real ones. This program acts as the container runtime, the node and the pod. It needs root and Linux, but no
+// cluster and no container.
 //
-// The node is a process with namespaces of its own for the network, for mounts and for processes, and with a root file
-// system in memory. So /etc/cni, /run/multus and /var/lib/cni are where they are on a real node, examples/ is used as
-// it is, and when the process ends, whatever ends it, the kernel removes everything: nothing of it was ever on the
-// machine.
+// The node is a process with its own namespaces for the network, for mounts and for processes, and with a root file
+// system in memory. So /etc/cni, /run/multus and /var/lib/cni are at the same paths as on a real node, and examples/ is
+// used unchanged. When the process ends, for whatever reason, the kernel removes everything. Nothing is ever written to
+// the machine.
 //
-// The parent (this file) checks what is needed, starts that process, and passes signals on. The rest is the child.
+// The parent (this file) checks the requirements, starts that process, and passes signals on. The rest of the package
+// runs in the child.
 package main
 
 import (
@@ -29,13 +30,14 @@ import (
 const nodeArg = "@node"
 
 const (
-	// exitInterrupted is what shells use for SIGINT.
+	// exitInterrupted is the exit code that shells use for SIGINT.
 	exitInterrupted = 130
-	// signalAgain is the pause between signals to the child: one that comes before it listens is lost.
+	// signalAgain is the interval of signals to the child. A signal is lost if it arrives before the child handles it.
 	signalAgain = 200 * time.Millisecond
-	// onePress is how long signals count as one: Ctrl-C may come from the terminal and from make or timeout as well.
+	// onePress is how long several signals count as one. Ctrl-C may be sent by the terminal and also by make or timeout.
 	onePress = time.Second
-	// endLimit is how long the child may take to clean up; killing it cleans up too, only without a word.
+	// endLimit bounds the cleanup of the child. After that the child is killed, which also cleans up, but without a
+	// report.
 	endLimit = 60 * time.Second
 )
 
@@ -46,14 +48,14 @@ func main() {
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// options are those of the command line, the same for parent and child.
+// options are the options of the command line, for parent and child.
 type options struct {
 	keep     bool
 	bin      string
 	examples string
 }
 
-// parse reads the command line, and complains about it.
+// parse parses the command line and prints errors.
 func parse(args []string, stderr io.Writer) (*options, error) {
 	o := &options{}
 	bin := "bin"
@@ -113,17 +115,17 @@ func run(args []string, stdout, stderr *os.File) int {
 	return code
 }
 
-// complain says what keeps the demo from running, each thing on a line of its own.
+// complain prints what prevents the demo from running, one reason a line.
 func complain(stderr io.Writer, missing []string) {
 	fmt.Fprintf(stderr, "error: the demo cannot run here: %s\n", strings.Join(missing, "\n  and: "))
 }
 
-// startNode starts the child in its namespaces, and returns its exit code.
+// startNode starts the child in its namespaces and returns its exit code.
 func startNode(args []string, stdout, stderr *os.File) (int, error) {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	defer signal.Stop(signals)
-	// Pdeathsig is about the thread that starts the child.
+	// Pdeathsig depends on the thread that starts the child.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 
@@ -132,9 +134,9 @@ func startNode(args []string, stdout, stderr *os.File) (int, error) {
 	cmd.Stdout, cmd.Stderr = stdout, stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID,
-		// Ctrl-C reaches the parent only, and the child through it: neither daemon nor plugin is hit by it.
+		// Ctrl-C reaches only the parent, which passes it to the child. Daemon and plugin do not receive it.
 		Setpgid: true,
-		// The child is the first process of its namespace: when it dies, all of them do.
+		// The child is the first process of its PID namespace. When it dies, all processes in it die.
 		Pdeathsig: syscall.SIGKILL,
 	}
 	if err := cmd.Start(); err != nil {
@@ -159,8 +161,8 @@ func startNode(args []string, stdout, stderr *os.File) (int, error) {
 	return 0, nil
 }
 
-// passOn ends the child at the first signal, and kills it at the second or when it takes too long. It tells whether
-// there was a signal.
+// passOn ends the child at the first signal. It kills the child at the second signal, or if the end takes too long. It
+// reports whether there was a signal.
 func passOn(signals <-chan os.Signal, child *os.Process, ended <-chan struct{}) bool {
 	select {
 	case <-ended:

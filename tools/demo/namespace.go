@@ -15,7 +15,7 @@ import (
 // namespaceDir is where container runtimes keep the network namespaces of pods.
 const namespaceDir = "/run/netns"
 
-// namespace is a network namespace behind a file, and a netlink handle into it.
+// namespace is a network namespace that a file keeps alive, and a netlink handle into it.
 type namespace struct {
 	*netlink.Handle
 	path string
@@ -48,7 +48,7 @@ func newNamespace(name string) (*namespace, error) {
 	return ns, setUp(ns.Handle, "lo")
 }
 
-// remove does what a runtime does when a pod has ended.
+// remove removes the namespace as a runtime does when a pod has ended.
 func (ns *namespace) remove() error {
 	ns.Close()
 	return errors.Join(ns.fd.Close(), unix.Unmount(ns.path, unix.MNT_DETACH), os.Remove(ns.path))
@@ -64,11 +64,12 @@ func (ns *namespace) do(fn func() error) error {
 	})
 }
 
-// away runs fn on a thread of its own, which ends with it: wherever fn leads it, nothing else runs there.
+// away runs fn on a thread of its own. The thread ends with fn, so nothing else runs in the namespaces to which fn
+// moves it.
 func away(fn func() error) error {
 	done := make(chan error)
 	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
 		done <- fn()
 	}()
 	return <-done
@@ -85,7 +86,7 @@ func setUp(h *netlink.Handle, name string) error {
 	return nil
 }
 
-// cable joins an interface of the node to one outside, and gives the outer one addresses.
+// cable joins an interface of the node to one outside and adds addresses to the outer one.
 func cable(node *netlink.Handle, inner string, outside *namespace, outer string, addresses ...string) error {
 	pair := &netlink.Veth{LinkAttrs: named(inner), PeerName: outer, PeerNamespace: netlink.NsFd(outside.fd)}
 	if err := node.LinkAdd(pair); err != nil {
@@ -101,7 +102,7 @@ func cable(node *netlink.Handle, inner string, outside *namespace, outer string,
 			return fmt.Errorf("address %q: %w", text, err)
 		}
 		if addr.IP.To4() == nil {
-			addr.Flags |= unix.IFA_F_NODAD // nobody else is there who could have it
+			addr.Flags |= unix.IFA_F_NODAD // no duplicate is possible
 		}
 		if err := outside.AddrAdd(link, addr); err != nil {
 			return fmt.Errorf("give %s the address %s: %w", outer, text, err)
@@ -123,7 +124,7 @@ func links(h *netlink.Handle) (map[string]netlink.Link, error) {
 	return out, nil
 }
 
-// again repeats a listing that the kernel could not finish because something changed meanwhile.
+// again repeats a dump that the kernel could not complete because of a change at the same time.
 func again[T any](list func() (T, error)) (T, error) {
 	for range 10 {
 		out, err := list()

@@ -17,14 +17,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Files of examples/ that the demo uses itself; the daemon reads the others.
+// Files of examples/ that the demo itself uses. The daemon reads the others.
 const (
 	clusterFile = "node/10-cluster.conflist"
 	daemonFile  = "node/daemon-config.json"
 	podFile     = "pod.yaml"
 )
 
-// Where things are on the node: what examples/node/daemon-config.json says, and the defaults of runtime and plugins.
+// Paths on the node: those of examples/node/daemon-config.json, and the defaults of runtime and plugins.
 const (
 	confDir      = "/etc/cni/net.d"
 	daemonConf   = "/etc/cni/net.d/multus.d/daemon-config.json"
@@ -40,14 +40,14 @@ const (
 )
 
 const (
-	// daemonLimit is how long the daemon may take to start, and to end.
+	// daemonLimit bounds the start and the end of the daemon.
 	daemonLimit = 15 * time.Second
 	poll        = 10 * time.Millisecond
 )
 
 var errInterrupted = errors.New("interrupted")
 
-// runNode is the child: the node, and everything that happens on it.
+// runNode is the child: the node and everything that runs on it.
 func runNode(args []string, stdout, stderr io.Writer) int {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
@@ -59,7 +59,7 @@ func runNode(args []string, stdout, stderr io.Writer) int {
 	}()
 	o, err := parse(args, stderr)
 	if err != nil {
-		return 2 // the parent has complained
+		return 2 // the parent has printed the error
 	}
 	pid, err := furnish(o)
 	if err != nil {
@@ -87,9 +87,9 @@ func runNode(args []string, stdout, stderr io.Writer) int {
 // oneLine joins the lines of several errors.
 func oneLine(err error) string { return strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; ") }
 
-// furnish gives the process a root file system in memory, with what a node has installed, and moves into it. The mounts
-// are in the process's own mount namespace: nobody else sees them, and they end with it. It returns the process's
-// number outside of the node.
+// furnish creates a root file system in memory with what is installed on a node, and makes it the root of the process.
+// The mounts are in the process's own mount namespace, so they are invisible elsewhere and end with the process. It
+// returns the PID of the process outside of the node.
 func furnish(o *options) (pid int, err error) {
 	// /proc is still that of the machine.
 	self, err := os.Readlink("/proc/self")
@@ -102,7 +102,7 @@ func furnish(o *options) (pid int, err error) {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return 0, fmt.Errorf("make mounts private: %w", err)
 	}
-	// All is opened before the new root is mounted, which may hide it.
+	// Open everything before the new root is mounted, which may hide it.
 	files, err := open(o)
 	if err != nil {
 		return 0, err
@@ -126,11 +126,11 @@ func furnish(o *options) (pid int, err error) {
 	if err := unix.Chroot(root); err != nil {
 		return 0, fmt.Errorf("change to the node's root: %w", err)
 	}
-	// The rest of the environment, CNI_ARGS and proxies included, is none of a node's.
+	// Nothing else of the environment, such as CNI_ARGS or proxies, belongs to a node.
 	return pid, errors.Join(os.Chdir("/"), os.Setenv("TMPDIR", "/tmp"), os.Setenv("PATH", "/usr/bin"))
 }
 
-// source is what the node gets from the machine.
+// source is what the node takes from the machine.
 type source struct {
 	binaries map[string]*os.File // by path on the node
 	examples *os.Root
@@ -168,7 +168,7 @@ func (s *source) close() {
 	}
 }
 
-// install binds the binaries to their places and copies the examples to theirs.
+// install bind-mounts the binaries and copies the examples to their paths.
 func (s *source) install(root string) error {
 	for path, f := range s.binaries {
 		target := filepath.Join(root, path)
@@ -217,10 +217,10 @@ func (s *source) copy(name, dir string) error {
 type daemon struct {
 	cmd   *exec.Cmd
 	ended chan struct{}
-	err   error // after ended
+	err   error // valid after ended is closed
 }
 
-// startDaemon starts it, and waits until it has written the CNI configuration and listens.
+// startDaemon starts multus-daemon and waits until it has written the CNI configuration file and listens.
 func startDaemon(ctx context.Context) (*daemon, error) {
 	log, err := os.Create(daemonLog)
 	if err != nil {
@@ -291,7 +291,7 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// lastWords are the last line that the daemon logged.
+// The last line that the daemon logged, for error messages.
 func lastWords() string {
 	b, err := os.ReadFile(daemonLog)
 	if err != nil {

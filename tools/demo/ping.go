@@ -17,13 +17,13 @@ import (
 )
 
 const (
-	// pingLimit is how long an answer is waited for; a request is sent every pingEvery, because the first ones may be
-	// lost while bridges and neighbour tables learn.
+	// pingLimit bounds the wait for a reply. A request is sent every pingEvery, because the first ones may be lost while
+	// bridges and neighbour tables learn.
 	pingLimit = 5 * time.Second
 	pingEvery = 500 * time.Millisecond
 )
 
-// pings asks somebody on each network, through the interface of that network only.
+// pings sends a ping on each network, only through the interface of that network.
 func (d *demo) pings(ctx context.Context, interfaces []attached) ([]string, error) {
 	peers, err := d.peers()
 	if err != nil {
@@ -54,7 +54,7 @@ func (d *demo) pings(ctx context.Context, interfaces []attached) ([]string, erro
 	return remarks, nil
 }
 
-// ping returns how long the answer took.
+// ping returns the round-trip time.
 func ping(ctx context.Context, from *namespace, dev string, to netip.Addr) (time.Duration, error) {
 	network, protocol, kind, reply := "ip4:icmp", 1, icmp.Type(ipv4.ICMPTypeEcho), icmp.Type(ipv4.ICMPTypeEchoReply)
 	if to.Is6() {
@@ -103,7 +103,7 @@ func ping(ctx context.Context, from *namespace, dev string, to netip.Addr) (time
 	return 0, fmt.Errorf("no answer within %s", pingLimit)
 }
 
-// transient tells errors that pass: an IPv6 address that is not usable yet, a neighbour that is not known yet.
+// transient reports whether an error passes: an IPv6 address is not usable yet, or a neighbour is not resolved yet.
 func transient(err error) bool {
 	return errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EHOSTUNREACH) || errors.Is(err, unix.ENETUNREACH)
 }

@@ -12,8 +12,7 @@ type progress struct{ out io.Writer }
 
 const width = 64
 
-// step runs fn. What fn returns besides an error are remarks, printed below the step. After an interruption no further
-// step begins.
+// step runs fn. It prints the remarks that fn returns below the step. After an interruption no further step begins.
 func (p progress) step(ctx context.Context, what string, fn func(ctx context.Context) ([]string, error)) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -32,7 +31,7 @@ func (p progress) step(ctx context.Context, what string, fn func(ctx context.Con
 	return nil
 }
 
-// line prints a step that is over.
+// line prints a step that has ended.
 func (p progress) line(what string, took time.Duration) {
 	fmt.Fprintf(p.out, "· %-*s%6.2f s\n", width, what, took.Seconds())
 }

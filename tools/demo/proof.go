@@ -13,16 +13,16 @@ import (
 	"strings"
 )
 
-// state is what there is because of pods. It is looked at before, while and after the pod is attached: what is found
-// while it is attached shows that finding nothing afterwards means something.
+// state is what exists because of pods. It is recorded before, while and after the pod is attached. What is found while
+// the pod is attached shows that the search works.
 type state struct {
-	pod          map[string]string // interfaces: MAC addresses by name
+	pod          map[string]string // MAC addresses of interfaces by name
 	node         map[string]string
 	ports        []string // of the node's bridges
 	bridges      []string
 	reservations []string // files of host-local
 	ledger       []string
-	results      []string // files that libcni keeps, for the runtime and for multus-shim
+	results      []string // files that libcni caches for the runtime and for multus-shim
 }
 
 func (d *demo) look() (*state, error) {
@@ -63,7 +63,7 @@ func (d *demo) look() (*state, error) {
 	return s, nil
 }
 
-// reservations are host-local's: a directory for each network, a file for each address.
+// reservations returns host-local's reservations: a directory for each network, with a file for each address.
 func reservations(dir string) ([]string, error) {
 	networks, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -76,7 +76,7 @@ func reservations(dir string) ([]string, error) {
 			return nil, err
 		}
 		for _, f := range files {
-			if _, err := netip.ParseAddr(f.Name()); err == nil { // beside them are a lock and the last address given
+			if _, err := netip.ParseAddr(f.Name()); err == nil { // the directory also has a lock and the last assigned address
 				found = append(found, f.Name())
 			}
 		}
@@ -84,7 +84,7 @@ func reservations(dir string) ([]string, error) {
 	return found, nil
 }
 
-// entries are the files of a directory, without hidden ones and without directories.
+// entries returns the regular files of a directory that are not hidden.
 func entries(dir string) ([]string, error) {
 	list, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -113,7 +113,7 @@ func (s *state) held() ([]string, error) {
 	}, nil
 }
 
-// prove compares with what there was before the pod came. Bridges stay: the bridge plugin never removes them.
+// prove compares the state with that before the pod. Bridges may stay, because the bridge plugin never removes them.
 func (d *demo) prove(context.Context) ([]string, error) {
 	now, err := d.look()
 	if err != nil {
@@ -134,7 +134,7 @@ func (d *demo) prove(context.Context) ([]string, error) {
 	return append(remarks, "no address reservation, no ledger entry, no result of libcni"), nil
 }
 
-// sameAs says what differs, but for bridges that have come.
+// sameAs returns an error for each difference except new bridges.
 func (s *state) sameAs(before *state) error {
 	var errs []error
 	for name, mac := range before.node {

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// binaries maps what the node has installed to where it is built, below bin/.
+// binaries maps the paths of installed binaries on the node to their paths below bin/.
 var binaries = map[string]string{
 	"/usr/bin/multus-daemon":   "multus-daemon",
 	"/opt/cni/bin/multus-shim": "multus-shim",
@@ -24,7 +24,7 @@ var binaries = map[string]string{
 	"/opt/cni/bin/static":      "cni/static",
 }
 
-// missingOnHost says what is missing that can be known before the node is made.
+// missingOnHost returns the missing requirements that can be checked before the node exists.
 func missingOnHost(o *options) []string {
 	var missing []string
 	if uid := os.Geteuid(); uid != 0 {
@@ -58,10 +58,10 @@ func missingOnHost(o *options) []string {
 	return missing
 }
 
-// missingCapabilities is for root in a container that is not privileged.
+// missingCapabilities returns what root lacks in an unprivileged container.
 func missingCapabilities() []string {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var caps [2]unix.CapUserData // 64 bits in two halves; those below are in the first
+	var caps [2]unix.CapUserData // 64 bits in two halves; those below are in the first one
 	if err := unix.Capget(&header, &caps[0]); err != nil {
 		return []string{fmt.Sprintf("its capabilities cannot be read: %v", err)}
 	}
@@ -81,7 +81,7 @@ func missingCapabilities() []string {
 	return []string{"root has no " + strings.Join(names, ", ") + " here; in a container, it has to be a privileged one"}
 }
 
-// missingInKernel tries each kind of interface, in a namespace that goes away with the attempt.
+// missingInKernel tries to create each kind of interface in a temporary namespace.
 func missingInKernel() ([]string, error) {
 	ns, err := newNamespace("try")
 	if err != nil {
@@ -119,7 +119,7 @@ func named(name string) netlink.LinkAttrs {
 	return attrs
 }
 
-// kernel is what uname -r prints.
+// kernel returns the kernel release, as uname -r prints it.
 func kernel() string {
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {

@@ -20,13 +20,13 @@ import (
 const (
 	networksAnnotation = "k8s.v1.cni.cncf.io/networks"
 	statusAnnotation   = "k8s.v1.cni.cncf.io/network-status"
-	// annotationsCapability is how containerd and CRI-O pass a pod's annotations to a plugin that asks for them.
+	// annotationsCapability is the capability with which containerd and CRI-O pass a pod's annotations to a plugin.
 	annotationsCapability = "io.kubernetes.cri.pod-annotations"
-	// clusterInterface is what runtimes call a pod's first interface.
+	// clusterInterface is the name that runtimes give to a pod's first interface.
 	clusterInterface = "eth0"
 )
 
-// pod is what the runtime knows of a pod.
+// pod is what the runtime has of a pod.
 type pod struct {
 	Metadata struct {
 		Name        string            `json:"name"`
@@ -58,15 +58,15 @@ func readPod() (*pod, error) {
 
 func (p *pod) networks() string { return p.Metadata.Annotations[networksAnnotation] }
 
-// containerRuntime does with CNI what containerd does when the kubelet asks for a pod.
+// containerRuntime makes the CNI calls that containerd makes for a pod of the kubelet.
 type containerRuntime struct {
 	cni  *libcni.CNIConfig
 	list *libcni.NetworkConfigList
-	// result of the last ADD.
+	// result is the result of the last ADD.
 	result *current.Result
 }
 
-// newRuntime loads the first configuration of the directory, which has to be Multus's.
+// newRuntime loads the first configuration of the directory, which must be that of Multus.
 func newRuntime() (*containerRuntime, error) {
 	files, err := libcni.ConfFiles(confDir, []string{".conf", ".conflist", ".json"})
 	if err != nil {
@@ -120,7 +120,7 @@ func runtimeConf(p *pod, netns string) *libcni.RuntimeConf {
 	}
 }
 
-// status is one element of the annotation that tells what a pod has got.
+// status is one element of the network status.
 type status struct {
 	Name      string   `json:"name"`
 	Interface string   `json:"interface"`
@@ -130,7 +130,7 @@ type status struct {
 	Gateway   []string `json:"gateway"`
 }
 
-// readStatus reads what the daemon wrote: without Kubernetes, the annotations of a pod go to a file.
+// readStatus reads the network status. Without Kubernetes the daemon writes the annotations of a pod to a file.
 func readStatus(p *pod) ([]status, string, error) {
 	path := filepath.Join(statusDir, p.Metadata.Namespace+"_"+p.Metadata.Name+".json")
 	b, err := os.ReadFile(path)
@@ -152,7 +152,7 @@ func readStatus(p *pod) ([]status, string, error) {
 	return list, text, nil
 }
 
-// names are those of the networks that the pod has to get, in order, as the status tells them.
+// names returns the names of the pod's networks in the order of the network status.
 func (p *pod) names() ([]string, error) {
 	b, err := os.ReadFile(filepath.Join(confDir, filepath.Base(clusterFile)))
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// attached is one interface of the pod: the network as reported, the rest as the kernel has it.
+// attached is one interface of the pod. The network is the reported one, the rest is read from the kernel.
 type attached struct {
 	name      string
 	network   string
@@ -23,13 +23,13 @@ type attached struct {
 	gateways  []gateway
 }
 
-// gateway is where the interface sends what is for others.
+// gateway is a route of the interface with a gateway.
 type gateway struct {
 	addr netip.Addr
-	to   string // "" for everything
+	to   string // "" for the default route
 }
 
-// interfaces looks into the pod.
+// interfaces returns the interfaces in the pod.
 func (d *demo) interfaces(reported []status) ([]attached, error) {
 	all, err := links(d.sandbox.Handle)
 	if err != nil {
@@ -56,7 +56,7 @@ func (d *demo) interfaces(reported []status) ([]attached, error) {
 	return out, nil
 }
 
-// addresses are those that somebody gave the interface; nil asks for all interfaces.
+// addresses returns the global addresses of an interface, or of all interfaces if link is nil.
 func addresses(h *netlink.Handle, link netlink.Link) ([]netip.Prefix, error) {
 	list, err := again(func() ([]netlink.Addr, error) { return h.AddrList(link, netlink.FAMILY_ALL) })
 	if err != nil {
@@ -99,7 +99,8 @@ func gateways(h *netlink.Handle, link netlink.Link) ([]gateway, error) {
 	return out, nil
 }
 
-// expected compares the pod's networks, the status and the result of ADD with each other, and what is there with them.
+// expected compares the pod's networks, the network status, the result of ADD and the interfaces in the pod with each
+// other.
 func (d *demo) expected(have []attached, reported []status) error {
 	want, err := d.pod.names()
 	if err != nil {
@@ -141,7 +142,7 @@ func hasDefault(gws []gateway) bool {
 	return slices.ContainsFunc(gws, func(g gateway) bool { return g.to == "" })
 }
 
-// same tells whether two sets of addresses are equal, and not empty.
+// same reports whether two sets of addresses are equal and not empty.
 func same(have []netip.Prefix, want []string) bool {
 	var a, b []string
 	for _, p := range have {
@@ -175,7 +176,7 @@ func printTable(out io.Writer, interfaces []attached) {
 	w.Flush()
 }
 
-// gatewayFor lists the gateways of the address's family.
+// gatewayFor returns the gateways of the address's family.
 func (a *attached) gatewayFor(addr netip.Prefix) string {
 	var found []string
 	for _, g := range a.gateways {
@@ -189,7 +190,7 @@ func (a *attached) gatewayFor(addr netip.Prefix) string {
 	return strings.Join(found, ", ")
 }
 
-// String is the address, and what is sent there.
+// String returns the address and the destination.
 func (g gateway) String() string {
 	if g.to == "" {
 		return g.addr.String() + " (default)"
@@ -205,7 +206,7 @@ func printStatus(out io.Writer, text string) {
 	fmt.Fprint(out, "\n\n")
 }
 
-// peers are the addresses that answer: those outside, and those that the plugins gave the node.
+// peers returns the addresses that reply: those outside, and those that the plugins assigned to the node.
 func (d *demo) peers() ([]netip.Addr, error) {
 	outside, err1 := addresses(d.outside.Handle, nil)
 	node, err2 := addresses(d.node, nil)

@@ -16,7 +16,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// newImage packs what was built for one architecture.
+// newImage returns the image for one architecture from its binaries.
 func newImage(o options, arch, dir string) (v1.Image, error) {
 	img := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
 	for _, l := range []struct {
@@ -88,9 +88,9 @@ func newLayer(o options, files []file) (v1.Layer, error) {
 	return layer, nil
 }
 
-// writeArchive writes one image as an OCI layout with the manifest.json of `docker save` beside it: `ctr images import`
-// and `podman load` read the one, every `docker load` the other, over the same blobs. One architecture for each
-// archive: docker's form has no place for more, and a node needs no other than its own.
+// writeArchive writes one image as an OCI layout together with the manifest.json of `docker save`, over the same blobs:
+// `ctr images import` and `podman load` read the layout, every `docker load` reads the manifest.json. An archive has
+// only one architecture, because Docker's format cannot contain more and a node needs only its own.
 func writeArchive(to, ref string, img v1.Image) (retErr error) {
 	temp := to + ".tmp"
 	f, err := os.Create(temp)
@@ -145,7 +145,7 @@ func writeLayout(tw *tar.Writer, ref string, img v1.Image) error {
 	entries := []entry{
 		{"oci-layout", []byte(`{"imageLayoutVersion":"1.0.0"}`)},
 		{"index.json", index},
-		{"", nil}, // manifest.json, when the layers are known
+		{"", nil}, // manifest.json, once the layers are known
 		{blob(digest), manifest},
 		{blob(confName), conf},
 	}
@@ -194,7 +194,8 @@ func readLayer(l v1.Layer) ([]byte, error) {
 	return io.ReadAll(r)
 }
 
-// indexOf names the image for both readers: containerd takes its own annotation, the others the standard's.
+// indexOf returns an index with the image's name in two annotations: containerd reads its own, other programs that of
+// the standard.
 func indexOf(ref string, img v1.Image) ([]byte, error) {
 	digest, err := img.Digest()
 	if err != nil {
@@ -219,7 +220,7 @@ func indexOf(ref string, img v1.Image) ([]byte, error) {
 	})
 }
 
-// describe tells what was written.
+// describe returns a line about the written file.
 func describe(file string, img v1.Image) (string, error) {
 	info, err := os.Stat(file)
 	if err != nil {

@@ -14,7 +14,7 @@ const referenceDir = "cni"
 
 // build compiles every command of the module, and the reference plugins that tools/cni pins, into dir.
 func build(ctx context.Context, o options, arch, dir string) error {
-	if err := os.RemoveAll(dir); err != nil { // what is no command any more must not stay in the image
+	if err := os.RemoveAll(dir); err != nil { // the image must not contain a former command
 		return fmt.Errorf("clear %q: %w", dir, err)
 	}
 	plugins := filepath.Join(dir, referenceDir)

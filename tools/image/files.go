@@ -12,25 +12,25 @@ import (
 	"time"
 )
 
-// binDir is where today's image has its binaries (behaviour G60); scripts and manifests name it.
+// binDir is where today's image has its binaries (behaviour G60). Scripts and manifests refer to it.
 const binDir = "usr/src/multus-cni/bin"
 
-// links are the programs of today's images whose work multus-daemon does when it is called so; tools are those that
-// other projects' manifests run in the image, of which it understands their command lines.
+// links are programs of today's images that multus-daemon replaces if it is called by their name. tools are programs
+// that manifests of other projects run in the image. multus-daemon supports the command lines of these manifests.
 var (
 	links = []string{"entrypoint.sh", "install_multus", "thin_entrypoint"}
 	tools = []string{"bin/cat", "bin/cp", "bin/rm", "bin/sh"}
 )
 
-// file is one entry of the image. Everything is root's.
+// file is one entry of the image. Its owner is root.
 type file struct {
-	name string // without a leading slash; directories end with one
-	from string // the content's file
-	link string // or the target of a symbolic link
+	name string // without a leading slash; the name of a directory ends with one
+	from string // path of the content
+	link string // or target of a symbolic link
 }
 
-// ownFiles lists our binaries and their links, pluginFiles the reference plugins. They are a layer each: the plugins,
-// the larger one, change seldom.
+// ownFiles returns the project's binaries and their links, pluginFiles the reference plugins. Each is a layer, because
+// the plugins, which are larger, change seldom.
 func ownFiles(dir string) ([]file, error) {
 	files, err := binaries(dir, binDir)
 	if err != nil {
@@ -41,7 +41,7 @@ func ownFiles(dir string) ([]file, error) {
 		return nil, fmt.Errorf("%s has no multus-daemon", dir)
 	}
 	for _, name := range links {
-		// Symbolic, because the program finds the others beside what it really is.
+		// Symbolic, because the program looks for the others beside its real path.
 		files = append(files, file{name: name, link: "/" + daemon},
 			file{name: path.Join(binDir, name), link: "multus-daemon"})
 	}
@@ -73,7 +73,7 @@ func binaries(dir, to string) ([]file, error) {
 	return files, nil
 }
 
-// withParents adds the directories and sorts: a directory comes before what is in it.
+// withParents adds the parent directories and sorts, so that a directory comes before its content.
 func withParents(files []file) []file {
 	seen := map[string]bool{}
 	for _, f := range files {
@@ -86,7 +86,7 @@ func withParents(files []file) []file {
 	return files
 }
 
-// writeTar writes the files with nothing in it that depends on the machine or the day.
+// writeTar writes the files without anything that depends on the machine or the time.
 func writeTar(w io.Writer, files []file, epoch time.Time) error {
 	tw := tar.NewWriter(w)
 	for _, f := range files {
@@ -127,7 +127,7 @@ func writeEntry(tw *tar.Writer, h *tar.Header, from string) error {
 	return err
 }
 
-// writeRootfs makes the same files in a directory, for a Dockerfile to copy.
+// writeRootfs creates the same files in a directory, for a Dockerfile to copy.
 func writeRootfs(root, dir string) error {
 	own, err := ownFiles(dir)
 	if err != nil {

@@ -1,7 +1,7 @@
-// Command image writes the container image as archives, from scratch: no container engine, no base image, nothing from
-// a registry. Two runs on the same sources give the same bytes.
+// Command image writes the container image as archives, from scratch: without a container engine, a base image or a
+// registry. Two runs on the same sources write the same bytes.
 //
-// The Makefile and the Dockerfile call it; no other package may import it.
+// The Makefile and the Dockerfile call it. No other package may import it.
 package main
 
 import (
@@ -18,17 +18,17 @@ import (
 	"time"
 )
 
-// options of a run.
+// options are the options of a run.
 type options struct {
-	root     string // of the module
+	root     string // directory of the module
 	out      string // directory of binaries and archives
 	arches   []string
-	image    string // reference that the image bears in the archives
+	image    string // reference of the image in the archives
 	version  string
 	revision string
 	source   string
 	buildVCS string
-	rootfs   string // instead of archives, the files of the image
+	rootfs   string // directory for the files of the image, instead of archives
 	epoch    time.Time
 }
 
@@ -114,7 +114,7 @@ func parse(args []string, epoch string) (options, error) {
 	return o, err
 }
 
-// fileVersion makes a version fit for a file name.
+// fileVersion replaces the characters of a version that a file name must not contain.
 func fileVersion(v string) string {
 	return strings.Map(func(r rune) rune {
 		if strings.ContainsRune("/\\: ", r) {

@@ -26,7 +26,7 @@ import (
 
 func TestMain(m *testing.M) { leak.Main(m) }
 
-// fakeBuild makes a directory as build does, of files that differ in time and mode from call to call.
+// fakeBuild creates a directory as build does. The files have other times and modes at each call.
 func fakeBuild(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -77,8 +77,7 @@ func testOptions(t *testing.T, args ...string) options {
 	return o
 }
 
-// TestArchive reads the archive the ways that the programs read it, and looks at everything in the image
-// (behaviour G60).
+// TestArchive reads the archive as the programs read it and checks everything in the image (behaviour G60).
 func TestArchive(t *testing.T) {
 	t.Parallel()
 	o := testOptions(t, "-version", "v1.2.3", "-source", "https://multus.example", "-revision", "abc")
@@ -179,7 +178,7 @@ func openLayout(t *testing.T, path, ref string) v1.Image {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// More than one, and podman asks which.
+	// If there is more than one, podman asks the user to choose.
 	if len(m.Manifests) != 1 || m.Manifests[0].MediaType != types.OCIManifestSchema1 {
 		t.Fatalf("index %+v", m.Manifests)
 	}
@@ -193,7 +192,7 @@ func openLayout(t *testing.T, path, ref string) v1.Image {
 	return img
 }
 
-// contents lists the files of the image and checks what must not depend on the machine.
+// contents returns the files of the image and checks that nothing depends on the machine.
 func contents(t *testing.T, img v1.Image) []string {
 	t.Helper()
 	r := mutate.Extract(img)
@@ -224,7 +223,8 @@ func contents(t *testing.T, img v1.Image) []string {
 	return names
 }
 
-// TestOrder: no file comes before its directory, which an unpacker would then make as it likes.
+// TestOrder checks that no file comes before its directory. Otherwise the unpacking program would choose the mode of
+// the directory.
 func TestOrder(t *testing.T) {
 	t.Parallel()
 	dir := fakeBuild(t)
@@ -243,7 +243,8 @@ func TestOrder(t *testing.T) {
 	}
 }
 
-// TestReproducible: only what is in the files counts, not when, where and by whom they were made.
+// TestReproducible checks that the archive depends only on the content of the files, and not on their time, place or
+// owner.
 func TestReproducible(t *testing.T) {
 	t.Parallel()
 	o := testOptions(t)
@@ -264,7 +265,7 @@ func TestReproducible(t *testing.T) {
 	}
 }
 
-// TestReproducibleBuild does all of it twice, into different directories.
+// TestReproducibleBuild builds everything twice, into different directories.
 func TestReproducibleBuild(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds everything twice")
@@ -293,7 +294,7 @@ func TestReproducibleBuild(t *testing.T) {
 	}
 }
 
-// TestRootfs is what the Dockerfile copies: the same files.
+// TestRootfs checks that the directory for the Dockerfile has the same files.
 func TestRootfs(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()

@@ -1,5 +1,5 @@
-// man writes the manual pages of multusctl, one for each command, into a directory: `make man`. They are made of what
-// --help prints, so that there is one text.
+// man writes the manual pages of multusctl, one for each command, into a directory (`make man`). They are generated
+// from the texts of --help.
 package main
 
 import (
@@ -25,7 +25,7 @@ func main() {
 	}
 }
 
-// write writes the pages. They bear no date, so that two builds of the same source are the same.
+// write writes the pages. They have no date, so that two builds of the same source are equal.
 func write(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("make directory for manual pages: %w", err)

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// TestPages: every command has a page, with its flags, and two runs write the same.
+// TestPages checks that every command has a page with its flags, and that two runs write the same pages.
 func TestPages(t *testing.T) {
 	t.Parallel()
 	first, second := t.TempDir(), t.TempDir()

@@ -18,27 +18,28 @@ type cite struct {
 	ends []string
 	// rules are all rules of the range. It is nil for a section.
 	rules []string
-	// test reports that the citation says what a test shows.
+	// test reports whether the citation says what a test shows.
 	test bool
 }
 
-// numbers are the rules of one citation: C12, D30-D35; C40 and C41. They may go on in the next line of a comment.
+// numbers matches the rules of one citation: C12, D30-D35; C40 and C41. They may continue in the next line of a
+// comment.
 const numbers = `([A-Z]\d+(?:(?:[-–, ;]|and|[A-Z]?\d+|\n\s*//)+)?)`
 
 var (
-	// citation is the word and the rules after it.
+	// citation matches the word and the rules after it.
 	citation = regexp.MustCompile(`\bbehaviour(?: |\n\s*// )` + numbers)
-	// section is the word and a section after it: D.4, L.
+	// section matches the word and a section after it: D.4, L.
 	section = regexp.MustCompile(`\bbehaviour ([A-Z](?:\.\d)?)[^\w.]`)
-	// shows is how the comment of a test may begin: "TestX shows F20 and M25", "TestX checks F20".
+	// shows matches the beginning of a test's comment: "TestX shows F20 and M25", "TestX checks F20".
 	shows = regexp.MustCompile(`// (?:Test|Fuzz)\w+ (?:shows|checks) ` + numbers)
-	// row is the name of a row of a table: "D112 K5 two interfaces".
+	// row matches the name of a row of a table: "D112 K5 two interfaces".
 	row = regexp.MustCompile(`"((?:[A-Z]\d+(?:[-–][A-Z]?\d+)? )+)`)
-	// file is the form that is not used: a rule is cited by its page's name without the extension.
+	// file matches a form that is not allowed: rules are cited by the page's name without the extension.
 	file = regexp.MustCompile(`\bbehaviour\.md (?:[A-Z]\d+)`)
-	// first is the first cell of a table's row in Markdown.
+	// first matches the first cell of a table's row in Markdown.
 	first = regexp.MustCompile(`(?m)^\| ([^|]*) \|`)
-	// code is a code span of Markdown, which may go on in the next line.
+	// code matches a code span of Markdown, which may continue in the next line.
 	code = regexp.MustCompile("`[^`]*`")
 
 	oneRule = regexp.MustCompile(`\b[A-Z]\d+(?:[-–][A-Z]?\d+)?\b`)
@@ -106,7 +107,7 @@ func scan(name, text string) ([]cite, error) {
 	case err != nil:
 	case isTest:
 		err = find(text, true, shows, row)
-	case name == pageFile: // it refers to its own rules by their numbers alone
+	case name == pageFile: // the page refers to its own rules by their numbers alone
 		err = find(withoutCode(text), false, oneRule)
 	case name == compatibilityFile:
 		err = find(withoutCode(text), false, first)

@@ -1,6 +1,6 @@
-// rules lists, for each rule of docs/behaviour.md, the tests that cite it (`behaviour C27`). It fails on a rule without
-// a test, and on a citation of a rule or a section that the page does not have. Rules that cannot be tested are listed
-// with the reason in moot.txt.
+// rules lists, for each rule of docs/behaviour.md, the tests that cite it (`behaviour C27`). It fails if a rule has no
+// test, or if a rule or section is cited that the page does not have. Rules that cannot be tested are listed with the
+// reason in moot.txt.
 package main
 
 import (
@@ -107,7 +107,7 @@ func unlisted(p *page, cited []cite) error {
 	return errors.Join(errs...)
 }
 
-// page is what docs/behaviour.md has.
+// page is the content of docs/behaviour.md.
 type page struct {
 	rules []string // in order
 	// differs are the rules that say how today's Multus differs.
@@ -155,7 +155,7 @@ func (p *page) has(name string) bool { return p.known[name] }
 
 var ruleRange = regexp.MustCompile(`^([A-Z])(\d+)(?:[-–]([A-Z]?)(\d+))?$`)
 
-// expand turns A1 and A1-A9 into rules. ends are the first and the last of them; those between may be gaps.
+// expand returns the rules of A1 or of A1-A9. ends are the first and the last of them. There may be gaps between them.
 func expand(s string) (rules, ends []string, err error) {
 	m := ruleRange.FindStringSubmatch(s)
 	if m == nil || m[3] != "" && m[3] != m[1] {
@@ -180,7 +180,7 @@ func expand(s string) (rules, ends []string, err error) {
 	return rules, slices.Compact([]string{rules[0], rules[len(rules)-1]}), nil
 }
 
-// reasons reads lines "A1-A3 why".
+// reasons parses lines of the form "A1-A3 why".
 func reasons(text string) (map[string]string, error) {
 	out := map[string]string{}
 	for line := range strings.Lines(text) {

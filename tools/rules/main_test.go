@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// TestEveryRuleHasATest: each rule of the page is cited by a test or has a reason, and what is cited is on the page.
+// TestEveryRuleHasATest checks that each rule of the page is cited by a test or has a reason, and that every cited rule
+// is on the page.
 func TestEveryRuleHasATest(t *testing.T) {
 	t.Parallel()
 	if err := run(io.Discard, filepath.Join("..", "..")); err != nil {
@@ -17,7 +18,7 @@ func TestEveryRuleHasATest(t *testing.T) {
 	}
 }
 
-// TestPageIsNeeded: a rule that is taken out of the real page is missed, whichever it is.
+// TestPageIsNeeded checks that any rule that is removed from the real page is reported.
 func TestPageIsNeeded(t *testing.T) {
 	t.Parallel()
 	root := filepath.Join("..", "..")
@@ -44,12 +45,12 @@ func TestPageIsNeeded(t *testing.T) {
 	}
 }
 
-// word is in the sources of this test without the rule behind it, so that they cite nothing.
+// word is in the sources of this test without a rule after it, so that they cite nothing.
 const word = "behaviour"
 
 const aPage = "# P\n\n## A. One\n\n- **A1** First.\n- **A2** Second\n  (A1).\n\n### A.2 Two\n\n- **A9** Last, `B7`.\n"
 
-// write makes a repository with a page, reasons and one more file.
+// write creates a repository with a page, reasons and one more file.
 func write(t *testing.T, page, moot, name, text string) string {
 	t.Helper()
 	root := t.TempDir()
@@ -65,7 +66,7 @@ func write(t *testing.T, page, moot, name, text string) string {
 	return root
 }
 
-// TestRun: what is missing, and where.
+// TestRun checks the errors for what is missing.
 func TestRun(t *testing.T) {
 	t.Parallel()
 	all := "// TestX: x (" + word + " A1, A2; A9).\n"
@@ -119,7 +120,7 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// TestCitations: the rules of one comment, and no others.
+// TestCitations checks that the rules of one comment are found, and no others.
 func TestCitations(t *testing.T) {
 	t.Parallel()
 	got, err := scan("x_test.go", "// TestX: something ("+word+" A1, A3-A5; B1 and B2). C3.")

@@ -1,9 +1,9 @@
-// Command table prints a table of tests, scenario, result, seconds, from what `go test -json` wrote:
+// Command table prints a table of tests (scenario, result, seconds) from the output of `go test -json`:
 //
 //	table results.json
 //
-// A test with sub-tests is shown by these, one level deep. What a test says of itself with Attr("note", …) follows its
-// time. It only tells: whether the tests passed is for `go test` to say.
+// A test with subtests is replaced by these, one level deep. The value of Attr("note", …) follows the time of a test.
+// The exit code does not depend on the results of the tests.
 package main
 
 import (
@@ -34,10 +34,10 @@ type scenario struct {
 	result    string
 	seconds   float64
 	notes     []string
-	parent    bool // its sub-tests tell what it shows
+	parent    bool // replaced by its subtests
 }
 
-// unfinished is the result of a test that was still running when everything ended.
+// unfinished is the result of a test that was still running when the output ended.
 const unfinished = "CUT OFF"
 
 func main() {
@@ -63,7 +63,7 @@ func run(args []string, w io.Writer) error {
 	return write(w, scenarios)
 }
 
-// read collects the tests in the order in which they began.
+// read returns the tests in the order in which they began.
 func read(r io.Reader) ([]*scenario, error) {
 	var all []*scenario
 	known := map[string]*scenario{}
