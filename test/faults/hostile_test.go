@@ -129,24 +129,29 @@ func (s *changingSite) refuse(t *testing.T, n int) {
 	t.Helper()
 	const most = 256 << 10 // limit for all annotations of a pod together
 	full := map[string]string{"x": strings.Repeat("x", most-100)}
+	type pod struct{ name, uid string }
+	pods := make(chan pod)
 	c := &api.Client{Socket: s.SocketDir() + "/multus.sock"}
+	result := fmt.Appendf(nil, `{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/x"}],"ips":[{"address":"10.244.0.9/16"}],"dns":{"domain":%q}}`, strings.Repeat("d", 500))
 	var wg sync.WaitGroup
-	for w := range runtime.NumCPU() {
+	for range runtime.NumCPU() {
 		wg.Go(func() {
-			for i := w; i < n; i += runtime.NumCPU() {
-				name := fmt.Sprintf("full-%d", i)
-				uid := s.cluster.CreatePod(t, s.ns, name, full)
-				result := fmt.Appendf(nil, `{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/x"}],"ips":[{"address":"10.244.0.9/16"}],"dns":{"domain":%q}}`, strings.Repeat("d", 500))
+			for p := range pods {
 				rep := &publish.Report{
-					Command: request.Add, ContainerID: name, Time: time.Now().UnixNano(),
-					Pod:      publish.Pod{Namespace: s.ns, Name: name, UID: uid},
+					Command: request.Add, ContainerID: p.name, Time: time.Now().UnixNano(),
+					Pod:      publish.Pod{Namespace: s.ns, Name: p.name, UID: p.uid},
 					Attached: []publish.Attached{{Name: "cluster", IfName: "eth0", Primary: true, Result: result}},
 				}
 				if err := c.Call(t.Context(), "POST", api.PathReport, rep, nil); err != nil {
-					t.Errorf("report of %s: %v", name, err)
+					t.Errorf("report of %s: %v", p.name, err)
 				}
 			}
 		})
 	}
-	wg.Wait()
+	defer wg.Wait()
+	defer close(pods)
+	for i := range n {
+		name := fmt.Sprintf("full-%d", i)
+		pods <- pod{name, s.cluster.CreatePod(t, s.ns, name, full)}
+	}
 }

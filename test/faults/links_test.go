@@ -1,11 +1,15 @@
 package faults
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"multus/internal/link"
 	"multus/internal/testutil/node"
@@ -23,12 +27,30 @@ func storm(t *testing.T, ns *testnet.NS) (stop func()) {
 	for i := range stormy {
 		testnet.On(t, ns, "storm", fmt.Sprintf("s%d", i), "macvlan")
 	}
+	var handle *netlink.Handle
+	var lower netlink.Link
+	var err error
+	ns.Do(t, func() {
+		if handle, err = netlink.NewHandle(unix.NETLINK_ROUTE); err == nil {
+			lower, err = handle.LinkByName("storm")
+		}
+	})
+	check(t, err)
+	passes := func() error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name, attrs.ParentIndex = "passes", lower.Attrs().Index
+		l := &netlink.Macvlan{LinkAttrs: attrs, Mode: netlink.MACVLAN_MODE_BRIDGE}
+		return errors.Join(handle.LinkAdd(l), handle.LinkDel(l))
+	}
 	var wg sync.WaitGroup
 	var over atomic.Bool
 	wg.Go(func() {
+		defer handle.Close()
 		for !over.Load() {
-			testnet.On(t, ns, "storm", "passes", "macvlan")
-			testnet.Remove(t, ns, "passes")
+			if err := passes(); err != nil {
+				t.Errorf("add and delete an interface of the storm: %v", err)
+				return
+			}
 		}
 	})
 	return func() { over.Store(true); wg.Wait() }
