@@ -32,7 +32,7 @@ func Advertise(tb testing.TB, ns *NS, dev, prefix string) (stop func()) {
 		again := time.NewTicker(advertEvery)
 		defer again.Stop()
 		for {
-			_ = unix.Sendto(fd, message, 0, &unix.SockaddrInet6{Addr: netip.IPv6LinkLocalAllNodes().As16()}) // the next one may succeed
+			_ = unix.Sendto(fd, message, 0, &unix.SockaddrInet6{Addr: netip.IPv6LinkLocalAllNodes().As16()}) // best effort
 			select {
 			case <-end:
 				return
