@@ -300,7 +300,7 @@ func TestViolationsAreSeen(t *testing.T) {
 			pod := &ds.Spec.Template.Spec
 			breakIt(ds, pod, &pod.Containers[0])
 			if v := violations(ds); len(v) == 0 {
-				t.Error("nobody noticed")
+				t.Error("not reported")
 			}
 		})
 	}

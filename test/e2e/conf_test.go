@@ -42,7 +42,7 @@ func TestConfigurationErrors(t *testing.T) {
 		t.Run(string(kind), func(t *testing.T) {
 			f := newFakes(t, kind, nil, nil)
 			p := f.pod(t, "nope")
-			told := func(command, stdin string, env ...string) *types.Error {
+			failed := func(command, stdin string, env ...string) *types.Error {
 				t.Helper()
 				out, _, code := f.run(t, binaries[kind], append(f.environment(p, command), env...), stdin)
 				ce := &types.Error{}
@@ -53,26 +53,26 @@ func TestConfigurationErrors(t *testing.T) {
 			}
 			same := map[string]bool{}
 			for _, command := range []string{"ADD", "CHECK", "DEL", "GC", "STATUS"} {
-				ce := told(command, `{"cniVersion":"1.1.0","name":"n","clusterNetwork":7}`, "CNI_ARGS=broken")
+				ce := failed(command, `{"cniVersion":"1.1.0","name":"n","clusterNetwork":7}`, "CNI_ARGS=broken")
 				names(t, ce.Msg, "failed to load netconf", "clusterNetwork")
 				if same[ce.Msg] = true; ce.Code != types.ErrDecodingFailure || len(same) > 1 {
 					t.Errorf("%s: %d, texts %v", command, ce.Code, same)
 				}
 			}
-			names(t, told("ADD", `{"cniVersion":"1.1.0","name":"n","readinessindicatorfile":"/nonexistent"}`,
+			names(t, failed("ADD", `{"cniVersion":"1.1.0","name":"n","readinessindicatorfile":"/nonexistent"}`,
 				"CNI_ARGS=broken").Msg, "CNI_ARGS", "broken")
-			ce := told("ADD", `{"cniVersion":"1.1.0","name":"n","readinessindicatorfile":"/nonexistent","kubeconfig":"/nonexistent"}`)
+			ce := failed("ADD", `{"cniVersion":"1.1.0","name":"n","readinessindicatorfile":"/nonexistent","kubeconfig":"/nonexistent"}`)
 			names(t, ce.Msg, "Multus: [default/p/uid-p]: ", "at least one delegate/clusterNetwork must be specified")
 			// With delegates that cannot be decoded, and without an API server.
-			ce = told("ADD", `{"cniVersion":"1.1.0","name":"n","delegates":[]}`)
+			ce = failed("ADD", `{"cniVersion":"1.1.0","name":"n","delegates":[]}`)
 			names(t, ce.Msg, "at least one delegate/clusterNetwork must be specified")
 			if kind == node.Thin {
 				without := string(edited(t, f.Conf(),
 					map[string]any{"networksDir": nil, "kubeconfig": "/nonexistent/kubeconfig", "cniVersion": "1.1.0"}))
 				for _, command := range []string{"ADD", "STATUS"} {
-					names(t, told(command, without).Msg, "error getting k8s client", "/nonexistent/kubeconfig")
+					names(t, failed(command, without).Msg, "error getting k8s client", "/nonexistent/kubeconfig")
 				}
-				names(t, told("ADD", string(edited(t, f.Conf(), map[string]any{"networksDir": nil, "kubeconfig": nil})),
+				names(t, failed("ADD", string(edited(t, f.Conf(), map[string]any{"networksDir": nil, "kubeconfig": nil})),
 					"KUBERNETES_SERVICE_HOST=192.0.2.1", "KUBERNETES_SERVICE_PORT=443").Msg,
 					"error getting k8s client", "in-cluster", "token")
 				// A41: DEL needs no API server. A missing kubeconfig must not prevent the deletion of a pod.

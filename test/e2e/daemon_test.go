@@ -180,7 +180,7 @@ func onlyRoot(t *testing.T, socket string) {
 		t.Errorf("root: %s, %v", out, err)
 	}
 	if out, err := ask(65534); err == nil || strings.Contains(out, "200") || strings.Contains(out, "denied") {
-		t.Errorf("nobody: %s, %v, want a connection that is closed", out, err)
+		t.Errorf("another user: %s, %v, want a closed connection", out, err)
 	}
 }
 
@@ -208,10 +208,10 @@ func get(t *testing.T, socket, path string) (int, error) {
 	return resp.StatusCode, err
 }
 
-// TestDaemonSlot checks that the daemon writes the CNI configuration file after it has begun to serve, and not before.
-// The file is complete, private and has one line. It stays when the daemon ends, by any signal. Only the plugin waits
-// for the readiness indicator file (behaviour F4, F6-F9, F23, F24, F33; A71; multus-cni#1387).
-func TestDaemonSlot(t *testing.T) {
+// TestDaemonWritesConfiguration checks that the daemon writes the CNI configuration file after it has begun to serve,
+// and not before. The file is complete, private and has one line. It stays when the daemon ends, by any signal. Only
+// the plugin waits for the readiness indicator file (behaviour F4, F6-F9, F23, F24, F33; A71; multus-cni#1387).
+func TestDaemonWritesConfiguration(t *testing.T) {
 	n := node.New(t, node.Options{Kind: node.Thin})
 	primary := filepath.Join(n.Dir, "net.d", "10-primary.conflist")
 	before, err := os.ReadFile(primary)

@@ -282,12 +282,12 @@ func TestDevices(t *testing.T) {
 				if err := os.Remove(filepath.Join(k.root, "device-plugins", "kubelet_internal_checkpoint")); err != nil {
 					t.Fatal(err)
 				}
-				p := s.pod(t, "nobody", map[string]string{networks: "dev-a"}, false)
+				p := s.pod(t, "unallocated", map[string]string{networks: "dev-a"}, false)
 				_, err := s.Add(t, s.Conf(), p)
 				if err == nil {
 					t.Fatal("attached without anybody to ask")
 				}
-				names(t, err.Error(), s.ns+"/nobody", nic, k.root)
+				names(t, err.Error(), s.ns+"/unallocated", nic, k.root)
 				s.delete(t, p)
 			})
 		})

@@ -315,7 +315,7 @@ func TestGC(t *testing.T) {
 				}
 				if c.Command == "GC" && c.Plugin == "fake-one" &&
 					!strings.Contains(string(c.Stdin), fmt.Sprintf(`{"containerID":%q,"ifname":"net1"}`, live.ContainerID)) {
-					t.Errorf("the network's plugin is not told what is valid: %s", c.Stdin)
+					t.Errorf("the network's plugin does not get the valid attachments: %s", c.Stdin)
 				}
 			}
 			if left := strings.Join(f.Left(t), " "); strings.Contains(left, stale.ContainerID) ||
@@ -539,7 +539,7 @@ func TestFailureEvents(t *testing.T) {
 					t.Errorf("%s: the event says %q, the runtime got %q", name, messages[0], last)
 				}
 				if len(messages) > map[node.Kind]int{node.Thick: 1, node.Thin: 2}[kind] { // two in thin: the minute may be over
-					t.Errorf("%s: told %d times", name, len(messages))
+					t.Errorf("%s: %d events", name, len(messages))
 				}
 			}
 		})

@@ -131,7 +131,7 @@ func TestHostDevice(t *testing.T) {
 			t.Run("names in the pod", func(t *testing.T) { s.refusesClashes(t) })
 			conf := edited(t, s.Conf(), map[string]any{"nodeAddresses": []string{"198.51.100.7"}})
 			if kind == node.Thick {
-				conf = s.toldAddress(t, "198.51.100.7")
+				conf = s.withNodeAddress(t, "198.51.100.7")
 			}
 			t.Run("the node's address", func(t *testing.T) { s.refusesNodeAddress(t, conf) })
 			t.Run("masters", func(t *testing.T) { s.judgesMasters(t) })
@@ -279,9 +279,9 @@ func (s *site) refusesClashes(t *testing.T) {
 	s.back(t, "the refusal")
 }
 
-// toldAddress starts a daemon with the node's address in its environment, as in its manifest, and returns the
+// withNodeAddress starts a daemon with the node's address in its environment, as in its manifest, and returns the
 // configuration that it generates.
-func (s *site) toldAddress(t *testing.T, address string) []byte {
+func (s *site) withNodeAddress(t *testing.T, address string) []byte {
 	t.Helper()
 	s.StopDaemon(t)
 	s.DaemonEnv = []string{"MULTUS_NODE_ADDRESS=" + address}

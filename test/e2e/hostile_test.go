@@ -62,10 +62,10 @@ func TestNetworkNameIsNoPath(t *testing.T) {
 	}
 }
 
-// TestReaderBlocksNobody checks that a pod that has the directory of the daemon's socket mounted read-only cannot block
+// TestReaderCannotBlock checks that a pod that has the directory of the daemon's socket mounted read-only cannot block
 // other pods by locking every file in it. All verbs work, for plain pods and for others, also after a restart of the
 // daemon.
-func TestReaderBlocksNobody(t *testing.T) {
+func TestReaderCannotBlock(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
 			f := newFakes(t, kind, nil, nil)

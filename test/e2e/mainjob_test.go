@@ -179,9 +179,9 @@ func (s *site) delete(t *testing.T, p *node.Pod) {
 	}
 }
 
-// TestDelNeedsNobody checks that DEL frees everything after the definitions and the pod were deleted and the daemon was
-// stopped (behaviour D50-D72; multus-cni#1449, multus-cni#669).
-func TestDelNeedsNobody(t *testing.T) {
+// TestDelWithoutDaemonAndAPIServer checks that DEL frees everything after the definitions and the pod were deleted and
+// the daemon was stopped (behaviour D50-D72; multus-cni#1449, multus-cni#669).
+func TestDelWithoutDaemonAndAPIServer(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
 			s := newSite(t, kind, node.Options{})
@@ -199,10 +199,10 @@ func TestDelNeedsNobody(t *testing.T) {
 	}
 }
 
-// TestPlainPodNeedsNobody checks that without daemon and API server a plain pod is attached, and that an annotated pod
-// fails with code 11 and leaves nothing (docs/architecture.md, "What happens when something is missing"; behaviour E31;
-// multus-cni#1387, multus-cni#1361).
-func TestPlainPodNeedsNobody(t *testing.T) {
+// TestPlainPodWithoutDaemonAndAPIServer checks that without daemon and API server a plain pod is attached, and that an
+// annotated pod fails with code 11 and leaves nothing (docs/architecture.md, "What happens when something is missing";
+// behaviour E31; multus-cni#1387, multus-cni#1361).
+func TestPlainPodWithoutDaemonAndAPIServer(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
 			proxy := server(t).Proxy(t)

@@ -40,7 +40,7 @@ func (s *site) missing(t *testing.T, proxy *kubetest.Proxy, dead, up bool) {
 	t.Helper()
 	plain := s.pod(t, "plain", nil, true)
 	annotated := s.pod(t, "annotated", map[string]string{networks: "mac"}, true)
-	nobody := s.pod(t, "nobody", map[string]string{networks: "nope"}, true)
+	undefined := s.pod(t, "undefined", map[string]string{networks: "nope"}, true)
 	waits := s.pod(t, "waits", map[string]string{networks: "mac"}, true)
 	back := func() { s.Signal(t, syscall.SIGCONT) }
 	if dead {
@@ -59,7 +59,7 @@ func (s *site) missing(t *testing.T, proxy *kubetest.Proxy, dead, up bool) {
 		t.Errorf("the plain pod has %v, want the cluster network", got)
 	}
 	s.refused(t, s.Conf(), annotated, s.ns+"/annotated", s.SocketDir())
-	s.refused(t, s.Conf(), nobody, s.ns+"/nobody")
+	s.refused(t, s.Conf(), undefined, s.ns+"/undefined")
 	if err := s.Del(t, s.Conf(), plain); err != nil {
 		t.Errorf("DEL of the plain pod: %v", err)
 	}
@@ -85,7 +85,7 @@ func (s *site) missing(t *testing.T, proxy *kubetest.Proxy, dead, up bool) {
 		_, ok := s.api.Annotation(t, s.ns, "plain", status)
 		return ok
 	})
-	for _, p := range []*node.Pod{plain, waits, annotated, nobody} {
+	for _, p := range []*node.Pod{plain, waits, annotated, undefined} {
 		s.gone(t, s.Conf(), p)
 	}
 }

@@ -97,7 +97,7 @@ func (a *agent) serves(t *testing.T, socket string) {
 			return
 		}
 		if !a.running() || time.Now().After(end) {
-			t.Fatalf("nobody listens: %v\n%s", err, a.output(t))
+			t.Fatalf("no process listens: %v\n%s", err, a.output(t))
 		}
 	}
 }

@@ -204,7 +204,7 @@ func TestDefaultRoutes(t *testing.T) {
 			}{
 				{"IPv4", "v4", route("mac", gw4), []string{"net1 " + gw4}},
 				{"IPv6", "v6", route("mac", gw6), []string{"net1 " + gw6}},
-				{"nobody asks", "dual", `{"name":"mac"}`, []string{"eth0 10.46.0.1", "eth0 fd00:46::1"}},
+				{"not requested", "dual", `{"name":"mac"}`, []string{"eth0 10.46.0.1", "eth0 fd00:46::1"}},
 				{"dual stack, IPv4 only", "dual", route("mac", gw4), []string{"net1 " + gw4, "eth0 fd00:46::1"}},
 				{"dual stack, IPv6 only", "dual", route("mac", gw6), []string{"eth0 10.46.0.1", "net1 " + gw6}},
 				{"dual stack, both", "dual", route("mac", gw4, gw6), []string{"net1 " + gw4, "net1 " + gw6}},
@@ -230,7 +230,7 @@ func TestDefaultRoutes(t *testing.T) {
 					"the plugin's own routes, another network asks", "v4", `{"name":"own"},` + route("two", two4, two6),
 					[]string{"net2 " + two4, "net2 " + two6},
 				},
-				{"without gateway, nobody asks", "nogw", `{"name":"mac"}`, []string{"eth0 v4", "eth0 v6"}},
+				{"without gateway, not requested", "nogw", `{"name":"mac"}`, []string{"eth0 v4", "eth0 v6"}},
 				{"without gateway, IPv4 only", "nogw", route("mac", gw4), []string{"net1 " + gw4, "eth0 v6"}},
 				{"without gateway, both", "nogw", route("mac", gw4, gw6), []string{"net1 " + gw4, "net1 " + gw6}},
 			} {

@@ -142,5 +142,5 @@ func (s *slowAPI) waiting(t *testing.T) {
 			return
 		}
 	}
-	t.Fatal("nobody asks the API server")
+	t.Fatal("no request to the API server")
 }

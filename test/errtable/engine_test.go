@@ -36,7 +36,7 @@ type site struct {
 	dir         string
 	node, pod   *testnet.NS
 	attachments []plan.Attachment
-	told        []publish.Event
+	events      []publish.Event
 	engine      *engine.Engine
 	lost        error         // result of Publish
 	stuck       chan struct{} // Plan waits for it, if it is not nil
@@ -85,7 +85,7 @@ func (s *site) Plan(_ context.Context, req *request.Request, _ *config.Plugin) (
 func (s *site) Publish(_ context.Context, r *publish.Report) error {
 	events, err := publish.Events(r)
 	if err == nil {
-		s.told = append(s.told, events...)
+		s.events = append(s.events, events...)
 	}
 	return s.lost
 }
@@ -317,8 +317,8 @@ func TestSameWords(t *testing.T) {
 		if !errors.As(err, &ce) {
 			t.Fatalf("got %v", err)
 		}
-		if n := len(tc.s.told); n == 0 || tc.s.told[n-1].Text() != ce.Error() {
-			t.Errorf("the runtime got %q, the events are %+v", ce.Error(), tc.s.told)
+		if n := len(tc.s.events); n == 0 || tc.s.events[n-1].Text() != ce.Error() {
+			t.Errorf("the runtime got %q, the events are %+v", ce.Error(), tc.s.events)
 		}
 		for _, want := range tc.want {
 			if strings.Count(ce.Error(), want) != 1 {

@@ -72,7 +72,7 @@ func TestEveryRow(t *testing.T) {
 	}
 	for _, r := range rows(t) {
 		if !slices.ContainsFunc(had, r.matches) && !r.elsewhere(t) {
-			t.Errorf("nobody produces %s, codes %d: %q, advice %q", r.where, r.codes, r.message, r.next)
+			t.Errorf("no case produces %s, codes %d: %q, advice %q", r.where, r.codes, r.message, r.next)
 		}
 	}
 }

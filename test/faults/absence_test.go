@@ -84,7 +84,7 @@ func (s *apiSite) absence(t *testing.T, fault string, lasts time.Duration, resta
 			restart = false
 			s.StopDaemon(t)
 			s.StartDaemon(t)
-			s.forgot = true
+			s.restarted = true
 		}
 		networks := []string{"", "plain"}[n%2]
 		g, err := s.visit(t, r, "guest", networks, networks != "")
@@ -100,7 +100,7 @@ func (s *apiSite) absence(t *testing.T, fault string, lasts time.Duration, resta
 	close(done)
 	wg.Wait()
 	s.front.is(nil)
-	s.forgot = false
+	s.restarted = false
 	t.Logf("%s: %d pods stay, %d were refused", fault, len(stay), refused)
 	for i := range stay {
 		s.pod, s.prev = stay[i].pod, stay[i].result
@@ -136,7 +136,7 @@ func (s *apiSite) visit(t *testing.T, r *row, name, networks string, mayFail boo
 		return &guest{s.pod, bytes.Clone(s.prev), names}, nil
 	}
 	// The runtime passed the annotations. A daemon has cached the definition, unless it was restarted since.
-	mayFail = mayFail && (s.kind == node.Thin || s.forgot)
+	mayFail = mayFail && (s.kind == node.Thin || s.restarted)
 	var ce *types.Error
 	if !mayFail || !errors.As(err, &ce) || ce.Code != types.ErrTryAgainLater ||
 		!strings.Contains(ce.Error(), "API server") {

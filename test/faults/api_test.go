@@ -143,8 +143,8 @@ type apiSite struct {
 	ns      string
 	// visits counts pods, so that each one has a name of its own.
 	visits int
-	// forgot reports whether the daemon was restarted while the API server was unavailable.
-	forgot bool
+	// restarted reports whether the daemon was restarted while the API server was unavailable.
+	restarted bool
 }
 
 func newAPISite(t *testing.T, kind node.Kind, cluster *kubetest.Cluster, namespace string) *apiSite {
@@ -172,8 +172,8 @@ func (s *apiSite) makePod(t *testing.T, name, networks string) {
 	s.pod, s.prev = s.NewPod(t, s.ns, name, uid, annotations), nil
 }
 
-// told returns the names and the first address of the pod's network status in the API server.
-func (s *apiSite) told(t *testing.T) (names []string, ip string) {
+// networkStatus returns the names and the first address of the pod's network status in the API server.
+func (s *apiSite) networkStatus(t *testing.T) (names []string, ip string) {
 	t.Helper()
 	value, ok := s.cluster.Annotation(t, s.ns, s.pod.Name, statusKey)
 	if !ok {
@@ -200,17 +200,17 @@ func (s *apiSite) statusIs(t *testing.T, r *row, what string, want []string) {
 	res := &current.Result{}
 	check(t, json.Unmarshal(s.prev, res))
 	right := func() bool {
-		names, ip := s.told(t)
+		names, ip := s.networkStatus(t)
 		return slices.Equal(names, want) && ip == res.IPs[0].Address.IP.String()
 	}
 	if s.kind == node.Thin {
-		if names, _ := s.told(t); names != nil && !right() {
+		if names, _ := s.networkStatus(t); names != nil && !right() {
 			r.bad(t, &r.wrong, 1, "%s: network-status has %v", what, names)
 		}
 		return
 	}
 	if !eventually(t, what+": the status", right) {
-		names, ip := s.told(t)
+		names, ip := s.networkStatus(t)
 		r.bad(t, &r.wrong, 1, "%s: network-status has %v and %s, want %v\n%s", what, names, ip, want, s.DaemonLog())
 	}
 }

@@ -74,7 +74,7 @@ func (s *site) chainPoints(t *testing.T, r *row, verb verb) {
 	chain := map[string]string{networksKey: "plain,chain"}
 	defer func() { s.pod.Annotations = good }()
 	s.pod.Annotations = chain
-	s.forgetNetworks(t)
+	s.removeNetworks(t)
 	verb.before(t, s)
 	points := s.traced(t, verb.name, func(env ...string) error { return verb.call(t, s, env...) })
 	s.del(t, r, verb.name)
@@ -84,7 +84,7 @@ func (s *site) chainPoints(t *testing.T, r *row, verb verb) {
 			continue
 		}
 		s.pod.Annotations = chain
-		s.forgetNetworks(t)
+		s.removeNetworks(t)
 		verb.before(t, s)
 		if err := verb.call(t, s, p.env()); !errors.Is(err, errKilled) {
 			t.Errorf("%s: not killed: %v", p, err)

@@ -245,11 +245,11 @@ func (s *changingSite) rotated(t *testing.T, what string, limit time.Duration, r
 	if err := s.call(t, "ADD"); err != nil {
 		r.bad(t, &r.stuck, 1, "%s: ADD with a definition that is known: %v", what, err)
 	}
-	if names, _ := s.told(t); len(names) > 0 {
+	if names, _ := s.networkStatus(t); len(names) > 0 {
 		t.Errorf("%s: the status is written: nothing is shown", what)
 	}
 	s.renew()
-	within(t, what+": a status is written", limit, func() bool { names, _ := s.told(t); return len(names) > 0 })
+	within(t, what+": a status is written", limit, func() bool { names, _ := s.networkStatus(t); return len(names) > 0 })
 	s.statusIs(t, r, what, []string{"cluster", s.ns + "/lan"})
 	s.leave(t, r)
 	s.clean(t, r, what)

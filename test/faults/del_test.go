@@ -61,7 +61,7 @@ func TestDelAlone(t *testing.T) {
 		name   string
 		damage func(t *testing.T, s *site)
 	}{
-		{"nobody there", func(*testing.T, *site) {}},
+		{"nothing else changed", func(*testing.T, *site) {}},
 		{"namespace gone", func(t *testing.T, s *site) { check(t, testnet.Delete(s.pod.Path)) }},
 		{"path empty", func(t *testing.T, s *site) { check(t, testnet.Delete(s.pod.Path)); s.pod.Path = "" }},
 		{"namespace empty", func(t *testing.T, s *site) {
@@ -298,7 +298,7 @@ func (s *site) local(t *testing.T, limit time.Duration, command string) error {
 	log := slog.New(slog.DiscardHandler)
 	e := engine.New(engine.Deps{
 		Planner:   &plan.Resolver{Networks: src, Pods: src, Log: log},
-		Publisher: nobody{}, LockFile: plugin.LockFile, Log: log,
+		Publisher: discard{}, LockFile: plugin.LockFile, Log: log,
 	})
 	conf := maps.Clone(s.conf)
 	conf["runtimeConfig"] = map[string]any{passed: s.pod.Annotations}
@@ -326,9 +326,9 @@ func (s *site) local(t *testing.T, limit time.Duration, command string) error {
 	return err
 }
 
-type nobody struct{}
+type discard struct{}
 
-func (nobody) Publish(context.Context, *publish.Report) error { return nil }
+func (discard) Publish(context.Context, *publish.Report) error { return nil }
 
 // TestHung checks a delegate that hangs. At the deadline of the request the delegate is killed with its processes, and
 // the error names it. ADD is undone. DEL deletes all other attachments, and the next DEL succeeds.
@@ -503,8 +503,8 @@ func TestSwept(t *testing.T) {
 	}
 }
 
-// TestRed tests the harness: without the ledger the same faults are detected.
-func TestRed(t *testing.T) {
+// TestHarness tests the harness: without the ledger the same faults are detected.
+func TestHarness(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, node.Thin, variants[3], nil)
 	for _, tc := range []struct {

@@ -129,7 +129,7 @@ func TestRandomGroupKill(t *testing.T) {
 			if err := p.end(); err != nil && !errors.Is(err, errKilled) {
 				t.Errorf("%s: %v", verb, err)
 			}
-			s.forgetEmptyReservations(t)
+			s.removeEmptyReservations(t)
 			s.recover(t, r, n%2 == 1, fmt.Sprintf("group of %s killed after %s", verb, after))
 		}
 		t.Logf("up to %d processes killed at once", most)
@@ -139,9 +139,9 @@ func TestRandomGroupKill(t *testing.T) {
 	})
 }
 
-// forgetEmptyReservations removes the files that host-local leaves when it is killed after it has created a reservation
+// removeEmptyReservations removes the files that host-local leaves when it is killed after it has created a reservation
 // and before it has written the owner. No later DEL or GC of that plugin can free such a file.
-func (s *site) forgetEmptyReservations(t *testing.T) {
+func (s *site) removeEmptyReservations(t *testing.T) {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(s.Reservations(), "*", "*.*.*.*"))
 	check(t, err)

@@ -134,13 +134,13 @@ func TestPoints(t *testing.T) {
 				s.fake(t, "bad", map[string]any{"fail": map[string]any{"ADD": map[string]any{"code": 100, "msg": "no"}}})
 				r := table.row(fmt.Sprintf("plugin killed at every point, %s, %s", kind, v.name))
 				for _, verb := range verbs {
-					s.forgetNetworks(t)
+					s.removeNetworks(t)
 					verb.before(t, s)
 					points := s.trace(t, verb.name, func(env ...string) error { return verb.call(t, s, env...) })
 					s.del(t, r, verb.name)
 					s.clean(t, r, verb.name)
 					for n, p := range choose(points, k, i) {
-						s.forgetNetworks(t)
+						s.removeNetworks(t)
 						verb.before(t, s)
 						if err := verb.call(t, s, p.env()); !errors.Is(err, errKilled) {
 							t.Errorf("%s: not killed: %v", p, err)

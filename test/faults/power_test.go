@@ -136,12 +136,12 @@ func TestPowerLoss(t *testing.T) {
 	}
 }
 
-// losePowerIn cuts the power after a verb and at its points. Before each call everything is synced. With forget the
+// losePowerIn cuts the power after a verb and at its points. Before each call everything is synced. With again the
 // networks are recorded again at each call. Without it they are recorded before the points are traced.
-func (s *powerSite) losePowerIn(t *testing.T, r *row, verb verb, forget bool) {
+func (s *powerSite) losePowerIn(t *testing.T, r *row, verb verb, again bool) {
 	t.Helper()
-	first := s.forgetNetworks
-	if !forget {
+	first := s.removeNetworks
+	if !again {
 		first = func(*testing.T) {}
 		verb.before(t, s.site)
 		_ = verb.call(t, s.site) // this verb may fail on purpose
@@ -165,8 +165,8 @@ func (s *powerSite) losePowerIn(t *testing.T, r *row, verb verb, forget bool) {
 	}
 }
 
-// TestPowerRed tests the harness: the pod is lost if the files of the ledger or its directory are not synced.
-func TestPowerRed(t *testing.T) {
+// TestPowerHarness tests the harness: the pod is lost if the files of the ledger or its directory are not synced.
+func TestPowerHarness(t *testing.T) {
 	t.Parallel()
 	s := newPowerSite(t, node.Thin, two)
 	for _, tc := range []struct {

@@ -110,7 +110,7 @@ func TestStateDirectory(t *testing.T) {
 // shortOf adds the site's pod during a fault. It returns 1 if ADD failed.
 func (s *site) shortOf(t *testing.T, r *row, what, says string, begin func() func()) (failed int) {
 	t.Helper()
-	s.forgetNetworks(t)
+	s.removeNetworks(t)
 	end := begin()
 	err := s.call(t, "ADD")
 	if err != nil {

@@ -406,9 +406,9 @@ func (s *site) reset(t *testing.T) {
 	s.newPod(t)
 }
 
-// forgetNetworks removes the recorded networks, so that the next ADD is the first one of its networks on the node and
+// removeNetworks removes the recorded networks, so that the next ADD is the first one of its networks on the node and
 // passes more points.
-func (s *site) forgetNetworks(t *testing.T) {
+func (s *site) removeNetworks(t *testing.T) {
 	t.Helper()
 	check(t, os.RemoveAll(s.State()+"-networks"))
 }

@@ -99,7 +99,7 @@ var scenarios = []scenario{
 	},
 	{
 		name: "old cluster network",
-		says: "the cluster network is of 0.3.1 and the daemon is told 1.1.0: it writes its configuration",
+		says: "the cluster network is of 0.3.1 and cniVersion of the daemon is 1.1.0: it writes its configuration",
 		on:   []deployment{thick},
 		run:  oldClusterNetwork,
 	},

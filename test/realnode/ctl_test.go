@@ -212,7 +212,7 @@ func (n *node) faults(t *testing.T, w *workstation) {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"tagged", "elsewhere"} {
-		n.forget(t, name)
+		n.deleteNetwork(t, name)
 	}
 	w.healthy(t)
 }
@@ -342,8 +342,8 @@ func (w *workstation) noNode(t *testing.T) {
 	}
 }
 
-// forget deletes a network definition.
-func (n *node) forget(t *testing.T, name string) {
+// deleteNetwork deletes a network definition.
+func (n *node) deleteNetwork(t *testing.T, name string) {
 	t.Helper()
 	err := n.Client.CoreV1().RESTClient().Delete().AbsPath(
 		"/apis/k8s.cni.cncf.io/v1/namespaces/default/network-attachment-definitions/" + name).Do(t.Context()).Error()

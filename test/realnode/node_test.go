@@ -101,10 +101,13 @@ func TestNode(t *testing.T) {
 		{"daemon killed", func(t *testing.T) { n.meanwhile(t, n.killDaemon) }},
 		{"daemon rolled", func(t *testing.T) { n.meanwhile(t, n.rollDaemon) }},
 		{"daemon upgraded", func(t *testing.T) { n.meanwhile(t, n.upgradeDaemon) }},
-		{"slot fight", n.slotFight},
+		{"configuration conflict", n.configurationConflict},
 		{"reboot", func(t *testing.T) { n.reboot(t, n.nothingLost, n.nothingNew) }},
 		{"reboot, CNI configuration in memory", func(t *testing.T) { n.reboot(t, n.confLost, n.primaryComesLate) }},
-		{"reboot, exclusive slot", func(t *testing.T) { n.exclusiveSlot(t); n.reboot(t, n.primaryFirst, n.nothingNew) }},
+		{"reboot, exclusive directory", func(t *testing.T) {
+			n.exclusiveDirectory(t)
+			n.reboot(t, n.primaryFirst, n.nothingNew)
+		}},
 		{"uninstall", n.uninstall},
 		{"thin", n.thin},
 	} {
@@ -351,9 +354,9 @@ func (n *node) patchDaemonSet(t *testing.T, patch string) {
 	until(t, "DaemonSet rolled out", func() error { return n.rolledOut(t) })
 }
 
-// slotFight renames the CNI configuration file repeatedly, as Cilium does if it is exclusive (multus-cni#972). The node
-// gets an event, the daemon stops writing the file and is not ready, until it is restarted.
-func (n *node) slotFight(t *testing.T) {
+// configurationConflict renames the CNI configuration file repeatedly, as Cilium does if it is exclusive
+// (multus-cni#972). The node gets an event, the daemon stops writing the file and is not ready, until it is restarted.
+func (n *node) configurationConflict(t *testing.T) {
 	conf := n.Path(n.paths.Conf + "/00-multus.conf")
 	until(t, "event of the node", func() error {
 		if err := os.Rename(conf, conf+".cilium_bak"); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -432,9 +435,9 @@ func (n *node) primaryComesLate(t *testing.T) {
 // Multus.
 const exclusiveDir = "/run/multus/cni/net.d"
 
-// exclusiveSlot moves the cluster network's configuration to a directory that the runtime does not read, as in
+// exclusiveDirectory moves the cluster network's configuration to a directory that the runtime does not read, as in
 // docs/install.md. It stays there for the following scenarios: uninstall has to restore it.
-func (n *node) exclusiveSlot(t *testing.T) {
+func (n *node) exclusiveDirectory(t *testing.T) {
 	if err := n.writePrimary(exclusiveDir); err != nil {
 		t.Fatal(err)
 	}

@@ -41,7 +41,7 @@ func TestTwoNodes(t *testing.T) {
 	}
 	t.Run("credentials of one node", func(t *testing.T) { n.credentials(t, a, b) })
 	for _, p := range []*corev1.Pod{a, b} {
-		until(t, "events of "+p.Name, func() error { return n.toldBy(t, p) })
+		until(t, "events of "+p.Name, func() error { return n.hasEvents(t, p) })
 		n.remove(t, p.Name)
 	}
 }
@@ -120,8 +120,8 @@ func (n *node) credentials(t *testing.T, own, other *corev1.Pod) {
 	}
 }
 
-// toldBy returns an error unless the pod has its events with the name of its node.
-func (n *node) toldBy(t *testing.T, p *corev1.Pod) error {
+// hasEvents returns an error unless the pod has its events with the name of its node.
+func (n *node) hasEvents(t *testing.T, p *corev1.Pod) error {
 	t.Helper()
 	about := fields.Set{"involvedObject.name": p.Name, "reason": "AddedInterface"}.AsSelector().String()
 	l, err := n.Client.CoreV1().Events("default").List(t.Context(), metav1.ListOptions{FieldSelector: about})

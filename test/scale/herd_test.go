@@ -88,7 +88,7 @@ func measureHerd(t *testing.T) herd {
 		Requests: minus(cluster.Requests(t, daemonAgent), before),
 	}
 	if len(first[watch]) == 0 {
-		t.Fatal("nobody came back")
+		t.Fatal("no node came back")
 	}
 	start := slices.MinFunc(slices.Concat(first[watch], first[list]), time.Time.Compare)
 	out.Watches, out.Lists = spreadOf(first[watch], start), spreadOf(first[list], start)

@@ -245,11 +245,11 @@ func startDaemon(ctx context.Context) (*daemon, error) {
 		case <-time.After(poll):
 			continue
 		case <-d.ended:
-			err = fmt.Errorf("multus-daemon ended at once (%w): %s", d.err, lastWords())
+			err = fmt.Errorf("multus-daemon ended at once (%w): %s", d.err, lastLogLine())
 		case <-ctx.Done():
 			err = context.Cause(ctx)
 		case <-limit:
-			err = fmt.Errorf("multus-daemon made no %s within %s: %s", multusConf, daemonLimit, lastWords())
+			err = fmt.Errorf("multus-daemon made no %s within %s: %s", multusConf, daemonLimit, lastLogLine())
 		}
 		return nil, errors.Join(err, d.kill())
 	}
@@ -260,7 +260,7 @@ func startDaemon(ctx context.Context) (*daemon, error) {
 func (d *daemon) stop() error {
 	select {
 	case <-d.ended:
-		return fmt.Errorf("multus-daemon ended before its time (%w): %s", d.err, lastWords())
+		return fmt.Errorf("multus-daemon ended before its time (%w): %s", d.err, lastLogLine())
 	default:
 	}
 	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
@@ -272,7 +272,7 @@ func (d *daemon) stop() error {
 		return errors.Join(fmt.Errorf("multus-daemon did not end within %s after SIGTERM", daemonLimit), d.kill())
 	}
 	if d.err != nil {
-		return fmt.Errorf("multus-daemon ended badly (%w): %s", d.err, lastWords())
+		return fmt.Errorf("multus-daemon ended badly (%w): %s", d.err, lastLogLine())
 	}
 	return nil
 }
@@ -291,8 +291,8 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// The last line that the daemon logged, for error messages.
-func lastWords() string {
+// lastLogLine returns the last line that the daemon logged, for error messages.
+func lastLogLine() string {
 	b, err := os.ReadFile(daemonLog)
 	if err != nil {
 		return err.Error()

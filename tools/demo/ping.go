@@ -46,7 +46,7 @@ func (d *demo) pings(ctx context.Context, interfaces []attached) ([]string, erro
 					fmt.Sprintf("%s  %-18s → %-18s %7.3f ms", a.name, own.Addr(), peer, took.Seconds()*1000))
 			}
 			if !found {
-				return nil, fmt.Errorf("nobody answers on the network %s of %s: the demo's node and what is outside of it have %v",
+				return nil, fmt.Errorf("no reply on the network %s of %s: the demo's node and what is outside of it have %v",
 					own.Masked(), a.name, peers)
 			}
 		}

@@ -280,7 +280,7 @@ func TestReproducibleBuild(t *testing.T) {
 		}
 		path := filepath.Join(out, "multus-v0-linux-amd64.tar")
 		if !strings.Contains(stdout.String(), filepath.Base(path)) || !strings.Contains(stdout.String(), "sha256:") {
-			t.Errorf("told: %s", &stdout)
+			t.Errorf("output: %s", &stdout)
 		}
 		sums = append(sums, fileSum(t, path))
 		for _, name := range []string{"multus", "multus-daemon", "multus-shim", "passthru", "cni/macvlan"} {

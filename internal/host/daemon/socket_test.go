@@ -161,9 +161,9 @@ func TestSecondDaemon(t *testing.T) {
 	}
 }
 
-// TestReaderBlocksNobody checks that a process which may only read the socket directory, and locks the files in it,
+// TestReaderCannotBlock checks that a process which may only read the socket directory, and locks the files in it,
 // does not block the daemon, also when the daemon restarts. Still only one daemon serves at a time.
-func TestReaderBlocksNobody(t *testing.T) {
+func TestReaderCannotBlock(t *testing.T) {
 	t.Parallel()
 	dir := shortDir(t)
 	lock := filepath.Join(dir, "run", "multus.sock"+lockSuffix)

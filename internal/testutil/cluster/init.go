@@ -123,7 +123,7 @@ func (l layout) mount() error {
 	if err := mountAt("proc", l.at("proc"), "proc", 0, ""); err != nil {
 		return err
 	}
-	if err := l.pretend(); err != nil {
+	if err := l.coverTunables(); err != nil {
 		return err
 	}
 	return l.pivot()
@@ -148,8 +148,8 @@ func (l layout) system(dir string) error {
 	return nil
 }
 
-// pretend mounts files with the values that the kubelet expects over the tunables.
-func (l layout) pretend() error {
+// coverTunables mounts files with the values that the kubelet expects over the tunables.
+func (l layout) coverTunables() error {
 	values := maps.Clone(tunables)
 	values[bootID] = newBootID()
 	for name, value := range values {

@@ -41,7 +41,7 @@ func Read(file string) ([]*unstructured.Unstructured, error) {
 // Apply applies u as `kubectl apply -f` does. Fields that were applied before and are missing in u are removed. Fields
 // of other writers stay.
 func Apply(ctx context.Context, to dynamic.ResourceInterface, u *unstructured.Unstructured) error {
-	modified, err := remember(u)
+	modified, err := withLastApplied(u)
 	if err != nil {
 		return err
 	}
@@ -64,19 +64,19 @@ func Apply(ctx context.Context, to dynamic.ResourceInterface, u *unstructured.Un
 	return nil
 }
 
-// remember returns a copy of u with the last-applied-configuration annotation.
-func remember(u *unstructured.Unstructured) (*unstructured.Unstructured, error) {
+// withLastApplied returns a copy of u with the last-applied-configuration annotation.
+func withLastApplied(u *unstructured.Unstructured) (*unstructured.Unstructured, error) {
 	b, err := u.MarshalJSON()
 	if err != nil {
 		return nil, fmt.Errorf("encode %s %s: %w", u.GetKind(), u.GetName(), err)
 	}
 	modified := u.DeepCopy()
-	notes := modified.GetAnnotations()
-	if notes == nil {
-		notes = map[string]string{}
+	annotations := modified.GetAnnotations()
+	if annotations == nil {
+		annotations = map[string]string{}
 	}
-	notes[corev1.LastAppliedConfigAnnotation] = string(b)
-	modified.SetAnnotations(notes)
+	annotations[corev1.LastAppliedConfigAnnotation] = string(b)
+	modified.SetAnnotations(annotations)
 	return modified, nil
 }
 

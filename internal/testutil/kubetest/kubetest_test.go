@@ -192,7 +192,7 @@ func TestRBAC(t *testing.T) {
 	if err := getPod(t, client(t, c.Kubeconfig(t), callTimeout)); err != nil {
 		t.Errorf("get pod as administrator: %v", err)
 	}
-	token := c.ServiceAccountToken(t, "team-a", "nobody")
+	token := c.ServiceAccountToken(t, "team-a", "without-role")
 	err := getPod(t, client(t, c.KubeconfigFor(t, c.Addr(), token), callTimeout))
 	if err == nil || !strings.Contains(err.Error(), "forbidden") {
 		t.Errorf("get pod without a role: got %v, want forbidden", err)

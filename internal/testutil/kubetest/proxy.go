@@ -119,7 +119,7 @@ func (p *Proxy) forward(ln net.Listener, client net.Conn) {
 	if !p.track(ln, client) {
 		return
 	}
-	defer p.forget(client)
+	defer p.untrack(client)
 	server, err := net.DialTimeout("tcp", p.cluster.addr, callTimeout)
 	if err != nil {
 		return // the client sees its connection closed
@@ -128,7 +128,7 @@ func (p *Proxy) forward(ln net.Listener, client net.Conn) {
 	if !p.track(ln, server) {
 		return
 	}
-	defer p.forget(server)
+	defer p.untrack(server)
 	var wg sync.WaitGroup
 	for _, way := range []struct {
 		to, from net.Conn
@@ -153,7 +153,7 @@ func (p *Proxy) track(ln net.Listener, c net.Conn) bool {
 	return true
 }
 
-func (p *Proxy) forget(c net.Conn) {
+func (p *Proxy) untrack(c net.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.conns, c)

@@ -86,10 +86,10 @@ func (c *Cluster) Compact(tb testing.TB) {
 			Revision string `json:"revision"`
 		} `json:"header"`
 	}
-	err := c.askEtcd(ctx, "/v3/maintenance/status", struct{}{}, &status)
+	err := c.callEtcd(ctx, "/v3/maintenance/status", struct{}{}, &status)
 	revision, perr := strconv.Atoi(status.Header.Revision)
 	if err == nil && perr == nil {
-		err = c.askEtcd(ctx, "/v3/kv/compaction", map[string]any{"revision": revision, "physical": true}, &struct{}{})
+		err = c.callEtcd(ctx, "/v3/kv/compaction", map[string]any{"revision": revision, "physical": true}, &struct{}{})
 	}
 	if err := errors.Join(err, perr); err != nil {
 		tb.Fatalf("compact etcd: %v", err)
@@ -97,8 +97,8 @@ func (c *Cluster) Compact(tb testing.TB) {
 	c.Restart(tb)
 }
 
-// askEtcd sends one request to etcd's JSON gateway.
-func (c *Cluster) askEtcd(ctx context.Context, path string, question, answer any) error {
+// callEtcd sends one request to etcd's JSON gateway.
+func (c *Cluster) callEtcd(ctx context.Context, path string, question, answer any) error {
 	b, err := json.Marshal(question)
 	if err != nil {
 		return err

@@ -126,7 +126,7 @@ func TestPing(t *testing.T) {
 		{"IPv6 link-local, no such interface", a, "fe80::b%eth9", `find interface "eth9"`},
 		{"deaf", deaf, "127.0.0.1", "no answer"}, // a raw socket receives its own requests there
 		{"deaf IPv6", deaf, "::1", "no answer"},
-		{"nobody there", a, "192.0.2.3", "ping 192.0.2.3: no answer within"},
+		{"no such address", a, "192.0.2.3", "ping 192.0.2.3: no answer within"},
 		{"no route", a, "198.51.100.1", "network is unreachable"},
 		{"IPv6 no route", a, "2001:db8:1::1", "network is unreachable"},
 		{"no address", a, "x", `"x"`},

@@ -15,9 +15,10 @@ import (
 	"multus/internal/testutil/node"
 )
 
-// TestSlot checks that a reader of the runtime's configuration always finds a valid one, while the file of the cluster
-// network is written, truncated, renamed and removed and the daemon is killed and started at random.
-func TestSlot(t *testing.T) {
+// TestConfigurationIsAlwaysValid checks that a reader of the runtime's configuration always finds a valid one, while
+// the file of the cluster network is written, truncated, renamed and removed and the daemon is killed and started at
+// random.
+func TestConfigurationIsAlwaysValid(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, node.Thick, variants[1], nil)
 	s.Generated(t)

@@ -18,10 +18,10 @@ import (
 // pluginLog is the log of the plugin on the node.
 const pluginLog = "/var/log/multus.log"
 
-// TestTold checks that the reason why a pod does not start is one line, and that it is the same line in the kubelet's
-// event, in the event of Multus, in the daemon's log and in the plugin's log, with the request in each of them
-// (docs/errors.md).
-func TestTold(t *testing.T) {
+// TestErrorsAreEqual checks that the reason why a pod does not start is one line, and that it is the same line in the
+// kubelet's event, in the event of Multus, in the daemon's log and in the plugin's log, with the request in each of
+// them (docs/errors.md).
+func TestErrorsAreEqual(t *testing.T) {
 	n := start(t, cluster.Options{})
 	n.install(t, "base")
 	n.configure(t, `"logToStderr": true`, `"logToStderr": true, "logFile": "`+pluginLog+`"`)
@@ -43,7 +43,7 @@ func TestTold(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			n.apply(t, pod(tc.name, `{k8s.v1.cni.cncf.io/networks: "`+tc.network+`"}`))
-			ours, line := n.toldAlike(t, tc.name)
+			ours, line := n.equalEvents(t, tc.name)
 			t.Log(line)
 			p, err := n.Client.CoreV1().Pods("default").Get(t.Context(), tc.name, metav1.GetOptions{})
 			if err != nil {
@@ -99,9 +99,9 @@ func (n *node) configure(t *testing.T, from, to string) {
 // requested matches the request at the end of an error.
 var requested = regexp.MustCompile(`; request ([0-9a-f]{13})$`)
 
-// toldAlike waits for the event of Multus about a failed pod, and for an event of the kubelet that ends with the same
+// equalEvents waits for the event of Multus about a failed pod, and for an event of the kubelet that ends with the same
 // line.
-func (n *node) toldAlike(t *testing.T, name string) (ours corev1.Event, line string) {
+func (n *node) equalEvents(t *testing.T, name string) (ours corev1.Event, line string) {
 	t.Helper()
 	until(t, "kubelet's event has the line of ours", func() error {
 		l, err := n.Client.CoreV1().Events("default").List(t.Context(),
