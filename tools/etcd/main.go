@@ -1,5 +1,5 @@
-// Command etcd is the etcd server, built from its published module so that tests need no download from elsewhere.
-// It is not part of the product; nobody imports it.
+// Command etcd is the etcd server, built from its published module so that tests need no other download. It is not part
+// of the product.
 package main
 
 import (

@@ -2,7 +2,7 @@
 //
 //	whereabouts-reconcile KUBECONFIG
 //
-// It prints the addresses that the reconciler released, one a line. The ip-control-loop of whereabouts runs the same
+// It prints the addresses that the reconciler released, one per line. The ip-control-loop of whereabouts calls the same
 // functions from a timer.
 package main
 
