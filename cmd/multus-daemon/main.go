@@ -51,7 +51,7 @@ func run(ctx context.Context, args []string, stderr io.Writer, uid int) int {
 }
 
 // program returns the command for the name of the executable: the image has links to this binary with the names of the
-// other programs of Multus 4.x (behaviour G60).
+// other programs of today's Multus (behaviour G60).
 func program(args []string) *cobra.Command {
 	var cmd *cobra.Command
 	flags := args[1:]

@@ -48,7 +48,7 @@ func TestErrors(t *testing.T) {
 			"read the daemon's configuration: open " + none + ": no such file or directory" + give,
 		},
 		{
-			"no configuration, called as in Multus 4.x",
+			"no configuration, called as in today's Multus",
 			[]string{"-config", none},
 			0,
 			"read the daemon's configuration: open " + none + ": no such file or directory" + give,

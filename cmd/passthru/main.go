@@ -1,5 +1,5 @@
 // passthru is a CNI plugin that does nothing and returns prevResult. It is the first plugin of an auxiliary chain
-// (behaviour G35; G36: the one of Multus 4.x drops prevResult).
+// (behaviour G35; G36: the one of today's Multus drops prevResult).
 package main
 
 import (

@@ -44,7 +44,7 @@ var ErrNoType = errors.New("delegate must have the 'type' or 'plugin' field")
 const MaxFile = 1 << 20
 
 // Parse parses a plugin configuration (with a non-empty "type") or a list (with non-empty "plugins": an empty list
-// crashes Multus 4.x, behaviour A37). Name and version may be missing; see WithDefaults.
+// crashes today's Multus, behaviour A37). Name and version may be missing; see WithDefaults.
 func Parse(b []byte) (*List, error) {
 	l := &List{raw: bytes.Clone(b)}
 	o, err := parseObject(l.raw)
@@ -234,7 +234,7 @@ func (l *List) WithVersion(version string) (*List, error) {
 
 // WithCNIArgs merges args into args.cni of every plugin. Equal keys are overwritten, others are kept (behaviour C30,
 // C68). Keys are equal in any case, as for the plugin that decodes them. An "args" or "args.cni" that is not an object
-// is an error (it crashes Multus 4.x).
+// is an error (it crashes today's Multus).
 func (l *List) WithCNIArgs(args map[string]json.RawMessage) (*List, error) {
 	if args == nil {
 		return l, nil
@@ -318,7 +318,7 @@ func (l *List) Capabilities() (map[string]bool, error) {
 }
 
 // Libcni returns the configuration for libcni's list calls. A plugin configuration becomes a list of one plugin whose
-// cache entry contains the configuration as it was written, as in Multus 4.x (behaviour D84).
+// cache entry contains the configuration as it was written, as in today's Multus (behaviour D84).
 func (l *List) Libcni() (*libcni.NetworkConfigList, error) {
 	made := l.libcni.Load()
 	if made == nil {

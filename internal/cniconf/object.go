@@ -135,15 +135,15 @@ func (o *object) stringMember(key string) (string, error) {
 func (o *object) setString(key, value string) { o.set(key, quote(value)) }
 
 func quote(s string) json.RawMessage {
-	b, err := json.Marshal(s) // with escapes for HTML, as in Multus 4.x
+	b, err := json.Marshal(s) // with escapes for HTML, as in today's Multus
 	if err != nil {           // a string always encodes
 		panic(err)
 	}
 	return b
 }
 
-// bytes returns the object with its members sorted by key, as Multus 4.x writes a configuration that it has edited. The
-// records of both implementations are therefore equal, byte for byte (behaviour B3, D82).
+// bytes returns the object with its members sorted by key, as today's Multus writes a configuration that it has edited.
+// The records of both implementations are therefore equal, byte for byte (behaviour B3, D82).
 func (o *object) bytes() []byte {
 	var b bytes.Buffer
 	b.WriteByte('{')

@@ -13,8 +13,9 @@ import (
 // cniVersion with which it selects the version.
 const Auto = "auto"
 
-// Daemon is the daemon's file, in the format of Multus 4.x (behaviour A.5). The same file has three uses: the server's
-// settings, the generator's settings, and an overlay over each request (behaviour A90), for which the bytes are kept.
+// Daemon is the daemon's file, in the format of today's Multus (behaviour A.5). The same file has three uses: the
+// server's settings, the generator's settings, and an overlay over each request (behaviour A90), for which the bytes
+// are kept.
 type Daemon struct {
 	// Settings of the server.
 	SocketDir       string `json:"socketDir"`
@@ -105,7 +106,7 @@ func (d *Daemon) AutoCNIVersion() bool { return d.CNIVersion == "" || d.CNIVersi
 func (d *Daemon) Socket() string { return filepath.Join(d.SocketDir, SocketName) }
 
 // HostPath converts a path of this file to a path of the host, as the plugin sees it: without the prefix under which
-// the manifests of Multus 4.x mount the host's directories (behaviour F60).
+// the manifests of today's Multus mount the host's directories (behaviour F60).
 func (d *Daemon) HostPath(path string) string {
 	for _, prefix := range []string{d.ChrootDir, "/host"} {
 		if prefix = strings.TrimRight(prefix, "/"); prefix != "" && strings.HasPrefix(path, prefix+"/") {

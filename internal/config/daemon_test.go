@@ -91,7 +91,7 @@ func TestSocket(t *testing.T) {
 	}
 }
 
-// TestHostPath checks how paths of a file for the manifests of Multus 4.x are converted to paths of the host
+// TestHostPath checks how paths of a file for the manifests of today's Multus are converted to paths of the host
 // (behaviour F60).
 func TestHostPath(t *testing.T) {
 	t.Parallel()

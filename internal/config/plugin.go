@@ -79,7 +79,7 @@ type Plugin struct {
 	// NodeAddresses are the addresses of this node in the cluster. A device that has one of them is never given to a pod.
 	NodeAddresses []string `json:"nodeAddresses"`
 	// RuntimeConfig is what the runtime passes by capability, each member as it was received (behaviour A33:
-	// Multus 4.x drops unknown members).
+	// today's Multus drops unknown members).
 	RuntimeConfig map[string]json.RawMessage `json:"runtimeConfig"`
 	// ValidAttachments is the runtime's list at GC (CNI SPEC 1.1 §GC). libcni also sends it under the second key.
 	ValidAttachments Attachments `json:"cni.dev/valid-attachments"`
@@ -95,8 +95,8 @@ type Plugin struct {
 	AllowInUseNamespaces []string `json:"allowInUseNamespaces"`
 }
 
-// Values of checkNetworks (behaviour D46). By default CHECK covers no network of a pod, as in Multus 4.x: CRI-O calls
-// CHECK right after every ADD, and many plugins refuse CHECK behind a meta-plugin.
+// Values of checkNetworks (behaviour D46). By default CHECK covers no network of a pod, as in today's Multus: CRI-O
+// calls CHECK right after every ADD, and many plugins refuse CHECK behind a meta-plugin.
 const (
 	CheckNone    = ""
 	CheckCluster = "cluster"

@@ -512,7 +512,7 @@ func TestJudge(t *testing.T) {
 			holdings: []Holding{{Pod: "default/dead", ContainerID: "c0", IfName: "net1", Gone: true, Device: eth2}},
 			want:     `pod default/dead (sandbox c0, interface net1) has got it, and its network namespace is gone`,
 		},
-		"held, record of Multus 4.x": {
+		"held, record of today's Multus": {
 			ref: Reference{Key: "device", Value: "eth3"}, holdings: []Holding{holder, old},
 			want: `device "eth3" of network ns/n is not free: pod default/old (sandbox c2, interface net1) has it`,
 		},

@@ -111,9 +111,9 @@ func (inv *Inventory) Judge(r Reference) (*link.Device, error) {
 
 // holder returns the sandbox that holds a device that is not on the node, or nil. It prefers a sandbox whose namespace
 // has the interface to one that is dead, because a device may have been given to several pods in turn. Records of
-// Multus 4.x do not contain the device. For these, it compares what their plugins requested: the same name or the same
-// address. A device with a user-space driver is in no namespace: it is held by the live sandbox to which it was given,
-// and never by a dead one.
+// today's Multus do not contain the device. For these, it compares what their plugins requested: the same name or the
+// same address. A device with a user-space driver is in no namespace: it is held by the live sandbox to which it was
+// given, and never by a dead one.
 func (inv *Inventory) holder(r *Reference, userspace bool) *Holding {
 	var dead *Holding
 	for i := range inv.Holdings {

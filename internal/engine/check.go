@@ -13,7 +13,7 @@ import (
 )
 
 // Check runs CHECK. By default it runs no CHECK for the networks of a pod whose cluster network is set by
-// clusterNetwork, as Multus 4.x does (behaviour D46): CRI-O calls CHECK right after every ADD and for every sandbox
+// clusterNetwork, as today's Multus does (behaviour D46): CRI-O calls CHECK right after every ADD and for every sandbox
 // when it restarts, a failure stops the pod, and many plugins cannot answer CHECK behind a meta-plugin. The
 // configuration key checkNetworks enables more. Inline delegates are checked in order.
 func (e *Engine) Check(ctx context.Context, req *request.Request) error {
@@ -61,7 +61,7 @@ func (c *call) check(ctx context.Context) error {
 }
 
 // checked returns the plan of what was attached. A sandbox without a record is an error, except with inline delegates:
-// Multus 4.x also runs CHECK for these without a record.
+// today's Multus also runs CHECK for these without a record.
 func (c *call) checked(ctx context.Context) (*plan.Plan, error) {
 	r, err := c.store.Read(c.req.ContainerID, c.req.IfName)
 	if err != nil {

@@ -11,8 +11,8 @@ import (
 	"multus/internal/fault"
 )
 
-// TestCheck checks that CHECK is no stricter than in Multus 4.x (behaviour D46). CRI-O calls CHECK right after ADD and
-// for every sandbox when it restarts, and the CHECK of many plugins fails behind a meta-plugin.
+// TestCheck checks that CHECK is no stricter than in today's Multus (behaviour D46). CRI-O calls CHECK right after ADD
+// and for every sandbox when it restarts, and the CHECK of many plugins fails behind a meta-plugin.
 func TestCheck(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {

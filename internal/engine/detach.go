@@ -44,7 +44,7 @@ type detaching struct {
 // detach runs DEL for the attachments of a plan in reverse order and continues after a failure (behaviour D65). It
 // returns an error for each failure that tolerate does not ignore. undoing reports whether the caller is the undo of a
 // failed ADD. If ctx ends, the remaining attachments are left to the next DEL, which continues from there. Otherwise
-// the next DEL repeats all of them, as in Multus 4.x.
+// the next DEL repeats all of them, as in today's Multus.
 func (c *call) detach(ctx context.Context, p *plan.Plan, progress *ledger.Progress, undoing bool) error {
 	d := &detaching{call: c, plan: p, run: c.runner(p.Dirs), stages: p.StageNumbers(), before: *progress, now: progress}
 	d.before.Undone = d.before.Undone || undoing

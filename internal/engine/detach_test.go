@@ -220,7 +220,7 @@ func TestBegunIsRecordedFirst(t *testing.T) {
 	}
 }
 
-// TestDelRepeats checks that a DEL that follows a failed one repeats all attachments, as in Multus 4.x.
+// TestDelRepeats checks that a DEL that follows a failed one repeats all attachments, as in today's Multus.
 func TestDelRepeats(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "cluster", "other")

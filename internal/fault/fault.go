@@ -94,7 +94,7 @@ func oneLine(s string) string {
 
 // ToCNI converts any error to the error object for a runtime. The outermost text is kept completely. The code is that
 // of the outermost fault. For an internal fault, and for an error without a fault, it is the code of a CNI error in the
-// chain (a delegate's own code: behaviour D5, lost in Multus 4.x), else 999.
+// chain (a delegate's own code: behaviour D5, lost in today's Multus), else 999.
 func ToCNI(err error) *types.Error {
 	// An error passes unchanged only if it is itself a CNI error object.
 	if ce, ok := err.(*types.Error); ok { //nolint:errorlint // not a wrapped one

@@ -63,7 +63,7 @@ type Element struct {
 	DefaultRoute *[]netip.Addr `json:"default-route,omitempty"`
 	// IPAMClaim is ipam-claim-reference, for the delegates that read the pod's annotation (behaviour C32). The standard
 	// does not allow it together with ips (NPWG v1.3 §4.1.2.1.11). But KubeVirt adds it to elements with addresses, and
-	// Multus 4.x does not read it. So both together are accepted, and lint warns.
+	// today's Multus does not read it. So both together are accepted, and lint warns.
 	IPAMClaim string `json:"ipam-claim-reference,omitempty"`
 }
 

@@ -108,7 +108,7 @@ func (e *Exec) once(ctx context.Context, path string, stdin []byte, environ []st
 		return nil, pluginError(ctx, path, err, stdout.Bytes(), stderr.Bytes())
 	}
 	if stderr.Len() > 0 && e.Stderr != nil {
-		_, _ = e.Stderr.Write(stderr.Bytes()) // informational, as in Multus 4.x: the runtime logs it
+		_, _ = e.Stderr.Write(stderr.Bytes()) // informational, as in today's Multus: the runtime logs it
 	}
 	if len(bytes.TrimSpace(stdout.Bytes())) == 0 {
 		return emptyResult(stdin), nil

@@ -205,7 +205,7 @@ func (r *Runner) GC(ctx context.Context, config *cniconf.List, valid []types.GCA
 }
 
 // CheckFree returns an error if one of the plan's interfaces exists in the sandbox. An existing interface belongs to
-// another program or operation (behaviour D24, M19; D29: Multus 4.x may destroy it).
+// another program or operation (behaviour D24, M19; D29: today's Multus may destroy it).
 func CheckFree(p *plan.Plan) (err error) {
 	ns, err := link.Open(p.Netns)
 	if err != nil {

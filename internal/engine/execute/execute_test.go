@@ -320,7 +320,7 @@ func TestDelEdges(t *testing.T) {
 }
 
 // TestDelChain checks that all plugins of a list get DEL, whatever one of them returns, and that DEL succeeds only if
-// nothing can remain (Multus 4.x leaves what the others hold).
+// nothing can remain (today's Multus leaves what the others hold).
 func TestDelChain(t *testing.T) {
 	t.Parallel()
 	const chain = `{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"a"},{"type":"b"},{"type":"c"}]}`

@@ -15,8 +15,8 @@ import (
 	"multus/internal/netsel"
 )
 
-// element is one attachment as Multus 4.x writes it (behaviour D81). The keys of this implementation follow at the
-// end, and Multus 4.x ignores them. Bytes is authoritative (behaviour D82). A non-empty ConfList marks a list.
+// element is one attachment as today's Multus writes it (behaviour D81). The keys of this implementation follow at the
+// end, and today's Multus ignores them. Bytes is authoritative (behaviour D82). A non-empty ConfList marks a list.
 type element struct {
 	Conf           json.RawMessage `json:"Conf"`
 	ConfList       json.RawMessage `json:"ConfList"`
@@ -56,7 +56,7 @@ type element struct {
 	HostDevice *device.Identity `json:"hostDevice,omitempty"`
 }
 
-// encode returns the element of an attachment. It omits an interface name that Multus 4.x derives from the index.
+// encode returns the element of an attachment. It omits an interface name that today's Multus derives from the index.
 func encode(a *plan.Attachment, index int, p *plan.Plan) (*element, error) {
 	e := &element{
 		Name: a.Name, ResourceName: a.Resource, DeviceID: a.Device,
@@ -86,7 +86,7 @@ const DefaultIfName = "eth0"
 
 func generatedName(index int) string { return fmt.Sprintf("net%d", index) }
 
-// summarise sets Conf and ConfList, the parsed forms that Multus 4.x reads in addition to Bytes.
+// summarise sets Conf and ConfList, the parsed forms that today's Multus reads in addition to Bytes.
 func (e *element) summarise(l *cniconf.List) error {
 	conf, err := l.Libcni()
 	if err != nil {
@@ -113,7 +113,7 @@ func (e *element) summarise(l *cniconf.List) error {
 	return err
 }
 
-// derived returns the runtimeConfig that follows from the keys of the Multus 4.x format (behaviour D67).
+// derived returns the runtimeConfig that follows from the keys of the format of today's Multus (behaviour D67).
 func (e *element) derived(containerID, ifName string) map[string]json.RawMessage {
 	rc := map[string]json.RawMessage{}
 	set := func(key string, present bool, v any) {

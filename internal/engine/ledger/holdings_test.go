@@ -19,7 +19,7 @@ import (
 )
 
 // TestHoldings checks that Holdings finds the devices of the node that sandboxes hold, in records of this
-// implementation and of Multus 4.x, and that it changes nothing (multus-cni#1134).
+// implementation and of today's Multus, and that it changes nothing (multus-cni#1134).
 func TestHoldings(t *testing.T) {
 	t.Parallel()
 	s := store(t)
@@ -60,7 +60,7 @@ func TestHoldings(t *testing.T) {
 			t.Errorf("of the plan (-want +got):\n%s", d)
 		}
 	}
-	// The same record as Multus 4.x writes it, without the additional keys.
+	// The same record as today's Multus writes it, without the additional keys.
 	b, err := os.ReadFile(filepath.Join(s.Dir, "ours"))
 	if err != nil {
 		t.Fatal(err)

@@ -1,8 +1,8 @@
 // Package ledger keeps a record of what was planned for each sandbox, from before the first delegate runs until
 // everything is freed, so that DEL, CHECK and GC depend on no other process. Each container has one file in the state
-// directory, in the format of Multus 4.x, so that a node can be upgraded and downgraded with pods running (behaviour
-// D80-D84, Q5). The package runs nothing. It is imported by the engine, by the tools that inspect a node, and
-// by the uninstaller.
+// directory, in the format of today's Multus, so that a node can be upgraded and downgraded with pods running
+// (behaviour D80-D84, Q5). The package runs nothing. It is imported by the engine, by the tools that inspect a node,
+// and by the uninstaller.
 package ledger
 
 import (
@@ -34,7 +34,7 @@ import (
 const (
 	// damagedDir holds files that could not be read, for inspection.
 	damagedDir = "damaged"
-	// sweptFile is in networksDir, because Multus 4.x treats every file in the state directory as a record.
+	// sweptFile is in networksDir, because today's Multus treats every file in the state directory as a record.
 	sweptFile = ".swept"
 )
 
@@ -61,11 +61,11 @@ type Store struct {
 // Record is what is recorded for one sandbox: attachments that exist or that were begun.
 type Record struct {
 	ContainerID string
-	// Netns is the path recorded at ADD. It is "" in files of Multus 4.x.
+	// Netns is the path recorded at ADD. It is "" in files of today's Multus.
 	Netns string
 	// BinDir is the first plugin directory of ADD, or "" for the one of the runtime's configuration.
 	BinDir string
-	// Boot is the boot at which the sandbox was recorded. It is "" in files of Multus 4.x.
+	// Boot is the boot at which the sandbox was recorded. It is "" in files of today's Multus.
 	Boot string
 	// Age is how long ago the sandbox was recorded. It is set by Complete, and by Read if libcni's results were used. It
 	// is 0 if it is not known.
@@ -215,7 +215,7 @@ func (r *Record) add(i int, item []byte, ifName string) error {
 	return nil
 }
 
-// Complete adds what is stored beside a record: its age and, for a record of Multus 4.x, the network namespace in
+// Complete adds what is stored beside a record: its age and, for a record of today's Multus, the network namespace in
 // libcni's results. Both are only for the search for sandboxes that are gone. So it is not an error if they are
 // unknown, and no DEL pays for the lookup.
 func (s *Store) Complete(r *Record) {

@@ -151,8 +151,8 @@ func full(tb testing.TB) *plan.Plan {
 	}
 }
 
-// TestFormat checks that a record has every member of D81 under its name, so that Multus 4.x can read the record after
-// a downgrade (behaviour Q5). The additional members are beside them.
+// TestFormat checks that a record has every member of D81 under its name, so that today's Multus can read the record
+// after a downgrade (behaviour Q5). The additional members are beside them.
 func TestFormat(t *testing.T) {
 	t.Parallel()
 	s, p := store(t), full(t)
@@ -213,8 +213,8 @@ func TestFormat(t *testing.T) {
 	}
 }
 
-// TestInterfaceNames checks that a record contains the interface names that Multus 4.x would not derive from the index
-// (behaviour C80, D68), and that every name is read back.
+// TestInterfaceNames checks that a record contains the interface names that today's Multus would not derive from the
+// index (behaviour C80, D68), and that every name is read back.
 func TestInterfaceNames(t *testing.T) {
 	t.Parallel()
 	c := config(t, `{"name":"n","type":"bridge"}`)
@@ -264,7 +264,7 @@ func TestInterfaceNames(t *testing.T) {
 	}
 }
 
-// TestMultus4 reads files as Multus 4.x writes them (behaviour D81, D83): a pod that was started before the upgrade
+// TestMultus4 reads files as today's Multus writes them (behaviour D81, D83): a pod that was started before the upgrade
 // can be cleaned up after it.
 func TestMultus4(t *testing.T) {
 	t.Parallel()
@@ -467,14 +467,14 @@ func TestResults(t *testing.T) {
 	}
 }
 
-// TestReadNetns checks that the network namespace is read from libcni's results for files of Multus 4.x, which do not
-// contain it (behaviour D81, D84).
+// TestReadNetns checks that the network namespace is read from libcni's results for files of today's Multus, which do
+// not contain it (behaviour D81, D84).
 func TestReadNetns(t *testing.T) {
 	t.Parallel()
 	const conf = `{"cniVersion":"1.0.0","name":"n","type":"bridge"}`
 	for name, tc := range map[string]struct{ own, want string }{
-		"Multus 4.x": {"", "/run/netns/cached"},
-		"ours":       {`,"netnsPath":"/run/netns/own"`, "/run/netns/own"},
+		"today's Multus": {"", "/run/netns/cached"},
+		"ours":           {`,"netnsPath":"/run/netns/own"`, "/run/netns/own"},
 	} {
 		s := store(t)
 		write(t, filepath.Join(s.Dir, "c0ffee"),
@@ -625,7 +625,7 @@ func TestMerge(t *testing.T) {
 		{nil, request.Args{{"A", "1"}}, request.Args{{"A", "1"}}},
 		{request.Args{{"A", "2"}}, request.Args{{"A", "1"}, {"B", "3"}}, request.Args{{"A", "2"}, {"B", "3"}}},
 		{request.Args{{"A", ""}}, request.Args{{"A", "1"}}, request.Args{{"A", "1"}}},
-		{nil, request.Args{{"A", "1"}, {"A", "1"}}, request.Args{{"A", "1"}}}, // C61: Multus 4.x passes each twice
+		{nil, request.Args{{"A", "1"}, {"A", "1"}}, request.Args{{"A", "1"}}}, // C61: today's Multus passes each twice
 		{request.Args{{"A", "2"}}, nil, request.Args{{"A", "2"}}},
 	} {
 		if got := Merge(tc.now, tc.recorded); !cmp.Equal(got, tc.want) {

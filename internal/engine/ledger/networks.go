@@ -32,8 +32,8 @@ type Network struct {
 	Time time.Time `json:"-"`
 }
 
-// networksDir returns a directory beside the state directory: every reader of the state directory, Multus 4.x included,
-// treats each file in it as a record.
+// networksDir returns a directory beside the state directory: every reader of the state directory, today's Multus
+// included, treats each file in it as a record.
 func (s *Store) networksDir() string { return filepath.Clean(s.Dir) + "-networks" }
 
 // networkFile returns a file name that is made of a hash, because the name of a network may be longer than a file name.

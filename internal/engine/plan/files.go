@@ -20,7 +20,7 @@ var confExtensions = []string{".conf", ".json", ".conflist"}
 
 // loadByName finds the file in dir whose network has the given name. An empty name stands for the first usable file
 // (behaviour B20-B24). Files that cannot be parsed are skipped, and listed in the error if no file is found (B23: in
-// Multus 4.x one broken file breaks all networks).
+// today's Multus one broken file breaks all networks).
 func loadByName(dir, name string) (*cniconf.List, Source, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {

@@ -214,7 +214,7 @@ func callsMultus(l *cniconf.List) bool {
 	return slices.ContainsFunc(slices.Concat(l.Types(), l.IPAMTypes()), cniconf.IsMultus)
 }
 
-// DelegateArgs adds the older form of mac and ips to CNI_ARGS, at every verb (behaviour C67: Multus 4.x adds
+// DelegateArgs adds the older form of mac and ips to CNI_ARGS, at every verb (behaviour C67: today's Multus adds
 // them on ADD only, and an empty list as an empty value).
 func DelegateArgs(args request.Args, e *netsel.Element) request.Args {
 	if e == nil {
@@ -296,7 +296,7 @@ func jsonString(s string) json.RawMessage {
 	return b
 }
 
-// allocation assigns the devices of one pod, each one once in the whole plan (behaviour H20; H22: Multus 4.x
+// allocation assigns the devices of one pod, each one once in the whole plan (behaviour H20; H22: today's Multus
 // assigns the same device to several interfaces).
 type allocation struct {
 	ids  map[string][]string
@@ -305,7 +305,7 @@ type allocation struct {
 
 // assignDevice assigns the next device of a resource to an attachment. It is an error if no device is left: an
 // interface that was requested with a device is useless without one (behaviour H21). With
-// allowMissingDevices, such an interface is attached without a device, as in Multus 4.x.
+// allowMissingDevices, such an interface is attached without a device, as in today's Multus.
 func (p *planning) assignDevice(ctx context.Context, a *Attachment, resource string) error {
 	if p.devices == nil {
 		if p.Devices == nil {

@@ -554,8 +554,8 @@ func (p *planning) isolated(ref Ref, origin Origin) error {
 }
 
 // auxiliary appends the auxiliary chain: passthru and the plugins of a directory beside the cluster network's file
-// (behaviour B40-B42). As in Multus 4.x, a chain that cannot be loaded is logged and left out. A chain with too many
-// plugins could be loaded, so it is an error.
+// (behaviour B40-B42). As in today's Multus, a chain that cannot be loaded is logged and left out. A chain with too
+// many plugins could be loaded, so it is an error.
 func (p *planning) auxiliary(context.Context) error {
 	name := p.conf.AuxiliaryChain
 	if name == "" || p.conf.ClusterNetwork == "" {

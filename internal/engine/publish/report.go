@@ -70,13 +70,13 @@ func (r *Report) HasStatus() bool { return r.Failure == nil && len(r.Attached) >
 type Failure struct {
 	// Missing is set if a network does not exist or could not be looked up (behaviour O61).
 	Missing bool `json:"missing,omitempty"`
-	// EmitEvent requests an event of the pod (key failureEvents; behaviour O64: Multus 4.x has no such event).
+	// EmitEvent requests an event of the pod (key failureEvents; behaviour O64: today's Multus has no such event).
 	EmitEvent bool `json:"tell,omitempty"`
 	// Message is the same for every retry, so it does not name the request.
 	Message string `json:"message"`
 }
 
-// NetworkStatus is one element of the annotation. Its members are in the order of Multus 4.x (behaviour D113).
+// NetworkStatus is one element of the annotation. Its members are in the order of today's Multus (behaviour D113).
 type NetworkStatus struct {
 	Name       string          `json:"name"`
 	Interface  string          `json:"interface,omitempty"`

@@ -153,7 +153,7 @@ func TestElements(t *testing.T) {
 		},
 		{rule: "B45 D117 nothing at all", want: "", result: `{"dns":{}}`},
 		{
-			rule: "D117 N8 addresses without an interface have no element, as in Multus 4.x", want: "",
+			rule: "D117 N8 addresses without an interface have no element, as in today's Multus", want: "",
 			result: `{"ips":[{"address":"10.0.0.2/24","gateway":"10.0.0.1"},{"address":"fd00::2/64"}],"routes":[{"dst":"0.0.0.0/0","gw":"10.0.0.1"}]}`,
 		},
 		{

@@ -33,7 +33,8 @@ type Event struct {
 }
 
 // Text returns the message. For a seldom event it appends the name of the request, as in the runtime's error; Multus
-// 4.x has no seldom events. The other texts are those of Multus 4.x, and programs compare them (behaviour O60, O61).
+// 4.x has no seldom events. The other texts are those of today's Multus, and programs compare them (behaviour O60,
+// O61).
 func (e Event) Text() string {
 	if !e.Seldom {
 		return e.Message

@@ -49,7 +49,7 @@ const (
 )
 
 // ParseArgs parses CNI_ARGS: pairs k=v separated by semicolons. A value may contain an equal sign, and an empty item (a
-// trailing semicolon) is ignored (behaviour D8, C61; E15: Multus 4.x refuses both). As in Multus 4.x, an
+// trailing semicolon) is ignored (behaviour D8, C61; E15: today's Multus refuses both). As in today's Multus, an
 // unknown key is accepted only with IgnoreUnknown.
 func ParseArgs(s string) (Args, error) {
 	var out Args
@@ -100,7 +100,7 @@ func (a Args) String() string {
 	return strings.Join(items, ";")
 }
 
-// Delegate returns the pairs for delegates: first the five known ones, in the order of Multus 4.x (behaviour C60,
+// Delegate returns the pairs for delegates: first the five known ones, in the order of today's Multus (behaviour C60,
 // Q12), then the others that the runtime passed, each key once (behaviour C61, C62; Q34). uid replaces an absent
 // K8S_POD_UID.
 func (a Args) Delegate(uid string) Args {

@@ -93,7 +93,7 @@ func TestWithRepeated(t *testing.T) {
 	}
 }
 
-// TestDelegate checks C60 and Q12: the five known pairs in the order of Multus 4.x. It checks C61, C62 and Q34:
+// TestDelegate checks C60 and Q12: the five known pairs in the order of today's Multus. It checks C61, C62 and Q34:
 // each other pair once. It checks E16: the given UID replaces the one that the runtime does not pass.
 func TestDelegate(t *testing.T) {
 	t.Parallel()
