@@ -64,7 +64,7 @@ func Choose(dir, name string) (*Primary, error) {
 	}
 	var passed []error
 	for _, e := range entries {
-		if e.IsDir() || !slices.Contains([]string{".conf", ".conflist", ".json"}, filepath.Ext(e.Name())) {
+		if e.IsDir() || !cniconf.IsFileName(e.Name()) {
 			continue
 		}
 		p, err := load(filepath.Join(dir, e.Name()))

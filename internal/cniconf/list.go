@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -39,6 +40,11 @@ type plugin struct {
 
 // ErrNoType is returned for an object that is neither a plugin configuration nor a list (behaviour B6, M23).
 var ErrNoType = errors.New("delegate must have the 'type' or 'plugin' field")
+
+// IsFileName reports whether a file is a CNI configuration by its extension (behaviour B20).
+func IsFileName(name string) bool {
+	return slices.Contains([]string{".conf", ".conflist", ".json"}, filepath.Ext(name))
+}
 
 // MaxFile is the maximum size of a CNI configuration file that is read.
 const MaxFile = 1 << 20

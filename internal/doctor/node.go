@@ -252,7 +252,7 @@ func (n *Node) confFiles() ([]confFile, error) {
 	names, err := n.list(dir)
 	var out []confFile
 	for _, name := range names {
-		if !slices.Contains([]string{".conf", ".conflist", ".json"}, filepath.Ext(name)) {
+		if !cniconf.IsFileName(name) {
 			continue
 		}
 		path := filepath.Join(dir, name)

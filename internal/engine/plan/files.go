@@ -15,9 +15,6 @@ import (
 	"multus/internal/fsx"
 )
 
-// confExtensions are the extensions of CNI configuration files (behaviour B20).
-var confExtensions = []string{".conf", ".json", ".conflist"}
-
 // loadByName finds the file in dir whose network has the given name. An empty name stands for the first usable file
 // (behaviour B20-B24). Files that cannot be parsed are skipped, and listed in the error if no file is found (B23: in
 // today's Multus one broken file breaks all networks).
@@ -29,7 +26,7 @@ func loadByName(dir, name string) (*cniconf.List, Source, error) {
 	var broken []error
 	seen := 0
 	for _, e := range entries { // sorted by name
-		if e.IsDir() || !hasExtension(e.Name(), confExtensions) {
+		if e.IsDir() || !cniconf.IsFileName(e.Name()) {
 			continue
 		}
 		seen++

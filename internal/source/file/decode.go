@@ -16,8 +16,6 @@ const (
 	kindPod           = "Pod"
 	apiVersionPod     = "v1"
 	kindListSuffix    = "List"
-
-	resourceAnno = "k8s.v1.cni.cncf.io/resourceName" // behaviour H1
 )
 
 // object is the part of a definition or a pod that Multus uses.

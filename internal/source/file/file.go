@@ -15,6 +15,7 @@ import (
 
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
+	"multus/internal/netsel"
 )
 
 // DefaultNamespace is the namespace of an object without metadata.namespace.
@@ -60,7 +61,8 @@ func (s *Source) Network(ctx context.Context, ref plan.Ref) (*plan.Definition, e
 	if err != nil {
 		return nil, fmt.Errorf("find network definition %s: %w", ref, err)
 	}
-	return &plan.Definition{Ref: ref, Config: o.Spec.Config, ResourceName: o.Metadata.Annotations[resourceAnno]}, nil
+	return &plan.Definition{Ref: ref, Config: o.Spec.Config, ResourceName: o.Metadata.Annotations[netsel.ResourceName]},
+		nil
 }
 
 // Pod returns the metadata of the pod of that name. Its errors are those of Network.

@@ -6,6 +6,7 @@ import (
 	"maps"
 
 	"multus/internal/engine/plan"
+	"multus/internal/netsel"
 )
 
 // Networks returns all definitions, in the order of the files. If some documents cannot be decoded, it returns the
@@ -15,7 +16,7 @@ func (s *Source) Networks(ctx context.Context) ([]plan.Definition, error) {
 	err := s.each(ctx, kindNetwork, func(o *object, ref plan.Ref) {
 		out = append(out, plan.Definition{
 			Ref: ref, Config: o.Spec.Config,
-			ResourceName: o.Metadata.Annotations[resourceAnno],
+			ResourceName: o.Metadata.Annotations[netsel.ResourceName],
 		})
 	})
 	return out, err

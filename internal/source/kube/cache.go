@@ -22,6 +22,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"multus/internal/engine/plan"
+	"multus/internal/netsel"
 )
 
 const (
@@ -383,7 +384,7 @@ func refOf(nad *nadv1.NetworkAttachmentDefinition) plan.Ref {
 
 func valueOf(nad *nadv1.NetworkAttachmentDefinition) value {
 	_, live := nad.Annotations[liveAnno]
-	return value{config: nad.Spec.Config, resourceName: nad.Annotations[resourceAnno], live: live}
+	return value{config: nad.Spec.Config, resourceName: nad.Annotations[netsel.ResourceName], live: live}
 }
 
 // interruptible is a clock whose After also fires when ctx ends. The reflector waits up to a minute for its back-off

@@ -21,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 
 	"multus/internal/engine/plan"
+	"multus/internal/netsel"
 )
 
 func nad(name, config string) *nadv1.NetworkAttachmentDefinition {
@@ -202,7 +203,7 @@ func TestReadList(t *testing.T) {
 		 "annotations":{"k8s.v1.cni.cncf.io/resourceName":"r","o":"p"}},"spec":{"config":"c"}},
 		{"metadata":{"namespace":"n","name":"bare"}}]}`
 	x := nad("x", "c")
-	x.ResourceVersion, x.Annotations = "5", map[string]string{resourceAnno: "r"}
+	x.ResourceVersion, x.Annotations = "5", map[string]string{netsel.ResourceName: "r"}
 	want := &nadv1.NetworkAttachmentDefinitionList{
 		ListMeta: metav1.ListMeta{ResourceVersion: "7", Continue: "next"},
 		Items:    []nadv1.NetworkAttachmentDefinition{*x, *nad("bare", "")},

@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/util/flowcontrol"
 
 	"multus/internal/engine/plan"
+	"multus/internal/netsel"
 )
 
 // Limits of reads. The limits of today's Multus for one attempt, 250 ms (thin) and 50 ms (daemon), are too short for an
@@ -32,7 +33,6 @@ const (
 	lookupTimeout  = 10 * time.Second      // one GET with its retries; the caller's context may be shorter
 	firstBackoff   = 50 * time.Millisecond // before the second attempt; doubled for each further one
 	maxBackoff     = 1 * time.Second       // longest pause, unless the server requests another one
-	resourceAnno   = "k8s.v1.cni.cncf.io/resourceName"
 	nadResource    = "network-attachment-definitions"
 	acceptMetadata = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 )
@@ -215,7 +215,7 @@ func nadTarget(ref plan.Ref) target {
 }
 
 func (o *object) definition(ref plan.Ref) *plan.Definition {
-	return &plan.Definition{Ref: ref, Config: o.Spec.Config, ResourceName: o.Metadata.Annotations[resourceAnno]}
+	return &plan.Definition{Ref: ref, Config: o.Spec.Config, ResourceName: o.Metadata.Annotations[netsel.ResourceName]}
 }
 
 // lookup sends one GET with its retries.

@@ -17,6 +17,7 @@ import (
 
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
+	"multus/internal/netsel"
 	"multus/internal/testutil/kubetest"
 )
 
@@ -49,7 +50,7 @@ func testReads(t *testing.T, cluster *kubetest.Cluster) {
 	c := clientOf(t, config)
 	cluster.CreateNamespace(t, "reads")
 	uid := cluster.CreatePod(t, "reads", "p", map[string]string{"k8s.v1.cni.cncf.io/networks": "x"})
-	cluster.CreateNetwork(t, "reads", "x", confX, map[string]string{resourceAnno: "vendor.example/nic"})
+	cluster.CreateNetwork(t, "reads", "x", confX, map[string]string{netsel.ResourceName: "vendor.example/nic"})
 	cluster.CreateNetwork(t, "reads", "bare", "", nil)
 
 	pod, err := c.Pod(t.Context(), plan.Ref{Namespace: "reads", Name: "p"})
@@ -323,7 +324,7 @@ func run(tb testing.TB, config *rest.Config) *Cache {
 func testCache(t *testing.T, cluster *kubetest.Cluster) {
 	const ns = "cached"
 	cluster.CreateNamespace(t, ns)
-	cluster.CreateNetwork(t, ns, "x", confX, map[string]string{resourceAnno: "r", "other": strings.Repeat("o", 1000)})
+	cluster.CreateNetwork(t, ns, "x", confX, map[string]string{netsel.ResourceName: "r", "other": strings.Repeat("o", 1000)})
 	config := cluster.RESTConfig()
 	config.UserAgent = "multus/cache"
 	c := run(t, config)

@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"multus/internal/engine/plan"
+	"multus/internal/netsel"
 )
 
 const (
@@ -161,13 +162,13 @@ func readItems(dec *json.Decoder, out *nadv1.NetworkAttachmentDefinitionList, bu
 		}
 		nad := nadv1.NetworkAttachmentDefinition{}
 		nad.Namespace, nad.Name, nad.ResourceVersion = o.Metadata.Namespace, o.Metadata.Name, o.Metadata.ResourceVersion
-		resource, ok := o.Metadata.Annotations[resourceAnno]
+		resource, ok := o.Metadata.Annotations[netsel.ResourceName]
 		v := value{config: o.Spec.Config, resourceName: resource}
 		if v.tooLarge() || v.size() > budget {
 			nad.Annotations = map[string]string{liveAnno: ""}
 		} else {
 			if ok {
-				nad.Annotations = map[string]string{resourceAnno: resource}
+				nad.Annotations = map[string]string{netsel.ResourceName: resource}
 			}
 			nad.Spec.Config = o.Spec.Config
 			budget -= v.size()
