@@ -175,7 +175,7 @@ func checkPeer(conn net.Conn) error {
 func Peer(conn net.Conn) (*syscall.Ucred, error) {
 	c, ok := conn.(syscall.Conn)
 	if !ok {
-		return nil, fmt.Errorf("credentials of the peer: %T is no socket", conn)
+		return nil, fmt.Errorf("credentials of the peer: %T is not a socket", conn)
 	}
 	raw, err := c.SyscallConn()
 	if err != nil {

@@ -84,7 +84,7 @@ func (c *Chain) Write() error {
 		return nil
 	}
 	if err := fsx.Remove(c.Shadow); err != nil {
-		return fmt.Errorf("remove %s, which keeps %s from being used: %w", c.Shadow, c.File, err)
+		return fmt.Errorf("remove %s, which the runtime loads before %s: %w", c.Shadow, c.File, err)
 	}
 	return nil
 }
@@ -202,7 +202,7 @@ func elements(list []byte) ([]element, error) {
 
 func array(dec *json.Decoder) ([]element, error) {
 	if open, err := dec.Token(); err != nil || open != json.Delim('[') {
-		return nil, fmt.Errorf("plugins is no array: %w", err)
+		return nil, fmt.Errorf("plugins must be an array: %w", err)
 	}
 	var out []element
 	for dec.More() {

@@ -127,14 +127,13 @@ func (c *Controller) setCurrent(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err != nil {
-		err = fmt.Errorf("the last good CNI configuration stays in force, because the one that is wanted now cannot be "+
-			"used: %w", err)
+		err = fmt.Errorf("the last valid CNI configuration stays in place: the new one cannot be used: %w", err)
 	}
 	switch was := text(c.notCurrent); {
 	case err != nil && was != err.Error():
 		c.log.Error("CNI configuration", "err", err)
 	case err == nil && was != "":
-		c.log.Info("the CNI configuration that is wanted can be used again")
+		c.log.Info("the CNI configuration is up to date again")
 	}
 	c.notCurrent = err
 }
@@ -203,7 +202,7 @@ func (c *Controller) sweep() {
 		err = errors.Join(err, fsx.Sweep(filepath.Dir(c.SaveFile), fsx.TempMaxAge))
 	}
 	if err != nil {
-		c.log.Warn("files of killed daemons are left", "err", err)
+		c.log.Warn("cannot remove temporary files of killed daemons", "err", err)
 	}
 }
 
@@ -231,7 +230,7 @@ func (c *Controller) wait(ctx context.Context, w *watch) error {
 			c.facts = &f
 			return nil
 		case err := <-w.Errors:
-			c.log.Warn("watch of the CNI configuration: looking again", "err", err)
+			c.log.Warn("watch of the CNI configuration failed: reading it again", "err", err)
 			return nil
 		case e, ok := <-w.Events:
 			if !ok {
@@ -279,7 +278,7 @@ func (c *Controller) sync() {
 		c.removeHold()
 	}
 	if err := c.removeUnusedForced(); err != nil {
-		c.log.Warn("an old copy of the cluster network with another version is left", "err", err)
+		c.log.Warn("cannot remove an old copy of the cluster network's configuration", "err", err)
 	}
 }
 
@@ -341,14 +340,14 @@ func (c *Controller) logChain(chain *Chain) {
 	switch {
 	case chain == nil:
 		c.inList = nil
-		c.log.Error("the list that another program had made of the CNI configuration is gone", "was", was)
+		c.log.Error("the list that another program generated from the CNI configuration was removed", "was", was)
 	case chain.Shadowed:
 		c.log.Error("plugins of another program are not called: the CNI configuration comes before the list that has them, "+
 			"and is newer; "+
 			"remove it to use the list", "plugins", chain.Others, "list", chain.File, "remove", chain.Shadow)
 	default:
-		c.log.Error("another program has chained plugins to the CNI configuration: its list stays in force, and multus in "+
-			"it is kept up to date",
+		c.log.Error("another program has chained plugins to the CNI configuration: its list stays in place, and the "+
+			"daemon updates multus in it",
 			"plugins", chain.Others, "list", chain.File)
 	}
 }
@@ -360,17 +359,17 @@ func (c *Controller) removeHold() {
 		return
 	}
 	if err := fsx.Remove(path); err != nil {
-		c.log.Warn("the copy of the CNI configuration is left: it does no harm", "err", err)
+		c.log.Warn("cannot remove the temporary copy of the CNI configuration; it has no effect", "err", err)
 		return
 	}
-	c.log.Info("removed the copy that held the place of the CNI configuration", "file", path)
+	c.log.Info("removed the temporary copy of the CNI configuration", "file", path)
 }
 
 func (c *Controller) generate() ([]byte, error) {
 	if c.conf.MultusConfigFile != config.Auto {
 		b, err := fsx.ReadFile(c.conf.MultusConfigFile, cniconf.MaxFile)
 		if err == nil && !cniconf.CallsMultus(b) {
-			err = fmt.Errorf("%s is no configuration of multus", c.conf.MultusConfigFile)
+			err = fmt.Errorf("%s is not a configuration of multus", c.conf.MultusConfigFile)
 		}
 		if err == nil {
 			if err = usable(b); err != nil {
@@ -418,12 +417,13 @@ func (c *Controller) recordChoice(p *Primary) {
 	if passed := text(errors.Join(p.Skipped...)); passed != c.skipped {
 		c.skipped = passed
 		if passed != "" {
-			c.log.Error("CNI configurations that come first cannot be used", "chosen", p.File, "err", passed)
+			c.log.Error("skipped CNI configurations that sort before the chosen one", "chosen", p.File, "err", passed)
 		}
 	}
 	if c.primary != "" && c.primary != p.File {
 		if _, err := os.Stat(c.primary); err != nil {
-			c.log.Error("the configuration of the cluster network is gone: another one is used", "gone", c.primary, "chosen",
+			c.log.Error("the configuration of the cluster network does not exist any more: using another one", "gone",
+				c.primary, "chosen",
 				p.File, "err", err)
 		}
 	}
@@ -440,7 +440,7 @@ func (c *Controller) save() {
 		err = fsx.WriteAtomic(c.SaveFile, c.good, 0o600)
 	}
 	if err != nil {
-		c.log.Warn("the CNI configuration will not be known after a boot", "err", err)
+		c.log.Warn("cannot save the CNI configuration for the next boot", "err", err)
 	}
 }
 

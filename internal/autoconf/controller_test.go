@@ -432,7 +432,7 @@ func TestSkippedFilesAreLogged(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.sync()
-	if !strings.Contains(log.String(), "is gone") || !has(filepath.Join(dir, FileName), "10-a.conflist") {
+	if !strings.Contains(log.String(), "does not exist any more") || !has(filepath.Join(dir, FileName), "10-a.conflist") {
 		t.Errorf("05-b.conflist has vanished:\n%s", log)
 	}
 }

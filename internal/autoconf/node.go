@@ -149,13 +149,13 @@ func (w *NodeWatch) Run(ctx context.Context, out chan<- Facts) {
 			reported, pause = reportedNothing, firstNodePause
 		case errors.Is(err, ErrNodeUnknown):
 			if reported != reportedUnknown {
-				w.Warn("the CNI configuration has the cluster network's version (cniVersion auto), and no pod is kept from "+
-					"taking the device with the node's address (nodeAddresses), unless they are given", err)
+				w.Warn("cniVersion auto uses the cluster network's version, and the device with the node's address is not "+
+					"protected from pods; set cniVersion and nodeAddresses in the daemon's configuration", err)
 			}
 			reported = reportedUnknown
 		default:
 			if reported != reportedOutage {
-				w.Warn("the Node object is not read yet: version and nodeAddresses of the CNI configuration stay as they are", err)
+				w.Warn("cannot read the Node object yet: cniVersion and nodeAddresses of the CNI configuration stay unchanged", err)
 			}
 			reported, wait, pause = reportedOutage, pause, min(2*pause, lastNodePause)
 		}

@@ -38,9 +38,9 @@ func (a *app) attachCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "attach NAMESPACE/NAME --netns PATH",
 		Short: "Attach a pod's networks to a network namespace, by hand",
-		Long: "Attach the networks of a pod to a network namespace, as a container runtime would have Multus do: by the " +
-			"same engine,\n" +
-			"with the same ledger. For trying definitions out on a machine without Kubernetes; detach undoes it.",
+		Long: "Attach the networks of a pod to a network namespace as the ADD of a container runtime does, with the same\n" +
+			"engine and the same ledger. Use it to try out network definitions on a machine without Kubernetes;\n" +
+			"detach undoes it.",
 		Example: "  ip netns add try\n  multusctl attach default/chosen-address --netns /run/netns/try --networks-dir " +
 			"examples \\\n" +
 			"      --cluster-network examples/node/10-cluster.conflist\n  multusctl detach default/chosen-address --netns " +
@@ -50,7 +50,7 @@ func (a *app) attachCommand() *cobra.Command {
 	}
 	t.flags(c)
 	c.Flags().StringVar(&t.clusterNetwork, "cluster-network", "",
-		"CNI configuration `file` of the cluster network, where there is no --config")
+		"CNI configuration `file` of the cluster network, if --config is not set")
 	return c
 }
 
@@ -71,7 +71,7 @@ func (t *attachment) flags(c *cobra.Command) {
 	f := c.Flags()
 	f.StringVar(&t.netns, "netns", "", "`path` of the network namespace")
 	f.StringVar(&t.container, "container", "",
-		"container `ID` under which it is remembered (default: multusctl-NAMESPACE-NAME)")
+		"container `ID` of the record (default: multusctl-NAMESPACE-NAME)")
 	f.StringVar(&t.ifName, "ifname", "eth0", "`name` of the cluster network's interface")
 	t.directories(f)
 }
@@ -115,7 +115,7 @@ func (t *attachment) detach(ctx context.Context, name string) error {
 	r, err := lookUp(&ledger.Store{Dir: t.stateDir, Log: slog.New(slog.DiscardHandler)}, req.ContainerID, t.ifName)
 	if r == nil {
 		return cmp.Or(err, fmt.Errorf(
-			"nothing is recorded of pod %s (container %s) in %s: nothing was done (see multusctl ledger ls)", req.Pod(),
+			"pod %s (container %s) has no record in %s: nothing was done (see multusctl ledger ls)", req.Pod(),
 			req.ContainerID, t.stateDir))
 	}
 	// The planner is empty, because DEL replays the record that attach has written.

@@ -86,7 +86,7 @@ func TestAttach(t *testing.T) {
 		}
 	})
 	if code, out, errs := call(t, nil, append([]string{"detach"}, common...)...); code != Found || out != "" ||
-		!strings.Contains(errs, "nothing is recorded of pod team-a/web-0 ") {
+		!strings.Contains(errs, "pod team-a/web-0 (container multusctl-team-a-web-0) has no record") {
 		t.Errorf("detached twice: %d %s %s", code, out, errs)
 	}
 	if code, out, _ := call(t, nil, "ledger", "ls", "--state-dir", state, "-o", "json"); code != OK ||
@@ -119,16 +119,16 @@ func TestDetachUnknown(t *testing.T) {
 	}{
 		"misspelt": {
 			[]string{"team-a/wbe-0", "--state-dir", state},
-			"nothing is recorded of pod team-a/wbe-0 (container multusctl-team-a-wbe-0) in " + state +
+			"pod team-a/wbe-0 (container multusctl-team-a-wbe-0) has no record in " + state +
 				": nothing was done (see multusctl ledger ls)\n",
 		},
 		"another container": {
 			[]string{"team-a/web-0", "--state-dir", state, "--container", "x"},
-			"nothing is recorded of pod team-a/web-0 (container x) in " + state,
+			"pod team-a/web-0 (container x) has no record in " + state,
 		},
 		"nothing recorded": {
 			[]string{"web-0", "--state-dir", filepath.Join(dir, "none")},
-			"nothing is recorded of pod default/web-0 (container multusctl-default-web-0) in " + filepath.Join(dir, "none"),
+			"pod default/web-0 (container multusctl-default-web-0) has no record in " + filepath.Join(dir, "none"),
 		},
 		"not to be read": {[]string{"web-0", "--state-dir", file}, "read record of container multusctl-default-web-0: "},
 	} {

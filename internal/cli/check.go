@@ -43,11 +43,10 @@ func (a *app) checkCommand() *cobra.Command {
 	t := &attachment{app: a}
 	c := &cobra.Command{
 		Use:   "check NAMESPACE/NAME|CONTAINER",
-		Short: "Ask every network of a pod of this node whether it is still as it was attached",
-		Long: "Run CHECK of every network of a pod of this node and show what its plugins answer. The runtime's own CHECK " +
-			"asks none of\n" +
-			"them by default (key checkNetworks): some plugins refuse CHECK behind a meta-plugin although nothing is wrong.\n" +
-			"Exit code 1 if one of them fails.",
+		Short: "Run CHECK for every network of a pod on this node",
+		Long: "Run CHECK for every network of a pod on this node and show the results of the plugins. The CHECK of the\n" +
+			"runtime calls none of them by default (key checkNetworks): some plugins refuse CHECK behind a meta-plugin\n" +
+			"although nothing is wrong. Exit code 1 if one of them fails.",
 		Example: "  multusctl check default/web-0",
 		Args:    cobra.ExactArgs(1),
 		RunE:    func(cmd *cobra.Command, args []string) error { return t.check(cmd.Context(), args[0]) },

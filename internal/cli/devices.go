@@ -44,9 +44,8 @@ func (a *app) devicesCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "devices",
 		Short: "List the interfaces of this node: which are free for a pod, and why the others are not",
-		Long: "List the interfaces of this node: which are free for a pod (host-device), and why the others are not. It " +
-			"decides as\n" +
-			"ADD does. Interfaces that a pod has are listed too, with the pod.",
+		Long: "List the interfaces of this node: which are free for a pod (host-device), and why the others are not. The\n" +
+			"rules are those of ADD. Interfaces in pods are listed too, with their pod.",
 		Example: "  multusctl devices\n  kubectl multus devices --node worker-3",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !a.isThisNode(node) {
@@ -80,7 +79,7 @@ func (a *app) devicesCommand() *cobra.Command {
 		"the state `directory` (default: cniDir of the node's configuration, else "+config.DefaultCNIDir+")")
 	c.Flags().StringVar(&locks, "lock-file", plugin.LockFile, "the `file` of the locks")
 	c.Flags().StringSliceVar(&addresses, "node-address", nil,
-		"`address` by which the cluster knows this node (default: nodeAddresses of the node's configuration)")
+		"`address` of this node in the cluster (default: nodeAddresses of the node's configuration)")
 	return c
 }
 

@@ -25,12 +25,10 @@ func (a *app) doctorCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "doctor",
 		Short: "Find out what is wrong with this node",
-		Long: "Find out what is wrong with this node: each finding comes with its evidence and what to type. It looks and " +
-			"changes\n" +
-			"nothing. It works without the daemon and without a cluster; what cannot be seen from where it runs is listed as\n" +
-			"unchecked. As root on the node it sees all; in the daemon's pod it sees what is mounted there. With --node it " +
-			"runs in\n" +
-			"the daemon's pod on another node, by kubectl.",
+		Long: "Find out what is wrong with this node. Each finding has its evidence and a command that helps. doctor only\n" +
+			"reads; it changes nothing. It works without the daemon and without a cluster, and lists what it cannot see\n" +
+			"as unchecked. As root on the node it sees everything; in the daemon's pod it sees what is mounted there.\n" +
+			"With --node it runs in the daemon's pod on another node, through kubectl.",
 		Example: "  multusctl doctor\n  multusctl doctor --kubeconfig /etc/kubernetes/kubelet.conf -o json\n" +
 			"  kubectl multus doctor --node worker-3\n  multusctl doctor --root /host",
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -50,7 +48,7 @@ func (a *app) doctorCommand() *cobra.Command {
 	c.Flags().StringVar(&confDir, "conf-dir", "",
 		"`directory` from which the runtime loads its CNI configuration (default: the daemon's configuration, else the "+
 			"distribution's)")
-	c.Flags().StringVar(&root, "root", "/", "`directory` where the node's file system is seen")
+	c.Flags().StringVar(&root, "root", "/", "`directory` where the node's file system is mounted")
 	return c
 }
 
@@ -136,7 +134,7 @@ func daemonVersion(ctx context.Context, socket string) (_ string, err error) {
 	defer func() { err = errors.Join(err, conn.Close()) }()
 	uc, ok := conn.(*net.UnixConn)
 	if !ok {
-		return "", fmt.Errorf("%s is no unix socket", socket)
+		return "", fmt.Errorf("%s is not a unix socket", socket)
 	}
 	raw, err := uc.SyscallConn()
 	if err != nil {
@@ -149,7 +147,7 @@ func daemonVersion(ctx context.Context, socket string) (_ string, err error) {
 		return "", err
 	}
 	if credErr != nil {
-		return "", fmt.Errorf("ask who serves %s: %w", socket, credErr)
+		return "", fmt.Errorf("find the process that serves %s: %w", socket, credErr)
 	}
 	return versionOf(fmt.Sprintf("/proc/%d/exe", cred.Pid))
 }
@@ -171,7 +169,7 @@ func (a *app) printReport(r *doctor.Report) error {
 			}
 			fmt.Fprintf(w, "%s  %-13s %s\n", a.paint(colour, mark), c.Name, c.About)
 			if c.Why != "" {
-				fmt.Fprintf(w, "             not all was seen: %s\n", c.Why)
+				fmt.Fprintf(w, "             incomplete: %s\n", c.Why)
 			}
 		}
 		for _, f := range r.Findings {

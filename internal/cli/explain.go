@@ -64,13 +64,11 @@ func (a *app) explainCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "explain pod NAMESPACE/NAME | -f FILE",
 		Short: "Show what would be attached to a pod, and where every value comes from",
-		Long: "Show what would be attached to a pod: each network, where every value comes from, and the exact " +
-			"configuration that\n" +
-			"each plugin gets. It is a dry run by the code of ADD itself: nothing is attached and nothing is written. On a " +
-			"node it\n" +
-			"starts from the node's configuration, and says which plugins and devices ADD would not get there. With --node " +
-			"all of\n" +
-			"this is that of another node: it runs in the daemon's pod there, by kubectl, with the daemon's rights.",
+		Long: "Show what would be attached to a pod: each network, where every value comes from, and the exact\n" +
+			"configuration that each plugin gets. It is a dry run of ADD: nothing is attached and nothing is written.\n" +
+			"On a node, it starts from the node's configuration and reports plugins and devices that ADD would not get.\n" +
+			"With --node, it does this for another node: it runs in the daemon's pod there, through kubectl, with the\n" +
+			"daemon's permissions.",
 		Example: "  multusctl explain pod team-a/web-0\n  kubectl multus explain pod team-a/web-0 --node worker-3\n  " +
 			"kubectl multus explain -f pod.yaml --node worker-3\n" +
 			"  multusctl explain -f networks.yaml -f pod.yaml\n  multusctl explain -f pod.yaml --config 00-multus.conf " +
@@ -89,17 +87,17 @@ func (a *app) explainCommand() *cobra.Command {
 	}
 	a.source.add(c.Flags())
 	c.Flags().StringArrayVarP(&e.files, "filename", "f", nil,
-		"`file` with pods and definitions, or - for standard input; may be repeated. Definitions that no file has are "+
-			"asked of the cluster or --networks-dir")
+		"`file` with pods and definitions, or - for standard input; may be repeated. Definitions that are in no file are "+
+			"read from the cluster or --networks-dir")
 	a.nodeFlag(c, &e.node)
 	c.Flags().StringVar(&e.conf, "config", "",
 		"CNI configuration `file` of the node (default: the one that calls Multus on this node)")
 	c.Flags().StringVar(&e.daemon, "daemon-config", "",
-		"the daemon's configuration `file`, which it lays over that of each request (default: that of this node, without "+
-			"--config)")
+		"the daemon's configuration `file`, which overrides that of each request (default: that of this node, if --config "+
+			"is not set)")
 	c.Flags().StringArrayVar(&e.devices, "device", nil,
-		"`RESOURCE=ID`: a device that the kubelet would give to the pod; may be repeated (default: ask the kubelet of this "+
-			"node)")
+		"`RESOURCE=ID`: a device that the kubelet would give to the pod; may be repeated (default: as the kubelet of this "+
+			"node reports)")
 	return c
 }
 

@@ -21,8 +21,8 @@ import (
 // would not apply to the other node.
 func (e *explain) explainOnNode(cmd *cobra.Command, pods []plan.Ref) error {
 	if e.conf != "" || e.daemon != "" {
-		return usageError{errors.New("--config and --daemon-config say how a node is, and --node asks the node: give one " +
-			"or the other")}
+		return usageError{errors.New("--config and --daemon-config describe a node, and --node reads that node's " +
+			"configuration: use one or the other")}
 	}
 	args := forwardedArguments(cmd)
 	for _, ref := range pods {
@@ -54,7 +54,7 @@ func (e *explain) nodeFiles() (conf, daemon []byte, err error) {
 	}
 	if conf == nil {
 		conf = []byte(unknownClusterNetwork)
-		e.notes = append(e.notes, "the cluster network is not known here: "+
+		e.notes = append(e.notes, "the cluster network is unknown on this machine: "+
 			"give --config with the node's "+autoconf.FileName+", or --node")
 	}
 	if e.daemon != "" {
@@ -96,7 +96,7 @@ func (e *explain) nodeProblems(p *plan.Plan, conf *config.Plugin) []string {
 	}
 	inv, err := e.inventory(p.Dirs.State, plugin.LockFile, conf.NodeAddresses)
 	if err != nil {
-		return append(out, fmt.Sprintf("the devices of this machine are not known: %v", err))
+		return append(out, fmt.Sprintf("cannot list the devices of this machine: %v", err))
 	}
 	for _, ref := range asked {
 		var refusal *device.Refusal

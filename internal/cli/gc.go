@@ -37,21 +37,19 @@ func (a *app) gcCommand() *cobra.Command {
 	var grace time.Duration
 	c := &cobra.Command{
 		Use:   "gc",
-		Short: "Free what sandboxes hold that are gone",
-		Long: "Free what this node remembers of sandboxes that are gone, as the DEL would have that they never got: " +
-			"addresses, host\n" +
-			"ports, interfaces. Gone is a sandbox whose network namespace does not exist, if the node was started since, or " +
-			"if the\n" +
-			"record is older than --grace. What lives, and what is being worked on, is not touched. It runs on the node, as " +
-			"root,\n" +
-			"where the network namespaces of the container runtime can be seen; the runtime's own GC does the same by its list.",
+		Short: "Free the resources of sandboxes that no longer exist",
+		Long: "Free the resources of sandboxes that no longer exist and got no DEL: addresses, host ports, interfaces.\n" +
+			"These are sandboxes whose network namespace does not exist, if the node was restarted since the attachment,\n" +
+			"or if the record is older than --grace. Running sandboxes, and those with an operation in progress, are not\n" +
+			"touched. Run it on the node, as root, where the network namespaces of the container runtime are visible.\n" +
+			"The runtime's own GC does the same with its list of sandboxes.",
 		Example: "  multusctl gc --dry-run\n  multusctl gc",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return t.gc(cmd.Context(), grace, dryRun) },
 	}
 	t.directories(c.Flags())
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "only show what would be freed")
-	c.Flags().DurationVar(&grace, "grace", engine.DefaultGrace, "how old a record of this boot must be, a `duration`")
+	c.Flags().DurationVar(&grace, "grace", engine.DefaultGrace, "minimum age of a record of this boot, a `duration`")
 	return c
 }
 
@@ -93,7 +91,7 @@ func (t *attachment) gc(ctx context.Context, grace time.Duration, dryRun bool) e
 		fmt.Fprintf(w, "%d freed\n", len(list)-left)
 	})
 	if err == nil && left > 0 {
-		return errors.New("something is left: run it again once the problem is gone")
+		return errors.New("some sandboxes were not freed: run gc again once the problem is fixed")
 	}
 	return err
 }

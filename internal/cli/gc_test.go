@@ -74,7 +74,7 @@ func TestGCFails(t *testing.T) {
 	code, out, errs := call(t, nil, "gc", "--grace", "0s", "--state-dir", dir, "--plugin-dir", root, "--lock-file",
 		filepath.Join(root, "locks"))
 	if code != Found || !strings.Contains(out, "failed to find plugin") || !strings.Contains(out, "0 freed") ||
-		!strings.Contains(errs, "run it again") {
+		!strings.Contains(errs, "run gc again") {
 		t.Errorf("%d %q %s", code, out, errs)
 	}
 }

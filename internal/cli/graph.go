@@ -19,9 +19,8 @@ func (a *app) graphCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "graph",
 		Short: "Draw pods, networks and the interfaces of nodes, as SVG, Mermaid or DOT",
-		Long: "Draw pods, their networks and the interfaces of the node that these are on. Addresses are those of the " +
-			"annotation\n" +
-			"network-status; what a pod asks for and has not got is marked.",
+		Long: "Draw pods, their networks and the node's interfaces that the networks use. Addresses are those of the\n" +
+			"annotation network-status; a network that a pod requests and does not have is marked.",
 		Example: "  multusctl graph --format svg > networks.svg\n  multusctl graph --format dot --networks-dir examples | " +
 			"dot -Tpng > networks.png",
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {

@@ -54,7 +54,7 @@ const (
 func (a *app) ledgerCommand() *cobra.Command {
 	var dir string
 	c := group(
-		&cobra.Command{Use: "ledger", Short: "Look at what this node remembers to be attached"},
+		&cobra.Command{Use: "ledger", Short: "Inspect the records of what is attached on this node"},
 		a.ledgerList(&dir), a.ledgerShow(&dir), a.ledgerVerify(&dir),
 	)
 	c.PersistentFlags().StringVar(&dir, "state-dir", config.DefaultCNIDir,
@@ -86,9 +86,8 @@ func (a *app) ledgerShow(dir *string) *cobra.Command {
 	return &cobra.Command{
 		Use:   "show CONTAINER",
 		Short: "Show one sandbox: what DEL will do",
-		Long: "Show one sandbox, by its container ID, the beginning of it, or NAMESPACE/NAME of the pod: what DEL will " +
-			"replay.",
-		Args: cobra.ExactArgs(1),
+		Long:  "Show what DEL will replay for one sandbox. Give its container ID, a prefix of it, or NAMESPACE/NAME.",
+		Args:  cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			records, err := readLedger(*dir)
 			if err != nil {
@@ -171,7 +170,7 @@ func verify(records []record, damaged []string) []ledgerProblem {
 		if r.Problem != "" {
 			out = append(out, ledgerProblem{
 				r.Container, r.Problem,
-				"nothing by hand: DEL puts the file aside and goes on with what libcni remembers",
+				"nothing: DEL moves the file aside and uses the cached results of libcni",
 			})
 		}
 		if r.State == stateGone {

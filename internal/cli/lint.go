@@ -29,7 +29,7 @@ func (a *app) lintCommand() *cobra.Command {
 		Short: "Check network definitions and pods before they are applied",
 		Long: "Check network definitions, pods and workloads, with line and column. Files are checked together: pods " +
 			"against the\n" +
-			"definitions, and definitions against each other. Nothing is asked of a cluster.",
+			"definitions, and definitions against each other. lint does not contact a cluster.",
 		Example: "  multusctl lint -f networks.yaml -f pod.yaml\n  multusctl lint -f examples/ --complete\n  kubectl get " +
 			"net-attach-def,pods -A -o yaml | multusctl lint -f -",
 		Args: cobra.ArbitraryArgs,
@@ -52,10 +52,10 @@ func (a *app) lintCommand() *cobra.Command {
 	c.Flags().StringArrayVarP(&files, "filename", "f", nil,
 		"`file`, directory (not those below it), or - for standard input; may be repeated")
 	c.Flags().StringVar(&conf, "config", "",
-		"CNI configuration or daemon's `file`: its namespaceIsolation, globalNamespaces and multusNamespace count")
+		"configuration `file` of CNI or the daemon: lint uses its namespaceIsolation, globalNamespaces and multusNamespace")
 	c.Flags().BoolVar(&isolation, "namespace-isolation", false, "check as with namespaceIsolation")
 	c.Flags().BoolVar(&complete, "complete", false,
-		"the files are all there is: a network that none of them defines is an error")
+		"report a network that none of the files defines as an error")
 	return c
 }
 
@@ -156,7 +156,7 @@ func expand(name string) ([]string, error) {
 		out = append(out, found...)
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("no .yaml, .yml or .json file in %s: name the directories below it that have some", name)
+		return nil, fmt.Errorf("no .yaml, .yml or .json file in %s: subdirectories are not read, name them as well", name)
 	}
 	slices.SortFunc(out, func(a, b string) int { return cmp.Compare(a, b) })
 	return out, nil

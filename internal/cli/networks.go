@@ -30,7 +30,7 @@ func (a *app) networksCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:     "networks",
 		Aliases: []string{"nets"},
-		Short:   "List the network definitions, what they are on, and the addresses they give out",
+		Short:   "List the network definitions, the node's interfaces that they use, and their address ranges",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := a.open()
 			if err != nil {
@@ -88,7 +88,7 @@ func networkRows(defs []plan.Definition) []networkRow {
 	for _, d := range defs {
 		row := networkRow{Namespace: d.Namespace, Name: d.Name, Resource: d.ResourceName, Plugins: []string{}}
 		if d.Config == "" {
-			row.Problem = "spec.config is empty: a file of each node"
+			row.Problem = "spec.config is empty: each node has its own file"
 		} else if l, err := cniconf.Parse([]byte(d.Config)); err != nil {
 			row.Problem = err.Error()
 		} else {

@@ -29,7 +29,8 @@ const (
 // nodeFlag adds the flag --node.
 func (a *app) nodeFlag(c *cobra.Command, node *string) {
 	c.Flags().StringVar(node, "node", a.Getenv("MULTUS_NODE_NAME"),
-		"`name` of the node (default: this one); another one is looked at from the daemon's pod there, by kubectl")
+		"`name` of the node (default: this one); for another one, the command runs in the daemon's pod there, through "+
+			"kubectl")
 }
 
 // forwardedArguments returns the command and those of its flags that have the same meaning on another node. Files are
@@ -65,8 +66,8 @@ func (a *app) inPod() bool { return a.Getenv("KUBERNETES_SERVICE_HOST") != "" }
 // would make this program larger without any benefit. The output and the exit code of the command are passed on.
 func (a *app) runOnNode(ctx context.Context, node string, stdin []byte, args ...string) error {
 	if a.source.networksDir != "" {
-		return usageError{errors.New("--networks-dir is a directory of this machine, and --node asks the cluster: give one " +
-			"or the other")}
+		return usageError{errors.New("--networks-dir is a directory of this machine, and --node runs on another one: use " +
+			"one or the other")}
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, remoteTimeout, fmt.Errorf("it took longer than %s", remoteTimeout))
 	defer cancel()
@@ -78,7 +79,7 @@ func (a *app) runOnNode(ctx context.Context, node string, stdin []byte, args ...
 	name, _, _ := strings.Cut(strings.TrimSpace(string(pod)), "\n")
 	if name == "" {
 		return fmt.Errorf("no daemon runs on node %s, or there is no such node: run `multusctl %s` there, as root; "+
-			"docs/multusctl.md says how without a daemon", node, args[0])
+			"docs/multusctl.md describes nodes without a daemon", node, args[0])
 	}
 	all := []string{"exec", name, "-c", "kube-multus"}
 	if stdin != nil {
@@ -92,7 +93,7 @@ func (a *app) runOnNode(ctx context.Context, node string, stdin []byte, args ...
 	}
 	err = c.Run()
 	if stdout.more || stderr.more {
-		return fmt.Errorf("run multusctl in %s on node %s: it answers with more than %d bytes", name, node, maxRemote)
+		return fmt.Errorf("run multusctl in %s on node %s: its output has more than %d bytes", name, node, maxRemote)
 	}
 	// The output of another machine is untrusted input. It must not control this terminal.
 	if _, werr := (&printable{a.Stdout}).Write(stdout.b.Bytes()); werr != nil {

@@ -46,7 +46,7 @@ func TestOtherNode(t *testing.T) {
 		{
 			"no daemon there", `*"get pods"*) ;;`, "",
 			"error: no daemon runs on node worker-3, or there is no such node: run `multusctl doctor` there, as root; " +
-				"docs/multusctl.md says how without a daemon\n", Found,
+				"docs/multusctl.md describes nodes without a daemon\n", Found,
 		},
 		{
 			"no rights", `*"get pods"*) echo 'Error from server (Forbidden): pods is forbidden' >&2; exit 1;;`, "",
@@ -54,7 +54,7 @@ func TestOtherNode(t *testing.T) {
 		},
 		{
 			"it never stops", found + `*exec*) cat /dev/zero;;`, "",
-			"error: run multusctl in pod/kube-multus-ds-abc on node worker-3: it answers with more than 16777216 bytes\n",
+			"error: run multusctl in pod/kube-multus-ds-abc on node worker-3: its output has more than 16777216 bytes\n",
 			Found,
 		},
 		{

@@ -146,7 +146,7 @@ func parseRef(s string) (plan.Ref, error) {
 		ns, name = file.DefaultNamespace, s
 	}
 	if ns == "" || name == "" || strings.Contains(name, "/") {
-		return plan.Ref{}, usageError{fmt.Errorf("%q names no pod: want NAMESPACE/NAME", s)}
+		return plan.Ref{}, usageError{fmt.Errorf("%q is not a pod name: want NAMESPACE/NAME", s)}
 	}
 	return plan.Ref{Namespace: ns, Name: name}, nil
 }

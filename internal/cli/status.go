@@ -74,9 +74,8 @@ func (a *app) statusCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "status [NAMESPACE/NAME]",
 		Short: "Show the daemon and the networks of the pods of this node, or of one pod",
-		Long: "Show whether the daemon is ready, and for each pod what the node remembers, what is in its network " +
-			"namespace, and, for\n" +
-			"a named pod, what its annotation network-status tells. Exit code 1 if they differ.",
+		Long: "Show whether the daemon is ready, and for each pod its records on this node and the interfaces in its\n" +
+			"network namespace. For a named pod, also show its annotation network-status. Exit code 1 if they differ.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			refs, err := parseRefs(args)
@@ -249,7 +248,8 @@ func (p *podStatus) compare(networks []reportedNetwork) {
 			})
 		default:
 			p.Problems = append(p.Problems,
-				fmt.Sprintf("network %s (interface %s) is reported, and the node has no record of it", n.Name, dash(n.Interface)))
+				fmt.Sprintf("network %s (interface %s) is in network-status, but this node has no record of it", n.Name,
+					dash(n.Interface)))
 			more = append(more, podInterface{Name: n.Interface, Network: n.Name, MAC: n.MAC, Addrs: n.IPs})
 		}
 	}
@@ -258,7 +258,8 @@ func (p *podStatus) compare(networks []reportedNetwork) {
 			return n.Interface == i.Name || n.Interface == "" && n.Name == i.Network
 		})
 		if !reported {
-			p.Problems = append(p.Problems, fmt.Sprintf("interface %s of network %s is not reported", i.Name, i.Network))
+			p.Problems = append(p.Problems, fmt.Sprintf("interface %s of network %s is not in network-status", i.Name,
+				i.Network))
 		}
 	}
 	p.Interfaces = append(p.Interfaces, more...)

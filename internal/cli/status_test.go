@@ -64,8 +64,8 @@ func TestStatus(t *testing.T) {
 	code, out, errs = call(t, nil, "status", "team-a/web-0", "--state-dir", dir, "--socket-dir", dir, "--kubeconfig",
 		kubeconfig)
 	for _, want := range []string{
-		"network team-a/other (interface net7) is reported, and the node has no record of it",
-		"interface net1 of network team-a/net is not reported",
+		"network team-a/other (interface net7) is in network-status, but this node has no record of it",
+		"interface net1 of network team-a/net is not in network-status",
 	} {
 		if !strings.Contains(out, want) || code != Found {
 			t.Errorf("%d: no %q in\n%s%s", code, want, out, errs)
@@ -109,21 +109,21 @@ func TestStatusOfHealthyPods(t *testing.T) {
 			"a network of nobody",
 			[]podInterface{own},
 			[]reportedNetwork{{Name: "k8s-pod-network"}, {Name: "x/y", Interface: "net1"}},
-			[]string{"network x/y (interface net1) is reported, and the node has no record of it"},
+			[]string{"network x/y (interface net1) is in network-status, but this node has no record of it"},
 			2,
 		},
 		{
 			"a network of nobody without an interface",
 			[]podInterface{own},
 			[]reportedNetwork{{Name: "k8s-pod-network"}, {Name: "x/y"}},
-			[]string{"network x/y (interface -) is reported, and the node has no record of it"},
+			[]string{"network x/y (interface -) is in network-status, but this node has no record of it"},
 			2,
 		},
 		{
 			"not reported",
 			[]podInterface{own, net1},
 			[]reportedNetwork{{Name: "k8s-pod-network"}},
-			[]string{"interface net1 of network team-a/udn is not reported"},
+			[]string{"interface net1 of network team-a/udn is not in network-status"},
 			2,
 		},
 	} {

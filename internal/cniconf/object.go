@@ -58,7 +58,7 @@ func explainObject(b []byte) (*object, error) {
 		return nil, err
 	}
 	if _, err := dec.Token(); err != io.EOF {
-		return nil, fmt.Errorf("something follows the JSON object")
+		return nil, fmt.Errorf("unexpected data after the JSON object")
 	}
 	return o, nil
 }
@@ -68,7 +68,7 @@ func kind(tok json.Token) string {
 	case json.Delim:
 		return "an array"
 	case string:
-		return fmt.Sprintf("the text %q", t)
+		return fmt.Sprintf("the string %q", t)
 	case nil:
 		return "null"
 	}
@@ -124,7 +124,7 @@ func (o *object) stringMember(key string) (string, error) {
 	}
 	var s *string
 	if err := json.Unmarshal(v, &s); err != nil {
-		return "", fmt.Errorf("%q must be a text, not %s", key, v)
+		return "", fmt.Errorf("%q must be a string, not %s", key, v)
 	}
 	if s == nil {
 		return "", nil

@@ -122,12 +122,12 @@ func Inspect(ns *link.Namespace, holdings []Holding, nodeAddresses []netip.Addr)
 	var err error
 	// This must be the first step: when the kernel lists peers, it assigns IDs to their namespaces.
 	if inv.Devices, err = ns.Devices(); err != nil {
-		return nil, fmt.Errorf("look at the devices of the node: %w", err)
+		return nil, fmt.Errorf("list the devices of the node: %w", err)
 	}
 	for _, family := range []link.Family{link.IPv4, link.IPv6} {
 		routes, err := ns.DefaultRoutes("", family)
 		if err != nil {
-			return nil, fmt.Errorf("look at the routes of the node: %w", err)
+			return nil, fmt.Errorf("list the routes of the node: %w", err)
 		}
 		for _, r := range routes {
 			inv.Routes = append(inv.Routes, Route{Route: r, Family: family})

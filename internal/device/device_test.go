@@ -179,7 +179,7 @@ func TestReasons(t *testing.T) {
 		"veth of a pod": {
 			device:   with(soft(3, "veth1", "veth"), func(d *link.Device) { d.Peer = 4 }),
 			holdings: []Holding{{Pod: "default/p", ContainerID: "c1", IfName: "eth0", Peer: 4}}, want: []Kind{PodVeth},
-			text: "it is the cable of pod default/p (sandbox c1, interface eth0)",
+			text: "it is the node's end of the veth pair of pod default/p (sandbox c1, interface eth0)",
 		},
 		"veth of a dead pod": {
 			device:   with(soft(3, "veth1", "veth"), func(d *link.Device) { d.Peer = 4 }),
@@ -202,7 +202,7 @@ func TestReasons(t *testing.T) {
 		"just being given away": {
 			device:   eth1,
 			holdings: []Holding{{Pod: "default/p", ContainerID: "c1", IfName: "net1", Busy: true, Device: IdentityOf(&eth1)}},
-			want:     []Kind{Held}, text: "pod default/p (sandbox c1, interface net1) is getting it or giving it back just now",
+			want:     []Kind{Held}, text: "pod default/p (sandbox c1, interface net1) is attaching or releasing it",
 		},
 		"recorded, no operation": {device: eth1, holdings: []Holding{{Pod: "default/p", Device: IdentityOf(&eth1)}}},
 		"all of it at once": {
@@ -482,7 +482,7 @@ func TestJudge(t *testing.T) {
 		"kubelet's": {
 			ref:  Reference{Key: "deviceID", Value: "0000:00:02.0", Given: true},
 			want: `device "eth0" (deviceID "0000:00:02.0" of network ns/n) is not free`,
-			next: `keep it out of the devices that the kubelet hands out for network ns/n, or set "allowInUse"`,
+			next: `exclude it from the devices that the kubelet assigns for network ns/n, or set "allowInUse"`,
 		},
 		"auxiliary":            {ref: Reference{Key: "deviceID", Value: "mlx5_core.sf.4"}, want: "eth1"},
 		"auxiliary is not PCI": {ref: Reference{Key: "pciBusID", Value: "mlx5_core.sf.4"}, want: `is not on this node`},
@@ -510,7 +510,7 @@ func TestJudge(t *testing.T) {
 		"held by a dead pod": {
 			ref:      Reference{Key: "device", Value: "eth2"},
 			holdings: []Holding{{Pod: "default/dead", ContainerID: "c0", IfName: "net1", Gone: true, Device: eth2}},
-			want:     `pod default/dead (sandbox c0, interface net1) has got it, and its network namespace is gone`,
+			want:     `pod default/dead (sandbox c0, interface net1) has it, and its network namespace is gone`,
 		},
 		"held, record of today's Multus": {
 			ref: Reference{Key: "device", Value: "eth3"}, holdings: []Holding{holder, old},

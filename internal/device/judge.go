@@ -52,7 +52,7 @@ func (r *Refusal) Error() string {
 func (r *Refusal) Next() string {
 	change := fmt.Sprintf("change %q in %s", r.Reference.Key, r.Reference.definition())
 	if r.Reference.Given {
-		change = fmt.Sprintf("keep it out of the devices that the kubelet hands out for network %s", r.Reference.Network)
+		change = fmt.Sprintf("exclude it from the devices that the kubelet assigns for network %s", r.Reference.Network)
 	}
 	switch {
 	case len(r.Reasons) == 0 || r.Reasons[0].Kind == Immovable:

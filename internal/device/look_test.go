@@ -67,7 +67,7 @@ func TestInspect(t *testing.T) {
 		"vtep":  "other interfaces are on it: vxlan vx0",
 		"used":  "other interfaces are on it: that of pod default/u (sandbox c3, interface net1)",
 		"addr":  "it has the node's address 2001:db8:2::7",
-		"cable": "it is the cable of pod default/p (sandbox c1, interface eth0)",
+		"cable": "it is the node's end of the veth pair of pod default/p (sandbox c1, interface eth0)",
 		"lo":    "it is the node's loopback interface",
 		"eth9":  "is not on this node",
 		"spare": "", "mac0": "",

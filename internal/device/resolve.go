@@ -29,7 +29,7 @@ func (inv *Inventory) resolve(r *Reference) (*link.Device, error) {
 	case "hwaddr":
 		mac, err := net.ParseMAC(r.Value)
 		if err != nil {
-			return nil, fmt.Errorf("%w: it is no MAC address", errAbsent)
+			return nil, fmt.Errorf("%w: it is not a MAC address", errAbsent)
 		}
 		i := slices.IndexFunc(inv.Devices, func(d link.Device) bool { return d.MAC == mac.String() })
 		if i < 0 {
@@ -39,7 +39,7 @@ func (inv *Inventory) resolve(r *Reference) (*link.Device, error) {
 	case "kernelpath":
 		path, ok := strings.CutPrefix(filepath.Clean(r.Value), "/sys/")
 		if !ok {
-			return nil, fmt.Errorf("%w: it is no path below /sys/devices", errAbsent)
+			return nil, fmt.Errorf("%w: it is not a path below /sys/devices", errAbsent)
 		}
 		return inv.first(filepath.Join(inv.Sys, path), "net")
 	case "pciBusID", "deviceID":

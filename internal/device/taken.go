@@ -44,7 +44,7 @@ func (inv *Inventory) Reasons(d *link.Device) []Reason {
 		out = append(out, Reason{Kind: kind, Text: fmt.Sprintf(format, args...)})
 	}
 	if h := inv.busy(d); h != nil {
-		add(Held, "%s is getting it or giving it back just now", h)
+		add(Held, "%s is attaching or releasing it", h)
 	}
 	switch d.Type {
 	case "bridge", "bond", "team", "vrf":
@@ -71,7 +71,7 @@ func (inv *Inventory) Reasons(d *link.Device) []Reason {
 		add(Parent, "other interfaces are on it: %s", list(upper))
 	}
 	if h := inv.vethPeer(d); h != nil {
-		add(PodVeth, "it is the cable of %s", h)
+		add(PodVeth, "it is the node's end of the veth pair of %s", h)
 	}
 	return out
 }
@@ -270,8 +270,8 @@ func (inv *Inventory) onNode(id *Identity) bool {
 // held returns a message with the holder of a device that is not on the node.
 func held(h *Holding) string {
 	if h.Gone {
-		return fmt.Sprintf("%s has got it, and its network namespace is gone: a process may keep it alive, or the device "+
-			"went with it", h)
+		return fmt.Sprintf("%s has it, and its network namespace is gone: a process may keep the namespace alive, or the "+
+			"device was deleted with it", h)
 	}
 	return fmt.Sprintf("%s has it", h)
 }

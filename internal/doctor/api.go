@@ -25,7 +25,7 @@ var apiCheck = Check{
 	Name: "api", About: "the API server answers, the credentials are good, and the role allows what Multus needs",
 	Run: func(ctx context.Context, n *Node) ([]Finding, error) {
 		if n.Cluster == nil {
-			return nil, errors.New("no API server is known: give --kubeconfig, or run it in the daemon's pod")
+			return nil, errors.New("no API server is configured: give --kubeconfig, or run it in the daemon's pod")
 		}
 		if _, err := n.Cluster.Version(ctx); err != nil {
 			return []Finding{unanswered(err)}, nil
@@ -34,14 +34,15 @@ var apiCheck = Check{
 		has, err := n.Cluster.HasDefinitions(ctx)
 		if err == nil && !has {
 			out = append(out, Finding{
-				Severity: Error, Message: "the cluster does not know network definitions",
+				Severity: Error, Message: "the cluster has no CustomResourceDefinition for network definitions",
 				Evidence: "the API server does not serve k8s.cni.cncf.io/v1",
 				Fix:      "kubectl apply -f deploy/base/crd.yaml",
 			})
 		}
 		who := n.Cluster.Account()
 		if who != "" && !strings.HasSuffix(who, account) {
-			return out, errors.Join(err, fmt.Errorf("the role of Multus is not known: the credentials are those of %s", who))
+			return out, errors.Join(err, fmt.Errorf("the role of Multus cannot be checked: the credentials are those of %s",
+				who))
 		}
 		return append(out, role(ctx, n)...), err
 	},
@@ -50,7 +51,7 @@ var apiCheck = Check{
 func unanswered(err error) Finding {
 	f := Finding{
 		Severity: Error, Message: "the API server refuses the credentials", Evidence: err.Error(),
-		Fix: "kubectl -n kube-system rollout restart daemonset/kube-multus-ds: its token is made anew",
+		Fix: "kubectl -n kube-system rollout restart daemonset/kube-multus-ds: its pods get new tokens",
 	}
 	if errors.Is(err, plan.ErrUnavailable) && !strings.Contains(err.Error(), "credentials") {
 		f.Message = "the API server cannot be reached"
@@ -91,7 +92,7 @@ func role(ctx context.Context, n *Node) []Finding {
 	}
 	return []Finding{{
 		Severity: Error, Message: "the role does not allow: " + strings.Join(lacking, ", "),
-		Evidence: "SelfSubjectAccessReview says no",
+		Evidence: "SelfSubjectAccessReview denies it",
 		Fix:      "kubectl apply -f deploy/base/rbac.yaml",
 	}}
 }

@@ -14,7 +14,7 @@ import (
 )
 
 var confFileCheck = Check{
-	Name: "slot", About: "the runtime loads the configuration of Multus, and nobody else writes there",
+	Name: "slot", About: "the runtime loads the configuration of Multus, and no other program overrides it",
 	Run: func(_ context.Context, n *Node) ([]Finding, error) {
 		files, err := n.confFiles()
 		if err != nil {
@@ -51,7 +51,7 @@ func loadOrder(n *Node, files []confFile) []Finding {
 		if err := valid(f); err != nil {
 			if isOurs {
 				out = append(out, Finding{
-					Severity: Error, Message: f.path + " is no valid CNI configuration: the runtime passes it over",
+					Severity: Error, Message: f.path + " is not a valid CNI configuration: the runtime skips it",
 					Evidence: err.Error(), Fix: "kubectl -n kube-system delete pod -l app=multus --field-selector spec.nodeName=" +
 						nameOr(n) + ": the daemon writes it again",
 				})
@@ -102,8 +102,8 @@ func duplicateConfigurations(ours []string, last *confFile) Finding {
 		Severity: Warning, Message: fmt.Sprintf("plugins of another program are chained to Multus, and not called: %s",
 			others),
 		Evidence: fmt.Sprintf("%s has the list, and %s comes before it", last.path, ours[0]),
-		Fix: fmt.Sprintf("rm %s, if that program is still in use: the daemon then keeps the list in force, with Multus in "+
-			"it up to date; otherwise rm %s",
+		Fix: fmt.Sprintf("if that program is still in use, rm %s: the daemon then keeps the list and updates Multus in "+
+			"it; otherwise rm %s",
 			ours[0], last.path),
 	}
 }
@@ -136,7 +136,7 @@ func otherWriters(n *Node) []Finding {
 		path := filepath.Join(n.confDir(), name)
 		if strings.HasSuffix(name, ".cilium_bak") {
 			out = append(out, Finding{
-				Severity: Error, Message: "Cilium renames the configurations of others", Evidence: path,
+				Severity: Error, Message: "Cilium renames the CNI configurations of other programs", Evidence: path,
 				Fix: "helm upgrade cilium … --set cni.exclusive=false, or cni-exclusive: \"false\" in the ConfigMap " +
 					"cilium-config; then rm " + path,
 			})

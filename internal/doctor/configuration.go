@@ -55,7 +55,8 @@ func unknown(file string, conf []byte) []Finding {
 		return nil
 	}
 	return []Finding{{
-		Severity: Warning, Message: fmt.Sprintf("nobody reads the %s %s", plural(len(keys), "key"), strings.Join(keys, ", ")),
+		Severity: Warning, Message: fmt.Sprintf("Multus ignores the %s %s", plural(len(keys), "key"),
+			strings.Join(keys, ", ")),
 		Evidence: file,
 		Fix:      "correct or remove them; docs/configuration.md lists all keys",
 	}}

@@ -19,7 +19,7 @@ const requestLimit = 3 * time.Second
 const shim = "multus-shim"
 
 var daemonCheck = Check{
-	Name: "daemon", About: "the daemon answers, is ready, and is of the plugin's version",
+	Name: "daemon", About: "the daemon answers, is ready, and has the plugin's version",
 	Run: func(ctx context.Context, n *Node) ([]Finding, error) {
 		socket, err := n.socket()
 		if socket == "" {
@@ -32,7 +32,7 @@ var daemonCheck = Check{
 		err = client.Call(ctx, "GET", api.PathReady, nil, nil)
 		switch {
 		case errors.Is(err, fs.ErrPermission):
-			return nil, fmt.Errorf("only root may ask the daemon: %w", err)
+			return nil, fmt.Errorf("only root may connect to the daemon: %w", err)
 		case errors.Is(err, fs.ErrNotExist):
 			return []Finding{{
 				Severity: Error, Message: "the daemon has no socket: pods that ask for networks wait and fail",
@@ -88,7 +88,7 @@ func skew(ctx context.Context, n *Node, socket string) []Finding {
 		return nil
 	}
 	return []Finding{{
-		Severity: Warning, Message: "plugin and daemon are of different versions",
+		Severity: Warning, Message: "plugin and daemon have different versions",
 		Evidence: fmt.Sprintf("%s is %s, the daemon is %s", plugin, have, want),
 		Fix:      reinstall(n),
 	}}

@@ -91,7 +91,7 @@ var distributionCheck = Check{
 	Name: "distribution", About: "the directories that Multus uses are those of this distribution",
 	Run: func(_ context.Context, n *Node) ([]Finding, error) {
 		if n.InPod {
-			return nil, errors.New("a container does not show the node's distribution: run it on the node, or give --root")
+			return nil, errors.New("the node's distribution is not visible in a container: run it on the node, or give --root")
 		}
 		s := n.setup()
 		if s.daemon == nil && s.file == "" {

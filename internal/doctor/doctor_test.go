@@ -44,10 +44,10 @@ var faults = []struct {
 		},
 	},
 	{
-		"half-written configuration", "slot", "is no valid CNI configuration",
+		"half-written configuration", "slot", "is not a valid CNI configuration",
 		func(f *fake) { f.write(f.confPath(), `{"cniVersion": "1.0`) },
 	},
-	{"empty configuration", "slot", "is no valid CNI configuration", func(f *fake) { f.write(f.confPath(), "") }},
+	{"empty configuration", "slot", "is not a valid CNI configuration", func(f *fake) { f.write(f.confPath(), "") }},
 	{
 		"Cilium renames the file (multus-cni#972)", "slot", "Cilium renames",
 		func(f *fake) { f.write(f.confPath()+".cilium_bak", "{}") },
@@ -62,7 +62,7 @@ var faults = []struct {
 		f.write(filepath.Join(f.dist.ConfDir, "70-multus.conf"), `{"cniVersion":"0.3.1","name":"old","type":"multus"}`)
 	}},
 	{
-		"a key with a typo (A1)", "configuration", "nobody reads the key clusterNetworks",
+		"a key with a typo (A1)", "configuration", "Multus ignores the key clusterNetworks",
 		func(f *fake) { f.change(f.confPath(), "clusterNetworks", "x") },
 	},
 	{"the cluster network's file is gone (B32)", "configuration", "cluster network cannot be read", func(f *fake) {
@@ -109,7 +109,7 @@ var faults = []struct {
 		f.write(f.dist.BinDir+"/macvlan", elfHeader(183))
 	}},
 	{
-		"a truncated plugin (multus-cni#1221)", "plugins", "is no program",
+		"a truncated plugin (multus-cni#1221)", "plugins", "is not a program",
 		func(f *fake) { f.write(f.dist.BinDir+"/macvlan", "") },
 	},
 	{
@@ -124,7 +124,7 @@ var faults = []struct {
 		"plugins cannot be started (multus-cni#927)", "writable", "plugins cannot be started",
 		func(f *fake) { f.mount(f.dist.BinDir, "rw,noexec") },
 	},
-	{"the state directory is a file (D80)", "writable", "the state directory is no directory", func(f *fake) {
+	{"the state directory is a file (D80)", "writable", "the state directory is not a directory", func(f *fake) {
 		f.remove("/var/lib/cni/multus")
 		f.remove("/var/lib/cni/networks/storage")
 		f.definitions = slices.DeleteFunc(f.definitions, func(d plan.Definition) bool { return d.Name == "nic" })
@@ -177,7 +177,7 @@ var faults = []struct {
 		"the token has expired (multus-cni#852)", "api", "the token has expired",
 		func(f *fake) { f.cluster.expires = f.Now.Add(-time.Minute) },
 	},
-	{"no CRD (B8)", "api", "does not know network definitions", func(f *fake) { f.cluster.crd = false }},
+	{"no CRD (B8)", "api", "has no CustomResourceDefinition", func(f *fake) { f.cluster.crd = false }},
 	{
 		"the role lacks a verb (k8snetworkplumbingwg/helm-charts#2)", "api", "does not allow: patch pods/status",
 		func(f *fake) { f.cluster.denied = "patch pods/status" },
@@ -201,7 +201,7 @@ var faults = []struct {
 		"a policy that is not bound", "policies", "multus-node-identity denies nothing",
 		func(f *fake) { f.cluster.unbound = "multus-node-identity" },
 	},
-	{"a policy for another account", "policies", "is about another service account", func(f *fake) {
+	{"a policy for another account", "policies", "selects another service account", func(f *fake) {
 		f.cluster.account = "system:serviceaccount:network:multus"
 	}},
 	{
@@ -236,7 +236,7 @@ var faults = []struct {
 	}},
 	{
 		"a bridge that is none (multus-cni#871)",
-		"interfaces", "names the bridge br-local, and that is no bridge", func(f *fake) {
+		"interfaces", "names the bridge br-local, which is not a bridge", func(f *fake) {
 			f.interfaces[3] = link.Interface{Name: "br-local", Type: "vlan", Up: true}
 		},
 	},

@@ -32,8 +32,8 @@ func hotPlugController(n *Node) []Finding {
 				Message: "multus-dynamic-networks-controller runs on this node: hot-plug is not supported, and it fails for " +
 					"every pod",
 				Evidence: fmt.Sprintf("process %s is %s", filepath.Base(filepath.Dir(file)), name),
-				Fix: "remove its DaemonSet (kubectl get ds -A | grep dynamic-networks); a pod gets other networks when it " +
-					"is made anew, see docs/upgrade.md",
+				Fix: "remove its DaemonSet (kubectl get ds -A | grep dynamic-networks); a pod gets other networks when it is " +
+					"created again, see docs/upgrade.md",
 			}}
 		}
 	}

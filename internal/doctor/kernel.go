@@ -20,7 +20,7 @@ var kernelCheck = Check{
 	Run: func(ctx context.Context, n *Node) ([]Finding, error) {
 		b, err := n.read("/proc/sys/kernel/osrelease")
 		if err != nil {
-			return nil, fmt.Errorf("the kernel's version is not known: %w", err)
+			return nil, fmt.Errorf("cannot read the kernel's version: %w", err)
 		}
 		release := strings.TrimSpace(string(b))
 		needed := map[string]string{}
@@ -67,7 +67,7 @@ func (n *Node) modules(release string) (map[string]bool, error) {
 		}
 	}
 	if !known {
-		return nil, errors.New("the kernel's modules are not seen from here: /lib/modules/" + release + " has no list")
+		return nil, errors.New("the kernel's modules are not visible here: /lib/modules/" + release + " has no list")
 	}
 	return out, nil
 }

@@ -17,7 +17,7 @@ import (
 const grace = engine.DefaultGrace
 
 var ledgerCheck = Check{
-	Name: "ledger", About: "every record can be read and belongs to a sandbox that lives",
+	Name: "ledger", About: "every record can be read and belongs to a sandbox that exists",
 	Run: func(_ context.Context, n *Node) ([]Finding, error) {
 		store := n.ledger()
 		ids, err := store.Containers()
@@ -32,7 +32,7 @@ var ledgerCheck = Check{
 			case err != nil:
 				out = append(out, Finding{
 					Severity: Warning, Message: "the record of container " + id + " is damaged", Evidence: err.Error(),
-					Fix: "nothing by hand: DEL puts it aside and goes on with what libcni remembers; multusctl ledger show " + id,
+					Fix: "nothing: DEL moves it aside and uses the cached results of libcni; multusctl ledger show " + id,
 				})
 			case n.isStale(r):
 				stale = append(stale, id)
@@ -40,7 +40,7 @@ var ledgerCheck = Check{
 		}
 		if len(stale) > 0 {
 			out = append(out, Finding{
-				Severity: Warning, Message: fmt.Sprintf("%d %s of sandboxes that are gone: what they reserved is not free",
+				Severity: Warning, Message: fmt.Sprintf("%d %s of sandboxes that are gone: their resources are still reserved",
 					len(stale), plural(len(stale), "record")),
 				Evidence: strings.Join(stale, ", "),
 				Fix: "multusctl gc --dry-run shows them, multusctl gc frees them; so does the runtime's GC (containerd 2, CRI-O " +
@@ -50,7 +50,8 @@ var ledgerCheck = Check{
 		damaged, err := store.Damaged()
 		if len(damaged) > 0 {
 			out = append(out, Finding{
-				Severity: Warning, Message: fmt.Sprintf("%d damaged %s put aside: what they tell of may not be free", len(damaged),
+				Severity: Warning, Message: fmt.Sprintf("%d damaged %s put aside: their resources may still be reserved",
+					len(damaged),
 					plural(len(damaged), "record was")),
 				Evidence: filepath.Join(n.stateDir(), "damaged") + ": " + strings.Join(damaged, ", "),
 				Fix:      "look for reservations of these containers, then remove the files",
@@ -62,7 +63,7 @@ var ledgerCheck = Check{
 
 func (n *Node) cannotSeeNetns() error {
 	if n.NetnsExists == nil {
-		return errors.New("network namespaces are not seen from here: run it on the node")
+		return errors.New("network namespaces are not visible here: run it on the node")
 	}
 	return nil
 }

@@ -12,11 +12,11 @@ import (
 )
 
 var mastersCheck = Check{
-	Name: "interfaces", About: "the interfaces that definitions name are on this node, large enough, and not in each " +
-		"other's way",
+	Name: "interfaces", About: "the interfaces that definitions name are on this node, have a large enough MTU, and do " +
+		"not conflict",
 	Run: func(ctx context.Context, n *Node) ([]Finding, error) {
 		if n.Interfaces == nil {
-			return nil, errors.New("the node's interfaces are not seen from here: run it in the node's network namespace")
+			return nil, errors.New("the node's interfaces are not visible here: run it in the node's network namespace")
 		}
 		all, err := n.Interfaces()
 		if err != nil {
@@ -76,7 +76,7 @@ func (m *masters) master(w network, p plugin) {
 	}
 	if !i.Up {
 		m.found = append(m.found, Finding{
-			Severity: Warning, Message: fmt.Sprintf("%s is on %s, which is down: nothing goes through", w.owner, i.Name),
+			Severity: Warning, Message: fmt.Sprintf("%s is on %s, which is down: no traffic passes", w.owner, i.Name),
 			Evidence: "ip link show " + i.Name,
 			Fix:      "ip link set " + i.Name + " up, and in the node's network configuration",
 		})
@@ -112,7 +112,7 @@ func (m *masters) bridge(w network, p plugin) {
 	}
 	if i, ok := m.byName[name]; ok && i.Type != "bridge" {
 		m.found = append(m.found, Finding{
-			Severity: Error, Message: fmt.Sprintf("%s names the bridge %s, and that is no bridge on this node", w.owner, name),
+			Severity: Error, Message: fmt.Sprintf("%s names the bridge %s, which is not a bridge on this node", w.owner, name),
 			Evidence: fmt.Sprintf("ip -d link show %s: %s", name, i.Type), Fix: "name another bridge in the definition",
 		})
 	}

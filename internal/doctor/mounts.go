@@ -24,7 +24,7 @@ type mount struct {
 func (n *Node) mountTable() ([]mount, error) {
 	b, err := n.read("/proc/1/mountinfo")
 	if err != nil {
-		return nil, fmt.Errorf("the mounts are not known: %w", err)
+		return nil, fmt.Errorf("cannot read the mounts: %w", err)
 	}
 	var out []mount
 	for line := range strings.Lines(string(b)) {
@@ -42,7 +42,7 @@ func (n *Node) mountTable() ([]mount, error) {
 		out = append(out, m)
 	}
 	if len(out) == 0 {
-		return nil, errors.New("the mounts are not known: /proc/1/mountinfo is empty")
+		return nil, errors.New("cannot read the mounts: /proc/1/mountinfo is empty")
 	}
 	return out, nil
 }

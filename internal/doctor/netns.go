@@ -14,21 +14,22 @@ var netnsCheck = Check{
 	Name: "netns", About: "/var/run/netns and /run/netns are the same, and the runtime's network namespaces are there",
 	Run: func(_ context.Context, n *Node) ([]Finding, error) {
 		if n.InPod {
-			return nil, errors.New("a container does not show the node's /run: run it on the node, or give --root")
+			return nil, errors.New("the node's /run is not visible in a container: run it on the node, or give --root")
 		}
 		var out []Finding
 		if n.real("/var/run/netns") != n.real("/run/netns") {
 			out = append(out, Finding{
-				Severity: Error, Message: "/var/run/netns and /run/netns are two directories: who looks into the wrong one finds " +
-					"no network namespace",
+				Severity: Error, Message: "/var/run/netns and /run/netns are two directories: a program that uses the other one " +
+					"finds no network namespace",
 				Evidence: fmt.Sprintf("/var/run leads to %s, not to /run", n.real("/var/run")),
 				Fix:      "on a drained node: rm -rf /var/run && ln -s /run /var/run, and reboot",
 			})
 		}
 		if table, err := n.mountTable(); err == nil && mountOf(table, n.real("/run/netns")).has("ro") {
 			out = append(out, Finding{
-				Severity: Error, Message: "network namespaces cannot be made in /run/netns", Evidence: "it is on a read-only mount",
-				Fix: "mount -o remount,rw " + mountOf(table, n.real("/run/netns")).point,
+				Severity: Error, Message: "network namespaces cannot be created in /run/netns",
+				Evidence: "it is on a read-only mount",
+				Fix:      "mount -o remount,rw " + mountOf(table, n.real("/run/netns")).point,
 			})
 		}
 		return append(out, unusualNetnsDir(n)...), nil

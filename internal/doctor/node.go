@@ -289,7 +289,7 @@ func (n *Node) networks(ctx context.Context) ([]network, error) {
 		}
 	}
 	if n.Networks == nil {
-		return out, errors.New("network definitions are not known: give --kubeconfig or --networks-dir")
+		return out, errors.New("cannot read network definitions: give --kubeconfig or --networks-dir")
 	}
 	defs, err := n.Networks(ctx)
 	for i := range defs {
@@ -302,7 +302,7 @@ func (n *Node) networks(ctx context.Context) ([]network, error) {
 		}
 	}
 	if err != nil {
-		err = fmt.Errorf("not all network definitions are known: %w", err)
+		err = fmt.Errorf("some network definitions cannot be read: %w", err)
 	}
 	return out, err
 }

@@ -32,7 +32,7 @@ var pluginsCheck = Check{
 			}
 		}
 		if len(links) > 0 {
-			err = errors.Join(err, fmt.Errorf("%s lead out of what is mounted here: run it on the node",
+			err = errors.Join(err, fmt.Errorf("%s link to files that are not mounted here: run it on the node",
 				strings.Join(links, ", ")))
 		}
 		return out, err
@@ -101,7 +101,7 @@ func program(n *Node, path string) *Finding {
 	switch {
 	case err != nil:
 		return &Finding{
-			Message:  "is no program",
+			Message:  "is not a program",
 			Evidence: fmt.Sprintf("%s is neither ELF nor a script (%d bytes)", path, info.Size()),
 			Fix:      "rm " + path + ", then: " + missingFix(n, filepath.Base(path)),
 		}

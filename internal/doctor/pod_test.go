@@ -63,7 +63,7 @@ func TestFaultsInPod(t *testing.T) {
 		"another writer":      {"slot", "Cilium renames", func(f *fake) { f.write(f.confPath()+".cilium_bak", "{}") }},
 		"a plugin is missing": {"plugins", "plugin vlan", func(f *fake) { f.remove(f.dist.BinDir + "/vlan") }},
 		"a key with a typo": {
-			"configuration", "nobody reads the key binDirs",
+			"configuration", "Multus ignores the key binDirs",
 			func(f *fake) { f.change(daemonFiles[0], "binDirs", "x") },
 		},
 		"the state's disk is read-only": {
@@ -138,7 +138,7 @@ func TestLinksInPod(t *testing.T) {
 		t.Errorf("%+v", r.Findings)
 	}
 	i := slices.IndexFunc(r.Checks, func(c Result) bool { return c.Name == "plugins" })
-	if !strings.HasPrefix(r.Checks[i].Why, "vlan lead out of what is mounted here") {
+	if !strings.HasPrefix(r.Checks[i].Why, "vlan link to files that are not mounted here") {
 		t.Errorf("%+v", r.Checks[i])
 	}
 	f.InPod = false

@@ -13,8 +13,8 @@ import (
 )
 
 var policiesCheck = Check{
-	Name: "policies", About: "admission policies limit the service account to its node, and namespaces are kept apart " +
-		"where several define networks",
+	Name: "policies", About: "admission policies limit the service account to its node, and namespaceIsolation is on " +
+		"where several namespaces define networks",
 	Run: func(ctx context.Context, n *Node) ([]Finding, error) {
 		out, err := admission(ctx, n)
 		isolation, isolationErr := isolated(ctx, n)
@@ -25,7 +25,7 @@ var policiesCheck = Check{
 // admission checks the admission policies of deploy/base.
 func admission(ctx context.Context, n *Node) ([]Finding, error) {
 	if n.Cluster == nil {
-		return nil, errors.New("no API server is known: give --kubeconfig, or run it in the daemon's pod")
+		return nil, errors.New("no API server is configured: give --kubeconfig, or run it in the daemon's pod")
 	}
 	if _, err := n.Cluster.Version(ctx); err != nil {
 		return nil, errors.New("the API server does not answer: see api")
@@ -42,7 +42,7 @@ func admission(ctx context.Context, n *Node) ([]Finding, error) {
 			out = append(out, *f)
 		} else if ours && !p.Selects(who) {
 			out = append(out, Finding{
-				Severity: Warning, Message: fmt.Sprintf("the admission policy %s is about another service account", name),
+				Severity: Warning, Message: fmt.Sprintf("the admission policy %s selects another service account", name),
 				Evidence: fmt.Sprintf("the daemon uses %s; the policy selects: %s", who, strings.Join(p.Accounts, ", ")),
 				Fix:      "put the service account into matchConditions of deploy/base/policies.yaml, and apply it",
 			})
@@ -86,7 +86,7 @@ func isolated(ctx context.Context, n *Node) ([]Finding, error) {
 	}
 	defs, err := n.Networks(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("not all network definitions are known: %w", err)
+		return nil, fmt.Errorf("some network definitions cannot be read: %w", err)
 	}
 	namespaces := map[string]bool{}
 	for i := range defs {

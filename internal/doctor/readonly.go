@@ -59,7 +59,7 @@ func writable(n *Node, table []mount, d directory) *Finding {
 	what, path := d.what, d.path
 	if info, err := os.Lstat(n.path(path)); err == nil && info.Mode().Type() != fs.ModeDir {
 		return &Finding{
-			Severity: Error, Message: fmt.Sprintf("the %s is no directory", what),
+			Severity: Error, Message: fmt.Sprintf("the %s is not a directory", what),
 			Evidence: fmt.Sprintf("%s has mode %s", path, info.Mode()),
 			Fix:      fmt.Sprintf("mv %s %s.old && mkdir -m 0700 %s", path, path, path),
 		}

@@ -17,7 +17,7 @@ import (
 const defaultDataDir = "/var/lib/cni/networks"
 
 var reservationsCheck = Check{
-	Name: "reservations", About: "every address that host-local has reserved belongs to a container that is known",
+	Name: "reservations", About: "every address that host-local has reserved belongs to a known container",
 	Run: func(ctx context.Context, n *Node) ([]Finding, error) {
 		known, err := n.containers()
 		if err != nil {
@@ -79,7 +79,7 @@ func leaked(n *Node, dir string, known map[string]bool) *Finding {
 	const most = 5
 	shown := files[:min(most, len(files))]
 	return &Finding{
-		Severity: Warning, Message: fmt.Sprintf("%d %s of network %s reserved for containers that nobody knows", len(files),
+		Severity: Warning, Message: fmt.Sprintf("%d %s of network %s reserved for unknown containers", len(files),
 			plural(len(files), "address"), filepath.Base(dir)),
 		Evidence: strings.Join(shown, ", "),
 		Fix:      "make sure that no container uses them (crictl pods), then: rm " + strings.Join(shown, " "),

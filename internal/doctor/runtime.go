@@ -31,7 +31,8 @@ var runtimeCheck = Check{
 	Name: "runtime", About: "the container runtime looks where Multus puts its configuration and its plugins",
 	Run: func(_ context.Context, n *Node) ([]Finding, error) {
 		if n.InPod {
-			return nil, errors.New("a container does not show the runtime's configuration: run it on the node, or give --root")
+			return nil, errors.New("the runtime's configuration is not visible in a container: run it on the node, or give " +
+				"--root")
 		}
 		files := n.runtimeFiles()
 		if len(files) == 0 {

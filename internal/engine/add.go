@@ -126,7 +126,7 @@ func (c *call) clearLeftover(ctx context.Context) error {
 	if r.Progress.Undone && !r.Damaged {
 		return c.restorePlanNames(ctx, c.planFor(r)) // the failed ADD has deleted all of its attachments
 	}
-	c.log.Warn("freeing what an earlier ADD of this container left")
+	c.log.Warn("freeing the resources of an earlier ADD of this container")
 	err = c.freeRecord(ctx, r)
 	c.publishGivenUp(ctx, c.pod())
 	return err
@@ -153,7 +153,7 @@ func (c *call) undo(ctx context.Context, p *plan.Plan, begun func(i int) bool) {
 		progress = ledger.Progress{Undone: true}
 	}
 	if err := errors.Join(err, c.store.RecordProgress(p.ContainerID, progress)); err != nil {
-		c.log.Error("undo of a failed ADD is incomplete; DEL goes on with it", "err", err)
+		c.log.Error("undo of a failed ADD is incomplete; DEL will complete it", "err", err)
 	}
 	failpoint.At("undo.after")
 }

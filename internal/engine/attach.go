@@ -62,7 +62,7 @@ func (c *call) attach(ctx context.Context, p *plan.Plan) ([]types.Result, error)
 		}
 	}
 	if err := c.store.NoteNetworks(p); err != nil {
-		c.log.Warn("GC will not know of the network once its last pod is gone", "err", err)
+		c.log.Warn("cannot note the network for GC, which skips it once its last pod is gone", "err", err)
 	}
 	return at.results(len(p.Attachments)), nil
 }

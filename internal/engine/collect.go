@@ -79,7 +79,7 @@ func (c *call) gone(r *ledger.Record, grace time.Duration) string {
 		return ""
 	}
 	if c.beforeBoot(r) {
-		return "its network namespace is gone, and the node was started since"
+		return "its network namespace is gone, and the node was restarted since"
 	}
 	if _, dirErr := os.Stat(filepath.Dir(r.Netns)); dirErr != nil || errors.Is(err, link.ErrNotNamespace) ||
 		r.Age < grace {
@@ -122,7 +122,7 @@ func (c *call) afterBoot(ctx context.Context) {
 		err = errors.Join(err, collectErr, lock.Release())
 	}
 	if err != nil {
-		c.log.Warn("sandboxes of before the boot are not all freed", "err", err)
+		c.log.Warn("some sandboxes from before the boot were not freed", "err", err)
 	}
 }
 
@@ -210,7 +210,7 @@ func (c *call) collect(
 	case err != nil:
 		return none, true, err
 	case r.Foreign && !listed && !busy:
-		c.log.Warn("a file in the state directory is not a record: left alone", "file", filepath.Join(c.store.Dir, id))
+		c.log.Warn("a file in the state directory is not a record: ignoring it", "file", filepath.Join(c.store.Dir, id))
 		return r, true, nil
 	case len(r.Attachments) == 0 && !c.store.HasTrace(id):
 		return r, true, nil // deleted in the meantime
@@ -226,7 +226,8 @@ func (c *call) damageError(r *ledger.Record) error {
 	if !r.Damaged {
 		return nil
 	}
-	return fmt.Errorf("the record of container %s in %s is damaged: what is missing of it may be attached; delete its pod",
+	return fmt.Errorf("the record of container %s in %s is damaged: networks that are missing from it may still be "+
+		"attached; delete its pod",
 		r.ContainerID, c.store.Dir)
 }
 

@@ -37,7 +37,8 @@ func (c *call) publishDel(ctx context.Context, pod publish.Pod) {
 	}
 	if len(c.abandoned) > 0 {
 		rep.Failure = &publish.Failure{EmitEvent: true, Message: fmt.Sprintf(
-			"networks given up at DEL, since their plugins refuse it for good: %s. What they hold may be left; see: multusctl "+
+			"networks given up at DEL, since their plugins refuse it permanently: %s. Their resources may still be reserved; "+
+				"see: multusctl "+
 				"ledger verify",
 			strings.Join(c.abandoned, ", "))}
 	}

@@ -143,7 +143,7 @@ func (d *detaching) tolerate(i int, err error) error {
 	if d.stages[i] < d.now.Begun && !d.isHarmless(a, noTrace) {
 		return err
 	}
-	d.log.Warn("DEL of an attachment that is not there", "network", a.Name, "ifname", a.IfName, "err", err)
+	d.log.Warn("DEL of an attachment that does not exist", "network", a.Name, "ifname", a.IfName, "err", err)
 	return d.run.RemoveResult(d.plan, a)
 }
 
@@ -182,7 +182,7 @@ func (d *detaching) abandon(a *plan.Attachment, err error) error {
 		return errors.Join(err, nerr)
 	}
 	d.abandoned = append(d.abandoned, a.Name)
-	d.log.Error("network given up: its plugins refuse DEL for good, and what they hold may be left",
+	d.log.Error("network given up: its plugins refuse DEL permanently, and its resources may still be reserved",
 		"network", a.Name, "ifname", a.IfName, "ipam", a.Config.IPAMTypes(), "err", err)
 	return d.run.RemoveResult(d.plan, a)
 }

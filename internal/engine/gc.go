@@ -115,7 +115,7 @@ func (c *call) collectUnlisted(ctx context.Context, listed []config.Attachment, 
 	slices.SortStableFunc(containers, func(a, b string) int { return cmp.Compare(ages[b], ages[a]) })
 	end, _ := ctx.Deadline()
 	phase, cancel := context.WithDeadlineCause(ctx, end.Add(-gcReserve),
-		errors.New("the time for stale sandboxes is over"))
+		errors.New("the time limit for stale sandboxes is reached"))
 	defer cancel()
 	var errs []error
 	seen := map[string]bool{}

@@ -85,11 +85,13 @@ func moved(p *plan.Plan) ([]want, error) {
 
 // withDevices runs fn while no other operation judges, records or renames devices of the node.
 func (c *call) withDevices(ctx context.Context, fn func(node *link.Namespace) error) (err error) {
-	waiting, cancel := context.WithTimeoutCause(ctx, guardLimit, fmt.Errorf("others took longer than %s", guardLimit))
+	waiting, cancel := context.WithTimeoutCause(ctx, guardLimit, fmt.Errorf("other operations took longer than %s",
+		guardLimit))
 	defer cancel()
 	l, err := fsx.Acquire(waiting, c.deps.LockFile, devicesKey)
 	if err != nil {
-		return fault.Wrap(err, fault.TryAgain, "nothing: the runtime tries again", "pod %s waits for the devices of the node",
+		return fault.Wrap(err, fault.TryAgain, "nothing: the runtime tries again",
+			"pod %s: cannot lock the devices of the node",
 			c.req.Pod())
 	}
 	defer func() { err = errors.Join(err, l.Release()) }()
@@ -111,7 +113,7 @@ func (c *call) judgeDevices(node *link.Namespace, p *plan.Plan, wanted []want) e
 	}
 	renamed, err := c.restoreNames(node, inv)
 	if err != nil {
-		c.log.Error("device of a pod that vanished has not got its name back", "err", err)
+		c.log.Error("cannot restore the name of a device that came back from a deleted pod", "err", err)
 	}
 	if renamed {
 		if inv, err = c.inventory(node); err != nil {
@@ -157,7 +159,7 @@ func (c *call) inventory(node *link.Namespace, own ...device.Holding) (*device.I
 //errors:row 7 <device> is not free: <reasons>; <what there is instead> => change "<key>" in <the network's definition>
 //errors:row 7 <device> is not free: <reasons>; <what there is instead> => change "<key>" in <the network's definition>, or set "allowInUse": true in its config if you mean it
 //errors:row 11 <device> is not free: <reasons>; <what there is instead> => wait until that pod is gone, or change "<key>" in <the network's definition>
-//errors:row 7 <device> is <not there or not free>; <what there is instead> => keep it out of the devices that the kubelet hands out for network <network>
+//errors:row 7 <device> is <not there or not free>; <what there is instead> => exclude it from the devices that the kubelet assigns for network <network>
 func refused(err error) error {
 	var r *device.Refusal
 	if !errors.As(err, &r) {
@@ -280,17 +282,18 @@ func (c *call) restoreNames(node *link.Namespace, inv *device.Inventory) (rename
 	var errs []error
 	for _, r := range inv.Returned() {
 		if r.Taken {
-			c.log.Error("device of a pod that vanished cannot have its name back: another interface has it",
+			c.log.Error("cannot restore the name of a device that came back from a deleted pod: another interface has it",
 				"device", r.Name, "called", r.Device.Name, "claim", r.Holding.String())
 			continue
 		}
 		if err := node.Rename(r.Device.Index, r.Device.Name, r.Name); err != nil {
-			errs = append(errs, fmt.Errorf("give device %q of %s its name back: %w", r.Name, r.Holding, err))
+			errs = append(errs, fmt.Errorf("restore the name %q of a device of %s: %w", r.Name, r.Holding, err))
 			continue
 		}
 		renamed = true
 		failpoint.At("devices.renamed")
-		c.log.Warn("device of a pod that vanished has its name again", "device", r.Name, "called", r.Device.Name, "claim",
+		c.log.Warn("restored the name of a device that came back from a deleted pod", "device", r.Name, "called",
+			r.Device.Name, "claim",
 			r.Holding.String())
 	}
 	return renamed, errors.Join(errs...)

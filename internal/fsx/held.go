@@ -16,12 +16,12 @@ func Held(file, key string) (bool, error) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("look at lock %q in %q: %w", key, file, err)
+		return false, fmt.Errorf("inspect lock %q in %q: %w", key, file, err)
 	}
 	defer f.Close() // nothing was written
 	held, err := holder(f, key)
 	if err != nil {
-		return false, fmt.Errorf("look at lock %q in %q: %w", key, file, err)
+		return false, fmt.Errorf("inspect lock %q in %q: %w", key, file, err)
 	}
 	return held != unix.F_UNLCK, nil
 }

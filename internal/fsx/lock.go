@@ -14,10 +14,10 @@ import (
 
 var (
 	// ErrLocked is wrapped by the error of Acquire and TryAcquire if the lock is held elsewhere.
-	ErrLocked = errors.New("held by somebody else")
+	ErrLocked = errors.New("already held")
 	// ErrShared is wrapped in addition to ErrLocked by the error of TryAcquire if only shared locks are in the way. Multus
 	// takes no shared locks; they belong to a process that can read the file and not write it.
-	ErrShared = errors.New("by a process that is not Multus")
+	ErrShared = errors.New("by a shared lock, which Multus does not use")
 )
 
 // Lock is an advisory lock on one key, held from Acquire until the last copy of its descriptor is closed.

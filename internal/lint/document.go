@@ -59,7 +59,7 @@ func (l *linter) read(i int, f File) {
 				at.line, _ = strconv.Atoi(m[1])
 				msg = m[2]
 			}
-			o.add(at, Error, "yaml", "correct the YAML; tabs do not indent, and texts with : or # in them need quotes", "%s",
+			o.add(at, Error, "yaml", "correct the YAML; indent with spaces, not tabs, and quote strings with : or #", "%s",
 				msg)
 			return
 		}
@@ -77,7 +77,7 @@ func (o object) document(lines [][]rune, n *yaml.Node) {
 	switch {
 	case n.Kind != yaml.MappingNode:
 		if n.Tag != "!!null" {
-			o.add(at, Error, "object", "write an object with apiVersion, kind and metadata", "the document is no object")
+			o.add(at, Error, "object", "write an object with apiVersion, kind and metadata", "the document is not an object")
 		}
 		return
 	case kind == nil:
@@ -114,7 +114,7 @@ func (o object) document(lines [][]rune, n *yaml.Node) {
 		if v := root.get("apiVersion"); v != nil && strings.HasPrefix(v.Value, "k8s.cni.cncf.io/") &&
 			nearest(kind.Value, []string{"NetworkAttachmentDefinition"}) != "" {
 			o.add(mark{kind.Line, kind.Column}, Error, "object", "write NetworkAttachmentDefinition",
-				"there is no kind %q of %s", kind.Value, v.Value)
+				"kind %q does not exist in %s", kind.Value, v.Value)
 			return
 		}
 		o.workload(lines, root, namespace)
@@ -131,7 +131,7 @@ func (o object) definition(lines [][]rune, root yamlMap, ref plan.Ref, at mark) 
 		n.resource = newText(lines, r)
 	}
 	if other, ok := o.networks[ref]; ok && ref.Name != "" {
-		o.add(at, Error, "duplicate-object", "remove all but one", "%s is defined before, in line %d of file %d", ref,
+		o.add(at, Error, "duplicate-object", "remove all but one", "%s is already defined, in line %d of file %d", ref,
 			other.at.line, other.file+1)
 	}
 	o.networks[ref] = n
@@ -146,15 +146,15 @@ func (n *network) readSpec(lines [][]rune, root yamlMap) {
 	if config != nil && config.Kind == yaml.ScalarNode {
 		n.config = newText(lines, config)
 		if config.Tag != "!!str" && config.Tag != "!!null" {
-			n.add(n.config.start, Error, "config", `write the configuration as a text: config: | and JSON below it`,
-				"spec.config is no text but %s", config.Value)
+			n.add(n.config.start, Error, "config", `write the configuration as a string: config: | and JSON below it`,
+				"spec.config must be a string, not %s", config.Value)
 		}
 	}
 	switch {
 	case config != nil && config.Kind != yaml.ScalarNode:
 		n.add(mark{config.Line, config.Column}, Error, "config",
-			"write the configuration as a text: config: | and JSON below it",
-			"spec.config is an object, not a text with JSON in it")
+			"write the configuration as a string: config: | and JSON below it",
+			"spec.config is an object, not a string of JSON")
 		n.config.start = mark{}
 	case config == nil:
 		for key, at := range spec.keys() {
@@ -188,7 +188,7 @@ func (o object) named(meta yamlMap, at mark, name string) {
 		o.add(at, Error, "name", "give it a metadata.name", "the object has no name")
 	case name != "" && (len(name) > 253 || !subdomain.MatchString(name)):
 		o.add(mark{nn.Line, nn.Column}, Error, "name", "use lower case letters, digits, - and .",
-			"%q is no name that the API server takes", name)
+			"%q is not a name that the API server accepts", name)
 	case strings.Contains(name, ".") && strings.HasPrefix(o.name, "NetworkAttachmentDefinition"):
 		o.add(mark{nn.Line, nn.Column}, Warning, "name", "use - in place of .",
 			"%q can be named in the JSON form of the annotation only", name)
@@ -227,7 +227,7 @@ func (o object) template(lines [][]rune, root yamlMap, namespace string) {
 			p.annotations[key] = newText(lines, v)
 		} else {
 			o.add(mark{v.Line, v.Column}, Error, "annotation", "put it into single quotes, or below a |",
-				"the value of annotation %s is no text", key)
+				"the value of annotation %s is not a string", key)
 		}
 		known := []string{netsel.Networks, netsel.DefaultNetwork}
 		if near := nearest(key, known); near != "" && near != key && key != netsel.Status {

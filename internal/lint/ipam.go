@@ -39,11 +39,11 @@ func (n *network) routes(ipam *tree) {
 			n.add(n.config.at(r.offset), Error, "ipam", `add "dst"`, "a route has no dst")
 		} else if _, err := netip.ParsePrefix(dst.text()); err != nil {
 			n.add(n.config.at(dst.offset), Error, "ipam", `write a prefix, such as "198.51.100.0/24"`,
-				"route dst %q is no prefix", dst.text())
+				"route dst %q is not a prefix", dst.text())
 		}
 		if gw.text() != "" {
 			if _, err := netip.ParseAddr(gw.text()); err != nil {
-				n.add(n.config.at(gw.offset), Error, "ipam", "write an IP address", "route gw %q is no address", gw.text())
+				n.add(n.config.at(gw.offset), Error, "ipam", "write an IP address", "route gw %q is not an address", gw.text())
 			}
 		}
 	}
@@ -59,7 +59,7 @@ func (n *network) static(ipam *tree) {
 		prefix, err := netip.ParsePrefix(address.text())
 		if err != nil {
 			n.add(n.config.at(address.offset), Error, "ipam", `write address and prefix length, such as "192.0.2.7/24"`,
-				"address %q is no address with a prefix length", address.text())
+				"address %q is not an address with a prefix length", address.text())
 			continue
 		}
 		if g, err := netip.ParseAddr(gw.text()); gw.text() != "" && (err != nil || !prefix.Contains(g)) {
@@ -134,7 +134,7 @@ func (n *network) checkRange(r *tree) (span, bool) {
 	prefix, err := netip.ParsePrefix(subnet.text())
 	if err != nil {
 		n.add(n.config.at(subnet.offset), Error, "ipam-range", `write a prefix, such as "192.0.2.0/24"`,
-			"subnet %q is no prefix", subnet.text())
+			"subnet %q is not a prefix", subnet.text())
 		return span{}, false
 	}
 	if prefix.Masked() != prefix {
@@ -143,7 +143,7 @@ func (n *network) checkRange(r *tree) (span, bool) {
 		return span{}, false
 	}
 	if prefix.Bits() > prefix.Addr().BitLen()-2 {
-		n.add(n.config.at(subnet.offset), Error, "ipam-range", "use a larger subnet", "subnet %s has no address to give out",
+		n.add(n.config.at(subnet.offset), Error, "ipam-range", "use a larger subnet", "subnet %s has no usable address",
 			prefix)
 		return span{}, false
 	}

@@ -40,7 +40,7 @@ func (l *linter) checkNetwork(n *network) {
 	}
 	n.list = list
 	n.tree.duplicates(func(m member) {
-		n.add(n.config.at(m.offset), Error, "config", "remove one of them", "the key %q stands twice: the last one counts",
+		n.add(n.config.at(m.offset), Error, "config", "remove one of them", "the key %q is duplicated: the last one applies",
 			m.key)
 	})
 	n.nameAndVersion()
@@ -198,10 +198,11 @@ func (n *network) keys(t *tree, whose string, known keys) {
 		case strings.HasPrefix(m.key, "_"): // a comment, by convention
 		case near != "" && strings.EqualFold(near, m.key): // plugins ignore the case of keys
 		case near != "":
-			n.add(at, Warning, "unknown-key", fmt.Sprintf("did you mean %q?", near), "%s does not know the key %q", whose, m.key)
+			n.add(at, Warning, "unknown-key", fmt.Sprintf("did you mean %q?", near), "%s does not support the key %q",
+				whose, m.key)
 		default:
-			n.add(at, Warning, "unknown-key", "remove it; "+whose+" knows "+strings.Join(names, ", "),
-				"%s does not know the key %q", whose, m.key)
+			n.add(at, Warning, "unknown-key", "remove it; "+whose+" supports "+strings.Join(names, ", "),
+				"%s does not support the key %q", whose, m.key)
 		}
 	}
 }
@@ -245,17 +246,18 @@ var pciAddress = regexp.MustCompile(`^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]
 func (n *network) hardware(p *tree) {
 	if v := p.get("hwaddr"); v.text() != "" {
 		if _, err := net.ParseMAC(v.text()); err != nil {
-			n.add(n.config.at(v.offset), Error, "mac", "write six bytes: 02:00:00:00:00:01", "hwaddr %q is no MAC address",
+			n.add(n.config.at(v.offset), Error, "mac", "write six bytes: 02:00:00:00:00:01", "hwaddr %q is not a MAC address",
 				v.text())
 		}
 	}
 	if v := p.get("pciBusID"); v.text() != "" && !pciAddress.MatchString(v.text()) {
 		n.add(n.config.at(v.offset), Error, "value",
 			`write domain, bus, device and function in small hexadecimal digits, as lspci -D does: "0000:3b:02.1"`,
-			"pciBusID %q is no PCI address", v.text())
+			"pciBusID %q is not a PCI address", v.text())
 	}
 	if v := p.get("kernelpath"); v.text() != "" && !strings.HasPrefix(v.text(), "/sys/devices/") {
-		n.add(n.config.at(v.offset), Error, "value", "write a path below /sys/devices", "kernelpath %q is none", v.text())
+		n.add(n.config.at(v.offset), Error, "value", "write a path below /sys/devices",
+			"kernelpath %q is not a path below /sys/devices", v.text())
 	}
 }
 
@@ -274,7 +276,7 @@ func (n *network) needs(p *tree, typ string) {
 	case typ == "host-device" && !given && !has("device", "hwaddr", "kernelpath", "pciBusID", "deviceID"):
 		n.add(at, Error, "missing-key",
 			`add "device", "hwaddr", "kernelpath" or "pciBusID", or the annotation k8s.v1.cni.cncf.io/resourceName`,
-			"host-device needs to know which device")
+			"host-device has no device")
 	case typ == "bridge" && p.get("isDefaultGateway").isTrue() && !has("ipam"):
 		n.add(at, Error, "missing-key", "add ipam, or remove isDefaultGateway", "a bridge that is a gateway needs ipam")
 	}

@@ -149,7 +149,7 @@ func (p *pod) elementKeys(s selected) {
 		if near := nearest(strings.TrimSuffix(m.key, "Request"), elementKeys); near != "" {
 			fix = fmt.Sprintf("did you mean %q?", near)
 		}
-		p.add(s.value.at(m.offset), Warning, "unknown-key", fix, "network %s: nobody reads the key %q", s.Name, m.key)
+		p.add(s.value.at(m.offset), Warning, "unknown-key", fix, "network %s: the key %q has no effect", s.Name, m.key)
 	}
 }
 
@@ -247,7 +247,7 @@ func (p *pod) capable(s selected, n *network) {
 		if want.asked && !caps[want.name] {
 			p.add(s.part(want.key), Warning, "capability",
 				fmt.Sprintf(`add "capabilities": {%q: true} to the plugin that provides it, in network %s`, want.name, n.ref),
-				"%s is asked of network %s, and none of its plugins declares the capability %q", want.key, n.ref, want.name)
+				"%s is requested of network %s, and none of its plugins declares the capability %q", want.key, n.ref, want.name)
 		}
 	}
 }
@@ -265,7 +265,7 @@ func (p *pod) addresses(s selected, n *network) {
 		if !prefixed && slices.ContainsFunc(n.plugins(),
 			func(t *tree) bool { return t.get("ipam").get("type").text() == "static" }) {
 			p.add(at, Error, "address", "add the prefix length, such as "+ip+"/24",
-				"network %s uses static, which wants an address with a prefix length: %q", n.ref, ip)
+				"network %s uses static, which needs an address with a prefix length: %q", n.ref, ip)
 		}
 		a, err := netip.ParseAddr(host)
 		if err != nil || len(spans) == 0 {
@@ -305,7 +305,7 @@ func (p *pod) ports(s selected) {
 	if b := s.Bandwidth; b != nil &&
 		((b.IngressRate > 0) != (b.IngressBurst > 0) || (b.EgressRate > 0) != (b.EgressBurst > 0)) {
 		p.add(s.part("bandwidth"), Error, "bandwidth", "give rate and burst of a direction together",
-			"network %s: a rate without a burst, or the other way round", s.Name)
+			"network %s: a rate without a burst, or a burst without a rate", s.Name)
 	}
 }
 
@@ -338,7 +338,7 @@ func (o object) mac(at mark, value string) {
 	const fix = "use a locally administered unicast address, such as 02:00:00:00:00:01"
 	switch {
 	case err != nil:
-		o.add(at, Error, "mac", fix, "%q is no MAC address", value)
+		o.add(at, Error, "mac", fix, "%q is not a MAC address", value)
 	case len(hw) != 6:
 		o.add(at, Error, "mac", fix, "MAC address %s has %d bytes, not 6", value, len(hw))
 	case slices.Max(hw) == 0:

@@ -40,7 +40,7 @@ func TestSchema(t *testing.T) {
 			}
 			for key := range known {
 				if !keysOf(t, dirs[0])[key] {
-					t.Errorf("%s does not know the key %q of the table", plugin, key)
+					t.Errorf("%s does not support the key %q of the table", plugin, key)
 				}
 			}
 		})

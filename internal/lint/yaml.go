@@ -60,7 +60,7 @@ func duplicates(o object, n *yaml.Node) {
 	seen := map[string]bool{}
 	for k := range (yamlMap{n}).pairs() {
 		if seen[k.Value] {
-			o.add(mark{k.Line, k.Column}, Error, "yaml", "remove one of them", "the key %q stands twice", k.Value)
+			o.add(mark{k.Line, k.Column}, Error, "yaml", "remove one of them", "the key %q is duplicated", k.Value)
 		}
 		seen[k.Value] = true
 	}

@@ -225,7 +225,7 @@ func (s *site) losesName(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	names(t, string(b), "cannot have its name back: another interface has it", "nameless")
+	names(t, string(b), "that came back from a deleted pod: another interface has it", "nameless")
 	testnet.Remove(t, s.NS, "eth1")
 	testnet.Rename(t, s.NS, "net1", "eth1")
 }

@@ -173,7 +173,7 @@ func (w *workstation) healthy(t *testing.T) {
 	for _, c := range r.Checks {
 		if slices.Contains([]string{"slot", "configuration", "plugins", "daemon", "api", "interfaces"}, c.Name) &&
 			c.State != doctor.StateOK {
-			if c.Name != "plugins" || !strings.Contains(c.Why, "lead out") { // in k3s these are links
+			if c.Name != "plugins" || !strings.Contains(c.Why, "not mounted here") { // in k3s these are links
 				t.Errorf("%+v", c)
 			}
 		}
@@ -192,7 +192,7 @@ func (n *node) faults(t *testing.T, w *workstation) {
 	var r doctor.Report
 	w.decoded(t, cli.Found, &r, "", "doctor")
 	for check, says := range map[string]string{
-		"slot":       "Cilium renames the configurations of others",
+		"slot":       "Cilium renames the CNI configurations of other programs",
 		"plugins":    "plugin vlan, which network-attachment-definition default/tagged needs, is missing",
 		"interfaces": "network-attachment-definition default/elsewhere names the master eth9, which this node does not have",
 	} {
@@ -326,7 +326,7 @@ func (w *workstation) noNode(t *testing.T) {
 			[]string{"doctor", "--node", "node-z"},
 			cli.Found,
 			"error: no daemon runs on node node-z, or there is no such node: run `multusctl doctor` there, as root; " +
-				"docs/multusctl.md says how without a daemon\n",
+				"docs/multusctl.md describes nodes without a daemon\n",
 		},
 		{[]string{"explain", "pod", "default/nobody", "--node", cluster.NodeName}, cli.Found, ""},
 		{

@@ -34,7 +34,7 @@ func TestPages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"multusctl-doctor", `--networks-dir`, "what to type"} {
+	for _, want := range []string{"multusctl-doctor", `--networks-dir`, "a command that helps"} {
 		if !strings.Contains(strings.ReplaceAll(string(doctor), `\-`, "-"), want) {
 			t.Errorf("no %q in\n%s", want, doctor)
 		}

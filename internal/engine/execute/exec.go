@@ -149,8 +149,8 @@ func pluginError(ctx context.Context, path string, err error, stdout, stderr []b
 	}
 	if exit, ok := errors.AsType[*exitError](err); ok && exit.status.Signaled() &&
 		exit.status.Signal() == syscall.SIGKILL {
-		return fmt.Errorf("netplugin failed with no error message: %s: %w (it %w by somebody; the kernel does that when "+
-			"the memory of its cgroup is used up)", name, err, errKilled)
+		return fmt.Errorf("netplugin failed with no error message: %s: %w (it %w; the kernel does that when the memory of "+
+			"its cgroup is used up)", name, err, errKilled)
 	}
 	return fmt.Errorf("netplugin failed with no error message: %s: %w", name, err)
 }

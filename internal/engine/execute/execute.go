@@ -134,11 +134,11 @@ func (r *Runner) Version(ctx context.Context, l *cniconf.List, limit string) (st
 		asked[typ] = true
 		info, err := r.cni.GetVersionInfo(ctx, typ)
 		if err != nil && i >= len(types) && ctx.Err() == nil {
-			r.log.Warn("the IPAM plugin does not tell its versions", "network", l.Name(), "plugin", typ, "err", err)
+			r.log.Warn("the IPAM plugin does not report its versions", "network", l.Name(), "plugin", typ, "err", err)
 			continue
 		}
 		if err != nil {
-			return "", fmt.Errorf("ask plugin %s for its versions: %w", typ, err)
+			return "", fmt.Errorf("get the versions of plugin %s: %w", typ, err)
 		}
 		supported := info.SupportedVersions()
 		if i == 0 {

@@ -145,7 +145,7 @@ func (p *process) watch() error {
 
 // errUnkillable is returned for a process that does not end after it was killed. Its system call does not return, for
 // example because a file system does not respond.
-var errUnkillable = fmt.Errorf("it cannot be killed, the kernel waits for something (state D): %w", errKilled)
+var errUnkillable = fmt.Errorf("it cannot be killed: it is in uninterruptible sleep (state D): %w", errKilled)
 
 // wait returns when the process has ended and its output up to then is read. It gives up killLimit after the process
 // was killed.

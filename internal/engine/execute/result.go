@@ -17,7 +17,7 @@ func (r *Runner) RemoveResult(p *plan.Plan, a *plan.Attachment) error {
 		err = fsx.Remove(filepath.Join(resultcache.Dir(r.dir), name))
 	}
 	if err != nil {
-		return fmt.Errorf("forget the result of network %s: %w", a.Name, err)
+		return fmt.Errorf("remove the cached result of network %s: %w", a.Name, err)
 	}
 	return nil
 }

@@ -257,7 +257,7 @@ func (s *Store) setAside(containerID string, b []byte) {
 	if err == nil {
 		err = fsx.WriteAtomic(path, b, 0o600)
 	}
-	s.Log.Error("record is damaged: kept aside, going on with what libcni remembers", "container", containerID, "file",
+	s.Log.Error("record is damaged: moved aside, using the cached results of libcni", "container", containerID, "file",
 		path, "err", err)
 }
 
@@ -276,7 +276,7 @@ func (s *Store) addResults(r *Record, ifName string) error {
 		}
 		a, err := fromResult(c, ifName)
 		if err != nil {
-			s.Log.Error("result of libcni passed over", "container", r.ContainerID, "network", c.Network, "err", err)
+			s.Log.Error("cached result of libcni ignored", "container", r.ContainerID, "network", c.Network, "err", err)
 			r.Damaged = r.Damaged || !errors.Is(err, errNeverAttached)
 			continue
 		}
@@ -424,7 +424,7 @@ func (s *Store) sweep() {
 		err = errors.Join(err, fsx.Sweep(dir, fsx.TempMaxAge))
 	}
 	if err != nil {
-		s.Log.Warn("files of killed processes are left", "err", err)
+		s.Log.Warn("cannot remove temporary files of killed processes", "err", err)
 	}
 }
 

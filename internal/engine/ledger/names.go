@@ -77,7 +77,7 @@ func (s *Store) setAsideFile(path string) error {
 	if err := os.Rename(path, to); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("set aside %q: %w", path, err)
 	}
-	s.Log.Error("not a file of ours in the state directory: moved aside", "file", path, "to", to)
+	s.Log.Error("unknown file in the state directory: moved aside", "file", path, "to", to)
 	return nil
 }
 
@@ -96,7 +96,7 @@ func (s *Store) dropLinks() error {
 			return fmt.Errorf("state directory: %w", err)
 		}
 		if target != "" {
-			s.Log.Error("link in the place of a directory of the state removed: links are not followed there; "+
+			s.Log.Error("removed a link in the place of a state directory: links are not followed there; "+
 				"mount another file system instead", "link", dir, "target", target)
 		}
 	}

@@ -93,7 +93,7 @@ func (s *Store) Networks() ([]Network, error) {
 		return nil, fmt.Errorf("list networks: %w", err)
 	}
 	if err := fsx.Sweep(s.networksDir(), fsx.TempMaxAge); err != nil {
-		s.Log.Warn("files of killed processes are left", "err", err)
+		s.Log.Warn("cannot remove temporary files of killed processes", "err", err)
 	}
 	var out []Network
 	for _, e := range entries {
@@ -158,7 +158,7 @@ func (s *Store) RemoveNetwork(configName string, seen time.Time) error {
 		err = fsx.Remove(file)
 	}
 	if err != nil {
-		return fmt.Errorf("forget network %s: %w", configName, err)
+		return fmt.Errorf("remove the note of network %s: %w", configName, err)
 	}
 	return nil
 }

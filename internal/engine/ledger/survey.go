@@ -102,6 +102,6 @@ func (s *Store) settle(containerID string) {
 	from := s.aside(containerID)
 	to := from + "." + strconv.FormatInt(time.Now().UnixNano(), 16)
 	if err := os.Rename(from, to); err != nil && !errors.Is(err, os.ErrNotExist) {
-		s.Log.Warn("damaged record of a deleted container keeps its name", "file", from, "err", err)
+		s.Log.Warn("cannot rename the damaged record of a deleted container", "file", from, "err", err)
 	}
 }

@@ -34,7 +34,7 @@ func loadByName(dir, name string) (*cniconf.List, Source, error) {
 		l, err := loadFile(file, false)
 		switch {
 		case err != nil:
-			broken = append(broken, fmt.Errorf("passed over: %w", err))
+			broken = append(broken, fmt.Errorf("skipped: %w", err))
 		case name == "" && slices.ContainsFunc(l.Types(), cniconf.IsMultus): // the file of Multus itself
 		case name == "" || l.Name() == name:
 			return l, Source{File: file}, nil
@@ -92,7 +92,7 @@ func loadFile(file string, chained bool) (*cniconf.List, error) {
 		err = CheckPlugins(l)
 	}
 	if err == nil && !validVersion(l) {
-		err = fmt.Errorf("cniVersion %.64q is no version", l.Version())
+		err = fmt.Errorf("cniVersion %.64q is not a version", l.Version())
 	}
 	switch {
 	case err != nil && isList:

@@ -65,7 +65,7 @@ func (p *planning) checkConfigs() error {
 		}
 		if !validVersion(a.Config) {
 			return fault.New(fault.BadConfig, "write a CNI version such as 1.0.0 into the network's configuration",
-				"network %s of pod %s: its cniVersion %.64q is no version", a.Name, p.req.Pod(), a.Config.Version())
+				"network %s of pod %s: its cniVersion %.64q is not a version", a.Name, p.req.Pod(), a.Config.Version())
 		}
 		if callsMultus(a.Config) {
 			return fault.New(fault.BadConfig, "make the network delegate to another plugin",
@@ -310,7 +310,7 @@ func (p *planning) assignDevice(ctx context.Context, a *Attachment, resource str
 	if p.devices == nil {
 		if p.Devices == nil {
 			return fault.New(fault.BadConfig, "run Multus where the kubelet's directory can be read",
-				"network %s of pod %s needs a device of %s, and nobody can tell the pod's devices", a.Name, p.pod.Ref, resource)
+				"network %s of pod %s needs a device of %s, but Multus cannot read the pod's devices", a.Name, p.pod.Ref, resource)
 		}
 		ids, err := p.Devices.Devices(ctx, p.pod.Ref, p.pod.UID)
 		if err != nil {

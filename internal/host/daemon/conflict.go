@@ -46,7 +46,7 @@ func (c *conflictEvents) run(ctx context.Context) error {
 			return nil
 		case why := <-c.queued:
 			if c.emit == nil || c.node == "" {
-				c.log.Warn("no event of the node: its name is not known, or there is no cluster", "node", c.node)
+				c.log.Warn("cannot write an event of the node: its name is unknown, or no cluster is configured", "node", c.node)
 				continue
 			}
 			c.write(ctx, publish.Event{Type: publish.Warning, Reason: ConfigurationLost, Message: why.Error()})

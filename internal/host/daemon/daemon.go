@@ -210,7 +210,7 @@ func drain(ctx context.Context, hs *http.Server, sock *socket, log *slog.Logger)
 // other programs.
 func newController(conf *config.Daemon, log *slog.Logger) *autoconf.Controller {
 	if conf.MultusConfigFile == config.Auto && conf.MultusAutoconfigDir == "" {
-		log.Info("the CNI configuration is left to others: multusAutoconfigDir is not set")
+		log.Info("the daemon writes no CNI configuration: multusAutoconfigDir is not set")
 		return nil
 	}
 	cniConf := autoconf.NewController(conf, log)
@@ -299,8 +299,8 @@ func connect(conf *config.Daemon, getenv func(string) string, log *slog.Logger) 
 	s.Networks = cache
 	return &sources{Sources: s, emitNode: s.Kube.EmitNode, run: cache.Run, ready: func() error {
 		if !cache.Synced() {
-			return errors.New("network definitions are not read yet: the API server does not answer, or does not let Multus " +
-				"list them")
+			return errors.New("network definitions are not read yet: the API server does not answer, or does not allow " +
+				"Multus to list them")
 		}
 		return nil
 	}}, nil

@@ -50,7 +50,7 @@ func (q *queue) emitEvents(p *pending, r *publish.Report) {
 
 func (q *queue) emit(b *eventBatch) {
 	if q.batches.Len() >= maxBatches {
-		q.log.Warn("events not written: too many wait", "pod", podName(b.pod), "container", b.container)
+		q.log.Warn("events not written: too many are waiting", "pod", podName(b.pod), "container", b.container)
 		return
 	}
 	q.batches.Add(b)

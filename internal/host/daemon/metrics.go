@@ -184,7 +184,7 @@ func loopback(h http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		host, _, err := net.SplitHostPort(r.RemoteAddr)
 		if err != nil || !net.ParseIP(host).IsLoopback() {
-			http.Error(w, "profiles are for this machine only", http.StatusForbidden)
+			http.Error(w, "profiles are served to this machine only", http.StatusForbidden)
 			return
 		}
 		h(w, r)

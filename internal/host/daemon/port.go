@@ -27,7 +27,7 @@ func openPort(ctx context.Context, what, addr string, log *slog.Logger) (*port, 
 	p := &port{what: what, addr: addr, log: log}
 	err := p.bind(ctx)
 	if errors.Is(err, syscall.EADDRINUSE) {
-		log.Warn("port is in use: it is tried again until it is free", "port", addr, "for", what)
+		log.Warn("port is in use: trying again until it is free", "port", addr, "for", what)
 		return p, nil
 	}
 	return p, err
@@ -53,7 +53,7 @@ func (p *port) serve(ctx context.Context, hs *http.Server) error {
 			return err
 		}
 		if err == nil {
-			p.log.Info("port is free now, and served", "port", p.addr, "for", p.what)
+			p.log.Info("port is free now: serving it", "port", p.addr, "for", p.what)
 		}
 	}
 	stop := context.AfterFunc(ctx, func() { _ = hs.Close() }) // a client whose request is cut off repeats it

@@ -246,7 +246,7 @@ func (q *queue) limit() {
 		if victim == nil || !tooMany && q.spool.sizes[victim.file] == 0 {
 			return
 		}
-		q.giveUp(victim, fmt.Errorf("too many reports wait in %s", q.spool.dir))
+		q.giveUp(victim, fmt.Errorf("too many reports are waiting in %s", q.spool.dir))
 	}
 }
 
@@ -390,7 +390,7 @@ func (q *queue) postpone(p *pending, tries int, err error) {
 		q.forbidden = append(q.forbidden, p)
 		q.mu.Unlock()
 		if tries == 1 {
-			q.log.Error("status not written: correct the role of Multus; a few are tried again from time to time",
+			q.log.Error("status not written: correct the role of Multus; a few are retried periodically",
 				"every", q.pause.String(), "pod", podName(p.pod), "container", p.container, "err", clipped(err))
 		}
 		return

@@ -34,7 +34,8 @@ func TestRefuse(t *testing.T) {
 		},
 		"no configuration": {
 			`{"command":"ADD","containerID":"0123456789abcdef","args":[["K8S_POD_NAMESPACE","team"],["K8S_POD_NAME","web-0"]],"config":"W10="}`,
-			"pod team/web-0: ", "report this: the plugin sent a configuration that is no object", "; request 0123456789abc",
+			"pod team/web-0: ", "report this: the plugin sent a configuration that is not a JSON object",
+			"; request 0123456789abc",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -81,10 +81,10 @@ const maxMethod = 16
 // notServed has the advice for the paths that only today's Multus serves: which client sends the request, and what to
 // do.
 var notServed = map[string]string{
-	"/delegate": ": multus-dynamic-networks-controller asks for it to attach a network to a running pod (hot-plug), " +
+	"/delegate": ": multus-dynamic-networks-controller calls it to attach a network to a running pod (hot-plug), " +
 		"which this Multus does not support yet; delete the pod, so that it is created again with its new networks " +
 		"(a KubeVirt machine: migrate or restart it), and remove the controller's DaemonSet; see docs/upgrade.md",
-	"/cni": ": the multus-shim of another Multus asks for it; install the plugin that belongs to this daemon " +
+	"/cni": ": the multus-shim of another Multus calls it; install the plugin that belongs to this daemon " +
 		"(multus-daemon install --dest DIR, or restart the DaemonSet's pod of this node). Hot-plug of networks by " +
 		"multus-dynamic-networks-controller is not supported yet: delete the pod to change its networks; see docs/upgrade.md",
 }
@@ -153,7 +153,7 @@ func (s *server) plan(w http.ResponseWriter, r *http.Request) {
 func (s *server) resolve(ctx context.Context, place *largePlanPlace, req *request.Request) (*plan.Plan, error) {
 	b, err := s.conf.ForRequest(req.Config)
 	if err != nil {
-		return nil, fault.Wrap(err, fault.Decoding, "report this: the plugin sent a configuration that is no object",
+		return nil, fault.Wrap(err, fault.Decoding, "report this: the plugin sent a configuration that is not a JSON object",
 			"pod %s", req.Pod())
 	}
 	conf, err := config.ParsePlugin(b)
@@ -235,8 +235,8 @@ func (s *server) identified(r *publish.Report) error {
 		s.unidentified.has(sandboxOf(r.ContainerID, r.Pod.Namespace, r.Pod.Name)) {
 		return nil
 	}
-	return errors.New("the report has no pod UID, and no plan was made here for this sandbox of a pod without UID: " +
-		"let the runtime pass K8S_POD_UID")
+	return errors.New("the report has no pod UID, and this daemon made no plan for the sandbox of a pod without UID: " +
+		"the runtime must pass K8S_POD_UID")
 }
 
 // readiness serves /readyz: 200 if the daemon can plan, and 503 with the reason as a CNI error (code 50) if not.

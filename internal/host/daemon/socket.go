@@ -160,7 +160,7 @@ func (s *socket) acquire(ctx context.Context) error {
 		return fmt.Errorf("listen on %s: %w", s.path, errServed)
 	}
 	if errors.Is(err, fsx.ErrShared) {
-		s.log.Warn("a process that may only read it has locked the lock file, and is ignored", "file", name)
+		s.log.Warn("ignoring a lock on the lock file by a process with read access only", "file", name)
 		err = nil
 	}
 	if err != nil {

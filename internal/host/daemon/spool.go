@@ -131,7 +131,7 @@ func (q *queue) keepLocked(p *pending) {
 	}
 	if p.file == "" || p.eventsMarked != p.eventsWritten {
 		if err := q.writeFile(p, r); err != nil {
-			q.log.Error("keep report", "pod", podName(p.pod), "container", p.container, "err", err)
+			q.log.Error("cannot save report", "pod", podName(p.pod), "container", p.container, "err", err)
 			return
 		}
 		failpoint.At("daemon.spool.written")
@@ -184,7 +184,7 @@ func (q *queue) discard(p *pending) {
 
 func (q *queue) remove(name string) {
 	if err := q.spool.remove(name); err != nil {
-		q.log.Warn("remove report that is not needed any more", "file", name, "err", err)
+		q.log.Warn("cannot remove report that is not needed any more", "file", name, "err", err)
 	}
 }
 
@@ -192,7 +192,7 @@ func (q *queue) remove(name string) {
 // killed.
 func (q *queue) scanAndQueue() {
 	if err := fsx.Sweep(q.spool.dir, fsx.TempMaxAge); err != nil {
-		q.log.Warn("files of killed processes are left", "err", err)
+		q.log.Warn("cannot remove temporary files of killed processes", "err", err)
 	}
 	q.spool.mu.Lock()
 	waiting, entries := q.scan()
@@ -234,7 +234,7 @@ type found struct {
 func (q *queue) scan() ([]*pending, []os.DirEntry) {
 	entries, err := os.ReadDir(q.spool.dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		q.log.Error("read reports that wait", "err", err)
+		q.log.Error("cannot read waiting reports", "err", err)
 	}
 	var all []found
 	for _, e := range entries {
@@ -283,12 +283,12 @@ func (q *queue) open(name string) *found {
 	case errors.Is(err, os.ErrNotExist):
 		return nil
 	case errors.Is(err, errDamaged):
-		q.log.Error("report passed over", "file", path, "err", errors.Join(err, q.setAside(path)))
+		q.log.Error("damaged report moved aside", "file", path, "err", errors.Join(err, q.setAside(path)))
 		return nil
 	case err != nil:
 		if !q.spool.unread[name] && len(q.spool.unread) < maxWaiting {
 			q.spool.unread[name] = true
-			q.log.Error("report is read later", "file", path, "err", err)
+			q.log.Error("cannot read report yet, trying again later", "file", path, "err", err)
 		}
 		return nil
 	}

@@ -30,7 +30,8 @@ func (q *queue) watch(ctx context.Context) error {
 			w.close()
 			var err error
 			if w, err = watchDir(q.spool.dir); err != nil && !unwatched {
-				q.log.Warn("reports that wait are not watched but looked for", "every", scanIntervalUnwatched.String(), "err", err)
+				q.log.Warn("cannot watch for reports: scanning for them instead", "every", scanIntervalUnwatched.String(),
+					"err", err)
 			}
 			unwatched = err != nil
 		}
@@ -63,7 +64,7 @@ func (q *queue) events(ctx context.Context, w *watched, look <-chan time.Time) b
 				return true // another process may create it again
 			}
 		case err := <-lost:
-			q.log.Debug("looking for reports that wait", "err", err)
+			q.log.Debug("watch for reports failed: scanning for them", "err", err)
 			return true
 		case <-look:
 			return true

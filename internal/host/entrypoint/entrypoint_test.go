@@ -235,7 +235,7 @@ func TestFollows(t *testing.T) {
 		func() bool { return strings.Contains(h.read(t, "net.d/00-multus.conf"), "flannel2") })
 	good := h.read(t, "net.d/00-multus.conf")
 	h.write(t, "net.d/10-flannel.conflist", `{"cniVersion":`)
-	h.eventually(t, "the complaint", func() bool { return strings.Contains(h.out.String(), "keeping what is there") })
+	h.eventually(t, "the complaint", func() bool { return strings.Contains(h.out.String(), "keeping the existing files") })
 	if got := h.read(t, "net.d/00-multus.conf"); got != good || !json.Valid([]byte(got)) {
 		t.Errorf("the last good configuration was not kept: %s", got)
 	}

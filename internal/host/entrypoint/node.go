@@ -46,7 +46,7 @@ func (o *Options) watchNode(ctx context.Context) (learned <-chan autoconf.Facts,
 		}
 	}
 	if o.ConfFile == auto && o.Getenv(nodeAddress) == "" && len(o.nodeFacts().Addresses) == 0 {
-		o.logf("%s is not set: no pod is kept from taking the device with the node's address (nodeAddresses).", nodeAddress)
+		o.logf("%s is not set: the device with the node's address is not protected from pods (nodeAddresses).", nodeAddress)
 	}
 	return learned, stop
 }
@@ -62,7 +62,7 @@ func (o *Options) startNodeWatch(ctx context.Context) (<-chan autoconf.Facts, fu
 	}
 	learned := make(chan autoconf.Facts, 1)
 	if err != nil { // for example a missing CA, which --skip-tls-verify does not need
-		o.logf("the Node object is not read: %v", err)
+		o.logf("cannot read the Node object: %v", err)
 		learned <- autoconf.Facts{}
 		return learned, func() {}
 	}

@@ -86,7 +86,7 @@ func LegacyCommand(getenv func(string) string, stdout io.Writer) *cobra.Command 
 	cmd := Command(getenv, stdout)
 	cmd.Use = LegacyName
 	for _, name := range []string{"restart-crio", "crio-restart"} {
-		cmd.Flags().Bool(name, false, "accepted, without effect: CRI-O follows its configuration by itself")
+		cmd.Flags().Bool(name, false, "accepted, without effect: CRI-O watches its configuration")
 	}
 	return cmd
 }
@@ -102,7 +102,7 @@ func (o *Options) addFlags(cmd *cobra.Command) {
 	f.StringVar(&o.ConfFile, "multus-conf-file", "auto", "configuration `file` to copy, or auto to generate one")
 	f.StringVar(&o.BinFile, "multus-bin-file", "/usr/src/multus-cni/bin/multus", "plugin `file` to install")
 	f.StringVar(&o.MultusConfDir, "multus-cni-conf-dir", "/host/etc/cni/multus/net.d",
-		"`directory` of networks that definitions without a config name")
+		"`directory` of configurations for definitions without a config")
 	f.BoolVar(&o.SkipBinaryCopy, "skip-multus-binary-copy", false, "do not install the plugin")
 	f.StringVar(&o.KubeconfigFileHost, "multus-kubeconfig-file-host", "/etc/cni/net.d/multus.d/multus.kubeconfig",
 		"kubeconfig `file` as the host sees it")
@@ -121,7 +121,7 @@ func (o *Options) addFlags(cmd *cobra.Command) {
 	f.BoolVar(&o.SkipConfigWatch, "skip-config-watch", false, "do not follow changes of the cluster network's file")
 	f.BoolVar(&o.RenameConfFile, "rename-conf-file", false,
 		"rename the cluster network's file to *.old after the configuration was generated")
-	f.StringVar(&o.ReadinessFile, "readiness-indicator-file", "", "`file` that tells that the cluster network is ready")
+	f.StringVar(&o.ReadinessFile, "readiness-indicator-file", "", "`file` that exists once the cluster network is ready")
 	f.StringVar(&o.AdditionalBinDir, "additional-bin-dir", "",
 		"binDir of the configuration: a plugin `directory` that is searched first")
 	f.BoolVar(&o.SkipTLSVerify, "skip-tls-verify", false, "do not verify the API server's certificate")

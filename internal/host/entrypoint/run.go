@@ -137,7 +137,7 @@ func (o *Options) follow(ctx context.Context, w *fsnotify.Watcher, learned <-cha
 
 func (o *Options) logError(err error) {
 	if err != nil {
-		o.logf("%v; keeping what is there", err)
+		o.logf("%v; keeping the existing files", err)
 	}
 }
 

@@ -59,7 +59,7 @@ func Reporter(w io.Writer) func(File) {
 		case Equal:
 			fmt.Fprintf(w, "%s: is up to date\n", f.Name)
 		case Kept:
-			fmt.Fprintf(w, "%s: is there already, kept\n", f.Name)
+			fmt.Fprintf(w, "%s: exists already, kept\n", f.Name)
 		}
 	}
 }

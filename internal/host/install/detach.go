@@ -36,9 +36,9 @@ func (r Removal) detach(ctx context.Context) error {
 		case <-ctx.Done():
 			return fmt.Errorf("wait for pods that are attached through Multus: %w", ctx.Err())
 		case <-over:
-			return fmt.Errorf("%w: %s. No new pod gets networks from Multus; its plugins stay, so that these can be deleted. "+
+			return fmt.Errorf("%w: %s. No new pod gets networks from Multus; its plugins stay: DEL of these pods needs them. "+
 				"Delete them, or drain the node, and run this again; --wait waits for them; --force removes the plugins now and "+
-				"leaves what the pods hold reserved",
+				"leaves the resources of the pods reserved",
 				ErrAttached, list(attached))
 		case <-time.After(pollInterval):
 		}
@@ -65,7 +65,7 @@ func (r Removal) free(ctx context.Context) (attached []string, _ error) {
 	}
 	for _, g := range gone {
 		if g.Err != nil {
-			r.Log.Error("what an ended sandbox holds is not freed", "container", g.ContainerID, "pod", g.Pod, "networks",
+			r.Log.Error("cannot free the resources of a deleted sandbox", "container", g.ContainerID, "pod", g.Pod, "networks",
 				g.Networks, "err", g.Err)
 		}
 	}

@@ -130,7 +130,7 @@ func (o Options) files() ([]File, error) {
 		f := File{Name: name, From: filepath.Join(o.Source, name)}
 		info, err := os.Stat(f.From)
 		if err == nil && !info.Mode().IsRegular() {
-			err = fmt.Errorf("%s is no regular file", f.From)
+			err = fmt.Errorf("%s is not a regular file", f.From)
 		}
 		if err != nil {
 			return nil, &FileError{File: f, Err: err}

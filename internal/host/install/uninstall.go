@@ -145,7 +145,7 @@ func (r Removal) restore(ours []conf) error {
 		r.Log.Info("restored the configuration of the cluster network", "file", path)
 		return nil
 	}
-	return fmt.Errorf("%w: %s holds nothing else that is valid. Install the cluster network's, or give --force",
+	return fmt.Errorf("%w: %s has no other valid configuration. Install that of the cluster network, or give --force",
 		ErrNoPrimary, r.ConfDir)
 }
 

@@ -20,12 +20,12 @@ func UninstallCommand(defaultConfig string) *cobra.Command {
 	r := Removal{LockFile: plugin.LockFile, Boot: plugin.Boot()}
 	cmd := &cobra.Command{
 		Use:   "uninstall",
-		Short: "Take Multus off this node",
-		Long: "Take Multus off this node: first the CNI configuration, so that the runtime calls the cluster network\n" +
+		Short: "Remove Multus from this node",
+		Long: "Remove Multus from this node: first the CNI configuration, so that the runtime calls the cluster network\n" +
 			"directly again; then, when no pod is attached through Multus any more, the plugins and what else is left.\n" +
-			"While pods are attached it says which, keeps the plugins and fails; run it again later, or let it --wait.\n" +
-			"What pods held that have ended meanwhile is freed. The daemon must have been deleted before: it would write\n" +
-			"its configuration again.",
+			"While pods are attached, it lists them, keeps the plugins and fails; run it again later, or use --wait.\n" +
+			"It frees the resources of pods that were deleted meanwhile. Delete the daemon first: it would write its\n" +
+			"configuration again.",
 		Example: "  kubectl -n kube-system delete daemonset/kube-multus-ds\n  multus-daemon uninstall --bin-dir /opt/cni/bin",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -49,7 +49,7 @@ func UninstallCommand(defaultConfig string) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&file, "config", defaultConfig,
-		"the daemon's configuration `file`, for the directories below; it may be gone")
+		"the daemon's configuration `file`, for the directories below; it may be missing")
 	cmd.Flags().StringVar(&confDir, "conf-dir", "",
 		"`directory` of the runtime's CNI configurations (default: cniConfigDir of the configuration)")
 	cmd.Flags().StringVar(&r.BinDir, "bin-dir", DefaultDest, "the CNI bin `directory`")
@@ -58,7 +58,7 @@ func UninstallCommand(defaultConfig string) *cobra.Command {
 		"`directory` of the daemon's socket (default: socketDir of the configuration)")
 	cmd.Flags().DurationVar(&r.Wait, "wait", 0, "how long to wait for pods that are attached")
 	cmd.Flags().BoolVar(&inNode, inNodeFlag, false,
-		"run in the mount namespace of process 1: for a privileged pod with the node's processes")
+		"run in the mount namespace of process 1: for a privileged pod with hostPID")
 	cmd.Flags().BoolVar(&r.Force, "force", false,
 		"go on although a daemon runs, pods are attached, or no other CNI configuration is there")
 	return cmd

@@ -146,7 +146,7 @@ func (v *verbs) failed(command string, args *skel.CmdArgs, err error) error {
 func guard(command string) error {
 	if os.Getenv(execute.DepthEnv) != "" {
 		return fault.New(fault.BadConfig,
-			"make the cluster network, and every network-attachment-definition, delegate to something else than multus",
+			"make the cluster network, and every network-attachment-definition, delegate to a plugin other than multus",
 			"%s: multus was called by one of its own delegates", command)
 	}
 	return os.Setenv(execute.DepthEnv, "1") //nolint:forbidigo // delegates inherit the environment; this is the edge

@@ -70,7 +70,7 @@ func (d *daemon) Put(ctx context.Context, conf []byte, answer error) {
 		s.Error = fault.ToCNI(answer)
 	}
 	if err := d.client.Call(ctx, "POST", api.PathStatus, &s, nil); err != nil {
-		d.log.Debug("STATUS is not remembered", "err", err)
+		d.log.Debug("cannot cache the STATUS result", "err", err)
 	}
 }
 
@@ -132,7 +132,8 @@ func (d *daemon) Publish(ctx context.Context, report *publish.Report) error {
 		if err == nil {
 			return nil
 		}
-		d.log.Warn("status goes over the socket: it cannot be left in a file", "container", report.ContainerID, "err", err)
+		d.log.Warn("sending the status over the socket: it cannot be left in a file", "container", report.ContainerID,
+			"err", err)
 	}
 	return d.deliver(ctx, report)
 }
@@ -142,7 +143,7 @@ func (d *daemon) sendTimings(ctx context.Context, report *publish.Report) {
 	ctx, cancel := context.WithTimeout(ctx, briefLimit)
 	defer cancel()
 	if err := d.client.Send(ctx, "POST", api.PathReport, report); err != nil {
-		d.log.Debug("timings are not told", "err", err)
+		d.log.Debug("cannot report timings", "err", err)
 	}
 }
 
@@ -159,9 +160,9 @@ func (d *daemon) deliver(ctx context.Context, report *publish.Report) error {
 	if err == nil || !report.HasStatus() {
 		return nil
 	}
-	d.log.Warn("status is written later: the daemon did not take it", "container", report.ContainerID, "err", err)
+	d.log.Warn("status is written later: the daemon did not accept it", "container", report.ContainerID, "err", err)
 	if lost := d.writeReportFile(report); lost != nil {
-		return errors.Join(fmt.Errorf("the daemon did not take the status: %w", err), lost)
+		return errors.Join(fmt.Errorf("the daemon did not accept the status: %w", err), lost)
 	}
 	return nil
 }

@@ -249,7 +249,7 @@ func TestFails(t *testing.T) {
 		{"cp /usr/src/multus-cni/bin/multus /host/opt/cni/bin/multus", "install multus: "},
 		{"cp /usr/src/multus-cni/bin/multus /host/opt/cni/bin/multus && cp " + shim + " " + nodeShim, "install multus: "},
 		{"cp /usr/src/multus-cni/bin/multus /host/opt/cni/bin/multus || true", ""},
-		{"cp /none/etc/cni/net.d/*.conf* /host/etc/cni/multus/net.d/", "none is there"},
+		{"cp /none/etc/cni/net.d/*.conf* /host/etc/cni/multus/net.d/", "no file matches"},
 		{"cat /none/etc/cni/net.d/00-multus.conf", "no such file"},
 	} {
 		s, _, _ := image(t)

@@ -99,7 +99,7 @@ func (s *Shell) copyConfigurations(from, to string) error {
 		copied++
 	}
 	if copied == 0 {
-		return fmt.Errorf("copy configurations of %s: none is there", from)
+		return fmt.Errorf("copy configurations of %s: no file matches", from)
 	}
 	return nil
 }

@@ -113,7 +113,7 @@ func appendLine(path string, line []byte) error {
 func (s *Source) prepare(ctx context.Context, pod publish.Pod) (string, error) {
 	// Kubernetes permits no "_" in a namespace, so that the first one in a file name separates namespace and name.
 	if !validFileName(pod.Namespace) || strings.Contains(pod.Namespace, "_") || !validFileName(pod.Name) {
-		return "", fmt.Errorf("pod %q in namespace %q: not a name that a file can have", pod.Name, pod.Namespace)
+		return "", fmt.Errorf("pod %q in namespace %q: not usable as a file name", pod.Name, pod.Namespace)
 	}
 	known, err := s.Pod(ctx, plan.Ref{Namespace: pod.Namespace, Name: pod.Name})
 	if err == nil && pod.UID != "" && known.UID != "" && known.UID != pod.UID {

@@ -144,7 +144,7 @@ func (c *Cache) Network(ctx context.Context, ref plan.Ref) (*plan.Definition, er
 func (c *Cache) readLive(ctx context.Context, ref plan.Ref) (*plan.Definition, error) {
 	def, err := c.client.Network(ctx, ref)
 	if errors.Is(err, plan.ErrUnavailable) {
-		return nil, fmt.Errorf("%w (it is not held in memory: it is larger than %d bytes, or all definitions are larger "+
+		return nil, fmt.Errorf("%w (it is not cached: it is larger than %d bytes, or all definitions are larger "+
 			"than %d)",
 			err, plan.MaxConfigBytes, c.budget)
 	}
@@ -159,7 +159,7 @@ func (c *Cache) set(ref plan.Ref, v value) {
 	}
 	if v.live && !c.full {
 		c.full = true
-		c.log.Warn("network definitions are too large to be held in memory: some are read live, at each pod",
+		c.log.Warn("network definitions exceed the cache limits: some are read from the API server for each pod",
 			"namespace", ref.Namespace, "name", ref.Name, "limit_one", plan.MaxConfigBytes, "limit_all", c.budget)
 	}
 	c.bytes += v.size() - old
@@ -292,7 +292,7 @@ func (c *Cache) logError(verb string, err error) error {
 	defer c.mu.Unlock()
 	if text := err.Error(); text != c.lastError {
 		c.lastError = text
-		c.log.Warn("watching network definitions is interrupted, lookups are live or from memory", "verb", verb, "error", err)
+		c.log.Warn("watch of network definitions failed: lookups use the API server or the cache", "verb", verb, "error", err)
 	}
 	return err
 }

@@ -412,7 +412,7 @@ func TestTooLarge(t *testing.T) {
 	c, _ := follow(t, client, nad("x", config))
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	if _, err := c.Network(ctx, ref); err == nil || !strings.Contains(err.Error(), "not held in memory") {
+	if _, err := c.Network(ctx, ref); err == nil || !strings.Contains(err.Error(), "not cached") {
 		t.Errorf("error %v", err)
 	}
 }

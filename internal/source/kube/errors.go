@@ -108,7 +108,7 @@ func lookupError(t target, err error) error {
 	switch status := code(err); {
 	case status == http.StatusNotFound && apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse):
 		// The API server does not serve the resource. For definitions this means that the CRD is missing.
-		return fmt.Errorf("%w: the API server does not know the resource %s; is the CustomResourceDefinition installed?",
+		return fmt.Errorf("%w: the API server does not serve the resource %s; is the CustomResourceDefinition installed?",
 			plan.ErrNotFound, t.resourceGroup())
 	case status == http.StatusNotFound:
 		return plan.ErrNotFound

@@ -65,7 +65,7 @@ func (c *Client) Allowed(ctx context.Context, a Access) (bool, error) {
 		"application/json").Body(body).MaxRetries(0)
 	t := target{verb: "create", group: "authorization.k8s.io", resource: "selfsubjectaccessreviews"}
 	if err := do(ctx, r, &answer, reviewTimeout); err != nil {
-		return false, fmt.Errorf("ask whether %s is allowed: %w", a, lookupError(t, err))
+		return false, fmt.Errorf("check whether %s is allowed: %w", a, lookupError(t, err))
 	}
 	return answer.Status.Allowed, nil
 }

@@ -27,7 +27,7 @@ type checkpoint struct {
 
 func fromCheckpoint(path, uid string) (map[string][]string, error) {
 	if uid == "" {
-		return nil, fmt.Errorf("read %s: entries are found by the UID of the pod, and it is not known", path)
+		return nil, fmt.Errorf("read %s: the UID of the pod is unknown, and entries are stored by UID", path)
 	}
 	data, err := fsx.ReadFile(path, maxCheckpoint)
 	if errors.Is(err, fs.ErrNotExist) {
