@@ -185,7 +185,7 @@ func (p *Plugin) RuntimeAnnotations() (map[string]string, bool, error) {
 	m := map[string]string{}
 	if err := json.Unmarshal(raw, &m); err != nil {
 		return nil, false, fault.Wrap(err, fault.Decoding, "report this to the container runtime's authors",
-			"runtimeConfig %q is no map of texts", PodAnnotations)
+			"runtimeConfig %q is not a map of strings", PodAnnotations)
 	}
 	return m, true, nil
 }

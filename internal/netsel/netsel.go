@@ -296,12 +296,12 @@ func (w *wire) check() (Element, error) {
 func checkIP(s string) error {
 	if strings.Contains(s, "/") {
 		if _, _, err := net.ParseCIDR(s); err != nil {
-			return fmt.Errorf("ips: %q is no address with a prefix: %w", s, err)
+			return fmt.Errorf("ips: %q is not an address with a prefix: %w", s, err)
 		}
 		return nil
 	}
 	if net.ParseIP(s) == nil {
-		return fmt.Errorf("ips: %q is no IP address", s)
+		return fmt.Errorf("ips: %q is not an IP address", s)
 	}
 	return nil
 }

@@ -169,10 +169,10 @@ func TestParseErrors(t *testing.T) {
 		},
 		{
 			"C22 address", `[{"name":"a"},{"name":"b","ips":["10.0.0.1","10.0.0.256"]}]`,
-			`element 2 ("b"): ips: "10.0.0.256" is no IP address`,
+			`element 2 ("b"): ips: "10.0.0.256" is not an IP address`,
 		},
-		{"C22 prefix", `[{"ips":["10.0.0.1/33"]}]`, `ips: "10.0.0.1/33" is no address with a prefix`},
-		{"C22 empty", `[{"ips":[""]}]`, `ips: "" is no IP address`},
+		{"C22 prefix", `[{"ips":["10.0.0.1/33"]}]`, `ips: "10.0.0.1/33" is not an address with a prefix`},
+		{"C22 empty", `[{"ips":[""]}]`, `ips: "" is not an IP address`},
 		{"C23 invalid mac", `[{"mac":"02:00"}]`, "mac: "},
 		{"C24 invalid infiniband-guid", `[{"infiniband-guid":"x"}]`, "infiniband-guid: "},
 		{
