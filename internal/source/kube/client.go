@@ -46,6 +46,8 @@ type Client struct {
 	stream *rest.RESTClient // nads without a limit on the duration of a request: for watches
 	params runtime.ParameterCodec
 	update updates
+	// maxObject is the maximum size of an answer to a GET.
+	maxObject int64
 	// These have one element for each request in progress.
 	podRequests, networkRequests, decoding chan struct{}
 	node                                   func() string // the node of the credentials, or ""
@@ -85,8 +87,9 @@ func New(config *Config) (*Client, error) {
 	}
 	client := &Client{
 		podRequests: make(chan struct{}, maxConcurrent), networkRequests: make(chan struct{}, maxConcurrent),
-		decoding: make(chan struct{}, maxDecoding),
-		params:   runtime.NewParameterCodec(scheme), node: func() string { return nodeOf(config) },
+		decoding:  make(chan struct{}, maxDecoding),
+		maxObject: maxObject,
+		params:    runtime.NewParameterCodec(scheme), node: func() string { return nodeOf(config) },
 	}
 	if client.core, err = restClient(c, "/api", schema.GroupVersion{Version: "v1"}, transport); err != nil {
 		return nil, err
@@ -282,12 +285,12 @@ func (c *Client) read(ctx context.Context, client *rest.RESTClient, t target, ac
 		return err
 	}
 	defer leave(c.decoding)
-	b, err := io.ReadAll(io.LimitReader(body, maxObject+1))
+	b, err := io.ReadAll(io.LimitReader(body, c.maxObject+1))
 	switch {
 	case err != nil:
 		return err
-	case len(b) > maxObject:
-		return errTooLarge
+	case int64(len(b)) > c.maxObject:
+		return fmt.Errorf("%w: more than %d bytes", errTooLarge, c.maxObject)
 	}
 	if err := use(b); err != nil {
 		return fmt.Errorf("decode answer: %w", err)
@@ -296,7 +299,7 @@ func (c *Client) read(ctx context.Context, client *rest.RESTClient, t target, ac
 }
 
 // errTooLarge is returned for an object that the API server cannot have stored.
-var errTooLarge = fmt.Errorf("the answer has more than %d bytes", maxObject)
+var errTooLarge = errors.New("the answer is too large")
 
 // enter waits for a free place.
 func enter(ctx context.Context, places chan struct{}) error {

@@ -17,6 +17,7 @@ func TestUpdateLimitsMemory(t *testing.T) {
 	t.Parallel()
 	forbidden := answer(http.StatusForbidden, "",
 		`{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Forbidden","code":403}`)
+	const limit = 1 << 20
 	var put atomic.Int64
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		switch r.Method {
@@ -26,11 +27,12 @@ func TestUpdateLimitsMemory(t *testing.T) {
 			put.Add(1)
 		default:
 			w.Header().Set("Content-Type", "application/json")
-			fmt.Fprintf(w, `{"metadata":{"uid":%q,"resourceVersion":"1"},"x":%q}`, aPod.UID, strings.Repeat("x", maxObject))
+			fmt.Fprintf(w, `{"metadata":{"uid":%q,"resourceVersion":"1"},"x":%q}`, aPod.UID, strings.Repeat("x", limit))
 		}
 	})
+	c.maxObject = limit
 	err := c.SetAnnotation(t.Context(), aPod, statusKey, "x")
 	if !errors.Is(err, publish.ErrRefused) || put.Load() > 0 {
-		t.Errorf("a pod of more than %d bytes: %v, written %d times", maxObject, err, put.Load())
+		t.Errorf("a pod of more than %d bytes: %v, written %d times", limit, err, put.Load())
 	}
 }
