@@ -176,14 +176,24 @@ func ipamType(plugin []byte) string {
 	return typ
 }
 
-// CheckTypes returns an error if the type of a plugin or of an IPAM plugin is not the name of a file (behaviour K1).
-// libcni refuses it too, but only when the plugin is executed: other networks are attached by then.
-func (l *List) CheckTypes() error {
+// AllTypes returns the types of the plugins, and then those of their IPAM plugins.
+func (l *List) AllTypes() []string {
+	out := make([]string, len(l.plugins), 2*len(l.plugins))
 	for i := range l.plugins {
-		for _, typ := range [...]string{l.plugins[i].typ, ipamType(l.plugins[i].raw)} {
-			if typ == "." || typ == ".." || strings.ContainsAny(typ, "/\x00") {
-				return fmt.Errorf("%.253q is not the name of a program", typ)
-			}
+		out[i] = l.plugins[i].typ
+		if typ := ipamType(l.plugins[i].raw); typ != "" {
+			out = append(out, typ)
+		}
+	}
+	return out
+}
+
+// CheckTypes returns an error if a type is not the name of a file (behaviour K1). libcni refuses it too, but only when
+// the plugin is executed: other networks are attached by then.
+func CheckTypes(types []string) error {
+	for _, typ := range types {
+		if typ == "." || typ == ".." || strings.ContainsAny(typ, "/\x00") {
+			return fmt.Errorf("%.253q is not the name of a program", typ)
 		}
 	}
 	return nil

@@ -15,8 +15,8 @@ func (p *planning) allowed(ref Ref, a *Attachment) error {
 	if len(p.conf.AllowedTypes) == 0 && p.conf.AllowInUseNamespaces == nil {
 		return nil
 	}
-	for _, t := range slices.Concat(a.Config.Types(), a.Config.IPAMTypes()) {
-		if t != "" && len(p.conf.AllowedTypes) > 0 && !slices.Contains(p.conf.AllowedTypes, t) {
+	for _, t := range a.Config.AllTypes() {
+		if len(p.conf.AllowedTypes) > 0 && !slices.Contains(p.conf.AllowedTypes, t) {
 			return fault.New(fault.BadConfig, "use a plugin that is allowed, or ask the administrator to add it to allowedTypes",
 				"network %s of pod %s: the cluster does not allow plugin %.64q in network definitions; it allows %s",
 				a.Name, p.pod.Ref, t, strings.Join(p.conf.AllowedTypes, ", "))

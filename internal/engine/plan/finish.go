@@ -67,11 +67,12 @@ func (p *planning) checkConfigs() error {
 			return fault.New(fault.BadConfig, "write a CNI version such as 1.0.0 into the network's configuration",
 				"network %s of pod %s: its cniVersion %.64q is not a version", a.Name, p.req.Pod(), a.Config.Version())
 		}
-		if callsMultus(a.Config) {
+		types := a.Config.AllTypes()
+		if slices.ContainsFunc(types, cniconf.IsMultus) { // it would recurse (multus-cni#1130)
 			return fault.New(fault.BadConfig, "make the network delegate to another plugin",
 				"network %s of pod %s delegates to multus itself", a.Name, p.req.Pod())
 		}
-		if err := a.Config.CheckTypes(); err != nil {
+		if err := cniconf.CheckTypes(types); err != nil {
 			return fault.Wrap(err, fault.BadConfig, "write the name of the plugin's program, such as macvlan",
 				"network %s of pod %s: type of a plugin", a.Name, p.req.Pod())
 		}
@@ -207,11 +208,6 @@ func (p *planning) finish() (*Plan, error) {
 		return nil, err
 	}
 	return out, nil
-}
-
-// callsMultus reports whether a plugin of a network, or its IPAM plugin, is Multus: it would recurse (multus-cni#1130).
-func callsMultus(l *cniconf.List) bool {
-	return slices.ContainsFunc(slices.Concat(l.Types(), l.IPAMTypes()), cniconf.IsMultus)
 }
 
 // DelegateArgs adds the older form of mac and ips to CNI_ARGS, at every verb (behaviour C67: today's Multus adds

@@ -7,6 +7,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/utils"
 
+	"multus/internal/cniconf"
 	"multus/internal/engine/request"
 )
 
@@ -51,7 +52,7 @@ func (a *Attachment) validate(command string) error {
 	if err := utils.ValidateNetworkName(a.Config.Name()); err != nil {
 		return fmt.Errorf("its configuration has the name %.253q, which CNI does not allow", a.Config.Name())
 	}
-	if err := a.Config.CheckTypes(); err != nil {
+	if err := cniconf.CheckTypes(a.Config.AllTypes()); err != nil {
 		return err
 	}
 	if command == request.Add || command == request.Del {
