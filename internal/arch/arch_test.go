@@ -27,7 +27,7 @@ var ranks = [][]string{
 	{"multus/internal/engine/execute"},
 	{"multus/internal/engine/ledger"},
 	{"multus/internal/engine/plan", "multus/internal/engine/publish"},
-	{"multus/internal/engine/request", "multus/internal/engine/resultcache"},
+	{"multus/internal/engine/request"},
 	{"multus/internal/obs"},
 	{"multus/internal/config", "multus/internal/device"},
 	{
@@ -175,10 +175,10 @@ func TestWhatIsLinked(t *testing.T) {
 	}
 }
 
-// linked is the number of packages that each binary links, with the standard library and without our own packages, so
-// that a new dependency is noticed.
+// linked is the number of packages that each binary links, including the standard library, so that a new dependency is
+// noticed.
 var linked = map[string]int{
-	"./cmd/multus-shim": 115, "./cmd/multus": 457, "./cmd/multus-daemon": 485, "./cmd/multusctl": 471,
+	"./cmd/multus-shim": 134, "./cmd/multus": 480, "./cmd/multus-daemon": 512, "./cmd/multusctl": 498,
 	"./cmd/passthru": 95,
 }
 
@@ -186,9 +186,7 @@ var linked = map[string]int{
 func TestHowMuchIsLinked(t *testing.T) {
 	t.Parallel()
 	for binary, most := range linked {
-		got := len(slices.DeleteFunc(list(t, binary)[0].Deps, func(dep string) bool {
-			return strings.HasPrefix(dep, "multus/")
-		}))
+		got := len(list(t, binary)[0].Deps)
 		t.Logf("%s links %d packages", binary, got)
 		if got > most {
 			t.Errorf("%s links %d packages, they were at most %d", binary, got, most)

@@ -18,9 +18,9 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 
 	"multus/internal/cniconf"
+	"multus/internal/engine/ledger"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
-	"multus/internal/engine/resultcache"
 	"multus/internal/failpoint"
 	"multus/internal/fault"
 	"multus/internal/link"
@@ -91,12 +91,12 @@ func (r *Runner) Begun(p *plan.Plan, stages []int, n int) int {
 // cached reports whether libcni has a result of an attachment.
 func (r *Runner) cached(p *plan.Plan, a *plan.Attachment) bool {
 	name, err := entry(p, a)
-	return err == nil && resultcache.Has(r.dir, name)
+	return err == nil && ledger.HasResult(r.dir, name)
 }
 
 // entry returns the name of libcni's cache entry of an attachment (behaviour D84).
 func entry(p *plan.Plan, a *plan.Attachment) (string, error) {
-	return resultcache.Name(a.Config.Name(), p.ContainerID, a.IfName)
+	return ledger.ResultName(a.Config.Name(), p.ContainerID, a.IfName)
 }
 
 // Check runs CHECK of one network (behaviour D45-D49). It returns nil if the network's configuration is older than
@@ -200,7 +200,7 @@ func (r *Runner) GC(ctx context.Context, config *cniconf.List, valid []types.GCA
 	}
 	// libcni would also delete the cached results that are not on the list. But an attachment may have been added since
 	// the list was made, and stale ones have been deleted already. So this instance of libcni gets an empty cache.
-	empty := libcni.NewCNIConfigWithCacheDir(r.path, filepath.Join(resultcache.Dir(r.dir), "none"), r.exec)
+	empty := libcni.NewCNIConfigWithCacheDir(r.path, filepath.Join(ledger.ResultsDir(r.dir), "none"), r.exec)
 	return errors.Join(empty.GCNetworkList(ctx, list, &libcni.GCArgs{ValidAttachments: valid}), missing)
 }
 
@@ -248,7 +248,7 @@ func HasInterface(netns, ifName string) (exists bool, err error) {
 func (r *Runner) prepare(p *plan.Plan, a *plan.Attachment) (*libcni.NetworkConfigList, *libcni.RuntimeConf, error) {
 	name, err := entry(p, a)
 	if err == nil {
-		err = resultcache.Clear(r.dir, name)
+		err = ledger.ClearResult(r.dir, name)
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("network %s: %w", a.Name, err)

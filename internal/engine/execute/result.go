@@ -4,8 +4,8 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"multus/internal/engine/ledger"
 	"multus/internal/engine/plan"
-	"multus/internal/engine/resultcache"
 	"multus/internal/fsx"
 )
 
@@ -14,7 +14,7 @@ import (
 func (r *Runner) RemoveResult(p *plan.Plan, a *plan.Attachment) error {
 	name, err := entry(p, a)
 	if err == nil {
-		err = fsx.Remove(filepath.Join(resultcache.Dir(r.dir), name))
+		err = fsx.Remove(filepath.Join(ledger.ResultsDir(r.dir), name))
 	}
 	if err != nil {
 		return fmt.Errorf("remove the cached result of network %s: %w", a.Name, err)

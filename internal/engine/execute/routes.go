@@ -11,8 +11,8 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
 
+	"multus/internal/engine/ledger"
 	"multus/internal/engine/plan"
-	"multus/internal/engine/resultcache"
 	"multus/internal/failpoint"
 	"multus/internal/fault"
 	"multus/internal/fsx"
@@ -108,8 +108,8 @@ func (r *Runner) updateCache(p *plan.Plan, a *plan.Attachment, res types.Result)
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(resultcache.Dir(r.dir), name)
-	b, err := resultcache.Read(r.dir, name)
+	path := filepath.Join(ledger.ResultsDir(r.dir), name)
+	b, err := ledger.ReadResult(r.dir, name)
 	if err != nil {
 		return fmt.Errorf("read cached result: %w", err)
 	}

@@ -25,7 +25,6 @@ import (
 	"multus/internal/cniconf"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
-	"multus/internal/engine/resultcache"
 	"multus/internal/failpoint"
 	"multus/internal/fsx"
 	"multus/internal/rawjson"
@@ -282,7 +281,7 @@ func (s *Store) addResults(r *Record, ifName string) error {
 		}
 		r.Attachments = append(r.Attachments, *a)
 		r.Netns = c.NetNS
-		r.Age = age(filepath.Join(resultcache.Dir(s.Dir), c.Network+"-"+c.ContainerID+"-"+c.IfName))
+		r.Age = age(filepath.Join(ResultsDir(s.Dir), c.Network+"-"+c.ContainerID+"-"+c.IfName))
 	}
 	slices.SortStableFunc(r.Attachments, func(a, b plan.Attachment) int { return byPlace(a.IfName, b.IfName, ifName) })
 	return nil
@@ -420,7 +419,7 @@ func (s *Store) sweep() {
 	}
 	err := touch(mark, now)
 	// This package changes libcni's results, so that killed processes leave files there, too.
-	for _, dir := range []string{s.Dir, resultcache.Dir(s.Dir)} {
+	for _, dir := range []string{s.Dir, ResultsDir(s.Dir)} {
 		err = errors.Join(err, fsx.Sweep(dir, fsx.TempMaxAge))
 	}
 	if err != nil {

@@ -11,7 +11,6 @@ import (
 	"github.com/containernetworking/cni/pkg/utils"
 
 	"multus/internal/engine/plan"
-	"multus/internal/engine/resultcache"
 	"multus/internal/fsx"
 )
 
@@ -64,7 +63,7 @@ func (s *Store) cached(containerID string) ([]*libcni.NetworkAttachment, error) 
 	if err := s.dropLinks(); err != nil {
 		return nil, err
 	}
-	return resultcache.List(s.Dir, containerID, s.Log, s.setAsideFile)
+	return listResults(s.Dir, containerID, s.Log, s.setAsideFile)
 }
 
 // setAsideFile moves a file of unknown origin to damagedDir. It moves a link itself, not the link's target.
@@ -89,7 +88,7 @@ func (s *Store) dropLinks() error {
 		return nil
 	}
 	for _, dir := range [...]string{
-		resultcache.Dir(s.Dir), filepath.Join(s.Dir, damagedDir), s.networksDir(), s.abandonedDir(),
+		ResultsDir(s.Dir), filepath.Join(s.Dir, damagedDir), s.networksDir(), s.abandonedDir(),
 	} {
 		target, err := fsx.RemoveLink(dir)
 		if err != nil {

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"multus/internal/engine/plan"
-	"multus/internal/engine/resultcache"
 	"multus/internal/fsx"
 )
 
@@ -57,8 +56,8 @@ func (s *Store) ChangedSince(r *Record, start time.Time) bool {
 		return true
 	}
 	return slices.ContainsFunc(r.Attachments, func(a plan.Attachment) bool {
-		name, err := resultcache.Name(a.Config.Name(), r.ContainerID, a.IfName)
-		return err == nil && changed(filepath.Join(resultcache.Dir(s.Dir), name))
+		name, err := ResultName(a.Config.Name(), r.ContainerID, a.IfName)
+		return err == nil && changed(filepath.Join(ResultsDir(s.Dir), name))
 	})
 }
 
