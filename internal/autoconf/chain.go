@@ -40,8 +40,8 @@ type Chain struct {
 	mode     fs.FileMode
 }
 
-// FindChain returns the list that another program made of our configuration, or nil if there is none. path is the file
-// to which own would be written.
+// FindChain returns the list that another program made of our configuration, or nil if there is no such list. path is
+// the file to which own would be written.
 func FindChain(path string, own []byte) *Chain {
 	file := path
 	if filepath.Ext(path) == ".conf" {

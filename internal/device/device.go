@@ -158,7 +158,7 @@ func visit(node *link.Namespace, h *Holding) {
 	h.Attached, _ = sandbox.HasInterface(h.IfName)
 }
 
-// named returns the device with this name or alternative name, or nil if there is none.
+// named returns the device with this name or alternative name, or nil if the node has no such device.
 func (inv *Inventory) named(name string) *link.Device {
 	for i := range inv.Devices {
 		d := &inv.Devices[i]

@@ -13,7 +13,7 @@ import (
 // holds the device, so that the same call may succeed later.
 type Refusal struct {
 	Reference Reference
-	// Device is the name of the device on the node, or "" if there is none.
+	// Device is the name of the device on the node, or "" if the node does not have the device.
 	Device string
 	// Reasons lists why the device is not free. If it is empty, the device does not exist.
 	Reasons []Reason

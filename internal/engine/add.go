@@ -108,7 +108,8 @@ func (c *call) failed(a *plan.Attachment, err error) error {
 // clearLeftover frees the leftover state of an earlier ADD of the same container that was killed before its DEL. It
 // leaves a container that is still attached alone: Netns.CheckFree rejects it later.
 //
-// Leftover state always has a record. If there is none, as for every new container, libcni's results are not searched.
+// Leftover state always has a record. A container without a record, such as every new one, has no leftover state, and
+// libcni's results are not searched.
 func (c *call) clearLeftover(ctx context.Context) error {
 	if !c.store.Has(c.req.ContainerID) {
 		return nil

@@ -72,8 +72,9 @@ func (p *treeParser) parse() (*tree, error) {
 	return t, err
 }
 
-// get returns the value of a member, or nil if there is none or t is no object. Of several members with the key, the
-// last one counts. Letter case is ignored, as by encoding/json, with which plugins read their configuration.
+// get returns the value of a member, or nil if t is not an object or does not have the member. Of several members with
+// the key, the last one counts. Letter case is ignored, as by encoding/json, with which plugins read their
+// configuration.
 func (t *tree) get(key string) *tree {
 	var out *tree
 	if t != nil {

@@ -35,7 +35,7 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// server returns the API server, or skips the test if there is none.
+// server returns the API server, or skips the test if no API server was built.
 func server(t *testing.T) *kubetest.Cluster {
 	t.Helper()
 	if cluster == nil {

@@ -98,7 +98,7 @@ type results struct {
 
 var table results
 
-// row returns the row of a fault. It adds the row if there is none.
+// row returns the row of a fault. It adds the row if the table has no row of that fault.
 func (r *results) row(fault string) *row {
 	r.mu.Lock()
 	defer r.mu.Unlock()

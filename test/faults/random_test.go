@@ -125,7 +125,7 @@ func TestRandomDelegateKill(t *testing.T) {
 	})
 }
 
-// killChild kills a child of a process. It returns false if there is none.
+// killChild kills a child of a process. It returns false if the process has no child.
 func killChild(pid int) bool {
 	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
 	if err != nil {

@@ -139,9 +139,9 @@ func (s *Store) Has(containerID string) bool {
 	return !errors.Is(err, os.ErrNotExist)
 }
 
-// Read returns the record of a sandbox, or nil if there is none. ifName is the runtime's name for the interface of the
-// cluster network. Elements that cannot be read never hide the others: the damaged file is set aside, and libcni's
-// results for the sandbox replace what is missing.
+// Read returns the record of a sandbox, or nil if the sandbox has no record. ifName is the runtime's name for the
+// interface of the cluster network. Elements that cannot be read never hide the others: the damaged file is set aside,
+// and libcni's results for the sandbox replace what is missing.
 func (s *Store) Read(containerID, ifName string) (*Record, error) {
 	if err := s.dropLinks(); err != nil {
 		return nil, fmt.Errorf("read record of container %s: %w", containerID, err)
@@ -396,7 +396,7 @@ func setInt(e map[string]json.RawMessage, key string, v int) {
 	}
 }
 
-// Remove removes the record of a sandbox. It is not an error if there is none.
+// Remove removes the record of a sandbox. A sandbox without a record is not an error.
 func (s *Store) Remove(containerID string) error {
 	path, err := s.file(containerID)
 	if err != nil {

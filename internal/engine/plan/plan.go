@@ -117,7 +117,8 @@ type Attachment struct {
 
 // Source is where the configuration of a network was found.
 type Source struct {
-	// Definition is the network definition (NetworkAttachmentDefinition). It is the zero value if there is none.
+	// Definition is the network definition (NetworkAttachmentDefinition). It is the zero value for a network
+	// that is not from a definition.
 	Definition Ref
 	// File is the path of the file or, for an auxiliary chain, of the directory. It is "" if the configuration was in the
 	// network definition or in delegates.

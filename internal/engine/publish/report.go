@@ -59,7 +59,8 @@ type Attached struct {
 	Primary bool   `json:"primary,omitempty"`
 	// Result is the delegate's CNI result, in the delegate's version.
 	Result json.RawMessage `json:"result"`
-	// DeviceInfo is the content of the attachment's device-info file (behaviour H30-H34). It is empty if there is none.
+	// DeviceInfo is the content of the attachment's device-info file (behaviour H30-H34). It is empty if the
+	// file does not exist.
 	DeviceInfo json.RawMessage `json:"deviceInfo,omitempty"`
 }
 

@@ -1,7 +1,7 @@
 // Package podresources returns the devices that the kubelet has allocated to a pod, such as SR-IOV functions and other
 // devices of device plugins.
 //
-// It reads them from the podresources socket of the kubelet or, if there is none, from its checkpoint file
+// It reads them from the podresources socket of the kubelet or, if the socket does not exist, from its checkpoint file
 // (behaviour H1-H6). It has no knowledge of networks and does not choose devices. The process edges (internal/host,
 // internal/cli, internal/doctor) may import it, the engine may not.
 package podresources
