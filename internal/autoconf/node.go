@@ -82,12 +82,16 @@ type Facts struct {
 	Addresses []string
 }
 
-// Facts returns the facts of a Node object. Invalid addresses are left out, because the plugin would reject the whole
-// configuration.
+// maxAddresses limits the addresses of a node in the configuration, which the plugin reads for every pod. A node has
+// one for each of its networks and IP families.
+const maxAddresses = 64
+
+// Facts returns the facts of a Node object, with at most maxAddresses addresses. Invalid addresses are left out,
+// because the plugin would reject the whole configuration.
 func (n Node) Facts() Facts {
 	f := Facts{Version: VersionFor(n.Runtime)}
 	for _, a := range n.Addresses {
-		if _, err := netip.ParseAddr(a); err == nil {
+		if _, err := netip.ParseAddr(a); err == nil && len(f.Addresses) < maxAddresses {
 			f.Addresses = append(f.Addresses, a)
 		}
 	}

@@ -207,3 +207,12 @@ func TestNodeIsNotNeeded(t *testing.T) {
 		t.Errorf("of a list: %+v", got)
 	}
 }
+
+// TestFactsAreLimited checks that invalid addresses and those beyond the limit are left out.
+func TestFactsAreLimited(t *testing.T) {
+	t.Parallel()
+	n := Node{Addresses: append([]string{"node-1", ""}, slices.Repeat([]string{"192.0.2.1"}, 10*maxAddresses)...)}
+	if got := n.Facts().Addresses; len(got) != maxAddresses || slices.Contains(got, "node-1") {
+		t.Errorf("%d addresses: %.100q", len(got), got)
+	}
+}

@@ -1,6 +1,11 @@
 package kube
 
-import "context"
+import (
+	"context"
+	"encoding/json"
+
+	"k8s.io/apimachinery/pkg/runtime"
+)
 
 // Node is the part of a Node object that Multus reads.
 type Node struct {
@@ -25,7 +30,9 @@ func (c *Client) Node(ctx context.Context, name string) (*Node, error) {
 		} `json:"status"`
 	}
 	t := target{verb: "get", resource: "nodes", name: name}
-	if err := do(ctx, c.core.Get().Resource(t.resource).Name(name).MaxRetries(0), &o, attemptTimeout); err != nil {
+	decode := func(b []byte) error { return json.Unmarshal(b, &o) }
+	err := c.read(ctx, c.core, t, runtime.ContentTypeJSON, c.podRequests, decode)
+	if err != nil {
 		return nil, lookupError(t, err)
 	}
 	out := &Node{ContainerRuntimeVersion: o.Status.NodeInfo.ContainerRuntimeVersion}

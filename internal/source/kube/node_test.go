@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -53,6 +54,23 @@ func TestNode(t *testing.T) {
 	if _, err := c.Node(t.Context(), "other"); !errors.As(err, &denied) || denied.Verb != "get" ||
 		denied.Resource != "nodes" {
 		t.Errorf("not allowed: %v", err)
+	}
+}
+
+// TestNodeIsLimited checks that a Node object that is larger than an answer may be is refused.
+func TestNodeIsLimited(t *testing.T) {
+	t.Parallel()
+	const limit = 1 << 20
+	c := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintf(w, `{"status":{"nodeInfo":{"containerRuntimeVersion":"containerd://2.1.4"}},"x":%q}`, strings.Repeat("x", limit))
+	})
+	if n, err := c.Node(t.Context(), "n1"); err != nil || n.ContainerRuntimeVersion == "" {
+		t.Fatalf("within the limit: %+v, %v", n, err)
+	}
+	c.maxObject = limit
+	if n, err := c.Node(t.Context(), "n1"); !errors.Is(err, errTooLarge) {
+		t.Errorf("%+v, %v", n, err)
 	}
 }
 
