@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -79,34 +78,15 @@ func TestConformance(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			got, golden := filepath.Join(out, "of-"+tc.name), filepath.Join(dir, "goldens", string(tc.impl))
-			scenarios := filepath.Join(dir, "scenarios")
-			record := func(scenarios, got string) {
-				args := []string{
-					"run", "-impl", string(tc.impl), "-out", got, "-scenarios", scenarios,
-					"-kube-apiserver", filepath.Join(tools, "kube-apiserver"), "-etcd", filepath.Join(tools, "etcd"),
-				}
-				run(t, out, filepath.Join(out, "differ"), append(args, tc.args...)...)
+			args := []string{
+				"run", "-impl", string(tc.impl), "-out", got, "-scenarios", filepath.Join(dir, "scenarios"),
+				"-kube-apiserver", filepath.Join(tools, "kube-apiserver"), "-etcd", filepath.Join(tools, "etcd"),
 			}
-			compare := func() (string, error) {
-				got, golden := got, golden
-				if tc.unordered {
-					got, golden = sorted(t, got), sorted(t, golden)
-				}
-				return try(out, filepath.Join(out, "differ"), "compare", "-ignore", listed, golden, got)
+			run(t, out, filepath.Join(out, "differ"), append(args, tc.args...)...)
+			if tc.unordered {
+				got, golden = sorted(t, got), sorted(t, golden)
 			}
-			record(scenarios, got)
-			report, err := compare()
-			if names := eventsCutOff(report); err != nil && len(names) > 0 {
-				t.Logf("run again, since the end of the API server cut off events: %s", names)
-				some, again := t.TempDir(), t.TempDir()
-				copyFiles(t, scenarios, some, ".yaml", names)
-				record(some, again)
-				copyFiles(t, again, got, ".json", names)
-				report, err = compare()
-			}
-			if err != nil {
-				t.Fatalf("%v\n%s", err, differences(report))
-			}
+			report := run(t, out, filepath.Join(out, "differ"), "compare", "-ignore", listed, golden, got)
 			lines := strings.Split(strings.TrimSpace(report), "\n")
 			t.Log(lines[len(lines)-1])
 		})
@@ -183,61 +163,15 @@ func attachment(call any) string {
 // run runs a program and fails the test with the output if the program fails.
 func run(t *testing.T, dir, name string, args ...string) string {
 	t.Helper()
-	out, err := try(dir, name, args...)
-	if err != nil {
-		t.Fatalf("%v\n%s", err, differences(out))
-	}
-	return out
-}
-
-// try runs a program and returns its output.
-func try(dir, name string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir, cmd.Env = dir, append(os.Environ(), "CGO_ENABLED=0")
 	b, err := cmd.CombinedOutput()
 	if err != nil {
-		err = fmt.Errorf("%s %s: %w", filepath.Base(name), args[0], err)
+		t.Fatalf("%s %s: %v\n%s", filepath.Base(name), args[0], err, differences(string(b)))
 	}
-	return string(b), err
-}
-
-// eventsCutOff returns the scenarios of a report that differ, if in each of them the API server becomes unavailable and
-// only events differ. Otherwise it returns none. Events are written concurrently with the answer to ADD, as in today's
-// Multus, so that on a busy machine the next step of such a scenario can come first.
-func eventsCutOff(report string) (names []string) {
-	for line := range strings.Lines(differences(report)) {
-		name, isScenario := strings.CutPrefix(line, "DIFFERS  ")
-		switch {
-		case isScenario && strings.HasPrefix(name, "api-down-") && !strings.Contains(name, ":"):
-			name, _, _ = strings.Cut(strings.TrimSpace(name), " ")
-			names = append(names, name)
-		case isScenario, isPath.MatchString(line) && !isEvents.MatchString(line):
-			return nil
-		}
-	}
-	return names
-}
-
-// A report has a line with four spaces and the path for each difference.
-var (
-	isPath   = regexp.MustCompile(`^    \S`)
-	isEvents = regexp.MustCompile(`^    pods\.[^.]+\.events`)
-)
-
-// copyFiles copies the files of scenarios.
-func copyFiles(t *testing.T, from, to, ext string, names []string) {
-	t.Helper()
-	for _, name := range names {
-		b, err := os.ReadFile(filepath.Join(from, name+ext))
-		if err == nil {
-			err = os.WriteFile(filepath.Join(to, name+ext), b, 0o600)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	return string(b)
 }
 
 // differences returns a report without the scenarios that are equal.
@@ -249,24 +183,4 @@ func differences(report string) string {
 		}
 	}
 	return out.String()
-}
-
-// TestEventsCutOff checks that only the scenarios that may be repeated are returned.
-func TestEventsCutOff(t *testing.T) {
-	t.Parallel()
-	const down, events = "DIFFERS  api-down-del (2 allowed)\n",
-		"    pods.a.events\n        golden: {}\n        got:    (none)\n"
-	for report, want := range map[string]int{
-		"equal    x\n" + down + events + "2 equal, 1 differ\n":                1,
-		down + events + strings.Replace(down, "-del", "-x", 1) + events:       2,
-		down + events + "    steps.1.ok\n":                                    0,
-		down + "    pods.a.status\n":                                          0,
-		strings.Replace(down, "api-down", "multi", 1) + events:                0,
-		down + events + "DIFFERS  api-down-x: missing in the output folder\n": 0,
-		"1 equal, 0 differ\n":                                                 0,
-	} {
-		if got := eventsCutOff(report); len(got) != want {
-			t.Errorf("%q: %q", report, got)
-		}
-	}
 }
