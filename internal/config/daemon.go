@@ -131,13 +131,9 @@ func (d *Daemon) ForRequest(conf []byte) ([]byte, error) {
 	if d.AutoCNIVersion() {
 		skip = append(skip, "cniVersion") // the request has the version
 	}
-	out, err := Overlay(conf, d.Raw, skip...)
+	m, err := overlay(conf, d.Raw, skip)
 	if err != nil {
 		return nil, err
-	}
-	var m map[string]json.RawMessage
-	if err := json.Unmarshal(out, &m); err != nil {
-		return nil, fmt.Errorf("unmarshal CNI config: %w", err)
 	}
 	for k, v := range m {
 		var path string

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/version"
@@ -93,6 +94,9 @@ type Plugin struct {
 	AllowedTypes []string `json:"allowedTypes"`
 	// AllowInUseNamespaces are the namespaces whose definitions may set allowInUse. If it is nil, all may.
 	AllowInUseNamespaces []string `json:"allowInUseNamespaces"`
+
+	// annotations decodes the pod's annotations at its first call. It is nil unless ParsePlugin made the value.
+	annotations func() (map[string]string, error)
 }
 
 // Values of checkNetworks (behaviour D46). By default CHECK covers no network of a pod, as in today's Multus: CRI-O
@@ -137,14 +141,14 @@ type LogOptions struct {
 // wrong (behaviour A6).
 func ParsePlugin(b []byte) (*Plugin, error) {
 	p := newPlugin()
-	if p.decode(b) {
-		return p, nil
+	if !p.decode(b) {
+		p = newPlugin()
+		if err := json.Unmarshal(b, p); err != nil {
+			return nil, fault.Wrap(err, fault.Decoding, "correct the CNI configuration that the runtime loads",
+				"failed to load netconf")
+		}
 	}
-	p = newPlugin()
-	if err := json.Unmarshal(b, p); err != nil {
-		return nil, fault.Wrap(err, fault.Decoding, "correct the CNI configuration that the runtime loads",
-			"failed to load netconf")
-	}
+	p.annotations = sync.OnceValues(func() (map[string]string, error) { return decodeAnnotations(p.RuntimeConfig) })
 	return p, nil
 }
 
@@ -176,18 +180,29 @@ func (p *Plugin) Exceptions() []string {
 	return items
 }
 
-// RuntimeAnnotations returns the pod's annotations and reports whether the runtime passed them.
-func (p *Plugin) RuntimeAnnotations() (map[string]string, bool, error) {
-	raw, ok := p.RuntimeConfig[PodAnnotations]
+// RuntimeAnnotations returns the pod's annotations and reports whether the runtime passed them. They are decoded once
+// for each parsed configuration.
+func (p *Plugin) RuntimeAnnotations() (annotations map[string]string, known bool, err error) {
+	decode := p.annotations
+	if decode == nil {
+		decode = func() (map[string]string, error) { return decodeAnnotations(p.RuntimeConfig) }
+	}
+	annotations, err = decode()
+	return annotations, annotations != nil, err
+}
+
+// decodeAnnotations returns the pod's annotations, or nil if the runtime did not pass them.
+func decodeAnnotations(runtimeConfig map[string]json.RawMessage) (map[string]string, error) {
+	raw, ok := runtimeConfig[PodAnnotations]
 	if !ok || string(raw) == "null" {
-		return nil, false, nil
+		return nil, nil
 	}
 	m := map[string]string{}
 	if err := json.Unmarshal(raw, &m); err != nil {
-		return nil, false, fault.Wrap(err, fault.Decoding, "report this to the container runtime's authors",
+		return nil, fault.Wrap(err, fault.Decoding, "report this to the container runtime's authors",
 			"runtimeConfig %q is not a map of strings", PodAnnotations)
 	}
-	return m, true, nil
+	return m, nil
 }
 
 // Valid returns the runtime's list of attachments at GC, and reports whether the runtime passed one. libcni writes the
@@ -246,6 +261,14 @@ func (p *Plugin) SocketPath() string {
 // Overlay replaces each top-level key of conf by the same key of over: the daemon's file takes precedence over the
 // request's configuration (behaviour A90). Keys in skip are not replaced. Both documents must be JSON objects.
 func Overlay(conf, over []byte, skip ...string) ([]byte, error) {
+	m, err := overlay(conf, over, skip)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(m)
+}
+
+func overlay(conf, over []byte, skip []string) (map[string]json.RawMessage, error) {
 	var base, top map[string]json.RawMessage
 	if err := json.Unmarshal(conf, &base); err != nil {
 		return nil, fmt.Errorf("unmarshal CNI config: %w", err)
@@ -266,7 +289,7 @@ func Overlay(conf, over []byte, skip ...string) ([]byte, error) {
 		base = map[string]json.RawMessage{}
 	}
 	maps.Copy(base, top)
-	return json.Marshal(base)
+	return base, nil
 }
 
 // DefaultDaemonWait is how long an ADD waits for a daemon that does not respond.

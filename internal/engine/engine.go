@@ -132,7 +132,7 @@ type call struct {
 
 // begin parses the configuration of a request and returns its call.
 func (e *Engine) begin(req *request.Request) (*call, error) {
-	conf, err := config.ParsePlugin(req.Config)
+	conf, err := req.Plugin()
 	if err != nil {
 		return nil, err
 	}

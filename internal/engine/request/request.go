@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 
+	"multus/internal/config"
 	"multus/internal/fault"
 )
 
@@ -22,6 +23,21 @@ type Request struct {
 	Path string `json:"path"`
 	// Config is the standard input, byte for byte.
 	Config []byte `json:"config"`
+
+	plugin *config.Plugin
+}
+
+// Plugin returns the configuration in Config. It is parsed at the first call that succeeds, so it must not be changed.
+// Calls must not be concurrent until one has succeeded.
+func (r *Request) Plugin() (*config.Plugin, error) {
+	if r.plugin == nil {
+		p, err := config.ParsePlugin(r.Config)
+		if err != nil {
+			return nil, err
+		}
+		r.plugin = p
+	}
+	return r.plugin, nil
 }
 
 // The verbs (CNI SPEC 1.1 §2).

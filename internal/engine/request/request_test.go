@@ -227,3 +227,27 @@ func FuzzRequest(f *testing.F) {
 		}
 	})
 }
+
+func TestPluginIsParsedOnce(t *testing.T) {
+	t.Parallel()
+	r := &Request{Config: []byte(`{`)}
+	if _, err := r.Plugin(); err == nil {
+		t.Fatal("a configuration that is not JSON is parsed")
+	}
+	r.Config = []byte(`{"name":"n","runtimeConfig":{"io.kubernetes.cri.pod-annotations":{"a":"b"}}}`)
+	first, err := r.Plugin()
+	if err != nil || first.Name != "n" {
+		t.Fatalf("got %+v, %v", first, err)
+	}
+	if again, err := r.Plugin(); err != nil || again != first {
+		t.Errorf("the second call parses again: %v", err)
+	}
+	annotations, known, err := first.RuntimeAnnotations()
+	if err != nil || !known {
+		t.Fatalf("annotations: %v, %v", known, err)
+	}
+	annotations["seen"] = "yes" // the same map is returned again
+	if again, _, _ := first.RuntimeAnnotations(); again["seen"] != "yes" {
+		t.Error("the annotations are decoded again")
+	}
+}

@@ -159,12 +159,16 @@ func (v *verbs) prepare(command string, args *skel.CmdArgs) (*request.Request, *
 	if err := guard(command); err != nil {
 		return nil, nil, err
 	}
-	conf, err := config.ParsePlugin(args.StdinData)
+	req := &request.Request{
+		Command: command, ContainerID: args.ContainerID, Netns: args.Netns, IfName: args.IfName, Path: args.Path,
+		Config: args.StdinData,
+	}
+	conf, err := req.Plugin()
 	if err != nil {
 		return nil, nil, err
 	}
 	v.log = v.logger(conf)
-	parsed, err := request.ParseArgs(args.Args)
+	req.Args, err = request.ParseArgs(args.Args)
 	if err != nil {
 		if command != request.Del {
 			return nil, nil, err
@@ -173,10 +177,6 @@ func (v *verbs) prepare(command string, args *skel.CmdArgs) (*request.Request, *
 	}
 	failpoint.At("plugin.parsed")
 	c := v.host.Connect(conf, v.log)
-	req := &request.Request{
-		Command: command, ContainerID: args.ContainerID, Netns: args.Netns, IfName: args.IfName,
-		Args: parsed, Path: args.Path, Config: args.StdinData,
-	}
 	return req, engine.New(engine.Deps{
 		Planner: c, Publisher: c, Status: c, LockFile: LockFile, Boot: Boot(), Stderr: os.Stderr, Log: v.log,
 	}), nil
