@@ -15,7 +15,6 @@ import (
 
 	"multus/internal/config"
 	"multus/internal/engine/ledger"
-	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
 	"multus/internal/link"
 )
@@ -190,7 +189,7 @@ func verify(records []record, damaged []string) []ledgerProblem {
 }
 
 // givenUp returns the attachments that DEL has given up. Resources of their plugins may be left.
-func givenUp(abandoned []ledger.Abandoned) []ledgerProblem {
+func givenUp(abandoned []*ledger.Abandoned) []ledgerProblem {
 	var out []ledgerProblem
 	for _, n := range abandoned {
 		of := "the plugins (" + strings.Join(n.Plugins, ", ") + ")"
@@ -254,9 +253,9 @@ func newRecord(id string, r *ledger.Record, err error) record {
 	return out
 }
 
-func newAttachment(t *plan.Attachment) recordAttachment {
+func newAttachment(t *ledger.Attachment) recordAttachment {
 	return recordAttachment{
-		Network: t.Name, IfName: t.IfName, Plugins: t.Config.Types(), Device: t.Device,
+		Network: t.Name, IfName: t.IfName, Plugins: t.Config.Types(), Device: t.DeviceID,
 		RuntimeConfig: t.RuntimeConfig, Config: t.Config.Bytes(),
 	}
 }

@@ -13,7 +13,6 @@ import (
 
 	"multus/internal/cniconf"
 	"multus/internal/engine/ledger"
-	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
 )
 
@@ -40,7 +39,7 @@ func recordSandbox(t *testing.T, dir, container, pod, netns string) {
 	}
 	args := request.Args{{request.PodNamespace, "team-a"}, {request.PodName, pod}, {request.PodUID, "uid-" + pod}}
 	s := &ledger.Store{Dir: dir, Log: slog.New(slog.DiscardHandler)}
-	err := s.Write(&plan.Plan{ContainerID: container, Netns: netns, Attachments: []plan.Attachment{
+	err := s.Write(&ledger.Record{ContainerID: container, Netns: netns, Attachments: []ledger.Attachment{
 		{
 			Name: "cbr0", Primary: true, IfName: "eth0", Args: args,
 			Config: list(`{"cniVersion":"1.0.0","name":"cbr0","type":"bridge"}`),

@@ -38,7 +38,7 @@ func TestEveryKeyIsDocumented(t *testing.T) {
 		}
 		for field := range tc.typ.Fields() {
 			key := field.Tag.Get("json")
-			if key != "-" && !documented[key] {
+			if field.IsExported() && key != "-" && !documented[key] {
 				t.Errorf("%s: key %q is not in docs/configuration.md", tc.name, key)
 			}
 			delete(documented, key)

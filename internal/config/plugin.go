@@ -96,7 +96,7 @@ type Plugin struct {
 	AllowInUseNamespaces []string `json:"allowInUseNamespaces"`
 
 	// annotations decodes the pod's annotations at its first call. It is nil unless ParsePlugin made the value.
-	annotations func() (map[string]string, error)
+	annotations func() annotations
 }
 
 // Values of checkNetworks (behaviour D46). By default CHECK covers no network of a pod, as in today's Multus: CRI-O
@@ -148,7 +148,7 @@ func ParsePlugin(b []byte) (*Plugin, error) {
 				"failed to load netconf")
 		}
 	}
-	p.annotations = sync.OnceValues(func() (map[string]string, error) { return decodeAnnotations(p.RuntimeConfig) })
+	p.annotations = sync.OnceValue(func() annotations { return decodeAnnotations(p.RuntimeConfig) })
 	return p, nil
 }
 
@@ -182,27 +182,34 @@ func (p *Plugin) Exceptions() []string {
 
 // RuntimeAnnotations returns the pod's annotations and reports whether the runtime passed them. They are decoded once
 // for each parsed configuration.
-func (p *Plugin) RuntimeAnnotations() (annotations map[string]string, known bool, err error) {
-	decode := p.annotations
-	if decode == nil {
-		decode = func() (map[string]string, error) { return decodeAnnotations(p.RuntimeConfig) }
+func (p *Plugin) RuntimeAnnotations() (values map[string]string, known bool, err error) {
+	var a annotations
+	if p.annotations != nil {
+		a = p.annotations()
+	} else {
+		a = decodeAnnotations(p.RuntimeConfig)
 	}
-	annotations, err = decode()
-	return annotations, annotations != nil, err
+	return a.values, a.known, a.err
 }
 
-// decodeAnnotations returns the pod's annotations, or nil if the runtime did not pass them.
-func decodeAnnotations(runtimeConfig map[string]json.RawMessage) (map[string]string, error) {
+// annotations is the result of RuntimeAnnotations.
+type annotations struct {
+	values map[string]string
+	known  bool
+	err    error
+}
+
+func decodeAnnotations(runtimeConfig map[string]json.RawMessage) annotations {
 	raw, ok := runtimeConfig[PodAnnotations]
 	if !ok || string(raw) == "null" {
-		return nil, nil
+		return annotations{}
 	}
 	m := map[string]string{}
 	if err := json.Unmarshal(raw, &m); err != nil {
-		return nil, fault.Wrap(err, fault.Decoding, "report this to the container runtime's authors",
-			"runtimeConfig %q is not a map of strings", PodAnnotations)
+		return annotations{err: fault.Wrap(err, fault.Decoding, "report this to the container runtime's authors",
+			"runtimeConfig %q is not a map of strings", PodAnnotations)}
 	}
-	return m, nil
+	return annotations{values: m, known: true}
 }
 
 // Valid returns the runtime's list of attachments at GC, and reports whether the runtime passed one. libcni writes the

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"multus/internal/fault"
 )
@@ -77,7 +78,7 @@ func TestParsePlugin(t *testing.T) {
 	for _, tc := range tests {
 		t.Run(tc.rule, func(t *testing.T) {
 			t.Parallel()
-			if diff := cmp.Diff(tc.want, plugin(t, tc.conf)); diff != "" {
+			if diff := cmp.Diff(tc.want, plugin(t, tc.conf), cmpopts.IgnoreUnexported(Plugin{})); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})

@@ -196,9 +196,9 @@ var recorded = sync.OnceValue(func() string {
 	dir := filepath.Join(os.TempDir(), "ledger")
 	s := &ledger.Store{Dir: dir, Log: slog.New(slog.DiscardHandler)}
 	if err == nil {
-		err = s.Write(&plan.Plan{
+		err = s.Write(&ledger.Record{
 			ContainerID: "c", Netns: "NETNS",
-			Attachments: []plan.Attachment{{Name: "a/nic", IfName: "net1", Config: l}},
+			Attachments: []ledger.Attachment{{Name: "a/nic", IfName: "net1", Config: l}},
 		})
 	}
 	b, readErr := os.ReadFile(filepath.Join(dir, "c"))

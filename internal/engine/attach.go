@@ -9,15 +9,22 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
+	"multus/internal/engine/detach"
+	"multus/internal/engine/hostdevice"
+	"multus/internal/engine/ledger"
 	"multus/internal/engine/plan"
+	"multus/internal/engine/session"
 	"multus/internal/failpoint"
 	"multus/internal/fault"
 )
 
-// attaching is the execution of a plan by ADD.
+// attaching is the execution of a plan by ADD: the plan is written to the ledger, the record is executed, and the
+// outcome is published.
 type attaching struct {
-	*call
+	*session.Sandbox
 	plan *plan.Plan
+	// record is the plan as it is executed. It is complete once it is written.
+	record *ledger.Record
 	// outcomes has one entry per attachment, so that the attachments of one stage can write without a lock. An entry is
 	// nil if its attachment was not tried.
 	outcomes []*outcome
@@ -32,110 +39,136 @@ type outcome struct {
 	took  time.Duration
 }
 
-// attach executes the plan. It first checks what can be checked without side effects, then records the plan, and then
-// runs the delegates stage by stage. It returns the results of the attachments that precede the first failed one, also
-// with an error: a plan with stages looks from outside like one without.
-func (c *call) attach(ctx context.Context, p *plan.Plan) ([]types.Result, error) {
-	if err := c.clearLeftover(ctx); err != nil {
-		return nil, err
+func newAttaching(b *session.Sandbox, p *plan.Plan) *attaching {
+	return &attaching{
+		Sandbox: b, plan: p, record: ledger.NewRecord(p), outcomes: make([]*outcome, len(p.Attachments)),
+	}
+}
+
+// write checks what can be checked without side effects, and then writes the record.
+func (at *attaching) write(ctx context.Context) error {
+	if err := at.clearLeftover(ctx); err != nil {
+		return err
 	}
 	failpoint.At("leftover.cleared")
-	if err := c.deps.Netns.CheckFree(p); err != nil {
-		return nil, err
+	if err := at.Netns.CheckFree(at.record); err != nil {
+		return err
 	}
-	if err := c.chooseVersions(ctx, p); err != nil {
-		return nil, err
+	if err := chooseVersions(ctx, at.Delegates(at.record), at.record); err != nil {
+		return err
 	}
-	if err := c.readable(p); err != nil {
-		return nil, err
+	if err := at.readable(); err != nil {
+		return err
 	}
-	if err := c.record(ctx, p); err != nil {
-		return nil, err
-	}
-	failpoint.At("ledger.written")
-	at := &attaching{call: c, plan: p, outcomes: make([]*outcome, len(p.Attachments))}
-	for _, stage := range p.Stages() {
-		at.stage(ctx, stage)
-		if first, err := at.failure(); err != nil {
-			c.undo(ctx, p, at.begun)
-			return at.results(first), err
+	err := hostdevice.Hold(ctx, at.Sandbox, at.record, func() error {
+		if err := at.Ledger.Write(at.record); err != nil {
+			return fault.Wrap(err, fault.Internal, "make the state directory (cniDir) writable", "pod %s was not attached",
+				at.Request.Pod())
 		}
+		return nil
+	})
+	if err == nil {
+		failpoint.At("ledger.written")
 	}
-	if err := c.store.NoteNetworks(p); err != nil {
-		c.log.Warn("cannot note the network for GC, which skips it once its last pod is gone", "err", err)
+	return err
+}
+
+// clearLeftover frees the leftover state of an earlier ADD of the same container that was killed before its DEL. It
+// leaves a container that is still attached alone: Netns.CheckFree rejects it later.
+//
+// Leftover state always has a record. A container without a record, such as every new one, has no leftover state, and
+// libcni's results are not searched.
+func (at *attaching) clearLeftover(ctx context.Context) error {
+	if !at.Ledger.Has(at.Request.ContainerID) {
+		return nil
 	}
-	return at.results(len(p.Attachments)), nil
+	r, err := at.Read()
+	if err != nil || r == nil {
+		return err
+	}
+	if attached, err := at.Netns.HasInterface(at.Request.Netns, at.Request.IfName); attached || err != nil {
+		return err
+	}
+	if r.Progress.Undone && !r.Damaged { // the failed ADD has deleted all of its attachments
+		return hostdevice.RestoreNames(ctx, at.Session, at.Current(r))
+	}
+	at.Log.Warn("freeing the resources of an earlier ADD of this container")
+	err = detach.Recorded(ctx, at.Sandbox, r)
+	detach.ReportGivenUp(ctx, at.Session, at.Pod(), at.Outcome)
+	return err
 }
 
 // readable returns an error for a configuration that libcni cannot read, before anything is attached. libcni's form of
 // it is kept for the delegates.
-func (c *call) readable(p *plan.Plan) error {
-	for i := range p.Attachments {
-		a := &p.Attachments[i]
+func (at *attaching) readable() error {
+	for i := range at.record.Attachments {
+		a := &at.record.Attachments[i]
 		if _, err := a.Config.Libcni(); err != nil {
 			return fault.Wrap(err, fault.BadConfig, "correct the network's configuration: multusctl lint shows the place",
-				"network %s of pod %s: CNI does not accept its configuration", a.Name, c.req.Pod())
+				"network %s of pod %s: CNI does not accept its configuration", a.Name, at.Request.Pod())
 		}
 	}
 	return nil
 }
 
-// failure returns the errors of all failed attachments in the order of the plan, and the index of the first one. The
-// first error decides the error code.
-func (at *attaching) failure() (first int, err error) {
+// execute runs the delegates stage by stage. If a stage fails, it deletes what was begun.
+func (at *attaching) execute(ctx context.Context) error {
+	for _, stage := range at.record.Stages() {
+		at.stage(ctx, stage)
+		if err := at.failure(); err != nil {
+			detach.Undo(ctx, at.Sandbox, at.record, at.begun)
+			return err
+		}
+	}
+	if err := at.Ledger.NoteNetworks(at.record); err != nil {
+		at.Log.Warn("cannot note the network for GC, which skips it once its last pod is gone", "err", err)
+	}
+	return nil
+}
+
+// failure returns the errors of all failed attachments in the order of the plan. The first one decides the error code.
+func (at *attaching) failure() error {
 	var errs []error
 	for i, o := range at.outcomes {
-		if o == nil || o.err == nil {
-			continue
+		if o != nil && o.err != nil {
+			errs = append(errs, failed(&at.record.Attachments[i], o.err))
 		}
-		if len(errs) == 0 {
-			first = i
-		}
-		errs = append(errs, at.failed(&at.plan.Attachments[i], o.err))
 	}
 	if len(errs) == 1 {
-		return first, errs[0]
+		return errs[0]
 	}
-	return first, errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
-// chooseVersions selects a cniVersion for each network whose configuration has none. Such a network inherits the
-// version of the outer configuration, which may be newer than its plugins support. ADD selects the version before the
-// plan is recorded, so that DEL uses the same one (behaviour B5). Every verb without a record selects it again. If the
-// plugins do not report their versions, the network keeps the outer version.
-func (c *call) chooseVersions(ctx context.Context, p *plan.Plan) error {
-	for i := range p.Attachments {
-		a := &p.Attachments[i]
-		if !a.Inherited {
-			continue
+// failed adds the network to the error of a failed attachment (behaviour M2) and keeps the delegate's error code
+// (behaviour D5). A configuration error that was found without running the delegate already names the network and is
+// returned unchanged. If the error has a next step of its own, that one is kept.
+func failed(a *ledger.Attachment, err error) error {
+	code, next := fault.Internal, fmt.Sprintf("look at the configuration of network %s and at the message of its plugin",
+		a.Name)
+	if f, ok := errors.AsType[*fault.Error](err); ok {
+		if f.Code == fault.BadConfig {
+			return err
 		}
-		chosen, err := c.runner(p.Dirs).Version(ctx, a.Config, a.Config.Version())
-		if err != nil || chosen == "" || chosen == a.Config.Version() {
-			continue // the plugin reports the problem at ADD
-		}
-		if a.Config, err = a.Config.WithVersion(chosen); err != nil {
-			return fmt.Errorf("network %s: %w", a.Name, err)
-		}
+		code, next = f.Code, f.Next
 	}
-	return nil
-}
-
-// chooseVersionsWithin is chooseVersions with a time limit. A plugin that hangs must not use up the time of a verb that
-// also handles other networks.
-func (c *call) chooseVersionsWithin(ctx context.Context, limit time.Duration, p *plan.Plan) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it took longer than %s", limit))
-	defer cancel()
-	return c.chooseVersions(ctx, p)
+	return fault.Wrap(err, code, next, "error adding container to network %q (interface %s)", a.Name, a.IfName)
 }
 
 func (at *attaching) begun(i int) bool { return at.outcomes[i] != nil && at.outcomes[i].begun }
 
-// results returns the results of the first n attachments, with nil for each one that was not tried.
-func (at *attaching) results(n int) []types.Result {
-	out := make([]types.Result, n)
-	for i, o := range at.outcomes[:n] {
-		if o != nil {
-			out[i] = o.result
+// results returns the results of the attachments that precede the first failed one, with nil for each one that was not
+// tried: a plan with stages looks from outside like one without.
+func (at *attaching) results() []types.Result {
+	var out []types.Result
+	for _, o := range at.outcomes {
+		switch {
+		case o == nil:
+			out = append(out, nil)
+		case o.err != nil:
+			return out
+		default:
+			out = append(out, o.result)
 		}
 	}
 	return out
@@ -171,17 +204,19 @@ func (at *attaching) stage(ctx context.Context, numbers []int) {
 	others.Wait()
 	for _, i := range numbers {
 		if o := at.outcomes[i]; o != nil {
-			at.conclude(ctx, &at.plan.Attachments[i], o)
+			at.conclude(ctx, &at.record.Attachments[i], o)
 		}
 	}
 }
 
 // one attaches one network. It uses a runner of its own, because a runner keeps state about one attachment.
 func (at *attaching) one(ctx context.Context, i int) error {
-	a, o := &at.plan.Attachments[i], &outcome{}
+	a, o := &at.record.Attachments[i], &outcome{}
 	copyDeviceInfo(a)
 	start := time.Now()
-	o.result, o.begun, o.err = at.addOne(ctx, at.runner(at.plan.Dirs), at.plan, a)
+	if o.err = hostdevice.CheckMasters(at.Sandbox, at.record, a); o.err == nil {
+		o.result, o.begun, o.err = at.Delegates(at.record).Add(ctx, at.record, a)
+	}
 	o.took = time.Since(start)
 	if o.err == nil {
 		failpoint.At("attached")
@@ -191,9 +226,9 @@ func (at *attaching) one(ctx context.Context, i int) error {
 }
 
 // conclude records the timing of an attachment and logs the attachment if it succeeded.
-func (at *attaching) conclude(ctx context.Context, a *plan.Attachment, o *outcome) {
-	at.timed(a, o.took, o.err)
+func (at *attaching) conclude(ctx context.Context, a *ledger.Attachment, o *outcome) {
+	at.Timed(a, o.took, o.err)
 	if o.err == nil {
-		at.verbose(ctx, "Add", a, o.result, o.took)
+		at.Verbose(ctx, "Add", a, o.result, o.took)
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"multus/internal/cniconf"
 	"multus/internal/config"
+	"multus/internal/engine/ledger"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
@@ -20,10 +21,10 @@ import (
 // interfaces are those of every network namespace. The delegates of these tests create none.
 type interfaces []string
 
-func (n interfaces) CheckFree(p *plan.Plan) error {
-	for i := range p.Attachments {
-		if slices.Contains(n, p.Attachments[i].IfName) {
-			return fault.New(fault.Internal, "-", "interface %s already exists", p.Attachments[i].IfName)
+func (n interfaces) CheckFree(r *ledger.Record) error {
+	for i := range r.Attachments {
+		if slices.Contains(n, r.Attachments[i].IfName) {
+			return fault.New(fault.Internal, "-", "interface %s already exists", r.Attachments[i].IfName)
 		}
 	}
 	return nil

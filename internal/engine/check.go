@@ -2,12 +2,16 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"multus/internal/config"
+	"multus/internal/engine/execute"
 	"multus/internal/engine/ledger"
 	"multus/internal/engine/plan"
+	"multus/internal/engine/reap"
 	"multus/internal/engine/request"
+	"multus/internal/engine/session"
 	"multus/internal/failpoint"
 	"multus/internal/fault"
 )
@@ -17,42 +21,45 @@ import (
 // when it restarts, a failure stops the pod, and many plugins cannot answer CHECK behind a meta-plugin. The
 // configuration key checkNetworks enables more. Inline delegates are checked in order.
 func (e *Engine) Check(ctx context.Context, req *request.Request) error {
-	c, err := e.begin(req)
+	s, err := e.begin(req)
 	if err != nil {
 		return err
 	}
-	if err := c.conf.HasNetwork(); err != nil {
+	if err := s.Conf.HasNetwork(); err != nil {
 		return err
 	}
-	if err := c.conf.ValidCheck(); err != nil {
+	if err := s.Conf.ValidCheck(); err != nil {
 		return err
 	}
-	if c.conf.CheckNetworks == config.CheckNone && c.conf.ClusterNetwork != "" {
+	if s.Conf.CheckNetworks == config.CheckNone && s.Conf.ClusterNetwork != "" {
 		return nil
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, CheckLimit, fmt.Errorf("CHECK took longer than %s", CheckLimit))
 	defer cancel()
-	return c.withPod(c.locked(ctx, LockLimit, func() error { return c.check(ctx) }))
+	b, err := s.Lock(ctx, s.LedgerIn(""), LockLimit)
+	if err == nil {
+		err = errors.Join(e.check(ctx, b), b.Release())
+	}
+	return withPod(req, err)
 }
 
-func (c *call) check(ctx context.Context) error {
-	p, err := c.checked(ctx)
+func (e *Engine) check(ctx context.Context, b *session.Sandbox) error {
+	r, run, err := e.checked(ctx, b)
 	if err != nil {
 		return err
 	}
 	failpoint.At("check.read")
-	count := len(p.Attachments)
-	switch c.conf.CheckNetworks {
+	count := len(r.Attachments)
+	switch b.Conf.CheckNetworks {
 	case config.CheckCluster:
 		count = 1
 	case config.CheckNone:
-		count = min(count, len(c.conf.Delegates))
+		count = min(count, len(b.Conf.Delegates))
 	}
-	run := c.runner(p.Dirs)
-	for i := range p.Attachments[:count] {
-		a := &p.Attachments[i]
+	for i := range r.Attachments[:count] {
+		a := &r.Attachments[i]
 		failpoint.At("check.before")
-		if err := run.Check(ctx, p, a); err != nil {
+		if err := run.Check(ctx, r, a); err != nil {
 			return fault.Wrap(err, fault.Internal, "remove the sandbox: the runtime makes a new one",
 				"network %q (interface %s) failed its CHECK", a.Name, a.IfName)
 		}
@@ -60,33 +67,30 @@ func (c *call) check(ctx context.Context) error {
 	return nil
 }
 
-// checked returns the plan of what was attached. A sandbox without a record is an error, except with inline delegates:
-// today's Multus also runs CHECK for these without a record.
-func (c *call) checked(ctx context.Context) (*plan.Plan, error) {
-	r, err := c.store.Read(c.req.ContainerID, c.req.IfName)
-	if err != nil {
-		return nil, err
-	}
-	if r != nil {
-		return c.planFor(r), nil
-	}
-	p, err := c.deps.Planner.Plan(ctx, c.req, c.conf)
-	if err != nil {
-		return nil, err // the record may be in a directory that only the daemon's configuration names
-	}
-	if c.useState(p) {
-		r, err = c.store.Read(c.req.ContainerID, c.req.IfName)
+// checked returns what was attached, and the runner for it. A sandbox without a record is an error, except with inline
+// delegates: today's Multus also runs CHECK for these without a record.
+func (e *Engine) checked(ctx context.Context, b *session.Sandbox) (*ledger.Record, *execute.Runner, error) {
+	r, err := b.Read()
+	var p *plan.Plan
+	if err == nil && r == nil { // the record may be in a directory that only the daemon's configuration names
+		if p, err = e.deps.Planner.Plan(ctx, b.Request, b.Conf); err == nil && p.Dirs.State != "" {
+			b = b.In(p.Dirs.State)
+			r, err = b.Read()
+		}
 	}
 	switch {
 	case err != nil:
-		return nil, err
+		return nil, nil, err
 	case r != nil:
-		return c.planFor(r), nil
-	case c.conf.CheckNetworks == config.CheckNone:
-		return p, c.chooseVersions(ctx, p)
+		r = b.Current(r)
+		return r, b.Delegates(r), nil
+	case b.Conf.CheckNetworks == config.CheckNone:
+		r = ledger.NewRecord(p)
+		run := b.Delegates(r)
+		return r, run, chooseVersions(ctx, run, r)
 	}
-	return nil, fault.New(fault.Internal, "remove the sandbox: the runtime makes a new one",
-		"container %s is not attached to any network", c.req.ContainerID)
+	return nil, nil, fault.New(fault.Internal, "remove the sandbox: the runtime makes a new one",
+		"container %s is not attached to any network", b.Request.ContainerID)
 }
 
 // Answer is the outcome of CHECK for one network of a sandbox.
@@ -102,33 +106,39 @@ type Answer struct {
 // CheckEach runs CHECK for every network of a sandbox, whatever checkNetworks says, and returns all outcomes in the
 // order of ADD. It is for command-line tools; a runtime calls Check.
 func (e *Engine) CheckEach(ctx context.Context, req *request.Request) ([]Answer, error) {
-	c, err := e.begin(req)
+	s, err := e.begin(req)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, CheckLimit, fmt.Errorf("CHECK took longer than %s", CheckLimit))
 	defer cancel()
-	var out []Answer
-	err = c.locked(ctx, LockLimit, func() error {
-		r, err := c.store.Survey(req.ContainerID, ledger.DefaultIfName)
-		if err == nil {
-			err = c.damageError(r)
-		}
-		if err != nil {
-			return err
-		}
-		if len(r.Attachments) == 0 {
-			return fault.New(fault.Internal, "look for its records: multusctl ledger ls",
-				"container %s is not attached to any network", req.ContainerID)
-		}
-		p := c.planFor(r)
-		run := c.runner(p.Dirs)
-		for i := range p.Attachments {
-			a := &p.Attachments[i]
-			called, err := run.CheckCalled(ctx, p, a)
-			out = append(out, Answer{Network: a.Name, IfName: a.IfName, Called: called, Err: err})
-		}
-		return nil
-	})
-	return out, err
+	b, err := s.Lock(ctx, s.LedgerIn(""), LockLimit)
+	if err != nil {
+		return nil, err
+	}
+	out, err := checkEach(ctx, b)
+	return out, errors.Join(err, b.Release())
+}
+
+func checkEach(ctx context.Context, b *session.Sandbox) ([]Answer, error) {
+	r, err := b.Ledger.Survey(b.Request.ContainerID, ledger.DefaultIfName)
+	if err == nil {
+		err = reap.DamageError(b.Ledger, r)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(r.Attachments) == 0 {
+		return nil, fault.New(fault.Internal, "look for its records: multusctl ledger ls",
+			"container %s is not attached to any network", b.Request.ContainerID)
+	}
+	r = b.Current(r)
+	run := b.Delegates(r)
+	out := make([]Answer, len(r.Attachments))
+	for i := range r.Attachments {
+		a := &r.Attachments[i]
+		called, err := run.CheckCalled(ctx, r, a)
+		out[i] = Answer{Network: a.Name, IfName: a.IfName, Called: called, Err: err}
+	}
+	return out, nil
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"multus/internal/engine/detach"
 	"multus/internal/engine/ledger"
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
@@ -189,7 +190,7 @@ func TestGivenUpIsReported(t *testing.T) {
 			n.result(t, "other-net", "c", "net1")
 			n.does(t, "other", `test $CNI_COMMAND = DEL && { echo '{"code":999,"msg":"Link not found"}'; exit 1; }`)
 			n.result(t, "cluster-net", "c", "eth0")
-			for range refusals {
+			for range detach.Refusals {
 				if err := n.engine.Del(t.Context(), n.request(request.Del, "c", "")); err == nil {
 					t.Fatal("nothing is refused")
 				}

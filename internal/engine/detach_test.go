@@ -18,6 +18,8 @@ import (
 	"multus/internal/cniconf"
 	"multus/internal/config"
 	"multus/internal/device"
+	"multus/internal/engine/detach"
+	"multus/internal/engine/hostdevice"
 	"multus/internal/engine/ledger"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
@@ -35,11 +37,11 @@ func TestRefusedForGood(t *testing.T) {
 		name, plugin, does, netns string
 		fails                     int // -1: always
 	}{
-		{"the namespace is gone", "other", refuse, "", refusals},
-		{"the namespace is there, the interface is not", "other", refuse, "/proc/self/ns/net", refusalsInPlace},
+		{"the namespace is gone", "other", refuse, "", detach.Refusals},
+		{"the namespace is there, the interface is not", "other", refuse, "/proc/self/ns/net", detach.RefusalsInPlace},
 		{"the cluster network", "cluster", refuse, "", -1},
 		{"try again", "other", `echo '{"code":11,"msg":"the API server does not answer"}'; exit 1`, "", -1},
-		{"plain text", "other", "echo 'Link not found' >&2; exit 1", "", refusals},
+		{"plain text", "other", "echo 'Link not found' >&2; exit 1", "", detach.Refusals},
 		{"plain text of a full disk", "other", "echo 'Link not found: no space left on device' >&2; exit 1", "", -1},
 		{"a crash", "other", "exit 2", "", -1},
 		{"a crash of a Go program", "other", `printf 'panic: x\n\ngoroutine 1 [running]:\n' >&2; exit 2`, "", -1},
@@ -52,7 +54,7 @@ func TestRefusedForGood(t *testing.T) {
 			n.result(t, "cluster-net", "c", "eth0")
 			n.result(t, "other-net", "c", "net1")
 			n.does(t, tc.plugin, `test $CNI_COMMAND = DEL && { `+tc.does+`; }`)
-			for try := range refusalsInPlace + 3 {
+			for try := range detach.RefusalsInPlace + 3 {
 				req := n.request(request.Del, "c", "")
 				req.Netns = tc.netns
 				err := n.engine.Del(t.Context(), req)
@@ -90,25 +92,22 @@ func TestRefusalsAreCounted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &plan.Plan{
-		ContainerID: "c", Netns: r.Netns, Dirs: plan.Dirs{State: n.store.Dir, Binary: n.dir},
-		Attachments: append(r.Attachments,
-			plan.Attachment{Name: "third-net", IfName: "net2", Config: third}),
-	}
-	if err := n.store.Write(p); err != nil {
+	r.BinDir = n.dir
+	r.Attachments = append(r.Attachments, ledger.Attachment{Name: "third-net", IfName: "net2", Config: third})
+	if err := n.store.Write(r); err != nil {
 		t.Fatal(err)
 	}
-	for _, a := range p.Attachments {
+	for _, a := range r.Attachments {
 		n.result(t, a.Config.Name(), "c", a.IfName)
 	}
 	refuse := `echo '{"code":999,"msg":"the store is locked"}'; exit 1`
 	n.does(t, "other", refuse)
-	for try := range 2*refusals + 1 {
+	for try := range 2*detach.Refusals + 1 {
 		n.does(t, "third", refuse)
-		if try < refusals {
+		if try < detach.Refusals {
 			n.does(t, "third", `echo '{"code":11,"msg":"not now"}'; exit 1`)
 		}
-		if err := n.engine.Del(t.Context(), n.request(request.Del, "c", "")); (err != nil) != (try < 2*refusals) {
+		if err := n.engine.Del(t.Context(), n.request(request.Del, "c", "")); (err != nil) != (try < 2*detach.Refusals) {
 			t.Errorf("DEL %d: %v", try+1, err)
 		}
 	}
@@ -120,7 +119,7 @@ func TestUndoAsksAgain(t *testing.T) {
 	n := newNode(t, "cluster", "other")
 	n.attached(t, "c", "other", "1.0.0", "/run/netns/gone", "now")
 	n.does(t, "other", `test $CNI_COMMAND = DEL && { echo '{"code":11,"msg":"not now"}'; exit 1; }`)
-	c, err := n.engine.begin(n.request(request.Add, "c", ""))
+	s, err := n.engine.begin(n.request(request.Add, "c", ""))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,8 +127,15 @@ func TestUndoAsksAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.undo(t.Context(), c.planFor(r), func(int) bool { return true })
-	for range refusals + 2 {
+	b, err := s.Lock(t.Context(), n.store, time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	detach.Undo(t.Context(), b, b.Current(r), func(int) bool { return true })
+	if err := b.Release(); err != nil {
+		t.Fatal(err)
+	}
+	for range detach.Refusals + 2 {
 		if err := n.engine.Del(t.Context(), n.request(request.Del, "c", "")); err == nil || !n.recorded(t, "c") {
 			t.Fatalf("DEL: %v, recorded: %t", err, n.recorded(t, "c"))
 		}
@@ -151,7 +157,7 @@ func TestVersionRefusedInPlace(t *testing.T) {
 	n.does(t, "other", `echo '{"code":1,"msg":"incompatible CNI versions"}'; exit 1`)
 	req := n.request(request.Del, "c", "")
 	req.Netns = pod.Path
-	for range refusals + 2 {
+	for range detach.Refusals + 2 {
 		if err := n.engine.Del(t.Context(), req); err == nil || !n.recorded(t, "c") {
 			t.Fatalf("with the interface: %v, recorded: %t", err, n.recorded(t, "c"))
 		}
@@ -197,7 +203,7 @@ func TestBegunIsRecordedFirst(t *testing.T) {
 		p.Attachments = append(p.Attachments,
 			plan.Attachment{Name: name + "-net", Primary: i == 0, IfName: ifName, Config: l})
 	}
-	if err := n.store.Write(p); err != nil {
+	if err := n.store.Write(ledger.NewRecord(p)); err != nil {
 		t.Fatal(err)
 	}
 	n.does(t, "other", `test $CNI_IFNAME = net40 && exit 2`)
@@ -264,7 +270,7 @@ func TestDelOfThousands(t *testing.T) {
 			n.result(t, "n", "c", ifName)
 		}
 	}
-	if err := n.store.Write(p); err != nil {
+	if err := n.store.Write(ledger.NewRecord(p)); err != nil {
 		t.Fatal(err)
 	}
 	// The time limit is reached in the middle, when the plugin that hangs writes to the pipe.
@@ -313,16 +319,16 @@ func TestDelWaitsForDevices(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &plan.Plan{
-		ContainerID: "c", Netns: "/run/netns/gone", Dirs: plan.Dirs{State: n.store.Dir, Binary: n.dir},
-		Attachments: []plan.Attachment{
+	r := &ledger.Record{
+		ContainerID: "c", Netns: "/run/netns/gone", BinDir: n.dir,
+		Attachments: []ledger.Attachment{
 			{Name: "n", Primary: true, IfName: "eth0", Config: l, HostDevice: &device.Identity{Name: "nosuch0", Index: 1 << 30}},
 		},
 	}
-	if err := n.store.Write(p); err != nil {
+	if err := n.store.Write(r); err != nil {
 		t.Fatal(err)
 	}
-	lock, err := fsx.Acquire(t.Context(), n.engine.deps.LockFile, devicesKey)
+	lock, err := fsx.Acquire(t.Context(), n.engine.deps.LockFile, hostdevice.LockKey)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -96,7 +96,7 @@ func (n *node) attached(t *testing.T, container, network, version, netns, boot s
 	}
 	store := *n.store
 	store.Boot = boot
-	if err := errors.Join(store.Write(p), store.NoteNetworks(p)); err != nil {
+	if err := errors.Join(store.Write(ledger.NewRecord(p)), store.NoteNetworks(ledger.NewRecord(p))); err != nil {
 		t.Fatal(err)
 	}
 }

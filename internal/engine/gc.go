@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,8 +14,9 @@ import (
 	"multus/internal/config"
 	"multus/internal/engine/execute"
 	"multus/internal/engine/ledger"
-	"multus/internal/engine/plan"
+	"multus/internal/engine/reap"
 	"multus/internal/engine/request"
+	"multus/internal/engine/session"
 	"multus/internal/failpoint"
 	"multus/internal/fault"
 )
@@ -24,10 +24,8 @@ import (
 const (
 	// GCLimit bounds a GC. CRI-O allows 30 s.
 	GCLimit = 25 * time.Second
-	// gcReserve is the part of GCLimit that is reserved for the second phase. sandboxLimit bounds the DEL of one sandbox
-	// in the first phase. A delegate that hangs must not use up the time of all others.
-	gcReserve    = 8 * time.Second
-	sandboxLimit = 5 * time.Second
+	// gcReserve is the part of GCLimit that is reserved for the second phase.
+	gcReserve = 8 * time.Second
 	// networkLimit bounds the GC of one network. networksAtOnce is how many of them run at the same time.
 	networkLimit   = 5 * time.Second
 	networksAtOnce = 4
@@ -45,14 +43,14 @@ const (
 // may be alive. A damaged record of a sandbox that is not listed is freed as far as it can be read.
 func (e *Engine) GC(ctx context.Context, req *request.Request) error {
 	start := time.Now()
-	c, err := e.begin(req)
+	s, err := e.begin(req)
 	if err != nil {
 		return err
 	}
-	if err := c.conf.HasNetwork(); err != nil {
+	if err := s.Conf.HasNetwork(); err != nil {
 		return err
 	}
-	listed, given := c.conf.Valid()
+	listed, given := s.Conf.Valid()
 	if !given {
 		return fault.New(fault.BadConfig, "report this to the container runtime's authors",
 			"GC without cni.dev/valid-attachments")
@@ -65,101 +63,55 @@ func (e *Engine) GC(ctx context.Context, req *request.Request) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, GCLimit, fmt.Errorf("GC took longer than %s", GCLimit))
 	defer cancel()
-	return c.withPod(c.gc(ctx, listed, start))
+	return withPod(req, e.gc(ctx, s, listed, start))
 }
 
-func (c *call) gc(ctx context.Context, listed []config.Attachment, start time.Time) error {
+func (e *Engine) gc(ctx context.Context, s *session.Session, listed []config.Attachment, start time.Time) error {
 	nets := &networks{byName: map[string]*network{}}
+	records := s.LedgerIn("")
 	// GC of the cluster network runs even if that network was never attached.
-	p, err := c.deps.Planner.Plan(ctx, c.req, c.conf)
+	p, err := e.deps.Planner.Plan(ctx, s.Request, s.Conf)
 	if err == nil {
-		c.useState(p)
-		err = c.chooseVersionsWithin(ctx, networkLimit, p)
-		nets.add(p.Attachments[0].Name, p.Attachments[0].Config, p.Dirs.Binary)
+		records = s.LedgerIn(p.Dirs.State)
+		r := ledger.NewRecord(p)
+		err = chooseVersionsWithin(ctx, networkLimit, s.Delegates(records.Dir, r.BinDir), r)
+		nets.add(r.Attachments[0].Name, r.Attachments[0].Config, r.BinDir)
 	}
-	err = errors.Join(err, c.collectUnlisted(ctx, listed, start, nets))
+	reaper := &reap.Reaper{Session: s, Ledger: records}
+	err = errors.Join(err, reaper.Unlisted(ctx, listed, start, gcReserve, func(r *ledger.Record, stays bool) {
+		nets.addSandbox(r, stays, s.Conf.BinDir)
+	}))
 	failpoint.At("gc.collected")
-	noted, notedErr := c.store.Networks()
+	noted, notedErr := records.Networks()
 	if err = errors.Join(err, notedErr); err != nil {
 		return err
 	}
 	for _, n := range noted {
 		nets.add(n.Name, n.Config, n.BinDir).noted = n.Time
 	}
-	return c.gcNetworks(ctx, nets, listed)
+	return (&gcRun{Session: s, records: records, listed: listed}).networks(ctx, nets)
 }
 
-// collectUnlisted frees the recorded sandboxes that are not listed, the oldest record first, and adds the networks of
-// all sandboxes to nets. A sandbox that was attached after start is alive: the runtime made its list before. A sandbox
-// that cannot be freed does not block the others. Its record is written again, which makes it the last one the next
-// time.
-func (c *call) collectUnlisted(ctx context.Context, listed []config.Attachment, start time.Time, nets *networks) error {
-	valid := map[string]bool{}
-	for _, v := range listed {
-		valid[v.ContainerID] = true
-	}
-	containers, err := c.store.Containers()
-	if err != nil {
-		return err
-	}
-	for id := range valid {
-		if !slices.Contains(containers, id) && c.store.HasTrace(id) {
-			containers = append(containers, id) // its record is set aside, or a directory is in its place
-		}
-	}
-	failpoint.At("gc.listed")
-	ages := map[string]time.Duration{}
-	for _, id := range containers {
-		ages[id] = c.store.Age(id)
-	}
-	slices.SortStableFunc(containers, func(a, b string) int { return cmp.Compare(ages[b], ages[a]) })
-	end, _ := ctx.Deadline()
-	phase, cancel := context.WithDeadlineCause(ctx, end.Add(-gcReserve),
-		errors.New("the time limit for stale sandboxes is reached"))
+// chooseVersionsWithin is chooseVersions with a time limit. A plugin that hangs must not use up the time of a verb that
+// also handles other networks.
+func chooseVersionsWithin(ctx context.Context, limit time.Duration, run *execute.Runner, r *ledger.Record) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it took longer than %s", limit))
 	defer cancel()
-	var errs []error
-	seen := map[string]bool{}
-	for _, id := range containers {
-		seen[id] = true
-		r, kept, err := c.collect(phase, id, valid[id], func(r *ledger.Record) bool {
-			return !valid[id] && phase.Err() == nil && !c.store.ChangedSince(r, start)
-		})
-		if err == nil && kept && !valid[id] && !r.Foreign && phase.Err() != nil {
-			err = fmt.Errorf("free container %s: %w", id, context.Cause(phase))
-		}
-		errs = append(errs, err)
-		nets.addSandbox(r, kept, c.conf.BinDir)
-	}
-	errs = append(errs, c.sweepDevices(ctx))
-	return errors.Join(append(errs, c.newcomers(seen, valid, nets))...)
+	return chooseVersions(ctx, run, r)
 }
 
-// newcomers adds the attachments of sandboxes that were recorded after GC had listed the records. They are alive,
-// listed or not.
-func (c *call) newcomers(seen, listed map[string]bool, nets *networks) error {
-	containers, err := c.store.Containers()
-	errs := []error{err}
-	for _, id := range containers {
-		if seen[id] {
-			continue
-		}
-		r, err := c.store.Survey(id, ledger.DefaultIfName)
-		if err == nil && (!r.Foreign || listed[id]) {
-			err = c.damageError(r)
-		}
-		errs = append(errs, err)
-		if r != nil {
-			nets.addSandbox(r, true, c.conf.BinDir)
-		}
-	}
-	return errors.Join(errs...)
+// gcRun is the second phase of a GC.
+type gcRun struct {
+	*session.Session
+	records *ledger.Store
+	listed  []config.Attachment
 }
 
-// gcNetworks runs GC of the delegates of every network, for a few networks at the same time: a delegate that hangs
+// networks runs GC of the delegates of every network, for a few networks at the same time: a delegate that hangs
 // must not use up the time of the others. The cluster network is the first. The order of the others starts at a
 // different network in each GC, so that with many hanging delegates it is not always the same networks that are not
 // reached.
-func (c *call) gcNetworks(ctx context.Context, nets *networks, listed []config.Attachment) error {
+func (g *gcRun) networks(ctx context.Context, nets *networks) error {
 	order := nets.order
 	if len(order) > 1 {
 		first := 1 + int(time.Now().UnixNano()%int64(len(order)-1))
@@ -171,7 +123,7 @@ func (c *call) gcNetworks(ctx context.Context, nets *networks, listed []config.A
 	for i, name := range order {
 		limit <- struct{}{} // each network has a time limit of its own
 		all.Go(func() {
-			errs[i] = c.gcNetwork(ctx, name, nets.byName[name], listed)
+			errs[i] = g.network(ctx, name, nets.byName[name])
 			<-limit
 		})
 	}
@@ -179,29 +131,29 @@ func (c *call) gcNetworks(ctx context.Context, nets *networks, listed []config.A
 	return errors.Join(errs...)
 }
 
-// gcNetwork runs GC of the delegates of one network. It removes the note of a network without attachments once its
+// network runs GC of the delegates of one network. It removes the note of a network without attachments once its
 // plugins have cleaned up, once one of its plugins is no longer installed, or after noteLimit.
-func (c *call) gcNetwork(ctx context.Context, name string, n *network, listed []config.Attachment) error {
+func (g *gcRun) network(ctx context.Context, name string, n *network) error {
 	failpoint.At("gc.before")
-	err := c.gcDelegates(ctx, n, listed)
+	err := g.delegates(ctx, n)
 	old := !n.noted.IsZero() && time.Since(n.noted) > noteLimit && ctx.Err() == nil // keep it if it was not reached
 	over := err == nil || execute.IsMissing(err) || old
 	var failed error
 	if err != nil && !execute.IsRefusal(err) && !over {
 		failed = fmt.Errorf("network %q: %w", n.name, err)
 	} else if err != nil {
-		c.log.Warn("plugin does not clean up its network", "network", n.name, "err", err)
+		g.Log.Warn("plugin does not clean up its network", "network", n.name, "err", err)
 	}
 	if len(n.valid) == 0 && over {
-		return errors.Join(failed, c.store.RemoveNetwork(name, n.noted))
+		return errors.Join(failed, g.records.RemoveNetwork(name, n.noted))
 	}
 	return failed
 }
 
-func (c *call) gcDelegates(ctx context.Context, n *network, listed []config.Attachment) error {
+func (g *gcRun) delegates(ctx context.Context, n *network) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, networkLimit, fmt.Errorf("it took longer than %s", networkLimit))
 	defer cancel()
-	keep := make([]types.GCAttachment, 0, len(n.valid)+len(listed))
+	keep := make([]types.GCAttachment, 0, len(n.valid)+len(g.listed))
 	seen := map[types.GCAttachment]bool{}
 	add := func(a types.GCAttachment) {
 		if !seen[a] {
@@ -212,10 +164,10 @@ func (c *call) gcDelegates(ctx context.Context, n *network, listed []config.Atta
 	for _, a := range n.valid {
 		add(a)
 	}
-	for _, a := range listed {
+	for _, a := range g.listed {
 		add(types.GCAttachment{ContainerID: a.ContainerID, IfName: a.IfName})
 	}
-	return c.runner(plan.Dirs{State: c.store.Dir, Binary: n.binDir}).GC(ctx, n.config, keep)
+	return g.Delegates(g.records.Dir, n.binDir).GC(ctx, n.config, keep)
 }
 
 // networks is the set of networks whose delegates get GC, keyed by the name in their configuration, in the order in

@@ -444,7 +444,7 @@ func TestGCNetworksHang(t *testing.T) {
 		}
 		p.Attachments = append(p.Attachments, plan.Attachment{Name: l.Name(), IfName: fmt.Sprintf("net%d", i+1), Config: l})
 	}
-	if err := errors.Join(n.store.Write(p), n.store.NoteNetworks(p)); err != nil {
+	if err := errors.Join(n.store.Write(ledger.NewRecord(p)), n.store.NoteNetworks(ledger.NewRecord(p))); err != nil {
 		t.Fatal(err)
 	}
 	n.attached(t, "young", "new", "1.1.0", "/run/netns/x", "now")

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"multus/internal/cniconf"
+	"multus/internal/engine/ledger"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
 )
@@ -41,7 +42,7 @@ func (n *node) recordNamed(t *testing.T, container, name, ifName string, types .
 		p.Attachments = append(p.Attachments,
 			plan.Attachment{Name: "team/n", Primary: i == 0, IfName: []string{"eth0", ifName}[i], Config: l})
 	}
-	if err := n.store.Write(p); err != nil {
+	if err := n.store.Write(ledger.NewRecord(p)); err != nil {
 		t.Fatal(err)
 	}
 }

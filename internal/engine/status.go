@@ -6,7 +6,9 @@ import (
 	"os"
 	"time"
 
+	"multus/internal/engine/ledger"
 	"multus/internal/engine/request"
+	"multus/internal/engine/session"
 	"multus/internal/fault"
 )
 
@@ -14,14 +16,14 @@ import (
 // (behaviour D90-D94). It returns within StatusLimit. A STATUS that takes longer is reported as not available (code
 // 50).
 func (e *Engine) Status(ctx context.Context, req *request.Request) error {
-	c, err := e.begin(req)
+	s, err := e.begin(req)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, StatusLimit, fmt.Errorf("STATUS took longer than %s", StatusLimit))
 	defer cancel()
 	answered := make(chan error, 1)
-	go func() { answered <- c.status(ctx) }()
+	go func() { answered <- e.status(ctx, s) }()
 	select {
 	case err = <-answered:
 	case <-ctx.Done(): // a file system or a delegate that cannot be killed must not delay the answer
@@ -29,7 +31,7 @@ func (e *Engine) Status(ctx context.Context, req *request.Request) error {
 		case err = <-answered:
 		case <-time.After(statusGrace):
 			err = fault.Wrap(context.Cause(ctx), fault.NotAvailable, "look at the pods of the cluster network on this node",
-				"the cluster network of CNI configuration %q does not answer", c.conf.Name)
+				"the cluster network of CNI configuration %q does not answer", s.Conf.Name)
 		}
 	}
 	if err == nil {
@@ -46,29 +48,31 @@ func (e *Engine) Status(ctx context.Context, req *request.Request) error {
 const statusGrace = 100 * time.Millisecond
 
 // status runs STATUS of the cluster network. A delegate's own error keeps its code and text (behaviour D94).
-func (c *call) status(ctx context.Context) error {
-	if err := c.conf.HasNetwork(); err != nil {
+func (e *Engine) status(ctx context.Context, s *session.Session) error {
+	if err := s.Conf.HasNetwork(); err != nil {
 		return err
 	}
-	if file := c.conf.ReadinessIndicatorFile; file != "" {
+	if file := s.Conf.ReadinessIndicatorFile; file != "" {
 		if _, err := os.Stat(file); err != nil {
 			return fault.Wrap(err, fault.NotAvailable, "look at the pods of the cluster network on this node",
 				"the cluster network is not ready: readinessindicatorfile")
 		}
 	}
-	if answer, known := c.deps.Status.Get(ctx, c.req.Config); known {
+	if answer, known := e.deps.Status.Get(ctx, s.Request.Config); known {
 		return answer
 	}
-	p, err := c.deps.Planner.Plan(ctx, c.req, c.conf)
-	if err == nil {
-		err = c.chooseVersions(ctx, p) // STATUS exists since CNI 1.1: most plugins do not support the outer version
-	}
+	p, err := e.deps.Planner.Plan(ctx, s.Request, s.Conf)
 	if err != nil {
 		return err
 	}
-	err = c.runner(p.Dirs).Status(ctx, &p.Attachments[0])
+	r := ledger.NewRecord(p)
+	run := s.Delegates(s.LedgerIn(p.Dirs.State).Dir, r.BinDir)
+	if err := chooseVersions(ctx, run, r); err != nil { // STATUS exists since CNI 1.1: most plugins do not support it
+		return err
+	}
+	err = run.Status(ctx, &r.Attachments[0])
 	if ctx.Err() == nil {
-		c.deps.Status.Put(ctx, c.req.Config, err)
+		e.deps.Status.Put(ctx, s.Request.Config, err)
 	}
 	return err
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
 
-	"multus/internal/engine/plan"
+	"multus/internal/engine/ledger"
 )
 
 // oldest replaces an invalid cniVersion of a recorded network at DEL. A plugin that accepted the invalid version at ADD
@@ -25,8 +25,8 @@ const oldest = "0.3.1"
 // returns nil only if nothing can remain. A plugin whose binary is missing is an error (behaviour K5). A plugin that
 // refuses the version of the configuration is not an error, because it refused the version at ADD, too. It is an error
 // if the whole list was attached, or if the interface exists.
-func (r *Runner) Del(ctx context.Context, p *plan.Plan, a *plan.Attachment) error {
-	list, rt, err := r.prepare(p, a)
+func (r *Runner) Del(ctx context.Context, of *ledger.Record, a *ledger.Attachment) error {
+	list, rt, err := r.prepare(of, a)
 	if err != nil {
 		return err
 	}
@@ -39,7 +39,7 @@ func (r *Runner) Del(ctx context.Context, p *plan.Plan, a *plan.Attachment) erro
 	if err == nil && refused == nil || added {
 		return err
 	}
-	if exists, lookErr := HasInterface(p.Netns, a.IfName); exists || lookErr != nil {
+	if exists, lookErr := HasInterface(of.Netns, a.IfName); exists || lookErr != nil {
 		return errors.Join(err, refused, lookErr) // the refusal may be that of a plugin which this one called after its work
 	}
 	if err == nil {

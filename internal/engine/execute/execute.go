@@ -19,7 +19,6 @@ import (
 
 	"multus/internal/cniconf"
 	"multus/internal/engine/ledger"
-	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
 	"multus/internal/failpoint"
 	"multus/internal/fault"
@@ -51,8 +50,10 @@ func New(binDir, cniPath, stateDir string, lock *os.File, stderr io.Writer, log 
 
 // Add attaches one network. begun reports whether a delegate was executed. If so, the attachment needs a DEL, also
 // after an error.
-func (r *Runner) Add(ctx context.Context, p *plan.Plan, a *plan.Attachment) (res types.Result, begun bool, err error) {
-	list, rt, err := r.prepare(p, a)
+func (r *Runner) Add(ctx context.Context, of *ledger.Record, a *ledger.Attachment) (
+	res types.Result, begun bool, err error,
+) {
+	list, rt, err := r.prepare(of, a)
 	if err != nil {
 		return nil, false, err
 	}
@@ -66,22 +67,22 @@ func (r *Runner) Add(ctx context.Context, p *plan.Plan, a *plan.Attachment) (res
 	if a.Routes.None() {
 		return res, true, nil
 	}
-	res, err = r.moveRoutes(p, a, res)
+	res, err = r.moveRoutes(of, a, res)
 	return res, true, err
 }
 
-// Begun returns how many stages of a plan ADD reached. It is derived from libcni's results of the first n attachments:
-// it counts the stages in which every attachment has a result, and the stage after them, in which ADD may have been
-// killed. Begun must be called before this DEL or an earlier one has deleted any of these attachments. The attachments
-// after them may have been deleted. stages are the plan's StageNumbers.
-func (r *Runner) Begun(p *plan.Plan, stages []int, n int) int {
+// Begun returns how many stages of a record's plan ADD reached. It is derived from libcni's results of the first n
+// attachments: it counts the stages in which every attachment has a result, and the stage after them, in which ADD may
+// have been killed. Begun must be called before this DEL or an earlier one has deleted any of these attachments. The
+// attachments after them may have been deleted. stages are the record's StageNumbers.
+func (r *Runner) Begun(of *ledger.Record, stages []int, n int) int {
 	last := 0
 	for i := range n {
 		last = max(last, stages[i])
 	}
 	for i := range n {
 		// After the first attachment without a result, only an attachment of an earlier stage can change the answer.
-		if stages[i] < last && !r.cached(p, &p.Attachments[i]) {
+		if stages[i] < last && !r.cached(of, &of.Attachments[i]) {
 			last = stages[i]
 		}
 	}
@@ -89,26 +90,26 @@ func (r *Runner) Begun(p *plan.Plan, stages []int, n int) int {
 }
 
 // cached reports whether libcni has a result of an attachment.
-func (r *Runner) cached(p *plan.Plan, a *plan.Attachment) bool {
-	name, err := entry(p, a)
+func (r *Runner) cached(of *ledger.Record, a *ledger.Attachment) bool {
+	name, err := entry(of, a)
 	return err == nil && ledger.HasResult(r.dir, name)
 }
 
 // entry returns the name of libcni's cache entry of an attachment (behaviour D84).
-func entry(p *plan.Plan, a *plan.Attachment) (string, error) {
-	return ledger.ResultName(a.Config.Name(), p.ContainerID, a.IfName)
+func entry(of *ledger.Record, a *ledger.Attachment) (string, error) {
+	return ledger.ResultName(a.Config.Name(), of.ContainerID, a.IfName)
 }
 
 // Check runs CHECK of one network (behaviour D45-D49). It returns nil if the network's configuration is older than
 // CHECK.
-func (r *Runner) Check(ctx context.Context, p *plan.Plan, a *plan.Attachment) error {
-	_, err := r.CheckCalled(ctx, p, a)
+func (r *Runner) Check(ctx context.Context, of *ledger.Record, a *ledger.Attachment) error {
+	_, err := r.CheckCalled(ctx, of, a)
 	return err
 }
 
 // CheckCalled is Check and also reports whether the delegates were called.
-func (r *Runner) CheckCalled(ctx context.Context, p *plan.Plan, a *plan.Attachment) (called bool, err error) {
-	list, rt, err := r.prepare(p, a)
+func (r *Runner) CheckCalled(ctx context.Context, of *ledger.Record, a *ledger.Attachment) (called bool, err error) {
+	list, rt, err := r.prepare(of, a)
 	if err != nil {
 		return false, err
 	}
@@ -163,7 +164,7 @@ func atMost(v, limit string) bool {
 }
 
 // Status runs STATUS of the delegates of one network (behaviour D93).
-func (r *Runner) Status(ctx context.Context, a *plan.Attachment) error {
+func (r *Runner) Status(ctx context.Context, a *ledger.Attachment) error {
 	list, err := a.Config.Libcni()
 	if err != nil {
 		return err
@@ -176,7 +177,7 @@ func (r *Runner) Status(ctx context.Context, a *plan.Attachment) error {
 
 // refusesInherited reports whether an error is only a plugin's refusal of a version that its configuration inherits
 // from the outer configuration. Such a refusal does not mean that the node or the sandbox is broken.
-func (r *Runner) refusesInherited(a *plan.Attachment, err error) bool {
+func (r *Runner) refusesInherited(a *ledger.Attachment, err error) bool {
 	if !a.Inherited || !isVersionRefusal(err) {
 		return false
 	}
@@ -204,18 +205,18 @@ func (r *Runner) GC(ctx context.Context, config *cniconf.List, valid []types.GCA
 	return errors.Join(empty.GCNetworkList(ctx, list, &libcni.GCArgs{ValidAttachments: valid}), missing)
 }
 
-// CheckFree returns an error if one of the plan's interfaces exists in the sandbox. An existing interface belongs to
+// CheckFree returns an error if one of the record's interfaces exists in the sandbox. An existing interface belongs to
 // another program or operation (behaviour D24, M19; D29: today's Multus may destroy it).
-func CheckFree(p *plan.Plan) (err error) {
-	ns, err := link.Open(p.Netns)
+func CheckFree(of *ledger.Record) (err error) {
+	ns, err := link.Open(of.Netns)
 	if err != nil {
 		return fault.Wrap(err, fault.TryAgain,
 			"nothing, if the pod was deleted meanwhile; else look at the container runtime",
-			"no net namespace %s found", p.Netns)
+			"no net namespace %s found", of.Netns)
 	}
 	defer func() { err = errors.Join(err, ns.Close()) }()
-	for i := range p.Attachments {
-		a := &p.Attachments[i]
+	for i := range of.Attachments {
+		a := &of.Attachments[i]
 		exists, err := ns.HasInterface(a.IfName)
 		if err != nil {
 			return fmt.Errorf("network %s: %w", a.Name, err)
@@ -223,7 +224,7 @@ func CheckFree(p *plan.Plan) (err error) {
 		if exists {
 			return fault.New(fault.Internal,
 				"choose another interface name for the network, or remove the sandbox if it is left over",
-				"network %s: interface name %s already exists in %s", a.Name, a.IfName, p.Netns)
+				"network %s: interface name %s already exists in %s", a.Name, a.IfName, of.Netns)
 		}
 	}
 	return nil
@@ -245,8 +246,10 @@ func HasInterface(netns, ifName string) (exists bool, err error) {
 
 // prepare returns libcni's arguments for a verb of one attachment. Before that it clears the path of the cache entry of
 // anything that is not a regular file.
-func (r *Runner) prepare(p *plan.Plan, a *plan.Attachment) (*libcni.NetworkConfigList, *libcni.RuntimeConf, error) {
-	name, err := entry(p, a)
+func (r *Runner) prepare(of *ledger.Record, a *ledger.Attachment) (
+	*libcni.NetworkConfigList, *libcni.RuntimeConf, error,
+) {
+	name, err := entry(of, a)
 	if err == nil {
 		err = ledger.ClearResult(r.dir, name)
 	}
@@ -257,11 +260,11 @@ func (r *Runner) prepare(p *plan.Plan, a *plan.Attachment) (*libcni.NetworkConfi
 	if err != nil {
 		return nil, nil, fmt.Errorf("network %s: %w", a.Name, err)
 	}
-	return list, runtimeConf(p, a), nil
+	return list, runtimeConf(of, a), nil
 }
 
-func runtimeConf(p *plan.Plan, a *plan.Attachment) *libcni.RuntimeConf {
-	rt := &libcni.RuntimeConf{ContainerID: p.ContainerID, NetNS: p.Netns, IfName: a.IfName, Args: args(a.Args)}
+func runtimeConf(of *ledger.Record, a *ledger.Attachment) *libcni.RuntimeConf {
+	rt := &libcni.RuntimeConf{ContainerID: of.ContainerID, NetNS: of.Netns, IfName: a.IfName, Args: args(a.Args)}
 	if len(a.RuntimeConfig) > 0 {
 		rt.CapabilityArgs = make(map[string]any, len(a.RuntimeConfig))
 		for k, v := range a.RuntimeConfig {

@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"multus/internal/cniconf"
-	"multus/internal/engine/plan"
+	"multus/internal/engine/ledger"
 	"multus/internal/engine/request"
 )
 
@@ -47,7 +47,7 @@ func newNode(t *testing.T, plugins ...string) *node {
 }
 
 // add attaches a network and clears the log.
-func (n *node) add(t *testing.T, p *plan.Plan, a *plan.Attachment) {
+func (n *node) add(t *testing.T, p *ledger.Record, a *ledger.Attachment) {
 	t.Helper()
 	if _, _, err := n.run.Add(t.Context(), p, a); err != nil {
 		t.Fatal(err)
@@ -79,20 +79,20 @@ func (n *node) called(t *testing.T) string {
 	return strings.ReplaceAll(strings.TrimSpace(log), "\n", ", ")
 }
 
-func attachment(t *testing.T, conf string) (*plan.Plan, *plan.Attachment) {
+func attachment(t *testing.T, conf string) (*ledger.Record, *ledger.Attachment) {
 	t.Helper()
 	l, err := cniconf.Parse([]byte(conf))
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := plan.Attachment{
+	a := ledger.Attachment{
 		Name: "ns/n", IfName: "net1", Config: l, Args: request.Args{{"K8S_POD_NAME", "p"}, {"MAC", "m"}},
 		RuntimeConfig: map[string]json.RawMessage{
 			"mac": json.RawMessage(`"02:00:00:00:00:01"`),
 			"ips": json.RawMessage(`["10.0.0.2"]`), "big": json.RawMessage(`{"n":9007199254740993}`),
 		},
 	}
-	return &plan.Plan{ContainerID: "c0ffee", Netns: "/run/netns/x", Attachments: []plan.Attachment{a}}, &a
+	return &ledger.Record{ContainerID: "c0ffee", Netns: "/run/netns/x", Attachments: []ledger.Attachment{a}}, &a
 }
 
 const two = `{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"a","capabilities":{"mac":true,"big":true}},{"type":"b","x":1}]}`

@@ -5,14 +5,13 @@ import (
 	"path/filepath"
 
 	"multus/internal/engine/ledger"
-	"multus/internal/engine/plan"
 	"multus/internal/fsx"
 )
 
 // RemoveResult removes libcni's result of an attachment, if there is one. It is for an attachment that is gone or given
 // up although a delegate refuses to delete it.
-func (r *Runner) RemoveResult(p *plan.Plan, a *plan.Attachment) error {
-	name, err := entry(p, a)
+func (r *Runner) RemoveResult(of *ledger.Record, a *ledger.Attachment) error {
+	name, err := entry(of, a)
 	if err == nil {
 		err = fsx.Remove(filepath.Join(ledger.ResultsDir(r.dir), name))
 	}

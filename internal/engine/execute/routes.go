@@ -22,7 +22,7 @@ import (
 // moveRoutes changes the default routes of one attachment as planned: in the kernel, in the result and in libcni's
 // cache, so that CHECK and the network status show the actual routes (behaviour D30-D41). An attachment
 // without an interface has no routes to move.
-func (r *Runner) moveRoutes(p *plan.Plan, a *plan.Attachment, res types.Result) (types.Result, error) {
+func (r *Runner) moveRoutes(of *ledger.Record, a *ledger.Attachment, res types.Result) (types.Result, error) {
 	result, err := current.NewResultFromResult(res)
 	if err != nil {
 		return nil, fmt.Errorf("read result: %w", err)
@@ -30,7 +30,7 @@ func (r *Runner) moveRoutes(p *plan.Plan, a *plan.Attachment, res types.Result) 
 	if len(result.Interfaces) == 0 && len(result.IPs) == 0 {
 		return res, nil
 	}
-	if err := applyRoutes(p.Netns, a); err != nil {
+	if err := applyRoutes(of.Netns, a); err != nil {
 		return nil, fault.Wrap(err, fault.Internal,
 			"check the gateways in default-route: each must be reachable through the network's own addresses",
 			"set default routes of interface %s", a.IfName)
@@ -41,12 +41,12 @@ func (r *Runner) moveRoutes(p *plan.Plan, a *plan.Attachment, res types.Result) 
 	if err != nil {
 		return nil, fmt.Errorf("convert result: %w", err)
 	}
-	err = r.updateCache(p, a, out)
+	err = r.updateCache(of, a, out)
 	failpoint.At("cache.updated")
 	return out, err
 }
 
-func applyRoutes(netns string, a *plan.Attachment) (err error) {
+func applyRoutes(netns string, a *ledger.Attachment) (err error) {
 	ns, err := link.Open(netns)
 	if err != nil {
 		return err
@@ -103,8 +103,8 @@ func defaultNet(gw netip.Addr) net.IPNet {
 }
 
 // updateCache replaces the result in libcni's cache entry and keeps the entry's other members.
-func (r *Runner) updateCache(p *plan.Plan, a *plan.Attachment, res types.Result) error {
-	name, err := entry(p, a)
+func (r *Runner) updateCache(of *ledger.Record, a *ledger.Attachment, res types.Result) error {
+	name, err := entry(of, a)
 	if err != nil {
 		return err
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"multus/internal/cniconf"
+	"multus/internal/engine/ledger"
 	"multus/internal/engine/plan"
 	"multus/internal/link"
 	"multus/internal/testutil/testnet"
@@ -113,10 +114,10 @@ func TestEditRoutes(t *testing.T) {
 // bench is a sandbox with the interfaces eth0 and net1, each with addresses of both families and a default route, and
 // with plugins that report these interfaces as their result.
 type bench struct {
-	ns   *testnet.NS
-	run  *Runner
-	dir  string
-	plan *plan.Plan
+	ns     *testnet.NS
+	run    *Runner
+	dir    string
+	record *ledger.Record
 }
 
 func newBench(t *testing.T) *bench {
@@ -143,17 +144,17 @@ func newBench(t *testing.T) *bench {
 END
 exit 0`)
 	b.run = New(b.dir, "", filepath.Join(b.dir, "state"), nil, nil, slog.New(slog.DiscardHandler))
-	b.plan = &plan.Plan{ContainerID: "c0ffee", Netns: b.ns.Path}
+	b.record = &ledger.Record{ContainerID: "c0ffee", Netns: b.ns.Path}
 	return b
 }
 
-func (b *bench) attachment(t *testing.T, typ, ifName string, r plan.Routes) *plan.Attachment {
+func (b *bench) attachment(t *testing.T, typ, ifName string, r plan.Routes) *ledger.Attachment {
 	t.Helper()
 	l, err := cniconf.Parse([]byte(`{"cniVersion":"1.0.0","name":"n","type":"` + typ + `"}`))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &plan.Attachment{Name: "ns/n", IfName: ifName, Config: l, Routes: r}
+	return &ledger.Attachment{Name: "ns/n", IfName: ifName, Config: l, Routes: r}
 }
 
 // kernel returns the default routes of the sandbox. It reads /proc and does not use the code under test.
@@ -272,7 +273,7 @@ func TestMoveRoutes(t *testing.T) {
 			t.Parallel()
 			b := newBench(t)
 			a := b.attachment(t, tc.typ, tc.ifName, tc.routes)
-			res, begun, err := b.run.Add(t.Context(), b.plan, a)
+			res, begun, err := b.run.Add(t.Context(), b.record, a)
 			if why, ok := known[tc.rule]; ok && err != nil {
 				t.Error("known again: " + why)
 			}
@@ -315,11 +316,11 @@ func TestCheckFree(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	free := func(names ...string) error {
-		p := &plan.Plan{Netns: b.ns.Path}
+		r := &ledger.Record{Netns: b.ns.Path}
 		for _, n := range names {
-			p.Attachments = append(p.Attachments, plan.Attachment{Name: "a", IfName: n})
+			r.Attachments = append(r.Attachments, ledger.Attachment{Name: "a", IfName: n})
 		}
-		return CheckFree(p)
+		return CheckFree(r)
 	}
 	if err := free("net2", "net3"); err != nil {
 		t.Error(err)
@@ -339,7 +340,7 @@ func TestCheckFree(t *testing.T) {
 		t.Errorf("Look: %v", err)
 	}
 	gone := filepath.Join(t.TempDir(), "gone")
-	if err := CheckFree(&plan.Plan{Netns: gone}); err == nil ||
+	if err := CheckFree(&ledger.Record{Netns: gone}); err == nil ||
 		!strings.Contains(err.Error(), "no net namespace "+gone+" found") {
 		t.Error(err)
 	}

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"time"
 
-	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
 	"multus/internal/fault"
 	"multus/internal/fsx"
@@ -45,9 +44,9 @@ type Abandoned struct {
 func (s *Store) abandonedDir() string { return filepath.Clean(s.Dir) + "-abandoned" }
 
 // Abandon writes a note that an attachment is given up.
-func (s *Store) Abandon(p *plan.Plan, a *plan.Attachment, reason error) error {
+func (s *Store) Abandon(r *Record, a *Attachment, reason error) error {
 	n := Abandoned{
-		ContainerID: p.ContainerID, Network: a.Name, IfName: a.IfName, Plugins: a.Config.Types(),
+		ContainerID: r.ContainerID, Network: a.Name, IfName: a.IfName, Plugins: a.Config.Types(),
 		IPAM:   slices.DeleteFunc(a.Config.IPAMTypes(), func(t string) bool { return t == "" }),
 		Reason: fault.Clip(reason.Error(), fault.MaxMessage), Time: time.Now().UTC(),
 	}
@@ -58,7 +57,7 @@ func (s *Store) Abandon(p *plan.Plan, a *plan.Attachment, reason error) error {
 	if err == nil {
 		err = os.MkdirAll(s.abandonedDir(), 0o700)
 	}
-	name := p.ContainerID + "-" + a.IfName + ".json"
+	name := r.ContainerID + "-" + a.IfName + ".json"
 	if err == nil {
 		err = fsx.PlainName(name)
 	}
@@ -76,9 +75,8 @@ func (s *Store) trimAbandoned() error {
 	if err != nil || len(all) <= maxAbandoned {
 		return err
 	}
-	slices.SortFunc(all, func(a, b Abandoned) int { return a.Time.Compare(b.Time) })
 	var errs []error
-	for _, n := range all[:len(all)-maxAbandoned] {
+	for _, n := range all[maxAbandoned:] {
 		errs = append(errs, fsx.Remove(n.File))
 	}
 	return errors.Join(errs...)
@@ -86,7 +84,7 @@ func (s *Store) trimAbandoned() error {
 
 // Abandoned lists the attachments that DEL has given up on this node, the latest first. It omits notes that cannot be
 // read.
-func (s *Store) Abandoned() ([]Abandoned, error) {
+func (s *Store) Abandoned() ([]*Abandoned, error) {
 	entries, err := os.ReadDir(s.abandonedDir())
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
@@ -94,15 +92,15 @@ func (s *Store) Abandoned() ([]Abandoned, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list abandoned attachments: %w", err)
 	}
-	var out []Abandoned
+	var out []*Abandoned
 	for _, e := range entries {
 		b, err := fsx.ReadRegular(s.abandonedDir(), e.Name(), maxAbandonedNote)
-		n := Abandoned{File: filepath.Join(s.abandonedDir(), e.Name())}
-		if err == nil && json.Unmarshal(b, &n) == nil {
+		n := &Abandoned{File: filepath.Join(s.abandonedDir(), e.Name())}
+		if err == nil && json.Unmarshal(b, n) == nil {
 			out = append(out, n)
 		}
 	}
-	slices.SortFunc(out, func(a, b Abandoned) int {
+	slices.SortFunc(out, func(a, b *Abandoned) int {
 		return cmp.Or(b.Time.Compare(a.Time), cmp.Compare(a.ContainerID, b.ContainerID))
 	})
 	return out, nil

@@ -2,8 +2,6 @@ package ledger
 
 import (
 	"testing"
-
-	"multus/internal/engine/plan"
 )
 
 func BenchmarkLedger(b *testing.B) {
@@ -35,9 +33,9 @@ func BenchmarkLedger(b *testing.B) {
 }
 
 // three returns a plan with two networks besides the cluster network.
-func three(tb testing.TB) *plan.Plan {
+func three(tb testing.TB) *Record {
 	tb.Helper()
-	return &plan.Plan{ContainerID: "c0ffee", Netns: "/run/netns/x", Attachments: []plan.Attachment{
+	return &Record{ContainerID: "c0ffee", Netns: "/run/netns/x", Attachments: []Attachment{
 		{
 			Name: "cluster", Primary: true, IfName: "eth0",
 			Config: config(tb, `{"cniVersion":"1.0.0","name":"cluster","plugins":[{"type":"bridge"},{"type":"portmap"}]}`),

@@ -57,13 +57,13 @@ type element struct {
 }
 
 // encode returns the element of an attachment. It omits an interface name that today's Multus derives from the index.
-func encode(a *plan.Attachment, index int, p *plan.Plan) (*element, error) {
+func encode(a *Attachment, index int, of *Record) (*element, error) {
 	e := &element{
-		Name: a.Name, ResourceName: a.Resource, DeviceID: a.Device,
+		Name: a.Name, ResourceName: a.Resource, DeviceID: a.DeviceID,
 		DropIPv4: a.Routes.DropIPv4, DropIPv6: a.Routes.DropIPv6,
-		Bytes: a.Config.Bytes(), Netns: p.Netns, Args: a.Args, HostDevice: a.HostDevice, Stage: a.Stage,
+		Bytes: a.Config.Bytes(), Netns: of.Netns, Args: a.Args, HostDevice: a.HostDevice, Stage: a.Stage,
 	}
-	if r := a.Request; r != nil {
+	if r := a.Requested; r != nil {
 		e.MAC, e.InfinibandGUID, e.IPs, e.DefaultRoute = r.MAC, r.InfinibandGUID, r.IPs, r.DefaultRoute
 		if e.DeviceID == "" {
 			e.DeviceID = r.DeviceID
@@ -72,10 +72,10 @@ func encode(a *plan.Attachment, index int, p *plan.Plan) (*element, error) {
 	if a.Primary && a.IfName != DefaultIfName {
 		e.IfName = a.IfName
 	}
-	if !a.Primary && (a.IfName != generatedName(index) || a.Request != nil && a.Request.Interface != "") {
+	if !a.Primary && (a.IfName != generatedName(index) || a.Requested != nil && a.Requested.Interface != "") {
 		e.IfName = a.IfName
 	}
-	if derived := e.derived(p.ContainerID, a.IfName); !reflect.DeepEqual(derived, a.RuntimeConfig) {
+	if derived := e.derived(of.ContainerID, a.IfName); !reflect.DeepEqual(derived, a.RuntimeConfig) {
 		e.RuntimeConfig = a.RuntimeConfig
 	}
 	return e, e.summarise(a.Config)
@@ -137,19 +137,18 @@ func (e *element) derived(containerID, ifName string) map[string]json.RawMessage
 
 // decode returns the attachment that an element records. index is the element's position in the file. ifName is the
 // runtime's name for the interface of the cluster network (behaviour D68, C80).
-func (e *element) decode(index int, containerID, ifName string) (*plan.Attachment, error) {
+func (e *element) decode(index int, containerID, ifName string) (*Attachment, error) {
 	l, err := cniconf.Parse(e.Bytes)
 	if err != nil {
 		return nil, fmt.Errorf("attachment %d (%q): %w", index, e.Name, err)
 	}
-	a := &plan.Attachment{
+	a := &Attachment{
 		Name: e.Name, IfName: e.IfName, Config: l, Args: e.Args,
 		Primary:  index == 0 && (e.IfName == "" || e.IfName == ifName),
-		Resource: e.ResourceName, Device: e.DeviceID, RuntimeConfig: e.RuntimeConfig,
+		Resource: e.ResourceName, DeviceID: e.DeviceID, RuntimeConfig: e.RuntimeConfig,
 		Routes: plan.Routes{DropIPv4: e.DropIPv4, DropIPv6: e.DropIPv6}, HostDevice: e.HostDevice,
-		Stage:   min(max(e.Stage, 0), index),
-		Deleted: e.Deleted, DelTries: e.DelTries, Element: index,
-		Request: &netsel.Element{
+		Stage: min(max(e.Stage, 0), index), Deletion: Deletion{Deleted: e.Deleted, Tries: e.DelTries}, element: index,
+		Requested: &netsel.Element{
 			Interface: e.IfName, MAC: e.MAC, InfinibandGUID: e.InfinibandGUID, IPs: e.IPs, DefaultRoute: e.DefaultRoute,
 		},
 	}

@@ -6,7 +6,6 @@ import (
 	"os"
 
 	"multus/internal/device"
-	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
 	"multus/internal/fsx"
 )
@@ -84,17 +83,16 @@ func (s *Store) cachedHoldings(id string, info os.FileInfo) (cachedHoldings, err
 	return k, nil
 }
 
-// HoldingsOf returns what the attachments of a plan hold. The caller holds the sandbox's lock.
-func HoldingsOf(p *plan.Plan) []device.Holding {
-	r := &Record{ContainerID: p.ContainerID, Netns: p.Netns}
-	out := make([]device.Holding, len(p.Attachments))
-	for i := range p.Attachments {
-		out[i] = holding(r, &p.Attachments[i])
+// Holdings returns what the attachments of a record hold. The caller holds the sandbox's lock.
+func (r *Record) Holdings() []device.Holding {
+	out := make([]device.Holding, len(r.Attachments))
+	for i := range r.Attachments {
+		out[i] = holding(r, &r.Attachments[i])
 	}
 	return out
 }
 
-func holding(r *Record, a *plan.Attachment) device.Holding {
+func holding(r *Record, a *Attachment) device.Holding {
 	h := device.Holding{
 		ContainerID: r.ContainerID, Network: a.Name, IfName: a.IfName, Netns: r.Netns, Device: a.HostDevice,
 		Peer: -1,

@@ -13,7 +13,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"multus/internal/device"
-	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
 	"multus/internal/fsx"
 )
@@ -32,7 +31,7 @@ func TestHoldings(t *testing.T) {
 		Bus: "0000:00:03.0",
 	}
 	args := request.Args{{request.PodNamespace, "ns"}, {request.PodName, "p"}}
-	p := &plan.Plan{ContainerID: "ours", Netns: "/run/netns/x", Attachments: []plan.Attachment{
+	p := &Record{ContainerID: "ours", Netns: "/run/netns/x", Attachments: []Attachment{
 		{
 			Name: "cbr0", Primary: true, IfName: "eth0", Args: args,
 			Config: config(t, `{"cniVersion":"1.0.0","name":"cbr0","type":"bridge"}`),
@@ -53,7 +52,7 @@ func TestHoldings(t *testing.T) {
 			Device: identity, References: ref,
 		},
 	}
-	for i, c := range HoldingsOf(p) {
+	for i, c := range p.Holdings() {
 		w := want[i]
 		w.Busy = false
 		if d := cmp.Diff(w, c); d != "" {
@@ -113,7 +112,7 @@ func TestHoldingsAgain(t *testing.T) {
 	locks := filepath.Join(t.TempDir(), "locks")
 	record := func(id, network string) {
 		t.Helper()
-		err := s.Write(&plan.Plan{ContainerID: id, Attachments: []plan.Attachment{
+		err := s.Write(&Record{ContainerID: id, Attachments: []Attachment{
 			{Name: network, IfName: "net1", Config: config(t, `{"cniVersion":"1.0.0","name":"n","type":"bridge"}`)},
 		}})
 		if err != nil {

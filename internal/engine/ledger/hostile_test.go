@@ -90,7 +90,7 @@ func TestHostileStages(t *testing.T) {
 		write(t, filepath.Join(s.Dir, "c"),
 			fmt.Sprintf(`[{"Name":"a","Bytes":%[1]q},{"Name":"b","Bytes":%[1]q,"stage":%[2]s}]`, bytes, stage))
 		r := read(t, s, "c")
-		p := &plan.Plan{Attachments: r.Attachments}
+		p := &Record{Attachments: r.Attachments}
 		if got := p.Stages(); len(r.Attachments) != 2 || len(got) > 2 {
 			t.Errorf("stage %s: %d attachments in %d stages", stage, len(r.Attachments), len(got))
 		}

@@ -23,7 +23,6 @@ import (
 	"github.com/containernetworking/cni/libcni"
 
 	"multus/internal/cniconf"
-	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
 	"multus/internal/failpoint"
 	"multus/internal/fsx"
@@ -45,7 +44,7 @@ var ErrNoDirectory = errors.New("the state directory is not a directory")
 type Store struct {
 	// Dir is cniDir of the configuration (behaviour A16).
 	Dir string
-	// BinDir is binDir of the runtime's configuration. If a plan has another one, it is recorded.
+	// BinDir is binDir of the runtime's configuration. If a record has another one, it is written.
 	BinDir string
 	// Boot identifies this boot of the node. It is "" if the boot is not known.
 	Boot string
@@ -57,57 +56,21 @@ type Store struct {
 	holdings map[string]cachedHoldings
 }
 
-// Record is what is recorded for one sandbox: attachments that exist or that were begun.
-type Record struct {
-	ContainerID string
-	// Netns is the path recorded at ADD. It is "" in files of today's Multus.
-	Netns string
-	// BinDir is the first plugin directory of ADD, or "" for the one of the runtime's configuration.
-	BinDir string
-	// Boot is the boot at which the sandbox was recorded. It is "" in files of today's Multus.
-	Boot string
-	// Age is how long ago the sandbox was recorded. It is set by Complete, and by Read if libcni's results were used. It
-	// is 0 if it is not known.
-	Age      time.Duration
-	Progress Progress
-	// Damaged reports whether a part of the record could not be read. What is missing may still be attached.
-	Damaged bool
-	// Foreign is set by Survey if the damaged file in the place of a record looks like that of another program and if
-	// nothing else is known about such a sandbox. For example, host-local keeps its files there if a network's dataDir
-	// says so.
-	Foreign bool
-	// Attachments is in the order of ADD.
-	Attachments []plan.Attachment
-}
-
-// Progress is what happened to a sandbox after it was recorded. The zero value is that of an ADD that is in progress,
-// was killed or succeeded. libcni's results distinguish the last case from the others.
-type Progress struct {
-	// Undone reports whether ADD failed and has undone everything that it had begun.
-	Undone bool
-	// Begun is how many stages of the plan ADD reached, as the first DEL found out; it is 0 until then. Each attachment is
-	// a stage of its own, unless the plan has stages.
-	Begun int
-	// Cut makes RecordDeleted record which attachments a DEL has deleted. It is set if the DEL had too little time for all
-	// of them, or if there are more of them than one pod may have. Cut itself is not recorded.
-	Cut bool
-}
-
-// Write records a plan durably: after it has returned, a power loss does not lose the record.
-func (s *Store) Write(p *plan.Plan) error {
-	elements := make([]*element, len(p.Attachments))
-	for i := range p.Attachments {
-		e, err := encode(&p.Attachments[i], i, p)
+// Write writes a record durably: after it has returned, a power loss does not lose the record.
+func (s *Store) Write(r *Record) error {
+	elements := make([]*element, len(r.Attachments))
+	for i := range r.Attachments {
+		e, err := encode(&r.Attachments[i], i, r)
 		if err != nil {
-			return fmt.Errorf("record container %s: %w", p.ContainerID, err)
+			return fmt.Errorf("record container %s: %w", r.ContainerID, err)
 		}
-		if p.Dirs.Binary != s.BinDir {
-			e.BinDir = p.Dirs.Binary
+		if r.BinDir != s.BinDir {
+			e.BinDir = r.BinDir
 		}
 		e.Boot = s.Boot
 		elements[i] = e
 	}
-	return s.write(p.ContainerID, elements)
+	return s.write(r.ContainerID, elements)
 }
 
 func (s *Store) write(containerID string, elements []*element) error {
@@ -170,14 +133,6 @@ func (s *Store) Read(containerID, ifName string) (*Record, error) {
 		return nil, err
 	}
 	return r.orNil(), nil
-}
-
-// orNil returns nil for a record without attachments.
-func (r *Record) orNil() *Record {
-	if len(r.Attachments) == 0 {
-		return nil
-	}
-	return r
 }
 
 // decode reads as many elements as it can. It returns an error if it could not read some of them.
@@ -270,7 +225,7 @@ func (s *Store) addResults(r *Record, ifName string) error {
 		return byPlace(a.IfName, b.IfName, ifName)
 	})
 	for _, c := range cached {
-		if slices.ContainsFunc(r.Attachments, func(a plan.Attachment) bool { return a.IfName == c.IfName }) {
+		if slices.ContainsFunc(r.Attachments, func(a Attachment) bool { return a.IfName == c.IfName }) {
 			continue
 		}
 		a, err := fromResult(c, ifName)
@@ -283,11 +238,11 @@ func (s *Store) addResults(r *Record, ifName string) error {
 		r.Netns = c.NetNS
 		r.Age = age(filepath.Join(ResultsDir(s.Dir), c.Network+"-"+c.ContainerID+"-"+c.IfName))
 	}
-	slices.SortStableFunc(r.Attachments, func(a, b plan.Attachment) int { return byPlace(a.IfName, b.IfName, ifName) })
+	slices.SortStableFunc(r.Attachments, func(a, b Attachment) int { return byPlace(a.IfName, b.IfName, ifName) })
 	return nil
 }
 
-func fromResult(c *libcni.NetworkAttachment, ifName string) (*plan.Attachment, error) {
+func fromResult(c *libcni.NetworkAttachment, ifName string) (*Attachment, error) {
 	l, err := cniconf.Parse(c.Config)
 	if err == nil {
 		l, err = l.WithDefaults(c.Network, "") // libcni gets the name from elsewhere
@@ -295,8 +250,8 @@ func fromResult(c *libcni.NetworkAttachment, ifName string) (*plan.Attachment, e
 	if err != nil {
 		return nil, err
 	}
-	a := &plan.Attachment{
-		Element: -1, Name: c.Network, IfName: c.IfName, Primary: c.IfName == ifName, Config: l,
+	a := &Attachment{
+		element: -1, Name: c.Network, IfName: c.IfName, Primary: c.IfName == ifName, Config: l,
 		Args: c.CniArgs,
 	}
 	if err := checkNames(a); err != nil {
@@ -335,19 +290,19 @@ func (s *Store) RecordProgress(containerID string, p Progress) error {
 	return s.recordProgress(containerID, p, nil)
 }
 
-// RecordDeleted is RecordProgress after a DEL. It also records how many DELs of each attachment of the plan have failed
-// and, if progress.Cut is set, which attachments are deleted.
-func (s *Store) RecordDeleted(p *plan.Plan, progress Progress) error {
-	of := map[int]*plan.Attachment{}
-	for i := range p.Attachments {
-		if a := &p.Attachments[i]; a.Element >= 0 {
-			of[a.Element] = a
+// RecordDeletions is RecordProgress after a DEL. It also records how many DELs of each attachment of the record have
+// failed and, if progress.Cut is set, which attachments are deleted. deletions has one entry per attachment of r.
+func (s *Store) RecordDeletions(r *Record, progress Progress, deletions []Deletion) error {
+	of := map[int]Deletion{}
+	for i, d := range deletions {
+		if at := r.Attachments[i].element; at >= 0 {
+			of[at] = d
 		}
 	}
-	return s.recordProgress(p.ContainerID, progress, of)
+	return s.recordProgress(r.ContainerID, progress, of)
 }
 
-func (s *Store) recordProgress(containerID string, p Progress, of map[int]*plan.Attachment) error {
+func (s *Store) recordProgress(containerID string, p Progress, of map[int]Deletion) error {
 	b, err := s.load(containerID)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -362,9 +317,9 @@ func (s *Store) recordProgress(containerID string, p Progress, of map[int]*plan.
 		}
 		setBool(e, "undone", p.Undone)
 		setInt(e, "begun", p.Begun)
-		if a := of[i]; a != nil {
-			setInt(e, "delTries", a.DelTries)
-			if p.Cut && a.Deleted {
+		if d, ok := of[i]; ok {
+			setInt(e, "delTries", d.Tries)
+			if p.Cut && d.Deleted {
 				setBool(e, "deleted", true)
 			}
 		}

@@ -59,15 +59,15 @@ func read(tb testing.TB, s *Store, id string) *Record {
 	return r
 }
 
-// attachmentOptions compares the parts of an attachment that must survive for DEL, CHECK and GC. Origin and the
-// requested name are not among them.
+// attachmentOptions compares the parts of an attachment that must survive for DEL, CHECK and GC. The requested name is
+// not among them.
 var attachmentOptions = cmp.Options{
 	cmpopts.EquateComparable(netip.Addr{}), cmpopts.EquateEmpty(),
 	cmp.Comparer(func(a, b *cniconf.List) bool { return bytes.Equal(a.Bytes(), b.Bytes()) }),
 	cmp.Comparer(func(a, b json.RawMessage) bool { return compact(a) == compact(b) }),
-	cmpopts.IgnoreFields(plan.Attachment{}, "Origin", "Request", "Inherited", "Element"),
+	cmpopts.IgnoreFields(Attachment{}, "Requested", "Inherited"), cmpopts.IgnoreUnexported(Attachment{}),
 	// A device without a resource comes from the annotation and is optional.
-	cmp.FilterPath(func(p cmp.Path) bool { return p.Last().String() == ".Device" },
+	cmp.FilterPath(func(p cmp.Path) bool { return p.Last().String() == ".DeviceID" },
 		cmp.Comparer(func(a, b string) bool { return a == b || a == "" })),
 }
 
@@ -95,10 +95,11 @@ func TestRoundTrip(t *testing.T) {
 		if !ok {
 			continue
 		}
-		p := &plan.Plan{}
-		if err := json.Unmarshal([]byte(text), p); err != nil {
+		planned := &plan.Plan{}
+		if err := json.Unmarshal([]byte(text), planned); err != nil {
 			t.Fatal(err)
 		}
+		p := NewRecord(planned)
 		if len(p.Attachments) == 0 || p.Attachments[0].IfName == "" {
 			continue // STATUS and GC record nothing
 		}
@@ -120,22 +121,22 @@ func TestRoundTrip(t *testing.T) {
 }
 
 // full returns a plan with every member that a record can have.
-func full(tb testing.TB) *plan.Plan {
+func full(tb testing.TB) *Record {
 	tb.Helper()
 	gws := []netip.Addr{netip.MustParseAddr("10.1.1.254")}
 	info := plan.DeviceInfoFile("ns/nad", "c0ffee", "foo0")
-	return &plan.Plan{
-		ContainerID: "c0ffee", Netns: "/run/netns/x", Dirs: plan.Dirs{Binary: "/opt/cni/bin"},
-		Attachments: []plan.Attachment{
+	return &Record{
+		ContainerID: "c0ffee", Netns: "/run/netns/x", BinDir: "/opt/cni/bin",
+		Attachments: []Attachment{
 			{
 				Name: "cbr0", Primary: true, IfName: "eth0", Routes: plan.Routes{DropIPv4: true},
 				Args:   request.Args{{"K8S_POD_NAME", "p"}},
 				Config: config(tb, `{"cniVersion":"1.0.0","name":"cbr0","disableCheck":true,"plugins":[{"type":"flannel"},{"type":"portmap","capabilities":{"portMappings":true},"x":9007199254740993}]}`),
 			},
 			{
-				Name: "ns/nad", IfName: "foo0", Resource: "vendor.example/nic", Device: "0000:00:01.0", DeviceInfo: info,
+				Name: "ns/nad", IfName: "foo0", Resource: "vendor.example/nic", DeviceID: "0000:00:01.0", DeviceInfo: info,
 				Config: config(tb, `{"cniVersion":"0.3.1","name":"nad","type":"sriov","ipam":{"type":"static"},"deviceID":"0000:00:01.0"}`),
-				Request: &netsel.Element{
+				Requested: &netsel.Element{
 					Name: "nad", Interface: "foo0", MAC: "02:00:00:00:00:01",
 					InfinibandGUID: "24:8a:07:03:00:8d:ae:2e", IPs: []string{"10.1.1.5/24"}, DefaultRoute: &gws,
 				},
@@ -220,28 +221,28 @@ func TestInterfaceNames(t *testing.T) {
 	c := config(t, `{"name":"n","type":"bridge"}`)
 	tests := []struct {
 		name      string
-		a         plan.Attachment
+		a         Attachment
 		index     int
 		ifName    string // of the runtime, at DEL
 		requested string
 	}{
-		{"usual", plan.Attachment{Primary: true, IfName: "eth0"}, 0, "eth0", ""},
-		{"unusual first", plan.Attachment{Primary: true, IfName: "eth5"}, 0, "eth5", "eth5"},
-		{"generated", plan.Attachment{IfName: "net1"}, 1, "eth0", ""},
-		{"requested", plan.Attachment{IfName: "x0", Request: &netsel.Element{Interface: "x0"}}, 1, "eth0", "x0"},
+		{"usual", Attachment{Primary: true, IfName: "eth0"}, 0, "eth0", ""},
+		{"unusual first", Attachment{Primary: true, IfName: "eth5"}, 0, "eth5", "eth5"},
+		{"generated", Attachment{IfName: "net1"}, 1, "eth0", ""},
+		{"requested", Attachment{IfName: "x0", Requested: &netsel.Element{Interface: "x0"}}, 1, "eth0", "x0"},
 		{
 			"requested what would be generated",
-			plan.Attachment{IfName: "net1", Request: &netsel.Element{Interface: "net1"}},
+			Attachment{IfName: "net1", Requested: &netsel.Element{Interface: "net1"}},
 			1,
 			"eth0", "net1",
 		},
-		{"another's generated name", plan.Attachment{IfName: "net7"}, 1, "eth0", "net7"},
+		{"another's generated name", Attachment{IfName: "net7"}, 1, "eth0", "net7"},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			tc.a.Config = c
-			e, err := encode(&tc.a, tc.index, &plan.Plan{ContainerID: "c"})
+			e, err := encode(&tc.a, tc.index, &Record{ContainerID: "c"})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -255,7 +256,7 @@ func TestInterfaceNames(t *testing.T) {
 		})
 	}
 	// GC is not passed the runtime's name for the first interface and uses the usual one.
-	e, err := encode(&plan.Attachment{Primary: true, IfName: "eth5", Config: c}, 0, &plan.Plan{})
+	e, err := encode(&Attachment{Primary: true, IfName: "eth5", Config: c}, 0, &Record{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -274,11 +275,11 @@ func TestMultus4(t *testing.T) {
 	sriov := `{"cniVersion":"1.0.0","deviceID":"0000:00:01.0","name":"sriov-net","pciBusID":"0000:00:01.0","type":"sriov"}`
 	tests := []struct {
 		rule, file string
-		want       []plan.Attachment
+		want       []Attachment
 	}{
 		{
 			"D81 conf", `[{"Conf":{"cniVersion":"0.3.1","ipam":{},"name":"dA","type":"bridge"},"ConfList":{},"Name":"dA","IsFilterV4Gateway":false,"IsFilterV6Gateway":false,"Bytes":"` + b64(bridge) + `"}]`,
-			[]plan.Attachment{{Name: "dA", Primary: true, IfName: "eth0", Config: config(t, bridge)}},
+			[]Attachment{{Name: "dA", Primary: true, IfName: "eth0", Config: config(t, bridge)}},
 		},
 		{
 			"D81 conflist, and an annotation network with every request",
@@ -288,7 +289,7 @@ func TestMultus4(t *testing.T) {
 			"infinibandGUIDRequest":"24:8a:07:03:00:8d:ae:2e","ipRequest":["10.1.1.5/24"],"default-route":["10.1.1.254","fd00::1"],"IsFilterV4Gateway":false,"IsFilterV6Gateway":false,"Bytes":"` + b64(bridge) + `"},
 			{"Conf":{"cniVersion":"1.0.0","name":"sriov-net","type":"sriov","ipam":{},"dns":{}},"ConfList":{},"Name":"ns1/sriov-net","deviceID":"0000:00:01.0","resourceName":"vendor.example/nic",
 			"IsFilterV4Gateway":true,"IsFilterV6Gateway":true,"Bytes":"` + b64(sriov) + `"}]`,
-			[]plan.Attachment{
+			[]Attachment{
 				{
 					Name: "cbr0", Primary: true, IfName: "eth0", Config: config(t, flannel),
 					Routes: plan.Routes{DropIPv4: true, DropIPv6: true},
@@ -303,7 +304,7 @@ func TestMultus4(t *testing.T) {
 				},
 				{
 					Name: "ns1/sriov-net", IfName: "net2", Config: config(t, sriov),
-					Routes: plan.Routes{DropIPv4: true, DropIPv6: true}, Resource: "vendor.example/nic", Device: "0000:00:01.0",
+					Routes: plan.Routes{DropIPv4: true, DropIPv6: true}, Resource: "vendor.example/nic", DeviceID: "0000:00:01.0",
 					DeviceInfo: "/var/run/k8s.cni.cncf.io/devinfo/cni/ns1-sriov-net-c0ffee_net2",
 					RuntimeConfig: map[string]json.RawMessage{
 						"deviceID":          json.RawMessage(`"0000:00:01.0"`),
@@ -315,11 +316,11 @@ func TestMultus4(t *testing.T) {
 		{
 			"C53 the first interface renamed",
 			`[{"Conf":{},"ConfList":{},"Name":"kube-system/ovn","ifnameRequest":"foo0","IsFilterV4Gateway":false,"IsFilterV6Gateway":false,"Bytes":"` + b64(bridge) + `"}]`,
-			[]plan.Attachment{{Name: "kube-system/ovn", IfName: "foo0", Config: config(t, bridge)}},
+			[]Attachment{{Name: "kube-system/ovn", IfName: "foo0", Config: config(t, bridge)}},
 		},
 		{
 			"C31 an empty gateway", `[{"Name":"a","default-route":[""],"Bytes":"` + b64(bridge) + `"}]`,
-			[]plan.Attachment{{
+			[]Attachment{{
 				Name: "a", Primary: true, IfName: "eth0", Config: config(t, bridge),
 				Routes: plan.Routes{Gateways: []netip.Addr{{}}},
 			}},
@@ -458,7 +459,7 @@ func TestResults(t *testing.T) {
 	if r == nil || r.Netns != "/run/netns/cached" || len(r.Attachments) != 1 {
 		t.Fatalf("%+v", r)
 	}
-	want := plan.Attachment{
+	want := Attachment{
 		Name: "n", Primary: true, IfName: "eth0", Config: config(t, `{"cniVersion":"1.0.0","name":"n","type":"bridge"}`),
 		Args: request.Args{{"K8S_POD_NAME", "p"}}, RuntimeConfig: map[string]json.RawMessage{"mac": json.RawMessage(`"m"`)},
 	}
@@ -520,7 +521,7 @@ func TestRead(t *testing.T) {
 func TestBinDir(t *testing.T) {
 	t.Parallel()
 	s, p := store(t), full(t)
-	p.Dirs.Binary = "/daemon/bin"
+	p.BinDir = "/daemon/bin"
 	if err := s.Write(p); err != nil {
 		t.Fatal(err)
 	}
@@ -702,7 +703,7 @@ func FuzzRead(f *testing.F) {
 		if readable == 0 {
 			return
 		}
-		p := &plan.Plan{ContainerID: "c0ffee", Netns: r.Netns, Dirs: plan.Dirs{Binary: r.BinDir}, Attachments: r.Attachments}
+		p := &Record{ContainerID: "c0ffee", Netns: r.Netns, BinDir: r.BinDir, Attachments: r.Attachments}
 		if err := s.Write(p); err != nil {
 			return // libcni refuses the configuration, for instance because it has no name
 		}

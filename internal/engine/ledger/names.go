@@ -10,7 +10,6 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/utils"
 
-	"multus/internal/engine/plan"
 	"multus/internal/fsx"
 )
 
@@ -48,7 +47,7 @@ func (s *Store) load(containerID string) ([]byte, error) {
 
 // checkNames returns an error if a name in a record cannot have been written by an ADD. Records are untrusted input,
 // and these names become parts of paths.
-func checkNames(a *plan.Attachment) error {
+func checkNames(a *Attachment) error {
 	if err := utils.ValidateNetworkName(a.Config.Name()); err != nil {
 		return fmt.Errorf("%w: %.253q", errNeverAttached, a.Config.Name())
 	}

@@ -14,7 +14,6 @@ import (
 	"github.com/containernetworking/cni/pkg/utils"
 
 	"multus/internal/cniconf"
-	"multus/internal/engine/plan"
 	"multus/internal/fsx"
 	"multus/internal/rawjson"
 )
@@ -50,17 +49,17 @@ func hash(b []byte) uint64 {
 // NoteNetworks writes a note of each network of a plan, which is kept until RemoveNetwork. It omits what the pod
 // requested in the configuration (its device, cni-args), so that all pods of a network have the same note. If the note
 // exists, only its time is updated.
-func (s *Store) NoteNetworks(p *plan.Plan) error {
+func (s *Store) NoteNetworks(r *Record) error {
 	now := time.Now()
-	for i := range p.Attachments {
-		a := &p.Attachments[i]
+	for i := range r.Attachments {
+		a := &r.Attachments[i]
 		shared, err := a.Config.WithoutPod()
 		if err != nil {
 			return fmt.Errorf("note network %s: %w", a.Name, err)
 		}
 		w := rawjson.Begin(nil) // a Network
 		w.String("name", a.Name)
-		w.StringIf("binDir", p.Dirs.Binary)
+		w.StringIf("binDir", r.BinDir)
 		w.String("config", string(shared.Bytes())) // a string, so that every byte of it is kept
 		b := w.End()
 		file := s.networkFile(a.Config.Name())

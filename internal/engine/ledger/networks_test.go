@@ -5,8 +5,6 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
-
-	"multus/internal/engine/plan"
 )
 
 // TestNetworks checks that a network is known from its first ADD until it is forgotten, whatever happens to the
@@ -17,7 +15,7 @@ func TestNetworks(t *testing.T) {
 	if got, err := s.Networks(); err != nil || got != nil {
 		t.Fatalf("at first: %v, %v", got, err)
 	}
-	p := &plan.Plan{ContainerID: "c", Dirs: plan.Dirs{Binary: "/b"}, Attachments: []plan.Attachment{
+	p := &Record{ContainerID: "c", BinDir: "/b", Attachments: []Attachment{
 		{Name: "cluster", Config: config(t, `{"name":"x","type":"a"}`)},
 		{Name: "ns/n", Config: config(t, `{"name":"a.b_c-D9",  "plugins":[{"type":"b"}]}`)},
 	}}
@@ -62,7 +60,7 @@ func TestNetworks(t *testing.T) {
 func TestNetworksDamaged(t *testing.T) {
 	t.Parallel()
 	s := store(t)
-	p := &plan.Plan{Attachments: []plan.Attachment{{Name: "n", Config: config(t, `{"name":"x","type":"a"}`)}}}
+	p := &Record{Attachments: []Attachment{{Name: "n", Config: config(t, `{"name":"x","type":"a"}`)}}}
 	if err := s.NoteNetworks(p); err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +86,7 @@ func TestRecordProgress(t *testing.T) {
 	if err := s.RecordProgress("none", Progress{Undone: true}); err != nil {
 		t.Errorf("a sandbox without a record: %v", err)
 	}
-	p := &plan.Plan{ContainerID: "c", Netns: "/run/netns/x", Attachments: []plan.Attachment{
+	p := &Record{ContainerID: "c", Netns: "/run/netns/x", Attachments: []Attachment{
 		{Name: "cluster", Primary: true, IfName: "eth0", Config: config(t, `{"name":"x","type":"a","n":9007199254740993}`)},
 		{Name: "ns/n", IfName: "net1", Config: config(t, `{"name":"y","type":"b"}`)},
 	}}
@@ -129,22 +127,21 @@ func TestSetAsideOnce(t *testing.T) {
 	}
 }
 
-// TestRecordDeleted checks that what a cut DEL has deleted is marked, in the elements from which the attachments were
+// TestRecordDeletions checks that what a cut DEL has deleted is marked, in the elements from which the attachments were
 // read.
-func TestRecordDeleted(t *testing.T) {
+func TestRecordDeletions(t *testing.T) {
 	t.Parallel()
 	for _, cut := range []bool{true, false} {
 		s := store(t)
-		p := &plan.Plan{ContainerID: "c", Attachments: []plan.Attachment{
+		p := &Record{ContainerID: "c", Attachments: []Attachment{
 			{Name: "a", Primary: true, IfName: "eth0", Config: config(t, `{"name":"x","type":"a"}`)},
 			{Name: "b", IfName: "net1", Config: config(t, `{"name":"y","type":"b"}`)},
 		}}
 		if err := s.Write(p); err != nil {
 			t.Fatal(err)
 		}
-		p.Attachments = read(t, s, "c").Attachments
-		p.Attachments[1].Deleted = true
-		if err := s.RecordDeleted(p, Progress{Cut: cut}); err != nil {
+		deletions := []Deletion{{}, {Deleted: true}}
+		if err := s.RecordDeletions(read(t, s, "c"), Progress{Cut: cut}, deletions); err != nil {
 			t.Fatal(err)
 		}
 		if r := read(t, s, "c"); len(r.Attachments) != 2 || r.Attachments[0].Deleted || r.Attachments[1].Deleted != cut {

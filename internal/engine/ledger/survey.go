@@ -11,7 +11,6 @@ import (
 	"syscall"
 	"time"
 
-	"multus/internal/engine/plan"
 	"multus/internal/fsx"
 )
 
@@ -55,7 +54,7 @@ func (s *Store) ChangedSince(r *Record, start time.Time) bool {
 	if changed(filepath.Join(s.Dir, r.ContainerID)) {
 		return true
 	}
-	return slices.ContainsFunc(r.Attachments, func(a plan.Attachment) bool {
+	return slices.ContainsFunc(r.Attachments, func(a Attachment) bool {
 		name, err := ResultName(a.Config.Name(), r.ContainerID, a.IfName)
 		return err == nil && changed(filepath.Join(ResultsDir(s.Dir), name))
 	})

@@ -126,7 +126,7 @@ func (x *explaining) attachment(i int) []Value {
 	if a.Origin == FromAuxiliaryChain {
 		out[2].From = "passthru, and the files of directory " + a.Source.File
 	}
-	if x.plan.staged() {
+	if x.plan.Concurrency > 1 && len(x.plan.Attachments) > 1 {
 		out = append(out, Value{
 			Name: "stage", Value: strconv.Itoa(a.Stage),
 			From: "what it has in common with the networks before it (key attachConcurrency)",

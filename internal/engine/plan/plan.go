@@ -9,7 +9,6 @@ import (
 	"net/netip"
 
 	"multus/internal/cniconf"
-	"multus/internal/device"
 	"multus/internal/engine/request"
 	"multus/internal/netsel"
 )
@@ -84,29 +83,16 @@ type Attachment struct {
 	Args request.Args `json:"args"`
 	// RuntimeConfig is passed to plugins that declare the capability (behaviour C63-C66).
 	RuntimeConfig map[string]json.RawMessage `json:"runtimeConfig,omitempty"`
-	// Request is what the pod requested. In a new plan it is nil for the cluster's own networks. In a recorded one it is
-	// never nil, unless the attachment is known from libcni's result alone.
+	// Request is what the pod requested. It is nil for the cluster's own networks.
 	Request *netsel.Element `json:"request,omitempty"`
 	Routes  Routes          `json:"routes"`
-	// Resource and Device are set if the kubelet gave the pod a device for this network. In a recorded plan, Device
-	// without Resource is the device of the annotation.
+	// Resource and Device are set if the kubelet gave the pod a device for this network.
 	Resource string `json:"resource,omitempty"`
 	Device   string `json:"device,omitempty"`
 	// DeviceInfo is the path of the attachment's device-info file, or "" for none (behaviour C71).
 	DeviceInfo string `json:"deviceInfo,omitempty"`
-	// HostDevice identifies the device of the node that the pod holds exclusively. It is set on the node, when the plan is
-	// executed.
-	HostDevice *device.Identity `json:"hostDevice,omitempty"`
-	// Stage is 0 for the cluster network, and for all attachments of a serial plan; see StageNumbers.
+	// Stage is 0 for the cluster network, and for all attachments of a serial plan; see the function StageNumbers.
 	Stage int `json:"stage,omitempty"`
-	// Deleted reports whether a DEL that failed elsewhere has already deleted this attachment. Only the ledger and DEL set
-	// it.
-	Deleted bool `json:"-"`
-	// DelTries counts the failed DELs of this attachment after which DEL may ignore the failure or give up the attachment.
-	// Only the ledger and DEL set it.
-	DelTries int `json:"-"`
-	// Element is the position in the record. It is -1 if the attachment is known from libcni's result alone.
-	Element int `json:"-"`
 	// Inherited reports whether the configuration has no cniVersion of its own. On the node, a version is chosen that the
 	// plugins support and that is not newer than that of the outer configuration. This version is recorded (behaviour B5).
 	Inherited bool `json:"inherited,omitempty"`

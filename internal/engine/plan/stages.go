@@ -11,28 +11,24 @@ import (
 	"multus/internal/engine/request"
 )
 
-// StageNumbers returns the stage of each attachment: its Stage in a plan with stages, else its index.
-func (p *Plan) StageNumbers() []int {
-	staged := p.staged()
-	out := make([]int, len(p.Attachments))
-	for i := range p.Attachments {
+// StageNumbers returns the stage of each attachment of a plan from its Stage fields: the field in a plan with stages,
+// else the index. In a plan with stages, some attachment is not in the first stage.
+func StageNumbers(fields []int) []int {
+	if slices.ContainsFunc(fields, func(stage int) bool { return stage > 0 }) {
+		return fields
+	}
+	out := make([]int, len(fields))
+	for i := range out {
 		out[i] = i
-		if staged {
-			out[i] = p.Attachments[i].Stage
-		}
 	}
 	return out
 }
 
-// staged reports whether a plan has stages. In a plan with stages, some attachment is not in the first stage.
-func (p *Plan) staged() bool {
-	return slices.ContainsFunc(p.Attachments, func(a Attachment) bool { return a.Stage > 0 })
-}
-
-// Stages returns the indexes of the attachments by stage, in the order in which the stages are made.
-func (p *Plan) Stages() [][]int {
+// Stages returns the indexes of the attachments by stage, in the order in which the stages are made. numbers has the
+// stage of each attachment.
+func Stages(numbers []int) [][]int {
 	var out [][]int
-	for i, s := range p.StageNumbers() {
+	for i, s := range numbers {
 		for len(out) <= s {
 			out = append(out, nil)
 		}

@@ -158,13 +158,13 @@ func TestStages(t *testing.T) {
 			p := planned(t, 4, tc.networks)
 			var got []int
 			for i := range p.Attachments {
-				got = append(got, p.StageNumbers()[i])
+				got = append(got, stageNumbers(p)[i])
 			}
 			if !slices.Equal(got, tc.want) || p.Concurrency != 4 {
 				t.Errorf("stages %v, %d at a time, want %v", got, p.Concurrency, tc.want)
 			}
 			var order []int
-			for n, stage := range p.Stages() {
+			for n, stage := range Stages(stageNumbers(p)) {
 				if len(stage) == 0 {
 					t.Errorf("stage %d is empty", n)
 				}
@@ -182,8 +182,8 @@ func TestSerial(t *testing.T) {
 	t.Parallel()
 	for _, concurrency := range []int{-1, 0, 1} {
 		p := planned(t, concurrency, []network{{config: `{"name":"a","type":"x"}`}, {config: `{"name":"b","type":"x"}`}})
-		if p.Concurrency != 0 || p.StageNumbers()[2] != 2 || len(p.Stages()) != 3 {
-			t.Errorf("%d: %+v, %v", concurrency, p, p.Stages())
+		if p.Concurrency != 0 || stageNumbers(p)[2] != 2 || len(Stages(stageNumbers(p))) != 3 {
+			t.Errorf("%d: %+v, %v", concurrency, p, Stages(stageNumbers(p)))
 		}
 	}
 }
@@ -225,4 +225,12 @@ func planned(t *testing.T, concurrency int, networks []network) *Plan {
 		t.Fatal(err)
 	}
 	return again // as the plugin gets it from the daemon
+}
+
+func stageNumbers(p *Plan) []int {
+	fields := make([]int, len(p.Attachments))
+	for i := range p.Attachments {
+		fields[i] = p.Attachments[i].Stage
+	}
+	return StageNumbers(fields)
 }

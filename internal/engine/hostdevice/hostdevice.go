@@ -1,18 +1,19 @@
-package engine
+// Package hostdevice protects the devices of the node: it refuses one that the node needs or that another pod holds,
+// records who holds which, and restores the names of devices that came back from pods that vanished. What may be taken
+// is decided in package device; the delegates move the devices. It is imported by the engine, detach and reap.
+package hostdevice
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"time"
 
-	"github.com/containernetworking/cni/pkg/types"
-
 	"multus/internal/device"
-	"multus/internal/engine/execute"
 	"multus/internal/engine/ledger"
-	"multus/internal/engine/plan"
+	"multus/internal/engine/session"
 	"multus/internal/failpoint"
 	"multus/internal/fault"
 	"multus/internal/fsx"
@@ -22,41 +23,33 @@ import (
 // guardLimit is how long an operation waits for other operations that hold the lock on the node's devices.
 const guardLimit = 10 * time.Second
 
-// devicesKey names the lock on all devices of the node. An operation holds it while it inspects the devices and records
+// LockKey names the lock on all devices of the node. An operation holds it while it inspects the devices and records
 // which ones it will take, or while it renames devices. It is never held while a delegate runs. The holder waits for no
 // other lock.
-const devicesKey = "devices"
+const LockKey = "devices"
 
-// record writes the plan to the ledger. Before that, it refuses a device that the node needs or that another pod holds,
-// and stores the identity of each device that an attachment takes. From then on the device belongs to the pod: a
-// concurrent ADD is rejected even before the delegate has moved the device.
-func (c *call) record(ctx context.Context, p *plan.Plan) error {
-	wanted, err := moved(p)
+// Hold runs write, which records the attachments of r, after it has refused a device that the node needs or that
+// another pod holds, and has set the HostDevice of each attachment that takes a device. Once the record is written, the
+// device belongs to the pod: a concurrent ADD is rejected even before the delegate has moved the device.
+func Hold(ctx context.Context, b *session.Sandbox, r *ledger.Record, write func() error) error {
+	wanted, err := moved(r)
 	if err != nil {
 		return fault.Wrap(err, fault.BadConfig, "correct the configuration of the network", "pod %s was not attached",
-			c.req.Pod())
+			b.Request.Pod())
 	}
 	if len(wanted) == 0 {
-		return c.write(p)
+		return write()
 	}
 	// All records are read before the lock is taken, so that only those that change in the meantime are read under the
 	// lock. An error is ignored here because it occurs again under the lock.
-	_, _ = c.store.Holdings(c.deps.LockFile)
-	return c.withDevices(ctx, func(node *link.Namespace) error {
-		if err := c.judgeDevices(node, p, wanted); err != nil {
+	_, _ = b.Ledger.Holdings(b.LockFile)
+	return withDevices(ctx, b.Session, func(node *link.Namespace) error {
+		if err := judge(b, node, r, wanted); err != nil {
 			return err
 		}
 		failpoint.At("devices.judged")
-		return c.write(p)
+		return write()
 	})
-}
-
-func (c *call) write(p *plan.Plan) error {
-	if err := c.store.Write(p); err != nil {
-		return fault.Wrap(err, fault.Internal, "make the state directory (cniDir) writable", "pod %s was not attached",
-			c.req.Pod())
-	}
-	return nil
 }
 
 // want is a device that the attachment with this index takes away from the node.
@@ -65,18 +58,18 @@ type want struct {
 	device.Reference
 }
 
-// moved returns the devices that a plan takes away from the node.
-func moved(p *plan.Plan) ([]want, error) {
+// moved returns the devices that the attachments of a record take away from the node.
+func moved(r *ledger.Record) ([]want, error) {
 	var out []want
-	for i := range p.Attachments {
-		a := &p.Attachments[i]
+	for i := range r.Attachments {
+		a := &r.Attachments[i]
 		refs, err := device.References(a.Name, a.Config, a.RuntimeConfig)
 		if err != nil {
 			return nil, err
 		}
-		for _, r := range refs {
-			if r.Use == device.Moves {
-				out = append(out, want{i, r})
+		for _, ref := range refs {
+			if ref.Use == device.Moves {
+				out = append(out, want{i, ref})
 			}
 		}
 	}
@@ -84,15 +77,14 @@ func moved(p *plan.Plan) ([]want, error) {
 }
 
 // withDevices runs fn while no other operation judges, records or renames devices of the node.
-func (c *call) withDevices(ctx context.Context, fn func(node *link.Namespace) error) (err error) {
+func withDevices(ctx context.Context, s *session.Session, fn func(node *link.Namespace) error) (err error) {
 	waiting, cancel := context.WithTimeoutCause(ctx, guardLimit, fmt.Errorf("other operations took longer than %s",
 		guardLimit))
 	defer cancel()
-	l, err := fsx.Acquire(waiting, c.deps.LockFile, devicesKey)
+	l, err := fsx.Acquire(waiting, s.LockFile, LockKey)
 	if err != nil {
 		return fault.Wrap(err, fault.TryAgain, "nothing: the runtime tries again",
-			"pod %s: cannot lock the devices of the node",
-			c.req.Pod())
+			"pod %s: cannot lock the devices of the node", s.Request.Pod())
 	}
 	defer func() { err = errors.Join(err, l.Release()) }()
 	failpoint.At("devices.locked")
@@ -104,19 +96,19 @@ func (c *call) withDevices(ctx context.Context, fn func(node *link.Namespace) er
 	return fn(node)
 }
 
-// judgeDevices judges the devices that a plan takes away. Before that it restores the names of devices that vanished
-// pods held.
-func (c *call) judgeDevices(node *link.Namespace, p *plan.Plan, wanted []want) error {
-	inv, err := c.inventory(node)
+// judge judges the devices that a record takes away, and sets the HostDevice of its attachments. Before that it
+// restores the names of devices that vanished pods held.
+func judge(b *session.Sandbox, node *link.Namespace, r *ledger.Record, wanted []want) error {
+	inv, err := inventory(b.Session, b.Ledger, node)
 	if err != nil {
 		return err
 	}
-	renamed, err := c.restoreNames(node, inv)
+	renamed, err := restoreNames(b.Log, node, inv)
 	if err != nil {
-		c.log.Error("cannot restore the name of a device that came back from a deleted pod", "err", err)
+		b.Log.Error("cannot restore the name of a device that came back from a deleted pod", "err", err)
 	}
 	if renamed {
-		if inv, err = c.inventory(node); err != nil {
+		if inv, err = inventory(b.Session, b.Ledger, node); err != nil {
 			return err
 		}
 	}
@@ -129,7 +121,7 @@ func (c *call) judgeDevices(node *link.Namespace, p *plan.Plan, wanted []want) e
 		name := w.Address()
 		if d != nil {
 			name = d.Name
-			p.Attachments[w.index].HostDevice = device.IdentityOf(d)
+			r.Attachments[w.index].HostDevice = device.IdentityOf(d)
 		}
 		if name == "" || d == nil && w.AllowInUse {
 			continue
@@ -144,13 +136,15 @@ func (c *call) judgeDevices(node *link.Namespace, p *plan.Plan, wanted []want) e
 }
 
 // inventory inspects the node's devices and what other sandboxes hold. own is what this sandbox holds.
-func (c *call) inventory(node *link.Namespace, own ...device.Holding) (*device.Inventory, error) {
-	holdings, err := c.store.Holdings(c.deps.LockFile)
+func inventory(s *session.Session, records *ledger.Store, node *link.Namespace, own ...device.Holding) (
+	*device.Inventory, error,
+) {
+	holdings, err := records.Holdings(s.LockFile)
 	if err != nil {
 		return nil, err
 	}
-	holdings = slices.DeleteFunc(holdings, func(k device.Holding) bool { return k.ContainerID == c.req.ContainerID })
-	return device.Inspect(node, append(holdings, own...), device.ParseAddresses(c.conf.NodeAddresses))
+	holdings = slices.DeleteFunc(holdings, func(k device.Holding) bool { return k.ContainerID == s.Request.ContainerID })
+	return device.Inspect(node, append(holdings, own...), device.ParseAddresses(s.Conf.NodeAddresses))
 }
 
 // refused converts a refusal to a fault. docs/errors.md lists the texts:
@@ -172,25 +166,16 @@ func refused(err error) error {
 	return fault.New(code, r.Next(), "%s", r.Error())
 }
 
-// addOne attaches one network. Before that it checks that the interface exists on which the attachment is to be
-// created, because the error of a plugin ("Link not found") names neither the interface nor the network. An earlier
-// attachment of the same pod may have created the interface.
-func (c *call) addOne(ctx context.Context, run *execute.Runner, p *plan.Plan,
-	a *plan.Attachment,
-) (types.Result, bool, error) {
-	if err := c.findMasters(p, a); err != nil {
-		return nil, false, err
-	}
-	return run.Add(ctx, p, a)
-}
-
-func (c *call) findMasters(p *plan.Plan, a *plan.Attachment) (err error) {
+// CheckMasters returns an error if an interface does not exist on which an attachment is to be created. The error of a
+// plugin ("Link not found") names neither the interface nor the network. An earlier attachment of the same pod may have
+// created the interface.
+func CheckMasters(b *session.Sandbox, r *ledger.Record, a *ledger.Attachment) (err error) {
 	refs, err := device.References(a.Name, a.Config, a.RuntimeConfig)
 	if err != nil {
 		return err
 	}
 	refs = slices.DeleteFunc(refs,
-		func(r device.Reference) bool { return r.Use != device.Shares || r.Later || r.AllowInUse })
+		func(ref device.Reference) bool { return ref.Use != device.Shares || ref.Later || ref.AllowInUse })
 	if len(refs) == 0 {
 		return nil
 	}
@@ -199,38 +184,24 @@ func (c *call) findMasters(p *plan.Plan, a *plan.Attachment) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, node.Close()) }()
-	for _, r := range refs {
-		if there, err := node.HasInterface(r.Value); err != nil || there {
+	for _, ref := range refs {
+		if there, err := node.HasInterface(ref.Value); err != nil || there {
 			continue // an interface that cannot be looked up is left to the plugin
 		}
-		inv, err := c.inventory(node, ledger.HoldingsOf(p)...)
+		inv, err := inventory(b.Session, b.Ledger, node, r.Holdings()...)
 		if err != nil {
 			return err
 		}
-		if _, err := inv.Judge(r); err != nil {
+		if _, err := inv.Judge(ref); err != nil {
 			return refused(err)
 		}
 	}
 	return nil
 }
 
-// delOne detaches one network. The host-device plugin returns an error if the device is no longer in the pod, and so
-// does every later DEL after one that was killed late. In that case no trace of the attachment is left, although libcni
-// still has its result (multus-cni#669).
-func (c *call) delOne(ctx context.Context, run *execute.Runner, p *plan.Plan, a *plan.Attachment) error {
-	err := run.Del(ctx, p, a)
-	if err == nil || a.HostDevice == nil || inSandbox(p.Netns, a) {
-		return err
-	}
-	if noTrace, ok := errors.AsType[*execute.NoTraceError](err); ok {
-		return noTrace
-	}
-	return &execute.NoTraceError{Err: err}
-}
-
-// inSandbox reports whether an attachment's device may be in the pod. It returns true if the namespace is gone, because
+// InSandbox reports whether an attachment's device may be in the pod. It returns true if the namespace is gone, because
 // it is then unknown what its plugins have freed.
-func inSandbox(netns string, a *plan.Attachment) bool {
+func InSandbox(netns string, a *ledger.Attachment) bool {
 	ns, err := link.Open(netns)
 	if err != nil {
 		return true
@@ -242,33 +213,33 @@ func inSandbox(netns string, a *plan.Attachment) bool {
 	return slices.ContainsFunc(devices, func(d link.Device) bool { return d.Name == a.IfName || a.HostDevice.Is(&d) })
 }
 
-// restorePlanNames restores the names of a plan's devices after their delegates were deleted. A delegate whose
-// namespace is gone does nothing, and the kernel returns the device to the node under its name in the pod. A name that
-// another interface has taken in the meantime is not an error.
-func (c *call) restorePlanNames(ctx context.Context, p *plan.Plan) error {
-	holdings := ledger.HoldingsOf(p)
+// RestoreNames restores the names of a record's devices after their delegates were deleted. A delegate whose namespace
+// is gone does nothing, and the kernel returns the device to the node under its name in the pod. A name that another
+// interface has taken in the meantime is not an error.
+func RestoreNames(ctx context.Context, s *session.Session, r *ledger.Record) error {
+	holdings := r.Holdings()
 	if !slices.ContainsFunc(holdings, hasDevice) {
 		return nil
 	}
-	return c.withDevices(ctx, func(node *link.Namespace) error {
+	return withDevices(ctx, s, func(node *link.Namespace) error {
 		inv, err := device.Inspect(node, holdings, nil)
 		if err == nil {
-			_, err = c.restoreNames(node, inv)
+			_, err = restoreNames(s.Log, node, inv)
 		}
 		return err
 	})
 }
 
-// sweepDevices is restorePlanNames for the recorded attachments of all other sandboxes. It is for GC.
-func (c *call) sweepDevices(ctx context.Context) error {
-	holdings, err := c.store.Holdings(c.deps.LockFile)
+// RestoreAll is RestoreNames for the recorded attachments of all other sandboxes of a ledger. It is for GC.
+func RestoreAll(ctx context.Context, s *session.Session, records *ledger.Store) error {
+	holdings, err := records.Holdings(s.LockFile)
 	if err != nil || !slices.ContainsFunc(holdings, hasDevice) {
 		return err
 	}
-	return c.withDevices(ctx, func(node *link.Namespace) error {
-		inv, err := c.inventory(node)
+	return withDevices(ctx, s, func(node *link.Namespace) error {
+		inv, err := inventory(s, records, node)
 		if err == nil {
-			_, err = c.restoreNames(node, inv)
+			_, err = restoreNames(s.Log, node, inv)
 		}
 		return err
 	})
@@ -278,11 +249,11 @@ func (c *call) sweepDevices(ctx context.Context) error {
 func hasDevice(c device.Holding) bool { return c.Device != nil }
 
 // restoreNames restores the names of devices that came back from vanished pods, and reports whether it renamed any.
-func (c *call) restoreNames(node *link.Namespace, inv *device.Inventory) (renamed bool, err error) {
+func restoreNames(log *slog.Logger, node *link.Namespace, inv *device.Inventory) (renamed bool, err error) {
 	var errs []error
 	for _, r := range inv.Returned() {
 		if r.Taken {
-			c.log.Error("cannot restore the name of a device that came back from a deleted pod: another interface has it",
+			log.Error("cannot restore the name of a device that came back from a deleted pod: another interface has it",
 				"device", r.Name, "called", r.Device.Name, "claim", r.Holding.String())
 			continue
 		}
@@ -292,7 +263,7 @@ func (c *call) restoreNames(node *link.Namespace, inv *device.Inventory) (rename
 		}
 		renamed = true
 		failpoint.At("devices.renamed")
-		c.log.Warn("restored the name of a device that came back from a deleted pod", "device", r.Name, "called",
+		log.Warn("restored the name of a device that came back from a deleted pod", "device", r.Name, "called",
 			r.Device.Name, "claim",
 			r.Holding.String())
 	}

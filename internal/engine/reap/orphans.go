@@ -1,4 +1,4 @@
-package engine
+package reap
 
 import (
 	"bytes"
@@ -12,24 +12,26 @@ import (
 	"golang.org/x/sys/unix"
 
 	"multus/internal/engine/execute"
+	"multus/internal/engine/session"
 	"multus/internal/fsx"
 )
 
-// orphanGrace is how long DEL waits for the lock after its holders were killed.
-const orphanGrace = 5 * time.Second
+// OrphanGrace is how long DEL waits for the lock after its holders were killed.
+const OrphanGrace = 5 * time.Second
 
-// endOrphans kills the delegates of a killed plugin that have held the sandbox's lock for all of LockLimit. No process
-// waits for their result, and no other process would end them (multus-cni#669). If a plugin itself holds the lock, the
-// operation is alive: endOrphans kills nothing and returns an error that names the holder.
-func (c *call) endOrphans() error {
-	holders, err := fsx.Holders(c.deps.LockFile, c.req.ContainerID)
+// Orphans kills the delegates of a killed plugin that hold the lock of the session's sandbox. No process waits for
+// their result, and no other process would end them (multus-cni#669). If a plugin itself holds the lock, the operation
+// is alive: Orphans kills nothing and returns an error that names the holder. The caller has waited for the lock for as
+// long as a delegate may take.
+func Orphans(s *session.Session) error {
+	holders, err := fsx.Holders(s.LockFile, s.Request.ContainerID)
 	if err != nil {
 		return err
 	}
 	var orphans []*orphan
 	var alive []string
 	for _, pid := range holders {
-		o, err := c.orphan(pid)
+		o, err := inspectHolder(pid, s.Request.ContainerID)
 		switch {
 		case errors.Is(err, errNoOrphan):
 			alive = append(alive, err.Error())
@@ -44,7 +46,7 @@ func (c *call) endOrphans() error {
 	}
 	var errs []error
 	for _, o := range orphans {
-		c.log.Warn("killing a delegate that outlived its plugin and does not end", "plugin", o.name, "pid", o.pid)
+		s.Log.Warn("killing a delegate that outlived its plugin and does not end", "plugin", o.name, "pid", o.pid)
 		errs = append(errs, o.kill())
 	}
 	return errors.Join(errs...)
@@ -60,8 +62,9 @@ type orphan struct {
 // errNoOrphan is wrapped by the error for a process that Multus did not start for this sandbox.
 var errNoOrphan = errors.New("not a delegate")
 
-// orphan inspects one holder of the lock. The error for a process that is gone does not wrap errNoOrphan.
-func (c *call) orphan(pid int) (*orphan, error) {
+// inspectHolder inspects one holder of the lock of a sandbox. The error for a process that is gone does not wrap
+// errNoOrphan.
+func inspectHolder(pid int, containerID string) (*orphan, error) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open process %d: %w", pid, err)
@@ -80,7 +83,7 @@ func (c *call) orphan(pid int) (*orphan, error) {
 	}
 	o.name = filepath.Base(exe)
 	has := func(v string) bool { return bytes.Contains(append([]byte{0}, env...), []byte("\x00"+v)) }
-	if !has(execute.DepthEnv+"=") || !has("CNI_CONTAINERID="+c.req.ContainerID+"\x00") {
+	if !has(execute.DepthEnv+"=") || !has("CNI_CONTAINERID="+containerID+"\x00") {
 		o.close()
 		return nil, fmt.Errorf("process %d (%s), %w", pid, o.name, errNoOrphan)
 	}
