@@ -43,8 +43,11 @@ test: build $(TEST_TOOLS) bin/tools/whereabouts $(GOTESTSUM) ## run all tests, w
 	@$(if $(RACE),,echo "no C compiler: testing without the race detector")
 	CGO_ENABLED=$(if $(RACE),1,0) $(RUN_TESTS) $(RACE) -shuffle=on -timeout=$(TEST_TIMEOUT) $(ARGS) $(PKG)
 
-test-fast: ## run the tests that need neither tools nor servers
-	$(GO) test -short $(ARGS) $(PKG)
+# What test/ has builds binaries first, and drives whole nodes.
+FAST_PKG ?= ./api/... ./cmd/... ./internal/... ./tools/...
+
+test-fast: ## run the tests beside the code, which need neither root nor tools nor servers: seconds
+	$(GO) test -short $(ARGS) $(FAST_PKG)
 
 lint: bin/tools/golangci-lint bin/tools/vale ## check style, formatting, go.mod, and the prose of comments and documents
 	$(GO) vet ./...
