@@ -39,13 +39,22 @@ func (p *planning) nameInterfaces() error {
 			a.IfName = fmt.Sprintf("net%d", i)
 		}
 		if err := checkInterfaceName(a.IfName); err != nil {
-			return fault.Wrap(err, fault.BadConfig,
+			err := p.refuse(RuleInterfaceName, a.Origin, i, fault.Wrap(err, fault.BadConfig,
 				fmt.Sprintf("choose a name of at most %d printable characters without / : and spaces", netsel.MaxInterfaceName),
-				"network %s of pod %s: interface name %.253q", a.Name, p.req.Pod(), a.IfName)
+				"network %s of pod %s: interface name %.253q", a.Name, p.req.Pod(), a.IfName))
+			if err != nil {
+				return err
+			}
+			continue
 		}
 		if other, ok := taken[a.IfName]; ok {
-			return fault.New(fault.BadConfig, "give each element of the annotation another interface",
-				"network %s of pod %s: interface name %s already exists: network %s has it", a.Name, p.req.Pod(), a.IfName, other)
+			err := p.refuse(RuleDuplicateName, a.Origin, i, fault.New(fault.BadConfig,
+				"give each element of the annotation another interface",
+				"network %s of pod %s: interface name %s already exists: network %s has it", a.Name, p.req.Pod(), a.IfName, other))
+			if err != nil {
+				return err
+			}
+			continue
 		}
 		taken[a.IfName] = a.Name
 	}
@@ -54,36 +63,95 @@ func (p *planning) nameInterfaces() error {
 
 // checkConfigs returns an error for a configuration that must not be executed or recorded.
 func (p *planning) checkConfigs() error {
-	if err := p.checkNetworkNames(); err != nil {
-		return err
+	for i := range p.out {
+		if a := &p.out[i]; a.Config != nil {
+			if err := p.refuse(RuleNetworkName, a.Origin, i, p.checkNetworkName(i, a)); err != nil {
+				return err
+			}
+		}
 	}
 	for i := range p.out {
 		a := &p.out[i]
-		if err := a.Source.Ambiguous; err != nil {
-			return fault.Wrap(err, fault.BadConfig, "keep one of the two keys in the network's configuration",
-				"network %s of pod %s: its configuration can be read in two ways", a.Name, p.req.Pod())
-		}
-		if !validVersion(a.Config) {
-			return fault.New(fault.BadConfig, "write a CNI version such as 1.0.0 into the network's configuration",
-				"network %s of pod %s: its cniVersion %.64q is not a version", a.Name, p.req.Pod(), a.Config.Version())
+		if a.Config == nil {
+			continue
 		}
 		types := a.Config.AllTypes()
-		if slices.ContainsFunc(types, cniconf.IsMultus) { // it would recurse (multus-cni#1130)
-			return fault.New(fault.BadConfig, "make the network delegate to another plugin",
-				"network %s of pod %s delegates to multus itself", a.Name, p.req.Pod())
+		for _, checked := range [...]struct {
+			rule Rule
+			err  error
+		}{
+			{RuleAmbiguous, p.checkAmbiguous(a)},
+			{RuleVersion, p.checkVersion(a)},
+			{RuleRecursion, p.checkRecursion(a, types)},
+			{RuleConfig, p.checkPluginTypes(a, types)},
+		} {
+			if err := p.refuse(checked.rule, a.Origin, i, checked.err); err != nil {
+				return err
+			}
 		}
-		if err := cniconf.CheckTypes(types); err != nil {
-			return fault.Wrap(err, fault.BadConfig, "write the name of the plugin's program, such as macvlan",
-				"network %s of pod %s: type of a plugin", a.Name, p.req.Pod())
-		}
+	}
+	return nil
+}
+
+// checkNetworkName returns an error for a configuration without a name, or with a name that the CNI specification does
+// not allow. The name becomes a part of file names (libcni's cache, host-local's directory), of log lines and of
+// messages.
+func (p *planning) checkNetworkName(i int, a *Attachment) error {
+	if a.Config.Name() == "" {
+		return fault.New(fault.BadConfig, "give the network's configuration a name", "network %d of pod %s (%s) has no name",
+			i, p.req.Pod(), a.Origin)
+	}
+	if err := utils.ValidateNetworkName(a.Config.Name()); err != nil {
+		return fault.New(fault.BadConfig,
+			"use letters, digits, '.', '_' and '-' in \"name\" of the network's configuration, and begin with a letter or a "+
+				"digit",
+			"network %s of pod %s: its configuration has the name %.253q, which CNI does not allow", a.Name, p.req.Pod(),
+			a.Config.Name())
+	}
+	return nil
+}
+
+func (p *planning) checkAmbiguous(a *Attachment) error {
+	if err := a.Source.Ambiguous; err != nil {
+		return fault.Wrap(err, fault.BadConfig, "keep one of the two keys in the network's configuration",
+			"network %s of pod %s: its configuration can be read in two ways", a.Name, p.req.Pod())
+	}
+	return nil
+}
+
+// checkVersion returns an error for a cniVersion that libcni cannot parse. With such a version ADD succeeds if the
+// plugin does not check the version, and then every DEL fails.
+func (p *planning) checkVersion(a *Attachment) error {
+	if !validVersion(a.Config) {
+		return fault.New(fault.BadConfig, "write a CNI version such as 1.0.0 into the network's configuration",
+			"network %s of pod %s: its cniVersion %.64q is not a version", a.Name, p.req.Pod(), a.Config.Version())
+	}
+	return nil
+}
+
+// checkRecursion returns an error for a network that delegates to Multus (multus-cni#1130).
+func (p *planning) checkRecursion(a *Attachment, types []string) error {
+	if slices.ContainsFunc(types, cniconf.IsMultus) {
+		return fault.New(fault.BadConfig, "make the network delegate to another plugin",
+			"network %s of pod %s delegates to multus itself", a.Name, p.req.Pod())
+	}
+	return nil
+}
+
+func (p *planning) checkPluginTypes(a *Attachment, types []string) error {
+	if err := cniconf.CheckTypes(types); err != nil {
+		return fault.Wrap(err, fault.BadConfig, "write the name of the plugin's program, such as macvlan",
+			"network %s of pod %s: type of a plugin", a.Name, p.req.Pod())
 	}
 	return nil
 }
 
 // attach adds an attachment to the plan.
 func (p *planning) attach(a *Attachment) error {
-	if err := p.reserve(a.Config.Size()); err != nil {
-		return err
+	if a.Config != nil {
+		if err := p.refuse(RuleLimit, a.Origin, len(p.out), p.reserve(a.Config.Size())); err != nil {
+			return err
+		}
 	}
 	p.out = append(p.out, *a)
 	return nil
@@ -94,7 +162,9 @@ func (p *planning) attach(a *Attachment) error {
 // definition and a small annotation can produce a configuration of hundreds of megabytes.
 func (p *planning) reserve(size int) error {
 	for i := range p.out {
-		size += p.out[i].Config.Size()
+		if l := p.out[i].Config; l != nil {
+			size += l.Size()
+		}
 	}
 	if size > MaxBytes {
 		return fault.New(fault.BadConfig,
@@ -118,32 +188,10 @@ func argsSize(e *netsel.Element) int {
 	return size
 }
 
-// validVersion reports whether libcni can parse the cniVersion of a network, or whether the network has none. With any
-// other version ADD succeeds if the plugin does not check the version, and then every DEL fails.
+// validVersion reports whether libcni can parse the cniVersion of a network, or whether the network has none.
 func validVersion(l *cniconf.List) bool {
 	_, _, _, err := version.ParseVersion(l.Version())
 	return err == nil
-}
-
-// checkNetworkNames returns an error for a configuration without a name, or with a name that the CNI specification does
-// not allow. The name becomes a part of file names (libcni's cache, host-local's directory), of log lines and of
-// messages.
-func (p *planning) checkNetworkNames() error {
-	for i := range p.out {
-		a := &p.out[i]
-		if a.Config.Name() == "" {
-			return fault.New(fault.BadConfig, "give the network's configuration a name", "network %d of pod %s (%s) has no name",
-				i, p.req.Pod(), a.Origin)
-		}
-		if err := utils.ValidateNetworkName(a.Config.Name()); err != nil {
-			return fault.New(fault.BadConfig,
-				"use letters, digits, '.', '_' and '-' in \"name\" of the network's configuration, and begin with a letter or a "+
-					"digit",
-				"network %s of pod %s: its configuration has the name %.253q, which CNI does not allow", a.Name, p.req.Pod(),
-				a.Config.Name())
-		}
-	}
-	return nil
 }
 
 // checkInterfaceName returns an error for a name that the kernel refuses, and for one with characters that are not
@@ -168,9 +216,14 @@ func (p *planning) defaultRoutes() error {
 		}
 		for _, gw := range *p.out[i].Request.DefaultRoute {
 			if _, ok := owner[gw.Is6()]; ok {
-				return fault.New(fault.BadConfig, "leave one gateway of each family in default-route, on one network",
+				err := p.refuse(RuleDefaultRoute, p.out[i].Origin, i, fault.New(fault.BadConfig,
+					"leave one gateway of each family in default-route, on one network",
 					"multus does not support ECMP for default-route: network %s of pod %s asks for one more gateway", p.out[i].Name,
-					p.req.Pod())
+					p.req.Pod()))
+				if err != nil {
+					return err
+				}
+				continue
 			}
 			owner[gw.Is6()] = i
 			p.out[i].Routes.Gateways = append(p.out[i].Routes.Gateways, gw)

@@ -63,6 +63,9 @@ type planning struct {
 	devices *allocation
 	parsed  map[Ref]parsed
 	out     []Attachment
+	// checking is set by Check, which collects the refusals.
+	checking bool
+	refusals []Refusal
 }
 
 // Plan returns the plan for a request. For ADD it is everything that will be done. For DEL of a sandbox without a
@@ -81,28 +84,33 @@ func (r *Resolver) Plan(ctx context.Context, req *request.Request, conf *config.
 // planAdd returns the plan of an ADD (behaviour D22, B39).
 func (r *Resolver) planAdd(ctx context.Context, req *request.Request, conf *config.Plugin) (*Plan, error) {
 	p := &planning{Resolver: r, req: req, conf: conf}
-	if err := conf.HasNetwork(); err != nil {
-		return nil, err
-	}
-	var err error
-	if p.pod, err = r.pod(ctx, req, conf); err != nil {
-		return nil, err
-	}
-	for _, step := range []func(context.Context) error{p.cluster, p.defaults, p.selected, p.auxiliary} {
-		if err := step(ctx); err != nil {
-			return nil, err
-		}
-	}
-	if err := p.checkConfigs(); err != nil {
-		return nil, err
-	}
-	if err := p.nameInterfaces(); err != nil {
-		return nil, err
-	}
-	if err := p.defaultRoutes(); err != nil {
+	if err := p.resolve(ctx); err != nil {
 		return nil, err
 	}
 	return p.finish()
+}
+
+// resolve determines the attachments of an ADD, in their order, with their configurations, interfaces and routes.
+func (p *planning) resolve(ctx context.Context) error {
+	if err := p.conf.HasNetwork(); err != nil {
+		return err
+	}
+	var err error
+	if p.pod, err = p.Resolver.pod(ctx, p.req, p.conf); err != nil {
+		return err
+	}
+	for _, step := range []func(context.Context) error{p.cluster, p.defaults, p.selected, p.auxiliary} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	if err := p.checkConfigs(); err != nil {
+		return err
+	}
+	if err := p.nameInterfaces(); err != nil {
+		return err
+	}
+	return p.defaultRoutes()
 }
 
 // planDelete returns what may be attached to a sandbox without a record: as much as can be resolved of what the pod
@@ -355,14 +363,15 @@ func (p *planning) selected(ctx context.Context) error {
 	elements, err := netsel.ParseMax(p.pod.Annotations[netsel.Networks], limit-len(p.out))
 	switch {
 	case errors.Is(err, netsel.ErrTooMany) || len(p.out) > limit:
-		return fault.New(fault.BadConfig, "ask for fewer networks, or raise maxNetworks in the configuration",
+		return p.refuse(RuleLimit, FromAnnotation, -1, fault.New(fault.BadConfig,
+			"ask for fewer networks, or raise maxNetworks in the configuration",
 			"pod %s asks for too many networks: at most %d are attached to one pod, the cluster's own included", p.pod.Ref,
-			limit)
+			limit))
 	case err != nil:
-		return p.badAnnotation(netsel.Networks, err)
+		return p.badAnnotation(FromAnnotation, err)
 	}
 	for i := range elements {
-		a, err := p.element(ctx, &elements[i], FromAnnotation, p.pod.Namespace)
+		a, err := p.element(ctx, len(p.out), &elements[i], FromAnnotation, p.pod.Namespace)
 		if err != nil {
 			return err
 		}
@@ -389,16 +398,16 @@ func (p *planning) replaceDefault(ctx context.Context) error {
 	elements, err := netsel.ParseMax(value, 1)
 	switch {
 	case errors.Is(err, netsel.ErrTooMany):
-		return p.badAnnotation(netsel.DefaultNetwork,
+		return p.badAnnotation(FromDefaultAnnotation,
 			fmt.Errorf("more than one default network is specified: %s", fault.Clip(value, maxShown)))
 	case err != nil:
-		return p.badAnnotation(netsel.DefaultNetwork, err)
+		return p.badAnnotation(FromDefaultAnnotation, err)
 	case strings.TrimSpace(value) == "":
-		return p.badAnnotation(netsel.DefaultNetwork, errors.New("it is empty: name one network, or remove the annotation"))
+		return p.badAnnotation(FromDefaultAnnotation, errors.New("it is empty: name one network, or remove the annotation"))
 	case len(elements) == 0:
 		return nil
 	}
-	a, err := p.element(ctx, &elements[0], FromDefaultAnnotation, p.conf.MultusNamespace)
+	a, err := p.element(ctx, 0, &elements[0], FromDefaultAnnotation, p.conf.MultusNamespace)
 	if err != nil {
 		return err
 	}
@@ -407,46 +416,55 @@ func (p *planning) replaceDefault(ctx context.Context) error {
 	return nil
 }
 
-func (p *planning) badAnnotation(key string, err error) error {
-	return fault.Wrap(err, fault.BadConfig, "correct the annotation of the pod, or of the controller that makes it",
-		"error loading k8s delegates k8s args: failed to parse annotation %s of pod %s", key, p.pod.Ref)
+// badAnnotation refuses an annotation that cannot be read. Its key is the second word of origin.
+func (p *planning) badAnnotation(origin Origin, err error) error {
+	_, key, _ := strings.Cut(string(origin), " ")
+	return p.refuse(RuleAnnotation, origin, -1, fault.Wrap(err, fault.BadConfig,
+		"correct the annotation of the pod, or of the controller that makes it",
+		"error loading k8s delegates k8s args: failed to parse annotation %s of pod %s", key, p.pod.Ref))
 }
 
-// element resolves one selection element of the pod. Every reference of a pod goes through this function, so this is
-// the one place where isolation is checked (behaviour C40, C42).
-func (p *planning) element(ctx context.Context, e *netsel.Element, origin Origin,
+// element resolves one selection element of the pod, which is attachment i. Every reference of a pod goes through this
+// function, so this is the one place where isolation is checked (behaviour C40, C42).
+func (p *planning) element(ctx context.Context, i int, e *netsel.Element, origin Origin,
 	namespace string,
 ) (*Attachment, error) {
 	ref := Ref{Namespace: e.Namespace, Name: e.Name}
 	if ref.Namespace == "" {
 		ref.Namespace = namespace
 	}
-	if err := p.isolated(ref, origin); err != nil {
+	a := &Attachment{Name: ref.String(), Origin: origin, Request: e}
+	if err := p.refuse(RuleIsolation, origin, i, p.isolated(ref, origin)); err != nil {
 		return nil, err
 	}
 	def, err := p.lookUp(ctx, ref)
 	if err != nil {
 		p.reportMissing(err)
-		return nil, fault.Wrap(err, codeOf(err), nextFor(err, origin),
-			"error loading k8s delegates k8s args: pod %s, %s", p.pod.Ref, origin)
+		rule := RuleMissing
+		if ref.Name == "" || strings.Contains(ref.Name, "/") {
+			rule = RuleAnnotation
+		}
+		return a, p.refuse(rule, origin, i, fault.Wrap(err, codeOf(err), nextFor(err, origin),
+			"error loading k8s delegates k8s args: pod %s, %s", p.pod.Ref, origin))
 	}
 	l, from, err := p.definition(def)
 	if err == nil {
 		if err := p.reserve(l.Size() + l.Len()*argsSize(e)); err != nil {
-			return nil, err
+			return a, p.refuse(RuleLimit, origin, i, err)
 		}
 		l, err = l.WithCNIArgs(e.CNIArgs)
 	}
 	if err != nil {
-		return nil, fault.Wrap(err, fault.BadConfig, "correct spec.config of the network-attachment-definition",
-			"error loading k8s delegates k8s args: network-attachment-definition %s of pod %s", ref, p.pod.Ref)
+		return a, p.refuse(RuleConfig, origin, i, fault.Wrap(err, fault.BadConfig,
+			"correct spec.config of the network-attachment-definition",
+			"error loading k8s delegates k8s args: network-attachment-definition %s of pod %s", ref, p.pod.Ref))
 	}
-	a := &Attachment{Name: ref.String(), Origin: origin, Config: l, Request: e, Source: from}
-	if err := p.allowed(ref, a); err != nil {
+	a.Config, a.Source = l, from
+	if err := p.refuse(RuleAllowed, origin, i, p.allowed(ref, a)); err != nil {
 		return nil, err
 	}
 	if def.ResourceName != "" {
-		err = p.assignDevice(ctx, a, def.ResourceName)
+		err = p.refuse(RuleDevice, origin, i, p.assignDevice(ctx, a, def.ResourceName))
 	}
 	return a, err
 }
