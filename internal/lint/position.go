@@ -1,7 +1,7 @@
 package lint
 
 import (
-	"strconv"
+	"regexp"
 	"strings"
 	"unicode"
 
@@ -21,114 +21,75 @@ type text struct {
 	marks []mark
 }
 
+// blanks are the escapes of a double-quoted scalar for white space and control characters.
+const blanks = "ntrvf0abeNLP_"
+
 func newText(lines [][]rune, n *yaml.Node) text {
 	t := text{value: n.Value, start: mark{n.Line, n.Column}}
-	want := 0
-	for _, r := range n.Value {
-		if !unicode.IsSpace(r) {
-			want++
-		}
-	}
-	s := scanner{lines: lines, line: n.Line - 1, column: n.Column - 1}
+	at, quote := t.start, rune(0)
 	switch {
 	case n.Style&(yaml.LiteralStyle|yaml.FoldedStyle) != 0:
-		s.line, s.column = s.line+1, 0 // the line of the indicator has no part of the value
-	case n.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle) != 0:
-		s.quote = '\''
-		if n.Style&yaml.DoubleQuotedStyle != 0 {
-			s.quote = '"'
-		}
-		for s.more() && s.next() != s.quote { // skip a tag or an anchor
-		}
+		at = mark{n.Line + 1, 1} // the line of the indicator has no part of the value
+	case n.Style&yaml.SingleQuotedStyle != 0:
+		quote = '\''
+	case n.Style&yaml.DoubleQuotedStyle != 0:
+		quote = '"'
 	}
-	for len(t.marks) < want && s.more() {
-		at := mark{s.line + 1, s.column + 1}
-		if r := s.character(); !unicode.IsSpace(r) {
-			t.marks = append(t.marks, at)
+	next := func() rune {
+		line := lines[at.line-1]
+		if at.column > len(line) {
+			at = mark{at.line + 1, 1}
+			return '\n'
+		}
+		at.column++
+		return line[at.column-2]
+	}
+	digits := map[rune]int{'x': 2, 'u': 4, 'U': 8}
+	open := quote == 0
+	for want := solid(n.Value); len(t.marks) < want && at.line <= len(lines); {
+		here := at
+		r := next()
+		switch {
+		case !open: // a tag or an anchor precedes the quotation mark
+			open = r == quote
+			continue
+		case r == '\'' && quote == r: // it is doubled
+			at.column++
+		case r == '\\' && quote == '"' && at.line <= len(lines):
+			if r = next(); strings.ContainsRune(blanks, r) {
+				continue
+			}
+			at.column += digits[r]
+		}
+		if !unicode.IsSpace(r) {
+			t.marks = append(t.marks, here)
 		}
 	}
 	return t
 }
 
+// solid returns the number of characters that are not white space.
+func solid(s string) int {
+	return strings.Count(strings.Join(strings.FieldsFunc(s, unicode.IsSpace), ""), "") - 1
+}
+
 // at returns the position of the character at a byte offset of the value, or of the next one that is not white space.
 // Beyond the end, it returns that of the last character.
 func (t text) at(offset int) mark {
-	n := 0
-	for i, r := range t.value {
-		if i >= offset {
-			break
-		}
-		if !unicode.IsSpace(r) {
-			n++
-		}
+	if len(t.marks) == 0 {
+		return t.start
 	}
-	switch {
-	case n < len(t.marks):
-		return t.marks[n]
-	case len(t.marks) > 0:
-		return t.marks[len(t.marks)-1]
-	}
-	return t.start
+	before := solid(t.value[:min(offset, len(t.value))])
+	return t.marks[min(before, len(t.marks)-1)]
 }
 
-// scanner reads the characters of a scalar as they are in the file.
-type scanner struct {
-	lines        [][]rune
-	line, column int
-	// quote is the quotation mark around the scalar, or 0.
-	quote rune
-}
-
-func (s *scanner) more() bool { return s.line < len(s.lines) }
-
-func (s *scanner) next() rune {
-	if s.column >= len(s.lines[s.line]) {
-		s.line, s.column = s.line+1, 0
-		return '\n'
-	}
-	s.column++
-	return s.lines[s.line][s.column-1]
-}
-
-// character reads what represents one character of the value.
-func (s *scanner) character() rune {
-	r := s.next()
-	switch {
-	case s.quote == '\'' && r == '\'' && s.more():
-		return s.next() // a quotation mark is doubled
-	case s.quote == '"' && r == '\\' && s.more():
-		return s.escaped()
-	}
-	return r
-}
-
-// escaped reads an escape sequence of a double-quoted scalar, after the backslash.
-func (s *scanner) escaped() rune {
-	r := s.next()
-	digits := map[rune]int{'x': 2, 'u': 4, 'U': 8}[r]
-	if digits == 0 {
-		if strings.ContainsRune("ntrvf0abeNLP_", r) {
-			return ' ' // white space and control characters, of which JSON permits no control characters
-		}
-		return r
-	}
-	var hex strings.Builder
-	for range digits {
-		if s.more() {
-			hex.WriteRune(s.next())
-		}
-	}
-	code, err := strconv.ParseInt(hex.String(), 16, 32)
-	if err != nil {
-		return unicode.ReplacementChar
-	}
-	return rune(code)
-}
+// breaks matches the line breaks of YAML 1.1, by which the YAML library counts lines.
+var breaks = regexp.MustCompile("\r\n|[\n\r\u0085\u2028\u2029]")
 
 // split splits a file into lines of characters.
 func split(data []byte) [][]rune {
 	var out [][]rune
-	for line := range strings.SplitSeq(string(data), "\n") {
+	for _, line := range breaks.Split(string(data), -1) {
 		out = append(out, []rune(line))
 	}
 	return out
