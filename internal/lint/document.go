@@ -24,6 +24,8 @@ type network struct {
 	list     *cniconf.List
 	tree     *tree
 	resource text
+	// usable reports whether a pod can use the definition.
+	usable bool
 }
 
 // pod is a pod, or the pod template of a workload.
@@ -37,6 +39,10 @@ type pod struct {
 	hasContainers bool
 	// hostNetwork reports whether the pod uses the network of its node.
 	hostNetwork bool
+	// replacement and selected are the elements of its annotations, default-network and networks.
+	replacement, selected []selected
+	// attachments are those that ADD would make. The first one is the cluster network.
+	attachments []plan.Attachment
 }
 
 // line matches the line number in errors of the YAML library, which has no type for it.
@@ -252,5 +258,7 @@ func (o object) template(lines [][]rune, root yamlMap, namespace string) {
 			}
 		}
 	}
+	p.replacement = p.elements(netsel.DefaultNetwork, o.options.plugin().MultusNamespace)
+	p.selected = p.elements(netsel.Networks, namespace)
 	o.pods = append(o.pods, p)
 }

@@ -229,6 +229,19 @@ func (n *network) plugins() []*tree {
 	return n.tree.get("plugins").list()
 }
 
+// types returns the type of each plugin, and of its IPAM plugin.
+func (n *network) types() []*tree {
+	var out []*tree
+	for _, p := range n.plugins() {
+		for _, t := range []*tree{p.get("type"), p.get("ipam").get("type")} {
+			if t != nil {
+				out = append(out, t)
+			}
+		}
+	}
+	return out
+}
+
 // wire identifies what the network is connected to, so that two networks on the same wire can be compared. It returns
 // "" if that is unknown, or if nothing is shared.
 func (n *network) wire() string {

@@ -1,14 +1,18 @@
 // Package lint checks network definitions and pods before they are applied: its input is bytes, and its output
-// findings. It reads no files and sends no requests, and it does not judge what the given files do not show.
-// Annotations and CNI configurations are parsed by netsel and cniconf, as ADD does, so that both agree on what is
-// valid. The process edges (internal/cli, internal/host) may import it.
+// findings. It reads no files and sends no requests, and it does not judge what the given files do not show. What ADD
+// refuses is decided by the planner (plan.Resolver), to which lint gives the objects of the files; lint finds the
+// position. The other rules are about what plugins refuse, and advice. The process edges (internal/cli, internal/host)
+// may import it.
 package lint
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 
+	"multus/internal/config"
 	"multus/internal/engine/plan"
 )
 
@@ -52,6 +56,15 @@ type Options struct {
 	Complete bool
 }
 
+// plugin returns the configuration with which the planner resolves pods.
+func (o Options) plugin() *config.Plugin {
+	return &config.Plugin{
+		CNIVersion: "1.0.0", Name: "multus", Delegates: []json.RawMessage{[]byte(standIn)},
+		NamespaceIsolation: o.Isolation, GlobalNamespaces: strings.Join(o.Exceptions, ","),
+		MultusNamespace: cmp.Or(o.MultusNamespace, config.DefaultMultusNamespace),
+	}
+}
+
 // Run checks all files together: pods against the definitions, and definitions against each other. The findings are in
 // the order of the files and their lines.
 func Run(files []File, o Options) []Finding {
@@ -60,11 +73,18 @@ func Run(files []File, o Options) []Finding {
 		l.read(i, f)
 	}
 	for _, n := range l.order {
-		l.checkNetwork(n)
+		n.parse()
+	}
+	l.plan()
+	for i := range l.refused {
+		l.refused[i].describe()
+	}
+	for _, n := range l.order {
+		n.checkNetwork()
 	}
 	l.compareNetworks()
 	for _, p := range l.pods {
-		l.checkPod(p)
+		p.checkPod()
 	}
 	slices.SortStableFunc(l.found, func(a, b placed) int {
 		return cmp.Or(cmp.Compare(a.file, b.file), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column),
@@ -85,6 +105,7 @@ type linter struct {
 	networks map[plan.Ref]*network
 	order    []*network
 	pods     []*pod
+	refused  []refused
 	found    []placed
 }
 

@@ -14,47 +14,44 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 
 	"multus/internal/cniconf"
-	"multus/internal/engine/plan"
 )
 
-// checkNetwork checks one definition by itself.
-func (l *linter) checkNetwork(n *network) {
-	if n.config.start == (mark{}) {
-		return // no configuration: this was reported, or each node has it in a file
+// given reports whether the definition has a configuration.
+func (n *network) given() bool {
+	return n.config.start != (mark{}) && strings.TrimSpace(n.config.value) != ""
+}
+
+// parse parses the configuration. What is invalid is refused by the planner.
+func (n *network) parse() {
+	list, err := cniconf.Parse([]byte(n.config.value))
+	if err == nil {
+		n.tree, err = parseTree(n.config.value)
 	}
-	if strings.TrimSpace(n.config.value) == "" {
+	if err == nil {
+		n.list = list
+	}
+}
+
+// checkNetwork checks one definition by itself.
+func (n *network) checkNetwork() {
+	switch {
+	case n.config.start != (mark{}) && !n.given():
 		n.fromFile(n.config.start)
 		return
+	case n.list == nil:
+		return
 	}
-	list, err := cniconf.Parse([]byte(n.config.value))
-	if err != nil {
-		at := errorOffset(err, n.config.value)
-		if t, invalid := parseTree(n.config.value); invalid == nil && json.Valid([]byte(n.config.value)) {
-			at = invalidMember(t)
+	n.tree.duplicates(func(first, second member) {
+		if first.key == second.key { // others are ambiguous
+			n.add(n.config.at(second.offset), Error, "config", "remove one of them",
+				"the key %q is duplicated: the last one applies", second.key)
 		}
-		n.add(n.config.at(at), Error, "config", fixFor(err, n.config.value), "%v", err)
-		return
-	}
-	if n.tree, err = parseTree(n.config.value); err != nil {
-		return // unreachable: cniconf has accepted it
-	}
-	n.list = list
-	n.tree.duplicates(func(m member) {
-		n.add(n.config.at(m.offset), Error, "config", "remove one of them", "the key %q is duplicated: the last one applies",
-			m.key)
 	})
-	n.nameAndVersion()
-	plugins := []*tree{n.tree}
-	if !list.Single() {
+	n.version()
+	if !n.list.Single() {
 		n.keys(n.tree, "the list", ofList)
-		plugins = n.tree.get("plugins").list()
 	}
-	if err := plan.CheckPlugins(list); err != nil {
-		n.add(n.config.at(n.tree.get("plugins").offset), Error, "config", "remove plugins that the network does not need",
-			"%v", err)
-		return
-	}
-	for i, p := range plugins {
+	for i, p := range n.plugins() {
 		n.plugin(p, i)
 	}
 }
@@ -119,20 +116,10 @@ func fixFor(err error, value string) string {
 	return "correct the JSON: a comma between two members and none after the last one, and every bracket closed"
 }
 
-// nameAndVersion checks the name and the version.
-func (n *network) nameAndVersion() {
-	if name := n.list.Name(); name != "" {
-		if err := utils.ValidateNetworkName(name); err != nil {
-			n.add(n.config.at(n.tree.get("name").offset), Error, "network-name",
-				"use letters, digits, _ . and - only, and a letter or digit first", "network name %q: %s", name, err.Msg)
-		}
-	}
-	v := n.list.Version()
-	if v == "" {
-		return // inherited from the configuration of Multus
-	}
+// version reports a cniVersion that no plugin supports. Without a version, that of the configuration of Multus is used.
+func (n *network) version() {
 	known := version.All.SupportedVersions()
-	if !slices.Contains(known, v) {
+	if v := n.list.Version(); v != "" && !slices.Contains(known, v) {
 		n.add(n.config.at(n.tree.get("cniVersion").offset), Error, "cni-version", "write one of "+strings.Join(known, ", "),
 			"cniVersion %q is unknown", v)
 	}
@@ -142,13 +129,6 @@ func (n *network) nameAndVersion() {
 func (n *network) plugin(p *tree, index int) {
 	typ := p.get("type").text()
 	at := n.config.at(p.get("type").offset)
-	if cniconf.IsMultus(typ) {
-		n.add(at, Error, "recursion", "name the plugin that makes the interface", "the network delegates to Multus itself")
-		return
-	}
-	if strings.Contains(typ, "/") {
-		n.add(at, Error, "config", "write the name of the binary only", "type %q is a path", typ)
-	}
 	if index == 0 && slices.Contains(chainedOnly, typ) {
 		n.add(at, Error, "chain", "put it after the plugin that makes the interface, in \"plugins\"",
 			"%s needs the result of a plugin before it", typ)

@@ -4,72 +4,45 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/netip"
 	"slices"
 	"strings"
 
-	"github.com/containernetworking/cni/pkg/utils"
-
 	"multus/internal/engine/plan"
 	"multus/internal/netsel"
 )
 
-// checkPod checks the annotations of one pod against the definitions.
-func (l *linter) checkPod(p *pod) {
-	names := map[string]string{"eth0": "the cluster network"}
-	gateways := map[bool]string{}
-	if value, ok := p.annotations[netsel.DefaultNetwork]; ok {
-		elements := p.elements(netsel.DefaultNetwork, value)
-		switch {
-		case strings.TrimSpace(value.value) == "":
-			p.add(value.start, Error, "annotation", "name one network, or remove the annotation", "annotation %s is empty",
-				netsel.DefaultNetwork)
-		case len(elements) > 1:
-			p.add(elements[1].at, Error, "annotation", "name one network", "annotation %s names more than one network",
-				netsel.DefaultNetwork)
-		case len(elements) == 1:
-			p.check(elements[0], cmp.Or(l.options.MultusNamespace, "kube-system"), gateways)
-		}
-	}
-	value, ok := p.annotations[netsel.Networks]
-	if !ok {
-		return
-	}
-	if p.hostNetwork && strings.TrimSpace(value.value) != "" {
+// checkPod checks what the annotations of a pod request of the networks.
+func (p *pod) checkPod() {
+	if value := p.annotations[netsel.Networks]; p.hostNetwork && strings.TrimSpace(value.value) != "" {
 		p.add(value.start, Warning, "host-network", "remove the annotation, or hostNetwork: true",
 			"the pod is in the network of its node (hostNetwork): the runtime calls no CNI plugin, and it gets none of these "+
 				"networks")
-		return
+		p.selected = nil
 	}
-	elements := p.elements(netsel.Networks, value)
-	for i, e := range elements {
-		p.check(e, p.namespace, gateways)
-		p.interfaceName(e, i+1, names)
+	for _, e := range slices.Concat(p.replacement, p.selected) {
+		p.check(e)
 	}
-	p.order(elements)
+	p.order()
 }
 
 // order reports a network on an interface of the pod (linkInContainer) that a later network creates.
-func (p *pod) order(elements []selected) {
-	made := map[string]int{} // interface -> index of its element
-	for i, e := range elements {
-		made[cmp.Or(e.Interface, fmt.Sprintf("net%d", i+1))] = i
-	}
-	for i, e := range elements {
-		n := p.networks[plan.Ref{Namespace: cmp.Or(e.Namespace, p.namespace), Name: e.Name}]
+func (p *pod) order() {
+	for i, e := range p.selected {
+		n := p.networks[e.ref]
 		if n == nil || n.list == nil {
 			continue
 		}
 		for _, t := range n.plugins() {
 			master := t.get("master").text()
-			at, ok := made[master]
-			if !t.get("linkInContainer").isTrue() || !ok || at <= i {
+			made := slices.IndexFunc(p.attachments, func(a plan.Attachment) bool { return a.IfName == master })
+			if !t.get("linkInContainer").isTrue() || made <= i+1 {
 				continue
 			}
-			p.add(e.at, Error, "order", fmt.Sprintf("name network %s before network %s", elements[at].Name, e.Name),
-				"network %s is on interface %s of the pod, which network %s makes later", e.Name, master, elements[at].Name)
+			later := p.selected[made-1].Name
+			p.add(e.at, Error, "order", fmt.Sprintf("name network %s before network %s", later, e.Name),
+				"network %s is on interface %s of the pod, which network %s makes later", e.Name, master, later)
 		}
 	}
 }
@@ -77,6 +50,7 @@ func (p *pod) order(elements []selected) {
 // selected is one element of an annotation and its position.
 type selected struct {
 	netsel.Element
+	ref   plan.Ref
 	at    mark
 	value text
 	tree  *tree // nil in the comma form
@@ -90,33 +64,33 @@ func (s selected) part(key string) mark {
 	return s.at
 }
 
-// elements parses an annotation.
-func (p *pod) elements(key string, value text) []selected {
-	parsed, err := netsel.Parse(value.value)
-	if err != nil {
-		p.add(errorPlace(value, err), Error, "annotation",
-			"see the syntax: name, namespace/name, name@interface, or a JSON list of objects", "annotation %s: %v", key, err)
-		return nil
+// interfaceAt returns the position of the name of the interface.
+func (s selected) interfaceAt() mark {
+	if s.tree.get("interface") == nil {
+		return s.part("interfaceRequest")
 	}
+	return s.part("interface")
+}
+
+// elements returns the elements of an annotation. There are none if it cannot be read. namespace is that of networks
+// without one.
+func (p *pod) elements(key, namespace string) []selected {
+	value := p.annotations[key]
+	parsed, _ := netsel.Parse(value.value) // the planner refuses it
 	root, err := parseTree(value.value)
 	inJSON := err == nil && root.kind() == isList && len(root.items) == len(parsed)
 	var out []selected
 	offset := 0
 	for i, e := range parsed {
-		s := selected{Element: e, value: value}
+		s := selected{Element: e, ref: plan.Ref{Namespace: cmp.Or(e.Namespace, namespace), Name: e.Name}, value: value}
 		if inJSON {
 			s.tree = root.items[i]
 			s.at = value.at(s.tree.offset)
-			p.elementKeys(s)
 		} else {
 			s.at = value.at(offset)
 			if comma := strings.IndexByte(value.value[offset:], ','); comma >= 0 {
 				offset += comma + 1
 			}
-		}
-		if e.Name == "" {
-			p.add(s.at, Error, "annotation", "name a network, or remove the comma", "annotation %s: element %d has no name", key,
-				i+1)
 		}
 		out = append(out, s)
 	}
@@ -140,6 +114,9 @@ func errorPlace(value text, err error) mark {
 }
 
 func (p *pod) elementKeys(s selected) {
+	if s.tree == nil {
+		return
+	}
 	for _, m := range s.tree.members {
 		known := slices.ContainsFunc(elementKeys, func(k string) bool { return strings.EqualFold(k, m.key) })
 		if known {
@@ -154,17 +131,8 @@ func (p *pod) elementKeys(s selected) {
 }
 
 // check checks the requests of an element.
-func (p *pod) check(s selected, namespace string, gateways map[bool]string) {
-	if s.Name == "" {
-		return
-	}
-	if namespace, name, ok := strings.Cut(s.Name, "/"); ok {
-		p.add(s.part("name"), Error, "annotation", fmt.Sprintf(`write "namespace": %q, "name": %q`, namespace, name),
-			"the name %q has a slash", s.Name)
-		return
-	}
-	ref := plan.Ref{Namespace: cmp.Or(s.Namespace, namespace), Name: s.Name}
-	p.isolation(s, ref)
+func (p *pod) check(s selected) {
+	p.elementKeys(s)
 	if s.MAC != "" {
 		p.mac(s.part("mac"), s.MAC)
 	}
@@ -175,55 +143,9 @@ func (p *pod) check(s selected, namespace string, gateways map[bool]string) {
 			"network %s asks for addresses (ips) and refers to a claim: the standard excludes the two (NPWG v1.3 §4.1.2.1.11)",
 			s.Name)
 	}
-	if s.DefaultRoute != nil {
-		for _, gw := range *s.DefaultRoute {
-			if other, ok := gateways[gw.Is6()]; ok {
-				p.add(s.part("default-route"), Error, "default-route", "leave one gateway of each family, on one network",
-					"network %s asks for one more default route; network %s has one", s.Name, other)
-			}
-			gateways[gw.Is6()] = s.Name
-		}
-	}
-	n, ok := p.networks[ref]
-	if !ok {
-		p.unknown(s, ref)
-		return
-	}
-	if n.list == nil {
-		return
-	}
-	p.capable(s, n)
-	p.addresses(s, n)
-	p.device(s, n)
-}
-
-// isolation reports a reference that namespaceIsolation rejects (behaviour C40, C41).
-func (p *pod) isolation(s selected, ref plan.Ref) {
-	o := p.options
-	if o.Isolation && ref.Namespace != p.namespace && !slices.Contains(o.Exceptions, ref.Namespace) {
-		p.add(s.at, Error, "isolation",
-			"use a definition in the pod's own namespace, or add the namespace to globalNamespaces",
-			"a pod of namespace %s may not use network %s", p.namespace, ref)
-	}
-}
-
-// unknown reports a network that no file defines, if that is probably a mistake.
-func (p *pod) unknown(s selected, ref plan.Ref) {
-	var near string
-	for _, other := range slices.SortedFunc(maps.Keys(p.networks),
-		func(a, b plan.Ref) int { return strings.Compare(a.String(), b.String()) }) {
-		sameName := other.Name == ref.Name
-		sameSpace := other.Namespace == ref.Namespace
-		if sameName && s.Namespace == "" || sameSpace && nearest(ref.Name, []string{other.Name}) != "" {
-			near = other.String()
-		}
-	}
-	switch {
-	case near != "":
-		p.add(s.at, Warning, "unknown-network", "did you mean "+near+"?", "no file defines network %s", ref)
-	case p.options.Complete:
-		p.add(s.at, Error, "unknown-network", "create the definition, or correct the annotation",
-			"no file defines network %s", ref)
+	if n := p.networks[s.ref]; n != nil && n.list != nil {
+		p.capable(s, n)
+		p.addresses(s, n)
 	}
 }
 
@@ -278,14 +200,6 @@ func (p *pod) addresses(s selected, n *network) {
 	}
 }
 
-// device reports a network with a device that no container requests (behaviour H20, H21).
-func (p *pod) device(s selected, n *network) {
-	if r := n.resource.value; r != "" && p.hasContainers && !p.resources[r] {
-		p.add(s.at, Error, "device", fmt.Sprintf("request %s in resources.limits of a container", r),
-			"network %s needs a device of %s, and no container requests one", n.ref, r)
-	}
-}
-
 func (p *pod) ports(s selected) {
 	items := s.tree.get("portMappings").list()
 	for i, m := range s.PortMappings {
@@ -307,29 +221,6 @@ func (p *pod) ports(s selected) {
 		p.add(s.part("bandwidth"), Error, "bandwidth", "give rate and burst of a direction together",
 			"network %s: a rate without a burst, or a burst without a rate", s.Name)
 	}
-}
-
-// interfaceName checks the name of the pod's interface against those of earlier networks (behaviour C80-C82).
-func (p *pod) interfaceName(s selected, index int, names map[string]string) {
-	at := s.part("interface")
-	if s.tree.get("interface") == nil {
-		at = s.part("interfaceRequest")
-	}
-	if s.Interface == "" {
-		// The default name. It may be another one at ADD, because defaultNetworks may shift the index.
-		s.Interface = fmt.Sprintf("net%d", index)
-	}
-	if err := utils.ValidateInterfaceName(s.Interface); err != nil {
-		p.add(at, Error, "interface-name", "use at most 15 characters, without / : and spaces",
-			"network %s: interface %q: %s", s.Name, s.Interface, err.Msg)
-		return
-	}
-	if other, ok := names[s.Interface]; ok {
-		p.add(at, Error, "interface-duplicate", "give each network another interface",
-			"network %s: interface %s is that of %s", s.Name, s.Interface, other)
-		return
-	}
-	names[s.Interface] = "network " + s.Name
 }
 
 // mac reports MAC addresses that no interface can have.

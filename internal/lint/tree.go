@@ -3,6 +3,7 @@ package lint
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -147,14 +148,13 @@ const (
 	isAny    kind = "anything"
 )
 
-// duplicates calls found for each repeated key of an object, at any depth.
-func (t *tree) duplicates(found func(m member)) {
-	seen := map[string]bool{}
-	for _, m := range t.members {
-		if seen[m.key] {
-			found(m)
+// duplicates calls found for each two keys of an object, at any depth, that are equal or differ only in case.
+func (t *tree) duplicates(found func(first, second member)) {
+	for i, m := range t.members {
+		same := func(o member) bool { return strings.EqualFold(o.key, m.key) }
+		if j := slices.IndexFunc(t.members[:i], same); j >= 0 {
+			found(t.members[j], m)
 		}
-		seen[m.key] = true
 		m.value.duplicates(found)
 	}
 	for _, item := range t.items {
