@@ -1,9 +1,11 @@
 package lint
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -14,35 +16,59 @@ import (
 	"multus/internal/netsel"
 )
 
+const (
+	kindDefinition = "NetworkAttachmentDefinition"
+	kindPod        = "Pod"
+)
+
+// object is a document of a file, or an item of a list.
+type object struct {
+	file  int
+	lines [][]rune
+	root  node
+	at    mark
+	// kind is empty if the document is not an object.
+	kind, namespace, name string
+	// invalid is the reason why the document is not YAML.
+	invalid string
+}
+
+// String returns kind namespace/name, or "" for a document that is not an object.
+func (o *object) String() string {
+	if o.kind == "" {
+		return ""
+	}
+	return o.kind + " " + o.namespace + "/" + o.name
+}
+
 // network is a network definition.
 type network struct {
-	object
-	ref plan.Ref
-	at  mark
-	// config is spec.config. list and tree are nil if it is invalid or empty.
-	config   text
-	list     *cniconf.List
-	tree     *tree
-	resource text
+	*object
+	ref      plan.Ref
+	resource string
+	// config is spec.config, if that is a scalar. list and tree are nil if it is invalid or blank.
+	config text
+	list   *cniconf.List
+	tree   *tree
 	// usable reports whether a pod can use the definition.
 	usable bool
 }
 
 // pod is a pod, or the pod template of a workload.
 type pod struct {
-	object
-	namespace   string
+	*object
+	meta        node
 	annotations map[string]text
+	// elements are those of the annotations networks and default-network, by its key.
+	elements map[string][]*element
+	// attachments are those that ADD would make. The first one is the cluster network.
+	attachments []plan.Attachment
 	// resources are the resources that its containers request. hasContainers reports whether the pod has a list of
 	// containers.
 	resources     map[string]bool
 	hasContainers bool
 	// hostNetwork reports whether the pod uses the network of its node.
 	hostNetwork bool
-	// replacement and selected are the elements of its annotations, default-network and networks.
-	replacement, selected []selected
-	// attachments are those that ADD would make. The first one is the cluster network.
-	attachments []plan.Attachment
 }
 
 // line matches the line number in errors of the YAML library, which has no type for it.
@@ -51,7 +77,6 @@ var line = regexp.MustCompile(`line (\d+): (.*)`)
 // read reads the objects of a file. It cannot read what follows an invalid document.
 func (l *linter) read(i int, f File) {
 	lines := split(f.Data)
-	o := object{linter: l, file: i}
 	dec := yaml.NewDecoder(strings.NewReader(string(f.Data)))
 	for {
 		var doc yaml.Node
@@ -60,205 +85,197 @@ func (l *linter) read(i int, f File) {
 			return
 		}
 		if err != nil {
-			at, msg := mark{1, 1}, err.Error()
-			if m := line.FindStringSubmatch(msg); m != nil {
-				at.line, _ = strconv.Atoi(m[1])
-				msg = m[2]
+			o := &object{file: i, at: mark{1, 1}, invalid: err.Error()}
+			if m := line.FindStringSubmatch(o.invalid); m != nil {
+				o.at.line, _ = strconv.Atoi(m[1])
+				o.invalid = m[2]
 			}
-			o.add(at, Error, "yaml", "correct the YAML; indent with spaces, not tabs, and quote strings with : or #", "%s",
-				msg)
+			l.objects = append(l.objects, o)
 			return
 		}
 		if len(doc.Content) > 0 {
-			o.document(lines, doc.Content[0])
+			l.document(i, lines, node{doc.Content[0]})
 		}
 	}
 }
 
 // document reads one object, or the items of a list.
-func (o object) document(lines [][]rune, n *yaml.Node) {
-	root := yamlMap{n}
-	kind := root.get("kind")
-	at := mark{n.Line, n.Column}
-	switch {
-	case n.Kind != yaml.MappingNode:
-		if n.Tag != "!!null" {
-			o.add(at, Error, "object", "write an object with apiVersion, kind and metadata", "the document is not an object")
-		}
-		return
-	case kind == nil:
-		o.add(at, Error, "object", "give it a kind: NetworkAttachmentDefinition or Pod", "the object has no kind")
-		return
-	case strings.HasSuffix(kind.Value, "List"):
-		if items := root.get("items"); items != nil {
-			for _, item := range items.Content {
-				o.document(lines, item)
-			}
+func (l *linter) document(file int, lines [][]rune, root node) {
+	meta := root.get("metadata")
+	o := &object{
+		file: file, lines: lines, root: root, at: root.mark(), kind: root.get("kind").text(),
+		namespace: cmp.Or(meta.get("namespace").text(), "default"), name: meta.get("name").text(),
+	}
+	if strings.HasSuffix(o.kind, "List") {
+		for _, item := range root.get("items").items() {
+			l.document(file, lines, node{item})
 		}
 		return
 	}
-	namespace := "default"
-	meta := yamlMap{root.get("metadata")}
-	if ns := meta.get("namespace"); ns != nil && ns.Value != "" {
-		namespace = ns.Value
-	}
-	name := ""
-	if nn := meta.get("name"); nn != nil {
-		name = nn.Value
-	}
-	o.name = kind.Value + " " + namespace + "/" + name
-	switch kind.Value {
-	case "NetworkAttachmentDefinition":
-		root.duplicates(o)
-		o.definition(lines, root, plan.Ref{Namespace: namespace, Name: name}, at)
-	case "Pod":
-		root.duplicates(o)
-		o.version(root, "v1")
-		o.named(meta, at, name)
-		o.template(lines, root, namespace)
-	default:
-		if v := root.get("apiVersion"); v != nil && strings.HasPrefix(v.Value, "k8s.cni.cncf.io/") &&
-			nearest(kind.Value, []string{"NetworkAttachmentDefinition"}) != "" {
-			o.add(mark{kind.Line, kind.Column}, Error, "object", "write NetworkAttachmentDefinition",
-				"kind %q does not exist in %s", kind.Value, v.Value)
-			return
+	l.objects = append(l.objects, o)
+	switch o.kind {
+	case "":
+	case kindDefinition:
+		l.definition(o)
+	case kindPod:
+		l.template(o, root)
+	default: // a workload, such as a Deployment, DaemonSet or CronJob, has a template
+		spec := root.get("spec")
+		if job := spec.get("jobTemplate").get("spec"); job.exists() {
+			spec = job
 		}
-		o.workload(lines, root, namespace)
+		if template := spec.get("template"); template.exists() {
+			l.template(o, template)
+		}
 	}
 }
 
 // definition reads a network definition.
-func (o object) definition(lines [][]rune, root yamlMap, ref plan.Ref, at mark) {
-	o.version(root, "k8s.cni.cncf.io/v1")
-	meta := yamlMap{root.get("metadata")}
-	o.named(meta, at, ref.Name)
-	n := &network{object: o, ref: ref, at: at}
-	if r := (yamlMap{meta.get("annotations")}).get(netsel.ResourceName); r != nil {
-		n.resource = newText(lines, r)
+func (l *linter) definition(o *object) {
+	n := &network{
+		object: o, ref: plan.Ref{Namespace: o.namespace, Name: o.name},
+		resource: o.root.get("metadata").get("annotations").get(netsel.ResourceName).text(),
 	}
-	if other, ok := o.networks[ref]; ok && ref.Name != "" {
-		o.add(at, Error, "duplicate-object", "remove all but one", "%s is already defined, in line %d of file %d", ref,
-			other.at.line, other.file+1)
+	l.networks[n.ref] = n
+	l.defined = append(l.defined, n)
+	config := o.root.get("spec").get("config")
+	if !config.exists() || config.Kind != yaml.ScalarNode {
+		return
 	}
-	o.networks[ref] = n
-	o.order = append(o.order, n)
-	n.readSpec(lines, root)
+	n.config = newText(o.lines, config.Node)
+	list, err := cniconf.Parse([]byte(n.config.value))
+	if err == nil {
+		n.tree, err = parseTree(n.config.value)
+	}
+	if err == nil {
+		n.list = list
+	}
 }
 
-// readSpec reads spec.config.
-func (n *network) readSpec(lines [][]rune, root yamlMap) {
-	spec := yamlMap{root.get("spec")}
-	config := spec.get("config")
-	if config != nil && config.Kind == yaml.ScalarNode {
-		n.config = newText(lines, config)
-		if config.Tag != "!!str" && config.Tag != "!!null" {
-			n.add(n.config.start, Error, "config", `write the configuration as a string: config: | and JSON below it`,
-				"spec.config must be a string, not %s", config.Value)
+// template reads a pod, or the pod template of a workload.
+func (l *linter) template(o *object, root node) {
+	spec := root.get("spec")
+	p := &pod{
+		object: o, meta: root.get("metadata"), annotations: map[string]text{}, resources: map[string]bool{},
+		hostNetwork: spec.get("hostNetwork").text() == "true",
+	}
+	for key := range p.meta.get("annotations").pairs() {
+		if v := p.meta.get("annotations").get(key.Value); v.Kind == yaml.ScalarNode {
+			p.annotations[key.Value] = newText(o.lines, v.Node)
 		}
 	}
-	switch {
-	case config != nil && config.Kind != yaml.ScalarNode:
-		n.add(mark{config.Line, config.Column}, Error, "config",
-			"write the configuration as a string: config: | and JSON below it",
-			"spec.config is an object, not a string of JSON")
-		n.config.start = mark{}
-	case config == nil:
-		for key, at := range spec.keys() {
-			if nearest(key, []string{"config"}) != "" {
-				n.add(at, Error, "config", "call it config", "spec has %q and no config", key)
-				return
+	for _, list := range []string{"containers", "initContainers"} {
+		p.hasContainers = p.hasContainers || spec.get(list).exists()
+		for _, c := range spec.get(list).items() {
+			for _, kind := range []string{"limits", "requests"} {
+				for key := range (node{c}).get("resources").get(kind).pairs() {
+					p.resources[key.Value] = true
+				}
 			}
 		}
-		n.fromFile(n.at)
+	}
+	p.elements = map[string][]*element{
+		netsel.DefaultNetwork: p.parse(netsel.DefaultNetwork, l.options.plugin().MultusNamespace),
+		netsel.Networks:       p.parse(netsel.Networks, o.namespace),
+	}
+	l.pods = append(l.pods, p)
+}
+
+// checkYAML also reports repeated keys. Clients of the API server differ in which of them counts.
+func checkYAML(r *reporter, o *object) {
+	if o.invalid != "" {
+		r.add(o, o.at, "correct the YAML; indent with spaces, not tabs, and quote strings with : or #", "%s", o.invalid)
+	}
+	if o.kind == kindDefinition || o.kind == kindPod {
+		o.root.duplicates(func(key node) {
+			r.add(o, key.mark(), "remove one of them", "the key %q is duplicated", key.Value)
+		})
 	}
 }
 
-// version checks the apiVersion.
-func (o object) version(root yamlMap, want string) {
-	v := root.get("apiVersion")
+func checkObject(r *reporter, o *object) {
+	kind, version := o.root.get("kind"), o.root.get("apiVersion").text()
 	switch {
-	case v == nil:
-		o.add(mark{root.Line, root.Column}, Error, "api-version", "add apiVersion: "+want, "the object has no apiVersion")
+	case o.invalid != "":
+	case o.root.Kind != yaml.MappingNode && o.root.Tag != "!!null":
+		r.add(o, o.at, "write an object with apiVersion, kind and metadata", "the document is not an object")
+	case o.root.Kind == yaml.MappingNode && o.kind == "":
+		r.add(o, o.at, "give it a kind: NetworkAttachmentDefinition or Pod", "the object has no kind")
+	case o.kind != kindDefinition && strings.HasPrefix(version, "k8s.cni.cncf.io/") &&
+		nearest(o.kind, []string{kindDefinition}) != "":
+		r.add(o, kind.mark(), "write NetworkAttachmentDefinition", "kind %q does not exist in %s", o.kind, version)
+	}
+}
+
+func checkAPIVersion(r *reporter, o *object) {
+	want := "v1"
+	if o.kind == kindDefinition {
+		want = "k8s.cni.cncf.io/v1"
+	}
+	switch v := o.root.get("apiVersion"); {
+	case !v.exists():
+		r.add(o, o.at, "add apiVersion: "+want, "the object has no apiVersion")
 	case v.Value != want:
-		o.add(mark{v.Line, v.Column}, Error, "api-version", "write "+want, "apiVersion is %q", v.Value)
+		r.add(o, v.mark(), "write "+want, "apiVersion is %q", v.Value)
 	}
 }
 
 var subdomain = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
 
-// named checks metadata.name. A pod may have generateName instead.
-func (o object) named(meta yamlMap, at mark, name string) {
-	nn := meta.get("name")
+// checkName checks metadata.name. A pod may have generateName instead.
+func checkName(r *reporter, o *object) {
+	meta := o.root.get("metadata")
 	switch {
-	case name == "" && meta.get("generateName") == nil:
-		o.add(at, Error, "name", "give it a metadata.name", "the object has no name")
-	case name != "" && (len(name) > 253 || !subdomain.MatchString(name)):
-		o.add(mark{nn.Line, nn.Column}, Error, "name", "use lower case letters, digits, - and .",
-			"%q is not a name that the API server accepts", name)
-	case strings.Contains(name, ".") && strings.HasPrefix(o.name, "NetworkAttachmentDefinition"):
-		o.add(mark{nn.Line, nn.Column}, Warning, "name", "use - in place of .",
-			"%q can be named in the JSON form of the annotation only", name)
+	case o.name == "" && !meta.get("generateName").exists():
+		r.add(o, o.at, "give it a metadata.name", "the object has no name")
+	case o.name != "" && (len(o.name) > 253 || !subdomain.MatchString(o.name)):
+		r.add(o, meta.get("name").mark(), "use lower case letters, digits, - and .",
+			"%q is not a name that the API server accepts", o.name)
+	case strings.Contains(o.name, ".") && o.kind == kindDefinition:
+		r.warn(o, meta.get("name").mark(), "use - in place of .",
+			"%q can be named in the JSON form of the annotation only", o.name)
 	}
 }
 
-// workload reads the pod template of a workload such as a Deployment, DaemonSet or CronJob. It reports annotations of
-// the workload that should be in the template.
-func (o object) workload(lines [][]rune, root yamlMap, namespace string) {
-	spec := yamlMap{root.get("spec")}
-	if job := (yamlMap{spec.get("jobTemplate")}).get("spec"); job != nil {
-		spec = yamlMap{job}
+// checkUnique reports a definition of which there is an earlier one, and the last of these.
+func checkUnique(r *reporter, n *network) {
+	earlier := r.defined[:slices.Index(r.defined, n)]
+	for _, other := range slices.Backward(earlier) {
+		if other.ref == n.ref && n.name != "" {
+			r.add(n.object, n.at, "remove all but one", "%s is already defined, in line %d of file %d", n.ref, other.at.line,
+				other.file+1)
+			return
+		}
 	}
-	template := spec.get("template")
-	if template == nil {
+}
+
+// checkAnnotationPlace reports annotations of a workload that should be in its template.
+func checkAnnotationPlace(r *reporter, p *pod) {
+	if p.kind == kindPod {
 		return
 	}
-	meta := yamlMap{root.get("metadata")}
-	for key, at := range (yamlMap{meta.get("annotations")}).keys() {
-		if key == netsel.Networks || key == netsel.DefaultNetwork {
-			o.add(at, Warning, "annotation-place", "move it to the metadata of the pod template",
-				"the annotation %s of the workload itself attaches nothing to its pods", key)
+	for key := range p.root.get("metadata").get("annotations").pairs() {
+		if key.Value == netsel.Networks || key.Value == netsel.DefaultNetwork {
+			r.add(p.object, key.mark(), "move it to the metadata of the pod template",
+				"the annotation %s of the workload itself attaches nothing to its pods", key.Value)
 		}
 	}
-	o.template(lines, yamlMap{template}, namespace)
 }
 
-// template reads an object with the metadata and spec of a pod.
-func (o object) template(lines [][]rune, root yamlMap, namespace string) {
-	p := &pod{object: o, namespace: namespace, annotations: map[string]text{}, resources: map[string]bool{}}
-	meta := yamlMap{root.get("metadata")}
-	annotations := yamlMap{meta.get("annotations")}
-	for key, at := range annotations.keys() {
-		v := annotations.get(key)
-		if v.Kind == yaml.ScalarNode {
-			p.annotations[key] = newText(lines, v)
-		} else {
-			o.add(mark{v.Line, v.Column}, Error, "annotation", "put it into single quotes, or below a |",
-				"the value of annotation %s is not a string", key)
-		}
-		known := []string{netsel.Networks, netsel.DefaultNetwork}
-		if near := nearest(key, known); near != "" && near != key && key != netsel.Status {
-			o.add(at, Warning, "annotation-name", "write "+near, "the annotation %s has no meaning", key)
+func checkAnnotationKinds(r *reporter, p *pod) {
+	for key := range p.meta.get("annotations").pairs() {
+		if v := p.meta.get("annotations").get(key.Value); v.Kind != yaml.ScalarNode {
+			r.add(p.object, v.mark(), "put it into single quotes, or below a |",
+				"the value of annotation %s is not a string", key.Value)
 		}
 	}
-	if v := (yamlMap{root.get("spec")}).get("hostNetwork"); v != nil {
-		p.hostNetwork = v.Value == "true"
-	}
-	for _, list := range []string{"containers", "initContainers"} {
-		containers := yamlMap{root.get("spec")}.get(list)
-		if containers == nil {
-			continue
-		}
-		p.hasContainers = true
-		for _, c := range containers.Content {
-			for key := range (yamlMap{(yamlMap{(yamlMap{c}).get("resources")}).get("limits")}).keys() {
-				p.resources[key] = true
-			}
-			for key := range (yamlMap{(yamlMap{(yamlMap{c}).get("resources")}).get("requests")}).keys() {
-				p.resources[key] = true
-			}
+}
+
+func checkAnnotationNames(r *reporter, p *pod) {
+	for key := range p.meta.get("annotations").pairs() {
+		near := nearest(key.Value, []string{netsel.Networks, netsel.DefaultNetwork})
+		if near != "" && near != key.Value && key.Value != netsel.Status {
+			r.add(p.object, key.mark(), "write "+near, "the annotation %s has no meaning", key.Value)
 		}
 	}
-	p.replacement = p.elements(netsel.DefaultNetwork, o.options.plugin().MultusNamespace)
-	p.selected = p.elements(netsel.Networks, namespace)
-	o.pods = append(o.pods, p)
 }

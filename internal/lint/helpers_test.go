@@ -13,5 +13,5 @@ func scalar(tb testing.TB, file string) text {
 	if err := yaml.Unmarshal([]byte(file), &doc); err != nil {
 		tb.Fatal(err)
 	}
-	return newText(split([]byte(file)), (yamlMap{doc.Content[0]}).get("k"))
+	return newText(split([]byte(file)), (node{doc.Content[0]}).get("k").Node)
 }

@@ -72,19 +72,11 @@ func Run(files []File, o Options) []Finding {
 	for i, f := range files {
 		l.read(i, f)
 	}
-	for _, n := range l.order {
-		n.parse()
-	}
 	l.plan()
-	for i := range l.refused {
-		l.refused[i].describe()
-	}
-	for _, n := range l.order {
-		n.checkNetwork()
-	}
-	l.compareNetworks()
-	for _, p := range l.pods {
-		p.checkPod()
+	for _, rule := range Rules() {
+		for _, run := range rule.runs {
+			run(&reporter{l, rule})
+		}
 	}
 	slices.SortStableFunc(l.found, func(a, b placed) int {
 		return cmp.Or(cmp.Compare(a.file, b.file), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column),
@@ -100,12 +92,14 @@ func Run(files []File, o Options) []Finding {
 	return out
 }
 
+// linter has what was read from the files, in their order, and the findings.
 type linter struct {
 	options  Options
+	objects  []*object
+	defined  []*network
 	networks map[plan.Ref]*network
-	order    []*network
 	pods     []*pod
-	refused  []refused
+	refused  []*refused
 	found    []placed
 }
 
@@ -114,17 +108,22 @@ type placed struct {
 	file int
 }
 
-// object collects the findings of one object.
-type object struct {
+// reporter collects the findings of one rule.
+type reporter struct {
 	*linter
-	file int
-	name string
+	rule Rule
 }
 
-// add adds a finding. The message is formatted as by fmt.Sprintf.
-func (o object) add(at mark, s Severity, rule, fix, format string, args ...any) {
-	o.found = append(o.found, placed{file: o.file, Finding: Finding{
-		Line: at.line, Column: at.column, Severity: s, Rule: rule, Object: o.name, Message: fmt.Sprintf(format, args...),
-		Fix: fix,
+// add adds a finding with the severity of the rule. The message is formatted as by fmt.Sprintf.
+func (r *reporter) add(o *object, at mark, fix, format string, args ...any) {
+	r.found = append(r.found, placed{file: o.file, Finding: Finding{
+		Line: at.line, Column: at.column, Severity: r.rule.Severity, Rule: r.rule.ID, Object: o.String(),
+		Message: fmt.Sprintf(format, args...), Fix: fix,
 	}})
+}
+
+// warn adds a warning of a rule whose other findings are errors.
+func (r *reporter) warn(o *object, at mark, fix, format string, args ...any) {
+	r.add(o, at, fix, format, args...)
+	r.found[len(r.found)-1].Severity = Warning
 }

@@ -12,54 +12,93 @@ import (
 
 	"github.com/containernetworking/cni/pkg/utils"
 	"github.com/containernetworking/cni/pkg/version"
+	"go.yaml.in/yaml/v3"
 
 	"multus/internal/cniconf"
 )
 
-// given reports whether the definition has a configuration.
-func (n *network) given() bool {
-	return n.config.start != (mark{}) && strings.TrimSpace(n.config.value) != ""
+// plugin is one plugin of a network.
+type plugin struct {
+	*network
+	*tree
+	index int
+	typ   string
 }
 
-// parse parses the configuration. What is invalid is refused by the planner.
-func (n *network) parse() {
-	list, err := cniconf.Parse([]byte(n.config.value))
-	if err == nil {
-		n.tree, err = parseTree(n.config.value)
+// plugins returns the plugins of the chain. It returns none if the configuration is invalid.
+func (n *network) plugins() []plugin {
+	if n.list == nil {
+		return nil
 	}
-	if err == nil {
-		n.list = list
-	}
-}
-
-// checkNetwork checks one definition by itself.
-func (n *network) checkNetwork() {
-	switch {
-	case n.config.start != (mark{}) && !n.given():
-		n.fromFile(n.config.start)
-		return
-	case n.list == nil:
-		return
-	}
-	n.tree.duplicates(func(first, second member) {
-		if first.key == second.key { // others are ambiguous
-			n.add(n.config.at(second.offset), Error, "config", "remove one of them",
-				"the key %q is duplicated: the last one applies", second.key)
-		}
-	})
-	n.version()
+	trees := []*tree{n.tree}
 	if !n.list.Single() {
-		n.keys(n.tree, "the list", ofList)
+		trees = n.tree.get("plugins").list()
 	}
-	for i, p := range n.plugins() {
-		n.plugin(p, i)
+	var out []plugin
+	for i, t := range trees {
+		out = append(out, plugin{n, t, i, t.get("type").text()})
+	}
+	return out
+}
+
+// types returns the type of each plugin, and of its IPAM plugin.
+func (n *network) types() []*tree {
+	var out []*tree
+	for _, p := range n.plugins() {
+		for _, t := range []*tree{p.get("type"), p.get("ipam").get("type")} {
+			if t != nil {
+				out = append(out, t)
+			}
+		}
+	}
+	return out
+}
+
+// place returns the position of a part of the configuration, or of the configuration if it does not have the part.
+func (n *network) place(t *tree) mark {
+	if t == nil {
+		return n.config.start
+	}
+	return n.config.at(t.offset)
+}
+
+// checkConfig reports configurations that are missing or not what they seem. The planner refuses invalid ones.
+func checkConfig(r *reporter, n *network) {
+	const fix = "write the configuration as a string: config: | and JSON below it"
+	spec := n.root.get("spec")
+	config := spec.get("config")
+	switch {
+	case !config.exists():
+		for key := range spec.pairs() {
+			if nearest(key.Value, []string{"config"}) != "" {
+				r.add(n.object, key.mark(), "call it config", "spec has %q and no config", key.Value)
+				return
+			}
+		}
+		n.fromFile(r, n.at)
+	case config.Kind != yaml.ScalarNode:
+		r.add(n.object, config.mark(), fix, "spec.config is an object, not a string of JSON")
+	case config.Tag != "!!str" && config.Tag != "!!null":
+		r.add(n.object, config.mark(), fix, "spec.config must be a string, not %s", config.Value)
+	case !n.given():
+		n.fromFile(r, config.mark())
+	case n.list != nil:
+		n.tree.duplicates(func(first, second member) {
+			if first.key == second.key { // others are ambiguous
+				r.add(n.object, n.config.at(second.offset), "remove one of them",
+					"the key %q is duplicated: the last one applies", second.key)
+			}
+		})
 	}
 }
+
+// given reports whether the definition has a configuration.
+func (n *network) given() bool { return strings.TrimSpace(n.config.value) != "" }
 
 // fromFile reports a definition without a configuration, which each node reads from a file.
-func (n *network) fromFile(at mark) {
-	n.add(at, Warning, "config", "write the configuration into spec.config, unless every node has such a file",
-		"spec.config is empty: each node looks for a file with a network %q in its confDir", n.ref.Name)
+func (n *network) fromFile(r *reporter, at mark) {
+	r.warn(n.object, at, "write the configuration into spec.config, unless every node has such a file",
+		"spec.config is empty: each node looks for a file with a network %q in its confDir", n.name)
 }
 
 // errorOffset returns the offset at which a string stops being valid JSON, or that of the decoder's error.
@@ -116,105 +155,139 @@ func fixFor(err error, value string) string {
 	return "correct the JSON: a comma between two members and none after the last one, and every bracket closed"
 }
 
-// version reports a cniVersion that no plugin supports. Without a version, that of the configuration of Multus is used.
-func (n *network) version() {
+// checkVersion reports a cniVersion that no plugin supports. Without a version, that of the configuration of Multus is
+// used.
+func checkVersion(r *reporter, n *network) {
 	known := version.All.SupportedVersions()
 	if v := n.list.Version(); v != "" && !slices.Contains(known, v) {
-		n.add(n.config.at(n.tree.get("cniVersion").offset), Error, "cni-version", "write one of "+strings.Join(known, ", "),
+		r.add(n.object, n.place(n.tree.get("cniVersion")), "write one of "+strings.Join(known, ", "),
 			"cniVersion %q is unknown", v)
 	}
 }
 
-// plugin checks one plugin of the chain.
-func (n *network) plugin(p *tree, index int) {
-	typ := p.get("type").text()
-	at := n.config.at(p.get("type").offset)
-	if index == 0 && slices.Contains(chainedOnly, typ) {
-		n.add(at, Error, "chain", "put it after the plugin that makes the interface, in \"plugins\"",
-			"%s needs the result of a plugin before it", typ)
-	}
-	n.capabilities(p)
-	n.ipam(p)
-	known, ok := references[typ]
-	if !ok {
-		return
-	}
-	all := maps.Clone(common)
-	maps.Copy(all, known)
-	n.keys(p, typ, all)
-	n.minimumVersion(typ)
-	n.values(p, typ)
-	n.needs(p, typ)
-}
-
-// minimumVersion reports a cniVersion that is older than those that the plugin supports.
-func (n *network) minimumVersion(typ string) {
-	least, v := since[typ], n.list.Version()
+// checkMinimumVersion reports a cniVersion that is older than those that the plugin supports.
+func checkMinimumVersion(r *reporter, p plugin) {
+	least, v := since[p.typ], p.network.list.Version()
 	if least == "" || v == "" {
 		return
 	}
 	if ok, err := version.GreaterThanOrEqualTo(v, least); err == nil && !ok {
-		n.add(n.config.at(n.tree.get("cniVersion").offset), Error, "cni-version", "write "+least+" or a newer one",
-			"%s supports cniVersion %s and newer, not %s", typ, least, v)
+		r.add(p.object, p.place(p.network.tree.get("cniVersion")), "write "+least+" or a newer one",
+			"%s supports cniVersion %s and newer, not %s", p.typ, least, v)
 	}
 }
 
-// keys reports members that the plugin does not read, and values of a wrong type.
-func (n *network) keys(t *tree, whose string, known keys) {
-	names := slices.Sorted(maps.Keys(known))
-	for _, m := range t.members {
-		want, ok := known[m.key]
-		at := n.config.at(m.offset)
+func checkChain(r *reporter, p plugin) {
+	if p.index == 0 && slices.Contains(chainedOnly, p.typ) {
+		r.add(p.object, p.place(p.get("type")), "put it after the plugin that makes the interface, in \"plugins\"",
+			"%s needs the result of a plugin before it", p.typ)
+	}
+}
+
+// schema is an object of a configuration and the keys that it may have.
+type schema struct {
+	*network
+	*tree
+	whose string
+	known keys
+}
+
+// schemas returns the objects whose keys are known: those of lists, reference plugins and reference IPAM plugins.
+func (n *network) schemas() []schema {
+	var out []schema
+	if !n.list.Single() {
+		out = append(out, schema{n, n.tree, "the list", ofList})
+	}
+	for _, p := range n.plugins() {
+		if known, ok := references[p.typ]; ok {
+			all := maps.Clone(common)
+			maps.Copy(all, known)
+			out = append(out, schema{n, p.tree, p.typ, all})
+		}
+		typ := p.ipam().get("type").text()
+		if known, ok := ipams[typ]; ok {
+			out = append(out, schema{n, p.ipam(), "ipam " + typ, known})
+		}
+		for _, t := range p.ranges() {
+			if t != p.ipam() { // the older form of a range is the object of IPAM
+				out = append(out, schema{n, t, "a range of host-local", ofRange})
+			}
+		}
+	}
+	return out
+}
+
+// checkTypes reports values of a wrong type.
+func checkTypes(r *reporter, s schema) {
+	for _, m := range s.members {
+		want, ok := s.known[m.key]
+		if got := m.value.kind(); ok && want != isAny && got != want && got != isNull {
+			r.add(s.object, s.place(m.value), fmt.Sprintf("write %s", want), "%s: %q must be %s, not %s", s.whose, m.key, want,
+				got)
+		}
+	}
+}
+
+// checkKeys reports members that the plugin does not read.
+func checkKeys(r *reporter, s schema) {
+	names := slices.Sorted(maps.Keys(s.known))
+	for _, m := range s.members {
 		near := nearest(m.key, names)
 		if strings.EqualFold(m.key, "version") {
 			near = "cniVersion"
 		}
-		switch {
-		case ok:
-			if got := m.value.kind(); want != isAny && got != want && got != isNull {
-				n.add(n.config.at(m.value.offset), Error, "type", fmt.Sprintf("write %s", want), "%s: %q must be %s, not %s", whose,
-					m.key, want, got)
-			}
-		case strings.HasPrefix(m.key, "_"): // a comment, by convention
-		case near != "" && strings.EqualFold(near, m.key): // plugins ignore the case of keys
-		case near != "":
-			n.add(at, Warning, "unknown-key", fmt.Sprintf("did you mean %q?", near), "%s does not support the key %q",
-				whose, m.key)
-		default:
-			n.add(at, Warning, "unknown-key", "remove it; "+whose+" supports "+strings.Join(names, ", "),
-				"%s does not support the key %q", whose, m.key)
+		if strings.HasPrefix(m.key, "_") || strings.EqualFold(near, m.key) {
+			continue // "_" begins a comment, by convention; plugins ignore the case of keys
+		}
+		fix := fmt.Sprintf("did you mean %q?", near)
+		if near == "" {
+			fix = "remove it; " + s.whose + " supports " + strings.Join(names, ", ")
+		}
+		r.add(s.object, s.config.at(m.offset), fix, "%s does not support the key %q", s.whose, m.key)
+	}
+}
+
+// checkCapabilityTypes checks that each capability is true or false.
+func checkCapabilityTypes(r *reporter, p plugin) {
+	c := p.get("capabilities")
+	if c == nil {
+		return
+	}
+	if c.kind() != isObject {
+		r.add(p.object, p.place(c), `write an object: {"ips": true}`, "capabilities must be an object, not %s", c.kind())
+	}
+	for _, m := range c.members {
+		if m.value.kind() != isBool {
+			r.add(p.object, p.place(m.value), "write true or false", "capability %q must be true or false, not %s", m.key,
+				m.value.kind())
 		}
 	}
 }
 
-// values checks strings with few valid values, names of interfaces, and ranges of numbers.
-func (n *network) values(p *tree, typ string) {
-	for key, allowed := range values[typ] {
-		v := p.get(key)
-		if v.kindOr(isText) == isText && !slices.Contains(allowed, v.text()) {
-			n.add(n.config.at(v.offset), Error, "value", "write "+strings.Join(allowed[1:], ", "), "%s: %s %q is unknown", typ,
-				key, v.text())
-		}
-	}
+// isReference reports whether the plugin is a reference plugin, whose keys are known.
+func (p plugin) isReference() bool { return references[p.typ] != nil }
+
+// checkInterfaceNames checks the names of interfaces of the node.
+func checkInterfaceNames(r *reporter, p plugin) {
 	for _, key := range []string{"master", "bridge", "device", "vrfname"} {
-		if v := p.get(key); v.text() != "" {
-			if err := utils.ValidateInterfaceName(v.text()); err != nil {
-				n.add(n.config.at(v.offset), Error, "interface-name", "use at most 15 characters, without / : and spaces",
-					"%s: %s %q: %s", typ, key, v.text(), err.Msg)
-			}
+		v := p.get(key)
+		if v.text() == "" || !p.isReference() {
+			continue
+		}
+		if err := utils.ValidateInterfaceName(v.text()); err != nil {
+			r.add(p.object, p.place(v), "use at most 15 characters, without / : and spaces", "%s: %s %q: %s", p.typ, key,
+				v.text(), err.Msg)
 		}
 	}
-	if v := p.get("mac"); v.text() != "" {
-		n.mac(n.config.at(v.offset), v.text())
+}
+
+func checkMACs(r *reporter, p plugin) {
+	if v := p.get("mac"); v.text() != "" && p.isReference() {
+		r.mac(p.object, p.place(v), v.text())
 	}
-	if typ == "host-device" {
-		n.hardware(p)
-	}
-	for key, limit := range map[string][2]int64{"vlan": {0, 4094}, "vlanId": {0, 4094}, "mtu": {0, 65535}} {
-		v := p.get(key)
-		if i, ok := v.integer(); ok && (i < limit[0] || i > limit[1]) {
-			n.add(n.config.at(v.offset), Error, "value", fmt.Sprintf("write a number from %d to %d", limit[0], limit[1]),
-				"%s: %s is %d", typ, key, i)
+	if v := p.get("hwaddr"); v.text() != "" && p.typ == "host-device" {
+		if _, err := net.ParseMAC(v.text()); err != nil {
+			r.add(p.object, p.place(v), "write six bytes: 02:00:00:00:00:01", "hwaddr %q is not a MAC address", v.text())
 		}
 	}
 }
@@ -222,70 +295,55 @@ func (n *network) values(p *tree, typ string) {
 // pciAddress matches a PCI address as the kernel writes it. Another form is not found.
 var pciAddress = regexp.MustCompile(`^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$`)
 
-// hardware checks the keys by which host-device finds its device.
-func (n *network) hardware(p *tree) {
-	if v := p.get("hwaddr"); v.text() != "" {
-		if _, err := net.ParseMAC(v.text()); err != nil {
-			n.add(n.config.at(v.offset), Error, "mac", "write six bytes: 02:00:00:00:00:01", "hwaddr %q is not a MAC address",
-				v.text())
+// checkValues checks strings with few valid values, ranges of numbers, and the keys by which host-device finds its
+// device.
+func checkValues(r *reporter, p plugin) {
+	for key, allowed := range values[p.typ] {
+		v := p.get(key)
+		if v.kindOr(isText) == isText && !slices.Contains(allowed, v.text()) {
+			r.add(p.object, p.place(v), "write "+strings.Join(allowed[1:], ", "), "%s: %s %q is unknown", p.typ, key, v.text())
 		}
 	}
+	for key, limit := range map[string][2]int64{"vlan": {0, 4094}, "vlanId": {0, 4094}, "mtu": {0, 65535}} {
+		v := p.get(key)
+		if i, ok := v.integer(); ok && p.isReference() && (i < limit[0] || i > limit[1]) {
+			r.add(p.object, p.place(v), fmt.Sprintf("write a number from %d to %d", limit[0], limit[1]), "%s: %s is %d", p.typ,
+				key, i)
+		}
+	}
+	if p.typ != "host-device" {
+		return
+	}
 	if v := p.get("pciBusID"); v.text() != "" && !pciAddress.MatchString(v.text()) {
-		n.add(n.config.at(v.offset), Error, "value",
+		r.add(p.object, p.place(v),
 			`write domain, bus, device and function in small hexadecimal digits, as lspci -D does: "0000:3b:02.1"`,
 			"pciBusID %q is not a PCI address", v.text())
 	}
 	if v := p.get("kernelpath"); v.text() != "" && !strings.HasPrefix(v.text(), "/sys/devices/") {
-		n.add(n.config.at(v.offset), Error, "value", "write a path below /sys/devices",
-			"kernelpath %q is not a path below /sys/devices", v.text())
+		r.add(p.object, p.place(v), "write a path below /sys/devices", "kernelpath %q is not a path below /sys/devices",
+			v.text())
 	}
 }
 
-// needs reports missing keys without which the plugin fails.
-func (n *network) needs(p *tree, typ string) {
-	at := n.config.at(p.get("type").offset)
+// checkNeeds reports missing keys without which the plugin fails.
+func checkNeeds(r *reporter, p plugin) {
 	has := func(keys ...string) bool {
 		return slices.ContainsFunc(keys, func(key string) bool { return p.get(key) != nil && p.get(key).value != "" })
 	}
-	given := n.resource.value != "" || p.get("capabilities").get("deviceID") != nil
+	given := p.resource != "" || p.get("capabilities").get("deviceID") != nil
+	fix, message := "", ""
 	switch {
-	case typ == "vlan" && !has("master"):
-		n.add(at, Error, "missing-key", `add "master": the interface of the node`, "vlan needs a master")
-	case typ == "vrf" && !has("vrfname"):
-		n.add(at, Error, "missing-key", `add "vrfname"`, "vrf needs the name of the VRF")
-	case typ == "host-device" && !given && !has("device", "hwaddr", "kernelpath", "pciBusID", "deviceID"):
-		n.add(at, Error, "missing-key",
-			`add "device", "hwaddr", "kernelpath" or "pciBusID", or the annotation k8s.v1.cni.cncf.io/resourceName`,
-			"host-device has no device")
-	case typ == "bridge" && p.get("isDefaultGateway").isTrue() && !has("ipam"):
-		n.add(at, Error, "missing-key", "add ipam, or remove isDefaultGateway", "a bridge that is a gateway needs ipam")
-	}
-}
-
-// capabilities checks that each capability is true or false.
-func (n *network) capabilities(p *tree) {
-	c := p.get("capabilities")
-	if c == nil {
+	case p.typ == "vlan" && !has("master"):
+		fix, message = `add "master": the interface of the node`, "vlan needs a master"
+	case p.typ == "vrf" && !has("vrfname"):
+		fix, message = `add "vrfname"`, "vrf needs the name of the VRF"
+	case p.typ == "host-device" && !given && !has("device", "hwaddr", "kernelpath", "pciBusID", "deviceID"):
+		fix = `add "device", "hwaddr", "kernelpath" or "pciBusID", or the annotation k8s.v1.cni.cncf.io/resourceName`
+		message = "host-device has no device"
+	case p.typ == "bridge" && p.get("isDefaultGateway").isTrue() && !has("ipam"):
+		fix, message = "add ipam, or remove isDefaultGateway", "a bridge that is a gateway needs ipam"
+	default:
 		return
 	}
-	if c.kind() != isObject {
-		n.add(n.config.at(c.offset), Error, "type", `write an object: {"ips": true}`,
-			"capabilities must be an object, not %s", c.kind())
-		return
-	}
-	for _, m := range c.members {
-		if m.value.kind() != isBool {
-			n.add(n.config.at(m.value.offset), Error, "type", "write true or false",
-				"capability %q must be true or false, not %s", m.key, m.value.kind())
-		}
-	}
+	r.add(p.object, p.place(p.get("type")), fix, "%s", message)
 }
-
-func (t *tree) kindOr(absent kind) kind {
-	if t == nil {
-		return absent
-	}
-	return t.kind()
-}
-
-func (t *tree) isTrue() bool { return t != nil && t.value == true }

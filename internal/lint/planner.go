@@ -53,33 +53,34 @@ func (s *source) check(conf *config.Plugin) ([]plan.Attachment, []plan.Refusal) 
 	return attachments, refusals
 }
 
-// refused is what ADD refuses, and its position: an element or a whole annotation of a pod, or a definition.
+// refused is what ADD refuses, and its position.
 type refused struct {
 	plan.Refusal
-	object
+	*object
 	at mark
-	// network is the definition. It is nil if a pod is refused.
+	// network is the definition that is refused, or nil.
 	network *network
+	// pod is the pod that is refused, or nil, and element its element, or nil for a whole annotation.
 	pod     *pod
-	// element is nil if the annotation is refused as a whole.
-	element *selected
+	element *element
+	key     string // of the annotation
 }
 
 // plan resolves every definition and every pod as ADD does.
 func (l *linter) plan() {
 	conf := l.options.plugin()
-	for _, n := range l.order {
+	for _, n := range l.defined {
 		if n.given() {
-			l.refused = append(l.refused, n.plan(conf)...)
+			l.planNetwork(n, conf)
 		}
 	}
 	for _, p := range l.pods {
-		l.refused = append(l.refused, p.plan(conf)...)
+		l.planPod(p, conf)
 	}
 }
 
-// plan resolves a pod that requests the definition alone.
-func (n *network) plan(conf *config.Plugin) []refused {
+// planNetwork resolves a pod that requests the definition alone.
+func (l *linter) planNetwork(n *network, conf *config.Plugin) {
 	ref := n.ref
 	if !subdomain.MatchString(ref.Name) {
 		ref.Name = "network" // the rule about names reports it
@@ -99,110 +100,53 @@ func (n *network) plan(conf *config.Plugin) []refused {
 	}
 	_, refusals := s.check(conf)
 	n.usable = len(refusals) == 0
-	var out []refused
-	for _, r := range refusals {
-		out = append(out, refused{Refusal: r, object: n.object, at: n.config.start, network: n})
+	for _, x := range refusals {
+		l.refused = append(l.refused, &refused{Refusal: x, object: n.object, at: n.config.start, network: n})
 	}
-	return out
 }
 
-// plan resolves the pod. Definitions that are refused by themselves are replaced, so that they are not reported for
+// planPod resolves a pod. Definitions that are refused by themselves are replaced, so that they are not reported for
 // each pod.
-func (p *pod) plan(conf *config.Plugin) []refused {
-	annotations := map[string]string{}
-	for key, value := range p.annotations {
-		annotations[key] = value.value
-	}
-	if p.hostNetwork {
-		delete(annotations, netsel.Networks)
-	}
+func (l *linter) planPod(p *pod, conf *config.Plugin) {
 	s := source{
-		pod:     &plan.Pod{Ref: plan.Ref{Namespace: p.namespace, Name: "any"}, Annotations: annotations},
+		pod:     &plan.Pod{Ref: plan.Ref{Namespace: p.namespace, Name: "any"}, Annotations: map[string]string{}},
 		devices: map[string][]string{},
 		network: func(ref plan.Ref) (*plan.Definition, error) {
-			n, ok := p.networks[ref]
-			switch {
-			case !ok:
+			n, ok := l.networks[ref]
+			if !ok {
 				return nil, plan.ErrNotFound
-			case !n.usable:
-				return &plan.Definition{Ref: ref, Config: standIn, ResourceName: n.resource.value}, nil
 			}
-			return &plan.Definition{Ref: ref, Config: n.config.value, ResourceName: n.resource.value}, nil
+			def := &plan.Definition{Ref: ref, Config: standIn, ResourceName: n.resource}
+			if n.usable {
+				def.Config = n.config.value
+			}
+			return def, nil
 		},
 	}
-	for _, n := range p.networks {
-		if r := n.resource.value; !p.hasContainers || p.resources[r] {
-			s.devices[r] = slices.Repeat([]string{"0000:00:00.0"}, conf.NetworkLimit())
+	for key, value := range p.annotations {
+		if key != netsel.Networks || !p.hostNetwork {
+			s.pod.Annotations[key] = value.value
+		}
+	}
+	for _, n := range l.networks {
+		if !p.hasContainers || p.resources[n.resource] {
+			s.devices[n.resource] = slices.Repeat([]string{"0000:00:00.0"}, conf.NetworkLimit())
 		}
 	}
 	attachments, refusals := s.check(conf)
 	p.attachments = attachments
-	var out []refused
-	for _, r := range refusals {
-		x := refused{Refusal: r, object: p.object, pod: p, at: p.annotations[p.key(r.Origin)].start}
-		if e := p.element(r); e != nil {
-			x.element, x.at = e, e.at
+	for _, refusal := range refusals {
+		x := &refused{Refusal: refusal, object: p.object, pod: p, key: netsel.Networks}
+		if x.Origin == plan.FromDefaultAnnotation {
+			x.key = netsel.DefaultNetwork
 		}
-		out = append(out, x)
-	}
-	return out
-}
-
-// key returns the key of an annotation.
-func (*pod) key(o plan.Origin) string {
-	if o == plan.FromDefaultAnnotation {
-		return netsel.DefaultNetwork
-	}
-	return netsel.Networks
-}
-
-// element returns the element that is refused, or nil for the whole annotation.
-func (p *pod) element(r plan.Refusal) *selected {
-	switch {
-	case r.Attachment < 0:
-		return nil
-	case r.Origin == plan.FromDefaultAnnotation:
-		return &p.replacement[0]
-	}
-	return &p.selected[r.Attachment-1] // the first attachment is the cluster network
-}
-
-// report adds a finding at the position of what is refused.
-func (x *refused) report(at mark, fix, format string, args ...any) {
-	x.add(at, Error, string(x.Rule), fix, format, args...)
-}
-
-// describe reports a refusal.
-func (x *refused) describe() {
-	switch {
-	case x.network != nil && x.Rule == plan.RuleConfig:
-		x.badConfig()
-	case x.network != nil && x.Rule == plan.RuleAmbiguous:
-		x.ambiguous()
-	case x.network != nil && x.Rule == plan.RuleNetworkName:
-		x.networkName()
-	case x.network != nil && x.Rule == plan.RuleRecursion:
-		x.recursion()
-	case x.Rule == plan.RuleVersion: // the rule cni-version of lint refuses more
-	case x.Rule == plan.RuleAnnotation:
-		x.badAnnotation()
-	case x.Rule == plan.RuleIsolation:
-		x.report(x.at, x.next(), "a pod of namespace %s may not use network %s", x.pod.namespace, x.element.ref)
-	case x.Rule == plan.RuleMissing:
-		x.missing()
-	case x.Rule == plan.RuleInterfaceName:
-		x.report(x.element.interfaceAt(), x.next(), "network %s: the kernel does not accept the interface name %q",
-			x.element.Name, x.pod.attachments[x.Attachment].IfName)
-	case x.Rule == plan.RuleDuplicateName:
-		x.duplicateName()
-	case x.Rule == plan.RuleDefaultRoute:
-		x.defaultRoute()
-	case x.Rule == plan.RuleDevice:
-		r := x.pod.networks[x.element.ref].resource.value
-		x.report(x.at, fmt.Sprintf("request %s in resources.limits of a container", r),
-			"network %s needs a device of %s, and no container requests one", x.element.ref, r)
-	default:
-		x.report(x.at, x.next(), "%v", x.Err)
+		x.at = p.annotations[x.key].start
+		for _, e := range p.elements[x.key] {
+			if e.index == x.Attachment {
+				x.element, x.at = e, e.at
+			}
+		}
+		l.refused = append(l.refused, x)
 	}
 }
 
@@ -214,79 +158,91 @@ func (x *refused) next() string {
 	return "correct the object"
 }
 
-// badConfig reports a configuration that cannot be read.
-func (x *refused) badConfig() {
-	cause, value := errors.Unwrap(x.Err), x.network.config
-	if x.network.list != nil {
-		for _, t := range x.network.types() {
+// describe reports a refusal with the text of ADD.
+func describe(r *reporter, x *refused) { r.add(x.object, x.at, x.next(), "%v", x.Err) }
+
+// describeConfig reports a configuration that cannot be read.
+func describeConfig(r *reporter, x *refused) {
+	n, cause := x.network, errors.Unwrap(x.Err)
+	if n == nil {
+		describe(r, x)
+		return
+	}
+	if n.list != nil {
+		for _, t := range n.types() {
 			if cniconf.CheckTypes([]string{t.text()}) != nil {
-				x.report(value.at(t.offset), "write the name of the binary only", "type %q is not the name of a file", t.text())
+				r.add(n.object, n.place(t), "write the name of the binary only", "type %q is not the name of a file", t.text())
 				return
 			}
 		}
-		x.report(value.at(x.network.tree.get("plugins").offsetOr(0)), "remove plugins that the network does not need", "%v",
-			cause)
+		r.add(n.object, n.place(n.tree.get("plugins")), "remove plugins that the network does not need", "%v", cause)
 		return
 	}
-	at := errorOffset(cause, value.value)
-	if t, err := parseTree(value.value); err == nil && json.Valid([]byte(value.value)) {
+	at := errorOffset(cause, n.config.value)
+	if t, err := parseTree(n.config.value); err == nil && json.Valid([]byte(n.config.value)) {
 		at = invalidMember(t)
 	}
-	x.report(value.at(at), fixFor(cause, value.value), "%v", cause)
+	r.add(n.object, n.config.at(at), fixFor(cause, n.config.value), "%v", cause)
 }
 
-// ambiguous reports two keys that differ only in case, at the second one.
-func (x *refused) ambiguous() {
-	at := x.at
+// describeAmbiguous reports the second of two keys that differ only in case.
+func describeAmbiguous(r *reporter, x *refused) {
 	x.network.tree.duplicates(func(first, second member) {
 		if first.key != second.key {
-			at = x.network.config.at(second.offset)
+			x.at = x.network.config.at(second.offset)
 		}
 	})
-	x.report(at, x.next(), "%v", errors.Unwrap(x.Err))
+	r.add(x.object, x.at, x.next(), "%v", errors.Unwrap(x.Err))
 }
 
-func (x *refused) networkName() {
-	x.report(x.network.config.at(x.network.tree.get("name").offset),
-		"use letters, digits, _ . and - only, and a letter or digit first", "CNI does not allow the network name %q",
-		x.network.list.Name())
+func describeNetworkName(r *reporter, x *refused) {
+	n := x.network
+	if n == nil {
+		describe(r, x) // the name is that of the definition, which a pod cannot use
+		return
+	}
+	r.add(n.object, n.place(n.tree.get("name")), "use letters, digits, _ . and - only, and a letter or digit first",
+		"CNI does not allow the network name %q", n.list.Name())
 }
 
-func (x *refused) recursion() {
+func describeRecursion(r *reporter, x *refused) {
 	for _, t := range x.network.types() {
 		if cniconf.IsMultus(t.text()) {
-			x.report(x.network.config.at(t.offset), "name the plugin that makes the interface",
+			r.add(x.object, x.network.place(t), "name the plugin that makes the interface",
 				"the network delegates to Multus itself")
 		}
 	}
 }
 
-// badAnnotation reports an annotation that cannot be read, and a network in it that has no name.
-func (x *refused) badAnnotation() {
-	key, cause := x.pod.key(x.Origin), errors.Unwrap(x.Err)
-	value := x.pod.annotations[key]
+// describeAnnotation reports an annotation that cannot be read, and a network in it that has no name.
+func describeAnnotation(r *reporter, x *refused) {
+	cause, value, elements := errors.Unwrap(x.Err), x.pod.annotations[x.key], x.pod.elements[x.key]
 	switch {
-	case x.element == nil && len(x.pod.replacement) > 1 && x.Origin == plan.FromDefaultAnnotation:
-		x.report(x.pod.replacement[1].at, "name one network", "annotation %s names more than one network", key)
+	case x.element == nil && x.key == netsel.DefaultNetwork && len(elements) > 1:
+		r.add(x.object, elements[1].at, "name one network", "annotation %s names more than one network", x.key)
 	case x.element == nil && strings.TrimSpace(value.value) == "":
-		x.report(x.at, "name one network, or remove the annotation", "annotation %s is empty", key)
+		r.add(x.object, x.at, "name one network, or remove the annotation", "annotation %s is empty", x.key)
 	case x.element == nil:
-		x.report(errorPlace(value, cause),
-			"see the syntax: name, namespace/name, name@interface, or a JSON list of objects", "annotation %s: %v", key, cause)
+		r.add(x.object, errorPlace(value, cause),
+			"see the syntax: name, namespace/name, name@interface, or a JSON list of objects", "annotation %s: %v", x.key, cause)
 	case x.element.Name == "":
-		x.report(x.at, "name a network, or remove the comma", "annotation %s: element %d has no name", key,
+		r.add(x.object, x.at, "name a network, or remove the comma", "annotation %s: element %d has no name", x.key,
 			max(x.Attachment, 1))
 	default:
 		namespace, name, _ := strings.Cut(x.element.Name, "/")
-		x.report(x.element.part("name"), fmt.Sprintf(`write "namespace": %q, "name": %q`, namespace, name),
+		r.add(x.object, x.element.part("name"), fmt.Sprintf(`write "namespace": %q, "name": %q`, namespace, name),
 			"the name %q has a slash", x.element.Name)
 	}
 }
 
-// missing reports a network that no file defines, if that is probably a mistake.
-func (x *refused) missing() {
+func describeIsolation(r *reporter, x *refused) {
+	r.add(x.object, x.at, x.next(), "a pod of namespace %s may not use network %s", x.pod.namespace, x.element.ref)
+}
+
+// describeMissing reports a network that no file defines, if that is probably a mistake.
+func describeMissing(r *reporter, x *refused) {
 	ref, near := x.element.ref, ""
-	for _, other := range slices.SortedFunc(maps.Keys(x.networks),
+	for _, other := range slices.SortedFunc(maps.Keys(r.networks),
 		func(a, b plan.Ref) int { return strings.Compare(a.String(), b.String()) }) {
 		sameName := other.Name == ref.Name
 		sameSpace := other.Namespace == ref.Namespace
@@ -296,26 +252,31 @@ func (x *refused) missing() {
 	}
 	switch {
 	case near != "":
-		x.add(x.at, Warning, string(x.Rule), "did you mean "+near+"?", "no file defines network %s", ref)
-	case x.options.Complete:
-		x.report(x.at, "create the definition, or correct the annotation", "no file defines network %s", ref)
+		r.warn(x.object, x.at, "did you mean "+near+"?", "no file defines network %s", ref)
+	case r.options.Complete:
+		r.add(x.object, x.at, "create the definition, or correct the annotation", "no file defines network %s", ref)
 	}
 }
 
-// duplicateName reports an interface name that an earlier network has. Without a name in the annotation, it is the
-// default name, which may be another one at ADD, because defaultNetworks may shift the index.
-func (x *refused) duplicateName() {
-	name := x.pod.attachments[x.Attachment].IfName
-	first := slices.IndexFunc(x.pod.attachments, func(a plan.Attachment) bool { return a.IfName == name })
-	other := "the cluster network"
-	if first > 0 {
-		other = "network " + x.pod.selected[first-1].Name
-	}
-	x.report(x.element.interfaceAt(), "give each network another interface", "network %s: interface %s is that of %s",
-		x.element.Name, name, other)
+func describeInterfaceName(r *reporter, x *refused) {
+	r.add(x.object, x.element.part("interface", "interfaceRequest"), x.next(),
+		"network %s: the kernel does not accept the interface name %q", x.element.Name, x.element.ifName())
 }
 
-func (x *refused) defaultRoute() {
+// describeDuplicateName reports an interface name that an earlier network has. Without a name in the annotation, it is
+// the default name, which may be another one at ADD, because defaultNetworks may shift the index.
+func describeDuplicateName(r *reporter, x *refused) {
+	name, other := x.element.ifName(), "the cluster network"
+	for _, e := range slices.Backward(x.pod.elements[netsel.Networks]) {
+		if e.index < x.Attachment && e.ifName() == name {
+			other = "network " + e.Name
+		}
+	}
+	r.add(x.object, x.element.part("interface", "interfaceRequest"), "give each network another interface",
+		"network %s: interface %s is that of %s", x.element.Name, name, other)
+}
+
+func describeDefaultRoute(r *reporter, x *refused) {
 	owner := x.element.Name
 	for _, gw := range *x.element.DefaultRoute {
 		i := slices.IndexFunc(x.pod.attachments, func(a plan.Attachment) bool { return a.Routes.Gateway(gw.Is6()).IsValid() })
@@ -323,6 +284,12 @@ func (x *refused) defaultRoute() {
 			owner = x.pod.attachments[i].Request.Name
 		}
 	}
-	x.report(x.element.part("default-route"), "leave one gateway of each family, on one network",
+	r.add(x.object, x.element.part("default-route"), "leave one gateway of each family, on one network",
 		"network %s asks for one more default route; network %s has one", x.element.Name, owner)
+}
+
+func describeDevice(r *reporter, x *refused) {
+	resource := r.networks[x.element.ref].resource
+	r.add(x.object, x.at, fmt.Sprintf("request %s in resources.limits of a container", resource),
+		"network %s needs a device of %s, and no container requests one", x.element.ref, resource)
 }

@@ -2,8 +2,10 @@ package lint
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -13,86 +15,66 @@ import (
 	"multus/internal/netsel"
 )
 
-// checkPod checks what the annotations of a pod request of the networks.
-func (p *pod) checkPod() {
-	if value := p.annotations[netsel.Networks]; p.hostNetwork && strings.TrimSpace(value.value) != "" {
-		p.add(value.start, Warning, "host-network", "remove the annotation, or hostNetwork: true",
-			"the pod is in the network of its node (hostNetwork): the runtime calls no CNI plugin, and it gets none of these "+
-				"networks")
-		p.selected = nil
-	}
-	for _, e := range slices.Concat(p.replacement, p.selected) {
-		p.check(e)
-	}
-	p.order()
-}
-
-// order reports a network on an interface of the pod (linkInContainer) that a later network creates.
-func (p *pod) order() {
-	for i, e := range p.selected {
-		n := p.networks[e.ref]
-		if n == nil || n.list == nil {
-			continue
-		}
-		for _, t := range n.plugins() {
-			master := t.get("master").text()
-			made := slices.IndexFunc(p.attachments, func(a plan.Attachment) bool { return a.IfName == master })
-			if !t.get("linkInContainer").isTrue() || made <= i+1 {
-				continue
-			}
-			later := p.selected[made-1].Name
-			p.add(e.at, Error, "order", fmt.Sprintf("name network %s before network %s", later, e.Name),
-				"network %s is on interface %s of the pod, which network %s makes later", e.Name, master, later)
-		}
-	}
-}
-
-// selected is one element of an annotation and its position.
-type selected struct {
+// element is one element of an annotation and its position.
+type element struct {
+	*pod
 	netsel.Element
 	ref   plan.Ref
 	at    mark
 	value text
 	tree  *tree // nil in the comma form
+	// index is that of the attachment.
+	index int
 }
 
-// part returns the position of a member of the element.
-func (s selected) part(key string) mark {
-	if t := s.tree.get(key); t != nil {
-		return s.value.at(t.offset)
+// attachment is an element with its network.
+type attachment struct {
+	*element
+	network *network
+}
+
+// part returns the position of the first of the keys that the element has, or that of the element.
+func (e *element) part(keys ...string) mark {
+	for _, key := range keys {
+		if t := e.tree.get(key); t != nil {
+			return e.value.at(t.offset)
+		}
 	}
-	return s.at
+	return e.at
 }
 
-// interfaceAt returns the position of the name of the interface.
-func (s selected) interfaceAt() mark {
-	if s.tree.get("interface") == nil {
-		return s.part("interfaceRequest")
+// item returns the position of the item of a list, or that of the list.
+func (e *element) item(key string, i int) mark {
+	if items := e.tree.get(key).list(); i < len(items) {
+		return e.value.at(items[i].offset)
 	}
-	return s.part("interface")
+	return e.part(key)
 }
 
-// elements returns the elements of an annotation. There are none if it cannot be read. namespace is that of networks
+// parse returns the elements of an annotation. There are none if it cannot be read. namespace is that of networks
 // without one.
-func (p *pod) elements(key, namespace string) []selected {
+func (p *pod) parse(key, namespace string) []*element {
 	value := p.annotations[key]
 	parsed, _ := netsel.Parse(value.value) // the planner refuses it
 	root, err := parseTree(value.value)
 	inJSON := err == nil && root.kind() == isList && len(root.items) == len(parsed)
-	var out []selected
+	var out []*element
 	offset := 0
-	for i, e := range parsed {
-		s := selected{Element: e, ref: plan.Ref{Namespace: cmp.Or(e.Namespace, namespace), Name: e.Name}, value: value}
-		if inJSON {
-			s.tree = root.items[i]
-			s.at = value.at(s.tree.offset)
-		} else {
-			s.at = value.at(offset)
-			if comma := strings.IndexByte(value.value[offset:], ','); comma >= 0 {
-				offset += comma + 1
-			}
+	for i, selected := range parsed {
+		e := &element{
+			pod: p, Element: selected, ref: plan.Ref{Namespace: cmp.Or(selected.Namespace, namespace), Name: selected.Name},
+			at: value.at(offset), value: value, index: i,
 		}
-		out = append(out, s)
+		if key == netsel.Networks {
+			e.index++ // the first attachment is the cluster network
+		}
+		if inJSON {
+			e.tree = root.items[i]
+			e.at = value.at(e.tree.offset)
+		} else if comma := strings.IndexByte(value.value[offset:], ','); comma >= 0 {
+			offset += comma + 1
+		}
+		out = append(out, e)
 	}
 	return out
 }
@@ -113,11 +95,44 @@ func errorPlace(value text, err error) mark {
 	return value.at(offset)
 }
 
-func (p *pod) elementKeys(s selected) {
-	if s.tree == nil {
+func checkHostNetwork(r *reporter, p *pod) {
+	if value := p.annotations[netsel.Networks]; p.hostNetwork && strings.TrimSpace(value.value) != "" {
+		r.add(p.object, value.start, "remove the annotation, or hostNetwork: true",
+			"the pod is in the network of its node (hostNetwork): the runtime calls no CNI plugin, and it gets none of these "+
+				"networks")
+	}
+}
+
+// checkOrder reports a network on an interface of the pod (linkInContainer) that a later network creates.
+func checkOrder(r *reporter, e *element) {
+	n := r.networks[e.ref]
+	if n == nil {
 		return
 	}
-	for _, m := range s.tree.members {
+	for _, p := range n.plugins() {
+		master := p.get("master").text()
+		for _, later := range e.elements[netsel.Networks] {
+			if p.get("linkInContainer").isTrue() && later.index > e.index && later.ifName() == master {
+				r.add(e.object, e.at, fmt.Sprintf("name network %s before network %s", later.Name, e.Name),
+					"network %s is on interface %s of the pod, which network %s makes later", e.Name, master, later.Name)
+			}
+		}
+	}
+}
+
+// ifName returns the name of the interface, or "" if the annotation is refused.
+func (e *element) ifName() string {
+	if e.index < len(e.attachments) {
+		return e.attachments[e.index].IfName
+	}
+	return ""
+}
+
+func checkElementKeys(r *reporter, e *element) {
+	if e.tree == nil {
+		return
+	}
+	for _, m := range e.tree.members {
 		known := slices.ContainsFunc(elementKeys, func(k string) bool { return strings.EqualFold(k, m.key) })
 		if known {
 			continue
@@ -126,115 +141,101 @@ func (p *pod) elementKeys(s selected) {
 		if near := nearest(strings.TrimSuffix(m.key, "Request"), elementKeys); near != "" {
 			fix = fmt.Sprintf("did you mean %q?", near)
 		}
-		p.add(s.value.at(m.offset), Warning, "unknown-key", fix, "network %s: the key %q has no effect", s.Name, m.key)
+		r.add(e.object, e.value.at(m.offset), fix, "network %s: the key %q has no effect", e.Name, m.key)
 	}
 }
 
-// check checks the requests of an element.
-func (p *pod) check(s selected) {
-	p.elementKeys(s)
-	if s.MAC != "" {
-		p.mac(s.part("mac"), s.MAC)
-	}
-	p.ports(s)
-	if s.IPAMClaim != "" && len(s.IPs) > 0 {
-		p.add(s.part("ipam-claim-reference"), Warning, "ipam-claim",
-			"keep the addresses or the claim, unless KubeVirt wrote both",
+func checkClaim(r *reporter, e *element) {
+	if e.IPAMClaim != "" && len(e.IPs) > 0 {
+		r.add(e.object, e.part("ipam-claim-reference"), "keep the addresses or the claim, unless KubeVirt wrote both",
 			"network %s asks for addresses (ips) and refers to a claim: the standard excludes the two (NPWG v1.3 §4.1.2.1.11)",
-			s.Name)
-	}
-	if n := p.networks[s.ref]; n != nil && n.list != nil {
-		p.capable(s, n)
-		p.addresses(s, n)
+			e.Name)
 	}
 }
 
-// capable reports requests that are passed to no plugin of the network.
-func (p *pod) capable(s selected, n *network) {
-	caps, err := n.list.Capabilities()
-	if err != nil {
-		return // reported for the definition
+// checkCapabilities reports requests that are passed to no plugin of the network.
+func checkCapabilities(r *reporter, a attachment) {
+	caps, err := a.network.list.Capabilities()
+	requested := map[string]json.RawMessage{}
+	if err != nil || plan.Requested(requested, &a.Element) != nil {
+		return // the definition is reported
 	}
-	for _, want := range []struct {
-		asked     bool
-		key, name string
-	}{
-		{len(s.IPs) > 0, "ips", "ips"},
-		{s.MAC != "", "mac", "mac"},
-		{s.InfinibandGUID != "", "infiniband-guid", "infinibandGUID"},
-		{len(s.PortMappings) > 0, "portMappings", "portMappings"},
-		{s.Bandwidth != nil, "bandwidth", "bandwidth"},
-		{s.DeviceID != "", "deviceID", "deviceID"},
-	} {
-		if want.asked && !caps[want.name] {
-			p.add(s.part(want.key), Warning, "capability",
-				fmt.Sprintf(`add "capabilities": {%q: true} to the plugin that provides it, in network %s`, want.name, n.ref),
-				"%s is requested of network %s, and none of its plugins declares the capability %q", want.key, n.ref, want.name)
+	for _, name := range slices.Sorted(maps.Keys(requested)) {
+		if caps[name] {
+			continue
 		}
+		key := name
+		if name == "infinibandGUID" {
+			key = "infiniband-guid"
+		}
+		r.add(a.object, a.part(key),
+			fmt.Sprintf(`add "capabilities": {%q: true} to the plugin that provides it, in network %s`, name, a.ref),
+			"%s is requested of network %s, and none of its plugins declares the capability %q", key, a.ref, name)
 	}
 }
 
-// addresses reports requested addresses that the network's IPAM will reject.
-func (p *pod) addresses(s selected, n *network) {
-	items := s.tree.get("ips").list()
-	spans := n.spans()
-	for i, ip := range s.IPs {
-		at := s.part("ips")
-		if i < len(items) {
-			at = s.value.at(items[i].offset)
-		}
+// checkAddresses reports requested addresses that the network's IPAM will reject.
+func checkAddresses(r *reporter, a attachment) {
+	spans := a.network.spans()
+	static := slices.ContainsFunc(a.network.plugins(),
+		func(p plugin) bool { return p.ipam().get("type").text() == "static" })
+	for i, ip := range a.IPs {
 		host, _, prefixed := strings.Cut(ip, "/")
-		if !prefixed && slices.ContainsFunc(n.plugins(),
-			func(t *tree) bool { return t.get("ipam").get("type").text() == "static" }) {
-			p.add(at, Error, "address", "add the prefix length, such as "+ip+"/24",
-				"network %s uses static, which needs an address with a prefix length: %q", n.ref, ip)
+		if !prefixed && static {
+			r.add(a.object, a.item("ips", i), "add the prefix length, such as "+ip+"/24",
+				"network %s uses static, which needs an address with a prefix length: %q", a.ref, ip)
 		}
-		a, err := netip.ParseAddr(host)
+		addr, err := netip.ParseAddr(host)
 		if err != nil || len(spans) == 0 {
 			continue
 		}
-		if !slices.ContainsFunc(spans, func(sp span) bool { return sp.contains(a.Unmap()) }) {
-			p.add(at, Error, "address", fmt.Sprintf("choose an address of %v", spans), "address %s is in no range of network %s",
-				host, n.ref)
+		if !slices.ContainsFunc(spans, func(s span) bool { return s.contains(addr.Unmap()) }) {
+			r.add(a.object, a.item("ips", i), fmt.Sprintf("choose an address of %v", spans),
+				"address %s is in no range of network %s", host, a.ref)
 		}
 	}
 }
 
-func (p *pod) ports(s selected) {
-	items := s.tree.get("portMappings").list()
-	for i, m := range s.PortMappings {
-		at := s.part("portMappings")
-		if i < len(items) {
-			at = s.value.at(items[i].offset)
-		}
+func checkPorts(r *reporter, e *element) {
+	for i, m := range e.PortMappings {
+		at := e.item("portMappings", i)
 		for key, port := range map[string]int{"hostPort": m.HostPort, "containerPort": m.ContainerPort} {
 			if port < 1 || port > 65535 {
-				p.add(at, Error, "port", "write a number from 1 to 65535", "network %s: %s is %d", s.Name, key, port)
+				r.add(e.object, at, "write a number from 1 to 65535", "network %s: %s is %d", e.Name, key, port)
 			}
 		}
 		if !slices.Contains([]string{"", "tcp", "udp", "sctp"}, strings.ToLower(m.Protocol)) {
-			p.add(at, Error, "port", "write tcp, udp or sctp", "network %s: protocol %q is unknown", s.Name, m.Protocol)
+			r.add(e.object, at, "write tcp, udp or sctp", "network %s: protocol %q is unknown", e.Name, m.Protocol)
 		}
 	}
-	if b := s.Bandwidth; b != nil &&
+}
+
+func checkBandwidth(r *reporter, e *element) {
+	if b := e.Bandwidth; b != nil &&
 		((b.IngressRate > 0) != (b.IngressBurst > 0) || (b.EgressRate > 0) != (b.EgressBurst > 0)) {
-		p.add(s.part("bandwidth"), Error, "bandwidth", "give rate and burst of a direction together",
-			"network %s: a rate without a burst, or a burst without a rate", s.Name)
+		r.add(e.object, e.part("bandwidth"), "give rate and burst of a direction together",
+			"network %s: a rate without a burst, or a burst without a rate", e.Name)
+	}
+}
+
+func checkRequestedMAC(r *reporter, e *element) {
+	if e.MAC != "" {
+		r.mac(e.object, e.part("mac"), e.MAC)
 	}
 }
 
 // mac reports MAC addresses that no interface can have.
-func (o object) mac(at mark, value string) {
+func (r *reporter) mac(o *object, at mark, value string) {
 	hw, err := net.ParseMAC(value)
 	const fix = "use a locally administered unicast address, such as 02:00:00:00:00:01"
 	switch {
 	case err != nil:
-		o.add(at, Error, "mac", fix, "%q is not a MAC address", value)
+		r.add(o, at, fix, "%q is not a MAC address", value)
 	case len(hw) != 6:
-		o.add(at, Error, "mac", fix, "MAC address %s has %d bytes, not 6", value, len(hw))
+		r.add(o, at, fix, "MAC address %s has %d bytes, not 6", value, len(hw))
 	case slices.Max(hw) == 0:
-		o.add(at, Error, "mac", fix, "MAC address %s is zero", value)
+		r.add(o, at, fix, "MAC address %s is zero", value)
 	case hw[0]&1 == 1:
-		o.add(at, Error, "mac", fix, "MAC address %s is a multicast address", value)
+		r.add(o, at, fix, "MAC address %s is a multicast address", value)
 	}
 }

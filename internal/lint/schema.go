@@ -81,6 +81,9 @@ var ipams = map[string]keys{
 	"dhcp":   {"type": isText, "daemonSocketPath": isText, "provide": isList, "request": isList, "priority": isNumber},
 }
 
+// ofRange are the keys of a range of host-local.
+var ofRange = keys{"subnet": isText, "rangeStart": isText, "rangeEnd": isText, "gateway": isText}
+
 // values has the valid values of keys of reference plugins. The empty string stands for the default.
 var values = map[string]map[string][]string{
 	"macvlan":  {"mode": {"", "bridge", "private", "vepa", "passthru"}},

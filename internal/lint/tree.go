@@ -136,6 +136,15 @@ func (t *tree) kind() kind {
 	return isNull
 }
 
+func (t *tree) kindOr(absent kind) kind {
+	if t == nil {
+		return absent
+	}
+	return t.kind()
+}
+
+func (t *tree) isTrue() bool { return t != nil && t.value == true }
+
 type kind string
 
 const (

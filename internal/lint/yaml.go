@@ -6,65 +6,65 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// yamlMap is a YAML mapping. It is empty without a node, or if the node is no mapping.
-type yamlMap struct{ *yaml.Node }
+// node is a part of a YAML document. Its Node is nil if the document does not have the part.
+type node struct{ *yaml.Node }
 
-// get returns the value of a key, or nil.
-func (m yamlMap) get(key string) *yaml.Node {
-	for k, v := range m.pairs() {
-		if k.Value == key {
-			return resolve(v)
-		}
+func (n node) exists() bool { return n.Node != nil }
+
+// text returns the value of a scalar, and "" for anything else.
+func (n node) text() string {
+	if n.Node == nil {
+		return ""
 	}
-	return nil
+	return n.Value
 }
 
-// keys yields the keys and their positions.
-func (m yamlMap) keys() iter.Seq2[string, mark] {
-	return func(yield func(string, mark) bool) {
-		for k := range m.pairs() {
-			if !yield(k.Value, mark{k.Line, k.Column}) {
-				return
-			}
-		}
+func (n node) mark() mark { return mark{n.Line, n.Column} }
+
+// items returns the items of a list.
+func (n node) items() []*yaml.Node {
+	if n.Node == nil {
+		return nil
 	}
+	return n.Content
 }
 
-func (m yamlMap) pairs() iter.Seq2[*yaml.Node, *yaml.Node] {
-	return func(yield func(k, v *yaml.Node) bool) {
-		if m.Node == nil || m.Kind != yaml.MappingNode {
+// get returns the value of a key of a mapping.
+func (n node) get(key string) node {
+	for k, v := range n.pairs() {
+		if k.Value == key && v.Kind == yaml.AliasNode {
+			return node{v.Alias}
+		} else if k.Value == key {
+			return v
+		}
+	}
+	return node{}
+}
+
+// pairs yields the keys and values of a mapping.
+func (n node) pairs() iter.Seq2[node, node] {
+	return func(yield func(k, v node) bool) {
+		if n.Node == nil || n.Kind != yaml.MappingNode {
 			return
 		}
-		for i := 0; i+1 < len(m.Content); i += 2 {
-			if !yield(m.Content[i], m.Content[i+1]) {
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			if !yield(node{n.Content[i]}, node{n.Content[i+1]}) {
 				return
 			}
 		}
 	}
 }
 
-// resolve returns the node to which an alias refers, or the node itself.
-func resolve(n *yaml.Node) *yaml.Node {
-	if n.Kind == yaml.AliasNode {
-		return n.Alias
-	}
-	return n
-}
-
-// duplicates reports repeated keys of a mapping. Clients of the API server differ in which of them counts.
-func (m yamlMap) duplicates(o object) {
-	duplicates(o, m.Node)
-}
-
-func duplicates(o object, n *yaml.Node) {
+// duplicates calls found for each repeated key of a mapping, at any depth.
+func (n node) duplicates(found func(key node)) {
 	seen := map[string]bool{}
-	for k := range (yamlMap{n}).pairs() {
+	for k := range n.pairs() {
 		if seen[k.Value] {
-			o.add(mark{k.Line, k.Column}, Error, "yaml", "remove one of them", "the key %q is duplicated", k.Value)
+			found(k)
 		}
 		seen[k.Value] = true
 	}
 	for _, c := range n.Content {
-		duplicates(o, c)
+		node{c}.duplicates(found)
 	}
 }

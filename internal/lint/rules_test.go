@@ -1,0 +1,62 @@
+package lint
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestRules checks that the IDs of the rules are sorted, unique and in kebab case, that every rule of the planner is
+// among them, and that the corpus has a finding of each rule, with its severity or a lower one.
+func TestRules(t *testing.T) {
+	t.Parallel()
+	severities := map[string]Severity{}
+	last := ""
+	for _, r := range Rules() {
+		if !regexp.MustCompile(`^[a-z]+(-[a-z]+)*$`).MatchString(r.ID) || r.ID <= last || r.About == "" {
+			t.Errorf("%+v after %s", r, last)
+		}
+		severities[r.ID], last = r.Severity, r.ID
+	}
+	src, err := os.ReadFile("../engine/plan/refusal.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	planned := regexp.MustCompile(`Rule = "([a-z-]+)"`).FindAllStringSubmatch(string(src), -1)
+	const least = 14
+	if len(planned) < least {
+		t.Errorf("%d rules of the planner, want at least %d", len(planned), least)
+	}
+	for _, m := range planned {
+		if severities[m[1]] != Error {
+			t.Errorf("no rule for %s of the planner, or not an error", m[1])
+		}
+	}
+	paths, err := filepath.Glob("testdata/corpus/*.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := []string{"allowed"} // no file says what is allowed
+	for _, path := range paths {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range wanted.FindAllSubmatch(data, -1) {
+			field := strings.Fields(string(m[1]))
+			severity, rule := Severity(field[1]), field[2]
+			if severity != severities[rule] && severity != Warning {
+				t.Errorf("%s: %s, want %s", path, m[1], severities[rule])
+			}
+			found = append(found, rule)
+		}
+	}
+	for rule := range severities {
+		if !slices.Contains(found, rule) {
+			t.Errorf("no file for rule %s", rule)
+		}
+	}
+}
