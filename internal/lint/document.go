@@ -232,8 +232,8 @@ func checkName(r *reporter, o *object) {
 		r.add(o, meta.get("name").mark(), "use lower case letters, digits, - and .",
 			"%q is not a name that the API server accepts", o.name)
 	case strings.Contains(o.name, ".") && o.kind == kindDefinition:
-		r.warn(o, meta.get("name").mark(), "use - in place of .",
-			"%q can be named in the JSON form of the annotation only", o.name)
+		r.warn(o, meta.get("name").mark(), "use - in place of .", "%q can be named in the JSON form of the annotation only",
+			o.name)
 	}
 }
 
@@ -265,8 +265,8 @@ func checkAnnotationPlace(r *reporter, p *pod) {
 func checkAnnotationKinds(r *reporter, p *pod) {
 	for key := range p.meta.get("annotations").pairs() {
 		if v := p.meta.get("annotations").get(key.Value); v.Kind != yaml.ScalarNode {
-			r.add(p.object, v.mark(), "put it into single quotes, or below a |",
-				"the value of annotation %s is not a string", key.Value)
+			r.add(p.object, v.mark(), "put it into single quotes, or below a |", "the value of annotation %s is not a string",
+				key.Value)
 		}
 	}
 }

@@ -23,7 +23,7 @@ func checkIPAM(r *reporter, p plugin) {
 	}
 	typ := ipam.get("type").text()
 	if typ == "" {
-		r.add(p.object, p.place(ipam), `add "type": "host-local", "static" or "dhcp"`, "ipam has no type")
+		p.add(r, ipam, `add "type": "host-local", "static" or "dhcp"`, "ipam has no type")
 		return
 	}
 	checkRoutes(r, p)
@@ -39,14 +39,13 @@ func checkRoutes(r *reporter, p plugin) {
 	for _, route := range p.ipam().get("routes").list() {
 		dst, gw := route.get("dst"), route.get("gw")
 		if dst == nil {
-			r.add(p.object, p.place(route), `add "dst"`, "a route has no dst")
+			p.add(r, route, `add "dst"`, "a route has no dst")
 		} else if _, err := netip.ParsePrefix(dst.text()); err != nil {
-			r.add(p.object, p.place(dst), `write a prefix, such as "198.51.100.0/24"`, "route dst %q is not a prefix",
-				dst.text())
+			p.add(r, dst, `write a prefix, such as "198.51.100.0/24"`, "route dst %q is not a prefix", dst.text())
 		}
 		if gw.text() != "" {
 			if _, err := netip.ParseAddr(gw.text()); err != nil {
-				r.add(p.object, p.place(gw), "write an IP address", "route gw %q is not an address", gw.text())
+				p.add(r, gw, "write an IP address", "route gw %q is not an address", gw.text())
 			}
 		}
 	}
@@ -55,11 +54,11 @@ func checkRoutes(r *reporter, p plugin) {
 func checkHostLocal(r *reporter, p plugin) {
 	sets := p.ipam().get("ranges")
 	if sets == nil && p.ipam().get("subnet") == nil {
-		r.add(p.object, p.place(p.ipam()), `add "ranges": [[{"subnet": "192.0.2.0/24"}]]`, "host-local has no ranges")
+		p.add(r, p.ipam(), `add "ranges": [[{"subnet": "192.0.2.0/24"}]]`, "host-local has no ranges")
 	}
 	for _, set := range sets.list() {
 		if set.kind() != isList {
-			r.add(p.object, p.place(set), "put it into one more pair of brackets: ranges is a list of lists",
+			p.add(r, set, "put it into one more pair of brackets: ranges is a list of lists",
 				"ranges must be a list of lists, not of %s", set.kind())
 		}
 	}
@@ -69,18 +68,18 @@ func checkStatic(r *reporter, p plugin) {
 	for _, a := range p.ipam().get("addresses").list() {
 		address, gw := a.get("address"), a.get("gateway")
 		if address == nil {
-			r.add(p.object, p.place(a), `add "address"`, "an entry of addresses has no address")
+			p.add(r, a, `add "address"`, "an entry of addresses has no address")
 			continue
 		}
 		prefix, err := netip.ParsePrefix(address.text())
 		if err != nil {
-			r.add(p.object, p.place(address), `write address and prefix length, such as "192.0.2.7/24"`,
+			p.add(r, address, `write address and prefix length, such as "192.0.2.7/24"`,
 				"address %q is not an address with a prefix length", address.text())
 			continue
 		}
 		if g, err := netip.ParseAddr(gw.text()); gw.text() != "" && (err != nil || !prefix.Contains(g)) {
-			r.add(p.object, p.place(gw), "write an address of "+prefix.Masked().String(),
-				"gateway %q is not in the subnet of address %s", gw.text(), prefix)
+			p.add(r, gw, "write an address of "+prefix.Masked().String(), "gateway %q is not in the subnet of address %s",
+				gw.text(), prefix)
 		}
 	}
 }

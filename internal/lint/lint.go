@@ -42,6 +42,7 @@ type Finding struct {
 	Object  string `json:"object,omitempty"`
 	Message string `json:"message"`
 	Fix     string `json:"fix"`
+	index   int    // of the file
 }
 
 // Options are settings that the files do not contain.
@@ -78,15 +79,15 @@ func Run(files []File, o Options) []Finding {
 			run(&reporter{l, rule})
 		}
 	}
-	slices.SortStableFunc(l.found, func(a, b placed) int {
-		return cmp.Or(cmp.Compare(a.file, b.file), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column),
+	slices.SortStableFunc(l.found, func(a, b Finding) int {
+		return cmp.Or(cmp.Compare(a.index, b.index), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column),
 			cmp.Compare(a.Message, b.Message))
 	})
 	out := make([]Finding, 0, len(l.found))
 	for _, f := range l.found {
-		f.File = files[f.file].Name
-		if !slices.Contains(out, f.Finding) {
-			out = append(out, f.Finding)
+		f.File = files[f.index].Name
+		if !slices.Contains(out, f) {
+			out = append(out, f)
 		}
 	}
 	return out
@@ -100,12 +101,7 @@ type linter struct {
 	networks map[plan.Ref]*network
 	pods     []*pod
 	refused  []*refused
-	found    []placed
-}
-
-type placed struct {
-	Finding
-	file int
+	found    []Finding
 }
 
 // reporter collects the findings of one rule.
@@ -116,10 +112,10 @@ type reporter struct {
 
 // add adds a finding with the severity of the rule. The message is formatted as by fmt.Sprintf.
 func (r *reporter) add(o *object, at mark, fix, format string, args ...any) {
-	r.found = append(r.found, placed{file: o.file, Finding: Finding{
+	r.found = append(r.found, Finding{
 		Line: at.line, Column: at.column, Severity: r.rule.Severity, Rule: r.rule.ID, Object: o.String(),
-		Message: fmt.Sprintf(format, args...), Fix: fix,
-	}})
+		Message: fmt.Sprintf(format, args...), Fix: fix, index: o.file,
+	})
 }
 
 // warn adds a warning of a rule whose other findings are errors.

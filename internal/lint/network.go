@@ -62,6 +62,11 @@ func (n *network) place(t *tree) mark {
 	return n.config.at(t.offset)
 }
 
+// add adds a finding at a part of the configuration.
+func (n *network) add(r *reporter, t *tree, fix, format string, args ...any) {
+	r.add(n.object, n.place(t), fix, format, args...)
+}
+
 // checkConfig reports configurations that are missing or not what they seem. The planner refuses invalid ones.
 func checkConfig(r *reporter, n *network) {
 	const fix = "write the configuration as a string: config: | and JSON below it"
@@ -85,8 +90,8 @@ func checkConfig(r *reporter, n *network) {
 	case n.list != nil:
 		n.tree.duplicates(func(first, second member) {
 			if first.key == second.key { // others are ambiguous
-				r.add(n.object, n.config.at(second.offset), "remove one of them",
-					"the key %q is duplicated: the last one applies", second.key)
+				r.add(n.object, n.config.at(second.offset), "remove one of them", "the key %q is duplicated: the last one applies",
+					second.key)
 			}
 		})
 	}
@@ -160,8 +165,7 @@ func fixFor(err error, value string) string {
 func checkVersion(r *reporter, n *network) {
 	known := version.All.SupportedVersions()
 	if v := n.list.Version(); v != "" && !slices.Contains(known, v) {
-		r.add(n.object, n.place(n.tree.get("cniVersion")), "write one of "+strings.Join(known, ", "),
-			"cniVersion %q is unknown", v)
+		n.add(r, n.tree.get("cniVersion"), "write one of "+strings.Join(known, ", "), "cniVersion %q is unknown", v)
 	}
 }
 
@@ -172,14 +176,14 @@ func checkMinimumVersion(r *reporter, p plugin) {
 		return
 	}
 	if ok, err := version.GreaterThanOrEqualTo(v, least); err == nil && !ok {
-		r.add(p.object, p.place(p.network.tree.get("cniVersion")), "write "+least+" or a newer one",
+		p.add(r, p.network.tree.get("cniVersion"), "write "+least+" or a newer one",
 			"%s supports cniVersion %s and newer, not %s", p.typ, least, v)
 	}
 }
 
 func checkChain(r *reporter, p plugin) {
 	if p.index == 0 && slices.Contains(chainedOnly, p.typ) {
-		r.add(p.object, p.place(p.get("type")), "put it after the plugin that makes the interface, in \"plugins\"",
+		p.add(r, p.get("type"), "put it after the plugin that makes the interface, in \"plugins\"",
 			"%s needs the result of a plugin before it", p.typ)
 	}
 }
@@ -222,8 +226,7 @@ func checkTypes(r *reporter, s schema) {
 	for _, m := range s.members {
 		want, ok := s.known[m.key]
 		if got := m.value.kind(); ok && want != isAny && got != want && got != isNull {
-			r.add(s.object, s.place(m.value), fmt.Sprintf("write %s", want), "%s: %q must be %s, not %s", s.whose, m.key, want,
-				got)
+			s.add(r, m.value, fmt.Sprintf("write %s", want), "%s: %q must be %s, not %s", s.whose, m.key, want, got)
 		}
 	}
 }
@@ -254,12 +257,11 @@ func checkCapabilityTypes(r *reporter, p plugin) {
 		return
 	}
 	if c.kind() != isObject {
-		r.add(p.object, p.place(c), `write an object: {"ips": true}`, "capabilities must be an object, not %s", c.kind())
+		p.add(r, c, `write an object: {"ips": true}`, "capabilities must be an object, not %s", c.kind())
 	}
 	for _, m := range c.members {
 		if m.value.kind() != isBool {
-			r.add(p.object, p.place(m.value), "write true or false", "capability %q must be true or false, not %s", m.key,
-				m.value.kind())
+			p.add(r, m.value, "write true or false", "capability %q must be true or false, not %s", m.key, m.value.kind())
 		}
 	}
 }
@@ -275,8 +277,7 @@ func checkInterfaceNames(r *reporter, p plugin) {
 			continue
 		}
 		if err := utils.ValidateInterfaceName(v.text()); err != nil {
-			r.add(p.object, p.place(v), "use at most 15 characters, without / : and spaces", "%s: %s %q: %s", p.typ, key,
-				v.text(), err.Msg)
+			p.add(r, v, "use at most 15 characters, without / : and spaces", "%s: %s %q: %s", p.typ, key, v.text(), err.Msg)
 		}
 	}
 }
@@ -287,7 +288,7 @@ func checkMACs(r *reporter, p plugin) {
 	}
 	if v := p.get("hwaddr"); v.text() != "" && p.typ == "host-device" {
 		if _, err := net.ParseMAC(v.text()); err != nil {
-			r.add(p.object, p.place(v), "write six bytes: 02:00:00:00:00:01", "hwaddr %q is not a MAC address", v.text())
+			p.add(r, v, "write six bytes: 02:00:00:00:00:01", "hwaddr %q is not a MAC address", v.text())
 		}
 	}
 }
@@ -301,27 +302,24 @@ func checkValues(r *reporter, p plugin) {
 	for key, allowed := range values[p.typ] {
 		v := p.get(key)
 		if v.kindOr(isText) == isText && !slices.Contains(allowed, v.text()) {
-			r.add(p.object, p.place(v), "write "+strings.Join(allowed[1:], ", "), "%s: %s %q is unknown", p.typ, key, v.text())
+			p.add(r, v, "write "+strings.Join(allowed[1:], ", "), "%s: %s %q is unknown", p.typ, key, v.text())
 		}
 	}
 	for key, limit := range map[string][2]int64{"vlan": {0, 4094}, "vlanId": {0, 4094}, "mtu": {0, 65535}} {
 		v := p.get(key)
 		if i, ok := v.integer(); ok && p.isReference() && (i < limit[0] || i > limit[1]) {
-			r.add(p.object, p.place(v), fmt.Sprintf("write a number from %d to %d", limit[0], limit[1]), "%s: %s is %d", p.typ,
-				key, i)
+			p.add(r, v, fmt.Sprintf("write a number from %d to %d", limit[0], limit[1]), "%s: %s is %d", p.typ, key, i)
 		}
 	}
 	if p.typ != "host-device" {
 		return
 	}
 	if v := p.get("pciBusID"); v.text() != "" && !pciAddress.MatchString(v.text()) {
-		r.add(p.object, p.place(v),
-			`write domain, bus, device and function in small hexadecimal digits, as lspci -D does: "0000:3b:02.1"`,
+		p.add(r, v, `write domain, bus, device and function in small hexadecimal digits, as lspci -D does: "0000:3b:02.1"`,
 			"pciBusID %q is not a PCI address", v.text())
 	}
 	if v := p.get("kernelpath"); v.text() != "" && !strings.HasPrefix(v.text(), "/sys/devices/") {
-		r.add(p.object, p.place(v), "write a path below /sys/devices", "kernelpath %q is not a path below /sys/devices",
-			v.text())
+		p.add(r, v, "write a path below /sys/devices", "kernelpath %q is not a path below /sys/devices", v.text())
 	}
 }
 
@@ -345,5 +343,5 @@ func checkNeeds(r *reporter, p plugin) {
 	default:
 		return
 	}
-	r.add(p.object, p.place(p.get("type")), fix, "%s", message)
+	p.add(r, p.get("type"), fix, "%s", message)
 }

@@ -1,6 +1,7 @@
 package lint
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,7 +21,7 @@ import (
 
 // standIn is the configuration of networks that lint does not see: the cluster network, and definitions that are
 // reported by themselves.
-const standIn = `{"cniVersion":"1.0.0","name":"stand-in","type":"macvlan"}`
+const standIn = `{"cniVersion":"1.0.0","name":"cluster-network","type":"macvlan"}`
 
 // source has the objects of one plan.
 type source struct {
@@ -109,7 +110,9 @@ func (l *linter) planNetwork(n *network, conf *config.Plugin) {
 // each pod.
 func (l *linter) planPod(p *pod, conf *config.Plugin) {
 	s := source{
-		pod:     &plan.Pod{Ref: plan.Ref{Namespace: p.namespace, Name: "any"}, Annotations: map[string]string{}},
+		pod: &plan.Pod{
+			Ref: plan.Ref{Namespace: p.namespace, Name: cmp.Or(p.name, "any")}, Annotations: map[string]string{},
+		},
 		devices: map[string][]string{},
 		network: func(ref plan.Ref) (*plan.Definition, error) {
 			n, ok := l.networks[ref]
@@ -159,7 +162,21 @@ func (x *refused) next() string {
 }
 
 // describe reports a refusal with the text of ADD.
-func describe(r *reporter, x *refused) { r.add(x.object, x.at, x.next(), "%v", x.Err) }
+func describe(r *reporter, x *refused) {
+	r.add(x.object, x.at, x.next(), "%s", strings.TrimSpace(x.Err.Error()))
+}
+
+// describeInterface is describe at the name of the interface. Without a name in the annotation, the planner refuses the
+// default name, which may be another one at ADD, because defaultNetworks may shift the index.
+func describeInterface(r *reporter, x *refused) {
+	x.at = x.element.part("interface", "interfaceRequest")
+	describe(r, x)
+}
+
+func describeDefaultRoute(r *reporter, x *refused) {
+	x.at = x.element.part("default-route")
+	describe(r, x)
+}
 
 // describeConfig reports a configuration that cannot be read.
 func describeConfig(r *reporter, x *refused) {
@@ -171,11 +188,11 @@ func describeConfig(r *reporter, x *refused) {
 	if n.list != nil {
 		for _, t := range n.types() {
 			if cniconf.CheckTypes([]string{t.text()}) != nil {
-				r.add(n.object, n.place(t), "write the name of the binary only", "type %q is not the name of a file", t.text())
+				n.add(r, t, "write the name of the binary only", "type %q is not the name of a file", t.text())
 				return
 			}
 		}
-		r.add(n.object, n.place(n.tree.get("plugins")), "remove plugins that the network does not need", "%v", cause)
+		n.add(r, n.tree.get("plugins"), "remove plugins that the network does not need", "%v", cause)
 		return
 	}
 	at := errorOffset(cause, n.config.value)
@@ -201,14 +218,14 @@ func describeNetworkName(r *reporter, x *refused) {
 		describe(r, x) // the name is that of the definition, which a pod cannot use
 		return
 	}
-	r.add(n.object, n.place(n.tree.get("name")), "use letters, digits, _ . and - only, and a letter or digit first",
+	n.add(r, n.tree.get("name"), "use letters, digits, _ . and - only, and a letter or digit first",
 		"CNI does not allow the network name %q", n.list.Name())
 }
 
 func describeRecursion(r *reporter, x *refused) {
 	for _, t := range x.network.types() {
 		if cniconf.IsMultus(t.text()) {
-			r.add(x.object, x.network.place(t), "name the plugin that makes the interface",
+			x.network.add(r, t, "name the plugin that makes the interface",
 				"the network delegates to Multus itself")
 		}
 	}
@@ -256,36 +273,6 @@ func describeMissing(r *reporter, x *refused) {
 	case r.options.Complete:
 		r.add(x.object, x.at, "create the definition, or correct the annotation", "no file defines network %s", ref)
 	}
-}
-
-func describeInterfaceName(r *reporter, x *refused) {
-	r.add(x.object, x.element.part("interface", "interfaceRequest"), x.next(),
-		"network %s: the kernel does not accept the interface name %q", x.element.Name, x.element.ifName())
-}
-
-// describeDuplicateName reports an interface name that an earlier network has. Without a name in the annotation, it is
-// the default name, which may be another one at ADD, because defaultNetworks may shift the index.
-func describeDuplicateName(r *reporter, x *refused) {
-	name, other := x.element.ifName(), "the cluster network"
-	for _, e := range slices.Backward(x.pod.elements[netsel.Networks]) {
-		if e.index < x.Attachment && e.ifName() == name {
-			other = "network " + e.Name
-		}
-	}
-	r.add(x.object, x.element.part("interface", "interfaceRequest"), "give each network another interface",
-		"network %s: interface %s is that of %s", x.element.Name, name, other)
-}
-
-func describeDefaultRoute(r *reporter, x *refused) {
-	owner := x.element.Name
-	for _, gw := range *x.element.DefaultRoute {
-		i := slices.IndexFunc(x.pod.attachments, func(a plan.Attachment) bool { return a.Routes.Gateway(gw.Is6()).IsValid() })
-		if i != x.Attachment {
-			owner = x.pod.attachments[i].Request.Name
-		}
-	}
-	r.add(x.object, x.element.part("default-route"), "leave one gateway of each family, on one network",
-		"network %s asks for one more default route; network %s has one", x.element.Name, owner)
 }
 
 func describeDevice(r *reporter, x *refused) {

@@ -79,6 +79,14 @@ func (p *pod) parse(key, namespace string) []*element {
 	return out
 }
 
+// used returns the elements for which the runtime calls CNI plugins.
+func (p *pod) used() []*element {
+	if p.hostNetwork {
+		return p.elements[netsel.DefaultNetwork]
+	}
+	return slices.Concat(p.elements[netsel.DefaultNetwork], p.elements[netsel.Networks])
+}
+
 // errorPlace returns the position at which the annotation becomes invalid: in the JSON, or of an element.
 func errorPlace(value text, err error) mark {
 	var element *netsel.ElementError

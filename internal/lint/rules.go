@@ -1,7 +1,5 @@
 package lint
 
-import "multus/internal/netsel"
-
 // Rule is one rule.
 type Rule struct {
 	// ID identifies the rule in findings. It never changes.
@@ -37,9 +35,9 @@ func Rules() []Rule {
 		rule("device", Error, "networks with a device that no container requests", onRefusal(describeDevice)),
 		rule("duplicate-object", Error, "definitions that the files have more than once", each(definitions, checkUnique)),
 		rule("host-network", Warning, "networks of a pod that uses the network of its node", each(pods, checkHostNetwork)),
-		rule("interface-duplicate", Error, "interface names that a pod has twice", onRefusal(describeDuplicateName)),
+		rule("interface-duplicate", Error, "interface names that a pod has twice", onRefusal(describeInterface)),
 		rule("interface-name", Error, "interface names that the kernel does not accept",
-			onRefusal(describeInterfaceName), each(plugins, checkInterfaceNames)),
+			onRefusal(describeInterface), each(plugins, checkInterfaceNames)),
 		rule("ipam", Error, "IPAM without a type, bad routes, and bad addresses", each(plugins, checkIPAM)),
 		rule("ipam-claim", Warning, "addresses together with ipam-claim-reference", each(elements, checkClaim)),
 		rule("ipam-range", Error, "ranges of host-local that are invalid or overlap", each(plugins, checkRanges)),
@@ -118,37 +116,13 @@ func networks(l *linter) []*network {
 	return out
 }
 
-// plugins returns the plugins of all networks.
-func plugins(l *linter) []plugin {
-	var out []plugin
-	for _, n := range networks(l) {
-		out = append(out, n.plugins()...)
-	}
-	return out
-}
+func plugins(l *linter) []plugin { return flatten(networks(l), (*network).plugins) }
 
-// schemas returns the objects of all networks whose keys are known.
-func schemas(l *linter) []schema {
-	var out []schema
-	for _, n := range networks(l) {
-		out = append(out, n.schemas()...)
-	}
-	return out
-}
+func schemas(l *linter) []schema { return flatten(networks(l), (*network).schemas) }
 
 func pods(l *linter) []*pod { return l.pods }
 
-// elements returns the elements of the annotations of all pods.
-func elements(l *linter) []*element {
-	var out []*element
-	for _, p := range l.pods {
-		out = append(out, p.elements[netsel.DefaultNetwork]...)
-		if !p.hostNetwork {
-			out = append(out, p.elements[netsel.Networks]...)
-		}
-	}
-	return out
-}
+func elements(l *linter) []*element { return flatten(l.pods, (*pod).used) }
 
 // attachments returns the elements whose networks are in the files.
 func attachments(l *linter) []attachment {
@@ -157,6 +131,14 @@ func attachments(l *linter) []attachment {
 		if n := l.networks[e.ref]; n != nil && n.list != nil {
 			out = append(out, attachment{e, n})
 		}
+	}
+	return out
+}
+
+func flatten[T, U any](of []T, parts func(T) []U) []U {
+	var out []U
+	for _, x := range of {
+		out = append(out, parts(x)...)
 	}
 	return out
 }
