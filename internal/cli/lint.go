@@ -38,10 +38,14 @@ func (a *app) lintCommand() *cobra.Command {
 			if len(files) == 0 {
 				return usageError{fmt.Errorf("no files: give -f FILE, -f DIRECTORY or -f - for standard input")}
 			}
-			o := lint.Options{Isolation: isolation, Complete: complete, Exceptions: (&config.Plugin{}).Exceptions()}
-			if err := lintSettings(&o, conf); err != nil {
-				return err
+			o := lint.Options{Config: &config.Plugin{}, Complete: complete}
+			if conf != "" {
+				var err error
+				if o.Config, err = readPluginConfig(conf); err != nil {
+					return err
+				}
 			}
+			o.Config.NamespaceIsolation = o.Config.NamespaceIsolation || isolation
 			in, err := a.readFiles(files)
 			if err != nil {
 				return err
@@ -52,29 +56,24 @@ func (a *app) lintCommand() *cobra.Command {
 	c.Flags().StringArrayVarP(&files, "filename", "f", nil,
 		"`file`, directory (not those below it), or - for standard input; may be repeated")
 	c.Flags().StringVar(&conf, "config", "",
-		"configuration `file` of CNI or the daemon: lint uses its namespaceIsolation, globalNamespaces and multusNamespace")
+		"configuration `file` of CNI or the daemon: lint uses its limits for pods and definitions, such as namespaceIsolation")
 	c.Flags().BoolVar(&isolation, "namespace-isolation", false, "check as with namespaceIsolation")
 	c.Flags().BoolVar(&complete, "complete", false,
 		"report a network that none of the files defines as an error")
 	return c
 }
 
-// lintSettings takes the options from a configuration.
-func lintSettings(o *lint.Options, file string) error {
-	if file == "" {
-		return nil
-	}
+// readPluginConfig reads the configuration of Multus from a file.
+func readPluginConfig(file string) (*config.Plugin, error) {
 	b, err := os.ReadFile(file)
 	if err != nil {
-		return fmt.Errorf("read configuration: %w", err)
+		return nil, fmt.Errorf("read configuration: %w", err)
 	}
 	conf, err := config.ParsePlugin(autoconf.PluginConfig(b))
 	if err != nil {
-		return fmt.Errorf("%s: %w", file, err)
+		return nil, fmt.Errorf("%s: %w", file, err)
 	}
-	o.Isolation = o.Isolation || conf.NamespaceIsolation
-	o.Exceptions, o.MultusNamespace = conf.Exceptions(), conf.MultusNamespace
-	return nil
+	return conf, nil
 }
 
 func (a *app) printLint(found []lint.Finding, files int) error {

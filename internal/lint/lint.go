@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"strings"
 
 	"multus/internal/config"
 	"multus/internal/engine/plan"
@@ -47,23 +46,23 @@ type Finding struct {
 
 // Options are settings that the files do not contain.
 type Options struct {
-	// Isolation enables the check of namespaceIsolation. Exceptions are the namespaces to which every pod may refer
-	// (config.Plugin.Exceptions).
-	Isolation  bool
-	Exceptions []string
-	// MultusNamespace is the namespace of the networks in the default-network annotation (behaviour C50).
-	MultusNamespace string
+	// Config is the configuration of Multus in the cluster, or nil for the defaults. Its networks are not used, because
+	// they are in files of nodes.
+	Config *config.Plugin
 	// Complete reports whether the files have all definitions: a network that none of them defines does not exist.
 	Complete bool
 }
 
 // plugin returns the configuration with which the planner resolves pods.
 func (o Options) plugin() *config.Plugin {
-	return &config.Plugin{
-		CNIVersion: "1.0.0", Name: "multus", Delegates: []json.RawMessage{[]byte(standIn)},
-		NamespaceIsolation: o.Isolation, GlobalNamespaces: strings.Join(o.Exceptions, ","),
-		MultusNamespace: cmp.Or(o.MultusNamespace, config.DefaultMultusNamespace),
+	var c config.Plugin
+	if o.Config != nil {
+		c = *o.Config
 	}
+	c.CNIVersion, c.Name, c.Delegates = "1.0.0", "multus", []json.RawMessage{[]byte(standIn)}
+	c.ClusterNetwork, c.DefaultNetworks, c.AuxiliaryChain, c.RuntimeConfig = "", nil, "", nil
+	c.MultusNamespace = cmp.Or(c.MultusNamespace, config.DefaultMultusNamespace)
+	return &c
 }
 
 // Run checks all files together: pods against the definitions, and definitions against each other. The findings are in

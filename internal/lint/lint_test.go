@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"multus/internal/config"
 )
 
 var (
@@ -58,9 +60,9 @@ func TestCorpus(t *testing.T) {
 
 // corpusOptions returns the options that a file of the corpus asks for.
 func corpusOptions(data []byte) Options {
-	o := Options{Exceptions: []string{"default"}}
+	o := Options{Config: &config.Plugin{}}
 	if m := options.FindSubmatch(data); m != nil {
-		o.Isolation, o.Complete = string(m[1]) == "isolation", string(m[1]) == "complete"
+		o.Config.NamespaceIsolation, o.Complete = string(m[1]) == "isolation", string(m[1]) == "complete"
 	}
 	return o
 }
@@ -88,7 +90,7 @@ func TestExamples(t *testing.T) {
 		t.Errorf("%+v", found)
 	}
 	// isolation.yaml documents that this pod is refused.
-	found := Run(all, Options{Isolation: true, Exceptions: []string{"default"}})
+	found := Run(all, Options{Config: &config.Plugin{NamespaceIsolation: true}})
 	if len(found) != 1 || found[0].Rule != "isolation" || found[0].Object != "Pod team-b/stranger" {
 		t.Errorf("%+v", found)
 	}
@@ -107,6 +109,44 @@ func TestAcrossFiles(t *testing.T) {
 		found := Run(files, Options{Complete: true})
 		if len(found) != 1 || found[0].Rule != "capability" || found[0].File != "pods" {
 			t.Errorf("%+v", found)
+		}
+	}
+}
+
+// TestConfiguration checks that the limits of the cluster's configuration apply, that a definition which they refuse is
+// reported once and not for its pods, and that the networks of the configuration are not looked up.
+func TestConfiguration(t *testing.T) {
+	t.Parallel()
+	file := File{Name: "f", Data: []byte(`
+apiVersion: k8s.cni.cncf.io/v1
+kind: NetworkAttachmentDefinition
+metadata: {name: net, namespace: team-a}
+spec: {config: '{"type": "macvlan", "allowInUse": true}'}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web-0, namespace: team-a, annotations: {k8s.v1.cni.cncf.io/networks: "net, net"}}
+`)}
+	cluster := config.Plugin{
+		ClusterNetwork: "/nowhere/10-cluster.conflist", DefaultNetworks: []string{"none"}, AuxiliaryChain: "none",
+	}
+	for _, tc := range []struct {
+		set  func(*config.Plugin)
+		want string
+	}{
+		{func(*config.Plugin) {}, ""},
+		{func(c *config.Plugin) { c.AllowedTypes = []string{"bridge"} }, "5 allowed"},
+		{func(c *config.Plugin) { c.AllowInUseNamespaces = []string{"infra"} }, "5 allowed"},
+		{func(c *config.Plugin) { c.MaxNetworks = 2 }, "9 limit"},
+		{func(c *config.Plugin) { c.MaxNetworks = 1 }, "9 limit"},
+	} {
+		conf, got := cluster, ""
+		tc.set(&conf)
+		for _, f := range Run([]File{file}, Options{Config: &conf, Complete: true}) {
+			got += fmt.Sprintf("%d %s", f.Line, f.Rule)
+		}
+		if got != tc.want {
+			t.Errorf("%s, want %s", got, tc.want)
 		}
 	}
 }
@@ -158,7 +198,8 @@ func FuzzRun(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		lines := len(split(data))
-		found := Run([]File{{Name: "f", Data: data}}, Options{Isolation: true, Complete: true})
+		isolated := &config.Plugin{NamespaceIsolation: true}
+		found := Run([]File{{Name: "f", Data: data}}, Options{Config: isolated, Complete: true})
 		if i := slices.IndexFunc(found,
 			func(f Finding) bool { return f.Line < 1 || f.Line > lines+1 || f.Column < 1 || f.Fix == "" }); i >= 0 {
 			t.Errorf("%+v", found[i])

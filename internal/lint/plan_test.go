@@ -31,7 +31,7 @@ func planFile(t *testing.T, path string, o Options) error {
 	src := file.New(file.Options{Dir: dir})
 	log := slog.New(slog.DiscardHandler)
 	conf := `{"cniVersion":"1.0.0","name":"m","type":"multus","delegates":[{"cniVersion":"1.0.0","name":"c","type":"bridge"}]`
-	if o.Isolation {
+	if o.Config.NamespaceIsolation {
 		conf += `,"namespaceIsolation":true`
 	}
 	p, err := config.ParsePlugin([]byte(conf + "}"))

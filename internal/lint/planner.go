@@ -69,14 +69,16 @@ type refused struct {
 
 // plan resolves every definition and every pod as ADD does.
 func (l *linter) plan() {
-	conf := l.options.plugin()
+	alone, together := l.options.plugin(), l.options.plugin()
+	alone.MaxNetworks = 0
 	for _, n := range l.defined {
 		if n.given() {
-			l.planNetwork(n, conf)
+			l.planNetwork(n, alone)
 		}
 	}
+	together.AllowedTypes, together.AllowInUseNamespaces = nil, nil // what these refuse was reported for the definitions
 	for _, p := range l.pods {
-		l.planPod(p, conf)
+		l.planPod(p, together)
 	}
 }
 
