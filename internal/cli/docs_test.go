@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"multus/internal/doctor"
+	"multus/internal/lint"
 )
 
 // TestDocs checks that docs/multusctl.md names every command, every check of the doctor and every lint rule of the
@@ -37,6 +38,11 @@ func TestDocs(t *testing.T) {
 	for _, c := range doctor.Checks() {
 		if !strings.Contains(doc, "| `"+c.Name+"` |") {
 			t.Errorf("check %s is not in the document", c.Name)
+		}
+	}
+	for _, r := range lint.Rules() {
+		if !strings.Contains(doc, "`"+r.ID+"`") {
+			t.Errorf("rule %s is not in the document", r.ID)
 		}
 	}
 	corpus, err := os.ReadDir("../lint/testdata/corpus")

@@ -20,25 +20,37 @@ type lintOutput struct {
 	Findings []lint.Finding `json:"findings"`
 }
 
+// ruleOutput is what `lint --rules -o json` prints.
+type ruleOutput struct {
+	Rules []lint.Rule `json:"rules"`
+}
+
 func (a *app) lintCommand() *cobra.Command {
-	var files []string
+	var files, disabled []string
 	var conf string
-	var isolation, complete bool
+	var isolation, complete, rules bool
 	c := &cobra.Command{
 		Use:   "lint -f FILE…",
 		Short: "Check network definitions and pods before they are applied",
 		Long: "Check network definitions, pods and workloads, with line and column. Files are checked together: pods " +
 			"against the\n" +
-			"definitions, and definitions against each other. lint does not contact a cluster.",
+			"definitions, and definitions against each other. lint does not contact a cluster. The annotation\n" +
+			lint.Ignore + " of an object has the IDs of rules that do not apply to it.",
 		Example: "  multusctl lint -f networks.yaml -f pod.yaml\n  multusctl lint -f examples/ --complete\n  kubectl get " +
 			"net-attach-def,pods -A -o yaml | multusctl lint -f -",
 		Args: cobra.ArbitraryArgs,
 		RunE: func(_ *cobra.Command, args []string) error {
+			if rules {
+				return a.printRules()
+			}
 			files = append(files, args...)
 			if len(files) == 0 {
 				return usageError{fmt.Errorf("no files: give -f FILE, -f DIRECTORY or -f - for standard input")}
 			}
-			o := lint.Options{Config: &config.Plugin{}, Complete: complete}
+			if err := checkRules(disabled); err != nil {
+				return err
+			}
+			o := lint.Options{Config: &config.Plugin{}, Complete: complete, Disabled: disabled}
 			if conf != "" {
 				var err error
 				if o.Config, err = readPluginConfig(conf); err != nil {
@@ -60,7 +72,29 @@ func (a *app) lintCommand() *cobra.Command {
 	c.Flags().BoolVar(&isolation, "namespace-isolation", false, "check as with namespaceIsolation")
 	c.Flags().BoolVar(&complete, "complete", false,
 		"report a network that none of the files defines as an error")
+	c.Flags().StringSliceVar(&disabled, "disable", nil, "`rules` that do not apply, by their ID")
+	c.Flags().BoolVar(&rules, "rules", false, "list the rules, and check nothing")
 	return c
+}
+
+// checkRules returns an error for an ID that is not that of a rule.
+func checkRules(ids []string) error {
+	for _, id := range ids {
+		if !slices.ContainsFunc(lint.Rules(), func(r lint.Rule) bool { return r.ID == id }) {
+			return usageError{fmt.Errorf("no rule %q: lint --rules lists them", id)}
+		}
+	}
+	return nil
+}
+
+func (a *app) printRules() error {
+	return a.print(ruleOutput{lint.Rules()}, func(w io.Writer) {
+		table := [][]string{{"RULE", "SEVERITY", "FINDS"}}
+		for _, r := range lint.Rules() {
+			table = append(table, []string{r.ID, string(r.Severity), r.About})
+		}
+		columns(w, table...)
+	})
 }
 
 // readPluginConfig reads the configuration of Multus from a file.

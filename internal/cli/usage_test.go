@@ -29,6 +29,8 @@ func TestUsage(t *testing.T) {
 		{"gc", "--state-dir /nowhere -o xml", xml},
 		{"ledger ls", "-o xml", xml},
 		{"lint", "-f /nowhere -o xml", xml},
+		{"lint", "-f /nowhere --disable mac,speling", `no rule "speling": lint --rules lists them`},
+		{"lint", "--rules -o xml", xml},
 		{"graph", "-o json", "graph has --format, not --output"},
 		{"graph", "-o xml", "graph has --format, not --output"},
 	} {

@@ -31,6 +31,8 @@ type object struct {
 	kind, namespace, name string
 	// invalid is the reason why the document is not YAML.
 	invalid string
+	// ignored are the rules that do not apply to the object.
+	ignored []string
 }
 
 // String returns kind namespace/name, or "" for a document that is not an object.
@@ -102,9 +104,11 @@ func (l *linter) read(i int, f File) {
 // document reads one object, or the items of a list.
 func (l *linter) document(file int, lines [][]rune, root node) {
 	meta := root.get("metadata")
+	separator := func(r rune) bool { return r == ',' || r == ' ' }
 	o := &object{
 		file: file, lines: lines, root: root, at: root.mark(), kind: root.get("kind").text(),
 		namespace: cmp.Or(meta.get("namespace").text(), "default"), name: meta.get("name").text(),
+		ignored: strings.FieldsFunc(meta.get("annotations").get(Ignore).text(), separator),
 	}
 	if strings.HasSuffix(o.kind, "List") {
 		for _, item := range root.get("items").items() {

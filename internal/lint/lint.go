@@ -51,6 +51,8 @@ type Options struct {
 	Config *config.Plugin
 	// Complete reports whether the files have all definitions: a network that none of them defines does not exist.
 	Complete bool
+	// Disabled are the IDs of rules that do not apply.
+	Disabled []string
 }
 
 // plugin returns the configuration with which the planner resolves pods.
@@ -65,6 +67,9 @@ func (o Options) plugin() *config.Plugin {
 	return &c
 }
 
+// Ignore is the annotation of an object with the IDs of rules, separated by commas, that do not apply to it.
+const Ignore = "lint.multus-cni.io/ignore"
+
 // Run checks all files together: pods against the definitions, and definitions against each other. The findings are in
 // the order of the files and their lines.
 func Run(files []File, o Options) []Finding {
@@ -74,6 +79,9 @@ func Run(files []File, o Options) []Finding {
 	}
 	l.plan()
 	for _, rule := range Rules() {
+		if slices.Contains(o.Disabled, rule.ID) {
+			continue
+		}
 		for _, run := range rule.runs {
 			run(&reporter{l, rule})
 		}
@@ -111,14 +119,19 @@ type reporter struct {
 
 // add adds a finding with the severity of the rule. The message is formatted as by fmt.Sprintf.
 func (r *reporter) add(o *object, at mark, fix, format string, args ...any) {
-	r.found = append(r.found, Finding{
-		Line: at.line, Column: at.column, Severity: r.rule.Severity, Rule: r.rule.ID, Object: o.String(),
-		Message: fmt.Sprintf(format, args...), Fix: fix, index: o.file,
-	})
+	r.find(r.rule.Severity, o, at, fix, fmt.Sprintf(format, args...))
 }
 
 // warn adds a warning of a rule whose other findings are errors.
 func (r *reporter) warn(o *object, at mark, fix, format string, args ...any) {
-	r.add(o, at, fix, format, args...)
-	r.found[len(r.found)-1].Severity = Warning
+	r.find(Warning, o, at, fix, fmt.Sprintf(format, args...))
+}
+
+func (r *reporter) find(s Severity, o *object, at mark, fix, message string) {
+	if !slices.Contains(o.ignored, r.rule.ID) {
+		r.found = append(r.found, Finding{
+			Line: at.line, Column: at.column, Severity: s, Rule: r.rule.ID, Object: o.String(), Message: message, Fix: fix,
+			index: o.file,
+		})
+	}
 }

@@ -60,3 +60,40 @@ func TestRules(t *testing.T) {
 		}
 	}
 }
+
+// TestIgnored checks that a rule that is disabled, or that the annotation of an object names, has no findings, and that
+// the other rules have.
+func TestIgnored(t *testing.T) {
+	t.Parallel()
+	const definition = `
+apiVersion: k8s.cni.cncf.io/v1
+kind: NetworkAttachmentDefinition
+metadata: {name: NAME, namespace: team-a, annotations: {ANNOTATION}}
+spec: {config: '{"type": "macvlan", "mode": "x", "mtu": -1, "mastr": "eth1"}'}
+---`
+	file := func(ignored string) File {
+		plain := strings.NewReplacer("NAME", "plain", "ANNOTATION", "").Replace(definition)
+		return File{Name: "f", Data: []byte(plain + strings.NewReplacer("NAME", "ignores", "ANNOTATION",
+			Ignore+`: "`+ignored+`"`).Replace(definition))}
+	}
+	for _, tc := range []struct {
+		ignored  string
+		disabled []string
+		want     string
+	}{
+		{"", nil, "plain value, plain value, plain unknown-key, ignores value, ignores value, ignores unknown-key"},
+		{"value", nil, "plain value, plain value, plain unknown-key, ignores unknown-key"},
+		{"unknown-key, value", nil, "plain value, plain value, plain unknown-key"},
+		{"", []string{"value"}, "plain unknown-key, ignores unknown-key"},
+		{"unknown-key", []string{"value", "mac"}, "plain unknown-key"},
+	} {
+		var got []string
+		for _, f := range Run([]File{file(tc.ignored)}, Options{Disabled: tc.disabled}) {
+			_, name, _ := strings.Cut(f.Object, "/")
+			got = append(got, name+" "+f.Rule)
+		}
+		if s := strings.Join(got, ", "); s != tc.want {
+			t.Errorf("%q, %q: %s, want %s", tc.ignored, tc.disabled, s, tc.want)
+		}
+	}
+}
