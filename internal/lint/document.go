@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"io"
+	"math"
 	"regexp"
 	"slices"
 	"strconv"
@@ -65,9 +66,9 @@ type pod struct {
 	elements map[string][]*element
 	// attachments are those that ADD would make. The first one is the cluster network.
 	attachments []plan.Attachment
-	// resources are the resources that its containers request. hasContainers reports whether the pod has a list of
+	// resources are how many of each resource its containers request. hasContainers reports whether the pod has a list of
 	// containers.
-	resources     map[string]bool
+	resources     map[string]int
 	hasContainers bool
 	// hostNetwork reports whether the pod uses the network of its node.
 	hostNetwork bool
@@ -160,7 +161,7 @@ func (l *linter) definition(o *object) {
 func (l *linter) template(o *object, root node) {
 	spec := root.get("spec")
 	p := &pod{
-		object: o, meta: root.get("metadata"), annotations: map[string]text{}, resources: map[string]bool{},
+		object: o, meta: root.get("metadata"), annotations: map[string]text{}, resources: map[string]int{},
 		hostNetwork: spec.get("hostNetwork").text() == "true",
 	}
 	for key := range p.meta.get("annotations").pairs() {
@@ -171,10 +172,14 @@ func (l *linter) template(o *object, root node) {
 	for _, list := range []string{"containers", "initContainers"} {
 		p.hasContainers = p.hasContainers || spec.get(list).exists()
 		for _, c := range spec.get(list).items() {
-			for _, kind := range []string{"limits", "requests"} {
-				for key := range (node{c}).get("resources").get(kind).pairs() {
-					p.resources[key.Value] = true
+			resources := (node{c}).get("resources")
+			for key, value := range resources.get("requests").pairs() {
+				if !resources.get("limits").get(key.Value).exists() { // the two of a device are equal
+					p.resources[key.Value] += quantity(value)
 				}
+			}
+			for key, value := range resources.get("limits").pairs() {
+				p.resources[key.Value] += quantity(value)
 			}
 		}
 	}
@@ -183,6 +188,15 @@ func (l *linter) template(o *object, root node) {
 		netsel.Networks:       p.parse(netsel.Networks, o.namespace),
 	}
 	l.pods = append(l.pods, p)
+}
+
+// quantity returns the number of devices that a container requests. Anything but a plain number is taken for enough.
+func quantity(value node) int {
+	n, err := strconv.ParseUint(value.text(), 10, 16)
+	if err != nil {
+		return math.MaxUint16
+	}
+	return int(n)
 }
 
 // checkYAML also reports repeated keys. Clients of the API server differ in which of them counts.

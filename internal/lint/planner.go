@@ -134,9 +134,14 @@ func (l *linter) planPod(p *pod, conf *config.Plugin) {
 		}
 	}
 	for _, n := range l.networks {
-		if !p.hasContainers || p.resources[n.resource] {
-			s.devices[n.resource] = slices.Repeat([]string{"0000:00:00.0"}, conf.NetworkLimit())
+		if n.resource == "" {
+			continue
 		}
+		count := conf.NetworkLimit()
+		if p.hasContainers {
+			count = min(count, p.resources[n.resource])
+		}
+		s.devices[n.resource] = slices.Repeat([]string{"0000:00:00.0"}, count)
 	}
 	attachments, refusals := s.check(conf)
 	p.attachments = attachments
@@ -279,6 +284,6 @@ func describeMissing(r *reporter, x *refused) {
 
 func describeDevice(r *reporter, x *refused) {
 	resource := r.networks[x.element.ref].resource
-	r.add(x.object, x.at, fmt.Sprintf("request %s in resources.limits of a container", resource),
-		"network %s needs a device of %s, and no container requests one", x.element.ref, resource)
+	r.add(x.object, x.at, x.next(), "network %s needs a device of %s, and none is left: the containers request %d",
+		x.element.ref, resource, x.pod.resources[resource])
 }

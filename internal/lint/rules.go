@@ -32,7 +32,7 @@ func Rules() []Rule {
 		rule("config", Error, "spec.config that cannot be read, or that is read in another way than it seems",
 			onRefusal(describeConfig), each(definitions, checkConfig)),
 		rule("default-route", Error, "more than one default route of a family", onRefusal(describeDefaultRoute)),
-		rule("device", Error, "networks with a device that no container requests", onRefusal(describeDevice)),
+		rule("device", Error, "networks that need more devices than the containers request", onRefusal(describeDevice)),
 		rule("duplicate-object", Error, "definitions that the files have more than once", each(definitions, checkUnique)),
 		rule("host-network", Warning, "networks of a pod that uses the network of its node", each(pods, checkHostNetwork)),
 		rule("interface-duplicate", Error, "interface names that a pod has twice", onRefusal(describeInterface)),
