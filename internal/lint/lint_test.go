@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"multus/internal/config"
+	"multus/internal/engine/plan"
 )
 
 var (
@@ -148,6 +149,18 @@ metadata: {name: web-0, namespace: team-a, annotations: {k8s.v1.cni.cncf.io/netw
 		if got != tc.want {
 			t.Errorf("%s, want %s", got, tc.want)
 		}
+	}
+}
+
+// TestTooLarge checks that a valid configuration that is too large for ADD is reported at its beginning.
+func TestTooLarge(t *testing.T) {
+	t.Parallel()
+	found := Run([]File{{Name: "f", Data: []byte("{apiVersion: k8s.cni.cncf.io/v1, kind: NetworkAttachmentDefinition, " +
+		"metadata: {name: net},\nspec: {config: '{\"type\":\"x\",\"a\":\"" + strings.Repeat("x", plan.MaxConfigBytes) + "\"}'}}")}},
+		Options{})
+	if len(found) != 1 || found[0].Rule != "config" || found[0].Line != 2 ||
+		!strings.Contains(found[0].Message, "at most") {
+		t.Errorf("%+v", found)
 	}
 }
 

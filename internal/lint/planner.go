@@ -199,7 +199,7 @@ func describeConfig(r *reporter, x *refused) {
 				return
 			}
 		}
-		n.add(r, n.tree.get("plugins"), "remove plugins that the network does not need", "%v", cause)
+		n.add(r, n.tree.get("plugins"), "remove what the network does not need", "%v", cause)
 		return
 	}
 	at := errorOffset(cause, n.config.value)
