@@ -2,9 +2,11 @@
 package arch
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -154,6 +156,25 @@ func TestOnlyImporters(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// TestErrorsAreInTheCatalogue checks that errors with advice are made by an ID of the catalogue in package fault, from
+// which docs/errors.md is made.
+func TestErrorsAreInTheCatalogue(t *testing.T) {
+	t.Parallel()
+	err := filepath.WalkDir(filepath.Join(root(t), "internal"), func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if bytes.Contains(b, []byte("fault.Error{")) {
+			t.Errorf("%s makes an error that is not in the catalogue", path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 

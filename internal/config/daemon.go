@@ -73,12 +73,10 @@ type Daemon struct {
 func ParseDaemon(b []byte) (*Daemon, error) {
 	d := &Daemon{SocketDir: DefaultSocketDir, CNIConfigDir: "/etc/cni/net.d", Type: "multus-shim", MultusConfigFile: Auto}
 	if err := json.Unmarshal(b, d); err != nil {
-		return nil, fault.Wrap(err, fault.Decoding, "correct the daemon's configuration file",
-			"failed to unmarshall the daemon configuration")
+		return nil, fault.DaemonFileUnreadable.Wrap(err)
 	}
 	if d.ConnectionLimit != nil && *d.ConnectionLimit <= 0 {
-		return nil, fault.New(fault.BadConfig, "remove connectionLimit, or make it greater than 0",
-			"connection limit must be greater than 0, got %d", *d.ConnectionLimit)
+		return nil, fault.ConnectionLimitInvalid.New(*d.ConnectionLimit)
 	}
 	d.Raw = b
 	return d, nil
@@ -89,12 +87,10 @@ func ParseDaemon(b []byte) (*Daemon, error) {
 // uninstalled.
 func (d *Daemon) Usable() error {
 	if !d.AutoCNIVersion() && !IsCNIVersion(d.CNIVersion) {
-		return fault.New(fault.BadConfig, "correct cniVersion in the daemon's configuration file",
-			"daemon configuration: cniVersion is %.64q, not auto or one of %s", d.CNIVersion, KnownVersions())
+		return fault.DaemonVersionUnknown.New(d.CNIVersion, KnownVersions())
 	}
 	if !validCheck(d.CheckNetworks) {
-		return fault.New(fault.BadConfig, fixCheck, `daemon configuration: checkNetworks is %.64q, not "cluster" or "all"`,
-			d.CheckNetworks)
+		return fault.DaemonCheckUnknown.New(d.CheckNetworks)
 	}
 	return nil
 }

@@ -144,8 +144,7 @@ func ParsePlugin(b []byte) (*Plugin, error) {
 	if !p.decode(b) {
 		p = newPlugin()
 		if err := json.Unmarshal(b, p); err != nil {
-			return nil, fault.Wrap(err, fault.Decoding, "correct the CNI configuration that the runtime loads",
-				"failed to load netconf")
+			return nil, fault.ConfigUnreadable.Wrap(err)
 		}
 	}
 	p.annotations = sync.OnceValue(func() annotations { return decodeAnnotations(p.RuntimeConfig) })
@@ -162,8 +161,7 @@ func newPlugin() *Plugin {
 // HasNetwork returns an error if there is no network to delegate to (behaviour A7).
 func (p *Plugin) HasNetwork() error {
 	if p.ClusterNetwork == "" && len(p.Delegates) == 0 {
-		return fault.New(fault.BadConfig, "set clusterNetwork in the CNI configuration",
-			"CNI configuration %q: at least one delegate/clusterNetwork must be specified", p.Name)
+		return fault.NoClusterNetwork.New(p.Name)
 	}
 	return nil
 }
@@ -206,8 +204,7 @@ func decodeAnnotations(runtimeConfig map[string]json.RawMessage) annotations {
 	}
 	m := map[string]string{}
 	if err := json.Unmarshal(raw, &m); err != nil {
-		return annotations{err: fault.Wrap(err, fault.Decoding, "report this to the container runtime's authors",
-			"runtimeConfig %q is not a map of strings", PodAnnotations)}
+		return annotations{err: fault.AnnotationsUnreadable.Wrap(err)}
 	}
 	return annotations{values: m, known: true}
 }
@@ -224,20 +221,15 @@ func (p *Plugin) ValidCheck() error {
 	if validCheck(p.CheckNetworks) {
 		return nil
 	}
-	return fault.New(fault.BadConfig, fixCheck, `CNI configuration %q: checkNetworks is %.64q, not "cluster" or "all"`,
-		p.Name, p.CheckNetworks)
+	return fault.CheckUnknown.New(p.Name, p.CheckNetworks)
 }
-
-// fixCheck is the advice for an invalid value of checkNetworks.
-const fixCheck = `set checkNetworks to "cluster" or "all", or remove it`
 
 func validCheck(v string) bool { return v == CheckNone || v == CheckCluster || v == CheckAll }
 
 // Usable returns an error if no runtime can use the configuration, or if a verb always fails because of a value in it.
 func (p *Plugin) Usable() error {
 	if p.CNIVersion != "" && !IsCNIVersion(p.CNIVersion) {
-		return fault.New(fault.BadConfig, "correct cniVersion in the CNI configuration",
-			"CNI configuration %q: cniVersion is %.64q, not one of %s", p.Name, p.CNIVersion, KnownVersions())
+		return fault.VersionUnknown.New(p.Name, p.CNIVersion, KnownVersions())
 	}
 	return p.ValidCheck()
 }

@@ -142,9 +142,7 @@ func (at *attaching) report(ctx context.Context, failure error) error {
 		at.Log.Error("status and events not written", "pod", at.Request.Pod(), "err", err)
 		return nil
 	}
-	return fault.Wrap(err, fault.TryAgain,
-		"check that the API server can be reached, and that Multus may patch or update pods/status",
-		"the network status of pod %s is not written, and nothing was attached", at.Request.Pod())
+	return fault.StatusLost.Wrap(err, at.Request.Pod())
 }
 
 // requestsNetworks reports whether a pod requests networks: additional ones, or one that replaces the cluster network.

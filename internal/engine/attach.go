@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 
@@ -62,8 +61,7 @@ func (at *attaching) write(ctx context.Context) error {
 	}
 	err := hostdevice.Hold(ctx, at.Sandbox, at.record, func() error {
 		if err := at.Ledger.Write(at.record); err != nil {
-			return fault.Wrap(err, fault.Internal, "make the state directory (cniDir) writable", "pod %s was not attached",
-				at.Request.Pod())
+			return fault.StateNotWritten.Wrap(err, at.Request.Pod())
 		}
 		return nil
 	})
@@ -104,8 +102,7 @@ func (at *attaching) readable() error {
 	for i := range at.record.Attachments {
 		a := &at.record.Attachments[i]
 		if _, err := a.Config.Libcni(); err != nil {
-			return fault.Wrap(err, fault.BadConfig, "correct the network's configuration: multusctl lint shows the place",
-				"network %s of pod %s: CNI does not accept its configuration", a.Name, at.Request.Pod())
+			return fault.ConfigRefusedByCNI.Wrap(err, a.Name, at.Request.Pod())
 		}
 	}
 	return nil
@@ -144,15 +141,14 @@ func (at *attaching) failure() error {
 // (behaviour D5). A configuration error that was found without running the delegate already names the network and is
 // returned unchanged. If the error has a next step of its own, that one is kept.
 func failed(a *ledger.Attachment, err error) error {
-	code, next := fault.Internal, fmt.Sprintf("look at the configuration of network %s and at the message of its plugin",
-		a.Name)
+	e := fault.AddFailed.Wrap(err, a.Name, a.IfName, a.Name)
 	if f, ok := errors.AsType[*fault.Error](err); ok {
 		if f.Code == fault.BadConfig {
 			return err
 		}
-		code, next = f.Code, f.Next
+		e.Code, e.Next = f.Code, f.Next
 	}
-	return fault.Wrap(err, code, next, "error adding container to network %q (interface %s)", a.Name, a.IfName)
+	return e
 }
 
 func (at *attaching) begun(i int) bool { return at.outcomes[i] != nil && at.outcomes[i].begun }

@@ -24,7 +24,7 @@ type interfaces []string
 func (n interfaces) CheckFree(r *ledger.Record) error {
 	for i := range r.Attachments {
 		if slices.Contains(n, r.Attachments[i].IfName) {
-			return fault.New(fault.Internal, "-", "interface %s already exists", r.Attachments[i].IfName)
+			return fault.InterfaceExists.New("n", r.Attachments[i].IfName, r.Netns)
 		}
 	}
 	return nil

@@ -60,8 +60,7 @@ func (e *Engine) check(ctx context.Context, b *session.Sandbox) error {
 		a := &r.Attachments[i]
 		failpoint.At("check.before")
 		if err := run.Check(ctx, r, a); err != nil {
-			return fault.Wrap(err, fault.Internal, "remove the sandbox: the runtime makes a new one",
-				"network %q (interface %s) failed its CHECK", a.Name, a.IfName)
+			return fault.CheckFailed.Wrap(err, a.Name, a.IfName)
 		}
 	}
 	return nil
@@ -89,8 +88,7 @@ func (e *Engine) checked(ctx context.Context, b *session.Sandbox) (*ledger.Recor
 		run := b.Delegates(r)
 		return r, run, chooseVersions(ctx, run, r)
 	}
-	return nil, nil, fault.New(fault.Internal, "remove the sandbox: the runtime makes a new one",
-		"container %s is not attached to any network", b.Request.ContainerID)
+	return nil, nil, fault.NotAttached.New(b.Request.ContainerID)
 }
 
 // Answer is the outcome of CHECK for one network of a sandbox.
@@ -129,8 +127,7 @@ func checkEach(ctx context.Context, b *session.Sandbox) ([]Answer, error) {
 		return nil, err
 	}
 	if len(r.Attachments) == 0 {
-		return nil, fault.New(fault.Internal, "look for its records: multusctl ledger ls",
-			"container %s is not attached to any network", b.Request.ContainerID)
+		return nil, fault.NotRecorded.New(b.Request.ContainerID)
 	}
 	r = b.Current(r)
 	run := b.Delegates(r)

@@ -74,7 +74,7 @@ func TestCheckInline(t *testing.T) {
 type unreachable struct{}
 
 func (unreachable) Plan(context.Context, *request.Request, *config.Plugin) (*plan.Plan, error) {
-	return nil, fault.New(fault.TryAgain, "look at the daemon", "daemon not reachable")
+	return nil, &fault.Error{Code: fault.TryAgain, Next: "look at the daemon", Msg: "daemon not reachable"}
 }
 
 // TestCheckUnknown checks the error of CHECK while the daemon is not reachable, so that the state directory is not

@@ -52,13 +52,11 @@ func (e *Engine) GC(ctx context.Context, req *request.Request) error {
 	}
 	listed, given := s.Conf.Valid()
 	if !given {
-		return fault.New(fault.BadConfig, "report this to the container runtime's authors",
-			"GC without cni.dev/valid-attachments")
+		return fault.GCWithoutList.New()
 	}
 	for _, a := range listed {
 		if a.ContainerID == "" || a.IfName == "" { // ignoring it could free a live pod
-			return fault.New(fault.BadConfig, "report this to the container runtime's authors",
-				"GC with an entry of cni.dev/valid-attachments that has no containerID or no ifname")
+			return fault.GCListInvalid.New()
 		}
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, GCLimit, fmt.Errorf("GC took longer than %s", GCLimit))

@@ -38,6 +38,5 @@ func waitReady(ctx context.Context, s *session.Session) error {
 	case waiting.Err() != nil:
 		err = missing
 	}
-	return fault.Wrap(err, fault.TryAgain, "look at the pods of the cluster network on this node",
-		"have you checked that your default network is ready? still waiting for readinessindicatorfile @ %s", file)
+	return fault.NotReady.Wrap(err, file)
 }

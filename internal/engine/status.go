@@ -30,8 +30,7 @@ func (e *Engine) Status(ctx context.Context, req *request.Request) error {
 		select {
 		case err = <-answered:
 		case <-time.After(statusGrace):
-			err = fault.Wrap(context.Cause(ctx), fault.NotAvailable, "look at the pods of the cluster network on this node",
-				"the cluster network of CNI configuration %q does not answer", s.Conf.Name)
+			err = fault.StatusUnanswered.Wrap(context.Cause(ctx), s.Conf.Name)
 		}
 	}
 	if err == nil {
@@ -54,8 +53,7 @@ func (e *Engine) status(ctx context.Context, s *session.Session) error {
 	}
 	if file := s.Conf.ReadinessIndicatorFile; file != "" {
 		if _, err := os.Stat(file); err != nil {
-			return fault.Wrap(err, fault.NotAvailable, "look at the pods of the cluster network on this node",
-				"the cluster network is not ready: readinessindicatorfile")
+			return fault.StatusNotReady.Wrap(err)
 		}
 	}
 	if answer, known := e.deps.Status.Get(ctx, s.Request.Config); known {

@@ -5,7 +5,6 @@ package fault
 
 import (
 	"errors"
-	"fmt"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -24,7 +23,7 @@ const (
 // Unforeseen is the advice for an error that is not a fault.
 const Unforeseen = "look for the request in the logs of this node, and report it"
 
-// Error is an error with a CNI code and advice. Err is the cause and may be nil.
+// Error is an error with a CNI code and advice. It is made by an ID of the catalogue. Err is the cause and may be nil.
 type Error struct {
 	Code uint
 	// Msg says what failed, for which object and for which owner.
@@ -32,16 +31,6 @@ type Error struct {
 	// Next says what the reader can do. It becomes the details of the CNI error.
 	Next string
 	Err  error
-}
-
-// New returns an error without a cause.
-func New(code uint, next, format string, args ...any) *Error {
-	return &Error{Code: code, Next: next, Msg: fmt.Sprintf(format, args...)}
-}
-
-// Wrap returns an error with a cause, whose text follows the message.
-func Wrap(err error, code uint, next, format string, args ...any) *Error {
-	return &Error{Code: code, Next: next, Msg: fmt.Sprintf(format, args...), Err: err}
 }
 
 // Error returns message and cause in one line. The advice is in Next.

@@ -13,16 +13,53 @@ import (
 	"multus/internal/fault"
 )
 
-func TestError(t *testing.T) {
+func made(code uint, next, msg string, cause error) *fault.Error {
+	return &fault.Error{Code: code, Next: next, Msg: msg, Err: cause}
+}
+
+// TestCatalogue checks how the placeholders of an entry are filled.
+func TestCatalogue(t *testing.T) {
 	t.Parallel()
 	cause := errors.New("cause")
-	e := fault.Wrap(cause, fault.TryAgain, "next", "pod %s", "p")
-	if e.Error() != "pod p: cause" || !errors.Is(e, cause) || e.Next != "next" || e.Code != 11 {
-		t.Errorf("%#v", e)
+	for _, tc := range []struct {
+		err        *fault.Error
+		text, next string
+		code       uint
+	}{
+		{
+			fault.NoNamespace.Wrap(cause, "/run/netns/<x>"), "no net namespace /run/netns/<x> found: cause",
+			"nothing, if the pod was deleted meanwhile; else look at the container runtime", fault.TryAgain,
+		},
+		{ // a placeholder in quotes is quoted
+			fault.NoClusterNetwork.New("a\"b\n"),
+			`CNI configuration "a\"b\n": at least one delegate/clusterNetwork must be specified`,
+			"set clusterNetwork in the CNI configuration", fault.BadConfig,
+		},
+		{ // the advice has the arguments that the message leaves
+			fault.NoDeviceLeft.New("n", "a/p", "vendor/nic", 1, 2, "vendor/nic"),
+			"network n of pod a/p: no device of vendor/nic is left: the kubelet gave the pod 1",
+			"request 2 or more of vendor/nic in the resources of the pod's containers", fault.BadConfig,
+		},
+	} {
+		if tc.err.Error() != tc.text || tc.err.Next != tc.next || tc.err.Code != tc.code {
+			t.Errorf("got %q, %q, %d\nwant %q, %q, %d", tc.err, tc.err.Next, tc.err.Code, tc.text, tc.next, tc.code)
+		}
 	}
-	if e := fault.New(fault.BadConfig, "next", "100%% of %q", "x"); e.Error() != `100% of "x"` || e.Unwrap() != nil ||
-		e.Code != 7 {
-		t.Errorf("%#v", e)
+	if err := fault.NoNamespace.Wrap(cause, "x"); !errors.Is(err, cause) {
+		t.Errorf("%v does not wrap its cause", err)
+	}
+	if long := fault.NoClusterNetwork.New(strings.Repeat("x", 10000)).Error(); len(long) > 400 {
+		t.Errorf("an error has %d bytes", len(long))
+	}
+}
+
+// TestEntries checks that no ID is without an entry.
+func TestEntries(t *testing.T) {
+	t.Parallel()
+	for i, e := range fault.Catalogue() {
+		if e.Code == 0 || e.Message == "" || e.Next == "" {
+			t.Errorf("ID %d: %+v", i, e)
+		}
 	}
 }
 
@@ -44,30 +81,30 @@ func TestToCNI(t *testing.T) {
 		},
 		{
 			"D5 in a fault without a code of its own",
-			fault.Wrap(fmt.Errorf("plugin: %w", delegate), fault.Internal, "next", "network x"),
+			made(fault.Internal, "next", "network x", fmt.Errorf("plugin: %w", delegate)),
 			types.Error{Code: 101, Msg: "network x: plugin: " + said, Details: "next"},
 		},
 		{
-			"a fault's own code wins", fault.Wrap(delegate, fault.TryAgain, "next", "network x"),
+			"a fault's own code wins", made(fault.TryAgain, "next", "network x", delegate),
 			types.Error{Code: 11, Msg: "network x: " + said, Details: "next"},
 		},
 		{
-			"a fault inside", fmt.Errorf("outer: %w", fault.New(fault.BadConfig, "next", "inner")),
+			"a fault inside", fmt.Errorf("outer: %w", made(fault.BadConfig, "next", "inner", nil)),
 			types.Error{Code: 7, Msg: "outer: inner", Details: "next"},
 		},
 		{
-			"the outermost of two faults", fault.Wrap(fault.New(fault.Decoding, "inner", "b"), fault.TryAgain, "outer", "a"),
+			"the outermost of two faults", made(fault.TryAgain, "outer", "a", made(fault.Decoding, "inner", "b", nil)),
 			types.Error{Code: 11, Msg: "a: b", Details: "outer"},
 		},
 		{
-			"joined", errors.Join(errors.New("a"), fault.New(fault.TryAgain, "next", "b")),
+			"joined", errors.Join(errors.New("a"), made(fault.TryAgain, "next", "b", nil)),
 			types.Error{Code: 11, Msg: "a; b", Details: "next"},
 		},
 		{
 			"a CNI error without a code", fmt.Errorf("plugin: %w", &types.Error{Msg: "x"}),
 			types.Error{Code: 999, Msg: "plugin: x"},
 		},
-		{"no cause", fault.New(fault.Internal, "", "x"), types.Error{Code: 999, Msg: "x"}},
+		{"no cause", made(fault.Internal, "", "x", nil), types.Error{Code: 999, Msg: "x"}},
 	}
 	for _, tc := range tests {
 		t.Run(tc.rule, func(t *testing.T) {
@@ -91,11 +128,11 @@ func TestForRequest(t *testing.T) {
 		err           error
 		id, want, msg string
 	}{
-		{fault.New(fault.TryAgain, "next", "a"), id, "next; request 0123456789abc", "a; next"},
+		{made(fault.TryAgain, "next", "a", nil), id, "next; request 0123456789abc", "a; next"},
 		{errors.New("a"), id, "request 0123456789abc", "a"},
 		{&types.Error{Code: 101, Msg: "a\nb", Details: "c\nd"}, id, "c; d; request 0123456789abc", "a; b; c; d"},
 		{errors.New("a"), "short", "request short", "a"},
-		{fault.New(fault.TryAgain, "next", "a"), "", "next", "a; next"},
+		{made(fault.TryAgain, "next", "a", nil), "", "next", "a; next"},
 	} {
 		before := fault.ToCNI(tc.err)
 		got := fault.ForRequest(before, tc.id)
@@ -130,18 +167,18 @@ func TestForUser(t *testing.T) {
 		want string
 	}{
 		{"no advice", denied, "open /x: permission denied"},
-		{"a fault", fault.Wrap(denied, fault.Decoding, "correct it", "read"), "read: open /x: permission denied; correct it"},
+		{"a fault", made(fault.Decoding, "correct it", "read", denied), "read: open /x: permission denied; correct it"},
 		{
-			"a fault inside", fmt.Errorf("/file: %w", fault.Wrap(denied, fault.Decoding, "correct it", "read")),
+			"a fault inside", fmt.Errorf("/file: %w", made(fault.Decoding, "correct it", "read", denied)),
 			"/file: read: open /x: permission denied; correct it",
 		},
 		{
-			"a runtime's answer", answered(fault.Wrap(denied, fault.TryAgain, "nothing: the runtime tries again", "pod a/b")),
+			"a runtime's answer", answered(made(fault.TryAgain, "nothing: the runtime tries again", "pod a/b", denied)),
 			"pod a/b: open /x: permission denied",
 		},
 		{
-			"advice for both", answered(fault.Wrap(denied, fault.Internal,
-				"nothing: the runtime tries again; look at the plugins", "pod a/b")),
+			"advice for both",
+			answered(made(fault.Internal, "nothing: the runtime tries again; look at the plugins", "pod a/b", denied)),
 			"pod a/b: open /x: permission denied; look at the plugins",
 		},
 		{"an answer without advice", answered(denied), "open /x: permission denied"},
@@ -172,7 +209,7 @@ func TestForUser(t *testing.T) {
 func TestAnswer(t *testing.T) {
 	t.Parallel()
 	ce := &types.Error{Code: 11, Msg: "a", Details: "next; request x"}
-	err := fault.Answer(ce, fault.New(fault.BadConfig, "other", "cause"))
+	err := fault.Answer(ce, made(fault.BadConfig, "other", "cause", nil))
 	var found *types.Error
 	if diff := cmp.Diff(ce, fault.ToCNI(err)); diff != "" || err.Error() != ce.Error() || !errors.As(err, &found) ||
 		found != ce {

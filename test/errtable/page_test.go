@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"os"
 	"regexp"
-	"strconv"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"multus/internal/fault"
 )
 
 var update = flag.Bool("update", false, "write docs/errors.md")
@@ -19,7 +21,7 @@ const page = "../../docs/errors.md"
 // begin is the line after which the page is generated. The text before it is written by hand.
 const begin = "<!-- From here on: go test ./test/errtable -update -->\n"
 
-// TestPage checks that docs/errors.md contains the errors of the source.
+// TestPage checks that docs/errors.md contains the errors of the catalogue.
 func TestPage(t *testing.T) {
 	t.Parallel()
 	b, err := os.ReadFile(page)
@@ -30,7 +32,7 @@ func TestPage(t *testing.T) {
 	if !ok {
 		t.Fatalf("%s has no line %q", page, begin)
 	}
-	want := table(rows(t))
+	want := table(sorted())
 	if *update {
 		if err := os.WriteFile(page, []byte(guide+begin+want), 0o644); err != nil {
 			t.Fatal(err)
@@ -38,24 +40,35 @@ func TestPage(t *testing.T) {
 		return
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("not what the source has: go test ./test/errtable -update (-source +page):\n%s", diff)
+		t.Errorf("not the catalogue: go test ./test/errtable -update (-catalogue +page):\n%s", diff)
 	}
 }
 
-func table(rows []row) string {
+// sorted returns the catalogue by code and message.
+func sorted() []fault.Entry {
+	entries := fault.Catalogue()
+	slices.SortStableFunc(entries, func(a, b fault.Entry) int {
+		if a.Code != b.Code {
+			return int(a.Code) - int(b.Code)
+		}
+		return strings.Compare(a.Message, b.Message)
+	})
+	return entries
+}
+
+func table(entries []fault.Entry) string {
 	var b strings.Builder
-	b.WriteString("\n| Error | Code | What to do | Made in |\n|---|---|---|---|\n")
+	b.WriteString("\n| Error | Code | What to do |\n|---|---|---|\n")
 	cell := func(s string) string { return strings.NewReplacer("|", `\|`, "`", "'").Replace(s) }
-	for _, r := range rows {
-		message := r.message
-		if r.wraps {
+	for _, e := range entries {
+		message, code := e.Message, fmt.Sprint(e.Code)
+		if e.Wraps {
 			message += ": <cause>"
 		}
-		codes := make([]string, len(r.codes))
-		for i, c := range r.codes {
-			codes[i] = strconv.FormatUint(uint64(c), 10)
+		if e.MayPass {
+			code += fmt.Sprintf(" or %d", fault.TryAgain)
 		}
-		fmt.Fprintf(&b, "| `%s` | %s | `%s` | `%s` |\n", cell(message), strings.Join(codes, " or "), cell(r.next), r.where)
+		fmt.Fprintf(&b, "| `%s` | %s | `%s` |\n", cell(message), code, cell(e.Next))
 	}
 	return b.String()
 }
@@ -67,32 +80,27 @@ var objects = regexp.MustCompile(
 // TestText checks that every error has one line, names its object, contains no raw bytes, and says what to do.
 func TestText(t *testing.T) {
 	t.Parallel()
-	all := rows(t)
-	const least = 40
-	if len(all) < least {
-		t.Fatalf("%d errors found, want at least %d", len(all), least)
-	}
-	for _, r := range all {
-		for _, problem := range problems(&r) {
-			t.Errorf("%s: %q, %q: %s", r.where, r.message, r.next, problem)
+	for _, e := range fault.Catalogue() {
+		for _, problem := range problems(&e) {
+			t.Errorf("%q, %q: %s", e.Message, e.Next, problem)
 		}
 	}
 }
 
-func problems(r *row) []string {
+func problems(e *fault.Entry) []string {
 	var out []string
 	for text, problem := range map[string]string{
 		"\n": "more than one line", "%!": "a verb without its argument",
 		"Multus:": "the engine puts that in front",
 	} {
-		if strings.Contains(r.message+r.next, text) {
+		if strings.Contains(e.Message+e.Next, text) {
 			out = append(out, problem)
 		}
 	}
-	if !strings.Contains(r.message, "<") && !objects.MatchString(r.message) {
+	if !strings.Contains(e.Message, "<") && !objects.MatchString(e.Message) {
 		out = append(out, "names no object")
 	}
-	if r.next == "" {
+	if e.Next == "" {
 		out = append(out, "does not say what to do")
 	}
 	return out
@@ -105,11 +113,11 @@ func TestProblems(t *testing.T) {
 		"network <network> is bad": 0, "it is bad": 1, "a\n<b>": 1,
 		"Multus: %!s <x>": 2,
 	} {
-		if got := problems(&row{message: text, next: "next"}); len(got) != want {
+		if got := problems(&fault.Entry{Message: text, Next: "next"}); len(got) != want {
 			t.Errorf("%q: %q", text, got)
 		}
 	}
-	if got := problems(&row{message: "<x>"}); len(got) != 1 {
+	if got := problems(&fault.Entry{Message: "<x>"}); len(got) != 1 {
 		t.Errorf("no advice: %q", got)
 	}
 }

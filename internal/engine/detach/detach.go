@@ -140,9 +140,7 @@ func (d *detaching) all(ctx context.Context) error {
 	if more := d.failed - len(d.errs); more > 0 {
 		d.errs = append(d.errs, fmt.Errorf("and %d more", more))
 	}
-	return fault.Wrap(errors.Join(d.errs...), fault.Internal,
-		"nothing: the runtime tries again; look at the plugins' messages if it goes on",
-		"%d of %d networks could not be deleted", d.failed, len(d.record.Attachments))
+	return fault.DelFailed.Wrap(errors.Join(d.errs...), d.failed, len(d.record.Attachments))
 }
 
 // begun returns the number of stages to delete. DEL normally includes networks that ADD did not reach, because that is

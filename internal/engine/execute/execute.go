@@ -210,9 +210,7 @@ func (r *Runner) GC(ctx context.Context, config *cniconf.List, valid []types.GCA
 func CheckFree(of *ledger.Record) (err error) {
 	ns, err := link.Open(of.Netns)
 	if err != nil {
-		return fault.Wrap(err, fault.TryAgain,
-			"nothing, if the pod was deleted meanwhile; else look at the container runtime",
-			"no net namespace %s found", of.Netns)
+		return fault.NoNamespace.Wrap(err, of.Netns)
 	}
 	defer func() { err = errors.Join(err, ns.Close()) }()
 	for i := range of.Attachments {
@@ -222,9 +220,7 @@ func CheckFree(of *ledger.Record) (err error) {
 			return fmt.Errorf("network %s: %w", a.Name, err)
 		}
 		if exists {
-			return fault.New(fault.Internal,
-				"choose another interface name for the network, or remove the sandbox if it is left over",
-				"network %s: interface name %s already exists in %s", a.Name, a.IfName, of.Netns)
+			return fault.InterfaceExists.New(a.Name, a.IfName, of.Netns)
 		}
 	}
 	return nil

@@ -31,9 +31,7 @@ func (r *Runner) moveRoutes(of *ledger.Record, a *ledger.Attachment, res types.R
 		return res, nil
 	}
 	if err := applyRoutes(of.Netns, a); err != nil {
-		return nil, fault.Wrap(err, fault.Internal,
-			"check the gateways in default-route: each must be reachable through the network's own addresses",
-			"set default routes of interface %s", a.IfName)
+		return nil, fault.RoutesNotSet.Wrap(err, a.IfName)
 	}
 	failpoint.At("routes.moved")
 	editRoutes(result, a.Routes)

@@ -34,8 +34,7 @@ const LockKey = "devices"
 func Hold(ctx context.Context, b *session.Sandbox, r *ledger.Record, write func() error) error {
 	wanted, err := moved(r)
 	if err != nil {
-		return fault.Wrap(err, fault.BadConfig, "correct the configuration of the network", "pod %s was not attached",
-			b.Request.Pod())
+		return fault.DeviceConfigInvalid.Wrap(err, b.Request.Pod())
 	}
 	if len(wanted) == 0 {
 		return write()
@@ -83,8 +82,7 @@ func withDevices(ctx context.Context, s *session.Session, fn func(node *link.Nam
 	defer cancel()
 	l, err := fsx.Acquire(waiting, s.LockFile, LockKey)
 	if err != nil {
-		return fault.Wrap(err, fault.TryAgain, "nothing: the runtime tries again",
-			"pod %s: cannot lock the devices of the node", s.Request.Pod())
+		return fault.DevicesLocked.Wrap(err, s.Request.Pod())
 	}
 	defer func() { err = errors.Join(err, l.Release()) }()
 	failpoint.At("devices.locked")
@@ -127,8 +125,7 @@ func judge(b *session.Sandbox, node *link.Namespace, r *ledger.Record, wanted []
 			continue
 		}
 		if other, ok := takers[name]; ok {
-			return fault.New(fault.BadConfig, "ask for another device in one of the two networks",
-				"device %q of network %s is not free: network %s of the same pod takes it", name, w.Network, other)
+			return fault.DeviceTakenTwice.New(name, w.Network, other)
 		}
 		takers[name] = w.Network
 	}
@@ -147,23 +144,24 @@ func inventory(s *session.Session, records *ledger.Store, node *link.Namespace, 
 	return device.Inspect(node, append(holdings, own...), device.ParseAddresses(s.Conf.NodeAddresses))
 }
 
-// refused converts a refusal to a fault. docs/errors.md lists the texts:
-//
-//errors:row 7 <device> is not on this node; <what there is instead> => change "<key>" in <the network's definition>
-//errors:row 7 <device> is not free: <reasons>; <what there is instead> => change "<key>" in <the network's definition>
-//errors:row 7 <device> is not free: <reasons>; <what there is instead> => change "<key>" in <the network's definition>, or set "allowInUse": true in its config if you mean it
-//errors:row 11 <device> is not free: <reasons>; <what there is instead> => wait until that pod is gone, or change "<key>" in <the network's definition>
-//errors:row 7 <device> is <not there or not free>; <what there is instead> => exclude it from the devices that the kubelet assigns for network <network>
+// refused converts a refusal to the fault with its texts.
 func refused(err error) error {
-	var r *device.Refusal
-	if !errors.As(err, &r) {
+	r, ok := errors.AsType[*device.Refusal](err)
+	if !ok {
 		return err
 	}
-	code := fault.BadConfig
-	if r.Retry {
-		code = fault.TryAgain
+	id := fault.DeviceInUse
+	switch {
+	case r.Retry:
+		id = fault.DeviceHeld
+	case r.Reference.Given:
+		id = fault.DeviceAssigned
+	case len(r.Reasons) == 0:
+		id = fault.DeviceMissing
+	case r.Reasons[0].Kind == device.Immovable:
+		id = fault.DeviceImmovable
 	}
-	return fault.New(code, r.Next(), "%s", r.Error())
+	return id.Text(r.Error(), r.Next())
 }
 
 // CheckMasters returns an error if an interface does not exist on which an attachment is to be created. The error of a

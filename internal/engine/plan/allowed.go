@@ -17,9 +17,7 @@ func (p *planning) allowed(ref Ref, a *Attachment) error {
 	}
 	for _, t := range a.Config.AllTypes() {
 		if len(p.conf.AllowedTypes) > 0 && !slices.Contains(p.conf.AllowedTypes, t) {
-			return fault.New(fault.BadConfig, "use a plugin that is allowed, or ask the administrator to add it to allowedTypes",
-				"network %s of pod %s: the cluster does not allow plugin %.64q in network definitions; it allows %s",
-				a.Name, p.pod.Ref, t, strings.Join(p.conf.AllowedTypes, ", "))
+			return fault.PluginNotAllowed.New(a.Name, p.pod.Ref, t, strings.Join(p.conf.AllowedTypes, ", "))
 		}
 	}
 	for i := range a.Config.Types() {
@@ -31,10 +29,7 @@ func (p *planning) allowed(ref Ref, a *Attachment) error {
 		}
 		if conf.AllowInUse && p.conf.AllowInUseNamespaces != nil &&
 			!slices.Contains(p.conf.AllowInUseNamespaces, ref.Namespace) {
-			return fault.New(fault.BadConfig,
-				"remove allowInUse, or ask the administrator to add the namespace to allowInUseNamespaces",
-				"network %s of pod %s: the cluster does not allow allowInUse in network definitions of namespace %s", a.Name,
-				p.pod.Ref, ref.Namespace)
+			return fault.AllowInUseNotAllowed.New(a.Name, p.pod.Ref, ref.Namespace)
 		}
 	}
 	return nil

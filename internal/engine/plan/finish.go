@@ -39,18 +39,14 @@ func (p *planning) nameInterfaces() error {
 			a.IfName = fmt.Sprintf("net%d", i)
 		}
 		if err := checkInterfaceName(a.IfName); err != nil {
-			err := p.refuse(RuleInterfaceName, a.Origin, i, fault.Wrap(err, fault.BadConfig,
-				fmt.Sprintf("choose a name of at most %d printable characters without / : and spaces", netsel.MaxInterfaceName),
-				"network %s of pod %s: interface name %.253q", a.Name, p.req.Pod(), a.IfName))
+			err := p.refuse(RuleInterfaceName, a.Origin, i, fault.InterfaceNameInvalid.Wrap(err, a.Name, p.req.Pod(), a.IfName))
 			if err != nil {
 				return err
 			}
 			continue
 		}
 		if other, ok := taken[a.IfName]; ok {
-			err := p.refuse(RuleDuplicateName, a.Origin, i, fault.New(fault.BadConfig,
-				"give each element of the annotation another interface",
-				"network %s of pod %s: interface name %s already exists: network %s has it", a.Name, p.req.Pod(), a.IfName, other))
+			err := p.refuse(RuleDuplicateName, a.Origin, i, fault.InterfaceNameTaken.New(a.Name, p.req.Pod(), a.IfName, other))
 			if err != nil {
 				return err
 			}
@@ -98,23 +94,17 @@ func (p *planning) checkConfigs() error {
 // messages.
 func (p *planning) checkNetworkName(i int, a *Attachment) error {
 	if a.Config.Name() == "" {
-		return fault.New(fault.BadConfig, "give the network's configuration a name", "network %d of pod %s (%s) has no name",
-			i, p.req.Pod(), a.Origin)
+		return fault.ConfigAmbiguous.New(i, p.req.Pod(), a.Origin)
 	}
 	if err := utils.ValidateNetworkName(a.Config.Name()); err != nil {
-		return fault.New(fault.BadConfig,
-			"use letters, digits, '.', '_' and '-' in \"name\" of the network's configuration, and begin with a letter or a "+
-				"digit",
-			"network %s of pod %s: its configuration has the name %.253q, which CNI does not allow", a.Name, p.req.Pod(),
-			a.Config.Name())
+		return fault.NetworkVersionInvalid.New(a.Name, p.req.Pod(), a.Config.Name())
 	}
 	return nil
 }
 
 func (p *planning) checkAmbiguous(a *Attachment) error {
 	if err := a.Source.Ambiguous; err != nil {
-		return fault.Wrap(err, fault.BadConfig, "keep one of the two keys in the network's configuration",
-			"network %s of pod %s: its configuration can be read in two ways", a.Name, p.req.Pod())
+		return fault.DelegatesToMultus.Wrap(err, a.Name, p.req.Pod())
 	}
 	return nil
 }
@@ -123,8 +113,7 @@ func (p *planning) checkAmbiguous(a *Attachment) error {
 // plugin does not check the version, and then every DEL fails.
 func (p *planning) checkVersion(a *Attachment) error {
 	if !validVersion(a.Config) {
-		return fault.New(fault.BadConfig, "write a CNI version such as 1.0.0 into the network's configuration",
-			"network %s of pod %s: its cniVersion %.64q is not a version", a.Name, p.req.Pod(), a.Config.Version())
+		return fault.PluginTypeInvalid.New(a.Name, p.req.Pod(), a.Config.Version())
 	}
 	return nil
 }
@@ -132,16 +121,14 @@ func (p *planning) checkVersion(a *Attachment) error {
 // checkRecursion returns an error for a network that delegates to Multus (multus-cni#1130).
 func (p *planning) checkRecursion(a *Attachment, types []string) error {
 	if slices.ContainsFunc(types, cniconf.IsMultus) {
-		return fault.New(fault.BadConfig, "make the network delegate to another plugin",
-			"network %s of pod %s delegates to multus itself", a.Name, p.req.Pod())
+		return fault.ConfigsTooLarge.New(a.Name, p.req.Pod())
 	}
 	return nil
 }
 
 func (p *planning) checkPluginTypes(a *Attachment, types []string) error {
 	if err := cniconf.CheckTypes(types); err != nil {
-		return fault.Wrap(err, fault.BadConfig, "write the name of the plugin's program, such as macvlan",
-			"network %s of pod %s: type of a plugin", a.Name, p.req.Pod())
+		return fault.NetworkUnnamed.Wrap(err, a.Name, p.req.Pod())
 	}
 	return nil
 }
@@ -167,10 +154,7 @@ func (p *planning) reserve(size int) error {
 		}
 	}
 	if size > MaxBytes {
-		return fault.New(fault.BadConfig,
-			"remove what the plugins do not need from the configurations of the networks, and from cni-args, which every "+
-				"plugin of a list gets",
-			"the configurations of the networks of pod %s have more than %d bytes together", p.req.Pod(), MaxBytes)
+		return fault.NetworkNameInvalid.New(p.req.Pod(), MaxBytes)
 	}
 	if p.Reserve == nil {
 		return nil
@@ -216,10 +200,7 @@ func (p *planning) defaultRoutes() error {
 		}
 		for _, gw := range *p.out[i].Request.DefaultRoute {
 			if _, ok := owner[gw.Is6()]; ok {
-				err := p.refuse(RuleDefaultRoute, p.out[i].Origin, i, fault.New(fault.BadConfig,
-					"leave one gateway of each family in default-route, on one network",
-					"multus does not support ECMP for default-route: network %s of pod %s asks for one more gateway", p.out[i].Name,
-					p.req.Pod()))
+				err := p.refuse(RuleDefaultRoute, p.out[i].Origin, i, fault.GatewaysConflict.New(p.out[i].Name, p.req.Pod()))
 				if err != nil {
 					return err
 				}
@@ -358,13 +339,11 @@ type allocation struct {
 func (p *planning) assignDevice(ctx context.Context, a *Attachment, resource string) error {
 	if p.devices == nil {
 		if p.Devices == nil {
-			return fault.New(fault.BadConfig, "run Multus where the kubelet's directory can be read",
-				"network %s of pod %s needs a device of %s, but Multus cannot read the pod's devices", a.Name, p.pod.Ref, resource)
+			return fault.DevicesUnreadable.New(a.Name, p.pod.Ref, resource)
 		}
 		ids, err := p.Devices.Devices(ctx, p.pod.Ref, p.pod.UID)
 		if err != nil {
-			return fault.Wrap(err, fault.TryAgain, "check the kubelet's directory and that the kubelet runs",
-				"network %s of pod %s: find the devices of %s", a.Name, p.pod.Ref, resource)
+			return fault.DevicesUnavailable.Wrap(err, a.Name, p.pod.Ref, resource)
 		}
 		p.devices = &allocation{ids: ids, used: map[string]int{}}
 	}
@@ -376,9 +355,7 @@ func (p *planning) assignDevice(ctx context.Context, a *Attachment, resource str
 				"resource", resource)
 			return nil
 		}
-		return fault.New(fault.BadConfig,
-			fmt.Sprintf("request %d or more of %s in the resources of the pod's containers", i+1, resource),
-			"network %s of pod %s: no device of %s is left: the kubelet gave the pod %d", a.Name, p.pod.Ref, resource, len(ids))
+		return fault.NoDeviceLeft.New(a.Name, p.pod.Ref, resource, len(ids), i+1, resource)
 	}
 	p.devices.used[resource]++
 	l, err := a.Config.WithDevice(ids[i])

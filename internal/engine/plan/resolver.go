@@ -190,23 +190,17 @@ func (r *Resolver) pod(ctx context.Context, req *request.Request, conf *config.P
 		return nil, r.withoutPods(conf)
 	}
 	if ref.Name == "" || ref.Namespace == "" {
-		return nil, fault.New(fault.BadEnvironment, "the runtime must pass K8S_POD_NAMESPACE and K8S_POD_NAME in CNI_ARGS",
-			"container %s: CNI_ARGS name no pod (namespace %q, name %q)", req.ContainerID, ref.Namespace, ref.Name)
+		return nil, fault.NoPodNamed.New(req.ContainerID, ref.Namespace, ref.Name)
 	}
 	pod, err := r.Pods.Pod(ctx, ref)
 	switch {
 	case errors.Is(err, ErrNotFound):
-		return nil, fault.Wrap(err, fault.TryAgain,
-			"nothing, if the pod was deleted meanwhile; the runtime tries again otherwise",
-			"error waiting for pod %s", ref)
+		return nil, fault.PodNotFound.Wrap(err, ref)
 	case err != nil:
-		return nil, fault.Wrap(err, fault.TryAgain, "check that the API server can be reached and that Multus may get pods",
-			"error waiting for pod %s", ref)
+		return nil, fault.PodUnavailable.Wrap(err, ref)
 	}
 	if uid != "" && pod.UID != uid && !isStatic(pod) {
-		return nil, fault.New(fault.TryAgain,
-			"nothing, if the pod was re-created meanwhile: its old sandbox is being removed",
-			"expected pod UID %q but got %q from Kube API", uid, pod.UID)
+		return nil, fault.PodReplaced.New(uid, pod.UID)
 	}
 	return pod, nil
 }
@@ -217,10 +211,7 @@ func (r *Resolver) withoutPods(conf *config.Plugin) error {
 	if conf.ClusterNetwork == "" {
 		return nil
 	}
-	return fault.New(fault.BadConfig,
-		"set kubeconfig (or networksDir) in the CNI configuration, or let the runtime pass pod annotations: "+
-			"capability "+config.PodAnnotations,
-		"failed to get clusterNetwork/defaultNetworks: must have either Kubernetes config or delegates")
+	return fault.NoPodSource.New()
 }
 
 // isStatic reports whether a pod is the mirror pod of a static pod, whose UID is not the sandbox's (behaviour C1,
@@ -238,10 +229,7 @@ func (p *planning) cluster(ctx context.Context) error {
 	}
 	a, err := p.clusterReference(ctx, p.conf.ClusterNetwork)
 	if err != nil {
-		return fault.Wrap(err, codeOf(err),
-			"check clusterNetwork in the CNI configuration, and that the file or the definition exists",
-			"failed to get clusterNetwork/defaultNetworks: failed to get clusterNetwork %s in namespace %s",
-			p.conf.ClusterNetwork, p.conf.MultusNamespace)
+		return unavailable(fault.ClusterNetworkUnavailable.Wrap(err, p.conf.ClusterNetwork, p.conf.MultusNamespace))
 	}
 	a.Origin, a.Primary = FromClusterNetwork, true
 	if err := p.attach(a); err != nil {
@@ -264,8 +252,7 @@ func (p *planning) inline(ctx context.Context) error {
 			l, from, err = p.complete(l, Source{}, name)
 		}
 		if err != nil {
-			return fault.Wrap(err, fault.BadConfig, "correct delegates in the CNI configuration",
-				"failed to load delegate %d config", i)
+			return fault.DelegateInvalid.Wrap(err, i)
 		}
 		if err := p.attach(&Attachment{
 			Name: l.Name(), Origin: FromDelegates, Primary: i == 0, Config: l,
@@ -335,9 +322,7 @@ func (p *planning) defaults(ctx context.Context) error {
 	for _, value := range p.conf.DefaultNetworks {
 		a, err := p.clusterReference(ctx, value)
 		if err != nil {
-			return fault.Wrap(err, codeOf(err),
-				"check defaultNetworks in the CNI configuration, and that the file or the definition exists",
-				"failed to get clusterNetwork/defaultNetworks: default network %s", value)
+			return unavailable(fault.DefaultNetworkUnavailable.Wrap(err, value))
 		}
 		a.Origin = FromDefaultNetworks
 		if err := p.attach(a); err != nil {
@@ -363,10 +348,7 @@ func (p *planning) selected(ctx context.Context) error {
 	elements, err := netsel.ParseMax(p.pod.Annotations[netsel.Networks], limit-len(p.out))
 	switch {
 	case errors.Is(err, netsel.ErrTooMany) || len(p.out) > limit:
-		return p.refuse(RuleLimit, FromAnnotation, -1, fault.New(fault.BadConfig,
-			"ask for fewer networks, or raise maxNetworks in the configuration",
-			"pod %s asks for too many networks: at most %d are attached to one pod, the cluster's own included", p.pod.Ref,
-			limit))
+		return p.refuse(RuleLimit, FromAnnotation, -1, fault.TooManyNetworks.New(p.pod.Ref, limit))
 	case err != nil:
 		return p.badAnnotation(FromAnnotation, err)
 	}
@@ -419,9 +401,7 @@ func (p *planning) replaceDefault(ctx context.Context) error {
 // badAnnotation refuses an annotation that cannot be read. Its key is the second word of origin.
 func (p *planning) badAnnotation(origin Origin, err error) error {
 	_, key, _ := strings.Cut(string(origin), " ")
-	return p.refuse(RuleAnnotation, origin, -1, fault.Wrap(err, fault.BadConfig,
-		"correct the annotation of the pod, or of the controller that makes it",
-		"error loading k8s delegates k8s args: failed to parse annotation %s of pod %s", key, p.pod.Ref))
+	return p.refuse(RuleAnnotation, origin, -1, fault.AnnotationInvalid.Wrap(err, key, p.pod.Ref))
 }
 
 // element resolves one selection element of the pod, which is attachment i. Every reference of a pod goes through this
@@ -444,8 +424,11 @@ func (p *planning) element(ctx context.Context, i int, e *netsel.Element, origin
 		if ref.Name == "" || strings.Contains(ref.Name, "/") {
 			rule = RuleAnnotation
 		}
-		return a, p.refuse(rule, origin, i, fault.Wrap(err, codeOf(err), nextFor(err, origin),
-			"error loading k8s delegates k8s args: pod %s, %s", p.pod.Ref, origin))
+		missing := fault.DefinitionMissing.Wrap(err, p.pod.Ref, origin, origin)
+		if mayPass(err) {
+			missing = fault.DefinitionUnavailable.Wrap(err, p.pod.Ref, origin)
+		}
+		return a, p.refuse(rule, origin, i, missing)
 	}
 	l, from, err := p.definition(def)
 	if err == nil {
@@ -455,9 +438,7 @@ func (p *planning) element(ctx context.Context, i int, e *netsel.Element, origin
 		l, err = l.WithCNIArgs(e.CNIArgs)
 	}
 	if err != nil {
-		return a, p.refuse(RuleConfig, origin, i, fault.Wrap(err, fault.BadConfig,
-			"correct spec.config of the network-attachment-definition",
-			"error loading k8s delegates k8s args: network-attachment-definition %s of pod %s", ref, p.pod.Ref))
+		return a, p.refuse(RuleConfig, origin, i, fault.DefinitionInvalid.Wrap(err, ref, p.pod.Ref))
 	}
 	a.Config, a.Source = l, from
 	if err := p.refuse(RuleAllowed, origin, i, p.allowed(ref, a)); err != nil {
@@ -496,18 +477,17 @@ func (p *planning) reportMissing(err error) {
 	}
 }
 
-func nextFor(err error, origin Origin) string {
-	if errors.Is(err, ErrUnavailable) {
-		return "check that the API server can be reached; the runtime tries again"
+// unavailable returns an error with the code TryAgain if its cause may pass.
+func unavailable(e *fault.Error) *fault.Error {
+	if mayPass(e.Err) {
+		e.Code = fault.TryAgain
 	}
-	return fmt.Sprintf("create the network-attachment-definition, or correct the %s of the pod", origin)
+	return e
 }
 
-func codeOf(err error) uint {
-	if errors.Is(err, ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
-		return fault.TryAgain
-	}
-	return fault.BadConfig
+// mayPass reports whether a source may have the object later.
+func mayPass(err error) bool {
+	return errors.Is(err, ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
 }
 
 // definition returns the configuration of a network definition: spec.config or, if that is empty, a file in confDir
@@ -564,11 +544,7 @@ func (p *planning) isolated(ref Ref, origin Origin) error {
 	if slices.Contains(p.conf.Exceptions(), ref.Namespace) {
 		return nil
 	}
-	return fault.New(fault.BadConfig,
-		"use a definition in the pod's own namespace, or add the namespace to globalNamespaces",
-		"error loading k8s delegates k8s args: namespace isolation enabled, annotation violates permission, pod is in "+
-			"namespace %s but refers to target namespace %s (%s, network %s)",
-		p.pod.Namespace, ref.Namespace, origin, ref.Name)
+	return fault.NamespaceIsolated.New(p.pod.Namespace, ref.Namespace, origin, ref.Name)
 }
 
 // auxiliary appends the auxiliary chain: passthru and the plugins of a directory beside the cluster network's file
@@ -580,8 +556,7 @@ func (p *planning) auxiliary(context.Context) error {
 		return nil
 	}
 	if !strings.Contains(p.conf.ClusterNetwork, "/") {
-		return fault.New(fault.BadConfig, "make clusterNetwork a path, or remove auxiliaryCNIChainName",
-			"auxiliary chain used but ClusterNetwork must be a path, and it is not a path: %s", p.conf.ClusterNetwork)
+		return fault.AuxiliaryChainWithoutPath.New(p.conf.ClusterNetwork)
 	}
 	dir := filepath.Join(filepath.Dir(p.conf.ClusterNetwork), name)
 	more, err := pluginFiles(dir)
@@ -590,8 +565,7 @@ func (p *planning) auxiliary(context.Context) error {
 		l, err = chain(name, p.conf.CNIVersion, more)
 	}
 	if _, tooMany := errors.AsType[tooManyPluginsError](err); tooMany {
-		return fault.Wrap(err, fault.BadConfig, "remove plugins from the directory of the auxiliary chain",
-			"auxiliary chain %s", name)
+		return fault.AuxiliaryChainTooLong.Wrap(err, name)
 	}
 	if err != nil {
 		p.Log.Error("auxiliary chain left out", "container", p.req.ContainerID, "chain", name, "dir", dir, "err", err)

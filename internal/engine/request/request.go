@@ -77,8 +77,7 @@ func ParseArgs(s string) (Args, error) {
 		}
 		k, v, ok := strings.Cut(item, "=")
 		if !ok || k == "" {
-			return nil, fault.New(fault.BadEnvironment, "report this to the container runtime's authors",
-				"CNI_ARGS: invalid pair %q: want KEY=VALUE", item)
+			return nil, fault.ArgInvalid.New(item)
 		}
 		out = append(out, Pair{k, v})
 		switch k {
@@ -90,8 +89,7 @@ func ParseArgs(s string) (Args, error) {
 		}
 	}
 	if len(unknown) > 0 && !ignore {
-		return nil, fault.New(fault.BadEnvironment, "add IgnoreUnknown=1 to CNI_ARGS",
-			"CNI_ARGS: unknown args %q", unknown)
+		return nil, fault.ArgsUnknown.New(fmt.Sprintf("%q", unknown))
 	}
 	return out, nil
 }

@@ -105,7 +105,7 @@ func (s *Session) Lock(ctx context.Context, store *ledger.Store, limit time.Dura
 	defer cancel()
 	l, err := ledger.Lock(waiting, s.LockFile, s.Request.ContainerID)
 	if err != nil {
-		return nil, fault.Wrap(err, fault.TryAgain, "nothing: the runtime tries again", "pod %s", s.Request.Pod())
+		return nil, fault.SandboxBusy.Wrap(err, s.Request.Pod())
 	}
 	failpoint.At("lock.taken")
 	return s.Locked(store, l), nil

@@ -63,8 +63,7 @@ func (r *largePlanPlace) grow(bytes int) error {
 		return nil
 	}
 	if err := r.all.acquire(r.ctx); err != nil {
-		return fault.Wrap(err, fault.TryAgain, "nothing: the runtime tries again",
-			"wait to make a plan with %d bytes of configurations", bytes)
+		return fault.PlanWaited.Wrap(err, bytes)
 	}
 	r.held = true
 	return nil
@@ -81,7 +80,7 @@ func (r *largePlanPlace) release() {
 // deadlines, so that errors of setting them are ignored.
 func (s *server) receive(ctx context.Context, w http.ResponseWriter, r *http.Request, v any) error {
 	if err := s.decoding.acquire(ctx); err != nil {
-		return fault.Wrap(err, fault.TryAgain, "nothing: the runtime tries again", "wait to decode request %s", r.URL.Path)
+		return fault.DecodeWaited.Wrap(err, r.URL.Path)
 	}
 	defer s.decoding.release()
 	c := http.NewResponseController(w)

@@ -153,8 +153,7 @@ func (s *server) plan(w http.ResponseWriter, r *http.Request) {
 func (s *server) resolve(ctx context.Context, place *largePlanPlace, req *request.Request) (*plan.Plan, error) {
 	b, err := s.conf.ForRequest(req.Config)
 	if err != nil {
-		return nil, fault.Wrap(err, fault.Decoding, "report this: the plugin sent a configuration that is not a JSON object",
-			"pod %s", req.Pod())
+		return nil, fault.RequestConfigInvalid.Wrap(err, req.Pod())
 	}
 	conf, err := config.ParsePlugin(b)
 	if err != nil {
@@ -268,9 +267,7 @@ func (s *server) refuse(w http.ResponseWriter, req *request.Request, err error) 
 func decode(w http.ResponseWriter, r *http.Request, v any) error {
 	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
 	if err := dec.Decode(v); err != nil {
-		return fault.Wrap(err, fault.Decoding,
-			"use the plugin that belongs to this daemon: a daemon of the DaemonSet installs it when it starts; by hand: "+
-				"multus-daemon install --dest DIR", "decode request %s", r.URL.Path)
+		return fault.RequestUnreadable.Wrap(err, r.URL.Path)
 	}
 	return nil
 }

@@ -145,9 +145,7 @@ func (v *verbs) failed(command string, args *skel.CmdArgs, err error) error {
 // guard returns an error if Multus was called by its own delegate, which stops a recursion at once (multus-cni#1130).
 func guard(command string) error {
 	if os.Getenv(execute.DepthEnv) != "" {
-		return fault.New(fault.BadConfig,
-			"make the cluster network, and every network-attachment-definition, delegate to a plugin other than multus",
-			"%s: multus was called by one of its own delegates", command)
+		return fault.CalledByDelegate.New(command)
 	}
 	return os.Setenv(execute.DepthEnv, "1") //nolint:forbidigo // delegates inherit the environment; this is the edge
 }
@@ -209,8 +207,5 @@ func tryAgain(err error, req *request.Request) error {
 	if ce, ok := errors.AsType[*types.Error](err); ok {
 		return ce
 	}
-	return fault.Wrap(err, fault.TryAgain,
-		"the runtime tries again; see why with: kubectl -n kube-system logs -l app=multus --prefix --tail=-1 (or "+
-			"journalctl, for a daemon run by hand)",
-		"pod %s needs the plan of the multus daemon, and nothing was attached", req.Pod())
+	return fault.DaemonUnavailable.Wrap(err, req.Pod())
 }

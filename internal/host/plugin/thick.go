@@ -103,9 +103,7 @@ func (d *daemon) Plan(ctx context.Context, req *request.Request, conf *config.Pl
 		return nil, tryAgain(err, req)
 	}
 	if err := p.Validate(req); err != nil {
-		return nil, fault.Wrap(err, fault.TryAgain,
-			"compare the versions of the plugin and the daemon of this node: multusctl doctor",
-			"pod %s: the daemon's plan cannot be used, and nothing was attached", req.Pod())
+		return nil, fault.PlanUnusable.Wrap(err, req.Pod())
 	}
 	return p, nil
 }

@@ -79,8 +79,7 @@ func (t *thin) Plan(ctx context.Context, req *request.Request, conf *config.Plug
 		r.Networks, r.Pods, r.Devices = s.Networks, s.Pods, s.Devices
 	case errors.Is(err, kube.ErrNoCluster), plan.Plain(req, conf):
 	default:
-		return nil, fault.Wrap(err, fault.TryAgain, "correct kubeconfig in the CNI configuration, or the file that it names",
-			"error getting k8s client")
+		return nil, fault.KubeconfigUnusable.Wrap(err)
 	}
 	return r.Plan(ctx, req, conf)
 }
