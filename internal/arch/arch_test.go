@@ -22,7 +22,7 @@ var ranks = [][]string{
 	{"multus/internal/host/", "multus/internal/cli"},
 	{"multus/internal/source"},
 	{
-		"multus/internal/autoconf", "multus/internal/doctor", "multus/internal/lint", "multus/internal/graph",
+		"multus/internal/agent/cniconfig", "multus/internal/doctor", "multus/internal/lint", "multus/internal/graph",
 		"multus/internal/source/",
 	},
 	{"multus/internal/engine"},
@@ -53,8 +53,8 @@ var beside = map[string][]string{
 	"multus/internal/host/entrypoint": {"multus/internal/host/install"},
 	"multus/internal/host/shell":      {"multus/internal/host/install"},
 	"multus/internal/cli":             {"multus/internal/host/plugin"},
-	"multus/internal/autoconf":        {"multus/internal/source/kube"},
-	"multus/internal/doctor":          {"multus/internal/autoconf", "multus/internal/source/kube"},
+	"multus/internal/agent/cniconfig": {"multus/internal/source/kube"},
+	"multus/internal/doctor":          {"multus/internal/agent/cniconfig", "multus/internal/source/kube"},
 	"multus/internal/host/install":    {"multus/internal/host/plugin"},
 }
 

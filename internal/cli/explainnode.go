@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"multus/internal/autoconf"
+	"multus/internal/agent/cniconfig"
 	"multus/internal/config"
 	"multus/internal/device"
 	"multus/internal/doctor"
@@ -48,14 +48,14 @@ func (e *explain) nodeFiles() (conf, daemon []byte, err error) {
 		if conf, err = os.ReadFile(e.conf); err != nil {
 			return nil, nil, fmt.Errorf("read CNI configuration: %w", err)
 		}
-		conf = autoconf.PluginConfig(conf)
+		conf = cniconfig.PluginConfig(conf)
 	} else {
 		_, conf, daemon = (&doctor.Node{Root: "/", InPod: e.inPod()}).Configuration()
 	}
 	if conf == nil {
 		conf = []byte(unknownClusterNetwork)
 		e.notes = append(e.notes, "the cluster network is unknown on this machine: "+
-			"give --config with the node's "+autoconf.FileName+", or --node")
+			"give --config with the node's "+cniconfig.FileName+", or --node")
 	}
 	if e.daemon != "" {
 		if daemon, err = os.ReadFile(e.daemon); err != nil {

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"multus/internal/autoconf"
+	"multus/internal/agent/cniconfig"
 	"multus/internal/config"
 	"multus/internal/engine/plan"
 	"multus/internal/source/kube"
@@ -107,5 +107,5 @@ func passesAnnotations(ctx context.Context, n *Node) bool {
 		return false
 	}
 	node, err := n.Cluster.Node(ctx, n.Name)
-	return err == nil && autoconf.VersionFor(node.ContainerRuntimeVersion) != ""
+	return err == nil && cniconfig.VersionFor(node.ContainerRuntimeVersion) != ""
 }

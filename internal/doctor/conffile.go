@@ -9,7 +9,7 @@ import (
 
 	"github.com/containernetworking/cni/libcni"
 
-	"multus/internal/autoconf"
+	"multus/internal/agent/cniconfig"
 	"multus/internal/cniconf"
 )
 
@@ -72,7 +72,7 @@ func loadOrder(n *Node, files []confFile) []Finding {
 			Severity: Error, Message: "the runtime does not call Multus: pods start without the networks that they ask for",
 			Evidence: fmt.Sprintf("none of the %d files in %s is a configuration of Multus", len(files), n.confDir()),
 			Fix: "kubectl -n kube-system logs -l app=multus --prefix --tail=-1: the daemon says why it does not write " +
-				autoconf.FileName,
+				cniconfig.FileName,
 		})
 	case len(ours) > 0 && first.path != ours[0]:
 		out = append(out, Finding{
@@ -91,7 +91,7 @@ func loadOrder(n *Node, files []confFile) []Finding {
 // duplicateConfigurations reports which of several configurations of Multus should be removed. The last
 // of them may have another program's plugins.
 func duplicateConfigurations(ours []string, last *confFile) Finding {
-	others := strings.Join(autoconf.ChainedPlugins(last.data), ", ")
+	others := strings.Join(cniconfig.ChainedPlugins(last.data), ", ")
 	if others == "" {
 		return Finding{
 			Severity: Warning, Message: "more than one configuration calls Multus", Evidence: strings.Join(ours, ", "),

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"strings"
 
-	"multus/internal/autoconf"
+	"multus/internal/agent/cniconfig"
 	"multus/internal/cniconf"
 	"multus/internal/config"
 	"multus/internal/engine/plan"
@@ -75,7 +75,7 @@ func clusterNetwork(n *Node, s *setup) []Finding {
 	if !strings.Contains(file, "/") {
 		return nil
 	}
-	read, _ := autoconf.ClusterNetworkFiles(n.path(file))
+	read, _ := cniconfig.ClusterNetworkFiles(n.path(file))
 	b, err := fsx.ReadFile(read, cniconf.MaxFile)
 	if err == nil && cniconf.CallsMultus(b) {
 		return []Finding{{

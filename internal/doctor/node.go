@@ -13,7 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"multus/internal/autoconf"
+	"multus/internal/agent/cniconfig"
 	"multus/internal/cniconf"
 	"multus/internal/config"
 	"multus/internal/engine/ledger"
@@ -177,7 +177,7 @@ func (n *Node) setup() *setup {
 	files, _ := n.confFiles()
 	for _, f := range files {
 		if cniconf.CallsMultus(f.data) {
-			s.file, s.raw = f.path, autoconf.PluginConfig(f.data)
+			s.file, s.raw = f.path, cniconfig.PluginConfig(f.data)
 			break
 		}
 	}
@@ -278,7 +278,7 @@ func (n *Node) networks(ctx context.Context) ([]network, error) {
 	var out []network
 	s := n.setup()
 	if strings.Contains(s.conf.ClusterNetwork, "/") {
-		read, _ := autoconf.ClusterNetworkFiles(n.path(s.conf.ClusterNetwork))
+		read, _ := cniconfig.ClusterNetworkFiles(n.path(s.conf.ClusterNetwork))
 		if l, err := plan.LoadFile(read); err == nil {
 			out = append(out, network{owner: "the cluster network (" + s.conf.ClusterNetwork + ")", list: l})
 		}

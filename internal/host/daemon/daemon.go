@@ -20,7 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"multus/api"
-	"multus/internal/autoconf"
+	"multus/internal/agent/cniconfig"
 	"multus/internal/config"
 	"multus/internal/device"
 	"multus/internal/engine/plan"
@@ -66,7 +66,7 @@ func Run(ctx context.Context, o Options) error {
 	q := newQueue(s.Cluster, filepath.Join(conf.SocketDir, api.ReportDir), log)
 	cniConf := newController(conf, log)
 	if cniConf != nil && s.Kube != nil { // without a cluster there is no node to read
-		cniConf.Node = autoconf.NodeReader(s.Kube.Node, o.NodeName)
+		cniConf.Node = cniconfig.NodeReader(s.Kube.Node, o.NodeName)
 	}
 	m := newMetrics(q.waiting, func() float64 { return entries(cmp.Or(conf.CNIDir, config.DefaultCNIDir)) },
 		func() float64 { return inForce(cniConf) })
@@ -208,18 +208,18 @@ func drain(ctx context.Context, hs *http.Server, sock *socket, log *slog.Logger)
 
 // newController returns the controller of the CNI configuration file, or nil if the configuration leaves the file to
 // other programs.
-func newController(conf *config.Daemon, log *slog.Logger) *autoconf.Controller {
+func newController(conf *config.Daemon, log *slog.Logger) *cniconfig.Controller {
 	if conf.MultusConfigFile == config.Auto && conf.MultusAutoconfigDir == "" {
 		log.Info("the daemon writes no CNI configuration: multusAutoconfigDir is not set")
 		return nil
 	}
-	cniConf := autoconf.NewController(conf, log)
-	cniConf.SaveFile = autoconf.SavePath(cmp.Or(conf.CNIDir, config.DefaultCNIDir))
+	cniConf := cniconfig.NewController(conf, log)
+	cniConf.SaveFile = cniconfig.SavePath(cmp.Or(conf.CNIDir, config.DefaultCNIDir))
 	return cniConf
 }
 
 // runController runs the controller of the CNI configuration file, and the node events that report its loss.
-func runController(ctx context.Context, g *errgroup.Group, cniConf *autoconf.Controller, events *conflictEvents) {
+func runController(ctx context.Context, g *errgroup.Group, cniConf *cniconfig.Controller, events *conflictEvents) {
 	cniConf.OnConflict = events.enqueue
 	g.Go(func() error { return cniConf.Run(ctx) })
 	g.Go(func() error { return events.run(ctx) })
@@ -227,7 +227,7 @@ func runController(ctx context.Context, g *errgroup.Group, cniConf *autoconf.Con
 
 // ready returns a check of readiness: it returns an error while plans cannot be made, and otherwise the error of the
 // CNI configuration file.
-func ready(plans func() error, cniConf *autoconf.Controller) func() error {
+func ready(plans func() error, cniConf *cniconfig.Controller) func() error {
 	return func() error {
 		if err := plans(); err != nil || cniConf == nil {
 			return err
@@ -252,7 +252,7 @@ func entries(dir string) float64 {
 }
 
 // inForce returns 1 while the runtime calls Multus by the configuration file that the daemon wrote, and 0 otherwise.
-func inForce(cniConf *autoconf.Controller) float64 {
+func inForce(cniConf *cniconfig.Controller) float64 {
 	if cniConf == nil || cniConf.InForce() != nil {
 		return 0
 	}

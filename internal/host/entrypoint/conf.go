@@ -10,7 +10,7 @@ import (
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/version"
 
-	"multus/internal/autoconf"
+	"multus/internal/agent/cniconfig"
 	"multus/internal/cniconf"
 	"multus/internal/config"
 	"multus/internal/fsx"
@@ -50,7 +50,7 @@ func (o *Options) writeConf() (wrote string, err error) {
 	if o.ConfFile != auto {
 		return o.copyConf()
 	}
-	p, err := autoconf.Choose(o.AutoconfigDir, o.MasterFileName)
+	p, err := cniconfig.Choose(o.AutoconfigDir, o.MasterFileName)
 	if err != nil {
 		return "", err
 	}
@@ -68,9 +68,9 @@ func (o *Options) writeConf() (wrote string, err error) {
 
 // writeOwn writes the generated configuration. chain is a list of another program that is out of date and stays beside
 // it, or nil. The other program may make a new list at any time.
-func (o *Options) writeOwn(path string, b []byte, chain *autoconf.Chain) (wrote string, err error) {
+func (o *Options) writeOwn(path string, b []byte, chain *cniconfig.Chain) (wrote string, err error) {
 	conf, conflist := o.outputs()
-	changed, err := replaceIf(path, b, func() bool { return chain != nil || autoconf.FindChain(conf, b) == nil })
+	changed, err := replaceIf(path, b, func() bool { return chain != nil || cniconfig.FindChain(conf, b) == nil })
 	if err != nil {
 		return "", fmt.Errorf("write configuration: %w", err)
 	}
@@ -114,8 +114,8 @@ func (o *Options) copyConf() (wrote string, err error) {
 }
 
 // findChain returns the list that another program made of the configuration, or nil. It logs the first list.
-func (o *Options) findChain(path string, own []byte) *autoconf.Chain {
-	c := autoconf.FindChain(path, own)
+func (o *Options) findChain(path string, own []byte) *cniconfig.Chain {
+	c := cniconfig.FindChain(path, own)
 	if c != nil && !o.chained {
 		o.logf("another program has chained plugins to the multus config file: %s", c)
 		o.chained = true
@@ -124,7 +124,7 @@ func (o *Options) findChain(path string, own []byte) *autoconf.Chain {
 }
 
 // keepChain keeps such a list in force, and updates our plugin in it.
-func keepChain(c *autoconf.Chain) (wrote string, err error) {
+func keepChain(c *cniconfig.Chain) (wrote string, err error) {
 	if c.Current() {
 		return "", nil
 	}
@@ -132,7 +132,7 @@ func keepChain(c *autoconf.Chain) (wrote string, err error) {
 }
 
 // generate returns the configuration for a cluster network, and its path (behaviour G7-G13).
-func (o *Options) generate(p *autoconf.Primary) ([]byte, string, error) {
+func (o *Options) generate(p *cniconfig.Primary) ([]byte, string, error) {
 	v, embedded, err := o.version(p)
 	if err != nil {
 		return nil, "", err
@@ -154,7 +154,7 @@ func (o *Options) generate(p *autoconf.Primary) ([]byte, string, error) {
 		no := false
 		out.LogToStderr = &no
 	}
-	name := autoconf.NetworkName
+	name := cniconfig.NetworkName
 	if o.OverrideNetworkName {
 		name = p.Config.Name()
 	}
@@ -180,7 +180,7 @@ func (o *Options) generate(p *autoconf.Primary) ([]byte, string, error) {
 
 // version returns the version of the configuration, and the embedded cluster network (behaviour G8). The plugin passes
 // each network its own version, so that the two versions differ unless --force-cni-version is set.
-func (o *Options) version(p *autoconf.Primary) (string, json.RawMessage, error) {
+func (o *Options) version(p *cniconfig.Primary) (string, json.RawMessage, error) {
 	v, embedded := p.Config.Version(), json.RawMessage(p.Config.Bytes())
 	switch {
 	case o.autoVersion() && v == "":

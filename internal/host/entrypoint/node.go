@@ -9,7 +9,7 @@ import (
 	"sync"
 	"time"
 
-	"multus/internal/autoconf"
+	"multus/internal/agent/cniconfig"
 	"multus/internal/config"
 	"multus/internal/obs"
 	"multus/internal/source/kube"
@@ -34,7 +34,7 @@ func (o *Options) readsNode() bool {
 
 // watchNode starts to read the Node object, and waits for the first answer. The channel delivers
 // later answers. It is nil if the object is not read. stop stops reading.
-func (o *Options) watchNode(ctx context.Context) (learned <-chan autoconf.Facts, stop func()) {
+func (o *Options) watchNode(ctx context.Context) (learned <-chan cniconfig.Facts, stop func()) {
 	stop = func() {}
 	if o.readsNode() {
 		learned, stop = o.startNodeWatch(ctx)
@@ -51,7 +51,7 @@ func (o *Options) watchNode(ctx context.Context) (learned <-chan autoconf.Facts,
 	return learned, stop
 }
 
-func (o *Options) startNodeWatch(ctx context.Context) (<-chan autoconf.Facts, func()) {
+func (o *Options) startNodeWatch(ctx context.Context) (<-chan cniconfig.Facts, func()) {
 	var client *kube.Client
 	c, err := kube.Load(kube.Options{
 		ServiceHost: o.Getenv("KUBERNETES_SERVICE_HOST"), ServicePort: o.Getenv("KUBERNETES_SERVICE_PORT"),
@@ -60,14 +60,14 @@ func (o *Options) startNodeWatch(ctx context.Context) (<-chan autoconf.Facts, fu
 	if err == nil {
 		client, err = kube.New(c)
 	}
-	learned := make(chan autoconf.Facts, 1)
+	learned := make(chan cniconfig.Facts, 1)
 	if err != nil { // for example a missing CA, which --skip-tls-verify does not need
 		o.logf("cannot read the Node object: %v", err)
-		learned <- autoconf.Facts{}
+		learned <- cniconfig.Facts{}
 		return learned, func() {}
 	}
-	w := autoconf.NodeWatch{
-		Read: autoconf.NodeReader(client.Node, o.Getenv(nodeName)), After: time.After,
+	w := cniconfig.NodeWatch{
+		Read: cniconfig.NodeReader(client.Node, o.Getenv(nodeName)), After: time.After,
 		Warn: func(text string, err error) { o.logf("%s: %v", text, err) },
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -77,12 +77,12 @@ func (o *Options) startNodeWatch(ctx context.Context) (<-chan autoconf.Facts, fu
 }
 
 // nodeFacts returns the facts of the Node object. Until it was read, they are those of the existing configuration.
-func (o *Options) nodeFacts() autoconf.Facts {
+func (o *Options) nodeFacts() cniconfig.Facts {
 	switch {
 	case o.facts != nil:
 		return *o.facts
 	case !o.readsNode():
-		return autoconf.Facts{}
+		return cniconfig.Facts{}
 	}
 	conf, conflist := o.outputs()
 	b, err := os.ReadFile(conflist)
@@ -90,7 +90,7 @@ func (o *Options) nodeFacts() autoconf.Facts {
 		b, err = os.ReadFile(conf)
 	}
 	if err != nil {
-		return autoconf.Facts{}
+		return cniconfig.Facts{}
 	}
-	return autoconf.FactsOf(b)
+	return cniconfig.FactsOf(b)
 }

@@ -13,7 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"multus/internal/autoconf"
+	"multus/internal/agent/cniconfig"
 	"multus/internal/config"
 	"multus/internal/obs"
 )
@@ -56,7 +56,7 @@ type Options struct {
 	FirstAnswer time.Duration
 
 	// facts are those of the Node object, nil until it was read.
-	facts *autoconf.Facts
+	facts *cniconfig.Facts
 	// chained reports whether a list of another program was found and logged.
 	chained bool
 }
@@ -162,6 +162,6 @@ const auto = "auto"
 
 // outputs returns the two names of the generated configuration. From CNI 1.0.0 on, it is a conflist (behaviour G9).
 func (o *Options) outputs() (conf, conflist string) {
-	conf = filepath.Join(o.ConfDir, autoconf.FileName)
+	conf = filepath.Join(o.ConfDir, cniconfig.FileName)
 	return conf, conf + "list"
 }

@@ -9,7 +9,7 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 
-	"multus/internal/autoconf"
+	"multus/internal/agent/cniconfig"
 	"multus/internal/host/install"
 )
 
@@ -69,7 +69,7 @@ func (o *Options) rename() error {
 	if !o.RenameConfFile || o.ConfFile != auto {
 		return nil
 	}
-	p, err := autoconf.Choose(o.AutoconfigDir, o.MasterFileName)
+	p, err := cniconfig.Choose(o.AutoconfigDir, o.MasterFileName)
 	if err != nil {
 		return fmt.Errorf("rename the cluster network's file: %w", err)
 	}
@@ -103,7 +103,7 @@ func (o *Options) follows() bool {
 
 // follow updates the files after each change. After an error it logs, keeps the last good files, and waits for the next
 // change.
-func (o *Options) follow(ctx context.Context, w *fsnotify.Watcher, learned <-chan autoconf.Facts) error {
+func (o *Options) follow(ctx context.Context, w *fsnotify.Watcher, learned <-chan cniconfig.Facts) error {
 	o.logf("Entering watch loop...")
 	for {
 		select {

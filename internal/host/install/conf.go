@@ -10,7 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 
-	"multus/internal/autoconf"
+	"multus/internal/agent/cniconfig"
 	"multus/internal/cniconf"
 	"multus/internal/fsx"
 )
@@ -105,7 +105,7 @@ func (c conf) primary() (name string, content []byte) {
 	}
 	for _, p := range append([]multus{m.multus}, m.Plugins...) {
 		if filepath.IsAbs(p.ClusterNetwork) {
-			read, agent := autoconf.ClusterNetworkFiles(p.ClusterNetwork)
+			read, agent := cniconfig.ClusterNetworkFiles(p.ClusterNetwork)
 			for _, file := range []string{agent, read} {
 				if b, err := fsx.ReadFile(file, cniconf.MaxFile); err == nil && valid(b) {
 					return fileName(filepath.Base(agent), b), b

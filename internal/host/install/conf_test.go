@@ -5,7 +5,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"multus/internal/autoconf"
+	"multus/internal/agent/cniconfig"
 )
 
 // TestPrimaryOfForced checks that the cluster network with a forced version is restored from its agent's file or,
@@ -13,7 +13,7 @@ import (
 func TestPrimaryOfForced(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	forced := filepath.Join(dir, autoconf.ForcedDir)
+	forced := filepath.Join(dir, cniconfig.ForcedDir)
 	agent, read := filepath.Join(dir, "10-a.conflist"), filepath.Join(forced, "10-a.conflist")
 	if err := os.Mkdir(forced, 0o755); err != nil {
 		t.Fatal(err)
@@ -36,7 +36,7 @@ func TestPrimaryOfForced(t *testing.T) {
 		}
 	}
 	for _, path := range c.clusterNetworks() {
-		if err := autoconf.RemoveForced(path); err != nil {
+		if err := cniconfig.RemoveForced(path); err != nil {
 			t.Error(err)
 		}
 	}

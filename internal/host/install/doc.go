@@ -3,6 +3,6 @@
 // renaming a complete new one over it, and is never opened for writing (multus-cni#1221). Plugins are removed only when
 // nothing calls them any more (multus-cni#461).
 //
-// The package writes no CNI configuration of Multus, which is the task of internal/autoconf. Only cmd/multus-daemon and
-// the other hosts import it.
+// The package writes no CNI configuration of Multus, which is the task of internal/agent/cniconfig. Only
+// cmd/multus-daemon and the other hosts import it.
 package install

@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"multus/internal/autoconf"
+	"multus/internal/agent/cniconfig"
 	"multus/internal/cniconf"
 	"multus/internal/engine/ledger"
 	"multus/internal/engine/request"
@@ -122,7 +122,7 @@ func (r Removal) stopIntercepting() error {
 		}
 		r.Log.Info("removed CNI configuration", "file", c.path)
 		for _, path := range c.clusterNetworks() {
-			if err := autoconf.RemoveForced(path); err != nil {
+			if err := cniconfig.RemoveForced(path); err != nil {
 				return fmt.Errorf("remove the copy of the cluster network: %w", err)
 			}
 		}
@@ -199,7 +199,7 @@ func (r Removal) removePlugins() error {
 // if it is empty, the state directory. The lock file stays, because a DEL may hold a lock, and /run is empty after a
 // reboot.
 func (r Removal) removeRest(state bool) error {
-	own, memory := filepath.Join(r.ConfDir, "multus.d"), autoconf.SavePath(r.StateDir)
+	own, memory := filepath.Join(r.ConfDir, "multus.d"), cniconfig.SavePath(r.StateDir)
 	errs := []error{
 		fsx.Remove(memory), removeEmpty(filepath.Dir(memory)),
 		fsx.Remove(r.Socket),

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"multus/internal/autoconf"
+	"multus/internal/agent/cniconfig"
 	"multus/internal/cniconf"
 	"multus/internal/fsx"
 	"multus/internal/host/install"
@@ -23,7 +23,7 @@ const confDir = "/etc/cni/net.d"
 var plugins = []string{"multus", "multus-shim", "passthru"}
 
 // configurations are the possible names of the CNI configuration file.
-var configurations = []string{autoconf.FileName, autoconf.FileName + "list"}
+var configurations = []string{cniconfig.FileName, cniconfig.FileName + "list"}
 
 // copy implements these command lines:
 //
@@ -48,7 +48,7 @@ func (s *Shell) copy(flags, paths []string) func(context.Context) error {
 			})
 		}
 	case (flag == "" || flag == "-p") && slices.Contains(configurations, name) &&
-		to == filepath.Join(filepath.Dir(from), autoconf.HoldName):
+		to == filepath.Join(filepath.Dir(from), cniconfig.HoldName):
 		return func(context.Context) error { return s.copyFile(from, to) }
 	}
 	return nil

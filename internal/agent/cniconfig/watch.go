@@ -1,4 +1,4 @@
-package autoconf
+package cniconfig
 
 import (
 	"errors"

@@ -1,7 +1,7 @@
-// Package autoconf maintains the node's CNI configuration file. It chooses the cluster network among the files of a
+// Package cniconfig maintains the node's CNI configuration file. It chooses the cluster network among the files of a
 // directory and writes 00-multus.conf, which makes the runtime call Multus (behaviour F.2). It runs no plugin and never
 // removes the file. The hosts run it. The doctor and the command line use its rules.
-package autoconf
+package cniconfig
 
 import (
 	"errors"
