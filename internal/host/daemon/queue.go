@@ -172,6 +172,7 @@ func (q *queue) add(r *publish.Report) <-chan struct{} { return q.take(r).done }
 func (q *queue) take(r *publish.Report) *pending {
 	p := newPending(r)
 	if !r.HasStatus() {
+		p.dropped = true // there is no status to keep in a file
 		if !q.failureRepeated(r) {
 			q.emitEvents(p, r)
 			q.onWritten()

@@ -65,12 +65,14 @@ func TestRefuse(t *testing.T) {
 	}
 }
 
-// TestFailureIsLogged checks that a failed ADD which a plugin reports is logged with the text of the event.
+// TestFailureIsLogged checks that a failed ADD which a plugin reports is logged with the text of the event, and that
+// its report, which has no status, is not kept in a file: nothing would remove the file.
 func TestFailureIsLogged(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
+	dir := t.TempDir()
 	s := &server{
-		metrics: newTestMetrics(), queue: newQueue(newFailingCluster(), t.TempDir(), slog.New(slog.DiscardHandler)),
+		metrics: newTestMetrics(), queue: newQueue(newFailingCluster(), dir, slog.New(slog.DiscardHandler)),
 		log: slog.New(slog.NewJSONHandler(&log, nil)),
 	}
 	told := &publish.Report{
@@ -93,6 +95,9 @@ func TestFailureIsLogged(t *testing.T) {
 	}
 	if line.Err != events[0].Text() || line.Container != told.ContainerID || line.Pod != "team/web-0" || w.Code != 200 {
 		t.Errorf("%d, logged %+v, want %q", w.Code, line, events[0].Text())
+	}
+	if left := files(t, dir); len(left) > 0 {
+		t.Errorf("files of a report without a status: %v", left)
 	}
 }
 
