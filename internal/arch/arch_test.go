@@ -22,7 +22,7 @@ var ranks = [][]string{
 	{"multus/internal/host/", "multus/internal/cli"},
 	{"multus/internal/source"},
 	{
-		"multus/internal/agent/cniconfig", "multus/internal/doctor", "multus/internal/lint", "multus/internal/graph",
+		"multus/internal/agent/", "multus/internal/doctor", "multus/internal/lint", "multus/internal/graph",
 		"multus/internal/source/",
 	},
 	{"multus/internal/engine"},
@@ -40,7 +40,7 @@ var ranks = [][]string{
 		"multus/internal/fault", "multus/internal/cniconf", "multus/internal/netsel", "multus/internal/link",
 		"multus/internal/fsx", "multus/api",
 	},
-	{"multus/internal/failpoint", "multus/internal/rawjson"},
+	{"multus/internal/failpoint", "multus/internal/rawjson", "multus/internal/agent/recent"},
 }
 
 // beside are the permitted imports within a layer. The thin host is the plugin's host with sources. The binary of the
@@ -137,7 +137,8 @@ func TestImportsPointDown(t *testing.T) {
 }
 
 // TestOnlyImporters checks that only link imports netlink, and only source/kube imports client-go
-// (docs/architecture.md). The daemon may also import client-go's work queue, which does not depend on an API server.
+// (docs/architecture.md). The writer of statuses may also import client-go's work queue, which does not depend on an
+// API server.
 func TestOnlyImporters(t *testing.T) {
 	t.Parallel()
 	only := map[string]string{
@@ -148,7 +149,7 @@ func TestOnlyImporters(t *testing.T) {
 	for _, p := range product(t) {
 		for _, imp := range p.Imports {
 			for lib, owner := range only {
-				if imp == "k8s.io/client-go/util/workqueue" && p.ImportPath == "multus/internal/host/daemon" {
+				if imp == "k8s.io/client-go/util/workqueue" && p.ImportPath == "multus/internal/agent/podstatus" {
 					continue
 				}
 				if (imp == lib || strings.HasPrefix(imp, lib+"/")) && p.ImportPath != owner {

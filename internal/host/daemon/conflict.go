@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"time"
 
+	"multus/internal/agent/podstatus"
 	"multus/internal/engine/publish"
 )
 
@@ -64,7 +65,7 @@ func (c *conflictEvents) write(ctx context.Context, e publish.Event) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(retryPause(tries, lastRetry)):
+		case <-time.After(podstatus.RetryPause(tries)):
 		}
 	}
 }

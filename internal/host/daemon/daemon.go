@@ -21,6 +21,7 @@ import (
 
 	"multus/api"
 	"multus/internal/agent/cniconfig"
+	"multus/internal/agent/podstatus"
 	"multus/internal/config"
 	"multus/internal/device"
 	"multus/internal/engine/plan"
@@ -63,17 +64,19 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	q := newQueue(s.Cluster, filepath.Join(conf.SocketDir, api.ReportDir), log)
 	cniConf := newController(conf, log)
 	if cniConf != nil && s.Kube != nil { // without a cluster there is no node to read
 		cniConf.Node = cniconfig.NodeReader(s.Kube.Node, o.NodeName)
 	}
-	m := newMetrics(q.waiting, func() float64 { return entries(cmp.Or(conf.CNIDir, config.DefaultCNIDir)) },
-		func() float64 { return inForce(cniConf) })
+	m := newMetrics()
 	m.off = conf.MetricsPort == nil
-	q.onWritten, q.onRetry, q.onGivenUp, q.onTaken = m.written.Inc, m.retries.Inc, m.givenUp.Inc, m.observe
+	statuses := podstatus.New(podstatus.Options{
+		Cluster: s.Cluster, Dir: filepath.Join(conf.SocketDir, api.ReportDir), Metrics: m, Log: log,
+	})
+	m.gauges(statuses.Waiting, func() float64 { return entries(cmp.Or(conf.CNIDir, config.DefaultCNIDir)) },
+		func() float64 { return inForce(cniConf) })
 	srv := &server{
-		conf: conf, queue: q, metrics: m, log: log, ready: ready(s.ready, cniConf),
+		conf: conf, statuses: statuses, metrics: m, log: log, ready: ready(s.ready, cniConf),
 		decoding: make(semaphore, decoders), large: make(semaphore, largePlans),
 	}
 	srv.resolver = &plan.Resolver{
@@ -96,7 +99,7 @@ func Run(ctx context.Context, o Options) error {
 	log.Info("multus-daemon serves", "version", obs.Version(), "socket", conf.Socket(), "node", o.NodeName)
 	g.Go(func() error { return sock.keep(ctx) })
 	g.Go(func() error { s.run(ctx); return nil })
-	g.Go(func() error { return q.run(ctx) })
+	g.Go(func() error { return statuses.Run(ctx) })
 	if cniConf != nil {
 		runController(ctx, g, cniConf, newConflictEvents(s.emitNode, o.NodeName, log))
 	}

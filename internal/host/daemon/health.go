@@ -49,7 +49,7 @@ func healthServer(s *server, sock *socket) *http.Server {
 		}
 		s.readiness(w, r)
 	})
-	return &http.Server{Handler: mux, ReadHeaderTimeout: waitLimit, ReadTimeout: waitLimit, WriteTimeout: 3 * probeLimit}
+	return &http.Server{Handler: mux, ReadHeaderTimeout: probeLimit, ReadTimeout: probeLimit, WriteTimeout: 3 * probeLimit}
 }
 
 // unavailable answers 503 with the reason as a CNI error.

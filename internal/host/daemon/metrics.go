@@ -39,7 +39,7 @@ type metrics struct {
 // durations are the histogram buckets: from a millisecond (a plan) to the time limit of a runtime (a hanging delegate).
 var durations = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120}
 
-func newMetrics(queued, ledger, cniConf func() float64) *metrics {
+func newMetrics() *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -71,6 +71,15 @@ func newMetrics(queued, ledger, cniConf func() float64) *metrics {
 	}
 	m.registry.MustRegister(
 		m.requests, m.inFlight, m.planning, m.delegates, m.retries, m.written, m.givenUp, m.abandoned,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	return m
+}
+
+// gauges adds the metrics that are computed when they are read: the statuses that wait, the sandboxes of the ledger, and
+// whether the CNI configuration is in force.
+func (m *metrics) gauges(queued, ledger, cniConf func() float64) {
+	m.registry.MustRegister(
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "multus_status_queue_length",
 			Help: "Reports whose status is not written yet.",
@@ -82,9 +91,7 @@ func newMetrics(queued, ledger, cniConf func() float64) *metrics {
 			Name: "multus_ledger_entries",
 			Help: "Sandboxes in the ledger of this node.",
 		}, ledger),
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
-	return m
 }
 
 // other is the label for a value that is not in the list of known ones. Users choose the names of plugins, and each new
@@ -146,8 +153,17 @@ func (c *coded) WriteHeader(code int) {
 	c.ResponseWriter.WriteHeader(code)
 }
 
-// observe records the timings of a report.
-func (m *metrics) observe(r *publish.Report) {
+// StatusWritten counts a report whose status was written, or that has none.
+func (m *metrics) StatusWritten() { m.written.Inc() }
+
+// StatusRetried counts an attempt to write a status that has to be repeated.
+func (m *metrics) StatusRetried() { m.retries.Inc() }
+
+// StatusGivenUp counts a report whose status will never be written.
+func (m *metrics) StatusGivenUp() { m.givenUp.Inc() }
+
+// Observe records the timings of a report.
+func (m *metrics) Observe(r *publish.Report) {
 	if m.off {
 		return
 	}

@@ -25,7 +25,9 @@ func scrape(t *testing.T, m *metrics) string {
 }
 
 func newTestMetrics() *metrics {
-	return newMetrics(func() float64 { return 3 }, func() float64 { return 7 }, func() float64 { return 1 })
+	m := newMetrics()
+	m.gauges(func() float64 { return 3 }, func() float64 { return 7 }, func() float64 { return 1 })
+	return m
 }
 
 // TestMetricNames checks that promlint accepts our metrics, except the name that today's Multus uses (behaviour F51,
@@ -36,7 +38,7 @@ func TestMetricNames(t *testing.T) {
 	m.count("/v1/plan", func(http.ResponseWriter, *http.Request) {})(httptest.NewRecorder(),
 		httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/v1/plan", nil))
 	m.planned("ADD", 0, time.Millisecond)
-	m.observe(&publish.Report{
+	m.Observe(&publish.Report{
 		Command: "ADD",
 		Timings: []publish.Timing{
 			{Network: "ns/n", Plugin: "macvlan", Seconds: .02},
@@ -87,7 +89,7 @@ func TestLabelsAreBounded(t *testing.T) {
 	m := newTestMetrics()
 	use := func(i int) {
 		name := fmt.Sprint("x", i, strings.Repeat("x", i))
-		m.observe(&publish.Report{
+		m.Observe(&publish.Report{
 			Command: name,
 			Timings: []publish.Timing{{Network: name, Plugin: name, Seconds: 1}, {Network: name, Plugin: "macvlan"}},
 		})

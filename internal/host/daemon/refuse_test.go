@@ -72,7 +72,7 @@ func TestFailureIsLogged(t *testing.T) {
 	var log bytes.Buffer
 	dir := t.TempDir()
 	s := &server{
-		metrics: newTestMetrics(), queue: newQueue(newFailingCluster(), dir, slog.New(slog.DiscardHandler)),
+		metrics: newTestMetrics(), statuses: newTestWriter(dir),
 		log: slog.New(slog.NewJSONHandler(&log, nil)),
 	}
 	told := &publish.Report{
@@ -96,8 +96,8 @@ func TestFailureIsLogged(t *testing.T) {
 	if line.Err != events[0].Text() || line.Container != told.ContainerID || line.Pod != "team/web-0" || w.Code != 200 {
 		t.Errorf("%d, logged %+v, want %q", w.Code, line, events[0].Text())
 	}
-	if left := files(t, dir); len(left) > 0 {
-		t.Errorf("files of a report without a status: %v", left)
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("files of a report without a status: %v, %v", left, err)
 	}
 }
 
@@ -152,13 +152,12 @@ func TestReportNeedsUID(t *testing.T) {
 		t.Fatal(err)
 	}
 	discard := slog.New(slog.DiscardHandler)
-	w := newFailingCluster()
 	s := &server{
 		conf: conf, metrics: newTestMetrics(), log: discard,
-		queue: newQueue(w, filepath.Join(dir, "reports"), discard),
+		statuses: newTestWriter(filepath.Join(dir, "reports")),
 	}
 	s.resolver = &plan.Resolver{Networks: f, Pods: f, Log: discard}
-	defer runUntil(t, s.queue)()
+	defer runWriter(t, s.statuses)()
 	post := func(path string, v any) int {
 		body, err := json.Marshal(v)
 		if err != nil {
@@ -168,7 +167,7 @@ func TestReportNeedsUID(t *testing.T) {
 		s.handler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "POST", path, bytes.NewReader(body)))
 		return w.Code
 	}
-	status := sandbox("web", 1)
+	status := statusReport("web")
 	status.Pod.UID = ""
 	failure := &publish.Report{
 		Command: "ADD", ContainerID: status.ContainerID, Pod: status.Pod,
@@ -185,7 +184,7 @@ func TestReportNeedsUID(t *testing.T) {
 			}
 		}
 	}
-	check("before the plan", map[*publish.Report]int{status: 400, failure: 400, timings: 200, sandbox("other", 1): 200})
+	check("before the plan", map[*publish.Report]int{status: 400, failure: 400, timings: 200, statusReport("other"): 200})
 	req := &request.Request{
 		Command: request.Add, ContainerID: status.ContainerID, IfName: "eth0", Netns: "/x",
 		Args: request.Args{{request.PodNamespace, "ns"}, {request.PodName, "web"}},
@@ -207,7 +206,7 @@ func TestErrorsAreClipped(t *testing.T) {
 	var log bytes.Buffer
 	s := &server{
 		conf: &config.Daemon{Raw: []byte("{}")}, metrics: newTestMetrics(), log: slog.New(slog.NewJSONHandler(&log, nil)),
-		queue: newQueue(newFailingCluster(), t.TempDir(), slog.New(slog.DiscardHandler)),
+		statuses: newTestWriter(t.TempDir()),
 	}
 	s.resolver = &plan.Resolver{Log: slog.New(slog.DiscardHandler)}
 	request := fmt.Sprintf(`{"command":"ADD","containerID":"c","args":[["K8S_POD_NAMESPACE","ns"],["K8S_POD_NAME",%q]],"config":%q}`, long, // base64 of a configuration

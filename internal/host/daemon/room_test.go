@@ -16,6 +16,7 @@ import (
 	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
 	"multus/internal/netsel"
+	"multus/internal/testutil/eventually"
 )
 
 // hanging is a source with a large definition "large" and a small one "small". After the large definition "large-away"
@@ -57,7 +58,7 @@ func TestLargePlans(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	h := &hanging{waiting: make(chan string, 100)}
 	s := &server{
-		conf: conf, metrics: newTestMetrics(), log: log, queue: newQueue(newFailingCluster(), t.TempDir(), log),
+		conf: conf, metrics: newTestMetrics(), log: log, statuses: newTestWriter(t.TempDir()),
 		decoding: make(semaphore, decoders), large: make(semaphore, largePlans),
 	}
 	s.resolver = &plan.Resolver{Networks: h, Pods: h, Log: log}
@@ -86,7 +87,7 @@ func TestLargePlans(t *testing.T) {
 		go func() { ended <- ask(ctx, "large.away") }()
 	}
 	for range many + largePlans {
-		receive(t, "a request that waits for the API server", h.waiting)
+		eventually.Receive(t, "a request that waits for the API server", h.waiting)
 	}
 	if code := ask(t.Context(), "small"); code != http.StatusOK {
 		t.Errorf("a small plan beside them: %d", code)
@@ -112,7 +113,7 @@ func TestLargePlans(t *testing.T) {
 	}
 	cancel()
 	for range 2 * many {
-		if code := receive(t, "the end of a request", ended); code != http.StatusServiceUnavailable {
+		if code := eventually.Receive(t, "the end of a request", ended); code != http.StatusServiceUnavailable {
 			t.Errorf("a request that was given up: %d", code)
 		}
 	}

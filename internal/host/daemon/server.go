@@ -15,6 +15,8 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"multus/api"
+	"multus/internal/agent/podstatus"
+	"multus/internal/agent/recent"
 	"multus/internal/config"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
@@ -29,6 +31,8 @@ const (
 	planLimit = 20 * time.Second
 	// maxBody limits the size of a request on the socket.
 	maxBody = 16 << 20
+	// maxUnidentified limits the number of sandboxes of pods without a UID that are remembered.
+	maxUnidentified = 4096
 	// shutdownLimit limits the time of the requests in flight after SIGTERM.
 	shutdownLimit = 10 * time.Second
 )
@@ -37,7 +41,7 @@ const (
 type server struct {
 	conf        *config.Daemon
 	resolver    *plan.Resolver
-	queue       *queue
+	statuses    *podstatus.Writer
 	metrics     *metrics
 	statusCache statusCache
 	ready       func() error
@@ -53,7 +57,7 @@ type server struct {
 // is static and has another UID in the API. The zero value is ready to use.
 type unidentified struct {
 	mu        sync.Mutex
-	sandboxes *recent
+	sandboxes *recent.Names
 }
 
 func sandboxOf(containerID string, namespace, pod string) string {
@@ -64,15 +68,15 @@ func (u *unidentified) add(sandbox string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.sandboxes == nil {
-		u.sandboxes = newRecent(maxWaiting)
+		u.sandboxes = recent.New(maxUnidentified)
 	}
-	u.sandboxes.add(sandbox)
+	u.sandboxes.Add(sandbox)
 }
 
 func (u *unidentified) has(sandbox string) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return u.sandboxes != nil && u.sandboxes.number(sandbox) > 0
+	return u.sandboxes != nil && u.sandboxes.Number(sandbox) > 0
 }
 
 // maxMethod limits the length of a request's method in an answer.
@@ -166,12 +170,11 @@ func (s *server) resolve(ctx context.Context, place *largePlanPlace, req *reques
 
 // missing emits the event of a network definition that cannot be read.
 func (s *server) missing(containerID string, pod *plan.Pod, m *plan.MissingNetworkError) {
-	s.queue.add(publish.Missing(publish.Pod{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID}, containerID,
+	s.statuses.Announce(publish.Missing(publish.Pod{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID}, containerID,
 		m.Error()))
 }
 
-// report accepts a report. If the report asks to wait, it answers after the first attempt to write the status, or after
-// waitLimit. Otherwise it answers at once. A failure to write the status is not an error of the request: the daemon
+// report accepts a report, and answers when it is accepted: see podstatus.Writer.Accept. A failure to write the status is not an error of the request: the daemon
 // retries it.
 func (s *server) report(w http.ResponseWriter, r *http.Request) {
 	rep := &publish.Report{}
@@ -180,18 +183,14 @@ func (s *server) report(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err := s.identified(rep); err != nil {
-		s.log.Warn("report refused", "pod", podName(rep.Pod), "container", rep.ContainerID, "err", err)
+		s.log.Warn("report refused", "pod", podstatus.PodName(rep.Pod), "container", rep.ContainerID, "err", err)
 		answer(w, http.StatusBadRequest, &types.Error{Code: fault.Decoding, Msg: err.Error()})
 		return
 	}
-	if rep.Shrink(maxReport / 2) {
-		s.log.Warn("the report is too large: DNS settings, device information or attachments are left out of the status",
-			"pod", podName(rep.Pod), "container", rep.ContainerID)
-	}
 	failpoint.At("daemon.report.received")
-	s.metrics.observe(rep)
+	s.metrics.Observe(rep)
 	if f := rep.Failure; f != nil && f.EmitEvent {
-		log := s.log.With("pod", podName(rep.Pod), "container", rep.ContainerID,
+		log := s.log.With("pod", podstatus.PodName(rep.Pod), "container", rep.ContainerID,
 			"err", fault.WithRequest(fault.Clip(f.Message, fault.MaxMessage), rep.ContainerID))
 		if rep.Command == request.Del {
 			log.Error("DEL gave up networks")
@@ -200,21 +199,13 @@ func (s *server) report(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if rep.Command == request.Del {
-		s.queue.dropDeleted(rep.Pod, rep.ContainerID, rep.Time)
+		s.statuses.DropDeleted(rep.Pod, rep.ContainerID, rep.Time)
 	}
 	if len(rep.Attached) == 0 && rep.Failure == nil {
 		answer(w, http.StatusOK, struct{}{}) // timings only
 		return
 	}
-	j := s.queue.take(rep)
-	if rep.Wait {
-		select {
-		case <-j.done:
-		case <-r.Context().Done():
-		case <-time.After(waitLimit):
-		}
-	}
-	s.queue.keep(j) // a report that was acknowledged must survive a kill of this process
+	s.statuses.Accept(r.Context(), rep)
 	failpoint.At("daemon.report.queued")
 	answer(w, http.StatusOK, struct{}{})
 	failpoint.At("daemon.report.answered")

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"multus/internal/testutil/eventually"
 )
 
 // freePort returns a port of the loopback that was free when it was chosen.
@@ -72,7 +74,7 @@ func runDaemon(t *testing.T, dir string, health, metrics int) *instance {
 	}()
 	d.stop = func() {
 		cancel()
-		if err := receive(t, "the end of the daemon", d.ended); err != nil {
+		if err := eventually.Receive(t, "the end of the daemon", d.ended); err != nil {
 			t.Error(err)
 		}
 		d.ended <- nil
@@ -110,7 +112,7 @@ func get(transport *http.Transport, url string) (int, string) {
 func (d *instance) await(t *testing.T) string {
 	t.Helper()
 	var id string
-	eventually(t, "the daemon serves", func() (ok bool) {
+	eventually.True(t, "the daemon serves", func() (ok bool) {
 		var code int
 		code, id = d.answers("/healthz")
 		return code == http.StatusOK
@@ -129,12 +131,12 @@ func TestSecondDaemon(t *testing.T) {
 			health, metrics := freePort(t), freePort(t)
 			first := runDaemon(t, dir, health, metrics)
 			id := first.await(t)
-			eventually(t, "the first daemon is healthy", func() bool { return first.probe("/healthz") == http.StatusOK })
+			eventually.True(t, "the first daemon is healthy", func() bool { return first.probe("/healthz") == http.StatusOK })
 			if !same {
 				health, metrics = freePort(t), freePort(t)
 			}
 			second := runDaemon(t, dir, health, metrics)
-			eventually(t, "the second daemon is ready", func() bool { return second.probe("/readyz") == http.StatusOK })
+			eventually.True(t, "the second daemon is ready", func() bool { return second.probe("/readyz") == http.StatusOK })
 			for end := time.Now().Add(2 * lockPoll); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 				if code, got := first.answers("/healthz"); code != http.StatusOK || got != id {
 					t.Fatalf("with a second daemon the socket answers %d by %q, not 200 by %q", code, got, id)
@@ -147,11 +149,11 @@ func TestSecondDaemon(t *testing.T) {
 			default:
 			}
 			first.stop()
-			eventually(t, "the second daemon serves", func() bool {
+			eventually.True(t, "the second daemon serves", func() bool {
 				code, got := second.answers("/healthz")
 				return code == http.StatusOK && got != id
 			})
-			eventually(t, "its probes", func() bool {
+			eventually.True(t, "its probes", func() bool {
 				return second.probe("/healthz") == http.StatusOK && second.probe("/readyz") == http.StatusOK
 			})
 			if left, _ := filepath.Glob(filepath.Join(dir, "run", "multus.sock.*")); len(left) != 1 {
@@ -182,12 +184,12 @@ func TestReaderCannotBlock(t *testing.T) {
 	first := runDaemon(t, dir, freePort(t), 0)
 	id := first.await(t)
 	second := runDaemon(t, dir, freePort(t), 0)
-	eventually(t, "the second daemon is ready", func() bool { return second.probe("/readyz") == http.StatusOK })
+	eventually.True(t, "the second daemon is ready", func() bool { return second.probe("/readyz") == http.StatusOK })
 	if code, got := first.answers("/healthz"); code != http.StatusOK || got != id {
 		t.Errorf("with a second daemon the socket answers %d by %q, not 200 by %q", code, got, id)
 	}
 	first.stop()
-	eventually(t, "the second daemon serves", func() bool {
+	eventually.True(t, "the second daemon serves", func() bool {
 		code, got := second.answers("/healthz")
 		return code == http.StatusOK && got != id
 	})
@@ -207,7 +209,7 @@ func TestSocketIsBoundAgain(t *testing.T) {
 		{"removed", func() error { return os.Remove(d.socket) }},
 		{"the directory is removed", func() error {
 			// RemoveAll fails while the daemon writes into the directory.
-			eventually(t, "the directory is removed", func() bool { return os.RemoveAll(filepath.Dir(d.socket)) == nil })
+			eventually.True(t, "the directory is removed", func() bool { return os.RemoveAll(filepath.Dir(d.socket)) == nil })
 			return nil
 		}},
 		{"the lock file is removed", func() error { return os.Remove(d.socket + ".lock") }},
@@ -228,7 +230,7 @@ func TestSocketIsBoundAgain(t *testing.T) {
 		if err := tc.do(); err != nil {
 			t.Fatalf("%s: %v", tc.name, err)
 		}
-		eventually(t, tc.name, func() bool {
+		eventually.True(t, tc.name, func() bool {
 			code, got := d.answers("/healthz")
 			return code == http.StatusOK && got == id && d.probe("/healthz") == http.StatusOK
 		})
@@ -237,13 +239,13 @@ func TestSocketIsBoundAgain(t *testing.T) {
 	if err := errors.Join(os.Remove(d.socket), os.Mkdir(d.socket, 0o700)); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the probes fail", func() bool {
+	eventually.True(t, "the probes fail", func() bool {
 		return d.probe("/healthz") == http.StatusServiceUnavailable && d.probe("/readyz") == http.StatusServiceUnavailable
 	})
 	if err := os.Remove(d.socket); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the probes succeed", func() bool { return d.probe("/healthz") == http.StatusOK })
+	eventually.True(t, "the probes succeed", func() bool { return d.probe("/healthz") == http.StatusOK })
 }
 
 // TestPortIsTaken checks that a port which another process uses does not stop the daemon, and is served as soon as it
@@ -262,7 +264,7 @@ func TestPortIsTaken(t *testing.T) {
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the port is served", func() bool { return d.probe("/healthz") == http.StatusOK })
+	eventually.True(t, "the port is served", func() bool { return d.probe("/healthz") == http.StatusOK })
 	bad := &instance{ended: make(chan error, 1)}
 	other := shortDir(t)
 	file := filepath.Join(other, "c.json")
@@ -273,7 +275,7 @@ func TestPortIsTaken(t *testing.T) {
 	go func() {
 		bad.ended <- Run(t.Context(), Options{Config: file, HealthPort: 70_000, Getenv: func(string) string { return "" }})
 	}()
-	if err := receive(t, "the end of the daemon", bad.ended); err == nil {
+	if err := eventually.Receive(t, "the end of the daemon", bad.ended); err == nil {
 		t.Error("port 70000 is no error")
 	}
 	if _, err := os.Stat(filepath.Join(other, "run")); err == nil {

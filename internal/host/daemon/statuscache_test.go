@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"multus/api"
+	"multus/internal/testutil/eventually"
 )
 
 // slowClient is a client that reads an answer when the test allows it.
@@ -35,18 +36,18 @@ func TestStatusOfSlowClient(t *testing.T) {
 			h(slow, httptest.NewRequestWithContext(t.Context(), method, api.PathStatus+"?key=k",
 				strings.NewReader(`{"key":"k"}`)))
 		}()
-		receive(t, "the slow client's answer", slow.begun)
+		eventually.Receive(t, "the slow client's answer", slow.begun)
 		other := make(chan int)
 		go func() {
 			w := httptest.NewRecorder()
 			s.get(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, api.PathStatus+"?key=other", nil))
 			other <- w.Code
 		}()
-		if got := receive(t, "the other client's answer", other); got != http.StatusOK {
+		if got := eventually.Receive(t, "the other client's answer", other); got != http.StatusOK {
 			t.Errorf("%s: answered %d", method, got)
 		}
 		close(slow.read)
-		receive(t, "the end", ended)
+		eventually.Receive(t, "the end", ended)
 	}
 }
 
@@ -64,21 +65,5 @@ func TestStatusesAreBounded(t *testing.T) {
 	s.store(api.Status{Key: "k"}, now.Add(2*api.StatusTTL))
 	if len(s.last) != 1 {
 		t.Errorf("%d are remembered after they are of no use any more", len(s.last))
-	}
-}
-
-// TestRetryPause checks that pauses grow up to a limit, and have jitter so that many nodes do not retry in step.
-func TestRetryPause(t *testing.T) {
-	t.Parallel()
-	seen := map[time.Duration]bool{}
-	for n := 1; n < 100; n++ {
-		d := retryPause(n, lastRetry)
-		if limit := min(firstRetry<<min(n-1, 16), lastRetry); d < limit/2 || d > limit {
-			t.Errorf("pause %d is %v, of %v", n, d, limit)
-		}
-		seen[d] = true
-	}
-	if len(seen) < 50 {
-		t.Errorf("%d different pauses of 99", len(seen))
 	}
 }

@@ -32,7 +32,7 @@ func wireServer(t *testing.T) *server {
 	}
 	log := slog.New(slog.DiscardHandler)
 	f := file.New(file.Options{Dir: filepath.Join("testdata", "networks")})
-	s := &server{conf: conf, metrics: newTestMetrics(), log: log, queue: newQueue(newFailingCluster(), t.TempDir(), log)}
+	s := &server{conf: conf, metrics: newTestMetrics(), log: log, statuses: newTestWriter(t.TempDir())}
 	s.resolver = &plan.Resolver{Networks: f, Pods: f, Log: log}
 	return s
 }

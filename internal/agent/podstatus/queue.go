@@ -1,4 +1,7 @@
-package daemon
+// Package podstatus writes the network status and the events of pods to the cluster. It keeps what cannot be written yet
+// in files. It does not decide what a status contains, which is the task of internal/engine/publish. The daemon and its
+// handlers of the socket import it.
+package podstatus
 
 import (
 	"context"
@@ -14,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/util/workqueue"
 
+	"multus/internal/agent/recent"
 	"multus/internal/engine/publish"
 	"multus/internal/failpoint"
 	"multus/internal/fault"
@@ -51,16 +55,35 @@ const (
 // StatusNotWritten is the reason of the event of a pod whose network status was given up.
 const StatusNotWritten = "NetworkStatusNotWritten"
 
-// queue writes network statuses to the cluster. For each pod it writes the latest one, and never two at a time. A
+// Metrics is implemented by the metrics of the daemon.
+type Metrics interface {
+	// StatusWritten counts a report whose status was written, or that has none.
+	StatusWritten()
+	// StatusRetried counts an attempt that has to be repeated.
+	StatusRetried()
+	// StatusGivenUp counts a report whose status will never be written.
+	StatusGivenUp()
+	// Observe records the timings of a report that was left in a file.
+	Observe(r *publish.Report)
+}
+
+// Options are the settings of a Writer. All of them are required.
+type Options struct {
+	Cluster publish.Cluster
+	// Dir is the directory of the reports that wait. Plugins leave reports in it, too.
+	Dir     string
+	Metrics Metrics
+	Log     *slog.Logger
+}
+
+// Writer writes network statuses to the cluster. For each pod it writes the latest one, and never two at a time. A
 // report that cannot be written at once is kept in a file, so that no status is lost while the daemon restarts or the
-// API server is away. A report that the API server rejects for good is given up. Cancelling the context of run closes
-// the queue.
-type queue struct {
+// API server is away. A report that the API server rejects for good is given up. Cancelling the context of Run closes
+// the Writer.
+type Writer struct {
 	cluster publish.Cluster
 	log     *slog.Logger
-	// onWritten, onRetry and onGivenUp count outcomes. onTaken is called for each report that was left in a file.
-	onWritten, onRetry, onGivenUp func()
-	onTaken                       func(*publish.Report)
+	metrics Metrics
 	// pause is forbiddenPause, except in tests.
 	pause time.Duration
 
@@ -76,7 +99,7 @@ type queue struct {
 	// pods has, by key, the latest report of each pod whose status is not written yet.
 	pods map[string]*pending
 	// seen has the reports that arrived last, whether or not they are written.
-	seen *recent
+	seen *recent.Names
 	// forbidden are the reports for which the permission was missing, in the order in which they are tried again.
 	forbidden []*pending
 	// nextRetry is the earliest time of the next repeated attempt.
@@ -124,11 +147,11 @@ func newPending(r *publish.Report) *pending {
 // finish unblocks the callers that wait for the first attempt.
 func (p *pending) finish() { p.once.Do(func() { close(p.done) }) }
 
-func newQueue(c publish.Cluster, dir string, log *slog.Logger) *queue {
-	q := &queue{
-		cluster: c, log: log, pause: forbiddenPause, spool: newSpool(dir),
-		pods: map[string]*pending{}, seen: newRecent(2 * maxWaiting), failures: map[string]time.Time{},
-		onWritten: func() {}, onRetry: func() {}, onGivenUp: func() {}, onTaken: func(*publish.Report) {},
+// New returns a Writer. It writes nothing before Run is called.
+func New(o Options) *Writer {
+	q := &Writer{
+		cluster: o.Cluster, log: o.Log, metrics: o.Metrics, pause: forbiddenPause, spool: newSpool(o.Dir),
+		pods: map[string]*pending{}, seen: recent.New(2 * maxWaiting), failures: map[string]time.Time{},
 	}
 	q.lanes = &lanes{repeated: q.repeatedAttempt}
 	q.work = workqueue.NewTypedDelayingQueueWithConfig(workqueue.TypedDelayingQueueConfig[string]{
@@ -138,8 +161,8 @@ func newQueue(c publish.Cluster, dir string, log *slog.Logger) *queue {
 	return q
 }
 
-// waiting returns the number of pods whose status is not written yet.
-func (q *queue) waiting() float64 {
+// Waiting returns the number of pods whose status is not written yet.
+func (q *Writer) Waiting() float64 {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return float64(len(q.pods))
@@ -147,7 +170,7 @@ func (q *queue) waiting() float64 {
 
 // failureRepeated reports whether the same failure of the pod was reported in the last minute. A runtime repeats a
 // failed ADD every few seconds.
-func (q *queue) failureRepeated(r *publish.Report) bool {
+func (q *Writer) failureRepeated(r *publish.Report) bool {
 	now := time.Now()
 	key := podKey(r.Pod) + " " + fault.Clip(r.Failure.Message, fault.MaxMessage)
 	q.mu.Lock()
@@ -164,22 +187,43 @@ func (q *queue) failureRepeated(r *publish.Report) bool {
 	return false
 }
 
-// add takes a report. The channel that it returns is closed after the first attempt to write the status.
-func (q *queue) add(r *publish.Report) <-chan struct{} { return q.take(r).done }
-
-// take takes a report that came over the socket, and returns the pending report that represents it. That is an earlier
-// value if the same report also came in a file. Reports in files that were not read yet count as earlier ones.
-func (q *queue) take(r *publish.Report) *pending {
-	p := newPending(r)
-	if !r.HasStatus() {
-		p.dropped = true // there is no status to keep in a file
-		if !q.failureRepeated(r) {
-			q.emitEvents(p, r)
-			q.onWritten()
-		}
-		p.finish()
-		return p
+// Accept takes a report that came over the socket. If r.Wait is set, it returns after the first attempt to write the
+// status, or after waitLimit, or when ctx ends. A status that is not written yet is in a file when Accept returns, so
+// that it survives a kill of this process. A report that is too large for its file is shrunk.
+func (q *Writer) Accept(ctx context.Context, r *publish.Report) {
+	if r.Shrink(maxReport / 2) {
+		q.log.Warn("the report is too large: DNS settings, device information or attachments are left out of the status",
+			"pod", PodName(r.Pod), "container", r.ContainerID)
 	}
+	if !r.HasStatus() {
+		q.Announce(r)
+		return
+	}
+	p := q.take(r)
+	if r.Wait {
+		select {
+		case <-p.done:
+		case <-ctx.Done():
+		case <-time.After(waitLimit):
+		}
+	}
+	q.keep(p)
+}
+
+// Announce writes the events of a report without a status, unless the same failure was reported in the last minute. It
+// does not wait for the cluster.
+func (q *Writer) Announce(r *publish.Report) {
+	if q.failureRepeated(r) {
+		return
+	}
+	q.emitEvents(newPending(r), r)
+	q.metrics.StatusWritten()
+}
+
+// take takes a report with a status, and returns the pending report that represents it. That is an earlier value if the
+// same report also came in a file. Reports in files that were not read yet count as earlier ones.
+func (q *Writer) take(r *publish.Report) *pending {
+	p := newPending(r)
 	q.spool.mu.Lock()
 	waiting, _ := q.scan()
 	latest := q.register(p)
@@ -197,14 +241,14 @@ func (q *queue) take(r *publish.Report) *pending {
 // returns the waiting report instead if that is the same one. If the same report arrived before and no longer waits, it
 // returns p, dropped. It removes the file of the report that p replaces, because the sandbox of that one is gone. The
 // caller holds spool.mu.
-func (q *queue) register(p *pending) *pending {
+func (q *Writer) register(p *pending) *pending {
 	q.mu.Lock()
 	latest := q.pods[p.key]
 	switch {
 	case latest != nil && latest.id == p.id:
 		q.mu.Unlock()
 		return latest
-	case !q.seen.add(p.id):
+	case !q.seen.Add(p.id):
 		p.dropped = true
 		q.mu.Unlock()
 		p.finish()
@@ -224,11 +268,11 @@ func (q *queue) register(p *pending) *pending {
 }
 
 // push queues the status of a report for writing.
-func (q *queue) push(p *pending) { q.work.Add(p.key) }
+func (q *Writer) push(p *pending) { q.work.Add(p.key) }
 
 // limit gives up reports while too many wait, or while their files are too large. It starts with the oldest report in
 // the first case, and with the largest in the second. The caller holds spool.mu.
-func (q *queue) limit() {
+func (q *Writer) limit() {
 	for {
 		var victim *pending
 		q.mu.Lock()
@@ -251,12 +295,12 @@ func (q *queue) limit() {
 	}
 }
 
-func (p *pending) arrivedBefore(other *pending, order *recent) bool {
-	return order.number(p.id) < order.number(other.id)
+func (p *pending) arrivedBefore(other *pending, order *recent.Names) bool {
+	return order.Number(p.id) < order.Number(other.id)
 }
 
-// run writes reports until ctx ends, including those that an earlier daemon or a plugin left in files.
-func (q *queue) run(ctx context.Context) error {
+// Run writes reports until ctx ends, including those that an earlier daemon or a plugin left in files.
+func (q *Writer) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(ctx, q.work.ShutDown)
 	defer stop()
@@ -274,7 +318,7 @@ func (q *queue) run(ctx context.Context) error {
 }
 
 // next writes the next status. It returns false when ctx has ended.
-func (q *queue) next(ctx context.Context) bool {
+func (q *Writer) next(ctx context.Context) bool {
 	key, ended := q.work.Get()
 	if ended {
 		return false
@@ -292,7 +336,7 @@ func (q *queue) next(ctx context.Context) bool {
 }
 
 // repeatedAttempt reports whether the next attempt to write the status of a pod is a repeated one.
-func (q *queue) repeatedAttempt(key string) bool {
+func (q *Writer) repeatedAttempt(key string) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	p := q.pods[key]
@@ -300,7 +344,7 @@ func (q *queue) repeatedAttempt(key string) bool {
 }
 
 // pace waits until another repeated attempt may begin. It returns false if ctx ends first.
-func (q *queue) pace(ctx context.Context) bool {
+func (q *Writer) pace(ctx context.Context) bool {
 	q.mu.Lock()
 	at := time.Now()
 	if q.nextRetry.After(at) {
@@ -317,7 +361,7 @@ func (q *queue) pace(ctx context.Context) bool {
 }
 
 // write makes one attempt. Events are written in the background, because no pod waits for them.
-func (q *queue) write(ctx context.Context, p *pending) {
+func (q *Writer) write(ctx context.Context, p *pending) {
 	defer p.finish()
 	report, err := q.reportOf(p)
 	if err != nil {
@@ -340,7 +384,7 @@ func (q *queue) write(ctx context.Context, p *pending) {
 }
 
 // reportOf returns the report, which it reads from its file if it is not in memory.
-func (q *queue) reportOf(p *pending) (*publish.Report, error) {
+func (q *Writer) reportOf(p *pending) (*publish.Report, error) {
 	q.mu.Lock()
 	r := p.report
 	q.mu.Unlock()
@@ -353,7 +397,7 @@ func (q *queue) reportOf(p *pending) (*publish.Report, error) {
 }
 
 // settle handles the outcome of an attempt.
-func (q *queue) settle(p *pending, err error) {
+func (q *Writer) settle(p *pending, err error) {
 	q.mu.Lock()
 	dropped, probing := p.dropped, p.probing
 	p.probing = false
@@ -366,9 +410,9 @@ func (q *queue) settle(p *pending, err error) {
 	case dropped:
 	case err == nil:
 		q.removeWritten(p)
-		q.onWritten()
+		q.metrics.StatusWritten()
 		if tries > 0 {
-			q.log.Info("status written", "pod", podName(p.pod), "container", p.container)
+			q.log.Info("status written", "pod", PodName(p.pod), "container", p.container)
 		}
 		if probing {
 			q.permitted()
@@ -378,21 +422,21 @@ func (q *queue) settle(p *pending, err error) {
 		defer q.spool.mu.Unlock()
 		q.giveUp(p, err)
 	default:
-		q.onRetry()
+		q.metrics.StatusRetried()
 		q.keep(p)
 		q.postpone(p, tries, err)
 	}
 }
 
 // postpone schedules the next attempt. It logs the first failure of a report only.
-func (q *queue) postpone(p *pending, tries int, err error) {
+func (q *Writer) postpone(p *pending, tries int, err error) {
 	if errors.Is(err, publish.ErrForbidden) {
 		q.mu.Lock()
 		q.forbidden = append(q.forbidden, p)
 		q.mu.Unlock()
 		if tries == 1 {
 			q.log.Error("status not written: correct the role of Multus; a few are retried periodically",
-				"every", q.pause.String(), "pod", podName(p.pod), "container", p.container, "err", clipped(err))
+				"every", q.pause.String(), "pod", PodName(p.pod), "container", p.container, "err", clipped(err))
 		}
 		return
 	}
@@ -402,10 +446,13 @@ func (q *queue) postpone(p *pending, tries int, err error) {
 	}
 	if tries == 1 {
 		q.log.Warn("status not written yet, trying again",
-			"pod", podName(p.pod), "container", p.container, "err", clipped(err))
+			"pod", PodName(p.pod), "container", p.container, "err", clipped(err))
 	}
 	q.work.AddAfter(p.key, retryPause(tries, longest))
 }
+
+// RetryPause returns the pause after n failed attempts to write to the cluster.
+func RetryPause(n int) time.Duration { return retryPause(n, lastRetry) }
 
 // retryPause returns the pause after n failed attempts: it doubles with each attempt, and has jitter.
 func retryPause(n int, longest time.Duration) time.Duration {
@@ -415,7 +462,7 @@ func retryPause(n int, longest time.Duration) time.Duration {
 
 // probeForbidden retries some of the forbidden statuses from time to time, until ctx ends. One timer serves all of
 // them.
-func (q *queue) probeForbidden(ctx context.Context) error {
+func (q *Writer) probeForbidden(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
@@ -429,14 +476,14 @@ func (q *queue) probeForbidden(ctx context.Context) error {
 }
 
 // permitted queues all forbidden statuses, after one of them was accepted.
-func (q *queue) permitted() {
+func (q *Writer) permitted() {
 	for _, key := range q.nextForbidden(maxWaiting) {
 		q.work.Add(key)
 	}
 }
 
 // nextForbidden removes up to n reports from the forbidden ones and returns their keys.
-func (q *queue) nextForbidden(n int) (keys []string) {
+func (q *Writer) nextForbidden(n int) (keys []string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	var rest []*pending
@@ -455,7 +502,7 @@ func (q *queue) nextForbidden(n int) (keys []string) {
 }
 
 // drop marks a report as no longer needed. It returns false if the report was dropped before.
-func (q *queue) drop(p *pending) bool {
+func (q *Writer) drop(p *pending) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if p.dropped {
@@ -469,7 +516,7 @@ func (q *queue) drop(p *pending) bool {
 }
 
 // removeWritten drops a report whose status was written, and removes its file.
-func (q *queue) removeWritten(p *pending) {
+func (q *Writer) removeWritten(p *pending) {
 	q.spool.mu.Lock()
 	defer q.spool.mu.Unlock()
 	if q.drop(p) && p.file != "" {
@@ -480,25 +527,25 @@ func (q *queue) removeWritten(p *pending) {
 
 // giveUp drops a report that will never be written, and reports that in the log and in an event of the pod. The caller
 // holds spool.mu.
-func (q *queue) giveUp(p *pending, why error) {
+func (q *Writer) giveUp(p *pending, why error) {
 	if !q.drop(p) {
 		return
 	}
 	q.discard(p)
 	p.finish()
-	q.onGivenUp()
+	q.metrics.StatusGivenUp()
 	text := clipped(why)
-	q.log.Error("status given up", "pod", podName(p.pod), "container", p.container, "err", text)
+	q.log.Error("status given up", "pod", PodName(p.pod), "container", p.container, "err", text)
 	q.emit(&eventBatch{pod: p.pod, container: p.container, events: []publish.Event{{
 		Type: publish.Warning, Reason: StatusNotWritten, Seldom: true, ContainerID: p.container,
 		Message: "the networks of the pod are attached, but the annotation " + netsel.Status + " was not written: " + text,
 	}}})
 }
 
-// dropDeleted drops the report of a sandbox that is deleted, whose status is no longer needed. at is the time of
+// DropDeleted drops the report of a sandbox that is deleted, whose status is no longer needed. at is the time of
 // the DEL, or 0 if the plugin sets none. The report of a later ADD of the same sandbox is kept: it comes in a file, and
 // may be read before a DEL that waited on the socket.
-func (q *queue) dropDeleted(pod publish.Pod, container string, at int64) {
+func (q *Writer) DropDeleted(pod publish.Pod, container string, at int64) {
 	if container == "" {
 		return
 	}
@@ -525,11 +572,12 @@ func (q *queue) dropDeleted(pod publish.Pod, container string, at int64) {
 	}
 }
 
-// podName and clipped return the text of a log line for a pod and for an error.
-func podName(p publish.Pod) string {
+// PodName returns the name of a pod for a log line.
+func PodName(p publish.Pod) string {
 	return fault.Clip(p.Namespace, fault.MaxName) + "/" + fault.Clip(p.Name, fault.MaxName)
 }
 
+// clipped returns the text of an error for a log line.
 func clipped(err error) string { return fault.Clip(err.Error(), fault.MaxMessage) }
 
 // podKey returns the key of a pod. The underscore separates the parts because namespaces, pod names and UIDs never

@@ -1,4 +1,4 @@
-package daemon
+package podstatus
 
 import (
 	"context"
@@ -14,20 +14,21 @@ import (
 	"golang.org/x/sys/unix"
 
 	"multus/internal/engine/publish"
+	"multus/internal/testutil/eventually"
 )
 
 // stoppedQueue returns a queue that is not running.
-func stoppedQueue(t *testing.T, w publish.Cluster) *queue {
+func stoppedQueue(t *testing.T, w publish.Cluster) *Writer {
 	t.Helper()
-	return newQueue(w, filepath.Join(t.TempDir(), "reports"), slog.New(slog.DiscardHandler))
+	return newWriter(w, filepath.Join(t.TempDir(), "reports"), slog.New(slog.DiscardHandler))
 }
 
 // runUntil runs a queue until the test ends or stop is called.
-func runUntil(t *testing.T, q *queue) (stop func()) {
+func runUntil(t *testing.T, q *Writer) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- q.run(ctx) }()
+	go func() { ended <- q.Run(ctx) }()
 	return func() {
 		cancel()
 		if err := <-ended; err != nil {
@@ -46,10 +47,10 @@ func TestReportLeftDuringRemoval(t *testing.T) {
 		first, later := sandbox("web", i), sandbox("web", i+1)
 		later.ContainerID = first.ContainerID
 		leave(t, dir, first)
-		receive(t, "the first status", w.written)
+		eventually.Receive(t, "the first status", w.written)
 		time.Sleep(time.Duration(i%100) * time.Microsecond)
 		leave(t, dir, later)
-		for want := status(t, later); receive(t, fmt.Sprint("status ", i+1), w.written) != want; {
+		for want := status(t, later); eventually.Receive(t, fmt.Sprint("status ", i+1), w.written) != want; {
 		}
 	}
 	stop()
@@ -80,7 +81,7 @@ func TestReportLeftDuringRead(t *testing.T) {
 				q.push(p)
 			}
 			defer runUntil(t, q)()
-			for want := status(t, sandbox("web", 2)); receive(t, "the later status", w.written) != want; {
+			for want := status(t, sandbox("web", 2)); eventually.Receive(t, "the later status", w.written) != want; {
 			}
 		})
 	}
@@ -103,7 +104,7 @@ func TestNoRegularFile(t *testing.T) {
 		defer close(looked)
 		q.scanAndQueue()
 	}()
-	receive(t, "the end of the look", looked)
+	eventually.Receive(t, "the end of the look", looked)
 	if got := files(t, q.spool.dir); len(got) != 2 || !slices.Contains(got, pipe+damaged) ||
 		!slices.Contains(got, link+damaged) {
 		t.Errorf("left: %v", got)
@@ -143,11 +144,11 @@ func TestTwoSandboxes(t *testing.T) {
 				place(t, filepath.Join(q.spool.dir, tc.names[i-1](r)), r.AppendJSON(nil))
 			}
 			stop := runUntil(t, q)
-			if got, want := receive(t, "the status", w.written), status(t, sandbox("web", 3)); got != want {
+			if got, want := eventually.Receive(t, "the status", w.written), status(t, sandbox("web", 3)); got != want {
 				t.Errorf("written: %s", got)
 			}
 			leave(t, q.spool.dir, sandbox("other", 1)) // the next status to be written
-			receive(t, "the status of another pod", w.written)
+			eventually.Receive(t, "the status of another pod", w.written)
 			stop()
 			nothingLeft(t, q, w)
 		})
@@ -155,7 +156,7 @@ func TestTwoSandboxes(t *testing.T) {
 }
 
 // nothingLeft fails the test unless each report of a stopped queue was written exactly once and all files are removed.
-func nothingLeft(t *testing.T, q *queue, w *failingCluster) {
+func nothingLeft(t *testing.T, q *Writer, w *failingCluster) {
 	t.Helper()
 	if left := files(t, q.spool.dir); len(left) > 0 || len(w.written) > 0 || len(q.spool.files) > 0 {
 		t.Errorf("left: %v; known: %v; %d written more than once", left, q.spool.files, len(w.written))
@@ -171,13 +172,13 @@ func TestFileBeforeSocket(t *testing.T) {
 	q := stoppedQueue(t, w)
 	leave(t, q.spool.dir, sandbox("web", 1))
 	leave(t, q.spool.dir, sandbox("db", 1))
-	later := q.add(sandbox("web", 2))
+	later := add(q, sandbox("web", 2))
 	if left, want := files(t, q.spool.dir), []string{sandbox("db", 1).File()}; !slices.Equal(left, want) {
 		t.Errorf("left: %v, want %v", left, want)
 	}
 	stop := runUntil(t, q)
-	receive(t, "the answer", later)
-	got := []string{receive(t, "a status", w.written), receive(t, "the other status", w.written)}
+	eventually.Receive(t, "the answer", later)
+	got := []string{eventually.Receive(t, "a status", w.written), eventually.Receive(t, "the other status", w.written)}
 	slices.Sort(got)
 	if want := []string{status(t, sandbox("db", 1)), status(t, sandbox("web", 2))}; !slices.Equal(got, want) {
 		t.Errorf("written: %q", got)
@@ -203,8 +204,8 @@ func TestSocketAndFile(t *testing.T) {
 			place(t, filepath.Join(q.spool.dir, "ns_web_u-web.json"), sandbox("web", 1).AppendJSON(nil)) // an earlier plugin
 			q.scanAndQueue()
 			stop := runUntil(t, q)
-			receive(t, "the status", w.written)
-			receive(t, "the answer", j.done)
+			eventually.Receive(t, "the status", w.written)
+			eventually.Receive(t, "the answer", j.done)
 			stop()
 			nothingLeft(t, q, w)
 		})
@@ -266,10 +267,10 @@ func (f *forbidden) Emit(ctx context.Context, _ publish.Pod, _ publish.Event) er
 // next daemon writes those that were not written.
 func TestEventsAreWrittenOnce(t *testing.T) {
 	t.Parallel()
-	socket := func(_ *testing.T, q *queue) { q.take(sandbox("web", 1)) }
-	answered := func(_ *testing.T, q *queue) { q.keep(q.take(sandbox("web", 1))) }
-	file := func(t *testing.T, q *queue) { leave(t, q.spool.dir, sandbox("web", 1)) }
-	for from, begin := range map[string]func(*testing.T, *queue){
+	socket := func(_ *testing.T, q *Writer) { q.take(sandbox("web", 1)) }
+	answered := func(_ *testing.T, q *Writer) { q.keep(q.take(sandbox("web", 1))) }
+	file := func(t *testing.T, q *Writer) { leave(t, q.spool.dir, sandbox("web", 1)) }
+	for from, begin := range map[string]func(*testing.T, *Writer){
 		"socket": socket, "socket, answered": answered,
 		"file": file,
 	} {
@@ -283,8 +284,8 @@ func TestEventsAreWrittenOnce(t *testing.T) {
 				if when == "first" {
 					w.events <- nil
 				}
-				receive(t, "the first attempt", w.statuses)
-				receive(t, "the next attempt", w.statuses)
+				eventually.Receive(t, "the first attempt", w.statuses)
+				eventually.Receive(t, "the next attempt", w.statuses)
 				if when == "later" {
 					w.events <- nil
 				}
@@ -295,7 +296,7 @@ func TestEventsAreWrittenOnce(t *testing.T) {
 				next := newFailingCluster()
 				next.emitted = make(chan string, 10)
 				_, stop = start(t, next, q.spool.dir)
-				receive(t, "the status by the next daemon", next.written)
+				eventually.Receive(t, "the status by the next daemon", next.written)
 				stop()
 				if (len(next.emitted) > 0) != (when == "never") {
 					t.Errorf("%d events are told by the next daemon", len(next.emitted))
@@ -308,7 +309,7 @@ func TestEventsAreWrittenOnce(t *testing.T) {
 // awaitEventsWritten waits until a file records that the events are written.
 func awaitEventsWritten(t *testing.T, path string) {
 	t.Helper()
-	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(eventually.Patience); ; time.Sleep(time.Millisecond) {
 		r, err := newSpool(filepath.Dir(path)).read(filepath.Base(path))
 		if err == nil && r.EventsWritten {
 			return
@@ -333,13 +334,13 @@ func TestSpoolIsALink(t *testing.T) {
 	w := newFailingCluster()
 	_, stop := start(t, w, reports)
 	defer stop()
-	eventually(t, "a directory in the place of the link", func() bool {
+	eventually.True(t, "a directory in the place of the link", func() bool {
 		info, err := os.Lstat(reports)
 		return err == nil && info.IsDir()
 	})
 	good := sandbox("good", 2)
 	leave(t, reports, good)
-	if got := receive(t, "the status of a report", w.written); got != status(t, good) {
+	if got := eventually.Receive(t, "the status of a report", w.written); got != status(t, good) {
 		t.Errorf("written: %s", got)
 	}
 	if got := files(t, outside); !slices.Equal(got, []string{planted.File()}) {

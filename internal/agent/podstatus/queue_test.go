@@ -1,4 +1,4 @@
-package daemon
+package podstatus
 
 import (
 	"context"
@@ -18,10 +18,8 @@ import (
 
 	"multus/internal/engine/publish"
 	"multus/internal/fsx"
+	"multus/internal/testutil/eventually"
 )
-
-// patience limits how long a test waits.
-const patience = 60 * time.Second
 
 // failingCluster is a Cluster that fails the first writes of each pod and reports the successful ones on written.
 type failingCluster struct {
@@ -126,28 +124,40 @@ func files(t *testing.T, dir string) []string {
 	return names
 }
 
-func start(t *testing.T, w publish.Cluster, dir string) (*queue, func()) {
+// noMetrics is a Metrics that counts nothing.
+type noMetrics struct{}
+
+func (noMetrics) StatusWritten()          {}
+func (noMetrics) StatusRetried()          {}
+func (noMetrics) StatusGivenUp()          {}
+func (noMetrics) Observe(*publish.Report) {}
+
+// takenReports is a Metrics that receives the names of the pods whose reports were left in files.
+type takenReports struct {
+	noMetrics
+	names chan string
+}
+
+func (m *takenReports) Observe(r *publish.Report) { m.names <- r.Pod.Name }
+
+func newWriter(c publish.Cluster, dir string, log *slog.Logger) *Writer {
+	return New(Options{Cluster: c, Dir: dir, Metrics: noMetrics{}, Log: log})
+}
+
+// add takes a report. The channel that it returns is closed after the first attempt to write the status.
+func add(q *Writer, r *publish.Report) <-chan struct{} { return q.take(r).done }
+
+func start(t *testing.T, w publish.Cluster, dir string) (*Writer, func()) {
 	t.Helper()
-	q := newQueue(w, dir, slog.New(slog.DiscardHandler))
+	q := newWriter(w, dir, slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- q.run(ctx) }()
+	go func() { ended <- q.Run(ctx) }()
 	return q, func() {
 		cancel()
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
-	}
-}
-
-func receive[T any](t *testing.T, what string, c <-chan T) T {
-	t.Helper()
-	select {
-	case v := <-c:
-		return v
-	case <-time.After(patience):
-		t.Fatalf("%s: not within %s", what, patience)
-		panic("unreachable")
 	}
 }
 
@@ -158,17 +168,17 @@ func TestQueueWritesUntilWritten(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "reports")
 	w := newFailingCluster(publish.ErrRetry, errors.New("forbidden"), publish.ErrRetry)
 	q, stop := start(t, w, dir)
-	receive(t, "the first attempt", q.add(testReport("a", "10.0.0.1/24")))
+	eventually.Receive(t, "the first attempt", add(q, testReport("a", "10.0.0.1/24")))
 	// The file may be in the middle of a replacement.
 	if files, err := filepath.Glob(filepath.Join(dir, "*.json")); err != nil || len(files) != 1 {
 		t.Errorf("after a failed attempt: %v, %v, want one file", files, err)
 	}
-	receive(t, "the status", w.written)
+	eventually.Receive(t, "the status", w.written)
 	stop()
 	if files, err := os.ReadDir(dir); err != nil || len(files) != 0 {
 		t.Errorf("after the write: %v, %v, want no file", files, err)
 	}
-	if n := q.waiting(); n != 0 {
+	if n := q.Waiting(); n != 0 {
 		t.Errorf("%v reports wait", n)
 	}
 }
@@ -180,9 +190,9 @@ func TestQueueDoesNotWaitForEvents(t *testing.T) {
 	w.events = make(chan struct{})
 	q, stop := start(t, w, t.TempDir())
 	defer stop()
-	receive(t, "the answer", q.add(testReport("web", "10.0.0.2/24")))
-	receive(t, "the status", w.written)
-	if n := q.waiting(); n != 0 {
+	eventually.Receive(t, "the answer", add(q, testReport("web", "10.0.0.2/24")))
+	eventually.Receive(t, "the status", w.written)
+	if n := q.Waiting(); n != 0 {
 		t.Errorf("%v statuses wait", n)
 	}
 	close(w.events)
@@ -218,18 +228,18 @@ func TestQueueKeepsOrder(t *testing.T) {
 	first.Time, last.Time = 1, 3
 	middle := testReport("web", "10.0.0.3/24")
 	middle.Time = 2
-	one := q.add(first)
-	end := receive(t, "the first write", w.begun)
-	two, three := q.add(middle), q.add(last)
+	one := add(q, first)
+	end := eventually.Receive(t, "the first write", w.begun)
+	two, three := add(q, middle), add(q, last)
 	select {
 	case <-w.begun:
 		t.Error("two statuses of a pod are on their way")
 	case <-time.After(50 * time.Millisecond):
 	}
 	close(end)
-	close(receive(t, "the last write", w.begun))
+	close(eventually.Receive(t, "the last write", w.begun))
 	for _, done := range []<-chan struct{}{one, two, three} {
-		receive(t, "the answer", done)
+		eventually.Receive(t, "the answer", done)
 	}
 	if len(w.order) != 2 || !strings.Contains(w.order[1], "10.0.0.4") {
 		t.Errorf("written: %q", w.order)
@@ -245,7 +255,7 @@ func TestQueueIsFull(t *testing.T) {
 			t.Parallel()
 			w := newFailingCluster()
 			log := &strings.Builder{}
-			q := newQueue(w, dir, slog.New(slog.NewTextHandler(log, nil)))
+			q := newWriter(w, dir, slog.New(slog.NewTextHandler(log, nil)))
 			for i := range maxBatches {
 				q.emit(&eventBatch{container: fmt.Sprint(i)})
 			}
@@ -254,20 +264,20 @@ func TestQueueIsFull(t *testing.T) {
 			if strings.Contains(log.String(), "events") {
 				t.Error(log)
 			}
-			receive(t, "the answer without a status", q.add(publish.Missing(sandbox("db", 1).Pod, "c", "m")))
+			q.Announce(publish.Missing(sandbox("db", 1).Pod, "c", "m"))
 			if !strings.Contains(log.String(), "events not written") {
 				t.Error(log)
 			}
-			if n := q.waiting(); n != 1 {
+			if n := q.Waiting(); n != 1 {
 				t.Errorf("%v statuses wait", n)
 			}
 			stop := runUntil(t, q)
-			if got := receive(t, "the status", w.written); got != status(t, sandbox("web", 2)) {
+			if got := eventually.Receive(t, "the status", w.written); got != status(t, sandbox("web", 2)) {
 				t.Errorf("written: %s", got)
 			}
 			q.scanAndQueue()
 			stop()
-			if n := q.waiting(); n != 0 || len(w.written) > 0 {
+			if n := q.Waiting(); n != 0 || len(w.written) > 0 {
 				t.Errorf("%v statuses wait, %d are written again", n, len(w.written))
 			}
 			if left, _ := os.ReadDir(dir); len(left) > 0 {
@@ -285,8 +295,8 @@ func TestQueueFiles(t *testing.T) {
 	later, bad := filepath.Join(dir, publish.FileName(1, 1)), filepath.Join(dir, publish.FileName(2, 2))
 	place(t, later, testReport("later", "10.0.0.1/24").AppendJSON(nil))
 	taken := make(chan string, 10)
-	q := newQueue(w, dir, slog.New(slog.DiscardHandler))
-	q.onTaken = func(r *publish.Report) { taken <- r.Pod.Name }
+	q := newWriter(w, dir, slog.New(slog.DiscardHandler))
+	q.metrics = &takenReports{names: taken}
 	q.spool.reading = func(name string) error {
 		if name == filepath.Base(later) {
 			return unix.EIO
@@ -295,7 +305,7 @@ func TestQueueFiles(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- q.run(ctx) }()
+	go func() { ended <- q.Run(ctx) }()
 	defer func() {
 		cancel()
 		if err := <-ended; err != nil {
@@ -303,10 +313,10 @@ func TestQueueFiles(t *testing.T) {
 		}
 	}()
 	leave(t, dir, testReport("web", "10.0.0.2/24"))
-	receive(t, "the first status", w.written)
+	eventually.Receive(t, "the first status", w.written)
 	place(t, bad, []byte("{"))
 	leave(t, dir, testReport("db", "10.0.0.3/24"))
-	receive(t, "the second status", w.written)
+	eventually.Receive(t, "the second status", w.written)
 	if _, err := os.Stat(bad + damaged); err != nil {
 		t.Error(err)
 	}
@@ -317,9 +327,9 @@ func TestQueueFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	leave(t, dir, testReport("new", "10.0.0.4/24"))
-	receive(t, "the status after the directory was made anew", w.written)
+	eventually.Receive(t, "the status after the directory was made anew", w.written)
 	for _, want := range []string{"web", "db", "new"} {
-		if got := receive(t, "what was taken", taken); got != want {
+		if got := eventually.Receive(t, "what was taken", taken); got != want {
 			t.Errorf("taken: %s, not %s", got, want)
 		}
 	}
@@ -335,9 +345,9 @@ func TestEventsAreRetried(t *testing.T) {
 	defer stop()
 	two := testReport("web", "10.0.0.2/24")
 	two.Attached = append(two.Attached, two.Attached[0])
-	receive(t, "the answer", q.add(two))
-	receive(t, "the first event", w.emitted)
-	receive(t, "the second event", w.emitted)
+	eventually.Receive(t, "the answer", add(q, two))
+	eventually.Receive(t, "the first event", w.emitted)
+	eventually.Receive(t, "the second event", w.emitted)
 	select {
 	case <-w.emitted:
 		t.Error("an event is told twice")
@@ -350,15 +360,15 @@ func TestQueueShutdownGrace(t *testing.T) {
 	t.Parallel()
 	w := newFailingCluster()
 	w.emitted = make(chan string, 10)
-	q := newQueue(w, t.TempDir(), slog.New(slog.DiscardHandler))
+	q := newWriter(w, t.TempDir(), slog.New(slog.DiscardHandler))
 	r := testReport("web", "10.0.0.2/24")
 	q.emitEvents(newPending(r), r)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := q.run(ctx); err != nil {
+	if err := q.Run(ctx); err != nil {
 		t.Error(err)
 	}
-	receive(t, "the event", w.emitted)
+	eventually.Receive(t, "the event", w.emitted)
 }
 
 // TestQueueSurvivesRestart checks that the next daemon writes, once, what the previous one could not.
@@ -370,13 +380,13 @@ func TestQueueSurvivesRestart(t *testing.T) {
 		away[i] = publish.ErrRetry
 	}
 	q, stop := start(t, newFailingCluster(away...), dir)
-	receive(t, "the first attempt", q.add(testReport("a", "10.0.0.1/24")))
+	eventually.Receive(t, "the first attempt", add(q, testReport("a", "10.0.0.1/24")))
 	stop()
 	broken := filepath.Join(dir, publish.FileName(1, 1))
 	place(t, broken, []byte("{"))
 	w := newFailingCluster()
 	_, stop = start(t, w, dir)
-	receive(t, "the status after the restart", w.written)
+	eventually.Receive(t, "the status after the restart", w.written)
 	stop()
 	if _, err := os.Stat(broken + damaged); err != nil {
 		t.Errorf("a report that cannot be read is not kept aside: %v", err)
@@ -389,9 +399,9 @@ func TestQueueNewestWins(t *testing.T) {
 	w := newFailingCluster(publish.ErrRetry)
 	q, stop := start(t, w, t.TempDir())
 	defer stop()
-	receive(t, "the first attempt", q.add(testReport("a", "10.0.0.1/24")))
-	receive(t, "the second report", q.add(testReport("a", "10.0.0.2/24")))
-	got := receive(t, "a status", w.written)
+	eventually.Receive(t, "the first attempt", add(q, testReport("a", "10.0.0.1/24")))
+	eventually.Receive(t, "the second report", add(q, testReport("a", "10.0.0.2/24")))
+	got := eventually.Receive(t, "a status", w.written)
 	want, err := publish.Status(testReport("a", "10.0.0.2/24"))
 	if err != nil || got != "a "+want {
 		t.Errorf("got %s, %v", got, err)
@@ -408,9 +418,25 @@ func TestStatusOfDeletedPodIsDropped(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	q, stop := start(t, newFailingCluster(publish.ErrGone), dir)
-	receive(t, "the attempt", q.add(testReport("a", "10.0.0.1/24")))
+	eventually.Receive(t, "the attempt", add(q, testReport("a", "10.0.0.1/24")))
 	stop()
-	if files, err := os.ReadDir(dir); err != nil || len(files) != 0 || q.waiting() != 0 {
-		t.Errorf("left: %v, %v, %v waiting", files, err, q.waiting())
+	if files, err := os.ReadDir(dir); err != nil || len(files) != 0 || q.Waiting() != 0 {
+		t.Errorf("left: %v, %v, %v waiting", files, err, q.Waiting())
+	}
+}
+
+// TestRetryPause checks that pauses grow up to a limit, and have jitter so that many nodes do not retry in step.
+func TestRetryPause(t *testing.T) {
+	t.Parallel()
+	seen := map[time.Duration]bool{}
+	for n := 1; n < 100; n++ {
+		d := retryPause(n, lastRetry)
+		if limit := min(firstRetry<<min(n-1, 16), lastRetry); d < limit/2 || d > limit {
+			t.Errorf("pause %d is %v, of %v", n, d, limit)
+		}
+		seen[d] = true
+	}
+	if len(seen) < 50 {
+		t.Errorf("%d different pauses of 99", len(seen))
 	}
 }

@@ -1,4 +1,4 @@
-package daemon
+package podstatus
 
 import (
 	"cmp"
@@ -99,7 +99,7 @@ func (s *spool) read(name string) (*publish.Report, error) {
 }
 
 // keep writes a report to its file, unless the file is up to date or the report is no longer needed.
-func (q *queue) keep(p *pending) {
+func (q *Writer) keep(p *pending) {
 	q.spool.mu.Lock()
 	defer q.spool.mu.Unlock()
 	q.keepLocked(p)
@@ -108,7 +108,7 @@ func (q *queue) keep(p *pending) {
 
 // markEventsWritten records that the events of a report were written. The file of the report must record it, too, if
 // the report may outlive this process. The statuses of most reports are written at once, so that they need no file.
-func (q *queue) markEventsWritten(p *pending) {
+func (q *Writer) markEventsWritten(p *pending) {
 	q.spool.mu.Lock()
 	defer q.spool.mu.Unlock()
 	p.eventsWritten = true
@@ -122,7 +122,7 @@ func (q *queue) markEventsWritten(p *pending) {
 
 // keepLocked is keep for a caller that holds spool.mu. After a failed attempt, it removes the report from memory once
 // it is in its file.
-func (q *queue) keepLocked(p *pending) {
+func (q *Writer) keepLocked(p *pending) {
 	q.mu.Lock()
 	r, dropped, tried := p.report, p.dropped, p.tries > 0
 	q.mu.Unlock()
@@ -131,7 +131,7 @@ func (q *queue) keepLocked(p *pending) {
 	}
 	if p.file == "" || p.eventsMarked != p.eventsWritten {
 		if err := q.writeFile(p, r); err != nil {
-			q.log.Error("cannot save report", "pod", podName(p.pod), "container", p.container, "err", err)
+			q.log.Error("cannot save report", "pod", PodName(p.pod), "container", p.container, "err", err)
 			return
 		}
 		failpoint.At("daemon.spool.written")
@@ -144,7 +144,7 @@ func (q *queue) keepLocked(p *pending) {
 }
 
 // writeFile writes the file of a report. If r is nil, it reads the report from that file first.
-func (q *queue) writeFile(p *pending, r *publish.Report) (err error) {
+func (q *Writer) writeFile(p *pending, r *publish.Report) (err error) {
 	if r == nil {
 		if r, err = q.spool.read(p.file); err != nil {
 			return err
@@ -174,15 +174,15 @@ func (q *queue) writeFile(p *pending, r *publish.Report) (err error) {
 }
 
 // discard removes the file of a report that is no longer needed. A file never contains another report than its first
-// (publish.File). The caller holds spool.mu.
-func (q *queue) discard(p *pending) {
+// (publish.Report.File). The caller holds spool.mu.
+func (q *Writer) discard(p *pending) {
 	if p.file != "" {
 		q.remove(p.file)
 		p.file = ""
 	}
 }
 
-func (q *queue) remove(name string) {
+func (q *Writer) remove(name string) {
 	if err := q.spool.remove(name); err != nil {
 		q.log.Warn("cannot remove report that is not needed any more", "file", name, "err", err)
 	}
@@ -190,7 +190,7 @@ func (q *queue) remove(name string) {
 
 // scanAndQueue queues the reports that were left in files, and removes the temporary files of processes that were
 // killed.
-func (q *queue) scanAndQueue() {
+func (q *Writer) scanAndQueue() {
 	if err := fsx.Sweep(q.spool.dir, fsx.TempMaxAge); err != nil {
 		q.log.Warn("cannot remove temporary files of killed processes", "err", err)
 	}
@@ -204,7 +204,7 @@ func (q *queue) scanAndQueue() {
 }
 
 // removeDamaged removes the files without a report that are too old, or exceed maxDamaged.
-func (q *queue) removeDamaged(entries []os.DirEntry) {
+func (q *Writer) removeDamaged(entries []os.DirEntry) {
 	var kept []os.FileInfo
 	for _, e := range entries {
 		if !strings.HasSuffix(e.Name(), damaged) {
@@ -231,7 +231,7 @@ type found struct {
 // scan reads the files that were not read yet, registers their reports, and returns those that the caller has to push.
 // Of several reports of one pod that are found together, the one with the latest time counts as the latest. The caller
 // holds spool.mu.
-func (q *queue) scan() ([]*pending, []os.DirEntry) {
+func (q *Writer) scan() ([]*pending, []os.DirEntry) {
 	entries, err := os.ReadDir(q.spool.dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		q.log.Error("cannot read waiting reports", "err", err)
@@ -257,7 +257,7 @@ func (q *queue) scan() ([]*pending, []os.DirEntry) {
 
 // scanFile reads one file and registers its report. It returns nil if there is no report to push: the file has none,
 // the report is known already, or it is not needed.
-func (q *queue) scanFile(name string) *pending {
+func (q *Writer) scanFile(name string) *pending {
 	q.spool.mu.Lock()
 	defer q.spool.mu.Unlock()
 	if f := q.open(name); f != nil {
@@ -267,7 +267,7 @@ func (q *queue) scanFile(name string) *pending {
 }
 
 // open reads a file that was not read yet. It returns nil if there is nothing to register. The caller holds spool.mu.
-func (q *queue) open(name string) *found {
+func (q *Writer) open(name string) *found {
 	if filepath.Ext(name) != ".json" || strings.HasPrefix(name, ".") {
 		return nil
 	}
@@ -293,7 +293,7 @@ func (q *queue) open(name string) *found {
 		return nil
 	}
 	delete(q.spool.unread, name)
-	q.onTaken(r)
+	q.metrics.Observe(r)
 	p := newPending(r)
 	p.file = name
 	var size int64
@@ -305,7 +305,7 @@ func (q *queue) open(name string) *found {
 
 // setAside renames a file without a report, so that an administrator can look at it. A file that is too large is
 // removed.
-func (q *queue) setAside(path string) error {
+func (q *Writer) setAside(path string) error {
 	if info, err := os.Lstat(path); err == nil && info.Size() > maxReport {
 		return os.Remove(path)
 	}
@@ -314,7 +314,7 @@ func (q *queue) setAside(path string) error {
 
 // adopt registers a report that was read from a file. If the same report already waits, it gets this file if it has
 // none; otherwise the file is removed. The caller holds spool.mu.
-func (q *queue) adopt(f found) *pending {
+func (q *Writer) adopt(f found) *pending {
 	p := f.pending
 	q.spool.add(p.file, f.size)
 	latest := q.register(p)
@@ -342,7 +342,7 @@ func (q *queue) adopt(f found) *pending {
 // readAndRename therefore renames such a file before it reads it. What is later removed or set aside is the renamed
 // file, and a new file with the old name is a separate one. If this process ends meanwhile, the next daemon reads the
 // renamed file as any other.
-func (q *queue) readAndRename(name string) (*publish.Report, string, error) {
+func (q *Writer) readAndRename(name string) (*publish.Report, string, error) {
 	if !publish.IsFileName(name) {
 		own := publish.FileName(time.Now().UnixNano(), rand.Uint64())
 		if err := os.Rename(filepath.Join(q.spool.dir, name), filepath.Join(q.spool.dir, own)); err != nil {

@@ -1,4 +1,4 @@
-package daemon
+package podstatus
 
 import (
 	"context"
@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"multus/internal/engine/publish"
+	"multus/internal/testutil/eventually"
 )
 
 // together is a Cluster in which the write of an event blocks until another one is written at the same time. The first
@@ -43,11 +44,11 @@ func TestEventsTogether(t *testing.T) {
 	c := &together{begun: make(chan struct{}), written: make(chan string, 4), again: make(chan string, 1)}
 	q, stop := start(t, c, t.TempDir())
 	q.emit(&eventBatch{events: []publish.Event{{Message: "first"}, {Message: "later"}}})
-	if got := receive(t, "events at the same time", c.written); got != "first" {
+	if got := eventually.Receive(t, "events at the same time", c.written); got != "first" {
 		t.Errorf("%q was written first", got)
 	}
 	q.emit(&eventBatch{events: []publish.Event{{Message: "other"}}}) // concurrent with the second attempt
-	got := []string{receive(t, "the second attempt", c.written), receive(t, "the other batch", c.written)}
+	got := []string{eventually.Receive(t, "the second attempt", c.written), eventually.Receive(t, "the other batch", c.written)}
 	slices.Sort(got)
 	if !slices.Equal(got, []string{"later", "other"}) {
 		t.Errorf("written: %v", got)

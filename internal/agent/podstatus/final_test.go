@@ -1,4 +1,4 @@
-package daemon
+package podstatus
 
 import (
 	"bytes"
@@ -17,6 +17,7 @@ import (
 
 	"multus/internal/engine/publish"
 	"multus/internal/source/kube"
+	"multus/internal/testutil/eventually"
 )
 
 // refusingServer is an API server that rejects the statuses of the pods "bad-…" with code, and accepts all others.
@@ -86,15 +87,6 @@ func newRefusingServer(t *testing.T, code int) (*refusingServer, *kube.Client) {
 	return s, c
 }
 
-func eventually(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	for end := time.Now().Add(patience); !condition(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%s: not within %s", what, patience)
-		}
-	}
-}
-
 // TestRefusedForGood checks that a status which the API server rejects for good is tried once, for every such code. The
 // status of another pod does not wait for a thousand rejected ones, and no files or reports in memory remain.
 func TestRefusedForGood(t *testing.T) {
@@ -107,23 +99,23 @@ func TestRefusedForGood(t *testing.T) {
 			t.Parallel()
 			s, c := newRefusingServer(t, code)
 			var log safeBuffer
-			q := newQueue(c, filepath.Join(t.TempDir(), "reports"), slog.New(slog.NewTextHandler(&log, nil)))
+			q := newWriter(c, filepath.Join(t.TempDir(), "reports"), slog.New(slog.NewTextHandler(&log, nil)))
 			stop := runUntil(t, q)
 			for i := range n {
 				q.take(sandbox(fmt.Sprint("bad-", i), 1))
 			}
-			eventually(t, "each is tried", func() bool { return int(s.bad.Load()) >= n })
+			eventually.True(t, "each is tried", func() bool { return int(s.bad.Load()) >= n })
 			begun := time.Now()
 			for i := range 20 {
-				receive(t, "the answer of a good pod", q.add(sandbox(fmt.Sprint("good-", i), 1)))
+				eventually.Receive(t, "the answer of a good pod", add(q, sandbox(fmt.Sprint("good-", i), 1)))
 				if s.count(fmt.Sprint("good-", i)) != 1 {
 					t.Errorf("good-%d is not written", i)
 				}
 			}
 			t.Logf("20 good pods were written in %s", time.Since(begun))
-			eventually(t, "none waits", func() bool { return q.waiting() == 0 })
+			eventually.True(t, "none waits", func() bool { return q.Waiting() == 0 })
 			if code != http.StatusNotFound { // the pod is deleted, so that it gets no event
-				eventually(t, "the event", func() bool {
+				eventually.True(t, "the event", func() bool {
 					s.mu.Lock()
 					defer s.mu.Unlock()
 					return s.events["bad-0 NetworkStatusNotWritten"] == 1
@@ -167,32 +159,32 @@ func TestForbidden(t *testing.T) {
 	t.Parallel()
 	const n = 40
 	s, c := newRefusingServer(t, http.StatusForbidden)
-	q := newQueue(c, filepath.Join(t.TempDir(), "reports"), slog.New(slog.DiscardHandler))
+	q := newWriter(c, filepath.Join(t.TempDir(), "reports"), slog.New(slog.DiscardHandler))
 	q.pause = time.Hour
 	stop := runUntil(t, q)
 	for i := range n {
 		r := sandbox(fmt.Sprint("bad-", i), 1)
 		r.ContainerID = fmt.Sprint("container-", i)
-		receive(t, "the first attempt", q.add(r))
+		eventually.Receive(t, "the first attempt", add(q, r))
 	}
 	if got := s.bad.Load(); got != n {
 		t.Errorf("%d requests for %d statuses", got, n)
 	}
 	for i := range n / 2 {
-		q.dropDeleted(publish.Pod{Namespace: "ns", Name: fmt.Sprint("bad-", i)}, fmt.Sprint("container-", i), 0)
+		q.DropDeleted(publish.Pod{Namespace: "ns", Name: fmt.Sprint("bad-", i)}, fmt.Sprint("container-", i), 0)
 	}
-	if got, left := q.waiting(), len(files(t, q.spool.dir)); got != n/2 || left != n/2 {
+	if got, left := q.Waiting(), len(files(t, q.spool.dir)); got != n/2 || left != n/2 {
 		t.Errorf("after %d DELs %v statuses wait, %d files", n/2, got, left)
 	}
 	stop()
 
-	q = newQueue(c, q.spool.dir, slog.New(slog.DiscardHandler)) // the next daemon, with a short pause
+	q = newWriter(c, q.spool.dir, slog.New(slog.DiscardHandler)) // the next daemon, with a short pause
 	q.pause = 20 * time.Millisecond
 	stop = runUntil(t, q)
 	defer stop()
-	eventually(t, "each is tried again", func() bool { return s.bad.Load() >= n+n/2 })
+	eventually.True(t, "each is tried again", func() bool { return s.bad.Load() >= n+n/2 })
 	s.code.Store(http.StatusOK)
-	eventually(t, "all are written", func() bool { return q.waiting() == 0 && len(files(t, q.spool.dir)) == 0 })
+	eventually.True(t, "all are written", func() bool { return q.Waiting() == 0 && len(files(t, q.spool.dir)) == 0 })
 }
 
 // TestSpoolIsLimited checks that the number and the size of the files of waiting reports are limited, and that the
@@ -224,7 +216,7 @@ func TestSpoolIsLimited(t *testing.T) {
 	for i := range maxWaiting + 50 {
 		q.take(sandbox(fmt.Sprint("p-", i), 1))
 	}
-	if got := q.waiting(); got != maxWaiting {
+	if got := q.Waiting(); got != maxWaiting {
 		t.Errorf("%v reports wait, want %d", got, maxWaiting)
 	}
 }
@@ -240,19 +232,19 @@ func TestArrivalDecides(t *testing.T) {
 	q.keep(q.take(first))
 	q.take(later)
 	stop := runUntil(t, q)
-	if got := receive(t, "the status", w.written); got != status(t, later) {
+	if got := eventually.Receive(t, "the status", w.written); got != status(t, later) {
 		t.Errorf("written: %s", got)
 	}
-	receive(t, "the event", w.emitted)
+	eventually.Receive(t, "the event", w.emitted)
 	for _, again := range []*publish.Report{sandbox("web", 2), sandbox("web", 1)} {
 		leave(t, q.spool.dir, again)
-		receive(t, "the answer", q.add(again))
+		eventually.Receive(t, "the answer", add(q, again))
 	}
 	leave(t, q.spool.dir, sandbox("other", 1)) // the next status to be written
-	if got := receive(t, "the status of another pod", w.written); got != status(t, sandbox("other", 1)) {
+	if got := eventually.Receive(t, "the status of another pod", w.written); got != status(t, sandbox("other", 1)) {
 		t.Errorf("written: %s", got)
 	}
-	receive(t, "the event of another pod", w.emitted)
+	eventually.Receive(t, "the event of another pod", w.emitted)
 	stop()
 	nothingLeft(t, q, w)
 	if len(w.emitted) > 0 {
@@ -276,11 +268,11 @@ func TestFileThenSocket(t *testing.T) {
 				q.take(sandbox("web", 1))
 			}
 			stop := runUntil(t, q)
-			receive(t, "the status", w.written)
-			receive(t, "the event", w.emitted)
-			receive(t, "the answer", q.add(sandbox("web", 1)))
-			receive(t, "the status of another pod", func() chan string { q.add(sandbox("other", 1)); return w.written }())
-			receive(t, "the event of another pod", w.emitted)
+			eventually.Receive(t, "the status", w.written)
+			eventually.Receive(t, "the event", w.emitted)
+			eventually.Receive(t, "the answer", add(q, sandbox("web", 1)))
+			eventually.Receive(t, "the status of another pod", func() chan string { add(q, sandbox("other", 1)); return w.written }())
+			eventually.Receive(t, "the event of another pod", w.emitted)
 			stop()
 			nothingLeft(t, q, w)
 			if len(w.emitted) > 0 {
@@ -302,9 +294,9 @@ func TestDelOlderThanAdd(t *testing.T) {
 		q := stoppedQueue(t, newFailingCluster())
 		r := sandbox("web", 100)
 		r.ContainerID = "c"
-		q.add(r)
-		q.dropDeleted(r.Pod, "c", tc.at)
-		if got := q.waiting(); got != tc.left {
+		add(q, r)
+		q.DropDeleted(r.Pod, "c", tc.at)
+		if got := q.Waiting(); got != tc.left {
 			t.Errorf("%s: %v statuses wait, want %v", tc.name, got, tc.left)
 		}
 	}

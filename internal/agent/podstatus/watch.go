@@ -1,4 +1,4 @@
-package daemon
+package podstatus
 
 import (
 	"context"
@@ -21,7 +21,7 @@ const (
 
 // watch takes up the reports that plugins leave in files: those of pods that do not wait for their status, and those
 // that the daemon did not answer in time. It returns when ctx has ended.
-func (q *queue) watch(ctx context.Context) error {
+func (q *Writer) watch(ctx context.Context) error {
 	var w watched
 	defer func() { w.close() }()
 	unwatched := false
@@ -48,7 +48,7 @@ func (q *queue) watch(ctx context.Context) error {
 
 // events takes up files as they are created. It returns true when the whole directory has to be scanned, and false when
 // ctx ends.
-func (q *queue) events(ctx context.Context, w *watched, look <-chan time.Time) bool {
+func (q *Writer) events(ctx context.Context, w *watched, look <-chan time.Time) bool {
 	created, lost := w.channels()
 	for {
 		select {

@@ -1,4 +1,4 @@
-package daemon
+package podstatus
 
 import (
 	"slices"

@@ -1,4 +1,4 @@
-package daemon
+package podstatus
 
 import (
 	"context"
@@ -37,10 +37,10 @@ type eventBatch struct {
 }
 
 // emitEvents queues the events of a report for writing.
-func (q *queue) emitEvents(p *pending, r *publish.Report) {
+func (q *Writer) emitEvents(p *pending, r *publish.Report) {
 	events, err := publish.Events(r)
 	if err != nil {
-		q.log.Warn("events not written", "pod", podName(p.pod), "container", p.container, "err", clipped(err))
+		q.log.Warn("events not written", "pod", PodName(p.pod), "container", p.container, "err", clipped(err))
 	}
 	for i := range events {
 		events[i].Message = fault.Clip(events[i].Message, fault.MaxMessage)
@@ -48,16 +48,16 @@ func (q *queue) emitEvents(p *pending, r *publish.Report) {
 	q.emit(&eventBatch{pod: p.pod, container: p.container, events: events, report: p})
 }
 
-func (q *queue) emit(b *eventBatch) {
+func (q *Writer) emit(b *eventBatch) {
 	if q.batches.Len() >= maxBatches {
-		q.log.Warn("events not written: too many are waiting", "pod", podName(b.pod), "container", b.container)
+		q.log.Warn("events not written: too many are waiting", "pod", PodName(b.pod), "container", b.container)
 		return
 	}
 	q.batches.Add(b)
 }
 
 // runEvents writes events until ctx ends. For shutdownGrace after that, it writes those that wait.
-func (q *queue) runEvents(ctx context.Context) error {
+func (q *Writer) runEvents(ctx context.Context) error {
 	last, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() {
@@ -83,7 +83,7 @@ func (q *queue) runEvents(ctx context.Context) error {
 
 // writeEvents writes the events of a batch, once each. It retries those that fail while the API server is away, for
 // about a minute.
-func (q *queue) writeEvents(ctx context.Context, b *eventBatch) {
+func (q *Writer) writeEvents(ctx context.Context, b *eventBatch) {
 	again, err := q.writeEach(ctx, b)
 	b.events = again
 	if b.report != nil && len(again) == 0 {
@@ -97,12 +97,12 @@ func (q *queue) writeEvents(ctx context.Context, b *eventBatch) {
 		q.batches.AddAfter(b, pause/2+rand.N(pause))
 		return
 	}
-	q.log.Warn("events not written", "pod", podName(b.pod), "container", b.container, "err", clipped(err))
+	q.log.Warn("events not written", "pod", PodName(b.pod), "container", b.container, "err", clipped(err))
 }
 
 // writeEach writes the events of a batch concurrently. Their timestamps are in seconds, so that the order is not
 // visible. It returns the events to retry, and the errors of all that failed.
-func (q *queue) writeEach(ctx context.Context, b *eventBatch) (again []publish.Event, err error) {
+func (q *Writer) writeEach(ctx context.Context, b *eventBatch) (again []publish.Event, err error) {
 	errs := make([]error, len(b.events))
 	var g errgroup.Group
 	g.SetLimit(eventsAtOnce)
