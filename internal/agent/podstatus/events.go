@@ -37,31 +37,31 @@ type eventBatch struct {
 }
 
 // emitEvents queues the events of a report for writing.
-func (q *Writer) emitEvents(p *pending, r *publish.Report) {
+func (w *Writer) emitEvents(p *pending, r *publish.Report) {
 	events, err := publish.Events(r)
 	if err != nil {
-		q.log.Warn("events not written", "pod", PodName(p.pod), "container", p.container, "err", clipped(err))
+		w.log.Warn("events not written", "pod", PodName(p.pod), "container", p.container, "err", clipped(err))
 	}
 	for i := range events {
 		events[i].Message = fault.Clip(events[i].Message, fault.MaxMessage)
 	}
-	q.emit(&eventBatch{pod: p.pod, container: p.container, events: events, report: p})
+	w.emit(&eventBatch{pod: p.pod, container: p.container, events: events, report: p})
 }
 
-func (q *Writer) emit(b *eventBatch) {
-	if q.batches.Len() >= maxBatches {
-		q.log.Warn("events not written: too many are waiting", "pod", PodName(b.pod), "container", b.container)
+func (w *Writer) emit(b *eventBatch) {
+	if w.batches.Len() >= maxBatches {
+		w.log.Warn("events not written: too many are waiting", "pod", PodName(b.pod), "container", b.container)
 		return
 	}
-	q.batches.Add(b)
+	w.batches.Add(b)
 }
 
 // runEvents writes events until ctx ends. For shutdownGrace after that, it writes those that wait.
-func (q *Writer) runEvents(ctx context.Context) error {
+func (w *Writer) runEvents(ctx context.Context) error {
 	last, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() {
-		q.batches.ShutDown() // Get still returns the batches that wait
+		w.batches.ShutDown() // Get still returns the batches that wait
 		time.AfterFunc(shutdownGrace, cancel)
 	})
 	defer stop()
@@ -69,12 +69,12 @@ func (q *Writer) runEvents(ctx context.Context) error {
 	for range eventWriters {
 		g.Go(func() error {
 			for {
-				b, ended := q.batches.Get()
+				b, ended := w.batches.Get()
 				if ended || last.Err() != nil {
 					return nil
 				}
-				q.writeEvents(last, b)
-				q.batches.Done(b)
+				w.writeEvents(last, b)
+				w.batches.Done(b)
 			}
 		})
 	}
@@ -83,32 +83,32 @@ func (q *Writer) runEvents(ctx context.Context) error {
 
 // writeEvents writes the events of a batch, once each. It retries those that fail while the API server is away, for
 // about a minute.
-func (q *Writer) writeEvents(ctx context.Context, b *eventBatch) {
-	again, err := q.writeEach(ctx, b)
+func (w *Writer) writeEvents(ctx context.Context, b *eventBatch) {
+	again, err := w.writeEach(ctx, b)
 	b.events = again
 	if b.report != nil && len(again) == 0 {
-		q.markEventsWritten(b.report) // an event that was rejected for good is not retried
+		w.markEventsWritten(b.report) // an event that was rejected for good is not retried
 	}
 	if err == nil {
 		return
 	}
 	if b.tries++; len(again) > 0 && b.tries < eventTries && ctx.Err() == nil {
 		pause := firstRetry << (b.tries - 1)
-		q.batches.AddAfter(b, pause/2+rand.N(pause))
+		w.batches.AddAfter(b, pause/2+rand.N(pause))
 		return
 	}
-	q.log.Warn("events not written", "pod", PodName(b.pod), "container", b.container, "err", clipped(err))
+	w.log.Warn("events not written", "pod", PodName(b.pod), "container", b.container, "err", clipped(err))
 }
 
 // writeEach writes the events of a batch concurrently. Their timestamps are in seconds, so that the order is not
 // visible. It returns the events to retry, and the errors of all that failed.
-func (q *Writer) writeEach(ctx context.Context, b *eventBatch) (again []publish.Event, err error) {
+func (w *Writer) writeEach(ctx context.Context, b *eventBatch) (again []publish.Event, err error) {
 	errs := make([]error, len(b.events))
 	var g errgroup.Group
 	g.SetLimit(eventsAtOnce)
 	for i, e := range b.events {
 		g.Go(func() error {
-			errs[i] = publish.Emit(ctx, q.cluster, b.pod, e)
+			errs[i] = publish.Emit(ctx, w.cluster, b.pod, e)
 			return nil
 		})
 	}

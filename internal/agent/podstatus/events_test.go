@@ -48,7 +48,9 @@ func TestEventsTogether(t *testing.T) {
 		t.Errorf("%q was written first", got)
 	}
 	q.emit(&eventBatch{events: []publish.Event{{Message: "other"}}}) // concurrent with the second attempt
-	got := []string{eventually.Receive(t, "the second attempt", c.written), eventually.Receive(t, "the other batch", c.written)}
+	got := []string{
+		eventually.Receive(t, "the second attempt", c.written), eventually.Receive(t, "the other batch", c.written),
+	}
 	slices.Sort(got)
 	if !slices.Equal(got, []string{"later", "other"}) {
 		t.Errorf("written: %v", got)

@@ -77,9 +77,7 @@ func TestReportLeftDuringRead(t *testing.T) {
 				q.spool.reading = nil
 				return os.Rename(place2, path)
 			}
-			if p := q.scanFile(filepath.Base(path)); p != nil {
-				q.push(p)
-			}
+			q.scanFile(filepath.Base(path))
 			defer runUntil(t, q)()
 			for want := status(t, sandbox("web", 2)); eventually.Receive(t, "the later status", w.written) != want; {
 			}
@@ -205,7 +203,7 @@ func TestSocketAndFile(t *testing.T) {
 			q.scanAndQueue()
 			stop := runUntil(t, q)
 			eventually.Receive(t, "the status", w.written)
-			eventually.Receive(t, "the answer", j.done)
+			eventually.Receive(t, "the answer", j.attempted)
 			stop()
 			nothingLeft(t, q, w)
 		})
@@ -239,13 +237,13 @@ func TestNoStatus(t *testing.T) {
 	}
 }
 
-// forbidden is a Cluster that accepts no status, and answers an event when the test allows it.
-type forbidden struct {
+// forbiddingCluster is a Cluster that accepts no status, and answers an event when the test allows it.
+type forbiddingCluster struct {
 	statuses chan struct{}
 	events   chan error
 }
 
-func (f *forbidden) SetAnnotation(ctx context.Context, _ publish.Pod, _, _ string) error {
+func (f *forbiddingCluster) SetAnnotation(ctx context.Context, _ publish.Pod, _, _ string) error {
 	select {
 	case f.statuses <- struct{}{}:
 	case <-ctx.Done():
@@ -253,7 +251,7 @@ func (f *forbidden) SetAnnotation(ctx context.Context, _ publish.Pod, _, _ strin
 	return errors.New("forbidden")
 }
 
-func (f *forbidden) Emit(ctx context.Context, _ publish.Pod, _ publish.Event) error {
+func (f *forbiddingCluster) Emit(ctx context.Context, _ publish.Pod, _ publish.Event) error {
 	select {
 	case err := <-f.events:
 		return err
@@ -277,7 +275,7 @@ func TestEventsAreWrittenOnce(t *testing.T) {
 		for _, when := range []string{"first", "later", "never"} {
 			t.Run(from+", told "+when, func(t *testing.T) {
 				t.Parallel()
-				w := &forbidden{statuses: make(chan struct{}), events: make(chan error)}
+				w := &forbiddingCluster{statuses: make(chan struct{}), events: make(chan error)}
 				q := stoppedQueue(t, w)
 				begin(t, q)
 				stop := runUntil(t, q)
@@ -310,7 +308,7 @@ func TestEventsAreWrittenOnce(t *testing.T) {
 func awaitEventsWritten(t *testing.T, path string) {
 	t.Helper()
 	for end := time.Now().Add(eventually.Patience); ; time.Sleep(time.Millisecond) {
-		r, err := newSpool(filepath.Dir(path)).read(filepath.Base(path))
+		r, err := newSpool(filepath.Dir(path), slog.New(slog.DiscardHandler)).read(filepath.Base(path))
 		if err == nil && r.EventsWritten {
 			return
 		}

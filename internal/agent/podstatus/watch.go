@@ -21,50 +21,48 @@ const (
 
 // watch takes up the reports that plugins leave in files: those of pods that do not wait for their status, and those
 // that the daemon did not answer in time. It returns when ctx has ended.
-func (q *Writer) watch(ctx context.Context) error {
-	var w watched
-	defer func() { w.close() }()
+func (w *Writer) watch(ctx context.Context) error {
+	var dir watched
+	defer func() { dir.close() }()
 	unwatched := false
 	for {
-		if !w.current(q.spool.dir) {
-			w.close()
+		if !dir.current(w.spool.dir) {
+			dir.close()
 			var err error
-			if w, err = watchDir(q.spool.dir); err != nil && !unwatched {
-				q.log.Warn("cannot watch for reports: scanning for them instead", "every", scanIntervalUnwatched.String(),
+			if dir, err = watchDir(w.spool.dir); err != nil && !unwatched {
+				w.log.Warn("cannot watch for reports: scanning for them instead", "every", scanIntervalUnwatched.String(),
 					"err", err)
 			}
 			unwatched = err != nil
 		}
-		q.scanAndQueue() // after the watch exists, so that no file is missed
+		w.scanAndQueue() // after the watch exists, so that no file is missed
 		wait := scanInterval
 		if unwatched {
 			wait = scanIntervalUnwatched
 		}
-		if !q.events(ctx, &w, time.After(wait)) {
+		if !w.follow(ctx, &dir, time.After(wait)) {
 			return nil
 		}
 	}
 }
 
-// events takes up files as they are created. It returns true when the whole directory has to be scanned, and false when
+// follow takes up files as they are created. It returns true when the whole directory has to be scanned, and false when
 // ctx ends.
-func (q *Writer) events(ctx context.Context, w *watched, look <-chan time.Time) bool {
-	created, lost := w.channels()
+func (w *Writer) follow(ctx context.Context, dir *watched, look <-chan time.Time) bool {
+	created, lost := dir.channels()
 	for {
 		select {
 		case <-ctx.Done():
 			return false
 		case e := <-created:
 			if e.Has(fsnotify.Create) {
-				if p := q.scanFile(filepath.Base(e.Name)); p != nil {
-					q.push(p)
-				}
+				w.scanFile(filepath.Base(e.Name))
 			}
-			if e.Has(fsnotify.Remove) && e.Name == q.spool.dir {
+			if e.Has(fsnotify.Remove) && e.Name == w.spool.dir {
 				return true // another process may create it again
 			}
 		case err := <-lost:
-			q.log.Debug("watch for reports failed: scanning for them", "err", err)
+			w.log.Debug("watch for reports failed: scanning for them", "err", err)
 			return true
 		case <-look:
 			return true

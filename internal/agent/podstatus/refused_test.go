@@ -160,7 +160,7 @@ func TestForbidden(t *testing.T) {
 	const n = 40
 	s, c := newRefusingServer(t, http.StatusForbidden)
 	q := newWriter(c, filepath.Join(t.TempDir(), "reports"), slog.New(slog.DiscardHandler))
-	q.pause = time.Hour
+	q.forbiddenPause = time.Hour
 	stop := runUntil(t, q)
 	for i := range n {
 		r := sandbox(fmt.Sprint("bad-", i), 1)
@@ -179,7 +179,7 @@ func TestForbidden(t *testing.T) {
 	stop()
 
 	q = newWriter(c, q.spool.dir, slog.New(slog.DiscardHandler)) // the next daemon, with a short pause
-	q.pause = 20 * time.Millisecond
+	q.forbiddenPause = 20 * time.Millisecond
 	stop = runUntil(t, q)
 	defer stop()
 	eventually.True(t, "each is tried again", func() bool { return s.bad.Load() >= n+n/2 })
@@ -271,7 +271,8 @@ func TestFileThenSocket(t *testing.T) {
 			eventually.Receive(t, "the status", w.written)
 			eventually.Receive(t, "the event", w.emitted)
 			eventually.Receive(t, "the answer", add(q, sandbox("web", 1)))
-			eventually.Receive(t, "the status of another pod", func() chan string { add(q, sandbox("other", 1)); return w.written }())
+			add(q, sandbox("other", 1))
+			eventually.Receive(t, "the status of another pod", w.written)
 			eventually.Receive(t, "the event of another pod", w.emitted)
 			stop()
 			nothingLeft(t, q, w)

@@ -145,7 +145,7 @@ func newWriter(c publish.Cluster, dir string, log *slog.Logger) *Writer {
 }
 
 // add takes a report. The channel that it returns is closed after the first attempt to write the status.
-func add(q *Writer, r *publish.Report) <-chan struct{} { return q.take(r).done }
+func add(q *Writer, r *publish.Report) <-chan struct{} { return q.take(r).attempted }
 
 func start(t *testing.T, w publish.Cluster, dir string) (*Writer, func()) {
 	t.Helper()

@@ -1,0 +1,55 @@
+package podstatus
+
+import (
+	"maps"
+	"sync"
+	"time"
+
+	"multus/internal/engine/publish"
+	"multus/internal/fault"
+)
+
+const (
+	// failureInterval is the time in which the same failure of a pod is reported once. maxFailures limits the number of
+	// such failures in memory.
+	failureInterval = time.Minute
+	maxFailures     = 4096
+)
+
+// failures has the times of the failures that were reported in the last minute, by pod and message. The zero value is
+// ready to use.
+type failures struct {
+	mu    sync.Mutex
+	times map[string]time.Time
+}
+
+// repeated reports whether the same failure of the pod was reported in the last minute. A runtime repeats a failed ADD
+// every few seconds.
+func (f *failures) repeated(r *publish.Report, now time.Time) bool {
+	key := podKey(r.Pod) + " " + fault.Clip(r.Failure.Message, fault.MaxMessage)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if at, ok := f.times[key]; ok && now.Sub(at) <= failureInterval {
+		return true
+	}
+	if len(f.times) >= maxFailures {
+		maps.DeleteFunc(f.times, func(_ string, at time.Time) bool { return now.Sub(at) > failureInterval })
+	}
+	if f.times == nil {
+		f.times = map[string]time.Time{}
+	}
+	if len(f.times) < maxFailures {
+		f.times[key] = now
+	}
+	return false
+}
+
+// Announce writes the events of a report without a status, unless the same failure was reported in the last minute. It
+// does not wait for the cluster.
+func (w *Writer) Announce(r *publish.Report) {
+	if w.failures.repeated(r, time.Now()) {
+		return
+	}
+	w.emitEvents(newPending(r), r)
+	w.metrics.StatusWritten()
+}
