@@ -48,14 +48,15 @@ var ranks = [][]string{
 // What the configuration depends on of a node is read from the API server. The doctor uses the rules of the CNI
 // configuration file and the API server. The command line takes the plugin's locks.
 var beside = map[string][]string{
-	"multus/internal/host/thin":       {"multus/internal/host/plugin"},
-	"multus/internal/host/daemon":     {"multus/internal/host/install", "multus/internal/host/entrypoint"},
-	"multus/internal/host/entrypoint": {"multus/internal/host/install"},
-	"multus/internal/host/shell":      {"multus/internal/host/install"},
-	"multus/internal/cli":             {"multus/internal/host/plugin"},
-	"multus/internal/agent/cniconfig": {"multus/internal/source/kube"},
-	"multus/internal/doctor":          {"multus/internal/agent/cniconfig", "multus/internal/source/kube"},
-	"multus/internal/host/install":    {"multus/internal/host/plugin"},
+	"multus/internal/host/thin":        {"multus/internal/host/plugin"},
+	"multus/internal/host/daemon":      {"multus/internal/host/install", "multus/internal/host/entrypoint"},
+	"multus/internal/host/entrypoint":  {"multus/internal/host/install"},
+	"multus/internal/host/shell":       {"multus/internal/host/install"},
+	"multus/internal/cli":              {"multus/internal/host/plugin"},
+	"multus/internal/agent/cniconfig":  {"multus/internal/source/kube"},
+	"multus/internal/agent/planserver": {"multus/internal/agent/metrics", "multus/internal/agent/podstatus"},
+	"multus/internal/doctor":           {"multus/internal/agent/cniconfig", "multus/internal/source/kube"},
+	"multus/internal/host/install":     {"multus/internal/host/plugin"},
 }
 
 type pkg struct {

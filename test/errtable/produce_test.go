@@ -43,11 +43,11 @@ var elsewhere = map[string]struct{ file, test string }{
 	"network <network> of pod <pod>: CNI does not accept its configuration": {
 		"../../internal/engine/attach_test.go", "TestAdd",
 	},
-	"decode request <path>":         {"../../internal/host/daemon/refuse_test.go", "TestRefuse"},
-	"pod <pod>":                     {"../../internal/host/daemon/refuse_test.go", "TestRefuse"},
-	"wait to decode request <path>": {"../../internal/host/daemon/room_test.go", "TestLargePlans"},
+	"decode request <path>":         {"../../internal/agent/planserver/refuse_test.go", "TestRefuse"},
+	"pod <pod>":                     {"../../internal/agent/planserver/refuse_test.go", "TestRefuse"},
+	"wait to decode request <path>": {"../../internal/agent/planserver/limits_test.go", "TestLargePlans"},
 	"wait to make a plan with <bytes> bytes of configurations": {
-		"../../internal/host/daemon/room_test.go",
+		"../../internal/agent/planserver/limits_test.go",
 		"TestLargePlans",
 	},
 }

@@ -6,6 +6,7 @@ package daemon
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,11 +17,14 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"multus/api"
 	"multus/internal/agent/cniconfig"
+	"multus/internal/agent/metrics"
+	"multus/internal/agent/planserver"
 	"multus/internal/agent/podstatus"
 	"multus/internal/config"
 	"multus/internal/device"
@@ -30,6 +34,9 @@ import (
 	"multus/internal/source"
 	"multus/internal/source/kube"
 )
+
+// shutdownLimit limits the time of the requests in flight after SIGTERM.
+const shutdownLimit = 10 * time.Second
 
 // DefaultConfig is the path at which today's manifests mount the daemon's configuration file (behaviour A.5).
 const DefaultConfig = "/etc/cni/net.d/multus.d/daemon-config.json"
@@ -68,25 +75,23 @@ func Run(ctx context.Context, o Options) error {
 	if cniConf != nil && s.Kube != nil { // without a cluster there is no node to read
 		cniConf.Node = cniconfig.NodeReader(s.Kube.Node, o.NodeName)
 	}
-	m := newMetrics()
-	m.off = conf.MetricsPort == nil
+	m := metrics.New(conf.MetricsPort != nil)
 	statuses := podstatus.New(podstatus.Options{
 		Cluster: s.Cluster, Dir: filepath.Join(conf.SocketDir, api.ReportDir), Metrics: m, Log: log,
 	})
-	m.gauges(statuses.Waiting, func() float64 { return entries(cmp.Or(conf.CNIDir, config.DefaultCNIDir)) },
+	m.Gauges(statuses.Waiting, func() float64 { return entries(cmp.Or(conf.CNIDir, config.DefaultCNIDir)) },
 		func() float64 { return inForce(cniConf) })
-	srv := &server{
-		conf: conf, statuses: statuses, metrics: m, log: log, ready: ready(s.ready, cniConf),
-		decoding: make(semaphore, decoders), large: make(semaphore, largePlans),
-	}
-	srv.resolver = &plan.Resolver{
-		Networks: s.Networks, Pods: s.Pods, Devices: s.Devices, Missing: srv.missing,
-		PhysicalFunction: device.PhysicalFunction, Log: log,
-	}
+	instance := rand.Text()
+	srv := planserver.New(planserver.Options{
+		Config: conf, Statuses: statuses, Metrics: m, Ready: ready(s.ready, cniConf), Instance: instance, Log: log,
+		Resolver: &plan.Resolver{
+			Networks: s.Networks, Pods: s.Pods, Devices: s.Devices, PhysicalFunction: device.PhysicalFunction, Log: log,
+		},
+	})
 	logIgnoredKeys(conf, log)
 	g, ctx := errgroup.WithContext(ctx)
-	sock, hs := serveSocket(ctx, g, srv)
-	if err := servePorts(ctx, g, o.HealthPort, srv, sock); err != nil {
+	sock, hs := serveSocket(ctx, g, srv.Handler(), conf.Socket(), instance, log)
+	if err := servePorts(ctx, g, o.HealthPort, srv.Probes(sock), conf, m, log); err != nil {
 		return err // The socket is not touched yet, because another daemon may serve there.
 	}
 	if err := sock.open(ctx); err != nil {
@@ -111,36 +116,41 @@ func Run(ctx context.Context, o Options) error {
 
 // serveSocket prepares the socket and its server. When the socket is bound again, the old listener ends without an
 // error.
-func serveSocket(ctx context.Context, g *errgroup.Group, srv *server) (*socket, *http.Server) {
-	errorLog := slog.NewLogLogger(srv.log.Handler(), slog.LevelDebug)
-	hs := &http.Server{Handler: srv.handler(), ReadHeaderTimeout: planLimit, ErrorLog: errorLog}
-	sock := newSocket(srv.conf.Socket(), srv.log, func(l net.Listener) {
+func serveSocket(ctx context.Context, g *errgroup.Group, h http.Handler, path, instance string, log *slog.Logger,
+) (*socket, *http.Server) {
+	errorLog := slog.NewLogLogger(log.Handler(), slog.LevelDebug)
+	hs := &http.Server{Handler: h, ReadHeaderTimeout: planserver.PlanLimit, ErrorLog: errorLog}
+	sock := newSocket(path, instance, log, func(l net.Listener) {
 		g.Go(func() error {
 			if err := hs.Serve(l); ctx.Err() == nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
-				return fmt.Errorf("serve %s: %w", srv.conf.Socket(), err)
+				return fmt.Errorf("serve %s: %w", path, err)
 			}
 			return nil
 		})
 	})
-	srv.instance = sock.instance
 	return sock, hs
 }
 
 // servePorts serves probes and metrics on the ports that are set.
-func servePorts(ctx context.Context, g *errgroup.Group, health int, srv *server, sock *socket) error {
+func servePorts(ctx context.Context, g *errgroup.Group, health int, probes http.Handler, conf *config.Daemon,
+	m *metrics.Metrics, log *slog.Logger,
+) error {
 	if health != 0 {
-		p, err := openHealth(ctx, health, srv.log)
+		p, err := openHealth(ctx, health, log)
 		if err != nil {
 			return err
 		}
-		g.Go(func() error { return p.serve(ctx, healthServer(srv, sock)) })
+		hs := &http.Server{
+			Handler: probes, ReadHeaderTimeout: probeLimit, ReadTimeout: probeLimit, WriteTimeout: 3 * probeLimit,
+		}
+		g.Go(func() error { return p.serve(ctx, hs) })
 	}
-	if conf := srv.conf; conf.MetricsPort != nil {
-		p, err := openPort(ctx, "metrics", ":"+strconv.Itoa(*conf.MetricsPort), srv.log)
+	if conf.MetricsPort != nil {
+		p, err := openPort(ctx, "metrics", ":"+strconv.Itoa(*conf.MetricsPort), log)
 		if err != nil {
 			return err
 		}
-		g.Go(func() error { return p.serve(ctx, srv.metrics.server(conf.EnablePprof)) })
+		g.Go(func() error { return p.serve(ctx, m.Server(conf.EnablePprof)) })
 	}
 	return nil
 }

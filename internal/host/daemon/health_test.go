@@ -1,12 +1,6 @@
 package daemon
 
-import (
-	"errors"
-	"net/http"
-	"net/http/httptest"
-	"strings"
-	"testing"
-)
+import "testing"
 
 // TestHealth checks that probes are answered on the loopback, and that nothing else is served there.
 func TestHealth(t *testing.T) {
@@ -20,16 +14,5 @@ func TestHealth(t *testing.T) {
 		if got := d.probe(tt.path); got != tt.want {
 			t.Errorf("%s: %d, want %d", tt.path, got, tt.want)
 		}
-	}
-}
-
-// TestNotReady checks that the answer of /readyz contains the reason.
-func TestNotReady(t *testing.T) {
-	t.Parallel()
-	s := &server{ready: func() error { return errors.New("not yet") }}
-	w := httptest.NewRecorder()
-	s.readiness(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/readyz", nil))
-	if w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "not yet") {
-		t.Errorf("%d %s", w.Code, w.Body)
 	}
 }

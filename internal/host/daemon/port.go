@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strconv"
 	"syscall"
 	"time"
 )
@@ -31,6 +32,12 @@ func openPort(ctx context.Context, what, addr string, log *slog.Logger) (*port, 
 		return p, nil
 	}
 	return p, err
+}
+
+// openHealth opens the port for the kubelet's probes on the node's loopback. The kubelet cannot probe a unix socket,
+// and a command in the container for every probe would cost more than everything else that the daemon does.
+func openHealth(ctx context.Context, number int, log *slog.Logger) (*port, error) {
+	return openPort(ctx, "probes", net.JoinHostPort("127.0.0.1", strconv.Itoa(number)), log)
 }
 
 func (p *port) bind(ctx context.Context) (err error) {

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"multus/api"
+	"multus/internal/agent/planserver"
 	"multus/internal/fsx"
 )
 
@@ -30,8 +31,8 @@ const (
 	socketPoll = time.Second
 	// probeLimit limits one request of the daemon to its own socket.
 	probeLimit = 2 * time.Second
-	// instanceHeader is the header of an answer to /healthz that identifies the instance.
-	instanceHeader = "Multus-Instance"
+	// maxAnswer limits how much of an answer is read.
+	maxAnswer = 16 << 20
 )
 
 // errServed is returned when another daemon holds the lock of the socket.
@@ -58,8 +59,8 @@ type socket struct {
 	ended     bool
 }
 
-func newSocket(path string, log *slog.Logger, serve func(net.Listener)) *socket {
-	return &socket{path: path, log: log, serve: serve, instance: rand.Text()}
+func newSocket(path, instance string, log *slog.Logger, serve func(net.Listener)) *socket {
+	return &socket{path: path, instance: instance, log: log, serve: serve}
 }
 
 // open waits for the lock and binds the socket. If ctx ends first, it returns the cause of ctx.
@@ -213,25 +214,25 @@ func (s *socket) reached() bool {
 	return s.isOwn()
 }
 
-// waiting reports whether this daemon waits for another one that serves.
-func (s *socket) waiting() bool {
+// Waiting reports whether this daemon waits for another one that serves.
+func (s *socket) Waiting() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.listener == nil
 }
 
-// check returns an error if a request to the path of the socket does not arrive in this process. While the daemon waits
-// for another one, check succeeds if the other one answers.
-func (s *socket) check(ctx context.Context) error {
-	_, instance, err := s.probe(ctx, api.PathHealth)
-	if s.waiting() || err == nil && instance == s.instance {
+// Check returns an error if a request to the path of the socket does not arrive in this process. While the daemon waits
+// for another one, Check succeeds if the other one answers.
+func (s *socket) Check(ctx context.Context) error {
+	_, instance, err := s.Probe(ctx, api.PathHealth)
+	if s.Waiting() || err == nil && instance == s.instance {
 		return err
 	}
 	if errors.Is(err, context.DeadlineExceeded) && s.reached() {
 		return nil // The daemon is slow. Binding the socket again would cut off the clients that wait.
 	}
 	s.rebind(ctx, true)
-	if _, instance, err = s.probe(ctx, api.PathHealth); err == nil && instance != s.instance {
+	if _, instance, err = s.Probe(ctx, api.PathHealth); err == nil && instance != s.instance {
 		err = errors.New("another process answers")
 	}
 	if err != nil {
@@ -240,8 +241,8 @@ func (s *socket) check(ctx context.Context) error {
 	return nil
 }
 
-// probe sends a request to the socket, as a plugin does.
-func (s *socket) probe(ctx context.Context, path string) (code int, instance string, err error) {
+// Probe sends a request to the socket, as a plugin does.
+func (s *socket) Probe(ctx context.Context, path string) (code int, instance string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, probeLimit)
 	defer cancel()
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -258,8 +259,8 @@ func (s *socket) probe(ctx context.Context, path string) (code int, instance str
 		return 0, "", err
 	}
 	defer answer.Body.Close()
-	_, err = io.Copy(io.Discard, io.LimitReader(answer.Body, maxBody))
-	return answer.StatusCode, answer.Header.Get(instanceHeader), err
+	_, err = io.Copy(io.Discard, io.LimitReader(answer.Body, maxAnswer))
+	return answer.StatusCode, answer.Header.Get(planserver.InstanceHeader), err
 }
 
 // listen binds a socket under a temporary name and moves it into place, so that a plugin finds either the old daemon or

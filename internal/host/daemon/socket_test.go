@@ -290,7 +290,7 @@ func TestSlowIsHealthy(t *testing.T) {
 		t.Skip("the socket is for root")
 	}
 	var bound []net.Listener // it accepts no connection
-	s := newSocket(filepath.Join(shortDir(t), "multus.sock"), slog.New(slog.DiscardHandler),
+	s := newSocket(filepath.Join(shortDir(t), "multus.sock"), "this", slog.New(slog.DiscardHandler),
 		func(l net.Listener) { bound = append(bound, l) })
 	if err := s.open(t.Context()); err != nil {
 		t.Fatal(err)
@@ -298,13 +298,13 @@ func TestSlowIsHealthy(t *testing.T) {
 	defer s.close()
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if err := s.check(ctx); err != nil || len(bound) != 1 {
+	if err := s.Check(ctx); err != nil || len(bound) != 1 {
 		t.Errorf("%v, bound %d times", err, len(bound))
 	}
 	if err := os.Remove(s.path); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.check(t.Context()); err == nil || len(bound) != 2 {
+	if err := s.Check(t.Context()); err == nil || len(bound) != 2 {
 		t.Errorf("after it was removed: %v, bound %d times", err, len(bound))
 	}
 	for _, l := range bound {

@@ -1,4 +1,4 @@
-package daemon
+package metrics
 
 import (
 	"fmt"
@@ -16,7 +16,7 @@ import (
 	"multus/internal/engine/publish"
 )
 
-func scrape(t *testing.T, m *metrics) string {
+func scrape(t *testing.T, m *Metrics) string {
 	t.Helper()
 	w := httptest.NewRecorder()
 	promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}).ServeHTTP(w,
@@ -24,9 +24,9 @@ func scrape(t *testing.T, m *metrics) string {
 	return w.Body.String()
 }
 
-func newTestMetrics() *metrics {
-	m := newMetrics()
-	m.gauges(func() float64 { return 3 }, func() float64 { return 7 }, func() float64 { return 1 })
+func newTestMetrics() *Metrics {
+	m := New(true)
+	m.Gauges(func() float64 { return 3 }, func() float64 { return 7 }, func() float64 { return 1 })
 	return m
 }
 
@@ -35,9 +35,9 @@ func newTestMetrics() *metrics {
 func TestMetricNames(t *testing.T) {
 	t.Parallel()
 	m := newTestMetrics()
-	m.count("/v1/plan", func(http.ResponseWriter, *http.Request) {})(httptest.NewRecorder(),
+	m.Count("/v1/plan", func(http.ResponseWriter, *http.Request) {})(httptest.NewRecorder(),
 		httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/v1/plan", nil))
-	m.planned("ADD", 0, time.Millisecond)
+	m.Planned("ADD", 0, time.Millisecond)
 	m.Observe(&publish.Report{
 		Command: "ADD",
 		Timings: []publish.Timing{
@@ -93,10 +93,10 @@ func TestLabelsAreBounded(t *testing.T) {
 			Command: name,
 			Timings: []publish.Timing{{Network: name, Plugin: name, Seconds: 1}, {Network: name, Plugin: "macvlan"}},
 		})
-		m.planned(name, 0, time.Second)
+		m.Planned(name, 0, time.Second)
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/v1/plan", nil)
 		r.Method = name
-		m.count("/v1/plan", func(http.ResponseWriter, *http.Request) {})(httptest.NewRecorder(), r)
+		m.Count("/v1/plan", func(http.ResponseWriter, *http.Request) {})(httptest.NewRecorder(), r)
 	}
 	series := func() (n int) {
 		for line := range strings.Lines(scrape(t, m)) {

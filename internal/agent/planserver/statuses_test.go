@@ -1,4 +1,4 @@
-package daemon
+package planserver
 
 import (
 	"context"
@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"testing"
 
+	"multus/internal/agent/metrics"
 	"multus/internal/agent/podstatus"
 	"multus/internal/engine/publish"
 )
@@ -19,7 +20,7 @@ func (anyCluster) Emit(context.Context, publish.Pod, publish.Event) error       
 // newTestWriter returns a Writer that does not run.
 func newTestWriter(dir string) *podstatus.Writer {
 	return podstatus.New(podstatus.Options{
-		Cluster: anyCluster{}, Dir: dir, Metrics: newMetrics(), Log: slog.New(slog.DiscardHandler),
+		Cluster: anyCluster{}, Dir: dir, Metrics: metrics.New(true), Log: slog.New(slog.DiscardHandler),
 	})
 }
 

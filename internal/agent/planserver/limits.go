@@ -1,4 +1,4 @@
-package daemon
+package planserver
 
 import (
 	"context"
@@ -78,7 +78,7 @@ func (r *largePlanPlace) release() {
 
 // receive decodes a request into v, and limits how long the client may take. An httptest.ResponseRecorder has no
 // deadlines, so that errors of setting them are ignored.
-func (s *server) receive(ctx context.Context, w http.ResponseWriter, r *http.Request, v any) error {
+func (s *Server) receive(ctx context.Context, w http.ResponseWriter, r *http.Request, v any) error {
 	if err := s.decoding.acquire(ctx); err != nil {
 		return fault.DecodeWaited.Wrap(err, r.URL.Path)
 	}

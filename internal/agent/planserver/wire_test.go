@@ -1,4 +1,4 @@
-package daemon
+package planserver
 
 import (
 	"bytes"
@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"multus/api"
+	"multus/internal/agent/metrics"
 	"multus/internal/config"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
@@ -24,7 +25,7 @@ import (
 )
 
 // wireServer returns a daemon with the definitions of testdata/networks.
-func wireServer(t *testing.T) *server {
+func wireServer(t *testing.T) *Server {
 	t.Helper()
 	conf, err := config.ParseDaemon([]byte(`{"binDir":"/opt/cni/bin","cniDir":"/var/lib/cni/multus"}`))
 	if err != nil {
@@ -32,15 +33,15 @@ func wireServer(t *testing.T) *server {
 	}
 	log := slog.New(slog.DiscardHandler)
 	f := file.New(file.Options{Dir: filepath.Join("testdata", "networks")})
-	s := &server{conf: conf, metrics: newTestMetrics(), log: log, statuses: newTestWriter(t.TempDir())}
+	s := &Server{conf: conf, metrics: metrics.New(true), log: log, statuses: newTestWriter(t.TempDir())}
 	s.resolver = &plan.Resolver{Networks: f, Pods: f, Log: log}
 	return s
 }
 
-func (s *server) exchange(t *testing.T, method, path string, body []byte) (int, []byte) {
+func (s *Server) exchange(t *testing.T, method, path string, body []byte) (int, []byte) {
 	t.Helper()
 	w := httptest.NewRecorder()
-	s.handler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), method, path, bytes.NewReader(body)))
+	s.Handler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), method, path, bytes.NewReader(body)))
 	return w.Code, w.Body.Bytes()
 }
 

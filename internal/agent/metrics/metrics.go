@@ -1,4 +1,6 @@
-package daemon
+// Package metrics has the metrics of multus-daemon, and serves them. It measures nothing itself. The parts of the agent
+// record in it, and the daemon gives it a port.
+package metrics
 
 import (
 	"net"
@@ -20,9 +22,9 @@ import (
 // headerLimit limits the time to read the header of a request on the metrics port (behaviour F50).
 const headerLimit = 10 * time.Second
 
-// metrics are the metrics of the daemon. The request counter has the name and labels of today's Multus (behaviour
+// Metrics are the metrics of the daemon. The request counter has the name and labels of today's Multus (behaviour
 // F51, Q9).
-type metrics struct {
+type Metrics struct {
 	registry  *prometheus.Registry
 	requests  *prometheus.CounterVec
 	inFlight  prometheus.Gauge
@@ -39,8 +41,10 @@ type metrics struct {
 // durations are the histogram buckets: from a millisecond (a plan) to the time limit of a runtime (a hanging delegate).
 var durations = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120}
 
-func newMetrics() *metrics {
-	m := &metrics{
+// New returns the metrics. If no port serves them, metrics with labels are not recorded.
+func New(served bool) *Metrics {
+	m := &Metrics{
+		off:      !served,
 		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "multus_server_request_total", Help: "Counter of HTTP requests",
@@ -76,9 +80,9 @@ func newMetrics() *metrics {
 	return m
 }
 
-// gauges adds the metrics that are computed when they are read: the statuses that wait, the sandboxes of the ledger, and
-// whether the CNI configuration is in force.
-func (m *metrics) gauges(queued, ledger, cniConf func() float64) {
+// Gauges adds the metrics that are computed when they are read: the statuses that wait, the sandboxes of the ledger,
+// and whether the CNI configuration is in force.
+func (m *Metrics) Gauges(queued, ledger, cniConf func() float64) {
 	m.registry.MustRegister(
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "multus_status_queue_length",
@@ -122,8 +126,8 @@ var (
 	}
 )
 
-// count wraps a handler and counts its requests. name is the value of the handler label.
-func (m *metrics) count(name string, h http.HandlerFunc) http.HandlerFunc {
+// Count wraps a handler and counts its requests. name is the value of the handler label.
+func (m *Metrics) Count(name string, h http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		m.inFlight.Inc()
 		defer m.inFlight.Dec()
@@ -135,8 +139,8 @@ func (m *metrics) count(name string, h http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// planned records the time of one plan.
-func (m *metrics) planned(command string, code uint, took time.Duration) {
+// Planned records the time of one plan.
+func (m *Metrics) Planned(command string, code uint, took time.Duration) {
 	if !m.off {
 		m.planning.WithLabelValues(known(command, knownCommands), strconv.Itoa(int(code))).Observe(took.Seconds())
 	}
@@ -154,16 +158,16 @@ func (c *coded) WriteHeader(code int) {
 }
 
 // StatusWritten counts a report whose status was written, or that has none.
-func (m *metrics) StatusWritten() { m.written.Inc() }
+func (m *Metrics) StatusWritten() { m.written.Inc() }
 
 // StatusRetried counts an attempt to write a status that has to be repeated.
-func (m *metrics) StatusRetried() { m.retries.Inc() }
+func (m *Metrics) StatusRetried() { m.retries.Inc() }
 
 // StatusGivenUp counts a report whose status will never be written.
-func (m *metrics) StatusGivenUp() { m.givenUp.Inc() }
+func (m *Metrics) StatusGivenUp() { m.givenUp.Inc() }
 
 // Observe records the timings of a report.
-func (m *metrics) Observe(r *publish.Report) {
+func (m *Metrics) Observe(r *publish.Report) {
 	if m.off {
 		return
 	}
@@ -179,9 +183,9 @@ func (m *metrics) Observe(r *publish.Report) {
 	}
 }
 
-// server serves /metrics on all addresses, as today's Multus does (behaviour F50), and profiles on the loopback
-// only.
-func (m *metrics) server(profiles bool) *http.Server {
+// Server returns the server of /metrics, which listens on all addresses as that of today's Multus does (behaviour F50).
+// If profiles is set, it also serves profiles, to requests from the loopback only.
+func (m *Metrics) Server(profiles bool) *http.Server {
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
 	if profiles {

@@ -1,4 +1,7 @@
-package daemon
+// Package planserver has the handlers of the daemon's socket: plans for the plugins, their reports, the STATUS results
+// that they share, and probes. It opens no socket and no port, which is the task of internal/host/daemon, the only
+// importer.
+package planserver
 
 import (
 	"context"
@@ -15,6 +18,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"multus/api"
+	"multus/internal/agent/metrics"
 	"multus/internal/agent/podstatus"
 	"multus/internal/agent/recent"
 	"multus/internal/config"
@@ -27,30 +31,58 @@ import (
 )
 
 const (
-	// planLimit limits the time to make one plan. The plugin waits longer than that.
-	planLimit = 20 * time.Second
+	// PlanLimit limits the time to make one plan. The plugin waits longer than that.
+	PlanLimit = 20 * time.Second
 	// maxBody limits the size of a request on the socket.
 	maxBody = 16 << 20
 	// maxUnidentified limits the number of sandboxes of pods without a UID that are remembered.
 	maxUnidentified = 4096
-	// shutdownLimit limits the time of the requests in flight after SIGTERM.
-	shutdownLimit = 10 * time.Second
 )
 
-// server serves the requests of the plugin on the unix socket.
-type server struct {
+// InstanceHeader is the header of an answer to /healthz that identifies the instance.
+const InstanceHeader = "Multus-Instance"
+
+// Options are the settings of a Server. All of them are required.
+type Options struct {
+	// Config is the daemon's configuration, which is merged into that of each request.
+	Config *config.Daemon
+	// Resolver makes the plans. The server sets its Missing and Reserve.
+	Resolver *plan.Resolver
+	Statuses *podstatus.Writer
+	Metrics  *metrics.Metrics
+	// Ready returns an error while the daemon cannot do its work.
+	Ready func() error
+	// Instance distinguishes this process from others in an answer.
+	Instance string
+	Log      *slog.Logger
+}
+
+// Server serves the requests of the plugin.
+type Server struct {
 	conf        *config.Daemon
 	resolver    *plan.Resolver
 	statuses    *podstatus.Writer
-	metrics     *metrics
+	metrics     *metrics.Metrics
 	statusCache statusCache
 	ready       func() error
 	log         *slog.Logger
-	// instance identifies this daemon in the answers to /healthz.
-	instance     string
+	instance    string
+
 	unidentified unidentified
 	// decoding limits the requests that are decoded at the same time, and large those with a large plan.
 	decoding, large semaphore
+}
+
+// New returns a Server.
+func New(o Options) *Server {
+	s := &Server{
+		conf: o.Config, statuses: o.Statuses, metrics: o.Metrics, ready: o.Ready, log: o.Log, instance: o.Instance,
+		decoding: make(semaphore, decoders), large: make(semaphore, largePlans),
+	}
+	resolver := *o.Resolver
+	resolver.Missing = s.missing
+	s.resolver = &resolver
+	return s
 }
 
 // unidentified has the sandboxes that were planned for a pod without a UID: either the runtime passes none, or the pod
@@ -93,7 +125,8 @@ var notServed = map[string]string{
 		"multus-dynamic-networks-controller is not supported yet: delete the pod to change its networks; see docs/upgrade.md",
 }
 
-func (s *server) handler() http.Handler {
+// Handler returns the handler of the socket.
+func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	for pattern, h := range map[string]http.HandlerFunc{
 		"POST " + api.PathPlan:   s.plan,
@@ -107,9 +140,9 @@ func (s *server) handler() http.Handler {
 		if !ok {
 			path = pattern
 		}
-		mux.HandleFunc(pattern, s.metrics.count(path, h))
+		mux.HandleFunc(pattern, s.metrics.Count(path, h))
 	}
-	mux.HandleFunc("/", s.metrics.count("NotFound", func(w http.ResponseWriter, r *http.Request) {
+	mux.HandleFunc("/", s.metrics.Count("NotFound", func(w http.ResponseWriter, r *http.Request) {
 		// A request of a known path with an unsupported method is routed here, too.
 		status := http.StatusNotFound
 		if r.URL.Path == api.PathPlan || r.URL.Path == api.PathReport || r.URL.Path == api.PathStatus {
@@ -123,8 +156,8 @@ func (s *server) handler() http.Handler {
 
 // plan makes the plan of a request. The daemon's configuration file is merged into the configuration of the request
 // (behaviour A90).
-func (s *server) plan(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := context.WithTimeoutCause(r.Context(), planLimit, fmt.Errorf("planning took longer than %s", planLimit))
+func (s *Server) plan(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeoutCause(r.Context(), PlanLimit, fmt.Errorf("planning took longer than %s", PlanLimit))
 	defer cancel()
 	req := &request.Request{}
 	if err := s.receive(ctx, w, r, req); err != nil {
@@ -140,7 +173,7 @@ func (s *server) plan(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		code = fault.ToCNI(err).Code
 	}
-	s.metrics.planned(req.Command, code, time.Since(start))
+	s.metrics.Planned(req.Command, code, time.Since(start))
 	if err != nil {
 		s.refuse(w, req, err)
 		return
@@ -154,7 +187,7 @@ func (s *server) plan(w http.ResponseWriter, r *http.Request) {
 	failpoint.At("daemon.plan.answered")
 }
 
-func (s *server) resolve(ctx context.Context, place *largePlanPlace, req *request.Request) (*plan.Plan, error) {
+func (s *Server) resolve(ctx context.Context, place *largePlanPlace, req *request.Request) (*plan.Plan, error) {
 	b, err := s.conf.ForRequest(req.Config)
 	if err != nil {
 		return nil, fault.RequestConfigInvalid.Wrap(err, req.Pod())
@@ -169,14 +202,14 @@ func (s *server) resolve(ctx context.Context, place *largePlanPlace, req *reques
 }
 
 // missing emits the event of a network definition that cannot be read.
-func (s *server) missing(containerID string, pod *plan.Pod, m *plan.MissingNetworkError) {
+func (s *Server) missing(containerID string, pod *plan.Pod, m *plan.MissingNetworkError) {
 	s.statuses.Announce(publish.Missing(publish.Pod{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID}, containerID,
 		m.Error()))
 }
 
-// report accepts a report, and answers when it is accepted: see podstatus.Writer.Accept. A failure to write the status is not an error of the request: the daemon
-// retries it.
-func (s *server) report(w http.ResponseWriter, r *http.Request) {
+// report hands a report to the writer of statuses, and answers when that has accepted it. A failure to write the status
+// is not an error of the request: the writer retries it.
+func (s *Server) report(w http.ResponseWriter, r *http.Request) {
 	rep := &publish.Report{}
 	if err := s.receive(r.Context(), w, r, rep); err != nil {
 		s.refuse(w, &request.Request{}, err)
@@ -211,8 +244,8 @@ func (s *server) report(w http.ResponseWriter, r *http.Request) {
 	failpoint.At("daemon.report.answered")
 }
 
-func (s *server) health(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set(instanceHeader, s.instance)
+func (s *Server) health(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set(InstanceHeader, s.instance)
 	answer(w, http.StatusOK, nil)
 }
 
@@ -220,7 +253,7 @@ func (s *server) health(w http.ResponseWriter, _ *http.Request) {
 // pod of the same name. Sandboxes that this daemon planned for a pod without a UID are excepted. Nothing is lost if the
 // daemon restarted since the plan: a plugin whose status is refused leaves it in a file, which only root of the node
 // can write.
-func (s *server) identified(r *publish.Report) error {
+func (s *Server) identified(r *publish.Report) error {
 	if r.Pod.UID != "" || r.Failure == nil && len(r.Attached) == 0 ||
 		s.unidentified.has(sandboxOf(r.ContainerID, r.Pod.Namespace, r.Pod.Name)) {
 		return nil
@@ -230,7 +263,7 @@ func (s *server) identified(r *publish.Report) error {
 }
 
 // readiness serves /readyz: 200 if the daemon can plan, and 503 with the reason as a CNI error (code 50) if not.
-func (s *server) readiness(w http.ResponseWriter, _ *http.Request) {
+func (s *Server) readiness(w http.ResponseWriter, _ *http.Request) {
 	if err := s.ready(); err != nil {
 		unavailable(w, err)
 		return
@@ -239,7 +272,7 @@ func (s *server) readiness(w http.ResponseWriter, _ *http.Request) {
 }
 
 // refuse answers with a CNI error object and logs the error once.
-func (s *server) refuse(w http.ResponseWriter, req *request.Request, err error) {
+func (s *Server) refuse(w http.ResponseWriter, req *request.Request, err error) {
 	whole := fault.ToCNI(err)
 	ce := &types.Error{
 		Code: whole.Code, Msg: fault.Clip(whole.Msg, fault.MaxMessage), Details: fault.Clip(whole.Details, fault.MaxMessage),

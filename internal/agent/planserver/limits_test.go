@@ -1,4 +1,4 @@
-package daemon
+package planserver
 
 import (
 	"bytes"
@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"multus/api"
+	"multus/internal/agent/metrics"
 	"multus/internal/config"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
@@ -57,8 +58,8 @@ func TestLargePlans(t *testing.T) {
 	}
 	log := slog.New(slog.DiscardHandler)
 	h := &hanging{waiting: make(chan string, 100)}
-	s := &server{
-		conf: conf, metrics: newTestMetrics(), log: log, statuses: newTestWriter(t.TempDir()),
+	s := &Server{
+		conf: conf, metrics: metrics.New(true), log: log, statuses: newTestWriter(t.TempDir()),
 		decoding: make(semaphore, decoders), large: make(semaphore, largePlans),
 	}
 	s.resolver = &plan.Resolver{Networks: h, Pods: h, Log: log}
@@ -72,7 +73,7 @@ func TestLargePlans(t *testing.T) {
 			t.Error(err)
 		}
 		w := httptest.NewRecorder()
-		s.handler().ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodPost, api.PathPlan, bytes.NewReader(b)))
+		s.Handler().ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodPost, api.PathPlan, bytes.NewReader(b)))
 		return w.Code, w.Body.String()
 	}
 	ask := func(ctx context.Context, pod string) int {

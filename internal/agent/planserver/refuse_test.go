@@ -1,4 +1,4 @@
-package daemon
+package planserver
 
 import (
 	"bytes"
@@ -14,6 +14,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"multus/api"
+	"multus/internal/agent/metrics"
 	"multus/internal/config"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
@@ -41,8 +42,8 @@ func TestRefuse(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var log bytes.Buffer
-			s := &server{
-				conf: &config.Daemon{Raw: []byte("{}")}, metrics: newTestMetrics(),
+			s := &Server{
+				conf: &config.Daemon{Raw: []byte("{}")}, metrics: metrics.New(true),
 				log: slog.New(slog.NewJSONHandler(&log, nil)),
 			}
 			w := httptest.NewRecorder()
@@ -71,8 +72,8 @@ func TestFailureIsLogged(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
 	dir := t.TempDir()
-	s := &server{
-		metrics: newTestMetrics(), statuses: newTestWriter(dir),
+	s := &Server{
+		metrics: metrics.New(true), statuses: newTestWriter(dir),
 		log: slog.New(slog.NewJSONHandler(&log, nil)),
 	}
 	told := &publish.Report{
@@ -105,7 +106,7 @@ func TestFailureIsLogged(t *testing.T) {
 // (behaviour E3, Q6).
 func TestNotServed(t *testing.T) {
 	t.Parallel()
-	s := &server{metrics: newTestMetrics()}
+	s := &Server{metrics: metrics.New(true)}
 	long := "/" + strings.Repeat("x", 5000)
 	for path, words := range map[string][]string{
 		"/delegate": {
@@ -119,7 +120,7 @@ func TestNotServed(t *testing.T) {
 		long: {"... is not served"},
 	} {
 		w := httptest.NewRecorder()
-		s.handler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "POST", path, nil))
+		s.Handler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "POST", path, nil))
 		var ce types.Error
 		if err := json.Unmarshal(w.Body.Bytes(), &ce); err != nil {
 			t.Fatal(err)
@@ -152,8 +153,8 @@ func TestReportNeedsUID(t *testing.T) {
 		t.Fatal(err)
 	}
 	discard := slog.New(slog.DiscardHandler)
-	s := &server{
-		conf: conf, metrics: newTestMetrics(), log: discard,
+	s := &Server{
+		conf: conf, metrics: metrics.New(true), log: discard,
 		statuses: newTestWriter(filepath.Join(dir, "reports")),
 	}
 	s.resolver = &plan.Resolver{Networks: f, Pods: f, Log: discard}
@@ -164,7 +165,7 @@ func TestReportNeedsUID(t *testing.T) {
 			t.Fatal(err)
 		}
 		w := httptest.NewRecorder()
-		s.handler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "POST", path, bytes.NewReader(body)))
+		s.Handler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "POST", path, bytes.NewReader(body)))
 		return w.Code
 	}
 	status := statusReport("web")
@@ -204,8 +205,8 @@ func TestErrorsAreClipped(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("x", 200<<10)
 	var log bytes.Buffer
-	s := &server{
-		conf: &config.Daemon{Raw: []byte("{}")}, metrics: newTestMetrics(), log: slog.New(slog.NewJSONHandler(&log, nil)),
+	s := &Server{
+		conf: &config.Daemon{Raw: []byte("{}")}, metrics: metrics.New(true), log: slog.New(slog.NewJSONHandler(&log, nil)),
 		statuses: newTestWriter(t.TempDir()),
 	}
 	s.resolver = &plan.Resolver{Log: slog.New(slog.DiscardHandler)}
