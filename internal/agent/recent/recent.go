@@ -1,4 +1,4 @@
-// Package recent remembers the names that were added last, in their order. It knows nothing about what they name, and is
+// Package recent has a set of the names that were added last, in their order. It does not interpret the names, and is
 // not for concurrent use. The parts of the agent import it.
 package recent
 
