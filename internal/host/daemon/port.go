@@ -19,13 +19,14 @@ const portPoll = 2 * time.Second
 // as soon as it is free. Meanwhile the daemon serves without it, because pods do not need it.
 type port struct {
 	what, addr string
+	server     *http.Server
 	log        *slog.Logger
 	listener   net.Listener // nil while another process has the port
 }
 
 // openPort tries to bind a port. A port that is in use is not an error.
-func openPort(ctx context.Context, what, addr string, log *slog.Logger) (*port, error) {
-	p := &port{what: what, addr: addr, log: log}
+func openPort(ctx context.Context, what, addr string, server *http.Server, log *slog.Logger) (*port, error) {
+	p := &port{what: what, addr: addr, server: server, log: log}
 	err := p.bind(ctx)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		log.Warn("port is in use: trying again until it is free", "port", addr, "for", what)
@@ -36,8 +37,8 @@ func openPort(ctx context.Context, what, addr string, log *slog.Logger) (*port, 
 
 // openHealth opens the port for the kubelet's probes on the node's loopback. The kubelet cannot probe a unix socket,
 // and a command in the container for every probe would cost more than everything else that the daemon does.
-func openHealth(ctx context.Context, number int, log *slog.Logger) (*port, error) {
-	return openPort(ctx, "probes", net.JoinHostPort("127.0.0.1", strconv.Itoa(number)), log)
+func openHealth(ctx context.Context, number int, server *http.Server, log *slog.Logger) (*port, error) {
+	return openPort(ctx, "probes", net.JoinHostPort("127.0.0.1", strconv.Itoa(number)), server, log)
 }
 
 func (p *port) bind(ctx context.Context) (err error) {
@@ -47,8 +48,8 @@ func (p *port) bind(ctx context.Context) (err error) {
 	return nil
 }
 
-// serve serves the port until ctx ends.
-func (p *port) serve(ctx context.Context, hs *http.Server) error {
+// run serves the port until ctx ends.
+func (p *port) run(ctx context.Context) error {
 	for p.listener == nil {
 		select {
 		case <-ctx.Done():
@@ -63,9 +64,9 @@ func (p *port) serve(ctx context.Context, hs *http.Server) error {
 			p.log.Info("port is free now: serving it", "port", p.addr, "for", p.what)
 		}
 	}
-	stop := context.AfterFunc(ctx, func() { _ = hs.Close() }) // a client whose request is cut off repeats it
+	stop := context.AfterFunc(ctx, func() { _ = p.server.Close() }) // a client whose request is cut off repeats it
 	defer stop()
-	if err := hs.Serve(p.listener); !errors.Is(err, http.ErrServerClosed) {
+	if err := p.server.Serve(p.listener); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve %s on %s: %w", p.what, p.addr, err)
 	}
 	return nil

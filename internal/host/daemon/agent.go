@@ -1,0 +1,128 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"multus/api"
+	"multus/internal/agent/cniconfig"
+	"multus/internal/agent/metrics"
+	"multus/internal/agent/planserver"
+	"multus/internal/agent/podstatus"
+	"multus/internal/config"
+	"multus/internal/device"
+	"multus/internal/engine/plan"
+)
+
+// agent has the parts of the daemon that do its work.
+type agent struct {
+	conf     *config.Daemon
+	log      *slog.Logger
+	sources  *sources
+	statuses *podstatus.Writer
+	// cniConf is nil if the configuration leaves the CNI configuration file to other programs.
+	cniConf   *cniconfig.Controller
+	conflicts *conflictEvents
+	metrics   *metrics.Metrics
+	server    *planserver.Server
+	// instance distinguishes this process from others in an answer.
+	instance string
+}
+
+// assemble connects the parts. It starts none of them.
+func assemble(conf *config.Daemon, o *Options, log *slog.Logger) (*agent, error) {
+	s, err := connect(conf, o.Getenv, log)
+	if err != nil {
+		return nil, err
+	}
+	a := &agent{
+		conf: conf, log: log, sources: s, cniConf: newController(conf, log),
+		conflicts: newConflictEvents(s.emitNode, o.NodeName, log),
+		metrics:   metrics.New(conf.MetricsPort != nil), instance: rand.Text(),
+	}
+	if a.cniConf != nil {
+		a.cniConf.OnConflict = a.conflicts.enqueue
+		if s.Kube != nil { // without a cluster there is no node to read
+			a.cniConf.Node = cniconfig.NodeReader(s.Kube.Node, o.NodeName)
+		}
+	}
+	a.statuses = podstatus.New(podstatus.Options{
+		Cluster: s.Cluster, Dir: filepath.Join(conf.SocketDir, api.ReportDir), Metrics: a.metrics, Log: log,
+	})
+	a.metrics.Gauges(a.statuses.Waiting, func() float64 { return entries(cmp.Or(conf.CNIDir, config.DefaultCNIDir)) },
+		a.inForce)
+	a.server = planserver.New(planserver.Options{
+		Config: conf, Statuses: a.statuses, Metrics: a.metrics, Ready: a.ready, Instance: a.instance, Log: log,
+		Resolver: &plan.Resolver{
+			Networks: s.Networks, Pods: s.Pods, Devices: s.Devices, PhysicalFunction: device.PhysicalFunction, Log: log,
+		},
+	})
+	return a, nil
+}
+
+// newController returns the controller of the CNI configuration file, or nil if the configuration leaves the file to
+// other programs.
+func newController(conf *config.Daemon, log *slog.Logger) *cniconfig.Controller {
+	if conf.MultusConfigFile == config.Auto && conf.MultusAutoconfigDir == "" {
+		log.Info("the daemon writes no CNI configuration: multusAutoconfigDir is not set")
+		return nil
+	}
+	cniConf := cniconfig.NewController(conf, log)
+	cniConf.SaveFile = cniconfig.SavePath(cmp.Or(conf.CNIDir, config.DefaultCNIDir))
+	return cniConf
+}
+
+// ready returns an error while plans cannot be made, and otherwise the error of the CNI configuration file.
+func (a *agent) ready() error {
+	if err := a.sources.ready(); err != nil || a.cniConf == nil {
+		return err
+	}
+	return a.cniConf.Ready()
+}
+
+// entries returns the number of sandboxes in a state directory. It returns 0 if the directory cannot be read.
+func entries(dir string) float64 {
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return 0
+	}
+	n := 0
+	for _, f := range files {
+		if f.Type().IsRegular() && !strings.HasPrefix(f.Name(), ".") {
+			n++
+		}
+	}
+	return float64(n)
+}
+
+// inForce returns 1 while the runtime calls Multus by the configuration file that the daemon wrote, and 0 otherwise.
+func (a *agent) inForce() float64 {
+	if a.cniConf == nil || a.cniConf.InForce() != nil {
+		return 0
+	}
+	return 1
+}
+
+// openPorts opens the ports of probes and of metrics. A port that is not set is nil.
+func (a *agent) openPorts(ctx context.Context, health int, sock *socket) (probes, scrapes *port, err error) {
+	if health != 0 {
+		probes, err = openHealth(ctx, health, &http.Server{
+			Handler:           a.server.Probes(sock),
+			ReadHeaderTimeout: probeLimit, ReadTimeout: probeLimit, WriteTimeout: 3 * probeLimit,
+		}, a.log)
+		if err != nil {
+			return nil, nil, err
+		}
+	}
+	if number := a.conf.MetricsPort; number != nil {
+		scrapes, err = openPort(ctx, "metrics", ":"+strconv.Itoa(*number), a.metrics.Server(a.conf.EnablePprof), a.log)
+	}
+	return probes, scrapes, err
+}

@@ -1,0 +1,57 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+
+	"multus/internal/config"
+	"multus/internal/engine/publish"
+	"multus/internal/source"
+	"multus/internal/source/kube"
+)
+
+// sources are those of the plugin, with a cache of all network definitions.
+type sources struct {
+	*source.Sources
+	// cache has the network definitions, and emitNode writes an event of a node. Both are nil without a cluster.
+	cache    *kube.Cache
+	emitNode func(ctx context.Context, node string, e publish.Event) error
+}
+
+// connect opens the sources. Without a cluster, network definitions and pods come from the directory networksDir.
+func connect(conf *config.Daemon, getenv func(string) string, log *slog.Logger) (*sources, error) {
+	s, err := source.Open(source.Options{
+		NetworksDir: conf.NetworksDir, StatusDir: filepath.Join(conf.SocketDir, "status"),
+		Kubeconfig: conf.Kubeconfig, KubeletRoot: conf.KubeletRoot, Getenv: getenv, Log: log,
+	})
+	if errors.Is(err, kube.ErrNoCluster) {
+		return nil, fmt.Errorf("%w: give --kubeconfig, or networksDir in the configuration, or run in a pod", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if s.Kube == nil {
+		return &sources{Sources: s}, nil
+	}
+	cache := kube.NewCache(s.Kube, log)
+	s.Networks = cache
+	return &sources{Sources: s, cache: cache, emitNode: s.Kube.EmitNode}, nil
+}
+
+// run keeps the cache up to date until ctx ends.
+func (s *sources) run(ctx context.Context) error {
+	s.cache.Run(ctx)
+	return nil
+}
+
+// ready returns an error while plans cannot be made.
+func (s *sources) ready() error {
+	if s.cache != nil && !s.cache.Synced() {
+		return errors.New("network definitions are not read yet: the API server does not answer, or does not allow " +
+			"Multus to list them")
+	}
+	return nil
+}
