@@ -4,62 +4,42 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	clocktesting "k8s.io/utils/clock/testing"
 )
 
-// clock is a clock that a test controls.
-type clock struct {
-	mu    sync.Mutex
-	at    time.Time
-	timer []*timer
+// fakeClock is a clock that a test controls. It counts the waits that were begun: those until a directory is quiet, and
+// the longer ones.
+type fakeClock struct {
+	*clocktesting.FakeClock
+	short, long atomic.Int32
 }
 
-type timer struct {
-	at time.Time
-	c  chan time.Time
+func newClock() *fakeClock {
+	return &fakeClock{FakeClock: clocktesting.NewFakeClock(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))}
 }
 
-func newClock() *clock { return &clock{at: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)} }
-
-func (c *clock) now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.at
-}
-
-func (c *clock) after(d time.Duration) <-chan time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	t := &timer{at: c.at.Add(d), c: make(chan time.Time, 1)}
-	c.timer = append(c.timer, t)
-	c.fire()
-	return t.c
-}
-
-func (c *clock) add(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.at = c.at.Add(d)
-	c.fire()
-}
-
-func (c *clock) fire() {
-	for _, t := range c.timer {
-		if !t.at.After(c.at) && len(t.c) == 0 {
-			t.c <- c.at
-		}
+func (c *fakeClock) After(d time.Duration) <-chan time.Time {
+	after := c.FakeClock.After(d)
+	c.Step(0) // end a wait that is over already, as the real clock does
+	if d > latest {
+		c.long.Add(1)
+	} else {
+		c.short.Add(1)
 	}
+	return after
 }
 
 // inConflict returns a controller whose conflict has just begun, because its file was removed too often.
-func inConflict(t *testing.T) (s *Controller, c *clock, file string) {
+func inConflict(t *testing.T) (s *Controller, c *fakeClock, file string) {
 	t.Helper()
 	dir := t.TempDir()
 	put(t, dir, "10-a.conflist", primary("a", "a"))
 	s, c, file = controllerAt(t, dir, `{}`), newClock(), filepath.Join(dir, FileName)
-	s.now, s.after = c.now, c.after
+	s.clock = c
 	for range conflictLimit + 2 {
 		s.sync()
 		if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -104,14 +84,14 @@ func TestBackOffLasts(t *testing.T) {
 		time.Second, conflictWindow, conflictWindow,
 		backOff - 2*conflictWindow - 2*time.Second,
 	} {
-		c.add(step)
+		c.Step(step)
 		put(t, filepath.Dir(file), "10-a.conflist", primary("a", string(rune('b'+i))))
 		s.sync()
 		if exists(file) || !errors.Is(s.InForce(), ErrConflict) {
-			t.Fatalf("after %s: the file is there: %v, owned: %v", c.now(), exists(file), s.InForce())
+			t.Fatalf("after %s: the file is there: %v, owned: %v", c.Now(), exists(file), s.InForce())
 		}
 	}
-	c.add(time.Second)
+	c.Step(time.Second)
 	s.sync()
 	if !exists(file) || s.InForce() != nil {
 		t.Errorf("after the back-off: the file is there: %v, owned: %v", exists(file), s.InForce())
@@ -123,22 +103,31 @@ func TestBackOffEndsWithoutAnEvent(t *testing.T) {
 	t.Parallel()
 	s, c, file := inConflict(t)
 	runController(t, s)
-	for i := range 4 {
-		waiting := func() bool {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			return len(c.timer) > i // sync has returned, and the controller waits for the end of the back-off
+	var quiet int32
+	// waits reports whether sync has returned and the controller waits for the end of the back-off, for the nth time. It
+	// lets the directories become quiet after each event.
+	waits := func(n int32) func() bool {
+		return func() bool {
+			for ; quiet < c.short.Load(); quiet++ {
+				c.Step(settle)
+			}
+			return c.long.Load() >= n
 		}
-		eventually(t, "the wait", waiting)
-		c.add(backOff/4 - time.Second)
-		put(t, filepath.Dir(file), "99-other.conflist", primary("other", string(rune('b'+i))))
 	}
-	eventually(t, "the last event", func() bool { c.mu.Lock(); defer c.mu.Unlock(); return len(c.timer) > 4 })
+	for i := range int32(4) {
+		eventually(t, "the wait", waits(i+1))
+		c.Step(backOff/4 - time.Second)
+		put(t, filepath.Dir(file), "99-other.conflist", primary("other", string('b'+i)))
+	}
+	eventually(t, "the last event", waits(5))
 	if exists(file) {
 		t.Fatal("written during the back-off")
 	}
-	c.add(4 * time.Second)
-	eventually(t, "the file", func() bool { return exists(file) && s.InForce() == nil })
+	c.Step(4 * time.Second)
+	eventually(t, "the file", func() bool {
+		c.Step(settle) // the controller may have computed its wait just before the clock moved
+		return exists(file) && s.InForce() == nil
+	})
 }
 
 func exists(path string) bool {

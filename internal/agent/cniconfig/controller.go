@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+	"k8s.io/utils/clock"
 
 	"multus/internal/cniconf"
 	"multus/internal/config"
@@ -73,8 +74,8 @@ type Controller struct {
 	// retry reports whether sync must be called again after a pause, without an event.
 	retry bool
 
-	now   func() time.Time
-	after func(time.Duration) <-chan time.Time
+	// clock is the real clock, except in tests.
+	clock clock.Clock
 
 	// mu guards notInForce and notCurrent, which the probes read.
 	mu sync.Mutex
@@ -89,7 +90,7 @@ func NewController(conf *config.Daemon, log *slog.Logger) *Controller {
 		conf: conf, log: log, OnConflict: func(error) {},
 		path:       filepath.Join(conf.CNIConfigDir, FileName),
 		notInForce: errors.New("the CNI configuration is not written yet"),
-		now:        time.Now, after: time.After, newFacts: make(chan Facts),
+		clock:      clock.RealClock{}, newFacts: make(chan Facts),
 	}
 	if conf.MultusConfigFile != config.Auto {
 		c.path = filepath.Join(conf.CNIConfigDir, filepath.Base(conf.MultusConfigFile))
@@ -212,9 +213,9 @@ func (c *Controller) wait(ctx context.Context, w *watch) error {
 	var quiet, last, due <-chan time.Time
 	switch {
 	case c.conflict.active():
-		due = c.after(c.conflict.until.Sub(c.now()))
+		due = c.clock.After(c.conflict.until.Sub(c.clock.Now()))
 	case c.retry:
-		due = c.after(retryPause)
+		due = c.clock.After(retryPause)
 	}
 	for {
 		select {
@@ -240,9 +241,9 @@ func (c *Controller) wait(ctx context.Context, w *watch) error {
 				continue
 			}
 			w.lost(e)
-			quiet = time.After(settle)
+			quiet = c.clock.After(settle)
 			if last == nil {
-				last = time.After(latest)
+				last = c.clock.After(latest)
 			}
 		}
 	}
@@ -460,7 +461,7 @@ func (c *Controller) mayWrite(first bool) bool {
 	if !c.conflict.active() && (first || c.InForce() != nil) {
 		return true
 	}
-	ok, began := c.conflict.allow(c.now())
+	ok, began := c.conflict.allow(c.clock.Now())
 	if began {
 		err := fmt.Errorf("%w (%s, more than %d times a minute); if it is Cilium, set cni.exclusive=false; nothing is "+
 			"written for %s",

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"time"
 
+	"k8s.io/utils/clock"
+
 	"multus/internal/config"
 	"multus/internal/engine/plan"
 	"multus/internal/source/kube"
@@ -127,8 +129,8 @@ type NodeWatch struct {
 	Read func(context.Context) (Node, error)
 	// Warn reports why the object could not be read, once for each kind of failure.
 	Warn func(text string, err error)
-	// After is time.After, except in tests.
-	After func(time.Duration) <-chan time.Time
+	// Clock is the real clock, except in tests.
+	Clock clock.Clock
 }
 
 // The last failure that Run has reported. An outage is reported once, even if its errors differ.
@@ -173,7 +175,7 @@ func (w *NodeWatch) Run(ctx context.Context, out chan<- Facts) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-w.After(wait):
+		case <-w.Clock.After(wait):
 		}
 	}
 }
@@ -186,7 +188,7 @@ func (w *NodeWatch) read(ctx context.Context) (Node, error) {
 
 // watchNode reads the Node object until ctx ends.
 func (c *Controller) watchNode(ctx context.Context) {
-	w := &NodeWatch{Read: c.Node, After: c.after, Warn: func(text string, err error) {
+	w := &NodeWatch{Read: c.Node, Clock: c.clock, Warn: func(text string, err error) {
 		c.log.Warn(text, "err", err) //nolint:sloglint // one of the two texts of Run
 	}}
 	w.Run(ctx, c.newFacts)

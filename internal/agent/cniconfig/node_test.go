@@ -118,10 +118,10 @@ func TestControllerReadsNode(t *testing.T) {
 	put(t, dir, "10-a.conflist", primary("a", "a"))
 	var answer atomic.Pointer[error]
 	var asked atomic.Int32
-	start := func(c *clock) (*Controller, *bytes.Buffer, func()) {
+	start := func(c *fakeClock) (*Controller, *bytes.Buffer, func()) {
 		s, log := controllerAt(t, dir, `{}`), &bytes.Buffer{}
 		s.log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn}))
-		s.after, s.now = c.after, c.now
+		s.clock = c
 		s.Node = func(context.Context) (Node, error) {
 			defer asked.Add(1)
 			if err := answer.Load(); err != nil {
@@ -138,16 +138,16 @@ func TestControllerReadsNode(t *testing.T) {
 	s, log, stop := start(c)
 	eventually(t, "the first configuration", func() bool { return s.Ready() == nil && has(file, `"cniVersion":"1.0.0"`) })
 	tries := func(n int32) func() bool {
-		return func() bool { c.mu.Lock(); defer c.mu.Unlock(); return asked.Load() >= n && len(c.timer) >= int(n) }
+		return func() bool { return asked.Load() >= n && c.long.Load() >= n }
 	}
 	for n := range int32(5) {
 		eventually(t, "a try", tries(n+1))
 		fail(fmt.Errorf("no answer %d", n)) // the errors of an outage differ
-		c.add(lastNodePause)
+		c.Step(lastNodePause)
 	}
 	answer.Store(nil)
 	eventually(t, "a try more", tries(6))
-	c.add(lastNodePause)
+	c.Step(lastNodePause)
 	eventually(t, "the node's", func() bool {
 		return has(file, `"cniVersion":"1.1.0"`) &&
 			has(file, `"nodeAddresses":["192.0.2.1"]`)
@@ -178,7 +178,7 @@ func TestControllerReadsNode(t *testing.T) {
 	eventually(t, "the cluster network's",
 		func() bool { return has(file, `"cniVersion":"1.0.0"`) && !has(file, "nodeAddresses") })
 	was = asked.Load()
-	c.add(nodeInterval)
+	c.Step(nodeInterval)
 	eventually(t, "another try", func() bool { return asked.Load() > was })
 	stop()
 	if n := strings.Count(log.String(), "forbidden"); n != 1 || !strings.Contains(log.String(), "nodeAddresses") {

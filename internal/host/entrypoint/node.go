@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/utils/clock"
+
 	"multus/internal/agent/cniconfig"
 	"multus/internal/config"
 	"multus/internal/obs"
@@ -67,7 +69,7 @@ func (o *Options) startNodeWatch(ctx context.Context) (<-chan cniconfig.Facts, f
 		return learned, func() {}
 	}
 	w := cniconfig.NodeWatch{
-		Read: cniconfig.NodeReader(client.Node, o.Getenv(nodeName)), After: time.After,
+		Read: cniconfig.NodeReader(client.Node, o.Getenv(nodeName)), Clock: clock.RealClock{},
 		Warn: func(text string, err error) { o.logf("%s: %v", text, err) },
 	}
 	ctx, cancel := context.WithCancel(ctx)
