@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"testing"
 
+	"k8s.io/utils/clock"
+
 	"multus/internal/agent/metrics"
 	"multus/internal/agent/podstatus"
 	"multus/internal/engine/publish"
@@ -20,7 +22,8 @@ func (anyCluster) Emit(context.Context, publish.Pod, publish.Event) error       
 // newTestWriter returns a Writer that does not run.
 func newTestWriter(dir string) *podstatus.Writer {
 	return podstatus.New(podstatus.Options{
-		Cluster: anyCluster{}, Dir: dir, Metrics: metrics.New(true), Log: slog.New(slog.DiscardHandler),
+		Cluster: anyCluster{}, Dir: dir, Metrics: metrics.New(true), Clock: clock.RealClock{},
+		Log: slog.New(slog.DiscardHandler),
 	})
 }
 

@@ -98,13 +98,13 @@ func (w *Writer) postpone(p *pending, tries int, err error) {
 		w.forbidden.add(p)
 		if tries == 1 {
 			w.log.Error("status not written: correct the role of Multus; a few are retried periodically",
-				"every", w.forbiddenPause.String(), "pod", PodName(p.pod), "container", p.container, "err", clipped(err))
+				"every", forbiddenPause.String(), "pod", PodName(p.pod), "container", p.container, "err", clipped(err))
 		}
 		return
 	}
 	longest := lastRetry
 	if !errors.Is(err, publish.ErrRetry) {
-		longest = w.forbiddenPause
+		longest = forbiddenPause
 	}
 	if tries == 1 {
 		w.log.Warn("status not written yet, trying again",

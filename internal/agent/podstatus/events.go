@@ -62,7 +62,7 @@ func (w *Writer) runEvents(ctx context.Context) error {
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() {
 		w.batches.ShutDown() // Get still returns the batches that wait
-		time.AfterFunc(shutdownGrace, cancel)
+		w.clock.AfterFunc(shutdownGrace, cancel)
 	})
 	defer stop()
 	var g errgroup.Group

@@ -4,6 +4,9 @@ import (
 	"context"
 	"slices"
 	"testing"
+	"time"
+
+	clocktesting "k8s.io/utils/clock/testing"
 
 	"multus/internal/engine/publish"
 	"multus/internal/testutil/eventually"
@@ -58,5 +61,25 @@ func TestEventsTogether(t *testing.T) {
 	stop()
 	if len(c.written) > 0 {
 		t.Errorf("%s was written twice", <-c.written)
+	}
+}
+
+// TestFailureIsAnnouncedOnce checks that the same failure of a pod causes one event a minute, and that another failure
+// causes an event at once.
+func TestFailureIsAnnouncedOnce(t *testing.T) {
+	t.Parallel()
+	now := clocktesting.NewFakeClock(time.Now())
+	q := newFakeWriter(newFailingCluster(), t.TempDir(), now)
+	announce := func(message string) { q.Announce(publish.Missing(sandbox("web", 1).Pod, "c", message)) }
+	for i, tc := range []struct {
+		message string
+		after   time.Duration
+		want    int // events that wait
+	}{{"a", 0, 1}, {"a", failureInterval, 1}, {"b", 0, 2}, {"a", time.Second, 3}} {
+		now.Step(tc.after)
+		announce(tc.message)
+		if got := q.batches.Len(); got != tc.want {
+			t.Errorf("step %d: %d events wait, want %d", i, got, tc.want)
+		}
 	}
 }

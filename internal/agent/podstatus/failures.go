@@ -47,7 +47,7 @@ func (f *failures) repeated(r *publish.Report, now time.Time) bool {
 // Announce writes the events of a report without a status, unless the same failure was reported in the last minute. It
 // does not wait for the cluster.
 func (w *Writer) Announce(r *publish.Report) {
-	if w.failures.repeated(r, time.Now()) {
+	if w.failures.repeated(r, w.clock.Now()) {
 		return
 	}
 	w.emitEvents(newPending(r), r)

@@ -54,7 +54,7 @@ func (w *Writer) probeForbidden(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(w.forbiddenPause/2 + rand.N(w.forbiddenPause)):
+		case <-w.clock.After(forbiddenPause/2 + rand.N(forbiddenPause)):
 			w.retryForbidden(forbiddenProbes)
 		}
 	}

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	clocktesting "k8s.io/utils/clock/testing"
+
 	"multus/internal/engine/publish"
 	"multus/internal/source/kube"
 	"multus/internal/testutil/eventually"
@@ -159,8 +161,8 @@ func TestForbidden(t *testing.T) {
 	t.Parallel()
 	const n = 40
 	s, c := newRefusingServer(t, http.StatusForbidden)
-	q := newWriter(c, filepath.Join(t.TempDir(), "reports"), slog.New(slog.DiscardHandler))
-	q.forbiddenPause = time.Hour
+	now := clocktesting.NewFakeClock(time.Now())
+	q := newFakeWriter(c, filepath.Join(t.TempDir(), "reports"), now)
 	stop := runUntil(t, q)
 	for i := range n {
 		r := sandbox(fmt.Sprint("bad-", i), 1)
@@ -178,13 +180,15 @@ func TestForbidden(t *testing.T) {
 	}
 	stop()
 
-	q = newWriter(c, q.spool.dir, slog.New(slog.DiscardHandler)) // the next daemon, with a short pause
-	q.forbiddenPause = 20 * time.Millisecond
+	q = newFakeWriter(c, q.spool.dir, now) // the next daemon
 	stop = runUntil(t, q)
 	defer stop()
 	eventually.True(t, "each is tried again", func() bool { return s.bad.Load() >= n+n/2 })
 	s.code.Store(http.StatusOK)
-	eventually.True(t, "all are written", func() bool { return q.Waiting() == 0 && len(files(t, q.spool.dir)) == 0 })
+	eventually.True(t, "all are written", func() bool {
+		now.Step(forbiddenPause)
+		return q.Waiting() == 0 && len(files(t, q.spool.dir)) == 0
+	})
 }
 
 // TestSpoolIsLimited checks that the number and the size of the files of waiting reports are limited, and that the

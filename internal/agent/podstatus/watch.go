@@ -40,7 +40,7 @@ func (w *Writer) watch(ctx context.Context) error {
 		if unwatched {
 			wait = scanIntervalUnwatched
 		}
-		if !w.follow(ctx, &dir, time.After(wait)) {
+		if !w.follow(ctx, &dir, w.clock.After(wait)) {
 			return nil
 		}
 	}

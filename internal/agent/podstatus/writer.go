@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
 	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/clock"
 
 	"multus/internal/engine/publish"
 	"multus/internal/fault"
@@ -39,7 +40,9 @@ type Options struct {
 	// Dir is the directory of the reports that wait. Plugins leave reports in it, too.
 	Dir     string
 	Metrics Metrics
-	Log     *slog.Logger
+	// Clock measures the pauses between attempts.
+	Clock clock.WithTickerAndDelayedExecution
+	Log   *slog.Logger
 }
 
 // Writer writes network statuses to the cluster. For each pod it writes the latest one, and never two at a time. A
@@ -49,8 +52,7 @@ type Writer struct {
 	cluster publish.Cluster
 	log     *slog.Logger
 	metrics Metrics
-	// forbiddenPause is the constant of that name, except in tests.
-	forbiddenPause time.Duration
+	clock   clock.WithTickerAndDelayedExecution
 
 	latest    *latest
 	failures  failures
@@ -70,14 +72,14 @@ type Writer struct {
 // New returns a Writer. It writes nothing before Run is called.
 func New(o Options) *Writer {
 	w := &Writer{
-		cluster: o.Cluster, log: o.Log, metrics: o.Metrics, forbiddenPause: forbiddenPause,
+		cluster: o.Cluster, log: o.Log, metrics: o.Metrics, clock: o.Clock,
 		latest: newLatest(), spool: newSpool(o.Dir, o.Log), retries: rate.NewLimiter(rate.Every(retrySpacing), 1),
 	}
 	w.lanes = &lanes{repeated: w.latest.tried}
 	w.work = workqueue.NewTypedDelayingQueueWithConfig(workqueue.TypedDelayingQueueConfig[string]{
-		Queue: workqueue.NewTypedWithConfig(workqueue.TypedQueueConfig[string]{Queue: w.lanes}),
+		Clock: o.Clock, Queue: workqueue.NewTypedWithConfig(workqueue.TypedQueueConfig[string]{Queue: w.lanes}),
 	})
-	w.batches = workqueue.NewTypedDelayingQueue[*eventBatch]()
+	w.batches = workqueue.NewTypedDelayingQueueWithConfig(workqueue.TypedDelayingQueueConfig[*eventBatch]{Clock: o.Clock})
 	return w
 }
 
@@ -117,7 +119,7 @@ func (w *Writer) Accept(ctx context.Context, r *publish.Report) {
 		select {
 		case <-p.attempted:
 		case <-ctx.Done():
-		case <-time.After(waitLimit):
+		case <-w.clock.After(waitLimit):
 		}
 	}
 	w.keep(p)

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"k8s.io/utils/clock"
+	clocktesting "k8s.io/utils/clock/testing"
 
 	"multus/internal/engine/publish"
 	"multus/internal/fsx"
@@ -141,7 +143,14 @@ type takenReports struct {
 func (m *takenReports) Observe(r *publish.Report) { m.names <- r.Pod.Name }
 
 func newWriter(c publish.Cluster, dir string, log *slog.Logger) *Writer {
-	return New(Options{Cluster: c, Dir: dir, Metrics: noMetrics{}, Log: log})
+	return New(Options{Cluster: c, Dir: dir, Metrics: noMetrics{}, Clock: clock.RealClock{}, Log: log})
+}
+
+// newFakeWriter returns a Writer with a clock that the test controls.
+func newFakeWriter(c publish.Cluster, dir string, now *clocktesting.FakeClock) *Writer {
+	return New(Options{
+		Cluster: c, Dir: dir, Metrics: noMetrics{}, Clock: now, Log: slog.New(slog.DiscardHandler),
+	})
 }
 
 // add takes a report. The channel that it returns is closed after the first attempt to write the status.

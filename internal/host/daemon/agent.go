@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 
+	"k8s.io/utils/clock"
+
 	"multus/api"
 	"multus/internal/agent/cniconfig"
 	"multus/internal/agent/metrics"
@@ -54,7 +56,8 @@ func assemble(conf *config.Daemon, o *Options, log *slog.Logger) (*agent, error)
 		}
 	}
 	a.statuses = podstatus.New(podstatus.Options{
-		Cluster: s.Cluster, Dir: filepath.Join(conf.SocketDir, api.ReportDir), Metrics: a.metrics, Log: log,
+		Cluster: s.Cluster, Dir: filepath.Join(conf.SocketDir, api.ReportDir), Metrics: a.metrics,
+		Clock: clock.RealClock{}, Log: log,
 	})
 	a.metrics.Gauges(a.statuses.Waiting, func() float64 { return entries(cmp.Or(conf.CNIDir, config.DefaultCNIDir)) },
 		a.inForce)
