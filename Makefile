@@ -44,7 +44,7 @@ test: build $(TEST_TOOLS) bin/tools/whereabouts $(GOTESTSUM) ## run all tests, w
 	CGO_ENABLED=$(if $(RACE),1,0) $(RUN_TESTS) $(RACE) -shuffle=on -timeout=$(TEST_TIMEOUT) $(ARGS) $(PKG)
 
 # What test/ has builds binaries first, and drives whole nodes.
-FAST_PKG ?= ./api/... ./cmd/... ./internal/... ./tools/...
+FAST_PKG ?= ./cmd/... ./internal/... ./tools/... ./wire/...
 
 test-fast: ## run the tests beside the code, which need neither root nor tools nor servers: seconds
 	$(GO) test -short $(ARGS) $(FAST_PKG)

@@ -38,7 +38,7 @@ var ranks = [][]string{
 	{"multus/internal/config", "multus/internal/device"},
 	{
 		"multus/internal/fault", "multus/internal/cniconf", "multus/internal/netsel", "multus/internal/link",
-		"multus/internal/fsx", "multus/api",
+		"multus/internal/fsx", "multus/wire/",
 	},
 	{"multus/internal/failpoint", "multus/internal/rawjson", "multus/internal/agent/recent"},
 }
@@ -69,7 +69,7 @@ type pkg struct {
 // package of the product may import.
 func product(t *testing.T) []pkg {
 	t.Helper()
-	return slices.DeleteFunc(list(t, "./cmd/...", "./internal/...", "./api/..."), func(p pkg) bool {
+	return slices.DeleteFunc(list(t, "./cmd/...", "./internal/...", "./wire/..."), func(p pkg) bool {
 		return p.ImportPath == "multus/internal/arch" || strings.HasPrefix(p.ImportPath, "multus/internal/testutil/")
 	})
 }

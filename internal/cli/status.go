@@ -14,11 +14,12 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"multus/api"
 	"multus/internal/config"
 	"multus/internal/engine/plan"
 	"multus/internal/link"
 	"multus/internal/netsel"
+	"multus/wire/client"
+	wirev1 "multus/wire/v1"
 )
 
 // daemonLimit limits one request to the daemon.
@@ -108,11 +109,11 @@ func (a *app) statusCommand() *cobra.Command {
 func daemonState(ctx context.Context, socket string) daemonStatus {
 	ctx, cancel := context.WithTimeout(ctx, daemonLimit)
 	defer cancel()
-	err := (&api.Client{Socket: socket}).Call(ctx, "GET", api.PathReady, nil, nil)
+	err := (&client.Client{Socket: socket}).Call(ctx, "GET", wirev1.PathReady, nil, nil)
 	switch {
 	case err == nil:
 		return daemonStatus{Socket: socket, State: "ready"}
-	case errors.Is(err, api.ErrUnreachable):
+	case errors.Is(err, client.ErrUnreachable):
 		return daemonStatus{Socket: socket, State: "unreachable", Message: err.Error()}
 	}
 	return daemonStatus{Socket: socket, State: "not ready", Message: err.Error()}

@@ -9,7 +9,8 @@ import (
 	"syscall"
 	"time"
 
-	"multus/api"
+	"multus/wire/client"
+	wirev1 "multus/wire/v1"
 )
 
 // requestLimit limits one request to the daemon.
@@ -27,9 +28,9 @@ var daemonCheck = Check{
 		}
 		ctx, cancel := context.WithTimeout(ctx, requestLimit)
 		defer cancel()
-		client := &api.Client{Socket: n.path(socket)}
+		c := &client.Client{Socket: n.path(socket)}
 		logs := "kubectl -n kube-system logs -l app=multus --prefix --tail=-1, of the pod on " + nameOr(n)
-		err = client.Call(ctx, "GET", api.PathReady, nil, nil)
+		err = c.Call(ctx, "GET", wirev1.PathReady, nil, nil)
 		switch {
 		case errors.Is(err, fs.ErrPermission):
 			return nil, fmt.Errorf("only root may connect to the daemon: %w", err)
@@ -40,7 +41,7 @@ var daemonCheck = Check{
 				Fix: "kubectl -n kube-system get pods -l app=multus -o wide; " + logs +
 					"; if it runs, make socketDir and daemonSocketDir the same",
 			}}, nil
-		case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, api.ErrUnreachable):
+		case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, client.ErrUnreachable):
 			return []Finding{{
 				Severity: Error, Message: "the daemon does not answer: pods that ask for networks wait and fail",
 				Evidence: err.Error(), Fix: logs,

@@ -17,9 +17,9 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
-	"multus/api"
 	"multus/internal/testutil/node"
 	"multus/internal/testutil/testnet"
+	wirev1 "multus/wire/v1"
 )
 
 // longest bounds the length of an error message, which people have to read.
@@ -214,22 +214,22 @@ func TestBadWire(t *testing.T) {
 	}
 	for name, tc := range map[string]struct{ text, answer string }{
 		"no HTTP":        {"\x00\x01\x02\r\n\r\n", "400"},
-		"plan no JSON":   {post(api.PathPlan, "{"), `"code":6`},
-		"plan null":      {post(api.PathPlan, "null"), `"code":`},
-		"plan array":     {post(api.PathPlan, "[]"), `"code":6`},
-		"plan no config": {post(api.PathPlan, `{"command":"ADD"}`), `"code":6`},
-		"plan config":    {post(api.PathPlan, `{"command":"ADD","config":"bnVsbA=="}`), `"code":`},
-		"plan args":      {post(api.PathPlan, `{"args":[["a"]],"config":"e30="}`), `"code":`},
-		"report no JSON": {post(api.PathReport, "}"), `"code":6`},
-		"report result": {post(api.PathReport,
+		"plan no JSON":   {post(wirev1.PathPlan, "{"), `"code":6`},
+		"plan null":      {post(wirev1.PathPlan, "null"), `"code":`},
+		"plan array":     {post(wirev1.PathPlan, "[]"), `"code":6`},
+		"plan no config": {post(wirev1.PathPlan, `{"command":"ADD"}`), `"code":6`},
+		"plan config":    {post(wirev1.PathPlan, `{"command":"ADD","config":"bnVsbA=="}`), `"code":`},
+		"plan args":      {post(wirev1.PathPlan, `{"args":[["a"]],"config":"e30="}`), `"code":`},
+		"report no JSON": {post(wirev1.PathReport, "}"), `"code":6`},
+		"report result": {post(wirev1.PathReport,
 			`{"pod":{"namespace":"x","name":"y","uid":"z"},"attached":[{"name":"n","result":7}]}`), "200"},
 		"report no UID": {
-			post(api.PathReport, `{"pod":{"namespace":"x","name":"y"},"attached":[{"name":"n","result":{}}]}`),
+			post(wirev1.PathReport, `{"pod":{"namespace":"x","name":"y"},"attached":[{"name":"n","result":{}}]}`),
 			`"code":6`,
 		},
-		"wrong method": {"GET " + api.PathPlan + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "405"},
+		"wrong method": {"GET " + wirev1.PathPlan + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "405"},
 		"other path":   {post("/cni", "{}"), "404"},
-		"half a body":  {"POST " + api.PathPlan + " HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{", ""},
+		"half a body":  {"POST " + wirev1.PathPlan + " HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := send(t, tc.text); !strings.Contains(got, tc.answer) {
@@ -238,7 +238,7 @@ func TestBadWire(t *testing.T) {
 		})
 	}
 	t.Run("a megabyte of nothing", func(t *testing.T) {
-		if got := send(t, post(api.PathPlan, string(bytes.Repeat([]byte("["), 1<<20)))); strings.Contains(got, "200") {
+		if got := send(t, post(wirev1.PathPlan, string(bytes.Repeat([]byte("["), 1<<20)))); strings.Contains(got, "200") {
 			t.Errorf("got %.200q", got)
 		}
 	})

@@ -19,8 +19,8 @@ import (
 
 	"github.com/containernetworking/cni/libcni"
 
-	"multus/api"
 	"multus/internal/testutil/node"
+	wirev1 "multus/wire/v1"
 )
 
 // TestDaemonCommandLine checks that the daemon accepts today's command line, with one dash or two. If it cannot run, it
@@ -306,7 +306,7 @@ func TestDaemonDrains(t *testing.T) {
 		t.Fatal(err)
 	}
 	go func() {
-		resp, err := socketClient(filepath.Join(s.SocketDir(), "multus.sock")).Post("http://multus"+api.PathPlan,
+		resp, err := socketClient(filepath.Join(s.SocketDir(), "multus.sock")).Post("http://multus"+wirev1.PathPlan,
 			"application/json", bytes.NewReader(body))
 		if err != nil {
 			answer <- outcome{err: err}

@@ -11,12 +11,13 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
-	"multus/api"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
 	"multus/internal/netsel"
 	"multus/internal/testutil/kubetest"
+	"multus/wire/client"
+	wirev1 "multus/wire/v1"
 )
 
 const (
@@ -100,14 +101,15 @@ func (s *changingSite) planMany(t *testing.T) {
 	element := `{"name":"grows","cni-args":{"a":"b"}}` // a different configuration for each element
 	annotation := "[" + element + strings.Repeat(","+element, plan.MaxBytes/size-3) + "]"
 	uid := s.cluster.CreatePod(t, s.ns, "grows", map[string]string{netsel.Networks: annotation})
-	c := &api.Client{Socket: s.SocketDir() + "/multus.sock"}
+	c := &client.Client{Socket: s.SocketDir() + "/multus.sock"}
 	eventually(t, "the definition is known", func() bool {
-		return c.Call(t.Context(), "POST", api.PathPlan, s.planRequest("grows-0", uid), nil) == nil
+		return c.Call(t.Context(), "POST", wirev1.PathPlan, s.planRequest("grows-0", uid), nil) == nil
 	})
 	var wg sync.WaitGroup
 	for i := range pods {
 		wg.Go(func() {
-			if err := c.Call(t.Context(), "POST", api.PathPlan, s.planRequest(fmt.Sprint("grows-", i), uid), nil); err != nil {
+			req := s.planRequest(fmt.Sprint("grows-", i), uid)
+			if err := c.Call(t.Context(), "POST", wirev1.PathPlan, req, nil); err != nil {
 				t.Errorf("plan: %v", err)
 			}
 		})
@@ -131,7 +133,7 @@ func (s *changingSite) refuse(t *testing.T, n int) {
 	full := map[string]string{"x": strings.Repeat("x", most-100)}
 	type pod struct{ name, uid string }
 	pods := make(chan pod)
-	c := &api.Client{Socket: s.SocketDir() + "/multus.sock"}
+	c := &client.Client{Socket: s.SocketDir() + "/multus.sock"}
 	result := fmt.Appendf(nil, `{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/x"}],"ips":[{"address":"10.244.0.9/16"}],"dns":{"domain":%q}}`, strings.Repeat("d", 500))
 	var wg sync.WaitGroup
 	for range runtime.NumCPU() {
@@ -142,7 +144,7 @@ func (s *changingSite) refuse(t *testing.T, n int) {
 					Pod:      publish.Pod{Namespace: s.ns, Name: p.name, UID: p.uid},
 					Attached: []publish.Attached{{Name: "cluster", IfName: "eth0", Primary: true, Result: result}},
 				}
-				if err := c.Call(t.Context(), "POST", api.PathReport, rep, nil); err != nil {
+				if err := c.Call(t.Context(), "POST", wirev1.PathReport, rep, nil); err != nil {
 					t.Errorf("report of %s: %v", p.name, err)
 				}
 			}

@@ -13,12 +13,13 @@ import (
 	"testing"
 	"time"
 
-	"multus/api"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
 	"multus/internal/testutil/node"
 	"multus/internal/testutil/proc"
+	"multus/wire/client"
+	wirev1 "multus/wire/v1"
 )
 
 const (
@@ -114,7 +115,7 @@ func (s *site) staysFlat(t *testing.T, what string, do func()) {
 func TestSoak(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, node.Thick, variants[3], nil)
-	c := &api.Client{Socket: filepath.Join(s.SocketDir(), "multus.sock")}
+	c := &client.Client{Socket: filepath.Join(s.SocketDir(), "multus.sock")}
 	requests := 1500
 	if long() {
 		requests = 20000
@@ -181,7 +182,7 @@ func TestSoakPods(t *testing.T) {
 }
 
 // exchange sends the requests of one ADD to the daemon. With gone it cancels the plan request.
-func (s *site) exchange(t *testing.T, c *api.Client, name string, gone bool) {
+func (s *site) exchange(t *testing.T, c *client.Client, name string, gone bool) {
 	t.Helper()
 	conf := fmt.Appendf(nil, `{"cniVersion":"1.0.0","name":"multus-cni-network","type":"multus-shim","clusterNetwork":%q,"cniDir":%q,"runtimeConfig":{%q:{%q:%q}}}`,
 		s.conf["clusterNetwork"], s.State(), passed, networksKey, "plain,list")
@@ -198,7 +199,7 @@ func (s *site) exchange(t *testing.T, c *api.Client, name string, gone bool) {
 		defer cancel()
 	}
 	p := &plan.Plan{}
-	err := c.Call(ctx, "POST", api.PathPlan, req, p)
+	err := c.Call(ctx, "POST", wirev1.PathPlan, req, p)
 	if gone {
 		return
 	}
@@ -211,7 +212,7 @@ func (s *site) exchange(t *testing.T, c *api.Client, name string, gone bool) {
 					Result: []byte(`{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/x"}]}`),
 				})
 		}
-		err = c.Call(ctx, "POST", api.PathReport, rep, nil)
+		err = c.Call(ctx, "POST", wirev1.PathReport, rep, nil)
 	}
 	if err != nil {
 		t.Errorf("exchange: %v", err)

@@ -12,10 +12,11 @@ import (
 	"testing"
 	"time"
 
-	"multus/api"
 	"multus/internal/testutil/kubetest"
 	"multus/internal/testutil/node"
 	"multus/internal/testutil/proc"
+	"multus/wire/client"
+	wirev1 "multus/wire/v1"
 )
 
 const (
@@ -89,9 +90,9 @@ func (s *site) start(t *testing.T) time.Duration {
 	t.Helper()
 	begin := time.Now()
 	s.StartDaemon(t)
-	c := api.Client{Socket: filepath.Join(s.SocketDir(), "multus.sock")}
+	c := client.Client{Socket: filepath.Join(s.SocketDir(), "multus.sock")}
 	await(t, "ready", func() bool {
-		return c.Call(t.Context(), http.MethodGet, api.PathReady, nil, nil) == nil
+		return c.Call(t.Context(), http.MethodGet, wirev1.PathReady, nil, nil) == nil
 	})
 	return time.Since(begin)
 }

@@ -11,13 +11,13 @@ import (
 	"strings"
 	"testing"
 
-	"multus/api"
 	"multus/internal/agent/metrics"
 	"multus/internal/config"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
 	"multus/internal/netsel"
 	"multus/internal/testutil/eventually"
+	wirev1 "multus/wire/v1"
 )
 
 // hanging is a source with a large definition "large" and a small one "small". After the large definition "large-away"
@@ -73,7 +73,7 @@ func TestLargePlans(t *testing.T) {
 			t.Error(err)
 		}
 		w := httptest.NewRecorder()
-		s.Handler().ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodPost, api.PathPlan, bytes.NewReader(b)))
+		s.Handler().ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodPost, wirev1.PathPlan, bytes.NewReader(b)))
 		return w.Code, w.Body.String()
 	}
 	ask := func(ctx context.Context, pod string) int {

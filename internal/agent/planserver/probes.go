@@ -4,8 +4,8 @@ import (
 	"context"
 	"net/http"
 
-	"multus/api"
 	"multus/internal/fault"
+	wirev1 "multus/wire/v1"
 )
 
 // Socket is implemented by the socket at which plugins reach this daemon.
@@ -24,7 +24,7 @@ type Socket interface {
 // a rolling update with surge, the old daemon is stopped once the new one is ready.
 func (s *Server) Probes(sock Socket) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+api.PathHealth, func(w http.ResponseWriter, r *http.Request) {
+	mux.HandleFunc("GET "+wirev1.PathHealth, func(w http.ResponseWriter, r *http.Request) {
 		if sock.Waiting() { // a restart would not help
 			answer(w, http.StatusOK, nil)
 			return
@@ -35,13 +35,13 @@ func (s *Server) Probes(sock Socket) http.Handler {
 		}
 		answer(w, http.StatusOK, nil)
 	})
-	mux.HandleFunc("GET "+api.PathReady, func(w http.ResponseWriter, r *http.Request) {
+	mux.HandleFunc("GET "+wirev1.PathReady, func(w http.ResponseWriter, r *http.Request) {
 		if err := sock.Check(r.Context()); err != nil {
 			unavailable(w, err)
 			return
 		}
 		if sock.Waiting() {
-			code, _, err := sock.Probe(r.Context(), api.PathReady)
+			code, _, err := sock.Probe(r.Context(), wirev1.PathReady)
 			if err != nil {
 				unavailable(w, err)
 				return

@@ -13,7 +13,6 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
-	"multus/api"
 	"multus/internal/agent/metrics"
 	"multus/internal/config"
 	"multus/internal/engine/plan"
@@ -21,6 +20,7 @@ import (
 	"multus/internal/engine/request"
 	"multus/internal/fault"
 	"multus/internal/source/file"
+	wirev1 "multus/wire/v1"
 )
 
 // TestRefuse checks that the answer to a request which cannot be decoded says what to do, and that the log has the same
@@ -47,7 +47,7 @@ func TestRefuse(t *testing.T) {
 				log: slog.New(slog.NewJSONHandler(&log, nil)),
 			}
 			w := httptest.NewRecorder()
-			s.plan(w, httptest.NewRequest("POST", api.PathPlan, strings.NewReader(tc.body)))
+			s.plan(w, httptest.NewRequest("POST", wirev1.PathPlan, strings.NewReader(tc.body)))
 			var ce types.Error
 			if err := json.Unmarshal(w.Body.Bytes(), &ce); err != nil {
 				t.Fatal(err)
@@ -85,7 +85,7 @@ func TestFailureIsLogged(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := httptest.NewRecorder()
-	s.report(w, httptest.NewRequest("POST", api.PathReport, bytes.NewReader(body)))
+	s.report(w, httptest.NewRequest("POST", wirev1.PathReport, bytes.NewReader(body)))
 	events, err := publish.Events(told)
 	if err != nil || len(events) != 1 {
 		t.Fatalf("%v, %v", events, err)
@@ -180,7 +180,7 @@ func TestReportNeedsUID(t *testing.T) {
 	}
 	check := func(when string, want map[*publish.Report]int) {
 		for r, code := range want {
-			if got := post(api.PathReport, r); got != code {
+			if got := post(wirev1.PathReport, r); got != code {
 				t.Errorf("%s: %s of container %s is answered %d, want %d", when, r.Command, r.ContainerID, got, code)
 			}
 		}
@@ -192,7 +192,7 @@ func TestReportNeedsUID(t *testing.T) {
 		Config: []byte(`{"cniVersion":"1.0.0","name":"m","type":"multus-shim","delegates":[{"cniVersion":"1.0.0","name":"c","type":"c"}],` +
 			`"runtimeConfig":{"io.kubernetes.cri.pod-annotations":{}}}`),
 	}
-	if got := post(api.PathPlan, req); got != 200 {
+	if got := post(wirev1.PathPlan, req); got != 200 {
 		t.Fatalf("the plan is answered %d", got)
 	}
 	other, db := *status, *status
@@ -213,7 +213,7 @@ func TestErrorsAreClipped(t *testing.T) {
 	request := fmt.Sprintf(`{"command":"ADD","containerID":"c","args":[["K8S_POD_NAMESPACE","ns"],["K8S_POD_NAME",%q]],"config":%q}`, long, // base64 of a configuration
 		"eyJjbmlWZXJzaW9uIjoiMS4wLjAiLCJuYW1lIjoibSIsInR5cGUiOiJtdWx0dXMtc2hpbSIsImNsdXN0ZXJOZXR3b3JrIjoieCJ9")
 	w := httptest.NewRecorder()
-	s.plan(w, httptest.NewRequestWithContext(t.Context(), "POST", api.PathPlan, strings.NewReader(request)))
+	s.plan(w, httptest.NewRequestWithContext(t.Context(), "POST", wirev1.PathPlan, strings.NewReader(request)))
 	var ce types.Error
 	if err := json.Unmarshal(w.Body.Bytes(), &ce); err != nil || ce.Msg == "" {
 		t.Fatalf("%v, %s", err, w.Body.Bytes())
@@ -224,7 +224,7 @@ func TestErrorsAreClipped(t *testing.T) {
 	log.Reset()
 	report := fmt.Sprintf(`{"command":"ADD","containerID":"c","pod":{"namespace":"ns","name":"p","uid":"u"},"failure":{"tell":true,"message":%q}}`, long)
 	s.report(httptest.NewRecorder(),
-		httptest.NewRequestWithContext(t.Context(), "POST", api.PathReport, strings.NewReader(report)))
+		httptest.NewRequestWithContext(t.Context(), "POST", wirev1.PathReport, strings.NewReader(report)))
 	if log.Len() == 0 || log.Len() > 4096 {
 		t.Errorf("the log has %d bytes", log.Len())
 	}

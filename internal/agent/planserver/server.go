@@ -17,7 +17,6 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
-	"multus/api"
 	"multus/internal/agent/metrics"
 	"multus/internal/agent/podstatus"
 	"multus/internal/agent/recent"
@@ -28,6 +27,7 @@ import (
 	"multus/internal/failpoint"
 	"multus/internal/fault"
 	"multus/internal/rawjson"
+	wirev1 "multus/wire/v1"
 )
 
 const (
@@ -129,12 +129,12 @@ var notServed = map[string]string{
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	for pattern, h := range map[string]http.HandlerFunc{
-		"POST " + api.PathPlan:   s.plan,
-		"POST " + api.PathReport: s.report,
-		"GET " + api.PathStatus:  s.statusCache.get,
-		"POST " + api.PathStatus: s.statusCache.put,
-		api.PathHealth:           s.health,
-		api.PathReady:            s.readiness,
+		"POST " + wirev1.PathPlan:   s.plan,
+		"POST " + wirev1.PathReport: s.report,
+		"GET " + wirev1.PathStatus:  s.statusCache.get,
+		"POST " + wirev1.PathStatus: s.statusCache.put,
+		wirev1.PathHealth:           s.health,
+		wirev1.PathReady:            s.readiness,
 	} {
 		_, path, ok := strings.Cut(pattern, " ")
 		if !ok {
@@ -145,7 +145,7 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("/", s.metrics.Count("NotFound", func(w http.ResponseWriter, r *http.Request) {
 		// A request of a known path with an unsupported method is routed here, too.
 		status := http.StatusNotFound
-		if r.URL.Path == api.PathPlan || r.URL.Path == api.PathReport || r.URL.Path == api.PathStatus {
+		if r.URL.Path == wirev1.PathPlan || r.URL.Path == wirev1.PathReport || r.URL.Path == wirev1.PathStatus {
 			status = http.StatusMethodNotAllowed
 		}
 		msg := fmt.Sprintf("%s %s is not served", fault.Clip(r.Method, maxMethod), fault.Clip(r.URL.Path, fault.MaxName))

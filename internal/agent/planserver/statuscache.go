@@ -8,8 +8,8 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
-	"multus/api"
 	"multus/internal/fault"
+	wirev1 "multus/wire/v1"
 )
 
 // statusCache caches the STATUS results of the cluster network for as long as they are valid. The zero value is ready
@@ -21,7 +21,7 @@ type statusCache struct {
 }
 
 type cachedStatus struct {
-	status api.Status
+	status wirev1.Status
 	at     time.Time
 }
 
@@ -30,7 +30,7 @@ const maxStatuses = 64
 
 // put stores a STATUS result and removes those that have expired.
 func (s *statusCache) put(w http.ResponseWriter, r *http.Request) {
-	var st api.Status
+	var st wirev1.Status
 	if err := decode(w, r, &st); err != nil || st.Key == "" {
 		answer(w, http.StatusBadRequest, &types.Error{Code: fault.Decoding, Msg: "a status needs a key"})
 		return
@@ -40,13 +40,13 @@ func (s *statusCache) put(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusOK, struct{}{})
 }
 
-func (s *statusCache) store(st api.Status, now time.Time) {
+func (s *statusCache) store(st wirev1.Status, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.last == nil {
 		s.last = map[string]cachedStatus{}
 	}
-	maps.DeleteFunc(s.last, func(_ string, r cachedStatus) bool { return now.Sub(r.at) > api.StatusTTL })
+	maps.DeleteFunc(s.last, func(_ string, r cachedStatus) bool { return now.Sub(r.at) > wirev1.StatusTTL })
 	if _, known := s.last[st.Key]; known || len(s.last) < maxStatuses {
 		s.last[st.Key] = cachedStatus{status: st, at: now}
 	}
@@ -58,12 +58,12 @@ func (s *statusCache) get(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusOK, s.load(r.URL.Query().Get("key")))
 }
 
-func (s *statusCache) load(key string) api.Status {
+func (s *statusCache) load(key string) wirev1.Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	last, ok := s.last[key]
-	if !ok || time.Since(last.at) > api.StatusTTL {
-		return api.Status{Key: key}
+	if !ok || time.Since(last.at) > wirev1.StatusTTL {
+		return wirev1.Status{Key: key}
 	}
 	return last.status
 }

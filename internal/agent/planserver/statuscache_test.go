@@ -8,8 +8,8 @@ import (
 	"testing"
 	"time"
 
-	"multus/api"
 	"multus/internal/testutil/eventually"
+	wirev1 "multus/wire/v1"
 )
 
 // slowClient is a client that reads an answer when the test allows it.
@@ -33,14 +33,14 @@ func TestStatusOfSlowClient(t *testing.T) {
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
-			h(slow, httptest.NewRequestWithContext(t.Context(), method, api.PathStatus+"?key=k",
+			h(slow, httptest.NewRequestWithContext(t.Context(), method, wirev1.PathStatus+"?key=k",
 				strings.NewReader(`{"key":"k"}`)))
 		}()
 		eventually.Receive(t, "the slow client's answer", slow.begun)
 		other := make(chan int)
 		go func() {
 			w := httptest.NewRecorder()
-			s.get(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, api.PathStatus+"?key=other", nil))
+			s.get(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, wirev1.PathStatus+"?key=other", nil))
 			other <- w.Code
 		}()
 		if got := eventually.Receive(t, "the other client's answer", other); got != http.StatusOK {
@@ -57,12 +57,12 @@ func TestStatusesAreBounded(t *testing.T) {
 	s := &statusCache{}
 	now := time.Now()
 	for i := range 10 * maxStatuses {
-		s.store(api.Status{Key: fmt.Sprint(i)}, now)
+		s.store(wirev1.Status{Key: fmt.Sprint(i)}, now)
 	}
 	if len(s.last) != maxStatuses {
 		t.Errorf("%d are remembered", len(s.last))
 	}
-	s.store(api.Status{Key: "k"}, now.Add(2*api.StatusTTL))
+	s.store(wirev1.Status{Key: "k"}, now.Add(2*wirev1.StatusTTL))
 	if len(s.last) != 1 {
 		t.Errorf("%d are remembered after they are of no use any more", len(s.last))
 	}

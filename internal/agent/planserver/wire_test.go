@@ -14,7 +14,6 @@ import (
 	"strings"
 	"testing"
 
-	"multus/api"
 	"multus/internal/agent/metrics"
 	"multus/internal/config"
 	"multus/internal/engine/plan"
@@ -22,6 +21,7 @@ import (
 	"multus/internal/engine/request"
 	"multus/internal/source/file"
 	"multus/internal/testutil/wire"
+	wirev1 "multus/wire/v1"
 )
 
 // wireServer returns a daemon with the definitions of testdata/networks.
@@ -77,7 +77,7 @@ func TestWireDecodes(t *testing.T) {
 	for name, v := range map[string]any{
 		"plan-request.json": &request.Request{}, "plan-answer.json": &plan.Plan{},
 		"report-add.json": &publish.Report{}, "report-failure.json": &publish.Report{}, "report-del.json": &publish.Report{},
-		"status.json": &api.Status{},
+		"status.json": &wirev1.Status{},
 	} {
 		b := wire.Message(t, name)
 		if err := json.Unmarshal(b, v); err != nil {
@@ -98,26 +98,26 @@ func TestWireDecodes(t *testing.T) {
 func TestWireAnswers(t *testing.T) {
 	t.Parallel()
 	s := wireServer(t)
-	code, body := s.exchange(t, http.MethodPost, api.PathPlan, wire.Message(t, "plan-request.json"))
+	code, body := s.exchange(t, http.MethodPost, wirev1.PathPlan, wire.Message(t, "plan-request.json"))
 	if lost := lacking("", wire.Decode(t, wire.Message(t, "plan-answer.json")),
 		wire.Decode(t, body)); code != http.StatusOK || len(lost) > 0 {
 		t.Errorf("plan: %d, lost: %s", code, strings.Join(lost, "; "))
 	}
-	code, body = s.exchange(t, http.MethodPost, api.PathPlan, []byte("{"))
+	code, body = s.exchange(t, http.MethodPost, wirev1.PathPlan, []byte("{"))
 	if lost := lacking("", wire.Decode(t, wire.Message(t, "error.json")),
 		wire.Decode(t, body)); code != http.StatusBadRequest || len(lost) > 0 {
 		t.Errorf("error: %d, lost: %s", code, strings.Join(lost, "; "))
 	}
 	for _, name := range []string{"report-add.json", "report-failure.json", "report-del.json"} {
-		if code, body := s.exchange(t, http.MethodPost, api.PathReport, wire.Message(t, name)); code != http.StatusOK ||
+		if code, body := s.exchange(t, http.MethodPost, wirev1.PathReport, wire.Message(t, name)); code != http.StatusOK ||
 			string(body) != "{}" {
 			t.Errorf("%s: %d %s", name, code, body)
 		}
 	}
-	if code, _ := s.exchange(t, http.MethodPost, api.PathStatus, wire.Message(t, "status.json")); code != http.StatusOK {
+	if code, _ := s.exchange(t, http.MethodPost, wirev1.PathStatus, wire.Message(t, "status.json")); code != http.StatusOK {
 		t.Errorf("status: %d", code)
 	}
-	code, body = s.exchange(t, http.MethodGet, api.PathStatus+"?key=k", nil)
+	code, body = s.exchange(t, http.MethodGet, wirev1.PathStatus+"?key=k", nil)
 	if lost := lacking("", wire.Decode(t, wire.Message(t, "status.json")), wire.Decode(t, body)); code != http.StatusOK ||
 		len(lost) > 0 {
 		t.Errorf("status: %d, lost: %s", code, strings.Join(lost, "; "))

@@ -13,7 +13,6 @@ import (
 
 	"k8s.io/utils/clock"
 
-	"multus/api"
 	"multus/internal/agent/cniconfig"
 	"multus/internal/agent/metrics"
 	"multus/internal/agent/planserver"
@@ -21,6 +20,7 @@ import (
 	"multus/internal/config"
 	"multus/internal/device"
 	"multus/internal/engine/plan"
+	wirev1 "multus/wire/v1"
 )
 
 // agent has the parts of the daemon that do its work.
@@ -56,7 +56,7 @@ func assemble(conf *config.Daemon, o *Options, log *slog.Logger) (*agent, error)
 		}
 	}
 	a.statuses = podstatus.New(podstatus.Options{
-		Cluster: s.Cluster, Dir: filepath.Join(conf.SocketDir, api.ReportDir), Metrics: a.metrics,
+		Cluster: s.Cluster, Dir: filepath.Join(conf.SocketDir, wirev1.ReportDir), Metrics: a.metrics,
 		Clock: clock.RealClock{}, Log: log,
 	})
 	a.metrics.Gauges(a.statuses.Waiting, func() float64 { return entries(cmp.Or(conf.CNIDir, config.DefaultCNIDir)) },

@@ -16,9 +16,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"multus/api"
 	"multus/internal/agent/planserver"
 	"multus/internal/fsx"
+	"multus/wire/client"
+	wirev1 "multus/wire/v1"
 )
 
 const (
@@ -224,7 +225,7 @@ func (s *socket) Waiting() bool {
 // Check returns an error if a request to the path of the socket does not arrive in this process. While the daemon waits
 // for another one, Check succeeds if the other one answers.
 func (s *socket) Check(ctx context.Context) error {
-	_, instance, err := s.Probe(ctx, api.PathHealth)
+	_, instance, err := s.Probe(ctx, wirev1.PathHealth)
 	if s.Waiting() || err == nil && instance == s.instance {
 		return err
 	}
@@ -232,7 +233,7 @@ func (s *socket) Check(ctx context.Context) error {
 		return nil // The daemon is slow. Binding the socket again would cut off the clients that wait.
 	}
 	s.rebind(ctx, true)
-	if _, instance, err = s.Probe(ctx, api.PathHealth); err == nil && instance != s.instance {
+	if _, instance, err = s.Probe(ctx, wirev1.PathHealth); err == nil && instance != s.instance {
 		err = errors.New("another process answers")
 	}
 	if err != nil {
@@ -296,7 +297,7 @@ func (l *rootOnly) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if peer, err := api.Peer(conn); err == nil && peer.Uid == 0 {
+		if peer, err := client.Peer(conn); err == nil && peer.Uid == 0 {
 			return conn, nil
 		}
 		_ = conn.Close()

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"multus/api"
 	"multus/internal/config"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
@@ -19,6 +18,8 @@ import (
 	"multus/internal/failpoint"
 	"multus/internal/fault"
 	"multus/internal/fsx"
+	"multus/wire/client"
+	wirev1 "multus/wire/v1"
 )
 
 const (
@@ -35,13 +36,13 @@ const (
 // Thick returns the host of multus-shim. The daemon makes its plans and writes the statuses.
 func Thick() Host {
 	return Host{Name: "multus-shim", Connect: func(conf *config.Plugin, log *slog.Logger) Connection {
-		return &daemon{client: &api.Client{Socket: conf.SocketPath()}, log: log}
+		return &daemon{client: &client.Client{Socket: conf.SocketPath()}, log: log}
 	}}
 }
 
 // daemon is the plugin's connection to the daemon.
 type daemon struct {
-	client *api.Client
+	client *client.Client
 	log    *slog.Logger
 }
 
@@ -51,8 +52,8 @@ var _ Connection = (*daemon)(nil)
 func (d *daemon) Get(ctx context.Context, conf []byte) (error, bool) {
 	ctx, cancel := context.WithTimeout(ctx, briefLimit)
 	defer cancel()
-	var s api.Status
-	if err := d.client.Call(ctx, "GET", api.PathStatus+"?key="+statusKey(conf), nil, &s); err != nil || !s.Known {
+	var s wirev1.Status
+	if err := d.client.Call(ctx, "GET", wirev1.PathStatus+"?key="+statusKey(conf), nil, &s); err != nil || !s.Known {
 		return nil, false
 	}
 	if s.Error == nil {
@@ -65,11 +66,11 @@ func (d *daemon) Get(ctx context.Context, conf []byte) (error, bool) {
 func (d *daemon) Put(ctx context.Context, conf []byte, answer error) {
 	ctx, cancel := context.WithTimeout(ctx, briefLimit)
 	defer cancel()
-	s := api.Status{Key: statusKey(conf)}
+	s := wirev1.Status{Key: statusKey(conf)}
 	if answer != nil {
 		s.Error = fault.ToCNI(answer)
 	}
-	if err := d.client.Call(ctx, "POST", api.PathStatus, &s, nil); err != nil {
+	if err := d.client.Call(ctx, "POST", wirev1.PathStatus, &s, nil); err != nil {
 		d.log.Debug("cannot cache the STATUS result", "err", err)
 	}
 }
@@ -99,7 +100,7 @@ func (d *daemon) Plan(ctx context.Context, req *request.Request, conf *config.Pl
 	ctx, cancel := context.WithTimeoutCause(ctx, wait, fmt.Errorf("no answer for %s", wait))
 	defer cancel()
 	p := &plan.Plan{}
-	if err := call(ctx, "POST", api.PathPlan, req, p); err != nil {
+	if err := call(ctx, "POST", wirev1.PathPlan, req, p); err != nil {
 		return nil, tryAgain(err, req)
 	}
 	if err := p.Validate(req); err != nil {
@@ -140,7 +141,7 @@ func (d *daemon) Publish(ctx context.Context, report *publish.Report) error {
 func (d *daemon) sendTimings(ctx context.Context, report *publish.Report) {
 	ctx, cancel := context.WithTimeout(ctx, briefLimit)
 	defer cancel()
-	if err := d.client.Send(ctx, "POST", api.PathReport, report); err != nil {
+	if err := d.client.Send(ctx, "POST", wirev1.PathReport, report); err != nil {
 		d.log.Debug("cannot report timings", "err", err)
 	}
 }
@@ -154,7 +155,7 @@ func (d *daemon) deliver(ctx context.Context, report *publish.Report) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, wait, fmt.Errorf("no answer for %s", wait))
 	defer cancel()
-	err := d.client.Call(ctx, "POST", api.PathReport, report, nil)
+	err := d.client.Call(ctx, "POST", wirev1.PathReport, report, nil)
 	if err == nil || !report.HasStatus() {
 		return nil
 	}
@@ -168,7 +169,7 @@ func (d *daemon) deliver(ctx context.Context, report *publish.Report) error {
 // writeReportFile writes a report to a file in the directory in which the daemon looks for reports.
 func (d *daemon) writeReportFile(report *publish.Report) error {
 	failpoint.At("leave.before")
-	dir := filepath.Join(filepath.Dir(d.client.Socket), api.ReportDir)
+	dir := filepath.Join(filepath.Dir(d.client.Socket), wirev1.ReportDir)
 	if err := fsx.MakeDir(dir, 0o700); err != nil {
 		return fmt.Errorf("leave report: %w", err)
 	}

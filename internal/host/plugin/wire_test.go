@@ -14,13 +14,13 @@ import (
 	"testing"
 	"time"
 
-	"multus/api"
 	"multus/internal/config"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
 	"multus/internal/fault"
 	"multus/internal/testutil/wire"
+	wirev1 "multus/wire/v1"
 )
 
 // preparedDaemon is a daemon with prepared answers, by "METHOD path". It records the requests.
@@ -122,7 +122,7 @@ func TestWirePlan(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			c, conf, asked := connectTo(t, map[string]answer{"POST " + api.PathPlan: {http.StatusOK, body}})
+			c, conf, asked := connectTo(t, map[string]answer{"POST " + wirev1.PathPlan: {http.StatusOK, body}})
 			got, err := c.Plan(t.Context(), wireRequest(t), conf)
 			if err != nil {
 				t.Fatal(err)
@@ -158,7 +158,7 @@ func withoutConfigs(t *testing.T, b []byte) []byte {
 func TestWireErrors(t *testing.T) {
 	t.Parallel()
 	said := wire.Message(t, "error.json")
-	c, conf, _ := connectTo(t, map[string]answer{"POST " + api.PathPlan: {http.StatusBadRequest, said}})
+	c, conf, _ := connectTo(t, map[string]answer{"POST " + wirev1.PathPlan: {http.StatusBadRequest, said}})
 	_, err := c.Plan(t.Context(), wireRequest(t), conf)
 	var want struct{ Msg string }
 	if uerr := json.Unmarshal(said, &want); uerr != nil {
@@ -179,7 +179,7 @@ func TestWireErrors(t *testing.T) {
 func TestWireReports(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"report-add.json", "report-failure.json"} {
-		c, _, asked := connectTo(t, map[string]answer{"POST " + api.PathReport: {http.StatusOK, []byte("{}")}})
+		c, _, asked := connectTo(t, map[string]answer{"POST " + wirev1.PathReport: {http.StatusOK, []byte("{}")}})
 		r := &publish.Report{}
 		if err := json.Unmarshal(wire.Message(t, name), r); err != nil {
 			t.Fatal(err)
@@ -195,7 +195,7 @@ func TestWireReports(t *testing.T) {
 		}
 	}
 	status := wire.Message(t, "status.json")
-	c, _, _ := connectTo(t, map[string]answer{"GET " + api.PathStatus: {http.StatusOK, status}})
+	c, _, _ := connectTo(t, map[string]answer{"GET " + wirev1.PathStatus: {http.StatusOK, status}})
 	answer, known := c.Get(t.Context(), []byte("{}"))
 	if ce := fault.ToCNI(answer); !known || ce.Code != 50 || ce.Msg != "m" || ce.Details != "d" {
 		t.Errorf("status %v, %t", answer, known)

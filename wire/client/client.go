@@ -1,4 +1,7 @@
-package api
+// Package client is the client of the daemon's unix socket: HTTP/1.1 without net/http, because every import adds to the
+// start-up time of the plugin. It does not inspect the bodies, which wire/v1 defines. It is used by the hosts of the
+// plugin and of the daemon, and by tools. It imports only the standard library and the CNI types.
+package client
 
 import (
 	"bufio"

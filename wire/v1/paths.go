@@ -1,8 +1,9 @@
-// Package api defines the protocol between the plugin on the host and the daemon: paths, and a client for the unix
-// socket. Bodies are the engine's own values as JSON (a request in, a plan out; a report in), which this package does
-// not inspect. It is used by the hosts of the plugin and of the daemon, and by tools. It imports only the standard
-// library and the CNI types, and not net/http, because every import adds to the start-up time of the plugin.
-package api
+// Package wirev1 defines the protocol between the plugin on the host and the daemon, in its first version: the paths on
+// the unix socket and the message of STATUS results. The other bodies are the engine's own values as JSON (a request
+// in, a plan out; a report in). The package only describes messages: wire/client sends them. It is imported by the
+// hosts of the plugin and of the daemon, and by tools. It does not import net/http, because every import adds to the
+// start-up time of the plugin.
+package wirev1
 
 import (
 	"time"

@@ -1,4 +1,4 @@
-package api
+package client
 
 import (
 	"bufio"
@@ -20,6 +20,9 @@ import (
 
 	"multus/internal/testutil/leak"
 )
+
+// pathPlan is a path of the daemon. The client does not interpret it.
+const pathPlan = "/v1/plan"
 
 func TestMain(m *testing.M) { leak.Main(m) }
 
@@ -98,7 +101,7 @@ func TestCall(t *testing.T) {
 		_, _ = io.WriteString(conn, answer(200, `{"a":"out"}`))
 	})
 	out := &value{}
-	if err := c.Call(t.Context(), "POST", PathPlan, &value{"in"}, out); err != nil || out.A != "out" {
+	if err := c.Call(t.Context(), "POST", pathPlan, &value{"in"}, out); err != nil || out.A != "out" {
 		t.Errorf("%+v, %v", out, err)
 	}
 	want := "POST /v1/plan HTTP/1.1\r\nHost: multus\r\nConnection: close\r\nContent-Type: " +
@@ -106,11 +109,11 @@ func TestCall(t *testing.T) {
 	if head != want || body != `{"a":"in"}` {
 		t.Errorf("sent %q %q", head, body)
 	}
-	if err := c.Call(t.Context(), "GET", PathStatus, nil, nil); err != nil || body != "" ||
+	if err := c.Call(t.Context(), "GET", "/v1/status", nil, nil); err != nil || body != "" ||
 		!strings.HasPrefix(head, "GET /v1/status ") {
 		t.Errorf("without bodies: %v, sent %q %q", err, head, body)
 	}
-	if err := c.Call(t.Context(), "POST", PathPlan, func() {}, nil); err == nil || errors.Is(err, ErrUnreachable) {
+	if err := c.Call(t.Context(), "POST", pathPlan, func() {}, nil); err == nil || errors.Is(err, ErrUnreachable) {
 		t.Errorf("what cannot be encoded: %v", err)
 	}
 }
@@ -155,7 +158,7 @@ func TestAnswers(t *testing.T) {
 		t.Run(tc.rule, func(t *testing.T) {
 			t.Parallel()
 			c := serve(t, respond(tc.answer))
-			err := c.Call(t.Context(), "POST", PathPlan, &value{}, &value{})
+			err := c.Call(t.Context(), "POST", pathPlan, &value{}, &value{})
 			if err == nil || errors.Is(err, ErrUnreachable) != tc.unreachable || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("%v", err)
 			}
@@ -167,7 +170,7 @@ func TestAnswers(t *testing.T) {
 	t.Run("E33 a CNI error", func(t *testing.T) {
 		t.Parallel()
 		for _, status := range []int{400, 500, 503} {
-			err := serve(t, respond(answer(status, `{"code":11,"msg":"m","details":"d"}`))).Call(t.Context(), "POST", PathPlan, nil,
+			err := serve(t, respond(answer(status, `{"code":11,"msg":"m","details":"d"}`))).Call(t.Context(), "POST", pathPlan, nil,
 				&value{})
 			var ce *types.Error
 			if !errors.As(err, &ce) || *ce != (types.Error{Code: 11, Msg: "m", Details: "d"}) {
@@ -212,10 +215,10 @@ func TestContext(t *testing.T) {
 	cause := errors.New("ADD took longer than 90s")
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 30*time.Millisecond, cause)
 	defer cancel()
-	if err := c.Call(ctx, "POST", PathPlan, &value{}, nil); !errors.Is(err, ErrUnreachable) || !errors.Is(err, cause) {
+	if err := c.Call(ctx, "POST", pathPlan, &value{}, nil); !errors.Is(err, ErrUnreachable) || !errors.Is(err, cause) {
 		t.Errorf("%v", err)
 	}
-	if err := c.Call(ctx, "POST", PathPlan, &value{}, nil); !errors.Is(err, ErrUnreachable) {
+	if err := c.Call(ctx, "POST", pathPlan, &value{}, nil); !errors.Is(err, ErrUnreachable) {
 		t.Errorf("begun after the end: %v", err)
 	}
 }
@@ -229,7 +232,7 @@ func TestPersist(t *testing.T) {
 		done, out := make(chan error, 1), &value{}
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
-		go func() { done <- c.Persist(ctx, "POST", PathPlan, &value{"in"}, out) }()
+		go func() { done <- c.Persist(ctx, "POST", pathPlan, &value{"in"}, out) }()
 		listen(t, c.Socket, func(conn net.Conn) { _ = conn }, respond("HTTP/1.1 200 OK\r\n"), respond(answer(200, `{"a":"out"}`)))
 		if err := <-done; err != nil || out.A != "out" {
 			t.Errorf("%+v, %v", out, err)
@@ -243,7 +246,7 @@ func TestPersist(t *testing.T) {
 			respond(answer(503, `{"code":11,"msg":"m"}`))(conn)
 		})
 		var ce *types.Error
-		if err := c.Persist(t.Context(), "POST", PathPlan, nil, nil); !errors.As(err, &ce) || n.Load() != 1 {
+		if err := c.Persist(t.Context(), "POST", pathPlan, nil, nil); !errors.As(err, &ce) || n.Load() != 1 {
 			t.Errorf("%v after %d requests", err, n.Load())
 		}
 	})
@@ -252,7 +255,7 @@ func TestPersist(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		c := &Client{Socket: filepath.Join(t.TempDir(), "none")}
-		if err := c.Persist(ctx, "POST", PathPlan, nil, nil); !errors.Is(err, ErrUnreachable) ||
+		if err := c.Persist(ctx, "POST", pathPlan, nil, nil); !errors.Is(err, ErrUnreachable) ||
 			!errors.Is(err, os.ErrNotExist) {
 			t.Errorf("the reason is lost: %v", err)
 		}
@@ -295,7 +298,7 @@ func TestTooLarge(t *testing.T) {
 		request(conn)
 		_, _ = fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", maxAnswer+1)
 	})
-	err := c.Persist(t.Context(), "POST", PathPlan, &value{"in"}, &value{})
+	err := c.Persist(t.Context(), "POST", pathPlan, &value{"in"}, &value{})
 	if !errors.Is(err, ErrTooLarge) || errors.Is(err, ErrUnreachable) || tries.Load() != 1 {
 		t.Errorf("%v, after %d tries", err, tries.Load())
 	}
@@ -335,7 +338,7 @@ func TestPeer(t *testing.T) {
 	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "listening\n" {
 		t.Fatalf("%q, %v", line, err)
 	}
-	err = (&Client{Socket: socket}).Persist(t.Context(), "POST", PathPlan, &value{"in"}, &value{})
+	err = (&Client{Socket: socket}).Persist(t.Context(), "POST", pathPlan, &value{"in"}, &value{})
 	if !errors.Is(err, ErrPeer) || !strings.Contains(err.Error(), "user 65534") {
 		t.Errorf("%v", err)
 	}
