@@ -32,13 +32,14 @@ var ranks = [][]string{
 	{"multus/internal/engine/session"},
 	{"multus/internal/engine/execute"},
 	{"multus/internal/engine/ledger"},
+	{"multus/wire/v1"},
 	{"multus/internal/engine/plan", "multus/internal/engine/publish"},
 	{"multus/internal/engine/request"},
 	{"multus/internal/obs"},
 	{"multus/internal/config", "multus/internal/device"},
 	{
 		"multus/internal/fault", "multus/internal/cniconf", "multus/internal/netsel", "multus/internal/link",
-		"multus/internal/fsx", "multus/wire/",
+		"multus/internal/fsx", "multus/wire/client",
 	},
 	{"multus/internal/failpoint", "multus/internal/rawjson", "multus/internal/agent/recent"},
 }

@@ -12,7 +12,6 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"multus/internal/engine/plan"
-	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
 	"multus/internal/netsel"
 	"multus/internal/testutil/kubetest"
@@ -118,10 +117,10 @@ func (s *changingSite) planMany(t *testing.T) {
 }
 
 // planRequest returns the plugin's request for the pod "grows".
-func (s *changingSite) planRequest(containerID, uid string) *request.Request {
-	return &request.Request{
+func (s *changingSite) planRequest(containerID, uid string) *wirev1.Request {
+	return &wirev1.Request{
 		Command: request.Add, ContainerID: containerID, Netns: "/run/netns/x", IfName: "eth0", Config: s.Conf(),
-		Args: request.Args{{request.PodNamespace, s.ns}, {request.PodName, "grows"}, {request.PodUID, uid}},
+		Args: [][2]string{{request.PodNamespace, s.ns}, {request.PodName, "grows"}, {request.PodUID, uid}},
 	}
 }
 
@@ -139,10 +138,10 @@ func (s *changingSite) refuse(t *testing.T, n int) {
 	for range runtime.NumCPU() {
 		wg.Go(func() {
 			for p := range pods {
-				rep := &publish.Report{
+				rep := &wirev1.Report{
 					Command: request.Add, ContainerID: p.name, Time: time.Now().UnixNano(),
-					Pod:      publish.Pod{Namespace: s.ns, Name: p.name, UID: p.uid},
-					Attached: []publish.Attached{{Name: "cluster", IfName: "eth0", Primary: true, Result: result}},
+					Pod:      wirev1.Pod{Namespace: s.ns, Name: p.name, UID: p.uid},
+					Attached: []wirev1.Attached{{Name: "cluster", IfName: "eth0", Primary: true, Result: result}},
 				}
 				if err := c.Call(t.Context(), "POST", wirev1.PathReport, rep, nil); err != nil {
 					t.Errorf("report of %s: %v", p.name, err)

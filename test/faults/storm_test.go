@@ -13,8 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"multus/internal/engine/plan"
-	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
 	"multus/internal/testutil/node"
 	"multus/internal/testutil/proc"
@@ -186,9 +184,9 @@ func (s *site) exchange(t *testing.T, c *client.Client, name string, gone bool) 
 	t.Helper()
 	conf := fmt.Appendf(nil, `{"cniVersion":"1.0.0","name":"multus-cni-network","type":"multus-shim","clusterNetwork":%q,"cniDir":%q,"runtimeConfig":{%q:{%q:%q}}}`,
 		s.conf["clusterNetwork"], s.State(), passed, networksKey, "plain,list")
-	req := &request.Request{
+	req := &wirev1.Request{
 		Command: request.Add, ContainerID: name, Netns: s.pod.Path, IfName: "eth0", Config: conf,
-		Args: request.Args{
+		Args: [][2]string{
 			{"IgnoreUnknown", "1"}, {request.PodNamespace, "default"}, {request.PodName, name}, {request.PodUID, "u"},
 		},
 	}
@@ -198,16 +196,16 @@ func (s *site) exchange(t *testing.T, c *client.Client, name string, gone bool) 
 		ctx, cancel = context.WithTimeout(ctx, 300*time.Microsecond)
 		defer cancel()
 	}
-	p := &plan.Plan{}
+	p := &wirev1.Plan{}
 	err := c.Call(ctx, "POST", wirev1.PathPlan, req, p)
 	if gone {
 		return
 	}
 	if err == nil {
-		rep := &publish.Report{Command: request.Add, Wait: true, Pod: publish.Pod{Namespace: "default", Name: name, UID: "u"}}
+		rep := &wirev1.Report{Command: request.Add, Wait: true, Pod: wirev1.Pod{Namespace: "default", Name: name, UID: "u"}}
 		for _, a := range p.Attachments {
 			rep.Attached = append(rep.Attached,
-				publish.Attached{
+				wirev1.Attached{
 					Name: a.Name, IfName: a.IfName, Primary: a.Primary,
 					Result: []byte(`{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/x"}]}`),
 				})

@@ -64,9 +64,9 @@ func TestLargePlans(t *testing.T) {
 	}
 	s.resolver = &plan.Resolver{Networks: h, Pods: h, Log: log}
 	answered := func(ctx context.Context, pod string) (code int, said string) {
-		b, err := json.Marshal(&request.Request{
+		b, err := json.Marshal(&wirev1.Request{
 			Command: request.Add, ContainerID: "c", Netns: "/run/netns/x", IfName: "eth0",
-			Args:   request.Args{{request.PodNamespace, "d"}, {request.PodName, pod}, {request.PodUID, "u"}},
+			Args:   [][2]string{{request.PodNamespace, "d"}, {request.PodName, pod}, {request.PodUID, "u"}},
 			Config: []byte(`{"cniVersion":"1.0.0","name":"m","type":"multus-shim","clusterNetwork":"small"}`),
 		})
 		if err != nil {

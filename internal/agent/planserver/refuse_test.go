@@ -80,7 +80,7 @@ func TestFailureIsLogged(t *testing.T) {
 		Command: "ADD", ContainerID: "0123456789abcdef", Pod: publish.Pod{Namespace: "team", Name: "web-0", UID: "u"},
 		Failure: &publish.Failure{EmitEvent: true, Message: "why; what to do"},
 	}
-	body, err := json.Marshal(told)
+	body, err := json.Marshal(wirev1.FromReport(told))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,7 +180,7 @@ func TestReportNeedsUID(t *testing.T) {
 	}
 	check := func(when string, want map[*publish.Report]int) {
 		for r, code := range want {
-			if got := post(wirev1.PathReport, r); got != code {
+			if got := post(wirev1.PathReport, wirev1.FromReport(r)); got != code {
 				t.Errorf("%s: %s of container %s is answered %d, want %d", when, r.Command, r.ContainerID, got, code)
 			}
 		}
@@ -192,7 +192,7 @@ func TestReportNeedsUID(t *testing.T) {
 		Config: []byte(`{"cniVersion":"1.0.0","name":"m","type":"multus-shim","delegates":[{"cniVersion":"1.0.0","name":"c","type":"c"}],` +
 			`"runtimeConfig":{"io.kubernetes.cri.pod-annotations":{}}}`),
 	}
-	if got := post(wirev1.PathPlan, req); got != 200 {
+	if got := post(wirev1.PathPlan, wirev1.FromRequest(req)); got != 200 {
 		t.Fatalf("the plan is answered %d", got)
 	}
 	other, db := *status, *status

@@ -159,8 +159,10 @@ func (s *Server) Handler() http.Handler {
 func (s *Server) plan(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeoutCause(r.Context(), PlanLimit, fmt.Errorf("planning took longer than %s", PlanLimit))
 	defer cancel()
-	req := &request.Request{}
-	if err := s.receive(ctx, w, r, req); err != nil {
+	var msg wirev1.Request
+	err := s.receive(ctx, w, r, &msg)
+	req := msg.ToRequest() // also after an error, with what was decoded before it
+	if err != nil {
 		s.refuse(w, req, err)
 		return
 	}
@@ -183,7 +185,7 @@ func (s *Server) plan(w http.ResponseWriter, r *http.Request) {
 	}
 	failpoint.At("daemon.plan.made")
 	limitAnswer(w)
-	answer(w, http.StatusOK, p)
+	answer(w, http.StatusOK, wirev1.FromPlan(p))
 	failpoint.At("daemon.plan.answered")
 }
 
@@ -210,11 +212,12 @@ func (s *Server) missing(containerID string, pod *plan.Pod, m *plan.MissingNetwo
 // report hands a report to the writer of statuses, and answers when that has accepted it. A failure to write the status
 // is not an error of the request: the writer retries it.
 func (s *Server) report(w http.ResponseWriter, r *http.Request) {
-	rep := &publish.Report{}
-	if err := s.receive(r.Context(), w, r, rep); err != nil {
+	var msg wirev1.Report
+	if err := s.receive(r.Context(), w, r, &msg); err != nil {
 		s.refuse(w, &request.Request{}, err)
 		return
 	}
+	rep := msg.ToReport()
 	if err := s.identified(rep); err != nil {
 		s.log.Warn("report refused", "pod", podstatus.PodName(rep.Pod), "container", rep.ContainerID, "err", err)
 		answer(w, http.StatusBadRequest, &types.Error{Code: fault.Decoding, Msg: err.Error()})

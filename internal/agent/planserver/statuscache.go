@@ -21,7 +21,7 @@ type statusCache struct {
 }
 
 type cachedStatus struct {
-	status wirev1.Status
+	status wirev1.StatusResult
 	at     time.Time
 }
 
@@ -30,7 +30,7 @@ const maxStatuses = 64
 
 // put stores a STATUS result and removes those that have expired.
 func (s *statusCache) put(w http.ResponseWriter, r *http.Request) {
-	var st wirev1.Status
+	var st wirev1.StatusResult
 	if err := decode(w, r, &st); err != nil || st.Key == "" {
 		answer(w, http.StatusBadRequest, &types.Error{Code: fault.Decoding, Msg: "a status needs a key"})
 		return
@@ -40,7 +40,7 @@ func (s *statusCache) put(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusOK, struct{}{})
 }
 
-func (s *statusCache) store(st wirev1.Status, now time.Time) {
+func (s *statusCache) store(st wirev1.StatusResult, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.last == nil {
@@ -58,12 +58,12 @@ func (s *statusCache) get(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusOK, s.load(r.URL.Query().Get("key")))
 }
 
-func (s *statusCache) load(key string) wirev1.Status {
+func (s *statusCache) load(key string) wirev1.StatusResult {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	last, ok := s.last[key]
 	if !ok || time.Since(last.at) > wirev1.StatusTTL {
-		return wirev1.Status{Key: key}
+		return wirev1.StatusResult{Key: key}
 	}
 	return last.status
 }

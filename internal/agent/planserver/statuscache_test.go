@@ -57,12 +57,12 @@ func TestStatusesAreBounded(t *testing.T) {
 	s := &statusCache{}
 	now := time.Now()
 	for i := range 10 * maxStatuses {
-		s.store(wirev1.Status{Key: fmt.Sprint(i)}, now)
+		s.store(wirev1.StatusResult{Key: fmt.Sprint(i)}, now)
 	}
 	if len(s.last) != maxStatuses {
 		t.Errorf("%d are remembered", len(s.last))
 	}
-	s.store(wirev1.Status{Key: "k"}, now.Add(2*wirev1.StatusTTL))
+	s.store(wirev1.StatusResult{Key: "k"}, now.Add(2*wirev1.StatusTTL))
 	if len(s.last) != 1 {
 		t.Errorf("%d are remembered after they are of no use any more", len(s.last))
 	}

@@ -2,7 +2,6 @@ package planserver
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -17,8 +16,6 @@ import (
 	"multus/internal/agent/metrics"
 	"multus/internal/config"
 	"multus/internal/engine/plan"
-	"multus/internal/engine/publish"
-	"multus/internal/engine/request"
 	"multus/internal/source/file"
 	"multus/internal/testutil/wire"
 	wirev1 "multus/wire/v1"
@@ -69,29 +66,6 @@ func lacking(path string, want, got any) (out []string) {
 		return []string{fmt.Sprintf("%s: %v, want %v", path, got, want)}
 	}
 	return nil
-}
-
-// TestWireDecodes checks that each member of an earlier message is decoded, and is encoded again with the same meaning.
-func TestWireDecodes(t *testing.T) {
-	t.Parallel()
-	for name, v := range map[string]any{
-		"plan-request.json": &request.Request{}, "plan-answer.json": &plan.Plan{},
-		"report-add.json": &publish.Report{}, "report-failure.json": &publish.Report{}, "report-del.json": &publish.Report{},
-		"status.json": &wirev1.Status{},
-	} {
-		b := wire.Message(t, name)
-		if err := json.Unmarshal(b, v); err != nil {
-			t.Errorf("%s: %v", name, err)
-			continue
-		}
-		again, err := json.Marshal(v)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if lost := lacking("", wire.Decode(t, b), wire.Decode(t, again)); len(lost) > 0 {
-			t.Errorf("%s: lost: %s", name, strings.Join(lost, "; "))
-		}
-	}
 }
 
 // TestWireAnswers checks that the answers have all members that an earlier daemon sent, for an earlier plugin.

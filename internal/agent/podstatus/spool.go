@@ -14,6 +14,7 @@ import (
 
 	"multus/internal/engine/publish"
 	"multus/internal/fsx"
+	wirev1 "multus/wire/v1"
 )
 
 const (
@@ -72,7 +73,7 @@ func (s *spool) remove(name string) {
 
 // write writes a report to a file, and replaces the file if it exists.
 func (s *spool) write(name string, r *publish.Report) error {
-	b, err := json.Marshal(r)
+	b, err := json.Marshal(wirev1.FromReport(r))
 	if err != nil {
 		return err
 	}
@@ -108,10 +109,11 @@ func (s *spool) read(name string) (*publish.Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &publish.Report{}
-	if err := json.Unmarshal(b, r); err != nil {
+	var msg wirev1.Report
+	if err := json.Unmarshal(b, &msg); err != nil {
 		return nil, fmt.Errorf("%w: %w", errDamaged, err)
 	}
+	r := msg.ToReport()
 	if !r.HasStatus() { // plugins leave no other reports in files
 		return nil, fmt.Errorf("%w: it has no status", errDamaged)
 	}

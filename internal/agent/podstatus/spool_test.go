@@ -63,13 +63,13 @@ func TestReportLeftDuringRemoval(t *testing.T) {
 // while the daemon reads it, is read too, whether the replaced file was a report or damaged.
 func TestReportLeftDuringRead(t *testing.T) {
 	t.Parallel()
-	for what, content := range map[string][]byte{"a report": sandbox("web", 1).AppendJSON(nil), "damaged": []byte("{")} {
+	for what, content := range map[string][]byte{"a report": fileContent(sandbox("web", 1)), "damaged": []byte("{")} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
 			w := newFailingCluster()
 			q := stoppedQueue(t, w)
 			path, place2 := filepath.Join(q.spool.dir, "ns_web_u-web.json"), filepath.Join(q.spool.dir, ".next")
-			place(t, place2, sandbox("web", 2).AppendJSON(nil))
+			place(t, place2, fileContent(sandbox("web", 2)))
 			if err := os.WriteFile(path, content, 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -139,7 +139,7 @@ func TestTwoSandboxes(t *testing.T) {
 			q := stoppedQueue(t, w)
 			for _, i := range tc.order {
 				r := sandbox("web", i)
-				place(t, filepath.Join(q.spool.dir, tc.names[i-1](r)), r.AppendJSON(nil))
+				place(t, filepath.Join(q.spool.dir, tc.names[i-1](r)), fileContent(r))
 			}
 			stop := runUntil(t, q)
 			if got, want := eventually.Receive(t, "the status", w.written), status(t, sandbox("web", 3)); got != want {
@@ -199,7 +199,7 @@ func TestSocketAndFile(t *testing.T) {
 				q.keep(j)
 			}
 			leave(t, q.spool.dir, sandbox("web", 1))
-			place(t, filepath.Join(q.spool.dir, "ns_web_u-web.json"), sandbox("web", 1).AppendJSON(nil)) // an earlier plugin
+			place(t, filepath.Join(q.spool.dir, "ns_web_u-web.json"), fileContent(sandbox("web", 1))) // an earlier plugin
 			q.scanAndQueue()
 			stop := runUntil(t, q)
 			eventually.Receive(t, "the status", w.written)

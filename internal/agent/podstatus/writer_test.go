@@ -21,7 +21,11 @@ import (
 	"multus/internal/engine/publish"
 	"multus/internal/fsx"
 	"multus/internal/testutil/eventually"
+	wirev1 "multus/wire/v1"
 )
+
+// fileContent returns the content of the file in which a plugin leaves a report.
+func fileContent(r *publish.Report) []byte { return wirev1.FromReport(r).AppendJSON(nil) }
 
 // failingCluster is a Cluster that fails the first writes of each pod and reports the successful ones on written.
 type failingCluster struct {
@@ -109,7 +113,7 @@ func place(t *testing.T, path string, content []byte) {
 // leave leaves a report in a file, as the plugin does.
 func leave(t *testing.T, dir string, r *publish.Report) {
 	t.Helper()
-	place(t, filepath.Join(dir, r.File()), r.AppendJSON(nil))
+	place(t, filepath.Join(dir, r.File()), fileContent(r))
 }
 
 // files returns the names of the files in dir.
@@ -302,7 +306,7 @@ func TestQueueFiles(t *testing.T) {
 	t.Parallel()
 	w, dir := newFailingCluster(), filepath.Join(t.TempDir(), "reports")
 	later, bad := filepath.Join(dir, publish.FileName(1, 1)), filepath.Join(dir, publish.FileName(2, 2))
-	place(t, later, testReport("later", "10.0.0.1/24").AppendJSON(nil))
+	place(t, later, fileContent(testReport("later", "10.0.0.1/24")))
 	taken := make(chan string, 10)
 	q := newWriter(w, dir, slog.New(slog.DiscardHandler))
 	q.metrics = &takenReports{names: taken}

@@ -23,6 +23,7 @@ import (
 	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
 	"multus/internal/netsel"
+	wirev1 "multus/wire/v1"
 )
 
 func store(tb testing.TB) *Store {
@@ -95,11 +96,11 @@ func TestRoundTrip(t *testing.T) {
 		if !ok {
 			continue
 		}
-		planned := &plan.Plan{}
-		if err := json.Unmarshal([]byte(text), planned); err != nil {
+		msg := &wirev1.Plan{}
+		if err := json.Unmarshal([]byte(text), msg); err != nil {
 			t.Fatal(err)
 		}
-		p := NewRecord(planned)
+		p := NewRecord(msg.ToPlan())
 		if len(p.Attachments) == 0 || p.Attachments[0].IfName == "" {
 			continue // STATUS and GC record nothing
 		}

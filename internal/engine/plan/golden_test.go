@@ -23,6 +23,7 @@ import (
 	"multus/internal/engine/request"
 	"multus/internal/fault"
 	"multus/internal/source/file"
+	wirev1 "multus/wire/v1"
 )
 
 var update = flag.Bool("update", false, "write the golden files of testdata anew")
@@ -291,17 +292,18 @@ func (b *bench) outcome(t *testing.T) map[string]string {
 
 // shown is an attachment with its indented configuration at the end.
 type shown struct {
-	plan.Attachment
+	wirev1.Attachment
 	Config json.RawMessage `json:"config"`
 }
 
+// encode returns a plan in the form of the golden files: the message to the plugin, indented.
 func encode(tb testing.TB, p *plan.Plan) []byte {
 	tb.Helper()
 	view := struct {
-		plan.Plan
+		wirev1.Plan
 		Attachments []shown `json:"attachments"`
-	}{Plan: *p}
-	for _, a := range p.Attachments {
+	}{Plan: *wirev1.FromPlan(p)}
+	for _, a := range view.Plan.Attachments {
 		view.Attachments = append(view.Attachments, shown{a, a.Config.Bytes()})
 	}
 	var b bytes.Buffer
@@ -318,14 +320,15 @@ func encode(tb testing.TB, p *plan.Plan) []byte {
 // in it.
 func (b *bench) checkRoundTrip(t *testing.T, p *plan.Plan) {
 	t.Helper()
-	sent, err := json.Marshal(p)
+	sent, err := json.Marshal(wirev1.FromPlan(p))
 	if err != nil {
 		t.Fatal(err)
 	}
-	received := &plan.Plan{}
-	if err := json.Unmarshal(sent, received); err != nil {
+	msg := &wirev1.Plan{}
+	if err := json.Unmarshal(sent, msg); err != nil {
 		t.Fatalf("decode the plan: %v", err)
 	}
+	received := msg.ToPlan()
 	if diff := cmp.Diff(string(encode(t, p)), string(encode(t, received))); diff != "" {
 		t.Errorf("the plan changes on the wire (-sent +received):\n%s", diff)
 	}

@@ -1,7 +1,8 @@
 // Package plan decides what will be done for a sandbox before anything is done. Its input is the request, the
-// configuration, the annotations and the network definitions; its output is one serialisable Plan. It has no effects
-// and reads everything else through the interfaces in seams.go. It is imported by the engine, the sources, the hosts
-// and the tools. Execution, ledger and explanation use the Plan as a value.
+// configuration, the annotations and the network definitions; its output is one Plan. It has no effects and reads
+// everything else through the interfaces in seams.go. It is imported by the engine, the sources, the hosts and the
+// tools. Execution, ledger and explanation use the Plan as a value; wire/v1 has its form between processes, and the
+// ledger its form on disk.
 package plan
 
 import (
@@ -27,32 +28,32 @@ const (
 // stored in golden tests.
 type Plan struct {
 	// CNIVersion is the version of the outer configuration. The result is returned in this version.
-	CNIVersion  string `json:"cniVersion"`
-	ContainerID string `json:"containerID"`
-	Netns       string `json:"netns"`
+	CNIVersion  string
+	ContainerID string
+	Netns       string
 	// Pod is empty if the runtime named no pod (no Kubernetes).
-	Pod Identity `json:"pod"`
+	Pod Identity
 	// Dirs are the directories that the plugin uses on the host.
-	Dirs Dirs `json:"dirs"`
+	Dirs Dirs
 	// Attachments is in the order in which they are added (NPWG v1.3 §7.3). The first one is the cluster network, whose
 	// result is returned to the runtime.
-	Attachments []Attachment `json:"attachments"`
+	Attachments []Attachment
 	// Concurrency is how many attachments of one stage are made at the same time. 0 means one after another.
-	Concurrency int `json:"concurrency,omitempty"`
+	Concurrency int
 }
 
 // Identity is the pod object of a sandbox. UID is the UID of the object in the API. For the mirror pod of a static pod
 // it differs from the UID that the runtime passes (behaviour D18).
 type Identity struct {
-	Namespace string `json:"namespace,omitempty"`
-	Name      string `json:"name,omitempty"`
-	UID       string `json:"uid,omitempty"`
+	Namespace string
+	Name      string
+	UID       string
 }
 
 // Dirs are the directories of a plan (behaviour A16, A17).
 type Dirs struct {
-	State  string `json:"state"`
-	Binary string `json:"binary"`
+	State  string
+	Binary string
 }
 
 // Origin is the reference that an attachment comes from.
@@ -72,33 +73,33 @@ const (
 type Attachment struct {
 	// Name is shown in the network status, events and messages. It is namespace/name of the network definition, else the
 	// name in the configuration (behaviour C70).
-	Name   string `json:"name"`
-	Origin Origin `json:"origin"`
+	Name   string
+	Origin Origin
 	// Primary marks the cluster network.
-	Primary bool   `json:"primary,omitempty"`
-	IfName  string `json:"ifName"`
+	Primary bool
+	IfName  string
 	// Config is the configuration for the delegate. libcni adds name, version, prevResult and runtimeConfig.
-	Config *cniconf.List `json:"config"`
+	Config *cniconf.List
 	// Args are the delegate's CNI_ARGS, the same at every verb.
-	Args request.Args `json:"args"`
+	Args request.Args
 	// RuntimeConfig is passed to plugins that declare the capability (behaviour C63-C66).
-	RuntimeConfig map[string]json.RawMessage `json:"runtimeConfig,omitempty"`
+	RuntimeConfig map[string]json.RawMessage
 	// Request is what the pod requested. It is nil for the cluster's own networks.
-	Request *netsel.Element `json:"request,omitempty"`
-	Routes  Routes          `json:"routes"`
+	Request *netsel.Element
+	Routes  Routes
 	// Resource and Device are set if the kubelet gave the pod a device for this network.
-	Resource string `json:"resource,omitempty"`
-	Device   string `json:"device,omitempty"`
+	Resource string
+	Device   string
 	// DeviceInfo is the path of the attachment's device-info file, or "" for none (behaviour C71).
-	DeviceInfo string `json:"deviceInfo,omitempty"`
+	DeviceInfo string
 	// Stage is 0 for the cluster network, and for all attachments of a serial plan; see the function StageNumbers.
-	Stage int `json:"stage,omitempty"`
+	Stage int
 	// Inherited reports whether the configuration has no cniVersion of its own. On the node, a version is chosen that the
 	// plugins support and that is not newer than that of the outer configuration. This version is recorded (behaviour B5).
-	Inherited bool `json:"inherited,omitempty"`
+	Inherited bool
 	// Source is where Config was found. It is for Explain, in the process that makes the plan, and is neither sent nor
 	// recorded.
-	Source Source `json:"-"`
+	Source Source
 }
 
 // Source is where the configuration of a network was found.
@@ -119,11 +120,11 @@ type Source struct {
 // Routes is what happens to default routes after an attachment was added (behaviour D30-D33).
 type Routes struct {
 	// DropIPv4 and DropIPv6 report whether another attachment provides the default route of that family.
-	DropIPv4 bool `json:"dropIPv4,omitempty"`
-	DropIPv6 bool `json:"dropIPv6,omitempty"`
+	DropIPv4 bool
+	DropIPv6 bool
 	// Gateways are the gateways of the default routes to set on this attachment's interface. A plan has at most one per
 	// family.
-	Gateways []netip.Addr `json:"gateways,omitempty"`
+	Gateways []netip.Addr
 }
 
 // None reports whether the attachment's routes stay as its plugin made them.

@@ -20,48 +20,48 @@ import (
 // Report is what happened to a pod's networks.
 type Report struct {
 	// Command is the verb that the report is about: ADD or DEL.
-	Command string `json:"command"`
-	Pod     Pod    `json:"pod"`
+	Command string
+	Pod     Pod
 	// ContainerID is the sandbox's container ID. It identifies the request.
-	ContainerID string `json:"containerID,omitempty"`
+	ContainerID string
 	// Netns is the sandbox's network namespace, as the runtime names it.
-	Netns string `json:"netns,omitempty"`
+	Netns string
 	// Attached lists the attachments in the order of the plan. If ADD failed, it has those before the failure.
-	Attached []Attached `json:"attached,omitempty"`
+	Attached []Attached
 	// Failure is set if ADD failed: nothing is attached any more, and no network status is written. In the report of a DEL
 	// it names the networks that were given up.
-	Failure *Failure `json:"failure,omitempty"`
+	Failure *Failure
 	// Timings has the durations of the delegates, for metrics.
-	Timings []Timing `json:"timings,omitempty"`
+	Timings []Timing
 	// Time is the time of the ADD or the DEL in nanoseconds since 1970. A report of an ADD is obsolete after a later DEL.
-	Time int64 `json:"time,omitempty"`
+	Time int64
 	// Wait requests that Publish returns only after the status was written, or after its writing was postponed.
-	Wait bool `json:"wait,omitempty"`
+	Wait bool
 	// Needed reports whether the ADD fails if the status is lost. It is not sent, because a daemon loses no status.
-	Needed bool `json:"-"`
+	Needed bool
 	// EventsWritten is set by a daemon in the file of a report whose events are written and whose status is not. The next
 	// daemon then does not write the events again.
-	EventsWritten bool `json:"told,omitempty"`
+	EventsWritten bool
 }
 
 // Timing is how long the plugins of one network took.
 type Timing struct {
-	Network string  `json:"network"`
-	Plugin  string  `json:"plugin"` // the first one of a list
-	Seconds float64 `json:"seconds"`
-	Failed  bool    `json:"failed,omitempty"`
+	Network string
+	Plugin  string // the first one of a list
+	Seconds float64
+	Failed  bool
 }
 
 // Attached is one attachment of a pod.
 type Attached struct {
-	Name    string `json:"name"`
-	IfName  string `json:"ifName"`
-	Primary bool   `json:"primary,omitempty"`
+	Name    string
+	IfName  string
+	Primary bool
 	// Result is the delegate's CNI result, in the delegate's version.
-	Result json.RawMessage `json:"result"`
+	Result json.RawMessage
 	// DeviceInfo is the content of the attachment's device-info file (behaviour H30-H34). It is empty if the
 	// file does not exist.
-	DeviceInfo json.RawMessage `json:"deviceInfo,omitempty"`
+	DeviceInfo json.RawMessage
 }
 
 // HasStatus reports whether the report changes the pod's network status. Other reports have only events and timings.
@@ -70,11 +70,11 @@ func (r *Report) HasStatus() bool { return r.Failure == nil && len(r.Attached) >
 // Failure describes why an ADD failed, or what a DEL has given up.
 type Failure struct {
 	// Missing is set if a network does not exist or could not be looked up (behaviour O61).
-	Missing bool `json:"missing,omitempty"`
+	Missing bool
 	// EmitEvent requests an event of the pod (key failureEvents; behaviour O64: today's Multus has no such event).
-	EmitEvent bool `json:"tell,omitempty"`
+	EmitEvent bool
 	// Message is the same for every retry, so it does not name the request.
-	Message string `json:"message"`
+	Message string
 }
 
 // NetworkStatus is one element of the annotation. Its members are in the order of today's Multus (behaviour D113).

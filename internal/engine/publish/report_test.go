@@ -481,36 +481,3 @@ func nulls(result []byte) bool {
 	}
 	return false
 }
-
-// FuzzReport decodes and processes reports as the daemon does.
-func FuzzReport(f *testing.F) {
-	good, err := json.Marshal(&Report{
-		Pod: Pod{"ns", "p", "u"}, Attached: []Attached{attached("a", "eth0", true, one)},
-		Wait: true,
-	})
-	if err != nil {
-		f.Fatal(err)
-	}
-	for _, seed := range []string{
-		string(good), `{}`, `null`, `{"attached":[{}]}`, `{"attached":[null]}`,
-		`{"attached":[{"result":null}],"failure":{"missing":true}}`, `{"attached":[{"result":"x","deviceInfo":5}]}`,
-		`{"failure":{}}`,
-	} {
-		f.Add([]byte(seed))
-	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		r := &Report{}
-		if err := json.Unmarshal(b, r); err != nil {
-			return
-		}
-		for _, a := range r.Attached {
-			if nulls(a.Result) {
-				return // see TestHostile
-			}
-		}
-		if value, err := Status(r); r.Failure != nil && (value != "" || err != nil) {
-			t.Errorf("a status after a failure: %q, %v", value, err)
-		}
-		_, _ = Events(r)
-	})
-}

@@ -9,9 +9,9 @@ import (
 
 // Pod identifies the pod object of a report. UID is empty if the runtime passed none.
 type Pod struct {
-	Namespace string `json:"namespace"`
-	Name      string `json:"name"`
-	UID       string `json:"uid,omitempty"`
+	Namespace string
+	Name      string
+	UID       string
 }
 
 // Event types of Kubernetes.

@@ -1,26 +1,6 @@
 package request
 
-import (
-	"encoding/base64"
-
-	"multus/internal/rawjson"
-)
-
-// AppendJSON appends the JSON of the request as encoding/json writes it. It is hand-written because the plugin process
-// encodes one request and exits.
-func (r *Request) AppendJSON(b []byte) []byte {
-	w := rawjson.Begin(b)
-	w.String("command", r.Command)
-	w.String("containerID", r.ContainerID)
-	w.String("netns", r.Netns)
-	w.String("ifName", r.IfName)
-	if len(r.Args) > 0 {
-		w.Append("args", r.Args.AppendJSON)
-	}
-	w.String("path", r.Path)
-	w.String("config", base64.StdEncoding.EncodeToString(r.Config))
-	return w.End()
-}
+import "multus/internal/rawjson"
 
 // AppendJSON appends the pairs as arrays with two elements.
 func (a Args) AppendJSON(b []byte) []byte {

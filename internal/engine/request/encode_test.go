@@ -5,31 +5,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
 )
-
-// TestAppendJSON checks that encoding/json decodes what AppendJSON encodes.
-func TestAppendJSON(t *testing.T) {
-	t.Parallel()
-	for _, r := range []*Request{
-		{},
-		{
-			Command: "ADD", ContainerID: "c", Netns: "/run/netns/x", IfName: "eth0", Args: Args{{"a", "b=\"<"}, {"", ""}},
-			Path: "/opt/cni/bin", Config: []byte("{\n}\xff"),
-		},
-	} {
-		got := &Request{}
-		if err := json.Unmarshal(r.AppendJSON(nil), got); err != nil {
-			t.Fatalf("%s: %v", r.AppendJSON(nil), err)
-		}
-		if r.Config == nil {
-			got.Config = nil
-		}
-		if d := cmp.Diff(r, got, cmpopts.IgnoreUnexported(Request{})); d != "" {
-			t.Errorf("(-want +got):\n%s", d)
-		}
-	}
-}
 
 func TestArgsParseJSON(t *testing.T) {
 	t.Parallel()

@@ -13,16 +13,16 @@ import (
 
 // Request is one call of the plugin. All fields are as the runtime passed them.
 type Request struct {
-	Command     string `json:"command"`
-	ContainerID string `json:"containerID"`
-	Netns       string `json:"netns"`
-	IfName      string `json:"ifName"`
+	Command     string
+	ContainerID string
+	Netns       string
+	IfName      string
 	// Args are the pairs of CNI_ARGS in their order.
-	Args Args `json:"args,omitempty"`
+	Args Args
 	// Path is CNI_PATH.
-	Path string `json:"path"`
+	Path string
 	// Config is the standard input, byte for byte.
-	Config []byte `json:"config"`
+	Config []byte
 
 	plugin *config.Plugin
 }

@@ -1,7 +1,6 @@
 package request
 
 import (
-	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
@@ -189,41 +188,6 @@ func FuzzParseArgs(f *testing.F) {
 			if !seen[p[0]] {
 				t.Errorf("%q is lost", p[0])
 			}
-		}
-	})
-}
-
-// FuzzRequest decodes requests as the daemon does, and checks that no method panics.
-func FuzzRequest(f *testing.F) {
-	good, err := json.Marshal(&Request{
-		Command: Add, ContainerID: "c", Netns: "/run/netns/x", IfName: "eth0",
-		Args: Args{{"A", "b"}}, Path: "/opt/cni/bin", Config: []byte(`{"name":"n"}`),
-	})
-	if err != nil {
-		f.Fatal(err)
-	}
-	for _, seed := range []string{
-		string(good), `{}`, `null`, `[]`, `{"args":[[]]}`, `{"args":[["a"]]}`,
-		`{"args":[["a","b","c"]]}`, `{"args":null,"config":""}`, `{"config":"%%"}`, `{"args":{"a":"b"}}`,
-	} {
-		f.Add([]byte(seed))
-	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		r := &Request{}
-		if err := json.Unmarshal(b, r); err != nil {
-			return
-		}
-		if r.Pod() == "" || len(r.Args.Delegate("u")) < 5 {
-			t.Errorf("%+v", r)
-		}
-		sent, err := json.Marshal(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		again := &Request{}
-		if err := json.Unmarshal(sent, again); err != nil || !cmp.Equal(r.Args.String(), again.Args.String()) ||
-			string(r.Config) != string(again.Config) {
-			t.Errorf("%+v becomes %+v: %v", r, again, err)
 		}
 	})
 }

@@ -52,7 +52,7 @@ var _ Connection = (*daemon)(nil)
 func (d *daemon) Get(ctx context.Context, conf []byte) (error, bool) {
 	ctx, cancel := context.WithTimeout(ctx, briefLimit)
 	defer cancel()
-	var s wirev1.Status
+	var s wirev1.StatusResult
 	if err := d.client.Call(ctx, "GET", wirev1.PathStatus+"?key="+statusKey(conf), nil, &s); err != nil || !s.Known {
 		return nil, false
 	}
@@ -66,7 +66,7 @@ func (d *daemon) Get(ctx context.Context, conf []byte) (error, bool) {
 func (d *daemon) Put(ctx context.Context, conf []byte, answer error) {
 	ctx, cancel := context.WithTimeout(ctx, briefLimit)
 	defer cancel()
-	s := wirev1.Status{Key: statusKey(conf)}
+	s := wirev1.StatusResult{Key: statusKey(conf)}
 	if answer != nil {
 		s.Error = fault.ToCNI(answer)
 	}
@@ -99,10 +99,11 @@ func (d *daemon) Plan(ctx context.Context, req *request.Request, conf *config.Pl
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, wait, fmt.Errorf("no answer for %s", wait))
 	defer cancel()
-	p := &plan.Plan{}
-	if err := call(ctx, "POST", wirev1.PathPlan, req, p); err != nil {
+	var answer wirev1.Plan
+	if err := call(ctx, "POST", wirev1.PathPlan, wirev1.FromRequest(req), &answer); err != nil {
 		return nil, tryAgain(err, req)
 	}
+	p := answer.ToPlan()
 	if err := p.Validate(req); err != nil {
 		return nil, fault.PlanUnusable.Wrap(err, req.Pod())
 	}
@@ -122,59 +123,60 @@ func canPlanLocally(req *request.Request, conf *config.Plugin) bool {
 // costs a fifth of a request, and survives a restart of the daemon. A report with nothing but timings is sent without
 // waiting.
 func (d *daemon) Publish(ctx context.Context, report *publish.Report) error {
+	msg := wirev1.FromReport(report)
 	switch {
 	case !report.HasStatus() && report.Failure == nil:
-		d.sendTimings(ctx, report)
+		d.sendTimings(ctx, msg)
 		return nil
 	case report.HasStatus() && !report.Wait:
-		err := d.writeReportFile(report)
+		err := d.writeReportFile(report.File(), msg)
 		if err == nil {
 			return nil
 		}
 		d.log.Warn("sending the status over the socket: it cannot be left in a file", "container", report.ContainerID,
 			"err", err)
 	}
-	return d.deliver(ctx, report)
+	return d.deliver(ctx, report, msg)
 }
 
 // sendTimings sends a report that needs no answer.
-func (d *daemon) sendTimings(ctx context.Context, report *publish.Report) {
+func (d *daemon) sendTimings(ctx context.Context, msg *wirev1.Report) {
 	ctx, cancel := context.WithTimeout(ctx, briefLimit)
 	defer cancel()
-	if err := d.client.Send(ctx, "POST", wirev1.PathReport, report); err != nil {
+	if err := d.client.Send(ctx, "POST", wirev1.PathReport, msg); err != nil {
 		d.log.Debug("cannot report timings", "err", err)
 	}
 }
 
 // deliver sends a report and waits for the daemon's answer. If the daemon does not accept a status in time, deliver
 // leaves it in a file. It returns an error only if that fails, so that the status is lost.
-func (d *daemon) deliver(ctx context.Context, report *publish.Report) error {
+func (d *daemon) deliver(ctx context.Context, report *publish.Report, msg *wirev1.Report) error {
 	wait := reportWait
 	if !report.HasStatus() {
 		wait = briefLimit
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, wait, fmt.Errorf("no answer for %s", wait))
 	defer cancel()
-	err := d.client.Call(ctx, "POST", wirev1.PathReport, report, nil)
+	err := d.client.Call(ctx, "POST", wirev1.PathReport, msg, nil)
 	if err == nil || !report.HasStatus() {
 		return nil
 	}
 	d.log.Warn("status is written later: the daemon did not accept it", "container", report.ContainerID, "err", err)
-	if lost := d.writeReportFile(report); lost != nil {
+	if lost := d.writeReportFile(report.File(), msg); lost != nil {
 		return errors.Join(fmt.Errorf("the daemon did not accept the status: %w", err), lost)
 	}
 	return nil
 }
 
 // writeReportFile writes a report to a file in the directory in which the daemon looks for reports.
-func (d *daemon) writeReportFile(report *publish.Report) error {
+func (d *daemon) writeReportFile(name string, msg *wirev1.Report) error {
 	failpoint.At("leave.before")
 	dir := filepath.Join(filepath.Dir(d.client.Socket), wirev1.ReportDir)
 	if err := fsx.MakeDir(dir, 0o700); err != nil {
 		return fmt.Errorf("leave report: %w", err)
 	}
 	// Without fsync: the sandbox does not survive a reboot.
-	err := fsx.Replace(filepath.Join(dir, report.File()), report.AppendJSON(nil), 0o600)
+	err := fsx.Replace(filepath.Join(dir, name), msg.AppendJSON(nil), 0o600)
 	failpoint.At("leave.after")
 	return err
 }

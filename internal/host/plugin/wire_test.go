@@ -15,8 +15,6 @@ import (
 	"time"
 
 	"multus/internal/config"
-	"multus/internal/engine/plan"
-	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
 	"multus/internal/fault"
 	"multus/internal/testutil/wire"
@@ -75,11 +73,11 @@ func connectTo(t *testing.T, answers map[string]answer) (c Connection, conf *con
 
 func wireRequest(t *testing.T) *request.Request {
 	t.Helper()
-	req := &request.Request{}
-	if err := json.Unmarshal(wire.Message(t, "plan-request.json"), req); err != nil {
+	msg := &wirev1.Request{}
+	if err := json.Unmarshal(wire.Message(t, "plan-request.json"), msg); err != nil {
 		t.Fatal(err)
 	}
-	return req
+	return msg.ToRequest()
 }
 
 // newer returns the message with an additional member at each level that no version has.
@@ -112,7 +110,7 @@ func newer(t *testing.T, b []byte) []byte {
 // with additional members.
 func TestWirePlan(t *testing.T) {
 	t.Parallel()
-	want := &plan.Plan{}
+	want := &wirev1.Plan{}
 	if err := json.Unmarshal(wire.Message(t, "plan-answer.json"), want); err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +125,7 @@ func TestWirePlan(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if g, w := encoded(t, got), encoded(t, want); !reflect.DeepEqual(wire.Decode(t, []byte(g)),
+			if g, w := encoded(t, wirev1.FromPlan(got)), encoded(t, want); !reflect.DeepEqual(wire.Decode(t, []byte(g)),
 				wire.Decode(t, []byte(w))) {
 				t.Errorf("plan %s\nwant %s", g, w)
 			}
@@ -180,12 +178,12 @@ func TestWireReports(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"report-add.json", "report-failure.json"} {
 		c, _, asked := connectTo(t, map[string]answer{"POST " + wirev1.PathReport: {http.StatusOK, []byte("{}")}})
-		r := &publish.Report{}
-		if err := json.Unmarshal(wire.Message(t, name), r); err != nil {
+		msg := &wirev1.Report{}
+		if err := json.Unmarshal(wire.Message(t, name), msg); err != nil {
 			t.Fatal(err)
 		}
-		r.Wait = true
-		if err := c.Publish(t.Context(), r); err != nil {
+		msg.Wait = true
+		if err := c.Publish(t.Context(), msg.ToReport()); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		sent := wire.Decode(t, <-asked).(map[string]any)

@@ -1,6 +1,7 @@
 // Package wire contains messages as an earlier plugin and an earlier daemon sent them, for the tests of both sides.
-// During an update of a node either side may be newer than the other for a while. So these files never change: another
-// version of the messages is added as another directory. Only tests may import this package.
+// During an update of a node either side may be newer than the other for a while. So these files never change: a
+// message with a new key is added as another file, and another version of the protocol as another directory. The
+// messages *-full.json have every key. Only tests may import this package.
 package wire
 
 import (

@@ -1,4 +1,4 @@
-package publish
+package wirev1
 
 import (
 	"encoding/json"
@@ -8,12 +8,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestAppendJSON checks that AppendJSON writes what encoding/json writes, with every field set and with none, so that
+// TestAppendReport checks that AppendJSON writes what encoding/json writes, with every field set and with none, so that
 // no field is missing.
-func TestAppendJSON(t *testing.T) {
+func TestAppendReport(t *testing.T) {
 	t.Parallel()
 	full := &Report{
-		Command: "ADD", Pod: Pod{"n<s", "pod", "u"}, ContainerID: "c", Netns: "/n", Time: 1 << 60, Wait: true, Needed: true,
+		Command: "ADD", Pod: Pod{"n<s", "pod", "u"}, ContainerID: "c", Netns: "/n", Time: 1 << 60, Wait: true,
 		EventsWritten: true,
 		Attached: []Attached{
 			{"a", "net1", true, json.RawMessage("{\n\"ips\" : [ ] }"), json.RawMessage(`{"type":"pci"}`)},
@@ -43,6 +43,29 @@ func TestAppendJSON(t *testing.T) {
 		}
 		if d := cmp.Diff(a, b); d != "" {
 			t.Errorf("%s (-encoding/json +AppendJSON):\n%s", name, d)
+		}
+	}
+}
+
+// TestAppendRequest checks that AppendJSON writes what encoding/json writes.
+func TestAppendRequest(t *testing.T) {
+	t.Parallel()
+	for _, r := range []*Request{
+		{},
+		{
+			Command: "ADD", ContainerID: "c", Netns: "/run/netns/x", IfName: "eth0",
+			Args: [][2]string{{"a", "b=\"<"}, {"", ""}}, Path: "/opt/cni/bin", Config: []byte("{\n}\xff"),
+		},
+	} {
+		got := &Request{}
+		if err := json.Unmarshal(r.AppendJSON(nil), got); err != nil {
+			t.Fatalf("%s: %v", r.AppendJSON(nil), err)
+		}
+		if r.Config == nil {
+			got.Config = nil
+		}
+		if d := cmp.Diff(r, got); d != "" {
+			t.Errorf("(-want +got):\n%s", d)
 		}
 	}
 }

@@ -1,0 +1,79 @@
+package wirev1
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"multus/internal/engine/publish"
+	"multus/internal/rawjson"
+	"multus/internal/testutil/wire"
+)
+
+// FuzzRequest decodes requests as the daemon does. It checks that no method panics, and that the plugin's encoder sends
+// the same request again.
+func FuzzRequest(f *testing.F) {
+	f.Add(wire.Message(f, "plan-request.json"))
+	for _, seed := range []string{
+		`{}`, `null`, `[]`, `{"args":[[]]}`, `{"args":[["a"]]}`, `{"args":[["a","b","c"]]}`,
+		`{"args":null,"config":""}`, `{"config":"%%"}`, `{"args":{"a":"b"}}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m := &Request{}
+		if err := json.Unmarshal(b, m); err != nil {
+			return
+		}
+		r := m.ToRequest()
+		if r.Pod() == "" || len(r.Args.Delegate("u")) < 5 {
+			t.Errorf("%+v", r)
+		}
+		sent, err := json.Marshal(FromRequest(r))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, b := range [][]byte{sent, FromRequest(r).AppendJSON(nil)} {
+			again := &Request{}
+			if err := json.Unmarshal(b, again); err != nil || again.Command != m.Command || again.IfName != m.IfName ||
+				again.ToRequest().Args.String() != r.Args.String() || !bytes.Equal(again.Config, m.Config) {
+				t.Errorf("%+v becomes %+v: %v", m, again, err)
+			}
+		}
+	})
+}
+
+// FuzzReport decodes and processes reports as the daemon does, and checks that both encoders write the same report.
+func FuzzReport(f *testing.F) {
+	f.Add(wire.Message(f, "report-add.json"))
+	f.Add(wire.Message(f, "report-full.json"))
+	for _, seed := range []string{
+		`{}`, `null`, `{"attached":[{}]}`, `{"attached":[null]}`, `{"failure":{}}`,
+		`{"attached":[{"result":null}],"failure":{"missing":true}}`, `{"attached":[{"result":"x","deviceInfo":5}]}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m := &Report{}
+		if err := json.Unmarshal(b, m); err != nil {
+			return
+		}
+		r := m.ToReport()
+		if value, err := publish.Status(r); r.Failure != nil && (value != "" || err != nil) {
+			t.Errorf("a status after a failure: %q, %v", value, err)
+		}
+		_, _ = publish.Events(r)
+		encoded, err := rawjson.Marshal(FromReport(r))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var want, got Report
+		err = errors.Join(json.Unmarshal(encoded, &want), json.Unmarshal(FromReport(r).AppendJSON(nil), &got))
+		if d := cmp.Diff(want, got); d != "" || err != nil {
+			t.Errorf("%s: %v (-encoding/json +AppendJSON):\n%s", b, err, d)
+		}
+	})
+}

@@ -1,0 +1,131 @@
+package wirev1
+
+import (
+	"encoding/json"
+	"net/netip"
+
+	"multus/internal/cniconf"
+	"multus/internal/engine/plan"
+	"multus/internal/netsel"
+)
+
+// Plan is the answer to POST PathPlan: what the plugin does for one sandbox. The daemon writes it, and the plugin reads
+// it and checks it against its request (plan.Plan.Validate) before it uses it.
+type Plan struct {
+	// CNIVersion is the version in which the plugin returns the result.
+	CNIVersion string `json:"cniVersion"`
+	// ContainerID and Netns are those of the request.
+	ContainerID string `json:"containerID"`
+	Netns       string `json:"netns"`
+	// Pod is the pod of the sandbox. It has no keys if the runtime named no pod.
+	Pod PlannedPod `json:"pod"`
+	// Dirs are the directories that the plugin uses on the host.
+	Dirs Dirs `json:"dirs"`
+	// Attachments is in the order in which they are added. The first one is the cluster network.
+	Attachments []Attachment `json:"attachments"`
+	// Concurrency is how many attachments of one stage are made at the same time. Missing means one after another.
+	Concurrency int `json:"concurrency,omitempty"`
+}
+
+// PlannedPod is the pod object of a plan. UID is the UID in the API, which for a static pod is not the one that the
+// runtime passed. Missing means that it is unknown.
+type PlannedPod struct {
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name,omitempty"`
+	UID       string `json:"uid,omitempty"`
+}
+
+// Dirs are absolute paths on the host: the state directory (cniDir) and the additional plugin directory (binDir). An
+// empty path means the plugin's default.
+type Dirs struct {
+	State  string `json:"state"`
+	Binary string `json:"binary"`
+}
+
+// Attachment is one network of a plan. The key hostDevice is reserved: earlier plugins decode it, and no daemon has
+// sent it, because the device is chosen on the node.
+type Attachment struct {
+	// Name is shown to users: namespace/name of the network definition, else the name in the configuration.
+	Name string `json:"name"`
+	// Origin is the reference that the attachment comes from, one of plan's origins. Readers must accept an unknown one.
+	Origin string `json:"origin"`
+	// Primary marks the cluster network.
+	Primary bool   `json:"primary,omitempty"`
+	IfName  string `json:"ifName"`
+	// Config is the configuration for the delegate, byte for byte: an object, or a string with the object if an encoder
+	// would change a byte of it (cniconf.List.MarshalJSON).
+	Config *cniconf.List `json:"config"`
+	// Args are the delegate's CNI_ARGS, as in Request.
+	Args [][2]string `json:"args"`
+	// RuntimeConfig has the values for plugins that declare the capability. They are passed on as they are.
+	RuntimeConfig map[string]json.RawMessage `json:"runtimeConfig,omitempty"`
+	// Request is the element of the pod's annotation, with the keys of the NPWG standard, which netsel implements. Missing
+	// means a network that the pod did not request.
+	Request *netsel.Element `json:"request,omitempty"`
+	Routes  Routes          `json:"routes"`
+	// Resource and Device are the resource name and the ID of the device that the kubelet gave to the pod for this
+	// network. Missing means none.
+	Resource string `json:"resource,omitempty"`
+	Device   string `json:"device,omitempty"`
+	// DeviceInfo is the path of the attachment's device-info file. Missing means none.
+	DeviceInfo string `json:"deviceInfo,omitempty"`
+	// Stage is the stage of a plan with Concurrency. Missing means stage 0.
+	Stage int `json:"stage,omitempty"`
+	// Inherited reports whether the configuration has no cniVersion of its own, so that the plugin has to choose one.
+	Inherited bool `json:"inherited,omitempty"`
+}
+
+// Routes is what happens to default routes after an attachment was added. Missing keys leave the routes as the delegate
+// made them.
+type Routes struct {
+	DropIPv4 bool         `json:"dropIPv4,omitempty"`
+	DropIPv6 bool         `json:"dropIPv6,omitempty"`
+	Gateways []netip.Addr `json:"gateways,omitempty"`
+}
+
+// FromPlan returns the message for a plan. Both share the parts that they refer to.
+func FromPlan(p *plan.Plan) *Plan {
+	m := &Plan{
+		CNIVersion: p.CNIVersion, ContainerID: p.ContainerID, Netns: p.Netns, Pod: PlannedPod(p.Pod), Dirs: Dirs(p.Dirs),
+		Concurrency: p.Concurrency,
+	}
+	if p.Attachments != nil { // nil is null
+		m.Attachments = make([]Attachment, len(p.Attachments))
+	}
+	for i := range p.Attachments {
+		m.Attachments[i] = fromAttachment(&p.Attachments[i])
+	}
+	return m
+}
+
+// ToPlan returns the plan of the message. Both share the parts that they refer to. The message is untrusted: the caller
+// validates the plan.
+func (m *Plan) ToPlan() *plan.Plan {
+	p := &plan.Plan{
+		CNIVersion: m.CNIVersion, ContainerID: m.ContainerID, Netns: m.Netns, Pod: plan.Identity(m.Pod),
+		Dirs: plan.Dirs(m.Dirs), Concurrency: m.Concurrency,
+	}
+	if m.Attachments != nil {
+		p.Attachments = make([]plan.Attachment, len(m.Attachments))
+	}
+	for i := range m.Attachments {
+		p.Attachments[i] = m.Attachments[i].toPlan()
+	}
+	return p
+}
+
+func fromAttachment(a *plan.Attachment) Attachment {
+	return Attachment{
+		Name: a.Name, Origin: string(a.Origin), Primary: a.Primary, IfName: a.IfName, Config: a.Config, Args: a.Args,
+		RuntimeConfig: a.RuntimeConfig, Request: a.Request, Routes: Routes(a.Routes), Resource: a.Resource,
+		Device: a.Device, DeviceInfo: a.DeviceInfo, Stage: a.Stage, Inherited: a.Inherited,
+	}
+}
+
+func (m *Attachment) toPlan() plan.Attachment {
+	return plan.Attachment{
+		Name: m.Name, Origin: plan.Origin(m.Origin), Primary: m.Primary, IfName: m.IfName, Config: m.Config, Args: m.Args,
+		RuntimeConfig: m.RuntimeConfig, Request: m.Request, Routes: plan.Routes(m.Routes), Resource: m.Resource,
+		Device: m.Device, DeviceInfo: m.DeviceInfo, Stage: m.Stage, Inherited: m.Inherited,
+	}
+}

@@ -1,0 +1,102 @@
+package wirev1
+
+import (
+	"encoding/json"
+
+	"multus/internal/engine/publish"
+)
+
+// Report is the body of POST PathReport, and the content of a file in ReportDir: what happened to the networks of a
+// pod. The plugin and the daemon write it, and the daemon reads it. A file may have been written by an earlier or a
+// later plugin or daemon.
+type Report struct {
+	// Command is the verb that the report is about: ADD or DEL.
+	Command string `json:"command"`
+	Pod     Pod    `json:"pod"`
+	// ContainerID and Netns are those of the sandbox. Netns distinguishes the interfaces of the pod in a result. Missing
+	// means unknown.
+	ContainerID string `json:"containerID,omitempty"`
+	Netns       string `json:"netns,omitempty"`
+	// Attached lists the attachments in the order of the plan. Missing means that no network status is written.
+	Attached []Attached `json:"attached,omitempty"`
+	// Failure is present if ADD failed, or if DEL gave up networks. No network status is written then.
+	Failure *Failure `json:"failure,omitempty"`
+	// Timings has the durations of the delegates, for metrics.
+	Timings []Timing `json:"timings,omitempty"`
+	// Time is the time of the ADD or the DEL in nanoseconds since 1970. It orders the reports of one pod.
+	Time int64 `json:"time,omitempty"`
+	// Wait requests an answer only after the first attempt to write the network status. It has no meaning in a file.
+	Wait bool `json:"wait,omitempty"`
+	// EventsWritten is only in files: a daemon has written the events of the report, and not its network status.
+	EventsWritten bool `json:"told,omitempty"`
+}
+
+// Pod identifies the pod object of a report. A missing UID means that the runtime passed none.
+type Pod struct {
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	UID       string `json:"uid,omitempty"`
+}
+
+// Attached is one attachment of a report.
+type Attached struct {
+	Name    string `json:"name"`
+	IfName  string `json:"ifName"`
+	Primary bool   `json:"primary,omitempty"`
+	// Result is the delegate's CNI result, in the delegate's version.
+	Result json.RawMessage `json:"result"`
+	// DeviceInfo is the content of the attachment's device-info file. Missing means that there is none.
+	DeviceInfo json.RawMessage `json:"deviceInfo,omitempty"`
+}
+
+// Failure describes why an ADD failed, or what a DEL gave up.
+type Failure struct {
+	// Missing is set if a network does not exist or could not be looked up.
+	Missing bool `json:"missing,omitempty"`
+	// EmitEvent requests an event of the pod about the failure.
+	EmitEvent bool `json:"tell,omitempty"`
+	// Message is the same for every retry, so it does not name the request.
+	Message string `json:"message"`
+}
+
+// Timing is how long the plugins of one network took.
+type Timing struct {
+	Network string `json:"network"`
+	// Plugin is the type of the first plugin.
+	Plugin  string  `json:"plugin"`
+	Seconds float64 `json:"seconds"`
+	Failed  bool    `json:"failed,omitempty"`
+}
+
+// FromReport returns the message for a report. Both share the parts that they refer to.
+func FromReport(r *publish.Report) *Report {
+	m := &Report{
+		Command: r.Command, Pod: Pod(r.Pod), ContainerID: r.ContainerID, Netns: r.Netns,
+		Attached: make([]Attached, len(r.Attached)), Failure: (*Failure)(r.Failure),
+		Timings: make([]Timing, len(r.Timings)), Time: r.Time, Wait: r.Wait, EventsWritten: r.EventsWritten,
+	}
+	for i := range r.Attached {
+		m.Attached[i] = Attached(r.Attached[i])
+	}
+	for i := range r.Timings {
+		m.Timings[i] = Timing(r.Timings[i])
+	}
+	return m
+}
+
+// ToReport returns the report of the message. Both share the parts that they refer to. The message is untrusted:
+// results and device information are checked where they are used.
+func (m *Report) ToReport() *publish.Report {
+	r := &publish.Report{
+		Command: m.Command, Pod: publish.Pod(m.Pod), ContainerID: m.ContainerID, Netns: m.Netns,
+		Attached: make([]publish.Attached, len(m.Attached)), Failure: (*publish.Failure)(m.Failure),
+		Timings: make([]publish.Timing, len(m.Timings)), Time: m.Time, Wait: m.Wait, EventsWritten: m.EventsWritten,
+	}
+	for i := range m.Attached {
+		r.Attached[i] = publish.Attached(m.Attached[i])
+	}
+	for i := range m.Timings {
+		r.Timings[i] = publish.Timing(m.Timings[i])
+	}
+	return r
+}
