@@ -33,14 +33,21 @@ func result(address string) string {
 // newFakes creates the node. over is merged into the "fake" object of a plugin by name: cluster, chained, one, two.
 func newFakes(t *testing.T, kind node.Kind, conf map[string]any, over map[string]map[string]any) *fakes {
 	t.Helper()
+	return newFakesOn(t, node.Options{Kind: kind, Conf: conf}, over)
+}
+
+// newFakesOn is newFakes for a node with further options.
+func newFakesOn(t *testing.T, o node.Options, over map[string]map[string]any) *fakes {
+	t.Helper()
 	f := &fakes{dir: t.TempDir()}
 	primary := filepath.Join(t.TempDir(), "primary")
-	if conf == nil {
-		conf = map[string]any{}
+	if o.Conf == nil {
+		o.Conf = map[string]any{}
 	}
-	conf["clusterNetwork"] = filepath.Join(primary, "10-cluster.conflist")
-	conf["binDir"] = "" // CNI_PATH of the runtime has all plugins
-	f.Node = node.New(t, node.Options{Kind: kind, NetworksDir: f.dir, Conf: conf})
+	o.Conf["clusterNetwork"] = filepath.Join(primary, "10-cluster.conflist")
+	o.Conf["binDir"] = "" // CNI_PATH of the runtime has all plugins
+	o.NetworksDir = f.dir
+	f.Node = node.New(t, o)
 	if err := os.MkdirAll(primary, 0o755); err != nil {
 		t.Fatal(err)
 	}
