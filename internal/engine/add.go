@@ -111,7 +111,7 @@ func (at *attaching) report(ctx context.Context, failure error) error {
 	}
 	rep := &publish.Report{
 		Command: request.Add, ContainerID: p.ContainerID, Netns: p.Netns, Timings: at.Timings, Time: time.Now().UnixNano(),
-		Pod:    publish.Pod{Namespace: p.Pod.Namespace, Name: p.Pod.Name, UID: p.Pod.UID},
+		Pod:    p.Pod,
 		Wait:   at.Conf.PlainPods != config.PlainLocal || !plan.Plain(at.Request, at.Conf),
 		Needed: failure == nil && requestsNetworks(p),
 	}

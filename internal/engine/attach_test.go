@@ -42,7 +42,7 @@ func (configs planned) Plan(ctx context.Context, req *request.Request, conf *con
 	if err != nil {
 		return nil, err
 	}
-	p.Pod = plan.Identity{Namespace: "team", Name: "web", UID: "u"}
+	p.Pod = request.Pod{Namespace: "team", Name: "web", UID: "u"}
 	for i, b := range configs {
 		l, err := cniconf.Parse([]byte(b))
 		if err != nil {

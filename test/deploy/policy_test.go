@@ -24,6 +24,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"multus/internal/engine/publish"
+	"multus/internal/engine/request"
 	"multus/internal/source/kube"
 	"multus/internal/testutil/kubetest"
 )
@@ -453,7 +454,7 @@ func TestPolicyAllows(t *testing.T) {
 			t.Fatal(err)
 		}
 		wait(t, "GET and PUT", func() error {
-			return client.SetAnnotation(t.Context(), publish.Pod{Namespace: "default", Name: "web-" + nodeA}, networkStatus,
+			return client.SetAnnotation(t.Context(), request.Pod{Namespace: "default", Name: "web-" + nodeA}, networkStatus,
 				"[1]")
 		})
 		i.daemonWrites(t, client)
@@ -475,7 +476,7 @@ func (i *installed) daemonWrites(t *testing.T, client *kube.Client) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		of := publish.Pod{Namespace: "default", Name: pod, UID: string(p.UID)}
+		of := request.Pod{Namespace: "default", Name: pod, UID: string(p.UID)}
 		value := `[{"name":"` + t.Name() + `"}]`
 		if err := client.SetAnnotation(t.Context(), of, networkStatus, value); err != nil {
 			t.Errorf("%s: %v", pod, err)
@@ -498,7 +499,7 @@ func (i *installed) daemonWrites(t *testing.T, client *kube.Client) {
 			t.Errorf("event %s of the node: %v", reason, err)
 		}
 	}
-	if err := client.SetAnnotation(t.Context(), publish.Pod{Namespace: "default", Name: "web-" + nodeB}, networkStatus,
+	if err := client.SetAnnotation(t.Context(), request.Pod{Namespace: "default", Name: "web-" + nodeB}, networkStatus,
 		"[]"); !errors.Is(err, publish.ErrRefused) {
 		t.Errorf("network status of the other node: %v", err)
 	}

@@ -77,7 +77,7 @@ func (s *site) Plan(_ context.Context, req *request.Request, _ *config.Plugin) (
 	return &plan.Plan{
 		CNIVersion: "1.1.0", ContainerID: req.ContainerID, Netns: req.Netns,
 		Attachments: append([]plan.Attachment(nil), s.attachments...),
-		Pod:         plan.Identity{Namespace: "team", Name: "web-0", UID: "u"},
+		Pod:         request.Pod{Namespace: "team", Name: "web-0", UID: "u"},
 		Dirs:        plan.Dirs{State: filepath.Join(s.dir, "state"), Binary: s.dir},
 	}, nil
 }

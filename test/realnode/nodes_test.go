@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"multus/internal/engine/publish"
+	"multus/internal/engine/request"
 	"multus/internal/source/kube"
 	"multus/internal/testutil/cluster"
 )
@@ -101,7 +102,7 @@ func (n *node) credentials(t *testing.T, own, other *corev1.Pod) {
 		t.Fatal(err)
 	}
 	set := func(p *corev1.Pod) error {
-		return client.SetAnnotation(t.Context(), publish.Pod{Namespace: p.Namespace, Name: p.Name, UID: string(p.UID)},
+		return client.SetAnnotation(t.Context(), request.Pod{Namespace: p.Namespace, Name: p.Name, UID: string(p.UID)},
 			nadv1.NetworkStatusAnnot, p.Annotations[nadv1.NetworkStatusAnnot])
 	}
 	if err := set(own); err != nil {

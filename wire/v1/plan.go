@@ -6,6 +6,7 @@ import (
 
 	"multus/internal/cniconf"
 	"multus/internal/engine/plan"
+	"multus/internal/engine/request"
 	"multus/internal/netsel"
 )
 
@@ -102,7 +103,7 @@ func FromPlan(p *plan.Plan) *Plan {
 // validates the plan.
 func (m *Plan) ToPlan() *plan.Plan {
 	p := &plan.Plan{
-		CNIVersion: m.CNIVersion, ContainerID: m.ContainerID, Netns: m.Netns, Pod: plan.Identity(m.Pod),
+		CNIVersion: m.CNIVersion, ContainerID: m.ContainerID, Netns: m.Netns, Pod: request.Pod(m.Pod),
 		Dirs: plan.Dirs(m.Dirs), Concurrency: m.Concurrency,
 	}
 	if m.Attachments != nil {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 
 	"multus/internal/engine/publish"
+	"multus/internal/engine/request"
 )
 
 // Report is the body of POST PathReport, and the content of a file in ReportDir: what happened to the networks of a
@@ -88,7 +89,7 @@ func FromReport(r *publish.Report) *Report {
 // results and device information are checked where they are used.
 func (m *Report) ToReport() *publish.Report {
 	r := &publish.Report{
-		Command: m.Command, Pod: publish.Pod(m.Pod), ContainerID: m.ContainerID, Netns: m.Netns,
+		Command: m.Command, Pod: request.Pod(m.Pod), ContainerID: m.ContainerID, Netns: m.Netns,
 		Attached: make([]publish.Attached, len(m.Attached)), Failure: (*publish.Failure)(m.Failure),
 		Timings: make([]publish.Timing, len(m.Timings)), Time: m.Time, Wait: m.Wait, EventsWritten: m.EventsWritten,
 	}

@@ -77,7 +77,7 @@ func TestFailureIsLogged(t *testing.T) {
 		log: slog.New(slog.NewJSONHandler(&log, nil)),
 	}
 	told := &publish.Report{
-		Command: "ADD", ContainerID: "0123456789abcdef", Pod: publish.Pod{Namespace: "team", Name: "web-0", UID: "u"},
+		Command: "ADD", ContainerID: "0123456789abcdef", Pod: request.Pod{Namespace: "team", Name: "web-0", UID: "u"},
 		Failure: &publish.Failure{EmitEvent: true, Message: "why; what to do"},
 	}
 	body, err := json.Marshal(wirev1.FromReport(told))

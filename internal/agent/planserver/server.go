@@ -205,8 +205,7 @@ func (s *Server) resolve(ctx context.Context, place *largePlanPlace, req *reques
 
 // missing emits the event of a network definition that cannot be read.
 func (s *Server) missing(containerID string, pod *plan.Pod, m *plan.MissingNetworkError) {
-	s.statuses.Announce(publish.Missing(publish.Pod{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID}, containerID,
-		m.Error()))
+	s.statuses.Announce(publish.Missing(pod.Identity(), containerID, m.Error()))
 }
 
 // report hands a report to the writer of statuses, and answers when that has accepted it. A failure to write the status

@@ -11,13 +11,14 @@ import (
 	"multus/internal/agent/metrics"
 	"multus/internal/agent/podstatus"
 	"multus/internal/engine/publish"
+	"multus/internal/engine/request"
 )
 
 // anyCluster is a Cluster that accepts everything.
 type anyCluster struct{}
 
-func (anyCluster) SetAnnotation(context.Context, publish.Pod, string, string) error { return nil }
-func (anyCluster) Emit(context.Context, publish.Pod, publish.Event) error           { return nil }
+func (anyCluster) SetAnnotation(context.Context, request.Pod, string, string) error { return nil }
+func (anyCluster) Emit(context.Context, request.Pod, publish.Event) error           { return nil }
 
 // newTestWriter returns a Writer that does not run.
 func newTestWriter(dir string) *podstatus.Writer {
@@ -44,7 +45,7 @@ func runWriter(t *testing.T, w *podstatus.Writer) (stop func()) {
 // statusReport returns the report of a sandbox of a pod that has a status.
 func statusReport(name string) *publish.Report {
 	return &publish.Report{
-		Command: "ADD", ContainerID: "c1", Time: 1, Pod: publish.Pod{Namespace: "ns", Name: name, UID: "u-" + name},
+		Command: "ADD", ContainerID: "c1", Time: 1, Pod: request.Pod{Namespace: "ns", Name: name, UID: "u-" + name},
 		Attached: []publish.Attached{{
 			Name: "cluster", IfName: "eth0", Primary: true,
 			Result: json.RawMessage(`{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/x"}],` +

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"multus/internal/engine/publish"
+	"multus/internal/engine/request"
 	"multus/internal/fault"
 )
 
@@ -28,7 +29,7 @@ const (
 
 // eventBatch is the events of one report that are not written yet.
 type eventBatch struct {
-	pod       publish.Pod
+	pod       request.Pod
 	container string
 	events    []publish.Event
 	tries     int

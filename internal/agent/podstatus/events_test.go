@@ -9,6 +9,7 @@ import (
 	clocktesting "k8s.io/utils/clock/testing"
 
 	"multus/internal/engine/publish"
+	"multus/internal/engine/request"
 	"multus/internal/testutil/eventually"
 )
 
@@ -20,9 +21,9 @@ type together struct {
 	again   chan string
 }
 
-func (c *together) SetAnnotation(context.Context, publish.Pod, string, string) error { return nil }
+func (c *together) SetAnnotation(context.Context, request.Pod, string, string) error { return nil }
 
-func (c *together) Emit(ctx context.Context, _ publish.Pod, e publish.Event) error {
+func (c *together) Emit(ctx context.Context, _ request.Pod, e publish.Event) error {
 	select {
 	case c.begun <- struct{}{}:
 	case <-c.begun:

@@ -7,11 +7,12 @@ import (
 
 	"multus/internal/agent/recent"
 	"multus/internal/engine/publish"
+	"multus/internal/engine/request"
 )
 
 // pending is a report whose status is to be written.
 type pending struct {
-	pod       publish.Pod
+	pod       request.Pod
 	container string
 	time      int64
 	// key identifies the pod, and id the report. Reports with the same id have the same pod, container and time.
@@ -45,7 +46,7 @@ func newPending(r *publish.Report) *pending {
 
 // podKey returns the key of a pod. The underscore separates the parts because namespaces, pod names and UIDs never
 // contain one.
-func podKey(p publish.Pod) string { return fmt.Sprintf("%s_%s_%s", p.Namespace, p.Name, p.UID) }
+func podKey(p request.Pod) string { return fmt.Sprintf("%s_%s_%s", p.Namespace, p.Name, p.UID) }
 
 // latest has the latest report of each pod whose status is not written yet. Only these reports wait. Its lock is never
 // held during I/O or during a call of a work queue.
@@ -157,7 +158,7 @@ func (l *latest) len() int {
 }
 
 // ofSandbox returns the report of a sandbox, or nil. If at is not 0, reports of a later time are ignored.
-func (l *latest) ofSandbox(pod publish.Pod, container string, at int64) *pending {
+func (l *latest) ofSandbox(pod request.Pod, container string, at int64) *pending {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, p := range l.pods {

@@ -18,6 +18,7 @@ import (
 	clocktesting "k8s.io/utils/clock/testing"
 
 	"multus/internal/engine/publish"
+	"multus/internal/engine/request"
 	"multus/internal/source/kube"
 	"multus/internal/testutil/eventually"
 )
@@ -173,7 +174,7 @@ func TestForbidden(t *testing.T) {
 		t.Errorf("%d requests for %d statuses", got, n)
 	}
 	for i := range n / 2 {
-		q.DropDeleted(publish.Pod{Namespace: "ns", Name: fmt.Sprint("bad-", i)}, fmt.Sprint("container-", i), 0)
+		q.DropDeleted(request.Pod{Namespace: "ns", Name: fmt.Sprint("bad-", i)}, fmt.Sprint("container-", i), 0)
 	}
 	if got, left := q.Waiting(), len(files(t, q.spool.dir)); got != n/2 || left != n/2 {
 		t.Errorf("after %d DELs %v statuses wait, %d files", n/2, got, left)

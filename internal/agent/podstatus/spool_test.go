@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"multus/internal/engine/publish"
+	"multus/internal/engine/request"
 	"multus/internal/testutil/eventually"
 )
 
@@ -243,7 +244,7 @@ type forbiddingCluster struct {
 	events   chan error
 }
 
-func (f *forbiddingCluster) SetAnnotation(ctx context.Context, _ publish.Pod, _, _ string) error {
+func (f *forbiddingCluster) SetAnnotation(ctx context.Context, _ request.Pod, _, _ string) error {
 	select {
 	case f.statuses <- struct{}{}:
 	case <-ctx.Done():
@@ -251,7 +252,7 @@ func (f *forbiddingCluster) SetAnnotation(ctx context.Context, _ publish.Pod, _,
 	return errors.New("forbidden")
 }
 
-func (f *forbiddingCluster) Emit(ctx context.Context, _ publish.Pod, _ publish.Event) error {
+func (f *forbiddingCluster) Emit(ctx context.Context, _ request.Pod, _ publish.Event) error {
 	select {
 	case err := <-f.events:
 		return err

@@ -12,6 +12,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"multus/internal/engine/publish"
+	"multus/internal/engine/request"
 	"multus/internal/fault"
 )
 
@@ -169,7 +170,7 @@ func (w *Writer) queue(reports ...*pending) {
 // DropDeleted drops the report of a sandbox that is deleted, whose status is no longer needed. at is the time of
 // the DEL, or 0 if the plugin sets none. The report of a later ADD of the same sandbox is kept: it comes in a file, and
 // may be read before a DEL that waited on the socket.
-func (w *Writer) DropDeleted(pod publish.Pod, container string, at int64) {
+func (w *Writer) DropDeleted(pod request.Pod, container string, at int64) {
 	if container == "" {
 		return
 	}
@@ -187,7 +188,7 @@ func (w *Writer) DropDeleted(pod publish.Pod, container string, at int64) {
 func (w *Writer) Waiting() float64 { return float64(w.latest.len()) }
 
 // PodName returns the name of a pod for a log line.
-func PodName(p publish.Pod) string {
+func PodName(p request.Pod) string {
 	return fault.Clip(p.Namespace, fault.MaxName) + "/" + fault.Clip(p.Name, fault.MaxName)
 }
 

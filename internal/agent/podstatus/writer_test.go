@@ -19,6 +19,7 @@ import (
 	clocktesting "k8s.io/utils/clock/testing"
 
 	"multus/internal/engine/publish"
+	"multus/internal/engine/request"
 	"multus/internal/fsx"
 	"multus/internal/testutil/eventually"
 	wirev1 "multus/wire/v1"
@@ -39,7 +40,7 @@ type failingCluster struct {
 	failingEvents atomic.Int32
 }
 
-func (w *failingCluster) SetAnnotation(_ context.Context, pod publish.Pod, _, value string) error {
+func (w *failingCluster) SetAnnotation(_ context.Context, pod request.Pod, _, value string) error {
 	if err := <-w.fail; err != nil {
 		return err
 	}
@@ -47,7 +48,7 @@ func (w *failingCluster) SetAnnotation(_ context.Context, pod publish.Pod, _, va
 	return nil
 }
 
-func (w *failingCluster) Emit(ctx context.Context, pod publish.Pod, _ publish.Event) error {
+func (w *failingCluster) Emit(ctx context.Context, pod request.Pod, _ publish.Event) error {
 	if w.failingEvents.Add(-1) >= 0 {
 		return publish.ErrRetry
 	}
@@ -75,7 +76,7 @@ func newFailingCluster(errs ...error) *failingCluster {
 
 func testReport(name, address string) *publish.Report {
 	return &publish.Report{
-		Command: "ADD", Pod: publish.Pod{Namespace: "ns", Name: name, UID: "u-" + name},
+		Command: "ADD", Pod: request.Pod{Namespace: "ns", Name: name, UID: "u-" + name},
 		Attached: []publish.Attached{{
 			Name: "cluster", IfName: "eth0", Primary: true,
 			Result: json.RawMessage(fmt.Sprintf(
@@ -218,7 +219,7 @@ type blockingCluster struct {
 	order []string
 }
 
-func (s *blockingCluster) SetAnnotation(_ context.Context, _ publish.Pod, _, value string) error {
+func (s *blockingCluster) SetAnnotation(_ context.Context, _ request.Pod, _, value string) error {
 	end := make(chan struct{})
 	s.begun <- end
 	<-end
@@ -228,7 +229,7 @@ func (s *blockingCluster) SetAnnotation(_ context.Context, _ publish.Pod, _, val
 	return nil
 }
 
-func (s *blockingCluster) Emit(context.Context, publish.Pod, publish.Event) error { return nil }
+func (s *blockingCluster) Emit(context.Context, request.Pod, publish.Event) error { return nil }
 
 // TestQueueKeepsOrder checks that the status of a later sandbox does not overtake one that is being written. Otherwise
 // the earlier status would stay.

@@ -15,7 +15,7 @@ import (
 const reportLimit = 2 * time.Second
 
 // Report publishes how long the delegates of a DEL took and which networks were given up.
-func Report(ctx context.Context, s *session.Session, pod publish.Pod, o *session.Outcome) {
+func Report(ctx context.Context, s *session.Session, pod request.Pod, o *session.Outcome) {
 	rep := &publish.Report{
 		Command: request.Del, Pod: pod, ContainerID: s.Request.ContainerID, Timings: o.Timings,
 		Time: time.Now().UnixNano(),
@@ -32,7 +32,7 @@ func Report(ctx context.Context, s *session.Session, pod publish.Pod, o *session
 
 // ReportGivenUp is Report for a DEL that another verb runs. It publishes nothing if no network was given up: timings
 // alone do not justify the time.
-func ReportGivenUp(ctx context.Context, s *session.Session, pod publish.Pod, o *session.Outcome) {
+func ReportGivenUp(ctx context.Context, s *session.Session, pod request.Pod, o *session.Outcome) {
 	if len(o.GivenUp) == 0 {
 		return
 	}

@@ -228,7 +228,7 @@ func (p *planning) finish() (*Plan, error) {
 	uid := ""
 	if p.pod != nil {
 		uid = p.pod.UID
-		out.Pod = Identity{Namespace: p.pod.Namespace, Name: p.pod.Name, UID: uid}
+		out.Pod = p.pod.Identity()
 	}
 	for i := range out.Attachments {
 		a := &out.Attachments[i]

@@ -31,8 +31,9 @@ type Plan struct {
 	CNIVersion  string
 	ContainerID string
 	Netns       string
-	// Pod is empty if the runtime named no pod (no Kubernetes).
-	Pod Identity
+	// Pod is empty if the runtime named no pod (no Kubernetes). Its UID is that of the object in the API. For the mirror
+	// pod of a static pod it differs from the UID that the runtime passes (behaviour D18).
+	Pod request.Pod
 	// Dirs are the directories that the plugin uses on the host.
 	Dirs Dirs
 	// Attachments is in the order in which they are added (NPWG v1.3 §7.3). The first one is the cluster network, whose
@@ -40,14 +41,6 @@ type Plan struct {
 	Attachments []Attachment
 	// Concurrency is how many attachments of one stage are made at the same time. 0 means one after another.
 	Concurrency int
-}
-
-// Identity is the pod object of a sandbox. UID is the UID of the object in the API. For the mirror pod of a static pod
-// it differs from the UID that the runtime passes (behaviour D18).
-type Identity struct {
-	Namespace string
-	Name      string
-	UID       string
 }
 
 // Dirs are the directories of a plan (behaviour A16, A17).

@@ -3,6 +3,8 @@ package plan
 import (
 	"context"
 	"errors"
+
+	"multus/internal/engine/request"
 )
 
 // Ref names a namespaced object: a pod or a network definition.
@@ -29,6 +31,11 @@ type Pod struct {
 	Ref
 	UID         string
 	Annotations map[string]string
+}
+
+// Identity returns what identifies the pod.
+func (p *Pod) Identity() request.Pod {
+	return request.Pod{Namespace: p.Namespace, Name: p.Name, UID: p.UID}
 }
 
 var (

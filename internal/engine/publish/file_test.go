@@ -3,23 +3,27 @@ package publish
 import (
 	"strings"
 	"testing"
+
+	"multus/internal/engine/request"
 )
 
 // TestFile checks that each report has a name of its own that every file system accepts, however long the pod's name
 // is, and that no name has the form of the names of earlier versions, which contained the pod.
 func TestFile(t *testing.T) {
 	t.Parallel()
-	long := Pod{strings.Repeat("n", 63), strings.Repeat("p", 253), "8e5c4cd3-8e0f-4c1c-9a53-3f0c4a1f5f4e"}
+	long := request.Pod{
+		Namespace: strings.Repeat("n", 63), Name: strings.Repeat("p", 253), UID: "8e5c4cd3-8e0f-4c1c-9a53-3f0c4a1f5f4e",
+	}
 	seen := map[string]Report{}
 	for _, r := range []Report{
 		{},
-		{Pod: Pod{"a", "b", "c"}, ContainerID: "d"},
-		{Pod: Pod{"ab", "", "c"}, ContainerID: "d"},
-		{Pod: Pod{"a", "b", "cd"}},
-		{Pod: Pod{"a", "b", "c"}, ContainerID: "e"},
-		{Pod: Pod{"a", "b", "c"}, ContainerID: "d", Time: 1},
-		{Pod: Pod{"a", "b", "c"}, ContainerID: "d", Time: 1<<63 - 1},
-		{Pod: Pod{"a", "b", "c"}, ContainerID: "d", Time: -1},
+		{Pod: request.Pod{Namespace: "a", Name: "b", UID: "c"}, ContainerID: "d"},
+		{Pod: request.Pod{Namespace: "ab", Name: "", UID: "c"}, ContainerID: "d"},
+		{Pod: request.Pod{Namespace: "a", Name: "b", UID: "cd"}},
+		{Pod: request.Pod{Namespace: "a", Name: "b", UID: "c"}, ContainerID: "e"},
+		{Pod: request.Pod{Namespace: "a", Name: "b", UID: "c"}, ContainerID: "d", Time: 1},
+		{Pod: request.Pod{Namespace: "a", Name: "b", UID: "c"}, ContainerID: "d", Time: 1<<63 - 1},
+		{Pod: request.Pod{Namespace: "a", Name: "b", UID: "c"}, ContainerID: "d", Time: -1},
 		{Pod: long, ContainerID: strings.Repeat("c", 300), Time: 1},
 		{Pod: long, ContainerID: strings.Repeat("c", 300), Time: 2},
 	} {

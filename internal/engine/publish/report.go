@@ -15,13 +15,15 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/types/create"
+
+	"multus/internal/engine/request"
 )
 
 // Report is what happened to a pod's networks.
 type Report struct {
 	// Command is the verb that the report is about: ADD or DEL.
 	Command string
-	Pod     Pod
+	Pod     request.Pod
 	// ContainerID is the sandbox's container ID. It identifies the request.
 	ContainerID string
 	// Netns is the sandbox's network namespace, as the runtime names it.
@@ -291,7 +293,7 @@ func dns(d *types.DNS) DNS {
 }
 
 // Missing returns the report of a network definition that a pod needs and that cannot be obtained (behaviour B8).
-func Missing(pod Pod, containerID, message string) *Report {
+func Missing(pod request.Pod, containerID, message string) *Report {
 	return &Report{Command: "ADD", Pod: pod, ContainerID: containerID, Failure: &Failure{Missing: true, Message: message}}
 }
 

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"multus/internal/engine/request"
 )
 
 func attached(name, ifName string, primary bool, result string) Attached {
@@ -305,7 +307,7 @@ func TestEvents(t *testing.T) {
 		},
 		{"D25 B45 nothing", &Report{Attached: []Attached{attached("aux", "net1", false, `{"cniVersion":"1.0.0"}`)}}, nil},
 		{
-			"B8 O61 M22", Missing(Pod{Namespace: "ns", Name: "p"}, "0123456789abcdef", "cannot find x"),
+			"B8 O61 M22", Missing(request.Pod{Namespace: "ns", Name: "p"}, "0123456789abcdef", "cannot find x"),
 			[]Event{{Warning, "NoNetworkFound", "cannot find x", false, "0123456789abcdef"}},
 		},
 		{
@@ -352,13 +354,13 @@ func (c *recorder) next() error {
 	return err
 }
 
-func (c *recorder) SetAnnotation(_ context.Context, pod Pod, key, value string) error {
+func (c *recorder) SetAnnotation(_ context.Context, pod request.Pod, key, value string) error {
 	c.value = value
 	c.calls = append(c.calls, fmt.Sprintf("%v %s %d", pod, key, strings.Count(value, `"name"`)))
 	return c.next()
 }
 
-func (c *recorder) Emit(_ context.Context, pod Pod, e Event) error {
+func (c *recorder) Emit(_ context.Context, pod request.Pod, e Event) error {
 	c.calls = append(c.calls, fmt.Sprintf("%v %s", pod, e.Message))
 	return c.next()
 }
@@ -368,7 +370,7 @@ func (c *recorder) Emit(_ context.Context, pod Pod, e Event) error {
 // does not block the others.
 func TestWrite(t *testing.T) {
 	t.Parallel()
-	pod := Pod{"ns", "p", "u"}
+	pod := request.Pod{Namespace: "ns", Name: "p", UID: "u"}
 	both := &Report{Pod: pod, Attached: []Attached{attached("a", "eth0", true, one), attached("b", "net1", false, one)}}
 	gone, retry := fmt.Errorf("x: %w", ErrGone), fmt.Errorf("x: %w", ErrRetry)
 	status := func(c *recorder, r *Report) error { return WriteStatus(t.Context(), c, r, "key") }

@@ -4,15 +4,9 @@ import (
 	"context"
 	"errors"
 
+	"multus/internal/engine/request"
 	"multus/internal/fault"
 )
-
-// Pod identifies the pod object of a report. UID is empty if the runtime passed none.
-type Pod struct {
-	Namespace string
-	Name      string
-	UID       string
-}
 
 // Event types of Kubernetes.
 const (
@@ -61,7 +55,7 @@ var (
 type Cluster interface {
 	// SetAnnotation sets one annotation of a pod with one PATCH of pods/status. If the pod's UID is known, it is the
 	// precondition.
-	SetAnnotation(ctx context.Context, pod Pod, key, value string) error
+	SetAnnotation(ctx context.Context, pod request.Pod, key, value string) error
 	// Emit writes an event of the pod, with the component "multus" (behaviour A45).
-	Emit(ctx context.Context, pod Pod, event Event) error
+	Emit(ctx context.Context, pod request.Pod, event Event) error
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"multus/internal/engine/request"
 )
 
 // TestWriteStatusIsLimited checks that the annotation never exceeds MaxStatus, that small elements survive large ones,
@@ -43,7 +45,7 @@ func TestWriteStatusIsLimited(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := &Report{Command: "ADD", Pod: Pod{Namespace: "ns", Name: "p"}, Attached: tc.attached}
+			r := &Report{Command: "ADD", Pod: request.Pod{Namespace: "ns", Name: "p"}, Attached: tc.attached}
 			c := &recorder{}
 			if err := WriteStatus(t.Context(), c, r, "key"); err != nil {
 				t.Fatal(err)

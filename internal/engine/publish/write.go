@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+
+	"multus/internal/engine/request"
 )
 
 // WriteStatus writes the network-status annotation of a report with one request. A status larger than MaxStatus is
@@ -39,7 +41,7 @@ func WriteEvents(ctx context.Context, c Cluster, r *Report) error {
 
 // Emit writes one event of a pod. A pod that is gone is not an error. The error wraps ErrRetry if the event may be
 // written later.
-func Emit(ctx context.Context, c Cluster, pod Pod, e Event) error {
+func Emit(ctx context.Context, c Cluster, pod request.Pod, e Event) error {
 	if err := c.Emit(ctx, pod, e); err != nil && !errors.Is(err, ErrGone) {
 		return fmt.Errorf("emit event %s of pod %s/%s: %w", e.Reason, pod.Namespace, pod.Name, err)
 	}

@@ -64,6 +64,13 @@ const (
 	PodUID         = "K8S_POD_UID"
 )
 
+// Pod identifies a pod object. UID is empty if the runtime passed none.
+type Pod struct {
+	Namespace string
+	Name      string
+	UID       string
+}
+
 // ParseArgs parses CNI_ARGS: pairs k=v separated by semicolons. A value may contain an equal sign, and an empty item (a
 // trailing semicolon) is ignored (behaviour D8, C61; E15: today's Multus refuses both). As in today's Multus, an
 // unknown key is accepted only with IgnoreUnknown.
@@ -103,6 +110,11 @@ func (a Args) Get(key string) string {
 		}
 	}
 	return v
+}
+
+// Pod returns the pod that the runtime names. It is empty without Kubernetes.
+func (a Args) Pod() Pod {
+	return Pod{Namespace: a.Get(PodNamespace), Name: a.Get(PodName), UID: a.Get(PodUID)}
 }
 
 // String returns the pairs in the form of CNI_ARGS.

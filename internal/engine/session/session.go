@@ -76,20 +76,16 @@ func (s *Session) LedgerIn(stateDir string) *ledger.Store {
 }
 
 // Pod returns the pod that the runtime names in CNI_ARGS.
-func (s *Session) Pod() publish.Pod { return podOf(s.Request.Args) }
+func (s *Session) Pod() request.Pod { return s.Request.Args.Pod() }
 
 // PodOf returns the pod of a record, as the runtime named it at ADD. It is the zero value if that was not recorded.
-func PodOf(r *ledger.Record) publish.Pod {
+func PodOf(r *ledger.Record) request.Pod {
 	for i := range r.Attachments {
-		if pod := podOf(r.Attachments[i].Args); pod.Name != "" {
+		if pod := r.Attachments[i].Args.Pod(); pod.Name != "" {
 			return pod
 		}
 	}
-	return publish.Pod{}
-}
-
-func podOf(a request.Args) publish.Pod {
-	return publish.Pod{Namespace: a.Get(request.PodNamespace), Name: a.Get(request.PodName), UID: a.Get(request.PodUID)}
+	return request.Pod{}
 }
 
 // BeforeBoot reports whether a sandbox was attached before the node was last started.

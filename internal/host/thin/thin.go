@@ -87,8 +87,7 @@ func (t *thin) Plan(ctx context.Context, req *request.Request, conf *config.Plug
 // missing returns a function that emits the event of a definition that cannot be read (behaviour B8).
 func (t *thin) missing(ctx context.Context) func(string, *plan.Pod, *plan.MissingNetworkError) {
 	return func(containerID string, pod *plan.Pod, m *plan.MissingNetworkError) {
-		missing := publish.Missing(publish.Pod{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID}, containerID,
-			m.Error())
+		missing := publish.Missing(pod.Identity(), containerID, m.Error())
 		if err := t.Publish(ctx, missing); err != nil {
 			t.log.Error("event not written", "container", containerID, "err", err)
 		}

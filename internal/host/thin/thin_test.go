@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"multus/internal/engine/publish"
+	"multus/internal/engine/request"
 	"multus/internal/source"
 )
 
@@ -20,12 +21,12 @@ type scriptedCluster struct {
 	told    []string
 }
 
-func (b *scriptedCluster) SetAnnotation(context.Context, publish.Pod, string, string) error {
+func (b *scriptedCluster) SetAnnotation(context.Context, request.Pod, string, string) error {
 	b.asked++
 	return b.answers[min(b.asked, len(b.answers))-1]
 }
 
-func (b *scriptedCluster) Emit(_ context.Context, _ publish.Pod, e publish.Event) error {
+func (b *scriptedCluster) Emit(_ context.Context, _ request.Pod, e publish.Event) error {
 	b.told = append(b.told, e.Reason)
 	return nil
 }
@@ -57,7 +58,7 @@ func TestPublish(t *testing.T) {
 				}
 				begin := time.Now()
 				err := p.Publish(t.Context(), &publish.Report{
-					Command: "ADD", Pod: publish.Pod{Namespace: "n", Name: "p"}, Needed: tc.needed,
+					Command: "ADD", Pod: request.Pod{Namespace: "n", Name: "p"}, Needed: tc.needed,
 					Attached: []publish.Attached{{
 						Name: "a", IfName: "eth0", Primary: true,
 						Result: []byte(`{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/x"}]}`),

@@ -16,6 +16,7 @@ import (
 
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
+	"multus/internal/engine/request"
 )
 
 func write(tb testing.TB, dir, name, content string) {
@@ -332,7 +333,7 @@ func TestDecodedOnce(t *testing.T) {
 func TestSetAnnotation(t *testing.T) {
 	t.Parallel()
 	s, o := source(t, "pods.yaml", pod)
-	web := publish.Pod{Namespace: "team-a", Name: "web-0", UID: "uid-1"}
+	web := request.Pod{Namespace: "team-a", Name: "web-0", UID: "uid-1"}
 	var wg sync.WaitGroup
 	for i := range 20 {
 		wg.Go(func() {
@@ -366,11 +367,11 @@ func TestSetAnnotation(t *testing.T) {
 	if err := s.SetAnnotation(t.Context(), other, "k", "v"); !errors.Is(err, publish.ErrGone) {
 		t.Errorf("another UID: %v", err)
 	}
-	if err := s.SetAnnotation(t.Context(), publish.Pod{Namespace: "n", Name: "not-described", UID: "u"}, "k",
+	if err := s.SetAnnotation(t.Context(), request.Pod{Namespace: "n", Name: "not-described", UID: "u"}, "k",
 		"v"); err != nil {
 		t.Errorf("a pod without a file: %v", err)
 	}
-	for _, p := range []publish.Pod{
+	for _, p := range []request.Pod{
 		{Namespace: "..", Name: "p"},
 		{Namespace: "n", Name: "../../p"},
 		{Namespace: "n", Name: ""},
@@ -387,7 +388,7 @@ func TestSetAnnotation(t *testing.T) {
 func TestEmit(t *testing.T) {
 	t.Parallel()
 	s, o := source(t, "pods.yaml", pod)
-	web := publish.Pod{Namespace: "team-a", Name: "web-0", UID: "uid-1"}
+	web := request.Pod{Namespace: "team-a", Name: "web-0", UID: "uid-1"}
 	path := filepath.Join(o.StateDir, "team-a_web-0.events.jsonl")
 	for i := range 3 {
 		if err := s.Emit(t.Context(), web,

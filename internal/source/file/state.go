@@ -13,6 +13,7 @@ import (
 
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
+	"multus/internal/engine/request"
 	"multus/internal/fsx"
 )
 
@@ -30,7 +31,7 @@ const (
 // SetAnnotation adds the annotation to the pod's state file. The error wraps publish.ErrGone if the directory of
 // definitions has a pod of that name with another UID, and publish.ErrRetry if another process holds the lock. The
 // annotation is also written for a pod that no file describes, because pods need not be described.
-func (s *Source) SetAnnotation(ctx context.Context, pod publish.Pod, key, value string) error {
+func (s *Source) SetAnnotation(ctx context.Context, pod request.Pod, key, value string) error {
 	base, err := s.prepare(ctx, pod)
 	if err != nil {
 		return fmt.Errorf("set annotation %q: %w", key, err)
@@ -65,7 +66,7 @@ func (s *Source) SetAnnotation(ctx context.Context, pod publish.Pod, key, value 
 
 // Emit appends the event to the pod's file of events, which has one JSON object per line. Its errors are those of
 // SetAnnotation.
-func (s *Source) Emit(ctx context.Context, pod publish.Pod, event publish.Event) error {
+func (s *Source) Emit(ctx context.Context, pod request.Pod, event publish.Event) error {
 	base, err := s.prepare(ctx, pod)
 	if err != nil {
 		return fmt.Errorf("record event %s: %w", event.Reason, err)
@@ -110,7 +111,7 @@ func appendLine(path string, line []byte) error {
 }
 
 // prepare checks the pod and returns the path of its state files, without an extension.
-func (s *Source) prepare(ctx context.Context, pod publish.Pod) (string, error) {
+func (s *Source) prepare(ctx context.Context, pod request.Pod) (string, error) {
 	// Kubernetes permits no "_" in a namespace, so that the first one in a file name separates namespace and name.
 	if !validFileName(pod.Namespace) || strings.Contains(pod.Namespace, "_") || !validFileName(pod.Name) {
 		return "", fmt.Errorf("pod %q in namespace %q: not usable as a file name", pod.Name, pod.Namespace)

@@ -18,13 +18,14 @@ import (
 
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
+	"multus/internal/engine/request"
 )
 
 // patience limits how long a test waits. It is long enough for a machine under load.
 const patience = 30 * time.Second
 
 var (
-	aPod = publish.Pod{Namespace: "team-a", Name: "web-0", UID: "uid-1"}
+	aPod = request.Pod{Namespace: "team-a", Name: "web-0", UID: "uid-1"}
 	aRef = plan.Ref{Namespace: "team-a", Name: "web-0"}
 )
 
@@ -309,7 +310,7 @@ func TestEventsHaveTheirOwnLimit(t *testing.T) {
 		Host: s.URL, QPS: 0.001, Burst: 1,
 		TLSClientConfig: rest.TLSClientConfig{CAData: pemOf(s)},
 	})
-	pod := publish.Pod{Namespace: "team-a", Name: "web-0"}
+	pod := request.Pod{Namespace: "team-a", Name: "web-0"}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	emit := func() error { return c.Emit(ctx, pod, publish.Event{Type: publish.Normal, Reason: "r", Message: "m"}) }
@@ -326,11 +327,11 @@ func TestEventsHaveTheirOwnLimit(t *testing.T) {
 
 func TestRequests(t *testing.T) {
 	t.Parallel()
-	type request struct{ method, path, accept, contentType, agent, body string }
-	got := make(chan request, 1)
+	type sent struct{ method, path, accept, contentType, agent, body string }
+	got := make(chan sent, 1)
 	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
-		got <- request{
+		got <- sent{
 			r.Method, r.URL.Path, r.Header.Get("Accept"), r.Header.Get("Content-Type"), r.UserAgent(),
 			string(body),
 		}
@@ -364,7 +365,7 @@ func TestRequests(t *testing.T) {
 		"uid-1": `{"metadata":{"uid":"uid-1","annotations":{"k":"[\"v\"]"}}}`,
 		"":      `{"metadata":{"annotations":{"k":"[\"v\"]"}}}`,
 	} {
-		if err := c.SetAnnotation(t.Context(), publish.Pod{Namespace: "n", Name: "p", UID: uid}, "k", `["v"]`); err != nil {
+		if err := c.SetAnnotation(t.Context(), request.Pod{Namespace: "n", Name: "p", UID: uid}, "k", `["v"]`); err != nil {
 			t.Error(err)
 		}
 		if r = <-got; r.method != "PATCH" || r.path != "/api/v1/namespaces/n/pods/p/status" ||
@@ -403,10 +404,10 @@ func TestEmptyNames(t *testing.T) {
 	if _, err := c.Network(t.Context(), plan.Ref{Namespace: "n"}); err == nil {
 		t.Error("Network without name: no error")
 	}
-	if err := c.SetAnnotation(t.Context(), publish.Pod{Name: "p"}, "k", "v"); err == nil {
+	if err := c.SetAnnotation(t.Context(), request.Pod{Name: "p"}, "k", "v"); err == nil {
 		t.Error("SetAnnotation without namespace: no error")
 	}
-	if err := c.Emit(t.Context(), publish.Pod{Namespace: "n"}, publish.Event{}); err == nil {
+	if err := c.Emit(t.Context(), request.Pod{Namespace: "n"}, publish.Event{}); err == nil {
 		t.Error("Emit without name: no error")
 	}
 }

@@ -17,6 +17,7 @@ import (
 
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
+	"multus/internal/engine/request"
 	"multus/internal/netsel"
 	"multus/internal/testutil/kubetest"
 )
@@ -85,7 +86,7 @@ func testAnnotation(t *testing.T, cluster *kubetest.Cluster) {
 	const ns = "annotation"
 	cluster.CreateNamespace(t, ns)
 	uid := cluster.CreatePod(t, ns, "p", map[string]string{"keep": "me"})
-	for _, pod := range []publish.Pod{{Namespace: ns, Name: "p", UID: uid}, {Namespace: ns, Name: "p"}} {
+	for _, pod := range []request.Pod{{Namespace: ns, Name: "p", UID: uid}, {Namespace: ns, Name: "p"}} {
 		value := fmt.Sprintf("[\n{\"uid\": %q}]", pod.UID)
 		if err := c.SetAnnotation(t.Context(), pod, statusKey, value); err != nil {
 			t.Fatal(err)
@@ -102,17 +103,17 @@ func testAnnotation(t *testing.T, cluster *kubetest.Cluster) {
 	}
 
 	// A 422 that is not about the UID does not mean that the pod is gone.
-	err := c.SetAnnotation(t.Context(), publish.Pod{Namespace: ns, Name: "p", UID: uid}, statusKey,
+	err := c.SetAnnotation(t.Context(), request.Pod{Namespace: ns, Name: "p", UID: uid}, statusKey,
 		strings.Repeat("x", 300<<10))
 	checkErr(t, "SetAnnotation of 300 KiB", err, nil, publish.ErrGone, publish.ErrRetry)
 
 	cluster.DeletePod(t, ns, "p")
-	err = c.SetAnnotation(t.Context(), publish.Pod{Namespace: ns, Name: "p", UID: uid}, statusKey, "x")
+	err = c.SetAnnotation(t.Context(), request.Pod{Namespace: ns, Name: "p", UID: uid}, statusKey, "x")
 	checkErr(t, "SetAnnotation of a deleted pod", err, publish.ErrGone, publish.ErrGone, publish.ErrRetry)
 
 	// A StatefulSet creates a pod of the same name.
 	cluster.CreatePod(t, ns, "p", nil)
-	err = c.SetAnnotation(t.Context(), publish.Pod{Namespace: ns, Name: "p", UID: uid}, statusKey, "x")
+	err = c.SetAnnotation(t.Context(), request.Pod{Namespace: ns, Name: "p", UID: uid}, statusKey, "x")
 	checkErr(t, "SetAnnotation of a replaced pod", err, publish.ErrGone, publish.ErrGone, publish.ErrRetry)
 	if code(err) != 422 {
 		t.Errorf("the API server answers a different UID with %d, not 422: %v", code(err), err)
@@ -151,7 +152,7 @@ func testWithoutPatch(t *testing.T, cluster *kubetest.Cluster) {
 	var log strings.Builder
 	c := clientOf(t, config)
 	c.Log(slog.New(slog.NewTextHandler(&log, nil)))
-	pod := publish.Pod{Namespace: ns, Name: "p", UID: uid}
+	pod := request.Pod{Namespace: ns, Name: "p", UID: uid}
 	var last error
 	eventually(t, "the API server knows the role", func() bool {
 		last = c.SetAnnotation(t.Context(), pod, statusKey, "one")
@@ -224,7 +225,7 @@ func testEvents(t *testing.T, cluster *kubetest.Cluster) {
 		uid := cluster.CreatePod(t, ns, name, nil)
 		for range 2 {
 			event := publish.Event{Type: publish.Warning, Reason: "NoNetworkFound", Message: strings.Repeat("m", 5000)}
-			if err := c.Emit(t.Context(), publish.Pod{Namespace: ns, Name: name, UID: uid}, event); err != nil {
+			if err := c.Emit(t.Context(), request.Pod{Namespace: ns, Name: name, UID: uid}, event); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -242,7 +243,7 @@ func testEvents(t *testing.T, cluster *kubetest.Cluster) {
 	uid := cluster.CreatePod(t, ns, "failing", nil)
 	for range 5 {
 		event := publish.Event{Type: publish.Warning, Reason: "FailedAddingInterface", Message: "m", Seldom: true}
-		if err := c.Emit(t.Context(), publish.Pod{Namespace: ns, Name: "failing", UID: uid}, event); err != nil {
+		if err := c.Emit(t.Context(), request.Pod{Namespace: ns, Name: "failing", UID: uid}, event); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -264,7 +265,7 @@ func testEvents(t *testing.T, cluster *kubetest.Cluster) {
 		list.Items[0].Source.Component != "multus" || list.Items[0].Message != "m" {
 		t.Errorf("events of nodes: %+v", list.Items)
 	}
-	err = c.Emit(t.Context(), publish.Pod{Namespace: "none", Name: "p"}, publish.Event{Type: publish.Normal, Reason: "R"})
+	err = c.Emit(t.Context(), request.Pod{Namespace: "none", Name: "p"}, publish.Event{Type: publish.Normal, Reason: "R"})
 	checkErr(t, "Emit into no namespace", err, publish.ErrGone, publish.ErrGone, publish.ErrRetry)
 }
 
@@ -276,7 +277,7 @@ func testNoRights(t *testing.T, cluster *kubetest.Cluster) {
 		t.Fatal(err)
 	}
 	c := clientOf(t, config)
-	pod := publish.Pod{Namespace: "rights", Name: "p"}
+	pod := request.Pod{Namespace: "rights", Name: "p"}
 	_, podErr := c.Pod(t.Context(), plan.Ref{Namespace: "rights", Name: "p"})
 	_, netErr := c.Network(t.Context(), plan.Ref{Namespace: "rights", Name: "p"})
 	for want, err := range map[string]error{

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"multus/internal/engine/publish"
+	"multus/internal/engine/request"
 	"multus/internal/fault"
 )
 
@@ -44,7 +45,7 @@ var _ publish.Cluster = (*Client)(nil)
 // the patch: the API server refuses to change a UID, so that a new pod of the same name never gets the status of its
 // predecessor. If the role lacks the verb patch, as in today's manifests, SetAnnotation uses a GET and a PUT of the
 // same object. The error wraps publish.ErrGone, publish.ErrRetry or publish.ErrRefused, or is a *ForbiddenError.
-func (c *Client) SetAnnotation(ctx context.Context, pod publish.Pod, key, value string) error {
+func (c *Client) SetAnnotation(ctx context.Context, pod request.Pod, key, value string) error {
 	if pod.Namespace == "" || pod.Name == "" {
 		return errors.New("set annotation: namespace and name of the pod must not be empty")
 	}
@@ -56,7 +57,7 @@ func (c *Client) SetAnnotation(ctx context.Context, pod publish.Pod, key, value 
 	return nil
 }
 
-func (c *Client) setAnnotation(ctx context.Context, pod publish.Pod, key, value string) error {
+func (c *Client) setAnnotation(ctx context.Context, pod request.Pod, key, value string) error {
 	if c.update.needed(time.Now()) {
 		err := c.updateAnnotation(ctx, pod, key, value)
 		if errors.Is(err, publish.ErrForbidden) {
@@ -78,7 +79,7 @@ func (c *Client) setAnnotation(ctx context.Context, pod publish.Pod, key, value 
 	return err
 }
 
-func (c *Client) patchAnnotation(ctx context.Context, pod publish.Pod, key, value string) error {
+func (c *Client) patchAnnotation(ctx context.Context, pod request.Pod, key, value string) error {
 	metadata := patchMetadata{UID: pod.UID, Annotations: map[string]string{key: value}}
 	patch, err := json.Marshal(annotationPatch{Metadata: metadata})
 	if err != nil {
@@ -101,7 +102,7 @@ type patchMetadata struct {
 // Emit records an event of the pod with one request. It cuts a message that is too long. The name of an event that is
 // marked Seldom is derived from its content, so that it is not recorded again while the API server has it. Its errors
 // are those of SetAnnotation.
-func (c *Client) Emit(ctx context.Context, pod publish.Pod, event publish.Event) error {
+func (c *Client) Emit(ctx context.Context, pod request.Pod, event publish.Event) error {
 	if pod.Namespace == "" || pod.Name == "" {
 		return errors.New("record event: namespace and name of the pod must not be empty")
 	}
@@ -117,7 +118,7 @@ func (c *Client) EmitNode(ctx context.Context, node string, event publish.Event)
 	if node == "" {
 		return errors.New("record event: name of the node must not be empty")
 	}
-	e := newEvent(publish.Pod{Namespace: metav1.NamespaceDefault, Name: node, UID: node}, event, time.Now())
+	e := newEvent(request.Pod{Namespace: metav1.NamespaceDefault, Name: node, UID: node}, event, time.Now())
 	e.InvolvedObject.Kind, e.InvolvedObject.Namespace = "Node", ""
 	if err := c.emit(ctx, e, event.Seldom); err != nil {
 		return fmt.Errorf("record event %s about node %s: %w", event.Reason, node, err)
@@ -174,7 +175,7 @@ type coreEvent struct {
 	LastTimestamp      string `json:"lastTimestamp"`
 }
 
-func newEvent(pod publish.Pod, event publish.Event, now time.Time) coreEvent {
+func newEvent(pod request.Pod, event publish.Event, now time.Time) coreEvent {
 	stamp := now.UTC().Format(time.RFC3339)
 	// The message is cut before the name of the request, with which the whole text is found in the logs.
 	event.Message = fault.Clip(event.Message, maxEventMessage-(len(event.Text())-len(event.Message)))
@@ -196,7 +197,7 @@ func newEvent(pod publish.Pod, event publish.Event, now time.Time) coreEvent {
 
 // eventID returns a random ID and not the time, as client-go does, because thin plugins of one node run concurrently.
 // For an event that is marked Seldom, it is a hash of the content and the minute.
-func eventID(pod publish.Pod, event publish.Event, now time.Time) (id [eventIDBytes]byte) {
+func eventID(pod request.Pod, event publish.Event, now time.Time) (id [eventIDBytes]byte) {
 	if event.Seldom {
 		sum := sha256.Sum256(fmt.Appendf(nil, "%s %s %s %d", pod.UID, event.Reason, event.Message,
 			now.Truncate(seldom).Unix()))

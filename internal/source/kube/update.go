@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"multus/internal/engine/publish"
+	"multus/internal/engine/request"
 )
 
 const (
@@ -62,7 +63,7 @@ func (c *Client) Log(log *slog.Logger) { c.update.log = log }
 // updateAnnotation sets an annotation by GET and PUT. It sends all other members of the pod back unchanged. The
 // resourceVersion protects the changes of other clients. If the UID is known, it must be that of the pod that was read,
 // and the API server compares it again.
-func (c *Client) updateAnnotation(ctx context.Context, pod publish.Pod, key, value string) error {
+func (c *Client) updateAnnotation(ctx context.Context, pod request.Pod, key, value string) error {
 	get := target{verb: "get", resource: "pods", namespace: pod.Namespace, name: pod.Name}
 	put := target{verb: "update", resource: "pods", subresource: "status", namespace: pod.Namespace, name: pod.Name}
 	for try := 1; ; try++ {
