@@ -88,7 +88,8 @@ func TestWireAnswers(t *testing.T) {
 			t.Errorf("%s: %d %s", name, code, body)
 		}
 	}
-	if code, _ := s.exchange(t, http.MethodPost, wirev1.PathStatus, wire.Message(t, "status.json")); code != http.StatusOK {
+	code, _ = s.exchange(t, http.MethodPost, wirev1.PathStatus, wire.Message(t, "status.json"))
+	if code != http.StatusOK {
 		t.Errorf("status: %d", code)
 	}
 	code, body = s.exchange(t, http.MethodGet, wirev1.PathStatus+"?key=k", nil)
