@@ -35,29 +35,29 @@ var ranks = [][]string{
 	{"multus/wire/v1"},
 	{"multus/internal/engine/plan", "multus/internal/engine/publish"},
 	{"multus/internal/engine/request"},
-	{"multus/internal/obs"},
+	{"multus/internal/logging"},
 	{"multus/internal/config", "multus/internal/device"},
 	{
 		"multus/internal/fault", "multus/internal/cniconf", "multus/internal/netsel", "multus/internal/link",
 		"multus/internal/fsx", "multus/wire/client",
 	},
-	{"multus/internal/failpoint", "multus/internal/rawjson", "multus/internal/agent/recent"},
+	{
+		"multus/internal/failpoint", "multus/internal/rawjson", "multus/internal/agent/recent", "multus/internal/node",
+		"multus/internal/version",
+	},
 }
 
 // beside are the permitted imports within a layer. The thin host is the plugin's host with sources. The binary of the
-// daemon serves several names. Uninstall deletes attachments as the plugin does. The cp of a manifest installs plugins.
-// What the configuration depends on of a node is read from the API server. The doctor uses the rules of the CNI
-// configuration file and the API server. The command line takes the plugin's locks.
+// daemon serves several names. The cp of a manifest installs plugins. What the configuration depends on of a node is read
+// from the API server. The doctor uses the rules of the CNI configuration file and the API server.
 var beside = map[string][]string{
 	"multus/internal/host/thin":        {"multus/internal/host/plugin"},
 	"multus/internal/host/daemon":      {"multus/internal/host/install", "multus/internal/host/entrypoint"},
 	"multus/internal/host/entrypoint":  {"multus/internal/host/install"},
 	"multus/internal/host/shell":       {"multus/internal/host/install"},
-	"multus/internal/cli":              {"multus/internal/host/plugin"},
 	"multus/internal/agent/cniconfig":  {"multus/internal/source/kube"},
 	"multus/internal/agent/planserver": {"multus/internal/agent/metrics", "multus/internal/agent/podstatus"},
 	"multus/internal/doctor":           {"multus/internal/agent/cniconfig", "multus/internal/source/kube"},
-	"multus/internal/host/install":     {"multus/internal/host/plugin"},
 }
 
 type pkg struct {

@@ -21,7 +21,7 @@ import (
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
 	"multus/internal/fault"
-	"multus/internal/host/plugin"
+	"multus/internal/node"
 	"multus/internal/source/podresources"
 )
 
@@ -81,7 +81,7 @@ func (t *attachment) directories(f *pflag.FlagSet) {
 	f.StringVar(&t.conf, "config", "", "CNI configuration `file` of Multus")
 	f.StringVar(&t.pluginDir, "plugin-dir", config.DefaultBinDir, "`directory` of the plugins")
 	f.StringVar(&t.stateDir, "state-dir", config.DefaultCNIDir, "the state `directory`")
-	f.StringVar(&t.locks, "lock-file", plugin.LockFile, "the `file` of the locks")
+	f.StringVar(&t.locks, "lock-file", node.LockFile, "the `file` of the locks")
 }
 
 func (t *attachment) attach(ctx context.Context, name string) error {
@@ -175,7 +175,7 @@ func (t *attachment) engine(r *plan.Resolver) *engine.Engine {
 	r.Log = slog.New(slog.NewTextHandler(t.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	return engine.New(engine.Deps{
 		Planner: r, Publisher: noop{}, Status: noop{}, LockFile: t.locks,
-		Boot: plugin.Boot(), Log: r.Log,
+		Boot: node.Boot(), Log: r.Log,
 	})
 }
 

@@ -14,7 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"multus/internal/fault"
-	"multus/internal/obs"
+	"multus/internal/version"
 )
 
 // Exit codes. They are part of the interface.
@@ -95,7 +95,7 @@ func Command(env Env) *cobra.Command {
 		Long: "Explain what Multus would do for a pod, check network definitions before they are applied, and find out " +
 			"what is\n" +
 			"wrong with a node. Exit code: 0 nothing found, 1 something found or failed, 2 wrong use.",
-		Version:       obs.Version(),
+		Version:       version.String(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		// A command that overrides this check, as graph does, has no --output.

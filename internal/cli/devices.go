@@ -14,8 +14,8 @@ import (
 	"multus/internal/device"
 	"multus/internal/doctor"
 	"multus/internal/engine/ledger"
-	"multus/internal/host/plugin"
 	"multus/internal/link"
+	"multus/internal/node"
 )
 
 // deviceRow is an interface of the node, as it is printed.
@@ -39,7 +39,7 @@ type deviceReason struct {
 }
 
 func (a *app) devicesCommand() *cobra.Command {
-	var dir, locks, node string
+	var dir, locks, nodeName string
 	var addresses []string
 	c := &cobra.Command{
 		Use:   "devices",
@@ -48,8 +48,8 @@ func (a *app) devicesCommand() *cobra.Command {
 			"rules are those of ADD. Interfaces in pods are listed too, with their pod.",
 		Example: "  multusctl devices\n  kubectl multus devices --node worker-3",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if !a.isThisNode(node) {
-				return a.runOnNode(cmd.Context(), node, nil, forwardedArguments(cmd)...)
+			if !a.isThisNode(nodeName) {
+				return a.runOnNode(cmd.Context(), nodeName, nil, forwardedArguments(cmd)...)
 			}
 			conf := a.nodePlugin()
 			if !cmd.Flags().Changed("node-address") {
@@ -73,11 +73,11 @@ func (a *app) devicesCommand() *cobra.Command {
 			})
 		},
 	}
-	a.nodeFlag(c, &node)
+	a.nodeFlag(c, &nodeName)
 	a.source.addKubeconfig(c.Flags())
 	c.Flags().StringVar(&dir, "state-dir", "",
 		"the state `directory` (default: cniDir of the node's configuration, else "+config.DefaultCNIDir+")")
-	c.Flags().StringVar(&locks, "lock-file", plugin.LockFile, "the `file` of the locks")
+	c.Flags().StringVar(&locks, "lock-file", node.LockFile, "the `file` of the locks")
 	c.Flags().StringSliceVar(&addresses, "node-address", nil,
 		"`address` of this node in the cluster (default: nodeAddresses of the node's configuration)")
 	return c

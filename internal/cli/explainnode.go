@@ -14,7 +14,7 @@ import (
 	"multus/internal/device"
 	"multus/internal/doctor"
 	"multus/internal/engine/plan"
-	"multus/internal/host/plugin"
+	"multus/internal/node"
 )
 
 // explainOnNode explains on another node. It passes the files on. Flags that describe a node are errors, because they
@@ -94,7 +94,7 @@ func (e *explain) nodeProblems(p *plan.Plan, conf *config.Plugin) []string {
 	if len(asked) == 0 {
 		return out
 	}
-	inv, err := e.inventory(p.Dirs.State, plugin.LockFile, conf.NodeAddresses)
+	inv, err := e.inventory(p.Dirs.State, node.LockFile, conf.NodeAddresses)
 	if err != nil {
 		return append(out, fmt.Sprintf("cannot list the devices of this machine: %v", err))
 	}

@@ -16,7 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
 
-	"multus/internal/obs"
+	"multus/internal/logging"
 )
 
 // formats are the values of --output.
@@ -96,7 +96,7 @@ func escaped(s string) string {
 		if at == nil {
 			at = []int{len(s), len(s)}
 		}
-		b.WriteString(obs.Escape(s[:at[0]], plain) + s[at[0]:at[1]])
+		b.WriteString(logging.Escape(s[:at[0]], plain) + s[at[0]:at[1]])
 		s = s[at[1]:]
 	}
 	return b.String()

@@ -11,9 +11,9 @@ import (
 	"github.com/spf13/pflag"
 
 	"multus/internal/engine/plan"
-	"multus/internal/obs"
 	"multus/internal/source/file"
 	"multus/internal/source/kube"
+	"multus/internal/version"
 )
 
 // sourceFlags are the flags of the source of network definitions and pods.
@@ -78,7 +78,7 @@ func (a *app) open() (*source, error) {
 // account.
 func (a *app) cluster() (*kube.Config, error) {
 	o := kube.Options{
-		Kubeconfig: a.source.kubeconfig, Version: obs.Release(),
+		Kubeconfig: a.source.kubeconfig, Version: version.Release(),
 		ServiceHost: a.Getenv("KUBERNETES_SERVICE_HOST"), ServicePort: a.Getenv("KUBERNETES_SERVICE_PORT"),
 	}
 	if o.Kubeconfig == "" {

@@ -8,10 +8,10 @@ import (
 
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
-	"multus/internal/obs"
 	"multus/internal/source/file"
 	"multus/internal/source/kube"
 	"multus/internal/source/podresources"
+	"multus/internal/version"
 )
 
 // Options are what a configuration says about sources.
@@ -47,7 +47,7 @@ func Open(o Options) (*Sources, error) {
 		return &Sources{Networks: f, Pods: f, Devices: devices, Cluster: f}, nil
 	}
 	config, err := kube.Load(kube.Options{
-		Kubeconfig: o.Kubeconfig, Version: obs.Release(),
+		Kubeconfig: o.Kubeconfig, Version: version.Release(),
 		ServiceHost: o.Getenv("KUBERNETES_SERVICE_HOST"), ServicePort: o.Getenv("KUBERNETES_SERVICE_PORT"),
 	})
 	if err != nil {

@@ -19,7 +19,7 @@ import (
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
-	"multus/internal/host/plugin"
+	hostnode "multus/internal/node"
 	"multus/internal/source/file"
 	"multus/internal/testutil/node"
 	"multus/internal/testutil/testnet"
@@ -298,7 +298,7 @@ func (s *site) local(t *testing.T, limit time.Duration, command string) error {
 	log := slog.New(slog.DiscardHandler)
 	e := engine.New(engine.Deps{
 		Planner:   &plan.Resolver{Networks: src, Pods: src, Log: log},
-		Publisher: discard{}, LockFile: plugin.LockFile, Log: log,
+		Publisher: discard{}, LockFile: hostnode.LockFile, Log: log,
 	})
 	conf := maps.Clone(s.conf)
 	conf["runtimeConfig"] = map[string]any{passed: s.pod.Annotations}

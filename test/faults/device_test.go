@@ -9,7 +9,7 @@ import (
 
 	"multus/internal/failpoint"
 	"multus/internal/fsx"
-	"multus/internal/host/plugin"
+	hostnode "multus/internal/node"
 	"multus/internal/testutil/node"
 	"multus/internal/testutil/testnet"
 )
@@ -30,7 +30,7 @@ func (s *site) settle(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	l, err := fsx.Acquire(ctx, plugin.LockFile, s.pod.ContainerID)
+	l, err := fsx.Acquire(ctx, hostnode.LockFile, s.pod.ContainerID)
 	check(t, err)
 	check(t, l.Release())
 }

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"multus/internal/host/plugin"
+	hostnode "multus/internal/node"
 	"multus/internal/testutil/node"
 	"multus/internal/testutil/testnet"
 )
@@ -30,7 +30,7 @@ func TestRunDirectory(t *testing.T) {
 			// Use a mount namespace: all tests on this machine share the directory.
 			s.wrap = []string{
 				"unshare", "-m", "/bin/sh", "-c",
-				fmt.Sprintf(`mkdir -p %[2]s && mount --bind %[1]q %[2]s && exec "$0"`, v.dir, filepath.Dir(plugin.LockFile)),
+				fmt.Sprintf(`mkdir -p %[2]s && mount --bind %[1]q %[2]s && exec "$0"`, v.dir, filepath.Dir(hostnode.LockFile)),
 			}
 			end := f.begin(v, t, 0)
 			err := s.call(t, "ADD")

@@ -15,7 +15,7 @@ import (
 	"testing"
 
 	"multus/internal/fsx"
-	"multus/internal/host/plugin"
+	hostnode "multus/internal/node"
 	"multus/internal/testutil/disk"
 	"multus/internal/testutil/node"
 	"multus/internal/testutil/testnet"
@@ -42,7 +42,7 @@ func (s *powerSite) losePower(t *testing.T) {
 	// The delegates of a killed plugin run until here. What they reserve in the meantime counts as well.
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	l, err := fsx.Acquire(ctx, plugin.LockFile, s.pod.ContainerID)
+	l, err := fsx.Acquire(ctx, hostnode.LockFile, s.pod.ContainerID)
 	check(t, err)
 	check(t, l.Close())
 	check(t, testnet.Delete(s.pod.Path))

@@ -17,7 +17,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"multus/internal/fsx"
-	"multus/internal/host/plugin"
+	hostnode "multus/internal/node"
 	"multus/internal/testutil/node"
 )
 
@@ -86,7 +86,7 @@ func TestDelWaits(t *testing.T) {
 			if err := s.call(t, "ADD", "MULTUS_FAILPOINT="+what); !errors.Is(err, errKilled) {
 				t.Errorf("%s: %v", what, err)
 			}
-			if l, err := fsx.TryAcquire(plugin.LockFile, s.pod.ContainerID); err == nil {
+			if l, err := fsx.TryAcquire(hostnode.LockFile, s.pod.ContainerID); err == nil {
 				t.Errorf("%s: the delegate does not hold the lock", what)
 				check(t, l.Close())
 			}

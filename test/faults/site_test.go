@@ -18,7 +18,7 @@ import (
 	current "github.com/containernetworking/cni/pkg/types/100"
 
 	"multus/internal/fsx"
-	"multus/internal/host/plugin"
+	hostnode "multus/internal/node"
 	"multus/internal/testutil/node"
 	"multus/internal/testutil/testnet"
 )
@@ -381,7 +381,7 @@ func (s *site) clean(t *testing.T, r *row, what string) {
 			r.bad(t, &r.records, 1, "%s: left: %s", what, path)
 		}
 	}
-	if l, err := fsx.TryAcquire(plugin.LockFile, s.pod.ContainerID); err != nil {
+	if l, err := fsx.TryAcquire(hostnode.LockFile, s.pod.ContainerID); err != nil {
 		r.bad(t, &r.locks, 1, "%s: %v", what, err)
 	} else {
 		check(t, l.Close())

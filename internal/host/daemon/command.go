@@ -7,7 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"multus/internal/host/install"
-	"multus/internal/obs"
+	"multus/internal/version"
 )
 
 // Command returns the command line of multus-daemon. Without a subcommand it runs the daemon, like today's Multus:
@@ -19,7 +19,7 @@ func Command(getenv func(string) string, stdout io.Writer) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "multus-daemon",
 		Short:         "Multus node agent: plans the networks of pods, writes their status, owns the CNI configuration",
-		Version:       obs.Version(),
+		Version:       version.String(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          cobra.NoArgs,

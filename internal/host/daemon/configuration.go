@@ -9,7 +9,7 @@ import (
 	"strings"
 
 	"multus/internal/config"
-	"multus/internal/obs"
+	"multus/internal/logging"
 )
 
 // configuration reads the daemon's configuration file and applies the flags to it.
@@ -63,13 +63,13 @@ func useOwnPath(conf *config.Daemon) {
 
 // logger returns the logger that the configuration describes.
 func logger(conf *config.Daemon) (*slog.Logger, error) {
-	level, err := obs.ParseLevel(conf.LogLevel, obs.LevelVerbose)
+	level, err := logging.ParseLevel(conf.LogLevel, logging.LevelVerbose)
 	if err != nil {
 		return nil, err
 	}
-	o := obs.Options{Level: level, File: conf.LogFile, Rotate: conf.LogOptions}
+	o := logging.Options{Level: level, File: conf.LogFile, Rotate: conf.LogOptions}
 	if conf.LogToStderr == nil || *conf.LogToStderr || conf.LogFile == "" {
 		o.Stderr = os.Stderr
 	}
-	return obs.New(o), nil
+	return logging.New(o), nil
 }

@@ -17,7 +17,7 @@ import (
 
 	"multus/internal/agent/planserver"
 	"multus/internal/config"
-	"multus/internal/obs"
+	"multus/internal/version"
 )
 
 // shutdownLimit limits the time of the requests in flight after SIGTERM.
@@ -94,7 +94,7 @@ func Run(ctx context.Context, o Options) error {
 		return fmt.Errorf("socketDir of %s: %w; set socketDir to a directory of the node that is mounted in the container "+
 			"(default %s)", o.Config, err, config.DefaultSocketDir)
 	}
-	log.Info("multus-daemon serves", "version", obs.Version(), "socket", conf.Socket(), "node", o.NodeName)
+	log.Info("multus-daemon serves", "version", version.String(), "socket", conf.Socket(), "node", o.NodeName)
 	start([]part{
 		{"socket", true, sock.keep},
 		{"network definitions", a.sources.cache != nil, a.sources.run},

@@ -13,8 +13,8 @@ import (
 
 	"multus/internal/agent/cniconfig"
 	"multus/internal/config"
-	"multus/internal/obs"
 	"multus/internal/source/kube"
+	"multus/internal/version"
 )
 
 // The environment variables of the manifests.
@@ -57,7 +57,7 @@ func (o *Options) startNodeWatch(ctx context.Context) (<-chan cniconfig.Facts, f
 	var client *kube.Client
 	c, err := kube.Load(kube.Options{
 		ServiceHost: o.Getenv("KUBERNETES_SERVICE_HOST"), ServicePort: o.Getenv("KUBERNETES_SERVICE_PORT"),
-		ServiceAccountDir: o.ServiceAccountDir, Version: obs.Release(),
+		ServiceAccountDir: o.ServiceAccountDir, Version: version.Release(),
 	})
 	if err == nil {
 		client, err = kube.New(c)

@@ -15,7 +15,7 @@ import (
 
 	"multus/internal/agent/cniconfig"
 	"multus/internal/config"
-	"multus/internal/obs"
+	"multus/internal/version"
 )
 
 // serviceAccount is the directory in which the kubelet mounts the credentials of the pod.
@@ -67,7 +67,7 @@ func Command(getenv func(string) string, stdout io.Writer) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:           "thin_entrypoint",
 		Short:         "Install the thin plugin on this node and keep its configuration and kubeconfig up to date",
-		Version:       obs.Version(),
+		Version:       version.String(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          cobra.NoArgs,

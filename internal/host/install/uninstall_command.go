@@ -10,14 +10,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"multus/internal/config"
-	"multus/internal/host/plugin"
+	"multus/internal/node"
 )
 
 // UninstallCommand returns `multus-daemon uninstall`. defaultConfig is the path of the daemon's configuration.
 func UninstallCommand(defaultConfig string) *cobra.Command {
 	var file, confDir, stateDir, socketDir string
 	var inNode bool
-	r := Removal{LockFile: plugin.LockFile, Boot: plugin.Boot()}
+	r := Removal{LockFile: node.LockFile, Boot: node.Boot()}
 	cmd := &cobra.Command{
 		Use:   "uninstall",
 		Short: "Remove Multus from this node",

@@ -1,7 +1,6 @@
 // Package plugin is the process edge of the CNI plugins: environment, standard input and output, exit code. A Host
 // provides what differs between the thin and the thick plugin. The package links neither the Kubernetes client nor
-// net/http, because every pod waits for the start of multus-shim. Besides cmd and the thin host, the programs that act
-// on the ledger import it, for LockFile and Boot.
+// net/http, because every pod waits for the start of multus-shim. cmd and the thin host import it.
 package plugin
 
 import (
@@ -12,12 +11,11 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
-	"github.com/containernetworking/cni/pkg/version"
+	cniversion "github.com/containernetworking/cni/pkg/version"
 
 	"multus/internal/config"
 	"multus/internal/engine"
@@ -25,13 +23,10 @@ import (
 	"multus/internal/engine/request"
 	"multus/internal/failpoint"
 	"multus/internal/fault"
-	"multus/internal/obs"
+	"multus/internal/logging"
+	"multus/internal/node"
+	"multus/internal/version"
 )
-
-// LockFile has the locks of all sandboxes of the node. /run is writable on every system, and empty after a reboot. The
-// file is not in the directory of the daemon's socket, because pods mount that directory, and any process that can open
-// a file can lock it, even if it can only read it.
-const LockFile = "/run/multus-lock/locks"
 
 const about = "meta-plugin that delegates to other CNI plugins"
 
@@ -59,7 +54,7 @@ func Run(args []string, stdout io.Writer, h Host) int {
 	for _, a := range args {
 		switch a {
 		case "-v", "--v", "-version", "--version":
-			fmt.Fprintf(stdout, "%s: %s\n", h.Name, obs.Version())
+			fmt.Fprintf(stdout, "%s: %s\n", h.Name, version.String())
 			return 0
 		case "-h", "--help", "-help":
 			fmt.Fprintf(stdout, "%s: %s.\n\nA container runtime runs it, with CNI_COMMAND in the environment and the "+
@@ -72,7 +67,7 @@ func Run(args []string, stdout io.Writer, h Host) int {
 	ctx, _ := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	v := &verbs{ctx: ctx, host: h}
 	funcs := skel.CNIFuncs{Add: v.add, Del: v.del, Check: v.check, GC: v.gc, Status: v.status}
-	if err := skel.PluginMainFuncsWithError(funcs, version.All, about); err != nil {
+	if err := skel.PluginMainFuncsWithError(funcs, cniversion.All, about); err != nil {
 		if perr := err.Print(); perr != nil {
 			fmt.Fprintln(os.Stderr, "print the CNI error:", perr)
 		}
@@ -176,30 +171,21 @@ func (v *verbs) prepare(command string, args *skel.CmdArgs) (*request.Request, *
 	failpoint.At("plugin.parsed")
 	c := v.host.Connect(conf, v.log)
 	return req, engine.New(engine.Deps{
-		Planner: c, Publisher: c, Status: c, LockFile: LockFile, Boot: Boot(), Stderr: os.Stderr, Log: v.log,
+		Planner: c, Publisher: c, Status: c, LockFile: node.LockFile, Boot: node.Boot(), Stderr: os.Stderr, Log: v.log,
 	}), nil
 }
 
 func (v *verbs) logger(conf *config.Plugin) *slog.Logger {
-	level, err := obs.ParseLevel(conf.LogLevel, obs.LevelPanic)
-	o := obs.Options{Level: level, File: conf.LogFile, Rotate: conf.LogOptions}
+	level, err := logging.ParseLevel(conf.LogLevel, logging.LevelPanic)
+	o := logging.Options{Level: level, File: conf.LogFile, Rotate: conf.LogOptions}
 	if conf.LogToStderr == nil && v.host.LogToStderr || conf.LogToStderr != nil && *conf.LogToStderr {
 		o.Stderr = os.Stderr
 	}
-	log := obs.New(o)
+	log := logging.New(o)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 	}
 	return log
-}
-
-// Boot returns the kernel's ID of the current boot, or "" if it cannot be read.
-func Boot() string {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(b))
 }
 
 // tryAgain returns the CNI error for a daemon that does not answer. A CNI error of the daemon is returned unchanged.

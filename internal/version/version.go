@@ -1,4 +1,5 @@
-package obs
+// Package version tells which build a binary is, from its build information. Every package may import it.
+package version
 
 import (
 	"fmt"
@@ -13,11 +14,11 @@ func Release() string {
 	return "unknown"
 }
 
-// Version describes the binary from its build information, in today's format (behaviour D3).
-func Version() string {
-	version, commit, date, tree := "unknown", "unknown commit", "unknown date", "clean"
+// String describes the binary from its build information, in today's format (behaviour D3).
+func String() string {
+	name, commit, date, tree := "unknown", "unknown commit", "unknown date", "clean"
 	if info, ok := debug.ReadBuildInfo(); ok {
-		version = info.Main.Version
+		name = info.Main.Version
 		for _, s := range info.Settings {
 			switch s.Key {
 			case "vcs.revision":
@@ -31,5 +32,5 @@ func Version() string {
 			}
 		}
 	}
-	return fmt.Sprintf("version:%s(%s), commit:%s, date:%s", version, tree, commit, date)
+	return fmt.Sprintf("version:%s(%s), commit:%s, date:%s", name, tree, commit, date)
 }

@@ -1,4 +1,4 @@
-package obs
+package logging
 
 import (
 	"bytes"
@@ -178,14 +178,6 @@ func TestConcurrent(t *testing.T) {
 	}
 	if n != 400 {
 		t.Errorf("%d lines", n)
-	}
-}
-
-// TestVersion checks the format of the version (D3).
-func TestVersion(t *testing.T) {
-	t.Parallel()
-	if got := Version(); !regexp.MustCompile(`^version:.*\((clean|dirty)\), commit:.+, date:.+$`).MatchString(got) {
-		t.Errorf("%q", got)
 	}
 }
 

@@ -1,7 +1,6 @@
-// Package obs creates loggers with the format and levels of today's Multus (behaviour L), and returns the version of
-// the binary. It does not decide what is logged. The hosts and the command line import it. All other packages get a
-// *slog.Logger.
-package obs
+// Package logging creates loggers with the format and levels of today's Multus (behaviour L). It does not decide what is
+// logged. The hosts and the command line import it. All other packages get a *slog.Logger.
+package logging
 
 import (
 	"context"
