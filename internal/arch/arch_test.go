@@ -38,8 +38,8 @@ var ranks = [][]string{
 	{"multus/internal/logging"},
 	{"multus/internal/config", "multus/internal/device"},
 	{
-		"multus/internal/fault", "multus/internal/cniconf", "multus/internal/netsel", "multus/internal/link",
-		"multus/internal/fsx", "multus/wire/client",
+		"multus/internal/fault", "multus/internal/cniconf", "multus/internal/cniresult", "multus/internal/netsel",
+		"multus/internal/link", "multus/internal/fsx", "multus/wire/client",
 	},
 	{
 		"multus/internal/failpoint", "multus/internal/rawjson", "multus/internal/agent/recent", "multus/internal/node",

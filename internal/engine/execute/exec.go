@@ -16,7 +16,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
 
-	"multus/internal/engine/publish"
+	"multus/internal/cniresult"
 	"multus/internal/failpoint"
 	"multus/internal/fault"
 )
@@ -113,7 +113,7 @@ func (e *Exec) once(ctx context.Context, path string, stdin []byte, environ []st
 	if len(bytes.TrimSpace(stdout.Bytes())) == 0 {
 		return emptyResult(stdin), nil
 	}
-	if err := publish.CheckNulls(stdout.Bytes()); errors.Is(err, publish.ErrNull) {
+	if err := cniresult.CheckNulls(stdout.Bytes()); errors.Is(err, cniresult.ErrNull) {
 		return nil, fmt.Errorf("plugin %s gave a result that cannot be used: %w", filepath.Base(path), err)
 	}
 	return stdout.Bytes(), nil

@@ -5,17 +5,15 @@ package publish
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
-	"github.com/containernetworking/cni/pkg/types/create"
 
+	"multus/internal/cniresult"
 	"multus/internal/engine/request"
 )
 
@@ -150,36 +148,11 @@ func joinItems(items []string) string {
 }
 
 func (a *Attached) result() (*current.Result, error) {
-	if err := CheckNulls(a.Result); err != nil {
-		return nil, fmt.Errorf("read result of network %s: %w", a.Name, err)
-	}
-	res, err := create.CreateFromBytes(a.Result)
+	res, err := cniresult.Parse(a.Result)
 	if err != nil {
 		return nil, fmt.Errorf("read result of network %s: %w", a.Name, err)
 	}
-	out, err := current.NewResultFromResult(res)
-	if err != nil {
-		return nil, fmt.Errorf("read result of network %s: %w", a.Name, err)
-	}
-	return out, nil
-}
-
-// ErrNull is returned by CheckNulls for a list with a null.
-var ErrNull = errors.New("a list of the result has a null")
-
-// CheckNulls returns an error if a list of the result has a null in the place of an object. The CNI library panics on
-// such a result when it converts versions.
-func CheckNulls(result []byte) error {
-	var lists struct{ Interfaces, IPs, Routes []json.RawMessage }
-	if err := json.Unmarshal(result, &lists); err != nil {
-		return err
-	}
-	for _, item := range slices.Concat(lists.Interfaces, lists.IPs, lists.Routes) {
-		if len(item) == 0 || string(item) == "null" {
-			return ErrNull
-		}
-	}
-	return nil
+	return res, nil
 }
 
 // elements returns the status elements of one attachment: none if it has no interface (behaviour D117), one with all
