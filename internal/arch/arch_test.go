@@ -39,8 +39,9 @@ var ranks = [][]string{
 	{"multus/internal/config", "multus/internal/device"},
 	{
 		"multus/internal/fault", "multus/internal/cniconf", "multus/internal/cniresult", "multus/internal/netsel",
-		"multus/internal/link", "multus/internal/fsx", "multus/wire/client",
+		"multus/internal/link", "multus/wire/client",
 	},
+	{"multus/internal/fsx"},
 	{
 		"multus/internal/failpoint", "multus/internal/rawjson", "multus/internal/agent/recent", "multus/internal/node",
 		"multus/internal/version",

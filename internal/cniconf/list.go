@@ -1,6 +1,7 @@
 // Package cniconf represents one network's CNI configuration as one type, whether it was written as a plugin
 // configuration or as a list. It is always a list of plugins, keeps the exact bytes, and is edited by methods only. The
-// package runs nothing and reads no files. Every package above may import it, and no other package edits CNI JSON.
+// package also reads such configurations from the files of a directory (files.go). It runs nothing. Every package above
+// may import it, and no other package edits CNI JSON.
 package cniconf
 
 import (

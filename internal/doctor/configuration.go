@@ -8,7 +8,6 @@ import (
 	"multus/internal/agent/cniconfig"
 	"multus/internal/cniconf"
 	"multus/internal/config"
-	"multus/internal/engine/plan"
 	"multus/internal/fsx"
 	"multus/internal/source/kube"
 )
@@ -84,7 +83,7 @@ func clusterNetwork(n *Node, s *setup) []Finding {
 		}}
 	}
 	if err == nil {
-		_, err = plan.LoadFile(read)
+		_, err = cniconf.LoadFile(read)
 	} else if n.exists(file) {
 		err = nil // a directory
 	}

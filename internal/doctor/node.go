@@ -279,7 +279,7 @@ func (n *Node) networks(ctx context.Context) ([]network, error) {
 	s := n.setup()
 	if strings.Contains(s.conf.ClusterNetwork, "/") {
 		read, _ := cniconfig.ClusterNetworkFiles(n.path(s.conf.ClusterNetwork))
-		if l, err := plan.LoadFile(read); err == nil {
+		if l, err := cniconf.LoadFile(read); err == nil {
 			out = append(out, network{owner: "the cluster network (" + s.conf.ClusterNetwork + ")", list: l})
 		}
 	}

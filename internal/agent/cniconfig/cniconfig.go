@@ -14,7 +14,6 @@ import (
 
 	"multus/internal/cniconf"
 	"multus/internal/config"
-	"multus/internal/engine/plan"
 	"multus/internal/fsx"
 	"multus/internal/rawjson"
 )
@@ -89,7 +88,7 @@ func load(file string) (*Primary, error) {
 	if cniconf.CallsMultus(b) {
 		return nil, fmt.Errorf("%s: %w", file, errOwn)
 	}
-	l, err := plan.LoadFile(file)
+	l, err := cniconf.LoadFile(file)
 	if err != nil {
 		return nil, err
 	}

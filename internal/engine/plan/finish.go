@@ -12,7 +12,6 @@ import (
 	"unicode"
 
 	"github.com/containernetworking/cni/pkg/utils"
-	"github.com/containernetworking/cni/pkg/version"
 
 	"multus/internal/cniconf"
 	"multus/internal/engine/request"
@@ -112,7 +111,7 @@ func (p *planning) checkAmbiguous(a *Attachment) error {
 // checkVersion returns an error for a cniVersion that libcni cannot parse. With such a version ADD succeeds if the
 // plugin does not check the version, and then every DEL fails.
 func (p *planning) checkVersion(a *Attachment) error {
-	if !validVersion(a.Config) {
+	if !a.Config.HasValidVersion() {
 		return fault.PluginTypeInvalid.New(a.Name, p.req.Pod(), a.Config.Version())
 	}
 	return nil
@@ -170,12 +169,6 @@ func argsSize(e *netsel.Element) int {
 		size += escaped*len(key) + len(value) + around
 	}
 	return size
-}
-
-// validVersion reports whether libcni can parse the cniVersion of a network, or whether the network has none.
-func validVersion(l *cniconf.List) bool {
-	_, _, _, err := version.ParseVersion(l.Version())
-	return err == nil
 }
 
 // checkInterfaceName returns an error for a name that the kernel refuses, and for one with characters that are not

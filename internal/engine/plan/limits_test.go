@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"multus/internal/cniconf"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
 	"multus/internal/fault"
@@ -27,21 +28,21 @@ type tenant struct {
 func TestLimits(t *testing.T) { //nolint:paralleltest // it measures the allocations of the process
 	list := func(n int) string { return strings.TrimSuffix(strings.Repeat(`{"type":"a"},`, n), ",") }
 	large := strings.Repeat("x", 100<<10)
-	tooMany := fmt.Sprintf("at most %d are accepted", plan.MaxPlugins)
+	tooMany := fmt.Sprintf("at most %d are accepted", cniconf.MaxPlugins)
 	auxiliary := map[string]string{}
-	for i := range plan.MaxPlugins {
+	for i := range cniconf.MaxPlugins {
 		auxiliary[fmt.Sprintf("files/chain/%03d.conf", i)] = `{"type":"a"}`
 	}
 	for _, tc := range []tenant{
 		{
 			what:     "cni-args for every plugin",
 			networks: `[{"name":"net","cni-args":{"a":"` + large + `"}},{"name":"net","cni-args":{"a":"` + large + `"}}]`,
-			config:   `{"name":"n","plugins":[` + list(plan.MaxPlugins) + `]}`, want: "bytes together",
+			config:   `{"name":"n","plugins":[` + list(cniconf.MaxPlugins) + `]}`, want: "bytes together",
 		},
 		{
 			what:     "cni-args with a key that is escaped",
 			networks: `[{"name":"net","cni-args":{"` + strings.Repeat("<", 100<<10) + `":1}}]`,
-			config:   `{"name":"n","plugins":[` + list(plan.MaxPlugins) + `]}`, want: "bytes together",
+			config:   `{"name":"n","plugins":[` + list(cniconf.MaxPlugins) + `]}`, want: "bytes together",
 		},
 		{
 			what: "cni-args for 2,000 plugins", networks: `[{"name":"net","cni-args":{"a":"` + large + `"}}]`,
@@ -57,7 +58,7 @@ func TestLimits(t *testing.T) { //nolint:paralleltest // it measures the allocat
 		},
 		{
 			what:  "plugins of the cluster network's file",
-			files: map[string]string{"files/cluster.conflist": `{"name":"c","plugins":[` + list(plan.MaxPlugins+1) + `]}`},
+			files: map[string]string{"files/cluster.conflist": `{"name":"c","plugins":[` + list(cniconf.MaxPlugins+1) + `]}`},
 			conf:  `{"clusterNetwork":"$DIR/files/cluster.conflist"}`, want: "it has 33 plugins, " + tooMany,
 		},
 		{
@@ -68,12 +69,12 @@ func TestLimits(t *testing.T) { //nolint:paralleltest // it measures the allocat
 		{what: "plugins of the auxiliary chain", conf: `{"auxiliaryCNIChainName":"chain"}`, want: tooMany},
 		{
 			what:  "plugins of a file found by name",
-			files: map[string]string{"files/conf.d/x.conflist": `{"name":"x","plugins":[` + list(plan.MaxPlugins+1) + `]}`},
+			files: map[string]string{"files/conf.d/x.conflist": `{"name":"x","plugins":[` + list(cniconf.MaxPlugins+1) + `]}`},
 			conf:  `{"clusterNetwork":"x"}`, want: tooMany,
 		},
 		{
 			what: "plugins of an inline delegate",
-			conf: `{"clusterNetwork":null,"delegates":[{"name":"c","plugins":[` + list(plan.MaxPlugins+1) + `]}]}`,
+			conf: `{"clusterNetwork":null,"delegates":[{"name":"c","plugins":[` + list(cniconf.MaxPlugins+1) + `]}]}`,
 			want: tooMany,
 		},
 	} {
@@ -118,7 +119,7 @@ func allocated(f func() error) (bytes uint64, err error) {
 // daemon selects the cluster network, agrees with ADD.
 func TestMaxPlugins(t *testing.T) {
 	t.Parallel()
-	for n, ok := range map[int]bool{plan.MaxPlugins: true, plan.MaxPlugins + 1: false} {
+	for n, ok := range map[int]bool{cniconf.MaxPlugins: true, cniconf.MaxPlugins + 1: false} {
 		conf := `{"name":"c","plugins":[` + strings.TrimSuffix(strings.Repeat(`{"type":"a"},`, n), ",") + `]}`
 		b := newBench(t, &archive{files: []member{
 			{"files/c.conflist", conf},
@@ -130,7 +131,7 @@ func TestMaxPlugins(t *testing.T) {
 				t.Errorf("%s with %d plugins: %v", verb, n, err)
 			}
 		}
-		if _, err := plan.LoadFile(filepath.Join(b.dir, "files/c.conflist")); (err == nil) != ok {
+		if _, err := cniconf.LoadFile(filepath.Join(b.dir, "files/c.conflist")); (err == nil) != ok {
 			t.Errorf("LoadFile with %d plugins: %v", n, err)
 		}
 	}

@@ -19,9 +19,6 @@ const (
 	MaxBytes = 4 << 20
 	// MaxConfigBytes is the maximum size of the configuration of one network in bytes.
 	MaxConfigBytes = 256 << 10
-	// MaxPlugins is the maximum number of plugins in the list of one network. Each plugin is a process at every verb, and
-	// a DEL of thousands does not end in the time that a runtime waits. Real lists have fewer than ten plugins.
-	MaxPlugins = 32
 )
 
 // Plan is everything that will be done for one sandbox. It is executed, recorded for DEL, explained, compared, and

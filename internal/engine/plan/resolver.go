@@ -271,7 +271,8 @@ func (p *planning) inline(ctx context.Context) error {
 // definition in multusNamespace, else the file in confDir with the network's name (behaviour B30, B32).
 func (p *planning) clusterReference(ctx context.Context, value string) (*Attachment, error) {
 	if strings.Contains(value, "/") {
-		l, from, err := loadPath(value)
+		l, file, err := cniconf.LoadPath(value)
+		from := Source{File: file}
 		if err == nil {
 			l, from, err = p.complete(l, from, "")
 		}
@@ -289,7 +290,8 @@ func (p *planning) clusterReference(ctx context.Context, value string) (*Attachm
 		}
 		missing = err
 	}
-	l, from, err := loadByName(p.conf.ConfDir, value)
+	l, file, err := cniconf.LoadByName(p.conf.ConfDir, value)
+	from := Source{File: file}
 	if err == nil {
 		l, from, err = p.complete(l, from, value)
 	}
@@ -500,7 +502,7 @@ func (p *planning) definition(def *Definition) (l *cniconf.List, from Source, er
 	case size > MaxConfigBytes:
 		err = fmt.Errorf("spec.config has %d bytes, at most %d are accepted", size, MaxConfigBytes)
 	case size == 0:
-		l, from, err = loadByName(p.conf.ConfDir, def.Name)
+		l, from.File, err = cniconf.LoadByName(p.conf.ConfDir, def.Name)
 	default:
 		l, err = cniconf.Parse([]byte(def.Config))
 	}
@@ -527,7 +529,7 @@ type parsed struct {
 // complete sets the name and the version that a configuration omits, and records which ones it omits. It refuses a list
 // with too many plugins.
 func (p *planning) complete(l *cniconf.List, from Source, name string) (*cniconf.List, Source, error) {
-	if err := CheckPlugins(l); err != nil {
+	if err := cniconf.CheckPlugins(l); err != nil {
 		return nil, from, err
 	}
 	from.Ambiguous, from.Unnamed, from.Unversioned = l.Ambiguous(), l.Name() == "", l.Version() == ""
@@ -559,12 +561,12 @@ func (p *planning) auxiliary(context.Context) error {
 		return fault.AuxiliaryChainWithoutPath.New(p.conf.ClusterNetwork)
 	}
 	dir := filepath.Join(filepath.Dir(p.conf.ClusterNetwork), name)
-	more, err := pluginFiles(dir)
+	more, err := cniconf.PluginFiles(dir)
 	var l *cniconf.List
 	if err == nil && len(more) > 0 {
 		l, err = chain(name, p.conf.CNIVersion, more)
 	}
-	if _, tooMany := errors.AsType[tooManyPluginsError](err); tooMany {
+	if _, tooMany := errors.AsType[cniconf.TooManyPluginsError](err); tooMany {
 		return fault.AuxiliaryChainTooLong.Wrap(err, name)
 	}
 	if err != nil {
@@ -595,5 +597,5 @@ func chain(name, version string, more [][]byte) (*cniconf.List, error) {
 	if err != nil {
 		return nil, err
 	}
-	return l, CheckPlugins(l)
+	return l, cniconf.CheckPlugins(l)
 }

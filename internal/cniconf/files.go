@@ -1,4 +1,4 @@
-package plan
+package cniconf
 
 import (
 	"encoding/json"
@@ -10,23 +10,27 @@ import (
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/utils"
+	"github.com/containernetworking/cni/pkg/version"
 
-	"multus/internal/cniconf"
 	"multus/internal/fsx"
 )
 
-// loadByName finds the file in dir whose network has the given name. An empty name stands for the first usable file
+// MaxPlugins is the maximum number of plugins in the list of one network. Each plugin is a process at every verb, and
+// a DEL of thousands does not end in the time that a runtime waits. Real lists have fewer than ten plugins.
+const MaxPlugins = 32
+
+// LoadByName finds the file in dir whose network has the given name. An empty name stands for the first usable file
 // (behaviour B20-B24). Files that cannot be parsed are skipped, and listed in the error if no file is found (B23: in
 // today's Multus one broken file breaks all networks).
-func loadByName(dir, name string) (*cniconf.List, Source, error) {
+func LoadByName(dir, name string) (l *List, file string, err error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return nil, Source{}, fmt.Errorf("no networks found in %s: %w", dir, err)
+		return nil, "", fmt.Errorf("no networks found in %s: %w", dir, err)
 	}
 	var broken []error
 	seen := 0
 	for _, e := range entries { // sorted by name
-		if e.IsDir() || !cniconf.IsFileName(e.Name()) {
+		if e.IsDir() || !IsFileName(e.Name()) {
 			continue
 		}
 		seen++
@@ -35,48 +39,48 @@ func loadByName(dir, name string) (*cniconf.List, Source, error) {
 		switch {
 		case err != nil:
 			broken = append(broken, fmt.Errorf("skipped: %w", err))
-		case name == "" && slices.ContainsFunc(l.Types(), cniconf.IsMultus): // the file of Multus itself
+		case name == "" && slices.ContainsFunc(l.Types(), IsMultus): // the file of Multus itself
 		case name == "" || l.Name() == name:
-			return l, Source{File: file}, nil
+			return l, file, nil
 		}
 	}
 	if seen == 0 {
-		return nil, Source{}, fmt.Errorf("no networks found in %s", dir)
+		return nil, "", fmt.Errorf("no networks found in %s", dir)
 	}
 	err = fmt.Errorf("no network available in the name %s in cni dir %s", name, dir)
-	return nil, Source{}, errors.Join(append([]error{err}, broken...)...)
+	return nil, "", errors.Join(append([]error{err}, broken...)...)
 }
 
-// loadPath reads the network at a path: the first usable file of a directory, a .conflist with the plugins of its
+// LoadPath reads the network at a path: the first usable file of a directory, a .conflist with the plugins of its
 // subdirectory, or a plugin configuration (behaviour B32-B35).
-func loadPath(path string) (*cniconf.List, Source, error) {
+func LoadPath(path string) (l *List, file string, err error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil, Source{}, fmt.Errorf("cannot find network: %w", err)
+		return nil, "", fmt.Errorf("cannot find network: %w", err)
 	}
 	if !info.IsDir() {
 		l, err := loadFile(path, true)
-		return l, Source{File: path}, err
+		return l, path, err
 	}
 	entries, err := os.ReadDir(path)
 	if err != nil {
-		return nil, Source{}, fmt.Errorf("cannot find network: %w", err)
+		return nil, "", fmt.Errorf("cannot find network: %w", err)
 	}
 	for _, e := range entries {
 		if hasExtension(e.Name(), []string{".conf", ".conflist"}) {
-			return loadByName(path, "")
+			return LoadByName(path, "")
 		}
 	}
-	return nil, Source{}, fmt.Errorf("cannot find network: %s has no .conf or .conflist file", path)
+	return nil, "", fmt.Errorf("cannot find network: %s has no .conf or .conflist file", path)
 }
 
 // LoadFile reads the network in a file as ADD does, with the plugins of its subdirectory (behaviour B34, B35).
-func LoadFile(file string) (*cniconf.List, error) { return loadFile(file, true) }
+func LoadFile(file string) (*List, error) { return loadFile(file, true) }
 
 // loadFile reads one file. chained adds the plugins of the subdirectory with the name of the list (behaviour B35). It
 // is false when a list is found by its name (behaviour B25).
-func loadFile(file string, chained bool) (*cniconf.List, error) {
-	b, err := fsx.ReadFile(file, cniconf.MaxFile)
+func loadFile(file string, chained bool) (*List, error) {
+	b, err := fsx.ReadFile(file, MaxFile)
 	if err != nil {
 		return nil, fmt.Errorf("read CNI configuration: %w", err)
 	}
@@ -87,11 +91,11 @@ func loadFile(file string, chained bool) (*cniconf.List, error) {
 			return nil, fmt.Errorf("error loading CNI conflist file %s: %w", file, err)
 		}
 	}
-	l, err := cniconf.ParseWith(b, more)
+	l, err := ParseWith(b, more)
 	if err == nil {
 		err = CheckPlugins(l)
 	}
-	if err == nil && !validVersion(l) {
+	if err == nil && !l.HasValidVersion() {
 		err = fmt.Errorf("cniVersion %.64q is not a version", l.Version())
 	}
 	switch {
@@ -125,27 +129,27 @@ func subdirectory(dir string, list []byte) ([][]byte, error) {
 	if err := utils.ValidateNetworkName(head.Name); err != nil {
 		return nil, fmt.Errorf("invalid network config name: %q", head.Name)
 	}
-	return pluginFiles(filepath.Join(dir, head.Name))
+	return PluginFiles(filepath.Join(dir, head.Name))
 }
 
-// tooManyPluginsError is returned for a list, or a directory with plugins of a list, with more than MaxPlugins plugins.
-type tooManyPluginsError int
+// TooManyPluginsError is returned for a list, or a directory with plugins of a list, with more than MaxPlugins plugins.
+type TooManyPluginsError int
 
-func (e tooManyPluginsError) Error() string {
+func (e TooManyPluginsError) Error() string {
 	return fmt.Sprintf("it has %d plugins, at most %d are accepted", int(e), MaxPlugins)
 }
 
 // CheckPlugins returns an error if a list has more plugins than an ADD accepts.
-func CheckPlugins(l *cniconf.List) error {
+func CheckPlugins(l *List) error {
 	if n := l.Len(); n > MaxPlugins {
-		return tooManyPluginsError(n)
+		return TooManyPluginsError(n)
 	}
 	return nil
 }
 
-// pluginFiles returns the contents of the .conf files of a directory in name order. A directory that does not exist is
+// PluginFiles returns the contents of the .conf files of a directory in name order. A directory that does not exist is
 // empty. If there are too many files, none is read.
-func pluginFiles(dir string) ([][]byte, error) {
+func PluginFiles(dir string) ([][]byte, error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
@@ -156,17 +160,17 @@ func pluginFiles(dir string) ([][]byte, error) {
 	entries = slices.DeleteFunc(entries,
 		func(e os.DirEntry) bool { return e.IsDir() || !strings.HasSuffix(e.Name(), ".conf") })
 	if n := len(entries); n > MaxPlugins {
-		return nil, fmt.Errorf("%s: %w", dir, tooManyPluginsError(n))
+		return nil, fmt.Errorf("%s: %w", dir, TooManyPluginsError(n))
 	}
 	var out [][]byte
 	for _, e := range entries {
-		b, err := fsx.ReadFile(filepath.Join(dir, e.Name()), cniconf.MaxFile)
+		b, err := fsx.ReadFile(filepath.Join(dir, e.Name()), MaxFile)
 		if err != nil {
 			return nil, fmt.Errorf("read plugin of the chain: %w", err)
 		}
-		l, err := cniconf.Parse(b)
+		l, err := Parse(b)
 		if err == nil && !l.Single() {
-			err = cniconf.ErrNoType
+			err = ErrNoType
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", filepath.Join(dir, e.Name()), err)
@@ -183,4 +187,10 @@ func hasExtension(name string, exts []string) bool {
 		}
 	}
 	return false
+}
+
+// HasValidVersion reports whether libcni can parse the cniVersion of a network, or whether the network has none.
+func (l *List) HasValidVersion() bool {
+	_, _, _, err := version.ParseVersion(l.Version())
+	return err == nil
 }
