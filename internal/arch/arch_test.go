@@ -49,8 +49,8 @@ var ranks = [][]string{
 }
 
 // beside are the permitted imports within a layer. The thin host is the plugin's host with sources. The binary of the
-// daemon serves several names. The cp of a manifest installs plugins. What the configuration depends on of a node is read
-// from the API server. The doctor uses the rules of the CNI configuration file and the API server.
+// daemon serves several names. The cp of a manifest installs plugins. What the configuration depends on of a node is
+// read from the API server. The doctor uses the rules of the CNI configuration file and the API server.
 var beside = map[string][]string{
 	"multus/internal/host/thin":        {"multus/internal/host/plugin"},
 	"multus/internal/host/daemon":      {"multus/internal/host/install", "multus/internal/host/entrypoint"},

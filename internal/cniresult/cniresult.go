@@ -1,5 +1,5 @@
-// Package cniresult reads the results of CNI plugins. The CNI library converts between versions; this package keeps input
-// from it on which it panics. It is imported by what runs plugins and by what publishes their results.
+// Package cniresult reads the results of CNI plugins. The CNI library converts between versions; this package keeps
+// input from it on which it panics. It is imported by what runs plugins and by what publishes their results.
 package cniresult
 
 import (

@@ -1,5 +1,5 @@
-// Package logging creates loggers with the format and levels of today's Multus (behaviour L). It does not decide what is
-// logged. The hosts and the command line import it. All other packages get a *slog.Logger.
+// Package logging creates loggers with the format and levels of today's Multus (behaviour L). It does not decide what
+// is logged. The hosts and the command line import it. All other packages get a *slog.Logger.
 package logging
 
 import (
