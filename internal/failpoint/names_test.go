@@ -23,7 +23,7 @@ var update = flag.Bool("update", false, "write names.go")
 func TestNames(t *testing.T) {
 	t.Parallel()
 	found := map[string]string{}
-	for _, dir := range []string{"../../internal", "../../cmd", "../../api"} {
+	for _, dir := range []string{"../../internal", "../../cmd", "../../wire"} {
 		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
 				return err
@@ -74,7 +74,7 @@ func scan(path string, found func(name, at string)) error {
 		}
 		lit, ok := call.Args[0].(*ast.BasicLit)
 		if !ok {
-			err = fmt.Errorf("%s: a point's name must be a constant text", set.Position(call.Pos()))
+			err = fmt.Errorf("%s: a point's name must be a constant string", set.Position(call.Pos()))
 			return false
 		}
 		name, uerr := strconv.Unquote(lit.Value)
