@@ -62,6 +62,8 @@ type Daemon struct {
 	FailureEvents *bool `json:"failureEvents"`
 	// CheckNetworks selects the networks for the runtime's CHECK; see Plugin.
 	CheckNetworks string `json:"checkNetworks"`
+	// Prestart is written into the generated configuration if it is set; see Plugin.
+	Prestart *bool `json:"prestart"`
 	// NodeAddresses are the addresses of this node in the cluster.
 	NodeAddresses []string `json:"nodeAddresses"`
 

@@ -61,6 +61,9 @@ func (p *Plugin) member(key string, v []byte) bool { //nolint:gocyclo // one cas
 	case "logToStderr":
 		p.LogToStderr = new(bool)
 		return boolean(v, p.LogToStderr)
+	case "prestart":
+		p.Prestart = new(bool)
+		return boolean(v, p.Prestart)
 	case "logLevel":
 		return str(v, &p.LogLevel)
 	case "logFile":
@@ -94,7 +97,7 @@ var keys = []string{
 	"namespaceIsolation", "globalNamespaces", "readinessindicatorfile", "auxiliaryCNIChainName", "retryDeleteOnError",
 	"failureEvents", "logToStderr", "logLevel", "logFile", "logOptions",
 	"daemonSocketDir", "daemonTimeout", "plainPods", "networksDir", "kubeletRoot", "allowMissingDevices",
-	"attachConcurrency", "nodeAddresses", "runtimeConfig",
+	"attachConcurrency", "prestart", "nodeAddresses", "runtimeConfig",
 	"cni.dev/valid-attachments", "cni.dev/attachments", "checkNetworks", "maxNetworks", "allowedTypes",
 	"allowInUseNamespaces",
 }

@@ -77,6 +77,9 @@ type Plugin struct {
 	// AttachConcurrency is how many networks of a pod are attached at the same time after the cluster network. Below 2
 	// they are attached one after another (NPWG v1.3 §7.3).
 	AttachConcurrency int `json:"attachConcurrency"`
+	// Prestart permits delegates to be started before their turn, when they cannot do anything yet. It is true if it is
+	// nil.
+	Prestart *bool `json:"prestart"`
 	// NodeAddresses are the addresses of this node in the cluster. A device that has one of them is never given to a pod.
 	NodeAddresses []string `json:"nodeAddresses"`
 	// RuntimeConfig is what the runtime passes by capability, each member as it was received (behaviour A33:

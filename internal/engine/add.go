@@ -59,6 +59,7 @@ func (e *Engine) add(ctx context.Context, s *session.Session) (res types.Result,
 	}
 	defer func() { err = errors.Join(err, b.Release()) }()
 	at := newAttaching(b, p)
+	defer at.run.Close()
 	if err = at.write(ctx); err == nil {
 		err = at.execute(ctx)
 	}

@@ -9,9 +9,11 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"multus/internal/engine/detach"
+	"multus/internal/engine/execute"
 	"multus/internal/engine/hostdevice"
 	"multus/internal/engine/ledger"
 	"multus/internal/engine/plan"
+	"multus/internal/engine/request"
 	"multus/internal/engine/session"
 	"multus/internal/failpoint"
 	"multus/internal/fault"
@@ -24,6 +26,8 @@ type attaching struct {
 	plan *plan.Plan
 	// record is the plan as it is executed. It is complete once it is written.
 	record *ledger.Record
+	// run runs the delegates of all attachments that are made one after another.
+	run *execute.Runner
 	// outcomes has one entry per attachment, so that the attachments of one stage can write without a lock. An entry is
 	// nil if its attachment was not tried.
 	outcomes []*outcome
@@ -39,8 +43,9 @@ type outcome struct {
 }
 
 func newAttaching(b *session.Sandbox, p *plan.Plan) *attaching {
+	r := ledger.NewRecord(p)
 	return &attaching{
-		Sandbox: b, plan: p, record: ledger.NewRecord(p), outcomes: make([]*outcome, len(p.Attachments)),
+		Sandbox: b, plan: p, record: r, run: b.Delegates(r), outcomes: make([]*outcome, len(p.Attachments)),
 	}
 }
 
@@ -53,12 +58,13 @@ func (at *attaching) write(ctx context.Context) error {
 	if err := at.Netns.CheckFree(at.record); err != nil {
 		return err
 	}
-	if err := chooseVersions(ctx, at.Delegates(at.record), at.record); err != nil {
+	if err := chooseVersions(ctx, at.run, at.record); err != nil {
 		return err
 	}
 	if err := at.readable(); err != nil {
 		return err
 	}
+	at.run.Prestart(request.Add, at.record, &at.record.Attachments[0])
 	err := hostdevice.Hold(ctx, at.Sandbox, at.record, func() error {
 		if err := at.Ledger.Write(at.record); err != nil {
 			return fault.StateNotWritten.Wrap(err, at.Request.Pod())
@@ -205,13 +211,13 @@ func (at *attaching) stage(ctx context.Context, numbers []int) {
 	}
 }
 
-// one attaches one network. It uses a runner of its own, because a runner keeps state about one attachment.
+// one attaches one network.
 func (at *attaching) one(ctx context.Context, i int) error {
 	a, o := &at.record.Attachments[i], &outcome{}
 	copyDeviceInfo(a)
 	start := time.Now()
 	if o.err = hostdevice.CheckMasters(at.Sandbox, at.record, a); o.err == nil {
-		o.result, o.begun, o.err = at.Delegates(at.record).Add(ctx, at.record, a)
+		o.result, o.begun, o.err = at.runner(i).Add(ctx, at.record, a)
 	}
 	o.took = time.Since(start)
 	if o.err == nil {
@@ -219,6 +225,19 @@ func (at *attaching) one(ctx context.Context, i int) error {
 	}
 	at.outcomes[i] = o
 	return o.err
+}
+
+// runner returns the runner for one attachment. A runner is for one goroutine, and starts the first delegate of the
+// next attachment ahead.
+func (at *attaching) runner(i int) *execute.Runner {
+	if at.plan.Concurrency < 2 {
+		at.run.Then(request.Add, at.record, at.record.At(i+1))
+		return at.run
+	}
+	if i == 0 { // the cluster network has a stage of its own
+		return at.run
+	}
+	return at.Delegates(at.record)
 }
 
 // conclude records the timing of an attachment and logs the attachment if it succeeded.

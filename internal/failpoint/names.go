@@ -28,6 +28,8 @@ var Names = []string{
 	"devices.renamed",
 	"exec.after",
 	"exec.before",
+	"exec.fed",
+	"exec.prestarted",
 	"exec.started",
 	"fsx.created",
 	"fsx.filled",

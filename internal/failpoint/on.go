@@ -11,6 +11,9 @@ import (
 	"time"
 )
 
+// Enabled reports whether the build has points.
+const Enabled = true
+
 // action is what one point does at its n-th pass.
 type action struct {
 	name string

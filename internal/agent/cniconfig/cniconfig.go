@@ -145,6 +145,7 @@ type output struct {
 	PlainPods              string             `json:"plainPods"`
 	NodeAddresses          []string           `json:"nodeAddresses,omitempty"`
 	CheckNetworks          string             `json:"checkNetworks,omitempty"`
+	Prestart               *bool              `json:"prestart,omitempty"`
 }
 
 // Generate returns the CNI configuration for a cluster network: one line of JSON that libcni accepts.
@@ -170,6 +171,7 @@ func generate(d *config.Daemon, p *Primary, f Facts) ([]byte, error) {
 		ReadinessIndicatorFile: d.HostPath(d.ReadinessIndicatorFile),
 		FailureEvents:          d.FailureEvents == nil || *d.FailureEvents,
 		PlainPods:              config.PlainLocal, NodeAddresses: d.NodeAddresses, CheckNetworks: d.CheckNetworks,
+		Prestart: d.Prestart,
 	}
 	if len(out.NodeAddresses) == 0 {
 		out.NodeAddresses = f.Addresses

@@ -15,6 +15,7 @@ import (
 	"multus/internal/engine/execute"
 	"multus/internal/engine/hostdevice"
 	"multus/internal/engine/ledger"
+	"multus/internal/engine/request"
 	"multus/internal/engine/session"
 	"multus/internal/failpoint"
 	"multus/internal/fault"
@@ -123,6 +124,7 @@ func (d *detaching) all(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	defer d.run.Close()
 	for i := range slices.Backward(d.record.Attachments) {
 		if d.deletions[i].Deleted || d.stages[i] >= begun {
 			continue
@@ -171,6 +173,7 @@ func (d *detaching) one(ctx context.Context, i int) {
 	a := &d.record.Attachments[i]
 	start := time.Now()
 	one, cancel := delContext(ctx, i)
+	d.run.Then(request.Del, d.record, d.record.At(i-1))
 	err := d.del(one, a)
 	cancel()
 	took := time.Since(start)

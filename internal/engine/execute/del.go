@@ -61,6 +61,7 @@ func (r *Runner) delList(ctx context.Context, list *libcni.NetworkConfigList, rt
 		d.errs = append(d.errs, missing)
 	}
 	r.exec.del = d
+	r.follow("DEL", list)
 	defer func() { r.exec.del = nil }()
 	err = r.cni.DelNetworkList(ctx, list, rt)
 	if errors.Is(err, errNotAll) {

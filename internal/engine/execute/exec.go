@@ -45,8 +45,17 @@ type Exec struct {
 	version.PluginDecoder
 	// Stderr receives the standard error of successful delegates. If it is nil, that output is discarded.
 	Stderr io.Writer
+	// Prestart permits delegates to be started before their turn; see startAhead.
+	Prestart bool
 	// started is set once a delegate was executed.
 	started bool
+	// following has the plugins of the list that run after the one that is executed next. then is called, if it is not
+	// nil, when the last plugin of the list works. paths are the directories in which plugins are searched.
+	following, paths []string
+	then             func()
+	ahead            *ahead
+	// busy reports whether the node is too busy to start a delegate ahead.
+	busy func() bool
 	// del, if set, collects the results of DEL of one list.
 	del *deletion
 }
@@ -98,7 +107,7 @@ func (e *Exec) retry(ctx context.Context, path string, stdin []byte, environ []s
 func (e *Exec) once(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
 	stdout, stderr := &bounded{limit: maxStdout}, &bounded{limit: maxStderr}
 	failpoint.At("exec.before")
-	err := run(ctx, path, environ, stdin, e.Lock, stdout, stderr)
+	err := e.run(ctx, path, stdin, environ, stdout, stderr)
 	if errors.Is(err, syscall.ETXTBSY) {
 		return nil, err
 	}
@@ -117,6 +126,43 @@ func (e *Exec) once(ctx context.Context, path string, stdin []byte, environ []st
 		return nil, fmt.Errorf("plugin %s gave a result that cannot be used: %w", filepath.Base(path), err)
 	}
 	return stdout.Bytes(), nil
+}
+
+// run runs a delegate, which may have been started ahead. While it works, the next one is started ahead.
+func (e *Exec) run(ctx context.Context, path string, stdin []byte, environ []string, stdout, stderr *bounded) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	p := e.takeAhead(path, environ)
+	if p == nil {
+		p = newProcess()
+		p.input = stdin
+		if err := p.start(path, environ, e.Lock); err != nil {
+			p.close()
+			return err
+		}
+	} else {
+		p.input, p.withheld = stdin, false
+		p.feed()
+		failpoint.At("exec.fed")
+	}
+	e.next(environ)
+	return p.finish(ctx, stdout, stderr)
+}
+
+// next starts the next delegate ahead.
+func (e *Exec) next(environ []string) {
+	switch {
+	case !e.Prestart:
+	case len(e.following) > 0:
+		plugin := e.following[0]
+		e.following = e.following[1:]
+		e.startAhead(plugin, environ)
+	case e.then != nil:
+		then := e.then
+		e.then = nil
+		then()
+	}
 }
 
 // emptyResult returns the result of a plugin without output: the previous result of the chain, else an empty result.

@@ -32,19 +32,35 @@ type Runner struct {
 	path []string
 	dir  string
 	log  *slog.Logger
+	// then is what the next verb does while its last delegate works; see Then.
+	then func()
 }
 
-// New returns a runner. It searches binaries in binDir, then in CNI_PATH (behaviour K2), and caches results below
-// stateDir (behaviour D84). lock may be nil; otherwise it is passed to the delegates. stderr may be nil; otherwise it
-// receives the standard error of successful delegates.
-func New(binDir, cniPath, stateDir string, lock *os.File, stderr io.Writer, log *slog.Logger) *Runner {
-	r := &Runner{exec: &Exec{Lock: lock, Stderr: stderr}, dir: stateDir, log: log}
-	for _, d := range append([]string{binDir}, filepath.SplitList(cniPath)...) {
+// Options are the settings of a Runner.
+type Options struct {
+	// BinDir is searched for binaries, and then the directories of Path, which is CNI_PATH (behaviour K2).
+	BinDir, Path string
+	// StateDir is the directory below which results are cached (behaviour D84).
+	StateDir string
+	// Lock may be nil; otherwise it is passed to the delegates.
+	Lock *os.File
+	// Stderr may be nil; otherwise it receives the standard error of successful delegates.
+	Stderr io.Writer
+	// Prestart permits delegates to be started before their turn.
+	Prestart bool
+	Log      *slog.Logger
+}
+
+// New returns a runner. It is for one goroutine.
+func New(o Options) *Runner {
+	r := &Runner{dir: o.StateDir, log: o.Log}
+	for _, d := range append([]string{o.BinDir}, filepath.SplitList(o.Path)...) {
 		if d != "" && !slices.Contains(r.path, d) {
 			r.path = append(r.path, d)
 		}
 	}
-	r.cni = libcni.NewCNIConfigWithCacheDir(r.path, stateDir, r.exec)
+	r.exec = &Exec{Lock: o.Lock, Stderr: o.Stderr, Prestart: o.Prestart, paths: r.path, busy: isBusy}
+	r.cni = libcni.NewCNIConfigWithCacheDir(r.path, o.StateDir, r.exec)
 	return r
 }
 
@@ -59,8 +75,10 @@ func (r *Runner) Add(ctx context.Context, of *ledger.Record, a *ledger.Attachmen
 	}
 	failpoint.At("add.before")
 	r.exec.started = false
+	r.follow("ADD", list)
 	res, err = r.cni.AddNetworkList(ctx, list, rt)
 	if err != nil {
+		r.Close() // the next delegate does not run
 		return nil, r.exec.started, err
 	}
 	failpoint.At("add.after")
@@ -245,6 +263,7 @@ func HasInterface(netns, ifName string) (exists bool, err error) {
 func (r *Runner) prepare(of *ledger.Record, a *ledger.Attachment) (
 	*libcni.NetworkConfigList, *libcni.RuntimeConf, error,
 ) {
+	r.exec.following, r.exec.then = nil, nil
 	name, err := entry(of, a)
 	if err == nil {
 		err = ledger.ClearResult(r.dir, name)

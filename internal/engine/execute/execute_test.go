@@ -41,8 +41,10 @@ func newNode(t *testing.T, plugins ...string) *node {
 	for _, p := range plugins {
 		script(t, filepath.Join(n.dir, p), logging)
 	}
-	n.run = New(n.dir, "/nonexistent:"+n.dir+"::"+os.Getenv("PATH"), filepath.Join(n.dir, "state"), nil, nil,
-		slog.New(slog.DiscardHandler))
+	n.run = New(Options{
+		BinDir: n.dir, Path: "/nonexistent:" + n.dir + "::" + os.Getenv("PATH"), StateDir: filepath.Join(n.dir, "state"),
+		Log: slog.New(slog.DiscardHandler),
+	})
 	return n
 }
 

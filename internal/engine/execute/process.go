@@ -35,8 +35,9 @@ type process struct {
 	pid int
 	// File descriptors of this process, -1 when closed. ended becomes readable when the delegate has ended.
 	stdin, stdout, stderr, ended int
-	// input is what remains to be written.
-	input []byte
+	// input is what remains to be written. While withheld is set, nothing is written and the standard input stays open.
+	input    []byte
+	withheld bool
 
 	// mu prevents a kill after the process was reaped, when its process ID may belong to another process.
 	mu     sync.Mutex
@@ -56,25 +57,17 @@ func (e *exitError) Error() string {
 	return fmt.Sprintf("exit status %d", e.status.ExitStatus())
 }
 
-// run executes a binary in a process group of its own and kills the group when ctx ends. held may be nil; otherwise it
-// is the file descriptor 3 of the process. run returns when the process has ended and its output is read. A child may
-// write the output after the process has ended (a shell's "exec > >(tee log)"). Other background processes may keep the
-// outputs open; run does not wait for those.
-func run(ctx context.Context, path string, environ []string, stdin []byte, held *os.File, stdout,
-	stderr *bounded,
-) error {
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	p := &process{stdin: -1, stdout: -1, stderr: -1, ended: -1, input: stdin}
+func newProcess() *process { return &process{stdin: -1, stdout: -1, stderr: -1, ended: -1} }
+
+// finish returns when the process has ended and its output is read, and kills the group of the process when ctx ends. A
+// child may write the output after the process has ended (a shell's "exec > >(tee log)"). Other background processes
+// may keep the outputs open; finish does not wait for those.
+func (p *process) finish(ctx context.Context, stdout, stderr *bounded) error {
 	defer p.close()
-	if err := p.start(path, environ, held); err != nil {
-		return err
-	}
 	failpoint.At("exec.started")
 	stop := context.AfterFunc(ctx, p.kill)
 	defer stop()
-	status, err := p.wait(ctx, stdout, stderr)
+	status, err := p.wait(func() bool { return ctx.Err() != nil }, stdout, stderr)
 	if err == nil {
 		p.readRest(ctx, stdout, stderr)
 	}
@@ -84,6 +77,15 @@ func run(ctx context.Context, path string, environ []string, stdin []byte, held 
 	return err
 }
 
+// end kills a process whose input is withheld. It waits for its end, but at most for killLimit.
+func (p *process) end() {
+	defer p.close()
+	p.kill()
+	_, _ = p.wait(func() bool { return true }, &bounded{}, &bounded{}) // how it ended does not matter: it has done nothing
+}
+
+// start executes a binary in a process group of its own. held may be nil; otherwise it is the file descriptor 3 of the
+// process. After an error the caller closes p.
 func (p *process) start(path string, environ []string, held *os.File) error {
 	var theirs [3]int
 	for i, ours := range []*int{&p.stdin, &p.stdout, &p.stderr} {
@@ -147,13 +149,13 @@ func (p *process) watch() error {
 // example because a file system does not respond.
 var errUnkillable = fmt.Errorf("it cannot be killed: it is in uninterruptible sleep (state D): %w", errKilled)
 
-// wait returns when the process has ended and its output up to then is read. It gives up killLimit after the process
-// was killed.
-func (p *process) wait(ctx context.Context, stdout, stderr *bounded) (syscall.WaitStatus, error) {
+// wait returns when the process has ended and its output up to then is read. over reports whether the process was
+// killed. It gives up killLimit after the process was killed.
+func (p *process) wait(over func() bool, stdout, stderr *bounded) (syscall.WaitStatus, error) {
 	var killed time.Time
 	for {
 		switch {
-		case ctx.Err() == nil:
+		case !over():
 		case killed.IsZero():
 			killed = time.Now()
 		case time.Since(killed) > killLimit:
@@ -235,6 +237,9 @@ func (p *process) kill() {
 
 // feed writes as much of the input as the pipe accepts. It is not an error if the process does not read the input.
 func (p *process) feed() {
+	if p.withheld {
+		return
+	}
 	for len(p.input) > 0 {
 		n, err := unix.Write(p.stdin, p.input)
 		switch {

@@ -13,6 +13,13 @@ import (
 	"time"
 )
 
+// run starts a process and waits for its end.
+func run(ctx context.Context, path string, environ []string, stdin []byte, held *os.File, stdout,
+	stderr *bounded,
+) error {
+	return (&Exec{Lock: held}).run(ctx, path, stdin, environ, stdout, stderr)
+}
+
 // TestProcess checks that run does not block on a delegate that reads its input late, partly or never, or on what it
 // leaves running in the background, and that run reads all of its output.
 func TestProcess(t *testing.T) {
@@ -78,7 +85,7 @@ func TestProcessWithoutPidfd(t *testing.T) {
 			must(t, p.start(path, []string{"PATH=/usr/bin:/bin"}, nil))
 			ended(t, p)
 			stdout, stderr := &bounded{limit: 100}, &bounded{limit: 100}
-			status, err := p.wait(t.Context(), stdout, stderr)
+			status, err := p.wait(func() bool { return t.Context().Err() != nil }, stdout, stderr)
 			if err != nil || status.ExitStatus() != 7 || stdout.String() != "word\n" {
 				t.Errorf("%v, %v, %q", status, err, stdout.String())
 			}

@@ -143,7 +143,7 @@ func newBench(t *testing.T) *bench {
 "routes":[{"dst":"0.0.0.0/0","gw":"10.0.0.1"},{"dst":"::/0","gw":"fd00::1"},{"dst":"192.0.2.0/24"}]}
 END
 exit 0`)
-	b.run = New(b.dir, "", filepath.Join(b.dir, "state"), nil, nil, slog.New(slog.DiscardHandler))
+	b.run = New(Options{BinDir: b.dir, StateDir: filepath.Join(b.dir, "state"), Log: slog.New(slog.DiscardHandler)})
 	b.record = &ledger.Record{ContainerID: "c0ffee", Netns: b.ns.Path}
 	return b
 }

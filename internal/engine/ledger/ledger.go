@@ -238,8 +238,25 @@ func (s *Store) addResults(r *Record, ifName string) error {
 		r.Netns = c.NetNS
 		r.Age = age(filepath.Join(ResultsDir(s.Dir), c.Network+"-"+c.ContainerID+"-"+c.IfName))
 	}
-	slices.SortStableFunc(r.Attachments, func(a, b Attachment) int { return byPlace(a.IfName, b.IfName, ifName) })
+	r.sort(ifName)
 	return nil
+}
+
+// sort orders the attachments by their interfaces, and those of one interface as in the file. Pointers are sorted,
+// because sorting the values takes more code than anything else here, and every pod waits for the plugin to be read.
+func (r *Record) sort(ifName string) {
+	all := make([]*Attachment, len(r.Attachments))
+	for i := range r.Attachments {
+		all[i] = &r.Attachments[i]
+	}
+	slices.SortFunc(all, func(a, b *Attachment) int {
+		return cmp.Or(byPlace(a.IfName, b.IfName, ifName), cmp.Compare(a.element, b.element))
+	})
+	sorted := make([]Attachment, len(all))
+	for i, a := range all {
+		sorted[i] = *a
+	}
+	r.Attachments = sorted
 }
 
 func fromResult(c *libcni.NetworkAttachment, ifName string) (*Attachment, error) {

@@ -8,6 +8,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"os"
 	"time"
 
 	"multus/internal/config"
@@ -114,7 +115,14 @@ func (s *Session) Locked(store *ledger.Store, lock *fsx.Lock) *Sandbox {
 
 // Delegates returns a runner of delegates without the lock of a sandbox, for verbs that have no sandbox.
 func (s *Session) Delegates(stateDir, binDir string) *execute.Runner {
-	return execute.New(binDir, s.Request.Path, stateDir, nil, s.Stderr, s.Log)
+	return s.runner(stateDir, binDir, nil)
+}
+
+func (s *Session) runner(stateDir, binDir string, lock *os.File) *execute.Runner {
+	return execute.New(execute.Options{
+		BinDir: binDir, Path: s.Request.Path, StateDir: stateDir, Lock: lock, Stderr: s.Stderr,
+		Prestart: s.Conf.Prestart == nil || *s.Conf.Prestart, Log: s.Log,
+	})
 }
 
 // Sandbox is the sandbox of a request while its lock is held.
@@ -147,7 +155,7 @@ func (b *Sandbox) Read() (*ledger.Record, error) {
 
 // Delegates returns a runner of delegates that hold the sandbox's lock. A runner is for one goroutine.
 func (b *Sandbox) Delegates(r *ledger.Record) *execute.Runner {
-	return execute.New(r.BinDir, b.Request.Path, b.Ledger.Dir, b.lock.File(), b.Stderr, b.Log)
+	return b.runner(b.Ledger.Dir, r.BinDir, b.lock.File())
 }
 
 // Current returns what a later verb executes of a recorded sandbox: the attachments that ADD recorded, with the
