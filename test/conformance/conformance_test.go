@@ -58,8 +58,13 @@ func TestConformance(t *testing.T) {
 	bin := node.Binaries(t)
 	out := t.TempDir()
 	run(t, dir, "go", "build", "-buildvcs=false", "-o", out+"/", "./differ", "./recorder")
-	run(t, root, "go", "build", "-buildvcs=false", "-ldflags", "-X main.plugin="+filepath.Join(bin, "multus"), "-o",
-		filepath.Join(out, "concurrent"), "./test/conformance/concurrent")
+	for name, keys := range map[string]string{
+		"concurrent": `{"attachConcurrency":4}`, "serial": `{"prestart":false}`,
+	} {
+		run(t, root, "go", "build", "-buildvcs=false", "-ldflags",
+			"-X main.plugin="+filepath.Join(bin, "multus")+" -X main.keys="+keys, "-o", filepath.Join(out, name),
+			"./test/conformance/withkeys")
+	}
 	listed := listedDifferences(t, filepath.Join(dir, "improvements.json"), "differences.json")
 	for _, tc := range []struct {
 		name string
@@ -75,6 +80,8 @@ func TestConformance(t *testing.T) {
 		}, false},
 		// With attachConcurrency everything except the order of the calls is the same.
 		{"concurrent", node.Thin, []string{"-plugin", filepath.Join(out, "concurrent")}, true},
+		// The others start delegates ahead (key prestart), unless the node is busy.
+		{"without prestart", node.Thin, []string{"-plugin", filepath.Join(out, "serial")}, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			got, golden := filepath.Join(out, "of-"+tc.name), filepath.Join(dir, "goldens", string(tc.impl))

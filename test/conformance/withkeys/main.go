@@ -1,5 +1,5 @@
-// concurrent runs another plugin with attachConcurrency added to its configuration. So the comparison with today's
-// Multus, which does not have the key, also covers concurrent attachments.
+// withkeys runs another plugin with keys added to its configuration that today's Multus does not have, so that the
+// comparison with it covers them.
 package main
 
 import (
@@ -11,8 +11,8 @@ import (
 	"os/exec"
 )
 
-// plugin is the path of the other plugin. The linker sets it.
-var plugin string
+// plugin is the path of the other plugin, and keys is a JSON object. The linker sets both.
+var plugin, keys string
 
 func main() {
 	if err := run(); err != nil {
@@ -28,7 +28,9 @@ func run() error {
 	}
 	conf := map[string]json.RawMessage{}
 	if json.Unmarshal(stdin, &conf) == nil { // otherwise keep the input of the scenario, which tests bad input
-		conf["attachConcurrency"] = json.RawMessage("4")
+		if err := json.Unmarshal([]byte(keys), &conf); err != nil {
+			return err
+		}
 		if stdin, err = json.Marshal(conf); err != nil {
 			return err
 		}
