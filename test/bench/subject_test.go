@@ -168,6 +168,9 @@ func (s *subject) pod(t *testing.T, d delegate, name string, n int, cluster *kub
 	if s.name != "raw" {
 		uid = cluster.CreatePod(t, namespace, name, annotations)
 	}
+	// The kubelet adds its own annotations to those that it passes to the runtime.
+	annotations["kubernetes.io/config.seen"] = "2026-11-22T10:00:00.000000000Z"
+	annotations["kubernetes.io/config.source"] = "api"
 	return s.node.NewPod(t, namespace, name, uid, annotations)
 }
 
@@ -215,8 +218,7 @@ func (s *subject) each(t *testing.T, p *node.Pod, n int, reverse bool,
 			if i > 0 {
 				ifName = fmt.Sprintf("net%d", i)
 			}
-			errs = append(errs, do(ctx, c, s.lists[i],
-				&libcni.RuntimeConf{ContainerID: p.ContainerID, NetNS: p.Path, IfName: ifName}))
+			errs = append(errs, do(ctx, c, s.lists[i], p.Runtime(ifName)))
 		}
 	})
 	return errors.Join(errs...)

@@ -494,17 +494,10 @@ func (n *Node) Collect(tb testing.TB, conf []byte, valid []types.GCAttachment) e
 		})
 }
 
-type verb func(context.Context, *libcni.CNIConfig, *libcni.NetworkConfigList, *libcni.RuntimeConf) error
-
-func (n *Node) op(tb testing.TB, conf []byte, p *Pod, do verb) error {
-	tb.Helper()
-	list, err := libcni.NetworkConfFromBytes(conf)
-	if one, oerr := libcni.NetworkPluginConfFromBytes(conf); oerr == nil {
-		list, err = libcni.ConfListFromConf(one) //nolint:staticcheck // runtimes do it with a .conf
-	}
-	must(tb, err)
+// Runtime returns the arguments with which a container runtime calls a plugin for the pod: those of containerd.
+func (p *Pod) Runtime(ifName string) *libcni.RuntimeConf {
 	rt := &libcni.RuntimeConf{
-		ContainerID: p.ContainerID, NetNS: p.Path, IfName: "eth0", CapabilityArgs: map[string]any{},
+		ContainerID: p.ContainerID, NetNS: p.Path, IfName: ifName, CapabilityArgs: map[string]any{},
 		Args: [][2]string{
 			{"IgnoreUnknown", "1"},
 			{"K8S_POD_NAMESPACE", p.Namespace},
@@ -517,11 +510,24 @@ func (n *Node) op(tb testing.TB, conf []byte, p *Pod, do verb) error {
 	if p.Annotations != nil {
 		rt.CapabilityArgs["io.kubernetes.cri.pod-annotations"] = p.Annotations
 	}
+	return rt
+}
+
+type verb func(context.Context, *libcni.CNIConfig, *libcni.NetworkConfigList, *libcni.RuntimeConf) error
+
+func (n *Node) op(tb testing.TB, conf []byte, p *Pod, do verb) error {
+	tb.Helper()
+	list, err := libcni.NetworkConfFromBytes(conf)
+	if one, oerr := libcni.NetworkPluginConfFromBytes(conf); oerr == nil {
+		list, err = libcni.ConfListFromConf(one) //nolint:staticcheck // runtimes do it with a .conf
+	}
+	must(tb, err)
 	ctx, cancel := context.WithTimeout(context.Background(), opLimit)
 	defer cancel()
 	// A process that the callback starts is in the node's namespace.
 	n.Do(tb, func() {
-		err = do(ctx, libcni.NewCNIConfigWithCacheDir(n.BinDirs, filepath.Join(n.Dir, "runtime"), n.Exec), list, rt)
+		err = do(ctx, libcni.NewCNIConfigWithCacheDir(n.BinDirs, filepath.Join(n.Dir, "runtime"), n.Exec), list,
+			p.Runtime("eth0"))
 	})
 	return err
 }
