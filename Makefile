@@ -26,7 +26,7 @@ RUN_TESTS := $(GOTESTSUM) --format pkgname --format-hide-empty-pkg --
 TEST_TIMEOUT ?= 20m
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-fast lint vulncheck fuzz faults rules bench bench-diff scale demo cluster e2e neighbours image man tools tools-cluster clean \
+.PHONY: help build test test-fast lint vulncheck fuzz faults rules bench bench-node bench-diff scale demo cluster e2e neighbours image man tools tools-cluster clean \
 	bin/cni bin/tools/kube-apiserver bin/tools/etcd bin/tools/gotestsum bin/tools/golangci-lint bin/tools/govulncheck bin/tools/vale bin/demo \
 	bin/tools/kubelet bin/tools/containerd bin/tools/runc bin/tools/whereabouts bin/cluster
 
@@ -80,13 +80,16 @@ faults: $(TEST_TOOLS) ## kill, stop and damage what can be, and print the table 
 rules: ## list the tests of each rule of docs/behaviour.md; fails on a rule without one, and on a citation of none
 	$(GO) run ./tools/rules
 
-# Where the measurements are written: bench.md, bench.json, bench.svg, and the page's part. BENCH_SCALE=n does n times the work,
+# Where the measurements are written: bench.md, bench.json, bench.svg, node.json, and the page's parts. BENCH_SCALE=n does n times the work,
 # BENCH_QUICK=1 a part of it without writing; UPSTREAM_BIN names a directory with other binaries to measure beside ours.
 BENCH_OUT ?= dist/bench
 
 bench: build $(TEST_TOOLS) ## measure beside the delegates alone, print the table with the budgets, write docs/performance.md (root; some minutes)
 	$(GO) test -run - -bench . -benchmem ./internal/...
 	BENCH_OUT=$(abspath $(BENCH_OUT)) BENCH_PAGE=$(abspath docs/performance.md) $(GO) test -v -count=1 -timeout=60m -run TestBench $(ARGS) ./test/bench
+
+bench-node: build $(TEST_TOOLS) ## of bench only the set-up of a usual node, beside the delegates alone; write it into docs/performance.md (root; five minutes)
+	BENCH_OUT=$(abspath $(BENCH_OUT)) BENCH_PAGE=$(abspath docs/performance.md) $(GO) test -v -count=1 -timeout=60m -run TestBenchNode $(ARGS) ./test/bench
 
 # The revision to compare with: make bench-diff BASE=v0.1.0
 BASE ?= HEAD

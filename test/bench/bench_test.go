@@ -29,13 +29,24 @@ var (
 	delegates     = []delegate{noop, reference}
 )
 
-// podsPerCell returns how many pods each subject attaches for one cell of the table. Where the delegates take no time
-// there are enough pods for a 99th percentile that differs from the maximum.
-func podsPerCell(d delegate, concurrency int) int {
-	if d == noop && concurrency == 1 {
-		return 200 * scale()
+// rounds is the number of turns in which the work of a cell is done, if the workload does not have more.
+const rounds = 4
+
+// turns returns how often the subjects take turns for one cell of the table, and how often each pod is attached in one
+// turn. With noop there are enough pods for a 99th percentile that differs from the maximum. With chain, of which only
+// medians are reported, the turns are many and short.
+func turns(d delegate, concurrency int) (count, each int) {
+	switch {
+	case d == chain && quick():
+		return rounds, 1
+	case d == chain && concurrency == 1:
+		return 60 * scale(), 1
+	case d == chain:
+		return 12 * scale(), 4
+	case d == noop && concurrency == 1:
+		return rounds, 50 * scale()
 	}
-	return max(48, concurrency) * scale()
+	return rounds, max(1, max(48, concurrency)*scale()/concurrency/4)
 }
 
 // scale returns the factor for the amount of work: BENCH_SCALE, or 1.
@@ -47,6 +58,9 @@ func scale() int {
 	return n
 }
 
+// quick reports whether only a part is measured and nothing is written, for development: BENCH_QUICK.
+func quick() bool { return os.Getenv("BENCH_QUICK") != "" }
+
 // cell is the result of one workload for one subject.
 type cell struct {
 	Delegate    delegate `json:"delegate"`
@@ -56,15 +70,18 @@ type cell struct {
 	Add         times    `json:"add"`
 	Del         times    `json:"del"`
 	// PluginCPU and DaemonCPU are the processor time of ADD and DEL of one pod: that of the processes that the runtime
-	// starts, including the delegates, and that of the daemon.
+	// starts, including the delegates (median of the rounds), and that of the daemon (mean, with what it does later).
 	PluginCPU time.Duration `json:"pluginCPU"`
 	DaemonCPU time.Duration `json:"daemonCPU"`
-	// Elapsed is the time for all pods. The throughput is Pods / Elapsed.
-	Elapsed time.Duration `json:"elapsed"`
-	Pods    int           `json:"pods"`
+	// Rate is the number of pods that are attached and detached in a second, the median of the rounds.
+	Rate float64 `json:"rate"`
+	Pods int     `json:"pods"`
 	// RSS is the resident memory of the daemon at the end, in bytes.
 	RSS int `json:"rss"`
 }
+
+// cells are the results of one run.
+type cells []cell
 
 // times are the quantiles of one verb.
 type times struct {
@@ -74,6 +91,13 @@ type times struct {
 	Max time.Duration `json:"max"`
 }
 
+// median sorts the values.
+func median[V cmp.Ordered](values []V) V {
+	slices.Sort(values)
+	return values[len(values)/2]
+}
+
+// quantiles sorts the values.
 func quantiles(d []time.Duration) times {
 	slices.Sort(d)
 	at := func(q float64) time.Duration { return d[min(len(d)-1, int(q*float64(len(d))))] }
@@ -90,8 +114,7 @@ func TestBench(t *testing.T) {
 	cluster.CreateNamespace(t, namespace)
 	ours := programs{installed(t, node.Binaries(t)), installed(t, filepath.Join(node.Root(t), "bin", "cni"))}
 	r := &results{Machine: machine(), Date: time.Now().UTC().Format(time.DateOnly)}
-	quick := os.Getenv("BENCH_QUICK") != "" // one pod at a time, delegates that do nothing: for development
-	if quick {
+	if quick() { // one pod at a time, delegates that do nothing
 		delegates, concurrencies = delegates[:1], concurrencies[:1]
 	}
 	for _, d := range delegates {
@@ -109,7 +132,7 @@ func TestBench(t *testing.T) {
 		}
 	}
 	r.Start, r.Disk, r.Shares = startUps(t), durable(t), shares(t, ours, cluster)
-	if quick {
+	if quick() {
 		fmt.Println(string(r.markdown()))
 		return
 	}
@@ -141,18 +164,20 @@ func allSubjects(t *testing.T, ours programs, d delegate, cluster *kubetest.Clus
 	return subjects
 }
 
-// rounds is the number of turns in which the work of a cell is done.
-const rounds = 4
+// series is what the rounds of one cell measure.
+type series struct {
+	cell
+	adds, dels, cpu []time.Duration
+	rates           []float64
+	daemon          time.Duration
+	pods            []*node.Pod
+}
 
+// measure measures one cell for each subject.
 func measure(t *testing.T, subjects []*subject, d delegate, networks, concurrency int,
 	cluster *kubetest.Cluster,
 ) []cell {
 	t.Helper()
-	type series struct {
-		cell
-		adds, dels []time.Duration
-		pods       []*node.Pod
-	}
 	all := make([]series, len(subjects))
 	for i, s := range subjects {
 		all[i].cell = cell{Delegate: d, Networks: networks, Concurrency: concurrency, Subject: s.name}
@@ -162,34 +187,54 @@ func measure(t *testing.T, subjects []*subject, d delegate, networks, concurrenc
 		}
 		turn(t, s, all[i].pods, networks, 1) // warm up
 	}
-	each := max(1, podsPerCell(d, concurrency)/concurrency/rounds)
-	for range rounds {
-		for i, s := range subjects {
-			a := &all[i]
-			s.exec.take()
-			daemon, start := s.daemonCPU(t), time.Now()
-			adds, dels := turn(t, s, a.pods, networks, each)
-			a.Elapsed += time.Since(start)
-			a.DaemonCPU += s.daemonCPU(t) - daemon
-			a.PluginCPU += s.exec.take()
-			a.adds, a.dels = append(a.adds, adds...), append(a.dels, dels...)
-			a.Pods += len(adds)
+	// The daemons write statuses and events after an ADD has returned. That is a part of what a pod costs.
+	settled(t, cluster)
+	for i, s := range subjects {
+		all[i].daemon = s.daemonCPU(t)
+	}
+	count, each := turns(d, concurrency)
+	for round := range count {
+		for k := range subjects {
+			i := (k + round) % len(subjects) // each subject follows each other one
+			all[i].round(t, subjects[i], each)
 		}
 	}
+	settled(t, cluster)
 	var out []cell
 	for i, s := range subjects {
 		a := &all[i]
-		a.Add, a.Del = quantiles(a.adds), quantiles(a.dels)
-		a.PluginCPU /= time.Duration(a.Pods)
-		a.DaemonCPU /= time.Duration(a.Pods)
-		if s.name == "thick" {
-			a.RSS = s.memory(t)
-		}
+		a.finish(t, s)
 		out = append(out, a.cell)
 		fmt.Printf("%-7s %d networks, %2d at once  %-12s ADD %6.1f ms  DEL %6.1f ms  CPU %6.1f ms\n", d, networks,
 			concurrency, s.name, ms(a.Add.P50), ms(a.Del.P50), ms(a.PluginCPU+a.DaemonCPU))
 	}
 	return out
+}
+
+// round is one turn of a subject.
+func (a *series) round(t *testing.T, s *subject, each int) {
+	t.Helper()
+	s.exec.take()
+	start := time.Now()
+	adds, dels := turn(t, s, a.pods, a.Networks, each)
+	elapsed := time.Since(start)
+	if len(adds) == 0 {
+		t.FailNow() // turn has reported why
+	}
+	a.cpu = append(a.cpu, s.exec.take()/time.Duration(len(adds)))
+	a.rates = append(a.rates, float64(len(adds))/elapsed.Seconds())
+	a.adds, a.dels = append(a.adds, adds...), append(a.dels, dels...)
+}
+
+// finish computes the cell.
+func (a *series) finish(t *testing.T, s *subject) {
+	t.Helper()
+	a.Pods = len(a.adds)
+	a.Add, a.Del, a.PluginCPU, a.Rate = quantiles(a.adds), quantiles(a.dels), median(a.cpu), median(a.rates)
+	a.DaemonCPU = (s.daemonCPU(t) - a.daemon) / time.Duration(a.Pods)
+	if s.name == "thick" {
+		a.RSS = s.memory(t)
+	}
 }
 
 // turn attaches and detaches each pod several times, all pods at once.
@@ -331,8 +376,8 @@ func settled(t *testing.T, cluster *kubetest.Cluster) map[string]int {
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
 // find returns the cell of a workload and subject.
-func (r *results) find(d delegate, networks, concurrency int, subject string) cell {
-	for _, c := range r.Cells {
+func (all cells) find(d delegate, networks, concurrency int, subject string) cell {
+	for _, c := range all {
 		if c.Delegate == d && c.Networks == networks && c.Concurrency == concurrency && c.Subject == subject {
 			return c
 		}

@@ -18,7 +18,7 @@ import (
 type results struct {
 	Date     string                        `json:"date"`
 	Machine  string                        `json:"machine"`
-	Cells    []cell                        `json:"cells"`
+	Cells    cells                         `json:"cells"`
 	Start    map[string]time.Duration      `json:"start"`
 	Memory   map[int]int                   `json:"memory"`
 	Requests map[string]map[string]float64 `json:"requests"`
@@ -72,11 +72,11 @@ func (r *results) markdown() []byte {
 		"max | DEL p50 | p90 | p99 | max | CPU per pod: runtime's children | daemon | pods/s |")
 	fmt.Fprintln(&b, "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|")
 	for _, c := range r.Cells {
-		raw := r.find(c.Delegate, c.Networks, c.Concurrency, "raw")
+		raw := r.Cells.find(c.Delegate, c.Networks, c.Concurrency, "raw")
 		fmt.Fprintf(&b, "| %s | %d | %d | %s | %.2f | %.2f | %s | %s | %.1f | %.1f | %.0f |\n", c.Delegate, c.Networks,
 			c.Concurrency, c.Subject,
 			ms(c.Add.P50)/ms(raw.Add.P50), ms(c.Del.P50)/ms(raw.Del.P50), c.Add, c.Del, ms(c.PluginCPU), ms(c.DaemonCPU),
-			float64(c.Pods)/c.Elapsed.Seconds())
+			c.Rate)
 	}
 	fmt.Fprintf(&b, "\n### Who uses the processor\n\nOne pod, ADD and DEL, bridge and host-local, one pod at a time; "+
 		"milliseconds.\n\n| more networks | subject | plugin | delegates | daemon | plugin and daemon beside the delegates "+
@@ -136,9 +136,9 @@ func (r *results) budgets() []budget {
 	if dir, err := os.Stat(filepath.Join(binDir(), "multus-shim")); err == nil {
 		size = float64(dir.Size()) / 1e6
 	}
-	plain, rawPlain := r.find(noop, 0, 1, "thick"), r.find(noop, 0, 1, "raw")
-	two, rawTwo := r.find(noop, 2, 1, "thick"), r.find(noop, 2, 1, "raw")
-	burst, rawBurst := r.find(reference, 2, 64, "thick"), r.find(reference, 2, 64, "raw")
+	plain, rawPlain := r.Cells.find(noop, 0, 1, "thick"), r.Cells.find(noop, 0, 1, "raw")
+	two, rawTwo := r.Cells.find(noop, 2, 1, "thick"), r.Cells.find(noop, 2, 1, "raw")
+	burst, rawBurst := r.Cells.find(reference, 2, 64, "thick"), r.Cells.find(reference, 2, 64, "raw")
 	out := []budget{
 		atMost("multus-shim, MB", size, 5),
 		atMost("multus-shim, start beside a program that links libcni and netlink",
@@ -148,7 +148,7 @@ func (r *results) budgets() []budget {
 		atMost("added to an ADD with 3 networks, p50, ms", ms(two.Add.P50-rawTwo.Add.P50), 5),
 		atMost("added CPU of a plain pod, ADD and DEL, ms", ms(plain.PluginCPU+plain.DaemonCPU-rawPlain.PluginCPU), 9),
 		atMost("added CPU of a pod with 3 networks, ADD and DEL, ms", ms(two.PluginCPU+two.DaemonCPU-rawTwo.PluginCPU), 9),
-		atLeast("64 ADDs in flight with 3 real networks: throughput beside raw", ratio(rawBurst.Elapsed, burst.Elapsed),
+		atLeast("64 ADDs in flight with 3 real networks: throughput beside raw", ratio(burst.Rate, rawBurst.Rate),
 			0.85),
 		atMost("daemon, 110 pods, 1,000 definitions, MiB", float64(r.Memory[1000])/(1<<20), 30),
 		atMost("daemon, 110 pods, 10,000 definitions, MiB", float64(r.Memory[10000])/(1<<20), 60),
@@ -170,7 +170,7 @@ func (r *results) budgets() []budget {
 
 func binDir() string { return node.BuiltDir() }
 
-func ratio(a, b time.Duration) float64 {
+func ratio[V time.Duration | float64](a, b V) float64 {
 	if b == 0 {
 		return 0
 	}
@@ -198,7 +198,7 @@ func (r *results) svg() []byte {
 		if c.Concurrency != 1 || c.Subject == "raw" {
 			continue
 		}
-		raw := r.find(c.Delegate, c.Networks, 1, "raw")
+		raw := r.Cells.find(c.Delegate, c.Networks, 1, "raw")
 		bars = append(bars, bar{
 			fmt.Sprintf("%s, %d more, %s", c.Delegate, c.Networks, c.Subject), ms(raw.Add.P50),
 			ms(c.Add.P50),

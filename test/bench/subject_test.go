@@ -41,6 +41,9 @@ const (
 	noop delegate = "noop"
 	// reference has the reference plugins bridge and host-local.
 	reference delegate = "bridge"
+	// chain is reference with a cluster network as on a node: a list of bridge, which is the gateway, and portmap. The
+	// plugin is called with the configuration that the daemon writes.
+	chain delegate = "chain"
 )
 
 // subject is what is measured: libcni alone ("raw"), or a plugin between libcni and the delegates.
@@ -48,6 +51,8 @@ type subject struct {
 	name string
 	node *node.Node
 	exec *meter
+	// conf is the configuration with which the runtime calls the plugin.
+	conf []byte
 	// lists are the networks that raw calls one after another.
 	lists []*libcni.NetworkConfigList
 }
@@ -100,6 +105,9 @@ const maxNetworks = 5
 // config returns the configuration of network i. Network 0 is the cluster network.
 func config(t *testing.T, n *node.Node, d delegate, i int) []byte {
 	t.Helper()
+	if d == chain && i == 0 {
+		return []byte(n.Bridge("10.244.0.0/24"))
+	}
 	name := fmt.Sprintf("n%d", i)
 	plugin := map[string]any{"type": "bridge", "bridge": "br" + name, "ipam": map[string]any{
 		"type": "host-local", "dataDir": n.Reservations(),
@@ -131,7 +139,10 @@ func newSubject(t *testing.T, name string, kind node.Kind, p programs, d delegat
 		o.Kind = node.Thin // no daemon
 	}
 	s.node = node.New(t, o)
-	s.node.Exec = s.exec
+	s.node.Exec, s.conf = s.exec, s.node.Conf()
+	if d == chain && o.Kind == node.Thick {
+		s.conf = s.node.Generated(t)
+	}
 	s.node.Fake(t, "noop")
 	for i := range maxNetworks + 1 {
 		c := config(t, s.node, d, i)
@@ -139,6 +150,7 @@ func newSubject(t *testing.T, name string, kind node.Kind, p programs, d delegat
 		must(t, err)
 		s.lists = append(s.lists, l)
 		switch {
+		case i == 0 && d == chain: // node.New has written it
 		case i == 0:
 			must(t, os.WriteFile(filepath.Join(s.node.Dir, "net.d", "10-primary.conflist"), c, 0o644))
 		case name != "raw":
@@ -178,7 +190,7 @@ func (s *subject) pod(t *testing.T, d delegate, name string, n int, cluster *kub
 func (s *subject) add(t *testing.T, p *node.Pod, n int) error {
 	t.Helper()
 	if s.name != "raw" {
-		_, err := s.node.Add(t, s.node.Conf(), p)
+		_, err := s.node.Add(t, s.conf, p)
 		return err
 	}
 	return s.each(t, p, n, false, func(ctx context.Context, c *libcni.CNIConfig, l *libcni.NetworkConfigList,
@@ -192,7 +204,7 @@ func (s *subject) add(t *testing.T, p *node.Pod, n int) error {
 func (s *subject) del(t *testing.T, p *node.Pod, n int) error {
 	t.Helper()
 	if s.name != "raw" {
-		return s.node.Del(t, s.node.Conf(), p)
+		return s.node.Del(t, s.conf, p)
 	}
 	return s.each(t, p, n, true, func(ctx context.Context, c *libcni.CNIConfig, l *libcni.NetworkConfigList,
 		rt *libcni.RuntimeConf,
