@@ -36,14 +36,18 @@ var stable = []steps{
 	{node.Thick, 2, "DEL", 3, 0},
 }
 
-// TestStable counts the steps of one ADD and one DEL, so that no change adds a step for every pod unnoticed.
+// TestStable counts the steps of one ADD and one DEL, and what an ADD starts, so that no change adds a step, a process
+// or a thread for every pod unnoticed.
 func TestStable(t *testing.T) {
 	testnet.RequireRoot(t)
 	cluster := kubetest.Start(t)
 	cluster.CreateNamespace(t, namespace)
-	if d := cmp.Diff(stable, countSteps(t, cluster)); d != "" {
-		t.Errorf("steps of a call (-they were +they are):\n%s", d)
-	}
+	t.Run("steps", func(t *testing.T) {
+		if d := cmp.Diff(stable, countSteps(t, cluster)); d != "" {
+			t.Errorf("steps of a call (-they were +they are):\n%s", d)
+		}
+	})
+	t.Run("started", func(t *testing.T) { checkStarted(t, cluster) })
 }
 
 // countSteps counts the steps with binaries that trace them.

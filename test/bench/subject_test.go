@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -60,6 +61,9 @@ type subject struct {
 // meter runs plugins as libcni does and counts their processor time and that of the children that they waited for.
 type meter struct {
 	version.PluginDecoder
+	// wrap is a command before the plugin that runs it.
+	wrap []string
+
 	mu  sync.Mutex
 	cpu time.Duration
 }
@@ -72,7 +76,8 @@ func (m *meter) FindInPath(plugin string, paths []string) (string, error) {
 
 func (m *meter) ExecPlugin(ctx context.Context, path string, stdin []byte, env []string) ([]byte, error) {
 	var stdout, stderr bytes.Buffer
-	c := exec.CommandContext(ctx, path)
+	argv := append(slices.Clone(m.wrap), path)
+	c := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	c.Env, c.Stdin, c.Stdout, c.Stderr = env, bytes.NewReader(stdin), &stdout, &stderr
 	err := c.Run()
 	if usage, ok := c.ProcessState.SysUsage().(*syscall.Rusage); ok {
