@@ -85,7 +85,7 @@ rules: ## list the tests of each rule of docs/behaviour.md; fails on a rule with
 BENCH_OUT ?= dist/bench
 
 bench: build $(TEST_TOOLS) ## measure beside the delegates alone, print the table with the budgets, write docs/performance.md (root; some minutes)
-	$(GO) test -run - -bench . -benchmem ./internal/...
+	$(GO) test -run - -bench . -benchmem ./internal/... ./test/bench
 	BENCH_OUT=$(abspath $(BENCH_OUT)) BENCH_PAGE=$(abspath docs/performance.md) $(GO) test -v -count=1 -timeout=60m -run TestBench $(ARGS) ./test/bench
 
 bench-node: build $(TEST_TOOLS) ## of bench only the set-up of a usual node, beside the delegates alone; write it into docs/performance.md (root; five minutes)

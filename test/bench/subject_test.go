@@ -107,8 +107,8 @@ func (m *meter) take() time.Duration {
 // maxNetworks is the number of networks that are defined in addition to the cluster network.
 const maxNetworks = 5
 
-// config returns the configuration of network i. Network 0 is the cluster network.
-func config(t *testing.T, n *node.Node, d delegate, i int) []byte {
+// networkConfig returns the configuration of network i. Network 0 is the cluster network.
+func networkConfig(t *testing.T, n *node.Node, d delegate, i int) []byte {
 	t.Helper()
 	if d == chain && i == 0 {
 		return []byte(n.Bridge("10.244.0.0/24"))
@@ -119,12 +119,20 @@ func config(t *testing.T, n *node.Node, d delegate, i int) []byte {
 		"ranges": [][]map[string]string{{{"subnet": fmt.Sprintf("10.%d.0.0/16", 100+i)}}},
 	}}
 	if d == noop {
-		fake := map[string]any{"result": json.RawMessage(
-			`{"cniVersion":"1.0.0","interfaces":[{"name":"{ifname}","sandbox":"{netns}"}],"ips":[{"address":"10.0.0.2/24","interface":0}]}`)}
-		plugin = map[string]any{"type": "noop", "fake": fake}
+		plugin = nothing
 	}
+	return networkList(t, name, plugin)
+}
+
+// nothing is the plugin of noop.
+var nothing = map[string]any{"type": "noop", "fake": map[string]any{"result": json.RawMessage(
+	`{"cniVersion":"1.0.0","interfaces":[{"name":"{ifname}","sandbox":"{netns}"}],"ips":[{"address":"10.0.0.2/24","interface":0}]}`)}}
+
+// networkList returns the configuration of a network with one plugin.
+func networkList(tb testing.TB, name string, plugin map[string]any) []byte {
+	tb.Helper()
 	b, err := json.Marshal(map[string]any{"cniVersion": "1.0.0", "name": name, "plugins": []any{plugin}})
-	must(t, err)
+	must(tb, err)
 	return b
 }
 
@@ -150,7 +158,7 @@ func newSubject(t *testing.T, name string, kind node.Kind, p programs, d delegat
 	}
 	s.node.Fake(t, "noop")
 	for i := range maxNetworks + 1 {
-		c := config(t, s.node, d, i)
+		c := networkConfig(t, s.node, d, i)
 		l, err := libcni.NetworkConfFromBytes(c)
 		must(t, err)
 		s.lists = append(s.lists, l)
@@ -260,9 +268,9 @@ func (s *subject) memory(t *testing.T) int {
 	return now
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
+func must(tb testing.TB, err error) {
+	tb.Helper()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
