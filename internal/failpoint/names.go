@@ -53,6 +53,7 @@ var Names = []string{
 	"plan.before",
 	"plugin.parsed",
 	"plugin.read",
+	"plugin.started",
 	"report.after",
 	"report.before",
 	"result.after",

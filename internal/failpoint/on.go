@@ -83,8 +83,24 @@ func Skip(name string) bool {
 	return false
 }
 
+// times is the file of MULTUS_FAILPOINT_TIMES, or nil.
+var times = sync.OnceValue(func() *os.File {
+	path := os.Getenv("MULTUS_FAILPOINT_TIMES")
+	if path == "" {
+		return nil
+	}
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil
+	}
+	return f // it stays open, because an open for each point would take longer than many of the steps between them
+})
+
 // trace appends the name with one write, so that lines of several processes do not mix.
 func trace(name string) {
+	if f := times(); f != nil {
+		_, _ = f.WriteString(name + " " + strconv.FormatInt(time.Now().UnixNano(), 10) + "\n")
+	}
 	path := os.Getenv("MULTUS_FAILPOINT_TRACE")
 	if path == "" {
 		return

@@ -21,6 +21,8 @@ type nodeResults struct {
 	Date    string `json:"date"`
 	Machine string `json:"machine"`
 	Cells   cells  `json:"cells"`
+	// Breakdowns are the parts of ADD and DEL of a plain pod.
+	Breakdowns []breakdown `json:"breakdowns"`
 }
 
 // TestBenchNode measures the set-up of a usual node (chain) and writes the results to BENCH_OUT. `make bench-node`
@@ -41,10 +43,16 @@ func TestBenchNode(t *testing.T) {
 			r.Cells = append(r.Cells, measure(t, subjects, chain, networks, concurrency, cluster)...)
 		}
 	}
+	r.Breakdowns = breakdowns(t, subjects[1], ours.plugins, cluster)
 	md := r.markdown()
 	fmt.Println(md)
 	if quick() {
 		return
+	}
+	for _, b := range r.Breakdowns {
+		if got := ratio(b.sum(), b.Whole); got < 0.9 || got > 1.1 {
+			t.Errorf("the parts of %s take %.2f of the time of the whole: %v, %v", b.Verb, got, b.sum(), b.Whole)
+		}
 	}
 	b, err := json.MarshalIndent(r, "", " ")
 	must(t, err)
@@ -94,6 +102,9 @@ func (r *nodeResults) markdown() string {
 			fmt.Fprintf(&b, " %.1f | %+.1f | %.2f |", got, got-raw, ratio(got, raw))
 		}
 		fmt.Fprintln(&b)
+	}
+	for _, d := range r.Breakdowns {
+		b.WriteString(d.markdown())
 	}
 	return b.String()
 }

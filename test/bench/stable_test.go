@@ -50,11 +50,18 @@ func TestStable(t *testing.T) {
 	t.Run("started", func(t *testing.T) { checkStarted(t, cluster) })
 }
 
-// countSteps counts the steps with binaries that trace them.
-func countSteps(t *testing.T, cluster *kubetest.Cluster) []steps {
+// failpointBinaries builds binaries that trace the points that they pass.
+func failpointBinaries(t *testing.T) string {
 	t.Helper()
 	bin := t.TempDir()
 	build(t, bin+"/", "-tags", "failpoint", "multus/cmd/...", "multus/internal/testutil/fakeplugin")
+	return bin
+}
+
+// countSteps counts the steps with binaries that trace them.
+func countSteps(t *testing.T, cluster *kubetest.Cluster) []steps {
+	t.Helper()
+	bin := failpointBinaries(t)
 	var out []steps
 	for _, kind := range node.Kinds {
 		s := newSubject(t, "stable-"+string(kind), kind, programs{bin: bin}, noop, cluster, nil)

@@ -66,6 +66,8 @@ type meter struct {
 
 	mu  sync.Mutex
 	cpu time.Duration
+	// began and ended are the times of the last call.
+	began, ended time.Time
 }
 
 var _ invoke.Exec = (*meter)(nil)
@@ -79,10 +81,13 @@ func (m *meter) ExecPlugin(ctx context.Context, path string, stdin []byte, env [
 	argv := append(slices.Clone(m.wrap), path)
 	c := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	c.Env, c.Stdin, c.Stdout, c.Stderr = env, bytes.NewReader(stdin), &stdout, &stderr
+	began := time.Now()
 	err := c.Run()
+	ended := time.Now()
 	if usage, ok := c.ProcessState.SysUsage().(*syscall.Rusage); ok {
 		m.mu.Lock()
 		m.cpu += time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+		m.began, m.ended = began, ended
 		m.mu.Unlock()
 	}
 	if err != nil {

@@ -51,6 +51,7 @@ type Connection interface {
 // Run runs the plugin once and returns its exit code: 0, or 1 with a CNI error object on standard output (behaviour
 // D1-D4, K11).
 func Run(args []string, stdout io.Writer, h Host) int {
+	failpoint.At("plugin.started")
 	for _, a := range args {
 		switch a {
 		case "-v", "--v", "-version", "--version":
