@@ -106,13 +106,7 @@ func quantiles(d []time.Duration) times {
 
 // TestBench measures everything and writes the results to BENCH_OUT. `make bench` runs it.
 func TestBench(t *testing.T) {
-	out := os.Getenv("BENCH_OUT")
-	if out == "" {
-		t.Skip("a measurement, not a test: make bench")
-	}
-	cluster := kubetest.Start(t)
-	cluster.CreateNamespace(t, namespace)
-	ours := programs{installed(t, node.Binaries(t)), installed(t, filepath.Join(node.Root(t), "bin", "cni"))}
+	out, ours, cluster := begin(t)
 	r := &results{Machine: machine(), Date: time.Now().UTC().Format(time.DateOnly)}
 	if quick() { // one pod at a time, delegates that do nothing
 		delegates, concurrencies = delegates[:1], concurrencies[:1]
@@ -144,6 +138,20 @@ func TestBench(t *testing.T) {
 		must(t, page.Replace(file, "bench", string(r.markdown())))
 		must(t, fsx.WriteAtomic(strings.TrimSuffix(file, ".md")+".svg", r.svg(), 0o644))
 	}
+}
+
+// begin starts a measurement. It returns the directory of the results, the programs that are measured, and an API
+// server. Without BENCH_OUT it skips the test.
+func begin(t *testing.T) (out string, ours programs, cluster *kubetest.Cluster) {
+	t.Helper()
+	out = os.Getenv("BENCH_OUT")
+	if out == "" {
+		t.Skip("a measurement, not a test: make bench")
+	}
+	cluster = kubetest.Start(t)
+	cluster.CreateNamespace(t, namespace)
+	ours = programs{installed(t, node.Binaries(t)), installed(t, filepath.Join(node.Root(t), "bin", "cni"))}
+	return out, ours, cluster
 }
 
 // allSubjects returns raw, thick and thin. With UPSTREAM_BIN it adds thick and thin with other binaries that accept the

@@ -11,8 +11,6 @@ import (
 	"time"
 
 	"multus/internal/fsx"
-	"multus/internal/testutil/kubetest"
-	"multus/internal/testutil/node"
 	"multus/internal/testutil/page"
 )
 
@@ -28,13 +26,7 @@ type nodeResults struct {
 // TestBenchNode measures the set-up of a usual node (chain) and writes the results to BENCH_OUT. `make bench-node`
 // runs it alone, `make bench` with the other measurements.
 func TestBenchNode(t *testing.T) {
-	out := os.Getenv("BENCH_OUT")
-	if out == "" {
-		t.Skip("a measurement, not a test: make bench")
-	}
-	cluster := kubetest.Start(t)
-	cluster.CreateNamespace(t, namespace)
-	ours := programs{installed(t, node.Binaries(t)), installed(t, filepath.Join(node.Root(t), "bin", "cni"))}
+	out, ours, cluster := begin(t)
 	subjects := allSubjects(t, ours, chain, cluster)
 	subjects = slices.DeleteFunc(subjects, func(s *subject) bool { return strings.HasSuffix(s.name, "thin") })
 	r := &nodeResults{Date: time.Now().UTC().Format(time.DateOnly), Machine: machine()}
