@@ -9,7 +9,7 @@ import (
 	"strings"
 
 	"github.com/containernetworking/cni/libcni"
-	"github.com/containernetworking/cni/pkg/invoke"
+	"golang.org/x/sys/unix"
 
 	"multus/internal/engine/ledger"
 	"multus/internal/failpoint"
@@ -23,7 +23,7 @@ import (
 // ahead is the delegate that was started before its turn.
 type ahead struct {
 	path    string
-	environ []string // sorted
+	environ []string
 	process *process
 }
 
@@ -38,11 +38,9 @@ func (r *Runner) Prestart(verb string, of *ledger.Record, a *ledger.Attachment) 
 	if len(chain) == 0 {
 		return
 	}
-	env := &invoke.Args{
-		Command: verb, ContainerID: of.ContainerID, NetNS: of.Netns, PluginArgs: args(a.Args), IfName: a.IfName,
-		Path: strings.Join(r.path, string(os.PathListSeparator)),
-	}
-	e.startAhead(chain[0], env.AsEnv())
+	e.startAhead(chain[0], append(withoutCNI(os.Environ()),
+		"CNI_COMMAND="+verb, "CNI_CONTAINERID="+of.ContainerID, "CNI_NETNS="+of.Netns, "CNI_IFNAME="+a.IfName,
+		"CNI_ARGS="+a.Args.String(), "CNI_PATH="+strings.Join(r.path, string(os.PathListSeparator))))
 }
 
 // Then makes the next Add or Del prestart the first delegate of another attachment while its own last delegate works. a
@@ -92,9 +90,7 @@ func (e *Exec) startAhead(plugin string, environ []string) {
 		p.close()
 		return
 	}
-	sorted := slices.Clone(environ)
-	slices.Sort(sorted)
-	e.ahead = &ahead{path, sorted, p}
+	e.ahead = &ahead{path, environ, p}
 	failpoint.At("exec.prestarted")
 }
 
@@ -104,15 +100,25 @@ func (e *Exec) takeAhead(path string, environ []string) *process {
 	if a == nil {
 		return nil
 	}
-	sorted := slices.Clone(environ)
-	slices.Sort(sorted)
-	if a.path != path || !slices.Equal(a.environ, sorted) {
+	if a.path != path || !sameCall(a.environ, environ) {
 		e.endAhead()
 		return nil
 	}
 	e.ahead = nil
 	return a.process
 }
+
+// sameCall reports whether two environments are those of one call. libcni returns the variables in any order. Those that
+// are not CNI's are the environment of this process, which does not change.
+func sameCall(a, b []string) bool {
+	return len(a) == len(b) && !slices.ContainsFunc(a, func(kv string) bool {
+		return isCNI(kv) && !slices.Contains(b, kv)
+	})
+}
+
+func withoutCNI(environ []string) []string { return slices.DeleteFunc(environ, isCNI) }
+
+func isCNI(kv string) bool { return strings.HasPrefix(kv, "CNI_") }
 
 func (e *Exec) endAhead() {
 	if e.ahead != nil {
@@ -121,17 +127,10 @@ func (e *Exec) endAhead() {
 	}
 }
 
-// isScript reports whether a program is a script, which may act before it reads its input. It also returns true for a
-// program that cannot be read.
+// isScript reports whether a program is a script, which may act before it reads its input.
 func isScript(path string) bool {
-	f, err := os.Open(path)
-	if err != nil {
-		return true
-	}
-	defer f.Close()
 	var head [2]byte
-	n, _ := f.Read(head[:])
-	return n < len(head) || string(head[:]) == "#!"
+	return string(readHead(path, head[:])) == "#!"
 }
 
 // isBusy reports whether more threads of the node are ready to run than it has processors. A process that is started
@@ -140,15 +139,26 @@ func isBusy() bool {
 	if failpoint.Enabled {
 		return false // a test passes the same points each time
 	}
-	b, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		return true
-	}
-	fields := bytes.Fields(b) // the fourth one is runnable/all
+	var buf [128]byte
+	fields := bytes.Fields(readHead("/proc/loadavg", buf[:])) // the fourth one is runnable/all
 	if len(fields) < 4 {
 		return true
 	}
 	runnable, _, _ := bytes.Cut(fields[3], []byte("/"))
 	n, err := strconv.Atoi(string(runnable))
 	return err != nil || n > runtime.NumCPU()
+}
+
+// readHead returns the beginning of a file, at most as much as fits into buf. It returns nothing if that fails.
+func readHead(path string, buf []byte) []byte {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	n, err := unix.Read(fd, buf)
+	_ = unix.Close(fd) // nothing was written
+	if err != nil {
+		return nil
+	}
+	return buf[:n]
 }
