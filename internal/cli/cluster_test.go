@@ -17,8 +17,8 @@ import (
 	"multus/internal/testutil/kubetest"
 )
 
-// patience limits how long a test waits.
-const patience = 30 * time.Second
+// waitTimeout limits how long a test waits.
+const waitTimeout = 30 * time.Second
 
 // TestAgainstAPIServer runs the commands that use a cluster against a real API server with RBAC. It checks that the
 // permissions which the doctor requires are those of the manifests (multus-cni#852,
@@ -57,7 +57,7 @@ func TestAgainstAPIServer(t *testing.T) {
 		t.Errorf("without a role: %s %+v", state, found)
 	}
 	grant(t, cluster)
-	deadline := time.Now().Add(patience) // the API server needs some time to apply a role
+	deadline := time.Now().Add(waitTimeout) // the API server needs some time to apply a role
 	for found, state = apiFindings(t, account); len(found) > 0 && time.Now().Before(deadline); {
 		found, state = apiFindings(t, account)
 	}

@@ -29,7 +29,7 @@ const longest = 700
 func (s *site) raw(t *testing.T, kind node.Kind, p *node.Pod, command, stdin, args string) (*types.Error, error) {
 	t.Helper()
 	name := map[node.Kind]string{node.Thin: "multus", node.Thick: "multus-shim"}[kind]
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), waitTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(s.BinDirs[0], name))
 	cmd.Env = []string{
@@ -194,7 +194,7 @@ func TestBadWire(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		if err := c.SetDeadline(time.Now().Add(waitTimeout)); err != nil {
 			t.Fatal(err)
 		}
 		// The daemon may close the connection before it has read everything.

@@ -186,7 +186,7 @@ func onlyRoot(t *testing.T, socket string) {
 
 func socketClient(socket string) *http.Client {
 	return &http.Client{
-		Timeout: patience,
+		Timeout: waitTimeout,
 		Transport: &http.Transport{
 			DisableKeepAlives: true,
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -232,7 +232,7 @@ func TestDaemonWritesConfiguration(t *testing.T) {
 			}
 			a := startAgent(t, n, nil, "-config", file)
 			var conf []byte
-			for end := time.Now().Add(patience); conf == nil; time.Sleep(time.Millisecond) {
+			for end := time.Now().Add(waitTimeout); conf == nil; time.Sleep(time.Millisecond) {
 				if conf, err = os.ReadFile(slot); err != nil {
 					conf = nil
 				}
@@ -261,7 +261,7 @@ func TestDaemonWritesConfiguration(t *testing.T) {
 				t.Fatal(err)
 			}
 			code, err := 0, error(nil)
-			for end := time.Now().Add(patience); code != http.StatusOK &&
+			for end := time.Now().Add(waitTimeout); code != http.StatusOK &&
 				time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 				code, err = get(t, socket, "/readyz")
 			}

@@ -7,8 +7,8 @@ import (
 	"multus/internal/testutil/node"
 )
 
-// patience bounds the wait for a condition.
-const patience = 30 * time.Second
+// waitTimeout bounds the wait for a condition.
+const waitTimeout = 30 * time.Second
 
 func (s *site) eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
@@ -19,10 +19,10 @@ func eventually(t *testing.T, n *node.Node, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	for end := time.Now().Add(patience); time.Now().Before(end); <-tick.C {
+	for end := time.Now().Add(waitTimeout); time.Now().Before(end); <-tick.C {
 		if ok() {
 			return
 		}
 	}
-	t.Fatalf("%s: not within %s\n%s", what, patience, n.DaemonLog())
+	t.Fatalf("%s: not within %s\n%s", what, waitTimeout, n.DaemonLog())
 }

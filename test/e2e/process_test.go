@@ -55,7 +55,7 @@ func (a *agent) code(t *testing.T) int {
 	case err := <-a.exited:
 		a.exited <- err
 		return a.cmd.ProcessState.ExitCode()
-	case <-time.After(patience):
+	case <-time.After(waitTimeout):
 		t.Fatalf("the daemon does not end\n%s", a.output(t))
 		return -1
 	}
@@ -90,7 +90,7 @@ func (a *agent) output(t *testing.T) string {
 // serves waits until the socket accepts a connection.
 func (a *agent) serves(t *testing.T, socket string) {
 	t.Helper()
-	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(waitTimeout); ; time.Sleep(5 * time.Millisecond) {
 		c, err := net.Dial("unix", socket)
 		if err == nil {
 			_ = c.Close()

@@ -134,7 +134,7 @@ func (s *slowAPI) release() {
 // waiting returns when something is kept back.
 func (s *slowAPI) waiting(t *testing.T) {
 	t.Helper()
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(waitTimeout); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		s.mu.Lock()
 		n := s.queued
 		s.mu.Unlock()

@@ -101,7 +101,7 @@ func (g *cgroup) remove(t *testing.T) {
 			_ = os.WriteFile(filepath.Join(filepath.Dir(g.dir), "cgroup.procs"), []byte(pid), 0o644)
 		}
 	}
-	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(waitTimeout); ; time.Sleep(10 * time.Millisecond) {
 		err := os.Remove(g.dir)
 		if err == nil {
 			return

@@ -80,7 +80,7 @@ func (s *changingSite) probe(t *testing.T, path string) int {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(s.SocketDir(), "multus.sock"))
 	}
-	c := &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}, Timeout: patience}
+	c := &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}, Timeout: waitTimeout}
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://multus"+path, http.NoBody)
 	check(t, err)
 	resp, err := c.Do(req)

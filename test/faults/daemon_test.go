@@ -27,7 +27,7 @@ func (s *site) waiting(t *testing.T) []string {
 
 func eventually(t *testing.T, what string, ok func() bool) bool {
 	t.Helper()
-	return within(t, what, patience, ok)
+	return within(t, what, waitTimeout, ok)
 }
 
 func within(t *testing.T, what string, limit time.Duration, ok func() bool) bool {

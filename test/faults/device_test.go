@@ -28,7 +28,7 @@ func deviceSite(t *testing.T, kind node.Kind) *site {
 // settle waits for the delegates of a killed plugin, as DEL does.
 func (s *site) settle(t *testing.T) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), waitTimeout)
 	defer cancel()
 	l, err := fsx.Acquire(ctx, hostnode.LockFile, s.pod.ContainerID)
 	check(t, err)

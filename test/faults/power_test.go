@@ -40,7 +40,7 @@ func (s *powerSite) losePower(t *testing.T) {
 	s.disk.Cut(t)
 	s.StopDaemon(t)
 	// The delegates of a killed plugin run until here. What they reserve in the meantime counts as well.
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), waitTimeout)
 	defer cancel()
 	l, err := fsx.Acquire(ctx, hostnode.LockFile, s.pod.ContainerID)
 	check(t, err)

@@ -31,8 +31,8 @@ const (
 
 	// delTries is how often the tests repeat a DEL before the pod counts as stuck.
 	delTries = 3
-	// patience bounds the wait for a condition.
-	patience = 20 * time.Second
+	// waitTimeout bounds the wait for a condition.
+	waitTimeout = 20 * time.Second
 	// opLimit bounds one call of the plugin. A call that takes longer hangs.
 	opLimit = 150 * time.Second
 )
@@ -366,7 +366,7 @@ func (s *site) clean(t *testing.T, r *row, what string) {
 		r.bad(t, &r.interfaces, len(left), "%s: interfaces in the pod: %v", what, left)
 	}
 	veths := s.veths(t)
-	for end := time.Now().Add(patience); len(veths) > 0 && time.Now().Before(end); veths = s.veths(t) {
+	for end := time.Now().Add(waitTimeout); len(veths) > 0 && time.Now().Before(end); veths = s.veths(t) {
 		time.Sleep(10 * time.Millisecond) // the kernel removes a namespace asynchronously
 	}
 	if len(veths) > 0 {
@@ -425,7 +425,7 @@ func (s *site) checkStatus(t *testing.T, r *row, what string) {
 	want := s.variant.names
 	var got []string
 	var ip string
-	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(waitTimeout); ; time.Sleep(10 * time.Millisecond) {
 		got, ip = s.status()
 		if slices.Equal(got, want) && ip == res.IPs[0].Address.IP.String() {
 			return

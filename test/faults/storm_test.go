@@ -190,7 +190,7 @@ func (s *site) exchange(t *testing.T, c *client.Client, name string, gone bool) 
 			{"IgnoreUnknown", "1"}, {request.PodNamespace, "default"}, {request.PodName, name}, {request.PodUID, "u"},
 		},
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), waitTimeout)
 	defer cancel()
 	if gone {
 		ctx, cancel = context.WithTimeout(ctx, 300*time.Microsecond)

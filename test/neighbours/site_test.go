@@ -19,8 +19,8 @@ const (
 	networksKey = "k8s.v1.cni.cncf.io/networks"
 	statusKey   = "k8s.v1.cni.cncf.io/network-status"
 
-	// patience bounds the wait for a condition.
-	patience = 30 * time.Second
+	// waitTimeout bounds the wait for a condition.
+	waitTimeout = 30 * time.Second
 )
 
 // deployment is one way to run Multus on a node.
@@ -218,12 +218,12 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	for end := time.Now().Add(patience); time.Now().Before(end); <-tick.C {
+	for end := time.Now().Add(waitTimeout); time.Now().Before(end); <-tick.C {
 		if ok() {
 			return
 		}
 	}
-	t.Fatalf("%s: not within %s", what, patience)
+	t.Fatalf("%s: not within %s", what, waitTimeout)
 }
 
 func check(t *testing.T, err error) {

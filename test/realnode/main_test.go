@@ -20,8 +20,8 @@ import (
 
 const (
 	root = "../.."
-	// patience bounds every wait for pods, which takes a second or two on an idle machine.
-	patience = 2 * time.Minute
+	// waitTimeout bounds every wait for pods, which takes a second or two on an idle machine.
+	waitTimeout = 2 * time.Minute
 )
 
 func TestMain(m *testing.M) {
@@ -107,10 +107,10 @@ func until(t *testing.T, what string, try func() error) {
 	t.Logf("%s: %.1f s", what, time.Since(began).Seconds())
 }
 
-// wait repeats try until it returns no error. If that takes longer than patience, the test fails with the last error.
+// wait repeats try until it returns no error. If that takes longer than waitTimeout, the test fails with the last error.
 func wait(t *testing.T, what string, try func() error) {
 	t.Helper()
-	over := time.After(patience)
+	over := time.After(waitTimeout)
 	again := time.NewTicker(50 * time.Millisecond)
 	defer again.Stop()
 	for {

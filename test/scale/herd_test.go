@@ -77,7 +77,7 @@ func measureHerd(t *testing.T) herd {
 	back := time.Now()
 	cluster.Restart(t)
 	var first map[string][]time.Time
-	if !within(patience+outage, func() bool {
+	if !within(waitTimeout+outage, func() bool {
 		first = firsts(cluster.Log(t, daemonAgent), back)
 		return len(first[list]) == nodesInHerd && len(first[watch]) == nodesInHerd
 	}) {

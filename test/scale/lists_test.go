@@ -55,7 +55,7 @@ func measureLists(t *testing.T, cluster *kubetest.Cluster) []transport {
 	t.Helper()
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(cluster.CA())
-	client := &http.Client{Timeout: patience, Transport: &http.Transport{
+	client := &http.Client{Timeout: waitTimeout, Transport: &http.Transport{
 		DisableCompression: true, ForceAttemptHTTP2: true,
 		TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12},
 	}}

@@ -28,8 +28,8 @@ const (
 	perNamespace = 100
 	// quiet is how long nothing arrives from the API server after it has sent everything. It sends events at once.
 	quiet = 500 * time.Millisecond
-	// patience bounds every wait, also on a busy machine.
-	patience = 30 * time.Second
+	// waitTimeout bounds every wait, also on a busy machine.
+	waitTimeout = 30 * time.Second
 )
 
 // site is one node with a daemon. The traffic between the daemon and the API server is counted.
@@ -140,14 +140,14 @@ func (s *site) since(t *testing.T, before traffic) traffic {
 	return traffic{minus(now.Requests, before.Requests), now.Up - before.Up, now.Down - before.Down}
 }
 
-// traffic returns the cost of do. It waits until enough returns true or patience is over, and until the connection is
+// traffic returns the cost of do. It waits until enough returns true or waitTimeout is over, and until the connection is
 // quiet.
 func (s *site) traffic(t *testing.T, do func(), enough func(traffic) bool) traffic {
 	t.Helper()
 	before := s.count(t)
 	do()
-	if !within(patience, func() bool { return enough(s.since(t, before)) }) {
-		t.Logf("not all that was waited for has come within %v", patience)
+	if !within(waitTimeout, func() bool { return enough(s.since(t, before)) }) {
+		t.Logf("not all that was waited for has come within %v", waitTimeout)
 	}
 	s.settle(t)
 	return s.since(t, before)
@@ -202,7 +202,7 @@ func (s *site) memory(t *testing.T) memory {
 // gauges returns the daemon's metrics that have no labels.
 func (s *site) gauges(t *testing.T) map[string]float64 {
 	t.Helper()
-	client := &http.Client{Timeout: patience}
+	client := &http.Client{Timeout: waitTimeout}
 	defer client.CloseIdleConnections()
 	resp, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d/metrics", s.metricsPort))
 	must(t, err)
@@ -308,8 +308,8 @@ func (d *definitions) size(t *testing.T, i int) int {
 // await waits until a condition is true. Otherwise the test fails.
 func await(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	if !within(patience, condition) {
-		t.Fatalf("%s: not within %v", what, patience)
+	if !within(waitTimeout, condition) {
+		t.Fatalf("%s: not within %v", what, waitTimeout)
 	}
 }
 

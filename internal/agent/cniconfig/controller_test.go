@@ -18,8 +18,8 @@ import (
 	"multus/internal/config"
 )
 
-// patience limits how long a test waits.
-const patience = 20 * time.Second
+// waitTimeout limits how long a test waits.
+const waitTimeout = 20 * time.Second
 
 func primary(name, typ string) string {
 	return fmt.Sprintf(`{"cniVersion":"1.0.0","name":%q,"plugins":[{"type":%q,"capabilities":{"portMappings":true}}]}`,
@@ -73,12 +73,12 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
-	for end := time.Now().Add(patience); time.Now().Before(end); <-tick.C {
+	for end := time.Now().Add(waitTimeout); time.Now().Before(end); <-tick.C {
 		if ok() {
 			return
 		}
 	}
-	t.Fatalf("%s: not within %s", what, patience)
+	t.Fatalf("%s: not within %s", what, waitTimeout)
 }
 
 func has(path, text string) bool {
@@ -267,7 +267,7 @@ func TestRemovedFileIsRestored(t *testing.T) {
 		if !errors.Is(err, ErrConflict) || !strings.Contains(err.Error(), "cni.exclusive=false") {
 			t.Error(err)
 		}
-	case <-time.After(patience):
+	case <-time.After(waitTimeout):
 		t.Fatal("no end of the fight")
 	}
 	if !errors.Is(s.InForce(), ErrConflict) {

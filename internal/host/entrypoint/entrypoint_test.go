@@ -17,8 +17,8 @@ import (
 	"multus/internal/source/kube"
 )
 
-// patience limits how long a test waits.
-const patience = 20 * time.Second
+// waitTimeout limits how long a test waits.
+const waitTimeout = 20 * time.Second
 
 // output is a writer that a test reads while the program writes.
 type output struct {
@@ -124,12 +124,12 @@ func (h *host) eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for end := time.Now().Add(patience); time.Now().Before(end); <-tick.C {
+	for end := time.Now().Add(waitTimeout); time.Now().Before(end); <-tick.C {
 		if ok() {
 			return
 		}
 	}
-	t.Fatalf("%s: not within %s\n%s", what, patience, h.out)
+	t.Fatalf("%s: not within %s\n%s", what, waitTimeout, h.out)
 }
 
 func (h *host) exists(name string) bool {

@@ -106,7 +106,7 @@ func TestVersionOfRuntime(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			h := newHost(t)
-			h.firstAnswer = patience
+			h.firstAnswer = waitTimeout
 			h.write(t, "net.d/10-flannel.conflist", flannel031)
 			s := &apiServer{}
 			s.runtime.Store(tc.runtime)

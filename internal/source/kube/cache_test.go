@@ -306,7 +306,7 @@ func TestRunEndsDuringBackoff(t *testing.T) {
 	cancel()
 	select {
 	case <-long:
-	case <-time.After(patience):
+	case <-time.After(waitTimeout):
 		t.Error("the end of the context does not end the wait")
 	}
 }

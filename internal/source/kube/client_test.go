@@ -21,8 +21,8 @@ import (
 	"multus/internal/engine/request"
 )
 
-// patience limits how long a test waits. It is long enough for a machine under load.
-const patience = 30 * time.Second
+// waitTimeout limits how long a test waits. It is long enough for a machine under load.
+const waitTimeout = 30 * time.Second
 
 var (
 	aPod = request.Pod{Namespace: "team-a", Name: "web-0", UID: "uid-1"}
@@ -274,7 +274,7 @@ func TestRetryAfterBeyondDeadline(t *testing.T) {
 		requests.Add(1)
 		answer(429, "Retry-After: 3600", "later")(w, r)
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), waitTimeout)
 	defer cancel()
 	_, err := c.Pod(ctx, aRef)
 	checkErr(t, "Pod", err, plan.ErrUnavailable, plan.ErrUnavailable)

@@ -183,7 +183,7 @@ func testWithoutPatch(t *testing.T, cluster *kubetest.Cluster) {
 	err = c.SetAnnotation(t.Context(), pod, statusKey, strings.Repeat("x", 300<<10))
 	checkErr(t, "PUT of 300 KiB", err, publish.ErrRefused, publish.ErrRefused, publish.ErrGone, publish.ErrRetry)
 	// With concurrent writers, each PUT that conflicts is repeated.
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), waitTimeout)
 	defer cancel()
 	var wg sync.WaitGroup
 	for i := range 4 {
