@@ -17,8 +17,8 @@ import (
 	"multus/internal/testutil/node"
 )
 
-// guest is a pod that was attached and stays attached.
-type guest struct {
+// attachedPod is a pod that was attached and stays attached.
+type attachedPod struct {
 	pod    *node.Pod
 	result json.RawMessage
 	names  []string
@@ -29,7 +29,7 @@ func gone(http.ResponseWriter, *http.Request, http.Handler) bool { panic(http.Er
 
 // goAway makes the API server unavailable and closes the connections that are open, including watches.
 func (f *frontend) goAway() {
-	f.is(gone)
+	f.misbehave(gone)
 	f.server.CloseClientConnections()
 }
 
@@ -52,7 +52,7 @@ func (s *apiSite) absences(t *testing.T) {
 			if rand.IntN(2) == 0 {
 				s.front.goAway()
 			} else {
-				s.front.is(nil)
+				s.front.misbehave(nil)
 			}
 		}
 	})
@@ -70,12 +70,12 @@ func (s *apiSite) absence(t *testing.T, fault string, lasts time.Duration, resta
 ) {
 	t.Helper()
 	r := table.row(fault)
-	s.visit(t, r, "before", "plain", false)
-	s.leave(t, r)
+	s.startPod(t, r, "before", "plain", false)
+	s.removePod(t, r)
 	var wg sync.WaitGroup
 	done := make(chan struct{})
 	wg.Go(func() { during(done) })
-	var stay []guest
+	var stay []attachedPod
 	refused := 0
 	const most = 40 // number of pods that stay, with as many reports that wait
 	start := time.Now()
@@ -87,32 +87,32 @@ func (s *apiSite) absence(t *testing.T, fault string, lasts time.Duration, resta
 			s.restarted = true
 		}
 		networks := []string{"", "plain"}[n%2]
-		g, err := s.visit(t, r, "guest", networks, networks != "")
+		p, err := s.startPod(t, r, "pod", networks, networks != "")
 		if err != nil {
 			refused++
 		}
-		if g == nil || len(stay) >= most || n%4 > 1 {
-			s.leave(t, r)
+		if p == nil || len(stay) >= most || n%4 > 1 {
+			s.removePod(t, r)
 			continue
 		}
-		stay = append(stay, *g)
+		stay = append(stay, *p)
 	}
 	close(done)
 	wg.Wait()
-	s.front.is(nil)
+	s.front.misbehave(nil)
 	s.restarted = false
 	t.Logf("%s: %d pods stay, %d were refused", fault, len(stay), refused)
 	for i := range stay {
 		s.pod, s.prev = stay[i].pod, stay[i].result
 		s.statusIs(t, r, s.pod.Name, stay[i].names)
 	}
-	if _, err := s.visit(t, r, "after", "plain", false); err == nil {
+	if _, err := s.startPod(t, r, "after", "plain", false); err == nil {
 		s.statusIs(t, r, "after", []string{"cluster", s.ns + "/plain"})
 	}
-	s.leave(t, r)
+	s.removePod(t, r)
 	for i := range stay {
 		s.pod, s.prev = stay[i].pod, stay[i].result
-		s.leave(t, r)
+		s.removePod(t, r)
 	}
 	s.clean(t, r, "after all")
 	if s.kind == node.Thick && !eventually(t, "nothing waits", func() bool { return len(s.waiting(t)) == 0 }) {
@@ -120,20 +120,20 @@ func (s *apiSite) absence(t *testing.T, fault string, lasts time.Duration, resta
 	}
 }
 
-// visit creates a new pod of the site and attaches it. With mayFail, an error that says that the API server is
+// startPod creates a new pod of the site and attaches it. With mayFail, an error that says that the API server is
 // unavailable is allowed.
-func (s *apiSite) visit(t *testing.T, r *row, name, networks string, mayFail bool) (*guest, error) {
+func (s *apiSite) startPod(t *testing.T, r *row, name, networks string, mayFail bool) (*attachedPod, error) {
 	t.Helper()
 	r.try()
-	s.visits++
-	s.makePod(t, fmt.Sprintf("%s-%d", name, s.visits), networks)
+	s.podCount++
+	s.makePod(t, fmt.Sprintf("%s-%d", name, s.podCount), networks)
 	names := []string{"cluster"}
 	if networks != "" {
 		names = append(names, s.ns+"/"+networks)
 	}
 	err := s.call(t, "ADD")
 	if err == nil {
-		return &guest{s.pod, bytes.Clone(s.prev), names}, nil
+		return &attachedPod{s.pod, bytes.Clone(s.prev), names}, nil
 	}
 	// The runtime passed the annotations. A daemon has cached the definition, unless it was restarted since.
 	mayFail = mayFail && (s.kind == node.Thin || s.restarted)
@@ -145,8 +145,8 @@ func (s *apiSite) visit(t *testing.T, r *row, name, networks string, mayFail boo
 	return nil, err
 }
 
-// leave deletes the pod of the site.
-func (s *apiSite) leave(t *testing.T, r *row) {
+// removePod deletes the pod of the site.
+func (s *apiSite) removePod(t *testing.T, r *row) {
 	t.Helper()
 	s.del(t, r, "DEL of "+s.pod.Name)
 	s.cluster.DeletePod(t, s.ns, s.pod.Name)

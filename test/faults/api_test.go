@@ -28,14 +28,14 @@ import (
 	"multus/internal/testutil/node"
 )
 
-// sick is one misbehaviour of an API server. It answers a request itself and returns true, or returns false, and then
+// misbehaviour is one fault of an API server. It answers a request itself and returns true, or returns false, and then
 // the real server answers.
-type sick func(w http.ResponseWriter, r *http.Request, serve http.Handler) (answered bool)
+type misbehaviour func(w http.ResponseWriter, r *http.Request, serve http.Handler) (answered bool)
 
 // frontend is a reverse proxy to the real API server that can misbehave.
 type frontend struct {
-	server *httptest.Server
-	sick   atomic.Pointer[sick]
+	server  *httptest.Server
+	current atomic.Pointer[misbehaviour]
 }
 
 func newFrontend(t *testing.T, c *kubetest.Cluster) *frontend {
@@ -48,7 +48,7 @@ func newFrontend(t *testing.T, c *kubetest.Cluster) *frontend {
 	proxy.ErrorHandler = func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) }
 	f := &frontend{}
 	f.server = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if s := f.sick.Load(); s != nil && (*s)(w, r, proxy) {
+		if m := f.current.Load(); m != nil && (*m)(w, r, proxy) {
 			return
 		}
 		proxy.ServeHTTP(w, r)
@@ -58,13 +58,13 @@ func newFrontend(t *testing.T, c *kubetest.Cluster) *frontend {
 	return f
 }
 
-// is sets the misbehaviour of the server. With nil the server behaves well.
-func (f *frontend) is(s sick) {
-	if s == nil {
-		f.sick.Store(nil)
+// misbehave sets the misbehaviour of the server. With nil the server behaves well.
+func (f *frontend) misbehave(m misbehaviour) {
+	if m == nil {
+		f.current.Store(nil)
 		return
 	}
-	f.sick.Store(&s)
+	f.current.Store(&m)
 }
 
 func (f *frontend) addr() string { return f.server.Listener.Addr().String() }
@@ -84,7 +84,7 @@ func (f *frontend) kubeconfig(t *testing.T, c *kubetest.Cluster) string {
 
 // refuse returns a misbehaviour that answers with an error, as the API server's priority and fairness or a broken etcd
 // does.
-func refuse(code int, reason string, methods ...string) sick {
+func refuse(code int, reason string, methods ...string) misbehaviour {
 	return func(w http.ResponseWriter, r *http.Request, _ http.Handler) bool {
 		if len(methods) > 0 && !slices.Contains(methods, r.Method) {
 			return false
@@ -101,17 +101,17 @@ func refuse(code int, reason string, methods ...string) sick {
 	}
 }
 
-// seldomWell lets every third request through.
-func seldomWell(s sick) sick {
+// twoOfThree misbehaves for two of three requests.
+func twoOfThree(m misbehaviour) misbehaviour {
 	var n atomic.Int64
 	return func(w http.ResponseWriter, r *http.Request, serve http.Handler) bool {
-		return n.Add(1)%3 != 0 && s(w, r, serve)
+		return n.Add(1)%3 != 0 && m(w, r, serve)
 	}
 }
 
-var sicknesses = []struct {
-	name string
-	sick sick
+var misbehaviours = []struct {
+	name  string
+	apply misbehaviour
 	// lasts is how long the misbehaviour lasts after the ADD in a short run.
 	lasts time.Duration
 }{
@@ -125,10 +125,10 @@ var sicknesses = []struct {
 	}, 0},
 	{"hangs", func(_ http.ResponseWriter, r *http.Request, _ http.Handler) bool { <-r.Context().Done(); return true }, 0},
 	{"429", refuse(http.StatusTooManyRequests, "TooManyRequests"), time.Second},
-	{"429 now and then", seldomWell(refuse(http.StatusTooManyRequests, "TooManyRequests")), 0},
+	{"429 now and then", twoOfThree(refuse(http.StatusTooManyRequests, "TooManyRequests")), 0},
 	{"409 to every write", refuse(http.StatusConflict, "Conflict", http.MethodPatch, http.MethodPost), time.Second},
 	{"500", refuse(http.StatusInternalServerError, "InternalError"), time.Second},
-	{"503 now and then", seldomWell(refuse(http.StatusServiceUnavailable, "ServiceUnavailable")), 0},
+	{"503 now and then", twoOfThree(refuse(http.StatusServiceUnavailable, "ServiceUnavailable")), 0},
 	{"does what it is asked and never answers", func(_ http.ResponseWriter, r *http.Request, serve http.Handler) bool {
 		serve.ServeHTTP(httptest.NewRecorder(), r)
 		panic(http.ErrAbortHandler)
@@ -141,8 +141,8 @@ type apiSite struct {
 	cluster *kubetest.Cluster
 	front   *frontend
 	ns      string
-	// visits counts pods, so that each one has a name of its own.
-	visits int
+	// podCount counts pods, so that each one has a name of its own.
+	podCount int
 	// restarted reports whether the daemon was restarted while the API server was unavailable.
 	restarted bool
 }
@@ -218,8 +218,8 @@ func (s *apiSite) statusIs(t *testing.T, r *row, what string, want []string) {
 // try attaches a pod while the API server misbehaves, and checks the network status when the server behaves well again.
 func (s *apiSite) try(t *testing.T, r *row, n int, networks string) {
 	t.Helper()
-	sickness := sicknesses[n]
-	what := sickness.name + ", " + map[bool]string{true: "plain", false: "annotated"}[networks == ""]
+	fault := misbehaviours[n]
+	what := fault.name + ", " + map[bool]string{true: "plain", false: "annotated"}[networks == ""]
 	name := "web-" + strings.Map(func(c rune) rune {
 		if c >= 'a' && c <= 'z' || c >= '0' && c <= '9' {
 			return c
@@ -232,14 +232,14 @@ func (s *apiSite) try(t *testing.T, r *row, n int, networks string) {
 	}
 	s.makePod(t, name, networks)
 	r.try()
-	s.front.is(sickness.sick)
+	s.front.misbehave(fault.apply)
 	err := s.call(t, "ADD")
-	lasts := sickness.lasts
+	lasts := fault.lasts
 	if long() {
 		lasts *= 10
 	}
 	time.Sleep(lasts) // the daemon's queue retries meanwhile
-	s.front.is(nil)
+	s.front.misbehave(nil)
 	var ce *types.Error
 	switch {
 	case err == nil:
@@ -250,7 +250,7 @@ func (s *apiSite) try(t *testing.T, r *row, n int, networks string) {
 	case !errors.As(err, &ce) || ce.Code != types.ErrTryAgainLater:
 		r.bad(t, &r.stuck, 1, "%s: ADD: %v, want code 11", what, err)
 	}
-	s.front.is(sickness.sick)
+	s.front.misbehave(fault.apply)
 	s.del(t, r, what)
 	s.clean(t, r, what)
 
@@ -258,11 +258,11 @@ func (s *apiSite) try(t *testing.T, r *row, n int, networks string) {
 	// pod.
 	s.cluster.DeletePod(t, s.ns, name)
 	s.makePod(t, name, networks)
-	s.front.is(nil)
+	s.front.misbehave(nil)
 	if err := s.call(t, "ADD"); err != nil {
-		r.bad(t, &r.stuck, 1, "%s, well again: ADD: %v", what, err)
+		r.bad(t, &r.stuck, 1, "%s, recovered: ADD: %v", what, err)
 	} else {
-		s.statusIs(t, r, what+", well again", want)
+		s.statusIs(t, r, what+", recovered", want)
 	}
 	s.del(t, r, what)
 	s.clean(t, r, what)
@@ -280,11 +280,11 @@ func TestAPIServer(t *testing.T) {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
 				s := newAPISite(t, kind, cluster, name)
-				r := table.row("API server sick, " + string(kind))
+				r := table.row("API server misbehaves, " + string(kind))
 				s.makePod(t, "warm", "plain")
 				check(t, s.call(t, "ADD"))
 				s.del(t, r, "warm")
-				for n := range sicknesses {
+				for n := range misbehaviours {
 					// A short run alternates: what is plain in one subtest is annotated in the other.
 					if long() || (n+i+int(kind[2]))%2 == 0 {
 						s.try(t, r, n, networks)

@@ -46,7 +46,7 @@ func (s *changingSite) follows(t *testing.T, r *row, network string) {
 	t.Helper()
 	within(t, "definitions are watched", maxPause, func() bool {
 		before := len(s.requested(t, "GET"))
-		_, err := s.visited(t, r, network, true)
+		_, err := s.attachAndDelete(t, r, network, true)
 		return err == nil && len(s.requested(t, "GET")) == before
 	})
 }
@@ -89,13 +89,13 @@ func (s *changingSite) probe(t *testing.T, path string) int {
 	return resp.StatusCode
 }
 
-// visited attaches a new pod to a network, or to none, and deletes it. It returns the result and the error of ADD. With
-// want, the network status must contain the networks.
-func (s *changingSite) visited(t *testing.T, r *row, network string, want bool) (result string, err error) {
+// attachAndDelete attaches a new pod to a network, or to none, and deletes it. It returns the result and the error of
+// ADD. With want, the network status must contain the networks.
+func (s *changingSite) attachAndDelete(t *testing.T, r *row, network string, want bool) (result string, err error) {
 	t.Helper()
 	r.try()
-	s.visits++
-	s.makePod(t, fmt.Sprintf("visitor-%d", s.visits), network)
+	s.podCount++
+	s.makePod(t, fmt.Sprintf("pod-%d", s.podCount), network)
 	err = s.call(t, "ADD")
 	result = string(s.prev)
 	if err == nil && want {
@@ -105,7 +105,7 @@ func (s *changingSite) visited(t *testing.T, r *row, network string, want bool) 
 		}
 		s.statusIs(t, r, s.pod.Name, names)
 	}
-	s.leave(t, r)
+	s.removePod(t, r)
 	s.clean(t, r, s.pod.Name)
 	return result, err
 }
@@ -113,7 +113,7 @@ func (s *changingSite) visited(t *testing.T, r *row, network string, want bool) 
 // plainStarts checks that a plain pod starts, which requires nothing of the API server.
 func (s *changingSite) plainStarts(t *testing.T, r *row, what string) {
 	t.Helper()
-	if _, err := s.visited(t, r, "", true); err != nil {
+	if _, err := s.attachAndDelete(t, r, "", true); err != nil {
 		r.bad(t, &r.stuck, 1, "%s: ADD of a plain pod: %v", what, err)
 	}
 	if code := s.probe(t, "/healthz"); code != http.StatusOK {
@@ -126,7 +126,7 @@ func (s *changingSite) starts(t *testing.T, r *row, network, what string) {
 	t.Helper()
 	var err error
 	ok := eventually(t, what+": annotated pods start",
-		func() bool { _, err = s.visited(t, r, network, true); return err == nil })
+		func() bool { _, err = s.attachAndDelete(t, r, network, true); return err == nil })
 	if !ok {
 		r.bad(t, &r.stuck, 1, "%s: ADD: %v\n%s", what, err, s.DaemonLog())
 	}
@@ -137,7 +137,7 @@ func (s *changingSite) fails(t *testing.T, r *row, network, reason, what string)
 	t.Helper()
 	var err error
 	ok := eventually(t, what+": annotated pods are refused",
-		func() bool { _, err = s.visited(t, r, network, false); return err != nil })
+		func() bool { _, err = s.attachAndDelete(t, r, network, false); return err != nil })
 	if !ok || !strings.Contains(err.Error(), reason) {
 		r.bad(t, &r.stuck, 1, "%s: ADD: %v, want %q in it", what, err, reason)
 	}
@@ -191,12 +191,12 @@ func (s *changingSite) uses(t *testing.T, r *row, network, bridge, what string) 
 	var last string
 	if !eventually(t, what+": the new definition is used", func() bool {
 		r.try()
-		s.visits++
-		s.makePod(t, fmt.Sprintf("visitor-%d", s.visits), network)
+		s.podCount++
+		s.makePod(t, fmt.Sprintf("pod-%d", s.podCount), network)
 		err := s.call(t, "ADD")
 		b := interfaces(t, s.NS)
 		last = fmt.Sprintf("%v, %v", b, err)
-		s.leave(t, r)
+		s.removePod(t, r)
 		return err == nil && strings.Contains(strings.Join(b, " "), bridge)
 	}) {
 		r.bad(t, &r.wrong, 1, "%s: the node has %s", what, last)
@@ -240,8 +240,8 @@ func (s *changingSite) rotated(t *testing.T, what string, limit time.Duration, r
 	s.follows(t, r, "lan") // after an outage it may take some time until definitions are cached again
 	r.try()
 	rotate(t)
-	s.visits++
-	s.makePod(t, fmt.Sprintf("waits-%d", s.visits), "lan")
+	s.podCount++
+	s.makePod(t, fmt.Sprintf("waits-%d", s.podCount), "lan")
 	if err := s.call(t, "ADD"); err != nil {
 		r.bad(t, &r.stuck, 1, "%s: ADD with a definition that is known: %v", what, err)
 	}
@@ -251,7 +251,7 @@ func (s *changingSite) rotated(t *testing.T, what string, limit time.Duration, r
 	s.renew()
 	within(t, what+": a status is written", limit, func() bool { names, _ := s.networkStatus(t); return len(names) > 0 })
 	s.statusIs(t, r, what, []string{"cluster", s.ns + "/lan"})
-	s.leave(t, r)
+	s.removePod(t, r)
 	s.clean(t, r, what)
 	s.starts(t, r, "lan", what)
 	s.ready(t, what)

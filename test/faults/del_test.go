@@ -204,15 +204,15 @@ func TestDelFailingPlugin(t *testing.T) {
 	t.Parallel()
 	eachKind(t, func(t *testing.T, _ int, kind node.Kind) {
 		s := newSite(t, kind, variants[3], nil)
-		s.variant.networks, s.variant.names = `[{"name":"plain"},{"name":"sick"},{"name":"list"}]`, nil
-		s.script(t, "sick", `[ "$CNI_COMMAND" = DEL ] && [ -e "$dir/sick" ] && { echo '{"code":100,"msg":"I am sick"}'; exit 1; }`)
+		s.variant.networks, s.variant.names = `[{"name":"plain"},{"name":"faulty"},{"name":"list"}]`, nil
+		s.script(t, "faulty", `[ "$CNI_COMMAND" = DEL ] && [ -e "$dir/faulty" ] && { echo '{"code":100,"msg":"out of order"}'; exit 1; }`)
 		s.newPod(t)
 		r := table.row("delegate fails at DEL")
 		r.try()
 		s.attach(t)
-		s.flag(t, "sick", true)
+		s.flag(t, "faulty", true)
 		for range 2 {
-			if err := s.call(t, "DEL"); err == nil || !strings.Contains(err.Error(), "I am sick") {
+			if err := s.call(t, "DEL"); err == nil || !strings.Contains(err.Error(), "out of order") {
 				t.Errorf("DEL: %v, want the delegate's error", err)
 			}
 		}
@@ -222,9 +222,9 @@ func TestDelFailingPlugin(t *testing.T) {
 		if _, err := os.Stat(s.record()); err != nil {
 			r.bad(t, &r.records, 1, "the record is forgotten: %v", err)
 		}
-		s.flag(t, "sick", false)
-		s.delOnce(t, r, "delegate is well again")
-		s.clean(t, r, "delegate is well again")
+		s.flag(t, "faulty", false)
+		s.delOnce(t, r, "the delegate works again")
+		s.clean(t, r, "the delegate works again")
 	})
 }
 
@@ -420,25 +420,25 @@ func failsAfterKill(t *testing.T, cluster bool, point string) {
 	}
 	s.script(t, "held", `case $CNI_COMMAND in
 ADD) touch "$dir/ipam-held";;
-DEL) [ -e "$dir/sick" ] && { echo '{"code":100,"msg":"I am sick"}'; exit 1; }; rm -f "$dir/ipam-held";;
+DEL) [ -e "$dir/faulty" ] && { echo '{"code":100,"msg":"out of order"}'; exit 1; }; rm -f "$dir/ipam-held";;
 esac`)
 	s.newPod(t)
 	r := table.row("delegate fails at DEL after a killed ADD")
 	r.try()
-	s.flag(t, "sick", true)
+	s.flag(t, "faulty", true)
 	if err := s.call(t, "ADD", "MULTUS_FAILPOINT="+point); !errors.Is(err, errKilled) {
 		t.Fatalf("ADD: %v", err)
 	}
 	err := s.call(t, "DEL")
-	s.flag(t, "sick", false)
+	s.flag(t, "faulty", false)
 	if err == nil {
 		r.bad(t, &r.addresses, 1, "DEL succeeds though its delegate failed and holds something")
 	}
-	s.delOnce(t, r, "delegate is well again")
+	s.delOnce(t, r, "the delegate works again")
 	if _, err := os.Stat(filepath.Join(s.Dir, "ipam-held")); err == nil {
 		r.bad(t, &r.addresses, 1, "never freed")
 	}
-	s.clean(t, r, "delegate is well again")
+	s.clean(t, r, "the delegate works again")
 }
 
 // TestOrphan kills the plugin while its delegate hangs. The first DEL waits for the delegate, kills it and frees

@@ -58,7 +58,7 @@ func TestHostileSizes(t *testing.T) {
 		"a large definition": "big-0", "many large definitions": "big-1" + strings.Repeat(",big-1", 249),
 		"many networks": "lan" + strings.Repeat(",lan", 249),
 	} {
-		_, err := s.visited(t, r, networks, false)
+		_, err := s.attachAndDelete(t, r, networks, false)
 		if ce, ok := errors.AsType[*types.Error](err); !ok || ce.Code != types.ErrInvalidNetworkConfig {
 			r.bad(t, &r.stuck, 1, "%s: ADD: %.1000v, want an error of code %d", what, err, types.ErrInvalidNetworkConfig)
 		}
