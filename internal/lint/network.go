@@ -126,7 +126,7 @@ func errorOffset(err error, value string) int {
 // invalidMember returns the offset at which valid JSON is no CNI configuration: that of the first invalid member.
 func invalidMember(t *tree) int {
 	for _, key := range []string{"name", "cniVersion", "type"} {
-		if v := t.get(key); v.kindOr(isText) != isText {
+		if v := t.get(key); v.kindOr(isString) != isString {
 			return v.offset
 		}
 	}
@@ -301,7 +301,7 @@ var pciAddress = regexp.MustCompile(`^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]
 func checkValues(r *reporter, p plugin) {
 	for key, allowed := range values[p.typ] {
 		v := p.get(key)
-		if v.kindOr(isText) == isText && !slices.Contains(allowed, v.text()) {
+		if v.kindOr(isString) == isString && !slices.Contains(allowed, v.text()) {
 			p.add(r, v, "write "+strings.Join(allowed[1:], ", "), "%s: %s %q is unknown", p.typ, key, v.text())
 		}
 	}

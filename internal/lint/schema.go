@@ -11,16 +11,16 @@ type keys map[string]kind
 // common are the keys of every plugin configuration (CNI SPEC 1.1 §1), and those of Multus: the two keys for a device,
 // and allowInUse.
 var common = keys{
-	"cniVersion": isText, "cniVersions": isList, "name": isText, "type": isText, "ipam": isObject, "dns": isObject,
+	"cniVersion": isString, "cniVersions": isList, "name": isString, "type": isString, "ipam": isObject, "dns": isObject,
 	"capabilities": isAny,
 	"args":         isObject, "runtimeConfig": isObject, "prevResult": isObject, "disableCheck": isBool,
 	"disableGC":              isBool,
-	"loadOnlyInlinedPlugins": isBool, "deviceID": isText, "pciBusID": isText, "allowInUse": isBool,
+	"loadOnlyInlinedPlugins": isBool, "deviceID": isString, "pciBusID": isString, "allowInUse": isBool,
 }
 
 // ofList are the keys of a list, except those of its plugins.
 var ofList = keys{
-	"cniVersion": isText, "cniVersions": isList, "name": isText, "disableCheck": isBool, "disableGC": isBool,
+	"cniVersion": isString, "cniVersions": isList, "name": isString, "disableCheck": isBool, "disableGC": isBool,
 	"loadOnlyInlinedPlugins": isBool, "plugins": isList,
 }
 
@@ -28,41 +28,41 @@ var ofList = keys{
 // unknown.
 var references = map[string]keys{
 	"bridge": {
-		"bridge": isText, "isGateway": isBool, "isDefaultGateway": isBool, "forceAddress": isBool, "ipMasq": isBool,
-		"ipMasqBackend": isText,
+		"bridge": isString, "isGateway": isBool, "isDefaultGateway": isBool, "forceAddress": isBool, "ipMasq": isBool,
+		"ipMasqBackend": isString,
 		"mtu":           isNumber, "hairpinMode": isBool, "promiscMode": isBool, "vlan": isNumber, "vlanTrunk": isList,
 		"preserveDefaultVlan": isBool,
 		"macspoofchk":         isBool, "enabledad": isBool, "disableContainerInterface": isBool, "portIsolation": isBool,
 	},
 	"macvlan": {
-		"master": isText, "mode": isText, "mtu": isNumber, "mac": isText, "linkInContainer": isBool,
+		"master": isString, "mode": isString, "mtu": isNumber, "mac": isString, "linkInContainer": isBool,
 		"bcqueuelen": isNumber,
 	},
-	"ipvlan":      {"master": isText, "mode": isText, "mtu": isNumber, "linkInContainer": isBool},
-	"vlan":        {"master": isText, "vlanId": isNumber, "mtu": isNumber, "linkInContainer": isBool},
-	"host-device": {"device": isText, "hwaddr": isText, "kernelpath": isText, "useInterfaceNetwork": isBool},
-	"ptp":         {"ipMasq": isBool, "ipMasqBackend": isText, "mtu": isNumber},
+	"ipvlan":      {"master": isString, "mode": isString, "mtu": isNumber, "linkInContainer": isBool},
+	"vlan":        {"master": isString, "vlanId": isNumber, "mtu": isNumber, "linkInContainer": isBool},
+	"host-device": {"device": isString, "hwaddr": isString, "kernelpath": isString, "useInterfaceNetwork": isBool},
+	"ptp":         {"ipMasq": isBool, "ipMasqBackend": isString, "mtu": isNumber},
 	"dummy":       {},
 	"loopback":    {},
 	"tap": {
-		"multiQueue": isBool, "mtu": isNumber, "mac": isText, "owner": isNumber, "group": isNumber, "selinuxContext": isText,
-		"bridge": isText,
+		"multiQueue": isBool, "mtu": isNumber, "mac": isString, "owner": isNumber, "group": isNumber, "selinuxContext": isString,
+		"bridge": isString,
 	},
 	"bandwidth": {
 		"ingressRate": isNumber, "ingressBurst": isNumber, "egressRate": isNumber, "egressBurst": isNumber,
 	},
 	"portmap": {
-		"backend": isText, "snat": isBool, "conditionsV4": isList, "conditionsV6": isList, "masqAll": isBool,
+		"backend": isString, "snat": isBool, "conditionsV4": isList, "conditionsV6": isList, "masqAll": isBool,
 		"markMasqBit":          isNumber,
-		"externalSetMarkChain": isText,
+		"externalSetMarkChain": isString,
 	},
 	"tuning": {
-		"dataDir": isText, "sysctl": isObject, "mac": isText, "promisc": isBool, "mtu": isNumber, "txQLen": isNumber,
+		"dataDir": isString, "sysctl": isObject, "mac": isString, "promisc": isBool, "mtu": isNumber, "txQLen": isNumber,
 		"allmulti": isBool,
 	},
-	"vrf":      {"vrfname": isText, "table": isNumber},
+	"vrf":      {"vrfname": isString, "table": isNumber},
 	"sbr":      {"table": isNumber, "addSourceHints": isBool, "gateways": isList},
-	"firewall": {"backend": isText, "iptablesAdminChainName": isText, "firewalldZone": isText, "ingressPolicy": isText},
+	"firewall": {"backend": isString, "iptablesAdminChainName": isString, "firewalldZone": isString, "ingressPolicy": isString},
 }
 
 // since has the first cniVersion that a reference plugin supports, if it does not support all.
@@ -74,15 +74,15 @@ var chainedOnly = []string{"bandwidth", "portmap", "tuning", "vrf", "sbr", "fire
 // ipams are the reference IPAM plugins and the keys of their "ipam" object.
 var ipams = map[string]keys{
 	"host-local": {
-		"type": isText, "routes": isList, "dataDir": isText, "resolvConf": isText, "ranges": isList,
-		"subnet": isText, "rangeStart": isText, "rangeEnd": isText, "gateway": isText,
+		"type": isString, "routes": isList, "dataDir": isString, "resolvConf": isString, "ranges": isList,
+		"subnet": isString, "rangeStart": isString, "rangeEnd": isString, "gateway": isString,
 	},
-	"static": {"type": isText, "routes": isList, "addresses": isList, "dns": isObject},
-	"dhcp":   {"type": isText, "daemonSocketPath": isText, "provide": isList, "request": isList, "priority": isNumber},
+	"static": {"type": isString, "routes": isList, "addresses": isList, "dns": isObject},
+	"dhcp":   {"type": isString, "daemonSocketPath": isString, "provide": isList, "request": isList, "priority": isNumber},
 }
 
 // ofRange are the keys of a range of host-local.
-var ofRange = keys{"subnet": isText, "rangeStart": isText, "rangeEnd": isText, "gateway": isText}
+var ofRange = keys{"subnet": isString, "rangeStart": isString, "rangeEnd": isString, "gateway": isString}
 
 // values has the valid values of keys of reference plugins. The empty string stands for the default.
 var values = map[string]map[string][]string{

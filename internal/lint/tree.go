@@ -122,7 +122,7 @@ func (t *tree) integer() (int64, bool) {
 func (t *tree) kind() kind {
 	switch v := t.value.(type) {
 	case string:
-		return isText
+		return isString
 	case json.Number:
 		return isNumber
 	case bool:
@@ -148,7 +148,7 @@ func (t *tree) isTrue() bool { return t != nil && t.value == true }
 type kind string
 
 const (
-	isText   kind = "a text"
+	isString kind = "a string"
 	isNumber kind = "a number"
 	isBool   kind = "true or false"
 	isObject kind = "an object"
