@@ -69,7 +69,7 @@ func (d *demo) attach(ctx context.Context) error {
 	return d.all(ctx, []action{
 		{"node: a network namespace with two NICs, eth0 and eth1", d.build},
 		{"multus-daemon: start, with examples/node/daemon-config.json", d.start},
-		{"pod: make a network namespace", d.makeSandbox},
+		{"pod: create a network namespace", d.makeSandbox},
 		{"ADD: attach the pod to three networks", d.add},
 	})
 }
@@ -77,7 +77,7 @@ func (d *demo) attach(ctx context.Context) error {
 func (d *demo) detach(ctx context.Context) error {
 	return d.all(ctx, []action{
 		{"DEL: detach the pod", d.del},
-		{"proof: look for what is left", d.prove},
+		{"check: look for leftover state", d.prove},
 		{"multus-daemon: stop", d.stop},
 	})
 }
@@ -88,7 +88,7 @@ func (d *demo) clean(ctx context.Context) error {
 	if d.begun {
 		errs = append(errs, d.all(ctx, []action{
 			{"DEL: detach the pod, after the failure", d.del},
-			{"proof: look for what is left", d.prove},
+			{"check: look for leftover state", d.prove},
 		}))
 	}
 	if d.daemon != nil {
@@ -136,7 +136,7 @@ func (d *demo) start(ctx context.Context) ([]string, error) {
 	if d.runtime, err = newRuntime(); err != nil {
 		return nil, err
 	}
-	return []string{"it has written " + multusConf + ", with which the runtime calls multus-shim"}, nil
+	return []string{"the daemon has written " + multusConf + ": the runtime calls multus-shim"}, nil
 }
 
 func (d *demo) makeSandbox(context.Context) ([]string, error) {
@@ -198,7 +198,7 @@ func (d *demo) show(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return d.step(ctx, "state: what the node keeps for the pod", func(context.Context) ([]string, error) {
+	return d.step(ctx, "state: what the node stores for the pod", func(context.Context) ([]string, error) {
 		return d.during.held()
 	})
 }

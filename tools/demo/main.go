@@ -64,13 +64,13 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	}
 	f := flag.NewFlagSet("demo", flag.ContinueOnError)
 	f.SetOutput(stderr)
-	f.BoolVar(&o.keep, "keep", false, "keep the pod attached until Ctrl-C, and say how to look around")
+	f.BoolVar(&o.keep, "keep", false, "keep the pod attached until Ctrl-C, and print how to inspect the node")
 	f.StringVar(&o.bin, "bin", bin, "`directory` of multus-daemon and multus-shim; the reference plugins are in its cni/")
 	f.StringVar(&o.examples, "examples", "", "`directory` of the examples (default: beside the directory of the binaries)")
 	f.Usage = func() {
-		fmt.Fprint(stderr, "Usage: demo [options]\n\nAttaches three networks to a pod on a throw-away node, shows them, "+
+		fmt.Fprint(stderr, "Usage: demo [options]\n\nAttaches three networks to a pod on a temporary node, shows them, "+
 			"and detaches them.\n"+
-			"Needs root. Leaves nothing behind, whatever ends it.\n\n")
+			"Needs root. Leaves nothing behind, even if it is killed.\n\n")
 		f.PrintDefaults()
 	}
 	if err := f.Parse(args); err != nil {
@@ -107,9 +107,9 @@ func run(args []string, stdout, stderr *os.File) int {
 		fmt.Fprintln(stderr, "error:", err)
 		return 1
 	case code == exitInterrupted:
-		fmt.Fprintln(stderr, "interrupted; the node and all that was in it are gone")
+		fmt.Fprintln(stderr, "interrupted; the node was removed with all its contents")
 	case code == 0:
-		progress{out: stdout}.line("the node and all that was in it are gone; in total", time.Since(start))
+		progress{out: stdout}.line("the node was removed with all its contents; total time", time.Since(start))
 		fmt.Fprintln(stdout, "\nOK")
 	}
 	return code
@@ -140,7 +140,7 @@ func startNode(args []string, stdout, stderr *os.File) (int, error) {
 		Pdeathsig: syscall.SIGKILL,
 	}
 	if err := cmd.Start(); err != nil {
-		return 1, fmt.Errorf("start a process in namespaces of its own: %w", err)
+		return 1, fmt.Errorf("start a process in its own namespaces: %w", err)
 	}
 	ended := make(chan struct{})
 	interrupted := make(chan bool)
@@ -156,7 +156,7 @@ func startNode(args []string, stdout, stderr *os.File) (int, error) {
 		return exitInterrupted, nil
 	}
 	if err != nil {
-		return 1, fmt.Errorf("the node ended without a word: %w", err)
+		return 1, fmt.Errorf("the node ended without an exit code: %w", err)
 	}
 	return 0, nil
 }

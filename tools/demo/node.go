@@ -61,9 +61,9 @@ func runNode(args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		return 2 // the parent has printed the error
 	}
-	pid, err := furnish(o)
+	pid, err := setUpRoot(o)
 	if err != nil {
-		fmt.Fprintln(stderr, "error: furnish the node:", err)
+		fmt.Fprintln(stderr, "error: set up the file system of the node:", err)
 		return 1
 	}
 	missing, err := missingInKernel()
@@ -87,10 +87,11 @@ func runNode(args []string, stdout, stderr io.Writer) int {
 // oneLine joins the lines of several errors.
 func oneLine(err error) string { return strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; ") }
 
-// furnish creates a root file system in memory with what is installed on a node, and makes it the root of the process.
+// setUpRoot creates a root file system in memory with what is installed on a node, and makes it the root of the
+// process.
 // The mounts are in the process's own mount namespace, so they are invisible elsewhere and end with the process. It
 // returns the PID of the process outside of the node.
-func furnish(o *options) (pid int, err error) {
+func setUpRoot(o *options) (pid int, err error) {
 	// /proc is still that of the machine.
 	self, err := os.Readlink("/proc/self")
 	if err != nil {
@@ -249,7 +250,7 @@ func startDaemon(ctx context.Context) (*daemon, error) {
 		case <-ctx.Done():
 			err = context.Cause(ctx)
 		case <-limit:
-			err = fmt.Errorf("multus-daemon made no %s within %s: %s", multusConf, daemonLimit, lastLogLine())
+			err = fmt.Errorf("multus-daemon did not create %s within %s: %s", multusConf, daemonLimit, lastLogLine())
 		}
 		return nil, errors.Join(err, d.kill())
 	}
@@ -260,7 +261,7 @@ func startDaemon(ctx context.Context) (*daemon, error) {
 func (d *daemon) stop() error {
 	select {
 	case <-d.ended:
-		return fmt.Errorf("multus-daemon ended before its time (%w): %s", d.err, lastLogLine())
+		return fmt.Errorf("multus-daemon ended too early (%w): %s", d.err, lastLogLine())
 	default:
 	}
 	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
@@ -272,7 +273,7 @@ func (d *daemon) stop() error {
 		return errors.Join(fmt.Errorf("multus-daemon did not end within %s after SIGTERM", daemonLimit), d.kill())
 	}
 	if d.err != nil {
-		return fmt.Errorf("multus-daemon ended badly (%w): %s", d.err, lastLogLine())
+		return fmt.Errorf("multus-daemon failed (%w): %s", d.err, lastLogLine())
 	}
 	return nil
 }

@@ -102,8 +102,8 @@ func entries(dir string) ([]string, error) {
 // held describes what the node keeps while the pod is attached.
 func (s *state) held() ([]string, error) {
 	if len(s.reservations) == 0 || len(s.ledger) == 0 || len(s.results) == 0 || len(s.ports) == 0 {
-		return nil, fmt.Errorf("with a pod attached, the node has reservations %q, ledger entries %q, results %q, bridge "+
-			"ports %q: none may be empty",
+		return nil, fmt.Errorf("with a pod attached, none of these may be empty: reservations %q, ledger entries %q, "+
+			"results %q, bridge ports %q",
 			s.reservations, s.ledger, s.results, s.ports)
 	}
 	return []string{
@@ -139,7 +139,7 @@ func (s *state) sameAs(before *state) error {
 	var errs []error
 	for name, mac := range before.node {
 		if have, ok := s.node[name]; !ok || have != mac {
-			errs = append(errs, fmt.Errorf("node: %s with MAC address %s is not there", name, mac))
+			errs = append(errs, fmt.Errorf("node: %s with MAC address %s is missing", name, mac))
 		}
 	}
 	for name := range s.node {

@@ -97,13 +97,13 @@ func missingInKernel() ([]string, error) {
 		if kind == "macvlan" {
 			parent, err := ns.LinkByName("veth")
 			if err != nil {
-				missing = append(missing, "the kernel could not be asked for macvlan, which needs another interface below it")
+				missing = append(missing, "macvlan could not be tested, which needs another interface below it")
 				continue
 			}
 			link.Attrs().ParentIndex = parent.Attrs().Index
 		}
 		if err := ns.LinkAdd(link); err != nil {
-			missing = append(missing, fmt.Sprintf("the kernel %s makes no interface of kind %s (%v): CONFIG_%s, module %s",
+			missing = append(missing, fmt.Sprintf("the kernel %s has no interfaces of kind %s (%v): CONFIG_%s, module %s",
 				kernel(), kind, err, strings.ToUpper(kind), kind))
 		}
 	}

@@ -73,7 +73,7 @@ func newRuntime() (*containerRuntime, error) {
 		return nil, err
 	}
 	if len(files) == 0 || files[0] != multusConf {
-		return nil, fmt.Errorf("the runtime would take the first of %q, not %s", files, multusConf)
+		return nil, fmt.Errorf("the runtime would load the first of %q, not %s", files, multusConf)
 	}
 	conf, err := libcni.ConfFromFile(files[0]) //nolint:staticcheck // 00-multus.conf is of this format, and runtimes read it so
 	if err != nil {

@@ -107,24 +107,25 @@ func (d *demo) expected(have []attached, reported []status) error {
 		return err
 	}
 	if len(have) != len(want) || len(reported) != len(want) {
-		return fmt.Errorf("the pod asks for %d networks %q: it has %d interfaces, and the status has %d", len(want), want,
-			len(have), len(reported))
+		return fmt.Errorf("the pod requests %d networks %q, but it has %d interfaces, and its network status has %d elements",
+			len(want), want, len(have), len(reported))
 	}
 	for i, s := range reported {
 		if s.Name != want[i] || s.Default != (i == 0) {
-			return fmt.Errorf("element %d of the status is network %q (default: %t), want %q", i, s.Name, s.Default, want[i])
+			return fmt.Errorf("element %d of the network status is network %q (default: %t), want %q", i, s.Name, s.Default,
+				want[i])
 		}
 		at := slices.IndexFunc(have, func(a attached) bool { return a.name == s.Interface })
 		if at < 0 {
-			return fmt.Errorf("the status has an interface %q, and the pod has none", s.Interface)
+			return fmt.Errorf("the network status has an interface %q, which is not in the pod", s.Interface)
 		}
 		if !strings.EqualFold(have[at].mac, s.MAC) || !same(have[at].addresses, s.IPs) {
-			return fmt.Errorf("%s has MAC address %s and addresses %v, and the status says %s and %v", s.Interface, have[at].mac,
-				have[at].addresses, s.MAC, s.IPs)
+			return fmt.Errorf("%s has MAC address %s and addresses %v, but the network status has %s and %v", s.Interface,
+				have[at].mac, have[at].addresses, s.MAC, s.IPs)
 		}
 		if s.Default != hasDefault(have[at].gateways) {
-			return fmt.Errorf("%s of network %s has the gateways %v, and default is %t", s.Interface, s.Name, have[at].gateways,
-				s.Default)
+			return fmt.Errorf("%s of network %s has the gateways %v, but its default in the network status is %t", s.Interface,
+				s.Name, have[at].gateways, s.Default)
 		}
 	}
 	var result []string
@@ -132,7 +133,7 @@ func (d *demo) expected(have []attached, reported []status) error {
 		result = append(result, ip.Address.IP.String())
 	}
 	if !same(have[0].addresses, result) || have[0].name != clusterInterface {
-		return fmt.Errorf("%s has the addresses %v, and the result of ADD says %v of %s", have[0].name, have[0].addresses,
+		return fmt.Errorf("%s has the addresses %v, but the result of ADD has %v for %s", have[0].name, have[0].addresses,
 			result, clusterInterface)
 	}
 	return nil
