@@ -126,11 +126,11 @@ func TestDetachUnknown(t *testing.T) {
 			[]string{"team-a/web-0", "--state-dir", state, "--container", "x"},
 			"pod team-a/web-0 (container x) has no record in " + state,
 		},
-		"nothing recorded": {
+		"no record": {
 			[]string{"web-0", "--state-dir", filepath.Join(dir, "none")},
 			"pod default/web-0 (container multusctl-default-web-0) has no record in " + filepath.Join(dir, "none"),
 		},
-		"not to be read": {[]string{"web-0", "--state-dir", file}, "read record of container multusctl-default-web-0: "},
+		"not a directory": {[]string{"web-0", "--state-dir", file}, "read record of container multusctl-default-web-0: "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -47,7 +47,7 @@ func TestAgainstAPIServer(t *testing.T) {
 	}
 	code, _, errs = call(t, nil, "explain", "pod", "team-a/none", "--kubeconfig", admin)
 	if code != Found {
-		t.Errorf("a pod that is not there: %d %s", code, errs)
+		t.Errorf("a pod that does not exist: %d %s", code, errs)
 	}
 
 	account := cluster.KubeconfigFor(t, cluster.Addr(), cluster.ServiceAccountToken(t, "team-a", "multus"))
@@ -66,7 +66,7 @@ func TestAgainstAPIServer(t *testing.T) {
 	}
 	if found, _ := apiFindings(t, cluster.KubeconfigFor(t, "127.0.0.1:1", "x")); len(found) != 1 ||
 		found[0].Message != "the API server cannot be reached" {
-		t.Errorf("nobody there: %+v", found)
+		t.Errorf("API server unavailable: %+v", found)
 	}
 }
 

@@ -32,7 +32,7 @@ func TestDocs(t *testing.T) {
 			t.Errorf("%s is not in the document", c.CommandPath())
 		}
 		if c.Short == "" {
-			t.Errorf("%s says nothing of itself", c.CommandPath())
+			t.Errorf("%s has no description", c.CommandPath())
 		}
 	}
 	for _, c := range doctor.Checks() {

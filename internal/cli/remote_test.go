@@ -25,21 +25,21 @@ func TestOtherNode(t *testing.T) {
 		name, kubectl, out, errs string
 		code                     int
 	}{
-		{"all is well there", found + `*exec*) echo "ok netns";;`, "ok netns\n", "", OK},
+		{"doctor finds nothing", found + `*exec*) echo "ok netns";;`, "ok netns\n", "", OK},
 		{
-			"something is wrong there", found + `*exec*) echo "FOUND netns";` + fmt.Sprintf(ended, Found), "FOUND netns\n", "",
+			"doctor finds a fault", found + `*exec*) echo "FOUND netns";` + fmt.Sprintf(ended, Found), "FOUND netns\n", "",
 			Found,
 		},
 		{
-			"it cannot be done there", found + `*exec*) echo "error: no" >&2;` + fmt.Sprintf(ended, Found), "", "error: no\n",
+			"doctor fails", found + `*exec*) echo "error: no" >&2;` + fmt.Sprintf(ended, Found), "", "error: no\n",
 			Found,
 		},
 		{
-			"a flag that is not known there", found + `*exec*) echo "error: unknown flag" >&2;` + fmt.Sprintf(ended, Usage), "",
+			"doctor has no such flag", found + `*exec*) echo "error: unknown flag" >&2;` + fmt.Sprintf(ended, Usage), "",
 			"error: unknown flag\n", Usage,
 		},
 		{
-			"it is not in the image", found + `*exec*)` + fmt.Sprintf(ended, 126), "",
+			"the image has no multusctl", found + `*exec*)` + fmt.Sprintf(ended, 126), "",
 			"error: run multusctl in pod/kube-multus-ds-abc on node worker-3: kubectl: command terminated with exit code 126\n",
 			Found,
 		},
@@ -49,11 +49,11 @@ func TestOtherNode(t *testing.T) {
 				"docs/multusctl.md describes nodes without a daemon\n", Found,
 		},
 		{
-			"no rights", `*"get pods"*) echo 'Error from server (Forbidden): pods is forbidden' >&2; exit 1;;`, "",
+			"no permission", `*"get pods"*) echo 'Error from server (Forbidden): pods is forbidden' >&2; exit 1;;`, "",
 			"error: find the daemon on node worker-3: kubectl: Error from server (Forbidden): pods is forbidden\n", Found,
 		},
 		{
-			"it never stops", found + `*exec*) cat /dev/zero;;`, "",
+			"doctor never ends", found + `*exec*) cat /dev/zero;;`, "",
 			"error: run multusctl in pod/kube-multus-ds-abc on node worker-3: its output has more than 16777216 bytes\n",
 			Found,
 		},

@@ -106,14 +106,14 @@ func TestStatusOfHealthyPods(t *testing.T) {
 			{Name: "k8s-pod-network", Interface: "ovn-udn1"},
 		}, nil, 2},
 		{
-			"a network of nobody",
+			"a network without a record",
 			[]podInterface{own},
 			[]reportedNetwork{{Name: "k8s-pod-network"}, {Name: "x/y", Interface: "net1"}},
 			[]string{"network x/y (interface net1) is in network-status, but this node has no record of it"},
 			2,
 		},
 		{
-			"a network of nobody without an interface",
+			"a network without a record without an interface",
 			[]podInterface{own},
 			[]reportedNetwork{{Name: "k8s-pod-network"}, {Name: "x/y"}},
 			[]string{"network x/y (interface -) is in network-status, but this node has no record of it"},

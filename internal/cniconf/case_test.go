@@ -39,7 +39,7 @@ func TestAnyCase(t *testing.T) {
 			`{"CNIVersion":"0.3.1","name":"x","plugins":[{"type":"ok"}]}`, "x", "0.3.1",
 		},
 		{
-			"empty ones", `{"CNIVersion":"","Name":null,"plugins":[{"type":"ok"}]}`, defaults,
+			"empty values", `{"CNIVersion":"","Name":null,"plugins":[{"type":"ok"}]}`, defaults,
 			`{"CNIVersion":"1.0.0","Name":"n","plugins":[{"type":"ok"}]}`, "n", "1.0.0",
 		},
 		{
@@ -63,7 +63,7 @@ func TestAnyCase(t *testing.T) {
 			`{"Args":{"o":1},"name":"x","type":"ok"}`, "x", "",
 		},
 		{
-			"nothing to do", `{ "NAME":"x","plugins":[{"type":"ok"}]}`, same, `{ "NAME":"x","plugins":[{"type":"ok"}]}`, "x",
+			"nothing to change", `{ "NAME":"x","plugins":[{"type":"ok"}]}`, same, `{ "NAME":"x","plugins":[{"type":"ok"}]}`, "x",
 			"",
 		},
 	} {

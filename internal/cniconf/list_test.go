@@ -48,7 +48,7 @@ func TestParse(t *testing.T) {
 		},
 		{"B6 a type makes it a plugin configuration", `{"type":"a","plugins":[]}`, "", "", true, []string{"a"}},
 		{"B6 an empty type does not", `{"type":"","plugins":[{"type":"a"}]}`, "", "", false, []string{"a"}},
-		{"B3 name and version are nothing, or null", `{"name":null,"cniVersion":"","type":"a"}`, "", "", true, []string{"a"}},
+		{"B3 name and version are absent, or null", `{"name":null,"cniVersion":"","type":"a"}`, "", "", true, []string{"a"}},
 		{"A2 the last of equal keys", `{"type":"a","type":"b","name":"x","name":"y"}`, "y", "", true, []string{"b"}},
 		{"white space and line ends", "\r\n { \"type\" :\t\"a\" } \n", "", "", true, []string{"a"}},
 	}
@@ -90,8 +90,8 @@ func TestParseErrors(t *testing.T) {
 		{"B2 number", `5`, "want a JSON object, not 5"},
 		{"B2 cut off", `{"type":"a"`, "parse CNI configuration: "},
 		{"B2 cut off in a key", `{"type":"a","na`, "parse CNI configuration: "},
-		{"B2 something follows", `{"type":"a"}{}`, "unexpected data after the JSON object"},
-		{"B2 a brace too many", `{"type":"a"}}`, "parse CNI configuration: "},
+		{"B2 data after the object", `{"type":"a"}{}`, "unexpected data after the JSON object"},
+		{"B2 one brace too many", `{"type":"a"}}`, "parse CNI configuration: "},
 		{"B2 a comment", "{\"type\":\"a\"} // x", "parse CNI configuration: "},
 	}
 	for _, tc := range tests {
@@ -241,14 +241,14 @@ func TestParseWith(t *testing.T) {
 		more       [][]byte
 		want       string
 	}{
-		{"none more", ` {"name":"n","plugins":[{"type":"a"}]}`, nil, ` {"name":"n","plugins":[{"type":"a"}]}`},
+		{"no further capability", ` {"name":"n","plugins":[{"type":"a"}]}`, nil, ` {"name":"n","plugins":[{"type":"a"}]}`},
 		{
 			"appended", `{"name":"n","plugins":[{"type":"a"}]}`, more,
 			`{"name":"n","plugins":[{"type":"a"},{"type":"b", "n": 9007199254740993},` + "{\n\"type\":\"c\"}\n" + `]}`,
 		},
-		{"only those", `{"name":"n"}`, more[:1], `{"name":"n","plugins":[{"type":"b", "n": 9007199254740993}]}`},
+		{"only the supported capabilities", `{"name":"n"}`, more[:1], `{"name":"n","plugins":[{"type":"b", "n": 9007199254740993}]}`},
 		{"null", `{"name":"n","plugins":null}`, more[:1], `{"name":"n","plugins":[{"type":"b", "n": 9007199254740993}]}`},
-		{"none at all", `{"name":"n"}`, nil, "!" + ErrNoType.Error()},
+		{"no capability", `{"name":"n"}`, nil, "!" + ErrNoType.Error()},
 		{"plugins is not an array", `{"name":"n","plugins":5}`, more, `!"plugins" must be an array`},
 		{
 			"one without a type", `{"name":"n","plugins":[]}`,
@@ -348,7 +348,7 @@ func TestJSON(t *testing.T) {
 	}
 	for _, bad := range []string{`""`, `"x"`, `5`, `"{}"`, `{}`, `[]`} {
 		if err := json.Unmarshal([]byte(bad), &List{}); err == nil {
-			t.Errorf("%s is taken for a configuration", bad)
+			t.Errorf("%s is parsed as a configuration", bad)
 		}
 	}
 }

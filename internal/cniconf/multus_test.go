@@ -18,10 +18,10 @@ func TestCallsMultus(t *testing.T) {
 		"delegate of flannel":         {`{"plugins":[{"type":"flannel","delegate":{"type":"multus"}}]}`, true},
 		"another plugin":              {`{"type":"bridge"}`, false},
 		"passthru":                    {`{"type":"passthru"}`, false},
-		"the word elsewhere":          {`{"name":"multus","type":"bridge","args":{"type":"multus"}}`, false},
+		"the name in another key":     {`{"name":"multus","type":"bridge","args":{"type":"multus"}}`, false},
 		"type that is not a string":   {`{"type":["multus"]}`, false},
 		"type in another letter case": {`{"type":"Multus"}`, false},
-		"no object":                   {`["multus"]`, false},
+		"not an object":               {`["multus"]`, false},
 		"not JSON":                    {`{"type":"multus"`, false},
 		"empty":                       {``, false},
 	} {

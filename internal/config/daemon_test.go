@@ -32,14 +32,14 @@ func TestParseDaemon(t *testing.T) {
 	}{
 		{"A61 A70 defaults", `{}`, none(func(*Daemon) {})},
 		{
-			"A60-A66 the server's", `{"chrootDir":"/hostroot","socketDir":"/s","logFile":"/l","logLevel":"verbose","logToStderr":true,"connectionLimit":5,"metricsPort":9091,"enablePprof":true}`,
+			"A60-A66 keys of the server", `{"chrootDir":"/hostroot","socketDir":"/s","logFile":"/l","logLevel":"verbose","logToStderr":true,"connectionLimit":5,"metricsPort":9091,"enablePprof":true}`,
 			none(func(d *Daemon) {
 				d.ChrootDir, d.SocketDir, d.LogFile, d.LogLevel, d.LogToStderr, d.ConnectionLimit, d.MetricsPort,
 					d.EnablePprof = "/hostroot", "/s", "/l", "verbose", new(true), new(5), new(9091), true
 			}),
 		},
 		{
-			"A70 the generator's", `{"binDir":"/b","capabilities":{"mac":true},"cniVersion":"0.3.1","logOptions":{"maxAge":3},"namespaceIsolation":true,"globalNamespaces":"g","readinessindicatorfile":"/r","type":"multus",
+			"A70 keys of the generator", `{"binDir":"/b","capabilities":{"mac":true},"cniVersion":"0.3.1","logOptions":{"maxAge":3},"namespaceIsolation":true,"globalNamespaces":"g","readinessindicatorfile":"/r","type":"multus",
 			"cniDir":"/c","cniConfigDir":"/n","auxiliaryCNIChainName":"aux","daemonSocketDir":"/host/run","multusConfigFile":"/f","multusMasterCNI":"10-x.conf","multusAutoconfigDir":"/a","forceCNIVersion":true,"overrideNetworkName":true}`,
 			none(func(d *Daemon) {
 				d.BinDir, d.Capabilities, d.CNIVersion, d.LogOptions, d.NamespaceIsolation, d.GlobalNamespaces,
@@ -51,7 +51,7 @@ func TestParseDaemon(t *testing.T) {
 			}),
 		},
 		{
-			"A72 the overlay's", `{"confDir":"/c","defaultNetworks":["d"],"systemNamespaces":[],"multusNamespace":"m","clusterNetwork":"x","kubeconfig":"/k","networksDir":"/n","kubeletRoot":"/kl"}`,
+			"A72 keys that are copied into requests", `{"confDir":"/c","defaultNetworks":["d"],"systemNamespaces":[],"multusNamespace":"m","clusterNetwork":"x","kubeconfig":"/k","networksDir":"/n","kubeletRoot":"/kl"}`,
 			none(func(d *Daemon) {
 				d.ConfDir, d.DefaultNetworks, d.SystemNamespaces, d.MultusNamespace, d.ClusterNetwork, d.Kubeconfig, d.NetworksDir,
 					d.KubeletRoot = "/c", []string{"d"}, []string{}, "m", "x", "/k", "/n", "/kl"
@@ -177,7 +177,7 @@ func TestForRequestPaths(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := plugin(t, string(b)); got.CNIDir != "/var/lib/cni/multus" || got.BinDir != "/opt/cni/bin" {
-		t.Errorf("known again: the plan sends the plugin to %s and %s", got.CNIDir, got.BinDir)
+		t.Errorf("the known difference is gone: the plan sends the plugin to %s and %s", got.CNIDir, got.BinDir)
 	}
 }
 

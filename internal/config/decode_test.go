@@ -47,7 +47,7 @@ func FuzzDecode(f *testing.F) {
 		}
 		want := newPlugin()
 		if err := json.Unmarshal(b, want); err != nil {
-			t.Fatalf("%q is read, and encoding/json says %v", b, err)
+			t.Fatalf("%q is read, and encoding/json returns %v", b, err)
 		}
 		if d := cmp.Diff(want, got, cmpopts.IgnoreUnexported(Plugin{})); d != "" {
 			t.Errorf("%q (-encoding/json +decode):\n%s", b, d)
@@ -64,6 +64,6 @@ const usual = `{"cniVersion":"1.0.0","name":"multus-cni-network","type":"multus-
 func TestDecodeIsUsed(t *testing.T) {
 	t.Parallel()
 	if !newPlugin().decode([]byte(usual)) {
-		t.Error("it is left to encoding/json")
+		t.Error("encoding/json decodes it")
 	}
 }

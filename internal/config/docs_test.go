@@ -45,7 +45,7 @@ func TestEveryKeyIsDocumented(t *testing.T) {
 		}
 		delete(documented, "capabilities") // for the runtime, not for Multus
 		for key := range documented {
-			t.Errorf("%s: docs/configuration.md has %q, which is never read", tc.name, key)
+			t.Errorf("%s: docs/configuration.md has %q, which is not a key", tc.name, key)
 		}
 	}
 	for _, block := range regexp.MustCompile("(?s)```json\n(.*?)```").FindAllStringSubmatch(string(b), -1) {

@@ -46,7 +46,7 @@ func TestParsePlugin(t *testing.T) {
 			"A2 without regard to case", `{"LogFile":"/x","CONFDIR":"/c","readinessIndicatorFile":"/r"}`,
 			defaults(func(p *Plugin) { p.LogFile, p.ConfDir, p.ReadinessIndicatorFile = "/x", "/c", "/r" }),
 		},
-		{"A2 the last wins", `{"logFile":"a","logFile":"b","LOGFILE":"c"}`, defaults(func(p *Plugin) { p.LogFile = "c" })},
+		{"A2 the last of equal keys", `{"logFile":"a","logFile":"b","LOGFILE":"c"}`, defaults(func(p *Plugin) { p.LogFile = "c" })},
 		{
 			"A3 empty replaces a default", `{"confDir":"","cniDir":"","binDir":"","multusNamespace":"","systemNamespaces":[]}`,
 			&Plugin{SystemNamespaces: []string{}},
@@ -69,7 +69,7 @@ func TestParsePlugin(t *testing.T) {
 			LogOptions:      &LogOptions{new(1), new(2), new(3), new(false)},
 			DaemonSocketDir: "/run/x", DaemonTimeout: Duration{5 * time.Second}, PlainPods: PlainLocal, NetworksDir: "/n",
 		}},
-		{"A33 members as they came", `{"runtimeConfig":{"portMappings":[{"hostPort":1,"x":9007199254740993}],"unknown":{"a": 1}}}`, defaults(func(p *Plugin) {
+		{"A33 members in their order", `{"runtimeConfig":{"portMappings":[{"hostPort":1,"x":9007199254740993}],"unknown":{"a": 1}}}`, defaults(func(p *Plugin) {
 			p.RuntimeConfig = map[string]json.RawMessage{
 				"portMappings": json.RawMessage(`[{"hostPort":1,"x":9007199254740993}]`), "unknown": json.RawMessage(`{"a": 1}`),
 			}
@@ -101,7 +101,7 @@ func TestParsePluginErrors(t *testing.T) {
 			t.Parallel()
 			p, err := ParsePlugin([]byte(conf))
 			if why, ok := known[conf]; ok && err == nil {
-				t.Error("known again: " + why)
+				t.Error("the known difference is gone: " + why)
 			}
 			var f *fault.Error
 			if !errors.As(err, &f) || p != nil || f.Code != fault.Decoding || f.Next == "" ||
@@ -240,13 +240,13 @@ func TestOverlay(t *testing.T) {
 		want             string
 	}{
 		{
-			"A90 the daemon wins, sorted", `{"z":1,"logLevel":"x","a":{"b":1}}`, `{"logLevel":"y","a":{"c":2}}`, nil,
+			"A90 the daemon's values have priority, keys are sorted", `{"z":1,"logLevel":"x","a":{"b":1}}`, `{"logLevel":"y","a":{"c":2}}`, nil,
 			`{"a":{"c":2},"logLevel":"y","z":1}`,
 		},
-		{"A90 null too", `{"a":1}`, `{"a":null}`, nil, `{"a":null}`},
-		{"A90 numbers as they are", `{"a":9007199254740993}`, `{"b":1e400}`, nil, `{"a":9007199254740993,"b":1e400}`},
-		{"A91 left out", `{"a":1}`, `{"a":2,"b":3}`, []string{"a"}, `{"a":1,"b":3}`},
-		{"nothing to lay over", `{"a":1}`, `{}`, nil, `{"a":1}`},
+		{"A90 null, too", `{"a":1}`, `{"a":null}`, nil, `{"a":null}`},
+		{"A90 numbers are not changed", `{"a":9007199254740993}`, `{"b":1e400}`, nil, `{"a":9007199254740993,"b":1e400}`},
+		{"A91 keys that are left out", `{"a":1}`, `{"a":2,"b":3}`, []string{"a"}, `{"a":1,"b":3}`},
+		{"no keys of the daemon", `{"a":1}`, `{}`, nil, `{"a":1}`},
 		{"A92 no configuration", `[]`, `{}`, nil, "!CNI config: "},
 		{"A92 no file", `{}`, ``, nil, "!CNI override config: "},
 		{
@@ -258,7 +258,7 @@ func TestOverlay(t *testing.T) {
 	known := map[string]string{
 		"A90 A2 without regard to case": "keys of another case are not the same: the request's wins, for it is " +
 			"the last in the result",
-		"A91 A2 left out without regard to case": "as above",
+		"A91 A2 left out without regard to case": "keys in another letter case are not left out",
 	}
 	for _, tc := range tests {
 		t.Run(tc.rule, func(t *testing.T) {
@@ -271,7 +271,7 @@ func TestOverlay(t *testing.T) {
 				return
 			}
 			if why, ok := known[tc.rule]; ok && string(got) != tc.want {
-				t.Error("known again: " + why)
+				t.Error("the known difference is gone: " + why)
 			}
 			if err != nil || string(got) != tc.want {
 				t.Errorf("%s, %v, want %s", got, err, tc.want)
@@ -305,7 +305,7 @@ func FuzzParsePlugin(f *testing.F) {
 			t.Errorf("%+v", p)
 		}
 		if _, known, err := p.RuntimeAnnotations(); known && err != nil {
-			t.Error("known, and an error")
+			t.Error("both valid and an error")
 		}
 		if v, given := p.Valid(); given != (v != nil) {
 			t.Errorf("%v %t", v, given)

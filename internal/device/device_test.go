@@ -100,25 +100,25 @@ func TestReasons(t *testing.T) {
 			device: eth1, routes: []Route{defaultRoute("eth1", "", 0)},
 			want: []Kind{DefaultRoute}, text: "it carries the node's default route",
 		},
-		"default route of another": {
+		"default route of another device": {
 			device: eth1, others: []link.Device{nic(2, "eth0")},
 			routes: []Route{defaultRoute("eth0", "192.0.2.1", 0)},
 		},
-		"a worse default route": {
+		"a default route with a larger metric": {
 			device: eth1, others: []link.Device{nic(2, "eth0")},
 			routes: []Route{defaultRoute("eth0", "192.0.2.1", 100), defaultRoute("eth1", "198.51.100.1", 101)},
 		},
-		"an equal default route": {
+		"a default route with the same metric": {
 			device: eth1, others: []link.Device{nic(2, "eth0")},
 			routes: []Route{defaultRoute("eth0", "192.0.2.1", 100), defaultRoute("eth1", "198.51.100.1", 100)},
 			want:   []Kind{DefaultRoute}, text: "198.51.100.1",
 		},
-		"the better one has no cable": {
+		"the device with the smaller metric has no carrier": {
 			device: eth1, others: []link.Device{with(nic(2, "eth0"), down)},
 			routes: []Route{defaultRoute("eth0", "192.0.2.1", 100), defaultRoute("eth1", "198.51.100.1", 101)},
 			want:   []Kind{DefaultRoute}, text: "metric 101",
 		},
-		"it has none, and is the best": {
+		"it has no carrier and the smallest metric": {
 			device: with(eth1, down), others: []link.Device{nic(2, "eth0")},
 			routes: []Route{defaultRoute("eth1", "192.0.2.1", 100), defaultRoute("eth0", "198.51.100.1", 101)},
 			want:   []Kind{DefaultRoute}, text: "metric 100",
@@ -155,7 +155,7 @@ func TestReasons(t *testing.T) {
 			others: []link.Device{with(soft(9, "flannel.1", "vxlan"), func(d *link.Device) { d.Lower = 3 })},
 			want:   []Kind{Parent}, text: "vxlan flannel.1",
 		},
-		"parent of another's vlan": {
+		"parent of a VLAN in another namespace": {
 			device: eth1,
 			others: []link.Device{with(soft(9, "eth0.7", "vlan"), func(d *link.Device) { d.Lower = 2 })},
 		},
@@ -164,11 +164,11 @@ func TestReasons(t *testing.T) {
 			holdings: []Holding{withHolding(macvlan("eth1"), func(c *Holding) { c.Attached = true })}, want: []Kind{Parent},
 			text: "other interfaces are on it: that of pod default/m (sandbox m1, interface net1)",
 		},
-		"a macvlan being made": {
+		"a macvlan that is being created": {
 			device:   eth1,
 			holdings: []Holding{withHolding(macvlan("eth1"), func(c *Holding) { c.Busy = true })}, want: []Kind{Parent},
 		},
-		"a macvlan of a dead pod": {
+		"a macvlan of a pod that is gone": {
 			device:   eth1,
 			holdings: []Holding{withHolding(macvlan("eth1"), func(c *Holding) { c.Gone = true })},
 		},
@@ -181,11 +181,11 @@ func TestReasons(t *testing.T) {
 			holdings: []Holding{{Pod: "default/p", ContainerID: "c1", IfName: "eth0", Peer: 4}}, want: []Kind{PodVeth},
 			text: "it is the node's end of the veth pair of pod default/p (sandbox c1, interface eth0)",
 		},
-		"veth of a dead pod": {
+		"veth of a pod that is gone": {
 			device:   with(soft(3, "veth1", "veth"), func(d *link.Device) { d.Peer = 4 }),
 			holdings: []Holding{{Pod: "default/p", Peer: 4, Gone: true}},
 		},
-		"veth to somewhere else": {
+		"veth whose peer is in another namespace": {
 			device:   with(soft(3, "veth1", "veth"), func(d *link.Device) { d.Peer = 4 }),
 			holdings: []Holding{{Pod: "default/p", Peer: 5}},
 		},
@@ -199,13 +199,13 @@ func TestReasons(t *testing.T) {
 			device: with(soft(3, "lo", "device"), func(d *link.Device) { d.Loopback = true }),
 			want:   []Kind{Immovable}, text: "it is the node's loopback interface",
 		},
-		"just being given away": {
+		"it is being attached": {
 			device:   eth1,
 			holdings: []Holding{{Pod: "default/p", ContainerID: "c1", IfName: "net1", Busy: true, Device: IdentityOf(&eth1)}},
 			want:     []Kind{Held}, text: "pod default/p (sandbox c1, interface net1) is attaching or releasing it",
 		},
 		"recorded, no operation": {device: eth1, holdings: []Holding{{Pod: "default/p", Device: IdentityOf(&eth1)}}},
-		"all of it at once": {
+		"several reasons": {
 			device: with(eth1, func(d *link.Device) { d.Master = 9 }),
 			others: []link.Device{soft(9, "br0", "bridge"), with(soft(8, "v", "vlan"), func(d *link.Device) { d.Lower = 3 })},
 			routes: []Route{defaultRoute("eth1", "192.0.2.1", 0)}, want: []Kind{DefaultRoute, Member, Parent},
@@ -255,8 +255,8 @@ func TestFree(t *testing.T) {
 			lo(), nic(2, "eth0"), cable, soft(8, "spare", "veth"), soft(9, "cni0", "bridge"),
 			soft(10, "flannel.1", "vxlan"), soft(11, "tun0", "tun"),
 		}, []string{"spare"}},
-		"nothing":       {[]link.Device{lo(), nic(2, "eth0"), cable}, nil},
-		"nothing there": {nil, nil},
+		"nothing":    {[]link.Device{lo(), nic(2, "eth0"), cable}, nil},
+		"no devices": {nil, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -335,7 +335,7 @@ func TestReferences(t *testing.T) {
 			config: `{"type":"vlan","master":"eth0"}`,
 			want:   []Reference{{Use: Shares, Key: "master", Value: "eth0"}},
 		},
-		"master left out":   {config: `{"type":"macvlan"}`},
+		"no master":         {config: `{"type":"macvlan"}`},
 		"master in the pod": {config: `{"type":"macvlan","master":"eth0","linkInContainer":true}`},
 		"another plugin":    {config: `{"type":"bridge","device":"eth0","master":"eth0"}`},
 		"in a chain": {
@@ -423,14 +423,14 @@ func TestJudge(t *testing.T) {
 			want: `device "eth0" of network ns/n is not free: it carries the node's default route (192.0.2.1)` + free,
 			next: `change "device" in the network attachment definition ns/n, or set "allowInUse": true in its config if you mean it`,
 		},
-		"allowed":            {ref: Reference{Key: "device", Value: "eth0", AllowInUse: true}, want: "eth0"},
-		"allowed, not there": {ref: Reference{Key: "device", Value: "eth9", AllowInUse: true}, want: ""},
-		"not there": {
+		"allowed":              {ref: Reference{Key: "device", Value: "eth0", AllowInUse: true}, want: "eth0"},
+		"allowed, but missing": {ref: Reference{Key: "device", Value: "eth9", AllowInUse: true}, want: ""},
+		"not on the node": {
 			ref:  Reference{Key: "device", Value: "eth9"},
 			want: `device "eth9" of network ns/n is not on this node` + free,
 			next: `change "device" in the network attachment definition ns/n`,
 		},
-		"not there yet": {ref: Reference{Key: "device", Value: "eth9", Later: true}, want: ""},
+		"not on the node yet": {ref: Reference{Key: "device", Value: "eth9", Later: true}, want: ""},
 		"taken, later in a chain": {
 			ref:  Reference{Key: "device", Value: "eth0", Later: true},
 			want: `is not free: it carries`,
@@ -445,7 +445,7 @@ func TestJudge(t *testing.T) {
 			ref:  Reference{Key: "hwaddr", Value: "02:00:00:00:00:02"},
 			want: `device "eth0" (hwaddr "02:00:00:00:00:02" of network ns/n) is not free: it carries`,
 		},
-		"hwaddr not there": {
+		"hwaddr not on the node": {
 			ref:  Reference{Key: "hwaddr", Value: "02:00:00:00:00:99"},
 			want: `hwaddr "02:00:00:00:00:99" of network ns/n is not on this node` + free,
 		},
@@ -457,11 +457,11 @@ func TestJudge(t *testing.T) {
 			ref:  Reference{Key: "kernelpath", Value: "/sys/devices/pci0000:00/0000:00:03.0/"},
 			want: "eth1",
 		},
-		"kernelpath not there": {
+		"kernelpath not on the node": {
 			ref:  Reference{Key: "kernelpath", Value: "/sys/devices/pci0000:00/0000:00:99.0"},
 			want: `kernelpath "/sys/devices/pci0000:00/0000:00:99.0" of network ns/n is not on this node`,
 		},
-		"kernelpath elsewhere": {
+		"kernelpath outside of /sys/devices": {
 			ref:  Reference{Key: "kernelpath", Value: "/etc"},
 			want: `kernelpath "/etc" of network ns/n is not on this node`,
 		},
@@ -471,7 +471,7 @@ func TestJudge(t *testing.T) {
 		},
 		"PCI, virtio, by sysfs":    {ref: Reference{Key: "pciBusID", Value: "0000:00:08.0"}, want: "eth1"},
 		"PCI, driver in userspace": {ref: Reference{Key: "pciBusID", Value: "0000:00:07.0"}, want: ""},
-		"PCI not there": {
+		"PCI address not on the node": {
 			ref:  Reference{Key: "pciBusID", Value: "0000:00:99.0"},
 			want: `pciBusID "0000:00:99.0" of network ns/n is not on this node`,
 		},
@@ -507,7 +507,7 @@ func TestJudge(t *testing.T) {
 			ref:      Reference{Key: "device", Value: "eth2"},
 			holdings: []Holding{{Pod: "default/dead", Gone: true, Device: eth2}, holder}, want: has,
 		},
-		"held by a dead pod": {
+		"held by a pod that is gone": {
 			ref:      Reference{Key: "device", Value: "eth2"},
 			holdings: []Holding{{Pod: "default/dead", ContainerID: "c0", IfName: "net1", Gone: true, Device: eth2}},
 			want:     `pod default/dead (sandbox c0, interface net1) has it, and its network namespace is gone`,
@@ -522,12 +522,12 @@ func TestJudge(t *testing.T) {
 			want:     `device "eth3" of network ns/n is not on this node`,
 		},
 		"master": {ref: Reference{Use: Shares, Key: "master", Value: "eth0"}, want: "eth0"},
-		"master not there": {
+		"master not on the node": {
 			ref:  Reference{Use: Shares, Key: "master", Value: "eth9"},
 			want: `master "eth9" of network ns/n is not on this node; interfaces of this node: eth0, eth1, cni0`,
 			next: `change "master" in the network attachment definition ns/n`,
 		},
-		"master not there yet": {ref: Reference{Use: Shares, Key: "master", Value: "eth9", Later: true}, want: ""},
+		"master not on the node yet": {ref: Reference{Use: Shares, Key: "master", Value: "eth9", Later: true}, want: ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -617,7 +617,7 @@ func TestReturned(t *testing.T) {
 		taken  bool
 		second bool // another pod had it before
 	}{
-		"as it was called in the pod": {was: hard, now: []link.Device{as(hard, "net1", nil)}, want: "net1"},
+		"under its name in the pod": {was: hard, now: []link.Device{as(hard, "net1", nil)}, want: "net1"},
 		"recorded by two pods": {
 			was: hard, now: []link.Device{as(hard, "net1", nil)}, want: "net1",
 			second: true,
@@ -627,15 +627,15 @@ func TestReturned(t *testing.T) {
 			now:  []link.Device{as(hard, "net1", func(d *link.Device) { d.Index, d.MAC = 77, "02:99:00:00:00:01" })},
 			want: "net1",
 		},
-		"as the kernel calls it": {was: hard, now: []link.Device{as(hard, "dev3", nil)}, want: "dev3"},
+		"under a name that the kernel chose": {was: hard, now: []link.Device{as(hard, "dev3", nil)}, want: "dev3"},
 		"with its name in the alias": {
 			was: hard,
 			now: []link.Device{as(hard, "sriov0", func(d *link.Device) { d.Alias = "eth1" })}, want: "sriov0",
 		},
-		"under its name":                    {was: hard, now: []link.Device{hard}},
+		"under its original name":           {was: hard, now: []link.Device{hard}},
 		"renamed by the administrator":      {was: hard, now: []link.Device{as(hard, "lan0", nil)}},
 		"renamed to something like devices": {was: hard, now: []link.Device{as(hard, "dev0x", nil)}},
-		"being worked on":                   {was: hard, now: []link.Device{as(hard, "net1", nil)}, busy: true},
+		"an operation is running":           {was: hard, now: []link.Device{as(hard, "net1", nil)}, busy: true},
 		"another port of the card": {
 			was: hard,
 			now: []link.Device{as(hard, "net1", func(d *link.Device) { d.Permanent = "02:00:00:00:00:77" })},

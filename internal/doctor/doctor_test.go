@@ -30,7 +30,7 @@ var faults = []struct {
 			`{"cniVersion":"1.0.0","name":"x","plugins":[{"type":"bridge"}]}`)
 	}},
 	{
-		"the runtime loads from elsewhere (multus-cni#927)",
+		"the runtime has another configuration directory (multus-cni#927)",
 		"runtime", "the runtime looks for its CNI configuration in /etc/cni/other",
 		func(f *fake) {
 			f.write("/etc/containerd/conf.d/50-cni.toml",
@@ -38,7 +38,7 @@ var faults = []struct {
 		},
 	},
 	{
-		"the runtime starts from elsewhere (multus-cni#927)", "runtime",
+		"the runtime has another plugin directory (multus-cni#927)", "runtime",
 		"the runtime looks for its plugins in /usr/libexec/cni, /opt/other", func(f *fake) {
 			f.write("/etc/crio/crio.conf.d/10-cni", "plugin_dirs = [\n\t\"/usr/libexec/cni\",\n\t\"/opt/other\",\n]\n")
 		},
@@ -117,7 +117,7 @@ var faults = []struct {
 		func(f *fake) { f.mount(f.dist.BinDir, "ro,relatime") },
 	},
 	{
-		"the slot is read-only (multus-cni#927)", "writable", "the CNI configuration directory",
+		"the configuration directory is read-only (multus-cni#927)", "writable", "the CNI configuration directory",
 		func(f *fake) { f.mount(f.dist.ConfDir, "ro,relatime") },
 	},
 	{
@@ -138,14 +138,14 @@ var faults = []struct {
 		f.recordSandbox("c1", "/var/run/netns/cni-1")
 	}},
 	{
-		"namespaces are elsewhere (multus-cni#1260)",
+		"network namespaces are in another directory (multus-cni#1260)",
 		"netns", "keeps network namespaces in /run/containerd/netns", func(f *fake) {
 			f.namespaces["/run/containerd/netns/cni-2"] = true
 			f.recordSandbox("c2", "/run/containerd/netns/cni-2")
 		},
 	},
 	{
-		"a configuration of today's, and a private root (multus-cni#1248)",
+		"a configuration of upstream Multus, and a private root (multus-cni#1248)",
 		"mounts", "needs / to be a shared mount", func(f *fake) {
 			f.change(daemonFiles[0], "chrootDir", "/hostroot")
 			f.write("/proc/1/mountinfo", "22 1 0:20 / / rw,relatime - ext4 /dev/vda1 rw\n")
@@ -209,17 +209,17 @@ var faults = []struct {
 		func(f *fake) { f.definitions[1].Namespace = "b" },
 	},
 	{
-		"the kubelet is elsewhere (multus-cni#1546)", "kubelet", "the kubelet's directory is /var/",
+		"the kubelet has another directory (multus-cni#1546)", "kubelet", "the kubelet's directory is /var/",
 		func(f *fake) { f.change(daemonFiles[0], "kubeletRoot", "/somewhere") },
 	},
 	{
 		"no podresources for a device (multus-cni#1546)", "kubelet", "podresources cannot be found",
 		func(f *fake) { f.remove(f.dist.KubeletRoot) },
 	},
-	{"a master that is not there (multus-cni#871)", "interfaces", "a/storage names the master eth7", func(f *fake) {
+	{"a master that does not exist (multus-cni#871)", "interfaces", "a/storage names the master eth7", func(f *fake) {
 		f.definitions[0].Config = `{"type":"macvlan","master":"eth7"}`
 	}},
-	{"a device that is not there (multus-cni#871)", "interfaces", "a/nic names the device eth3", func(f *fake) {
+	{"a device that does not exist (multus-cni#871)", "interfaces", "a/nic names the device eth3", func(f *fake) {
 		f.definitions[2].Config = `{"type":"host-device","device":"eth3"}`
 	}},
 	{"a master that is down (multus-cni#871)", "interfaces", "is down", func(f *fake) {
@@ -235,7 +235,7 @@ var faults = []struct {
 		f.definitions[1].Config = `{"type":"ipvlan","master":"eth1"}`
 	}},
 	{
-		"a bridge that is none (multus-cni#871)",
+		"a bridge that is not a bridge (multus-cni#871)",
 		"interfaces", "names the bridge br-local, which is not a bridge", func(f *fake) {
 			f.interfaces[3] = link.Interface{Name: "br-local", Type: "vlan", Up: true}
 		},
@@ -255,7 +255,7 @@ var faults = []struct {
 		f.write("/var/lib/cni/multus/damaged/c3.17", "[{")
 	}},
 	{
-		"an address that nobody has (multus-cni#1449)",
+		"an address that no pod has (multus-cni#1449)",
 		"reservations", "1 address of network storage reserved", func(f *fake) {
 			f.reserve("/var/lib/cni/networks/storage/192.0.2.6", "c9")
 		},
@@ -341,15 +341,15 @@ func TestCorrectPoliciesAreNotReported(t *testing.T) {
 			f.definitions[1].Namespace = "b"
 			f.change(daemonFiles[0], "namespaceIsolation", true)
 		},
-		"no namespaceIsolation, said so": func(f *fake) {
+		"no namespaceIsolation, as the daemon's configuration requests": func(f *fake) {
 			f.definitions[1].Namespace = "b"
 			f.change(daemonFiles[0], "namespaceIsolation", false)
 		},
-		"no namespaceIsolation, said so in the slot": func(f *fake) {
+		"no namespaceIsolation, as the CNI configuration requests": func(f *fake) {
 			f.definitions[1].Namespace = "b"
 			f.change(f.confPath(), "namespaceIsolation", false)
 		},
-		"a namespace that all may use": func(f *fake) { f.definitions[1].Namespace = "default" },
+		"a global namespace": func(f *fake) { f.definitions[1].Namespace = "default" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -488,7 +488,7 @@ func TestPath(t *testing.T) {
 			t.Errorf("%s: %s, want %s", in, got, want)
 		}
 		if got := n.path(in); !strings.HasPrefix(got, root) {
-			t.Errorf("%s leads out: %s", in, got)
+			t.Errorf("%s leads out of the root: %s", in, got)
 		}
 	}
 	_ = n.path("/loop/x") // must return

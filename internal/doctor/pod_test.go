@@ -74,7 +74,7 @@ func TestFaultsInPod(t *testing.T) {
 			"writable", "the plugin directory",
 			func(f *fake) { f.addMount(f.dist.BinDir, "ro,relatime", "ro") },
 		},
-		"the slot is read-only": {
+		"the configuration directory is read-only": {
 			"writable", "the CNI configuration directory",
 			func(f *fake) { f.mount(f.dist.ConfDir, "ro,relatime") },
 		},

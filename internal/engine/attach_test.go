@@ -98,7 +98,7 @@ func TestAdd(t *testing.T) {
 			networks: planned{first, second}, fails: "second", code: 100, recorded: true,
 			called: "cluster ADD c, first ADD c, second ADD c, second DEL c, first DEL c, cluster DEL c",
 		},
-		"what was not begun is not undone": {
+		"an attachment that was not begun is not undone": {
 			networks: planned{first, second}, fails: "first", code: 100, recorded: true,
 			called: "cluster ADD c, first ADD c, first DEL c, cluster DEL c",
 		},

@@ -24,13 +24,13 @@ func TestCheck(t *testing.T) {
 	}{
 		{"default", "", true, "other", "", true},
 		{"default, the cluster network refuses", "", true, "cluster", "", true},
-		{"default, a sandbox from before", "", false, "", "", true},
+		{"default, a sandbox without a record", "", false, "", "", true},
 		{"cluster", `,"checkNetworks":"cluster"`, true, "other", "cluster CHECK c", true},
 		{"cluster refuses", `,"checkNetworks":"cluster"`, true, "cluster", "cluster CHECK c", false},
 		{"cluster, no record", `,"checkNetworks":"cluster"`, false, "", "", false},
 		{"all", `,"checkNetworks":"all"`, true, "", "cluster CHECK c, other CHECK c", true},
 		{"all, one refuses", `,"checkNetworks":"all"`, true, "other", "cluster CHECK c, other CHECK c", false},
-		{"a typing error", `,"checkNetworks":"al"`, true, "", "", false},
+		{"an invalid value", `,"checkNetworks":"al"`, true, "", "", false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()

@@ -38,15 +38,15 @@ func TestCollect(t *testing.T) {
 		{"alive", here, "now", time.Hour, false},
 		{"alive, of another boot", here, "before", time.Hour, false},
 		{"gone", gone, "now", time.Hour, true},
-		{"gone just now", gone, "now", time.Minute, false},
+		{"gone, but recorded a minute ago", gone, "now", time.Minute, false},
 		{"gone, of another boot", gone, "before", 0, true},
-		{"gone, of a boot that is not known", gone, "", time.Minute, false},
-		{"not to be seen from here", hidden, "now", time.Hour, false},
-		{"not to be seen from here, of another boot", hidden, "before", 0, true},
-		{"its mount cannot be seen from here", empty, "now", time.Hour, false},
-		{"its mount cannot be seen from here, of another boot", empty, "before", 0, true},
-		{"cannot be looked at", loop, "now", time.Hour, false},
-		{"cannot be looked at, of another boot", loop, "before", time.Hour, false},
+		{"gone, of an unknown boot", gone, "", time.Minute, false},
+		{"in a directory that is not mounted here", hidden, "now", time.Hour, false},
+		{"in a directory that is not mounted here, of another boot", hidden, "before", 0, true},
+		{"not mounted here", empty, "now", time.Hour, false},
+		{"not mounted here, of another boot", empty, "before", 0, true},
+		{"cannot be examined", loop, "now", time.Hour, false},
+		{"cannot be examined, of another boot", loop, "before", time.Hour, false},
 		{"no namespace recorded", "", "before", time.Hour, false},
 	}
 	for _, tc := range tests {
@@ -136,7 +136,7 @@ func TestAfterBoot(t *testing.T) {
 	}
 	add()
 	if n.recorded(t, "before") || !n.recorded(t, "now") || n.called(t) != "other DEL before, cluster DEL before" {
-		t.Error("the sandbox of before the boot, and only that, is to be freed")
+		t.Error("want only the sandbox from before the boot freed")
 	}
 	n.attached(t, "before", "other", "1.0.0", gone, "before")
 	add()

@@ -19,7 +19,7 @@ var damages = map[string]func(file string) error{
 	"cut off":      func(file string) error { return os.WriteFile(file, []byte(`[{"Bytes":`), 0o600) },
 	"empty":        func(file string) error { return os.WriteFile(file, nil, 0o600) },
 	"null element": func(file string) error { return os.WriteFile(file, []byte(`[null]`), 0o600) },
-	"no list":      func(file string) error { return os.WriteFile(file, []byte("\x00\x00\x00"), 0o600) },
+	"not a list":   func(file string) error { return os.WriteFile(file, []byte("\x00\x00\x00"), 0o600) },
 }
 
 func writeLarge(file string) error {

@@ -23,13 +23,13 @@ func TestDelWithoutTrace(t *testing.T) {
 		fails               int // -1: always
 	}{
 		{"ADD was killed, the plugin works", "other", "", ledger.Progress{}, 0},
-		{"ADD was killed before it came to it", "other", answers, ledger.Progress{}, 0},
-		{"ADD was killed before it came to it, the plugin crashes", "other", "exit 2", ledger.Progress{}, 0},
-		{"ADD was killed, the plugin always gives a reason", "other", answers, ledger.Progress{Begun: 2}, detach.Refusals},
-		{"the cluster network's own", "cluster", answers, ledger.Progress{}, detach.Refusals},
+		{"ADD was killed before it called the plugin", "other", answers, ledger.Progress{}, 0},
+		{"ADD was killed before it called the plugin, which crashes", "other", "exit 2", ledger.Progress{}, 0},
+		{"ADD was killed, the plugin always returns an error", "other", answers, ledger.Progress{Begun: 2}, detach.Refusals},
+		{"the cluster network's plugin always returns an error", "cluster", answers, ledger.Progress{}, detach.Refusals},
 		{"ADD was killed, the plugin is always killed", "other", "kill -9 $$", ledger.Progress{Begun: 2}, -1},
 		{"ADD was killed, the plugin always crashes", "other", "exit 2", ledger.Progress{Begun: 2}, -1},
-		{"ADD had undone all, the plugin gives a reason", "other", answers, ledger.Progress{Undone: true}, 0},
+		{"ADD had undone all, the plugin returns an error", "other", answers, ledger.Progress{Undone: true}, 0},
 		{"ADD had undone all, the plugin crashes", "other", "exit 2", ledger.Progress{Undone: true}, 0},
 		{
 			"ADD had undone all, the plugin asks to try again", "other", `echo '{"code":11,"msg":"not now"}'; exit 1`,

@@ -49,7 +49,7 @@ func TestGC(t *testing.T) {
 		t.Errorf("called: %s", got)
 	}
 	if n.recorded(t, "stale") || !n.recorded(t, "stays") {
-		t.Error("the wrong record went")
+		t.Error("the wrong record was removed")
 	}
 	if in := n.in(t, "new", "GC"); !strings.Contains(in, `{"containerID":"stays","ifname":"net1"}`) ||
 		strings.Contains(in, "stale") {
@@ -284,8 +284,8 @@ func TestGCYoungRecord(t *testing.T) {
 		result, gone bool
 	}{
 		{"recorded before GC", time.Minute, false, true},
-		{"recorded since", 0, false, false},
-		{"attached since", time.Minute, true, false},
+		{"recorded since GC began", 0, false, false},
+		{"attached since GC began", time.Minute, true, false},
 		{"the clock was set back", -time.Hour, false, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -461,6 +461,6 @@ func TestGCNetworksHang(t *testing.T) {
 		}
 	}
 	if err == nil || strings.Contains(err.Error(), "GC took longer") {
-		t.Errorf("networks were cut off: %v", err)
+		t.Errorf("networks were cancelled: %v", err)
 	}
 }

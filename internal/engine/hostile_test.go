@@ -134,7 +134,7 @@ func TestHostileResults(t *testing.T) {
 			t.Error(err)
 		}
 	case <-time.After(20 * time.Second):
-		t.Fatal("it waits for a pipe")
+		t.Fatal("it waits for a writer of the pipe")
 	}
 	if n.recorded(t, "c") {
 		t.Error("the sandbox was not freed")

@@ -53,7 +53,7 @@ func TestInheritedVersion(t *testing.T) {
 			if err := n.engine.GC(t.Context(), n.request(request.GC, "", `,"cni.dev/valid-attachments":[]`)); err != nil {
 				t.Errorf("GC: %v", err)
 			}
-			if strings.Contains(what, "it says") && strings.Contains(n.called(t), "cluster GC") {
+			if strings.Contains(what, "it logs") && strings.Contains(n.called(t), "cluster GC") {
 				t.Error("GC with a version that the plugin does not support")
 			}
 			req := n.request(request.Check, "c", `,"delegates":[{"name":"cluster-net","plugins":[{"type":"cluster"}]}]`)

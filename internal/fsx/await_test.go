@@ -19,7 +19,7 @@ func awaited(ctx context.Context, t *testing.T, path string) <-chan error {
 	go func() { done <- Await(ctx, path) }()
 	for end := time.Now().Add(limit); watches(t) == before; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatal("nothing is watched")
+			t.Fatal("no watch is possible")
 		}
 	}
 	return done
@@ -127,7 +127,7 @@ func TestAwait(t *testing.T) {
 			}
 		})
 	}
-	t.Run("there already", func(t *testing.T) {
+	t.Run("the file already exists", func(t *testing.T) {
 		ended, cancel := context.WithCancel(t.Context())
 		cancel()
 		if err := Await(ended, t.TempDir()); err != nil {
@@ -170,7 +170,7 @@ func TestAwaitWithoutWatch(t *testing.T) {
 		t.Fatal(rerr)
 	}
 	if w.file != nil || w.move(t.TempDir()) || err != nil {
-		t.Errorf("a watch was made: %v", err)
+		t.Errorf("a watch was created: %v", err)
 	}
 	if !errors.Is(gaveUp, context.Canceled) {
 		t.Errorf("error %v, want %v", gaveUp, context.Canceled)

@@ -39,7 +39,7 @@ func TestHeld(t *testing.T) {
 	}
 	l, err = TryAcquire(file, "a")
 	if err != nil {
-		t.Fatalf("looking took the lock: %v", err)
+		t.Fatalf("Held acquired the lock: %v", err)
 	}
 	if err := l.Close(); err != nil {
 		t.Fatal(err)

@@ -40,13 +40,13 @@ func TestHolders(t *testing.T) {
 			t.Errorf("%s: %v, %v; want %v", what, got, err, want)
 		}
 	}
-	check("both have it", "k", both...)
+	check("parent and child hold it", "k", both...)
 	check("another key", "other", os.Getpid())
 	check("a key without a lock", "none")
 	if err := lock.Close(); err != nil {
 		t.Fatal(err)
 	}
-	check("the child alone", "k", child.Process.Pid)
+	check("only the child holds it", "k", child.Process.Pid)
 	if err := in.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -32,7 +32,7 @@ func example() *Graph {
 	}
 	g.Add(Node{Pod, "team-b/alone", ""})
 	g.Want(storage, Key{Pod, "team-b/alone"}, "asked for net1")
-	g.Join(storage, Key{Pod, "nobody"}, "not drawn")
+	g.Join(storage, Key{Pod, "missing"}, "not drawn")
 	return g
 }
 

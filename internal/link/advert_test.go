@@ -94,7 +94,7 @@ func advertise(t *testing.T, ns *testnet.NS, dev, prefix string, changes <-chan 
 		select {
 		case <-changes:
 		case <-ctx.Done():
-			t.Fatalf("nothing came of the advertisement within %v", advertLimit)
+			t.Fatalf("no route was added after the advertisement within %v", advertLimit)
 		}
 	}
 }

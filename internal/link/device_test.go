@@ -148,7 +148,7 @@ func TestRename(t *testing.T) {
 	}{
 		{"up, with an alias", one, "net1", "eth1", false},
 		{"down", two, "net2", "eth2", false},
-		{"called otherwise by now", one, "net1", "eth9", true},
+		{"renamed since", one, "net1", "eth9", true},
 		{"another has the old name", one, "eth2", "eth9", true},
 		{"the name is taken", two, "eth2", "eth1", true},
 	} {

@@ -15,19 +15,19 @@ func TestParseMax(t *testing.T) {
 		rule, value string
 		most, want  int // elements, or -1 for ErrTooMany, or -2 for another error
 	}{
-		{"C3 none of none", "", 0, 0},
-		{"C18 none of none", "[]", 0, 0},
-		{"C15 one of none", " ", 0, -1},
-		{"C10 as many", "a,b", 2, 2},
-		{"C10 one more", "a,b,c", 2, -1},
-		{"C18 as many", `[{"name":"a","ips":["10.0.0.1","10.0.0.2"]},{"name":"b"}]`, 2, 2},
-		{"C18 one more", `[{"name":"a"},{"name":"b"},{}]`, 2, -1},
-		{"C18 one of none", `[{"name":"a"}]`, 0, -1},
+		{"C3 an empty annotation, limit 0", "", 0, 0},
+		{"C18 an empty list, limit 0", "[]", 0, 0},
+		{"C15 one empty item, limit 0", " ", 0, -1},
+		{"C10 as many as the limit", "a,b", 2, 2},
+		{"C10 one more than the limit", "a,b,c", 2, -1},
+		{"C18 as many as the limit", `[{"name":"a","ips":["10.0.0.1","10.0.0.2"]},{"name":"b"}]`, 2, 2},
+		{"C18 one more than the limit", `[{"name":"a"},{"name":"b"},{}]`, 2, -1},
+		{"C18 one element, limit 0", `[{"name":"a"}]`, 0, -1},
 		{"C18 null", `[null,null,null]`, 2, -1},
-		{"C35 no array", `{"name":"a","ips":["10.0.0.1","10.0.0.2"]}`, 1, -2},
-		{"C10 no end", `[{},{},{}`, 1, -2},
-		{"C10 something follows", `[{},{}]]`, 2, -2},
-		{"C10 too many, and something follows", `[{},{},{}]]`, 2, -1},
+		{"C35 not an array", `{"name":"a","ips":["10.0.0.1","10.0.0.2"]}`, 1, -2},
+		{"C10 cut off", `[{},{},{}`, 1, -2},
+		{"C10 data after the list", `[{},{}]]`, 2, -2},
+		{"C10 too many, and data after the list", `[{},{},{}]]`, 2, -1},
 		{"negative", "a", -1, -1},
 	}
 	for _, tc := range tests {
@@ -47,9 +47,9 @@ func TestParseMax(t *testing.T) {
 func TestParseMaxMemory(t *testing.T) { //nolint:paralleltest // it measures the allocations of the process
 	const size = 256 << 10
 	for what, value := range map[string]string{
-		"comma form":                   strings.Repeat("n,", size/2),
-		"JSON":                         "[" + strings.Repeat("{},", size/3) + "{}]",
-		"JSON, and something after it": "[" + strings.Repeat("{},", size/3) + "{}]]",
+		"comma form":              strings.Repeat("n,", size/2),
+		"JSON":                    "[" + strings.Repeat("{},", size/3) + "{}]",
+		"JSON, and data after it": "[" + strings.Repeat("{},", size/3) + "{}]]",
 	} {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)

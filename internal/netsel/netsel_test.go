@@ -46,7 +46,7 @@ func TestParse(t *testing.T) {
 		{"C15 empty items", "a,", []Element{{Name: "a"}, {}}},
 		{"C15 only a comma", ",", []Element{{}, {}}},
 		{"C15 no namespace, no interface", "/a,a@", []Element{{Name: "a"}, {Name: "a"}}},
-		{"C15 nothing but signs", "/,@,ns/", []Element{{}, {}, {Namespace: "ns"}}},
+		{"C15 only separators", "/,@,ns/", []Element{{}, {}, {Namespace: "ns"}}},
 		{"C18 empty list", "[]", []Element{}},
 		{"C18 white space around it", " \n[ ]\t", []Element{}},
 		{"C10 null is a name of the comma form", "null", []Element{{Name: "null"}}},
@@ -91,7 +91,7 @@ func TestParse(t *testing.T) {
 		},
 		{"C29 deviceID", `[{"deviceID":"0000:00:01.0"}]`, []Element{{DeviceID: "0000:00:01.0"}}},
 		{
-			"C30 numbers as they are written", `[{"cni-args":{"a":9007199254740993,"b":{"c":[1e3]}}},{"cni-args":{}}]`,
+			"C30 numbers are not changed", `[{"cni-args":{"a":9007199254740993,"b":{"c":[1e3]}}},{"cni-args":{}}]`,
 			[]Element{{CNIArgs: map[string]json.RawMessage{
 				"a": json.RawMessage("9007199254740993"),
 				"b": json.RawMessage(`{"c":[1e3]}`),
@@ -136,8 +136,8 @@ func TestParseErrors(t *testing.T) {
 		{"C10 JSON in the comma form", `a,"b"`, "want a JSON array of objects: "},
 		{"C10 cut off", `[{"name":"a"}`, "want a JSON array of objects: "},
 		{"C10 two lists", `[][]`, "nothing after it"},
-		{"C10 a bracket too many", `[{"name":"a"}]]`, "nothing after it"},
-		{"C10 a brace too many", `[{"name":"a"}]}`, "nothing after it"},
+		{"C10 one bracket too many", `[{"name":"a"}]]`, "nothing after it"},
+		{"C10 one brace too many", `[{"name":"a"}]}`, "nothing after it"},
 		{"C34 list of strings", `["a"]`, "want a JSON array of objects: "},
 		{"C34 number for a name", `[{"name":5}]`, "want a JSON array of objects: "},
 		{"C34 string for a list", `[{"ips":"10.0.0.1"}]`, "want a JSON array of objects: "},
@@ -180,29 +180,29 @@ func TestParseErrors(t *testing.T) {
 			`want a JSON array of objects: key "bandwidth.ingressRate" must be a whole number, not a string`,
 		},
 		{
-			"C30 no object", `[{"cni-args":[]}]`,
+			"C30 not an object", `[{"cni-args":[]}]`,
 			`want a JSON array of objects: key "cni-args" must be an object, not an array`,
 		},
 		{"C20 a string for a list", `[{"ips":"10.0.0.1"}]`, `key "ips" must be an array, not a string`},
 		{"C20 a number for a string", `[{"name":5}]`, `key "name" must be a string, not a number`},
 		{"C20 a string for an element", `["a"]`, `an element must be an object, not a string`},
 		{"C20 a fraction", `[{"portMappings":[{"hostPort":1.5}]}]`, `must be a whole number, not a number`},
-		{"C31 no address", `[{"default-route":["x"]}]`, `default-route: invalid IP address: "x"`},
+		{"C31 not an address", `[{"default-route":["x"]}]`, `default-route: invalid IP address: "x"`},
 		{"C31 empty", `[{"default-route":[""]}]`, `default-route: invalid IP address: ""`},
 		{"C31 zone", `[{"default-route":["fe80::1%eth0"]}]`, `default-route: invalid IP address: "fe80::1%eth0"`},
 		{"C31 prefix", `[{"default-route":["10.0.0.1/24"]}]`, `default-route: invalid IP address: "10.0.0.1/24"`},
 	}
 	known := map[string]string{
-		"C10 a bracket too many": "Decoder.More returns false before ] and }",
-		"C10 a brace too many":   "Decoder.More returns false before ] and }",
-		"C31 zone":               "netip.ParseAddr takes zones, and the kernel is given the address without",
+		"C10 one bracket too many": "Decoder.More returns false before ] and }",
+		"C10 one brace too many":   "Decoder.More returns false before ] and }",
+		"C31 zone":                 "netip.ParseAddr takes zones, and the kernel is given the address without",
 	}
 	for _, tc := range tests {
 		t.Run(tc.rule, func(t *testing.T) {
 			t.Parallel()
 			got, err := Parse(tc.value)
 			if why, ok := known[tc.rule]; ok && err == nil {
-				t.Error("known again: " + why)
+				t.Error("the known difference is gone: " + why)
 			}
 			if err == nil {
 				t.Fatalf("Parse(%q) = %+v, want an error", tc.value, got)

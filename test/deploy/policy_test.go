@@ -30,9 +30,9 @@ import (
 )
 
 const (
-	nodeA, nodeB   = "node-a", "node-b"
-	networkStatus  = "k8s.v1.cni.cncf.io/network-status"
-	policyPatience = 20 * time.Second
+	nodeA, nodeB  = "node-a", "node-b"
+	networkStatus = "k8s.v1.cni.cncf.io/network-status"
+	policyTimeout = 20 * time.Second
 )
 
 // installed is an API server with deploy/base, and with a pod of the daemon and one of a workload on each of two nodes.
@@ -144,7 +144,7 @@ func (i *installed) inForce(t *testing.T, client kubernetes.Interface) {
 
 func wait(t *testing.T, what string, try func() error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), policyPatience)
+	ctx, cancel := context.WithTimeout(t.Context(), policyTimeout)
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()

@@ -320,7 +320,7 @@ func TestParse(t *testing.T) {
 		t.Error("-rootfs with two architectures")
 	}
 	if _, err := parse(nil, "yesterday"); err == nil {
-		t.Error("an epoch that is no number")
+		t.Error("an epoch that is not a number")
 	}
 	if _, err := newImage(testOptions(t), "amd64", t.TempDir()); err == nil {
 		t.Error("an image without binaries")

@@ -97,12 +97,12 @@ func TestRun(t *testing.T) {
 			"a difference that is listed", strings.Replace(aPage, "First.", "First. Differs: x.", 1), "A1-A2 x\nA9 x\n",
 			compatibilityFile, "| A1-A2 | x |\n", "",
 		},
-		{"a reason for no rule", aPage, "A8 x\n", "x_test.go", all, "moot.txt: A8 is not in"},
+		{"a reason for an unknown rule", aPage, "A8 x\n", "x_test.go", all, "moot.txt: A8 is not in"},
 		{"a reason without words", aPage, "A1\n", "x_test.go", all, "want a rule and a reason"},
 		{"the name of the file", aPage, "", "x.go", "\n// " + word + ".md A1\n", "x.go:2: cite a rule as"},
 		{"twice", aPage + "- **A1** Again.\n", "", "x_test.go", all, "A1 is there twice"},
 		{"in another section", aPage + "- **B1** Here.\n", "", "x_test.go", all, `rule B1 is in section "A.2"`},
-		{"no rule", "# P\n", "", "x_test.go", all, "has no rule"},
+		{"not a rule", "# P\n", "", "x_test.go", all, "has no rule"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()

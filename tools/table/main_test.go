@@ -57,6 +57,6 @@ func TestTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := run([]string{file}, &out); err == nil {
-		t.Error("what is no result is read")
+		t.Error("a file without results is accepted")
 	}
 }

@@ -114,7 +114,7 @@ func TestCall(t *testing.T) {
 		t.Errorf("without bodies: %v, sent %q %q", err, head, body)
 	}
 	if err := c.Call(t.Context(), "POST", pathPlan, func() {}, nil); err == nil || errors.Is(err, ErrUnreachable) {
-		t.Errorf("what cannot be encoded: %v", err)
+		t.Errorf("a request that cannot be encoded: %v", err)
 	}
 }
 
@@ -128,7 +128,7 @@ func TestAnswers(t *testing.T) {
 		unreachable  bool
 		want         string
 	}{
-		{"E23 nothing at all", "", true, "connection lost: EOF"},
+		{"E23 no response", "", true, "connection lost: EOF"},
 		{"E23 lost in the first line", "HTTP/1.1 20", true, "connection lost"},
 		{"E23 lost in the head", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n", true, "connection lost"},
 		{
@@ -145,7 +145,7 @@ func TestAnswers(t *testing.T) {
 		},
 		{"an invalid length", "HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n", true, `bad Content-Length "`},
 		{"a negative length", "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", true, "bad Content-Length"},
-		{"a length without end", "HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n", false, "answer too large"},
+		{"a length that overflows", "HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n", false, "answer too large"},
 		{
 			"E32 an error that is not a CNI error", answer(500, long), false,
 			"answered 500 to /v1/plan: \"" + strings.Repeat("x", 200) + "…\"",
@@ -178,7 +178,7 @@ func TestAnswers(t *testing.T) {
 			}
 		}
 	})
-	t.Run("head in other words", func(t *testing.T) {
+	t.Run("header fields in another form", func(t *testing.T) {
 		t.Parallel()
 		out := &value{}
 		if err := serve(t, respond("HTTP/1.0 200\ncontent-length:  11 \nX: y\n\n"+`{"a":"out"}`+"more")).Call(t.Context(), "GET",
@@ -219,13 +219,13 @@ func TestContext(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	if err := c.Call(ctx, "POST", pathPlan, &value{}, nil); !errors.Is(err, ErrUnreachable) {
-		t.Errorf("begun after the end: %v", err)
+		t.Errorf("a request was sent after the end: %v", err)
 	}
 }
 
 func TestPersist(t *testing.T) {
 	t.Parallel()
-	t.Run("until the daemon is there", func(t *testing.T) {
+	t.Run("until the daemon listens", func(t *testing.T) {
 		t.Parallel()
 		dir := t.TempDir()
 		c := &Client{Socket: filepath.Join(dir, "s")}
@@ -257,7 +257,7 @@ func TestPersist(t *testing.T) {
 		c := &Client{Socket: filepath.Join(t.TempDir(), "none")}
 		if err := c.Persist(ctx, "POST", pathPlan, nil, nil); !errors.Is(err, ErrUnreachable) ||
 			!errors.Is(err, os.ErrNotExist) {
-			t.Errorf("the reason is lost: %v", err)
+			t.Errorf("the cause of the cancellation is lost: %v", err)
 		}
 	})
 }

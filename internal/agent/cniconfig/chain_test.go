@@ -196,21 +196,21 @@ func TestChained(t *testing.T) {
 			own, list(`{"type":"multus","delegates":[{"type":"z"}]},{"type":"x"}`),
 			list(`{"clusterNetwork":"/a","type":"multus-shim"},{"type":"x"}`),
 		},
-		"two of ours": {
+		"our plugin twice": {
 			pair, list(`{"type":"multus","clusterNetwork":"/b"},{"type":"tuning","mtu":2},{"type":"x"}`),
 			list(`{"clusterNetwork":"/a","type":"multus"},{"mtu":1,"type":"tuning"},{"type":"x"}`),
 		},
-		"nothing of another":  {own, list(`{"type":"multus-shim"}`), ""},
-		"ours alone, two":     {pair, list(`{"type":"multus"},{"type":"tuning"}`), ""},
-		"not first":           {own, list(`{"type":"x"},{"type":"multus-shim"}`), ""},
-		"another second":      {pair, list(`{"type":"multus"},{"type":"x"},{"type":"tuning"}`), ""},
-		"without multus":      {own, list(`{"type":"x"},{"type":"y"}`), ""},
-		"a plugin, no list":   {own, own, ""},
-		"an empty list":       {own, list(``), ""},
-		"without a name":      {own, `{"cniVersion":"0.3.1","plugins":[{"type":"multus-shim"},{"type":"x"}]}`, ""},
-		"a plugin of no type": {own, list(`{"type":"multus-shim"},{}`), ""},
-		"half written":        {own, `{"cniVersion":"0.3.1","name":"n","plugins":[{"type":"multus-shim"},{"ty`, ""},
-		"not JSON":            {own, `x`, ""},
+		"no plugin of another program":       {own, list(`{"type":"multus-shim"}`), ""},
+		"only our plugin, twice":             {pair, list(`{"type":"multus"},{"type":"tuning"}`), ""},
+		"our plugin is not first":            {own, list(`{"type":"x"},{"type":"multus-shim"}`), ""},
+		"a second plugin of another type":    {pair, list(`{"type":"multus"},{"type":"x"},{"type":"tuning"}`), ""},
+		"without multus":                     {own, list(`{"type":"x"},{"type":"y"}`), ""},
+		"a plugin configuration, not a list": {own, own, ""},
+		"an empty list":                      {own, list(``), ""},
+		"without a name":                     {own, `{"cniVersion":"0.3.1","plugins":[{"type":"multus-shim"},{"type":"x"}]}`, ""},
+		"a plugin without a type":            {own, list(`{"type":"multus-shim"},{}`), ""},
+		"half written":                       {own, `{"cniVersion":"0.3.1","name":"n","plugins":[{"type":"multus-shim"},{"ty`, ""},
+		"not JSON":                           {own, `x`, ""},
 	} {
 		want, others := chained([]byte(tc.list), []byte(tc.own))
 		if string(want) != tc.want || (len(others) == 0) != (tc.want == "") {

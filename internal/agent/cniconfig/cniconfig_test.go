@@ -86,7 +86,7 @@ func TestChoose(t *testing.T) {
 			"10.conf",
 		},
 		{
-			"F35 named, and our own",
+			"F35 our own configuration, by name",
 			[]string{"70-multus.conf", ours},
 			"70-multus.conf",
 			"!it is a configuration of multus itself",
@@ -112,7 +112,7 @@ func TestChoose(t *testing.T) {
 			"", "10.conf",
 		},
 		{
-			"a bridge that is named all the same",
+			"such a bridge, if the configuration names it",
 			[]string{"05.conflist", strings.Replace(flannel, "cbr0", "podman", 1), "10.conf", calico},
 			"05.conflist", "05.conflist",
 		},
@@ -120,7 +120,7 @@ func TestChoose(t *testing.T) {
 		{"F20 named, missing", []string{"10.conf", calico}, "20.conflist", "!no such file"},
 		{"F21 M25 none", []string{"00-multus.conf", ours}, "", "!could not find a plugin configuration in "},
 		{
-			"B34 a list in a .conf, which neither the runtime nor the plan takes",
+			"B34 a list in a .conf, which neither the runtime nor the planner accepts",
 			[]string{"05.conf", flannel, "10.conf", calico},
 			"", "10.conf",
 		},
@@ -135,11 +135,11 @@ func TestChoose(t *testing.T) {
 		},
 	}
 	known := map[string]string{
-		"B34 a list in a .conf, which neither the runtime nor the plan takes": "" +
+		"B34 a list in a .conf, which neither the runtime nor the planner accepts": "" +
 			"it is chosen, and every pod of the node fails",
 		"B35 a single configuration in a .conflist": "" +
 			"it is chosen, and every pod of the node fails",
-		"B35 a list whose plugins are in its sub-directory": "it is passed over",
+		"B35 a list whose plugins are in its sub-directory": "it is skipped",
 	}
 	for _, tc := range tests {
 		t.Run(tc.rule, func(t *testing.T) {
@@ -157,7 +157,7 @@ func TestChoose(t *testing.T) {
 			}
 			if got := filepath.Base(p.File); got != tc.want {
 				if why, ok := known[tc.rule]; ok {
-					t.Error("known again: " + why)
+					t.Error("the known difference is gone: " + why)
 				}
 				t.Errorf("%s, want %s", got, tc.want)
 			}
@@ -172,7 +172,7 @@ func TestChoose(t *testing.T) {
 		})
 	}
 	if _, err := Choose(filepath.Join(t.TempDir(), "none"), ""); err == nil {
-		t.Error("F21: no directory")
+		t.Error("F21: the directory does not exist")
 	}
 }
 
@@ -208,7 +208,7 @@ func TestPipe(t *testing.T) {
 	select {
 	case <-done:
 	case <-time.After(10 * time.Second):
-		t.Fatal("it waits for the other end of the pipe")
+		t.Fatal("it waits for a writer of the pipe")
 	}
 }
 
@@ -271,11 +271,11 @@ func TestGenerate(t *testing.T) {
 			`!cniVersion is "1.2.0", not one of 0.1.0, `,
 		},
 		{
-			"D46 a value that checkNetworks does not have", `{"checkNetworks":"al"}`, calico,
+			"D46 an invalid value of checkNetworks", `{"checkNetworks":"al"}`, calico,
 			`!daemon configuration: checkNetworks is "al"`,
 		},
 		{
-			"F27 a capability that is no bool", `{}`,
+			"F27 a capability that is not a boolean", `{}`,
 			`{"name":"n","cniVersion":"1.0.0","type":"x","capabilities":{"mac":"yes"}}`, "!capabilities",
 		},
 	}
@@ -309,13 +309,13 @@ func TestGenerate(t *testing.T) {
 			}
 			got := strings.NewReplacer(dir, "$DIR", name, "$FILE").Replace(string(b))
 			if why, ok := known[tc.rule]; ok && got != tc.want+"\n" {
-				t.Error("known again: " + why)
+				t.Error("the known difference is gone: " + why)
 			}
 			if diff := cmp.Diff(tc.want+"\n", got); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 			if !cniconf.CallsMultus(b) {
-				t.Error("what is generated is not known as ours")
+				t.Error("the generated file is not recognised as ours")
 			}
 			if _, err := config.ParsePlugin(b); err != nil {
 				t.Error(err)

@@ -71,7 +71,7 @@ func TestConflictHeals(t *testing.T) {
 	}
 	s.sync()
 	if !errors.Is(s.InForce(), ErrConflict) || lost != 1 || exists(file) {
-		t.Errorf("removed again: %v, told %d times", s.InForce(), lost)
+		t.Errorf("removed again: %v, %d conflicts reported", s.InForce(), lost)
 	}
 }
 

@@ -97,7 +97,7 @@ func TestHoldCopyIsRemoved(t *testing.T) {
 	runController(t, s)
 	eventually(t, "the reason", func() bool { return errors.Is(s.InForce(), ErrNoPrimary) })
 	if _, err := os.Stat(held); err != nil {
-		t.Fatalf("gone before there is another: %v", err)
+		t.Fatalf("removed before there is another one: %v", err)
 	}
 	put(t, dir, "10-a.conflist", primary("a", "a"))
 	eventually(t, "the copy is gone", func() bool { _, err := os.Stat(held); return errors.Is(err, os.ErrNotExist) })
@@ -106,7 +106,7 @@ func TestHoldCopyIsRemoved(t *testing.T) {
 	}
 	put(t, dir, HoldName, primary("b", "b"))
 	put(t, dir, "05-c.conflist", primary("c", "c"))
-	eventually(t, "05-c or the other's", func() bool { return !has(filepath.Join(dir, FileName), "10-a.conflist") })
+	eventually(t, "the file of 05-c", func() bool { return !has(filepath.Join(dir, FileName), "10-a.conflist") })
 	if _, err := os.Stat(held); err != nil {
 		t.Errorf("another's file was removed: %v", err)
 	}
@@ -147,7 +147,7 @@ func TestFileIsRestoredAfterReboot(t *testing.T) {
 	}
 	empty()
 	life(t, func(*Controller) {
-		eventually(t, "the remembered one",
+		eventually(t, "the stored configuration",
 			func() bool { b, err := os.ReadFile(file); return err == nil && bytes.Equal(b, first) })
 		put(t, dir, "10-a.conflist", strings.ReplaceAll(primary("a", "a"), "portMappings", "bandwidth"))
 		eventually(t, "that of the new cluster network",
@@ -178,7 +178,7 @@ func TestControllerFollowsClusterNetwork(t *testing.T) {
 	runController(t, s)
 	eventually(t, "the reason", func() bool { return errors.Is(s.InForce(), ErrNoPrimary) })
 	if _, err := os.Stat(file); err == nil {
-		t.Error("written without a cluster network")
+		t.Error("a file was written without a cluster network")
 	}
 	put(t, dir, "10-a.conflist", primary("a", "a"))
 	eventually(t, "10-a", func() bool { return has(file, "10-a.conflist") && s.InForce() == nil })
@@ -198,7 +198,7 @@ func TestControllerFollowsClusterNetwork(t *testing.T) {
 		put(t, dir, name, `{"cniVersion":`)
 	}
 	put(t, dir, "07-c.conflist", primary("c", "c"))
-	eventually(t, "07-c, past what is broken", func() bool { return has(file, "07-c.conflist") })
+	eventually(t, "07-c, and the broken files are skipped", func() bool { return has(file, "07-c.conflist") })
 	if err := os.Remove(filepath.Join(dir, "07-c.conflist")); err != nil {
 		t.Fatal(err)
 	}
@@ -268,7 +268,7 @@ func TestRemovedFileIsRestored(t *testing.T) {
 			t.Error(err)
 		}
 	case <-time.After(waitTimeout):
-		t.Fatal("no end of the fight")
+		t.Fatal("the configuration conflict does not end")
 	}
 	if !errors.Is(s.InForce(), ErrConflict) {
 		t.Errorf("owned: %v", s.InForce())
@@ -348,9 +348,9 @@ func TestReaderAlwaysFindsValidFile(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
-	t.Logf("%d looks during %d changes", looks, 4*rounds)
+	t.Logf("%d reads during %d changes", looks, 4*rounds)
 	if looks == 0 {
-		t.Error("the reader never looked")
+		t.Error("the reader never read the file")
 	}
 }
 
@@ -362,16 +362,16 @@ func TestReadyReportsConfigurationNotInForce(t *testing.T) {
 		break_ func(t *testing.T, dir string)
 		want   string
 	}{
-		"a cluster network that is no configuration": {
+		"a file of the cluster network that is not a configuration": {
 			func(t *testing.T, dir string) { put(t, dir, "10-a.conflist", "{") },
 			"10-a.conflist",
 		},
-		"a cluster network that has vanished": {func(t *testing.T, dir string) {
+		"a file of the cluster network that was removed": {func(t *testing.T, dir string) {
 			if err := os.Remove(filepath.Join(dir, "10-a.conflist")); err != nil {
 				t.Fatal(err)
 			}
 		}, ErrNoPrimary.Error()},
-		"a capability of no use": {func(t *testing.T, dir string) {
+		"a capability that no plugin supports": {func(t *testing.T, dir string) {
 			put(t, dir, "10-a.conflist", `{"cniVersion":"1.0.0","name":"a","plugins":[{"type":"a","capabilities":{"x":"yes"}}]}`)
 		}, "capabilities"},
 	} {
@@ -418,7 +418,7 @@ func TestSkippedFilesAreLogged(t *testing.T) {
 	s.sync()
 	s.sync() // our own file exists now, and is no cluster network
 	if log.String() != "" {
-		t.Errorf("nothing is wrong: %s", log)
+		t.Errorf("no problem is reported: %s", log)
 	}
 	put(t, dir, "05-b.conflist", `{"cniVersion":"1.0.0","name":"b","plugins":[]}`)
 	s.sync()

@@ -106,7 +106,7 @@ func TestForcedVersionFollows(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "no copy of a file that is gone", func() bool { _, err := os.Stat(forced); return os.IsNotExist(err) })
+	eventually(t, "the copy of a removed file", func() bool { _, err := os.Stat(forced); return os.IsNotExist(err) })
 	put(t, dir, "10-a.conflist", primary("a", "ptp"))
 	eventually(t, "the copy again", copied(`"0.4.0"`))
 	stop()
@@ -124,7 +124,7 @@ func TestForcedVersionFails(t *testing.T) {
 	dir := t.TempDir()
 	put(t, dir, "10-a.conflist", `{"cniVersion":"0.3.1","name":"a","plugins":[{"type":"ptp"}]}`)
 	controllerAt(t, dir, `{}`).sync()
-	put(t, dir, ForcedDir, "a file where the directory has to be")
+	put(t, dir, ForcedDir, "a file in place of the directory")
 	s := controllerAt(t, dir, `{"cniVersion":"0.4.0","forceCNIVersion":true}`)
 	s.sync()
 	if s.InForce() != nil || s.Ready() == nil || !strings.Contains(s.Ready().Error(), "force cniVersion 0.4.0 of "+dir) {

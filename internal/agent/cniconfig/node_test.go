@@ -63,7 +63,7 @@ func TestGenerateAuto(t *testing.T) {
 		"auto":           {`{"cniVersion":"auto"}`, flannel, Node{Runtime: newest}, caps + `"1.1.0",` + rest + `}`},
 		"an old runtime": {`{"cniVersion":"auto"}`, flannel, Node{Runtime: older}, caps + `"0.3.1",` + rest + `}`},
 		"no runtime":     {`{}`, flannel, Node{}, caps + `"0.3.1",` + rest + `}`},
-		"a given version": {
+		"a configured version": {
 			`{"cniVersion":"0.4.0"}`, flannel,
 			Node{Runtime: newest},
 			caps + `"0.4.0",` + rest + `}`,
@@ -83,7 +83,7 @@ func TestGenerateAuto(t *testing.T) {
 			Node{Addresses: []string{"192.0.2.1", "2001:db8::1", "node-a"}},
 			caps + `"0.3.1",` + rest + `,"nodeAddresses":["192.0.2.1","2001:db8::1"]}`,
 		},
-		"addresses that are given": {
+		"addresses are configured": {
 			`{"nodeAddresses":["192.0.2.9"]}`, flannel,
 			Node{Addresses: []string{"192.0.2.1"}},
 			caps + `"0.3.1",` + rest + `,"nodeAddresses":["192.0.2.9"]}`,
@@ -141,12 +141,12 @@ func TestControllerReadsNode(t *testing.T) {
 		return func() bool { return asked.Load() >= n && c.long.Load() >= n }
 	}
 	for n := range int32(5) {
-		eventually(t, "a try", tries(n+1))
+		eventually(t, "an attempt", tries(n+1))
 		fail(fmt.Errorf("no answer %d", n)) // the errors of an outage differ
 		c.Step(lastNodePause)
 	}
 	answer.Store(nil)
-	eventually(t, "a try more", tries(6))
+	eventually(t, "one more attempt", tries(6))
 	c.Step(lastNodePause)
 	eventually(t, "the node's", func() bool {
 		return has(file, `"cniVersion":"1.1.0"`) &&
@@ -165,7 +165,7 @@ func TestControllerReadsNode(t *testing.T) {
 	fail(errors.New("no answer"))
 	was := asked.Load()
 	s, _, stop = start(newClock())
-	eventually(t, "a try", func() bool { return asked.Load() > was && s.Ready() == nil })
+	eventually(t, "an attempt", func() bool { return asked.Load() > was && s.Ready() == nil })
 	stop()
 	if now, err := os.ReadFile(file); err != nil || string(now) != string(first) {
 		t.Errorf("changed without an answer: %s, %v", now, err)
@@ -179,7 +179,7 @@ func TestControllerReadsNode(t *testing.T) {
 		func() bool { return has(file, `"cniVersion":"1.0.0"`) && !has(file, "nodeAddresses") })
 	was = asked.Load()
 	c.Step(nodeInterval)
-	eventually(t, "another try", func() bool { return asked.Load() > was })
+	eventually(t, "another attempt", func() bool { return asked.Load() > was })
 	stop()
 	if n := strings.Count(log.String(), "forbidden"); n != 1 || !strings.Contains(log.String(), "nodeAddresses") {
 		t.Errorf("said %d times:\n%s", n, log)
@@ -196,7 +196,7 @@ func TestNodeIsNotNeeded(t *testing.T) {
 	} {
 		s := controllerAt(t, t.TempDir(), conf)
 		if s.needsNode() {
-			t.Errorf("%s: asks without a cluster", conf)
+			t.Errorf("%s: sends a request without a cluster", conf)
 		}
 		s.Node = func(context.Context) (Node, error) { return Node{}, nil }
 		if s.needsNode() != want {

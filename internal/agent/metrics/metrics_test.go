@@ -62,7 +62,7 @@ func TestMetricNames(t *testing.T) {
 	documented := regexp.MustCompile("(?m)^\\| `(multus_\\w+)`").FindAllStringSubmatch(string(page), -1)
 	for _, row := range documented {
 		if !strings.Contains(text, "# TYPE "+row[1]+" ") {
-			t.Errorf("docs/metrics.md has %s, which there is not", row[1])
+			t.Errorf("docs/metrics.md has %s, which does not exist", row[1])
 		}
 	}
 	if n := strings.Count(text, "# TYPE multus_"); n != len(documented) {

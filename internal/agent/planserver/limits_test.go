@@ -91,20 +91,20 @@ func TestLargePlans(t *testing.T) {
 		eventually.Receive(t, "a request that waits for the API server", h.waiting)
 	}
 	if code := ask(t.Context(), "small"); code != http.StatusOK {
-		t.Errorf("a small plan beside them: %d", code)
+		t.Errorf("a small plan at the same time: %d", code)
 	}
 	over, end := context.WithCancel(t.Context())
 	end()
 	if code, said := answered(over, "large"); code != http.StatusServiceUnavailable ||
 		!strings.Contains(said, "wait to make a plan with ") || !strings.Contains(said, "nothing: the runtime tries again") {
-		t.Errorf("a large plan beside them: %d %s", code, said)
+		t.Errorf("one more large plan: %d %s", code, said)
 	}
 	for range decoders {
 		s.decoding <- struct{}{}
 	}
 	if code, said := answered(over, "small"); code != http.StatusServiceUnavailable ||
 		!strings.Contains(said, "wait to decode request /") {
-		t.Errorf("a request that is not decoded: %d %s", code, said)
+		t.Errorf("one more request to decode: %d %s", code, said)
 	}
 	for range decoders {
 		s.decoding.release()
@@ -115,13 +115,13 @@ func TestLargePlans(t *testing.T) {
 	cancel()
 	for range 2 * many {
 		if code := eventually.Receive(t, "the end of a request", ended); code != http.StatusServiceUnavailable {
-			t.Errorf("a request that was given up: %d", code)
+			t.Errorf("a cancelled request: %d", code)
 		}
 	}
 	if code := ask(t.Context(), "large"); code != http.StatusOK {
 		t.Errorf("a large plan after them: %d", code)
 	}
 	if len(s.large)+len(s.decoding) != 0 {
-		t.Errorf("%d and %d places are not given back", len(s.large), len(s.decoding))
+		t.Errorf("%d and %d slots are not released", len(s.large), len(s.decoding))
 	}
 }

@@ -76,17 +76,17 @@ func TestFailureIsLogged(t *testing.T) {
 		metrics: metrics.New(true), statuses: newTestWriter(dir),
 		log: slog.New(slog.NewJSONHandler(&log, nil)),
 	}
-	told := &publish.Report{
+	report := &publish.Report{
 		Command: "ADD", ContainerID: "0123456789abcdef", Pod: request.Pod{Namespace: "team", Name: "web-0", UID: "u"},
 		Failure: &publish.Failure{EmitEvent: true, Message: "why; what to do"},
 	}
-	body, err := json.Marshal(wirev1.FromReport(told))
+	body, err := json.Marshal(wirev1.FromReport(report))
 	if err != nil {
 		t.Fatal(err)
 	}
 	w := httptest.NewRecorder()
 	s.report(w, httptest.NewRequest("POST", wirev1.PathReport, bytes.NewReader(body)))
-	events, err := publish.Events(told)
+	events, err := publish.Events(report)
 	if err != nil || len(events) != 1 {
 		t.Fatalf("%v, %v", events, err)
 	}
@@ -94,7 +94,7 @@ func TestFailureIsLogged(t *testing.T) {
 	if err := json.Unmarshal(log.Bytes(), &line); err != nil {
 		t.Fatalf("%v: %s", err, log.Bytes())
 	}
-	if line.Err != events[0].Text() || line.Container != told.ContainerID || line.Pod != "team/web-0" || w.Code != 200 {
+	if line.Err != events[0].Text() || line.Container != report.ContainerID || line.Pod != "team/web-0" || w.Code != 200 {
 		t.Errorf("%d, logged %+v, want %q", w.Code, line, events[0].Text())
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
@@ -219,7 +219,7 @@ func TestErrorsAreClipped(t *testing.T) {
 		t.Fatalf("%v, %s", err, w.Body.Bytes())
 	}
 	if w.Body.Len() > 4096 || log.Len() == 0 || log.Len() > 4096 {
-		t.Errorf("the answer has %d bytes, the log %d", w.Body.Len(), log.Len())
+		t.Errorf("the response has %d bytes, the log %d", w.Body.Len(), log.Len())
 	}
 	log.Reset()
 	report := fmt.Sprintf(`{"command":"ADD","containerID":"c","pod":{"namespace":"ns","name":"p","uid":"u"},"failure":{"tell":true,"message":%q}}`, long)

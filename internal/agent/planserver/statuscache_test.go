@@ -60,10 +60,10 @@ func TestStatusesAreBounded(t *testing.T) {
 		s.store(wirev1.StatusResult{Key: fmt.Sprint(i)}, now)
 	}
 	if len(s.last) != maxStatuses {
-		t.Errorf("%d are remembered", len(s.last))
+		t.Errorf("%d are cached", len(s.last))
 	}
 	s.store(wirev1.StatusResult{Key: "k"}, now.Add(2*wirev1.StatusTTL))
 	if len(s.last) != 1 {
-		t.Errorf("%d are remembered after they are of no use any more", len(s.last))
+		t.Errorf("%d are still cached after they expired", len(s.last))
 	}
 }

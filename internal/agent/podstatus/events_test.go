@@ -48,7 +48,7 @@ func TestEventsTogether(t *testing.T) {
 	c := &together{begun: make(chan struct{}), written: make(chan string, 4), again: make(chan string, 1)}
 	q, stop := start(t, c, t.TempDir())
 	q.emit(&eventBatch{events: []publish.Event{{Message: "first"}, {Message: "later"}}})
-	if got := eventually.Receive(t, "events at the same time", c.written); got != "first" {
+	if got := eventually.Receive(t, "events are written at the same time", c.written); got != "first" {
 		t.Errorf("%q was written first", got)
 	}
 	q.emit(&eventBatch{events: []publish.Event{{Message: "other"}}}) // concurrent with the second attempt

@@ -107,7 +107,7 @@ func TestRefusedForGood(t *testing.T) {
 			for i := range n {
 				q.take(sandbox(fmt.Sprint("bad-", i), 1))
 			}
-			eventually.True(t, "each is tried", func() bool { return int(s.bad.Load()) >= n })
+			eventually.True(t, "each status is tried", func() bool { return int(s.bad.Load()) >= n })
 			begun := time.Now()
 			for i := range 20 {
 				eventually.Receive(t, "the answer of a good pod", add(q, sandbox(fmt.Sprint("good-", i), 1)))
@@ -116,7 +116,7 @@ func TestRefusedForGood(t *testing.T) {
 				}
 			}
 			t.Logf("20 good pods were written in %s", time.Since(begun))
-			eventually.True(t, "none waits", func() bool { return q.Waiting() == 0 })
+			eventually.True(t, "no status waits", func() bool { return q.Waiting() == 0 })
 			if code != http.StatusNotFound { // the pod is deleted, so that it gets no event
 				eventually.True(t, "the event", func() bool {
 					s.mu.Lock()
@@ -157,7 +157,7 @@ func (s *safeBuffer) String() string {
 }
 
 // TestForbidden checks that while the permission is missing, only a few statuses are tried after each pause, and that
-// all are written once it is granted. The status of a sandbox that is deleted meanwhile is dropped.
+// all statuses are written once it is granted. The status of a sandbox that is deleted meanwhile is dropped.
 func TestForbidden(t *testing.T) {
 	t.Parallel()
 	const n = 40
@@ -184,9 +184,9 @@ func TestForbidden(t *testing.T) {
 	q = newFakeWriter(c, q.spool.dir, now) // the next daemon
 	stop = runUntil(t, q)
 	defer stop()
-	eventually.True(t, "each is tried again", func() bool { return s.bad.Load() >= n+n/2 })
+	eventually.True(t, "each status is tried again", func() bool { return s.bad.Load() >= n+n/2 })
 	s.code.Store(http.StatusOK)
-	eventually.True(t, "all are written", func() bool {
+	eventually.True(t, "all statuses are written", func() bool {
 		now.Step(forbiddenPause)
 		return q.Waiting() == 0 && len(files(t, q.spool.dir)) == 0
 	})
@@ -253,7 +253,7 @@ func TestArrivalDecides(t *testing.T) {
 	stop()
 	nothingLeft(t, q, w)
 	if len(w.emitted) > 0 {
-		t.Errorf("%d events more", len(w.emitted))
+		t.Errorf("%d more events", len(w.emitted))
 	}
 }
 
@@ -282,7 +282,7 @@ func TestFileThenSocket(t *testing.T) {
 			stop()
 			nothingLeft(t, q, w)
 			if len(w.emitted) > 0 {
-				t.Errorf("%d events more", len(w.emitted))
+				t.Errorf("%d more events", len(w.emitted))
 			}
 		})
 	}

@@ -103,7 +103,7 @@ func TestNoRegularFile(t *testing.T) {
 		defer close(looked)
 		q.scanAndQueue()
 	}()
-	eventually.Receive(t, "the end of the look", looked)
+	eventually.Receive(t, "the directory was read", looked)
 	if got := files(t, q.spool.dir); len(got) != 2 || !slices.Contains(got, pipe+damaged) ||
 		!slices.Contains(got, link+damaged) {
 		t.Errorf("left: %v", got)
@@ -119,15 +119,15 @@ func TestTwoSandboxes(t *testing.T) {
 		names []func(*publish.Report) string // of the files of sandboxes 1, 2 and 3
 		order []int
 	}{
-		"as they came": {[]func(*publish.Report) string{own, own, own}, []int{1, 2, 3}},
-		"the latest of a daemon of before": {
+		"in the order of arrival": {[]func(*publish.Report) string{own, own, own}, []int{1, 2, 3}},
+		"the latest one left by the previous daemon": {
 			[]func(*publish.Report) string{own, own, func(*publish.Report) string { return "a_b_c.json" }}, []int{2, 3, 1},
 		},
-		"the earliest of a daemon of before": {
+		"the earliest one left by the previous daemon": {
 			[]func(*publish.Report) string{func(*publish.Report) string { return "ns_web_u-web.json" }, own, own},
 			[]int{3, 1, 2},
 		},
-		"names against the order": {[]func(*publish.Report) string{
+		"names in another order than the times": {[]func(*publish.Report) string{
 			func(*publish.Report) string { return publish.FileName(9, 0) },
 			func(*publish.Report) string { return publish.FileName(8, 0) },
 			func(*publish.Report) string { return publish.FileName(7, 0) },
@@ -274,7 +274,7 @@ func TestEventsAreWrittenOnce(t *testing.T) {
 		"file": file,
 	} {
 		for _, when := range []string{"first", "later", "never"} {
-			t.Run(from+", told "+when, func(t *testing.T) {
+			t.Run(from+", events written "+when, func(t *testing.T) {
 				t.Parallel()
 				w := &forbiddingCluster{statuses: make(chan struct{}), events: make(chan error)}
 				q := stoppedQueue(t, w)
@@ -298,7 +298,7 @@ func TestEventsAreWrittenOnce(t *testing.T) {
 				eventually.Receive(t, "the status by the next daemon", next.written)
 				stop()
 				if (len(next.emitted) > 0) != (when == "never") {
-					t.Errorf("%d events are told by the next daemon", len(next.emitted))
+					t.Errorf("the next daemon writes %d events", len(next.emitted))
 				}
 			})
 		}
@@ -308,13 +308,13 @@ func TestEventsAreWrittenOnce(t *testing.T) {
 // awaitEventsWritten waits until a file records that the events are written.
 func awaitEventsWritten(t *testing.T, path string) {
 	t.Helper()
-	for end := time.Now().Add(eventually.Patience); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(eventually.Timeout); ; time.Sleep(time.Millisecond) {
 		r, err := newSpool(filepath.Dir(path), slog.New(slog.DiscardHandler)).read(filepath.Base(path))
 		if err == nil && r.EventsWritten {
 			return
 		}
 		if time.Now().After(end) {
-			t.Fatalf("%+v, %v: events are not told", r, err)
+			t.Fatalf("%+v, %v: the events are not recorded as written", r, err)
 		}
 	}
 }
@@ -333,7 +333,7 @@ func TestSpoolIsALink(t *testing.T) {
 	w := newFailingCluster()
 	_, stop := start(t, w, reports)
 	defer stop()
-	eventually.True(t, "a directory in the place of the link", func() bool {
+	eventually.True(t, "a directory in place of the link", func() bool {
 		info, err := os.Lstat(reports)
 		return err == nil && info.IsDir()
 	})

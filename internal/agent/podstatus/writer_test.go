@@ -247,7 +247,7 @@ func TestQueueKeepsOrder(t *testing.T) {
 	two, three := add(q, middle), add(q, last)
 	select {
 	case <-w.begun:
-		t.Error("two statuses of a pod are on their way")
+		t.Error("two statuses of a pod are written at the same time")
 	case <-time.After(50 * time.Millisecond):
 	}
 	close(end)
@@ -341,9 +341,9 @@ func TestQueueFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	leave(t, dir, testReport("new", "10.0.0.4/24"))
-	eventually.Receive(t, "the status after the directory was made anew", w.written)
+	eventually.Receive(t, "the status after the directory was created again", w.written)
 	for _, want := range []string{"web", "db", "new"} {
-		if got := eventually.Receive(t, "what was taken", taken); got != want {
+		if got := eventually.Receive(t, "the reports that were taken", taken); got != want {
 			t.Errorf("taken: %s, not %s", got, want)
 		}
 	}
@@ -364,7 +364,7 @@ func TestEventsAreRetried(t *testing.T) {
 	eventually.Receive(t, "the second event", w.emitted)
 	select {
 	case <-w.emitted:
-		t.Error("an event is told twice")
+		t.Error("an event is written twice")
 	case <-time.After(3 * firstRetry):
 	}
 }

@@ -17,6 +17,6 @@ func TestNames(t *testing.T) {
 		t.Errorf("numbers of a, b and c: %d, %d, %d", n.Number("a"), n.Number("b"), n.Number("c"))
 	}
 	if !n.Add("a") {
-		t.Error("a name whose place was taken is not added again")
+		t.Error("a name that was evicted is not added again")
 	}
 }

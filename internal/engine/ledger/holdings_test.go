@@ -98,7 +98,7 @@ func TestHoldings(t *testing.T) {
 		t.Errorf("(-want +got):\n%s", d)
 	}
 	if _, err := os.Stat(filepath.Join(s.Dir, damagedDir)); err == nil {
-		t.Error("the broken record was put aside by a look")
+		t.Error("the broken record was moved aside by a read")
 	}
 	if r := read(t, s, "ours"); cmp.Diff(identity, r.Attachments[1].HostDevice) != "" {
 		t.Errorf("DEL reads %+v", r.Attachments[1].HostDevice)

@@ -24,7 +24,7 @@ func TestInspect(t *testing.T) {
 		t.Errorf("%+v, %v", r, err)
 	}
 	if _, err := os.Stat(filepath.Join(s.Dir, damagedDir)); err == nil {
-		t.Error("something was put aside")
+		t.Error("a file was moved aside")
 	}
 	if d, err := s.Damaged(); err != nil || len(d) != 0 {
 		t.Errorf("%v, %v", d, err)

@@ -228,16 +228,16 @@ func TestInterfaceNames(t *testing.T) {
 		requested string
 	}{
 		{"usual", Attachment{Primary: true, IfName: "eth0"}, 0, "eth0", ""},
-		{"unusual first", Attachment{Primary: true, IfName: "eth5"}, 0, "eth5", "eth5"},
+		{"an unusual name first", Attachment{Primary: true, IfName: "eth5"}, 0, "eth5", "eth5"},
 		{"generated", Attachment{IfName: "net1"}, 1, "eth0", ""},
 		{"requested", Attachment{IfName: "x0", Requested: &netsel.Element{Interface: "x0"}}, 1, "eth0", "x0"},
 		{
-			"requested what would be generated",
+			"the name that would be generated is requested",
 			Attachment{IfName: "net1", Requested: &netsel.Element{Interface: "net1"}},
 			1,
 			"eth0", "net1",
 		},
-		{"another's generated name", Attachment{IfName: "net7"}, 1, "eth0", "net7"},
+		{"the generated name of another attachment", Attachment{IfName: "net7"}, 1, "eth0", "net7"},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
@@ -348,7 +348,7 @@ func TestMultus4(t *testing.T) {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 			if _, err := os.Stat(filepath.Join(s.Dir, damagedDir)); err == nil {
-				t.Error("it is taken for damaged")
+				t.Error("it is treated as damaged")
 			}
 		})
 	}
@@ -395,16 +395,16 @@ func TestDamaged(t *testing.T) {
 		{"empty", "", "", "eth0 net1 net2 net10"},
 		{"zeroes", strings.Repeat("\x00", 200), "", "eth0 net1 net2 net10"},
 		{"cut off", "[" + good("a") + "," + good("b")[:30], "", "eth0 net1 net2 net10"},
-		{"no list", `{"a":1}`, "", "eth0 net1 net2 net10"},
+		{"not a list", `{"a":1}`, "", "eth0 net1 net2 net10"},
 		{"an element that is null", "[" + good("a") + ",null," + good("c") + "]", appended, "eth0 net1 net2 net10"},
 		{"an element without bytes", "[" + good("a") + `,{"Name":"b"},` + good("c") + "]", appended, "eth0 net1 net2 net10"},
 		{"the first element", `[{"Bytes":"%%"},` + good("b") + "]", appended, "eth0 net1 net2 net10"},
 		{
-			"bytes that are no configuration",
+			"bytes that are not a configuration",
 			"[" + good("a") + `,{"Name":"b","Bytes":"` + base64.StdEncoding.EncodeToString([]byte("{}")) + `"}]`, "",
 			"eth0 net1 net2 net10",
 		},
-		{"nothing wrong", "[" + good("a") + "," + good("b") + "]", "", "eth0 net1"},
+		{"valid", "[" + good("a") + "," + good("b") + "]", "", "eth0 net1"},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
@@ -427,7 +427,7 @@ func TestDamaged(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if (len(kept) == 1) != (tc.file != "-" && tc.name != "nothing wrong") {
+			if (len(kept) == 1) != (tc.file != "-" && tc.name != "valid") {
 				t.Errorf("kept aside: %v", kept)
 			}
 			if len(kept) == 1 {
@@ -439,7 +439,7 @@ func TestDamaged(t *testing.T) {
 				t.Errorf("primary: %+v", r.Attachments[0])
 			}
 			if strings.Join(got, " ") != tc.want && tc.known != "" {
-				t.Error("known again: " + tc.known)
+				t.Error("the known difference is gone: " + tc.known)
 			}
 			if strings.Join(got, " ") != tc.want {
 				t.Errorf("order %v, want %s", got, tc.want)
@@ -573,11 +573,11 @@ func TestSweep(t *testing.T) {
 		swept     time.Duration // ago
 		old, gone bool
 	}{
-		{"long ago", time.Hour, true, true},
-		{"just now", time.Second, true, false},
-		{"in the future", -time.Hour, true, true},
+		{"an old record", time.Hour, true, true},
+		{"a new record", time.Second, true, false},
+		{"a record from the future", -time.Hour, true, true},
 		{"never", 0, true, true},
-		{"at work", time.Hour, false, false},
+		{"an operation is running", time.Hour, false, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()

@@ -45,7 +45,7 @@ func TestNetworks(t *testing.T) {
 		t.Errorf("not the last bytes: %v", configs)
 	}
 	if ids, err := s.Containers(); err != nil || len(ids) != 0 {
-		t.Errorf("a network is taken for a sandbox: %v, %v", ids, err)
+		t.Errorf("a network is listed as a sandbox: %v, %v", ids, err)
 	}
 	for range 2 {
 		if err := s.RemoveNetwork("a.b_c-D9", time.Now()); err != nil {
@@ -74,7 +74,7 @@ func TestNetworksDamaged(t *testing.T) {
 		t.Errorf("%v, %v", got, err)
 	}
 	if left, err := os.ReadDir(s.networksDir()); err != nil || len(left) != 2 {
-		t.Errorf("%v, %v: the damaged ones go, what is not ours stays", left, err)
+		t.Errorf("%v, %v: want damaged notes removed, and foreign files kept", left, err)
 	}
 }
 

@@ -41,7 +41,7 @@ var update = flag.Bool("update", false, "write the golden files of testdata anew
 //	files/...         files of the node; $DIR is the directory of the archive
 //	plan.json         golden: the plan
 //	error.txt         golden: the error
-//	told.txt          golden: events for missing definitions, and log lines
+//	reported.txt      golden: events for missing definitions, and log lines
 func TestGolden(t *testing.T) {
 	t.Parallel()
 	archives, err := filepath.Glob("testdata/*.txtar")
@@ -69,7 +69,7 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-var golden = []string{"plan.json", "error.txt", "told.txt"}
+var golden = []string{"plan.json", "error.txt", "reported.txt"}
 
 func run(t *testing.T, path string, a *archive) {
 	t.Helper()
@@ -282,7 +282,7 @@ func (b *bench) outcome(t *testing.T) map[string]string {
 		b.checkRoundTrip(t, p)
 	}
 	if b.reported.Len() > 0 {
-		out["told.txt"] = b.reported.String()
+		out["reported.txt"] = b.reported.String()
 	}
 	for name, data := range out {
 		out[name] = strings.ReplaceAll(data, b.dir, "$DIR")

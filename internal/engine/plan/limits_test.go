@@ -49,7 +49,7 @@ func TestLimits(t *testing.T) { //nolint:paralleltest // it measures the allocat
 			config: `{"name":"n","plugins":[` + list(2000) + `]}`, want: "it has 2000 plugins, " + tooMany,
 		},
 		{
-			what: "a large definition again and again", networks: strings.TrimSuffix(strings.Repeat(`net,`, 60), ","),
+			what: "a large definition many times", networks: strings.TrimSuffix(strings.Repeat(`net,`, 60), ","),
 			config: `{"name":"n","type":"a","x":"` + large + `"}`, want: "bytes together",
 		},
 		{

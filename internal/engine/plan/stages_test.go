@@ -67,7 +67,7 @@ func TestStages(t *testing.T) {
 			[]network{conf(`{"name":"a","type":"macvlan","master":"cni0"}`), conf(`{"name":"b","plugins":[{"type":"bridge"}]}`)},
 			[]int{0, 1, 2},
 		},
-		{"bridges of their own", []network{
+		{"different bridges", []network{
 			conf(`{"name":"a","type":"bridge","bridge":"br1"}`),
 			conf(`{"name":"b","type":"bridge","bridge":"br2"}`),
 		}, []int{0, 1, 1}},
@@ -93,7 +93,7 @@ func TestStages(t *testing.T) {
 			},
 			[]int{0, 1, 1},
 		},
-		{"DHCP may bring one", []network{
+		{"DHCP may add a default route", []network{
 			conf(`{"name":"a","type":"macvlan","ipam":{"type":"dhcp"}}`),
 			conf(`{"name":"b","type":"macvlan","ipam":{"type":"dhcp"}}`),
 		}, []int{0, 1, 2}},

@@ -41,7 +41,7 @@ func TestFile(t *testing.T) {
 		"0000000000000001-0000000000000002.json.damaged", "1-2.json", "000000000000000A-0000000000000002.json",
 	} {
 		if IsFileName(name) {
-			t.Errorf("%q is taken for a report's own", name)
+			t.Errorf("%q is accepted as the name of a report", name)
 		}
 	}
 }

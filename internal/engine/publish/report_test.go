@@ -123,7 +123,7 @@ func TestElements(t *testing.T) {
 			result: `{"interfaces":[{"name":"host0","mac":"m"}],"ips":[{"address":"10.0.0.2/24"}]}`,
 		},
 		{
-			rule: "D115 P30 addresses by index, without one to the last",
+			rule: "D115 P30 addresses by index, those without an index to the last interface",
 			want: "pA(a) 10.5.0.2; default; 10.5.0.1 fd00::1|pB(b) 10.5.0.3; ; 10.5.0.1 fd00::1",
 			result: `{"interfaces":[{"name":"host0"},{"name":"pA","mac":"a","sandbox":"x"},{"name":"pB","mac":"b","sandbox":"x"}],"ips":[{"address":"10.5.0.2/24","interface":1,"gateway":"10.5.0.1"},{"address":"10.5.0.3/24"}],
 				"routes":[{"dst":"0.0.0.0/0","gw":"10.5.0.1"},{"dst":"::/0","gw":"fd00::1"},{"dst":"10.0.0.0/8","gw":"10.5.0.9"},{"dst":"0.0.0.0/0"}]}`,
@@ -146,14 +146,14 @@ func TestElements(t *testing.T) {
 			result: `{"interfaces":[{"name":"a","sandbox":"x"},{"name":"b","sandbox":"x"}],"ips":[{"address":"10.0.0.2/24","interface":0},{"address":"10.0.0.3/24","interface":1,"gateway":"10.0.0.1"}]}`,
 		},
 		{
-			rule: "D116 none has both: the first in the sandbox", want: "a() ; default; |b() 10.0.0.2; ; ",
+			rule: "D116 no address has both: the first interface in the sandbox", want: "a() ; default; |b() 10.0.0.2; ; ",
 			result: `{"interfaces":[{"name":"h"},{"name":"a","sandbox":"x"},{"name":"b","sandbox":"x"}],"ips":[{"address":"10.0.0.2/24","gateway":"10.0.0.1"}]}`,
 		},
 		{
-			rule: "D116 it is the host's: none", want: "a() ; ; |b() ; ; ",
+			rule: "D116 it is on the host: no default", want: "a() ; ; |b() ; ; ",
 			result: `{"interfaces":[{"name":"h"},{"name":"a","sandbox":"x"},{"name":"b","sandbox":"x"}],"ips":[{"address":"10.0.0.2/24","interface":0,"gateway":"10.0.0.1"}]}`,
 		},
-		{rule: "B45 D117 nothing at all", want: "", result: `{"dns":{}}`},
+		{rule: "B45 D117 an empty result", want: "", result: `{"dns":{}}`},
 		{
 			rule: "D117 N8 addresses without an interface have no element, as in today's Multus", want: "",
 			result: `{"ips":[{"address":"10.0.0.2/24","gateway":"10.0.0.1"},{"address":"fd00::2/64"}],"routes":[{"dst":"0.0.0.0/0","gw":"10.0.0.1"}]}`,
@@ -177,7 +177,7 @@ func TestElements(t *testing.T) {
 			t.Parallel()
 			got := show(t, attached("n", "eth0", true, `{"cniVersion":"1.0.0",`+tc.result[1:]))
 			if got != tc.want && tc.known != "" {
-				t.Error("known again: " + tc.known)
+				t.Error("the known difference is gone: " + tc.known)
 			}
 			if got != tc.want {
 				t.Errorf("%s\nwant\n%s", got, tc.want)
@@ -272,7 +272,7 @@ func TestHostile(t *testing.T) {
 			t.Parallel()
 			defer func() {
 				if r := recover(); r != nil {
-					t.Errorf("known again: %v", r)
+					t.Errorf("the known difference is gone: %v", r)
 				}
 			}()
 			report := &Report{Attached: []Attached{attached("n", "eth0", true, result)}}
@@ -316,7 +316,7 @@ func TestEvents(t *testing.T) {
 			[]Event{{Warning, "FailedAddingInterface", "x", true, "0123456789abcdef"}},
 		},
 		{
-			"O64 another failure, what was there before it",
+			"O64 another failure, with the networks attached before it",
 			&Report{Attached: []Attached{attached("cbr0", "eth0", true, one)}, Failure: &Failure{Message: "x"}},
 			[]Event{{Normal, "AddedInterface", "Add eth0 [10.244.1.73/24] from cbr0", false, ""}},
 		},
@@ -394,7 +394,7 @@ func TestWrite(t *testing.T) {
 			nil,
 		},
 		{
-			"all, whatever fails", events, both,
+			"every event, whatever fails", events, both,
 			[]error{retry},
 			[]string{"{ns p u} Add eth0 [10.244.1.73/24] from a", "{ns p u} Add net1 [10.244.1.73/24] from b"},
 			ErrRetry,

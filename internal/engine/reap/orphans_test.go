@@ -51,7 +51,7 @@ func TestOrphans(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := orphan.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
-		t.Errorf("it lives: %v", err)
+		t.Errorf("the delegate is alive: %v", err)
 	}
 	for what, env := range map[string][]string{
 		"a plugin at work":           {"CNI_CONTAINERID=c"},
@@ -95,7 +95,7 @@ func TestOrphanNumberIsReused(t *testing.T) { //nolint:paralleltest // other pro
 	var second *exec.Cmd
 	for tries := 0; second == nil || second.Process.Pid != pid; tries++ {
 		if tries == 1000 {
-			t.Skip("another process always gets the number")
+			t.Skip("another process always gets the process ID")
 		}
 		if err := os.WriteFile(lastPid, strconv.AppendInt(nil, int64(pid-1), 10), 0); err != nil {
 			t.Fatal(err)

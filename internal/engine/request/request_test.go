@@ -35,7 +35,7 @@ func TestParseArgs(t *testing.T) {
 		{"D8 unknown, ignored later, in any case", "X=1;IgnoreUnknown=TRUE", Args{{"X", "1"}, {"IgnoreUnknown", "TRUE"}}, ""},
 		{"D8 unknown", "X=1;K8S_POD_NAME=n;Y=2", nil, `unknown args ["X=1" "Y=2"]`},
 		{"D8 unknown and not ignored", "IgnoreUnknown=0;X=1", nil, `unknown args ["X=1"]`},
-		{"D8 unknown, the last word counts", "IgnoreUnknown=1;X=1;IgnoreUnknown=false", nil, `unknown args ["X=1"]`},
+		{"D8 unknown, the last IgnoreUnknown counts", "IgnoreUnknown=1;X=1;IgnoreUnknown=false", nil, `unknown args ["X=1"]`},
 		{"D8 keys are as they are written", "k8s_pod_name=n", nil, `unknown args`},
 		{"D8 no equal sign", "K8S_POD_NAME=n;X", nil, `invalid pair "X"`},
 		{"D8 no key", "=x", nil, `invalid pair "=x"`},
@@ -88,7 +88,7 @@ func TestWithRepeated(t *testing.T) {
 	t.Parallel()
 	a := Args{{"A", "1"}, {"B", "2"}, {"A", "3"}}
 	if got := a.With("A", "x").Get("A"); got != "x" {
-		t.Error("known again: With changes the first of several equal keys, and Get returns the last: " + got)
+		t.Error("the known difference is gone: With changes the first of equal keys, and Get returns the last: " + got)
 	}
 }
 

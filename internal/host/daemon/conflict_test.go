@@ -13,34 +13,34 @@ import (
 // away at first, and that enqueue never waits.
 func TestConflictEvents(t *testing.T) {
 	t.Parallel()
-	type told struct {
+	type emitted struct {
 		node  string
 		event publish.Event
 	}
-	got := make(chan told, 1)
+	got := make(chan emitted, 1)
 	failures := 2
 	a := newConflictEvents(func(_ context.Context, node string, e publish.Event) error {
 		if failures--; failures >= 0 {
 			return publish.ErrRetry
 		}
-		got <- told{node, e}
+		got <- emitted{node, e}
 		return nil
 	}, "node-a", slog.New(slog.DiscardHandler))
 	for range 3 { // before run receives
-		a.enqueue(errors.New("somebody else removes it"))
+		a.enqueue(errors.New("another program removes it"))
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- a.run(ctx) }()
-	want := told{"node-a", publish.Event{
-		Type: publish.Warning, Reason: ConfigurationLost, Message: "somebody else removes it",
+	want := emitted{"node-a", publish.Event{
+		Type: publish.Warning, Reason: ConfigurationLost, Message: "another program removes it",
 	}}
 	if g := <-got; g != want {
 		t.Errorf("got %+v, want %+v", g, want)
 	}
 	cancel()
 	if err := <-ended; err != nil || len(got) != 0 {
-		t.Errorf("ended with %v, told %d times more", err, len(got))
+		t.Errorf("ended with %v, %d more events", err, len(got))
 	}
 }
 

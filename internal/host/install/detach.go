@@ -22,14 +22,14 @@ const pollInterval = time.Second
 // detach frees what ended sandboxes hold. It returns when nothing is attached any more, or ErrAttached.
 func (r Removal) detach(ctx context.Context) error {
 	over := time.After(r.Wait)
-	told := ""
+	logged := ""
 	for {
 		attached, err := r.free(ctx)
 		if err != nil || len(attached) == 0 {
 			return err
 		}
-		if now := list(attached); now != told && r.Wait > 0 {
-			told = now
+		if now := list(attached); now != logged && r.Wait > 0 {
+			logged = now
 			r.Log.Info("waiting for pods that are attached through Multus", "attached", now, "limit", r.Wait)
 		}
 		select {

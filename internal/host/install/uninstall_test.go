@@ -264,7 +264,7 @@ func TestUninstallRunning(t *testing.T) {
 	wantListing(t, r.ConfDir, "00-multus.conf", "10-cluster.conflist", "multus.d")
 	l.Close()
 	if err := Uninstall(t.Context(), r); err != nil {
-		t.Errorf("a socket that nobody listens on: %v", err)
+		t.Errorf("a socket on which no process listens: %v", err)
 	}
 	wantListing(t, dir)
 }
@@ -289,7 +289,7 @@ func TestUninstallRestores(t *testing.T) {
 			put(t, r.ConfDir, "00-multus.conf",
 				strings.ReplaceAll(generated, "CONF/10-cluster.conflist", r.ConfDir+"/10-x.conflist.old"))
 		}, []string{"10-x.conflist", "10-x.conflist.old"}, nil},
-		{"inside of ours", func(t *testing.T, r Removal) { // thin
+		{"inside of our configuration", func(t *testing.T, r Removal) { // thin
 			put(t, r.ConfDir, "00-multus.conf", `{"name":"m","type":"multus","delegates":[`+cluster+`]}`)
 		}, []string{"10-primary.conflist"}, nil},
 		{"inside of our list", func(t *testing.T, r Removal) {
@@ -299,19 +299,19 @@ func TestUninstallRestores(t *testing.T) {
 		{"nowhere", func(t *testing.T, r Removal) {
 			put(t, r.ConfDir, "00-multus.conf", strings.ReplaceAll(generated, "CONF", r.ConfDir))
 		}, []string{"00-multus.conf"}, ErrNoPrimary},
-		{"only broken ones", func(t *testing.T, r Removal) {
+		{"only broken configurations", func(t *testing.T, r Removal) {
 			put(t, r.ConfDir, "00-multus.conf", strings.ReplaceAll(generated, "CONF", r.ConfDir))
 			put(t, r.ConfDir, "10-cluster.conflist", `{"plugins":[`)
 			put(t, r.ConfDir, "20-multus.conf", `{"name":"again","type":"multus"}`)
 		}, []string{"00-multus.conf", "10-cluster.conflist", "20-multus.conf"}, ErrNoPrimary},
-		{"somebody else's under our name", func(t *testing.T, r Removal) {
+		{"another program's configuration under our name", func(t *testing.T, r Removal) {
 			put(t, r.ConfDir, "00-multus.conf", cluster)
 		}, []string{"00-multus.conf"}, nil},
-		{"an empty one of today's", func(t *testing.T, r Removal) {
+		{"an empty configuration of upstream Multus", func(t *testing.T, r Removal) {
 			put(t, r.ConfDir, "00-multus.conf", "")
 			put(t, r.ConfDir, "10-cluster.conflist", cluster)
 		}, []string{"10-cluster.conflist"}, nil},
-		{"a copy that held the place", func(t *testing.T, r Removal) {
+		{"a renamed copy of our configuration", func(t *testing.T, r Removal) {
 			put(t, r.ConfDir, "00-multus.hold.conf", strings.ReplaceAll(generated, "CONF", r.ConfDir))
 			put(t, r.ConfDir, "10-cluster.conflist", cluster)
 		}, []string{"10-cluster.conflist"}, nil},
@@ -360,7 +360,7 @@ func TestUninstallCommand(t *testing.T) {
 	wantListing(t, r.ConfDir, "10-cluster.conflist")
 	wantListing(t, r.BinDir, "bridge")
 	if !strings.Contains(out.String(), "removed CNI configuration") {
-		t.Errorf("told: %s", &out)
+		t.Errorf("logged: %s", &out)
 	}
 	cmd.SetArgs([]string{"--config", "/nowhere"})
 	if err := cmd.ExecuteContext(t.Context()); err == nil {

@@ -18,7 +18,7 @@ import (
 type scriptedCluster struct {
 	answers []error
 	asked   int
-	told    []string
+	events  []string
 }
 
 func (b *scriptedCluster) SetAnnotation(context.Context, request.Pod, string, string) error {
@@ -27,7 +27,7 @@ func (b *scriptedCluster) SetAnnotation(context.Context, request.Pod, string, st
 }
 
 func (b *scriptedCluster) Emit(_ context.Context, _ request.Pod, e publish.Event) error {
-	b.told = append(b.told, e.Reason)
+	b.events = append(b.events, e.Reason)
 	return nil
 }
 
@@ -66,15 +66,15 @@ func TestPublish(t *testing.T) {
 				})
 				if (err == nil) != tc.ok || tc.asked > 0 && b.asked != tc.asked || tc.asked == 0 && b.asked <= 3 ||
 					time.Since(begin) > statusLimit {
-					t.Errorf("asked %d times in %s: %v", b.asked, time.Since(begin), err)
+					t.Errorf("sent %d requests in %s: %v", b.asked, time.Since(begin), err)
 				}
 				// An event reports what was attached, unless it was undone.
-				told := "AddedInterface"
+				event := "AddedInterface"
 				if tc.needed && !tc.ok {
-					told = "FailedAddingInterface"
+					event = "FailedAddingInterface"
 				}
-				if len(b.told) != 1 || b.told[0] != told {
-					t.Errorf("told: %q, want %s", b.told, told)
+				if len(b.events) != 1 || b.events[0] != event {
+					t.Errorf("events: %q, want %s", b.events, event)
 				}
 				if last := tc.answers[min(b.asked, len(tc.answers))-1]; !errors.Is(err, last) {
 					t.Errorf("%v, want %v", err, last)

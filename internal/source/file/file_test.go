@@ -120,7 +120,7 @@ func TestPod(t *testing.T) {
 		got.Annotations["k8s.v1.cni.cncf.io/networks"] = "changed by the caller"
 	}
 	if _, err := s.Network(t.Context(), want.Ref); !errors.Is(err, plan.ErrNotFound) {
-		t.Errorf("a pod is no network: %v", err)
+		t.Errorf("a pod is read as a network: %v", err)
 	}
 }
 
@@ -136,9 +136,9 @@ func TestErrors(t *testing.T) {
 		{"empty directory", nil, true, []string{"default/x"}},
 		{"another namespace", []string{"a.yaml", network("team-a", "x", "c")}, true, []string{"not found"}},
 		{"ignored files", []string{"a.txt", good, ".b.yaml", good, "c.yaml~", good, "d", good}, true, []string{"not found"}},
-		{"a broken document is no obstacle", []string{"a.yaml", broken, "b.yaml", broken + "---\n" + good}, false, nil},
+		{"a broken document of another name", []string{"a.yaml", broken, "b.yaml", broken + "---\n" + good}, false, nil},
 		{
-			"a broken document may be the wanted one",
+			"a broken document whose name is unknown",
 			[]string{"a.yaml", good + "---\n" + broken, "b.yaml", "---\n---\n"},
 			false, nil,
 		},
@@ -451,7 +451,7 @@ func FuzzDecode(f *testing.F) {
 			found[o.Metadata.Namespace+"/"+o.Metadata.Name]++
 		}
 		if found["fuzz/before"] == 0 || found["fuzz/after"] == 0 {
-			t.Errorf("neighbours are lost: %v", found)
+			t.Errorf("the other documents of the file are lost: %v", found)
 		}
 	})
 }

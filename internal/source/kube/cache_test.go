@@ -53,9 +53,9 @@ func TestCacheLive(t *testing.T) {
 		meanwhile func(c *Cache, s *stream)
 		want      int
 	}{
-		{"watch is well", func(*Cache, *stream) {}, 1},
-		{"watch breaks", func(_ *Cache, s *stream) { s.Stop() }, 0},
-		{"it is deleted", func(c *Cache, _ *stream) { _ = store{c}.Delete(nad("x", "old")) }, 0},
+		{"the watch works", func(*Cache, *stream) {}, 1},
+		{"the watch breaks", func(_ *Cache, s *stream) { s.Stop() }, 0},
+		{"the definition is deleted", func(c *Cache, _ *stream) { _ = store{c}.Delete(nad("x", "old")) }, 0},
 		{"the list is replaced", func(c *Cache, _ *stream) { _ = store{c}.Replace(nil, "2") }, 0},
 		{"never synced", func(c *Cache, _ *stream) { c.synced = false }, 0},
 	}
@@ -132,7 +132,7 @@ func TestListAndWatch(t *testing.T) {
 		first http.HandlerFunc // answers the first watch; the second one works
 		want  []string
 	}{
-		{"nobody answers", cut, []string{list + "0", resume + "7", resume + "7"}},
+		{"no answer", cut, []string{list + "0", resume + "7", resume + "7"}},
 		{"a load balancer without servers", answer(503, "", "no server"), []string{list + "0", resume + "7", resume + "7"}},
 		{
 			"an API server that starts", answer(429, "", statusBody(429, "TooManyRequests", "")),
@@ -188,7 +188,7 @@ func TestListAndWatch(t *testing.T) {
 			}
 			stop()
 			if c.following() {
-				t.Error("well after the end of Run")
+				t.Error("healthy after Run has returned")
 			}
 		})
 	}
@@ -349,7 +349,7 @@ func TestCacheBudget(t *testing.T) { // not parallel: it measures the heap
 	before := heap()
 	c := NewCache(client, discard())
 	stop := start(t, c)
-	eventually(t, "the watch is well", func() bool { return isFollowing(c) })
+	eventually(t, "the watch works", func() bool { return isFollowing(c) })
 	check := func(what string) {
 		t.Helper()
 		if used := heap() - before; used > cacheBudget+8<<20 || c.bytes > cacheBudget || c.Len() < number {

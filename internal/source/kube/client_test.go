@@ -99,7 +99,7 @@ var errorTable = []struct {
 	{"400", answer(400, "", statusBody(400, "BadRequest", "")), nil, nil},
 	{"429", answer(429, "", "Too many requests"), plan.ErrUnavailable, publish.ErrRetry},
 	{
-		"429 come back in a minute", answer(429, "Retry-After: 60", "Too many requests"), plan.ErrUnavailable,
+		"429 retry after a minute", answer(429, "Retry-After: 60", "Too many requests"), plan.ErrUnavailable,
 		publish.ErrRetry,
 	},
 	{"500", answer(500, "", "etcdserver: request timed out"), plan.ErrUnavailable, publish.ErrRetry},
@@ -168,7 +168,7 @@ func TestRefusedConnection(t *testing.T) {
 	_, err = c.Pod(ctx, aRef)
 	checkErr(t, "Pod", err, plan.ErrUnavailable, plan.ErrUnavailable, plan.ErrNotFound)
 	if !strings.Contains(err.Error(), "attempts") {
-		t.Errorf("error %q does not tell that it was tried again", err)
+		t.Errorf("error %q does not contain the number of attempts", err)
 	}
 	err = c.SetAnnotation(t.Context(), aPod, "k", "v")
 	checkErr(t, "SetAnnotation", err, publish.ErrRetry, publish.ErrRetry, publish.ErrGone)
@@ -424,12 +424,12 @@ func TestEventNames(t *testing.T) {
 	seldom.Seldom = true
 	first := eventID(aPod, seldom, now)
 	if eventID(aPod, seldom, now.Add(54*time.Second)) != first {
-		t.Error("told twice in a minute")
+		t.Error("the same event was sent twice in a minute")
 	}
 	again := seldom
-	again.ContainerID = "the next try"
+	again.ContainerID = "the next attempt"
 	if eventID(aPod, again, now) != first {
-		t.Error("told again for the next try")
+		t.Error("the event was sent again for the next attempt")
 	}
 	other, otherPod := seldom, aPod
 	other.Message, otherPod.UID = "n", "another"

@@ -28,8 +28,8 @@ func TestCacheListsAnewAfter410(t *testing.T) {
 		uncached bool
 		message  string // of the 410
 	}{
-		"of the API server": {false, "too old resource version"},
-		"of etcd":           {true, "for the provided watch is too old"},
+		"410 of the API server": {false, "too old resource version"},
+		"410 of etcd":           {true, "for the provided watch is too old"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -50,7 +50,7 @@ func testAfter410(t *testing.T, cluster *kubetest.Cluster, message string) {
 	r := &recorder{}
 	config.Wrap(r.wrap)
 	c := run(t, config)
-	eventually(t, "the watch is well", func() bool { return isFollowing(c) })
+	eventually(t, "the watch works", func() bool { return isFollowing(c) })
 	// After a watch that ended within a second and without an event, the reflector reads the list anyway.
 	cluster.CreateNetwork(t, metav1.NamespaceDefault, "kept", confX, nil)
 	eventually(t, "an event", func() bool { return c.Len() == 3 })
@@ -71,7 +71,7 @@ func testAfter410(t *testing.T, cluster *kubetest.Cluster, message string) {
 
 	want := map[string]string{"kept": confX, "changed": confY, "created": confX}
 	eventually(t, "the new list", func() bool { return maps.Equal(held(c), want) })
-	eventually(t, "the watch is well again", func() bool { return isFollowing(c) })
+	eventually(t, "the watch works again", func() bool { return isFollowing(c) })
 	all, expired := r.answers()
 	t.Logf("answers: %q, 410: %s", all, expired)
 	// The API server answers 429 while it starts.

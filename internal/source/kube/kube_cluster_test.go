@@ -37,7 +37,7 @@ func TestAgainstAPIServer(t *testing.T) {
 	t.Run("annotation", func(t *testing.T) { t.Parallel(); testAnnotation(t, cluster) })
 	t.Run("no patch", func(t *testing.T) { t.Parallel(); testWithoutPatch(t, cluster) })
 	t.Run("events", func(t *testing.T) { t.Parallel(); testEvents(t, cluster) })
-	t.Run("no rights", func(t *testing.T) { t.Parallel(); testNoRights(t, cluster) })
+	t.Run("no permission", func(t *testing.T) { t.Parallel(); testNoRights(t, cluster) })
 	t.Run("bad token", func(t *testing.T) { t.Parallel(); testBadToken(t, cluster) })
 	t.Run("unknown resource", func(t *testing.T) { t.Parallel(); testUnknownResource(t, cluster) })
 	t.Run("cache", func(t *testing.T) { t.Parallel(); testCache(t, cluster) })
@@ -70,7 +70,7 @@ func testReads(t *testing.T, cluster *kubetest.Cluster) {
 	_, err = c.Network(t.Context(), plan.Ref{Namespace: "none", Name: "none"})
 	checkErr(t, "Network", err, plan.ErrNotFound, plan.ErrNotFound, plan.ErrUnavailable)
 	if strings.Contains(err.Error(), "CustomResourceDefinition") {
-		t.Errorf("error %q blames the CRD, which is there", err)
+		t.Errorf("error %q names the CRD, which exists", err)
 	}
 	for request, n := range cluster.Requests(t, "multus/reads") {
 		if !strings.HasPrefix(request, "GET pods") && !strings.HasPrefix(request, "GET network-attachment-definitions") {
@@ -271,7 +271,7 @@ func testEvents(t *testing.T, cluster *kubetest.Cluster) {
 
 func testNoRights(t *testing.T, cluster *kubetest.Cluster) {
 	cluster.CreateNamespace(t, "rights")
-	token := cluster.ServiceAccountToken(t, "rights", "nobody")
+	token := cluster.ServiceAccountToken(t, "rights", "no-role")
 	config, err := Load(Options{Kubeconfig: cluster.KubeconfigFor(t, cluster.Addr(), token)})
 	if err != nil {
 		t.Fatal(err)
@@ -330,7 +330,7 @@ func testCache(t *testing.T, cluster *kubetest.Cluster) {
 	config.UserAgent = "multus/cache"
 	c := run(t, config)
 	// Between the list and the watch, a cached definition is read live.
-	eventually(t, "the watch is well", func() bool { return isFollowing(c) })
+	eventually(t, "the watch works", func() bool { return isFollowing(c) })
 	x := plan.Ref{Namespace: ns, Name: "x"}
 	for range 3 {
 		if def, err := c.Network(t.Context(), x); err != nil || def.Config != confX || def.ResourceName != "r" ||
@@ -346,7 +346,7 @@ func testCache(t *testing.T, cluster *kubetest.Cluster) {
 		ref := plan.Ref{Namespace: ns, Name: fmt.Sprintf("new-%d", i)}
 		cluster.CreateNetwork(t, ns, ref.Name, confX, nil)
 		if _, err := c.Network(t.Context(), ref); err != nil { // behaviour B9
-			t.Errorf("a definition made a moment ago: %v", err)
+			t.Errorf("a definition created just now: %v", err)
 		}
 	}
 	_, err := c.Network(t.Context(), plan.Ref{Namespace: ns, Name: "none"})
@@ -391,6 +391,6 @@ func TestCacheSurvivesOutage(t *testing.T) {
 	c.mu.Unlock()
 	_, err = c.Network(t.Context(), y)
 	checkErr(t, "definition deleted during the outage", err, plan.ErrNotFound, plan.ErrNotFound)
-	eventually(t, "the watch is well again", func() bool { return isFollowing(c) })
-	eventually(t, "y is forgotten", func() bool { return c.Len() == 1 })
+	eventually(t, "the watch works again", func() bool { return isFollowing(c) })
+	eventually(t, "the deletion of y is seen", func() bool { return c.Len() == 1 })
 }

@@ -110,7 +110,7 @@ func TestNodeOfAPIServer(t *testing.T) {
 	}
 	cluster.CreateNamespace(t, "rights")
 	denied := (*ForbiddenError)(nil)
-	c = of(cluster.KubeconfigFor(t, cluster.Addr(), cluster.ServiceAccountToken(t, "rights", "nobody")))
+	c = of(cluster.KubeconfigFor(t, cluster.Addr(), cluster.ServiceAccountToken(t, "rights", "no-role")))
 	if _, err := c.Node(t.Context(), "node-a"); !errors.As(err, &denied) {
 		t.Errorf("not allowed: %v", err)
 	}

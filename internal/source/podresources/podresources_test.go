@@ -213,7 +213,7 @@ func TestSocketErrors(t *testing.T) {
 		available bool
 		want      string
 	}{
-		{"nobody listens", func(t *testing.T, root string) { stale(t, root) }, false, nextStep},
+		{"no process listens", func(t *testing.T, root string) { stale(t, root) }, false, nextStep},
 		{"internal", failing(codes.Internal), true, nextStep},
 		{"unavailable", failing(codes.Unavailable), false, nextStep},
 		{"always over the limit", failing(codes.ResourceExhausted), false, nextStep},
@@ -285,13 +285,13 @@ func TestCheckpoint(t *testing.T) {
 			"",
 		},
 		{
-			"a device of two NUMA nodes once", file(entry("u", "c", "r", `{"0":["a"],"1":["a"]}`)),
+			"a device of two NUMA nodes is listed once", file(entry("u", "c", "r", `{"0":["a"],"1":["a"]}`)),
 			map[string][]string{"r": {"a"}},
 			"",
 		},
 		{"empty file", "", nil, "empty"},
 		{"cut", file(entry("u", "c", "r", `{"0":["a"]}`))[:60], nil, "unexpected end"},
-		{"other shape", `{"Data":{"PodDeviceEntries":[{"PodUID":"u","DeviceIDs":["a"]}]}}`, nil, "DeviceIDs"},
+		{"another structure", `{"Data":{"PodDeviceEntries":[{"PodUID":"u","DeviceIDs":["a"]}]}}`, nil, "DeviceIDs"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
