@@ -226,7 +226,7 @@ var faults = []struct {
 		f.definitions = f.definitions[:1]
 		f.interfaces[2].Up = false
 	}},
-	{"an MTU that is too large (multus-cni#871)", "interfaces", "wants MTU 9001 on eth1, which has 9000", func(f *fake) {
+	{"MTU too large (multus-cni#871)", "interfaces", "requests MTU 9001 on eth1, which has 9000", func(f *fake) {
 		f.definitions[0].Config = `{"type":"macvlan","master":"eth1","mtu":9001}`
 	}},
 	{"macvlan and ipvlan on one master (multus-cni#871)", "interfaces", "macvlan and ipvlan", func(f *fake) {

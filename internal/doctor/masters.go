@@ -84,7 +84,8 @@ func (m *masters) master(w network, p plugin) {
 	var mtu int
 	if json.Unmarshal(p.MTU, &mtu) == nil && mtu > i.MTU {
 		m.found = append(m.found, Finding{
-			Severity: Error, Message: fmt.Sprintf("%s wants MTU %d on %s, which has %d: pods fail", w.owner, mtu, i.Name, i.MTU),
+			Severity: Error,
+			Message:  fmt.Sprintf("%s requests MTU %d on %s, which has %d: pods fail", w.owner, mtu, i.Name, i.MTU),
 			Evidence: "ip link show " + i.Name,
 			Fix: fmt.Sprintf("ip link set %s mtu %d, and in the node's network configuration, or a smaller mtu in the "+
 				"definition", i.Name, mtu),

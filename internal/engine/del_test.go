@@ -32,7 +32,7 @@ func TestDelWithoutTrace(t *testing.T) {
 		{"ADD had undone all, the plugin returns an error", "other", answers, ledger.Progress{Undone: true}, 0},
 		{"ADD had undone all, the plugin crashes", "other", "exit 2", ledger.Progress{Undone: true}, 0},
 		{
-			"ADD had undone all, the plugin asks to try again", "other", `echo '{"code":11,"msg":"not now"}'; exit 1`,
+			"ADD had undone all, the plugin returns code 11", "other", `echo '{"code":11,"msg":"not now"}'; exit 1`,
 			ledger.Progress{Undone: true, Begun: 2},
 			-1,
 		},

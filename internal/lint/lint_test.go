@@ -59,7 +59,7 @@ func TestCorpus(t *testing.T) {
 	}
 }
 
-// corpusOptions returns the options that a file of the corpus asks for.
+// corpusOptions returns the options that a file of the corpus requests.
 func corpusOptions(data []byte) Options {
 	o := Options{Config: &config.Plugin{}}
 	if m := options.FindSubmatch(data); m != nil {

@@ -35,7 +35,7 @@ func TestSchema(t *testing.T) {
 			}
 			for _, key := range slices.Sorted(maps.Keys(keysOf(t, dirs[0]))) {
 				if _, ok := common[key]; !ok && known[key] == "" {
-					t.Errorf("%s knows the key %q, and the table does not", plugin, key)
+					t.Errorf("%s has the key %q, which is not in the table", plugin, key)
 				}
 			}
 			for key := range known {

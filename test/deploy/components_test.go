@@ -79,7 +79,7 @@ func TestComponents(t *testing.T) {
 	}
 	for _, component := range components(t) {
 		if !strings.Contains(string(readme), "\n| `"+component+"` | ") {
-			t.Errorf("README.md says nothing about the component %s", component)
+			t.Errorf("README.md does not mention the component %s", component)
 		}
 		for _, dir := range all(t) {
 			// isolation is for the daemon, isolation-thin for the thin plugin.

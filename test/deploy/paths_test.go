@@ -56,7 +56,7 @@ func TestPaths(t *testing.T) {
 			t.Parallel()
 			w, ok := want[dir]
 			if !ok {
-				t.Fatal("an overlay of which this test knows nothing")
+				t.Fatal("an overlay that is not in this test")
 			}
 			m := render(t, dir)
 			pod := get[appsv1.DaemonSet](t, m, "DaemonSet").Spec.Template.Spec

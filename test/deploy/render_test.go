@@ -151,7 +151,7 @@ func TestReadme(t *testing.T) {
 	}
 	for _, dir := range all(t)[1:] {
 		if !strings.Contains(string(b), "\n| `"+filepath.Base(dir)+"` | ") {
-			t.Errorf("README.md says nothing about %s", dir)
+			t.Errorf("README.md does not mention %s", dir)
 		}
 	}
 }

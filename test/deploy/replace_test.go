@@ -68,7 +68,7 @@ func TestReplaceToday(t *testing.T) {
 		}
 	}
 	if left := strings.Join(now(), " "); !strings.Contains(left, "init containers of others") {
-		t.Errorf("server side: nothing is left of today's (%q): docs/upgrade.md says so", left)
+		t.Errorf("server side: nothing is left of today's (%q), contrary to docs/upgrade.md", left)
 	}
 }
 

@@ -83,7 +83,7 @@ func ofContainer(c *corev1.Container, pod *corev1.PodSecurityContext) []string {
 	bad(sc.Privileged != nil && *sc.Privileged, "privileged")
 	bad(sc.AllowPrivilegeEscalation == nil || *sc.AllowPrivilegeEscalation, "allowPrivilegeEscalation")
 	bad(sc.ReadOnlyRootFilesystem == nil || !*sc.ReadOnlyRootFilesystem, "root filesystem can be written")
-	bad(sc.RunAsUser == nil || *sc.RunAsUser != 0, "runAsUser is not said to be 0")
+	bad(sc.RunAsUser == nil || *sc.RunAsUser != 0, "runAsUser is not 0")
 	bad(sc.Capabilities == nil || len(sc.Capabilities.Add) != 0 ||
 		!slices.Equal(sc.Capabilities.Drop, []corev1.Capability{"ALL"}), "capabilities")
 	bad(sc.ProcMount != nil, "procMount")
@@ -156,7 +156,7 @@ func TestSecurity(t *testing.T) {
 				"allowPrivilegedContainer: true", "allowHostDirVolumePlugin: false",
 			} {
 				if bytes.Contains(m.text, []byte(word)) {
-					t.Errorf("it says %q", word)
+					t.Errorf("it contains %q", word)
 				}
 			}
 		})

@@ -543,7 +543,7 @@ func TestFailureEvents(t *testing.T) {
 					return len(messages) > 0
 				})
 				if !strings.Contains(last.Error(), messages[0]) {
-					t.Errorf("%s: the event says %q, the runtime got %q", name, messages[0], last)
+					t.Errorf("%s: the event has %q, the runtime got %q", name, messages[0], last)
 				}
 				if len(messages) > map[node.Kind]int{node.Thick: 1, node.Thin: 2}[kind] { // two in thin: the minute may be over
 					t.Errorf("%s: %d events", name, len(messages))

@@ -227,7 +227,7 @@ func TestDefaultRoutes(t *testing.T) {
 					[]string{"net1 " + gw4, "net1 " + gw6},
 				},
 				{
-					"the plugin's own routes, another network asks", "v4", `{"name":"own"},` + route("two", two4, two6),
+					"the plugin's own routes, another network requests them", "v4", `{"name":"own"},` + route("two", two4, two6),
 					[]string{"net2 " + two4, "net2 " + two6},
 				},
 				{"without gateway, not requested", "nogw", `{"name":"mac"}`, []string{"eth0 v4", "eth0 v6"}},

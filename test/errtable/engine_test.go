@@ -248,7 +248,7 @@ func devices() []produced {
 	nic := func(key, value string) string {
 		return `{"cniVersion":"1.1.0","name":"nic-` + value + `","type":"host-device","` + key + `":"` + value + `"}`
 	}
-	wants := func(configs ...string) func(*testing.T) error {
+	host := func(configs ...string) func(*testing.T) error {
 		return func(t *testing.T) error {
 			t.Helper()
 			s := newSite(t, append([]string{cluster}, configs...)...)
@@ -257,10 +257,10 @@ func devices() []produced {
 		}
 	}
 	return []produced{
-		{"no such device", wants(nic("device", "eth9"))},
-		{"never free", wants(nic("device", "lo"))},
-		{"one device twice", wants(nic("device", "eth1"), strings.Replace(nic("device", "eth1"), "nic-", "other-", 1))},
-		{"bad configuration of a device", wants(`{"cniVersion":"1.1.0","name":"nic","type":"host-device","device":7}`)},
+		{"no such device", host(nic("device", "eth9"))},
+		{"never free", host(nic("device", "lo"))},
+		{"one device twice", host(nic("device", "eth1"), strings.Replace(nic("device", "eth1"), "nic-", "other-", 1))},
+		{"bad configuration of a device", host(`{"cniVersion":"1.1.0","name":"nic","type":"host-device","device":7}`)},
 		{"not the kubelet's device", func(t *testing.T) error {
 			t.Helper()
 			s := newSite(t, cluster, `{"cniVersion":"1.1.0","name":"vf","type":"sriov","deviceID":"0000:ff:1f.7","pciBusID":"0000:ff:1f.7"}`)

@@ -215,7 +215,7 @@ func (s *apiSite) statusIs(t *testing.T, r *row, what string, want []string) {
 	}
 }
 
-// try attaches a pod while the API server misbehaves, and checks the network status when the server behaves well again.
+// try attaches a pod while the API server misbehaves, and checks the network status after it has recovered.
 func (s *apiSite) try(t *testing.T, r *row, n int, networks string) {
 	t.Helper()
 	fault := misbehaviours[n]

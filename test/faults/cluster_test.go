@@ -207,7 +207,7 @@ func (s *changingSite) uses(t *testing.T, r *row, network, bridge, what string) 
 // changes.
 func (s *changingSite) compacted(t *testing.T) {
 	t.Helper()
-	r := table.row("API server forgets where the watch was (410)")
+	r := table.row("API server has lost the position of the watch (410)")
 	s.cluster.CreateNetwork(t, s.ns, "old", s.bridged(100), nil)
 	s.starts(t, r, "old", "before")
 	s.follows(t, r, "old")
@@ -225,10 +225,10 @@ func (s *changingSite) compacted(t *testing.T) {
 	s.uses(t, r, "lan", "br103", "after 410")
 	s.plainStarts(t, r, "after 410")
 	// Until now, definitions may have been requested one by one.
-	within(t, "definitions are listed anew", maxPause, func() bool { return len(s.requested(t, "LIST")) > lists })
+	within(t, "definitions are listed again", maxPause, func() bool { return len(s.requested(t, "LIST")) > lists })
 	// The 410 is the first event of a watch that is answered with 200. TestCacheListsAnewAfter410 checks it.
 	if after := s.requested(t, "LIST", "WATCH")[before:]; len(after) == 0 || after[0] != "WATCH" {
-		t.Errorf("requests %q, want a watch that goes on, and then a list", after)
+		t.Errorf("requests %q, want a watch at the last position, and then a list", after)
 	}
 }
 

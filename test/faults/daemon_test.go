@@ -138,7 +138,7 @@ func TestLeavePoints(t *testing.T) {
 func TestStoppedDaemon(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, node.Thick, variants[1], map[string]any{"plainPods": "local"})
-	r := table.row("daemon stopped, goes on, restarts")
+	r := table.row("daemon stopped, continued, restarted")
 	r.try()
 	s.Signal(t, syscall.SIGSTOP)
 	if err := s.call(t, "ADD"); err != nil {

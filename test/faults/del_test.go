@@ -220,7 +220,7 @@ func TestDelFailingPlugin(t *testing.T) {
 			r.bad(t, &r.interfaces, len(left), "not every other attachment is deleted: %v", left)
 		}
 		if _, err := os.Stat(s.record()); err != nil {
-			r.bad(t, &r.records, 1, "the record is forgotten: %v", err)
+			r.bad(t, &r.records, 1, "the record was removed: %v", err)
 		}
 		s.flag(t, "faulty", false)
 		s.delOnce(t, r, "the delegate works again")

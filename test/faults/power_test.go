@@ -68,7 +68,7 @@ func (s *powerSite) whole(t *testing.T, r *row, what string) {
 
 // boot does what a runtime does after a power loss: DEL of the earlier sandbox, or GC if the runtime has lost the
 // sandbox, too. The definitions are hidden. Then nothing may be left, and the next sandbox of the pod must work.
-func (s *powerSite) boot(t *testing.T, r *row, forgotten bool, what string) {
+func (s *powerSite) boot(t *testing.T, r *row, lost bool, what string) {
 	t.Helper()
 	r.try()
 	s.whole(t, r, what)
@@ -76,7 +76,7 @@ func (s *powerSite) boot(t *testing.T, r *row, forgotten bool, what string) {
 		s.StartDaemon(t)
 	}
 	back := s.away(t)
-	if forgotten {
+	if lost {
 		if err := s.gc(t, nil); err != nil {
 			r.bad(t, &r.stuck, 1, "%s: GC: %v", what, err)
 		}

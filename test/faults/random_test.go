@@ -110,7 +110,7 @@ func TestRandomDelegateKill(t *testing.T) {
 			if hit && err != nil {
 				hits++
 				if !strings.Contains(err.Error(), "killed") || !strings.Contains(err.Error(), "network") {
-					t.Errorf("%s: the error does not tell it", what)
+					t.Errorf("%s: the error does not name the network and the signal", what)
 				}
 				if left := interfaces(t, s.pod.NS); verb == "ADD" && len(left) > 0 {
 					r.bad(t, &r.interfaces, len(left), "%s: not undone: %v", what, left)

@@ -290,7 +290,7 @@ esac`)
 						break
 					}
 					if !strings.Contains(err.Error(), "Read-only file system") {
-						t.Errorf("DEL: %v, want what the plugin says", err)
+						t.Errorf("DEL: %v, want the plugin's error", err)
 					}
 				}
 				end()

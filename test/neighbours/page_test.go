@@ -46,7 +46,7 @@ func TestTables(t *testing.T) {
 	names, playing := map[string]bool{}, map[string]bool{}
 	for _, n := range neighbours {
 		if names[n.name] || n.runs == "" || n.software.name == "" || (n.config == nil) == (n.primary == nil) {
-			t.Errorf("row %q is not whole, or is there twice", n.name)
+			t.Errorf("row %q is incomplete, or is there twice", n.name)
 		}
 		names[n.name], playing[n.software.name] = true, true
 		if n.software.module == "" && standIns[n.software.name] == "" {
@@ -59,8 +59,8 @@ func TestTables(t *testing.T) {
 		}
 	}
 	for _, sc := range scenarios {
-		if names[sc.name] || sc.says == "" || sc.run == nil {
-			t.Errorf("scenario %q is not whole, or is there twice", sc.name)
+		if names[sc.name] || sc.description == "" || sc.run == nil {
+			t.Errorf("scenario %q is incomplete, or is there twice", sc.name)
 		}
 		names[sc.name] = true
 	}
@@ -101,7 +101,7 @@ func page(t *testing.T) string {
 	b.WriteString("\n## Scenarios\n\n")
 	rows = nil
 	for _, sc := range scenarios {
-		rows = append(rows, []string{sc.says, where(sc.on), "`TestScenarios/" + strings.ReplaceAll(sc.name, " ", "_") + "`"})
+		rows = append(rows, []string{sc.description, where(sc.on), "`TestScenarios/" + strings.ReplaceAll(sc.name, " ", "_") + "`"})
 	}
 	table(&b, []string{"what is shown", "deployments", "test"}, rows)
 

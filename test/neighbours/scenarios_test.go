@@ -15,8 +15,8 @@ import (
 // scenario is a sequence of calls that failed on real clusters.
 type scenario struct {
 	name string
-	// says is the text of its line on the page.
-	says string
+	// description is its line on the page.
+	description string
 	// on are the deployments. If it is empty, the scenario runs under all of them.
 	on  []deployment
 	run func(t *testing.T, d deployment)
@@ -26,100 +26,101 @@ type scenario struct {
 var scenarios = []scenario{
 	{
 		name: "interfaces rearranged",
-		says: "CRI-O restarts while a virtual machine runs whose interfaces KubeVirt has renamed: no sandbox is " +
+		description: "CRI-O restarts while a virtual machine runs whose interfaces KubeVirt has renamed: no sandbox is " +
 			"given up",
 		run: rearranged,
 	},
 	{
 		name: "bridge that changes its address",
-		says: "the kernel gives a bridge without gateway another MAC address when pods come and go: no sandbox " +
+		description: "the kernel gives a bridge without gateway another MAC address when pods come and go: no sandbox " +
 			"is given up",
 		run: changedBridge,
 	},
 	{
 		name: "old plugin last",
-		says: "the last plugin of a list (stand-in for route-override) refuses the version 1.1.0: DEL frees " +
+		description: "the last plugin of a list (stand-in for route-override) refuses the version 1.1.0: DEL frees " +
 			"what the plugins before it hold, and GC of the node works on",
 		run: oldPluginLast,
 	},
 	{
-		name: "old plugin last, which refuses GC",
-		says: "the same with a plugin that refuses the version at GC, too",
-		run:  oldPluginRefusesGC,
+		name:        "old plugin last, which refuses GC",
+		description: "the same with a plugin that refuses the version at GC, too",
+		run:         oldPluginRefusesGC,
 	},
 	{
-		name: "old version, new plugin last",
-		says: "the last plugin of a list (the reference plugin firewall) refuses the version 0.3.1: the same",
-		run:  oldVersionLast,
+		name:        "old version, new plugin last",
+		description: "the last plugin of a list (the reference plugin firewall) refuses the version 0.3.1: the same",
+		run:         oldVersionLast,
 	},
 	{
-		name: "GC without attachments",
-		says: "CRI-O starts after a reboot and sends `null` for both lists: everything of before is freed",
-		run:  nullGC,
+		name:        "GC without attachments",
+		description: "CRI-O starts after a reboot and sends `null` for both lists: everything from before is freed",
+		run:         nullGC,
 	},
 	{
 		name: "pods from before Multus",
-		says: "GC frees no address of a pod that was attached by the cluster network alone, and that only the " +
+		description: "GC frees no address of a pod that was attached by the cluster network alone, and that only the " +
 			"list of the runtime has",
 		run: beforeMultus,
 	},
 	{
 		name: "status not written",
-		says: "the API server is away when the status is to be written: the reconciler of whereabouts frees no " +
+		description: "the API server is unavailable when the status is written: the reconciler of whereabouts frees no " +
 			"address of a pod that runs",
 		on:  withAPI,
 		run: statusNotWritten,
 	},
 	{
-		name: "pod deleted without DEL",
-		says: "a pod is deleted while its node is away: the reconciler of whereabouts frees its address",
-		on:   withAPI,
-		run:  reconciled,
+		name:        "pod deleted without DEL",
+		description: "a pod is deleted while its node is down: the reconciler of whereabouts frees its address",
+		on:          withAPI,
+		run:         reconciled,
 	},
 	{
-		name: "plugin without GC",
-		says: "a plugin of a 1.1.0 network does not know GC: GC frees the rest and does not fail",
-		run:  pluginWithoutGC,
+		name:        "plugin without GC",
+		description: "a plugin of a 1.1.0 network has no GC: GC frees the rest and does not fail",
+		run:         pluginWithoutGC,
 	},
 	{
 		name: "DEL that cannot succeed",
-		says: "the sandbox is gone and a plugin (stand-in for bond) answers every DEL with an error: DEL " +
+		description: "the sandbox is gone and a plugin (stand-in for bond) answers every DEL with an error: DEL " +
 			"succeeds after a few tries",
 		run: endlessDel,
 	},
 	{
-		name: "damaged result",
-		says: "a result that libcni keeps for Multus is damaged: DEL frees everything",
-		run:  damagedResult,
+		name:        "damaged result",
+		description: "a result that libcni has cached for Multus is damaged: DEL frees everything",
+		run:         damagedResult,
 	},
 	{
-		name: "version inherited",
-		says: "a definition without cniVersion, a configuration of 1.1.0 and a plugin up to 1.0.0: the pod starts",
-		run:  versionInherited,
+		name:        "version inherited",
+		description: "a definition without cniVersion, a configuration of 1.1.0 and a plugin up to 1.0.0: the pod starts",
+		run:         versionInherited,
 	},
 	{
 		name: "old cluster network",
-		says: "the cluster network is of 0.3.1 and cniVersion of the daemon is 1.1.0: it writes its configuration",
-		on:   []deployment{thick},
-		run:  oldClusterNetwork,
+		description: "the cluster network has version 0.3.1 and cniVersion of the daemon is 1.1.0: the daemon " +
+			"writes its configuration",
+		on:  []deployment{thick},
+		run: oldClusterNetwork,
 	},
 	{
 		name: "addresses beside an IPAM claim",
-		says: "the default network (stand-in for OVN-Kubernetes) is selected with `ips` and " +
+		description: "the default network (stand-in for OVN-Kubernetes) is selected with `ips` and " +
 			"`ipam-claim-reference`, as KubeVirt's webhook writes it: the pod starts",
 		on:  withAPI,
 		run: ipsAndClaim,
 	},
 	{
 		name: "chained after Multus",
-		says: "Istio makes a list of Multus' own file and `istio-cni`: the runtime calls `istio-cni`, and the " +
+		description: "Istio makes a list of Multus' own file and `istio-cni`: the runtime calls `istio-cni`, and the " +
 			"log of the daemon names it",
 		on:  []deployment{thick},
 		run: chainedAfter,
 	},
 	{
 		name: "GC and CHECK while pods come and go",
-		says: "GC and CHECK as CRI-O sends them, beside ADD and DEL: no address of a live pod is freed, no pod " +
+		description: "GC and CHECK as CRI-O sends them, beside ADD and DEL: no address of a running pod is freed, no pod " +
 			"is refused (`NEIGHBOURS_ROUNDS`: 10; 50 in `make e2e`, 1,000 in `make neighbours`)",
 		run: churn,
 	},

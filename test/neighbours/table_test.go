@@ -63,8 +63,8 @@ var standIns = map[string]string{
 	"ovn-k8s-cni-overlay": "second interface `ovn-udn1` in the pod; up to 1.0.0; no GC",
 	"istio-cni":           "chained, passes the result on",
 	"old-only":            "chained; refuses the version 1.1.0 at ADD, DEL and GC",
-	"no-gc":               "knows 1.1.0, answers GC with `missing containerID`",
-	"ipam-gc":             "knows 1.1.0, passes GC on to host-local",
+	"no-gc":               "supports 1.1.0, fails GC with `missing containerID`",
+	"ipam-gc":             "supports 1.1.0, passes GC on to host-local",
 }
 
 func played(name string) software { return software{name: name} }

@@ -328,7 +328,7 @@ func (w *workstation) noNode(t *testing.T) {
 			"error: no daemon runs on node node-z, or there is no such node: run `multusctl doctor` there, as root; " +
 				"docs/multusctl.md describes nodes without a daemon\n",
 		},
-		{[]string{"explain", "pod", "default/nobody", "--node", cluster.NodeName}, cli.Found, ""},
+		{[]string{"explain", "pod", "default/missing", "--node", cluster.NodeName}, cli.Found, ""},
 		{
 			[]string{"doctor", "--node", cluster.NodeName, "-o", "xml"},
 			cli.Usage,

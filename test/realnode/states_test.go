@@ -85,7 +85,7 @@ func TestStates(t *testing.T) {
 		for name := range want {
 			// The table has only overlays. The base is above it.
 			if n := count[name]; n != 1 && (name != filepath.Base(nodeBase) || path != "deploy/README.md") {
-				t.Errorf("%s says %d times whether %s is run, want once", path, n, name)
+				t.Errorf("%s has %d states of %s, want one", path, n, name)
 			}
 		}
 	}

@@ -35,7 +35,7 @@ const (
 	PlanLimit = 20 * time.Second
 	// maxBody limits the size of a request on the socket.
 	maxBody = 16 << 20
-	// maxUnidentified limits the number of sandboxes of pods without a UID that are remembered.
+	// maxUnidentified limits the number of sandboxes of pods without a UID that the server stores.
 	maxUnidentified = 4096
 )
 

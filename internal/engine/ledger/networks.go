@@ -78,8 +78,8 @@ func (s *Store) NoteNetworks(r *Record) error {
 	return nil
 }
 
-// Networks lists the networks that were noted and not forgotten. It removes a file that cannot be read: the network's
-// next ADD writes it again.
+// Networks lists the networks that were recorded and not removed since. It removes a file that cannot be read: the
+// network's next ADD writes it again.
 func (s *Store) Networks() ([]Network, error) {
 	if err := s.dropLinks(); err != nil {
 		return nil, fmt.Errorf("list networks: %w", err)

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// TestNetworks checks that a network is known from its first ADD until it is forgotten, whatever happens to the
+// TestNetworks checks that a network is listed from its first ADD until it is removed, whatever happens to the
 // sandboxes that had it (behaviour D102).
 func TestNetworks(t *testing.T) {
 	t.Parallel()

@@ -17,7 +17,7 @@ import (
 	"multus/internal/engine/publish"
 )
 
-// ForbiddenError is returned when the API server knows the credentials but denies the request. A retry does not help:
+// ForbiddenError is returned when the API server accepts the credentials but denies the request. A retry does not help:
 // the role has to be changed.
 type ForbiddenError struct {
 	Verb      string

@@ -154,7 +154,7 @@ func testWithoutPatch(t *testing.T, cluster *kubetest.Cluster) {
 	c.Log(slog.New(slog.NewTextHandler(&log, nil)))
 	pod := request.Pod{Namespace: ns, Name: "p", UID: uid}
 	var last error
-	eventually(t, "the API server knows the role", func() bool {
+	eventually(t, "the API server has applied the role", func() bool {
 		last = c.SetAnnotation(t.Context(), pod, statusKey, "one")
 		return !errors.Is(last, publish.ErrForbidden)
 	})
