@@ -1,4 +1,4 @@
-// Package version tells which build a binary is, from its build information. Every package may import it.
+// Package version identifies the build of a binary from its build information. Every package may import it.
 package version
 
 import (
