@@ -8,7 +8,8 @@ import (
 	"strings"
 )
 
-// distribution is a kind of node: its directories, and its overlay in deploy/overlays.
+// distribution is a Kubernetes distribution or an operating system, with its directories and its overlay in
+// deploy/overlays.
 type distribution struct {
 	Name, Overlay                string
 	ConfDir, BinDir, KubeletRoot string

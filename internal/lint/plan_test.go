@@ -16,8 +16,8 @@ import (
 	"multus/internal/source/file"
 )
 
-// planFile returns the errors with which ADD refuses the pods of a file, and a pod for each of its definitions that
-// requests it.
+// planFile returns the errors of ADD for the pods of a file and, for each of its definitions, for a pod that requests
+// it.
 func planFile(t *testing.T, path string, o Options) error {
 	t.Helper()
 	dir := t.TempDir()
@@ -65,7 +65,7 @@ func planFile(t *testing.T, path string, o Options) error {
 	return errors.Join(refused...)
 }
 
-// elsewhere has a definition for each network that a file does not define.
+// elsewhere returns a definition for every network, also for those that no file defines.
 type elsewhere struct{ plan.Networks }
 
 func (e elsewhere) Network(ctx context.Context, ref plan.Ref) (*plan.Definition, error) {
@@ -85,13 +85,13 @@ func (r *requesting) Pod(_ context.Context, ref plan.Ref) (*plan.Pod, error) {
 	}}, nil
 }
 
-// beyondPlan are the rules about what only a plugin refuses, when it is executed.
+// beyondPlan has the rules for errors that only an executed plugin reports.
 var beyondPlan = []string{
 	"address", "bandwidth", "chain", "cni-version", "ipam", "ipam-range", "mac", "missing-key", "order", "overlap", "port",
 	"type", "value",
 }
 
-// differs are the files of the corpus about which lint and ADD do not agree, with the reason.
+// differs has the files of the corpus for which lint and ADD have different verdicts, with the reason.
 var differs = map[string]string{
 	"annotation-in-cronjob": "the template of a CronJob is not a pod yet",
 	"bridge-name-long":      "only the plugin uses the name of the bridge",
@@ -103,7 +103,7 @@ var differs = map[string]string{
 }
 
 // TestAgreesWithPlan checks over the corpus that lint reports an error for what ADD refuses, and that ADD refuses what
-// lint reports as an error, unless it is for a plugin to refuse.
+// lint reports as an error, unless only a plugin refuses it.
 func TestAgreesWithPlan(t *testing.T) {
 	t.Parallel()
 	paths, err := filepath.Glob("testdata/corpus/*.yaml")

@@ -39,7 +39,7 @@ type site struct {
 	events      []publish.Event
 	engine      *engine.Engine
 	lost        error         // result of Publish
-	stuck       chan struct{} // Plan waits for it, if it is not nil
+	stuck       chan struct{} // if not nil, Plan blocks until it is closed
 }
 
 func newSite(t *testing.T, configs ...string) *site {
@@ -121,8 +121,8 @@ func (s *site) fails(t *testing.T, types ...string) {
 	}
 }
 
-// held holds a lock of the site until the test ends.
-func (s *site) held(t *testing.T, key string) {
+// hold holds a lock of the site until the test ends.
+func (s *site) hold(t *testing.T, key string) {
 	t.Helper()
 	l, err := fsx.Acquire(t.Context(), s.lockFile(), key)
 	if err != nil {
@@ -136,9 +136,9 @@ func (s *site) held(t *testing.T, key string) {
 }
 
 const (
-	cluster = `{"cniVersion":"1.1.0","name":"cluster-net","type":"cluster"}`
-	soon    = 100 * time.Millisecond
-	patient = time.Minute
+	cluster    = `{"cniVersion":"1.1.0","name":"cluster-net","type":"cluster"}`
+	shortLimit = 100 * time.Millisecond
+	longLimit  = time.Minute
 )
 
 // engines returns the errors of the verbs, with real namespaces, processes and locks.
@@ -155,7 +155,7 @@ func verbs() []produced {
 			t.Helper()
 			s := newSite(t, cluster)
 			if attached {
-				if err := s.add(t, container, "", patient); err != nil {
+				if err := s.add(t, container, "", longLimit); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -168,13 +168,13 @@ func verbs() []produced {
 			t.Helper()
 			s := newSite(t, cluster)
 			s.fails(t, "cluster")
-			return s.add(t, container, "", patient)
+			return s.add(t, container, "", longLimit)
 		}},
 		{"DEL of a plugin that fails", other((*engine.Engine).Del, request.Del, "", true)},
 		{"CHECK of a plugin that fails", other((*engine.Engine).Check, request.Check, `,"checkNetworks":"all"`, true)},
-		{"CHECK of nothing", other((*engine.Engine).Check, request.Check, `,"checkNetworks":"all"`, false)},
-		{"CHECK that is not known", other((*engine.Engine).Check, request.Check, `,"checkNetworks":"every"`, true)},
-		{"CHECK by hand of nothing", other(func(e *engine.Engine, ctx context.Context, req *request.Request) error {
+		{"CHECK without a record", other((*engine.Engine).Check, request.Check, `,"checkNetworks":"all"`, false)},
+		{"CHECK with an invalid checkNetworks", other((*engine.Engine).Check, request.Check, `,"checkNetworks":"every"`, true)},
+		{"CHECK by hand without a record", other(func(e *engine.Engine, ctx context.Context, req *request.Request) error {
 			_, err := e.CheckEach(ctx, req)
 			return err
 		}, request.Check, "", false)},
@@ -182,14 +182,14 @@ func verbs() []produced {
 			t.Helper()
 			s := newSite(t, cluster, strings.Replace(cluster, "cluster-net", "second", 1))
 			s.lost = errors.New("forbidden")
-			err := s.add(t, container, "", patient)
+			err := s.add(t, container, "", longLimit)
 			if rec, rerr := os.ReadFile(filepath.Join(s.dir, "state", container)); rerr != nil ||
 				!strings.Contains(string(rec), `"undone":true`) {
 				t.Errorf("not undone: %s, %v", rec, rerr)
 			}
 			return err
 		}},
-		{"STATUS without the file", other((*engine.Engine).Status, request.Status, `,"readinessindicatorfile":"/none"`,
+		{"STATUS without the readiness file", other((*engine.Engine).Status, request.Status, `,"readinessindicatorfile":"/none"`,
 			false)},
 		{"STATUS that hangs", func(t *testing.T) error {
 			t.Helper()
@@ -199,33 +199,33 @@ func verbs() []produced {
 			return s.engine.Status(t.Context(), s.request(request.Status, container, ""))
 		}},
 		{"GC without a list", other((*engine.Engine).GC, request.GC, "", false)},
-		{"GC with half a list", other((*engine.Engine).GC, request.GC, `,"cni.dev/valid-attachments":[{}]`, false)},
-		{"ADD without the file", func(t *testing.T) error {
+		{"GC with an incomplete entry", other((*engine.Engine).GC, request.GC, `,"cni.dev/valid-attachments":[{}]`, false)},
+		{"ADD without the readiness file", func(t *testing.T) error {
 			t.Helper()
-			return newSite(t, cluster).add(t, container, `,"readinessindicatorfile":"/none"`, soon)
+			return newSite(t, cluster).add(t, container, `,"readinessindicatorfile":"/none"`, shortLimit)
 		}},
 	}
 }
 
 func sandboxes() []produced {
 	return []produced{
-		{"busy sandbox", func(t *testing.T) error {
+		{"sandbox is locked", func(t *testing.T) error {
 			t.Helper()
 			s := newSite(t, cluster)
-			s.held(t, container)
-			return s.add(t, container, "", soon)
+			s.hold(t, container)
+			return s.add(t, container, "", shortLimit)
 		}},
 		{"no namespace", func(t *testing.T) error {
 			t.Helper()
 			s := newSite(t, cluster)
 			s.pod = &testnet.NS{Path: s.dir + "/gone"}
-			return s.add(t, container, "", patient)
+			return s.add(t, container, "", longLimit)
 		}},
-		{"interface is there", func(t *testing.T) error {
+		{"interface exists already", func(t *testing.T) error {
 			t.Helper()
 			s := newSite(t, cluster)
 			testnet.Bridge(t, s.pod, "eth0")
-			return s.add(t, container, "", patient)
+			return s.add(t, container, "", longLimit)
 		}},
 		{"state cannot be written", func(t *testing.T) error {
 			t.Helper()
@@ -233,13 +233,13 @@ func sandboxes() []produced {
 			if err := os.Symlink("/proc/none", filepath.Join(s.dir, "state")); err != nil {
 				t.Fatal(err)
 			}
-			return s.add(t, container, "", patient)
+			return s.add(t, container, "", longLimit)
 		}},
-		{"routes of an interface that is not there", func(t *testing.T) error {
+		{"routes of a missing interface", func(t *testing.T) error {
 			t.Helper()
 			s := newSite(t, cluster, `{"cniVersion":"1.1.0","name":"blue","type":"blue"}`)
 			s.attachments[1].Routes.Gateways = []netip.Addr{netip.MustParseAddr("192.0.2.1")}
-			return s.add(t, container, "", patient)
+			return s.add(t, container, "", longLimit)
 		}},
 	}
 }
@@ -253,52 +253,52 @@ func devices() []produced {
 			t.Helper()
 			s := newSite(t, append([]string{cluster}, configs...)...)
 			testnet.Veth(t, s.node, "eth1", testnet.New(t), "far")
-			return s.add(t, container, "", patient)
+			return s.add(t, container, "", longLimit)
 		}
 	}
 	return []produced{
 		{"no such device", host(nic("device", "eth9"))},
-		{"never free", host(nic("device", "lo"))},
+		{"device that is never free", host(nic("device", "lo"))},
 		{"one device twice", host(nic("device", "eth1"), strings.Replace(nic("device", "eth1"), "nic-", "other-", 1))},
 		{"bad configuration of a device", host(`{"cniVersion":"1.1.0","name":"nic","type":"host-device","device":7}`)},
 		{"not the kubelet's device", func(t *testing.T) error {
 			t.Helper()
 			s := newSite(t, cluster, `{"cniVersion":"1.1.0","name":"vf","type":"sriov","deviceID":"0000:ff:1f.7","pciBusID":"0000:ff:1f.7"}`)
-			return s.add(t, container, "", patient)
+			return s.add(t, container, "", longLimit)
 		}},
-		{"in use", func(t *testing.T) error {
+		{"device in use", func(t *testing.T) error {
 			t.Helper()
 			s := newSite(t, cluster, nic("device", "eth1"))
 			testnet.Veth(t, s.node, "eth1", testnet.New(t), "far")
 			testnet.Addr(t, s.node, "eth1", "192.0.2.2/24")
-			return s.add(t, container, `,"nodeAddresses":["192.0.2.2"]`, patient)
+			return s.add(t, container, `,"nodeAddresses":["192.0.2.2"]`, longLimit)
 		}},
-		{"of another pod", func(t *testing.T) error {
+		{"device of another pod", func(t *testing.T) error {
 			t.Helper()
 			s := newSite(t, cluster, nic("device", "eth1"))
 			testnet.Veth(t, s.node, "eth1", testnet.New(t), "far")
-			if err := s.add(t, "another", "", patient); err != nil {
+			if err := s.add(t, "another", "", longLimit); err != nil {
 				t.Fatal(err)
 			}
-			s.held(t, "another") // it is being returned to the node
-			return s.add(t, container, "", patient)
+			s.hold(t, "another") // it is being returned to the node
+			return s.add(t, container, "", longLimit)
 		}},
-		{"busy node", func(t *testing.T) error {
+		{"devices of the node are locked", func(t *testing.T) error {
 			t.Helper()
 			s := newSite(t, cluster, nic("device", "eth1"))
-			s.held(t, "devices")
-			return s.add(t, container, "", soon)
+			s.hold(t, "devices")
+			return s.add(t, container, "", shortLimit)
 		}},
 	}
 }
 
 // TestSameWords checks that the error that the runtime gets, and that the kubelet's event shows, is equal to the event
-// of Multus. It names pod, network and request and says what to do, even if the error was unforeseen.
+// of Multus. It names pod, network and request, and has advice, even if the error was unforeseen.
 func TestSameWords(t *testing.T) {
 	s := newSite(t, cluster)
 	s.fails(t, "cluster")
 	unforeseen := newSite(t, cluster)
-	// A directory in the place of a record cannot be moved aside.
+	// A directory in place of a record cannot be moved aside.
 	if err := os.MkdirAll(filepath.Join(unforeseen.dir, "state", container), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -312,7 +312,7 @@ func TestSameWords(t *testing.T) {
 		{s, []string{"Multus: [team/web-0/u]: ", `network "cluster-net"`, "; look at ", "; request 0123456789abc"}},
 		{unforeseen, []string{"Multus: [team/web-0/u]: ", "; " + fault.Unforeseen + "; request 0123456789abc"}},
 	} {
-		err := tc.s.add(t, container, "", patient)
+		err := tc.s.add(t, container, "", longLimit)
 		var ce *types.Error
 		if !errors.As(err, &ce) {
 			t.Fatalf("got %v", err)
@@ -331,7 +331,7 @@ func TestSameWords(t *testing.T) {
 	}
 }
 
-// TestPluginLog checks that the error that the runtime gets is in the plugin's log with the whole container ID.
+// TestPluginLog checks that the error that the runtime gets is in the plugin's log with the complete container ID.
 func TestPluginLog(t *testing.T) {
 	log := filepath.Join(t.TempDir(), "log")
 	err := run(t, `{"cniVersion":"1.1.0","name":"m","type":"multus-shim","logLevel":"error","logFile":"`+log+`"}`,

@@ -29,7 +29,7 @@ func TestStable(t *testing.T) {
 	d.upTo(t, many)
 	size := d.size(t, 0)
 
-	is := func(what string, got traffic, want map[string]int) {
+	equal := func(what string, got traffic, want map[string]int) {
 		t.Helper()
 		if !maps.Equal(got.Requests, want) {
 			t.Errorf("%s: requests %v, want %v", what, got.Requests, want)
@@ -38,7 +38,7 @@ func TestStable(t *testing.T) {
 	measured := func(what string, do func(), want map[string]int) traffic {
 		t.Helper()
 		got := s.traffic(t, do, requests(want))
-		is(what, got, want)
+		equal(what, got, want)
 		return got
 	}
 	atMost := func(what string, got, limit float64) {
@@ -65,10 +65,10 @@ func TestStable(t *testing.T) {
 			d.change(t, i, 1)
 		}
 	}, bytes(changes*size))
-	is("changes of definitions", got, map[string]int{})
+	equal("changes of definitions", got, map[string]int{})
 	atMost("bytes of an event beside those of the definition", float64(got.Down)/float64(changes*size), 1.1)
 	measured("lost connection", func() { s.proxy.Down(); s.proxy.Up() }, map[string]int{watch: 1})
-	// Requested from the API server by ADD, and by DEL, which has no record.
+	// Both ADD and DEL, which has no record, request the definition from the API server.
 	measured("a pod whose network does not exist", func() { s.fail(t, s.pod(t, "wrong", "nowhere"), tries) },
 		map[string]int{lookup: 2 * tries, events: 1})
 }

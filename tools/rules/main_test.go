@@ -66,7 +66,7 @@ func write(t *testing.T, page, moot, name, text string) string {
 	return root
 }
 
-// TestRun checks the errors for what is missing.
+// TestRun checks the errors for missing tests, unknown rules and wrong pages.
 func TestRun(t *testing.T) {
 	t.Parallel()
 	all := "// TestX: x (" + word + " A1, A2; A9).\n"
@@ -76,7 +76,7 @@ func TestRun(t *testing.T) {
 	}{
 		{"all cited", aPage, "", "x_test.go", all, ""},
 		{"a range over a gap", aPage, "", "x_test.go", "// TestX: x (" + word + " A1-A9).\n", ""},
-		{"in the next line", aPage, "", "x_test.go", "// TestX: x (" + word + "\n// A1, A2,\n// A9).\n", ""},
+		{"a citation of three lines", aPage, "", "x_test.go", "// TestX: x (" + word + "\n// A1, A2,\n// A9).\n", ""},
 		{"a reason", aPage, "# c\nA9 cannot be tested\n", "x_test.go", "// TestX shows A1 and A2.\n", ""},
 		{"a section", aPage, "", "x_test.go", all + "// (" + word + " A.2, " + word + " A).\n", ""},
 		{"data of a test", aPage, "", "x/y.txtar", word + " A1, A2, A9: x\n", ""},
@@ -99,9 +99,9 @@ func TestRun(t *testing.T) {
 		},
 		{"a reason for an unknown rule", aPage, "A8 x\n", "x_test.go", all, "moot.txt: A8 is not in"},
 		{"a reason without words", aPage, "A1\n", "x_test.go", all, "want a rule and a reason"},
-		{"the name of the file", aPage, "", "x.go", "\n// " + word + ".md A1\n", "x.go:2: cite a rule as"},
-		{"twice", aPage + "- **A1** Again.\n", "", "x_test.go", all, "A1 is there twice"},
-		{"in another section", aPage + "- **B1** Here.\n", "", "x_test.go", all, `rule B1 is in section "A.2"`},
+		{"a citation of the file", aPage, "", "x.go", "\n// " + word + ".md A1\n", "x.go:2: cite a rule as"},
+		{"a rule twice", aPage + "- **A1** Again.\n", "", "x_test.go", all, "A1 is there twice"},
+		{"a rule in another section", aPage + "- **B1** Here.\n", "", "x_test.go", all, `rule B1 is in section "A.2"`},
 		{"not a rule", "# P\n", "", "x_test.go", all, "has no rule"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

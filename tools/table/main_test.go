@@ -8,6 +8,7 @@ import (
 	"testing"
 )
 
+// TestTable checks the table of a run with all kinds of results, and the errors for results that cannot be read.
 func TestTable(t *testing.T) {
 	t.Parallel()
 	const results = `{"Action":"start","Package":"multus/test/e2e"}

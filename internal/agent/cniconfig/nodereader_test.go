@@ -12,7 +12,7 @@ import (
 // TestNodeReader checks that reading the node returns ErrNodeUnknown if a retry is useless, and other errors unchanged.
 func TestNodeReader(t *testing.T) {
 	t.Parallel()
-	away := errors.New("away")
+	unavailable := errors.New("unavailable")
 	for name, tc := range map[string]struct {
 		node    string
 		err     error
@@ -20,9 +20,9 @@ func TestNodeReader(t *testing.T) {
 	}{
 		"an answer":   {"a", nil, false},
 		"no name":     {"", nil, true},
-		"not allowed": {"a", &kube.ForbiddenError{Verb: "get", Resource: "nodes", Err: away}, true},
+		"not allowed": {"a", &kube.ForbiddenError{Verb: "get", Resource: "nodes", Err: unavailable}, true},
 		"no node":     {"a", plan.ErrNotFound, true},
-		"no answer":   {"a", away, false},
+		"no answer":   {"a", unavailable, false},
 	} {
 		n, err := NodeReader(func(_ context.Context, name string) (*kube.Node, error) {
 			return &kube.Node{ContainerRuntimeVersion: name, Addresses: []string{"192.0.2.1"}}, tc.err

@@ -14,8 +14,8 @@ const (
 	// client sends one.
 	decoders    = 4
 	decodeLimit = 10 * time.Second
-	// largePlan is the total size of configurations from which on a plan is large. largePlans limits the number of large
-	// plans that are made and answered at the same time, because each takes about ten times its size and the memory of the
+	// A plan is large if its configurations have at least largePlan bytes in total. largePlans limits the number of large
+	// plans that are made and sent at the same time, because each takes about ten times its size and the memory of the
 	// daemon is limited. Ordinary plans have a few kilobytes and are not limited.
 	largePlan  = 64 << 10
 	largePlans = 4
@@ -52,7 +52,7 @@ func (p semaphore) release() {
 // largePlanPlace is the place of one request among those with large plans. The request holds a place from when its plan
 // becomes large until its answer is sent.
 type largePlanPlace struct {
-	ctx  context.Context //nolint:containedctx // of the request, as the place is
+	ctx  context.Context //nolint:containedctx // the place belongs to one request
 	all  semaphore
 	held bool
 }

@@ -122,6 +122,6 @@ func TestLargePlans(t *testing.T) {
 		t.Errorf("a large plan after them: %d", code)
 	}
 	if len(s.large)+len(s.decoding) != 0 {
-		t.Errorf("%d and %d slots are not released", len(s.large), len(s.decoding))
+		t.Errorf("%d and %d places are not released", len(s.large), len(s.decoding))
 	}
 }

@@ -50,7 +50,7 @@ type Options struct {
 	Resolver *plan.Resolver
 	Statuses *podstatus.Writer
 	Metrics  *metrics.Metrics
-	// Ready returns an error while the daemon cannot do its work.
+	// Ready returns an error while the daemon is not ready (behaviour E40).
 	Ready func() error
 	// Instance distinguishes this process from others in an answer.
 	Instance string
@@ -264,7 +264,7 @@ func (s *Server) identified(r *publish.Report) error {
 		"the runtime must pass K8S_POD_UID")
 }
 
-// readiness serves /readyz: 200 if the daemon can plan, and 503 with the reason as a CNI error (code 50) if not.
+// readiness serves /readyz: 200 if the daemon is ready, and 503 with the reason as a CNI error (code 50) if not.
 func (s *Server) readiness(w http.ResponseWriter, _ *http.Request) {
 	if err := s.ready(); err != nil {
 		unavailable(w, err)

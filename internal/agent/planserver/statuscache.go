@@ -28,7 +28,8 @@ type cachedStatus struct {
 // maxStatuses limits the number of configurations whose STATUS results are cached. A node has one or two.
 const maxStatuses = 64
 
-// put stores a STATUS result and removes those that have expired.
+// put stores the STATUS result of a request and removes those that have expired. If the cache is full, the result is
+// dropped.
 func (s *statusCache) put(w http.ResponseWriter, r *http.Request) {
 	var st wirev1.StatusResult
 	if err := decode(w, r, &st); err != nil || st.Key == "" {
@@ -52,8 +53,8 @@ func (s *statusCache) store(st wirev1.StatusResult, now time.Time) {
 	}
 }
 
-// get writes the cached STATUS result, if it is valid. It holds no lock while it writes, because the client may read
-// slowly.
+// get writes the cached STATUS result if it is valid, and otherwise a result that is not Known. It holds no lock while
+// it writes, because the client may read slowly.
 func (s *statusCache) get(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusOK, s.load(r.URL.Query().Get("key")))
 }

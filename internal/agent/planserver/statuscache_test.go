@@ -47,7 +47,7 @@ func TestStatusOfSlowClient(t *testing.T) {
 			t.Errorf("%s: answered %d", method, got)
 		}
 		close(slow.read)
-		eventually.Receive(t, "the end", ended)
+		eventually.Receive(t, "the handler returned", ended)
 	}
 }
 
@@ -60,10 +60,10 @@ func TestStatusesAreBounded(t *testing.T) {
 		s.store(wirev1.StatusResult{Key: fmt.Sprint(i)}, now)
 	}
 	if len(s.last) != maxStatuses {
-		t.Errorf("%d are cached", len(s.last))
+		t.Errorf("%d results are cached", len(s.last))
 	}
 	s.store(wirev1.StatusResult{Key: "k"}, now.Add(2*wirev1.StatusTTL))
 	if len(s.last) != 1 {
-		t.Errorf("%d are still cached after they expired", len(s.last))
+		t.Errorf("%d results are cached, want only the one that has not expired", len(s.last))
 	}
 }

@@ -47,7 +47,8 @@ type Options struct {
 	ForceCNIVersion     bool
 	SkipTLSVerify       bool
 
-	// ServiceAccountDir has the files ca.crt and token. Getenv returns the addresses of the API server and the node.
+	// ServiceAccountDir has the files ca.crt and token. Getenv returns environment variables, among them the
+	// addresses of the API server and of the node.
 	ServiceAccountDir string
 	Getenv            func(string) string
 	Stdout            io.Writer
@@ -80,8 +81,9 @@ func Command(getenv func(string) string, stdout io.Writer) *cobra.Command {
 // LegacyName is the script of older images, which charts and operators still run. thin_entrypoint replaces it.
 const LegacyName = "entrypoint.sh"
 
-// LegacyCommand returns entrypoint.sh, which is thin_entrypoint with the flags that only the script had. These flags
-// have no effect: they restarted the runtime to load a configuration, which it does by itself.
+// LegacyCommand returns entrypoint.sh, which is thin_entrypoint with the flags that only the script had. The script
+// restarted the runtime if one of these flags was set. They have no effect here, because the runtime watches its
+// configuration.
 func LegacyCommand(getenv func(string) string, stdout io.Writer) *cobra.Command {
 	cmd := Command(getenv, stdout)
 	cmd.Use = LegacyName

@@ -1,7 +1,7 @@
 // Package disk provides a disk that can lose its power. It is an ext4 file system on a loop device. A shutdown ioctl,
 // the one that xfstests uses, makes the kernel discard what it has not written to the device: after the next mount,
-// synced data is there and other data is lost, wholly or in part, as after a real power cut. The package asserts
-// nothing. Only tests import it.
+// synced data is there and other data is lost, wholly or in part, as after a real power cut. The package makes no
+// assertions. Only tests import it.
 package disk
 
 import (
@@ -37,10 +37,10 @@ const (
 
 // Disk is a file system that is mounted at Dir, except between Cut and Mount.
 type Disk struct {
-	Dir   string
-	image string
-	boots int
-	there bool
+	Dir     string
+	image   string
+	boots   int
+	mounted bool
 }
 
 // New creates an empty disk. It skips the test on a machine without root, loop devices or ext4.
@@ -57,10 +57,10 @@ func New(tb testing.TB) *Disk {
 	must(tb, f.Truncate(size))
 	must(tb, f.Close())
 	if out, err := exec.CommandContext(tb.Context(), "mkfs.ext4", "-q", "-F", d.image).CombinedOutput(); err != nil {
-		tb.Skipf("no disk can be made here: mkfs.ext4: %v: %s", err, out)
+		tb.Skipf("cannot create a disk here: mkfs.ext4: %v: %s", err, out)
 	}
 	if out, err := d.mount(tb); err != nil {
-		tb.Skipf("no disk can be made here: mount: %v: %s", err, out)
+		tb.Skipf("cannot create a disk here: mount: %v: %s", err, out)
 	}
 	tb.Cleanup(func() { d.unmount(tb) })
 	must(tb, os.RemoveAll(filepath.Join(d.Dir, "lost+found")))
@@ -117,7 +117,7 @@ func (d *Disk) Mount(tb testing.TB) {
 	d.boots++
 	d.image = fmt.Sprintf("%s.%d", strings.TrimSuffix(old, filepath.Ext(old)), d.boots)
 	if out, err := exec.CommandContext(tb.Context(), "cp", "--sparse=always", old, d.image).CombinedOutput(); err != nil {
-		tb.Fatalf("copy what is on the disk: %v: %s", err, out)
+		tb.Fatalf("copy the image: %v: %s", err, out)
 	}
 	must(tb, os.Remove(old))
 	if out, err := d.mount(tb); err != nil {
@@ -128,16 +128,16 @@ func (d *Disk) Mount(tb testing.TB) {
 func (d *Disk) mount(tb testing.TB) (string, error) {
 	tb.Helper()
 	out, err := exec.CommandContext(tb.Context(), "mount", "-t", "ext4", "-o", options, d.image, d.Dir).CombinedOutput()
-	d.there = err == nil
+	d.mounted = err == nil
 	return strings.TrimSpace(string(out)), err
 }
 
 func (d *Disk) unmount(tb testing.TB) {
 	tb.Helper()
-	if !d.there {
+	if !d.mounted {
 		return
 	}
-	d.there = false
+	d.mounted = false
 	for end := time.Now().Add(busy); ; time.Sleep(10 * time.Millisecond) {
 		err := unix.Unmount(d.Dir, 0)
 		if err == nil {
