@@ -167,7 +167,7 @@ var faults = []struct {
 		f.write("/proc/4242/cmdline", "/usr/bin/dynamic-networks-controller\x00-config=/etc/x.json\x00")
 	}},
 	{"another version (multus-cni#1221)", "daemon", "different versions", func(f *fake) { f.versions["daemon"] = "v2" }},
-	{"the API server is away (multus-cni#1361)", "api", "the API server cannot be reached", func(f *fake) {
+	{"the API server is unavailable (multus-cni#1361)", "api", "the API server cannot be reached", func(f *fake) {
 		f.cluster.err = fmt.Errorf("%w: connection refused", plan.ErrUnavailable)
 	}},
 	{"the credentials are refused (multus-cni#852)", "api", "refuses the credentials", func(f *fake) {

@@ -11,7 +11,7 @@ import (
 )
 
 var netnsCheck = Check{
-	Name: "netns", About: "/var/run/netns and /run/netns are the same, and the runtime's network namespaces are there",
+	Name: "netns", About: "/var/run/netns and /run/netns are one directory, which has the runtime's network namespaces",
 	Run: func(_ context.Context, n *Node) ([]Finding, error) {
 		if n.InPod {
 			return nil, errors.New("the node's /run is not visible in a container: run it on the node, or give --root")

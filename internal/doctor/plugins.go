@@ -15,7 +15,7 @@ import (
 )
 
 var pluginsCheck = Check{
-	Name: "plugins", About: "the plugin of every network is there, can be executed, and is for this architecture",
+	Name: "plugins", About: "the plugin of every network exists, is executable, and is for this architecture",
 	Run: func(ctx context.Context, n *Node) ([]Finding, error) {
 		users, err := neededPlugins(ctx, n)
 		var out []Finding

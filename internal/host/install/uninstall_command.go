@@ -60,7 +60,7 @@ func UninstallCommand(defaultConfig string) *cobra.Command {
 	cmd.Flags().BoolVar(&inNode, inNodeFlag, false,
 		"run in the mount namespace of process 1: for a privileged pod with hostPID")
 	cmd.Flags().BoolVar(&r.Force, "force", false,
-		"go on although a daemon runs, pods are attached, or no other CNI configuration is there")
+		"go on although a daemon runs, pods are attached, or no other CNI configuration exists")
 	return cmd
 }
 
