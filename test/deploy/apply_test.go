@@ -57,7 +57,7 @@ func apply(t *testing.T, client dynamic.Interface, u *unstructured.Unstructured,
 	t.Helper()
 	gvr, ok := resources[u.GetKind()]
 	if !ok {
-		return fmt.Errorf("a kind that this test does not know: %s", u.GetKind())
+		return fmt.Errorf("a kind that this test does not support: %s", u.GetKind())
 	}
 	b, err := u.MarshalJSON()
 	if err != nil {

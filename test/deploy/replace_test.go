@@ -67,7 +67,7 @@ func TestReplaceToday(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if left := strings.Join(now(), " "); !strings.Contains(left, "init containers of others") {
+	if left := strings.Join(now(), " "); !strings.Contains(left, "unexpected init containers") {
 		t.Errorf("server side: nothing is left of today's (%q), contrary to docs/upgrade.md", left)
 	}
 }

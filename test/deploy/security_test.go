@@ -39,7 +39,7 @@ func violations(ds *appsv1.DaemonSet) []string {
 	pod := ds.Spec.Template.Spec
 	bad(pod.HostPID, "hostPID")
 	bad(pod.HostIPC, "hostIPC")
-	bad(!pod.HostNetwork, "no hostNetwork: it would wait for the network that it makes")
+	bad(!pod.HostNetwork, "no hostNetwork: the pod would need the network that it provides")
 	bad(pod.ShareProcessNamespace != nil && *pod.ShareProcessNamespace, "shareProcessNamespace")
 	bad(pod.PriorityClassName != "system-node-critical", "priorityClassName %q", pod.PriorityClassName)
 	bad(pod.ServiceAccountName != "multus", "serviceAccountName %q", pod.ServiceAccountName)
@@ -52,7 +52,7 @@ func violations(ds *appsv1.DaemonSet) []string {
 		}), "does not tolerate %s", effect)
 	}
 	bad(slices.ContainsFunc(pod.InitContainers, func(c corev1.Container) bool { return c.Name != installer }),
-		"init containers of others")
+		"unexpected init containers")
 	bad(len(pod.InitContainers) > 1, "%d init containers", len(pod.InitContainers))
 	bad(len(pod.EphemeralContainers) != 0, "ephemeral containers")
 	bad(len(pod.Containers) != 1, "%d containers", len(pod.Containers))
@@ -63,7 +63,7 @@ func violations(ds *appsv1.DaemonSet) []string {
 		c := &pod.InitContainers[i]
 		v = append(v, ofContainer(c, pod.SecurityContext)...)
 		bad(len(c.VolumeMounts) != 1 ||
-			c.VolumeMounts[0].Name != "cni-bin", "the init container %s sees more than the plugin directory", c.Name)
+			c.VolumeMounts[0].Name != "cni-bin", "the init container %s mounts more than the plugin directory", c.Name)
 		bad(len(c.Env) != 0, "the init container %s has an environment", c.Name)
 	}
 	return append(v, ofVolumes(&pod)...)
@@ -220,7 +220,7 @@ func TestViolationsAreSeen(t *testing.T) {
 		"second init container": func(_ *appsv1.DaemonSet, p *corev1.PodSpec, _ *corev1.Container) {
 			p.InitContainers = append(p.InitContainers, p.InitContainers[0])
 		},
-		"init container that sees more": func(_ *appsv1.DaemonSet, p *corev1.PodSpec, c *corev1.Container) {
+		"init container with more mounts": func(_ *appsv1.DaemonSet, p *corev1.PodSpec, c *corev1.Container) {
 			p.InitContainers[0].VolumeMounts = c.VolumeMounts[:2]
 		},
 		"privileged init container": func(_ *appsv1.DaemonSet, p *corev1.PodSpec, _ *corev1.Container) {

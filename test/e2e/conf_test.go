@@ -221,7 +221,7 @@ func TestReadinessFileOfMany(t *testing.T) {
 			if err := <-added; err == nil {
 				t.Error("a plugin that was killed succeeded")
 			}
-			eventually(t, f.Node, "another one watches",
+			eventually(t, f.Node, "another ADD watches",
 				func() bool { plugins, watching = one(); return len(plugins) == pods-1 && len(watching) > 0 })
 			if len(watching) != 1 {
 				t.Errorf("%d of %d plugins watch", len(watching), len(plugins))

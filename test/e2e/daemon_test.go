@@ -168,7 +168,7 @@ func onlyRoot(t *testing.T, socket string) {
 	ask := func(uid uint32) (string, error) {
 		curl, err := exec.LookPath("curl")
 		if err != nil {
-			t.Skip("no curl to ask with")
+			t.Skip("no curl")
 		}
 		cmd := exec.CommandContext(t.Context(), curl, "-sS", "--max-time", "10", "--unix-socket", link, "-o", "/dev/null",
 			"-w", "%{http_code}", "http://multus/healthz")

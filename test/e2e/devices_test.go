@@ -285,7 +285,7 @@ func TestDevices(t *testing.T) {
 				p := s.pod(t, "unallocated", map[string]string{networks: "dev-a"}, false)
 				_, err := s.Add(t, s.Conf(), p)
 				if err == nil {
-					t.Fatal("attached without anybody to ask")
+					t.Fatal("attached without a source of devices")
 				}
 				names(t, err.Error(), s.ns+"/unallocated", nic, k.root)
 				s.delete(t, p)

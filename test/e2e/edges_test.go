@@ -261,7 +261,7 @@ func TestStatus(t *testing.T) {
 				t.Errorf("STATUS: %v", err)
 			}
 			if again := f.calls(t, &n); (len(again) == 0) != (kind == node.Thick) {
-				t.Errorf("asked again at once: %v", again)
+				t.Errorf("called again at once: %v", again)
 			}
 			f.StopDaemon(t)
 			if err := f.Status(t, f.Conf()); (err == nil) != (kind == node.Thin) {

@@ -75,7 +75,7 @@ func (s *site) kill(t *testing.T, p *node.Pod) {
 		t.Fatal(err)
 	}
 	if got := s.devices(t); got != "eth0 net1" {
-		t.Fatalf("the node has %s: not what this test is about", got)
+		t.Fatalf("the node has %s, which this test does not expect", got)
 	}
 }
 
@@ -96,7 +96,7 @@ func TestHostDevice(t *testing.T) {
 			s := newUplinkSite(t, kind)
 			t.Run("the uplink", func(t *testing.T) { s.refusesUplink(t) })
 			t.Run("the spare NIC", func(t *testing.T) { s.givesSpare(t) })
-			t.Run("killed hard, then DEL", func(t *testing.T) {
+			t.Run("pod killed, then DEL", func(t *testing.T) {
 				p := s.attachedPod(t, "killed-del", "spare")
 				s.kill(t, p)
 				p.Path = "" // as the runtime passes it
@@ -105,7 +105,7 @@ func TestHostDevice(t *testing.T) {
 				}
 				s.back(t, "DEL")
 			})
-			t.Run("killed hard, then GC", func(t *testing.T) {
+			t.Run("pod killed, then GC", func(t *testing.T) {
 				p := s.attachedPod(t, "killed-gc", "spare")
 				s.kill(t, p)
 				if err := s.GC(t, edited(t, s.Conf(), map[string]any{"cniVersion": "1.1.0"})); err != nil {
@@ -113,7 +113,7 @@ func TestHostDevice(t *testing.T) {
 				}
 				s.back(t, "GC")
 			})
-			t.Run("killed hard, then GC that keeps it", func(t *testing.T) {
+			t.Run("pod killed, then GC that keeps it", func(t *testing.T) {
 				p := s.attachedPod(t, "killed-listed", "spare")
 				s.kill(t, p)
 				if err := s.GC(t, edited(t, s.Conf(), map[string]any{"cniVersion": "1.1.0"}), p); err != nil {
@@ -125,8 +125,8 @@ func TestHostDevice(t *testing.T) {
 					t.Errorf("DEL: %v", err)
 				}
 			})
-			t.Run("killed hard, then the next ADD", func(t *testing.T) { s.givesAgain(t) })
-			t.Run("killed hard, and its name is taken", func(t *testing.T) { s.losesName(t) })
+			t.Run("pod killed, then the next ADD", func(t *testing.T) { s.givesAgain(t) })
+			t.Run("pod killed, and its name is taken", func(t *testing.T) { s.losesName(t) })
 			t.Run("records of today's Multus", func(t *testing.T) { s.readsOldRecords(t) })
 			t.Run("names in the pod", func(t *testing.T) { s.refusesClashes(t) })
 			conf := edited(t, s.Conf(), map[string]any{"nodeAddresses": []string{"198.51.100.7"}})

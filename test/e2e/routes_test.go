@@ -217,7 +217,7 @@ func TestDefaultRoutes(t *testing.T) {
 					[]string{"net2 " + two4, "net2 " + two6},
 				},
 				{"empty list", "dual", route("mac"), []string{"eth0 10.46.0.1", "eth0 fd00:46::1"}},
-				{"a family that the cluster network has not", "v4", route("mac", gw6), []string{"eth0 10.4.0.1", "net1 " + gw6}},
+				{"a family without a cluster network", "v4", route("mac", gw6), []string{"eth0 10.4.0.1", "net1 " + gw6}},
 				{
 					"the plugin's own routes, moved to itself", "dual", route("own", gw4, gw6),
 					[]string{"net1 " + gw4, "net1 " + gw6},
@@ -289,7 +289,7 @@ func TestAdvertisedRoute(t *testing.T) {
 			}
 			testnet.Addr(t, s.NS, "cni-v4", "fe80::1/64")
 			stop := testnet.Advertise(t, s.NS, "cni-v4", prefix)
-			s.eventually(t, "the route in the pod that asked for nothing", func() bool {
+			s.eventually(t, "the route in the pod that requested nothing", func() bool {
 				return slices.Contains(kernelDefaults(t, plain.NS), "eth0 fe80::1")
 			})
 			// The router also advertises while the pod is being attached.

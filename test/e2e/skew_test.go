@@ -84,7 +84,7 @@ func (f *fakes) cachedStatus(t *testing.T, n *int) {
 	}
 }
 
-// reportInFile attaches a pod with no networks of its own while the daemon is away, and starts the daemon afterwards.
+// reportInFile attaches a pod with no networks of its own while no daemon runs, and starts the daemon afterwards.
 func (f *fakes) reportInFile(t *testing.T) {
 	t.Helper()
 	conf := edited(t, f.Conf(), map[string]any{"plainPods": "local"})

@@ -91,7 +91,7 @@ func problems(e *fault.Entry) []string {
 	var out []string
 	for text, problem := range map[string]string{
 		"\n": "more than one line", "%!": "a verb without its argument",
-		"Multus:": "the engine puts that in front",
+		"Multus:": "the engine adds this prefix",
 	} {
 		if strings.Contains(e.Message+e.Next, text) {
 			out = append(out, problem)

@@ -67,7 +67,7 @@ func TestEveryRow(t *testing.T) {
 	for _, ce := range had {
 		if strings.ContainsAny(ce.Msg+ce.Details, "\n\r") || strings.Count(ce.Msg, "Multus: ") > 1 ||
 			rawBytes.MatchString(ce.Msg) {
-			t.Errorf("not a line that people read: %q", ce.Msg)
+			t.Errorf("not a readable line: %q", ce.Msg)
 		}
 	}
 	for _, e := range fault.Catalogue() {
@@ -189,7 +189,7 @@ func (noDevices) Network(_ context.Context, ref plan.Ref) (*plan.Definition, err
 
 // planning returns errors that golden plans cannot produce, because their kubelet always answers.
 func planning() []produced {
-	return []produced{{"kubelet away", func(t *testing.T) error {
+	return []produced{{"kubelet unavailable", func(t *testing.T) error {
 		t.Helper()
 		conf, err := config.ParsePlugin([]byte(`{"delegates":[{"cniVersion":"1.0.0","name":"c","type":"c"}],
 			"runtimeConfig":{"` + config.PodAnnotations + `":{"k8s.v1.cni.cncf.io/networks":"dev"}}}`))
@@ -268,7 +268,7 @@ func hosts(t *testing.T) []produced {
 	dir := t.TempDir()
 	return []produced{
 		{"kubeconfig", connect(thin.Host(), `{"clusterNetwork":"x","kubeconfig":"`+dir+`/none"}`)},
-		{"daemon away", connect(plugin.Thick(), `{"clusterNetwork":"x","daemonTimeout":"50ms","daemonSocketDir":"`+dir+`"}`)},
+		{"daemon unavailable", connect(plugin.Thick(), `{"clusterNetwork":"x","daemonTimeout":"50ms","daemonSocketDir":"`+dir+`"}`)},
 		{"a plan of another container", func(t *testing.T) error {
 			t.Helper()
 			socket := answering(t, `{"containerID":"c2","attachments":[]}`)

@@ -42,7 +42,7 @@ func (s *apiSite) absences(t *testing.T) {
 	if long() {
 		flicker, away = 30*time.Second, 3*time.Minute
 	}
-	s.absence(t, fmt.Sprintf("API server away at random, %s", s.kind), flicker, false, func(done <-chan struct{}) {
+	s.absence(t, fmt.Sprintf("API server unavailable at random, %s", s.kind), flicker, false, func(done <-chan struct{}) {
 		for {
 			select {
 			case <-done:
@@ -56,7 +56,7 @@ func (s *apiSite) absences(t *testing.T) {
 			}
 		}
 	})
-	s.absence(t, fmt.Sprintf("API server away for %s, %s", away, s.kind), away, long() &&
+	s.absence(t, fmt.Sprintf("API server unavailable for %s, %s", away, s.kind), away, long() &&
 		s.kind == node.Thick, func(done <-chan struct{}) {
 		s.front.goAway()
 		<-done

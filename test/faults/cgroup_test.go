@@ -72,7 +72,7 @@ func limitProcesses(t *testing.T) (g *cgroup, wrap []string) {
 		err = g.set("pids.max", "max")
 	}
 	if err != nil {
-		t.Skipf("no cgroup that limits processes can be made here: %v", err)
+		t.Skipf("no cgroup that limits processes can be created here: %v", err)
 	}
 	return g, []string{"/bin/sh", "-c", fmt.Sprintf(`echo $$ >%q && exec "$0"`, filepath.Join(g.dir, "cgroup.procs"))}
 }
@@ -116,7 +116,7 @@ func (g *cgroup) remove(t *testing.T) {
 func (g *cgroup) processes(t *testing.T) []int {
 	t.Helper()
 	if g == nil {
-		t.Skip("no cgroup can be made here")
+		t.Skip("no cgroup can be created here")
 	}
 	b, err := os.ReadFile(filepath.Join(g.dir, "cgroup.procs"))
 	check(t, err)

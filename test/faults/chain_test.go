@@ -12,7 +12,7 @@ import (
 var lastPlugins = []struct{ short, name, script string }{
 	{"version", "refuses the CNI version", `[ "$CNI_COMMAND" = VERSION ] ||
 { echo '{"cniVersion":"1.0.0","code":1,"msg":"incompatible CNI versions"}'; exit 1; }`},
-	{"words", "refuses ADD and DEL in its own words", `case "$CNI_COMMAND" in ADD|DEL)
+	{"words", "fails ADD and DEL with its own error", `case "$CNI_COMMAND" in ADD|DEL)
 echo '{"cniVersion":"1.0.0","code":100,"msg":"I do not know this chain"}'; exit 1;; esac`},
 }
 

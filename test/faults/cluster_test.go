@@ -152,7 +152,7 @@ func TestClusterChanges(t *testing.T) {
 	cluster.DeleteCRD(t)
 	s := newChangingSite(t, cluster, "changes")
 
-	r := table.row("CRD missing, made, deleted, made again")
+	r := table.row("CRD missing, created, deleted, created again")
 	s.plainStarts(t, r, "CRD missing")
 	if code := s.probe(t, "/readyz"); code != http.StatusServiceUnavailable {
 		t.Errorf("CRD missing: /readyz answers %d", code)
@@ -160,17 +160,17 @@ func TestClusterChanges(t *testing.T) {
 	s.fails(t, r, "lan", "CustomResourceDefinition", "CRD missing")
 	cluster.CreateCRD(t)
 	cluster.CreateNetwork(t, s.ns, "lan", s.bridged(100), nil)
-	s.starts(t, r, "lan", "CRD made")
-	s.ready(t, "CRD made")
+	s.starts(t, r, "lan", "CRD created")
+	s.ready(t, "CRD created")
 	s.compacted(t) // first: for some time after the deletion of the CRD the daemon may have no watch
 	cluster.DeleteCRD(t)
 	s.fails(t, r, "lan", "CustomResourceDefinition", "CRD deleted")
 	s.plainStarts(t, r, "CRD deleted")
 	cluster.CreateCRD(t)
 	cluster.CreateNetwork(t, s.ns, "lan", s.bridged(101), nil)
-	s.starts(t, r, "lan", "CRD made again")
-	s.uses(t, r, "lan", "br101", "CRD made again")
-	s.ready(t, "CRD made again")
+	s.starts(t, r, "lan", "CRD created again")
+	s.uses(t, r, "lan", "br101", "CRD created again")
+	s.ready(t, "CRD created again")
 	if !long() {
 		return
 	}

@@ -100,7 +100,7 @@ func TestDaemonPoints(t *testing.T) {
 func TestLeavePoints(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, node.Thick, variants[1], map[string]any{"plainPods": "local"})
-	r := table.row("plugin killed while the daemon is away")
+	r := table.row("plugin killed while no daemon runs")
 	s.StopDaemon(t)
 	check(t, os.RemoveAll(filepath.Join(s.SocketDir(), "reports")))
 	points := s.trace(t, "ADD", func(env ...string) error { return s.call(t, "ADD", env...) })

@@ -281,7 +281,7 @@ func TestTerminated(t *testing.T) {
 			t.Errorf("ADD: %v, want an error that names the network", err)
 		}
 		if killFile(t, pid) {
-			r.bad(t, &r.stuck, 1, "a process of the delegate lives on")
+			r.bad(t, &r.stuck, 1, "a process of the delegate is still running")
 		}
 		if left := interfaces(t, s.pod.NS); len(left) > 0 {
 			r.bad(t, &r.interfaces, len(left), "not undone: %v", left)
@@ -354,7 +354,7 @@ func TestHung(t *testing.T) {
 			r.bad(t, &r.stuck, 1, "%s ended after %s: %v", verb, took, err)
 		}
 		if killFile(t, filepath.Join(s.Dir, "pid")) {
-			r.bad(t, &r.stuck, 1, "%s: a process of the delegate lives on", verb)
+			r.bad(t, &r.stuck, 1, "%s: a process of the delegate is still running", verb)
 		}
 		if left := interfaces(t, s.pod.NS); len(left) > 0 {
 			r.bad(t, &r.interfaces, len(left), "%s: not every other attachment is deleted: %v", verb, left)
@@ -459,7 +459,7 @@ func TestOrphan(t *testing.T) {
 	}
 	s.delOnce(t, r, "DEL")
 	if killFile(t, filepath.Join(s.Dir, "pid")) {
-		r.bad(t, &r.stuck, 1, "the delegate lives on")
+		r.bad(t, &r.stuck, 1, "the delegate is still running")
 	}
 	s.clean(t, r, "DEL")
 }

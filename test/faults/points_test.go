@@ -45,7 +45,7 @@ var verbs = []verb{
 		plain("ADD"),
 	},
 	{"DEL", attached, plain("DEL")},
-	{"DEL of nothing", fresh, plain("DEL")},
+	{"DEL without a record", fresh, plain("DEL")},
 	{"CHECK", attached, plain("CHECK")},
 	{"GC", attached, func(t *testing.T, s *site, env ...string) error { t.Helper(); return s.gc(t, env) }},
 }

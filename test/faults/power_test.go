@@ -121,7 +121,7 @@ func TestPowerLoss(t *testing.T) {
 				s.fake(t, "bad", map[string]any{"fail": map[string]any{"ADD": map[string]any{"code": 100, "msg": "no"}}})
 				r := table.row(fmt.Sprintf("power lost at every point, %s, %s", kind, v.name))
 				for _, verb := range verbs {
-					seldom := verb.name == "ADD after ADD" || verb.name == "DEL of nothing"
+					seldom := verb.name == "ADD after ADD" || verb.name == "DEL without a record"
 					if verb.name == "CHECK" || seldom && !long() {
 						continue // CHECK writes nothing
 					}

@@ -160,7 +160,7 @@ func rearranged(t *testing.T, d deployment) {
 	testnet.Rename(t, p.NS, "net1", "net1-nic")
 	testnet.Veth(t, p.NS, "net1", p.NS, "tap1")
 	if lost, err := c.restart(t); len(lost) > 0 || err != nil {
-		t.Errorf("a restart of CRI-O costs the virtual machine its sandbox: %v; GC: %v", lost, err)
+		t.Errorf("a restart of CRI-O removes the sandbox of the virtual machine: %v; GC: %v", lost, err)
 	}
 	if err := c.tearDown(t, p); err != nil {
 		t.Error(err)
@@ -184,7 +184,7 @@ func changedBridge(t *testing.T, d deployment) {
 	testnet.HardwareAddr(t, s.NS, "low", "02:00:00:00:00:01")
 	testnet.Port(t, s.NS, "low", "br1")
 	if lost, err := c.restart(t); len(lost) > 0 || err != nil {
-		t.Errorf("a restart of CRI-O costs %d of 4 pods their sandbox: %v; GC: %v", len(lost), lost, err)
+		t.Errorf("a restart of CRI-O removes the sandboxes of %d of 4 pods: %v; GC: %v", len(lost), lost, err)
 	}
 	for len(c.sandboxes) > 0 {
 		check(t, c.tearDown(t, c.sandboxes[0]))
@@ -297,7 +297,7 @@ func beforeMultus(t *testing.T, d deployment) {
 	}
 	for p, want := range before {
 		if got := s.addresses(t, p); len(got) == 0 || !slices.Equal(got, want) {
-			t.Errorf("%s lives and has the addresses %v after GC, before: %v", p.Name, got, want)
+			t.Errorf("%s runs and has the addresses %v after GC, before: %v", p.Name, got, want)
 		}
 	}
 	s.gone(t, lost)
@@ -308,7 +308,7 @@ func beforeMultus(t *testing.T, d deployment) {
 	}
 	for _, a := range s.addresses(t, next) {
 		if slices.Contains(before[old], a) || slices.Contains(before[fresh], a) {
-			t.Errorf("%s is given out twice", a)
+			t.Errorf("%s is assigned twice", a)
 		}
 	}
 }
@@ -433,7 +433,7 @@ func pluginWithoutGC(t *testing.T, d deployment) {
 	}
 	s.gone(t, lost)
 	if got := s.addresses(t, live); len(got) == 0 || !slices.Equal(got, before) {
-		t.Errorf("addresses of the live pod after GC: %v, before: %v", got, before)
+		t.Errorf("addresses of the running pod after GC: %v, before: %v", got, before)
 	}
 }
 
@@ -451,7 +451,7 @@ func endlessDel(t *testing.T, d deployment) {
 	}
 	testnet.Remove(t, p.NS, "net1")
 	if err := c.tearDown(t, p); err != nil {
-		t.Logf("while the sandbox is there: %v", err)
+		t.Logf("while the sandbox exists: %v", err)
 		check(t, testnet.Delete(p.Path))
 		const tries = 6
 		for range tries {

@@ -454,7 +454,7 @@ func (n *neighbour) asCRIO(t *testing.T, s *site, p *node.Pod) {
 	before := s.addresses(t, p)
 	lost, err := c.restart(t)
 	if len(lost) > 0 {
-		t.Errorf("a restart of CRI-O costs the pod its sandbox: %v", lost)
+		t.Errorf("a restart of CRI-O removes the sandbox of the pod: %v", lost)
 	}
 	if err != nil {
 		t.Errorf("GC: %v", err)

@@ -121,7 +121,7 @@ func (n *node) withoutDaemon(t *testing.T, w *workstation) {
 		"--image-pull-policy=IfNotPresent", "--",
 		"/usr/src/multus-cni/bin/multusctl", "doctor", "--root", "/host", "-o", "json")
 	name := regexp.MustCompile(`node-debugger-\S+`).FindString(out)
-	until(t, "the pod for debugging is through", func() error {
+	until(t, "the debug pod has ended", func() error {
 		p, err := n.Client.CoreV1().Pods("default").Get(t.Context(), name, metav1.GetOptions{})
 		if err == nil && p.Status.Phase != corev1.PodFailed { // the exit code for findings
 			err = fmt.Errorf("pod is %s", p.Status.Phase)

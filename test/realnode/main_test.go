@@ -55,7 +55,7 @@ type node struct {
 func start(t *testing.T, o cluster.Options) *node {
 	t.Helper()
 	if os.Getenv("REALNODE") == "" {
-		t.Skip("a real node is not asked for: run make e2e, or set REALNODE=1")
+		t.Skip("a real node is not requested: run make e2e, or set REALNODE=1")
 	}
 	o.Dir = t.TempDir()
 	began := time.Now()
@@ -107,7 +107,8 @@ func until(t *testing.T, what string, try func() error) {
 	t.Logf("%s: %.1f s", what, time.Since(began).Seconds())
 }
 
-// wait repeats try until it returns no error. If that takes longer than waitTimeout, the test fails with the last error.
+// wait repeats try until it returns no error. If that takes longer than waitTimeout, the test fails with the last
+// error.
 func wait(t *testing.T, what string, try func() error) {
 	t.Helper()
 	over := time.After(waitTimeout)

@@ -75,7 +75,7 @@ func TestRoots(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			n := start(t, tt.options)
 			if err := os.WriteFile(n.Path("/try"), nil, 0o600); (err == nil) == tt.options.ReadOnly {
-				t.Fatalf("root is not what it should be: %v", err)
+				t.Fatalf("unexpected root: %v", err)
 			}
 			n.install(t, tt.overlay)
 			n.twoNetworks(t)
@@ -172,7 +172,7 @@ func (n *node) timeToReady(t *testing.T) {
 		without = append(without, n.scale(t,
 			controller("Deployment", "plain", many, "{}", "runtimeClassName: "+cluster.PlainRuntime), "plain", many))
 		if held, err := filepath.Glob(n.Path(results)); err != nil || len(held) != 0 {
-			t.Errorf("Multus had to do with pods that are to be without: %v %v", held, err)
+			t.Errorf("Multus attached pods that must not use it: %v %v", held, err)
 		}
 		n.scale(t, controller("Deployment", "plain", 0, "{}", "runtimeClassName: "+cluster.PlainRuntime), "plain", 0)
 		with = append(with, n.scale(t, controller("Deployment", "many", many, extra, ""), "many", many))
@@ -308,7 +308,7 @@ func (n *node) throughout(t *testing.T, starting, ending func(t *testing.T)) {
 		t.Fatal(err)
 	}
 	if after.Status.ContainerStatuses[0].RestartCount != 0 || fmt.Sprint(had) != fmt.Sprint(has) {
-		t.Errorf("the pod that was there before had %v, has %v, status %+v", had, has, after.Status.ContainerStatuses)
+		t.Errorf("the running pod had %v, has %v, status %+v", had, has, after.Status.ContainerStatuses)
 	}
 	n.remove(t, "witness")
 	n.apply(t, controller("Deployment", "many", 0, extra, ""))
@@ -471,7 +471,7 @@ func (n *node) writePrimary(dir string) error {
 // free.
 func (n *node) afterReboot(t *testing.T, before []string, replicas int) {
 	t.Helper()
-	until(t, "no record of before", func() error {
+	until(t, "no record from before", func() error {
 		for _, f := range before {
 			if _, err := os.Stat(n.Path(f)); err == nil && strings.HasPrefix(f, filepath.Dir(ledger)+"/") {
 				return fmt.Errorf("%s is there", f)

@@ -76,7 +76,7 @@ func TestStates(t *testing.T) {
 				t.Fatal(err)
 			}
 		} else if text != string(b) {
-			t.Errorf("%s does not say what is run: go test ./test/realnode -run TestStates -update", path)
+			t.Errorf("%s does not have the present states: go test ./test/realnode -run TestStates -update", path)
 		}
 		count := map[string]int{}
 		for _, name := range said {

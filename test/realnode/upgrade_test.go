@@ -218,7 +218,7 @@ func (n *node) asRendered(t *testing.T) {
 	}
 	for _, r := range role.Rules {
 		if strings.Contains(fmt.Sprint(r), "*") || strings.Contains(fmt.Sprint(r), "update") {
-			t.Errorf("right is left: %+v", r)
+			t.Errorf("permission is left: %+v", r)
 		}
 	}
 }

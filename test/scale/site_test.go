@@ -50,7 +50,7 @@ func newSite(t *testing.T, cluster *kubetest.Cluster, ns string) *site {
 	addr, ok := l.Addr().(*net.TCPAddr)
 	must(t, l.Close())
 	if !ok {
-		t.Fatalf("%v is no TCP address", l.Addr())
+		t.Fatalf("%v is not a TCP address", l.Addr())
 	}
 	s := &site{cluster: cluster, proxy: cluster.Proxy(t), ns: ns, metricsPort: addr.Port}
 	s.Node = node.New(t, node.Options{
@@ -140,14 +140,14 @@ func (s *site) since(t *testing.T, before traffic) traffic {
 	return traffic{minus(now.Requests, before.Requests), now.Up - before.Up, now.Down - before.Down}
 }
 
-// traffic returns the cost of do. It waits until enough returns true or waitTimeout is over, and until the connection is
-// quiet.
+// traffic returns the cost of do. It waits until enough returns true or waitTimeout is over, and until the connection
+// is quiet.
 func (s *site) traffic(t *testing.T, do func(), enough func(traffic) bool) traffic {
 	t.Helper()
 	before := s.count(t)
 	do()
 	if !within(waitTimeout, func() bool { return enough(s.since(t, before)) }) {
-		t.Logf("not all that was waited for has come within %v", waitTimeout)
+		t.Logf("the condition was not met within %v", waitTimeout)
 	}
 	s.settle(t)
 	return s.since(t, before)

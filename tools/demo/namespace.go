@@ -30,7 +30,7 @@ func newNamespace(name string) (*namespace, error) {
 	if err := os.WriteFile(ns.path, nil, 0o444); err != nil {
 		return nil, fmt.Errorf("make namespace %s: %w", name, err)
 	}
-	err := away(func() error {
+	err := onOwnThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return err
 		}
@@ -56,7 +56,7 @@ func (ns *namespace) remove() error {
 
 // do runs fn inside the namespace. Sockets that fn opens stay there.
 func (ns *namespace) do(fn func() error) error {
-	return away(func() error {
+	return onOwnThread(func() error {
 		if err := netns.Set(ns.fd); err != nil {
 			return fmt.Errorf("enter %s: %w", ns.path, err)
 		}
@@ -64,9 +64,9 @@ func (ns *namespace) do(fn func() error) error {
 	})
 }
 
-// away runs fn on a thread of its own. The thread ends with fn, so nothing else runs in the namespaces to which fn
+// onOwnThread runs fn on its own thread. The thread ends with fn, so nothing else runs in the namespaces to which fn
 // moves it.
-func away(fn func() error) error {
+func onOwnThread(fn func() error) error {
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine

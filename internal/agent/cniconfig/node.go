@@ -101,7 +101,7 @@ func (n Node) Facts() Facts {
 }
 
 // FactsOf returns the facts in an existing configuration. They are used until the API server has answered, so that a
-// program that starts while the API server is away does not change the configuration back and forth.
+// program that starts while the API server is unavailable does not change the configuration back and forth.
 func FactsOf(conf []byte) Facts {
 	var c struct {
 		CNIVersion    string   `json:"cniVersion"`

@@ -161,7 +161,7 @@ func TestControllerReadsNode(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// The API server is away when the daemon restarts: nothing changes.
+	// The API server is unavailable when the daemon restarts: nothing changes.
 	fail(errors.New("no answer"))
 	was := asked.Load()
 	s, _, stop = start(newClock())

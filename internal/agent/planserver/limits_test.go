@@ -21,7 +21,7 @@ import (
 )
 
 // hanging is a source with a large definition "large" and a small one "small". After the large definition "large-away"
-// it waits until the request ends, as for an API server that is away.
+// it waits until the request ends, as for an API server that is unavailable.
 type hanging struct{ waiting chan string }
 
 func (h *hanging) Network(ctx context.Context, ref plan.Ref) (*plan.Definition, error) {

@@ -17,8 +17,8 @@ const (
 	// writers is the number of statuses that are written at the same time. At most retriers of them are repeated attempts.
 	writers  = 8
 	retriers = 4
-	// firstRetry and lastRetry limit the pauses between attempts while the API server is away. After an error of unknown
-	// kind, the pauses grow up to forbiddenPause.
+	// firstRetry and lastRetry limit the pauses between attempts while the API server is unavailable. After an error of
+	// unknown kind, the pauses grow up to forbiddenPause.
 	firstRetry = 250 * time.Millisecond
 	lastRetry  = 15 * time.Second
 	// retrySpacing is the shortest time between two repeated attempts. It allows 20 attempts a second, less than half of

@@ -82,8 +82,8 @@ func (w *Writer) runEvents(ctx context.Context) error {
 	return g.Wait()
 }
 
-// writeEvents writes the events of a batch, once each. It retries those that fail while the API server is away, for
-// about a minute.
+// writeEvents writes the events of a batch, once each. It retries those that fail while the API server is unavailable,
+// for about a minute.
 func (w *Writer) writeEvents(ctx context.Context, b *eventBatch) {
 	again, err := w.writeEach(ctx, b)
 	b.events = again

@@ -48,7 +48,7 @@ type Options struct {
 
 // Writer writes network statuses to the cluster. For each pod it writes the latest one, and never two at a time. A
 // report that cannot be written at once is kept in a file, so that no status is lost while the daemon restarts or the
-// API server is away. Cancelling the context of Run closes the Writer.
+// API server is unavailable. Cancelling the context of Run closes the Writer.
 type Writer struct {
 	cluster publish.Cluster
 	log     *slog.Logger

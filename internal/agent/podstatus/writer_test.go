@@ -349,7 +349,7 @@ func TestQueueFiles(t *testing.T) {
 	}
 }
 
-// TestEventsAreRetried checks that events wait while the API server is away, and that each is written once.
+// TestEventsAreRetried checks that events wait while the API server is unavailable, and that each is written once.
 func TestEventsAreRetried(t *testing.T) {
 	t.Parallel()
 	w := newFailingCluster()

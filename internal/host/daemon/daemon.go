@@ -47,7 +47,7 @@ type part struct {
 }
 
 // Run serves until ctx ends, and then waits for the requests in flight. It leaves the CNI configuration file in place:
-// a pod that starts while the daemon is away must not start without its networks (multus-cni#1387).
+// a pod that starts while no daemon runs must not start without its networks (multus-cni#1387).
 func Run(ctx context.Context, o Options) error {
 	conf, err := o.configuration()
 	if err != nil {

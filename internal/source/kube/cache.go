@@ -45,8 +45,8 @@ const (
 // Cache serves network definitions from a watch of the whole cluster. It is for the daemon.
 //
 // A definition that is not in the cache is read live, so that a definition is found as soon as it is created. Today's
-// daemon reports such a definition as missing (behaviour B9). While the API server is away, cached definitions are
-// served from memory, and the error for all others wraps plan.ErrUnavailable.
+// daemon reports such a definition as missing (behaviour B9). While the API server is unavailable, cached definitions
+// are served from memory, and the error for all others wraps plan.ErrUnavailable.
 type Cache struct {
 	client *Client
 	log    *slog.Logger
@@ -232,7 +232,7 @@ func (c *Cache) list(ctx context.Context, o metav1.ListOptions) (runtime.Object,
 // relistPause returns how long to wait before a list. After a restart of the API server, the watches of all nodes begin
 // with a list at the same moment. An empty cache does not wait. A cache with definitions serves them from memory and
 // confirms the definition that is requested, so that its list can wait: for a random time that grows with the number of
-// definitions. This applies to each attempt, because earlier attempts failed while the server was away.
+// definitions. This applies to each attempt, because earlier attempts failed while the server was unavailable.
 func (c *Cache) relistPause() time.Duration {
 	c.mu.RLock()
 	defer c.mu.RUnlock()

@@ -385,7 +385,7 @@ func TestCacheBudget(t *testing.T) { // not parallel: it measures the heap
 }
 
 // TestTooLarge checks that a definition above the limit is refused with its size, whether it is listed or not. While
-// the API server is away, the error says why the definition is not in memory.
+// the API server is unavailable, the error says why the definition is not in memory.
 func TestTooLarge(t *testing.T) {
 	t.Parallel()
 	config := strings.Repeat("c", plan.MaxConfigBytes+1)

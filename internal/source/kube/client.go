@@ -158,8 +158,8 @@ type object struct {
 	} `json:"spec"`
 }
 
-// Pod reads the metadata of a pod live. It retries while the API server is away or overloaded, for lookupTimeout at
-// most (behaviour D13). The error wraps plan.ErrNotFound or plan.ErrUnavailable, or is a *ForbiddenError.
+// Pod reads the metadata of a pod live. It retries while the API server is unavailable or overloaded, for lookupTimeout
+// at most (behaviour D13). The error wraps plan.ErrNotFound or plan.ErrUnavailable, or is a *ForbiddenError.
 func (c *Client) Pod(ctx context.Context, ref plan.Ref) (*plan.Pod, error) {
 	t := target{verb: "get", resource: "pods", namespace: ref.Namespace, name: ref.Name}
 	o, err := c.lookup(ctx, c.core, t, acceptMetadata)

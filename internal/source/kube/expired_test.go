@@ -55,7 +55,7 @@ func testAfter410(t *testing.T, cluster *kubetest.Cluster, message string) {
 	cluster.CreateNetwork(t, metav1.NamespaceDefault, "kept", confX, nil)
 	eventually(t, "an event", func() bool { return c.Len() == 3 })
 
-	open := r.close() // otherwise the back-off of the reflector grows while the API server is away
+	open := r.close() // otherwise the back-off of the reflector grows while the API server is unavailable
 	proxy.Down()
 	eventually(t, "the watch breaks", func() bool { return !isFollowing(c) })
 	const confY = `{"cniVersion":"1.0.0","type":"ipvlan"}`

@@ -358,8 +358,8 @@ func testCache(t *testing.T, cluster *kubetest.Cluster) {
 	})
 }
 
-// TestCacheSurvivesOutage tests annotated pods while the API server is away ("What happens when something is missing"
-// in docs/architecture.md).
+// TestCacheSurvivesOutage tests annotated pods while the API server is unavailable ("What happens when something is
+// missing" in docs/architecture.md).
 func TestCacheSurvivesOutage(t *testing.T) {
 	t.Parallel()
 	cluster := kubetest.Start(t)
@@ -376,12 +376,12 @@ func TestCacheSurvivesOutage(t *testing.T) {
 	proxy.Down()
 	eventually(t, "the watch breaks", func() bool { return !isFollowing(c) })
 	if def, err := c.Network(t.Context(), x); err != nil || def.Config != confX {
-		t.Errorf("API server away, known definition: %+v, %v", def, err)
+		t.Errorf("API server unavailable, known definition: %+v, %v", def, err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	_, err = c.Network(ctx, plan.Ref{Namespace: "default", Name: "never-seen"})
-	checkErr(t, "API server away, unknown definition", err, plan.ErrUnavailable, plan.ErrUnavailable, plan.ErrNotFound)
+	checkErr(t, "outage, unknown definition", err, plan.ErrUnavailable, plan.ErrUnavailable, plan.ErrNotFound)
 
 	// Changes are visible as soon as the server is back, even if the watch still waits.
 	cluster.DeleteNetwork(t, "default", "y")

@@ -113,7 +113,7 @@ func New(tb testing.TB) *NS {
 			tb.Error(err)
 		}
 	})
-	away(tb, func() error { return unix.Unshare(unix.CLONE_NEWNET) }, func() {
+	onLockedThread(tb, func() error { return unix.Unshare(unix.CLONE_NEWNET) }, func() {
 		if err := unix.Mount("/proc/thread-self/ns/net", ns.Path, "", unix.MS_BIND, ""); err != nil {
 			tb.Fatalf("mount namespace: %v", err)
 		}
@@ -139,7 +139,7 @@ func Delete(path string) error {
 // inside the namespace, but processes are.
 func (ns *NS) Do(tb testing.TB, fn func()) {
 	tb.Helper()
-	away(tb, func() error { return enter(ns.Path) }, fn)
+	onLockedThread(tb, func() error { return enter(ns.Path) }, fn)
 }
 
 // enter moves the calling thread, which must be locked, into the namespace at path.
@@ -155,8 +155,8 @@ func enter(path string) error {
 	return nil
 }
 
-// away runs leave and then fn on a locked thread. It moves the thread back even if fn ends the test.
-func away(tb testing.TB, leave func() error, fn func()) {
+// onLockedThread runs leave and then fn on a locked thread. It moves the thread back even if fn ends the test.
+func onLockedThread(tb testing.TB, leave func() error, fn func()) {
 	tb.Helper()
 	runtime.LockOSThread()
 	home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
