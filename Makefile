@@ -13,14 +13,14 @@ ARGS ?=
 
 # The race detector needs a C compiler.
 RACE ?= $(if $(shell command -v $$($(GO) env CC)),-race)
-# The commit goes into the binaries if git can tell it; git may be missing, or not trust the owner of the folder.
+# The commit goes into the binaries if git can read it; git may be missing, or not trust the owner of the folder.
 BUILDVCS := $(if $(shell git rev-parse --verify --quiet HEAD 2>/dev/null),auto,false)
 
 TEST_TOOLS := bin/cni bin/tools/kube-apiserver bin/tools/etcd
-# What a whole node needs beside them.
+# What a real node needs in addition.
 CLUSTER_TOOLS := $(TEST_TOOLS) bin/tools/kubelet bin/tools/containerd bin/tools/runc
 GOTESTSUM := bin/tools/gotestsum
-# The name of a package, its tests that failed or were skipped, and at the end "DONE n tests, m skipped in …".
+# Prints the name of each package, its failed and skipped tests, and at the end "DONE n tests, m skipped in …".
 RUN_TESTS := $(GOTESTSUM) --format pkgname --format-hide-empty-pkg --
 # A package with real namespaces or servers may take longer than the ten minutes that go test allows.
 TEST_TIMEOUT ?= 20m
@@ -43,7 +43,7 @@ test: build $(TEST_TOOLS) bin/tools/whereabouts $(GOTESTSUM) ## run all tests, w
 	@$(if $(RACE),,echo "no C compiler: testing without the race detector")
 	CGO_ENABLED=$(if $(RACE),1,0) $(RUN_TESTS) $(RACE) -shuffle=on -timeout=$(TEST_TIMEOUT) $(ARGS) $(PKG)
 
-# What test/ has builds binaries first, and drives whole nodes.
+# The tests of test/ are left out: they build binaries and run real nodes.
 FAST_PKG ?= ./cmd/... ./internal/... ./tools/... ./wire/...
 
 test-fast: ## run the tests beside the code, which need neither root nor tools nor servers: seconds
@@ -58,7 +58,7 @@ lint: bin/tools/golangci-lint bin/tools/vale ## check style, formatting, go.mod,
 # Another database of vulnerabilities: a URL, also file:///.
 VULNDB ?= https://vuln.go.dev
 
-vulncheck: bin/tools/govulncheck ## look for known vulnerabilities in what the commands use (VULNDB names the database; says so when it cannot be reached)
+vulncheck: bin/tools/govulncheck ## look for known vulnerabilities in what the commands use (VULNDB names the database; reports if it cannot be reached)
 	@tools/vulncheck $(VULNDB) ./cmd/...
 
 fuzz: ## run every fuzz target for FUZZTIME (10s), one after another
@@ -69,15 +69,15 @@ fuzz: ## run every fuzz target for FUZZTIME (10s), one after another
 			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$pkg" </dev/null; \
 		done
 
-# Seconds that the tests of faults go on at random; more than 60 also asks for all that is left out of `make test`.
+# Seconds of random faults. With more than 60, the tests that `make test` leaves out run, too.
 FAULTS_SECONDS ?= 300
 
-faults: $(TEST_TOOLS) ## kill, stop and damage what can be, and print the table of what was left (root)
+faults: $(TEST_TOOLS) ## inject faults, and print a table of leaked resources (root)
 	@table=$$(mktemp); trap 'rm -f "$$table"' EXIT; status=0; \
 		FAULTS_SECONDS=$(FAULTS_SECONDS) FAULTS_TABLE=$$table $(GO) test -count=1 -timeout=$$(( $(FAULTS_SECONDS) + 5400 ))s $(ARGS) ./test/faults || status=$$?; \
 		cat "$$table"; exit $$status
 
-rules: ## list the tests of each rule of docs/behaviour.md; fails on a rule without one, and on a citation of none
+rules: ## list the tests of each rule of docs/behaviour.md; fails on a rule without a test, and on a citation of an unknown rule
 	$(GO) run ./tools/rules
 
 # Where the measurements are written: bench.md, bench.json, bench.svg, node.json, and the page's parts. BENCH_SCALE=n does n times the work,
@@ -96,16 +96,16 @@ BASE ?= HEAD
 bench-diff: bin/tools/benchstat ## compare parsers, resolver and ledger with those of revision BASE (benchstat; some minutes)
 	@test/bench/diff $(BASE)
 
-scale: $(TEST_TOOLS) ## measure what 10,000 network definitions cost, and write it into docs/scale.md (root; ten minutes)
+scale: $(TEST_TOOLS) ## measure the cost of 10,000 network definitions, and write it into docs/scale.md (root; ten minutes)
 	SCALE=$(abspath docs/scale.md) $(GO) test -v -count=1 -timeout=30m -run TestScale $(ARGS) ./test/scale
 
-demo: build bin/cni bin/demo ## attach networks to a namespace before your eyes (root)
+demo: build bin/cni bin/demo ## attach three networks to a pod on a temporary node, and show every step (root)
 	bin/demo $(ARGS)
 
-cluster: $(CLUSTER_TOOLS) bin/cluster ## run a real Kubernetes until Ctrl-C, and say how to use it; ARGS=-nodes=2 for two nodes (root)
+cluster: $(CLUSTER_TOOLS) bin/cluster ## run a real Kubernetes until Ctrl-C, and print how to use it; ARGS=-nodes=2 for two nodes (root)
 	bin/cluster $(ARGS)
 
-# What `make e2e` runs. The first part is in `make test`, too; the second only here, since it takes a whole node for minutes.
+# What `make e2e` runs. `make test` runs the first two, too; the tests of a real node take minutes.
 E2E ?= ./test/e2e/... ./test/neighbours ./test/realnode
 # Rounds of the test in which pods come and go while GC and CHECK run; `make neighbours` runs a thousand.
 ROUNDS ?= 50
@@ -119,7 +119,7 @@ e2e: build $(CLUSTER_TOOLS) bin/tools/whereabouts $(GOTESTSUM) ## run the end-to
 neighbours: $(TEST_TOOLS) bin/tools/whereabouts ## run the software of docs/ecosystem.md beside Multus, the long form (root; an hour)
 	NEIGHBOURS_ROUNDS=$(if $(filter file,$(origin ROUNDS)),1000,$(ROUNDS)) $(GO) test -count=1 -timeout=3h $(ARGS) ./test/neighbours
 
-# The name that the image bears in the archives, as the manifests have it; what its labels tell.
+# The name of the image in the archives, as in the manifests, and the values of its labels.
 IMAGE ?= localhost/multus:latest
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 REVISION ?= $(shell git rev-parse --verify --quiet HEAD 2>/dev/null)

@@ -13,17 +13,19 @@ import (
 	"multus/internal/testutil/eventually"
 )
 
-// together is a Cluster in which the write of an event blocks until another one is written at the same time. The first
-// answer to an event with the message "later" is ErrRetry.
-type together struct {
+// pairingCluster is a Cluster in which the write of an event blocks until another one is written at the same time. The
+// first answer to an event with the message "later" is ErrRetry.
+type pairingCluster struct {
 	begun   chan struct{}
 	written chan string
 	again   chan string
 }
 
-func (c *together) SetAnnotation(context.Context, request.Pod, string, string) error { return nil }
+func (c *pairingCluster) SetAnnotation(context.Context, request.Pod, string, string) error {
+	return nil
+}
 
-func (c *together) Emit(ctx context.Context, _ request.Pod, e publish.Event) error {
+func (c *pairingCluster) Emit(ctx context.Context, _ request.Pod, e publish.Event) error {
 	select {
 	case c.begun <- struct{}{}:
 	case <-c.begun:
@@ -45,7 +47,7 @@ func (c *together) Emit(ctx context.Context, _ request.Pod, e publish.Event) err
 // all others, and that only an event which fails temporarily is written again.
 func TestEventsTogether(t *testing.T) {
 	t.Parallel()
-	c := &together{begun: make(chan struct{}), written: make(chan string, 4), again: make(chan string, 1)}
+	c := &pairingCluster{begun: make(chan struct{}), written: make(chan string, 4), again: make(chan string, 1)}
 	q, stop := start(t, c, t.TempDir())
 	q.emit(&eventBatch{events: []publish.Event{{Message: "first"}, {Message: "later"}}})
 	if got := eventually.Receive(t, "events are written at the same time", c.written); got != "first" {
