@@ -108,8 +108,8 @@ func (e *Exec) takeAhead(path string, environ []string) *process {
 	return a.process
 }
 
-// sameCall reports whether two environments are those of one call. libcni returns the variables in any order. Those that
-// are not CNI's are the environment of this process, which does not change.
+// sameCall reports whether two environments are those of one call. libcni returns the variables in any order. Those
+// that are not CNI's are the environment of this process, which does not change.
 func sameCall(a, b []string) bool {
 	return len(a) == len(b) && !slices.ContainsFunc(a, func(kv string) bool {
 		return isCNI(kv) && !slices.Contains(b, kv)
@@ -133,8 +133,9 @@ func isScript(path string) bool {
 	return string(readHead(path, head[:])) == "#!"
 }
 
-// isBusy reports whether more threads of the node are ready to run than it has processors. A process that is started
-// early then takes time from others and gains nothing.
+// isBusy reports whether more than two threads of the node are ready to run for each of its processors. A process that
+// is started early then takes time from others and gains nothing. With one thread for each processor, half of the gain
+// was lost on a node of two processors, since a delegate and the IPAM plugin that it runs are such threads.
 func isBusy() bool {
 	if failpoint.Enabled {
 		return false // a test passes the same points each time
@@ -146,7 +147,7 @@ func isBusy() bool {
 	}
 	runnable, _, _ := bytes.Cut(fields[3], []byte("/"))
 	n, err := strconv.Atoi(string(runnable))
-	return err != nil || n > runtime.NumCPU()
+	return err != nil || n > 2*runtime.NumCPU()
 }
 
 // readHead returns the beginning of a file, at most as much as fits into buf. It returns nothing if that fails.
