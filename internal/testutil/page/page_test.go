@@ -26,8 +26,9 @@ func TestPages(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		head, _, _ := strings.Cut(string(b), "<!-- From")
-		if !strings.HasPrefix(string(got), head+"<!-- From here on: make "+target+" -->\nmeasured\n<!-- To here. -->\n") {
+		marker := "<!-- From here on: make " + target + " -->\n"
+		head, _, _ := strings.Cut(string(b), marker)
+		if !strings.HasPrefix(string(got), head+marker+"measured\n<!-- To here. -->\n") {
 			t.Errorf("%s: %s", name, got)
 		}
 	}
