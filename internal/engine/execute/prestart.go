@@ -38,7 +38,8 @@ func (r *Runner) Prestart(verb string, of *ledger.Record, a *ledger.Attachment) 
 	if len(chain) == 0 {
 		return
 	}
-	e.startAhead(chain[0], append(withoutCNI(os.Environ()),
+	environ := withoutCNI(os.Environ()) //nolint:forbidigo // libcni passes the environment of this process, too
+	e.startAhead(chain[0], append(environ,
 		"CNI_COMMAND="+verb, "CNI_CONTAINERID="+of.ContainerID, "CNI_NETNS="+of.Netns, "CNI_IFNAME="+a.IfName,
 		"CNI_ARGS="+a.Args.String(), "CNI_PATH="+strings.Join(r.path, string(os.PathListSeparator))))
 }
