@@ -54,8 +54,9 @@ type Exec struct {
 	following, paths []string
 	then             func()
 	ahead            *ahead
-	// busy reports whether the node is too busy to start a delegate ahead.
-	busy func() bool
+	// busy reports whether the node is too busy to start a delegate ahead, which waits at most aheadLimit for its input.
+	busy       func() bool
+	aheadLimit time.Duration
 	// del, if set, collects the results of DEL of one list.
 	del *deletion
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/containernetworking/cni/libcni"
 	"golang.org/x/sys/unix"
@@ -20,11 +21,18 @@ import (
 // turn comes, so that the order of all effects stays the same. If this process is killed meanwhile, the delegate reads
 // the end of its input and fails by itself.
 
+// aheadLimit is how long a delegate waits for its input before it is killed, and started again when its turn comes.
+// Some delegates take a lock before they read their input. Without the limit, such a one could keep the lock from the
+// delegate before it, which would never end.
+const aheadLimit = 250 * time.Millisecond
+
 // ahead is the delegate that was started before its turn.
 type ahead struct {
 	path    string
 	environ []string
 	process *process
+	// limit kills the process after aheadLimit.
+	limit *time.Timer
 }
 
 // Prestart starts the first delegate of a verb, ADD or DEL, for an attachment. The verb gives it its input. Without a
@@ -91,7 +99,7 @@ func (e *Exec) startAhead(plugin string, environ []string) {
 		p.close()
 		return
 	}
-	e.ahead = &ahead{path, environ, p}
+	e.ahead = &ahead{path, environ, p, time.AfterFunc(e.aheadLimit, p.kill)}
 	failpoint.At("exec.prestarted")
 }
 
@@ -101,7 +109,7 @@ func (e *Exec) takeAhead(path string, environ []string) *process {
 	if a == nil {
 		return nil
 	}
-	if a.path != path || !sameCall(a.environ, environ) {
+	if a.path != path || !sameCall(a.environ, environ) || !a.limit.Stop() {
 		e.endAhead()
 		return nil
 	}
@@ -123,6 +131,7 @@ func isCNI(kv string) bool { return strings.HasPrefix(kv, "CNI_") }
 
 func (e *Exec) endAhead() {
 	if e.ahead != nil {
+		e.ahead.limit.Stop()
 		e.ahead.process.end()
 		e.ahead = nil
 	}

@@ -1,6 +1,7 @@
 package execute
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -33,6 +34,9 @@ func actAsPlugin(name string) int {
 		}
 		_ = f.Close()
 	}
+	if _, err := os.Stat(filepath.Join(dir, name+".locks")); err == nil {
+		lock(dir)
+	}
 	note("starts")
 	_ = os.WriteFile(filepath.Join(dir, name+".pid"), []byte(strconv.Itoa(os.Getpid())), 0o600)
 	if b, err := io.ReadAll(os.Stdin); err != nil || len(b) == 0 {
@@ -52,6 +56,9 @@ func actAsPlugin(name string) int {
 			}
 		}
 	}
+	if _, err := os.Stat(filepath.Join(dir, name+".needs")); err == nil {
+		lock(dir)
+	}
 	if _, err := os.Stat(filepath.Join(dir, name+".fails")); err == nil {
 		fmt.Println(`{"code":999,"msg":"no"}`)
 		return 1
@@ -60,6 +67,17 @@ func actAsPlugin(name string) int {
 		fmt.Println(`{"cniVersion":"1.0.0"}`)
 	}
 	return 0
+}
+
+// lock takes a lock that the process holds until it ends.
+func lock(dir string) {
+	fd, err := syscall.Open(dir, syscall.O_RDONLY, 0)
+	if err == nil {
+		err = syscall.Flock(fd, syscall.LOCK_EX)
+	}
+	if err != nil {
+		panic(err)
+	}
 }
 
 // newPrograms returns a node with programs as plugins, on which delegates are started ahead.
@@ -76,6 +94,7 @@ func newPrograms(t *testing.T, plugins ...string) *node {
 		}
 	}
 	n.run.exec.Prestart, n.run.exec.busy = true, func() bool { return false }
+	n.run.exec.aheadLimit = time.Minute // with the race detector, this program takes seconds to start
 	t.Cleanup(n.run.Close)
 	return n
 }
@@ -220,6 +239,29 @@ func TestPrestartAfterKill(t *testing.T) {
 	}
 	if got := n.called(t); got != "b starts, b has no input" {
 		t.Errorf("called: %s", got)
+	}
+}
+
+// TestPrestartOfLocker checks that a plugin that takes a lock before it reads its input does not keep the lock from the
+// one before it.
+func TestPrestartOfLocker(t *testing.T) {
+	t.Parallel()
+	n := newPrograms(t, "a", "b")
+	n.run.exec.aheadLimit = 10 * time.Second
+	n.waits(t, "a", "b")
+	for _, file := range []string{"a.needs", "b.locks"} {
+		if err := os.WriteFile(filepath.Join(n.dir, program+file), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	r, a := attachment(t, chain)
+	if _, _, err := n.run.Add(ctx, r, a); err != nil {
+		t.Fatal(err, n.called(t))
+	}
+	if ran, started := verbs(n.called(t)); ran != "a ADD net1, b ADD net1" || started != 3 {
+		t.Errorf("%d processes ran %s", started, ran)
 	}
 }
 
