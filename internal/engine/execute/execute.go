@@ -59,7 +59,9 @@ func New(o Options) *Runner {
 			r.path = append(r.path, d)
 		}
 	}
-	r.exec = &Exec{Lock: o.Lock, Stderr: o.Stderr, Prestart: o.Prestart, paths: r.path, busy: isBusy, aheadLimit: aheadLimit}
+	r.exec = &Exec{
+		Lock: o.Lock, Stderr: o.Stderr, Prestart: o.Prestart, paths: r.path, busy: isBusy, aheadLimit: aheadLimit,
+	}
 	r.cni = libcni.NewCNIConfigWithCacheDir(r.path, o.StateDir, r.exec)
 	return r
 }
