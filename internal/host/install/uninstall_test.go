@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"multus/internal/testutil/eventually"
 )
 
 const (
@@ -263,6 +265,14 @@ func TestUninstallRunning(t *testing.T) {
 	}
 	wantListing(t, r.ConfDir, "00-multus.conf", "10-cluster.conflist", "multus.d")
 	l.Close()
+	// A process that another test has just forked holds the listener until it executes its program.
+	eventually.True(t, "no process listens on the socket", func() bool {
+		c, err := net.Dial("unix", r.Socket)
+		if err == nil {
+			c.Close()
+		}
+		return err != nil
+	})
 	if err := Uninstall(t.Context(), r); err != nil {
 		t.Errorf("a socket on which no process listens: %v", err)
 	}
