@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -16,19 +17,10 @@ import (
 // every value of each plan is attributed to its source (behaviour B39, C63-C70; multus-cni#302).
 func TestExplain(t *testing.T) {
 	t.Parallel()
-	archives, err := filepath.Glob("testdata/*.txtar")
-	if err != nil {
-		t.Fatal(err)
-	}
 	explained := 0
-	for _, path := range archives {
-		data, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		a := parseArchive(data)
-		if strings.Contains(a.comment, "known: ") || !strings.Contains(string(data), "-- plan.json --") {
-			continue
+	eachArchive(t, func(path string, a *archive) {
+		if strings.Contains(a.comment, "known: ") || !slices.ContainsFunc(a.files, func(f member) bool { return f.name == "plan.json" }) {
+			return
 		}
 		explained++
 		name := strings.TrimSuffix(filepath.Base(path), ".txtar")
@@ -48,7 +40,7 @@ func TestExplain(t *testing.T) {
 				t.Errorf("(-want +got); go test -update accepts what it got:\n%s", diff)
 			}
 		})
-	}
+	})
 	if explained < 60 {
 		t.Errorf("%d plans explained", explained)
 	}

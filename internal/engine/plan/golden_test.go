@@ -44,29 +44,16 @@ var update = flag.Bool("update", false, "write the golden files of testdata anew
 //	reported.txt      golden: events for missing definitions, and log lines
 func TestGolden(t *testing.T) {
 	t.Parallel()
-	archives, err := filepath.Glob("testdata/*.txtar")
-	if err != nil {
-		t.Fatal(err)
-	}
-	const least = 45
-	if len(archives) < least {
-		t.Errorf("%d archives in testdata, want at least %d", len(archives), least)
-	}
 	rule := regexp.MustCompile(`\b[A-Z]\d{1,3}\b`)
-	for _, path := range archives {
+	eachArchive(t, func(path string, a *archive) {
 		t.Run(strings.TrimSuffix(filepath.Base(path), ".txtar"), func(t *testing.T) {
 			t.Parallel()
-			data, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			a := parseArchive(data)
 			if !rule.MatchString(a.comment) {
 				t.Error("the comment cites no rule")
 			}
 			run(t, path, a)
 		})
-	}
+	})
 }
 
 var golden = []string{"plan.json", "error.txt", "reported.txt"}

@@ -2,8 +2,6 @@ package plan_test
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -17,19 +15,11 @@ import (
 // Plan's error, and that its attachments are those of the plan.
 func TestCheckAgreesWithPlan(t *testing.T) {
 	t.Parallel()
-	archives, err := filepath.Glob("testdata/*.txtar")
-	if err != nil {
-		t.Fatal(err)
-	}
 	refused := 0
-	for _, path := range archives {
-		data, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b := newBench(t, parseArchive(data))
+	eachArchive(t, func(path string, a *archive) {
+		b := newBench(t, a)
 		if b.req.Command != request.Add {
-			continue
+			return
 		}
 		made, refusal := b.resolver.Plan(t.Context(), b.req, b.conf)
 		attachments, refusals, failure := b.resolver.Check(t.Context(), b.req, b.conf)
@@ -44,15 +34,18 @@ func TestCheckAgreesWithPlan(t *testing.T) {
 		if diff := cmp.Diff(fmt.Sprint(refusal), fmt.Sprint(got)); diff != "" {
 			t.Errorf("%s (-Plan +Check):\n%s", path, diff)
 		}
+		if made == nil {
+			return
+		}
+		if len(attachments) != len(made.Attachments) {
+			t.Fatalf("%s: %d attachments, want %d", path, len(attachments), len(made.Attachments))
+		}
 		for i := range attachments {
-			if made == nil {
-				break
-			}
 			if a, b := &attachments[i], &made.Attachments[i]; a.IfName != b.IfName || a.Name != b.Name {
 				t.Errorf("%s: attachment %d is %s %s, want %s %s", path, i, a.Name, a.IfName, b.Name, b.IfName)
 			}
 		}
-	}
+	})
 	const least = 15
 	if refused < least {
 		t.Errorf("%d plans are refused, want at least %d", refused, least)

@@ -3,7 +3,10 @@ package plan_test
 import (
 	"bytes"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
+	"testing"
 )
 
 // archive is a txtar file: a comment, followed by files that begin with "-- name --".
@@ -13,6 +16,26 @@ type archive struct {
 }
 
 type member struct{ name, data string }
+
+// eachArchive calls fn for every golden archive.
+func eachArchive(t *testing.T, fn func(path string, a *archive)) {
+	t.Helper()
+	paths, err := filepath.Glob("testdata/*.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const least = 45
+	if len(paths) < least {
+		t.Errorf("%d archives in testdata, want at least %d", len(paths), least)
+	}
+	for _, path := range paths {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fn(path, parseArchive(data))
+	}
+}
 
 func parseArchive(data []byte) *archive {
 	a := &archive{}
