@@ -89,10 +89,10 @@ func ParseDaemon(b []byte) (*Daemon, error) {
 // uninstalled.
 func (d *Daemon) Usable() error {
 	if !d.AutoCNIVersion() && !IsCNIVersion(d.CNIVersion) {
-		return fault.DaemonVersionUnknown.New(d.CNIVersion, KnownVersions())
+		return fault.DaemonVersionUnknown.New(fault.Clip(d.CNIVersion, fault.MaxValue), KnownVersions())
 	}
 	if !validCheck(d.CheckNetworks) {
-		return fault.DaemonCheckUnknown.New(d.CheckNetworks)
+		return fault.DaemonCheckUnknown.New(fault.Clip(d.CheckNetworks, fault.MaxValue))
 	}
 	return nil
 }

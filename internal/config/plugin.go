@@ -224,7 +224,7 @@ func (p *Plugin) ValidCheck() error {
 	if validCheck(p.CheckNetworks) {
 		return nil
 	}
-	return fault.CheckUnknown.New(p.Name, p.CheckNetworks)
+	return fault.CheckUnknown.New(p.Name, fault.Clip(p.CheckNetworks, fault.MaxValue))
 }
 
 func validCheck(v string) bool { return v == CheckNone || v == CheckCluster || v == CheckAll }
@@ -232,7 +232,7 @@ func validCheck(v string) bool { return v == CheckNone || v == CheckCluster || v
 // Usable returns an error if no runtime can use the configuration, or if a verb always fails because of a value in it.
 func (p *Plugin) Usable() error {
 	if p.CNIVersion != "" && !IsCNIVersion(p.CNIVersion) {
-		return fault.VersionUnknown.New(p.Name, p.CNIVersion, KnownVersions())
+		return fault.VersionUnknown.New(p.Name, fault.Clip(p.CNIVersion, fault.MaxValue), KnownVersions())
 	}
 	return p.ValidCheck()
 }

@@ -134,7 +134,10 @@ func (id ID) New(args ...any) *Error { return id.Wrap(nil, args...) }
 func (id ID) Wrap(err error, args ...any) *Error {
 	e := catalogue[id]
 	msg, args := fill(e.Message, args)
-	next, _ := fill(e.Next, args)
+	next, args := fill(e.Next, args)
+	if len(args) > 0 {
+		msg += fmt.Sprintf("%%!(EXTRA %v)", args) // as fmt marks them
+	}
 	return &Error{Code: e.Code, Msg: msg, Next: next, Err: err}
 }
 
@@ -353,41 +356,41 @@ var catalogue = [count]Entry{
 		Next:    "remove plugins from the directory of the auxiliary chain",
 	},
 	NetworkUnnamed: {
-		Code: BadConfig, Wraps: true,
-		Message: "network <network> of pod <pod>: type of a plugin",
-		Next:    "write the name of the plugin's program, such as macvlan",
+		Code:    BadConfig,
+		Message: "network <index> of pod <pod> (<origin>) has no name",
+		Next:    "give the network's configuration a name",
 	},
 	NetworkNameInvalid: {
-		Code:    BadConfig,
-		Message: "the configurations of the networks of pod <pod> have more than <bytes> bytes together",
-		Next: "remove what the plugins do not need from the configurations of the networks, and from cni-args, which every " +
-			"plugin of a list gets",
-	},
-	NetworkVersionInvalid: {
 		Code:    BadConfig,
 		Message: `network <network> of pod <pod>: its configuration has the name "<name>", which CNI does not allow`,
 		Next: `use letters, digits, '.', '_' and '-' in "name" of the network's configuration, and begin with a letter or ` +
 			"a digit",
 	},
-	PluginTypeInvalid: {
+	NetworkVersionInvalid: {
 		Code:    BadConfig,
 		Message: `network <network> of pod <pod>: its cniVersion "<version>" is not a version`,
 		Next:    "write a CNI version such as 1.0.0 into the network's configuration",
 	},
+	PluginTypeInvalid: {
+		Code: BadConfig, Wraps: true,
+		Message: "network <network> of pod <pod>: type of a plugin",
+		Next:    "write the name of the plugin's program, such as macvlan",
+	},
 	DelegatesToMultus: {
+		Code:    BadConfig,
+		Message: "network <network> of pod <pod> delegates to multus itself",
+		Next:    "make the network delegate to another plugin",
+	},
+	ConfigAmbiguous: {
 		Code: BadConfig, Wraps: true,
 		Message: "network <network> of pod <pod>: its configuration can be read in two ways",
 		Next:    "keep one of the two keys in the network's configuration",
 	},
-	ConfigAmbiguous: {
-		Code:    BadConfig,
-		Message: "network <index> of pod <pod> (<origin>) has no name",
-		Next:    "give the network's configuration a name",
-	},
 	ConfigsTooLarge: {
 		Code:    BadConfig,
-		Message: "network <network> of pod <pod> delegates to multus itself",
-		Next:    "make the network delegate to another plugin",
+		Message: "the configurations of the networks of pod <pod> have more than <bytes> bytes together",
+		Next: "remove what the plugins do not need from the configurations of the networks, and from cni-args, which every " +
+			"plugin of a list gets",
 	},
 	ConfigRefusedByCNI: {
 		Code: BadConfig, Wraps: true,

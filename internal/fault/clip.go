@@ -6,6 +6,7 @@ import "unicode/utf8"
 const (
 	MaxName    = 253  // name of an object
 	MaxMessage = 1024 // message
+	MaxValue   = 64   // value of a key that is short if it is valid, such as a version
 )
 
 // Clip shortens a string to limit bytes, at the boundary of a character.

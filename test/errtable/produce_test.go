@@ -64,7 +64,13 @@ func TestEveryRow(t *testing.T) {
 		}
 		had = append(had, fault.ToCNI(err))
 	}
+	unfilled := placeholders()
 	for _, ce := range had {
+		if text := ce.Msg + ce.Details; strings.Contains(text, "%!") || slices.ContainsFunc(unfilled, func(p string) bool {
+			return strings.Contains(text, p)
+		}) {
+			t.Errorf("arguments and placeholders differ: %q, advice %q", ce.Msg, ce.Details)
+		}
 		if strings.ContainsAny(ce.Msg+ce.Details, "\n\r") || strings.Count(ce.Msg, "Multus: ") > 1 ||
 			rawBytes.MatchString(ce.Msg) {
 			t.Errorf("not a readable line: %q", ce.Msg)
@@ -76,6 +82,14 @@ func TestEveryRow(t *testing.T) {
 			t.Errorf("no case produces code %d: %q, advice %q", e.Code, e.Message, e.Next)
 		}
 	}
+}
+
+// placeholders returns the placeholders of the catalogue.
+func placeholders() (all []string) {
+	for _, e := range fault.Catalogue() {
+		all = append(all, regexp.MustCompile(`<[^>]+>`).FindAllString(e.Message+e.Next, -1)...)
+	}
+	return all
 }
 
 // rawBytes matches a []byte as fmt prints it.

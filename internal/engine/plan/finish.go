@@ -93,17 +93,17 @@ func (p *planning) checkConfigs() error {
 // messages.
 func (p *planning) checkNetworkName(i int, a *Attachment) error {
 	if a.Config.Name() == "" {
-		return fault.ConfigAmbiguous.New(i, p.req.Pod(), a.Origin)
+		return fault.NetworkUnnamed.New(i, p.req.Pod(), a.Origin)
 	}
 	if err := utils.ValidateNetworkName(a.Config.Name()); err != nil {
-		return fault.NetworkVersionInvalid.New(a.Name, p.req.Pod(), a.Config.Name())
+		return fault.NetworkNameInvalid.New(a.Name, p.req.Pod(), a.Config.Name())
 	}
 	return nil
 }
 
 func (p *planning) checkAmbiguous(a *Attachment) error {
 	if err := a.Source.Ambiguous; err != nil {
-		return fault.DelegatesToMultus.Wrap(err, a.Name, p.req.Pod())
+		return fault.ConfigAmbiguous.Wrap(err, a.Name, p.req.Pod())
 	}
 	return nil
 }
@@ -112,7 +112,7 @@ func (p *planning) checkAmbiguous(a *Attachment) error {
 // plugin does not check the version, and then every DEL fails.
 func (p *planning) checkVersion(a *Attachment) error {
 	if !a.Config.HasValidVersion() {
-		return fault.PluginTypeInvalid.New(a.Name, p.req.Pod(), a.Config.Version())
+		return fault.NetworkVersionInvalid.New(a.Name, p.req.Pod(), fault.Clip(a.Config.Version(), fault.MaxValue))
 	}
 	return nil
 }
@@ -120,14 +120,14 @@ func (p *planning) checkVersion(a *Attachment) error {
 // checkRecursion returns an error for a network that delegates to Multus (multus-cni#1130).
 func (p *planning) checkRecursion(a *Attachment, types []string) error {
 	if slices.ContainsFunc(types, cniconf.IsMultus) {
-		return fault.ConfigsTooLarge.New(a.Name, p.req.Pod())
+		return fault.DelegatesToMultus.New(a.Name, p.req.Pod())
 	}
 	return nil
 }
 
 func (p *planning) checkPluginTypes(a *Attachment, types []string) error {
 	if err := cniconf.CheckTypes(types); err != nil {
-		return fault.NetworkUnnamed.Wrap(err, a.Name, p.req.Pod())
+		return fault.PluginTypeInvalid.Wrap(err, a.Name, p.req.Pod())
 	}
 	return nil
 }
@@ -153,7 +153,7 @@ func (p *planning) reserve(size int) error {
 		}
 	}
 	if size > MaxBytes {
-		return fault.NetworkNameInvalid.New(p.req.Pod(), MaxBytes)
+		return fault.ConfigsTooLarge.New(p.req.Pod(), MaxBytes)
 	}
 	if p.Reserve == nil {
 		return nil
