@@ -213,7 +213,7 @@ func TestReadinessFileOfMany(t *testing.T) {
 				return plugins, watching
 			}
 			var plugins, watching []int
-			eventually(t, f.Node, "all wait",
+			waitFor(t, f.Node, "all wait",
 				func() bool { plugins, watching = one(); return len(plugins) == pods && len(watching) > 0 })
 			if err := syscall.Kill(watching[0], syscall.SIGKILL); err != nil {
 				t.Fatal(err)
@@ -221,7 +221,7 @@ func TestReadinessFileOfMany(t *testing.T) {
 			if err := <-added; err == nil {
 				t.Error("a plugin that was killed succeeded")
 			}
-			eventually(t, f.Node, "another ADD watches",
+			waitFor(t, f.Node, "another ADD watches",
 				func() bool { plugins, watching = one(); return len(plugins) == pods-1 && len(watching) > 0 })
 			if len(watching) != 1 {
 				t.Errorf("%d of %d plugins watch", len(watching), len(plugins))

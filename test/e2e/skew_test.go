@@ -62,7 +62,7 @@ func (f *fakes) planAndReport(t *testing.T, p *node.Pod, n *int) {
 		!strings.Contains(got, `"default": true`) {
 		t.Errorf("network-status: %s\n%s", got, f.DaemonLog())
 	}
-	eventually(t, f.Node, "the events", func() bool {
+	waitFor(t, f.Node, "the events", func() bool {
 		return strings.Count(f.events(t, p), `"AddedInterface"`) == 3
 	})
 	if err := f.Check(t, f.Conf(), p); err != nil {
@@ -98,7 +98,7 @@ func (f *fakes) reportInFile(t *testing.T) {
 		t.Errorf("files with reports: %v, %v", files, err)
 	}
 	f.StartDaemon(t)
-	eventually(t, f.Node, "the status from the file", func() bool {
+	waitFor(t, f.Node, "the status from the file", func() bool {
 		return strings.Contains(f.networkStatus(t, p), `"10.244.0.2"`)
 	})
 	if err := f.Del(t, conf, p); err != nil {
@@ -115,7 +115,7 @@ func (f *fakes) undefined(t *testing.T) {
 	if !errors.As(err, &ce) || !strings.Contains(ce.Msg, "default/nope") {
 		t.Errorf("ADD: %v, want an error that names the network", err)
 	}
-	eventually(t, f.Node, "the event", func() bool {
+	waitFor(t, f.Node, "the event", func() bool {
 		return strings.Contains(f.events(t, p), `"FailedAddingInterface"`)
 	})
 	if err := f.Del(t, f.Conf(), p); err != nil {

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"multus/internal/testutil/eventually"
 	"multus/internal/testutil/node"
 )
 
@@ -12,17 +13,12 @@ const waitTimeout = 30 * time.Second
 
 func (s *site) eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	eventually(t, s.Node, what, ok)
+	waitFor(t, s.Node, what, ok)
 }
 
-func eventually(t *testing.T, n *node.Node, what string, ok func() bool) {
+func waitFor(t *testing.T, n *node.Node, what string, ok func() bool) {
 	t.Helper()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for end := time.Now().Add(waitTimeout); time.Now().Before(end); <-tick.C {
-		if ok() {
-			return
-		}
+	if !eventually.Is(waitTimeout, ok) {
+		t.Fatalf("%s: not within %s\n%s", what, waitTimeout, n.DaemonLog())
 	}
-	t.Fatalf("%s: not within %s\n%s", what, waitTimeout, n.DaemonLog())
 }

@@ -115,7 +115,7 @@ func (s *apiSite) absence(t *testing.T, fault string, lasts time.Duration, resta
 		s.removePod(t, r)
 	}
 	s.clean(t, r, "after all")
-	if s.kind == node.Thick && !eventually(t, "nothing waits", func() bool { return len(s.waiting(t)) == 0 }) {
+	if s.kind == node.Thick && !waitFor(t, "nothing waits", func() bool { return len(s.waiting(t)) == 0 }) {
 		r.bad(t, &r.records, len(s.waiting(t)), "reports left: %v", s.waiting(t))
 	}
 }

@@ -209,7 +209,7 @@ func (s *apiSite) statusIs(t *testing.T, r *row, what string, want []string) {
 		}
 		return
 	}
-	if !eventually(t, what+": the status", right) {
+	if !waitFor(t, what+": the status", right) {
 		names, ip := s.networkStatus(t)
 		r.bad(t, &r.wrong, 1, "%s: network-status has %v and %s, want %v\n%s", what, names, ip, want, s.DaemonLog())
 	}
@@ -290,7 +290,7 @@ func TestAPIServer(t *testing.T) {
 						s.try(t, r, n, networks)
 					}
 				}
-				if kind == node.Thick && !eventually(t, "nothing waits", func() bool { return len(s.waiting(t)) == 0 }) {
+				if kind == node.Thick && !waitFor(t, "nothing waits", func() bool { return len(s.waiting(t)) == 0 }) {
 					r.bad(t, &r.records, len(s.waiting(t)), "reports left: %v", s.waiting(t))
 				}
 			})

@@ -81,7 +81,7 @@ func limitProcesses(t *testing.T) (g *cgroup, wrap []string) {
 // returns the number of processes.
 func (g *cgroup) kill(t *testing.T) (n int) {
 	t.Helper()
-	eventually(t, "the processes of the cgroup end", func() bool {
+	waitFor(t, "the processes of the cgroup end", func() bool {
 		pids := g.processes(t)
 		for _, pid := range pids {
 			_ = syscall.Kill(pid, syscall.SIGKILL)

@@ -85,7 +85,7 @@ func TestClockOfReports(t *testing.T) {
 	s.moveClock(t, -time.Hour)
 	s.StartDaemon(t)
 	s.checkStatus(t, r, "after the daemon's return")
-	if !eventually(t, "no report waits", func() bool { return len(s.waiting(t)) == 0 }) {
+	if !waitFor(t, "no report waits", func() bool { return len(s.waiting(t)) == 0 }) {
 		r.bad(t, &r.records, 1, "reports left: %s", strings.Join(s.waiting(t), " "))
 	}
 	s.del(t, r, "end")

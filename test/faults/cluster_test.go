@@ -125,7 +125,7 @@ func (s *changingSite) plainStarts(t *testing.T, r *row, what string) {
 func (s *changingSite) starts(t *testing.T, r *row, network, what string) {
 	t.Helper()
 	var err error
-	ok := eventually(t, what+": annotated pods start",
+	ok := waitFor(t, what+": annotated pods start",
 		func() bool { _, err = s.attachAndDelete(t, r, network, true); return err == nil })
 	if !ok {
 		r.bad(t, &r.stuck, 1, "%s: ADD: %v\n%s", what, err, s.DaemonLog())
@@ -136,7 +136,7 @@ func (s *changingSite) starts(t *testing.T, r *row, network, what string) {
 func (s *changingSite) fails(t *testing.T, r *row, network, reason, what string) {
 	t.Helper()
 	var err error
-	ok := eventually(t, what+": annotated pods are refused",
+	ok := waitFor(t, what+": annotated pods are refused",
 		func() bool { _, err = s.attachAndDelete(t, r, network, false); return err != nil })
 	if !ok || !strings.Contains(err.Error(), reason) {
 		r.bad(t, &r.stuck, 1, "%s: ADD: %v, want %q in it", what, err, reason)
@@ -189,7 +189,7 @@ func (s *changingSite) ready(t *testing.T, what string) {
 func (s *changingSite) uses(t *testing.T, r *row, network, bridge, what string) {
 	t.Helper()
 	var last string
-	if !eventually(t, what+": the new definition is used", func() bool {
+	if !waitFor(t, what+": the new definition is used", func() bool {
 		r.try()
 		s.podCount++
 		s.makePod(t, fmt.Sprintf("pod-%d", s.podCount), network)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"multus/internal/failpoint"
+	"multus/internal/testutil/eventually"
 	"multus/internal/testutil/node"
 )
 
@@ -25,27 +26,25 @@ func (s *site) waiting(t *testing.T) []string {
 	return files
 }
 
-func eventually(t *testing.T, what string, ok func() bool) bool {
+func waitFor(t *testing.T, what string, ok func() bool) bool {
 	t.Helper()
 	return within(t, what, waitTimeout, ok)
 }
 
 func within(t *testing.T, what string, limit time.Duration, ok func() bool) bool {
 	t.Helper()
-	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-		if ok() {
-			return true
-		}
+	if !eventually.Is(limit, ok) {
+		t.Errorf("%s: not within %s", what, limit)
+		return false
 	}
-	t.Errorf("%s: not within %s", what, limit)
-	return false
+	return true
 }
 
 // restartWhenDead waits until the daemon has ended and starts it again without failpoints.
 func (s *site) restartWhenDead(t *testing.T, point string) {
 	t.Helper()
 	p := s.Daemon()
-	eventually(t, "the daemon dies at "+point, func() bool { return p.Signal(syscall.Signal(0)) != nil })
+	waitFor(t, "the daemon dies at "+point, func() bool { return p.Signal(syscall.Signal(0)) != nil })
 	s.StopDaemon(t)
 	s.DaemonEnv = nil
 	s.StartDaemon(t)
@@ -74,7 +73,7 @@ func TestDaemonPoints(t *testing.T) {
 		}
 		p := s.start(t, s.pod, "ADD")
 		if blocked && name != "daemon.spool.written" {
-			eventually(t, "the report is kept", func() bool { return len(s.waiting(t)) > 0 })
+			waitFor(t, "the report is kept", func() bool { return len(s.waiting(t)) > 0 })
 			check(t, os.RemoveAll(file))
 		}
 		s.restartWhenDead(t, name)
@@ -88,7 +87,7 @@ func TestDaemonPoints(t *testing.T) {
 		s.checkStatus(t, r, name)
 		s.del(t, r, name)
 		s.clean(t, r, name)
-		if !eventually(t, name+": the reports are taken up", func() bool { return len(s.waiting(t)) == 0 }) {
+		if !waitFor(t, name+": the reports are taken up", func() bool { return len(s.waiting(t)) == 0 }) {
 			r.bad(t, &r.records, 1, "%s: reports left: %v", name, s.waiting(t))
 			check(t, os.RemoveAll(filepath.Join(s.SocketDir(), "reports")))
 		}
@@ -158,7 +157,7 @@ func TestStoppedDaemon(t *testing.T) {
 	s.checkStatusNow(t, r, "second sandbox, after a restart")
 	s.del(t, r, "end")
 	s.clean(t, r, "end")
-	if !eventually(t, "reports are taken up", func() bool { return len(s.waiting(t)) == 0 }) {
+	if !waitFor(t, "reports are taken up", func() bool { return len(s.waiting(t)) == 0 }) {
 		r.bad(t, &r.records, 1, "reports left: %v", s.waiting(t))
 	}
 }
@@ -203,7 +202,7 @@ func TestSweptByDaemon(t *testing.T) {
 	}
 	s.StartDaemon(t)
 	for _, dir := range dirs {
-		eventually(t, dir+" is swept",
+		waitFor(t, dir+" is swept",
 			func() bool { _, err := os.Stat(filepath.Join(dir, abandoned)); return errors.Is(err, os.ErrNotExist) })
 		if _, err := os.Stat(filepath.Join(dir, young)); err != nil {
 			t.Errorf("removed under its writer: %v", err)

@@ -274,7 +274,7 @@ func TestTerminated(t *testing.T) {
 		r.try()
 		p := s.start(t, s.pod, "ADD")
 		pid := filepath.Join(s.Dir, "pid")
-		eventually(t, "the delegate runs", func() bool { _, err := os.Stat(pid); return err == nil })
+		waitFor(t, "the delegate runs", func() bool { _, err := os.Stat(pid); return err == nil })
 		check(t, p.Process.Signal(syscall.SIGTERM))
 		err := p.end()
 		if err == nil || !strings.Contains(err.Error(), "slow") {

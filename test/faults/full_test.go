@@ -107,7 +107,7 @@ func TestDaemonDirectories(t *testing.T) {
 		for _, p := range []*node.Pod{annotated, plain} {
 			s.statusOf(t, r, p, results[p], f.name)
 		}
-		if !eventually(t, f.name+": no report waits", func() bool { return len(s.waiting(t)) == 0 }) {
+		if !waitFor(t, f.name+": no report waits", func() bool { return len(s.waiting(t)) == 0 }) {
 			r.bad(t, &r.records, 1, "%s: reports left: %v", f.name, s.waiting(t))
 		}
 		s.clean(t, r, f.name)
@@ -121,7 +121,7 @@ func (s *site) configured(t *testing.T, what string, before []byte) {
 		filepath.Join(s.Dir, "etc", "00-multus.conf"),
 		filepath.Join(s.State()+"-slot", "00-multus.conf"),
 	} {
-		eventually(t, what+": "+path+" is written", func() bool {
+		waitFor(t, what+": "+path+" is written", func() bool {
 			b, err := os.ReadFile(path)
 			return err == nil && !bytes.Equal(b, before)
 		})

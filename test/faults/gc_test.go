@@ -109,7 +109,7 @@ func TestGCWhileAdding(t *testing.T) {
 		done := make(chan error, 1)
 		p := s.startGC(t, []string{"MULTUS_FAILPOINT=gc.listed=2s", "MULTUS_FAILPOINT_TRACE=" + trace}, pods[0])
 		go func() { done <- p.end() }()
-		eventually(t, "GC lists", func() bool { b, _ := os.ReadFile(trace); return strings.Contains(string(b), "gc.listed") })
+		waitFor(t, "GC lists", func() bool { b, _ := os.ReadFile(trace); return strings.Contains(string(b), "gc.listed") })
 		s.add(t, pods[0])
 		s.add(t, pods[1]) // in no list
 		if err := <-done; err != nil {

@@ -71,7 +71,7 @@ func TestHostileSizes(t *testing.T) {
 	s.plainStarts(t, r, "refused statuses")
 	s.starts(t, r, "lan", "refused statuses")
 	t.Logf("a plain and an annotated pod: %s from ADD to status and DEL", time.Since(start))
-	if !eventually(t, "no report waits", func() bool { return len(s.waiting(t)) == 0 }) {
+	if !waitFor(t, "no report waits", func() bool { return len(s.waiting(t)) == 0 }) {
 		r.bad(t, &r.records, len(s.waiting(t)), "%d reports left", len(s.waiting(t)))
 	}
 	if n := cluster.Answers(t)["PATCH pods/status 422"]; n < refusedPods {
@@ -101,7 +101,7 @@ func (s *changingSite) planMany(t *testing.T) {
 	annotation := "[" + element + strings.Repeat(","+element, plan.MaxBytes/size-3) + "]"
 	uid := s.cluster.CreatePod(t, s.ns, "grows", map[string]string{netsel.Networks: annotation})
 	c := &client.Client{Socket: s.SocketDir() + "/multus.sock"}
-	eventually(t, "the definition is known", func() bool {
+	waitFor(t, "the definition is known", func() bool {
 		return c.Call(t.Context(), "POST", wirev1.PathPlan, s.planRequest("grows-0", uid), nil) == nil
 	})
 	var wg sync.WaitGroup

@@ -213,7 +213,7 @@ func TestPowerLossDaemon(t *testing.T) {
 			s.StartDaemon(t)
 			s.changePrimary(t)
 			p := s.Daemon()
-			eventually(t, "the daemon dies at "+what, func() bool { return p.Signal(syscall.Signal(0)) != nil })
+			waitFor(t, "the daemon dies at "+what, func() bool { return p.Signal(syscall.Signal(0)) != nil })
 			d.Cut(t)
 			s.StopDaemon(t)
 			d.Mount(t)
@@ -226,7 +226,7 @@ func TestPowerLossDaemon(t *testing.T) {
 			s.DaemonEnv = nil
 			s.StartDaemon(t)
 			var after []byte
-			eventually(t, what+": the new configuration is written", func() bool {
+			waitFor(t, what+": the new configuration is written", func() bool {
 				after = s.Generated(t)
 				return !bytes.Equal(after, before)
 			})
@@ -288,7 +288,7 @@ func TestPowerLossReports(t *testing.T) {
 		} else {
 			s.checkStatus(t, r, p.String())
 		}
-		eventually(t, p.String()+": no report waits", func() bool {
+		waitFor(t, p.String()+": no report waits", func() bool {
 			files, err := filepath.Glob(filepath.Join(s.SocketDir(), "reports", "*.json"))
 			return err == nil && len(files) == 0
 		})

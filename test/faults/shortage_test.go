@@ -233,7 +233,7 @@ func TestDiskHangs(t *testing.T) {
 		}
 		thaw := d.Freeze(t)
 		p := s.start(t, s.pod, verb)
-		eventually(t, verb+" waits for the disk", func() bool { return asleep(p.Process.Pid) })
+		waitFor(t, verb+" waits for the disk", func() bool { return asleep(p.Process.Pid) })
 		check(t, p.Process.Kill())
 		thaw()
 		if err := p.end(); !errors.Is(err, errKilled) {

@@ -135,7 +135,7 @@ func TestSoak(t *testing.T) {
 	// A Go program that receives SIGQUIT writes the stacks of all its goroutines.
 	s.Signal(t, syscall.SIGQUIT)
 	p := s.Daemon()
-	eventually(t, "the daemon ends", func() bool { return p.Signal(syscall.Signal(0)) != nil })
+	waitFor(t, "the daemon ends", func() bool { return p.Signal(syscall.Signal(0)) != nil })
 	if n := strings.Count(s.DaemonLog(), "\ngoroutine "); n == 0 || n > 60 {
 		t.Errorf("%d goroutines", n)
 	} else {
@@ -286,7 +286,7 @@ func (s *site) hang(t *testing.T) *hanging {
 		check(t, err)
 		return len(files)
 	}
-	eventually(t, "the delegates hang", func() bool { return count("hangs-*") == each })
+	waitFor(t, "the delegates hang", func() bool { return count("hangs-*") == each })
 	if s.kind == node.Thin {
 		return h
 	}
@@ -299,7 +299,7 @@ func (s *site) hang(t *testing.T) *hanging {
 	s.DaemonEnv = []string{"MULTUS_FAILPOINT=" + strings.Join(points, ","), "MULTUS_FAILPOINT_TRACE=" + trace}
 	s.StartDaemon(t)
 	start("plain", s.conf)
-	eventually(t, "the daemon hangs", func() bool {
+	waitFor(t, "the daemon hangs", func() bool {
 		b, _ := os.ReadFile(trace) // the first ADD creates the file
 		return strings.Count(string(b), "daemon.plan.received") == each
 	})

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"multus/internal/testutil/eventually"
 	"multus/internal/testutil/node"
 	"multus/internal/testutil/testnet"
 )
@@ -335,7 +336,7 @@ func statusNotWritten(t *testing.T, d deployment) {
 		_, err := s.Add(t, s.outer, p)
 		done <- err
 	}()
-	eventually(t, "the address is given", func() bool {
+	eventually.Within(t, waitTimeout, "the address is given", func() bool {
 		there, err := os.ReadDir(meeting)
 		return err == nil && len(there) == 1
 	})
@@ -373,7 +374,7 @@ func statusNotWritten(t *testing.T, d deployment) {
 // statusWritten waits until the network status of a pod is written.
 func (s *site) statusWritten(t *testing.T, p *node.Pod) {
 	t.Helper()
-	eventually(t, p.Name+" has its network-status", func() bool {
+	eventually.Within(t, waitTimeout, p.Name+" has its network-status", func() bool {
 		_, ok := s.api.Annotation(t, s.ns, p.Name, statusKey)
 		return ok
 	})
@@ -516,7 +517,7 @@ func oldClusterNetwork(t *testing.T, d deployment) {
 		Dir: dir, Primary: agent("0.3.1", "k8s-pod-network", "calico", "")(dir),
 		DaemonConf: map[string]any{"cniVersion": "1.1.0"},
 	})
-	eventually(t, "the daemon writes its configuration", func() (ok bool) {
+	eventually.Within(t, waitTimeout, "the daemon writes its configuration", func() (ok bool) {
 		b, err := os.ReadFile(filepath.Join(dir, "etc", "00-multus.conf"))
 		s.outer = b
 		return err == nil
@@ -571,7 +572,7 @@ func chainedAfter(t *testing.T, d deployment) {
 	changed := agent("1.0.0", "k8s-pod-network", "calico", `,{"type":"portmap","capabilities":{"portMappings":true}}`)(dir)
 	check(t, os.WriteFile(filepath.Join(dir, "net.d", "10-primary.conflist"), []byte(changed), 0o644))
 	first := ""
-	eventually(t, "the first configuration has the change", func() bool {
+	eventually.Within(t, waitTimeout, "the first configuration has the change", func() bool {
 		files, err := filepath.Glob(filepath.Join(dir, "etc", "*.conf*")) // sorted, as the runtime reads them
 		check(t, err)
 		if len(files) == 0 {

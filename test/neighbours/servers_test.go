@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/dynamic"
 	"sigs.k8s.io/yaml"
 
+	"multus/internal/testutil/eventually"
 	"multus/internal/testutil/node"
 	"multus/internal/testutil/testnet"
 )
@@ -64,7 +65,7 @@ func dhcp(t *testing.T, s *site) {
 		"--dhcp-range=10.4.0.50,10.4.0.90,255.255.255.0,1h")
 	background(t, s.NS, filepath.Join(s.BinDirs[1], "dhcp"), "daemon", "-socketpath", dhcpSocket(s), "-broadcast=true",
 		"-timeout=10s")
-	eventually(t, "socket of the dhcp daemon", func() bool {
+	eventually.Within(t, waitTimeout, "socket of the dhcp daemon", func() bool {
 		_, err := os.Stat(dhcpSocket(s))
 		return err == nil
 	})
@@ -135,7 +136,7 @@ func installPools(t *testing.T) {
 			t.Fatalf("create %s: %v", crd.GetName(), err)
 		}
 	}
-	eventually(t, "pools are served", func() bool {
+	eventually.Within(t, waitTimeout, "pools are served", func() bool {
 		_, err := client.Resource(ipPools).List(t.Context(), metav1.ListOptions{})
 		return err == nil
 	})

@@ -214,18 +214,6 @@ func (s *site) gone(t *testing.T, p *node.Pod) {
 	}
 }
 
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for end := time.Now().Add(waitTimeout); time.Now().Before(end); <-tick.C {
-		if ok() {
-			return
-		}
-	}
-	t.Fatalf("%s: not within %s", what, waitTimeout)
-}
-
 func check(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"multus/internal/testutil/eventually"
 	"multus/internal/testutil/node"
 	"multus/internal/testutil/testnet"
 )
@@ -497,7 +498,7 @@ func (n *neighbour) nothingLeft(t *testing.T, s *site) {
 			func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 	}
 	// The kernel removes the other end of a veth pair in the background.
-	eventually(t, "no interface of a pod is left on the node",
+	eventually.Within(t, waitTimeout, "no interface of a pod is left on the node",
 		func() bool { return len(slices.DeleteFunc(testnet.Interfaces(t, s.NS), notOfPod)) == 0 })
 	if n.left == nil {
 		return

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"multus/internal/source/kube"
+	"multus/internal/testutil/eventually"
 	"multus/internal/testutil/kubetest"
 )
 
@@ -77,7 +78,7 @@ func measureHerd(t *testing.T) herd {
 	back := time.Now()
 	cluster.Restart(t)
 	var first map[string][]time.Time
-	if !within(waitTimeout+outage, func() bool {
+	if !eventually.Is(waitTimeout+outage, func() bool {
 		first = firsts(cluster.Log(t, daemonAgent), back)
 		return len(first[list]) == nodesInHerd && len(first[watch]) == nodesInHerd
 	}) {
@@ -120,8 +121,9 @@ func startHerd(t *testing.T, cluster *kubetest.Cluster) (stop func()) {
 		must(t, err)
 		cache := kube.NewCache(client, slog.New(slog.DiscardHandler))
 		wg.Go(func() { cache.Run(ctx) })
-		await(t, "a node of the herd", cache.Synced)
+		eventually.Within(t, waitTimeout, "a node of the herd", cache.Synced)
 	}
-	await(t, "the watches of the herd", func() bool { return cluster.Requests(t, daemonAgent)[watch] >= nodesInHerd })
+	eventually.Within(t, waitTimeout, "the watches of the herd",
+		func() bool { return cluster.Requests(t, daemonAgent)[watch] >= nodesInHerd })
 	return func() { cancel(); wg.Wait() }
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"multus/internal/testutil/eventually"
 	"multus/internal/testutil/kubetest"
 	"multus/internal/testutil/node"
 	"multus/internal/testutil/proc"
@@ -91,7 +92,7 @@ func (s *site) start(t *testing.T) time.Duration {
 	begin := time.Now()
 	s.StartDaemon(t)
 	c := client.Client{Socket: filepath.Join(s.SocketDir(), "multus.sock")}
-	await(t, "ready", func() bool {
+	eventually.Within(t, waitTimeout, "ready", func() bool {
 		return c.Call(t.Context(), http.MethodGet, wirev1.PathReady, nil, nil) == nil
 	})
 	return time.Since(begin)
@@ -112,7 +113,7 @@ func (s *site) settle(t *testing.T) {
 	t.Helper()
 	_, last := s.proxy.Bytes()
 	since := time.Now()
-	await(t, "quiet", func() bool {
+	eventually.Within(t, waitTimeout, "quiet", func() bool {
 		if _, now := s.proxy.Bytes(); now != last {
 			last, since = now, time.Now()
 		}
@@ -146,7 +147,7 @@ func (s *site) traffic(t *testing.T, do func(), enough func(traffic) bool) traff
 	t.Helper()
 	before := s.count(t)
 	do()
-	if !within(waitTimeout, func() bool { return enough(s.since(t, before)) }) {
+	if !eventually.Is(waitTimeout, func() bool { return enough(s.since(t, before)) }) {
 		t.Logf("the condition was not met within %v", waitTimeout)
 	}
 	s.settle(t)
@@ -303,29 +304,6 @@ func (d *definitions) size(t *testing.T, i int) int {
 		AbsPath("/apis/k8s.cni.cncf.io/v1/namespaces", ns, "network-attachment-definitions", name).DoRaw(t.Context())
 	must(t, err)
 	return len(b)
-}
-
-// await waits until a condition is true. Otherwise the test fails.
-func await(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	if !within(waitTimeout, condition) {
-		t.Fatalf("%s: not within %v", what, waitTimeout)
-	}
-}
-
-// within reports whether a condition becomes true within a limit.
-func within(limit time.Duration, condition func() bool) bool {
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	end := time.After(limit)
-	for !condition() {
-		select {
-		case <-end:
-			return false
-		case <-tick.C:
-		}
-	}
-	return true
 }
 
 func must(t *testing.T, err error) {

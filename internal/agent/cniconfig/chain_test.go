@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
+
+	"multus/internal/testutil/eventually"
 )
 
 // chainedPlugin is the plugin of another program, formatted so that any change of its bytes is detected.
@@ -125,7 +127,7 @@ func TestChainAtTheStart(t *testing.T) {
 		`{"cniVersion":"0.3.1","name":"multus-cni-network","type":"multus-shim","clusterNetwork":"/host/etc/cni/net.d/10-old.conflist","logLevel":"verbose"}`))
 	s := controllerAt(t, dir, `{}`)
 	runController(t, s)
-	eventually(t, "our configuration in the list", func() bool {
+	eventually.Within(t, waitTimeout, "our configuration in the list", func() bool {
 		return s.Ready() == nil && has(file+"list", filepath.Join(dir, "10-a.conflist")) && has(file+"list", chainedPlugin)
 	})
 	if exists(file) || has(file+"list", "verbose") {
@@ -134,7 +136,7 @@ func TestChainAtTheStart(t *testing.T) {
 	// The other program writes the list without its plugin. The list is then no chain any more, and our file is written
 	// again.
 	put(t, dir, FileName+"list", `{"cniVersion":"0.3.1","name":"k8s-pod-network","plugins":[{"type":"multus-shim","clusterNetwork":"/x"}]}`)
-	eventually(t, "our file", func() bool { return exists(file) && s.Ready() == nil })
+	eventually.Within(t, waitTimeout, "our file", func() bool { return exists(file) && s.Ready() == nil })
 }
 
 // TestChainThatIsOld checks that a list that is older than our file stays shadowed, because it may be leftover state,

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	clocktesting "k8s.io/utils/clock/testing"
+
+	"multus/internal/testutil/eventually"
 )
 
 // fakeClock is a clock that a test controls. It counts the waits that were begun: those until a directory is quiet, and
@@ -115,16 +117,16 @@ func TestBackOffEndsWithoutAnEvent(t *testing.T) {
 		}
 	}
 	for i := range int32(4) {
-		eventually(t, "the wait", waits(i+1))
+		eventually.Within(t, waitTimeout, "the wait", waits(i+1))
 		c.Step(backOff/4 - time.Second)
 		put(t, filepath.Dir(file), "99-other.conflist", primary("other", string('b'+i)))
 	}
-	eventually(t, "the last event", waits(5))
+	eventually.Within(t, waitTimeout, "the last event", waits(5))
 	if exists(file) {
 		t.Fatal("written during the back-off")
 	}
 	c.Step(4 * time.Second)
-	eventually(t, "the file", func() bool {
+	eventually.Within(t, waitTimeout, "the file", func() bool {
 		c.Step(settle) // the controller may have computed its wait just before the clock moved
 		return exists(file) && s.InForce() == nil
 	})
@@ -164,21 +166,21 @@ func TestWatchFollowsDirectories(t *testing.T) {
 				s := controllerAt(t, runtime, `{"multusAutoconfigDir":"`+source+`"}`)
 				runController(t, s)
 				file := filepath.Join(runtime, FileName)
-				eventually(t, "the file", func() bool { return s.Ready() == nil && exists(file) })
+				eventually.Within(t, waitTimeout, "the file", func() bool { return s.Ready() == nil && exists(file) })
 				dir := runtime
 				if which != "the runtime's" {
 					dir = source
 				}
 				replace(t, dir)
-				eventually(t, "the directory", func() bool { return exists(dir) })
+				eventually.Within(t, waitTimeout, "the directory", func() bool { return exists(dir) })
 				for i, name := range []string{"10-a.conflist", "05-b.conflist"} { // the second file shows that the watch exists
 					put(t, source, name, primary("x", string(rune('k'+i))))
-					eventually(t, name, func() bool { return has(file, name) && s.Ready() == nil })
+					eventually.Within(t, waitTimeout, name, func() bool { return has(file, name) && s.Ready() == nil })
 				}
 				if err := os.Remove(file); err != nil {
 					t.Fatal(err)
 				}
-				eventually(t, "the file, put back", func() bool { return exists(file) })
+				eventually.Within(t, waitTimeout, "the file, put back", func() bool { return exists(file) })
 			})
 		}
 	}

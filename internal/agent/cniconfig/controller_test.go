@@ -16,6 +16,7 @@ import (
 	"github.com/containernetworking/cni/libcni"
 
 	"multus/internal/config"
+	"multus/internal/testutil/eventually"
 )
 
 // waitTimeout limits how long a test waits.
@@ -69,18 +70,6 @@ func runController(t *testing.T, s *Controller) {
 	startController(t, s)
 }
 
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for end := time.Now().Add(waitTimeout); time.Now().Before(end); <-tick.C {
-		if ok() {
-			return
-		}
-	}
-	t.Fatalf("%s: not within %s", what, waitTimeout)
-}
-
 func has(path, text string) bool {
 	b, err := os.ReadFile(path)
 	return err == nil && strings.Contains(string(b), text)
@@ -95,18 +84,20 @@ func TestHoldCopyIsRemoved(t *testing.T) {
 	put(t, dir, HoldName, `{"cniVersion":"0.3.1","name":"multus-cni-network","type":"multus-shim","clusterNetwork":"/host/etc/cni/net.d/10-a.conflist"}`)
 	s := controllerAt(t, dir, `{}`)
 	runController(t, s)
-	eventually(t, "the reason", func() bool { return errors.Is(s.InForce(), ErrNoPrimary) })
+	eventually.Within(t, waitTimeout, "the reason", func() bool { return errors.Is(s.InForce(), ErrNoPrimary) })
 	if _, err := os.Stat(held); err != nil {
 		t.Fatalf("removed before there is another one: %v", err)
 	}
 	put(t, dir, "10-a.conflist", primary("a", "a"))
-	eventually(t, "the copy is gone", func() bool { _, err := os.Stat(held); return errors.Is(err, os.ErrNotExist) })
+	eventually.Within(t, waitTimeout, "the copy is gone",
+		func() bool { _, err := os.Stat(held); return errors.Is(err, os.ErrNotExist) })
 	if !has(filepath.Join(dir, FileName), "10-a.conflist") || s.InForce() != nil {
 		t.Errorf("our file is not there: %v", s.InForce())
 	}
 	put(t, dir, HoldName, primary("b", "b"))
 	put(t, dir, "05-c.conflist", primary("c", "c"))
-	eventually(t, "the file of 05-c", func() bool { return !has(filepath.Join(dir, FileName), "10-a.conflist") })
+	eventually.Within(t, waitTimeout, "the file of 05-c",
+		func() bool { return !has(filepath.Join(dir, FileName), "10-a.conflist") })
 	if _, err := os.Stat(held); err != nil {
 		t.Errorf("another's file was removed: %v", err)
 	}
@@ -133,7 +124,9 @@ func TestFileIsRestoredAfterReboot(t *testing.T) {
 		}
 	}
 	put(t, dir, "10-a.conflist", primary("a", "a"))
-	life(t, func(s *Controller) { eventually(t, "the first", func() bool { return s.InForce() == nil }) })
+	life(t, func(s *Controller) {
+		eventually.Within(t, waitTimeout, "the first", func() bool { return s.InForce() == nil })
+	})
 	first, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -147,17 +140,17 @@ func TestFileIsRestoredAfterReboot(t *testing.T) {
 	}
 	empty()
 	life(t, func(*Controller) {
-		eventually(t, "the stored configuration",
+		eventually.Within(t, waitTimeout, "the stored configuration",
 			func() bool { b, err := os.ReadFile(file); return err == nil && bytes.Equal(b, first) })
 		put(t, dir, "10-a.conflist", strings.ReplaceAll(primary("a", "a"), "portMappings", "bandwidth"))
-		eventually(t, "that of the new cluster network",
+		eventually.Within(t, waitTimeout, "that of the new cluster network",
 			func() bool { return has(file, `"bandwidth":true`) && has(memory, `"bandwidth":true`) })
 	})
 	for _, damaged := range []string{"", `{"type":"multus-shim"`, primary("a", "a")} {
 		empty()
 		put(t, filepath.Dir(memory), FileName, damaged)
 		life(t, func(s *Controller) {
-			eventually(t, "the reason", func() bool { return errors.Is(s.InForce(), ErrNoPrimary) })
+			eventually.Within(t, waitTimeout, "the reason", func() bool { return errors.Is(s.InForce(), ErrNoPrimary) })
 			if _, err := os.Stat(file); !errors.Is(err, os.ErrNotExist) {
 				t.Errorf("%q was written: %v", damaged, err)
 			}
@@ -176,20 +169,20 @@ func TestControllerFollowsClusterNetwork(t *testing.T) {
 	put(t, dir, "70-multus.conf", `{"name":"x","type":"multus","delegates":[{"type":"bridge"}]}`)
 	s := controllerAt(t, dir, `{}`)
 	runController(t, s)
-	eventually(t, "the reason", func() bool { return errors.Is(s.InForce(), ErrNoPrimary) })
+	eventually.Within(t, waitTimeout, "the reason", func() bool { return errors.Is(s.InForce(), ErrNoPrimary) })
 	if _, err := os.Stat(file); err == nil {
 		t.Error("a file was written without a cluster network")
 	}
 	put(t, dir, "10-a.conflist", primary("a", "a"))
-	eventually(t, "10-a", func() bool { return has(file, "10-a.conflist") && s.InForce() == nil })
+	eventually.Within(t, waitTimeout, "10-a", func() bool { return has(file, "10-a.conflist") && s.InForce() == nil })
 	put(t, dir, "05-b.conflist", primary("b", "b"))
-	eventually(t, "05-b, which is earlier", func() bool { return has(file, "05-b.conflist") })
+	eventually.Within(t, waitTimeout, "05-b, which is earlier", func() bool { return has(file, "05-b.conflist") })
 	if err := os.Rename(filepath.Join(dir, "05-b.conflist"), filepath.Join(dir, "06-b.json")); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "06-b", func() bool { return has(file, "06-b.json") || has(file, "10-a.conflist") })
+	eventually.Within(t, waitTimeout, "06-b", func() bool { return has(file, "06-b.json") || has(file, "10-a.conflist") })
 	put(t, dir, "06-b.json", `{"cniVersion":"1.0.0","name":"b","type":"b","capabilities":{"bandwidth":true}}`)
-	eventually(t, "the capability of 06-b", func() bool { return has(file, `"bandwidth":true`) })
+	eventually.Within(t, waitTimeout, "the capability of 06-b", func() bool { return has(file, `"bandwidth":true`) })
 	good, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -198,12 +191,14 @@ func TestControllerFollowsClusterNetwork(t *testing.T) {
 		put(t, dir, name, `{"cniVersion":`)
 	}
 	put(t, dir, "07-c.conflist", primary("c", "c"))
-	eventually(t, "07-c, and the broken files are skipped", func() bool { return has(file, "07-c.conflist") })
+	eventually.Within(t, waitTimeout, "07-c, and the broken files are skipped",
+		func() bool { return has(file, "07-c.conflist") })
 	if err := os.Remove(filepath.Join(dir, "07-c.conflist")); err != nil {
 		t.Fatal(err)
 	}
 	put(t, dir, "06-b.json", `{"cniVersion":"1.0.0","name":"b","type":"b","capabilities":{"bandwidth":true}}`)
-	eventually(t, "06-b again", func() bool { b, err := os.ReadFile(file); return err == nil && bytes.Equal(b, good) })
+	eventually.Within(t, waitTimeout, "06-b again",
+		func() bool { b, err := os.ReadFile(file); return err == nil && bytes.Equal(b, good) })
 	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("mode %v, %v, want 0600", info.Mode(), err)
 	}
@@ -252,12 +247,12 @@ func TestRemovedFileIsRestored(t *testing.T) {
 	s.OnConflict = func(err error) { lost <- err }
 	runController(t, s)
 	there := func() bool { return has(file, "10-a.conflist") }
-	eventually(t, "the file", there)
+	eventually.Within(t, waitTimeout, "the file", there)
 	for range conflictLimit {
 		if err := os.Rename(file, file+".cilium_bak"); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "the file, put back", there)
+		eventually.Within(t, waitTimeout, "the file, put back", there)
 	}
 	if err := os.Rename(file, file+".cilium_bak"); err != nil {
 		t.Fatal(err)
@@ -284,9 +279,9 @@ func TestUserFile(t *testing.T) {
 	s := controllerAt(t, dir, fmt.Sprintf(`{"multusConfigFile":%q}`, filepath.Join(own, "mine.conf")))
 	runController(t, s)
 	file := filepath.Join(dir, "mine.conf")
-	eventually(t, "the copy", func() bool { return has(file, `"/a"`) && s.InForce() == nil })
+	eventually.Within(t, waitTimeout, "the copy", func() bool { return has(file, `"/a"`) && s.InForce() == nil })
 	put(t, own, "mine.conf", `{"cniVersion":"1.0.0","name":"mine","type":"multus-shim","clusterNetwork":"/b"}`)
-	eventually(t, "the change", func() bool { return has(file, `"/b"`) })
+	eventually.Within(t, waitTimeout, "the change", func() bool { return has(file, `"/b"`) })
 }
 
 // TestInvalidUserFile checks that a file with which no pod could start, or every CHECK would fail, is not put in
@@ -314,7 +309,7 @@ func TestReaderAlwaysFindsValidFile(t *testing.T) {
 	put(t, dir, "10-a.conflist", primary("a", "a"))
 	s := controllerAt(t, dir, `{}`)
 	runController(t, s)
-	eventually(t, "the file", func() bool { return has(file, "10-a.conflist") })
+	eventually.Within(t, waitTimeout, "the file", func() bool { return has(file, "10-a.conflist") })
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	looks := 0

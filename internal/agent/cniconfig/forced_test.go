@@ -10,6 +10,7 @@ import (
 	"multus/internal/config"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
+	"multus/internal/testutil/eventually"
 )
 
 // planned returns the configuration of the cluster network that ADD and DEL use with conf, the version of conf, and
@@ -84,21 +85,21 @@ func TestForcedVersionFollows(t *testing.T) {
 	copied := func(text string) func() bool {
 		return func() bool { return has(filepath.Join(forced, "10-a.conflist"), text) }
 	}
-	eventually(t, "the copy", copied(`"0.4.0"`))
+	eventually.Within(t, waitTimeout, "the copy", copied(`"0.4.0"`))
 	put(t, dir, "10-a.conflist", `{"cniVersion":"0.3.1","name":"a","plugins":[{"type":"bridge"}]}`)
-	eventually(t, "the change", copied(`"bridge"`))
+	eventually.Within(t, waitTimeout, "the change", copied(`"bridge"`))
 	if err := os.Mkdir(filepath.Join(dir, "a"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	put(t, filepath.Join(dir, "a"), "tuning.conf", `{"type":"tuning"}`)
-	eventually(t, "the plugin of the sub-directory", copied(`"tuning"`))
+	eventually.Within(t, waitTimeout, "the plugin of the sub-directory", copied(`"tuning"`))
 	put(t, filepath.Join(dir, "a"), "tuning.conf", `{"type":"tuning","mtu":1400}`)
-	eventually(t, "its change", copied(`1400`))
+	eventually.Within(t, waitTimeout, "its change", copied(`1400`))
 	if network, _, _ := planned(t, conf); strings.Count(network, `"tuning"`) != 1 {
 		t.Errorf("the plugin of the sub-directory runs more than once: %s", network)
 	}
 	put(t, dir, "05-b.conflist", `{"cniVersion":"0.3.1","name":"b","plugins":[{"type":"ptp"}]}`)
-	eventually(t, "another file", func() bool {
+	eventually.Within(t, waitTimeout, "another file", func() bool {
 		return has(filepath.Join(forced, "05-b.conflist"), `"0.4.0"`) && !copied("")()
 	})
 	for _, name := range []string{"05-b.conflist", "10-a.conflist"} {
@@ -106,9 +107,10 @@ func TestForcedVersionFollows(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "the copy of a removed file", func() bool { _, err := os.Stat(forced); return os.IsNotExist(err) })
+	eventually.Within(t, waitTimeout, "the copy of a removed file",
+		func() bool { _, err := os.Stat(forced); return os.IsNotExist(err) })
 	put(t, dir, "10-a.conflist", primary("a", "ptp"))
-	eventually(t, "the copy again", copied(`"0.4.0"`))
+	eventually.Within(t, waitTimeout, "the copy again", copied(`"0.4.0"`))
 	stop()
 	s = controllerAt(t, dir, `{"cniVersion":"0.4.0"}`)
 	s.sync()

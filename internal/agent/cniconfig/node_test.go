@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"multus/internal/config"
+	"multus/internal/testutil/eventually"
 )
 
 // TestVersionFor checks that only a runtime that certainly supports CNI 1.1 gets a configuration of that version.
@@ -136,19 +137,19 @@ func TestControllerReadsNode(t *testing.T) {
 	fail(errors.New("no answer"))
 	c := newClock()
 	s, log, stop := start(c)
-	eventually(t, "the first configuration", func() bool { return s.Ready() == nil && has(file, `"cniVersion":"1.0.0"`) })
+	eventually.Within(t, waitTimeout, "the first configuration", func() bool { return s.Ready() == nil && has(file, `"cniVersion":"1.0.0"`) })
 	tries := func(n int32) func() bool {
 		return func() bool { return asked.Load() >= n && c.long.Load() >= n }
 	}
 	for n := range int32(5) {
-		eventually(t, "an attempt", tries(n+1))
+		eventually.Within(t, waitTimeout, "an attempt", tries(n+1))
 		fail(fmt.Errorf("no answer %d", n)) // the errors of an outage differ
 		c.Step(lastNodePause)
 	}
 	answer.Store(nil)
-	eventually(t, "one more attempt", tries(6))
+	eventually.Within(t, waitTimeout, "one more attempt", tries(6))
 	c.Step(lastNodePause)
-	eventually(t, "the node's", func() bool {
+	eventually.Within(t, waitTimeout, "the node's", func() bool {
 		return has(file, `"cniVersion":"1.1.0"`) &&
 			has(file, `"nodeAddresses":["192.0.2.1"]`)
 	})
@@ -165,7 +166,7 @@ func TestControllerReadsNode(t *testing.T) {
 	fail(errors.New("no answer"))
 	was := asked.Load()
 	s, _, stop = start(newClock())
-	eventually(t, "an attempt", func() bool { return asked.Load() > was && s.Ready() == nil })
+	eventually.Within(t, waitTimeout, "an attempt", func() bool { return asked.Load() > was && s.Ready() == nil })
 	stop()
 	if now, err := os.ReadFile(file); err != nil || string(now) != string(first) {
 		t.Errorf("changed without an answer: %s, %v", now, err)
@@ -175,11 +176,11 @@ func TestControllerReadsNode(t *testing.T) {
 	fail(fmt.Errorf("%w: forbidden", ErrNodeUnknown))
 	c = newClock()
 	_, log, stop = start(c)
-	eventually(t, "the cluster network's",
+	eventually.Within(t, waitTimeout, "the cluster network's",
 		func() bool { return has(file, `"cniVersion":"1.0.0"`) && !has(file, "nodeAddresses") })
 	was = asked.Load()
 	c.Step(nodeInterval)
-	eventually(t, "another attempt", func() bool { return asked.Load() > was })
+	eventually.Within(t, waitTimeout, "another attempt", func() bool { return asked.Load() > was })
 	stop()
 	if n := strings.Count(log.String(), "forbidden"); n != 1 || !strings.Contains(log.String(), "nodeAddresses") {
 		t.Errorf("said %d times:\n%s", n, log)

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"multus/internal/source/kube"
+	"multus/internal/testutil/eventually"
 )
 
 // waitTimeout limits how long a test waits.
@@ -122,14 +123,9 @@ func (h *host) start(t *testing.T, args ...string) func() error {
 
 func (h *host) eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for end := time.Now().Add(waitTimeout); time.Now().Before(end); <-tick.C {
-		if ok() {
-			return
-		}
+	if !eventually.Is(waitTimeout, ok) {
+		t.Fatalf("%s: not within %s\n%s", what, waitTimeout, h.out)
 	}
-	t.Fatalf("%s: not within %s\n%s", what, waitTimeout, h.out)
 }
 
 func (h *host) exists(name string) bool {

@@ -22,6 +22,7 @@ import (
 
 	"multus/internal/engine/plan"
 	"multus/internal/netsel"
+	"multus/internal/testutil/eventually"
 )
 
 func nad(name, config string) *nadv1.NetworkAttachmentDefinition {
@@ -176,7 +177,7 @@ func TestListAndWatch(t *testing.T) {
 				}
 			}), discard())
 			stop := start(t, c)
-			eventually(t, "the second watch", func() bool {
+			eventually.Within(t, waitTimeout, "the second watch", func() bool {
 				mu.Lock()
 				defer mu.Unlock()
 				return isFollowing(c) && watches == 2
@@ -349,7 +350,7 @@ func TestCacheBudget(t *testing.T) { // not parallel: it measures the heap
 	before := heap()
 	c := NewCache(client, discard())
 	stop := start(t, c)
-	eventually(t, "the watch works", func() bool { return isFollowing(c) })
+	eventually.Within(t, waitTimeout, "the watch works", func() bool { return isFollowing(c) })
 	check := func(what string) {
 		t.Helper()
 		if used := heap() - before; used > cacheBudget+8<<20 || c.bytes > cacheBudget || c.Len() < number {

@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 
+	"multus/internal/testutil/eventually"
 	"multus/internal/testutil/kubetest"
 )
 
@@ -50,14 +51,14 @@ func testAfter410(t *testing.T, cluster *kubetest.Cluster, message string) {
 	r := &recorder{}
 	config.Wrap(r.wrap)
 	c := run(t, config)
-	eventually(t, "the watch works", func() bool { return isFollowing(c) })
+	eventually.Within(t, waitTimeout, "the watch works", func() bool { return isFollowing(c) })
 	// After a watch that ended within a second and without an event, the reflector reads the list anyway.
 	cluster.CreateNetwork(t, metav1.NamespaceDefault, "kept", confX, nil)
-	eventually(t, "an event", func() bool { return c.Len() == 3 })
+	eventually.Within(t, waitTimeout, "an event", func() bool { return c.Len() == 3 })
 
 	open := r.close() // otherwise the back-off of the reflector grows while the API server is unavailable
 	proxy.Down()
-	eventually(t, "the watch breaks", func() bool { return !isFollowing(c) })
+	eventually.Within(t, waitTimeout, "the watch breaks", func() bool { return !isFollowing(c) })
 	const confY = `{"cniVersion":"1.0.0","type":"ipvlan"}`
 	cluster.DeleteNetwork(t, metav1.NamespaceDefault, "deleted")
 	cluster.UpdateNetwork(t, metav1.NamespaceDefault, "changed", confY)
@@ -70,8 +71,8 @@ func testAfter410(t *testing.T, cluster *kubetest.Cluster, message string) {
 	open()
 
 	want := map[string]string{"kept": confX, "changed": confY, "created": confX}
-	eventually(t, "the new list", func() bool { return maps.Equal(held(c), want) })
-	eventually(t, "the watch works again", func() bool { return isFollowing(c) })
+	eventually.Within(t, waitTimeout, "the new list", func() bool { return maps.Equal(held(c), want) })
+	eventually.Within(t, waitTimeout, "the watch works again", func() bool { return isFollowing(c) })
 	all, expired := r.answers()
 	t.Logf("answers: %q, 410: %s", all, expired)
 	// The API server answers 429 while it starts.
@@ -84,7 +85,7 @@ func testAfter410(t *testing.T, cluster *kubetest.Cluster, message string) {
 	}
 	// The new watch delivers later events.
 	cluster.DeleteNetwork(t, metav1.NamespaceDefault, "created")
-	eventually(t, "deletion is seen", func() bool { return c.Len() == 2 })
+	eventually.Within(t, waitTimeout, "deletion is seen", func() bool { return c.Len() == 2 })
 }
 
 // held returns the configurations that a cache has, by the name of their definition.

@@ -19,6 +19,7 @@ import (
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
 	"multus/internal/netsel"
+	"multus/internal/testutil/eventually"
 	"multus/internal/testutil/kubetest"
 )
 
@@ -154,7 +155,7 @@ func testWithoutPatch(t *testing.T, cluster *kubetest.Cluster) {
 	c.Log(slog.New(slog.NewTextHandler(&log, nil)))
 	pod := request.Pod{Namespace: ns, Name: "p", UID: uid}
 	var last error
-	eventually(t, "the API server has applied the role", func() bool {
+	eventually.Within(t, waitTimeout, "the API server has applied the role", func() bool {
 		last = c.SetAnnotation(t.Context(), pod, statusKey, "one")
 		return !errors.Is(last, publish.ErrForbidden)
 	})
@@ -330,7 +331,7 @@ func testCache(t *testing.T, cluster *kubetest.Cluster) {
 	config.UserAgent = "multus/cache"
 	c := run(t, config)
 	// Between the list and the watch, a cached definition is read live.
-	eventually(t, "the watch works", func() bool { return isFollowing(c) })
+	eventually.Within(t, waitTimeout, "the watch works", func() bool { return isFollowing(c) })
 	x := plan.Ref{Namespace: ns, Name: "x"}
 	for range 3 {
 		if def, err := c.Network(t.Context(), x); err != nil || def.Config != confX || def.ResourceName != "r" ||
@@ -352,7 +353,7 @@ func testCache(t *testing.T, cluster *kubetest.Cluster) {
 	_, err := c.Network(t.Context(), plan.Ref{Namespace: ns, Name: "none"})
 	checkErr(t, "Network", err, plan.ErrNotFound, plan.ErrNotFound, plan.ErrUnavailable)
 	cluster.DeleteNetwork(t, ns, "x")
-	eventually(t, "deletion is seen", func() bool {
+	eventually.Within(t, waitTimeout, "deletion is seen", func() bool {
 		_, err := c.Network(t.Context(), x)
 		return errors.Is(err, plan.ErrNotFound)
 	})
@@ -372,9 +373,9 @@ func TestCacheSurvivesOutage(t *testing.T) {
 	}
 	x, y := plan.Ref{Namespace: "default", Name: "x"}, plan.Ref{Namespace: "default", Name: "y"}
 	c := run(t, config)
-	eventually(t, "sync", c.Synced)
+	eventually.Within(t, waitTimeout, "sync", c.Synced)
 	proxy.Down()
-	eventually(t, "the watch breaks", func() bool { return !isFollowing(c) })
+	eventually.Within(t, waitTimeout, "the watch breaks", func() bool { return !isFollowing(c) })
 	if def, err := c.Network(t.Context(), x); err != nil || def.Config != confX {
 		t.Errorf("API server unavailable, known definition: %+v, %v", def, err)
 	}
@@ -391,6 +392,6 @@ func TestCacheSurvivesOutage(t *testing.T) {
 	c.mu.Unlock()
 	_, err = c.Network(t.Context(), y)
 	checkErr(t, "definition deleted during the outage", err, plan.ErrNotFound, plan.ErrNotFound)
-	eventually(t, "the watch works again", func() bool { return isFollowing(c) })
-	eventually(t, "the deletion of y is seen", func() bool { return c.Len() == 1 })
+	eventually.Within(t, waitTimeout, "the watch works again", func() bool { return isFollowing(c) })
+	eventually.Within(t, waitTimeout, "the deletion of y is seen", func() bool { return c.Len() == 1 })
 }

@@ -9,7 +9,6 @@ import (
 	"net/http/httptest"
 	"sync"
 	"testing"
-	"time"
 )
 
 func pemOf(s *httptest.Server) []byte {
@@ -19,22 +18,6 @@ func pemOf(s *httptest.Server) []byte {
 func quiet() *log.Logger { return log.New(io.Discard, "", 0) }
 
 func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
-
-// eventually waits until a condition that changes in the background is true.
-func eventually(tb testing.TB, what string, condition func() bool) {
-	tb.Helper()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(tb.Context()), waitTimeout)
-	defer cancel()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !condition() {
-		select {
-		case <-ctx.Done():
-			tb.Fatalf("%s: not within %v", what, waitTimeout)
-		case <-tick.C:
-		}
-	}
-}
 
 // start runs a cache. It returns a function that stops it, and the end of the test stops it, too.
 func start(tb testing.TB, c *Cache) (stop func()) {

@@ -1,4 +1,4 @@
-// Package eventually waits, in tests, for what other goroutines do. Tests of any package import it.
+// Package eventually waits, in tests, for what other goroutines and processes do. Tests of any package import it.
 package eventually
 
 import (
@@ -6,21 +6,39 @@ import (
 	"time"
 )
 
+// Timeout limits how long a test waits, unless it has a limit of its own.
+const Timeout = 60 * time.Second
+
+// Pauses between two looks at a condition: the first one, and the longest one. Each pause doubles the one before.
 const (
-	// Timeout limits how long a test waits.
-	Timeout = 60 * time.Second
-	// interval is the time between two looks at a condition.
-	interval = 5 * time.Millisecond
+	firstPause   = 2 * time.Millisecond
+	longestPause = 50 * time.Millisecond
 )
 
-// True waits until the condition is true. It fails the test after Timeout.
+// Is waits until the condition is true. It returns false after limit.
+func Is(limit time.Duration, condition func() bool) bool {
+	pause := firstPause
+	for end := time.Now().Add(limit); !condition(); time.Sleep(pause) {
+		if time.Now().After(end) {
+			return false
+		}
+		pause = min(2*pause, longestPause)
+	}
+	return true
+}
+
+// Within waits until the condition is true. It fails the test after limit.
+func Within(tb testing.TB, limit time.Duration, what string, condition func() bool) {
+	tb.Helper()
+	if !Is(limit, condition) {
+		tb.Fatalf("%s: not within %s", what, limit)
+	}
+}
+
+// True is Within with Timeout.
 func True(tb testing.TB, what string, condition func() bool) {
 	tb.Helper()
-	for end := time.Now().Add(Timeout); !condition(); time.Sleep(interval) {
-		if time.Now().After(end) {
-			tb.Fatalf("%s: not within %s", what, Timeout)
-		}
-	}
+	Within(tb, Timeout, what, condition)
 }
 
 // Receive returns the next value of a channel. It fails the test after Timeout.
