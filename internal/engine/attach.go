@@ -119,6 +119,7 @@ func (at *attaching) execute(ctx context.Context) error {
 	for _, stage := range at.record.Stages() {
 		at.stage(ctx, stage)
 		if err := at.failure(); err != nil {
+			at.run.Close() // of an attachment whose master is missing, a delegate may have been started
 			detach.Undo(ctx, at.Sandbox, at.record, at.begun)
 			return err
 		}
@@ -231,7 +232,11 @@ func (at *attaching) one(ctx context.Context, i int) error {
 // next attachment ahead.
 func (at *attaching) runner(i int) *execute.Runner {
 	if at.plan.Concurrency < 2 {
-		at.run.Then(request.Add, at.record, at.record.At(i+1))
+		var next *ledger.Attachment
+		if i+1 < len(at.record.Attachments) {
+			next = &at.record.Attachments[i+1]
+		}
+		at.run.Then(request.Add, at.record, next)
 		return at.run
 	}
 	if i == 0 { // the cluster network has a stage of its own

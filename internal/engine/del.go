@@ -65,9 +65,9 @@ func (e *Engine) del(ctx context.Context, b *session.Sandbox) error {
 	return e.delUnrecorded(ctx, b)
 }
 
-// delUnrecorded is the DEL of a sandbox without a record in the state directory of the runtime's configuration. The
-// record may be in another directory, which only the daemon's configuration names (behaviour A90). If there is none
-// either, it runs DEL for what can be planned now (behaviour D60).
+// delUnrecorded is the DEL of a sandbox without a record in the state directory of the runtime's configuration. It
+// looks for the record in the state directory of the plan, because the daemon's configuration may set another one
+// (behaviour A90). Without a record in either directory, it runs DEL for what can be planned now (behaviour D60).
 func (e *Engine) delUnrecorded(ctx context.Context, b *session.Sandbox) error {
 	p, err := e.planUnrecorded(ctx, b)
 	if err == nil && p.Dirs.State != "" && p.Dirs.State != b.Ledger.Dir {

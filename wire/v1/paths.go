@@ -48,7 +48,7 @@ type StatusResult struct {
 	Key string `json:"key"`
 	// Known is false in a response if there is no valid result. It has no meaning in a request.
 	Known bool `json:"known"`
-	// Error is the error of the cluster network. Missing means that it is ready.
+	// Error is the error of the cluster network. The key is absent if the cluster network is ready.
 	Error *types.Error `json:"error,omitempty"`
 }
 

@@ -24,12 +24,13 @@ type Plan struct {
 	Dirs Dirs `json:"dirs"`
 	// Attachments is in the order in which they are added. The first one is the cluster network.
 	Attachments []Attachment `json:"attachments"`
-	// Concurrency is how many attachments of one stage are made at the same time. Missing means one after another.
+	// Concurrency is how many attachments of one stage are made at the same time. If the key is absent, they are made one
+	// after another.
 	Concurrency int `json:"concurrency,omitempty"`
 }
 
 // PlannedPod is the pod object of a plan. UID is the UID in the API, which for a static pod is not the one that the
-// runtime passed. Missing means that it is unknown.
+// runtime passed. The key of an unknown UID is absent.
 type PlannedPod struct {
 	Namespace string `json:"namespace,omitempty"`
 	Name      string `json:"name,omitempty"`
@@ -60,17 +61,17 @@ type Attachment struct {
 	Args [][2]string `json:"args"`
 	// RuntimeConfig has the values for plugins that declare the capability. They are passed on as they are.
 	RuntimeConfig map[string]json.RawMessage `json:"runtimeConfig,omitempty"`
-	// Request is the element of the pod's annotation, with the keys of the NPWG standard, which netsel implements. Missing
-	// means a network that the pod did not request.
+	// Request is the element of the pod's annotation, with the keys of the NPWG standard, which netsel implements. The
+	// key is absent if the pod did not request the network.
 	Request *netsel.Element `json:"request,omitempty"`
 	Routes  Routes          `json:"routes"`
 	// Resource and Device are the resource name and the ID of the device that the kubelet gave to the pod for this
-	// network. Missing means none.
+	// network. Both keys are absent if it gave no device.
 	Resource string `json:"resource,omitempty"`
 	Device   string `json:"device,omitempty"`
-	// DeviceInfo is the path of the attachment's device-info file. Missing means none.
+	// DeviceInfo is the path of the attachment's device-info file. The key is absent if the attachment has no such file.
 	DeviceInfo string `json:"deviceInfo,omitempty"`
-	// Stage is the stage of a plan with Concurrency. Missing means stage 0.
+	// Stage is the stage of a plan with Concurrency. If the key is absent, it is stage 0.
 	Stage int `json:"stage,omitempty"`
 	// Inherited reports whether the configuration has no cniVersion of its own, so that the plugin has to choose one.
 	Inherited bool `json:"inherited,omitempty"`

@@ -14,11 +14,11 @@ type Report struct {
 	// Command is the verb that the report is about: ADD or DEL.
 	Command string `json:"command"`
 	Pod     Pod    `json:"pod"`
-	// ContainerID and Netns are those of the sandbox. Netns distinguishes the interfaces of the pod in a result. Missing
-	// means unknown.
+	// ContainerID and Netns are those of the sandbox. Netns distinguishes the interfaces of the pod in a result. A
+	// key is absent if its value is unknown.
 	ContainerID string `json:"containerID,omitempty"`
 	Netns       string `json:"netns,omitempty"`
-	// Attached lists the attachments in the order of the plan. Missing means that no network status is written.
+	// Attached lists the attachments in the order of the plan. If the key is absent, no network status is written.
 	Attached []Attached `json:"attached,omitempty"`
 	// Failure is present if ADD failed, or if DEL gave up networks. No network status is written then.
 	Failure *Failure `json:"failure,omitempty"`
@@ -32,7 +32,7 @@ type Report struct {
 	EventsWritten bool `json:"told,omitempty"`
 }
 
-// Pod identifies the pod object of a report. A missing UID means that the runtime passed none.
+// Pod identifies the pod object of a report. The UID is absent if the runtime did not pass it.
 type Pod struct {
 	Namespace string `json:"namespace"`
 	Name      string `json:"name"`
@@ -46,7 +46,8 @@ type Attached struct {
 	Primary bool   `json:"primary,omitempty"`
 	// Result is the delegate's CNI result, in the delegate's version.
 	Result json.RawMessage `json:"result"`
-	// DeviceInfo is the content of the attachment's device-info file. Missing means that there is none.
+	// DeviceInfo is the content of the attachment's device-info file. The key is absent if the attachment has no such
+	// file.
 	DeviceInfo json.RawMessage `json:"deviceInfo,omitempty"`
 }
 

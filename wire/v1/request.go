@@ -11,7 +11,8 @@ type Request struct {
 	ContainerID string `json:"containerID"`
 	Netns       string `json:"netns"`
 	IfName      string `json:"ifName"`
-	// Args are the pairs of CNI_ARGS in their order, each an array of key and value. Missing means none.
+	// Args are the pairs of CNI_ARGS in their order, each an array of key and value. The key is absent if the
+	// runtime passed no CNI_ARGS.
 	Args [][2]string `json:"args,omitempty"`
 	// Path is CNI_PATH.
 	Path string `json:"path"`

@@ -125,15 +125,23 @@ func (d *detaching) all(ctx context.Context) error {
 		return err
 	}
 	defer d.run.Close()
+	var due []int
 	for i := range slices.Backward(d.record.Attachments) {
-		if d.deletions[i].Deleted || d.stages[i] >= begun {
-			continue
+		if !d.deletions[i].Deleted && d.stages[i] < begun {
+			due = append(due, i)
 		}
+	}
+	for n, i := range due {
 		if ctx.Err() != nil {
 			d.now.Cut = true
 			d.fail(i+1, fmt.Errorf("%d networks were not reached: %w", i+1, context.Cause(ctx)))
 			break
 		}
+		var next *ledger.Attachment
+		if n+1 < len(due) {
+			next = &d.record.Attachments[due[n+1]]
+		}
+		d.run.Then(request.Del, d.record, next)
 		d.one(ctx, i)
 	}
 	if d.failed == 0 {
@@ -173,7 +181,6 @@ func (d *detaching) one(ctx context.Context, i int) {
 	a := &d.record.Attachments[i]
 	start := time.Now()
 	one, cancel := delContext(ctx, i)
-	d.run.Then(request.Del, d.record, d.record.At(i-1))
 	err := d.del(one, a)
 	cancel()
 	took := time.Since(start)

@@ -14,6 +14,7 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 
 	"multus/internal/engine/ledger"
+	"multus/internal/engine/request"
 )
 
 // oldest replaces an invalid cniVersion of a recorded network at DEL. A plugin that accepted the invalid version at ADD
@@ -61,7 +62,7 @@ func (r *Runner) delList(ctx context.Context, list *libcni.NetworkConfigList, rt
 		d.errs = append(d.errs, missing)
 	}
 	r.exec.del = d
-	r.follow("DEL", list)
+	r.follow(request.Del, list)
 	defer func() { r.exec.del = nil }()
 	err = r.cni.DelNetworkList(ctx, list, rt)
 	if errors.Is(err, errNotAll) {

@@ -49,11 +49,11 @@ type Exec struct {
 	Prestart bool
 	// started is set once a delegate was executed.
 	started bool
-	// following has the plugins of the list that run after the one that is executed next. then is called, if it is not
-	// nil, when the last plugin of the list works. paths are the directories in which plugins are searched.
-	following, paths []string
-	then             func()
-	ahead            *ahead
+	// following has the delegates that run after the one that is executed next. paths are the directories in which they
+	// are searched.
+	following []delegate
+	paths     []string
+	ahead     *ahead
 	// busy reports whether the node is too busy to start a delegate ahead, which waits at most aheadLimit for its input.
 	busy       func() bool
 	aheadLimit time.Duration
@@ -151,19 +151,17 @@ func (e *Exec) run(ctx context.Context, path string, stdin []byte, environ []str
 	return p.finish(ctx, stdout, stderr)
 }
 
-// next starts the next delegate ahead.
+// next starts the next delegate ahead. environ is the environment of the one that works.
 func (e *Exec) next(environ []string) {
-	switch {
-	case !e.Prestart:
-	case len(e.following) > 0:
-		plugin := e.following[0]
-		e.following = e.following[1:]
-		e.startAhead(plugin, environ)
-	case e.then != nil:
-		then := e.then
-		e.then = nil
-		then()
+	if !e.Prestart || len(e.following) == 0 {
+		return
 	}
+	d := e.following[0]
+	e.following = e.following[1:]
+	if d.environ != nil {
+		environ = d.environ
+	}
+	e.startAhead(d.plugin, environ)
 }
 
 // emptyResult returns the result of a plugin without output: the previous result of the chain, else an empty result.

@@ -32,8 +32,8 @@ type Runner struct {
 	path []string
 	dir  string
 	log  *slog.Logger
-	// then is what the next verb does while its last delegate works; see Then.
-	then func()
+	// then has the delegate that follows those of the next verb, if any; see Then.
+	then []delegate
 }
 
 // Options are the settings of a Runner.
@@ -77,7 +77,7 @@ func (r *Runner) Add(ctx context.Context, of *ledger.Record, a *ledger.Attachmen
 	}
 	failpoint.At("add.before")
 	r.exec.started = false
-	r.follow("ADD", list)
+	r.follow(request.Add, list)
 	res, err = r.cni.AddNetworkList(ctx, list, rt)
 	if err != nil {
 		r.Close() // the next delegate does not run
@@ -265,7 +265,7 @@ func HasInterface(netns, ifName string) (exists bool, err error) {
 func (r *Runner) prepare(of *ledger.Record, a *ledger.Attachment) (
 	*libcni.NetworkConfigList, *libcni.RuntimeConf, error,
 ) {
-	r.exec.following, r.exec.then = nil, nil
+	r.exec.following = nil
 	name, err := entry(of, a)
 	if err == nil {
 		err = ledger.ClearResult(r.dir, name)

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"multus/internal/engine/ledger"
+	"multus/internal/engine/request"
 	"multus/internal/failpoint"
 )
 
@@ -35,51 +36,59 @@ type ahead struct {
 	limit *time.Timer
 }
 
+// delegate is a call of a delegate that is not due yet. environ is nil if it is that of the call before.
+type delegate struct {
+	plugin  string
+	environ []string
+}
+
 // Prestart starts the first delegate of a verb, ADD or DEL, for an attachment. The verb gives it its input. Without a
 // verb, Close ends it. Prestart does nothing if a delegate was started ahead already, or if it would not help.
 func (r *Runner) Prestart(verb string, of *ledger.Record, a *ledger.Attachment) {
-	e := r.exec
-	if !e.Prestart || e.ahead != nil {
-		return
+	if r.exec.Prestart && r.exec.ahead == nil {
+		d := r.first(verb, of, a)
+		r.exec.startAhead(d.plugin, d.environ)
 	}
-	chain := chainOf(verb, a.Config.Types())
-	if len(chain) == 0 {
-		return
-	}
-	environ := withoutCNI(os.Environ()) //nolint:forbidigo // libcni passes the environment of this process, too
-	e.startAhead(chain[0], append(environ,
-		"CNI_COMMAND="+verb, "CNI_CONTAINERID="+of.ContainerID, "CNI_NETNS="+of.Netns, "CNI_IFNAME="+a.IfName,
-		"CNI_ARGS="+a.Args.String(), "CNI_PATH="+strings.Join(r.path, string(os.PathListSeparator))))
 }
 
 // Then makes the next Add or Del prestart the first delegate of another attachment while its own last delegate works. a
-// is nil if there is no other attachment.
+// is nil if no other attachment follows.
 func (r *Runner) Then(verb string, of *ledger.Record, a *ledger.Attachment) {
 	r.then = nil
-	if a != nil {
-		r.then = func() { r.Prestart(verb, of, a) }
+	if a != nil && r.exec.Prestart {
+		r.then = []delegate{r.first(verb, of, a)}
 	}
 }
 
-// follow tells exec which plugins of a list follow its first one, and what to do after the last one.
+// first returns the first delegate of a verb for an attachment, with the environment that libcni gives it.
+func (r *Runner) first(verb string, of *ledger.Record, a *ledger.Attachment) delegate {
+	environ := withoutCNI(os.Environ()) //nolint:forbidigo // libcni passes the environment of this process, too
+	return delegate{inOrder(verb, a.Config.Types())[0], append(environ,
+		"CNI_COMMAND="+verb, "CNI_CONTAINERID="+of.ContainerID, "CNI_NETNS="+of.Netns, "CNI_IFNAME="+a.IfName,
+		"CNI_ARGS="+a.Args.String(), "CNI_PATH="+strings.Join(r.path, string(os.PathListSeparator)))}
+}
+
+// follow sets the delegates that follow the first one of a list: the others of the list, and that of Then.
 func (r *Runner) follow(verb string, list *libcni.NetworkConfigList) {
 	types := make([]string, len(list.Plugins))
 	for i, p := range list.Plugins {
 		types[i] = p.Network.Type
 	}
-	r.exec.following, r.exec.then = nil, r.then
-	if chain := chainOf(verb, types); len(chain) > 0 {
-		r.exec.following = chain[1:]
+	for i, typ := range inOrder(verb, types) {
+		if i > 0 {
+			r.exec.following = append(r.exec.following, delegate{plugin: typ})
+		}
 	}
+	r.exec.following = append(r.exec.following, r.then...)
 	r.then = nil
 }
 
 // Close ends the delegate that was started ahead, if there is one. It has done nothing.
 func (r *Runner) Close() { r.exec.endAhead() }
 
-// chainOf returns the plugins of a list in the order in which a verb runs them.
-func chainOf(verb string, types []string) []string {
-	if verb == "DEL" {
+// inOrder returns the plugins of a list in the order in which a verb runs them.
+func inOrder(verb string, types []string) []string {
+	if verb == request.Del {
 		types = slices.Clone(types)
 		slices.Reverse(types)
 	}

@@ -112,14 +112,6 @@ func NewRecord(p *plan.Plan) *Record {
 	return r
 }
 
-// At returns the attachment at an index, or nil if there is none.
-func (r *Record) At(i int) *Attachment {
-	if i < 0 || i >= len(r.Attachments) {
-		return nil
-	}
-	return &r.Attachments[i]
-}
-
 // StageNumbers returns the stage of each attachment; see plan.StageNumbers.
 func (r *Record) StageNumbers() []int {
 	stages := make([]int, len(r.Attachments))

@@ -17,7 +17,8 @@ func (p *planning) allowed(ref Ref, a *Attachment) error {
 	}
 	for _, t := range a.Config.AllTypes() {
 		if len(p.conf.AllowedTypes) > 0 && !slices.Contains(p.conf.AllowedTypes, t) {
-			return fault.PluginNotAllowed.New(a.Name, p.pod.Ref, fault.Clip(t, fault.MaxValue), strings.Join(p.conf.AllowedTypes, ", "))
+			return fault.PluginNotAllowed.New(a.Name, p.pod.Ref, fault.Clip(t, fault.MaxValue),
+				strings.Join(p.conf.AllowedTypes, ", "))
 		}
 	}
 	for i := range a.Config.Types() {

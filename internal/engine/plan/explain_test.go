@@ -19,7 +19,8 @@ func TestExplain(t *testing.T) {
 	t.Parallel()
 	explained := 0
 	eachArchive(t, func(path string, a *archive) {
-		if strings.Contains(a.comment, "known: ") || !slices.ContainsFunc(a.files, func(f member) bool { return f.name == "plan.json" }) {
+		planned := slices.ContainsFunc(a.files, func(f member) bool { return f.name == "plan.json" })
+		if strings.Contains(a.comment, "known: ") || !planned {
 			return
 		}
 		explained++
