@@ -4,6 +4,7 @@
 package config
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -98,8 +99,9 @@ type Plugin struct {
 	// AllowInUseNamespaces are the namespaces whose definitions may set allowInUse. If it is nil, all may.
 	AllowInUseNamespaces []string `json:"allowInUseNamespaces"`
 
-	// annotations decodes the pod's annotations at its first call. It is nil unless ParsePlugin made the value.
-	annotations func() annotations
+	// decoded returns the annotations in a member of RuntimeConfig, and decodes them once. It is nil unless ParsePlugin made
+	// the value.
+	decoded func(raw json.RawMessage) annotations
 }
 
 // Values of checkNetworks (behaviour D46). By default CHECK covers no network of a pod, as in today's Multus: CRI-O
@@ -150,7 +152,7 @@ func ParsePlugin(b []byte) (*Plugin, error) {
 			return nil, fault.ConfigUnreadable.Wrap(err)
 		}
 	}
-	p.annotations = sync.OnceValue(func() annotations { return decodeAnnotations(p.RuntimeConfig) })
+	p.decoded = decodeOnce()
 	return p, nil
 }
 
@@ -184,12 +186,11 @@ func (p *Plugin) Exceptions() []string {
 // RuntimeAnnotations returns the pod's annotations and reports whether the runtime passed them. They are decoded once
 // for each parsed configuration.
 func (p *Plugin) RuntimeAnnotations() (values map[string]string, known bool, err error) {
-	var a annotations
-	if p.annotations != nil {
-		a = p.annotations()
-	} else {
-		a = decodeAnnotations(p.RuntimeConfig)
+	decode := p.decoded
+	if decode == nil {
+		decode = decodeAnnotations
 	}
+	a := decode(p.RuntimeConfig[PodAnnotations])
 	return a.values, a.known, a.err
 }
 
@@ -200,9 +201,24 @@ type annotations struct {
 	err    error
 }
 
-func decodeAnnotations(runtimeConfig map[string]json.RawMessage) annotations {
-	raw, ok := runtimeConfig[PodAnnotations]
-	if !ok || string(raw) == "null" {
+// decodeOnce returns decodeAnnotations for repeated calls with the same bytes. A copy of a configuration shares it, and
+// may have other bytes.
+func decodeOnce() func(raw json.RawMessage) annotations {
+	var mu sync.Mutex
+	var last json.RawMessage
+	var result annotations
+	return func(raw json.RawMessage) annotations {
+		mu.Lock()
+		defer mu.Unlock()
+		if !bytes.Equal(raw, last) {
+			last, result = raw, decodeAnnotations(raw)
+		}
+		return result
+	}
+}
+
+func decodeAnnotations(raw json.RawMessage) annotations {
+	if len(raw) == 0 || string(raw) == "null" {
 		return annotations{}
 	}
 	m := map[string]string{}

@@ -352,3 +352,21 @@ func FuzzOverlay(f *testing.F) {
 		}
 	})
 }
+
+// TestAnnotationsOfCopy checks that a copy with another runtimeConfig does not return the annotations of the original.
+func TestAnnotationsOfCopy(t *testing.T) {
+	t.Parallel()
+	original := plugin(t, `{"runtimeConfig":{"io.kubernetes.cri.pod-annotations":{"a":"b"}}}`)
+	if got, known, err := original.RuntimeAnnotations(); !known || err != nil || got["a"] != "b" {
+		t.Fatalf("%v %t %v", got, known, err)
+	}
+	other := *original
+	other.RuntimeConfig = nil
+	if got, known, err := other.RuntimeAnnotations(); known || err != nil {
+		t.Errorf("none: %v %t %v", got, known, err)
+	}
+	other.RuntimeConfig = map[string]json.RawMessage{PodAnnotations: json.RawMessage(`{"c":"d"}`)}
+	if got, known, err := other.RuntimeAnnotations(); !known || err != nil || got["c"] != "d" {
+		t.Errorf("others: %v %t %v", got, known, err)
+	}
+}

@@ -4,6 +4,7 @@
 package request
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 
@@ -24,18 +25,20 @@ type Request struct {
 	// Config is the standard input, byte for byte.
 	Config []byte
 
+	// plugin is parsed from source.
 	plugin *config.Plugin
+	source []byte
 }
 
-// Plugin returns the configuration in Config. It is parsed at the first call that succeeds, so it must not be changed.
-// Calls must not be concurrent until one has succeeded.
+// Plugin returns the configuration in Config, which it parses once. The configuration must not be changed. Calls must
+// not be concurrent until one has succeeded.
 func (r *Request) Plugin() (*config.Plugin, error) {
-	if r.plugin == nil {
+	if r.plugin == nil || !bytes.Equal(r.source, r.Config) { // a copy may have another Config
 		p, err := config.ParsePlugin(r.Config)
 		if err != nil {
 			return nil, err
 		}
-		r.plugin = p
+		r.plugin, r.source = p, r.Config
 	}
 	return r.plugin, nil
 }

@@ -206,6 +206,11 @@ func TestPluginIsParsedOnce(t *testing.T) {
 	if again, err := r.Plugin(); err != nil || again != first {
 		t.Errorf("the second call parses again: %v", err)
 	}
+	other := *r
+	other.Config = []byte(`{"name":"m"}`)
+	if p, err := other.Plugin(); err != nil || p.Name != "m" {
+		t.Errorf("a copy with another configuration: %+v, %v", p, err)
+	}
 	annotations, known, err := first.RuntimeAnnotations()
 	if err != nil || !known {
 		t.Fatalf("annotations: %v, %v", known, err)
