@@ -99,8 +99,8 @@ type Plugin struct {
 	// AllowInUseNamespaces are the namespaces whose definitions may set allowInUse. If it is nil, all may.
 	AllowInUseNamespaces []string `json:"allowInUseNamespaces"`
 
-	// decoded returns the annotations in a member of RuntimeConfig, and decodes them once. It is nil unless ParsePlugin made
-	// the value.
+	// decoded returns the annotations in a member of RuntimeConfig, and decodes them once. It is nil unless ParsePlugin
+	// made the value.
 	decoded func(raw json.RawMessage) annotations
 }
 
