@@ -38,7 +38,7 @@ type Namespace struct {
 }
 
 // Open opens the network namespace at path, such as /var/run/netns/x or /proc/1/ns/net. The caller must close it. If
-// there is none, the error wraps ErrNoNamespace.
+// the namespace does not exist, the error wraps ErrNoNamespace.
 func Open(path string) (*Namespace, error) {
 	// O_NONBLOCK: the path is input, and opening a FIFO would block until it has a writer.
 	fd, err := openFile(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK)

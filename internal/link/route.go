@@ -96,7 +96,7 @@ func (n *Namespace) DefaultRoutes(name string, f Family) ([]Route, error) {
 // DropDefault deletes all default routes of one family through one interface, with any protocol and metric. Of a
 // multipath route it deletes only the nexthops on that interface. For IPv6 it first stops the kernel from learning
 // default routes from router advertisements on that interface, because they would come back within minutes
-// (multus-cni#749). It returns nil if there are none.
+// (multus-cni#749). It returns nil if the interface has no default route.
 //
 // If the interface does not exist, the error wraps ErrNoInterface (behaviour D36). If a route cannot be deleted, the
 // others are still tried, and the error names each route that is left.

@@ -51,8 +51,8 @@ func (e *element) item(key string, i int) mark {
 	return e.part(key)
 }
 
-// parse returns the elements of an annotation. There are none if it cannot be read. namespace is that of networks
-// without one.
+// parse returns the elements of an annotation, or nil if the annotation cannot be read. An element without a namespace
+// gets namespace.
 func (p *pod) parse(key, namespace string) []*element {
 	value := p.annotations[key]
 	parsed, _ := netsel.Parse(value.value) // the planner refuses it

@@ -157,7 +157,7 @@ func (c *coded) WriteHeader(code int) {
 	c.ResponseWriter.WriteHeader(code)
 }
 
-// StatusWritten counts a report whose status was written, or that has none.
+// StatusWritten counts a report whose status was written, or that has no status.
 func (m *Metrics) StatusWritten() { m.written.Inc() }
 
 // StatusRetried counts an attempt to write a status that has to be repeated.

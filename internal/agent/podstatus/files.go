@@ -180,7 +180,8 @@ func (w *Writer) open(name string) *found {
 }
 
 // adopt registers a report that was read from a file, and reports whether the caller has to queue it. If the same
-// report already waits, that one gets this file if it has none; otherwise the file is removed. The caller holds disk.
+// report already waits, that one gets this file unless it has a file; otherwise this file is removed. The caller holds
+// disk.
 func (w *Writer) adopt(f *found) bool {
 	w.spool.add(f.file, file{size: f.size, eventsWritten: f.eventsWritten})
 	registered := w.register(f.pending)

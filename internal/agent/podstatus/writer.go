@@ -25,7 +25,7 @@ const (
 
 // Metrics is implemented by the metrics of the daemon.
 type Metrics interface {
-	// StatusWritten counts a report whose status was written, or that has none.
+	// StatusWritten counts a report whose status was written, or that has no status.
 	StatusWritten()
 	// StatusRetried counts an attempt that has to be repeated.
 	StatusRetried()
