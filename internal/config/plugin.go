@@ -99,9 +99,8 @@ type Plugin struct {
 	// AllowInUseNamespaces are the namespaces whose definitions may set allowInUse. If it is nil, all may.
 	AllowInUseNamespaces []string `json:"allowInUseNamespaces"`
 
-	// decoded returns the annotations in a member of RuntimeConfig, and decodes them once. It is nil unless ParsePlugin
-	// made the value.
-	decoded func(raw json.RawMessage) annotations
+	// decoded has the annotations of RuntimeConfig. It is nil unless ParsePlugin made the value.
+	decoded *decodedAnnotations
 }
 
 // Values of checkNetworks (behaviour D46). By default CHECK covers no network of a pod, as in today's Multus: CRI-O
@@ -152,7 +151,7 @@ func ParsePlugin(b []byte) (*Plugin, error) {
 			return nil, fault.ConfigUnreadable.Wrap(err)
 		}
 	}
-	p.decoded = decodeOnce()
+	p.decoded = &decodedAnnotations{}
 	return p, nil
 }
 
@@ -186,11 +185,12 @@ func (p *Plugin) Exceptions() []string {
 // RuntimeAnnotations returns the pod's annotations and reports whether the runtime passed them. They are decoded once
 // for each parsed configuration.
 func (p *Plugin) RuntimeAnnotations() (values map[string]string, known bool, err error) {
-	decode := p.decoded
-	if decode == nil {
-		decode = decodeAnnotations
+	raw := p.RuntimeConfig[PodAnnotations]
+	cache := p.decoded
+	if cache == nil {
+		cache = &decodedAnnotations{}
 	}
-	a := decode(p.RuntimeConfig[PodAnnotations])
+	a := cache.of(raw)
 	return a.values, a.known, a.err
 }
 
@@ -201,20 +201,22 @@ type annotations struct {
 	err    error
 }
 
-// decodeOnce returns decodeAnnotations for repeated calls with the same bytes. A copy of a configuration shares it, and
-// may have other bytes.
-func decodeOnce() func(raw json.RawMessage) annotations {
-	var mu sync.Mutex
-	var last json.RawMessage
-	var result annotations
-	return func(raw json.RawMessage) annotations {
-		mu.Lock()
-		defer mu.Unlock()
-		if !bytes.Equal(raw, last) {
-			last, result = raw, decodeAnnotations(raw)
-		}
-		return result
+// decodedAnnotations has the annotations that were decoded last. Copies of a configuration share it, and may have other
+// bytes.
+type decodedAnnotations struct {
+	mu     sync.Mutex
+	raw    json.RawMessage
+	result annotations
+}
+
+// of returns the annotations in a member of RuntimeConfig.
+func (d *decodedAnnotations) of(raw json.RawMessage) annotations {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !bytes.Equal(raw, d.raw) {
+		d.raw, d.result = raw, decodeAnnotations(raw)
 	}
+	return d.result
 }
 
 func decodeAnnotations(raw json.RawMessage) annotations {
