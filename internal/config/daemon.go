@@ -64,6 +64,8 @@ type Daemon struct {
 	CheckNetworks string `json:"checkNetworks"`
 	// Prestart is written into the generated configuration if it is set; see Plugin.
 	Prestart *bool `json:"prestart"`
+	// StatusWait takes effect in the overlay. It is decoded so that a value of another kind is refused at the start.
+	StatusWait bool `json:"statusWait"`
 	// NodeAddresses are the addresses of this node in the cluster.
 	NodeAddresses []string `json:"nodeAddresses"`
 

@@ -97,7 +97,7 @@ var keys = []string{
 	"namespaceIsolation", "globalNamespaces", "readinessindicatorfile", "auxiliaryCNIChainName", "retryDeleteOnError",
 	"failureEvents", "logToStderr", "logLevel", "logFile", "logOptions",
 	"daemonSocketDir", "daemonTimeout", "plainPods", "networksDir", "kubeletRoot", "allowMissingDevices",
-	"attachConcurrency", "prestart", "nodeAddresses", "runtimeConfig",
+	"attachConcurrency", "prestart", "statusWait", "nodeAddresses", "runtimeConfig",
 	"cni.dev/valid-attachments", "cni.dev/attachments", "checkNetworks", "maxNetworks", "allowedTypes",
 	"allowInUseNamespaces",
 }

@@ -81,6 +81,8 @@ type Plugin struct {
 	// Prestart permits delegates to be started before their turn, when they cannot do anything yet. It is true if it is
 	// nil.
 	Prestart *bool `json:"prestart"`
+	// StatusWait makes the ADD of a pod with networks wait for its network status (thick).
+	StatusWait bool `json:"statusWait"`
 	// NodeAddresses are the addresses of this node in the cluster. A device that has one of them is never given to a pod.
 	NodeAddresses []string `json:"nodeAddresses"`
 	// RuntimeConfig is what the runtime passes by capability, each member as it was received (behaviour A33:

@@ -60,7 +60,7 @@ func TestParsePlugin(t *testing.T) {
 		{"A9-A32 every key", `{"cniVersion":"1.0.0","name":"n","type":"multus","confDir":"/c","cniDir":"/s","binDir":"/b","delegates":[{"type":"a"}],"clusterNetwork":"/x",
 			"defaultNetworks":["d"],"systemNamespaces":["s"],"multusNamespace":"m","kubeconfig":"/k","namespaceIsolation":true,"globalNamespaces":"g","readinessindicatorfile":"/r",
 			"auxiliaryCNIChainName":"aux","retryDeleteOnError":true,"logToStderr":false,"logLevel":"debug","logFile":"/l","logOptions":{"maxAge":1,"maxSize":2,"maxBackups":3,"compress":false},
-			"daemonSocketDir":"/run/x","daemonTimeout":"5s","plainPods":"local","networksDir":"/n"}`, &Plugin{
+			"daemonSocketDir":"/run/x","daemonTimeout":"5s","plainPods":"local","networksDir":"/n","statusWait":true}`, &Plugin{
 			CNIVersion: "1.0.0", Name: "n", Type: "multus", ConfDir: "/c", CNIDir: "/s", BinDir: "/b",
 			Delegates: []json.RawMessage{json.RawMessage(`{"type":"a"}`)}, ClusterNetwork: "/x",
 			DefaultNetworks: []string{"d"}, SystemNamespaces: []string{"s"}, MultusNamespace: "m", Kubeconfig: "/k",
@@ -68,6 +68,7 @@ func TestParsePlugin(t *testing.T) {
 			AuxiliaryChain: "aux", RetryDeleteOnError: true, LogToStderr: new(false), LogLevel: "debug", LogFile: "/l",
 			LogOptions:      &LogOptions{new(1), new(2), new(3), new(false)},
 			DaemonSocketDir: "/run/x", DaemonTimeout: Duration{5 * time.Second}, PlainPods: PlainLocal, NetworksDir: "/n",
+			StatusWait: true,
 		}},
 		{"A33 members in their order", `{"runtimeConfig":{"portMappings":[{"hostPort":1,"x":9007199254740993}],"unknown":{"a": 1}}}`, defaults(func(p *Plugin) {
 			p.RuntimeConfig = map[string]json.RawMessage{

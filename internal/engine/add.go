@@ -113,7 +113,7 @@ func (at *attaching) report(ctx context.Context, failure error) error {
 	rep := &publish.Report{
 		Command: request.Add, ContainerID: p.ContainerID, Netns: p.Netns, Timings: at.Timings, Time: time.Now().UnixNano(),
 		Pod:    p.Pod,
-		Wait:   at.Conf.PlainPods != config.PlainLocal || !plan.Plain(at.Request, at.Conf),
+		Wait:   p.StatusWait && (at.Conf.PlainPods != config.PlainLocal || !plan.Plain(at.Request, at.Conf)),
 		Needed: failure == nil && requestsNetworks(p),
 	}
 	if failure != nil {

@@ -151,6 +151,36 @@ func TestAdd(t *testing.T) {
 	}
 }
 
+// TestWaitForStatus checks that the pod waits for its status only if the plan says so (behaviour D122).
+func TestWaitForStatus(t *testing.T) {
+	t.Parallel()
+	for _, wait := range []bool{false, true} {
+		n, r := newNode(t, "cluster", "first"), &published{}
+		n.engine.deps.Planner, n.engine.deps.Publisher = waiting{planned{`{"cniVersion":"1.0.0","name":"a","type":"first"}`}, wait}, r
+		n.engine.deps.Netns = interfaces{}
+		if _, err := n.engine.Add(t.Context(), n.request(request.Add, "c", "")); err != nil {
+			t.Fatal(err)
+		}
+		if len(r.got) != 1 || r.got[0].Wait != wait || !r.got[0].Needed {
+			t.Errorf("statusWait %t: published %+v", wait, r.got)
+		}
+	}
+}
+
+// waiting makes the plans of planned with this statusWait.
+type waiting struct {
+	planned
+	wait bool
+}
+
+func (p waiting) Plan(ctx context.Context, req *request.Request, conf *config.Plugin) (*plan.Plan, error) {
+	out, err := p.planned.Plan(ctx, req, conf)
+	if err == nil {
+		out.StatusWait = p.wait
+	}
+	return out, err
+}
+
 // TestAddAfterKill checks that ADD frees what an earlier ADD of the same container left, but not while that is
 // attached.
 func TestAddAfterKill(t *testing.T) {

@@ -268,7 +268,7 @@ func TestDevices(t *testing.T) {
 				if _, err := s.Add(t, s.Conf(), p); err != nil {
 					t.Fatal(err)
 				}
-				if value, _ := s.api.Annotation(t, s.ns, "checkpoint", status); strings.Contains(value, "stale") ||
+				if value := s.statusText(t, "checkpoint"); strings.Contains(value, "stale") ||
 					!strings.Contains(value, "dev-a") {
 					t.Errorf("network-status: %s", value)
 				}
@@ -297,7 +297,7 @@ func TestDevices(t *testing.T) {
 // informed checks that each file, and each element of the network status, has the device-info of its type.
 func (s *site) informed(t *testing.T, kinds, files []string) {
 	t.Helper()
-	value, _ := s.api.Annotation(t, s.ns, "two", status)
+	value := s.statusText(t, "two")
 	var elements []struct {
 		Name       string          `json:"name"`
 		DeviceInfo json.RawMessage `json:"device-info"`

@@ -98,15 +98,21 @@ type element struct {
 
 func (s *site) status(t *testing.T, pod string) []element {
 	t.Helper()
-	value, ok := s.api.Annotation(t, s.ns, pod, status)
-	if !ok {
-		t.Fatalf("pod %s has no network-status\n%s", pod, s.DaemonLog())
-	}
 	var out []element
-	if err := json.Unmarshal([]byte(value), &out); err != nil {
-		t.Fatalf("network-status %q: %v", value, err)
+	if value := s.statusText(t, pod); json.Unmarshal([]byte(value), &out) != nil {
+		t.Fatalf("network-status %q", value)
 	}
 	return out
+}
+
+// statusText waits until a pod has a network status, and returns it. The ADD of a thick plugin does not wait for it.
+func (s *site) statusText(t *testing.T, pod string) (value string) {
+	t.Helper()
+	s.eventually(t, "network-status of "+pod, func() (ok bool) {
+		value, ok = s.api.Annotation(t, s.ns, pod, status)
+		return ok
+	})
+	return value
 }
 
 // three requests all three networks: one by name only, one with an interface name and one with a MAC address.
@@ -147,7 +153,11 @@ func TestMainJob(t *testing.T) {
 					t.Errorf("ping: %v", err)
 				}
 			}
-			after := s.api.Requests(t, "multus")
+			var after map[string]int
+			s.eventually(t, "the PATCH is counted", func() bool {
+				after = s.api.Requests(t, "multus")
+				return after["PATCH pods/status"] > before["PATCH pods/status"]
+			})
 			if n := after["PATCH pods/status"] - before["PATCH pods/status"]; n != 1 {
 				t.Errorf("%d PATCH pods/status, want 1 (all requests: %v)", n, after)
 			}
@@ -250,10 +260,6 @@ func (s *site) statusLater(t *testing.T, proxy *kubetest.Proxy) {
 	t.Helper()
 	s.StartDaemon(t)
 	proxy.Up()
-	s.eventually(t, "status of the plain pod", func() bool {
-		_, ok := s.api.Annotation(t, s.ns, "plain", status)
-		return ok
-	})
 	if got := s.status(t, "plain"); len(got) != 1 || got[0].Interface != "eth0" || !got[0].Default {
 		t.Errorf("network-status: %+v", got)
 	}

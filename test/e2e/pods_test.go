@@ -105,10 +105,6 @@ func (s *site) podStatic(t *testing.T) {
 		if took := time.Since(start); took > 2*informerWait {
 			t.Errorf("ADD took %s", took)
 		}
-		s.eventually(t, "the mirror pod's status", func() bool {
-			_, ok := s.api.Annotation(t, s.ns, name, status)
-			return ok
-		})
 		if got := s.status(t, name); len(got) != 2 || got[1].Name != s.ns+"/mac" {
 			t.Errorf("network-status: %+v", got)
 		}
@@ -260,10 +256,7 @@ func TestOutage(t *testing.T) {
 			proxy.Up()
 			if kind == node.Thick {
 				for _, name := range []string{"known", "plain"} {
-					s.eventually(t, "status of "+name, func() bool {
-						_, ok := s.api.Annotation(t, s.ns, name, status)
-						return ok
-					})
+					s.statusText(t, name)
 				}
 				if got := s.status(t, "known"); len(got) != 2 {
 					t.Errorf("network-status: %+v", got)

@@ -44,7 +44,7 @@ func TestSkew(t *testing.T) {
 	}
 }
 
-// planAndReport attaches a pod that waits for its network status.
+// planAndReport attaches a pod with networks, whose network status and events are written.
 func (f *fakes) planAndReport(t *testing.T, p *node.Pod, n *int) {
 	t.Helper()
 	res, err := f.Add(t, f.Conf(), p)
@@ -58,6 +58,7 @@ func (f *fakes) planAndReport(t *testing.T, p *node.Pod, n *int) {
 	if d := cmp.Diff(want, f.calls(t, n)); d != "" {
 		t.Errorf("ADD (-want +got):\n%s", d)
 	}
+	waitFor(t, f.Node, "the network status", func() bool { return f.networkStatus(t, p) != "" })
 	if got := f.networkStatus(t, p); strings.Count(got, `"name"`) != 3 || !strings.Contains(got, `"10.2.0.2"`) ||
 		!strings.Contains(got, `"default": true`) {
 		t.Errorf("network-status: %s\n%s", got, f.DaemonLog())

@@ -54,7 +54,7 @@ func (s *site) restartWhenDead(t *testing.T, point string) {
 // succeeds because the plugin retries, and the network status is written.
 func TestDaemonPoints(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, node.Thick, variants[3], nil)
+	s := newSite(t, node.Thick, variants[3], map[string]any{"statusWait": true}) // so that the report is on the socket
 	r := table.row("daemon killed at every point")
 	for _, name := range failpoint.Names {
 		if !strings.HasPrefix(name, "daemon.") {
@@ -166,9 +166,23 @@ func TestStoppedDaemon(t *testing.T) {
 // immediately afterwards.
 func TestAnsweredIsKept(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, node.Thick, variants[1], nil)
-	r := table.row("daemon killed after its answer")
-	for _, point := range []string{"daemon.report.answered", "daemon.status.before"} {
+	s := newSite(t, node.Thick, two, map[string]any{"statusWait": true})
+	s.killedDaemon(t, table.row("daemon killed after its answer"), "daemon.report.answered", "daemon.status.before")
+}
+
+// TestReportInFileIsKept is like TestAnsweredIsKept for a pod with networks that does not wait for its status: the
+// report is in a file when the ADD returns.
+func TestReportInFileIsKept(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, node.Thick, two, nil)
+	s.killedDaemon(t, table.row("daemon killed while it writes a status for which no ADD waits"),
+		"daemon.status.before", "daemon.status.after", "daemon.spool.removed")
+}
+
+// killedDaemon attaches the pod and kills the daemon at each point, which is after the ADD or beside it.
+func (s *site) killedDaemon(t *testing.T, r *row, points ...string) {
+	t.Helper()
+	for _, point := range points {
 		r.try()
 		s.StopDaemon(t)
 		check(t, os.RemoveAll(s.statusDir()))

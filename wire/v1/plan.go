@@ -27,6 +27,9 @@ type Plan struct {
 	// Concurrency is how many attachments of one stage are made at the same time. If the key is absent, they are made one
 	// after another.
 	Concurrency int `json:"concurrency,omitempty"`
+	// StatusWait reports whether the ADD of a pod with networks waits until its network status is written. If the key is
+	// absent, the plugin leaves the report in a file and does not wait.
+	StatusWait bool `json:"statusWait,omitempty"`
 }
 
 // PlannedPod is the pod object of a plan. UID is the UID in the API, which for a static pod is not the one that the
@@ -89,7 +92,7 @@ type Routes struct {
 func FromPlan(p *plan.Plan) *Plan {
 	m := &Plan{
 		CNIVersion: p.CNIVersion, ContainerID: p.ContainerID, Netns: p.Netns, Pod: PlannedPod(p.Pod), Dirs: Dirs(p.Dirs),
-		Concurrency: p.Concurrency,
+		Concurrency: p.Concurrency, StatusWait: p.StatusWait,
 	}
 	if p.Attachments != nil { // nil is null
 		m.Attachments = make([]Attachment, len(p.Attachments))
@@ -105,7 +108,7 @@ func FromPlan(p *plan.Plan) *Plan {
 func (m *Plan) ToPlan() *plan.Plan {
 	p := &plan.Plan{
 		CNIVersion: m.CNIVersion, ContainerID: m.ContainerID, Netns: m.Netns, Pod: request.Pod(m.Pod),
-		Dirs: plan.Dirs(m.Dirs), Concurrency: m.Concurrency,
+		Dirs: plan.Dirs(m.Dirs), Concurrency: m.Concurrency, StatusWait: m.StatusWait,
 	}
 	if m.Attachments != nil {
 		p.Attachments = make([]plan.Attachment, len(m.Attachments))

@@ -180,13 +180,22 @@ func (s *Server) plan(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, req, err)
 		return
 	}
-	if req.Command == request.Add && p.Pod.UID == "" {
-		s.unidentified.add(sandboxOf(req.ContainerID, p.Pod.Namespace, p.Pod.Name))
+	if req.Command == request.Add {
+		s.prepareReport(req, p)
 	}
 	failpoint.At("daemon.plan.made")
 	limitAnswer(w)
 	answer(w, http.StatusOK, wirev1.FromPlan(p))
 	failpoint.At("daemon.plan.answered")
+}
+
+// prepareReport prepares for the report of an ADD that was planned. A report in a file would be seen late without a
+// watch, so that the pod waits for its status then.
+func (s *Server) prepareReport(req *request.Request, p *plan.Plan) {
+	if p.Pod.UID == "" {
+		s.unidentified.add(sandboxOf(req.ContainerID, p.Pod.Namespace, p.Pod.Name))
+	}
+	p.StatusWait = p.StatusWait || !s.statuses.Watching()
 }
 
 func (s *Server) resolve(ctx context.Context, place *largePlanPlace, req *request.Request) (*plan.Plan, error) {

@@ -2,6 +2,7 @@ package planserver
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -17,6 +18,7 @@ import (
 	"multus/internal/config"
 	"multus/internal/engine/plan"
 	"multus/internal/source/file"
+	"multus/internal/testutil/eventually"
 	"multus/internal/testutil/wire"
 	wirev1 "multus/wire/v1"
 )
@@ -66,6 +68,31 @@ func lacking(path string, want, got any) (out []string) {
 		return []string{fmt.Sprintf("%s: %v, want %v", path, got, want)}
 	}
 	return nil
+}
+
+// TestStatusWait checks that the pod waits for its status if the daemon's configuration says so, and while reports in
+// files are not seen at once (behaviour D122).
+func TestStatusWait(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct{ configured, watching, want bool }{
+		{false, true, false}, {true, true, true}, {false, false, true},
+	} {
+		s := wireServer(t)
+		if tc.configured {
+			s.conf.Raw = []byte(`{"statusWait":true}`)
+		}
+		stop := func() {}
+		if tc.watching {
+			stop = runWriter(t, s.statuses)
+			eventually.True(t, "a watch of reports", s.statuses.Watching)
+		}
+		code, body := s.exchange(t, http.MethodPost, wirev1.PathPlan, wire.Message(t, "plan-request.json"))
+		stop()
+		var p wirev1.Plan
+		if err := json.Unmarshal(body, &p); err != nil || code != http.StatusOK || p.StatusWait != tc.want {
+			t.Errorf("%+v: %d, %v, %s", tc, code, err, body)
+		}
+	}
 }
 
 // TestWireAnswers checks that the answers have all members that an earlier daemon sent, for an earlier plugin.

@@ -288,6 +288,25 @@ func TestFileThenSocket(t *testing.T) {
 	}
 }
 
+// TestDelRightAfterAdd checks that the DEL of a sandbox drops its report although the daemon has not seen the file yet.
+func TestDelRightAfterAdd(t *testing.T) {
+	t.Parallel()
+	w := newFailingCluster()
+	q := stoppedQueue(t, w)
+	r := sandbox("web", 100)
+	leave(t, q.spool.dir, r)
+	q.DropDeleted(r.Pod, r.ContainerID, r.Time+1)
+	if left := files(t, q.spool.dir); len(left) > 0 || q.Waiting() != 0 {
+		t.Errorf("%v statuses wait, left: %v", q.Waiting(), left)
+	}
+	defer runUntil(t, q)()
+	next := sandbox("web", 101)
+	leave(t, q.spool.dir, next)
+	if got := eventually.Receive(t, "a status", w.written); got != status(t, next) {
+		t.Errorf("written: %s, want only that of the next sandbox", got)
+	}
+}
+
 // TestDelOlderThanAdd checks that a DEL which waited on the socket drops only the status of an earlier ADD, not that of
 // a later ADD of the same sandbox whose report came in a file.
 func TestDelOlderThanAdd(t *testing.T) {

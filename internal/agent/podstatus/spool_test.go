@@ -319,6 +319,27 @@ func awaitEventsWritten(t *testing.T, path string) {
 	}
 }
 
+// TestWatching checks that a writer reports whether it can watch the directory of reports.
+func TestWatching(t *testing.T) {
+	t.Parallel()
+	parent := filepath.Join(t.TempDir(), "run")
+	place(t, parent, nil) // a file in place of the parent directory
+	q, stop := start(t, newFailingCluster(), filepath.Join(parent, "reports"))
+	defer stop()
+	if q.Watching() {
+		t.Error("a directory that cannot be created is watched")
+	}
+	if err := os.Remove(parent); err != nil {
+		t.Fatal(err)
+	}
+	eventually.True(t, "the directory is watched", q.Watching)
+	if err := os.RemoveAll(parent); err != nil {
+		t.Fatal(err)
+	}
+	place(t, parent, nil)
+	eventually.True(t, "the directory is not watched any more", func() bool { return !q.Watching() })
+}
+
 // TestSpoolIsALink checks that a link in place of the directory of reports is not followed, neither at the start nor
 // later.
 func TestSpoolIsALink(t *testing.T) {

@@ -34,6 +34,7 @@ func (w *Writer) watch(ctx context.Context) error {
 					"err", err)
 			}
 			unwatched = err != nil
+			w.watching.Store(!unwatched)
 		}
 		w.scanAndQueue() // after the watch exists, so that no file is missed
 		wait := scanInterval

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -68,6 +69,9 @@ type Writer struct {
 	// It guards spool, and the fields of pending that say so.
 	disk  sync.Mutex
 	spool *spool
+
+	// watching is true while files that plugins create are seen at once.
+	watching atomic.Bool
 }
 
 // New returns a Writer. It writes nothing before Run is called.
@@ -186,6 +190,10 @@ func (w *Writer) DropDeleted(pod request.Pod, container string, at int64) {
 
 // Waiting returns the number of pods whose status is not written yet.
 func (w *Writer) Waiting() float64 { return float64(w.latest.len()) }
+
+// Watching reports whether a report that a plugin leaves in a file is seen at once. Without a watch it is seen by the
+// next scan of the directory.
+func (w *Writer) Watching() bool { return w.watching.Load() }
 
 // PodName returns the name of a pod for a log line.
 func PodName(p request.Pod) string {

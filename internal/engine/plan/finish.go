@@ -217,6 +217,7 @@ func (p *planning) finish() (*Plan, error) {
 	out := &Plan{
 		CNIVersion: p.conf.CNIVersion, ContainerID: p.req.ContainerID, Netns: p.req.Netns,
 		Dirs: Dirs{State: p.conf.CNIDir, Binary: p.conf.BinDir}, Attachments: p.out,
+		StatusWait: p.conf.StatusWait && p.req.Command == request.Add,
 	}
 	uid := ""
 	if p.pod != nil {

@@ -38,6 +38,8 @@ type Plan struct {
 	Attachments []Attachment
 	// Concurrency is how many attachments of one stage are made at the same time. 0 means one after another.
 	Concurrency int
+	// StatusWait reports whether the ADD of a pod with networks waits until its network status is written.
+	StatusWait bool
 }
 
 // Dirs are the directories of a plan (behaviour A16, A17).

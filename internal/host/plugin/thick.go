@@ -120,8 +120,8 @@ func canPlanLocally(req *request.Request, conf *config.Plugin) bool {
 
 // Publish passes a report to the daemon. A status for which the pod waits goes over the socket, and the daemon answers
 // once it is written. Any other status is left in a file, which the daemon sees at once or after its next start: a file
-// costs a fifth of a request, and survives a restart of the daemon. A report with nothing but timings is sent without
-// waiting.
+// costs a fifth of a request, and survives a restart of the daemon. If it cannot be left there, the pod of a needed
+// status waits for it. A report with nothing but timings is sent without waiting.
 func (d *daemon) Publish(ctx context.Context, report *publish.Report) error {
 	msg := wirev1.FromReport(report)
 	switch {
@@ -135,6 +135,7 @@ func (d *daemon) Publish(ctx context.Context, report *publish.Report) error {
 		}
 		d.log.Warn("sending the status over the socket: it cannot be left in a file", "container", report.ContainerID,
 			"err", err)
+		msg.Wait = report.Needed
 	}
 	return d.deliver(ctx, report, msg)
 }

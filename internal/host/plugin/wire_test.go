@@ -200,6 +200,49 @@ func TestWireReports(t *testing.T) {
 	}
 }
 
+// TestStatusInFile checks how the status of a pod with networks that does not wait gets to the daemon: in a file. If it
+// cannot be left there, it is sent and the pod waits for it. If that fails, too, the status is lost (behaviour D122).
+func TestStatusInFile(t *testing.T) {
+	t.Parallel()
+	accepts := map[string]answer{"POST " + wirev1.PathReport: {http.StatusOK, []byte("{}")}}
+	for _, tc := range []struct {
+		name                string
+		answers             map[string]answer
+		blocked, sent, lost bool
+	}{
+		{"in a file", accepts, false, false, false},
+		{"no directory for it", accepts, true, true, false},
+		{"no directory for it, and refused", nil, true, true, true},
+	} {
+		c, conf, asked := connectTo(t, tc.answers)
+		dir := filepath.Join(filepath.Dir(conf.SocketPath()), wirev1.ReportDir)
+		if tc.blocked {
+			if err := os.WriteFile(dir, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		msg := &wirev1.Report{}
+		if err := json.Unmarshal(wire.Message(t, "report-add.json"), msg); err != nil {
+			t.Fatal(err)
+		}
+		r := msg.ToReport()
+		r.Needed = true
+		if err := c.Publish(t.Context(), r); (err != nil) != tc.lost {
+			t.Errorf("%s: %v", tc.name, err)
+		}
+		b, err := os.ReadFile(filepath.Join(dir, r.File()))
+		if (err == nil) == tc.blocked || err == nil && !bytes.Equal(b, msg.AppendJSON(nil)) {
+			t.Errorf("%s: the file has %s, %v", tc.name, b, err)
+		}
+		if len(asked) > 0 != tc.sent {
+			t.Errorf("%s: sent: %t", tc.name, !tc.sent)
+		}
+		if tc.sent && !strings.Contains(string(<-asked), `"wait":true`) {
+			t.Errorf("%s: the pod does not wait", tc.name)
+		}
+	}
+}
+
 func encoded(t *testing.T, v any) string {
 	t.Helper()
 	b, err := json.Marshal(v)
