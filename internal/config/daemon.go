@@ -60,6 +60,8 @@ type Daemon struct {
 	ForceCNIVersion bool `json:"forceCNIVersion"`
 	// FailureEvents is generated as true if it is not set.
 	FailureEvents *bool `json:"failureEvents"`
+	// Events selects the events of pods that the daemon writes; see Plugin.
+	Events string `json:"events"`
 	// CheckNetworks selects the networks for the runtime's CHECK; see Plugin.
 	CheckNetworks string `json:"checkNetworks"`
 	// Prestart is written into the generated configuration if it is set; see Plugin.
@@ -95,6 +97,9 @@ func (d *Daemon) Usable() error {
 	}
 	if !validCheck(d.CheckNetworks) {
 		return fault.DaemonCheckUnknown.New(fault.Clip(d.CheckNetworks, fault.MaxValue))
+	}
+	if !validEvents(d.Events) {
+		return fault.DaemonEventsUnknown.New(fault.Clip(d.Events, fault.MaxValue))
 	}
 	return nil
 }

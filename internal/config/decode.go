@@ -95,7 +95,7 @@ var keys = []string{
 	"cniVersion", "name", "type", "confDir", "cniDir", "binDir", "delegates", "clusterNetwork", "defaultNetworks",
 	"systemNamespaces", "multusNamespace", "kubeconfig",
 	"namespaceIsolation", "globalNamespaces", "readinessindicatorfile", "auxiliaryCNIChainName", "retryDeleteOnError",
-	"failureEvents", "logToStderr", "logLevel", "logFile", "logOptions",
+	"failureEvents", "events", "logToStderr", "logLevel", "logFile", "logOptions",
 	"daemonSocketDir", "daemonTimeout", "plainPods", "networksDir", "kubeletRoot", "allowMissingDevices",
 	"attachConcurrency", "prestart", "statusWait", "nodeAddresses", "runtimeConfig",
 	"cni.dev/valid-attachments", "cni.dev/attachments", "checkNetworks", "maxNetworks", "allowedTypes",

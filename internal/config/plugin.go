@@ -59,11 +59,14 @@ type Plugin struct {
 	AuxiliaryChain         string            `json:"auxiliaryCNIChainName"`
 	RetryDeleteOnError     bool              `json:"retryDeleteOnError"`
 	FailureEvents          bool              `json:"failureEvents"`
-	LogToStderr            *bool             `json:"logToStderr"`
-	LogLevel               string            `json:"logLevel"`
-	LogFile                string            `json:"logFile"`
-	LogOptions             *LogOptions       `json:"logOptions"`
-	DaemonSocketDir        string            `json:"daemonSocketDir"`
+	// Events selects the events of pods that the thin plugin writes: EventsEach, EventsFailures or EventsNone. The daemon
+	// has a key of its own.
+	Events          string      `json:"events"`
+	LogToStderr     *bool       `json:"logToStderr"`
+	LogLevel        string      `json:"logLevel"`
+	LogFile         string      `json:"logFile"`
+	LogOptions      *LogOptions `json:"logOptions"`
+	DaemonSocketDir string      `json:"daemonSocketDir"`
 	// DaemonTimeout is how long an ADD waits for a daemon that does not respond; see DaemonWait.
 	DaemonTimeout Duration `json:"daemonTimeout"`
 	// PlainPods is PlainLocal or empty.
@@ -111,6 +114,15 @@ const (
 	CheckNone    = ""
 	CheckCluster = "cluster"
 	CheckAll     = "all"
+)
+
+// Values of events. An empty value is EventsEach.
+const (
+	// EventsEach is an event for each interface, and for each failure.
+	EventsEach = "each"
+	// EventsFailures is an event for each failure.
+	EventsFailures = "failures"
+	EventsNone     = "none"
 )
 
 // DefaultMaxNetworks is how many networks one pod may have if maxNetworks is not set.
@@ -254,7 +266,22 @@ func (p *Plugin) Usable() error {
 	if p.CNIVersion != "" && !IsCNIVersion(p.CNIVersion) {
 		return fault.VersionUnknown.New(p.Name, fault.Clip(p.CNIVersion, fault.MaxValue), KnownVersions())
 	}
+	if err := p.ValidEvents(); err != nil {
+		return err
+	}
 	return p.ValidCheck()
+}
+
+// ValidEvents returns an error if events has an invalid value.
+func (p *Plugin) ValidEvents() error {
+	if validEvents(p.Events) {
+		return nil
+	}
+	return fault.EventsUnknown.New(p.Name, fault.Clip(p.Events, fault.MaxValue))
+}
+
+func validEvents(v string) bool {
+	return v == "" || v == EventsEach || v == EventsFailures || v == EventsNone
 }
 
 // KnownVersions lists the versions for which IsCNIVersion returns true, for messages.

@@ -27,10 +27,12 @@ const (
 	NoClusterNetwork
 	VersionUnknown
 	CheckUnknown
+	EventsUnknown
 	AnnotationsUnreadable
 	DaemonFileUnreadable
 	DaemonVersionUnknown
 	DaemonCheckUnknown
+	DaemonEventsUnknown
 	ConnectionLimitInvalid
 	KubeconfigUnusable
 	NoPodSource
@@ -220,6 +222,11 @@ var catalogue = [count]Entry{
 		Message: `CNI configuration "<name>": checkNetworks is "<value>", not "cluster" or "all"`,
 		Next:    `set checkNetworks to "cluster" or "all", or remove it`,
 	},
+	EventsUnknown: {
+		Code:    BadConfig,
+		Message: `CNI configuration "<name>": events is "<value>", not "each", "failures" or "none"`,
+		Next:    `set events to "each", "failures" or "none", or remove it`,
+	},
 	AnnotationsUnreadable: {
 		Code: Decoding, Wraps: true,
 		Message: `runtimeConfig "io.kubernetes.cri.pod-annotations" is not a map of strings`,
@@ -239,6 +246,11 @@ var catalogue = [count]Entry{
 		Code:    BadConfig,
 		Message: `daemon configuration: checkNetworks is "<value>", not "cluster" or "all"`,
 		Next:    `set checkNetworks to "cluster" or "all", or remove it`,
+	},
+	DaemonEventsUnknown: {
+		Code:    BadConfig,
+		Message: `daemon configuration: events is "<value>", not "each", "failures" or "none"`,
+		Next:    `set events to "each", "failures" or "none", or remove it`,
 	},
 	ConnectionLimitInvalid: {
 		Code:    BadConfig,

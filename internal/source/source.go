@@ -23,6 +23,8 @@ type Options struct {
 	Kubeconfig string
 	// KubeletRoot is the root directory of the kubelet, whose socket lists the devices of pods.
 	KubeletRoot string
+	// Events is the key events: which events of pods are written.
+	Events string
 	// Getenv returns KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT.
 	Getenv func(string) string
 	Log    *slog.Logger
@@ -44,7 +46,7 @@ func Open(o Options) (*Sources, error) {
 	devices := podresources.New(podresources.Options{Root: o.KubeletRoot})
 	if o.NetworksDir != "" {
 		f := file.New(file.Options{Dir: o.NetworksDir, StateDir: o.StatusDir})
-		return &Sources{Networks: f, Pods: f, Devices: devices, Cluster: f}, nil
+		return &Sources{Networks: f, Pods: f, Devices: devices, Cluster: publish.WithEvents(f, o.Events)}, nil
 	}
 	config, err := kube.Load(kube.Options{
 		Kubeconfig: o.Kubeconfig, Version: version.Release(),
@@ -58,5 +60,7 @@ func Open(o Options) (*Sources, error) {
 		return nil, err
 	}
 	client.Log(o.Log)
-	return &Sources{Networks: client, Pods: client, Devices: devices, Cluster: client, Kube: client}, nil
+	return &Sources{
+		Networks: client, Pods: client, Devices: devices, Cluster: publish.WithEvents(client, o.Events), Kube: client,
+	}, nil
 }

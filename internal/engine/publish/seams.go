@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"multus/internal/config"
 	"multus/internal/engine/request"
 	"multus/internal/fault"
 )
@@ -58,4 +59,26 @@ type Cluster interface {
 	SetAnnotation(ctx context.Context, pod request.Pod, key, value string) error
 	// Emit writes an event of the pod, with the component "multus" (behaviour A45).
 	Emit(ctx context.Context, pod request.Pod, event Event) error
+}
+
+// WithEvents returns a Cluster that writes only those events of c that a value of the key events selects.
+func WithEvents(c Cluster, events string) Cluster {
+	switch events {
+	case config.EventsFailures, config.EventsNone:
+		return selective{c, events}
+	}
+	return c
+}
+
+type selective struct {
+	Cluster
+	events string
+}
+
+// Emit writes warnings with EventsFailures, and otherwise nothing.
+func (s selective) Emit(ctx context.Context, pod request.Pod, e Event) error {
+	if s.events == config.EventsFailures && e.Type == Warning {
+		return s.Cluster.Emit(ctx, pod, e)
+	}
+	return nil
 }

@@ -2,10 +2,15 @@ package daemon
 
 import (
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"multus/internal/config"
+	"multus/internal/engine/publish"
+	"multus/internal/engine/request"
 )
 
 // TestSocketDirOfTodaysManifests checks the path of the socket for a configuration that was written for today's
@@ -103,5 +108,28 @@ func TestIgnoredKeysAreLogged(t *testing.T) {
 	log, err := os.ReadFile(filepath.Join(dir, "log"))
 	if n := strings.Count(string(log), "connectionLimit has no effect"); err != nil || n != 1 {
 		t.Errorf("the log says it %d times (%v):\n%s", n, err, log)
+	}
+}
+
+// TestEvents checks that the key events of the daemon's file reaches the place where events are written (behaviour O65).
+func TestEvents(t *testing.T) {
+	t.Parallel()
+	for events, want := range map[string]bool{"each": true, "none": false} {
+		dir := t.TempDir()
+		conf, err := config.ParseDaemon(fmt.Appendf(nil, `{"networksDir":%q,"socketDir":%[1]q,"events":%[2]q}`, dir, events))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := connect(conf, os.Getenv, slog.New(slog.DiscardHandler))
+		if err == nil {
+			err = s.Cluster.Emit(t.Context(), request.Pod{Namespace: "n", Name: "p"}, publish.Event{Type: publish.Normal})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		written, err := filepath.Glob(filepath.Join(dir, "status", "*.events.jsonl"))
+		if err != nil || (len(written) > 0) != want {
+			t.Errorf("events %q: written: %q, %v", events, written, err)
+		}
 	}
 }

@@ -25,7 +25,7 @@ type sources struct {
 func connect(conf *config.Daemon, getenv func(string) string, log *slog.Logger) (*sources, error) {
 	s, err := source.Open(source.Options{
 		NetworksDir: conf.NetworksDir, StatusDir: filepath.Join(conf.SocketDir, "status"),
-		Kubeconfig: conf.Kubeconfig, KubeletRoot: conf.KubeletRoot, Getenv: getenv, Log: log,
+		Kubeconfig: conf.Kubeconfig, KubeletRoot: conf.KubeletRoot, Events: conf.Events, Getenv: getenv, Log: log,
 	})
 	if errors.Is(err, kube.ErrNoCluster) {
 		return nil, fmt.Errorf("%w: give --kubeconfig, or networksDir in the configuration, or run in a pod", err)

@@ -51,7 +51,7 @@ func Host() plugin.Host {
 func open(conf *config.Plugin, log *slog.Logger) (*source.Sources, error) {
 	return source.Open(source.Options{
 		NetworksDir: conf.NetworksDir, StatusDir: filepath.Join(conf.NetworksDir, "status"),
-		Kubeconfig: conf.Kubeconfig, KubeletRoot: conf.KubeletRoot, Getenv: os.Getenv, Log: log,
+		Kubeconfig: conf.Kubeconfig, KubeletRoot: conf.KubeletRoot, Events: conf.Events, Getenv: os.Getenv, Log: log,
 	})
 }
 
@@ -72,6 +72,9 @@ var _ plugin.Connection = (*thin)(nil)
 // Plan resolves the plan in process. A plain pod needs no source, so that a source that cannot be opened does not fail
 // it (docs/architecture.md).
 func (t *thin) Plan(ctx context.Context, req *request.Request, conf *config.Plugin) (*plan.Plan, error) {
+	if err := conf.ValidEvents(); err != nil && req.Command == request.Add {
+		return nil, err
+	}
 	r := &plan.Resolver{Log: t.log, Missing: t.missing(ctx), PhysicalFunction: device.PhysicalFunction}
 	s, err := t.sources()
 	switch {

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"multus/internal/config"
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
 	"multus/internal/source"
@@ -29,6 +32,41 @@ func (b *scriptedCluster) SetAnnotation(context.Context, request.Pod, string, st
 func (b *scriptedCluster) Emit(_ context.Context, _ request.Pod, e publish.Event) error {
 	b.events = append(b.events, e.Reason)
 	return nil
+}
+
+// TestEvents checks that the key events reaches the place where events are written, and that ADD refuses an unknown
+// value. DEL does not need the value (behaviour O65).
+func TestEvents(t *testing.T) {
+	t.Parallel()
+	for events, want := range map[string]bool{"": true, "each": true, "failures": false, "none": false} {
+		dir := t.TempDir()
+		conf, err := config.ParsePlugin(fmt.Appendf(nil, `{"networksDir":%q,"events":%q}`, dir, events))
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = Host().Connect(conf, slog.New(slog.DiscardHandler)).Publish(t.Context(), &publish.Report{
+			Command: "ADD", Pod: request.Pod{Namespace: "n", Name: "p"}, ContainerID: "c",
+			Attached: []publish.Attached{{
+				Name: "a", IfName: "eth0", Primary: true,
+				Result: []byte(`{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/x"}]}`),
+			}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		written, err := filepath.Glob(filepath.Join(dir, "status", "*.events.jsonl"))
+		if err != nil || (len(written) > 0) != want {
+			t.Errorf("events %q: written: %q, %v", events, written, err)
+		}
+	}
+	conf := &config.Plugin{Name: "n", Events: "all", CNIVersion: "1.0.0"}
+	c := Host().Connect(conf, slog.New(slog.DiscardHandler))
+	for command, refused := range map[string]bool{request.Add: true, request.Del: false} {
+		_, err := c.Plan(t.Context(), &request.Request{Command: command}, conf)
+		if refused != (err != nil && strings.Contains(err.Error(), `events is "all"`)) {
+			t.Errorf("%s: %v", command, err)
+		}
+	}
 }
 
 // TestPublish checks that a status whose loss fails the ADD is retried while that may help, for statusLimit at most. A
