@@ -58,11 +58,16 @@ func (w *Writer) attempt(ctx context.Context, p *pending) {
 			return
 		}
 	}
+	out, err := publish.Prepare(r)
+	if err != nil {
+		w.settle(p, err)
+		return
+	}
 	if tries == 0 && !r.EventsWritten {
-		w.emitEvents(p, r)
+		w.emitEvents(p, out.Events)
 	}
 	failpoint.At("daemon.status.before")
-	err := publish.WriteStatus(ctx, w.cluster, r, netsel.Status)
+	err = out.WriteStatus(ctx, w.cluster, netsel.Status)
 	failpoint.At("daemon.status.after")
 	w.settle(p, err)
 }

@@ -38,11 +38,7 @@ type eventBatch struct {
 }
 
 // emitEvents queues the events of a report for writing.
-func (w *Writer) emitEvents(p *pending, r *publish.Report) {
-	events, err := publish.Events(r)
-	if err != nil {
-		w.log.Warn("events not written", "pod", PodName(p.pod), "container", p.container, "err", clipped(err))
-	}
+func (w *Writer) emitEvents(p *pending, events []publish.Event) {
 	for i := range events {
 		events[i].Message = fault.Clip(events[i].Message, fault.MaxMessage)
 	}

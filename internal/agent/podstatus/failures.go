@@ -50,6 +50,11 @@ func (w *Writer) Announce(r *publish.Report) {
 	if w.failures.repeated(r, w.clock.Now()) {
 		return
 	}
-	w.emitEvents(newPending(r), r)
+	p := newPending(r)
+	events, err := publish.Events(r)
+	if err != nil {
+		w.log.Warn("events not written", "pod", PodName(p.pod), "container", p.container, "err", clipped(err))
+	}
+	w.emitEvents(p, events)
 	w.metrics.StatusWritten()
 }

@@ -376,7 +376,11 @@ func TestQueueShutdownGrace(t *testing.T) {
 	w.emitted = make(chan string, 10)
 	q := newWriter(w, t.TempDir(), slog.New(slog.DiscardHandler))
 	r := testReport("web", "10.0.0.2/24")
-	q.emitEvents(newPending(r), r)
+	events, err := publish.Events(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.emitEvents(newPending(r), events)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := q.Run(ctx); err != nil {

@@ -101,8 +101,12 @@ type DNS struct {
 // Status returns the value of the network-status annotation, or "" if no network has anything to show (behaviour
 // D112, D121). Its size is not limited; WriteStatus limits it.
 func Status(r *Report) (string, error) {
+	results, err := r.results()
+	if err != nil {
+		return "", err
+	}
 	var items []string
-	err := eachItem(r, true, func(item string) bool {
+	err = eachItem(r, results, true, func(item string) bool {
 		items = append(items, item)
 		return true
 	})
@@ -112,18 +116,14 @@ func Status(r *Report) (string, error) {
 	return joinItems(items), nil
 }
 
-// eachItem calls yield for each encoded element of the annotation until yield returns false. withDNS includes the dns
-// members.
-func eachItem(r *Report, withDNS bool, yield func(item string) bool) error {
+// eachItem calls yield for each encoded element of the annotation until yield returns false. results are those of the
+// attachments. withDNS includes the dns members.
+func eachItem(r *Report, results []*current.Result, withDNS bool, yield func(item string) bool) error {
 	if !r.HasStatus() {
 		return nil
 	}
-	for i := range r.Attached {
+	for i, res := range results {
 		a := &r.Attached[i]
-		res, err := a.result()
-		if err != nil {
-			return err
-		}
 		for _, s := range elements(a, res, r.Netns) {
 			if !withDNS {
 				s.DNS = DNS{}
@@ -145,6 +145,18 @@ func joinItems(items []string) string {
 		return ""
 	}
 	return "[" + strings.Join(items, ",") + "]"
+}
+
+// results returns the results of the attachments.
+func (r *Report) results() ([]*current.Result, error) {
+	out := make([]*current.Result, len(r.Attached))
+	for i := range r.Attached {
+		var err error
+		if out[i], err = r.Attached[i].result(); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
 }
 
 func (a *Attached) result() (*current.Result, error) {
@@ -272,7 +284,16 @@ func Missing(pod request.Pod, containerID, message string) *Report {
 
 // Events returns the events of a report (behaviour D25, O60, O61; O64).
 func Events(r *Report) ([]Event, error) {
-	var out []Event
+	p, err := Prepare(r)
+	if err != nil {
+		return nil, err
+	}
+	return p.Events, nil
+}
+
+// events returns the events of a report. results are those of the attachments, and leftOut describes what the status
+// lacks, or is "".
+func events(r *Report, results []*current.Result, leftOut string) (out []Event) {
 	if f := r.Failure; f != nil && f.Missing {
 		out = append(out, Event{Type: Warning, Reason: "NoNetworkFound", Message: f.Message, ContainerID: r.ContainerID})
 	}
@@ -283,12 +304,8 @@ func Events(r *Report) ([]Event, error) {
 		}
 		out = append(out, Event{Type: Warning, Reason: reason, Message: f.Message, ContainerID: r.ContainerID, Seldom: true})
 	}
-	for i := range r.Attached {
+	for i, res := range results {
 		a := &r.Attached[i]
-		res, err := a.result()
-		if err != nil {
-			return nil, err
-		}
 		if len(res.Interfaces) == 0 && len(res.IPs) == 0 {
 			continue
 		}
@@ -302,8 +319,8 @@ func Events(r *Report) ([]Event, error) {
 		}
 		out = append(out, Event{Type: Normal, Reason: "AddedInterface", Message: message, ContainerID: r.ContainerID})
 	}
-	if _, what, err := shortened(r); err == nil && what != "" {
-		out = append(out, Event{Type: Warning, Reason: StatusShortened, Message: what, ContainerID: r.ContainerID})
+	if leftOut != "" {
+		out = append(out, Event{Type: Warning, Reason: StatusShortened, Message: leftOut, ContainerID: r.ContainerID})
 	}
-	return out, nil
+	return out
 }

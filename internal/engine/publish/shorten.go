@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+
+	current "github.com/containernetworking/cni/pkg/types/100"
 )
 
 const (
@@ -16,12 +18,12 @@ const (
 
 // shortened returns the network status of a report, limited to MaxStatus, and a description of what was omitted, or "".
 // The dns members are omitted first. If that is not enough, elements that do not fit are omitted, too.
-func shortened(r *Report) (status, leftOut string, err error) {
-	items, omitted, err := fitting(r, true)
+func shortened(r *Report, results []*current.Result) (status, leftOut string, err error) {
+	items, omitted, err := fitting(r, results, true)
 	if err != nil || omitted == 0 {
 		return joinItems(items), "", err
 	}
-	if items, omitted, err = fitting(r, false); err != nil {
+	if items, omitted, err = fitting(r, results, false); err != nil {
 		return "", "", err
 	}
 	leftOut = fmt.Sprintf("network-status is limited to %d bytes: DNS settings are left out", MaxStatus)
@@ -33,9 +35,9 @@ func shortened(r *Report) (status, leftOut string, err error) {
 
 // fitting returns the elements of the status that fit into MaxStatus, in order, and the number of the omitted ones.
 // With DNS, it stops at the first element that does not fit.
-func fitting(r *Report, withDNS bool) (items []string, omitted int, err error) {
+func fitting(r *Report, results []*current.Result, withDNS bool) (items []string, omitted int, err error) {
 	size := len("[]")
-	err = eachItem(r, withDNS, func(item string) bool {
+	err = eachItem(r, results, withDNS, func(item string) bool {
 		if size+len(item)+len(",") > MaxStatus {
 			omitted++
 			return !withDNS

@@ -8,22 +8,47 @@ import (
 	"multus/internal/engine/request"
 )
 
-// WriteStatus writes the network-status annotation of a report with one request. A status larger than MaxStatus is
-// shortened. A pod that is gone is not an error. A report without anything to show writes nothing (behaviour D121,
-// D123). If the results of a report cannot be decoded, the error wraps ErrRefused.
-func WriteStatus(ctx context.Context, c Cluster, r *Report, key string) error {
-	value, _, err := shortened(r)
-	if err != nil {
-		return fmt.Errorf("%w: status of pod %s/%s: %w", ErrRefused, r.Pod.Namespace, r.Pod.Name, err)
+// Prepared is what is written about a report. The results of the report are decoded and the status is encoded once.
+type Prepared struct {
+	Events []Event
+	pod    request.Pod
+	status string
+}
+
+// Prepare prepares the status and the events of a report. A status larger than MaxStatus is shortened. If the results
+// of the report cannot be decoded, the error wraps ErrRefused.
+func Prepare(r *Report) (*Prepared, error) {
+	results, err := r.results()
+	if err == nil {
+		var leftOut string
+		p := &Prepared{pod: r.Pod}
+		if p.status, leftOut, err = shortened(r, results); err == nil {
+			p.Events = events(r, results, leftOut)
+			return p, nil
+		}
 	}
-	if value == "" {
+	return nil, fmt.Errorf("%w: status of pod %s/%s: %w", ErrRefused, r.Pod.Namespace, r.Pod.Name, err)
+}
+
+// WriteStatus writes the network-status annotation with one request. A pod that is gone is not an error. A report
+// without anything to show writes nothing (behaviour D121, D123).
+func (p *Prepared) WriteStatus(ctx context.Context, c Cluster, key string) error {
+	if p.status == "" {
 		return nil
 	}
-	err = c.SetAnnotation(ctx, r.Pod, key, value)
-	if err != nil && !errors.Is(err, ErrGone) {
-		return fmt.Errorf("write status of pod %s/%s: %w", r.Pod.Namespace, r.Pod.Name, err)
+	if err := c.SetAnnotation(ctx, p.pod, key, p.status); err != nil && !errors.Is(err, ErrGone) {
+		return fmt.Errorf("write status of pod %s/%s: %w", p.pod.Namespace, p.pod.Name, err)
 	}
 	return nil
+}
+
+// WriteStatus prepares a report and writes its network-status annotation.
+func WriteStatus(ctx context.Context, c Cluster, r *Report, key string) error {
+	p, err := Prepare(r)
+	if err != nil {
+		return err
+	}
+	return p.WriteStatus(ctx, c, key)
 }
 
 // WriteEvents writes the events of a report in order. It continues after a failure.
