@@ -58,11 +58,12 @@ func TestConformance(t *testing.T) {
 	bin := node.Binaries(t)
 	out := t.TempDir()
 	run(t, dir, "go", "build", "-buildvcs=false", "-o", out+"/", "./differ", "./recorder")
-	for name, keys := range map[string]string{
-		"concurrent": `{"attachConcurrency":4}`, "serial": `{"prestart":false}`,
+	for name, with := range map[string]struct{ plugin, keys string }{
+		"concurrent": {"multus", `{"attachConcurrency":4}`}, "serial": {"multus", `{"prestart":false}`},
+		"waiting": {"multus-shim", `{"statusWait":true}`}, // the program reads the status as soon as ADD has returned
 	} {
 		run(t, root, "go", "build", "-buildvcs=false", "-ldflags",
-			"-X main.plugin="+filepath.Join(bin, "multus")+" -X main.keys="+keys, "-o", filepath.Join(out, name),
+			"-X main.plugin="+filepath.Join(bin, with.plugin)+" -X main.keys="+with.keys, "-o", filepath.Join(out, name),
 			"./test/conformance/withkeys")
 	}
 	listed := listedDifferences(t, filepath.Join(dir, "improvements.json"), "differences.json")
@@ -75,7 +76,7 @@ func TestConformance(t *testing.T) {
 	}{
 		{"thin", node.Thin, []string{"-plugin", filepath.Join(bin, "multus")}, false},
 		{"thick", node.Thick, []string{
-			"-plugin", filepath.Join(bin, "multus-shim"), "-daemon",
+			"-plugin", filepath.Join(out, "waiting"), "-daemon",
 			filepath.Join(bin, "multus-daemon"),
 		}, false},
 		// With attachConcurrency everything except the order of the calls is the same.
