@@ -97,27 +97,33 @@ var errDamaged = errors.New("no report")
 
 // read returns the report of a file.
 func (s *spool) read(name string) (*publish.Report, error) {
+	r, _, err := s.readSize(name)
+	return r, err
+}
+
+// readSize returns the report of a file and the size of the file.
+func (s *spool) readSize(name string) (*publish.Report, int64, error) {
 	if s.reading != nil {
 		if err := s.reading(name); err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 	}
 	b, err := fsx.ReadRegular(s.dir, name, maxReport)
 	if errors.Is(err, fsx.ErrTooLarge) || errors.Is(err, fsx.ErrNotRegular) {
-		return nil, fmt.Errorf("%w: %w", errDamaged, err)
+		return nil, 0, fmt.Errorf("%w: %w", errDamaged, err)
 	}
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	var msg wirev1.Report
 	if err := json.Unmarshal(b, &msg); err != nil {
-		return nil, fmt.Errorf("%w: %w", errDamaged, err)
+		return nil, 0, fmt.Errorf("%w: %w", errDamaged, err)
 	}
 	r := msg.ToReport()
 	if !r.HasStatus() { // plugins leave no other reports in files
-		return nil, fmt.Errorf("%w: it has no status", errDamaged)
+		return nil, 0, fmt.Errorf("%w: it has no status", errDamaged)
 	}
-	return r, nil
+	return r, int64(len(b)), nil
 }
 
 // names returns the names of all files in the directory.
@@ -144,7 +150,7 @@ func (s *spool) open(name string) (r *publish.Report, own string, size int64) {
 		}
 		return nil, "", 0
 	}
-	r, name, err := s.readAndRename(name)
+	r, name, size, err := s.readAndRename(name)
 	path := filepath.Join(s.dir, name)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
@@ -160,29 +166,26 @@ func (s *spool) open(name string) (r *publish.Report, own string, size int64) {
 		return nil, "", 0
 	}
 	delete(s.unread, name)
-	if info, err := os.Stat(path); err == nil {
-		size = info.Size()
-	}
 	return r, name, size
 }
 
-// readAndRename reads the report of a file. It returns the report and the name of the file from then on, to which no
-// other process writes.
+// readAndRename reads the report of a file. It returns the report, the name of the file from then on, to which no other
+// process writes, and its size.
 //
 // Earlier plugins and daemons use one file name for all reports of a pod, and may replace that file at any time.
 // readAndRename therefore renames such a file before it reads it. What is later removed or set aside is the renamed
 // file, and a new file with the old name is a separate one. If this process ends meanwhile, the next daemon reads the
 // renamed file as any other.
-func (s *spool) readAndRename(name string) (*publish.Report, string, error) {
+func (s *spool) readAndRename(name string) (*publish.Report, string, int64, error) {
 	if !publish.IsFileName(name) {
 		own := publish.FileName(time.Now().UnixNano(), rand.Uint64())
 		if err := os.Rename(filepath.Join(s.dir, name), filepath.Join(s.dir, own)); err != nil {
-			return nil, name, err
+			return nil, name, 0, err
 		}
 		name = own
 	}
-	r, err := s.read(name)
-	return r, name, err
+	r, size, err := s.readSize(name)
+	return r, name, size, err
 }
 
 // setAside renames a file without a report, so that an administrator can look at it. A file that is too large is
