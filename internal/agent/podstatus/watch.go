@@ -78,8 +78,8 @@ type watched struct {
 	stop    func()
 }
 
-// watchDir watches a directory, which it creates if it does not exist. The watch is of renamed files only: plugins write
-// a report to a temporary file, and a watch of all changes would wake the daemon several times for each report.
+// watchDir watches a directory, which it creates if it does not exist. The watch is of renamed files only: plugins
+// write a report to a temporary file, and a watch of all changes would wake the daemon several times for each report.
 func watchDir(dir string) (watched, error) {
 	if err := fsx.MakeDir(dir, 0o700); err != nil {
 		return watched{}, fmt.Errorf("watch reports: %w", err)

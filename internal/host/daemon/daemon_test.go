@@ -111,7 +111,8 @@ func TestIgnoredKeysAreLogged(t *testing.T) {
 	}
 }
 
-// TestEvents checks that the key events of the daemon's file reaches the place where events are written (behaviour O65).
+// TestEvents checks that the key events of the daemon's file reaches the place where events are written (behaviour
+// O65).
 func TestEvents(t *testing.T) {
 	t.Parallel()
 	for events, want := range map[string]bool{"each": true, "none": false} {
