@@ -107,7 +107,7 @@ func quantiles(d []time.Duration) times {
 // TestBench measures everything and writes the results to BENCH_OUT. `make bench` runs it.
 func TestBench(t *testing.T) {
 	out, ours, cluster := begin(t)
-	r := &results{Machine: machine(), Date: time.Now().UTC().Format(time.DateOnly)}
+	r := &results{Machine: page.Machine(), Date: time.Now().UTC().Format(time.DateOnly)}
 	if quick() { // one pod at a time, delegates that do nothing
 		delegates, concurrencies = delegates[:1], concurrencies[:1]
 	}

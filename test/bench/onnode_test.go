@@ -29,7 +29,7 @@ func TestBenchNode(t *testing.T) {
 	out, ours, cluster := begin(t)
 	subjects := allSubjects(t, ours, chain, cluster)
 	subjects = slices.DeleteFunc(subjects, func(s *subject) bool { return strings.HasSuffix(s.name, "thin") })
-	r := &nodeResults{Date: time.Now().UTC().Format(time.DateOnly), Machine: machine()}
+	r := &nodeResults{Date: time.Now().UTC().Format(time.DateOnly), Machine: page.Machine()}
 	for _, networks := range []int{0, 2} {
 		for _, concurrency := range []int{1, 16} {
 			r.Cells = append(r.Cells, measure(t, subjects, chain, networks, concurrency, cluster)...)

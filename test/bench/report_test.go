@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"time"
 
 	"multus/internal/fsx"
 	"multus/internal/testutil/node"
+	"multus/internal/testutil/page"
 )
 
 // results are the results of one run.
@@ -31,11 +31,6 @@ type results struct {
 type disk struct {
 	Write  time.Duration `json:"write"`
 	Remove time.Duration `json:"remove"`
-}
-
-func machine() string {
-	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease") // only informative
-	return fmt.Sprintf("%d cores, Linux %s, %s", runtime.NumCPU(), strings.TrimSpace(string(kernel)), runtime.Version())
 }
 
 // write writes bench.json, bench.md and bench.svg into dir and prints the table.
@@ -59,11 +54,7 @@ func (r *results) write(dir string) error {
 
 func (r *results) markdown() []byte {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "Measured on %s (%s).\n\n### Budgets\n\n| figure | budget | measured | met |\n|---|---|---|---|\n",
-		r.Date, r.Machine)
-	for _, x := range r.budgets() {
-		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", x.what, x.limit, x.got, x.verdict())
-	}
+	fmt.Fprintf(&b, "Measured on %s (%s).\n\n### Budgets\n\n%s", r.Date, r.Machine, page.Budgets(r.budgets()))
 	fmt.Fprintf(&b, "\nIn other runs: no growth over 10,000 pods (`make faults`, the soak); 20 pods with two more "+
 		"networks Ready within 1.6 times (`make e2e`, time to Ready).\n")
 	fmt.Fprintf(&b, "\n### Times\n\nThe ratio is that of the medians to those of the delegates alone (raw). "+
@@ -113,25 +104,8 @@ func (t times) String() string {
 	return fmt.Sprintf("%.1f | %.1f | %.1f | %.1f", ms(t.P50), ms(t.P90), ms(t.P99), ms(t.Max))
 }
 
-// budget is one row of the table of budgets.
-type budget struct {
-	what, limit, got string
-	met, taken       bool
-}
-
-// verdict returns whether a budget is met. A figure that was not measured in this run is neither met nor missed.
-func (b budget) verdict() string {
-	switch {
-	case !b.taken:
-		return "not measured"
-	case b.met:
-		return "yes"
-	}
-	return "**no**: [why](#budgets-that-are-not-met)"
-}
-
 // budgets compares the results with the budgets, without the time of the delegates alone.
-func (r *results) budgets() []budget {
+func (r *results) budgets() []page.Budget {
 	size := 0.0
 	if dir, err := os.Stat(filepath.Join(binDir(), "multus-shim")); err == nil {
 		size = float64(dir.Size()) / 1e6
@@ -139,19 +113,19 @@ func (r *results) budgets() []budget {
 	plain, rawPlain := r.Cells.find(noop, 0, 1, "thick"), r.Cells.find(noop, 0, 1, "raw")
 	two, rawTwo := r.Cells.find(noop, 2, 1, "thick"), r.Cells.find(noop, 2, 1, "raw")
 	burst, rawBurst := r.Cells.find(reference, 2, 64, "thick"), r.Cells.find(reference, 2, 64, "raw")
-	out := []budget{
-		atMost("multus-shim, MB", size, 5),
-		atMost("multus-shim, start beside a program that links libcni and netlink",
+	out := []page.Budget{
+		page.AtMost("multus-shim, MB", size, 5),
+		page.AtMost("multus-shim, start beside a program that links libcni and netlink",
 			ratio(r.Start["multus-shim"], r.Start["nothing"]), 1.5),
-		atMost("added to a plain pod's ADD, p50, ms", ms(plain.Add.P50-rawPlain.Add.P50), 3.5),
-		atMost("added to a plain pod's ADD, p99, ms", ms(plain.Add.P99-rawPlain.Add.P99), 10),
-		atMost("added to an ADD with 3 networks, p50, ms", ms(two.Add.P50-rawTwo.Add.P50), 5),
-		atMost("added CPU of a plain pod, ADD and DEL, ms", ms(plain.PluginCPU+plain.DaemonCPU-rawPlain.PluginCPU), 9),
-		atMost("added CPU of a pod with 3 networks, ADD and DEL, ms", ms(two.PluginCPU+two.DaemonCPU-rawTwo.PluginCPU), 9),
-		atLeast("64 ADDs in flight with 3 real networks: throughput beside raw", ratio(burst.Rate, rawBurst.Rate),
+		page.AtMost("added to a plain pod's ADD, p50, ms", ms(plain.Add.P50-rawPlain.Add.P50), 3.5),
+		page.AtMost("added to a plain pod's ADD, p99, ms", ms(plain.Add.P99-rawPlain.Add.P99), 10),
+		page.AtMost("added to an ADD with 3 networks, p50, ms", ms(two.Add.P50-rawTwo.Add.P50), 5),
+		page.AtMost("added CPU of a plain pod, ADD and DEL, ms", ms(plain.PluginCPU+plain.DaemonCPU-rawPlain.PluginCPU), 9),
+		page.AtMost("added CPU of a pod with 3 networks, ADD and DEL, ms", ms(two.PluginCPU+two.DaemonCPU-rawTwo.PluginCPU), 9),
+		page.AtLeast("64 ADDs in flight with 3 real networks: throughput beside raw", ratio(burst.Rate, rawBurst.Rate),
 			0.85),
-		atMost("daemon, 110 pods, 1,000 definitions, MiB", float64(r.Memory[1000])/(1<<20), 30),
-		atMost("daemon, 110 pods, 10,000 definitions, MiB", float64(r.Memory[10000])/(1<<20), 60),
+		page.AtMost("daemon, 110 pods, 1,000 definitions, MiB", float64(r.Memory[1000])/(1<<20), 30),
+		page.AtMost("daemon, 110 pods, 10,000 definitions, MiB", float64(r.Memory[10000])/(1<<20), 60),
 	}
 	plainRequests, others := 0.0, 0.0
 	for _, n := range r.Requests["thick, 0 networks"] {
@@ -163,8 +137,8 @@ func (r *results) budgets() []budget {
 		}
 	}
 	return append(out,
-		atMost("requests to the API server per plain pod", plainRequests, 1),
-		atMost("requests per pod with 3 networks, beside events", others, 1),
+		page.AtMost("requests to the API server per plain pod", plainRequests, 1),
+		page.AtMost("requests per pod with 3 networks, beside events", others, 1),
 	)
 }
 
@@ -175,14 +149,6 @@ func ratio[V time.Duration | float64](a, b V) float64 {
 		return 0
 	}
 	return float64(a) / float64(b)
-}
-
-func atMost(what string, got, limit float64) budget {
-	return budget{what, fmt.Sprintf("≤ %g", limit), fmt.Sprintf("%.2f", got), got <= limit, got != 0}
-}
-
-func atLeast(what string, got, limit float64) budget {
-	return budget{what, fmt.Sprintf("≥ %g", limit), fmt.Sprintf("%.2f", got), got >= limit, got != 0}
 }
 
 // svg returns a chart of the medians of ADD with one pod at a time: the time of the delegates, and what is added.

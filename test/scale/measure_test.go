@@ -3,7 +3,6 @@ package scale
 import (
 	"fmt"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -77,13 +76,7 @@ func TestScale(t *testing.T) {
 		t.Skip("a measurement, not a test: make scale")
 	}
 	testnet.RequireRoot(t)
-	kernel, err := os.ReadFile("/proc/sys/kernel/osrelease")
-	must(t, err)
-	r := &results{
-		Date: time.Now().UTC().Format(time.DateOnly),
-		Machine: fmt.Sprintf("%d cores, Linux %s, %s", runtime.NumCPU(), strings.TrimSpace(string(kernel)),
-			runtime.Version()),
-	}
+	r := &results{Date: time.Now().UTC().Format(time.DateOnly), Machine: page.Machine()}
 	t.Run("herd", func(t *testing.T) { r.Herd = measureHerd(t); fmt.Printf("herd: %+v\n", r.Herd) })
 	t.Run("node", func(t *testing.T) { r.measureNode(t) })
 	if t.Failed() {

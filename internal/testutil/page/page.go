@@ -5,6 +5,7 @@ package page
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 
 	"multus/internal/fsx"
@@ -23,4 +24,46 @@ func Replace(path, target, text string) error {
 		return fmt.Errorf("%s has no lines %q and %q", path, begin, end)
 	}
 	return fsx.WriteAtomic(path, []byte(before+begin+text+end+after), 0o644)
+}
+
+// Machine describes this machine in a few words.
+func Machine() string {
+	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease") // only informative
+	return fmt.Sprintf("%d cores, Linux %s, %s", runtime.NumCPU(), strings.TrimSpace(string(kernel)), runtime.Version())
+}
+
+// Budget is one row of a table of budgets.
+type Budget struct {
+	what, limit, got string
+	met, taken       bool
+}
+
+// AtMost returns the budget of a figure that must not exceed its limit. The figure 0 was not measured.
+func AtMost(what string, got, limit float64) Budget {
+	return Budget{what, fmt.Sprintf("≤ %g", limit), fmt.Sprintf("%.2f", got), got <= limit, got != 0}
+}
+
+// AtLeast returns the budget of a figure that must reach its limit. The figure 0 was not measured.
+func AtLeast(what string, got, limit float64) Budget {
+	return Budget{what, fmt.Sprintf("≥ %g", limit), fmt.Sprintf("%.2f", got), got >= limit, got != 0}
+}
+
+// Budgets returns a Markdown table. A figure that was not measured is neither met nor missed.
+func Budgets(rows []Budget) string {
+	var b strings.Builder
+	b.WriteString("| figure | budget | measured | met |\n|---|---|---|---|\n")
+	for _, r := range rows {
+		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", r.what, r.limit, r.got, r.verdict())
+	}
+	return b.String()
+}
+
+func (b Budget) verdict() string {
+	switch {
+	case !b.taken:
+		return "not measured"
+	case b.met:
+		return "yes"
+	}
+	return "**no**: [why](#budgets-that-are-not-met)"
 }

@@ -40,3 +40,18 @@ func TestPages(t *testing.T) {
 		t.Error("a page without a place")
 	}
 }
+
+func TestBudgets(t *testing.T) {
+	t.Parallel()
+	const want = "| figure | budget | measured | met |\n|---|---|---|---|\n" +
+		"| size | ≤ 5 | 4.80 | yes |\n" +
+		"| time | ≤ 1.15 | 1.16 | **no**: [why](#budgets-that-are-not-met) |\n" +
+		"| rate | ≥ 2 | 1.99 | **no**: [why](#budgets-that-are-not-met) |\n" +
+		"| memory | ≤ 30 | 0.00 | not measured |\n"
+	rows := []Budget{
+		AtMost("size", 4.8, 5), AtMost("time", 1.16, 1.15), AtLeast("rate", 1.99, 2), AtMost("memory", 0, 30),
+	}
+	if got := Budgets(rows); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
