@@ -58,7 +58,7 @@ func (n *node) installFrom(t *testing.T, dir string) {
 // importImage imports the image on every node.
 func (n *node) importImage(t *testing.T) {
 	t.Helper()
-	archive, err := image()
+	archive, err := cluster.MultusImage()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,12 +3,8 @@ package realnode
 import (
 	"context"
 	"flag"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
-	"sync"
 	"testing"
 	"time"
 
@@ -29,21 +25,6 @@ func TestMain(m *testing.M) {
 	flag.Parse()
 	leak.Main(m)
 }
-
-// image builds the image once and returns its archive.
-var image = sync.OnceValues(func() (string, error) {
-	out, err := filepath.Abs(filepath.Join(root, "bin", "image"))
-	if err != nil {
-		return "", err
-	}
-	cmd := exec.Command("go", "run", "./tools/image", "-arch", runtime.GOARCH, "-out", out, "-buildvcs=false", "-version",
-		"test")
-	cmd.Dir = root
-	if b, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build image: %w\n%s", err, b)
-	}
-	return filepath.Join(out, "multus-test-linux-"+runtime.GOARCH+".tar"), nil
-})
 
 // node is a cluster for one test, or for several tests that run one after another.
 type node struct {

@@ -10,12 +10,15 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"sync"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"multus/internal/testutil/module"
 )
 
 const (
@@ -104,6 +107,22 @@ func rootFS(img v1.Image) v1.RootFS {
 	}
 	return conf.RootFS
 }
+
+// MultusImage builds the image of Multus once, as `make image` does, and returns its archive.
+var MultusImage = sync.OnceValues(func() (string, error) {
+	root, err := module.Root()
+	if err != nil {
+		return "", err
+	}
+	out := filepath.Join(root, "bin", "image")
+	cmd := exec.Command("go", "run", "./tools/image", "-arch", runtime.GOARCH, "-out", out, "-buildvcs=false", "-version",
+		"test")
+	cmd.Dir = root
+	if b, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build image: %w\n%s", err, b)
+	}
+	return filepath.Join(out, "multus-test-linux-"+runtime.GOARCH+".tar"), nil
+})
 
 // Import imports an archive of images, as `ctr images import` does.
 func (c *Cluster) Import(ctx context.Context, archive string) error {

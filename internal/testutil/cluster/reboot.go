@@ -88,16 +88,24 @@ func (c *Cluster) Restart(ctx context.Context, name string, s syscall.Signal) er
 
 // Kill sends SIGKILL to the processes of this name in containers, and returns their number.
 func (c *Cluster) Kill(name string) (int, error) {
-	n := 0
+	pids, err := c.Contained(name)
+	for _, pid := range pids {
+		err = errors.Join(err, syscall.Kill(pid, syscall.SIGKILL))
+	}
+	return len(pids), err
+}
+
+// Contained returns the processes of this name in containers of the node.
+func (c *Cluster) Contained(name string) ([]int, error) {
+	var pids []int
 	err := c.eachProcess(func(pid int, contained bool) error {
 		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-		if err != nil || !contained || strings.TrimSpace(string(comm)) != name {
-			return nil //nolint:nilerr // it has ended meanwhile
+		if err == nil && contained && strings.TrimSpace(string(comm)) == name { // an error: it has ended meanwhile
+			pids = append(pids, pid)
 		}
-		n++
-		return syscall.Kill(pid, syscall.SIGKILL)
+		return nil
 	})
-	return n, err
+	return pids, err
 }
 
 // killAll kills every process of the node except the first one and the control plane. It returns an error while there

@@ -5,7 +5,8 @@
 //	GET /whoami           the address of the caller
 //	GET /reach?to=ADDR    the answer of /whoami of another workload
 //
-// With -remove it removes a file when it is ended, as CNI installers do that remove their configuration file.
+// With -remove it removes a file when it is ended, as CNI installers do that remove their configuration file. With
+// -connect it only connects to an address and ends, as the command of a probe.
 package main
 
 import (
@@ -31,9 +32,14 @@ const (
 
 func main() {
 	remove := flag.String("remove", "", "remove this `file` when ended")
+	connect := flag.String("connect", "", "connect to this `address` and port, and end")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	err := run(ctx)
+	work := run
+	if *connect != "" {
+		work = func(ctx context.Context) error { return try(ctx, *connect) }
+	}
+	err := work(ctx)
 	stop()
 	if *remove != "" {
 		err = errors.Join(err, os.Remove(*remove))
@@ -73,6 +79,15 @@ func run(ctx context.Context) error {
 		return fmt.Errorf("serve: %w", err)
 	}
 	return nil
+}
+
+// try connects to an address and closes the connection.
+func try(ctx context.Context, addr string) error {
+	conn, err := (&net.Dialer{Timeout: limit}).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
 }
 
 func answer(w http.ResponseWriter, body string, err error) {
