@@ -26,9 +26,9 @@ RUN_TESTS := $(GOTESTSUM) --format pkgname --format-hide-empty-pkg --
 TEST_TIMEOUT ?= 20m
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-fast lint vulncheck fuzz faults rules bench bench-node bench-diff scale demo cluster e2e neighbours image man tools tools-cluster clean \
+.PHONY: help build test test-fast lint vulncheck fuzz faults rules bench bench-node bench-diff scale density demo cluster e2e neighbours image man tools tools-cluster clean \
 	bin/cni bin/tools/kube-apiserver bin/tools/etcd bin/tools/gotestsum bin/tools/golangci-lint bin/tools/govulncheck bin/tools/vale bin/demo \
-	bin/tools/kubelet bin/tools/containerd bin/tools/runc bin/tools/whereabouts bin/cluster
+	bin/tools/kubelet bin/tools/containerd bin/tools/runc bin/tools/whereabouts bin/tools/kube-burner bin/cluster
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r t d; do printf '  %-13s %s\n' "$$t" "$$d"; done
@@ -80,7 +80,7 @@ faults: $(TEST_TOOLS) ## inject faults, and print a table of leaked resources (r
 rules: ## list the tests of each rule of docs/behaviour.md; fails on a rule without a test, and on a citation of an unknown rule
 	$(GO) run ./tools/rules
 
-# Where the measurements are written: bench.md, bench.json, bench.svg, node.json, and the page's parts. BENCH_SCALE=n does n times the work,
+# Where the measurements are written: bench.md, bench.json, bench.svg, node.json, density.json, and the page's parts. BENCH_SCALE=n does n times the work,
 # BENCH_QUICK=1 a part of it without writing; UPSTREAM_BIN names a directory with other binaries to measure beside ours.
 BENCH_OUT ?= dist/bench
 
@@ -98,6 +98,9 @@ bench-diff: bin/tools/benchstat ## compare parsers, resolver and ledger with tho
 
 scale: $(TEST_TOOLS) ## measure the cost of 10,000 network definitions, and write it into docs/scale.md (root; ten minutes)
 	SCALE=$(abspath docs/scale.md) $(GO) test -v -count=1 -timeout=30m -run TestScale $(ARGS) ./test/scale
+
+density: $(CLUSTER_TOOLS) bin/tools/kube-burner ## measure the time to Ready of a hundred pods on a real node, beside one without Multus; write it into docs/performance.md (root; a quarter of an hour)
+	BENCH_OUT=$(abspath $(BENCH_OUT)) DENSITY=$(abspath docs/performance.md) $(GO) test -v -count=1 -timeout=60m -run TestDensity $(ARGS) ./test/density
 
 demo: build bin/cni bin/demo ## attach three networks to a pod on a temporary node, and show every step (root)
 	bin/demo $(ARGS)
@@ -152,5 +155,5 @@ bin/tools/kubelet:
 bin/cluster:
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(BUILDVCS) -o bin/cluster ./tools/cluster
-bin/tools/etcd bin/tools/containerd bin/tools/runc bin/tools/whereabouts bin/tools/gotestsum bin/tools/golangci-lint bin/tools/benchstat bin/tools/govulncheck bin/tools/vale:
+bin/tools/etcd bin/tools/containerd bin/tools/runc bin/tools/whereabouts bin/tools/kube-burner bin/tools/gotestsum bin/tools/golangci-lint bin/tools/benchstat bin/tools/govulncheck bin/tools/vale:
 	@tools/build $(@F)

@@ -10,7 +10,7 @@ import (
 // TestPages checks that Replace finds the markers of every measurement in its page, and changes nothing else.
 func TestPages(t *testing.T) {
 	t.Parallel()
-	for target, name := range map[string]string{"scale": "scale.md", "bench": "performance.md"} {
+	for target, name := range map[string]string{"scale": "scale.md", "bench": "performance.md", "density": "performance.md"} {
 		b, err := os.ReadFile(filepath.Join("../../../docs", name))
 		if err != nil {
 			t.Fatal(err)

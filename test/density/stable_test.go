@@ -1,0 +1,61 @@
+package density
+
+import (
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// TestQuantile checks that the 99th percentile of a hundred pods leaves one pod out, and that the median of the rounds
+// does not depend on their order.
+func TestQuantile(t *testing.T) {
+	t.Parallel()
+	var m measured
+	for i := range 100 {
+		m.Pods = append(m.Pods, seen{Ready: time.Duration(100-i) * time.Second})
+	}
+	for q, want := range map[float64]float64{0.5: 50, 0.99: 99, 1: 100} {
+		if got := quantile(q, ready)(m); got != want {
+			t.Errorf("quantile %g is %g, want %g", q, got, want)
+		}
+	}
+	r := &results{Turns: []measured{
+		{Subject: plain, Restarts: 4}, {Subject: plain, Restarts: 1}, {Subject: plain, Restarts: 3},
+		{Subject: plain, Restarts: 2}, {Subject: macvlan, Restarts: 100},
+	}}
+	if got := median(r.of(plain, func(m measured) float64 { return float64(m.Restarts) })); got != 2.5 {
+		t.Errorf("median is %g, want 2.5", got)
+	}
+}
+
+// TestSee checks that the times of a pod are those of the first event with a condition, and that a pod is counted once.
+func TestSee(t *testing.T) {
+	t.Parallel()
+	begin := time.Now()
+	created := metav1.NewTime(begin.Truncate(time.Second))
+	event := func(conditions ...corev1.PodCondition) *corev1.Pod {
+		return &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{UID: "one", CreationTimestamp: created},
+			Status:     corev1.PodStatus{Conditions: conditions},
+		}
+	}
+	sandbox := corev1.PodCondition{Type: corev1.PodReadyToStartContainers, Status: corev1.ConditionTrue}
+	ready := corev1.PodCondition{
+		Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: metav1.NewTime(created.Add(4 * time.Second)),
+	}
+	unready := ready
+	unready.Status = corev1.ConditionFalse
+	w := &watcher{pods: map[types.UID]*seen{}}
+	for after, p := range []*corev1.Pod{
+		event(), event(unready), event(sandbox, unready), event(sandbox, ready), event(sandbox, ready),
+	} {
+		w.see(p, begin.Add(time.Duration(after)*time.Second))
+	}
+	want := seen{Sandbox: 2 * time.Second, Ready: 3 * time.Second, Condition: 4 * time.Second, created: begin}
+	if got := *w.pods["one"]; got != want || w.ready != 1 {
+		t.Errorf("got %+v, %d pods Ready; want %+v, 1", got, w.ready, want)
+	}
+}
