@@ -99,8 +99,9 @@ bench-diff: bin/tools/benchstat ## compare parsers, resolver and ledger with tho
 scale: $(TEST_TOOLS) ## measure the cost of 10,000 network definitions, and write it into docs/scale.md (root; ten minutes)
 	SCALE=$(abspath docs/scale.md) $(GO) test -v -count=1 -timeout=30m -run TestScale $(ARGS) ./test/scale
 
+# DENSITY_ROUNDS=n measures n rounds; with fewer than three nothing is written.
 density: $(CLUSTER_TOOLS) bin/tools/kube-burner ## measure the time to Ready of a hundred pods on a real node, beside one without Multus; write it into docs/performance.md (root; a quarter of an hour)
-	BENCH_OUT=$(abspath $(BENCH_OUT)) DENSITY=$(abspath docs/performance.md) $(GO) test -v -count=1 -timeout=60m -run TestDensity $(ARGS) ./test/density
+	BENCH_OUT=$(abspath $(BENCH_OUT)) DENSITY=$(abspath docs/performance.md) DENSITY_ROUNDS=$(DENSITY_ROUNDS) $(GO) test -v -count=1 -timeout=60m -run TestDensity $(ARGS) ./test/density
 
 demo: build bin/cni bin/demo ## attach three networks to a pod on a temporary node, and show every step (root)
 	bin/demo $(ARGS)

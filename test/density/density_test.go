@@ -25,9 +25,9 @@ const (
 	// iterations is the number of iterations of one turn. Each creates two pods, as many in all as a kubelet accepts
 	// beside the daemon (110), with room to spare.
 	iterations = 50
-	// defaultRounds is the number of rounds without DENSITY_ROUNDS. In six rounds the subjects take turns in each of their
-	// orders.
-	defaultRounds = 6
+	// defaultRounds is the number of rounds without DENSITY_ROUNDS. In three rounds each subject is once the first, the
+	// second and the third.
+	defaultRounds = 3
 	// warmUp is the number of iterations of the first turn of each subject, which is not measured.
 	warmUp = 5
 	// limit bounds every wait. On an idle machine none takes a third of it.
@@ -57,9 +57,6 @@ const (
 	macvlan = "Multus, one macvlan network more"
 )
 
-// orders are the orders of the subjects in the rounds, so that each follows each other one equally often.
-var orders = [][]int{{0, 1, 2}, {2, 1, 0}, {1, 2, 0}, {0, 2, 1}, {2, 0, 1}, {1, 0, 2}}
-
 // TestDensity measures all subjects by turns. `make density` runs it. An interrupt ends the test, which removes the
 // cluster.
 func TestDensity(t *testing.T) {
@@ -81,12 +78,15 @@ func TestDensity(t *testing.T) {
 	for i, one := range subjects {
 		s.turn(ctx, t, one, fmt.Sprintf("warm-up-%d", i), warmUp)
 	}
+	t.Log("all subjects are warm")
 	r := &results{Date: time.Now().UTC().Format(time.DateOnly), Machine: page.Machine(), Rounds: rounds}
 	for round := range rounds {
-		for _, i := range orders[round%len(orders)] {
-			m := s.turn(ctx, t, subjects[i], fmt.Sprintf("density-%d-%d", round+1, i), iterations)
+		for i := range subjects {
+			one := subjects[(round+i)%len(subjects)]
+			s.settle(ctx, t)
+			t.Logf("round %d of %d", round+1, rounds)
+			m := s.turn(ctx, t, one, fmt.Sprintf("density-%d-%d", round+1, i), iterations)
 			m.Round = round + 1
-			t.Logf("round %d of %d, %s", round+1, rounds, m)
 			r.Turns = append(r.Turns, m)
 		}
 	}

@@ -103,8 +103,8 @@ func (r *results) markdown() string {
 	fmt.Fprintf(&b, "Measured on %s (%s): %d rounds of %d pods for each column.\n\n", r.Date, r.Machine, r.Rounds,
 		len(r.Turns[0].Pods))
 	fmt.Fprintf(&b, "%s\n", page.Budgets(r.budgets()))
-	fmt.Fprintf(&b, "| median of the rounds (smallest to largest) | %s | %s | ratio | %s | ratio |\n|---|---|---|---|---|---|\n",
-		without, plain, macvlan)
+	fmt.Fprintf(&b, "| median of the rounds (smallest to largest) | %s | %s | ratio | %s | ratio |\n"+
+		"|---|---|---|---|---|---|\n", without, plain, macvlan)
 	for _, f := range figures {
 		base := r.of(without, f.of)
 		fmt.Fprintf(&b, "| %s | %s |", f.what, spread(base))
@@ -168,8 +168,8 @@ func (r *results) budgets() []page.Budget {
 
 // String returns one line for the progress.
 func (m measured) String() string {
-	return fmt.Sprintf("%s: Ready p50 %.2f s, p99 %.2f s; from conditions %.0f s, %.0f s; sandbox p50 %.2f s; a call %.2f s; "+
-		"%d failures, %d and %d restarts; machine %.1f s; daemon %.2f s, %.1f MiB", m.Subject,
+	return fmt.Sprintf("%s: Ready p50 %.2f s, p99 %.2f s; from conditions %.0f s, %.0f s; sandbox p50 %.2f s; "+
+		"a call %.2f s; %d failures, %d and %d restarts; machine %.1f s; daemon %.2f s, %.1f MiB", m.Subject,
 		quantile(0.5, ready)(m), quantile(0.99, ready)(m), quantile(0.5, condition)(m), quantile(0.99, condition)(m),
 		quantile(0.5, sandbox)(m), m.Sandboxes.Seconds(), m.Failures, m.Restarts, m.DaemonRestarts, m.Machine.Seconds(),
 		m.DaemonCPU.Seconds(), float64(m.DaemonPeak)/(1<<20))

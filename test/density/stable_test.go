@@ -22,10 +22,10 @@ func TestQuantile(t *testing.T) {
 			t.Errorf("quantile %g is %g, want %g", q, got, want)
 		}
 	}
-	r := &results{Turns: []measured{
-		{Subject: plain, Restarts: 4}, {Subject: plain, Restarts: 1}, {Subject: plain, Restarts: 3},
-		{Subject: plain, Restarts: 2}, {Subject: macvlan, Restarts: 100},
-	}}
+	r := &results{}
+	for _, n := range []int{4, 1, 3, 2} {
+		r.Turns = append(r.Turns, measured{Subject: plain, Restarts: n}, measured{Subject: macvlan, Restarts: 100})
+	}
 	if got := median(r.of(plain, func(m measured) float64 { return float64(m.Restarts) })); got != 2.5 {
 		t.Errorf("median is %g, want 2.5", got)
 	}
