@@ -55,16 +55,16 @@ func (at *attaching) write(ctx context.Context) error {
 		return err
 	}
 	failpoint.At("leftover.cleared")
+	at.run.Prestart(request.Add, at.record, &at.record.Attachments[0])
 	if err := at.Netns.CheckFree(at.record); err != nil {
 		return err
 	}
-	if err := chooseVersions(ctx, at.run, at.record); err != nil {
+	if err := chooseVersions(ctx, at.Delegates(at.record), at.record); err != nil {
 		return err
 	}
 	if err := at.readable(); err != nil {
 		return err
 	}
-	at.run.Prestart(request.Add, at.record, &at.record.Attachments[0])
 	err := hostdevice.Hold(ctx, at.Sandbox, at.record, func() error {
 		if err := at.Ledger.Write(at.record); err != nil {
 			return fault.StateNotWritten.Wrap(err, at.Request.Pod())

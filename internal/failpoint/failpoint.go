@@ -8,7 +8,8 @@
 //	MULTUS_FAILPOINT=report.before=2s              continue after two seconds
 //	MULTUS_FAILPOINT=ledger.write=skip,exec.after  Skip returns true for ledger.write; then SIGKILL at exec.after
 //	MULTUS_FAILPOINT_TRACE=file                    append the name of every point that is passed to the file
-//	MULTUS_FAILPOINT_TIMES=file                    the same, with the time in nanoseconds since 1970
+//	MULTUS_FAILPOINT_TIMES=file                    the same, with the time since 1970, and the processor time of the
+//	                                               process and of its children, all in nanoseconds
 //
 // It imports no other package of this module, and every package may import it. Only a test build may have the tag.
 package failpoint

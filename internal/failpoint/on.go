@@ -3,6 +3,7 @@
 package failpoint
 
 import (
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -96,10 +97,20 @@ var times = sync.OnceValue(func() *os.File {
 	return f // it stays open, because an open for each point would take longer than many of the steps between them
 })
 
+// processorTime returns the processor time of this process, or of the children that it has waited for, in nanoseconds.
+func processorTime(who int) int64 {
+	var r syscall.Rusage
+	if err := syscall.Getrusage(who, &r); err != nil {
+		return 0
+	}
+	return r.Utime.Nano() + r.Stime.Nano()
+}
+
 // trace appends the name with one write, so that lines of several processes do not mix.
 func trace(name string) {
 	if f := times(); f != nil {
-		_, _ = f.WriteString(name + " " + strconv.FormatInt(time.Now().UnixNano(), 10) + "\n")
+		_, _ = fmt.Fprintln(f, name, time.Now().UnixNano(), processorTime(syscall.RUSAGE_SELF),
+			processorTime(syscall.RUSAGE_CHILDREN))
 	}
 	path := os.Getenv("MULTUS_FAILPOINT_TRACE")
 	if path == "" {

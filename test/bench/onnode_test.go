@@ -42,8 +42,8 @@ func TestBenchNode(t *testing.T) {
 		return
 	}
 	for _, b := range r.Breakdowns {
-		if got := ratio(b.sum(), b.Whole); got < 0.9 || got > 1.1 {
-			t.Errorf("the parts of %s take %.2f of the time of the whole: %v, %v", b.Verb, got, b.sum(), b.Whole)
+		if got := ratio(b.sum().Time, b.Whole); got < 0.9 || got > 1.1 {
+			t.Errorf("the parts of %s take %.2f of the time of the whole: %v, %v", b.Verb, got, b.sum().Time, b.Whole)
 		}
 	}
 	b, err := json.MarshalIndent(r, "", " ")

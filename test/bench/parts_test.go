@@ -60,18 +60,38 @@ type breakdown struct {
 	Plain time.Duration `json:"plain"`
 }
 
-// took is the time of one part: the mean of the calls from the 25th to the 75th percentile of the whole. In contrast to
+// took is what one part took: the mean of the calls from the 25th to the 75th percentile of the whole. In contrast to
 // medians of the parts, the times of these calls add up.
 type took struct {
-	What string        `json:"what"`
-	Time time.Duration `json:"time"`
+	What string `json:"what"`
+	cost
+}
+
+// cost is the time of a part, and the processor time of the plugin and of the delegates that ended in it.
+type cost struct {
+	Time      time.Duration `json:"time"`
+	Plugin    time.Duration `json:"plugin"`
+	Delegates time.Duration `json:"delegates"`
+}
+
+func (c cost) plus(o cost) cost {
+	return cost{c.Time + o.Time, c.Plugin + o.Plugin, c.Delegates + o.Delegates}
+}
+
+func (c cost) minus(o cost) cost {
+	return cost{c.Time - o.Time, c.Plugin - o.Plugin, c.Delegates - o.Delegates}
+}
+
+func (c cost) over(n int) cost {
+	d := time.Duration(n)
+	return cost{c.Time / d, c.Plugin / d, c.Delegates / d}
 }
 
 // sum returns the sum of the parts.
-func (b *breakdown) sum() time.Duration {
-	var sum time.Duration
+func (b *breakdown) sum() cost {
+	var sum cost
 	for _, p := range b.Parts {
-		sum += p.Time
+		sum = sum.plus(p.cost)
 	}
 	return sum
 }
@@ -79,7 +99,7 @@ func (b *breakdown) sum() time.Duration {
 // divided is one call.
 type divided struct {
 	whole time.Duration
-	parts map[string]time.Duration
+	parts map[string]cost
 }
 
 // breakdowns divides ADD and DEL of a plain pod of chain, one at a time, with binaries that write the time at which
@@ -124,35 +144,36 @@ func summarize(verb string, parts []part, calls []divided, plain time.Duration) 
 	b := breakdown{Verb: verb, Whole: calls[len(calls)/2].whole, Plain: plain}
 	middle := calls[len(calls)/4 : len(calls)-len(calls)/4]
 	for _, p := range parts {
-		var sum time.Duration
+		var sum cost
 		for _, c := range middle {
-			sum += c.parts[p.what]
+			sum = sum.plus(c.parts[p.what])
 		}
-		b.Parts = append(b.Parts, took{p.what, sum / time.Duration(len(middle))})
+		b.Parts = append(b.Parts, took{p.what, sum.over(len(middle))})
 	}
 	return b
 }
 
-// divide returns the time of each part of a call, the last one that was run by m.
-func divide(t *testing.T, file string, parts []part, m *meter, whole time.Duration) map[string]time.Duration {
+// divide returns the cost of each part of a call, the last one that was run by m.
+func divide(t *testing.T, file string, parts []part, m *meter, whole time.Duration) map[string]cost {
 	t.Helper()
 	b, err := os.ReadFile(file)
 	must(t, err)
-	out := map[string]time.Duration{outside.what: whole - m.ended.Sub(m.began)}
-	last := m.began.UnixNano()
+	out := map[string]cost{outside.what: {Time: whole - m.ended.Sub(m.began)}}
+	last := cost{Time: time.Duration(m.began.UnixNano())}
 	for line := range strings.Lines(string(b)) {
 		var name string
-		var at int64
-		_, err := fmt.Sscan(line, &name, &at)
+		var at cost
+		_, err := fmt.Sscan(line, &name, (*int64)(&at.Time), (*int64)(&at.Plugin), (*int64)(&at.Delegates))
 		must(t, err)
 		for _, p := range parts {
 			if p.until == name {
-				out[p.what] += time.Duration(at - last)
+				out[p.what] = out[p.what].plus(at.minus(last))
 				last = at
 			}
 		}
 	}
-	out[exit.what] = time.Duration(m.ended.UnixNano() - last)
+	end := cost{time.Duration(m.ended.UnixNano()), m.used - last.Delegates, last.Delegates}
+	out[exit.what] = end.minus(last)
 	for _, p := range parts {
 		if _, ok := out[p.what]; !ok {
 			t.Fatalf("the call has no part %q: point %s was not passed", p.what, p.until)
@@ -164,11 +185,17 @@ func divide(t *testing.T, file string, parts []part, m *meter, whole time.Durati
 // markdown returns the table of one verb.
 func (b *breakdown) markdown() string {
 	var s strings.Builder
-	fmt.Fprintf(&s, "\n| %s of a plain pod | µs |\n|---|---|\n", b.Verb)
-	for _, p := range b.Parts {
-		fmt.Fprintf(&s, "| %s | %d |\n", p.What, p.Time.Microseconds())
+	fmt.Fprintf(&s, "\n| %s of a plain pod, µs | time | CPU of the plugin | CPU of the delegates |\n", b.Verb)
+	fmt.Fprintln(&s, "|---|---|---|---|")
+	row := func(what string, c cost) {
+		fmt.Fprintf(&s, "| %s | %d | %d | %d |\n", what, c.Time.Microseconds(), c.Plugin.Microseconds(),
+			c.Delegates.Microseconds())
 	}
-	fmt.Fprintf(&s, "| sum | %d |\n| whole, p50 of these calls | %d |\n| whole, p50 of binaries without points | %d |\n",
-		b.sum().Microseconds(), b.Whole.Microseconds(), b.Plain.Microseconds())
+	for _, p := range b.Parts {
+		row(p.What, p.cost)
+	}
+	row("sum", b.sum())
+	fmt.Fprintf(&s, "| whole, p50 of these calls | %d | | |\n| whole, p50 of binaries without points | %d | | |\n",
+		b.Whole.Microseconds(), b.Plain.Microseconds())
 	return s.String()
 }

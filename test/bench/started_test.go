@@ -16,8 +16,8 @@ import (
 // started is what the kernel starts for one call of a plugin.
 type started struct {
 	// processes is the number of programs: the plugin and its delegates. threads is the number of threads that the plugin
-	// creates, without those of the delegates.
-	processes, threads int
+	// creates, and looks is how often it enters the namespace of the sandbox, both without those of the delegates.
+	processes, threads, looks int
 }
 
 const (
@@ -28,7 +28,8 @@ const (
 	mostThreads = 7
 )
 
-// checkStarted limits what one ADD starts: the plugin once, each delegate once, and threads.
+// checkStarted limits what one ADD starts, the plugin once, each delegate once, and threads, and that it enters the
+// namespace of the sandbox once.
 func checkStarted(t *testing.T, cluster *kubetest.Cluster) {
 	t.Helper()
 	if _, err := exec.LookPath("strace"); err != nil {
@@ -45,6 +46,9 @@ func checkStarted(t *testing.T, cluster *kubetest.Cluster) {
 				must(t, s.del(t, p, networks))
 				if want := networks + 2; got.processes != want {
 					t.Errorf("%s, %d networks: %d processes for one ADD, want %d", kind, networks, got.processes, want)
+				}
+				if got.looks != 1 {
+					t.Errorf("%s, %d networks: one ADD enters the namespace %d times, want 1", kind, networks, got.looks)
 				}
 				if fewest == 0 || got.threads < fewest {
 					fewest = got.threads
@@ -66,7 +70,7 @@ func traced(t *testing.T, s *subject, call func()) started {
 	t.Helper()
 	dir := t.TempDir()
 	s.exec.wrap = []string{
-		"strace", "-ff", "-e", "trace=execve,clone,clone3", "-e", "signal=none", "-o", filepath.Join(dir, "t"),
+		"strace", "-ff", "-e", "trace=execve,clone,clone3,setns", "-e", "signal=none", "-o", filepath.Join(dir, "t"),
 	}
 	call()
 	s.exec.wrap = nil
@@ -74,6 +78,7 @@ func traced(t *testing.T, s *subject, call func()) started {
 	must(t, err)
 	var out started
 	created := map[string][]string{} // the threads that each thread creates
+	entered := map[string]int{}
 	plugin := ""
 	for _, f := range files {
 		b, err := os.ReadFile(f)
@@ -83,12 +88,14 @@ func traced(t *testing.T, s *subject, call func()) started {
 		if strings.Contains(string(b), `execve("`+filepath.Join(s.node.BinDirs[0], "multus")) {
 			plugin = id
 		}
+		entered[id] = strings.Count(string(b), "setns(") / 2 // there and back
 		for _, m := range threadCreated.FindAllStringSubmatch(string(b), -1) {
 			created[id] = append(created[id], m[1])
 		}
 	}
 	for todo := []string{plugin}; len(todo) > 0; todo = todo[1:] {
 		out.threads += len(created[todo[0]])
+		out.looks += entered[todo[0]]
 		todo = append(todo, created[todo[0]]...)
 	}
 	return out

@@ -66,8 +66,9 @@ type meter struct {
 
 	mu  sync.Mutex
 	cpu time.Duration
-	// began and ended are the times of the last call.
+	// began and ended are the times of the last call, and used is its processor time.
 	began, ended time.Time
+	used         time.Duration
 }
 
 var _ invoke.Exec = (*meter)(nil)
@@ -86,8 +87,8 @@ func (m *meter) ExecPlugin(ctx context.Context, path string, stdin []byte, env [
 	ended := time.Now()
 	if usage, ok := c.ProcessState.SysUsage().(*syscall.Rusage); ok {
 		m.mu.Lock()
-		m.cpu += time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
-		m.began, m.ended = began, ended
+		m.began, m.ended, m.used = began, ended, time.Duration(usage.Utime.Nano()+usage.Stime.Nano())
+		m.cpu += m.used
 		m.mu.Unlock()
 	}
 	if err != nil {
