@@ -100,7 +100,7 @@ scale: $(TEST_TOOLS) ## measure the cost of 10,000 network definitions, and writ
 	SCALE=$(abspath docs/scale.md) $(GO) test -v -count=1 -timeout=30m -run TestScale $(ARGS) ./test/scale
 
 # DENSITY_ROUNDS=n measures n rounds; with fewer than three nothing is written.
-density: $(CLUSTER_TOOLS) bin/tools/kube-burner ## measure the time to Ready of a hundred pods on a real node, beside one without Multus; write it into docs/performance.md (root; a quarter of an hour)
+density: $(CLUSTER_TOOLS) bin/tools/kube-burner ## measure the time to Ready of a hundred pods on a real node, beside one without Multus; write it into docs/performance.md (root; 20 minutes or more)
 	BENCH_OUT=$(abspath $(BENCH_OUT)) DENSITY=$(abspath docs/performance.md) DENSITY_ROUNDS=$(DENSITY_ROUNDS) $(GO) test -v -count=1 -timeout=60m -run TestDensity $(ARGS) ./test/density
 
 demo: build bin/cni bin/demo ## attach three networks to a pod on a temporary node, and show every step (root)
