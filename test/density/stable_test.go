@@ -1,6 +1,7 @@
 package density
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -57,5 +58,30 @@ func TestSee(t *testing.T) {
 	want := seen{Sandbox: 2 * time.Second, Ready: 3 * time.Second, Condition: 4 * time.Second, created: begin}
 	if got := *w.pods["one"]; got != want || w.ready != 1 {
 		t.Errorf("got %+v, %d pods Ready; want %+v, 1", got, w.ready, want)
+	}
+}
+
+// TestMarkdown checks the ratios of the table, and that a budget that is missed is said to be.
+func TestMarkdown(t *testing.T) {
+	t.Parallel()
+	r := &results{Rounds: 3}
+	for range r.Rounds {
+		for i, one := range subjects {
+			took := time.Duration(10+i) * time.Second
+			r.Turns = append(r.Turns, measured{
+				Subject: one.name, DaemonPeak: 28 << 20, Failures: 1,
+				Pods: []seen{{Ready: took, Condition: took, Sandbox: took / 2}},
+			})
+		}
+	}
+	text := r.markdown()
+	for _, want := range []string{
+		"| Ready, p99, s | 10.00 (10.00 to 10.00) | 11.00 (11.00 to 11.00) | 1.10 | 12.00 (12.00 to 12.00) | 1.20 |\n",
+		": " + plain + " | ≤ 1.15 | 1.10 | yes |\n", ": " + macvlan + " | ≤ 1.15 | 1.20 | **no**",
+		"| sandboxes that failed | 3 | 3 | 3 |\n", "(VmHWM), MiB | – | 28.0 | 28.0 |\n",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
 	}
 }
