@@ -289,16 +289,17 @@ func durable(t *testing.T) disk {
 	return disk{Write: quantiles(writes).P50, Remove: quantiles(removals).P50}
 }
 
-// startUps returns the medians of `--version` of each binary, and of a program that links libcni and netlink and does
-// nothing.
+// startUps returns the medians of `--version` of each binary, of an empty program, and of one that links libcni and
+// netlink and does nothing.
 func startUps(t *testing.T) map[string]time.Duration {
 	t.Helper()
-	nothing := filepath.Join(t.TempDir(), "nothing")
-	build(t, nothing, "./nothing")
+	built := t.TempDir()
+	build(t, built+"/", "./empty", "./nothing")
 	bin := node.Binaries(t)
 	programs := map[string]string{
-		"nothing": nothing, "multus-shim": filepath.Join(bin, "multus-shim"),
-		"multus": filepath.Join(bin, "multus"), "passthru": filepath.Join(bin, "passthru"),
+		"empty": filepath.Join(built, "empty"), "nothing": filepath.Join(built, "nothing"),
+		"multus-shim": filepath.Join(bin, "multus-shim"), "multus": filepath.Join(bin, "multus"),
+		"passthru": filepath.Join(bin, "passthru"),
 	}
 	if other := os.Getenv("UPSTREAM_BIN"); other != "" {
 		programs["other multus-shim"] = filepath.Join(other, "multus-shim")

@@ -21,6 +21,8 @@ type nodeResults struct {
 	Cells   cells  `json:"cells"`
 	// Breakdowns are the parts of ADD and DEL of a plain pod.
 	Breakdowns []breakdown `json:"breakdowns"`
+	// Start has the times of startUps.
+	Start map[string]time.Duration `json:"start"`
 }
 
 // TestBenchNode measures the set-up of a usual node (chain) and writes the results to BENCH_OUT. `make bench-node`
@@ -35,7 +37,7 @@ func TestBenchNode(t *testing.T) {
 			r.Cells = append(r.Cells, measure(t, subjects, chain, networks, concurrency, cluster)...)
 		}
 	}
-	r.Breakdowns = breakdowns(t, subjects[1], ours.plugins, cluster)
+	r.Breakdowns, r.Start = breakdowns(t, subjects[1], ours.plugins, cluster), startUps(t)
 	md := r.markdown()
 	fmt.Println(md)
 	if quick() {
@@ -95,8 +97,36 @@ func (r *nodeResults) markdown() string {
 		}
 		fmt.Fprintln(&b)
 	}
+	fmt.Fprintf(&b, "\n%s", page.Budgets(r.budgets()))
 	for _, d := range r.Breakdowns {
 		b.WriteString(d.markdown())
 	}
+	b.WriteString(startTable(r.Start))
 	return b.String()
+}
+
+// budgets compares Multus with raw.
+func (r *nodeResults) budgets() []page.Budget {
+	of := func(i int) (added, beside float64) {
+		f := figures[i]
+		raw := f.of(r.Cells.find(chain, f.networks, f.concurrency, "raw"))
+		got := f.of(r.Cells.find(chain, f.networks, f.concurrency, "thick"))
+		return got - raw, ratio(got, raw)
+	}
+	add, addBeside := of(0)
+	_, manyBeside := of(1)
+	cpu, _ := of(2)
+	manyCPU, _ := of(3)
+	_, burst := of(4)
+	_, manyBurst := of(5)
+	return []page.Budget{
+		page.AtMost("added to the ADD of a plain pod, ms", add, 3.5),
+		page.AtMost("ADD of a plain pod beside raw", addBeside, 1.2),
+		page.AtMost("ADD of a pod with 3 networks beside raw", manyBeside, 1),
+		page.AtMost("added CPU of a plain pod, ms", cpu, 6),
+		page.AtMost("added CPU of a pod with 3 networks, ms", manyCPU, 10),
+		page.AtLeast("16 in flight, plain pods/s beside raw", burst, 0.8),
+		page.AtLeast("16 in flight, pods with 3 networks/s beside raw", manyBurst, 0.9),
+		page.AtMost("start of multus-shim beside an empty Go program", ratio(r.Start["multus-shim"], r.Start["empty"]), 1.3),
+	}
 }

@@ -92,11 +92,18 @@ func (r *results) markdown() []byte {
 	fmt.Fprintf(&b, "\n### The disk of this machine\n\nTo write a record so that it survives a power cut takes %.2f ms, "+
 		"to remove it %.2f ms (medians). An ADD does the first once, a DEL the second.\n", ms(r.Disk.Write),
 		ms(r.Disk.Remove))
-	fmt.Fprintf(&b, "\n### Start of a process (`--version`)\n\n| program | median ms |\n|---|---|\n")
-	for _, k := range sortedKeys(r.Start) {
-		fmt.Fprintf(&b, "| %s | %.2f |\n", k, ms(r.Start[k]))
-	}
+	fmt.Fprintf(&b, "\n### Start of a process (`--version`)\n%s", startTable(r.Start))
 	return b.Bytes()
+}
+
+// startTable returns the table of startUps.
+func startTable(start map[string]time.Duration) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "\n| program | start and end, median ms | beside an empty one |\n|---|---|---|\n")
+	for _, k := range sortedKeys(start) {
+		fmt.Fprintf(&b, "| %s | %.2f | %.2f |\n", k, ms(start[k]), ratio(start[k], start["empty"]))
+	}
+	return b.String()
 }
 
 // String returns four columns of the table.
@@ -117,6 +124,7 @@ func (r *results) budgets() []page.Budget {
 		page.AtMost("multus-shim, MB", size, 5),
 		page.AtMost("multus-shim, start beside a program that links libcni and netlink",
 			ratio(r.Start["multus-shim"], r.Start["nothing"]), 1.5),
+		page.AtMost("multus-shim, start beside an empty Go program", ratio(r.Start["multus-shim"], r.Start["empty"]), 1.3),
 		page.AtMost("added to a plain pod's ADD, p50, ms", ms(plain.Add.P50-rawPlain.Add.P50), 3.5),
 		page.AtMost("added to a plain pod's ADD, p99, ms", ms(plain.Add.P99-rawPlain.Add.P99), 10),
 		page.AtMost("added to an ADD with 3 networks, p50, ms", ms(two.Add.P50-rawTwo.Add.P50), 5),
