@@ -158,10 +158,10 @@ func (e *Exec) next(environ []string) {
 	}
 	d := e.following[0]
 	e.following = e.following[1:]
-	if d.environ == nil {
-		d.environ = environ
+	if d.environ != nil {
+		environ = d.environ
 	}
-	e.startAhead(d)
+	e.startAhead(d.plugin, environ)
 }
 
 // emptyResult returns the result of a plugin without output: the previous result of the chain, else an empty result.

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
@@ -28,13 +27,10 @@ import (
 // delegate before it, which would never end.
 const aheadLimit = 250 * time.Millisecond
 
-// ahead is the delegate that is started before its turn, in a goroutine of its own: the thread that starts a process is
-// suspended until the kernel has loaded the program. process and limit are set when started is done. process is nil if
-// the start failed.
+// ahead is the delegate that was started before its turn.
 type ahead struct {
 	path    string
 	environ []string
-	started sync.WaitGroup
 	process *process
 	// limit kills the process after aheadLimit.
 	limit *time.Timer
@@ -50,7 +46,8 @@ type delegate struct {
 // verb, Close ends it. Prestart does nothing if a delegate was started ahead already, or if it would not help.
 func (r *Runner) Prestart(verb string, of *ledger.Record, a *ledger.Attachment) {
 	if r.exec.Prestart && r.exec.ahead == nil {
-		r.exec.startAhead(r.first(verb, of, a))
+		d := r.first(verb, of, a)
+		r.exec.startAhead(d.plugin, d.environ)
 	}
 }
 
@@ -100,23 +97,19 @@ func inOrder(verb string, types []string) []string {
 
 // startAhead starts a delegate and withholds its input. An error is ignored: the delegate is started again when its
 // turn comes, and the error is reported then.
-func (e *Exec) startAhead(d delegate) {
-	path, err := e.FindInPath(d.plugin, e.paths)
+func (e *Exec) startAhead(plugin string, environ []string) {
+	path, err := e.FindInPath(plugin, e.paths)
 	if err != nil || isScript(path) || e.busy() {
 		return
 	}
-	a := &ahead{path: path, environ: d.environ}
-	a.started.Go(func() {
-		p := newProcess()
-		p.withheld = true
-		if err := p.start(path, d.environ, e.Lock); err != nil {
-			p.close()
-			return
-		}
-		a.process, a.limit = p, time.AfterFunc(e.aheadLimit, p.kill)
-		failpoint.At("exec.prestarted")
-	})
-	e.ahead = a
+	p := newProcess()
+	p.withheld = true
+	if err := p.start(path, environ, e.Lock); err != nil {
+		p.close()
+		return
+	}
+	e.ahead = &ahead{path, environ, p, time.AfterFunc(e.aheadLimit, p.kill)}
+	failpoint.At("exec.prestarted")
 }
 
 // takeAhead returns the process that was started ahead for this call, or nil. A process for another call is ended.
@@ -125,8 +118,7 @@ func (e *Exec) takeAhead(path string, environ []string) *process {
 	if a == nil {
 		return nil
 	}
-	a.started.Wait()
-	if a.process == nil || a.path != path || !sameCall(a.environ, environ) || !a.limit.Stop() {
+	if a.path != path || !sameCall(a.environ, environ) || !a.limit.Stop() {
 		e.endAhead()
 		return nil
 	}
@@ -147,15 +139,10 @@ func withoutCNI(environ []string) []string { return slices.DeleteFunc(environ, i
 func isCNI(kv string) bool { return strings.HasPrefix(kv, "CNI_") }
 
 func (e *Exec) endAhead() {
-	a := e.ahead
-	if a == nil {
-		return
-	}
-	e.ahead = nil
-	a.started.Wait()
-	if a.process != nil {
-		a.limit.Stop()
-		a.process.end()
+	if e.ahead != nil {
+		e.ahead.limit.Stop()
+		e.ahead.process.end()
+		e.ahead = nil
 	}
 }
 

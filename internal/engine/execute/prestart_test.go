@@ -8,13 +8,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"multus/internal/engine/ledger"
-	"multus/internal/testutil/eventually"
 )
 
 // program is the prefix of the names under which this binary is a plugin: a program, unlike the scripts of the other
@@ -119,16 +117,6 @@ func (n *node) alive(t *testing.T, plugin string) bool {
 	return syscall.Kill(pid, 0) == nil
 }
 
-// ahead returns the process that was started ahead, or nil.
-func (n *node) ahead() *process {
-	a := n.run.exec.ahead
-	if a == nil {
-		return nil
-	}
-	a.started.Wait()
-	return a.process
-}
-
 // verbs returns the verbs that plugins ran, in their order, and how many processes were started.
 func verbs(log string) (ran string, started int) {
 	var out []string
@@ -166,29 +154,6 @@ func TestPrestart(t *testing.T) {
 		t.Fatal(err, n.called(t))
 	}
 	if ran, started := verbs(n.called(t)); ran != "b DEL net1, a DEL net1" || started != 2 {
-		t.Errorf("%d processes ran %s", started, ran)
-	}
-}
-
-// TestPrestartDoesNotWait checks that the work before a plugin's turn goes on while its process is started.
-func TestPrestartDoesNotWait(t *testing.T) {
-	t.Parallel()
-	n := newPrograms(t, "a")
-	r, a := attachment(t, `{"cniVersion":"1.0.0","name":"n","type":"program-a"}`)
-	syscall.ForkLock.RLock() // until then, no process is started
-	unlock := sync.OnceFunc(syscall.ForkLock.RUnlock)
-	defer unlock()
-	returned := make(chan struct{})
-	go func() {
-		n.run.Prestart("ADD", r, a)
-		close(returned)
-	}()
-	eventually.Receive(t, "Prestart returns", returned)
-	unlock()
-	if _, _, err := n.run.Add(t.Context(), r, a); err != nil {
-		t.Fatal(err)
-	}
-	if ran, started := verbs(n.called(t)); ran != "a ADD net1" || started != 1 {
 		t.Errorf("%d processes ran %s", started, ran)
 	}
 }
@@ -251,7 +216,7 @@ func TestPrestartIsNotNeeded(t *testing.T) {
 			if strings.Contains(got, "b ADD") || strings.Contains(got, "b DEL net1") || strings.Contains(got, "no input") {
 				t.Errorf("called: %s", got)
 			}
-			if n.alive(t, "b") || n.ahead() != nil {
+			if n.alive(t, "b") || n.run.exec.ahead != nil {
 				t.Error("it was not ended")
 			}
 		})
@@ -265,7 +230,7 @@ func TestPrestartAfterKill(t *testing.T) {
 	n := newPrograms(t, "b")
 	r, a := attachment(t, `{"cniVersion":"1.0.0","name":"n","type":"program-b"}`)
 	n.run.Prestart("ADD", r, a)
-	p := n.ahead()
+	p := n.run.exec.ahead.process
 	n.run.exec.ahead = nil
 	p.withheld = false
 	p.feed() // there is no input: the pipe is closed, as the kernel does it
@@ -321,7 +286,7 @@ func TestNoPrestart(t *testing.T) {
 			prepare(t, n)
 			r, a := attachment(t, `{"cniVersion":"1.0.0","name":"n","type":"program-b"}`)
 			n.run.Prestart("ADD", r, a)
-			if n.ahead() != nil {
+			if n.run.exec.ahead != nil {
 				t.Error("it was started")
 			}
 			if _, _, err := n.run.Add(t.Context(), r, a); err != nil {
