@@ -3,7 +3,6 @@ package density
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -17,6 +16,7 @@ import (
 
 	"multus/internal/fsx"
 	"multus/internal/testutil/cluster"
+	"multus/internal/testutil/eventually"
 	"multus/internal/testutil/page"
 )
 
@@ -191,21 +191,7 @@ func (s *site) containers(t *testing.T, node int) int {
 // until waits for a condition. It fails the test after limit, and when the test is interrupted.
 func until(ctx context.Context, t *testing.T, what string, try func() error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := try()
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("wait until %s: %v", what, errors.Join(ctx.Err(), err))
-		case <-tick.C:
-		}
-	}
+	eventually.NoError(ctx, t, limit, "wait until "+what, try)
 }
 
 func must(t *testing.T, err error) {

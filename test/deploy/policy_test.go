@@ -1,7 +1,6 @@
 package deploy
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,6 +25,7 @@ import (
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
 	"multus/internal/source/kube"
+	"multus/internal/testutil/eventually"
 	"multus/internal/testutil/kubetest"
 )
 
@@ -144,21 +144,7 @@ func (i *installed) inForce(t *testing.T, client kubernetes.Interface) {
 
 func wait(t *testing.T, what string, try func() error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), policyTimeout)
-	defer cancel()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := try()
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("wait for %s: %v", what, err)
-		case <-tick.C:
-		}
-	}
+	eventually.NoError(t.Context(), t, policyTimeout, what, try)
 }
 
 func isPolicy(err error) bool {

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"multus/internal/testutil/cluster"
+	"multus/internal/testutil/eventually"
 	"multus/internal/testutil/leak"
 )
 
@@ -92,18 +93,5 @@ func until(t *testing.T, what string, try func() error) {
 // error.
 func wait(t *testing.T, what string, try func() error) {
 	t.Helper()
-	over := time.After(waitTimeout)
-	again := time.NewTicker(50 * time.Millisecond)
-	defer again.Stop()
-	for {
-		err := try()
-		if err == nil {
-			return
-		}
-		select {
-		case <-over:
-			t.Fatalf("%s: %v", what, err)
-		case <-again.C:
-		}
-	}
+	eventually.NoError(context.Background(), t, waitTimeout, what, try) // also when the test has ended: a clean-up waits
 }

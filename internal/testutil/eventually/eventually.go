@@ -2,6 +2,8 @@
 package eventually
 
 import (
+	"context"
+	"errors"
 	"testing"
 	"time"
 )
@@ -39,6 +41,19 @@ func Within(tb testing.TB, limit time.Duration, what string, condition func() bo
 func True(tb testing.TB, what string, condition func() bool) {
 	tb.Helper()
 	Within(tb, Timeout, what, condition)
+}
+
+// NoError repeats try until it returns no error. It fails the test with the last error after limit, or when ctx ends.
+func NoError(ctx context.Context, tb testing.TB, limit time.Duration, what string, try func() error) {
+	tb.Helper()
+	var err error
+	Is(limit, func() bool {
+		err = try()
+		return err == nil || ctx.Err() != nil
+	})
+	if err != nil {
+		tb.Fatalf("%s: not within %s: %v", what, limit, errors.Join(ctx.Err(), err))
+	}
 }
 
 // Receive returns the next value of a channel. It fails the test after Timeout.
