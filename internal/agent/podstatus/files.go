@@ -46,7 +46,7 @@ func (w *Writer) save(p *pending) {
 // writeFile writes the file of a report. If r is nil, it reads the report from that file first. The caller holds disk.
 func (w *Writer) writeFile(p *pending, r *publish.Report) (err error) {
 	if r == nil {
-		if r, err = w.spool.read(p.file); err != nil {
+		if r, _, err = w.spool.read(p.file); err != nil {
 			return err
 		}
 	}
@@ -64,7 +64,8 @@ func (w *Writer) writeFile(p *pending, r *publish.Report) (err error) {
 func (w *Writer) readFile(p *pending) (*publish.Report, error) {
 	w.disk.Lock()
 	defer w.disk.Unlock()
-	return w.spool.read(p.file)
+	r, _, err := w.spool.read(p.file)
+	return r, err
 }
 
 // markEventsWritten records that the events of a report were written. The file of the report must record it, too, if

@@ -208,7 +208,7 @@ func TestSpoolIsLimited(t *testing.T) {
 	q.scanAndQueue()
 	left := map[string]int{}
 	for _, name := range files(t, q.spool.dir) {
-		r, err := q.spool.read(name)
+		r, _, err := q.spool.read(name)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -95,14 +95,8 @@ func (s *spool) write(name string, r *publish.Report) error {
 // errDamaged is returned for a file that contains no report.
 var errDamaged = errors.New("no report")
 
-// read returns the report of a file.
-func (s *spool) read(name string) (*publish.Report, error) {
-	r, _, err := s.readSize(name)
-	return r, err
-}
-
-// readSize returns the report of a file and the size of the file.
-func (s *spool) readSize(name string) (*publish.Report, int64, error) {
+// read returns the report of a file and the size of the file.
+func (s *spool) read(name string) (*publish.Report, int64, error) {
 	if s.reading != nil {
 		if err := s.reading(name); err != nil {
 			return nil, 0, err
@@ -184,7 +178,7 @@ func (s *spool) readAndRename(name string) (*publish.Report, string, int64, erro
 		}
 		name = own
 	}
-	r, size, err := s.readSize(name)
+	r, size, err := s.read(name)
 	return r, name, size, err
 }
 

@@ -309,7 +309,7 @@ func TestEventsAreWrittenOnce(t *testing.T) {
 func awaitEventsWritten(t *testing.T, path string) {
 	t.Helper()
 	for end := time.Now().Add(eventually.Timeout); ; time.Sleep(time.Millisecond) {
-		r, err := newSpool(filepath.Dir(path), slog.New(slog.DiscardHandler)).read(filepath.Base(path))
+		r, _, err := newSpool(filepath.Dir(path), slog.New(slog.DiscardHandler)).read(filepath.Base(path))
 		if err == nil && r.EventsWritten {
 			return
 		}
