@@ -106,6 +106,11 @@ func startTable(start map[string]time.Duration) string {
 	return b.String()
 }
 
+// startBudget is that of the plugin's start beside an empty program.
+func startBudget(start map[string]time.Duration) page.Budget {
+	return page.AtMost("multus-shim, start beside an empty Go program", ratio(start["multus-shim"], start["empty"]), 1.3)
+}
+
 // String returns four columns of the table.
 func (t times) String() string {
 	return fmt.Sprintf("%.1f | %.1f | %.1f | %.1f", ms(t.P50), ms(t.P90), ms(t.P99), ms(t.Max))
@@ -124,7 +129,7 @@ func (r *results) budgets() []page.Budget {
 		page.AtMost("multus-shim, MB", size, 5),
 		page.AtMost("multus-shim, start beside a program that links libcni and netlink",
 			ratio(r.Start["multus-shim"], r.Start["nothing"]), 1.5),
-		page.AtMost("multus-shim, start beside an empty Go program", ratio(r.Start["multus-shim"], r.Start["empty"]), 1.3),
+		startBudget(r.Start),
 		page.AtMost("added to a plain pod's ADD, p50, ms", ms(plain.Add.P50-rawPlain.Add.P50), 3.5),
 		page.AtMost("added to a plain pod's ADD, p99, ms", ms(plain.Add.P99-rawPlain.Add.P99), 10),
 		page.AtMost("added to an ADD with 3 networks, p50, ms", ms(two.Add.P50-rawTwo.Add.P50), 5),
