@@ -9,6 +9,8 @@ import (
 	"net/http/httptest"
 	"sync"
 	"testing"
+
+	"multus/internal/engine/plan"
 )
 
 func pemOf(s *httptest.Server) []byte {
@@ -38,4 +40,12 @@ func isFollowing(c *Cache) bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return c.following()
+}
+
+// isCached reports whether a cache follows the API server now, and has the definition.
+func isCached(c *Cache, ref plan.Ref) bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	_, held := c.defs[ref]
+	return c.following() && held
 }
