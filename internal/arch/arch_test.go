@@ -48,17 +48,20 @@ var ranks = [][]string{
 	},
 }
 
-// beside are the permitted imports within a layer. The thin host is the plugin's host with sources. The binary of the
+// beside are the permitted imports within a layer. The thin host is the plugin's host with sources, and the runner is its long form. The binary of the
 // daemon serves several names. The cp of a manifest installs plugins. What the configuration depends on of a node is
 // read from the API server. The doctor uses the rules of the CNI configuration file and the API server.
 var beside = map[string][]string{
-	"multus/internal/host/thin":        {"multus/internal/host/plugin"},
-	"multus/internal/host/daemon":      {"multus/internal/host/install", "multus/internal/host/entrypoint"},
-	"multus/internal/host/entrypoint":  {"multus/internal/host/install"},
-	"multus/internal/host/shell":       {"multus/internal/host/install"},
-	"multus/internal/agent/cniconfig":  {"multus/internal/source/kube"},
-	"multus/internal/agent/planserver": {"multus/internal/agent/metrics", "multus/internal/agent/podstatus"},
-	"multus/internal/doctor":           {"multus/internal/agent/cniconfig", "multus/internal/source/kube"},
+	"multus/internal/host/thin":       {"multus/internal/host/plugin"},
+	"multus/internal/host/runner":     {"multus/internal/host/plugin"},
+	"multus/internal/host/daemon":     {"multus/internal/host/install", "multus/internal/host/entrypoint"},
+	"multus/internal/host/entrypoint": {"multus/internal/host/install"},
+	"multus/internal/host/shell":      {"multus/internal/host/install"},
+	"multus/internal/agent/cniconfig": {"multus/internal/source/kube"},
+	"multus/internal/agent/planserver": {
+		"multus/internal/agent/hotplug", "multus/internal/agent/metrics", "multus/internal/agent/podstatus",
+	},
+	"multus/internal/doctor": {"multus/internal/agent/cniconfig", "multus/internal/source/kube"},
 }
 
 type pkg struct {
@@ -149,10 +152,11 @@ func TestOnlyImporters(t *testing.T) {
 		"github.com/vishvananda/netns":   "multus/internal/link",
 		"k8s.io/client-go":               "multus/internal/source/kube",
 	}
+	queues := []string{"multus/internal/agent/hotplug", "multus/internal/agent/podstatus"}
 	for _, p := range product(t) {
 		for _, imp := range p.Imports {
 			for lib, owner := range only {
-				if imp == "k8s.io/client-go/util/workqueue" && p.ImportPath == "multus/internal/agent/podstatus" {
+				if imp == "k8s.io/client-go/util/workqueue" && slices.Contains(queues, p.ImportPath) {
 					continue
 				}
 				if (imp == lib || strings.HasPrefix(imp, lib+"/")) && p.ImportPath != owner {

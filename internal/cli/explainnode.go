@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"multus/internal/agent/cniconfig"
+	"multus/internal/cniconf"
 	"multus/internal/config"
 	"multus/internal/device"
 	"multus/internal/doctor"
@@ -48,7 +49,7 @@ func (e *explain) nodeFiles() (conf, daemon []byte, err error) {
 		if conf, err = os.ReadFile(e.conf); err != nil {
 			return nil, nil, fmt.Errorf("read CNI configuration: %w", err)
 		}
-		conf = cniconfig.PluginConfig(conf)
+		conf = cniconf.PluginConfig(conf)
 	} else {
 		_, conf, daemon = (&doctor.Node{Root: "/", InPod: e.inPod()}).Configuration()
 	}

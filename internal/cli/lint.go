@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"multus/internal/agent/cniconfig"
+	"multus/internal/cniconf"
 	"multus/internal/config"
 	"multus/internal/lint"
 )
@@ -103,7 +103,7 @@ func readPluginConfig(file string) (*config.Plugin, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)
 	}
-	conf, err := config.ParsePlugin(cniconfig.PluginConfig(b))
+	conf, err := config.ParsePlugin(cniconf.PluginConfig(b))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}

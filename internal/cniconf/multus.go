@@ -3,6 +3,8 @@ package cniconf
 import (
 	"encoding/json"
 	"slices"
+
+	"github.com/containernetworking/cni/libcni"
 )
 
 // multusTypes are the plugin types of Multus in CNI configurations.
@@ -33,4 +35,23 @@ func calls(v any, types []string) bool {
 		return calls(v["plugins"], types) || calls(v["delegates"], types) || calls(v["delegate"], types)
 	}
 	return false
+}
+
+// PluginConfig returns the configuration that a runtime passes to Multus from a CNI configuration that calls it. For a
+// list, such as that of the thin deployment, it returns the plugin that is Multus, with the name and version of the
+// list. Anything else is returned unchanged.
+func PluginConfig(conf []byte) []byte {
+	list, err := libcni.NetworkConfFromBytes(conf)
+	if err != nil {
+		return conf
+	}
+	for _, p := range list.Plugins {
+		if !IsMultus(p.Network.Type) {
+			continue
+		}
+		if p, err = libcni.InjectConf(p, map[string]any{"name": list.Name, "cniVersion": list.CNIVersion}); err == nil {
+			return p.Bytes
+		}
+	}
+	return conf
 }

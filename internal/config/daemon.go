@@ -68,6 +68,8 @@ type Daemon struct {
 	Prestart *bool `json:"prestart"`
 	// StatusWait takes effect in the overlay. It is decoded so that a value of another kind is refused at the start.
 	StatusWait bool `json:"statusWait"`
+	// HotPlug makes the daemon watch the pods of its node, and change the networks of running pods.
+	HotPlug bool `json:"hotPlug"`
 	// NodeAddresses are the addresses of this node in the cluster.
 	NodeAddresses []string `json:"nodeAddresses"`
 

@@ -177,7 +177,7 @@ func (n *Node) setup() *setup {
 	files, _ := n.confFiles()
 	for _, f := range files {
 		if cniconf.CallsMultus(f.data) {
-			s.file, s.raw = f.path, cniconfig.PluginConfig(f.data)
+			s.file, s.raw = f.path, cniconf.PluginConfig(f.data)
 			break
 		}
 	}

@@ -62,7 +62,7 @@ func (at *attaching) write(ctx context.Context) error {
 	if err := chooseVersions(ctx, at.Delegates(at.record), at.record); err != nil {
 		return err
 	}
-	if err := at.readable(); err != nil {
+	if err := readable(at.Session, at.record); err != nil {
 		return err
 	}
 	err := hostdevice.Hold(ctx, at.Sandbox, at.record, func() error {
@@ -104,11 +104,11 @@ func (at *attaching) clearLeftover(ctx context.Context) error {
 
 // readable returns an error for a configuration that libcni cannot read, before anything is attached. libcni's form of
 // it is kept for the delegates.
-func (at *attaching) readable() error {
-	for i := range at.record.Attachments {
-		a := &at.record.Attachments[i]
+func readable(s *session.Session, r *ledger.Record) error {
+	for i := range r.Attachments {
+		a := &r.Attachments[i]
 		if _, err := a.Config.Libcni(); err != nil {
-			return fault.ConfigRefusedByCNI.Wrap(err, a.Name, at.Request.Pod())
+			return fault.ConfigRefusedByCNI.Wrap(err, a.Name, s.Request.Pod())
 		}
 	}
 	return nil

@@ -75,6 +75,8 @@ type Deps struct {
 	Planner   Planner
 	Publisher Publisher
 	Status    StatusCache
+	// Differ is for Apply only.
+	Differ Differ
 	// LockFile is the file with the locks of all sandboxes of the node.
 	LockFile string
 	// Boot identifies this boot of the node. It is "" if the boot is not known.

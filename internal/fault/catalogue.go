@@ -53,6 +53,7 @@ const (
 	InterfaceNameInvalid
 	InterfaceNameTaken
 	GatewaysConflict
+	RunningDefaultRoute
 
 	// The configurations of networks.
 
@@ -75,6 +76,7 @@ const (
 	DevicesUnreadable
 	DevicesUnavailable
 	NoDeviceLeft
+	RunningNoDevice
 	DeviceConfigInvalid
 	DeviceMissing
 	DeviceImmovable
@@ -341,6 +343,12 @@ var catalogue = [count]Entry{
 		Message: "multus does not support ECMP for default-route: network <network> of pod <pod> asks for one more gateway",
 		Next:    "leave one gateway of each family in default-route, on one network",
 	},
+	RunningDefaultRoute: {
+		Code: BadConfig,
+		Message: "network <network> of pod <pod>: the default route of a running pod is not moved, and default-route " +
+			"requests that",
+		Next: "remove default-route from the element, or create the pod again",
+	},
 	ClusterNetworkUnavailable: {
 		Code: BadConfig, Wraps: true, MayPass: true,
 		Message: "failed to get clusterNetwork/defaultNetworks: failed to get clusterNetwork <cluster network> in " +
@@ -423,6 +431,12 @@ var catalogue = [count]Entry{
 		Code:    BadConfig,
 		Message: "network <network> of pod <pod>: no device of <resource> is left: the kubelet gave the pod <count>",
 		Next:    "request <count> or more of <resource> in the resources of the pod's containers",
+	},
+	RunningNoDevice: {
+		Code: BadConfig,
+		Message: "network <network> of pod <pod>: a running pod cannot be given a device, and no device of <resource> is " +
+			"unused: the kubelet gave the pod <count>",
+		Next: "request more of <resource> in the resources of the pod's containers, and create the pod again",
 	},
 	DeviceConfigInvalid: {
 		Code: BadConfig, Wraps: true,

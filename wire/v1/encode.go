@@ -39,6 +39,9 @@ func (m *Report) AppendJSON(b []byte) []byte {
 	if len(m.Timings) > 0 {
 		w.Append("timings", func(b []byte) []byte { return rawjson.AppendArray(b, m.Timings, (*Timing).appendJSON) })
 	}
+	if len(m.Events) > 0 {
+		w.Other("events", m.Events, true)
+	}
 	if m.Time != 0 {
 		w.Append("time", func(b []byte) []byte { return strconv.AppendInt(b, m.Time, 10) })
 	}

@@ -50,6 +50,9 @@ type StatusResult struct {
 	Known bool `json:"known"`
 	// Error is the error of the cluster network. The key is absent if the cluster network is ready.
 	Error *types.Error `json:"error,omitempty"`
+	// Work in a response reports whether there is work for a runner (PathWork) and none does it. The plugin then starts
+	// one.
+	Work bool `json:"work,omitempty"`
 }
 
 // ReportDir is the directory beside the socket in which the plugin stores reports that need no response, or that it

@@ -30,6 +30,8 @@ type Plan struct {
 	// StatusWait reports whether the ADD of a pod with networks waits until its network status is written. If the key is
 	// absent, the plugin leaves the report in a file and does not wait.
 	StatusWait bool `json:"statusWait,omitempty"`
+	// Work reports whether there is work for a runner, as in a StatusResult. It is not a part of the plan.
+	Work bool `json:"work,omitempty"`
 }
 
 // PlannedPod is the pod object of a plan. UID is the UID in the API, which for a static pod is not the one that the

@@ -11,6 +11,7 @@ import (
 
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
+	"multus/internal/fault"
 	"multus/internal/rawjson"
 	"multus/internal/testutil/wire"
 	wirev1 "multus/wire/v1"
@@ -35,6 +36,26 @@ func marshal(t *testing.T, v any) []byte {
 	return b
 }
 
+// same returns a function that encodes a message which has no value of the engine.
+func same[M any](t *testing.T) func(string) []byte {
+	return func(name string) []byte {
+		t.Helper()
+		return marshal(t, message(t, name, func(m *M) *M { return m }))
+	}
+}
+
+// changes returns a function that converts a message, and fails the test after an error.
+func changes(t *testing.T) func(*wirev1.Changes) *plan.Changes {
+	return func(m *wirev1.Changes) *plan.Changes {
+		t.Helper()
+		c, err := m.ToChanges()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+}
+
 // TestRecorded checks that each recorded message of an earlier version is decoded completely: the value that it stands
 // for is encoded as the same message, key by key and in the same order.
 func TestRecorded(t *testing.T) {
@@ -53,8 +74,14 @@ func TestRecorded(t *testing.T) {
 		"plan-answer.json": asPlan, "plan-answer-full.json": asPlan,
 		"report-add.json": asReport, "report-failure.json": asReport, "report-del.json": asReport,
 		"report-full.json": asReport,
-		"status.json": func(name string) []byte {
-			return marshal(t, message(t, name, func(m *wirev1.StatusResult) *wirev1.StatusResult { return m }))
+		"status.json":      same[wirev1.StatusResult](t), "status-full.json": same[wirev1.StatusResult](t),
+		"work.json": same[wirev1.Work](t), "work-done.json": same[wirev1.WorkDone](t),
+		"diff-request-full.json": func(name string) []byte {
+			req, has := message(t, name, func(m *wirev1.DiffRequest) *wirev1.DiffRequest { return m }).ToDiff()
+			return marshal(t, &wirev1.DiffRequest{Request: wirev1.FromRequest(req), Attached: wirev1.FromAttached(has)})
+		},
+		"changes-full.json": func(name string) []byte {
+			return marshal(t, wirev1.FromChanges(message(t, name, changes(t)), fault.ToCNI))
 		},
 	} {
 		want, got := bytes.TrimSpace(wire.Message(t, name)), encode(name)
@@ -80,6 +107,10 @@ func TestEveryFieldIsSent(t *testing.T) {
 		message(t, "plan-request-full.json", (*wirev1.Request).ToRequest),
 		message(t, "plan-answer-full.json", (*wirev1.Plan).ToPlan),
 		message(t, "report-full.json", (*wirev1.Report).ToReport),
+		message(t, "diff-request-full.json", func(m *wirev1.DiffRequest) *[]plan.Attached {
+			_, has := m.ToDiff()
+			return &has
+		}),
 	} {
 		set := map[reflect.Type]map[string]bool{}
 		visit(reflect.ValueOf(v), set)

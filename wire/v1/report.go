@@ -11,7 +11,7 @@ import (
 // pod. The plugin and the daemon write it, and the daemon reads it. A file may have been written by an earlier or a
 // later plugin or daemon.
 type Report struct {
-	// Command is the verb that the report is about: ADD or DEL.
+	// Command is the verb that the report is about: ADD or DEL, or UPDATE for a running sandbox that was changed.
 	Command string `json:"command"`
 	Pod     Pod    `json:"pod"`
 	// ContainerID and Netns are those of the sandbox. Netns distinguishes the interfaces of the pod in a result. A
@@ -24,6 +24,8 @@ type Report struct {
 	Failure *Failure `json:"failure,omitempty"`
 	// Timings has the durations of the delegates, for metrics.
 	Timings []Timing `json:"timings,omitempty"`
+	// Events has the events of an UPDATE, to be written as they are.
+	Events []Event `json:"events,omitempty"`
 	// Time is the time of the ADD or the DEL in nanoseconds since 1970. It orders the reports of one pod.
 	Time int64 `json:"time,omitempty"`
 	// Wait requests an answer only after the first attempt to write the network status. It has no meaning in a file.
@@ -61,6 +63,18 @@ type Failure struct {
 	Message string `json:"message"`
 }
 
+// Event is an event of the pod.
+type Event struct {
+	// Type is Normal or Warning.
+	Type    string `json:"type"`
+	Reason  string `json:"reason"`
+	Message string `json:"message"`
+	// Seldom limits equal events of one pod to one a minute.
+	Seldom bool `json:"seldom,omitempty"`
+	// ContainerID is that of the sandbox. The key is absent if the event does not depend on it.
+	ContainerID string `json:"containerID,omitempty"`
+}
+
 // Timing is how long the plugins of one network took.
 type Timing struct {
 	Network string `json:"network"`
@@ -83,6 +97,9 @@ func FromReport(r *publish.Report) *Report {
 	for i := range r.Timings {
 		m.Timings[i] = Timing(r.Timings[i])
 	}
+	for _, e := range r.Events {
+		m.Events = append(m.Events, Event(e))
+	}
 	return m
 }
 
@@ -99,6 +116,9 @@ func (m *Report) ToReport() *publish.Report {
 	}
 	for i := range m.Timings {
 		r.Timings[i] = publish.Timing(m.Timings[i])
+	}
+	for _, e := range m.Events {
+		r.Events = append(r.Events, publish.Event(e))
 	}
 	return r
 }

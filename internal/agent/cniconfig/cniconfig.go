@@ -98,25 +98,6 @@ func load(file string) (*Primary, error) {
 	return &Primary{File: file, Config: l}, nil
 }
 
-// PluginConfig returns the configuration that a runtime passes to Multus from a CNI configuration that calls it. For a
-// list, such as that of the thin deployment, it returns the plugin that is Multus, with the name and version of the
-// list. Anything else is returned unchanged.
-func PluginConfig(conf []byte) []byte {
-	list, err := libcni.NetworkConfFromBytes(conf)
-	if err != nil {
-		return conf
-	}
-	for _, p := range list.Plugins {
-		if !cniconf.IsMultus(p.Network.Type) {
-			continue
-		}
-		if p, err = libcni.InjectConf(p, map[string]any{"name": list.Name, "cniVersion": list.CNIVersion}); err == nil {
-			return p.Bytes
-		}
-	}
-	return conf
-}
-
 // output is the generated configuration. The keys of today's Multus come first, in its order (behaviour F25), and
 // ours follow. With plainPods the plugin plans plain pods without the daemon, so the configuration must have every key
 // that affects a plain pod (docs/architecture.md).
@@ -201,7 +182,7 @@ func generate(d *config.Daemon, p *Primary, f Facts) ([]byte, error) {
 // usable returns an error if a CNI configuration of Multus must not be put in force, because Multus would be ready but
 // no pod could start.
 func usable(conf []byte) error {
-	p, err := config.ParsePlugin(PluginConfig(conf))
+	p, err := config.ParsePlugin(cniconf.PluginConfig(conf))
 	if err != nil {
 		return err
 	}

@@ -264,7 +264,7 @@ func (c *Controller) sync() {
 			c.good = found(c.SaveFile)
 		}
 		if list := found(c.path + "list"); c.good == nil && list != nil {
-			c.good = PluginConfig(list)
+			c.good = cniconf.PluginConfig(list)
 		}
 	}
 	if c.good == nil {

@@ -13,6 +13,7 @@ import (
 
 	"k8s.io/utils/clock"
 
+	"multus/internal/cniconf"
 	"multus/internal/config"
 	"multus/internal/engine/plan"
 	"multus/internal/source/kube"
@@ -107,7 +108,7 @@ func FactsOf(conf []byte) Facts {
 		CNIVersion    string   `json:"cniVersion"`
 		NodeAddresses []string `json:"nodeAddresses"`
 	}
-	if json.Unmarshal(PluginConfig(conf), &c) != nil {
+	if json.Unmarshal(cniconf.PluginConfig(conf), &c) != nil {
 		return Facts{}
 	}
 	f := Facts{Addresses: c.NodeAddresses}

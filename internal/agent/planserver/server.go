@@ -17,6 +17,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
+	"multus/internal/agent/hotplug"
 	"multus/internal/agent/metrics"
 	"multus/internal/agent/podstatus"
 	"multus/internal/agent/recent"
@@ -42,7 +43,7 @@ const (
 // InstanceHeader is the header of an answer to /healthz that identifies the instance.
 const InstanceHeader = "Multus-Instance"
 
-// Options are the settings of a Server. All of them are required.
+// Options are the settings of a Server. All of them are required, except HotPlug.
 type Options struct {
 	// Config is the daemon's configuration, which is merged into that of each request.
 	Config *config.Daemon
@@ -50,6 +51,8 @@ type Options struct {
 	Resolver *plan.Resolver
 	Statuses *podstatus.Writer
 	Metrics  *metrics.Metrics
+	// HotPlug is nil if the networks of running pods are not changed.
+	HotPlug *hotplug.Queue
 	// Ready returns an error while the daemon is not ready (behaviour E40).
 	Ready func() error
 	// Instance distinguishes this process from others in an answer.
@@ -63,6 +66,7 @@ type Server struct {
 	resolver    *plan.Resolver
 	statuses    *podstatus.Writer
 	metrics     *metrics.Metrics
+	hotPlug     *hotplug.Queue
 	statusCache statusCache
 	ready       func() error
 	log         *slog.Logger
@@ -76,7 +80,7 @@ type Server struct {
 // New returns a Server.
 func New(o Options) *Server {
 	s := &Server{
-		conf: o.Config, statuses: o.Statuses, metrics: o.Metrics, ready: o.Ready, log: o.Log, instance: o.Instance,
+		conf: o.Config, statuses: o.Statuses, metrics: o.Metrics, hotPlug: o.HotPlug, ready: o.Ready, log: o.Log, instance: o.Instance,
 		decoding: make(semaphore, decoders), large: make(semaphore, largePlans),
 	}
 	resolver := *o.Resolver
@@ -131,7 +135,10 @@ func (s *Server) Handler() http.Handler {
 	for pattern, h := range map[string]http.HandlerFunc{
 		"POST " + wirev1.PathPlan:   s.plan,
 		"POST " + wirev1.PathReport: s.report,
-		"GET " + wirev1.PathStatus:  s.statusCache.get,
+		"GET " + wirev1.PathStatus:  s.status,
+		"GET " + wirev1.PathWork:    s.work,
+		"POST " + wirev1.PathWork:   s.workDone,
+		"POST " + wirev1.PathDiff:   s.diff,
 		"POST " + wirev1.PathStatus: s.statusCache.put,
 		wirev1.PathHealth:           s.health,
 		wirev1.PathReady:            s.readiness,
@@ -145,7 +152,8 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("/", s.metrics.Count("NotFound", func(w http.ResponseWriter, r *http.Request) {
 		// A request of a known path with an unsupported method is routed here, too.
 		status := http.StatusNotFound
-		if r.URL.Path == wirev1.PathPlan || r.URL.Path == wirev1.PathReport || r.URL.Path == wirev1.PathStatus {
+		switch r.URL.Path {
+		case wirev1.PathPlan, wirev1.PathReport, wirev1.PathStatus, wirev1.PathWork, wirev1.PathDiff:
 			status = http.StatusMethodNotAllowed
 		}
 		msg := fmt.Sprintf("%s %s is not served", fault.Clip(r.Method, maxMethod), fault.Clip(r.URL.Path, fault.MaxName))
@@ -185,7 +193,9 @@ func (s *Server) plan(w http.ResponseWriter, r *http.Request) {
 	}
 	failpoint.At("daemon.plan.made")
 	limitAnswer(w)
-	answer(w, http.StatusOK, wirev1.FromPlan(p))
+	made := wirev1.FromPlan(p)
+	made.Work = s.unattended()
+	answer(w, http.StatusOK, made)
 	failpoint.At("daemon.plan.answered")
 }
 
@@ -199,17 +209,27 @@ func (s *Server) prepareReport(req *request.Request, p *plan.Plan) {
 }
 
 func (s *Server) resolve(ctx context.Context, place *largePlanPlace, req *request.Request) (*plan.Plan, error) {
+	conf, err := s.configFor(req)
+	if err != nil {
+		return nil, err
+	}
+	return s.resolverFor(place).Plan(ctx, req, conf)
+}
+
+// configFor returns the configuration of a request, with the daemon's merged into it.
+func (s *Server) configFor(req *request.Request) (*config.Plugin, error) {
 	b, err := s.conf.ForRequest(req.Config)
 	if err != nil {
 		return nil, fault.RequestConfigInvalid.Wrap(err, req.Pod())
 	}
-	conf, err := config.ParsePlugin(b)
-	if err != nil {
-		return nil, err
-	}
+	return config.ParsePlugin(b)
+}
+
+// resolverFor returns the resolver for one request.
+func (s *Server) resolverFor(place *largePlanPlace) *plan.Resolver {
 	resolver := *s.resolver
 	resolver.Reserve = place.grow
-	return resolver.Plan(ctx, req, conf)
+	return &resolver
 }
 
 // missing emits the event of a network definition that cannot be read.
@@ -245,7 +265,7 @@ func (s *Server) report(w http.ResponseWriter, r *http.Request) {
 	if rep.Command == request.Del {
 		s.statuses.DropDeleted(rep.Pod, rep.ContainerID, rep.Time)
 	}
-	if len(rep.Attached) == 0 && rep.Failure == nil {
+	if len(rep.Attached) == 0 && rep.Failure == nil && len(rep.Events) == 0 {
 		answer(w, http.StatusOK, struct{}{}) // timings only
 		return
 	}
@@ -265,7 +285,7 @@ func (s *Server) health(w http.ResponseWriter, _ *http.Request) {
 // daemon restarted since the plan: a plugin whose status is refused leaves it in a file, which only root of the node
 // can write.
 func (s *Server) identified(r *publish.Report) error {
-	if r.Pod.UID != "" || r.Failure == nil && len(r.Attached) == 0 ||
+	if r.Pod.UID != "" || r.Failure == nil && len(r.Attached) == 0 && len(r.Events) == 0 ||
 		s.unidentified.has(sandboxOf(r.ContainerID, r.Pod.Namespace, r.Pod.Name)) {
 		return nil
 	}

@@ -53,12 +53,7 @@ func (s *statusCache) store(st wirev1.StatusResult, now time.Time) {
 	}
 }
 
-// get writes the cached STATUS result if it is valid, and otherwise a result that is not Known. It holds no lock while
-// it writes, because the client may read slowly.
-func (s *statusCache) get(w http.ResponseWriter, r *http.Request) {
-	answer(w, http.StatusOK, s.load(r.URL.Query().Get("key")))
-}
-
+// load returns the cached STATUS result if it is valid, and otherwise a result that is not Known.
 func (s *statusCache) load(key string) wirev1.StatusResult {
 	s.mu.Lock()
 	defer s.mu.Unlock()

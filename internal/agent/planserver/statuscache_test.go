@@ -27,8 +27,8 @@ func (c *slowClient) Write(b []byte) (int, error) {
 // TestStatusOfSlowClient checks that a client which does not read its answer does not block others.
 func TestStatusOfSlowClient(t *testing.T) {
 	t.Parallel()
-	s := &statusCache{}
-	for method, h := range map[string]http.HandlerFunc{http.MethodGet: s.get, http.MethodPost: s.put} {
+	s := &Server{}
+	for method, h := range map[string]http.HandlerFunc{http.MethodGet: s.status, http.MethodPost: s.statusCache.put} {
 		slow := &slowClient{httptest.NewRecorder(), make(chan struct{}), make(chan struct{})}
 		ended := make(chan struct{})
 		go func() {
@@ -40,7 +40,7 @@ func TestStatusOfSlowClient(t *testing.T) {
 		other := make(chan int)
 		go func() {
 			w := httptest.NewRecorder()
-			s.get(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, wirev1.PathStatus+"?key=other", nil))
+			s.status(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, wirev1.PathStatus+"?key=other", nil))
 			other <- w.Code
 		}()
 		if got := eventually.Receive(t, "the other client's answer", other); got != http.StatusOK {

@@ -90,6 +90,21 @@ func Undo(ctx context.Context, b *session.Sandbox, r *ledger.Record, begun func(
 	failpoint.At("undo.after")
 }
 
+// One deletes attachment i of the record of a running sandbox, and removes it from the record. undo is set if its ADD
+// did not succeed. While anything of it remains, it stays in the record.
+func One(ctx context.Context, b *session.Sandbox, r *ledger.Record, i int, undo bool) error {
+	one := *r
+	one.Attachments = []ledger.Attachment{r.Attachments[i]}
+	one.Attachments[0].Stage = 0
+	d := newDetaching(b, &one, ledger.Progress{Begun: 1}) // so that no progress of a DEL is recorded
+	d.before.Undone = undo
+	if err := errors.Join(d.all(ctx), hostdevice.RestoreNames(ctx, b.Session, &one)); err != nil {
+		return errors.Join(err, b.Ledger.RecordDeletions(&one, ledger.Progress{}, d.deletions))
+	}
+	failpoint.At("detached")
+	return b.Ledger.Drop(r, &r.Attachments[i])
+}
+
 // detaching is the DEL of the attachments of a record.
 type detaching struct {
 	*session.Sandbox

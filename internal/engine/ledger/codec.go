@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 
+	"multus/internal/engine/plan"
 	"multus/internal/rawjson"
 )
 
@@ -41,6 +42,8 @@ func (e *element) appendJSON(b []byte) []byte {
 		w.Append("capabilityArgs", func(b []byte) []byte { return appendMembers(b, e.RuntimeConfig) })
 	}
 	w.Other("hostDevice", e.HostDevice, e.HostDevice != nil)
+	w.StringIf("owner", string(e.Owner))
+	w.TrueIf("pending", e.Pending)
 	return w.End()
 }
 
@@ -96,6 +99,12 @@ func (e *element) member(key string, v []byte) error { //nolint:gocyclo // one c
 		e.Undone, ok = rawjson.Bool(v)
 	case "deleted":
 		e.Deleted, ok = rawjson.Bool(v)
+	case "owner":
+		var owner string
+		owner, ok = rawjson.String(v)
+		e.Owner = plan.Owner(owner)
+	case "pending":
+		e.Pending, ok = rawjson.Bool(v)
 	case "capabilityArgs":
 		return rawjson.Members(v, &e.RuntimeConfig)
 	default:

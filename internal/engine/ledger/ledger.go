@@ -320,32 +320,24 @@ func (s *Store) RecordDeletions(r *Record, progress Progress, deletions []Deleti
 }
 
 func (s *Store) recordProgress(containerID string, p Progress, of map[int]Deletion) error {
-	b, err := s.load(containerID)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	var elements []map[string]json.RawMessage
-	if err == nil {
-		err = json.Unmarshal(b, &elements)
-	}
-	for i, e := range elements {
-		if e == nil {
-			continue // null in a damaged record
-		}
-		setBool(e, "undone", p.Undone)
-		setInt(e, "begun", p.Begun)
-		if d, ok := of[i]; ok {
-			setInt(e, "delTries", d.Tries)
-			if p.Cut && d.Deleted {
-				setBool(e, "deleted", true)
+	err := s.edit(containerID, func(elements []rawElement) ([]rawElement, error) {
+		for i, e := range elements {
+			if e == nil {
+				continue // null in a damaged record
+			}
+			setBool(e, "undone", p.Undone)
+			setInt(e, "begun", p.Begun)
+			if d, ok := of[i]; ok {
+				setInt(e, "delTries", d.Tries)
+				if p.Cut && d.Deleted {
+					setBool(e, "deleted", true)
+				}
 			}
 		}
-	}
-	if err == nil {
-		b, err = json.Marshal(elements)
-	}
-	if err == nil {
-		err = fsx.WriteAtomic(filepath.Join(s.Dir, containerID), b, 0o600)
+		return elements, nil
+	})
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("note progress of container %s: %w", containerID, err)
@@ -353,15 +345,37 @@ func (s *Store) recordProgress(containerID string, p Progress, of map[int]Deleti
 	return nil
 }
 
+// rawElement is an element of a record with all its members, also those that this version does not know.
+type rawElement map[string]json.RawMessage
+
+// edit replaces the elements of a record by what change returns.
+func (s *Store) edit(containerID string, change func([]rawElement) ([]rawElement, error)) error {
+	b, err := s.load(containerID)
+	if err != nil {
+		return err
+	}
+	var elements []rawElement
+	if err = json.Unmarshal(b, &elements); err == nil {
+		elements, err = change(elements)
+	}
+	if err == nil {
+		b, err = json.Marshal(elements)
+	}
+	if err != nil {
+		return err
+	}
+	return fsx.WriteAtomic(filepath.Join(s.Dir, containerID), b, 0o600)
+}
+
 // setBool and setInt write a member of an element. They omit a member that has the zero value.
-func setBool(e map[string]json.RawMessage, key string, v bool) {
+func setBool(e rawElement, key string, v bool) {
 	delete(e, key)
 	if v {
 		e[key] = json.RawMessage("true")
 	}
 }
 
-func setInt(e map[string]json.RawMessage, key string, v int) {
+func setInt(e rawElement, key string, v int) {
 	delete(e, key)
 	if v > 0 {
 		e[key] = json.RawMessage(strconv.Itoa(v))

@@ -65,6 +65,12 @@ type Attachment struct {
 	HostDevice *device.Identity
 	// Stage is that of the plan.
 	Stage int
+	// Owner says who requests the attachment. It is plan.UnknownOwner for the cluster network, and in records of today's
+	// Multus.
+	Owner plan.Owner
+	// Pending reports whether the attachment was recorded for a running sandbox and its ADD has not ended. If no ADD is in
+	// progress, the process that attached it was killed.
+	Pending bool
 	// Inherited reports whether the configuration had no cniVersion of its own. It is not recorded.
 	Inherited bool
 	// Deletion is what earlier DELs have recorded.
@@ -107,6 +113,9 @@ func NewRecord(p *plan.Plan) *Record {
 			Name: a.Name, IfName: a.IfName, Primary: a.Primary, Config: a.Config, Args: a.Args,
 			RuntimeConfig: a.RuntimeConfig, Requested: a.Request, Routes: a.Routes, Resource: a.Resource,
 			DeviceID: a.Device, DeviceInfo: a.DeviceInfo, Stage: a.Stage, Inherited: a.Inherited, element: i,
+		}
+		if !a.Primary {
+			r.Attachments[i].Owner = plan.OwnerOf(a.Origin)
 		}
 	}
 	return r

@@ -56,16 +56,17 @@ func (p *planning) nameInterfaces() error {
 	return nil
 }
 
-// checkConfigs returns an error for a configuration that must not be executed or recorded.
-func (p *planning) checkConfigs() error {
-	for i := range p.out {
+// checkConfigs returns an error for a configuration that must not be executed or recorded, of the attachments from
+// first on.
+func (p *planning) checkConfigs(first int) error {
+	for i := first; i < len(p.out); i++ {
 		if a := &p.out[i]; a.Config != nil {
 			if err := p.refuse(RuleNetworkName, a.Origin, i, p.checkNetworkName(i, a)); err != nil {
 				return err
 			}
 		}
 	}
-	for i := range p.out {
+	for i := first; i < len(p.out); i++ {
 		a := &p.out[i]
 		if a.Config == nil {
 			continue
@@ -152,6 +153,9 @@ func (p *planning) reserve(size int) error {
 			size += l.Size()
 		}
 	}
+	for i := range p.attached {
+		size += p.attached[i].Size
+	}
 	if size > MaxBytes {
 		return fault.ConfigsTooLarge.New(p.req.Pod(), MaxBytes)
 	}
@@ -219,16 +223,11 @@ func (p *planning) finish() (*Plan, error) {
 		Dirs: Dirs{State: p.conf.CNIDir, Binary: p.conf.BinDir}, Attachments: p.out,
 		StatusWait: p.conf.StatusWait && p.req.Command == request.Add,
 	}
-	uid := ""
 	if p.pod != nil {
-		uid = p.pod.UID
 		out.Pod = p.pod.Identity()
 	}
 	for i := range out.Attachments {
-		a := &out.Attachments[i]
-		a.Inherited = a.Source.Unversioned && p.conf.CNIVersion != ""
-		a.Args = DelegateArgs(p.req.Args.Delegate(uid), a.Request)
-		if err := p.runtimeConfig(a); err != nil {
+		if err := p.arguments(&out.Attachments[i]); err != nil {
 			return nil, err
 		}
 	}
@@ -236,6 +235,17 @@ func (p *planning) finish() (*Plan, error) {
 		return nil, err
 	}
 	return out, nil
+}
+
+// arguments sets what a delegate gets besides its configuration.
+func (p *planning) arguments(a *Attachment) error {
+	uid := ""
+	if p.pod != nil {
+		uid = p.pod.UID
+	}
+	a.Inherited = a.Source.Unversioned && p.conf.CNIVersion != ""
+	a.Args = DelegateArgs(p.req.Args.Delegate(uid), a.Request)
+	return p.runtimeConfig(a)
 }
 
 // DelegateArgs adds the older form of mac and ips to CNI_ARGS, at every verb (behaviour C67: today's Multus adds
@@ -341,9 +351,12 @@ func (p *planning) assignDevice(ctx context.Context, a *Attachment, resource str
 		}
 		p.devices = &allocation{ids: ids, used: map[string]int{}}
 	}
-	ids := p.devices.ids[resource]
+	ids := p.unusedDevices(resource)
 	i := p.devices.used[resource]
 	if i >= len(ids) {
+		if p.running {
+			return fault.RunningNoDevice.New(a.Name, p.pod.Ref, resource, len(p.devices.ids[resource]), resource)
+		}
 		if p.conf.AllowMissingDevices {
 			p.Log.Warn("attaching without a device", "network", a.Name, "pod", p.pod.Ref, "container", p.req.ContainerID,
 				"resource", resource)
@@ -358,6 +371,17 @@ func (p *planning) assignDevice(ctx context.Context, a *Attachment, resource str
 	}
 	a.Config, a.Resource, a.Device = l, resource, ids[i]
 	return nil
+}
+
+// unusedDevices returns the devices of a resource that no attachment of the running sandbox has.
+func (p *planning) unusedDevices(resource string) []string {
+	ids := p.devices.ids[resource]
+	if len(p.attached) == 0 {
+		return ids
+	}
+	return slices.DeleteFunc(slices.Clone(ids), func(id string) bool {
+		return slices.ContainsFunc(p.attached, func(a Attached) bool { return a.Resource == resource && a.Device == id })
+	})
 }
 
 // Gateway returns the gateway of a family that the attachment has to set, or the zero address.

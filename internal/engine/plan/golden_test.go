@@ -38,8 +38,10 @@ var update = flag.Bool("update", false, "write the golden files of testdata anew
 //	pod.yaml          the pod; or annotations.json, the annotations of web-0 in team-a; an empty pod.yaml is no pod
 //	networks.yaml     the network definitions
 //	devices.json      resource -> IDs
+//	attached.json     what the sandbox has, as a list of plan.Attached: Diff is tested instead of Plan
 //	files/...         files of the node; $DIR is the directory of the archive
 //	plan.json         golden: the plan
+//	changes.txt       golden: the changes of a running sandbox
 //	error.txt         golden: the error
 //	reported.txt      golden: events for missing definitions, and log lines
 func TestGolden(t *testing.T) {
@@ -56,7 +58,7 @@ func TestGolden(t *testing.T) {
 	})
 }
 
-var golden = []string{"plan.json", "error.txt", "reported.txt"}
+var golden = []string{"plan.json", "changes.txt", "error.txt", "reported.txt"}
 
 func run(t *testing.T, path string, a *archive) {
 	t.Helper()
@@ -117,6 +119,8 @@ type bench struct {
 	conf     *config.Plugin
 	resolver *plan.Resolver
 	reported *bytes.Buffer
+	// attached is nil unless Diff is tested.
+	attached []plan.Attached
 }
 
 func newBench(tb testing.TB, a *archive) *bench {
@@ -151,6 +155,9 @@ func newBench(tb testing.TB, a *archive) *bench {
 		tb.Fatal(err)
 	}
 	b.sources(tb, s.Sources, files["devices.json"])
+	if attached, ok := files["attached.json"]; ok {
+		decode(tb, attached, &b.attached)
+	}
 	return b
 }
 
@@ -253,17 +260,13 @@ func (down) Pod(context.Context, plan.Ref) (*plan.Pod, error)            { retur
 func (b *bench) outcome(t *testing.T) map[string]string {
 	t.Helper()
 	out := map[string]string{}
-	p, err := b.resolver.Plan(t.Context(), b.req, b.conf)
-	if err != nil {
+	if b.attached != nil {
+		b.diff(t, out)
+	} else if p, err := b.resolver.Plan(t.Context(), b.req, b.conf); err != nil {
 		if p != nil {
 			t.Error("a plan and an error")
 		}
-		var f *fault.Error
-		if !errors.As(err, &f) {
-			t.Errorf("not a fault: %v", err)
-			f = &fault.Error{}
-		}
-		out["error.txt"] = fmt.Sprintf("code: %d\nmsg: %s\nnext: %s\n", f.Code, err, f.Next)
+		out["error.txt"] = errorText(t, err)
 	} else {
 		out["plan.json"] = string(encode(t, p))
 		b.checkRoundTrip(t, p)
@@ -275,6 +278,44 @@ func (b *bench) outcome(t *testing.T) map[string]string {
 		out[name] = strings.ReplaceAll(data, b.dir, "$DIR")
 	}
 	return out
+}
+
+func errorText(t *testing.T, err error) string {
+	t.Helper()
+	var f *fault.Error
+	if !errors.As(err, &f) {
+		t.Errorf("not a fault: %v", err)
+		f = &fault.Error{}
+	}
+	return fmt.Sprintf("code: %d\nmsg: %s\nnext: %s\n", f.Code, err, f.Next)
+}
+
+// diff makes the changes of the sandbox, and adds their golden file to out.
+func (b *bench) diff(t *testing.T, out map[string]string) {
+	t.Helper()
+	c, err := b.resolver.Diff(t.Context(), b.req, b.conf, b.attached)
+	if err != nil {
+		if c != nil {
+			t.Error("changes and an error")
+		}
+		out["error.txt"] = errorText(t, err)
+		return
+	}
+	var s strings.Builder
+	for _, i := range c.Remove {
+		fmt.Fprintf(&s, "remove %s %s\n", b.attached[i].IfName, b.attached[i].Name)
+	}
+	for _, u := range c.Refused {
+		fmt.Fprintf(&s, "refuse %s %s\n%s", u.IfName, u.Name, errorText(t, u.Err))
+	}
+	for _, i := range c.Ignored {
+		fmt.Fprintf(&s, "ignore %s %s %v\n", i.IfName, i.Name, i.Keys)
+	}
+	if len(c.Add) > 0 {
+		added := encode(t, &plan.Plan{Pod: c.Pod, Attachments: c.Add})
+		fmt.Fprintf(&s, "add\n%s", added)
+	}
+	out["changes.txt"] = s.String()
 }
 
 // shown is an attachment with its indented configuration at the end.

@@ -63,6 +63,9 @@ type planning struct {
 	devices *allocation
 	parsed  map[Ref]parsed
 	out     []Attachment
+	// running is set by Diff. attached has the attachments of the running sandbox that stay.
+	running  bool
+	attached []Attached
 	// checking is set by Check, which collects the refusals.
 	checking bool
 	refusals []Refusal
@@ -104,7 +107,7 @@ func (p *planning) resolve(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := p.checkConfigs(); err != nil {
+	if err := p.checkConfigs(0); err != nil {
 		return err
 	}
 	if err := p.nameInterfaces(); err != nil {
@@ -133,7 +136,7 @@ func (r *Resolver) planDelete(ctx context.Context, req *request.Request, conf *c
 			break
 		}
 	}
-	if p.checkConfigs() != nil || p.nameInterfaces() != nil {
+	if p.checkConfigs(0) != nil || p.nameInterfaces() != nil {
 		p.out = nil // no ADD can have attached these
 	}
 	return p.finish()
@@ -152,7 +155,7 @@ func (r *Resolver) planCluster(ctx context.Context, req *request.Request, conf *
 	if req.Command != request.Check {
 		p.out = p.out[:1]
 	}
-	if err := p.checkConfigs(); err != nil {
+	if err := p.checkConfigs(0); err != nil {
 		return nil, err
 	}
 	return p.finish()

@@ -45,6 +45,41 @@ func (p *Plan) Validate(req *request.Request) error {
 	return nil
 }
 
+// Validate returns an error if changes cannot be made to a sandbox that has the attachments has. Changes of the daemon
+// are untrusted input, as its plans are.
+func (c *Changes) Validate(has []Attached) error {
+	taken := map[string]bool{}
+	for i := range has {
+		taken[has[i].IfName] = true
+	}
+	removed := map[int]bool{}
+	for _, i := range c.Remove {
+		if i < 0 || i >= len(has) || removed[i] || has[i].Primary {
+			return fmt.Errorf("it removes attachment %d of %d", i, len(has))
+		}
+		removed[i] = true
+		delete(taken, has[i].IfName)
+	}
+	for i := range c.Add {
+		a := &c.Add[i]
+		err := a.validate(request.Add)
+		switch {
+		case err != nil:
+		case a.Primary:
+			err = errors.New("it is another cluster network")
+		case taken[a.IfName]:
+			err = fmt.Errorf("another one has interface %s", a.IfName)
+		case a.Stage != 0 || !a.Routes.None():
+			err = errors.New("it has a stage or routes, which a running sandbox has not")
+		}
+		if err != nil {
+			return fmt.Errorf("network %d (%.253q): %w", i, a.Name, err)
+		}
+		taken[a.IfName] = true
+	}
+	return nil
+}
+
 func (a *Attachment) validate(command string) error {
 	if a.Config == nil {
 		return errors.New("it has no configuration")

@@ -19,7 +19,7 @@ import (
 
 // Report is what happened to a pod's networks.
 type Report struct {
-	// Command is the verb that the report is about: ADD or DEL.
+	// Command is the verb that the report is about: ADD, DEL or UPDATE.
 	Command string
 	Pod     request.Pod
 	// ContainerID is the sandbox's container ID. It identifies the request.
@@ -33,6 +33,8 @@ type Report struct {
 	Failure *Failure
 	// Timings has the durations of the delegates, for metrics.
 	Timings []Timing
+	// Events are the events of an UPDATE. Those of other reports follow from Attached and Failure.
+	Events []Event
 	// Time is the time of the ADD or the DEL in nanoseconds since 1970. A report of an ADD is obsolete after a later DEL.
 	Time int64
 	// Wait requests that Publish returns only after the status was written, or after its writing was postponed.
@@ -298,29 +300,47 @@ func events(r *Report, results []*current.Result, leftOut string) (out []Event) 
 		out = append(out, Event{Type: Warning, Reason: "NoNetworkFound", Message: f.Message, ContainerID: r.ContainerID})
 	}
 	if f := r.Failure; f != nil && f.EmitEvent {
-		reason := "FailedAddingInterface"
-		if r.Command == "DEL" {
-			reason = "FailedRemovingInterface"
+		reason := FailedAddingInterface
+		if r.Command == request.Del {
+			reason = FailedRemovingInterface
 		}
 		out = append(out, Event{Type: Warning, Reason: reason, Message: f.Message, ContainerID: r.ContainerID, Seldom: true})
+	}
+	if r.Command == request.Update {
+		out, results = append(out, r.Events...), nil // Attached also has what was attached before
 	}
 	for i, res := range results {
 		a := &r.Attached[i]
 		if len(res.Interfaces) == 0 && len(res.IPs) == 0 {
 			continue
 		}
-		ips := make([]string, len(res.IPs))
-		for i, ip := range res.IPs {
-			ips[i] = ip.Address.String()
-		}
-		message := fmt.Sprintf("Add %s [%s]", a.IfName, strings.Join(ips, " "))
-		if a.Name != "" {
-			message += " from " + a.Name
-		}
-		out = append(out, Event{Type: Normal, Reason: "AddedInterface", Message: message, ContainerID: r.ContainerID})
+		out = append(out, added(a.Name, a.IfName, res, r.ContainerID))
 	}
 	if leftOut != "" {
 		out = append(out, Event{Type: Warning, Reason: StatusShortened, Message: leftOut, ContainerID: r.ContainerID})
 	}
 	return out
+}
+
+// added returns the event of an attachment (behaviour O60).
+func added(name, ifName string, res *current.Result, containerID string) Event {
+	ips := make([]string, len(res.IPs))
+	for i, ip := range res.IPs {
+		ips[i] = ip.Address.String()
+	}
+	message := fmt.Sprintf("Add %s [%s]", ifName, strings.Join(ips, " "))
+	if name != "" {
+		message += " from " + name
+	}
+	return Event{Type: Normal, Reason: AddedInterface, Message: message, ContainerID: containerID}
+}
+
+// Added returns the event of an attachment with a delegate's result (behaviour O60).
+func Added(name, ifName string, result json.RawMessage, containerID string) (Event, error) {
+	a := Attached{Name: name, Result: result}
+	res, err := a.result()
+	if err != nil {
+		return Event{}, err
+	}
+	return added(name, ifName, res, containerID), nil
 }

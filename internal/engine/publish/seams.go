@@ -15,6 +15,17 @@ const (
 	Warning = "Warning"
 )
 
+// Reasons of events about the interfaces of a pod. multus-dynamic-networks-controller has the same ones, except for the
+// last.
+const (
+	AddedInterface          = "AddedInterface"
+	RemovedInterface        = "RemovedInterface"
+	FailedAddingInterface   = "FailedAddingInterface"
+	FailedRemovingInterface = "FailedRemovingInterface"
+	InterfaceAddRejected    = "InterfaceAddRejected"
+	InterfaceChangeIgnored  = "InterfaceChangeIgnored"
+)
+
 // Event is one Kubernetes event of a pod (behaviour O.5).
 type Event struct {
 	Type    string `json:"type"` // Normal or Warning

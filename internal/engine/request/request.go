@@ -50,6 +50,8 @@ const (
 	Check  = "CHECK"
 	GC     = "GC"
 	Status = "STATUS"
+	// Update is no CNI command: it changes the networks of a running sandbox (behaviour R1).
+	Update = "UPDATE"
 )
 
 // Pair is a key and its value in CNI_ARGS.

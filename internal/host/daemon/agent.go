@@ -14,6 +14,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"multus/internal/agent/cniconfig"
+	"multus/internal/agent/hotplug"
 	"multus/internal/agent/metrics"
 	"multus/internal/agent/planserver"
 	"multus/internal/agent/podstatus"
@@ -32,8 +33,10 @@ type agent struct {
 	// cniConf is nil if the configuration leaves the CNI configuration file to other programs.
 	cniConf   *cniconfig.Controller
 	conflicts *conflictEvents
-	metrics   *metrics.Metrics
-	server    *planserver.Server
+	// hotPlug is nil if the networks of running pods are not changed.
+	hotPlug *hotplug.Queue
+	metrics *metrics.Metrics
+	server  *planserver.Server
 	// instance distinguishes this process from others in an answer.
 	instance string
 }
@@ -61,8 +64,11 @@ func assemble(conf *config.Daemon, o *Options, log *slog.Logger) (*agent, error)
 	})
 	a.metrics.Gauges(a.statuses.Waiting, func() float64 { return entries(cmp.Or(conf.CNIDir, config.DefaultCNIDir)) },
 		a.inForce)
+	if conf.HotPlug && s.Kube != nil {
+		a.hotPlug = hotplug.New(clock.RealClock{}, log)
+	}
 	a.server = planserver.New(planserver.Options{
-		Config: conf, Statuses: a.statuses, Metrics: a.metrics, Ready: a.ready, Instance: a.instance, Log: log,
+		HotPlug: a.hotPlug, Config: conf, Statuses: a.statuses, Metrics: a.metrics, Ready: a.ready, Instance: a.instance, Log: log,
 		Resolver: &plan.Resolver{
 			Networks: s.Networks, Pods: s.Pods, Devices: s.Devices, PhysicalFunction: device.PhysicalFunction, Log: log,
 		},

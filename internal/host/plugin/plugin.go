@@ -46,6 +46,8 @@ type Connection interface {
 	engine.Planner
 	engine.Publisher
 	engine.StatusCache
+	// HasWork reports whether the daemon has said that it has work for a runner.
+	HasWork() bool
 }
 
 // Run runs the plugin once and returns its exit code: 0, or 1 with a CNI error object on standard output (behaviour
@@ -68,19 +70,26 @@ func Run(args []string, stdout io.Writer, h Host) int {
 	ctx, _ := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	v := &verbs{ctx: ctx, host: h}
 	funcs := skel.CNIFuncs{Add: v.add, Del: v.del, Check: v.check, GC: v.gc, Status: v.status}
+	code := 0
 	if err := skel.PluginMainFuncsWithError(funcs, cniversion.All, about); err != nil {
 		if perr := err.Print(); perr != nil {
 			fmt.Fprintln(os.Stderr, "print the CNI error:", perr)
 		}
-		return 1
+		code = 1
 	}
-	return 0
+	if v.conn != nil && v.conn.HasWork() { // the runtime has its answer
+		startRunner(v.req.Config, v.req.Path, v.log)
+	}
+	return code
 }
 
 // verbs has the functions that skel calls for the CNI commands of one request.
 type verbs struct {
 	ctx  context.Context //nolint:containedctx // skel passes none
 	host Host
+	// conn and req are nil until the daemon may have been asked.
+	conn Connection
+	req  *request.Request
 	log  *slog.Logger // nil until the configuration, which has the log settings, is parsed
 }
 
@@ -161,7 +170,7 @@ func (v *verbs) prepare(command string, args *skel.CmdArgs) (*request.Request, *
 	if err != nil {
 		return nil, nil, err
 	}
-	v.log = v.logger(conf)
+	v.log = Logger(conf, v.host)
 	req.Args, err = request.ParseArgs(args.Args)
 	if err != nil {
 		if command != request.Del {
@@ -171,15 +180,17 @@ func (v *verbs) prepare(command string, args *skel.CmdArgs) (*request.Request, *
 	}
 	failpoint.At("plugin.parsed")
 	c := v.host.Connect(conf, v.log)
+	v.conn, v.req = c, req
 	return req, engine.New(engine.Deps{
 		Planner: c, Publisher: c, Status: c, LockFile: node.LockFile, Boot: node.Boot(), Stderr: os.Stderr, Log: v.log,
 	}), nil
 }
 
-func (v *verbs) logger(conf *config.Plugin) *slog.Logger {
+// Logger returns the logger that a configuration describes.
+func Logger(conf *config.Plugin, h Host) *slog.Logger {
 	level, err := logging.ParseLevel(conf.LogLevel, logging.LevelPanic)
 	o := logging.Options{Level: level, File: conf.LogFile, Rotate: conf.LogOptions}
-	if conf.LogToStderr == nil && v.host.LogToStderr || conf.LogToStderr != nil && *conf.LogToStderr {
+	if conf.LogToStderr == nil && h.LogToStderr || conf.LogToStderr != nil && *conf.LogToStderr {
 		o.Stderr = os.Stderr
 	}
 	log := logging.New(o)

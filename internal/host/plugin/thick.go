@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"multus/internal/config"
@@ -36,24 +37,41 @@ const (
 // Thick returns the host of multus-shim. The daemon makes its plans and writes the statuses.
 func Thick() Host {
 	return Host{Name: "multus-shim", Connect: func(conf *config.Plugin, log *slog.Logger) Connection {
-		return &daemon{client: &client.Client{Socket: conf.SocketPath()}, log: log}
+		return connect(conf, log)
 	}}
+}
+
+func connect(conf *config.Plugin, log *slog.Logger) *daemon {
+	return &daemon{client: &client.Client{Socket: conf.SocketPath()}, log: log}
 }
 
 // daemon is the plugin's connection to the daemon.
 type daemon struct {
 	client *client.Client
 	log    *slog.Logger
+	// work reports whether the daemon has said that it has work for a runner.
+	work atomic.Bool
 }
 
 var _ Connection = (*daemon)(nil)
+
+// HasWork reports whether an answer of the daemon said that there is work.
+func (d *daemon) HasWork() bool { return d.work.Load() }
+
+func (d *daemon) heard(work bool) {
+	if work {
+		d.work.Store(true)
+	}
+}
 
 // Get returns the daemon's cached STATUS result. It returns false if the daemon has no valid one, or does not answer.
 func (d *daemon) Get(ctx context.Context, conf []byte) (error, bool) {
 	ctx, cancel := context.WithTimeout(ctx, briefLimit)
 	defer cancel()
 	var s wirev1.StatusResult
-	if err := d.client.Call(ctx, "GET", wirev1.PathStatus+"?key="+statusKey(conf), nil, &s); err != nil || !s.Known {
+	err := d.client.Call(ctx, "GET", wirev1.PathStatus+"?key="+statusKey(conf), nil, &s)
+	d.heard(s.Work)
+	if err != nil || !s.Known {
 		return nil, false
 	}
 	if s.Error == nil {
@@ -103,6 +121,7 @@ func (d *daemon) Plan(ctx context.Context, req *request.Request, conf *config.Pl
 	if err := call(ctx, "POST", wirev1.PathPlan, wirev1.FromRequest(req), &answer); err != nil {
 		return nil, tryAgain(err, req)
 	}
+	d.heard(answer.Work)
 	p := answer.ToPlan()
 	if err := p.Validate(req); err != nil {
 		return nil, fault.PlanUnusable.Wrap(err, req.Pod())

@@ -168,3 +168,6 @@ func writeStatus(ctx context.Context, c publish.Cluster, report *publish.Report)
 		}
 	}
 }
+
+// HasWork reports false: the thin plugin has no daemon, and no runner.
+func (t *thin) HasWork() bool { return false }

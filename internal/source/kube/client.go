@@ -43,7 +43,9 @@ type Client struct {
 	core   *rest.RESTClient
 	events *rest.RESTClient // core, with a rate limit of its own
 	nads   *rest.RESTClient
-	stream *rest.RESTClient // nads without a limit on the duration of a request: for watches
+	// stream and coreStream are nads and core without a limit on the duration of a request: for watches.
+	stream, coreStream *rest.RESTClient
+
 	params runtime.ParameterCodec
 	update updates
 	// maxObject is the maximum size of an answer to a GET.
@@ -63,8 +65,8 @@ var (
 func New(config *Config) (*Client, error) {
 	scheme := runtime.NewScheme()
 	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
-	if err := nadv1.AddToScheme(scheme); err != nil {
-		return nil, fmt.Errorf("register network definition types: %w", err)
+	if err := errors.Join(nadv1.AddToScheme(scheme), metav1.AddMetaToScheme(scheme)); err != nil {
+		return nil, fmt.Errorf("register types: %w", err)
 	}
 	c := rest.CopyConfig(config)
 	c.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
@@ -101,7 +103,11 @@ func New(config *Config) (*Client, error) {
 		return nil, err
 	}
 	// http.Client.Timeout would also end a watch.
-	client.stream, err = restClient(c, "/apis", nadv1.SchemeGroupVersion, &http.Client{Transport: transport.Transport})
+	unlimited := &http.Client{Transport: transport.Transport}
+	if client.stream, err = restClient(c, "/apis", nadv1.SchemeGroupVersion, unlimited); err != nil {
+		return nil, err
+	}
+	client.coreStream, err = restClient(c, "/api", schema.GroupVersion{Version: "v1"}, unlimited)
 	return client, err
 }
 

@@ -1,0 +1,101 @@
+package planserver
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"multus/internal/engine/request"
+	"multus/internal/fault"
+	wirev1 "multus/wire/v1"
+)
+
+const (
+	// maxWorkWait limits how long a runner may wait for work in one request.
+	maxWorkWait = 60 * time.Second
+	// noHotPlug is the message for a runner that is not needed.
+	noHotPlug = "this daemon does not change the networks of running pods: set hotPlug in its configuration file " +
+		"(deploy/components/hotplug)"
+)
+
+// unattended reports whether a runner has to be started.
+func (s *Server) unattended() bool { return s.hotPlug != nil && s.hotPlug.Unattended() }
+
+// status answers with the cached STATUS result of the cluster network. It holds no lock while it writes, because the
+// client may read slowly.
+func (s *Server) status(w http.ResponseWriter, r *http.Request) {
+	result := s.statusCache.load(r.URL.Query().Get("key"))
+	result.Work = s.unattended()
+	answer(w, http.StatusOK, result)
+}
+
+// work hands out the pods whose networks may have to be changed, as soon as there are some.
+func (s *Server) work(w http.ResponseWriter, r *http.Request) {
+	if s.hotPlug == nil {
+		answer(w, http.StatusNotFound, &types.Error{Code: fault.Decoding, Msg: noHotPlug})
+		return
+	}
+	wait, err := time.ParseDuration(r.URL.Query().Get("wait"))
+	if err != nil || wait < 0 {
+		wait = 0
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), min(wait, maxWorkWait))
+	defer cancel()
+	work := wirev1.Work{Pods: []wirev1.Pod{}, StateDir: s.conf.HostPath(s.conf.CNIDir)}
+	for _, pod := range s.hotPlug.Next(ctx) {
+		work.Pods = append(work.Pods, wirev1.Pod(pod))
+	}
+	limitAnswer(w)
+	answer(w, http.StatusOK, work)
+}
+
+// workDone takes the results of pods that were handed out.
+func (s *Server) workDone(w http.ResponseWriter, r *http.Request) {
+	var msg wirev1.WorkDone
+	if err := s.receive(r.Context(), w, r, &msg); err != nil {
+		s.refuse(w, &request.Request{}, err)
+		return
+	}
+	if s.hotPlug == nil {
+		answer(w, http.StatusNotFound, &types.Error{Code: fault.Decoding, Msg: noHotPlug})
+		return
+	}
+	for _, result := range msg.Results {
+		if err := s.hotPlug.Done(request.Pod(result.Pod), result.Error); err != nil {
+			s.log.Debug("result of a runner ignored", "pod", fault.Clip(result.Pod.Name, fault.MaxName), "err", err)
+		}
+	}
+	answer(w, http.StatusOK, struct{}{})
+}
+
+// diff compares what a running sandbox has with what its pod requests now.
+func (s *Server) diff(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeoutCause(r.Context(), PlanLimit, fmt.Errorf("planning took longer than %s", PlanLimit))
+	defer cancel()
+	var msg wirev1.DiffRequest
+	if err := s.receive(ctx, w, r, &msg); err != nil {
+		s.refuse(w, &request.Request{}, err)
+		return
+	}
+	req, has := msg.ToDiff()
+	place := &largePlanPlace{ctx: ctx, all: s.large}
+	defer place.release()
+	conf, err := s.configFor(req)
+	if err != nil {
+		s.refuse(w, req, err)
+		return
+	}
+	changes, err := s.resolverFor(place).Diff(ctx, req, conf, has)
+	if err != nil {
+		s.refuse(w, req, err)
+		return
+	}
+	if changes.Pod.UID == "" {
+		s.unidentified.add(sandboxOf(req.ContainerID, changes.Pod.Namespace, changes.Pod.Name))
+	}
+	limitAnswer(w)
+	answer(w, http.StatusOK, wirev1.FromChanges(changes, fault.ToCNI))
+}

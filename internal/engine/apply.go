@@ -1,0 +1,384 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"multus/internal/config"
+	"multus/internal/engine/detach"
+	"multus/internal/engine/hostdevice"
+	"multus/internal/engine/ledger"
+	"multus/internal/engine/plan"
+	"multus/internal/engine/publish"
+	"multus/internal/engine/request"
+	"multus/internal/engine/session"
+	"multus/internal/failpoint"
+	"multus/internal/fault"
+)
+
+// ApplyLimit bounds an Apply, the wait for the lock included and the undo of an attachment excluded.
+const ApplyLimit = 90 * time.Second
+
+// Differ decides what to change in a running sandbox. has is what it has. The errors are those of plan.Resolver.Diff.
+type Differ interface {
+	Diff(ctx context.Context, req *request.Request, conf *config.Plugin, has []plan.Attached) (*plan.Changes, error)
+}
+
+// ErrChanged is returned by Apply if another operation has changed the sandbox after it was compared. It changed nothing.
+var ErrChanged = errors.New("another operation has changed the sandbox")
+
+// Apply makes the networks of a running sandbox those that its pod requests now (behaviour R1-R10): what it no longer
+// requests is deleted, and then what it lacks is attached. req is the ADD of the sandbox as its record describes it.
+// stateDir is that of the record, or "" for the one of the configuration.
+//
+// A sandbox that is gone, or whose DEL has begun, is left alone. Each network is recorded before its first delegate
+// runs, so that a DEL deletes it with the others. A network that cannot be attached is undone and does not keep the
+// others from being changed. The pod's network status and its events are then published. The error is about the
+// networks that are not as requested: the caller repeats Apply later.
+func (e *Engine) Apply(ctx context.Context, req *request.Request, stateDir string) error {
+	s, err := e.begin(req)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, ApplyLimit, fmt.Errorf("it took longer than %s", ApplyLimit))
+	defer cancel()
+	return withPod(req, e.apply(ctx, s, s.LedgerIn(stateDir)))
+}
+
+func (e *Engine) apply(ctx context.Context, s *session.Session, records *ledger.Store) (err error) {
+	r, err := records.Read(s.Request.ContainerID, s.Request.IfName)
+	if err != nil {
+		return err
+	}
+	if running, err := runs(s, r); err != nil || !running {
+		return err
+	}
+	has, pending := attachedOf(r)
+	changes, err := e.deps.Differ.Diff(ctx, s.Request, s.Conf, has)
+	if err != nil {
+		return rejected(ctx, s, err)
+	}
+	if changes.None() && !pending {
+		return nil
+	}
+	failpoint.At("apply.planned")
+	b, err := s.Lock(ctx, records, LockLimit)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.Release()) }()
+	ap := &applying{Sandbox: b, changes: changes, changed: changes.Stale}
+	if err := ap.read(); err != nil {
+		return err
+	}
+	if running, err := runs(s, ap.record); err != nil || !running {
+		return err
+	}
+	if !sameAttachments(r, ap.record) {
+		return ErrChanged
+	}
+	return ap.all(ctx, has)
+}
+
+// runs reports whether a sandbox is attached to its cluster network and no DEL of it has begun. What a DEL has begun, a
+// DEL ends. A record of today's Multus has no namespace, and its sandbox is left alone.
+func runs(s *session.Session, r *ledger.Record) (bool, error) {
+	if r == nil || r.Damaged || r.Netns == "" || r.Progress.Undone || r.Progress.Begun > 0 || s.BeforeBoot(r) {
+		return false, nil
+	}
+	return s.Netns.HasInterface(r.Netns, s.Request.IfName)
+}
+
+// attachedOf returns the attachments of a record that are attached, and whether others are pending.
+func attachedOf(r *ledger.Record) (has []plan.Attached, pending bool) {
+	for i := range r.Attachments {
+		a := &r.Attachments[i]
+		if a.Pending {
+			pending = true
+			continue
+		}
+		has = append(has, plan.Attached{
+			Name: a.Name, IfName: a.IfName, Primary: a.Primary, Owner: a.Owner, Resource: a.Resource, Device: a.DeviceID,
+			RuntimeConfig: a.RuntimeConfig, CNIArgs: cniArgs(a), Size: a.Config.Size(),
+		})
+	}
+	return has, pending
+}
+
+// cniArgs returns args.cni of an attachment's configuration.
+func cniArgs(a *ledger.Attachment) map[string]json.RawMessage {
+	var conf struct {
+		Args struct {
+			CNI map[string]json.RawMessage `json:"cni"`
+		} `json:"args"`
+	}
+	if a.Config.Len() == 0 || a.Config.Decode(0, &conf) != nil {
+		return nil
+	}
+	return conf.Args.CNI
+}
+
+// sameAttachments reports whether two readings of a record have the same attachments.
+func sameAttachments(a, b *ledger.Record) bool {
+	return slices.EqualFunc(a.Attachments, b.Attachments, func(x, y ledger.Attachment) bool {
+		return x.Name == y.Name && x.IfName == y.IfName && x.Pending == y.Pending
+	})
+}
+
+// rejected publishes that a pod's networks stay as they are because what it requests cannot be read (behaviour R9). An
+// error that may pass is not published: the caller repeats Apply.
+func rejected(ctx context.Context, s *session.Session, err error) error {
+	if fault.ToCNI(err).Code == fault.TryAgain {
+		return err
+	}
+	rep := &publish.Report{
+		Command: request.Update, Pod: s.Pod(), ContainerID: s.Request.ContainerID, Time: time.Now().UnixNano(),
+		Events: []publish.Event{warning(publish.InterfaceAddRejected, err.Error())},
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), publishLimit)
+	defer cancel()
+	return errors.Join(err, s.Publisher.Publish(ctx, rep))
+}
+
+// applying is the change of one running sandbox, whose lock is held.
+type applying struct {
+	*session.Sandbox
+	changes *plan.Changes
+	// record is the record as it is now on disk.
+	record *ledger.Record
+	events []publish.Event
+	// changed reports whether the pod's network status has to be written.
+	changed bool
+	errs    []error
+}
+
+// read reads the record again. The positions of its attachments may have changed.
+func (ap *applying) read() error {
+	r, err := ap.Read()
+	if err != nil || r == nil {
+		ap.record = nil
+		return err
+	}
+	ap.record = ap.Current(r)
+	ap.record.Netns = r.Netns
+	return nil
+}
+
+// all makes the changes, and publishes what they were. has is what Diff was given.
+func (ap *applying) all(ctx context.Context, has []plan.Attached) error {
+	for _, ifName := range ap.leftovers() {
+		if err := ap.remove(ctx, ifName); err != nil {
+			return err // what is pending may be what is to be attached
+		}
+	}
+	for _, i := range ap.changes.Remove {
+		ap.removed(&has[i], ap.remove(ctx, has[i].IfName))
+	}
+	for i := range ap.changes.Add {
+		a := &ap.changes.Add[i]
+		result, err := ap.add(ctx, a)
+		ap.added(a, result, err)
+	}
+	for _, u := range ap.changes.Refused {
+		ap.fail(publish.FailedAddingInterface, u.Err)
+	}
+	for _, i := range ap.changes.Ignored {
+		ap.events = append(ap.events, warning(publish.InterfaceChangeIgnored, fmt.Sprintf(
+			"interface %s of network %s stays as it is: a change of %s in the annotation has no effect on a running pod; "+
+				"remove the element and add it again, or create the pod again", i.IfName, i.Name, strings.Join(i.Keys, ", "))))
+	}
+	failpoint.At("apply.done")
+	return errors.Join(append(ap.errs, ap.publish(ctx))...)
+}
+
+// leftovers returns the interfaces of the attachments that a killed process has left pending, in reverse.
+func (ap *applying) leftovers() (ifNames []string) {
+	for i := range slices.Backward(ap.record.Attachments) {
+		if a := &ap.record.Attachments[i]; a.Pending {
+			ifNames = append(ifNames, a.IfName)
+		}
+	}
+	return ifNames
+}
+
+func (ap *applying) index(ifName string) int {
+	return slices.IndexFunc(ap.record.Attachments, func(a ledger.Attachment) bool { return a.IfName == ifName })
+}
+
+// remove deletes an attachment as it was recorded. Its definition is not needed.
+func (ap *applying) remove(ctx context.Context, ifName string) error {
+	i := ap.index(ifName)
+	if i < 0 {
+		return nil
+	}
+	failpoint.At("apply.remove")
+	err := detach.One(ctx, ap.Sandbox, ap.record, i, ap.record.Attachments[i].Pending)
+	return errors.Join(err, ap.read())
+}
+
+func (ap *applying) removed(a *plan.Attached, err error) {
+	if err != nil {
+		ap.fail(publish.FailedRemovingInterface, fmt.Errorf("network %s (interface %s): %w", a.Name, a.IfName, err))
+		return
+	}
+	ap.changed = true
+	ap.events = append(ap.events, publish.Event{
+		Type: publish.Normal, Reason: publish.RemovedInterface, Message: fmt.Sprintf("Remove %s from %s", a.IfName, a.Name),
+		ContainerID: ap.Request.ContainerID,
+	})
+}
+
+// add attaches one network. After an error nothing of it is left, or its element of the record stays pending.
+func (ap *applying) add(ctx context.Context, planned *plan.Attachment) (types.Result, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, context.Cause(ctx)
+	}
+	if err := ap.extend(ctx, planned); err != nil {
+		return nil, err
+	}
+	if err := ap.read(); err != nil {
+		return nil, err
+	}
+	failpoint.At("apply.recorded")
+	i := ap.index(planned.IfName)
+	a := &ap.record.Attachments[i]
+	run := ap.Delegates(ap.record)
+	defer run.Close()
+	copyDeviceInfo(a)
+	start := time.Now()
+	var result types.Result
+	begun := false
+	err := hostdevice.CheckMasters(ap.Sandbox, ap.record, a)
+	if err == nil {
+		result, begun, err = run.Add(ctx, ap.record, a)
+	}
+	ap.Timed(a, time.Since(start), err)
+	failpoint.At("apply.attached")
+	if err == nil {
+		ap.Verbose(ctx, "Add", a, result, time.Since(start))
+		err = ap.Ledger.MarkAttached(ap.record, a)
+	}
+	if err != nil {
+		err = failed(a, err)
+		if undone := ap.undo(ctx, i, begun); undone != nil {
+			err = errors.Join(err, fmt.Errorf("undo of network %s is incomplete and is repeated: %w", a.Name, undone))
+		}
+	}
+	return result, errors.Join(err, ap.read())
+}
+
+// extend checks an attachment, and records it.
+func (ap *applying) extend(ctx context.Context, planned *plan.Attachment) error {
+	added := *planned
+	for i := range ap.record.Attachments {
+		if stage := ap.record.Attachments[i].Stage; stage > 0 {
+			added.Stage = max(added.Stage, stage+1) // the record has stages
+		}
+	}
+	one := ledger.NewRecord(&plan.Plan{
+		ContainerID: ap.record.ContainerID, Netns: ap.record.Netns,
+		Dirs: plan.Dirs{Binary: ap.record.BinDir}, Attachments: []plan.Attachment{added},
+	})
+	if err := ap.Netns.CheckFree(one); err != nil {
+		return err
+	}
+	run := ap.Delegates(ap.record)
+	defer run.Close()
+	if err := chooseVersions(ctx, run, one); err != nil {
+		return err
+	}
+	if err := readable(ap.Session, one); err != nil {
+		return err
+	}
+	return hostdevice.Hold(ctx, ap.Sandbox, one, func() error {
+		if err := ap.Ledger.Extend(one, &one.Attachments[0]); err != nil {
+			return fault.StateNotWritten.Wrap(err, ap.Request.Pod())
+		}
+		return nil
+	})
+}
+
+// undo deletes a failed attachment. It has a time limit of its own because the operation may have ended already.
+func (ap *applying) undo(ctx context.Context, i int, begun bool) error {
+	if !begun {
+		return ap.Ledger.Drop(ap.record, &ap.record.Attachments[i])
+	}
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), detach.UndoLimit,
+		fmt.Errorf("it took longer than %s", detach.UndoLimit))
+	defer cancel()
+	return detach.One(ctx, ap.Sandbox, ap.record, i, true)
+}
+
+func (ap *applying) added(a *plan.Attachment, result types.Result, err error) {
+	if err != nil {
+		ap.fail(publish.FailedAddingInterface, err)
+		return
+	}
+	ap.changed = true
+	b, err := json.Marshal(result)
+	if err == nil {
+		var e publish.Event
+		if e, err = publish.Added(a.Name, a.IfName, b, ap.Request.ContainerID); err == nil {
+			ap.events = append(ap.events, e)
+		}
+	}
+	if err != nil {
+		ap.Log.Warn("event about an attached network left out", "network", a.Name, "err", err)
+	}
+}
+
+// fail records a failure as an event. Equal ones are written once a minute, because Apply is repeated.
+func (ap *applying) fail(reason string, err error) {
+	ap.events = append(ap.events, warning(reason, err.Error()))
+	ap.errs = append(ap.errs, err)
+}
+
+func warning(reason, message string) publish.Event {
+	return publish.Event{Type: publish.Warning, Reason: reason, Message: message, Seldom: true}
+}
+
+// publish publishes the events and, if anything was changed, the network status of the whole sandbox.
+func (ap *applying) publish(ctx context.Context) error {
+	rep := &publish.Report{
+		Command: request.Update, Pod: ap.changes.Pod, ContainerID: ap.Request.ContainerID, Timings: ap.Timings,
+		Time: time.Now().UnixNano(), Events: ap.events,
+	}
+	if ap.changed && ap.record != nil {
+		rep.Netns, rep.Needed, rep.Attached = ap.record.Netns, true, ap.status()
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), publishLimit)
+	defer cancel()
+	failpoint.At("report.before")
+	if err := ap.Publisher.Publish(ctx, rep); err != nil {
+		return fault.StatusLost.Wrap(err, ap.Request.Pod())
+	}
+	return nil
+}
+
+// status returns what is attached, with the results that libcni has cached.
+func (ap *applying) status() (out []publish.Attached) {
+	run := ap.Delegates(ap.record)
+	defer run.Close()
+	for i := range ap.record.Attachments {
+		a := &ap.record.Attachments[i]
+		if a.Pending {
+			continue
+		}
+		result, err := run.Result(ap.record, a)
+		if err != nil {
+			ap.Log.Error("network left out of the status: its cached result cannot be read", "network", a.Name, "err", err)
+			continue
+		}
+		out = append(out, publish.Attached{
+			Name: a.Name, IfName: a.IfName, Primary: a.Primary, Result: result, DeviceInfo: readDeviceInfo(a),
+		})
+	}
+	return out
+}

@@ -1,0 +1,325 @@
+// Package runner is the process edge of the runner: multus-shim in its long form on the host, which changes the
+// networks of running pods as the daemon decides. One runs per node. It ends when there is no work, so that nothing runs
+// on a node whose pods do not change. Only cmd/multus-shim imports it.
+package runner
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"multus/internal/cniconf"
+	"multus/internal/config"
+	"multus/internal/engine"
+	"multus/internal/engine/ledger"
+	"multus/internal/engine/request"
+	"multus/internal/engine/session"
+	"multus/internal/failpoint"
+	"multus/internal/fsx"
+	"multus/internal/host/plugin"
+	"multus/internal/node"
+	"multus/wire/client"
+	wirev1 "multus/wire/v1"
+)
+
+const (
+	// lockKey is the key of the lock that the runner of a node holds.
+	lockKey = "runner"
+	// workWait is how long one request waits for work, and requestLimit how long the runner waits for its answer.
+	workWait     = 25 * time.Second
+	requestLimit = workWait + 10*time.Second
+	// retryPause is the pause after a request that the daemon did not answer.
+	retryPause = time.Second
+	// DefaultLinger is how long a runner waits for more work.
+	DefaultLinger = 30 * time.Second
+	// maxConfig limits the size of the configuration.
+	maxConfig = 4 << 20
+)
+
+const usage = `multus-shim runner: changes the networks of running pods, as multus-daemon decides.
+
+The daemon decides and is not privileged; this program runs the CNI plugins on the host. The plugin starts it by
+itself when a container runtime calls it and the daemon has work, and it ends when there has been no work for a while.
+On a node whose runtime does not call STATUS it can be started as a service; see docs/hot-plug.md.
+
+Options:
+  --config FILE     CNI configuration that calls Multus: a file, a directory in which the first such file is used,
+                    or - for standard input (default ` + defaultConfig + `)
+  --cni-path DIRS   directories of the CNI plugins, separated by colons (default: CNI_PATH, else ` + defaultPath + `)
+  --linger TIME     end after this time without work, 0 for never (default 30s)
+`
+
+const (
+	defaultConfig = "/etc/cni/net.d"
+	defaultPath   = "/opt/cni/bin"
+)
+
+// options are the command line.
+type options struct {
+	config string
+	path   string
+	linger time.Duration
+}
+
+// Run runs the runner and returns its exit code: 0, also if another runner runs already, or 1 with a message on stderr,
+// or 2 for a wrong argument.
+func Run(args []string, stdin io.Reader, stdout, stderr io.Writer, getenv func(string) string) int {
+	o := options{config: defaultConfig, path: cmp.Or(getenv("CNI_PATH"), defaultPath), linger: DefaultLinger}
+	help, err := o.parse(args)
+	if err != nil {
+		fmt.Fprintln(stderr, "multus-shim runner:", err, "(see multus-shim runner --help)")
+		return 2
+	}
+	if help {
+		fmt.Fprint(stdout, usage)
+		return 0
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if err := run(ctx, &o, stdin); err != nil {
+		fmt.Fprintln(stderr, "multus-shim runner:", err)
+		return 1
+	}
+	return 0
+}
+
+// parse reads the command line. Package flag would make the plugin larger for every pod.
+func (o *options) parse(args []string) (help bool, err error) {
+	for len(args) > 0 {
+		name, value, given := strings.Cut(args[0], "=")
+		args = args[1:]
+		switch name {
+		case "-h", "--help":
+			return true, nil
+		case "--config", "--cni-path", "--linger":
+		default:
+			return false, fmt.Errorf("unknown argument %q", name)
+		}
+		if !given {
+			if len(args) == 0 {
+				return false, fmt.Errorf("%s needs a value", name)
+			}
+			value, args = args[0], args[1:]
+		}
+		switch name {
+		case "--config":
+			o.config = value
+		case "--cni-path":
+			o.path = value
+		case "--linger":
+			if o.linger, err = time.ParseDuration(value); err != nil || o.linger < 0 {
+				return false, fmt.Errorf("--linger %q is no duration, such as 30s", value)
+			}
+		}
+	}
+	return false, nil
+}
+
+func run(ctx context.Context, o *options, stdin io.Reader) error {
+	raw, err := readConfig(o.config, stdin)
+	if err != nil {
+		return err
+	}
+	conf, err := config.ParsePlugin(raw)
+	if err != nil {
+		return err
+	}
+	lock, err := fsx.TryAcquire(node.LockFile, lockKey)
+	if errors.Is(err, fsx.ErrLocked) {
+		return nil // another runner does the work
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = lock.Release() }() // the process ends
+	log := plugin.Logger(conf, plugin.Thick())
+	return newRunner(conf, raw, o, log).run(ctx)
+}
+
+// readConfig returns the configuration that a runtime would pass to Multus.
+func readConfig(from string, stdin io.Reader) ([]byte, error) {
+	if from == "-" {
+		b, err := io.ReadAll(io.LimitReader(stdin, maxConfig))
+		if err != nil {
+			return nil, fmt.Errorf("read the configuration from standard input: %w", err)
+		}
+		return cniconf.PluginConfig(b), nil
+	}
+	info, err := os.Stat(from)
+	if err != nil {
+		return nil, fmt.Errorf("read the CNI configuration: %w", err)
+	}
+	if !info.IsDir() {
+		return readFile(filepath.Dir(from), filepath.Base(from))
+	}
+	entries, err := os.ReadDir(from) // sorted, as runtimes choose
+	if err != nil {
+		return nil, fmt.Errorf("read the CNI configuration: %w", err)
+	}
+	for _, e := range entries {
+		if !cniconf.IsFileName(e.Name()) || strings.HasPrefix(e.Name(), ".") {
+			continue
+		}
+		if b, err := readFile(from, e.Name()); err == nil && cniconf.CallsMultus(b) {
+			return b, nil
+		}
+	}
+	return nil, fmt.Errorf("no file in %s calls Multus; name one with --config", from)
+}
+
+func readFile(dir, name string) ([]byte, error) {
+	b, err := fsx.ReadRegular(dir, name, maxConfig)
+	if err != nil {
+		return nil, fmt.Errorf("read the CNI configuration: %w", err)
+	}
+	return cniconf.PluginConfig(b), nil
+}
+
+// runner is one run.
+type runner struct {
+	client *client.Client
+	engine *engine.Engine
+	conf   *config.Plugin
+	raw    []byte
+	path   string
+	linger time.Duration
+	log    *slog.Logger
+}
+
+func newRunner(conf *config.Plugin, raw []byte, o *options, log *slog.Logger) *runner {
+	c := plugin.ConnectRunner(conf, log)
+	return &runner{
+		client: &client.Client{Socket: conf.SocketPath()}, conf: conf, raw: raw, path: o.path, linger: o.linger, log: log,
+		engine: engine.New(engine.Deps{
+			Planner: c, Publisher: c, Status: c, Differ: c, LockFile: node.LockFile, Boot: node.Boot(), Log: log,
+		}),
+	}
+}
+
+// run works until ctx ends or there has been no work for linger. A pod that is being changed when ctx ends is finished
+// or undone.
+func (r *runner) run(ctx context.Context) error {
+	for last := time.Now(); ctx.Err() == nil; {
+		work, err := r.next(ctx, time.Until(last.Add(r.linger)))
+		if refused, ok := errors.AsType[*types.Error](err); ok {
+			return refused // this daemon has no work for a runner
+		}
+		switch {
+		case err != nil:
+			pause(ctx, retryPause)
+		case len(work.Pods) > 0:
+			r.do(ctx, work)
+			last = time.Now()
+		}
+		if r.linger > 0 && time.Since(last) >= r.linger {
+			return nil
+		}
+	}
+	return nil
+}
+
+// next asks for work, and waits for it at most for the time that is left.
+func (r *runner) next(ctx context.Context, left time.Duration) (*wirev1.Work, error) {
+	wait := workWait
+	if r.linger > 0 {
+		wait = min(wait, max(left, 0))
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, requestLimit, fmt.Errorf("no answer for %s", requestLimit))
+	defer cancel()
+	var work wirev1.Work
+	err := r.client.Call(ctx, "GET", wirev1.PathWork+"?wait="+wait.String(), nil, &work)
+	return &work, err
+}
+
+// pause waits for d or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+}
+
+// do changes the networks of pods one after another, and reports each result at once, so that the pods of a runner that
+// is killed are not done twice.
+func (r *runner) do(ctx context.Context, work *wirev1.Work) {
+	if work.StateDir != "" && !filepath.IsAbs(work.StateDir) {
+		r.log.Error("work ignored: the state directory is no absolute path", "dir", work.StateDir)
+		return
+	}
+	store := &ledger.Store{
+		Dir: cmp.Or(work.StateDir, r.conf.CNIDir), BinDir: r.conf.BinDir, Boot: node.Boot(), Log: r.log,
+	}
+	found, err := sandboxes(store, work.Pods)
+	for _, pod := range work.Pods {
+		if ctx.Err() != nil {
+			return // the daemon hands out the others again
+		}
+		failure := err
+		for _, record := range found[pod] {
+			failure = errors.Join(failure, r.apply(ctx, record, work.StateDir))
+		}
+		failpoint.At("runner.applied")
+		r.report(ctx, pod, failure)
+	}
+}
+
+func (r *runner) apply(ctx context.Context, record *ledger.Record, stateDir string) error {
+	first := &record.Attachments[0]
+	return r.engine.Apply(ctx, &request.Request{
+		Command: request.Update, ContainerID: record.ContainerID, Netns: record.Netns, IfName: first.IfName,
+		Args: first.Args, Path: r.path, Config: r.raw,
+	}, stateDir)
+}
+
+// sandboxes returns the records of the sandboxes of pods. A pod may have several sandboxes, of which the runtime deletes
+// all but one.
+func sandboxes(store *ledger.Store, pods []wirev1.Pod) (map[wirev1.Pod][]*ledger.Record, error) {
+	ids, err := store.Containers()
+	if err != nil {
+		return nil, err
+	}
+	out := map[wirev1.Pod][]*ledger.Record{}
+	for _, id := range ids {
+		record, err := store.Read(id, ledger.DefaultIfName)
+		if err != nil {
+			return nil, err
+		}
+		if record == nil {
+			continue
+		}
+		of := session.PodOf(record)
+		for _, pod := range pods {
+			// The UID that the runtime passes for a static pod is not that of its mirror pod.
+			if of.Namespace == pod.Namespace && of.Name == pod.Name && (of.UID == pod.UID || of.UID == "" || pod.UID == "") {
+				out[pod] = append(out[pod], record)
+			}
+		}
+	}
+	return out, nil
+}
+
+// report tells the daemon the result of one pod. If that fails, the daemon hands the pod out again.
+func (r *runner) report(ctx context.Context, pod wirev1.Pod, failure error) {
+	result := wirev1.WorkResult{Pod: pod}
+	if failure != nil {
+		result.Error = failure.Error()
+		r.log.Warn("networks of a running pod are not as requested", "pod", pod.Namespace+"/"+pod.Name, "err", failure)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), retryPause)
+	defer cancel()
+	msg := &wirev1.WorkDone{Results: []wirev1.WorkResult{result}}
+	if err := r.client.Call(ctx, "POST", wirev1.PathWork, msg, nil); err != nil {
+		r.log.Warn("the result of a pod is not reported; it is handed out again", "err", err)
+	}
+}
