@@ -70,6 +70,8 @@ type Daemon struct {
 	StatusWait bool `json:"statusWait"`
 	// HotPlug makes the daemon watch the pods of its node, and change the networks of running pods.
 	HotPlug bool `json:"hotPlug"`
+	// HotPlugLinger is how long the runner on the host waits for more work. 0 is the runner's default.
+	HotPlugLinger Duration `json:"hotPlugLinger"`
 	// NodeAddresses are the addresses of this node in the cluster.
 	NodeAddresses []string `json:"nodeAddresses"`
 

@@ -25,6 +25,9 @@ type Work struct {
 	Pods []Pod `json:"pods"`
 	// StateDir is the state directory of the node, if the daemon's file sets one.
 	StateDir string `json:"stateDir,omitempty"`
+	// Linger is how long the runner waits for more work before it ends, as a duration. If the key is absent, the runner
+	// decides.
+	Linger string `json:"linger,omitempty"`
 }
 
 // WorkDone is the body of POST PathWork.

@@ -45,6 +45,9 @@ func (s *Server) work(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), min(wait, maxWorkWait))
 	defer cancel()
 	work := wirev1.Work{Pods: []wirev1.Pod{}, StateDir: s.conf.HostPath(s.conf.CNIDir)}
+	if linger := s.conf.HotPlugLinger.Duration; linger > 0 {
+		work.Linger = linger.String()
+	}
 	for _, pod := range s.hotPlug.Next(ctx) {
 		work.Pods = append(work.Pods, wirev1.Pod(pod))
 	}

@@ -36,6 +36,8 @@ const (
 	PlanLimit = 20 * time.Second
 	// maxBody limits the size of a request on the socket.
 	maxBody = 16 << 20
+	// maxEvents limits the events of a report of a running pod. It is more than the networks that one pod may have.
+	maxEvents = 256
 	// maxUnidentified limits the number of sandboxes of pods without a UID that the server stores.
 	maxUnidentified = 4096
 )
@@ -245,6 +247,7 @@ func (s *Server) report(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, &request.Request{}, err)
 		return
 	}
+	msg.Events = msg.Events[:min(len(msg.Events), maxEvents)]
 	rep := msg.ToReport()
 	if err := s.identified(rep); err != nil {
 		s.log.Warn("report refused", "pod", podstatus.PodName(rep.Pod), "container", rep.ContainerID, "err", err)

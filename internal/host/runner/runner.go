@@ -6,10 +6,12 @@ package runner
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -34,8 +36,8 @@ import (
 )
 
 const (
-	// lockKey is the key of the lock that the runner of a node holds.
-	lockKey = "runner"
+	// lockKey and the path of the daemon's socket are the key of the lock that its runner holds.
+	lockKey = "runner of "
 	// workWait is how long one request waits for work, and requestLimit how long the runner waits for its answer.
 	workWait     = 25 * time.Second
 	requestLimit = workWait + 10*time.Second
@@ -70,6 +72,8 @@ type options struct {
 	config string
 	path   string
 	linger time.Duration
+	// fixed reports whether linger was given.
+	fixed bool
 }
 
 // Run runs the runner and returns its exit code: 0, also if another runner runs already, or 1 with a message on stderr,
@@ -118,6 +122,7 @@ func (o *options) parse(args []string) (help bool, err error) {
 		case "--cni-path":
 			o.path = value
 		case "--linger":
+			o.fixed = true
 			if o.linger, err = time.ParseDuration(value); err != nil || o.linger < 0 {
 				return false, fmt.Errorf("--linger %q is no duration, such as 30s", value)
 			}
@@ -135,7 +140,7 @@ func run(ctx context.Context, o *options, stdin io.Reader) error {
 	if err != nil {
 		return err
 	}
-	lock, err := fsx.TryAcquire(node.LockFile, lockKey)
+	lock, err := fsx.TryAcquire(node.LockFile, lockKey+conf.SocketPath())
 	if errors.Is(err, fsx.ErrLocked) {
 		return nil // another runner does the work
 	}
@@ -154,7 +159,7 @@ func readConfig(from string, stdin io.Reader) ([]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read the configuration from standard input: %w", err)
 		}
-		return cniconf.PluginConfig(b), nil
+		return withoutSandbox(b)
 	}
 	info, err := os.Stat(from)
 	if err != nil {
@@ -171,8 +176,8 @@ func readConfig(from string, stdin io.Reader) ([]byte, error) {
 		if !cniconf.IsFileName(e.Name()) || strings.HasPrefix(e.Name(), ".") {
 			continue
 		}
-		if b, err := readFile(from, e.Name()); err == nil && cniconf.CallsMultus(b) {
-			return b, nil
+		if b, err := fsx.ReadRegular(from, e.Name(), maxConfig); err == nil && cniconf.CallsMultus(b) {
+			return withoutSandbox(b)
 		}
 	}
 	return nil, fmt.Errorf("no file in %s calls Multus; name one with --config", from)
@@ -183,7 +188,20 @@ func readFile(dir, name string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the CNI configuration: %w", err)
 	}
-	return cniconf.PluginConfig(b), nil
+	return withoutSandbox(b)
+}
+
+// withoutSandbox returns the configuration that a runtime would pass to Multus, without what it passes for one sandbox:
+// the call that started the runner may have been the ADD of another pod, with the annotations of that pod.
+func withoutSandbox(conf []byte) ([]byte, error) {
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(cniconf.PluginConfig(conf), &members); err != nil {
+		return nil, fmt.Errorf("decode the CNI configuration: %w", err)
+	}
+	maps.DeleteFunc(members, func(key string, _ json.RawMessage) bool {
+		return strings.EqualFold(key, "runtimeConfig") || strings.EqualFold(key, "prevResult")
+	})
+	return json.Marshal(members)
 }
 
 // runner is one run.
@@ -194,13 +212,15 @@ type runner struct {
 	raw    []byte
 	path   string
 	linger time.Duration
+	fixed  bool // linger is that of the command line
 	log    *slog.Logger
 }
 
 func newRunner(conf *config.Plugin, raw []byte, o *options, log *slog.Logger) *runner {
 	c := plugin.ConnectRunner(conf, log)
 	return &runner{
-		client: &client.Client{Socket: conf.SocketPath()}, conf: conf, raw: raw, path: o.path, linger: o.linger, log: log,
+		client: &client.Client{Socket: conf.SocketPath()}, conf: conf, raw: raw, path: o.path, linger: o.linger,
+		fixed: o.fixed, log: log,
 		engine: engine.New(engine.Deps{
 			Planner: c, Publisher: c, Status: c, Differ: c, LockFile: node.LockFile, Boot: node.Boot(), Log: log,
 		}),
@@ -221,6 +241,9 @@ func (r *runner) run(ctx context.Context) error {
 		case len(work.Pods) > 0:
 			r.do(ctx, work)
 			last = time.Now()
+			fallthrough
+		default:
+			r.setLinger(work.Linger)
 		}
 		if r.linger > 0 && time.Since(last) >= r.linger {
 			return nil
@@ -240,6 +263,13 @@ func (r *runner) next(ctx context.Context, left time.Duration) (*wirev1.Work, er
 	var work wirev1.Work
 	err := r.client.Call(ctx, "GET", wirev1.PathWork+"?wait="+wait.String(), nil, &work)
 	return &work, err
+}
+
+// setLinger uses the daemon's setting, unless the command line has one.
+func (r *runner) setLinger(value string) {
+	if d, err := time.ParseDuration(value); err == nil && d > 0 && !r.fixed {
+		r.linger = d
+	}
 }
 
 // pause waits for d or until ctx ends.

@@ -105,6 +105,20 @@ func (c *Cluster) CreatePod(tb testing.TB, namespace, name string, annotations m
 	return string(got.UID)
 }
 
+// Annotate sets an annotation of a pod.
+func (c *Cluster) Annotate(tb testing.TB, namespace, pod, key, value string) {
+	tb.Helper()
+	ctx, cancel := callContext(tb)
+	defer cancel()
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]string{key: value}}})
+	if err == nil {
+		_, err = c.kube.CoreV1().Pods(namespace).Patch(ctx, pod, types.MergePatchType, patch, metav1.PatchOptions{})
+	}
+	if err != nil {
+		tb.Fatalf("annotate pod: %v", err)
+	}
+}
+
 // DeletePod deletes a pod without grace period, because no kubelet confirms the deletion.
 func (c *Cluster) DeletePod(tb testing.TB, namespace, name string) {
 	tb.Helper()
