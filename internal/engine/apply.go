@@ -88,12 +88,12 @@ func (e *Engine) apply(ctx context.Context, s *session.Session, records *ledger.
 }
 
 // runs reports whether a sandbox is attached to its cluster network and no DEL of it has begun. What a DEL has begun, a
-// DEL ends. A record of today's Multus has no namespace, and its sandbox is left alone.
+// DEL ends.
 func runs(s *session.Session, r *ledger.Record) (bool, error) {
-	if r == nil || r.Damaged || r.Netns == "" || r.Progress.Undone || r.Progress.Begun > 0 || s.BeforeBoot(r) {
+	if r == nil || r.Damaged || r.Progress.Undone || r.Progress.Begun > 0 || s.BeforeBoot(r) {
 		return false, nil
 	}
-	return s.Netns.HasInterface(r.Netns, s.Request.IfName)
+	return s.Netns.HasInterface(s.Request.Netns, s.Request.IfName)
 }
 
 // attachedOf returns the attachments of a record that are attached, and whether others are pending.
@@ -167,7 +167,6 @@ func (ap *applying) read() error {
 		return err
 	}
 	ap.record = ap.Current(r)
-	ap.record.Netns = r.Netns
 	return nil
 }
 
@@ -185,6 +184,9 @@ func (ap *applying) all(ctx context.Context, has []plan.Attached) error {
 		a := &ap.changes.Add[i]
 		result, err := ap.add(ctx, a)
 		ap.added(a, result, err)
+	}
+	if err := ap.Ledger.NoteNetworks(ap.record); err != nil {
+		ap.Log.Warn("cannot note the network for GC, which skips it once its last pod is gone", "err", err)
 	}
 	for _, u := range ap.changes.Refused {
 		ap.fail(publish.FailedAddingInterface, u.Err)

@@ -56,7 +56,14 @@ type Queue struct {
 type seen struct {
 	// now is the present value. handedOut is that of the last time when the pod was handed out, and settled that with
 	// which there was nothing left to do.
-	now, handedOut, settled string
+	now, handedOut, settled annotations
+}
+
+// annotations are those of a pod that matter.
+type annotations struct {
+	networks, status string
+	// attached reports whether the pod has a network status.
+	attached bool
 }
 
 // New returns an empty queue. It hands out nothing before Run is called.
@@ -90,22 +97,23 @@ func (q *Queue) announce() {
 	q.changed = make(chan struct{})
 }
 
-// Observe queues a pod if its network status is not about the networks that its annotation names. It is called for each
-// pod of the node, when it is first seen and whenever its metadata changes. A pod without a network status is not
-// queued: its ADD has not ended.
+// Observe queues a pod if its annotation has changed, or if its network status is not about the networks that the
+// annotation names. It is called for each pod of the node, when it is first seen and whenever its metadata changes. A
+// pod without a network status is not queued: its ADD has not ended.
 func (q *Queue) Observe(pod *plan.Pod) {
-	status, attached := pod.Annotations[netsel.Status]
-	now := pod.Annotations[netsel.Networks] + "\x00" + status
+	now := annotations{networks: pod.Annotations[netsel.Networks]}
+	now.status, now.attached = pod.Annotations[netsel.Status]
 	q.mu.Lock()
-	s := q.seen[pod.UID]
-	if s == nil {
+	s, known := q.seen[pod.UID]
+	if !known {
 		s = &seen{}
 		q.seen[pod.UID] = s
 	}
+	edited := known && s.now.attached && s.now.networks != now.networks
 	s.now = now
 	settled := s.settled == now
 	q.mu.Unlock()
-	if attached && !settled && differs(pod, status) {
+	if now.attached && !settled && (edited || differs(pod, now.status)) {
 		q.work.Add(pod.Identity())
 	}
 }

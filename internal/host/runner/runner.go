@@ -16,6 +16,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -45,6 +46,8 @@ const (
 	retryPause = time.Second
 	// DefaultLinger is how long a runner waits for more work.
 	DefaultLinger = 30 * time.Second
+	// workers is the number of pods that are changed at the same time.
+	workers = 4
 	// maxConfig limits the size of the configuration.
 	maxConfig = 4 << 20
 )
@@ -280,8 +283,8 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// do changes the networks of pods one after another, and reports each result at once, so that the pods of a runner that
-// is killed are not done twice.
+// do changes the networks of pods, some at the same time, so that a plugin that hangs does not delay all others. It
+// reports each result at once, so that the pods of a runner that is killed are not done twice.
 func (r *runner) do(ctx context.Context, work *wirev1.Work) {
 	if work.StateDir != "" && !filepath.IsAbs(work.StateDir) {
 		r.log.Error("work ignored: the state directory is no absolute path", "dir", work.StateDir)
@@ -291,17 +294,27 @@ func (r *runner) do(ctx context.Context, work *wirev1.Work) {
 		Dir: cmp.Or(work.StateDir, r.conf.CNIDir), BinDir: r.conf.BinDir, Boot: node.Boot(), Log: r.log,
 	}
 	found, err := sandboxes(store, work.Pods)
-	for _, pod := range work.Pods {
-		if ctx.Err() != nil {
-			return // the daemon hands out the others again
-		}
-		failure := err
-		for _, record := range found[pod] {
-			failure = errors.Join(failure, r.apply(ctx, record, work.StateDir))
-		}
-		failpoint.At("runner.applied")
-		r.report(ctx, pod, failure)
+	todo := make(chan wirev1.Pod)
+	var all sync.WaitGroup
+	for range min(workers, len(work.Pods)) {
+		all.Go(func() {
+			for pod := range todo {
+				failure := err
+				for _, record := range found[pod] {
+					failure = errors.Join(failure, r.apply(ctx, record, work.StateDir))
+				}
+				failpoint.At("runner.applied")
+				r.report(ctx, pod, failure)
+			}
+		})
 	}
+	for _, pod := range work.Pods {
+		if ctx.Err() == nil { // else the daemon hands the pod out again
+			todo <- pod
+		}
+	}
+	close(todo)
+	all.Wait()
 }
 
 func (r *runner) apply(ctx context.Context, record *ledger.Record, stateDir string) error {
@@ -328,6 +341,7 @@ func sandboxes(store *ledger.Store, pods []wirev1.Pod) (map[wirev1.Pod][]*ledger
 		if record == nil {
 			continue
 		}
+		store.Complete(record) // with the namespace, which today's Multus does not record
 		of := session.PodOf(record)
 		for _, pod := range pods {
 			// The UID that the runtime passes for a static pod is not that of its mirror pod.
