@@ -1,7 +1,7 @@
 // Package hotplug finds the pods of the node whose networks are not the ones that they request, and hands them to the
 // runner on the host. It compares annotations only, to find out whether there may be work: what there is to do is
-// decided by plan.Resolver.Diff from the sandbox's record. It changes nothing itself. The daemon and the handlers of its
-// socket import it.
+// decided by plan.Resolver.Diff from the sandbox's record. It changes nothing itself. The daemon and the handlers of
+// its socket import it.
 package hotplug
 
 import (
@@ -35,6 +35,10 @@ const (
 // Queue has the pods whose networks may have to be changed. A pod is handed out until its result is known: if the
 // runner is killed, the next one gets the pods that it had.
 type Queue struct {
+	// Changed, if set, is called when the networks of a pod are as requested, with the time since the daemon saw that they
+	// were not. It is set before Run.
+	Changed func(took time.Duration)
+
 	log   *slog.Logger
 	clock clock.PassiveClock
 	work  workqueue.TypedRateLimitingInterface[request.Pod]
@@ -57,6 +61,8 @@ type seen struct {
 	// now is the present value. handedOut is that of the last time when the pod was handed out, and settled that with
 	// which there was nothing left to do.
 	now, handedOut, settled annotations
+	// since is when the pod was queued, or the zero time if it is not.
+	since time.Time
 }
 
 // annotations are those of a pod that matter.
@@ -111,9 +117,12 @@ func (q *Queue) Observe(pod *plan.Pod) {
 	}
 	edited := known && s.now.attached && s.now.networks != now.networks
 	s.now = now
-	settled := s.settled == now
+	queue := now.attached && s.settled != now && (edited || differs(pod, now.status))
+	if queue && s.since.IsZero() {
+		s.since = q.clock.Now()
+	}
 	q.mu.Unlock()
-	if now.attached && !settled && (edited || differs(pod, now.status)) {
+	if queue {
 		q.work.Add(pod.Identity())
 	}
 }
@@ -170,6 +179,10 @@ func (q *Queue) Done(pod request.Pod, failure string) error {
 	}
 	if s := q.seen[pod.UID]; found && failure == "" && s != nil {
 		s.settled = s.handedOut
+		if q.Changed != nil && !s.since.IsZero() {
+			q.Changed(q.clock.Since(s.since))
+		}
+		s.since = time.Time{}
 	}
 	q.mu.Unlock()
 	if !found {
@@ -192,6 +205,16 @@ func (q *Queue) Unattended() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return len(q.ready)+len(q.out) > 0 && q.waiting == 0 && q.clock.Since(q.heard) >= silence
+}
+
+// RunnerUp returns 1 while a runner waits for work or seems to work, and 0 otherwise.
+func (q *Queue) RunnerUp() float64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.waiting > 0 || len(q.out) > 0 && q.clock.Since(q.heard) < silence {
+		return 1
+	}
+	return 0
 }
 
 // Waiting returns the number of pods whose networks may have to be changed.

@@ -66,9 +66,12 @@ func assemble(conf *config.Daemon, o *Options, log *slog.Logger) (*agent, error)
 		a.inForce)
 	if conf.HotPlug && s.Kube != nil {
 		a.hotPlug = hotplug.New(clock.RealClock{}, log)
+		a.hotPlug.Changed = a.metrics.Changed
+		a.metrics.HotPlug(a.hotPlug.Waiting, a.hotPlug.RunnerUp)
 	}
 	a.server = planserver.New(planserver.Options{
-		HotPlug: a.hotPlug, Config: conf, Statuses: a.statuses, Metrics: a.metrics, Ready: a.ready, Instance: a.instance, Log: log,
+		Config: conf, Statuses: a.statuses, Metrics: a.metrics, HotPlug: a.hotPlug, Ready: a.ready, Instance: a.instance,
+		Log: log,
 		Resolver: &plan.Resolver{
 			Networks: s.Networks, Pods: s.Pods, Devices: s.Devices, PhysicalFunction: device.PhysicalFunction, Log: log,
 		},

@@ -1,6 +1,6 @@
 // Package runner is the process edge of the runner: multus-shim in its long form on the host, which changes the
-// networks of running pods as the daemon decides. One runs per node. It ends when there is no work, so that nothing runs
-// on a node whose pods do not change. Only cmd/multus-shim imports it.
+// networks of running pods as the daemon decides. One runs per node. It ends when there is no work, so that nothing
+// runs on a node whose pods do not change. Only cmd/multus-shim imports it.
 package runner
 
 import (
@@ -325,8 +325,8 @@ func (r *runner) apply(ctx context.Context, record *ledger.Record, stateDir stri
 	}, stateDir)
 }
 
-// sandboxes returns the records of the sandboxes of pods. A pod may have several sandboxes, of which the runtime deletes
-// all but one.
+// sandboxes returns the records of the sandboxes of pods. A pod may have several sandboxes, of which the runtime
+// deletes all but one.
 func sandboxes(store *ledger.Store, pods []wirev1.Pod) (map[wirev1.Pod][]*ledger.Record, error) {
 	ids, err := store.Containers()
 	if err != nil {

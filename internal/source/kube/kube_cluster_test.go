@@ -333,7 +333,7 @@ func testCache(t *testing.T, cluster *kubetest.Cluster) {
 	// A cached definition is read live between the list and the watch, and so is one that the list did not have yet: the
 	// API server answers the list from its memory, which may be older than the definition.
 	x := plan.Ref{Namespace: ns, Name: "x"}
-	eventually.Within(t, waitTimeout, "the watch works, and the definition is cached", func() bool { return isCached(c, x) })
+	eventually.Within(t, waitTimeout, "the watch works, and x is cached", func() bool { return isCached(c, x) })
 	for range 3 {
 		if def, err := c.Network(t.Context(), x); err != nil || def.Config != confX || def.ResourceName != "r" ||
 			def.Ref != x {
