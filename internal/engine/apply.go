@@ -70,6 +70,13 @@ func (e *Engine) apply(ctx context.Context, s *session.Session, records *ledger.
 		return nil
 	}
 	failpoint.At("apply.planned")
+	if len(changes.Add) > 0 {
+		slot, lockErr := e.lockSlot(ctx, s.Request.ContainerID)
+		if lockErr != nil {
+			return lockErr
+		}
+		defer func() { err = errors.Join(err, slot.Release()) }()
+	}
 	b, err := s.Lock(ctx, records, LockLimit)
 	if err != nil {
 		return err

@@ -99,6 +99,7 @@ const (
 
 	NotReady
 	SandboxBusy
+	RunningBusy
 	NoNamespace
 	InterfaceExists
 	StateNotWritten
@@ -518,6 +519,11 @@ var catalogue = [count]Entry{
 	SandboxBusy: {
 		Code: TryAgain, Wraps: true,
 		Message: "pod <pod>",
+		Next:    "nothing: the runtime tries again",
+	},
+	RunningBusy: {
+		Code: TryAgain, Wraps: true,
+		Message: "networks of running pods are being attached",
 		Next:    "nothing: the runtime tries again",
 	},
 	NoNamespace: {
