@@ -71,11 +71,11 @@ func (e *Engine) apply(ctx context.Context, s *session.Session, records *ledger.
 	}
 	failpoint.At("apply.planned")
 	if len(changes.Add) > 0 {
-		slot, lockErr := e.lockSlot(ctx, s.Request.ContainerID)
+		place, lockErr := e.lockPlace(ctx, s.Request.ContainerID)
 		if lockErr != nil {
 			return lockErr
 		}
-		defer func() { err = errors.Join(err, slot.Release()) }()
+		defer func() { err = errors.Join(err, place.Release()) }()
 	}
 	b, err := s.Lock(ctx, records, LockLimit)
 	if err != nil {

@@ -61,7 +61,7 @@ func (e *Engine) GC(ctx context.Context, req *request.Request) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, GCLimit, fmt.Errorf("GC took longer than %s", GCLimit))
 	defer cancel()
-	release, err := e.lockSlots(ctx)
+	release, err := e.lockPlaces(ctx)
 	if err == nil {
 		err = errors.Join(e.gc(ctx, s, listed, start), release())
 	}
