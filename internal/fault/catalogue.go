@@ -33,6 +33,7 @@ const (
 	DaemonVersionUnknown
 	DaemonCheckUnknown
 	DaemonEventsUnknown
+	DaemonRepairUnknown
 	ConnectionLimitInvalid
 	KubeconfigUnusable
 	NoPodSource
@@ -254,6 +255,11 @@ var catalogue = [count]Entry{
 		Code:    BadConfig,
 		Message: `daemon configuration: events is "<value>", not "each", "failures" or "none"`,
 		Next:    `set events to "each", "failures" or "none", or remove it`,
+	},
+	DaemonRepairUnknown: {
+		Code:    BadConfig,
+		Message: `daemon configuration: repair is "<value>", not "report" or "off"`,
+		Next:    `set repair to "report" or "off", or remove it`,
 	},
 	ConnectionLimitInvalid: {
 		Code:    BadConfig,

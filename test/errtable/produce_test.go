@@ -181,6 +181,7 @@ func parsing() []produced {
 		}},
 		{"daemon's version", func(*testing.T) error { return (&config.Daemon{CNIVersion: "1.2.0"}).Usable() }},
 		{"daemon's checkNetworks", func(*testing.T) error { return (&config.Daemon{CheckNetworks: "al"}).Usable() }},
+		{"daemon's repair", func(*testing.T) error { return (&config.Daemon{Repair: "delete"}).Usable() }},
 		{"daemon's events", func(*testing.T) error { return (&config.Daemon{Events: "all"}).Usable() }},
 		{"events", func(*testing.T) error { return (&config.Plugin{Events: "all"}).Usable() }},
 		{"version", func(*testing.T) error { return (&config.Plugin{CNIVersion: "1.2.0"}).Usable() }},

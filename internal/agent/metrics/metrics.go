@@ -123,6 +123,14 @@ func (m *Metrics) HotPlug(pending, runner func() float64) {
 	)
 }
 
+// Missing adds the number of pods that run without the networks that they request.
+func (m *Metrics) Missing(pods func() float64) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "multus_pods_without_networks",
+		Help: "Pods of this node that run without the networks that they request.",
+	}, pods))
+}
+
 // Changed records how long it took until the networks of a running pod were as requested.
 func (m *Metrics) Changed(took time.Duration) { m.plugging.Observe(took.Seconds()) }
 

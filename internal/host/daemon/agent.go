@@ -18,9 +18,11 @@ import (
 	"multus/internal/agent/metrics"
 	"multus/internal/agent/planserver"
 	"multus/internal/agent/podstatus"
+	"multus/internal/agent/repair"
 	"multus/internal/config"
 	"multus/internal/device"
 	"multus/internal/engine/plan"
+	"multus/internal/source/kube"
 	wirev1 "multus/wire/v1"
 )
 
@@ -35,6 +37,8 @@ type agent struct {
 	conflicts *conflictEvents
 	// hotPlug is nil if the networks of running pods are not changed.
 	hotPlug *hotplug.Queue
+	// missing finds pods without their networks. It is nil if they are not looked for.
+	missing *repair.Finder
 	metrics *metrics.Metrics
 	server  *planserver.Server
 	// instance distinguishes this process from others in an answer.
@@ -68,6 +72,14 @@ func assemble(conf *config.Daemon, o *Options, log *slog.Logger) (*agent, error)
 		a.hotPlug = hotplug.New(clock.RealClock{}, log)
 		a.hotPlug.Changed = a.metrics.Changed
 		a.metrics.HotPlug(a.hotPlug.Waiting, a.hotPlug.RunnerUp)
+		if conf.Repair != config.RepairOff {
+			a.missing = repair.New(repair.Options{
+				Dir:   cmp.Or(conf.CNIResultsDir, config.DefaultCNIResultsDir),
+				After: cmp.Or(conf.RepairAfter.Duration, config.DefaultRepairAfter), Report: a.statuses.Announce,
+				Clock: clock.RealClock{}, Log: log,
+			})
+			a.metrics.Missing(a.missing.Missing)
+		}
 	}
 	a.server = planserver.New(planserver.Options{
 		Config: conf, Statuses: a.statuses, Metrics: a.metrics, HotPlug: a.hotPlug, Ready: a.ready, Instance: a.instance,
@@ -77,6 +89,32 @@ func assemble(conf *config.Daemon, o *Options, log *slog.Logger) (*agent, error)
 		},
 	})
 	return a, nil
+}
+
+// watchPods passes the pods of a node to the parts that follow them.
+func (a *agent) watchPods(ctx context.Context, node string) error {
+	handlers := podHandlers{a.hotPlug}
+	if a.missing != nil {
+		handlers = append(handlers, a.missing)
+	}
+	return a.sources.Kube.WatchPods(ctx, node, handlers, a.log)
+}
+
+// podHandlers are called one after another.
+type podHandlers []kube.PodHandler
+
+// Observe calls all handlers.
+func (h podHandlers) Observe(p *plan.Pod) {
+	for _, one := range h {
+		one.Observe(p)
+	}
+}
+
+// Gone calls all handlers.
+func (h podHandlers) Gone(p *plan.Pod) {
+	for _, one := range h {
+		one.Gone(p)
+	}
 }
 
 // newController returns the controller of the CNI configuration file, or nil if the configuration leaves the file to
