@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,6 +19,7 @@ const Auto = "auto"
 const (
 	RepairOff    = "off"
 	RepairReport = "report"
+	RepairAttach = "attach"
 )
 
 // DefaultCNIResultsDir is where libcni caches results unless a runtime says otherwise.
@@ -85,8 +87,9 @@ type Daemon struct {
 	HotPlug bool `json:"hotPlug"`
 	// HotPlugLinger is how long the runner on the host waits for more work. 0 is the runner's default.
 	HotPlugLinger Duration `json:"hotPlugLinger"`
-	// Repair is RepairReport, RepairOff, or "" for RepairReport if HotPlug is set. RepairAfter is the age of a sandbox at
-	// which it is reported, or 0 for the default. CNIResultsDir is where the runtime's libcni caches its results.
+	// Repair is RepairReport, RepairAttach, RepairOff, or "" for RepairReport if HotPlug is set. RepairAfter is the age of
+	// a sandbox at which it is reported, or 0 for the default. CNIResultsDir is where the runtime's libcni caches its
+	// results.
 	Repair        string   `json:"repair"`
 	RepairAfter   Duration `json:"repairAfter"`
 	CNIResultsDir string   `json:"cniResultsDir"`
@@ -123,7 +126,7 @@ func (d *Daemon) Usable() error {
 	if !validEvents(d.Events) {
 		return fault.DaemonEventsUnknown.New(fault.Clip(d.Events, fault.MaxValue))
 	}
-	if d.Repair != "" && d.Repair != RepairReport && d.Repair != RepairOff {
+	if d.Repair != "" && !slices.Contains([]string{RepairOff, RepairReport, RepairAttach}, d.Repair) {
 		return fault.DaemonRepairUnknown.New(fault.Clip(d.Repair, fault.MaxValue))
 	}
 	return nil

@@ -49,6 +49,8 @@ type Queue struct {
 	seen map[string]*seen
 	// ready has the pods to hand out, and out those that were handed out, in their order.
 	ready, out []request.Pod
+	// adopt has the sandboxes of pods that have to be recorded first.
+	adopt map[request.Pod]string
 	// changed is closed and replaced when ready grows. waiting is the number of runners that wait for that.
 	changed chan struct{}
 	waiting int
@@ -75,7 +77,7 @@ type annotations struct {
 // New returns an empty queue. It hands out nothing before Run is called.
 func New(c clock.PassiveClock, log *slog.Logger) *Queue {
 	return &Queue{
-		log: log, clock: c, seen: map[string]*seen{}, changed: make(chan struct{}),
+		log: log, clock: c, seen: map[string]*seen{}, adopt: map[request.Pod]string{}, changed: make(chan struct{}),
 		work: workqueue.NewTypedRateLimitingQueue(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[request.Pod](firstRetry, lastRetry)),
 	}
@@ -127,11 +129,27 @@ func (q *Queue) Observe(pod *plan.Pod) {
 	}
 }
 
+// Adopt queues a pod whose sandbox was attached without Multus, and which has to be recorded first.
+func (q *Queue) Adopt(pod request.Pod, container string) {
+	q.mu.Lock()
+	q.adopt[pod] = container
+	q.mu.Unlock()
+	q.work.Add(pod)
+}
+
+// Adoption returns the sandbox of a pod that has to be recorded first, or "".
+func (q *Queue) Adoption(pod request.Pod) string {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.adopt[pod]
+}
+
 // Gone forgets a pod that was deleted. If it is handed out, the runner finds nothing to do.
 func (q *Queue) Gone(pod *plan.Pod) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	delete(q.seen, pod.UID)
+	delete(q.adopt, pod.Identity())
 	q.work.Forget(pod.Identity())
 }
 
@@ -166,7 +184,8 @@ func (q *Queue) Next(ctx context.Context) []request.Pod {
 	return append([]request.Pod(nil), q.out...)
 }
 
-// Done takes the result of a pod that was handed out. If failure is not "", the pod is handed out again after a pause.
+// Done takes the result of a pod that was handed out. If failure is not "", the pod is handed out again after a pause,
+// unless it is gone.
 func (q *Queue) Done(pod request.Pod, failure string) error {
 	q.mu.Lock()
 	q.heard = q.clock.Now()
@@ -177,19 +196,23 @@ func (q *Queue) Done(pod request.Pod, failure string) error {
 			break
 		}
 	}
-	if s := q.seen[pod.UID]; found && failure == "" && s != nil {
+	s := q.seen[pod.UID]
+	if found && failure == "" && s != nil {
 		s.settled = s.handedOut
 		if q.Changed != nil && !s.since.IsZero() {
 			q.Changed(q.clock.Since(s.since))
 		}
 		s.since = time.Time{}
 	}
+	if found && failure == "" {
+		delete(q.adopt, pod)
+	}
 	q.mu.Unlock()
 	if !found {
 		return errors.New("the pod is not handed out")
 	}
 	q.work.Done(pod)
-	if failure == "" {
+	if failure == "" || s == nil {
 		q.work.Forget(pod)
 		return nil
 	}

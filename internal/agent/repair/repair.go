@@ -1,7 +1,7 @@
 // Package repair finds pods of the node that run without the networks that they request, because the container runtime
 // attached their sandbox without calling Multus: at a boot at which the CNI configuration file was missing, by an
 // installation that was removed meanwhile, or by a bypass. It reads the results that the runtime's libcni has cached,
-// reports what it finds, and changes nothing. The daemon imports it.
+// reports what it finds, and changes nothing itself. The daemon imports it.
 package repair
 
 import (
@@ -32,7 +32,7 @@ const (
 	maxShown = 8
 )
 
-// Options are the settings of a Finder. All of them are required.
+// Options are the settings of a Finder. All of them are required, except Attach.
 type Options struct {
 	// Dir is the directory in which the runtime's libcni caches its results, as the daemon sees it.
 	Dir string
@@ -40,6 +40,10 @@ type Options struct {
 	After time.Duration
 	// Report writes the events of a report that has no network status.
 	Report func(*publish.Report)
+	// Recorded reports whether a sandbox has a record of Multus: what is missing in it is not missing for that reason.
+	Recorded func(container string) bool
+	// Attach, if set, is called once for each sandbox to which the missing networks are to be attached.
+	Attach func(pod request.Pod, container string)
 	Clock  clock.Clock
 	Log    *slog.Logger
 }
@@ -131,47 +135,69 @@ func (f *Finder) Missing() float64 {
 	return float64(f.missing)
 }
 
+// found is a pod that runs without its networks.
+type found struct {
+	request.Pod
+	container string
+	report    *publish.Report // nil if the pod was reported
+	first     bool            // whether the sandbox was not found before
+}
+
 // look compares the cached results with the pods of the node, and reports what is missing.
 func (f *Finder) look() error {
 	latest, err := f.results.latest()
 	if err != nil {
 		return err
 	}
-	now := f.o.Clock.Now()
-	var due []*publish.Report
-	f.mu.Lock()
-	f.missing = 0
-	for uid, p := range f.pods {
-		r, ok := latest[uid]
-		if !ok || r.multus || len(p.networks) == 0 || now.Sub(r.made) < f.o.After {
-			continue
+	for _, p := range f.find(latest) {
+		if p.report != nil {
+			f.o.Log.Error("pod runs without the networks that it requests", "pod", p.Namespace+"/"+p.Name,
+				"container", p.container, "err", p.report.Events[0].Message)
+			f.o.Report(p.report)
 		}
-		f.missing++
-		if p.container == r.container && now.Sub(p.reported) < reportInterval {
-			continue
+		if p.first && f.o.Attach != nil {
+			f.o.Attach(p.Pod, p.container)
 		}
-		p.reported, p.container = now, r.container
-		due = append(due, report(p, &r))
-	}
-	f.mu.Unlock()
-	for _, r := range due {
-		f.o.Log.Error("pod runs without the networks that it requests", "pod", r.Pod.Namespace+"/"+r.Pod.Name,
-			"container", r.ContainerID, "err", r.Events[0].Message)
-		f.o.Report(r)
 	}
 	return nil
 }
 
+// find returns the pods that run without their networks, given the latest result of each pod.
+func (f *Finder) find(latest map[string]result) (out []found) {
+	now := f.o.Clock.Now()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for uid, p := range f.pods {
+		r, ok := latest[uid]
+		if !ok || r.multus || len(p.networks) == 0 || now.Sub(r.made) < f.o.After || f.o.Recorded(r.container) {
+			continue
+		}
+		one := found{Pod: p.Pod, container: r.container, first: p.container != r.container}
+		if one.first || now.Sub(p.reported) >= reportInterval {
+			p.reported, p.container = now, r.container
+			one.report = f.report(p, &r)
+		}
+		out = append(out, one)
+	}
+	f.missing = len(out)
+	return out
+}
+
 // report returns the report of a pod whose sandbox was attached without Multus.
-func report(p *pod, r *result) *publish.Report {
+func (f *Finder) report(p *pod, r *result) *publish.Report {
 	networks := strings.Join(p.networks[:min(len(p.networks), maxShown)], ", ")
 	if more := len(p.networks) - maxShown; more > 0 {
 		networks += fmt.Sprintf(" and %d more", more)
 	}
-	message := fmt.Sprintf("the pod runs without the networks that it requests (%s): at %s the container runtime attached "+
-		"it to network %q alone and did not call Multus. Delete the pod, so that it is created again with its networks; "+
-		"on the node, `multusctl doctor` says whether the runtime calls Multus now", networks,
-		r.made.UTC().Format(time.RFC3339), fault.Clip(r.network, fault.MaxName))
+	message := fmt.Sprintf("the pod runs without the networks that it requests (%s): at %s the container runtime "+
+		"attached it to network %q alone and did not call Multus. ", networks, r.made.UTC().Format(time.RFC3339),
+		fault.Clip(r.network, fault.MaxName))
+	if f.o.Attach != nil {
+		message += "They are attached now"
+	} else {
+		message += "Delete the pod, so that it is created again with its networks; on the node, `multusctl doctor` says " +
+			"whether the runtime calls Multus now"
+	}
 	return &publish.Report{
 		Command: request.Update, Pod: p.Pod, ContainerID: r.container,
 		Events: []publish.Event{{Type: publish.Warning, Reason: NetworksMissing, Message: message}},

@@ -35,7 +35,8 @@ func newNode(t *testing.T) *node {
 	n := &node{dir: t.TempDir(), clock: testclock.NewFakeClock(time.Date(2026, 11, 27, 12, 0, 0, 0, time.UTC))}
 	n.Finder = New(Options{
 		Dir: n.dir, After: time.Minute, Clock: n.clock, Log: slog.New(slog.DiscardHandler),
-		Report: func(r *publish.Report) { n.reports = append(n.reports, r) },
+		Report:   func(r *publish.Report) { n.reports = append(n.reports, r) },
+		Recorded: func(container string) bool { return container == "recorded" },
 	})
 	return n
 }
@@ -104,6 +105,7 @@ func TestLook(t *testing.T) {
 		"requests nothing":  {"", []made{{cluster, "c1", "eth0", "u", time.Hour}}, ""},
 		"too young":         {"a", []made{{cluster, "c1", "eth0", "u", time.Second}}, ""},
 		"another pod":       {"a", []made{{cluster, "c1", "eth0", "v", time.Hour}}, ""},
+		"recorded since":    {"a", []made{{cluster, "recorded", "eth0", "u", time.Hour}}, ""},
 		"no sandbox so far": {"a", nil, ""},
 		"an earlier sandbox": {"a", []made{
 			{cluster, "c1", "eth0", "u", 2 * time.Hour}, {multus, "c2", "eth0", "u", time.Hour},

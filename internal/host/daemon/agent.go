@@ -22,7 +22,6 @@ import (
 	"multus/internal/config"
 	"multus/internal/device"
 	"multus/internal/engine/plan"
-	"multus/internal/source/kube"
 	wirev1 "multus/wire/v1"
 )
 
@@ -69,17 +68,7 @@ func assemble(conf *config.Daemon, o *Options, log *slog.Logger) (*agent, error)
 	a.metrics.Gauges(a.statuses.Waiting, func() float64 { return entries(cmp.Or(conf.CNIDir, config.DefaultCNIDir)) },
 		a.inForce)
 	if conf.HotPlug && s.Kube != nil {
-		a.hotPlug = hotplug.New(clock.RealClock{}, log)
-		a.hotPlug.Changed = a.metrics.Changed
-		a.metrics.HotPlug(a.hotPlug.Waiting, a.hotPlug.RunnerUp)
-		if conf.Repair != config.RepairOff {
-			a.missing = repair.New(repair.Options{
-				Dir:   cmp.Or(conf.CNIResultsDir, config.DefaultCNIResultsDir),
-				After: cmp.Or(conf.RepairAfter.Duration, config.DefaultRepairAfter), Report: a.statuses.Announce,
-				Clock: clock.RealClock{}, Log: log,
-			})
-			a.metrics.Missing(a.missing.Missing)
-		}
+		a.followPods()
 	}
 	a.server = planserver.New(planserver.Options{
 		Config: conf, Statuses: a.statuses, Metrics: a.metrics, HotPlug: a.hotPlug, Ready: a.ready, Instance: a.instance,
@@ -89,32 +78,6 @@ func assemble(conf *config.Daemon, o *Options, log *slog.Logger) (*agent, error)
 		},
 	})
 	return a, nil
-}
-
-// watchPods passes the pods of a node to the parts that follow them.
-func (a *agent) watchPods(ctx context.Context, node string) error {
-	handlers := podHandlers{a.hotPlug}
-	if a.missing != nil {
-		handlers = append(handlers, a.missing)
-	}
-	return a.sources.Kube.WatchPods(ctx, node, handlers, a.log)
-}
-
-// podHandlers are called one after another.
-type podHandlers []kube.PodHandler
-
-// Observe calls all handlers.
-func (h podHandlers) Observe(p *plan.Pod) {
-	for _, one := range h {
-		one.Observe(p)
-	}
-}
-
-// Gone calls all handlers.
-func (h podHandlers) Gone(p *plan.Pod) {
-	for _, one := range h {
-		one.Gone(p)
-	}
 }
 
 // newController returns the controller of the CNI configuration file, or nil if the configuration leaves the file to

@@ -286,20 +286,23 @@ func pause(ctx context.Context, d time.Duration) {
 // do changes the networks of pods, some at the same time, so that a plugin that hangs does not delay all others. It
 // reports each result at once, so that the pods of a runner that is killed are not done twice.
 func (r *runner) do(ctx context.Context, work *wirev1.Work) {
-	if work.StateDir != "" && !filepath.IsAbs(work.StateDir) {
-		r.log.Error("work ignored: the state directory is no absolute path", "dir", work.StateDir)
-		return
+	for _, dir := range []string{work.StateDir, work.ResultsDir} {
+		if dir != "" && !filepath.IsAbs(dir) {
+			r.log.Error("work ignored: a directory is no absolute path", "dir", dir)
+			return
+		}
 	}
 	store := &ledger.Store{
 		Dir: cmp.Or(work.StateDir, r.conf.CNIDir), BinDir: r.conf.BinDir, Boot: node.Boot(), Log: r.log,
 	}
+	adopted := r.adopt(ctx, work)
 	found, err := sandboxes(store, work.Pods)
 	todo := make(chan wirev1.Pod)
 	var all sync.WaitGroup
 	for range min(workers, len(work.Pods)) {
 		all.Go(func() {
 			for pod := range todo {
-				failure := err
+				failure := errors.Join(err, adopted[pod])
 				for _, record := range found[pod] {
 					failure = errors.Join(failure, r.apply(ctx, record, work.StateDir))
 				}
@@ -315,6 +318,20 @@ func (r *runner) do(ctx context.Context, work *wirev1.Work) {
 	}
 	close(todo)
 	all.Wait()
+}
+
+// adopt records the sandboxes that the runtime attached without calling Multus. It returns the errors by pod.
+func (r *runner) adopt(ctx context.Context, work *wirev1.Work) map[wirev1.Pod]error {
+	out := map[wirev1.Pod]error{}
+	for _, a := range work.Adopt {
+		_, err := r.engine.Adopt(ctx, &request.Request{
+			Command: request.Update, ContainerID: a.ContainerID, IfName: ledger.DefaultIfName, Path: r.path, Config: r.raw,
+		}, work.StateDir, work.ResultsDir)
+		if err != nil {
+			out[a.Pod] = fmt.Errorf("record the sandbox, which was attached without Multus: %w", err)
+		}
+	}
+	return out
 }
 
 func (r *runner) apply(ctx context.Context, record *ledger.Record, stateDir string) error {
