@@ -1,9 +1,14 @@
 package ledger
 
 import (
+	"encoding/base64"
 	"os"
 	"path/filepath"
+	"reflect"
+	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // TestInspect checks that Inspect changes nothing, whatever the directory contains (behaviour D80; multus-cni#1449).
@@ -91,5 +96,54 @@ func TestSurvey(t *testing.T) {
 	}
 	if _, err := s.Survey("../x", "eth0"); err == nil || s.HasTrace("../x") {
 		t.Error("a name that leads out of the directory")
+	}
+}
+
+// TestPeek checks that Peek returns what Read returns and changes nothing, also for a record of today's Multus, whose
+// network namespace only libcni's results name.
+func TestPeek(t *testing.T) {
+	t.Parallel()
+	s := store(t)
+	if err := s.Write(full(t)); err != nil {
+		t.Fatal(err)
+	}
+	const conf = `{"cniVersion":"1.0.0","name":"n","type":"bridge"}`
+	bytes := base64.StdEncoding.EncodeToString([]byte(conf))
+	write(t, filepath.Join(s.Dir, "today"), `[{"Conf":`+conf+`,"ConfList":{},"Name":"n","Bytes":"`+bytes+`"}]`)
+	result(t, s, "n", "today", "eth0", conf)
+	for _, id := range []string{"c0ffee", "today"} {
+		got, err := s.Peek(id, "eth0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(read(t, s, id), got, cmp.Exporter(func(reflect.Type) bool { return true })); diff != "" {
+			t.Errorf("%s (-read +peeked):\n%s", id, diff)
+		}
+	}
+	if r, err := s.Survey("today", "eth0"); err != nil || r.Netns == "" {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// TestUnchangeable checks which sandboxes are left alone, and that the reason is given.
+func TestUnchangeable(t *testing.T) {
+	t.Parallel()
+	for want, change := range map[string]func(*Record){
+		"":                                       func(*Record) {},
+		"the record is damaged":                  func(r *Record) { r.Damaged = true },
+		"another version of Multus has written":  func(r *Record) { r.Netns = "" },
+		"was undone":                             func(r *Record) { r.Progress.Undone = true },
+		"the DEL of the sandbox has begun":       func(r *Record) { r.Progress.Begun = 1 },
+		"attached before the node was last star": func(r *Record) { r.Boot = "earlier" },
+	} {
+		r := full(t)
+		r.Boot = "now"
+		change(r)
+		if got := r.Unchangeable("now"); !strings.Contains(got, want) || (got == "") != (want == "") {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	if r := full(t); r.BeforeBoot("now") {
+		t.Error("the boot of the record is not known")
 	}
 }

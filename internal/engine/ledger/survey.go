@@ -18,6 +18,16 @@ import (
 // cannot be read, also if an earlier Read has set the record aside. Unlike Read, Survey leaves a damaged record in
 // place, so that later calls see the damage, too. If nothing is known about a sandbox, its record has no attachments.
 func (s *Store) Survey(containerID, ifName string) (*Record, error) {
+	r, err := s.Peek(containerID, ifName)
+	if err == nil {
+		s.Complete(r)
+	}
+	return r, err
+}
+
+// Peek is Survey without what Complete adds. Apart from the attachments of a damaged record, the result is that of
+// Read.
+func (s *Store) Peek(containerID, ifName string) (*Record, error) {
 	r := &Record{ContainerID: containerID}
 	b, err := s.load(containerID)
 	switch {
@@ -39,7 +49,6 @@ func (s *Store) Survey(containerID, ifName string) (*Record, error) {
 		}
 	}
 	r.Foreign = r.Foreign && len(r.Attachments) == 0
-	s.Complete(r)
 	return r, nil
 }
 
