@@ -111,11 +111,16 @@ func (e *explain) explainRunning(ctx context.Context, ref plan.Ref, raw []byte, 
 	if err != nil {
 		return nil, err
 	}
-	records, err := recordsOf(conf.CNIDir, pod)
+	records, others, err := recordsOf(conf.CNIDir, pod)
 	if err != nil {
 		return nil, err
 	}
-	if len(records) == 0 {
+	switch {
+	case len(records) > 0:
+	case others > 0:
+		return nil, fmt.Errorf("pod %s has no record in %s on this node; a record of that name has another UID: it is that "+
+			"of an earlier pod, or of a static pod, whose networks do not change while it runs", ref, conf.CNIDir)
+	default:
 		return nil, fmt.Errorf("pod %s has no record in %s on this node: name the node on which it runs with --node NODE "+
 			"(kubectl get pod -n %s %s -o wide); multusctl ledger ls lists the records of a node", ref, conf.CNIDir,
 			ref.Namespace, ref.Name)
@@ -138,28 +143,30 @@ func (e *explain) newRunning(pod plan.Ref, container string) *runningOutput {
 	}
 }
 
-// recordsOf returns the records of a pod's sandboxes. A pod may have several, of which the runtime deletes all but one.
-// A damaged record is left in place. The records of an earlier pod of that name are left out if the pod's UID is known.
-func recordsOf(dir string, pod *plan.Pod) ([]*ledger.Record, error) {
+// recordsOf returns the records of a pod's sandboxes, and the number of records of that name with another UID. A pod
+// may have several sandboxes, of which the runtime deletes all but one. A damaged record is left in place.
+func recordsOf(dir string, pod *plan.Pod) (own []*ledger.Record, others int, err error) {
 	store := &ledger.Store{Dir: dir, Log: slog.New(slog.DiscardHandler)}
 	ids, err := store.Containers()
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	slices.Sort(ids)
-	var out []*ledger.Record
 	for _, id := range ids {
 		r, err := store.Peek(id, ledger.DefaultIfName)
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		of := session.PodOf(r)
-		sameUID := of.UID == pod.UID || of.UID == "" || pod.UID == ""
-		if of.Namespace == pod.Namespace && of.Name == pod.Name && sameUID {
-			out = append(out, r)
+		switch {
+		case of.Namespace != pod.Namespace || of.Name != pod.Name:
+		case of.UID != pod.UID && of.UID != "" && pod.UID != "":
+			others++
+		default:
+			own = append(own, r)
 		}
 	}
-	return out, nil
+	return own, others, nil
 }
 
 // explainSandbox compares one sandbox with what its pod requests.

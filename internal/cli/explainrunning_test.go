@@ -62,6 +62,10 @@ metadata: {name: web-5, namespace: team-a, uid: another}
 ---
 apiVersion: v1
 kind: Pod
+metadata: {name: web-6, namespace: team-a}
+---
+apiVersion: v1
+kind: Pod
 metadata: {name: agent, namespace: team-a}
 spec: {hostNetwork: true}
 `
@@ -177,9 +181,10 @@ nothing would be changed: the network namespace /nowhere/netns is gone
 func TestExplainRunningErrors(t *testing.T) {
 	t.Parallel()
 	state, args := newRunningNode(t)
-	const next = "name the node on which it runs with --node NODE (kubectl get pod -n team-a web-5 -o wide)"
+	const next = "name the node on which it runs with --node NODE (kubectl get pod -n team-a web-6 -o wide)"
 	for pod, want := range map[string]string{
-		"team-a/web-5": "error: pod team-a/web-5 has no record in " + state + " on this node: " + next,
+		"team-a/web-5": "error: pod team-a/web-5 has no record in " + state + " on this node; a record of that name has",
+		"team-a/web-6": "error: pod team-a/web-6 has no record in " + state + " on this node: " + next,
 		"team-a/none":  "not found",
 	} {
 		code, out, errs := call(t, nil, append(args, pod)...)
