@@ -343,13 +343,14 @@ func (r *runner) apply(ctx context.Context, record *ledger.Record, stateDir stri
 }
 
 // sandboxes returns the records of the sandboxes of pods. A pod may have several sandboxes, of which the runtime
-// deletes all but one.
+// deletes all but one. The UID that the runtime passes for a static pod is not that of its mirror pod, so that the
+// sandboxes of the pod's name count if none has its UID. The daemon refuses those of an earlier pod of the name.
 func sandboxes(store *ledger.Store, pods []wirev1.Pod) (map[wirev1.Pod][]*ledger.Record, error) {
 	ids, err := store.Containers()
 	if err != nil {
 		return nil, err
 	}
-	out := map[wirev1.Pod][]*ledger.Record{}
+	out, named := map[wirev1.Pod][]*ledger.Record{}, map[wirev1.Pod][]*ledger.Record{}
 	for _, id := range ids {
 		record, err := store.Read(id, ledger.DefaultIfName)
 		if err != nil {
@@ -361,10 +362,18 @@ func sandboxes(store *ledger.Store, pods []wirev1.Pod) (map[wirev1.Pod][]*ledger
 		store.Complete(record) // with the namespace, which today's Multus does not record
 		of := session.PodOf(record)
 		for _, pod := range pods {
-			// The UID that the runtime passes for a static pod is not that of its mirror pod.
-			if of.Namespace == pod.Namespace && of.Name == pod.Name && (of.UID == pod.UID || of.UID == "" || pod.UID == "") {
+			switch {
+			case of.Namespace != pod.Namespace || of.Name != pod.Name:
+			case of.UID == pod.UID || of.UID == "" || pod.UID == "":
 				out[pod] = append(out[pod], record)
+			default:
+				named[pod] = append(named[pod], record)
 			}
+		}
+	}
+	for _, pod := range pods {
+		if len(out[pod]) == 0 {
+			out[pod] = named[pod]
 		}
 	}
 	return out, nil
