@@ -1,6 +1,6 @@
 // Package runner is the process edge of the runner: multus-shim in its long form on the host, which changes the
-// networks of running pods as the daemon decides. One runs per node. It ends when there is no work, so that nothing runs
-// on a node whose pods do not change. Only cmd/multus-shim imports it.
+// networks of running pods as the daemon decides. One runs per node. It ends when there is no work, so that nothing
+// runs on a node whose pods do not change. Only cmd/multus-shim imports it.
 package runner
 
 import (
@@ -24,6 +24,7 @@ import (
 	"multus/internal/cniconf"
 	"multus/internal/config"
 	"multus/internal/engine"
+	"multus/internal/engine/detach"
 	"multus/internal/engine/ledger"
 	"multus/internal/engine/request"
 	"multus/internal/engine/session"
@@ -45,6 +46,9 @@ const (
 	retryPause = time.Second
 	// DefaultLinger is how long a runner waits for more work.
 	DefaultLinger = 30 * time.Second
+	// StopLimit is how long a runner may take to end after SIGTERM: it finishes or undoes the network that it works on. A
+	// service manager must wait so long.
+	StopLimit = engine.ApplyLimit + detach.UndoLimit
 	// maxConfig limits the size of the configuration.
 	maxConfig = 4 << 20
 )
@@ -312,8 +316,8 @@ func (r *runner) apply(ctx context.Context, record *ledger.Record, stateDir stri
 	}, stateDir)
 }
 
-// sandboxes returns the records of the sandboxes of pods. A pod may have several sandboxes, of which the runtime deletes
-// all but one.
+// sandboxes returns the records of the sandboxes of pods. A pod may have several sandboxes, of which the runtime
+// deletes all but one.
 func sandboxes(store *ledger.Store, pods []wirev1.Pod) (map[wirev1.Pod][]*ledger.Record, error) {
 	ids, err := store.Containers()
 	if err != nil {
