@@ -101,11 +101,11 @@ func TestComponents(t *testing.T) {
 	}
 }
 
-// fits reports whether a component is for a directory: isolation and hotplug are for the daemon, isolation-thin is for
-// the thin plugin.
+// fits reports whether a component is for a directory: isolation, hotplug and executor are for the daemon,
+// isolation-thin is for the thin plugin.
 func fits(component, dir string) bool {
 	switch component {
-	case "isolation", "hotplug":
+	case "isolation", "hotplug", "executor":
 		return dir != thin
 	case "isolation-thin":
 		return dir == thin
@@ -188,7 +188,8 @@ func TestDefinitionRoles(t *testing.T) {
 	t.Parallel()
 	roles := addedRoles(t, with(t, base, "definition-roles"))
 	view, edit := roles["multus-definitions-view"], roles["multus-definitions-edit"]
-	if len(roles) != 2 || len(view.Rules) != 1 || len(edit.Rules) != 1 || len(view.Labels)+len(edit.Labels) != 0 {
+	if len(roles) != 2 || view == nil || edit == nil || len(view.Rules) != 1 || len(edit.Rules) != 1 ||
+		len(view.Labels)+len(edit.Labels) != 0 {
 		t.Fatalf("%+v", roles)
 	}
 	if !slices.Equal(view.Rules[0].Verbs, []string{"get", "list", "watch"}) {
@@ -208,20 +209,28 @@ func TestDefinitionRoles(t *testing.T) {
 	}
 }
 
-// addedRoles returns the ClusterRoles beside that of the base, by name.
-func addedRoles(t *testing.T, m manifest) map[string]rbacv1.ClusterRole {
+// byName returns the objects of a kind by name.
+func byName[T any](t *testing.T, m manifest, kind string) map[string]*T {
 	t.Helper()
-	roles := map[string]rbacv1.ClusterRole{}
+	all := map[string]*T{}
 	for _, u := range m.objects {
-		if u.GetKind() != "ClusterRole" || u.GetName() == "multus" {
+		if u.GetKind() != kind {
 			continue
 		}
-		var r rbacv1.ClusterRole
-		if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(u.Object, &r, true); err != nil {
+		o := new(T)
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(u.Object, o, true); err != nil {
 			t.Fatal(err)
 		}
-		roles[r.Name] = r
+		all[u.GetName()] = o
 	}
+	return all
+}
+
+// addedRoles returns the ClusterRoles beside that of the base, by name.
+func addedRoles(t *testing.T, m manifest) map[string]*rbacv1.ClusterRole {
+	t.Helper()
+	roles := byName[rbacv1.ClusterRole](t, m, "ClusterRole")
+	delete(roles, "multus")
 	return roles
 }
 
@@ -257,10 +266,39 @@ func TestHotPlug(t *testing.T) {
 					t.Errorf("DaemonSet (-without +with):\n%s", d)
 				}
 				roles := addedRoles(t, m)
-				if d := cmp.Diff([]rbacv1.PolicyRule{watchPods}, roles["multus-hotplug"].Rules); d != "" || len(roles) != 1 {
-					t.Errorf("%d roles; rules (-want +got):\n%s", len(roles), d)
+				if role := roles["multus-hotplug"]; role == nil || len(roles) != 1 ||
+					!cmp.Equal(role.Rules, []rbacv1.PolicyRule{watchPods}) {
+					t.Errorf("roles %+v", roles)
 				}
 			})
+		}
+	}
+}
+
+// TestExecutor checks, in every directory with a daemon, that executor adds one DaemonSet with the directories of the
+// daemon, and leaves the daemon as it is. TestHotPlug of test/realnode runs it.
+func TestExecutor(t *testing.T) {
+	t.Parallel()
+	for _, dir := range all(t) {
+		if !fits("executor", dir) {
+			continue
+		}
+		before, m := render(t, dir), with(t, dir, "hotplug", "executor")
+		all := byName[appsv1.DaemonSet](t, m, "DaemonSet")
+		daemon, executor := all["kube-multus-ds"], all["multus-executor"]
+		if len(all) != 2 || daemon == nil || executor == nil {
+			t.Fatalf("%s: DaemonSets %v", dir, all)
+		}
+		if d := cmp.Diff(get[appsv1.DaemonSet](t, before, "DaemonSet"), daemon); d != "" {
+			t.Errorf("%s: daemon (-without +with):\n%s", dir, d)
+		}
+		conf := parseConfig(t, daemonConfig(t, m))
+		c := executor.Spec.Template.Spec.Containers[0]
+		want := []string{
+			"runner", "--in-node", "--linger=0s", "--config=" + conf.CNIConfigDir, "--cni-path=" + conf.BinDir,
+		}
+		if !slices.Equal(c.Args, want) || c.Image != daemon.Spec.Template.Spec.Containers[0].Image {
+			t.Errorf("%s: %s %q, want %q", dir, c.Image, c.Args, want)
 		}
 	}
 }

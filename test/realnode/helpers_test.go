@@ -43,8 +43,14 @@ func (n *node) install(t *testing.T, dir string) {
 	n.installFrom(t, filepath.Join(root, "deploy", dir))
 }
 
-// installWith installs base with components, as docs/install.md shows it.
+// installWith installs base with components.
 func (n *node) installWith(t *testing.T, components ...string) {
+	t.Helper()
+	n.installFrom(t, n.baseWith(t, components...))
+}
+
+// baseWith returns a kustomization of base with components, as docs/install.md shows it.
+func (n *node) baseWith(t *testing.T, components ...string) string {
 	t.Helper()
 	deploy, err := filepath.Abs(filepath.Join(root, "deploy"))
 	if err != nil {
@@ -62,7 +68,7 @@ func (n *node) installWith(t *testing.T, components ...string) {
 	if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	n.installFrom(t, dir)
+	return dir
 }
 
 // installFrom installs from any kustomization.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"multus/internal/testutil/eventually"
 	"multus/internal/testutil/unit"
@@ -22,11 +23,7 @@ func (w *plugWatch) runnerSurvives(t *testing.T) {
 	pod := w.running(t, "plug", 1)[0]
 	w.change(t, "net-a,net-b", bothNetworks, pod)
 	runner := w.oneRunner(t)
-	server, err := w.Commands("containerd")
-	if err != nil || len(server) != 1 {
-		t.Fatalf("processes of containerd: %d, %v", server, err)
-	}
-	if a, b := cgroup(t, runner), cgroup(t, server[0]); a != b {
+	if a, b := cgroup(t, runner), w.containerdCgroup(t); a != b {
 		t.Errorf("the runner is in the control group %s, containerd is in %s", a, b)
 	}
 	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
@@ -80,6 +77,15 @@ func cgroup(t *testing.T, pid int) string {
 		t.Fatal(err)
 	}
 	return strings.TrimSpace(string(b))
+}
+
+func (w *plugWatch) containerdCgroup(t *testing.T) string {
+	t.Helper()
+	server, err := w.Commands("containerd")
+	if err != nil || len(server) != 1 {
+		t.Fatalf("processes of containerd: %d, %v", server, err)
+	}
+	return cgroup(t, server[0])
 }
 
 // statusCalls measures how often the runtime calls STATUS while nothing happens. Each call opens the plugin's file.
@@ -143,4 +149,45 @@ func (w *plugWatch) service(t *testing.T) {
 	}
 	w.running(t, "plug", 0)
 	w.untilHeld(t, 0)
+}
+
+// executor adds deploy/components/executor. Its pod runs the runner, which ends with the pod.
+func (w *plugWatch) executor(t *testing.T) {
+	if err := w.Kustomize(t.Context(), w.baseWith(t, "hotplug", "runtime-annotations", "executor")); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "executor Ready", func() error { return w.daemonSetReady(t, "kube-system", "multus-executor") })
+	runner := w.oneRunner(t)
+	if namespace(t, runner, "mnt") != namespace(t, w.Pid(), "mnt") || cgroup(t, runner) == w.containerdCgroup(t) {
+		t.Errorf("the runner is not in the node's mount namespace, or not in a container: %s", cgroup(t, runner))
+	}
+	pod := w.running(t, "plug", 1)[0]
+	took := w.change(t, "net-a,net-b", bothNetworks, pod)
+	w.has(t, bothNetworks, pod)
+	took = append(took, w.change(t, "", noNetworks, pod)...)
+	if again := w.oneRunner(t); again != runner {
+		t.Errorf("the runner was %d, is %d", runner, again)
+	}
+	report(t, "with the executor", took)
+	err := w.Client.AppsV1().DaemonSets("kube-system").Delete(t.Context(), "multus-executor", metav1.DeleteOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the end of the runner", func() error {
+		if running := w.runners(t); len(running) > 0 {
+			return fmt.Errorf("runners %d", running)
+		}
+		return nil
+	})
+	w.running(t, "plug", 0)
+	w.untilHeld(t, 0)
+}
+
+func namespace(t *testing.T, pid int, name string) string {
+	t.Helper()
+	link, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", pid, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return link
 }

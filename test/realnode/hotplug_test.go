@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"multus/internal/engine/publish"
 	"multus/internal/testutil/cluster"
 )
 
@@ -54,6 +55,7 @@ func TestHotPlug(t *testing.T) {
 		{"containerd terminated and killed", w.runnerSurvives},
 		{"calls of STATUS", w.statusCalls},
 		{"service", w.service},
+		{"executor", w.executor},
 	} {
 		if !t.Run(scenario.name, scenario.run) {
 			return // the following scenarios would fail for the same reason
@@ -202,6 +204,7 @@ func (w *plugWatch) deployment(t *testing.T) {
 	w.has(t, noNetworks, pods...)
 	w.wantHeld(t, held+2*plugPods)
 	report(t, fmt.Sprintf("%d pods at once, as installed", plugPods), first)
+	w.hasPlugEvents(t, pods[0])
 	w.warm(t, pods)
 	w.cold(t, pods)
 	if after := w.identities(t, "plug"); !slices.Equal(before, after) {
@@ -217,6 +220,27 @@ func (w *plugWatch) deployment(t *testing.T) {
 			err = fmt.Errorf("results %q; links were %q, are %q", left, links, after)
 		}
 		return err
+	})
+}
+
+// hasPlugEvents waits for the events about two networks that were added and removed. deploy/base/policies.yaml limits
+// the reasons of events.
+func (w *plugWatch) hasPlugEvents(t *testing.T, pod string) {
+	t.Helper()
+	wait(t, "events of "+pod, func() error {
+		l, err := w.Client.CoreV1().Events("default").List(t.Context(),
+			metav1.ListOptions{FieldSelector: "involvedObject.name=" + pod + ",source=multus"})
+		if err != nil {
+			return err
+		}
+		count := map[string]int{}
+		for i := range l.Items {
+			count[l.Items[i].Reason]++
+		}
+		if count[publish.AddedInterface] != 3 || count[publish.RemovedInterface] != 2 { // eth0, too
+			return fmt.Errorf("%v", count)
+		}
+		return nil
 	})
 }
 

@@ -57,6 +57,7 @@ func TestArguments(t *testing.T) {
 		{[]string{"--linger"}, 2, "--linger needs a value"},
 		{[]string{"--linger=soon"}, 2, `--linger "soon" is no duration`},
 		{[]string{"--linger", "-1s"}, 2, "is no duration"},
+		{[]string{"--in-node=true"}, 2, "--in-node takes no value"},
 		{[]string{"--once"}, 2, `unknown argument "--once"`},
 		{[]string{"--config", "/nowhere"}, 1, "read the CNI configuration"},
 		{[]string{"--config", t.TempDir()}, 1, "name one with --config"},

@@ -108,14 +108,14 @@ func (c *Cluster) Contained(name string) ([]int, error) {
 	return pids, err
 }
 
-// Commands returns the processes of the node itself, outside of containers' PID namespaces, whose command line begins
-// with the program name and these arguments. The directory of the program does not matter.
+// Commands returns the processes of the node whose command line begins with the program name and these arguments. The
+// directory of the program does not matter.
 func (c *Cluster) Commands(name string, args ...string) ([]int, error) {
 	want := append([]string{name}, args...)
 	var pids []int
-	err := c.eachProcess(func(pid int, contained bool) error {
+	err := c.eachProcess(func(pid int, _ bool) error {
 		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		if err != nil || contained {
+		if err != nil {
 			return nil // it has ended meanwhile
 		}
 		has := strings.Split(string(line), "\x00")
