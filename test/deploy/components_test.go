@@ -82,8 +82,7 @@ func TestComponents(t *testing.T) {
 			t.Errorf("README.md does not mention the component %s", component)
 		}
 		for _, dir := range all(t) {
-			// isolation is for the daemon, isolation-thin for the thin plugin.
-			if component == "isolation-thin" != (dir == thin) && strings.HasPrefix(component, "isolation") {
+			if !fits(component, dir) {
 				continue
 			}
 			m := with(t, dir, component)
@@ -100,6 +99,18 @@ func TestComponents(t *testing.T) {
 			}
 		}
 	}
+}
+
+// fits reports whether a component is for a directory: isolation, hotplug and executor are for the daemon,
+// isolation-thin is for the thin plugin.
+func fits(component, dir string) bool {
+	switch component {
+	case "isolation", "hotplug", "executor":
+		return dir != thin
+	case "isolation-thin":
+		return dir == thin
+	}
+	return true
 }
 
 // kinds counts the objects of each kind.
@@ -175,19 +186,10 @@ func TestIsolation(t *testing.T) {
 // has a label with which the API server would aggregate it to another role.
 func TestDefinitionRoles(t *testing.T) {
 	t.Parallel()
-	roles := map[string]rbacv1.ClusterRole{}
-	for _, u := range with(t, base, "definition-roles").objects {
-		if u.GetKind() != "ClusterRole" || u.GetName() == "multus" {
-			continue
-		}
-		var r rbacv1.ClusterRole
-		if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(u.Object, &r, true); err != nil {
-			t.Fatal(err)
-		}
-		roles[r.Name] = r
-	}
+	roles := addedRoles(t, with(t, base, "definition-roles"))
 	view, edit := roles["multus-definitions-view"], roles["multus-definitions-edit"]
-	if len(roles) != 2 || len(view.Rules) != 1 || len(edit.Rules) != 1 || len(view.Labels)+len(edit.Labels) != 0 {
+	if len(roles) != 2 || view == nil || edit == nil || len(view.Rules) != 1 || len(edit.Rules) != 1 ||
+		len(view.Labels)+len(edit.Labels) != 0 {
 		t.Fatalf("%+v", roles)
 	}
 	if !slices.Equal(view.Rules[0].Verbs, []string{"get", "list", "watch"}) {
@@ -203,6 +205,100 @@ func TestDefinitionRoles(t *testing.T) {
 		if !slices.Equal(r.Rules[0].APIGroups, []string{"k8s.cni.cncf.io"}) ||
 			!slices.Equal(r.Rules[0].Resources, []string{"network-attachment-definitions"}) {
 			t.Errorf("%s: %v", r.Name, r.Rules)
+		}
+	}
+}
+
+// byName returns the objects of a kind by name.
+func byName[T any](t *testing.T, m manifest, kind string) map[string]*T {
+	t.Helper()
+	all := map[string]*T{}
+	for _, u := range m.objects {
+		if u.GetKind() != kind {
+			continue
+		}
+		o := new(T)
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(u.Object, o, true); err != nil {
+			t.Fatal(err)
+		}
+		all[u.GetName()] = o
+	}
+	return all
+}
+
+// addedRoles returns the ClusterRoles beside that of the base, by name.
+func addedRoles(t *testing.T, m manifest) map[string]*rbacv1.ClusterRole {
+	t.Helper()
+	roles := byName[rbacv1.ClusterRole](t, m, "ClusterRole")
+	delete(roles, "multus")
+	return roles
+}
+
+// watchPods is the permission that hotplug adds.
+var watchPods = rbacv1.PolicyRule{
+	APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"get", "list", "watch"},
+}
+
+// TestHotPlug checks, in every directory with a daemon, that hotplug changes one key of the daemon's file and adds one
+// role, also together with isolation, and that the daemon's pods stay without privilege.
+func TestHotPlug(t *testing.T) {
+	t.Parallel()
+	for _, dir := range all(t) {
+		if !fits("hotplug", dir) {
+			continue
+		}
+		for _, components := range [][]string{{"hotplug"}, {"hotplug", "isolation"}, {"isolation", "hotplug"}} {
+			if dir == "overlays/openshift" && len(components) > 1 {
+				continue // it has isolation already
+			}
+			t.Run(dir+" "+strings.Join(components, " and "), func(t *testing.T) {
+				t.Parallel()
+				before, m := render(t, dir), with(t, dir, components...)
+				want := parseConfig(t, daemonConfig(t, before))
+				want.HotPlug, want.NamespaceIsolation = true, want.NamespaceIsolation || len(components) > 1
+				got := parseConfig(t, daemonConfig(t, m))
+				got.Raw, want.Raw = nil, nil
+				if d := cmp.Diff(want, got); d != "" {
+					t.Errorf("daemon's file (-want +got):\n%s", d)
+				}
+				checkUnprivileged(t, m)
+				if d := cmp.Diff(get[appsv1.DaemonSet](t, before, "DaemonSet"), get[appsv1.DaemonSet](t, m, "DaemonSet")); d != "" {
+					t.Errorf("DaemonSet (-without +with):\n%s", d)
+				}
+				roles := addedRoles(t, m)
+				if role := roles["multus-hotplug"]; role == nil || len(roles) != 1 ||
+					!cmp.Equal(role.Rules, []rbacv1.PolicyRule{watchPods}) {
+					t.Errorf("roles %+v", roles)
+				}
+			})
+		}
+	}
+}
+
+// TestExecutor checks, in every directory with a daemon, that executor adds one DaemonSet with the directories of the
+// daemon, and leaves the daemon as it is. TestHotPlug of test/realnode runs it.
+func TestExecutor(t *testing.T) {
+	t.Parallel()
+	for _, dir := range all(t) {
+		if !fits("executor", dir) {
+			continue
+		}
+		before, m := render(t, dir), with(t, dir, "hotplug", "executor")
+		all := byName[appsv1.DaemonSet](t, m, "DaemonSet")
+		daemon, executor := all["kube-multus-ds"], all["multus-executor"]
+		if len(all) != 2 || daemon == nil || executor == nil {
+			t.Fatalf("%s: DaemonSets %v", dir, all)
+		}
+		if d := cmp.Diff(get[appsv1.DaemonSet](t, before, "DaemonSet"), daemon); d != "" {
+			t.Errorf("%s: daemon (-without +with):\n%s", dir, d)
+		}
+		conf := parseConfig(t, daemonConfig(t, m))
+		c := executor.Spec.Template.Spec.Containers[0]
+		want := []string{
+			"runner", "--in-node", "--linger=0s", "--config=" + conf.CNIConfigDir, "--cni-path=" + conf.BinDir,
+		}
+		if !slices.Equal(c.Args, want) || c.Image != daemon.Spec.Template.Spec.Containers[0].Image {
+			t.Errorf("%s: %s %q, want %q", dir, c.Image, c.Args, want)
 		}
 	}
 }

@@ -30,7 +30,7 @@ func reasons(tb testing.TB) []string {
 			if strings.HasSuffix(file, "_test.go") {
 				continue
 			}
-			f, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
+			f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ParseComments)
 			if err != nil {
 				tb.Fatal(err)
 			}
@@ -38,7 +38,7 @@ func reasons(tb testing.TB) []string {
 		}
 	}
 	for _, name := range named {
-		if len(values[name]) == 0 && name != "Reason" {
+		if len(values[name]) == 0 && !strings.EqualFold(name, "reason") { // a variable
 			tb.Errorf("the value of the reason %s is not found", name)
 		}
 		for _, v := range values[name] {
@@ -51,11 +51,15 @@ func reasons(tb testing.TB) []string {
 	return slices.Sorted(maps.Keys(found))
 }
 
-// inspect adds the reasons that are literals to found, and the values of names to values. It returns the names that are
-// used as reasons.
+// inspect adds the reasons that are literals to found, and those that are declared together in a group of constants. It
+// adds the values of names to values, and returns the names that are used as reasons.
 func inspect(f *ast.File, found map[string]bool, values map[string][]string) (named []string) {
 	ast.Inspect(f, func(n ast.Node) bool {
 		switch n := n.(type) {
+		case *ast.GenDecl:
+			if strings.HasPrefix(n.Doc.Text(), "Reasons of events") {
+				group(n, found)
+			}
 		case *ast.ValueSpec:
 			for i, name := range n.Names {
 				if i < len(n.Values) {
@@ -86,6 +90,21 @@ func inspect(f *ast.File, found map[string]bool, values map[string][]string) (na
 	return named
 }
 
+// group adds the values of a group of constants to found.
+func group(of *ast.GenDecl, found map[string]bool) {
+	for _, spec := range of.Specs {
+		v, ok := spec.(*ast.ValueSpec)
+		if !ok {
+			continue
+		}
+		for _, value := range v.Values {
+			if lit, ok := value.(*ast.BasicLit); ok {
+				found[text(lit)] = true
+			}
+		}
+	}
+}
+
 func define(values map[string][]string, left, right ast.Expr) {
 	name, ok := left.(*ast.Ident)
 	lit, isLit := right.(*ast.BasicLit)
@@ -104,8 +123,8 @@ func TestReasons(t *testing.T) {
 	t.Parallel()
 	got := reasons(t)
 	for _, want := range []string{
-		"AddedInterface", "NoNetworkFound", "FailedAddingInterface", "FailedRemovingInterface",
-		"CNIConfigurationLost",
+		"AddedInterface", "RemovedInterface", "NoNetworkFound", "FailedAddingInterface", "FailedRemovingInterface",
+		"InterfaceAddRejected", "InterfaceChangeIgnored", "CNIConfigurationLost",
 	} {
 		if !slices.Contains(got, want) {
 			t.Errorf("%s is not among %q", want, got)

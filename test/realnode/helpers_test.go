@@ -43,6 +43,34 @@ func (n *node) install(t *testing.T, dir string) {
 	n.installFrom(t, filepath.Join(root, "deploy", dir))
 }
 
+// installWith installs base with components.
+func (n *node) installWith(t *testing.T, components ...string) {
+	t.Helper()
+	n.installFrom(t, n.baseWith(t, components...))
+}
+
+// baseWith returns a kustomization of base with components, as docs/install.md shows it.
+func (n *node) baseWith(t *testing.T, components ...string) string {
+	t.Helper()
+	deploy, err := filepath.Abs(filepath.Join(root, "deploy"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	rel, err := filepath.Rel(dir, deploy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := fmt.Sprintf("resources: [%s/base]\ncomponents:\n", rel)
+	for _, c := range components {
+		text += fmt.Sprintf("  - %s/components/%s\n", rel, c)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
 // installFrom installs from any kustomization.
 func (n *node) installFrom(t *testing.T, dir string) {
 	t.Helper()

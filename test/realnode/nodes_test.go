@@ -27,7 +27,7 @@ import (
 // (deploy/components/runtime-annotations), because this runtime passes the annotations.
 func TestTwoNodes(t *testing.T) {
 	n := start(t, cluster.Options{Nodes: 2})
-	n.installFrom(t, n.hardened(t))
+	n.installWith(t, "runtime-annotations")
 	for i, on := range []*cluster.Cluster{n.Cluster, n.Others[0]} {
 		name := fmt.Sprintf("pod-%d", i)
 		n.apply(t, strings.Replace(pod(name, extra), "spec:", "spec:\n  nodeName: "+on.Node, 1))
@@ -45,25 +45,6 @@ func TestTwoNodes(t *testing.T) {
 		until(t, "events of "+p.Name, func() error { return n.hasEvents(t, p) })
 		n.remove(t, p.Name)
 	}
-}
-
-// hardened returns base without the permission to read pods.
-func (n *node) hardened(t *testing.T) string {
-	t.Helper()
-	deploy, err := filepath.Abs(filepath.Join(root, "deploy"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	rel, err := filepath.Rel(dir, deploy)
-	if err != nil {
-		t.Fatal(err)
-	}
-	text := fmt.Sprintf("resources: [%[1]s/base]\ncomponents: [%[1]s/components/runtime-annotations]\n", rel)
-	if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return dir
 }
 
 func (n *node) pod(t *testing.T, name string) *corev1.Pod {

@@ -141,16 +141,7 @@ func (n *node) watchStatuses(t *testing.T) *statusWatch {
 	w := &statusWatch{
 		node: n, seen: map[string]time.Time{}, containers: map[string]string{}, events: map[string]moments{},
 	}
-	config := n.RESTConfig()
-	config.Timeout = 0 // it would end the watch
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pods, err := client.CoreV1().Pods("default").Watch(t.Context(), metav1.ListOptions{LabelSelector: "app=status"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	n.watchPods(t, "app=status", w.pod)
 	ctx, cancel := context.WithCancel(context.Background())
 	ctr := exec.CommandContext(ctx, filepath.Join(root, "bin", "tools", "ctr"), "-a",
 		n.Path(n.paths.Run+"/containerd.sock"), "-n", "k8s.io", "events")
@@ -163,24 +154,43 @@ func (n *node) watchStatuses(t *testing.T) *statusWatch {
 	}
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		for e := range pods.ResultChan() {
-			if p, ok := e.Object.(*corev1.Pod); ok {
-				w.pod(p, time.Now())
-			}
-		}
-	})
-	wg.Go(func() {
 		for lines := bufio.NewScanner(out); lines.Scan(); {
 			w.event(lines.Text())
 		}
 		_ = ctr.Wait() // it is killed below
 	})
 	t.Cleanup(func() {
-		pods.Stop()
 		cancel()
 		wg.Wait()
 	})
 	return w
+}
+
+// watchPods calls fn for each change of the selected pods, one call at a time, until the test ends.
+func (n *node) watchPods(t *testing.T, selector string, fn func(p *corev1.Pod, now time.Time)) {
+	t.Helper()
+	config := n.RESTConfig()
+	config.Timeout = 0 // it would end the watch
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pods, err := client.CoreV1().Pods("default").Watch(t.Context(), metav1.ListOptions{LabelSelector: selector})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for e := range pods.ResultChan() {
+			if p, ok := e.Object.(*corev1.Pod); ok {
+				fn(p, time.Now())
+			}
+		}
+	})
+	t.Cleanup(func() {
+		pods.Stop()
+		wg.Wait()
+	})
 }
 
 // pod records what a pod shows at a moment.

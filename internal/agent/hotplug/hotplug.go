@@ -54,7 +54,9 @@ type Queue struct {
 	// changed is closed and replaced when ready grows. waiting is the number of runners that wait for that.
 	changed chan struct{}
 	waiting int
-	// heard is the time of the last call of a runner.
+	// ended reports whether Run has ended.
+	ended bool
+	// heard is the time of the last call of a runner that got work. It is zero after one that got none.
 	heard time.Time
 }
 
@@ -89,13 +91,15 @@ func (q *Queue) Run(ctx context.Context) error {
 	defer stop()
 	for {
 		pod, ended := q.work.Get()
+		q.mu.Lock()
+		if q.ended = ended; !ended {
+			q.ready = append(q.ready, pod)
+		}
+		q.announce()
+		q.mu.Unlock()
 		if ended {
 			return nil
 		}
-		q.mu.Lock()
-		q.ready = append(q.ready, pod)
-		q.announce()
-		q.mu.Unlock()
 	}
 }
 
@@ -153,14 +157,14 @@ func (q *Queue) Gone(pod *plan.Pod) {
 	q.work.Forget(pod.Identity())
 }
 
-// Next returns the pods to work on, at most maxHandedOut. It waits until there are some or ctx ends. The pods that were
+// Next returns the pods to work on, at most maxHandedOut. It waits until there are some, or ctx or Run ends: a runner
+// that waits must not delay the end of the daemon. The pods that were
 // handed out before and have no result yet are handed out again: there is one runner, and it asks when it is done.
 func (q *Queue) Next(ctx context.Context) []request.Pod {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	defer func() { q.heard = q.clock.Now() }()
 	q.ready, q.out = append(q.out, q.ready...), nil
-	for len(q.ready) == 0 {
+	for len(q.ready) == 0 && !q.ended {
 		changed := q.changed
 		q.waiting++
 		q.mu.Unlock()
@@ -171,9 +175,14 @@ func (q *Queue) Next(ctx context.Context) []request.Pod {
 		q.mu.Lock()
 		q.waiting--
 		if ctx.Err() != nil {
+			q.heard = time.Time{} // the runner ends, or waits again at once
 			return nil
 		}
 	}
+	if q.ended {
+		return nil
+	}
+	q.heard = q.clock.Now()
 	n := min(len(q.ready), maxHandedOut)
 	q.out, q.ready = q.ready[:n:n], q.ready[n:]
 	for _, pod := range q.out {

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -15,6 +16,7 @@ import (
 
 // UninstallCommand returns `multus-daemon uninstall`. defaultConfig is the path of the daemon's configuration.
 func UninstallCommand(defaultConfig string) *cobra.Command {
+	const inNodeFlag = "in-node"
 	var file, confDir, stateDir, socketDir string
 	var inNode bool
 	r := Removal{LockFile: node.LockFile, Boot: node.Boot()}
@@ -30,7 +32,8 @@ func UninstallCommand(defaultConfig string) *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if inNode {
-				return enterNode(nodePID)
+				// The last of several equal flags counts.
+				return node.Enter(append(slices.Clone(os.Args), "--"+inNodeFlag+"=false"), os.Environ())
 			}
 			conf, err := readConfig(file, cmd.Flags().Changed("config"))
 			if err != nil {

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -25,6 +26,7 @@ import (
 	"multus/internal/cniconf"
 	"multus/internal/config"
 	"multus/internal/engine"
+	"multus/internal/engine/detach"
 	"multus/internal/engine/ledger"
 	"multus/internal/engine/request"
 	"multus/internal/engine/session"
@@ -48,6 +50,9 @@ const (
 	DefaultLinger = 30 * time.Second
 	// workers is the number of pods that are changed at the same time.
 	workers = 4
+	// StopLimit is how long a runner may take to end after SIGTERM: it finishes or undoes the network that it works on. A
+	// service manager must wait so long.
+	StopLimit = engine.ApplyLimit + detach.UndoLimit
 	// maxConfig limits the size of the configuration.
 	maxConfig = 4 << 20
 )
@@ -63,9 +68,12 @@ Options:
                     or - for standard input (default ` + defaultConfig + `)
   --cni-path DIRS   directories of the CNI plugins, separated by colons (default: CNI_PATH, else ` + defaultPath + `)
   --linger TIME     end after this time without work, 0 for never (default 30s)
+  --in-node         from a privileged pod in the node's PID namespace: run on the node itself, where the container
+                    runtime runs
 `
 
 const (
+	inNodeFlag    = "--in-node"
 	defaultConfig = "/etc/cni/net.d"
 	defaultPath   = "/opt/cni/bin"
 )
@@ -77,6 +85,8 @@ type options struct {
 	linger time.Duration
 	// fixed reports whether linger was given.
 	fixed bool
+	// inNode reports whether the program is in a container and has to enter the node.
+	inNode bool
 }
 
 // Run runs the runner and returns its exit code: 0, also if another runner runs already, or 1 with a message on stderr,
@@ -92,6 +102,11 @@ func Run(args []string, stdin io.Reader, stdout, stderr io.Writer, getenv func(s
 		fmt.Fprint(stdout, usage)
 		return 0
 	}
+	if o.inNode {
+		err := node.Enter(append([]string{"multus-shim", plugin.RunnerCommand}, withoutInNode(args)...), os.Environ())
+		fmt.Fprintln(stderr, "multus-shim runner:", err)
+		return 1
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	if err := run(ctx, &o, stdin); err != nil {
@@ -99,6 +114,10 @@ func Run(args []string, stdin io.Reader, stdout, stderr io.Writer, getenv func(s
 		return 1
 	}
 	return 0
+}
+
+func withoutInNode(args []string) []string {
+	return slices.DeleteFunc(slices.Clone(args), func(arg string) bool { return arg == inNodeFlag })
 }
 
 // parse reads the command line. Package flag would make the plugin larger for every pod.
@@ -109,6 +128,12 @@ func (o *options) parse(args []string) (help bool, err error) {
 		switch name {
 		case "-h", "--help":
 			return true, nil
+		case inNodeFlag:
+			if given {
+				return false, fmt.Errorf("%s takes no value", name)
+			}
+			o.inNode = true
+			continue
 		case "--config", "--cni-path", "--linger":
 		default:
 			return false, fmt.Errorf("unknown argument %q", name)
@@ -143,7 +168,7 @@ func run(ctx context.Context, o *options, stdin io.Reader) error {
 	if err != nil {
 		return err
 	}
-	lock, err := fsx.TryAcquire(node.LockFile, lockKey+conf.SocketPath())
+	lock, err := o.lock(ctx, lockKey+conf.SocketPath())
 	if errors.Is(err, fsx.ErrLocked) {
 		return nil // another runner does the work
 	}
@@ -153,6 +178,15 @@ func run(ctx context.Context, o *options, stdin io.Reader) error {
 	defer func() { _ = lock.Release() }() // the process ends
 	log := plugin.Logger(conf, plugin.Thick())
 	return newRunner(conf, raw, o, log).run(ctx)
+}
+
+// lock acquires the lock of the node's runner. A runner that never ends by itself is a service, and waits for the end
+// of another one: its service manager would start it again and again.
+func (o *options) lock(ctx context.Context, key string) (*fsx.Lock, error) {
+	if o.linger == 0 {
+		return fsx.Acquire(ctx, node.LockFile, key)
+	}
+	return fsx.TryAcquire(node.LockFile, key)
 }
 
 // readConfig returns the configuration that a runtime would pass to Multus.

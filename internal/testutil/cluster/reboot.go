@@ -108,6 +108,26 @@ func (c *Cluster) Contained(name string) ([]int, error) {
 	return pids, err
 }
 
+// Commands returns the processes of the node whose command line begins with the program name and these arguments. The
+// directory of the program does not matter.
+func (c *Cluster) Commands(name string, args ...string) ([]int, error) {
+	want := append([]string{name}, args...)
+	var pids []int
+	err := c.eachProcess(func(pid int, _ bool) error {
+		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err != nil {
+			return nil // it has ended meanwhile
+		}
+		has := strings.Split(string(line), "\x00")
+		has[0] = filepath.Base(has[0])
+		if len(has) >= len(want) && slices.Equal(has[:len(want)], want) {
+			pids = append(pids, pid)
+		}
+		return nil
+	})
+	return pids, err
+}
+
 // killAll kills every process of the node except the first one and the control plane. It returns an error while there
 // are any left.
 func (c *Cluster) killAll() error {
