@@ -355,7 +355,7 @@ func (ap *applying) publish(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), publishLimit)
 	defer cancel()
-	failpoint.At("report.before")
+	failpoint.At("apply.report")
 	if err := ap.Publisher.Publish(ctx, rep); err != nil {
 		return fault.StatusLost.Wrap(err, ap.Request.Pod())
 	}

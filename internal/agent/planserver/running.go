@@ -9,6 +9,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"multus/internal/engine/request"
+	"multus/internal/failpoint"
 	"multus/internal/fault"
 	wirev1 "multus/wire/v1"
 )
@@ -51,6 +52,9 @@ func (s *Server) work(w http.ResponseWriter, r *http.Request) {
 	for _, pod := range s.hotPlug.Next(ctx) {
 		work.Pods = append(work.Pods, wirev1.Pod(pod))
 	}
+	if len(work.Pods) > 0 {
+		failpoint.At("hotplug.handed")
+	}
 	limitAnswer(w)
 	answer(w, http.StatusOK, work)
 }
@@ -66,11 +70,13 @@ func (s *Server) workDone(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusNotFound, &types.Error{Code: fault.Decoding, Msg: noHotPlug})
 		return
 	}
+	failpoint.At("hotplug.received")
 	for _, result := range msg.Results {
 		if err := s.hotPlug.Done(request.Pod(result.Pod), result.Error); err != nil {
 			s.log.Debug("result of a runner ignored", "pod", fault.Clip(result.Pod.Name, fault.MaxName), "err", err)
 		}
 	}
+	failpoint.At("hotplug.settled")
 	answer(w, http.StatusOK, struct{}{})
 }
 
@@ -96,6 +102,7 @@ func (s *Server) diff(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, req, err)
 		return
 	}
+	failpoint.At("hotplug.compared")
 	if changes.Pod.UID == "" {
 		s.unidentified.add(sandboxOf(req.ContainerID, changes.Pod.Namespace, changes.Pod.Name))
 	}
