@@ -31,7 +31,8 @@ type Differ interface {
 	Diff(ctx context.Context, req *request.Request, conf *config.Plugin, has []plan.Attached) (*plan.Changes, error)
 }
 
-// ErrChanged is returned by Apply if another operation has changed the sandbox after it was compared. It changed nothing.
+// ErrChanged is returned by Apply if another operation has changed the sandbox after it was compared. It changed
+// nothing.
 var ErrChanged = errors.New("another operation has changed the sandbox")
 
 // Apply makes the networks of a running sandbox those that its pod requests now (behaviour R1-R10): what it no longer

@@ -155,7 +155,7 @@ func TestPoints(t *testing.T) {
 
 // elsewhere reports whether another test covers a point, because TestPoints does not pass it.
 func elsewhere(name string) bool {
-	// These are covered by TestDaemonPoints, TestLeavePoints (three), TestDevicePoints and TestHotPlugPoints (three).
+	// These are covered by TestDaemonPoints, TestLeavePoints (three), TestDevicePoints and TestHotPlug (three).
 	elsewhere := []string{
 		"daemon.", "leave.", "fsx.filled", "fsx.replaced", "devices.", "apply.", "runner.", "hotplug.",
 	}

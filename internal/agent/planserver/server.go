@@ -82,7 +82,8 @@ type Server struct {
 // New returns a Server.
 func New(o Options) *Server {
 	s := &Server{
-		conf: o.Config, statuses: o.Statuses, metrics: o.Metrics, hotPlug: o.HotPlug, ready: o.Ready, log: o.Log, instance: o.Instance,
+		conf: o.Config, statuses: o.Statuses, metrics: o.Metrics, hotPlug: o.HotPlug, ready: o.Ready, log: o.Log,
+		instance: o.Instance,
 		decoding: make(semaphore, decoders), large: make(semaphore, largePlans),
 	}
 	resolver := *o.Resolver
