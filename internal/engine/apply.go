@@ -176,7 +176,7 @@ func (ap *applying) read() error {
 func (ap *applying) all(ctx context.Context, has []plan.Attached) error {
 	for _, ifName := range ap.leftovers() {
 		if err := ap.remove(ctx, ifName); err != nil {
-			return err // what is pending may be what is to be attached
+			ap.fail(publish.FailedRemovingInterface, fmt.Errorf("interface %s: %w", ifName, err))
 		}
 	}
 	for _, i := range ap.changes.Remove {
@@ -184,6 +184,9 @@ func (ap *applying) all(ctx context.Context, has []plan.Attached) error {
 	}
 	for i := range ap.changes.Add {
 		a := &ap.changes.Add[i]
+		if ap.index(a.IfName) >= 0 {
+			continue // its interface is pending, and the error above is the reason
+		}
 		result, err := ap.add(ctx, a)
 		ap.added(a, result, err)
 	}

@@ -250,6 +250,30 @@ func TestApplyAfterKill(t *testing.T) {
 	}
 }
 
+// TestApplyKeepsOnAfterPending checks that a network whose undo keeps failing does not keep other networks from being
+// attached and deleted (behaviour R8), and that it is not attached a second time meanwhile.
+func TestApplyKeepsOnAfterPending(t *testing.T) {
+	t.Parallel()
+	n, _ := newRunning(t)
+	d := &differ{add: [][2]string{{"third", "net3"}}}
+	n.engine.deps.Differ = d
+	n.does(t, "third", killed)
+	if err := n.apply(t); err == nil {
+		t.Fatal("no error")
+	}
+	_ = n.called(t)
+	d.add, d.remove = append(d.add, [2]string{"fourth", "net4"}), []string{"net1"}
+	if err := n.apply(t); err == nil || !strings.Contains(err.Error(), "net3") {
+		t.Errorf("error %v, want one about net3", err)
+	}
+	if got, want := n.called(t), "third DEL c, first DEL c, fourth ADD c"; got != want {
+		t.Errorf("called: %s, want %s", got, want)
+	}
+	if got, want := n.interfaces(t), "eth0 net2 net3? net4"; got != want {
+		t.Errorf("recorded: %s, want %s", got, want)
+	}
+}
+
 // TestApplyLeavesAlone checks that a sandbox is not changed once its DEL has begun, after it is gone, or if another
 // operation has changed it in the meantime (behaviour R11).
 func TestApplyLeavesAlone(t *testing.T) {
