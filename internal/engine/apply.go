@@ -202,7 +202,7 @@ func (ap *applying) all(ctx context.Context, has []plan.Attached) error {
 	return errors.Join(append(ap.errs, ap.publish(ctx))...)
 }
 
-// leftovers returns the interfaces of the attachments that a killed process has left pending, in reverse.
+// leftovers returns the interfaces of the attachments that a killed process or a failure has left pending, in reverse.
 func (ap *applying) leftovers() (ifNames []string) {
 	for i := range slices.Backward(ap.record.Attachments) {
 		if a := &ap.record.Attachments[i]; a.Pending {
@@ -216,23 +216,30 @@ func (ap *applying) index(ifName string) int {
 	return slices.IndexFunc(ap.record.Attachments, func(a ledger.Attachment) bool { return a.IfName == ifName })
 }
 
-// remove deletes an attachment as it was recorded. Its definition is not needed.
+// remove deletes an attachment as it was recorded. Its definition is not needed. The attachment is pending before its
+// first delegate runs: if its network is requested again after that, what is left is deleted before it is attached.
 func (ap *applying) remove(ctx context.Context, ifName string) error {
 	i := ap.index(ifName)
 	if i < 0 {
 		return nil
 	}
+	a := &ap.record.Attachments[i]
+	if !a.Pending {
+		if err := ap.Ledger.MarkPending(ap.record, a); err != nil {
+			return fault.StateNotWritten.Wrap(err, ap.Request.Pod())
+		}
+	}
 	failpoint.At("apply.remove")
-	err := detach.One(ctx, ap.Sandbox, ap.record, i, ap.record.Attachments[i].Pending)
+	err := detach.One(ctx, ap.Sandbox, ap.record, i, a.Pending)
 	return errors.Join(err, ap.read())
 }
 
 func (ap *applying) removed(a *plan.Attached, err error) {
+	ap.changed = true
 	if err != nil {
 		ap.fail(publish.FailedRemovingInterface, fmt.Errorf("network %s (interface %s): %w", a.Name, a.IfName, err))
 		return
 	}
-	ap.changed = true
 	ap.events = append(ap.events, publish.Event{
 		Type: publish.Normal, Reason: publish.RemovedInterface, Message: fmt.Sprintf("Remove %s from %s", a.IfName, a.Name),
 		ContainerID: ap.Request.ContainerID,

@@ -115,10 +115,10 @@ func TestApply(t *testing.T) {
 			differ: differ{refused: errors.New("no device")}, recorded: "eth0 net1 net2",
 			reasons: "FailedAddingInterface", err: "no device",
 		},
-		"R2 a failed removal stays recorded": {
+		"R2 a failed removal stays pending": {
 			differ: differ{remove: []string{"net2", "net1"}},
 			does:   map[string]string{"second": `echo '{"code":100,"msg":"no"}'; exit 1`},
-			called: "second DEL, first DEL", recorded: "eth0 net2", status: "eth0 net2",
+			called: "second DEL, first DEL", recorded: "eth0 net2?", status: "eth0",
 			reasons: "FailedRemovingInterface RemovedInterface", err: "net2",
 		},
 		"R9 a pod whose annotation cannot be read": {
@@ -271,6 +271,34 @@ func TestApplyKeepsOnAfterPending(t *testing.T) {
 	}
 	if got, want := n.interfaces(t), "eth0 net2 net3? net4"; got != want {
 		t.Errorf("recorded: %s, want %s", got, want)
+	}
+}
+
+// TestApplyRequestedAgain checks that a network is attached again which is requested again after its removal has begun:
+// the removal was interrupted, or has failed, and may have deleted the interface (behaviour R8).
+func TestApplyRequestedAgain(t *testing.T) {
+	t.Parallel()
+	n, r := newRunning(t)
+	d := &differ{remove: []string{"net2"}}
+	n.engine.deps.Differ = d
+	n.does(t, "second", `test $CNI_COMMAND = DEL && kill -9 $$`)
+	if err := n.apply(t); err == nil {
+		t.Fatal("no error")
+	}
+	if status, _ := shownOf(r.got); status != "eth0 net1" {
+		t.Errorf("status during the removal: %s", status)
+	}
+	n.does(t, "second", "")
+	_ = n.called(t)
+	d.remove, d.add = nil, [][2]string{{"second", "net2"}}
+	if err := n.apply(t); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := n.called(t), "second DEL c, second ADD c"; got != want {
+		t.Errorf("called: %s, want %s", got, want)
+	}
+	if status, _ := shownOf(r.got); status != "eth0 net1 net2" || n.interfaces(t) != "eth0 net1 net2" {
+		t.Errorf("status: %s; recorded: %s", status, n.interfaces(t))
 	}
 }
 
