@@ -1,7 +1,7 @@
 // Package hotplug finds the pods of the node whose networks are not the ones that they request, and hands them to the
 // runner on the host. It compares annotations only, to find out whether there may be work: what there is to do is
-// decided by plan.Resolver.Diff from the sandbox's record. It changes nothing itself. The daemon and the handlers of its
-// socket import it.
+// decided by plan.Resolver.Diff from the sandbox's record. It changes nothing itself. The daemon and the handlers of
+// its socket import it.
 package hotplug
 
 import (
