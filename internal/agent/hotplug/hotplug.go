@@ -52,10 +52,12 @@ type Queue struct {
 	heard time.Time
 }
 
-// seen is what the annotations of a pod were.
+// seen is what the two annotations of a pod were.
 type seen struct {
-	// now is the present value. handedOut is that of the last time when the pod was handed out, and settled that with
-	// which there was nothing left to do.
+	// networks is the present annotation that requests networks.
+	networks string
+	// now is the present value of both. handedOut is that of the last time when the pod was handed out, and settled that
+	// with which there was nothing left to do.
 	now, handedOut, settled string
 }
 
@@ -90,22 +92,25 @@ func (q *Queue) announce() {
 	q.changed = make(chan struct{})
 }
 
-// Observe queues a pod if its network status is not about the networks that its annotation names. It is called for each
-// pod of the node, when it is first seen and whenever its metadata changes. A pod without a network status is not
+// Observe queues a pod if its network status is not about the networks that its annotation names, and whenever that
+// annotation changes: the status does not show with which addresses and arguments they were requested. It is called for
+// each pod of the node, when it is first seen and whenever its metadata changes. A pod without a network status is not
 // queued: its ADD has not ended.
 func (q *Queue) Observe(pod *plan.Pod) {
 	status, attached := pod.Annotations[netsel.Status]
-	now := pod.Annotations[netsel.Networks] + "\x00" + status
+	networks := pod.Annotations[netsel.Networks]
+	now := networks + "\x00" + status
 	q.mu.Lock()
 	s := q.seen[pod.UID]
 	if s == nil {
-		s = &seen{}
+		s = &seen{networks: networks}
 		q.seen[pod.UID] = s
 	}
-	s.now = now
+	changed := s.networks != networks
+	s.networks, s.now = networks, now
 	settled := s.settled == now
 	q.mu.Unlock()
-	if attached && !settled && differs(pod, status) {
+	if attached && !settled && (changed || differs(pod, status)) {
 		q.work.Add(pod.Identity())
 	}
 }

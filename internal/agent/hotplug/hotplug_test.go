@@ -119,6 +119,19 @@ func TestQueue(t *testing.T) {
 			q.Observe(pod("web", "wan"))
 			q.hands(t)
 		},
+		"when its annotation changes, although its networks are the same": func(t *testing.T, q *Queue) {
+			t.Helper()
+			p := pod("web", "lan")
+			p.Annotations[netsel.Status] = `[{"name":"cluster","default":true},{"name":"team/lan","interface":"net1"}]`
+			q.Observe(p)
+			q.hands(t)
+			p.Annotations[netsel.Networks] = `[{"name":"lan","mac":"02:00:00:00:00:01"}]`
+			q.Observe(p)
+			q.hands(t, "web")
+			q.done(t, p, "")
+			q.Observe(p)
+			q.hands(t)
+		},
 		"for a runner that waits": func(t *testing.T, q *Queue) {
 			t.Helper()
 			time.AfterFunc(time.Minute, func() { q.Observe(web) })
