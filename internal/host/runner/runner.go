@@ -1,6 +1,6 @@
 // Package runner is the process edge of the runner: multus-shim in its long form on the host, which changes the
-// networks of running pods as the daemon decides. One runs per node. It ends when there is no work, so that nothing runs
-// on a node whose pods do not change. Only cmd/multus-shim imports it.
+// networks of running pods as the daemon decides. One runs per node. It ends when there is no work, so that nothing
+// runs on a node whose pods do not change. Only cmd/multus-shim imports it.
 package runner
 
 import (
@@ -239,7 +239,9 @@ func (r *runner) run(ctx context.Context) error {
 		case err != nil:
 			pause(ctx, retryPause)
 		case len(work.Pods) > 0:
-			r.do(ctx, work)
+			if !r.do(ctx, work) {
+				pause(ctx, retryPause) // the daemon has the same work at once
+			}
 			last = time.Now()
 			fallthrough
 		default:
@@ -281,27 +283,29 @@ func pause(ctx context.Context, d time.Duration) {
 }
 
 // do changes the networks of pods one after another, and reports each result at once, so that the pods of a runner that
-// is killed are not done twice.
-func (r *runner) do(ctx context.Context, work *wirev1.Work) {
+// is killed are not done twice. It reports whether the daemon has all results.
+func (r *runner) do(ctx context.Context, work *wirev1.Work) (reported bool) {
 	if work.StateDir != "" && !filepath.IsAbs(work.StateDir) {
 		r.log.Error("work ignored: the state directory is no absolute path", "dir", work.StateDir)
-		return
+		return false
 	}
 	store := &ledger.Store{
 		Dir: cmp.Or(work.StateDir, r.conf.CNIDir), BinDir: r.conf.BinDir, Boot: node.Boot(), Log: r.log,
 	}
 	found, err := sandboxes(store, work.Pods)
+	reported = true
 	for _, pod := range work.Pods {
 		if ctx.Err() != nil {
-			return // the daemon hands out the others again
+			return false // the daemon hands out the others again
 		}
 		failure := err
 		for _, record := range found[pod] {
 			failure = errors.Join(failure, r.apply(ctx, record, work.StateDir))
 		}
 		failpoint.At("runner.applied")
-		r.report(ctx, pod, failure)
+		reported = r.report(ctx, pod, failure) && reported
 	}
+	return reported
 }
 
 func (r *runner) apply(ctx context.Context, record *ledger.Record, stateDir string) error {
@@ -312,8 +316,8 @@ func (r *runner) apply(ctx context.Context, record *ledger.Record, stateDir stri
 	}, stateDir)
 }
 
-// sandboxes returns the records of the sandboxes of pods. A pod may have several sandboxes, of which the runtime deletes
-// all but one.
+// sandboxes returns the records of the sandboxes of pods. A pod may have several sandboxes, of which the runtime
+// deletes all but one.
 func sandboxes(store *ledger.Store, pods []wirev1.Pod) (map[wirev1.Pod][]*ledger.Record, error) {
 	ids, err := store.Containers()
 	if err != nil {
@@ -339,8 +343,9 @@ func sandboxes(store *ledger.Store, pods []wirev1.Pod) (map[wirev1.Pod][]*ledger
 	return out, nil
 }
 
-// report tells the daemon the result of one pod. If that fails, the daemon hands the pod out again.
-func (r *runner) report(ctx context.Context, pod wirev1.Pod, failure error) {
+// report sends the result of one pod to the daemon. It returns false if that fails. The daemon then hands the pod out
+// again.
+func (r *runner) report(ctx context.Context, pod wirev1.Pod, failure error) bool {
 	result := wirev1.WorkResult{Pod: pod}
 	if failure != nil {
 		result.Error = failure.Error()
@@ -351,5 +356,7 @@ func (r *runner) report(ctx context.Context, pod wirev1.Pod, failure error) {
 	msg := &wirev1.WorkDone{Results: []wirev1.WorkResult{result}}
 	if err := r.client.Call(ctx, "POST", wirev1.PathWork, msg, nil); err != nil {
 		r.log.Warn("the result of a pod is not reported; it is handed out again", "err", err)
+		return false
 	}
+	return true
 }

@@ -142,6 +142,8 @@ type fakeDaemon struct {
 	// work is the answer to a request for work, as JSON, and status its code. Without work there is none.
 	work   string
 	status int
+	// refuses makes the daemon refuse results.
+	refuses bool
 
 	// mu guards the times of the requests for work, and the results.
 	mu      sync.Mutex
@@ -156,6 +158,8 @@ func (f *fakeDaemon) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.URL.Path != wirev1.PathWork:
 		w.WriteHeader(http.StatusNotFound)
+	case r.Method == http.MethodPost && f.refuses:
+		w.WriteHeader(http.StatusServiceUnavailable)
 	case r.Method == http.MethodPost:
 		var done wirev1.WorkDone
 		_ = json.NewDecoder(r.Body).Decode(&done)
@@ -277,6 +281,39 @@ func (f *fakeDaemon) until(t *testing.T, r *runner, condition func() bool) {
 	cancel()
 	if err := eventually.Receive(t, "the runner ends", ended); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestRefusedWork checks that a runner does not act on work with a relative state directory, and that it pauses before
+// it requests work again: the daemon has the same work at once.
+func TestRefusedWork(t *testing.T) {
+	t.Parallel()
+	f := newFakeDaemon(t, `{"pods":[{"namespace":"team","name":"web"}],"stateDir":"../state"}`, 0)
+	r, _ := f.runner(t, time.Hour)
+	f.pauses(t, r)
+	if len(f.results) > 0 {
+		t.Errorf("%+v", f.results)
+	}
+}
+
+// TestResultNotReported checks that a runner pauses after a result that the daemon did not take: it hands the pod out
+// again at once.
+func TestResultNotReported(t *testing.T) {
+	t.Parallel()
+	f := newFakeDaemon(t, `{"pods":[{"namespace":"team","name":"web"}]}`, 0)
+	r, _ := f.runner(t, time.Hour)
+	f.refuses = true
+	f.pauses(t, r)
+}
+
+// pauses checks the time between the first two requests for work.
+func (f *fakeDaemon) pauses(t *testing.T, r *runner) {
+	t.Helper()
+	f.until(t, r, func() bool { return len(f.asked) >= 2 })
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if pause := f.asked[1].Sub(f.asked[0]); pause < retryPause/2 {
+		t.Errorf("requested again after %s", pause)
 	}
 }
 
