@@ -151,7 +151,7 @@ func (ap *applying) read() error {
 func (ap *applying) all(ctx context.Context, has []plan.Attached) error {
 	for _, ifName := range ap.leftovers() {
 		if err := ap.remove(ctx, ifName); err != nil {
-			return err // what is pending may be what is to be attached
+			ap.fail(publish.FailedRemovingInterface, fmt.Errorf("interface %s: %w", ifName, err))
 		}
 	}
 	for _, i := range ap.changes.Remove {
@@ -159,6 +159,9 @@ func (ap *applying) all(ctx context.Context, has []plan.Attached) error {
 	}
 	for i := range ap.changes.Add {
 		a := &ap.changes.Add[i]
+		if ap.index(a.IfName) >= 0 {
+			continue // its interface is pending, and the error above is the reason
+		}
 		result, err := ap.add(ctx, a)
 		ap.added(a, result, err)
 	}
@@ -175,7 +178,7 @@ func (ap *applying) all(ctx context.Context, has []plan.Attached) error {
 	return errors.Join(append(ap.errs, ap.publish(ctx))...)
 }
 
-// leftovers returns the interfaces of the attachments that a killed process has left pending, in reverse.
+// leftovers returns the interfaces of the attachments that a killed process or a failure has left pending, in reverse.
 func (ap *applying) leftovers() (ifNames []string) {
 	for i := range slices.Backward(ap.record.Attachments) {
 		if a := &ap.record.Attachments[i]; a.Pending {
@@ -189,23 +192,30 @@ func (ap *applying) index(ifName string) int {
 	return slices.IndexFunc(ap.record.Attachments, func(a ledger.Attachment) bool { return a.IfName == ifName })
 }
 
-// remove deletes an attachment as it was recorded. Its definition is not needed.
+// remove deletes an attachment as it was recorded. Its definition is not needed. The attachment is pending before its
+// first delegate runs: if its network is requested again after that, what is left is deleted before it is attached.
 func (ap *applying) remove(ctx context.Context, ifName string) error {
 	i := ap.index(ifName)
 	if i < 0 {
 		return nil
 	}
+	a := &ap.record.Attachments[i]
+	if !a.Pending {
+		if err := ap.Ledger.MarkPending(ap.record, a); err != nil {
+			return fault.StateNotWritten.Wrap(err, ap.Request.Pod())
+		}
+	}
 	failpoint.At("apply.remove")
-	err := detach.One(ctx, ap.Sandbox, ap.record, i, ap.record.Attachments[i].Pending)
+	err := detach.One(ctx, ap.Sandbox, ap.record, i, a.Pending)
 	return errors.Join(err, ap.read())
 }
 
 func (ap *applying) removed(a *plan.Attached, err error) {
+	ap.changed = true
 	if err != nil {
 		ap.fail(publish.FailedRemovingInterface, fmt.Errorf("network %s (interface %s): %w", a.Name, a.IfName, err))
 		return
 	}
-	ap.changed = true
 	ap.events = append(ap.events, publish.Event{
 		Type: publish.Normal, Reason: publish.RemovedInterface, Message: fmt.Sprintf("Remove %s from %s", a.IfName, a.Name),
 		ContainerID: ap.Request.ContainerID,
@@ -332,7 +342,7 @@ func (ap *applying) publish(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), publishLimit)
 	defer cancel()
-	failpoint.At("report.before")
+	failpoint.At("apply.report")
 	if err := ap.Publisher.Publish(ctx, rep); err != nil {
 		return fault.StatusLost.Wrap(err, ap.Request.Pod())
 	}

@@ -118,10 +118,10 @@ func TestApply(t *testing.T) {
 			differ: differ{refused: errors.New("no device")}, recorded: "eth0 net1 net2",
 			reasons: "FailedAddingInterface", err: "no device",
 		},
-		"R2 a failed removal stays recorded": {
+		"R2 a failed removal stays pending": {
 			differ: differ{remove: []string{"net2", "net1"}},
 			does:   map[string]string{"second": `echo '{"code":100,"msg":"no"}'; exit 1`},
-			called: "second DEL, first DEL", recorded: "eth0 net2", status: "eth0 net2",
+			called: "second DEL, first DEL", recorded: "eth0 net2?", status: "eth0",
 			reasons: "FailedRemovingInterface RemovedInterface", err: "net2",
 		},
 		"R9 a pod whose annotation cannot be read": {
@@ -250,6 +250,58 @@ func TestApplyAfterKill(t *testing.T) {
 	}
 	if status, _ := shownOf(r.got); status != "eth0 net1 net2 net3" {
 		t.Errorf("status: %s", status)
+	}
+}
+
+// TestApplyKeepsOnAfterPending checks that a network whose undo keeps failing does not keep other networks from being
+// attached and deleted (behaviour R8), and that it is not attached a second time meanwhile.
+func TestApplyKeepsOnAfterPending(t *testing.T) {
+	t.Parallel()
+	n, _ := newRunning(t)
+	d := &differ{add: [][2]string{{"third", "net3"}}}
+	n.engine.deps.Differ = d
+	n.does(t, "third", killed)
+	if err := n.apply(t); err == nil {
+		t.Fatal("no error")
+	}
+	_ = n.called(t)
+	d.add, d.remove = append(d.add, [2]string{"fourth", "net4"}), []string{"net1"}
+	if err := n.apply(t); err == nil || !strings.Contains(err.Error(), "net3") {
+		t.Errorf("error %v, want one about net3", err)
+	}
+	if got, want := n.called(t), "third DEL c, first DEL c, fourth ADD c"; got != want {
+		t.Errorf("called: %s, want %s", got, want)
+	}
+	if got, want := n.interfaces(t), "eth0 net2 net3? net4"; got != want {
+		t.Errorf("recorded: %s, want %s", got, want)
+	}
+}
+
+// TestApplyRequestedAgain checks that a network is attached again which is requested again after its removal has begun:
+// the removal was interrupted, or has failed, and may have deleted the interface (behaviour R8).
+func TestApplyRequestedAgain(t *testing.T) {
+	t.Parallel()
+	n, r := newRunning(t)
+	d := &differ{remove: []string{"net2"}}
+	n.engine.deps.Differ = d
+	n.does(t, "second", `test $CNI_COMMAND = DEL && kill -9 $$`)
+	if err := n.apply(t); err == nil {
+		t.Fatal("no error")
+	}
+	if status, _ := shownOf(r.got); status != "eth0 net1" {
+		t.Errorf("status during the removal: %s", status)
+	}
+	n.does(t, "second", "")
+	_ = n.called(t)
+	d.remove, d.add = nil, [][2]string{{"second", "net2"}}
+	if err := n.apply(t); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := n.called(t), "second DEL c, second ADD c"; got != want {
+		t.Errorf("called: %s, want %s", got, want)
+	}
+	if status, _ := shownOf(r.got); status != "eth0 net1 net2" || n.interfaces(t) != "eth0 net1 net2" {
+		t.Errorf("status: %s; recorded: %s", status, n.interfaces(t))
 	}
 }
 

@@ -53,6 +53,13 @@ func (s *changingSite) follows(t *testing.T, r *row, network string) {
 
 func newChangingSite(t *testing.T, cluster *kubetest.Cluster, namespace string) *changingSite {
 	t.Helper()
+	return newChangingSiteWith(t, cluster, namespace, nil)
+}
+
+// newChangingSiteWith is like newChangingSite, with a configuration of the daemon.
+func newChangingSiteWith(t *testing.T, cluster *kubetest.Cluster, namespace string, daemon map[string]any,
+) *changingSite {
+	t.Helper()
 	s := &changingSite{
 		apiSite: &apiSite{site: &site{kind: node.Thick}, cluster: cluster, ns: namespace},
 		proxy:   cluster.Proxy(t),
@@ -62,7 +69,7 @@ func newChangingSite(t *testing.T, cluster *kubetest.Cluster, namespace string) 
 	cluster.CreateNamespace(t, s.ns)
 	s.Node = node.New(t, node.Options{
 		Kind: node.Thick, Kubeconfig: kubeconfig, API: s.proxy.Addr(), BinDir: binDir,
-		Conf: map[string]any{"cniVersion": "1.1.0", "daemonTimeout": "3s", "plainPods": "local"},
+		Conf: map[string]any{"cniVersion": "1.1.0", "daemonTimeout": "3s", "plainPods": "local"}, DaemonConf: daemon,
 	})
 	check(t, json.Unmarshal(s.Conf(), &s.conf))
 	return s

@@ -155,8 +155,10 @@ func TestPoints(t *testing.T) {
 
 // elsewhere reports whether another test covers a point, because TestPoints does not pass it.
 func elsewhere(name string) bool {
-	// These are covered by TestDaemonPoints, TestLeavePoints (three) and TestDevicePoints.
-	elsewhere := []string{"daemon.", "leave.", "fsx.filled", "fsx.replaced", "devices."}
+	// These are covered by TestDaemonPoints, TestLeavePoints (three), TestDevicePoints and TestHotPlug (three).
+	elsewhere := []string{
+		"daemon.", "leave.", "fsx.filled", "fsx.replaced", "devices.", "apply.", "runner.", "hotplug.",
+	}
 	return slices.ContainsFunc(elsewhere, func(prefix string) bool {
 		return strings.HasPrefix(name, prefix)
 	})

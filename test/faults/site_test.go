@@ -175,10 +175,16 @@ func (s *site) define(t *testing.T, name, config string) {
 // of the node.
 func (s *site) script(t *testing.T, name, body string) {
 	t.Helper()
+	s.define(t, name, s.scripted(t, name, body))
+}
+
+// scripted installs a plugin that is a shell script, and returns the configuration of its network.
+func (s *site) scripted(t *testing.T, name, body string) string {
+	t.Helper()
 	text := fmt.Sprintf("#!/bin/bash\nfake=%q dir=%q\n%s\nexec \"$fake\"\n", filepath.Join(s.BinDirs[0], "fakeplugin"),
 		s.Dir, body)
 	check(t, os.WriteFile(filepath.Join(s.Dir, "plugins", "script-"+name), []byte(text), 0o755))
-	s.define(t, name, fmt.Sprintf(`{"cniVersion":"1.0.0","name":%q,"type":"script-%s"}`, name, name))
+	return fmt.Sprintf(`{"cniVersion":"1.0.0","name":%q,"type":"script-%s"}`, name, name)
 }
 
 // flag creates or removes a file whose existence a script checks.
@@ -251,12 +257,19 @@ func (s *site) startWith(t *testing.T, p *node.Pod, verb string, conf map[string
 			"CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=%s;K8S_POD_NAME=%s;K8S_POD_INFRA_CONTAINER_ID=%s;K8S_POD_UID=%s",
 			p.Namespace, p.Name, p.ContainerID, p.UID))
 	}
-	c.Env = append(c.Env, env...)
-	c.Stdin, c.Stdout, c.Stderr, c.WaitDelay = bytes.NewReader(stdin), &c.stdout, &c.stderr, time.Second
+	c.Env, c.Stdin = append(c.Env, env...), bytes.NewReader(stdin)
+	s.begin(t, c)
+	return c
+}
+
+// begin starts a process in the node's namespace. It is killed if it does not end within opLimit.
+func (s *site) begin(t *testing.T, c *process) {
+	t.Helper()
+	c.Stdout, c.Stderr, c.WaitDelay = &c.stdout, &c.stderr, time.Second
+	var err error
 	s.Do(t, func() { err = c.Start() })
 	check(t, err)
 	c.timer = time.AfterFunc(opLimit, func() { _ = c.Process.Kill() })
-	return c
 }
 
 // errKilled is returned for a plugin that was killed by a signal.

@@ -60,7 +60,7 @@ type Queue struct {
 	heard time.Time
 }
 
-// seen is what the annotations of a pod were.
+// seen is what the two annotations of a pod were.
 type seen struct {
 	// now is the present value. handedOut is that of the last time when the pod was handed out, and settled that with
 	// which there was nothing left to do.

@@ -11,6 +11,7 @@ import (
 
 	"multus/internal/config"
 	"multus/internal/engine/request"
+	"multus/internal/failpoint"
 	"multus/internal/fault"
 	wirev1 "multus/wire/v1"
 )
@@ -57,6 +58,9 @@ func (s *Server) work(w http.ResponseWriter, r *http.Request) {
 			work.ResultsDir = s.conf.HostPath(cmp.Or(s.conf.CNIResultsDir, config.DefaultCNIResultsDir))
 		}
 	}
+	if len(work.Pods) > 0 {
+		failpoint.At("hotplug.handed")
+	}
 	limitAnswer(w)
 	answer(w, http.StatusOK, work)
 }
@@ -72,11 +76,13 @@ func (s *Server) workDone(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusNotFound, &types.Error{Code: fault.Decoding, Msg: noHotPlug})
 		return
 	}
+	failpoint.At("hotplug.received")
 	for _, result := range msg.Results {
 		if err := s.hotPlug.Done(request.Pod(result.Pod), result.Error); err != nil {
 			s.log.Debug("result of a runner ignored", "pod", fault.Clip(result.Pod.Name, fault.MaxName), "err", err)
 		}
 	}
+	failpoint.At("hotplug.settled")
 	answer(w, http.StatusOK, struct{}{})
 }
 
@@ -102,6 +108,7 @@ func (s *Server) diff(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, req, err)
 		return
 	}
+	failpoint.At("hotplug.compared")
 	if changes.Pod.UID == "" {
 		s.unidentified.add(sandboxOf(req.ContainerID, changes.Pod.Namespace, changes.Pod.Name))
 	}

@@ -101,7 +101,7 @@ func One(ctx context.Context, b *session.Sandbox, r *ledger.Record, i int, undo 
 	if err := errors.Join(d.all(ctx), hostdevice.RestoreNames(ctx, b.Session, &one)); err != nil {
 		return errors.Join(err, b.Ledger.RecordDeletions(&one, ledger.Progress{}, d.deletions))
 	}
-	failpoint.At("detached")
+	failpoint.At("apply.detached")
 	return b.Ledger.Drop(r, &r.Attachments[i])
 }
 

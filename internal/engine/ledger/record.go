@@ -68,8 +68,8 @@ type Attachment struct {
 	// Owner says who requests the attachment. It is plan.UnknownOwner for the cluster network, and in records of today's
 	// Multus.
 	Owner plan.Owner
-	// Pending reports whether the attachment was recorded for a running sandbox and its ADD has not ended. If no ADD is in
-	// progress, the process that attached it was killed.
+	// Pending reports whether the attachment is being made or deleted in a running sandbox. If no operation on the sandbox
+	// is in progress, it was killed or has failed, and a part of the attachment may exist.
 	Pending bool
 	// Inherited reports whether the configuration had no cniVersion of its own. It is not recorded.
 	Inherited bool

@@ -40,14 +40,26 @@ func (s *Store) Extend(of *Record, a *Attachment) error {
 
 // MarkAttached records that a pending attachment of a record that was read is attached.
 func (s *Store) MarkAttached(of *Record, a *Attachment) error {
-	err := s.editElement(of, a, func(elements []rawElement) []rawElement {
-		setBool(elements[a.element], "pending", false)
-		return elements
-	})
-	if err != nil {
+	if err := s.setPending(of, a, false); err != nil {
 		return fmt.Errorf("record that network %s of container %s is attached: %w", a.Name, of.ContainerID, err)
 	}
 	return nil
+}
+
+// MarkPending records that an attachment of a record that was read is being detached from a running sandbox. It is
+// pending until Drop is called for it.
+func (s *Store) MarkPending(of *Record, a *Attachment) error {
+	if err := s.setPending(of, a, true); err != nil {
+		return fmt.Errorf("record that network %s of container %s is being detached: %w", a.Name, of.ContainerID, err)
+	}
+	return nil
+}
+
+func (s *Store) setPending(of *Record, a *Attachment, pending bool) error {
+	return s.editElement(of, a, func(elements []rawElement) []rawElement {
+		setBool(elements[a.element], "pending", pending)
+		return elements
+	})
 }
 
 // Drop removes an attachment from a record that was read. The elements after it keep their interfaces.

@@ -389,7 +389,10 @@ func (d *diffing) isStale() bool {
 		return false // of no ADD that has ended
 	}
 	for _, s := range status {
-		if !slices.ContainsFunc(d.has, func(a Attached) bool { return a.Name == s.Name }) {
+		// The interfaces of the node's networks are those of their results.
+		if !slices.ContainsFunc(d.has, func(a Attached) bool {
+			return a.Name == s.Name && (a.IfName == s.Interface || !d.isPods(&a))
+		}) {
 			return true
 		}
 	}

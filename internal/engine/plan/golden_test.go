@@ -311,6 +311,9 @@ func (b *bench) diff(t *testing.T, out map[string]string) {
 	for _, i := range c.Ignored {
 		fmt.Fprintf(&s, "ignore %s %s %v\n", i.IfName, i.Name, i.Keys)
 	}
+	if c.Stale {
+		s.WriteString("stale\n")
+	}
 	if len(c.Add) > 0 {
 		added := encode(t, &plan.Plan{Pod: c.Pod, Attachments: c.Add})
 		fmt.Fprintf(&s, "add\n%s", added)

@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -276,7 +277,9 @@ func (r *runner) run(ctx context.Context) error {
 		case err != nil:
 			pause(ctx, retryPause)
 		case len(work.Pods) > 0:
-			r.do(ctx, work)
+			if !r.do(ctx, work) {
+				pause(ctx, retryPause) // the daemon has the same work at once
+			}
 			last = time.Now()
 			fallthrough
 		default:
@@ -318,12 +321,13 @@ func pause(ctx context.Context, d time.Duration) {
 }
 
 // do changes the networks of pods, some at the same time, so that a plugin that hangs does not delay all others. It
-// reports each result at once, so that the pods of a runner that is killed are not done twice.
-func (r *runner) do(ctx context.Context, work *wirev1.Work) {
+// reports each result at once, so that the pods of a runner that is killed are not done twice. It returns whether the
+// daemon has all results.
+func (r *runner) do(ctx context.Context, work *wirev1.Work) (reported bool) {
 	for _, dir := range []string{work.StateDir, work.ResultsDir} {
 		if dir != "" && !filepath.IsAbs(dir) {
 			r.log.Error("work ignored: a directory is no absolute path", "dir", dir)
-			return
+			return false
 		}
 	}
 	store := &ledger.Store{
@@ -332,6 +336,7 @@ func (r *runner) do(ctx context.Context, work *wirev1.Work) {
 	adopted := r.adopt(ctx, work)
 	found, err := sandboxes(store, work.Pods)
 	todo := make(chan wirev1.Pod)
+	var lost atomic.Bool
 	var all sync.WaitGroup
 	for range min(workers, len(work.Pods)) {
 		all.Go(func() {
@@ -341,7 +346,9 @@ func (r *runner) do(ctx context.Context, work *wirev1.Work) {
 					failure = errors.Join(failure, r.apply(ctx, record, work.StateDir))
 				}
 				failpoint.At("runner.applied")
-				r.report(ctx, pod, failure)
+				if !r.report(ctx, pod, failure) {
+					lost.Store(true)
+				}
 			}
 		})
 	}
@@ -352,6 +359,7 @@ func (r *runner) do(ctx context.Context, work *wirev1.Work) {
 	}
 	close(todo)
 	all.Wait()
+	return !lost.Load() && ctx.Err() == nil
 }
 
 // adopt records the sandboxes that the runtime attached without calling Multus. It returns the errors by pod.
@@ -413,8 +421,9 @@ func sandboxes(store *ledger.Store, pods []wirev1.Pod) (map[wirev1.Pod][]*ledger
 	return out, nil
 }
 
-// report tells the daemon the result of one pod. If that fails, the daemon hands the pod out again.
-func (r *runner) report(ctx context.Context, pod wirev1.Pod, failure error) {
+// report sends the result of one pod to the daemon. It returns false if that fails. The daemon then hands the pod out
+// again.
+func (r *runner) report(ctx context.Context, pod wirev1.Pod, failure error) bool {
 	result := wirev1.WorkResult{Pod: pod}
 	if failure != nil {
 		result.Error = failure.Error()
@@ -425,5 +434,7 @@ func (r *runner) report(ctx context.Context, pod wirev1.Pod, failure error) {
 	msg := &wirev1.WorkDone{Results: []wirev1.WorkResult{result}}
 	if err := r.client.Call(ctx, "POST", wirev1.PathWork, msg, nil); err != nil {
 		r.log.Warn("the result of a pod is not reported; it is handed out again", "err", err)
+		return false
 	}
+	return true
 }
