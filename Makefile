@@ -43,11 +43,12 @@ test: build $(TEST_TOOLS) bin/tools/whereabouts $(GOTESTSUM) ## run all tests, w
 	@$(if $(RACE),,echo "no C compiler: testing without the race detector")
 	CGO_ENABLED=$(if $(RACE),1,0) $(RUN_TESTS) $(RACE) -shuffle=on -timeout=$(TEST_TIMEOUT) $(ARGS) $(PKG)
 
-# The tests of test/ are left out: they build binaries and run real nodes.
-FAST_PKG ?= ./cmd/... ./internal/... ./tools/... ./wire/...
+# The tests of test/ and tools/ are left out: they build binaries and run real nodes.
+FAST_PKG ?= ./cmd/... ./internal/... ./wire/...
 
+# Without vet, which make lint runs, and without symbols: most of the time is the linking of fifty programs.
 test-fast: ## run the tests beside the code, which need neither root nor tools nor servers: seconds
-	$(GO) test -short $(ARGS) $(FAST_PKG)
+	$(GO) test -short -vet=off -ldflags='-s -w' $(ARGS) $(FAST_PKG)
 
 lint: bin/tools/golangci-lint bin/tools/vale ## check style, formatting, go.mod, and the prose of comments and documents
 	$(GO) vet ./...

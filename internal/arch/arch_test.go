@@ -48,9 +48,10 @@ var ranks = [][]string{
 	},
 }
 
-// beside are the permitted imports within a layer. The thin host is the plugin's host with sources, and the runner is its long form. The binary of the
-// daemon serves several names. The cp of a manifest installs plugins. What the configuration depends on of a node is
-// read from the API server. The doctor uses the rules of the CNI configuration file and the API server.
+// beside are the permitted imports within a layer. The thin host is the plugin's host with sources, and the runner is
+// its long form. The binary of the daemon serves several names. The cp of a manifest installs plugins. What the
+// configuration depends on of a node is read from the API server. The doctor uses the rules of the CNI configuration
+// file and the API server.
 var beside = map[string][]string{
 	"multus/internal/host/thin":       {"multus/internal/host/plugin"},
 	"multus/internal/host/runner":     {"multus/internal/host/plugin"},

@@ -51,6 +51,7 @@ func (a *app) attachCommand() *cobra.Command {
 	t.flags(c)
 	c.Flags().StringVar(&t.clusterNetwork, "cluster-network", "",
 		"CNI configuration `file` of the cluster network, if --config is not set")
+	c.AddCommand(a.attachPodCommand())
 	return c
 }
 
@@ -63,6 +64,7 @@ func (a *app) detachCommand() *cobra.Command {
 		RunE:  func(cmd *cobra.Command, args []string) error { return t.detach(cmd.Context(), args[0]) },
 	}
 	t.flags(c)
+	c.AddCommand(a.detachPodCommand())
 	return c
 }
 

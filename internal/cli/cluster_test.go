@@ -49,6 +49,7 @@ func TestAgainstAPIServer(t *testing.T) {
 	if code != Found {
 		t.Errorf("a pod that does not exist: %d %s", code, errs)
 	}
+	t.Run("networks of running pods", func(t *testing.T) { testPodNetworks(t, cluster, admin) })
 
 	account := cluster.KubeconfigFor(t, cluster.Addr(), cluster.ServiceAccountToken(t, "team-a", "multus"))
 	found, state := apiFindings(t, account)

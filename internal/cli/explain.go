@@ -52,6 +52,7 @@ type explain struct {
 	node         string
 	conf, daemon string
 	devices      []string
+	running      bool
 	notes        []string
 	networks     plan.Networks
 	pods         plan.Pods
@@ -68,9 +69,11 @@ func (a *app) explainCommand() *cobra.Command {
 			"configuration that each plugin gets. It is a dry run of ADD: nothing is attached and nothing is written.\n" +
 			"On a node, it starts from the node's configuration and reports plugins and devices that ADD would not get.\n" +
 			"With --node, it does this for another node: it runs in the daemon's pod there, through kubectl, with the\n" +
-			"daemon's permissions.",
+			"daemon's permissions. With --running, it shows what would be removed and added if the networks of the\n" +
+			"running pod were changed now.",
 		Example: "  multusctl explain pod team-a/web-0\n  kubectl multus explain pod team-a/web-0 --node worker-3\n  " +
 			"kubectl multus explain -f pod.yaml --node worker-3\n" +
+			"  kubectl multus explain pod team-a/web-0 --running --node worker-3\n" +
 			"  multusctl explain -f networks.yaml -f pod.yaml\n  multusctl explain -f pod.yaml --config 00-multus.conf " +
 			"--device vendor.example/nic=0000:3b:02.1",
 		Args: cobra.MaximumNArgs(2),
@@ -98,6 +101,9 @@ func (a *app) explainCommand() *cobra.Command {
 	c.Flags().StringArrayVar(&e.devices, "device", nil,
 		"`RESOURCE=ID`: a device that the kubelet would give to the pod; may be repeated (default: as the kubelet of this "+
 			"node reports)")
+	c.Flags().BoolVar(&e.running, "running", false,
+		"show what would be changed in the running pod: the differences between its record on this node and what it "+
+			"requests now")
 	return c
 }
 
@@ -131,6 +137,9 @@ func (e *explain) run(ctx context.Context, named []plan.Ref) error {
 	conf, err := e.configuration()
 	if err != nil {
 		return err
+	}
+	if e.running {
+		return e.runRunning(ctx, refs, conf, devices)
 	}
 	var all []explainOutput
 	failed := false
@@ -211,6 +220,9 @@ func (e *explain) configuration() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the daemon's configuration: %w", err)
 	}
+	if e.running && !d.HotPlug {
+		e.notes = append(e.notes, "the daemon does not change the networks of running pods: hotPlug is not set in its file")
+	}
 	return d.ForRequest(conf)
 }
 
@@ -246,8 +258,6 @@ func (e *explain) explainPod(ctx context.Context, ref plan.Ref, raw []byte,
 	if err != nil {
 		return nil, err
 	}
-	var logged bytes.Buffer
-	log := slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: withoutTime}))
 	req := &request.Request{
 		Command: request.Add, ContainerID: "dry-run", Netns: "/run/netns/dry-run", IfName: "eth0", Config: raw,
 		Args: request.Args{
@@ -257,10 +267,7 @@ func (e *explain) explainPod(ctx context.Context, ref plan.Ref, raw []byte,
 			{request.InfraContainer, "dry-run"},
 		},
 	}
-	r := &plan.Resolver{
-		Networks: e.networks, Pods: e.pods, Devices: devices, PhysicalFunction: device.PhysicalFunction,
-		Log: log,
-	}
+	r, logged := e.resolver(devices)
 	out := &explainOutput{Notes: e.notes}
 	if host, err := e.hostNetwork(ctx, ref); err == nil && host {
 		out.HostNetwork = &ref
@@ -274,13 +281,30 @@ func (e *explain) explainPod(ctx context.Context, ref plan.Ref, raw []byte,
 		out.Problems = e.nodeProblems(p, conf)
 	}
 	if err != nil {
-		ce := fault.ToCNI(err)
-		out.Failure = &failure{Pod: ref, Code: ce.Code, Message: ce.Msg, Fix: ce.Details}
+		out.Failure = newFailure(ref, err)
 	}
-	for line := range strings.Lines(logged.String()) {
-		out.Notes = append(out.Notes, strings.TrimSpace(line))
-	}
+	out.Notes = append(out.Notes, logged()...)
 	return out, nil
+}
+
+// resolver returns a resolver, and a function that returns the warnings that it has logged.
+func (e *explain) resolver(devices plan.Devices) (*plan.Resolver, func() []string) {
+	logged := &bytes.Buffer{}
+	log := slog.New(slog.NewTextHandler(logged, &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: withoutTime}))
+	lines := func() (out []string) {
+		for line := range strings.Lines(logged.String()) {
+			out = append(out, strings.TrimSpace(line))
+		}
+		return out
+	}
+	return &plan.Resolver{
+		Networks: e.networks, Pods: e.pods, Devices: devices, PhysicalFunction: device.PhysicalFunction, Log: log,
+	}, lines
+}
+
+func newFailure(pod plan.Ref, err error) *failure {
+	ce := fault.ToCNI(err)
+	return &failure{Pod: pod, Code: ce.Code, Message: ce.Msg, Fix: ce.Details}
 }
 
 func withoutTime(_ []string, a slog.Attr) slog.Attr {
@@ -293,29 +317,44 @@ func withoutTime(_ []string, a slog.Attr) slog.Attr {
 // write writes one explanation as text.
 func (e *explain) write(w io.Writer, o *explainOutput) {
 	if o.HostNetwork != nil {
-		fmt.Fprintf(w, "%s\nno network: hostNetwork, the pod is in the network of its node and the runtime calls no CNI "+
-			"plugin for it\n",
-			e.paint(bold, "pod "+o.HostNetwork.String()))
+		fmt.Fprintf(w, "%s\n%s\n", e.paint(bold, "pod "+o.HostNetwork.String()), noNetwork)
 	}
 	if f := o.Failure; f != nil {
-		fmt.Fprintf(w, "%s\n%s code %d: %s\n  %s\n", e.paint(bold, "pod "+f.Pod.String()), e.paint(red, "would fail,"),
-			f.Code, f.Message, f.Fix)
+		fmt.Fprintln(w, e.paint(bold, "pod "+f.Pod.String()))
+		e.writeFailure(w, "would fail,", f)
 	}
 	if x := o.Explanation; x != nil {
 		fmt.Fprintln(w, e.paint(bold, "pod "+x.Pod.String()))
 		e.values(w, "  ", x.Values)
 		for i, a := range x.Attachments {
-			fmt.Fprintf(w, "\n%s\n", e.paint(bold, fmt.Sprintf("%d. %s: %s", i+1, a.IfName, a.Network)))
-			e.values(w, "   ", a.Values)
-			for _, d := range a.Plugins {
-				fmt.Fprintf(w, "   %s gets\n     %s\n", d.Type, indented(d.Config))
-			}
+			fmt.Fprintln(w)
+			e.writeAttachment(w, fmt.Sprintf("%d. %s: %s", i+1, a.IfName, a.Network), &a)
 		}
 	}
-	for _, p := range o.Problems {
+	e.writeRemarks(w, o.Problems, o.Notes)
+}
+
+// noNetwork is the explanation of a pod with hostNetwork.
+const noNetwork = "no network: hostNetwork, the pod is in the network of its node and the runtime calls no CNI plugin for it"
+
+func (e *explain) writeFailure(w io.Writer, what string, f *failure) {
+	fmt.Fprintf(w, "%s code %d: %s\n  %s\n", e.paint(red, what), f.Code, f.Message, f.Fix)
+}
+
+func (e *explain) writeAttachment(w io.Writer, title string, a *plan.Explained) {
+	fmt.Fprintln(w, e.paint(bold, title))
+	e.values(w, "   ", a.Values)
+	for _, d := range a.Plugins {
+		fmt.Fprintf(w, "   %s gets\n     %s\n", d.Type, indented(d.Config))
+	}
+}
+
+// writeRemarks ends the explanation of one pod.
+func (e *explain) writeRemarks(w io.Writer, problems, notes []string) {
+	for _, p := range problems {
 		fmt.Fprintf(w, "\n%s %s\n", e.paint(red, "on this node:"), p)
 	}
-	for _, n := range o.Notes {
+	for _, n := range notes {
 		fmt.Fprintf(w, "\n%s %s\n", e.paint(yellow, "note:"), n)
 	}
 	fmt.Fprintln(w)

@@ -97,6 +97,7 @@ func TestOtherNode(t *testing.T) {
 			[]string{"explain", "pod", "web-0", "--device", "a/b=c", "--device", "a/b=d"},
 			"explain --device=a/b=c --device=a/b=d pod default/web-0\n",
 		},
+		{[]string{"explain", "pod", "a/b", "--running"}, "explain --running=true pod a/b\n"},
 		{[]string{"explain", "-f", pod, "-f", network}, "explain --filename=-\n---\nkind: Pod\n---\n{\"kind\": \"x\"}\n"},
 	} {
 		code, out, errs := call(t, nil, append(tc.args, "--node", "worker-3")...)

@@ -60,18 +60,24 @@ func (a *app) open() (*source, error) {
 	if a.source.networksDir != "" {
 		return fileSource(file.Options{Dir: a.source.networksDir}), nil
 	}
-	c, err := a.cluster()
-	if err != nil {
-		return nil, err
-	}
-	client, err := kube.New(c)
+	client, host, err := a.kubeClient()
 	if err != nil {
 		return nil, err
 	}
 	return &source{
 		Networks: client, Pods: client, hostNetwork: client.HostNetwork, networks: client.Networks,
-		pods: client.Pods, name: "cluster at " + c.Host,
+		pods: client.Pods, name: "cluster at " + host,
 	}, nil
+}
+
+// kubeClient returns a client of the API server that kubectl would use, and its address. It sends no request.
+func (a *app) kubeClient() (*kube.Client, string, error) {
+	c, err := a.cluster()
+	if err != nil {
+		return nil, "", err
+	}
+	client, err := kube.New(c)
+	return client, c.Host, err
 }
 
 // cluster returns the API server that kubectl would use: of the flag, KUBECONFIG, ~/.kube/config or the pod's service

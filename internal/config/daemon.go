@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 
 	"multus/internal/fault"
 )
@@ -12,6 +14,19 @@ import (
 // Auto is the value of multusConfigFile with which the daemon generates the CNI configuration, and the value of
 // cniVersion with which it selects the version.
 const Auto = "auto"
+
+// The values of the key repair.
+const (
+	RepairOff    = "off"
+	RepairReport = "report"
+	RepairAttach = "attach"
+)
+
+// DefaultCNIResultsDir is where libcni caches results unless a runtime says otherwise.
+const DefaultCNIResultsDir = "/var/lib/cni/results"
+
+// DefaultRepairAfter is the age at which a sandbox without its networks is reported.
+const DefaultRepairAfter = time.Minute
 
 // Daemon is the daemon's file, in the format of today's Multus (behaviour A.5). The same file has three uses: the
 // server's settings, the generator's settings, and an overlay over each request (behaviour A90), for which the bytes
@@ -72,6 +87,12 @@ type Daemon struct {
 	HotPlug bool `json:"hotPlug"`
 	// HotPlugLinger is how long the runner on the host waits for more work. 0 is the runner's default.
 	HotPlugLinger Duration `json:"hotPlugLinger"`
+	// Repair is RepairReport, RepairAttach, RepairOff, or "" for RepairReport if HotPlug is set. RepairAfter is the age of
+	// a sandbox at which it is reported, or 0 for the default. CNIResultsDir is where the runtime's libcni caches its
+	// results.
+	Repair        string   `json:"repair"`
+	RepairAfter   Duration `json:"repairAfter"`
+	CNIResultsDir string   `json:"cniResultsDir"`
 	// NodeAddresses are the addresses of this node in the cluster.
 	NodeAddresses []string `json:"nodeAddresses"`
 
@@ -104,6 +125,9 @@ func (d *Daemon) Usable() error {
 	}
 	if !validEvents(d.Events) {
 		return fault.DaemonEventsUnknown.New(fault.Clip(d.Events, fault.MaxValue))
+	}
+	if d.Repair != "" && !slices.Contains([]string{RepairOff, RepairReport, RepairAttach}, d.Repair) {
+		return fault.DaemonRepairUnknown.New(fault.Clip(d.Repair, fault.MaxValue))
 	}
 	return nil
 }

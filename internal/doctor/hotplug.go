@@ -16,7 +16,7 @@ const maxCommandLine = 4 << 10
 const controller = "dynamic-networks-controller"
 
 // hotPlugController reports the controller that attaches networks to running pods through the daemon of today's Multus.
-// With this daemon it fails, and users see only its events.
+// With this daemon it fails, and writes an event about each failure.
 func hotPlugController(n *Node) []Finding {
 	if n.InPod {
 		return nil // the processes of the node are not visible
@@ -29,11 +29,11 @@ func hotPlugController(n *Node) []Finding {
 		if name := programOf(file); strings.HasSuffix(name, controller) {
 			return []Finding{{
 				Severity: Warning,
-				Message: "multus-dynamic-networks-controller runs on this node: hot-plug is not supported, and it fails for " +
-					"every pod",
+				Message: "multus-dynamic-networks-controller runs on this node: it fails for every pod, since the daemon itself " +
+					"changes the networks of running pods",
 				Evidence: fmt.Sprintf("process %s is %s", filepath.Base(filepath.Dir(file)), name),
-				Fix: "remove its DaemonSet (kubectl get ds -A | grep dynamic-networks); a pod gets other networks when it is " +
-					"created again, see docs/upgrade.md",
+				Fix: "remove its DaemonSet (kubectl get ds -A | grep dynamic-networks), and set hotPlug in the daemon's " +
+					"configuration file (deploy/components/hotplug), see docs/hot-plug.md",
 			}}
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -31,7 +30,8 @@ type Differ interface {
 	Diff(ctx context.Context, req *request.Request, conf *config.Plugin, has []plan.Attached) (*plan.Changes, error)
 }
 
-// ErrChanged is returned by Apply if another operation has changed the sandbox after it was compared. It changed nothing.
+// ErrChanged is returned by Apply if another operation has changed the sandbox after it was compared. It changed
+// nothing.
 var ErrChanged = errors.New("another operation has changed the sandbox")
 
 // Apply makes the networks of a running sandbox those that its pod requests now (behaviour R1-R10): what it no longer
@@ -60,7 +60,7 @@ func (e *Engine) apply(ctx context.Context, s *session.Session, records *ledger.
 	if running, err := runs(s, r); err != nil || !running {
 		return err
 	}
-	has, pending := attachedOf(r)
+	has, pending := r.Attached()
 	changes, err := e.deps.Differ.Diff(ctx, s.Request, s.Conf, has)
 	if err != nil {
 		return rejected(ctx, s, err)
@@ -69,6 +69,13 @@ func (e *Engine) apply(ctx context.Context, s *session.Session, records *ledger.
 		return nil
 	}
 	failpoint.At("apply.planned")
+	if len(changes.Add) > 0 {
+		place, lockErr := e.lockPlace(ctx, s.Request.ContainerID)
+		if lockErr != nil {
+			return lockErr
+		}
+		defer func() { err = errors.Join(err, place.Release()) }()
+	}
 	b, err := s.Lock(ctx, records, LockLimit)
 	if err != nil {
 		return err
@@ -87,42 +94,12 @@ func (e *Engine) apply(ctx context.Context, s *session.Session, records *ledger.
 	return ap.all(ctx, has)
 }
 
-// runs reports whether a sandbox is attached to its cluster network and no DEL of it has begun. What a DEL has begun, a
-// DEL ends. A record of today's Multus has no namespace, and its sandbox is left alone.
+// runs reports whether a sandbox is attached to its cluster network and its record permits changes.
 func runs(s *session.Session, r *ledger.Record) (bool, error) {
-	if r == nil || r.Damaged || r.Netns == "" || r.Progress.Undone || r.Progress.Begun > 0 || s.BeforeBoot(r) {
+	if r == nil || r.Unchangeable(s.Boot) != "" {
 		return false, nil
 	}
-	return s.Netns.HasInterface(r.Netns, s.Request.IfName)
-}
-
-// attachedOf returns the attachments of a record that are attached, and whether others are pending.
-func attachedOf(r *ledger.Record) (has []plan.Attached, pending bool) {
-	for i := range r.Attachments {
-		a := &r.Attachments[i]
-		if a.Pending {
-			pending = true
-			continue
-		}
-		has = append(has, plan.Attached{
-			Name: a.Name, IfName: a.IfName, Primary: a.Primary, Owner: a.Owner, Resource: a.Resource, Device: a.DeviceID,
-			RuntimeConfig: a.RuntimeConfig, CNIArgs: cniArgs(a), Size: a.Config.Size(),
-		})
-	}
-	return has, pending
-}
-
-// cniArgs returns args.cni of an attachment's configuration.
-func cniArgs(a *ledger.Attachment) map[string]json.RawMessage {
-	var conf struct {
-		Args struct {
-			CNI map[string]json.RawMessage `json:"cni"`
-		} `json:"args"`
-	}
-	if a.Config.Len() == 0 || a.Config.Decode(0, &conf) != nil {
-		return nil
-	}
-	return conf.Args.CNI
+	return s.Netns.HasInterface(s.Request.Netns, s.Request.IfName)
 }
 
 // sameAttachments reports whether two readings of a record have the same attachments.
@@ -167,7 +144,6 @@ func (ap *applying) read() error {
 		return err
 	}
 	ap.record = ap.Current(r)
-	ap.record.Netns = r.Netns
 	return nil
 }
 
@@ -186,13 +162,14 @@ func (ap *applying) all(ctx context.Context, has []plan.Attached) error {
 		result, err := ap.add(ctx, a)
 		ap.added(a, result, err)
 	}
+	if err := ap.Ledger.NoteNetworks(ap.record); err != nil {
+		ap.Log.Warn("cannot note the network for GC, which skips it once its last pod is gone", "err", err)
+	}
 	for _, u := range ap.changes.Refused {
 		ap.fail(publish.FailedAddingInterface, u.Err)
 	}
 	for _, i := range ap.changes.Ignored {
-		ap.events = append(ap.events, warning(publish.InterfaceChangeIgnored, fmt.Sprintf(
-			"interface %s of network %s stays as it is: a change of %s in the annotation has no effect on a running pod; "+
-				"remove the element and add it again, or create the pod again", i.IfName, i.Name, strings.Join(i.Keys, ", "))))
+		ap.events = append(ap.events, warning(publish.InterfaceChangeIgnored, i.String()))
 	}
 	failpoint.At("apply.done")
 	return errors.Join(append(ap.errs, ap.publish(ctx))...)

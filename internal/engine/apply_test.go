@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"multus/internal/cniconf"
 	"multus/internal/config"
@@ -15,6 +17,7 @@ import (
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
 	"multus/internal/fault"
+	"multus/internal/testutil/eventually"
 )
 
 // differ returns changes by interface: what to remove, what to add as network and interface, and what is refused.
@@ -50,7 +53,7 @@ func (d *differ) Diff(_ context.Context, _ *request.Request, _ *config.Plugin, h
 		if slices.ContainsFunc(has, func(h plan.Attached) bool { return h.IfName == a[1] }) {
 			continue
 		}
-		l, err := cniconf.Parse([]byte(`{"cniVersion":"1.0.0","name":"` + a[0] + `-net","type":"` + a[0] + `"}`))
+		l, err := cniconf.Parse([]byte(`{"cniVersion":"1.1.0","name":"` + a[0] + `-net","type":"` + a[0] + `"}`))
 		if err != nil {
 			return nil, err
 		}
@@ -247,6 +250,47 @@ func TestApplyAfterKill(t *testing.T) {
 	}
 	if status, _ := shownOf(r.got); status != "eth0 net1 net2 net3" {
 		t.Errorf("status: %s", status)
+	}
+}
+
+// TestApplyWaitsForGC checks that no network is attached to a running pod while plugins free what is not on the list of
+// a GC: its addresses would not be on it (behaviour R13).
+func TestApplyWaitsForGC(t *testing.T) {
+	t.Parallel()
+	n, _ := newRunning(t)
+	d := &differ{add: [][2]string{{"third", "net3"}}}
+	n.engine.deps.Differ = d
+	if err := n.apply(t); err != nil { // so that the network is known to GC
+		t.Fatal(err)
+	}
+	d.add, d.remove = nil, []string{"net3"}
+	if err := n.apply(t); err != nil {
+		t.Fatal(err)
+	}
+	_ = n.called(t)
+	n.does(t, "third", `test $CNI_COMMAND = GC && { touch $dir/begun; until test -e $dir/end; do sleep 0.01; done; }`)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- n.engine.GC(context.WithoutCancel(t.Context()), n.request(request.GC, "", valid("c")))
+	}()
+	eventually.True(t, "GC of third", func() bool {
+		_, err := os.Stat(filepath.Join(n.dir, "begun"))
+		return err == nil
+	})
+	d.add, d.remove = [][2]string{{"third", "net3"}}, nil
+	soon, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if err := n.engine.Apply(soon, n.request(request.Update, "c", ""), ""); err == nil {
+		t.Error("a network is attached during GC")
+	}
+	if err := os.WriteFile(filepath.Join(n.dir, "end"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("GC: %v", err)
+	}
+	if err := n.apply(t); err != nil || n.interfaces(t) != "eth0 net1 net2 net3" {
+		t.Errorf("after it: %v, recorded: %s", err, n.interfaces(t))
 	}
 }
 

@@ -58,6 +58,9 @@ func (e *Engine) check(ctx context.Context, b *session.Sandbox) error {
 	}
 	for i := range r.Attachments[:count] {
 		a := &r.Attachments[i]
+		if a.Pending {
+			continue // a killed runner has left it, and the next one attaches it
+		}
 		failpoint.At("check.before")
 		if err := run.Check(ctx, r, a); err != nil {
 			return fault.CheckFailed.Wrap(err, a.Name, a.IfName)

@@ -61,7 +61,11 @@ func (e *Engine) GC(ctx context.Context, req *request.Request) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, GCLimit, fmt.Errorf("GC took longer than %s", GCLimit))
 	defer cancel()
-	return withPod(req, e.gc(ctx, s, listed, start))
+	release, err := e.lockPlaces(ctx)
+	if err == nil {
+		err = errors.Join(e.gc(ctx, s, listed, start), release())
+	}
+	return withPod(req, err)
 }
 
 func (e *Engine) gc(ctx context.Context, s *session.Session, listed []config.Attachment, start time.Time) error {

@@ -33,6 +33,7 @@ const (
 	DaemonVersionUnknown
 	DaemonCheckUnknown
 	DaemonEventsUnknown
+	DaemonRepairUnknown
 	ConnectionLimitInvalid
 	KubeconfigUnusable
 	NoPodSource
@@ -99,6 +100,7 @@ const (
 
 	NotReady
 	SandboxBusy
+	RunningBusy
 	NoNamespace
 	InterfaceExists
 	StateNotWritten
@@ -253,6 +255,11 @@ var catalogue = [count]Entry{
 		Code:    BadConfig,
 		Message: `daemon configuration: events is "<value>", not "each", "failures" or "none"`,
 		Next:    `set events to "each", "failures" or "none", or remove it`,
+	},
+	DaemonRepairUnknown: {
+		Code:    BadConfig,
+		Message: `daemon configuration: repair is "<value>", not "report", "attach" or "off"`,
+		Next:    `set repair to "report", "attach" or "off", or remove it`,
 	},
 	ConnectionLimitInvalid: {
 		Code:    BadConfig,
@@ -518,6 +525,11 @@ var catalogue = [count]Entry{
 	SandboxBusy: {
 		Code: TryAgain, Wraps: true,
 		Message: "pod <pod>",
+		Next:    "nothing: the runtime tries again",
+	},
+	RunningBusy: {
+		Code: TryAgain, Wraps: true,
+		Message: "networks of running pods are being attached",
 		Next:    "nothing: the runtime tries again",
 	},
 	NoNamespace: {

@@ -1,6 +1,6 @@
-// Package netsel parses the network selection annotations (behaviour C10-C36, NPWG v1.3 §4.1). It has no effects,
-// looks nothing up, and contains no policy. It is the only parser of these annotations. Every package above may import
-// it.
+// Package netsel parses and edits the network selection annotations (behaviour C10-C36, NPWG v1.3 §4.1). It has no
+// effects, looks nothing up, and contains no policy. It is the only parser of these annotations. Every package above
+// may import it.
 package netsel
 
 import (
@@ -90,7 +90,7 @@ func Parse(value string) ([]Element, error) {
 	if value == "" {
 		return nil, nil
 	}
-	if strings.ContainsAny(value, `[{"`) {
+	if isJSON(value) {
 		return parseJSON(value)
 	}
 	items := strings.Split(value, ",")
@@ -123,7 +123,7 @@ func tooMany(value string, most int) bool {
 	switch {
 	case value == "" || most > 0 && commas < most: // in both forms, elements are separated by commas
 		return false
-	case !strings.ContainsAny(value, `[{"`):
+	case !isJSON(value):
 		return commas >= most
 	}
 	var list json.RawMessage

@@ -215,6 +215,15 @@ func sandboxes() []produced {
 			s.hold(t, container)
 			return s.add(t, container, "", shortLimit)
 		}},
+		{"networks of running pods are being attached", func(t *testing.T) error {
+			t.Helper()
+			s := newSite(t, cluster)
+			s.hold(t, "networks of running pods 0")
+			ctx, cancel := context.WithTimeout(t.Context(), shortLimit)
+			defer cancel()
+			req := s.request(request.GC, "", `,"cni.dev/valid-attachments":[]`)
+			return s.engine.GC(ctx, req)
+		}},
 		{"no namespace", func(t *testing.T) error {
 			t.Helper()
 			s := newSite(t, cluster)

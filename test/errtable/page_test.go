@@ -75,7 +75,7 @@ func table(entries []fault.Entry) string {
 
 // objects are the objects that a message may name without a value at run time, because there is only one of each.
 var objects = regexp.MustCompile(
-	`netconf|runtimeConfig|daemon configuration|k8s client|clusterNetwork|valid-attachments|readinessindicatorfile|devices of the node`)
+	`netconf|runtimeConfig|daemon configuration|k8s client|clusterNetwork|valid-attachments|readinessindicatorfile|devices of the node|networks of running pods`)
 
 // TestText checks that every error has one line, names its object, contains no raw bytes, and says what to do.
 func TestText(t *testing.T) {

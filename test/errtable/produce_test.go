@@ -133,14 +133,15 @@ func isMadeElsewhere(t *testing.T, e *fault.Entry) bool {
 		strings.Contains(source, e.Next)
 }
 
-// goldens returns the errors of the golden plans, which the tests of package plan compare.
+// goldens returns the errors of the golden plans and of the golden changes of running pods, which the tests of package
+// plan compare.
 func goldens(t *testing.T) []*types.Error {
 	t.Helper()
 	paths, err := filepath.Glob("../../internal/engine/plan/testdata/*.txtar")
 	if err != nil {
 		t.Fatal(err)
 	}
-	golden := regexp.MustCompile(`(?m)^-- error.txt --\ncode: (\d+)\nmsg: ((?s:.*?))\nnext: (.*)$`)
+	golden := regexp.MustCompile(`(?m)^(?:-- error.txt --|refuse .*)\ncode: (\d+)\nmsg: ((?s:.*?))\nnext: (.*)$`)
 	var out []*types.Error
 	for _, path := range paths {
 		b, err := os.ReadFile(path)
@@ -180,6 +181,7 @@ func parsing() []produced {
 		}},
 		{"daemon's version", func(*testing.T) error { return (&config.Daemon{CNIVersion: "1.2.0"}).Usable() }},
 		{"daemon's checkNetworks", func(*testing.T) error { return (&config.Daemon{CheckNetworks: "al"}).Usable() }},
+		{"daemon's repair", func(*testing.T) error { return (&config.Daemon{Repair: "delete"}).Usable() }},
 		{"daemon's events", func(*testing.T) error { return (&config.Daemon{Events: "all"}).Usable() }},
 		{"events", func(*testing.T) error { return (&config.Plugin{Events: "all"}).Usable() }},
 		{"version", func(*testing.T) error { return (&config.Plugin{CNIVersion: "1.2.0"}).Usable() }},

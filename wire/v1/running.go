@@ -12,8 +12,8 @@ import (
 
 // Paths for the networks of running pods. The runner on the host is their client.
 const (
-	// PathWork: GET with ?wait= (a duration) returns the Work that there is, at once or as soon as there is some. POST with
-	// a WorkDone says what became of it.
+	// PathWork: GET with ?wait= (a duration) returns the Work that there is, at once or as soon as there is some. POST
+	// with a WorkDone says what became of it.
 	PathWork = "/v1/work"
 	// PathDiff: POST with a DiffRequest returns Changes.
 	PathDiff = "/v1/diff"
@@ -28,6 +28,16 @@ type Work struct {
 	// Linger is how long the runner waits for more work before it ends, as a duration. If the key is absent, the runner
 	// decides.
 	Linger string `json:"linger,omitempty"`
+	// Adopt has the sandboxes of pods of this list that the container runtime attached without calling Multus. They are
+	// recorded first. ResultsDir is where the runtime's libcni caches its results.
+	Adopt      []Adoption `json:"adopt,omitempty"`
+	ResultsDir string     `json:"resultsDir,omitempty"`
+}
+
+// Adoption is a sandbox to record.
+type Adoption struct {
+	Pod         Pod    `json:"pod"`
+	ContainerID string `json:"containerID"`
 }
 
 // WorkDone is the body of POST PathWork.

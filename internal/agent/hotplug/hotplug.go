@@ -1,7 +1,7 @@
 // Package hotplug finds the pods of the node whose networks are not the ones that they request, and hands them to the
 // runner on the host. It compares annotations only, to find out whether there may be work: what there is to do is
-// decided by plan.Resolver.Diff from the sandbox's record. It changes nothing itself. The daemon and the handlers of its
-// socket import it.
+// decided by plan.Resolver.Diff from the sandbox's record. It changes nothing itself. The daemon and the handlers of
+// its socket import it.
 package hotplug
 
 import (
@@ -35,6 +35,10 @@ const (
 // Queue has the pods whose networks may have to be changed. A pod is handed out until its result is known: if the
 // runner is killed, the next one gets the pods that it had.
 type Queue struct {
+	// Changed, if set, is called when the networks of a pod are as requested, with the time since the daemon saw that they
+	// were not. It is set before Run.
+	Changed func(took time.Duration)
+
 	log   *slog.Logger
 	clock clock.PassiveClock
 	work  workqueue.TypedRateLimitingInterface[request.Pod]
@@ -45,6 +49,8 @@ type Queue struct {
 	seen map[string]*seen
 	// ready has the pods to hand out, and out those that were handed out, in their order.
 	ready, out []request.Pod
+	// adopt has the sandboxes of pods that have to be recorded first.
+	adopt map[request.Pod]string
 	// changed is closed and replaced when ready grows. waiting is the number of runners that wait for that.
 	changed chan struct{}
 	waiting int
@@ -58,13 +64,22 @@ type Queue struct {
 type seen struct {
 	// now is the present value. handedOut is that of the last time when the pod was handed out, and settled that with
 	// which there was nothing left to do.
-	now, handedOut, settled string
+	now, handedOut, settled annotations
+	// since is when the pod was queued, or the zero time if it is not.
+	since time.Time
+}
+
+// annotations are those of a pod that matter.
+type annotations struct {
+	networks, status string
+	// attached reports whether the pod has a network status.
+	attached bool
 }
 
 // New returns an empty queue. It hands out nothing before Run is called.
 func New(c clock.PassiveClock, log *slog.Logger) *Queue {
 	return &Queue{
-		log: log, clock: c, seen: map[string]*seen{}, changed: make(chan struct{}),
+		log: log, clock: c, seen: map[string]*seen{}, adopt: map[request.Pod]string{}, changed: make(chan struct{}),
 		work: workqueue.NewTypedRateLimitingQueue(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[request.Pod](firstRetry, lastRetry)),
 	}
@@ -94,24 +109,43 @@ func (q *Queue) announce() {
 	q.changed = make(chan struct{})
 }
 
-// Observe queues a pod if its network status is not about the networks that its annotation names. It is called for each
-// pod of the node, when it is first seen and whenever its metadata changes. A pod without a network status is not
-// queued: its ADD has not ended.
+// Observe queues a pod if its annotation has changed, or if its network status is not about the networks that the
+// annotation names. It is called for each pod of the node, when it is first seen and whenever its metadata changes. A
+// pod without a network status is not queued: its ADD has not ended.
 func (q *Queue) Observe(pod *plan.Pod) {
-	status, attached := pod.Annotations[netsel.Status]
-	now := pod.Annotations[netsel.Networks] + "\x00" + status
+	now := annotations{networks: pod.Annotations[netsel.Networks]}
+	now.status, now.attached = pod.Annotations[netsel.Status]
 	q.mu.Lock()
-	s := q.seen[pod.UID]
-	if s == nil {
+	s, known := q.seen[pod.UID]
+	if !known {
 		s = &seen{}
 		q.seen[pod.UID] = s
 	}
+	edited := known && s.now.attached && s.now.networks != now.networks
 	s.now = now
-	settled := s.settled == now
+	queue := now.attached && s.settled != now && (edited || differs(pod, now.status))
+	if queue && s.since.IsZero() {
+		s.since = q.clock.Now()
+	}
 	q.mu.Unlock()
-	if attached && !settled && differs(pod, status) {
+	if queue {
 		q.work.Add(pod.Identity())
 	}
+}
+
+// Adopt queues a pod whose sandbox was attached without Multus, and which has to be recorded first.
+func (q *Queue) Adopt(pod request.Pod, container string) {
+	q.mu.Lock()
+	q.adopt[pod] = container
+	q.mu.Unlock()
+	q.work.Add(pod)
+}
+
+// Adoption returns the sandbox of a pod that has to be recorded first, or "".
+func (q *Queue) Adoption(pod request.Pod) string {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.adopt[pod]
 }
 
 // Gone forgets a pod that was deleted. If it is handed out, the runner finds nothing to do.
@@ -119,6 +153,7 @@ func (q *Queue) Gone(pod *plan.Pod) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	delete(q.seen, pod.UID)
+	delete(q.adopt, pod.Identity())
 	q.work.Forget(pod.Identity())
 }
 
@@ -158,7 +193,8 @@ func (q *Queue) Next(ctx context.Context) []request.Pod {
 	return append([]request.Pod(nil), q.out...)
 }
 
-// Done takes the result of a pod that was handed out. If failure is not "", the pod is handed out again after a pause.
+// Done takes the result of a pod that was handed out. If failure is not "", the pod is handed out again after a pause,
+// unless it is gone.
 func (q *Queue) Done(pod request.Pod, failure string) error {
 	q.mu.Lock()
 	q.heard = q.clock.Now()
@@ -169,15 +205,23 @@ func (q *Queue) Done(pod request.Pod, failure string) error {
 			break
 		}
 	}
-	if s := q.seen[pod.UID]; found && failure == "" && s != nil {
+	s := q.seen[pod.UID]
+	if found && failure == "" && s != nil {
 		s.settled = s.handedOut
+		if q.Changed != nil && !s.since.IsZero() {
+			q.Changed(q.clock.Since(s.since))
+		}
+		s.since = time.Time{}
+	}
+	if found && failure == "" {
+		delete(q.adopt, pod)
 	}
 	q.mu.Unlock()
 	if !found {
 		return errors.New("the pod is not handed out")
 	}
 	q.work.Done(pod)
-	if failure == "" {
+	if failure == "" || s == nil {
 		q.work.Forget(pod)
 		return nil
 	}
@@ -193,6 +237,16 @@ func (q *Queue) Unattended() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return len(q.ready)+len(q.out) > 0 && q.waiting == 0 && q.clock.Since(q.heard) >= silence
+}
+
+// RunnerUp returns 1 while a runner waits for work or seems to work, and 0 otherwise.
+func (q *Queue) RunnerUp() float64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.waiting > 0 || len(q.out) > 0 && q.clock.Since(q.heard) < silence {
+		return 1
+	}
+	return 0
 }
 
 // Waiting returns the number of pods whose networks may have to be changed.

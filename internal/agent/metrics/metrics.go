@@ -34,6 +34,8 @@ type Metrics struct {
 	written   prometheus.Counter
 	givenUp   prometheus.Counter
 	abandoned prometheus.Counter
+	plugged   *prometheus.CounterVec
+	plugging  prometheus.Histogram
 	// off is set if no port serves the metrics. Metrics with labels are not recorded then.
 	off bool
 }
@@ -72,6 +74,14 @@ func New(served bool) *Metrics {
 		abandoned: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "multus_attachments_abandoned_total", Help: "DELs that gave up networks whose plugins refuse them for good.",
 		}),
+		plugged: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "multus_hotplug_total", Help: "Networks attached to running pods and detached from them.",
+		}, []string{"verb", "result"}),
+		plugging: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "multus_hotplug_duration_seconds",
+			Help:    "Time from when the daemon saw the annotation of a running pod until its networks were as requested.",
+			Buckets: durations,
+		}),
 	}
 	m.registry.MustRegister(
 		m.requests, m.inFlight, m.planning, m.delegates, m.retries, m.written, m.givenUp, m.abandoned,
@@ -98,6 +108,40 @@ func (m *Metrics) Gauges(queued, ledger, cniConf func() float64) {
 	)
 }
 
+// HotPlug adds the metrics of running pods: the pods whose networks may have to be changed, and whether a runner works
+// or waits for work.
+func (m *Metrics) HotPlug(pending, runner func() float64) {
+	m.registry.MustRegister(
+		m.plugged, m.plugging,
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "multus_hotplug_pending",
+			Help: "Running pods whose networks may have to be changed.",
+		}, pending),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "multus_runner_up", Help: "1 while a runner on the host works or waits for work.",
+		}, runner),
+	)
+}
+
+// Missing adds the number of pods that run without the networks that they request.
+func (m *Metrics) Missing(pods func() float64) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "multus_pods_without_networks",
+		Help: "Pods of this node that run without the networks that they request.",
+	}, pods))
+}
+
+// Changed records how long it took until the networks of a running pod were as requested.
+func (m *Metrics) Changed(took time.Duration) { m.plugging.Observe(took.Seconds()) }
+
+// changes are the verb and the result that an event of a running pod stands for.
+var changes = map[string][2]string{
+	publish.AddedInterface:          {"attach", "ok"},
+	publish.FailedAddingInterface:   {"attach", "error"},
+	publish.RemovedInterface:        {"detach", "ok"},
+	publish.FailedRemovingInterface: {"detach", "error"},
+}
+
 // other is the label for a value that is not in the list of known ones. Users choose the names of plugins, and each new
 // label value takes memory until the daemon ends.
 const other = "other"
@@ -111,7 +155,7 @@ func known(value string, list []string) string {
 }
 
 var (
-	knownCommands = []string{request.Add, request.Del, request.Check, request.GC, request.Status}
+	knownCommands = []string{request.Add, request.Del, request.Check, request.GC, request.Status, request.Update}
 	knownMethods  = []string{"get", "post", "head", "put", "delete", "patch", "options"}
 	// knownPlugins are the reference plugins, those of cluster networks, and those that are often used with Multus.
 	knownPlugins = []string{
@@ -173,6 +217,11 @@ func (m *Metrics) Observe(r *publish.Report) {
 	}
 	if r.Command == request.Del && r.Failure != nil {
 		m.abandoned.Inc()
+	}
+	for _, e := range r.Events {
+		if labels, ok := changes[e.Reason]; ok {
+			m.plugged.WithLabelValues(labels[:]...).Inc()
+		}
 	}
 	for _, t := range r.Timings {
 		result := "ok"

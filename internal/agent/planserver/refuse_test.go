@@ -110,12 +110,11 @@ func TestNotServed(t *testing.T) {
 	long := "/" + strings.Repeat("x", 5000)
 	for path, words := range map[string][]string{
 		"/delegate": {
-			"POST /delegate is not served", "multus-dynamic-networks-controller", "hot-plug", "not support",
-			"delete the pod", "docs/upgrade.md",
+			"POST /delegate is not served", "multus-dynamic-networks-controller", "hot-plug", "hotPlug",
+			"deploy/components/hotplug", "docs/hot-plug.md",
 		},
 		"/cni": {
-			"POST /cni is not served", "multus-dynamic-networks-controller", "Hot-plug", "multus-daemon install",
-			"docs/upgrade.md",
+			"POST /cni is not served", "multus-daemon install", "docs/upgrade.md",
 		},
 		long: {"... is not served"},
 	} {

@@ -1,6 +1,7 @@
 package planserver
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
+	"multus/internal/config"
 	"multus/internal/engine/request"
 	"multus/internal/fault"
 	wirev1 "multus/wire/v1"
@@ -50,6 +52,10 @@ func (s *Server) work(w http.ResponseWriter, r *http.Request) {
 	}
 	for _, pod := range s.hotPlug.Next(ctx) {
 		work.Pods = append(work.Pods, wirev1.Pod(pod))
+		if container := s.hotPlug.Adoption(pod); container != "" {
+			work.Adopt = append(work.Adopt, wirev1.Adoption{Pod: wirev1.Pod(pod), ContainerID: container})
+			work.ResultsDir = s.conf.HostPath(cmp.Or(s.conf.CNIResultsDir, config.DefaultCNIResultsDir))
+		}
 	}
 	limitAnswer(w)
 	answer(w, http.StatusOK, work)

@@ -82,7 +82,8 @@ type Server struct {
 // New returns a Server.
 func New(o Options) *Server {
 	s := &Server{
-		conf: o.Config, statuses: o.Statuses, metrics: o.Metrics, hotPlug: o.HotPlug, ready: o.Ready, log: o.Log, instance: o.Instance,
+		conf: o.Config, statuses: o.Statuses, metrics: o.Metrics, hotPlug: o.HotPlug, ready: o.Ready, log: o.Log,
+		instance: o.Instance,
 		decoding: make(semaphore, decoders), large: make(semaphore, largePlans),
 	}
 	resolver := *o.Resolver
@@ -123,12 +124,11 @@ const maxMethod = 16
 // notServed has the advice for the paths that only today's Multus serves: which client sends the request, and what to
 // do.
 var notServed = map[string]string{
-	"/delegate": ": multus-dynamic-networks-controller calls it to attach a network to a running pod (hot-plug), " +
-		"which this Multus does not support yet; delete the pod, so that it is created again with its new networks " +
-		"(a KubeVirt machine: migrate or restart it), and remove the controller's DaemonSet; see docs/upgrade.md",
+	"/delegate": ": multus-dynamic-networks-controller calls it to attach a network to a running pod (hot-plug). This " +
+		"Multus does that itself: set hotPlug in the daemon's configuration file (deploy/components/hotplug), and remove " +
+		"the controller's DaemonSet; see docs/hot-plug.md",
 	"/cni": ": the multus-shim of another Multus calls it; install the plugin that belongs to this daemon " +
-		"(multus-daemon install --dest DIR, or restart the DaemonSet's pod of this node). Hot-plug of networks by " +
-		"multus-dynamic-networks-controller is not supported yet: delete the pod to change its networks; see docs/upgrade.md",
+		"(multus-daemon install --dest DIR, or restart the DaemonSet's pod of this node); see docs/upgrade.md",
 }
 
 // Handler returns the handler of the socket.

@@ -2,6 +2,7 @@ package podstatus
 
 import (
 	"maps"
+	"strings"
 	"sync"
 	"time"
 
@@ -26,13 +27,14 @@ type failures struct {
 // repeated reports whether the same failure of the pod was reported in the last minute. A runtime repeats a failed ADD
 // every few seconds. The events of an UPDATE without a status are a failure, too.
 func (f *failures) repeated(r *publish.Report, now time.Time) bool {
-	key := podKey(r.Pod)
+	parts := []string{podKey(r.Pod)}
 	if r.Failure != nil {
-		key += " " + fault.Clip(r.Failure.Message, fault.MaxMessage)
+		parts = append(parts, fault.Clip(r.Failure.Message, fault.MaxMessage))
 	}
 	for i := range r.Events {
-		key += " " + fault.Clip(r.Events[i].Message, fault.MaxMessage)
+		parts = append(parts, fault.Clip(r.Events[i].Message, fault.MaxMessage))
 	}
+	key := strings.Join(parts, " ")
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if at, ok := f.times[key]; ok && now.Sub(at) <= failureInterval {

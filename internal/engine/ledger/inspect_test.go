@@ -3,6 +3,7 @@ package ledger
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -91,5 +92,27 @@ func TestSurvey(t *testing.T) {
 	}
 	if _, err := s.Survey("../x", "eth0"); err == nil || s.HasTrace("../x") {
 		t.Error("a name that leads out of the directory")
+	}
+}
+
+// TestUnchangeable checks which sandboxes are left alone, and that the reason is given.
+func TestUnchangeable(t *testing.T) {
+	t.Parallel()
+	for want, change := range map[string]func(*Record){
+		"":                                       func(*Record) {},
+		"the record is damaged":                  func(r *Record) { r.Damaged = true },
+		"was undone":                             func(r *Record) { r.Progress.Undone = true },
+		"the DEL of the sandbox has begun":       func(r *Record) { r.Progress.Begun = 1 },
+		"attached before the node was last star": func(r *Record) { r.Boot = "earlier" },
+	} {
+		r := full(t)
+		r.Boot = "now"
+		change(r)
+		if got := r.Unchangeable("now"); !strings.Contains(got, want) || (got == "") != (want == "") {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	if r := full(t); r.BeforeBoot("now") {
+		t.Error("the boot of the record is not known")
 	}
 }

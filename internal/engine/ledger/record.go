@@ -133,6 +133,56 @@ func (r *Record) StageNumbers() []int {
 // Stages returns the indexes of the attachments by stage, in the order in which the stages are made.
 func (r *Record) Stages() [][]int { return plan.Stages(r.StageNumbers()) }
 
+// Attached returns the attachments of a running sandbox as plan.Resolver.Diff compares them, and whether others are
+// pending.
+func (r *Record) Attached() (has []plan.Attached, pending bool) {
+	for i := range r.Attachments {
+		a := &r.Attachments[i]
+		if a.Pending {
+			pending = true
+			continue
+		}
+		has = append(has, plan.Attached{
+			Name: a.Name, IfName: a.IfName, Primary: a.Primary, Owner: a.Owner, Resource: a.Resource, Device: a.DeviceID,
+			RuntimeConfig: a.RuntimeConfig, CNIArgs: a.cniArgs(), Size: a.Config.Size(),
+		})
+	}
+	return has, pending
+}
+
+// cniArgs returns args.cni of the configuration.
+func (a *Attachment) cniArgs() map[string]json.RawMessage {
+	var conf struct {
+		Args struct {
+			CNI map[string]json.RawMessage `json:"cni"`
+		} `json:"args"`
+	}
+	if a.Config.Len() == 0 || a.Config.Decode(0, &conf) != nil {
+		return nil
+	}
+	return conf.Args.CNI
+}
+
+// BeforeBoot reports whether the sandbox was attached before the node was last started. boot is the present boot, or ""
+// if it is not known.
+func (r *Record) BeforeBoot(boot string) bool { return r.Boot != "" && boot != "" && r.Boot != boot }
+
+// Unchangeable returns the reason why the networks of the sandbox are not changed, whatever its pod requests, or "" if
+// there is none. boot is the present boot.
+func (r *Record) Unchangeable(boot string) string {
+	switch {
+	case r.Damaged:
+		return "the record is damaged"
+	case r.Progress.Undone:
+		return "the ADD of the sandbox has failed, and was undone"
+	case r.Progress.Begun > 0:
+		return "the DEL of the sandbox has begun" // and a DEL ends it
+	case r.BeforeBoot(boot):
+		return "the sandbox was attached before the node was last started"
+	}
+	return ""
+}
+
 // orNil returns nil for a record without attachments.
 func (r *Record) orNil() *Record {
 	if len(r.Attachments) == 0 {

@@ -11,8 +11,8 @@ import (
 // members.
 
 // Extend appends an attachment to the record of a running sandbox, durably and as pending. of is the record, and gives
-// the attachment its sandbox. The attachment is pending until MarkAttached or Drop is called for it, so that after a kill it
-// is known that its delegates may have run.
+// the attachment its sandbox. The attachment is pending until MarkAttached or Drop is called for it, so that after a
+// kill it is known that its delegates may have run.
 func (s *Store) Extend(of *Record, a *Attachment) error {
 	err := s.edit(of.ContainerID, func(elements []rawElement) ([]rawElement, error) {
 		added := *a

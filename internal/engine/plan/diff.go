@@ -85,6 +85,13 @@ type Ignored struct {
 	Keys []string
 }
 
+// String says what stays as it is, and what to do instead.
+func (i Ignored) String() string {
+	return fmt.Sprintf("interface %s of network %s stays as it is: a change of %s in the annotation has no effect on a "+
+		"running pod; remove the element and add it again, or create the pod again", i.IfName, i.Name,
+		strings.Join(i.Keys, ", "))
+}
+
 // None reports whether there is nothing to do and nothing to say.
 func (c *Changes) None() bool {
 	return len(c.Remove) == 0 && len(c.Add) == 0 && len(c.Refused) == 0 && len(c.Ignored) == 0 && !c.Stale

@@ -48,9 +48,29 @@ type Delegate struct {
 // Explain explains a plan as the resolver made it. A plan that was sent or recorded no longer has its sources.
 func Explain(p *Plan, req *request.Request, conf *config.Plugin) (*Explanation, error) {
 	x := &explaining{plan: p, req: req, conf: conf, given: givenKeys(req.Config)}
-	out := &Explanation{Pod: Ref{Namespace: p.Pod.Namespace, Name: p.Pod.Name}, Values: x.sandbox()}
-	for i := range p.Attachments {
-		a := &p.Attachments[i]
+	attachments, err := x.attachments()
+	if err != nil {
+		return nil, err
+	}
+	return &Explanation{
+		Pod: Ref{Namespace: p.Pod.Namespace, Name: p.Pod.Name}, Values: x.sandbox(), Attachments: attachments,
+	}, nil
+}
+
+// ExplainAdded explains what changes add to a running sandbox. Like Explain, it needs the changes as the resolver made
+// them.
+func ExplainAdded(c *Changes, req *request.Request, conf *config.Plugin) ([]Explained, error) {
+	x := &explaining{
+		plan: &Plan{Pod: c.Pod, Attachments: c.Add}, req: req, conf: conf, given: givenKeys(req.Config), running: true,
+	}
+	return x.attachments()
+}
+
+// attachments explains all attachments of the plan.
+func (x *explaining) attachments() ([]Explained, error) {
+	var out []Explained
+	for i := range x.plan.Attachments {
+		a := &x.plan.Attachments[i]
 		stdin, err := a.Config.Stdin(a.RuntimeConfig)
 		if err != nil {
 			return nil, fmt.Errorf("explain network %s: %w", a.Name, err)
@@ -59,7 +79,7 @@ func Explain(p *Plan, req *request.Request, conf *config.Plugin) (*Explanation, 
 		for n, typ := range a.Config.Types() {
 			e.Plugins = append(e.Plugins, Delegate{Type: typ, Config: stdin[n]})
 		}
-		out.Attachments = append(out.Attachments, e)
+		out = append(out, e)
 	}
 	return out, nil
 }
@@ -71,6 +91,8 @@ type explaining struct {
 	// given has the keys of the CNI configuration in lower case, because keys match without regard to case (behaviour
 	// A2).
 	given map[string]bool
+	// running reports whether the attachments are added to a running sandbox.
+	running bool
 }
 
 func givenKeys(conf []byte) map[string]bool {
@@ -118,7 +140,7 @@ func (x *explaining) attachment(i int) []Value {
 	a := &x.plan.Attachments[i]
 	out := []Value{
 		{Name: "network", Value: a.Name, From: x.origin(a)},
-		{Name: "interface", Value: a.IfName, From: interfaceFrom(a, i)},
+		{Name: "interface", Value: a.IfName, From: x.interfaceFrom(i)},
 		{Name: "configuration", Value: strings.Join(a.Config.Types(), ", "), From: a.Source.String()},
 		{Name: "name", Value: a.Config.Name(), From: nameFrom(a)},
 		{Name: "cniVersion", Value: a.Config.Version(), From: "configuration"},
@@ -172,14 +194,17 @@ func (s Source) String() string {
 	return "CNI configuration, key " + string(FromDelegates)
 }
 
-func interfaceFrom(a *Attachment, i int) string {
+func (x *explaining) interfaceFrom(i int) string {
+	a := &x.plan.Attachments[i]
 	switch {
 	case a.IfName == "":
 		return "none: the request is not about an interface"
-	case i == 0:
+	case i == 0 && !x.running:
 		return "runtime (CNI_IFNAME)"
 	case a.Request != nil && a.Request.Interface != "":
 		return string(a.Origin)
+	case x.running:
+		return "default: the first free name"
 	}
 	return fmt.Sprintf("default: net and the number in this list, %d", i)
 }

@@ -184,7 +184,7 @@ func (r *Resolver) pod(ctx context.Context, req *request.Request, conf *config.P
 	}
 	if known {
 		pod := &Pod{Ref: ref, UID: uid, Annotations: annotations}
-		if isStatic(pod) {
+		if pod.IsStatic() {
 			pod.UID = "" // the mirror pod has another UID
 		}
 		return pod, nil
@@ -202,7 +202,7 @@ func (r *Resolver) pod(ctx context.Context, req *request.Request, conf *config.P
 	case err != nil:
 		return nil, fault.PodUnavailable.Wrap(err, ref)
 	}
-	if uid != "" && pod.UID != uid && !isStatic(pod) {
+	if uid != "" && pod.UID != uid && !pod.IsStatic() {
 		return nil, fault.PodReplaced.New(uid, pod.UID)
 	}
 	return pod, nil
@@ -217,9 +217,8 @@ func (r *Resolver) withoutPods(conf *config.Plugin) error {
 	return fault.NoPodSource.New()
 }
 
-// isStatic reports whether a pod is the mirror pod of a static pod, whose UID is not the sandbox's (behaviour C1,
-// D18).
-func isStatic(p *Pod) bool {
+// IsStatic reports whether the pod is the mirror pod of a static pod, whose UID is not the sandbox's (behaviour C1, D18).
+func (p *Pod) IsStatic() bool {
 	source, ok := p.Annotations[netsel.ConfigSource]
 	return ok && source != "api"
 }

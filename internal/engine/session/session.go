@@ -91,7 +91,7 @@ func PodOf(r *ledger.Record) request.Pod {
 
 // BeforeBoot reports whether a sandbox was attached before the node was last started.
 func (s *Session) BeforeBoot(r *ledger.Record) bool {
-	return r.Boot != "" && s.Boot != "" && r.Boot != s.Boot
+	return r.BeforeBoot(s.Boot)
 }
 
 // Lock waits at most limit for the lock of the request's sandbox. The error wraps fsx.ErrLocked if another operation

@@ -18,6 +18,7 @@ import (
 	"multus/internal/agent/metrics"
 	"multus/internal/agent/planserver"
 	"multus/internal/agent/podstatus"
+	"multus/internal/agent/repair"
 	"multus/internal/config"
 	"multus/internal/device"
 	"multus/internal/engine/plan"
@@ -35,6 +36,8 @@ type agent struct {
 	conflicts *conflictEvents
 	// hotPlug is nil if the networks of running pods are not changed.
 	hotPlug *hotplug.Queue
+	// missing finds pods without their networks. It is nil if they are not looked for.
+	missing *repair.Finder
 	metrics *metrics.Metrics
 	server  *planserver.Server
 	// instance distinguishes this process from others in an answer.
@@ -65,10 +68,10 @@ func assemble(conf *config.Daemon, o *Options, log *slog.Logger) (*agent, error)
 	a.metrics.Gauges(a.statuses.Waiting, func() float64 { return entries(cmp.Or(conf.CNIDir, config.DefaultCNIDir)) },
 		a.inForce)
 	if conf.HotPlug && s.Kube != nil {
-		a.hotPlug = hotplug.New(clock.RealClock{}, log)
+		a.followPods()
 	}
 	a.server = planserver.New(planserver.Options{
-		HotPlug: a.hotPlug, Config: conf, Statuses: a.statuses, Metrics: a.metrics, Ready: a.ready, Instance: a.instance,
+		Config: conf, Statuses: a.statuses, Metrics: a.metrics, HotPlug: a.hotPlug, Ready: a.ready, Instance: a.instance,
 		Log: log,
 		Resolver: &plan.Resolver{
 			Networks: s.Networks, Pods: s.Pods, Devices: s.Devices, PhysicalFunction: device.PhysicalFunction, Log: log,

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -47,6 +48,8 @@ const (
 	retryPause = time.Second
 	// DefaultLinger is how long a runner waits for more work.
 	DefaultLinger = 30 * time.Second
+	// workers is the number of pods that are changed at the same time.
+	workers = 4
 	// StopLimit is how long a runner may take to end after SIGTERM: it finishes or undoes the network that it works on. A
 	// service manager must wait so long.
 	StopLimit = engine.ApplyLimit + detach.UndoLimit
@@ -314,28 +317,55 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// do changes the networks of pods one after another, and reports each result at once, so that the pods of a runner that
-// is killed are not done twice.
+// do changes the networks of pods, some at the same time, so that a plugin that hangs does not delay all others. It
+// reports each result at once, so that the pods of a runner that is killed are not done twice.
 func (r *runner) do(ctx context.Context, work *wirev1.Work) {
-	if work.StateDir != "" && !filepath.IsAbs(work.StateDir) {
-		r.log.Error("work ignored: the state directory is no absolute path", "dir", work.StateDir)
-		return
+	for _, dir := range []string{work.StateDir, work.ResultsDir} {
+		if dir != "" && !filepath.IsAbs(dir) {
+			r.log.Error("work ignored: a directory is no absolute path", "dir", dir)
+			return
+		}
 	}
 	store := &ledger.Store{
 		Dir: cmp.Or(work.StateDir, r.conf.CNIDir), BinDir: r.conf.BinDir, Boot: node.Boot(), Log: r.log,
 	}
+	adopted := r.adopt(ctx, work)
 	found, err := sandboxes(store, work.Pods)
-	for _, pod := range work.Pods {
-		if ctx.Err() != nil {
-			return // the daemon hands out the others again
-		}
-		failure := err
-		for _, record := range found[pod] {
-			failure = errors.Join(failure, r.apply(ctx, record, work.StateDir))
-		}
-		failpoint.At("runner.applied")
-		r.report(ctx, pod, failure)
+	todo := make(chan wirev1.Pod)
+	var all sync.WaitGroup
+	for range min(workers, len(work.Pods)) {
+		all.Go(func() {
+			for pod := range todo {
+				failure := errors.Join(err, adopted[pod])
+				for _, record := range found[pod] {
+					failure = errors.Join(failure, r.apply(ctx, record, work.StateDir))
+				}
+				failpoint.At("runner.applied")
+				r.report(ctx, pod, failure)
+			}
+		})
 	}
+	for _, pod := range work.Pods {
+		if ctx.Err() == nil { // else the daemon hands the pod out again
+			todo <- pod
+		}
+	}
+	close(todo)
+	all.Wait()
+}
+
+// adopt records the sandboxes that the runtime attached without calling Multus. It returns the errors by pod.
+func (r *runner) adopt(ctx context.Context, work *wirev1.Work) map[wirev1.Pod]error {
+	out := map[wirev1.Pod]error{}
+	for _, a := range work.Adopt {
+		_, err := r.engine.Adopt(ctx, &request.Request{
+			Command: request.Update, ContainerID: a.ContainerID, IfName: ledger.DefaultIfName, Path: r.path, Config: r.raw,
+		}, work.StateDir, work.ResultsDir)
+		if err != nil {
+			out[a.Pod] = fmt.Errorf("record the sandbox, which was attached without Multus: %w", err)
+		}
+	}
+	return out
 }
 
 func (r *runner) apply(ctx context.Context, record *ledger.Record, stateDir string) error {
@@ -347,13 +377,14 @@ func (r *runner) apply(ctx context.Context, record *ledger.Record, stateDir stri
 }
 
 // sandboxes returns the records of the sandboxes of pods. A pod may have several sandboxes, of which the runtime
-// deletes all but one.
+// deletes all but one. The UID that the runtime passes for a static pod is not that of its mirror pod, so that the
+// sandboxes of the pod's name count if none has its UID. The daemon refuses those of an earlier pod of the name.
 func sandboxes(store *ledger.Store, pods []wirev1.Pod) (map[wirev1.Pod][]*ledger.Record, error) {
 	ids, err := store.Containers()
 	if err != nil {
 		return nil, err
 	}
-	out := map[wirev1.Pod][]*ledger.Record{}
+	out, named := map[wirev1.Pod][]*ledger.Record{}, map[wirev1.Pod][]*ledger.Record{}
 	for _, id := range ids {
 		record, err := store.Read(id, ledger.DefaultIfName)
 		if err != nil {
@@ -362,12 +393,21 @@ func sandboxes(store *ledger.Store, pods []wirev1.Pod) (map[wirev1.Pod][]*ledger
 		if record == nil {
 			continue
 		}
+		store.Complete(record) // with the namespace, which today's Multus does not record
 		of := session.PodOf(record)
 		for _, pod := range pods {
-			// The UID that the runtime passes for a static pod is not that of its mirror pod.
-			if of.Namespace == pod.Namespace && of.Name == pod.Name && (of.UID == pod.UID || of.UID == "" || pod.UID == "") {
+			switch {
+			case of.Namespace != pod.Namespace || of.Name != pod.Name:
+			case of.UID == pod.UID || of.UID == "" || pod.UID == "":
 				out[pod] = append(out[pod], record)
+			default:
+				named[pod] = append(named[pod], record)
 			}
+		}
+	}
+	for _, pod := range pods {
+		if len(out[pod]) == 0 {
+			out[pod] = named[pod]
 		}
 	}
 	return out, nil

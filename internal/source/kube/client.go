@@ -161,7 +161,15 @@ type object struct {
 	Spec struct {
 		Config      string `json:"config"`
 		HostNetwork bool   `json:"hostNetwork"`
+		NodeName    string `json:"nodeName"`
 	} `json:"spec"`
+	// Reason and Message are those of an event.
+	Reason  string `json:"reason"`
+	Message string `json:"message"`
+}
+
+func (o *object) pod(ref plan.Ref) *plan.Pod {
+	return &plan.Pod{Ref: ref, UID: o.Metadata.UID, Annotations: o.Metadata.Annotations}
 }
 
 // Pod reads the metadata of a pod live. It retries while the API server is unavailable or overloaded, for lookupTimeout
@@ -172,18 +180,14 @@ func (c *Client) Pod(ctx context.Context, ref plan.Ref) (*plan.Pod, error) {
 	if err != nil {
 		return nil, fmt.Errorf("get pod %s: %w", ref, err)
 	}
-	return &plan.Pod{Ref: ref, UID: o.Metadata.UID, Annotations: o.Metadata.Annotations}, nil
+	return o.pod(ref), nil
 }
 
 // HostNetwork reports whether a pod uses the network of its node, with the retries and errors of Pod. It reads the
 // whole pod, so that it is for diagnostic tools and not for ADD.
 func (c *Client) HostNetwork(ctx context.Context, ref plan.Ref) (bool, error) {
-	t := target{verb: "get", resource: "pods", namespace: ref.Namespace, name: ref.Name}
-	o, err := c.lookup(ctx, c.core, t, runtime.ContentTypeJSON)
-	if err != nil {
-		return false, fmt.Errorf("get pod %s: %w", ref, err)
-	}
-	return o.Spec.HostNetwork, nil
+	_, host, err := c.Placement(ctx, ref)
+	return host, err
 }
 
 // Network reads a network definition live, with the retries and errors of Pod.

@@ -410,6 +410,9 @@ func TestEmptyNames(t *testing.T) {
 	if err := c.Emit(t.Context(), request.Pod{Namespace: "n"}, publish.Event{}); err == nil {
 		t.Error("Emit without name: no error")
 	}
+	if _, err := c.PodEvents(t.Context(), plan.Ref{Namespace: "n"}); err == nil {
+		t.Error("PodEvents without name: no error")
+	}
 }
 
 // TestEventNames checks that events have unique names, except those that are recorded once a minute by all processes.

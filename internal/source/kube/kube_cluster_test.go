@@ -36,6 +36,7 @@ func TestAgainstAPIServer(t *testing.T) {
 	cluster := kubetest.StartWith(t, kubetest.Options{RBAC: true})
 	t.Run("reads", func(t *testing.T) { t.Parallel(); testReads(t, cluster) })
 	t.Run("annotation", func(t *testing.T) { t.Parallel(); testAnnotation(t, cluster) })
+	t.Run("edit", func(t *testing.T) { t.Parallel(); testEdit(t, cluster) })
 	t.Run("no patch", func(t *testing.T) { t.Parallel(); testWithoutPatch(t, cluster) })
 	t.Run("events", func(t *testing.T) { t.Parallel(); testEvents(t, cluster) })
 	t.Run("no permission", func(t *testing.T) { t.Parallel(); testNoRights(t, cluster) })
@@ -122,6 +123,53 @@ func testAnnotation(t *testing.T, cluster *kubetest.Cluster) {
 	if got, ok := cluster.Annotation(t, ns, "p", statusKey); ok {
 		t.Errorf("the new pod got the status %q of the old one", got)
 	}
+}
+
+// testEdit checks that an edit begins again if another client has changed the pod meanwhile, that it gives up if that
+// happens each time, and that nothing is written after an error.
+func testEdit(t *testing.T, cluster *kubetest.Cluster) {
+	config := cluster.RESTConfig()
+	config.UserAgent = "multus/edit"
+	c := clientOf(t, config)
+	const ns, key = "edit", "list"
+	ref := plan.Ref{Namespace: ns, Name: "p"}
+	cluster.CreateNamespace(t, ns)
+	uid := cluster.CreatePod(t, ns, "p", map[string]string{"keep": "me"})
+	calls := 0
+	appendOne := func(conflicts int) error {
+		calls = 0
+		return c.EditAnnotation(t.Context(), ref, key, func(pod *plan.Pod) (string, error) {
+			if pod.UID != uid || pod.Ref != ref || pod.Annotations["keep"] != "me" {
+				t.Errorf("%+v", pod)
+			}
+			if calls++; calls <= conflicts {
+				cluster.Annotate(t, ns, "p", key, pod.Annotations[key]+"other,")
+			}
+			return pod.Annotations[key] + "mine,", nil
+		})
+	}
+	if err := appendOne(1); err != nil || calls != 2 {
+		t.Fatalf("%v after %d calls", err, calls)
+	}
+	if got, _ := cluster.Annotation(t, ns, "p", key); got != "other,mine," {
+		t.Errorf("annotation %q", got)
+	}
+	if got := cluster.Requests(t, "multus/edit"); got["PATCH pods"] != 2 || got["GET pods"] != 2 {
+		t.Errorf("requests: %v", got)
+	}
+	err := appendOne(updateTries)
+	checkErr(t, "an edit with a conflict each time", err, publish.ErrRetry, publish.ErrGone)
+	if calls != updateTries {
+		t.Errorf("%d calls", calls)
+	}
+	before, _ := cluster.Annotation(t, ns, "p", key)
+	refused := errors.New("refused")
+	err = c.EditAnnotation(t.Context(), ref, key, func(*plan.Pod) (string, error) { return "x", refused })
+	if got, _ := cluster.Annotation(t, ns, "p", key); err != refused || got != before { //nolint:errorlint // unchanged
+		t.Errorf("%v, %q", err, got)
+	}
+	ref.Name = "none"
+	checkErr(t, "an edit of no pod", appendOne(0), plan.ErrNotFound)
 }
 
 // testWithoutPatch uses the permissions of today's manifests for the thin plugin: get and update, but no patch.
@@ -266,6 +314,11 @@ func testEvents(t *testing.T, cluster *kubetest.Cluster) {
 		list.Items[0].Source.Component != "multus" || list.Items[0].Message != "m" {
 		t.Errorf("events of nodes: %+v", list.Items)
 	}
+	about, err := c.PodEvents(t.Context(), plan.Ref{Namespace: ns, Name: "p"})
+	if err != nil || len(about) != 2 || about[0].ID == about[1].ID || about[0].Reason != "NoNetworkFound" ||
+		len(about[0].Message) != maxEventMessage {
+		t.Errorf("events of the pod: %+v, %v", about, err)
+	}
 	err = c.Emit(t.Context(), request.Pod{Namespace: "none", Name: "p"}, publish.Event{Type: publish.Normal, Reason: "R"})
 	checkErr(t, "Emit into no namespace", err, publish.ErrGone, publish.ErrGone, publish.ErrRetry)
 }
@@ -333,7 +386,7 @@ func testCache(t *testing.T, cluster *kubetest.Cluster) {
 	// A cached definition is read live between the list and the watch, and so is one that the list did not have yet: the
 	// API server answers the list from its memory, which may be older than the definition.
 	x := plan.Ref{Namespace: ns, Name: "x"}
-	eventually.Within(t, waitTimeout, "the watch works, and the definition is cached", func() bool { return isCached(c, x) })
+	eventually.Within(t, waitTimeout, "the watch works, and x is cached", func() bool { return isCached(c, x) })
 	for range 3 {
 		if def, err := c.Network(t.Context(), x); err != nil || def.Config != confX || def.ResourceName != "r" ||
 			def.Ref != x {

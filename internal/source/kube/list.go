@@ -52,7 +52,7 @@ func (c *Client) Pods(ctx context.Context, node string) ([]plan.Pod, error) {
 	}
 	err := list(ctx, c.core, target{verb: "list", resource: "pods"}, acceptMetadataList, selector, func(o *object) {
 		ref := plan.Ref{Namespace: o.Metadata.Namespace, Name: o.Metadata.Name}
-		out = append(out, plan.Pod{Ref: ref, UID: o.Metadata.UID, Annotations: o.Metadata.Annotations})
+		out = append(out, *o.pod(ref))
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list pods: %w", err)
@@ -60,7 +60,7 @@ func (c *Client) Pods(ctx context.Context, node string) ([]plan.Pod, error) {
 	return out, nil
 }
 
-// list calls visit for the objects of all pages.
+// list calls visit for the objects of all pages, of all namespaces if the target has none.
 func list(ctx context.Context, client *rest.RESTClient, t target, accept, fieldSelector string,
 	visit func(*object),
 ) error {
@@ -71,7 +71,7 @@ func list(ctx context.Context, client *rest.RESTClient, t target, accept, fieldS
 			} `json:"metadata"`
 			Items []object `json:"items"`
 		}
-		r := client.Get().Resource(t.resource).SetHeader("Accept", accept).Param("limit",
+		r := client.Get().Namespace(t.namespace).Resource(t.resource).SetHeader("Accept", accept).Param("limit",
 			fmt.Sprint(listPage)).MaxRetries(0).Timeout(listTimeout)
 		if fieldSelector != "" {
 			r = r.Param("fieldSelector", fieldSelector)

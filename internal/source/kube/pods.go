@@ -27,8 +27,8 @@ type PodHandler interface {
 	Gone(pod *plan.Pod)
 }
 
-// WatchPods calls a handler for the pods of a node until ctx ends. It reads only their metadata. An interrupted watch is
-// resumed with back-off, and logged once.
+// WatchPods calls a handler for the pods of a node until ctx ends. It reads only their metadata. An interrupted watch
+// is resumed with back-off, and logged once.
 func (c *Client) WatchPods(ctx context.Context, node string, h PodHandler, log *slog.Logger) error {
 	// Without client-go's informers and metadata client, which link the types of all APIs.
 	own := fields.OneTermEqualSelector("spec.nodeName", node).String()

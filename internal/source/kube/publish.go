@@ -14,7 +14,6 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
@@ -86,8 +85,7 @@ func (c *Client) patchAnnotation(ctx context.Context, pod request.Pod, key, valu
 		return fmt.Errorf("encode patch: %w", err)
 	}
 	t := target{verb: "patch", resource: "pods", subresource: "status", namespace: pod.Namespace, name: pod.Name}
-	return publishError(t, c.core.Patch(types.MergePatchType).Namespace(t.namespace).Resource(t.resource).Name(t.name).
-		SubResource(t.subresource).SetHeader("Accept", acceptMetadata).Body(patch).MaxRetries(0).Do(ctx).Error())
+	return publishError(t, c.patchPod(ctx, t, patch))
 }
 
 type annotationPatch struct {
@@ -95,8 +93,9 @@ type annotationPatch struct {
 }
 
 type patchMetadata struct {
-	UID         string            `json:"uid,omitempty"`
-	Annotations map[string]string `json:"annotations"`
+	UID             string            `json:"uid,omitempty"`
+	ResourceVersion string            `json:"resourceVersion,omitempty"`
+	Annotations     map[string]string `json:"annotations"`
 }
 
 // Emit records an event of the pod with one request. It cuts a message that is too long. The name of an event that is
