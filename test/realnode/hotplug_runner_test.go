@@ -123,8 +123,44 @@ func (w *plugWatch) statusCalls(t *testing.T) {
 }
 
 // service runs the command of deploy/systemd/multus-runner.service in place of systemd. It works without the runtime's
-// STATUS, goes on when the daemon is replaced, and ends when it is told to.
+// STATUS, goes on when the daemon is replaced, and ends with SIGTERM. A second one waits for that, and then does the
+// work.
 func (w *plugWatch) service(t *testing.T) {
+	ended := w.startService(t)
+	runner := w.oneRunner(t)
+	pod := w.running(t, "plug", 1)[0]
+	took := w.change(t, "net-a,net-b", bothNetworks, pod)
+	w.rollDaemon(t)
+	took = append(took, w.change(t, "", noNetworks, pod)...)
+	if again := w.oneRunner(t); again != runner {
+		t.Errorf("the runner was %d, is %d", runner, again)
+	}
+	next := w.startService(t)
+	wait(t, "two runners", func() error {
+		if running := w.runners(t); len(running) != 2 {
+			return fmt.Errorf("runners %d", running)
+		}
+		return nil
+	})
+	w.endRunner(t, runner)
+	if err := eventually.Receive(t, "the end of the command", ended); err != nil {
+		t.Error(err)
+	}
+	took = append(took, w.change(t, "net-a,net-b", bothNetworks, pod)...)
+	took = append(took, w.change(t, "", noNetworks, pod)...)
+	report(t, "with the service", took)
+	w.has(t, noNetworks, pod)
+	w.endRunner(t, w.oneRunner(t))
+	if err := eventually.Receive(t, "the end of the second command", next); err != nil {
+		t.Error(err)
+	}
+	w.running(t, "plug", 0)
+	w.untilHeld(t, 0)
+}
+
+// startService runs the command of the unit until it ends.
+func (w *plugWatch) startService(t *testing.T) <-chan error {
+	t.Helper()
 	settings, err := unit.Runner()
 	if err != nil {
 		t.Fatal(err)
@@ -135,22 +171,7 @@ func (w *plugWatch) service(t *testing.T) {
 		_, err := w.Run(t.Context(), command[0], command[1:]...)
 		ended <- err
 	}()
-	runner := w.oneRunner(t)
-	pod := w.running(t, "plug", 1)[0]
-	took := w.change(t, "net-a,net-b", bothNetworks, pod)
-	w.rollDaemon(t)
-	took = append(took, w.change(t, "", noNetworks, pod)...)
-	if again := w.oneRunner(t); again != runner {
-		t.Errorf("the runner was %d, is %d", runner, again)
-	}
-	report(t, "with the service", took)
-	w.has(t, noNetworks, pod)
-	w.endRunner(t, runner)
-	if err := eventually.Receive(t, "the end of the command", ended); err != nil {
-		t.Error(err)
-	}
-	w.running(t, "plug", 0)
-	w.untilHeld(t, 0)
+	return ended
 }
 
 // executor adds deploy/components/executor. Its pod runs the runner, which ends with the pod.
