@@ -9,6 +9,8 @@ import (
 	"time"
 
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
+
+	"multus/internal/engine/publish"
 )
 
 // virtController is how long KubeVirt waits for a network of a running machine. Then it migrates the machine
@@ -44,6 +46,27 @@ func (w *plugWatch) kubevirt(t *testing.T) {
 // kubevirtFromStart plays virt-controller for a machine that has a network from its start.
 func (w *plugWatch) kubevirtFromStart(t *testing.T) {
 	w.launcher(t, []vmNetwork{vmBlue}, [][]vmNetwork{{vmBlue, vmRed}, {vmRed}, {}, {vmBlue}})
+}
+
+// changedElement changes the MAC address of an attached network, which has no effect, and then an element that cannot
+// be read. The events of the pod say so, and it keeps what it has.
+func (w *plugWatch) changedElement(t *testing.T) {
+	pod := w.running(t, "vm", 1)[0]
+	w.change(t, vmAnnotation(t, []vmNetwork{vmBlue}), []string{"eth0", vmBlue.Interface}, pod)
+	other := vmBlue
+	other.MAC = "02:00:00:00:00:09"
+	w.annotate(t, pod, vmAnnotation(t, []vmNetwork{other}))
+	events := map[string]int{publish.AddedInterface: 2, publish.InterfaceChangeIgnored: 1}
+	w.hasPlugEvents(t, pod, events)
+	w.annotate(t, pod, "[{]")
+	events[publish.InterfaceAddRejected] = 1
+	w.hasPlugEvents(t, pod, events)
+	if err := w.asKubeVirtExpects(pod, []vmNetwork{vmBlue}); err != nil {
+		t.Error(err)
+	}
+	w.change(t, "", noNetworks, pod)
+	w.running(t, "vm", 0)
+	w.untilHeld(t, 0)
 }
 
 func (w *plugWatch) applyVMNetworks(t *testing.T) {

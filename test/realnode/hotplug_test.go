@@ -2,6 +2,7 @@ package realnode
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
@@ -53,6 +54,7 @@ func TestHotPlug(t *testing.T) {
 		{"Deployment", w.deployment},
 		{"KubeVirt", w.kubevirt},
 		{"KubeVirt, a network from the start", w.kubevirtFromStart},
+		{"changed element", w.changedElement},
 		{"containerd terminated and killed", w.runnerSurvives},
 		{"calls of STATUS", w.statusCalls},
 		{"service", w.service},
@@ -205,7 +207,7 @@ func (w *plugWatch) deployment(t *testing.T) {
 	w.has(t, noNetworks, pods...)
 	w.wantHeld(t, held+2*plugPods)
 	report(t, fmt.Sprintf("%d pods at once, as installed", plugPods), first)
-	w.hasPlugEvents(t, pods[0])
+	w.hasPlugEvents(t, pods[0], map[string]int{publish.AddedInterface: 3, publish.RemovedInterface: 2}) // eth0, too
 	w.warm(t, pods)
 	w.cold(t, pods)
 	if after := w.identities(t, "plug"); !slices.Equal(before, after) {
@@ -224,9 +226,9 @@ func (w *plugWatch) deployment(t *testing.T) {
 	})
 }
 
-// hasPlugEvents waits for the events about two networks that were added and removed. deploy/base/policies.yaml limits
-// the reasons of events.
-func (w *plugWatch) hasPlugEvents(t *testing.T, pod string) {
+// hasPlugEvents waits until Multus has written this many events about a pod, by reason. deploy/base/policies.yaml
+// limits the reasons.
+func (w *plugWatch) hasPlugEvents(t *testing.T, pod string, want map[string]int) {
 	t.Helper()
 	wait(t, "events of "+pod, func() error {
 		l, err := w.Client.CoreV1().Events("default").List(t.Context(),
@@ -234,12 +236,12 @@ func (w *plugWatch) hasPlugEvents(t *testing.T, pod string) {
 		if err != nil {
 			return err
 		}
-		count := map[string]int{}
+		got := map[string]int{}
 		for i := range l.Items {
-			count[l.Items[i].Reason]++
+			got[l.Items[i].Reason]++
 		}
-		if count[publish.AddedInterface] != 3 || count[publish.RemovedInterface] != 2 { // eth0, too
-			return fmt.Errorf("%v", count)
+		if !maps.Equal(got, want) {
+			return fmt.Errorf("%v, want %v", got, want)
 		}
 		return nil
 	})
