@@ -52,10 +52,11 @@ type hotPlugSite struct {
 	config string
 }
 
-func newHotPlugSite(t *testing.T, cluster *kubetest.Cluster, namespace string) *hotPlugSite {
+// newHotPlugSite creates a site. linger is how long the runners that the plugin starts wait for more work.
+func newHotPlugSite(t *testing.T, cluster *kubetest.Cluster, namespace, linger string) *hotPlugSite {
 	t.Helper()
 	s := &hotPlugSite{changingSite: newChangingSiteWith(t, cluster, namespace,
-		map[string]any{"hotPlug": true, "hotPlugLinger": "20ms"})}
+		map[string]any{"hotPlug": true, "hotPlugLinger": linger})}
 	s.config = filepath.Join(s.Dir, "runner.conf")
 	check(t, os.WriteFile(s.config, s.Conf(), 0o600))
 	for i, name := range hotPlugNetworks {
@@ -247,16 +248,17 @@ func TestHotPlug(t *testing.T) {
 	t.Parallel()
 	cluster := kubetest.Start(t)
 	for _, test := range []struct {
-		name string
-		run  func(*testing.T, *hotPlugSite)
+		name, linger string
+		run          func(*testing.T, *hotPlugSite)
 	}{
-		{"points", runnerPoints},
-		{"daemon", hotPlugDaemonPoints},
-		{"deleted", hotPlugDeleted},
+		{"points", "20ms", runnerPoints},
+		{"daemon", "20ms", hotPlugDaemonPoints},
+		{"deleted", "20ms", hotPlugDeleted},
+		{"random", "2s", hotPlugRandom},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			test.run(t, newHotPlugSite(t, cluster, "hotplug-"+test.name))
+			test.run(t, newHotPlugSite(t, cluster, "hotplug-"+test.name, test.linger))
 		})
 	}
 }
