@@ -417,6 +417,26 @@ func hotPlugDeleted(t *testing.T, s *hotPlugSite) {
 		s.flag(t, "called-DEL", false)
 	}
 	s.deletedFirst(t, r, called)
+	if long() {
+		s.deletedWhileHung(t, r, called)
+	}
+}
+
+// deletedWhileHung deletes a pod while a delegate of a killed runner hangs. DEL ends the delegate after some time. A
+// short run leaves it out, because DEL waits for half a minute.
+func (s *hotPlugSite) deletedWhileHung(t *testing.T, r *row, called func(command string) bool) {
+	t.Helper()
+	const what = "DEL while a delegate of a killed runner hangs"
+	r.try()
+	s.flag(t, "hold", true)
+	s.attachWith(t, r, networks{"n1": ""})
+	s.request(t, s.pod, networks{"n2": "", "slow": ""})
+	c := s.runner(t)
+	waitFor(t, "the delegate is called", func() bool { return called("ADD") })
+	check(t, c.Process.Kill())
+	_ = c.end()
+	s.finish(t, r, what)
+	s.flag(t, "hold", false)
 }
 
 // deletedFirst deletes a pod after its change was planned and before the change begins.

@@ -68,7 +68,8 @@ func assemble(conf *config.Daemon, o *Options, log *slog.Logger) (*agent, error)
 		a.hotPlug = hotplug.New(clock.RealClock{}, log)
 	}
 	a.server = planserver.New(planserver.Options{
-		HotPlug: a.hotPlug, Config: conf, Statuses: a.statuses, Metrics: a.metrics, Ready: a.ready, Instance: a.instance, Log: log,
+		HotPlug: a.hotPlug, Config: conf, Statuses: a.statuses, Metrics: a.metrics, Ready: a.ready, Instance: a.instance,
+		Log: log,
 		Resolver: &plan.Resolver{
 			Networks: s.Networks, Pods: s.Pods, Devices: s.Devices, PhysicalFunction: device.PhysicalFunction, Log: log,
 		},

@@ -148,6 +148,9 @@ func run(ctx context.Context, o *options, stdin io.Reader) error {
 		return err
 	}
 	defer func() { _ = lock.Release() }() // the process ends
+	if err := plugin.Guard(plugin.RunnerCommand); err != nil {
+		return err
+	}
 	log := plugin.Logger(conf, plugin.Thick())
 	return newRunner(conf, raw, o, log).run(ctx)
 }
