@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -14,7 +15,9 @@ import (
 	"testing"
 	"time"
 
+	"multus/internal/engine/publish"
 	"multus/internal/testutil/node"
+	"multus/wire/client"
 	wirev1 "multus/wire/v1"
 )
 
@@ -199,4 +202,104 @@ func (s *site) state(t *testing.T) string {
 	record, err := os.ReadFile(filepath.Join(s.State(), s.pod.ContainerID))
 	check(t, err)
 	return fmt.Sprintf("%s\n%v\n%v", record, interfaces(t, s.pod.NS), s.Left(t))
+}
+
+// hotPlugAnnotations checks that an annotation which cannot be read changes nothing in a running pod and causes one
+// event, however often the pod is tried again, and that the pod changes after the annotation is corrected (behaviour
+// R9).
+func hotPlugAnnotations(t *testing.T, s *hotPlugSite) {
+	r := table.row("annotation of a running pod that cannot be read")
+	s.attachWith(t, r, networks{"n1": ""})
+	trace := filepath.Join(t.TempDir(), "trace")
+	tries := func() int {
+		b, _ := os.ReadFile(trace) // the runner creates it
+		return strings.Count(string(b), "runner.applied")
+	}
+	c := s.runner(t, "MULTUS_FAILPOINT_TRACE="+trace)
+	has := networks{"n1": ""}
+	for i, broken := range []string{"[{", "n1, n2, n 3", `[{"name":""}]`} {
+		r.try()
+		before, tried := s.state(t), tries()
+		s.cluster.Annotate(t, s.ns, s.pod.Name, networksKey, broken)
+		waitFor(t, "the pod is tried twice", func() bool { return tries() >= tried+2 })
+		rejected := func() (n int) {
+			for _, e := range s.cluster.Events(t, s.ns, s.pod.Name) {
+				if e.Reason == publish.InterfaceAddRejected {
+					n += int(max(e.Count, 1))
+				}
+			}
+			return n
+		}
+		waitFor(t, "the event is written", func() bool { return rejected() > i })
+		if n := rejected(); n != i+1 {
+			r.bad(t, &r.wrong, 1, "%s: %d events, want %d", broken, n, i+1)
+		}
+		if after := s.state(t); after != before {
+			r.bad(t, &r.records, 1, "%s: changed:\n%s\nbefore:\n%s", broken, after, before)
+		}
+		if has["n2"] = fmt.Sprintf("data%d", i); i == 1 {
+			delete(has, "n2")
+		}
+		s.request(t, s.pod, has)
+		s.settles(t, r, s.pod, has, waitTimeout, "corrected: "+broken)
+	}
+	c.stop(t)
+	s.finish(t, r, "after all")
+}
+
+// hotPlugRequests sends the daemon requests that no runner sends. It keeps within its memory, and serves runners after
+// that.
+func hotPlugRequests(t *testing.T, s *hotPlugSite) {
+	r := table.row("hostile requests of a runner")
+	s.StopDaemon(t)
+	s.DaemonEnv = []string{fmt.Sprint("GOMEMLIMIT=", manifestLimit/10*8)}
+	s.StartDaemon(t)
+	s.attachWith(t, r, networks{})
+	const many = 100_000
+	done := &wirev1.WorkDone{Results: make([]wirev1.WorkResult, many)}
+	for i := range done.Results {
+		done.Results[i] = wirev1.WorkResult{Pod: wirev1.Pod{Name: strconv.Itoa(i)}, Error: "no"}
+	}
+	compare := &wirev1.DiffRequest{
+		Request: &wirev1.Request{
+			Command: "ADD", ContainerID: s.pod.ContainerID, Netns: s.pod.Path, IfName: "eth0", Config: s.Conf(),
+			Args: [][2]string{{"K8S_POD_NAMESPACE", s.ns}, {"K8S_POD_NAME", s.pod.Name}, {"K8S_POD_UID", s.pod.UID}},
+		},
+		Attached: make([]wirev1.Present, many),
+	}
+	for i := range compare.Attached {
+		compare.Attached[i] = wirev1.Present{Name: "x/y", IfName: "net1", Owner: "pod", Size: -1}
+	}
+	c := &client.Client{Socket: filepath.Join(s.SocketDir(), "multus.sock")}
+	for _, send := range []struct {
+		method, path string
+		body         any
+	}{
+		{"POST", wirev1.PathWork, done},
+		{"POST", wirev1.PathDiff, compare},
+		{"POST", wirev1.PathDiff, &wirev1.DiffRequest{Attached: []wirev1.Present{{Size: -1 << 62}}}},
+		{"POST", wirev1.PathWork, &wirev1.WorkDone{Results: []wirev1.WorkResult{{Error: strings.Repeat("x", 17<<20)}}}},
+		{"GET", wirev1.PathWork + "?wait=-1h", nil},
+		{"GET", wirev1.PathWork + "?wait=x", nil},
+		{"GET", wirev1.PathWork + "?wait=100000h", nil},
+	} {
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				r.try()
+				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+				defer cancel()
+				_ = c.Call(ctx, send.method, send.path, send.body, nil) // it may be refused
+			})
+		}
+		wg.Wait()
+	}
+	now, peak := rss(t, s.Daemon().Pid)
+	t.Logf("daemon %d KiB, at most %d KiB", now>>10, peak>>10)
+	if peak > manifestLimit {
+		r.bad(t, &r.stuck, 1, "the daemon took %d KiB, and its limit is %d KiB", peak>>10, manifestLimit>>10)
+	}
+	s.request(t, s.pod, networks{"n1": ""})
+	s.reach(t, r, networks{"n1": ""}, "afterwards")
+	s.finish(t, r, "afterwards")
 }

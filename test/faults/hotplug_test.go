@@ -254,6 +254,8 @@ func TestHotPlug(t *testing.T) {
 		{"points", "20ms", runnerPoints},
 		{"daemon", "20ms", hotPlugDaemonPoints},
 		{"deleted", "20ms", hotPlugDeleted},
+		{"annotations", "20ms", hotPlugAnnotations},
+		{"requests", "20ms", hotPlugRequests},
 		{"random", "2s", hotPlugRandom},
 	} {
 		t.Run(test.name, func(t *testing.T) {
