@@ -149,9 +149,8 @@ func TestHostileDaemon(t *testing.T) {
 		"another state directory":    fmt.Sprintf(`{"pods":[{"namespace":"default","name":"web"}],"stateDir":%q}`, s.Dir),
 		"names with slashes":         `{"pods":[{"namespace":"../default","name":"../../web","uid":"/"}]}`,
 		"another pod":                `{"pods":[{"namespace":"other","name":"web","uid":"web-uid"}]}`,
-		"100,000 pods": `{"pods":[` + strings.TrimSuffix(strings.Repeat(`{"name":"x"},`, 100_000),
-			",") + `]}`,
-		"no JSON": `{`,
+		"1,000 pods":                 `{"pods":[` + strings.TrimSuffix(strings.Repeat(`{"name":"x"},`, 1000), ",") + `]}`,
+		"no JSON":                    `{`,
 	} {
 		answers[work+what] = answer
 	}
