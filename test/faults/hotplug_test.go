@@ -52,10 +52,11 @@ type hotPlugSite struct {
 	config string
 }
 
-func newHotPlugSite(t *testing.T, cluster *kubetest.Cluster, namespace string) *hotPlugSite {
+// newHotPlugSite creates a site. linger is how long the runners that the plugin starts wait for more work.
+func newHotPlugSite(t *testing.T, cluster *kubetest.Cluster, namespace, linger string) *hotPlugSite {
 	t.Helper()
 	s := &hotPlugSite{changingSite: newChangingSiteWith(t, cluster, namespace,
-		map[string]any{"hotPlug": true, "hotPlugLinger": "20ms"})}
+		map[string]any{"hotPlug": true, "hotPlugLinger": linger})}
 	s.config = filepath.Join(s.Dir, "runner.conf")
 	check(t, os.WriteFile(s.config, s.Conf(), 0o600))
 	for i, name := range hotPlugNetworks {
@@ -247,16 +248,19 @@ func TestHotPlug(t *testing.T) {
 	t.Parallel()
 	cluster := kubetest.Start(t)
 	for _, test := range []struct {
-		name string
-		run  func(*testing.T, *hotPlugSite)
+		name, linger string
+		run          func(*testing.T, *hotPlugSite)
 	}{
-		{"points", runnerPoints},
-		{"daemon", hotPlugDaemonPoints},
-		{"deleted", hotPlugDeleted},
+		{"points", "20ms", runnerPoints},
+		{"daemon", "20ms", hotPlugDaemonPoints},
+		{"deleted", "20ms", hotPlugDeleted},
+		{"annotations", "20ms", hotPlugAnnotations},
+		{"requests", "20ms", hotPlugRequests},
+		{"random", "2s", hotPlugRandom},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			test.run(t, newHotPlugSite(t, cluster, "hotplug-"+test.name))
+			test.run(t, newHotPlugSite(t, cluster, "hotplug-"+test.name, test.linger))
 		})
 	}
 }
@@ -415,6 +419,26 @@ func hotPlugDeleted(t *testing.T, s *hotPlugSite) {
 		s.flag(t, "called-DEL", false)
 	}
 	s.deletedFirst(t, r, called)
+	if long() {
+		s.deletedWhileHung(t, r, called)
+	}
+}
+
+// deletedWhileHung deletes a pod while a delegate of a killed runner hangs. DEL ends the delegate after some time. A
+// short run leaves it out, because DEL waits for half a minute.
+func (s *hotPlugSite) deletedWhileHung(t *testing.T, r *row, called func(command string) bool) {
+	t.Helper()
+	const what = "DEL while a delegate of a killed runner hangs"
+	r.try()
+	s.flag(t, "hold", true)
+	s.attachWith(t, r, networks{"n1": ""})
+	s.request(t, s.pod, networks{"n2": "", "slow": ""})
+	c := s.runner(t)
+	waitFor(t, "the delegate is called", func() bool { return called("ADD") })
+	check(t, c.Process.Kill())
+	_ = c.end()
+	s.finish(t, r, what)
+	s.flag(t, "hold", false)
 }
 
 // deletedFirst deletes a pod after its change was planned and before the change begins.

@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
+	"multus/internal/fault"
 	"multus/internal/rawjson"
 	"multus/internal/testutil/wire"
 )
@@ -74,6 +77,45 @@ func FuzzReport(f *testing.F) {
 		err = errors.Join(json.Unmarshal(encoded, &want), json.Unmarshal(FromReport(r).AppendJSON(nil), &got))
 		if d := cmp.Diff(want, got); d != "" || err != nil {
 			t.Errorf("%s: %v (-encoding/json +AppendJSON):\n%s", b, err, d)
+		}
+	})
+}
+
+// FuzzChanges decodes and checks changes as the runner does, which does not trust the daemon. It checks that valid ones
+// keep the cluster network, and that they are the same after they were encoded.
+func FuzzChanges(f *testing.F) {
+	f.Add(wire.Message(f, "changes-full.json"))
+	for _, seed := range []string{
+		`{}`, `null`, `{"remove":[0]}`, `{"remove":[-1,1]}`, `{"remove":[1,1]}`, `{"add":[{}]}`, `{"add":[null]}`,
+		`{"refused":[{}]}`, `{"ignored":[{}]}`, `{"add":[{"ifName":"eth0","config":{"name":"a","type":"b"}}]}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	has := []plan.Attached{{Name: "cluster", IfName: "eth0", Primary: true}, {Name: "team/lan", IfName: "net1"}}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m := &Changes{}
+		if err := json.Unmarshal(b, m); err != nil {
+			return
+		}
+		c, err := m.ToChanges()
+		if err != nil || c.Validate(has) != nil {
+			return
+		}
+		for i := range c.Add {
+			if c.Add[i].IfName == "eth0" || c.Add[i].Primary {
+				t.Errorf("adds %+v", c.Add[i])
+			}
+		}
+		if slices.Contains(c.Remove, 0) || len(c.Remove) > 1 {
+			t.Errorf("removes %v", c.Remove)
+		}
+		again := &Changes{}
+		encoded, err := rawjson.Marshal(FromChanges(c, fault.ToCNI))
+		if err == nil {
+			err = json.Unmarshal(encoded, again)
+		}
+		if err != nil || len(again.Add) != len(m.Add) || len(again.Refused) != len(m.Refused) {
+			t.Errorf("%s becomes %s: %v", b, encoded, err)
 		}
 	})
 }

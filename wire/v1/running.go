@@ -13,7 +13,7 @@ import (
 // Paths for the networks of running pods. The runner on the host is their client.
 const (
 	// PathWork: GET with ?wait= (a duration) returns the Work that there is, at once or as soon as there is some. POST
-	// with a WorkDone says what became of it.
+	// with a WorkDone reports the results.
 	PathWork = "/v1/work"
 	// PathDiff: POST with a DiffRequest returns Changes.
 	PathDiff = "/v1/diff"

@@ -70,113 +70,117 @@ func (q *Queue) done(t *testing.T, p *plan.Pod, failure string) {
 	}
 }
 
+var web, db = pod("web", "lan"), pod("db", "lan")
+
+// handings are the cases of TestQueue: when a pod is handed out.
+var handings = map[string]func(t *testing.T, q *Queue){
+	"until its result is known": func(t *testing.T, q *Queue) {
+		t.Helper()
+		q.Observe(web)
+		q.hands(t, "web")
+		q.hands(t, "web") // to the runner that follows a killed one
+		q.done(t, web, "")
+		q.hands(t)
+	},
+	"those of a lost runner with later ones": func(t *testing.T, q *Queue) {
+		t.Helper()
+		q.Observe(web)
+		q.hands(t, "web")
+		q.Observe(db)
+		synctest.Wait()
+		q.hands(t, "web", "db")
+	},
+	"not without a network status": func(t *testing.T, q *Queue) {
+		t.Helper()
+		starting := pod("web", "lan")
+		delete(starting.Annotations, netsel.Status)
+		q.Observe(starting)
+		q.hands(t)
+	},
+	"not again while it is as it was settled": func(t *testing.T, q *Queue) {
+		t.Helper()
+		q.Observe(web)
+		q.hands(t, "web")
+		q.done(t, web, "")
+		q.Observe(web)
+		q.hands(t)
+		q.Observe(pod("web", "lan, wan"))
+		q.hands(t, "web")
+	},
+	"again if it changes while it is handed out": func(t *testing.T, q *Queue) {
+		t.Helper()
+		q.Observe(web)
+		q.hands(t, "web")
+		q.Observe(pod("web", "wan"))
+		q.done(t, web, "")
+		q.hands(t, "web")
+		q.done(t, web, "")
+		q.Observe(pod("web", "wan"))
+		q.hands(t)
+	},
+	"when its annotation changes, although its networks are the same": func(t *testing.T, q *Queue) {
+		t.Helper()
+		p := pod("web", "lan")
+		p.Annotations[netsel.Status] = `[{"name":"cluster","default":true},{"name":"team/lan","interface":"net1"}]`
+		q.Observe(p)
+		q.hands(t)
+		p.Annotations[netsel.Networks] = `[{"name":"lan","mac":"02:00:00:00:00:01"}]`
+		q.Observe(p)
+		q.hands(t, "web")
+		q.done(t, p, "")
+		q.Observe(p)
+		q.hands(t)
+	},
+	"for a runner that waits": func(t *testing.T, q *Queue) {
+		t.Helper()
+		time.AfterFunc(time.Minute, func() { q.Observe(web) })
+		if after := q.hands(t, "web"); after != time.Minute {
+			t.Errorf("after %s", after)
+		}
+	},
+	"not for longer than the runner waits": func(t *testing.T, q *Queue) {
+		t.Helper()
+		for _, limit := range []time.Duration{0, time.Second} {
+			if got, after := q.next(t, limit); got != nil || after != limit {
+				t.Errorf("%v after %s, want none after %s", got, after, limit)
+			}
+		}
+	},
+	"also when it is gone": func(t *testing.T, q *Queue) {
+		t.Helper()
+		q.Observe(web)
+		q.hands(t, "web")
+		q.Gone(web)
+		q.done(t, web, "")
+		q.hands(t)
+		if len(q.seen) > 0 {
+			t.Errorf("%d pods are kept", len(q.seen))
+		}
+		q.Observe(web) // another pod, whose annotations are equal
+		q.hands(t, "web")
+	},
+	"only the result of a pod that was handed out counts": func(t *testing.T, q *Queue) {
+		t.Helper()
+		q.Observe(web)
+		q.hands(t, "web")
+		for _, p := range []request.Pod{{}, db.Identity(), {Namespace: "team", Name: "web", UID: "other"}} {
+			if q.Done(p, "") == nil {
+				t.Errorf("the result of %+v is accepted", p)
+			}
+		}
+		q.hands(t, "web")
+		q.done(t, web, "")
+		if q.Done(web.Identity(), "late") == nil {
+			t.Error("a second result is accepted")
+		}
+		q.hands(t)
+	},
+}
+
 // TestQueue checks when a pod is handed out.
 func TestQueue(t *testing.T) {
 	t.Parallel()
-	web, db := pod("web", "lan"), pod("db", "lan")
-	for name, test := range map[string]func(t *testing.T, q *Queue){
-		"until its result is known": func(t *testing.T, q *Queue) {
-			t.Helper()
-			q.Observe(web)
-			q.hands(t, "web")
-			q.hands(t, "web") // to the runner that follows a killed one
-			q.done(t, web, "")
-			q.hands(t)
-		},
-		"those of a lost runner with later ones": func(t *testing.T, q *Queue) {
-			t.Helper()
-			q.Observe(web)
-			q.hands(t, "web")
-			q.Observe(db)
-			synctest.Wait()
-			q.hands(t, "web", "db")
-		},
-		"not without a network status": func(t *testing.T, q *Queue) {
-			t.Helper()
-			starting := pod("web", "lan")
-			delete(starting.Annotations, netsel.Status)
-			q.Observe(starting)
-			q.hands(t)
-		},
-		"not again while it is as it was settled": func(t *testing.T, q *Queue) {
-			t.Helper()
-			q.Observe(web)
-			q.hands(t, "web")
-			q.done(t, web, "")
-			q.Observe(web)
-			q.hands(t)
-			q.Observe(pod("web", "lan, wan"))
-			q.hands(t, "web")
-		},
-		"again if it changes while it is handed out": func(t *testing.T, q *Queue) {
-			t.Helper()
-			q.Observe(web)
-			q.hands(t, "web")
-			q.Observe(pod("web", "wan"))
-			q.done(t, web, "")
-			q.hands(t, "web")
-			q.done(t, web, "")
-			q.Observe(pod("web", "wan"))
-			q.hands(t)
-		},
-		"when its annotation changes, although its networks are the same": func(t *testing.T, q *Queue) {
-			t.Helper()
-			p := pod("web", "lan")
-			p.Annotations[netsel.Status] = `[{"name":"cluster","default":true},{"name":"team/lan","interface":"net1"}]`
-			q.Observe(p)
-			q.hands(t)
-			p.Annotations[netsel.Networks] = `[{"name":"lan","mac":"02:00:00:00:00:01"}]`
-			q.Observe(p)
-			q.hands(t, "web")
-			q.done(t, p, "")
-			q.Observe(p)
-			q.hands(t)
-		},
-		"for a runner that waits": func(t *testing.T, q *Queue) {
-			t.Helper()
-			time.AfterFunc(time.Minute, func() { q.Observe(web) })
-			if after := q.hands(t, "web"); after != time.Minute {
-				t.Errorf("after %s", after)
-			}
-		},
-		"not for longer than the runner waits": func(t *testing.T, q *Queue) {
-			t.Helper()
-			for _, limit := range []time.Duration{0, time.Second} {
-				if got, after := q.next(t, limit); got != nil || after != limit {
-					t.Errorf("%v after %s, want none after %s", got, after, limit)
-				}
-			}
-		},
-		"also when it is gone": func(t *testing.T, q *Queue) {
-			t.Helper()
-			q.Observe(web)
-			q.hands(t, "web")
-			q.Gone(web)
-			q.done(t, web, "")
-			q.hands(t)
-			if len(q.seen) > 0 {
-				t.Errorf("%d pods are kept", len(q.seen))
-			}
-			q.Observe(web) // another pod, whose annotations are equal
-			q.hands(t, "web")
-		},
-		"only the result of a pod that was handed out counts": func(t *testing.T, q *Queue) {
-			t.Helper()
-			q.Observe(web)
-			q.hands(t, "web")
-			for _, p := range []request.Pod{{}, db.Identity(), {Namespace: "team", Name: "web", UID: "other"}} {
-				if q.Done(p, "") == nil {
-					t.Errorf("the result of %+v is accepted", p)
-				}
-			}
-			q.hands(t, "web")
-			q.done(t, web, "")
-			if q.Done(web.Identity(), "late") == nil {
-				t.Error("a second result is accepted")
-			}
-			q.hands(t)
-		},
-	} {
+	for name, test := range handings {
 		t.Run(name, func(t *testing.T) { t.Parallel(); inTime(t, test) })
 	}
 }

@@ -179,6 +179,9 @@ func (d *diffing) elements() ([]netsel.Element, error) {
 		return nil, fault.AnnotationInvalid.Wrap(err, netsel.Networks, d.pod.Ref)
 	}
 	for i := range elements {
+		if elements[i].Name == "" { // an ADD fails then, and here the other elements may be incomplete, too
+			return nil, fault.AnnotationInvalid.Wrap(fmt.Errorf("element %d has no name", i+1), netsel.Networks, d.pod.Ref)
+		}
 		elements[i].Namespace = cmp.Or(elements[i].Namespace, d.pod.Namespace)
 	}
 	d.found = make([]bool, len(elements))

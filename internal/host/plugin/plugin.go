@@ -147,8 +147,9 @@ func (v *verbs) failed(command string, args *skel.CmdArgs, err error) error {
 	return ce
 }
 
-// guard returns an error if Multus was called by its own delegate, which stops a recursion at once (multus-cni#1130).
-func guard(command string) error {
+// Guard returns an error if Multus was called by its own delegate, which stops a recursion at once (multus-cni#1130).
+// It also marks the delegates of this process, so that DEL finds those that a killed process has left.
+func Guard(command string) error {
 	if os.Getenv(execute.DepthEnv) != "" {
 		return fault.CalledByDelegate.New(command)
 	}
@@ -159,7 +160,7 @@ func guard(command string) error {
 // record of the ledger suffices (behaviour D8, E15).
 func (v *verbs) prepare(command string, args *skel.CmdArgs) (*request.Request, *engine.Engine, error) {
 	failpoint.At("plugin.read")
-	if err := guard(command); err != nil {
+	if err := Guard(command); err != nil {
 		return nil, nil, err
 	}
 	req := &request.Request{

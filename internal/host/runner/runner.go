@@ -177,6 +177,9 @@ func run(ctx context.Context, o *options, stdin io.Reader) error {
 		return err
 	}
 	defer func() { _ = lock.Release() }() // the process ends
+	if err := plugin.Guard(plugin.RunnerCommand); err != nil {
+		return err
+	}
 	log := plugin.Logger(conf, plugin.Thick())
 	return newRunner(conf, raw, o, log).run(ctx)
 }
@@ -251,6 +254,7 @@ type runner struct {
 	path   string
 	linger time.Duration
 	fixed  bool // linger is that of the command line
+	known  bool // the daemon has answered, so that linger is final
 	log    *slog.Logger
 }
 
@@ -292,10 +296,13 @@ func (r *runner) run(ctx context.Context) error {
 	return nil
 }
 
-// next asks for work, and waits for it at most for the time that is left.
+// next requests work, and waits for it at most for the time that is left. It does not wait before linger is final.
 func (r *runner) next(ctx context.Context, left time.Duration) (*wirev1.Work, error) {
 	wait := workWait
-	if r.linger > 0 {
+	switch {
+	case !r.known && !r.fixed:
+		wait = 0
+	case r.linger > 0:
 		wait = min(wait, max(left, 0))
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, requestLimit, fmt.Errorf("no answer for %s", requestLimit))
@@ -307,6 +314,7 @@ func (r *runner) next(ctx context.Context, left time.Duration) (*wirev1.Work, er
 
 // setLinger uses the daemon's setting, unless the command line has one.
 func (r *runner) setLinger(value string) {
+	r.known = true
 	if d, err := time.ParseDuration(value); err == nil && d > 0 && !r.fixed {
 		r.linger = d
 	}

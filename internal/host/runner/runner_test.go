@@ -88,22 +88,30 @@ func TestRunArguments(t *testing.T) {
 	}
 }
 
+// The configurations of TestReadConfig: of Multus, of a list with it, of one sandbox, and of another plugin.
+const (
+	multus  = `{"cniVersion":"1.1.0","name":"m","type":"multus-shim"}`
+	list    = `{"cniVersion":"1.1.0","name":"m","plugins":[{"type":"multus-shim"}]}`
+	sandbox = `{"cniVersion":"1.1.0","name":"m","type":"multus-shim","runtimeConfig":{"a":1},"prevResult":{},"PrevResult":2}`
+	bridge  = `{"cniVersion":"1.1.0","name":"b","type":"bridge"}`
+)
+
+// configDir returns a directory with files, which are given by name and content.
+func configDir(t *testing.T, files ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for i := 0; i < len(files); i += 2 {
+		if err := os.WriteFile(filepath.Join(dir, files[i]), []byte(files[i+1]), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
 // TestReadConfig checks where the configuration comes from, and that it has nothing of one sandbox.
 func TestReadConfig(t *testing.T) {
 	t.Parallel()
-	const multus = `{"cniVersion":"1.1.0","name":"m","type":"multus-shim"}`
-	const list = `{"cniVersion":"1.1.0","name":"m","plugins":[{"type":"multus-shim"}]}`
-	dir := func(files ...string) string {
-		d := t.TempDir()
-		for i := 0; i < len(files); i += 2 {
-			if err := os.WriteFile(filepath.Join(d, files[i]), []byte(files[i+1]), 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-		return d
-	}
-	sandbox := `{"cniVersion":"1.1.0","name":"m","type":"multus-shim","runtimeConfig":{"a":1},"prevResult":{},"PrevResult":2}`
-	bridge := `{"cniVersion":"1.1.0","name":"b","type":"bridge"}`
+	dir := func(files ...string) string { return configDir(t, files...) }
 	for name, tc := range map[string]struct{ from, stdin, err string }{
 		"standard input":                     {from: "-", stdin: multus},
 		"standard input, with a sandbox":     {from: "-", stdin: sandbox},
@@ -144,6 +152,8 @@ type fakeDaemon struct {
 	status int
 	// refuses makes the daemon refuse results.
 	refuses bool
+	// waits makes the daemon answer a request for work after the time that the request allows.
+	waits bool
 
 	// mu guards the times of the requests for work, and the results.
 	mu      sync.Mutex
@@ -152,6 +162,9 @@ type fakeDaemon struct {
 }
 
 func (f *fakeDaemon) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if wait, err := time.ParseDuration(r.URL.Query().Get("wait")); err == nil && f.waits {
+		pause(r.Context(), wait)
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	body := "{}"
@@ -217,10 +230,10 @@ func TestEnds(t *testing.T) {
 		status int
 		err    string
 	}{
-		"without work":                          {},
-		"without an answer":                     {work: "no JSON"},
-		"with a daemon that has no hot-plug":    {`{"code":6,"msg":"set hotPlug"}`, http.StatusNotFound, "set hotPlug"},
-		"with a daemon that says what it wants": {work: `{"pods":[],"linger":"1h"}`},
+		"without work":                         {},
+		"without an answer":                    {work: "no JSON"},
+		"with a daemon that has no hot-plug":   {`{"code":6,"msg":"set hotPlug"}`, http.StatusNotFound, "set hotPlug"},
+		"with a daemon that sets another time": {work: `{"pods":[],"linger":"1h"}`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -246,6 +259,22 @@ func TestLingerOfDaemon(t *testing.T) {
 		if r.setLinger(value); r.linger != want {
 			t.Errorf("%q: %s", value, r.linger)
 		}
+	}
+}
+
+// TestFirstWait checks that the daemon's setting is known before a runner waits for work.
+func TestFirstWait(t *testing.T) {
+	t.Parallel()
+	f := newFakeDaemon(t, `{"pods":[],"linger":"10ms"}`, 0)
+	f.waits = true
+	r, _ := f.runner(t, DefaultLinger)
+	r.fixed = false
+	start := time.Now()
+	if err := r.run(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(start); took > workWait/2 {
+		t.Errorf("ended after %s", took)
 	}
 }
 
