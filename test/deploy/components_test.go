@@ -236,7 +236,20 @@ func addedRoles(t *testing.T, m manifest) map[string]*rbacv1.ClusterRole {
 
 // watchPods is the permission that hotplug adds.
 var watchPods = rbacv1.PolicyRule{
-	APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"get", "list", "watch"},
+	APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"list", "watch"},
+}
+
+// withResults returns a DaemonSet of the daemon with the directory that hotplug mounts, which is read only.
+func withResults(ds *appsv1.DaemonSet) *appsv1.DaemonSet {
+	const name, path = "cni-results", "/var/lib/cni/results"
+	out := ds.DeepCopy()
+	spec := &out.Spec.Template.Spec
+	mounts := &spec.Containers[0].VolumeMounts
+	*mounts = append([]corev1.VolumeMount{{Name: name, MountPath: path, ReadOnly: true}}, *mounts...)
+	spec.Volumes = append([]corev1.Volume{{Name: name, VolumeSource: corev1.VolumeSource{
+		HostPath: &corev1.HostPathVolumeSource{Path: path},
+	}}}, spec.Volumes...)
+	return out
 }
 
 // TestHotPlug checks, in every directory with a daemon, that hotplug changes one key of the daemon's file and adds one
@@ -262,8 +275,9 @@ func TestHotPlug(t *testing.T) {
 					t.Errorf("daemon's file (-want +got):\n%s", d)
 				}
 				checkUnprivileged(t, m)
-				if d := cmp.Diff(get[appsv1.DaemonSet](t, before, "DaemonSet"), get[appsv1.DaemonSet](t, m, "DaemonSet")); d != "" {
-					t.Errorf("DaemonSet (-without +with):\n%s", d)
+				ds := withResults(get[appsv1.DaemonSet](t, before, "DaemonSet"))
+				if d := cmp.Diff(ds, get[appsv1.DaemonSet](t, m, "DaemonSet")); d != "" {
+					t.Errorf("DaemonSet (-want +got):\n%s", d)
 				}
 				roles := addedRoles(t, m)
 				if role := roles["multus-hotplug"]; role == nil || len(roles) != 1 ||
@@ -289,8 +303,8 @@ func TestExecutor(t *testing.T) {
 		if len(all) != 2 || daemon == nil || executor == nil {
 			t.Fatalf("%s: DaemonSets %v", dir, all)
 		}
-		if d := cmp.Diff(get[appsv1.DaemonSet](t, before, "DaemonSet"), daemon); d != "" {
-			t.Errorf("%s: daemon (-without +with):\n%s", dir, d)
+		if d := cmp.Diff(withResults(get[appsv1.DaemonSet](t, before, "DaemonSet")), daemon); d != "" {
+			t.Errorf("%s: daemon (-want +got):\n%s", dir, d)
 		}
 		conf := parseConfig(t, daemonConfig(t, m))
 		c := executor.Spec.Template.Spec.Containers[0]

@@ -7,6 +7,7 @@ package hotplug
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -67,6 +68,8 @@ type seen struct {
 	now, handedOut, settled annotations
 	// since is when the pod was queued, or the zero time if it is not.
 	since time.Time
+	// pod is the pod as it was observed last.
+	pod *plan.Pod
 }
 
 // annotations are those of a pod that matter.
@@ -122,7 +125,7 @@ func (q *Queue) Observe(pod *plan.Pod) {
 		q.seen[pod.UID] = s
 	}
 	edited := known && s.now.attached && s.now.networks != now.networks
-	s.now = now
+	s.now, s.pod = now, pod
 	queue := now.attached && s.settled != now && (edited || differs(pod, now.status))
 	if queue && s.since.IsZero() {
 		s.since = q.clock.Now()
@@ -131,6 +134,21 @@ func (q *Queue) Observe(pod *plan.Pod) {
 	if queue {
 		q.work.Add(pod.Identity())
 	}
+}
+
+var _ plan.Pods = (*Queue)(nil)
+
+// Pod returns a pod of the node as it was observed last, so that a comparison needs no request to the API server. A
+// later change is observed, and the pod queued again.
+func (q *Queue) Pod(_ context.Context, ref plan.Ref) (*plan.Pod, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, s := range q.seen {
+		if s.pod.Ref == ref {
+			return s.pod, nil
+		}
+	}
+	return nil, fmt.Errorf("pod %s of this node: %w", ref, plan.ErrNotFound)
 }
 
 // Adopt queues a pod whose sandbox was attached without Multus, and which has to be recorded first.

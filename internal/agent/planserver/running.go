@@ -95,6 +95,10 @@ func (s *Server) diff(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, &request.Request{}, err)
 		return
 	}
+	if s.hotPlug == nil {
+		answer(w, http.StatusNotFound, &types.Error{Code: fault.Decoding, Msg: noHotPlug})
+		return
+	}
 	req, has := msg.ToDiff()
 	place := &largePlanPlace{ctx: ctx, all: s.large}
 	defer place.release()
@@ -103,7 +107,9 @@ func (s *Server) diff(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, req, err)
 		return
 	}
-	changes, err := s.resolverFor(place).Diff(ctx, req, conf, has)
+	resolver := s.resolverFor(place)
+	resolver.Pods = s.hotPlug
+	changes, err := resolver.Diff(ctx, req, conf, has)
 	if err != nil {
 		s.refuse(w, req, err)
 		return

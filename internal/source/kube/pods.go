@@ -94,7 +94,7 @@ func trimPod(o any) (any, error) {
 	}
 	out := &metav1.PartialObjectMetadata{TypeMeta: m.TypeMeta}
 	out.Namespace, out.Name, out.UID, out.ResourceVersion = m.Namespace, m.Name, m.UID, m.ResourceVersion
-	for _, key := range []string{netsel.Networks, netsel.Status} {
+	for _, key := range []string{netsel.Networks, netsel.Status, netsel.DefaultNetwork, netsel.ConfigSource} {
 		if v, ok := m.Annotations[key]; ok {
 			if out.Annotations == nil {
 				out.Annotations = map[string]string{}
