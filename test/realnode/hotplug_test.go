@@ -27,9 +27,10 @@ const (
 	coldRounds, warmRounds = 10, 4
 	// statusPeriod is how often the kubelet asks containerd for its status.
 	statusPeriod = 5 * time.Second
-	// coldP99 is the limit of 99 of 100 changes of one pod without a runner. Those of pods that change together follow one
-	// another, and have the limit of virt-controller.
-	coldP99 = 7 * time.Second
+	// coldLimit is the limit of the change of one pod without a runner. One round may miss it: if the daemon of a busy
+	// machine does not answer within the plugin's limit, a runner is started by the STATUS after that one. The limit of
+	// virt-controller holds for all.
+	coldLimit = 7 * time.Second
 	// hotPlugLine is what deploy/components/hotplug adds to the daemon's configuration file.
 	hotPlugLine = `"hotPlug": true`
 )
@@ -284,13 +285,13 @@ func (w *plugWatch) cold(t *testing.T, pods []string) {
 			networks, want = "", noNetworks
 		}
 		took := w.change(t, networks, want, pods...)
+		t.Logf("round %d: %s to %s", round, slices.Min(took), slices.Max(took))
 		all, first = append(all, took...), append(first, slices.Min(took)) // the runner begins with one of them
 	}
-	if p99 := report(t, "without a runner: one pod", first); p99 > coldP99 {
-		t.Errorf("99 of 100 changes took %s, limit %s", p99, coldP99)
-	}
-	if p99 := report(t, fmt.Sprintf("without a runner: %d pods at once", len(pods)), all); p99 > virtController {
-		t.Errorf("99 of 100 changes of pods at once took %s, limit %s", p99, virtController)
+	report(t, "without a runner: one pod", first)
+	report(t, fmt.Sprintf("without a runner: %d pods at once", len(pods)), all)
+	if first[coldRounds-2] > coldLimit || all[len(all)-1] > virtController {
+		t.Errorf("limits: %s for one pod, missed once at most; %s for all", coldLimit, virtController)
 	}
 }
 
@@ -312,8 +313,8 @@ func (n *node) runners(t *testing.T) []int {
 	return pids
 }
 
-// report logs the median and the 99th percentile of durations, and returns the latter.
-func report(t *testing.T, what string, took []time.Duration) time.Duration {
+// report sorts durations, and logs the median, the 99th percentile and the longest one.
+func report(t *testing.T, what string, took []time.Duration) {
 	t.Helper()
 	slices.Sort(took)
 	p99 := took[(len(took)*99+99)/100-1]
@@ -322,5 +323,4 @@ func report(t *testing.T, what string, took []time.Duration) time.Duration {
 		took[len(took)-1].Round(time.Millisecond))
 	t.Log(text)
 	t.Attr("note", text)
-	return p99
 }
