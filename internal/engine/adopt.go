@@ -7,7 +7,6 @@ import (
 
 	"multus/internal/engine/ledger"
 	"multus/internal/engine/request"
-	"multus/internal/failpoint"
 	"multus/internal/fault"
 )
 
@@ -41,10 +40,8 @@ func (e *Engine) Adopt(ctx context.Context, req *request.Request, stateDir, resu
 	if err != nil {
 		return nil, err
 	}
-	failpoint.At("adopt.before")
 	if err := b.Ledger.Adopt(found); err != nil {
 		return nil, fault.StateNotWritten.Wrap(err, req.Pod())
 	}
-	failpoint.At("adopt.written")
 	return b.Read()
 }

@@ -13,7 +13,9 @@ import (
 )
 
 // emitting are the packages that create events.
-var emitting = []string{"internal/engine/publish", "internal/agent/podstatus", "internal/agent/repair", "internal/host/daemon"}
+var emitting = []string{
+	"internal/engine/publish", "internal/agent/podstatus", "internal/agent/repair", "internal/host/daemon",
+}
 
 // reasons returns the reasons of all events in the source. A new one must be added to the policy.
 func reasons(tb testing.TB) []string {

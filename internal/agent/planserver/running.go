@@ -19,6 +19,9 @@ import (
 const (
 	// maxWorkWait limits how long a runner may wait for work in one request.
 	maxWorkWait = 60 * time.Second
+	// maxWorkDone and maxDiff limit the size of the requests of a runner: some pods, and what one pod has.
+	maxWorkDone = 1 << 20
+	maxDiff     = 8 << 20
 	// noHotPlug is the message for a runner that is not needed.
 	noHotPlug = "this daemon does not change the networks of running pods: set hotPlug in its configuration file " +
 		"(deploy/components/hotplug)"
@@ -68,6 +71,7 @@ func (s *Server) work(w http.ResponseWriter, r *http.Request) {
 // workDone takes the results of pods that were handed out.
 func (s *Server) workDone(w http.ResponseWriter, r *http.Request) {
 	var msg wirev1.WorkDone
+	r.Body = http.MaxBytesReader(w, r.Body, maxWorkDone)
 	if err := s.receive(r.Context(), w, r, &msg); err != nil {
 		s.refuse(w, &request.Request{}, err)
 		return
@@ -91,6 +95,7 @@ func (s *Server) diff(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeoutCause(r.Context(), PlanLimit, fmt.Errorf("planning took longer than %s", PlanLimit))
 	defer cancel()
 	var msg wirev1.DiffRequest
+	r.Body = http.MaxBytesReader(w, r.Body, maxDiff)
 	if err := s.receive(ctx, w, r, &msg); err != nil {
 		s.refuse(w, &request.Request{}, err)
 		return

@@ -217,7 +217,8 @@ func (r *Resolver) withoutPods(conf *config.Plugin) error {
 	return fault.NoPodSource.New()
 }
 
-// IsStatic reports whether the pod is the mirror pod of a static pod, whose UID is not the sandbox's (behaviour C1, D18).
+// IsStatic reports whether the pod is the mirror pod of a static pod, whose UID is not the sandbox's (behaviour C1,
+// D18).
 func (p *Pod) IsStatic() bool {
 	source, ok := p.Annotations[netsel.ConfigSource]
 	return ok && source != "api"

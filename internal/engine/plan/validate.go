@@ -54,7 +54,7 @@ func (c *Changes) Validate(has []Attached) error {
 	}
 	removed := map[int]bool{}
 	for _, i := range c.Remove {
-		if i < 0 || i >= len(has) || removed[i] || has[i].Primary {
+		if i < 0 || i >= len(has) || removed[i] || has[i].Primary || has[i].Owner == OwnedByNode {
 			return fmt.Errorf("it removes attachment %d of %d", i, len(has))
 		}
 		removed[i] = true

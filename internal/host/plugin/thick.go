@@ -30,6 +30,9 @@ const (
 	gcRequestLimit = 10 * time.Second
 	// reportWait limits how long an ADD waits for its status to be written. After that the daemon writes it later.
 	reportWait = 3 * time.Second
+	// statusLimit limits the request for the daemon's STATUS result, whose answer also says whether there is work for a
+	// runner. It is a part of the time that STATUS has.
+	statusLimit = 250 * time.Millisecond
 	// briefLimit limits the requests whose loss does no harm, such as the timings of a DEL.
 	briefLimit = 50 * time.Millisecond
 )
@@ -66,7 +69,7 @@ func (d *daemon) heard(work bool) {
 
 // Get returns the daemon's cached STATUS result. It returns false if the daemon has no valid one, or does not answer.
 func (d *daemon) Get(ctx context.Context, conf []byte) (error, bool) {
-	ctx, cancel := context.WithTimeout(ctx, briefLimit)
+	ctx, cancel := context.WithTimeout(ctx, statusLimit)
 	defer cancel()
 	var s wirev1.StatusResult
 	err := d.client.Call(ctx, "GET", wirev1.PathStatus+"?key="+statusKey(conf), nil, &s)
