@@ -20,6 +20,7 @@ import (
 
 	"multus/internal/engine/ledger"
 	"multus/internal/fsx"
+	"multus/internal/host/runner"
 	hostnode "multus/internal/node"
 	"multus/internal/testutil/kubetest"
 	"multus/internal/testutil/node"
@@ -81,10 +82,11 @@ func (s *hotPlugSite) attachWith(t *testing.T, r *row, has networks) {
 	s.idle(t)
 }
 
-// idle waits until no runner works. ADD starts one if the daemon has handed out pods to a runner that was killed.
+// idle waits until no runner works. ADD starts one if the daemon has handed out pods to a runner that was killed. A
+// runner that no daemon has answered does not know hotPlugLinger, and waits for runner.DefaultLinger.
 func (s *hotPlugSite) idle(t *testing.T) {
 	t.Helper()
-	waitFor(t, "the runner ends", func() bool {
+	within(t, "the runner ends", runner.DefaultLinger+waitTimeout, func() bool {
 		l, err := fsx.TryAcquire(hostnode.LockFile, "runner of "+filepath.Join(s.SocketDir(), "multus.sock"))
 		return err == nil && l.Close() == nil
 	})

@@ -179,7 +179,7 @@ func (d *demo) show(ctx context.Context) error {
 	if d.during, err = d.look(); err != nil {
 		return err
 	}
-	status, text, err := readStatus(d.pod)
+	status, text, err := readStatus(ctx, d.pod)
 	if err != nil {
 		return err
 	}

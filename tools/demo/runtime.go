@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/containernetworking/cni/libcni"
 	current "github.com/containernetworking/cni/pkg/types/100"
@@ -130,12 +131,34 @@ type status struct {
 	Gateway   []string `json:"gateway"`
 }
 
+// statusLimit is how long the daemon may take to write a network status after ADD, which does not wait for it.
+const statusLimit = 5 * time.Second
+
+// awaitFile returns the content of a file that is made within statusLimit, as a whole.
+func awaitFile(ctx context.Context, path string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, statusLimit)
+	defer cancel()
+	look := time.NewTicker(time.Millisecond)
+	defer look.Stop()
+	for {
+		b, err := os.ReadFile(path)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return b, err
+		}
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
+}
+
 // readStatus reads the network status. Without Kubernetes the daemon writes the annotations of a pod to a file.
-func readStatus(p *pod) ([]status, string, error) {
+func readStatus(ctx context.Context, p *pod) ([]status, string, error) {
 	path := filepath.Join(statusDir, p.Metadata.Namespace+"_"+p.Metadata.Name+".json")
-	b, err := os.ReadFile(path)
+	b, err := awaitFile(ctx, path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, "", fmt.Errorf("multus-daemon wrote no status of the pod: %w", err)
+		return nil, "", fmt.Errorf("multus-daemon wrote no status of the pod within %s: %w", statusLimit, err)
 	}
 	if err != nil {
 		return nil, "", err
