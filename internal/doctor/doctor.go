@@ -43,7 +43,7 @@ func Checks() []Check {
 	return []Check{
 		distributionCheck, runtimeCheck, confFileCheck, configurationCheck, pluginsCheck, readonlyCheck, netnsCheck,
 		mountsCheck,
-		daemonCheck, apiCheck,
+		daemonCheck, hotPlugCheck, apiCheck,
 		policiesCheck, kubeletCheck, mastersCheck, kernelCheck, ledgerCheck, reservationsCheck,
 	}
 }

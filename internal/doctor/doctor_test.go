@@ -166,6 +166,9 @@ var faults = []struct {
 	{"a controller for hot-plug", "daemon", "multus-dynamic-networks-controller runs on this node", func(f *fake) {
 		f.write("/proc/4242/cmdline", "/usr/bin/dynamic-networks-controller\x00-config=/etc/x.json\x00")
 	}},
+	{"no runner for hot-plug (R12)", "hotplug", "no runner runs", func(f *fake) {
+		f.change(daemonFiles[0], "hotPlug", true)
+	}},
 	{"another version (multus-cni#1221)", "daemon", "different versions", func(f *fake) { f.versions["daemon"] = "v2" }},
 	{"the API server is unavailable (multus-cni#1361)", "api", "the API server cannot be reached", func(f *fake) {
 		f.cluster.err = fmt.Errorf("%w: connection refused", plan.ErrUnavailable)

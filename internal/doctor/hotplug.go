@@ -1,16 +1,60 @@
 package doctor
 
 import (
-	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"path"
 	"path/filepath"
 	"strings"
+
+	"github.com/containernetworking/cni/pkg/version"
 )
 
 // maxCommandLine limits how much of a command line is read.
 const maxCommandLine = 4 << 10
+
+// hotPlugCheck checks, with hotPlug in the daemon's file, that something starts a runner.
+var hotPlugCheck = Check{
+	Name: "hotplug", About: "the networks of running pods can be changed (hotPlug)",
+	Run: func(_ context.Context, n *Node) ([]Finding, error) {
+		s := n.setup()
+		if s.daemon == nil || !s.daemon.HotPlug || s.file == "" {
+			return nil, nil
+		}
+		if callsStatus, err := version.GreaterThanOrEqualTo(s.conf.CNIVersion, "1.1.0"); err != nil || callsStatus {
+			return nil, nil //nolint:nilerr // the configuration check reports the version
+		}
+		if runs, visible := runnerRuns(n); runs || !visible {
+			return nil, nil
+		}
+		return []Finding{{
+			Severity: Warning,
+			Message: "hotPlug is set, and changes of running pods wait for the ADD of another pod: the container runtime does " +
+				"not call STATUS, and no runner runs",
+			Evidence: fmt.Sprintf("%s has cniVersion %s", s.file, s.conf.CNIVersion),
+			Fix: "leave cniVersion out of the daemon's configuration file, if the container runtime supports 1.1.0; otherwise " +
+				"run the runner as a service, see docs/hot-plug.md",
+		}}, nil
+	},
+}
+
+// runnerRuns reports whether a runner runs on the node, and whether the processes of the node are visible.
+func runnerRuns(n *Node) (runs, visible bool) {
+	if n.InPod {
+		return false, false
+	}
+	files, err := filepath.Glob(n.path("/proc/[0-9]*/cmdline"))
+	if err != nil {
+		return false, false
+	}
+	for _, file := range files {
+		if words := commandOf(file); len(words) > 1 && path.Base(words[0]) == shim && words[1] == "runner" {
+			return true, true
+		}
+	}
+	return false, true
+}
 
 // controller is the program of multus-dynamic-networks-controller.
 const controller = "dynamic-networks-controller"
@@ -26,7 +70,11 @@ func hotPlugController(n *Node) []Finding {
 		return nil
 	}
 	for _, file := range files {
-		if name := programOf(file); strings.HasSuffix(name, controller) {
+		words := commandOf(file)
+		if len(words) == 0 {
+			continue
+		}
+		if name := path.Base(words[0]); strings.HasSuffix(name, controller) {
 			return []Finding{{
 				Severity: Warning,
 				Message: "multus-dynamic-networks-controller runs on this node: it fails for every pod, since the daemon itself " +
@@ -40,15 +88,14 @@ func hotPlugController(n *Node) []Finding {
 	return nil
 }
 
-// programOf returns the base name of the program of a process, or "" if the process has ended.
-func programOf(cmdline string) string {
+// commandOf returns the command line of a process, or nil if the process has ended or is a kernel thread.
+func commandOf(cmdline string) []string {
 	f, err := os.Open(cmdline)
 	if err != nil {
-		return ""
+		return nil
 	}
 	defer f.Close()
 	b := make([]byte, maxCommandLine)
-	size, _ := f.Read(b) // a kernel thread has no command line
-	name, _, _ := bytes.Cut(b[:size], []byte{0})
-	return path.Base(string(name))
+	size, _ := f.Read(b)
+	return strings.FieldsFunc(string(b[:size]), func(r rune) bool { return r == 0 })
 }
