@@ -46,9 +46,10 @@ test: build $(TEST_TOOLS) bin/tools/whereabouts $(GOTESTSUM) ## run all tests, w
 # The tests of test/ and tools/ are left out: they build binaries and run real nodes.
 FAST_PKG ?= ./cmd/... ./internal/... ./wire/...
 
-# Without vet, which make lint runs, and without symbols: most of the time is the linking of fifty programs.
+# Without vet, which make lint runs, and without symbols: half of the time is the linking of fifty programs. Eight at a time, because
+# many tests wait.
 test-fast: ## run the tests beside the code, which need neither root nor tools nor servers: seconds
-	$(GO) test -short -vet=off -ldflags='-s -w' $(ARGS) $(FAST_PKG)
+	$(GO) test -short -p 8 -vet=off -ldflags='-s -w' $(ARGS) $(FAST_PKG)
 
 lint: bin/tools/golangci-lint bin/tools/vale ## check style, formatting, go.mod, and the prose of comments and documents
 	$(GO) vet ./...

@@ -213,7 +213,13 @@ func TestSocketIsBoundAgain(t *testing.T) {
 			return nil
 		}},
 		{"the lock file is removed", func() error { return os.Remove(d.socket + ".lock") }},
-		{"replaced by a file", func() error { return errors.Join(os.Remove(d.socket), os.WriteFile(d.socket, nil, 0o600)) }},
+		{"replaced by a file", func() error {
+			// The daemon may bind the socket in between.
+			eventually.True(t, "the socket is replaced by a file", func() bool {
+				return errors.Join(os.Remove(d.socket), os.WriteFile(d.socket, nil, 0o600)) == nil
+			})
+			return nil
+		}},
 		{"replaced by a socket", func() error {
 			if err := os.Remove(d.socket); err != nil {
 				return err
