@@ -36,7 +36,7 @@ func plugOperations() int {
 	if long() {
 		return 1000
 	}
-	return 60
+	return 20
 }
 
 // plugPod is a running pod with networks that no other pod uses.
