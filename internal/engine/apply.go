@@ -81,16 +81,17 @@ func (e *Engine) apply(ctx context.Context, s *session.Session, records *ledger.
 		return err
 	}
 	defer func() { err = errors.Join(err, b.Release()) }()
-	ap := &applying{Sandbox: b, changes: changes, changed: changes.Stale}
-	if err := ap.read(); err != nil {
+	now, err := b.Read()
+	if err != nil {
 		return err
 	}
-	if running, err := runs(s, ap.record); err != nil || !running {
+	if running, err := runs(s, now); err != nil || !running {
 		return err
 	}
-	if !sameAttachments(r, ap.record) {
+	if !sameAttachments(r, now) {
 		return ErrChanged
 	}
+	ap := &applying{Sandbox: b, changes: changes, record: b.Current(now), changed: changes.Stale}
 	return ap.all(ctx, has)
 }
 
@@ -128,7 +129,7 @@ func rejected(ctx context.Context, s *session.Session, err error) error {
 type applying struct {
 	*session.Sandbox
 	changes *plan.Changes
-	// record is the record as it is now on disk.
+	// record is the record as it is now on disk, or nil if it can no longer be read. Nothing more is changed then.
 	record *ledger.Record
 	events []publish.Event
 	// changed reports whether the pod's network status has to be written.
@@ -138,35 +139,46 @@ type applying struct {
 
 // read reads the record again. The positions of its attachments may have changed.
 func (ap *applying) read() error {
+	ap.record = nil
 	r, err := ap.Read()
-	if err != nil || r == nil {
-		ap.record = nil
-		return err
+	if err == nil && r == nil {
+		err = errors.New("the record of the sandbox is gone")
 	}
-	ap.record = ap.Current(r)
-	return nil
+	if err == nil {
+		ap.record = ap.Current(r)
+	}
+	return err
+}
+
+// each calls step for the numbers below n, for as long as the record is known.
+func (ap *applying) each(n int, step func(i int)) {
+	for i := 0; i < n && ap.record != nil; i++ {
+		step(i)
+	}
 }
 
 // all makes the changes, and publishes what they were. has is what Diff was given.
 func (ap *applying) all(ctx context.Context, has []plan.Attached) error {
-	for _, ifName := range ap.leftovers() {
-		if err := ap.remove(ctx, ifName); err != nil {
-			ap.fail(publish.FailedRemovingInterface, fmt.Errorf("interface %s: %w", ifName, err))
+	leftovers := ap.leftovers()
+	ap.each(len(leftovers), func(i int) {
+		if err := ap.remove(ctx, leftovers[i]); err != nil {
+			ap.fail(publish.FailedRemovingInterface, fmt.Errorf("interface %s: %w", leftovers[i], err))
 		}
-	}
-	for _, i := range ap.changes.Remove {
-		ap.removed(&has[i], ap.remove(ctx, has[i].IfName))
-	}
-	for i := range ap.changes.Add {
+	})
+	ap.each(len(ap.changes.Remove), func(i int) {
+		a := &has[ap.changes.Remove[i]]
+		ap.removed(a, ap.remove(ctx, a.IfName))
+	})
+	ap.each(len(ap.changes.Add), func(i int) {
 		a := &ap.changes.Add[i]
 		if ap.index(a.IfName) >= 0 {
-			continue // its interface is pending, and the error above is the reason
+			return // its interface is pending, and the error above is the reason
 		}
 		result, err := ap.add(ctx, a)
 		ap.added(a, result, err)
-	}
-	if err := ap.Ledger.NoteNetworks(ap.record); err != nil {
-		ap.Log.Warn("cannot note the network for GC, which skips it once its last pod is gone", "err", err)
+	})
+	if ap.record != nil && len(ap.changes.Add) > 0 {
+		noteNetworks(ap.Sandbox, ap.record)
 	}
 	for _, u := range ap.changes.Refused {
 		ap.fail(publish.FailedAddingInterface, u.Err)

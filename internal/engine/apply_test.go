@@ -346,6 +346,24 @@ func TestApplyWaitsForGC(t *testing.T) {
 	}
 }
 
+// TestApplyWithoutRecord checks that nothing more is changed if the record disappears during a change: what is not
+// recorded would be forgotten by DEL.
+func TestApplyWithoutRecord(t *testing.T) {
+	t.Parallel()
+	n, r := newRunning(t)
+	n.engine.deps.Differ = &differ{remove: []string{"net2", "net1"}, add: [][2]string{{"third", "net3"}}}
+	n.does(t, "second", `test $CNI_COMMAND = DEL && rm -r $dir/state/c $dir/state/results`)
+	if err := n.apply(t); err == nil || !strings.Contains(err.Error(), "record") {
+		t.Errorf("error %v, want one about the record", err)
+	}
+	if got, want := n.called(t), "second DEL c"; got != want {
+		t.Errorf("called: %s, want %s", got, want)
+	}
+	if status, _ := shownOf(r.got); status != "" {
+		t.Errorf("status: %s", status)
+	}
+}
+
 // TestApplyLeavesAlone checks that a sandbox is not changed once its DEL has begun, after it is gone, or if another
 // operation has changed it in the meantime (behaviour R11).
 func TestApplyLeavesAlone(t *testing.T) {

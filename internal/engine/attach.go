@@ -124,10 +124,15 @@ func (at *attaching) execute(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := at.Ledger.NoteNetworks(at.record); err != nil {
-		at.Log.Warn("cannot note the network for GC, which skips it once its last pod is gone", "err", err)
-	}
+	noteNetworks(at.Sandbox, at.record)
 	return nil
+}
+
+// noteNetworks notes the networks of a record for GC. A failure does not matter to the pod.
+func noteNetworks(b *session.Sandbox, r *ledger.Record) {
+	if err := b.Ledger.NoteNetworks(r); err != nil {
+		b.Log.Warn("cannot note the network for GC, which skips it once its last pod is gone", "err", err)
+	}
 }
 
 // failure returns the errors of all failed attachments in the order of the plan. The first one decides the error code.
