@@ -4,15 +4,20 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"sync"
+	"math"
+	"net/http"
 	"time"
 
+	"github.com/go-logr/logr"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
 
 	"multus/internal/engine/plan"
 	"multus/internal/netsel"
@@ -27,91 +32,145 @@ type PodHandler interface {
 	Gone(pod *plan.Pod)
 }
 
+// podsPauseMax limits the pause before an interrupted watch of the node's pods is resumed; it varies between this and
+// twice this. It is shorter than the default of client-go (30 seconds), because the changes that running pods request
+// wait for it. The answer has only the pods of one node.
+const podsPauseMax = 10 * time.Second
+
 // WatchPods calls a handler for the pods of a node until ctx ends. It reads only their metadata. An interrupted watch
-// is resumed with back-off, and logged once.
+// is resumed with back-off, and logged once a minute at most. It returns nil.
 func (c *Client) WatchPods(ctx context.Context, node string, h PodHandler, log *slog.Logger) error {
-	// Without client-go's informers and metadata client, which link the types of all APIs.
+	// Without client-go's metadata client, which links the types of all APIs, and without its informers, whose pause after
+	// an error cannot be set.
 	own := fields.OneTermEqualSelector("spec.nodeName", node).String()
+	failed := watchLog(log, node)
 	request := func(o *metav1.ListOptions, accept string) *rest.Request {
 		o.FieldSelector = own
-		return c.coreStream.Get().Resource("pods").SetHeader("Accept", accept).VersionedParams(o, c.params)
+		return c.coreStream.Get().Resource("pods").SetHeader("Accept", accept).VersionedParams(o, c.params).MaxRetries(0)
 	}
-	informer := cache.NewSharedIndexInformer(listWatch{&cache.ListWatch{
+	lw := listWatch{&cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			list := &metav1.PartialObjectMetadataList{}
-			return list, request(&o, acceptMetadataList).Do(ctx).Into(list)
+			return list, failed(do(ctx, request(&o, acceptMetadataList), list, listTimeout))
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			o.Watch = true
-			return request(&o, acceptMetadata).Watch(ctx)
+			w, err := request(&o, acceptMetadata).Watch(ctx)
+			return w, resumable(failed(err))
 		},
-	}}, &metav1.PartialObjectMetadata{}, 0, nil)
-	failed := watchLog(log, node)
-	err := informer.SetTransform(trimPod)
-	if err == nil {
-		err = informer.SetWatchErrorHandlerWithContext(func(_ context.Context, _ *cache.Reflector, err error) { failed(err) })
-	}
-	if err == nil {
-		_, err = informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-			AddFunc:    func(o any) { observe(o, h.Observe) },
-			UpdateFunc: func(_, o any) { observe(o, h.Observe) },
-			DeleteFunc: func(o any) { observe(o, h.Gone) },
-		})
-	}
-	if err != nil {
-		return fmt.Errorf("watch the pods of node %s: %w", node, err)
-	}
-	informer.RunWithContext(ctx)
+	}}
+	r := cache.NewReflectorWithOptions(lw, &metav1.PartialObjectMetadata{}, &podStore{handler: h}, cache.ReflectorOptions{
+		Name:    "pods",
+		Backoff: &wait.Backoff{Duration: time.Second, Factor: 2, Jitter: 1, Cap: podsPauseMax, Steps: math.MaxInt},
+	})
+	r.RunWithContext(klog.NewContext(ctx, logr.Discard())) // failed logs the errors
 	return nil
 }
 
 // logEvery is the shortest time between two log lines about an interrupted watch.
 const logEvery = time.Minute
 
-// watchLog returns a function that logs the error of a watch, once a minute at most.
-func watchLog(log *slog.Logger, node string) func(error) {
-	var mu sync.Mutex
+// watchLog returns a function that logs the error of a watch, once in logEvery at most, and returns it.
+func watchLog(log *slog.Logger, node string) func(error) error {
 	var last time.Time
-	return func(err error) {
-		mu.Lock()
-		defer mu.Unlock()
-		if time.Since(last) < logEvery {
-			return
+	return func(err error) error {
+		if err == nil || time.Since(last) < logEvery {
+			return err
 		}
 		last = time.Now()
-		if code(err) == 403 {
+		if code(err) == http.StatusForbidden {
 			err = forbidden(target{verb: "watch", resource: "pods"}, err)
 		}
 		log.Warn("watch of the node's pods failed: changes of their networks are not seen", "node", node, "err", err)
+		return err
 	}
 }
 
-// trimPod keeps of a pod what is needed here.
-func trimPod(o any) (any, error) {
-	m, ok := o.(*metav1.PartialObjectMetadata)
-	if !ok {
-		return o, nil // the note of a deletion that was missed
+// podStore passes what the reflector reads to a handler. The reflector calls it from one goroutine.
+type podStore struct {
+	handler PodHandler
+	pods    map[types.UID]*plan.Pod
+}
+
+// Add passes a new pod to the handler.
+func (s *podStore) Add(o any) error { return s.Update(o) }
+
+// Update passes a changed pod to the handler.
+func (s *podStore) Update(o any) error {
+	m, err := podMetadata(o)
+	if err != nil {
+		return err
 	}
-	out := &metav1.PartialObjectMetadata{TypeMeta: m.TypeMeta}
-	out.Namespace, out.Name, out.UID, out.ResourceVersion = m.Namespace, m.Name, m.UID, m.ResourceVersion
-	for _, key := range []string{netsel.Networks, netsel.Status, netsel.DefaultNetwork, netsel.ConfigSource} {
-		if v, ok := m.Annotations[key]; ok {
-			if out.Annotations == nil {
-				out.Annotations = map[string]string{}
-			}
-			out.Annotations[key] = v
+	p := trimPod(m)
+	if s.pods == nil {
+		s.pods = map[types.UID]*plan.Pod{}
+	}
+	s.pods[m.UID] = p
+	s.handler.Observe(p)
+	return nil
+}
+
+// Delete tells the handler that a pod is gone.
+func (s *podStore) Delete(o any) error {
+	m, err := podMetadata(o)
+	if err != nil {
+		return err
+	}
+	s.gone(m.UID)
+	return nil
+}
+
+func (s *podStore) gone(uid types.UID) {
+	if p, known := s.pods[uid]; known {
+		delete(s.pods, uid)
+		s.handler.Gone(p)
+	}
+}
+
+// Replace passes all pods to the handler, after those that no longer exist.
+func (s *podStore) Replace(list []any, _ string) error {
+	exists := map[types.UID]bool{}
+	for _, o := range list {
+		m, err := podMetadata(o)
+		if err != nil {
+			return err
+		}
+		exists[m.UID] = true
+	}
+	for uid := range s.pods {
+		if !exists[uid] {
+			s.gone(uid)
 		}
 	}
-	return out, nil
+	for _, o := range list {
+		if err := s.Update(o); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-func observe(o any, fn func(*plan.Pod)) {
-	if gone, ok := o.(cache.DeletedFinalStateUnknown); ok {
-		o = gone.Obj
+// Resync is never called: the resync period is 0.
+func (s *podStore) Resync() error { return nil }
+
+func podMetadata(o any) (*metav1.PartialObjectMetadata, error) {
+	m, ok := o.(*metav1.PartialObjectMetadata)
+	if !ok {
+		return nil, fmt.Errorf("read pod: unexpected type %T", o)
 	}
-	if m, ok := o.(*metav1.PartialObjectMetadata); ok {
-		fn(&plan.Pod{
-			Ref: plan.Ref{Namespace: m.Namespace, Name: m.Name}, UID: string(m.UID), Annotations: m.Annotations,
-		})
+	return m, nil
+}
+
+// trimPod returns what is needed here of a pod.
+func trimPod(m *metav1.PartialObjectMetadata) *plan.Pod {
+	p := &plan.Pod{Ref: plan.Ref{Namespace: m.Namespace, Name: m.Name}, UID: string(m.UID)}
+	for _, key := range []string{netsel.Networks, netsel.Status, netsel.DefaultNetwork, netsel.ConfigSource} {
+		if v, ok := m.Annotations[key]; ok {
+			if p.Annotations == nil {
+				p.Annotations = map[string]string{}
+			}
+			p.Annotations[key] = v
+		}
 	}
+	return p
 }
