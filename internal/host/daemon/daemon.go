@@ -102,7 +102,7 @@ func Run(ctx context.Context, o Options) error {
 		{"CNI configuration", a.cniConf != nil, a.cniConf.Run},
 		{"events of configuration conflicts", a.cniConf != nil, a.conflicts.run},
 		{"work of the runner", a.hotPlug != nil, a.hotPlug.Run},
-		{"pods of the node", a.hotPlug != nil, func(ctx context.Context) error { return a.watchPods(ctx, o.NodeName) }},
+		{"pods of the node", a.hotPlug != nil, func(ctx context.Context) error { a.watchPods(ctx, o.NodeName); return nil }},
 		{"pods without their networks", a.missing != nil, a.missing.Run},
 		{"drain", true, func(ctx context.Context) error { return drain(ctx, hs, sock, log) }},
 	})

@@ -36,12 +36,12 @@ func (a *agent) followPods() {
 }
 
 // watchPods passes the pods of a node to the parts that follow them.
-func (a *agent) watchPods(ctx context.Context, node string) error {
+func (a *agent) watchPods(ctx context.Context, node string) {
 	handlers := podHandlers{a.hotPlug}
 	if a.missing != nil {
 		handlers = append(handlers, a.missing)
 	}
-	return a.sources.Kube.WatchPods(ctx, node, handlers, a.log)
+	a.sources.Kube.WatchPods(ctx, node, handlers, a.log)
 }
 
 // podHandlers are called one after another.

@@ -19,7 +19,6 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
-	"k8s.io/utils/clock"
 
 	"multus/internal/engine/plan"
 	"multus/internal/netsel"
@@ -94,7 +93,7 @@ func NewCache(client *Client, log *slog.Logger) *Cache {
 func (c *Cache) Run(ctx context.Context) {
 	lw := listWatch{&cache.ListWatch{ListWithContextFunc: c.list, WatchFuncWithContext: c.watch}}
 	r := cache.NewReflectorWithOptions(lw, &nadv1.NetworkAttachmentDefinition{}, store{c},
-		cache.ReflectorOptions{Name: "network-attachment-definitions", Clock: interruptible{clock.RealClock{}, ctx}})
+		cache.ReflectorOptions{Name: "network-attachment-definitions"})
 	// No WatchListPageSize: with it, the list after an outage would be read from etcd, and not from the API server's
 	// memory. Discard, because errors are logged once, where they occur. The reflector does not report a refused
 	// connection, and logs other errors at each attempt.
@@ -385,22 +384,4 @@ func refOf(nad *nadv1.NetworkAttachmentDefinition) plan.Ref {
 func valueOf(nad *nadv1.NetworkAttachmentDefinition) value {
 	_, live := nad.Annotations[liveAnno]
 	return value{config: nad.Spec.Config, resourceName: nad.Annotations[netsel.ResourceName], live: live}
-}
-
-// interruptible is a clock whose After also fires when ctx ends. The reflector waits up to a minute for its back-off
-// without checking its context, and Run would return that late.
-type interruptible struct {
-	clock.RealClock
-	ctx context.Context //nolint:containedctx // it is the point of the type
-}
-
-// After returns a channel that receives the time after d, or when the context ends.
-func (i interruptible) After(d time.Duration) <-chan time.Time {
-	out := make(chan time.Time, 2)
-	stop := context.AfterFunc(i.ctx, func() { out <- time.Now() })
-	time.AfterFunc(d, func() {
-		stop() // otherwise the registration would last as long as the context
-		out <- time.Now()
-	})
-	return out
 }

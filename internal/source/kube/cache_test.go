@@ -291,27 +291,6 @@ func TestPagesDoNotPause(t *testing.T) {
 	}
 }
 
-// TestRunEndsDuringBackoff checks that the clock ends the back-off of the reflector with the context. The back-off is
-// up to a minute.
-func TestRunEndsDuringBackoff(t *testing.T) {
-	t.Parallel()
-	ctx, cancel := context.WithCancel(t.Context())
-	clock := interruptible{ctx: ctx}
-	long := clock.After(time.Hour)
-	<-clock.After(time.Nanosecond)
-	select {
-	case <-long:
-		t.Error("an hour is over")
-	default:
-	}
-	cancel()
-	select {
-	case <-long:
-	case <-time.After(waitTimeout):
-		t.Error("the end of the context does not end the wait")
-	}
-}
-
 // TestCacheBudget checks that many large definitions take no more memory than the budget, whether they are listed or
 // added one after another, and that each is still found.
 func TestCacheBudget(t *testing.T) { // not parallel: it measures the heap

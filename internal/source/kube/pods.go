@@ -38,8 +38,8 @@ type PodHandler interface {
 const podsPauseMax = 10 * time.Second
 
 // WatchPods calls a handler for the pods of a node until ctx ends. It reads only their metadata. An interrupted watch
-// is resumed with back-off, and logged once a minute at most. It returns nil.
-func (c *Client) WatchPods(ctx context.Context, node string, h PodHandler, log *slog.Logger) error {
+// is resumed with back-off, and logged once a minute at most.
+func (c *Client) WatchPods(ctx context.Context, node string, h PodHandler, log *slog.Logger) {
 	// Without client-go's metadata client, which links the types of all APIs, and without its informers, whose pause after
 	// an error cannot be set.
 	own := fields.OneTermEqualSelector("spec.nodeName", node).String()
@@ -64,7 +64,6 @@ func (c *Client) WatchPods(ctx context.Context, node string, h PodHandler, log *
 		Backoff: &wait.Backoff{Duration: time.Second, Factor: 2, Jitter: 1, Cap: podsPauseMax, Steps: math.MaxInt},
 	})
 	r.RunWithContext(klog.NewContext(ctx, logr.Discard())) // failed logs the errors
-	return nil
 }
 
 // logEvery is the shortest time between two log lines about an interrupted watch.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -43,30 +44,41 @@ func (r refuse) RoundTrip(*http.Request) (*http.Response, error) {
 	return nil, syscall.ECONNREFUSED
 }
 
-// TestWatchPodsEnds checks that the watch of the pods ends with its context while the API server is away: the daemon
-// waits for it when it ends.
-func TestWatchPodsEnds(t *testing.T) {
+// TestWatchesEnd checks that the watches resume while the API server is away, and that they end with their context: the
+// daemon waits for them when it ends.
+func TestWatchesEnd(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		requests := 0
-		client := clientOf(t, &rest.Config{Host: "http://api.invalid", Transport: refuse{&requests}})
-		ctx, cancel := context.WithCancel(t.Context())
-		ended := make(chan error, 1)
-		go func() { ended <- client.WatchPods(ctx, "node-a", &calls{}, discard()) }()
-		time.Sleep(10 * time.Minute)
-		synctest.Wait()
-		if least := int(10 * time.Minute / (2 * podsPauseMax)); requests < least {
-			t.Errorf("%d requests in ten minutes, want at least %d", requests, least)
-		}
-		before := time.Now()
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-		if took := time.Since(before); took != 0 {
-			t.Errorf("the watch ended %v after its context", took)
-		}
-	})
+	for name, watch := range map[string]struct {
+		run      func(ctx context.Context, c *Client)
+		pauseMax time.Duration
+	}{
+		"pods": {
+			func(ctx context.Context, c *Client) { c.WatchPods(ctx, "node-a", &calls{}, discard()) }, podsPauseMax,
+		},
+		"network definitions": {func(ctx context.Context, c *Client) { NewCache(c, discard()).Run(ctx) }, 30 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				requests := 0
+				client := clientOf(t, &rest.Config{Host: "http://api.invalid", Transport: refuse{&requests}})
+				ctx, cancel := context.WithCancel(t.Context())
+				var wg sync.WaitGroup
+				wg.Go(func() { watch.run(ctx, client) })
+				time.Sleep(10 * time.Minute)
+				synctest.Wait()
+				if least := int(10 * time.Minute / (2 * watch.pauseMax)); requests < least {
+					t.Errorf("%d requests in ten minutes, want at least %d", requests, least)
+				}
+				before := time.Now()
+				cancel()
+				wg.Wait()
+				if took := time.Since(before); took != 0 {
+					t.Errorf("the watch ended %v after its context", took)
+				}
+			})
+		})
+	}
 }
 
 // TestPodStore checks what the handler is told: also about pods whose deletion the watch missed, and about a pod that
