@@ -95,20 +95,25 @@ func Run(ctx context.Context, o Options) error {
 			"(default %s)", o.Config, err, config.DefaultSocketDir)
 	}
 	log.Info("multus-daemon serves", "version", version.String(), "socket", conf.Socket(), "node", o.NodeName)
-	start([]part{
+	start(a.parts(o.NodeName, hs, sock))
+	err = g.Wait()
+	log.Info("multus-daemon ends", "err", err)
+	return err
+}
+
+// parts returns what the daemon does while it serves.
+func (a *agent) parts(node string, hs *http.Server, sock *socket) []part {
+	return []part{
 		{"socket", true, sock.keep},
 		{"network definitions", a.sources.cache != nil, a.sources.run},
 		{"network statuses", true, a.statuses.Run},
 		{"CNI configuration", a.cniConf != nil, a.cniConf.Run},
 		{"events of configuration conflicts", a.cniConf != nil, a.conflicts.run},
 		{"work of the runner", a.hotPlug != nil, a.hotPlug.Run},
-		{"pods of the node", a.hotPlug != nil, func(ctx context.Context) error { a.watchPods(ctx, o.NodeName); return nil }},
+		{"pods of the node", a.hotPlug != nil, func(ctx context.Context) error { a.watchPods(ctx, node); return nil }},
 		{"pods without their networks", a.missing != nil, a.missing.Run},
-		{"drain", true, func(ctx context.Context) error { return drain(ctx, hs, sock, log) }},
-	})
-	err = g.Wait()
-	log.Info("multus-daemon ends", "err", err)
-	return err
+		{"drain", true, func(ctx context.Context) error { return drain(ctx, hs, sock, a.log) }},
+	}
 }
 
 // serveSocket prepares the socket and its server. When the socket is bound again, the old listener ends without an
