@@ -120,14 +120,16 @@ func FromAttached(has []plan.Attached) []Present {
 	return out
 }
 
-// ToDiff returns the request and what the sandbox has. Both share their parts with the message, which is untrusted.
+// ToDiff returns the request and what the sandbox has. Both share their parts with the message, which is untrusted: a
+// size that no configuration has does not change the room that is left in a plan to more than plan.MaxBytes.
 func (m *DiffRequest) ToDiff() (*request.Request, []plan.Attached) {
 	has := make([]plan.Attached, len(m.Attached))
 	for i := range m.Attached {
 		a := &m.Attached[i]
 		has[i] = plan.Attached{
 			Name: a.Name, IfName: a.IfName, Primary: a.Primary, Owner: plan.Owner(a.Owner), Resource: a.Resource,
-			Device: a.Device, RuntimeConfig: a.RuntimeConfig, CNIArgs: a.CNIArgs, Size: a.Size,
+			Device: a.Device, RuntimeConfig: a.RuntimeConfig, CNIArgs: a.CNIArgs,
+			Size: min(max(a.Size, 0), plan.MaxBytes+1),
 		}
 	}
 	if m.Request == nil {
