@@ -91,7 +91,10 @@ func (s *Store) bypassed(file *cachedFile, content []byte) (*Bypassed, error) {
 // Adopt records a sandbox that the runtime attached without Multus, durably, with a copy of the runtime's result. From
 // then on its DEL is the one of any other sandbox.
 func (s *Store) Adopt(b *Bypassed) error {
-	err := os.MkdirAll(ResultsDir(s.Dir), 0o700)
+	err := s.dropLinks()
+	if err == nil {
+		err = os.MkdirAll(ResultsDir(s.Dir), 0o700)
+	}
 	if err == nil {
 		err = fsx.WriteAtomic(filepath.Join(ResultsDir(s.Dir), b.name), b.content, 0o600)
 	}

@@ -80,3 +80,26 @@ func adopted(t *testing.T, s *Store, b *Bypassed) {
 		t.Error("the result is not copied")
 	}
 }
+
+// TestAdoptFollowsNoLink checks that the copy of a runtime's result is not written at the target of a link.
+func TestAdoptFollowsNoLink(t *testing.T) {
+	t.Parallel()
+	elsewhere, s := t.TempDir(), &Store{Dir: t.TempDir(), Log: slog.New(slog.DiscardHandler)}
+	if err := os.Symlink(elsewhere, ResultsDir(s.Dir)); err != nil {
+		t.Fatal(err)
+	}
+	b := &Bypassed{name: "cbr0-c1-eth0", content: []byte("{}"), Record: &Record{
+		ContainerID: "c1", Attachments: []Attachment{{
+			Name: "cbr0", IfName: "eth0", Primary: true, Config: config(t, `{"cniVersion":"1.0.0","name":"cbr0","type":"bridge"}`),
+		}},
+	}}
+	if err := s.Adopt(b); err != nil {
+		t.Fatal(err)
+	}
+	if files, err := os.ReadDir(elsewhere); err != nil || len(files) > 0 {
+		t.Errorf("written at the target of a link: %v, %v", files, err)
+	}
+	if !HasResult(s.Dir, b.name) {
+		t.Error("the result is not copied")
+	}
+}
