@@ -132,6 +132,14 @@ func (d *Daemon) Usable() error {
 	return nil
 }
 
+// RepairAge is RepairAfter, or the default if it is not positive.
+func (d *Daemon) RepairAge() time.Duration {
+	if d.RepairAfter.Duration > 0 {
+		return d.RepairAfter.Duration
+	}
+	return DefaultRepairAfter
+}
+
 // AutoCNIVersion reports whether the daemon selects the version of the generated configuration.
 func (d *Daemon) AutoCNIVersion() bool { return d.CNIVersion == "" || d.CNIVersion == Auto }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -79,6 +80,21 @@ func TestParseDaemon(t *testing.T) {
 }
 
 // TestSocket checks A61.
+func TestRepairAge(t *testing.T) {
+	t.Parallel()
+	for file, want := range map[string]time.Duration{
+		`{}`: DefaultRepairAfter, `{"repairAfter":"-1h"}`: DefaultRepairAfter, `{"repairAfter":"5m"}`: 5 * time.Minute,
+	} {
+		d, err := ParseDaemon([]byte(file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := d.RepairAge(); got != want {
+			t.Errorf("%s: %v, want %v", file, got, want)
+		}
+	}
+}
+
 func TestSocket(t *testing.T) {
 	t.Parallel()
 	for file, want := range map[string]string{

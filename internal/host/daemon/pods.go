@@ -25,7 +25,7 @@ func (a *agent) followPods() {
 	records := &ledger.Store{Dir: cmp.Or(a.conf.CNIDir, config.DefaultCNIDir), Log: a.log}
 	o := repair.Options{
 		Dir:   cmp.Or(a.conf.CNIResultsDir, config.DefaultCNIResultsDir),
-		After: cmp.Or(a.conf.RepairAfter.Duration, config.DefaultRepairAfter), Report: a.statuses.Announce,
+		After: a.conf.RepairAge(), Report: a.statuses.Announce,
 		Recorded: records.Has, Clock: clock.RealClock{}, Log: a.log,
 	}
 	if a.conf.Repair == config.RepairAttach {
