@@ -167,8 +167,8 @@ func (a *Attachment) cniArgs() map[string]json.RawMessage {
 // if it is not known.
 func (r *Record) BeforeBoot(boot string) bool { return r.Boot != "" && boot != "" && r.Boot != boot }
 
-// Unchangeable returns the reason why the networks of the sandbox are not changed, whatever its pod requests, or "" if
-// there is none. boot is the present boot.
+// Unchangeable returns the reason why the networks of the sandbox must not be changed, whatever its pod requests. It
+// returns "" if they may be changed. boot identifies the present start of the node, as in BeforeBoot.
 func (r *Record) Unchangeable(boot string) string {
 	switch {
 	case r.Damaged:

@@ -147,7 +147,8 @@ func TestReadConfig(t *testing.T) {
 // fakeDaemon answers the requests of a runner.
 type fakeDaemon struct {
 	socketDir string
-	// work is the answer to a request for work, as JSON, and status its code. Without work there is none.
+	// work is the answer to a request for work, as JSON, and status is its HTTP status code. If work is empty, the answer
+	// lists no pods.
 	work   string
 	status int
 	// refuses makes the daemon refuse results.
