@@ -102,7 +102,7 @@ func (e *explain) explainRunning(ctx context.Context, ref plan.Ref, raw []byte, 
 	if err != nil {
 		return nil, err
 	}
-	if host, err := e.hostNetwork(ctx, ref); err == nil && host {
+	if host, err := e.hostNetwork(ctx, ref); err == nil && host { // Pod reports an error below
 		out := e.newRunning(ref, "")
 		out.HostNetwork = true
 		return []*runningOutput{out}, nil

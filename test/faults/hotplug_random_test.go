@@ -21,7 +21,7 @@ const (
 	// plugPods is the number of pods that run at the same time.
 	plugPods = 4
 	// settleLimit bounds the time in which a pod gets what it requests after the last fault. After an outage it may take
-	// maxPause until pods are watched again. A runner is started 5 s after another one was killed, and the pause after
+	// 20 s until pods are watched again. A runner is started 5 s after another one was killed, and the pause after
 	// failures doubles.
 	settleLimit = 2 * maxPause
 	// statusPause is the pause between two STATUS of the runtime, which start the runners.
