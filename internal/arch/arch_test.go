@@ -59,8 +59,10 @@ var beside = map[string][]string{
 	"multus/internal/host/entrypoint": {"multus/internal/host/install"},
 	"multus/internal/host/shell":      {"multus/internal/host/install"},
 	"multus/internal/agent/cniconfig": {"multus/internal/source/kube"},
+	"multus/internal/agent/repair":    {"multus/internal/source/kube"},
 	"multus/internal/agent/planserver": {
 		"multus/internal/agent/hotplug", "multus/internal/agent/metrics", "multus/internal/agent/podstatus",
+		"multus/internal/agent/repair",
 	},
 	"multus/internal/doctor": {"multus/internal/agent/cniconfig", "multus/internal/source/kube"},
 }

@@ -29,6 +29,8 @@ const daemonLimit = 3 * time.Second
 type statusOutput struct {
 	Daemon daemonStatus `json:"daemon"`
 	Pods   []podStatus  `json:"pods"`
+	// Missing has the pods that run without the networks that they request, as the daemon has found them.
+	Missing []wirev1.MissingPod `json:"missing,omitempty"`
 }
 
 type daemonStatus struct {
@@ -83,7 +85,9 @@ func (a *app) statusCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			out := statusOutput{Daemon: daemonState(cmd.Context(), filepath.Join(socketDir, config.SocketName))}
+			socket := filepath.Join(socketDir, config.SocketName)
+			out := statusOutput{Daemon: daemonState(cmd.Context(), socket)}
+			out.Missing = missingPods(cmd.Context(), socket, refs)
 			records, err := readLedger(dir)
 			if err != nil {
 				return err
@@ -117,6 +121,20 @@ func daemonState(ctx context.Context, socket string) daemonStatus {
 		return daemonStatus{Socket: socket, State: "unreachable", Message: err.Error()}
 	}
 	return daemonStatus{Socket: socket, State: "not ready", Message: err.Error()}
+}
+
+// missingPods returns the pods that run without the networks that they request: all of them, or those in refs. It
+// returns none if the daemon does not answer, or does not look for them.
+func missingPods(ctx context.Context, socket string, refs []plan.Ref) []wirev1.MissingPod {
+	ctx, cancel := context.WithTimeout(ctx, daemonLimit)
+	defer cancel()
+	var found wirev1.MissingPods
+	if (&client.Client{Socket: socket}).Call(ctx, "GET", wirev1.PathMissing, nil, &found) != nil {
+		return nil
+	}
+	return slices.DeleteFunc(found.Pods, func(m wirev1.MissingPod) bool {
+		return len(refs) > 0 && !slices.Contains(refs, plan.Ref{Namespace: m.Pod.Namespace, Name: m.Pod.Name})
+	})
 }
 
 func observeAll(records []record) []podStatus {
@@ -302,7 +320,17 @@ func (a *app) printStatus(out *statusOutput) error {
 				fmt.Fprintf(w, "%s %s: %s\n", a.paint(red, "problem:"), cmp.Or(p.Pod, p.Container), problem)
 			}
 		}
+		for i := range out.Missing {
+			m := &out.Missing[i]
+			note := m.Note
+			if note != "" {
+				note = "; not repaired: " + note
+			}
+			fmt.Fprintf(w, "%s %s/%s runs without the networks that it requests (%s) since %s, repair: %s%s\n",
+				a.paint(red, "problem:"), m.Pod.Namespace, m.Pod.Name, strings.Join(m.Networks, ", "), m.Since, m.Repair, note)
+		}
 	})
+	problems += len(out.Missing)
 	for _, p := range out.Pods {
 		problems += len(p.Problems)
 	}

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"path/filepath"
@@ -19,8 +20,18 @@ const Auto = "auto"
 const (
 	RepairOff    = "off"
 	RepairReport = "report"
+	RepairEvict  = "evict"
 	RepairAttach = "attach"
 )
+
+// repairs are the values of the key repair.
+var repairs = []string{RepairOff, RepairReport, RepairEvict, RepairAttach}
+
+// IsRepair reports whether a value is one of the key repair.
+func IsRepair(value string) bool { return slices.Contains(repairs, value) }
+
+// DefaultRepairRate is how many pods are evicted in a minute.
+const DefaultRepairRate = 10
 
 // DefaultCNIResultsDir is where libcni caches results unless a runtime says otherwise.
 const DefaultCNIResultsDir = "/var/lib/cni/results"
@@ -87,17 +98,25 @@ type Daemon struct {
 	HotPlug bool `json:"hotPlug"`
 	// HotPlugLinger is how long the runner on the host waits for more work. 0 is the runner's default.
 	HotPlugLinger Duration `json:"hotPlugLinger"`
-	// Repair is RepairReport, RepairAttach, RepairOff, or "" for RepairReport if HotPlug is set. RepairAfter is the age of
-	// a sandbox at which it is reported, or 0 for the default. CNIResultsDir is where the runtime's libcni caches its
-	// results.
-	Repair        string   `json:"repair"`
-	RepairAfter   Duration `json:"repairAfter"`
-	CNIResultsDir string   `json:"cniResultsDir"`
+	// Repair is one of the constants above, or "" for RepairReport if HotPlug is set. RepairAfter is the age of a sandbox
+	// at which it is reported, and RepairRate the number of pods that are evicted in a minute, or 0 for the default.
+	// CNIResultsDir is where the runtime's libcni caches its results.
+	Repair           string            `json:"repair"`
+	RepairAfter      Duration          `json:"repairAfter"`
+	RepairRate       int               `json:"repairRate"`
+	RepairNamespaces *RepairNamespaces `json:"repairNamespaces"`
+	CNIResultsDir    string            `json:"cniResultsDir"`
 	// NodeAddresses are the addresses of this node in the cluster.
 	NodeAddresses []string `json:"nodeAddresses"`
 
 	// Raw is the content of the file.
 	Raw []byte `json:"-"`
+}
+
+// RepairNamespaces selects namespaces for the key repair.
+type RepairNamespaces struct {
+	// Exclude has the namespaces whose pods are reported and not repaired.
+	Exclude []string `json:"exclude"`
 }
 
 // ParseDaemon parses the daemon's file (behaviour A60-A72).
@@ -126,7 +145,7 @@ func (d *Daemon) Usable() error {
 	if !validEvents(d.Events) {
 		return fault.DaemonEventsUnknown.New(fault.Clip(d.Events, fault.MaxValue))
 	}
-	if d.Repair != "" && !slices.Contains([]string{RepairOff, RepairReport, RepairAttach}, d.Repair) {
+	if d.Repair != "" && !IsRepair(d.Repair) {
 		return fault.DaemonRepairUnknown.New(fault.Clip(d.Repair, fault.MaxValue))
 	}
 	return nil
@@ -138,6 +157,25 @@ func (d *Daemon) RepairAge() time.Duration {
 		return d.RepairAfter.Duration
 	}
 	return DefaultRepairAfter
+}
+
+// RepairRule is Repair, or RepairReport if it is not set.
+func (d *Daemon) RepairRule() string { return cmp.Or(d.Repair, RepairReport) }
+
+// RepairPace is RepairRate, or the default if it is not positive.
+func (d *Daemon) RepairPace() int {
+	if d.RepairRate > 0 {
+		return d.RepairRate
+	}
+	return DefaultRepairRate
+}
+
+// ReportOnly returns the namespaces whose pods are not repaired: kube-system unless RepairNamespaces is set.
+func (d *Daemon) ReportOnly() []string {
+	if d.RepairNamespaces != nil {
+		return d.RepairNamespaces.Exclude
+	}
+	return []string{"kube-system"}
 }
 
 // AutoCNIVersion reports whether the daemon selects the version of the generated configuration.

@@ -51,7 +51,8 @@ var daemonCheck = Check{
 		if err != nil {
 			out = append(out, Finding{Severity: Error, Message: "the daemon is not ready", Evidence: err.Error(), Fix: logs})
 		}
-		return append(append(out, skew(ctx, n, socket)...), hotPlugController(n)...), nil
+		out = append(append(out, skew(ctx, n, socket)...), hotPlugController(n)...)
+		return append(out, missingNetworks(ctx, c, nameOr(n))...), nil
 	},
 }
 

@@ -163,6 +163,9 @@ var faults = []struct {
 		f.check(l.Close())
 	}},
 	{"a daemon that is not ready (E40)", "daemon", "the daemon is not ready", func(f *fake) { f.notReady.Store(true) }},
+	{"pods without their networks (R14)", "daemon", "1 pods run without the networks", func(f *fake) {
+		f.missing.Store(true)
+	}},
 	{"a controller for hot-plug", "daemon", "multus-dynamic-networks-controller runs on this node", func(f *fake) {
 		f.write("/proc/4242/cmdline", "/usr/bin/dynamic-networks-controller\x00-config=/etc/x.json\x00")
 	}},

@@ -9,6 +9,9 @@ import (
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/version"
+
+	"multus/wire/client"
+	wirev1 "multus/wire/v1"
 )
 
 // maxCommandLine limits how much of a command line is read.
@@ -86,6 +89,32 @@ func hotPlugController(n *Node) []Finding {
 		}
 	}
 	return nil
+}
+
+// maxMissing limits how many pods a finding names.
+const maxMissing = 5
+
+// missingNetworks reports the pods that run without the networks that they request, as the daemon has found them.
+func missingNetworks(ctx context.Context, c *client.Client, node string) []Finding {
+	var found wirev1.MissingPods
+	if c.Call(ctx, "GET", wirev1.PathMissing, nil, &found) != nil || len(found.Pods) == 0 {
+		return nil // a daemon without hotPlug does not look for them
+	}
+	var names []string
+	for i := range found.Pods[:min(len(found.Pods), maxMissing)] {
+		m := &found.Pods[i]
+		names = append(names, fmt.Sprintf("%s/%s (%s)", m.Pod.Namespace, m.Pod.Name, strings.Join(m.Networks, ", ")))
+	}
+	if more := len(found.Pods) - maxMissing; more > 0 {
+		names = append(names, fmt.Sprintf("and %d more", more))
+	}
+	return []Finding{{
+		Severity: Error,
+		Message:  fmt.Sprintf("%d pods run without the networks that they request", len(found.Pods)),
+		Evidence: strings.Join(names, ", "),
+		Fix: "kubectl multus status --node " + node + " lists all of them; delete them, or set repair in the daemon's " +
+			"configuration file, see docs/repair.md",
+	}}
 }
 
 // commandOf returns the command line of a process, or nil if the process has ended or is a kernel thread.

@@ -26,6 +26,7 @@ import (
 	"multus/internal/link"
 	"multus/internal/source/kube"
 	"multus/internal/testutil/leak"
+	wirev1 "multus/wire/v1"
 )
 
 func TestMain(m *testing.M) { leak.Main(m) }
@@ -41,6 +42,7 @@ type fake struct {
 	namespaces  map[string]bool
 	cluster     *cluster
 	notReady    atomic.Bool
+	missing     atomic.Bool
 	versions    map[string]string
 }
 
@@ -235,11 +237,16 @@ func (f *fake) serve() {
 	})
 }
 
-// answer serves /readyz like the daemon.
-func (f *fake) answer(w http.ResponseWriter, _ *http.Request) {
+// answer serves like the daemon.
+func (f *fake) answer(w http.ResponseWriter, r *http.Request) {
 	body, status := "", http.StatusOK
-	if f.notReady.Load() {
+	switch {
+	case f.notReady.Load():
 		body, status = `{"code":50,"msg":"network definitions are not read yet"}`, http.StatusServiceUnavailable
+	case r.URL.Path == wirev1.PathMissing && f.missing.Load():
+		body = `{"pods":[{"pod":{"namespace":"team","name":"web"},"networks":["lan"],"repair":"report"}]}`
+	case r.URL.Path == wirev1.PathMissing:
+		body, status = `{"code":6,"msg":"not served"}`, http.StatusNotFound
 	}
 	w.Header().Set("Content-Length", fmt.Sprint(len(body)))
 	w.WriteHeader(status)

@@ -258,8 +258,8 @@ var catalogue = [count]Entry{
 	},
 	DaemonRepairUnknown: {
 		Code:    BadConfig,
-		Message: `daemon configuration: repair is "<value>", not "report", "attach" or "off"`,
-		Next:    `set repair to "report", "attach" or "off", or remove it`,
+		Message: `daemon configuration: repair is "<value>", not "report", "evict", "attach" or "off"`,
+		Next:    `set repair to "report", "evict", "attach" or "off", or remove it`,
 	},
 	ConnectionLimitInvalid: {
 		Code:    BadConfig,

@@ -25,6 +25,10 @@ const (
 	ResourceName   = "k8s.v1.cni.cncf.io/resourceName"
 	// ConfigSource marks static pods: the annotation is present and not "api" (behaviour C1, D18).
 	ConfigSource = "kubernetes.io/config.source"
+	// ConfigHash of the mirror pod of a static pod is the UID that the kubelet gives the runtime.
+	ConfigHash = "kubernetes.io/config.hash"
+	// Repair of a pod or a namespace overrides the key repair of the daemon's file (behaviour R16).
+	Repair = "v1.multus-cni.io/repair"
 )
 
 // MaxInterfaceName is the maximum length of an interface name (IFNAMSIZ without the terminating zero).

@@ -39,6 +39,9 @@ type Queue struct {
 	// Changed, if set, is called when the networks of a pod are as requested, with the time since the daemon saw that they
 	// were not. It is set before Run.
 	Changed func(took time.Duration)
+	// Adopted, if set, is called when the networks of a pod are attached whose sandbox had to be recorded first. It is set
+	// before Run.
+	Adopted func(pod request.Pod, container string)
 
 	log   *slog.Logger
 	clock clock.PassiveClock
@@ -231,10 +234,15 @@ func (q *Queue) Done(pod request.Pod, failure string) error {
 		}
 		s.since = time.Time{}
 	}
+	adopted := ""
 	if found && failure == "" {
+		adopted = q.adopt[pod]
 		delete(q.adopt, pod)
 	}
 	q.mu.Unlock()
+	if adopted != "" && q.Adopted != nil {
+		q.Adopted(pod, adopted)
+	}
 	if !found {
 		return errors.New("the pod is not handed out")
 	}

@@ -123,12 +123,26 @@ func (m *Metrics) HotPlug(pending, runner func() float64) {
 	)
 }
 
-// Missing adds the number of pods that run without the networks that they request.
-func (m *Metrics) Missing(pods func() float64) {
-	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "multus_pods_without_networks",
-		Help: "Pods of this node that run without the networks that they request.",
-	}, pods))
+// Missing adds the number of pods that run without the networks that they request, by namespace.
+func (m *Metrics) Missing(pods func() map[string]int) {
+	m.registry.MustRegister(&byNamespace{prometheus.NewDesc("multus_pods_without_networks",
+		"Pods of this node that run without the networks that they request.", []string{"namespace"}, nil), pods})
+}
+
+// byNamespace is a gauge for each namespace of which there is something to count.
+type byNamespace struct {
+	desc  *prometheus.Desc
+	count func() map[string]int
+}
+
+// Describe implements prometheus.Collector.
+func (c *byNamespace) Describe(ch chan<- *prometheus.Desc) { ch <- c.desc }
+
+// Collect implements prometheus.Collector.
+func (c *byNamespace) Collect(ch chan<- prometheus.Metric) {
+	for namespace, n := range c.count() {
+		ch <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, float64(n), namespace)
+	}
 }
 
 // Changed records how long it took until the networks of a running pod were as requested.

@@ -29,7 +29,7 @@ func newTestMetrics() *Metrics {
 	m := New(true)
 	m.Gauges(func() float64 { return 3 }, func() float64 { return 7 }, func() float64 { return 1 })
 	m.HotPlug(func() float64 { return 2 }, func() float64 { return 1 })
-	m.Missing(func() float64 { return 4 })
+	m.Missing(func() map[string]int { return map[string]int{"team": 4} })
 	m.Changed(time.Second)
 	m.Observe(&publish.Report{Command: request.Update, Events: []publish.Event{
 		{Reason: publish.AddedInterface}, {Reason: publish.FailedRemovingInterface}, {Reason: publish.InterfaceChangeIgnored},

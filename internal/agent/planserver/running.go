@@ -126,3 +126,22 @@ func (s *Server) diff(w http.ResponseWriter, r *http.Request) {
 	limitAnswer(w)
 	answer(w, http.StatusOK, wirev1.FromChanges(changes, fault.ToCNI))
 }
+
+// missingPods lists the pods that run without the networks that they request.
+func (s *Server) missingPods(w http.ResponseWriter, _ *http.Request) {
+	if s.unattached == nil {
+		answer(w, http.StatusNotFound, &types.Error{Code: fault.Decoding, Msg: noHotPlug})
+		return
+	}
+	list := wirev1.MissingPods{Pods: []wirev1.MissingPod{}}
+	missing := s.unattached.Missing()
+	for i := range missing[:min(len(missing), wirev1.MaxMissing)] {
+		m := &missing[i]
+		list.Pods = append(list.Pods, wirev1.MissingPod{
+			Pod: wirev1.Pod(m.Pod), ContainerID: m.Container, Networks: m.Networks,
+			Since: m.Since.UTC().Format(time.RFC3339), Repair: m.Rule, Note: m.Note,
+		})
+	}
+	limitAnswer(w)
+	answer(w, http.StatusOK, list)
+}

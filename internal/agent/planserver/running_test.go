@@ -14,6 +14,7 @@ import (
 
 	"multus/internal/agent/hotplug"
 	"multus/internal/agent/metrics"
+	"multus/internal/agent/repair"
 	"multus/internal/config"
 	"multus/internal/engine/plan"
 	"multus/internal/netsel"
@@ -82,6 +83,20 @@ func TestWork(t *testing.T) {
 	}
 	if q.Waiting() != 0 {
 		t.Errorf("%v pods wait", q.Waiting())
+	}
+}
+
+// TestMissingPods checks the list of the pods that run without their networks.
+func TestMissingPods(t *testing.T) {
+	t.Parallel()
+	s, _ := newRunningServer(t)
+	if code, answer := ask(t, s, "GET", wirev1.PathMissing, ""); code != http.StatusNotFound {
+		t.Errorf("without a search: %d, %s", code, answer)
+	}
+	dir := t.TempDir()
+	s.unattached = repair.New(repair.Options{Dir: dir, Clock: clock.RealClock{}, Rule: config.RepairReport})
+	if code, answer := ask(t, s, "GET", wirev1.PathMissing, ""); code != http.StatusOK || answer != `{"pods":[]}` {
+		t.Errorf("none: %d, %s", code, answer)
 	}
 }
 

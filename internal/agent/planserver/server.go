@@ -21,6 +21,7 @@ import (
 	"multus/internal/agent/metrics"
 	"multus/internal/agent/podstatus"
 	"multus/internal/agent/recent"
+	"multus/internal/agent/repair"
 	"multus/internal/config"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
@@ -57,6 +58,8 @@ type Options struct {
 	HotPlug *hotplug.Queue
 	// Ready returns an error while the daemon is not ready (behaviour E40).
 	Ready func() error
+	// Missing finds the pods without their networks. It is nil if they are not looked for.
+	Missing *repair.Finder
 	// Instance distinguishes this process from others in an answer.
 	Instance string
 	Log      *slog.Logger
@@ -69,6 +72,7 @@ type Server struct {
 	statuses    *podstatus.Writer
 	metrics     *metrics.Metrics
 	hotPlug     *hotplug.Queue
+	unattached  *repair.Finder
 	statusCache statusCache
 	ready       func() error
 	log         *slog.Logger
@@ -83,7 +87,7 @@ type Server struct {
 func New(o Options) *Server {
 	s := &Server{
 		conf: o.Config, statuses: o.Statuses, metrics: o.Metrics, hotPlug: o.HotPlug, ready: o.Ready, log: o.Log,
-		instance: o.Instance,
+		instance: o.Instance, unattached: o.Missing,
 		decoding: make(semaphore, decoders), large: make(semaphore, largePlans),
 	}
 	resolver := *o.Resolver
@@ -141,6 +145,7 @@ func (s *Server) Handler() http.Handler {
 		"GET " + wirev1.PathWork:    s.work,
 		"POST " + wirev1.PathWork:   s.workDone,
 		"POST " + wirev1.PathDiff:   s.diff,
+		"GET " + wirev1.PathMissing: s.missingPods,
 		"POST " + wirev1.PathStatus: s.statusCache.put,
 		wirev1.PathHealth:           s.health,
 		wirev1.PathReady:            s.readiness,
@@ -155,7 +160,8 @@ func (s *Server) Handler() http.Handler {
 		// A request of a known path with an unsupported method is routed here, too.
 		status := http.StatusNotFound
 		switch r.URL.Path {
-		case wirev1.PathPlan, wirev1.PathReport, wirev1.PathStatus, wirev1.PathWork, wirev1.PathDiff:
+		case wirev1.PathPlan, wirev1.PathReport, wirev1.PathStatus, wirev1.PathWork, wirev1.PathDiff,
+			wirev1.PathMissing:
 			status = http.StatusMethodNotAllowed
 		}
 		msg := fmt.Sprintf("%s %s is not served", fault.Clip(r.Method, maxMethod), fault.Clip(r.URL.Path, fault.MaxName))

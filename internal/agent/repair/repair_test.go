@@ -1,6 +1,7 @@
 package repair
 
 import (
+	"context"
 	"encoding/base64"
 	"fmt"
 	"log/slog"
@@ -12,9 +13,12 @@ import (
 
 	testclock "k8s.io/utils/clock/testing"
 
+	"multus/internal/config"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
+	"multus/internal/engine/request"
 	"multus/internal/netsel"
+	"multus/internal/source/kube"
 )
 
 const (
@@ -22,23 +26,62 @@ const (
 	multus  = `{"cniVersion":"1.0.0","name":"multus-cni-network","plugins":[{"type":"multus-shim"}]}`
 )
 
-// node is a node with cached results and a Finder.
+// node is a node with cached results, a Finder and a cluster.
 type node struct {
 	*Finder
 	dir     string
 	clock   *testclock.FakeClock
 	reports []*publish.Report
+	// attached and evicted have the UIDs of pods that were repaired.
+	attached, evicted []string
+	recorded          map[string]bool
+	// The cluster.
+	state      kube.PodState
+	reads      int
+	namespace  map[string]string
+	refused    error
+	notInForce error
 }
 
 func newNode(t *testing.T) *node {
 	t.Helper()
-	n := &node{dir: t.TempDir(), clock: testclock.NewFakeClock(time.Date(2026, 11, 27, 12, 0, 0, 0, time.UTC))}
+	n := &node{
+		dir: t.TempDir(), clock: testclock.NewFakeClock(time.Date(2026, 11, 27, 12, 0, 0, 0, time.UTC)),
+		state: kube.PodState{UID: "u", Running: true, Controlled: true},
+	}
 	n.Finder = New(Options{
-		Dir: n.dir, After: time.Minute, Clock: n.clock, Log: slog.New(slog.DiscardHandler),
-		Report:   func(r *publish.Report) { n.reports = append(n.reports, r) },
-		Recorded: func(container string) bool { return container == "recorded" },
+		Dir: n.dir, After: time.Minute, Rule: config.RepairReport, ReportOnly: []string{"kube-system"}, Rate: 10,
+		Clock: n.clock, Log: slog.New(slog.DiscardHandler), Cluster: n,
+		Report:       func(r *publish.Report) { n.reports = append(n.reports, r) },
+		Recorded:     func(container string) bool { return container == "recorded" },
+		RecordedPods: func() (map[string]bool, error) { return n.recorded, nil },
+		Attach:       func(pod request.Pod, _ string) { n.attached = append(n.attached, pod.UID) },
+		InForce:      func() error { return n.notInForce },
 	})
 	return n
+}
+
+// PodState implements Cluster.
+func (n *node) PodState(context.Context, plan.Ref) (*kube.PodState, error) {
+	n.reads++
+	if n.state.UID == "" {
+		return nil, plan.ErrNotFound
+	}
+	state := n.state
+	return &state, nil
+}
+
+// NamespaceAnnotations implements Cluster.
+func (n *node) NamespaceAnnotations(context.Context, string) (map[string]string, error) {
+	return n.namespace, nil
+}
+
+// Evict implements Cluster.
+func (n *node) Evict(_ context.Context, pod request.Pod) error {
+	if n.refused == nil {
+		n.evicted = append(n.evicted, pod.UID)
+	}
+	return n.refused
 }
 
 // result writes a result of libcni for a sandbox of the pod with a UID, made a while ago.
@@ -71,7 +114,7 @@ func (n *node) pod(uid, networks string) {
 func (n *node) lookNow(t *testing.T) string {
 	t.Helper()
 	n.reports = nil
-	if err := n.look(); err != nil {
+	if err := n.look(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	var pods []string
@@ -121,8 +164,8 @@ func TestLook(t *testing.T) {
 			for _, r := range tc.results {
 				n.result(t, r.config, r.container, r.ifName, r.uid, r.ago)
 			}
-			if got := n.lookNow(t); got != tc.want || n.Missing() != float64(len(tc.want)) {
-				t.Errorf("reported %q, want %q; %.0f missing", got, tc.want, n.Missing())
+			if got := n.lookNow(t); got != tc.want || len(n.Missing()) != len(tc.want) {
+				t.Errorf("reported %q, want %q; missing: %v", got, tc.want, n.Missing())
 			}
 		})
 	}
@@ -159,8 +202,8 @@ func TestReportedAgain(t *testing.T) {
 		!strings.Contains(e.Message, `"cbr0"`) {
 		t.Errorf("event %+v", e)
 	}
-	if got := n.lookNow(t); got != "" || n.Missing() != 1 {
-		t.Errorf("reported again at once: %q; %.0f missing", got, n.Missing())
+	if got := n.lookNow(t); got != "" || len(n.Missing()) != 1 {
+		t.Errorf("reported again at once: %q; missing: %v", got, n.Missing())
 	}
 	n.clock.Step(reportInterval)
 	if got := n.lookNow(t); got != "u" {
@@ -171,8 +214,8 @@ func TestReportedAgain(t *testing.T) {
 		t.Errorf("another sandbox is not reported: %q", got)
 	}
 	n.Gone(&plan.Pod{UID: "u"})
-	if got := n.lookNow(t); got != "" || n.Missing() != 0 {
-		t.Errorf("a pod that is gone: %q; %.0f missing", got, n.Missing())
+	if got := n.lookNow(t); got != "" || len(n.Missing()) != 0 {
+		t.Errorf("a pod that is gone: %q; missing: %v", got, n.Missing())
 	}
 }
 
@@ -184,7 +227,7 @@ func TestNoDirectory(t *testing.T) {
 	if err := os.Remove(n.dir); err != nil {
 		t.Fatal(err)
 	}
-	if err := n.look(); err == nil || len(n.reports) > 0 {
+	if err := n.look(t.Context()); err == nil || len(n.reports) > 0 {
 		t.Errorf("%v, %d reports", err, len(n.reports))
 	}
 }

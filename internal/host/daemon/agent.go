@@ -71,8 +71,8 @@ func assemble(conf *config.Daemon, o *Options, log *slog.Logger) (*agent, error)
 		a.followPods()
 	}
 	a.server = planserver.New(planserver.Options{
-		Config: conf, Statuses: a.statuses, Metrics: a.metrics, HotPlug: a.hotPlug, Ready: a.ready, Instance: a.instance,
-		Log: log,
+		Config: conf, Statuses: a.statuses, Metrics: a.metrics, HotPlug: a.hotPlug, Missing: a.missing,
+		Ready: a.ready, Instance: a.instance, Log: log,
 		Resolver: &plan.Resolver{
 			Networks: s.Networks, Pods: s.Pods, Devices: s.Devices, PhysicalFunction: device.PhysicalFunction, Log: log,
 		},

@@ -11,6 +11,7 @@ import (
 	"multus/internal/config"
 	"multus/internal/engine/ledger"
 	"multus/internal/engine/plan"
+	"multus/internal/engine/session"
 	"multus/internal/source/kube"
 )
 
@@ -19,20 +20,37 @@ func (a *agent) followPods() {
 	a.hotPlug = hotplug.New(clock.RealClock{}, a.log)
 	a.hotPlug.Changed = a.metrics.Changed
 	a.metrics.HotPlug(a.hotPlug.Waiting, a.hotPlug.RunnerUp)
-	if a.conf.Repair == config.RepairOff {
-		return
-	}
 	records := &ledger.Store{Dir: cmp.Or(a.conf.CNIDir, config.DefaultCNIDir), Log: a.log}
 	o := repair.Options{
-		Dir:   cmp.Or(a.conf.CNIResultsDir, config.DefaultCNIResultsDir),
-		After: a.conf.RepairAge(), Report: a.statuses.Announce,
-		Recorded: records.Has, Clock: clock.RealClock{}, Log: a.log,
+		Dir: cmp.Or(a.conf.CNIResultsDir, config.DefaultCNIResultsDir), After: a.conf.RepairAge(),
+		Rule: a.conf.RepairRule(), ReportOnly: a.conf.ReportOnly(), Rate: a.conf.RepairPace(),
+		Report: a.statuses.Announce, Recorded: records.Has,
+		RecordedPods: func() (map[string]bool, error) { return recordedPods(records) },
+		Attach:       a.hotPlug.Adopt, Cluster: a.sources.Kube, Clock: clock.RealClock{}, Log: a.log,
 	}
-	if a.conf.Repair == config.RepairAttach {
-		o.Attach = a.hotPlug.Adopt
+	if a.cniConf != nil {
+		o.InForce = a.cniConf.InForce
 	}
 	a.missing = repair.New(o)
-	a.metrics.Missing(a.missing.Missing)
+	a.hotPlug.Adopted = a.missing.Attached
+	a.metrics.Missing(a.missing.ByNamespace)
+}
+
+// recordedPods returns the pods that have a record, by namespace/name.
+func recordedPods(records *ledger.Store) (map[string]bool, error) {
+	containers, err := records.Containers()
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]bool{}
+	for _, id := range containers {
+		// A record that cannot be read completely is a record, too.
+		if r, _ := records.Inspect(id, ledger.DefaultIfName); r != nil {
+			pod := session.PodOf(r)
+			out[pod.Namespace+"/"+pod.Name] = true
+		}
+	}
+	return out, nil
 }
 
 // watchPods passes the pods of a node to the parts that follow them.

@@ -163,7 +163,10 @@ func podMetadata(o any) (*metav1.PartialObjectMetadata, error) {
 // trimPod returns what is needed here of a pod.
 func trimPod(m *metav1.PartialObjectMetadata) *plan.Pod {
 	p := &plan.Pod{Ref: plan.Ref{Namespace: m.Namespace, Name: m.Name}, UID: string(m.UID)}
-	for _, key := range []string{netsel.Networks, netsel.Status, netsel.DefaultNetwork, netsel.ConfigSource} {
+	for _, key := range []string{
+		netsel.Networks, netsel.Status, netsel.DefaultNetwork, netsel.ConfigSource, netsel.ConfigHash,
+		netsel.Repair,
+	} {
 		if v, ok := m.Annotations[key]; ok {
 			if p.Annotations == nil {
 				p.Annotations = map[string]string{}
