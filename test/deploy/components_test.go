@@ -101,11 +101,11 @@ func TestComponents(t *testing.T) {
 	}
 }
 
-// fits reports whether a component is for a directory: isolation, hotplug and executor are for the daemon,
+// fits reports whether a component is for a directory: isolation, hotplug, executor and evict are for the daemon,
 // isolation-thin is for the thin plugin.
 func fits(component, dir string) bool {
 	switch component {
-	case "isolation", "hotplug", "executor":
+	case "isolation", "hotplug", "executor", "evict":
 		return dir != thin
 	case "isolation-thin":
 		return dir == thin
@@ -234,9 +234,10 @@ func addedRoles(t *testing.T, m manifest) map[string]*rbacv1.ClusterRole {
 	return roles
 }
 
-// watchPods is the permission that hotplug adds.
-var watchPods = rbacv1.PolicyRule{
-	APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"list", "watch"},
+// watchPods are the permissions that hotplug adds.
+var watchPods = []rbacv1.PolicyRule{
+	{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"get", "list", "watch"}},
+	{APIGroups: []string{""}, Resources: []string{"namespaces"}, Verbs: []string{"get"}},
 }
 
 // withResults returns a DaemonSet of the daemon with the directory that hotplug mounts, which is read only.
@@ -281,10 +282,31 @@ func TestHotPlug(t *testing.T) {
 				}
 				roles := addedRoles(t, m)
 				if role := roles["multus-hotplug"]; role == nil || len(roles) != 1 ||
-					!cmp.Equal(role.Rules, []rbacv1.PolicyRule{watchPods}) {
+					!cmp.Equal(role.Rules, watchPods) {
 					t.Errorf("roles %+v", roles)
 				}
 			})
+		}
+	}
+}
+
+// TestEvict checks, in every directory with a daemon, that evict adds one role with one permission, and leaves the daemon
+// as it is. TestRepair of test/realnode uses it.
+func TestEvict(t *testing.T) {
+	t.Parallel()
+	for _, dir := range all(t) {
+		if !fits("evict", dir) {
+			continue
+		}
+		before, m := with(t, dir, "hotplug"), with(t, dir, "hotplug", "evict")
+		checkUnprivileged(t, m)
+		if d := cmp.Diff(get[appsv1.DaemonSet](t, before, "DaemonSet"), get[appsv1.DaemonSet](t, m, "DaemonSet")); d != "" {
+			t.Errorf("%s: DaemonSet (-want +got):\n%s", dir, d)
+		}
+		roles := addedRoles(t, m)
+		want := []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"pods/eviction"}, Verbs: []string{"create"}}}
+		if role := roles["multus-evict"]; role == nil || len(roles) != 2 || !cmp.Equal(role.Rules, want) {
+			t.Errorf("%s: roles %+v", dir, roles)
 		}
 	}
 }
