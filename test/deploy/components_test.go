@@ -290,8 +290,8 @@ func TestHotPlug(t *testing.T) {
 	}
 }
 
-// TestEvict checks, in every directory with a daemon, that evict adds one role with one permission, and leaves the daemon
-// as it is. TestRepair of test/realnode uses it.
+// TestEvict checks, in every directory with a daemon, that evict adds one role with one permission, and leaves the
+// daemon as it is. TestRepair of test/realnode uses it.
 func TestEvict(t *testing.T) {
 	t.Parallel()
 	for _, dir := range all(t) {
@@ -304,7 +304,9 @@ func TestEvict(t *testing.T) {
 			t.Errorf("%s: DaemonSet (-want +got):\n%s", dir, d)
 		}
 		roles := addedRoles(t, m)
-		want := []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"pods/eviction"}, Verbs: []string{"create"}}}
+		want := []rbacv1.PolicyRule{
+			{APIGroups: []string{""}, Resources: []string{"pods/eviction"}, Verbs: []string{"create"}},
+		}
 		if role := roles["multus-evict"]; role == nil || len(roles) != 2 || !cmp.Equal(role.Rules, want) {
 			t.Errorf("%s: roles %+v", dir, roles)
 		}

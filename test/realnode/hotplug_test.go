@@ -278,7 +278,8 @@ func (w *plugWatch) cold(t *testing.T, pods []string) {
 			}
 			return nil
 		})
-		moment := time.NewTimer(rand.N(statusPeriod)) //nolint:gosec // not for security
+		// The rounds are spread over the period, whose phase is that of the STATUS that started the last runner.
+		moment := time.NewTimer((time.Duration(round)*statusPeriod + rand.N(statusPeriod)) / coldRounds) //nolint:gosec // not for security
 		<-moment.C
 		networks, want := "net-a,net-b", bothNetworks
 		if round%2 == 1 {
