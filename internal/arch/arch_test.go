@@ -64,7 +64,8 @@ var beside = map[string][]string{
 		"multus/internal/agent/hotplug", "multus/internal/agent/metrics", "multus/internal/agent/podstatus",
 		"multus/internal/agent/repair",
 	},
-	"multus/internal/doctor": {"multus/internal/agent/cniconfig", "multus/internal/source/kube"},
+	"multus/internal/source/kube": {"multus/internal/source/dra"},
+	"multus/internal/doctor":      {"multus/internal/agent/cniconfig", "multus/internal/source/kube"},
 }
 
 type pkg struct {

@@ -230,8 +230,8 @@ func (e *explain) configuration() ([]byte, error) {
 type flagDevices map[string][]string
 
 // Devices returns the devices for any pod.
-func (d flagDevices) Devices(context.Context, plan.Ref, string) (map[string][]string, error) {
-	return d, nil
+func (d flagDevices) Devices(context.Context, plan.Ref, string) (*plan.Allocation, error) {
+	return &plan.Allocation{IDs: d}, nil
 }
 
 // allocatedDevices returns the devices of the pod: those of the flags, or those that the kubelet reports.

@@ -436,13 +436,13 @@ var catalogue = [count]Entry{
 	},
 	NoDeviceLeft: {
 		Code:    BadConfig,
-		Message: "network <network> of pod <pod>: no device of <resource> is left: the kubelet gave the pod <count>",
-		Next:    "request <count> or more of <resource> in the resources of the pod's containers",
+		Message: "network <network> of pod <pod>: no device of <resource> is left: the kubelet gave the pod <count><claims>",
+		Next:    "request <count> or more of <resource> in the resources of the pod's containers, or in a ResourceClaim",
 	},
 	RunningNoDevice: {
 		Code: BadConfig,
 		Message: "network <network> of pod <pod>: a running pod cannot be given a device, and no device of <resource> is " +
-			"unused: the kubelet gave the pod <count>",
+			"unused: the kubelet gave the pod <count><claims>",
 		Next: "request more of <resource> in the resources of the pod's containers, and create the pod again",
 	},
 	DeviceConfigInvalid: {

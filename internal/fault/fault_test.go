@@ -36,9 +36,9 @@ func TestCatalogue(t *testing.T) {
 			"set clusterNetwork in the CNI configuration", fault.BadConfig,
 		},
 		{ // the advice has the arguments that the message leaves
-			fault.NoDeviceLeft.New("n", "a/p", "vendor/nic", 1, 2, "vendor/nic"),
+			fault.NoDeviceLeft.New("n", "a/p", "vendor/nic", 1, "", 2, "vendor/nic"),
 			"network n of pod a/p: no device of vendor/nic is left: the kubelet gave the pod 1",
-			"request 2 or more of vendor/nic in the resources of the pod's containers", fault.BadConfig,
+			"request 2 or more of vendor/nic in the resources of the pod's containers, or in a ResourceClaim", fault.BadConfig,
 		},
 	} {
 		if tc.err.Error() != tc.text || tc.err.Next != tc.next || tc.err.Code != tc.code {

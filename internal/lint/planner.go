@@ -39,8 +39,8 @@ func (s *source) Network(_ context.Context, ref plan.Ref) (*plan.Definition, err
 }
 
 // Devices returns the devices that the kubelet would give to the pod.
-func (s *source) Devices(context.Context, plan.Ref, string) (map[string][]string, error) {
-	return s.devices, nil
+func (s *source) Devices(context.Context, plan.Ref, string) (*plan.Allocation, error) {
+	return &plan.Allocation{IDs: s.devices}, nil
 }
 
 // check returns the attachments of the pod and the reasons for which ADD refuses it. There are no other errors: nothing

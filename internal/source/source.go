@@ -8,6 +8,7 @@ import (
 
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
+	"multus/internal/source/dra"
 	"multus/internal/source/file"
 	"multus/internal/source/kube"
 	"multus/internal/source/podresources"
@@ -25,6 +26,8 @@ type Options struct {
 	KubeletRoot string
 	// Events is the key events: which events of pods are written.
 	Events string
+	// Slices, if set, returns what looks up the devices of claims. Otherwise each look-up is a request.
+	Slices func(*kube.Client) dra.Slices
 	// Getenv returns KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT.
 	Getenv func(string) string
 	Log    *slog.Logger
@@ -60,7 +63,13 @@ func Open(o Options) (*Sources, error) {
 		return nil, err
 	}
 	client.Log(o.Log)
+	claimed := &dra.Devices{Kubelet: devices, API: client}
+	if o.Slices != nil {
+		claimed.Slices = o.Slices(client)
+	} else {
+		claimed.Slices = kube.NewSlices(client)
+	}
 	return &Sources{
-		Networks: client, Pods: client, Devices: devices, Cluster: publish.WithEvents(client, o.Events), Kube: client,
+		Networks: client, Pods: client, Devices: claimed, Cluster: publish.WithEvents(client, o.Events), Kube: client,
 	}, nil
 }

@@ -197,7 +197,7 @@ func parsing() []produced {
 // noDevices is a kubelet that does not answer, and a network that needs a device.
 type noDevices struct{}
 
-func (noDevices) Devices(context.Context, plan.Ref, string) (map[string][]string, error) {
+func (noDevices) Devices(context.Context, plan.Ref, string) (*plan.Allocation, error) {
 	return nil, errors.New("connection refused")
 }
 

@@ -1,7 +1,6 @@
 package plan
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -328,60 +327,6 @@ func jsonString(s string) json.RawMessage {
 		panic(err)
 	}
 	return b
-}
-
-// allocation assigns the devices of one pod, each one once in the whole plan (behaviour H20; H22: today's Multus
-// assigns the same device to several interfaces).
-type allocation struct {
-	ids  map[string][]string
-	used map[string]int
-}
-
-// assignDevice assigns the next device of a resource to an attachment. It is an error if no device is left: an
-// interface that was requested with a device is useless without one (behaviour H21). With
-// allowMissingDevices, such an interface is attached without a device, as in today's Multus.
-func (p *planning) assignDevice(ctx context.Context, a *Attachment, resource string) error {
-	if p.devices == nil {
-		if p.Devices == nil {
-			return fault.DevicesUnreadable.New(a.Name, p.pod.Ref, resource)
-		}
-		ids, err := p.Devices.Devices(ctx, p.pod.Ref, p.pod.UID)
-		if err != nil {
-			return fault.DevicesUnavailable.Wrap(err, a.Name, p.pod.Ref, resource)
-		}
-		p.devices = &allocation{ids: ids, used: map[string]int{}}
-	}
-	ids := p.unusedDevices(resource)
-	i := p.devices.used[resource]
-	if i >= len(ids) {
-		if p.running {
-			return fault.RunningNoDevice.New(a.Name, p.pod.Ref, resource, len(p.devices.ids[resource]), resource)
-		}
-		if p.conf.AllowMissingDevices {
-			p.Log.Warn("attaching without a device", "network", a.Name, "pod", p.pod.Ref, "container", p.req.ContainerID,
-				"resource", resource)
-			return nil
-		}
-		return fault.NoDeviceLeft.New(a.Name, p.pod.Ref, resource, len(ids), i+1, resource)
-	}
-	p.devices.used[resource]++
-	l, err := a.Config.WithDevice(ids[i])
-	if err != nil {
-		return fmt.Errorf("network %s: %w", a.Name, err)
-	}
-	a.Config, a.Resource, a.Device = l, resource, ids[i]
-	return nil
-}
-
-// unusedDevices returns the devices of a resource that no attachment of the running sandbox has.
-func (p *planning) unusedDevices(resource string) []string {
-	ids := p.devices.ids[resource]
-	if len(p.attached) == 0 {
-		return ids
-	}
-	return slices.DeleteFunc(slices.Clone(ids), func(id string) bool {
-		return slices.ContainsFunc(p.attached, func(a Attached) bool { return a.Resource == resource && a.Device == id })
-	})
 }
 
 // Gateway returns the gateway of a family that the attachment has to set, or the zero address.

@@ -246,7 +246,9 @@ func (b *bench) sources(tb testing.TB, which, devices string) {
 // given returns the same devices for every pod.
 type given map[string][]string
 
-func (g given) Devices(context.Context, plan.Ref, string) (map[string][]string, error) { return g, nil }
+func (g given) Devices(context.Context, plan.Ref, string) (*plan.Allocation, error) {
+	return &plan.Allocation{IDs: g}, nil
+}
 
 // down is an API server that is not reachable.
 type down struct{}

@@ -3,6 +3,7 @@ package plan
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"multus/internal/engine/request"
 )
@@ -56,8 +57,48 @@ type Pods interface {
 	Pod(ctx context.Context, ref Ref) (*Pod, error)
 }
 
-// Devices returns the devices that the kubelet gave to a pod: resource name to device IDs, the IDs sorted as strings
-// (behaviour H4). For a pod without devices it returns an empty map and no error.
+// Devices returns the devices that the kubelet gave to a pod. For a pod without devices it returns an empty allocation
+// and no error.
 type Devices interface {
-	Devices(ctx context.Context, pod Ref, uid string) (map[string][]string, error)
+	Devices(ctx context.Context, pod Ref, uid string) (*Allocation, error)
+}
+
+// Claims is implemented by Devices that have the ResourceClaims of pods. Its methods may send requests to the API
+// server, so they are for pods for which the devices of device plugins do not suffice.
+type Claims interface {
+	// Describe sets Resource and ID of devices, or Problem.
+	Describe(ctx context.Context, claimed []ClaimedDevice) error
+	// Claims returns the devices of a pod's claims as the API server has them, described (behaviour H12).
+	Claims(ctx context.Context, pod Ref, uid string) ([]ClaimedDevice, error)
+}
+
+// Allocation has the devices of a pod.
+type Allocation struct {
+	// IDs has the device IDs by resource name, in the order in which networks take them (behaviour H4, H11).
+	IDs map[string][]string
+	// Claimed has the devices of the pod's ResourceClaims that the kubelet lists. They are not described.
+	Claimed []ClaimedDevice
+}
+
+// ClaimedDevice is a device of a ResourceClaim.
+type ClaimedDevice struct {
+	// Claim is the name of the ResourceClaim. PodClaim and Request are the names of the claim in the pod and of the request
+	// in the claim, or "" if they are unknown.
+	Claim, PodClaim, Request string
+	// Driver, Pool and Device identify the device. They are "" for a claim without a device.
+	Driver, Pool, Device string
+	// Resource and ID are attributes of the device. They are "" if Problem says why no network can have the device.
+	Resource, ID, Problem string
+}
+
+// String returns the claim and its device, and what a network can do with it.
+func (d *ClaimedDevice) String() string {
+	s := "claim " + d.Claim
+	if d.Device != "" {
+		s += fmt.Sprintf(", device %s/%s/%s", d.Driver, d.Pool, d.Device)
+	}
+	if d.Problem != "" {
+		return s + ": " + d.Problem
+	}
+	return s + ": " + d.Resource
 }

@@ -46,7 +46,7 @@ type agent struct {
 
 // assemble connects the parts. It starts none of them.
 func assemble(conf *config.Daemon, o *Options, log *slog.Logger) (*agent, error) {
-	s, err := connect(conf, o.Getenv, log)
+	s, err := connect(conf, o.NodeName, o.Getenv, log)
 	if err != nil {
 		return nil, err
 	}

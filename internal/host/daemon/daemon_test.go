@@ -121,7 +121,7 @@ func TestEvents(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s, err := connect(conf, os.Getenv, slog.New(slog.DiscardHandler))
+		s, err := connect(conf, "node-a", os.Getenv, slog.New(slog.DiscardHandler))
 		if err == nil {
 			err = s.Cluster.Emit(t.Context(), request.Pod{Namespace: "n", Name: "p"}, publish.Event{Type: publish.Normal})
 		}

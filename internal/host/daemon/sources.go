@@ -10,6 +10,7 @@ import (
 	"multus/internal/config"
 	"multus/internal/engine/publish"
 	"multus/internal/source"
+	"multus/internal/source/dra"
 	"multus/internal/source/kube"
 )
 
@@ -19,11 +20,18 @@ type sources struct {
 	// cache has the network definitions, and emitNode writes an event of a node. Both are nil without a cluster.
 	cache    *kube.Cache
 	emitNode func(ctx context.Context, node string, e publish.Event) error
+	// slices has the devices of this node that drivers publish. It is nil without a cluster.
+	slices *kube.SliceCache
 }
 
 // connect opens the sources. Without a cluster, network definitions and pods come from the directory networksDir.
-func connect(conf *config.Daemon, getenv func(string) string, log *slog.Logger) (*sources, error) {
+func connect(conf *config.Daemon, node string, getenv func(string) string, log *slog.Logger) (*sources, error) {
+	var slices *kube.SliceCache
 	s, err := source.Open(source.Options{
+		Slices: func(c *kube.Client) dra.Slices {
+			slices = kube.NewSliceCache(c, node, log)
+			return slices
+		},
 		NetworksDir: conf.NetworksDir, StatusDir: filepath.Join(conf.SocketDir, "status"),
 		Kubeconfig: conf.Kubeconfig, KubeletRoot: conf.KubeletRoot, Events: conf.Events, Getenv: getenv, Log: log,
 	})
@@ -38,7 +46,7 @@ func connect(conf *config.Daemon, getenv func(string) string, log *slog.Logger) 
 	}
 	cache := kube.NewCache(s.Kube, log)
 	s.Networks = cache
-	return &sources{Sources: s, cache: cache, emitNode: s.Kube.EmitNode}, nil
+	return &sources{Sources: s, cache: cache, emitNode: s.Kube.EmitNode, slices: slices}, nil
 }
 
 // run keeps the cache up to date until ctx ends.

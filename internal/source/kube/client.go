@@ -43,8 +43,11 @@ type Client struct {
 	core   *rest.RESTClient
 	events *rest.RESTClient // core, with a rate limit of its own
 	nads   *rest.RESTClient
-	// stream and coreStream are nads and core without a limit on the duration of a request: for watches.
-	stream, coreStream *rest.RESTClient
+	// resources is for the API group of ResourceClaims and ResourceSlices.
+	resources *rest.RESTClient
+	// stream, coreStream and resourceStream are nads, core and resources without a limit on the duration of a request: for
+	// watches.
+	stream, coreStream, resourceStream *rest.RESTClient
 
 	params runtime.ParameterCodec
 	update updates
@@ -68,6 +71,8 @@ func New(config *Config) (*Client, error) {
 	if err := errors.Join(nadv1.AddToScheme(scheme), metav1.AddMetaToScheme(scheme)); err != nil {
 		return nil, fmt.Errorf("register types: %w", err)
 	}
+	scheme.AddKnownTypeWithName(resourceVersion.WithKind("ResourceSlice"), &slice{})
+	metav1.AddToGroupVersion(scheme, resourceVersion)
 	c := rest.CopyConfig(config)
 	c.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
 	c.ContentType = runtime.ContentTypeJSON
@@ -93,22 +98,29 @@ func New(config *Config) (*Client, error) {
 		maxObject: maxObject,
 		params:    runtime.NewParameterCodec(scheme), node: func() string { return nodeOf(config) },
 	}
-	if client.core, err = restClient(c, "/api", schema.GroupVersion{Version: "v1"}, transport); err != nil {
-		return nil, err
-	}
-	if client.events, err = restClient(events, "/api", schema.GroupVersion{Version: "v1"}, transport); err != nil {
-		return nil, err
-	}
-	if client.nads, err = restClient(c, "/apis", nadv1.SchemeGroupVersion, transport); err != nil {
-		return nil, err
-	}
 	// http.Client.Timeout would also end a watch.
 	unlimited := &http.Client{Transport: transport.Transport}
-	if client.stream, err = restClient(c, "/apis", nadv1.SchemeGroupVersion, unlimited); err != nil {
-		return nil, err
+	core := schema.GroupVersion{Version: "v1"}
+	for _, one := range []struct {
+		client    **rest.RESTClient
+		config    *Config
+		path      string
+		version   schema.GroupVersion
+		transport *http.Client
+	}{
+		{&client.core, c, "/api", core, transport},
+		{&client.events, events, "/api", core, transport},
+		{&client.nads, c, "/apis", nadv1.SchemeGroupVersion, transport},
+		{&client.resources, c, "/apis", resourceVersion, transport},
+		{&client.coreStream, c, "/api", core, unlimited},
+		{&client.stream, c, "/apis", nadv1.SchemeGroupVersion, unlimited},
+		{&client.resourceStream, c, "/apis", resourceVersion, unlimited},
+	} {
+		if *one.client, err = restClient(one.config, one.path, one.version, one.transport); err != nil {
+			return nil, err
+		}
 	}
-	client.coreStream, err = restClient(c, "/api", schema.GroupVersion{Version: "v1"}, unlimited)
-	return client, err
+	return client, nil
 }
 
 func restClient(config *Config, path string, gv schema.GroupVersion, h *http.Client) (*rest.RESTClient, error) {

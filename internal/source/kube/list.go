@@ -61,15 +61,15 @@ func (c *Client) Pods(ctx context.Context, node string) ([]plan.Pod, error) {
 }
 
 // list calls visit for the objects of all pages, of all namespaces if the target has none.
-func list(ctx context.Context, client *rest.RESTClient, t target, accept, fieldSelector string,
-	visit func(*object),
+func list[T any](ctx context.Context, client *rest.RESTClient, t target, accept, fieldSelector string,
+	visit func(*T),
 ) error {
 	for next := ""; ; {
 		var page struct {
 			Metadata struct {
 				Continue string `json:"continue"`
 			} `json:"metadata"`
-			Items []object `json:"items"`
+			Items []T `json:"items"`
 		}
 		r := client.Get().Namespace(t.namespace).Resource(t.resource).SetHeader("Accept", accept).Param("limit",
 			fmt.Sprint(listPage)).MaxRetries(0).Timeout(listTimeout)

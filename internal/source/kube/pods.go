@@ -32,35 +32,54 @@ type PodHandler interface {
 	Gone(pod *plan.Pod)
 }
 
-// podsPauseMax limits the pause before an interrupted watch of the node's pods is resumed; it varies between this and
-// twice this. It is shorter than the default of client-go (30 seconds), because the changes that running pods request
+// podsPauseMax limits the pause before an interrupted watch is resumed; it varies between this and twice this. It is shorter than the default of client-go (30 seconds), because the changes that running pods request
 // wait for it. The answer has only the pods of one node.
 const podsPauseMax = 10 * time.Second
 
 // WatchPods calls a handler for the pods of a node until ctx ends. It reads only their metadata. An interrupted watch
 // is resumed with back-off, and logged once a minute at most.
 func (c *Client) WatchPods(ctx context.Context, node string, h PodHandler, log *slog.Logger) {
-	// Without client-go's metadata client, which links the types of all APIs, and without its informers, whose pause after
-	// an error cannot be set.
-	own := fields.OneTermEqualSelector("spec.nodeName", node).String()
-	failed := watchLog(log, node)
+	// Without client-go's metadata client, which links the types of all APIs.
+	c.follow(ctx, &following{
+		client: c.coreStream, resource: "pods", selector: fields.OneTermEqualSelector("spec.nodeName", node),
+		object: &metav1.PartialObjectMetadata{}, list: func() runtime.Object { return &metav1.PartialObjectMetadataList{} },
+		acceptList: acceptMetadataList, accept: acceptMetadata,
+		failed: watchLog(log, target{verb: "watch", resource: "pods"},
+			"watch of the node's pods failed: changes of their networks are not seen"),
+	}, &podStore{handler: h})
+}
+
+// following is a list and a watch.
+type following struct {
+	client             *rest.RESTClient
+	resource           string
+	selector           fields.Selector
+	object             runtime.Object
+	list               func() runtime.Object
+	acceptList, accept string
+	failed             func(error) error // logs an error, and returns it
+}
+
+// follow passes what is listed and watched to a store until ctx ends. An interrupted watch is resumed with back-off.
+func (c *Client) follow(ctx context.Context, f *following, store cache.ReflectorStore) {
+	// Without the informers of client-go, whose pause after an error cannot be set.
 	request := func(o *metav1.ListOptions, accept string) *rest.Request {
-		o.FieldSelector = own
-		return c.coreStream.Get().Resource("pods").SetHeader("Accept", accept).VersionedParams(o, c.params).MaxRetries(0)
+		o.FieldSelector = f.selector.String()
+		return f.client.Get().Resource(f.resource).SetHeader("Accept", accept).VersionedParams(o, c.params).MaxRetries(0)
 	}
 	lw := listWatch{&cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			list := &metav1.PartialObjectMetadataList{}
-			return list, failed(do(ctx, request(&o, acceptMetadataList), list, listTimeout))
+			list := f.list()
+			return list, f.failed(do(ctx, request(&o, f.acceptList), list, listTimeout))
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			o.Watch = true
-			w, err := request(&o, acceptMetadata).Watch(ctx)
-			return w, resumable(failed(err))
+			w, err := request(&o, f.accept).Watch(ctx)
+			return w, resumable(f.failed(err))
 		},
 	}}
-	r := cache.NewReflectorWithOptions(lw, &metav1.PartialObjectMetadata{}, &podStore{handler: h}, cache.ReflectorOptions{
-		Name:    "pods",
+	r := cache.NewReflectorWithOptions(lw, f.object, store, cache.ReflectorOptions{
+		Name:    f.resource,
 		Backoff: &wait.Backoff{Duration: time.Second, Factor: 2, Jitter: 1, Cap: podsPauseMax, Steps: math.MaxInt},
 	})
 	r.RunWithContext(klog.NewContext(ctx, logr.Discard())) // failed logs the errors
@@ -70,7 +89,7 @@ func (c *Client) WatchPods(ctx context.Context, node string, h PodHandler, log *
 const logEvery = time.Minute
 
 // watchLog returns a function that logs the error of a watch, once in logEvery at most, and returns it.
-func watchLog(log *slog.Logger, node string) func(error) error {
+func watchLog(log *slog.Logger, t target, message string) func(error) error {
 	var last time.Time
 	return func(err error) error {
 		if err == nil || time.Since(last) < logEvery {
@@ -78,9 +97,9 @@ func watchLog(log *slog.Logger, node string) func(error) error {
 		}
 		last = time.Now()
 		if code(err) == http.StatusForbidden {
-			err = forbidden(target{verb: "watch", resource: "pods"}, err)
+			err = forbidden(t, err)
 		}
-		log.Warn("watch of the node's pods failed: changes of their networks are not seen", "node", node, "err", err)
+		log.Warn(message, "err", err) //nolint:sloglint // a constant of the callers
 		return err
 	}
 }

@@ -51,18 +51,19 @@ func New(o Options) *Kubelet {
 	return &Kubelet{root: o.Root}
 }
 
-// Devices returns the IDs of the pod's devices by resource name, each once, in the order of allocated.add. If the
-// socket exists, Devices uses only that, by namespace and name. Otherwise it reads the checkpoint file, by UID
-// (behaviour H2-H4). The error wraps plan.ErrUnavailable if the same call may succeed later.
-func (k *Kubelet) Devices(ctx context.Context, pod plan.Ref, uid string) (map[string][]string, error) {
+// Devices returns the IDs of the pod's devices by resource name, each once, in the order of allocated.add, and the
+// devices of its ResourceClaims without their attributes. If the socket exists, Devices uses only that, by namespace
+// and name. Otherwise it reads the checkpoint file, by UID (behaviour H2-H5). The error wraps plan.ErrUnavailable if
+// the same call may succeed later.
+func (k *Kubelet) Devices(ctx context.Context, pod plan.Ref, uid string) (*plan.Allocation, error) {
 	socket := filepath.Join(k.root, socketFile)
 	_, err := os.Stat(socket)
-	var devices map[string][]string
+	devices := &plan.Allocation{}
 	switch {
 	case err == nil:
-		devices, err = list(ctx, socket, pod)
+		devices, err = fromSocket(ctx, socket, pod)
 	case errors.Is(err, fs.ErrNotExist):
-		devices, err = fromCheckpoint(filepath.Join(k.root, checkpointFile), uid)
+		devices.IDs, err = fromCheckpoint(filepath.Join(k.root, checkpointFile), uid)
 		if errors.Is(err, fs.ErrNotExist) {
 			err = fmt.Errorf("neither the socket %s nor the checkpoint file %s exists; %s", socket,
 				filepath.Join(k.root, checkpointFile), nextStep)

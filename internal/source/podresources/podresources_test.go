@@ -117,10 +117,45 @@ func TestSocket(t *testing.T) {
 	}
 	for _, tt := range tests {
 		got, err := New(Options{Root: root}).Devices(t.Context(), tt.pod, "u")
-		if err != nil || !reflect.DeepEqual(got, tt.want) {
+		if err != nil || !reflect.DeepEqual(got.IDs, tt.want) {
 			t.Errorf("Devices(%s) = %v, %v, want %v", tt.pod, got, err, tt.want)
 		}
 	}
+}
+
+// TestDynamicResources checks that the devices of claims are listed, each once, and that Get is preferred to List
+// (behaviour H5).
+func TestDynamicResources(t *testing.T) {
+	t.Parallel()
+	root := newRoot(t)
+	vf := &podresourcesv1.ClaimResource{DriverName: "nic.example.com", PoolName: "node-a", DeviceName: "vf0"}
+	dynamic := []*podresourcesv1.DynamicResource{{
+		ClaimName: "web-nic-x7z", ClaimNamespace: "team-a", ClaimResources: []*podresourcesv1.ClaimResource{vf},
+	}}
+	serve(t, root, getter{pod: &podresourcesv1.PodResources{Containers: []*podresourcesv1.ContainerResources{
+		{DynamicResources: dynamic, Devices: []*podresourcesv1.ContainerDevices{devicesOf("r", "a")}},
+		{DynamicResources: dynamic},
+	}}})
+	got, err := New(Options{Root: root}).Devices(t.Context(), web, "u")
+	want := &plan.Allocation{
+		IDs:     map[string][]string{"r": {"a"}},
+		Claimed: []plan.ClaimedDevice{{Claim: "web-nic-x7z", Driver: "nic.example.com", Pool: "node-a", Device: "vf0"}},
+	}
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("Devices = %+v, %v, want %+v", got, err, want)
+	}
+}
+
+// getter is a kubelet that serves Get.
+type getter struct {
+	podresourcesv1.UnimplementedPodResourcesListerServer
+	pod *podresourcesv1.PodResources
+}
+
+// Get implements the podresources API.
+func (g getter) Get(context.Context, *podresourcesv1.GetPodResourcesRequest,
+) (*podresourcesv1.GetPodResourcesResponse, error) {
+	return &podresourcesv1.GetPodResourcesResponse{PodResources: g.pod}, nil
 }
 
 // TestSocketLargeAnswer tests lists that exceed gRPC's default limit of 4 MiB.
@@ -135,7 +170,7 @@ func TestSocketLargeAnswer(t *testing.T) {
 			}, nil
 		}})
 		got, err := New(Options{Root: root}).Devices(t.Context(), web, "")
-		if ok != (err == nil) || ok && len(got["r"]) != 1 {
+		if ok != (err == nil) || ok && len(got.IDs["r"]) != 1 {
 			t.Errorf("%d MiB: %v, %v", size>>20, got, err)
 		}
 	}
@@ -153,7 +188,7 @@ func TestSocketBurst(t *testing.T) {
 			PodResources: []*podresourcesv1.PodResources{podOf(web, devicesOf("r", "a"))},
 		}, nil
 	}})
-	if got, err := New(Options{Root: root}).Devices(t.Context(), web, ""); err != nil || len(got["r"]) != 1 {
+	if got, err := New(Options{Root: root}).Devices(t.Context(), web, ""); err != nil || len(got.IDs["r"]) != 1 {
 		t.Errorf("Devices = %v, %v", got, err)
 	}
 }
@@ -307,7 +342,7 @@ func TestCheckpoint(t *testing.T) {
 				}
 				return
 			}
-			if err != nil || !reflect.DeepEqual(got, tt.want) {
+			if err != nil || !reflect.DeepEqual(got.IDs, tt.want) {
 				t.Errorf("Devices = %v, %v, want %v", got, err, tt.want)
 			}
 		})

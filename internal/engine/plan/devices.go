@@ -1,0 +1,140 @@
+package plan
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"multus/internal/fault"
+)
+
+// maxSeen limits how many devices of claims an error names.
+const maxSeen = 8
+
+// allocation assigns the devices of one pod, each one once in the whole plan (behaviour H20; H22: today's Multus
+// assigns the same device to several interfaces).
+type allocation struct {
+	ids  map[string][]string
+	used map[string]int
+	// claimed are the devices of claims. more has the steps that are left to find devices.
+	claimed []ClaimedDevice
+	more    []func(context.Context) error
+}
+
+// assignDevice assigns the next device of a resource to an attachment. It is an error if no device is left: an
+// interface that was requested with a device is useless without one (behaviour H21). With
+// allowMissingDevices, such an interface is attached without a device, as in today's Multus.
+func (p *planning) assignDevice(ctx context.Context, a *Attachment, resource string) error {
+	if p.devices == nil {
+		if p.Devices == nil {
+			return fault.DevicesUnreadable.New(a.Name, p.pod.Ref, resource)
+		}
+		if err := p.readDevices(ctx); err != nil {
+			return fault.DevicesUnavailable.Wrap(err, a.Name, p.pod.Ref, resource)
+		}
+	}
+	i := p.devices.used[resource]
+	ids := p.unusedDevices(resource)
+	for i >= len(ids) && len(p.devices.more) > 0 {
+		next := p.devices.more[0]
+		p.devices.more = p.devices.more[1:]
+		if err := next(ctx); err != nil {
+			return fault.DevicesUnavailable.Wrap(err, a.Name, p.pod.Ref, resource)
+		}
+		ids = p.unusedDevices(resource)
+	}
+	if i >= len(ids) {
+		return p.noDevice(a, resource, len(ids), i+1)
+	}
+	p.devices.used[resource]++
+	l, err := a.Config.WithDevice(ids[i])
+	if err != nil {
+		return fmt.Errorf("network %s: %w", a.Name, err)
+	}
+	a.Config, a.Resource, a.Device = l, resource, ids[i]
+	return nil
+}
+
+// readDevices reads the devices of the pod: those of device plugins, which are considered first. Only if they do not
+// suffice, those of claims that the kubelet lists are looked up, and then those that the API server has: kubelets
+// before 1.36 list none (behaviour H10-H12).
+func (p *planning) readDevices(ctx context.Context) error {
+	found, err := p.Devices.Devices(ctx, p.pod.Ref, p.pod.UID)
+	if err != nil {
+		return err
+	}
+	d := &allocation{ids: found.IDs, used: map[string]int{}}
+	p.devices = d
+	source, ok := p.Devices.(Claims)
+	if !ok {
+		return nil
+	}
+	if len(found.Claimed) > 0 {
+		d.more = append(d.more, func(ctx context.Context) error {
+			err := source.Describe(ctx, found.Claimed)
+			d.add(found.Claimed)
+			return err
+		})
+	}
+	d.more = append(d.more, func(ctx context.Context) error {
+		claimed, err := source.Claims(ctx, p.pod.Ref, p.pod.UID)
+		if err != nil && !errors.Is(err, ErrUnavailable) {
+			// For most pods there is nothing to read, and the error is that no device is left.
+			claimed, err = []ClaimedDevice{{Claim: "of the pod", Problem: err.Error()}}, nil
+		}
+		d.claimed = slices.DeleteFunc(d.claimed, func(k ClaimedDevice) bool {
+			return slices.ContainsFunc(claimed, func(c ClaimedDevice) bool { return c.Claim == k.Claim })
+		})
+		d.add(claimed)
+		return err
+	})
+	return nil
+}
+
+// add adds the devices of claims: sorted as strings, after those that are there (behaviour H11). A device that several
+// claims or containers share counts once.
+func (d *allocation) add(claimed []ClaimedDevice) {
+	slices.SortStableFunc(claimed, func(x, y ClaimedDevice) int { return strings.Compare(x.ID, y.ID) })
+	for i := range claimed {
+		c := &claimed[i]
+		if c.Resource != "" && !slices.Contains(d.ids[c.Resource], c.ID) {
+			if d.ids == nil {
+				d.ids = map[string][]string{}
+			}
+			d.ids[c.Resource] = append(d.ids[c.Resource], c.ID)
+		}
+	}
+	d.claimed = append(d.claimed, claimed...)
+}
+
+// noDevice returns the error for an attachment for which no device is left, or nil if it is attached without one. The
+// error names the devices of claims, and why they do not count.
+func (p *planning) noDevice(a *Attachment, resource string, given, needed int) error {
+	if p.conf.AllowMissingDevices && !p.running {
+		p.Log.Warn("attaching without a device", "network", a.Name, "pod", p.pod.Ref, "container", p.req.ContainerID,
+			"resource", resource)
+		return nil
+	}
+	claims := ""
+	for i := range p.devices.claimed[:min(len(p.devices.claimed), maxSeen)] {
+		claims += "; " + p.devices.claimed[i].String()
+	}
+	claims = fault.Clip(claims, fault.MaxMessage/2)
+	if p.running {
+		return fault.RunningNoDevice.New(a.Name, p.pod.Ref, resource, len(p.devices.ids[resource]), claims, resource)
+	}
+	return fault.NoDeviceLeft.New(a.Name, p.pod.Ref, resource, given, claims, needed, resource)
+}
+
+// unusedDevices returns the devices of a resource that no attachment of the running sandbox has.
+func (p *planning) unusedDevices(resource string) []string {
+	ids := p.devices.ids[resource]
+	if len(p.attached) == 0 {
+		return ids
+	}
+	return slices.DeleteFunc(slices.Clone(ids), func(id string) bool {
+		return slices.ContainsFunc(p.attached, func(a Attached) bool { return a.Resource == resource && a.Device == id })
+	})
+}
