@@ -52,7 +52,7 @@ func (e *Engine) Apply(ctx context.Context, req *request.Request, stateDir strin
 	return withPod(req, e.apply(ctx, s, s.LedgerIn(stateDir)))
 }
 
-func (e *Engine) apply(ctx context.Context, s *session.Session, records *ledger.Store) (err error) {
+func (e *Engine) apply(ctx context.Context, s *session.Session, records *ledger.Store) error {
 	r, err := records.Read(s.Request.ContainerID, s.Request.IfName)
 	if err != nil {
 		return err
@@ -69,6 +69,24 @@ func (e *Engine) apply(ctx context.Context, s *session.Session, records *ledger.
 		return nil
 	}
 	failpoint.At("apply.planned")
+	err = e.whileLocked(ctx, s, records, r, changes, func(ap *applying) error {
+		ap.changed = changes.Stale
+		return ap.all(ctx, has)
+	})
+	if errors.Is(err, errGone) {
+		return nil
+	}
+	return err
+}
+
+// errGone is returned by whileLocked for a sandbox that is gone, or whose record permits no changes.
+var errGone = errors.New("the sandbox is gone or is being deleted")
+
+// whileLocked calls change with the lock of a running sandbox held. r is the record with which changes were decided. It
+// returns ErrChanged if the sandbox has other attachments by now.
+func (e *Engine) whileLocked(ctx context.Context, s *session.Session, records *ledger.Store, r *ledger.Record,
+	changes *plan.Changes, change func(*applying) error,
+) (err error) {
 	if len(changes.Add) > 0 {
 		place, lockErr := e.lockPlace(ctx, s.Request.ContainerID)
 		if lockErr != nil {
@@ -85,14 +103,16 @@ func (e *Engine) apply(ctx context.Context, s *session.Session, records *ledger.
 	if err != nil {
 		return err
 	}
-	if running, err := runs(s, now); err != nil || !running {
+	running, err := runs(s, now)
+	switch {
+	case err != nil:
 		return err
-	}
-	if !sameAttachments(r, now) {
+	case !running:
+		return errGone
+	case !sameAttachments(r, now):
 		return ErrChanged
 	}
-	ap := &applying{Sandbox: b, changes: changes, record: b.Current(now), changed: changes.Stale}
-	return ap.all(ctx, has)
+	return change(&applying{Sandbox: b, changes: changes, record: b.Current(now)})
 }
 
 // runs reports whether a sandbox is attached to its cluster network and its record permits changes.
@@ -321,6 +341,11 @@ func (ap *applying) added(a *plan.Attachment, result types.Result, err error) {
 		return
 	}
 	ap.changed = true
+	ap.announce(a, result)
+}
+
+// announce adds the event about a network that was attached.
+func (ap *applying) announce(a *plan.Attachment, result types.Result) {
 	b, err := json.Marshal(result)
 	if err == nil {
 		var e publish.Event

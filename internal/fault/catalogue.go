@@ -111,6 +111,12 @@ const (
 	CheckFailed
 	NotAttached
 	NotRecorded
+	SandboxUnchangeable
+	DelegateNotRequested
+	DelegateKept
+	DelegateAbsent
+	DelegateUntaken
+	DelegateUnfinished
 	StatusNotReady
 	StatusUnanswered
 
@@ -581,6 +587,40 @@ var catalogue = [count]Entry{
 		Code:    Internal,
 		Message: "container <container ID> is not attached to any network",
 		Next:    "look for its records: multusctl ledger ls",
+	},
+	SandboxUnchangeable: {
+		Code:    Internal,
+		Message: "the networks of container <container ID> cannot be changed: it is not attached, or is being deleted",
+		Next:    "nothing, if the pod is being deleted; otherwise look for its record: multusctl ledger ls",
+	},
+	DelegateNotRequested: {
+		Code:    BadConfig,
+		Message: "the annotation k8s.v1.cni.cncf.io/networks of pod <pod> requests no network with interface <interface>",
+		Next:    "add an element with that interface to the annotation",
+	},
+	DelegateKept: {
+		Code: BadConfig,
+		Message: "network <network> (interface <interface>) of pod <pod> is that of the node's configuration, which is not " +
+			"removed from a running pod",
+		Next: "nothing: the pod keeps it until it is deleted",
+	},
+	DelegateAbsent: {
+		Code:    Internal,
+		Message: "interface <interface> of pod <pod> is not attached to that network",
+		Next:    "attach it, or request another interface",
+	},
+	DelegateUntaken: {
+		Code: TryAgain,
+		Message: "interface <interface> of pod <pod>: no runner on this node took the request within <limit>, and nothing " +
+			"was changed",
+		Next: "the container runtime starts a runner if it calls STATUS, for which the CNI configuration must have version " +
+			"1.1; otherwise install deploy/systemd/multus-runner.service, or add deploy/components/executor; see " +
+			"docs/hot-plug.md",
+	},
+	DelegateUnfinished: {
+		Code: TryAgain, Wraps: true,
+		Message: "interface <interface> of pod <pod>: the runner has not answered the request",
+		Next:    "send the request again: what is attached already is not attached a second time",
 	},
 	StatusNotReady: {
 		Code: NotAvailable, Wraps: true,

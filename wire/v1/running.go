@@ -32,6 +32,9 @@ type Work struct {
 	// recorded first. ResultsDir is where the runtime's libcni caches its results.
 	Adopt      []Adoption `json:"adopt,omitempty"`
 	ResultsDir string     `json:"resultsDir,omitempty"`
+	// Delegate has the requests of other clients for single networks. Each is handed out until WorkDone has its result,
+	// and a second time at most.
+	Delegate []DelegateJob `json:"delegate,omitempty"`
 }
 
 // Adoption is a sandbox to record.
@@ -43,6 +46,8 @@ type Adoption struct {
 // WorkDone is the body of POST PathWork.
 type WorkDone struct {
 	Results []WorkResult `json:"results"`
+	// Delegated has the results of Work.Delegate.
+	Delegated []DelegateResult `json:"delegated,omitempty"`
 }
 
 // WorkResult is what became of one pod.
@@ -58,6 +63,10 @@ type WorkResult struct {
 type DiffRequest struct {
 	Request  *Request  `json:"request"`
 	Attached []Present `json:"attached"`
+	// Delegate is the ID of a DelegateJob with the command ADD. The answer then has at most the one addition that it
+	// requests, and none if the sandbox has that network already; a request that is refused is answered with an error. If
+	// the key is absent, the whole sandbox is compared.
+	Delegate string `json:"delegate,omitempty"`
 }
 
 // Present is one attachment of a running sandbox.

@@ -55,7 +55,9 @@ type Queue struct {
 	ready, out []request.Pod
 	// adopt has the sandboxes of pods that have to be recorded first.
 	adopt map[request.Pod]string
-	// changed is closed and replaced when ready grows. waiting is the number of runners that wait for that.
+	// delegations has the requests of other clients that have no result yet, in their order.
+	delegations []*delegation
+	// changed is closed and replaced when ready or delegations grows. waiting is the number of runners that wait for that.
 	changed chan struct{}
 	waiting int
 	// ended reports whether Run has ended.
@@ -100,6 +102,9 @@ func (q *Queue) Run(ctx context.Context) error {
 		q.mu.Lock()
 		if q.ended = ended; !ended {
 			q.ready = append(q.ready, pod)
+		}
+		if ended {
+			q.endAll(errStopping)
 		}
 		q.announce()
 		q.mu.Unlock()
@@ -178,14 +183,15 @@ func (q *Queue) Gone(pod *plan.Pod) {
 	q.work.Forget(pod.Identity())
 }
 
-// Next returns the pods to work on, at most maxHandedOut. It waits until there are some, or ctx or Run ends: a runner
-// that waits must not delay the end of the daemon. The pods that were
+// Next returns the pods to work on, at most maxHandedOut. It waits until there are some or there are Delegations, or ctx
+// or Run ends: a runner that waits must not delay the end of the daemon. The pods that were
 // handed out before and have no result yet are handed out again: there is one runner, and it asks when it is done.
 func (q *Queue) Next(ctx context.Context) []request.Pod {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.ready, q.out = append(q.out, q.ready...), nil
-	for len(q.ready) == 0 && !q.ended {
+	q.recall()
+	for len(q.ready) == 0 && !q.delegates() && !q.ended {
 		changed := q.changed
 		q.waiting++
 		q.mu.Unlock()
@@ -262,22 +268,25 @@ func (q *Queue) Done(pod request.Pod, failure string) error {
 func (q *Queue) Unattended() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return len(q.ready)+len(q.out) > 0 && q.waiting == 0 && q.clock.Since(q.heard) >= silence
+	return q.pending() > 0 && q.waiting == 0 && q.clock.Since(q.heard) >= silence
 }
 
 // RunnerUp returns 1 while a runner waits for work or seems to work, and 0 otherwise.
 func (q *Queue) RunnerUp() float64 {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.waiting > 0 || len(q.out) > 0 && q.clock.Since(q.heard) < silence {
+	if q.waiting > 0 || q.pending() > len(q.ready) && q.clock.Since(q.heard) < silence {
 		return 1
 	}
 	return 0
 }
 
-// Waiting returns the number of pods whose networks may have to be changed.
+// Waiting returns the number of pods whose networks may have to be changed, and of requests for single networks.
 func (q *Queue) Waiting() float64 {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return float64(len(q.ready) + len(q.out))
+	return float64(q.pending())
 }
+
+// pending returns the number of pods and delegations without a result. The caller holds mu.
+func (q *Queue) pending() int { return len(q.ready) + len(q.out) + len(q.delegations) }

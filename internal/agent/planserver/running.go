@@ -3,6 +3,7 @@ package planserver
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"multus/internal/config"
+	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
 	"multus/internal/failpoint"
 	"multus/internal/fault"
@@ -61,7 +63,13 @@ func (s *Server) work(w http.ResponseWriter, r *http.Request) {
 			work.ResultsDir = s.conf.HostPath(cmp.Or(s.conf.CNIResultsDir, config.DefaultCNIResultsDir))
 		}
 	}
-	if len(work.Pods) > 0 {
+	for _, d := range s.hotPlug.Delegations() {
+		work.Delegate = append(work.Delegate, wirev1.DelegateJob{
+			ID: d.ID, Command: d.Command, Pod: wirev1.Pod(d.Pod), ContainerID: d.ContainerID, Netns: d.Netns,
+			IfName: d.IfName, Network: d.Network,
+		})
+	}
+	if len(work.Pods)+len(work.Delegate) > 0 {
 		failpoint.At("hotplug.handed")
 	}
 	limitAnswer(w)
@@ -86,8 +94,24 @@ func (s *Server) workDone(w http.ResponseWriter, r *http.Request) {
 			s.log.Debug("result of a runner ignored", "pod", fault.Clip(result.Pod.Name, fault.MaxName), "err", err)
 		}
 	}
+	s.delegated(msg.Delegated)
 	failpoint.At("hotplug.settled")
 	answer(w, http.StatusOK, struct{}{})
+}
+
+// changes compares a sandbox, or decides about the one network of a delegation.
+func (s *Server) changes(ctx context.Context, r *plan.Resolver, req *request.Request, conf *config.Plugin,
+	has []plan.Attached, delegation string,
+) (*plan.Changes, error) {
+	if delegation == "" {
+		r.Pods = s.hotPlug
+		return r.Diff(ctx, req, conf, has)
+	}
+	wanted := s.hotPlug.Wanted(delegation)
+	if wanted == nil {
+		return nil, errors.New("no client waits for this request any more")
+	}
+	return r.Delegate(ctx, req, conf, has, wanted)
 }
 
 // diff compares what a running sandbox has with what its pod requests now.
@@ -112,9 +136,7 @@ func (s *Server) diff(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, req, err)
 		return
 	}
-	resolver := s.resolverFor(place)
-	resolver.Pods = s.hotPlug
-	changes, err := resolver.Diff(ctx, req, conf, has)
+	changes, err := s.changes(ctx, s.resolverFor(place), req, conf, has, msg.Delegate)
 	if err != nil {
 		s.refuse(w, req, err)
 		return

@@ -128,9 +128,9 @@ const maxMethod = 16
 // notServed has the advice for the paths that only today's Multus serves: which client sends the request, and what to
 // do.
 var notServed = map[string]string{
-	"/delegate": ": multus-dynamic-networks-controller calls it to attach a network to a running pod (hot-plug). This " +
-		"Multus does that itself: set hotPlug in the daemon's configuration file (deploy/components/hotplug), and remove " +
-		"the controller's DaemonSet; see docs/hot-plug.md",
+	pathDelegate: " without hotPlug: multus-dynamic-networks-controller calls it to attach a network to a running pod " +
+		"(hot-plug). Set hotPlug in the daemon's configuration file (deploy/components/hotplug): then it is served, and " +
+		"this Multus changes running pods itself, so that the controller can be removed; see docs/hot-plug.md",
 	"/cni": ": the multus-shim of another Multus calls it; install the plugin that belongs to this daemon " +
 		"(multus-daemon install --dest DIR, or restart the DaemonSet's pod of this node); see docs/upgrade.md",
 }
@@ -147,6 +147,7 @@ func (s *Server) Handler() http.Handler {
 		"POST " + wirev1.PathDiff:   s.diff,
 		"GET " + wirev1.PathMissing: s.missingPods,
 		"POST " + wirev1.PathStatus: s.statusCache.put,
+		pathDelegate:                s.delegate,
 		wirev1.PathHealth:           s.health,
 		wirev1.PathReady:            s.readiness,
 	} {
@@ -156,18 +157,21 @@ func (s *Server) Handler() http.Handler {
 		}
 		mux.HandleFunc(pattern, s.metrics.Count(path, h))
 	}
-	mux.HandleFunc("/", s.metrics.Count("NotFound", func(w http.ResponseWriter, r *http.Request) {
-		// A request of a known path with an unsupported method is routed here, too.
-		status := http.StatusNotFound
-		switch r.URL.Path {
-		case wirev1.PathPlan, wirev1.PathReport, wirev1.PathStatus, wirev1.PathWork, wirev1.PathDiff,
-			wirev1.PathMissing:
-			status = http.StatusMethodNotAllowed
-		}
-		msg := fmt.Sprintf("%s %s is not served", fault.Clip(r.Method, maxMethod), fault.Clip(r.URL.Path, fault.MaxName))
-		answer(w, status, &types.Error{Code: fault.Decoding, Msg: msg + notServed[r.URL.Path]})
-	}))
+	mux.HandleFunc("/", s.metrics.Count("NotFound", refusePath))
 	return mux
+}
+
+// refusePath answers a request that is not served.
+func refusePath(w http.ResponseWriter, r *http.Request) {
+	// A request of a known path with an unsupported method is routed here, too.
+	status := http.StatusNotFound
+	switch r.URL.Path {
+	case wirev1.PathPlan, wirev1.PathReport, wirev1.PathStatus, wirev1.PathWork, wirev1.PathDiff,
+		wirev1.PathMissing:
+		status = http.StatusMethodNotAllowed
+	}
+	msg := fmt.Sprintf("%s %s is not served", fault.Clip(r.Method, maxMethod), fault.Clip(r.URL.Path, fault.MaxName))
+	answer(w, status, &types.Error{Code: fault.Decoding, Msg: msg + notServed[r.URL.Path]})
 }
 
 // plan makes the plan of a request. The daemon's configuration file is merged into the configuration of the request
@@ -346,6 +350,10 @@ func answer(w http.ResponseWriter, status int, v any) {
 		}
 		w.Header().Set("Content-Type", "application/json")
 	}
+	answerBytes(w, status, b)
+}
+
+func answerBytes(w http.ResponseWriter, status int, b []byte) {
 	w.Header().Set("Content-Length", strconv.Itoa(len(b)))
 	w.WriteHeader(status)
 	_, _ = w.Write(b) // an error means that the client is gone

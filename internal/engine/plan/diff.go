@@ -110,19 +110,7 @@ func (c *Changes) None() bool {
 func (r *Resolver) Diff(ctx context.Context, req *request.Request, conf *config.Plugin, has []Attached) (*Changes,
 	error,
 ) {
-	p := &planning{Resolver: r, req: req, conf: conf, running: true}
-	var err error
-	if p.pod, err = r.pod(ctx, req, conf); err != nil {
-		return nil, err
-	}
-	d := &diffing{
-		planning: p, has: has, wanted: make([]bool, len(has)), taken: map[string]string{}, requested: map[string]bool{},
-		changes: &Changes{},
-	}
-	if p.pod != nil {
-		d.changes.Pod = p.pod.Identity()
-	}
-	elements, err := d.elements()
+	d, elements, err := r.compare(ctx, req, conf, has)
 	if err != nil {
 		return nil, err
 	}
@@ -135,13 +123,42 @@ func (r *Resolver) Diff(ctx context.Context, req *request.Request, conf *config.
 			d.addElement(ctx, &elements[i])
 		}
 	}
-	for i := range p.out {
-		if err := p.arguments(&p.out[i]); err != nil {
-			return nil, err
+	if err := d.additions(); err != nil {
+		return nil, err
+	}
+	d.changes.Stale = d.isStale()
+	return d.changes, nil
+}
+
+// compare returns the state of a new diff, and the elements of the pod's annotation.
+func (r *Resolver) compare(ctx context.Context, req *request.Request, conf *config.Plugin, has []Attached) (*diffing,
+	[]netsel.Element, error,
+) {
+	p := &planning{Resolver: r, req: req, conf: conf, running: true}
+	var err error
+	if p.pod, err = r.pod(ctx, req, conf); err != nil {
+		return nil, nil, err
+	}
+	d := &diffing{
+		planning: p, has: has, wanted: make([]bool, len(has)), taken: map[string]string{}, requested: map[string]bool{},
+		changes: &Changes{},
+	}
+	if p.pod != nil {
+		d.changes.Pod = p.pod.Identity()
+	}
+	elements, err := d.elements()
+	return d, elements, err
+}
+
+// additions completes the attachments to add.
+func (d *diffing) additions() error {
+	for i := range d.out {
+		if err := d.arguments(&d.out[i]); err != nil {
+			return err
 		}
 	}
-	d.changes.Add, d.changes.Stale = p.out, d.isStale()
-	return d.changes, nil
+	d.changes.Add = d.out
+	return nil
 }
 
 // diffing is the state while one diff is made. The attachments to add are planning.out.
@@ -269,9 +286,14 @@ func (d *diffing) remove() {
 			d.changes.Remove = append(d.changes.Remove, i)
 			continue
 		}
-		d.taken[a.IfName] = a.Name
-		d.attached = append(d.attached, *a)
+		d.keep(a)
 	}
+}
+
+// keep notes an attachment that stays.
+func (d *diffing) keep(a *Attached) {
+	d.taken[a.IfName] = a.Name
+	d.attached = append(d.attached, *a)
 }
 
 // kubevirtName matches the interfaces that KubeVirt requests. It takes a pod that has an interface net1 for one of the

@@ -435,6 +435,12 @@ func (p *planning) element(ctx context.Context, i int, e *netsel.Element, origin
 		}
 		return a, p.refuse(rule, origin, i, missing)
 	}
+	return p.configured(ctx, a, i, def)
+}
+
+// configured sets the configuration of attachment i, which an element of the pod requests, from its definition.
+func (p *planning) configured(ctx context.Context, a *Attachment, i int, def *Definition) (*Attachment, error) {
+	ref, e, origin := def.Ref, a.Request, a.Origin
 	l, from, err := p.definition(def)
 	if err == nil {
 		if err := p.reserve(l.Size() + l.Len()*argsSize(e)); err != nil {

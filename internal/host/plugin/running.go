@@ -23,6 +23,8 @@ import (
 type RunnerConnection interface {
 	Connection
 	engine.Differ
+	// ForDelegate returns a Differ that decides about the one network of a DelegateJob.
+	ForDelegate(id string) engine.Differ
 }
 
 // ConnectRunner returns the runner's connection to the daemon. It opens nothing yet.
@@ -38,10 +40,32 @@ const diffLimit = 25 * time.Second
 func (d *daemon) Diff(ctx context.Context, req *request.Request, _ *config.Plugin, has []plan.Attached) (*plan.Changes,
 	error,
 ) {
+	return d.diff(ctx, req, has, "")
+}
+
+// delegateDiffer is a Differ for one DelegateJob.
+type delegateDiffer struct {
+	*daemon
+	id string
+}
+
+// ForDelegate returns a Differ that decides about the one network of a DelegateJob.
+func (d *daemon) ForDelegate(id string) engine.Differ { return delegateDiffer{d, id} }
+
+// Diff requests the addition of the network, if the sandbox does not have it.
+func (d delegateDiffer) Diff(ctx context.Context, req *request.Request, _ *config.Plugin, has []plan.Attached) (
+	*plan.Changes, error,
+) {
+	return d.diff(ctx, req, has, d.id)
+}
+
+func (d *daemon) diff(ctx context.Context, req *request.Request, has []plan.Attached, delegate string) (*plan.Changes,
+	error,
+) {
 	ctx, cancel := context.WithTimeoutCause(ctx, diffLimit, fmt.Errorf("no answer for %s", diffLimit))
 	defer cancel()
 	var answer wirev1.Changes
-	msg := &wirev1.DiffRequest{Request: wirev1.FromRequest(req), Attached: wirev1.FromAttached(has)}
+	msg := &wirev1.DiffRequest{Request: wirev1.FromRequest(req), Attached: wirev1.FromAttached(has), Delegate: delegate}
 	if err := d.client.Call(ctx, "POST", wirev1.PathDiff, msg, &answer); err != nil {
 		return nil, tryAgain(err, req)
 	}

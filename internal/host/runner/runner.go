@@ -248,6 +248,7 @@ func withoutSandbox(conf []byte) ([]byte, error) {
 // runner is one run.
 type runner struct {
 	client *client.Client
+	conn   plugin.RunnerConnection
 	engine *engine.Engine
 	conf   *config.Plugin
 	raw    []byte
@@ -261,7 +262,7 @@ type runner struct {
 func newRunner(conf *config.Plugin, raw []byte, o *options, log *slog.Logger) *runner {
 	c := plugin.ConnectRunner(conf, log)
 	return &runner{
-		client: &client.Client{Socket: conf.SocketPath()}, conf: conf, raw: raw, path: o.path, linger: o.linger,
+		client: &client.Client{Socket: conf.SocketPath()}, conn: c, conf: conf, raw: raw, path: o.path, linger: o.linger,
 		fixed: o.fixed, log: log,
 		engine: engine.New(engine.Deps{
 			Planner: c, Publisher: c, Status: c, Differ: c, LockFile: node.LockFile, Boot: node.Boot(), Log: log,
@@ -280,7 +281,7 @@ func (r *runner) run(ctx context.Context) error {
 		switch {
 		case err != nil:
 			pause(ctx, retryPause)
-		case len(work.Pods) > 0:
+		case len(work.Pods)+len(work.Delegate) > 0:
 			if !r.do(ctx, work) {
 				pause(ctx, retryPause) // the daemon has the same work at once
 			}
@@ -346,6 +347,11 @@ func (r *runner) do(ctx context.Context, work *wirev1.Work) (reported bool) {
 	todo := make(chan wirev1.Pod)
 	var lost atomic.Bool
 	var all sync.WaitGroup
+	all.Go(func() {
+		if !r.delegate(ctx, work, store) {
+			lost.Store(true)
+		}
+	})
 	for range min(workers, len(work.Pods)) {
 		all.Go(func() {
 			for pod := range todo {
@@ -385,11 +391,16 @@ func (r *runner) adopt(ctx context.Context, work *wirev1.Work) map[wirev1.Pod]er
 }
 
 func (r *runner) apply(ctx context.Context, record *ledger.Record, stateDir string) error {
+	return r.engine.Apply(ctx, r.request(record), stateDir)
+}
+
+// request returns the request of a change of a recorded sandbox.
+func (r *runner) request(record *ledger.Record) *request.Request {
 	first := &record.Attachments[0]
-	return r.engine.Apply(ctx, &request.Request{
+	return &request.Request{
 		Command: request.Update, ContainerID: record.ContainerID, Netns: record.Netns, IfName: first.IfName,
 		Args: first.Args, Path: r.path, Config: r.raw,
-	}, stateDir)
+	}
 }
 
 // sandboxes returns the records of the sandboxes of pods. A pod may have several sandboxes, of which the runtime
@@ -437,11 +448,14 @@ func (r *runner) report(ctx context.Context, pod wirev1.Pod, failure error) bool
 		result.Error = failure.Error()
 		r.log.Warn("networks of a running pod are not as requested", "pod", pod.Namespace+"/"+pod.Name, "err", failure)
 	}
+	return r.send(ctx, &wirev1.WorkDone{Results: []wirev1.WorkResult{result}})
+}
+
+func (r *runner) send(ctx context.Context, msg *wirev1.WorkDone) bool {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), retryPause)
 	defer cancel()
-	msg := &wirev1.WorkDone{Results: []wirev1.WorkResult{result}}
 	if err := r.client.Call(ctx, "POST", wirev1.PathWork, msg, nil); err != nil {
-		r.log.Warn("the result of a pod is not reported; it is handed out again", "err", err)
+		r.log.Warn("a result is not reported; its work is handed out again", "err", err)
 		return false
 	}
 	return true
