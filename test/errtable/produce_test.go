@@ -56,7 +56,7 @@ var elsewhere = map[string]struct{ file, test string }{
 // the functions below, or by the test in elsewhere.
 func TestEveryRow(t *testing.T) {
 	had := goldens(t)
-	for _, tc := range slices.Concat(parsing(), planning(), hosts(t), engines(t)) {
+	for _, tc := range slices.Concat(parsing(), planning(), hosts(t), engines(t), delegates()) {
 		err := tc.make(t)
 		if err == nil {
 			t.Errorf("%s: no error", tc.name)

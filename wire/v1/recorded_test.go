@@ -77,6 +77,8 @@ func TestRecorded(t *testing.T) {
 		"status.json":      same[wirev1.StatusResult](t), "status-full.json": same[wirev1.StatusResult](t),
 		"work.json": same[wirev1.Work](t), "work-done.json": same[wirev1.WorkDone](t),
 		"missing-full.json": same[wirev1.MissingPods](t),
+		"work-delegate.json": same[wirev1.Work](t), "work-done-delegated.json": same[wirev1.WorkDone](t),
+		"diff-request-delegate.json": same[wirev1.DiffRequest](t),
 		"diff-request-full.json": func(name string) []byte {
 			req, has := message(t, name, func(m *wirev1.DiffRequest) *wirev1.DiffRequest { return m }).ToDiff()
 			return marshal(t, &wirev1.DiffRequest{Request: wirev1.FromRequest(req), Attached: wirev1.FromAttached(has)})

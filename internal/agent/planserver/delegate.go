@@ -85,6 +85,9 @@ func (s *Server) delegateOne(ctx context.Context, msg *delegateRequest) (json.Ra
 		return nil, err
 	}
 	result, err := s.hotPlug.Delegate(ctx, d)
+	if err == nil && len(result) == 0 {
+		err = errors.New("the runner sent no result") // the controller crashes without one
+	}
 	if err != nil {
 		return nil, fmt.Errorf("error configuring pod [%s/%s] networking: %w", d.Pod.Namespace, d.Pod.Name, err)
 	}

@@ -103,14 +103,14 @@ func TestFailureIsLogged(t *testing.T) {
 }
 
 // TestNotServed checks that the answer to a request of today's clients which is not supported says what to do instead
-// (behaviour E3, Q6).
+// (behaviour E3, R20, Q6).
 func TestNotServed(t *testing.T) {
 	t.Parallel()
 	s := &Server{metrics: metrics.New(true)}
 	long := "/" + strings.Repeat("x", 5000)
 	for path, words := range map[string][]string{
 		"/delegate": {
-			"POST /delegate is not served", "multus-dynamic-networks-controller", "hot-plug", "hotPlug",
+			"POST /delegate is not served without hotPlug", "multus-dynamic-networks-controller", "hot-plug", "hotPlug",
 			"deploy/components/hotplug", "docs/hot-plug.md",
 		},
 		"/cni": {

@@ -158,8 +158,9 @@ type fakeDaemon struct {
 
 	// mu guards the times of the requests for work, and the results.
 	mu      sync.Mutex
-	asked   []time.Time
-	results []wirev1.WorkResult
+	asked     []time.Time
+	results   []wirev1.WorkResult
+	delegated []wirev1.DelegateResult
 }
 
 func (f *fakeDaemon) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -178,6 +179,7 @@ func (f *fakeDaemon) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		var done wirev1.WorkDone
 		_ = json.NewDecoder(r.Body).Decode(&done)
 		f.results = append(f.results, done.Results...)
+		f.delegated = append(f.delegated, done.Delegated...)
 	default:
 		f.asked = append(f.asked, time.Now())
 		if body = f.work; body == "" {
