@@ -166,7 +166,7 @@ var faults = []struct {
 	{"pods without their networks (R14)", "daemon", "1 pods run without the networks", func(f *fake) {
 		f.missing.Store(true)
 	}},
-	{"a controller for hot-plug", "daemon", "multus-dynamic-networks-controller runs on this node", func(f *fake) {
+	{"a controller for hot-plug (R20)", "daemon", "multus-dynamic-networks-controller runs on this node", func(f *fake) {
 		f.write("/proc/4242/cmdline", "/usr/bin/dynamic-networks-controller\x00-config=/etc/x.json\x00")
 	}},
 	{"no runner for hot-plug (R12)", "hotplug", "no runner runs", func(f *fake) {
@@ -332,6 +332,20 @@ func TestHealthy(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestServedControllerIsNotReported checks that multus-dynamic-networks-controller is not reported with hotPlug, with
+// which it works (behaviour R20).
+func TestServedControllerIsNotReported(t *testing.T) {
+	t.Parallel()
+	f := healthy(t, "kubeadm")
+	f.write("/proc/4242/cmdline", "/usr/bin/dynamic-networks-controller\x00")
+	f.change(daemonFiles[0], "hotPlug", true)
+	for _, x := range Run(t.Context(), f.Node).Findings {
+		if x.Check == "daemon" {
+			t.Errorf("%+v", x)
+		}
 	}
 }
 

@@ -63,10 +63,12 @@ func runnerRuns(n *Node) (runs, visible bool) {
 const controller = "dynamic-networks-controller"
 
 // hotPlugController reports the controller that attaches networks to running pods through the daemon of today's Multus.
-// With this daemon it fails, and writes an event about each failure.
+// Without hotPlug this daemon does not serve it: it fails, and writes an event about each failure. With hotPlug it
+// works, and does what the daemon does.
 func hotPlugController(n *Node) []Finding {
-	if n.InPod {
-		return nil // the processes of the node are not visible
+	s := n.setup()
+	if n.InPod || s.daemon != nil && s.daemon.HotPlug {
+		return nil // the processes of the node are not visible, or the controller is served
 	}
 	files, err := filepath.Glob(n.path("/proc/[0-9]*/cmdline"))
 	if err != nil {
@@ -80,11 +82,11 @@ func hotPlugController(n *Node) []Finding {
 		if name := path.Base(words[0]); strings.HasSuffix(name, controller) {
 			return []Finding{{
 				Severity: Warning,
-				Message: "multus-dynamic-networks-controller runs on this node: it fails for every pod, since the daemon itself " +
-					"changes the networks of running pods",
+				Message: "multus-dynamic-networks-controller runs on this node: it fails for every pod, since the daemon serves " +
+					"/delegate only with hotPlug",
 				Evidence: fmt.Sprintf("process %s is %s", filepath.Base(filepath.Dir(file)), name),
-				Fix: "remove its DaemonSet (kubectl get ds -A | grep dynamic-networks), and set hotPlug in the daemon's " +
-					"configuration file (deploy/components/hotplug), see docs/hot-plug.md",
+				Fix: "set hotPlug in the daemon's configuration file (deploy/components/hotplug); the daemon then changes " +
+					"running pods itself, too, and the controller's DaemonSet can be removed; see docs/hot-plug.md",
 			}}
 		}
 	}

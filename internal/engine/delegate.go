@@ -22,8 +22,8 @@ const delegateTries = 4
 
 // Attach attaches one network to a running sandbox, as a client of the daemon's socket requests (behaviour R21), and
 // returns its result in version 1.1.0 of CNI. d decides about the network. If the sandbox has it, the result is that of
-// its ADD. The network is recorded before its first delegate runs, and undone if it cannot be attached. No network status
-// is written. req and stateDir are those of Apply.
+// its ADD. The network is recorded before its first delegate runs, and undone if it cannot be attached. No network
+// status is written. req and stateDir are those of Apply.
 func (e *Engine) Attach(ctx context.Context, req *request.Request, stateDir string, d Differ, ifName string) (
 	result json.RawMessage, err error,
 ) {
@@ -54,8 +54,8 @@ func (e *Engine) Attach(ctx context.Context, req *request.Request, stateDir stri
 }
 
 // Detach deletes one network of a running sandbox as it was recorded (behaviour R22). network is the name in its
-// configuration, or "" for any. It does nothing if the sandbox does not have the network. It refuses to delete a network
-// that the node's configuration requests.
+// configuration, or "" for any. It does nothing if the sandbox does not have the network. It refuses to delete a
+// network that the node's configuration requests.
 func (e *Engine) Detach(ctx context.Context, req *request.Request, stateDir, ifName, network string) error {
 	return e.delegated(ctx, req, stateDir, func(ctx context.Context, s *session.Session, records *ledger.Store) error {
 		r, err := records.Read(req.ContainerID, req.IfName)

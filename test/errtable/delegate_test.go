@@ -18,7 +18,8 @@ import (
 
 // delegates returns the errors of requests for one network of a running pod.
 func delegates() []produced {
-	running := func(verb func(*engine.Engine, context.Context, *request.Request) error) func(*testing.T) error {
+	type verb = func(*engine.Engine, context.Context, *request.Request) error
+	running := func(do verb) func(*testing.T) error {
 		return func(t *testing.T) error {
 			t.Helper()
 			s := newSite(t, cluster)
@@ -26,7 +27,7 @@ func delegates() []produced {
 				t.Fatal(err)
 			}
 			testnet.Bridge(t, s.pod, "eth0") // the plugins of the site make no interfaces
-			return verb(s.engine, t.Context(), s.request(request.Update, container, ""))
+			return do(s.engine, t.Context(), s.request(request.Update, container, ""))
 		}
 	}
 	queued := func(ctx context.Context, runners int) func(*testing.T) error {
@@ -65,12 +66,12 @@ func delegates() []produced {
 			_, err = r.Delegate(t.Context(), podRequest("c1"), conf, nil, &plan.Wanted{IfName: "net1"})
 			return err
 		}},
-		{"request about a sandbox that is gone", running(func(e *engine.Engine, ctx context.Context, req *request.Request) error {
+		{"a sandbox that is gone", running(func(e *engine.Engine, ctx context.Context, req *request.Request) error {
 			req.ContainerID = "c9"
 			_, err := e.Attach(ctx, req, "", nil, "net1")
 			return err
 		})},
-		{"request to delete the cluster network", running(func(e *engine.Engine, ctx context.Context, req *request.Request) error {
+		{"DEL of the cluster network", running(func(e *engine.Engine, ctx context.Context, req *request.Request) error {
 			return e.Detach(ctx, req, "", "eth0", "")
 		})},
 		{"CHECK of what is not attached", running(func(e *engine.Engine, ctx context.Context, req *request.Request) error {

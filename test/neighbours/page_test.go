@@ -78,8 +78,7 @@ var runtimes = [][]string{
 
 // notRun is software that was never run with this project.
 var notRun = []string{
-	"multus-dynamic-networks-controller: it needs `POST /delegate` of the daemon, which ours does not serve, since it does " +
-		"hot-plug itself.",
+	"multus-dynamic-networks-controller: `test/e2e` sends the requests of its client (`POST /delegate`), see hot-plug.md.",
 	"The SR-IOV device plugin and its CNI plugins, dra-driver-sriov: they need hardware.",
 	"KubeVirt: the scenario `interfaces rearranged` does by hand what its bridge binding does to a pod.",
 	"kube-OVN, Antrea, Spiderpool, Submariner, MultiNetworkPolicy controllers.",

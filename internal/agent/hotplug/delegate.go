@@ -59,9 +59,9 @@ type outcome struct {
 	err    error
 }
 
-// Delegate hands a request to the runner and waits for its result, at most TakeLimit for a runner that takes it and then
-// for resultLimit. If ctx ends before the request is handed out, it is dropped. One that was handed out is finished. The
-// pod is compared afterwards, because its annotation may have changed meanwhile.
+// Delegate hands a request to the runner and waits for its result, at most TakeLimit for a runner that takes it and
+// then for resultLimit. If ctx ends before the request is handed out, it is dropped. One that was handed out is
+// finished. The pod is compared afterwards, because its annotation may have changed meanwhile.
 func (q *Queue) Delegate(ctx context.Context, o *Delegation) (json.RawMessage, error) {
 	d := &delegation{Delegation: *o, taken: make(chan struct{}), done: make(chan outcome, 1)}
 	if err := q.enqueue(d); err != nil {

@@ -115,7 +115,7 @@ func (m *Metrics) HotPlug(pending, runner func() float64) {
 		m.plugged, m.plugging,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "multus_hotplug_pending",
-			Help: "Running pods whose networks may have to be changed.",
+			Help: "Running pods whose networks may have to be changed, and requests for single networks.",
 		}, pending),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "multus_runner_up", Help: "1 while a runner on the host works or waits for work.",

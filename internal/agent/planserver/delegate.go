@@ -121,8 +121,9 @@ func (s *Server) refuseDelegate(w http.ResponseWriter, env map[string]string, er
 	s.log.Error("request refused", "path", pathDelegate, "cmd", value(envCommand), "container", value(envContainer),
 		"ifname", value(envIfName), "err", text)
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	answerBytes(w, http.StatusBadRequest, fmt.Appendf(nil, "ContainerID:%q Netns:%q IfName:%q Args:%q Path:\"\" ERRORED: %s\n",
-		value(envContainer), value(envNetns), value(envIfName), value(envArgs), text))
+	answerBytes(w, http.StatusBadRequest, fmt.Appendf(nil,
+		"ContainerID:%q Netns:%q IfName:%q Args:%q Path:\"\" ERRORED: %s\n", value(envContainer), value(envNetns),
+		value(envIfName), value(envArgs), text))
 }
 
 // The variables of the CNI environment that are read.

@@ -52,7 +52,7 @@ func TestDelegateUnreadable(t *testing.T) {
 		"no JSON":          {"{", "decode request /delegate"},
 		"no base64":        {`{"config":"?"}`, "decode request /delegate"},
 		"too large":        {`{"x":"` + strings.Repeat("x", maxDelegate) + `"}`, "decode request /delegate"},
-		"no command":       {delegateBody(t, "", delegateConf, ""), "could not extract the CNI command args: unexpected or missing CNI_COMMAND"},
+		"no command":       {delegateBody(t, "", delegateConf, ""), "args: unexpected or missing CNI_COMMAND"},
 		"GC":               {delegateBody(t, "GC", delegateConf, ""), "unknown cmd type: GC"},
 		"in lower case":    {delegateBody(t, "add", delegateConf, ""), "unknown cmd type: add"},
 		"no container":     {delegateBody(t, "ADD", delegateConf, "", "CNI_CONTAINERID", "-"), "missing CNI_CONTAINERID"},
@@ -64,8 +64,8 @@ func TestDelegateUnreadable(t *testing.T) {
 		"relative netns":   {delegateBody(t, "DEL", delegateConf, "", "CNI_NETNS", "proc/1"), "not an absolute path"},
 		"empty interface":  {delegateBody(t, "ADD", delegateConf, "", "CNI_IFNAME", ""), `CNI_IFNAME ""`},
 		"long interface":   {delegateBody(t, "ADD", delegateConf, "", "CNI_IFNAME", strings.Repeat("x", 16)), "CNI_IFNAME"},
-		"args without =":   {delegateBody(t, "ADD", delegateConf, "", "CNI_ARGS", "x"), "could not extract the kubernetes runtime args: "},
-		"no pod":           {delegateBody(t, "ADD", delegateConf, "", "CNI_ARGS", ""), "required CNI variable missing. pod name: ; pod namespace: "},
+		"args without =":   {delegateBody(t, "ADD", delegateConf, "", "CNI_ARGS", "x"), "extract the kubernetes runtime args: "},
+		"no pod":           {delegateBody(t, "ADD", delegateConf, "", "CNI_ARGS", ""), "variable missing. pod name: ; pod namespace: "},
 		"long pod":         {delegateBody(t, "ADD", delegateConf, "", "CNI_ARGS", "K8S_POD_NAME="+long), "more than 253 bytes"},
 		"no configuration": {delegateBody(t, "ADD", "", ""), "config: "},
 		"not an object":    {delegateBody(t, "STATUS", "[]", ""), "config: "},
@@ -85,7 +85,8 @@ func TestDelegateUnreadable(t *testing.T) {
 			t.Errorf("%s: %d, %.300s, want %s", name, code, got, tc.want)
 		}
 	}
-	if code, got := ask(t, s, "GET", pathDelegate, ""); code != http.StatusMethodNotAllowed || got != "Method not allowed\n" {
+	code, got := ask(t, s, "GET", pathDelegate, "")
+	if code != http.StatusMethodNotAllowed || got != "Method not allowed\n" {
 		t.Errorf("GET: %d, %s", code, got)
 	}
 	if q.Waiting() != waiting {
@@ -130,7 +131,7 @@ func TestDelegate(t *testing.T) {
 				job = work.Delegate[0]
 				return true
 			})
-			if job.ContainerID != "c1" || job.Pod.Name != "web" || job.Netns != "/var/run/netns/x" || job.Command == request.Status {
+			if job.ContainerID != "c1" || job.Pod.Name != "web" || job.Netns != "/var/run/netns/x" {
 				t.Errorf("%+v", job)
 			}
 			if code, got := ask(t, s, "POST", wirev1.PathWork, `{"delegated":[{"id":"other"},{"id":"`+job.ID+`",`+tc.result+`}]}`); code != http.StatusOK {
@@ -147,7 +148,8 @@ func TestDelegate(t *testing.T) {
 func TestDelegateStatus(t *testing.T) {
 	t.Parallel()
 	s, _ := newRunningServer(t)
-	code, got := ask(t, s, "POST", pathDelegate, delegateBody(t, "STATUS", delegateConf, "", "CNI_CONTAINERID", "-", "CNI_ARGS", "-"))
+	body := delegateBody(t, "STATUS", delegateConf, "", "CNI_CONTAINERID", "-", "CNI_ARGS", "-")
+	code, got := ask(t, s, "POST", pathDelegate, body)
 	if code != http.StatusOK || got != "" {
 		t.Errorf("%d, %s", code, got)
 	}
@@ -157,8 +159,9 @@ func TestDelegateStatus(t *testing.T) {
 func TestDelegateForgotten(t *testing.T) {
 	t.Parallel()
 	s, _ := newRunningServer(t)
-	body := `{"request":{"command":"UPDATE","config":"` + "e30=" + `"},"attached":[],"delegate":"x"}`
-	if code, got := ask(t, s, "POST", wirev1.PathDiff, body); code != http.StatusBadRequest || !strings.Contains(got, "no client waits") {
+	body := `{"request":{"command":"UPDATE","config":"e30="},"attached":[],"delegate":"x"}`
+	code, got := ask(t, s, "POST", wirev1.PathDiff, body)
+	if code != http.StatusBadRequest || !strings.Contains(got, "no client waits") {
 		t.Errorf("%d, %s", code, got)
 	}
 }

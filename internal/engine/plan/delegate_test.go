@@ -12,7 +12,7 @@ import (
 	"multus/internal/netsel"
 )
 
-// wanted decides about a request for the interface net1 of a pod with an annotation. more is added to the configuration.
+// wanted decides about a request for the interface net1 of a pod. more is added to the configuration.
 func wanted(t *testing.T, networks, more string, has []plan.Attached, w *plan.Wanted) (*plan.Changes, error) {
 	t.Helper()
 	source := anything{netsel.Networks: networks}
@@ -32,7 +32,9 @@ func wanted(t *testing.T, networks, more string, has []plan.Attached, w *plan.Wa
 func TestDelegate(t *testing.T) {
 	t.Parallel()
 	const bridge = `{"cniVersion":"0.4.0","name":"n","type":"bridge"}`
-	taken := []plan.Attached{{Name: "cluster", IfName: "eth0", Primary: true}, {Name: "team/b", IfName: "net1", Owner: "pod"}}
+	taken := []plan.Attached{
+		{Name: "cluster", IfName: "eth0", Primary: true}, {Name: "team/b", IfName: "net1", Owner: "pod"},
+	}
 	for name, tc := range map[string]struct {
 		networks, more, config string
 		attributes             netsel.Element

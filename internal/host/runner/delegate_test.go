@@ -14,35 +14,35 @@ import (
 	wirev1 "multus/wire/v1"
 )
 
-// TestDelegated checks which requests a runner refuses before it changes anything (behaviour R21, R22), and that nothing
-// is left to delete in a sandbox without a record.
+// TestDelegated checks which requests a runner refuses before it changes anything (behaviour R21, R22), and that
+// nothing is left to delete in a sandbox without a record.
 func TestDelegated(t *testing.T) {
 	t.Parallel()
 	f := newFakeDaemon(t, "", 0)
 	r, state := f.runner(t, time.Hour)
 	store := &ledger.Store{Dir: state, Log: slog.New(slog.DiscardHandler)}
 	recordOf(t, store, "c1", request.Args{{request.PodNamespace, "team"}, {request.PodName, "web"}, {request.PodUID, "u"}})
-	web := wirev1.Pod{Namespace: "team", Name: "web", UID: "u"}
 	netns := filepath.Join(t.TempDir(), "netns")
 	if err := os.WriteFile(netns, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for name, tc := range map[string]struct {
-		job  wirev1.DelegateJob
-		want string
-	}{
-		"ADD without a record":      {wirev1.DelegateJob{Command: "ADD", Pod: web, ContainerID: "c2"}, "cannot be changed"},
-		"CHECK without a record":    {wirev1.DelegateJob{Command: "CHECK", Pod: web, ContainerID: "c2"}, "cannot be changed"},
-		"DEL without a record":      {wirev1.DelegateJob{Command: "DEL", Pod: web, ContainerID: "c2"}, ""},
-		"a path":                    {wirev1.DelegateJob{Command: "DEL", Pod: web, ContainerID: "../c1"}, "invalid characters"},
-		"no container":              {wirev1.DelegateJob{Command: "DEL", Pod: web}, "container ID"},
-		"another pod":               {wirev1.DelegateJob{Command: "DEL", Pod: wirev1.Pod{Namespace: "team", Name: "db"}, ContainerID: "c1"}, "is one of pod team/web"},
-		"another namespace":         {wirev1.DelegateJob{Command: "ADD", Pod: web, ContainerID: "c1", Netns: netns}, "is not the network namespace of container c1"},
-		"no namespace":              {wirev1.DelegateJob{Command: "ADD", Pod: web, ContainerID: "c1", Netns: netns + "x"}, "no net namespace found"},
-		"another command":           {wirev1.DelegateJob{Command: "GC", Pod: web, ContainerID: "c1"}, "unknown cmd type"},
-		"DEL, the sandbox is going": {wirev1.DelegateJob{Command: "DEL", Pod: web, ContainerID: "c1", Netns: netns + "x", IfName: "net1"}, ""},
+	for name, tc := range map[string]struct{ command, pod, container, netns, want string }{
+		"ADD without a record":      {"ADD", "web", "c2", "", "cannot be changed"},
+		"CHECK without a record":    {"CHECK", "web", "c2", "", "cannot be changed"},
+		"DEL without a record":      {"DEL", "web", "c2", "", ""},
+		"a path":                    {"DEL", "web", "../c1", "", "invalid characters"},
+		"no container":              {"DEL", "web", "", "", "container ID"},
+		"another pod":               {"DEL", "db", "c1", "", "is one of pod team/web"},
+		"another namespace":         {"ADD", "web", "c1", netns, "is not the network namespace of container c1"},
+		"no namespace":              {"ADD", "web", "c1", netns + "x", "no net namespace found"},
+		"another command":           {"GC", "web", "c1", "", "unknown cmd type"},
+		"DEL, the sandbox is going": {"DEL", "web", "c1", netns + "x", ""},
 	} {
-		result, err := r.delegated(t.Context(), &tc.job, "", store)
+		job := &wirev1.DelegateJob{
+			Command: tc.command, ContainerID: tc.container, Netns: tc.netns, IfName: "net1",
+			Pod: wirev1.Pod{Namespace: "team", Name: tc.pod, UID: "u"},
+		}
+		result, err := r.delegated(t.Context(), job, "", store)
 		if (err != nil) != (tc.want != "") || err != nil && !strings.Contains(err.Error(), tc.want) || result != nil {
 			t.Errorf("%s: %s, %v, want %q", name, result, err, tc.want)
 		}
@@ -52,7 +52,8 @@ func TestDelegated(t *testing.T) {
 // TestDelegatedReported checks that a runner reports each result, also of a request that it cannot execute.
 func TestDelegatedReported(t *testing.T) {
 	t.Parallel()
-	f := newFakeDaemon(t, `{"pods":[],"delegate":[{"id":"a","command":"DEL","containerID":"c1"},{"id":"b","command":"GC","containerID":"c1"}]}`, 0)
+	f := newFakeDaemon(t, `{"pods":[],"delegate":[{"id":"a","command":"DEL","containerID":"c1"},`+
+		`{"id":"b","command":"GC","containerID":"c1"}]}`, 0)
 	r, _ := f.runner(t, time.Hour)
 	f.until(t, r, func() bool { return len(f.delegated) >= 2 })
 	f.mu.Lock()

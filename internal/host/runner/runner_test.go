@@ -157,7 +157,7 @@ type fakeDaemon struct {
 	waits bool
 
 	// mu guards the times of the requests for work, and the results.
-	mu      sync.Mutex
+	mu        sync.Mutex
 	asked     []time.Time
 	results   []wirev1.WorkResult
 	delegated []wirev1.DelegateResult
