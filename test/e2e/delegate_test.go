@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -143,7 +142,9 @@ func (d *delegated) fails(t *testing.T, p *node.Pod, words ...string) {
 // newDelegateSite returns a site with a running pod, and the definition marked that only /delegate attaches.
 func newDelegateSite(t *testing.T, annotation string) (*site, *node.Pod, string) {
 	t.Helper()
-	s := newSite(t, node.Thick, node.Options{Conf: map[string]any{"cniVersion": "1.1.0"}, DaemonConf: hotPlugConf})
+	// The pod's ADD needs no daemon, so that STATUS alone starts a runner.
+	conf := map[string]any{"cniVersion": "1.1.0", "plainPods": "local"}
+	s := newSite(t, node.Thick, node.Options{Conf: conf, DaemonConf: hotPlugConf})
 	marked := fmt.Sprintf(`{"cniVersion":"1.0.0","name":"marked","plugins":[{"type":"bridge","bridge":"br2",`+
 		`"capabilities":{"ips":true},"ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"10.9.0.0/24"}]]}},`+
 		`{"type":"tuning","capabilities":{"mac":true}}]}`, s.Reservations())
@@ -206,6 +207,7 @@ func TestDelegate(t *testing.T) {
 // TestDelegateUnserved checks the answers without hotPlug and without a runner, which name what to enable, and that
 // nothing is changed then (behaviour R23).
 func TestDelegateUnserved(t *testing.T) {
+	t.Parallel() // the test waits most of the time
 	s, p, marked := newDelegateSite(t, "marked@net1")
 	add := delegation{"ADD", "net1", marked, ""}
 	var got delegated
@@ -240,20 +242,21 @@ func TestDelegateKilled(t *testing.T) {
 	m["result"] = json.RawMessage(`{"cniVersion":"1.0.0","interfaces":[{"name":"{ifname}","sandbox":"{netns}"}]}`)
 	slow := string(edited(t, []byte(`{"cniVersion":"1.0.0","name":"slow","type":"slow"}`), map[string]any{"fake": m}))
 	s.api.CreateNetwork(t, s.ns, "slow", slow, bridgeResource)
-	kill := s.startRunner(t)
 	late := s.posted(t, p, delegation{"ADD", "net1", slow, ""})
-	s.eventually(t, "the ADD", func() bool { return len(s.Calls(t)) > 0 })
-	kill()
+	s.eventually(t, "the ADD", func() bool {
+		if err := s.Status(t, s.Conf()); err != nil {
+			t.Fatalf("STATUS: %v", err)
+		}
+		return len(s.Calls(t)) > 0
+	})
+	if err := syscall.Kill(parentOf(t, filepath.Join(s.Dir, "plugins", "slow")), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(filepath.Join(meeting, "go"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s.startRunner(t)
-	select {
-	case got := <-late:
-		got.result(t)
-	case <-time.After(waitTimeout):
-		t.Fatalf("no answer\n%s", s.DaemonLog())
-	}
+	got := s.awaited(t, late)
+	got.result(t)
 	var calls []string
 	for _, c := range s.Calls(t) {
 		calls = append(calls, c.Command)
@@ -264,27 +267,28 @@ func TestDelegateKilled(t *testing.T) {
 	s.delete(t, p)
 }
 
-// startRunner starts a runner that never ends by itself, as a service does, and returns a function that kills it.
-func (s *site) startRunner(t *testing.T) (kill func()) {
+// parentOf returns the process that has started a program.
+func parentOf(t *testing.T, program string) int {
 	t.Helper()
-	conf := filepath.Join(t.TempDir(), "00-multus.conf")
-	if err := os.WriteFile(conf, s.Conf(), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(filepath.Join(s.BinDirs[0], "multus-shim"), "runner", "--config", conf, "--linger", "0",
-		"--cni-path", strings.Join(s.BinDirs, ":"))
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	var err error
-	s.Do(t, func() { err = cmd.Start() })
+	links, err := filepath.Glob("/proc/[0-9]*/exe")
 	if err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan struct{})
-	go func() { _ = cmd.Wait(); close(ended) }()
-	kill = func() {
-		_ = cmd.Process.Kill()
-		<-ended
+	for _, link := range links {
+		if exe, err := os.Readlink(link); err != nil || exe != program {
+			continue
+		}
+		b, err := os.ReadFile(filepath.Join(filepath.Dir(link), "status"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, rest, _ := strings.Cut(string(b), "\nPPid:")
+		var pid int
+		if _, err := fmt.Sscan(rest, &pid); err != nil || pid <= 1 {
+			t.Fatalf("%s: parent %d, %v", program, pid, err)
+		}
+		return pid
 	}
-	t.Cleanup(kill)
-	return kill
+	t.Fatalf("%s does not run", program)
+	return 0
 }
