@@ -68,25 +68,26 @@ func (q *Queue) Delegate(ctx context.Context, o *Delegation) (json.RawMessage, e
 		return nil, err
 	}
 	defer q.drop(d)
-	limit := time.NewTimer(TakeLimit)
-	defer limit.Stop()
-	select {
-	case got := <-d.done:
-		return got.result, got.err
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	case <-limit.C:
-		return nil, fault.DelegateUntaken.New(d.IfName, d.podName(), TakeLimit)
-	case <-d.taken:
+	got, taken := d.wait(ctx, TakeLimit, d.taken, fault.DelegateUntaken.New(d.IfName, d.podName(), TakeLimit))
+	if taken {
+		got, _ = d.wait(ctx, resultLimit, nil, d.unfinished(fmt.Errorf("it took longer than %s", resultLimit)))
 	}
-	limit.Reset(resultLimit)
+	return got.result, got.err
+}
+
+// wait waits for the outcome or until next is closed. late is the error after limit.
+func (d *delegation) wait(ctx context.Context, limit time.Duration, next <-chan struct{}, late error) (o outcome,
+	isNext bool,
+) {
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, late)
+	defer cancel()
 	select {
-	case got := <-d.done:
-		return got.result, got.err
+	case o = <-d.done:
+		return o, false
 	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	case <-limit.C:
-		return nil, d.unfinished(fmt.Errorf("it took longer than %s", resultLimit))
+		return outcome{err: context.Cause(ctx)}, false
+	case <-next:
+		return outcome{}, true
 	}
 }
 
