@@ -372,7 +372,7 @@ func warning(reason, message string) publish.Event {
 func (ap *applying) publish(ctx context.Context) error {
 	rep := &publish.Report{
 		Command: request.Update, Pod: ap.changes.Pod, ContainerID: ap.Request.ContainerID, Timings: ap.Timings,
-		Time: time.Now().UnixNano(), Events: ap.events,
+		Time: time.Now().UnixNano(), Events: ap.events, Unready: publish.Lacking(ap.missing()),
 	}
 	if ap.changed && ap.record != nil {
 		rep.Netns, rep.Needed, rep.Attached = ap.record.Netns, true, ap.status()
@@ -384,6 +384,29 @@ func (ap *applying) publish(ctx context.Context) error {
 		return fault.StatusLost.Wrap(err, ap.Request.Pod())
 	}
 	return nil
+}
+
+// missing names the networks that the pod requests and does not have.
+func (ap *applying) missing() (networks []string) {
+	name := func(network, ifName string) {
+		if ifName != "" {
+			network += " (interface " + ifName + ")"
+		}
+		networks = append(networks, network)
+	}
+	for i := range ap.changes.Add {
+		a := &ap.changes.Add[i]
+		if ap.record != nil {
+			if at := ap.index(a.IfName); at >= 0 && !ap.record.Attachments[at].Pending {
+				continue
+			}
+		}
+		name(a.Name, a.IfName)
+	}
+	for _, u := range ap.changes.Refused {
+		name(u.Name, u.IfName)
+	}
+	return networks
 }
 
 // status returns what is attached, with the results that libcni has cached.

@@ -218,7 +218,7 @@ func TestPolicyRefuses(t *testing.T) {
 		"labels, other node":         {"web-node-b", `{"metadata":{"labels":{"app":"attacker"}}}`},
 		"condition, other node": {
 			"web-node-b",
-			`{"status":{"conditions":[{"type":"Ready","status":"False","lastTransitionTime":"2026-01-01T00:00:00Z"},{"type":"multus-cni.io/NetworksReady","status":"True"}]}}`,
+			`{"status":{"conditions":[{"type":"Ready","status":"False","lastTransitionTime":"2026-01-01T00:00:00Z"},{"type":"multus-cni.io/NetworksAttached","status":"True"}]}}`,
 		},
 		"network status, other daemon": {"../kube-system/kube-multus-ds-node-b", string(statusPatch("[]"))},
 	} {
@@ -426,7 +426,7 @@ func TestPolicyAllows(t *testing.T) {
 		})
 	}
 	t.Run("condition", func(t *testing.T) {
-		patch := `{"status":{"conditions":[{"type":"multus-cni.io/NetworksReady","status":"True","lastTransitionTime":"2026-01-01T00:00:00Z"}]}}`
+		patch := `{"status":{"conditions":[{"type":"multus-cni.io/NetworksAttached","status":"True","lastTransitionTime":"2026-01-01T00:00:00Z"}]}}`
 		_, err := a.CoreV1().Pods("default").Patch(t.Context(), "web-"+nodeA, types.StrategicMergePatchType, []byte(patch),
 			metav1.PatchOptions{}, "status")
 		if err != nil {
@@ -440,8 +440,8 @@ func TestPolicyAllows(t *testing.T) {
 			t.Fatal(err)
 		}
 		wait(t, "GET and PUT", func() error {
-			return client.SetAnnotation(t.Context(), request.Pod{Namespace: "default", Name: "web-" + nodeA}, networkStatus,
-				"[1]")
+			return client.SetStatus(t.Context(), request.Pod{Namespace: "default", Name: "web-" + nodeA}, networkStatus,
+				"[1]", nil)
 		})
 		i.daemonWrites(t, client)
 	})
@@ -464,7 +464,7 @@ func (i *installed) daemonWrites(t *testing.T, client *kube.Client) {
 		}
 		of := request.Pod{Namespace: "default", Name: pod, UID: string(p.UID)}
 		value := `[{"name":"` + t.Name() + `"}]`
-		if err := client.SetAnnotation(t.Context(), of, networkStatus, value); err != nil {
+		if err := client.SetStatus(t.Context(), of, networkStatus, value, nil); err != nil {
 			t.Errorf("%s: %v", pod, err)
 		}
 		if got, _ := i.Annotation(t, "default", pod, networkStatus); got != value {
@@ -485,8 +485,8 @@ func (i *installed) daemonWrites(t *testing.T, client *kube.Client) {
 			t.Errorf("event %s of the node: %v", reason, err)
 		}
 	}
-	if err := client.SetAnnotation(t.Context(), request.Pod{Namespace: "default", Name: "web-" + nodeB}, networkStatus,
-		"[]"); !errors.Is(err, publish.ErrRefused) {
+	if err := client.SetStatus(t.Context(), request.Pod{Namespace: "default", Name: "web-" + nodeB}, networkStatus,
+		"[]", nil); !errors.Is(err, publish.ErrRefused) {
 		t.Errorf("network status of the other node: %v", err)
 	}
 }

@@ -75,10 +75,11 @@ func newSite(t *testing.T, kind node.Kind, o node.Options) *site {
 	return s
 }
 
-// pod creates a pod object and its sandbox. passed reports whether the runtime passes the annotations.
-func (s *site) pod(t *testing.T, name string, annotations map[string]string, passed bool) *node.Pod {
+// pod creates a pod object, with readiness gates if there are some, and its sandbox. passed reports whether the runtime
+// passes the annotations.
+func (s *site) pod(t *testing.T, name string, annotations map[string]string, passed bool, gates ...string) *node.Pod {
 	t.Helper()
-	uid := s.api.CreatePod(t, s.ns, name, annotations)
+	uid := s.api.CreatePod(t, s.ns, name, annotations, gates...)
 	if !passed {
 		annotations = nil
 	} else if annotations == nil {

@@ -83,8 +83,8 @@ func (n *node) credentials(t *testing.T, own, other *corev1.Pod) {
 		t.Fatal(err)
 	}
 	set := func(p *corev1.Pod) error {
-		return client.SetAnnotation(t.Context(), request.Pod{Namespace: p.Namespace, Name: p.Name, UID: string(p.UID)},
-			nadv1.NetworkStatusAnnot, p.Annotations[nadv1.NetworkStatusAnnot])
+		return client.SetStatus(t.Context(), request.Pod{Namespace: p.Namespace, Name: p.Name, UID: string(p.UID)},
+			nadv1.NetworkStatusAnnot, p.Annotations[nadv1.NetworkStatusAnnot], nil)
 	}
 	if err := set(own); err != nil {
 		t.Errorf("status of a pod of the own node: %v", err)

@@ -39,6 +39,7 @@ func (m *Report) AppendJSON(b []byte) []byte {
 	if len(m.Timings) > 0 {
 		w.Append("timings", func(b []byte) []byte { return rawjson.AppendArray(b, m.Timings, (*Timing).appendJSON) })
 	}
+	w.Other("unready", m.Unready, m.Unready != nil)
 	if len(m.Events) > 0 {
 		w.Other("events", m.Events, true)
 	}

@@ -24,6 +24,9 @@ type Report struct {
 	Failure *Failure `json:"failure,omitempty"`
 	// Timings has the durations of the delegates, for metrics.
 	Timings []Timing `json:"timings,omitempty"`
+	// Unready makes the condition of the pod's readiness gate False. If the key is absent, a report with attachments makes
+	// it True, and another one leaves it.
+	Unready *Unready `json:"unready,omitempty"`
 	// Events has the events of an UPDATE, to be written as they are.
 	Events []Event `json:"events,omitempty"`
 	// Time is the time of the ADD or the DEL in nanoseconds since 1970. It orders the reports of one pod.
@@ -63,6 +66,12 @@ type Failure struct {
 	Message string `json:"message"`
 }
 
+// Unready is why the condition of the pod's readiness gate is False.
+type Unready struct {
+	Reason  string `json:"reason"`
+	Message string `json:"message"`
+}
+
 // Event is an event of the pod.
 type Event struct {
 	// Type is Normal or Warning.
@@ -90,6 +99,7 @@ func FromReport(r *publish.Report) *Report {
 		Command: r.Command, Pod: Pod(r.Pod), ContainerID: r.ContainerID, Netns: r.Netns,
 		Attached: make([]Attached, len(r.Attached)), Failure: (*Failure)(r.Failure),
 		Timings: make([]Timing, len(r.Timings)), Time: r.Time, Wait: r.Wait, EventsWritten: r.EventsWritten,
+		Unready: (*Unready)(r.Unready),
 	}
 	for i := range r.Attached {
 		m.Attached[i] = Attached(r.Attached[i])
@@ -110,6 +120,7 @@ func (m *Report) ToReport() *publish.Report {
 		Command: m.Command, Pod: request.Pod(m.Pod), ContainerID: m.ContainerID, Netns: m.Netns,
 		Attached: make([]publish.Attached, len(m.Attached)), Failure: (*publish.Failure)(m.Failure),
 		Timings: make([]publish.Timing, len(m.Timings)), Time: m.Time, Wait: m.Wait, EventsWritten: m.EventsWritten,
+		Unready: (*publish.Unready)(m.Unready),
 	}
 	for i := range m.Attached {
 		r.Attached[i] = publish.Attached(m.Attached[i])

@@ -77,11 +77,13 @@ type seen struct {
 	pod *plan.Pod
 }
 
-// annotations are those of a pod that matter.
+// annotations are those of a pod that matter, and what its readiness gate says.
 type annotations struct {
 	networks, status string
 	// attached reports whether the pod has a network status.
 	attached bool
+	// unready is that of the pod: a change that makes the condition outdated may have been made before it was seen.
+	unready bool
 }
 
 // New returns an empty queue. It hands out nothing before Run is called.
@@ -121,10 +123,10 @@ func (q *Queue) announce() {
 }
 
 // Observe queues a pod if its annotation has changed, or if its network status is not about the networks that the
-// annotation names. It is called for each pod of the node, when it is first seen and whenever its metadata changes. A
+// annotation names, or if its readiness gate says that one is missing. It is called for each pod of the node, when it is first seen and whenever its metadata changes. A
 // pod without a network status is not queued: its ADD has not ended.
 func (q *Queue) Observe(pod *plan.Pod) {
-	now := annotations{networks: pod.Annotations[netsel.Networks]}
+	now := annotations{networks: pod.Annotations[netsel.Networks], unready: pod.Unready}
 	now.status, now.attached = pod.Annotations[netsel.Status]
 	q.mu.Lock()
 	s, known := q.seen[pod.UID]
@@ -134,7 +136,7 @@ func (q *Queue) Observe(pod *plan.Pod) {
 	}
 	edited := known && s.now.attached && s.now.networks != now.networks
 	s.now, s.pod = now, pod
-	queue := now.attached && s.settled != now && (edited || differs(pod, now.status))
+	queue := now.attached && s.settled != now && (edited || now.unready || differs(pod, now.status))
 	if queue && s.since.IsZero() {
 		s.since = q.clock.Now()
 	}

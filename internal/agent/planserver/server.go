@@ -259,6 +259,7 @@ func (s *Server) report(w http.ResponseWriter, r *http.Request) {
 	}
 	msg.Events = msg.Events[:min(len(msg.Events), maxEvents)]
 	rep := msg.ToReport()
+	rep.Unready.Clip()
 	if err := s.identified(rep); err != nil {
 		s.log.Warn("report refused", "pod", podstatus.PodName(rep.Pod), "container", rep.ContainerID, "err", err)
 		answer(w, http.StatusBadRequest, &types.Error{Code: fault.Decoding, Msg: err.Error()})
@@ -278,7 +279,7 @@ func (s *Server) report(w http.ResponseWriter, r *http.Request) {
 	if rep.Command == request.Del {
 		s.statuses.DropDeleted(rep.Pod, rep.ContainerID, rep.Time)
 	}
-	if len(rep.Attached) == 0 && rep.Failure == nil && len(rep.Events) == 0 {
+	if !effective(rep) {
 		answer(w, http.StatusOK, struct{}{}) // timings only
 		return
 	}
@@ -293,12 +294,17 @@ func (s *Server) health(w http.ResponseWriter, _ *http.Request) {
 	answer(w, http.StatusOK, nil)
 }
 
-// identified returns an error if a report that causes a status or an event has no pod UID: either could reach another
+// effective reports whether a report causes a status, an event or a condition.
+func effective(r *publish.Report) bool {
+	return r.Failure != nil || len(r.Attached) > 0 || len(r.Events) > 0 || r.Unready != nil
+}
+
+// identified returns an error if an effective report has no pod UID: either could reach another
 // pod of the same name. Sandboxes that this daemon planned for a pod without a UID are excepted. Nothing is lost if the
 // daemon restarted since the plan: a plugin whose status is refused leaves it in a file, which only root of the node
 // can write.
 func (s *Server) identified(r *publish.Report) error {
-	if r.Pod.UID != "" || r.Failure == nil && len(r.Attached) == 0 && len(r.Events) == 0 ||
+	if r.Pod.UID != "" || !effective(r) ||
 		s.unidentified.has(sandboxOf(r.ContainerID, r.Pod.Namespace, r.Pod.Name)) {
 		return nil
 	}

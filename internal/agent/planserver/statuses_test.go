@@ -17,8 +17,10 @@ import (
 // anyCluster is a Cluster that accepts everything.
 type anyCluster struct{}
 
-func (anyCluster) SetAnnotation(context.Context, request.Pod, string, string) error { return nil }
-func (anyCluster) Emit(context.Context, request.Pod, publish.Event) error           { return nil }
+func (anyCluster) SetStatus(context.Context, request.Pod, string, string, *publish.Unready) error {
+	return nil
+}
+func (anyCluster) Emit(context.Context, request.Pod, publish.Event) error { return nil }
 
 // newTestWriter returns a Writer that does not run.
 func newTestWriter(dir string) *podstatus.Writer {

@@ -64,7 +64,7 @@ func (w *Writer) attempt(ctx context.Context, p *pending) {
 		return
 	}
 	if tries == 0 && !r.EventsWritten {
-		w.emitEvents(p, out.Events)
+		w.emitEvents(p, out.Events, nil)
 	}
 	failpoint.At("daemon.status.before")
 	err = out.WriteStatus(ctx, w.cluster, netsel.Status)

@@ -32,17 +32,20 @@ type eventBatch struct {
 	pod       request.Pod
 	container string
 	events    []publish.Event
-	tries     int
+	// unready is the condition of the pod's readiness gate, if it is written without a status. Like an event, it is lost if
+	// the API server is unavailable for longer. The next report of the pod has it again.
+	unready *publish.Unready
+	tries   int
 	// report is the report of the events if its file must record that they are written, or nil.
 	report *pending
 }
 
-// emitEvents queues the events of a report for writing.
-func (w *Writer) emitEvents(p *pending, events []publish.Event) {
+// emitEvents queues the events of a report for writing, and the condition of a report without a status.
+func (w *Writer) emitEvents(p *pending, events []publish.Event, unready *publish.Unready) {
 	for i := range events {
 		events[i].Message = fault.Clip(events[i].Message, fault.MaxMessage)
 	}
-	w.emit(&eventBatch{pod: p.pod, container: p.container, events: events, report: p})
+	w.emit(&eventBatch{pod: p.pod, container: p.container, events: events, unready: unready, report: p})
 }
 
 func (w *Writer) emit(b *eventBatch) {
@@ -78,18 +81,27 @@ func (w *Writer) runEvents(ctx context.Context) error {
 	return g.Wait()
 }
 
-// writeEvents writes the events of a batch, once each. It retries those that fail while the API server is unavailable,
+// writeEvents writes the events of a batch, once each, and its condition. It retries those that fail while the API server is unavailable,
 // for about a minute.
 func (w *Writer) writeEvents(ctx context.Context, b *eventBatch) {
 	again, err := w.writeEach(ctx, b)
 	b.events = again
+	if b.unready != nil {
+		failed := w.cluster.SetStatus(ctx, b.pod, "", "", b.unready)
+		if !errors.Is(failed, publish.ErrRetry) {
+			b.unready = nil
+		}
+		if !errors.Is(failed, publish.ErrGone) {
+			err = errors.Join(err, failed)
+		}
+	}
 	if b.report != nil && len(again) == 0 {
 		w.markEventsWritten(b.report) // an event that was rejected for good is not retried
 	}
 	if err == nil {
 		return
 	}
-	if b.tries++; len(again) > 0 && b.tries < eventTries && ctx.Err() == nil {
+	if b.tries++; (len(again) > 0 || b.unready != nil) && b.tries < eventTries && ctx.Err() == nil {
 		pause := firstRetry << (b.tries - 1)
 		w.batches.AddAfter(b, pause/2+rand.N(pause))
 		return

@@ -21,7 +21,7 @@ type pairingCluster struct {
 	again   chan string
 }
 
-func (c *pairingCluster) SetAnnotation(context.Context, request.Pod, string, string) error {
+func (c *pairingCluster) SetStatus(context.Context, request.Pod, string, string, *publish.Unready) error {
 	return nil
 }
 

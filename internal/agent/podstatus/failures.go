@@ -52,17 +52,21 @@ func (f *failures) repeated(r *publish.Report, now time.Time) bool {
 	return false
 }
 
-// Announce writes the events of a report without a status, unless the same failure was reported in the last minute. It
-// does not wait for the cluster.
+// Announce writes the events of a report without a status, unless the same failure was reported in the last minute, and
+// the condition of the pod's readiness gate if the report has one. It does not wait for the cluster.
 func (w *Writer) Announce(r *publish.Report) {
-	if w.failures.repeated(r, w.clock.Now()) {
+	repeated := w.failures.repeated(r, w.clock.Now())
+	if repeated && r.Unready == nil {
 		return
 	}
 	p := newPending(r)
-	events, err := publish.Events(r)
-	if err != nil {
-		w.log.Warn("events not written", "pod", PodName(p.pod), "container", p.container, "err", clipped(err))
+	var events []publish.Event
+	if !repeated {
+		var err error
+		if events, err = publish.Events(r); err != nil {
+			w.log.Warn("events not written", "pod", PodName(p.pod), "container", p.container, "err", clipped(err))
+		}
+		w.metrics.StatusWritten()
 	}
-	w.emitEvents(p, events)
-	w.metrics.StatusWritten()
+	w.emitEvents(p, events, r.Unready)
 }

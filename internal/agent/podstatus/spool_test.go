@@ -244,7 +244,7 @@ type forbiddingCluster struct {
 	events   chan error
 }
 
-func (f *forbiddingCluster) SetAnnotation(ctx context.Context, _ request.Pod, _, _ string) error {
+func (f *forbiddingCluster) SetStatus(ctx context.Context, _ request.Pod, _, _ string, _ *publish.Unready) error {
 	select {
 	case f.statuses <- struct{}{}:
 	case <-ctx.Done():

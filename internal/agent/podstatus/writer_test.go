@@ -40,7 +40,7 @@ type failingCluster struct {
 	failingEvents atomic.Int32
 }
 
-func (w *failingCluster) SetAnnotation(_ context.Context, pod request.Pod, _, value string) error {
+func (w *failingCluster) SetStatus(_ context.Context, pod request.Pod, _, value string, _ *publish.Unready) error {
 	if err := <-w.fail; err != nil {
 		return err
 	}
@@ -219,7 +219,7 @@ type blockingCluster struct {
 	order []string
 }
 
-func (s *blockingCluster) SetAnnotation(_ context.Context, _ request.Pod, _, value string) error {
+func (s *blockingCluster) SetStatus(_ context.Context, _ request.Pod, _, value string, _ *publish.Unready) error {
 	end := make(chan struct{})
 	s.begun <- end
 	<-end
@@ -380,7 +380,7 @@ func TestQueueShutdownGrace(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	q.emitEvents(newPending(r), events)
+	q.emitEvents(newPending(r), events, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := q.Run(ctx); err != nil {

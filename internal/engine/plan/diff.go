@@ -63,7 +63,8 @@ type Changes struct {
 	Add []Attachment
 	// Refused lists the networks that cannot be added.
 	Refused []Unplugged
-	// Stale reports whether the pod's network status is not about what it has, so that it has to be written again.
+	// Stale reports whether the pod's network status is not about what it has, or the condition of its readiness gate is
+	// outdated, so that they have to be written again.
 	Stale bool
 	// Ignored lists attachments whose element of the annotation has changed, which changes nothing in a running pod.
 	Ignored []Ignored
@@ -126,7 +127,7 @@ func (r *Resolver) Diff(ctx context.Context, req *request.Request, conf *config.
 	if err := d.additions(); err != nil {
 		return nil, err
 	}
-	d.changes.Stale = d.isStale()
+	d.changes.Stale = d.isStale() || d.isReady()
 	return d.changes, nil
 }
 
@@ -430,6 +431,12 @@ func (d *diffing) isStale() bool {
 		}
 	}
 	return false
+}
+
+// isReady reports whether nothing is missing although the condition of the pod's readiness gate says so: the annotation
+// no longer names a network that could not be attached. The condition is written with the network status.
+func (d *diffing) isReady() bool {
+	return d.pod != nil && d.pod.Unready && len(d.out)+len(d.changes.Remove)+len(d.changes.Refused) == 0
 }
 
 func (d *diffing) refuseNetwork(name, ifName string, err error) {

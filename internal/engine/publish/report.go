@@ -33,6 +33,11 @@ type Report struct {
 	Failure *Failure
 	// Timings has the durations of the delegates, for metrics.
 	Timings []Timing
+	// Unready, if set, makes the condition of the pod's readiness gate False (behaviour R31). In a report with a status it
+	// is written with the status, and nil means True. In a report without a status it is written alone, if that changes
+	// the condition, and nil leaves the condition as it is. It has no effect on pods that do not list the gate, for which
+	// no request is sent.
+	Unready *Unready
 	// Events are the events of an UPDATE. Those of other reports follow from Attached and Failure.
 	Events []Event
 	// Time is the time of the ADD or the DEL in nanoseconds since 1970. A report of an ADD is obsolete after a later DEL.

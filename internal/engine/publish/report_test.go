@@ -354,7 +354,7 @@ func (c *recorder) next() error {
 	return err
 }
 
-func (c *recorder) SetAnnotation(_ context.Context, pod request.Pod, key, value string) error {
+func (c *recorder) SetStatus(_ context.Context, pod request.Pod, key, value string, _ *Unready) error {
 	c.value = value
 	c.calls = append(c.calls, fmt.Sprintf("%v %s %d", pod, key, strings.Count(value, `"name"`)))
 	return c.next()

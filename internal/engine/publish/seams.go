@@ -65,9 +65,10 @@ var (
 
 // Cluster writes network status and events. Errors wrap ErrGone, ErrRetry, ErrRefused or ErrForbidden where they apply.
 type Cluster interface {
-	// SetAnnotation sets one annotation of a pod with one PATCH of pods/status. If the pod's UID is known, it is the
-	// precondition.
-	SetAnnotation(ctx context.Context, pod request.Pod, key, value string) error
+	// SetStatus sets one annotation of a pod, and the condition of its readiness gate if the pod lists the gate: False if
+	// unready is set, else True. If the value is "", only the condition is set, and only if it changes. If the pod's UID
+	// is known, it is the precondition.
+	SetStatus(ctx context.Context, pod request.Pod, key, value string, unready *Unready) error
 	// Emit writes an event of the pod, with the component "multus" (behaviour A45).
 	Emit(ctx context.Context, pod request.Pod, event Event) error
 }

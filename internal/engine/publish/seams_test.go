@@ -15,7 +15,7 @@ type reasons struct {
 	annotations int
 }
 
-func (r *reasons) SetAnnotation(context.Context, request.Pod, string, string) error {
+func (r *reasons) SetStatus(context.Context, request.Pod, string, string, *Unready) error {
 	r.annotations++
 	return nil
 }

@@ -10,9 +10,12 @@ import (
 
 // Prepared is what is written about a report. The results of the report are decoded and the status is encoded once.
 type Prepared struct {
-	Events []Event
-	pod    request.Pod
-	status string
+	Events  []Event
+	pod     request.Pod
+	status  string
+	unready *Unready
+	// attached reports whether the report is about what is attached, although nothing of it may have anything to show.
+	attached bool
 }
 
 // Prepare prepares the status and the events of a report. A status larger than MaxStatus is shortened. If the results
@@ -21,7 +24,7 @@ func Prepare(r *Report) (*Prepared, error) {
 	results, err := r.results()
 	if err == nil {
 		var leftOut string
-		p := &Prepared{pod: r.Pod}
+		p := &Prepared{pod: r.Pod, unready: r.Unready, attached: r.HasStatus()}
 		if p.status, leftOut, err = shortened(r, results); err == nil {
 			p.Events = events(r, results, leftOut)
 			return p, nil
@@ -30,13 +33,13 @@ func Prepare(r *Report) (*Prepared, error) {
 	return nil, fmt.Errorf("%w: status of pod %s/%s: %w", ErrRefused, r.Pod.Namespace, r.Pod.Name, err)
 }
 
-// WriteStatus writes the network-status annotation with one request. A pod that is gone is not an error. A report
+// WriteStatus writes the network-status annotation, and with it the condition of the pod's readiness gate. A pod that is gone is not an error. A report
 // without anything to show writes nothing (behaviour D121, D123).
 func (p *Prepared) WriteStatus(ctx context.Context, c Cluster, key string) error {
-	if p.status == "" {
+	if !p.attached {
 		return nil
 	}
-	if err := c.SetAnnotation(ctx, p.pod, key, p.status); err != nil && !errors.Is(err, ErrGone) {
+	if err := c.SetStatus(ctx, p.pod, key, p.status, p.unready); err != nil && !errors.Is(err, ErrGone) {
 		return fmt.Errorf("write status of pod %s/%s: %w", p.pod.Namespace, p.pod.Name, err)
 	}
 	return nil

@@ -24,7 +24,7 @@ type scriptedCluster struct {
 	events  []string
 }
 
-func (b *scriptedCluster) SetAnnotation(context.Context, request.Pod, string, string) error {
+func (b *scriptedCluster) SetStatus(context.Context, request.Pod, string, string, *publish.Unready) error {
 	b.asked++
 	return b.answers[min(b.asked, len(b.answers))-1]
 }

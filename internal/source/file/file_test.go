@@ -330,20 +330,20 @@ func TestDecodedOnce(t *testing.T) {
 	}
 }
 
-func TestSetAnnotation(t *testing.T) {
+func TestSetStatus(t *testing.T) {
 	t.Parallel()
 	s, o := source(t, "pods.yaml", pod)
 	web := request.Pod{Namespace: "team-a", Name: "web-0", UID: "uid-1"}
 	var wg sync.WaitGroup
 	for i := range 20 {
 		wg.Go(func() {
-			if err := New(o).SetAnnotation(t.Context(), web, fmt.Sprintf("k%d", i), "<v>"); err != nil {
+			if err := New(o).SetStatus(t.Context(), web, fmt.Sprintf("k%d", i), "<v>", nil); err != nil {
 				t.Error(err)
 			}
 		})
 	}
 	wg.Wait()
-	if err := s.SetAnnotation(t.Context(), web, "k0", "new"); err != nil {
+	if err := s.SetStatus(t.Context(), web, "k0", "new", nil); err != nil {
 		t.Error(err)
 	}
 	data, err := os.ReadFile(filepath.Join(o.StateDir, "team-a_web-0.json"))
@@ -358,17 +358,17 @@ func TestSetAnnotation(t *testing.T) {
 		t.Errorf("annotations = %v", got)
 	}
 	write(t, o.StateDir, "team-a_web-0.json", "{damaged")
-	if err := s.SetAnnotation(t.Context(), web, "k", "v"); err != nil {
+	if err := s.SetStatus(t.Context(), web, "k", "v", nil); err != nil {
 		t.Errorf("damaged state: %v", err)
 	}
 
 	other := web
 	other.UID = "uid-2"
-	if err := s.SetAnnotation(t.Context(), other, "k", "v"); !errors.Is(err, publish.ErrGone) {
+	if err := s.SetStatus(t.Context(), other, "k", "v", nil); !errors.Is(err, publish.ErrGone) {
 		t.Errorf("another UID: %v", err)
 	}
-	if err := s.SetAnnotation(t.Context(), request.Pod{Namespace: "n", Name: "not-described", UID: "u"}, "k",
-		"v"); err != nil {
+	if err := s.SetStatus(t.Context(), request.Pod{Namespace: "n", Name: "not-described", UID: "u"}, "k",
+		"v", nil); err != nil {
 		t.Errorf("a pod without a file: %v", err)
 	}
 	for _, p := range []request.Pod{
@@ -379,7 +379,7 @@ func TestSetAnnotation(t *testing.T) {
 		{Namespace: "n_m", Name: "p"},
 		{Namespace: "n", Name: ".hidden"},
 	} {
-		if err := s.SetAnnotation(t.Context(), p, "k", "v"); err == nil {
+		if err := s.SetStatus(t.Context(), p, "k", "v", nil); err == nil {
 			t.Errorf("%+v: no error", p)
 		}
 	}

@@ -28,10 +28,13 @@ const (
 	lockName = ".lock"
 )
 
-// SetAnnotation adds the annotation to the pod's state file. The error wraps publish.ErrGone if the directory of
+// SetStatus adds the annotation to the pod's state file, which has no conditions. The error wraps publish.ErrGone if the directory of
 // definitions has a pod of that name with another UID, and publish.ErrRetry if another process holds the lock. The
 // annotation is also written for a pod that no file describes, because pods need not be described.
-func (s *Source) SetAnnotation(ctx context.Context, pod request.Pod, key, value string) error {
+func (s *Source) SetStatus(ctx context.Context, pod request.Pod, key, value string, _ *publish.Unready) error {
+	if value == "" {
+		return nil
+	}
 	base, err := s.prepare(ctx, pod)
 	if err != nil {
 		return fmt.Errorf("set annotation %q: %w", key, err)
@@ -65,7 +68,7 @@ func (s *Source) SetAnnotation(ctx context.Context, pod request.Pod, key, value 
 }
 
 // Emit appends the event to the pod's file of events, which has one JSON object per line. Its errors are those of
-// SetAnnotation.
+// SetStatus.
 func (s *Source) Emit(ctx context.Context, pod request.Pod, event publish.Event) error {
 	base, err := s.prepare(ctx, pod)
 	if err != nil {

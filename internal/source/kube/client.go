@@ -51,6 +51,7 @@ type Client struct {
 
 	params runtime.ParameterCodec
 	update updates
+	gates  gates
 	// maxObject is the maximum size of an answer to a GET.
 	maxObject int64
 	// These have one element for each request in progress.
@@ -297,8 +298,13 @@ func (c *Client) read(ctx context.Context, client *rest.RESTClient, t target, ac
 	defer cancel()
 	// MaxRetries(0): client-go retries only if the server requests it, and waits whole seconds. lookup has its own
 	// retries.
-	body, err := client.Get().Namespace(t.namespace).Resource(t.resource).Name(t.name).
-		SetHeader("Accept", accept).MaxRetries(0).Stream(ctx)
+	return c.receive(ctx, client.Get().Namespace(t.namespace).Resource(t.resource).Name(t.name).
+		SetHeader("Accept", accept).MaxRetries(0), use)
+}
+
+// receive sends a request and passes the answer to use. Its limits are those of read.
+func (c *Client) receive(ctx context.Context, r *rest.Request, use func([]byte) error) error {
+	body, err := r.Stream(ctx)
 	if err != nil {
 		return err
 	}

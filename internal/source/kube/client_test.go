@@ -144,8 +144,8 @@ func TestErrorMapping(t *testing.T) {
 			checkErr(t, "Pod", err, tt.lookup, plan.ErrNotFound, plan.ErrUnavailable)
 			err = within(func(ctx context.Context) error { _, err := c.Network(ctx, aRef); return err })
 			checkErr(t, "Network", err, tt.lookup, plan.ErrNotFound, plan.ErrUnavailable)
-			err = within(func(ctx context.Context) error { return c.SetAnnotation(ctx, aPod, "k", "v") })
-			checkErr(t, "SetAnnotation", err, tt.publish, publish.ErrGone, publish.ErrRetry)
+			err = within(func(ctx context.Context) error { return c.SetStatus(ctx, aPod, "k", "v", nil) })
+			checkErr(t, "SetStatus", err, tt.publish, publish.ErrGone, publish.ErrRetry)
 			err = within(func(ctx context.Context) error { return c.Emit(ctx, aPod, publish.Event{Reason: "R"}) })
 			checkErr(t, "Emit", err, tt.publish, publish.ErrGone, publish.ErrRetry)
 		})
@@ -170,8 +170,8 @@ func TestRefusedConnection(t *testing.T) {
 	if !strings.Contains(err.Error(), "attempts") {
 		t.Errorf("error %q does not contain the number of attempts", err)
 	}
-	err = c.SetAnnotation(t.Context(), aPod, "k", "v")
-	checkErr(t, "SetAnnotation", err, publish.ErrRetry, publish.ErrRetry, publish.ErrGone)
+	err = c.SetStatus(t.Context(), aPod, "k", "v", nil)
+	checkErr(t, "SetStatus", err, publish.ErrRetry, publish.ErrRetry, publish.ErrGone)
 }
 
 // TestUntrustedServer checks that a certificate which cannot be verified is not retried.
@@ -200,7 +200,7 @@ func TestForbiddenNamesTheRole(t *testing.T) {
 			`verb "get"`, `resource "network-attachment-definitions"`,
 			`API group "k8s.cni.cncf.io"`,
 		}},
-		{"SetAnnotation", c.SetAnnotation(t.Context(), aPod, "k", "v"), []string{`verb "patch"`, `resource "pods/status"`}},
+		{"SetStatus", c.SetStatus(t.Context(), aPod, "k", "v", nil), []string{`verb "patch"`, `resource "pods/status"`}},
 		{"Emit", c.Emit(t.Context(), aPod, publish.Event{}), []string{`verb "create"`, `resource "events"`}},
 	}
 	for _, tt := range tests {
@@ -258,7 +258,7 @@ func TestWritesAreOneRequest(t *testing.T) {
 			requests.Add(1)
 			answer(code, "Retry-After: 1", "later")(w, r)
 		})
-		checkErr(t, "SetAnnotation", c.SetAnnotation(t.Context(), aPod, "k", "v"), publish.ErrRetry, publish.ErrRetry)
+		checkErr(t, "SetStatus", c.SetStatus(t.Context(), aPod, "k", "v", nil), publish.ErrRetry, publish.ErrRetry)
 		checkErr(t, "Emit", c.Emit(t.Context(), aPod, publish.Event{}), publish.ErrRetry, publish.ErrRetry)
 		if n := requests.Load(); n != 2 {
 			t.Errorf("%d: %d requests for two writes", code, n)
@@ -320,7 +320,7 @@ func TestEventsHaveTheirOwnLimit(t *testing.T) {
 	if err := emit(); !errors.Is(err, publish.ErrRetry) {
 		t.Fatalf("the second event is not held up: %v", err)
 	}
-	if err := c.SetAnnotation(ctx, pod, "k", "v"); err != nil {
+	if err := c.SetStatus(ctx, pod, "k", "v", nil); err != nil {
 		t.Errorf("a status waits for events: %v", err)
 	}
 }
@@ -365,12 +365,12 @@ func TestRequests(t *testing.T) {
 		"uid-1": `{"metadata":{"uid":"uid-1","annotations":{"k":"[\"v\"]"}}}`,
 		"":      `{"metadata":{"annotations":{"k":"[\"v\"]"}}}`,
 	} {
-		if err := c.SetAnnotation(t.Context(), request.Pod{Namespace: "n", Name: "p", UID: uid}, "k", `["v"]`); err != nil {
+		if err := c.SetStatus(t.Context(), request.Pod{Namespace: "n", Name: "p", UID: uid}, "k", `["v"]`, nil); err != nil {
 			t.Error(err)
 		}
 		if r = <-got; r.method != "PATCH" || r.path != "/api/v1/namespaces/n/pods/p/status" ||
 			r.contentType != "application/merge-patch+json" || r.body != want {
-			t.Errorf("SetAnnotation sends %+v, want body %s", r, want)
+			t.Errorf("SetStatus sends %+v, want body %s", r, want)
 		}
 	}
 
@@ -404,8 +404,8 @@ func TestEmptyNames(t *testing.T) {
 	if _, err := c.Network(t.Context(), plan.Ref{Namespace: "n"}); err == nil {
 		t.Error("Network without name: no error")
 	}
-	if err := c.SetAnnotation(t.Context(), request.Pod{Name: "p"}, "k", "v"); err == nil {
-		t.Error("SetAnnotation without namespace: no error")
+	if err := c.SetStatus(t.Context(), request.Pod{Name: "p"}, "k", "v", nil); err == nil {
+		t.Error("SetStatus without namespace: no error")
 	}
 	if err := c.Emit(t.Context(), request.Pod{Namespace: "n"}, publish.Event{}); err == nil {
 		t.Error("Emit without name: no error")

@@ -41,13 +41,9 @@ func (c *Client) EditAnnotation(ctx context.Context, ref plan.Ref, key string,
 		if err != nil {
 			return err
 		}
-		body, err := json.Marshal(annotationPatch{Metadata: patchMetadata{
+		err = c.patchPod(ctx, patch, types.MergePatchType, statusPatch{Metadata: patchMetadata{
 			UID: o.Metadata.UID, ResourceVersion: o.Metadata.ResourceVersion, Annotations: map[string]string{key: value},
-		}})
-		if err != nil {
-			return fmt.Errorf("encode patch: %w", err)
-		}
-		err = c.patchPod(ctx, patch, body)
+		}}, nil)
 		if code(err) == http.StatusConflict && try < updateTries {
 			continue
 		}
@@ -58,11 +54,22 @@ func (c *Client) EditAnnotation(ctx context.Context, ref plan.Ref, key string,
 	}
 }
 
-func (c *Client) patchPod(ctx context.Context, t target, body []byte) error {
+// patchPod sends one PATCH of a pod. If see is set, it is called with the whole pod after the patch.
+func (c *Client) patchPod(ctx context.Context, t target, kind types.PatchType, patch statusPatch,
+	see func([]byte) error,
+) error {
+	body, err := json.Marshal(patch)
+	if err != nil {
+		return fmt.Errorf("encode patch: %w", err)
+	}
 	ctx, cancel := context.WithTimeout(ctx, patchTimeout)
 	defer cancel()
-	return c.core.Patch(types.MergePatchType).Namespace(t.namespace).Resource(t.resource).Name(t.name).
-		SubResource(t.subresource).SetHeader("Accept", acceptMetadata).Body(body).MaxRetries(0).Do(ctx).Error()
+	r := c.core.Patch(kind).Namespace(t.namespace).Resource(t.resource).Name(t.name).SubResource(t.subresource).
+		Body(body).MaxRetries(0)
+	if see != nil {
+		return c.receive(ctx, r.SetHeader("Accept", runtime.ContentTypeJSON), see)
+	}
+	return r.SetHeader("Accept", acceptMetadata).Do(ctx).Error()
 }
 
 // PodEvent is an event about a pod.

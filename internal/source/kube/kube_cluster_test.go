@@ -37,6 +37,7 @@ func TestAgainstAPIServer(t *testing.T) {
 	t.Run("reads", func(t *testing.T) { t.Parallel(); testReads(t, cluster) })
 	t.Run("annotation", func(t *testing.T) { t.Parallel(); testAnnotation(t, cluster) })
 	t.Run("edit", func(t *testing.T) { t.Parallel(); testEdit(t, cluster) })
+	t.Run("readiness gate", func(t *testing.T) { t.Parallel(); testGate(t, cluster) })
 	t.Run("no patch", func(t *testing.T) { t.Parallel(); testWithoutPatch(t, cluster) })
 	t.Run("events", func(t *testing.T) { t.Parallel(); testEvents(t, cluster) })
 	t.Run("no permission", func(t *testing.T) { t.Parallel(); testNoRights(t, cluster) })
@@ -90,7 +91,7 @@ func testAnnotation(t *testing.T, cluster *kubetest.Cluster) {
 	uid := cluster.CreatePod(t, ns, "p", map[string]string{"keep": "me"})
 	for _, pod := range []request.Pod{{Namespace: ns, Name: "p", UID: uid}, {Namespace: ns, Name: "p"}} {
 		value := fmt.Sprintf("[\n{\"uid\": %q}]", pod.UID)
-		if err := c.SetAnnotation(t.Context(), pod, statusKey, value); err != nil {
+		if err := c.SetStatus(t.Context(), pod, statusKey, value, nil); err != nil {
 			t.Fatal(err)
 		}
 		if got, _ := cluster.Annotation(t, ns, "p", statusKey); got != value {
@@ -105,18 +106,18 @@ func testAnnotation(t *testing.T, cluster *kubetest.Cluster) {
 	}
 
 	// A 422 that is not about the UID does not mean that the pod is gone.
-	err := c.SetAnnotation(t.Context(), request.Pod{Namespace: ns, Name: "p", UID: uid}, statusKey,
-		strings.Repeat("x", 300<<10))
-	checkErr(t, "SetAnnotation of 300 KiB", err, nil, publish.ErrGone, publish.ErrRetry)
+	err := c.SetStatus(t.Context(), request.Pod{Namespace: ns, Name: "p", UID: uid}, statusKey,
+		strings.Repeat("x", 300<<10), nil)
+	checkErr(t, "SetStatus of 300 KiB", err, nil, publish.ErrGone, publish.ErrRetry)
 
 	cluster.DeletePod(t, ns, "p")
-	err = c.SetAnnotation(t.Context(), request.Pod{Namespace: ns, Name: "p", UID: uid}, statusKey, "x")
-	checkErr(t, "SetAnnotation of a deleted pod", err, publish.ErrGone, publish.ErrGone, publish.ErrRetry)
+	err = c.SetStatus(t.Context(), request.Pod{Namespace: ns, Name: "p", UID: uid}, statusKey, "x", nil)
+	checkErr(t, "SetStatus of a deleted pod", err, publish.ErrGone, publish.ErrGone, publish.ErrRetry)
 
 	// A StatefulSet creates a pod of the same name.
 	cluster.CreatePod(t, ns, "p", nil)
-	err = c.SetAnnotation(t.Context(), request.Pod{Namespace: ns, Name: "p", UID: uid}, statusKey, "x")
-	checkErr(t, "SetAnnotation of a replaced pod", err, publish.ErrGone, publish.ErrGone, publish.ErrRetry)
+	err = c.SetStatus(t.Context(), request.Pod{Namespace: ns, Name: "p", UID: uid}, statusKey, "x", nil)
+	checkErr(t, "SetStatus of a replaced pod", err, publish.ErrGone, publish.ErrGone, publish.ErrRetry)
 	if code(err) != 422 {
 		t.Errorf("the API server answers a different UID with %d, not 422: %v", code(err), err)
 	}
@@ -204,7 +205,7 @@ func testWithoutPatch(t *testing.T, cluster *kubetest.Cluster) {
 	pod := request.Pod{Namespace: ns, Name: "p", UID: uid}
 	var last error
 	eventually.Within(t, waitTimeout, "the API server has applied the role", func() bool {
-		last = c.SetAnnotation(t.Context(), pod, statusKey, "one")
+		last = c.SetStatus(t.Context(), pod, statusKey, "one", nil)
 		return !errors.Is(last, publish.ErrForbidden)
 	})
 	if last != nil {
@@ -214,9 +215,10 @@ func testWithoutPatch(t *testing.T, cluster *kubetest.Cluster) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.SetAnnotation(t.Context(), pod, statusKey, "two"); err != nil {
+	if err := c.SetStatus(t.Context(), pod, statusKey, "two", nil); err != nil {
 		t.Fatal(err)
 	}
+	testGatePUT(t, cluster, c, ns)
 	after, err := cluster.Client().CoreV1().Pods(ns).Get(t.Context(), "p", metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -229,7 +231,7 @@ func testWithoutPatch(t *testing.T, cluster *kubetest.Cluster) {
 	if n := strings.Count(log.String(), "GET and PUT"); n != 1 {
 		t.Errorf("the log says it %d times:\n%s", n, log.String())
 	}
-	err = c.SetAnnotation(t.Context(), pod, statusKey, strings.Repeat("x", 300<<10))
+	err = c.SetStatus(t.Context(), pod, statusKey, strings.Repeat("x", 300<<10), nil)
 	checkErr(t, "PUT of 300 KiB", err, publish.ErrRefused, publish.ErrRefused, publish.ErrGone, publish.ErrRetry)
 	// With concurrent writers, each PUT that conflicts is repeated.
 	ctx, cancel := context.WithTimeout(t.Context(), waitTimeout)
@@ -239,7 +241,7 @@ func testWithoutPatch(t *testing.T, cluster *kubetest.Cluster) {
 		wg.Go(func() {
 			err := publish.ErrRetry
 			for errors.Is(err, publish.ErrRetry) && ctx.Err() == nil {
-				err = c.SetAnnotation(ctx, pod, fmt.Sprint("key-", i), "v")
+				err = c.SetStatus(ctx, pod, fmt.Sprint("key-", i), "v", nil)
 			}
 			if err != nil {
 				t.Errorf("conflict: %v", err)
@@ -253,11 +255,11 @@ func testWithoutPatch(t *testing.T, cluster *kubetest.Cluster) {
 		}
 	}
 	cluster.DeletePod(t, ns, "p")
-	checkErr(t, "PUT of a deleted pod", c.SetAnnotation(t.Context(), pod, statusKey, "x"), publish.ErrGone,
+	checkErr(t, "PUT of a deleted pod", c.SetStatus(t.Context(), pod, statusKey, "x", nil), publish.ErrGone,
 		publish.ErrGone, publish.ErrRetry)
 	cluster.CreatePod(t, ns, "p", nil)
 	for _, c := range []*Client{c, clientOf(t, config)} { // also as the first request
-		checkErr(t, "PUT of a replaced pod", c.SetAnnotation(t.Context(), pod, statusKey, "x"), publish.ErrGone,
+		checkErr(t, "PUT of a replaced pod", c.SetStatus(t.Context(), pod, statusKey, "x", nil), publish.ErrGone,
 			publish.ErrGone, publish.ErrRetry)
 	}
 	if got, ok := cluster.Annotation(t, ns, "p", statusKey); ok {
@@ -337,7 +339,7 @@ func testNoRights(t *testing.T, cluster *kubetest.Cluster) {
 	for want, err := range map[string]error{
 		`verb "get" on resource "pods"`:                           podErr,
 		`verb "get" on resource "network-attachment-definitions"`: netErr,
-		`verb "patch" on resource "pods/status"`:                  c.SetAnnotation(t.Context(), pod, "k", "v"),
+		`verb "patch" on resource "pods/status"`:                  c.SetStatus(t.Context(), pod, "k", "v", nil),
 		`verb "create" on resource "events"`:                      c.Emit(t.Context(), pod, publish.Event{Reason: "R"}),
 	} {
 		var forbidden *ForbiddenError

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -20,6 +21,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"multus/internal/engine/plan"
+	"multus/internal/engine/publish"
 	"multus/internal/netsel"
 )
 
@@ -36,45 +38,58 @@ type PodHandler interface {
 // wait for it. The answer has only the pods of one node.
 const podsPauseMax = 10 * time.Second
 
-// WatchPods calls a handler for the pods of a node until ctx ends. It reads only their metadata. An interrupted watch
-// is resumed with back-off, and logged once a minute at most.
+// WatchPods calls a handler for the pods of a node until ctx ends. SetStatus then writes the conditions of their
+// readiness gates without a request of its own. An interrupted watch is resumed with back-off, and logged once a minute
+// at most.
 func (c *Client) WatchPods(ctx context.Context, node string, h PodHandler, log *slog.Logger) {
 	// Without client-go's metadata client, which links the types of all APIs.
 	c.follow(ctx, &following{
 		client: c.coreStream, resource: "pods", selector: fields.OneTermEqualSelector("spec.nodeName", node),
-		object: &metav1.PartialObjectMetadata{}, list: func() runtime.Object { return &metav1.PartialObjectMetadataList{} },
-		acceptList: acceptMetadataList, accept: acceptMetadata,
+		object: &watchedPod{},
+		list: func(ctx context.Context, r *rest.Request) (runtime.Object, error) {
+			var list wholePods
+			err := do(ctx, r, &list, listTimeout)
+			return list.objects(), err
+		},
+		watch: func(ctx context.Context, r *rest.Request) (watch.Interface, error) {
+			body, err := r.Stream(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return watch.NewStreamWatcherWithLogger(klog.FromContext(ctx), newPodDecoder(body),
+				apierrors.NewClientErrorReporter(http.StatusInternalServerError, http.MethodGet, "ClientWatchDecoding")), nil
+		},
 		failed: watchLog(log, target{verb: "watch", resource: "pods"},
 			"watch of the node's pods failed: changes of their networks are not seen"),
-	}, &podStore{handler: h})
+	}, &podStore{handler: h, gates: &c.gates})
 }
 
 // following is a list and a watch.
 type following struct {
-	client             *rest.RESTClient
-	resource           string
-	selector           fields.Selector
-	object             runtime.Object
-	list               func() runtime.Object
-	acceptList, accept string
-	failed             func(error) error // logs an error, and returns it
+	client   *rest.RESTClient
+	resource string
+	selector fields.Selector
+	object   runtime.Object
+	list     func(context.Context, *rest.Request) (runtime.Object, error)
+	watch    func(context.Context, *rest.Request) (watch.Interface, error)
+	failed   func(error) error // logs an error, and returns it
 }
 
 // follow passes what is listed and watched to a store until ctx ends. An interrupted watch is resumed with back-off.
 func (c *Client) follow(ctx context.Context, f *following, store cache.ReflectorStore) {
 	// Without the informers of client-go, whose pause after an error cannot be set.
-	request := func(o *metav1.ListOptions, accept string) *rest.Request {
+	request := func(o *metav1.ListOptions) *rest.Request {
 		o.FieldSelector = f.selector.String()
-		return f.client.Get().Resource(f.resource).SetHeader("Accept", accept).VersionedParams(o, c.params).MaxRetries(0)
+		return f.client.Get().Resource(f.resource).VersionedParams(o, c.params).MaxRetries(0)
 	}
 	lw := listWatch{&cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			list := f.list()
-			return list, f.failed(do(ctx, request(&o, f.acceptList), list, listTimeout))
+			list, err := f.list(ctx, request(&o))
+			return list, f.failed(err)
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			o.Watch = true
-			w, err := request(&o, f.accept).Watch(ctx)
+			w, err := f.watch(ctx, request(&o))
 			return w, resumable(f.failed(err))
 		},
 	}}
@@ -107,6 +122,7 @@ func watchLog(log *slog.Logger, t target, message string) func(error) error {
 // podStore passes what the reflector reads to a handler. The reflector calls it from one goroutine.
 type podStore struct {
 	handler PodHandler
+	gates   *gates
 	pods    map[types.UID]*plan.Pod
 }
 
@@ -115,32 +131,34 @@ func (s *podStore) Add(o any) error { return s.Update(o) }
 
 // Update passes a changed pod to the handler.
 func (s *podStore) Update(o any) error {
-	m, err := podMetadata(o)
+	w, err := asWatched(o)
 	if err != nil {
 		return err
 	}
-	p := trimPod(m)
+	p := trimPod(w)
 	if s.pods == nil {
 		s.pods = map[types.UID]*plan.Pod{}
 	}
-	s.pods[m.UID] = p
+	s.pods[w.UID] = p
+	s.gates.set(w.UID, w.gate)
 	s.handler.Observe(p)
 	return nil
 }
 
 // Delete tells the handler that a pod is gone.
 func (s *podStore) Delete(o any) error {
-	m, err := podMetadata(o)
+	w, err := asWatched(o)
 	if err != nil {
 		return err
 	}
-	s.gone(m.UID)
+	s.gone(w.UID)
 	return nil
 }
 
 func (s *podStore) gone(uid types.UID) {
 	if p, known := s.pods[uid]; known {
 		delete(s.pods, uid)
+		s.gates.drop(uid)
 		s.handler.Gone(p)
 	}
 }
@@ -149,11 +167,11 @@ func (s *podStore) gone(uid types.UID) {
 func (s *podStore) Replace(list []any, _ string) error {
 	exists := map[types.UID]bool{}
 	for _, o := range list {
-		m, err := podMetadata(o)
+		w, err := asWatched(o)
 		if err != nil {
 			return err
 		}
-		exists[m.UID] = true
+		exists[w.UID] = true
 	}
 	for uid := range s.pods {
 		if !exists[uid] {
@@ -171,22 +189,25 @@ func (s *podStore) Replace(list []any, _ string) error {
 // Resync is never called: the resync period is 0.
 func (s *podStore) Resync() error { return nil }
 
-func podMetadata(o any) (*metav1.PartialObjectMetadata, error) {
-	m, ok := o.(*metav1.PartialObjectMetadata)
+func asWatched(o any) (*watchedPod, error) {
+	w, ok := o.(*watchedPod)
 	if !ok {
 		return nil, fmt.Errorf("read pod: unexpected type %T", o)
 	}
-	return m, nil
+	return w, nil
 }
 
 // trimPod returns what is needed here of a pod.
-func trimPod(m *metav1.PartialObjectMetadata) *plan.Pod {
-	p := &plan.Pod{Ref: plan.Ref{Namespace: m.Namespace, Name: m.Name}, UID: string(m.UID)}
+func trimPod(w *watchedPod) *plan.Pod {
+	p := &plan.Pod{
+		Ref: plan.Ref{Namespace: w.Namespace, Name: w.Name}, UID: string(w.UID),
+		Unready: w.gate != nil && w.gate.Status == "False" && w.gate.Reason == publish.NetworkMissing,
+	}
 	for _, key := range []string{
 		netsel.Networks, netsel.Status, netsel.DefaultNetwork, netsel.ConfigSource, netsel.ConfigHash,
 		netsel.Repair,
 	} {
-		if v, ok := m.Annotations[key]; ok {
+		if v, ok := w.Annotations[key]; ok {
 			if p.Annotations == nil {
 				p.Annotations = map[string]string{}
 			}

@@ -28,11 +28,11 @@ func (c *calls) Observe(p *plan.Pod) { *c = append(*c, "observe "+p.UID) }
 // Gone records a call.
 func (c *calls) Gone(p *plan.Pod) { *c = append(*c, "gone "+p.UID) }
 
-func podMeta(name, uid string) *metav1.PartialObjectMetadata {
-	return &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{
+func podMeta(name, uid string) *watchedPod {
+	return &watchedPod{PartialObjectMetadata: metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{
 		Namespace: "team-a", Name: name, UID: types.UID(uid),
 		Annotations: map[string]string{netsel.Networks: "net-a", "large": "value"},
-	}}
+	}}}
 }
 
 // refuse is a transport without an API server.
@@ -86,7 +86,7 @@ func TestWatchesEnd(t *testing.T) {
 func TestPodStore(t *testing.T) {
 	t.Parallel()
 	var got calls
-	s := &podStore{handler: &got}
+	s := &podStore{handler: &got, gates: &gates{}}
 	err := errors.Join(
 		s.Replace([]any{podMeta("a", "1"), podMeta("b", "2")}, "10"),
 		s.Update(podMeta("a", "1")),

@@ -40,35 +40,44 @@ const RequestAnnotation = "multus/container-id"
 
 var _ publish.Cluster = (*Client)(nil)
 
-// SetAnnotation sets one annotation of a pod, with one merge PATCH of pods/status. If the UID is known, it is part of
-// the patch: the API server refuses to change a UID, so that a new pod of the same name never gets the status of its
-// predecessor. If the role lacks the verb patch, as in today's manifests, SetAnnotation uses a GET and a PUT of the
-// same object. The error wraps publish.ErrGone, publish.ErrRetry or publish.ErrRefused, or is a *ForbiddenError.
-func (c *Client) SetAnnotation(ctx context.Context, pod request.Pod, key, value string) error {
+// SetStatus sets one annotation of a pod with one merge PATCH of pods/status. If the UID is known, it is part of the
+// patch: the API server refuses to change a UID, so that a new pod of the same name never gets the status of its
+// predecessor. If the pod lists the readiness gate of Multus, the same PATCH sets its condition (patchStatus). If the
+// role lacks the verb patch, as in today's manifests, SetStatus uses a GET and a PUT of the same object. The error wraps
+// publish.ErrGone, publish.ErrRetry or publish.ErrRefused, or is a *ForbiddenError.
+func (c *Client) SetStatus(ctx context.Context, pod request.Pod, key, value string, unready *publish.Unready) error {
 	if pod.Namespace == "" || pod.Name == "" {
 		return errors.New("set annotation: namespace and name of the pod must not be empty")
 	}
 	ctx, cancel := context.WithTimeout(ctx, patchTimeout)
 	defer cancel()
-	if err := c.setAnnotation(ctx, pod, key, value); err != nil {
-		return fmt.Errorf("set annotation %q of pod %s/%s: %w", key, pod.Namespace, pod.Name, err)
+	w, what := &statusWrite{pod: pod, unready: unready}, "condition "+publish.Gate
+	if value != "" {
+		w.annotations, what = map[string]string{key: value}, fmt.Sprintf("annotation %q", key)
+	}
+	write, err := c.find(ctx, w)
+	if err == nil && write {
+		err = c.setStatus(ctx, w)
+	}
+	if err != nil {
+		return fmt.Errorf("set %s of pod %s/%s: %w", what, pod.Namespace, pod.Name, err)
 	}
 	return nil
 }
 
-func (c *Client) setAnnotation(ctx context.Context, pod request.Pod, key, value string) error {
+func (c *Client) setStatus(ctx context.Context, w *statusWrite) error {
 	if c.update.needed(time.Now()) {
-		err := c.updateAnnotation(ctx, pod, key, value)
+		err := c.updateStatus(ctx, w)
 		if errors.Is(err, publish.ErrForbidden) {
 			c.update.end() // the role has changed
 		}
 		return err
 	}
-	refused := c.patchAnnotation(ctx, pod, key, value)
+	refused := c.patchStatus(ctx, w)
 	if !errors.Is(refused, publish.ErrForbidden) {
 		return refused
 	}
-	err := c.updateAnnotation(ctx, pod, key, value)
+	err := c.updateStatus(ctx, w)
 	switch {
 	case errors.Is(err, publish.ErrForbidden):
 		return refused // the role should have the verb patch
@@ -78,29 +87,15 @@ func (c *Client) setAnnotation(ctx context.Context, pod request.Pod, key, value 
 	return err
 }
 
-func (c *Client) patchAnnotation(ctx context.Context, pod request.Pod, key, value string) error {
-	metadata := patchMetadata{UID: pod.UID, Annotations: map[string]string{key: value}}
-	patch, err := json.Marshal(annotationPatch{Metadata: metadata})
-	if err != nil {
-		return fmt.Errorf("encode patch: %w", err)
-	}
-	t := target{verb: "patch", resource: "pods", subresource: "status", namespace: pod.Namespace, name: pod.Name}
-	return publishError(t, c.patchPod(ctx, t, patch))
-}
-
-type annotationPatch struct {
-	Metadata patchMetadata `json:"metadata"`
-}
-
 type patchMetadata struct {
 	UID             string            `json:"uid,omitempty"`
 	ResourceVersion string            `json:"resourceVersion,omitempty"`
-	Annotations     map[string]string `json:"annotations"`
+	Annotations     map[string]string `json:"annotations,omitempty"`
 }
 
 // Emit records an event of the pod with one request. It cuts a message that is too long. The name of an event that is
 // marked Seldom is derived from its content, so that it is not recorded again while the API server has it. Its errors
-// are those of SetAnnotation.
+// are those of SetStatus.
 func (c *Client) Emit(ctx context.Context, pod request.Pod, event publish.Event) error {
 	if pod.Namespace == "" || pod.Name == "" {
 		return errors.New("record event: namespace and name of the pod must not be empty")
@@ -112,7 +107,7 @@ func (c *Client) Emit(ctx context.Context, pod request.Pod, event publish.Event)
 }
 
 // EmitNode records an event of a node with one request. Like the kubelet, it uses the node's name as the UID and the
-// namespace default, where `kubectl describe node` finds the event. Its errors are those of SetAnnotation.
+// namespace default, where `kubectl describe node` finds the event. Its errors are those of SetStatus.
 func (c *Client) EmitNode(ctx context.Context, node string, event publish.Event) error {
 	if node == "" {
 		return errors.New("record event: name of the node must not be empty")

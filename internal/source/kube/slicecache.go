@@ -9,6 +9,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/rest"
 
 	"multus/internal/source/dra"
 )
@@ -63,8 +65,12 @@ func (s *SliceCache) Run(ctx context.Context) error {
 	s.client.follow(ctx, &following{
 		client: s.client.resourceStream, resource: t.resource,
 		selector: fields.OneTermEqualSelector("spec.nodeName", s.node), object: &slice{},
-		list: func() runtime.Object { return &sliceList{} }, acceptList: runtime.ContentTypeJSON,
-		accept: runtime.ContentTypeJSON, failed: watchLog(s.log, t,
+		list: func(ctx context.Context, r *rest.Request) (runtime.Object, error) {
+			list := &sliceList{}
+			return list, do(ctx, r, list, listTimeout)
+		},
+		watch: func(ctx context.Context, r *rest.Request) (watch.Interface, error) { return r.Watch(ctx) },
+		failed: watchLog(s.log, t,
 			"watch of the node's ResourceSlices failed: the devices of ResourceClaims are not up to date"),
 	}, sliceStore{s})
 	return nil

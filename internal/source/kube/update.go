@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"sync"
 	"time"
@@ -13,7 +14,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"multus/internal/engine/publish"
-	"multus/internal/engine/request"
 )
 
 const (
@@ -23,7 +23,7 @@ const (
 	updateFor = 10 * time.Minute
 )
 
-// updates records whether annotations are set by GET and PUT, because the role lacks the verb patch.
+// updates records whether statuses are written by GET and PUT, because the role lacks the verb patch.
 type updates struct {
 	log *slog.Logger // nil for none
 
@@ -60,16 +60,17 @@ func (u *updates) begin(now time.Time, why error) {
 // Log sets the logger for workarounds that the role requires. It must be called before the first request.
 func (c *Client) Log(log *slog.Logger) { c.update.log = log }
 
-// updateAnnotation sets an annotation by GET and PUT. It sends all other members of the pod back unchanged. The
+// updateStatus makes a write by GET and PUT. It sends all other members of the pod back unchanged. The
 // resourceVersion protects the changes of other clients. If the UID is known, it must be that of the pod that was read,
 // and the API server compares it again.
-func (c *Client) updateAnnotation(ctx context.Context, pod request.Pod, key, value string) error {
+func (c *Client) updateStatus(ctx context.Context, w *statusWrite) error {
+	pod := w.pod
 	get := target{verb: "get", resource: "pods", namespace: pod.Namespace, name: pod.Name}
 	put := target{verb: "update", resource: "pods", subresource: "status", namespace: pod.Namespace, name: pod.Name}
 	for try := 1; ; try++ {
 		var body []byte
 		err := c.read(ctx, c.core, get, runtime.ContentTypeJSON, c.podRequests, func(b []byte) (err error) {
-			body, err = annotate(b, pod.UID, key, value)
+			body, err = w.apply(b)
 			return err
 		})
 		if errors.Is(err, errTooLarge) {
@@ -86,8 +87,9 @@ func (c *Client) updateAnnotation(ctx context.Context, pod request.Pod, key, val
 	}
 }
 
-// annotate sets an annotation of an encoded object. The error wraps publish.ErrGone if the object has another UID.
-func annotate(body []byte, uid, key, value string) ([]byte, error) {
+// apply returns an encoded pod with the annotations and, if it lists the readiness gate, with the condition. The error
+// wraps publish.ErrGone if the pod has another UID.
+func (w *statusWrite) apply(body []byte) ([]byte, error) {
 	var o, metadata map[string]json.RawMessage
 	var known struct {
 		Metadata struct {
@@ -105,15 +107,22 @@ func annotate(body []byte, uid, key, value string) ([]byte, error) {
 	}
 	m := known.Metadata
 	switch {
-	case uid != "" && m.UID != uid:
-		return nil, fmt.Errorf("%w: the pod of this name has the UID %s, not %s", publish.ErrGone, m.UID, uid)
+	case w.pod.UID != "" && m.UID != w.pod.UID:
+		return nil, fmt.Errorf("%w: the pod of this name has the UID %s, not %s", publish.ErrGone, m.UID, w.pod.UID)
 	case m.UID == "" || m.ResourceVersion == "":
 		return nil, errors.New("decode pod: no uid or no resourceVersion")
 	}
 	if m.Annotations == nil {
 		m.Annotations = map[string]string{}
 	}
-	m.Annotations[key] = value
+	maps.Copy(m.Annotations, w.annotations)
+	gate, err := gateOf(body)
+	if err == nil && gate != nil {
+		err = setCondition(o, gate, w.unready)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("decode pod: %w", err)
+	}
 	if metadata["annotations"], err = json.Marshal(m.Annotations); err == nil {
 		o["metadata"], err = json.Marshal(metadata)
 	}

@@ -31,7 +31,7 @@ func TestUpdateLimitsMemory(t *testing.T) {
 		}
 	})
 	c.maxObject = limit
-	err := c.SetAnnotation(t.Context(), aPod, statusKey, "x")
+	err := c.SetStatus(t.Context(), aPod, statusKey, "x", nil)
 	if !errors.Is(err, publish.ErrRefused) || put.Load() > 0 {
 		t.Errorf("a pod of more than %d bytes: %v, written %d times", limit, err, put.Load())
 	}

@@ -86,8 +86,10 @@ func (c *Cluster) DeleteNetwork(tb testing.TB, namespace, name string) {
 	}
 }
 
-// CreatePod creates a pod that is bound to Node, and returns its UID. The pod never runs because there is no kubelet.
-func (c *Cluster) CreatePod(tb testing.TB, namespace, name string, annotations map[string]string) (uid string) {
+// CreatePod creates a pod that is bound to Node, with readiness gates if there are some, and returns its UID. The pod
+// never runs because there is no kubelet.
+func (c *Cluster) CreatePod(tb testing.TB, namespace, name string, annotations map[string]string, gates ...string,
+) (uid string) {
 	tb.Helper()
 	ctx, cancel := callContext(tb)
 	defer cancel()
@@ -97,6 +99,10 @@ func (c *Cluster) CreatePod(tb testing.TB, namespace, name string, annotations m
 			NodeName:   Node,
 			Containers: []corev1.Container{{Name: "app", Image: "registry.example/app:1"}},
 		},
+	}
+	for _, gate := range gates {
+		pod.Spec.ReadinessGates = append(pod.Spec.ReadinessGates,
+			corev1.PodReadinessGate{ConditionType: corev1.PodConditionType(gate)})
 	}
 	got, err := c.kube.CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{})
 	if err != nil {
