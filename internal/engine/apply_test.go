@@ -84,7 +84,9 @@ func TestApply(t *testing.T) {
 		recorded string
 		// status lists the interfaces of the published status, and reasons those of the events.
 		status, reasons string
-		err             string
+		// missing is what the condition of the pod's readiness gate names.
+		missing string
+		err     string
 	}{
 		"nothing to do": {recorded: "eth0 net1 net2"},
 		"R2 removed in reverse, then added": {
@@ -106,17 +108,17 @@ func TestApply(t *testing.T) {
 			differ: differ{add: [][2]string{{"third", "net3"}, {"fourth", "net4"}}},
 			does:   map[string]string{"third": refusesAdd},
 			called: "third ADD, third DEL, fourth ADD", recorded: "eth0 net1 net2 net4", status: "eth0 net1 net2 net4",
-			reasons: "FailedAddingInterface AddedInterface", err: "team/third",
+			reasons: "FailedAddingInterface AddedInterface", missing: "team/third (interface net3)", err: "team/third",
 		},
 		"R8 what cannot be undone stays pending": {
 			differ: differ{add: [][2]string{{"third", "net3"}}},
 			does:   map[string]string{"third": killed},
 			called: "third ADD, third DEL", recorded: "eth0 net1 net2 net3?",
-			reasons: "FailedAddingInterface", err: "is repeated",
+			reasons: "FailedAddingInterface", missing: "team/third (interface net3)", err: "is repeated",
 		},
 		"R8 a refused network": {
 			differ: differ{refused: errors.New("no device")}, recorded: "eth0 net1 net2",
-			reasons: "FailedAddingInterface", err: "no device",
+			reasons: "FailedAddingInterface", missing: "team/x", err: "no device",
 		},
 		"R2 a failed removal stays pending": {
 			differ: differ{remove: []string{"net2", "net1"}},
@@ -155,6 +157,9 @@ func TestApply(t *testing.T) {
 			status, reasons := shownOf(r.got)
 			if status != tc.status || reasons != tc.reasons {
 				t.Errorf("published: status %s, want %s; events %s, want %s", status, tc.status, reasons, tc.reasons)
+			}
+			if got := missingOf(r.got); got != tc.missing { // behaviour R31
+				t.Errorf("missing: %q, want %q", got, tc.missing)
 			}
 			for plugin := range tc.does {
 				n.does(t, plugin, "")
@@ -224,6 +229,14 @@ func shownOf(reports []*publish.Report) (status, reasons string) {
 		}
 	}
 	return strings.TrimSpace(status), strings.Join(all, " ")
+}
+
+// missingOf returns what the last published report names as missing.
+func missingOf(reports []*publish.Report) string {
+	if len(reports) == 0 || reports[len(reports)-1].Unready == nil {
+		return ""
+	}
+	return strings.TrimPrefix(reports[len(reports)-1].Unready.Message, "not attached: ")
 }
 
 // TestApplyAfterKill checks that what a killed process has left pending is deleted and then attached again (behaviour

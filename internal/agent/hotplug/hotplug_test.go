@@ -131,6 +131,21 @@ var handings = map[string]func(t *testing.T, q *Queue){
 		q.Observe(p)
 		q.hands(t)
 	},
+	"when its readiness gate says that a network is missing, once": func(t *testing.T, q *Queue) {
+		t.Helper()
+		p := pod("web", "")
+		q.Observe(p)
+		q.hands(t)
+		unready := *p
+		unready.Unready = true
+		q.Observe(&unready)
+		q.hands(t, "web")
+		q.done(t, p, "")
+		q.Observe(&unready)
+		q.hands(t)
+		q.Observe(p)
+		q.hands(t)
+	},
 	"for a runner that waits": func(t *testing.T, q *Queue) {
 		t.Helper()
 		time.AfterFunc(time.Minute, func() { q.Observe(web) })

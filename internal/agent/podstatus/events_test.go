@@ -86,3 +86,58 @@ func TestFailureIsAnnouncedOnce(t *testing.T) {
 		}
 	}
 }
+
+// gateCluster is a Cluster that records the conditions that are written without a status.
+type gateCluster struct {
+	failingCluster
+
+	errs  []error
+	wrote chan string
+}
+
+func (c *gateCluster) SetStatus(_ context.Context, _ request.Pod, _, value string, unready *publish.Unready) error {
+	if len(c.errs) > 0 {
+		err := c.errs[0]
+		c.errs = c.errs[1:]
+		return err
+	}
+	c.wrote <- value + unready.Message
+	return nil
+}
+
+// TestConditionWithoutStatus checks that the condition of a report without a status is written with each report, also if
+// its events are not repeated, and tried again while the API server is unavailable.
+func TestConditionWithoutStatus(t *testing.T) {
+	t.Parallel()
+	clock := clocktesting.NewFakeClock(time.Now())
+	c := &gateCluster{errs: []error{publish.ErrRetry}, wrote: make(chan string, 10)}
+	c.emitted = make(chan string, 10)
+	q := newFakeWriter(c, t.TempDir(), clock)
+	stop := runUntil(t, q)
+	defer stop()
+	r := &publish.Report{
+		Command: request.Update, Pod: sandbox("web", 1).Pod, ContainerID: "c", Unready: publish.Lacking([]string{"a/b"}),
+		Events: []publish.Event{{Type: publish.Warning, Reason: "R", Message: "m"}},
+	}
+	q.Accept(t.Context(), r)
+	eventually.Receive(t, "the event", c.emitted)
+	eventually.True(t, "a second attempt waits", clock.HasWaiters)
+	var got string
+	eventually.True(t, "the condition", func() bool {
+		clock.Step(firstRetry)
+		select {
+		case got = <-c.wrote:
+			return true
+		default:
+			return false
+		}
+	})
+	if got != "not attached: a/b" {
+		t.Errorf("condition %q", got)
+	}
+	q.Accept(t.Context(), r)
+	eventually.Receive(t, "the condition of the repeated report", c.wrote)
+	if len(c.emitted) > 0 {
+		t.Error("the event was written twice")
+	}
+}

@@ -65,17 +65,51 @@ func FuzzDiff(f *testing.F) {
 func diffOf(t *testing.T, networks, status string, has []plan.Attached) (*plan.Changes, error) {
 	t.Helper()
 	source := anything{netsel.Networks: networks, netsel.Status: status}
-	r := &plan.Resolver{Networks: source, Pods: source, Log: slog.New(slog.DiscardHandler)}
+	return diffFrom(t, source, source, has, "all")
+}
+
+func diffFrom(t *testing.T, pods plan.Pods, definitions plan.Networks, has []plan.Attached, defaults ...string,
+) (*plan.Changes, error) {
+	t.Helper()
+	r := &plan.Resolver{Networks: definitions, Pods: pods, Log: slog.New(slog.DiscardHandler)}
 	req := &request.Request{
 		Command: request.Add, ContainerID: "c", Netns: "/run/netns/test", IfName: "eth0",
-		Config: []byte(`{"cniVersion":"1.1.0","name":"m","type":"multus","clusterNetwork":"x","defaultNetworks":["all"]}`),
+		Config: []byte(`{"cniVersion":"1.1.0","name":"m","type":"multus","clusterNetwork":"x"}`),
 		Args:   request.Args{{request.PodNamespace, "team"}, {request.PodName, "web"}, {request.PodUID, "u"}},
 	}
 	conf, err := config.ParsePlugin(req.Config)
 	if err != nil {
 		t.Fatal(err)
 	}
+	conf.DefaultNetworks = defaults
 	return r.Diff(t.Context(), req, conf, has)
+}
+
+// unready is a source of a pod whose readiness gate says that a network is missing.
+type unready struct{ anything }
+
+func (u unready) Pod(ctx context.Context, ref plan.Ref) (*plan.Pod, error) {
+	p, err := u.anything.Pod(ctx, ref)
+	p.Unready = true
+	return p, err
+}
+
+// TestDiffUnready checks that the status, and with it the condition, of a pod is written again when nothing is missing,
+// and not while something is (behaviour R31).
+func TestDiffUnready(t *testing.T) {
+	t.Parallel()
+	has := []plan.Attached{{Name: "cluster", IfName: "eth0", Primary: true}, {Name: "team/a", IfName: "net1", Owner: "pod"}}
+	const status = `[{"name":"cluster","interface":"eth0"},{"name":"team/a","interface":"net1"}]`
+	for networks, want := range map[string]bool{"a": true, "a, no": false, "a, b": false, "": false} {
+		source := anything{netsel.Networks: networks, netsel.Status: status}
+		got, err := diffFrom(t, unready{source}, source, has)
+		if err != nil || got.Stale != want {
+			t.Errorf("%q: %+v, %v, want stale %t", networks, got, err, want)
+		}
+		if got, err = diffFrom(t, source, source, has); err != nil || got.Stale {
+			t.Errorf("%q, ready: %+v, %v", networks, got, err)
+		}
+	}
 }
 
 // changed returns what a sandbox has after its changes.
