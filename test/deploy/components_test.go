@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
@@ -20,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 
+	daemonconfig "multus/internal/config"
 	"multus/internal/host/entrypoint"
 	"multus/internal/testutil/kubetest"
 )
@@ -310,6 +312,22 @@ func TestEvict(t *testing.T) {
 		if role := roles["multus-evict"]; role == nil || len(roles) != 2 || !cmp.Equal(role.Rules, want) {
 			t.Errorf("%s: roles %+v", dir, roles)
 		}
+	}
+}
+
+// TestRepairExample checks that the example for repair installs the base with hotplug and its own keys.
+func TestRepairExample(t *testing.T) {
+	t.Parallel()
+	m := renderAt(t, filepath.Join(root, "../examples/repair"))
+	want := parseConfig(t, daemonConfig(t, with(t, base, "hotplug")))
+	want.Repair, want.RepairAfter.Duration = daemonconfig.RepairAttach, 30*time.Second
+	got := parseConfig(t, daemonConfig(t, m))
+	got.Raw, want.Raw = nil, nil
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("daemon's file (-want +got):\n%s", d)
+	}
+	if err := got.Usable(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -71,7 +71,8 @@ func (i *installed) pod(t *testing.T, namespace, name, node string) {
 		},
 		Spec: corev1.PodSpec{
 			NodeName: node, ServiceAccountName: "multus",
-			Containers: []corev1.Container{{Name: "app", Image: "registry.example/app:1"}},
+			ReadinessGates: []corev1.PodReadinessGate{{ConditionType: publish.Gate}},
+			Containers:     []corev1.Container{{Name: "app", Image: "registry.example/app:1"}},
 		},
 	}
 	if _, err := i.Client().CoreV1().Pods(namespace).Create(t.Context(), p, metav1.CreateOptions{}); err != nil {
@@ -469,6 +470,10 @@ func (i *installed) daemonWrites(t *testing.T, client *kube.Client) {
 		}
 		if got, _ := i.Annotation(t, "default", pod, networkStatus); got != value {
 			t.Errorf("%s: network status %q", pod, got)
+		}
+		if p, err = i.Client().CoreV1().Pods("default").Get(t.Context(), pod, metav1.GetOptions{}); err != nil ||
+			!slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == publish.Gate }) {
+			t.Errorf("%s: no condition of the readiness gate: %v", pod, err)
 		}
 		for _, reason := range reasons(t) {
 			for _, seldom := range []bool{false, true} {

@@ -74,6 +74,10 @@ func inspect(f *ast.File, found map[string]bool, values map[string][]string) (na
 					define(values, left, n.Rhs[i])
 				}
 			}
+		case *ast.CompositeLit:
+			if name, ok := n.Type.(*ast.Ident); ok && name.Name == "Unready" {
+				return false // the reason of a condition
+			}
 		case *ast.KeyValueExpr:
 			if key, ok := n.Key.(*ast.Ident); !ok || key.Name != "Reason" {
 				return true

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"log/slog"
 	"os"
@@ -8,9 +9,14 @@ import (
 	"strings"
 	"testing"
 
+	appsv1 "k8s.io/api/apps/v1"
+	"sigs.k8s.io/yaml"
+
 	"multus/internal/config"
 	"multus/internal/engine/plan"
+	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
+	"multus/internal/netsel"
 	"multus/internal/source/file"
 )
 
@@ -59,15 +65,87 @@ func TestExamples(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var have []string
-			for _, a := range p.Attachments {
-				have = append(have, a.IfName+"="+a.Name)
-			}
-			if got := strings.Join(have, " "); got != tc.want {
+			if got := attachments(p); got != tc.want {
 				t.Errorf("plan %s, want %s", got, tc.want)
 			}
 		})
 	}
+}
+
+// annotated is a source of pods that have the annotations of a Deployment's template.
+type annotated map[string]string
+
+// Pod returns a pod with these annotations.
+func (a annotated) Pod(_ context.Context, ref plan.Ref) (*plan.Pod, error) {
+	return &plan.Pod{Ref: ref, UID: "u", Annotations: a}, nil
+}
+
+// TestDeployments resolves what the pods of the Deployments get, also with the annotation of the commands in hot-plug.yaml,
+// and checks the readiness gate.
+func TestDeployments(t *testing.T) {
+	cluster, err := filepath.Abs(filepath.Join(examplesDir, clusterFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct{ file, networks, want, gate string }{
+		{"readiness-gate.yaml", "", "eth0=cluster-net data0=default/backplane", publish.Gate},
+		{"hot-plug.yaml", "", "eth0=cluster-net", ""},
+		{"hot-plug.yaml", "plug-a@data0, plug-b", "eth0=cluster-net data0=default/plug-a net2=default/plug-b", ""},
+	} {
+		d := deployment(t, tc.file)
+		annotations := annotated(d.Spec.Template.Annotations)
+		if tc.networks != "" {
+			annotations = annotated{netsel.Networks: tc.networks}
+		}
+		resolver := &plan.Resolver{
+			Networks: file.New(file.Options{Dir: examplesDir}), Pods: annotations, Log: slog.New(slog.DiscardHandler),
+		}
+		conf := daemonSettings(t)
+		conf.ClusterNetwork = cluster
+		p, err := resolver.Plan(t.Context(), &request.Request{
+			Command: request.Add, ContainerID: "id", Netns: "/run/netns/pod", IfName: clusterInterface,
+			Args: request.Args{{request.PodNamespace, d.Namespace}, {request.PodName, "pod"}},
+		}, conf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := attachments(p); got != tc.want {
+			t.Errorf("%s: plan %s, want %s", tc.file, got, tc.want)
+		}
+		gate := ""
+		for _, g := range d.Spec.Template.Spec.ReadinessGates {
+			gate = string(g.ConditionType)
+		}
+		if gate != tc.gate {
+			t.Errorf("%s: readiness gate %q", tc.file, gate)
+		}
+	}
+}
+
+// deployment returns the Deployment of an example.
+func deployment(t *testing.T, name string) *appsv1.Deployment {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(examplesDir, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for document := range strings.SplitSeq(string(b), "\n---\n") {
+		var d appsv1.Deployment
+		if err := yaml.UnmarshalStrict([]byte(document), &d); err == nil && d.Kind == "Deployment" {
+			return &d
+		}
+	}
+	t.Fatalf("%s has no Deployment", name)
+	return nil
+}
+
+// attachments lists the interfaces and networks of a plan.
+func attachments(p *plan.Plan) string {
+	var have []string
+	for _, a := range p.Attachments {
+		have = append(have, a.IfName+"="+a.Name)
+	}
+	return strings.Join(have, " ")
 }
 
 // daemonSettings returns the settings of the daemon's configuration file as the plugin uses them.
@@ -102,7 +180,7 @@ func TestReadme(t *testing.T) {
 		t.Fatal(err)
 	}
 	var names []string
-	for _, pattern := range []string{"*.yaml", "node/*"} {
+	for _, pattern := range []string{"*.yaml", "node/*", "repair/*"} {
 		found, err := filepath.Glob(filepath.Join(examplesDir, pattern))
 		if err != nil {
 			t.Fatal(err)
