@@ -43,10 +43,10 @@ func (s *site) becomes(t *testing.T, pod, want string) {
 
 const ready = "True NetworksAttached "
 
-// TestReadinessGate checks the condition of pods that list the readiness gate (behaviour R30, R31): one PATCH at ADD has
-// the network status and the condition, a network that cannot be attached to the running pod makes it False, once, and
-// its removal from the annotation or a later success makes it True again. A pod without the gate gets no condition, and
-// no PATCH for a failure.
+// TestReadinessGate checks the condition of pods that list the readiness gate (behaviour R30, R31): one PATCH at ADD
+// has the network status and the condition, a network that cannot be attached to the running pod makes it False, once,
+// and its removal from the annotation or a later success makes it True again. A pod without the gate gets no condition,
+// and no PATCH for a failure.
 func TestReadinessGate(t *testing.T) {
 	s := newSite(t, node.Thick, node.Options{
 		Conf: map[string]any{"cniVersion": "1.1.0", "plainPods": "local"}, DaemonConf: hotPlugConf,
@@ -99,9 +99,9 @@ func TestReadinessGate(t *testing.T) {
 	}
 }
 
-// TestReadinessGateWithoutWatch checks the condition where no pods are watched (behaviour R32): by the thin plugin, by a
-// daemon without hotPlug, and by one that was away at the ADD. A second PATCH has the condition, and a pod without the
-// gate gets the requests that it always got.
+// TestReadinessGateWithoutWatch checks the condition where no pods are watched (behaviour R32): by the thin plugin, by
+// a daemon without hotPlug, and by one that was away at the ADD. A second PATCH has the condition, and a pod without
+// the gate gets the requests that it always got.
 func TestReadinessGateWithoutWatch(t *testing.T) {
 	for _, kind := range node.Kinds {
 		t.Run(string(kind), func(t *testing.T) {

@@ -80,8 +80,8 @@ func (a annotated) Pod(_ context.Context, ref plan.Ref) (*plan.Pod, error) {
 	return &plan.Pod{Ref: ref, UID: "u", Annotations: a}, nil
 }
 
-// TestDeployments resolves what the pods of the Deployments get, also with the annotation of the commands in hot-plug.yaml,
-// and checks the readiness gate.
+// TestDeployments resolves what the pods of the Deployments get, also with the annotation of the commands in
+// hot-plug.yaml, and checks the readiness gate.
 func TestDeployments(t *testing.T) {
 	cluster, err := filepath.Abs(filepath.Join(examplesDir, clusterFile))
 	if err != nil {

@@ -24,7 +24,10 @@ func TestAppendReport(t *testing.T) {
 		Events:  []Event{{"Normal", "R", "m <>", true, "c"}},
 		Timings: []Timing{{"a", "bridge", 0.00001234, true}, {"b", "é", 12, false}},
 	}
-	for _, v := range []any{*full, full.Pod, full.Attached[0], *full.Failure, full.Timings[0], full.Events[0], *full.Unready} {
+	for _, v := range []any{
+		*full, full.Pod, full.Attached[0], *full.Failure, full.Timings[0], full.Events[0],
+		*full.Unready,
+	} {
 		for i := range reflect.ValueOf(v).NumField() {
 			if reflect.ValueOf(v).Field(i).IsZero() {
 				t.Errorf("%T: %s is not set here", v, reflect.TypeOf(v).Field(i).Name)

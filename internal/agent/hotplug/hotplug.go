@@ -123,8 +123,8 @@ func (q *Queue) announce() {
 }
 
 // Observe queues a pod if its annotation has changed, or if its network status is not about the networks that the
-// annotation names, or if its readiness gate says that one is missing. It is called for each pod of the node, when it is first seen and whenever its metadata changes. A
-// pod without a network status is not queued: its ADD has not ended.
+// annotation names, or if its readiness gate says that one is missing. It is called for each pod of the node, when it
+// is first seen and whenever its metadata changes. A pod without a network status is not queued: its ADD has not ended.
 func (q *Queue) Observe(pod *plan.Pod) {
 	now := annotations{networks: pod.Annotations[netsel.Networks], unready: pod.Unready}
 	now.status, now.attached = pod.Annotations[netsel.Status]

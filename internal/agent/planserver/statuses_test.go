@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"net/http"
+	"strings"
 	"testing"
 
 	"k8s.io/utils/clock"
@@ -12,6 +14,8 @@ import (
 	"multus/internal/agent/podstatus"
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
+	"multus/internal/testutil/eventually"
+	wirev1 "multus/wire/v1"
 )
 
 // anyCluster is a Cluster that accepts everything.
@@ -22,10 +26,49 @@ func (anyCluster) SetStatus(context.Context, request.Pod, string, string, *publi
 }
 func (anyCluster) Emit(context.Context, request.Pod, publish.Event) error { return nil }
 
+// gates is a Cluster that records the conditions that are written without a status.
+type gates struct {
+	anyCluster
+
+	wrote chan *publish.Unready
+}
+
+func (g gates) SetStatus(_ context.Context, _ request.Pod, _, _ string, unready *publish.Unready) error {
+	g.wrote <- unready
+	return nil
+}
+
+// TestReportOfCondition checks a report that has a condition and nothing else: it is written with a limited size, and
+// refused without the pod's UID.
+func TestReportOfCondition(t *testing.T) {
+	t.Parallel()
+	g := gates{wrote: make(chan *publish.Unready, 1)}
+	w := newTestWriterTo(g, t.TempDir())
+	defer runWriter(t, w)()
+	s := &Server{metrics: metrics.New(true), log: slog.New(slog.DiscardHandler), statuses: w}
+	for uid, want := range map[string]int{"u": http.StatusOK, "": http.StatusBadRequest} {
+		body, err := json.Marshal(wirev1.Report{
+			Command: request.Update, Pod: wirev1.Pod{Namespace: "ns", Name: "web", UID: uid},
+			Unready: &wirev1.Unready{Reason: "InterfaceLost", Message: strings.Repeat("m", 1<<20)},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if code, answer := s.exchange(t, http.MethodPost, wirev1.PathReport, body); code != want {
+			t.Errorf("UID %q: %d %s", uid, code, answer)
+		}
+	}
+	if got := eventually.Receive(t, "the condition", g.wrote); got.Reason != "InterfaceLost" || len(got.Message) > 2048 {
+		t.Errorf("reason %q, message of %d bytes", got.Reason, len(got.Message))
+	}
+}
+
 // newTestWriter returns a Writer that does not run.
-func newTestWriter(dir string) *podstatus.Writer {
+func newTestWriter(dir string) *podstatus.Writer { return newTestWriterTo(anyCluster{}, dir) }
+
+func newTestWriterTo(c publish.Cluster, dir string) *podstatus.Writer {
 	return podstatus.New(podstatus.Options{
-		Cluster: anyCluster{}, Dir: dir, Metrics: metrics.New(true), Clock: clock.RealClock{},
+		Cluster: c, Dir: dir, Metrics: metrics.New(true), Clock: clock.RealClock{},
 		Log: slog.New(slog.DiscardHandler),
 	})
 }

@@ -32,8 +32,8 @@ type eventBatch struct {
 	pod       request.Pod
 	container string
 	events    []publish.Event
-	// unready is the condition of the pod's readiness gate, if it is written without a status. Like an event, it is lost if
-	// the API server is unavailable for longer. The next report of the pod has it again.
+	// unready is the condition of the pod's readiness gate, if it is written without a status. Like an event, it is lost
+	// if the API server is unavailable for longer. The next report of the pod has it again.
 	unready *publish.Unready
 	tries   int
 	// report is the report of the events if its file must record that they are written, or nil.
@@ -81,8 +81,8 @@ func (w *Writer) runEvents(ctx context.Context) error {
 	return g.Wait()
 }
 
-// writeEvents writes the events of a batch, once each, and its condition. It retries those that fail while the API server is unavailable,
-// for about a minute.
+// writeEvents writes the events of a batch, once each, and its condition. It retries those that fail while the API
+// server is unavailable, for about a minute.
 func (w *Writer) writeEvents(ctx context.Context, b *eventBatch) {
 	again, err := w.writeEach(ctx, b)
 	b.events = again

@@ -105,8 +105,8 @@ func (c *gateCluster) SetStatus(_ context.Context, _ request.Pod, _, value strin
 	return nil
 }
 
-// TestConditionWithoutStatus checks that the condition of a report without a status is written with each report, also if
-// its events are not repeated, and tried again while the API server is unavailable.
+// TestConditionWithoutStatus checks that the condition of a report without a status is written with each report, also
+// if its events are not repeated, and tried again while the API server is unavailable.
 func TestConditionWithoutStatus(t *testing.T) {
 	t.Parallel()
 	clock := clocktesting.NewFakeClock(time.Now())

@@ -98,7 +98,9 @@ func (u unready) Pod(ctx context.Context, ref plan.Ref) (*plan.Pod, error) {
 // and not while something is (behaviour R31).
 func TestDiffUnready(t *testing.T) {
 	t.Parallel()
-	has := []plan.Attached{{Name: "cluster", IfName: "eth0", Primary: true}, {Name: "team/a", IfName: "net1", Owner: "pod"}}
+	has := []plan.Attached{
+		{Name: "cluster", IfName: "eth0", Primary: true}, {Name: "team/a", IfName: "net1", Owner: "pod"},
+	}
 	const status = `[{"name":"cluster","interface":"eth0"},{"name":"team/a","interface":"net1"}]`
 	for networks, want := range map[string]bool{"a": true, "a, no": false, "a, b": false, "": false} {
 		source := anything{netsel.Networks: networks, netsel.Status: status}

@@ -32,8 +32,8 @@ type Pod struct {
 	Ref
 	UID         string
 	Annotations map[string]string
-	// Unready reports whether the pod lists the readiness gate of Multus and its condition is False because a change of the
-	// running pod could not attach a network (behaviour R31). Only the watch of the node's pods sets it.
+	// Unready reports whether the pod lists the readiness gate of Multus and its condition is False because a change of
+	// the running pod could not attach a network (behaviour R31). Only the watch of the node's pods sets it.
 	Unready bool
 }
 

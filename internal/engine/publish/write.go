@@ -33,8 +33,8 @@ func Prepare(r *Report) (*Prepared, error) {
 	return nil, fmt.Errorf("%w: status of pod %s/%s: %w", ErrRefused, r.Pod.Namespace, r.Pod.Name, err)
 }
 
-// WriteStatus writes the network-status annotation, and with it the condition of the pod's readiness gate. A pod that is gone is not an error. A report
-// without anything to show writes nothing (behaviour D121, D123).
+// WriteStatus writes the network-status annotation, and with it the condition of the pod's readiness gate. A pod that
+// is gone is not an error. A report without anything to show writes nothing (behaviour D121, D123).
 func (p *Prepared) WriteStatus(ctx context.Context, c Cluster, key string) error {
 	if !p.attached {
 		return nil

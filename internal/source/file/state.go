@@ -28,9 +28,9 @@ const (
 	lockName = ".lock"
 )
 
-// SetStatus adds the annotation to the pod's state file, which has no conditions. The error wraps publish.ErrGone if the directory of
-// definitions has a pod of that name with another UID, and publish.ErrRetry if another process holds the lock. The
-// annotation is also written for a pod that no file describes, because pods need not be described.
+// SetStatus adds the annotation to the pod's state file, which has no conditions. The error wraps publish.ErrGone if
+// the directory of definitions has a pod of that name with another UID, and publish.ErrRetry if another process holds
+// the lock. The annotation is also written for a pod that no file describes, because pods need not be described.
 func (s *Source) SetStatus(ctx context.Context, pod request.Pod, key, value string, _ *publish.Unready) error {
 	if value == "" {
 		return nil

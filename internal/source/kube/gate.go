@@ -69,14 +69,14 @@ func (g *gated) condition() (*condition, error) {
 		}
 		return &condition{}, nil
 	}
-	return nil, nil
+	return nil, nil //nolint:nilnil // not listed
 }
 
 // gateOf returns the condition of an encoded pod, as gated.condition does. Most pods do not contain the name of the
 // gate, and are not decoded.
 func gateOf(body []byte) (*condition, error) {
 	if !bytes.Contains(body, []byte(publish.Gate)) {
-		return nil, nil
+		return nil, nil //nolint:nilnil // not listed
 	}
 	var g gated
 	if err := json.Unmarshal(body, &g); err != nil {
@@ -152,9 +152,9 @@ func (c *Client) find(ctx context.Context, w *statusWrite) (bool, error) {
 }
 
 // patchStatus makes a write with one PATCH of pods/status: a merge patch, as for every pod, or a strategic merge patch
-// if the pod lists the gate, since a merge patch would replace the conditions of the kubelet. If it is not known whether
-// it does, the answer to the merge patch is the whole pod, and a pod that lists the gate gets its condition by a second
-// PATCH.
+// if the pod lists the gate, since a merge patch would replace the conditions of the kubelet. If it is not known
+// whether it does, the answer to the merge patch is the whole pod, and a pod that lists the gate gets its condition by
+// a second PATCH.
 func (c *Client) patchStatus(ctx context.Context, w *statusWrite) error {
 	t := target{verb: "patch", resource: "pods", subresource: "status", namespace: w.pod.Namespace, name: w.pod.Name}
 	patch := statusPatch{Metadata: patchMetadata{UID: w.pod.UID, Annotations: w.annotations}}

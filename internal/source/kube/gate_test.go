@@ -322,8 +322,8 @@ func FuzzSetCondition(f *testing.F) {
 	})
 }
 
-// othersOf returns the conditions of a pod beside ours, and the number of ours. The names of members are those of the API,
-// whose case matters.
+// othersOf returns the conditions of a pod beside ours, and the number of ours. The case of the members' names matters,
+// as in the API.
 func othersOf(t *testing.T, pod map[string]json.RawMessage) (others []string, mine int) {
 	t.Helper()
 	var status map[string]json.RawMessage
@@ -357,8 +357,8 @@ func TestPodDecoder(t *testing.T) {
 	if err != nil || kind != "ADDED" {
 		t.Fatal(kind, err)
 	}
-	if w, err := asWatched(o); err != nil || w.gate == nil || w.gate.Status != "True" || w.Name != "front-6d5f8c7b9d-x2k4q" ||
-		w.ResourceVersion != "184467" || len(w.Annotations) != 4 {
+	if w, err := asWatched(o); err != nil || w.gate == nil || w.gate.Status != "True" ||
+		w.Name != "front-6d5f8c7b9d-x2k4q" || w.ResourceVersion != "184467" || len(w.Annotations) != 4 {
 		t.Errorf("%+v, %v", w, err)
 	}
 	if kind, o, err = d.Decode(); err != nil || kind != "BOOKMARK" || o.(*watchedPod).ResourceVersion != "9" { //nolint:forcetypeassert // fails
@@ -443,7 +443,7 @@ func benchmarkClientGo(b *testing.B, event string) {
 	objects := codecs.DecoderToVersion(info.Serializer, schema.GroupVersion{Version: "v1"})
 	b.ReportAllocs()
 	for b.Loop() {
-		frames := info.StreamSerializer.Framer.NewFrameReader(readCloser{strings.NewReader(event)})
+		frames := info.StreamSerializer.NewFrameReader(readCloser{strings.NewReader(event)})
 		d := restwatch.NewDecoder(streaming.NewDecoder(frames, info.StreamSerializer.Serializer), objects)
 		if _, _, err := d.Decode(); err != nil {
 			b.Fatal(err)

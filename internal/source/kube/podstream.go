@@ -10,8 +10,8 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 )
 
-// The watch of the node's pods reads whole pods, because their readiness gates are in the spec, and decodes them without
-// the decoders of client-go, which need a registered type and read each event several times: a whole pod takes less time
+// The watch of the node's pods reads whole pods, because their readiness gates are in the spec. It does not use the
+// decoders of client-go, which need a registered type and read each event several times: a whole pod takes less time
 // this way than its metadata takes that way (BenchmarkWatchedPod).
 
 // wholePod is the part of a pod, or of the Status in an event about an error, that is decoded.

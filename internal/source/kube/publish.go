@@ -42,8 +42,8 @@ var _ publish.Cluster = (*Client)(nil)
 
 // SetStatus sets one annotation of a pod with one merge PATCH of pods/status. If the UID is known, it is part of the
 // patch: the API server refuses to change a UID, so that a new pod of the same name never gets the status of its
-// predecessor. If the pod lists the readiness gate of Multus, the same PATCH sets its condition (patchStatus). If the
-// role lacks the verb patch, as in today's manifests, SetStatus uses a GET and a PUT of the same object. The error wraps
+// predecessor. If the pod lists the readiness gate of Multus, its condition is set, too (patchStatus). If the role
+// lacks the verb patch, as in today's manifests, SetStatus uses a GET and a PUT of the same object. The error wraps
 // publish.ErrGone, publish.ErrRetry or publish.ErrRefused, or is a *ForbiddenError.
 func (c *Client) SetStatus(ctx context.Context, pod request.Pod, key, value string, unready *publish.Unready) error {
 	if pod.Namespace == "" || pod.Name == "" {
