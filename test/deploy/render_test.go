@@ -161,6 +161,8 @@ func TestRoles(t *testing.T) {
 	t.Parallel()
 	want := `[{"verbs":["get","list","watch"],"apiGroups":["k8s.cni.cncf.io"],"resources":["network-attachment-definitions"]},` +
 		`{"verbs":["get"],"apiGroups":[""],"resources":["pods"]},` +
+		`{"verbs":["get","list","watch"],"apiGroups":["resource.k8s.io"],"resources":["resourceslices"]},` +
+		`{"verbs":["get"],"apiGroups":["resource.k8s.io"],"resources":["resourceclaims"]},` +
 		`{"verbs":["patch"],"apiGroups":[""],"resources":["pods/status"]},` +
 		`{"verbs":["create"],"apiGroups":[""],"resources":["events"]},` +
 		`{"verbs":["get"],"apiGroups":[""],"resources":["nodes"]},` +
