@@ -33,9 +33,11 @@ TEST_TIMEOUT ?= 20m
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r t d; do printf '  %-13s %s\n' "$$t" "$$d"; done
 
+# Without inlining in our own packages the plugin is 110 kB smaller, and starts no later: most of its code runs once. The cost
+# for the daemon is 4 of the 50 microseconds of a plan.
 build: ## build all commands into bin/, static
 	@mkdir -p bin
-	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(BUILDVCS) -ldflags "-s -w" -o bin/ ./cmd/...
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(BUILDVCS) -gcflags=multus/...=-l -ldflags "-s -w" -o bin/ ./cmd/...
 	@ln -sf multusctl bin/kubectl-multus
 	@ln -sf multusctl bin/kubectl_complete-multus
 

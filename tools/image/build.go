@@ -22,8 +22,8 @@ func build(ctx context.Context, o options, arch, dir string) error {
 		return fmt.Errorf("make %q: %w", plugins, err)
 	}
 	env := append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch, "GOFLAGS=", "GOWORK=off")
-	if _, err := goTool(ctx, o.root, env, "build", "-mod=readonly", "-trimpath", "-buildvcs="+o.buildVCS, "-ldflags",
-		"-s -w",
+	if _, err := goTool(ctx, o.root, env, "build", "-mod=readonly", "-trimpath", "-buildvcs="+o.buildVCS,
+		"-gcflags=multus/...=-l", "-ldflags", "-s -w", // as make build
 		"-o", dir+"/", "./cmd/..."); err != nil {
 		return err
 	}
