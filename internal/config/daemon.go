@@ -39,6 +39,9 @@ const DefaultCNIResultsDir = "/var/lib/cni/results"
 // DefaultRepairAfter is the age at which a sandbox without its networks is reported.
 const DefaultRepairAfter = time.Minute
 
+// MinStatusResync is the shortest time between two comparisons of network statuses.
+const MinStatusResync = time.Second
+
 // Daemon is the daemon's file, in the format of today's Multus (behaviour A.5). The same file has three uses: the
 // server's settings, the generator's settings, and an overlay over each request (behaviour A90), for which the bytes
 // are kept.
@@ -106,6 +109,10 @@ type Daemon struct {
 	RepairRate       int               `json:"repairRate"`
 	RepairNamespaces *RepairNamespaces `json:"repairNamespaces"`
 	CNIResultsDir    string            `json:"cniResultsDir"`
+	// StatusResync is the time between two comparisons of the network statuses with what the pods of the node have; 0
+	// means none. Reattach makes the daemon restore interfaces that are lost.
+	StatusResync Duration `json:"statusResync"`
+	Reattach     bool     `json:"reattach"`
 	// NodeAddresses are the addresses of this node in the cluster.
 	NodeAddresses []string `json:"nodeAddresses"`
 
@@ -157,6 +164,14 @@ func (d *Daemon) RepairAge() time.Duration {
 		return d.RepairAfter.Duration
 	}
 	return DefaultRepairAfter
+}
+
+// ResyncInterval is StatusResync, at least MinStatusResync, or 0 if the network statuses are not compared.
+func (d *Daemon) ResyncInterval() time.Duration {
+	if d.StatusResync.Duration <= 0 {
+		return 0
+	}
+	return max(d.StatusResync.Duration, MinStatusResync)
 }
 
 // RepairRule is Repair, or RepairReport if it is not set.

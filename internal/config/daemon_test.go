@@ -95,6 +95,19 @@ func TestRepairAge(t *testing.T) {
 	}
 }
 
+// TestResyncInterval checks the shortest interval, and that there is none by default.
+func TestResyncInterval(t *testing.T) {
+	t.Parallel()
+	for file, want := range map[string]time.Duration{
+		`{}`: 0, `{"statusResync":"0s"}`: 0, `{"statusResync":"-1m"}`: 0, `{"statusResync":"1m"}`: time.Minute,
+		`{"statusResync":"1ms"}`: MinStatusResync,
+	} {
+		if got := daemon(t, file).ResyncInterval(); got != want {
+			t.Errorf("%s: %v, want %v", file, got, want)
+		}
+	}
+}
+
 func TestSocket(t *testing.T) {
 	t.Parallel()
 	for file, want := range map[string]string{

@@ -10,6 +10,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
+	"multus/internal/cniresult"
 	"multus/internal/config"
 	"multus/internal/engine/detach"
 	"multus/internal/engine/hostdevice"
@@ -238,7 +239,7 @@ func (ap *applying) remove(ctx context.Context, ifName string) error {
 		}
 	}
 	failpoint.At("apply.remove")
-	err := detach.One(ctx, ap.Sandbox, ap.record, i, a.Pending)
+	err := detach.One(ctx, ap.Sandbox, ap.record, i, a.Pending || a.Reattaching)
 	return errors.Join(err, ap.read())
 }
 
@@ -268,20 +269,8 @@ func (ap *applying) add(ctx context.Context, planned *plan.Attachment) (types.Re
 	failpoint.At("apply.recorded")
 	i := ap.index(planned.IfName)
 	a := &ap.record.Attachments[i]
-	run := ap.Delegates(ap.record)
-	defer run.Close()
-	copyDeviceInfo(a)
-	start := time.Now()
-	var result types.Result
-	begun := false
-	err := hostdevice.CheckMasters(ap.Sandbox, ap.record, a)
+	result, begun, err := ap.attach(ctx, a)
 	if err == nil {
-		result, begun, err = run.Add(ctx, ap.record, a)
-	}
-	ap.Timed(a, time.Since(start), err)
-	failpoint.At("apply.attached")
-	if err == nil {
-		ap.Verbose(ctx, "Add", a, result, time.Since(start))
 		err = ap.Ledger.MarkAttached(ap.record, a)
 	}
 	if err != nil {
@@ -291,6 +280,23 @@ func (ap *applying) add(ctx context.Context, planned *plan.Attachment) (types.Re
 		}
 	}
 	return result, errors.Join(err, ap.read())
+}
+
+// attach runs the delegates of a recorded attachment. begun reports whether it needs a DEL, also after an error.
+func (ap *applying) attach(ctx context.Context, a *ledger.Attachment) (result types.Result, begun bool, err error) {
+	run := ap.Delegates(ap.record)
+	defer run.Close()
+	copyDeviceInfo(a)
+	start := time.Now()
+	if err = hostdevice.CheckMasters(ap.Sandbox, ap.record, a); err == nil {
+		result, begun, err = run.Add(ctx, ap.record, a)
+	}
+	ap.Timed(a, time.Since(start), err)
+	failpoint.At("apply.attached")
+	if err == nil {
+		ap.Verbose(ctx, "Add", a, result, time.Since(start))
+	}
+	return result, begun, err
 }
 
 // extend checks an attachment, and records it.
@@ -329,10 +335,14 @@ func (ap *applying) undo(ctx context.Context, i int, begun bool) error {
 	if !begun {
 		return ap.Ledger.Drop(ap.record, &ap.record.Attachments[i])
 	}
-	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), detach.UndoLimit,
-		fmt.Errorf("it took longer than %s", detach.UndoLimit))
+	ctx, cancel := undoContext(ctx)
 	defer cancel()
 	return detach.One(ctx, ap.Sandbox, ap.record, i, true)
+}
+
+func undoContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(context.WithoutCancel(ctx), detach.UndoLimit,
+		fmt.Errorf("it took longer than %s", detach.UndoLimit))
 }
 
 func (ap *applying) added(a *plan.Attachment, result types.Result, err error) {
@@ -409,23 +419,19 @@ func (ap *applying) missing() (networks []string) {
 	return networks
 }
 
-// status returns what is attached, with the results that libcni has cached.
-func (ap *applying) status() (out []publish.Attached) {
-	run := ap.Delegates(ap.record)
-	defer run.Close()
-	for i := range ap.record.Attachments {
-		a := &ap.record.Attachments[i]
-		if a.Pending {
-			continue
-		}
-		result, err := run.Result(ap.record, a)
-		if err != nil {
-			ap.Log.Error("network left out of the status: its cached result cannot be read", "network", a.Name, "err", err)
-			continue
-		}
-		out = append(out, publish.Attached{
-			Name: a.Name, IfName: a.IfName, Primary: a.Primary, Result: result, DeviceInfo: readDeviceInfo(a),
+// status returns what is attached, as the kernel has it now.
+func (ap *applying) status() []publish.Attached {
+	o, err := observe(ap.Sandbox, ap.record)
+	if err != nil {
+		ap.Log.Error("network left out of the status, or not as it is now", "err", err)
+	}
+	attached, _, err := o.Actual(nil)
+	if err != nil {
+		ap.Log.Error("network left out of the status: its cached result cannot be read", "err", err)
+		return slices.DeleteFunc(o.Attached, func(a publish.Attached) bool {
+			_, err := cniresult.Parse(a.Result)
+			return err != nil
 		})
 	}
-	return out
+	return attached
 }

@@ -209,6 +209,9 @@ func (n *node) interfaces(t *testing.T) string {
 		if r.Attachments[i].Pending {
 			name += "?"
 		}
+		if r.Attachments[i].Reattaching {
+			name += "~"
+		}
 		names = append(names, name)
 	}
 	return strings.Join(names, " ")

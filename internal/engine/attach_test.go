@@ -34,6 +34,13 @@ func (n interfaces) HasInterface(_, ifName string) (bool, error) {
 	return slices.Contains(n, ifName), nil
 }
 
+func (n interfaces) Interfaces(string) (out []publish.Interface, _ error) {
+	for _, name := range n {
+		out = append(out, publish.Interface{Name: name})
+	}
+	return out, nil
+}
+
 // planned is a Planner whose plans have the cluster network and networks of other configurations.
 type planned []string
 

@@ -52,6 +52,21 @@ func (n *Namespace) Interfaces() ([]Interface, error) {
 
 // dumpLinks returns the links of the namespace, and their addresses by index.
 func (n *Namespace) dumpLinks() ([]netlink.Link, map[int][]netip.Prefix, error) {
+	links, addrs, err := n.dumpAll()
+	if err != nil {
+		return nil, nil, err
+	}
+	byIndex := make(map[int][]netip.Prefix)
+	for _, addr := range addrs {
+		if prefix, ok := toPrefix(addr.IPNet); ok {
+			byIndex[addr.LinkIndex] = append(byIndex[addr.LinkIndex], prefix)
+		}
+	}
+	return links, byIndex, nil
+}
+
+// dumpAll returns the links and the addresses of the namespace.
+func (n *Namespace) dumpAll() ([]netlink.Link, []netlink.Addr, error) {
 	handle, err := n.netlink()
 	if err != nil {
 		return nil, nil, err
@@ -64,13 +79,7 @@ func (n *Namespace) dumpLinks() ([]netlink.Link, map[int][]netip.Prefix, error) 
 	if err != nil {
 		return nil, nil, fmt.Errorf("list addresses: %w", err)
 	}
-	byIndex := make(map[int][]netip.Prefix)
-	for _, addr := range addrs {
-		if prefix, ok := toPrefix(addr.IPNet); ok {
-			byIndex[addr.LinkIndex] = append(byIndex[addr.LinkIndex], prefix)
-		}
-	}
-	return links, byIndex, nil
+	return links, addrs, nil
 }
 
 func toInterface(link netlink.Link, addrs map[int][]netip.Prefix) Interface {

@@ -42,6 +42,8 @@ func (noInterfaces) CheckFree(*ledger.Record) error { return nil }
 
 func (noInterfaces) HasInterface(string, string) (bool, error) { return false, nil }
 
+func (noInterfaces) Interfaces(string) ([]publish.Interface, error) { return nil, nil }
+
 // TestAllocated limits the memory that one ADD allocates in the plugin, from the request to the result. The delegates
 // are fake plugins, and the plan is given. The limits are a tenth above what was measured. With the race
 // detector, which empties pools at random, more is allocated.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"net/netip"
 	"slices"
 	"testing"
 
@@ -116,6 +117,32 @@ func FuzzChanges(f *testing.F) {
 		}
 		if err != nil || len(again.Add) != len(m.Add) || len(again.Refused) != len(m.Refused) {
 			t.Errorf("%s becomes %s: %v", b, encoded, err)
+		}
+	})
+}
+
+// FuzzObserved decodes observations as the daemon does, and checks that nothing in them makes it panic and that they
+// are the same after they were encoded.
+func FuzzObserved(f *testing.F) {
+	f.Add(wire.Message(f, "observed-full.json"))
+	for _, seed := range []string{
+		`{}`, `null`, `{"sandboxes":[{}]}`, `{"sandboxes":[null]}`, `{"sandboxes":[{"attached":[{}],"interfaces":[{}]}]}`,
+		`{"sandboxes":[{"interfaces":[{"addresses":[{"address":""},{"address":"::/0"}]}]}]}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m := &Observed{}
+		if err := json.Unmarshal(b, m); err != nil {
+			return
+		}
+		for i := range m.Sandboxes {
+			o := m.Sandboxes[i].ToObservation()
+			_, _, _ = o.Actual(func(string) bool { return true })
+			if d := cmp.Diff(o, func() *publish.Observation { s := FromObservation(o); return s.ToObservation() }(),
+				cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); d != "" {
+				t.Errorf("%s:\n%s", b, d)
+			}
 		}
 	})
 }

@@ -76,7 +76,15 @@ func TestRecorded(t *testing.T) {
 		"report-full.json": asReport,
 		"status.json":      same[wirev1.StatusResult](t), "status-full.json": same[wirev1.StatusResult](t),
 		"work.json": same[wirev1.Work](t), "work-done.json": same[wirev1.WorkDone](t),
-		"missing-full.json": same[wirev1.MissingPods](t),
+		"work-observe.json": same[wirev1.Work](t), "observed-answer.json": same[wirev1.ObservedAnswer](t),
+		"observed-full.json": func(name string) []byte {
+			m := message(t, name, func(m *wirev1.Observed) *wirev1.Observed { return m })
+			for i := range m.Sandboxes {
+				m.Sandboxes[i] = wirev1.FromObservation(m.Sandboxes[i].ToObservation())
+			}
+			return marshal(t, m)
+		},
+		"missing-full.json":  same[wirev1.MissingPods](t),
 		"work-delegate.json": same[wirev1.Work](t), "work-done-delegated.json": same[wirev1.WorkDone](t),
 		"diff-request-delegate.json": same[wirev1.DiffRequest](t),
 		"diff-request-full.json": func(name string) []byte {
@@ -100,6 +108,7 @@ func TestRecorded(t *testing.T) {
 var notSent = map[reflect.Type][]string{
 	reflect.TypeFor[plan.Attachment](): {"Source"},
 	reflect.TypeFor[publish.Report]():  {"Needed"},
+	reflect.TypeFor[plan.Attached]():   {"Lost"},
 }
 
 // TestEveryFieldIsSent checks that the recorded messages with all keys set every field of the engine's types, so that
@@ -113,6 +122,9 @@ func TestEveryFieldIsSent(t *testing.T) {
 		message(t, "diff-request-full.json", func(m *wirev1.DiffRequest) *[]plan.Attached {
 			_, has := m.ToDiff()
 			return &has
+		}),
+		message(t, "observed-full.json", func(m *wirev1.Observed) *publish.Observation {
+			return m.Sandboxes[0].ToObservation()
 		}),
 	} {
 		set := map[reflect.Type]map[string]bool{}

@@ -35,6 +35,8 @@ type Work struct {
 	// Delegate has the requests of other clients for single networks. Each is handed out until WorkDone has its result,
 	// and a second time at most.
 	Delegate []DelegateJob `json:"delegate,omitempty"`
+	// Observe requests an Observed, after the pods of this list were changed.
+	Observe bool `json:"observe,omitempty"`
 }
 
 // Adoption is a sandbox to record.

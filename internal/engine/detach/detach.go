@@ -93,6 +93,15 @@ func Undo(ctx context.Context, b *session.Sandbox, r *ledger.Record, begun func(
 // One deletes attachment i of the record of a running sandbox, and removes it from the record. undo is set if its ADD
 // did not succeed. While anything of it remains, it stays in the record.
 func One(ctx context.Context, b *session.Sandbox, r *ledger.Record, i int, undo bool) error {
+	if err := Keep(ctx, b, r, i, undo); err != nil {
+		return err
+	}
+	failpoint.At("apply.detached")
+	return b.Ledger.Drop(r, &r.Attachments[i])
+}
+
+// Keep is One for an attachment that stays in the record because it is attached again.
+func Keep(ctx context.Context, b *session.Sandbox, r *ledger.Record, i int, undo bool) error {
 	one := *r
 	one.Attachments = []ledger.Attachment{r.Attachments[i]}
 	one.Attachments[0].Stage = 0
@@ -101,8 +110,7 @@ func One(ctx context.Context, b *session.Sandbox, r *ledger.Record, i int, undo 
 	if err := errors.Join(d.all(ctx), hostdevice.RestoreNames(ctx, b.Session, &one)); err != nil {
 		return errors.Join(err, b.Ledger.RecordDeletions(&one, ledger.Progress{}, d.deletions))
 	}
-	failpoint.At("apply.detached")
-	return b.Ledger.Drop(r, &r.Attachments[i])
+	return nil
 }
 
 // detaching is the DEL of the attachments of a record.

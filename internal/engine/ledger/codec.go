@@ -44,6 +44,7 @@ func (e *element) appendJSON(b []byte) []byte {
 	w.Other("hostDevice", e.HostDevice, e.HostDevice != nil)
 	w.StringIf("owner", string(e.Owner))
 	w.TrueIf("pending", e.Pending)
+	w.TrueIf("reattaching", e.Reattaching)
 	return w.End()
 }
 

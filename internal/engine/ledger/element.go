@@ -57,6 +57,8 @@ type element struct {
 	// Owner and Pending are those of the attachment.
 	Owner   plan.Owner `json:"owner,omitempty"`
 	Pending bool       `json:"pending,omitempty"`
+	// Reattaching is that of the attachment.
+	Reattaching bool `json:"reattaching,omitempty"`
 }
 
 // encode returns the element of an attachment. It omits an interface name that today's Multus derives from the index.
@@ -65,7 +67,7 @@ func encode(a *Attachment, index int, of *Record) (*element, error) {
 		Name: a.Name, ResourceName: a.Resource, DeviceID: a.DeviceID,
 		DropIPv4: a.Routes.DropIPv4, DropIPv6: a.Routes.DropIPv6,
 		Bytes: a.Config.Bytes(), Netns: of.Netns, Args: a.Args, HostDevice: a.HostDevice, Stage: a.Stage,
-		Owner: a.Owner, Pending: a.Pending,
+		Owner: a.Owner, Pending: a.Pending, Reattaching: a.Reattaching,
 	}
 	if r := a.Requested; r != nil {
 		e.MAC, e.InfinibandGUID, e.IPs, e.DefaultRoute = r.MAC, r.InfinibandGUID, r.IPs, r.DefaultRoute
@@ -152,7 +154,7 @@ func (e *element) decode(index int, containerID, ifName string) (*Attachment, er
 		Resource: e.ResourceName, DeviceID: e.DeviceID, RuntimeConfig: e.RuntimeConfig,
 		Routes: plan.Routes{DropIPv4: e.DropIPv4, DropIPv6: e.DropIPv6}, HostDevice: e.HostDevice,
 		Stage: min(max(e.Stage, 0), index), Deletion: Deletion{Deleted: e.Deleted, Tries: e.DelTries}, element: index,
-		Owner: e.Owner, Pending: e.Pending,
+		Owner: e.Owner, Pending: e.Pending, Reattaching: e.Reattaching,
 		Requested: &netsel.Element{
 			Interface: e.IfName, MAC: e.MAC, InfinibandGUID: e.InfinibandGUID, IPs: e.IPs, DefaultRoute: e.DefaultRoute,
 		},

@@ -428,6 +428,29 @@ func touch(path string, now time.Time) error {
 // the place of a record counts, so that it is not overlooked. A directory does not count: other programs have
 // directories there.
 func (s *Store) Containers() ([]string, error) {
+	out, err := s.Recorded()
+	if err != nil {
+		return nil, err
+	}
+	seen := map[string]bool{}
+	for _, id := range out {
+		seen[id] = true
+	}
+	cached, err := s.cached("")
+	if err != nil {
+		return nil, fmt.Errorf("list results: %w", err)
+	}
+	for _, c := range cached {
+		if !seen[c.ContainerID] {
+			seen[c.ContainerID] = true
+			out = append(out, c.ContainerID)
+		}
+	}
+	return out, nil
+}
+
+// Recorded is Containers without those that have only a result of libcni. It reads no file.
+func (s *Store) Recorded() (ids []string, err error) {
 	entries, err := os.ReadDir(s.Dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
@@ -435,27 +458,12 @@ func (s *Store) Containers() ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list records: %w", err)
 	}
-	seen := map[string]bool{}
-	var out []string
-	add := func(id string) {
-		if !seen[id] {
-			seen[id] = true
-			out = append(out, id)
-		}
-	}
 	for _, e := range entries {
 		if _, err := s.file(e.Name()); err == nil && !e.IsDir() {
-			add(e.Name())
+			ids = append(ids, e.Name())
 		}
 	}
-	cached, err := s.cached("")
-	if err != nil {
-		return nil, fmt.Errorf("list results: %w", err)
-	}
-	for _, c := range cached {
-		add(c.ContainerID)
-	}
-	return out, nil
+	return ids, nil
 }
 
 // Lock takes the sandbox's lock and waits for it until ctx ends. Delegates hold the lock, too, through the file, so

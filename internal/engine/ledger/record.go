@@ -71,6 +71,10 @@ type Attachment struct {
 	// Pending reports whether the attachment is being made or deleted in a running sandbox. If no operation on the sandbox
 	// is in progress, it was killed or has failed, and a part of the attachment may exist.
 	Pending bool
+	// Reattaching reports whether the attachment, whose interface was lost, is being made again in a running sandbox. If
+	// no operation on the sandbox is in progress, the last attempt was killed or has failed, and the next one deletes what
+	// is left of it. The attachment is otherwise as any other.
+	Reattaching bool
 	// Inherited reports whether the configuration had no cniVersion of its own. It is not recorded.
 	Inherited bool
 	// Deletion is what earlier DELs have recorded.

@@ -55,6 +55,18 @@ func (s *Store) MarkPending(of *Record, a *Attachment) error {
 	return nil
 }
 
+// MarkReattaching records whether an attachment of a record that was read is being made again.
+func (s *Store) MarkReattaching(of *Record, a *Attachment, reattaching bool) error {
+	err := s.editElement(of, a, func(elements []rawElement) []rawElement {
+		setBool(elements[a.element], "reattaching", reattaching)
+		return elements
+	})
+	if err != nil {
+		return fmt.Errorf("record that network %s of container %s is attached again: %w", a.Name, of.ContainerID, err)
+	}
+	return nil
+}
+
 func (s *Store) setPending(of *Record, a *Attachment, pending bool) error {
 	return s.editElement(of, a, func(elements []rawElement) []rawElement {
 		setBool(elements[a.element], "pending", pending)

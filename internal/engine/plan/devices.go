@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"multus/internal/fault"
 )
@@ -96,17 +95,24 @@ func (p *planning) readDevices(ctx context.Context) error {
 // add adds the devices of claims: sorted as strings, after those that are there (behaviour H11). A device that several
 // claims or containers share counts once.
 func (d *allocation) add(claimed []ClaimedDevice) {
-	slices.SortStableFunc(claimed, func(x, y ClaimedDevice) int { return strings.Compare(x.ID, y.ID) })
+	d.claimed = append(d.claimed, claimed...)
+	found := map[string][]string{}
 	for i := range claimed {
-		c := &claimed[i]
-		if c.Resource != "" && !slices.Contains(d.ids[c.Resource], c.ID) {
-			if d.ids == nil {
-				d.ids = map[string][]string{}
-			}
-			d.ids[c.Resource] = append(d.ids[c.Resource], c.ID)
+		if c := &claimed[i]; c.Resource != "" {
+			found[c.Resource] = append(found[c.Resource], c.ID)
 		}
 	}
-	d.claimed = append(d.claimed, claimed...)
+	if d.ids == nil {
+		d.ids = map[string][]string{}
+	}
+	for resource, ids := range found {
+		slices.Sort(ids)
+		for _, id := range ids {
+			if !slices.Contains(d.ids[resource], id) {
+				d.ids[resource] = append(d.ids[resource], id)
+			}
+		}
+	}
 }
 
 // noDevice returns the error for an attachment for which no device is left, or nil if it is attached without one. The

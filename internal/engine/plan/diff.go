@@ -51,6 +51,8 @@ type Attached struct {
 	CNIArgs       map[string]json.RawMessage
 	// Size is the size of the configuration in bytes.
 	Size int
+	// Lost reports whether its interface no longer exists, so that the network status lacks it.
+	Lost bool
 }
 
 // Changes is what makes the networks of a running sandbox those that its pod requests.
@@ -424,7 +426,7 @@ func (d *diffing) isStale() bool {
 	}
 	for i := range d.has {
 		a := &d.has[i]
-		if d.isPods(a) && !slices.ContainsFunc(status, func(s struct{ Name, Interface string }) bool {
+		if d.isPods(a) && !a.Lost && !slices.ContainsFunc(status, func(s struct{ Name, Interface string }) bool {
 			return s.Name == a.Name && s.Interface == a.IfName
 		}) {
 			return true

@@ -24,6 +24,9 @@ const (
 	FailedRemovingInterface = "FailedRemovingInterface"
 	InterfaceAddRejected    = "InterfaceAddRejected"
 	InterfaceChangeIgnored  = "InterfaceChangeIgnored"
+	InterfaceLost           = "InterfaceLost"
+	InterfaceRestored       = "InterfaceRestored"
+	AddressChanged          = "AddressChanged"
 )
 
 // Event is one Kubernetes event of a pod (behaviour O.5).

@@ -26,12 +26,18 @@ func Prepare(r *Report) (*Prepared, error) {
 		var leftOut string
 		p := &Prepared{pod: r.Pod, unready: r.Unready, attached: r.HasStatus()}
 		if p.status, leftOut, err = shortened(r, results); err == nil {
+			if p.status == "" && r.Command == request.Update && r.HasStatus() {
+				p.status = "[]" // a running pod has lost all of its interfaces
+			}
 			p.Events = events(r, results, leftOut)
 			return p, nil
 		}
 	}
 	return nil, fmt.Errorf("%w: status of pod %s/%s: %w", ErrRefused, r.Pod.Namespace, r.Pod.Name, err)
 }
+
+// Status returns the value of the network status, or "" if none is written.
+func (p *Prepared) Status() string { return p.status }
 
 // WriteStatus writes the network-status annotation, and with it the condition of the pod's readiness gate. A pod that
 // is gone is not an error. A report without anything to show writes nothing (behaviour D121, D123).

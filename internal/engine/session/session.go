@@ -35,6 +35,8 @@ type Netns interface {
 	CheckFree(r *ledger.Record) error
 	// HasInterface reports whether a namespace has an interface. A namespace that does not exist has none.
 	HasInterface(netns, ifName string) (bool, error)
+	// Interfaces returns the interfaces of a namespace. The error wraps link.ErrNoNamespace if the namespace is gone.
+	Interfaces(netns string) ([]publish.Interface, error)
 }
 
 // Node is what all calls on a node share.

@@ -233,6 +233,20 @@ func Addr(tb testing.TB, ns *NS, name string, cidr ...string) {
 	})
 }
 
+// RemoveAddr removes an address, with its prefix length, from an interface.
+func RemoveAddr(tb testing.TB, ns *NS, name, cidr string) {
+	tb.Helper()
+	ns.Do(tb, func() {
+		addr, err := netlink.ParseAddr(cidr)
+		if err == nil {
+			err = netlink.AddrDel(find(tb, name), addr)
+		}
+		if err != nil {
+			tb.Fatalf("remove address %s from %s: %v", cidr, name, err)
+		}
+	})
+}
+
 // up sets a link of the current namespace up.
 func up(tb testing.TB, name string) {
 	tb.Helper()
