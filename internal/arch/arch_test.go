@@ -62,7 +62,7 @@ var beside = map[string][]string{
 	"multus/internal/agent/repair":    {"multus/internal/source/kube"},
 	"multus/internal/agent/planserver": {
 		"multus/internal/agent/hotplug", "multus/internal/agent/metrics", "multus/internal/agent/podstatus",
-		"multus/internal/agent/repair",
+		"multus/internal/agent/repair", "multus/internal/agent/resync",
 	},
 	"multus/internal/source/kube": {"multus/internal/source/dra"},
 	"multus/internal/doctor":      {"multus/internal/agent/cniconfig", "multus/internal/source/kube"},

@@ -255,7 +255,7 @@ func withResults(ds *appsv1.DaemonSet) *appsv1.DaemonSet {
 	return out
 }
 
-// TestHotPlug checks, in every directory with a daemon, that hotplug changes one key of the daemon's file and adds one
+// TestHotPlug checks, in every directory with a daemon, that hotplug sets two keys of the daemon's file and adds one
 // role, also together with isolation, and that the daemon's pods stay without privilege.
 func TestHotPlug(t *testing.T) {
 	t.Parallel()
@@ -272,6 +272,7 @@ func TestHotPlug(t *testing.T) {
 				before, m := render(t, dir), with(t, dir, components...)
 				want := parseConfig(t, daemonConfig(t, before))
 				want.HotPlug, want.NamespaceIsolation = true, want.NamespaceIsolation || len(components) > 1
+				want.StatusResync.Duration = time.Minute
 				got := parseConfig(t, daemonConfig(t, m))
 				got.Raw, want.Raw = nil, nil
 				if d := cmp.Diff(want, got); d != "" {

@@ -56,8 +56,13 @@ type hotPlugSite struct {
 // newHotPlugSite creates a site. linger is how long the runners that the plugin starts wait for more work.
 func newHotPlugSite(t *testing.T, cluster *kubetest.Cluster, namespace, linger string) *hotPlugSite {
 	t.Helper()
-	s := &hotPlugSite{changingSite: newChangingSiteWith(t, cluster, namespace,
-		map[string]any{"hotPlug": true, "hotPlugLinger": linger})}
+	return newRunnerSite(t, cluster, namespace, map[string]any{"hotPlug": true, "hotPlugLinger": linger})
+}
+
+// newRunnerSite creates a site with a configuration of the daemon.
+func newRunnerSite(t *testing.T, cluster *kubetest.Cluster, namespace string, conf map[string]any) *hotPlugSite {
+	t.Helper()
+	s := &hotPlugSite{changingSite: newChangingSiteWith(t, cluster, namespace, conf)}
 	s.config = filepath.Join(s.Dir, "runner.conf")
 	check(t, os.WriteFile(s.config, s.Conf(), 0o600))
 	for i, name := range hotPlugNetworks {
@@ -343,14 +348,17 @@ func choosePlug(points []point, step int) (out []point) {
 		passes[p.name] = append(passes[p.name], p)
 	}
 	for i, name := range slices.Sorted(maps.Keys(passes)) {
-		own := slices.ContainsFunc([]string{"apply.", "runner.", "detach."}, func(prefix string) bool {
-			return strings.HasPrefix(name, prefix)
-		})
+		own := hasPrefix(name, "apply.", "runner.", "detach.", "reattach.", "observe.")
 		if have := passes[name]; own || i%len(plugSteps) == step {
 			out = append(out, have[rand.IntN(len(have))])
 		}
 	}
 	return out
+}
+
+// hasPrefix reports whether a name has one of several prefixes.
+func hasPrefix(name string, prefixes ...string) bool {
+	return slices.ContainsFunc(prefixes, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 }
 
 // hotPlugDaemonPoints kills the daemon at its points while a runner works, and starts it again.

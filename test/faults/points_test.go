@@ -155,9 +155,11 @@ func TestPoints(t *testing.T) {
 
 // elsewhere reports whether another test covers a point, because TestPoints does not pass it.
 func elsewhere(name string) bool {
-	// These are covered by TestDaemonPoints, TestLeavePoints (three), TestDevicePoints and TestHotPlug (three).
+	// These are covered by TestDaemonPoints, TestLeavePoints (three), TestDevicePoints, TestHotPlug (three) and
+	// TestReattach (three).
 	elsewhere := []string{
 		"daemon.", "leave.", "fsx.filled", "fsx.replaced", "devices.", "apply.", "runner.", "hotplug.",
+		"observe.", "observed.", "reattach.",
 	}
 	return slices.ContainsFunc(elsewhere, func(prefix string) bool {
 		return strings.HasPrefix(name, prefix)

@@ -63,7 +63,8 @@ type Queue struct {
 	// ended reports whether Run has ended.
 	ended bool
 	// heard is the time of the last call of a runner that got work. It is zero after one that got none.
-	heard time.Time
+	heard       time.Time
+	observation observation
 }
 
 // seen is what the two annotations of a pod were.
@@ -185,22 +186,24 @@ func (q *Queue) Gone(pod *plan.Pod) {
 	q.work.Forget(pod.Identity())
 }
 
-// Next returns the pods to work on, at most maxHandedOut. It waits until there are some or there are Delegations, or
-// ctx or Run ends: a runner that waits must not delay the end of the daemon. The pods and Delegations that were
+// Next returns the pods to work on, at most maxHandedOut. It waits until there are some there are Delegations, an observation
+// is due, or ctx or Run ends: a runner that waits must not delay the end of the daemon. The pods and Delegations that were
 // handed out before and have no result yet are handed out again: there is one runner, and it asks when it is done.
 func (q *Queue) Next(ctx context.Context) []request.Pod {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.ready, q.out = append(q.out, q.ready...), nil
 	q.recall()
-	for len(q.ready) == 0 && !q.delegates() && !q.ended {
-		changed := q.changed
+	for len(q.ready) == 0 && !q.delegates() && !q.ended && !q.observationDue() {
+		changed, due := q.changed, q.untilObservation()
 		q.waiting++
 		q.mu.Unlock()
 		select {
 		case <-changed:
+		case <-due.C:
 		case <-ctx.Done():
 		}
+		due.Stop()
 		q.mu.Lock()
 		q.waiting--
 		if ctx.Err() != nil {
@@ -270,7 +273,8 @@ func (q *Queue) Done(pod request.Pod, failure string) error {
 func (q *Queue) Unattended() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.pending() > 0 && q.waiting == 0 && q.clock.Since(q.heard) >= silence
+	work := q.pending() > 0 || q.observationDue()
+	return work && q.waiting == 0 && q.clock.Since(q.heard) >= silence
 }
 
 // RunnerUp returns 1 while a runner waits for work or seems to work, and 0 otherwise.

@@ -36,6 +36,7 @@ type Metrics struct {
 	abandoned prometheus.Counter
 	plugged   *prometheus.CounterVec
 	plugging  prometheus.Histogram
+	drift     *prometheus.CounterVec
 	// off is set if no port serves the metrics. Metrics with labels are not recorded then.
 	off bool
 }
@@ -82,6 +83,10 @@ func New(served bool) *Metrics {
 			Help:    "Time from when the daemon saw the annotation of a running pod until its networks were as requested.",
 			Buckets: durations,
 		}),
+		drift: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "multus_status_drift_total",
+			Help: "Interfaces of running pods that were not as the network-status says.",
+		}, []string{"kind"}),
 	}
 	m.registry.MustRegister(
 		m.requests, m.inFlight, m.planning, m.delegates, m.retries, m.written, m.givenUp, m.abandoned,
@@ -143,6 +148,19 @@ func (c *byNamespace) Collect(ch chan<- prometheus.Metric) {
 	for namespace, n := range c.count() {
 		ch <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, float64(n), namespace)
 	}
+}
+
+// Resync adds the metric of network statuses that are compared with what the pods have.
+func (m *Metrics) Resync() {
+	m.registry.MustRegister(m.drift)
+	for _, kind := range drifts {
+		m.drift.WithLabelValues(kind) // so that the first difference is an increase
+	}
+}
+
+// drifts are the kinds of differences that an event of a running pod stands for.
+var drifts = map[string]string{
+	publish.InterfaceLost: "lost", publish.AddressChanged: "changed", publish.InterfaceRestored: "restored",
 }
 
 // Changed records how long it took until the networks of a running pod were as requested.
@@ -235,6 +253,9 @@ func (m *Metrics) Observe(r *publish.Report) {
 	for _, e := range r.Events {
 		if labels, ok := changes[e.Reason]; ok {
 			m.plugged.WithLabelValues(labels[:]...).Inc()
+		}
+		if kind, ok := drifts[e.Reason]; ok {
+			m.drift.WithLabelValues(kind).Inc()
 		}
 	}
 	for _, t := range r.Timings {

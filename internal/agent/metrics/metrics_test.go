@@ -28,11 +28,15 @@ func scrape(t *testing.T, m *Metrics) string {
 func newTestMetrics() *Metrics {
 	m := New(true)
 	m.Gauges(func() float64 { return 3 }, func() float64 { return 7 }, func() float64 { return 1 })
+	m.Resync()
 	m.HotPlug(func() float64 { return 2 }, func() float64 { return 1 })
 	m.Missing(func() map[string]int { return map[string]int{"team": 4} })
 	m.Changed(time.Second)
 	m.Observe(&publish.Report{Command: request.Update, Events: []publish.Event{
-		{Reason: publish.AddedInterface}, {Reason: publish.FailedRemovingInterface}, {Reason: publish.InterfaceChangeIgnored},
+		{Reason: publish.AddedInterface},
+		{Reason: publish.FailedRemovingInterface},
+		{Reason: publish.InterfaceChangeIgnored},
+		{Reason: publish.InterfaceLost},
 	}})
 	return m
 }
@@ -81,6 +85,7 @@ func TestMetricNames(t *testing.T) {
 		`multus_delegate_duration_seconds_count{command="ADD",plugin="macvlan",result="error"} 1`,
 		`multus_plan_duration_seconds_count{code="0",command="ADD"} 1`,
 		`multus_hotplug_total{result="ok",verb="attach"} 1`, `multus_hotplug_total{result="error",verb="detach"} 1`,
+		`multus_status_drift_total{kind="lost"} 1`, `multus_status_drift_total{kind="restored"} 0`,
 		"multus_status_queue_length 3", "multus_ledger_entries 7", "multus_slot_owned 1", "multus_status_retries_total 0",
 		"go_goroutines ", "process_open_fds ",
 	} {

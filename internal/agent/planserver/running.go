@@ -63,6 +63,7 @@ func (s *Server) work(w http.ResponseWriter, r *http.Request) {
 			work.ResultsDir = s.conf.HostPath(cmp.Or(s.conf.CNIResultsDir, config.DefaultCNIResultsDir))
 		}
 	}
+	work.Observe = s.hotPlug.TakeObservation()
 	for _, d := range s.hotPlug.Delegations() {
 		work.Delegate = append(work.Delegate, wirev1.DelegateJob{
 			ID: d.ID, Command: d.Command, Pod: wirev1.Pod(d.Pod), ContainerID: d.ContainerID, Netns: d.Netns,
@@ -135,6 +136,9 @@ func (s *Server) diff(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		s.refuse(w, req, err)
 		return
+	}
+	for i := range has {
+		has[i].Lost = s.resync.Lost(req.ContainerID, has[i].IfName)
 	}
 	changes, err := s.changes(ctx, s.resolverFor(place), req, conf, has, msg.Delegate)
 	if err != nil {

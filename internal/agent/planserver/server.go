@@ -22,6 +22,7 @@ import (
 	"multus/internal/agent/podstatus"
 	"multus/internal/agent/recent"
 	"multus/internal/agent/repair"
+	"multus/internal/agent/resync"
 	"multus/internal/config"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
@@ -46,7 +47,7 @@ const (
 // InstanceHeader is the header of an answer to /healthz that identifies the instance.
 const InstanceHeader = "Multus-Instance"
 
-// Options are the settings of a Server. All of them are required, except HotPlug.
+// Options are the settings of a Server. All of them are required, except HotPlug and Resync.
 type Options struct {
 	// Config is the daemon's configuration, which is merged into that of each request.
 	Config *config.Daemon
@@ -56,6 +57,8 @@ type Options struct {
 	Metrics  *metrics.Metrics
 	// HotPlug is nil if the networks of running pods are not changed.
 	HotPlug *hotplug.Queue
+	// Resync is nil if the network statuses of running pods are not compared with what the pods have.
+	Resync *resync.Comparer
 	// Ready returns an error while the daemon is not ready (behaviour E40).
 	Ready func() error
 	// Missing finds the pods without their networks. It is nil if they are not looked for.
@@ -73,6 +76,7 @@ type Server struct {
 	metrics     *metrics.Metrics
 	hotPlug     *hotplug.Queue
 	unattached  *repair.Finder
+	resync      *resync.Comparer
 	statusCache statusCache
 	ready       func() error
 	log         *slog.Logger
@@ -87,7 +91,7 @@ type Server struct {
 func New(o Options) *Server {
 	s := &Server{
 		conf: o.Config, statuses: o.Statuses, metrics: o.Metrics, hotPlug: o.HotPlug, ready: o.Ready, log: o.Log,
-		instance: o.Instance, unattached: o.Missing,
+		instance: o.Instance, unattached: o.Missing, resync: o.Resync,
 		decoding: make(semaphore, decoders), large: make(semaphore, largePlans),
 	}
 	resolver := *o.Resolver
@@ -150,6 +154,8 @@ func (s *Server) Handler() http.Handler {
 		pathDelegate:                s.delegate,
 		wirev1.PathHealth:           s.health,
 		wirev1.PathReady:            s.readiness,
+
+		"POST " + wirev1.PathObserved: s.observed,
 	} {
 		_, path, ok := strings.Cut(pattern, " ")
 		if !ok {
@@ -167,7 +173,7 @@ func refusePath(w http.ResponseWriter, r *http.Request) {
 	status := http.StatusNotFound
 	switch r.URL.Path {
 	case wirev1.PathPlan, wirev1.PathReport, wirev1.PathStatus, wirev1.PathWork, wirev1.PathDiff,
-		wirev1.PathMissing:
+		wirev1.PathMissing, wirev1.PathObserved:
 		status = http.StatusMethodNotAllowed
 	}
 	msg := fmt.Sprintf("%s %s is not served", fault.Clip(r.Method, maxMethod), fault.Clip(r.URL.Path, fault.MaxName))

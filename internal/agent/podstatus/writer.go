@@ -191,6 +191,12 @@ func (w *Writer) DropDeleted(pod request.Pod, container string, at int64) {
 // Waiting returns the number of pods whose status is not written yet.
 func (w *Writer) Waiting() float64 { return float64(w.latest.len()) }
 
+// Pending reports whether a status of a pod is not written yet.
+func (w *Writer) Pending(pod request.Pod) bool {
+	p, _ := w.latest.get(podKey(pod))
+	return p != nil
+}
+
 // Watching reports whether a report that a plugin leaves in a file is seen at once. Without a watch it is seen by the
 // next scan of the directory.
 func (w *Writer) Watching() bool { return w.watching.Load() }

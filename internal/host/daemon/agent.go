@@ -19,6 +19,7 @@ import (
 	"multus/internal/agent/planserver"
 	"multus/internal/agent/podstatus"
 	"multus/internal/agent/repair"
+	"multus/internal/agent/resync"
 	"multus/internal/config"
 	"multus/internal/device"
 	"multus/internal/engine/plan"
@@ -38,6 +39,8 @@ type agent struct {
 	hotPlug *hotplug.Queue
 	// missing finds pods without their networks. It is nil if they are not looked for.
 	missing *repair.Finder
+	// resync compares network statuses with what the pods have. It is nil if they are not compared.
+	resync  *resync.Comparer
 	metrics *metrics.Metrics
 	server  *planserver.Server
 	// instance distinguishes this process from others in an answer.
@@ -72,7 +75,7 @@ func assemble(conf *config.Daemon, o *Options, log *slog.Logger) (*agent, error)
 	}
 	a.server = planserver.New(planserver.Options{
 		Config: conf, Statuses: a.statuses, Metrics: a.metrics, HotPlug: a.hotPlug, Missing: a.missing,
-		Ready: a.ready, Instance: a.instance, Log: log,
+		Ready: a.ready, Instance: a.instance, Log: log, Resync: a.resync,
 		Resolver: &plan.Resolver{
 			Networks: s.Networks, Pods: s.Pods, Devices: s.Devices, PhysicalFunction: device.PhysicalFunction, Log: log,
 		},

@@ -8,9 +8,12 @@ import (
 
 	"multus/internal/agent/hotplug"
 	"multus/internal/agent/repair"
+	"multus/internal/agent/resync"
 	"multus/internal/config"
 	"multus/internal/engine/ledger"
 	"multus/internal/engine/plan"
+	"multus/internal/engine/publish"
+	"multus/internal/engine/request"
 	"multus/internal/engine/session"
 	"multus/internal/source/kube"
 )
@@ -20,6 +23,7 @@ func (a *agent) followPods() {
 	a.hotPlug = hotplug.New(clock.RealClock{}, a.log)
 	a.hotPlug.Changed = a.metrics.Changed
 	a.metrics.HotPlug(a.hotPlug.Waiting, a.hotPlug.RunnerUp)
+	a.compareStatuses()
 	records := &ledger.Store{Dir: cmp.Or(a.conf.CNIDir, config.DefaultCNIDir), Log: a.log}
 	o := repair.Options{
 		Dir: cmp.Or(a.conf.CNIResultsDir, config.DefaultCNIResultsDir), After: a.conf.RepairAge(),
@@ -53,11 +57,32 @@ func recordedPods(records *ledger.Store) (map[string]bool, error) {
 	return out, nil
 }
 
+// compareStatuses connects the part that keeps the network statuses of running pods true.
+func (a *agent) compareStatuses() {
+	every := a.conf.ResyncInterval()
+	if every == 0 {
+		return
+	}
+	a.metrics.Resync()
+	a.resync = resync.New(resync.Options{
+		Every: every, Reattach: a.conf.Reattach, Pods: a.sources.Pods, Next: a.hotPlug.ObserveIn, Log: a.log,
+		Busy: func(pod request.Pod) bool { return a.hotPlug.Busy(pod) || a.statuses.Pending(pod) },
+		Report: func(ctx context.Context, r *publish.Report) {
+			a.metrics.Observe(r)
+			a.statuses.Accept(ctx, r)
+		},
+	})
+	a.hotPlug.ObserveIn(every)
+}
+
 // watchPods passes the pods of a node to the parts that follow them.
 func (a *agent) watchPods(ctx context.Context, node string) {
 	handlers := podHandlers{a.hotPlug}
 	if a.missing != nil {
 		handlers = append(handlers, a.missing)
+	}
+	if a.resync != nil {
+		handlers = append(handlers, a.resync)
 	}
 	a.sources.Kube.WatchPods(ctx, node, handlers, a.log)
 }

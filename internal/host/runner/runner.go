@@ -281,11 +281,13 @@ func (r *runner) run(ctx context.Context) error {
 		switch {
 		case err != nil:
 			pause(ctx, retryPause)
-		case len(work.Pods)+len(work.Delegate) > 0:
+		case len(work.Pods)+len(work.Delegate) > 0 || work.Observe:
 			if !r.do(ctx, work) {
 				pause(ctx, retryPause) // the daemon has the same work at once
 			}
-			last = time.Now()
+			if len(work.Pods) > 0 {
+				last = time.Now()
+			}
 			fallthrough
 		default:
 			r.setLinger(work.Linger)
@@ -329,9 +331,7 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// do changes the networks of pods, some at the same time, so that a plugin that hangs does not delay all others. It
-// reports each result at once, so that the pods of a runner that is killed are not done twice. It returns whether the
-// daemon has all results.
+// do does the work. It returns whether the daemon has all results.
 func (r *runner) do(ctx context.Context, work *wirev1.Work) (reported bool) {
 	for _, dir := range []string{work.StateDir, work.ResultsDir} {
 		if dir != "" && !filepath.IsAbs(dir) {
@@ -342,38 +342,56 @@ func (r *runner) do(ctx context.Context, work *wirev1.Work) (reported bool) {
 	store := &ledger.Store{
 		Dir: cmp.Or(work.StateDir, r.conf.CNIDir), BinDir: r.conf.BinDir, Boot: node.Boot(), Log: r.log,
 	}
+	var delegating sync.WaitGroup
+	delegated := false
+	delegating.Go(func() { delegated = r.delegate(ctx, work, store) })
+	changed := len(work.Pods) == 0 || r.change(ctx, work, store)
+	delegating.Wait()
+	if !delegated || !changed {
+		return false
+	}
+	return !work.Observe || r.observe(ctx, work, store)
+}
+
+// change changes the networks of pods, some at the same time, so that a plugin that hangs does not delay all others. It
+// reports each result at once, so that the pods of a runner that is killed are not done twice. It returns whether the
+// daemon has all results.
+func (r *runner) change(ctx context.Context, work *wirev1.Work, store *ledger.Store) (reported bool) {
 	adopted := r.adopt(ctx, work)
 	found, err := sandboxes(store, work.Pods)
-	todo := make(chan wirev1.Pod)
 	var lost atomic.Bool
-	var all sync.WaitGroup
-	all.Go(func() {
-		if !r.delegate(ctx, work, store) {
+	parallel(ctx, len(work.Pods), func(i int) { // what is not begun is handed out again
+		pod := work.Pods[i]
+		failure := errors.Join(err, adopted[pod])
+		for _, record := range found[pod] {
+			failure = errors.Join(failure, r.apply(ctx, record, work.StateDir))
+		}
+		failpoint.At("runner.applied")
+		if !r.report(ctx, pod, failure) {
 			lost.Store(true)
 		}
 	})
-	for range min(workers, len(work.Pods)) {
+	return !lost.Load() && ctx.Err() == nil
+}
+
+// parallel calls do for the numbers below n, some at the same time. It begins with no more once ctx has ended.
+func parallel(ctx context.Context, n int, do func(i int)) {
+	todo := make(chan int)
+	var all sync.WaitGroup
+	for range min(workers, n) {
 		all.Go(func() {
-			for pod := range todo {
-				failure := errors.Join(err, adopted[pod])
-				for _, record := range found[pod] {
-					failure = errors.Join(failure, r.apply(ctx, record, work.StateDir))
-				}
-				failpoint.At("runner.applied")
-				if !r.report(ctx, pod, failure) {
-					lost.Store(true)
-				}
+			for i := range todo {
+				do(i)
 			}
 		})
 	}
-	for _, pod := range work.Pods {
-		if ctx.Err() == nil { // else the daemon hands the pod out again
-			todo <- pod
+	for i := range n {
+		if ctx.Err() == nil {
+			todo <- i
 		}
 	}
 	close(todo)
 	all.Wait()
-	return !lost.Load() && ctx.Err() == nil
 }
 
 // adopt records the sandboxes that the runtime attached without calling Multus. It returns the errors by pod.

@@ -157,9 +157,11 @@ type fakeDaemon struct {
 	waits bool
 
 	// mu guards the times of the requests for work, and the results.
-	mu        sync.Mutex
-	asked     []time.Time
-	results   []wirev1.WorkResult
+	mu      sync.Mutex
+	asked   []time.Time
+	results []wirev1.WorkResult
+	// observed has the messages about sandboxes.
+	observed  []wirev1.Observed
 	delegated []wirev1.DelegateResult
 }
 
@@ -171,6 +173,11 @@ func (f *fakeDaemon) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer f.mu.Unlock()
 	body := "{}"
 	switch {
+	case r.URL.Path == wirev1.PathObserved:
+		var msg wirev1.Observed
+		_ = json.NewDecoder(r.Body).Decode(&msg)
+		f.observed = append(f.observed, msg)
+		w.Header().Set("Content-Length", fmt.Sprint(len(body)))
 	case r.URL.Path != wirev1.PathWork:
 		w.WriteHeader(http.StatusNotFound)
 	case r.Method == http.MethodPost && f.refuses:
@@ -212,14 +219,14 @@ func newFakeDaemon(t *testing.T, work string, status int) *fakeDaemon {
 }
 
 // runner returns a runner of the daemon, and the directory of its records.
-func (f *fakeDaemon) runner(t *testing.T, linger time.Duration) (*runner, string) {
-	t.Helper()
-	state := t.TempDir()
+func (f *fakeDaemon) runner(tb testing.TB, linger time.Duration) (*runner, string) {
+	tb.Helper()
+	state := tb.TempDir()
 	raw := fmt.Appendf(nil, `{"cniVersion":"1.1.0","name":"m","type":"multus-shim","daemonSocketDir":%q,"cniDir":%q}`,
 		f.socketDir, state)
 	conf, err := config.ParsePlugin(raw)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	o := &options{linger: linger, fixed: true}
 	return newRunner(conf, raw, o, slog.New(slog.DiscardHandler)), state
