@@ -385,7 +385,11 @@ func (ap *applying) publish(ctx context.Context) error {
 		Time: time.Now().UnixNano(), Events: ap.events, Unready: publish.Lacking(ap.missing()),
 	}
 	if ap.changed && ap.record != nil {
-		rep.Netns, rep.Needed, rep.Attached = ap.record.Netns, true, ap.status()
+		var lost []string
+		rep.Netns, rep.Needed = ap.record.Netns, true
+		if rep.Attached, lost = ap.status(); rep.Unready == nil {
+			rep.Unready = publish.Lost(lost)
+		}
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), publishLimit)
 	defer cancel()
@@ -419,19 +423,18 @@ func (ap *applying) missing() (networks []string) {
 	return networks
 }
 
-// status returns what is attached, as the kernel has it now.
-func (ap *applying) status() []publish.Attached {
+// status returns what is attached, as the kernel has it now, and the interfaces that are lost.
+func (ap *applying) status() (attached []publish.Attached, lost []string) {
 	o, err := observe(ap.Sandbox, ap.record)
 	if err != nil {
 		ap.Log.Error("network left out of the status, or not as it is now", "err", err)
 	}
-	attached, _, err := o.Actual(nil)
-	if err != nil {
+	if attached, lost, err = o.Actual(nil); err != nil {
 		ap.Log.Error("network left out of the status: its cached result cannot be read", "err", err)
 		return slices.DeleteFunc(o.Attached, func(a publish.Attached) bool {
 			_, err := cniresult.Parse(a.Result)
 			return err != nil
-		})
+		}), nil
 	}
-	return attached
+	return attached, lost
 }

@@ -111,18 +111,19 @@ func (f *Finder) announce(m *Missing, reason, advice string) {
 	message := m.text() + ". " + advice
 	f.o.Log.Error("pod runs without the networks that it requests", "pod", m.Namespace+"/"+m.Name,
 		"container", m.Container, "reason", reason, "err", message)
-	f.report(m.Pod, m.Container, publish.Warning, reason, message)
+	f.report(m.Pod, m.Container, publish.Warning, reason, message,
+		&publish.Unready{Reason: NetworksMissing, Message: "attached without Multus"})
 }
 
 // Attached reports that the runner has attached the networks of a pod that ran without them.
 func (f *Finder) Attached(pod request.Pod, container string) {
 	f.report(pod, container, publish.Normal, NetworksAttachedLate, "the networks that the pod requests are attached. A "+
-		"program that looks at its interfaces only when it starts does not see them")
+		"program that looks at its interfaces only when it starts does not see them", nil)
 }
 
-func (f *Finder) report(pod request.Pod, container, kind, reason, message string) {
+func (f *Finder) report(pod request.Pod, container, kind, reason, message string, unready *publish.Unready) {
 	f.o.Report(&publish.Report{
-		Command: request.Update, Pod: pod, ContainerID: container,
+		Command: request.Update, Pod: pod, ContainerID: container, Unready: unready,
 		Events: []publish.Event{{Type: kind, Reason: reason, Message: message}},
 	})
 }

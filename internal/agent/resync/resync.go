@@ -204,8 +204,9 @@ type finding struct {
 	drifts           []drift
 	// confirmed reports whether the last comparison found the same.
 	confirmed bool
-	reattach  []string
-	next      string
+	// lost has the interfaces that do not exist, and reattach those that are made again.
+	lost, reattach []string
+	next           string
 }
 
 // examine compares what a sandbox has with the network status of its pod. It returns nil if nothing can be said.
@@ -245,6 +246,7 @@ func (c *Comparer) examine(o *publish.Observation) *finding {
 		return nil
 	}
 	lost = append(lost, o.Unfinished...)
+	f.lost = lost
 	p.note(o, lost, f)
 	f.decide(o, lost, c.o.Reattach)
 	return f
@@ -313,7 +315,7 @@ func (f *finding) decide(o *publish.Observation, lost []string, reattach bool) {
 func (f *finding) report(o *publish.Observation) *publish.Report {
 	r := &publish.Report{
 		Command: request.Update, Pod: f.pod.Identity(), ContainerID: o.ContainerID, Netns: o.Netns,
-		Attached: f.attachments, Time: time.Now().UnixNano(),
+		Attached: f.attachments, Time: time.Now().UnixNano(), Unready: publish.Lost(f.lost),
 	}
 	for i := range f.drifts {
 		d := &f.drifts[i]

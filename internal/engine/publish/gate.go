@@ -42,14 +42,21 @@ func (u *Unready) Clip() {
 // Lacking returns the condition of a pod that lacks networks that it requests, or nil if it lacks none. Each network
 // may name its interface.
 func Lacking(networks []string) *Unready {
+	return unready(NetworkMissing, "not attached: ", networks)
+}
+
+// Lost returns why a pod whose interfaces are lost is not ready, or nil for none.
+func Lost(interfaces []string) *Unready { return unready(InterfaceLost, "lost: ", interfaces) }
+
+func unready(reason, message string, networks []string) *Unready {
 	if len(networks) == 0 {
 		return nil
 	}
-	message := "not attached: " + strings.Join(networks[:min(len(networks), maxLacking)], ", ")
+	message += strings.Join(networks[:min(len(networks), maxLacking)], ", ")
 	if more := len(networks) - maxLacking; more > 0 {
 		message += fmt.Sprintf(" and %d more", more)
 	}
-	u := &Unready{Reason: NetworkMissing, Message: message}
+	u := &Unready{Reason: reason, Message: message}
 	u.Clip()
 	return u
 }
