@@ -186,9 +186,10 @@ func (q *Queue) Gone(pod *plan.Pod) {
 	q.work.Forget(pod.Identity())
 }
 
-// Next returns the pods to work on, at most maxHandedOut. It waits until there are some there are Delegations, an observation
-// is due, or ctx or Run ends: a runner that waits must not delay the end of the daemon. The pods and Delegations that were
-// handed out before and have no result yet are handed out again: there is one runner, and it asks when it is done.
+// Next returns the pods to work on, at most maxHandedOut. It waits until there are some, there are Delegations, an
+// observation is due, or ctx or Run ends: a runner that waits must not delay the end of the daemon. The pods and
+// Delegations that were handed out before and have no result yet are handed out again: there is one runner, and it
+// asks when it is done.
 func (q *Queue) Next(ctx context.Context) []request.Pod {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -75,6 +75,7 @@ func claimed(names ...string) (out []plan.ClaimedDevice) {
 // that is not needed (behaviour H10-H13).
 func TestClaimedDevices(t *testing.T) {
 	t.Parallel()
+	gpu, none := claimed("gpu"), []plan.ClaimedDevice{{Claim: "c", Problem: "no device is allocated"}}
 	for name, tc := range map[string]struct {
 		has      claims
 		networks int
@@ -82,19 +83,21 @@ func TestClaimedDevices(t *testing.T) {
 		// described and read are the calls of Describe and Claims.
 		described, read int
 	}{
-		"of a claim":                       {has: claims{kubelet: claimed("vf0")}, networks: 1, want: "vf0", described: 1},
-		"two of a claim, sorted":           {has: claims{kubelet: claimed("vf1", "vf0")}, networks: 2, want: "vf0 vf1", described: 1},
-		"of device plugins only":           {has: claims{plugins: []string{"z"}, kubelet: claimed("vf0")}, networks: 1, want: "z"},
-		"of device plugins first":          {has: claims{plugins: []string{"z"}, kubelet: claimed("vf0")}, networks: 2, want: "z vf0", described: 1},
-		"a GPU beside":                     {has: claims{kubelet: claimed("gpu", "vf0")}, networks: 1, want: "vf0", described: 1},
-		"shared by two claims":             {has: claims{kubelet: claimed("vf0", "vf0")}, networks: 2, want: "no device", described: 1, read: 1},
-		"the kubelet lists no claims":      {has: claims{api: claimed("vf0")}, networks: 1, want: "vf0", read: 1},
-		"none at all":                      {networks: 1, want: "the kubelet gave the pod 0", read: 1},
-		"only a GPU":                       {has: claims{kubelet: claimed("gpu")}, networks: 1, want: "claim c0, device d/p/gpu: no attributes", described: 1, read: 1},
-		"claim without results":            {has: claims{api: []plan.ClaimedDevice{{Claim: "c", Problem: "no device is allocated"}}}, networks: 1, want: "claim c: no device is allocated", read: 1},
-		"claims that cannot be read":       {has: claims{apiError: errors.New("denied")}, networks: 1, want: "claim of the pod: denied", read: 1},
-		"claims that cannot be read now":   {has: claims{apiError: plan.ErrUnavailable}, networks: 1, want: "source unavailable", read: 1},
-		"too few, and the API has no more": {has: claims{kubelet: claimed("vf0"), api: claimed("vf0")}, networks: 2, want: "claim c0, device d/p/vf0: example.com/nic", described: 1, read: 1},
+		"of a claim":                     {claims{kubelet: claimed("vf0")}, 1, "vf0", 1, 0},
+		"two of a claim, sorted":         {claims{kubelet: claimed("vf1", "vf0")}, 2, "vf0 vf1", 1, 0},
+		"of device plugins only":         {claims{plugins: []string{"z"}, kubelet: claimed("vf0")}, 1, "z", 0, 0},
+		"of device plugins first":        {claims{plugins: []string{"z"}, kubelet: claimed("vf0")}, 2, "z vf0", 1, 0},
+		"a GPU beside":                   {claims{kubelet: claimed("gpu", "vf0")}, 1, "vf0", 1, 0},
+		"shared by two claims":           {claims{kubelet: claimed("vf0", "vf0")}, 2, "no device", 1, 1},
+		"the kubelet lists no claims":    {claims{api: claimed("vf0")}, 1, "vf0", 0, 1},
+		"none at all":                    {claims{}, 1, "the kubelet gave the pod 0", 0, 1},
+		"only a GPU":                     {claims{kubelet: gpu}, 1, "claim c0, device d/p/gpu: no attributes", 1, 1},
+		"claim without results":          {claims{api: none}, 1, "claim c: no device is allocated", 0, 1},
+		"claims that cannot be read":     {claims{apiError: errors.New("denied")}, 1, "claim of the pod: denied", 0, 1},
+		"claims that cannot be read now": {claims{apiError: plan.ErrUnavailable}, 1, "source unavailable", 0, 1},
+		"too few, and the API has no more": {
+			claims{kubelet: claimed("vf0"), api: claimed("vf0")}, 2, "claim c0, device d/p/vf0: example.com/nic", 1, 1,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

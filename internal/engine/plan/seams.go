@@ -85,8 +85,8 @@ type Allocation struct {
 
 // ClaimedDevice is a device of a ResourceClaim.
 type ClaimedDevice struct {
-	// Claim is the name of the ResourceClaim. PodClaim and Request are the names of the claim in the pod and of the request
-	// in the claim, or "" if they are unknown.
+	// Claim is the name of the ResourceClaim. PodClaim and Request are the names of the claim in the pod and of the
+	// request in the claim, or "" if they are unknown.
 	Claim, PodClaim, Request string
 	// Driver, Pool and Device identify the device. They are "" for a claim without a device.
 	Driver, Pool, Device string

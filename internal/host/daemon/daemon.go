@@ -106,7 +106,7 @@ func (a *agent) parts(node string, hs *http.Server, sock *socket) []part {
 	return []part{
 		{"socket", true, sock.keep},
 		{"network definitions", a.sources.cache != nil, a.sources.run},
-		{"ResourceSlices of the node", a.sources.slices != nil, func(ctx context.Context) error { return a.sources.slices.Run(ctx) }},
+		{"ResourceSlices of the node", a.sources.slices != nil, a.sources.runSlices},
 		{"network statuses", true, a.statuses.Run},
 		{"CNI configuration", a.cniConf != nil, a.cniConf.Run},
 		{"events of configuration conflicts", a.cniConf != nil, a.conflicts.run},

@@ -55,6 +55,9 @@ func (s *sources) run(ctx context.Context) error {
 	return nil
 }
 
+// runSlices follows the devices of the node once they are needed, until ctx ends.
+func (s *sources) runSlices(ctx context.Context) error { return s.slices.Run(ctx) }
+
 // ready returns an error while plans cannot be made.
 func (s *sources) ready() error {
 	if s.cache != nil && !s.cache.Synced() {

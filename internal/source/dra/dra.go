@@ -1,5 +1,5 @@
 // Package dra adds the devices of a pod's ResourceClaims (dynamic resource allocation) to those of device plugins
-// (behaviour H10-H15). Which devices a pod has comes from the kubelet, and what they are for from the attributes in
+// (behaviour H10-H13). Which devices a pod has comes from the kubelet, and what they are for from the attributes in
 // ResourceSlices. The package has no knowledge of networks and does not choose devices. Package source, the
 // API client, the hosts and the command line tools import it.
 package dra

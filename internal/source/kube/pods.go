@@ -34,8 +34,9 @@ type PodHandler interface {
 	Gone(pod *plan.Pod)
 }
 
-// podsPauseMax limits the pause before an interrupted watch is resumed; it varies between this and twice this. It is shorter than the default of client-go (30 seconds), because the changes that running pods request
-// wait for it. The answer has only the pods of one node.
+// podsPauseMax limits the pause before an interrupted watch is resumed; it varies between this and twice this. It is
+// shorter than the default of client-go (30 seconds), because the changes that running pods request wait for it.
+// The answer has only the pods of one node.
 const podsPauseMax = 10 * time.Second
 
 // WatchPods calls a handler for the pods of a node until ctx ends. SetStatus then writes the conditions of their

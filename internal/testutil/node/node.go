@@ -113,8 +113,8 @@ var build = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	cmd := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-gcflags=multus/...=-l", "-ldflags", "-s -w", "-o", dir+"/",
-		"multus/cmd/...", "multus/internal/testutil/fakeplugin")
+	cmd := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-gcflags=multus/...=-l",
+		"-ldflags", "-s -w", "-o", dir+"/", "multus/cmd/...", "multus/internal/testutil/fakeplugin")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the binaries: %w: %s", err, out)
