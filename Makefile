@@ -19,6 +19,8 @@ BUILDVCS := $(if $(shell git rev-parse --verify --quiet HEAD 2>/dev/null),auto,f
 TEST_TOOLS := bin/cni bin/tools/kube-apiserver bin/tools/etcd
 # What a real node needs in addition.
 CLUSTER_TOOLS := $(TEST_TOOLS) bin/tools/kubelet bin/tools/containerd bin/tools/runc
+# What make e2e needs in addition.
+E2E_TOOLS := $(CLUSTER_TOOLS) bin/tools/whereabouts bin/tools/dradriver
 GOTESTSUM := bin/tools/gotestsum
 # Prints the name of each package, its failed and skipped tests, and at the end "DONE n tests, m skipped in …".
 RUN_TESTS := $(GOTESTSUM) --format pkgname --format-hide-empty-pkg --
@@ -28,7 +30,7 @@ TEST_TIMEOUT ?= 20m
 .DEFAULT_GOAL := help
 .PHONY: help build test test-fast lint vulncheck fuzz faults rules bench bench-node bench-diff scale density demo cluster e2e neighbours image man tools tools-cluster clean \
 	bin/cni bin/tools/kube-apiserver bin/tools/etcd bin/tools/gotestsum bin/tools/golangci-lint bin/tools/govulncheck bin/tools/vale bin/demo \
-	bin/tools/kubelet bin/tools/containerd bin/tools/runc bin/tools/whereabouts bin/tools/kube-burner bin/cluster
+	bin/tools/kubelet bin/tools/containerd bin/tools/runc bin/tools/whereabouts bin/tools/dradriver bin/tools/kube-burner bin/cluster
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r t d; do printf '  %-13s %s\n' "$$t" "$$d"; done
@@ -118,7 +120,7 @@ E2E ?= ./test/e2e/... ./test/neighbours ./test/realnode
 # Rounds of the test in which pods come and go while GC and CHECK run; `make neighbours` runs a thousand.
 ROUNDS ?= 50
 
-e2e: build $(CLUSTER_TOOLS) bin/tools/whereabouts $(GOTESTSUM) ## run the end-to-end tests, with a real Kubernetes, and print a table of them (root)
+e2e: build $(E2E_TOOLS) $(GOTESTSUM) ## run the end-to-end tests, with a real Kubernetes, and print a table of them (root)
 	@results=$$(mktemp); trap 'rm -f "$$results"' EXIT; status=0; \
 		REALNODE=1 NEIGHBOURS_ROUNDS=$(ROUNDS) $(GOTESTSUM) --format pkgname --format-hide-empty-pkg --jsonfile "$$results" -- \
 			-p 1 -count=1 -timeout=$(TEST_TIMEOUT) $(ARGS) $(E2E) || status=$$?; \
@@ -160,5 +162,5 @@ bin/tools/kubelet:
 bin/cluster:
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(BUILDVCS) -o bin/cluster ./tools/cluster
-bin/tools/etcd bin/tools/containerd bin/tools/runc bin/tools/whereabouts bin/tools/kube-burner bin/tools/gotestsum bin/tools/golangci-lint bin/tools/benchstat bin/tools/govulncheck bin/tools/vale:
+bin/tools/etcd bin/tools/containerd bin/tools/runc bin/tools/whereabouts bin/tools/dradriver bin/tools/kube-burner bin/tools/gotestsum bin/tools/golangci-lint bin/tools/benchstat bin/tools/govulncheck bin/tools/vale:
 	@tools/build $(@F)

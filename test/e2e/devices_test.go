@@ -139,7 +139,7 @@ func deviceSite(t *testing.T, kind node.Kind, k *kubelet) *site {
 	s := newSite(t, kind, node.Options{Conf: map[string]any{"kubeletRoot": k.root}})
 	if kind == node.Thick {
 		s.StopDaemon(t)
-		a := startAgent(t, s.Node, nil, "--config",
+		a := startAgent(t, s.Node, []string{"MULTUS_NODE_NAME=node-a"}, "--config",
 			agentConf(t, s.Node, map[string]any{"networksDir": nil, "kubeletRoot": k.root, "multusAutoconfigDir": nil}),
 			"--kubeconfig", s.api.Kubeconfig(t))
 		a.serves(t, filepath.Join(s.SocketDir(), "multus.sock"))

@@ -61,6 +61,11 @@ func (s *SliceCache) Run(ctx context.Context) error {
 		return nil
 	case <-s.first:
 	}
+	if s.node == "" {
+		s.ready.Do(func() { close(s.synced) }) // every driver is listed
+		<-ctx.Done()
+		return nil
+	}
 	t := target{verb: "watch", group: resourceVersion.Group, resource: "resourceslices"}
 	s.client.follow(ctx, &following{
 		client: s.client.resourceStream, resource: t.resource,
