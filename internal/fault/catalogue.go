@@ -78,6 +78,7 @@ const (
 	DevicesUnavailable
 	NoDeviceLeft
 	RunningNoDevice
+	NoClaimedDevice
 	DeviceConfigInvalid
 	DeviceMissing
 	DeviceImmovable
@@ -450,6 +451,11 @@ var catalogue = [count]Entry{
 		Message: "network <network> of pod <pod>: a running pod cannot be given a device, and no device of <resource> is " +
 			"unused: the kubelet gave the pod <count><claims>",
 		Next: "request more of <resource> in the resources of the pod's containers, and create the pod again",
+	},
+	NoClaimedDevice: {
+		Code:    BadConfig,
+		Message: "network <network> of pod <pod>: <claim> has no device for it: <reason>",
+		Next:    "name a claim of spec.resourceClaims whose device has the attribute k8s.cni.cncf.io/deviceID",
 	},
 	DeviceConfigInvalid: {
 		Code: BadConfig, Wraps: true,

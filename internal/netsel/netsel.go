@@ -50,19 +50,28 @@ type Bandwidth struct {
 	EgressBurst  int `json:"egressBurst"`
 }
 
+// ResourceClaim names a claim of spec.resourceClaims of the pod, and a request in it. Request may be "" if it does not
+// matter.
+type ResourceClaim struct {
+	Name    string `json:"name"`
+	Request string `json:"request,omitempty"`
+}
+
 // Element is one network selection element. Namespace is empty if the annotation omits it: its default depends on the
 // annotation. Name may be empty (behaviour C15); the lookup of the network then fails.
 type Element struct {
-	Name           string                     `json:"name"`
-	Namespace      string                     `json:"namespace,omitempty"`
-	Interface      string                     `json:"interface,omitempty"`
-	IPs            []string                   `json:"ips,omitempty"`
-	MAC            string                     `json:"mac,omitempty"`
-	InfinibandGUID string                     `json:"infiniband-guid,omitempty"`
-	PortMappings   []PortMapping              `json:"portMappings,omitempty"`
-	Bandwidth      *Bandwidth                 `json:"bandwidth,omitempty"`
-	DeviceID       string                     `json:"deviceID,omitempty"`
-	CNIArgs        map[string]json.RawMessage `json:"cni-args,omitempty"`
+	Name           string        `json:"name"`
+	Namespace      string        `json:"namespace,omitempty"`
+	Interface      string        `json:"interface,omitempty"`
+	IPs            []string      `json:"ips,omitempty"`
+	MAC            string        `json:"mac,omitempty"`
+	InfinibandGUID string        `json:"infiniband-guid,omitempty"`
+	PortMappings   []PortMapping `json:"portMappings,omitempty"`
+	Bandwidth      *Bandwidth    `json:"bandwidth,omitempty"`
+	DeviceID       string        `json:"deviceID,omitempty"`
+	// ResourceClaim selects the device of the network (behaviour H14).
+	ResourceClaim *ResourceClaim             `json:"resourceClaim,omitempty"`
+	CNIArgs       map[string]json.RawMessage `json:"cni-args,omitempty"`
 	// DefaultRoute is nil if the key is absent. An empty list has a meaning of its own (behaviour C31, D30).
 	DefaultRoute *[]netip.Addr `json:"default-route,omitempty"`
 	// IPAMClaim is ipam-claim-reference, for the delegates that read the pod's annotation (behaviour C32). The standard
@@ -277,6 +286,9 @@ func (w *wire) check() (Element, error) {
 		if _, err := net.ParseMAC(e.MAC); err != nil {
 			return e, fmt.Errorf("mac: %w", err)
 		}
+	}
+	if c := e.ResourceClaim; c != nil && c.Name == "" {
+		return e, errors.New("resourceClaim: it has no name: name a claim of spec.resourceClaims")
 	}
 	if e.InfinibandGUID != "" {
 		if _, err := net.ParseMAC(e.InfinibandGUID); err != nil {

@@ -205,6 +205,13 @@ func (noDevices) Network(_ context.Context, ref plan.Ref) (*plan.Definition, err
 	return &plan.Definition{Ref: ref, ResourceName: "vendor.example/nic", Config: `{"cniVersion":"1.0.0","type":"x"}`}, nil
 }
 
+// noClaims are the devices of a pod that has none.
+type noClaims struct{}
+
+func (noClaims) Devices(context.Context, plan.Ref, string) (*plan.Allocation, error) {
+	return &plan.Allocation{}, nil
+}
+
 // planning returns errors that golden plans cannot produce, because their kubelet always answers.
 func planning() []produced {
 	return []produced{{"kubelet unavailable", func(t *testing.T) error {
@@ -215,6 +222,16 @@ func planning() []produced {
 			return err
 		}
 		r := &plan.Resolver{Networks: noDevices{}, Devices: noDevices{}, Log: slog.New(slog.DiscardHandler)}
+		_, err = r.Plan(t.Context(), podRequest("c1"), conf)
+		return err
+	}}, {"no device of a claim", func(t *testing.T) error {
+		t.Helper()
+		conf, err := config.ParsePlugin([]byte(`{"delegates":[{"cniVersion":"1.0.0","name":"c","type":"c"}],"runtimeConfig":{"` +
+			config.PodAnnotations + `":{"k8s.v1.cni.cncf.io/networks":"[{\"name\":\"dev\",\"resourceClaim\":{\"name\":\"nic\"}}]"}}}`))
+		if err != nil {
+			return err
+		}
+		r := &plan.Resolver{Networks: noDevices{}, Devices: noClaims{}, Log: slog.New(slog.DiscardHandler)}
 		_, err = r.Plan(t.Context(), podRequest("c1"), conf)
 		return err
 	}}, {"large configurations", func(t *testing.T) error {

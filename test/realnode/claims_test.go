@@ -37,8 +37,8 @@ var kinds = map[string]struct {
 	// where is where the slices are for: the node of the driver, all nodes, or nodes by a selector.
 	where string
 }{
-	"nic": {12, true, true, ""}, "odd": {3, true, true, ""}, "ext": {3, true, true, ""},
-	"gpu": {4, false, false, ""}, "noid": {1, true, false, ""}, "noname": {1, false, true, ""},
+	"nic": {16, true, true, ""}, "odd": {4, true, true, ""}, "ext": {3, true, true, ""},
+	"gpu": {6, false, false, ""}, "noid": {1, true, false, ""}, "noname": {2, false, true, ""},
 	"all": {2, true, true, "all"}, "sel": {2, true, true, "selector"},
 }
 
@@ -83,6 +83,14 @@ var claimings = []claiming{
 	{name: "all-nodes-1", claims: "template all", networks: "all", want: "all"},
 	{name: "selector-0", claims: "template sel", networks: "sel", want: "sel"},
 	{name: "selector-1", claims: "template sel", networks: "sel", want: "sel"},
+	{
+		name: "selected", claims: "template nic; template odd", want: "odd nic",
+		networks: `[{"name":"plain","resourceClaim":{"name":"c1"}},{"name":"nic"}]`,
+	},
+	{
+		name: "selected-without-name", claims: "template gpu noname", want: "noname",
+		networks: `[{"name":"plain","resourceClaim":{"name":"c0","request":"r1"}}]`,
+	},
 	{name: "no-device-id", claims: "template noid", networks: "noid", err: noAttribute + dra.DeviceID},
 	{name: "no-resource-name", claims: "template noname", networks: "noname", err: noAttribute + dra.ResourceName},
 	{name: "too-few", claims: "template odd", networks: "odd,odd", err: "no device of example.com/odd is left"},
@@ -107,6 +115,7 @@ func TestClaims(t *testing.T) {
 		n.apply(t, claimNetwork(kind))
 		n.apply(t, claimClass(kind))
 	}
+	n.apply(t, claimNetwork(plainKind))
 	for name, kind := range map[string]string{
 		"own0": "nic", "own1": "nic", "own2": "nic", "shared": "nic", "unprepared-own": "odd", "empty": "nic",
 	} {
@@ -242,14 +251,21 @@ func (c *claims) published(t *testing.T) {
 	})
 }
 
+// plainKind is the name of a network definition without a resource.
+const plainKind = "plain"
+
 // claimNetwork returns the definition of the network of a kind.
 func claimNetwork(kind string) string {
+	annotations := ""
+	if kind != plainKind {
+		annotations = fmt.Sprintf(", annotations: {%s: example.com/%s}", netsel.ResourceName, kind)
+	}
 	return fmt.Sprintf(`apiVersion: k8s.cni.cncf.io/v1
 kind: NetworkAttachmentDefinition
-metadata: {name: %[1]s, namespace: default, annotations: {%[2]s: example.com/%[1]s}}
+metadata: {name: %[1]s, namespace: default%[2]s}
 spec:
   config: '{"cniVersion":"1.0.0","name":"%[1]s","type":"claim-device","ipam":{"type":"host-local","subnet":"198.18.3.0/24"}}'
-`, kind, netsel.ResourceName)
+`, kind, annotations)
 }
 
 // claimClass returns the DeviceClass of a kind.
@@ -304,7 +320,7 @@ func (c *claims) start(t *testing.T, p *claiming) {
 	}
 	c.apply(t, fmt.Sprintf(`apiVersion: v1
 kind: Pod
-metadata: {name: %s, namespace: default, labels: {app: claims}, annotations: {%s: "%s"}}
+metadata: {name: %s, namespace: default, labels: {app: claims}, annotations: {%s: '%s'}}
 spec:
   terminationGracePeriodSeconds: 1
   %s
@@ -367,8 +383,8 @@ func (c *claims) check(t *testing.T, p *claiming) {
 	}
 	for i, kind := range want {
 		s := status[1+i]
-		if kinds[kind].where != "" { // the driver has no device information about devices that it does not publish
-			continue
+		if k := kinds[kind]; k.where != "" || !k.resource {
+			continue // the driver has no device information about it
 		}
 		if s.DeviceInfo == nil || s.DeviceInfo.Pci == nil || !strings.HasPrefix(s.DeviceInfo.Pci.PciAddress, kind) {
 			t.Errorf("%s: device information %+v, want that of a device of the kind %s", s.Interface, s.DeviceInfo, kind)

@@ -204,7 +204,7 @@ func (d *diffing) elements() ([]netsel.Element, error) {
 		}
 		elements[i].Namespace = cmp.Or(elements[i].Namespace, d.pod.Namespace)
 	}
-	d.found = make([]bool, len(elements))
+	d.found, d.annotation = make([]bool, len(elements)), elements
 	return elements, nil
 }
 

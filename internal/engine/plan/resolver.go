@@ -61,8 +61,10 @@ type planning struct {
 	// pod is nil if there is no Kubernetes and all networks are inline delegates (behaviour D12).
 	pod     *Pod
 	devices *allocation
-	parsed  map[Ref]parsed
-	out     []Attachment
+	// annotation has the elements of the pod's annotation.
+	annotation []netsel.Element
+	parsed     map[Ref]parsed
+	out        []Attachment
 	// running is set by Diff. attached has the attachments of the running sandbox that stay.
 	running  bool
 	attached []Attached
@@ -357,6 +359,7 @@ func (p *planning) selected(ctx context.Context) error {
 	case err != nil:
 		return p.badAnnotation(FromAnnotation, err)
 	}
+	p.annotation = elements
 	for i := range elements {
 		a, err := p.element(ctx, len(p.out), &elements[i], FromAnnotation, p.pod.Namespace)
 		if err != nil {
@@ -455,7 +458,10 @@ func (p *planning) configured(ctx context.Context, a *Attachment, i int, def *De
 	if err := p.refuse(RuleAllowed, origin, i, p.allowed(ref, a)); err != nil {
 		return nil, err
 	}
-	if def.ResourceName != "" {
+	switch {
+	case e.ResourceClaim != nil:
+		err = p.refuse(RuleDevice, origin, i, p.claimedDevice(ctx, a, e.ResourceClaim))
+	case def.ResourceName != "":
 		err = p.refuse(RuleDevice, origin, i, p.assignDevice(ctx, a, def.ResourceName))
 	}
 	return a, err

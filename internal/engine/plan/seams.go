@@ -90,7 +90,8 @@ type ClaimedDevice struct {
 	Claim, PodClaim, Request string
 	// Driver, Pool and Device identify the device. They are "" for a claim without a device.
 	Driver, Pool, Device string
-	// Resource and ID are attributes of the device. They are "" if Problem says why no network can have the device.
+	// Resource and ID are attributes of the device. Problem says why the resource of a network cannot be this device, or
+	// is "".
 	Resource, ID, Problem string
 }
 

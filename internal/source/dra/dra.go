@@ -76,15 +76,15 @@ func (d *Devices) Describe(ctx context.Context, claimed []plan.ClaimedDevice) er
 		switch {
 		case errors.Is(err, plan.ErrNotFound):
 			c.Problem = "no ResourceSlice has the device"
+			continue
 		case err != nil:
 			return fmt.Errorf("look up device %s/%s/%s of claim %s: %w", c.Driver, c.Pool, c.Device, c.Claim, err)
 		case a.ResourceName == "":
 			c.Problem = "the device has no attribute " + ResourceName
 		case a.DeviceID == "":
 			c.Problem = "the device has no attribute " + DeviceID
-		default:
-			c.Resource, c.ID = a.ResourceName, a.DeviceID
 		}
+		c.Resource, c.ID = a.ResourceName, a.DeviceID
 	}
 	return nil
 }

@@ -56,7 +56,8 @@ func TestDescribe(t *testing.T) {
 			if got := one[0].String(); !strings.HasSuffix(got, tc.want) && !strings.Contains(got, tc.want) {
 				t.Errorf("%q, want %q", got, tc.want)
 			}
-			if usable := one[0].ID != ""; usable == (one[0].Problem != "") || usable != (name == "a NIC") {
+			usable := one[0].ID != "" && one[0].Resource != ""
+			if usable == (one[0].Problem != "") || usable != (name == "a NIC") {
 				t.Errorf("%+v", one[0])
 			}
 		})
