@@ -22,7 +22,6 @@ import (
 	"multus/internal/engine/request"
 	"multus/internal/fault"
 	"multus/internal/node"
-	"multus/internal/source/podresources"
 )
 
 // attachment has the flags of attach and detach.
@@ -96,7 +95,7 @@ func (t *attachment) attach(ctx context.Context, name string) error {
 		return err
 	}
 	r := &plan.Resolver{
-		Networks: s, Pods: s, Devices: podresources.New(podresources.Options{}),
+		Networks: s, Pods: s, Devices: t.allocated(),
 		PhysicalFunction: device.PhysicalFunction,
 	}
 	res, err := t.engine(r).Add(ctx, req)

@@ -18,7 +18,6 @@ import (
 	"multus/internal/engine/request"
 	"multus/internal/fault"
 	"multus/internal/source/file"
-	"multus/internal/source/podresources"
 )
 
 // unknownClusterNetwork is the configuration that is used if the cluster network is unknown.
@@ -237,7 +236,7 @@ func (d flagDevices) Devices(context.Context, plan.Ref, string) (*plan.Allocatio
 // allocatedDevices returns the devices of the pod: those of the flags, or those that the kubelet reports.
 func (e *explain) allocatedDevices() (plan.Devices, error) {
 	if len(e.devices) == 0 {
-		return podresources.New(podresources.Options{}), nil
+		return e.allocated(), nil
 	}
 	out := flagDevices{}
 	for _, d := range e.devices {

@@ -11,8 +11,10 @@ import (
 	"github.com/spf13/pflag"
 
 	"multus/internal/engine/plan"
+	"multus/internal/source/dra"
 	"multus/internal/source/file"
 	"multus/internal/source/kube"
+	"multus/internal/source/podresources"
 	"multus/internal/version"
 )
 
@@ -68,6 +70,17 @@ func (a *app) open() (*source, error) {
 		Networks: client, Pods: client, hostNetwork: client.HostNetwork, networks: client.Networks,
 		pods: client.Pods, name: "cluster at " + host,
 	}, nil
+}
+
+// allocated returns what lists the devices of the pods of this node: those of device plugins and, with a cluster, those
+// of claims.
+func (a *app) allocated() plan.Devices {
+	kubelet := podresources.New(podresources.Options{})
+	client, _, err := a.kubeClient()
+	if err != nil || a.source.networksDir != "" {
+		return kubelet
+	}
+	return &dra.Devices{Kubelet: kubelet, Slices: kube.NewSlices(client), API: client}
 }
 
 // kubeClient returns a client of the API server that kubectl would use, and its address. It sends no request.

@@ -70,6 +70,8 @@ type pod struct {
 	// containers.
 	resources     map[string]int
 	hasContainers bool
+	// claims are the names of its ResourceClaims. What devices they get is not known.
+	claims []string
 	// hostNetwork reports whether the pod uses the network of its node.
 	hostNetwork bool
 }
@@ -168,6 +170,9 @@ func (l *linter) template(o *object, root node) {
 		if v := p.meta.get("annotations").get(key.Value); v.Kind == yaml.ScalarNode {
 			p.annotations[key.Value] = newText(o.lines, v.Node)
 		}
+	}
+	for _, c := range spec.get("resourceClaims").items() {
+		p.claims = append(p.claims, (node{c}).get("name").text())
 	}
 	for _, list := range []string{"containers", "initContainers"} {
 		p.hasContainers = p.hasContainers || spec.get(list).exists()

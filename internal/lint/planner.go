@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"multus/internal/cniconf"
@@ -28,6 +29,8 @@ type source struct {
 	pod     *plan.Pod
 	network func(plan.Ref) (*plan.Definition, error)
 	devices map[string][]string
+	// claimed has a device for each element that names a claim of the pod.
+	claimed []plan.ClaimedDevice
 }
 
 // Pod returns the pod of the plan.
@@ -41,6 +44,14 @@ func (s *source) Network(_ context.Context, ref plan.Ref) (*plan.Definition, err
 // Devices returns the devices that the kubelet would give to the pod.
 func (s *source) Devices(context.Context, plan.Ref, string) (*plan.Allocation, error) {
 	return &plan.Allocation{IDs: s.devices}, nil
+}
+
+// Describe does nothing: the devices are known.
+func (s *source) Describe(context.Context, []plan.ClaimedDevice) error { return nil }
+
+// Claims returns the devices that elements select.
+func (s *source) Claims(context.Context, plan.Ref, string) ([]plan.ClaimedDevice, error) {
+	return s.claimed, nil
 }
 
 // check returns the attachments of the pod and the reasons for which ADD refuses it. There are no other errors: nothing
@@ -138,10 +149,19 @@ func (l *linter) planPod(p *pod, conf *config.Plugin) {
 			continue
 		}
 		count := conf.NetworkLimit()
-		if p.hasContainers {
+		if p.hasContainers && len(p.claims) == 0 {
 			count = min(count, p.resources[n.resource])
 		}
 		s.devices[n.resource] = slices.Repeat([]string{"0000:00:00.0"}, count)
+	}
+	for _, elements := range p.elements {
+		for _, e := range elements {
+			if c := e.ResourceClaim; c != nil && slices.Contains(p.claims, c.Name) {
+				s.claimed = append(s.claimed, plan.ClaimedDevice{
+					Claim: c.Name, PodClaim: c.Name, Request: c.Request, Device: "any", ID: strconv.Itoa(len(s.claimed)),
+				})
+			}
+		}
 	}
 	attachments, refusals := s.check(conf)
 	p.attachments = attachments
@@ -283,6 +303,11 @@ func describeMissing(r *reporter, x *refused) {
 }
 
 func describeDevice(r *reporter, x *refused) {
+	if c := x.element.ResourceClaim; c != nil {
+		r.add(x.object, x.at, x.next(), "network %s: resourceClaim %q is not in spec.resourceClaims of the pod",
+			x.element.ref, c.Name)
+		return
+	}
 	resource := r.networks[x.element.ref].resource
 	r.add(x.object, x.at, x.next(), "network %s needs a device of %s, and none is left: the containers request %d",
 		x.element.ref, resource, x.pod.resources[resource])

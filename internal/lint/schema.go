@@ -97,7 +97,7 @@ var values = map[string]map[string][]string{
 var elementKeys = []string{
 	"name", "namespace", "interface", "interfaceRequest", "ips", "mac", "infiniband-guid", "portMappings", "bandwidth",
 	"deviceID",
-	"cni-args", "default-route", "ipam-claim-reference",
+	"cni-args", "default-route", "ipam-claim-reference", "resourceClaim",
 }
 
 // nearest returns the candidate that was probably meant, or "".
