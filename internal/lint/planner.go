@@ -119,6 +119,20 @@ func (l *linter) planNetwork(n *network, conf *config.Plugin) {
 	}
 }
 
+// claimed returns a device for each element that names a claim of the pod.
+func (p *pod) claimed() (out []plan.ClaimedDevice) {
+	for _, elements := range p.elements {
+		for _, e := range elements {
+			if c := e.ResourceClaim; c != nil && slices.Contains(p.claims, c.Name) {
+				out = append(out, plan.ClaimedDevice{
+					Claim: c.Name, PodClaim: c.Name, Request: c.Request, Device: "any", ID: strconv.Itoa(len(out)),
+				})
+			}
+		}
+	}
+	return out
+}
+
 // planPod resolves a pod. Definitions that are refused by themselves are replaced, so that they are not reported for
 // each pod.
 func (l *linter) planPod(p *pod, conf *config.Plugin) {
@@ -154,15 +168,7 @@ func (l *linter) planPod(p *pod, conf *config.Plugin) {
 		}
 		s.devices[n.resource] = slices.Repeat([]string{"0000:00:00.0"}, count)
 	}
-	for _, elements := range p.elements {
-		for _, e := range elements {
-			if c := e.ResourceClaim; c != nil && slices.Contains(p.claims, c.Name) {
-				s.claimed = append(s.claimed, plan.ClaimedDevice{
-					Claim: c.Name, PodClaim: c.Name, Request: c.Request, Device: "any", ID: strconv.Itoa(len(s.claimed)),
-				})
-			}
-		}
-	}
+	s.claimed = p.claimed()
 	attachments, refusals := s.check(conf)
 	p.attachments = attachments
 	for _, refusal := range refusals {
