@@ -51,10 +51,10 @@ func TestNetworksMissing(t *testing.T) {
 	for pod, want := range map[string]string{
 		"missed": s.ns + "/missed runs without the networks that it requests (mac, br)", "attached": "",
 	} {
-		ok, out := ctl.run(t, "status", s.ns+"/"+pod, "--state-dir", s.State(), "--socket-dir", s.SocketDir())
-		if ok != (want == "") || !strings.Contains(out, want) {
-			t.Errorf("status of %s: %t\n%s", pod, ok, out)
-		}
+		s.eventually(t, "the status of "+pod, func() bool { // the list follows the events
+			as, out := ctl.run(t, "status", s.ns+"/"+pod, "--state-dir", s.State(), "--socket-dir", s.SocketDir())
+			return as == (want == "") && strings.Contains(out, want)
+		})
 	}
 	for _, e := range s.api.Events(t, s.ns, "attached") {
 		if e.Reason == "NetworksMissing" {
