@@ -79,22 +79,32 @@ func expiry(n *Node) []Finding {
 }
 
 // role reports the permissions that the credentials lack (k8snetworkplumbingwg/helm-charts#2).
-func role(ctx context.Context, n *Node) []Finding {
-	var lacking []string
-	for _, a := range kube.Needed() {
-		if ok, err := n.Cluster.Allowed(ctx, a); err == nil && !ok &&
-			!(a.String() == "get pods" && passesAnnotations(ctx, n)) {
-			lacking = append(lacking, a.String())
+func role(ctx context.Context, n *Node) (out []Finding) {
+	lacks := func(needed []kube.Access, severity Severity, effect, fix string) {
+		var lacking []string
+		for _, a := range needed {
+			if ok, err := n.Cluster.Allowed(ctx, a); err == nil && !ok &&
+				!(a.String() == "get pods" && passesAnnotations(ctx, n)) {
+				lacking = append(lacking, a.String())
+			}
+		}
+		if len(lacking) > 0 {
+			out = append(out, Finding{
+				Severity: severity, Message: "the role does not allow: " + strings.Join(lacking, ", ") + effect,
+				Evidence: "SelfSubjectAccessReview denies it", Fix: fix,
+			})
 		}
 	}
-	if len(lacking) == 0 {
-		return nil
+	lacks(kube.Needed(), Error, "", "kubectl apply -f deploy/base/rbac.yaml")
+	if claims, err := n.Cluster.HasClaims(ctx); err == nil && claims {
+		lacks(kube.NeededForClaims(), Warning, "; networks get no devices of ResourceClaims",
+			"kubectl apply -f deploy/base/rbac.yaml")
 	}
-	return []Finding{{
-		Severity: Error, Message: "the role does not allow: " + strings.Join(lacking, ", "),
-		Evidence: "SelfSubjectAccessReview denies it",
-		Fix:      "kubectl apply -f deploy/base/rbac.yaml",
-	}}
+	if s := n.setup(); s.daemon != nil && s.daemon.HotPlug {
+		lacks(kube.NeededForHotPlug(), Error, "; the networks of running pods do not change (hotPlug)",
+			"add deploy/components/hotplug to your kustomization, and apply it")
+	}
+	return out
 }
 
 // passesAnnotations reports whether the node's runtime passes the annotations of pods. Multus then does not read pods,

@@ -188,6 +188,18 @@ var faults = []struct {
 		"the role lacks a verb (k8snetworkplumbingwg/helm-charts#2)", "api", "does not allow: patch pods/status",
 		func(f *fake) { f.cluster.denied = "patch pods/status" },
 	},
+	{
+		"the role lacks what claims need (H11)", "api", "watch resourceslices.resource.k8s.io; networks get no devices",
+		func(f *fake) { f.cluster.denied = "watch resourceslices.resource.k8s.io" },
+	},
+	{
+		"the role lacks what hot-plug needs (R12)", "api", "watch pods; the networks of running pods do not change",
+		func(f *fake) {
+			f.cluster.denied = "watch pods"
+			f.change(daemonFiles[0], "hotPlug", true)
+			f.write("/proc/4243/cmdline", "/opt/cni/bin/multus-shim\x00runner\x00")
+		},
+	},
 	{"no permission to read pods, and an old runtime", "api", "does not allow: get pods", func(f *fake) {
 		f.cluster.denied, f.cluster.runtime = "get pods", "containerd://1.7.29"
 	}},

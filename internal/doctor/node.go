@@ -54,6 +54,7 @@ type Node struct {
 type Cluster interface {
 	Version(ctx context.Context) (string, error)
 	HasDefinitions(ctx context.Context) (bool, error)
+	HasClaims(ctx context.Context) (bool, error)
 	Allowed(ctx context.Context, a kube.Access) (bool, error)
 	Policy(ctx context.Context, name string) (*kube.Policy, error)
 	Node(ctx context.Context, name string) (*kube.Node, error)

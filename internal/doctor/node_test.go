@@ -320,6 +320,7 @@ type cluster struct {
 
 func (c *cluster) Version(context.Context) (string, error)      { return c.version, c.err }
 func (c *cluster) HasDefinitions(context.Context) (bool, error) { return c.crd, nil }
+func (c *cluster) HasClaims(context.Context) (bool, error)      { return true, nil }
 func (c *cluster) Expiry() (time.Time, string, error)           { return c.expires, "token", nil }
 func (c *cluster) Account() string                              { return c.account }
 func (c *cluster) Policy(_ context.Context, name string) (*kube.Policy, error) {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"multus/internal/engine/plan"
 )
@@ -42,6 +43,20 @@ func Needed() []Access {
 		{"patch", "", "pods", "status"},
 		{"create", "", "events", ""},
 	}
+}
+
+// NeededForClaims returns the permissions that the daemon needs for devices of ResourceClaims.
+func NeededForClaims() []Access {
+	return []Access{
+		{"list", resourceVersion.Group, "resourceslices", ""},
+		{"watch", resourceVersion.Group, "resourceslices", ""},
+		{"get", resourceVersion.Group, "resourceclaims", ""},
+	}
+}
+
+// NeededForHotPlug returns the permissions that the daemon needs to change and to repair the networks of running pods.
+func NeededForHotPlug() []Access {
+	return []Access{{"list", "", "pods", ""}, {"watch", "", "pods", ""}, {"get", "", "namespaces", ""}}
 }
 
 // Allowed reports whether the credentials have a permission in all namespaces (SelfSubjectAccessReview).
@@ -85,10 +100,18 @@ func (c *Client) Version(ctx context.Context) (string, error) {
 
 // HasDefinitions reports whether the API server serves network definitions, that is, whether their CRD is installed.
 func (c *Client) HasDefinitions(ctx context.Context) (bool, error) {
+	return c.serves(ctx, nadv1.SchemeGroupVersion, nadResource)
+}
+
+// HasClaims reports whether the API server serves ResourceClaims.
+func (c *Client) HasClaims(ctx context.Context) (bool, error) {
+	return c.serves(ctx, resourceVersion, "resourceclaims")
+}
+
+func (c *Client) serves(ctx context.Context, gv schema.GroupVersion, resource string) (bool, error) {
 	var v struct{}
-	gv := nadv1.SchemeGroupVersion
 	err := do(ctx, c.core.Get().AbsPath("/apis", gv.Group, gv.Version).MaxRetries(0), &v, reviewTimeout)
-	err = lookupError(target{verb: "get", group: gv.Group, resource: nadResource}, err)
+	err = lookupError(target{verb: "get", group: gv.Group, resource: resource}, err)
 	if errors.Is(err, plan.ErrNotFound) {
 		return false, nil
 	}
