@@ -37,8 +37,9 @@ func install(t *testing.T, file, dir string) {
 // build builds programs as the Makefile does. what are packages, with flags before them.
 func build(t *testing.T, out string, what ...string) {
 	t.Helper()
-	c := exec.Command("go", append([]string{"build", "-buildvcs=false", "-trimpath", "-ldflags", "-s -w", "-o", out},
-		what...)...)
+	c := exec.Command("go", append([]string{
+		"build", "-buildvcs=false", "-trimpath", "-gcflags=multus/...=-l", "-ldflags", "-s -w", "-o", out,
+	}, what...)...)
 	c.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if b, err := c.CombinedOutput(); err != nil {
 		t.Fatalf("build %v: %v: %s", what, err, b)
