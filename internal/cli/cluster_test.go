@@ -53,8 +53,8 @@ func TestAgainstAPIServer(t *testing.T) {
 
 	account := cluster.KubeconfigFor(t, cluster.Addr(), cluster.ServiceAccountToken(t, "team-a", "multus"))
 	found, state := apiFindings(t, account)
-	if len(found) != 1 || !strings.Contains(found[0].Message, "list network-attachment-definitions.k8s.cni.cncf.io") ||
-		state != doctor.StateFound {
+	if len(found) != 2 || !strings.Contains(found[0].Message, "list network-attachment-definitions.k8s.cni.cncf.io") ||
+		!strings.Contains(found[1].Message, "get resourceclaims.resource.k8s.io") || state != doctor.StateFound {
 		t.Errorf("without a role: %s %+v", state, found)
 	}
 	grant(t, cluster)
