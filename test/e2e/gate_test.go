@@ -84,7 +84,8 @@ func TestReadinessGate(t *testing.T) {
 	})
 	s.api.Annotate(t, s.ns, "gated", networks, "mac")
 	s.becomes(t, "gated", ready)
-	if n := patches() - before; n != 2 {
+	// True is written twice if the pod is compared again before the watch has shown the first time.
+	if n := patches() - before; n < 2 || n > 3 {
 		t.Errorf("%d PATCHes for False and True", n)
 	}
 	if got := s.condition(t, "other"); got != "" {
