@@ -20,6 +20,7 @@ import (
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
+	"multus/internal/fault"
 	"multus/internal/netsel"
 	"multus/internal/source/kube"
 )
@@ -29,6 +30,8 @@ const (
 	lookInterval = 5 * time.Second
 	// reportInterval is the time after which a pod is reported again.
 	reportInterval = time.Hour
+	// maxNetworks limits the networks of a pod, since what is kept of them is listed for all pods together.
+	maxNetworks = 256
 )
 
 // Options are the settings of a Finder. All of them are required, except InForce.
@@ -141,16 +144,16 @@ func (f *Finder) Gone(p *plan.Pod) {
 	delete(f.pods, p.UID)
 }
 
-// requested returns the networks of a pod's annotation. What cannot be read requests none here: its ADD has failed, or
-// its next change is rejected.
+// requested returns the networks of a pod's annotation, with names of limited length. What cannot be read, or has more
+// elements than maxNetworks, requests none here: its ADD has failed, or its next change is rejected.
 func requested(p *plan.Pod) (names []string) {
-	elements, _ := netsel.Parse(p.Annotations[netsel.Networks])
+	elements, _ := netsel.ParseMax(p.Annotations[netsel.Networks], maxNetworks)
 	for i := range elements {
 		name := elements[i].Name
 		if namespace := elements[i].Namespace; namespace != "" {
 			name = namespace + "/" + name
 		}
-		names = append(names, name)
+		names = append(names, fault.Clip(name, fault.MaxName))
 	}
 	return names
 }

@@ -231,3 +231,20 @@ func TestNoDirectory(t *testing.T) {
 		t.Errorf("%v, %d reports", err, len(n.reports))
 	}
 }
+
+// TestLargeAnnotation checks that what a user writes into an annotation is limited before it is kept and listed.
+func TestLargeAnnotation(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	n.pod("u", strings.Repeat("x", 100_000))
+	n.pod("v", strings.Repeat("x,", maxNetworks)+"x")
+	for _, uid := range []string{"u", "v"} {
+		n.result(t, cluster, "c"+uid, "eth0", uid, time.Hour)
+	}
+	if got := n.lookNow(t); got != "u" {
+		t.Fatalf("reported %q", got)
+	}
+	if name := n.Missing()[0].Networks[0]; len(name) > 1024 {
+		t.Errorf("the name of a network has %d bytes", len(name))
+	}
+}
