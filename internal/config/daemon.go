@@ -28,7 +28,9 @@ const (
 var repairs = []string{RepairOff, RepairReport, RepairEvict, RepairAttach}
 
 // IsRepair reports whether a value is one of the key repair.
-func IsRepair(value string) bool { return slices.Contains(repairs, value) }
+func IsRepair(value string) bool {
+	return slices.Contains(repairs, value)
+}
 
 // DefaultRepairRate is how many pods are evicted in a minute.
 const DefaultRepairRate = 10

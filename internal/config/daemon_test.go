@@ -95,7 +95,8 @@ func TestRepairAge(t *testing.T) {
 	}
 }
 
-// TestResyncInterval checks the shortest interval, and that there is none by default.
+// TestResyncInterval checks that an interval that is too short is replaced by the shortest one, and that network
+// statuses are not compared by default.
 func TestResyncInterval(t *testing.T) {
 	t.Parallel()
 	for file, want := range map[string]time.Duration{
