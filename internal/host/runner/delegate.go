@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync"
 	"sync/atomic"
 
 	"multus/internal/engine/ledger"
@@ -20,30 +19,18 @@ import (
 // delegate executes the requests of other clients of the daemon for single networks, some at the same time. It returns
 // whether the daemon has all results.
 func (r *runner) delegate(ctx context.Context, work *wirev1.Work, store *ledger.Store) bool {
-	todo := make(chan *wirev1.DelegateJob)
 	var lost atomic.Bool
-	var all sync.WaitGroup
-	for range min(workers, len(work.Delegate)) {
-		all.Go(func() {
-			for job := range todo {
-				done := wirev1.DelegateResult{ID: job.ID}
-				var err error
-				if done.Result, err = r.delegated(ctx, job, work.StateDir, store); err != nil {
-					done.Error = fault.ToCNI(err)
-				}
-				if !r.send(ctx, &wirev1.WorkDone{Delegated: []wirev1.DelegateResult{done}}) {
-					lost.Store(true)
-				}
-			}
-		})
-	}
-	for i := range work.Delegate {
-		if ctx.Err() == nil { // else the daemon hands it out again
-			todo <- &work.Delegate[i]
+	parallel(ctx, len(work.Delegate), func(i int) { // what is not begun is handed out again
+		job := &work.Delegate[i]
+		done := wirev1.DelegateResult{ID: job.ID}
+		var err error
+		if done.Result, err = r.delegated(ctx, job, work.StateDir, store); err != nil {
+			done.Error = fault.ToCNI(err)
 		}
-	}
-	close(todo)
-	all.Wait()
+		if !r.send(ctx, &wirev1.WorkDone{Delegated: []wirev1.DelegateResult{done}}) {
+			lost.Store(true)
+		}
+	})
 	return !lost.Load()
 }
 
