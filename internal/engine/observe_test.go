@@ -163,11 +163,11 @@ func TestReattach(t *testing.T) {
 		},
 		"it cannot be attached": {
 			second: refusesAdd, called: "second DEL, second ADD, second DEL", recorded: "eth0 net1 net2~",
-			reasons: "FailedAddingInterface", err: "team/n2",
+			reasons: "FailedAddingInterface", err: `network "team/b" (interface net2)`,
 		},
 		"it cannot be deleted": {
 			second: `test $CNI_COMMAND = DEL && kill -9 $$`, called: "second DEL", recorded: "eth0 net1 net2~",
-			reasons: "FailedAddingInterface", err: "team/n2",
+			reasons: "FailedAddingInterface", err: `network "team/b" (interface net2)`,
 		},
 		"the cluster network":    {ifNames: []string{"eth0"}, recorded: "eth0 net1 net2"},
 		"nothing of the sandbox": {ifNames: []string{"net9", ""}, recorded: "eth0 net1 net2"},
@@ -200,7 +200,7 @@ func TestReattach(t *testing.T) {
 			}
 			err := n.engine.Reattach(t.Context(), n.request(request.Update, "c", ""), "",
 				request.Pod{Namespace: "team", Name: "web", UID: "u"}, tc.ifNames)
-			if (err != nil) != (tc.err != "") || err != nil && !strings.Contains(err.Error(), "second") {
+			if (err != nil) != (tc.err != "") || err != nil && !strings.Contains(err.Error(), tc.err) {
 				t.Errorf("error %v, want %q", err, tc.err)
 			}
 			if got := strings.ReplaceAll(n.called(t), " c", ""); got != tc.called {
