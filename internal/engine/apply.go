@@ -44,13 +44,20 @@ var ErrChanged = errors.New("another operation has changed the sandbox")
 // others from being changed. The pod's network status and its events are then published. The error is about the
 // networks that are not as requested: the caller repeats Apply later.
 func (e *Engine) Apply(ctx context.Context, req *request.Request, stateDir string) error {
+	return e.change(ctx, req, stateDir, e.apply)
+}
+
+// change calls step with the session and the records of a request about a running sandbox, for at most ApplyLimit.
+func (e *Engine) change(ctx context.Context, req *request.Request, stateDir string,
+	step func(context.Context, *session.Session, *ledger.Store) error,
+) error {
 	s, err := e.begin(req)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, ApplyLimit, fmt.Errorf("it took longer than %s", ApplyLimit))
 	defer cancel()
-	return withPod(req, e.apply(ctx, s, s.LedgerIn(stateDir)))
+	return withPod(req, step(ctx, s, s.LedgerIn(stateDir)))
 }
 
 func (e *Engine) apply(ctx context.Context, s *session.Session, records *ledger.Store) error {

@@ -107,21 +107,17 @@ func (e *Engine) CheckOne(ctx context.Context, req *request.Request, stateDir, i
 func (e *Engine) delegated(ctx context.Context, req *request.Request, stateDir string,
 	step func(context.Context, *session.Session, *ledger.Store) error,
 ) error {
-	s, err := e.begin(req)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, ApplyLimit, fmt.Errorf("it took longer than %s", ApplyLimit))
-	defer cancel()
-	for range delegateTries {
-		if err = step(ctx, s, s.LedgerIn(stateDir)); !errors.Is(err, ErrChanged) {
-			break
+	return e.change(ctx, req, stateDir, func(ctx context.Context, s *session.Session, records *ledger.Store) (err error) {
+		for range delegateTries {
+			if err = step(ctx, s, records); !errors.Is(err, ErrChanged) {
+				break
+			}
 		}
-	}
-	if errors.Is(err, errGone) {
-		err = fault.SandboxUnchangeable.New(req.ContainerID)
-	}
-	return withPod(req, err)
+		if errors.Is(err, errGone) {
+			err = fault.SandboxUnchangeable.New(req.ContainerID)
+		}
+		return err
+	})
 }
 
 // onlyAdds returns an error for changes of the daemon other than the addition of one interface.

@@ -26,13 +26,9 @@ import (
 func (e *Engine) Reattach(ctx context.Context, req *request.Request, stateDir string, pod request.Pod,
 	ifNames []string,
 ) error {
-	s, err := e.begin(req)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, ApplyLimit, fmt.Errorf("it took longer than %s", ApplyLimit))
-	defer cancel()
-	return withPod(req, e.reattach(ctx, s, s.LedgerIn(stateDir), pod, ifNames))
+	return e.change(ctx, req, stateDir, func(ctx context.Context, s *session.Session, records *ledger.Store) error {
+		return e.reattach(ctx, s, records, pod, ifNames)
+	})
 }
 
 func (e *Engine) reattach(ctx context.Context, s *session.Session, records *ledger.Store, pod request.Pod,
