@@ -78,7 +78,8 @@ func (a *app) statusCommand() *cobra.Command {
 		Use:   "status [NAMESPACE/NAME]",
 		Short: "Show the daemon and the networks of the pods of this node, or of one pod",
 		Long: "Show whether the daemon is ready, and for each pod its records on this node and the interfaces in its\n" +
-			"network namespace. For a named pod, also show its annotation network-status. Exit code 1 if they differ.",
+			"network namespace. For a named pod, also show its annotation network-status. Exit code 1 if they differ,\n" +
+			"or if a pod runs without the networks that it requests (docs/repair.md).",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			refs, err := parseRefs(args)
