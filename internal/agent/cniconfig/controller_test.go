@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -312,9 +313,9 @@ func TestReaderAlwaysFindsValidFile(t *testing.T) {
 	eventually.Within(t, waitTimeout, "the file", func() bool { return has(file, "10-a.conflist") })
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
-	looks := 0
+	var looks atomic.Int64
 	wg.Go(func() {
-		for ; ; looks++ {
+		for ; ; looks.Add(1) {
 			select {
 			case <-stop:
 				return
@@ -325,7 +326,7 @@ func TestReaderAlwaysFindsValidFile(t *testing.T) {
 				_, err = libcni.NetworkPluginConfFromBytes(b)
 			}
 			if err != nil {
-				t.Errorf("look %d: %v", looks, err)
+				t.Errorf("look %d: %v", looks.Load(), err)
 				return
 			}
 		}
@@ -335,7 +336,9 @@ func TestReaderAlwaysFindsValidFile(t *testing.T) {
 		rounds = 100
 	}
 	at := filepath.Join(dir, "10-a.conflist")
-	for i := range rounds {
+	done := 0
+	for ; done < rounds || looks.Load() == 0 && !t.Failed(); done++ { // a busy machine may not have run the reader yet
+		i := done
 		put(t, dir, "10-a.conflist", primary("a", fmt.Sprintf("a%d", i%7)))
 		if err := errors.Join(os.Truncate(at, int64(i%40)), os.Rename(at, at+".bak"), os.Remove(at+".bak")); err != nil {
 			t.Fatal(err)
@@ -343,10 +346,7 @@ func TestReaderAlwaysFindsValidFile(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
-	t.Logf("%d reads during %d changes", looks, 4*rounds)
-	if looks == 0 {
-		t.Error("the reader never read the file")
-	}
+	t.Logf("%d reads during %d changes", looks.Load(), 4*done)
 }
 
 // TestReadyReportsConfigurationNotInForce checks that while the last good configuration is served because the wanted
