@@ -14,6 +14,9 @@ const PathObserved = "/v1/observed"
 // Observed is the body of POST PathObserved: what the recorded sandboxes of the node have.
 type Observed struct {
 	Sandboxes []Sandbox `json:"sandboxes"`
+	// Pending has the pods in whose sandboxes a change has left a network that is neither attached nor deleted. They are
+	// not compared. They are in the first Observed of an observation.
+	Pending []Pod `json:"pending,omitempty"`
 	// More reports whether another Observed with other sandboxes follows. The comparison ends with the last one.
 	More bool `json:"more,omitempty"`
 }
