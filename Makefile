@@ -20,7 +20,7 @@ TEST_TOOLS := bin/cni bin/tools/kube-apiserver bin/tools/etcd
 # What a real node needs in addition.
 CLUSTER_TOOLS := $(TEST_TOOLS) bin/tools/kubelet bin/tools/containerd bin/tools/runc
 # What make e2e needs in addition.
-E2E_TOOLS := $(CLUSTER_TOOLS) bin/tools/whereabouts bin/tools/dradriver
+E2E_TOOLS := $(CLUSTER_TOOLS) bin/tools/whereabouts bin/tools/dradriver bin/tools/helm
 GOTESTSUM := bin/tools/gotestsum
 # Prints the name of each package, its failed and skipped tests, and at the end "DONE n tests, m skipped in …".
 RUN_TESTS := $(GOTESTSUM) --format pkgname --format-hide-empty-pkg --

@@ -42,6 +42,7 @@ var copies = []struct{ file, manifest, kind string }{
 	{"executor", "components/executor/daemonset.yaml", "DaemonSet"},
 	{"definition-parameters", "components/definition-policy/parameters.yaml", ""},
 	{"definition-policy", "components/definition-policy/policy.yaml", ""},
+	{"uninstall", "uninstall/job.yaml", ""},
 	{"definition-roles", "components/definition-roles/roles.yaml", ""},
 }
 
@@ -177,7 +178,7 @@ func TestChartEqualsManifests(t *testing.T) {
 	for name, values := range cases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got, err := template(t, append(slices.Clone(values), "crds.keep=false")...)
+			got, err := template(t, append(slices.Clone(values), "crds.keep=false", "uninstall.enabled=false")...)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -63,7 +63,7 @@ func TestChartValues(t *testing.T) {
 		"label":         ds.Spec.Template.Labels["team"] == "a" && ds.Labels["c"] == "d",
 		"annotation":    ds.Spec.Template.Annotations["note"] == "b",
 		"restart":       len(ds.Spec.Template.Annotations["multus-cni.io/config-sha256"]) == 64,
-		"port":          has(fmt.Sprint(daemon.Args), "--health-port=9999") && daemon.LivenessProbe.HTTPGet.Port.IntVal == 9999,
+		"port":          has(fmt.Sprint(daemon.Args), "=9999") && daemon.LivenessProbe.HTTPGet.Port.IntVal == 9999,
 		"directory":     mounted(daemon, "/var/cni") && mounted(pod.InitContainers[0], "/var/cni"),
 		"plugins":       has(fmt.Sprint(pod.InitContainers[0].Args), "--reference-plugins"),
 		"arguments":     daemon.Args[len(daemon.Args)-1] == "--x",
