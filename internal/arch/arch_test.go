@@ -34,7 +34,7 @@ var ranks = [][]string{
 	{"multus/internal/engine/ledger"},
 	{"multus/wire/v1"},
 	{"multus/internal/engine/plan", "multus/internal/engine/publish"},
-	{"multus/internal/engine/request"},
+	{"multus/internal/engine/request", "multus/internal/admission/inject"},
 	{"multus/internal/logging"},
 	{"multus/internal/config", "multus/internal/device"},
 	{
