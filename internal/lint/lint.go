@@ -53,6 +53,8 @@ type Options struct {
 	Complete bool
 	// Disabled are the IDs of rules that do not apply.
 	Disabled []string
+	// Severities are the severities of the findings of rules, by their ID, instead of those that they have by default.
+	Severities map[string]Severity
 }
 
 // plugin returns the configuration with which the planner resolves pods.
@@ -128,6 +130,9 @@ func (r *reporter) warn(o *object, at mark, fix, format string, args ...any) {
 }
 
 func (r *reporter) find(s Severity, o *object, at mark, fix, message string) {
+	if changed, ok := r.options.Severities[r.rule.ID]; ok {
+		s = changed
+	}
 	if !slices.Contains(o.ignored, r.rule.ID) {
 		r.found = append(r.found, Finding{
 			Line: at.line, Column: at.column, Severity: s, Rule: r.rule.ID, Object: o.String(), Message: message, Fix: fix,

@@ -67,6 +67,9 @@ func corpusOptions(data []byte) Options {
 	o := Options{Config: &config.Plugin{}}
 	if m := options.FindSubmatch(data); m != nil {
 		o.Config.NamespaceIsolation, o.Complete = string(m[1]) == "isolation", string(m[1]) == "complete"
+		if allowed, ok := strings.CutPrefix(string(m[1]), "allowed "); ok {
+			o.Config.AllowedTypes = []string{allowed}
+		}
 	}
 	return o
 }
@@ -139,15 +142,15 @@ metadata: {name: web-0, namespace: team-a, annotations: {k8s.v1.cni.cncf.io/netw
 		want string
 	}{
 		{func(*config.Plugin) {}, ""},
-		{func(c *config.Plugin) { c.AllowedTypes = []string{"bridge"} }, "5 allowed"},
-		{func(c *config.Plugin) { c.AllowInUseNamespaces = []string{"infra"} }, "5 allowed"},
-		{func(c *config.Plugin) { c.MaxNetworks = 2 }, "9 limit"},
-		{func(c *config.Plugin) { c.MaxNetworks = 1 }, "9 limit"},
+		{func(c *config.Plugin) { c.AllowedTypes = []string{"bridge"} }, "5:26 allowed"},
+		{func(c *config.Plugin) { c.AllowInUseNamespaces = []string{"infra"} }, "5:51 allowed"},
+		{func(c *config.Plugin) { c.MaxNetworks = 2 }, "9:87 limit"},
+		{func(c *config.Plugin) { c.MaxNetworks = 1 }, "9:87 limit"},
 	} {
 		conf, got := cluster, ""
 		tc.set(&conf)
 		for _, f := range Run([]File{file}, Options{Config: &conf, Complete: true}) {
-			got += fmt.Sprintf("%d %s", f.Line, f.Rule)
+			got += fmt.Sprintf("%d:%d %s", f.Line, f.Column, f.Rule)
 		}
 		if got != tc.want {
 			t.Errorf("%s, want %s", got, tc.want)

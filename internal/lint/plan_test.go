@@ -34,6 +34,9 @@ func planFile(t *testing.T, path string, o Options) error {
 	if o.Config.NamespaceIsolation {
 		conf += `,"namespaceIsolation":true`
 	}
+	if len(o.Config.AllowedTypes) > 0 {
+		conf += `,"allowedTypes":["` + strings.Join(o.Config.AllowedTypes, `","`) + `"]`
+	}
 	p, err := config.ParsePlugin([]byte(conf + "}"))
 	if err != nil {
 		t.Fatal(err)

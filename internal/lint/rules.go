@@ -16,7 +16,7 @@ type Rule struct {
 func Rules() []Rule {
 	return []Rule{
 		rule("address", Error, "requested addresses that the network's IPAM refuses", each(attachments, checkAddresses)),
-		rule("allowed", Error, "plugins and keys that the cluster does not allow in definitions", onRefusal(describe)),
+		rule("allowed", Error, "plugins and keys that the cluster does not allow in definitions", onRefusal(describeAllowed)),
 		rule("ambiguous", Error, "keys of spec.config that differ only in case", onRefusal(describeAmbiguous)),
 		rule("annotation", Error, "annotations that cannot be read",
 			onRefusal(describeAnnotation), each(pods, checkAnnotationKinds)),
