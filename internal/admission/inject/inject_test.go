@@ -163,6 +163,11 @@ func reviewTwice(t *testing.T, pod []byte, look Lookup, o Options) (string, Resu
 	if err != nil || again.Patch != nil {
 		t.Errorf("the second review returns %s, %v", again.Patch, err)
 	}
+	for _, w := range again.Warnings {
+		if !slices.Contains(got.Warnings, w) {
+			t.Errorf("only the second review warns: %s", w)
+		}
+	}
 	return changed, got
 }
 
@@ -237,6 +242,51 @@ func TestInput(t *testing.T) {
 		if changed != " example.com/nic=1" {
 			t.Errorf("%s: %s", resources, changed)
 		}
+	}
+}
+
+// TestDetails checks what the comparison does not show: requests that the API server has not completed, numbers that
+// are too large, containers that can and cannot be named, and names that cannot be resources (behaviour T6, T7, T9).
+func TestDetails(t *testing.T) {
+	t.Parallel()
+	const (
+		named = `{metadata: {annotations: {` + netsel.Networks + `: nic, ` + ResourceContainer + `: i}}, spec: {containers: ` +
+			`[{name: a, image: x}], initContainers: [{name: i, image: x`
+		most = "9223372036854775807"
+	)
+	requests := map[string]map[string]string{"team-a/nic": {netsel.ResourceName: "requests.example.com/nic"}}
+	for name, tc := range map[string]struct {
+		pod, want, says string
+		stored          map[string]map[string]string
+	}{
+		"only limits": {
+			on("nic", `, spec: {containers: [{name: a, image: x, resources: {limits: {example.com/nic: 1}}}]}}`), "", "", stored,
+		},
+		"only requests": {
+			on("nic", `, spec: {containers: [{name: a, image: x, resources: {requests: {example.com/nic: 1}}}]}}`), "", "",
+			stored,
+		},
+		"overflow":          {on("nic", with(most, most)), "", "", stored},
+		"sidecar":           {named + `, restartPolicy: Always}]}}`, "i example.com/nic=1", "", stored},
+		"init container":    {named + `}]}}`, "a example.com/nic=1", `no container "i" that runs as long`, stored},
+		"requests., a name": {on("nic", one), "denied", "not the name of a resource", requests},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			look := Lookup{Definition: func(namespace, name string) (map[string]string, bool) {
+				a, ok := tc.stored[namespace+"/"+name]
+				return a, ok
+			}}
+			changed, got := reviewTwice(t, asReviewed(t, tc.pod), look, Options{NoPodInfo: true})
+			all := strings.Join(append(got.Warnings, got.Denied), "")
+			if changed != tc.want || !strings.Contains(all, tc.says) || tc.says == "" && all != "" ||
+				tc.want == "" && got.Patch != nil {
+				t.Errorf("%s, %s, %q, want %s, %q", got.Patch, changed, all, tc.want, tc.says)
+			}
+		})
+	}
+	if got := escape("a~/b"); got != "a~0~1b" {
+		t.Error(got)
 	}
 }
 
