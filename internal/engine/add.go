@@ -131,6 +131,7 @@ func (at *attaching) report(ctx context.Context, failure error) error {
 		}
 		rep.Attached = append(rep.Attached, publish.Attached{
 			Name: a.Name, IfName: a.IfName, Primary: a.Primary, Result: b, DeviceInfo: readDeviceInfo(a),
+			Claim: a.Claim,
 		})
 	}
 	failpoint.At("report.before")

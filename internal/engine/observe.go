@@ -129,6 +129,7 @@ func observe(b *session.Sandbox, r *ledger.Record) (*publish.Observation, error)
 		}
 		o.Attached = append(o.Attached, publish.Attached{
 			Name: a.Name, IfName: a.IfName, Primary: a.Primary, Result: result, DeviceInfo: readDeviceInfo(a),
+			Claim: a.Claim,
 		})
 	}
 	interfaces, err := b.Netns.Interfaces(r.Netns)

@@ -35,6 +35,9 @@ func (m *Report) AppendJSON(b []byte) []byte {
 	if len(m.Attached) > 0 {
 		w.Append("attached", func(b []byte) []byte { return rawjson.AppendArray(b, m.Attached, (*Attached).appendJSON) })
 	}
+	if len(m.Claims) > 0 {
+		w.Other("claims", m.Claims, true)
+	}
 	w.Other("failure", m.Failure, m.Failure != nil)
 	if len(m.Timings) > 0 {
 		w.Append("timings", func(b []byte) []byte { return rawjson.AppendArray(b, m.Timings, (*Timing).appendJSON) })
@@ -68,6 +71,7 @@ func (m *Attached) appendJSON(b []byte) []byte {
 	if len(m.DeviceInfo) > 0 {
 		w.Raw("deviceInfo", m.DeviceInfo)
 	}
+	w.Other("claim", m.Claim, m.Claim != nil)
 	return w.End()
 }
 

@@ -73,7 +73,7 @@ func FromObservation(o *publish.Observation) Sandbox {
 		Pod: Pod(o.Pod), ContainerID: o.ContainerID, Netns: o.Netns, Devices: o.Devices, Unfinished: o.Unfinished,
 	}
 	for i := range o.Attached {
-		m.Attached = append(m.Attached, Attached(o.Attached[i]))
+		m.Attached = append(m.Attached, fromAttached(&o.Attached[i]))
 	}
 	for i := range o.Interfaces {
 		itf := &o.Interfaces[i]
@@ -93,7 +93,7 @@ func (m *Sandbox) ToObservation() *publish.Observation {
 		Pod: request.Pod(m.Pod), ContainerID: m.ContainerID, Netns: m.Netns, Devices: m.Devices, Unfinished: m.Unfinished,
 	}
 	for i := range m.Attached {
-		o.Attached = append(o.Attached, publish.Attached(m.Attached[i]))
+		o.Attached = append(o.Attached, m.Attached[i].toAttached())
 	}
 	for i := range m.Interfaces {
 		itf := &m.Interfaces[i]

@@ -3,6 +3,7 @@ package wirev1
 import (
 	"encoding/json"
 
+	"multus/internal/device"
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
 )
@@ -20,6 +21,8 @@ type Report struct {
 	Netns       string `json:"netns,omitempty"`
 	// Attached lists the attachments in the order of the plan. If the key is absent, no network status is written.
 	Attached []Attached `json:"attached,omitempty"`
+	// Claims is in the report of a DEL: the devices of ResourceClaims whose networks were deleted.
+	Claims []Claim `json:"claims,omitempty"`
 	// Failure is present if ADD failed, or if DEL gave up networks. No network status is written then.
 	Failure *Failure `json:"failure,omitempty"`
 	// Timings has the durations of the delegates, for metrics.
@@ -54,6 +57,8 @@ type Attached struct {
 	// DeviceInfo is the content of the attachment's device-info file. The key is absent if the attachment has no such
 	// file.
 	DeviceInfo json.RawMessage `json:"deviceInfo,omitempty"`
+	// Claim identifies the attachment's device if it is one of a ResourceClaim.
+	Claim *Claim `json:"claim,omitempty"`
 }
 
 // Failure describes why an ADD failed, or what a DEL gave up.
@@ -102,7 +107,10 @@ func FromReport(r *publish.Report) *Report {
 		Unready: (*Unready)(r.Unready),
 	}
 	for i := range r.Attached {
-		m.Attached[i] = Attached(r.Attached[i])
+		m.Attached[i] = fromAttached(&r.Attached[i])
+	}
+	for i := range r.Claims {
+		m.Claims = append(m.Claims, Claim(r.Claims[i]))
 	}
 	for i := range r.Timings {
 		m.Timings[i] = Timing(r.Timings[i])
@@ -123,7 +131,10 @@ func (m *Report) ToReport() *publish.Report {
 		Unready: (*publish.Unready)(m.Unready),
 	}
 	for i := range m.Attached {
-		r.Attached[i] = publish.Attached(m.Attached[i])
+		r.Attached[i] = m.Attached[i].toAttached()
+	}
+	for i := range m.Claims {
+		r.Claims = append(r.Claims, device.Claim(m.Claims[i]))
 	}
 	for i := range m.Timings {
 		r.Timings[i] = publish.Timing(m.Timings[i])
@@ -132,4 +143,18 @@ func (m *Report) ToReport() *publish.Report {
 		r.Events = append(r.Events, publish.Event(e))
 	}
 	return r
+}
+
+func fromAttached(a *publish.Attached) Attached {
+	return Attached{
+		Name: a.Name, IfName: a.IfName, Primary: a.Primary, Result: a.Result, DeviceInfo: a.DeviceInfo,
+		Claim: (*Claim)(a.Claim),
+	}
+}
+
+func (m *Attached) toAttached() publish.Attached {
+	return publish.Attached{
+		Name: m.Name, IfName: m.IfName, Primary: m.Primary, Result: m.Result, DeviceInfo: m.DeviceInfo,
+		Claim: (*device.Claim)(m.Claim),
+	}
 }

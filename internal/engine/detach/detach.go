@@ -219,6 +219,9 @@ func (d *detaching) one(ctx context.Context, i int) {
 		_ = os.Remove(a.DeviceInfo) // behaviour D66: failures do not matter
 	}
 	d.deletions[i].Deleted = true
+	if a.Claim != nil {
+		d.Claims = append(d.Claims, *a.Claim)
+	}
 	failpoint.At("detach.after")
 	d.Verbose(ctx, "Del", a, a.Config, took)
 }

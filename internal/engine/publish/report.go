@@ -14,6 +14,7 @@ import (
 	current "github.com/containernetworking/cni/pkg/types/100"
 
 	"multus/internal/cniresult"
+	"multus/internal/device"
 	"multus/internal/engine/request"
 )
 
@@ -28,6 +29,8 @@ type Report struct {
 	Netns string
 	// Attached lists the attachments in the order of the plan. If ADD failed, it has those before the failure.
 	Attached []Attached
+	// Claims are the devices of ResourceClaims whose networks a DEL has deleted.
+	Claims []device.Claim
 	// Failure is set if ADD failed: nothing is attached any more, and no network status is written. In the report of a DEL
 	// it names the networks that were given up.
 	Failure *Failure
@@ -69,6 +72,8 @@ type Attached struct {
 	// DeviceInfo is the content of the attachment's device-info file (behaviour H30-H34). It is empty if the
 	// file does not exist.
 	DeviceInfo json.RawMessage
+	// Claim identifies the attachment's device if it is one of a ResourceClaim.
+	Claim *device.Claim
 }
 
 // HasStatus reports whether the report changes the pod's network status. Other reports have only events and timings.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"multus/internal/config"
+	"multus/internal/device"
 	"multus/internal/engine/execute"
 	"multus/internal/engine/ledger"
 	"multus/internal/engine/plan"
@@ -186,6 +187,8 @@ type Outcome struct {
 	Timings []publish.Timing
 	// GivenUp lists the networks whose plugins refuse DEL permanently.
 	GivenUp []string
+	// Claims are the devices of ResourceClaims whose attachments were deleted.
+	Claims []device.Claim
 }
 
 // Timed records how long one attachment took.
