@@ -115,6 +115,9 @@ type Daemon struct {
 	// means none. Reattach makes the daemon restore interfaces that are lost.
 	StatusResync Duration `json:"statusResync"`
 	Reattach     bool     `json:"reattach"`
+	// ClaimStatus makes the daemon write the status of ResourceClaims, for devices of the drivers in ClaimStatusDrivers.
+	ClaimStatus        bool     `json:"claimStatus"`
+	ClaimStatusDrivers []string `json:"claimStatusDrivers"`
 	// NodeAddresses are the addresses of this node in the cluster.
 	NodeAddresses []string `json:"nodeAddresses"`
 
@@ -185,6 +188,14 @@ func (d *Daemon) RepairPace() int {
 		return d.RepairRate
 	}
 	return DefaultRepairRate
+}
+
+// ClaimDrivers returns the drivers for whose devices the status of ResourceClaims is written.
+func (d *Daemon) ClaimDrivers() []string {
+	if !d.ClaimStatus {
+		return nil
+	}
+	return d.ClaimStatusDrivers
 }
 
 // ReportOnly returns the namespaces whose pods are not repaired: kube-system unless RepairNamespaces is set.
