@@ -171,9 +171,9 @@ func TestClaimStatus(t *testing.T) {
 			want   error
 			text   string
 		}{
-			"driver that is not listed": {"other.example.com", on(nodeA), publish.ErrForbidden, `"resourceclaims/driver"`},
-			"devices of another node":   {sriov, on(nodeB), publish.ErrForbidden, "arbitrary-node:patch"},
-			"devices of all nodes":      {sriov, nil, publish.ErrForbidden, "arbitrary-node:patch"},
+			"driver that is not listed": {"other.example.com", on(nodeA), publish.ErrForbidden, `lacks verb "associated-node:patch"`},
+			"devices of another node":   {sriov, on(nodeB), publish.ErrForbidden, `lacks verb "arbitrary-node:patch"`},
+			"devices of all nodes":      {sriov, nil, publish.ErrForbidden, `lacks verb "arbitrary-node:patch"`},
 			"devices of the node":       {sriov, on(nodeA), nil, ""},
 		} {
 			c := i.claim(t, strings.ReplaceAll(name, " ", "-"), tc.driver, tc.where, "uid-1")

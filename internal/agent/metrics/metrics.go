@@ -128,6 +128,14 @@ func (m *Metrics) HotPlug(pending, runner func() float64) {
 	)
 }
 
+// Claims adds the number of pods whose entries in the status of ResourceClaims are not written yet.
+func (m *Metrics) Claims(waiting func() float64) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "multus_claim_status_queue_length",
+		Help: "Pods whose entries in the status of ResourceClaims are not written or removed yet.",
+	}, waiting))
+}
+
 // Missing adds the number of pods that run without the networks that they request, by namespace.
 func (m *Metrics) Missing(pods func() map[string]int) {
 	m.registry.MustRegister(&byNamespace{prometheus.NewDesc("multus_pods_without_networks",

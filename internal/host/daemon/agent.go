@@ -13,6 +13,7 @@ import (
 
 	"k8s.io/utils/clock"
 
+	"multus/internal/agent/claims"
 	"multus/internal/agent/cniconfig"
 	"multus/internal/agent/hotplug"
 	"multus/internal/agent/metrics"
@@ -22,7 +23,9 @@ import (
 	"multus/internal/agent/resync"
 	"multus/internal/config"
 	"multus/internal/device"
+	"multus/internal/engine/ledger"
 	"multus/internal/engine/plan"
+	"multus/internal/engine/publish"
 	wirev1 "multus/wire/v1"
 )
 
@@ -32,6 +35,8 @@ type agent struct {
 	log      *slog.Logger
 	sources  *sources
 	statuses *podstatus.Writer
+	// claims is nil if the status of ResourceClaims is not written.
+	claims *claims.Writer
 	// cniConf is nil if the configuration leaves the CNI configuration file to other programs.
 	cniConf   *cniconfig.Controller
 	conflicts *conflictEvents
@@ -65,7 +70,7 @@ func assemble(conf *config.Daemon, o *Options, log *slog.Logger) (*agent, error)
 		}
 	}
 	a.statuses = podstatus.New(podstatus.Options{
-		Cluster: s.Cluster, Dir: filepath.Join(conf.SocketDir, wirev1.ReportDir), Metrics: a.metrics,
+		Arrived: a.writeClaims(), Cluster: s.Cluster, Dir: filepath.Join(conf.SocketDir, wirev1.ReportDir), Metrics: a.metrics,
 		Clock: clock.RealClock{}, Log: log,
 	})
 	a.metrics.Gauges(a.statuses.Waiting, func() float64 { return entries(cmp.Or(conf.CNIDir, config.DefaultCNIDir)) },
@@ -74,13 +79,31 @@ func assemble(conf *config.Daemon, o *Options, log *slog.Logger) (*agent, error)
 		a.followPods()
 	}
 	a.server = planserver.New(planserver.Options{
-		Config: conf, Statuses: a.statuses, Metrics: a.metrics, HotPlug: a.hotPlug, Missing: a.missing,
+		Config: conf, Statuses: a.statuses, Claims: a.claims, Metrics: a.metrics, HotPlug: a.hotPlug, Missing: a.missing,
 		Ready: a.ready, Instance: a.instance, Log: log, Resync: a.resync,
 		Resolver: &plan.Resolver{
 			Networks: s.Networks, Pods: s.Pods, Devices: s.Devices, PhysicalFunction: device.PhysicalFunction, Log: log,
 		},
 	})
 	return a, nil
+}
+
+// writeClaims connects the part that writes the status of ResourceClaims, if the configuration says so. It returns what
+// takes reports then, or nil.
+func (a *agent) writeClaims() func(*publish.Report) {
+	if a.conf.ClaimStatus && len(a.conf.ClaimStatusDrivers) == 0 {
+		a.log.Warn("claimStatus has no effect: claimStatusDrivers lists no driver")
+	}
+	if len(a.conf.ClaimDrivers()) == 0 || a.sources.Kube == nil {
+		return nil
+	}
+	records := &ledger.Store{Dir: cmp.Or(a.conf.CNIDir, config.DefaultCNIDir), Log: a.log}
+	a.claims = claims.New(claims.Options{
+		Cluster: a.sources.Kube, Drivers: a.conf.ClaimDrivers(), Dir: filepath.Join(a.conf.SocketDir, "claims"),
+		Recorded: records.Has, Clock: clock.RealClock{}, Log: a.log,
+	})
+	a.metrics.Claims(a.claims.Waiting)
+	return a.claims.Observe
 }
 
 // newController returns the controller of the CNI configuration file, or nil if the configuration leaves the file to

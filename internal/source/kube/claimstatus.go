@@ -22,8 +22,9 @@ const (
 	claimManager = "multus-"
 	// networkReady is the condition of a device that is attached to a network, as KEP-4817 names it.
 	networkReady = "NetworkReady"
-	// driverVerb is the verb on the synthetic resource resourceclaims/driver that Kubernetes 1.36 and later require.
-	driverVerb, driverSubresource = "associated-node:patch", "driver"
+	// driverVerb is the verb on the synthetic resource resourceclaims/driver that Kubernetes 1.36 and later require for
+	// devices of the node of the token, and anyNodeVerb the one for others.
+	driverVerb, anyNodeVerb, driverSubresource = "associated-node:patch", "arbitrary-node:patch", "driver"
 )
 
 var _ publish.ClaimWriter = (*Client)(nil)
@@ -114,7 +115,7 @@ func (c *Client) applyClaim(ctx context.Context, s *publish.ClaimStatus, manager
 	out := &claimOwners{}
 	err = do(ctx, c.resources.Patch(types.ApplyPatchType).Namespace(t.namespace).Resource(t.resource).Name(t.name).
 		SubResource(t.subresource).Param("fieldManager", manager).Body(body).MaxRetries(0), out, patchTimeout)
-	return out, claimError(t, s, err)
+	return out, claimError(t, err)
 }
 
 func claimTarget(verb string, s *publish.ClaimStatus) target {
@@ -142,7 +143,7 @@ func patchOf(s *publish.ClaimStatus) *claimPatch {
 }
 
 // claimError maps the error of a write to the sentinel errors of package publish.
-func claimError(t target, s *publish.ClaimStatus, err error) error {
+func claimError(t target, err error) error {
 	var status apierrors.APIStatus
 	if err == nil || !errors.As(err, &status) || status.Status().Details == nil {
 		return publishError(t, err)
@@ -159,12 +160,13 @@ func claimError(t target, s *publish.ClaimStatus, err error) error {
 	case http.StatusUnprocessableEntity:
 		// Kubernetes 1.36 and later check the permission for each driver when they validate the status, and answer 422.
 		if has(metav1.CauseTypeForbidden) {
+			// For devices that are not on one node, or on another one, it names arbitrary-node:patch only.
 			t.verb, t.subresource = driverVerb, driverSubresource
+			if strings.Contains(err.Error(), `"[`+anyNodeVerb+`]"`) {
+				t.verb = anyNodeVerb
+			}
 			return forbidden(t, err)
 		}
-	}
-	if s.UID != "" && code(err) == http.StatusConflict && strings.Contains(err.Error(), "UID") {
-		return fmt.Errorf("%w: %w", publish.ErrGone, err)
 	}
 	return publishError(t, err)
 }
