@@ -30,6 +30,7 @@ func newTestMetrics() *Metrics {
 	m.Gauges(func() float64 { return 3 }, func() float64 { return 7 }, func() float64 { return 1 })
 	m.Resync()
 	m.HotPlug(func() float64 { return 2 }, func() float64 { return 1 })
+	m.Claims(func() float64 { return 5 })
 	m.Missing(func() map[string]int { return map[string]int{"team": 4} })
 	m.Changed(time.Second)
 	m.Observe(&publish.Report{Command: request.Update, Events: []publish.Event{
