@@ -25,6 +25,8 @@ const (
 	// driverVerb is the verb on the synthetic resource resourceclaims/driver that Kubernetes 1.36 and later require for
 	// devices of the node of the token, and anyNodeVerb the one for others.
 	driverVerb, anyNodeVerb, driverSubresource = "associated-node:patch", "arbitrary-node:patch", "driver"
+	// granularStatus is the minor version of Kubernetes from which on that is required.
+	granularStatus = 36
 )
 
 var _ publish.ClaimWriter = (*Client)(nil)
