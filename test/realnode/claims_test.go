@@ -104,13 +104,16 @@ var claimings = []claiming{
 }
 
 // TestClaims attaches interfaces of the node that pods were given by dynamic resource allocation, with a real driver:
-// each pod gets the right device, or an error that says why not.
+// each pod gets the right device, or an error that says why not. The role does not permit the status of claims at
+// first, so that the pods run without it; then each claim has the interfaces of the pod while it runs (behaviour H16,
+// H18).
 func TestClaims(t *testing.T) {
 	n := start(t, cluster.Options{})
 	c := &claims{n}
 	c.devices(t)
 	c.driver(t)
-	n.install(t, "base")
+	n.installWith(t, "claim-status")
+	n.configure(t, "sriovnetwork.k8snetworkplumbingwg.io", driver) // the role does not name the driver yet
 	for kind := range kinds {
 		n.apply(t, claimNetwork(kind))
 		n.apply(t, claimClass(kind))
@@ -128,6 +131,7 @@ func TestClaims(t *testing.T) {
 	for i := range claimings {
 		t.Run(claimings[i].name, func(t *testing.T) { c.check(t, &claimings[i]) })
 	}
+	c.statuses(t)
 	c.end(t)
 }
 

@@ -24,8 +24,10 @@ const (
 	// firstRetry and lastRetry limit the pauses between the attempts of one pod.
 	firstRetry = time.Second
 	lastRetry  = 5 * time.Minute
-	// forbiddenPause is the pause after which one of the pods for which the permission is missing is tried again.
-	forbiddenPause = 2 * time.Minute
+	// forbiddenPause is the pause after which forbiddenProbes of the pods for which the permission is missing are tried
+	// again.
+	forbiddenPause  = 2 * time.Minute
+	forbiddenProbes = 4
 	// checkEvery is the time between two comparisons of the notes with the ledger.
 	checkEvery = time.Minute
 	// maxNotes limits the pods with entries. A node has some hundreds of pods.
@@ -122,7 +124,7 @@ func (w *Writer) follow(ctx context.Context) {
 			return
 		case <-check.C():
 		case <-retry.C():
-			w.retryForbidden(1)
+			w.retryForbidden(forbiddenProbes)
 		}
 	}
 }
@@ -262,9 +264,9 @@ func (w *Writer) settle(n *note, err error) {
 	uid := n.Pod.UID
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	granted := w.forbidden[uid] && err == nil
+	was := w.forbidden[uid]
 	delete(w.forbidden, uid)
-	if granted {
+	if was && err == nil {
 		w.log.Info("the role of Multus allows to write the status of ResourceClaims")
 		w.queueForbidden(len(w.forbidden))
 	}
@@ -277,7 +279,7 @@ func (w *Writer) settle(n *note, err error) {
 		w.written(n)
 	case errors.Is(err, publish.ErrForbidden):
 		w.work.Forget(uid)
-		w.postponeForbidden(n, err)
+		w.postponeForbidden(n, was, err)
 	default:
 		if w.work.NumRequeues(uid) == 0 {
 			w.log.Warn("status of ResourceClaims not written yet, trying again", "pod", name(n.Pod), "container",
@@ -287,16 +289,17 @@ func (w *Writer) settle(n *note, err error) {
 	}
 }
 
-// postponeForbidden handles an attempt for which the permission is missing. The caller holds mu. Entries that cannot be
-// removed are left to the API server, which removes them with the allocation of the claim.
-func (w *Writer) postponeForbidden(n *note, err error) {
+// postponeForbidden handles an attempt for which the permission is missing. The caller holds mu. was is set if that is
+// known of the pod. Entries that cannot be removed are left to the API server, which removes them with the allocation of
+// the claim.
+func (w *Writer) postponeForbidden(n *note, was bool, err error) {
 	if n.Gone {
 		w.remove(n)
 		return
 	}
-	if len(w.forbidden) == 0 {
-		w.log.Error("status of ResourceClaims not written: add deploy/components/claim-status to the kustomization; one "+
-			"is tried again periodically", "every", forbiddenPause.String(), "pod", name(n.Pod), "err", clipped(err))
+	if !was {
+		w.log.Error("status of ResourceClaims not written: add deploy/components/claim-status to the kustomization, with "+
+			"the driver; a few are tried again periodically", "every", forbiddenPause.String(), "pod", name(n.Pod), "err", clipped(err))
 	}
 	w.forbidden[n.Pod.UID] = true
 }

@@ -196,6 +196,17 @@ func TestClaimOfDevice(t *testing.T) {
 			if d := cmp.Diff(tc.want, p.Attachments[1].Claim); d != "" {
 				t.Error(d)
 			}
+			x, err := plan.Explain(p, &request.Request{}, &config.Plugin{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			from := "kubelet, which gave the pod a example.com/nic"
+			if tc.want != nil {
+				from = "claim web-nic, device d/p/vf0"
+			}
+			if text := fmt.Sprint(x.Attachments[1].Values); !strings.Contains(text, from) {
+				t.Errorf("explained as %s, want %q", text, from)
+			}
 		})
 	}
 }
