@@ -35,8 +35,8 @@ type claimRow struct {
 	Problem  string `json:"problem,omitempty"`
 }
 
-// claimRows returns the devices of ResourceClaims of the pods of this node: those that the kubelet lists, and those that
-// networks use.
+// claimRows returns the devices of ResourceClaims of the pods of this node: those that the kubelet lists, and those
+// that networks use.
 func (a *app) claimRows(ctx context.Context, dir, kubeletRoot string) ([]claimRow, error) {
 	rows := []claimRow{}
 	used, err := usedClaims(dir)

@@ -46,8 +46,8 @@ func (a *app) devicesCommand() *cobra.Command {
 		Use:   "devices",
 		Short: "List the interfaces of this node: which are free for a pod, and why the others are not",
 		Long: "List the interfaces of this node: which are free for a pod (host-device), and why the others are not. The\n" +
-			"rules are those of ADD. Interfaces in pods are listed too, with their pod. Then the devices of ResourceClaims of\n" +
-			"the pods of this node are listed, with the networks that use them.",
+			"rules are those of ADD. Interfaces in pods are listed too, with their pod. Then the devices of ResourceClaims\n" +
+			"of the pods of this node are listed, with the networks that use them.",
 		Example: "  multusctl devices\n  kubectl multus devices --node worker-3",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !a.isThisNode(nodeName) {

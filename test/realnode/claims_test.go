@@ -409,13 +409,13 @@ func (c *claims) check(t *testing.T, p *claiming) {
 			t.Errorf("%s: device information %+v, want that of a device of the kind %s", s.Interface, s.DeviceInfo, kind)
 		}
 	}
-	has, err := c.interfaces(t, found)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(has) != 2+len(want) { // with lo and eth0
-		t.Errorf("interfaces %v, want %d of claims", has, len(want))
-	}
+	wait(t, "the interfaces", func() error { // the program in the pod may not listen yet
+		has, err := c.interfaces(t, found)
+		if err == nil && len(has) != 2+len(want) { // with lo and eth0
+			err = fmt.Errorf("interfaces %v, want %d of claims", has, len(want))
+		}
+		return err
+	})
 }
 
 // end deletes the pods. The interfaces are back on the node, and nothing else is left.

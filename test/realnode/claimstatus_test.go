@@ -100,7 +100,7 @@ func (c *claims) claimed(t *testing.T, pod string) (out []string) {
 			for i, ip := range d.NetworkData.IPs {
 				ips[i] = netip.MustParsePrefix(ip).Addr().String()
 			}
-			out = append(out, strings.Join(append([]string{d.NetworkData.InterfaceName, d.NetworkData.HardwareAddress}, ips...), " "))
+			out = append(out, d.NetworkData.InterfaceName+" "+d.NetworkData.HardwareAddress+" "+strings.Join(ips, " "))
 		}
 	}
 	slices.Sort(out)
@@ -145,12 +145,12 @@ func (c *claims) listed(t *testing.T, w *workstation) {
 	w.decoded(t, cli.OK, &list, "", "devices")
 	rows := map[string]string{}
 	for _, r := range list.Claims {
-		rows[r.Pod] += strings.TrimSpace(strings.TrimRight(r.Device, "0123456789")+" "+r.Network+" "+r.Interface+" "+r.Problem) + "; "
+		rows[r.Pod] += strings.TrimRight(r.Device, "0123456789") + " " + r.Network + " " + r.Interface + " " + r.Problem + ";"
 	}
 	for pod, want := range map[string]string{
-		"named-0":     "nic default/nic net1; ",
-		"gpu-alone":   "gpu   the device has no attribute k8s.cni.cncf.io/resourceName; ",
-		"all-nodes-0": "all default/all net1; ",
+		"named-0":     "nic default/nic net1 ;",
+		"gpu-alone":   "gpu the device has no attribute k8s.cni.cncf.io/resourceName;",
+		"all-nodes-0": "all default/all net1 ;",
 	} {
 		if got := rows["default/"+pod]; strings.Join(strings.Fields(got), " ") != strings.Join(strings.Fields(want), " ") {
 			t.Errorf("pod %s: %q, want %q", pod, got, want)

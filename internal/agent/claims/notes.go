@@ -80,7 +80,8 @@ func (w *Writer) file(uid string) (string, error) {
 	return filepath.Join(w.dir, uid+suffix), nil
 }
 
-// store stores a note. If its file cannot be written, the entries may be left when the daemon ends. The caller holds mu.
+// store stores a note. If its file cannot be written, the entries may be left when the daemon ends. The caller holds
+// mu.
 func (w *Writer) store(n *note) {
 	path, err := w.file(n.Pod.UID)
 	var b []byte

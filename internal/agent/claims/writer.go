@@ -68,7 +68,8 @@ type Writer struct {
 	ledger bool
 }
 
-// New returns a Writer, and reads the notes of an earlier daemon. It writes nothing to the cluster before Run is called.
+// New returns a Writer, and reads the notes of an earlier daemon. It writes nothing to the cluster before Run is
+// called.
 func New(o Options) *Writer {
 	w := &Writer{
 		cluster: o.Cluster, drivers: o.Drivers, recorded: o.Recorded, clock: o.Clock, log: o.Log, dir: o.Dir,
@@ -161,7 +162,8 @@ func (w *Writer) attached(r *publish.Report) *note {
 	if err != nil {
 		return nil // the network status has the same error, which is reported
 	}
-	devices = slices.DeleteFunc(devices, func(d publish.ClaimedDevice) bool { return !slices.Contains(w.drivers, d.Driver) })
+	devices = slices.DeleteFunc(devices,
+		func(d publish.ClaimedDevice) bool { return !slices.Contains(w.drivers, d.Driver) })
 	known := w.notes[r.Pod.UID]
 	if known == nil && len(devices) == 0 {
 		return nil
@@ -266,9 +268,11 @@ func (w *Writer) settle(n *note, err error) {
 	defer w.mu.Unlock()
 	was := w.forbidden[uid]
 	delete(w.forbidden, uid)
-	if was && err == nil {
-		w.log.Info("the role of Multus allows to write the status of ResourceClaims")
+	if err == nil && was {
 		w.queueForbidden(len(w.forbidden))
+	}
+	if err == nil && (was || w.work.NumRequeues(uid) > 0) {
+		w.log.Info("status of ResourceClaims written", "pod", name(n.Pod), "container", n.ContainerID)
 	}
 	if w.notes[uid] != n {
 		return // it was changed meanwhile, and is queued
@@ -290,8 +294,8 @@ func (w *Writer) settle(n *note, err error) {
 }
 
 // postponeForbidden handles an attempt for which the permission is missing. The caller holds mu. was is set if that is
-// known of the pod. Entries that cannot be removed are left to the API server, which removes them with the allocation of
-// the claim.
+// known of the pod. Entries that cannot be removed are left to the API server, which removes them with the allocation
+// of the claim.
 func (w *Writer) postponeForbidden(n *note, was bool, err error) {
 	if n.Gone {
 		w.remove(n)
@@ -299,7 +303,8 @@ func (w *Writer) postponeForbidden(n *note, was bool, err error) {
 	}
 	if !was {
 		w.log.Error("status of ResourceClaims not written: add deploy/components/claim-status to the kustomization, with "+
-			"the driver; a few are tried again periodically", "every", forbiddenPause.String(), "pod", name(n.Pod), "err", clipped(err))
+			"the driver; a few are tried again periodically", "every", forbiddenPause.String(), "pod", name(n.Pod),
+			"err", clipped(err))
 	}
 	w.forbidden[n.Pod.UID] = true
 }

@@ -94,8 +94,8 @@ type Server struct {
 // New returns a Server.
 func New(o Options) *Server {
 	s := &Server{
-		conf: o.Config, statuses: o.Statuses, claims: o.Claims, metrics: o.Metrics, hotPlug: o.HotPlug, ready: o.Ready, log: o.Log,
-		instance: o.Instance, unattached: o.Missing, resync: o.Resync,
+		conf: o.Config, statuses: o.Statuses, claims: o.Claims, metrics: o.Metrics, hotPlug: o.HotPlug, ready: o.Ready,
+		log: o.Log, instance: o.Instance, unattached: o.Missing, resync: o.Resync,
 		decoding: make(semaphore, decoders), large: make(semaphore, largePlans),
 	}
 	resolver := *o.Resolver

@@ -155,8 +155,9 @@ func (e *element) decode(index int, containerID, ifName string) (*Attachment, er
 		Primary:  index == 0 && (e.IfName == "" || e.IfName == ifName),
 		Resource: e.ResourceName, DeviceID: e.DeviceID, RuntimeConfig: e.RuntimeConfig,
 		Routes: plan.Routes{DropIPv4: e.DropIPv4, DropIPv6: e.DropIPv6}, HostDevice: e.HostDevice,
-		Claim: e.Claim, Stage: min(max(e.Stage, 0), index), Deletion: Deletion{Deleted: e.Deleted, Tries: e.DelTries}, element: index,
-		Owner: e.Owner, Pending: e.Pending, Reattaching: e.Reattaching,
+		Claim: e.Claim, Stage: min(max(e.Stage, 0), index), Deletion: Deletion{Deleted: e.Deleted, Tries: e.DelTries},
+		element: index,
+		Owner:   e.Owner, Pending: e.Pending, Reattaching: e.Reattaching,
 		Requested: &netsel.Element{
 			Interface: e.IfName, MAC: e.MAC, InfinibandGUID: e.InfinibandGUID, IPs: e.IPs, DefaultRoute: e.DefaultRoute,
 		},

@@ -52,8 +52,8 @@ func (p *planning) assignDevice(ctx context.Context, a *Attachment, resource str
 	return a.setDevice(resource, ids[i])
 }
 
-// claimOf returns the claim of a device, or nil for a device of a device plugin. A device that several claims of the pod
-// share counts as one of the first.
+// claimOf returns the claim of a device, or nil for a device of a device plugin. A device that several claims of the
+// pod share counts as one of the first.
 func (p *planning) claimOf(resource, id string) *device.Claim {
 	for i := range p.devices.claimed {
 		if d := &p.devices.claimed[i]; d.Resource == resource && d.ID == id {

@@ -56,8 +56,8 @@ type ClaimWriter interface {
 	WriteClaim(ctx context.Context, s *ClaimStatus) error
 }
 
-// ClaimedDevices returns what the status of ResourceClaims says about the attachments of a report whose device is one of
-// a claim (behaviour H16). It returns nothing for a report without attachments.
+// ClaimedDevices returns what the status of ResourceClaims says about the attachments of a report whose device is one
+// of a claim (behaviour H16). It returns nothing for a report without attachments.
 func ClaimedDevices(r *Report) ([]ClaimedDevice, error) {
 	if !r.HasStatus() {
 		return nil, nil

@@ -28,15 +28,19 @@ func TestClaimedDevices(t *testing.T) {
 		result string
 		want   string
 	}{
-		"one interface":       {reported("net1", podMAC, "10.0.0.2/24", "fd00::2/64"), "net1 " + podMAC + " 10.0.0.2/24 fd00::2/64"},
-		"another name":        {reported("x0", podMAC, "10.0.0.2/24"), "x0 " + podMAC + " 10.0.0.2/24"},
-		"the requested one":   {two, "net1 " + podMAC + " 10.0.0.3/24 10.0.0.4/24"},
-		"without interface":   {`{"cniVersion":"1.0.0","ips":[{"address":"10.0.0.2/24"}]}`, "  10.0.0.2/24"},
-		"without address":     {reported("net1", podMAC), "net1 " + podMAC},
-		"on the node":         {reportedIn("", "veth1", podMAC, "10.0.0.2/24"), "  10.0.0.2/24"},
-		"mapped and repeated": {reported("net1", "", "::ffff:10.0.0.2/120", "10.0.0.2/24", "FD00:0::2/64"), "net1  10.0.0.2/24 fd00::2/64"},
-		"too many addresses":  {reported("net1", "", many...), "net1  " + strings.Join(many[:maxClaimAddresses], " ")},
-		"version 0.2.0":       {`{"cniVersion":"0.2.0","ip4":{"ip":"10.0.0.2/24"}}`, "  10.0.0.2/24"},
+		"one interface": {
+			reported("net1", podMAC, "10.0.0.2/24", "fd00::2/64"), "net1 " + podMAC + " 10.0.0.2/24 fd00::2/64",
+		},
+		"another name":      {reported("x0", podMAC, "10.0.0.2/24"), "x0 " + podMAC + " 10.0.0.2/24"},
+		"the requested one": {two, "net1 " + podMAC + " 10.0.0.3/24 10.0.0.4/24"},
+		"without interface": {`{"cniVersion":"1.0.0","ips":[{"address":"10.0.0.2/24"}]}`, "  10.0.0.2/24"},
+		"without address":   {reported("net1", podMAC), "net1 " + podMAC},
+		"on the node":       {reportedIn("", "veth1", podMAC, "10.0.0.2/24"), "  10.0.0.2/24"},
+		"mapped and repeated": {
+			reported("net1", "", "::ffff:10.0.0.2/120", "10.0.0.2/24", "FD00:0::2/64"), "net1  10.0.0.2/24 fd00::2/64",
+		},
+		"too many addresses": {reported("net1", "", many...), "net1  " + strings.Join(many[:maxClaimAddresses], " ")},
+		"version 0.2.0":      {`{"cniVersion":"0.2.0","ip4":{"ip":"10.0.0.2/24"}}`, "  10.0.0.2/24"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -47,8 +51,8 @@ func TestClaimedDevices(t *testing.T) {
 			if err != nil || len(got) != 1 {
 				t.Fatalf("%+v, %v", got, err)
 			}
-			text := strings.TrimRight(fmt.Sprintf("%s %s %s", got[0].Interface, got[0].MAC, strings.Join(got[0].Addresses, " ")), " ")
-			if text != tc.want {
+			words := append([]string{got[0].Interface, got[0].MAC}, got[0].Addresses...)
+			if text := strings.TrimRight(strings.Join(words, " "), " "); text != tc.want {
 				t.Errorf("%q, want %q", text, tc.want)
 			}
 			if d := cmp.Diff(*claim, got[0].Claim); d != "" || got[0].Network != "n/fast" ||

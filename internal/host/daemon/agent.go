@@ -70,8 +70,8 @@ func assemble(conf *config.Daemon, o *Options, log *slog.Logger) (*agent, error)
 		}
 	}
 	a.statuses = podstatus.New(podstatus.Options{
-		Arrived: a.writeClaims(), Cluster: s.Cluster, Dir: filepath.Join(conf.SocketDir, wirev1.ReportDir), Metrics: a.metrics,
-		Clock: clock.RealClock{}, Log: log,
+		Arrived: a.writeClaims(), Cluster: s.Cluster, Dir: filepath.Join(conf.SocketDir, wirev1.ReportDir),
+		Metrics: a.metrics, Clock: clock.RealClock{}, Log: log,
 	})
 	a.metrics.Gauges(a.statuses.Waiting, func() float64 { return entries(cmp.Or(conf.CNIDir, config.DefaultCNIDir)) },
 		a.inForce)

@@ -61,8 +61,8 @@ func NeededForClaims() []Access {
 	}
 }
 
-// NeededForClaimStatus returns the permissions that the daemon needs to write the status of ResourceClaims for devices of
-// drivers on its node. version is that of the API server: those before 1.36 do not check the permission for a driver
+// NeededForClaimStatus returns the permissions that the daemon needs to write the status of ResourceClaims for devices
+// of drivers on its node. version is that of the API server: those before 1.36 do not check the permission for a driver
 // (behaviour H18).
 func NeededForClaimStatus(version string, drivers []string) []Access {
 	out := []Access{{"patch", resourceVersion.Group, "resourceclaims", "status", ""}}

@@ -123,7 +123,8 @@ func TestSocket(t *testing.T) {
 	}
 }
 
-// TestClaims checks that the devices of the claims of all pods are listed, and that a kubelet without a socket has none.
+// TestClaims checks that the devices of the claims of all pods are listed, and that a kubelet without a socket has
+// none.
 func TestClaims(t *testing.T) {
 	t.Parallel()
 	root := newRoot(t)
