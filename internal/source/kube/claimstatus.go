@@ -19,7 +19,7 @@ import (
 
 const (
 	// claimManager begins the names of the field managers of Multus in a ResourceClaim. The UID of the pod follows.
-	claimManager = "multus-"
+	claimManager = "multus-cni.io/pod-"
 	// networkReady is the condition of a device that is attached to a network, as KEP-4817 names it.
 	networkReady = "NetworkReady"
 	// driverVerb is the verb on the synthetic resource resourceclaims/driver that Kubernetes 1.36 and later require for
