@@ -26,8 +26,8 @@ const (
 	lastRetry  = 5 * time.Minute
 	// forbiddenPause is the pause after which forbiddenProbes of the pods for which the permission is missing are tried
 	// again.
-	forbiddenPause  = 2 * time.Minute
-	forbiddenProbes = 4
+	forbiddenPause  = time.Minute
+	forbiddenProbes = 2
 	// checkEvery is the time between two comparisons of the notes with the ledger.
 	checkEvery = time.Minute
 	// maxNotes limits the pods with entries. A node has some hundreds of pods.
