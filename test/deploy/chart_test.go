@@ -37,6 +37,7 @@ var copies = []struct{ file, manifest, kind string }{
 	{"role-multus", "base/rbac.yaml", "ClusterRole"},
 	{"role-hotplug", "components/hotplug/rbac.yaml", "ClusterRole"},
 	{"role-evict", "components/evict/rbac.yaml", "ClusterRole"},
+	{"role-claim-status", "components/claim-status/rbac.yaml", "ClusterRole"},
 	{"scc", "overlays/openshift/scc.yaml", ""},
 	{"executor-account", "components/executor/daemonset.yaml", "ServiceAccount"},
 	{"executor", "components/executor/daemonset.yaml", "DaemonSet"},
@@ -166,6 +167,7 @@ func TestChartEqualsManifests(t *testing.T) {
 		"hotplug":             {"hotPlug.enabled=true"},
 		"hotplug evict":       {"hotPlug.enabled=true", "repair.mode=evict"},
 		"hotplug executor":    {"hotPlug.enabled=true", "executor.enabled=true"},
+		"claim-status":        {"dra.claimStatusDrivers[0]=sriovnetwork.k8snetworkplumbingwg.io"},
 		"isolation":           {"namespaceIsolation=true"},
 		"definition-policy":   {"definitionPolicy.enabled=true"},
 		"definition-roles":    {"definitionRoles.enabled=true"},
@@ -175,6 +177,13 @@ func TestChartEqualsManifests(t *testing.T) {
 		cases["components "+name] = values
 	}
 	cases["components isolation-thin"] = []string{"mode=thin", "namespaceIsolation=true"}
+	for _, component := range components(t) {
+		if !slices.ContainsFunc(slices.Collect(maps.Keys(cases)), func(name string) bool {
+			return slices.Contains(strings.Fields(name), component)
+		}) {
+			t.Errorf("the chart is not compared with component %s", component)
+		}
+	}
 	for name, values := range cases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -30,6 +30,7 @@ func TestChartRefuses(t *testing.T) {
 		{"repair.mode=delete", "mode"},
 		{"executor.enabled=true", "executor is the runner of hotPlug"},
 		{"mode=thin,hotPlug.enabled=true", "hotPlug needs mode thick"},
+		{"mode=thin,dra.claimStatusDrivers[0]=d", "needs mode thick"},
 		{"mode=thin,metrics.enabled=true", "metrics need mode thick"},
 		{"mode=thin,distribution=k3s", "not available for a distribution"},
 		{"mode=thin,config.logLevel=debug", "which mode thin does not have"},

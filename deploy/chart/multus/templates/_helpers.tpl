@@ -74,6 +74,7 @@ talos:
 {{- if .Values.namespaceIsolation }}{{ $_ := set $config "namespaceIsolation" true }}{{ end -}}
 {{- if .Values.hotPlug.enabled }}{{ $_ := set $config "hotPlug" true }}{{ $_ := set $config "statusResync" "1m" }}{{ end -}}
 {{- with .Values.repair.mode }}{{ $_ := set $config "repair" . }}{{ end -}}
+{{- with .Values.dra.claimStatusDrivers }}{{ $_ := set $config "claimStatus" true }}{{ $_ := set $config "claimStatusDrivers" . }}{{ end -}}
 {{- if .Values.metrics.enabled }}{{ $_ := set $config "metricsPort" .Values.metrics.port }}{{ end -}}
 {{- $config = mergeOverwrite $config (default dict $d.config) (deepCopy .Values.config) -}}
 {{- dict "cniConf" $cniConf "cniBin" $cniBin "kubelet" $kubelet "referencePlugins" $reference "config" $config
@@ -84,6 +85,7 @@ talos:
 {{- define "multus.check" -}}
 {{- if eq .Values.mode "thin" -}}
 {{- if .Values.hotPlug.enabled }}{{ fail "hotPlug needs mode thick: there is no daemon with thin" }}{{ end -}}
+{{- if .Values.dra.claimStatusDrivers }}{{ fail "dra.claimStatusDrivers needs mode thick: there is no daemon with thin" }}{{ end -}}
 {{- if .Values.metrics.enabled }}{{ fail "metrics need mode thick: there is no daemon with thin" }}{{ end -}}
 {{- if .Values.config }}{{ fail "config is the file of the daemon, which mode thin does not have" }}{{ end -}}
 {{- if .Values.distribution }}{{ fail "mode thin is not available for a distribution; set paths instead" }}{{ end -}}
@@ -109,6 +111,11 @@ talos:
 {{- $roles := dict "multus" $rules -}}
 {{- if .Values.hotPlug.enabled }}{{ $_ := set $roles "multus-hotplug" (.Files.Get "files/role-hotplug.yaml" | fromYaml).rules }}{{ end -}}
 {{- if eq .Values.repair.mode "evict" }}{{ $_ := set $roles "multus-evict" (.Files.Get "files/role-evict.yaml" | fromYaml).rules }}{{ end -}}
+{{- with .Values.dra.claimStatusDrivers -}}
+{{- $rules := ($.Files.Get "files/role-claim-status.yaml" | fromYaml).rules -}}
+{{- range $rules }}{{ if .resourceNames }}{{ $_ := set . "resourceNames" $.Values.dra.claimStatusDrivers }}{{ end }}{{ end -}}
+{{- $_ := set $roles "multus-claim-status" $rules -}}
+{{- end -}}
 {{ toYaml $roles }}
 {{- end -}}
 
