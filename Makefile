@@ -112,7 +112,7 @@ density: $(CLUSTER_TOOLS) bin/tools/kube-burner ## measure the time to Ready of 
 demo: build bin/cni bin/demo ## attach three networks to a pod on a temporary node, and show every step (root)
 	bin/demo $(ARGS)
 
-cluster: $(CLUSTER_TOOLS) bin/cluster ## run a real Kubernetes until Ctrl-C, and print how to use it; ARGS=-nodes=2 for two nodes (root)
+cluster: build $(CLUSTER_TOOLS) bin/cluster ## run a real Kubernetes with Multus until Ctrl-C, and print how to use it; ARGS=-nodes=2 for two nodes (root)
 	bin/cluster $(ARGS)
 
 # What `make e2e` runs. `make test` runs the first two, too; the tests of a real node take minutes.
