@@ -56,6 +56,7 @@ type Daemon struct {
 	LogToStderr     *bool  `json:"logToStderr"`
 	ConnectionLimit *int   `json:"connectionLimit"`
 	MetricsPort     *int   `json:"metricsPort"`
+	MetricsAddress  string `json:"metricsAddress"`
 	EnablePprof     bool   `json:"enablePprof"`
 	// PerNodeCertificate is not supported. It is decoded so that this can be reported.
 	PerNodeCertificate json.RawMessage `json:"perNodeCertificate"`

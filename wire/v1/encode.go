@@ -42,6 +42,9 @@ func (m *Report) AppendJSON(b []byte) []byte {
 	if len(m.Timings) > 0 {
 		w.Append("timings", func(b []byte) []byte { return rawjson.AppendArray(b, m.Timings, (*Timing).appendJSON) })
 	}
+	if m.Seconds != 0 {
+		w.Append("seconds", func(b []byte) []byte { return strconv.AppendFloat(b, m.Seconds, 'f', -1, 64) })
+	}
 	w.Other("unready", m.Unready, m.Unready != nil)
 	if len(m.Events) > 0 {
 		w.Other("events", m.Events, true)
@@ -81,5 +84,7 @@ func (m *Timing) appendJSON(b []byte) []byte {
 	w.String("plugin", m.Plugin)
 	w.Append("seconds", func(b []byte) []byte { return strconv.AppendFloat(b, m.Seconds, 'f', -1, 64) })
 	w.TrueIf("failed", m.Failed)
+	w.StringIf("command", m.Command)
+	w.StringIf("killed", m.Killed)
 	return w.End()
 }

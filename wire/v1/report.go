@@ -27,6 +27,8 @@ type Report struct {
 	Failure *Failure `json:"failure,omitempty"`
 	// Timings has the durations of the delegates, for metrics.
 	Timings []Timing `json:"timings,omitempty"`
+	// Seconds is the time from the begin of an ADD until its report. The key is absent if it is unknown.
+	Seconds float64 `json:"seconds,omitempty"`
 	// Unready makes the condition of the pod's readiness gate False. If the key is absent, a report with attachments makes
 	// it True, and another one leaves it.
 	Unready *Unready `json:"unready,omitempty"`
@@ -96,6 +98,10 @@ type Timing struct {
 	Plugin  string  `json:"plugin"`
 	Seconds float64 `json:"seconds"`
 	Failed  bool    `json:"failed,omitempty"`
+	// Command is that of the plugins. The key is absent if it is that of the report.
+	Command string `json:"command,omitempty"`
+	// Killed is timeout, cancelled or signal if a plugin was killed. The key is absent if none was.
+	Killed string `json:"killed,omitempty"`
 }
 
 // FromReport returns the message for a report. Both share the parts that they refer to.
@@ -104,7 +110,7 @@ func FromReport(r *publish.Report) *Report {
 		Command: r.Command, Pod: Pod(r.Pod), ContainerID: r.ContainerID, Netns: r.Netns,
 		Attached: make([]Attached, len(r.Attached)), Failure: (*Failure)(r.Failure),
 		Timings: make([]Timing, len(r.Timings)), Time: r.Time, Wait: r.Wait, EventsWritten: r.EventsWritten,
-		Unready: (*Unready)(r.Unready),
+		Unready: (*Unready)(r.Unready), Seconds: r.Seconds,
 	}
 	for i := range r.Attached {
 		m.Attached[i] = fromAttached(&r.Attached[i])
@@ -128,7 +134,7 @@ func (m *Report) ToReport() *publish.Report {
 		Command: m.Command, Pod: request.Pod(m.Pod), ContainerID: m.ContainerID, Netns: m.Netns,
 		Attached: make([]publish.Attached, len(m.Attached)), Failure: (*publish.Failure)(m.Failure),
 		Timings: make([]publish.Timing, len(m.Timings)), Time: m.Time, Wait: m.Wait, EventsWritten: m.EventsWritten,
-		Unready: (*publish.Unready)(m.Unready),
+		Unready: (*publish.Unready)(m.Unready), Seconds: m.Seconds,
 	}
 	for i := range m.Attached {
 		r.Attached[i] = m.Attached[i].toAttached()

@@ -26,8 +26,9 @@ const (
 
 // Metrics is implemented by the metrics of the daemon.
 type Metrics interface {
-	// StatusWritten counts a report whose status was written, or that has no status.
-	StatusWritten()
+	// StatusWritten counts a report whose status was written, or that has no status. at is the time of the report in
+	// nanoseconds since 1970, or 0.
+	StatusWritten(at int64)
 	// StatusRetried counts an attempt that has to be repeated.
 	StatusRetried()
 	// StatusGivenUp counts a report whose status will never be written.

@@ -208,6 +208,9 @@ func (d *detaching) one(ctx context.Context, i int) {
 	cancel()
 	took := time.Since(start)
 	d.Timed(a, took, err)
+	if d.Request.Command != request.Del {
+		d.Timings[len(d.Timings)-1].Command = request.Del // of the undo of an ADD, for example
+	}
 	if err != nil {
 		err = d.tolerate(i, err)
 	}

@@ -36,6 +36,9 @@ type Report struct {
 	Failure *Failure
 	// Timings has the durations of the delegates, for metrics.
 	Timings []Timing
+	// Seconds is the time from the begin of an ADD until its report, for metrics. It is 0 in other reports, and in the
+	// first of the two reports of an ADD that failed.
+	Seconds float64
 	// Unready, if set, makes the condition of the pod's readiness gate False (behaviour R31). In a report with a status it
 	// is written with the status, and nil means True. In a report without a status it is written alone, if that changes
 	// the condition, and nil leaves the condition as it is. It has no effect on pods that do not list the gate, for which
@@ -60,6 +63,10 @@ type Timing struct {
 	Plugin  string // the first one of a list
 	Seconds float64
 	Failed  bool
+	// Command is the command of the plugins if it is not that of the report, and "" otherwise.
+	Command string
+	// Killed is why a plugin of the network was killed; see execute.KilledBy. It is "" if none was.
+	Killed string
 }
 
 // Attached is one attachment of a pod.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -75,6 +76,7 @@ func assemble(conf *config.Daemon, o *Options, log *slog.Logger) (*agent, error)
 	})
 	a.metrics.Gauges(a.statuses.Waiting, func() float64 { return entries(cmp.Or(conf.CNIDir, config.DefaultCNIDir)) },
 		a.inForce)
+	a.metrics.Attachments(networkCounter(&ledger.Store{Dir: cmp.Or(conf.CNIDir, config.DefaultCNIDir), Log: log}))
 	if conf.HotPlug && s.Kube != nil {
 		a.followPods()
 	}
@@ -141,6 +143,24 @@ func entries(dir string) float64 {
 	return float64(n)
 }
 
+// networkCounter returns a function that counts the recorded attachments by network. It must not be called twice at the
+// same time. A record that a failed ADD has left for its DEL does not count.
+func networkCounter(records *ledger.Store) func() map[string]int {
+	return func() map[string]int {
+		holdings, err := records.Holdings("")
+		if err != nil {
+			records.Log.Debug("attachments are not counted", "err", err)
+		}
+		out := map[string]int{}
+		for i := range holdings {
+			if !holdings[i].Undone {
+				out[holdings[i].Network]++
+			}
+		}
+		return out
+	}
+}
+
 // inForce returns 1 while the runtime calls Multus by the configuration file that the daemon wrote, and 0 otherwise.
 func (a *agent) inForce() float64 {
 	if a.cniConf == nil || a.cniConf.InForce() != nil {
@@ -161,7 +181,8 @@ func (a *agent) openPorts(ctx context.Context, health int, sock *socket) (probes
 		}
 	}
 	if number := a.conf.MetricsPort; number != nil {
-		scrapes, err = openPort(ctx, "metrics", ":"+strconv.Itoa(*number), a.metrics.Server(a.conf.EnablePprof), a.log)
+		scrapes, err = openPort(ctx, "metrics", net.JoinHostPort(a.conf.MetricsAddress, strconv.Itoa(*number)),
+			a.metrics.Server(a.conf.EnablePprof), a.log)
 	}
 	return probes, scrapes, err
 }
