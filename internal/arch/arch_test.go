@@ -21,6 +21,7 @@ var ranks = [][]string{
 	{"multus/cmd/"},
 	{"multus/internal/host/", "multus/internal/cli"},
 	{"multus/internal/source"},
+	{"multus/internal/admission"},
 	{
 		"multus/internal/agent/", "multus/internal/doctor", "multus/internal/lint", "multus/internal/graph",
 		"multus/internal/source/",

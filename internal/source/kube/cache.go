@@ -63,6 +63,46 @@ type Cache struct {
 	removals    uint64
 	nextConfirm time.Time // earliest time of the next live read of a cached definition
 	lastError   string    // last error of the watch, or "" while it works; logged when it changes
+
+	// observer, if not nil, is called for the definitions of the watch, which then have the annotations of extra.
+	observer DefinitionObserver
+	extra    []string
+}
+
+// Observed is a definition as the watch of a Cache has it.
+type Observed struct {
+	plan.Definition
+	UID string
+	// Annotations are those that Observe names. Partial reports whether the definition is too large for the cache, so that
+	// Config is missing.
+	Annotations map[string]string
+	Partial     bool
+}
+
+// DefinitionObserver is called for the definitions of the cluster, one call at a time.
+type DefinitionObserver interface {
+	// Observe is called for each definition when it is first seen, and when it changes.
+	Observe(d *Observed)
+	// Gone is called when a definition no longer exists.
+	Gone(ref plan.Ref)
+}
+
+// Observe makes Run call an observer. It must be called before Run. The observer gets the named annotations.
+func (c *Cache) Observe(o DefinitionObserver, annotations ...string) {
+	c.observer, c.extra = o, annotations
+}
+
+// All returns the cached definitions, in any order, without those of which only the name is cached.
+func (c *Cache) All() []plan.Definition {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	out := make([]plan.Definition, 0, len(c.defs))
+	for ref, v := range c.defs {
+		if !v.live {
+			out = append(out, *v.definition(ref))
+		}
+	}
+	return out
 }
 
 // value is what is cached of a definition. Without the API object around the two strings, 10,000 definitions take a few
@@ -221,7 +261,7 @@ func (c *Cache) list(ctx context.Context, o metav1.ListOptions) (runtime.Object,
 		return nil, c.logError("list", err)
 	}
 	defer func() { _ = body.Close() }()
-	list, err := readList(body, c.budget)
+	list, err := readList(body, c.budget, c.extra...)
 	if err != nil {
 		return nil, c.logError("list", err)
 	}
@@ -317,9 +357,28 @@ func (s store) Update(o any) error {
 		return err
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.set(refOf(nad), valueOf(nad))
+	s.mu.Unlock()
+	s.observe(nad)
 	return nil
+}
+
+// observe passes a definition to the observer.
+func (s store) observe(nad *nadv1.NetworkAttachmentDefinition) {
+	if s.observer == nil {
+		return
+	}
+	v := valueOf(nad)
+	o := &Observed{Definition: *v.definition(refOf(nad)), UID: string(nad.UID), Partial: v.live}
+	for _, key := range s.extra {
+		if value, ok := nad.Annotations[key]; ok {
+			if o.Annotations == nil {
+				o.Annotations = map[string]string{}
+			}
+			o.Annotations[key] = value
+		}
+	}
+	s.observer.Observe(o)
 }
 
 // Delete removes a definition.
@@ -328,12 +387,15 @@ func (s store) Delete(o any) error {
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.removals++
 	ref := refOf(nad)
+	s.mu.Lock()
+	s.removals++
 	s.bytes -= s.defs[ref].size()
 	delete(s.defs, ref)
+	s.mu.Unlock()
+	if s.observer != nil {
+		s.observer.Gone(ref)
+	}
 	return nil
 }
 
@@ -347,10 +409,26 @@ func (s store) Replace(list []any, _ string) error {
 		}
 		nads[i] = nad
 	}
+	before := s.replace(nads)
+	for _, nad := range nads {
+		delete(before, refOf(nad))
+		s.observe(nad)
+	}
+	if s.observer != nil {
+		for ref := range before {
+			s.observer.Gone(ref)
+		}
+	}
+	return nil
+}
+
+// replace replaces all definitions, and returns those before.
+func (s store) replace(nads []*nadv1.NetworkAttachmentDefinition) map[plan.Ref]value {
 	namespaces := map[string]string{} // one copy of each namespace for all its definitions
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.defs, s.bytes, s.full = make(map[plan.Ref]value, len(list)), 0, false
+	before := s.defs
+	s.defs, s.bytes, s.full = make(map[plan.Ref]value, len(nads)), 0, false
 	for _, nad := range nads {
 		ref := refOf(nad)
 		if known, ok := namespaces[ref.Namespace]; ok {
@@ -363,7 +441,7 @@ func (s store) Replace(list []any, _ string) error {
 	s.removals++
 	s.synced = true
 	s.nextConfirm = time.Time{}
-	return nil
+	return before
 }
 
 // Resync is never called: the resync period is 0.
