@@ -2,6 +2,7 @@ package lint
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -17,15 +18,17 @@ type text struct {
 	value string
 	start mark
 	// marks are the positions of the characters that are not white space. YAML changes only white space (folding,
-	// indentation), so that the n-th such character of the value is the n-th in the file.
-	marks []mark
+	// indentation), so that the n-th such character of the value is the n-th in the file. offsets are their bytes in the
+	// value.
+	marks   []mark
+	offsets []int
 }
 
 // blanks are the escapes of a double-quoted scalar for white space and control characters.
 const blanks = "ntrvf0abeNLP_"
 
 func newText(lines [][]rune, n *yaml.Node) text {
-	t := text{value: n.Value, start: mark{n.Line, n.Column}}
+	t := text{value: n.Value, start: mark{n.Line, n.Column}, offsets: solid(n.Value)}
 	at, quote := t.start, rune(0)
 	switch {
 	case n.Style&(yaml.LiteralStyle|yaml.FoldedStyle) != 0:
@@ -46,7 +49,7 @@ func newText(lines [][]rune, n *yaml.Node) text {
 	}
 	digits := map[rune]int{'x': 2, 'u': 4, 'U': 8}
 	open := quote == 0
-	for want := solid(n.Value); len(t.marks) < want && at.line <= len(lines); {
+	for len(t.marks) < len(t.offsets) && at.line <= len(lines) {
 		here := at
 		r := next()
 		switch {
@@ -68,9 +71,15 @@ func newText(lines [][]rune, n *yaml.Node) text {
 	return t
 }
 
-// solid returns the number of characters that are not white space.
-func solid(s string) int {
-	return strings.Count(strings.Join(strings.FieldsFunc(s, unicode.IsSpace), ""), "") - 1
+// solid returns the offsets of the characters that are not white space.
+func solid(s string) []int {
+	var out []int
+	for i, r := range s {
+		if !unicode.IsSpace(r) {
+			out = append(out, i)
+		}
+	}
+	return out
 }
 
 // at returns the position of the character at a byte offset of the value, or of the next one that is not white space.
@@ -79,7 +88,7 @@ func (t text) at(offset int) mark {
 	if len(t.marks) == 0 {
 		return t.start
 	}
-	before := solid(t.value[:min(offset, len(t.value))])
+	before, _ := slices.BinarySearch(t.offsets, offset)
 	return t.marks[min(before, len(t.marks)-1)]
 }
 
