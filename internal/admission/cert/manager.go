@@ -145,12 +145,10 @@ func (m *Manager) step(ctx context.Context) error {
 		}
 		m.Log.Info(changed, "ends", s.current.leaf.NotAfter) //nolint:sloglint // one of the constants below
 	}
-	if err := m.Trust.Ensure(ctx, bundle(s.authorities)); err != nil {
-		return err
-	}
+	// Its authority was trusted before it was promoted, by this replica or by another one.
 	m.serving.Store(&s.current.tls)
 	m.ends.Store(s.current.leaf.NotAfter.Unix())
-	return nil
+	return m.Trust.Ensure(ctx, bundle(s.authorities))
 }
 
 // What a step does, for the log.

@@ -244,7 +244,9 @@ func (s *server) httpServer(h http.Handler) *http.Server {
 func (s *server) drain(ctx context.Context, servers ...*http.Server) error {
 	<-ctx.Done()
 	close(s.draining)
-	<-s.options.Clock.After(s.options.Drain)
+	if s.options.Drain > 0 {
+		<-s.options.Clock.After(s.options.Drain)
+	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownLimit)
 	defer cancel()
 	var all error

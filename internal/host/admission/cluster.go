@@ -52,11 +52,16 @@ type trust struct {
 	name   string
 }
 
-// Ensure implements cert.Trust. A configuration that does not exist is not needed.
+// errNoWebhooks is returned while nothing makes the API server call this server.
+var errNoWebhooks = errors.New("no webhook configuration exists")
+
+// Ensure implements cert.Trust. One of the two configurations may be missing.
 func (t trust) Ensure(ctx context.Context, bundle []byte) error {
+	missing := 0
 	for _, kind := range []string{kube.Validating, kube.Mutating} {
 		w, err := t.client.Webhooks(ctx, kind, t.name)
 		if errors.Is(err, plan.ErrNotFound) {
+			missing++
 			continue
 		}
 		if err == nil {
@@ -65,6 +70,9 @@ func (t trust) Ensure(ctx context.Context, bundle []byte) error {
 		if err != nil {
 			return err
 		}
+	}
+	if missing == 2 {
+		return fmt.Errorf("%w: the API server does not call this server; apply %s", errNoWebhooks, manifests)
 	}
 	return nil
 }
