@@ -1,6 +1,7 @@
 package lint
 
 import (
+	"bytes"
 	"regexp"
 	"slices"
 	"strings"
@@ -97,6 +98,9 @@ var breaks = regexp.MustCompile("\r\n|[\n\r\u0085\u2028\u2029]")
 
 // split splits a file into lines of characters.
 func split(data []byte) [][]rune {
+	if !bytes.ContainsAny(data, "\n\r\u0085\u2028\u2029") {
+		return [][]rune{[]rune(string(data))}
+	}
 	var out [][]rune
 	for _, line := range breaks.Split(string(data), -1) {
 		out = append(out, []rune(line))
