@@ -44,7 +44,7 @@ func Checks() []Check {
 		distributionCheck, runtimeCheck, confFileCheck, configurationCheck, pluginsCheck, readonlyCheck, netnsCheck,
 		mountsCheck,
 		daemonCheck, hotPlugCheck, apiCheck,
-		policiesCheck, kubeletCheck, mastersCheck, kernelCheck, ledgerCheck, reservationsCheck,
+		policiesCheck, admissionCheck, kubeletCheck, mastersCheck, kernelCheck, ledgerCheck, reservationsCheck,
 	}
 }
 

@@ -7,7 +7,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"strconv"
 	"time"
 
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
@@ -185,4 +187,25 @@ func (c *Client) EmitDefinition(ctx context.Context, ref plan.Ref, uid, version,
 		return fmt.Errorf("record event %s about network definition %s: %w", reason, ref, err)
 	}
 	return nil
+}
+
+// ServiceAddress returns the cluster address of a service and its first port. Its errors are those of Secret.
+func (c *Client) ServiceAddress(ctx context.Context, ref plan.Ref) (string, error) {
+	var o struct {
+		Spec struct {
+			ClusterIP string `json:"clusterIP"`
+			Ports     []struct {
+				Port int `json:"port"`
+			} `json:"ports"`
+		} `json:"spec"`
+	}
+	t := target{verb: "get", resource: "services", namespace: ref.Namespace, name: ref.Name}
+	err := do(ctx, c.core.Get().Namespace(t.namespace).Resource(t.resource).Name(t.name).MaxRetries(0), &o, reviewTimeout)
+	if err != nil {
+		return "", fmt.Errorf("get service %s: %w", ref, lookupError(t, err))
+	}
+	if o.Spec.ClusterIP == "" || o.Spec.ClusterIP == "None" || len(o.Spec.Ports) == 0 {
+		return "", fmt.Errorf("get service %s: it has no address", ref)
+	}
+	return net.JoinHostPort(o.Spec.ClusterIP, strconv.Itoa(o.Spec.Ports[0].Port)), nil
 }
