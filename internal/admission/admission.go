@@ -183,6 +183,12 @@ func (r *Reviewer) judge(found []lint.Finding) []finding {
 	return out
 }
 
+// check applies the rules to the object of a request.
+func (r *Reviewer) check(ctx context.Context, req *admissionv1.AdmissionRequest) ([]lint.Finding, error) {
+	//nolint:contextcheck // the planner has its objects in memory
+	return lint.Review(req.Object.Raw, req.Namespace, r.cluster(ctx), r.lint)
+}
+
 // cluster returns what the rules read of the cluster.
 func (r *Reviewer) cluster(ctx context.Context) lint.Cluster {
 	return lint.Cluster{
@@ -193,7 +199,7 @@ func (r *Reviewer) cluster(ctx context.Context) lint.Cluster {
 
 // pod reviews a new pod.
 func (r *Reviewer) pod(ctx context.Context, req *admissionv1.AdmissionRequest) ([]finding, error) {
-	found, err := lint.Review(req.Object.Raw, req.Namespace, r.cluster(ctx), r.lint)
+	found, err := r.check(ctx, req)
 	if err != nil {
 		return nil, fmt.Errorf("review pod %s/%s: %w", req.Namespace, req.Name, err)
 	}

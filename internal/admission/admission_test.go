@@ -155,18 +155,24 @@ func TestDefinition(t *testing.T) {
 	}{
 		"valid": {"CREATE", nil, nad(valid, nil), config.Admission{}, VerdictAllow, ""},
 		"error": {
-			"CREATE", nil, nad(wrong, nil), config.Admission{}, VerdictDeny,
+			"CREATE", nil, nad(wrong, nil),
+			config.Admission{},
+			VerdictDeny,
 			"network definition team/net: invalid config\nspec.config line 3, column 11: macvlan: mode \"brigde\" is unknown " +
 				"[value]; write bridge, private, vepa, passthru",
 		},
 		"not JSON": {
-			"CREATE", nil, nad("{\n\"type\": }", nil), config.Admission{}, VerdictDeny,
+			"CREATE", nil, nad("{\n\"type\": }", nil),
+			config.Admission{},
+			VerdictDeny,
 			"network definition team/net: configuration string is not in JSON format\nspec.config line 2, column 9: ",
 		},
 		"no type": {"CREATE", nil, nad("{}", nil), config.Admission{}, VerdictDeny, ": invalid config\n"},
 		"empty":   {"CREATE", nil, nad("", nil), config.Admission{}, VerdictWarn, "spec.config is empty"},
 		"warning": {
-			"CREATE", nil, nad(odd, nil), config.Admission{}, VerdictWarn,
+			"CREATE", nil, nad(odd, nil),
+			config.Admission{},
+			VerdictWarn,
 			`spec.config line 1, column 21: macvlan does not support the key "mod" [unknown-key]; did you mean "mode"?`,
 		},
 		"ignored by annotation": {"CREATE", nil, nad(wrong, ignored), config.Admission{}, VerdictAllow, ""},
@@ -215,44 +221,69 @@ func TestPod(t *testing.T) {
 		"default":        {map[string]string{first: "c"}, config.Admission{}, config.Plugin{}, VerdictAllow, ""},
 		"default, empty": {map[string]string{first: ""}, config.Admission{}, config.Plugin{}, VerdictDeny, "[annotation]"},
 		"misspelt": {
-			map[string]string{"k8s.v1.cni.cncf.io/network": "a"}, config.Admission{}, config.Plugin{}, VerdictWarn,
+			map[string]string{"k8s.v1.cni.cncf.io/network": "a"},
+			config.Admission{},
+			config.Plugin{},
+			VerdictWarn,
 			"[annotation-name]",
 		},
 		"syntax": {
-			map[string]string{networks: "[\n {\"name\": \"a\",}]"}, config.Admission{}, config.Plugin{}, VerdictDeny,
+			map[string]string{networks: "[\n {\"name\": \"a\",}]"},
+			config.Admission{},
+			config.Plugin{},
+			VerdictDeny,
 			"pod team/(generated name)\nmetadata.annotations[k8s.v1.cni.cncf.io/networks] line 2, column 15: ",
 		},
 		"interface name": {
-			map[string]string{networks: "a@net1, a@a-name-that-is-too-long"}, config.Admission{}, config.Plugin{}, VerdictDeny,
+			map[string]string{networks: "a@net1, a@a-name-that-is-too-long"},
+			config.Admission{},
+			config.Plugin{},
+			VerdictDeny,
 			"line 1, column 9: ",
 		},
 		"interface twice": {
-			map[string]string{networks: "a@net1,a@net1"}, config.Admission{}, config.Plugin{}, VerdictDeny,
+			map[string]string{networks: "a@net1,a@net1"},
+			config.Admission{},
+			config.Plugin{},
+			VerdictDeny,
 			"[interface-duplicate]",
 		},
 		"MAC": {
-			map[string]string{networks: `[{"name": "a", "mac": "01:00:00:00:00:01"}]`}, config.Admission{}, config.Plugin{},
+			map[string]string{networks: `[{"name": "a", "mac": "01:00:00:00:00:01"}]`},
+			config.Admission{},
+			config.Plugin{},
 			VerdictDeny, "line 1, column 23: ",
 		},
 		"isolation off": {map[string]string{networks: "infra/a"}, config.Admission{}, config.Plugin{}, VerdictAllow, ""},
 		"isolation": {
-			map[string]string{networks: "infra/a"}, config.Admission{}, config.Plugin{NamespaceIsolation: true}, VerdictDeny,
+			map[string]string{networks: "infra/a"},
+			config.Admission{},
+			config.Plugin{NamespaceIsolation: true},
+			VerdictDeny,
 			"[isolation]",
 		},
 		"unknown": {
-			map[string]string{networks: "a,none"}, config.Admission{}, config.Plugin{}, VerdictWarn,
+			map[string]string{networks: "a,none"},
+			config.Admission{},
+			config.Plugin{},
+			VerdictWarn,
 			"line 1, column 3: network definition team/none does not exist [unknown-network]",
 		},
 		"unknown, deny": {
-			map[string]string{networks: "none"}, config.Admission{UnknownNetwork: "deny"}, config.Plugin{}, VerdictDeny,
+			map[string]string{networks: "none"},
+			config.Admission{UnknownNetwork: "deny"},
+			config.Plugin{},
+			VerdictDeny,
 			"[unknown-network]",
 		},
 		"unknown, off": {
 			map[string]string{networks: "none"}, config.Admission{UnknownNetwork: "off"}, config.Plugin{}, VerdictAllow, "",
 		},
 		"unknown, by rule": {
-			map[string]string{networks: "none"}, config.Admission{Rules: map[string]string{"unknown-network": "deny"}},
-			config.Plugin{}, VerdictDeny, "[unknown-network]",
+			map[string]string{networks: "none"},
+			config.Admission{Rules: map[string]string{"unknown-network": "deny"}},
+			config.Plugin{},
+			VerdictDeny, "[unknown-network]",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -285,7 +316,9 @@ func TestInUse(t *testing.T) {
 		want     string
 	}{
 		"delete": {
-			"DELETE", nad(valid, nil), nil, config.Admission{}, seven[:1], nil, VerdictWarn,
+			"DELETE", nad(valid, nil), nil,
+			config.Admission{},
+			seven[:1], nil, VerdictWarn,
 			"it is deleted while 1 pod is attached to it: team/web-0; running pods keep the configuration",
 		},
 		"delete, deny": {
@@ -364,7 +397,9 @@ func TestOthers(t *testing.T) {
 func TestOptions(t *testing.T) {
 	t.Parallel()
 	for want, conf := range map[string]config.Admission{
-		"":                          {Rules: map[string]string{"mac": "off", "in-use": "deny"}, UnknownNetwork: "off", InUse: "warn"},
+		"": {
+			Rules: map[string]string{"mac": "off", "in-use": "deny"}, UnknownNetwork: "off", InUse: "warn",
+		},
 		`no rule "macs"`:            {Rules: map[string]string{"macs": "off"}},
 		`rules.mac is "no", not`:    {Rules: map[string]string{"mac": "no"}},
 		`inUse is "error", not`:     {InUse: "error"},
@@ -391,7 +426,8 @@ func TestManyFindings(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if action == "deny" && (len(o.Result.Message) > 2*maxShown*maxMessage || !strings.HasSuffix(o.Result.Message, "and 90 more")) {
+		if action == "deny" && (len(o.Result.Message) > 2*maxShown*maxMessage ||
+			!strings.HasSuffix(o.Result.Message, "and 90 more")) {
 			t.Errorf("%d bytes: …%s", len(o.Result.Message), o.Result.Message[len(o.Result.Message)-20:])
 		}
 		total := 0
@@ -424,8 +460,8 @@ func documents(tb testing.TB, path string) [][]byte {
 	return out
 }
 
-// TestValid checks that no configuration in use is denied: those after the manuals of many plugins, and the examples. The
-// definitions are also those of the cluster with which each is compared. (behaviour S4.)
+// TestValid checks that no configuration in use is denied: those after the manuals of many plugins, and the examples.
+// The definitions are also those of the cluster with which each is compared. (behaviour S4.)
 func TestValid(t *testing.T) {
 	t.Parallel()
 	var paths []string

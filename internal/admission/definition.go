@@ -45,7 +45,7 @@ func (r *Reviewer) definition(ctx context.Context, req *admissionv1.AdmissionReq
 	if decoded && req.Operation == admissionv1.Update && is.Spec.Config == was.Spec.Config {
 		return nil, nil // what is stored can be labelled and annotated, valid or not
 	}
-	found, err := lint.Review(req.Object.Raw, req.Namespace, r.cluster(ctx), r.lint)
+	found, err := r.check(ctx, req)
 	if err != nil {
 		return nil, fmt.Errorf("review network definition %s: %w", ref, err)
 	}

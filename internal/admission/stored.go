@@ -82,8 +82,8 @@ func NewStored(r *Reviewer, emit func(ctx context.Context, e Event) error, log *
 	}
 }
 
-// Check checks a definition that is new or has changed. ignore is the value of its annotation lint.Ignore. With partial,
-// the configuration is unknown.
+// Check checks a definition that is new or has changed. ignore is the value of its annotation lint.Ignore. With
+// partial, the configuration is unknown.
 func (s *Stored) Check(def *plan.Definition, uid, ignore string, partial bool) {
 	version := versionOf(def, uid, ignore)
 	s.mu.Lock()

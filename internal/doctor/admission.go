@@ -17,8 +17,8 @@ import (
 const (
 	// webhookName is the name of the webhook configurations in deploy/components/admission.
 	webhookName = "multus-admission"
-	// webhookExpirySoon is the remaining lifetime of the webhook's certificate that causes a warning. The webhook renews it when
-	// four months are left, and cert-manager as its object says.
+	// webhookExpirySoon is the remaining lifetime of the webhook's certificate that causes a warning. The webhook renews
+	// it when four months are left, and cert-manager as its object says.
 	webhookExpirySoon = 14 * 24 * time.Hour
 )
 
@@ -54,37 +54,36 @@ var admissionCheck = Check{
 // webhooks checks the webhooks of one configuration, and returns the first fault.
 func webhooks(ctx context.Context, n *Node, w *kube.Webhooks) ([]Finding, error) {
 	for i, name := range w.Names {
-		f, err := webhook(ctx, n, name, w.Services[i], w.Bundles[i])
-		if err != nil {
-			return nil, err
+		out, err := webhook(ctx, n, name, w.Services[i], w.Bundles[i])
+		for i := range out {
+			out[i].Severity = Warning
+			out[i].Message += ": network definitions and pods are not checked when they are applied"
 		}
-		if f != nil {
-			f.Severity = Warning
-			f.Message += ": network definitions and pods are not checked when they are applied"
-			return []Finding{*f}, nil
+		if len(out) > 0 || err != nil {
+			return out, err
 		}
 	}
 	return nil, nil
 }
 
-// webhook returns what is wrong with one webhook, or nil.
-func webhook(ctx context.Context, n *Node, name, service string, bundle []byte) (*Finding, error) {
+// webhook returns what is wrong with one webhook.
+func webhook(ctx context.Context, n *Node, name, service string, bundle []byte) ([]Finding, error) {
 	const restart = "kubectl -n kube-system logs deployment/multus-admission"
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(bytes.TrimSpace(bundle)) {
-		return &Finding{
+		return []Finding{{
 			Message:  "the API server does not trust the certificate of the admission webhook",
 			Evidence: fmt.Sprintf("webhook %s has no caBundle", name), Fix: restart,
-		}, nil
+		}}, nil
 	}
 	namespace, at, _ := strings.Cut(service, "/")
 	ref := plan.Ref{Namespace: namespace, Name: at}
 	address, err := n.Cluster.ServiceAddress(ctx, ref)
 	if errors.Is(err, plan.ErrNotFound) {
-		return &Finding{
+		return []Finding{{
 			Message: "the admission webhook has no service", Evidence: fmt.Sprintf("webhook %s calls %s", name, service),
 			Fix: "apply deploy/components/admission again",
-		}, nil
+		}}, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("service of the webhook: %w", err)
@@ -95,17 +94,18 @@ func webhook(ctx context.Context, n *Node, name, service string, bundle []byte) 
 	host := at + "." + namespace + ".svc"
 	chain, err := n.Handshake(ctx, address, host)
 	if err != nil || len(chain) == 0 {
-		return &Finding{
+		return []Finding{{
 			Message:  "the admission webhook cannot be reached",
 			Evidence: fmt.Sprintf("%s at %s: %v", service, address, err),
-			Fix:      "kubectl -n kube-system get pods -l app=multus-admission; on another machine than a node, this says nothing",
-		}, nil
+			Fix: "kubectl -n kube-system get pods -l app=multus-admission; this means nothing on a machine that is " +
+				"not a node",
+		}}, nil
 	}
 	if chain[0].NotAfter.Before(n.Now.Add(webhookExpirySoon)) {
-		return &Finding{
+		return []Finding{{
 			Message:  "the certificate of the admission webhook ends soon or has ended, and is not renewed",
 			Evidence: "it ends at " + chain[0].NotAfter.UTC().Format("2006-01-02 15:04:05Z"), Fix: restart,
-		}, nil
+		}}, nil
 	}
 	intermediates := x509.NewCertPool()
 	for _, c := range slices.Clone(chain)[1:] {
@@ -115,10 +115,10 @@ func webhook(ctx context.Context, n *Node, name, service string, bundle []byte) 
 		DNSName: host, Roots: pool, Intermediates: intermediates, CurrentTime: n.Now,
 	})
 	if err != nil {
-		return &Finding{
+		return []Finding{{
 			Message:  "the API server does not trust the certificate of the admission webhook",
 			Evidence: fmt.Sprintf("webhook %s: %v", name, err), Fix: restart,
-		}, nil
+		}}, nil
 	}
 	return nil, nil
 }

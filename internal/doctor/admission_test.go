@@ -57,6 +57,8 @@ func TestAdmission(t *testing.T) {
 		}}
 	}
 	var later time.Duration
+	refused := errors.New("connection refused")
+	trusted := configured(good.bundle)
 	for what, tc := range map[string]struct {
 		webhooks map[string]*kube.Webhooks
 		chain    []*x509.Certificate
@@ -66,15 +68,15 @@ func TestAdmission(t *testing.T) {
 		want     string
 	}{
 		"not installed":          {nil, nil, nil, nil, later, ""},
-		"works":                  {configured(good.bundle), good.chain, nil, nil, later, ""},
+		"works":                  {trusted, good.chain, nil, nil, later, ""},
 		"no caBundle":            {configured(nil), good.chain, nil, nil, later, "webhook pods has no caBundle"},
 		"another authority":      {configured(other.bundle), good.chain, nil, nil, later, "unknown authority"},
 		"both authorities":       {configured(append(other.bundle, good.bundle...)), good.chain, nil, nil, later, ""},
-		"another name":           {configured(good.bundle), issue(t, "other.svc").chain, nil, nil, later, name},
-		"no answer":              {configured(good.bundle), nil, errors.New("connection refused"), nil, later, "connection refused"},
-		"no service":             {configured(good.bundle), nil, nil, plan.ErrNotFound, later, "calls kube-system/multus-admission"},
-		"ends soon":              {configured(good.bundle), good.chain, nil, nil, cert.Lifetime - 24*time.Hour, "it ends at "},
-		"not allowed to read it": {configured(good.bundle), nil, nil, errors.New("forbidden"), later, "unchecked: "},
+		"another name":           {trusted, issue(t, "other.svc").chain, nil, nil, later, name},
+		"no answer":              {trusted, nil, refused, nil, later, "connection refused"},
+		"no service":             {trusted, nil, nil, plan.ErrNotFound, later, "calls kube-system/multus-admission"},
+		"ends soon":              {trusted, good.chain, nil, nil, cert.Lifetime - 24*time.Hour, "it ends at "},
+		"not allowed to read it": {trusted, nil, nil, errors.New("forbidden"), later, "unchecked: "},
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()

@@ -20,8 +20,8 @@ import (
 // acrossFiles are the rules that depend on other objects than those that a pod names, and those of files.
 var acrossFiles = []string{"yaml", "object", "duplicate-object", "annotation-place", "unknown-network", "overlap"}
 
-// TestReviewIsRun checks for each object of the corpus that Review finds what Run finds in the file, and that the position
-// inside of the string is that of the same character as the position in the file. (behaviour S2.)
+// TestReviewIsRun checks for each object of the corpus that Review finds what Run finds in the file, and that the
+// position inside of the string is that of the same character as the position in the file. (behaviour S2.)
 func TestReviewIsRun(t *testing.T) {
 	t.Parallel()
 	paths, err := filepath.Glob("testdata/corpus/*.yaml")
@@ -186,8 +186,8 @@ func podWith(annotation string) []byte {
 	return b
 }
 
-// TestReviewPods checks what Review reads of the cluster: a network that does not exist is found in the namespace of the
-// request, and what cannot be looked up is not judged. (behaviour S11, S12.)
+// TestReviewPods checks what Review reads of the cluster: a network that does not exist is found in the namespace of
+// the request, and what cannot be looked up is not judged. (behaviour S11, S12.)
 func TestReviewPods(t *testing.T) {
 	t.Parallel()
 	defs := map[plan.Ref]plan.Definition{
@@ -202,7 +202,7 @@ func TestReviewPods(t *testing.T) {
 		want       string
 	}{
 		"exists":      {"a", nil, config.Plugin{}, ""},
-		"missing":     {"a,\n b", nil, config.Plugin{}, "2:2 error unknown-network: network definition team/b does not exist"},
+		"missing":     {"a,\n b", nil, config.Plugin{}, "2:2 error unknown-network: network definition team/b"},
 		"unavailable": {"b", errors.New("x"), config.Plugin{}, ""},
 		"too many":    {strings.Repeat("b,", 99) + "b", errors.New("x"), config.Plugin{}, "1:1 error limit"},
 		"isolation": {

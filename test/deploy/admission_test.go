@@ -48,11 +48,12 @@ func webhookViolations(d *appsv1.Deployment) []string {
 	bad(len(pod.TopologySpreadConstraints) != 1, "no spread over nodes")
 	bad(d.Spec.Replicas == nil || *d.Spec.Replicas != 2, "not two replicas")
 	for i := range pod.Volumes {
-		source := pod.Volumes[i].VolumeSource
-		bad(source.ConfigMap == nil && source.Secret == nil, "volume %s is neither a ConfigMap nor a Secret", pod.Volumes[i].Name)
+		vol := pod.Volumes[i]
+		bad(vol.ConfigMap == nil && vol.Secret == nil, "volume %s is neither a ConfigMap nor a Secret", vol.Name)
 	}
 	sc := pod.SecurityContext
-	bad(sc == nil || sc.RunAsNonRoot == nil || !*sc.RunAsNonRoot || sc.RunAsUser == nil || *sc.RunAsUser == 0, "runs as root")
+	bad(sc == nil || sc.RunAsNonRoot == nil || !*sc.RunAsNonRoot || sc.RunAsUser == nil || *sc.RunAsUser == 0,
+		"runs as root")
 	for i := range pod.Containers {
 		c := pod.Containers[i]
 		// Other rules than those of the DaemonSet: it is no root, and has ports in the cluster's network.
@@ -72,8 +73,8 @@ func webhookViolations(d *appsv1.Deployment) []string {
 	return v
 }
 
-// TestAdmissionSecurity checks that the pods of the webhook have no privilege, with each way to get a certificate, and that
-// violations are found. (behaviour S28.)
+// TestAdmissionSecurity checks that the pods of the webhook have no privilege, with each way to get a certificate, and
+// that violations are found. (behaviour S28.)
 func TestAdmissionSecurity(t *testing.T) {
 	t.Parallel()
 	for _, components := range [][]string{{"admission"}, {"admission", "admission-cert-manager"}} {
@@ -102,7 +103,8 @@ func TestAdmissionSecurity(t *testing.T) {
 		},
 		"account": func(_ *appsv1.Deployment, p *corev1.PodSpec, _ *corev1.Container) { p.ServiceAccountName = "multus" },
 		"hostPath": func(_ *appsv1.Deployment, p *corev1.PodSpec, _ *corev1.Container) {
-			p.Volumes = append(p.Volumes, corev1.Volume{VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{}}})
+			source := corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{}}
+			p.Volumes = append(p.Volumes, corev1.Volume{VolumeSource: source})
 		},
 		"one replica": func(d *appsv1.Deployment, _ *corev1.PodSpec, _ *corev1.Container) { d.Spec.Replicas = nil },
 		"no probe":    func(_ *appsv1.Deployment, _ *corev1.PodSpec, c *corev1.Container) { c.ReadinessProbe = nil },
@@ -115,8 +117,8 @@ func TestAdmissionSecurity(t *testing.T) {
 	}
 }
 
-// TestAdmissionWebhooks checks that the API server goes on without the webhook, that nothing of kube-system reaches it, and
-// that the command line, the names and the ports of the manifests fit together. (behaviour S20, S21.)
+// TestAdmissionWebhooks checks that the API server goes on without the webhook, that nothing of kube-system reaches it,
+// and that the command line, the names and the ports of the manifests fit together. (behaviour S20, S21.)
 func TestAdmissionWebhooks(t *testing.T) {
 	t.Parallel()
 	m := with(t, base, "admission")
@@ -131,8 +133,9 @@ func TestAdmissionWebhooks(t *testing.T) {
 		})
 	}
 	for _, h := range hooks {
-		if *h.FailurePolicy != admissionv1.Ignore || *h.TimeoutSeconds != 3 || *h.SideEffects != admissionv1.SideEffectClassNone ||
-			len(h.MatchConditions) == 0 || len(h.ClientConfig.CABundle) > 0 {
+		if *h.FailurePolicy != admissionv1.Ignore || *h.TimeoutSeconds != 3 ||
+			*h.SideEffects != admissionv1.SideEffectClassNone || len(h.MatchConditions) == 0 ||
+			len(h.ClientConfig.CABundle) > 0 {
 			t.Errorf("%s: %+v", h.Name, h)
 		}
 		if e := h.NamespaceSelector.MatchExpressions; len(e) != 1 || e[0].Key != corev1.LabelMetadataName ||
@@ -170,8 +173,8 @@ func TestAdmissionWebhooks(t *testing.T) {
 	}
 }
 
-// TestAdmissionWithCertManager checks that cert-manager maintains what the webhook maintains otherwise, and that the webhook then
-// may neither read secrets nor write webhook configurations. (behaviour S26.)
+// TestAdmissionWithCertManager checks that cert-manager maintains what the webhook maintains otherwise, and that the
+// webhook then may neither read secrets nor write webhook configurations. (behaviour S26.)
 func TestAdmissionWithCertManager(t *testing.T) {
 	t.Parallel()
 	m := with(t, base, "admission", "admission-cert-manager")

@@ -89,9 +89,9 @@ func step(tb testing.TB, managers ...*Manager) {
 	}
 }
 
-// TestRenewal checks over three years that what two replicas serve is trusted: with the webhook configurations as they are, and
-// as they were five minutes before, as for an API server that is late. It is renewed when two thirds of its lifetime are
-// over. (behaviour S24, S25.)
+// TestRenewal checks over three years that what two replicas serve is trusted: with the webhook configurations as they
+// are, and as they were five minutes before, as for an API server that is late. It is renewed when two thirds of its
+// lifetime are over. (behaviour S24, S25.)
 func TestRenewal(t *testing.T) {
 	t.Parallel()
 	c := clocktesting.NewFakeClock(time.Now())
@@ -148,7 +148,8 @@ func TestRenewal(t *testing.T) {
 	}
 }
 
-// TestReplicasStartTogether checks that replicas which start at the same time agree on one certificate. (behaviour S24.)
+// TestReplicasStartTogether checks that replicas which start at the same time agree on one certificate. (behaviour
+// S24.)
 func TestReplicasStartTogether(t *testing.T) {
 	t.Parallel()
 	m := &memory{}
@@ -267,8 +268,8 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// TestFiles checks that changed files are served, and that files that do not belong together leave the last certificate.
-// (behaviour S26.)
+// TestFiles checks that changed files are served, and that files that do not belong together leave the last
+// certificate. (behaviour S26.)
 func TestFiles(t *testing.T) {
 	t.Parallel()
 	f := &Files{Dir: t.TempDir(), Clock: clock.RealClock{}, Log: slog.New(slog.DiscardHandler)}

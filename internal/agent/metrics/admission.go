@@ -35,8 +35,10 @@ func NewAdmission(rules, states []string, definitions func() map[string]int) *Ad
 	}
 	a.registry.MustRegister(a.requests, a.took, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		&byState{prometheus.NewDesc("multus_definitions", "Network definitions that the cluster has, by the result of the check.",
-			[]string{"state"}, nil), states, definitions})
+		&byState{
+			prometheus.NewDesc("multus_definitions", "Network definitions that the cluster has, by the result of the check.",
+				[]string{"state"}, nil), states, definitions,
+		})
 	return a
 }
 

@@ -137,8 +137,8 @@ func (s *server) probes() http.Handler {
 // The reasons why the server is not ready.
 var (
 	errDraining    = errors.New("the server ends")
-	errDefinitions = errors.New("network definitions are not read yet: the API server does not answer, or does not allow " +
-		"multus-admission to list them")
+	errDefinitions = errors.New("network definitions are not read yet: the API server does not answer, or does not " +
+		"allow multus-admission to list them")
 	errPods = errors.New("pods are not read yet: the API server does not answer, or does not allow multus-admission to " +
 		"watch them; inUse: off needs no permission")
 )

@@ -112,7 +112,8 @@ func do(ctx context.Context, r *rest.Request, into any, limit time.Duration) err
 
 // readList decodes a list of network definitions as a stream, and keeps the parts of each that a Cache needs. Of
 // definitions that do not fit into the budget it keeps the name only. It returns an error if the answer does not
-// identify itself as such a list, whatever its HTTP status. Of annotations it keeps the resource name and the named ones.
+// identify itself as such a list, whatever its HTTP status. Of annotations it keeps the resource name and the named
+// ones.
 func readList(r io.Reader, budget int, annotations ...string) (*nadv1.NetworkAttachmentDefinitionList, error) {
 	out := &nadv1.NetworkAttachmentDefinitionList{}
 	var kind metav1.TypeMeta

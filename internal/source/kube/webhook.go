@@ -155,8 +155,8 @@ func (c *Client) SetBundle(ctx context.Context, w *Webhooks, bundle []byte) erro
 	return fmt.Errorf("set caBundle of %s %s: %w", w.kind, w.name, err)
 }
 
-// Terminating reports whether a namespace is being deleted. A namespace that does not exist counts. Its errors are those
-// of Secret.
+// Terminating reports whether a namespace is being deleted. A namespace that does not exist counts. Its errors are
+// those of Secret.
 func (c *Client) Terminating(ctx context.Context, name string) (bool, error) {
 	var o metav1.PartialObjectMetadata
 	t := target{verb: "get", resource: "namespaces", name: name}

@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"multus/internal/engine/plan"
+	host "multus/internal/host/admission"
 	"multus/internal/testutil/eventually"
 	"multus/internal/testutil/kubetest"
 	"multus/internal/testutil/leak"
@@ -27,7 +28,7 @@ import (
 
 func TestMain(m *testing.M) { leak.Main(m) }
 
-const components = "../../../deploy/components/"
+const components = "../../deploy/components/"
 
 var definitions = schema.GroupVersionResource{
 	Group: "k8s.cni.cncf.io", Version: "v1", Resource: "network-attachment-definitions",
@@ -104,7 +105,7 @@ func newSite(tb testing.TB) *site {
 		tb.Fatal(err)
 	}
 	s := &site{Cluster: c, tb: tb, dyn: dyn}
-	token := c.ServiceAccountToken(tb, "kube-system", Name)
+	token := c.ServiceAccountToken(tb, "kube-system", host.Name)
 	s.kubeconfig = c.KubeconfigFor(tb, c.Addr(), token)
 	for _, file := range []string{"rbac.yaml", "secret.yaml"} {
 		for _, u := range documents(tb, components+"admission/"+file) {
@@ -159,7 +160,7 @@ type replica struct {
 }
 
 // start starts a replica with a configuration, and the clock, or nil for the real one.
-func (s *site) start(conf string, c clock.Clock, set ...func(*Options)) *replica {
+func (s *site) start(conf string, c clock.Clock, set ...func(*host.Options)) *replica {
 	s.tb.Helper()
 	file := filepath.Join(s.tb.TempDir(), "daemon-config.json")
 	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
@@ -167,9 +168,9 @@ func (s *site) start(conf string, c clock.Clock, set ...func(*Options)) *replica
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(s.tb.Context()))
 	started := make(chan [2]string, 1)
-	o := Options{
-		Config: file, Kubeconfig: s.kubeconfig, Listen: "127.0.0.1:0", Health: "127.0.0.1:0", Webhooks: Name,
-		Secret: plan.Ref{Namespace: "kube-system", Name: Secret}, Names: []string{"localhost"}, Clock: c,
+	o := host.Options{
+		Config: file, Kubeconfig: s.kubeconfig, Listen: "127.0.0.1:0", Health: "127.0.0.1:0", Webhooks: host.Name,
+		Secret: plan.Ref{Namespace: "kube-system", Name: host.Secret}, Names: []string{"localhost"}, Clock: c,
 		Getenv:  func(string) string { return "" },
 		Started: func(webhook, health net.Addr) { started <- [2]string{webhook.String(), health.String()} },
 	}
@@ -177,7 +178,7 @@ func (s *site) start(conf string, c clock.Clock, set ...func(*Options)) *replica
 		f(&o)
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- Run(ctx, o) }()
+	go func() { ended <- host.Run(ctx, o) }()
 	r := &replica{}
 	select {
 	case at := <-started:

@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"multus/internal/admission"
+	host "multus/internal/host/admission"
 	"multus/internal/lint"
 	"multus/internal/testutil/eventually"
 	"multus/internal/testutil/module"
@@ -137,7 +138,7 @@ func TestWebhook(t *testing.T) {
 			return len(found) > 0
 		})
 		if e := found[0]; len(found) != 1 || e.InvolvedObject.Name != "old" || e.Reason != admission.InvalidConfiguration ||
-			!strings.HasPrefix(e.Message, "spec.config line 3, column 11: ") || e.Source.Component != Name {
+			!strings.HasPrefix(e.Message, "spec.config line 3, column 11: ") || e.Source.Component != host.Name {
 			t.Errorf("%+v", found)
 		}
 	})
@@ -194,7 +195,8 @@ func exempt(t *testing.T, s *site) {
 		t.Errorf("by the node agents: %v", err)
 	}
 	mirror := pod("default", "of-the-node", map[string]any{networksKey: "["})
-	if _, err := s.try(as("system:node:node-a", "system:nodes"), mirror); err != nil && strings.Contains(err.Error(), "webhook") {
+	_, err := s.try(as("system:node:node-a", "system:nodes"), mirror)
+	if err != nil && strings.Contains(err.Error(), "webhook") {
 		t.Errorf("by a node: %v", err)
 	}
 	if _, err := s.try(s.dyn, pod("default", "without", map[string]any{"a": "b"})); err != nil {
@@ -210,14 +212,14 @@ var undeniable = map[string]string{
 	"object-no-api-version": "clients find no such resource",
 }
 
-// TestCorpus checks that every broken definition of the corpus of lint is denied when it is applied, with line and column if
-// the fault is in the configuration, and that no configuration of the manuals of plugins is. It shows S2, S4.
+// TestCorpus checks that every broken definition of the corpus of lint is denied when it is applied, with line and
+// column if the fault is in the configuration, and that no configuration of the manuals of plugins is. It shows S2, S4.
 func TestCorpus(t *testing.T) {
 	s := newSite(t)
 	r := s.start(`{"admission": {"rules": {"overlap": "deny"}}}`, nil)
 	s.point(port(r.webhook))
 	s.await()
-	paths, err := filepath.Glob("../../lint/testdata/corpus/*.yaml")
+	paths, err := filepath.Glob("../../internal/lint/testdata/corpus/*.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -262,12 +264,12 @@ func TestCorpus(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d of %d files have broken definitions that are denied; %d by the webhook with line and column, %d by the API "+
-		"server itself", denied, len(paths), positions, byServer)
+	t.Logf("%d of %d files have broken definitions that are denied; %d by the webhook with line and column, %d by the "+
+		"API server itself", denied, len(paths), positions, byServer)
 	if positions < 60 {
 		t.Error("too few")
 	}
-	valid, err := filepath.Glob("../../admission/testdata/valid/*.yaml")
+	valid, err := filepath.Glob("../../internal/admission/testdata/valid/*.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -304,8 +306,8 @@ func applyAll(t *testing.T, s *site, namespace, path string) (refusals []string)
 	return refusals
 }
 
-// TestInUse checks on a real API server the change and deletion of a definition that pods use, and that a namespace with
-// used definitions is deleted. It shows S14-S18.
+// TestInUse checks on a real API server the change and deletion of a definition that pods use, and that a namespace
+// with used definitions is deleted. It shows S14-S18.
 func TestInUse(t *testing.T) {
 	s := newSite(t)
 	r := s.start(`{"admission": {"inUse": "deny"}}`, nil)

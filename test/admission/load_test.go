@@ -23,6 +23,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
+	host "multus/internal/host/admission"
 	"multus/internal/testutil/eventually"
 	"multus/internal/testutil/module"
 	"multus/internal/testutil/proc"
@@ -53,8 +54,8 @@ const usual = `{
   ]
 }`
 
-// TestLoad measures a replica as a process of its own: its memory with a thousand definitions, and the time of its answers at
-// fifty pods a second, as a client of the webhook sees it. It shows S29.
+// TestLoad measures a replica as a process of its own: its memory with a thousand definitions, and the time of its
+// answers at fifty pods a second, as a client of the webhook sees it. It shows S29.
 func TestLoad(t *testing.T) {
 	s := newSite(t)
 	for i := range manyDefinitions {
@@ -73,8 +74,8 @@ func TestLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("%d reviews of pods, %d a second, with %d definitions: p50 %s, p99 %s (budget 10ms, %.0f %%), largest %s; memory %.1f "+
-		"MiB, at most %.1f MiB (limit 40 MiB)", len(took), podsPerSecond, manyDefinitions, at(.5), at(.99),
+	t.Logf("%d reviews of pods, %d a second, with %d definitions: p50 %s, p99 %s (budget 10ms, %.0f %%), largest %s; "+
+		"memory %.1f MiB, at most %.1f MiB (limit 40 MiB)", len(took), podsPerSecond, manyDefinitions, at(.5), at(.99),
 		100*at(.99).Seconds()/.01, at(1), float64(now)/(1<<20), float64(peak)/(1<<20))
 	if peak > maxMemory {
 		t.Errorf("%d bytes of memory", peak)
@@ -129,7 +130,7 @@ func (s *site) process() *process {
 // authority returns the bundle of the certificate's secret.
 func (s *site) authority(t *testing.T) *x509.CertPool {
 	t.Helper()
-	secret, err := s.Client().CoreV1().Secrets("kube-system").Get(t.Context(), Secret, metav1.GetOptions{})
+	secret, err := s.Client().CoreV1().Secrets("kube-system").Get(t.Context(), host.Secret, metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,7 +160,7 @@ func (r *process) load(t *testing.T, pool *x509.CertPool) []time.Duration {
 		wg.Go(func() {
 			body := podReview(t, i)
 			begin := time.Now()
-			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://"+r.webhook+PathValidate,
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://"+r.webhook+host.PathValidate,
 				bytes.NewReader(body))
 			if err != nil {
 				t.Error(err)
