@@ -56,7 +56,19 @@ func TestMetricNames(t *testing.T) {
 			{Network: "ns/n", Plugin: "macvlan", Seconds: 1, Failed: true},
 		},
 	})
+	a := NewAdmission([]string{"mac"}, []string{"valid", "invalid"}, func() map[string]int {
+		return map[string]int{"valid": 5}
+	})
+	a.Reviewed("pod", "deny", "mac", time.Millisecond)
+	a.Reviewed("pod", "deny", "a rule that does not exist", time.Millisecond)
+	w := httptest.NewRecorder()
+	a.Handler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/metrics", nil))
 	text := scrape(t, m)
+	for line := range strings.Lines(w.Body.String()) {
+		if strings.Contains(line, "multus_") { // both have the metrics of the Go runtime
+			text += line
+		}
+	}
 	problems, err := promlint.New(strings.NewReader(text)).Lint()
 	if err != nil {
 		t.Fatal(err)
@@ -86,6 +98,9 @@ func TestMetricNames(t *testing.T) {
 		`multus_plan_duration_seconds_count{code="0",command="ADD"} 1`,
 		`multus_hotplug_total{result="ok",verb="attach"} 1`, `multus_hotplug_total{result="error",verb="detach"} 1`,
 		`multus_status_drift_total{kind="lost"} 1`, `multus_status_drift_total{kind="restored"} 0`,
+		`multus_admission_requests_total{kind="pod",rule="mac",verdict="deny"} 1`,
+		`multus_admission_requests_total{kind="pod",rule="other",verdict="deny"} 1`,
+		`multus_definitions{state="valid"} 5`, `multus_definitions{state="invalid"} 0`,
 		"multus_status_queue_length 3", "multus_ledger_entries 7", "multus_slot_owned 1", "multus_status_retries_total 0",
 		"go_goroutines ", "process_open_fds ",
 	} {
