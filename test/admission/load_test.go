@@ -55,7 +55,7 @@ const usual = `{
 }`
 
 // TestLoad measures a replica as a process of its own: its memory with a thousand definitions, and the time of its
-// answers at fifty pods a second, as a client of the webhook sees it. It shows S29.
+// answers at fifty pods a second, as a client of the webhook sees it. (behaviour S29.)
 func TestLoad(t *testing.T) {
 	s := newSite(t)
 	for i := range manyDefinitions {

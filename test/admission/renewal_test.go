@@ -116,7 +116,7 @@ func leaf(tb testing.TB, addr string) *x509.Certificate {
 
 // TestRenewal checks with a real API server that no call fails while two replicas renew their certificate, under load,
 // and with new connections at each moment: each of the requests is for a broken definition, and would be allowed if a
-// call failed. It shows S25.
+// call failed. (behaviour S25.)
 func TestRenewal(t *testing.T) {
 	s := newSite(t)
 	// The certificate is old enough to be renewed now, and valid now: the API server has the real clock.

@@ -71,7 +71,7 @@ func get(tb testing.TB, url string) string {
 }
 
 // TestWebhook checks on a real API server, with the permissions and the webhook configurations of the manifests, what
-// reaches the webhook and what is answered. It shows S1, S10, S12, S20-S23.
+// reaches the webhook and what is answered. (behaviour S1, S10, S12, S20-S23.)
 func TestWebhook(t *testing.T) {
 	s := newSite(t)
 	s.create(definition("default", "old", broken)) // before there is a webhook
@@ -213,7 +213,7 @@ var undeniable = map[string]string{
 }
 
 // TestCorpus checks that every broken definition of the corpus of lint is denied when it is applied, with line and
-// column if the fault is in the configuration, and that no configuration of the manuals of plugins is. It shows S2, S4.
+// column if the fault is in the configuration, and that no configuration of the manuals of plugins is. (behaviour S2, S4.)
 func TestCorpus(t *testing.T) {
 	s := newSite(t)
 	r := s.start(`{"admission": {"rules": {"overlap": "deny"}}}`, nil)
@@ -307,7 +307,7 @@ func applyAll(t *testing.T, s *site, namespace, path string) (refusals []string)
 }
 
 // TestInUse checks on a real API server the change and deletion of a definition that pods use, and that a namespace
-// with used definitions is deleted. It shows S14-S18.
+// with used definitions is deleted. (behaviour S14-S18.)
 func TestInUse(t *testing.T) {
 	s := newSite(t)
 	r := s.start(`{"admission": {"inUse": "deny"}}`, nil)
@@ -412,7 +412,7 @@ func deleteNamespace(t *testing.T, s *site, name string) {
 	t.Logf("a namespace with a used definition is gone after %s", gone(name, 10*time.Second))
 }
 
-// TestDead checks that the API server stores pods and definitions while no replica answers. It shows S21.
+// TestDead checks that the API server stores pods and definitions while no replica answers. (behaviour S21.)
 func TestDead(t *testing.T) {
 	s := newSite(t)
 	first, second := s.start(`{}`, nil), s.start(`{}`, nil)

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 	"k8s.io/utils/clock"
 
 	"multus/internal/admission"
@@ -35,8 +36,14 @@ const (
 	// shutdownLimit limits the time of the requests in flight after the server has stopped to accept new ones.
 	shutdownLimit = 5 * time.Second
 	// headerLimit limits the time to read the header of a request, and idleLimit that of a connection without requests.
-	headerLimit = 10 * time.Second
+	headerLimit = 5 * time.Second
 	idleLimit   = 2 * time.Minute
+	// readLimit limits the time to read a request, and writeLimit that until its answer is written: a slow client must not
+	// keep the place of another one.
+	readLimit  = 5 * time.Second
+	writeLimit = 10 * time.Second
+	// logEvery is the interval within which a request that cannot be reviewed is logged once.
+	logEvery = time.Minute
 )
 
 // Options are the settings of one run.
@@ -84,6 +91,7 @@ type server struct {
 	metrics  *metrics.Admission
 	reviewer *admission.Reviewer
 	draining chan struct{}
+	bad      rate.Sometimes // the log of requests that cannot be reviewed
 }
 
 // Run serves until ctx ends.
@@ -142,7 +150,7 @@ func assemble(o Options) (*server, error) {
 	}
 	s := &server{
 		options: o, conf: conf, log: logging.New(logging.Options{Level: level, Stderr: os.Stderr}),
-		draining: make(chan struct{}),
+		draining: make(chan struct{}), bad: rate.Sometimes{Interval: logEvery},
 	}
 	client, err := connect(&o)
 	if err != nil {
@@ -233,7 +241,7 @@ func (s *server) listen(ctx context.Context) (webhook, health net.Listener, err 
 
 func (s *server) httpServer(h http.Handler) *http.Server {
 	return &http.Server{
-		Handler: h, ReadHeaderTimeout: headerLimit, IdleTimeout: idleLimit,
+		Handler: h, ReadHeaderTimeout: headerLimit, ReadTimeout: readLimit, WriteTimeout: writeLimit, IdleTimeout: idleLimit,
 		// An API server that does not trust the certificate yet is logged at each attempt otherwise.
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}

@@ -86,7 +86,9 @@ func (s *server) handle(places chan struct{}, do review) http.HandlerFunc {
 		begin := s.options.Clock.Now()
 		out, code, err := answer(ctx, r, do)
 		if err != nil {
-			s.log.Warn("request of the API server cannot be reviewed", "path", r.URL.Path, "err", err)
+			s.bad.Do(func() { // clients that are no API server can send anything
+				s.log.Warn("a request cannot be reviewed", "path", r.URL.Path, "client", r.RemoteAddr, "err", err)
+			})
 			s.metrics.Reviewed(admission.KindOther, "error", "", s.options.Clock.Since(begin))
 			http.Error(w, err.Error(), code)
 			return

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unique"
 
 	"github.com/go-logr/logr"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -28,6 +29,9 @@ import (
 	"multus/internal/engine/plan"
 	"multus/internal/netsel"
 )
+
+// maxAttached limits the networks that are kept of one pod. Any program may write a network status.
+const maxAttached = 256
 
 // running selects pods that are not in a terminal phase. A pod that ends is deleted from the watch.
 const running = "status.phase!=Succeeded,status.phase!=Failed"
@@ -287,8 +291,9 @@ func networksOf(p *metav1.PartialObjectMetadata) []plan.Ref {
 	var out []plan.Ref
 	for _, s := range status {
 		namespace, name, ok := strings.Cut(s.Name, "/")
-		if ref := (plan.Ref{Namespace: namespace, Name: name}); ok && !slices.Contains(out, ref) {
-			out = append(out, ref)
+		ref := plan.Ref{Namespace: namespace, Name: name}
+		if ok && len(out) < maxAttached && !slices.Contains(out, ref) {
+			out = append(out, unique.Make(ref).Value()) // one copy of the names for all pods
 		}
 	}
 	return out
