@@ -563,8 +563,8 @@ func TestStored(t *testing.T) {
 	}
 }
 
-// FuzzReview checks that no request makes the decoder or a rule panic, and that every response can be encoded.
-func FuzzReview(f *testing.F) {
+// FuzzDecode checks that no request makes the decoder or a rule panic, and that every response can be encoded.
+func FuzzDecode(f *testing.F) {
 	paths, err := filepath.Glob("testdata/valid/*.yaml")
 	if err != nil {
 		f.Fatal(err)
@@ -607,5 +607,92 @@ func FuzzReview(f *testing.F) {
 		if err != nil || !json.Valid(b) || !o.Allowed && o.Result.Message == "" {
 			t.Errorf("%v %s", err, b)
 		}
+	})
+}
+
+// corpus calls add for the definitions and pods of the corpus of lint and of the valid definitions, so that every rule
+// has a seed.
+func corpus(f *testing.F, add func(kind, config, networks string)) {
+	f.Helper()
+	for _, pattern := range []string{"testdata/valid/*.yaml", "../lint/testdata/corpus/*.yaml"} {
+		paths, err := filepath.Glob(pattern)
+		if err != nil {
+			f.Fatal(err)
+		}
+		for _, path := range paths {
+			b, err := os.ReadFile(path)
+			if err != nil {
+				f.Fatal(err)
+			}
+			for doc := range strings.SplitSeq("\n"+string(b), "\n---\n") {
+				var o struct {
+					Kind     string            `json:"kind"`
+					Metadata metav1.ObjectMeta `json:"metadata"`
+					Spec     struct {
+						Config string `json:"config"`
+					} `json:"spec"`
+				}
+				if yaml.Unmarshal([]byte(doc), &o) == nil {
+					add(o.Kind, o.Spec.Config, o.Metadata.Annotations["k8s.v1.cni.cncf.io/networks"])
+				}
+			}
+		}
+	}
+}
+
+// checkOutcome checks a response: a denial has a message, and a finding in a string has a position in it.
+func checkOutcome(t *testing.T, r *Reviewer, req *admissionv1.AdmissionRequest, value string) {
+	t.Helper()
+	o, err := r.Review(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Encode(o.AdmissionResponse); err != nil || !o.Allowed && o.Result.Message == "" {
+		t.Errorf("%v %+v", err, o)
+	}
+	found, err := r.check(t.Context(), req)
+	lines := 1 + strings.Count(value, "\n") + strings.Count(value, "\r") + strings.Count(value, "\u0085") +
+		strings.Count(value, "\u2028") + strings.Count(value, "\u2029")
+	for _, x := range found {
+		if x.Line < 0 || x.Line > lines || (x.Line == 0) != (x.Column == 0) || x.Message == "" || x.Fix == "" {
+			t.Errorf("%d lines, %+v", lines, x)
+		}
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// FuzzConfig checks the rules about definitions with any spec.config.
+func FuzzConfig(f *testing.F) {
+	corpus(f, func(kind, config, _ string) {
+		if kind == "NetworkAttachmentDefinition" {
+			f.Add(config)
+		}
+	})
+	c := &cluster{definitions: map[plan.Ref]string{
+		{Namespace: "team", Name: "other"}: `{"type":"macvlan","master":"eth1","ipam":{"type":"host-local","subnet":"10.0.0.0/8"}}`,
+	}}
+	r := reviewer(f, c, config.Admission{}, &config.Plugin{AllowedTypes: []string{"macvlan", "host-local", "bridge"}})
+	f.Fuzz(func(t *testing.T, conf string) { checkOutcome(t, r, request("CREATE", nil, nad(conf, nil)), conf) })
+}
+
+// FuzzAnnotation checks the rules about pods with any annotation, and the definition that it names with any
+// spec.config.
+func FuzzAnnotation(f *testing.F) {
+	corpus(f, func(kind, _, networks string) {
+		if kind == "Pod" {
+			f.Add(networks, valid)
+		}
+	})
+	corpus(f, func(kind, config, _ string) {
+		if kind == "NetworkAttachmentDefinition" {
+			f.Add(`[{"name":"net","ips":["192.0.2.1/24"],"mac":"02:00:00:00:00:01","bandwidth":{"ingressRate":1}}]`, config)
+		}
+	})
+	f.Fuzz(func(t *testing.T, networks, conf string) {
+		c := &cluster{definitions: map[plan.Ref]string{{Namespace: "team", Name: "net"}: conf}}
+		r := reviewer(t, c, config.Admission{UnknownNetwork: "deny"}, &config.Plugin{NamespaceIsolation: true})
+		checkOutcome(t, r, request("CREATE", nil, podObject(map[string]string{"k8s.v1.cni.cncf.io/networks": networks})), networks)
 	})
 }

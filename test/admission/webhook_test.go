@@ -213,7 +213,8 @@ var undeniable = map[string]string{
 }
 
 // TestCorpus checks that every broken definition of the corpus of lint is denied when it is applied, with line and
-// column if the fault is in the configuration, and that no configuration of the manuals of plugins is. (behaviour S2, S4.)
+// column if the fault is in the configuration, and that no configuration of the manuals of plugins is. (behaviour S2,
+// S4.)
 func TestCorpus(t *testing.T) {
 	s := newSite(t)
 	r := s.start(`{"admission": {"rules": {"overlap": "deny"}}}`, nil)
