@@ -693,6 +693,7 @@ func FuzzAnnotation(f *testing.F) {
 	f.Fuzz(func(t *testing.T, networks, conf string) {
 		c := &cluster{definitions: map[plan.Ref]string{{Namespace: "team", Name: "net"}: conf}}
 		r := reviewer(t, c, config.Admission{UnknownNetwork: "deny"}, &config.Plugin{NamespaceIsolation: true})
-		checkOutcome(t, r, request("CREATE", nil, podObject(map[string]string{"k8s.v1.cni.cncf.io/networks": networks})), networks)
+		pod := podObject(map[string]string{"k8s.v1.cni.cncf.io/networks": networks})
+		checkOutcome(t, r, request("CREATE", nil, pod), networks)
 	})
 }

@@ -38,7 +38,8 @@ func TestAdmission(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	n.twoNetworks(t)
-	pods, err := n.Client.CoreV1().Pods("kube-system").List(t.Context(), metav1.ListOptions{LabelSelector: "app=multus-admission"})
+	pods, err := n.Client.CoreV1().Pods("kube-system").List(t.Context(),
+		metav1.ListOptions{LabelSelector: "app=multus-admission"})
 	if err != nil || len(pods.Items) != 2 {
 		t.Fatalf("%v, %v", pods, err)
 	}

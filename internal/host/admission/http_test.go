@@ -100,7 +100,8 @@ func TestRequests(t *testing.T) {
 		})
 	}
 	w := httptest.NewRecorder()
-	newServer(t, nil).webhook().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, PathValidate, nil))
+	get := httptest.NewRequestWithContext(t.Context(), http.MethodGet, PathValidate, nil)
+	newServer(t, nil).webhook().ServeHTTP(w, get)
 	if w.Code != http.StatusMethodNotAllowed {
 		t.Errorf("GET: %d", w.Code)
 	}
@@ -135,8 +136,8 @@ func TestMutate(t *testing.T) {
 	}
 	w := post(t, newServer(t, mutate).webhook(), PathMutate, strings.NewReader(body))
 	var got admissionv1.AdmissionReview
-	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil || got.Kind != "AdmissionReview" || got.Response.UID != "u" ||
-		!got.Response.Allowed || string(got.Response.Patch) != "[]" {
+	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil || got.Kind != "AdmissionReview" ||
+		got.Response.UID != "u" || !got.Response.Allowed || string(got.Response.Patch) != "[]" {
 		t.Errorf("%v %s", err, w.Body)
 	}
 }
