@@ -20,7 +20,7 @@ TEST_TOOLS := bin/cni bin/tools/kube-apiserver bin/tools/etcd
 # What a real node needs in addition.
 CLUSTER_TOOLS := $(TEST_TOOLS) bin/tools/kubelet bin/tools/containerd bin/tools/runc
 # What make e2e needs in addition.
-E2E_TOOLS := $(CLUSTER_TOOLS) bin/tools/whereabouts bin/tools/dradriver
+E2E_TOOLS := $(CLUSTER_TOOLS) bin/tools/whereabouts bin/tools/dradriver bin/tools/helm bin/tools/prometheus
 GOTESTSUM := bin/tools/gotestsum
 # Prints the name of each package, its failed and skipped tests, and at the end "DONE n tests, m skipped in …".
 RUN_TESTS := $(GOTESTSUM) --format pkgname --format-hide-empty-pkg --
@@ -30,7 +30,7 @@ TEST_TIMEOUT ?= 20m
 .DEFAULT_GOAL := help
 .PHONY: help build test test-fast lint vulncheck fuzz faults rules bench bench-node bench-diff scale density demo cluster e2e neighbours image man tools tools-cluster clean \
 	bin/cni bin/tools/kube-apiserver bin/tools/etcd bin/tools/gotestsum bin/tools/golangci-lint bin/tools/govulncheck bin/tools/vale bin/demo \
-	bin/tools/kubelet bin/tools/containerd bin/tools/runc bin/tools/whereabouts bin/tools/dradriver bin/tools/kube-burner bin/cluster
+	bin/tools/kubelet bin/tools/containerd bin/tools/runc bin/tools/whereabouts bin/tools/dradriver bin/tools/kube-burner bin/tools/helm bin/tools/prometheus bin/cluster
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r t d; do printf '  %-13s %s\n' "$$t" "$$d"; done
@@ -43,7 +43,7 @@ build: ## build all commands into bin/, static
 	@ln -sf multusctl bin/kubectl-multus
 	@ln -sf multusctl bin/kubectl_complete-multus
 
-test: build $(TEST_TOOLS) bin/tools/whereabouts $(GOTESTSUM) ## run all tests, with the race detector (root for all of them; builds the tools first)
+test: build $(TEST_TOOLS) bin/tools/whereabouts bin/tools/helm bin/tools/prometheus $(GOTESTSUM) ## run all tests, with the race detector (root for all of them; builds the tools first)
 	@$(if $(RACE),,echo "no C compiler: testing without the race detector")
 	CGO_ENABLED=$(if $(RACE),1,0) $(RUN_TESTS) $(RACE) -shuffle=on -timeout=$(TEST_TIMEOUT) $(ARGS) $(PKG)
 
@@ -112,7 +112,7 @@ density: $(CLUSTER_TOOLS) bin/tools/kube-burner ## measure the time to Ready of 
 demo: build bin/cni bin/demo ## attach three networks to a pod on a temporary node, and show every step (root)
 	bin/demo $(ARGS)
 
-cluster: $(CLUSTER_TOOLS) bin/cluster ## run a real Kubernetes until Ctrl-C, and print how to use it; ARGS=-nodes=2 for two nodes (root)
+cluster: build $(CLUSTER_TOOLS) bin/cluster ## run a real Kubernetes with Multus until Ctrl-C, and print how to use it; ARGS=-nodes=2 for two nodes (root)
 	bin/cluster $(ARGS)
 
 # What `make e2e` runs. `make test` runs the first two, too; the tests of a real node take minutes.
@@ -141,7 +141,7 @@ image: ## write the container image for amd64 and arm64 into dist/, without a co
 man: ## write the manual pages of multusctl into dist/man
 	$(GO) run ./tools/man dist/man
 
-tools: $(TEST_TOOLS) bin/tools/whereabouts $(GOTESTSUM) bin/tools/golangci-lint bin/tools/vale ## build the tools of make test and make lint
+tools: $(TEST_TOOLS) bin/tools/whereabouts bin/tools/helm bin/tools/prometheus $(GOTESTSUM) bin/tools/golangci-lint bin/tools/vale ## build the tools of make test and make lint
 
 tools-cluster: $(CLUSTER_TOOLS) ## build the tools of make cluster
 
@@ -162,5 +162,5 @@ bin/tools/kubelet:
 bin/cluster:
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(BUILDVCS) -o bin/cluster ./tools/cluster
-bin/tools/etcd bin/tools/containerd bin/tools/runc bin/tools/whereabouts bin/tools/dradriver bin/tools/kube-burner bin/tools/gotestsum bin/tools/golangci-lint bin/tools/benchstat bin/tools/govulncheck bin/tools/vale:
+bin/tools/etcd bin/tools/containerd bin/tools/runc bin/tools/whereabouts bin/tools/dradriver bin/tools/kube-burner bin/tools/helm bin/tools/prometheus bin/tools/gotestsum bin/tools/golangci-lint bin/tools/benchstat bin/tools/govulncheck bin/tools/vale:
 	@tools/build $(@F)

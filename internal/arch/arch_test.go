@@ -35,7 +35,7 @@ var ranks = [][]string{
 	{"multus/internal/engine/ledger"},
 	{"multus/wire/v1"},
 	{"multus/internal/engine/plan", "multus/internal/engine/publish"},
-	{"multus/internal/engine/request"},
+	{"multus/internal/engine/request", "multus/internal/admission/inject"},
 	{"multus/internal/logging"},
 	{"multus/internal/config", "multus/internal/device"},
 	{
@@ -62,8 +62,8 @@ var beside = map[string][]string{
 	"multus/internal/agent/cniconfig": {"multus/internal/source/kube"},
 	"multus/internal/agent/repair":    {"multus/internal/source/kube"},
 	"multus/internal/agent/planserver": {
-		"multus/internal/agent/hotplug", "multus/internal/agent/metrics", "multus/internal/agent/podstatus",
-		"multus/internal/agent/repair", "multus/internal/agent/resync",
+		"multus/internal/agent/claims", "multus/internal/agent/hotplug", "multus/internal/agent/metrics",
+		"multus/internal/agent/podstatus", "multus/internal/agent/repair", "multus/internal/agent/resync",
 	},
 	"multus/internal/source/kube": {"multus/internal/source/dra"},
 	"multus/internal/doctor":      {"multus/internal/agent/cniconfig", "multus/internal/source/kube"},
@@ -148,8 +148,8 @@ func TestImportsPointDown(t *testing.T) {
 }
 
 // TestOnlyImporters checks that only link imports netlink, and only source/kube imports client-go
-// (docs/architecture.md). The writer of statuses may also import client-go's work queue, which does not depend on an
-// API server.
+// (docs/architecture.md). Parts of the agent may also import client-go's work queue, which does not depend on an API
+// server.
 func TestOnlyImporters(t *testing.T) {
 	t.Parallel()
 	only := map[string]string{
@@ -157,7 +157,9 @@ func TestOnlyImporters(t *testing.T) {
 		"github.com/vishvananda/netns":   "multus/internal/link",
 		"k8s.io/client-go":               "multus/internal/source/kube",
 	}
-	queues := []string{"multus/internal/agent/hotplug", "multus/internal/agent/podstatus"}
+	queues := []string{
+		"multus/internal/agent/claims", "multus/internal/agent/hotplug", "multus/internal/agent/podstatus",
+	}
 	for _, p := range product(t) {
 		for _, imp := range p.Imports {
 			for lib, owner := range only {

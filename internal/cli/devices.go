@@ -16,6 +16,7 @@ import (
 	"multus/internal/engine/ledger"
 	"multus/internal/link"
 	"multus/internal/node"
+	"multus/internal/source/podresources"
 )
 
 // deviceRow is an interface of the node, as it is printed.
@@ -39,13 +40,14 @@ type deviceReason struct {
 }
 
 func (a *app) devicesCommand() *cobra.Command {
-	var dir, locks, nodeName string
+	var dir, locks, nodeName, kubelet string
 	var addresses []string
 	c := &cobra.Command{
 		Use:   "devices",
 		Short: "List the interfaces of this node: which are free for a pod, and why the others are not",
 		Long: "List the interfaces of this node: which are free for a pod (host-device), and why the others are not. The\n" +
-			"rules are those of ADD. Interfaces in pods are listed too, with their pod.",
+			"rules are those of ADD. Interfaces in pods are listed too, with their pod. Then the devices of ResourceClaims\n" +
+			"of the pods of this node are listed, with the networks that use them.",
 		Example: "  multusctl devices\n  kubectl multus devices --node worker-3",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !a.isThisNode(nodeName) {
@@ -55,12 +57,14 @@ func (a *app) devicesCommand() *cobra.Command {
 			if !cmd.Flags().Changed("node-address") {
 				addresses = conf.NodeAddresses
 			}
-			inv, err := a.inventory(cmp.Or(dir, conf.CNIDir, config.DefaultCNIDir), locks, addresses)
+			state := cmp.Or(dir, conf.CNIDir, config.DefaultCNIDir)
+			inv, err := a.inventory(state, locks, addresses)
 			if err != nil {
 				return err
 			}
+			claims, claimsErr := a.claimRows(cmd.Context(), state, cmp.Or(kubelet, conf.KubeletRoot))
 			rows := deviceRows(inv)
-			return a.print(map[string]any{"devices": rows}, func(w io.Writer) {
+			err = a.print(map[string]any{"devices": rows, "claims": claims}, func(w io.Writer) {
 				table := [][]string{{"DEVICE", "TYPE", "MAC", "BUS", "FREE", "WHY NOT"}}
 				for _, r := range rows {
 					free := "no"
@@ -70,13 +74,18 @@ func (a *app) devicesCommand() *cobra.Command {
 					table = append(table, []string{dash(r.Name), dash(r.Type), dash(r.MAC), dash(r.Bus), free, dash(r.why())})
 				}
 				columns(w, table...)
+				printClaims(w, claims)
 			})
+			return errors.Join(err, claimsErr)
 		},
 	}
 	a.nodeFlag(c, &nodeName)
 	a.source.addKubeconfig(c.Flags())
 	c.Flags().StringVar(&dir, "state-dir", "",
 		"the state `directory` (default: cniDir of the node's configuration, else "+config.DefaultCNIDir+")")
+	c.Flags().StringVar(&kubelet, "kubelet-root", "",
+		"the kubelet's root `directory` (default: kubeletRoot of the node's configuration, else "+
+			podresources.DefaultRoot+")")
 	c.Flags().StringVar(&locks, "lock-file", node.LockFile, "the `file` of the locks")
 	c.Flags().StringSliceVar(&addresses, "node-address", nil,
 		"`address` of this node in the cluster (default: nodeAddresses of the node's configuration)")

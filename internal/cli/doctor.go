@@ -18,8 +18,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"multus/internal/doctor"
+	"multus/internal/engine/plan"
 	"multus/internal/link"
 	"multus/internal/source/kube"
+	"multus/internal/source/podresources"
 )
 
 func (a *app) doctorCommand() *cobra.Command {
@@ -59,6 +61,7 @@ func (a *app) node(root, name string) (*doctor.Node, error) {
 	n := &doctor.Node{
 		Name: name, Root: root, Arch: runtime.GOARCH, InPod: root == "/" && a.inPod(),
 		Interfaces: interfaces, Version: versionOf, DaemonVersion: daemonVersion, Handshake: handshake, Now: time.Now(),
+		Claimed: claimedDevices,
 	}
 	if n.Name == "" {
 		n.Name, _ = os.Hostname() // only for the suggested commands
@@ -87,6 +90,15 @@ func (a *app) node(root, name string) (*doctor.Node, error) {
 	}
 	n.Cluster = apiServer{client, config}
 	return n, nil
+}
+
+// claimedDevices returns the devices of ResourceClaims that a kubelet lists.
+func claimedDevices(ctx context.Context, kubeletRoot string) (out []plan.ClaimedDevice, err error) {
+	listed, err := podresources.New(podresources.Options{Root: kubeletRoot}).Claims(ctx)
+	for i := range listed {
+		out = append(out, listed[i].ClaimedDevice)
+	}
+	return out, err
 }
 
 // apiServer is a client with its credentials.

@@ -4,11 +4,14 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"maps"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"multus/internal/cniconf"
 	"multus/internal/config"
@@ -25,56 +28,133 @@ type ruleOutput struct {
 	Rules []lint.Rule `json:"rules"`
 }
 
+// lintFlags are the flags of lint.
+type lintFlags struct {
+	files, ignored   []string
+	severities       map[string]string
+	conf, docs       string
+	isolation, whole bool
+	rules            bool
+}
+
 func (a *app) lintCommand() *cobra.Command {
-	var files, disabled []string
-	var conf string
-	var isolation, complete, rules bool
+	f := &lintFlags{}
 	c := &cobra.Command{
 		Use:   "lint -f FILE…",
 		Short: "Check network definitions and pods before they are applied",
 		Long: "Check network definitions, pods and workloads, with line and column. Files are checked together: pods " +
 			"against the\n" +
-			"definitions, and definitions against each other. lint does not contact a cluster. The annotation\n" +
-			lint.Ignore + " of an object has the IDs of rules that do not apply to it.",
+			"definitions, and definitions against each other. lint does not contact a cluster.\n\n" +
+			"--rules lists the rules. A rule does not apply if --ignore names it, or, for one object, if the annotation\n" +
+			lint.Ignore + " of the object does. That changes nothing in what Multus refuses.\n\n" +
+			"Exit code: 0 nothing found, 1 errors or warnings found, 2 wrong use. For continuous integration, -o github\n" +
+			"prints annotations of GitHub workflows, and -o sarif a log in SARIF 2.1.0.",
 		Example: "  multusctl lint -f networks.yaml -f pod.yaml\n  multusctl lint -f examples/ --complete\n  kubectl get " +
-			"net-attach-def,pods -A -o yaml | multusctl lint -f -",
-		Args: cobra.ArbitraryArgs,
+			"net-attach-def,pods -A -o yaml | multusctl lint -f -\n" +
+			"  multusctl lint -f deploy/ --ignore host-network --severity unknown-key=error -o sarif",
+		Args:              cobra.ArbitraryArgs,
+		PersistentPreRunE: func(*cobra.Command, []string) error { return a.checkFormat(f.formats()) },
 		RunE: func(_ *cobra.Command, args []string) error {
-			if rules {
+			if f.rules {
 				return a.printRules()
 			}
-			files = append(files, args...)
-			if len(files) == 0 {
-				return usageError{fmt.Errorf("no files: give -f FILE, -f DIRECTORY or -f - for standard input")}
-			}
-			if err := checkRules(disabled); err != nil {
-				return err
-			}
-			o := lint.Options{Config: &config.Plugin{}, Complete: complete, Disabled: disabled}
-			if conf != "" {
-				var err error
-				if o.Config, err = readPluginConfig(conf); err != nil {
-					return err
-				}
-			}
-			o.Config.NamespaceIsolation = o.Config.NamespaceIsolation || isolation
-			in, err := a.readFiles(files)
-			if err != nil {
-				return err
-			}
-			return a.printLint(lint.Run(in, o), len(in))
+			f.files = append(f.files, args...)
+			return a.lint(f)
 		},
 	}
-	c.Flags().StringArrayVarP(&files, "filename", "f", nil,
+	flags := c.Flags()
+	flags.StringArrayVarP(&f.files, "filename", "f", nil,
 		"`file`, directory (not those below it), or - for standard input; may be repeated")
-	c.Flags().StringVar(&conf, "config", "",
+	flags.StringVar(&f.conf, "config", "",
 		"configuration `file` of CNI or the daemon: lint uses its limits for pods and definitions, such as namespaceIsolation")
-	c.Flags().BoolVar(&isolation, "namespace-isolation", false, "check as with namespaceIsolation")
-	c.Flags().BoolVar(&complete, "complete", false,
+	flags.BoolVar(&f.isolation, "namespace-isolation", false, "check as with namespaceIsolation")
+	flags.BoolVar(&f.whole, "complete", false,
 		"report a network that none of the files defines as an error")
-	c.Flags().StringSliceVar(&disabled, "disable", nil, "`rules` that do not apply, by their ID")
-	c.Flags().BoolVar(&rules, "rules", false, "list the rules, and check nothing")
+	flags.StringSliceVar(&f.ignored, "ignore", nil, "`rules` that do not apply, by their ID; --disable is the same")
+	flags.StringToStringVar(&f.severities, "severity", nil,
+		"`rule=severity` of all findings of a rule, error or warning; may be repeated")
+	flags.Lookup("severity").DefValue = "" // it has none
+	flags.StringVar(&f.docs, "docs-url", "",
+		"`address` of docs/lint.md, to which the rules in the output of -o sarif refer")
+	flags.BoolVar(&f.rules, "rules", false, "list the rules, and check nothing")
+	flags.StringVarP(&a.output, "output", "o", "table", "`format`: table, json, yaml, sarif or github")
+	flags.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		if name == "disable" {
+			name = "ignore"
+		}
+		return pflag.NormalizedName(name)
+	})
+	must(c.RegisterFlagCompletionFunc("output",
+		cobra.FixedCompletions((&lintFlags{}).formats(), cobra.ShellCompDirectiveNoFileComp)))
 	return c
+}
+
+// formats returns the formats of findings, or of the list of rules.
+func (f *lintFlags) formats() []string {
+	if f.rules {
+		return formats
+	}
+	return append(slices.Clone(formats), formatSARIF, formatGitHub)
+}
+
+// options returns the options of package lint.
+func (f *lintFlags) options() (lint.Options, error) {
+	o := lint.Options{
+		Config: &config.Plugin{}, Complete: f.whole, Disabled: f.ignored, Severities: map[string]lint.Severity{},
+	}
+	if err := checkRules(f.ignored); err != nil {
+		return o, err
+	}
+	if err := checkRules(slices.Sorted(maps.Keys(f.severities))); err != nil {
+		return o, err
+	}
+	for _, rule := range slices.Sorted(maps.Keys(f.severities)) {
+		s := lint.Severity(f.severities[rule])
+		if s != lint.Error && s != lint.Warning {
+			return o, usageError{fmt.Errorf("--severity %s=%s: want error or warning", rule, s)}
+		}
+		o.Severities[rule] = s
+	}
+	if u, err := url.Parse(f.docs); f.docs != "" && (err != nil || !u.IsAbs() || u.Fragment != "") {
+		return o, usageError{fmt.Errorf("--docs-url %q: want an absolute URL without a fragment", f.docs)}
+	}
+	if f.conf != "" {
+		var err error
+		if o.Config, err = readPluginConfig(f.conf); err != nil {
+			return o, err
+		}
+	}
+	o.Config.NamespaceIsolation = o.Config.NamespaceIsolation || f.isolation
+	return o, nil
+}
+
+// lint checks the files and prints the findings.
+func (a *app) lint(f *lintFlags) error {
+	if len(f.files) == 0 {
+		return usageError{fmt.Errorf("no files: give -f FILE, -f DIRECTORY or -f - for standard input")}
+	}
+	o, err := f.options()
+	if err != nil {
+		return err
+	}
+	in, err := a.readFiles(f.files)
+	if err != nil {
+		return err
+	}
+	found := lint.Run(in, o)
+	switch a.output {
+	case formatSARIF:
+		a.output = "json" // SARIF is a document in JSON
+		err = a.print(sarif(found, f.docs), nil)
+	case formatGitHub:
+		printGitHub(&printable{a.Stdout}, found)
+	default:
+		err = a.printLint(found, len(in))
+	}
+	if err == nil && len(found) > 0 {
+		err = errFound
+	}
+	return err
 }
 
 // checkRules returns an error for an ID that is not that of a rule.
@@ -111,7 +191,7 @@ func readPluginConfig(file string) (*config.Plugin, error) {
 }
 
 func (a *app) printLint(found []lint.Finding, files int) error {
-	err := a.print(lintOutput{found}, func(w io.Writer) {
+	return a.print(lintOutput{found}, func(w io.Writer) {
 		for _, f := range found {
 			colour := yellow
 			if f.Severity == lint.Error {
@@ -124,10 +204,6 @@ func (a *app) printLint(found []lint.Finding, files int) error {
 			fmt.Fprintf(w, "%d %s, nothing found\n", files, plural(files, "file"))
 		}
 	})
-	if err == nil && len(found) > 0 {
-		err = errFound
-	}
-	return err
 }
 
 func prefix(object string) string {

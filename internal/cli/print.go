@@ -23,9 +23,11 @@ import (
 var formats = []string{"table", "json", "yaml"}
 
 // checkOutput runs before every command, so that none fails after its work because its result cannot be printed.
-func (a *app) checkOutput(*cobra.Command, []string) error {
-	if !slices.Contains(formats, a.output) {
-		return usageError{fmt.Errorf("unknown output format %q: want %s", a.output, strings.Join(formats, ", "))}
+func (a *app) checkOutput(*cobra.Command, []string) error { return a.checkFormat(formats) }
+
+func (a *app) checkFormat(known []string) error {
+	if !slices.Contains(known, a.output) {
+		return usageError{fmt.Errorf("unknown output format %q: want %s", a.output, strings.Join(known, ", "))}
 	}
 	return nil
 }

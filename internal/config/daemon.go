@@ -56,6 +56,7 @@ type Daemon struct {
 	LogToStderr     *bool  `json:"logToStderr"`
 	ConnectionLimit *int   `json:"connectionLimit"`
 	MetricsPort     *int   `json:"metricsPort"`
+	MetricsAddress  string `json:"metricsAddress"`
 	EnablePprof     bool   `json:"enablePprof"`
 	// PerNodeCertificate is not supported. It is decoded so that this can be reported.
 	PerNodeCertificate json.RawMessage `json:"perNodeCertificate"`
@@ -115,6 +116,9 @@ type Daemon struct {
 	// means none. Reattach makes the daemon restore interfaces that are lost.
 	StatusResync Duration `json:"statusResync"`
 	Reattach     bool     `json:"reattach"`
+	// ClaimStatus makes the daemon write the status of ResourceClaims, for devices of the drivers in ClaimStatusDrivers.
+	ClaimStatus        bool     `json:"claimStatus"`
+	ClaimStatusDrivers []string `json:"claimStatusDrivers"`
 	// NodeAddresses are the addresses of this node in the cluster.
 	NodeAddresses []string `json:"nodeAddresses"`
 	// Admission are the settings of `multus-daemon admission`. The daemon of a node does not use them.
@@ -187,6 +191,14 @@ func (d *Daemon) RepairPace() int {
 		return d.RepairRate
 	}
 	return DefaultRepairRate
+}
+
+// ClaimDrivers returns the drivers for whose devices the status of ResourceClaims is written.
+func (d *Daemon) ClaimDrivers() []string {
+	if !d.ClaimStatus {
+		return nil
+	}
+	return d.ClaimStatusDrivers
 }
 
 // ReportOnly returns the namespaces whose pods are not repaired: kube-system unless RepairNamespaces is set.

@@ -100,6 +100,13 @@ func role(ctx context.Context, n *Node) (out []Finding) {
 		lacks(kube.NeededForClaims(), Warning, "; networks get no devices of ResourceClaims",
 			"kubectl apply -f deploy/base/rbac.yaml")
 	}
+	if s := n.setup(); s.daemon != nil && len(s.daemon.ClaimDrivers()) > 0 {
+		if version, err := n.Cluster.Version(ctx); err == nil {
+			lacks(kube.NeededForClaimStatus(version, s.daemon.ClaimDrivers()), Warning,
+				"; the status of ResourceClaims is not written (claimStatus)",
+				"add deploy/components/claim-status to your kustomization, with your drivers in its rbac.yaml, and apply it")
+		}
+	}
 	if s := n.setup(); s.daemon != nil && s.daemon.HotPlug {
 		lacks(kube.NeededForHotPlug(), Error, "; the networks of running pods do not change (hotPlug)",
 			"add deploy/components/hotplug to your kustomization, and apply it")

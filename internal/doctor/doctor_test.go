@@ -193,6 +193,44 @@ var faults = []struct {
 		func(f *fake) { f.cluster.denied = "watch resourceslices.resource.k8s.io" },
 	},
 	{
+		"the role lacks the status of claims (H18)", "api",
+		"patch resourceclaims/status.resource.k8s.io; the status of ResourceClaims is not written", func(f *fake) {
+			f.cluster.denied = "patch resourceclaims/status.resource.k8s.io"
+			f.change(daemonFiles[0], "claimStatus", true)
+			f.change(daemonFiles[0], "claimStatusDrivers", []string{"nic.example.com"})
+		},
+	},
+	{
+		"the role lacks a driver (H18)", "api",
+		"associated-node:patch resourceclaims/driver.resource.k8s.io nic.example.com; the status", func(f *fake) {
+			f.cluster.denied = "associated-node:patch resourceclaims/driver.resource.k8s.io nic.example.com"
+			f.change(daemonFiles[0], "claimStatus", true)
+			f.change(daemonFiles[0], "claimStatusDrivers", []string{"nic.example.com"})
+		},
+	},
+	{
+		"a driver of claimStatusDrivers publishes nothing", "claims", "the driver nic.example.com publishes no devices",
+		func(f *fake) {
+			f.cluster.unpublished = "nic.example.com"
+			f.change(daemonFiles[0], "claimStatus", true)
+			f.change(daemonFiles[0], "claimStatusDrivers", []string{"nic.example.com"})
+		},
+	},
+	{
+		"a driver of a claim publishes nothing (H10)", "claims", "the driver gpu.example.com publishes no devices",
+		func(f *fake) {
+			f.cluster.unpublished = "gpu.example.com"
+			f.claimed = []plan.ClaimedDevice{
+				{Claim: "a", Driver: "nic.example.com", Pool: "p", Device: "vf0"},
+				{Claim: "b", Driver: "gpu.example.com", Pool: "p", Device: "gpu0"},
+			}
+		},
+	},
+	{
+		"no driver is listed for the status of claims", "claims", "claimStatus has no effect",
+		func(f *fake) { f.change(daemonFiles[0], "claimStatus", true) },
+	},
+	{
 		"the role lacks what hot-plug needs (R12)", "api", "watch pods; the networks of running pods do not change",
 		func(f *fake) {
 			f.cluster.denied = "watch pods"
@@ -382,6 +420,12 @@ func TestCorrectPoliciesAreNotReported(t *testing.T) {
 			f.change(f.confPath(), "namespaceIsolation", false)
 		},
 		"a global namespace": func(f *fake) { f.definitions[1].Namespace = "default" },
+		"an API server that does not check drivers": func(f *fake) {
+			f.cluster.version = "v1.35.2"
+			f.cluster.denied = "associated-node:patch resourceclaims/driver.resource.k8s.io nic.example.com"
+			f.change(daemonFiles[0], "claimStatus", true)
+			f.change(daemonFiles[0], "claimStatusDrivers", []string{"nic.example.com"})
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

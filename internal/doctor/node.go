@@ -43,6 +43,9 @@ type Node struct {
 	NetnsExists func(path string) bool
 	// Networks returns the network definitions of the cluster.
 	Networks func(ctx context.Context) ([]plan.Definition, error)
+	// Claimed returns the devices of ResourceClaims that the pods of the node have, as the kubelet lists them. Its
+	// directory is given.
+	Claimed func(ctx context.Context, kubeletRoot string) ([]plan.ClaimedDevice, error)
 	// Cluster is the API server.
 	Cluster Cluster
 	// Version returns the version of a program file, and DaemonVersion that of the daemon at a socket.
@@ -58,6 +61,8 @@ type Cluster interface {
 	Version(ctx context.Context) (string, error)
 	HasDefinitions(ctx context.Context) (bool, error)
 	HasClaims(ctx context.Context) (bool, error)
+	// HasSlices reports whether a driver publishes devices: for a node, or for no node in particular.
+	HasSlices(ctx context.Context, driver, node string) (bool, error)
 	Allowed(ctx context.Context, a kube.Access) (bool, error)
 	Policy(ctx context.Context, name string) (*kube.Policy, error)
 	Webhooks(ctx context.Context, kind, name string) (*kube.Webhooks, error)
@@ -342,4 +347,12 @@ func (w network) plugins() []plugin {
 // ledger returns the node's ledger, for reading.
 func (n *Node) ledger() *ledger.Store {
 	return &ledger.Store{Dir: n.path(n.stateDir()), Log: slog.New(slog.DiscardHandler)}
+}
+
+// claimed returns the devices of ResourceClaims that the pods of the node have.
+func (n *Node) claimed(ctx context.Context) ([]plan.ClaimedDevice, error) {
+	if n.Claimed == nil {
+		return nil, nil
+	}
+	return n.Claimed(ctx, n.path(n.kubeletRoot()))
 }

@@ -39,6 +39,7 @@ type fake struct {
 	dist        distribution
 	definitions []plan.Definition
 	interfaces  []link.Interface
+	claimed     []plan.ClaimedDevice
 	namespaces  map[string]bool
 	cluster     *cluster
 	notReady    atomic.Bool
@@ -76,6 +77,7 @@ func healthy(tb testing.TB, name string) *fake {
 		Interfaces:    func() ([]link.Interface, error) { return f.interfaces, nil },
 		NetnsExists:   func(p string) bool { return f.namespaces[p] },
 		Networks:      func(context.Context) ([]plan.Definition, error) { return f.definitions, nil },
+		Claimed:       func(context.Context, string) ([]plan.ClaimedDevice, error) { return f.claimed, nil },
 		Cluster:       f.cluster,
 		Version:       func(file string) (string, error) { return f.versions[filepath.Base(file)], nil },
 		DaemonVersion: func(context.Context, string) (string, error) { return f.versions["daemon"], nil },
@@ -316,6 +318,8 @@ type cluster struct {
 	// unbound, missing and hidden are names of policies.
 	unbound, missing, hidden string
 	expires                  time.Time
+	// unpublished is a driver without ResourceSlices.
+	unpublished string
 	// webhooks are the webhook configurations by kind, and service the error of their service.
 	webhooks map[string]*kube.Webhooks
 	service  error
@@ -335,8 +339,12 @@ func (c *cluster) ServiceAddress(context.Context, plan.Ref) (string, error) {
 func (c *cluster) Version(context.Context) (string, error)      { return c.version, c.err }
 func (c *cluster) HasDefinitions(context.Context) (bool, error) { return c.crd, nil }
 func (c *cluster) HasClaims(context.Context) (bool, error)      { return true, nil }
-func (c *cluster) Expiry() (time.Time, string, error)           { return c.expires, "token", nil }
-func (c *cluster) Account() string                              { return c.account }
+func (c *cluster) HasSlices(_ context.Context, driver, _ string) (bool, error) {
+	return driver != c.unpublished, nil
+}
+
+func (c *cluster) Expiry() (time.Time, string, error) { return c.expires, "token", nil }
+func (c *cluster) Account() string                    { return c.account }
 func (c *cluster) Policy(_ context.Context, name string) (*kube.Policy, error) {
 	if name == c.hidden {
 		return nil, errors.New("forbidden")

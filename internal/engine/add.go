@@ -76,7 +76,7 @@ func publishFailure(ctx context.Context, s *session.Session, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), publishLimit)
 	defer cancel()
 	perr := s.Publisher.Publish(ctx, &publish.Report{
-		Command: request.Add, Pod: pod, ContainerID: s.Request.ContainerID,
+		Command: request.Add, Pod: pod, ContainerID: s.Request.ContainerID, Seconds: time.Since(s.Start).Seconds(),
 		Failure: &publish.Failure{EmitEvent: true, Message: podError(s.Request, err).Error()},
 	})
 	if perr != nil {
@@ -118,6 +118,11 @@ func (at *attaching) report(ctx context.Context, failure error) error {
 	}
 	if failure != nil {
 		rep.Failure = &publish.Failure{Message: failure.Error()}
+		var cancel context.CancelFunc // the time of the ADD may be over, and then the timings say why
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), publishLimit)
+		defer cancel()
+	} else {
+		rep.Seconds = time.Since(at.Start).Seconds()
 	}
 	for i, result := range at.results() {
 		if result == nil {
@@ -131,6 +136,7 @@ func (at *attaching) report(ctx context.Context, failure error) error {
 		}
 		rep.Attached = append(rep.Attached, publish.Attached{
 			Name: a.Name, IfName: a.IfName, Primary: a.Primary, Result: b, DeviceInfo: readDeviceInfo(a),
+			Claim: a.Claim,
 		})
 	}
 	failpoint.At("report.before")

@@ -46,8 +46,9 @@ func (hostNetns) Interfaces(netns string) (out []publish.Interface, err error) {
 
 // Observe calls yield for each recorded sandbox with what it has (behaviour R25), until ctx ends. It changes nothing,
 // and leaves out the sandboxes with an ADD, a DEL or another change under way, those whose record does not permit
-// changes, and those that are gone. req has no sandbox. stateDir is that of the records, or "" for the one of the
-// configuration.
+// changes, and those that are gone. Of a sandbox in which a change has left an attachment pending, it only reports that
+// (behaviour R33), also while something else is under way. req has no sandbox. stateDir is that of the records, or ""
+// for the one of the configuration.
 func (e *Engine) Observe(ctx context.Context, req *request.Request, stateDir string, yield func(*publish.Observation),
 ) error {
 	s, err := e.begin(req)
@@ -77,16 +78,21 @@ func (e *Engine) Observe(ctx context.Context, req *request.Request, stateDir str
 // observeOne returns what a sandbox has, or nil if it must not be compared. It does not wait for its lock.
 func observeOne(s *session.Session, store *ledger.Store, id string) (o *publish.Observation, err error) {
 	lock, err := fsx.TryAcquire(s.LockFile, id)
-	if err != nil {
+	if err != nil && !errors.Is(err, fsx.ErrLocked) {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, lock.Release()) }()
-	r, err := store.Survey(id, ledger.DefaultIfName)
-	if err != nil || len(r.Attachments) == 0 || r.Unchangeable(s.Boot) != "" {
-		return nil, err
+	if lock != nil {
+		defer func() { err = errors.Join(err, lock.Release()) }()
+	}
+	r, surveyErr := store.Survey(id, ledger.DefaultIfName)
+	if surveyErr != nil || len(r.Attachments) == 0 || r.Unchangeable(s.Boot) != "" {
+		return nil, surveyErr
 	}
 	if slices.ContainsFunc(r.Attachments, func(a ledger.Attachment) bool { return a.Pending }) {
-		return nil, nil //nolint:nilnil // as documented
+		return &publish.Observation{Pod: session.PodOf(r), ContainerID: r.ContainerID, Pending: true}, nil
+	}
+	if lock == nil {
+		return nil, err
 	}
 	return observe(s.Locked(store, lock), r)
 }
@@ -123,6 +129,7 @@ func observe(b *session.Sandbox, r *ledger.Record) (*publish.Observation, error)
 		}
 		o.Attached = append(o.Attached, publish.Attached{
 			Name: a.Name, IfName: a.IfName, Primary: a.Primary, Result: result, DeviceInfo: readDeviceInfo(a),
+			Claim: a.Claim,
 		})
 	}
 	interfaces, err := b.Netns.Interfaces(r.Netns)

@@ -31,7 +31,8 @@ type gone struct{ interfaces }
 func (gone) Interfaces(string) ([]publish.Interface, error) { return nil, link.ErrNoNamespace }
 
 // TestObserve checks which sandboxes are observed (behaviour R29): not those with an operation under way, those whose
-// record does not permit changes, and those that are gone.
+// record does not permit changes, and those that are gone. Those in which a change was interrupted are only reported
+// (behaviour R33).
 func TestObserve(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -42,11 +43,7 @@ func TestObserve(t *testing.T) {
 		"the namespace is gone": {prepare: func(_ *testing.T, n *node) { n.engine.deps.Netns = gone{} }},
 		"an operation": {prepare: func(t *testing.T, n *node) {
 			t.Helper()
-			l, err := fsx.TryAcquire(n.engine.deps.LockFile, "c")
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { _ = l.Release() })
+			n.lockSandbox(t)
 		}},
 		"a DEL has begun": {prepare: func(t *testing.T, n *node) {
 			t.Helper()
@@ -55,7 +52,14 @@ func TestObserve(t *testing.T) {
 				t.Fatal("the DEL succeeds")
 			}
 		}},
-		"a change was killed": {prepare: func(t *testing.T, n *node) { t.Helper(); n.mark(t, (*ledger.Store).MarkPending) }},
+		"a change was killed": {
+			want: "pending", prepare: func(t *testing.T, n *node) { t.Helper(); n.mark(t, (*ledger.Store).MarkPending) },
+		},
+		"a change was killed, and an operation": {want: "pending", prepare: func(t *testing.T, n *node) {
+			t.Helper()
+			n.mark(t, (*ledger.Store).MarkPending)
+			n.lockSandbox(t)
+		}},
 		"an ADD was killed": {prepare: func(t *testing.T, n *node) {
 			t.Helper()
 			if err := fsx.Remove(ledger.ResultsDir(n.store.Dir) + "/b-c-net2"); err != nil {
@@ -86,6 +90,9 @@ func TestObserve(t *testing.T) {
 				if o.ContainerID != "c" {
 					t.Errorf("%+v", o)
 				}
+				if o.Pending {
+					got += " pending"
+				}
 				for _, a := range o.Attached {
 					got += " " + a.IfName
 					if slices.Contains(o.Unfinished, a.IfName) {
@@ -98,6 +105,16 @@ func TestObserve(t *testing.T) {
 			}
 		})
 	}
+}
+
+// lockSandbox holds the lock of the sandbox until the test ends.
+func (n *node) lockSandbox(t *testing.T) {
+	t.Helper()
+	l, err := fsx.TryAcquire(n.engine.deps.LockFile, "c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Release() })
 }
 
 // mark changes the element of net2.

@@ -82,7 +82,8 @@ var line = regexp.MustCompile(`line (\d+): (.*)`)
 // read reads the objects of a file. It cannot read what follows an invalid document.
 func (l *linter) read(i int, f File) {
 	lines := split(f.Data)
-	dec := yaml.NewDecoder(strings.NewReader(string(f.Data)))
+	source, moved := readable(f, lines)
+	dec := yaml.NewDecoder(strings.NewReader(source))
 	for {
 		var doc yaml.Node
 		err := dec.Decode(&doc)
@@ -99,6 +100,7 @@ func (l *linter) read(i int, f File) {
 			return
 		}
 		if len(doc.Content) > 0 {
+			moved.apply(doc.Content[0])
 			l.document(i, lines, node{doc.Content[0]})
 		}
 	}

@@ -10,8 +10,11 @@ import (
 func scalar(tb testing.TB, file string) text {
 	tb.Helper()
 	var doc yaml.Node
-	if err := yaml.Unmarshal([]byte(file), &doc); err != nil {
+	lines := split([]byte(file))
+	source, moved := readable(File{Data: []byte(file)}, lines)
+	if err := yaml.Unmarshal([]byte(source), &doc); err != nil {
 		tb.Fatal(err)
 	}
-	return newText(split([]byte(file)), (node{doc.Content[0]}).get("k").Node)
+	moved.apply(doc.Content[0])
+	return newText(lines, (node{doc.Content[0]}).get("k").Node)
 }

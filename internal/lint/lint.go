@@ -56,6 +56,8 @@ type Options struct {
 	Complete bool
 	// Disabled are the IDs of rules that do not apply.
 	Disabled []string
+	// Severities are the severities of the findings of rules, by their ID, instead of those that they have by default.
+	Severities map[string]Severity
 }
 
 // plugin returns the configuration with which the planner resolves pods.
@@ -143,6 +145,9 @@ func (r *reporter) warn(o *object, at mark, fix, format string, args ...any) {
 }
 
 func (r *reporter) find(s Severity, o *object, at mark, fix, message string) {
+	if changed, ok := r.options.Severities[r.rule.ID]; ok {
+		s = changed
+	}
 	if r.review && o.file == 0 {
 		if r.counts == nil {
 			r.counts = map[Severity]int{}

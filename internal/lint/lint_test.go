@@ -1,6 +1,7 @@
 package lint
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -8,8 +9,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/google/go-cmp/cmp"
+	"go.yaml.in/yaml/v3"
 
 	"multus/internal/config"
 	"multus/internal/engine/plan"
@@ -64,6 +67,9 @@ func corpusOptions(data []byte) Options {
 	o := Options{Config: &config.Plugin{}}
 	if m := options.FindSubmatch(data); m != nil {
 		o.Config.NamespaceIsolation, o.Complete = string(m[1]) == "isolation", string(m[1]) == "complete"
+		if allowed, ok := strings.CutPrefix(string(m[1]), "allowed "); ok {
+			o.Config.AllowedTypes = []string{allowed}
+		}
 	}
 	return o
 }
@@ -136,15 +142,15 @@ metadata: {name: web-0, namespace: team-a, annotations: {k8s.v1.cni.cncf.io/netw
 		want string
 	}{
 		{func(*config.Plugin) {}, ""},
-		{func(c *config.Plugin) { c.AllowedTypes = []string{"bridge"} }, "5 allowed"},
-		{func(c *config.Plugin) { c.AllowInUseNamespaces = []string{"infra"} }, "5 allowed"},
-		{func(c *config.Plugin) { c.MaxNetworks = 2 }, "9 limit"},
-		{func(c *config.Plugin) { c.MaxNetworks = 1 }, "9 limit"},
+		{func(c *config.Plugin) { c.AllowedTypes = []string{"bridge"} }, "5:26 allowed"},
+		{func(c *config.Plugin) { c.AllowInUseNamespaces = []string{"infra"} }, "5:51 allowed"},
+		{func(c *config.Plugin) { c.MaxNetworks = 2 }, "9:87 limit"},
+		{func(c *config.Plugin) { c.MaxNetworks = 1 }, "9:87 limit"},
 	} {
 		conf, got := cluster, ""
 		tc.set(&conf)
 		for _, f := range Run([]File{file}, Options{Config: &conf, Complete: true}) {
-			got += fmt.Sprintf("%d %s", f.Line, f.Rule)
+			got += fmt.Sprintf("%d:%d %s", f.Line, f.Column, f.Rule)
 		}
 		if got != tc.want {
 			t.Errorf("%s, want %s", got, tc.want)
@@ -182,6 +188,26 @@ func TestPositions(t *testing.T) {
 		"folded":               {"k: >-  # comment X\n  a\n  b\n\n  X\n", 5, 3},
 		"tagged":               {"k: !!str 'X'\n", 1, 11},
 		"umlauts":              {"k: 'äöü X'\n", 1, 9},
+		"wide":                 {"k: '😀 X'\n", 1, 7},
+		"tagged, plain":        {"k: !!str aXb\n", 1, 11},
+		"tag and comment":      {"k: !!str # it's a \"comment\"\n  'X'\n", 2, 4},
+		"tag on its own line":  {"k: !!str\n  |\n  a\n  X\n", 4, 3},
+		"anchor":               {"k: &a |\n  a\n  X\n", 3, 3},
+		"anchor and quotes":    {`k: &a "a X"` + "\n", 1, 10},
+		"alias":                {"a: &a |\n  a\n  X\nk: *a\n", 3, 3},
+		"line breaks of DOS":   {"k: |\r\n  a\r\n  X\r\n", 3, 3},
+		"byte order mark":      {"\ufeff{\"k\": \"X\"}", 1, 8},
+		"JSON":                 {`{"k": "{\n  \"a\": \"X\"}"}`, 1, 22},
+		"JSON on lines":        {"{\n\t\"k\": \"a X\"\n}", 2, 10},
+		"JSON, escaped slash":  {`{"k": "\/ X"}`, 1, 11},
+		"JSON, brackets":       {`{"k": "\u003ca\u003e X"}`, 1, 22},
+		"JSON, escaped blank":  {`{"k": "a\u0020\u00a0 X"}`, 1, 22},
+		"escaped controls":     {`k: "\0\a\b\e X"` + "\n", 1, 14},
+		"escaped blanks":       {`k: "\n\v\f\r\N\_\L\P\x20\  X"` + "\n", 1, 28},
+		"escaped wide":         {`k: "\U0001f600 X"` + "\n", 1, 16},
+		"JSON, surrogates":     {`{"k": "\ud83d\ude00 X"}`, 1, 21},
+		"JSON, half of two":    {`{"k": "\ud83d \\\/X"}`, 1, 19},
+		"JSON, after escapes":  {`{"\/": "\ud83d\ude00", "k": "\\/X"}`, 1, 33},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -246,4 +272,40 @@ func (t *tree) walk(visit func(*tree)) {
 	for _, item := range t.items {
 		item.walk(visit)
 	}
+}
+
+// FuzzPositions checks that each character of a value has its position in JSON and in YAML.
+func FuzzPositions(f *testing.F) {
+	for _, seed := range []string{"a b", "{\n\t\"a\": \"b\"\n}", "😀/\\ \u00a0\u2028'#x", "'", "\x00\b\u0085 end", "a: b # c"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, value string) {
+		const most = 200 // each character is looked up
+		value = value[:min(most, len(value))]
+		inJSON, err := json.Marshal(map[string]string{"a/": "x", "k": value})
+		if err != nil {
+			t.Fatal(err)
+		}
+		inYAML, err := yaml.Marshal(map[string]string{"a": "x", "k": value})
+		if err != nil {
+			return
+		}
+		for _, file := range []string{string(inJSON), strings.ReplaceAll(string(inJSON), "/", `\/`), string(inYAML)} {
+			lines := split([]byte(file))
+			source, _ := readable(File{Data: []byte(file)}, lines)
+			if yaml.Unmarshal([]byte(source), &yaml.Node{}) != nil {
+				continue // control characters, and values that the library writes in a form that it cannot read
+			}
+			v := scalar(t, file)
+			for i, r := range v.value {
+				if unicode.IsSpace(r) {
+					continue
+				}
+				at := v.at(i)
+				if got := lines[at.line-1][at.column-1]; got != r && got != '\\' {
+					t.Fatalf("%q of %q is at %v of %q", r, v.value, at, file)
+				}
+			}
+		}
+	})
 }

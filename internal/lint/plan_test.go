@@ -34,6 +34,9 @@ func planFile(t *testing.T, path string, o Options) error {
 	if o.Config.NamespaceIsolation {
 		conf += `,"namespaceIsolation":true`
 	}
+	if len(o.Config.AllowedTypes) > 0 {
+		conf += `,"allowedTypes":["` + strings.Join(o.Config.AllowedTypes, `","`) + `"]`
+	}
 	p, err := config.ParsePlugin([]byte(conf + "}"))
 	if err != nil {
 		t.Fatal(err)
@@ -96,6 +99,7 @@ var differs = map[string]string{
 	"annotation-in-cronjob": "the template of a CronJob is not a pod yet",
 	"bridge-name-long":      "only the plugin uses the name of the bridge",
 	"config-empty":          "the configuration is in a file of the node, which lint does not see",
+	"device-twice":          "the planner of this test has no devices",
 	"json-duplicate-key":    "every decoder takes the last of two equal keys, so that ADD is not ambiguous",
 	"kind-misspelt":         "the API server refuses the object",
 	"master-slash":          "only the plugin uses the name of the master",

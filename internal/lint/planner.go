@@ -202,6 +202,24 @@ func describe(r *reporter, x *refused) {
 	r.add(x.object, x.at, x.next(), "%s", strings.TrimSpace(x.Err.Error()))
 }
 
+// describeAllowed is describe at the type or the key that the cluster does not allow.
+func describeAllowed(r *reporter, x *refused) {
+	allowed := r.options.plugin().AllowedTypes
+	for _, t := range slices.Backward(x.network.types()) {
+		if len(allowed) > 0 && !slices.Contains(allowed, t.text()) {
+			x.at = x.network.place(t)
+		}
+	}
+	if x.at == x.network.config.start {
+		for _, p := range x.network.plugins() {
+			if t := p.get("allowInUse"); t.isTrue() {
+				x.at = x.network.place(t)
+			}
+		}
+	}
+	describe(r, x)
+}
+
 // describeInterface is describe at the name of the interface. Without a name in the annotation, the planner refuses the
 // default name, which may be another one at ADD, because defaultNetworks may shift the index.
 func describeInterface(r *reporter, x *refused) {

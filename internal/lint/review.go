@@ -37,7 +37,7 @@ func Review(data []byte, namespace string, c Cluster, o Options) ([]Finding, err
 	if root.kind() != isObject {
 		return nil, errors.New("decode object: it is not a JSON object")
 	}
-	p := &page{}
+	p := &layout{}
 	object := p.node(root, "")
 	p.inNamespace(object, namespace)
 	o.Complete = true
@@ -61,9 +61,9 @@ func Review(data []byte, namespace string, c Cluster, o Options) ([]Finding, err
 	return out, nil
 }
 
-// page lays the strings of an object out, each on lines of its own, as if the object were a file. So the rules find
+// layout lays the strings of an object out, each on lines of its own, as if the object were a file. So the rules find
 // positions as in a file, and the line of a position identifies the string.
-type page struct {
+type layout struct {
 	lines [][]rune
 	parts []part
 }
@@ -77,10 +77,10 @@ type part struct {
 }
 
 // add lays out one value, and returns the line at which it begins.
-func (p *page) add(path, value string, isString bool) int {
+func (p *layout) add(path, value string, isString bool) int {
 	at := len(p.lines) + 1
 	p.parts = append(p.parts, part{at, path, isString})
-	p.lines = append(p.lines, split([]byte(value))...)
+	p.lines = append(p.lines, lines(value)...)
 	return at
 }
 
@@ -88,7 +88,7 @@ func (p *page) add(path, value string, isString bool) int {
 var unread = []string{"status", "metadata.managedFields"}
 
 // node returns the value as a YAML node.
-func (p *page) node(t *tree, path string) node {
+func (p *layout) node(t *tree, path string) node {
 	n := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Column: 1}
 	switch t.kind() {
 	case isObject:
@@ -108,7 +108,7 @@ func (p *page) node(t *tree, path string) node {
 			n.Content = append(n.Content, p.node(item, fmt.Sprintf("%s[%d]", path, i)).Node)
 		}
 	case isString:
-		n.Value = t.text()
+		n.Value, n.Style = t.text(), verbatim
 		n.Line = p.add(path, n.Value, true)
 	default:
 		if n.Value, n.Tag = fmt.Sprint(t.value), "!!int"; t.kind() == isBool {
@@ -133,7 +133,7 @@ func join(path, key string) string {
 }
 
 // inNamespace sets the namespace of an object that has none. Only the request has the namespace of a new object.
-func (p *page) inNamespace(object node, namespace string) {
+func (p *layout) inNamespace(object node, namespace string) {
 	scalar := func(value string) *yaml.Node {
 		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: value, Line: p.add("", "", false), Column: 1}
 	}
@@ -143,8 +143,8 @@ func (p *page) inNamespace(object node, namespace string) {
 	}
 }
 
-// locate converts the position in the page to one in a string of the object.
-func (p *page) locate(f Finding) Finding {
+// locate converts the position in the layout to one in a string of the object.
+func (p *layout) locate(f Finding) Finding {
 	i, found := slices.BinarySearchFunc(p.parts, f.Line, func(part part, line int) int { return part.line - line })
 	if !found {
 		i--

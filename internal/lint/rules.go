@@ -16,7 +16,7 @@ type Rule struct {
 func Rules() []Rule {
 	return []Rule{
 		rule("address", Error, "requested addresses that the network's IPAM refuses", each(attachments, checkAddresses)),
-		rule("allowed", Error, "plugins and keys that the cluster does not allow in definitions", onRefusal(describe)),
+		rule("allowed", Error, "plugins and keys that the cluster does not allow in definitions", onRefusal(describeAllowed)),
 		rule("ambiguous", Error, "keys of spec.config that differ only in case", onRefusal(describeAmbiguous)),
 		rule("annotation", Error, "annotations that cannot be read",
 			onRefusal(describeAnnotation), each(pods, checkAnnotationKinds)),
@@ -33,6 +33,7 @@ func Rules() []Rule {
 			onRefusal(describeConfig), each(definitions, checkConfig)),
 		rule("default-route", Error, "more than one default route of a family", onRefusal(describeDefaultRoute)),
 		rule("device", Error, "networks that need more devices than the containers request", onRefusal(describeDevice)),
+		rule("device-twice", Warning, "networks with a device of a claim and of a resource", each(pods, checkDeviceTwice)),
 		rule("duplicate-object", Error, "definitions that the files have more than once", each(definitions, checkUnique)),
 		rule("host-network", Warning, "networks of a pod that uses the network of its node", each(pods, checkHostNetwork)),
 		rule("interface-duplicate", Error, "interface names that a pod has twice", onRefusal(describeInterface)),

@@ -39,7 +39,7 @@ func TestRules(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	found := []string{"allowed"} // no file says what is allowed
+	var found []string
 	for _, path := range paths {
 		data, err := os.ReadFile(path)
 		if err != nil {
@@ -94,6 +94,33 @@ spec: {config: '{"type": "macvlan", "mode": "x", "mtu": -1, "mastr": "eth1"}'}
 		}
 		if s := strings.Join(got, ", "); s != tc.want {
 			t.Errorf("%q, %q: %s, want %s", tc.ignored, tc.disabled, s, tc.want)
+		}
+	}
+}
+
+// TestSeverities checks that a changed severity is that of all findings of the rule, and of no other.
+func TestSeverities(t *testing.T) {
+	t.Parallel()
+	file := File{Name: "f", Data: []byte(`
+apiVersion: k8s.cni.cncf.io/v1
+kind: NetworkAttachmentDefinition
+metadata: {name: net.a, namespace: team-a}
+spec: {config: '{"type": "macvlan", "mode": "x", "mastr": "eth1"}'}
+`)}
+	for _, tc := range []struct {
+		changed map[string]Severity
+		want    string
+	}{
+		{nil, "warning name, error value, warning unknown-key"},
+		{map[string]Severity{"value": Warning, "mac": Error}, "warning name, warning value, warning unknown-key"},
+		{map[string]Severity{"unknown-key": Error, "name": Error}, "error name, error value, error unknown-key"},
+	} {
+		var got []string
+		for _, f := range Run([]File{file}, Options{Severities: tc.changed}) {
+			got = append(got, string(f.Severity)+" "+f.Rule)
+		}
+		if s := strings.Join(got, ", "); s != tc.want {
+			t.Errorf("%v: %s, want %s", tc.changed, s, tc.want)
 		}
 	}
 }

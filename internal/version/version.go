@@ -14,6 +14,18 @@ func Release() string {
 	return "unknown"
 }
 
+// Revision returns the commit in the build information.
+func Revision() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				return s.Value
+			}
+		}
+	}
+	return "unknown"
+}
+
 // String describes the binary from its build information, in today's format (behaviour D3).
 func String() string {
 	name, commit, date, tree := "unknown", "unknown commit", "unknown date", "clean"

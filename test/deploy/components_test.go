@@ -111,11 +111,11 @@ func withOthers(component string) []string {
 	return []string{component}
 }
 
-// fits reports whether a component is for a directory: isolation, hotplug, executor and evict are for the daemon,
-// isolation-thin is for the thin plugin.
+// fits reports whether a component is for a directory: isolation-thin is for the thin plugin, and those that change the
+// daemon are not.
 func fits(component, dir string) bool {
 	switch component {
-	case "isolation", "hotplug", "executor", "evict":
+	case "isolation", "hotplug", "executor", "evict", "claim-status":
 		return dir != thin
 	case "isolation-thin":
 		return dir == thin

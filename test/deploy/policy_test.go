@@ -43,13 +43,18 @@ type installed struct {
 
 func install(t *testing.T, dir string) *installed {
 	t.Helper()
+	return installManifest(t, render(t, dir))
+}
+
+func installManifest(t *testing.T, m manifest) *installed {
+	t.Helper()
 	c := kubetest.StartWith(t, kubetest.Options{RBAC: true})
 	client, err := dynamic.NewForConfig(c.RESTConfig())
 	if err != nil {
 		t.Fatal(err)
 	}
 	i := &installed{Cluster: c, dynamic: client}
-	for _, u := range render(t, dir).objects {
+	for _, u := range m.objects {
 		if err := apply(t, client, u, false); err != nil {
 			t.Fatalf("%s %s: %v", u.GetKind(), u.GetName(), err)
 		}

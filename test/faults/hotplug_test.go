@@ -261,6 +261,7 @@ func TestHotPlug(t *testing.T) {
 		{"points", "20ms", runnerPoints},
 		{"daemon", "20ms", hotPlugDaemonPoints},
 		{"deleted", "20ms", hotPlugDeleted},
+		{"restarted", "20ms", hotPlugRestarted},
 		{"annotations", "20ms", hotPlugAnnotations},
 		{"requests", "20ms", hotPlugRequests},
 		{"random", "2s", hotPlugRandom},
@@ -385,6 +386,39 @@ func hotPlugDaemonPoints(t *testing.T, s *hotPlugSite) {
 		}
 	}
 	s.finish(t, r, "after all")
+}
+
+// hotPlugRestarted restarts the daemon while a removal waits for its repetition (behaviour R33). The network status no
+// longer has the network then, and the annotation does not request it: only the record shows that it has to be deleted.
+func hotPlugRestarted(t *testing.T, s *hotPlugSite) {
+	r := table.row("daemon killed before a removal is repeated")
+	conf := s.scripted(t, "stubborn", `[ $CNI_COMMAND = DEL ] && [ -e "$dir/refuse" ] && { echo '{"code":100,"msg":"no"}'; exit 1; }
+		fake=`+filepath.Join(s.BinDirs[1], "bridge"))
+	bridge := strings.TrimPrefix(s.bridged(110), `{"cniVersion":"1.1.0","type":"bridge",`)
+	s.cluster.CreateNetwork(t, s.ns, "stubborn", strings.TrimSuffix(conf, "}")+","+bridge, nil)
+	for _, killed := range []bool{false, true} {
+		what := fmt.Sprintf("removal of a network, runner killed: %t", killed)
+		r.try()
+		s.attachWith(t, r, networks{"n1": "", "stubborn": ""})
+		s.flag(t, "refuse", true)
+		s.request(t, s.pod, networks{"n1": ""})
+		c := s.runner(t)
+		waitFor(t, "the removal has failed", func() bool {
+			_, err := s.recorded(s.pod)
+			return errors.Is(err, errPending) && len(s.shown(t, s.pod)) == 2
+		})
+		if killed {
+			check(t, c.Process.Kill())
+			_ = c.end()
+		} else {
+			c.stop(t)
+		}
+		s.StopDaemon(t)
+		s.flag(t, "refuse", false)
+		s.StartDaemon(t)
+		s.reach(t, r, networks{"n1": ""}, what)
+		s.finish(t, r, what)
+	}
 }
 
 // hotPlugDeleted deletes a pod while its networks change: DEL waits for the change and frees everything, also if the

@@ -265,7 +265,8 @@ func (s *site) startWith(t *testing.T, p *node.Pod, verb string, conf map[string
 // begin starts a process in the node's namespace. It is killed if it does not end within opLimit.
 func (s *site) begin(t *testing.T, c *process) {
 	t.Helper()
-	c.Stdout, c.Stderr, c.WaitDelay = &c.stdout, &c.stderr, time.Second
+	// On a busy machine, another process that is being started may have the pipes for some time.
+	c.Stdout, c.Stderr, c.WaitDelay = &c.stdout, &c.stderr, waitTimeout
 	var err error
 	s.Do(t, func() { err = c.Start() })
 	check(t, err)

@@ -104,13 +104,16 @@ var claimings = []claiming{
 }
 
 // TestClaims attaches interfaces of the node that pods were given by dynamic resource allocation, with a real driver:
-// each pod gets the right device, or an error that says why not.
+// each pod gets the right device, or an error that says why not. The role does not permit the status of claims at
+// first, so that the pods run without it; then each claim has the interfaces of the pod while it runs (behaviour H16,
+// H18).
 func TestClaims(t *testing.T) {
 	n := start(t, cluster.Options{})
 	c := &claims{n}
 	c.devices(t)
 	c.driver(t)
-	n.install(t, "base")
+	n.installWith(t, "claim-status")
+	n.configure(t, "sriovnetwork.k8snetworkplumbingwg.io", driver) // the role does not name the driver yet
 	for kind := range kinds {
 		n.apply(t, claimNetwork(kind))
 		n.apply(t, claimClass(kind))
@@ -128,6 +131,7 @@ func TestClaims(t *testing.T) {
 	for i := range claimings {
 		t.Run(claimings[i].name, func(t *testing.T) { c.check(t, &claimings[i]) })
 	}
+	c.statuses(t)
 	c.end(t)
 }
 
@@ -137,7 +141,15 @@ type claims struct{ *node }
 // devices makes the interfaces.
 func (c *claims) devices(t *testing.T) {
 	t.Helper()
-	ns, err := netns.GetFromPath(fmt.Sprintf("/proc/%d/ns/net", c.Pid()))
+	for kind, k := range kinds {
+		c.makeDevices(t, kind, k.devices)
+	}
+}
+
+// makeDevices makes interfaces of the node whose names are a kind and a number, and returns their names.
+func (n *node) makeDevices(t *testing.T, kind string, count int) []string {
+	t.Helper()
+	ns, err := netns.GetFromPath(fmt.Sprintf("/proc/%d/ns/net", n.Pid()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,15 +159,16 @@ func (c *claims) devices(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer h.Close()
-	for kind, k := range kinds {
-		for i := range k.devices {
-			name := fmt.Sprint(kind, i)
-			err := h.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: name + "-far"})
-			if err != nil {
-				t.Fatal(err)
-			}
+	var out []string
+	for i := range count {
+		name := fmt.Sprint(kind, i)
+		err := h.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: name + "-far"})
+		if err != nil {
+			t.Fatal(err)
 		}
+		out = append(out, name)
 	}
+	return out
 }
 
 // device returns a device of a slice.
@@ -212,15 +225,7 @@ func (c *claims) driver(t *testing.T) {
 	if err := os.WriteFile(c.Path(file), b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	hostDevice, err := os.ReadFile(filepath.Join(root, "bin/cni/host-device"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, program := range map[string][]byte{"claim-device": []byte(claimDevice), "host-device": hostDevice} {
-		if err := os.WriteFile(c.Path(c.paths.Bin+"/"+name), program, 0o755); err != nil { //nolint:gosec // a program
-			t.Fatal(err)
-		}
-	}
+	c.installClaimDevice(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() {
@@ -237,6 +242,20 @@ func (c *claims) driver(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// installClaimDevice installs the plugin claim-device, and host-device that it calls.
+func (n *node) installClaimDevice(t *testing.T) {
+	t.Helper()
+	hostDevice, err := os.ReadFile(filepath.Join(root, "bin/cni/host-device"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, program := range map[string][]byte{"claim-device": []byte(claimDevice), "host-device": hostDevice} {
+		if err := os.WriteFile(n.Path(n.paths.Bin+"/"+name), program, 0o755); err != nil { //nolint:gosec // a program
+			t.Fatal(err)
+		}
+	}
 }
 
 // published waits until the slices of the node are there.
@@ -332,9 +351,9 @@ spec:
 }
 
 // messages returns those of the events of a pod.
-func (c *claims) messages(t *testing.T, pod string) string {
+func (n *node) messages(t *testing.T, pod string) string {
 	t.Helper()
-	l, err := c.Client.CoreV1().Events("default").List(t.Context(),
+	l, err := n.Client.CoreV1().Events("default").List(t.Context(),
 		metav1.ListOptions{FieldSelector: "involvedObject.name=" + pod})
 	if err != nil {
 		t.Fatal(err)
@@ -390,13 +409,13 @@ func (c *claims) check(t *testing.T, p *claiming) {
 			t.Errorf("%s: device information %+v, want that of a device of the kind %s", s.Interface, s.DeviceInfo, kind)
 		}
 	}
-	has, err := c.interfaces(t, found)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(has) != 2+len(want) { // with lo and eth0
-		t.Errorf("interfaces %v, want %d of claims", has, len(want))
-	}
+	wait(t, "the interfaces", func() error { // the program in the pod may not listen yet
+		has, err := c.interfaces(t, found)
+		if err == nil && len(has) != 2+len(want) { // with lo and eth0
+			err = fmt.Errorf("interfaces %v, want %d of claims", has, len(want))
+		}
+		return err
+	})
 }
 
 // end deletes the pods. The interfaces are back on the node, and nothing else is left.
@@ -415,26 +434,31 @@ func (c *claims) end(t *testing.T) {
 		return nil
 	})
 	c.untilHeld(t, 0)
-	until(t, "the devices are back", func() error {
-		after, err := c.links(t)
-		if err != nil {
-			return err
+	var all []string
+	for kind, k := range kinds {
+		for i := range k.devices {
+			all = append(all, fmt.Sprint(kind, i))
 		}
-		var missing []string
-		for kind, k := range kinds {
-			for i := range k.devices {
-				if name := fmt.Sprint(kind, i); !slices.Contains(after, name) {
-					missing = append(missing, name)
-				}
-			}
-		}
-		if len(missing) > 0 {
-			return fmt.Errorf("missing %q of %q", missing, after)
-		}
-		return nil
-	})
+	}
+	c.untilBack(t, all)
 	files, err := filepath.Glob(c.Path("/var/run/k8s.cni.cncf.io/devinfo/*/*"))
 	if err != nil || len(files) > 0 {
 		t.Errorf("device information is left: %q, %v", files, err)
 	}
+}
+
+// untilBack waits until interfaces are on the node.
+func (n *node) untilBack(t *testing.T, names []string) {
+	t.Helper()
+	until(t, "the devices are back", func() error {
+		after, err := n.links(t)
+		if err != nil {
+			return err
+		}
+		missing := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return slices.Contains(after, name) })
+		if len(missing) > 0 {
+			err = fmt.Errorf("missing %q of %q", missing, after)
+		}
+		return err
+	})
 }

@@ -21,7 +21,7 @@ func TestAllocations(t *testing.T) { //nolint:paralleltest // AllocsPerRun must 
 	}{
 		{"request", 2, func() { wirev1.FromRequest(req).ToRequest() }},
 		{"plan", 4, func() { wirev1.FromPlan(answer).ToPlan() }},
-		{"report", 8, func() { wirev1.FromReport(report).ToReport() }},
+		{"report", 10, func() { wirev1.FromReport(report).ToReport() }},
 	} {
 		if got := testing.AllocsPerRun(50, tc.run); got > tc.most {
 			t.Errorf("%s: %.0f allocations there and back, they were at most %.0f", tc.name, got, tc.most)

@@ -35,9 +35,15 @@ func (m *Report) AppendJSON(b []byte) []byte {
 	if len(m.Attached) > 0 {
 		w.Append("attached", func(b []byte) []byte { return rawjson.AppendArray(b, m.Attached, (*Attached).appendJSON) })
 	}
+	if len(m.Claims) > 0 {
+		w.Other("claims", m.Claims, true)
+	}
 	w.Other("failure", m.Failure, m.Failure != nil)
 	if len(m.Timings) > 0 {
 		w.Append("timings", func(b []byte) []byte { return rawjson.AppendArray(b, m.Timings, (*Timing).appendJSON) })
+	}
+	if m.Seconds != 0 {
+		w.Append("seconds", func(b []byte) []byte { return strconv.AppendFloat(b, m.Seconds, 'f', -1, 64) })
 	}
 	w.Other("unready", m.Unready, m.Unready != nil)
 	if len(m.Events) > 0 {
@@ -68,6 +74,7 @@ func (m *Attached) appendJSON(b []byte) []byte {
 	if len(m.DeviceInfo) > 0 {
 		w.Raw("deviceInfo", m.DeviceInfo)
 	}
+	w.Other("claim", m.Claim, m.Claim != nil)
 	return w.End()
 }
 
@@ -77,5 +84,7 @@ func (m *Timing) appendJSON(b []byte) []byte {
 	w.String("plugin", m.Plugin)
 	w.Append("seconds", func(b []byte) []byte { return strconv.AppendFloat(b, m.Seconds, 'f', -1, 64) })
 	w.TrueIf("failed", m.Failed)
+	w.StringIf("command", m.Command)
+	w.StringIf("killed", m.Killed)
 	return w.End()
 }

@@ -12,21 +12,23 @@ import (
 // no field is missing.
 func TestAppendReport(t *testing.T) {
 	t.Parallel()
+	claim := &Claim{"n", "c", "u", "d", "p", "v", "s"}
 	full := &Report{
 		Command: "ADD", Pod: Pod{"n<s", "pod", "u"}, ContainerID: "c", Netns: "/n", Time: 1 << 60, Wait: true,
-		EventsWritten: true,
+		EventsWritten: true, Seconds: 1.5,
 		Attached: []Attached{
-			{"a", "net1", true, json.RawMessage("{\n\"ips\" : [ ] }"), json.RawMessage(`{"type":"pci"}`)},
+			{"a", "net1", true, json.RawMessage("{\n\"ips\" : [ ] }"), json.RawMessage(`{"type":"pci"}`), claim},
 			{Result: json.RawMessage(`{}`)},
 		},
+		Claims:  []Claim{*claim, {}},
 		Failure: &Failure{Missing: true, EmitEvent: true, Message: "m \"\u2028"},
 		Unready: &Unready{"R", "m <>"},
 		Events:  []Event{{"Normal", "R", "m <>", true, "c"}},
-		Timings: []Timing{{"a", "bridge", 0.00001234, true}, {"b", "é", 12, false}},
+		Timings: []Timing{{"a", "bridge", 0.00001234, true, "DEL", "timeout"}, {"b", "é", 12, false, "", ""}},
 	}
 	for _, v := range []any{
 		*full, full.Pod, full.Attached[0], *full.Failure, full.Timings[0], full.Events[0],
-		*full.Unready,
+		*full.Unready, *claim,
 	} {
 		for i := range reflect.ValueOf(v).NumField() {
 			if reflect.ValueOf(v).Field(i).IsZero() {

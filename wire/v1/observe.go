@@ -14,6 +14,9 @@ const PathObserved = "/v1/observed"
 // Observed is the body of POST PathObserved: what the recorded sandboxes of the node have.
 type Observed struct {
 	Sandboxes []Sandbox `json:"sandboxes"`
+	// Pending has the pods in whose sandboxes a change has left a network that is neither attached nor deleted. They are
+	// not compared. They are in the first Observed of an observation.
+	Pending []Pod `json:"pending,omitempty"`
 	// More reports whether another Observed with other sandboxes follows. The comparison ends with the last one.
 	More bool `json:"more,omitempty"`
 }
@@ -70,7 +73,7 @@ func FromObservation(o *publish.Observation) Sandbox {
 		Pod: Pod(o.Pod), ContainerID: o.ContainerID, Netns: o.Netns, Devices: o.Devices, Unfinished: o.Unfinished,
 	}
 	for i := range o.Attached {
-		m.Attached = append(m.Attached, Attached(o.Attached[i]))
+		m.Attached = append(m.Attached, fromAttached(&o.Attached[i]))
 	}
 	for i := range o.Interfaces {
 		itf := &o.Interfaces[i]
@@ -90,7 +93,7 @@ func (m *Sandbox) ToObservation() *publish.Observation {
 		Pod: request.Pod(m.Pod), ContainerID: m.ContainerID, Netns: m.Netns, Devices: m.Devices, Unfinished: m.Unfinished,
 	}
 	for i := range m.Attached {
-		o.Attached = append(o.Attached, publish.Attached(m.Attached[i]))
+		o.Attached = append(o.Attached, m.Attached[i].toAttached())
 	}
 	for i := range m.Interfaces {
 		itf := &m.Interfaces[i]

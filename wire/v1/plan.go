@@ -5,6 +5,7 @@ import (
 	"net/netip"
 
 	"multus/internal/cniconf"
+	"multus/internal/device"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
 	"multus/internal/netsel"
@@ -74,12 +75,26 @@ type Attachment struct {
 	// network. Both keys are absent if it gave no device.
 	Resource string `json:"resource,omitempty"`
 	Device   string `json:"device,omitempty"`
+	// Claim identifies the device if it is one of a ResourceClaim. The key is absent if it is not.
+	Claim *Claim `json:"claim,omitempty"`
 	// DeviceInfo is the path of the attachment's device-info file. The key is absent if the attachment has no such file.
 	DeviceInfo string `json:"deviceInfo,omitempty"`
 	// Stage is the stage of a plan with Concurrency. If the key is absent, it is stage 0.
 	Stage int `json:"stage,omitempty"`
 	// Inherited reports whether the configuration has no cniVersion of its own, so that the plugin has to choose one.
 	Inherited bool `json:"inherited,omitempty"`
+}
+
+// Claim identifies a device of a ResourceClaim, and the claim. The UID of the claim is absent if it is unknown, and the
+// share if the device is not shared by claims.
+type Claim struct {
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	UID       string `json:"uid,omitempty"`
+	Driver    string `json:"driver"`
+	Pool      string `json:"pool"`
+	Device    string `json:"device"`
+	ShareID   string `json:"shareID,omitempty"`
 }
 
 // Routes is what happens to default routes after an attachment was added. Missing keys leave the routes as the delegate
@@ -125,7 +140,7 @@ func fromAttachment(a *plan.Attachment) Attachment {
 	return Attachment{
 		Name: a.Name, Origin: string(a.Origin), Primary: a.Primary, IfName: a.IfName, Config: a.Config, Args: a.Args,
 		RuntimeConfig: a.RuntimeConfig, Request: a.Request, Routes: Routes(a.Routes), Resource: a.Resource,
-		Device: a.Device, DeviceInfo: a.DeviceInfo, Stage: a.Stage, Inherited: a.Inherited,
+		Device: a.Device, Claim: (*Claim)(a.Claim), DeviceInfo: a.DeviceInfo, Stage: a.Stage, Inherited: a.Inherited,
 	}
 }
 
@@ -133,6 +148,7 @@ func (m *Attachment) toPlan() plan.Attachment {
 	return plan.Attachment{
 		Name: m.Name, Origin: plan.Origin(m.Origin), Primary: m.Primary, IfName: m.IfName, Config: m.Config, Args: m.Args,
 		RuntimeConfig: m.RuntimeConfig, Request: m.Request, Routes: plan.Routes(m.Routes), Resource: m.Resource,
-		Device: m.Device, DeviceInfo: m.DeviceInfo, Stage: m.Stage, Inherited: m.Inherited,
+		Device: m.Device, Claim: (*device.Claim)(m.Claim), DeviceInfo: m.DeviceInfo, Stage: m.Stage,
+		Inherited: m.Inherited,
 	}
 }

@@ -109,6 +109,8 @@ var notSent = map[reflect.Type][]string{
 	reflect.TypeFor[plan.Attachment](): {"Source"},
 	reflect.TypeFor[publish.Report]():  {"Needed"},
 	reflect.TypeFor[plan.Attached]():   {"Lost"},
+	// Sent as Observed.Pending.
+	reflect.TypeFor[publish.Observation](): {"Pending"},
 }
 
 // TestEveryFieldIsSent checks that the recorded messages with all keys set every field of the engine's types, so that

@@ -3,6 +3,7 @@ package wirev1
 import (
 	"encoding/json"
 
+	"multus/internal/device"
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
 )
@@ -20,10 +21,14 @@ type Report struct {
 	Netns       string `json:"netns,omitempty"`
 	// Attached lists the attachments in the order of the plan. If the key is absent, no network status is written.
 	Attached []Attached `json:"attached,omitempty"`
+	// Claims is in the report of a DEL: the devices of ResourceClaims whose networks were deleted.
+	Claims []Claim `json:"claims,omitempty"`
 	// Failure is present if ADD failed, or if DEL gave up networks. No network status is written then.
 	Failure *Failure `json:"failure,omitempty"`
 	// Timings has the durations of the delegates, for metrics.
 	Timings []Timing `json:"timings,omitempty"`
+	// Seconds is the time from the begin of an ADD until its report. The key is absent if it is unknown.
+	Seconds float64 `json:"seconds,omitempty"`
 	// Unready makes the condition of the pod's readiness gate False. If the key is absent, a report with attachments makes
 	// it True, and another one leaves it.
 	Unready *Unready `json:"unready,omitempty"`
@@ -54,6 +59,8 @@ type Attached struct {
 	// DeviceInfo is the content of the attachment's device-info file. The key is absent if the attachment has no such
 	// file.
 	DeviceInfo json.RawMessage `json:"deviceInfo,omitempty"`
+	// Claim identifies the attachment's device if it is one of a ResourceClaim.
+	Claim *Claim `json:"claim,omitempty"`
 }
 
 // Failure describes why an ADD failed, or what a DEL gave up.
@@ -91,6 +98,10 @@ type Timing struct {
 	Plugin  string  `json:"plugin"`
 	Seconds float64 `json:"seconds"`
 	Failed  bool    `json:"failed,omitempty"`
+	// Command is that of the plugins. The key is absent if it is that of the report.
+	Command string `json:"command,omitempty"`
+	// Killed is timeout, cancelled or signal if a plugin was killed. The key is absent if none was.
+	Killed string `json:"killed,omitempty"`
 }
 
 // FromReport returns the message for a report. Both share the parts that they refer to.
@@ -99,10 +110,13 @@ func FromReport(r *publish.Report) *Report {
 		Command: r.Command, Pod: Pod(r.Pod), ContainerID: r.ContainerID, Netns: r.Netns,
 		Attached: make([]Attached, len(r.Attached)), Failure: (*Failure)(r.Failure),
 		Timings: make([]Timing, len(r.Timings)), Time: r.Time, Wait: r.Wait, EventsWritten: r.EventsWritten,
-		Unready: (*Unready)(r.Unready),
+		Unready: (*Unready)(r.Unready), Seconds: r.Seconds,
 	}
 	for i := range r.Attached {
-		m.Attached[i] = Attached(r.Attached[i])
+		m.Attached[i] = fromAttached(&r.Attached[i])
+	}
+	for i := range r.Claims {
+		m.Claims = append(m.Claims, Claim(r.Claims[i]))
 	}
 	for i := range r.Timings {
 		m.Timings[i] = Timing(r.Timings[i])
@@ -120,10 +134,13 @@ func (m *Report) ToReport() *publish.Report {
 		Command: m.Command, Pod: request.Pod(m.Pod), ContainerID: m.ContainerID, Netns: m.Netns,
 		Attached: make([]publish.Attached, len(m.Attached)), Failure: (*publish.Failure)(m.Failure),
 		Timings: make([]publish.Timing, len(m.Timings)), Time: m.Time, Wait: m.Wait, EventsWritten: m.EventsWritten,
-		Unready: (*publish.Unready)(m.Unready),
+		Unready: (*publish.Unready)(m.Unready), Seconds: m.Seconds,
 	}
 	for i := range m.Attached {
-		r.Attached[i] = publish.Attached(m.Attached[i])
+		r.Attached[i] = m.Attached[i].toAttached()
+	}
+	for i := range m.Claims {
+		r.Claims = append(r.Claims, device.Claim(m.Claims[i]))
 	}
 	for i := range m.Timings {
 		r.Timings[i] = publish.Timing(m.Timings[i])
@@ -132,4 +149,18 @@ func (m *Report) ToReport() *publish.Report {
 		r.Events = append(r.Events, publish.Event(e))
 	}
 	return r
+}
+
+func fromAttached(a *publish.Attached) Attached {
+	return Attached{
+		Name: a.Name, IfName: a.IfName, Primary: a.Primary, Result: a.Result, DeviceInfo: a.DeviceInfo,
+		Claim: (*Claim)(a.Claim),
+	}
+}
+
+func (m *Attached) toAttached() publish.Attached {
+	return publish.Attached{
+		Name: m.Name, IfName: m.IfName, Primary: m.Primary, Result: m.Result, DeviceInfo: m.DeviceInfo,
+		Claim: (*device.Claim)(m.Claim),
+	}
 }

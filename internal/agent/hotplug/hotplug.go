@@ -55,6 +55,8 @@ type Queue struct {
 	ready, out []request.Pod
 	// adopt has the sandboxes of pods that have to be recorded first.
 	adopt map[request.Pod]string
+	// leftovers has the pods of Leftovers whose networks are not as requested yet.
+	leftovers map[plan.Ref]bool
 	// delegations has the requests of other clients that have no result yet, in their order.
 	delegations []*delegation
 	// changed is closed and replaced when ready or delegations grows. waiting is the number of runners that wait for that.
@@ -72,6 +74,9 @@ type seen struct {
 	// now is the present value. handedOut is that of the last time when the pod was handed out, and settled that with
 	// which there was nothing left to do.
 	now, handedOut, settled annotations
+	// edited reports whether networks has changed since the pod was first seen, and this is not settled. The network
+	// status cannot show that for a network whose result has no interface.
+	edited bool
 	// since is when the pod was queued, or the zero time if it is not.
 	since time.Time
 	// pod is the pod as it was observed last.
@@ -90,7 +95,8 @@ type annotations struct {
 // New returns an empty queue. It hands out nothing before Run is called.
 func New(c clock.PassiveClock, log *slog.Logger) *Queue {
 	return &Queue{
-		log: log, clock: c, seen: map[string]*seen{}, adopt: map[request.Pod]string{}, changed: make(chan struct{}),
+		log: log, clock: c, seen: map[string]*seen{}, adopt: map[request.Pod]string{}, leftovers: map[plan.Ref]bool{},
+		changed: make(chan struct{}),
 		work: workqueue.NewTypedRateLimitingQueue(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[request.Pod](firstRetry, lastRetry)),
 	}
@@ -126,6 +132,7 @@ func (q *Queue) announce() {
 // Observe queues a pod if its annotation has changed, or if its network status is not about the networks that the
 // annotation names, or if its readiness gate says that one is missing. It is called for each pod of the node, when it
 // is first seen and whenever its metadata changes. A pod without a network status is not queued: its ADD has not ended.
+// A pod of Leftovers is always queued.
 func (q *Queue) Observe(pod *plan.Pod) {
 	now := annotations{networks: pod.Annotations[netsel.Networks], unready: pod.Unready}
 	now.status, now.attached = pod.Annotations[netsel.Status]
@@ -135,9 +142,10 @@ func (q *Queue) Observe(pod *plan.Pod) {
 		s = &seen{}
 		q.seen[pod.UID] = s
 	}
-	edited := known && s.now.attached && s.now.networks != now.networks
+	s.edited = s.edited || known && s.now.networks != now.networks
 	s.now, s.pod = now, pod
-	queue := now.attached && s.settled != now && (edited || now.unready || differs(pod, now.status))
+	queue := now.attached && s.settled != now && (s.edited || now.unready || differs(pod, now.status)) ||
+		q.leftovers[pod.Ref]
 	if queue && s.since.IsZero() {
 		s.since = q.clock.Now()
 	}
@@ -183,6 +191,7 @@ func (q *Queue) Gone(pod *plan.Pod) {
 	defer q.mu.Unlock()
 	delete(q.seen, pod.UID)
 	delete(q.adopt, pod.Identity())
+	delete(q.leftovers, pod.Ref)
 	q.work.Forget(pod.Identity())
 }
 
@@ -240,7 +249,7 @@ func (q *Queue) Done(pod request.Pod, failure string) error {
 	}
 	s := q.seen[pod.UID]
 	if found && failure == "" && s != nil {
-		s.settled = s.handedOut
+		s.settled, s.edited = s.handedOut, s.handedOut != s.now
 		if q.Changed != nil && !s.since.IsZero() {
 			q.Changed(q.clock.Since(s.since))
 		}
@@ -250,6 +259,7 @@ func (q *Queue) Done(pod request.Pod, failure string) error {
 	if found && failure == "" {
 		adopted = q.adopt[pod]
 		delete(q.adopt, pod)
+		delete(q.leftovers, refOf(pod))
 	}
 	q.mu.Unlock()
 	if adopted != "" && q.Adopted != nil {

@@ -131,6 +131,23 @@ var handings = map[string]func(t *testing.T, q *Queue){
 		q.Observe(p)
 		q.hands(t)
 	},
+	"when its annotation changes before its network status is seen": func(t *testing.T, q *Queue) {
+		t.Helper()
+		starting := pod("web", "lan, without an interface")
+		delete(starting.Annotations, netsel.Status)
+		q.Observe(starting)
+		edited := pod("web", "lan")
+		delete(edited.Annotations, netsel.Status)
+		q.Observe(edited)
+		q.hands(t)
+		attached := pod("web", "lan")
+		attached.Annotations[netsel.Status] = `[{"name":"cluster","default":true},{"name":"team/lan","interface":"net1"}]`
+		q.Observe(attached)
+		q.hands(t, "web")
+		q.done(t, attached, "")
+		q.Observe(attached)
+		q.hands(t)
+	},
 	"when its readiness gate says that a network is missing, once": func(t *testing.T, q *Queue) {
 		t.Helper()
 		p := pod("web", "")

@@ -24,8 +24,15 @@ func (q *Queue) ObserveIn(d time.Duration) {
 	q.announce()
 }
 
+// ObserveNoMore ends the hand-out of observations.
+func (q *Queue) ObserveNoMore() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.observation = observation{}
+}
+
 // TakeObservation hands out the observation of the sandboxes if it is due. It is handed out again after a while if
-// ObserveIn is not called.
+// neither ObserveIn nor ObserveNoMore is called.
 func (q *Queue) TakeObservation() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()

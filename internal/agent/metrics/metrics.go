@@ -3,9 +3,11 @@
 package metrics
 
 import (
+	"cmp"
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,6 +19,7 @@ import (
 
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
+	"multus/internal/version"
 )
 
 // headerLimit limits the time to read the header of a request on the metrics port (behaviour F50).
@@ -37,6 +40,11 @@ type Metrics struct {
 	plugged   *prometheus.CounterVec
 	plugging  prometheus.Histogram
 	drift     *prometheus.CounterVec
+	adds      *prometheus.HistogramVec
+	calls     *prometheus.CounterVec
+	killed    *prometheus.CounterVec
+	statuses  prometheus.Histogram
+	networks  names
 	// off is set if no port serves the metrics. Metrics with labels are not recorded then.
 	off bool
 }
@@ -92,7 +100,35 @@ func New(served bool) *Metrics {
 		m.requests, m.inFlight, m.planning, m.delegates, m.retries, m.written, m.givenUp, m.abandoned,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
+	m.starts()
 	return m
+}
+
+// starts adds the metrics of the start of pods, and of the build.
+func (m *Metrics) starts() {
+	m.adds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "multus_add_duration_seconds", Buckets: durations,
+		Help: "Time of a CNI ADD until its report, as the plugin on the host reports it.",
+	}, []string{"result"})
+	m.calls = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "multus_delegate_calls_total", Help: "Calls of the plugins of a network, as the plugin on the host reports them.",
+	}, []string{"command", "network", "plugin", "result"})
+	m.networks.forget = func(network string) { m.calls.DeletePartialMatch(prometheus.Labels{"network": network}) }
+	m.killed = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "multus_delegate_killed_total", Help: "Networks one of whose plugins was killed, by reason.",
+	}, []string{"reason"})
+	for _, reason := range killReasons {
+		m.killed.WithLabelValues(reason) // so that the first one is an increase
+	}
+	m.statuses = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "multus_status_duration_seconds", Buckets: durations,
+		Help: "Time from the report of a pod until its network-status was written.",
+	})
+	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "multus_build_info", Help: "1, with the version, the commit and the Go version of the daemon as labels.",
+	}, []string{"version", "revision", "goversion"})
+	build.WithLabelValues(version.Release(), version.Revision(), runtime.Version()).Set(1)
+	m.registry.MustRegister(m.adds, m.calls, m.killed, m.statuses, build)
 }
 
 // Gauges adds the metrics that are computed when they are read: the statuses that wait, the sandboxes of the ledger,
@@ -128,26 +164,24 @@ func (m *Metrics) HotPlug(pending, runner func() float64) {
 	)
 }
 
+// Claims adds the number of pods whose entries in the status of ResourceClaims are not written yet.
+func (m *Metrics) Claims(waiting func() float64) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "multus_claim_status_queue_length",
+		Help: "Pods whose entries in the status of ResourceClaims are not written or removed yet.",
+	}, waiting))
+}
+
 // Missing adds the number of pods that run without the networks that they request, by namespace.
 func (m *Metrics) Missing(pods func() map[string]int) {
-	m.registry.MustRegister(&byNamespace{prometheus.NewDesc("multus_pods_without_networks",
-		"Pods of this node that run without the networks that they request.", []string{"namespace"}, nil), pods})
+	m.registry.MustRegister(&byName{count: pods, desc: prometheus.NewDesc("multus_pods_without_networks",
+		"Pods of this node that run without the networks that they request.", []string{"namespace"}, nil)})
 }
 
-// byNamespace is a gauge for each namespace of which there is something to count.
-type byNamespace struct {
-	desc  *prometheus.Desc
-	count func() map[string]int
-}
-
-// Describe implements prometheus.Collector.
-func (c *byNamespace) Describe(ch chan<- *prometheus.Desc) { ch <- c.desc }
-
-// Collect implements prometheus.Collector.
-func (c *byNamespace) Collect(ch chan<- prometheus.Metric) {
-	for namespace, n := range c.count() {
-		ch <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, float64(n), namespace)
-	}
+// Attachments adds the number of attachments in the ledger, by network.
+func (m *Metrics) Attachments(networks func() map[string]int) {
+	m.registry.MustRegister(&byName{count: networks, desc: prometheus.NewDesc("multus_attachments",
+		"Attachments in the ledger of this node.", []string{"network"}, nil)})
 }
 
 // Resync adds the metric of network statuses that are compared with what the pods have.
@@ -187,6 +221,7 @@ func known(value string, list []string) string {
 }
 
 var (
+	killReasons   = []string{"timeout", "cancelled", "signal"}
 	knownCommands = []string{request.Add, request.Del, request.Check, request.GC, request.Status, request.Update}
 	knownMethods  = []string{"get", "post", "head", "put", "delete", "patch", "options"}
 	// knownPlugins are the reference plugins, those of cluster networks, and those that are often used with Multus.
@@ -233,8 +268,14 @@ func (c *coded) WriteHeader(code int) {
 	c.ResponseWriter.WriteHeader(code)
 }
 
-// StatusWritten counts a report whose status was written, or that has no status.
-func (m *Metrics) StatusWritten() { m.written.Inc() }
+// StatusWritten counts a report whose status was written, or that has no status. The report was made at a time in
+// nanoseconds since 1970, or 0 if that is not known.
+func (m *Metrics) StatusWritten(at int64) {
+	m.written.Inc()
+	if took := time.Since(time.Unix(0, at)); at > 0 && took >= 0 { // the clock of the node may have been set
+		m.statuses.Observe(took.Seconds())
+	}
+}
 
 // StatusRetried counts an attempt to write a status that has to be repeated.
 func (m *Metrics) StatusRetried() { m.retries.Inc() }
@@ -258,13 +299,29 @@ func (m *Metrics) Observe(r *publish.Report) {
 			m.drift.WithLabelValues(kind).Inc()
 		}
 	}
-	for _, t := range r.Timings {
-		result := "ok"
-		if t.Failed {
-			result = "error"
-		}
-		m.delegates.WithLabelValues(known(r.Command, knownCommands), known(t.Plugin, knownPlugins), result).Observe(t.Seconds)
+	if r.Command == request.Add && r.Seconds > 0 {
+		m.adds.WithLabelValues(result(r.Failure != nil)).Observe(r.Seconds)
 	}
+	for i := range r.Timings {
+		m.timed(cmp.Or(r.Timings[i].Command, r.Command), &r.Timings[i])
+	}
+}
+
+// timed records the call of the plugins of one network.
+func (m *Metrics) timed(command string, t *publish.Timing) {
+	command, plugin, res := known(command, knownCommands), known(t.Plugin, knownPlugins), result(t.Failed)
+	m.delegates.WithLabelValues(command, plugin, res).Observe(t.Seconds)
+	m.calls.WithLabelValues(command, m.networks.label(t.Network, time.Now()), plugin, res).Inc()
+	if t.Killed != "" {
+		m.killed.WithLabelValues(known(t.Killed, killReasons)).Inc()
+	}
+}
+
+func result(failed bool) string {
+	if failed {
+		return "error"
+	}
+	return "ok"
 }
 
 // Server returns the server of /metrics, which listens on all addresses as that of today's Multus does (behaviour F50).

@@ -6,10 +6,12 @@ import (
 	"net/http/httptest"
 	"os"
 	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
@@ -30,8 +32,11 @@ func newTestMetrics() *Metrics {
 	m.Gauges(func() float64 { return 3 }, func() float64 { return 7 }, func() float64 { return 1 })
 	m.Resync()
 	m.HotPlug(func() float64 { return 2 }, func() float64 { return 1 })
+	m.Claims(func() float64 { return 5 })
 	m.Missing(func() map[string]int { return map[string]int{"team": 4} })
+	m.Attachments(func() map[string]int { return map[string]int{"team/lan": 6} })
 	m.Changed(time.Second)
+	m.StatusWritten(time.Now().Add(-time.Second).UnixNano())
 	m.Observe(&publish.Report{Command: request.Update, Events: []publish.Event{
 		{Reason: publish.AddedInterface},
 		{Reason: publish.FailedRemovingInterface},
@@ -50,10 +55,10 @@ func TestMetricNames(t *testing.T) {
 		httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/v1/plan", nil))
 	m.Planned("ADD", 0, time.Millisecond)
 	m.Observe(&publish.Report{
-		Command: "ADD",
+		Command: "ADD", Seconds: 2,
 		Timings: []publish.Timing{
 			{Network: "ns/n", Plugin: "macvlan", Seconds: .02},
-			{Network: "ns/n", Plugin: "macvlan", Seconds: 1, Failed: true},
+			{Network: "ns/n", Plugin: "macvlan", Seconds: 1, Failed: true, Killed: "timeout"},
 		},
 	})
 	a := NewAdmission([]string{"mac"}, []string{"valid", "invalid"}, func() map[string]int {
@@ -101,6 +106,10 @@ func TestMetricNames(t *testing.T) {
 		`multus_admission_requests_total{kind="pod",rule="mac",verdict="deny"} 1`,
 		`multus_admission_requests_total{kind="pod",rule="other",verdict="deny"} 1`,
 		`multus_definitions{state="valid"} 5`, `multus_definitions{state="invalid"} 0`,
+		`multus_add_duration_seconds_count{result="ok"} 1`, `multus_delegate_killed_total{reason="timeout"} 1`,
+		`multus_delegate_killed_total{reason="signal"} 0`, `multus_attachments{network="team/lan"} 6`,
+		`multus_delegate_calls_total{command="ADD",network="ns/n",plugin="macvlan",result="error"} 1`,
+		`multus_build_info{goversion="` + runtime.Version() + `",revision="`, "multus_status_duration_seconds_count 1",
 		"multus_status_queue_length 3", "multus_ledger_entries 7", "multus_slot_owned 1", "multus_status_retries_total 0",
 		"go_goroutines ", "process_open_fds ",
 	} {
@@ -115,12 +124,22 @@ func TestMetricNames(t *testing.T) {
 func TestLabelsAreBounded(t *testing.T) {
 	t.Parallel()
 	m := newTestMetrics()
+	many := map[string]int{}
+	m.registry.MustRegister(&byName{
+		count: func() map[string]int { return many },
+		desc:  prometheus.NewDesc("multus_test", "x", []string{"namespace"}, nil),
+	})
 	use := func(i int) {
 		name := fmt.Sprint("x", i, strings.Repeat("x", i))
 		m.Observe(&publish.Report{
 			Command: name,
-			Timings: []publish.Timing{{Network: name, Plugin: name, Seconds: 1}, {Network: name, Plugin: "macvlan"}},
+			Timings: []publish.Timing{
+				{Network: name, Plugin: name, Seconds: 1, Killed: name}, {Network: name, Plugin: "macvlan"},
+			},
 		})
+		if !m.off {
+			many[name]++
+		}
 		m.Planned(name, 0, time.Second)
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/v1/plan", nil)
 		r.Method = name
@@ -144,13 +163,65 @@ func TestLabelsAreBounded(t *testing.T) {
 		t.Errorf("%d series are recorded without a port", got-none)
 	}
 	m.off = false
-	use(0)
+	for i := range maxNames + 1 {
+		use(i)
+	}
 	first := series()
 	for i := range 2000 {
 		use(i)
 	}
 	if got := series(); got != first {
 		t.Errorf("%d series became %d", first, got)
+	}
+}
+
+// TestNamesMakeRoom checks that a network that is not used any more makes room for another one (behaviour F71).
+func TestNamesMakeRoom(t *testing.T) {
+	t.Parallel()
+	var forgotten []string
+	n := &names{forget: func(name string) { forgotten = append(forgotten, name) }}
+	now := time.Now()
+	for i := range maxNames {
+		n.label(fmt.Sprint(i), now.Add(time.Duration(i)))
+	}
+	n.label("0", now.Add(time.Minute))
+	for _, tc := range []struct {
+		name, want, forgotten string
+		after                 time.Duration
+	}{
+		{"5", "5", "", time.Minute},
+		{"", other, "", time.Minute},
+		{"new", other, "", time.Minute},
+		{"new", "new", "1", idle + time.Minute},
+		{"another", "another", "2", idle + time.Minute},
+		{"1", "1", "3", idle + time.Minute},
+	} {
+		forgotten = nil
+		if got := n.label(tc.name, now.Add(tc.after)); got != tc.want || strings.Join(forgotten, ",") != tc.forgotten {
+			t.Errorf("%s after %s: %s, forgotten %q", tc.name, tc.after, got, forgotten)
+		}
+	}
+}
+
+// TestGaugesKeepTheirNames checks that a name with a series keeps it while there is something to count, and that nothing
+// is lost of the sum (behaviour F71).
+func TestGaugesKeepTheirNames(t *testing.T) {
+	t.Parallel()
+	counts := map[string]int{}
+	c := &byName{count: func() map[string]int { return counts }}
+	for i := range maxNames {
+		counts[fmt.Sprint("a", i)] = 1
+	}
+	if got := c.bounded(); len(got) != maxNames || got[other] != 0 {
+		t.Errorf("%d names", len(got))
+	}
+	counts["large"], counts["small"] = 9, 1
+	if got := c.bounded(); got[other] != 10 || got["a7"] != 1 || len(got) != maxNames+1 {
+		t.Errorf("%v", got)
+	}
+	delete(counts, "a7")
+	if got := c.bounded(); got["large"] != 9 || got[other] != 1 {
+		t.Errorf("%v", got)
 	}
 }
 

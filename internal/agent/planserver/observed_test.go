@@ -14,6 +14,7 @@ import (
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
 	"multus/internal/netsel"
+	"multus/internal/testutil/eventually"
 	wirev1 "multus/wire/v1"
 )
 
@@ -30,10 +31,6 @@ func TestObserved(t *testing.T) {
 	const sandbox = `{"pod":{"namespace":"team","name":"db","uid":"v"},"containerID":"c","netns":"/n",` +
 		`"attached":[{"name":"team/lan","ifName":"net1","result":{"cniVersion":"1.0.0",` +
 		`"interfaces":[{"name":"net1","mac":"02:00:00:00:00:01","sandbox":"/n"}]}}]}`
-	code, got := ask(t, s, "POST", wirev1.PathObserved, "{}")
-	if code != http.StatusNotFound || !strings.Contains(got, "statusResync") {
-		t.Errorf("without statusResync: %d, %s", code, got)
-	}
 	pod := &plan.Pod{Ref: plan.Ref{Namespace: "team", Name: "db"}, UID: "v", Annotations: map[string]string{
 		netsel.Status: `[{"name":"team/lan","interface":"net1","mac":"02:00:00:00:00:01"}]`,
 	}}
@@ -71,5 +68,41 @@ func TestObserved(t *testing.T) {
 	}
 	if code, _ := ask(t, s, "GET", wirev1.PathObserved, ""); code != http.StatusMethodNotAllowed {
 		t.Errorf("GET: %d", code)
+	}
+}
+
+// TestObservedPending checks that a daemon that does not compare network statuses requests one observation, and queues
+// the pods in which a change was interrupted (behaviour R33).
+func TestObservedPending(t *testing.T) {
+	t.Parallel()
+	s, q := newRunningServer(t)
+	settled := &plan.Pod{
+		Ref: plan.Ref{Namespace: "team", Name: "late"}, UID: "w", Annotations: map[string]string{netsel.Status: "[{}]"},
+	}
+	q.ObserveIn(0)
+	for _, step := range []struct {
+		post    string
+		observe bool
+	}{
+		{`{"sandboxes":[],"more":true}`, true},
+		{`{"sandboxes":[],"pending":[{"namespace":"team","name":"late","uid":"of the runtime"}]}`, false},
+	} {
+		if code, got := ask(t, s, "POST", wirev1.PathObserved, step.post); code != http.StatusOK || got != "{}" {
+			t.Errorf("%s: %d, %s", step.post, code, got)
+		}
+		_, got := ask(t, s, "GET", wirev1.PathWork, "")
+		if strings.Contains(got, `"observe":true`) != step.observe || strings.Contains(got, "late") {
+			t.Errorf("work after %s: %s", step.post, got)
+		}
+	}
+	q.Observe(settled) // its watch begins later
+	eventually.True(t, "the pod is ready", func() bool { return q.Waiting() == 2 })
+	if _, got := ask(t, s, "GET", wirev1.PathWork, ""); !strings.Contains(got, `"name":"late","uid":"w"`) {
+		t.Errorf("work %s", got)
+	}
+	s.hotPlug = nil
+	code, got := ask(t, s, "POST", wirev1.PathObserved, "{}")
+	if code != http.StatusNotFound || !strings.Contains(got, "set hotPlug") {
+		t.Errorf("without hotPlug: %d, %s", code, got)
 	}
 }

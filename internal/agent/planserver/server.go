@@ -17,6 +17,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
+	"multus/internal/agent/claims"
 	"multus/internal/agent/hotplug"
 	"multus/internal/agent/metrics"
 	"multus/internal/agent/podstatus"
@@ -47,14 +48,16 @@ const (
 // InstanceHeader is the header of an answer to /healthz that identifies the instance.
 const InstanceHeader = "Multus-Instance"
 
-// Options are the settings of a Server. All of them are required, except HotPlug and Resync.
+// Options are the settings of a Server. All of them are required, except Claims, HotPlug and Resync.
 type Options struct {
 	// Config is the daemon's configuration, which is merged into that of each request.
 	Config *config.Daemon
 	// Resolver makes the plans. The server sets its Missing and Reserve.
 	Resolver *plan.Resolver
 	Statuses *podstatus.Writer
-	Metrics  *metrics.Metrics
+	// Claims is nil if the status of ResourceClaims is not written.
+	Claims  *claims.Writer
+	Metrics *metrics.Metrics
 	// HotPlug is nil if the networks of running pods are not changed.
 	HotPlug *hotplug.Queue
 	// Resync is nil if the network statuses of running pods are not compared with what the pods have.
@@ -73,6 +76,7 @@ type Server struct {
 	conf        *config.Daemon
 	resolver    *plan.Resolver
 	statuses    *podstatus.Writer
+	claims      *claims.Writer
 	metrics     *metrics.Metrics
 	hotPlug     *hotplug.Queue
 	unattached  *repair.Finder
@@ -90,8 +94,8 @@ type Server struct {
 // New returns a Server.
 func New(o Options) *Server {
 	s := &Server{
-		conf: o.Config, statuses: o.Statuses, metrics: o.Metrics, hotPlug: o.HotPlug, ready: o.Ready, log: o.Log,
-		instance: o.Instance, unattached: o.Missing, resync: o.Resync,
+		conf: o.Config, statuses: o.Statuses, claims: o.Claims, metrics: o.Metrics, hotPlug: o.HotPlug, ready: o.Ready,
+		log: o.Log, instance: o.Instance, unattached: o.Missing, resync: o.Resync,
 		decoding: make(semaphore, decoders), large: make(semaphore, largePlans),
 	}
 	resolver := *o.Resolver
@@ -284,6 +288,9 @@ func (s *Server) report(w http.ResponseWriter, r *http.Request) {
 	}
 	if rep.Command == request.Del {
 		s.statuses.DropDeleted(rep.Pod, rep.ContainerID, rep.Time)
+		if s.claims != nil {
+			s.claims.Observe(rep)
+		}
 	}
 	if !effective(rep) {
 		answer(w, http.StatusOK, struct{}{}) // timings only

@@ -79,7 +79,7 @@ func (w *Writer) settle(p *pending, err error) {
 	case !waits:
 	case err == nil:
 		w.removeWritten(p)
-		w.metrics.StatusWritten()
+		w.metrics.StatusWritten(p.time)
 		if tries > 0 {
 			w.log.Info("status written", "pod", PodName(p.pod), "container", p.container)
 		}

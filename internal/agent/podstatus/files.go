@@ -175,6 +175,7 @@ func (w *Writer) open(name string) *found {
 		return nil
 	}
 	w.metrics.Observe(r)
+	w.arrived(r)
 	p := newPending(r)
 	p.file = name
 	return &found{p, size}

@@ -26,8 +26,9 @@ const (
 
 // Metrics is implemented by the metrics of the daemon.
 type Metrics interface {
-	// StatusWritten counts a report whose status was written, or that has no status.
-	StatusWritten()
+	// StatusWritten counts a report whose status was written, or that has no status. at is the time of the report in
+	// nanoseconds since 1970, or 0.
+	StatusWritten(at int64)
 	// StatusRetried counts an attempt that has to be repeated.
 	StatusRetried()
 	// StatusGivenUp counts a report whose status will never be written.
@@ -36,9 +37,12 @@ type Metrics interface {
 	Observe(r *publish.Report)
 }
 
-// Options are the settings of a Writer. All of them are required.
+// Options are the settings of a Writer. All of them are required, except Arrived.
 type Options struct {
 	Cluster publish.Cluster
+	// Arrived is called with each report that has a status, before its file may be removed. The same report may come
+	// twice.
+	Arrived func(*publish.Report)
 	// Dir is the directory of the reports that wait. Plugins leave reports in it, too.
 	Dir     string
 	Metrics Metrics
@@ -52,6 +56,7 @@ type Options struct {
 // API server is unavailable. Cancelling the context of Run closes the Writer.
 type Writer struct {
 	cluster publish.Cluster
+	arrived func(*publish.Report)
 	log     *slog.Logger
 	metrics Metrics
 	clock   clock.WithTickerAndDelayedExecution
@@ -76,8 +81,11 @@ type Writer struct {
 
 // New returns a Writer. It writes nothing before Run is called.
 func New(o Options) *Writer {
+	if o.Arrived == nil {
+		o.Arrived = func(*publish.Report) {}
+	}
 	w := &Writer{
-		cluster: o.Cluster, log: o.Log, metrics: o.Metrics, clock: o.Clock,
+		arrived: o.Arrived, cluster: o.Cluster, log: o.Log, metrics: o.Metrics, clock: o.Clock,
 		latest: newLatest(), spool: newSpool(o.Dir, o.Log), retries: rate.NewLimiter(rate.Every(retrySpacing), 1),
 	}
 	w.lanes = &lanes{repeated: w.latest.tried}
@@ -137,6 +145,7 @@ func (w *Writer) take(r *publish.Report) *pending {
 	p := newPending(r)
 	w.disk.Lock()
 	waiting := w.scan()
+	w.arrived(r)
 	registered := w.register(p)
 	w.disk.Unlock()
 	w.queue(waiting...)

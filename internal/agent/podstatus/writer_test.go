@@ -134,7 +134,7 @@ func files(t *testing.T, dir string) []string {
 // noMetrics is a Metrics that counts nothing.
 type noMetrics struct{}
 
-func (noMetrics) StatusWritten()          {}
+func (noMetrics) StatusWritten(int64)     {}
 func (noMetrics) StatusRetried()          {}
 func (noMetrics) StatusGivenUp()          {}
 func (noMetrics) Observe(*publish.Report) {}

@@ -208,6 +208,9 @@ func (d *detaching) one(ctx context.Context, i int) {
 	cancel()
 	took := time.Since(start)
 	d.Timed(a, took, err)
+	if d.Request.Command != request.Del {
+		d.Timings[len(d.Timings)-1].Command = request.Del // of the undo of an ADD, for example
+	}
 	if err != nil {
 		err = d.tolerate(i, err)
 	}
@@ -219,6 +222,9 @@ func (d *detaching) one(ctx context.Context, i int) {
 		_ = os.Remove(a.DeviceInfo) // behaviour D66: failures do not matter
 	}
 	d.deletions[i].Deleted = true
+	if a.Claim != nil {
+		d.Claims = append(d.Claims, *a.Claim)
+	}
 	failpoint.At("detach.after")
 	d.Verbose(ctx, "Del", a, a.Config, took)
 }

@@ -18,7 +18,8 @@ const reportLimit = 2 * time.Second
 func Report(ctx context.Context, s *session.Session, pod request.Pod, o *session.Outcome) {
 	rep := &publish.Report{
 		Command: request.Del, Pod: pod, ContainerID: s.Request.ContainerID, Timings: o.Timings,
-		Time: time.Now().UnixNano(),
+		Claims: o.Claims,
+		Time:   time.Now().UnixNano(),
 	}
 	if len(o.GivenUp) > 0 {
 		rep.Failure = &publish.Failure{EmitEvent: true, Message: fmt.Sprintf(

@@ -37,6 +37,27 @@ const DepthEnv = "MULTUS_DEPTH"
 // errKilled is wrapped by the error of a delegate that did not end by itself.
 var errKilled = errors.New("was killed")
 
+// errTimeout and errCancelled are wrapped by the error of a delegate that was still running when the time of the request
+// was over, or when the runtime gave up.
+var (
+	errTimeout   = fmt.Errorf("%w", errKilled)
+	errCancelled = fmt.Errorf("%w", errKilled)
+)
+
+// KilledBy returns why a delegate with this error was killed: timeout when its time was over, cancelled when the runtime
+// gave up, and signal when another program or the kernel killed it. It returns "" if no delegate was killed.
+func KilledBy(err error) string {
+	switch {
+	case errors.Is(err, errTimeout):
+		return "timeout"
+	case errors.Is(err, errCancelled):
+		return "cancelled"
+	case errors.Is(err, errKilled):
+		return "signal"
+	}
+	return ""
+}
+
 // Exec runs delegates. Each one has a process group of its own, which is killed when the request ends. Each one holds
 // the sandbox's lock, so that a later DEL waits for it even if this process was killed.
 type Exec struct {
@@ -179,8 +200,12 @@ func emptyResult(stdin []byte) []byte {
 // F64, M28; multus-cni#1107).
 func pluginError(ctx context.Context, path string, err error, stdout, stderr []byte) error {
 	name := filepath.Base(path)
-	if ctx.Err() != nil {
-		return fmt.Errorf("plugin %s did not end in time and %w: %w", name, errKilled, context.Cause(ctx))
+	if end := ctx.Err(); end != nil {
+		why := errCancelled
+		if errors.Is(end, context.DeadlineExceeded) {
+			why = errTimeout
+		}
+		return fmt.Errorf("plugin %s did not end in time and %w: %w", name, why, context.Cause(ctx))
 	}
 	printed := &types.Error{}
 	switch {

@@ -42,6 +42,7 @@ func (e *element) appendJSON(b []byte) []byte {
 		w.Append("capabilityArgs", func(b []byte) []byte { return appendMembers(b, e.RuntimeConfig) })
 	}
 	w.Other("hostDevice", e.HostDevice, e.HostDevice != nil)
+	w.Other("claim", e.Claim, e.Claim != nil)
 	w.StringIf("owner", string(e.Owner))
 	w.TrueIf("pending", e.Pending)
 	w.TrueIf("reattaching", e.Reattaching)

@@ -14,7 +14,7 @@ import (
 // fullElement has every key.
 const fullElement = `{"Conf":{"ipam":{}},"ConfList":{"name":"<n>"},"Name":"n","ifnameRequest":"net1","macRequest":"02:00:00:00:00:01","infinibandGUIDRequest":"g","ipRequest":["10.0.0.2/24"],
 	"default-route":["10.0.0.1"],"deviceID":"d","resourceName":"r","IsFilterV4Gateway":true,"IsFilterV6Gateway":true,"Bytes":"e30=","netnsPath":"/run/netns/x","cniArgs":[["a","b"]],
-	"binDir":"/b","bootID":"i","stage":2,"undone":true,"delTries":1,"begun":3,"deleted":true,"capabilityArgs":{"é":[ 1 , 2 ],"a":{"b":"<"}},"hostDevice":{"name":"eth1","ifindex":3},"owner":"pod","pending":true,"reattaching":true}`
+	"binDir":"/b","bootID":"i","stage":2,"undone":true,"delTries":1,"begun":3,"deleted":true,"capabilityArgs":{"é":[ 1 , 2 ],"a":{"b":"<"}},"hostDevice":{"name":"eth1","ifindex":3},"claim":{"namespace":"<n>","name":"c","uid":"u","driver":"d","pool":"p","device":"v","shareID":"s"},"owner":"pod","pending":true,"reattaching":true}`
 
 // TestFullElement checks that fullElement, with which FuzzElement starts, has every key.
 func TestFullElement(t *testing.T) {

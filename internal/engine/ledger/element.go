@@ -54,6 +54,8 @@ type element struct {
 	RuntimeConfig map[string]json.RawMessage `json:"capabilityArgs,omitempty"`
 	// HostDevice identifies the device of the node that the pod holds, so that it can be found after the pod has vanished.
 	HostDevice *device.Identity `json:"hostDevice,omitempty"`
+	// Claim is that of the attachment.
+	Claim *device.Claim `json:"claim,omitempty"`
 	// Owner and Pending are those of the attachment.
 	Owner   plan.Owner `json:"owner,omitempty"`
 	Pending bool       `json:"pending,omitempty"`
@@ -66,7 +68,7 @@ func encode(a *Attachment, index int, of *Record) (*element, error) {
 	e := &element{
 		Name: a.Name, ResourceName: a.Resource, DeviceID: a.DeviceID,
 		DropIPv4: a.Routes.DropIPv4, DropIPv6: a.Routes.DropIPv6,
-		Bytes: a.Config.Bytes(), Netns: of.Netns, Args: a.Args, HostDevice: a.HostDevice, Stage: a.Stage,
+		Bytes: a.Config.Bytes(), Netns: of.Netns, Args: a.Args, HostDevice: a.HostDevice, Claim: a.Claim, Stage: a.Stage,
 		Owner: a.Owner, Pending: a.Pending, Reattaching: a.Reattaching,
 	}
 	if r := a.Requested; r != nil {
@@ -153,8 +155,9 @@ func (e *element) decode(index int, containerID, ifName string) (*Attachment, er
 		Primary:  index == 0 && (e.IfName == "" || e.IfName == ifName),
 		Resource: e.ResourceName, DeviceID: e.DeviceID, RuntimeConfig: e.RuntimeConfig,
 		Routes: plan.Routes{DropIPv4: e.DropIPv4, DropIPv6: e.DropIPv6}, HostDevice: e.HostDevice,
-		Stage: min(max(e.Stage, 0), index), Deletion: Deletion{Deleted: e.Deleted, Tries: e.DelTries}, element: index,
-		Owner: e.Owner, Pending: e.Pending, Reattaching: e.Reattaching,
+		Claim: e.Claim, Stage: min(max(e.Stage, 0), index), Deletion: Deletion{Deleted: e.Deleted, Tries: e.DelTries},
+		element: index,
+		Owner:   e.Owner, Pending: e.Pending, Reattaching: e.Reattaching,
 		Requested: &netsel.Element{
 			Interface: e.IfName, MAC: e.MAC, InfinibandGUID: e.InfinibandGUID, IPs: e.IPs, DefaultRoute: e.DefaultRoute,
 		},

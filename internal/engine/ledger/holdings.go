@@ -17,7 +17,7 @@ type cachedHoldings struct {
 }
 
 // Holdings lists the recorded attachments of all sandboxes with the devices that they hold or request. It sets Busy if
-// another process holds the sandbox's lock in lockFile. It changes nothing and omits what cannot be read of a record,
+// another process holds the sandbox's lock in lockFile, unless lockFile is "". It changes nothing and omits what cannot be read of a record,
 // which is left to DEL. Repeated calls on one Store read only the records that have changed: records can be large and
 // must not all be read while the lock on all devices of the node is held.
 func (s *Store) Holdings(lockFile string) ([]device.Holding, error) {
@@ -45,9 +45,11 @@ func (s *Store) Holdings(lockFile string) ([]device.Holding, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read record: %w", err)
 		}
-		busy, err := fsx.Held(lockFile, id)
-		if err != nil {
-			return nil, err
+		busy := false
+		if lockFile != "" {
+			if busy, err = fsx.Held(lockFile, id); err != nil {
+				return nil, err
+			}
 		}
 		for _, h := range now[id].holdings {
 			h.Busy = busy

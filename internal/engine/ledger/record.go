@@ -63,6 +63,8 @@ type Attachment struct {
 	DeviceInfo string
 	// HostDevice identifies the device of the node that the pod holds exclusively.
 	HostDevice *device.Identity
+	// Claim is that of the plan.
+	Claim *device.Claim
 	// Stage is that of the plan.
 	Stage int
 	// Owner says who requests the attachment. It is plan.UnknownOwner for the cluster network, and in records of today's
@@ -116,7 +118,8 @@ func NewRecord(p *plan.Plan) *Record {
 		r.Attachments[i] = Attachment{
 			Name: a.Name, IfName: a.IfName, Primary: a.Primary, Config: a.Config, Args: a.Args,
 			RuntimeConfig: a.RuntimeConfig, Requested: a.Request, Routes: a.Routes, Resource: a.Resource,
-			DeviceID: a.Device, DeviceInfo: a.DeviceInfo, Stage: a.Stage, Inherited: a.Inherited, element: i,
+			DeviceID: a.Device, DeviceInfo: a.DeviceInfo, Claim: a.Claim, Stage: a.Stage, Inherited: a.Inherited,
+			element: i,
 		}
 		if !a.Primary {
 			r.Attachments[i].Owner = plan.OwnerOf(a.Origin)

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"multus/internal/device"
 	"multus/internal/fault"
 	"multus/internal/netsel"
 )
@@ -47,7 +48,26 @@ func (p *planning) assignDevice(ctx context.Context, a *Attachment, resource str
 		return p.noDevice(a, resource, len(ids), i+1)
 	}
 	p.devices.used[resource]++
+	a.Claim = p.claimOf(resource, ids[i])
 	return a.setDevice(resource, ids[i])
+}
+
+// claimOf returns the claim of a device, or nil for a device of a device plugin. A device that several claims of the
+// pod share counts as one of the first.
+func (p *planning) claimOf(resource, id string) *device.Claim {
+	for i := range p.devices.claimed {
+		if d := &p.devices.claimed[i]; d.Resource == resource && d.ID == id {
+			return d.claim(p.pod.Namespace)
+		}
+	}
+	return nil
+}
+
+func (d *ClaimedDevice) claim(namespace string) *device.Claim {
+	return &device.Claim{
+		Namespace: namespace, Name: d.Claim, UID: d.UID, Driver: d.Driver, Pool: d.Pool, Device: d.Device,
+		ShareID: d.ShareID,
+	}
 }
 
 // setDevice gives an attachment its device.
@@ -97,7 +117,7 @@ func (p *planning) claimedDevice(ctx context.Context, a *Attachment, claim *nets
 		case slices.ContainsFunc(p.attached, func(o Attached) bool { return o.Device == d.ID }):
 			why = d.String() + ", which another network of the pod has"
 		default:
-			p.devices.selected[d.ID] = a.Name
+			p.devices.selected[d.ID], a.Claim = a.Name, d.claim(p.pod.Namespace)
 			return a.setDevice(d.Resource, d.ID)
 		}
 	}

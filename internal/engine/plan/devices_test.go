@@ -9,7 +9,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"multus/internal/config"
+	"multus/internal/device"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/request"
 )
@@ -125,6 +128,20 @@ func matches(got, want string) bool {
 // planDevices returns the devices that the networks of an annotation get, or the error.
 func planDevices(t *testing.T, has *claims, annotation string) string {
 	t.Helper()
+	p, err := planClaims(t, has, annotation)
+	if err != nil {
+		return err.Error()
+	}
+	var devices []string
+	for i := range p.Attachments[1:] {
+		devices = append(devices, p.Attachments[1+i].Device)
+	}
+	return strings.Join(devices, " ")
+}
+
+// planClaims returns the plan of a pod with an annotation.
+func planClaims(t *testing.T, has *claims, annotation string) (*plan.Plan, error) {
+	t.Helper()
 	value, err := json.Marshal(map[string]any{
 		"delegates": []any{map[string]string{"cniVersion": "1.0.0", "name": "c", "type": "c"}},
 		"runtimeConfig": map[string]any{
@@ -139,18 +156,59 @@ func planDevices(t *testing.T, has *claims, annotation string) string {
 		t.Fatal(err)
 	}
 	r := &plan.Resolver{Networks: has, Devices: has, Log: slog.New(slog.DiscardHandler)}
-	p, err := r.Plan(t.Context(), &request.Request{
+	return r.Plan(t.Context(), &request.Request{
 		Command: request.Add, ContainerID: "c1", Netns: "/run/netns/x", IfName: "eth0",
 		Args: request.Args{{request.PodNamespace, "n"}, {request.PodName, "p"}, {request.PodUID, "u"}},
 	}, conf)
-	if err != nil {
-		return err.Error()
+}
+
+// TestClaimOfDevice checks that an attachment has the claim of its device, whichever way the device was found, and that
+// one with a device of a device plugin has none (behaviour H15).
+func TestClaimOfDevice(t *testing.T) {
+	t.Parallel()
+	first := plan.ClaimedDevice{
+		Claim: "web-nic", PodClaim: "nic", Request: "r", UID: "uid-1", Driver: "d", Pool: "p", Device: "vf0", ShareID: "s",
 	}
-	var devices []string
-	for i := range p.Attachments[1:] {
-		devices = append(devices, p.Attachments[1+i].Device)
+	second := first
+	second.Claim, second.UID = "other", "uid-2"
+	want := &device.Claim{
+		Namespace: "n", Name: "web-nic", UID: "uid-1", Driver: "d", Pool: "p", Device: "vf0", ShareID: "s",
 	}
-	return strings.Join(devices, " ")
+	for name, tc := range map[string]struct {
+		has        claims
+		annotation string
+		want       *device.Claim
+	}{
+		"of a device plugin": {claims{plugins: []string{"z"}, kubelet: []plan.ClaimedDevice{first}}, "n", nil},
+		"of the kubelet":     {claims{kubelet: []plan.ClaimedDevice{first}}, "n", want},
+		"of the API server":  {claims{api: []plan.ClaimedDevice{first}}, "n", want},
+		"of two claims":      {claims{kubelet: []plan.ClaimedDevice{first, second}}, "n", want},
+		"selected": {
+			claims{api: []plan.ClaimedDevice{first}}, `[{"name":"n","resourceClaim":{"name":"nic"}}]`, want,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p, err := planClaims(t, &tc.has, tc.annotation)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(tc.want, p.Attachments[1].Claim); d != "" {
+				t.Error(d)
+			}
+			x, err := plan.Explain(p, &request.Request{}, &config.Plugin{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			from := "kubelet, which gave the pod a example.com/nic"
+			if tc.want != nil {
+				from = "claim web-nic, device d/p/vf0"
+			}
+			if text := fmt.Sprint(x.Attachments[1].Values); !strings.Contains(text, from) {
+				t.Errorf("explained as %s, want %q", text, from)
+			}
+		})
+	}
 }
 
 // TestSelectedDevice checks that an element that names a claim gets exactly its device, and that no other network gets

@@ -157,7 +157,13 @@ func (x *explaining) attachment(i int) []Value {
 	if a.Source.Unversioned {
 		out[4].From = "inherited from the CNI configuration"
 	}
-	if a.Resource != "" {
+	switch c := a.Claim; {
+	case c != nil:
+		out = append(out, Value{
+			Name: "device", Value: a.Device,
+			From: "claim " + c.Name + ", device " + c.Driver + "/" + c.Pool + "/" + c.Device,
+		})
+	case a.Resource != "":
 		out = append(out, Value{Name: "device", Value: a.Device, From: "kubelet, which gave the pod a " + a.Resource})
 	}
 	if a.Request != nil {

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 
 	"multus/internal/cniconf"
+	"multus/internal/device"
 	"multus/internal/engine/request"
 	"multus/internal/netsel"
 )
@@ -82,6 +83,8 @@ type Attachment struct {
 	// Resource and Device are set if the kubelet gave the pod a device for this network.
 	Resource string
 	Device   string
+	// Claim is set if the device is one of a ResourceClaim.
+	Claim *device.Claim
 	// DeviceInfo is the path of the attachment's device-info file, or "" for none (behaviour C71).
 	DeviceInfo string
 	// Stage is 0 for the cluster network, and for all attachments of a serial plan; see the function StageNumbers.

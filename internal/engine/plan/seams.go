@@ -88,8 +88,11 @@ type ClaimedDevice struct {
 	// Claim is the name of the ResourceClaim. PodClaim and Request are the names of the claim in the pod and of the
 	// request in the claim, or "" if they are unknown.
 	Claim, PodClaim, Request string
-	// Driver, Pool and Device identify the device. They are "" for a claim without a device.
-	Driver, Pool, Device string
+	// UID is that of the ResourceClaim, or "" if it is unknown.
+	UID string
+	// Driver, Pool and Device identify the device. They are "" for a claim without a device. ShareID is the share of the
+	// device, or "".
+	Driver, Pool, Device, ShareID string
 	// Resource and ID are attributes of the device. Problem says why the resource of a network cannot be this device, or
 	// is "".
 	Resource, ID, Problem string

@@ -29,6 +29,9 @@ type Observation struct {
 	Unfinished []string
 	// Interfaces are those of the kernel. Others than the results name may be left out.
 	Interfaces []Interface
+	// Pending reports whether a change has left an attachment that is neither made nor deleted. Only Pod and ContainerID
+	// are set then.
+	Pending bool
 }
 
 // Interface is an interface of the kernel.

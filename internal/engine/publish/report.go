@@ -14,6 +14,7 @@ import (
 	current "github.com/containernetworking/cni/pkg/types/100"
 
 	"multus/internal/cniresult"
+	"multus/internal/device"
 	"multus/internal/engine/request"
 )
 
@@ -28,11 +29,16 @@ type Report struct {
 	Netns string
 	// Attached lists the attachments in the order of the plan. If ADD failed, it has those before the failure.
 	Attached []Attached
+	// Claims are the devices of ResourceClaims whose networks a DEL has deleted.
+	Claims []device.Claim
 	// Failure is set if ADD failed: nothing is attached any more, and no network status is written. In the report of a DEL
 	// it names the networks that were given up.
 	Failure *Failure
 	// Timings has the durations of the delegates, for metrics.
 	Timings []Timing
+	// Seconds is the time from the begin of an ADD until its report, for metrics. It is 0 in other reports, and in the
+	// first of the two reports of an ADD that failed.
+	Seconds float64
 	// Unready, if set, makes the condition of the pod's readiness gate False (behaviour R31). In a report with a status it
 	// is written with the status, and nil means True. In a report without a status it is written alone, if that changes
 	// the condition, and nil leaves the condition as it is. It has no effect on pods that do not list the gate, for which
@@ -57,6 +63,10 @@ type Timing struct {
 	Plugin  string // the first one of a list
 	Seconds float64
 	Failed  bool
+	// Command is the command of the plugins if it is not that of the report, and "" otherwise.
+	Command string
+	// Killed is why a plugin of the network was killed; see execute.KilledBy. It is "" if none was.
+	Killed string
 }
 
 // Attached is one attachment of a pod.
@@ -69,6 +79,8 @@ type Attached struct {
 	// DeviceInfo is the content of the attachment's device-info file (behaviour H30-H34). It is empty if the
 	// file does not exist.
 	DeviceInfo json.RawMessage
+	// Claim identifies the attachment's device if it is one of a ResourceClaim.
+	Claim *device.Claim
 }
 
 // HasStatus reports whether the report changes the pod's network status. Other reports have only events and timings.

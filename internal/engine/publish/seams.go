@@ -64,6 +64,9 @@ var (
 	// ErrForbidden is returned if Multus lacks the permission. The call succeeds once the role is corrected, which takes
 	// minutes or longer.
 	ErrForbidden = errors.New("not allowed")
+	// ErrTaken is returned if another program, or another pod, has written what a pod should have in the status of a
+	// ResourceClaim. The call succeeds when that is removed.
+	ErrTaken = errors.New("has another value")
 )
 
 // Cluster writes network status and events. Errors wrap ErrGone, ErrRetry, ErrRefused or ErrForbidden where they apply.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"multus/internal/config"
+	"multus/internal/device"
 	"multus/internal/engine/execute"
 	"multus/internal/engine/ledger"
 	"multus/internal/engine/plan"
@@ -58,6 +59,8 @@ type Session struct {
 	// Conf is the configuration of the request. It is not changed.
 	Conf *config.Plugin
 	Log  *slog.Logger
+	// Start is when the session began.
+	Start time.Time
 }
 
 // New returns the session of a request. Its error is that of the configuration.
@@ -67,7 +70,7 @@ func New(n Node, req *request.Request, log *slog.Logger) (*Session, error) {
 		return nil, err
 	}
 	log = log.With("cmd", req.Command, "pod", req.Pod(), "container", req.ContainerID)
-	return &Session{Node: n, Request: req, Conf: conf, Log: log}, nil
+	return &Session{Node: n, Request: req, Conf: conf, Log: log, Start: time.Now()}, nil
 }
 
 // LedgerIn returns the ledger of a state directory: that of a plan, because the daemon's configuration may set cniDir
@@ -186,11 +189,14 @@ type Outcome struct {
 	Timings []publish.Timing
 	// GivenUp lists the networks whose plugins refuse DEL permanently.
 	GivenUp []string
+	// Claims are the devices of ResourceClaims whose attachments were deleted.
+	Claims []device.Claim
 }
 
 // Timed records how long one attachment took.
 func (o *Outcome) Timed(a *ledger.Attachment, took time.Duration, err error) {
 	o.Timings = append(o.Timings, publish.Timing{
 		Network: a.Name, Plugin: a.Config.Types()[0], Seconds: took.Seconds(), Failed: err != nil,
+		Killed: execute.KilledBy(err),
 	})
 }

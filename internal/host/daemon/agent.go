@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 
 	"k8s.io/utils/clock"
 
+	"multus/internal/agent/claims"
 	"multus/internal/agent/cniconfig"
 	"multus/internal/agent/hotplug"
 	"multus/internal/agent/metrics"
@@ -22,7 +24,9 @@ import (
 	"multus/internal/agent/resync"
 	"multus/internal/config"
 	"multus/internal/device"
+	"multus/internal/engine/ledger"
 	"multus/internal/engine/plan"
+	"multus/internal/engine/publish"
 	wirev1 "multus/wire/v1"
 )
 
@@ -32,6 +36,8 @@ type agent struct {
 	log      *slog.Logger
 	sources  *sources
 	statuses *podstatus.Writer
+	// claims is nil if the status of ResourceClaims is not written.
+	claims *claims.Writer
 	// cniConf is nil if the configuration leaves the CNI configuration file to other programs.
 	cniConf   *cniconfig.Controller
 	conflicts *conflictEvents
@@ -65,22 +71,41 @@ func assemble(conf *config.Daemon, o *Options, log *slog.Logger) (*agent, error)
 		}
 	}
 	a.statuses = podstatus.New(podstatus.Options{
-		Cluster: s.Cluster, Dir: filepath.Join(conf.SocketDir, wirev1.ReportDir), Metrics: a.metrics,
-		Clock: clock.RealClock{}, Log: log,
+		Arrived: a.writeClaims(), Cluster: s.Cluster, Dir: filepath.Join(conf.SocketDir, wirev1.ReportDir),
+		Metrics: a.metrics, Clock: clock.RealClock{}, Log: log,
 	})
 	a.metrics.Gauges(a.statuses.Waiting, func() float64 { return entries(cmp.Or(conf.CNIDir, config.DefaultCNIDir)) },
 		a.inForce)
+	a.metrics.Attachments(networkCounter(&ledger.Store{Dir: cmp.Or(conf.CNIDir, config.DefaultCNIDir), Log: log}))
 	if conf.HotPlug && s.Kube != nil {
 		a.followPods()
 	}
 	a.server = planserver.New(planserver.Options{
-		Config: conf, Statuses: a.statuses, Metrics: a.metrics, HotPlug: a.hotPlug, Missing: a.missing,
+		Config: conf, Statuses: a.statuses, Claims: a.claims, Metrics: a.metrics, HotPlug: a.hotPlug, Missing: a.missing,
 		Ready: a.ready, Instance: a.instance, Log: log, Resync: a.resync,
 		Resolver: &plan.Resolver{
 			Networks: s.Networks, Pods: s.Pods, Devices: s.Devices, PhysicalFunction: device.PhysicalFunction, Log: log,
 		},
 	})
 	return a, nil
+}
+
+// writeClaims connects the part that writes the status of ResourceClaims, if the configuration says so. It returns what
+// takes reports then, or nil.
+func (a *agent) writeClaims() func(*publish.Report) {
+	if a.conf.ClaimStatus && len(a.conf.ClaimStatusDrivers) == 0 {
+		a.log.Warn("claimStatus has no effect: claimStatusDrivers lists no driver")
+	}
+	if len(a.conf.ClaimDrivers()) == 0 || a.sources.Kube == nil {
+		return nil
+	}
+	records := &ledger.Store{Dir: cmp.Or(a.conf.CNIDir, config.DefaultCNIDir), Log: a.log}
+	a.claims = claims.New(claims.Options{
+		Cluster: a.sources.Kube, Drivers: a.conf.ClaimDrivers(), Dir: filepath.Join(a.conf.SocketDir, "claims"),
+		Recorded: records.Has, Clock: clock.RealClock{}, Log: a.log,
+	})
+	a.metrics.Claims(a.claims.Waiting)
+	return a.claims.Observe
 }
 
 // newController returns the controller of the CNI configuration file, or nil if the configuration leaves the file to
@@ -118,6 +143,24 @@ func entries(dir string) float64 {
 	return float64(n)
 }
 
+// networkCounter returns a function that counts the recorded attachments by network. It must not be called twice at the
+// same time. A record that a failed ADD has left for its DEL does not count.
+func networkCounter(records *ledger.Store) func() map[string]int {
+	return func() map[string]int {
+		holdings, err := records.Holdings("")
+		if err != nil {
+			records.Log.Debug("attachments are not counted", "err", err)
+		}
+		out := map[string]int{}
+		for i := range holdings {
+			if !holdings[i].Undone {
+				out[holdings[i].Network]++
+			}
+		}
+		return out
+	}
+}
+
 // inForce returns 1 while the runtime calls Multus by the configuration file that the daemon wrote, and 0 otherwise.
 func (a *agent) inForce() float64 {
 	if a.cniConf == nil || a.cniConf.InForce() != nil {
@@ -138,7 +181,8 @@ func (a *agent) openPorts(ctx context.Context, health int, sock *socket) (probes
 		}
 	}
 	if number := a.conf.MetricsPort; number != nil {
-		scrapes, err = openPort(ctx, "metrics", ":"+strconv.Itoa(*number), a.metrics.Server(a.conf.EnablePprof), a.log)
+		scrapes, err = openPort(ctx, "metrics", net.JoinHostPort(a.conf.MetricsAddress, strconv.Itoa(*number)),
+			a.metrics.Server(a.conf.EnablePprof), a.log)
 	}
 	return probes, scrapes, err
 }

@@ -108,6 +108,7 @@ func (a *agent) parts(node string, hs *http.Server, sock *socket) []part {
 		{"network definitions", a.sources.cache != nil, a.sources.run},
 		{"ResourceSlices of the node", a.sources.slices != nil, a.sources.runSlices},
 		{"network statuses", true, a.statuses.Run},
+		{"status of ResourceClaims", a.claims != nil, func(ctx context.Context) error { return a.claims.Run(ctx) }},
 		{"CNI configuration", a.cniConf != nil, a.cniConf.Run},
 		{"events of configuration conflicts", a.cniConf != nil, a.conflicts.run},
 		{"work of the runner", a.hotPlug != nil, a.hotPlug.Run},

@@ -22,6 +22,7 @@ import (
 func (a *agent) followPods() {
 	a.hotPlug = hotplug.New(clock.RealClock{}, a.log)
 	a.hotPlug.Changed = a.metrics.Changed
+	a.hotPlug.ObserveIn(0) // a change that was interrupted before the daemon started is in the records only
 	a.metrics.HotPlug(a.hotPlug.Waiting, a.hotPlug.RunnerUp)
 	a.compareStatuses()
 	records := &ledger.Store{Dir: cmp.Or(a.conf.CNIDir, config.DefaultCNIDir), Log: a.log}
@@ -72,7 +73,6 @@ func (a *agent) compareStatuses() {
 			a.statuses.Accept(ctx, r)
 		},
 	})
-	a.hotPlug.ObserveIn(every)
 }
 
 // watchPods passes the pods of a node to the parts that follow them.

@@ -18,7 +18,8 @@ import (
 func UninstallCommand(defaultConfig string) *cobra.Command {
 	const inNodeFlag = "in-node"
 	var file, confDir, stateDir, socketDir string
-	var inNode bool
+	var inNode, allNodes bool
+	var cluster clusterFlags
 	r := Removal{LockFile: node.LockFile, Boot: node.Boot()}
 	cmd := &cobra.Command{
 		Use:   "uninstall",
@@ -27,13 +28,19 @@ func UninstallCommand(defaultConfig string) *cobra.Command {
 			"directly again; then, when no pod is attached through Multus any more, the plugins and what else is left.\n" +
 			"While pods are attached, it lists them, keeps the plugins and fails; run it again later, or use --wait.\n" +
 			"It frees the resources of pods that were deleted meanwhile. Delete the daemon first: it would write its\n" +
-			"configuration again.",
-		Example: "  kubectl -n kube-system delete daemonset/kube-multus-ds\n  multus-daemon uninstall --bin-dir /opt/cni/bin",
-		Args:    cobra.NoArgs,
+			"configuration again.\n\n" +
+			"With --all-nodes, remove Multus from a cluster: delete the DaemonSets, and run a Job on each node.",
+		Example: "  kubectl -n kube-system delete daemonset/kube-multus-ds\n" +
+			"  multus-daemon uninstall --bin-dir /opt/cni/bin\n" +
+			"  multus-daemon uninstall --all-nodes --job job.yaml --kubeconfig ~/.kube/config",
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if inNode {
 				// The last of several equal flags counts.
 				return node.Enter(append(slices.Clone(os.Args), "--"+inNodeFlag+"=false"), os.Environ())
+			}
+			if allNodes {
+				return cluster.run(cmd, r.Wait)
 			}
 			conf, err := readConfig(file, cmd.Flags().Changed("config"))
 			if err != nil {
@@ -62,6 +69,8 @@ func UninstallCommand(defaultConfig string) *cobra.Command {
 	cmd.Flags().DurationVar(&r.Wait, "wait", 0, "how long to wait for pods that are attached")
 	cmd.Flags().BoolVar(&inNode, inNodeFlag, false,
 		"run in the mount namespace of process 1: for a privileged pod with hostPID")
+	cmd.Flags().BoolVar(&allNodes, "all-nodes", false, "remove Multus from all nodes of a cluster")
+	cluster.register(cmd)
 	cmd.Flags().BoolVar(&r.Force, "force", false,
 		"go on although a daemon runs, pods are attached, or no other CNI configuration exists")
 	return cmd

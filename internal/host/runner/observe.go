@@ -3,6 +3,7 @@ package runner
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"multus/internal/engine/ledger"
 	"multus/internal/engine/publish"
@@ -38,14 +39,17 @@ func (r *runner) observe(ctx context.Context, work *wirev1.Work, store *ledger.S
 // status is about is not known.
 func batches(all []*publish.Observation) (out []wirev1.Observed) {
 	sandboxes := map[request.Pod]int{}
+	var msg wirev1.Observed
 	for _, o := range all {
 		sandboxes[o.Pod]++
+		if pod := wirev1.Pod(o.Pod); o.Pending && !slices.Contains(msg.Pending, pod) {
+			msg.Pending = append(msg.Pending, pod)
+		}
 	}
-	var msg wirev1.Observed
 	total := 0
 	for _, o := range all {
 		size := o.Size()
-		if sandboxes[o.Pod] > 1 || size > maxObserved {
+		if o.Pending || sandboxes[o.Pod] > 1 || size > maxObserved {
 			continue
 		}
 		if total+size > maxObserved {

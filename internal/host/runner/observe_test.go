@@ -28,7 +28,8 @@ func TestObserveEmpty(t *testing.T) {
 }
 
 // TestBatches checks that what is observed is sent in messages of limited size, without sandboxes that are larger, and
-// without pods that have several: which of them the network status is about is not known.
+// without pods that have several: which of them the network status is about is not known. The pods in which a change
+// was interrupted are in the first one, once (behaviour R33).
 func TestBatches(t *testing.T) {
 	t.Parallel()
 	sizes := map[string]int{"a": maxObserved / 2, "b": maxObserved / 2, "c": maxObserved + 1, "d": 10, "e": 10, "e2": 10}
@@ -39,18 +40,24 @@ func TestBatches(t *testing.T) {
 			Attached: []publish.Attached{{Result: bytes.Repeat([]byte(" "), sizes[id])}},
 		})
 	}
+	for range 2 { // a sandbox that an interrupted change has left, and an earlier one of its pod
+		all = append(all, &publish.Observation{ContainerID: "p", Pod: request.Pod{Name: "p"}, Pending: true})
+	}
 	var got []string
 	for _, msg := range batches(all) {
 		var names []string
 		for i := range msg.Sandboxes {
 			names = append(names, msg.Sandboxes[i].ContainerID)
 		}
+		for _, pod := range msg.Pending {
+			names = append(names, pod.Name+"!")
+		}
 		got = append(got, strings.Join(names, " "))
 		if last := len(got) == 2; msg.More == last {
 			t.Errorf("message %d: more %t", len(got), msg.More)
 		}
 	}
-	if want := []string{"a b", "d"}; !slices.Equal(got, want) {
+	if want := []string{"a b p!", "d"}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
 	if none := batches(nil); len(none) != 1 || none[0].More {

@@ -35,6 +35,9 @@ type podClaims struct {
 
 // claim is the part of a ResourceClaim that Multus uses.
 type claim struct {
+	Metadata struct {
+		UID string `json:"uid"`
+	} `json:"metadata"`
 	Status struct {
 		Allocation *struct {
 			Devices struct {
@@ -43,6 +46,7 @@ type claim struct {
 					Driver  string `json:"driver"`
 					Pool    string `json:"pool"`
 					Device  string `json:"device"`
+					ShareID string `json:"shareID"`
 				} `json:"results"`
 			} `json:"devices"`
 		} `json:"allocation"`
@@ -105,7 +109,8 @@ func (c *Client) claim(ctx context.Context, ref plan.Ref, podClaim string) ([]pl
 	var out []plan.ClaimedDevice
 	for _, r := range found.Status.Allocation.Devices.Results {
 		d := none
-		d.Request, d.Driver, d.Pool, d.Device = r.Request, r.Driver, r.Pool, r.Device
+		d.Request, d.Driver, d.Pool, d.Device, d.ShareID = r.Request, r.Driver, r.Pool, r.Device, r.ShareID
+		d.UID = found.Metadata.UID
 		out = append(out, d)
 	}
 	return out, nil

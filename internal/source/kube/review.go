@@ -13,6 +13,7 @@ import (
 	"time"
 
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"multus/internal/engine/plan"
@@ -21,42 +22,63 @@ import (
 // Access is a permission that Multus needs, as a role expresses it.
 type Access struct {
 	Verb, Group, Resource, Subresource string
+	// Name is that of the only object, or "" for all.
+	Name string
 }
 
 // String returns the verb and the resource as a role has them.
 func (a Access) String() string {
 	t := target{resource: a.Resource, subresource: a.Subresource}
-	if a.Group == "" {
-		return a.Verb + " " + t.roleResource()
+	text := a.Verb + " " + t.roleResource()
+	if a.Group != "" {
+		text += "." + a.Group
 	}
-	return a.Verb + " " + t.roleResource() + "." + a.Group
+	if a.Name != "" {
+		text += " " + a.Name
+	}
+	return text
 }
 
 // Needed returns the permissions that the daemon needs, which are those of the role in the manifests.
 func Needed() []Access {
 	nads := nadv1.SchemeGroupVersion.Group
 	return []Access{
-		{"get", nads, nadResource, ""},
-		{"list", nads, nadResource, ""},
-		{"watch", nads, nadResource, ""},
-		{"get", "", "pods", ""},
-		{"patch", "", "pods", "status"},
-		{"create", "", "events", ""},
+		{"get", nads, nadResource, "", ""},
+		{"list", nads, nadResource, "", ""},
+		{"watch", nads, nadResource, "", ""},
+		{"get", "", "pods", "", ""},
+		{"patch", "", "pods", "status", ""},
+		{"create", "", "events", "", ""},
 	}
 }
 
 // NeededForClaims returns the permissions that the daemon needs for devices of ResourceClaims.
 func NeededForClaims() []Access {
 	return []Access{
-		{"list", resourceVersion.Group, "resourceslices", ""},
-		{"watch", resourceVersion.Group, "resourceslices", ""},
-		{"get", resourceVersion.Group, "resourceclaims", ""},
+		{"list", resourceVersion.Group, "resourceslices", "", ""},
+		{"watch", resourceVersion.Group, "resourceslices", "", ""},
+		{"get", resourceVersion.Group, "resourceclaims", "", ""},
 	}
+}
+
+// NeededForClaimStatus returns the permissions that the daemon needs to write the status of ResourceClaims for devices
+// of drivers on its node. version is that of the API server: those before 1.36 do not check the permission for a driver
+// (behaviour H18).
+func NeededForClaimStatus(version string, drivers []string) []Access {
+	out := []Access{{"patch", resourceVersion.Group, "resourceclaims", "status", ""}}
+	var major, minor int
+	if _, err := fmt.Sscanf(version, "v%d.%d", &major, &minor); err == nil && major == 1 && minor < granularStatus {
+		return out
+	}
+	for _, driver := range drivers {
+		out = append(out, Access{driverVerb, resourceVersion.Group, "resourceclaims", driverSubresource, driver})
+	}
+	return out
 }
 
 // NeededForHotPlug returns the permissions that the daemon needs to change and to repair the networks of running pods.
 func NeededForHotPlug() []Access {
-	return []Access{{"list", "", "pods", ""}, {"watch", "", "pods", ""}, {"get", "", "namespaces", ""}}
+	return []Access{{"list", "", "pods", "", ""}, {"watch", "", "pods", "", ""}, {"get", "", "namespaces", "", ""}}
 }
 
 // Allowed reports whether the credentials have a permission in all namespaces (SelfSubjectAccessReview).
@@ -64,7 +86,7 @@ func (c *Client) Allowed(ctx context.Context, a Access) (bool, error) {
 	review := map[string]any{
 		"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
 		"spec": map[string]any{"resourceAttributes": map[string]string{
-			"verb": a.Verb, "group": a.Group, "resource": a.Resource, "subresource": a.Subresource,
+			"verb": a.Verb, "group": a.Group, "resource": a.Resource, "subresource": a.Subresource, "name": a.Name,
 		}},
 	}
 	body, err := json.Marshal(review)
@@ -106,6 +128,19 @@ func (c *Client) HasDefinitions(ctx context.Context) (bool, error) {
 // HasClaims reports whether the API server serves ResourceClaims.
 func (c *Client) HasClaims(ctx context.Context) (bool, error) {
 	return c.serves(ctx, resourceVersion, "resourceclaims")
+}
+
+// HasSlices reports whether a driver publishes devices: for a node, or for no node in particular.
+func (c *Client) HasSlices(ctx context.Context, driver, node string) (bool, error) {
+	for _, selector := range []fields.Set{
+		{"spec.driver": driver, "spec.nodeName": node}, {"spec.driver": driver, "spec.nodeName": ""},
+	} {
+		found, err := c.slices(ctx, selector)
+		if err != nil || len(found) > 0 {
+			return len(found) > 0, err
+		}
+	}
+	return false, nil
 }
 
 func (c *Client) serves(ctx context.Context, gv schema.GroupVersion, resource string) (bool, error) {

@@ -123,6 +123,39 @@ func TestSocket(t *testing.T) {
 	}
 }
 
+// TestClaims checks that the devices of the claims of all pods are listed, and that a kubelet without a socket has
+// none.
+func TestClaims(t *testing.T) {
+	t.Parallel()
+	root := newRoot(t)
+	if got, err := New(Options{Root: root}).Claims(t.Context()); err != nil || got != nil {
+		t.Errorf("without a socket: %v, %v", got, err)
+	}
+	claim := func(name string) *podresourcesv1.ContainerResources {
+		return &podresourcesv1.ContainerResources{DynamicResources: []*podresourcesv1.DynamicResource{{
+			ClaimName: name, ClaimResources: []*podresourcesv1.ClaimResource{{
+				DriverName: "d", PoolName: "p", DeviceName: name + "-dev", ShareId: new("share"),
+			}},
+		}}}
+	}
+	serve(t, root, &kubelet{answer: func(int) (*podresourcesv1.ListPodResourcesResponse, error) {
+		return &podresourcesv1.ListPodResourcesResponse{PodResources: []*podresourcesv1.PodResources{
+			{Namespace: "a", Name: "x", Containers: []*podresourcesv1.ContainerResources{claim("c0"), claim("c1")}},
+			podOf(web, devicesOf("r", "id")),
+			{Namespace: "b", Name: "y", Containers: []*podresourcesv1.ContainerResources{claim("c2")}},
+		}}, nil
+	}})
+	got, err := New(Options{Root: root}).Claims(t.Context())
+	var texts []string
+	for i := range got {
+		texts = append(texts, got[i].Pod.String()+" "+got[i].Claim+" "+got[i].Device+" "+got[i].ShareID)
+	}
+	want := []string{"a/x c0 c0-dev share", "a/x c1 c1-dev share", "b/y c2 c2-dev share"}
+	if err != nil || !slices.Equal(texts, want) {
+		t.Errorf("%q, %v, want %q", texts, err, want)
+	}
+}
+
 // TestDynamicResources checks that the devices of claims are listed, each once, and that Get is preferred to List
 // (behaviour H5).
 func TestDynamicResources(t *testing.T) {

@@ -91,6 +91,7 @@ func allocation(p *podresourcesv1.PodResources) *plan.Allocation {
 			for _, r := range claim.GetClaimResources() {
 				d := plan.ClaimedDevice{
 					Claim: claim.GetClaimName(), Driver: r.GetDriverName(), Pool: r.GetPoolName(), Device: r.GetDeviceName(),
+					ShareID: r.GetShareId(),
 				}
 				if !seen[d] { // containers share claims
 					seen[d] = true

@@ -1,5 +1,6 @@
 // Package page writes the results of a measurement into a page of the documentation, between two lines that name the
-// make target. The rest of the page is written by people. Only tests import the package.
+// make target, and compares the generated end of a page with what it is generated from. The rest of the page is written
+// by people. Only tests import the package.
 package page
 
 import (
@@ -7,6 +8,9 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"multus/internal/fsx"
 )
@@ -24,6 +28,30 @@ func Replace(path, target, text string) error {
 		return fmt.Errorf("%s has no lines %q and %q", path, begin, end)
 	}
 	return fsx.WriteAtomic(path, []byte(before+begin+text+end+after), 0o644)
+}
+
+// Compare compares the end of a page with a text, and writes it instead if update is set. The end begins after a line
+// that names the command which writes it.
+func Compare(tb testing.TB, path, command, want string, update bool) {
+	tb.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	begin := fmt.Sprintf("<!-- From here on: %s -->\n", command)
+	guide, got, ok := strings.Cut(string(b), begin)
+	if !ok {
+		tb.Fatalf("%s has no line %q", path, begin)
+	}
+	if update {
+		if err := fsx.WriteAtomic(path, []byte(guide+begin+want), 0o644); err != nil {
+			tb.Fatal(err)
+		}
+		return
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		tb.Errorf("%s is not what the code has: %s (-code +page):\n%s", path, command, diff)
+	}
 }
 
 // Machine describes this machine in a few words.

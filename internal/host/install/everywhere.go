@@ -1,0 +1,145 @@
+package install
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"sigs.k8s.io/yaml"
+)
+
+// Cluster is what Everywhere does in a cluster.
+type Cluster interface {
+	// Nodes returns the names of the nodes on which Multus may be.
+	Nodes(ctx context.Context) ([]string, error)
+	// DeleteDaemonSet requests the deletion of a DaemonSet, and returns whether it is gone with its pods.
+	DeleteDaemonSet(ctx context.Context, namespace, name string) (gone bool, err error)
+	// CreateJob creates a Job from JSON. A Job that exists is left as it is.
+	CreateJob(ctx context.Context, namespace, name string, job []byte) error
+	// JobComplete returns whether a Job is complete. The error says if it never will be.
+	JobComplete(ctx context.Context, namespace, name string) (bool, error)
+}
+
+const (
+	// pollPause is the pause between two looks at the cluster.
+	pollPause = 2 * time.Second
+	// maxNamed limits the number of nodes that a message names.
+	maxNamed = 10
+	// nodePlaceholder is the name of the node in the manifest of the Job.
+	nodePlaceholder = "NODE"
+)
+
+// FromCluster has the options of Everywhere.
+type FromCluster struct {
+	Namespace  string
+	DaemonSets []string
+	// Job is the manifest of the Job for one node, in YAML. NODE stands for the name of the node.
+	Job []byte
+	// Wait limits the time, and Pause is that between two looks.
+	Wait, Pause time.Duration
+	Log         *slog.Logger
+}
+
+// Everywhere removes Multus from all nodes of a cluster: it deletes the DaemonSets, so that no daemon writes its
+// configuration again, and then creates a Job on each node, which calls Uninstall. It waits for the Jobs at most until
+// Wait has passed. A Job that is not complete by then continues without it, and is no error: it waits for the pods of
+// its node that are attached through Multus. Everywhere can be repeated.
+func Everywhere(ctx context.Context, c Cluster, o *FromCluster) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, o.Wait, fmt.Errorf("not done within %s", o.Wait))
+	defer cancel()
+	for _, name := range o.DaemonSets {
+		if err := o.until(ctx, func() (bool, error) { return c.DeleteDaemonSet(ctx, o.Namespace, name) }); err != nil {
+			return fmt.Errorf("the pods of daemonset %s/%s have not ended: %w", o.Namespace, name, err)
+		}
+		o.Log.Info("deleted", "daemonset", o.Namespace+"/"+name)
+	}
+	nodes, err := c.Nodes(ctx)
+	if err != nil {
+		return err
+	}
+	for _, node := range nodes {
+		name, job, err := o.jobFor(node)
+		if err != nil {
+			return err
+		}
+		if err := o.until(ctx, func() (bool, error) { return true, c.CreateJob(ctx, o.Namespace, name, job) }); err != nil {
+			return err
+		}
+	}
+	return o.await(ctx, c, nodes)
+}
+
+// await waits until the Jobs are complete, and reports the nodes that are not.
+func (o *FromCluster) await(ctx context.Context, c Cluster, nodes []string) error {
+	left := nodes
+	err := o.until(ctx, func() (bool, error) {
+		var still []string
+		var failures []error
+		for _, node := range left {
+			complete, err := c.JobComplete(ctx, o.Namespace, jobName(node))
+			if !complete {
+				still, failures = append(still, node), append(failures, err)
+			}
+		}
+		if len(still) != len(left) {
+			o.Log.Info("removed from nodes", "done", len(nodes)-len(still), "of", len(nodes))
+		}
+		left = still
+		return len(left) == 0, errors.Join(failures...)
+	})
+	if err == nil {
+		return nil
+	}
+	named := left[:min(len(left), maxNamed)]
+	o.Log.Warn("the jobs of some nodes are not complete and continue: they wait for pods that are attached through "+
+		"Multus, or for a node that is not ready", "nodes", len(left), "some", strings.Join(named, " "),
+		"see", "kubectl -n "+o.Namespace+" logs -l app=multus-uninstall", "err", err)
+	return nil
+}
+
+// until calls done until it returns true without an error. It returns the last error when ctx ends.
+func (o *FromCluster) until(ctx context.Context, done func() (bool, error)) error {
+	for {
+		ok, err := done()
+		if ok && err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(context.Cause(ctx), err)
+		case <-time.After(o.Pause):
+		}
+	}
+}
+
+// jobFor returns the Job of a node.
+func (o *FromCluster) jobFor(node string) (name string, job []byte, err error) {
+	var object map[string]any
+	if err := yaml.Unmarshal(bytes.ReplaceAll(o.Job, []byte(nodePlaceholder), []byte(node)), &object); err != nil {
+		return "", nil, fmt.Errorf("decode the manifest of the job: %w", err)
+	}
+	metadata, ok := object["metadata"].(map[string]any)
+	if !ok {
+		return "", nil, errors.New("the manifest of the job has no metadata")
+	}
+	name = jobName(node)
+	delete(metadata, "generateName")
+	metadata["name"], metadata["namespace"] = name, o.Namespace
+	if job, err = json.Marshal(object); err != nil {
+		return "", nil, fmt.Errorf("encode the job: %w", err)
+	}
+	return name, job, nil
+}
+
+// jobName returns a name that a Job may have, also if that of the node is long.
+func jobName(node string) string {
+	sum := sha256.Sum256([]byte(node))
+	return "multus-uninstall-" + hex.EncodeToString(sum[:8])
+}

@@ -1,0 +1,139 @@
+package install
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// fakeCluster is a cluster of two nodes.
+type fakeCluster struct {
+	// ending is how often a DaemonSet still has pods. failing is how often each call fails.
+	ending, failing int
+	complete        func(job string) (bool, error)
+	jobs            map[string]map[string]any
+	deleted         []string
+}
+
+var errAway, errFailed = errors.New("API server away"), errors.New("BackoffLimitExceeded")
+
+func (c *fakeCluster) Nodes(context.Context) ([]string, error) {
+	return []string{"node-a", strings.Repeat("long.", 30) + "node"}, nil
+}
+
+func (c *fakeCluster) DeleteDaemonSet(_ context.Context, namespace, name string) (bool, error) {
+	if c.failing > 0 {
+		c.failing--
+		return false, errAway
+	}
+	if c.ending > 0 {
+		c.ending--
+		return false, nil
+	}
+	c.deleted = append(c.deleted, namespace+"/"+name)
+	return true, nil
+}
+
+func (c *fakeCluster) CreateJob(_ context.Context, _, name string, job []byte) error {
+	if len(c.deleted) < 2 {
+		return errors.New("a daemon still runs")
+	}
+	var object map[string]any
+	if err := json.Unmarshal(job, &object); err != nil {
+		return err
+	}
+	c.jobs[name] = object
+	return nil
+}
+
+func (c *fakeCluster) JobComplete(_ context.Context, _, name string) (bool, error) {
+	return c.complete(name)
+}
+
+// TestEverywhere checks the order of the removal from a cluster (behaviour F36): the DaemonSets and their pods first,
+// then a Job on each node. It goes on after errors that pass, and does not fail for a node that is not complete in
+// time.
+func TestEverywhere(t *testing.T) {
+	t.Parallel()
+	job, err := os.ReadFile("../../../deploy/uninstall/job.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		complete func(job string) (bool, error)
+		wantLog  string
+	}{
+		"complete":           {func(string) (bool, error) { return true, nil }, "done=2 of=2"},
+		"one node is away":   {func(name string) (bool, error) { return name == jobName("node-a"), nil }, "nodes=1"},
+		"the API server is":  {func(string) (bool, error) { return false, errAway }, "API server away"},
+		"a Job failed":       {func(string) (bool, error) { return false, errFailed }, errFailed.Error()},
+		"complete, later on": {laterComplete(), "done=2 of=2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c := &fakeCluster{ending: 3, failing: 2, complete: tc.complete, jobs: map[string]map[string]any{}}
+				var log bytes.Buffer
+				err := Everywhere(t.Context(), c, &FromCluster{
+					Namespace: "ns", DaemonSets: []string{"kube-multus-ds", "multus-executor"}, Job: job, Wait: time.Minute,
+					Pause: time.Second, Log: slog.New(slog.NewTextHandler(&log, nil)),
+				})
+				if err != nil || !strings.Contains(log.String(), tc.wantLog) {
+					t.Errorf("%v, %s", err, log.String())
+				}
+				if want := []string{"ns/kube-multus-ds", "ns/multus-executor"}; !slices.Equal(c.deleted, want) {
+					t.Errorf("deleted %v", c.deleted)
+				}
+				if len(c.jobs) != 2 {
+					t.Errorf("jobs %v", slices.Collect(maps.Keys(c.jobs)))
+				}
+				for name, object := range c.jobs {
+					b, err := json.Marshal(object)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if len(name) > 63 || bytes.Contains(b, []byte(`"NODE"`)) || !bytes.Contains(b, []byte(`"namespace":"ns"`)) {
+						t.Errorf("%s: %s", name, b)
+					}
+				}
+			})
+		})
+	}
+}
+
+// laterComplete returns a state of Jobs that are complete after some looks.
+func laterComplete() func(string) (bool, error) {
+	looks := 0
+	return func(string) (bool, error) { looks++; return looks > 5, nil }
+}
+
+// TestEverywhereNotBegun checks that nothing is removed from nodes while a DaemonSet exists, and that a manifest that
+// is no Job is refused.
+func TestEverywhereNotBegun(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := &fakeCluster{ending: 1 << 20, jobs: map[string]map[string]any{}}
+		o := &FromCluster{
+			DaemonSets: []string{"ds"}, Wait: time.Minute, Pause: time.Second, Log: slog.New(slog.DiscardHandler),
+		}
+		if err := Everywhere(t.Context(), c, o); err == nil || !strings.Contains(err.Error(), "have not ended") {
+			t.Errorf("%v", err)
+		}
+		c.ending, o.Job = 0, []byte("a: b")
+		if err := Everywhere(t.Context(), c, o); err == nil || !strings.Contains(err.Error(), "no metadata") {
+			t.Errorf("%v", err)
+		}
+		if len(c.jobs) > 0 {
+			t.Errorf("%v", c.jobs)
+		}
+	})
+}

@@ -1,0 +1,184 @@
+package deploy
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+)
+
+// TestChartRefuses checks that values that cannot work are refused when the chart is rendered, with the name of the
+// value.
+func TestChartRefuses(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct{ values, want string }{
+		{"distribution=talis", "distribution"},
+		{"mode=thik", "mode"},
+		{"hotplug.enabled=true", "hotplug"},
+		{"hotPlug.enabled=maybe", "hotPlug"},
+		{"healthPort=70000", "healthPort"},
+		{"image.digest=latest", "digest"},
+		{"image.tags=v1", "tags"},
+		{"paths.cniBin=opt/cni/bin", "cniBin"},
+		{"podLabels.a=1", "podLabels"},
+		{"repair.mode=evict", "repair needs hotPlug.enabled"},
+		{"repair.mode=delete", "mode"},
+		{"executor.enabled=true", "executor is the runner of hotPlug"},
+		{"mode=thin,hotPlug.enabled=true", "hotPlug needs mode thick"},
+		{"mode=thin,dra.claimStatusDrivers[0]=d", "needs mode thick"},
+		{"mode=thin,metrics.enabled=true", "metrics need mode thick"},
+		{"mode=thin,distribution=k3s", "not available for a distribution"},
+		{"mode=thin,config.logLevel=debug", "which mode thin does not have"},
+	} {
+		if _, err := template(t, tc.values); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: %v, want an error with %q", tc.values, err, tc.want)
+		}
+	}
+}
+
+// TestChartValues checks what values change.
+func TestChartValues(t *testing.T) {
+	t.Parallel()
+	digest := strings.Repeat("a", 64)
+	m, err := template(t,
+		"global.imageRegistry=registry.example/", "image.repository=team/multus", "image.digest=sha256:"+digest,
+		"imagePullSecrets[0].name=pull", "namespaceOverride=multus-system", "serviceAccount.name=own",
+		"config.logLevel=debug", "metrics.enabled=true", "podLabels.team=a", "podAnnotations.note=b", "healthPort=9999",
+		"paths.cniBin=/var/cni", "referencePlugins.enabled=true", "extraArgs[0]=--x", "extraEnv[0].name=E",
+		"commonLabels.c=d", `extraObjects[0]=kind: ConfigMap`, "affinity.nodeAffinity=null", "crds.keep=true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ds, text, has := get[appsv1.DaemonSet](t, m, "DaemonSet"), string(m.text), strings.Contains
+	pod, daemon := ds.Spec.Template.Spec, ds.Spec.Template.Spec.Containers[0]
+	for what, ok := range map[string]bool{
+		"image":         daemon.Image == "registry.example/team/multus@sha256:"+digest,
+		"pull secret":   len(pod.ImagePullSecrets) == 1 && pod.ImagePullSecrets[0].Name == "pull",
+		"namespace":     ds.Namespace == "multus-system",
+		"account":       pod.ServiceAccountName == "own",
+		"label":         ds.Spec.Template.Labels["team"] == "a" && ds.Labels["c"] == "d",
+		"annotation":    ds.Spec.Template.Annotations["note"] == "b",
+		"restart":       len(ds.Spec.Template.Annotations["multus-cni.io/config-sha256"]) == 64,
+		"port":          has(fmt.Sprint(daemon.Args), "=9999") && daemon.LivenessProbe.HTTPGet.Port.IntVal == 9999,
+		"directory":     mounted(daemon, "/var/cni") && mounted(pod.InitContainers[0], "/var/cni"),
+		"plugins":       has(fmt.Sprint(pod.InitContainers[0].Args), "--reference-plugins"),
+		"arguments":     daemon.Args[len(daemon.Args)-1] == "--x",
+		"environment":   daemon.Env[len(daemon.Env)-1].Name == "E",
+		"daemon.json":   has(text, `\"logLevel\": \"debug\"`) && has(text, `\"metricsPort\": 9091`),
+		"policies":      !has(text, "kube-system:multus") && has(text, "serviceaccount:multus-system:own"),
+		"CRD is kept":   has(text, "helm.sh/resource-policy: keep"),
+		"own object":    has(text, "extra.yaml\nkind: ConfigMap\n"),
+		"not elsewhere": !has(text, "namespace: kube-system"),
+	} {
+		if !ok {
+			t.Errorf("%s:\n%s", what, m.text)
+			break
+		}
+	}
+}
+
+func mounted(c corev1.Container, path string) bool {
+	for _, m := range c.VolumeMounts {
+		if m.MountPath == path {
+			return true
+		}
+	}
+	return false
+}
+
+// TestChartReadme checks that the table of values in the chart's README is that of values.yaml. With -update it writes
+// the table.
+func TestChartReadme(t *testing.T) {
+	t.Parallel()
+	values, err := os.ReadFile(filepath.Join(chart, "values.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var doc yaml.Node
+	if err := yaml.Unmarshal(values, &doc); err != nil {
+		t.Fatal(err)
+	}
+	table := "| value | default | meaning |\n|---|---|---|\n" + rows(t, "", "", doc.Content[0])
+	path := filepath.Join(chart, "README.md")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const begin, end = "<!-- values: go test ./test/deploy -run TestChartReadme -update -->\n", "<!-- end of values -->\n"
+	head, rest, found := strings.Cut(string(text), begin)
+	got, tail, ended := strings.Cut(rest, end)
+	if !found || !ended {
+		t.Fatalf("%s has no place for the values", path)
+	}
+	if *update {
+		if err := os.WriteFile(path, []byte(head+begin+table+end+tail), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	} else if got != table {
+		t.Error("the table of values is not that of values.yaml; run the test with -update")
+	}
+}
+
+// rows returns the rows of the values below a key. A value whose own comment is missing has the one of its parent.
+func rows(t *testing.T, prefix, inherited string, mapping *yaml.Node) string {
+	t.Helper()
+	out := ""
+	for i := 0; i < len(mapping.Content); i += 2 {
+		key, value := mapping.Content[i], mapping.Content[i+1]
+		comment := strings.Join(strings.Fields(strings.ReplaceAll(key.HeadComment, "#", "")), " ")
+		if comment == "" {
+			comment = inherited
+		}
+		if value.Kind == yaml.MappingNode && len(value.Content) > 0 && !whole[prefix+key.Value] {
+			out += rows(t, prefix+key.Value+".", comment, value)
+			continue
+		}
+		if comment == "" {
+			t.Errorf("%s%s has no comment", prefix, key.Value)
+		}
+		flow(value)
+		b, err := yaml.Marshal(value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out += fmt.Sprintf("| `%s%s` | `%s` | %s |\n", prefix, key.Value, strings.TrimSpace(string(b)), comment)
+	}
+	return out
+}
+
+// whole are the values that are one value for Kubernetes.
+var whole = map[string]bool{"resources": true, "updateStrategy": true, "nodeSelector": true}
+
+// flow makes the node one line.
+func flow(n *yaml.Node) {
+	n.Style, n.HeadComment, n.LineComment, n.FootComment = yaml.FlowStyle, "", "", ""
+	if n.Kind == yaml.ScalarNode {
+		n.Style = 0
+	}
+	for _, c := range n.Content {
+		flow(c)
+	}
+}
+
+// TestChartLabels checks that every object has the common labels, with all components.
+func TestChartLabels(t *testing.T) {
+	t.Parallel()
+	m, err := template(t, "commonLabels.team=a", "distribution=openshift", "hotPlug.enabled=true", "executor.enabled=true",
+		"repair.mode=evict", "definitionPolicy.enabled=true", "definitionRoles.enabled=true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, u := range m.objects {
+		if u.GetLabels()["team"] != "a" {
+			t.Errorf("%s %s: labels %v", u.GetKind(), u.GetName(), u.GetLabels())
+		}
+	}
+	if len(m.objects) < 20 {
+		t.Errorf("%d objects", len(m.objects))
+	}
+}

@@ -1,0 +1,111 @@
+package realnode
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"multus/internal/testutil/cluster"
+)
+
+// helmLimit bounds one call of helm, which waits for the hook of an uninstall.
+const helmLimit = 3 * time.Minute
+
+// TestChart installs, upgrades and uninstalls the Helm chart. Pods keep their networks meanwhile, and the configuration
+// directory of the runtime is at last what it was.
+func TestChart(t *testing.T) {
+	n := start(t, cluster.Options{})
+	before := n.configurations(t)
+	kubeconfig, err := n.Outside(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	helm := func(args ...string) { n.helm(t, kubeconfig, args...) }
+	chart := filepath.Join(root, "deploy", "chart", "multus")
+	n.importImage(t)
+
+	began := time.Now()
+	helm("install", "multus", chart, "--wait")
+	n.applyNetworks(t)
+	n.apply(t, pod("stays", extra))
+	n.untilAttached(t, "stays")
+	t.Logf("a pod with three interfaces is Ready %.1f s after the begin of helm install", time.Since(began).Seconds())
+	running, err := n.Client.CoreV1().Pods("default").Get(t.Context(), "stays", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	had, err := n.interfaces(t, running)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	helm("upgrade", "multus", chart, "--set", "config.logLevel=debug", "--set", "uninstall.wait=20s")
+	until(t, "DaemonSet rolled out", func() error { return n.rolledOut(t) })
+	n.apply(t, pod("later", extra))
+	n.untilAttached(t, "later")
+	n.remove(t, "later")
+
+	helm("uninstall", "multus")
+	if d := cmp.Diff(before, n.configurations(t)); d != "" {
+		t.Errorf("CNI configurations, while a pod is attached (-before +after):\n%s", d)
+	}
+	n.runningPlain(t, "plain")
+	if has, err := n.interfaces(t, running); err != nil || fmt.Sprint(has) != fmt.Sprint(had) {
+		t.Errorf("the attached pod has %v, %v; had %v", has, err, had)
+	}
+	_, err = n.Client.CoreV1().ServiceAccounts("kube-system").Get(t.Context(), "multus", metav1.GetOptions{})
+	if !apierrors.IsNotFound(err) {
+		t.Errorf("the service account: %v", err)
+	}
+	n.applyNetworks(t) // the type of network definitions is kept
+	n.remove(t, "stays")
+	until(t, "the plugin is removed", func() error {
+		if _, err := os.Lstat(n.Path(n.paths.Bin + "/multus-shim")); !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("multus-shim: %w", err)
+		}
+		return nil
+	})
+	n.untilHeld(t, 0)
+	n.wantUninstalled(t)
+}
+
+// configurations returns the content of the runtime's configuration directory.
+func (n *node) configurations(t *testing.T) map[string]string {
+	t.Helper()
+	files, err := filepath.Glob(n.Path(n.paths.Conf + "/*"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%q, %v", files, err)
+	}
+	out := map[string]string{}
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out[filepath.Base(f)] = string(b)
+	}
+	return out
+}
+
+// helm runs helm for the namespace kube-system.
+func (n *node) helm(t *testing.T, kubeconfig string, args ...string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), helmLimit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(root, "bin", "tools", "helm"), append(args, "--kubeconfig", kubeconfig,
+		"--namespace", "kube-system", "--timeout", waitTimeout.String())...)
+	dir := t.TempDir()
+	cmd.Env = append(os.Environ(), "HELM_CACHE_HOME="+dir, "HELM_CONFIG_HOME="+dir, "HELM_DATA_HOME="+dir)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("helm %q: %v\n%s", args, err, out)
+	}
+}
