@@ -65,8 +65,8 @@ type Options struct {
 	// Drain is how long the server continues to serve after ctx has ended, until no API server sends requests to it.
 	Drain  time.Duration
 	Getenv func(string) string
-	// Mutate reviews requests to /mutate. Without it, all of them are allowed, and nothing is changed.
-	Mutate Mutate
+	// Mutator makes the function for requests to /mutate. Without it, all of them are allowed, and nothing is changed.
+	Mutator Mutator
 	// Started, if set, is called with the addresses of the ports when they are open.
 	Started func(webhook, health net.Addr)
 	Clock   clock.Clock
@@ -90,6 +90,7 @@ type server struct {
 	certs    certificates
 	metrics  *metrics.Admission
 	reviewer *admission.Reviewer
+	change   Mutate // nil without a Mutator
 	draining chan struct{}
 	bad      rate.Sometimes // the log of requests that cannot be reviewed
 }
@@ -171,7 +172,10 @@ func assemble(o Options) (*server, error) {
 	s.stored = admission.NewStored(s.reviewer, func(ctx context.Context, e admission.Event) error {
 		return client.EmitDefinition(ctx, e.Ref, e.UID, e.Version, admission.InvalidConfiguration, e.Message)
 	}, s.log)
-	s.cache.Observe(observer{s.stored}, lint.Ignore)
+	s.cache.Observe(observer{s.stored}, append(MutateAnnotations(), lint.Ignore)...)
+	if o.Mutator != nil {
+		s.change = o.Mutator(client, s.cache, conf)
+	}
 	s.metrics = metrics.NewAdmission(admission.Rules(), admission.States(), s.stored.Counts)
 	s.certs = &cert.Manager{
 		Names: o.Names, Store: secretStore{client, o.Secret}, Trust: trust{client, o.Webhooks}, Clock: o.Clock, Log: s.log,

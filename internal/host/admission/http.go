@@ -11,6 +11,10 @@ import (
 	admissionv1 "k8s.io/api/admission/v1"
 
 	"multus/internal/admission"
+	"multus/internal/admission/inject"
+	"multus/internal/config"
+	"multus/internal/netsel"
+	"multus/internal/source/kube"
 )
 
 // The paths of the webhook.
@@ -32,6 +36,15 @@ const (
 
 // Mutate reviews a request and may change its object.
 type Mutate func(ctx context.Context, req *admissionv1.AdmissionRequest) *admissionv1.AdmissionResponse
+
+// Mutator returns the function for requests to /mutate. definitions has the annotations MutateAnnotations of network
+// definitions. conf is the daemon's file.
+type Mutator func(client *kube.Client, definitions *kube.Cache, conf *config.Daemon) Mutate
+
+// MutateAnnotations are the annotations of network definitions that the cache keeps for a Mutator.
+func MutateAnnotations() []string {
+	return []string{netsel.ResourceName, inject.NodeSelector}
+}
 
 // webhook returns the handler of the API server's requests.
 func (s *server) webhook() http.Handler {
@@ -56,10 +69,10 @@ func (s *server) mutate(ctx context.Context, req *admissionv1.AdmissionRequest) 
 		AdmissionResponse: &admissionv1.AdmissionResponse{UID: req.UID, Allowed: true},
 		Kind:              "mutation", Verdict: admission.VerdictAllow,
 	}
-	if s.options.Mutate == nil {
+	if s.change == nil {
 		return o, nil
 	}
-	o.AdmissionResponse = s.options.Mutate(ctx, req)
+	o.AdmissionResponse = s.change(ctx, req)
 	o.UID = req.UID
 	switch {
 	case !o.Allowed:

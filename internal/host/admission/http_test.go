@@ -42,7 +42,7 @@ func newServer(tb testing.TB, mutate Mutate) *server {
 		tb.Fatal(err)
 	}
 	return &server{
-		options: Options{Clock: clock.RealClock{}, Mutate: mutate}, reviewer: r, log: slog.New(slog.DiscardHandler),
+		options: Options{Clock: clock.RealClock{}}, change: mutate, reviewer: r, log: slog.New(slog.DiscardHandler),
 		metrics: metrics.NewAdmission(admission.Rules(), admission.States(), func() map[string]int { return nil }),
 	}
 }

@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -173,6 +174,9 @@ func TestObserver(t *testing.T) {
 			name, annotations, config)
 	}
 	read(item("x", `"keep":"1","other":"2"`, "{}") + "," + item("y", "", strings.Repeat("x", plan.MaxConfigBytes+1)))
+	if d := c.defs[plan.Ref{Namespace: "a", Name: "x"}]; d.annotations["keep"] != "1" || d.size() != len("{}keep1") {
+		t.Errorf("%+v", d)
+	}
 	read(item("x", "", "{}"))
 	if err := (store{c}).Delete(&nadv1.NetworkAttachmentDefinition{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "x"},
@@ -182,5 +186,43 @@ func TestObserver(t *testing.T) {
 	want := observed{"a/x x {} map[keep:1] false", "a/y y  map[] true", "a/x x {} map[] false", "gone a/y", "gone a/x"}
 	if diff := cmp.Diff(want, got); diff != "" || len(c.All()) != 0 {
 		t.Errorf("%s", diff)
+	}
+}
+
+// TestAnnotations checks that the annotations of a definition come from memory while the watch works, and are read for a
+// definition that the watch does not have yet.
+func TestAnnotations(t *testing.T) {
+	t.Parallel()
+	reads := 0
+	c := NewCache(serve(t, func(w http.ResponseWriter, r *http.Request) {
+		reads++
+		w.Header().Set("Content-Type", "application/json")
+		if !strings.HasSuffix(r.URL.Path, "/namespaces/a/network-attachment-definitions/x") {
+			answer(404, "", statusBody(404, "NotFound", ""))(w, r)
+			return
+		}
+		_, _ = io.WriteString(w, `{"metadata":{"namespace":"a","name":"x","annotations":{"keep":"1","other":"2"}}}`)
+	}), discard())
+	c.Observe(&observed{}, "keep")
+	ref := plan.Ref{Namespace: "a", Name: "x"}
+	is := func(wantReads int) {
+		t.Helper()
+		got, err := c.Annotations(t.Context(), ref)
+		if err != nil || len(got) != 1 || got["keep"] != "1" || reads != wantReads {
+			t.Errorf("%v, %v after %d reads, want %d", got, err, reads, wantReads)
+		}
+	}
+	is(1) // nothing is cached
+	c.synced, c.stream = true, &stream{}
+	c.cacheLive(&plan.Definition{Ref: ref}, 0)
+	is(2) // cached without annotations
+	if err := (store{c}).Update(&nadv1.NetworkAttachmentDefinition{ObjectMeta: metav1.ObjectMeta{
+		Namespace: "a", Name: "x", Annotations: map[string]string{"keep": "1"},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	is(2)
+	if _, err := c.Annotations(t.Context(), plan.Ref{Namespace: "a", Name: "y"}); !errors.Is(err, plan.ErrNotFound) {
+		t.Errorf("%v", err)
 	}
 }

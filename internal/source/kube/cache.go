@@ -87,7 +87,39 @@ type DefinitionObserver interface {
 	Gone(ref plan.Ref)
 }
 
-// Observe makes Run call an observer. It must be called before Run. The observer gets the named annotations.
+// Annotations returns those annotations of a definition that Observe names: from memory while the watch works, and else
+// from the API server. Its errors are those of Client.Network.
+func (c *Cache) Annotations(ctx context.Context, ref plan.Ref) (map[string]string, error) {
+	c.mu.RLock()
+	v, held := c.defs[ref]
+	well := c.following()
+	c.mu.RUnlock()
+	if held && well && !v.live && !v.bare {
+		return v.annotations, nil
+	}
+	o, err := c.client.lookup(ctx, c.client.nads, nadTarget(ref), runtime.ContentTypeJSON)
+	if err != nil {
+		return nil, fmt.Errorf("get network definition %s: %w", ref, err)
+	}
+	return kept(o.Metadata.Annotations, c.extra), nil
+}
+
+// kept returns the annotations with the keys, or nil if there are none.
+func kept(annotations map[string]string, keys []string) map[string]string {
+	var out map[string]string
+	for _, key := range keys {
+		if text, ok := annotations[key]; ok {
+			if out == nil {
+				out = map[string]string{}
+			}
+			out[key] = text
+		}
+	}
+	return out
+}
+
+// Observe makes Run call an observer. It must be called before Run. The observer gets the named annotations, and the
+// cache keeps them.
 func (c *Cache) Observe(o DefinitionObserver, annotations ...string) {
 	c.observer, c.extra = o, annotations
 }
@@ -111,9 +143,18 @@ type value struct {
 	config, resourceName string
 	// live is set for a definition that does not fit into the cache. Only its name is cached.
 	live bool
+	// annotations are those of Cache.extra. They are missing with bare: the definition was read before the watch had it.
+	annotations map[string]string
+	bare        bool
 }
 
-func (v value) size() int { return len(v.config) + len(v.resourceName) }
+func (v value) size() int {
+	n := len(v.config) + len(v.resourceName)
+	for key, text := range v.annotations {
+		n += len(key) + len(text)
+	}
+	return n
+}
 
 // tooLarge reports whether a definition is too large to be used.
 func (v value) tooLarge() bool {
@@ -228,7 +269,7 @@ func (c *Cache) cacheLive(def *plan.Definition, removals uint64) {
 	defer c.mu.Unlock()
 	_, held := c.defs[def.Ref]
 	if c.following() && c.removals == removals && !held {
-		c.set(def.Ref, value{config: def.Config, resourceName: def.ResourceName})
+		c.set(def.Ref, value{config: def.Config, resourceName: def.ResourceName, bare: true})
 	}
 }
 
@@ -357,7 +398,7 @@ func (s store) Update(o any) error {
 		return err
 	}
 	s.mu.Lock()
-	s.set(refOf(nad), valueOf(nad))
+	s.set(refOf(nad), s.valueOf(nad))
 	s.mu.Unlock()
 	s.observe(nad)
 	return nil
@@ -368,17 +409,10 @@ func (s store) observe(nad *nadv1.NetworkAttachmentDefinition) {
 	if s.observer == nil {
 		return
 	}
-	v := valueOf(nad)
-	o := &Observed{Definition: *v.definition(refOf(nad)), UID: string(nad.UID), Partial: v.live}
-	for _, key := range s.extra {
-		if value, ok := nad.Annotations[key]; ok {
-			if o.Annotations == nil {
-				o.Annotations = map[string]string{}
-			}
-			o.Annotations[key] = value
-		}
-	}
-	s.observer.Observe(o)
+	v := s.valueOf(nad)
+	s.observer.Observe(&Observed{
+		Definition: *v.definition(refOf(nad)), UID: string(nad.UID), Partial: v.live, Annotations: v.annotations,
+	})
 }
 
 // Delete removes a definition.
@@ -436,7 +470,7 @@ func (s store) replace(nads []*nadv1.NetworkAttachmentDefinition) map[plan.Ref]v
 		} else {
 			namespaces[ref.Namespace] = ref.Namespace
 		}
-		s.set(ref, valueOf(nad))
+		s.set(ref, s.valueOf(nad))
 	}
 	s.removals++
 	s.synced = true
@@ -459,7 +493,10 @@ func refOf(nad *nadv1.NetworkAttachmentDefinition) plan.Ref {
 	return plan.Ref{Namespace: nad.Namespace, Name: nad.Name}
 }
 
-func valueOf(nad *nadv1.NetworkAttachmentDefinition) value {
+func (s store) valueOf(nad *nadv1.NetworkAttachmentDefinition) value {
 	_, live := nad.Annotations[liveAnno]
-	return value{config: nad.Spec.Config, resourceName: nad.Annotations[netsel.ResourceName], live: live}
+	return value{
+		config: nad.Spec.Config, resourceName: nad.Annotations[netsel.ResourceName], live: live,
+		annotations: kept(nad.Annotations, s.extra),
+	}
 }

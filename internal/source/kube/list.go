@@ -177,10 +177,9 @@ func readItems(dec *json.Decoder, out *nadv1.NetworkAttachmentDefinitionList, bu
 			nad.Spec.Config = o.Spec.Config
 			budget -= v.size()
 		}
-		for _, key := range annotations {
-			if value, ok := o.Metadata.Annotations[key]; ok {
-				metav1.SetMetaDataAnnotation(&nad.ObjectMeta, key, value)
-			}
+		for key, value := range kept(o.Metadata.Annotations, annotations) {
+			metav1.SetMetaDataAnnotation(&nad.ObjectMeta, key, value)
+			budget -= len(key) + len(value)
 		}
 		out.Items = append(out.Items, nad)
 	}
