@@ -189,8 +189,8 @@ func TestObserver(t *testing.T) {
 	}
 }
 
-// TestAnnotations checks that the annotations of a definition come from memory while the watch works, and are read for a
-// definition that the watch does not have yet.
+// TestAnnotations checks that the annotations of a definition come from memory while the watch works, and are read for
+// a definition that the watch does not have yet.
 func TestAnnotations(t *testing.T) {
 	t.Parallel()
 	reads := 0
