@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"multus/internal/fault"
+	"multus/internal/host/admission"
 	"multus/internal/host/daemon"
 	"multus/internal/host/entrypoint"
 	"multus/internal/host/install"
@@ -64,6 +65,7 @@ func program(args []string) *cobra.Command {
 		cmd = entrypoint.LegacyCommand(os.Getenv, os.Stdout)
 	default:
 		cmd, flags = daemon.Command(os.Getenv, os.Stdout), daemon.Arguments(flags)
+		cmd.AddCommand(admission.Command(os.Getenv, daemon.DefaultConfig, nil))
 	}
 	cmd.SetArgs(flags)
 	return cmd

@@ -2,6 +2,8 @@ package cli
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"debug/buildinfo"
 	"errors"
 	"fmt"
@@ -58,7 +60,8 @@ func (a *app) doctorCommand() *cobra.Command {
 func (a *app) node(root, name string) (*doctor.Node, error) {
 	n := &doctor.Node{
 		Name: name, Root: root, Arch: runtime.GOARCH, InPod: root == "/" && a.inPod(),
-		Interfaces: interfaces, Version: versionOf, DaemonVersion: daemonVersion, Now: time.Now(), Claimed: claimedDevices,
+		Interfaces: interfaces, Version: versionOf, DaemonVersion: daemonVersion, Handshake: handshake, Now: time.Now(),
+		Claimed: claimedDevices,
 	}
 	if n.Name == "" {
 		n.Name, _ = os.Hostname() // only for the suggested commands
@@ -119,6 +122,26 @@ func interfaces() (_ []link.Interface, err error) {
 	}
 	defer func() { err = errors.Join(err, ns.Close()) }()
 	return ns.Interfaces()
+}
+
+// handshakeLimit limits the time to connect to the admission webhook.
+const handshakeLimit = 3 * time.Second
+
+// handshake returns the certificates of a TLS server. They are not checked here, so that a wrong one can be reported.
+func handshake(ctx context.Context, addr, name string) (_ []*x509.Certificate, err error) {
+	ctx, cancel := context.WithTimeout(ctx, handshakeLimit)
+	defer cancel()
+	d := tls.Dialer{Config: &tls.Config{ServerName: name, InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}}
+	conn, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	t, ok := conn.(*tls.Conn)
+	if !ok {
+		return nil, fmt.Errorf("%s is not a TLS server", addr)
+	}
+	return t.ConnectionState().PeerCertificates, nil
 }
 
 // versionOf returns the version in the build information of one of our programs.

@@ -124,6 +124,8 @@ type Daemon struct {
 	ClaimStatusDrivers []string `json:"claimStatusDrivers"`
 	// NodeAddresses are the addresses of this node in the cluster.
 	NodeAddresses []string `json:"nodeAddresses"`
+	// Admission are the settings of `multus-daemon admission`. The daemon of a node does not use them.
+	Admission Admission `json:"admission"`
 
 	// Raw is the content of the file.
 	Raw []byte `json:"-"`

@@ -44,7 +44,8 @@ func Checks() []Check {
 		distributionCheck, runtimeCheck, confFileCheck, configurationCheck, pluginsCheck, readonlyCheck, netnsCheck,
 		mountsCheck,
 		daemonCheck, hotPlugCheck, apiCheck,
-		policiesCheck, kubeletCheck, claimsCheck, mastersCheck, kernelCheck, ledgerCheck, reservationsCheck,
+		policiesCheck, admissionCheck, kubeletCheck, claimsCheck, mastersCheck, kernelCheck, ledgerCheck,
+		reservationsCheck,
 	}
 }
 

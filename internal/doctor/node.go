@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -50,7 +51,9 @@ type Node struct {
 	// Version returns the version of a program file, and DaemonVersion that of the daemon at a socket.
 	Version       func(file string) (string, error)
 	DaemonVersion func(ctx context.Context, socket string) (string, error)
-	Now           time.Time
+	// Handshake returns the certificates of a TLS server at an address, for a name, without checking them.
+	Handshake func(ctx context.Context, addr, name string) ([]*x509.Certificate, error)
+	Now       time.Time
 }
 
 // Cluster is the part of the API server that the checks use. kube.Client and kube.Expiry implement it.
@@ -62,6 +65,8 @@ type Cluster interface {
 	HasSlices(ctx context.Context, driver, node string) (bool, error)
 	Allowed(ctx context.Context, a kube.Access) (bool, error)
 	Policy(ctx context.Context, name string) (*kube.Policy, error)
+	Webhooks(ctx context.Context, kind, name string) (*kube.Webhooks, error)
+	ServiceAddress(ctx context.Context, ref plan.Ref) (string, error)
 	Node(ctx context.Context, name string) (*kube.Node, error)
 	// Expiry returns when the credentials expire, and their kind. The time is zero if they do not expire.
 	Expiry() (time.Time, string, error)

@@ -320,6 +320,20 @@ type cluster struct {
 	expires                  time.Time
 	// unpublished is a driver without ResourceSlices.
 	unpublished string
+	// webhooks are the webhook configurations by kind, and service the error of their service.
+	webhooks map[string]*kube.Webhooks
+	service  error
+}
+
+func (c *cluster) Webhooks(_ context.Context, kind, _ string) (*kube.Webhooks, error) {
+	if w := c.webhooks[kind]; w != nil {
+		return w, nil
+	}
+	return nil, plan.ErrNotFound
+}
+
+func (c *cluster) ServiceAddress(context.Context, plan.Ref) (string, error) {
+	return "10.96.0.7:443", c.service
 }
 
 func (c *cluster) Version(context.Context) (string, error)      { return c.version, c.err }

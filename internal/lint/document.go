@@ -190,9 +190,10 @@ func (l *linter) template(o *object, root node) {
 			}
 		}
 	}
+	conf := l.options.plugin()
 	p.elements = map[string][]*element{
-		netsel.DefaultNetwork: p.parse(netsel.DefaultNetwork, l.options.plugin().MultusNamespace),
-		netsel.Networks:       p.parse(netsel.Networks, o.namespace),
+		netsel.DefaultNetwork: p.parse(netsel.DefaultNetwork, conf.MultusNamespace, conf.NetworkLimit()),
+		netsel.Networks:       p.parse(netsel.Networks, o.namespace, conf.NetworkLimit()),
 	}
 	l.pods = append(l.pods, p)
 }

@@ -78,8 +78,9 @@ func checkStatic(r *reporter, p plugin) {
 			continue
 		}
 		if g, err := netip.ParseAddr(gw.text()); gw.text() != "" && (err != nil || !prefix.Contains(g)) {
-			p.add(r, gw, "write an address of "+prefix.Masked().String(), "gateway %q is not in the subnet of address %s",
-				gw.text(), prefix)
+			// A warning, because the plugin accepts it, as in the example of its documentation, and needs it for a route only.
+			r.warn(p.object, p.place(gw), "write an address of "+prefix.Masked().String(),
+				"gateway %q is not in the subnet of address %s", gw.text(), prefix)
 		}
 	}
 }

@@ -41,7 +41,10 @@ type Finding struct {
 	Object  string `json:"object,omitempty"`
 	Message string `json:"message"`
 	Fix     string `json:"fix"`
-	index   int    // of the file
+	// Path is the value of the object in which Line and Column are, such as spec.config. Only Review sets it. Line is 0
+	// if the finding is about the value as a whole.
+	Path  string `json:"-"`
+	index int    // of the file
 }
 
 // Options are settings that the files do not contain.
@@ -80,8 +83,23 @@ func Run(files []File, o Options) []Finding {
 		l.read(i, f)
 	}
 	l.plan()
+	l.apply()
+	out := make([]Finding, 0, len(l.found))
+	seen := map[Finding]bool{}
+	for _, f := range l.found {
+		f.File = files[f.index].Name
+		if !seen[f] {
+			out = append(out, f)
+		}
+		seen[f] = true
+	}
+	return out
+}
+
+// apply applies the rules, and sorts the findings by their positions.
+func (l *linter) apply() {
 	for _, rule := range Rules() {
-		if slices.Contains(o.Disabled, rule.ID) {
+		if slices.Contains(l.options.Disabled, rule.ID) {
 			continue
 		}
 		for _, run := range rule.runs {
@@ -92,14 +110,6 @@ func Run(files []File, o Options) []Finding {
 		return cmp.Or(cmp.Compare(a.index, b.index), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column),
 			cmp.Compare(a.Message, b.Message))
 	})
-	out := make([]Finding, 0, len(l.found))
-	for _, f := range l.found {
-		f.File = files[f.index].Name
-		if !slices.Contains(out, f) {
-			out = append(out, f)
-		}
-	}
-	return out
 }
 
 // linter has what was read from the files, in their order, and the findings.
@@ -111,6 +121,11 @@ type linter struct {
 	pods     []*pod
 	refused  []*refused
 	found    []Finding
+	// review reports whether an object of a cluster is checked and not files. Then unjudged has the networks that could
+	// not be looked up, and counts the findings by their severity.
+	review   bool
+	unjudged map[plan.Ref]bool
+	counts   map[Severity]int
 }
 
 // reporter collects the findings of one rule.
@@ -132,6 +147,14 @@ func (r *reporter) warn(o *object, at mark, fix, format string, args ...any) {
 func (r *reporter) find(s Severity, o *object, at mark, fix, message string) {
 	if changed, ok := r.options.Severities[r.rule.ID]; ok {
 		s = changed
+	}
+	if r.review && o.file == 0 {
+		if r.counts == nil {
+			r.counts = map[Severity]int{}
+		}
+		if r.counts[s]++; r.counts[s] > maxFound {
+			return
+		}
 	}
 	if !slices.Contains(o.ignored, r.rule.ID) {
 		r.found = append(r.found, Finding{

@@ -143,6 +143,9 @@ func (l *linter) planPod(p *pod, conf *config.Plugin) {
 		devices: map[string][]string{},
 		network: func(ref plan.Ref) (*plan.Definition, error) {
 			n, ok := l.networks[ref]
+			if l.unjudged[ref] {
+				return &plan.Definition{Ref: ref, Config: standIn}, nil
+			}
 			if !ok {
 				return nil, plan.ErrNotFound
 			}
@@ -319,6 +322,8 @@ func describeMissing(r *reporter, x *refused) {
 		}
 	}
 	switch {
+	case r.review:
+		r.add(x.object, x.at, "create the definition, or correct the annotation", "network definition %s does not exist", ref)
 	case near != "":
 		r.warn(x.object, x.at, "did you mean "+near+"?", "no file defines network %s", ref)
 	case r.options.Complete:

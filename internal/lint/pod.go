@@ -51,11 +51,15 @@ func (e *element) item(key string, i int) mark {
 	return e.part(key)
 }
 
-// parse returns the elements of an annotation, or nil if the annotation cannot be read. An element without a namespace
+// parse returns the elements of an annotation, or nil if the annotation cannot be read, or if it has more elements than
+// most, which the planner refuses. An element without a namespace
 // gets namespace.
-func (p *pod) parse(key, namespace string) []*element {
+func (p *pod) parse(key, namespace string, most int) []*element {
 	value := p.annotations[key]
-	parsed, _ := netsel.Parse(value.value) // the planner refuses it
+	parsed, err := netsel.ParseMax(value.value, most)
+	if err != nil {
+		return nil // the planner refuses it
+	}
 	root, err := parseTree(value.value)
 	inJSON := err == nil && root.kind() == isList && len(root.items) == len(parsed)
 	var out []*element

@@ -2,6 +2,7 @@ package lint
 
 import (
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -19,9 +20,14 @@ type text struct {
 	value string
 	start mark
 	// marks are the positions of the characters that are not white space. YAML changes only white space (folding,
-	// indentation), so that the n-th such character of the value is the n-th in the file.
-	marks []mark
+	// indentation), so that the n-th such character of the value is the n-th in the file. offsets are their bytes in the
+	// value.
+	marks   []mark
+	offsets []int
 }
+
+// verbatim is the style of a string that is in the lines as it is: that of an object of Review.
+const verbatim yaml.Style = 1 << 16
 
 // escapes are the escapes of a double-quoted scalar for white space. After x, u and U there is the code of a character.
 const escapes = "ntrvfNLP_"
@@ -31,17 +37,19 @@ var digits = map[rune]int{'x': 2, 'u': 4, 'U': 8}
 
 // newText returns the value of a scalar with the positions of its characters.
 func newText(lines [][]rune, n *yaml.Node) text {
-	t := text{value: n.Value, start: mark{n.Line, n.Column}}
+	t := text{value: n.Value, start: mark{n.Line, n.Column}, offsets: solid(n.Value)}
 	c := &cursor{lines: lines, at: t.start}
-	c.skipProperties()
 	var quote rune
+	if n.Style&verbatim == 0 {
+		c.skipProperties()
+	}
 	switch {
 	case n.Style&(yaml.LiteralStyle|yaml.FoldedStyle) != 0:
 		c.at = mark{c.at.line + 1, 1} // the line of the indicator has no part of the value
 	case n.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle) != 0:
 		quote = c.next()
 	}
-	for want := solid(n.Value); len(t.marks) < want && c.more(); {
+	for len(t.marks) < len(t.offsets) && c.more() {
 		here := c.at
 		r := c.next()
 		switch {
@@ -130,9 +138,15 @@ func (c *cursor) code(r rune) rune {
 	return r
 }
 
-// solid returns the number of characters that are not white space.
-func solid(s string) int {
-	return strings.Count(strings.Join(strings.FieldsFunc(s, unicode.IsSpace), ""), "") - 1
+// solid returns the offsets of the characters that are not white space.
+func solid(s string) []int {
+	var out []int
+	for i, r := range s {
+		if !unicode.IsSpace(r) {
+			out = append(out, i)
+		}
+	}
+	return out
 }
 
 // at returns the position of the character at a byte offset of the value, or of the next one that is not white space.
@@ -141,7 +155,7 @@ func (t text) at(offset int) mark {
 	if len(t.marks) == 0 {
 		return t.start
 	}
-	before := solid(t.value[:min(offset, len(t.value))])
+	before, _ := slices.BinarySearch(t.offsets, offset)
 	return t.marks[min(before, len(t.marks)-1)]
 }
 
@@ -150,8 +164,16 @@ var breaks = regexp.MustCompile("\r\n|[\n\r\u0085\u2028\u2029]")
 
 // split splits a file into lines of characters, without the byte order mark.
 func split(data []byte) [][]rune {
+	return lines(strings.TrimPrefix(string(data), "\ufeff"))
+}
+
+// lines splits a string into lines of characters.
+func lines(s string) [][]rune {
+	if !strings.ContainsAny(s, "\n\r\u0085\u2028\u2029") {
+		return [][]rune{[]rune(s)}
+	}
 	var out [][]rune
-	for _, line := range breaks.Split(strings.TrimPrefix(string(data), "\ufeff"), -1) {
+	for _, line := range breaks.Split(s, -1) {
 		out = append(out, []rune(line))
 	}
 	return out

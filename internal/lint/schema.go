@@ -107,6 +107,9 @@ func nearest(word string, candidates []string) string {
 		if strings.EqualFold(c, word) {
 			return c
 		}
+		if len(word) >= len(c)+least || len(c) >= len(word)+least {
+			continue // the distance is at least the difference of the lengths
+		}
 		if d := distance(strings.ToLower(word), strings.ToLower(c)); d < least && d < len(word) {
 			best, least = c, d
 		}

@@ -2,9 +2,10 @@ package lint
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
-	"slices"
 	"strings"
+	"unicode"
 )
 
 // tree is a JSON value with the positions of its parts. It is parsed by encoding/json, like the values themselves.
@@ -29,9 +30,15 @@ func parseTree(src string) (*tree, error) {
 }
 
 type treeParser struct {
-	src string
-	dec *json.Decoder
+	src   string
+	dec   *json.Decoder
+	depth int
 }
+
+// maxDepth limits how deep values are nested, as encoding/json does for values but not for tokens.
+const maxDepth = 10000
+
+var errDepth = errors.New("exceeded max depth")
 
 // start returns the offset of the next token.
 func (p *treeParser) start() int {
@@ -50,6 +57,10 @@ func (p *treeParser) parse() (*tree, error) {
 	if !ok {
 		return t, nil
 	}
+	if p.depth++; p.depth > maxDepth {
+		return nil, errDepth
+	}
+	defer func() { p.depth-- }()
 	for p.dec.More() {
 		var m member
 		if open == '{' {
@@ -157,12 +168,26 @@ const (
 	isAny    kind = "anything"
 )
 
+// foldKey returns a string that is equal for keys that strings.EqualFold takes for equal.
+func foldKey(key string) string {
+	return strings.Map(func(r rune) rune {
+		least := r
+		for next := unicode.SimpleFold(r); next != r; next = unicode.SimpleFold(next) {
+			least = min(least, next)
+		}
+		return least
+	}, key)
+}
+
 // duplicates calls found for each two keys of an object, at any depth, that are equal or differ only in case.
 func (t *tree) duplicates(found func(first, second member)) {
+	first := map[string]int{}
 	for i, m := range t.members {
-		same := func(o member) bool { return strings.EqualFold(o.key, m.key) }
-		if j := slices.IndexFunc(t.members[:i], same); j >= 0 {
+		key := foldKey(m.key)
+		if j, ok := first[key]; ok {
 			found(t.members[j], m)
+		} else {
+			first[key] = i
 		}
 		m.value.duplicates(found)
 	}

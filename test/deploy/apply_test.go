@@ -34,6 +34,19 @@ var resources = map[string]schema.GroupVersionResource{
 	"DaemonSet":                  {Group: "apps", Version: "v1", Resource: "daemonsets"},
 	"SecurityContextConstraints": {Group: "security.openshift.io", Version: "v1", Resource: "securitycontextconstraints"},
 	"ServiceAccount":             {Version: "v1", Resource: "serviceaccounts"},
+	"Deployment":                 {Group: "apps", Version: "v1", Resource: "deployments"},
+	"PodDisruptionBudget":        {Group: "policy", Version: "v1", Resource: "poddisruptionbudgets"},
+	"Role":                       {Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "roles"},
+	"RoleBinding":                {Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "rolebindings"},
+	"Secret":                     {Version: "v1", Resource: "secrets"},
+	"Service":                    {Version: "v1", Resource: "services"},
+
+	"ValidatingWebhookConfiguration": {
+		Group: "admissionregistration.k8s.io", Version: "v1", Resource: "validatingwebhookconfigurations",
+	},
+	"MutatingWebhookConfiguration": {
+		Group: "admissionregistration.k8s.io", Version: "v1", Resource: "mutatingwebhookconfigurations",
+	},
 
 	"ValidatingAdmissionPolicy": {
 		Group: "admissionregistration.k8s.io", Version: "v1",

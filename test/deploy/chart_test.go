@@ -38,6 +38,11 @@ var copies = []struct{ file, manifest, kind string }{
 	{"role-hotplug", "components/hotplug/rbac.yaml", "ClusterRole"},
 	{"role-evict", "components/evict/rbac.yaml", "ClusterRole"},
 	{"role-claim-status", "components/claim-status/rbac.yaml", "ClusterRole"},
+	{"admission-rbac", "components/admission/rbac.yaml", ""},
+	{"admission-secret", "components/admission/secret.yaml", ""},
+	{"admission-deployment", "components/admission/deployment.yaml", ""},
+	{"admission-webhooks", "components/admission/webhooks.yaml", ""},
+	{"admission-certificate", "components/admission-cert-manager/certificate.yaml", ""},
 	{"scc", "overlays/openshift/scc.yaml", ""},
 	{"executor-account", "components/executor/daemonset.yaml", "ServiceAccount"},
 	{"executor", "components/executor/daemonset.yaml", "DaemonSet"},
@@ -164,15 +169,17 @@ func TestChartEqualsManifests(t *testing.T) {
 		}
 	}
 	for name, values := range map[string][]string{
-		"hotplug":             {"hotPlug.enabled=true"},
-		"hotplug evict":       {"hotPlug.enabled=true", "repair.mode=evict"},
-		"hotplug executor":    {"hotPlug.enabled=true", "executor.enabled=true"},
-		"claim-status":        {"dra.claimStatusDrivers[0]=sriovnetwork.k8snetworkplumbingwg.io"},
-		"isolation":           {"namespaceIsolation=true"},
-		"definition-policy":   {"definitionPolicy.enabled=true"},
-		"definition-roles":    {"definitionRoles.enabled=true"},
-		"runtime-annotations": {"runtimeAnnotations=true"},
-		"without-policies":    {"nodeIdentity.enabled=false"},
+		"hotplug":                          {"hotPlug.enabled=true"},
+		"hotplug evict":                    {"hotPlug.enabled=true", "repair.mode=evict"},
+		"hotplug executor":                 {"hotPlug.enabled=true", "executor.enabled=true"},
+		"claim-status":                     {"dra.claimStatusDrivers[0]=sriovnetwork.k8snetworkplumbingwg.io"},
+		"admission":                        {"admission.enabled=true"},
+		"isolation":                        {"namespaceIsolation=true"},
+		"definition-policy":                {"definitionPolicy.enabled=true"},
+		"definition-roles":                 {"definitionRoles.enabled=true"},
+		"runtime-annotations":              {"runtimeAnnotations=true"},
+		"without-policies":                 {"nodeIdentity.enabled=false"},
+		"admission admission-cert-manager": {"admission.enabled=true", "admission.certManager=true"},
 	} {
 		cases["components "+name] = values
 	}

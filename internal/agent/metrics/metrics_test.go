@@ -61,7 +61,19 @@ func TestMetricNames(t *testing.T) {
 			{Network: "ns/n", Plugin: "macvlan", Seconds: 1, Failed: true, Killed: "timeout"},
 		},
 	})
+	a := NewAdmission([]string{"mac"}, []string{"valid", "invalid"}, func() map[string]int {
+		return map[string]int{"valid": 5}
+	})
+	a.Reviewed("pod", "deny", "mac", time.Millisecond)
+	a.Reviewed("pod", "deny", "a rule that does not exist", time.Millisecond)
+	w := httptest.NewRecorder()
+	a.Handler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/metrics", nil))
 	text := scrape(t, m)
+	for line := range strings.Lines(w.Body.String()) {
+		if strings.Contains(line, "multus_") { // both have the metrics of the Go runtime
+			text += line
+		}
+	}
 	problems, err := promlint.New(strings.NewReader(text)).Lint()
 	if err != nil {
 		t.Fatal(err)
@@ -91,6 +103,9 @@ func TestMetricNames(t *testing.T) {
 		`multus_plan_duration_seconds_count{code="0",command="ADD"} 1`,
 		`multus_hotplug_total{result="ok",verb="attach"} 1`, `multus_hotplug_total{result="error",verb="detach"} 1`,
 		`multus_status_drift_total{kind="lost"} 1`, `multus_status_drift_total{kind="restored"} 0`,
+		`multus_admission_requests_total{kind="pod",rule="mac",verdict="deny"} 1`,
+		`multus_admission_requests_total{kind="pod",rule="other",verdict="deny"} 1`,
+		`multus_definitions{state="valid"} 5`, `multus_definitions{state="invalid"} 0`,
 		`multus_add_duration_seconds_count{result="ok"} 1`, `multus_delegate_killed_total{reason="timeout"} 1`,
 		`multus_delegate_killed_total{reason="signal"} 0`, `multus_attachments{network="team/lan"} 6`,
 		`multus_delegate_calls_total{command="ADD",network="ns/n",plugin="macvlan",result="error"} 1`,

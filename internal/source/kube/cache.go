@@ -63,6 +63,78 @@ type Cache struct {
 	removals    uint64
 	nextConfirm time.Time // earliest time of the next live read of a cached definition
 	lastError   string    // last error of the watch, or "" while it works; logged when it changes
+
+	// observer, if not nil, is called for the definitions of the watch, which then have the annotations of extra.
+	observer DefinitionObserver
+	extra    []string
+}
+
+// Observed is a definition as the watch of a Cache has it.
+type Observed struct {
+	plan.Definition
+	UID string
+	// Annotations are those that Observe names. Partial reports whether the definition is too large for the cache, so that
+	// Config is missing.
+	Annotations map[string]string
+	Partial     bool
+}
+
+// DefinitionObserver is called for the definitions of the cluster, one call at a time.
+type DefinitionObserver interface {
+	// Observe is called for each definition when it is first seen, and when it changes.
+	Observe(d *Observed)
+	// Gone is called when a definition no longer exists.
+	Gone(ref plan.Ref)
+}
+
+// Annotations returns those annotations of a definition that Observe names: from memory while the watch works, and else
+// from the API server. Its errors are those of Client.Network.
+func (c *Cache) Annotations(ctx context.Context, ref plan.Ref) (map[string]string, error) {
+	c.mu.RLock()
+	v, held := c.defs[ref]
+	well := c.following()
+	c.mu.RUnlock()
+	if held && well && !v.live && !v.bare {
+		return v.annotations, nil
+	}
+	o, err := c.client.lookup(ctx, c.client.nads, nadTarget(ref), runtime.ContentTypeJSON)
+	if err != nil {
+		return nil, fmt.Errorf("get network definition %s: %w", ref, err)
+	}
+	return kept(o.Metadata.Annotations, c.extra), nil
+}
+
+// kept returns the annotations with the keys, or nil if there are none.
+func kept(annotations map[string]string, keys []string) map[string]string {
+	var out map[string]string
+	for _, key := range keys {
+		if text, ok := annotations[key]; ok {
+			if out == nil {
+				out = map[string]string{}
+			}
+			out[key] = text
+		}
+	}
+	return out
+}
+
+// Observe makes Run call an observer. It must be called before Run. The observer gets the named annotations, and the
+// cache keeps them.
+func (c *Cache) Observe(o DefinitionObserver, annotations ...string) {
+	c.observer, c.extra = o, annotations
+}
+
+// All returns the cached definitions, in any order, without those of which only the name is cached.
+func (c *Cache) All() []plan.Definition {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	out := make([]plan.Definition, 0, len(c.defs))
+	for ref, v := range c.defs {
+		if !v.live {
+			out = append(out, *v.definition(ref))
+		}
+	}
+	return out
 }
 
 // value is what is cached of a definition. Without the API object around the two strings, 10,000 definitions take a few
@@ -71,9 +143,18 @@ type value struct {
 	config, resourceName string
 	// live is set for a definition that does not fit into the cache. Only its name is cached.
 	live bool
+	// annotations are those of Cache.extra. They are missing with bare: the definition was read before the watch had it.
+	annotations map[string]string
+	bare        bool
 }
 
-func (v value) size() int { return len(v.config) + len(v.resourceName) }
+func (v value) size() int {
+	n := len(v.config) + len(v.resourceName)
+	for key, text := range v.annotations {
+		n += len(key) + len(text)
+	}
+	return n
+}
 
 // tooLarge reports whether a definition is too large to be used.
 func (v value) tooLarge() bool {
@@ -188,7 +269,7 @@ func (c *Cache) cacheLive(def *plan.Definition, removals uint64) {
 	defer c.mu.Unlock()
 	_, held := c.defs[def.Ref]
 	if c.following() && c.removals == removals && !held {
-		c.set(def.Ref, value{config: def.Config, resourceName: def.ResourceName})
+		c.set(def.Ref, value{config: def.Config, resourceName: def.ResourceName, bare: true})
 	}
 }
 
@@ -221,7 +302,7 @@ func (c *Cache) list(ctx context.Context, o metav1.ListOptions) (runtime.Object,
 		return nil, c.logError("list", err)
 	}
 	defer func() { _ = body.Close() }()
-	list, err := readList(body, c.budget)
+	list, err := readList(body, c.budget, c.extra...)
 	if err != nil {
 		return nil, c.logError("list", err)
 	}
@@ -317,9 +398,21 @@ func (s store) Update(o any) error {
 		return err
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.set(refOf(nad), valueOf(nad))
+	s.set(refOf(nad), s.valueOf(nad))
+	s.mu.Unlock()
+	s.observe(nad)
 	return nil
+}
+
+// observe passes a definition to the observer.
+func (s store) observe(nad *nadv1.NetworkAttachmentDefinition) {
+	if s.observer == nil {
+		return
+	}
+	v := s.valueOf(nad)
+	s.observer.Observe(&Observed{
+		Definition: *v.definition(refOf(nad)), UID: string(nad.UID), Partial: v.live, Annotations: v.annotations,
+	})
 }
 
 // Delete removes a definition.
@@ -328,12 +421,15 @@ func (s store) Delete(o any) error {
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.removals++
 	ref := refOf(nad)
+	s.mu.Lock()
+	s.removals++
 	s.bytes -= s.defs[ref].size()
 	delete(s.defs, ref)
+	s.mu.Unlock()
+	if s.observer != nil {
+		s.observer.Gone(ref)
+	}
 	return nil
 }
 
@@ -347,10 +443,26 @@ func (s store) Replace(list []any, _ string) error {
 		}
 		nads[i] = nad
 	}
+	before := s.replace(nads)
+	for _, nad := range nads {
+		delete(before, refOf(nad))
+		s.observe(nad)
+	}
+	if s.observer != nil {
+		for ref := range before {
+			s.observer.Gone(ref)
+		}
+	}
+	return nil
+}
+
+// replace replaces all definitions, and returns those before.
+func (s store) replace(nads []*nadv1.NetworkAttachmentDefinition) map[plan.Ref]value {
 	namespaces := map[string]string{} // one copy of each namespace for all its definitions
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.defs, s.bytes, s.full = make(map[plan.Ref]value, len(list)), 0, false
+	before := s.defs
+	s.defs, s.bytes, s.full = make(map[plan.Ref]value, len(nads)), 0, false
 	for _, nad := range nads {
 		ref := refOf(nad)
 		if known, ok := namespaces[ref.Namespace]; ok {
@@ -358,12 +470,12 @@ func (s store) Replace(list []any, _ string) error {
 		} else {
 			namespaces[ref.Namespace] = ref.Namespace
 		}
-		s.set(ref, valueOf(nad))
+		s.set(ref, s.valueOf(nad))
 	}
 	s.removals++
 	s.synced = true
 	s.nextConfirm = time.Time{}
-	return nil
+	return before
 }
 
 // Resync is never called: the resync period is 0.
@@ -381,7 +493,10 @@ func refOf(nad *nadv1.NetworkAttachmentDefinition) plan.Ref {
 	return plan.Ref{Namespace: nad.Namespace, Name: nad.Name}
 }
 
-func valueOf(nad *nadv1.NetworkAttachmentDefinition) value {
+func (s store) valueOf(nad *nadv1.NetworkAttachmentDefinition) value {
 	_, live := nad.Annotations[liveAnno]
-	return value{config: nad.Spec.Config, resourceName: nad.Annotations[netsel.ResourceName], live: live}
+	return value{
+		config: nad.Spec.Config, resourceName: nad.Annotations[netsel.ResourceName], live: live,
+		annotations: kept(nad.Annotations, s.extra),
+	}
 }

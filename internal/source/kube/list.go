@@ -11,6 +11,7 @@ import (
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
 	"multus/internal/engine/plan"
@@ -111,8 +112,9 @@ func do(ctx context.Context, r *rest.Request, into any, limit time.Duration) err
 
 // readList decodes a list of network definitions as a stream, and keeps the parts of each that a Cache needs. Of
 // definitions that do not fit into the budget it keeps the name only. It returns an error if the answer does not
-// identify itself as such a list, whatever its HTTP status.
-func readList(r io.Reader, budget int) (*nadv1.NetworkAttachmentDefinitionList, error) {
+// identify itself as such a list, whatever its HTTP status. Of annotations it keeps the resource name and the named
+// ones.
+func readList(r io.Reader, budget int, annotations ...string) (*nadv1.NetworkAttachmentDefinitionList, error) {
 	out := &nadv1.NetworkAttachmentDefinitionList{}
 	var kind metav1.TypeMeta
 	dec := json.NewDecoder(r)
@@ -130,7 +132,7 @@ func readList(r io.Reader, budget int) (*nadv1.NetworkAttachmentDefinitionList, 
 		case "metadata":
 			err = dec.Decode(&out.ListMeta)
 		case "items":
-			err = readItems(dec, out, budget)
+			err = readItems(dec, out, budget, annotations)
 		default:
 			err = dec.Decode(&json.RawMessage{})
 		}
@@ -149,7 +151,8 @@ func readList(r io.Reader, budget int) (*nadv1.NetworkAttachmentDefinitionList, 
 	return out, nil
 }
 
-func readItems(dec *json.Decoder, out *nadv1.NetworkAttachmentDefinitionList, budget int) error {
+func readItems(dec *json.Decoder, out *nadv1.NetworkAttachmentDefinitionList, budget int, annotations []string,
+) error {
 	if first, err := dec.Token(); err != nil || first == nil { // null: the list is empty
 		return err
 	} else if first != json.Delim('[') {
@@ -162,6 +165,7 @@ func readItems(dec *json.Decoder, out *nadv1.NetworkAttachmentDefinitionList, bu
 		}
 		nad := nadv1.NetworkAttachmentDefinition{}
 		nad.Namespace, nad.Name, nad.ResourceVersion = o.Metadata.Namespace, o.Metadata.Name, o.Metadata.ResourceVersion
+		nad.UID = types.UID(o.Metadata.UID)
 		resource, ok := o.Metadata.Annotations[netsel.ResourceName]
 		v := value{config: o.Spec.Config, resourceName: resource}
 		if v.tooLarge() || v.size() > budget {
@@ -172,6 +176,10 @@ func readItems(dec *json.Decoder, out *nadv1.NetworkAttachmentDefinitionList, bu
 			}
 			nad.Spec.Config = o.Spec.Config
 			budget -= v.size()
+		}
+		for key, value := range kept(o.Metadata.Annotations, annotations) {
+			metav1.SetMetaDataAnnotation(&nad.ObjectMeta, key, value)
+			budget -= len(key) + len(value)
 		}
 		out.Items = append(out.Items, nad)
 	}

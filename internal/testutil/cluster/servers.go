@@ -34,6 +34,8 @@ func apiserverArgs() []string {
 		"--service-account-key-file=" + state("server.key"), "--service-account-signing-key-file=" + state("server.key"),
 		"--service-account-issuer=https://kubernetes.default.svc",
 		"--allow-privileged=true",
+		// Webhooks are called at the addresses of their pods: there is no kube-proxy.
+		"--enable-aggregator-routing=true",
 	}
 }
 

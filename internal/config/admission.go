@@ -1,0 +1,48 @@
+package config
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+
+	"multus/internal/fault"
+)
+
+// The values of keys in the section admission.
+const (
+	AdmissionDeny = "deny"
+	AdmissionWarn = "warn"
+	AdmissionOff  = "off"
+)
+
+// Admission is the section admission of the daemon's file, for `multus-daemon admission`.
+type Admission struct {
+	// Rules has an action for rules of lint, by their IDs.
+	Rules map[string]string `json:"rules"`
+	// UnknownNetwork is the action for pods with networks that do not exist, and InUse that for definitions that are
+	// changed or deleted while pods use them. Both default to AdmissionWarn.
+	UnknownNetwork string `json:"unknownNetwork"`
+	InUse          string `json:"inUse"`
+	// CertManager reports whether cert-manager maintains the certificate and the webhook configurations.
+	CertManager bool `json:"certManager"`
+}
+
+// Check returns an error for a value that does not exist.
+func (a *Admission) Check() error {
+	values := map[string]string{
+		"unknownNetwork": cmp.Or(a.UnknownNetwork, AdmissionWarn), "inUse": cmp.Or(a.InUse, AdmissionWarn),
+	}
+	for id, action := range a.Rules {
+		values["rules."+id] = action
+	}
+	for _, key := range slices.Sorted(maps.Keys(values)) {
+		switch values[key] {
+		case AdmissionDeny, AdmissionWarn, AdmissionOff:
+		default:
+			return fmt.Errorf("admission.%s is %q, not %q, %q or %q; write one of these, or remove it", key,
+				fault.Clip(values[key], fault.MaxValue), AdmissionDeny, AdmissionWarn, AdmissionOff)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,174 @@
+package admission
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	admissionv1 "k8s.io/api/admission/v1"
+
+	"multus/internal/admission"
+	"multus/internal/admission/inject"
+	"multus/internal/config"
+	"multus/internal/netsel"
+	"multus/internal/source/kube"
+)
+
+// The paths of the webhook.
+const (
+	PathValidate = "/validate"
+	PathMutate   = "/mutate"
+)
+
+const (
+	// maxBody limits the size of a request: the API server accepts objects of 3 MiB, and sends two versions of one.
+	maxBody = 8 << 20
+	// maxReviews limits the requests whose objects are in memory.
+	maxReviews = 8
+	// reviewLimit limits the time of a request. It is shorter than the time that the API server waits (3 s).
+	reviewLimit = 2500 * time.Millisecond
+	// lookupLimit limits the time to look up what is not in memory.
+	lookupLimit = time.Second
+)
+
+// Mutate reviews a request and may change its object.
+type Mutate func(ctx context.Context, req *admissionv1.AdmissionRequest) *admissionv1.AdmissionResponse
+
+// Mutator returns the function for requests to /mutate. definitions has the annotations MutateAnnotations of network
+// definitions. conf is the daemon's file.
+type Mutator func(client *kube.Client, definitions *kube.Cache, conf *config.Daemon) Mutate
+
+// MutateAnnotations are the annotations of network definitions that the cache keeps for a Mutator.
+func MutateAnnotations() []string {
+	return []string{netsel.ResourceName, inject.NodeSelector}
+}
+
+// webhook returns the handler of the API server's requests.
+func (s *server) webhook() http.Handler {
+	places := make(chan struct{}, maxReviews)
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST "+PathValidate, s.handle(places, s.validate))
+	mux.HandleFunc("POST "+PathMutate, s.handle(places, s.mutate))
+	return mux
+}
+
+// review is what the handlers have in common: it answers one request.
+type review func(ctx context.Context, req *admissionv1.AdmissionRequest) (*admission.Outcome, error)
+
+func (s *server) validate(ctx context.Context, req *admissionv1.AdmissionRequest) (*admission.Outcome, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookupLimit)
+	defer cancel()
+	return s.reviewer.Review(ctx, req)
+}
+
+func (s *server) mutate(ctx context.Context, req *admissionv1.AdmissionRequest) (*admission.Outcome, error) {
+	o := &admission.Outcome{
+		AdmissionResponse: &admissionv1.AdmissionResponse{UID: req.UID, Allowed: true},
+		Kind:              "mutation", Verdict: admission.VerdictAllow,
+	}
+	if s.change == nil {
+		return o, nil
+	}
+	o.AdmissionResponse = s.change(ctx, req)
+	o.UID = req.UID
+	switch {
+	case !o.Allowed:
+		o.Verdict = admission.VerdictDeny
+	case len(o.Warnings) > 0:
+		o.Verdict = admission.VerdictWarn
+	}
+	return o, nil
+}
+
+// handle returns the handler of one path. If a request cannot be reviewed, the answer is an HTTP error, after which the
+// API server applies the failurePolicy.
+func (s *server) handle(places chan struct{}, do review) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), reviewLimit)
+		defer cancel()
+		select {
+		case places <- struct{}{}:
+			defer func() { <-places }()
+		case <-ctx.Done():
+			http.Error(w, "too many requests are being reviewed", http.StatusServiceUnavailable)
+			return
+		}
+		begin := s.options.Clock.Now()
+		out, code, err := answer(ctx, r, do)
+		if err != nil {
+			s.bad.Do(func() { // clients that are no API server can send anything
+				s.log.Warn("a request cannot be reviewed", "path", r.URL.Path, "client", r.RemoteAddr, "err", err)
+			})
+			s.metrics.Reviewed(admission.KindOther, "error", "", s.options.Clock.Since(begin))
+			http.Error(w, err.Error(), code)
+			return
+		}
+		body, err := admission.Encode(out.AdmissionResponse)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		s.metrics.Reviewed(out.Kind, out.Verdict, out.Rule, s.options.Clock.Since(begin))
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write(body) // a client that is gone needs no answer
+	}
+}
+
+// answer reviews the request in a body. The code is that of an error.
+func answer(ctx context.Context, r *http.Request, do review) (*admission.Outcome, int, error) {
+	body, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, maxBody))
+	if _, large := errors.AsType[*http.MaxBytesError](err); large {
+		return nil, http.StatusRequestEntityTooLarge, fmt.Errorf("read request: %w", err)
+	}
+	if err != nil {
+		return nil, http.StatusBadRequest, fmt.Errorf("read request: %w", err)
+	}
+	req, err := admission.Decode(body)
+	if err != nil {
+		return nil, http.StatusBadRequest, err
+	}
+	out, err := do(ctx, req)
+	return out, http.StatusUnprocessableEntity, err
+}
+
+// probes returns the handler of the kubelet's probes and of the metrics.
+func (s *server) probes() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if err := s.ready(); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = io.WriteString(w, "ok\n")
+	})
+	mux.Handle("GET /metrics", s.metrics.Handler())
+	return mux
+}
+
+// The reasons why the server is not ready.
+var (
+	errDraining    = errors.New("the server ends")
+	errDefinitions = errors.New("network definitions are not read yet: the API server does not answer, or does not " +
+		"allow multus-admission to list them")
+	errPods = errors.New("pods are not read yet: the API server does not answer, or does not allow multus-admission to " +
+		"watch them; inUse: off needs no permission")
+)
+
+func (s *server) ready() error {
+	select {
+	case <-s.draining:
+		return errDraining
+	default:
+	}
+	switch {
+	case !s.cache.Synced():
+		return errDefinitions
+	case s.attached != nil && !s.attached.Synced():
+		return errPods
+	}
+	return s.certs.Ready()
+}
