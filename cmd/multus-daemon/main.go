@@ -65,7 +65,7 @@ func program(args []string) *cobra.Command {
 		cmd = entrypoint.LegacyCommand(os.Getenv, os.Stdout)
 	default:
 		cmd, flags = daemon.Command(os.Getenv, os.Stdout), daemon.Arguments(flags)
-		cmd.AddCommand(admission.Command(os.Getenv, daemon.DefaultConfig, nil))
+		cmd.AddCommand(admission.Command(os.Getenv, daemon.DefaultConfig))
 	}
 	cmd.SetArgs(flags)
 	return cmd

@@ -24,8 +24,22 @@ type Admission struct {
 	// changed or deleted while pods use them. Both default to AdmissionWarn.
 	UnknownNetwork string `json:"unknownNetwork"`
 	InUse          string `json:"inUse"`
+	// Injection are the settings of what pods get because of their networks.
+	Injection Injection `json:"injection"`
 	// CertManager reports whether cert-manager maintains the certificate and the webhook configurations.
 	CertManager bool `json:"certManager"`
+}
+
+// Injection is the section admission.injection.
+type Injection struct {
+	// Enabled and PodInfo default to true. PodInfo adds the volume podnetinfo to pods that get devices.
+	Enabled *bool `json:"enabled"`
+	PodInfo *bool `json:"podInfo"`
+	// ResourceNameKeys are the annotations of definitions with the name of a resource. None stands for
+	// k8s.v1.cni.cncf.io/resourceName.
+	ResourceNameKeys []string `json:"resourceNameKeys"`
+	// HonorResources adds the devices of networks to existing requests.
+	HonorResources bool `json:"honorResources"`
 }
 
 // Check returns an error for a value that does not exist.

@@ -46,6 +46,9 @@ var kinds = map[string]schema.GroupVersionResource{
 	"MutatingWebhookConfiguration":   webhooks("mutatingwebhookconfigurations"),
 	"NetworkAttachmentDefinition":    definitions,
 	"Pod":                            {Version: "v1", Resource: "pods"},
+	"ConfigMap":                      {Version: "v1", Resource: "configmaps"},
+	"DeviceClass":                    {Group: "resource.k8s.io", Version: "v1", Resource: "deviceclasses"},
+	"ResourceClaimTemplate":          {Group: "resource.k8s.io", Version: "v1", Resource: "resourceclaimtemplates"},
 }
 
 func webhooks(resource string) schema.GroupVersionResource {

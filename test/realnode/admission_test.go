@@ -18,13 +18,7 @@ import (
 func TestAdmission(t *testing.T) {
 	n := start(t, cluster.Options{})
 	n.installWith(t, "admission")
-	until(t, "Deployment Ready", func() error {
-		d, err := n.Client.AppsV1().Deployments("kube-system").Get(t.Context(), "multus-admission", metav1.GetOptions{})
-		if err == nil && d.Status.ReadyReplicas != 2 {
-			err = fmt.Errorf("%+v", d.Status)
-		}
-		return err
-	})
+	n.untilAdmission(t)
 	broken := strings.Replace(network("broken", 3), `"type":"macvlan"`, `"type":"macvlan","mode":"brigde"`, 1)
 	until(t, "a broken definition is denied", func() error {
 		err := n.once(t, broken)
@@ -50,6 +44,18 @@ func TestAdmission(t *testing.T) {
 			}
 		}
 	}
+}
+
+// untilAdmission waits until both replicas of the webhook are ready.
+func (n *node) untilAdmission(t *testing.T) {
+	t.Helper()
+	until(t, "Deployment Ready", func() error {
+		d, err := n.Client.AppsV1().Deployments("kube-system").Get(t.Context(), "multus-admission", metav1.GetOptions{})
+		if err == nil && d.Status.ReadyReplicas != 2 {
+			err = fmt.Errorf("%+v", d.Status)
+		}
+		return err
+	})
 }
 
 // once applies an object without the retries of Apply, so that it returns the error of the API server.

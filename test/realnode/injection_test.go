@@ -1,18 +1,14 @@
 package realnode
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"slices"
 	"strings"
 	"testing"
 
-	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
-	"sigs.k8s.io/yaml"
 
 	"multus/internal/admission/inject"
 	"multus/internal/netsel"
@@ -23,8 +19,8 @@ import (
 // injected is a node with devices that a device plugin has.
 type injected struct{ *node }
 
-// TestInjection creates pods that have only annotations: what is injected gives them the devices of a real device
-// plugin, and nodes with their networks (behaviour T6-T8, T13, T15; H21).
+// TestInjection creates pods that have only annotations: what the webhook injects gives them the devices of a real
+// device plugin, and nodes with their networks (behaviour T6-T8, T13, T15).
 func TestInjection(t *testing.T) {
 	n := &injected{start(t, cluster.Options{})}
 	const resource = "example.com/nic"
@@ -39,7 +35,8 @@ func TestInjection(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	n.install(t, "base")
+	n.installWith(t, "admission")
+	n.untilAdmission(t)
 	n.apply(t, claimNetwork("nic"))
 	n.apply(t, claimNetwork(plainKind))
 	for name, rack := range map[string]string{"here": "r1", "elsewhere": "r2"} {
@@ -55,10 +52,10 @@ func TestInjection(t *testing.T) {
 		return err
 	})
 
-	n.apply(t, pod("without", "{"+netsel.Networks+": nic}"))
-	n.untilMessage(t, "without", "the kubelet gave the pod 0")
-	n.remove(t, "without")
-
+	err = n.once(t, pod("without", "{"+netsel.Networks+": nic, "+inject.Inject+": 'false'}"))
+	if err == nil || !strings.Contains(err.Error(), "the containers request 0 [device]") {
+		t.Errorf("a pod that opts out: %v", err)
+	}
 	n.create(t, "two", "nic,here,nic")
 	n.untilDevices(t, "two", "default/nic", "default/here", "default/nic")
 	n.create(t, "three", "nic,nic")
@@ -74,41 +71,10 @@ func TestInjection(t *testing.T) {
 	n.untilBack(t, devices)
 }
 
-// create creates a pod with what is injected.
+// create creates a pod that has only an annotation. The webhook adds the rest.
 func (n *injected) create(t *testing.T, name, networks string) {
 	t.Helper()
-	raw, err := yaml.YAMLToJSON([]byte(pod(name, "{"+netsel.Networks+": '"+networks+"'}")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	look := inject.Lookup{Definition: func(namespace, name string) (map[string]string, bool) {
-		resource := schema.GroupVersionResource{
-			Group: "k8s.cni.cncf.io", Version: "v1", Resource: "network-attachment-definitions",
-		}
-		d, err := n.Dynamic.Resource(resource).Namespace(namespace).Get(t.Context(), name, metav1.GetOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return d.GetAnnotations(), true
-	}}
-	got, err := inject.Review(raw, "default", look, inject.Options{})
-	if err != nil || got.Denied != "" || len(got.Warnings) > 0 {
-		t.Fatalf("%+v, %v", got, err)
-	}
-	patch, err := jsonpatch.DecodePatch(got.Patch)
-	if err == nil {
-		raw, err = patch.Apply(raw)
-	}
-	if err != nil {
-		t.Fatalf("%v\n%s", err, got.Patch)
-	}
-	var p corev1.Pod
-	if err := json.Unmarshal(raw, &p); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := n.Client.CoreV1().Pods("default").Create(t.Context(), &p, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	n.apply(t, pod(name, "{"+netsel.Networks+": '"+networks+"'}"))
 }
 
 // untilMessage waits for an event of a pod.

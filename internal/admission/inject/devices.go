@@ -51,7 +51,7 @@ func (r *review) need(n *needs, e *netsel.Element) {
 		return
 	}
 	if e.ResourceClaim == nil { // else the element selects its device
-		for _, key := range r.keys() {
+		for _, key := range r.options.Keys() {
 			resource := annotations[key]
 			switch {
 			case resource == "":
@@ -96,11 +96,12 @@ func (r *review) deny(format string, args ...any) {
 	}
 }
 
-func (r *review) keys() []string {
-	if r.options.ResourceNameKeys == nil {
+// Keys returns the annotations of definitions with the name of a resource.
+func (o *Options) Keys() []string {
+	if len(o.ResourceNameKeys) == 0 {
 		return []string{netsel.ResourceName}
 	}
-	return r.options.ResourceNameKeys
+	return o.ResourceNameKeys
 }
 
 // isResource reports whether the API server accepts a name as that of an extended resource.

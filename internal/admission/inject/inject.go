@@ -59,7 +59,7 @@ const (
 // Options are the settings of the administrator.
 type Options struct {
 	// ResourceNameKeys are the annotations of a definition with the name of a resource of which a network needs a device.
-	// Nil stands for netsel.ResourceName.
+	// None stands for netsel.ResourceName.
 	ResourceNameKeys []string
 	// HonorResources adds the devices of networks to existing requests, which are then for other purposes.
 	HonorResources bool

@@ -65,8 +65,6 @@ type Options struct {
 	// Drain is how long the server continues to serve after ctx has ended, until no API server sends requests to it.
 	Drain  time.Duration
 	Getenv func(string) string
-	// Mutator makes the function for requests to /mutate. Without it, all of them are allowed, and nothing is changed.
-	Mutator Mutator
 	// Started, if set, is called with the addresses of the ports when they are open.
 	Started func(webhook, health net.Addr)
 	Clock   clock.Clock
@@ -90,7 +88,8 @@ type server struct {
 	certs    certificates
 	metrics  *metrics.Admission
 	reviewer *admission.Reviewer
-	change   Mutate // nil without a Mutator
+	change   Mutate // nil if nothing is injected
+	injector *injector
 	draining chan struct{}
 	bad      rate.Sometimes // the log of requests that cannot be reviewed
 }
@@ -133,6 +132,9 @@ func Run(ctx context.Context, o Options) error {
 	}
 	g.Go(func() error { return s.stored.Run(ctx) })
 	g.Go(func() error { return s.certs.Run(ctx) })
+	if s.injector != nil {
+		g.Go(func() error { return s.injector.run(ctx) })
+	}
 	g.Go(func() error { return s.drain(ctx, hooks, probes) })
 	err = g.Wait()
 	s.log.Info("multus-daemon admission ends", "err", err)
@@ -172,10 +174,11 @@ func assemble(o Options) (*server, error) {
 	s.stored = admission.NewStored(s.reviewer, func(ctx context.Context, e admission.Event) error {
 		return client.EmitDefinition(ctx, e.Ref, e.UID, e.Version, admission.InvalidConfiguration, e.Message)
 	}, s.log)
-	s.cache.Observe(observer{s.stored}, append(MutateAnnotations(), lint.Ignore)...)
-	if o.Mutator != nil {
-		s.change = o.Mutator(client, s.cache, conf)
+	annotations := []string{lint.Ignore}
+	if s.injector = newInjector(conf, plugin, client, s.cache, o.Secret.Namespace, o.Clock, s.log); s.injector != nil {
+		s.change, annotations = s.injector.review, append(s.injector.annotations(), annotations...)
 	}
+	s.cache.Observe(observer{s.stored}, annotations...)
 	s.metrics = metrics.NewAdmission(admission.Rules(), admission.States(), s.stored.Counts)
 	s.certs = &cert.Manager{
 		Names: o.Names, Store: secretStore{client, o.Secret}, Trust: trust{client, o.Webhooks}, Clock: o.Clock, Log: s.log,

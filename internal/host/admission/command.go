@@ -19,8 +19,8 @@ const (
 )
 
 // Command returns the command `multus-daemon admission`. defaultConfig is the path of the daemon's file.
-func Command(getenv func(string) string, defaultConfig string, mutator Mutator) *cobra.Command {
-	o := Options{Getenv: getenv, Drain: drain, Mutator: mutator}
+func Command(getenv func(string) string, defaultConfig string) *cobra.Command {
+	o := Options{Getenv: getenv, Drain: drain}
 	var namespace, service string
 	c := &cobra.Command{
 		Use:   "admission",

@@ -11,10 +11,6 @@ import (
 	admissionv1 "k8s.io/api/admission/v1"
 
 	"multus/internal/admission"
-	"multus/internal/admission/inject"
-	"multus/internal/config"
-	"multus/internal/netsel"
-	"multus/internal/source/kube"
 )
 
 // The paths of the webhook.
@@ -34,17 +30,8 @@ const (
 	lookupLimit = time.Second
 )
 
-// Mutate reviews a request and may change its object.
-type Mutate func(ctx context.Context, req *admissionv1.AdmissionRequest) *admissionv1.AdmissionResponse
-
-// Mutator returns the function for requests to /mutate. definitions has the annotations MutateAnnotations of network
-// definitions. conf is the daemon's file.
-type Mutator func(client *kube.Client, definitions *kube.Cache, conf *config.Daemon) Mutate
-
-// MutateAnnotations are the annotations of network definitions that the cache keeps for a Mutator.
-func MutateAnnotations() []string {
-	return []string{netsel.ResourceName, inject.NodeSelector}
-}
+// Mutate reviews a request and may change its object. After an error the API server applies the failurePolicy.
+type Mutate func(ctx context.Context, req *admissionv1.AdmissionRequest) (*admissionv1.AdmissionResponse, error)
 
 // webhook returns the handler of the API server's requests.
 func (s *server) webhook() http.Handler {
@@ -72,7 +59,12 @@ func (s *server) mutate(ctx context.Context, req *admissionv1.AdmissionRequest) 
 	if s.change == nil {
 		return o, nil
 	}
-	o.AdmissionResponse = s.change(ctx, req)
+	ctx, cancel := context.WithTimeout(ctx, lookupLimit)
+	defer cancel()
+	var err error
+	if o.AdmissionResponse, err = s.change(ctx, req); err != nil {
+		return nil, err
+	}
 	o.UID = req.UID
 	switch {
 	case !o.Allowed:

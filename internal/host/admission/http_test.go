@@ -131,8 +131,8 @@ func TestMutate(t *testing.T) {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
 	patch := admissionv1.PatchTypeJSONPatch
-	mutate := func(_ context.Context, req *admissionv1.AdmissionRequest) *admissionv1.AdmissionResponse {
-		return &admissionv1.AdmissionResponse{Allowed: req.Namespace == "team", PatchType: &patch, Patch: []byte("[]")}
+	mutate := func(_ context.Context, req *admissionv1.AdmissionRequest) (*admissionv1.AdmissionResponse, error) {
+		return &admissionv1.AdmissionResponse{Allowed: req.Namespace == "team", PatchType: &patch, Patch: []byte("[]")}, nil
 	}
 	w := post(t, newServer(t, mutate).webhook(), PathMutate, strings.NewReader(body))
 	var got admissionv1.AdmissionReview
