@@ -30,7 +30,7 @@ TEST_TIMEOUT ?= 20m
 .DEFAULT_GOAL := help
 .PHONY: help build test test-fast lint vulncheck fuzz faults rules bench bench-node bench-diff scale density demo cluster e2e neighbours image man tools tools-cluster clean \
 	bin/cni bin/tools/kube-apiserver bin/tools/etcd bin/tools/gotestsum bin/tools/golangci-lint bin/tools/govulncheck bin/tools/vale bin/demo \
-	bin/tools/kubelet bin/tools/containerd bin/tools/runc bin/tools/whereabouts bin/tools/dradriver bin/tools/kube-burner bin/tools/helm bin/tools/prometheus bin/cluster
+	bin/tools/kubelet bin/tools/containerd bin/tools/runc bin/tools/whereabouts bin/tools/dradriver bin/tools/kube-burner bin/tools/helm bin/tools/otlp bin/tools/prometheus bin/cluster
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r t d; do printf '  %-13s %s\n' "$$t" "$$d"; done
@@ -162,5 +162,5 @@ bin/tools/kubelet:
 bin/cluster:
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(BUILDVCS) -o bin/cluster ./tools/cluster
-bin/tools/etcd bin/tools/containerd bin/tools/runc bin/tools/whereabouts bin/tools/dradriver bin/tools/kube-burner bin/tools/helm bin/tools/prometheus bin/tools/gotestsum bin/tools/golangci-lint bin/tools/benchstat bin/tools/govulncheck bin/tools/vale:
+bin/tools/etcd bin/tools/containerd bin/tools/runc bin/tools/whereabouts bin/tools/dradriver bin/tools/kube-burner bin/tools/helm bin/tools/otlp bin/tools/prometheus bin/tools/gotestsum bin/tools/golangci-lint bin/tools/benchstat bin/tools/govulncheck bin/tools/vale:
 	@tools/build $(@F)

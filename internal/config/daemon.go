@@ -116,6 +116,9 @@ type Daemon struct {
 	// means none. Reattach makes the daemon restore interfaces that are lost.
 	StatusResync Duration `json:"statusResync"`
 	Reattach     bool     `json:"reattach"`
+	// Tracing exports a trace of each ADD (behaviour F90).
+	Tracing Tracing `json:"tracing"`
+
 	// ClaimStatus makes the daemon write the status of ResourceClaims, for devices of the drivers in ClaimStatusDrivers.
 	ClaimStatus        bool     `json:"claimStatus"`
 	ClaimStatusDrivers []string `json:"claimStatusDrivers"`
@@ -273,4 +276,12 @@ func (d *Daemon) containerPath(path string) string {
 		return filepath.Join(d.MultusAutoconfigDir, filepath.Base(path))
 	}
 	return path
+}
+
+// Tracing is the section tracing of the daemon's file. Without an endpoint nothing is exported.
+type Tracing struct {
+	// Endpoint is the URL of an OTLP collector, for OTLP over HTTP.
+	Endpoint string `json:"endpoint"`
+	// SampleRatio is the part of the ADDs without a trace of the runtime that is exported, from 0 to 1.
+	SampleRatio float64 `json:"sampleRatio"`
 }

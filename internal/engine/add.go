@@ -50,6 +50,7 @@ func (e *Engine) add(ctx context.Context, s *session.Session) (res types.Result,
 	if err != nil {
 		return nil, err
 	}
+	s.Planned = time.Since(s.Start)
 	failpoint.At("plan.after")
 	records := s.LedgerIn(p.Dirs.State)
 	(&reap.Reaper{Session: s, Ledger: records}).AfterBoot(ctx)
@@ -77,11 +78,22 @@ func publishFailure(ctx context.Context, s *session.Session, err error) {
 	defer cancel()
 	perr := s.Publisher.Publish(ctx, &publish.Report{
 		Command: request.Add, Pod: pod, ContainerID: s.Request.ContainerID, Seconds: time.Since(s.Start).Seconds(),
+		Trace:   traceOf(s),
 		Failure: &publish.Failure{EmitEvent: true, Message: podError(s.Request, err).Error()},
 	})
 	if perr != nil {
 		s.Log.Warn("the event about a failed ADD is not written", "err", perr)
 	}
+}
+
+// traceOf returns the steps of an ADD.
+func traceOf(s *session.Session) *publish.Trace {
+	t := &publish.Trace{
+		Parent: s.Request.TraceParent, Begin: s.Start.UnixNano(), Planned: s.Planned.Seconds(),
+		Recorded: s.Recorded.Seconds(), Repeated: s.Traced,
+	}
+	s.Traced = true
+	return t
 }
 
 // publish publishes the outcome of an ADD and returns the result for the runtime (behaviour D26). err is the error of
@@ -112,7 +124,7 @@ func (at *attaching) report(ctx context.Context, failure error) error {
 	}
 	rep := &publish.Report{
 		Command: request.Add, ContainerID: p.ContainerID, Netns: p.Netns, Timings: at.Timings, Time: time.Now().UnixNano(),
-		Pod:    p.Pod,
+		Pod: p.Pod, Trace: traceOf(at.Session),
 		Wait:   p.StatusWait && (at.Conf.PlainPods != config.PlainLocal || !plan.Plain(at.Request, at.Conf)),
 		Needed: failure == nil && requestsNetworks(p),
 	}

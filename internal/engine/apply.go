@@ -298,7 +298,7 @@ func (ap *applying) attach(ctx context.Context, a *ledger.Attachment) (result ty
 	if err = hostdevice.CheckMasters(ap.Sandbox, ap.record, a); err == nil {
 		result, begun, err = run.Add(ctx, ap.record, a)
 	}
-	ap.Timed(a, time.Since(start), err)
+	ap.Timed(a, start, time.Since(start), err)
 	failpoint.At("apply.attached")
 	if err == nil {
 		ap.Verbose(ctx, "Add", a, result, time.Since(start))

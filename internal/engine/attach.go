@@ -39,6 +39,8 @@ type outcome struct {
 	// begun reports whether a delegate was executed. If so, the attachment needs a DEL.
 	begun bool
 	err   error
+	// began is when the first plugin was called, and took the time since then.
+	began time.Time
 	took  time.Duration
 }
 
@@ -72,6 +74,7 @@ func (at *attaching) write(ctx context.Context) error {
 		return nil
 	})
 	if err == nil {
+		at.Recorded = time.Since(at.Start)
 		failpoint.At("ledger.written")
 	}
 	return err
@@ -225,7 +228,7 @@ func (at *attaching) one(ctx context.Context, i int) error {
 	if o.err = hostdevice.CheckMasters(at.Sandbox, at.record, a); o.err == nil {
 		o.result, o.begun, o.err = at.runner(i).Add(ctx, at.record, a)
 	}
-	o.took = time.Since(start)
+	o.began, o.took = start, time.Since(start)
 	if o.err == nil {
 		failpoint.At("attached")
 	}
@@ -252,7 +255,7 @@ func (at *attaching) runner(i int) *execute.Runner {
 
 // conclude records the timing of an attachment and logs the attachment if it succeeded.
 func (at *attaching) conclude(ctx context.Context, a *ledger.Attachment, o *outcome) {
-	at.Timed(a, o.took, o.err)
+	at.Timed(a, o.began, o.took, o.err)
 	if o.err == nil {
 		at.Verbose(ctx, "Add", a, o.result, o.took)
 	}

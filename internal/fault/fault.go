@@ -69,6 +69,14 @@ func ForRequest(err error, containerID string) *types.Error {
 // WithRequest appends the request's name to a text. The text of an event is then equal to the error of ForRequest.
 func WithRequest(text, containerID string) string { return joined(text, Request(containerID)) }
 
+// WithTrace appends the ID of a trace to a text, unless it is "".
+func WithTrace(text, id string) string {
+	if id == "" {
+		return text
+	}
+	return joined(text, "trace "+id)
+}
+
 func joined(a, b string) string {
 	if a == "" || b == "" {
 		return a + b

@@ -31,6 +31,8 @@ func TestChartRefuses(t *testing.T) {
 		{"executor.enabled=true", "executor is the runner of hotPlug"},
 		{"mode=thin,hotPlug.enabled=true", "hotPlug needs mode thick"},
 		{"mode=thin,dra.claimStatusDrivers[0]=d", "needs mode thick"},
+		{"tracing.endpoint=collector:4318", "endpoint"},
+		{"mode=thin,tracing.endpoint=http://c:4318", "tracing needs mode thick"},
 		{"mode=thin,metrics.enabled=true", "metrics need mode thick"},
 		{"mode=thin,distribution=k3s", "not available for a distribution"},
 		{"mode=thin,config.logLevel=debug", "which mode thin does not have"},

@@ -42,8 +42,9 @@ func (m *Report) AppendJSON(b []byte) []byte {
 	if len(m.Timings) > 0 {
 		w.Append("timings", func(b []byte) []byte { return rawjson.AppendArray(b, m.Timings, (*Timing).appendJSON) })
 	}
-	if m.Seconds != 0 {
-		w.Append("seconds", func(b []byte) []byte { return strconv.AppendFloat(b, m.Seconds, 'f', -1, 64) })
+	floatIf(w, "seconds", m.Seconds)
+	if m.Trace != nil {
+		w.Append("trace", m.Trace.appendJSON)
 	}
 	w.Other("unready", m.Unready, m.Unready != nil)
 	if len(m.Events) > 0 {
@@ -82,9 +83,27 @@ func (m *Timing) appendJSON(b []byte) []byte {
 	w := rawjson.Begin(b)
 	w.String("network", m.Network)
 	w.String("plugin", m.Plugin)
+	floatIf(w, "begin", m.Begin)
 	w.Append("seconds", func(b []byte) []byte { return strconv.AppendFloat(b, m.Seconds, 'f', -1, 64) })
 	w.TrueIf("failed", m.Failed)
 	w.StringIf("command", m.Command)
 	w.StringIf("killed", m.Killed)
 	return w.End()
+}
+
+func (m *Trace) appendJSON(b []byte) []byte {
+	w := rawjson.Begin(b)
+	w.StringIf("parent", m.Parent)
+	w.Append("begin", func(b []byte) []byte { return strconv.AppendInt(b, m.Begin, 10) })
+	floatIf(w, "planned", m.Planned)
+	floatIf(w, "recorded", m.Recorded)
+	w.TrueIf("repeated", m.Repeated)
+	return w.End()
+}
+
+// floatIf appends a member with a number that is not 0.
+func floatIf(w *rawjson.Writer, key string, v float64) {
+	if v != 0 {
+		w.Append(key, func(b []byte) []byte { return strconv.AppendFloat(b, v, 'f', -1, 64) })
+	}
 }

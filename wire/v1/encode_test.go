@@ -23,12 +23,13 @@ func TestAppendReport(t *testing.T) {
 		Claims:  []Claim{*claim, {}},
 		Failure: &Failure{Missing: true, EmitEvent: true, Message: "m \"\u2028"},
 		Unready: &Unready{"R", "m <>"},
+		Trace:   &Trace{"p", 1 << 60, 0.25, 0.5, true},
 		Events:  []Event{{"Normal", "R", "m <>", true, "c"}},
-		Timings: []Timing{{"a", "bridge", 0.00001234, true, "DEL", "timeout"}, {"b", "é", 12, false, "", ""}},
+		Timings: []Timing{{"a", "bridge", 0.5, 0.00001234, true, "DEL", "timeout"}, {"b", "é", 0, 12, false, "", ""}},
 	}
 	for _, v := range []any{
 		*full, full.Pod, full.Attached[0], *full.Failure, full.Timings[0], full.Events[0],
-		*full.Unready, *claim,
+		*full.Unready, *claim, *full.Trace,
 	} {
 		for i := range reflect.ValueOf(v).NumField() {
 			if reflect.ValueOf(v).Field(i).IsZero() {

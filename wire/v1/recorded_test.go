@@ -11,6 +11,7 @@ import (
 
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
+	"multus/internal/engine/request"
 	"multus/internal/fault"
 	"multus/internal/rawjson"
 	"multus/internal/testutil/wire"
@@ -107,8 +108,10 @@ func TestRecorded(t *testing.T) {
 // notSent are the fields of the engine's types that have no key, because they have no meaning in the other process.
 var notSent = map[reflect.Type][]string{
 	reflect.TypeFor[plan.Attachment](): {"Source"},
-	reflect.TypeFor[publish.Report]():  {"Needed"},
+	reflect.TypeFor[publish.Report]():  {"Needed", "TraceID"},
 	reflect.TypeFor[plan.Attached]():   {"Lost"},
+	reflect.TypeFor[request.Request](): {"TraceParent"},
+	reflect.TypeFor[publish.Event]():   {"TraceID"},
 	// Sent as Observed.Pending.
 	reflect.TypeFor[publish.Observation](): {"Pending"},
 }

@@ -29,6 +29,8 @@ type Report struct {
 	Timings []Timing `json:"timings,omitempty"`
 	// Seconds is the time from the begin of an ADD until its report. The key is absent if it is unknown.
 	Seconds float64 `json:"seconds,omitempty"`
+	// Trace has the steps of an ADD. The key is absent in other reports.
+	Trace *Trace `json:"trace,omitempty"`
 	// Unready makes the condition of the pod's readiness gate False. If the key is absent, a report with attachments makes
 	// it True, and another one leaves it.
 	Unready *Unready `json:"unready,omitempty"`
@@ -95,7 +97,10 @@ type Event struct {
 type Timing struct {
 	Network string `json:"network"`
 	// Plugin is the type of the first plugin.
-	Plugin  string  `json:"plugin"`
+	Plugin string `json:"plugin"`
+	// Begin is the time until the first plugin was called, in seconds since the begin of the operation. The key is absent
+	// if it is unknown.
+	Begin   float64 `json:"begin,omitempty"`
 	Seconds float64 `json:"seconds"`
 	Failed  bool    `json:"failed,omitempty"`
 	// Command is that of the plugins. The key is absent if it is that of the report.
@@ -104,13 +109,27 @@ type Timing struct {
 	Killed string `json:"killed,omitempty"`
 }
 
+// Trace says when the steps of an ADD ended that are not those of a delegate.
+type Trace struct {
+	// Parent is TRACEPARENT of the runtime (W3C Trace Context), as it is. The key is absent if there is none.
+	Parent string `json:"parent,omitempty"`
+	// Begin is the begin of the ADD in nanoseconds since 1970.
+	Begin int64 `json:"begin"`
+	// Planned and Recorded are the seconds since the begin until the plan was made, and until it was recorded. They are
+	// absent if the ADD failed before.
+	Planned  float64 `json:"planned,omitempty"`
+	Recorded float64 `json:"recorded,omitempty"`
+	// Repeated is set if an earlier report of the ADD had the steps.
+	Repeated bool `json:"repeated,omitempty"`
+}
+
 // FromReport returns the message for a report. Both share the parts that they refer to.
 func FromReport(r *publish.Report) *Report {
 	m := &Report{
 		Command: r.Command, Pod: Pod(r.Pod), ContainerID: r.ContainerID, Netns: r.Netns,
 		Attached: make([]Attached, len(r.Attached)), Failure: (*Failure)(r.Failure),
 		Timings: make([]Timing, len(r.Timings)), Time: r.Time, Wait: r.Wait, EventsWritten: r.EventsWritten,
-		Unready: (*Unready)(r.Unready), Seconds: r.Seconds,
+		Unready: (*Unready)(r.Unready), Seconds: r.Seconds, Trace: (*Trace)(r.Trace),
 	}
 	for i := range r.Attached {
 		m.Attached[i] = fromAttached(&r.Attached[i])
@@ -122,7 +141,7 @@ func FromReport(r *publish.Report) *Report {
 		m.Timings[i] = Timing(r.Timings[i])
 	}
 	for _, e := range r.Events {
-		m.Events = append(m.Events, Event(e))
+		m.Events = append(m.Events, Event{e.Type, e.Reason, e.Message, e.Seldom, e.ContainerID})
 	}
 	return m
 }
@@ -134,7 +153,7 @@ func (m *Report) ToReport() *publish.Report {
 		Command: m.Command, Pod: request.Pod(m.Pod), ContainerID: m.ContainerID, Netns: m.Netns,
 		Attached: make([]publish.Attached, len(m.Attached)), Failure: (*publish.Failure)(m.Failure),
 		Timings: make([]publish.Timing, len(m.Timings)), Time: m.Time, Wait: m.Wait, EventsWritten: m.EventsWritten,
-		Unready: (*publish.Unready)(m.Unready), Seconds: m.Seconds,
+		Unready: (*publish.Unready)(m.Unready), Seconds: m.Seconds, Trace: (*publish.Trace)(m.Trace),
 	}
 	for i := range m.Attached {
 		r.Attached[i] = m.Attached[i].toAttached()
@@ -146,7 +165,9 @@ func (m *Report) ToReport() *publish.Report {
 		r.Timings[i] = publish.Timing(m.Timings[i])
 	}
 	for _, e := range m.Events {
-		r.Events = append(r.Events, publish.Event(e))
+		r.Events = append(r.Events, publish.Event{
+			Type: e.Type, Reason: e.Reason, Message: e.Message, Seldom: e.Seldom, ContainerID: e.ContainerID,
+		})
 	}
 	return r
 }

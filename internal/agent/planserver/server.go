@@ -24,6 +24,7 @@ import (
 	"multus/internal/agent/recent"
 	"multus/internal/agent/repair"
 	"multus/internal/agent/resync"
+	"multus/internal/agent/trace"
 	"multus/internal/config"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
@@ -48,7 +49,7 @@ const (
 // InstanceHeader is the header of an answer to /healthz that identifies the instance.
 const InstanceHeader = "Multus-Instance"
 
-// Options are the settings of a Server. All of them are required, except Claims, HotPlug and Resync.
+// Options are the settings of a Server. All of them are required, except Claims, HotPlug, Missing, Resync and Tracer.
 type Options struct {
 	// Config is the daemon's configuration, which is merged into that of each request.
 	Config *config.Daemon
@@ -62,6 +63,8 @@ type Options struct {
 	HotPlug *hotplug.Queue
 	// Resync is nil if the network statuses of running pods are not compared with what the pods have.
 	Resync *resync.Comparer
+	// Tracer is nil if no traces are exported.
+	Tracer *trace.Tracer
 	// Ready returns an error while the daemon is not ready (behaviour E40).
 	Ready func() error
 	// Missing finds the pods without their networks. It is nil if they are not looked for.
@@ -77,6 +80,7 @@ type Server struct {
 	resolver    *plan.Resolver
 	statuses    *podstatus.Writer
 	claims      *claims.Writer
+	tracer      *trace.Tracer
 	metrics     *metrics.Metrics
 	hotPlug     *hotplug.Queue
 	unattached  *repair.Finder
@@ -94,8 +98,9 @@ type Server struct {
 // New returns a Server.
 func New(o Options) *Server {
 	s := &Server{
-		conf: o.Config, statuses: o.Statuses, claims: o.Claims, metrics: o.Metrics, hotPlug: o.HotPlug, ready: o.Ready,
-		log: o.Log, instance: o.Instance, unattached: o.Missing, resync: o.Resync,
+		conf: o.Config, statuses: o.Statuses, claims: o.Claims, tracer: o.Tracer, metrics: o.Metrics, hotPlug: o.HotPlug,
+		ready: o.Ready,
+		log:   o.Log, instance: o.Instance, unattached: o.Missing, resync: o.Resync,
 		decoding: make(semaphore, decoders), large: make(semaphore, largePlans),
 	}
 	resolver := *o.Resolver
@@ -277,8 +282,15 @@ func (s *Server) report(w http.ResponseWriter, r *http.Request) {
 	}
 	failpoint.At("daemon.report.received")
 	s.metrics.Observe(rep)
+	log := s.log
+	if s.tracer != nil {
+		s.tracer.Observe(rep) //nolint:contextcheck // the spans are exported after the request
+		if rep.TraceID != "" {
+			log = log.With("trace", rep.TraceID)
+		}
+	}
 	if f := rep.Failure; f != nil && f.EmitEvent {
-		log := s.log.With("pod", podstatus.PodName(rep.Pod), "container", rep.ContainerID,
+		log := log.With("pod", podstatus.PodName(rep.Pod), "container", rep.ContainerID,
 			"err", fault.WithRequest(fault.Clip(f.Message, fault.MaxMessage), rep.ContainerID))
 		if rep.Command == request.Del {
 			log.Error("DEL gave up networks")

@@ -80,6 +80,9 @@ func (w *Writer) settle(p *pending, err error) {
 	case err == nil:
 		w.removeWritten(p)
 		w.metrics.StatusWritten(p.time)
+		if w.written != nil && p.trace != nil {
+			w.written(p.trace, p.container, p.time)
+		}
 		if tries > 0 {
 			w.log.Info("status written", "pod", PodName(p.pod), "container", p.container)
 		}

@@ -15,6 +15,7 @@ type pending struct {
 	pod       request.Pod
 	container string
 	time      int64
+	trace     *publish.Trace
 	// key identifies the pod, and id the report. Reports with the same id have the same pod, container and time.
 	key, id string
 	// attempted is closed by finish after the first attempt, or when the report is dropped before.
@@ -39,7 +40,7 @@ func newPending(r *publish.Report) *pending {
 	}
 	attempted := make(chan struct{})
 	return &pending{
-		pod: r.Pod, container: r.ContainerID, time: r.Time, key: podKey(r.Pod), id: r.File(), report: r,
+		pod: r.Pod, container: r.ContainerID, time: r.Time, trace: r.Trace, key: podKey(r.Pod), id: r.File(), report: r,
 		attempted: attempted, finish: sync.OnceFunc(func() { close(attempted) }), eventsWritten: r.EventsWritten,
 	}
 }

@@ -37,12 +37,15 @@ type Metrics interface {
 	Observe(r *publish.Report)
 }
 
-// Options are the settings of a Writer. All of them are required, except Arrived.
+// Options are the settings of a Writer. All of them are required, except Arrived and Written.
 type Options struct {
 	Cluster publish.Cluster
 	// Arrived is called with each report that has a status, before its file may be removed. The same report may come
 	// twice.
 	Arrived func(*publish.Report)
+	// Written is called after a status was written, with what its report has for traces, the container and the time of the
+	// report. It may be nil.
+	Written func(of *publish.Trace, containerID string, at int64)
 	// Dir is the directory of the reports that wait. Plugins leave reports in it, too.
 	Dir     string
 	Metrics Metrics
@@ -57,6 +60,7 @@ type Options struct {
 type Writer struct {
 	cluster publish.Cluster
 	arrived func(*publish.Report)
+	written func(*publish.Trace, string, int64)
 	log     *slog.Logger
 	metrics Metrics
 	clock   clock.WithTickerAndDelayedExecution
@@ -85,7 +89,7 @@ func New(o Options) *Writer {
 		o.Arrived = func(*publish.Report) {}
 	}
 	w := &Writer{
-		arrived: o.Arrived, cluster: o.Cluster, log: o.Log, metrics: o.Metrics, clock: o.Clock,
+		arrived: o.Arrived, written: o.Written, cluster: o.Cluster, log: o.Log, metrics: o.Metrics, clock: o.Clock,
 		latest: newLatest(), spool: newSpool(o.Dir, o.Log), retries: rate.NewLimiter(rate.Every(retrySpacing), 1),
 	}
 	w.lanes = &lanes{repeated: w.latest.tried}

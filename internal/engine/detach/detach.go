@@ -207,7 +207,7 @@ func (d *detaching) one(ctx context.Context, i int) {
 	err := d.del(one, a)
 	cancel()
 	took := time.Since(start)
-	d.Timed(a, took, err)
+	d.Timed(a, start, took, err)
 	if d.Request.Command != request.Del {
 		d.Timings[len(d.Timings)-1].Command = request.Del // of the undo of an ADD, for example
 	}

@@ -39,6 +39,8 @@ type Report struct {
 	// Seconds is the time from the begin of an ADD until its report, for metrics. It is 0 in other reports, and in the
 	// first of the two reports of an ADD that failed.
 	Seconds float64
+	// Trace has the steps of an ADD, for the daemon's traces. It is nil in other reports.
+	Trace *Trace
 	// Unready, if set, makes the condition of the pod's readiness gate False (behaviour R31). In a report with a status it
 	// is written with the status, and nil means True. In a report without a status it is written alone, if that changes
 	// the condition, and nil leaves the condition as it is. It has no effect on pods that do not list the gate, for which
@@ -46,6 +48,8 @@ type Report struct {
 	Unready *Unready
 	// Events are the events of an UPDATE. Those of other reports follow from Attached and Failure.
 	Events []Event
+	// TraceID is the ID of the trace that the daemon exports, or "". It is not sent.
+	TraceID string
 	// Time is the time of the ADD or the DEL in nanoseconds since 1970. A report of an ADD is obsolete after a later DEL.
 	Time int64
 	// Wait requests that Publish returns only after the status was written, or after its writing was postponed.
@@ -57,10 +61,25 @@ type Report struct {
 	EventsWritten bool
 }
 
+// Trace says when the steps of an ADD ended that are not those of a delegate.
+type Trace struct {
+	// Parent is the value of TRACEPARENT that the runtime set, or "". It is not validated.
+	Parent string
+	// Begin is the time of the begin of the ADD in nanoseconds since 1970.
+	Begin int64
+	// Planned and Recorded are the seconds from the begin until the plan was made, and until it was recorded. They are 0
+	// if the ADD failed before.
+	Planned, Recorded float64
+	// Repeated reports whether an earlier report of the ADD had the steps.
+	Repeated bool
+}
+
 // Timing is how long the plugins of one network took.
 type Timing struct {
 	Network string
 	Plugin  string // the first one of a list
+	// Begin is the time from the begin of the operation until the first plugin was called, in seconds.
+	Begin   float64
 	Seconds float64
 	Failed  bool
 	// Command is the command of the plugins if it is not that of the report, and "" otherwise.
@@ -321,7 +340,9 @@ func events(r *Report, results []*current.Result, leftOut string) (out []Event) 
 		if r.Command == request.Del {
 			reason = FailedRemovingInterface
 		}
-		out = append(out, Event{Type: Warning, Reason: reason, Message: f.Message, ContainerID: r.ContainerID, Seldom: true})
+		out = append(out, Event{
+			Type: Warning, Reason: reason, Message: f.Message, ContainerID: r.ContainerID, TraceID: r.TraceID, Seldom: true,
+		})
 	}
 	if r.Command == request.Update {
 		out, results = append(out, r.Events...), nil // Attached also has what was attached before

@@ -296,29 +296,29 @@ func TestEvents(t *testing.T) {
 			attached("cbr0", "eth0", true, one), attached("ns/a", "net1", false, two),
 			attached("", "net2", false, one),
 		}}, []Event{
-			{Normal, "AddedInterface", "Add eth0 [10.244.1.73/24] from cbr0", false, ""},
-			{Normal, "AddedInterface", "Add net1 [10.0.0.2/24 fd00::2/64] from ns/a", false, ""},
-			{Normal, "AddedInterface", "Add net2 [10.244.1.73/24]", false, ""},
+			{Normal, "AddedInterface", "Add eth0 [10.244.1.73/24] from cbr0", false, "", ""},
+			{Normal, "AddedInterface", "Add net1 [10.0.0.2/24 fd00::2/64] from ns/a", false, "", ""},
+			{Normal, "AddedInterface", "Add net2 [10.244.1.73/24]", false, "", ""},
 		}},
 		{
 			"D25 an interface without an address",
 			&Report{Attached: []Attached{attached("a", "net1", false, `{"cniVersion":"1.0.0","interfaces":[{"name":"net1"}]}`)}},
-			[]Event{{Normal, "AddedInterface", "Add net1 [] from a", false, ""}},
+			[]Event{{Normal, "AddedInterface", "Add net1 [] from a", false, "", ""}},
 		},
 		{"D25 B45 nothing", &Report{Attached: []Attached{attached("aux", "net1", false, `{"cniVersion":"1.0.0"}`)}}, nil},
 		{
 			"B8 O61 M22", Missing(request.Pod{Namespace: "ns", Name: "p"}, "0123456789abcdef", "cannot find x"),
-			[]Event{{Warning, "NoNetworkFound", "cannot find x", false, "0123456789abcdef"}},
+			[]Event{{Warning, "NoNetworkFound", "cannot find x", false, "0123456789abcdef", ""}},
 		},
 		{
 			"O64 a failure with an event, with its request",
 			&Report{ContainerID: "0123456789abcdef", Failure: &Failure{EmitEvent: true, Message: "x"}},
-			[]Event{{Warning, "FailedAddingInterface", "x", true, "0123456789abcdef"}},
+			[]Event{{Warning, "FailedAddingInterface", "x", true, "0123456789abcdef", ""}},
 		},
 		{
 			"O64 another failure, with the networks attached before it",
 			&Report{Attached: []Attached{attached("cbr0", "eth0", true, one)}, Failure: &Failure{Message: "x"}},
-			[]Event{{Normal, "AddedInterface", "Add eth0 [10.244.1.73/24] from cbr0", false, ""}},
+			[]Event{{Normal, "AddedInterface", "Add eth0 [10.244.1.73/24] from cbr0", false, "", ""}},
 		},
 	}
 	for _, tc := range tests {

@@ -39,16 +39,18 @@ type Event struct {
 	Seldom bool `json:"seldom,omitempty"`
 	// ContainerID identifies the request. Seldom events that differ only in it are equal.
 	ContainerID string `json:"containerID,omitempty"`
+	// TraceID is the ID of the request's trace, or "". Seldom events that differ only in it are equal.
+	TraceID string `json:"-"`
 }
 
-// Text returns the message. For a seldom event it appends the name of the request, as in the runtime's error; Multus
-// 4.x has no seldom events. The other texts are those of today's Multus, and programs compare them (behaviour O60,
-// O61).
+// Text returns the message. For a seldom event it appends the name of the request, as in the runtime's error, and that
+// of the trace if there is one. Multus 4.x has no seldom events. The other texts are those of today's Multus, and
+// programs compare them (behaviour O60, O61).
 func (e Event) Text() string {
 	if !e.Seldom {
 		return e.Message
 	}
-	return fault.WithRequest(e.Message, e.ContainerID)
+	return fault.WithTrace(fault.WithRequest(e.Message, e.ContainerID), e.TraceID)
 }
 
 var (

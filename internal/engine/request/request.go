@@ -24,6 +24,8 @@ type Request struct {
 	Path string
 	// Config is the standard input, byte for byte.
 	Config []byte
+	// TraceParent is the value of TRACEPARENT (W3C Trace Context), as text. It is not sent to the planner.
+	TraceParent string
 
 	// plugin is parsed from source.
 	plugin *config.Plugin

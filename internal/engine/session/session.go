@@ -59,8 +59,11 @@ type Session struct {
 	// Conf is the configuration of the request. It is not changed.
 	Conf *config.Plugin
 	Log  *slog.Logger
-	// Start is when the session began.
-	Start time.Time
+	// Start is when the session began. Planned and Recorded are the times until an ADD was planned and recorded.
+	Start             time.Time
+	Planned, Recorded time.Duration
+	// Traced reports whether a report has the steps of the ADD.
+	Traced bool
 }
 
 // New returns the session of a request. Its error is that of the configuration.
@@ -193,10 +196,11 @@ type Outcome struct {
 	Claims []device.Claim
 }
 
-// Timed records how long one attachment took.
-func (o *Outcome) Timed(a *ledger.Attachment, took time.Duration, err error) {
-	o.Timings = append(o.Timings, publish.Timing{
-		Network: a.Name, Plugin: a.Config.Types()[0], Seconds: took.Seconds(), Failed: err != nil,
+// Timed records when the plugins of one attachment were called and how long they took.
+func (b *Sandbox) Timed(a *ledger.Attachment, began time.Time, took time.Duration, err error) {
+	b.Timings = append(b.Timings, publish.Timing{
+		Network: a.Name, Plugin: a.Config.Types()[0], Begin: began.Sub(b.Start).Seconds(), Seconds: took.Seconds(),
+		Failed: err != nil,
 		Killed: execute.KilledBy(err),
 	})
 }

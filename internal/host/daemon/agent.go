@@ -22,11 +22,13 @@ import (
 	"multus/internal/agent/podstatus"
 	"multus/internal/agent/repair"
 	"multus/internal/agent/resync"
+	"multus/internal/agent/trace"
 	"multus/internal/config"
 	"multus/internal/device"
 	"multus/internal/engine/ledger"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
+	"multus/internal/version"
 	wirev1 "multus/wire/v1"
 )
 
@@ -46,7 +48,9 @@ type agent struct {
 	// missing finds pods without their networks. It is nil if they are not looked for.
 	missing *repair.Finder
 	// resync compares network statuses with what the pods have. It is nil if they are not compared.
-	resync  *resync.Comparer
+	resync *resync.Comparer
+	// tracer is nil if no traces are exported.
+	tracer  *trace.Tracer
 	metrics *metrics.Metrics
 	server  *planserver.Server
 	// instance distinguishes this process from others in an answer.
@@ -54,7 +58,7 @@ type agent struct {
 }
 
 // assemble connects the parts. It starts none of them.
-func assemble(conf *config.Daemon, o *Options, log *slog.Logger) (*agent, error) {
+func assemble(ctx context.Context, conf *config.Daemon, o *Options, log *slog.Logger) (*agent, error) {
 	s, err := connect(conf, o.NodeName, o.Getenv, log)
 	if err != nil {
 		return nil, err
@@ -70,9 +74,13 @@ func assemble(conf *config.Daemon, o *Options, log *slog.Logger) (*agent, error)
 			a.cniConf.Node = cniconfig.NodeReader(s.Kube.Node, o.NodeName)
 		}
 	}
+	if err := a.exportTraces(ctx, o.NodeName); err != nil {
+		log.Error("no traces are exported; correct the key tracing of the daemon's file", "err", err)
+	}
 	a.statuses = podstatus.New(podstatus.Options{
-		Arrived: a.writeClaims(), Cluster: s.Cluster, Dir: filepath.Join(conf.SocketDir, wirev1.ReportDir),
-		Metrics: a.metrics, Clock: clock.RealClock{}, Log: log,
+		Arrived: a.writeClaims(), Written: a.tracedStatus(), Cluster: s.Cluster,
+		Dir:     filepath.Join(conf.SocketDir, wirev1.ReportDir),
+		Metrics: observer{a.metrics, a.tracer}, Clock: clock.RealClock{}, Log: log,
 	})
 	a.metrics.Gauges(a.statuses.Waiting, func() float64 { return entries(cmp.Or(conf.CNIDir, config.DefaultCNIDir)) },
 		a.inForce)
@@ -81,13 +89,47 @@ func assemble(conf *config.Daemon, o *Options, log *slog.Logger) (*agent, error)
 		a.followPods()
 	}
 	a.server = planserver.New(planserver.Options{
-		Config: conf, Statuses: a.statuses, Claims: a.claims, Metrics: a.metrics, HotPlug: a.hotPlug, Missing: a.missing,
-		Ready: a.ready, Instance: a.instance, Log: log, Resync: a.resync,
+		Config: conf, Statuses: a.statuses, Claims: a.claims, Tracer: a.tracer, Metrics: a.metrics,
+		HotPlug: a.hotPlug, Missing: a.missing, Ready: a.ready, Instance: a.instance, Log: log, Resync: a.resync,
 		Resolver: &plan.Resolver{
 			Networks: s.Networks, Pods: s.Pods, Devices: s.Devices, PhysicalFunction: device.PhysicalFunction, Log: log,
 		},
 	})
 	return a, nil
+}
+
+// exportTraces connects the part that exports traces, if the configuration has an endpoint.
+func (a *agent) exportTraces(ctx context.Context, node string) (err error) {
+	t := &a.conf.Tracing
+	if t.Endpoint == "" {
+		return nil
+	}
+	a.tracer, err = trace.New(ctx, &trace.Options{
+		Endpoint: t.Endpoint, SampleRatio: t.SampleRatio, Node: node, Version: version.Release(), Log: a.log,
+	})
+	return err
+}
+
+// observer takes the reports that plugins have left in files.
+type observer struct {
+	*metrics.Metrics
+	tracer *trace.Tracer // or nil
+}
+
+// Observe counts a report, and exports its trace.
+func (o observer) Observe(r *publish.Report) {
+	o.Metrics.Observe(r)
+	if o.tracer != nil {
+		o.tracer.Observe(r)
+	}
+}
+
+// tracedStatus returns what takes the statuses that were written, or nil.
+func (a *agent) tracedStatus() func(*publish.Trace, string, int64) {
+	if a.tracer == nil {
+		return nil
+	}
+	return a.tracer.StatusWritten
 }
 
 // writeClaims connects the part that writes the status of ResourceClaims, if the configuration says so. It returns what

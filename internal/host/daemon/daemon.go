@@ -59,7 +59,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	groups, _ := os.ReadFile("/proc/self/cgroup") // if it cannot be read, memoryFiles returns the files of a container
 	limitMemory(o.Getenv, memoryFiles(string(groups)), log)
-	a, err := assemble(conf, &o, log)
+	a, err := assemble(ctx, conf, &o, log)
 	if err != nil {
 		return err
 	}
@@ -109,6 +109,7 @@ func (a *agent) parts(node string, hs *http.Server, sock *socket) []part {
 		{"ResourceSlices of the node", a.sources.slices != nil, a.sources.runSlices},
 		{"network statuses", true, a.statuses.Run},
 		{"status of ResourceClaims", a.claims != nil, func(ctx context.Context) error { return a.claims.Run(ctx) }},
+		{"traces", a.tracer != nil, func(ctx context.Context) error { return a.tracer.Run(ctx) }},
 		{"CNI configuration", a.cniConf != nil, a.cniConf.Run},
 		{"events of configuration conflicts", a.cniConf != nil, a.conflicts.run},
 		{"work of the runner", a.hotPlug != nil, a.hotPlug.Run},

@@ -28,6 +28,9 @@ import (
 	"multus/internal/version"
 )
 
+// maxTraceParent limits the length of TRACEPARENT. That of version 00 has 55 characters.
+const maxTraceParent = 512
+
 const about = "meta-plugin that delegates to other CNI plugins"
 
 // Host is one kind of plugin, thin or thick.
@@ -156,6 +159,14 @@ func Guard(command string) error {
 	return os.Setenv(execute.DepthEnv, "1") //nolint:forbidigo // delegates inherit the environment; this is the edge
 }
 
+// traceParent returns the trace of which the runtime's call is a part, or "". Delegates inherit the variable.
+func traceParent() string {
+	if v := os.Getenv("TRACEPARENT"); len(v) <= maxTraceParent {
+		return v
+	}
+	return ""
+}
+
 // prepare makes the request and the engine. Invalid CNI_ARGS are an error for every command except DEL, for which the
 // record of the ledger suffices (behaviour D8, E15).
 func (v *verbs) prepare(command string, args *skel.CmdArgs) (*request.Request, *engine.Engine, error) {
@@ -165,7 +176,7 @@ func (v *verbs) prepare(command string, args *skel.CmdArgs) (*request.Request, *
 	}
 	req := &request.Request{
 		Command: command, ContainerID: args.ContainerID, Netns: args.Netns, IfName: args.IfName, Path: args.Path,
-		Config: args.StdinData,
+		Config: args.StdinData, TraceParent: traceParent(),
 	}
 	conf, err := req.Plugin()
 	if err != nil {

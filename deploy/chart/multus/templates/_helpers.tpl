@@ -75,6 +75,7 @@ talos:
 {{- if .Values.hotPlug.enabled }}{{ $_ := set $config "hotPlug" true }}{{ $_ := set $config "statusResync" "1m" }}{{ end -}}
 {{- with .Values.repair.mode }}{{ $_ := set $config "repair" . }}{{ end -}}
 {{- with .Values.dra.claimStatusDrivers }}{{ $_ := set $config "claimStatus" true }}{{ $_ := set $config "claimStatusDrivers" . }}{{ end -}}
+{{- with .Values.tracing.endpoint }}{{ $_ := set $config "tracing" (dict "endpoint" . "sampleRatio" $.Values.tracing.sampleRatio) }}{{ end -}}
 {{- if .Values.metrics.enabled }}{{ $_ := set $config "metricsPort" .Values.metrics.port }}{{ end -}}
 {{- $config = mergeOverwrite $config (default dict $d.config) (deepCopy .Values.config) -}}
 {{- dict "cniConf" $cniConf "cniBin" $cniBin "kubelet" $kubelet "referencePlugins" $reference "config" $config
@@ -86,6 +87,7 @@ talos:
 {{- if eq .Values.mode "thin" -}}
 {{- if .Values.hotPlug.enabled }}{{ fail "hotPlug needs mode thick: there is no daemon with thin" }}{{ end -}}
 {{- if .Values.dra.claimStatusDrivers }}{{ fail "dra.claimStatusDrivers needs mode thick: there is no daemon with thin" }}{{ end -}}
+{{- if .Values.tracing.endpoint }}{{ fail "tracing needs mode thick: there is no daemon with thin" }}{{ end -}}
 {{- if .Values.metrics.enabled }}{{ fail "metrics need mode thick: there is no daemon with thin" }}{{ end -}}
 {{- if .Values.config }}{{ fail "config is the file of the daemon, which mode thin does not have" }}{{ end -}}
 {{- if .Values.distribution }}{{ fail "mode thin is not available for a distribution; set paths instead" }}{{ end -}}
