@@ -37,6 +37,9 @@ func Review(data []byte, namespace string, c Cluster, o Options) ([]Finding, err
 	if root.kind() != isObject {
 		return nil, errors.New("decode object: it is not a JSON object")
 	}
+	if root.get("kind").text() == kindPod {
+		trimPod(root)
+	}
 	p := &layout{}
 	object := p.node(root, "")
 	p.inNamespace(object, namespace)
@@ -82,6 +85,24 @@ func (p *layout) add(path, value string, isString bool) int {
 	p.parts = append(p.parts, part{at, path, isString})
 	p.lines = append(p.lines, lines(value)...)
 	return at
+}
+
+// trimPod removes the parts of a pod that no rule reads, which are most of it.
+func trimPod(root *tree) {
+	spec := root.get("spec")
+	spec.keep("hostNetwork", "resourceClaims", "containers", "initContainers")
+	for _, key := range []string{"containers", "initContainers"} {
+		for _, c := range spec.get(key).list() {
+			c.keep("name", "resources")
+		}
+	}
+}
+
+// keep removes all other members of an object.
+func (t *tree) keep(keys ...string) {
+	if t != nil {
+		t.members = slices.DeleteFunc(t.members, func(m member) bool { return !slices.Contains(keys, m.key) })
+	}
 }
 
 // unread are the parts of an object that no rule reads, and which may be large.

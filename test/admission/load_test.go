@@ -106,7 +106,7 @@ func (s *site) process() *process {
 	}
 	cmd := exec.Command(binary, "admission", "--config", filepath.Join(dir, "none"), "--kubeconfig", s.kubeconfig,
 		"--listen", "127.0.0.1:0", "--health", "127.0.0.1:0", "--service", "admission-test", "--namespace", "kube-system")
-	cmd.Env = []string{"GOMEMLIMIT=48MiB"}
+	cmd.Env = []string{"GOGC=50", "GOMEMLIMIT=48MiB"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	p, err := proc.Start(log, cmd, proc.Here)
 	if err != nil {
