@@ -67,7 +67,7 @@ func TestInjection(t *testing.T) {
 	for _, name := range []string{"three", "far"} {
 		n.remove(t, name)
 	}
-	n.untilHeld(t, 0)
+	n.untilHeld(t, 2) // the addresses of the replicas of the webhook
 	n.untilBack(t, devices)
 }
 
