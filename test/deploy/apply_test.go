@@ -32,6 +32,8 @@ var resources = map[string]schema.GroupVersionResource{
 	"ConfigMap":                  {Version: "v1", Resource: "configmaps"},
 	"CustomResourceDefinition":   {Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"},
 	"DaemonSet":                  {Group: "apps", Version: "v1", Resource: "daemonsets"},
+	"PodMonitor":                 {Group: "monitoring.coreos.com", Version: "v1", Resource: "podmonitors"},
+	"PrometheusRule":             {Group: "monitoring.coreos.com", Version: "v1", Resource: "prometheusrules"},
 	"SecurityContextConstraints": {Group: "security.openshift.io", Version: "v1", Resource: "securitycontextconstraints"},
 	"ServiceAccount":             {Version: "v1", Resource: "serviceaccounts"},
 

@@ -44,6 +44,8 @@ var copies = []struct{ file, manifest, kind string }{
 	{"definition-parameters", "components/definition-policy/parameters.yaml", ""},
 	{"definition-policy", "components/definition-policy/policy.yaml", ""},
 	{"uninstall", "uninstall/job.yaml", ""},
+	{"pod-monitor", "components/monitoring/podmonitor.yaml", ""},
+	{"alerts", "components/monitoring/alerts.yaml", ""},
 	{"definition-roles", "components/definition-roles/roles.yaml", ""},
 }
 
@@ -173,6 +175,9 @@ func TestChartEqualsManifests(t *testing.T) {
 		"definition-roles":    {"definitionRoles.enabled=true"},
 		"runtime-annotations": {"runtimeAnnotations=true"},
 		"without-policies":    {"nodeIdentity.enabled=false"},
+		"monitoring": {
+			"metrics.enabled=true", "metrics.podMonitor.enabled=true", "metrics.prometheusRule.enabled=true",
+		},
 	} {
 		cases["components "+name] = values
 	}

@@ -32,6 +32,9 @@ func TestChartRefuses(t *testing.T) {
 		{"mode=thin,hotPlug.enabled=true", "hotPlug needs mode thick"},
 		{"mode=thin,dra.claimStatusDrivers[0]=d", "needs mode thick"},
 		{"mode=thin,metrics.enabled=true", "metrics need mode thick"},
+		{"metrics.podMonitor.enabled=true", "podMonitor needs metrics.enabled"},
+		{"metrics.prometheusRule.enabled=true", "prometheusRule needs metrics.enabled"},
+		{"metrics.enabled=true,metrics.prometheusRule.disabled[0]=MultusDown", "disabled"},
 		{"mode=thin,distribution=k3s", "not available for a distribution"},
 		{"mode=thin,config.logLevel=debug", "which mode thin does not have"},
 	} {
@@ -69,7 +72,7 @@ func TestChartValues(t *testing.T) {
 		"plugins":       has(fmt.Sprint(pod.InitContainers[0].Args), "--reference-plugins"),
 		"arguments":     daemon.Args[len(daemon.Args)-1] == "--x",
 		"environment":   daemon.Env[len(daemon.Env)-1].Name == "E",
-		"daemon.json":   has(text, `\"logLevel\": \"debug\"`) && has(text, `\"metricsPort\": 9091`),
+		"daemon.json":   has(text, `\"logLevel\": \"debug\"`) && has(fmt.Sprint(daemon.Args), "--metrics-port=9091"),
 		"policies":      !has(text, "kube-system:multus") && has(text, "serviceaccount:multus-system:own"),
 		"CRD is kept":   has(text, "helm.sh/resource-policy: keep"),
 		"own object":    has(text, "extra.yaml\nkind: ConfigMap\n"),

@@ -75,7 +75,7 @@ talos:
 {{- if .Values.hotPlug.enabled }}{{ $_ := set $config "hotPlug" true }}{{ $_ := set $config "statusResync" "1m" }}{{ end -}}
 {{- with .Values.repair.mode }}{{ $_ := set $config "repair" . }}{{ end -}}
 {{- with .Values.dra.claimStatusDrivers }}{{ $_ := set $config "claimStatus" true }}{{ $_ := set $config "claimStatusDrivers" . }}{{ end -}}
-{{- if .Values.metrics.enabled }}{{ $_ := set $config "metricsPort" .Values.metrics.port }}{{ end -}}
+{{- if and .Values.metrics.enabled .Values.metrics.address }}{{ $_ := set $config "metricsAddress" .Values.metrics.address }}{{ end -}}
 {{- $config = mergeOverwrite $config (default dict $d.config) (deepCopy .Values.config) -}}
 {{- dict "cniConf" $cniConf "cniBin" $cniBin "kubelet" $kubelet "referencePlugins" $reference "config" $config
   "seLinux" (default dict $d.seLinux) "networksDir" (not $d.withoutNetworksDir) | toYaml -}}
@@ -89,6 +89,10 @@ talos:
 {{- if .Values.metrics.enabled }}{{ fail "metrics need mode thick: there is no daemon with thin" }}{{ end -}}
 {{- if .Values.config }}{{ fail "config is the file of the daemon, which mode thin does not have" }}{{ end -}}
 {{- if .Values.distribution }}{{ fail "mode thin is not available for a distribution; set paths instead" }}{{ end -}}
+{{- end -}}
+{{- if not .Values.metrics.enabled -}}
+{{- if .Values.metrics.podMonitor.enabled }}{{ fail "metrics.podMonitor needs metrics.enabled" }}{{ end -}}
+{{- if .Values.metrics.prometheusRule.enabled }}{{ fail "metrics.prometheusRule needs metrics.enabled" }}{{ end -}}
 {{- end -}}
 {{- if and .Values.repair.mode (ne .Values.repair.mode "off") (not .Values.hotPlug.enabled) -}}
 {{- fail "repair needs hotPlug.enabled, which lets the daemon watch the pods of its node" -}}
