@@ -65,15 +65,26 @@ func TestChartFiles(t *testing.T) {
 		}
 		want := "# From deploy/" + c.manifest + ". go test ./test/deploy -run TestChartFiles -update writes it.\n" +
 			strings.Join(parts, "\n---\n") + "\n"
-		path := filepath.Join(chart, "files", c.file+".yaml")
-		if *update {
-			if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
-				t.Fatal(err)
-			}
+		copied(t, c.file+".yaml", c.manifest, want)
+	}
+	dashboard, err := os.ReadFile(filepath.Join(root, "dashboards/multus.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied(t, "dashboard.json", "dashboards/multus.json", string(dashboard)) // JSON has no comments
+}
+
+// copied checks a file of the chart, or writes it.
+func copied(t *testing.T, file, source, want string) {
+	t.Helper()
+	path := filepath.Join(chart, "files", file)
+	if *update {
+		if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
 		}
-		if got, err := os.ReadFile(path); err != nil || string(got) != want {
-			t.Errorf("%s is not %s; run the test with -update (%v)", path, c.manifest, err)
-		}
+	}
+	if got, err := os.ReadFile(path); err != nil || string(got) != want {
+		t.Errorf("%s is not %s; run the test with -update (%v)", path, source, err)
 	}
 }
 

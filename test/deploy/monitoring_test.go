@@ -193,3 +193,23 @@ func TestChartMonitoring(t *testing.T) {
 		}
 	}
 }
+
+// TestScrapeConfig checks that Prometheus accepts the configuration in docs/metrics.md.
+func TestScrapeConfig(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindSubmatch(page)
+	if block == nil {
+		t.Fatal("no configuration")
+	}
+	file := filepath.Join(t.TempDir(), "prometheus.yaml")
+	if err := os.WriteFile(file, block[1], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := promtool(t, "check", "config", file); err != nil {
+		t.Errorf("%s %v", out, err)
+	}
+}

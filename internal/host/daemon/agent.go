@@ -4,9 +4,11 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -27,6 +29,7 @@ import (
 	"multus/internal/engine/ledger"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
+	"multus/internal/fault"
 	wirev1 "multus/wire/v1"
 )
 
@@ -181,8 +184,23 @@ func (a *agent) openPorts(ctx context.Context, health int, sock *socket) (probes
 		}
 	}
 	if number := a.conf.MetricsPort; number != nil {
-		scrapes, err = openPort(ctx, "metrics", net.JoinHostPort(a.conf.MetricsAddress, strconv.Itoa(*number)),
-			a.metrics.Server(a.conf.EnablePprof), a.log)
+		var address string
+		if address, err = metricsAddress(a.conf.MetricsAddress, *number); err != nil {
+			return nil, nil, err
+		}
+		scrapes, err = openPort(ctx, "metrics", address, a.metrics.Server(a.conf.EnablePprof), a.log)
 	}
 	return probes, scrapes, err
+}
+
+// metricsAddress returns the address of the metrics: all addresses of the node, unless the configuration has one
+// (behaviour F70).
+func metricsAddress(address string, number int) (string, error) {
+	if address != "" {
+		if _, err := netip.ParseAddr(address); err != nil {
+			return "", fmt.Errorf("metricsAddress is %q: give an IP address of the node, such as 127.0.0.1, or leave the key out",
+				fault.Clip(address, fault.MaxValue))
+		}
+	}
+	return net.JoinHostPort(address, strconv.Itoa(number)), nil
 }

@@ -95,6 +95,32 @@ func TestInvalidSocketDir(t *testing.T) {
 	}
 }
 
+// TestMetricsAddress checks where the metrics are served (behaviour F70).
+func TestMetricsAddress(t *testing.T) {
+	t.Parallel()
+	for address, want := range map[string]string{
+		"": ":9091", "127.0.0.1": "127.0.0.1:9091", "::1": "[::1]:9091", "localhost": "", "127.0.0.1:1": "", "10.0.0.0/8": "",
+	} {
+		got, err := metricsAddress(address, 9091)
+		if got != want || (err != nil) != (want == "") {
+			t.Errorf("%q: %q, %v", address, got, err)
+		}
+		if err != nil && (!strings.Contains(err.Error(), "metricsAddress") || !strings.Contains(err.Error(), address)) {
+			t.Errorf("error %v does not name the key and the value", err)
+		}
+	}
+	file := filepath.Join(t.TempDir(), "c.json")
+	if err := os.WriteFile(file, []byte(`{"metricsPort":9091}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for flag, want := range map[int]int{0: 9091, 5: 5} {
+		conf, err := (&Options{Config: file, MetricsPort: flag}).configuration()
+		if err != nil || *conf.MetricsPort != want {
+			t.Errorf("--metrics-port=%d: %+v, %v", flag, conf, err)
+		}
+	}
+}
+
 // TestIgnoredKeysAreLogged checks that a key without effect is logged.
 func TestIgnoredKeysAreLogged(t *testing.T) {
 	t.Parallel()
