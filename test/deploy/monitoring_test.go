@@ -96,8 +96,9 @@ func alertRules(t *testing.T, dir string) (file string, names []string) {
 	return file, names
 }
 
-// TestAlerts checks the alerts with promtool: their syntax, and with its unit tests when each of them fires and when not
-// (behaviour F74). Each alert has a unit test in which it fires, and a section in docs/runbooks.md to which it links.
+// TestAlerts checks the alerts with promtool: their syntax, and with its unit tests when each of them fires and when
+// not (behaviour F74). Each alert has a unit test in which it fires, and a section in docs/runbooks.md to which it
+// links.
 func TestAlerts(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -179,12 +180,13 @@ func TestChartMonitoring(t *testing.T) {
 	for what, ok := range map[string]bool{
 		"labels": monitor.GetLabels()["release"] == "prom" && monitor.GetLabels()["app"] == "multus" &&
 			rule.GetLabels()["release"] == "prom" && rule.GetLabels()["c"] == "d",
-		"interval":   strings.Count(fmt.Sprint(monitor.Object), "interval:7s") == 2,
-		"alerts":     slices.Equal(left, want),
-		"runbooks":   has(text, "runbook_url: https://x.example/r#multusdaemondown") && !has(text, "docs/runbooks.md"),
-		"port":       has(text, "--metrics-port=9999") && has(text, "containerPort: 9999"),
-		"address":    has(text, `\"metricsAddress\": \"127.0.0.1\"`),
-		"dashboard":  data == string(dashboard) && board.GetLabels()["grafana_dashboard"] == "1" && board.GetLabels()["c"] == "d",
+		"interval": strings.Count(fmt.Sprint(monitor.Object), "interval:7s") == 2,
+		"alerts":   slices.Equal(left, want),
+		"runbooks": has(text, "runbook_url: https://x.example/r#multusdaemondown") && !has(text, "docs/runbooks.md"),
+		"port":     has(text, "--metrics-port=9999") && has(text, "containerPort: 9999"),
+		"address":  has(text, `\"metricsAddress\": \"127.0.0.1\"`),
+		"dashboard": data == string(dashboard) && board.GetLabels()["grafana_dashboard"] == "1" &&
+			board.GetLabels()["c"] == "d",
 		"annotation": board.GetAnnotations()["folder"] == "Networks",
 		"namespace":  monitor.GetNamespace() == "team" && rule.GetNamespace() == "team" && board.GetNamespace() == "team",
 	} {

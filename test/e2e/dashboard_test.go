@@ -50,7 +50,8 @@ func readDashboard(t *testing.T) *dashboard {
 // the variables. The part that makes a number of nothing is left out, so that a query of a metric that does not exist
 // has no data.
 func (d *dashboard) queries() map[string]string {
-	set := strings.NewReplacer("$__rate_interval", "10s", "$node", ".*", "$network", ".*", " or vector(0)", "", " == 0", "")
+	set := strings.NewReplacer("$__rate_interval", "10s", "$node", ".*", "$network", ".*",
+		" or vector(0)", "", " == 0", "")
 	out := map[string]string{}
 	for _, p := range d.Panels {
 		for i, target := range p.Targets {
@@ -66,8 +67,8 @@ func (d *dashboard) queries() map[string]string {
 	return out
 }
 
-// TestDashboard checks that each panel of the dashboard has a title, a description and a place of its own, and that each
-// query returns data of a real Prometheus that scrapes a real daemon (behaviour F75).
+// TestDashboard checks that each panel of the dashboard has a title, a description and a place of its own, and that
+// each query returns data of a real Prometheus that scrapes a real daemon (behaviour F75).
 func TestDashboard(t *testing.T) {
 	d := readDashboard(t)
 	taken, ids, titles := map[[2]int]string{}, map[int]bool{}, map[string]bool{}

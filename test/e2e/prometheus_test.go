@@ -66,7 +66,9 @@ func startPrometheus(t *testing.T, jobs map[string]string) *prometheus {
 	for name, content := range map[string]any{
 		"rules.yaml": shortAlerts(t),
 		"prometheus.yaml": map[string]any{
-			"global":         map[string]string{"scrape_interval": "500ms", "scrape_timeout": "400ms", "evaluation_interval": "500ms"},
+			"global": map[string]string{
+				"scrape_interval": "500ms", "scrape_timeout": "400ms", "evaluation_interval": "500ms",
+			},
 			"scrape_configs": scrapes, "rule_files": []string{"rules.yaml"},
 		},
 	} {

@@ -111,7 +111,8 @@ func (m *Metrics) starts() {
 		Help: "Time of a CNI ADD until its report, as the plugin on the host reports it.",
 	}, []string{"result"})
 	m.calls = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "multus_delegate_calls_total", Help: "Calls of the plugins of a network, as the plugin on the host reports them.",
+		Name: "multus_delegate_calls_total",
+		Help: "Calls of the plugins of a network, as the plugin on the host reports them.",
 	}, []string{"command", "network", "plugin", "result"})
 	m.networks.forget = func(network string) { m.calls.DeletePartialMatch(prometheus.Labels{"network": network}) }
 	m.killed = prometheus.NewCounterVec(prometheus.CounterOpts{

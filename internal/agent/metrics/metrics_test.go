@@ -188,8 +188,8 @@ func TestNamesMakeRoom(t *testing.T) {
 	}
 }
 
-// TestGaugesKeepTheirNames checks that a name with a series keeps it while there is something to count, and that nothing
-// is lost of the sum (behaviour F71).
+// TestGaugesKeepTheirNames checks that a name with a series keeps it while there is something to count, and that
+// nothing is lost of the sum (behaviour F71).
 func TestGaugesKeepTheirNames(t *testing.T) {
 	t.Parallel()
 	counts := map[string]int{}

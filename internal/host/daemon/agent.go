@@ -198,7 +198,8 @@ func (a *agent) openPorts(ctx context.Context, health int, sock *socket) (probes
 func metricsAddress(address string, number int) (string, error) {
 	if address != "" {
 		if _, err := netip.ParseAddr(address); err != nil {
-			return "", fmt.Errorf("metricsAddress is %q: give an IP address of the node, such as 127.0.0.1, or leave the key out",
+			return "", fmt.Errorf(
+				"metricsAddress is %q: give an IP address of the node, such as 127.0.0.1, or leave the key out",
 				fault.Clip(address, fault.MaxValue))
 		}
 	}
