@@ -35,6 +35,7 @@ var resources = map[string]schema.GroupVersionResource{
 	"PodMonitor":                 {Group: "monitoring.coreos.com", Version: "v1", Resource: "podmonitors"},
 	"PrometheusRule":             {Group: "monitoring.coreos.com", Version: "v1", Resource: "prometheusrules"},
 	"SecurityContextConstraints": {Group: "security.openshift.io", Version: "v1", Resource: "securitycontextconstraints"},
+	"Secret":                     {Version: "v1", Resource: "secrets"},
 	"ServiceAccount":             {Version: "v1", Resource: "serviceaccounts"},
 
 	"ValidatingAdmissionPolicy": {

@@ -44,6 +44,8 @@ var copies = []struct{ file, manifest, kind string }{
 	{"definition-parameters", "components/definition-policy/parameters.yaml", ""},
 	{"definition-policy", "components/definition-policy/policy.yaml", ""},
 	{"uninstall", "uninstall/job.yaml", ""},
+	{"role-metrics-auth", "components/metrics-auth/rbac.yaml", "ClusterRole"},
+	{"metrics-reader", "components/metrics-auth/reader.yaml", ""},
 	{"pod-monitor", "components/monitoring/podmonitor.yaml", ""},
 	{"alerts", "components/monitoring/alerts.yaml", ""},
 	{"definition-roles", "components/definition-roles/roles.yaml", ""},
@@ -188,6 +190,10 @@ func TestChartEqualsManifests(t *testing.T) {
 		"without-policies":    {"nodeIdentity.enabled=false"},
 		"monitoring": {
 			"metrics.enabled=true", "metrics.podMonitor.enabled=true", "metrics.prometheusRule.enabled=true",
+		},
+		"monitoring metrics-auth": {
+			"metrics.enabled=true", "metrics.podMonitor.enabled=true", "metrics.prometheusRule.enabled=true",
+			"metrics.auth=kubernetes",
 		},
 	} {
 		cases["components "+name] = values

@@ -32,6 +32,8 @@ func TestChartRefuses(t *testing.T) {
 		{"mode=thin,hotPlug.enabled=true", "hotPlug needs mode thick"},
 		{"mode=thin,dra.claimStatusDrivers[0]=d", "needs mode thick"},
 		{"mode=thin,metrics.enabled=true", "metrics need mode thick"},
+		{"metrics.auth=kubernetes", "metrics.auth needs metrics.enabled"},
+		{"metrics.enabled=true,metrics.auth=basic", "auth"},
 		{"metrics.podMonitor.enabled=true", "podMonitor needs metrics.enabled"},
 		{"metrics.prometheusRule.enabled=true", "prometheusRule needs metrics.enabled"},
 		{"metrics.enabled=true,metrics.prometheusRule.disabled[0]=MultusDown", "disabled"},

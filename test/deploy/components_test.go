@@ -108,7 +108,7 @@ func TestComponents(t *testing.T) {
 // daemon are not.
 func fits(component, dir string) bool {
 	switch component {
-	case "isolation", "hotplug", "executor", "evict", "claim-status", "monitoring":
+	case "isolation", "hotplug", "executor", "evict", "claim-status", "monitoring", "metrics-auth":
 		return dir != thin
 	case "isolation-thin":
 		return dir == thin

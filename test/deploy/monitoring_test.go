@@ -3,8 +3,12 @@ package deploy
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,9 +18,14 @@ import (
 	"testing"
 	"time"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/dynamic"
 	"sigs.k8s.io/yaml"
+
+	"multus/internal/agent/metrics"
+	"multus/internal/source/kube"
 )
 
 // promtoolLimit bounds one call of promtool.
@@ -213,5 +222,67 @@ func TestScrapeConfig(t *testing.T) {
 	}
 	if out, err := promtool(t, "check", "config", file); err != nil {
 		t.Errorf("%s %v", out, err)
+	}
+}
+
+// TestMetricsAuth checks, with a real API server and the token of a daemon's pod, that the daemon of the component
+// metrics-auth serves its metrics to the account that the component has for that, and to no other one (behaviour F76).
+func TestMetricsAuth(t *testing.T) {
+	i := installManifest(t, with(t, base, "metrics-auth"))
+	client, err := kube.New(i.config(i.token(t, nodeA)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	account := func(name string) string {
+		r, err := i.Client().CoreV1().ServiceAccounts("kube-system").CreateToken(t.Context(), name,
+			&authenticationv1.TokenRequest{}, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.Status.Token
+	}
+	reader, other := account("multus-metrics-reader"), account("multus")
+	wait(t, "the roles", func() error {
+		known, allowed, err := client.MayGet(t.Context(), reader, "/metrics")
+		if err == nil && (!known || !allowed) {
+			err = fmt.Errorf("known %t, allowed %t", known, allowed)
+		}
+		return err
+	})
+	server, err := metrics.New(true).Guarded(true, client, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := httptest.NewUnstartedServer(server.Handler)
+	s.TLS = server.TLSConfig
+	s.StartTLS()
+	defer s.Close()
+	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // as Prometheus does
+	defer transport.CloseIdleConnections()
+	for name, tc := range map[string]struct {
+		path, token string
+		want        int
+	}{
+		"the reader":         {"/metrics", reader, http.StatusOK},
+		"another account":    {"/metrics", other, http.StatusForbidden},
+		"no token":           {"/metrics", "", http.StatusUnauthorized},
+		"a wrong token":      {"/metrics", reader + "x", http.StatusUnauthorized},
+		"profiles, loopback": {"/debug/pprof/cmdline", "", http.StatusOK},
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL+tc.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tc.token != "" {
+			req.Header.Set("Authorization", "Bearer "+tc.token)
+		}
+		resp, err := (&http.Client{Transport: transport}).Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode != tc.want {
+			t.Errorf("%s: %d, want %d", name, resp.StatusCode, tc.want)
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,10 +12,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
+	"multus/internal/config"
 	"multus/internal/testutil/kubetest"
 	"multus/internal/testutil/node"
 )
@@ -28,7 +29,8 @@ type monitored struct {
 	admission *http.Server
 }
 
-func newMonitored(t *testing.T) *monitored {
+// newMonitored returns the site. With auth the daemon serves its metrics to the users of the cluster only.
+func newMonitored(t *testing.T, auth string) *monitored {
 	t.Helper()
 	tool(t, "prometheus")
 	proxy, dir := server(t).Proxy(t), t.TempDir()
@@ -38,7 +40,7 @@ func newMonitored(t *testing.T) *monitored {
 		Dir: dir, Kubeconfig: proxy.Kubeconfig(t), API: proxy.Addr(), Conf: map[string]any{"cniVersion": "1.1.0"},
 		DaemonConf: map[string]any{
 			"hotPlug": true, "hotPlugLinger": "1s", "statusResync": "1h", "repairAfter": "1ms",
-			"metricsPort": json.Number(port), "metricsAddress": host,
+			"metricsPort": json.Number(port), "metricsAddress": host, "metricsAuth": auth,
 			"cniResultsDir": filepath.Join(dir, "runtime", "results"),
 		},
 	})}}
@@ -53,7 +55,11 @@ func newMonitored(t *testing.T) *monitored {
 	})
 	go func() { _ = m.admission.Serve(l) }()
 	t.Cleanup(func() { _ = m.admission.Close() })
-	m.prometheus = startPrometheus(t, map[string]string{"multus": address, "multus-admission": other})
+	daemon := scrapeJob{target: address}
+	if auth != "" {
+		daemon.token = m.api.Token()
+	}
+	m.prometheus = startPrometheus(t, map[string]scrapeJob{"multus": daemon, "multus-admission": {target: other}})
 	return m
 }
 
@@ -74,7 +80,7 @@ func (m *monitored) fake(t *testing.T, name string, fake map[string]any) {
 // injected, and not before (behaviour F74). For MultusAdmissionDown a server of this test stands for the admission
 // server. It also checks the metrics with promtool (behaviour F71).
 func TestAlertsFire(t *testing.T) {
-	m := newMonitored(t)
+	m := newMonitored(t, config.AuthKubernetes)
 	m.fake(t, "failing", map[string]any{"fail": map[string]any{"ADD": map[string]any{"code": 100, "msg": "no"}}})
 	m.fake(t, "slow", map[string]any{"sleep": map[string]string{"ADD": "10.5s"}})
 	pod := m.running(t, "web", "mac")
@@ -103,6 +109,15 @@ func TestAlertsFire(t *testing.T) {
 	m.bypass(t, m.pod(t, "missed", map[string]string{networks: "mac"}, true))
 	m.fires(t, "MultusPodsWithoutNetworks", map[string]string{"namespace": m.ns}, "1 pods of namespace "+m.ns, nil)
 
+	above := filepath.Join(m.Dir, "etc", "00-another.conflist")
+	if err := os.WriteFile(above, []byte(m.Bridge("10.244.0.0/24")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m.fires(t, "MultusSlotLost", on, "node node-a does not call Multus", nil)
+	if err := os.Remove(above); err != nil {
+		t.Fatal(err)
+	}
+	m.ends(t, "MultusSlotLost")
 	generated, file := m.Generated(t), filepath.Join(m.Dir, "etc", "00-multus.conf")
 	m.fires(t, "MultusSlotLost", on, "node node-a does not call Multus", func() { // as another network's agent does
 		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -126,7 +141,7 @@ func TestAlertsFire(t *testing.T) {
 	m.api.Annotate(t, m.ns, pod.Name, networks, "mac, br")
 	m.fires(t, "MultusHotPlugStuck", on, "1 running pods of node node-a", nil)
 
-	checkMetrics(t, m.metrics)
+	m.checkMetrics(t)
 	records := 300
 	for i := range records {
 		m.leftRecord(t, i)
@@ -152,25 +167,30 @@ func (m *monitored) leftRecord(t *testing.T, i int) {
 	}
 }
 
-// checkMetrics checks the metrics of a daemon with promtool.
-func checkMetrics(t *testing.T, address string) {
+// checkMetrics checks the metrics of the daemon with promtool, and that they are not for everyone (behaviour F76).
+func (m *monitored) checkMetrics(t *testing.T) {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+address+"/metrics", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	cmd := exec.CommandContext(t.Context(), tool(t, "promtool"), "check", "metrics", "--lint=all")
-	cmd.Stdin = resp.Body
-	if out, err := cmd.CombinedOutput(); err != nil {
-		for line := range strings.Lines(string(out)) {
-			if strings.HasPrefix(line, "multus_") || !strings.Contains(line, "_") {
-				t.Errorf("promtool check metrics: %s", line)
-			}
+	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // as Prometheus does
+	t.Cleanup(transport.CloseIdleConnections)
+	get := func(token string) *http.Response {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+m.metrics+"/metrics", nil)
+		if err != nil {
+			t.Fatal(err)
 		}
+		req.Header.Set("Authorization", "Bearer "+token)
+		resp, err := (&http.Client{Transport: transport}).Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = resp.Body.Close() })
+		return resp
+	}
+	if got := get("of-another-cluster").StatusCode; got != http.StatusUnauthorized {
+		t.Errorf("with a wrong token: %d", got)
+	}
+	cmd := exec.CommandContext(t.Context(), tool(t, "promtool"), "check", "metrics", "--lint=all")
+	cmd.Stdin = get(m.api.Token()).Body
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("promtool check metrics: %v\n%s", err, out)
 	}
 }

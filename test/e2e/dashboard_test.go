@@ -86,7 +86,7 @@ func TestDashboard(t *testing.T) {
 			}
 		}
 	}
-	m := newMonitored(t)
+	m := newMonitored(t, "")
 	m.fake(t, "failing", map[string]any{"fail": map[string]any{"ADD": map[string]any{"code": 100, "msg": "no"}}})
 	m.bypass(t, m.pod(t, "missed", map[string]string{networks: "mac"}, true))
 	n := 0

@@ -52,16 +52,24 @@ func tool(t *testing.T, name string) string {
 	return path
 }
 
+// scrapeJob is what Prometheus scrapes: with a token it uses TLS, and does not verify the certificate.
+type scrapeJob struct{ target, token string }
+
 // startPrometheus starts a Prometheus that scrapes jobs and has the alerts of the manifests, with short times.
-func startPrometheus(t *testing.T, jobs map[string]string) *prometheus {
+func startPrometheus(t *testing.T, jobs map[string]scrapeJob) *prometheus {
 	t.Helper()
 	dir := t.TempDir()
 	p := &prometheus{address: freeAddress(t), log: filepath.Join(dir, "log")}
 	var scrapes []any
-	for job, target := range jobs {
-		scrapes = append(scrapes, map[string]any{"job_name": job, "honor_labels": true, "static_configs": []any{
-			map[string]any{"targets": []string{target}, "labels": map[string]string{"node": "node-a"}},
-		}})
+	for name, job := range jobs {
+		scrape := map[string]any{"job_name": name, "honor_labels": true, "static_configs": []any{
+			map[string]any{"targets": []string{job.target}, "labels": map[string]string{"node": "node-a"}},
+		}}
+		if job.token != "" {
+			scrape["scheme"], scrape["tls_config"] = "https", map[string]bool{"insecure_skip_verify": true}
+			scrape["authorization"] = map[string]string{"credentials": job.token}
+		}
+		scrapes = append(scrapes, scrape)
 	}
 	for name, content := range map[string]any{
 		"rules.yaml": shortAlerts(t),

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -24,6 +25,7 @@ import (
 	"multus/internal/agent/podstatus"
 	"multus/internal/agent/repair"
 	"multus/internal/agent/resync"
+	"multus/internal/cniconf"
 	"multus/internal/config"
 	"multus/internal/device"
 	"multus/internal/engine/ledger"
@@ -164,12 +166,31 @@ func networkCounter(records *ledger.Store) func() map[string]int {
 	}
 }
 
-// inForce returns 1 while the runtime calls Multus by the configuration file that the daemon wrote, and 0 otherwise.
+// inForce returns 1 while the runtime calls Multus by the configuration that the daemon wrote, and 0 otherwise. A file
+// of another program that comes first in the directory takes its place (behaviour F73).
 func (a *agent) inForce() float64 {
-	if a.cniConf == nil || a.cniConf.InForce() != nil {
+	if a.cniConf == nil || a.cniConf.InForce() != nil || !callsMultus(a.conf.CNIConfigDir, a.conf.Type) {
 		return 0
 	}
 	return 1
+}
+
+// callsMultus reports whether the first usable configuration in a CNI configuration directory, which the runtime loads,
+// has a plugin of Multus. typ is the type that the daemon writes.
+func callsMultus(dir, typ string) bool {
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return false
+	}
+	for _, f := range files { // sorted by name
+		if f.IsDir() || !cniconf.IsFileName(f.Name()) {
+			continue
+		}
+		if l, _, err := cniconf.LoadPath(filepath.Join(dir, f.Name())); err == nil {
+			return slices.ContainsFunc(l.Types(), func(t string) bool { return t == typ || cniconf.IsMultus(t) })
+		}
+	}
+	return false
 }
 
 // openPorts opens the ports of probes and of metrics. A port that is not set is nil.
@@ -183,14 +204,31 @@ func (a *agent) openPorts(ctx context.Context, health int, sock *socket) (probes
 			return nil, nil, err
 		}
 	}
-	if number := a.conf.MetricsPort; number != nil {
-		var address string
-		if address, err = metricsAddress(a.conf.MetricsAddress, *number); err != nil {
-			return nil, nil, err
-		}
-		scrapes, err = openPort(ctx, "metrics", address, a.metrics.Server(a.conf.EnablePprof), a.log)
+	if a.conf.MetricsPort != nil {
+		scrapes, err = a.openMetrics(ctx, *a.conf.MetricsPort)
 	}
 	return probes, scrapes, err
+}
+
+func (a *agent) openMetrics(ctx context.Context, number int) (*port, error) {
+	address, err := metricsAddress(a.conf.MetricsAddress, number)
+	if err != nil {
+		return nil, err
+	}
+	server := a.metrics.Server(a.conf.EnablePprof)
+	switch auth := a.conf.MetricsAuth; {
+	case auth == "":
+	case auth != config.AuthKubernetes:
+		return nil, fmt.Errorf("metricsAuth is %q: set it to %q, or leave the key out", fault.Clip(auth, fault.MaxValue),
+			config.AuthKubernetes)
+	case a.sources.Kube == nil:
+		return nil, fmt.Errorf("metricsAuth is %q, and there is no API server: leave the key out with networksDir", auth)
+	default:
+		if server, err = a.metrics.Guarded(a.conf.EnablePprof, a.sources.Kube, a.log); err != nil {
+			return nil, err
+		}
+	}
+	return openPort(ctx, "metrics", address, server, a.log)
 }
 
 // metricsAddress returns the address of the metrics: all addresses of the node, unless the configuration has one

@@ -56,6 +56,8 @@ func Command(getenv func(string) string, stdout io.Writer) *cobra.Command {
 			"answer /healthz and /readyz on this `port` of 127.0.0.1, for probes")
 		c.Flags().IntVar(&o.MetricsPort, "metrics-port", 0,
 			"serve /metrics on this `port`, instead of metricsPort of the configuration")
+		c.Flags().StringVar(&o.MetricsAuth, "metrics-auth", "",
+			"who may read /metrics, instead of metricsAuth of the configuration: `kubernetes`, or empty for everyone")
 	}
 	root.AddCommand(run, install.Command(), install.UninstallCommand(DefaultConfig))
 	root.SetOut(stdout)

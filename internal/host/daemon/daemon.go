@@ -38,6 +38,8 @@ type Options struct {
 	HealthPort int
 	// MetricsPort replaces metricsPort of the configuration. 0 leaves it.
 	MetricsPort int
+	// MetricsAuth replaces metricsAuth of the configuration. "" leaves it.
+	MetricsAuth string
 	Getenv      func(string) string
 }
 

@@ -121,6 +121,38 @@ func TestMetricsAddress(t *testing.T) {
 	}
 }
 
+// TestCallsMultus checks whether the runtime calls Multus, by what its configuration directory has (behaviour F73).
+func TestCallsMultus(t *testing.T) {
+	t.Parallel()
+	own := `{"cniVersion":"1.0.0","name":"multus-cni-network","type":"multus-shim"}`
+	other := `{"cniVersion":"1.0.0","name":"a","plugins":[{"type":"ptp"}]}`
+	chained := `{"cniVersion":"1.0.0","name":"a","plugins":[{"type":"ptp"},{"type":"multus-shim"}]}`
+	for name, tc := range map[string]struct {
+		files map[string]string
+		want  bool
+	}{
+		"nothing":        {nil, false},
+		"ours":           {map[string]string{"00-multus.conf": own, "10-a.conflist": other}, true},
+		"another first":  {map[string]string{"00-a.conflist": other, "00-multus.conf": own}, false},
+		"an invalid one": {map[string]string{"00-a.conflist": "{", "00-multus.conf": own}, true},
+		"another file":   {map[string]string{"00-a.txt": other, "00-multus.conf": own}, true},
+		"in a chain":     {map[string]string{"05-a.conflist": chained}, true},
+	} {
+		dir := t.TempDir()
+		for file, text := range tc.files {
+			if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := callsMultus(dir, "multus-shim"); got != tc.want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+	if callsMultus(filepath.Join(t.TempDir(), "gone"), "") {
+		t.Error("a directory that does not exist")
+	}
+}
+
 // TestIgnoredKeysAreLogged checks that a key without effect is logged.
 func TestIgnoredKeysAreLogged(t *testing.T) {
 	t.Parallel()

@@ -91,6 +91,7 @@ talos:
 {{- if .Values.distribution }}{{ fail "mode thin is not available for a distribution; set paths instead" }}{{ end -}}
 {{- end -}}
 {{- if not .Values.metrics.enabled -}}
+{{- if .Values.metrics.auth }}{{ fail "metrics.auth needs metrics.enabled" }}{{ end -}}
 {{- if .Values.metrics.podMonitor.enabled }}{{ fail "metrics.podMonitor needs metrics.enabled" }}{{ end -}}
 {{- if .Values.metrics.prometheusRule.enabled }}{{ fail "metrics.prometheusRule needs metrics.enabled" }}{{ end -}}
 {{- end -}}
@@ -115,6 +116,7 @@ talos:
 {{- $roles := dict "multus" $rules -}}
 {{- if .Values.hotPlug.enabled }}{{ $_ := set $roles "multus-hotplug" (.Files.Get "files/role-hotplug.yaml" | fromYaml).rules }}{{ end -}}
 {{- if eq .Values.repair.mode "evict" }}{{ $_ := set $roles "multus-evict" (.Files.Get "files/role-evict.yaml" | fromYaml).rules }}{{ end -}}
+{{- if eq .Values.metrics.auth "kubernetes" }}{{ $_ := set $roles "multus-metrics-auth" (.Files.Get "files/role-metrics-auth.yaml" | fromYaml).rules }}{{ end -}}
 {{- with .Values.dra.claimStatusDrivers -}}
 {{- $rules := ($.Files.Get "files/role-claim-status.yaml" | fromYaml).rules -}}
 {{- range $rules }}{{ if .resourceNames }}{{ $_ := set . "resourceNames" $.Values.dra.claimStatusDrivers }}{{ end }}{{ end -}}
