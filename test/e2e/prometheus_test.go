@@ -25,7 +25,7 @@ import (
 // alertWait bounds the wait for an alert, whose times are seconds.
 const alertWait = time.Minute
 
-// prometheus is a Prometheus that scrapes twice a second.
+// prometheus is a Prometheus that scrapes once a second.
 type prometheus struct {
 	address string
 	log     string
@@ -75,7 +75,7 @@ func startPrometheus(t *testing.T, jobs map[string]scrapeJob) *prometheus {
 		"rules.yaml": shortAlerts(t),
 		"prometheus.yaml": map[string]any{
 			"global": map[string]string{
-				"scrape_interval": "500ms", "scrape_timeout": "400ms", "evaluation_interval": "500ms",
+				"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "500ms",
 			},
 			"scrape_configs": scrapes, "rule_files": []string{"rules.yaml"},
 		},
