@@ -115,7 +115,7 @@ func TestLabelsAreBounded(t *testing.T) {
 		desc:  prometheus.NewDesc("multus_test", "x", []string{"namespace"}, nil),
 	})
 	use := func(i int) {
-		name := fmt.Sprint("x", i, strings.Repeat("x", i))
+		name := fmt.Sprint("x\xff", i, strings.Repeat("é", i)) // a label must be valid UTF-8
 		m.Observe(&publish.Report{
 			Command: name,
 			Timings: []publish.Timing{
