@@ -15,7 +15,8 @@ const (
 	// maxNames is how many names of networks or namespaces one metric has. All others share the label value other
 	// (behaviour F71).
 	maxNames = 200
-	// maxName is the length of the longest label value in bytes. The names of two long networks may become equal; their numbers are added then.
+	// maxName is the length of the longest label value in bytes. The names of two long networks may become equal; their
+	// numbers are added then.
 	maxName = 128
 	// idle is how long a name must not have been used before another one replaces it.
 	idle = time.Hour
