@@ -24,6 +24,9 @@ const (
 	RepairAttach = "attach"
 )
 
+// AuthKubernetes is the value of metricsAuth with which the API server decides who may read the metrics.
+const AuthKubernetes = "kubernetes"
+
 // repairs are the values of the key repair.
 var repairs = []string{RepairOff, RepairReport, RepairEvict, RepairAttach}
 
@@ -57,7 +60,9 @@ type Daemon struct {
 	ConnectionLimit *int   `json:"connectionLimit"`
 	MetricsPort     *int   `json:"metricsPort"`
 	MetricsAddress  string `json:"metricsAddress"`
-	EnablePprof     bool   `json:"enablePprof"`
+	// MetricsAuth is AuthKubernetes, or "" for metrics without authentication.
+	MetricsAuth string `json:"metricsAuth"`
+	EnablePprof bool   `json:"enablePprof"`
 	// PerNodeCertificate is not supported. It is decoded so that this can be reported.
 	PerNodeCertificate json.RawMessage `json:"perNodeCertificate"`
 	// Kubeconfig and NetworksDir select the source if the daemon is started by hand. In a pod neither is set.

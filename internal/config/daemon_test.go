@@ -33,10 +33,11 @@ func TestParseDaemon(t *testing.T) {
 	}{
 		{"A61 A70 defaults", `{}`, none(func(*Daemon) {})},
 		{
-			"A60-A66 keys of the server", `{"chrootDir":"/hostroot","socketDir":"/s","logFile":"/l","logLevel":"verbose","logToStderr":true,"connectionLimit":5,"metricsPort":9091,"enablePprof":true}`,
+			"A60-A66 keys of the server", `{"chrootDir":"/hostroot","socketDir":"/s","logFile":"/l","logLevel":"verbose","logToStderr":true,"connectionLimit":5,"metricsPort":9091,"metricsAddress":"::1","metricsAuth":"kubernetes","enablePprof":true}`,
 			none(func(d *Daemon) {
 				d.ChrootDir, d.SocketDir, d.LogFile, d.LogLevel, d.LogToStderr, d.ConnectionLimit, d.MetricsPort,
 					d.EnablePprof = "/hostroot", "/s", "/l", "verbose", new(true), new(5), new(9091), true
+				d.MetricsAddress, d.MetricsAuth = "::1", AuthKubernetes
 			}),
 		},
 		{

@@ -53,7 +53,8 @@ func TestTimingsOfAdd(t *testing.T) {
 			t.Parallel()
 			n, got := newNode(t, "cluster"), &received{}
 			n.engine.deps.Planner, n.engine.deps.Publisher, n.engine.deps.Netns = podPlanner{}, got, interfaces(nil)
-			if err := os.WriteFile(filepath.Join(n.dir, "cluster.do"), []byte("if test $CNI_COMMAND = ADD; then "+tc.does+"; fi"), 0o600); err != nil {
+			script := []byte("if test $CNI_COMMAND = ADD; then " + tc.does + "; fi")
+			if err := os.WriteFile(filepath.Join(n.dir, "cluster.do"), script, 0o600); err != nil {
 				t.Fatal(err)
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), tc.limit)

@@ -150,7 +150,7 @@ func TestAdmissionWebhooks(t *testing.T) {
 	}
 	d := named[appsv1.Deployment](t, m, "Deployment", admission.Name)
 	c := d.Spec.Template.Spec.Containers[0]
-	cmd := admission.Command(func(string) string { return "" }, "", nil)
+	cmd := admission.Command(func(string) string { return "" }, "")
 	cmd.SetOut(io.Discard)
 	if err := cmd.ParseFlags(c.Args[1:]); err != nil || c.Args[0] != cmd.Name() {
 		t.Errorf("%q: %v", c.Args, err)

@@ -32,13 +32,15 @@ var resources = map[string]schema.GroupVersionResource{
 	"ConfigMap":                  {Version: "v1", Resource: "configmaps"},
 	"CustomResourceDefinition":   {Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"},
 	"DaemonSet":                  {Group: "apps", Version: "v1", Resource: "daemonsets"},
+	"PodMonitor":                 {Group: "monitoring.coreos.com", Version: "v1", Resource: "podmonitors"},
+	"PrometheusRule":             {Group: "monitoring.coreos.com", Version: "v1", Resource: "prometheusrules"},
 	"SecurityContextConstraints": {Group: "security.openshift.io", Version: "v1", Resource: "securitycontextconstraints"},
+	"Secret":                     {Version: "v1", Resource: "secrets"},
 	"ServiceAccount":             {Version: "v1", Resource: "serviceaccounts"},
 	"Deployment":                 {Group: "apps", Version: "v1", Resource: "deployments"},
 	"PodDisruptionBudget":        {Group: "policy", Version: "v1", Resource: "poddisruptionbudgets"},
 	"Role":                       {Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "roles"},
 	"RoleBinding":                {Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "rolebindings"},
-	"Secret":                     {Version: "v1", Resource: "secrets"},
 	"Service":                    {Version: "v1", Resource: "services"},
 
 	"ValidatingWebhookConfiguration": {

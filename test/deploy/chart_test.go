@@ -49,6 +49,10 @@ var copies = []struct{ file, manifest, kind string }{
 	{"definition-parameters", "components/definition-policy/parameters.yaml", ""},
 	{"definition-policy", "components/definition-policy/policy.yaml", ""},
 	{"uninstall", "uninstall/job.yaml", ""},
+	{"role-metrics-auth", "components/metrics-auth/rbac.yaml", "ClusterRole"},
+	{"metrics-reader", "components/metrics-auth/reader.yaml", ""},
+	{"pod-monitor", "components/monitoring/podmonitor.yaml", ""},
+	{"alerts", "components/monitoring/alerts.yaml", ""},
 	{"definition-roles", "components/definition-roles/roles.yaml", ""},
 }
 
@@ -68,15 +72,26 @@ func TestChartFiles(t *testing.T) {
 		}
 		want := "# From deploy/" + c.manifest + ". go test ./test/deploy -run TestChartFiles -update writes it.\n" +
 			strings.Join(parts, "\n---\n") + "\n"
-		path := filepath.Join(chart, "files", c.file+".yaml")
-		if *update {
-			if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
-				t.Fatal(err)
-			}
+		copied(t, c.file+".yaml", c.manifest, want)
+	}
+	dashboard, err := os.ReadFile(filepath.Join(root, "dashboards/multus.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied(t, "dashboard.json", "dashboards/multus.json", string(dashboard)) // JSON has no comments
+}
+
+// copied checks a file of the chart, or writes it.
+func copied(t *testing.T, file, source, want string) {
+	t.Helper()
+	path := filepath.Join(chart, "files", file)
+	if *update {
+		if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
 		}
-		if got, err := os.ReadFile(path); err != nil || string(got) != want {
-			t.Errorf("%s is not %s; run the test with -update (%v)", path, c.manifest, err)
-		}
+	}
+	if got, err := os.ReadFile(path); err != nil || string(got) != want {
+		t.Errorf("%s is not %s; run the test with -update (%v)", path, source, err)
 	}
 }
 
@@ -169,16 +184,23 @@ func TestChartEqualsManifests(t *testing.T) {
 		}
 	}
 	for name, values := range map[string][]string{
-		"hotplug":                          {"hotPlug.enabled=true"},
-		"hotplug evict":                    {"hotPlug.enabled=true", "repair.mode=evict"},
-		"hotplug executor":                 {"hotPlug.enabled=true", "executor.enabled=true"},
-		"claim-status":                     {"dra.claimStatusDrivers[0]=sriovnetwork.k8snetworkplumbingwg.io"},
+		"hotplug":             {"hotPlug.enabled=true"},
+		"hotplug evict":       {"hotPlug.enabled=true", "repair.mode=evict"},
+		"hotplug executor":    {"hotPlug.enabled=true", "executor.enabled=true"},
+		"claim-status":        {"dra.claimStatusDrivers[0]=sriovnetwork.k8snetworkplumbingwg.io"},
+		"isolation":           {"namespaceIsolation=true"},
+		"definition-policy":   {"definitionPolicy.enabled=true"},
+		"definition-roles":    {"definitionRoles.enabled=true"},
+		"runtime-annotations": {"runtimeAnnotations=true"},
+		"without-policies":    {"nodeIdentity.enabled=false"},
+		"monitoring": {
+			"metrics.enabled=true", "metrics.podMonitor.enabled=true", "metrics.prometheusRule.enabled=true",
+		},
+		"monitoring metrics-auth": {
+			"metrics.enabled=true", "metrics.podMonitor.enabled=true", "metrics.prometheusRule.enabled=true",
+			"metrics.auth=kubernetes",
+		},
 		"admission":                        {"admission.enabled=true"},
-		"isolation":                        {"namespaceIsolation=true"},
-		"definition-policy":                {"definitionPolicy.enabled=true"},
-		"definition-roles":                 {"definitionRoles.enabled=true"},
-		"runtime-annotations":              {"runtimeAnnotations=true"},
-		"without-policies":                 {"nodeIdentity.enabled=false"},
 		"admission admission-cert-manager": {"admission.enabled=true", "admission.certManager=true"},
 	} {
 		cases["components "+name] = values

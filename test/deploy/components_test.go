@@ -75,6 +75,7 @@ func TestComponents(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	monitoringTypes(t, client)
 	readme, err := os.ReadFile(filepath.Join(root, "README.md"))
 	if err != nil {
 		t.Fatal(err)
@@ -115,7 +116,7 @@ func withOthers(component string) []string {
 // daemon are not.
 func fits(component, dir string) bool {
 	switch component {
-	case "isolation", "hotplug", "executor", "evict", "claim-status":
+	case "isolation", "hotplug", "executor", "evict", "claim-status", "monitoring", "metrics-auth":
 		return dir != thin
 	case "isolation-thin":
 		return dir == thin

@@ -2,11 +2,15 @@ package realnode
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,7 +25,8 @@ import (
 const helmLimit = 3 * time.Minute
 
 // TestChart installs, upgrades and uninstalls the Helm chart. Pods keep their networks meanwhile, and the configuration
-// directory of the runtime is at last what it was.
+// directory of the runtime is at last what it was. With metrics.auth the metrics are for the account of the chart
+// (behaviour F76).
 func TestChart(t *testing.T) {
 	n := start(t, cluster.Options{})
 	before := n.configurations(t)
@@ -48,10 +53,12 @@ func TestChart(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	helm("upgrade", "multus", chart, "--set", "config.logLevel=debug", "--set", "uninstall.wait=20s")
+	helm("upgrade", "multus", chart, "--set", "config.logLevel=debug", "--set", "uninstall.wait=20s",
+		"--set", "metrics.enabled=true", "--set", "metrics.auth=kubernetes")
 	until(t, "DaemonSet rolled out", func() error { return n.rolledOut(t) })
 	n.apply(t, pod("later", extra))
 	n.untilAttached(t, "later")
+	n.servesMetrics(t)
 	n.remove(t, "later")
 
 	helm("uninstall", "multus")
@@ -108,4 +115,50 @@ func (n *node) helm(t *testing.T, kubeconfig string, args ...string) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("helm %q: %v\n%s", args, err, out)
 	}
+}
+
+// servesMetrics checks that the daemon serves its metrics to the account of the chart, and to no other one.
+func (n *node) servesMetrics(t *testing.T) {
+	t.Helper()
+	transport := &http.Transport{
+		DialContext:     n.Dial,
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // as Prometheus does
+	}
+	defer transport.CloseIdleConnections()
+	get := func(token string) (code int, text string) {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://127.0.0.1:9091/metrics", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+token)
+		resp, err := (&http.Client{Transport: transport, Timeout: time.Minute}).Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, string(b)
+	}
+	if code, _ := get("none"); code != http.StatusUnauthorized {
+		t.Errorf("metrics without a token: %d", code)
+	}
+	until(t, "metrics", func() error {
+		secret, err := n.Client.CoreV1().Secrets("kube-system").Get(t.Context(), "multus-metrics-reader", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		code, text := get(string(secret.Data["token"]))
+		for _, want := range []string{
+			"\nmultus_slot_owned 1\n", `multus_add_duration_seconds_count{result="ok"} `, "multus_build_info{",
+			`multus_attachments{network="default/`, `multus_delegate_calls_total{command="ADD",network="default/`,
+		} {
+			if code != http.StatusOK || !strings.Contains(text, want) {
+				return fmt.Errorf("%d, no %q in:\n%.4000s", code, want, text)
+			}
+		}
+		return nil
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -14,7 +15,8 @@ const (
 	// maxNames is how many names of networks or namespaces one metric has. All others share the label value other
 	// (behaviour F71).
 	maxNames = 200
-	// maxName is the longest label value. The names of two long networks may become equal; their numbers are added then.
+	// maxName is the length of the longest label value in bytes. The names of two long networks may become equal; their
+	// numbers are added then.
 	maxName = 128
 	// idle is how long a name must not have been used before another one replaces it.
 	idle = time.Hour
@@ -50,11 +52,12 @@ func (n *names) label(name string, now time.Time) string {
 	return name
 }
 
+// shorten returns a label value: valid UTF-8, as Prometheus requires, of at most maxName bytes.
 func shorten(name string) string {
-	if name == "" {
-		return other
+	if name = strings.ToValidUTF8(name, "\uFFFD"); len(name) > maxName {
+		name = strings.ToValidUTF8(name[:maxName], "")
 	}
-	return string([]rune(name)[:min(len([]rune(name)), maxName)])
+	return cmp.Or(name, other)
 }
 
 // byName is a gauge for each name of which there is something to count. A name that has a series keeps it as long as

@@ -4,6 +4,8 @@ package metrics
 
 import (
 	"cmp"
+	"crypto/tls"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/pprof"
@@ -111,7 +113,8 @@ func (m *Metrics) starts() {
 		Help: "Time of a CNI ADD until its report, as the plugin on the host reports it.",
 	}, []string{"result"})
 	m.calls = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "multus_delegate_calls_total", Help: "Calls of the plugins of a network, as the plugin on the host reports them.",
+		Name: "multus_delegate_calls_total",
+		Help: "Calls of the plugins of a network, as the plugin on the host reports them.",
 	}, []string{"command", "network", "plugin", "result"})
 	m.networks.forget = func(network string) { m.calls.DeletePartialMatch(prometheus.Labels{"network": network}) }
 	m.killed = prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -324,11 +327,26 @@ func result(failed bool) string {
 	return "ok"
 }
 
-// Server returns the server of /metrics, which listens on all addresses as that of today's Multus does (behaviour F50).
-// If profiles is set, it also serves profiles, to requests from the loopback only.
+// Guarded is Server for users who may get /metrics, with TLS. The certificate is signed by itself (behaviour F76).
+func (m *Metrics) Guarded(profiles bool, r Reviewer, log *slog.Logger) (*http.Server, error) {
+	certificate, err := selfSigned(time.Now())
+	if err != nil {
+		return nil, err
+	}
+	s := m.server(profiles, newGuard(r, log).wrap)
+	s.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{certificate}}
+	return s, nil
+}
+
+// Server returns the server of /metrics, which needs no authentication, as that of today's Multus (behaviour F50). If
+// profiles is set, it also serves profiles, to requests from the loopback only.
 func (m *Metrics) Server(profiles bool) *http.Server {
+	return m.server(profiles, func(h http.Handler) http.Handler { return h })
+}
+
+func (m *Metrics) server(profiles bool, guarded func(http.Handler) http.Handler) *http.Server {
 	mux := http.NewServeMux()
-	mux.Handle("/metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
+	mux.Handle("/metrics", guarded(promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})))
 	if profiles {
 		for path, h := range map[string]http.HandlerFunc{
 			"/debug/pprof/": pprof.Index, "/debug/pprof/cmdline": pprof.Cmdline, "/debug/pprof/profile": pprof.Profile,

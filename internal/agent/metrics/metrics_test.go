@@ -130,7 +130,7 @@ func TestLabelsAreBounded(t *testing.T) {
 		desc:  prometheus.NewDesc("multus_test", "x", []string{"namespace"}, nil),
 	})
 	use := func(i int) {
-		name := fmt.Sprint("x", i, strings.Repeat("x", i))
+		name := fmt.Sprint("x\xff", i, strings.Repeat("é", i)) // a label must be valid UTF-8
 		m.Observe(&publish.Report{
 			Command: name,
 			Timings: []publish.Timing{
@@ -203,8 +203,8 @@ func TestNamesMakeRoom(t *testing.T) {
 	}
 }
 
-// TestGaugesKeepTheirNames checks that a name with a series keeps it while there is something to count, and that nothing
-// is lost of the sum (behaviour F71).
+// TestGaugesKeepTheirNames checks that a name with a series keeps it while there is something to count, and that
+// nothing is lost of the sum (behaviour F71).
 func TestGaugesKeepTheirNames(t *testing.T) {
 	t.Parallel()
 	counts := map[string]int{}

@@ -37,15 +37,15 @@ const DepthEnv = "MULTUS_DEPTH"
 // errKilled is wrapped by the error of a delegate that did not end by itself.
 var errKilled = errors.New("was killed")
 
-// errTimeout and errCancelled are wrapped by the error of a delegate that was still running when the time of the request
-// was over, or when the runtime gave up.
+// errTimeout and errCancelled are wrapped by the error of a delegate that was still running when the time of the
+// request was over, or when the runtime gave up.
 var (
 	errTimeout   = fmt.Errorf("%w", errKilled)
 	errCancelled = fmt.Errorf("%w", errKilled)
 )
 
-// KilledBy returns why a delegate with this error was killed: timeout when its time was over, cancelled when the runtime
-// gave up, and signal when another program or the kernel killed it. It returns "" if no delegate was killed.
+// KilledBy returns why a delegate with this error was killed: timeout when its time was over, cancelled when the
+// runtime gave up, and signal when another program or the kernel killed it. It returns "" if no delegate was killed.
 func KilledBy(err error) string {
 	switch {
 	case errors.Is(err, errTimeout):

@@ -17,9 +17,9 @@ type cachedHoldings struct {
 }
 
 // Holdings lists the recorded attachments of all sandboxes with the devices that they hold or request. It sets Busy if
-// another process holds the sandbox's lock in lockFile, unless lockFile is "". It changes nothing and omits what cannot be read of a record,
-// which is left to DEL. Repeated calls on one Store read only the records that have changed: records can be large and
-// must not all be read while the lock on all devices of the node is held.
+// another process holds the sandbox's lock in lockFile, unless lockFile is "". It changes nothing and omits what cannot
+// be read of a record, which is left to DEL. Repeated calls on one Store read only the records that have changed:
+// records can be large and must not all be read while the lock on all devices of the node is held.
 func (s *Store) Holdings(lockFile string) ([]device.Holding, error) {
 	entries, err := os.ReadDir(s.Dir)
 	if errors.Is(err, os.ErrNotExist) {

@@ -4,11 +4,14 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -23,11 +26,13 @@ import (
 	"multus/internal/agent/repair"
 	"multus/internal/agent/resync"
 	"multus/internal/agent/trace"
+	"multus/internal/cniconf"
 	"multus/internal/config"
 	"multus/internal/device"
 	"multus/internal/engine/ledger"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
+	"multus/internal/fault"
 	"multus/internal/version"
 	wirev1 "multus/wire/v1"
 )
@@ -203,12 +208,31 @@ func networkCounter(records *ledger.Store) func() map[string]int {
 	}
 }
 
-// inForce returns 1 while the runtime calls Multus by the configuration file that the daemon wrote, and 0 otherwise.
+// inForce returns 1 while the runtime calls Multus by the configuration that the daemon wrote, and 0 otherwise. A file
+// of another program that comes first in the directory takes its place (behaviour F73).
 func (a *agent) inForce() float64 {
-	if a.cniConf == nil || a.cniConf.InForce() != nil {
+	if a.cniConf == nil || a.cniConf.InForce() != nil || !callsMultus(a.conf.CNIConfigDir, a.conf.Type) {
 		return 0
 	}
 	return 1
+}
+
+// callsMultus reports whether the first usable configuration in a CNI configuration directory, which the runtime loads,
+// has a plugin of Multus. typ is the type that the daemon writes.
+func callsMultus(dir, typ string) bool {
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return false
+	}
+	for _, f := range files { // sorted by name
+		if f.IsDir() || !cniconf.IsFileName(f.Name()) {
+			continue
+		}
+		if l, _, err := cniconf.LoadPath(filepath.Join(dir, f.Name())); err == nil {
+			return slices.ContainsFunc(l.Types(), func(t string) bool { return t == typ || cniconf.IsMultus(t) })
+		}
+	}
+	return false
 }
 
 // openPorts opens the ports of probes and of metrics. A port that is not set is nil.
@@ -222,9 +246,42 @@ func (a *agent) openPorts(ctx context.Context, health int, sock *socket) (probes
 			return nil, nil, err
 		}
 	}
-	if number := a.conf.MetricsPort; number != nil {
-		scrapes, err = openPort(ctx, "metrics", net.JoinHostPort(a.conf.MetricsAddress, strconv.Itoa(*number)),
-			a.metrics.Server(a.conf.EnablePprof), a.log)
+	if a.conf.MetricsPort != nil {
+		scrapes, err = a.openMetrics(ctx, *a.conf.MetricsPort)
 	}
 	return probes, scrapes, err
+}
+
+func (a *agent) openMetrics(ctx context.Context, number int) (*port, error) {
+	address, err := metricsAddress(a.conf.MetricsAddress, number)
+	if err != nil {
+		return nil, err
+	}
+	server := a.metrics.Server(a.conf.EnablePprof)
+	switch auth := a.conf.MetricsAuth; {
+	case auth == "":
+	case auth != config.AuthKubernetes:
+		return nil, fmt.Errorf("metricsAuth is %q: set it to %q, or leave the key out", fault.Clip(auth, fault.MaxValue),
+			config.AuthKubernetes)
+	case a.sources.Kube == nil:
+		return nil, fmt.Errorf("metricsAuth is %q, and there is no API server: leave the key out with networksDir", auth)
+	default:
+		if server, err = a.metrics.Guarded(a.conf.EnablePprof, a.sources.Kube, a.log); err != nil {
+			return nil, err
+		}
+	}
+	return openPort(ctx, "metrics", address, server, a.log)
+}
+
+// metricsAddress returns the address of the metrics: all addresses of the node, unless the configuration has one
+// (behaviour F70).
+func metricsAddress(address string, number int) (string, error) {
+	if address != "" {
+		if _, err := netip.ParseAddr(address); err != nil {
+			return "", fmt.Errorf(
+				"metricsAddress is %q: give an IP address of the node, such as 127.0.0.1, or leave the key out",
+				fault.Clip(address, fault.MaxValue))
+		}
+	}
+	return net.JoinHostPort(address, strconv.Itoa(number)), nil
 }

@@ -54,6 +54,10 @@ func Command(getenv func(string) string, stdout io.Writer) *cobra.Command {
 			"with --install-dir, also install the reference CNI plugins that it lacks")
 		c.Flags().IntVar(&o.HealthPort, "health-port", 0,
 			"answer /healthz and /readyz on this `port` of 127.0.0.1, for probes")
+		c.Flags().IntVar(&o.MetricsPort, "metrics-port", 0,
+			"serve /metrics on this `port`, instead of metricsPort of the configuration")
+		c.Flags().StringVar(&o.MetricsAuth, "metrics-auth", "",
+			"who may read /metrics, instead of metricsAuth of the configuration: `kubernetes`, or empty for everyone")
 	}
 	root.AddCommand(run, install.Command(), install.UninstallCommand(DefaultConfig))
 	root.SetOut(stdout)

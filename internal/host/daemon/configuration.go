@@ -32,6 +32,12 @@ func (o *Options) configuration() (*config.Daemon, error) {
 	if o.Kubeconfig != "" {
 		conf.Kubeconfig = o.Kubeconfig
 	}
+	if o.MetricsPort != 0 {
+		conf.MetricsPort = &o.MetricsPort
+	}
+	if o.MetricsAuth != "" {
+		conf.MetricsAuth = o.MetricsAuth
+	}
 	if o.NodeAddress != "" && len(conf.NodeAddresses) == 0 {
 		conf.NodeAddresses = []string{o.NodeAddress}
 	}

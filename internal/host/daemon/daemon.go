@@ -36,7 +36,11 @@ type Options struct {
 	NodeAddress string
 	// HealthPort is the loopback port that answers the kubelet's probes. 0 disables it.
 	HealthPort int
-	Getenv     func(string) string
+	// MetricsPort replaces metricsPort of the configuration. 0 leaves it.
+	MetricsPort int
+	// MetricsAuth replaces metricsAuth of the configuration. "" leaves it.
+	MetricsAuth string
+	Getenv      func(string) string
 }
 
 // part is something that the daemon does until ctx ends. Its error ends the daemon.

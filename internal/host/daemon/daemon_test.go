@@ -95,6 +95,64 @@ func TestInvalidSocketDir(t *testing.T) {
 	}
 }
 
+// TestMetricsAddress checks where the metrics are served (behaviour F70).
+func TestMetricsAddress(t *testing.T) {
+	t.Parallel()
+	for address, want := range map[string]string{
+		"": ":9091", "127.0.0.1": "127.0.0.1:9091", "::1": "[::1]:9091", "localhost": "", "127.0.0.1:1": "", "10.0.0.0/8": "",
+	} {
+		got, err := metricsAddress(address, 9091)
+		if got != want || (err != nil) != (want == "") {
+			t.Errorf("%q: %q, %v", address, got, err)
+		}
+		if err != nil && (!strings.Contains(err.Error(), "metricsAddress") || !strings.Contains(err.Error(), address)) {
+			t.Errorf("error %v does not name the key and the value", err)
+		}
+	}
+	file := filepath.Join(t.TempDir(), "c.json")
+	if err := os.WriteFile(file, []byte(`{"metricsPort":9091}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for flag, want := range map[int]int{0: 9091, 5: 5} {
+		conf, err := (&Options{Config: file, MetricsPort: flag}).configuration()
+		if err != nil || *conf.MetricsPort != want {
+			t.Errorf("--metrics-port=%d: %+v, %v", flag, conf, err)
+		}
+	}
+}
+
+// TestCallsMultus checks whether the runtime calls Multus, by what its configuration directory has (behaviour F73).
+func TestCallsMultus(t *testing.T) {
+	t.Parallel()
+	own := `{"cniVersion":"1.0.0","name":"multus-cni-network","type":"multus-shim"}`
+	other := `{"cniVersion":"1.0.0","name":"a","plugins":[{"type":"ptp"}]}`
+	chained := `{"cniVersion":"1.0.0","name":"a","plugins":[{"type":"ptp"},{"type":"multus-shim"}]}`
+	for name, tc := range map[string]struct {
+		files map[string]string
+		want  bool
+	}{
+		"nothing":        {nil, false},
+		"ours":           {map[string]string{"00-multus.conf": own, "10-a.conflist": other}, true},
+		"another first":  {map[string]string{"00-a.conflist": other, "00-multus.conf": own}, false},
+		"an invalid one": {map[string]string{"00-a.conflist": "{", "00-multus.conf": own}, true},
+		"another file":   {map[string]string{"00-a.txt": other, "00-multus.conf": own}, true},
+		"in a chain":     {map[string]string{"05-a.conflist": chained}, true},
+	} {
+		dir := t.TempDir()
+		for file, text := range tc.files {
+			if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := callsMultus(dir, "multus-shim"); got != tc.want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+	if callsMultus(filepath.Join(t.TempDir(), "gone"), "") {
+		t.Error("a directory that does not exist")
+	}
+}
+
 // TestIgnoredKeysAreLogged checks that a key without effect is logged.
 func TestIgnoredKeysAreLogged(t *testing.T) {
 	t.Parallel()

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -44,6 +45,9 @@ func openHealth(ctx context.Context, number int, server *http.Server, log *slog.
 func (p *port) bind(ctx context.Context) (err error) {
 	if p.listener, err = (&net.ListenConfig{}).Listen(ctx, "tcp", p.addr); err != nil {
 		return fmt.Errorf("listen for %s: %w", p.what, err)
+	}
+	if p.server.TLSConfig != nil {
+		p.listener = tls.NewListener(p.listener, p.server.TLSConfig)
 	}
 	return nil
 }

@@ -76,7 +76,7 @@ talos:
 {{- with .Values.repair.mode }}{{ $_ := set $config "repair" . }}{{ end -}}
 {{- with .Values.dra.claimStatusDrivers }}{{ $_ := set $config "claimStatus" true }}{{ $_ := set $config "claimStatusDrivers" . }}{{ end -}}
 {{- with .Values.tracing.endpoint }}{{ $_ := set $config "tracing" (dict "endpoint" . "sampleRatio" $.Values.tracing.sampleRatio) }}{{ end -}}
-{{- if .Values.metrics.enabled }}{{ $_ := set $config "metricsPort" .Values.metrics.port }}{{ end -}}
+{{- if and .Values.metrics.enabled .Values.metrics.address }}{{ $_ := set $config "metricsAddress" .Values.metrics.address }}{{ end -}}
 {{- $config = mergeOverwrite $config (default dict $d.config) (deepCopy .Values.config) -}}
 {{- dict "cniConf" $cniConf "cniBin" $cniBin "kubelet" $kubelet "referencePlugins" $reference "config" $config
   "seLinux" (default dict $d.seLinux) "networksDir" (not $d.withoutNetworksDir) | toYaml -}}
@@ -91,6 +91,11 @@ talos:
 {{- if .Values.metrics.enabled }}{{ fail "metrics need mode thick: there is no daemon with thin" }}{{ end -}}
 {{- if .Values.config }}{{ fail "config is the file of the daemon, which mode thin does not have" }}{{ end -}}
 {{- if .Values.distribution }}{{ fail "mode thin is not available for a distribution; set paths instead" }}{{ end -}}
+{{- end -}}
+{{- if not .Values.metrics.enabled -}}
+{{- if .Values.metrics.auth }}{{ fail "metrics.auth needs metrics.enabled" }}{{ end -}}
+{{- if .Values.metrics.podMonitor.enabled }}{{ fail "metrics.podMonitor needs metrics.enabled" }}{{ end -}}
+{{- if .Values.metrics.prometheusRule.enabled }}{{ fail "metrics.prometheusRule needs metrics.enabled" }}{{ end -}}
 {{- end -}}
 {{- if and .Values.repair.mode (ne .Values.repair.mode "off") (not .Values.hotPlug.enabled) -}}
 {{- fail "repair needs hotPlug.enabled, which lets the daemon watch the pods of its node" -}}
@@ -113,6 +118,7 @@ talos:
 {{- $roles := dict "multus" $rules -}}
 {{- if .Values.hotPlug.enabled }}{{ $_ := set $roles "multus-hotplug" (.Files.Get "files/role-hotplug.yaml" | fromYaml).rules }}{{ end -}}
 {{- if eq .Values.repair.mode "evict" }}{{ $_ := set $roles "multus-evict" (.Files.Get "files/role-evict.yaml" | fromYaml).rules }}{{ end -}}
+{{- if eq .Values.metrics.auth "kubernetes" }}{{ $_ := set $roles "multus-metrics-auth" (.Files.Get "files/role-metrics-auth.yaml" | fromYaml).rules }}{{ end -}}
 {{- with .Values.dra.claimStatusDrivers -}}
 {{- $rules := ($.Files.Get "files/role-claim-status.yaml" | fromYaml).rules -}}
 {{- range $rules }}{{ if .resourceNames }}{{ $_ := set . "resourceNames" $.Values.dra.claimStatusDrivers }}{{ end }}{{ end -}}
