@@ -8,8 +8,6 @@ import (
 	"os/signal"
 	"syscall"
 
-	"golang.org/x/sys/unix"
-
 	"multus/internal/cli"
 )
 
@@ -21,10 +19,4 @@ func main() {
 	})
 	stop()
 	os.Exit(code)
-}
-
-// terminal reports whether f is a terminal.
-func terminal(f *os.File) bool {
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
 }
