@@ -57,6 +57,8 @@ test-fast: ## run the tests beside the code, which need neither root nor tools n
 
 lint: bin/tools/golangci-lint bin/tools/vale ## check style, formatting, go.mod, and the prose of comments and documents
 	$(GO) vet ./...
+	GOOS=darwin $(GO) vet ./cmd/multusctl
+	GOOS=windows $(GO) vet ./cmd/multusctl
 	bin/tools/golangci-lint run
 	$(GO) mod tidy -diff
 	@tools/prose .

@@ -6,6 +6,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 
 	"multus/internal/cli"
@@ -15,6 +16,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	code := cli.Run(ctx, cli.Env{
 		Args: os.Args, Getenv: os.Getenv, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, UID: os.Geteuid(),
+		OS:       runtime.GOOS,
 		Terminal: terminal(os.Stdout),
 	})
 	stop()
