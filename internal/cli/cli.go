@@ -118,7 +118,7 @@ func Command(env Env) *cobra.Command {
 	root.AddCommand(
 		a.attachCommand(), a.checkCommand(), a.detachCommand(), a.devicesCommand(), a.doctorCommand(), a.explainCommand(),
 		a.gcCommand(), a.graphCommand(),
-		a.ledgerCommand(), a.lintCommand(), a.networksCommand(), a.statusCommand(),
+		a.ledgerCommand(), a.lintCommand(), a.networksCommand(), a.statusCommand(), a.versionCommand(),
 	)
 	for _, c := range everyCommand(root) {
 		strict(c)

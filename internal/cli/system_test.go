@@ -8,6 +8,20 @@ import (
 	"testing"
 )
 
+// TestVersionCommand checks that version and --version show the same.
+func TestVersionCommand(t *testing.T) {
+	t.Parallel()
+	code, out, errs := call(t, nil, "version")
+	_, flag, _ := call(t, nil, "--version")
+	if code != OK || out != flag || !strings.HasPrefix(out, "multusctl: version:") {
+		t.Errorf("%d %q %q, --version: %q", code, out, errs, flag)
+	}
+	code, out, errs = call(t, nil, "version", "-o", "json")
+	if code != OK || !strings.Contains(out, `"version": "`) || !strings.Contains(out, `"build": "version:`) {
+		t.Errorf("%d %q %q", code, out, errs)
+	}
+}
+
 // TestOtherSystems checks the commands on a laptop: those that read files or the API work, those of --node run kubectl,
 // and the others say that they need a node before they do anything.
 func TestOtherSystems(t *testing.T) {
