@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -12,10 +13,13 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
+// manifestImage is the name of the image in the manifests.
+const manifestImage = "localhost/multus"
+
 // renderManifests writes what `kubectl apply -k` would apply for each overlay, with the image of this release.
 func (r *release) renderManifests(context.Context) error {
 	deploy := filepath.Join(r.src, "deploy")
-	places := map[string]string{"base": filepath.Join(deploy, "base"), "uninstall": filepath.Join(deploy, "uninstall/job.yaml")}
+	places := map[string]string{"base": filepath.Join(deploy, "base")}
 	overlays, err := os.ReadDir(filepath.Join(deploy, "overlays"))
 	if err != nil {
 		return err
@@ -32,7 +36,20 @@ func (r *release) renderManifests(context.Context) error {
 			return err
 		}
 	}
-	return nil
+	return r.writeUninstall(filepath.Join(deploy, "uninstall", "job.yaml"))
+}
+
+// writeUninstall writes the Job of the uninstallation. Kustomize refuses it, because its name is generated.
+func (r *release) writeUninstall(from string) error {
+	b, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	if !bytes.Contains(b, []byte(manifestImage+":latest")) {
+		return fmt.Errorf("%s does not name the image %s:latest", from, manifestImage)
+	}
+	b = bytes.ReplaceAll(b, []byte(manifestImage+":latest"), []byte(r.imageRef()))
+	return os.WriteFile(r.file("multus-"+r.version+"-uninstall.yaml"), b, 0o644)
 }
 
 // render builds a kustomization that replaces the name of the image.
@@ -47,7 +64,7 @@ func (r *release) render(name, place string) ([]byte, error) {
 	}
 	k, err := yaml.Marshal(types.Kustomization{
 		Resources: []string{from},
-		Images:    []types.Image{{Name: "localhost/multus", NewName: r.image, NewTag: r.version}},
+		Images:    []types.Image{{Name: manifestImage, NewName: r.image, NewTag: r.version}},
 	})
 	if err != nil {
 		return nil, err
