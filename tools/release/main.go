@@ -38,7 +38,8 @@ type options struct {
 type release struct {
 	options
 	stdout   io.Writer
-	work     string // temporary directory
+	work     string // temporary directory beside out
+	stage    string // directory in it for the files, until all of them are there
 	src      string // clone of the commit
 	revision string
 	time     time.Time
@@ -61,12 +62,15 @@ func run(ctx context.Context, args []string, epoch string, stdout io.Writer) (er
 	if err != nil {
 		return err
 	}
-	work, err := os.MkdirTemp("", "multus-release-")
+	if err := os.MkdirAll(filepath.Dir(o.out), 0o755); err != nil {
+		return err
+	}
+	work, err := os.MkdirTemp(filepath.Dir(o.out), ".release-")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
-	r := &release{options: o, stdout: stdout, work: work, src: filepath.Join(work, "src")}
+	r := &release{options: o, stdout: stdout, work: work, src: filepath.Join(work, "src"), stage: filepath.Join(work, "out")}
 	for _, step := range []struct {
 		what string
 		do   func(context.Context) error
@@ -81,6 +85,7 @@ func run(ctx context.Context, args []string, epoch string, stdout io.Writer) (er
 		{"writing krew's manifest", r.writeKrew},
 		{"writing the provenance and the checksums", r.writeSums},
 		{"signing", r.signFiles},
+		{"putting the files into place", r.place},
 	} {
 		start := time.Now()
 		fmt.Fprintln(stdout, step.what)
@@ -139,4 +144,4 @@ func parse(args []string, epoch string) (options, error) {
 func (r *release) imageRef() string { return r.image + ":" + r.version }
 
 // file returns the path of a file of the release.
-func (r *release) file(name string) string { return filepath.Join(r.out, name) }
+func (r *release) file(name string) string { return filepath.Join(r.stage, name) }

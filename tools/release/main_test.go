@@ -43,26 +43,30 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// TestClear checks that only the directory of a former release is emptied.
-func TestClear(t *testing.T) {
+// TestPlace checks that a release replaces a former one, and nothing else.
+func TestPlace(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	path := filepath.Join(dir, "mine")
-	write(t, path, "x")
-	if err := clear(dir); err == nil || !strings.Contains(err.Error(), "it is not a release") {
+	out, stage := filepath.Join(dir, "out"), filepath.Join(dir, "stage")
+	mine := filepath.Join(out, "mine")
+	write(t, mine, "x")
+	write(t, filepath.Join(stage, "new"), "y")
+	r := &release{options: options{out: out}, stage: stage}
+	if err := r.place(t.Context()); err == nil || !strings.Contains(err.Error(), "it is not a release") {
 		t.Errorf("%v", err)
 	}
-	if _, err := os.Stat(path); err != nil {
+	if _, err := os.Stat(mine); err != nil {
 		t.Error(err)
 	}
-	write(t, filepath.Join(dir, sumsName), "")
-	if err := clear(dir); err != nil {
+	write(t, filepath.Join(out, sumsName), "")
+	if err := r.place(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if _, err := os.Stat(path); err == nil {
-		t.Error("the former release is still there")
+	if entries, err := os.ReadDir(out); err != nil || len(entries) != 1 || entries[0].Name() != "new" {
+		t.Errorf("%v %v", entries, err)
 	}
-	if err := clear(filepath.Join(dir, "new", "one")); err != nil {
+	write(t, filepath.Join(stage, "first"), "z")
+	if err := (&release{options: options{out: filepath.Join(dir, "none")}, stage: stage}).place(t.Context()); err != nil {
 		t.Error(err)
 	}
 }
@@ -193,7 +197,7 @@ func checkBOM(t *testing.T, path, dir string) (compared int) {
 func TestKrew(t *testing.T) {
 	t.Parallel()
 	r := &release{
-		options: options{out: t.TempDir(), version: "v1.2.3", source: "https://git.example/multus"}, stdout: &bytes.Buffer{},
+		stage: t.TempDir(), options: options{version: "v1.2.3", source: "https://git.example/multus"}, stdout: &bytes.Buffer{},
 		plugins: []pluginArchive{{"windows", "arm64", "kubectl-multus-v1.2.3-windows-arm64.zip", "kubectl-multus.exe", "abc"}},
 	}
 	if err := r.writeKrew(t.Context()); err != nil {
@@ -246,7 +250,7 @@ func TestPack(t *testing.T) {
 func TestSign(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	r := &release{options: options{out: dir, version: "v1.2.3", sign: "printf '%s\n' >>log signed"}, stdout: &bytes.Buffer{}}
+	r := &release{stage: dir, options: options{version: "v1.2.3", sign: "printf '%s\n' >>log signed"}, stdout: &bytes.Buffer{}}
 	if err := r.signFiles(t.Context()); err != nil {
 		t.Fatal(err)
 	}

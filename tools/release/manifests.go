@@ -45,10 +45,11 @@ func (r *release) writeUninstall(from string) error {
 	if err != nil {
 		return err
 	}
-	if !bytes.Contains(b, []byte(manifestImage+":latest")) {
-		return fmt.Errorf("%s does not name the image %s:latest", from, manifestImage)
+	const placeholder = "image: IMAGE\n"
+	if !bytes.Contains(b, []byte(placeholder)) {
+		return fmt.Errorf("%s has no %q", from, placeholder)
 	}
-	b = bytes.ReplaceAll(b, []byte(manifestImage+":latest"), []byte(r.imageRef()))
+	b = bytes.ReplaceAll(b, []byte(placeholder), []byte("image: "+r.imageRef()+"\n"))
 	return os.WriteFile(r.file("multus-"+r.version+"-uninstall.yaml"), b, 0o644)
 }
 

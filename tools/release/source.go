@@ -18,7 +18,10 @@ const sumsName = "SHA256SUMS"
 // checkOut clones the commit and gives it the version as its tag, so that Go stamps the version, the commit and its
 // time into the binaries. Changes that are not committed are not released. The tag is in the clone only.
 func (r *release) checkOut(ctx context.Context) error {
-	if err := clear(r.out); err != nil {
+	if err := mayReplace(r.out); err != nil {
+		return err
+	}
+	if err := os.Mkdir(r.stage, 0o755); err != nil {
 		return err
 	}
 	if changed, err := r.git(ctx, r.root, "status", "--porcelain"); err != nil {
@@ -52,22 +55,31 @@ func (r *release) checkOut(ctx context.Context) error {
 	return nil
 }
 
-// clear makes an empty directory, or empties that of a former release. It removes nothing else.
-func clear(dir string) error {
+// mayReplace returns an error for a directory that has something else than a release.
+func mayReplace(dir string) error {
 	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	if errors.Is(err, os.ErrNotExist) || err == nil && len(entries) == 0 {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
-	if len(entries) > 0 {
-		if _, err := os.Stat(filepath.Join(dir, sumsName)); err != nil {
-			return fmt.Errorf("%s is not empty and has no %s: it is not a release; remove it, or name another directory",
-				dir, sumsName)
-		}
-		if err := os.RemoveAll(dir); err != nil {
-			return err
-		}
+	if _, err := os.Stat(filepath.Join(dir, sumsName)); err != nil {
+		return fmt.Errorf("%s is not empty and has no %s: it is not a release; remove it, or name another directory", dir,
+			sumsName)
 	}
-	return os.MkdirAll(dir, 0o755)
+	return nil
+}
+
+// place replaces a former release by this one.
+func (r *release) place(context.Context) error {
+	if err := mayReplace(r.out); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(r.out); err != nil {
+		return err
+	}
+	return os.Rename(r.stage, r.out)
 }
 
 func (r *release) git(ctx context.Context, dir string, args ...string) (string, error) {

@@ -56,7 +56,7 @@ func (r *release) writeSums(ctx context.Context) error {
 
 // sumsOfFiles returns the files of the release, sorted by name.
 func (r *release) sumsOfFiles() ([]artifact, error) {
-	entries, err := os.ReadDir(r.out)
+	entries, err := os.ReadDir(r.stage)
 	if err != nil {
 		return nil, err
 	}
@@ -102,7 +102,7 @@ func (r *release) signFiles(ctx context.Context) error {
 		return nil
 	}
 	for _, name := range []string{sumsName, r.provenanceName()} {
-		if _, err := r.command(ctx, r.out, nil, "sh", "-c", r.sign+` "$1"`, "sign", r.file(name)); err != nil {
+		if _, err := r.command(ctx, r.stage, nil, "sh", "-c", r.sign+` "$1"`, "sign", r.file(name)); err != nil {
 			return err
 		}
 	}
