@@ -14,6 +14,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/validate"
 )
 
 // TestRelease makes two releases of HEAD, compares them, and checks what is in them. It takes minutes, so it runs only
@@ -52,6 +57,7 @@ func TestRelease(t *testing.T) {
 	}
 	checkSums(t, outs[0])
 	checkProgram(t, outs[0])
+	checkImage(t, outs[0])
 	checkManifests(t, outs[0], helm)
 	checkProvenance(t, outs[0], first)
 }
@@ -88,6 +94,81 @@ func checkProgram(t *testing.T, dir string) {
 	}
 	if _, err := os.Stat(filepath.Join(out, "LICENSE")); err != nil {
 		t.Error(err)
+	}
+}
+
+// checkImage reads the image index, compares the programs of each architecture with its list of modules, and runs the
+// daemon of this machine's architecture.
+func checkImage(t *testing.T, dir string) {
+	t.Helper()
+	layoutDir := t.TempDir()
+	archive := filepath.Join(dir, "multus-v0.0.1-test.1-image.tar")
+	if b, err := exec.CommandContext(t.Context(), "tar", "-xf", archive, "-C", layoutDir).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, b)
+	}
+	outer, err := layout.ImageIndexFromPath(layoutDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := outer.IndexManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	index, err := outer.ImageIndex(m.Manifests[0].Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := validate.Index(index); err != nil {
+		t.Error(err)
+	}
+	if m, err = index.IndexManifest(); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range m.Manifests {
+		arch := strings.ReplaceAll(strings.TrimPrefix(d.Platform.String(), "linux/"), "/", "-")
+		img, err := index.Image(d.Digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		programs := programsOf(t, img)
+		if n := checkBOM(t, filepath.Join(dir, "multus-v0.0.1-test.1-linux-"+arch+".cdx.json"), programs); n < 100 {
+			t.Errorf("%s: %d modules were compared", arch, n)
+		}
+		if arch != runtime.GOARCH {
+			continue
+		}
+		for _, program := range []string{"multus-daemon", "multusctl"} {
+			b, err := exec.CommandContext(t.Context(), filepath.Join(programs, program), "--version").CombinedOutput()
+			if err != nil || !strings.Contains(string(b), "version:v0.0.1-test.1(clean), commit:") {
+				t.Errorf("%s: %v %s", program, err, b)
+			}
+		}
+	}
+}
+
+// programsOf writes the programs of an image into a directory.
+func programsOf(t *testing.T, img v1.Image) string {
+	t.Helper()
+	dir := t.TempDir()
+	r := mutate.Extract(img)
+	defer r.Close()
+	for tr := tar.NewReader(r); ; {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			return dir
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		name, ok := strings.CutPrefix(h.Name, "usr/src/multus-cni/bin/")
+		if !ok || h.Typeflag != tar.TypeReg {
+			continue
+		}
+		b, err := io.ReadAll(tr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(dir, name), string(b))
 	}
 }
 
