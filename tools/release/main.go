@@ -70,7 +70,9 @@ func run(ctx context.Context, args []string, epoch string, stdout io.Writer) (er
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
-	r := &release{options: o, stdout: stdout, work: work, src: filepath.Join(work, "src"), stage: filepath.Join(work, "out")}
+	r := &release{
+		options: o, stdout: stdout, work: work, src: filepath.Join(work, "src"), stage: filepath.Join(work, "out"),
+	}
 	for _, step := range []struct {
 		what string
 		do   func(context.Context) error

@@ -25,7 +25,7 @@ import (
 // with RELEASE=1.
 func TestRelease(t *testing.T) {
 	if os.Getenv("RELEASE") == "" {
-		t.Skip("makes two releases, which takes many minutes: RELEASE=1 go test -v -run TestRelease -timeout 60m ./tools/release")
+		t.Skip("makes two releases, which takes minutes: RELEASE=1 go test -v -run TestRelease -timeout 60m ./tools/release")
 	}
 	helm, err := filepath.Abs("../../bin/tools/helm")
 	if err != nil {
@@ -85,7 +85,8 @@ func checkProgram(t *testing.T, dir string) {
 	t.Helper()
 	name := "kubectl-multus-v0.0.1-test.1-linux-" + runtime.GOARCH + ".tar.gz"
 	out := t.TempDir()
-	if b, err := exec.CommandContext(t.Context(), "tar", "-xzf", filepath.Join(dir, name), "-C", out).CombinedOutput(); err != nil {
+	extract := exec.CommandContext(t.Context(), "tar", "-xzf", filepath.Join(dir, name), "-C", out)
+	if b, err := extract.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, b)
 	}
 	b, err := exec.CommandContext(t.Context(), filepath.Join(out, "kubectl-multus"), "--version").Output()
