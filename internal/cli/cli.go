@@ -80,7 +80,10 @@ func Run(ctx context.Context, env Env) int {
 		fmt.Fprintf(&printable{env.Stderr}, "error: %v\n\nSee '%s --help'.\n", err, verb.CommandPath())
 		return Usage
 	}
-	fmt.Fprintln(&printable{env.Stderr}, "error:", fault.AsRoot(err, env.UID))
+	if (&app{Env: env}).isLinux() { // on a laptop, the file is the user's own
+		err = fault.AsRoot(err, env.UID)
+	}
+	fmt.Fprintln(&printable{env.Stderr}, "error:", err)
 	return Found
 }
 
