@@ -28,7 +28,7 @@ RUN_TESTS := $(GOTESTSUM) --format pkgname --format-hide-empty-pkg --
 TEST_TIMEOUT ?= 20m
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-fast lint vulncheck fuzz faults rules bench bench-node bench-diff scale density demo cluster e2e neighbours image man tools tools-cluster clean \
+.PHONY: help build test test-fast lint vulncheck fuzz faults rules bench bench-node bench-diff scale density demo cluster e2e neighbours image release man tools tools-cluster clean \
 	bin/cni bin/tools/kube-apiserver bin/tools/etcd bin/tools/gotestsum bin/tools/golangci-lint bin/tools/govulncheck bin/tools/vale bin/demo \
 	bin/tools/kubelet bin/tools/containerd bin/tools/runc bin/tools/whereabouts bin/tools/dradriver bin/tools/kube-burner bin/tools/helm bin/tools/otlp bin/tools/prometheus bin/cluster
 
@@ -57,6 +57,8 @@ test-fast: ## run the tests beside the code, which need neither root nor tools n
 
 lint: bin/tools/golangci-lint bin/tools/vale ## check style, formatting, go.mod, and the prose of comments and documents
 	$(GO) vet ./...
+	GOOS=darwin $(GO) vet ./cmd/multusctl
+	GOOS=windows $(GO) vet ./cmd/multusctl
 	bin/tools/golangci-lint run
 	$(GO) mod tidy -diff
 	@tools/prose .
@@ -137,6 +139,13 @@ SOURCE ?=
 
 image: ## write the container image for amd64 and arm64 into dist/, without a container engine
 	$(GO) run ./tools/image -image '$(IMAGE)' -version '$(VERSION)' -revision '$(REVISION)' -source '$(SOURCE)' -buildvcs=$(BUILDVCS) $(ARGS)
+
+# The command that signs a file: SIGN='cosign sign-blob --yes --bundle release.sigstore.json'. BUILDER is the URI of the builder in the provenance.
+SIGN ?=
+BUILDER ?= urn:multus:builder:local
+
+release: bin/tools/helm ## write the files of a release of HEAD into dist/release: make release VERSION=v1.2.3 IMAGE=registry.example/multus SOURCE=https://…
+	$(GO) run ./tools/release -version '$(VERSION)' -image '$(patsubst %:latest,%,$(IMAGE))' -source '$(SOURCE)' -sign '$(SIGN)' -builder '$(BUILDER)' $(ARGS)
 
 man: ## write the manual pages of multusctl into dist/man
 	$(GO) run ./tools/man dist/man

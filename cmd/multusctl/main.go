@@ -6,9 +6,8 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 
 	"multus/internal/cli"
 )
@@ -17,14 +16,9 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	code := cli.Run(ctx, cli.Env{
 		Args: os.Args, Getenv: os.Getenv, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, UID: os.Geteuid(),
+		OS:       runtime.GOOS,
 		Terminal: terminal(os.Stdout),
 	})
 	stop()
 	os.Exit(code)
-}
-
-// terminal reports whether f is a terminal.
-func terminal(f *os.File) bool {
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
 }

@@ -51,15 +51,20 @@ type Env struct {
 	Stderr io.Writer
 	// UID is the effective user ID of the process.
 	UID int
+	// OS is the operating system, as runtime.GOOS has it. "" is linux.
+	OS string
 	// Terminal reports whether Stdout is a terminal, so that output may be coloured.
 	Terminal bool
 }
+
+// program returns the name of the program, without the extension of Windows.
+func (e *Env) program() string { return strings.TrimSuffix(filepath.Base(e.Args[0]), ".exe") }
 
 // Run runs one command line and returns the exit code.
 func Run(ctx context.Context, env Env) int {
 	cmd := Command(env) //nolint:contextcheck // cobra hands ctx on to the verbs
 	args := env.Args[1:]
-	if filepath.Base(env.Args[0]) == completer {
+	if env.program() == completer {
 		args = append([]string{cobra.ShellCompRequestCmd}, args...)
 	}
 	cmd.SetArgs(args)
@@ -75,7 +80,10 @@ func Run(ctx context.Context, env Env) int {
 		fmt.Fprintf(&printable{env.Stderr}, "error: %v\n\nSee '%s --help'.\n", err, verb.CommandPath())
 		return Usage
 	}
-	fmt.Fprintln(&printable{env.Stderr}, "error:", fault.AsRoot(err, env.UID))
+	if (&app{Env: env}).isLinux() { // on a laptop, the file is the user's own
+		err = fault.AsRoot(err, env.UID)
+	}
+	fmt.Fprintln(&printable{env.Stderr}, "error:", err)
 	return Found
 }
 
@@ -102,7 +110,7 @@ func Command(env Env) *cobra.Command {
 		PersistentPreRunE: a.checkOutput,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	if name := filepath.Base(env.Args[0]); strings.HasPrefix(name, "kubectl-") || strings.HasPrefix(name, "kubectl_") {
+	if name := env.program(); strings.HasPrefix(name, "kubectl-") || strings.HasPrefix(name, "kubectl_") {
 		root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl multus"}
 	}
 	root.SetOut(env.Stdout)
@@ -113,10 +121,13 @@ func Command(env Env) *cobra.Command {
 	root.AddCommand(
 		a.attachCommand(), a.checkCommand(), a.detachCommand(), a.devicesCommand(), a.doctorCommand(), a.explainCommand(),
 		a.gcCommand(), a.graphCommand(),
-		a.ledgerCommand(), a.lintCommand(), a.networksCommand(), a.statusCommand(),
+		a.ledgerCommand(), a.lintCommand(), a.networksCommand(), a.statusCommand(), a.versionCommand(),
 	)
 	for _, c := range everyCommand(root) {
 		strict(c)
+		if !a.isLinux() {
+			a.nodeOnly(strings.TrimPrefix(c.CommandPath(), root.CommandPath()+" "), c)
+		}
 	}
 	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)))
 	return root

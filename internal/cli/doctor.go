@@ -8,14 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"runtime"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"multus/internal/doctor"
 	"multus/internal/engine/plan"
@@ -156,34 +154,6 @@ func versionOf(file string) (string, error) {
 		}
 	}
 	return info.Main.Version, nil
-}
-
-// daemonVersion returns the version of the program that serves a socket. The kernel reports its process.
-func daemonVersion(ctx context.Context, socket string) (_ string, err error) {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", socket)
-	if err != nil {
-		return "", err
-	}
-	defer func() { err = errors.Join(err, conn.Close()) }()
-	uc, ok := conn.(*net.UnixConn)
-	if !ok {
-		return "", fmt.Errorf("%s is not a unix socket", socket)
-	}
-	raw, err := uc.SyscallConn()
-	if err != nil {
-		return "", err
-	}
-	var cred *unix.Ucred
-	var credErr error
-	ask := func(fd uintptr) { cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }
-	if err := raw.Control(ask); err != nil {
-		return "", err
-	}
-	if credErr != nil {
-		return "", fmt.Errorf("find the process that serves %s: %w", socket, credErr)
-	}
-	return versionOf(fmt.Sprintf("/proc/%d/exe", cred.Pid))
 }
 
 func (a *app) printReport(r *doctor.Report) error {

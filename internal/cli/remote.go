@@ -54,6 +54,9 @@ func forwardedArguments(c *cobra.Command) []string {
 
 // isThisNode reports whether a node's name is that of this node, as far as that can be determined. "" is this node.
 func (a *app) isThisNode(node string) bool {
+	if !a.isLinux() {
+		return node == ""
+	}
 	host, err := os.Hostname()
 	return node == "" || node == a.Getenv("MULTUS_NODE_NAME") || err == nil && node == host
 }

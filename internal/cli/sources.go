@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -115,7 +116,7 @@ func (a *app) userKubeconfig() string {
 	if list := filepath.SplitList(a.Getenv("KUBECONFIG")); len(list) > 0 {
 		return list[0]
 	}
-	home := a.Getenv("HOME")
+	home := cmp.Or(a.Getenv("HOME"), a.Getenv("USERPROFILE"))
 	if home == "" {
 		return ""
 	}

@@ -73,18 +73,23 @@ type reportedNetwork struct {
 }
 
 func (a *app) statusCommand() *cobra.Command {
-	var dir, socketDir string
+	var dir, socketDir, node string
 	c := &cobra.Command{
 		Use:   "status [NAMESPACE/NAME]",
 		Short: "Show the daemon and the networks of the pods of this node, or of one pod",
 		Long: "Show whether the daemon is ready, and for each pod its records on this node and the interfaces in its\n" +
 			"network namespace. For a named pod, also show its annotation network-status. Exit code 1 if they differ,\n" +
-			"or if a pod runs without the networks that it requests (docs/repair.md).",
-		Args: cobra.MaximumNArgs(1),
+			"or if a pod runs without the networks that it requests (docs/repair.md). With --node it runs in the daemon's\n" +
+			"pod on another node, through kubectl.",
+		Example: "  multusctl status\n  kubectl multus status team-a/web-0\n  kubectl multus status --node worker-3",
+		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			refs, err := parseRefs(args)
 			if err != nil {
 				return err
+			}
+			if !a.isThisNode(node) {
+				return a.runOnNode(cmd.Context(), node, nil, append(forwardedArguments(cmd), args...)...)
 			}
 			socket := filepath.Join(socketDir, config.SocketName)
 			out := statusOutput{Daemon: daemonState(cmd.Context(), socket)}
@@ -105,6 +110,7 @@ func (a *app) statusCommand() *cobra.Command {
 		},
 	}
 	a.source.add(c.Flags())
+	a.nodeFlag(c, &node)
 	c.Flags().StringVar(&dir, "state-dir", config.DefaultCNIDir, "the state `directory`, cniDir of the CNI configuration")
 	c.Flags().StringVar(&socketDir, "socket-dir", config.DefaultSocketDir, "the `directory` of the daemon's socket")
 	return c

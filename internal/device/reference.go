@@ -3,7 +3,7 @@ package device
 import (
 	"encoding/json"
 	"fmt"
-	"path/filepath"
+	"path"
 	"slices"
 	"strings"
 
@@ -56,7 +56,7 @@ func (r *Reference) Address() string {
 	case "pciBusID", "deviceID":
 		return r.Value
 	case "kernelpath":
-		return filepath.Base(filepath.Clean(r.Value))
+		return path.Base(path.Clean(r.Value))
 	}
 	return ""
 }

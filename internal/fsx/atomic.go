@@ -8,9 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"multus/internal/failpoint"
 )
@@ -95,20 +94,10 @@ func Replace(path string, data []byte, perm os.FileMode) error {
 // Unlike os.Remove, it refuses directories, even empty ones: a caller that has lost the last element of its path must
 // not remove the directory. The removal is not synced: after a power loss the file may exist again.
 func Remove(path string) error {
-	for {
-		err := unix.Unlink(path)
-		switch err {
-		case nil, unix.ENOENT:
-			return nil
-		case unix.EINTR:
-			continue
-		case unix.EROFS: // the kernel returns it before it checks whether the file exists
-			if _, lerr := os.Lstat(path); errors.Is(lerr, fs.ErrNotExist) {
-				return nil
-			}
-		}
+	if err := unlink(path); err != nil {
 		return &fs.PathError{Op: "remove", Path: path, Err: err}
 	}
+	return nil
 }
 
 // Sweep removes the temporary files that killed processes left in dir, if they were last written longer than olderThan
@@ -154,18 +143,12 @@ func CreateTemp(dir string) (*os.File, error) {
 	}
 }
 
-// tempName uses getrandom directly: crypto/rand would add its start-up time to the plugin.
 func tempName() (string, error) {
-	var random [tempRandom]byte
-	for {
-		n, err := unix.Getrandom(random[:], 0)
-		if err == nil && n == len(random) { // up to 256 bytes are returned at once
-			return tempPrefix + hex.EncodeToString(random[:]), nil
-		}
-		if err != nil && err != unix.EINTR {
-			return "", fmt.Errorf("read random bytes: %w", err)
-		}
+	var b [tempRandom]byte
+	if err := random(b[:]); err != nil {
+		return "", fmt.Errorf("read random bytes: %w", err)
 	}
+	return tempPrefix + hex.EncodeToString(b[:]), nil
 }
 
 // isTemp reports whether name has the form of tempName.
@@ -202,7 +185,7 @@ func syncDir(dir string) error {
 		return err
 	}
 	err = d.Sync()
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOTSUP) {
+	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOTSUP) {
 		// Some network and FUSE file systems have no fsync for directories. Nothing more can be done there.
 		err = nil
 	}

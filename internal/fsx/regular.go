@@ -8,8 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-
-	"golang.org/x/sys/unix"
+	"syscall"
 )
 
 var (
@@ -38,18 +37,14 @@ func ReadRegular(dir, name string, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	path := filepath.Join(dir, name)
-	b, err := readRegular(path, unix.O_NOFOLLOW, limit)
-	if errors.Is(err, unix.ELOOP) {
-		return nil, fmt.Errorf("read %q: %w: it is a symbolic link", path, ErrNotRegular)
-	}
-	return b, err
+	return readRegular(path, openNoFollow, limit)
 }
 
 // ReadFile is ReadRegular for a path that the administrator chose: it follows links.
-func ReadFile(path string, limit int64) ([]byte, error) { return readRegular(path, 0, limit) }
+func ReadFile(path string, limit int64) ([]byte, error) { return readRegular(path, open, limit) }
 
-func readRegular(path string, flags int, limit int64) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|flags, 0)
+func readRegular(path string, open func(string) (*os.File, error), limit int64) ([]byte, error) {
+	f, err := open(path)
 	if err != nil {
 		return nil, err
 	}
@@ -74,12 +69,13 @@ func readRegular(path string, flags int, limit int64) ([]byte, error) {
 // RemoveLink removes path if it is a symbolic link, and returns the target of the link. It returns "" for anything
 // else, and if path does not exist.
 func RemoveLink(path string) (target string, err error) {
-	var st unix.Stat_t
-	switch err := unix.Lstat(path, &st); {
-	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), err == nil && st.Mode&unix.S_IFMT != unix.S_IFLNK:
+	switch info, err := os.Lstat(path); {
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
 		return "", nil
 	case err != nil:
-		return "", &os.PathError{Op: "lstat", Path: path, Err: err}
+		return "", err
+	case info.Mode()&os.ModeSymlink == 0:
+		return "", nil
 	}
 	if target, err = os.Readlink(path); err == nil {
 		err = Remove(path)

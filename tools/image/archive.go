@@ -48,7 +48,8 @@ func newImage(o options, arch, dir string) (v1.Image, error) {
 	}
 	conf = conf.DeepCopy()
 	conf.Created = v1.Time{Time: o.epoch}
-	conf.OS, conf.Architecture = "linux", arch
+	conf.OS = "linux"
+	conf.Architecture, conf.Variant = platform(arch)
 	conf.Config = v1.Config{
 		User:       "0:0",
 		Entrypoint: []string{"/" + path.Join(binDir, "multus-daemon")},
@@ -91,7 +92,12 @@ func newLayer(o options, files []file) (v1.Layer, error) {
 // writeArchive writes one image as an OCI layout together with the manifest.json of `docker save`, over the same blobs:
 // `ctr images import` and `podman load` read the layout, every `docker load` reads the manifest.json. An archive has
 // only one architecture, because Docker's format cannot contain more and a node needs only its own.
-func writeArchive(to, ref string, img v1.Image) (retErr error) {
+func writeArchive(to, ref string, img v1.Image) error {
+	return writeTo(to, func(tw *tar.Writer) error { return writeLayout(tw, ref, img) })
+}
+
+// writeTo writes a tar archive, which gets its name when it is complete.
+func writeTo(to string, write func(*tar.Writer) error) (retErr error) {
 	temp := to + ".tmp"
 	f, err := os.Create(temp)
 	if err != nil {
@@ -104,7 +110,7 @@ func writeArchive(to, ref string, img v1.Image) (retErr error) {
 		}
 	}()
 	tw := tar.NewWriter(f)
-	if err := writeLayout(tw, ref, img); err != nil {
+	if err := write(tw); err != nil {
 		return fmt.Errorf("write archive: %w", err)
 	}
 	if err := tw.Close(); err != nil {
@@ -117,55 +123,27 @@ func writeArchive(to, ref string, img v1.Image) (retErr error) {
 }
 
 func writeLayout(tw *tar.Writer, ref string, img v1.Image) error {
-	manifest, err := img.RawManifest()
-	if err != nil {
-		return err
-	}
-	digest, err := img.Digest()
-	if err != nil {
-		return err
-	}
-	conf, err := img.RawConfigFile()
-	if err != nil {
-		return err
-	}
-	confName, err := img.ConfigName()
-	if err != nil {
-		return err
-	}
 	index, err := indexOf(ref, img)
 	if err != nil {
 		return err
 	}
-	layers, err := img.Layers()
+	blobs, err := blobsOf(img)
 	if err != nil {
 		return err
 	}
-	docker := []tarball.Descriptor{{Config: blob(confName), RepoTags: []string{ref}}}
-	entries := []entry{
-		{"oci-layout", []byte(`{"imageLayoutVersion":"1.0.0"}`)},
-		{"index.json", index},
-		{"", nil}, // manifest.json, once the layers are known
-		{blob(digest), manifest},
-		{blob(confName), conf},
-	}
-	for _, l := range layers {
-		h, err := l.Digest()
-		if err != nil {
-			return err
-		}
-		b, err := readLayer(l)
-		if err != nil {
-			return err
-		}
-		docker[0].Layers = append(docker[0].Layers, blob(h))
-		entries = append(entries, entry{blob(h), b})
+	docker := []tarball.Descriptor{{Config: blobs[1].name, RepoTags: []string{ref}}}
+	for _, layer := range blobs[2:] {
+		docker[0].Layers = append(docker[0].Layers, layer.name)
 	}
 	b, err := json.Marshal(docker)
 	if err != nil {
 		return err
 	}
-	entries[2] = entry{"manifest.json", b}
+	entries := []entry{{"oci-layout", []byte(ociLayout)}, {"index.json", index}, {"manifest.json", b}}
+	return writeEntries(tw, append(entries, blobs...))
+}
+
+func writeEntries(tw *tar.Writer, entries []entry) error {
 	for _, e := range entries {
 		h := &tar.Header{Typeflag: tar.TypeReg, Name: e.name, Size: int64(len(e.body)), Mode: 0o644, Format: tar.FormatUSTAR}
 		if err := tw.WriteHeader(h); err != nil {
@@ -177,6 +155,9 @@ func writeLayout(tw *tar.Writer, ref string, img v1.Image) error {
 	}
 	return nil
 }
+
+// ociLayout is the content of the file oci-layout.
+const ociLayout = `{"imageLayoutVersion":"1.0.0"}`
 
 type entry struct {
 	name string
@@ -214,7 +195,7 @@ func indexOf(ref string, img v1.Image) ([]byte, error) {
 		MediaType:     types.OCIImageIndex,
 		Manifests: []v1.Descriptor{{
 			MediaType: types.OCIManifestSchema1, Size: size, Digest: digest,
-			Platform:    &v1.Platform{OS: conf.OS, Architecture: conf.Architecture},
+			Platform:    &v1.Platform{OS: conf.OS, Architecture: conf.Architecture, Variant: conf.Variant},
 			Annotations: map[string]string{"io.containerd.image.name": ref, "org.opencontainers.image.ref.name": ref},
 		}},
 	})

@@ -21,7 +21,11 @@ func build(ctx context.Context, o options, arch, dir string) error {
 	if err := os.MkdirAll(plugins, 0o755); err != nil {
 		return fmt.Errorf("make %q: %w", plugins, err)
 	}
+	arch, variant := platform(arch)
 	env := append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch, "GOFLAGS=", "GOWORK=off")
+	if variant != "" {
+		env = append(env, "GOARM="+strings.TrimPrefix(variant, "v"))
+	}
 	if _, err := goTool(ctx, o.root, env, "build", "-mod=readonly", "-trimpath", "-buildvcs="+o.buildVCS,
 		"-gcflags=multus/...=-l", "-ldflags", "-s -w", // as make build
 		"-o", dir+"/", "./cmd/..."); err != nil {
@@ -44,6 +48,12 @@ func build(ctx context.Context, o options, arch, dir string) error {
 	}
 	_, err = goTool(ctx, mod, env, append(args, strings.Fields(list)...)...)
 	return err
+}
+
+// platform splits the name of an architecture: arm/v7 has a variant, the others have none.
+func platform(arch string) (architecture, variant string) {
+	architecture, variant, _ = strings.Cut(arch, "/")
+	return architecture, variant
 }
 
 func goTool(ctx context.Context, dir string, env []string, args ...string) (string, error) {

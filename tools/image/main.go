@@ -16,6 +16,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
 // options are the options of a run.
@@ -29,6 +31,7 @@ type options struct {
 	source   string
 	buildVCS string
 	rootfs   string // directory for the files of the image, instead of archives
+	index    string // file of one archive with the images of all architectures, instead of one of each
 	epoch    time.Time
 }
 
@@ -48,9 +51,10 @@ func run(ctx context.Context, args []string, epoch string, stdout io.Writer) err
 		return err
 	}
 	var done []string
+	var images []v1.Image
 	for _, arch := range o.arches {
 		fmt.Fprintf(stdout, "building the binaries for %s\n", arch)
-		dir := filepath.Join(o.out, "linux-"+arch)
+		dir := filepath.Join(o.out, "linux-"+fileVersion(arch))
 		if err := build(ctx, o, arch, dir); err != nil {
 			return err
 		}
@@ -62,7 +66,11 @@ func run(ctx context.Context, args []string, epoch string, stdout io.Writer) err
 		if err != nil {
 			return err
 		}
-		path := filepath.Join(o.out, fmt.Sprintf("multus-%s-linux-%s.tar", fileVersion(o.version), arch))
+		if o.index != "" {
+			images = append(images, img)
+			continue
+		}
+		path := filepath.Join(o.out, fmt.Sprintf("multus-%s-linux-%s.tar", fileVersion(o.version), fileVersion(arch)))
 		if err := writeArchive(path, o.image, img); err != nil {
 			return err
 		}
@@ -71,6 +79,13 @@ func run(ctx context.Context, args []string, epoch string, stdout io.Writer) err
 			return err
 		}
 		done = append(done, line)
+	}
+	if o.index != "" {
+		digest, err := writeIndex(o.index, o.image, images)
+		if err != nil {
+			return err
+		}
+		done = append(done, fmt.Sprintf("  %s  %s\n", filepath.Base(o.index), digest))
 	}
 	fmt.Fprintf(stdout, "%s, version %s:\n%s", o.image, o.version, strings.Join(done, ""))
 	return nil
@@ -82,7 +97,7 @@ func parse(args []string, epoch string) (options, error) {
 	fs := flag.NewFlagSet("image", flag.ContinueOnError)
 	fs.StringVar(&o.root, "C", ".", "`directory` of the module")
 	fs.StringVar(&o.out, "out", "dist", "`directory` for the binaries and the archives")
-	fs.StringVar(&arches, "arch", "amd64,arm64", "architectures, separated by commas")
+	fs.StringVar(&arches, "arch", "amd64,arm64", "architectures, separated by commas: amd64, arm64, arm/v7, ...")
 	fs.StringVar(&o.image, "image", "localhost/multus:latest",
 		"`reference` of the image in the archives, as the manifests name it")
 	fs.StringVar(&o.version, "version", "dev", "version, for the label and the file names")
@@ -91,6 +106,8 @@ func parse(args []string, epoch string) (options, error) {
 	fs.StringVar(&o.buildVCS, "buildvcs", "auto", "as of go build")
 	fs.StringVar(&o.rootfs, "rootfs", "",
 		"write the files of the image into this `directory`, instead of archives (one architecture)")
+	fs.StringVar(&o.index, "index", "",
+		"write the images of all architectures into this `file`, an OCI layout, instead of one archive of each")
 	if err := fs.Parse(args); err != nil {
 		return o, err
 	}

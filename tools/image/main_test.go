@@ -144,8 +144,8 @@ func checkConfig(t *testing.T, img v1.Image) {
 	}
 }
 
-// openLayout unpacks the archive and opens it as an OCI layout.
-func openLayout(t *testing.T, path, ref string) v1.Image {
+// unpack unpacks the archive into a directory.
+func unpack(t *testing.T, path string) string {
 	t.Helper()
 	dir := t.TempDir()
 	f, err := os.Open(path)
@@ -170,7 +170,13 @@ func openLayout(t *testing.T, path, ref string) v1.Image {
 			t.Fatal(err)
 		}
 	}
-	index, err := layout.ImageIndexFromPath(dir)
+	return dir
+}
+
+// openLayout opens the archive as an OCI layout.
+func openLayout(t *testing.T, path, ref string) v1.Image {
+	t.Helper()
+	index, err := layout.ImageIndexFromPath(unpack(t, path))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,6 +227,56 @@ func contents(t *testing.T, img v1.Image) []string {
 	}
 	slices.Sort(names)
 	return names
+}
+
+// TestIndex reads the archive of several architectures as a registry gets it.
+func TestIndex(t *testing.T) {
+	t.Parallel()
+	o := testOptions(t)
+	var images []v1.Image
+	for _, arch := range []string{"amd64", "arm/v7"} {
+		img, err := newImage(o, arch, fakeBuild(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		images = append(images, img)
+	}
+	path := filepath.Join(t.TempDir(), "index.tar")
+	digest, err := writeIndex(path, o.image, images)
+	if err != nil {
+		t.Fatal(err)
+	}
+	outer, err := layout.ImageIndexFromPath(unpack(t, path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := outer.IndexManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(m.Manifests) != 1 || m.Manifests[0].Digest != digest {
+		t.Fatalf("%+v, want the digest %s", m.Manifests, digest)
+	}
+	inner, err := outer.ImageIndex(digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := validate.Index(inner); err != nil {
+		t.Error(err)
+	}
+	if m, err = inner.IndexManifest(); err != nil {
+		t.Fatal(err)
+	}
+	var platforms []string
+	for _, d := range m.Manifests {
+		platforms = append(platforms, d.Platform.String())
+	}
+	if got := strings.Join(platforms, " "); got != "linux/amd64 linux/arm/v7" {
+		t.Errorf("platforms %s", got)
+	}
+	if m.Annotations != nil || m.Manifests[1].Platform.Variant != "v7" {
+		t.Errorf("%+v", m)
+	}
 }
 
 // TestOrder checks that no file comes before its directory. Otherwise the unpacking program would choose the mode of

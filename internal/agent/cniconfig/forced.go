@@ -9,8 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"multus/internal/cniconf"
 	"multus/internal/config"
 	"multus/internal/fsx"
@@ -131,13 +129,4 @@ func ClusterNetworkFiles(path string) (read, agent string) {
 	}
 	name := entries[0].Name()
 	return filepath.Join(path, name), filepath.Join(filepath.Dir(path), copyOf(name))
-}
-
-func removeEmpty(dir string) error {
-	switch err := unix.Rmdir(dir); err {
-	case nil, unix.ENOTEMPTY, unix.EEXIST, unix.ENOENT:
-		return nil
-	default:
-		return &fs.PathError{Op: "rmdir", Path: dir, Err: err}
-	}
 }

@@ -225,6 +225,19 @@ func pluginError(ctx context.Context, path string, err error, stdout, stderr []b
 	return fmt.Errorf("netplugin failed with no error message: %s: %w", name, err)
 }
 
+// exitError describes how a process ended, in the words of os/exec.
+type exitError struct{ status syscall.WaitStatus }
+
+func (e *exitError) Error() string {
+	switch {
+	case e.status.CoreDump():
+		return "signal: " + e.status.Signal().String() + " (core dumped)"
+	case e.status.Signaled():
+		return "signal: " + e.status.Signal().String()
+	}
+	return fmt.Sprintf("exit status %d", e.status.ExitStatus())
+}
+
 // textError is the failure of a plugin that gave its reason as plain text. The specification requires JSON (CNI SPEC
 // 1.1, "Error"), but scripts and old plugins write to standard error.
 type textError struct {

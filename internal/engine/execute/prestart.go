@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
-	"golang.org/x/sys/unix"
 
 	"multus/internal/engine/ledger"
 	"multus/internal/engine/request"
@@ -167,18 +166,4 @@ func isBusy() bool {
 	runnable, _, _ := bytes.Cut(fields[3], []byte("/"))
 	n, err := strconv.Atoi(string(runnable))
 	return err != nil || n > 2*runtime.NumCPU()
-}
-
-// readHead returns the beginning of a file, at most as much as fits into buf. It returns nothing if that fails.
-func readHead(path string, buf []byte) []byte {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil
-	}
-	n, err := unix.Read(fd, buf)
-	_ = unix.Close(fd) // nothing was written
-	if err != nil {
-		return nil
-	}
-	return buf[:n]
 }

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
+	"path"
 	"slices"
 	"strings"
 
@@ -575,7 +575,7 @@ func (p *planning) auxiliary(context.Context) error {
 	if !strings.Contains(p.conf.ClusterNetwork, "/") {
 		return fault.AuxiliaryChainWithoutPath.New(p.conf.ClusterNetwork)
 	}
-	dir := filepath.Join(filepath.Dir(p.conf.ClusterNetwork), name)
+	dir := path.Join(path.Dir(p.conf.ClusterNetwork), name)
 	more, err := cniconf.PluginFiles(dir)
 	var l *cniconf.List
 	if err == nil && len(more) > 0 {

@@ -3,7 +3,7 @@ package plan
 import (
 	"errors"
 	"fmt"
-	"path/filepath"
+	"path"
 
 	"github.com/containernetworking/cni/pkg/utils"
 
@@ -24,7 +24,7 @@ func (p *Plan) Validate(req *request.Request) error {
 		return fmt.Errorf("it is for network namespace %.253q, not for %q", p.Netns, req.Netns)
 	}
 	for _, dir := range []string{p.Dirs.State, p.Dirs.Binary} {
-		if dir != "" && !filepath.IsAbs(dir) {
+		if dir != "" && !path.IsAbs(dir) {
 			return fmt.Errorf("directory %.253q is not an absolute path", dir)
 		}
 	}
@@ -103,6 +103,6 @@ func (a *Attachment) validate(command string) error {
 
 // IsDeviceInfo reports whether a path is that of a device-info file of an attachment, which may be written and removed
 // with the attachment.
-func IsDeviceInfo(path string) bool {
-	return filepath.Clean(path) == path && filepath.Dir(path) == DeviceInfoDir
+func IsDeviceInfo(file string) bool {
+	return path.Clean(file) == file && path.Dir(file) == DeviceInfoDir
 }

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"multus/internal/fsx"
@@ -131,9 +130,6 @@ func (s *Source) refresh(path string) *decoded {
 
 func stampOf(info fs.FileInfo) stamp {
 	st := stamp{size: info.Size(), mtime: info.ModTime()}
-	if sys, ok := info.Sys().(*syscall.Stat_t); ok {
-		st.inode = sys.Ino
-		st.ctime = time.Unix(sys.Ctim.Unix())
-	}
+	st.inode, st.ctime = identity(info)
 	return st
 }

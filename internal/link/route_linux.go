@@ -14,51 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Family is an address family. Operations on one family never change the other (behaviour D33).
-type Family int
-
-// The two families that have default routes.
-const (
-	IPv4 Family = unix.AF_INET
-	IPv6 Family = unix.AF_INET6
-)
-
-// String returns IPv4 or IPv6.
-func (f Family) String() string {
-	switch f {
-	case IPv4:
-		return "IPv4"
-	case IPv6:
-		return "IPv6"
-	}
-	return fmt.Sprintf("family %d", int(f))
-}
-
 // dropPasses bounds how often DropDefault lists the remaining routes. The second pass finds routes that were learnt
 // during the first one. Further passes are for kernels that delete less than was requested.
 const dropPasses = 4
-
-// Route is a default route, or one nexthop of a multipath default route.
-type Route struct {
-	Gateway   netip.Addr // the zero Addr for a route without a gateway; an IPv4 route may have an IPv6 gateway
-	Metric    int
-	Protocol  int // origin of the route: 2 kernel, 3 boot (ip, CNI plugins), 4 static, 9 router advertisement, ...
-	Interface string
-}
-
-// String returns the route as ip route prints it.
-func (r Route) String() string {
-	var b strings.Builder
-	b.WriteString("default")
-	if r.Gateway.IsValid() {
-		fmt.Fprintf(&b, " via %s", r.Gateway)
-	}
-	fmt.Fprintf(&b, " dev %s proto %d", r.Interface, r.Protocol)
-	if r.Metric != 0 {
-		fmt.Fprintf(&b, " metric %d", r.Metric)
-	}
-	return b.String()
-}
 
 // DefaultRoutes lists the default routes of one family in the main table through the interface, or through any
 // interface if name is "", with any protocol and metric. Routes without a destination (blackhole, unreachable) are not

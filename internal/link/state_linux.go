@@ -7,23 +7,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// State is an interface as the kernel has it now.
-type State struct {
-	Interface // without Addrs
-	AltNames  []string
-	// Addresses has all addresses, except those that the kernel does not use because another host has them.
-	Addresses []Address
-}
-
-// Address is an address of an interface.
-type Address struct {
-	Prefix netip.Prefix
-	// Lasting reports whether it is an address of global scope that stays until it is removed. Link-local addresses,
-	// temporary ones, those that are still checked for duplicates, and those with a lifetime do not last: router
-	// advertisements and DHCP clients give the latter.
-	Lasting bool
-}
-
 // States lists the interfaces of the namespace, in the order of their index.
 func (n *Namespace) States() ([]State, error) {
 	links, addrs, err := n.dumpAll()

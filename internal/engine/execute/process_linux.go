@@ -44,19 +44,6 @@ type process struct {
 	reaped bool
 }
 
-// exitError describes how a process ended, in the words of os/exec.
-type exitError struct{ status syscall.WaitStatus }
-
-func (e *exitError) Error() string {
-	switch {
-	case e.status.CoreDump():
-		return "signal: " + e.status.Signal().String() + " (core dumped)"
-	case e.status.Signaled():
-		return "signal: " + e.status.Signal().String()
-	}
-	return fmt.Sprintf("exit status %d", e.status.ExitStatus())
-}
-
 func newProcess() *process { return &process{stdin: -1, stdout: -1, stderr: -1, ended: -1} }
 
 // finish returns when the process has ended and its output is read, and kills the group of the process when ctx ends. A
@@ -285,4 +272,18 @@ func (p *process) close() {
 	for _, fd := range []*int{&p.stdin, &p.stdout, &p.stderr, &p.ended} {
 		closeFD(fd)
 	}
+}
+
+// readHead returns the beginning of a file, at most as much as fits into buf. It returns nothing if that fails.
+func readHead(path string, buf []byte) []byte {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	n, err := unix.Read(fd, buf)
+	_ = unix.Close(fd) // nothing was written
+	if err != nil {
+		return nil
+	}
+	return buf[:n]
 }

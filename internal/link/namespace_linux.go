@@ -1,10 +1,3 @@
-// Package link inspects the network namespace of a pod or of the node, sets default routes and renames interfaces.
-//
-// It attaches nothing, which is the job of the delegates, and it decides nothing: the plan says which interface gets
-// the default route.
-//
-// It is the only package that imports netlink or netns. Besides these it uses only the standard library and
-// golang.org/x/sys/unix, because it is linked into the small plugin.
 package link
 
 import (
@@ -16,15 +9,6 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
-
-// ErrNoNamespace is wrapped by the error of Open if path does not exist or is not a network namespace: the sandbox is
-// gone. For DEL this is success, for ADD it is not.
-var ErrNoNamespace = errors.New("no network namespace")
-
-// ErrNotNamespace is wrapped in addition to ErrNoNamespace by the error of Open if path exists and is not a network
-// namespace. In the mount namespace in which the runtime mounts its namespaces, this is what an unmounted one leaves
-// behind. In another mount namespace, a namespace that is alive looks the same.
-var ErrNotNamespace = errors.New("something else is there")
 
 // errEnded is returned by Do if its callback ended the goroutine (runtime.Goexit) and returned nothing.
 var errEnded = errors.New("callback did not return")

@@ -9,32 +9,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// NodeNamespace is the path of the network namespace of the calling thread. This is the namespace of the node, where
-// the runtime runs its plugins. The namespace of the process would be that of its first thread, which may be inside Do.
-const NodeNamespace = "/proc/thread-self/ns/net"
-
-// Device is an interface with the properties that decide whether it can be given to a pod, and those that identify it
-// later.
-type Device struct {
-	Interface
-	AltNames []string
-	// Alias is the alias of the interface. The host-device plugin stores the name on the node in it.
-	Alias string
-	// Permanent is the permanent MAC address. It is "" for virtual interfaces, which have none.
-	Permanent string
-	// Bus is the address on the bus, as in ethtool -i (0000:03:00.0). It is "" for a device without a bus.
-	Bus string
-	// Master is the index of the bridge, bond, ... to which the interface belongs, 0 for none.
-	Master int
-	// Lower is the index of the interface below it (of a macvlan, vlan, vxlan, ...) in this namespace, 0 for none.
-	Lower int
-	// Peer is the ID in this namespace (RTM_GETNSID) of the namespace with the other end, or with the interface below. It
-	// is -1 if that is in this namespace or does not exist.
-	Peer     int
-	Loopback bool
-	Carrier  bool
-}
-
 // Devices lists the interfaces of the namespace, like Interfaces. Permanent or Bus is empty if the kernel does not
 // report it (permanent address before Linux 5.6, driver without a bus).
 func (n *Namespace) Devices() ([]Device, error) {

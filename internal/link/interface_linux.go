@@ -9,24 +9,10 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// ErrNoInterface is wrapped by errors if the namespace has no interface of the given name.
-var ErrNoInterface = errors.New("no such interface")
-
 // dumpTries bounds the number of repetitions of a dump that the kernel interrupted because the listed objects changed.
 // Only a namespace under constant change on a busy node needs more than two. A repetition takes a fraction of a
 // millisecond.
 const dumpTries = 100
-
-// Interface is an interface of a namespace.
-type Interface struct {
-	Index int
-	Name  string
-	MAC   string // as 02:00:00:00:00:01, "" if it has none
-	MTU   int
-	Type  string // veth, macvlan, ..., "device" for hardware
-	Up    bool   // set up, with or without a carrier
-	Addrs []netip.Prefix
-}
 
 // HasInterface reports whether name is in use in the namespace, as the name or an alternative name of an interface.
 func (n *Namespace) HasInterface(name string) (bool, error) {
