@@ -95,7 +95,9 @@ func (i *injector) readSwitches(ctx context.Context) (problems string) {
 }
 
 // review returns the patch of a pod. An error is one of the API server: it then applies the failurePolicy.
-func (i *injector) review(ctx context.Context, req *admissionv1.AdmissionRequest) (*admissionv1.AdmissionResponse, error) {
+func (i *injector) review(ctx context.Context, req *admissionv1.AdmissionRequest) (
+	*admissionv1.AdmissionResponse, error,
+) {
 	out := &admissionv1.AdmissionResponse{UID: req.UID, Allowed: true}
 	if req.Resource.Group != "" || req.Resource.Resource != "pods" || req.SubResource != "" ||
 		req.Operation != admissionv1.Create {
