@@ -34,7 +34,7 @@ var claimObjects = []string{
 }
 
 // TestInjection creates pods at a real API server that calls the webhook: they get the devices of their networks, once
-// (behaviour T6, T13, T17, T20). What the server reads, it may read with the role of the manifests.
+// (behaviour T6, T13, T17, T20, T22). What the server reads, it may read with the role of the manifests.
 func TestInjection(t *testing.T) {
 	s := newSite(t)
 	for _, text := range claimObjects {
