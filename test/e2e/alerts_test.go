@@ -13,7 +13,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"multus/internal/config"
 	"multus/internal/testutil/kubetest"
@@ -25,8 +24,7 @@ type monitored struct {
 	*resyncSite
 	*prometheus
 	proxy *kubetest.Proxy
-	// admission is a server in the place of the admission server.
-	admission *http.Server
+	*admissionServer
 }
 
 // newMonitored returns the site. With auth the daemon serves its metrics to the users of the cluster only.
@@ -45,16 +43,7 @@ func newMonitored(t *testing.T, auth string) *monitored {
 		},
 	})}}
 	m.Generated(t)
-	l, err := net.Listen("tcp", other)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m.admission = &http.Server{Handler: http.NotFoundHandler(), ReadHeaderTimeout: time.Second}
-	m.admission.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
-	})
-	go func() { _ = m.admission.Serve(l) }()
-	t.Cleanup(func() { _ = m.admission.Close() })
+	m.admissionServer = m.startAdmission(t, other)
 	daemon := scrapeJob{target: address}
 	if auth != "" {
 		daemon.token = m.api.Token()
@@ -77,8 +66,7 @@ func (m *monitored) fake(t *testing.T, name string, fake map[string]any) {
 }
 
 // TestAlertsFire checks that each alert fires in a real Prometheus that scrapes a real daemon when its fault is
-// injected, and not before (behaviour F74). For MultusAdmissionDown a server of this test stands for the admission
-// server. It also checks the metrics with promtool (behaviour F71).
+// injected, and not before (behaviour F74). It also checks the metrics with promtool (behaviour F71).
 func TestAlertsFire(t *testing.T) {
 	if os.Getenv("REALNODE") == "" {
 		t.Skip("only make e2e runs it, with REALNODE=1: it takes a minute and a half")
@@ -154,7 +142,7 @@ func TestAlertsFire(t *testing.T) {
 		m.leftRecord(t, records)
 	})
 
-	_ = m.admission.Close()
+	m.admissionServer.stop()
 	m.fires(t, "MultusAdmissionDown", map[string]string{"job": "multus-admission"}, "No replica", nil)
 	m.StopDaemon(t)
 	m.fires(t, "MultusDaemonDown", on, "daemon of node node-a", nil)

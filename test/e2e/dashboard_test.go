@@ -92,6 +92,9 @@ func TestDashboard(t *testing.T) {
 	n := 0
 	activity := func() {
 		n++
+		if !m.review(t) {
+			t.Fatal("the admission server does not answer")
+		}
 		ok := m.running(t, fmt.Sprintf("ok-%d", n), "mac")
 		p := m.pod(t, fmt.Sprintf("failing-%d", n), map[string]string{networks: "failing"}, true)
 		if _, err := m.Add(t, m.Conf(), p); err == nil {

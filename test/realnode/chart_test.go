@@ -53,6 +53,8 @@ func TestChart(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	helm("test", "multus", "--logs")
+
 	helm("upgrade", "multus", chart, "--set", "config.logLevel=debug", "--set", "uninstall.wait=20s",
 		"--set", "metrics.enabled=true", "--set", "metrics.auth=kubernetes")
 	until(t, "DaemonSet rolled out", func() error { return n.rolledOut(t) })
