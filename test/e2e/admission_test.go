@@ -26,8 +26,8 @@ type admissionServer struct {
 	stop    func()
 }
 
-// startAdmission starts the admission server, whose probes and metrics are at an address. No webhook configuration makes
-// the API server call it.
+// startAdmission starts the admission server, whose probes and metrics are at an address. No webhook configuration
+// makes the API server call it.
 func (s *site) startAdmission(t *testing.T, health string) *admissionServer {
 	t.Helper()
 	secrets := s.api.Client().CoreV1().Secrets("kube-system")
@@ -69,7 +69,8 @@ func (a *admissionServer) review(t *testing.T) bool {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+a.address+"/validate", strings.NewReader(review))
+	url := "https://" + a.address + "/validate"
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader(review))
 	if err != nil {
 		t.Fatal(err)
 	}

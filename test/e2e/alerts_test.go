@@ -142,7 +142,7 @@ func TestAlertsFire(t *testing.T) {
 		m.leftRecord(t, records)
 	})
 
-	m.admissionServer.stop()
+	m.stop()
 	m.fires(t, "MultusAdmissionDown", map[string]string{"job": "multus-admission"}, "No replica", nil)
 	m.StopDaemon(t)
 	m.fires(t, "MultusDaemonDown", on, "daemon of node node-a", nil)

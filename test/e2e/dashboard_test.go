@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"multus/internal/testutil/node"
 )
@@ -86,6 +87,7 @@ func TestDashboard(t *testing.T) {
 			}
 		}
 	}
+	begin := time.Now()
 	m := newMonitored(t, "")
 	m.fake(t, "failing", map[string]any{"fail": map[string]any{"ADD": map[string]any{"code": 100, "msg": "no"}}})
 	m.bypass(t, m.pod(t, "missed", map[string]string{networks: "mac"}, true))
@@ -127,6 +129,10 @@ func TestDashboard(t *testing.T) {
 			t.Fatalf("queries without data:\n%s", failed)
 		}
 	}
+	for os.Getenv("DASHBOARD") != "" && time.Since(begin) < pictureTime {
+		activity()
+	}
+	m.drawDashboard(t, d, time.Since(begin))
 	if got := m.query(t, "multus_of_another_name"); hasData(got) {
 		t.Errorf("a metric that does not exist: %v", got)
 	}
