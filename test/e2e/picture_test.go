@@ -140,7 +140,7 @@ func chart(all []series, width, height float64) string {
 			fmt.Fprintf(&b, "<path class=\"c%d\" d=\"%s\"/>", i%5, path.String())
 		}
 		if line := height + float64(legendLine*(i+1)) + 2; i < 4 {
-			fmt.Fprintf(&b, `<path class="c%d" d="M0 %.0fh12"/><text class="small" x="16" y="%.0f">%s</text>`, i%5, line-3, line,
+			fmt.Fprintf(&b, `<path class="c%d" d="M 0 %.0fh12"/><text class="small" x="16" y="%.0f">%s</text>`, i%5, line-3, line,
 				html.EscapeString(all[i].label()))
 		}
 	}
