@@ -139,7 +139,7 @@ func Rules() []string {
 type Outcome struct {
 	*admissionv1.AdmissionResponse
 	Kind, Verdict string
-	// Rule is that of the first finding that decides about the verdict, or "" if there is none.
+	// Rule is the rule of the first finding that determines the verdict. It is "" if no finding does.
 	Rule string
 }
 

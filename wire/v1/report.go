@@ -111,7 +111,8 @@ type Timing struct {
 
 // Trace says when the steps of an ADD ended that are not those of a delegate.
 type Trace struct {
-	// Parent is TRACEPARENT of the runtime (W3C Trace Context), as it is. The key is absent if there is none.
+	// Parent is the value of the environment variable TRACEPARENT (W3C Trace Context) that the runtime set. The key is
+	// absent if the runtime set none.
 	Parent string `json:"parent,omitempty"`
 	// Begin is the begin of the ADD in nanoseconds since 1970.
 	Begin int64 `json:"begin"`

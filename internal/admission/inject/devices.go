@@ -89,7 +89,7 @@ func (r *review) unknown(name string) {
 	}
 }
 
-// deny sets the reason for which the pod is denied, if there is none yet.
+// deny denies the pod for a reason. The first reason is kept.
 func (r *review) deny(format string, args ...any) {
 	if r.denied == "" {
 		r.denied = fmt.Sprintf(format, args...)
