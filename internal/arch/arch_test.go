@@ -64,7 +64,6 @@ var beside = map[string][]string{
 	"multus/internal/agent/planserver": {
 		"multus/internal/agent/claims", "multus/internal/agent/hotplug", "multus/internal/agent/metrics",
 		"multus/internal/agent/podstatus", "multus/internal/agent/repair", "multus/internal/agent/resync",
-		"multus/internal/agent/trace",
 	},
 	"multus/internal/source/kube": {"multus/internal/source/dra"},
 	"multus/internal/doctor":      {"multus/internal/agent/cniconfig", "multus/internal/source/kube"},

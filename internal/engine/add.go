@@ -77,7 +77,7 @@ func publishFailure(ctx context.Context, s *session.Session, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), publishLimit)
 	defer cancel()
 	perr := s.Publisher.Publish(ctx, &publish.Report{
-		Command: request.Add, Pod: pod, ContainerID: s.Request.ContainerID, Seconds: time.Since(s.Start).Seconds(),
+		Command: request.Add, Pod: pod, ContainerID: s.Request.ContainerID,
 		Trace:   traceOf(s),
 		Failure: &publish.Failure{EmitEvent: true, Message: podError(s.Request, err).Error()},
 	})
@@ -86,11 +86,11 @@ func publishFailure(ctx context.Context, s *session.Session, err error) {
 	}
 }
 
-// traceOf returns the steps of an ADD.
+// traceOf returns the times of an ADD until now.
 func traceOf(s *session.Session) *publish.Trace {
 	t := &publish.Trace{
 		Parent: s.Request.TraceParent, Begin: s.Start.UnixNano(), Planned: s.Planned.Seconds(),
-		Recorded: s.Recorded.Seconds(), Repeated: s.Traced,
+		Recorded: s.Recorded.Seconds(), Seconds: time.Since(s.Start).Seconds(), Repeated: s.Traced,
 	}
 	s.Traced = true
 	return t
@@ -133,8 +133,6 @@ func (at *attaching) report(ctx context.Context, failure error) error {
 		var cancel context.CancelFunc // the time of the ADD may be over, and then the timings say why
 		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), publishLimit)
 		defer cancel()
-	} else {
-		rep.Seconds = time.Since(at.Start).Seconds()
 	}
 	for i, result := range at.results() {
 		if result == nil {

@@ -75,8 +75,9 @@ func TestTimingsOfAdd(t *testing.T) {
 				t.Fatalf("%v, %d reports", err, len(got.reports))
 			}
 			last := got.reports[len(got.reports)-1]
-			if last.Seconds <= 0 || (last.Failure != nil) != failed || failed && got.reports[0].Seconds != 0 {
-				t.Errorf("%+v", last)
+			first := got.reports[0].Trace
+			if first.Seconds <= 0 || first.Repeated || last.Trace.Repeated != failed || (last.Failure != nil) != failed {
+				t.Errorf("%+v, %+v", first, last)
 			}
 			var calls []string
 			for _, c := range got.reports[0].Timings {

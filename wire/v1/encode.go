@@ -42,7 +42,6 @@ func (m *Report) AppendJSON(b []byte) []byte {
 	if len(m.Timings) > 0 {
 		w.Append("timings", func(b []byte) []byte { return rawjson.AppendArray(b, m.Timings, (*Timing).appendJSON) })
 	}
-	floatIf(w, "seconds", m.Seconds)
 	if m.Trace != nil {
 		w.Append("trace", m.Trace.appendJSON)
 	}
@@ -84,7 +83,7 @@ func (m *Timing) appendJSON(b []byte) []byte {
 	w.String("network", m.Network)
 	w.String("plugin", m.Plugin)
 	floatIf(w, "begin", m.Begin)
-	w.Append("seconds", func(b []byte) []byte { return strconv.AppendFloat(b, m.Seconds, 'f', -1, 64) })
+	float(w, "seconds", m.Seconds)
 	w.TrueIf("failed", m.Failed)
 	w.StringIf("command", m.Command)
 	w.StringIf("killed", m.Killed)
@@ -97,13 +96,18 @@ func (m *Trace) appendJSON(b []byte) []byte {
 	w.Append("begin", func(b []byte) []byte { return strconv.AppendInt(b, m.Begin, 10) })
 	floatIf(w, "planned", m.Planned)
 	floatIf(w, "recorded", m.Recorded)
+	float(w, "seconds", m.Seconds)
 	w.TrueIf("repeated", m.Repeated)
 	return w.End()
+}
+
+func float(w *rawjson.Writer, key string, v float64) {
+	w.Append(key, func(b []byte) []byte { return strconv.AppendFloat(b, v, 'f', -1, 64) })
 }
 
 // floatIf appends a member with a number that is not 0.
 func floatIf(w *rawjson.Writer, key string, v float64) {
 	if v != 0 {
-		w.Append(key, func(b []byte) []byte { return strconv.AppendFloat(b, v, 'f', -1, 64) })
+		float(w, key, v)
 	}
 }

@@ -15,7 +15,7 @@ func TestAppendReport(t *testing.T) {
 	claim := &Claim{"n", "c", "u", "d", "p", "v", "s"}
 	full := &Report{
 		Command: "ADD", Pod: Pod{"n<s", "pod", "u"}, ContainerID: "c", Netns: "/n", Time: 1 << 60, Wait: true,
-		EventsWritten: true, Seconds: 1.5,
+		EventsWritten: true,
 		Attached: []Attached{
 			{"a", "net1", true, json.RawMessage("{\n\"ips\" : [ ] }"), json.RawMessage(`{"type":"pci"}`), claim},
 			{Result: json.RawMessage(`{}`)},
@@ -23,7 +23,7 @@ func TestAppendReport(t *testing.T) {
 		Claims:  []Claim{*claim, {}},
 		Failure: &Failure{Missing: true, EmitEvent: true, Message: "m \"\u2028"},
 		Unready: &Unready{"R", "m <>"},
-		Trace:   &Trace{"p", 1 << 60, 0.25, 0.5, true},
+		Trace:   &Trace{"p", 1 << 60, 0.25, 0.5, 1.5, true},
 		Events:  []Event{{"Normal", "R", "m <>", true, "c"}},
 		Timings: []Timing{{"a", "bridge", 0.5, 0.00001234, true, "DEL", "timeout"}, {"b", "é", 0, 12, false, "", ""}},
 	}

@@ -27,9 +27,7 @@ type Report struct {
 	Failure *Failure `json:"failure,omitempty"`
 	// Timings has the durations of the delegates, for metrics.
 	Timings []Timing `json:"timings,omitempty"`
-	// Seconds is the time from the begin of an ADD until its report. The key is absent if it is unknown.
-	Seconds float64 `json:"seconds,omitempty"`
-	// Trace has the steps of an ADD. The key is absent in other reports.
+	// Trace has the times of an ADD. The key is absent in other reports.
 	Trace *Trace `json:"trace,omitempty"`
 	// Unready makes the condition of the pod's readiness gate False. If the key is absent, a report with attachments makes
 	// it True, and another one leaves it.
@@ -109,7 +107,7 @@ type Timing struct {
 	Killed string `json:"killed,omitempty"`
 }
 
-// Trace says when the steps of an ADD ended that are not those of a delegate.
+// Trace has the times of an ADD, without those of the delegates.
 type Trace struct {
 	// Parent is the value of the environment variable TRACEPARENT (W3C Trace Context) that the runtime set. The key is
 	// absent if the runtime set none.
@@ -120,6 +118,8 @@ type Trace struct {
 	// absent if the ADD failed before.
 	Planned  float64 `json:"planned,omitempty"`
 	Recorded float64 `json:"recorded,omitempty"`
+	// Seconds is the time from the begin until the report.
+	Seconds float64 `json:"seconds"`
 	// Repeated is set if an earlier report of the ADD had the steps.
 	Repeated bool `json:"repeated,omitempty"`
 }
@@ -130,7 +130,7 @@ func FromReport(r *publish.Report) *Report {
 		Command: r.Command, Pod: Pod(r.Pod), ContainerID: r.ContainerID, Netns: r.Netns,
 		Attached: make([]Attached, len(r.Attached)), Failure: (*Failure)(r.Failure),
 		Timings: make([]Timing, len(r.Timings)), Time: r.Time, Wait: r.Wait, EventsWritten: r.EventsWritten,
-		Unready: (*Unready)(r.Unready), Seconds: r.Seconds, Trace: (*Trace)(r.Trace),
+		Unready: (*Unready)(r.Unready), Trace: (*Trace)(r.Trace),
 	}
 	for i := range r.Attached {
 		m.Attached[i] = fromAttached(&r.Attached[i])
@@ -154,7 +154,7 @@ func (m *Report) ToReport() *publish.Report {
 		Command: m.Command, Pod: request.Pod(m.Pod), ContainerID: m.ContainerID, Netns: m.Netns,
 		Attached: make([]publish.Attached, len(m.Attached)), Failure: (*publish.Failure)(m.Failure),
 		Timings: make([]publish.Timing, len(m.Timings)), Time: m.Time, Wait: m.Wait, EventsWritten: m.EventsWritten,
-		Unready: (*publish.Unready)(m.Unready), Seconds: m.Seconds, Trace: (*publish.Trace)(m.Trace),
+		Unready: (*publish.Unready)(m.Unready), Trace: (*publish.Trace)(m.Trace),
 	}
 	for i := range m.Attached {
 		r.Attached[i] = m.Attached[i].toAttached()

@@ -273,7 +273,7 @@ func (c *coded) WriteHeader(code int) {
 
 // StatusWritten counts a report whose status was written, or that has no status. The report was made at a time in
 // nanoseconds since 1970, or 0 if that is not known.
-func (m *Metrics) StatusWritten(at int64) {
+func (m *Metrics) StatusWritten(_ string, at int64, _ *publish.Trace) {
 	m.written.Inc()
 	if took := time.Since(time.Unix(0, at)); at > 0 && took >= 0 { // the clock of the node may have been set
 		m.statuses.Observe(took.Seconds())
@@ -302,8 +302,8 @@ func (m *Metrics) Observe(r *publish.Report) {
 			m.drift.WithLabelValues(kind).Inc()
 		}
 	}
-	if r.Command == request.Add && r.Seconds > 0 {
-		m.adds.WithLabelValues(result(r.Failure != nil)).Observe(r.Seconds)
+	if r.Command == request.Add && r.Trace != nil && !r.Trace.Repeated {
+		m.adds.WithLabelValues(result(r.Failure != nil)).Observe(r.Trace.Seconds)
 	}
 	for i := range r.Timings {
 		m.timed(cmp.Or(r.Timings[i].Command, r.Command), &r.Timings[i])

@@ -36,7 +36,7 @@ func newTestMetrics() *Metrics {
 	m.Missing(func() map[string]int { return map[string]int{"team": 4} })
 	m.Attachments(func() map[string]int { return map[string]int{"team/lan": 6} })
 	m.Changed(time.Second)
-	m.StatusWritten(time.Now().Add(-time.Second).UnixNano())
+	m.StatusWritten("c", time.Now().Add(-time.Second).UnixNano(), nil)
 	m.Observe(&publish.Report{Command: request.Update, Events: []publish.Event{
 		{Reason: publish.AddedInterface},
 		{Reason: publish.FailedRemovingInterface},
@@ -55,7 +55,7 @@ func TestMetricNames(t *testing.T) {
 		httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/v1/plan", nil))
 	m.Planned("ADD", 0, time.Millisecond)
 	m.Observe(&publish.Report{
-		Command: "ADD", Seconds: 2,
+		Command: "ADD", Trace: &publish.Trace{Seconds: 2},
 		Timings: []publish.Timing{
 			{Network: "ns/n", Plugin: "macvlan", Seconds: .02},
 			{Network: "ns/n", Plugin: "macvlan", Seconds: 1, Failed: true, Killed: "timeout"},

@@ -59,7 +59,7 @@ func TestLargePlans(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	h := &hanging{waiting: make(chan string, 100)}
 	s := &Server{
-		conf: conf, metrics: metrics.New(true), log: log, statuses: newTestWriter(t.TempDir()),
+		conf: conf, metrics: metrics.New(true), observe: unobserved, log: log, statuses: newTestWriter(t.TempDir()),
 		decoding: make(semaphore, decoders), large: make(semaphore, largePlans),
 	}
 	s.resolver = &plan.Resolver{Networks: h, Pods: h, Log: log}

@@ -43,7 +43,7 @@ func TestRefuse(t *testing.T) {
 			t.Parallel()
 			var log bytes.Buffer
 			s := &Server{
-				conf: &config.Daemon{Raw: []byte("{}")}, metrics: metrics.New(true),
+				conf: &config.Daemon{Raw: []byte("{}")}, metrics: metrics.New(true), observe: unobserved,
 				log: slog.New(slog.NewJSONHandler(&log, nil)),
 			}
 			w := httptest.NewRecorder()
@@ -73,7 +73,7 @@ func TestFailureIsLogged(t *testing.T) {
 	var log bytes.Buffer
 	dir := t.TempDir()
 	s := &Server{
-		metrics: metrics.New(true), statuses: newTestWriter(dir),
+		metrics: metrics.New(true), observe: unobserved, statuses: newTestWriter(dir),
 		log: slog.New(slog.NewJSONHandler(&log, nil)),
 	}
 	report := &publish.Report{
@@ -106,7 +106,7 @@ func TestFailureIsLogged(t *testing.T) {
 // (behaviour E3, R20, Q6).
 func TestNotServed(t *testing.T) {
 	t.Parallel()
-	s := &Server{metrics: metrics.New(true)}
+	s := &Server{metrics: metrics.New(true), observe: unobserved}
 	long := "/" + strings.Repeat("x", 5000)
 	for path, words := range map[string][]string{
 		"/delegate": {
@@ -153,7 +153,7 @@ func TestReportNeedsUID(t *testing.T) {
 	}
 	discard := slog.New(slog.DiscardHandler)
 	s := &Server{
-		conf: conf, metrics: metrics.New(true), log: discard,
+		conf: conf, metrics: metrics.New(true), observe: unobserved, log: discard,
 		statuses: newTestWriter(filepath.Join(dir, "reports")),
 	}
 	s.resolver = &plan.Resolver{Networks: f, Pods: f, Log: discard}
@@ -205,7 +205,7 @@ func TestErrorsAreClipped(t *testing.T) {
 	long := strings.Repeat("x", 200<<10)
 	var log bytes.Buffer
 	s := &Server{
-		conf: &config.Daemon{Raw: []byte("{}")}, metrics: metrics.New(true), log: slog.New(slog.NewJSONHandler(&log, nil)),
+		conf: &config.Daemon{Raw: []byte("{}")}, metrics: metrics.New(true), observe: unobserved, log: slog.New(slog.NewJSONHandler(&log, nil)),
 		statuses: newTestWriter(t.TempDir()),
 	}
 	s.resolver = &plan.Resolver{Log: slog.New(slog.DiscardHandler)}

@@ -24,7 +24,6 @@ import (
 	"multus/internal/agent/recent"
 	"multus/internal/agent/repair"
 	"multus/internal/agent/resync"
-	"multus/internal/agent/trace"
 	"multus/internal/config"
 	"multus/internal/engine/plan"
 	"multus/internal/engine/publish"
@@ -49,7 +48,7 @@ const (
 // InstanceHeader is the header of an answer to /healthz that identifies the instance.
 const InstanceHeader = "Multus-Instance"
 
-// Options are the settings of a Server. All of them are required, except Claims, HotPlug, Missing, Resync and Tracer.
+// Options are the settings of a Server. All of them are required, except Claims, HotPlug, Missing and Resync.
 type Options struct {
 	// Config is the daemon's configuration, which is merged into that of each request.
 	Config *config.Daemon
@@ -63,8 +62,8 @@ type Options struct {
 	HotPlug *hotplug.Queue
 	// Resync is nil if the network statuses of running pods are not compared with what the pods have.
 	Resync *resync.Comparer
-	// Tracer is nil if no traces are exported.
-	Tracer *trace.Tracer
+	// Observe takes each report, for metrics and traces, and sets its TraceID.
+	Observe func(*publish.Report)
 	// Ready returns an error while the daemon is not ready (behaviour E40).
 	Ready func() error
 	// Missing finds the pods without their networks. It is nil if they are not looked for.
@@ -80,7 +79,7 @@ type Server struct {
 	resolver    *plan.Resolver
 	statuses    *podstatus.Writer
 	claims      *claims.Writer
-	tracer      *trace.Tracer
+	observe     func(*publish.Report)
 	metrics     *metrics.Metrics
 	hotPlug     *hotplug.Queue
 	unattached  *repair.Finder
@@ -98,7 +97,7 @@ type Server struct {
 // New returns a Server.
 func New(o Options) *Server {
 	s := &Server{
-		conf: o.Config, statuses: o.Statuses, claims: o.Claims, tracer: o.Tracer, metrics: o.Metrics, hotPlug: o.HotPlug,
+		conf: o.Config, statuses: o.Statuses, claims: o.Claims, observe: o.Observe, metrics: o.Metrics, hotPlug: o.HotPlug,
 		ready: o.Ready,
 		log:   o.Log, instance: o.Instance, unattached: o.Missing, resync: o.Resync,
 		decoding: make(semaphore, decoders), large: make(semaphore, largePlans),
@@ -281,13 +280,10 @@ func (s *Server) report(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	failpoint.At("daemon.report.received")
-	s.metrics.Observe(rep)
+	s.observe(rep)
 	log := s.log
-	if s.tracer != nil {
-		s.tracer.Observe(rep) //nolint:contextcheck // the spans are exported after the request
-		if rep.TraceID != "" {
-			log = log.With("trace", rep.TraceID)
-		}
+	if rep.TraceID != "" {
+		log = log.With("trace", rep.TraceID)
 	}
 	if f := rep.Failure; f != nil && f.EmitEvent {
 		log := log.With("pod", podstatus.PodName(rep.Pod), "container", rep.ContainerID,

@@ -45,7 +45,7 @@ func TestReportOfCondition(t *testing.T) {
 	g := gates{wrote: make(chan *publish.Unready, 1)}
 	w := newTestWriterTo(g, t.TempDir())
 	defer runWriter(t, w)()
-	s := &Server{metrics: metrics.New(true), log: slog.New(slog.DiscardHandler), statuses: w}
+	s := &Server{metrics: metrics.New(true), observe: unobserved, log: slog.New(slog.DiscardHandler), statuses: w}
 	for uid, want := range map[string]int{"u": http.StatusOK, "": http.StatusBadRequest} {
 		body, err := json.Marshal(wirev1.Report{
 			Command: request.Update, Pod: wirev1.Pod{Namespace: "ns", Name: "web", UID: uid},
@@ -68,7 +68,7 @@ func newTestWriter(dir string) *podstatus.Writer { return newTestWriterTo(anyClu
 
 func newTestWriterTo(c publish.Cluster, dir string) *podstatus.Writer {
 	return podstatus.New(podstatus.Options{
-		Cluster: c, Dir: dir, Metrics: metrics.New(true), Clock: clock.RealClock{},
+		Cluster: c, Dir: dir, Observer: metrics.New(true), Clock: clock.RealClock{},
 		Log: slog.New(slog.DiscardHandler),
 	})
 }

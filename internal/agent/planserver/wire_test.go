@@ -17,6 +17,7 @@ import (
 	"multus/internal/agent/metrics"
 	"multus/internal/config"
 	"multus/internal/engine/plan"
+	"multus/internal/engine/publish"
 	"multus/internal/source/file"
 	"multus/internal/testutil/eventually"
 	"multus/internal/testutil/wire"
@@ -32,7 +33,7 @@ func wireServer(t *testing.T) *Server {
 	}
 	log := slog.New(slog.DiscardHandler)
 	f := file.New(file.Options{Dir: filepath.Join("testdata", "networks")})
-	s := &Server{conf: conf, metrics: metrics.New(true), log: log, statuses: newTestWriter(t.TempDir())}
+	s := &Server{conf: conf, metrics: metrics.New(true), observe: unobserved, log: log, statuses: newTestWriter(t.TempDir())}
 	s.resolver = &plan.Resolver{Networks: f, Pods: f, Log: log}
 	return s
 }
@@ -125,3 +126,5 @@ func TestWireAnswers(t *testing.T) {
 		t.Errorf("status: %d, lost: %s", code, strings.Join(lost, "; "))
 	}
 }
+
+func unobserved(*publish.Report) {}

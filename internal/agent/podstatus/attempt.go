@@ -79,10 +79,7 @@ func (w *Writer) settle(p *pending, err error) {
 	case !waits:
 	case err == nil:
 		w.removeWritten(p)
-		w.metrics.StatusWritten(p.time)
-		if w.written != nil && p.trace != nil {
-			w.written(p.trace, p.container, p.time)
-		}
+		w.observer.StatusWritten(p.container, p.time, p.trace)
 		if tries > 0 {
 			w.log.Info("status written", "pod", PodName(p.pod), "container", p.container)
 		}
@@ -94,7 +91,7 @@ func (w *Writer) settle(p *pending, err error) {
 		defer w.disk.Unlock()
 		w.giveUp(p, err)
 	default:
-		w.metrics.StatusRetried()
+		w.observer.StatusRetried()
 		w.keep(p)
 		w.postpone(p, tries, err)
 	}
@@ -138,7 +135,7 @@ func (w *Writer) giveUp(p *pending, why error) {
 	}
 	w.discard(p)
 	p.finish()
-	w.metrics.StatusGivenUp()
+	w.observer.StatusGivenUp()
 	text := clipped(why)
 	w.log.Error("status given up", "pod", PodName(p.pod), "container", p.container, "err", text)
 	w.emit(&eventBatch{pod: p.pod, container: p.container, events: []publish.Event{{

@@ -66,7 +66,7 @@ func (w *Writer) Announce(r *publish.Report) {
 		if events, err = publish.Events(r); err != nil {
 			w.log.Warn("events not written", "pod", PodName(p.pod), "container", p.container, "err", clipped(err))
 		}
-		w.metrics.StatusWritten(0)
+		w.observer.StatusWritten(p.container, 0, nil)
 	}
 	w.emitEvents(p, events, r.Unready)
 }

@@ -174,7 +174,7 @@ func (w *Writer) open(name string) *found {
 	if r == nil {
 		return nil
 	}
-	w.metrics.Observe(r)
+	w.observer.Observe(r)
 	w.arrived(r)
 	p := newPending(r)
 	p.file = name

@@ -24,31 +24,28 @@ const (
 	maxWaiting = 4096
 )
 
-// Metrics is implemented by the metrics of the daemon.
-type Metrics interface {
-	// StatusWritten counts a report whose status was written, or that has no status. at is the time of the report in
-	// nanoseconds since 1970, or 0.
-	StatusWritten(at int64)
-	// StatusRetried counts an attempt that has to be repeated.
+// Observer receives what the Writer does, for metrics and traces.
+type Observer interface {
+	// StatusWritten is called for a report whose status was written, or that has no status. at is the time of the report in
+	// nanoseconds since 1970, or 0 if it is not known, and of is what the report has for traces.
+	StatusWritten(containerID string, at int64, of *publish.Trace)
+	// StatusRetried is called for an attempt that has to be repeated.
 	StatusRetried()
-	// StatusGivenUp counts a report whose status will never be written.
+	// StatusGivenUp is called for a report whose status will never be written.
 	StatusGivenUp()
-	// Observe records the timings of a report that was left in a file.
+	// Observe is called for a report that was left in a file, before its events are written.
 	Observe(r *publish.Report)
 }
 
-// Options are the settings of a Writer. All of them are required, except Arrived and Written.
+// Options are the settings of a Writer. All of them are required, except Arrived.
 type Options struct {
 	Cluster publish.Cluster
 	// Arrived is called with each report that has a status, before its file may be removed. The same report may come
 	// twice.
 	Arrived func(*publish.Report)
-	// Written is called after a status was written, with what its report has for traces, the container and the time of the
-	// report. It may be nil.
-	Written func(of *publish.Trace, containerID string, at int64)
 	// Dir is the directory of the reports that wait. Plugins leave reports in it, too.
-	Dir     string
-	Metrics Metrics
+	Dir      string
+	Observer Observer
 	// Clock measures the pauses between attempts.
 	Clock clock.WithTickerAndDelayedExecution
 	Log   *slog.Logger
@@ -58,12 +55,11 @@ type Options struct {
 // report that cannot be written at once is kept in a file, so that no status is lost while the daemon restarts or the
 // API server is unavailable. Cancelling the context of Run closes the Writer.
 type Writer struct {
-	cluster publish.Cluster
-	arrived func(*publish.Report)
-	written func(*publish.Trace, string, int64)
-	log     *slog.Logger
-	metrics Metrics
-	clock   clock.WithTickerAndDelayedExecution
+	cluster  publish.Cluster
+	arrived  func(*publish.Report)
+	log      *slog.Logger
+	observer Observer
+	clock    clock.WithTickerAndDelayedExecution
 
 	latest    *latest
 	failures  failures
@@ -89,7 +85,7 @@ func New(o Options) *Writer {
 		o.Arrived = func(*publish.Report) {}
 	}
 	w := &Writer{
-		arrived: o.Arrived, written: o.Written, cluster: o.Cluster, log: o.Log, metrics: o.Metrics, clock: o.Clock,
+		arrived: o.Arrived, cluster: o.Cluster, log: o.Log, observer: o.Observer, clock: o.Clock,
 		latest: newLatest(), spool: newSpool(o.Dir, o.Log), retries: rate.NewLimiter(rate.Every(retrySpacing), 1),
 	}
 	w.lanes = &lanes{repeated: w.latest.tried}

@@ -131,30 +131,30 @@ func files(t *testing.T, dir string) []string {
 	return names
 }
 
-// noMetrics is a Metrics that counts nothing.
-type noMetrics struct{}
+// noObserver is a Metrics that counts nothing.
+type noObserver struct{}
 
-func (noMetrics) StatusWritten(int64)     {}
-func (noMetrics) StatusRetried()          {}
-func (noMetrics) StatusGivenUp()          {}
-func (noMetrics) Observe(*publish.Report) {}
+func (noObserver) StatusWritten(string, int64, *publish.Trace) {}
+func (noObserver) StatusRetried()                              {}
+func (noObserver) StatusGivenUp()                              {}
+func (noObserver) Observe(*publish.Report)                     {}
 
 // takenReports is a Metrics that receives the names of the pods whose reports were left in files.
 type takenReports struct {
-	noMetrics
+	noObserver
 	names chan string
 }
 
 func (m *takenReports) Observe(r *publish.Report) { m.names <- r.Pod.Name }
 
 func newWriter(c publish.Cluster, dir string, log *slog.Logger) *Writer {
-	return New(Options{Cluster: c, Dir: dir, Metrics: noMetrics{}, Clock: clock.RealClock{}, Log: log})
+	return New(Options{Cluster: c, Dir: dir, Observer: noObserver{}, Clock: clock.RealClock{}, Log: log})
 }
 
 // newFakeWriter returns a Writer with a clock that the test controls.
 func newFakeWriter(c publish.Cluster, dir string, now *clocktesting.FakeClock) *Writer {
 	return New(Options{
-		Cluster: c, Dir: dir, Metrics: noMetrics{}, Clock: now, Log: slog.New(slog.DiscardHandler),
+		Cluster: c, Dir: dir, Observer: noObserver{}, Clock: now, Log: slog.New(slog.DiscardHandler),
 	})
 }
 
@@ -310,7 +310,7 @@ func TestQueueFiles(t *testing.T) {
 	place(t, later, fileContent(testReport("later", "10.0.0.1/24")))
 	taken := make(chan string, 10)
 	q := newWriter(w, dir, slog.New(slog.DiscardHandler))
-	q.metrics = &takenReports{names: taken}
+	q.observer = &takenReports{names: taken}
 	q.spool.reading = func(name string) error {
 		if name == filepath.Base(later) {
 			return unix.EIO

@@ -8,7 +8,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"math"
@@ -20,6 +19,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
+	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdk "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
@@ -108,10 +108,7 @@ func (t *Tracer) ID(r *publish.Report) string {
 	if r.Trace == nil || r.Command != request.Add || !t.sampled(r.Trace.Parent, r.ContainerID) {
 		return ""
 	}
-	if parent, ok := parse(r.Trace.Parent); ok {
-		return parent.TraceID().String()
-	}
-	return traceID(r.ContainerID, r.Trace.Begin).String()
+	return traceOf(r.Trace.Parent, r.ContainerID, r.Trace.Begin).String()
 }
 
 // Observe exports the spans of the report of an ADD, if it is sampled, and sets the trace ID of the report.
@@ -122,11 +119,11 @@ func (t *Tracer) Observe(r *publish.Report) {
 	}
 	begin := time.Unix(0, r.Trace.Begin)
 	at := func(seconds float64) time.Time { return begin.Add(duration(seconds)) }
-	ctx, root := t.start(t.parent(r.Trace.Parent, r.ContainerID, r.Trace.Begin), "multus.add", begin,
+	ctx, root := t.start(t.parent(r.Trace, r.ContainerID), "multus.add", begin,
 		rootID(r.ContainerID, r.Trace.Begin),
 		attribute.String("k8s.namespace.name", r.Pod.Namespace), attribute.String("k8s.pod.name", r.Pod.Name),
 		attribute.String("k8s.pod.uid", r.Pod.UID), attribute.String("container.id", r.ContainerID))
-	end := at(r.Seconds)
+	end := at(r.Trace.Seconds)
 	if r.Trace.Planned > 0 {
 		t.step(ctx, "plan", begin, at(r.Trace.Planned), "")
 		end = later(end, at(r.Trace.Planned))
@@ -154,18 +151,17 @@ func (t *Tracer) Observe(r *publish.Report) {
 	root.End(trace.WithTimestamp(end))
 }
 
-// StatusWritten exports the span of the network status of an ADD, which was written now. at is the time of its report.
-func (t *Tracer) StatusWritten(of *publish.Trace, containerID string, at int64) {
+// StatusWritten exports the span of the network status of an ADD, which was written now. at is the time of its report,
+// and of is nil if it is not the report of an ADD.
+func (t *Tracer) StatusWritten(containerID string, at int64, of *publish.Trace) {
 	if of == nil || !t.sampled(of.Parent, containerID) {
 		return
 	}
-	parent := trace.SpanContextFromContext(t.parent(of.Parent, containerID, of.Begin))
-	if !parent.HasTraceID() {
-		parent = parent.WithTraceID(traceID(containerID, of.Begin))
-	}
-	ctx := trace.ContextWithRemoteSpanContext(context.Background(),
-		parent.WithSpanID(rootID(containerID, of.Begin)).WithTraceFlags(trace.FlagsSampled))
-	t.step(ctx, "status", time.Unix(0, at), time.Now(), "")
+	root := trace.NewSpanContext(trace.SpanContextConfig{
+		TraceID: traceOf(of.Parent, containerID, of.Begin), SpanID: rootID(containerID, of.Begin),
+		TraceFlags: trace.FlagsSampled, Remote: true,
+	})
+	t.step(trace.ContextWithRemoteSpanContext(context.Background(), root), "status", time.Unix(0, at), time.Now(), "")
 }
 
 // step exports a span below that of ctx.
@@ -187,7 +183,7 @@ func (t *Tracer) start(ctx context.Context, name string, begin time.Time, id tra
 
 // sampled reports whether an ADD is exported.
 func (t *Tracer) sampled(traceParent, containerID string) bool {
-	if parent, ok := parse(traceParent); ok {
+	if parent := parse(traceParent); parent.IsValid() {
 		return parent.IsSampled()
 	}
 	sum := sha256.Sum256([]byte(containerID))
@@ -195,37 +191,25 @@ func (t *Tracer) sampled(traceParent, containerID string) bool {
 }
 
 // parent returns a context with the span of the runtime, or one in which a trace begins whose ID is that of the ADD.
-func (t *Tracer) parent(traceParent, containerID string, begin int64) context.Context {
-	if parent, ok := parse(traceParent); ok {
+func (t *Tracer) parent(of *publish.Trace, containerID string) context.Context {
+	if parent := parse(of.Parent); parent.IsValid() {
 		return trace.ContextWithRemoteSpanContext(context.Background(), parent)
 	}
-	return context.WithValue(context.Background(), traceKey{}, traceID(containerID, begin))
+	return context.WithValue(context.Background(), traceKey{}, traceID(containerID, of.Begin))
 }
 
-// parse parses TRACEPARENT of version 00 (W3C Trace Context, section 3.2). A later version may have more fields.
-func parse(text string) (trace.SpanContext, bool) {
-	parts := strings.Split(text, "-")
-	if len(parts) < 4 || len(parts[0]) != 2 || len(parts[3]) != 2 || parts[0] == "ff" {
-		return trace.SpanContext{}, false
+// traceOf returns the ID of the trace of an ADD: that of the runtime, or its own.
+func traceOf(traceParent, containerID string, begin int64) trace.TraceID {
+	if parent := parse(traceParent); parent.IsValid() {
+		return parent.TraceID()
 	}
-	if parts[0] == "00" && len(parts) != 4 {
-		return trace.SpanContext{}, false
-	}
-	id, err := trace.TraceIDFromHex(parts[1])
-	if err != nil {
-		return trace.SpanContext{}, false
-	}
-	span, err := trace.SpanIDFromHex(parts[2])
-	if err != nil {
-		return trace.SpanContext{}, false
-	}
-	flags, err := hex.DecodeString(parts[3])
-	if err != nil {
-		return trace.SpanContext{}, false
-	}
-	return trace.NewSpanContext(trace.SpanContextConfig{
-		TraceID: id, SpanID: span, TraceFlags: trace.TraceFlags(flags[0]) & trace.FlagsSampled, Remote: true,
-	}), true
+	return traceID(containerID, begin)
+}
+
+// parse parses TRACEPARENT (W3C Trace Context). The result is not valid if the text is not.
+func parse(text string) trace.SpanContext {
+	carrier := propagation.MapCarrier{"traceparent": text}
+	return trace.SpanContextFromContext(propagation.TraceContext{}.Extract(context.Background(), carrier))
 }
 
 func later(a, b time.Time) time.Time {

@@ -78,8 +78,8 @@ var begin = time.Unix(1_764_000_000, 0)
 
 func report(parent string) *publish.Report {
 	return &publish.Report{
-		Command: request.Add, ContainerID: "c1", Pod: request.Pod{Namespace: "team", Name: "web", UID: "u"}, Seconds: 0.5,
-		Trace: &publish.Trace{Parent: parent, Begin: begin.UnixNano(), Planned: 0.1, Recorded: 0.15},
+		Command: request.Add, ContainerID: "c1", Pod: request.Pod{Namespace: "team", Name: "web", UID: "u"},
+		Trace: &publish.Trace{Parent: parent, Begin: begin.UnixNano(), Planned: 0.1, Recorded: 0.15, Seconds: 0.5},
 		Timings: []publish.Timing{
 			{Network: "cluster", Plugin: "bridge", Begin: 0.15, Seconds: 0.2},
 			{Network: "team/lan", Plugin: "macvlan", Begin: 0.35, Seconds: 0.1, Failed: true},
@@ -96,7 +96,7 @@ func TestSpans(t *testing.T) {
 		spans := exported(t, 1, func(tr *Tracer) {
 			id = tr.ID(r)
 			tr.Observe(r)
-			tr.StatusWritten(r.Trace, r.ContainerID, begin.Add(time.Second).UnixNano())
+			tr.StatusWritten(r.ContainerID, begin.Add(time.Second).UnixNano(), r.Trace)
 		})
 		root := spans["multus.add"]
 		if root == nil || len(spans) != 6 {
@@ -176,7 +176,7 @@ func TestSampled(t *testing.T) {
 func TestHostileReport(t *testing.T) {
 	t.Parallel()
 	r := report(sampledParent)
-	r.Seconds, r.Trace.Planned, r.Trace.Recorded = -1, 1e300, -1e300
+	r.Trace.Seconds, r.Trace.Planned, r.Trace.Recorded = -1, 1e300, -1e300
 	for i := range 10_000 {
 		r.Timings = append(r.Timings, publish.Timing{
 			Network: fmt.Sprint(strings.Repeat("n", 1000), i), Begin: -1, Seconds: 1e300,

@@ -36,10 +36,7 @@ type Report struct {
 	Failure *Failure
 	// Timings has the durations of the delegates, for metrics.
 	Timings []Timing
-	// Seconds is the time from the begin of an ADD until its report, for metrics. It is 0 in other reports, and in the
-	// first of the two reports of an ADD that failed.
-	Seconds float64
-	// Trace has the steps of an ADD, for the daemon's traces. It is nil in other reports.
+	// Trace has the times of an ADD, for metrics and traces. It is nil in other reports.
 	Trace *Trace
 	// Unready, if set, makes the condition of the pod's readiness gate False (behaviour R31). In a report with a status it
 	// is written with the status, and nil means True. In a report without a status it is written alone, if that changes
@@ -61,7 +58,7 @@ type Report struct {
 	EventsWritten bool
 }
 
-// Trace says when the steps of an ADD ended that are not those of a delegate.
+// Trace has the times of an ADD, without those of the delegates.
 type Trace struct {
 	// Parent is the value of TRACEPARENT that the runtime set, or "". It is not validated.
 	Parent string
@@ -70,6 +67,8 @@ type Trace struct {
 	// Planned and Recorded are the seconds from the begin until the plan was made, and until it was recorded. They are 0
 	// if the ADD failed before.
 	Planned, Recorded float64
+	// Seconds is the time from the begin until the report.
+	Seconds float64
 	// Repeated reports whether an earlier report of the ADD had the steps.
 	Repeated bool
 }

@@ -82,10 +82,11 @@ func assemble(ctx context.Context, conf *config.Daemon, o *Options, log *slog.Lo
 	if err := a.exportTraces(ctx, o.NodeName); err != nil {
 		log.Error("no traces are exported; correct the key tracing of the daemon's file", "err", err)
 	}
+	observed := observer{a.metrics, a.tracer}
 	a.statuses = podstatus.New(podstatus.Options{
-		Arrived: a.writeClaims(), Written: a.tracedStatus(), Cluster: s.Cluster,
-		Dir:     filepath.Join(conf.SocketDir, wirev1.ReportDir),
-		Metrics: observer{a.metrics, a.tracer}, Clock: clock.RealClock{}, Log: log,
+		Arrived: a.writeClaims(), Cluster: s.Cluster,
+		Dir:      filepath.Join(conf.SocketDir, wirev1.ReportDir),
+		Observer: observed, Clock: clock.RealClock{}, Log: log,
 	})
 	a.metrics.Gauges(a.statuses.Waiting, func() float64 { return entries(cmp.Or(conf.CNIDir, config.DefaultCNIDir)) },
 		a.inForce)
@@ -94,7 +95,7 @@ func assemble(ctx context.Context, conf *config.Daemon, o *Options, log *slog.Lo
 		a.followPods()
 	}
 	a.server = planserver.New(planserver.Options{
-		Config: conf, Statuses: a.statuses, Claims: a.claims, Tracer: a.tracer, Metrics: a.metrics,
+		Config: conf, Statuses: a.statuses, Claims: a.claims, Observe: observed.Observe, Metrics: a.metrics,
 		HotPlug: a.hotPlug, Missing: a.missing, Ready: a.ready, Instance: a.instance, Log: log, Resync: a.resync,
 		Resolver: &plan.Resolver{
 			Networks: s.Networks, Pods: s.Pods, Devices: s.Devices, PhysicalFunction: device.PhysicalFunction, Log: log,
@@ -115,7 +116,7 @@ func (a *agent) exportTraces(ctx context.Context, node string) (err error) {
 	return err
 }
 
-// observer takes the reports that plugins have left in files.
+// observer takes reports and what becomes of them, for metrics and traces.
 type observer struct {
 	*metrics.Metrics
 	tracer *trace.Tracer // or nil
@@ -129,12 +130,12 @@ func (o observer) Observe(r *publish.Report) {
 	}
 }
 
-// tracedStatus returns what takes the statuses that were written, or nil.
-func (a *agent) tracedStatus() func(*publish.Trace, string, int64) {
-	if a.tracer == nil {
-		return nil
+// StatusWritten counts a status that was written, and exports its span.
+func (o observer) StatusWritten(containerID string, at int64, of *publish.Trace) {
+	o.Metrics.StatusWritten(containerID, at, of)
+	if o.tracer != nil {
+		o.tracer.StatusWritten(containerID, at, of)
 	}
-	return a.tracer.StatusWritten
 }
 
 // writeClaims connects the part that writes the status of ResourceClaims, if the configuration says so. It returns what
