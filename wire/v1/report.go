@@ -107,6 +107,9 @@ type Timing struct {
 	Killed string `json:"killed,omitempty"`
 }
 
+// MaxTraceParent limits the length of Trace.Parent. A TRACEPARENT of version 00 has 55 characters.
+const MaxTraceParent = 512
+
 // Trace has the times of an ADD, without those of the delegates.
 type Trace struct {
 	// Parent is the value of the environment variable TRACEPARENT (W3C Trace Context) that the runtime set. The key is
@@ -154,7 +157,7 @@ func (m *Report) ToReport() *publish.Report {
 		Command: m.Command, Pod: request.Pod(m.Pod), ContainerID: m.ContainerID, Netns: m.Netns,
 		Attached: make([]publish.Attached, len(m.Attached)), Failure: (*publish.Failure)(m.Failure),
 		Timings: make([]publish.Timing, len(m.Timings)), Time: m.Time, Wait: m.Wait, EventsWritten: m.EventsWritten,
-		Unready: (*publish.Unready)(m.Unready), Trace: (*publish.Trace)(m.Trace),
+		Unready: (*publish.Unready)(m.Unready), Trace: m.Trace.toTrace(),
 	}
 	for i := range m.Attached {
 		r.Attached[i] = m.Attached[i].toAttached()
@@ -185,4 +188,14 @@ func (m *Attached) toAttached() publish.Attached {
 		Name: m.Name, IfName: m.IfName, Primary: m.Primary, Result: m.Result, DeviceInfo: m.DeviceInfo,
 		Claim: (*device.Claim)(m.Claim),
 	}
+}
+
+// toTrace returns the times of the message, without a Parent that is too long.
+func (m *Trace) toTrace() *publish.Trace {
+	if m != nil && len(m.Parent) > MaxTraceParent {
+		bounded := publish.Trace(*m)
+		bounded.Parent = ""
+		return &bounded
+	}
+	return (*publish.Trace)(m)
 }

@@ -26,10 +26,8 @@ import (
 	"multus/internal/logging"
 	"multus/internal/node"
 	"multus/internal/version"
+	wirev1 "multus/wire/v1"
 )
-
-// maxTraceParent limits the length of TRACEPARENT. That of version 00 has 55 characters.
-const maxTraceParent = 512
 
 const about = "meta-plugin that delegates to other CNI plugins"
 
@@ -161,7 +159,7 @@ func Guard(command string) error {
 
 // traceParent returns the trace of which the runtime's call is a part, or "". Delegates inherit the variable.
 func traceParent() string {
-	if v := os.Getenv("TRACEPARENT"); len(v) <= maxTraceParent {
+	if v := os.Getenv("TRACEPARENT"); len(v) <= wirev1.MaxTraceParent {
 		return v
 	}
 	return ""
