@@ -3,14 +3,11 @@ package kube
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/rest"
 )
 
 // The calls of this file remove Multus from a cluster. They have the permissions of the Job that does that.
@@ -25,7 +22,7 @@ func (c *Client) Nodes(ctx context.Context) ([]string, error) {
 	}
 	req := c.core.Get().AbsPath("/api/v1/nodes").Param("labelSelector", "kubernetes.io/os=linux").
 		SetHeader("Accept", "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json")
-	if err := c.fleet(ctx, req, &list); err != nil {
+	if err := do(ctx, req, &list, fleetTimeout); err != nil {
 		return nil, fmt.Errorf("list nodes: %w", err)
 	}
 	names := make([]string, len(list.Items))
@@ -42,7 +39,8 @@ func (c *Client) DeleteDaemonSet(ctx context.Context, namespace, name string) (g
 		"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": string(metav1.DeletePropagationForeground),
 	})
 	if err == nil {
-		err = c.fleet(ctx, c.core.Delete().AbsPath("/apis/apps/v1/namespaces", namespace, "daemonsets", name).Body(body), nil)
+		err = do(ctx, c.core.Delete().AbsPath("/apis/apps/v1/namespaces", namespace, "daemonsets", name).Body(body),
+			&struct{}{}, fleetTimeout)
 	}
 	if code(err) == http.StatusNotFound {
 		return true, nil
@@ -55,7 +53,8 @@ func (c *Client) DeleteDaemonSet(ctx context.Context, namespace, name string) (g
 
 // CreateJob creates a Job from its JSON. It returns nil if a Job of the name exists.
 func (c *Client) CreateJob(ctx context.Context, namespace, name string, job []byte) error {
-	err := c.fleet(ctx, c.core.Post().AbsPath("/apis/batch/v1/namespaces", namespace, "jobs").Body(job), nil)
+	err := do(ctx, c.core.Post().AbsPath("/apis/batch/v1/namespaces", namespace, "jobs").Body(job), &struct{}{},
+		fleetTimeout)
 	if err != nil && code(err) != http.StatusConflict {
 		return fmt.Errorf("create job %s/%s: %w", namespace, name, err)
 	}
@@ -69,7 +68,7 @@ func (c *Client) JobComplete(ctx context.Context, namespace, name string) (bool,
 			Conditions []struct{ Type, Status, Reason, Message string }
 		}
 	}
-	err := c.fleet(ctx, c.core.Get().AbsPath("/apis/batch/v1/namespaces", namespace, "jobs", name), &job)
+	err := do(ctx, c.core.Get().AbsPath("/apis/batch/v1/namespaces", namespace, "jobs", name), &job, fleetTimeout)
 	if err != nil {
 		return false, fmt.Errorf("get job %s/%s: %w", namespace, name, err)
 	}
@@ -83,19 +82,4 @@ func (c *Client) JobComplete(ctx context.Context, namespace, name string) (bool,
 		}
 	}
 	return false, nil
-}
-
-// fleet sends a request, and decodes the answer unless out is nil.
-func (c *Client) fleet(ctx context.Context, req *rest.Request, out any) (err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, fleetTimeout, fmt.Errorf("no answer for %s", fleetTimeout))
-	defer cancel()
-	body, err := req.Stream(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, body.Close()) }()
-	if out == nil {
-		return nil
-	}
-	return json.NewDecoder(io.LimitReader(body, c.maxObject)).Decode(out)
 }
