@@ -7,11 +7,12 @@ import (
 	wirev1 "multus/wire/v1"
 )
 
-// TestTraceParentIsBounded checks that a TRACEPARENT that is too long is left out of a report: the daemon keeps it until
-// the network status is written.
+// TestTraceParentIsBounded checks that a TRACEPARENT that is too long is left out of a report: the daemon keeps it
+// until the network status is written.
 func TestTraceParentIsBounded(t *testing.T) {
 	t.Parallel()
-	for length, kept := range map[int]bool{0: true, 55: true, wirev1.MaxTraceParent: true, wirev1.MaxTraceParent + 1: false} {
+	const most = wirev1.MaxTraceParent
+	for length, kept := range map[int]bool{0: true, 55: true, most: true, most + 1: false} {
 		parent := strings.Repeat("x", length)
 		r := (&wirev1.Report{Trace: &wirev1.Trace{Parent: parent, Begin: 1}}).ToReport()
 		if (r.Trace.Parent == parent) != kept || r.Trace.Begin != 1 {

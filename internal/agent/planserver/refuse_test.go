@@ -205,7 +205,8 @@ func TestErrorsAreClipped(t *testing.T) {
 	long := strings.Repeat("x", 200<<10)
 	var log bytes.Buffer
 	s := &Server{
-		conf: &config.Daemon{Raw: []byte("{}")}, metrics: metrics.New(true), observe: unobserved, log: slog.New(slog.NewJSONHandler(&log, nil)),
+		conf: &config.Daemon{Raw: []byte("{}")}, metrics: metrics.New(true), observe: unobserved,
+		log: slog.New(slog.NewJSONHandler(&log, nil)),
 		statuses: newTestWriter(t.TempDir()),
 	}
 	s.resolver = &plan.Resolver{Log: slog.New(slog.DiscardHandler)}

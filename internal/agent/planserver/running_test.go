@@ -42,7 +42,8 @@ func newRunningServer(t *testing.T) (*Server, *hotplug.Queue) {
 	})
 	eventually.True(t, "the pod is ready", func() bool { return q.Waiting() == 1 })
 	return New(Options{
-		HotPlug: q, Metrics: metrics.New(true), Observe: unobserved, Log: log, Statuses: newTestWriter(t.TempDir()), Resolver: &plan.Resolver{},
+		HotPlug: q, Metrics: metrics.New(true), Observe: unobserved, Log: log,
+		Statuses: newTestWriter(t.TempDir()), Resolver: &plan.Resolver{},
 		Config: &config.Daemon{
 			Raw: []byte("{}"), CNIDir: "/state", HotPlugLinger: config.Duration{Duration: 2 * time.Second},
 		},

@@ -33,7 +33,9 @@ func wireServer(t *testing.T) *Server {
 	}
 	log := slog.New(slog.DiscardHandler)
 	f := file.New(file.Options{Dir: filepath.Join("testdata", "networks")})
-	s := &Server{conf: conf, metrics: metrics.New(true), observe: unobserved, log: log, statuses: newTestWriter(t.TempDir())}
+	s := &Server{
+		conf: conf, metrics: metrics.New(true), observe: unobserved, log: log, statuses: newTestWriter(t.TempDir()),
+	}
 	s.resolver = &plan.Resolver{Networks: f, Pods: f, Log: log}
 	return s
 }

@@ -26,8 +26,8 @@ const (
 
 // Observer receives what the Writer does, for metrics and traces.
 type Observer interface {
-	// StatusWritten is called for a report whose status was written, or that has no status. at is the time of the report in
-	// nanoseconds since 1970, or 0 if it is not known, and of is what the report has for traces.
+	// StatusWritten is called for a report whose status was written, or that has no status. at is the time of the report
+	// in nanoseconds since 1970, or 0 if it is not known, and of is what the report has for traces.
 	StatusWritten(containerID string, at int64, of *publish.Trace)
 	// StatusRetried is called for an attempt that has to be repeated.
 	StatusRetried()
