@@ -47,7 +47,7 @@ func tool(t *testing.T, name string) string {
 	t.Helper()
 	path := filepath.Join(node.Root(t), "bin", "tools", name)
 	if _, err := os.Stat(path); err != nil {
-		t.Skipf("%s is not built: tools/build prometheus", name)
+		t.Skipf("%s is not built: make tools", name)
 	}
 	return path
 }

@@ -6,7 +6,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -59,18 +58,7 @@ type collector struct {
 
 func startCollector(t *testing.T) *collector {
 	t.Helper()
-	program := filepath.Join(node.Root(t), "bin", "tools", "otlp")
-	if _, err := os.Stat(program); err != nil {
-		t.Skip("the OTLP receiver is not built: tools/build otlp")
-	}
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	program, address := tool(t, "otlp"), freeAddress(t)
 	c := &collector{endpoint: "http://" + address}
 	cmd := exec.Command(program, address)
 	out, err := cmd.StdoutPipe()

@@ -206,7 +206,7 @@ func TestErrorsAreClipped(t *testing.T) {
 	var log bytes.Buffer
 	s := &Server{
 		conf: &config.Daemon{Raw: []byte("{}")}, metrics: metrics.New(true), observe: unobserved,
-		log: slog.New(slog.NewJSONHandler(&log, nil)),
+		log:      slog.New(slog.NewJSONHandler(&log, nil)),
 		statuses: newTestWriter(t.TempDir()),
 	}
 	s.resolver = &plan.Resolver{Log: slog.New(slog.DiscardHandler)}
