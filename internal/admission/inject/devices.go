@@ -1,6 +1,7 @@
 package inject
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -147,7 +148,10 @@ func (r *review) addNodeSelector(n *needs) {
 
 // addDevices adds the devices that the pod needs and does not request to the requests and limits of one container.
 func (r *review) addDevices(n *needs) {
-	claimed := r.claimed()
+	if len(n.devices) == 0 {
+		return
+	}
+	claimed, all := r.claimed()
 	before := map[string]int64{} // not read without HonorResources
 	if r.options.HonorResources {
 		before = r.injected()
@@ -173,7 +177,7 @@ func (r *review) addDevices(n *needs) {
 	if len(missing) == 0 {
 		return
 	}
-	if len(r.pod.Spec.ResourceClaims) > len(r.selected()) && len(claimed) == 0 {
+	if len(r.pod.Spec.ResourceClaims) > len(r.selected()) && (len(claimed) == 0 || !all) {
 		r.warn("devices are requested although the pod has ResourceClaims: if these are for its networks, set "+
 			"resourceClaim in the element, or the annotation %s: \"false\"", Inject)
 	}
@@ -231,15 +235,38 @@ func (r *review) injected() map[string]int64 {
 	return out
 }
 
-// claimed returns the extended resources whose devices ResourceClaims of the pod request.
-func (r *review) claimed() []string {
-	var out []string
-	if r.look.ExtendedResources != nil {
-		for _, c := range r.pod.Spec.ResourceClaims {
-			out = append(out, r.look.ExtendedResources(r.namespace, c)...)
+// claimed returns the extended resources whose devices ResourceClaims of the pod request. all is false if the pod has
+// more claims or DeviceClasses than are looked up. Each is looked up once.
+func (r *review) claimed() (names []string, all bool) {
+	if r.look.DeviceClasses == nil {
+		return nil, true
+	}
+	claims, classes := map[Claim]bool{}, map[string]bool{}
+	for _, c := range r.pod.Spec.ResourceClaims {
+		c.Name = "" // several entries may have one claim
+		// The name becomes the path of a request.
+		name := cmp.Or(c.ResourceClaimName, c.ResourceClaimTemplateName)
+		if claims[c] || validation.IsDNS1123Subdomain(name) != nil {
+			continue
+		}
+		if len(claims) == maxClaims {
+			return names, false
+		}
+		claims[c] = true
+		for _, class := range r.look.DeviceClasses(r.namespace, c) {
+			if classes[class] {
+				continue
+			}
+			if len(classes) == maxClasses {
+				return names, false
+			}
+			classes[class] = true
+			if name := r.look.ExtendedResource(class); name != "" {
+				names = append(names, name)
+			}
 		}
 	}
-	return out
+	return names, true
 }
 
 // selected returns the claims that elements of the pod select.

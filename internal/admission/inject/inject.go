@@ -44,6 +44,10 @@ const (
 	maxWarnings = 8
 	// maxWarning limits one warning. The API server shortens all warnings of a request to 4 KiB.
 	maxWarning = 400
+	// maxClaims and maxClasses limit the claims and the DeviceClasses that are looked up for one pod. The API server
+	// validates a pod after its admission, so that it may name any number of claims, and a claim may name 256 classes.
+	maxClaims  = 16
+	maxClasses = 32
 )
 
 // Action is what happens to a pod with a network that does not exist.
@@ -86,8 +90,11 @@ type Lookup struct {
 	// Definition returns the annotations of a network definition, and reports whether it exists. A caller with a cache
 	// should send a request for a definition that the cache does not have, because it may just have been created.
 	Definition func(namespace, name string) (annotations map[string]string, ok bool)
-	// ExtendedResources returns the extendedResourceName of the DeviceClasses that a claim requests. It may be nil.
-	ExtendedResources func(namespace string, claim Claim) []string
+	// DeviceClasses returns the names of the DeviceClasses that a claim, or the template of a claim, requests. Without it,
+	// claims are not looked up.
+	DeviceClasses func(namespace string, claim Claim) []string
+	// ExtendedResource returns the extendedResourceName of a DeviceClass, or "".
+	ExtendedResource func(class string) string
 }
 
 // Result is the answer for one pod.

@@ -49,12 +49,18 @@ func definition(namespace, name string) (map[string]string, bool) {
 	return a, ok
 }
 
-// classes returns the extended resource of the DeviceClass of claims that are made from the template nic-template.
-func classes(_ string, c Claim) []string {
-	if c.ResourceClaimTemplateName == "nic-template" {
-		return []string{nic}
-	}
-	return nil
+// cluster has the definitions, and a DeviceClass that serves devices as an extended resource.
+var cluster = Lookup{
+	Definition: definition,
+	DeviceClasses: func(_ string, c Claim) []string {
+		if c.ResourceClaimTemplateName == "nic-template" {
+			return []string{"nic-class"}
+		}
+		return []string{"gpu-class"}
+	},
+	ExtendedResource: func(class string) string {
+		return map[string]string{"nic-class": nic}[class]
+	},
 }
 
 // asReviewed returns a pod as the API server sends it: decoded, and encoded from its types.
@@ -181,7 +187,7 @@ func TestCases(t *testing.T) {
 	for _, tc := range cases {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			changed, got := reviewTwice(t, asReviewed(t, tc.pod), Lookup{definition, classes}, tc.options)
+			changed, got := reviewTwice(t, asReviewed(t, tc.pod), cluster, tc.options)
 			if changed != tc.want {
 				t.Errorf("%s\nwant %s", changed, tc.want)
 			}
@@ -231,14 +237,14 @@ func table() string {
 func TestInput(t *testing.T) {
 	t.Parallel()
 	for _, pod := range []string{"", "[]", `{"spec":{"containers":{}}}`, strings.Repeat(" ", MaxPod) + "{}"} {
-		if _, err := Review([]byte(pod), "team-a", Lookup{definition, nil}, Options{}); err == nil {
+		if _, err := Review([]byte(pod), "team-a", Lookup{Definition: definition}, Options{}); err == nil {
 			t.Errorf("%.50q is accepted", pod)
 		}
 	}
 	for _, resources := range []string{`{}`, `{"resources":null}`, `{"resources":{}}`, `{"resources":{"limits":null}}`} {
 		pod := `{"metadata":{"namespace":"team-a","annotations":{"k8s.v1.cni.cncf.io/networks":"nic"}},"spec":{"future":[1],` +
 			`"containers":[` + resources + `]}}`
-		changed, _ := reviewTwice(t, []byte(pod), Lookup{definition, nil}, Options{NoPodInfo: true})
+		changed, _ := reviewTwice(t, []byte(pod), Lookup{Definition: definition}, Options{NoPodInfo: true})
 		if changed != " example.com/nic=1" {
 			t.Errorf("%s: %s", resources, changed)
 		}
@@ -307,6 +313,62 @@ func TestNames(t *testing.T) {
 	}
 }
 
+// TestClaimsAreBounded checks that each claim and each DeviceClass of a pod is looked up once, that their number is
+// limited, and that a pod with more gets its devices with a warning (behaviour T11, T21).
+func TestClaimsAreBounded(t *testing.T) {
+	t.Parallel()
+	const many = 1000
+	claim := func(i int) string { return fmt.Sprintf("{name: c%d, resourceClaimName: c%d}", i, i) }
+	for name, tc := range map[string]struct {
+		network         string
+		entry           func(i int) string
+		perClaim        int // classes
+		claims, classes int // look-ups
+		warned          bool
+	}{
+		"many claims": {"nic", claim, 1, maxClaims, maxClaims, true},
+		"many entries of one claim": {
+			"nic", func(i int) string { return fmt.Sprintf("{name: c%d, resourceClaimTemplateName: x}", i) }, 1, 1, 1, false,
+		},
+		"many classes": {"nic", claim, many, 1, maxClasses, true},
+		"names that no claim has": {
+			"nic", func(i int) string { return fmt.Sprintf(`{name: c%d, resourceClaimName: "../%d"}`, i, i) }, 1, 0, 0, true,
+		},
+		"no name":                         {"nic", func(i int) string { return fmt.Sprintf("{name: c%d}", i) }, 1, 0, 0, true},
+		"a network that needs no devices": {"plain", claim, 1, 0, 0, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var entries []string
+			for i := range many {
+				entries = append(entries, tc.entry(i))
+			}
+			pod := asReviewed(t, on(tc.network, ", spec: {containers: [{name: a, image: x}], resourceClaims: ["+
+				strings.Join(entries, ", ")+"]}}"))
+			claims, classes := 0, 0
+			look := Lookup{
+				Definition: definition,
+				DeviceClasses: func(_ string, c Claim) (out []string) {
+					claims++
+					for i := range tc.perClaim {
+						out = append(out, fmt.Sprintf("%s%s-%d", c.ResourceClaimName, c.ResourceClaimTemplateName, i))
+					}
+					return out
+				},
+				ExtendedResource: func(string) string { classes++; return "example.com/gpu" },
+			}
+			got, err := Review(pod, "team-a", look, Options{})
+			warned := strings.Contains(strings.Join(got.Warnings, "\n"), "although the pod has ResourceClaims")
+			if err != nil || claims != tc.claims || classes != tc.classes || warned != tc.warned {
+				t.Errorf("%d claims and %d classes looked up, %q, %v", claims, classes, got.Warnings, err)
+			}
+			if asks := strings.Contains(string(got.Patch), nic); asks != (tc.network == "nic") {
+				t.Errorf("patch %s", got.Patch)
+			}
+		})
+	}
+}
+
 // TestManyWarnings checks the limits of the warnings (behaviour T21).
 func TestManyWarnings(t *testing.T) {
 	t.Parallel()
@@ -315,16 +377,16 @@ func TestManyWarnings(t *testing.T) {
 		names = append(names, fmt.Sprintf("none%d", i))
 	}
 	pod := asReviewed(t, on(strings.Join(names, ","), one))
-	got, err := Review(pod, "team-a", Lookup{definition, nil}, Options{})
+	got, err := Review(pod, "team-a", Lookup{Definition: definition}, Options{})
 	if err != nil || len(got.Warnings) != maxWarnings+1 || got.Warnings[maxWarnings] != "and 42 more warnings" {
 		t.Errorf("%q, %v", got.Warnings, err)
 	}
-	got, err = Review(pod, "team-a", Lookup{definition, nil}, Options{MaxNetworks: 10})
+	got, err = Review(pod, "team-a", Lookup{Definition: definition}, Options{MaxNetworks: 10})
 	if err != nil || len(got.Warnings) != 1 || !strings.Contains(got.Warnings[0], "too many elements") {
 		t.Errorf("%q, %v", got.Warnings, err)
 	}
 	pod = asReviewed(t, on(`[{"name":"`+strings.Repeat("x", 10000)+`"}]`, one))
-	got, err = Review(pod, "team-a", Lookup{definition, nil}, Options{})
+	got, err = Review(pod, "team-a", Lookup{Definition: definition}, Options{})
 	if err != nil || len(got.Warnings) != 1 || len(got.Warnings[0]) > maxWarning {
 		t.Errorf("%q, %v", got.Warnings, err)
 	}
@@ -335,7 +397,7 @@ func TestManyWarnings(t *testing.T) {
 func TestReinvocation(t *testing.T) {
 	t.Parallel()
 	pod := asReviewed(t, on("nic", with("1", "")))
-	got, err := Review(pod, "team-a", Lookup{definition, nil}, honor)
+	got, err := Review(pod, "team-a", Lookup{Definition: definition}, honor)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -346,7 +408,7 @@ func TestReinvocation(t *testing.T) {
 	if pod, err = apply(pod, []byte(more)); err != nil {
 		t.Fatal(err)
 	}
-	changed, _ := reviewTwice(t, pod, Lookup{definition, nil}, honor)
+	changed, _ := reviewTwice(t, pod, Lookup{Definition: definition}, honor)
 	want := `a example.com/fast=1, a example.com/nic=3, annotation v1.multus-cni.io/injected={"example.com/fast":1,` +
 		`"example.com/nic":2}`
 	if changed != want {
@@ -363,7 +425,7 @@ func FuzzReview(f *testing.F) {
 	f.Add([]byte(`{"spec":{"containers":[null,{"resources":{"limits":{"example.com/nic":"9223372036854775807"}}}]}}`), true)
 	f.Fuzz(func(t *testing.T, raw []byte, honor bool) {
 		o := Options{HonorResources: honor, Injections: userDefined}
-		_, _ = Review(raw, "team-a", Lookup{definition, classes}, o) // an error is fine
+		_, _ = Review(raw, "team-a", cluster, o) // an error is fine
 		var p corev1.Pod
 		if json.Unmarshal(raw, &p) != nil {
 			return
@@ -373,7 +435,7 @@ func FuzzReview(f *testing.F) {
 			return
 		}
 		for i := range 2 {
-			got, err := Review(pod, "team-a", Lookup{definition, classes}, o)
+			got, err := Review(pod, "team-a", cluster, o)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -108,20 +108,26 @@ func (i *injector) review(ctx context.Context, req *admissionv1.AdmissionRequest
 		o = o.With(*s)
 	}
 	var failed error
+	exists := func(err error) bool {
+		if err != nil && !errors.Is(err, plan.ErrNotFound) {
+			failed = err
+		}
+		return err == nil
+	}
 	look := inject.Lookup{
 		Definition: func(namespace, name string) (map[string]string, bool) {
 			annotations, err := i.definitions.Annotations(ctx, plan.Ref{Namespace: namespace, Name: name})
-			if err != nil && !errors.Is(err, plan.ErrNotFound) {
-				failed = err
-			}
-			return annotations, err == nil
+			return annotations, exists(err)
 		},
-		ExtendedResources: func(namespace string, claim inject.Claim) []string {
-			names, err := i.client.ExtendedResources(ctx, namespace, claim.ResourceClaimName, claim.ResourceClaimTemplateName)
-			if err != nil && !errors.Is(err, plan.ErrNotFound) {
-				failed = err
-			}
-			return names
+		DeviceClasses: func(namespace string, claim inject.Claim) []string {
+			classes, err := i.client.DeviceClasses(ctx, namespace, claim.ResourceClaimName, claim.ResourceClaimTemplateName)
+			exists(err)
+			return classes
+		},
+		ExtendedResource: func(class string) string {
+			name, err := i.client.ExtendedResource(ctx, class)
+			exists(err)
+			return name
 		},
 	}
 	result, err := inject.Review(req.Object.Raw, req.Namespace, look, o)

@@ -2,7 +2,11 @@ package kube
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"multus/internal/engine/plan"
 )
@@ -37,9 +41,9 @@ type deviceRequests struct {
 	} `json:"devices"`
 }
 
-// ExtendedResources returns the names of the extended resources whose devices a ResourceClaim requests: those of the
-// DeviceClasses that the claim, or the template, names. Its errors are those of ConfigMap.
-func (c *Client) ExtendedResources(ctx context.Context, namespace, claim, template string) ([]string, error) {
+// DeviceClasses returns the names of the DeviceClasses that a ResourceClaim, or else a ResourceClaimTemplate, requests,
+// in their order there. Its errors are those of ConfigMap.
+func (c *Client) DeviceClasses(ctx context.Context, namespace, claim, template string) ([]string, error) {
 	var o struct {
 		Spec struct {
 			deviceRequests
@@ -51,43 +55,39 @@ func (c *Client) ExtendedResources(ctx context.Context, namespace, claim, templa
 	if claim == "" {
 		t.resource, t.name = "resourceclaimtemplates", template
 	}
-	get := c.resources.Get().Namespace(namespace).Resource(t.resource).Name(t.name).MaxRetries(0)
-	if err := do(ctx, get, &o, attemptTimeout); err != nil {
-		return nil, fmt.Errorf("get %s %s/%s: %w", t.resource, namespace, t.name, lookupError(t, err))
+	if err := c.readResource(ctx, t, &o); err != nil {
+		return nil, fmt.Errorf("get %s %s/%s: %w", t.resource, namespace, t.name, err)
 	}
-	classes := map[string]bool{}
+	var classes []string
 	for _, part := range []deviceRequests{o.Spec.deviceRequests, o.Spec.Spec} {
 		for _, r := range part.Devices.Requests {
-			classes[r.Exactly.DeviceClassName] = true
+			classes = append(classes, r.Exactly.DeviceClassName)
 			for _, one := range r.FirstAvailable {
-				classes[one.DeviceClassName] = true
+				classes = append(classes, one.DeviceClassName)
 			}
 		}
 	}
-	delete(classes, "")
-	var names []string
-	for class := range classes {
-		name, err := c.extendedResource(ctx, class)
-		if err != nil {
-			return nil, err
-		}
-		if name != "" {
-			names = append(names, name)
-		}
-	}
-	return names, nil
+	// A request has one of the two.
+	return slices.DeleteFunc(classes, func(class string) bool { return class == "" }), nil
 }
 
-// extendedResource returns the name of the extended resource that a DeviceClass serves, or "".
-func (c *Client) extendedResource(ctx context.Context, class string) (string, error) {
+// ExtendedResource returns the name of the extended resource that a DeviceClass serves, or "". Its errors are those of
+// ConfigMap.
+func (c *Client) ExtendedResource(ctx context.Context, class string) (string, error) {
 	var o struct {
 		Spec struct {
 			ExtendedResourceName string `json:"extendedResourceName"`
 		} `json:"spec"`
 	}
 	t := target{verb: "get", group: resourceVersion.Group, resource: "deviceclasses", name: class}
-	if err := do(ctx, c.resources.Get().Resource(t.resource).Name(class).MaxRetries(0), &o, attemptTimeout); err != nil {
-		return "", fmt.Errorf("get DeviceClass %s: %w", class, lookupError(t, err))
+	if err := c.readResource(ctx, t, &o); err != nil {
+		return "", fmt.Errorf("get DeviceClass %s: %w", class, err)
 	}
 	return o.Spec.ExtendedResourceName, nil
+}
+
+// readResource decodes an object of resource.k8s.io.
+func (c *Client) readResource(ctx context.Context, t target, into any) error {
+	decode := func(b []byte) error { return json.Unmarshal(b, into) }
+	return lookupError(t, c.read(ctx, c.resources, t, runtime.ContentTypeJSON, c.podRequests, decode))
 }
