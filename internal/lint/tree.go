@@ -5,7 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"unicode"
+
+	"multus/internal/rawjson"
 )
 
 // tree is a JSON value with the positions of its parts. It is parsed by encoding/json, like the values themselves.
@@ -168,22 +169,11 @@ const (
 	isAny    kind = "anything"
 )
 
-// foldKey returns a string that is equal for keys that strings.EqualFold takes for equal.
-func foldKey(key string) string {
-	return strings.Map(func(r rune) rune {
-		least := r
-		for next := unicode.SimpleFold(r); next != r; next = unicode.SimpleFold(next) {
-			least = min(least, next)
-		}
-		return least
-	}, key)
-}
-
 // duplicates calls found for each two keys of an object, at any depth, that are equal or differ only in case.
 func (t *tree) duplicates(found func(first, second member)) {
 	first := map[string]int{}
 	for i, m := range t.members {
-		key := foldKey(m.key)
+		key := rawjson.Fold(m.key)
 		if j, ok := first[key]; ok {
 			found(t.members[j], m)
 		} else {

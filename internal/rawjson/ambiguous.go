@@ -50,7 +50,7 @@ func (s *keySet) add(key []byte) []byte {
 		s.few = append(s.few, key)
 		return key
 	}
-	folded := fold(string(key))
+	folded := Fold(string(key))
 	if other, ok := s.many[folded]; ok {
 		return other
 	}
@@ -70,8 +70,8 @@ func unquoted(value []byte) []byte {
 	return []byte(s)
 }
 
-// fold returns the same string for all keys that strings.EqualFold, and therefore encoding/json, treats as equal.
-func fold(key string) string {
+// Fold returns the same string for all keys that strings.EqualFold, and therefore encoding/json, treats as equal.
+func Fold(key string) string {
 	return strings.Map(func(r rune) rune {
 		least := r
 		for f := unicode.SimpleFold(r); f != r; f = unicode.SimpleFold(f) {
