@@ -146,6 +146,8 @@ func TestDefinition(t *testing.T) {
 		return out
 	}
 	ignored := map[string]string{lint.Ignore: "value"}
+	many := `{"type": "macvlan", "ipam": {"type": "static", "routes": [` + strings.Repeat(`{"dst": "x"}, `, 200) +
+		`{}]},` + "\n" + `"mode": "brigde"}`
 	for name, tc := range map[string]struct {
 		op       admissionv1.Operation
 		old, now []byte
@@ -178,6 +180,12 @@ func TestDefinition(t *testing.T) {
 		"ignored by annotation": {"CREATE", nil, nad(wrong, ignored), config.Admission{}, VerdictAllow, ""},
 		"error as warning": {
 			"CREATE", nil, nad(wrong, nil), rules("value", "warn"), VerdictWarn, "spec.config line 3, column 11: ",
+		},
+		"error after many warnings": {
+			"CREATE", nil, nad(many, nil), rules("ipam", "warn"), VerdictDeny, "\nspec.config line 2, column 9: ",
+		},
+		"error after many ignored ones": {
+			"CREATE", nil, nad(many, map[string]string{lint.Ignore: "ipam"}), config.Admission{}, VerdictDeny, "[value]",
 		},
 		"rule off":         {"CREATE", nil, nad(wrong, nil), rules("value", "off"), VerdictAllow, ""},
 		"warning as error": {"CREATE", nil, nad(odd, nil), rules("unknown-key", "deny"), VerdictDeny, "[unknown-key]"},

@@ -122,10 +122,10 @@ type linter struct {
 	refused  []*refused
 	found    []Finding
 	// review reports whether an object of a cluster is checked and not files. Then unjudged has the networks that could
-	// not be looked up, and counts the findings by their severity.
+	// not be looked up, and counts the numbers of findings.
 	review   bool
 	unjudged map[plan.Ref]bool
-	counts   map[Severity]int
+	counts   map[counted]int
 }
 
 // reporter collects the findings of one rule.
@@ -148,18 +148,26 @@ func (r *reporter) find(s Severity, o *object, at mark, fix, message string) {
 	if changed, ok := r.options.Severities[r.rule.ID]; ok {
 		s = changed
 	}
-	if r.review && o.file == 0 {
-		if r.counts == nil {
-			r.counts = map[Severity]int{}
-		}
-		if r.counts[s]++; r.counts[s] > maxFound {
-			return
-		}
+	if slices.Contains(o.ignored, r.rule.ID) || r.review && o.file == 0 && !r.count(s) {
+		return
 	}
-	if !slices.Contains(o.ignored, r.rule.ID) {
-		r.found = append(r.found, Finding{
-			Line: at.line, Column: at.column, Severity: s, Rule: r.rule.ID, Object: o.String(), Message: message, Fix: fix,
-			index: o.file,
-		})
-	}
+	r.found = append(r.found, Finding{
+		Line: at.line, Column: at.column, Severity: s, Rule: r.rule.ID, Object: o.String(), Message: message, Fix: fix,
+		index: o.file,
+	})
+}
+
+// counted are findings of one severity that are counted: of all rules, or of one.
+type counted struct {
+	severity Severity
+	rule     string // "" for all
+}
+
+// count counts a finding, and reports whether it is within the limit. The first one of a rule always is, because the
+// caller may judge the rules differently.
+func (r *reporter) count(s Severity) bool {
+	all, own := counted{severity: s}, counted{s, r.rule.ID}
+	r.counts[all]++
+	r.counts[own]++
+	return r.counts[all] <= maxFound || r.counts[own] == 1
 }

@@ -13,8 +13,8 @@ import (
 	"multus/internal/engine/plan"
 )
 
-// maxFound limits the findings of each severity in one object that Review returns. A configuration of 256 KiB can have
-// thousands, and its sender needs a few.
+// maxFound limits the findings of each severity in one object that Review returns, beside the first one of each rule. A
+// configuration of 256 KiB can have thousands, and its sender needs a few.
 const maxFound = 100
 
 // Cluster is what Review reads of the cluster.
@@ -44,7 +44,10 @@ func Review(data []byte, namespace string, c Cluster, o Options) ([]Finding, err
 	object := p.node(root, "")
 	p.inNamespace(object, namespace)
 	o.Complete = true
-	l := &linter{options: o, networks: map[plan.Ref]*network{}, review: true, unjudged: map[plan.Ref]bool{}}
+	l := &linter{
+		options: o, networks: map[plan.Ref]*network{}, review: true, unjudged: map[plan.Ref]bool{},
+		counts: map[counted]int{},
+	}
 	l.document(0, p.lines, object)
 	l.lookUp(c)
 	l.compareWith(c)

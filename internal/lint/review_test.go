@@ -262,7 +262,7 @@ func TestReviewIsBounded(t *testing.T) {
 	data := fmt.Sprintf(`{"apiVersion":"k8s.cni.cncf.io/v1","kind":"NetworkAttachmentDefinition","metadata":{"name":"n"},`+
 		`"spec":{"config":%q}}`, `{"type":"macvlan",`+keys.String()+`"mode":"x"}`)
 	found, err := Review([]byte(data), "default", clusterOf(nil), Options{})
-	if err != nil || len(found) != maxFound+1 {
+	if err != nil || len(found) != maxFound+1 { // unknown-key, and value
 		t.Fatalf("%d findings, %v", len(found), err)
 	}
 	if !slices.ContainsFunc(found, func(f Finding) bool { return f.Severity == Error && f.Rule == "value" }) {
