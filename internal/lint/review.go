@@ -185,12 +185,14 @@ func (p *layout) locate(f Finding) Finding {
 	return f
 }
 
-// lookUp reads the definitions that pods request.
+// lookUp reads the definitions that pods request, each once.
 func (l *linter) lookUp(c Cluster) {
+	asked := map[plan.Ref]bool{}
 	for _, e := range elements(l) {
-		if l.networks[e.ref] != nil || l.unjudged[e.ref] || e.ref.Name == "" || strings.Contains(e.ref.Name, "/") {
+		if asked[e.ref] || e.ref.Name == "" || strings.Contains(e.ref.Name, "/") {
 			continue
 		}
+		asked[e.ref] = true
 		def, err := c.Network(e.ref)
 		switch {
 		case err == nil:

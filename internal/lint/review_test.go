@@ -231,6 +231,24 @@ func TestReviewPods(t *testing.T) {
 	}
 }
 
+// TestReviewLooksUpOnce checks that each definition that a pod names is looked up once, whether it exists or not.
+// (behaviour S12.)
+func TestReviewLooksUpOnce(t *testing.T) {
+	t.Parallel()
+	for _, err := range []error{plan.ErrNotFound, plan.ErrUnavailable, nil} {
+		asked := 0
+		c := Cluster{Network: func(ref plan.Ref) (*plan.Definition, error) {
+			asked++
+			return &plan.Definition{Ref: ref, Config: `{"type":"macvlan"}`}, err
+		}}
+		data := `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p","annotations":{"k8s.v1.cni.cncf.io/networks":"` +
+			strings.Repeat("a,", 20) + `a"}}}`
+		if _, got := Review([]byte(data), "default", c, Options{}); got != nil || asked != 1 {
+			t.Errorf("%v: looked up %d times, %v", err, asked, got)
+		}
+	}
+}
+
 // TestReviewOverlap checks that addresses are compared with those of other definitions on the same wire, except the
 // stored version of the definition itself. (behaviour S9.)
 func TestReviewOverlap(t *testing.T) {

@@ -42,11 +42,7 @@ func (r *review) needs() *needs {
 // need adds what one network needs.
 func (r *review) need(n *needs, e *netsel.Element) {
 	name := fault.Clip(e.Namespace+"/"+e.Name, fault.MaxName)
-	annotations, ok := map[string]string(nil), false
-	// The JSON form of the annotation may have any string, and the names may become the path of a request.
-	if validation.IsDNS1123Label(e.Namespace) == nil && validation.IsDNS1123Subdomain(e.Name) == nil {
-		annotations, ok = r.look.Definition(e.Namespace, e.Name)
-	}
+	annotations, ok := r.definition(e)
 	if !ok {
 		r.unknown(name)
 		return
@@ -76,6 +72,21 @@ func (r *review) need(n *needs, e *netsel.Element) {
 		}
 		n.labels[key] = labels[key]
 	}
+}
+
+// definition returns the annotations of an element's definition, and reports whether it exists. It is looked up once.
+func (r *review) definition(e *netsel.Element) (map[string]string, bool) {
+	// The JSON form of the annotation may have any string, and the names may become the path of a request.
+	if validation.IsDNS1123Label(e.Namespace) != nil || validation.IsDNS1123Subdomain(e.Name) != nil {
+		return nil, false
+	}
+	name := e.Namespace + "/" + e.Name
+	d, asked := r.definitions[name]
+	if !asked {
+		d.annotations, d.exists = r.look.Definition(e.Namespace, e.Name)
+		r.definitions[name] = d
+	}
+	return d.annotations, d.exists
 }
 
 // unknown handles a network that does not exist.

@@ -114,7 +114,7 @@ func Review(pod []byte, namespace string, look Lookup, o Options) (Result, error
 	if len(pod) > MaxPod {
 		return Result{}, fmt.Errorf("read pod: it has %d bytes, the limit is %d", len(pod), MaxPod)
 	}
-	r := &review{namespace: namespace, look: look, options: o, set: map[string]string{}}
+	r := &review{look: look, options: o, definitions: map[string]definition{}, set: map[string]string{}}
 	if err := json.Unmarshal(pod, &r.pod); err != nil {
 		return Result{}, fmt.Errorf("read pod: %w", err)
 	}
@@ -139,11 +139,19 @@ type review struct {
 	namespace string
 	look      Lookup
 	options   Options
+	// definitions are those that were looked up, by namespace/name.
+	definitions map[string]definition
 	// set are the annotations that the pod gets.
 	set      map[string]string
 	patch    patch
 	warnings []string
 	denied   string
+}
+
+// definition is what was found of a network definition.
+type definition struct {
+	annotations map[string]string
+	exists      bool
 }
 
 // isExempt reports whether a pod must not be changed: its owner excludes it, the kubelet creates it for a static pod

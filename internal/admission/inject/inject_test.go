@@ -44,14 +44,14 @@ var stored = map[string]map[string]string{
 	"team-a/base":      {netsel.ResourceName: nic},
 }
 
-func definition(namespace, name string) (map[string]string, bool) {
+func annotationsOf(namespace, name string) (map[string]string, bool) {
 	a, ok := stored[namespace+"/"+name]
 	return a, ok
 }
 
 // cluster has the definitions, and a DeviceClass that serves devices as an extended resource.
 var cluster = Lookup{
-	Definition: definition,
+	Definition: annotationsOf,
 	DeviceClasses: func(_ string, c Claim) []string {
 		if c.ResourceClaimTemplateName == "nic-template" {
 			return []string{"nic-class"}
@@ -237,14 +237,14 @@ func table() string {
 func TestInput(t *testing.T) {
 	t.Parallel()
 	for _, pod := range []string{"", "[]", `{"spec":{"containers":{}}}`, strings.Repeat(" ", MaxPod) + "{}"} {
-		if _, err := Review([]byte(pod), "team-a", Lookup{Definition: definition}, Options{}); err == nil {
+		if _, err := Review([]byte(pod), "team-a", Lookup{Definition: annotationsOf}, Options{}); err == nil {
 			t.Errorf("%.50q is accepted", pod)
 		}
 	}
 	for _, resources := range []string{`{}`, `{"resources":null}`, `{"resources":{}}`, `{"resources":{"limits":null}}`} {
 		pod := `{"metadata":{"namespace":"team-a","annotations":{"k8s.v1.cni.cncf.io/networks":"nic"}},"spec":{"future":[1],` +
 			`"containers":[` + resources + `]}}`
-		changed, _ := reviewTwice(t, []byte(pod), Lookup{Definition: definition}, Options{NoPodInfo: true})
+		changed, _ := reviewTwice(t, []byte(pod), Lookup{Definition: annotationsOf}, Options{NoPodInfo: true})
 		if changed != " example.com/nic=1" {
 			t.Errorf("%s: %s", resources, changed)
 		}
@@ -313,6 +313,22 @@ func TestNames(t *testing.T) {
 	}
 }
 
+// TestDefinitionsOnce checks that each definition of a pod is looked up once, whether it exists or not (behaviour T21).
+func TestDefinitionsOnce(t *testing.T) {
+	t.Parallel()
+	for _, network := range []string{"nic", "none"} {
+		asked := 0
+		look := Lookup{Definition: func(namespace, name string) (map[string]string, bool) {
+			asked++
+			return annotationsOf(namespace, name)
+		}}
+		pod := asReviewed(t, on(strings.Repeat(network+",", 20)+network, one))
+		if _, err := Review(pod, "team-a", look, Options{}); err != nil || asked != 1 {
+			t.Errorf("%s: looked up %d times, %v", network, asked, err)
+		}
+	}
+}
+
 // TestClaimsAreBounded checks that each claim and each DeviceClass of a pod is looked up once, that their number is
 // limited, and that a pod with more gets its devices with a warning (behaviour T11, T21).
 func TestClaimsAreBounded(t *testing.T) {
@@ -347,7 +363,7 @@ func TestClaimsAreBounded(t *testing.T) {
 				strings.Join(entries, ", ")+"]}}"))
 			claims, classes := 0, 0
 			look := Lookup{
-				Definition: definition,
+				Definition: annotationsOf,
 				DeviceClasses: func(_ string, c Claim) (out []string) {
 					claims++
 					for i := range tc.perClaim {
@@ -377,16 +393,16 @@ func TestManyWarnings(t *testing.T) {
 		names = append(names, fmt.Sprintf("none%d", i))
 	}
 	pod := asReviewed(t, on(strings.Join(names, ","), one))
-	got, err := Review(pod, "team-a", Lookup{Definition: definition}, Options{})
+	got, err := Review(pod, "team-a", Lookup{Definition: annotationsOf}, Options{})
 	if err != nil || len(got.Warnings) != maxWarnings+1 || got.Warnings[maxWarnings] != "and 42 more warnings" {
 		t.Errorf("%q, %v", got.Warnings, err)
 	}
-	got, err = Review(pod, "team-a", Lookup{Definition: definition}, Options{MaxNetworks: 10})
+	got, err = Review(pod, "team-a", Lookup{Definition: annotationsOf}, Options{MaxNetworks: 10})
 	if err != nil || len(got.Warnings) != 1 || !strings.Contains(got.Warnings[0], "too many elements") {
 		t.Errorf("%q, %v", got.Warnings, err)
 	}
 	pod = asReviewed(t, on(`[{"name":"`+strings.Repeat("x", 10000)+`"}]`, one))
-	got, err = Review(pod, "team-a", Lookup{Definition: definition}, Options{})
+	got, err = Review(pod, "team-a", Lookup{Definition: annotationsOf}, Options{})
 	if err != nil || len(got.Warnings) != 1 || len(got.Warnings[0]) > maxWarning {
 		t.Errorf("%q, %v", got.Warnings, err)
 	}
@@ -397,7 +413,7 @@ func TestManyWarnings(t *testing.T) {
 func TestReinvocation(t *testing.T) {
 	t.Parallel()
 	pod := asReviewed(t, on("nic", with("1", "")))
-	got, err := Review(pod, "team-a", Lookup{Definition: definition}, honor)
+	got, err := Review(pod, "team-a", Lookup{Definition: annotationsOf}, honor)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -408,7 +424,7 @@ func TestReinvocation(t *testing.T) {
 	if pod, err = apply(pod, []byte(more)); err != nil {
 		t.Fatal(err)
 	}
-	changed, _ := reviewTwice(t, pod, Lookup{Definition: definition}, honor)
+	changed, _ := reviewTwice(t, pod, Lookup{Definition: annotationsOf}, honor)
 	want := `a example.com/fast=1, a example.com/nic=3, annotation v1.multus-cni.io/injected={"example.com/fast":1,` +
 		`"example.com/nic":2}`
 	if changed != want {

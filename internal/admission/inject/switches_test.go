@@ -82,7 +82,7 @@ func FuzzSwitches(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := Review(pod, "team-a", Lookup{Definition: definition}, Options{}.With(s))
+		got, err := Review(pod, "team-a", Lookup{Definition: annotationsOf}, Options{}.With(s))
 		if err != nil {
 			t.Fatal(err)
 		}
