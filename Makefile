@@ -28,7 +28,7 @@ RUN_TESTS := $(GOTESTSUM) --format pkgname --format-hide-empty-pkg --
 TEST_TIMEOUT ?= 20m
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-fast lint vulncheck fuzz faults rules bench bench-node bench-diff scale density demo cluster e2e neighbours image release man tools tools-cluster clean \
+.PHONY: help build test test-fast lint vulncheck fuzz fuzz-rules faults rules bench bench-node bench-diff scale density demo cluster e2e neighbours image release man tools tools-cluster clean \
 	bin/cni bin/tools/kube-apiserver bin/tools/etcd bin/tools/gotestsum bin/tools/golangci-lint bin/tools/govulncheck bin/tools/vale bin/demo \
 	bin/tools/kubelet bin/tools/containerd bin/tools/runc bin/tools/whereabouts bin/tools/dradriver bin/tools/kube-burner bin/tools/helm bin/tools/otlp bin/tools/prometheus bin/cluster
 
@@ -76,6 +76,14 @@ fuzz: ## run every fuzz target for FUZZTIME (10s), one after another
 			echo "fuzzing $$pkg $$target for $(FUZZTIME)"; \
 			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$pkg" </dev/null; \
 		done
+
+fuzz-rules: ## fuzz each rule of lint alone for FUZZTIME (10s), on files and on objects; RULES="mac port" for some
+	@for rule in $${RULES:-$$($(GO) run ./cmd/multusctl lint --rules | sed 1d | cut -d' ' -f1)}; do \
+		for target in FuzzRun FuzzReview; do \
+			echo "fuzzing the rule $$rule with $$target for $(FUZZTIME)"; \
+			LINT_RULE=$$rule $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) ./internal/lint </dev/null || exit 1; \
+		done; \
+	done
 
 # Seconds of random faults. With more than 60, the tests that `make test` leaves out run, too.
 FAULTS_SECONDS ?= 300

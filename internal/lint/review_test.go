@@ -310,13 +310,15 @@ func FuzzReview(f *testing.F) {
 			}
 		}
 	}
+	o := Options{Config: &config.Plugin{NamespaceIsolation: true}, Disabled: otherRules(f)}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		found, err := Review(data, "default", clusterOf(nil), Options{Config: &config.Plugin{NamespaceIsolation: true}})
+		found, err := Review(data, "default", clusterOf(nil), o)
 		if err != nil {
 			return
 		}
 		for _, one := range found {
-			if one.Fix == "" || one.Message == "" || (one.Line == 0) != (one.Column == 0) || one.Line < 0 {
+			if one.Fix == "" || one.Message == "" || (one.Line == 0) != (one.Column == 0) || one.Line < 0 ||
+				slices.Contains(o.Disabled, one.Rule) {
 				t.Errorf("%+v", one)
 			}
 			if value := stringAt(data, one.Path); value != "" && one.Line > len(split([]byte(value))) {
