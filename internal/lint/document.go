@@ -168,8 +168,8 @@ func (l *linter) template(o *object, root node) {
 		object: o, meta: root.get("metadata"), annotations: map[string]text{}, resources: map[string]int{},
 		hostNetwork: spec.get("hostNetwork").text() == "true",
 	}
-	for key := range p.meta.get("annotations").pairs() {
-		if v := p.meta.get("annotations").get(key.Value); v.Kind == yaml.ScalarNode {
+	for key, v := range p.meta.get("annotations").pairs() {
+		if _, repeated := p.annotations[key.Value]; !repeated && v.Kind == yaml.ScalarNode {
 			p.annotations[key.Value] = newText(o.lines, v.Node)
 		}
 	}
@@ -180,13 +180,15 @@ func (l *linter) template(o *object, root node) {
 		p.hasContainers = p.hasContainers || spec.get(list).exists()
 		for _, c := range spec.get(list).items() {
 			resources := (node{c}).get("resources")
+			limits := map[string]bool{}
+			for key, value := range resources.get("limits").pairs() {
+				limits[key.Value] = true
+				p.resources[key.Value] += quantity(value)
+			}
 			for key, value := range resources.get("requests").pairs() {
-				if !resources.get("limits").get(key.Value).exists() { // the two of a device are equal
+				if !limits[key.Value] { // the two of a device are equal
 					p.resources[key.Value] += quantity(value)
 				}
-			}
-			for key, value := range resources.get("limits").pairs() {
-				p.resources[key.Value] += quantity(value)
 			}
 		}
 	}
@@ -289,8 +291,8 @@ func checkAnnotationPlace(r *reporter, p *pod) {
 }
 
 func checkAnnotationKinds(r *reporter, p *pod) {
-	for key := range p.meta.get("annotations").pairs() {
-		if v := p.meta.get("annotations").get(key.Value); v.Kind != yaml.ScalarNode {
+	for key, v := range p.meta.get("annotations").pairs() {
+		if v.Kind != yaml.ScalarNode {
 			r.add(p.object, v.mark(), "put it into single quotes, or below a |", "the value of annotation %s is not a string",
 				key.Value)
 		}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"go.yaml.in/yaml/v3"
@@ -289,6 +290,27 @@ func TestReviewIsBounded(t *testing.T) {
 	for _, bad := range []string{"", "[]", "null", `{"a"`, strings.Repeat("[", 100000)} {
 		if _, err := Review([]byte(bad), "default", clusterOf(nil), Options{}); err == nil {
 			t.Errorf("%.20q is an object", bad)
+		}
+	}
+}
+
+// TestReviewLargePods checks that a pod with as many keys as fit into a request takes no quadratic time, which would be
+// minutes: the API server has not validated it yet. (behaviour S5.)
+func TestReviewLargePods(t *testing.T) {
+	t.Parallel()
+	const most = 20 * time.Second
+	var keys strings.Builder
+	for i := range 100000 {
+		fmt.Fprintf(&keys, `"k%d":"1",`, i)
+	}
+	for name, pod := range map[string]string{
+		"annotations": `{"kind":"Pod","metadata":{"name":"p","annotations":{` + keys.String() + `"x":""}},"spec":{}}`,
+		"resources": `{"kind":"Pod","metadata":{"name":"p"},"spec":{"containers":[{"resources":{"requests":{` + keys.String() +
+			`"x":"1"},"limits":{` + keys.String() + `"x":"1"}}}]}}`,
+	} {
+		begin := time.Now()
+		if _, err := Review([]byte(pod), "default", clusterOf(nil), Options{}); err != nil || time.Since(begin) > most {
+			t.Errorf("%s: %s, %v", name, time.Since(begin), err)
 		}
 	}
 }

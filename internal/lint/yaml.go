@@ -32,23 +32,25 @@ func (n node) items() []*yaml.Node {
 // get returns the value of a key of a mapping.
 func (n node) get(key string) node {
 	for k, v := range n.pairs() {
-		if k.Value == key && v.Kind == yaml.AliasNode {
-			return node{v.Alias}
-		} else if k.Value == key {
+		if k.Value == key {
 			return v
 		}
 	}
 	return node{}
 }
 
-// pairs yields the keys and values of a mapping.
+// pairs yields the keys and values of a mapping. An alias is yielded as the node that it stands for.
 func (n node) pairs() iter.Seq2[node, node] {
 	return func(yield func(k, v node) bool) {
 		if n.Node == nil || n.Kind != yaml.MappingNode {
 			return
 		}
 		for i := 0; i+1 < len(n.Content); i += 2 {
-			if !yield(node{n.Content[i]}, node{n.Content[i+1]}) {
+			v := n.Content[i+1]
+			if v.Kind == yaml.AliasNode {
+				v = v.Alias
+			}
+			if !yield(node{n.Content[i]}, node{v}) {
 				return
 			}
 		}
