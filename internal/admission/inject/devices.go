@@ -135,7 +135,9 @@ func parseLabels(value string) (map[string]string, error) {
 		if len(problems) > 0 {
 			return nil, fmt.Errorf("%q is not a label: %s", fault.Clip(strings.TrimSpace(pair), fault.MaxName), problems[0])
 		}
-		out[key] = v
+		if out[key] = v; len(out) > maxLabels {
+			return nil, fmt.Errorf("it has more than %d labels", maxLabels)
+		}
 	}
 	return out, nil
 }

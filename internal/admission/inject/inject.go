@@ -44,6 +44,8 @@ const (
 	maxWarnings = 8
 	// maxWarning limits one warning. The API server shortens all warnings of a request to 4 KiB.
 	maxWarning = 400
+	// maxLabels limits the labels of nodes in one definition, each of which may be a warning.
+	maxLabels = 32
 	// maxClaims and maxClasses limit the claims and the DeviceClasses that are looked up for one pod. The API server
 	// validates a pod after its admission, so that it may name any number of claims, and a claim may name 256 classes.
 	maxClaims  = 16

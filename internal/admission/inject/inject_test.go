@@ -313,6 +313,24 @@ func TestNames(t *testing.T) {
 	}
 }
 
+// TestManyLabels checks the limit of the labels of nodes in one definition (behaviour T15).
+func TestManyLabels(t *testing.T) {
+	t.Parallel()
+	for n, want := range map[int]string{maxLabels: "", maxLabels + 1: "more than 32 labels"} {
+		var labels []string
+		for i := range n {
+			labels = append(labels, fmt.Sprintf("l%d=x", i))
+		}
+		look := Lookup{Definition: func(string, string) (map[string]string, bool) {
+			return map[string]string{NodeSelector: strings.Join(labels, ",")}, true
+		}}
+		got, err := Review(asReviewed(t, on("a", one)), "team-a", look, Options{})
+		if err != nil || (got.Denied == "") != (want == "") || !strings.Contains(got.Denied, want) {
+			t.Errorf("%d labels: %q, %v", n, got.Denied, err)
+		}
+	}
+}
+
 // TestDefinitionsOnce checks that each definition of a pod is looked up once, whether it exists or not (behaviour T21).
 func TestDefinitionsOnce(t *testing.T) {
 	t.Parallel()
