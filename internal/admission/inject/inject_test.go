@@ -368,7 +368,9 @@ func TestClaimsAreBounded(t *testing.T) {
 		"names that no claim has": {
 			"nic", func(i int) string { return fmt.Sprintf(`{name: c%d, resourceClaimName: "../%d"}`, i, i) }, 1, 0, 0, true,
 		},
-		"no name":                         {"nic", func(i int) string { return fmt.Sprintf("{name: c%d}", i) }, 1, 0, 0, true},
+		"no name": {
+			"nic", func(i int) string { return fmt.Sprintf("{name: c%d}", i) }, 1, 0, 0, true,
+		},
 		"a network that needs no devices": {"plain", claim, 1, 0, 0, false},
 	} {
 		t.Run(name, func(t *testing.T) {
