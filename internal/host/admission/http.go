@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"time"
 
+	"golang.org/x/sync/semaphore"
 	admissionv1 "k8s.io/api/admission/v1"
 
 	"multus/internal/admission"
@@ -22,8 +23,12 @@ const (
 const (
 	// maxBody limits the size of a request: the API server accepts objects of 3 MiB, and sends two versions of one.
 	maxBody = 8 << 20
-	// maxReviews limits the requests whose objects are in memory.
+	// maxObject limits the size of an object that is reviewed. The trees of a review take up to a hundred times as much.
+	maxObject = 256 << 10
+	// maxReviews limits the requests whose objects are in memory. For each further largeBody bytes a request counts once
+	// more, so that the largest ones are reviewed alone.
 	maxReviews = 8
+	largeBody  = maxObject / maxReviews
 	// reviewLimit limits the time of a request. It is shorter than the time that the API server waits (3 s).
 	reviewLimit = 2500 * time.Millisecond
 	// lookupLimit limits the time to look up what is not in memory.
@@ -35,10 +40,10 @@ type Mutate func(ctx context.Context, req *admissionv1.AdmissionRequest) (*admis
 
 // webhook returns the handler of the API server's requests.
 func (s *server) webhook() http.Handler {
-	places := make(chan struct{}, maxReviews)
+	free := semaphore.NewWeighted(maxReviews)
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST "+PathValidate, s.handle(places, s.validate))
-	mux.HandleFunc("POST "+PathMutate, s.handle(places, s.mutate))
+	mux.HandleFunc("POST "+PathValidate, s.handle(free, s.validate))
+	mux.HandleFunc("POST "+PathMutate, s.handle(free, s.mutate))
 	return mux
 }
 
@@ -77,17 +82,16 @@ func (s *server) mutate(ctx context.Context, req *admissionv1.AdmissionRequest) 
 
 // handle returns the handler of one path. If a request cannot be reviewed, the answer is an HTTP error, after which the
 // API server applies the failurePolicy.
-func (s *server) handle(places chan struct{}, do review) http.HandlerFunc {
+func (s *server) handle(free *semaphore.Weighted, do review) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), reviewLimit)
 		defer cancel()
-		select {
-		case places <- struct{}{}:
-			defer func() { <-places }()
-		case <-ctx.Done():
+		n := places(r.ContentLength)
+		if free.Acquire(ctx, n) != nil {
 			http.Error(w, "too many requests are being reviewed", http.StatusServiceUnavailable)
 			return
 		}
+		defer free.Release(n)
 		begin := s.options.Clock.Now()
 		out, code, err := answer(ctx, r, do)
 		if err != nil {
@@ -109,6 +113,14 @@ func (s *server) handle(places chan struct{}, do review) http.HandlerFunc {
 	}
 }
 
+// places returns how many of the maxReviews places a request with a body of this size takes. A size below 0 is unknown.
+func places(size int64) int64 {
+	if size < 0 {
+		return maxReviews
+	}
+	return min(maxReviews, 1+size/largeBody)
+}
+
 // answer reviews the request in a body. The code is that of an error.
 func answer(ctx context.Context, r *http.Request, do review) (*admission.Outcome, int, error) {
 	body, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, maxBody))
@@ -121,6 +133,10 @@ func answer(ctx context.Context, r *http.Request, do review) (*admission.Outcome
 	req, err := admission.Decode(body)
 	if err != nil {
 		return nil, http.StatusBadRequest, err
+	}
+	if size := len(req.Object.Raw); size > maxObject {
+		return nil, http.StatusRequestEntityTooLarge, fmt.Errorf("%s %s/%s has %d bytes, and is not reviewed above %d",
+			req.Resource.Resource, req.Namespace, req.Name, size, maxObject)
 	}
 	out, err := do(ctx, req)
 	return out, http.StatusUnprocessableEntity, err

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/semaphore"
 	admissionv1 "k8s.io/api/admission/v1"
 	"k8s.io/utils/clock"
 
@@ -146,9 +147,11 @@ func TestMutate(t *testing.T) {
 func TestRequestsAreBounded(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, nil)
-	places := make(chan struct{}, 1)
-	h := s.handle(places, s.validate)
-	places <- struct{}{}
+	free := semaphore.NewWeighted(maxReviews)
+	h := s.handle(free, s.validate)
+	if !free.TryAcquire(maxReviews) {
+		t.Fatal("no place is free")
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
 	w := httptest.NewRecorder()
@@ -156,13 +159,39 @@ func TestRequestsAreBounded(t *testing.T) {
 	if w.Code != http.StatusServiceUnavailable {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
-	<-places
+	free.Release(maxReviews)
 	for range 2 {
 		w := httptest.NewRecorder()
 		h(w, httptest.NewRequestWithContext(t.Context(), http.MethodPost, PathValidate,
 			strings.NewReader(fmt.Sprintf(reviewOf, wrongPod))))
-		if w.Code != http.StatusOK || len(places) > 0 {
-			t.Errorf("%d %s", w.Code, w.Body)
+		if w.Code != http.StatusOK || !free.TryAcquire(maxReviews) {
+			t.Fatalf("%d %s", w.Code, w.Body)
+		}
+		free.Release(maxReviews)
+	}
+}
+
+// TestLargeObjects checks that an object that would need much memory is not reviewed, and that requests with large
+// objects are reviewed one at a time (behaviour S19).
+func TestLargeObjects(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, nil)
+	pod := func(size int) string {
+		return fmt.Sprintf(reviewOf, `{"uid":"u","namespace":"team","operation":"CREATE","resource":{"resource":"pods"},"object":`+
+			`{"kind":"Pod","metadata":{"annotations":{"k8s.v1.cni.cncf.io/networks":"[","x":"`+strings.Repeat("x", size)+`"}}}}`)
+	}
+	for size, want := range map[int]int{
+		0: http.StatusOK, maxObject / 2: http.StatusOK, maxObject: http.StatusRequestEntityTooLarge,
+	} {
+		for _, path := range []string{PathValidate, PathMutate} {
+			if w := post(t, s.webhook(), path, strings.NewReader(pod(size))); w.Code != want {
+				t.Errorf("%s with %d bytes: %d %s", path, size, w.Code, w.Body)
+			}
+		}
+	}
+	for size, want := range map[int64]int64{-1: maxReviews, 0: 1, largeBody - 1: 1, 3 * largeBody: 4, maxBody: maxReviews} {
+		if got := places(size); got != want {
+			t.Errorf("a body of %d bytes takes %d places, want %d", size, got, want)
 		}
 	}
 }
