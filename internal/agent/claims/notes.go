@@ -19,8 +19,8 @@ const (
 	suffix = ".json"
 	// maxUID limits the length of a UID, which is a UUID.
 	maxUID = 64
-	// maxNote limits the size of a note.
-	maxNote = 1 << 20
+	// maxNote limits the size of a note. A device takes some hundreds of bytes, and with 16 addresses about 1 KiB.
+	maxNote = 64 << 10
 )
 
 // note is what a pod should have in the status of its ResourceClaims.
@@ -72,27 +72,35 @@ func (n *note) sameDevices(other *note) bool {
 	})
 }
 
-// file returns the path of the note of a pod.
-func (w *Writer) file(uid string) (string, error) {
-	if uid == "" || len(uid) > maxUID || strings.ContainsAny(uid, "/.") {
-		return "", fmt.Errorf("UID %.64q of a pod is not valid", uid)
+// validUID reports whether a UID can be in the name of a file.
+func validUID(uid string) bool {
+	return uid != "" && len(uid) <= maxUID && !strings.ContainsAny(uid, "/.\x00")
+}
+
+// file returns the path of the note of a pod, whose UID is valid.
+func (w *Writer) file(uid string) string { return filepath.Join(w.dir, uid+suffix) }
+
+// limit returns an error if a note of a report is too large, or if there are too many. The caller holds mu.
+func (w *Writer) limit(n *note) error {
+	if w.notes[n.Pod.UID] == nil && len(w.notes) >= maxNotes {
+		return fmt.Errorf("%d pods have entries already", maxNotes)
 	}
-	return filepath.Join(w.dir, uid+suffix), nil
+	b, err := json.Marshal(n)
+	if err == nil && len(b) > maxNote {
+		err = fmt.Errorf("it has %d bytes, at most %d are stored", len(b), maxNote)
+	}
+	return err
 }
 
 // store stores a note. If its file cannot be written, the entries may be left when the daemon ends. The caller holds
 // mu.
 func (w *Writer) store(n *note) {
-	path, err := w.file(n.Pod.UID)
-	var b []byte
-	if err == nil {
-		b, err = json.Marshal(n)
-	}
+	b, err := json.Marshal(n)
 	if err == nil {
 		err = fsx.MakeDir(w.dir, 0o700)
 	}
 	if err == nil {
-		err = fsx.Replace(path, b, 0o600)
+		err = fsx.Replace(w.file(n.Pod.UID), b, 0o600)
 	}
 	if err != nil {
 		w.log.Error("cannot save what is written into ResourceClaims", "pod", name(n.Pod), "err", err)
@@ -112,11 +120,7 @@ func (w *Writer) written(n *note) {
 // remove removes a note. The caller holds mu.
 func (w *Writer) remove(n *note) {
 	delete(w.notes, n.Pod.UID)
-	path, err := w.file(n.Pod.UID)
-	if err == nil {
-		err = fsx.Remove(path)
-	}
-	if err != nil {
+	if err := fsx.Remove(w.file(n.Pod.UID)); err != nil {
 		w.log.Warn("cannot remove what was saved about ResourceClaims", "pod", name(n.Pod), "err", err)
 	}
 }
@@ -136,7 +140,7 @@ func (w *Writer) read() {
 			continue
 		}
 		n, err := w.readNote(e.Name())
-		if err == nil && n.Pod.UID != uid {
+		if err == nil && (n.Pod.UID != uid || !validUID(uid)) {
 			err = errors.New("it is about another pod")
 		}
 		if err != nil {

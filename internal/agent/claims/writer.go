@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
 
+	"multus/internal/device"
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
 	"multus/internal/fault"
@@ -133,8 +134,8 @@ func (w *Writer) follow(ctx context.Context) {
 // Observe takes what a report says about ResourceClaims. A report that arrives twice changes nothing. It does not wait
 // for the cluster.
 func (w *Writer) Observe(r *publish.Report) {
-	if r.Pod.UID == "" || r.ContainerID == "" {
-		return // a static pod, which has no claims
+	if !validUID(r.Pod.UID) || r.ContainerID == "" {
+		return // without a UID it is a static pod, which has no claims
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -148,8 +149,8 @@ func (w *Writer) Observe(r *publish.Report) {
 	if n == nil {
 		return
 	}
-	if w.notes[r.Pod.UID] == nil && len(w.notes) >= maxNotes {
-		w.log.Warn("status of ResourceClaims not written: too many pods have one", "pod", name(r.Pod))
+	if err := w.limit(n); err != nil {
+		w.log.Warn("status of ResourceClaims not written", "pod", name(r.Pod), "err", err)
 		return
 	}
 	w.store(n)
@@ -162,8 +163,7 @@ func (w *Writer) attached(r *publish.Report) *note {
 	if err != nil {
 		return nil // the network status has the same error, which is reported
 	}
-	devices = slices.DeleteFunc(devices,
-		func(d publish.ClaimedDevice) bool { return !slices.Contains(w.drivers, d.Driver) })
+	devices = slices.DeleteFunc(devices, func(d publish.ClaimedDevice) bool { return !w.writable(&d.Claim, r.Pod) })
 	known := w.notes[r.Pod.UID]
 	if known == nil && len(devices) == 0 {
 		return nil
@@ -199,7 +199,7 @@ func (w *Writer) deleted(r *publish.Report) *note {
 	}
 	n := &note{Pod: r.Pod, ContainerID: r.ContainerID, Time: r.Time, Gone: true}
 	for i := range r.Claims {
-		if c := &r.Claims[i]; slices.Contains(w.drivers, c.Driver) {
+		if c := &r.Claims[i]; w.writable(c, r.Pod) {
 			n.Claims = append(n.Claims, publish.ClaimRef{Namespace: c.Namespace, Name: c.Name, UID: c.UID})
 		}
 	}
@@ -207,6 +207,11 @@ func (w *Writer) deleted(r *publish.Report) *note {
 		return nil
 	}
 	return n.withClaims(nil)
+}
+
+// writable reports whether the status of a device is written for a pod. A pod has claims of its own namespace only.
+func (w *Writer) writable(c *device.Claim, p request.Pod) bool {
+	return c.Namespace == p.Namespace && slices.Contains(w.drivers, c.Driver)
 }
 
 // compare empties the notes of the sandboxes that are gone from the ledger.

@@ -402,11 +402,46 @@ func TestDamagedNotes(t *testing.T) {
 	}
 	s.restart(t)
 	s.idle(t, 1) // the file that is unrelated
-	hostile := report("x", "c1", 1, "a vf0 net1")
-	for _, uid := range []string{"../x", "..", strings.Repeat("u", 100)} {
-		hostile.Pod.UID = uid
-		s.Observe(hostile)
+}
+
+// TestHostileReport checks that a report makes the daemon write only claims that its pod can use, and keep only what is
+// bounded (behaviour H16).
+func TestHostileReport(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("x", maxNote)
+	for name, change := range map[string]func(*publish.Report){
+		"a UID that leaves the directory": func(r *publish.Report) { r.Pod.UID = "../x" },
+		"a UID with dots":                 func(r *publish.Report) { r.Pod.UID = ".." },
+		"a UID that is too long":          func(r *publish.Report) { r.Pod.UID = strings.Repeat("u", maxUID+1) },
+		"a claim of another namespace":    func(r *publish.Report) { r.Pod.Namespace = "other" },
+		"a long container ID":             func(r *publish.Report) { r.ContainerID = long },
+		"a long name of a pod":            func(r *publish.Report) { r.Pod.Name = long },
+		"a long name of a claim": func(r *publish.Report) {
+			for i := range r.Attached {
+				if c := r.Attached[i].Claim; c != nil {
+					c.Name = long
+				}
+			}
+			for i := range r.Claims {
+				r.Claims[i].Name = long
+			}
+		},
+	} {
+		for command, r := range map[string]*publish.Report{
+			"ADD": report("x", "c1", 1, "a vf0 net1"), "DEL": delReport("x", "c1", 1, claim("a", "vf0")),
+		} {
+			t.Run(name+" "+command, func(t *testing.T) {
+				t.Parallel()
+				s := newSite(t)
+				change(r)
+				s.Observe(r)
+				s.idle(t, 0)
+				s.Writer.mu.Lock()
+				defer s.Writer.mu.Unlock()
+				if n := len(s.notes); n > 0 || s.api.count() > 0 {
+					t.Errorf("%d notes, %d requests", n, s.api.count())
+				}
+			})
+		}
 	}
-	eventually.True(t, "nothing waits", func() bool { return s.Waiting() == 0 })
-	s.idle(t, 1)
 }
