@@ -243,7 +243,8 @@ func (w *Writer) next(ctx context.Context) bool {
 }
 
 // write makes the entries of a pod in all of its claims those of its note. A claim that is gone, or that never accepts
-// them, needs nothing more.
+// them, needs nothing more. Entries that the daemon is not permitted to remove are left to the API server: it removes
+// them with the allocation of the claim.
 func (w *Writer) write(ctx context.Context, n *note) error {
 	var errs []error
 	for _, ref := range n.Claims {
@@ -257,6 +258,8 @@ func (w *Writer) write(ctx context.Context, n *note) error {
 		switch {
 		case errors.Is(err, publish.ErrGone):
 			w.log.Debug("the ResourceClaim is gone", "pod", name(n.Pod), "claim", ref.Name, "err", err)
+		case n.Gone && errors.Is(err, publish.ErrForbidden):
+			w.log.Debug("the entries in the ResourceClaim are left", "pod", name(n.Pod), "claim", ref.Name, "err", clipped(err))
 		case errors.Is(err, publish.ErrRefused):
 			w.log.Error("status of a ResourceClaim given up", "pod", name(n.Pod), "claim", ref.Name, "err", clipped(err))
 		case err != nil:
@@ -273,10 +276,11 @@ func (w *Writer) settle(n *note, err error) {
 	defer w.mu.Unlock()
 	was := w.forbidden[uid]
 	delete(w.forbidden, uid)
-	if err == nil && was {
+	granted := err == nil && was && !n.Gone // write succeeds for a pod that has ended, also without the permission
+	if granted {
 		w.queueForbidden(len(w.forbidden))
 	}
-	if err == nil && (was || w.work.NumRequeues(uid) > 0) {
+	if granted || err == nil && w.work.NumRequeues(uid) > 0 {
 		w.log.Info("status of ResourceClaims written", "pod", name(n.Pod), "container", n.ContainerID)
 	}
 	if w.notes[uid] != n {
@@ -299,13 +303,8 @@ func (w *Writer) settle(n *note, err error) {
 }
 
 // postponeForbidden handles an attempt for which the permission is missing. The caller holds mu. was is set if that is
-// known of the pod. Entries that cannot be removed are left to the API server, which removes them with the allocation
-// of the claim.
+// known of the pod.
 func (w *Writer) postponeForbidden(n *note, was bool, err error) {
-	if n.Gone {
-		w.remove(n)
-		return
-	}
 	if !was {
 		w.log.Error("status of ResourceClaims not written: add deploy/components/claim-status to the kustomization, with "+
 			"the driver; a few are tried again periodically", "every", forbiddenPause.String(), "pod", name(n.Pod),

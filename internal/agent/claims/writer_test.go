@@ -371,13 +371,38 @@ func TestForbidden(t *testing.T) {
 		s.clock.Step(forbiddenPause)
 		return s.api.count() > pods
 	})
-	s.del("web-0", "c0", 2)
-	eventually.True(t, "the pod that ended needs nothing", func() bool { return s.Waiting() == pods-1 })
+	const ended = 5
+	before := s.api.count()
+	for i := range ended {
+		s.del(fmt.Sprint("web-", i), fmt.Sprint("c", i), 2)
+		eventually.True(t, "the pod that ended needs nothing", func() bool { return s.Waiting() == float64(pods-1-i) })
+	}
+	if n := s.api.count() - before; n >= pods-ended {
+		t.Errorf("%d requests after %d pods ended: the others are tried, too", n, ended)
+	}
 	s.api.set("a", nil)
-	for i := 1; i < pods; i++ {
+	for i := ended; i < pods; i++ {
 		s.until(t, "a", fmt.Sprint("web-", i), fmt.Sprintf("vf%d net1", i), forbiddenPause)
 	}
-	s.idle(t, pods-1)
+	s.idle(t, pods-ended)
+}
+
+// TestForbiddenRemoval checks that the permission that is missing for one claim of a pod that has ended does not leave
+// its entries in another claim, which cannot be written at that time (behaviour H18).
+func TestForbiddenRemoval(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.add("web", "c1", 1, "a vf0 net1", "b vf1 net2")
+	s.until(t, "b", "web", "vf1 net2", 0)
+	s.idle(t, 1)
+	s.api.set("a", publish.ErrForbidden)
+	s.api.set("b", publish.ErrRetry)
+	before := s.api.count()
+	s.del("web", "c1", 2)
+	eventually.True(t, "an attempt", func() bool { return s.api.count() >= before+2 })
+	s.api.set("b", nil)
+	s.until(t, "b", "web", "", lastRetry)
+	s.idle(t, 0)
 }
 
 // TestDamagedNotes checks that a file that has no note, or that of another pod, is removed, and that no UID leaves the
