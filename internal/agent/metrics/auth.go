@@ -14,10 +14,11 @@ import (
 	"math/big"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
+	"k8s.io/apimachinery/pkg/util/cache"
+	"k8s.io/utils/clock"
 )
 
 const (
@@ -26,10 +27,10 @@ const (
 	allowedFor = 2 * time.Minute
 	refusedFor = 10 * time.Second
 	awayFor    = time.Hour
-	// maxAnswers is how many answers are kept.
+	// maxAnswers is how many permissions and how many refusals are kept.
 	maxAnswers = 64
 	// reviewsPerSecond and reviewBurst limit the questions to the API server, since everyone who reaches the port can
-	// cause them.
+	// cause them (behaviour F76).
 	reviewsPerSecond = 5
 	reviewBurst      = 10
 	// maxToken is the longest token that is sent to the API server.
@@ -48,22 +49,20 @@ type Reviewer interface {
 type guard struct {
 	reviewer Reviewer
 	log      *slog.Logger
-	now      func() time.Time
-	limiter  *rate.Limiter
-	mu       sync.Mutex
-	answers  map[[sha256.Size]byte]verdict
+	clock    clock.PassiveClock
+	// unknown limits the reviews of tokens, and again those of tokens with a permission that has to be renewed. So a flood
+	// of unknown tokens does not prolong a permission, nor does it end one.
+	unknown, again *rate.Limiter
+	// allowed has the times of the permissions of tokens, and refused the HTTP status codes of refusals, by the hashes of
+	// the tokens. They are two, so that refusals take no room of permissions.
+	allowed, refused *cache.LRUExpireCache
 }
 
-// verdict is the answer of the API server about a token: the HTTP status code of the refusal, or 0.
-type verdict struct {
-	code int
-	at   time.Time
-}
-
-func newGuard(r Reviewer, log *slog.Logger) *guard {
+func newGuard(r Reviewer, c clock.PassiveClock, log *slog.Logger) *guard {
 	return &guard{
-		reviewer: r, log: log, now: time.Now, limiter: rate.NewLimiter(reviewsPerSecond, reviewBurst),
-		answers: map[[sha256.Size]byte]verdict{},
+		reviewer: r, log: log, clock: c,
+		unknown: rate.NewLimiter(reviewsPerSecond, reviewBurst), again: rate.NewLimiter(reviewsPerSecond, reviewBurst),
+		allowed: cache.NewLRUExpireCacheWithClock(maxAnswers, c), refused: cache.NewLRUExpireCacheWithClock(maxAnswers, c),
 	}
 }
 
@@ -89,56 +88,49 @@ func (g *guard) wrap(h http.Handler) http.Handler {
 // judge returns 0, or the status code of the refusal.
 func (g *guard) judge(ctx context.Context, token, path string) int {
 	key := sha256.Sum256([]byte(path + "\x00" + token))
-	now := g.now()
-	g.mu.Lock()
-	last, known := g.answers[key]
-	g.mu.Unlock()
-	if age := now.Sub(last.at); known && (age < refusedFor || last.code == 0 && age < allowedFor) {
-		return last.code
+	refusal, _ := g.refused.Get(key)
+	if code, ok := refusal.(int); ok {
+		return code
 	}
-	code := http.StatusTooManyRequests
-	if g.limiter.AllowN(now, 1) {
-		isUser, allowed, err := g.reviewer.MayGet(ctx, token, path)
-		switch {
-		case err != nil:
-			g.log.Warn("a request for metrics is not authorized: the API server does not review its token", "err", err)
-			code = http.StatusServiceUnavailable
-		case !isUser:
-			code = http.StatusUnauthorized
-		case !allowed:
-			code = http.StatusForbidden
-		default:
-			code = 0
+	limiter, now := g.unknown, g.clock.Now()
+	permission, _ := g.allowed.Get(key)
+	at, before := permission.(time.Time)
+	if before {
+		if now.Sub(at) < allowedFor {
+			return 0
 		}
-		if err == nil {
-			g.keep(key, verdict{code, now})
-			return code
-		}
+		limiter = g.again
 	}
-	if known && last.code == 0 && now.Sub(last.at) < awayFor {
+	if !limiter.AllowN(now, 1) {
+		return http.StatusTooManyRequests
+	}
+	code, err := g.review(ctx, token, path)
+	switch {
+	case err != nil && before:
 		return 0
+	case err != nil:
+	case code == 0:
+		g.allowed.Add(key, now, awayFor)
+	default:
+		g.allowed.Remove(key)
+		g.refused.Add(key, code, refusedFor)
 	}
 	return code
 }
 
-// keep stores an answer. If there are too many, it drops the oldest refusal, or the oldest of all.
-func (g *guard) keep(key [sha256.Size]byte, v verdict) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.answers[key] = v
-	if len(g.answers) <= maxAnswers {
-		return
+// review asks the API server about a token. It returns 0, or the status code of the refusal.
+func (g *guard) review(ctx context.Context, token, path string) (code int, err error) {
+	known, allowed, err := g.reviewer.MayGet(ctx, token, path)
+	switch {
+	case err != nil:
+		g.log.Warn("the API server does not review the token of a request for metrics", "err", err)
+		return http.StatusServiceUnavailable, err
+	case !known:
+		return http.StatusUnauthorized, nil
+	case !allowed:
+		return http.StatusForbidden, nil
 	}
-	var oldest [sha256.Size]byte
-	found := false
-	for k, a := range g.answers {
-		o := g.answers[oldest]
-		if k != key && (!found || (a.code != 0) != (o.code != 0) && a.code != 0 ||
-			(a.code != 0) == (o.code != 0) && a.at.Before(o.at)) {
-			oldest, found = k, true
-		}
-	}
-	delete(g.answers, oldest)
+	return 0, nil
 }
 
 // selfSigned returns a certificate that is signed by itself, so that tokens are not sent in clear text.

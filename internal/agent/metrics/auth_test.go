@@ -9,12 +9,14 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	clocktesting "k8s.io/utils/clock/testing"
 )
 
 // reviews is a Reviewer that knows two tokens, and counts.
 type reviews struct {
-	n    int
-	down bool
+	n             int
+	down, revoked bool
 }
 
 func (r *reviews) MayGet(_ context.Context, token, path string) (known, allowed bool, err error) {
@@ -22,16 +24,15 @@ func (r *reviews) MayGet(_ context.Context, token, path string) (known, allowed 
 	if r.down {
 		return false, false, errors.New("away")
 	}
-	return token == "reader" || token == "other", token == "reader" && path == "/metrics", nil
+	return token == "reader" || token == "other", token == "reader" && path == "/metrics" && !r.revoked, nil
 }
 
 // TestMetricsAuth checks who may read the metrics with metricsAuth, how often the API server is asked, and what happens
 // while it does not answer (behaviour F76).
 func TestMetricsAuth(t *testing.T) {
 	t.Parallel()
-	r, now := &reviews{}, time.Now()
-	g := newGuard(r, slog.New(slog.DiscardHandler))
-	g.now = func() time.Time { return now }
+	r, now := &reviews{}, clocktesting.NewFakeClock(time.Now())
+	g := newGuard(r, now, slog.New(slog.DiscardHandler))
 	h := g.wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	get := func(header string) int {
 		req := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/metrics", nil)
@@ -59,27 +60,37 @@ func TestMetricsAuth(t *testing.T) {
 		{"Bearer other", 0, true, 503, 1},
 		{"Bearer reader", time.Hour, true, 503, 1},
 	} {
-		now, r.down, r.n = now.Add(step.after), step.down, 0
+		now.Step(step.after)
+		r.down, r.n = step.down, 0
 		if got := get(step.header); got != step.code || r.n != step.n {
 			t.Errorf("step %d, %.20s: %d after %d reviews, want %+v", i, step.header, got, r.n, step)
 		}
 	}
 	r.down, r.n = false, 0
-	now = now.Add(time.Hour)
+	now.Step(time.Hour)
 	get("Bearer reader")
 	last := 0
 	for i := range 500 {
 		last = get("Bearer " + strings.Repeat("z", i+1))
 	}
-	if r.n > reviewBurst || last != http.StatusTooManyRequests || len(g.answers) > maxAnswers {
-		t.Errorf("%d reviews, code %d, %d answers", r.n, last, len(g.answers))
+	if r.n > reviewBurst || last != http.StatusTooManyRequests || len(g.refused.Keys()) > maxAnswers {
+		t.Errorf("%d reviews, code %d, %d refusals", r.n, last, len(g.refused.Keys()))
 	}
 	for i := range 500 {
-		now = now.Add(time.Second)
+		now.Step(time.Second)
 		get("Bearer " + strings.Repeat("y", i+1))
 		get("Bearer reader")
 	}
-	if len(g.answers) > maxAnswers || get("Bearer reader") != 200 {
-		t.Errorf("%d answers, and the reader's is lost", len(g.answers))
+	r.n = 0
+	if code := get("Bearer reader"); len(g.refused.Keys()) > maxAnswers || code != 200 || r.n > 1 {
+		t.Errorf("%d refusals; the reader's permission is lost: code %d", len(g.refused.Keys()), code)
+	}
+	now.Step(allowedFor)
+	r.revoked = true
+	for i := range 2 * reviewBurst {
+		get("Bearer " + strings.Repeat("x", i+1))
+	}
+	if code := get("Bearer reader"); code != http.StatusForbidden {
+		t.Errorf("code %d for a token that was revoked, while unknown tokens use up the reviews", code)
 	}
 }

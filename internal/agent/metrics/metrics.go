@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"k8s.io/utils/clock"
 
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
@@ -333,7 +334,7 @@ func (m *Metrics) Guarded(profiles bool, r Reviewer, log *slog.Logger) (*http.Se
 	if err != nil {
 		return nil, err
 	}
-	s := m.server(profiles, newGuard(r, log).wrap)
+	s := m.server(profiles, newGuard(r, clock.RealClock{}, log).wrap)
 	s.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{certificate}}
 	return s, nil
 }
