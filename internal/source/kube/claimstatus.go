@@ -25,6 +25,9 @@ const (
 	// driverVerb is the verb on the synthetic resource resourceclaims/driver that Kubernetes 1.36 and later require for
 	// devices of the node of the token, and anyNodeVerb the one for others.
 	driverVerb, anyNodeVerb, driverSubresource = "associated-node:patch", "arbitrary-node:patch", "driver"
+	// maxStale limits the pods whose entries one write removes. A user who creates a claim can list any number of field
+	// managers in it.
+	maxStale = 16
 	// granularStatus is the minor version of Kubernetes from which on that is required.
 	granularStatus = 36
 )
@@ -181,8 +184,8 @@ func (c *Client) claimOwners(ctx context.Context, s *publish.ClaimStatus) (*clai
 	return out, publishError(t, err)
 }
 
-// removeStale removes the entries of pods that a claim is not reserved for, and returns how many pods these were. An
-// error does not matter: the next write of the claim repeats it.
+// removeStale removes the entries of up to maxStale pods that a claim is not reserved for, and returns how many pods
+// these were. An error does not matter: the next write of the claim repeats it.
 func (c *Client) removeStale(ctx context.Context, s *publish.ClaimStatus, found *claimOwners) (removed int) {
 	reserved := map[string]bool{s.Pod.UID: true}
 	for _, r := range found.Status.ReservedFor {
@@ -191,10 +194,14 @@ func (c *Client) removeStale(ctx context.Context, s *publish.ClaimStatus, found 
 		}
 		reserved[r.UID] = true
 	}
+	tried := 0
 	for _, m := range found.Metadata.ManagedFields {
 		uid, ours := strings.CutPrefix(m.Manager, claimManager)
 		if !ours || m.Operation != string(metav1.ManagedFieldsOperationApply) || m.Subresource != "status" || reserved[uid] {
 			continue
+		}
+		if tried++; tried > maxStale {
+			break
 		}
 		none := *s
 		none.Devices = nil
