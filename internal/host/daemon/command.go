@@ -57,7 +57,7 @@ func Command(getenv func(string) string, stdout io.Writer) *cobra.Command {
 		c.Flags().IntVar(&o.MetricsPort, "metrics-port", 0,
 			"serve /metrics on this `port`, instead of metricsPort of the configuration")
 		c.Flags().StringVar(&o.MetricsAuth, "metrics-auth", "",
-			"who may read /metrics, instead of metricsAuth of the configuration: `kubernetes`, or empty for everyone")
+			"who may read /metrics, instead of metricsAuth of the configuration: `kubernetes`")
 	}
 	root.AddCommand(run, install.Command(), install.UninstallCommand(DefaultConfig))
 	root.SetOut(stdout)
