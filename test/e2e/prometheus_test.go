@@ -202,7 +202,7 @@ func (p *prometheus) alerts(t *testing.T, pending bool) map[string]alert {
 	var data struct {
 		Alerts []alert `json:"alerts"`
 	}
-	p.get(t, "alerts", &data)
+	p.until(t, "the list of alerts", func() bool { return p.get(t, "alerts", &data) })
 	out := map[string]alert{}
 	for _, a := range data.Alerts {
 		if a.State == "firing" || pending {
