@@ -405,14 +405,15 @@ func TestForbiddenRemoval(t *testing.T) {
 	s.idle(t, 0)
 }
 
-// TestDamagedNotes checks that a file that has no note, or that of another pod, is removed, and that no UID leaves the
-// directory.
+// TestDamagedNotes checks that a file that has no note, that of another pod, or one whose UID is not valid, is removed.
 func TestDamagedNotes(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	s.stop()
+	long := strings.Repeat("u", maxUID+1)
 	for file, text := range map[string]string{
 		"empty.json": "", "other.json": `{"pod":{"UID":"uid-web"}}`, "unrelated": "x",
+		long + ".json": fmt.Sprintf(`{"pod":{"UID":%q},"written":true}`, long),
 	} {
 		err := os.MkdirAll(s.dir, 0o700)
 		if err == nil {
