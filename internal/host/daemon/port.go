@@ -27,6 +27,7 @@ type port struct {
 
 // openPort tries to bind a port. A port that is in use is not an error.
 func openPort(ctx context.Context, what, addr string, server *http.Server, log *slog.Logger) (*port, error) {
+	server.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelDebug) // any client causes errors
 	p := &port{what: what, addr: addr, server: server, log: log}
 	err := p.bind(ctx)
 	if errors.Is(err, syscall.EADDRINUSE) {
