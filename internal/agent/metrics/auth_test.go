@@ -94,3 +94,12 @@ func TestMetricsAuth(t *testing.T) {
 		t.Errorf("code %d for a token that was revoked, while unknown tokens use up the reviews", code)
 	}
 }
+
+// TestIdleConnections checks that a connection does not stay open for ever (behaviour F50).
+func TestIdleConnections(t *testing.T) {
+	t.Parallel()
+	if s := New(true).Server(true); s.IdleTimeout <= 0 || s.ReadHeaderTimeout <= 0 {
+		t.Errorf("connections without a request are kept for %s, those without a header for %s", s.IdleTimeout,
+			s.ReadHeaderTimeout)
+	}
+}

@@ -25,8 +25,12 @@ import (
 	"multus/internal/version"
 )
 
-// headerLimit limits the time to read the header of a request on the metrics port (behaviour F50).
-const headerLimit = 10 * time.Second
+const (
+	// headerLimit limits the time to read the header of a request on the metrics port (behaviour F50).
+	headerLimit = 10 * time.Second
+	// idleLimit limits the time between two requests of a connection. Usual scrapes are more frequent.
+	idleLimit = 2 * time.Minute
+)
 
 // Metrics are the metrics of the daemon. The request counter has the name and labels of today's Multus (behaviour
 // F51, Q9).
@@ -356,7 +360,7 @@ func (m *Metrics) server(profiles bool, guarded func(http.Handler) http.Handler)
 			mux.HandleFunc(path, loopback(h))
 		}
 	}
-	return &http.Server{Handler: mux, ReadHeaderTimeout: headerLimit}
+	return &http.Server{Handler: mux, ReadHeaderTimeout: headerLimit, IdleTimeout: idleLimit}
 }
 
 // loopback rejects requests from other machines.
