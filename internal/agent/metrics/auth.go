@@ -33,6 +33,8 @@ const (
 	// cause them (behaviour F76).
 	reviewsPerSecond = 5
 	reviewBurst      = 10
+	// logEvery is the time between two log lines about an API server that does not answer.
+	logEvery = time.Minute
 	// maxToken is the longest token that is sent to the API server.
 	maxToken = 16 << 10
 	// certificateLife is how long the certificate is valid. Nothing can verify it, and each start makes another one.
@@ -56,6 +58,8 @@ type guard struct {
 	// allowed has the times of the permissions of tokens, and refused the HTTP status codes of refusals, by the hashes of
 	// the tokens. They are two, so that refusals take no room of permissions.
 	allowed, refused *cache.LRUExpireCache
+	// logged limits the log lines about an API server that does not answer.
+	logged rate.Sometimes
 }
 
 func newGuard(r Reviewer, c clock.PassiveClock, log *slog.Logger) *guard {
@@ -63,6 +67,7 @@ func newGuard(r Reviewer, c clock.PassiveClock, log *slog.Logger) *guard {
 		reviewer: r, log: log, clock: c,
 		unknown: rate.NewLimiter(reviewsPerSecond, reviewBurst), again: rate.NewLimiter(reviewsPerSecond, reviewBurst),
 		allowed: cache.NewLRUExpireCacheWithClock(maxAnswers, c), refused: cache.NewLRUExpireCacheWithClock(maxAnswers, c),
+		logged: rate.Sometimes{First: 1, Interval: logEvery},
 	}
 }
 
@@ -123,7 +128,9 @@ func (g *guard) review(ctx context.Context, token, path string) (code int, err e
 	known, allowed, err := g.reviewer.MayGet(ctx, token, path)
 	switch {
 	case err != nil:
-		g.log.Warn("the API server does not review the token of a request for metrics", "err", err)
+		g.logged.Do(func() {
+			g.log.Warn("the API server does not review the tokens of requests for metrics", "err", err)
+		})
 		return http.StatusServiceUnavailable, err
 	case !known:
 		return http.StatusUnauthorized, nil

@@ -1,8 +1,10 @@
 package metrics
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -92,6 +94,23 @@ func TestMetricsAuth(t *testing.T) {
 	}
 	if code := get("Bearer reader"); code != http.StatusForbidden {
 		t.Errorf("code %d for a token that was revoked, while unknown tokens use up the reviews", code)
+	}
+}
+
+// TestReviewErrors checks that unknown tokens do not fill the log while the API server does not answer.
+func TestReviewErrors(t *testing.T) {
+	t.Parallel()
+	var log bytes.Buffer
+	now := clocktesting.NewFakeClock(time.Now())
+	g := newGuard(&reviews{down: true}, now, slog.New(slog.NewTextHandler(&log, nil)))
+	for i := range 50 {
+		now.Step(time.Second)
+		if code := g.judge(t.Context(), fmt.Sprint("stranger-", i), "/metrics"); code != http.StatusServiceUnavailable {
+			t.Fatalf("code %d", code)
+		}
+	}
+	if n := strings.Count(log.String(), "\n"); n != 1 {
+		t.Errorf("%d lines", n)
 	}
 }
 
