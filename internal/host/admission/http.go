@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"time"
 
-	"golang.org/x/sync/semaphore"
 	admissionv1 "k8s.io/api/admission/v1"
 
 	"multus/internal/admission"
@@ -40,7 +39,7 @@ type Mutate func(ctx context.Context, req *admissionv1.AdmissionRequest) (*admis
 
 // webhook returns the handler of the API server's requests.
 func (s *server) webhook() http.Handler {
-	free := semaphore.NewWeighted(maxReviews)
+	free := newPlaces(maxReviews)
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+PathValidate, s.handle(free, s.validate))
 	mux.HandleFunc("POST "+PathMutate, s.handle(free, s.mutate))
@@ -82,16 +81,16 @@ func (s *server) mutate(ctx context.Context, req *admissionv1.AdmissionRequest) 
 
 // handle returns the handler of one path. If a request cannot be reviewed, the answer is an HTTP error, after which the
 // API server applies the failurePolicy.
-func (s *server) handle(free *semaphore.Weighted, do review) http.HandlerFunc {
+func (s *server) handle(free *places, do review) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), reviewLimit)
 		defer cancel()
-		n := places(r.ContentLength)
-		if free.Acquire(ctx, n) != nil {
+		n := placesFor(r.ContentLength)
+		if !free.acquire(ctx, n) {
 			http.Error(w, "too many requests are being reviewed", http.StatusServiceUnavailable)
 			return
 		}
-		defer free.Release(n)
+		defer free.release(n)
 		begin := s.options.Clock.Now()
 		out, code, err := answer(ctx, r, do)
 		if err != nil {
@@ -113,12 +112,13 @@ func (s *server) handle(free *semaphore.Weighted, do review) http.HandlerFunc {
 	}
 }
 
-// places returns how many of the maxReviews places a request with a body of this size takes. A size below 0 is unknown.
-func places(size int64) int64 {
+// placesFor returns how many of the maxReviews places a request with a body of this size takes. A size below 0 is
+// unknown.
+func placesFor(size int64) int {
 	if size < 0 {
 		return maxReviews
 	}
-	return min(maxReviews, 1+size/largeBody)
+	return int(min(maxReviews, 1+size/largeBody))
 }
 
 // answer reviews the request in a body. The code is that of an error.

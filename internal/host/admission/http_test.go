@@ -15,7 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sync/semaphore"
 	admissionv1 "k8s.io/api/admission/v1"
 	"k8s.io/utils/clock"
 
@@ -147,9 +146,9 @@ func TestMutate(t *testing.T) {
 func TestRequestsAreBounded(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, nil)
-	free := semaphore.NewWeighted(maxReviews)
+	free := newPlaces(maxReviews)
 	h := s.handle(free, s.validate)
-	if !free.TryAcquire(maxReviews) {
+	if !free.acquire(t.Context(), maxReviews) {
 		t.Fatal("no place is free")
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
@@ -159,15 +158,14 @@ func TestRequestsAreBounded(t *testing.T) {
 	if w.Code != http.StatusServiceUnavailable {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
-	free.Release(maxReviews)
+	free.release(maxReviews)
 	for range 2 {
 		w := httptest.NewRecorder()
 		h(w, httptest.NewRequestWithContext(t.Context(), http.MethodPost, PathValidate,
 			strings.NewReader(fmt.Sprintf(reviewOf, wrongPod))))
-		if w.Code != http.StatusOK || !free.TryAcquire(maxReviews) {
-			t.Fatalf("%d %s", w.Code, w.Body)
+		if w.Code != http.StatusOK || len(free.free) != maxReviews {
+			t.Errorf("%d %s", w.Code, w.Body)
 		}
-		free.Release(maxReviews)
 	}
 }
 
@@ -177,8 +175,9 @@ func TestLargeObjects(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, nil)
 	pod := func(size int) string {
-		return fmt.Sprintf(reviewOf, `{"uid":"u","namespace":"team","operation":"CREATE","resource":{"resource":"pods"},"object":`+
-			`{"kind":"Pod","metadata":{"annotations":{"k8s.v1.cni.cncf.io/networks":"[","x":"`+strings.Repeat("x", size)+`"}}}}`)
+		return fmt.Sprintf(reviewOf, `{"uid":"u","namespace":"team","operation":"CREATE","resource":{"resource":"pods"},`+
+			`"object":{"kind":"Pod","metadata":{"annotations":{"k8s.v1.cni.cncf.io/networks":"[","x":"`+
+			strings.Repeat("x", size)+`"}}}}`)
 	}
 	for size, want := range map[int]int{
 		0: http.StatusOK, maxObject / 2: http.StatusOK, maxObject: http.StatusRequestEntityTooLarge,
@@ -189,8 +188,8 @@ func TestLargeObjects(t *testing.T) {
 			}
 		}
 	}
-	for size, want := range map[int64]int64{-1: maxReviews, 0: 1, largeBody - 1: 1, 3 * largeBody: 4, maxBody: maxReviews} {
-		if got := places(size); got != want {
+	for size, want := range map[int64]int{-1: maxReviews, 0: 1, largeBody - 1: 1, 3 * largeBody: 4, maxBody: maxReviews} {
+		if got := placesFor(size); got != want {
 			t.Errorf("a body of %d bytes takes %d places, want %d", size, got, want)
 		}
 	}
