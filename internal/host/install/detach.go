@@ -19,13 +19,17 @@ import (
 // pollInterval is the interval at which the ledger is read while Uninstall waits for pods.
 const pollInterval = time.Second
 
-// detach frees what ended sandboxes hold. It returns when nothing is attached any more, or ErrAttached.
+// detach frees what ended sandboxes hold. It returns when nothing is attached any more, or ErrAttached or
+// ErrInstalledAgain.
 func (r Removal) detach(ctx context.Context) error {
 	over := time.After(r.Wait)
 	logged := ""
 	for {
 		attached, err := r.free(ctx)
 		if err != nil || len(attached) == 0 {
+			return err
+		}
+		if err := r.installedAgain(ctx); err != nil {
 			return err
 		}
 		if now := list(attached); now != logged && r.Wait > 0 {

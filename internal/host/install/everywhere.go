@@ -1,8 +1,8 @@
 package install
 
 import (
-	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -21,7 +21,7 @@ type Cluster interface {
 	Nodes(ctx context.Context) ([]string, error)
 	// DeleteDaemonSet requests the deletion of a DaemonSet, and returns whether it is gone with its pods.
 	DeleteDaemonSet(ctx context.Context, namespace, name string) (gone bool, err error)
-	// CreateJob creates a Job from JSON. A Job that exists is left as it is.
+	// CreateJob creates a Job from JSON. A Job of this name that exists is left as it is.
 	CreateJob(ctx context.Context, namespace, name string, job []byte) error
 	// JobComplete returns whether a Job is complete. The error says if it never will be.
 	JobComplete(ctx context.Context, namespace, name string) (bool, error)
@@ -32,15 +32,17 @@ const (
 	pollPause = 2 * time.Second
 	// maxNamed limits the number of nodes that a message names.
 	maxNamed = 10
-	// nodePlaceholder is the name of the node in the manifest of the Job.
-	nodePlaceholder = "NODE"
+	// jobPrefix begins the names of the Jobs.
+	jobPrefix = "multus-uninstall-"
+	// imagePlaceholder stands for the image in deploy/uninstall/job.yaml.
+	imagePlaceholder = "IMAGE"
 )
 
 // FromCluster has the options of Everywhere.
 type FromCluster struct {
 	Namespace  string
 	DaemonSets []string
-	// Job is the manifest of the Job for one node, in YAML. NODE stands for the name of the node.
+	// Job is the manifest of the Job for one node, in YAML, whose name and node are replaced.
 	Job []byte
 	// Wait limits the time, and Pause is that between two looks.
 	Wait, Pause time.Duration
@@ -50,8 +52,13 @@ type FromCluster struct {
 // Everywhere removes Multus from all nodes of a cluster: it deletes the DaemonSets, so that no daemon writes its
 // configuration again, and then creates a Job on each node, which calls Uninstall. It waits for the Jobs at most until
 // Wait has passed. A Job that is not complete by then continues without it, and is no error: it waits for the pods of
-// its node that are attached through Multus. Everywhere can be repeated.
+// its node that are attached through Multus. Everywhere can be repeated. The Jobs of an earlier call do not count,
+// because Multus may have been installed again since.
 func Everywhere(ctx context.Context, c Cluster, o *FromCluster) error {
+	run := rand.Text()
+	if _, err := o.jobFor("any", run); err != nil {
+		return err // before anything is deleted
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, o.Wait, fmt.Errorf("not done within %s", o.Wait))
 	defer cancel()
 	for _, name := range o.DaemonSets {
@@ -60,30 +67,32 @@ func Everywhere(ctx context.Context, c Cluster, o *FromCluster) error {
 		}
 		o.Log.Info("deleted", "daemonset", o.Namespace+"/"+name)
 	}
-	nodes, err := c.Nodes(ctx)
+	var nodes []string
+	err := o.until(ctx, func() (_ bool, err error) { nodes, err = c.Nodes(ctx); return true, err })
 	if err != nil {
 		return err
 	}
 	for _, node := range nodes {
-		name, job, err := o.jobFor(node)
+		job, err := o.jobFor(node, run)
 		if err != nil {
 			return err
 		}
+		name := jobName(node, run)
 		if err := o.until(ctx, func() (bool, error) { return true, c.CreateJob(ctx, o.Namespace, name, job) }); err != nil {
 			return err
 		}
 	}
-	return o.await(ctx, c, nodes)
+	return o.await(ctx, c, nodes, run)
 }
 
-// await waits until the Jobs are complete, and reports the nodes that are not.
-func (o *FromCluster) await(ctx context.Context, c Cluster, nodes []string) error {
+// await waits until the Jobs of a run are complete, and reports the nodes that are not.
+func (o *FromCluster) await(ctx context.Context, c Cluster, nodes []string, run string) error {
 	left := nodes
 	err := o.until(ctx, func() (bool, error) {
 		var still []string
 		var failures []error
 		for _, node := range left {
-			complete, err := c.JobComplete(ctx, o.Namespace, jobName(node))
+			complete, err := c.JobComplete(ctx, o.Namespace, jobName(node, run))
 			if !complete {
 				still, failures = append(still, node), append(failures, err)
 			}
@@ -119,27 +128,43 @@ func (o *FromCluster) until(ctx context.Context, done func() (bool, error)) erro
 	}
 }
 
-// jobFor returns the Job of a node.
-func (o *FromCluster) jobFor(node string) (name string, job []byte, err error) {
-	var object map[string]any
-	if err := yaml.Unmarshal(bytes.ReplaceAll(o.Job, []byte(nodePlaceholder), []byte(node)), &object); err != nil {
-		return "", nil, fmt.Errorf("decode the manifest of the job: %w", err)
+// jobFor returns the Job of a run for a node.
+func (o *FromCluster) jobFor(node, run string) ([]byte, error) {
+	var job map[string]any
+	if err := yaml.Unmarshal(o.Job, &job); err != nil {
+		return nil, fmt.Errorf("decode the manifest of the job: %w", err)
 	}
-	metadata, ok := object["metadata"].(map[string]any)
-	if !ok {
-		return "", nil, errors.New("the manifest of the job has no metadata")
+	pod := member(job, "spec", "template", "spec")
+	metadata := member(job, "metadata")
+	if job["kind"] != "Job" || pod == nil || metadata == nil {
+		return nil, errors.New("the manifest of the job is none: it has the kind Job, metadata and spec.template.spec")
 	}
-	name = jobName(node)
+	containers, _ := pod["containers"].([]any)
+	for _, c := range containers {
+		if c, _ := c.(map[string]any); c["image"] == imagePlaceholder {
+			return nil, fmt.Errorf("the manifest of the job has no image: replace %s", imagePlaceholder)
+		}
+	}
 	delete(metadata, "generateName")
-	metadata["name"], metadata["namespace"] = name, o.Namespace
-	if job, err = json.Marshal(object); err != nil {
-		return "", nil, fmt.Errorf("encode the job: %w", err)
+	metadata["name"], metadata["namespace"] = jobName(node, run), o.Namespace
+	pod["nodeName"] = node
+	b, err := json.Marshal(job)
+	if err != nil {
+		return nil, fmt.Errorf("encode the job: %w", err)
 	}
-	return name, job, nil
+	return b, nil
 }
 
-// jobName returns a name that a Job may have, also if that of the node is long.
-func jobName(node string) string {
-	sum := sha256.Sum256([]byte(node))
-	return "multus-uninstall-" + hex.EncodeToString(sum[:8])
+// member returns the object at a path, or nil if there is none.
+func member(object map[string]any, path ...string) map[string]any {
+	for _, key := range path {
+		object, _ = object[key].(map[string]any)
+	}
+	return object
+}
+
+// jobName returns the name of the Job of a run for a node, which a Job may have also if that of the node is long.
+func jobName(node, run string) string {
+	sum := sha256.Sum256([]byte(run + "/" + node))
+	return jobPrefix + hex.EncodeToString(sum[:8])
 }

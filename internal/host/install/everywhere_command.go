@@ -1,6 +1,7 @@
 package install
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -30,8 +31,21 @@ func (f *clusterFlags) register(cmd *cobra.Command) {
 		"with --all-nodes: `file` with the credentials (default: those of the pod)")
 }
 
+// unused returns an error if one of the flags is given without --all-nodes.
+func (f *clusterFlags) unused(cmd *cobra.Command) error {
+	for _, name := range []string{"job", "namespace", "daemonsets", "kubeconfig"} {
+		if cmd.Flags().Changed(name) {
+			return fmt.Errorf("--%s needs --all-nodes", name)
+		}
+	}
+	return nil
+}
+
 // run removes Multus from the cluster. A wait of zero is the default.
 func (f *clusterFlags) run(cmd *cobra.Command, wait time.Duration) error {
+	if f.job == "" {
+		return errors.New("--all-nodes needs --job, the file with the Job of one node: deploy/uninstall/job.yaml with an image")
+	}
 	job, err := os.ReadFile(f.job)
 	if err != nil {
 		return fmt.Errorf("read the Job of a node (--job): %w", err)

@@ -19,7 +19,7 @@ import (
 type fakeCluster struct {
 	// ending is how often a DaemonSet still has pods. failing is how often each call fails.
 	ending, failing int
-	complete        func(job string) (bool, error)
+	complete        func(node string) (bool, error)
 	jobs            map[string]map[string]any
 	deleted         []string
 }
@@ -56,7 +56,13 @@ func (c *fakeCluster) CreateJob(_ context.Context, _, name string, job []byte) e
 }
 
 func (c *fakeCluster) JobComplete(_ context.Context, _, name string) (bool, error) {
-	return c.complete(name)
+	return c.complete(c.node(name))
+}
+
+// node returns the node of a Job, or "" if the Job does not exist.
+func (c *fakeCluster) node(job string) string {
+	node, _ := member(c.jobs[job], "spec", "template", "spec")["nodeName"].(string)
+	return node
 }
 
 // TestEverywhere checks the order of the removal from a cluster (behaviour F36): the DaemonSets and their pods first,
@@ -64,16 +70,13 @@ func (c *fakeCluster) JobComplete(_ context.Context, _, name string) (bool, erro
 // time.
 func TestEverywhere(t *testing.T) {
 	t.Parallel()
-	job, err := os.ReadFile("../../../deploy/uninstall/job.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
+	job := jobManifest(t)
 	for name, tc := range map[string]struct {
-		complete func(job string) (bool, error)
+		complete func(node string) (bool, error)
 		wantLog  string
 	}{
 		"complete":           {func(string) (bool, error) { return true, nil }, "done=2 of=2"},
-		"one node is away":   {func(name string) (bool, error) { return name == jobName("node-a"), nil }, "nodes=1"},
+		"one node is away":   {func(node string) (bool, error) { return node == "node-a", nil }, "nodes=1"},
 		"the API server is":  {func(string) (bool, error) { return false, errAway }, "API server away"},
 		"a Job failed":       {func(string) (bool, error) { return false, errFailed }, errFailed.Error()},
 		"complete, later on": {laterComplete(), "done=2 of=2"},
@@ -97,12 +100,9 @@ func TestEverywhere(t *testing.T) {
 					t.Errorf("jobs %v", slices.Collect(maps.Keys(c.jobs)))
 				}
 				for name, object := range c.jobs {
-					b, err := json.Marshal(object)
-					if err != nil {
-						t.Fatal(err)
-					}
-					if len(name) > 63 || bytes.Contains(b, []byte(`"NODE"`)) || !bytes.Contains(b, []byte(`"namespace":"ns"`)) {
-						t.Errorf("%s: %s", name, b)
+					if metadata := member(object, "metadata"); len(name) > 63 || metadata["name"] != name ||
+						metadata["namespace"] != "ns" || c.node(name) == "NODE" {
+						t.Errorf("%s: %v", name, object)
 					}
 				}
 			})
@@ -116,24 +116,68 @@ func laterComplete() func(string) (bool, error) {
 	return func(string) (bool, error) { looks++; return looks > 5, nil }
 }
 
-// TestEverywhereNotBegun checks that nothing is removed from nodes while a DaemonSet exists, and that a manifest that
-// is no Job is refused.
+// jobManifest returns the manifest of the Job, with an image.
+func jobManifest(t *testing.T) []byte {
+	t.Helper()
+	b, err := os.ReadFile("../../../deploy/uninstall/job.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bytes.ReplaceAll(b, []byte("IMAGE\n"), []byte("image\n"))
+}
+
+// TestEverywhereAgain checks that the Jobs of an earlier removal do not count (behaviour F36): Multus was installed
+// again since.
+func TestEverywhereAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := &fakeCluster{complete: func(string) (bool, error) { return true, nil }, jobs: map[string]map[string]any{}}
+		for range 2 {
+			if err := Everywhere(t.Context(), c, &FromCluster{
+				DaemonSets: []string{"a", "b"}, Job: jobManifest(t), Wait: time.Minute, Pause: time.Second,
+				Log: slog.New(slog.DiscardHandler),
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if len(c.jobs) != 4 {
+			t.Errorf("jobs %v", slices.Collect(maps.Keys(c.jobs)))
+		}
+	})
+}
+
+// TestEverywhereNotBegun checks that nothing is removed from nodes while a DaemonSet exists, and that no DaemonSet is
+// deleted for a manifest with which no Job can be created.
 func TestEverywhereNotBegun(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := &fakeCluster{ending: 1 << 20, jobs: map[string]map[string]any{}}
 		o := &FromCluster{
-			DaemonSets: []string{"ds"}, Wait: time.Minute, Pause: time.Second, Log: slog.New(slog.DiscardHandler),
+			DaemonSets: []string{"ds"}, Job: jobManifest(t), Wait: time.Minute, Pause: time.Second,
+			Log: slog.New(slog.DiscardHandler),
 		}
 		if err := Everywhere(t.Context(), c, o); err == nil || !strings.Contains(err.Error(), "have not ended") {
 			t.Errorf("%v", err)
 		}
-		c.ending, o.Job = 0, []byte("a: b")
-		if err := Everywhere(t.Context(), c, o); err == nil || !strings.Contains(err.Error(), "no metadata") {
-			t.Errorf("%v", err)
+		c.ending = 0
+		unfinished, err := os.ReadFile("../../../deploy/uninstall/job.yaml")
+		if err != nil {
+			t.Fatal(err)
 		}
-		if len(c.jobs) > 0 {
-			t.Errorf("%v", c.jobs)
+		for manifest, want := range map[string]string{
+			"":                        "is none",
+			"a: [":                    "decode",
+			"kind: Job\nmetadata: {}": "is none",
+			"kind: Pod\nmetadata: {}\nspec: {template: {spec: {}}}": "is none",
+			string(unfinished): "replace IMAGE",
+		} {
+			o.Job = []byte(manifest)
+			if err := Everywhere(t.Context(), c, o); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%q: %v, want %q", manifest, err, want)
+			}
+		}
+		if len(c.jobs) > 0 || len(c.deleted) > 0 {
+			t.Errorf("%v, deleted %v", c.jobs, c.deleted)
 		}
 	})
 }

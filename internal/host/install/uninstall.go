@@ -27,6 +27,9 @@ var (
 	ErrRunning = errors.New("multus-daemon still runs on this node: delete its DaemonSet first")
 	// ErrNoPrimary is returned when the node would have no CNI configuration without that of Multus.
 	ErrNoPrimary = errors.New("no other CNI configuration: without that of Multus no pod could start on this node")
+	// ErrInstalledAgain is returned when Multus was installed again while Uninstall waited for pods. The rest stays for the
+	// new installation.
+	ErrInstalledAgain = errors.New("multus was installed again meanwhile: nothing more is removed")
 	// ErrAttached is returned when pods still have attachments that only Multus can free.
 	ErrAttached = errors.New("pods are still attached through Multus")
 )
@@ -44,7 +47,7 @@ type Removal struct {
 	Boot     string // the identity of this boot of the node
 	// Wait is how long Uninstall waits for attached pods before it returns ErrAttached.
 	Wait time.Duration
-	// Force continues in spite of ErrRunning, ErrNoPrimary or ErrAttached.
+	// Force continues in spite of ErrRunning, ErrNoPrimary, ErrAttached or ErrInstalledAgain.
 	Force bool
 	// Log receives what was done.
 	Log *slog.Logger
@@ -56,7 +59,7 @@ type Removal struct {
 //
 // Pods that are attached at that time keep running. The runtime deletes them by the cluster network's configuration
 // alone (containerd), or by the configuration in its cache, which calls the plugin (CRI-O). Uninstall frees what the
-// runtime leaves.
+// runtime leaves. If Multus is installed again meanwhile, Uninstall ends with ErrInstalledAgain.
 //
 // Reference plugins stay, because other configurations may use them by now.
 func Uninstall(ctx context.Context, r Removal) error {
@@ -69,6 +72,9 @@ func Uninstall(ctx context.Context, r Removal) error {
 	detached := r.detach(ctx)
 	if detached != nil && !r.Force {
 		return detached
+	}
+	if err := r.installedAgain(ctx); err != nil {
+		return err
 	}
 	if err := r.removePlugins(); err != nil {
 		return err
@@ -88,6 +94,25 @@ func (r Removal) running(ctx context.Context) error {
 	}
 	_ = conn.Close() // nothing was sent
 	return ErrRunning
+}
+
+// installedAgain returns ErrInstalledAgain if there is a new installation after stopIntercepting: a daemon serves, or the
+// runtime has a configuration of ours.
+func (r Removal) installedAgain(ctx context.Context) error {
+	if r.Force {
+		return nil
+	}
+	err := r.running(ctx)
+	if err == nil {
+		var confs []conf
+		if confs, err = readConfs(r.ConfDir); slices.ContainsFunc(confs, conf.writtenByMultus) {
+			return ErrInstalledAgain
+		}
+	}
+	if errors.Is(err, ErrRunning) {
+		return ErrInstalledAgain
+	}
+	return err
 }
 
 // stopIntercepting removes our configuration files, after it has made sure that the node has another one.

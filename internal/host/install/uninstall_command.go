@@ -42,6 +42,9 @@ func UninstallCommand(defaultConfig string) *cobra.Command {
 			if allNodes {
 				return cluster.run(cmd, r.Wait)
 			}
+			if err := cluster.unused(cmd); err != nil {
+				return err
+			}
 			conf, err := readConfig(file, cmd.Flags().Changed("config"))
 			if err != nil {
 				return err
@@ -51,7 +54,12 @@ func UninstallCommand(defaultConfig string) *cobra.Command {
 			conf.SocketDir = first(socketDir, existing(conf.SocketDir), conf.HostPath(conf.SocketDir))
 			r.Socket = conf.Socket()
 			r.Log = slog.New(slog.NewTextHandler(cmd.OutOrStdout(), nil))
-			if err := Uninstall(cmd.Context(), r); err != nil {
+			err = Uninstall(cmd.Context(), r)
+			if errors.Is(err, ErrInstalledAgain) {
+				r.Log.Warn(err.Error()) // no error, after which a Job would try again, and remove the new installation
+				return nil
+			}
+			if err != nil {
 				return err
 			}
 			r.Log.Info("multus is not installed on this node any more")
@@ -73,6 +81,9 @@ func UninstallCommand(defaultConfig string) *cobra.Command {
 	cluster.register(cmd)
 	cmd.Flags().BoolVar(&r.Force, "force", false,
 		"go on although a daemon runs, pods are attached, or no other CNI configuration exists")
+	for _, ofNode := range []string{"config", "conf-dir", "bin-dir", "state-dir", "socket-dir", inNodeFlag, "force"} {
+		cmd.MarkFlagsMutuallyExclusive("all-nodes", ofNode)
+	}
 	return cmd
 }
 

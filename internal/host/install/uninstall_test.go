@@ -3,6 +3,7 @@ package install
 import (
 	"bytes"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -158,20 +159,7 @@ func TestUninstallWaits(t *testing.T) {
 	r, _ := onNode(t)
 	netns := alive(t)
 	attach(t, r, "sandbox", netns)
-	waiting := make(chan struct{})
-	r.Log = slog.New(slog.NewTextHandler(writer(func(p []byte) {
-		if strings.Contains(string(p), "waiting for pods") && strings.Contains(string(p), "shop/web-0") {
-			close(waiting)
-		}
-	}), nil))
-	r.Wait = time.Minute
-	done := make(chan error)
-	go func() { done <- Uninstall(t.Context(), r) }()
-	select {
-	case <-waiting:
-	case err := <-done:
-		t.Fatalf("it did not wait: %v", err)
-	}
+	done := uninstallWaits(t, r)
 	wantListing(t, r.ConfDir, "10-cluster.conflist", "multus.d") // the cluster network is in force meanwhile
 	wantListing(t, r.BinDir, append(names(t), "bridge")...)
 	if err := os.Remove(netns); err != nil {
@@ -184,6 +172,78 @@ func TestUninstallWaits(t *testing.T) {
 	if got := calls(t, r); got != "DEL sandbox eth0 \n" {
 		t.Errorf("calls %q", got)
 	}
+}
+
+// uninstallWaits starts Uninstall, and returns when it waits for pods.
+func uninstallWaits(t *testing.T, r Removal) <-chan error {
+	t.Helper()
+	waiting := make(chan struct{})
+	r.Log = slog.New(slog.NewTextHandler(writer(func(p []byte) {
+		if strings.Contains(string(p), "waiting for pods") && strings.Contains(string(p), "shop/web-0") {
+			close(waiting)
+		}
+	}), nil))
+	r.Wait = time.Minute
+	done := make(chan error, 1)
+	go func() { done <- Uninstall(t.Context(), r) }()
+	select {
+	case <-waiting:
+	case err := <-done:
+		t.Fatalf("it did not wait: %v", err)
+	}
+	return done
+}
+
+// TestUninstallInstalledAgain checks that an Uninstall that waits for pods leaves a new installation alone, with and
+// without a daemon (behaviour F37).
+func TestUninstallInstalledAgain(t *testing.T) {
+	t.Parallel()
+	for name, install := range map[string]func(t *testing.T, r Removal){
+		"thick": func(t *testing.T, r Removal) {
+			if err := os.MkdirAll(filepath.Dir(r.Socket), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			l, err := net.Listen("unix", r.Socket)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { l.Close() })
+		},
+		"thin": func(t *testing.T, r Removal) {
+			put(t, r.ConfDir, "00-multus.conf", strings.ReplaceAll(generated, "CONF", r.ConfDir))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r, _ := onNode(t)
+			r.Socket = filepath.Join(shortDir(t), "run", "multus.sock")
+			netns := alive(t)
+			attach(t, r, "sandbox", netns)
+			done := uninstallWaits(t, r)
+			install(t, r)
+			if err := os.Remove(netns); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-done; !errors.Is(err, ErrInstalledAgain) {
+				t.Errorf("error %v, want %v", err, ErrInstalledAgain)
+			}
+			wantListing(t, r.BinDir, append(names(t), "bridge")...)
+			if name == "thick" {
+				wantListing(t, filepath.Dir(r.Socket), "multus.sock")
+			}
+		})
+	}
+}
+
+// shortDir returns a directory whose path is short enough for a socket.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "s") //nolint:usetesting // its path is longer
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }
 
 type writer func(p []byte)
@@ -248,12 +308,7 @@ func TestUninstallOrder(t *testing.T) {
 func TestUninstallRunning(t *testing.T) {
 	t.Parallel()
 	r, _ := onNode(t)
-	// A socket's path is short.
-	dir, err := os.MkdirTemp("", "s") //nolint:usetesting // see above
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := shortDir(t)
 	r.Socket = filepath.Join(dir, "multus.sock")
 	l, err := net.Listen("unix", r.Socket)
 	if err != nil {
@@ -372,8 +427,20 @@ func TestUninstallCommand(t *testing.T) {
 	if !strings.Contains(out.String(), "removed CNI configuration") {
 		t.Errorf("logged: %s", &out)
 	}
-	cmd.SetArgs([]string{"--config", "/nowhere"})
-	if err := cmd.ExecuteContext(t.Context()); err == nil {
-		t.Error("a configuration that was named and is missing is no error")
+	for args, want := range map[string]string{
+		"--config=/nowhere":                      "/nowhere",
+		"--job=job.yaml":                         "--job needs --all-nodes",
+		"--all-nodes":                            "needs --job",
+		"--all-nodes --job=/nowhere":             "/nowhere",
+		"--all-nodes --job=job.yaml --force":     "[all-nodes force]",
+		"--all-nodes --job=job.yaml --bin-dir=b": "[all-nodes bin-dir]",
+	} {
+		cmd := UninstallCommand("/nowhere/default.json")
+		cmd.SetArgs(strings.Fields(args))
+		cmd.SetOut(io.Discard)
+		cmd.SetErr(io.Discard)
+		if err := cmd.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", args, err, want)
+		}
 	}
 }
