@@ -271,17 +271,20 @@ func newRunner(conf *config.Plugin, raw []byte, o *options, log *slog.Logger) *r
 }
 
 // run works until ctx ends or there has been no work for linger. A pod that is being changed when ctx ends is finished
-// or undone.
+// or undone. Before the runner ends after work, it requests work once more: by a request without work the daemon knows
+// that no runner works any more.
 func (r *runner) run(ctx context.Context) error {
+	final := false
 	for last := time.Now(); ctx.Err() == nil; {
 		work, err := r.next(ctx, time.Until(last.Add(r.linger)))
 		if refused, ok := errors.AsType[*types.Error](err); ok {
 			return refused // this daemon has no work for a runner
 		}
+		worked := err == nil && (len(work.Pods)+len(work.Delegate) > 0 || work.Observe)
 		switch {
 		case err != nil:
 			pause(ctx, retryPause)
-		case len(work.Pods)+len(work.Delegate) > 0 || work.Observe:
+		case worked:
 			if !r.do(ctx, work) {
 				pause(ctx, retryPause) // the daemon has the same work at once
 			}
@@ -292,9 +295,11 @@ func (r *runner) run(ctx context.Context) error {
 		default:
 			r.setLinger(work.Linger)
 		}
-		if r.linger > 0 && time.Since(last) >= r.linger {
+		over := r.linger > 0 && time.Since(last) >= r.linger
+		if over && (final || !worked) {
 			return nil
 		}
+		final = over
 	}
 	return nil
 }

@@ -155,6 +155,8 @@ type fakeDaemon struct {
 	refuses bool
 	// waits makes the daemon answer a request for work after the time that the request allows.
 	waits bool
+	// once makes the daemon hand out its work once.
+	once bool
 
 	// mu guards the times of the requests for work, and the results.
 	mu      sync.Mutex
@@ -191,6 +193,9 @@ func (f *fakeDaemon) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		f.asked = append(f.asked, time.Now())
 		if body = f.work; body == "" {
 			body = `{"pods":[]}`
+		}
+		if f.once {
+			f.work = ""
 		}
 		w.Header().Set("Content-Length", fmt.Sprint(len(body)))
 		if f.status != 0 {
@@ -254,6 +259,18 @@ func TestEnds(t *testing.T) {
 				t.Errorf("error %v, want %q", err, tc.err)
 			}
 		})
+	}
+}
+
+// TestEndsWithoutWork checks that a runner that has worked longer than it lingers requests work once more before it
+// ends: until then the daemon takes it for one that works, and no other one is started.
+func TestEndsWithoutWork(t *testing.T) {
+	t.Parallel()
+	f := newFakeDaemon(t, `{"pods":[],"observe":true}`, 0)
+	f.once = true
+	r, _ := f.runner(t, time.Nanosecond)
+	if err := r.run(t.Context()); err != nil || len(f.asked) != 2 {
+		t.Errorf("%v, requested %d times", err, len(f.asked))
 	}
 }
 
