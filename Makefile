@@ -20,12 +20,14 @@ TEST_TOOLS := bin/cni bin/tools/kube-apiserver bin/tools/etcd
 # What a real node needs in addition.
 CLUSTER_TOOLS := $(TEST_TOOLS) bin/tools/kubelet bin/tools/containerd bin/tools/runc
 # What make e2e needs in addition.
-E2E_TOOLS := $(CLUSTER_TOOLS) bin/tools/whereabouts bin/tools/dradriver bin/tools/helm bin/tools/prometheus
+E2E_TOOLS := $(CLUSTER_TOOLS) bin/tools/whereabouts bin/tools/dradriver bin/tools/helm bin/tools/otlp bin/tools/prometheus
 GOTESTSUM := bin/tools/gotestsum
 # Prints the name of each package, its failed and skipped tests, and at the end "DONE n tests, m skipped in …".
 RUN_TESTS := $(GOTESTSUM) --format pkgname --format-hide-empty-pkg --
 # A package with real namespaces or servers may take longer than the ten minutes that go test allows.
 TEST_TIMEOUT ?= 20m
+# The tests of a real node take twenty minutes.
+E2E_TIMEOUT ?= 40m
 
 .DEFAULT_GOAL := help
 .PHONY: help build test test-fast lint vulncheck fuzz fuzz-rules faults rules bench bench-node bench-diff scale density demo cluster e2e neighbours image release man tools tools-cluster clean \
@@ -43,7 +45,7 @@ build: ## build all commands into bin/, static
 	@ln -sf multusctl bin/kubectl-multus
 	@ln -sf multusctl bin/kubectl_complete-multus
 
-test: build $(TEST_TOOLS) bin/tools/whereabouts bin/tools/helm bin/tools/prometheus $(GOTESTSUM) ## run all tests, with the race detector (root for all of them; builds the tools first)
+test: build $(TEST_TOOLS) bin/tools/whereabouts bin/tools/helm bin/tools/otlp bin/tools/prometheus $(GOTESTSUM) ## run all tests, with the race detector (root for all of them; builds the tools first)
 	@$(if $(RACE),,echo "no C compiler: testing without the race detector")
 	CGO_ENABLED=$(if $(RACE),1,0) $(RUN_TESTS) $(RACE) -shuffle=on -timeout=$(TEST_TIMEOUT) $(ARGS) $(PKG)
 
@@ -133,7 +135,7 @@ ROUNDS ?= 50
 e2e: build $(E2E_TOOLS) $(GOTESTSUM) ## run the end-to-end tests, with a real Kubernetes, and print a table of them (root)
 	@results=$$(mktemp); trap 'rm -f "$$results"' EXIT; status=0; \
 		REALNODE=1 NEIGHBOURS_ROUNDS=$(ROUNDS) $(GOTESTSUM) --format pkgname --format-hide-empty-pkg --jsonfile "$$results" -- \
-			-p 1 -count=1 -timeout=$(TEST_TIMEOUT) $(ARGS) $(E2E) || status=$$?; \
+			-p 1 -count=1 -timeout=$(E2E_TIMEOUT) $(ARGS) $(E2E) || status=$$?; \
 		echo; $(GO) run ./tools/table "$$results"; exit $$status
 
 neighbours: $(TEST_TOOLS) bin/tools/whereabouts ## run the software of docs/ecosystem.md beside Multus, the long form (root; an hour)

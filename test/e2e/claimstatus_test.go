@@ -171,8 +171,8 @@ func TestClaimStatus(t *testing.T) {
 	s.untilStatuses(t, lastClaim, want("web-3")...)
 	s.delete(t, last)
 	s.untilStatuses(t, lastClaim)
-	left, err := filepath.Glob(filepath.Join(s.SocketDir(), "claims", "*"))
-	if err != nil || len(left) > 0 {
-		t.Errorf("notes of pods that are gone: %q, %v", left, err)
-	}
+	eventually.True(t, "no notes of pods that are gone", func() bool { // they are removed after the entries
+		left, err := filepath.Glob(filepath.Join(s.SocketDir(), "claims", "*"))
+		return err == nil && len(left) == 0
+	})
 }
