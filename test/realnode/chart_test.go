@@ -85,6 +85,14 @@ func TestChart(t *testing.T) {
 	})
 	n.untilHeld(t, 0)
 	n.wantUninstalled(t)
+
+	// The complete Job of that removal still exists, and does not count for the next one (behaviour F36).
+	helm("install", "multus", chart, "--wait")
+	helm("uninstall", "multus")
+	if d := cmp.Diff(before, n.configurations(t)); d != "" {
+		t.Errorf("CNI configurations, uninstalled again (-before +after):\n%s", d)
+	}
+	n.wantUninstalled(t)
 }
 
 // configurations returns the content of the runtime's configuration directory.

@@ -44,7 +44,7 @@ func (f *clusterFlags) unused(cmd *cobra.Command) error {
 // run removes Multus from the cluster. A wait of zero is the default.
 func (f *clusterFlags) run(cmd *cobra.Command, wait time.Duration) error {
 	if f.job == "" {
-		return errors.New("--all-nodes needs --job, the file with the Job of one node: deploy/uninstall/job.yaml with an image")
+		return errors.New("--all-nodes needs --job: a file like deploy/uninstall/job.yaml, with the image")
 	}
 	job, err := os.ReadFile(f.job)
 	if err != nil {

@@ -27,8 +27,8 @@ var (
 	ErrRunning = errors.New("multus-daemon still runs on this node: delete its DaemonSet first")
 	// ErrNoPrimary is returned when the node would have no CNI configuration without that of Multus.
 	ErrNoPrimary = errors.New("no other CNI configuration: without that of Multus no pod could start on this node")
-	// ErrInstalledAgain is returned when Multus was installed again while Uninstall waited for pods. The rest stays for the
-	// new installation.
+	// ErrInstalledAgain is returned when Multus was installed again while Uninstall waited for pods. The rest stays for
+	// the new installation.
 	ErrInstalledAgain = errors.New("multus was installed again meanwhile: nothing more is removed")
 	// ErrAttached is returned when pods still have attachments that only Multus can free.
 	ErrAttached = errors.New("pods are still attached through Multus")
@@ -96,8 +96,8 @@ func (r Removal) running(ctx context.Context) error {
 	return ErrRunning
 }
 
-// installedAgain returns ErrInstalledAgain if there is a new installation after stopIntercepting: a daemon serves, or the
-// runtime has a configuration of ours.
+// installedAgain returns ErrInstalledAgain if there is a new installation after stopIntercepting: a daemon serves, or
+// the runtime has a configuration of ours.
 func (r Removal) installedAgain(ctx context.Context) error {
 	if r.Force {
 		return nil

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -14,13 +15,14 @@ import (
 	"multus/internal/node"
 )
 
+const inNodeFlag = "in-node"
+
 // UninstallCommand returns `multus-daemon uninstall`. defaultConfig is the path of the daemon's configuration.
 func UninstallCommand(defaultConfig string) *cobra.Command {
-	const inNodeFlag = "in-node"
-	var file, confDir, stateDir, socketDir string
 	var inNode, allNodes bool
-	var cluster clusterFlags
-	r := Removal{LockFile: node.LockFile, Boot: node.Boot()}
+	var wait time.Duration
+	var one nodeFlags
+	var all clusterFlags
 	cmd := &cobra.Command{
 		Use:   "uninstall",
 		Short: "Remove Multus from this node",
@@ -35,56 +37,73 @@ func UninstallCommand(defaultConfig string) *cobra.Command {
 			"  multus-daemon uninstall --all-nodes --job job.yaml --kubeconfig ~/.kube/config",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if allNodes {
+				return all.run(cmd, wait)
+			}
+			if err := all.unused(cmd); err != nil {
+				return err
+			}
 			if inNode {
 				// The last of several equal flags counts.
 				return node.Enter(append(slices.Clone(os.Args), "--"+inNodeFlag+"=false"), os.Environ())
 			}
-			if allNodes {
-				return cluster.run(cmd, r.Wait)
-			}
-			if err := cluster.unused(cmd); err != nil {
-				return err
-			}
-			conf, err := readConfig(file, cmd.Flags().Changed("config"))
-			if err != nil {
-				return err
-			}
-			r.ConfDir = first(confDir, existing(conf.CNIConfigDir), conf.HostPath(conf.CNIConfigDir))
-			r.StateDir = first(stateDir, existing(conf.CNIDir), conf.HostPath(conf.CNIDir), config.DefaultCNIDir)
-			conf.SocketDir = first(socketDir, existing(conf.SocketDir), conf.HostPath(conf.SocketDir))
-			r.Socket = conf.Socket()
-			r.Log = slog.New(slog.NewTextHandler(cmd.OutOrStdout(), nil))
-			err = Uninstall(cmd.Context(), r)
-			if errors.Is(err, ErrInstalledAgain) {
-				r.Log.Warn(err.Error()) // no error, after which a Job would try again, and remove the new installation
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			r.Log.Info("multus is not installed on this node any more")
-			return nil
+			return one.run(cmd, wait)
 		},
 	}
-	cmd.Flags().StringVar(&file, "config", defaultConfig,
-		"the daemon's configuration `file`, for the directories below; it may be missing")
-	cmd.Flags().StringVar(&confDir, "conf-dir", "",
-		"`directory` of the runtime's CNI configurations (default: cniConfigDir of the configuration)")
-	cmd.Flags().StringVar(&r.BinDir, "bin-dir", DefaultDest, "the CNI bin `directory`")
-	cmd.Flags().StringVar(&stateDir, "state-dir", "", "`directory` of the ledger (default: cniDir of the configuration)")
-	cmd.Flags().StringVar(&socketDir, "socket-dir", "",
-		"`directory` of the daemon's socket (default: socketDir of the configuration)")
-	cmd.Flags().DurationVar(&r.Wait, "wait", 0, "how long to wait for pods that are attached")
+	cmd.Flags().DurationVar(&wait, "wait", 0, "how long to wait for pods that are attached; with --all-nodes: for all nodes")
 	cmd.Flags().BoolVar(&inNode, inNodeFlag, false,
 		"run in the mount namespace of process 1: for a privileged pod with hostPID")
 	cmd.Flags().BoolVar(&allNodes, "all-nodes", false, "remove Multus from all nodes of a cluster")
-	cluster.register(cmd)
-	cmd.Flags().BoolVar(&r.Force, "force", false,
-		"go on although a daemon runs, pods are attached, or no other CNI configuration exists")
-	for _, ofNode := range []string{"config", "conf-dir", "bin-dir", "state-dir", "socket-dir", inNodeFlag, "force"} {
+	one.register(cmd, defaultConfig)
+	all.register(cmd)
+	for _, ofNode := range []string{"config", "conf-dir", "bin-dir", "state-dir", "socket-dir", "force", inNodeFlag} {
 		cmd.MarkFlagsMutuallyExclusive("all-nodes", ofNode)
 	}
 	return cmd
+}
+
+// nodeFlags are the flags of `uninstall` for one node.
+type nodeFlags struct {
+	config, confDir, binDir, stateDir, socketDir string
+	force                                        bool
+}
+
+func (f *nodeFlags) register(cmd *cobra.Command, defaultConfig string) {
+	cmd.Flags().StringVar(&f.config, "config", defaultConfig,
+		"the daemon's configuration `file`, for the directories below; it may be missing")
+	cmd.Flags().StringVar(&f.confDir, "conf-dir", "",
+		"`directory` of the runtime's CNI configurations (default: cniConfigDir of the configuration)")
+	cmd.Flags().StringVar(&f.binDir, "bin-dir", DefaultDest, "the CNI bin `directory`")
+	cmd.Flags().StringVar(&f.stateDir, "state-dir", "", "`directory` of the ledger (default: cniDir of the configuration)")
+	cmd.Flags().StringVar(&f.socketDir, "socket-dir", "",
+		"`directory` of the daemon's socket (default: socketDir of the configuration)")
+	cmd.Flags().BoolVar(&f.force, "force", false,
+		"go on although a daemon runs, pods are attached, or no other CNI configuration exists")
+}
+
+// run removes Multus from this node. A new installation that appears meanwhile is no error, since a Job would try again
+// after one, and remove it.
+func (f *nodeFlags) run(cmd *cobra.Command, wait time.Duration) error {
+	conf, err := readConfig(f.config, cmd.Flags().Changed("config"))
+	if err != nil {
+		return err
+	}
+	conf.SocketDir = first(f.socketDir, existing(conf.SocketDir), conf.HostPath(conf.SocketDir))
+	log := slog.New(slog.NewTextHandler(cmd.OutOrStdout(), nil))
+	err = Uninstall(cmd.Context(), Removal{
+		ConfDir:  first(f.confDir, existing(conf.CNIConfigDir), conf.HostPath(conf.CNIConfigDir)),
+		BinDir:   f.binDir,
+		StateDir: first(f.stateDir, existing(conf.CNIDir), conf.HostPath(conf.CNIDir), config.DefaultCNIDir),
+		Socket:   conf.Socket(), LockFile: node.LockFile, Boot: node.Boot(), Wait: wait, Force: f.force, Log: log,
+	})
+	switch {
+	case errors.Is(err, ErrInstalledAgain):
+		log.Warn("not everything is removed", "err", err)
+		return nil
+	case err == nil:
+		log.Info("multus is not installed on this node any more")
+	}
+	return err
 }
 
 // readConfig reads the daemon's configuration. If the file does not exist and must is false, it returns the defaults.
