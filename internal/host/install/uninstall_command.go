@@ -50,7 +50,7 @@ func UninstallCommand(defaultConfig string) *cobra.Command {
 			return one.run(cmd, wait)
 		},
 	}
-	cmd.Flags().DurationVar(&wait, "wait", 0, "how long to wait for pods that are attached; with --all-nodes: for all nodes")
+	cmd.Flags().DurationVar(&wait, "wait", 0, "how long to wait for pods that are attached, or for all nodes")
 	cmd.Flags().BoolVar(&inNode, inNodeFlag, false,
 		"run in the mount namespace of process 1: for a privileged pod with hostPID")
 	cmd.Flags().BoolVar(&allNodes, "all-nodes", false, "remove Multus from all nodes of a cluster")
