@@ -160,7 +160,19 @@ func kubectlError(ctx context.Context, doing string, err error) error {
 		err = context.Cause(ctx)
 	}
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok && len(exit.Stderr) > 0 {
-		return fmt.Errorf("%s: kubectl: %s", doing, strings.Join(strings.Fields(string(exit.Stderr)), " "))
+		return fmt.Errorf("%s: kubectl: %s", doing, withoutLog(string(exit.Stderr)))
 	}
 	return fmt.Errorf("%s: %w", doing, err)
+}
+
+// logLine matches a log line of kubectl, which precedes its message if it cannot connect: once for each attempt.
+var logLine = regexp.MustCompile(`(?m)^[IWEF][0-9]{4} .*$`)
+
+// withoutLog returns the output of kubectl in one line, without its log if there is anything else.
+func withoutLog(output string) string {
+	message := strings.Fields(logLine.ReplaceAllString(output, ""))
+	if len(message) == 0 {
+		message = strings.Fields(output)
+	}
+	return strings.Join(message, " ")
 }

@@ -53,6 +53,14 @@ func TestOtherNode(t *testing.T) {
 			"error: find the daemon on node worker-3: kubectl: Error from server (Forbidden): pods is forbidden\n", Found,
 		},
 		{
+			"no cluster", `*"get pods"*) printf 'E1128 09:24:45.7 1 memcache.go:265] "no"\nThe connection was refused\n' >&2; exit 1;;`,
+			"", "error: find the daemon on node worker-3: kubectl: The connection was refused\n", Found,
+		},
+		{
+			"only a log", `*"get pods"*) printf 'E1128 09:24:45.7 1 memcache.go:265] "no"\n' >&2; exit 1;;`, "",
+			"error: find the daemon on node worker-3: kubectl: E1128 09:24:45.7 1 memcache.go:265] \"no\"\n", Found,
+		},
+		{
 			"doctor never ends", found + `*exec*) cat /dev/zero;;`, "",
 			"error: run multusctl in pod/kube-multus-ds-abc on node worker-3: its output has more than 16777216 bytes\n",
 			Found,

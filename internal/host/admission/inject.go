@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -56,7 +57,9 @@ func newInjector(conf *config.Daemon, plugin *config.Plugin, client *kube.Client
 }
 
 // annotations returns those of definitions that are read.
-func (i *injector) annotations() []string { return append(i.options.Keys(), inject.NodeSelector) }
+func (i *injector) annotations() []string {
+	return slices.Concat(i.options.Keys(), []string{inject.NodeSelector})
+}
 
 // run reads the ConfigMap from time to time until ctx ends.
 func (i *injector) run(ctx context.Context) error {
