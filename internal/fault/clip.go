@@ -21,3 +21,6 @@ func Clip(s string, limit int) string {
 	}
 	return s[:end] + mark
 }
+
+// Text returns the text of an error for a log line.
+func Text(err error) string { return Clip(err.Error(), MaxMessage) }

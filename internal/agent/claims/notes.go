@@ -103,7 +103,7 @@ func (w *Writer) store(n *note) {
 		err = fsx.Replace(w.file(n.Pod.UID), b, 0o600)
 	}
 	if err != nil {
-		w.log.Error("cannot save what is written into ResourceClaims", "pod", name(n.Pod), "err", err)
+		w.log.Error("cannot save what is written into ResourceClaims", "pod", n.Pod.LogName(), "err", err)
 	}
 	w.notes[n.Pod.UID] = n
 }
@@ -121,7 +121,7 @@ func (w *Writer) written(n *note) {
 func (w *Writer) remove(n *note) {
 	delete(w.notes, n.Pod.UID)
 	if err := fsx.Remove(w.file(n.Pod.UID)); err != nil {
-		w.log.Warn("cannot remove what was saved about ResourceClaims", "pod", name(n.Pod), "err", err)
+		w.log.Warn("cannot remove what was saved about ResourceClaims", "pod", n.Pod.LogName(), "err", err)
 	}
 }
 

@@ -150,7 +150,7 @@ func (w *Writer) Observe(r *publish.Report) {
 		return
 	}
 	if err := w.limit(n); err != nil {
-		w.log.Warn("status of ResourceClaims not written", "pod", name(r.Pod), "err", err)
+		w.log.Warn("status of ResourceClaims not written", "pod", r.Pod.LogName(), "err", err)
 		return
 	}
 	w.store(n)
@@ -257,11 +257,12 @@ func (w *Writer) write(ctx context.Context, n *note) error {
 		err := w.cluster.WriteClaim(ctx, s)
 		switch {
 		case errors.Is(err, publish.ErrGone):
-			w.log.Debug("the ResourceClaim is gone", "pod", name(n.Pod), "claim", ref.Name, "err", err)
+			w.log.Debug("the ResourceClaim is gone", "pod", n.Pod.LogName(), "claim", ref.Name, "err", err)
 		case n.Gone && errors.Is(err, publish.ErrForbidden):
-			w.log.Debug("the entries in the ResourceClaim are left", "pod", name(n.Pod), "claim", ref.Name, "err", clipped(err))
+			w.log.Debug("the entries in the ResourceClaim are left", "pod", n.Pod.LogName(), "claim", ref.Name,
+				"err", fault.Text(err))
 		case errors.Is(err, publish.ErrRefused):
-			w.log.Error("status of a ResourceClaim given up", "pod", name(n.Pod), "claim", ref.Name, "err", clipped(err))
+			w.log.Error("status of a ResourceClaim given up", "pod", n.Pod.LogName(), "claim", ref.Name, "err", fault.Text(err))
 		case err != nil:
 			errs = append(errs, err)
 		}
@@ -281,7 +282,7 @@ func (w *Writer) settle(n *note, err error) {
 		w.queueForbidden(len(w.forbidden))
 	}
 	if granted || err == nil && w.work.NumRequeues(uid) > 0 {
-		w.log.Info("status of ResourceClaims written", "pod", name(n.Pod), "container", n.ContainerID)
+		w.log.Info("status of ResourceClaims written", "pod", n.Pod.LogName(), "container", n.ContainerID)
 	}
 	if w.notes[uid] != n {
 		return // it was changed meanwhile, and is queued
@@ -295,8 +296,8 @@ func (w *Writer) settle(n *note, err error) {
 		w.postponeForbidden(n, was, err)
 	default:
 		if w.work.NumRequeues(uid) == 0 {
-			w.log.Warn("status of ResourceClaims not written yet, trying again", "pod", name(n.Pod), "container",
-				n.ContainerID, "err", clipped(err))
+			w.log.Warn("status of ResourceClaims not written yet, trying again", "pod", n.Pod.LogName(), "container",
+				n.ContainerID, "err", fault.Text(err))
 		}
 		w.work.AddRateLimited(uid)
 	}
@@ -307,8 +308,8 @@ func (w *Writer) settle(n *note, err error) {
 func (w *Writer) postponeForbidden(n *note, was bool, err error) {
 	if !was {
 		w.log.Error("status of ResourceClaims not written: add deploy/components/claim-status to the kustomization, with "+
-			"the driver; a few are tried again periodically", "every", forbiddenPause.String(), "pod", name(n.Pod),
-			"err", clipped(err))
+			"the driver; a few are tried again periodically", "every", forbiddenPause.String(), "pod", n.Pod.LogName(),
+			"err", fault.Text(err))
 	}
 	w.forbidden[n.Pod.UID] = true
 }
@@ -341,11 +342,3 @@ func (w *Writer) Waiting() float64 {
 	}
 	return float64(waiting)
 }
-
-// name returns the name of a pod for a log line.
-func name(p request.Pod) string {
-	return fault.Clip(p.Namespace, fault.MaxName) + "/" + fault.Clip(p.Name, fault.MaxName)
-}
-
-// clipped returns the text of an error for a log line.
-func clipped(err error) string { return fault.Clip(err.Error(), fault.MaxMessage) }

@@ -274,7 +274,7 @@ func (q *Queue) Done(pod request.Pod, failure string) error {
 		return nil
 	}
 	q.log.Warn("networks of a running pod are not as requested, trying again", "pod",
-		fault.Clip(pod.Namespace, fault.MaxName)+"/"+fault.Clip(pod.Name, fault.MaxName),
+		pod.LogName(),
 		"failures", q.work.NumRequeues(pod)+1, "err", fault.Clip(failure, fault.MaxMessage))
 	q.work.AddRateLimited(pod)
 	return nil

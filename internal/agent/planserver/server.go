@@ -275,7 +275,7 @@ func (s *Server) report(w http.ResponseWriter, r *http.Request) {
 	rep := msg.ToReport()
 	rep.Unready.Clip()
 	if err := s.identified(rep); err != nil {
-		s.log.Warn("report refused", "pod", podstatus.PodName(rep.Pod), "container", rep.ContainerID, "err", err)
+		s.log.Warn("report refused", "pod", rep.Pod.LogName(), "container", rep.ContainerID, "err", err)
 		answer(w, http.StatusBadRequest, &types.Error{Code: fault.Decoding, Msg: err.Error()})
 		return
 	}
@@ -286,7 +286,7 @@ func (s *Server) report(w http.ResponseWriter, r *http.Request) {
 		log = log.With("trace", rep.TraceID)
 	}
 	if f := rep.Failure; f != nil && f.EmitEvent {
-		log := log.With("pod", podstatus.PodName(rep.Pod), "container", rep.ContainerID,
+		log := log.With("pod", rep.Pod.LogName(), "container", rep.ContainerID,
 			"err", fault.WithRequest(fault.Clip(f.Message, fault.MaxMessage), rep.ContainerID))
 		if rep.Command == request.Del {
 			log.Error("DEL gave up networks")

@@ -10,6 +10,7 @@ import (
 
 	"multus/internal/engine/publish"
 	"multus/internal/failpoint"
+	"multus/internal/fault"
 	"multus/internal/netsel"
 )
 
@@ -81,7 +82,7 @@ func (w *Writer) settle(p *pending, err error) {
 		w.removeWritten(p)
 		w.observer.StatusWritten(p.container, p.time, p.trace)
 		if tries > 0 {
-			w.log.Info("status written", "pod", PodName(p.pod), "container", p.container)
+			w.log.Info("status written", "pod", p.pod.LogName(), "container", p.container)
 		}
 		if probe {
 			w.retryForbidden(maxWaiting)
@@ -103,7 +104,7 @@ func (w *Writer) postpone(p *pending, tries int, err error) {
 		w.forbidden.add(p)
 		if tries == 1 {
 			w.log.Error("status not written: correct the role of Multus; a few are retried periodically",
-				"every", forbiddenPause.String(), "pod", PodName(p.pod), "container", p.container, "err", clipped(err))
+				"every", forbiddenPause.String(), "pod", p.pod.LogName(), "container", p.container, "err", fault.Text(err))
 		}
 		return
 	}
@@ -113,7 +114,7 @@ func (w *Writer) postpone(p *pending, tries int, err error) {
 	}
 	if tries == 1 {
 		w.log.Warn("status not written yet, trying again",
-			"pod", PodName(p.pod), "container", p.container, "err", clipped(err))
+			"pod", p.pod.LogName(), "container", p.container, "err", fault.Text(err))
 	}
 	w.work.AddAfter(p.key, retryPause(tries, longest))
 }
@@ -136,8 +137,8 @@ func (w *Writer) giveUp(p *pending, why error) {
 	w.discard(p)
 	p.finish()
 	w.observer.StatusGivenUp()
-	text := clipped(why)
-	w.log.Error("status given up", "pod", PodName(p.pod), "container", p.container, "err", text)
+	text := fault.Text(why)
+	w.log.Error("status given up", "pod", p.pod.LogName(), "container", p.container, "err", text)
 	w.emit(&eventBatch{pod: p.pod, container: p.container, events: []publish.Event{{
 		Type: publish.Warning, Reason: StatusNotWritten, Seldom: true, ContainerID: p.container,
 		Message: "the networks of the pod are attached, but the annotation " + netsel.Status + " was not written: " + text,

@@ -50,7 +50,7 @@ func (w *Writer) emitEvents(p *pending, events []publish.Event, unready *publish
 
 func (w *Writer) emit(b *eventBatch) {
 	if w.batches.Len() >= maxBatches {
-		w.log.Warn("events not written: too many are waiting", "pod", PodName(b.pod), "container", b.container)
+		w.log.Warn("events not written: too many are waiting", "pod", b.pod.LogName(), "container", b.container)
 		return
 	}
 	w.batches.Add(b)
@@ -106,7 +106,7 @@ func (w *Writer) writeEvents(ctx context.Context, b *eventBatch) {
 		w.batches.AddAfter(b, pause/2+rand.N(pause))
 		return
 	}
-	w.log.Warn("events not written", "pod", PodName(b.pod), "container", b.container, "err", clipped(err))
+	w.log.Warn("events not written", "pod", b.pod.LogName(), "container", b.container, "err", fault.Text(err))
 }
 
 // writeEach writes the events of a batch concurrently. Their timestamps are in seconds, so that the order is not

@@ -64,7 +64,7 @@ func (w *Writer) Announce(r *publish.Report) {
 	if !repeated {
 		var err error
 		if events, err = publish.Events(r); err != nil {
-			w.log.Warn("events not written", "pod", PodName(p.pod), "container", p.container, "err", clipped(err))
+			w.log.Warn("events not written", "pod", p.pod.LogName(), "container", p.container, "err", fault.Text(err))
 		}
 		w.observer.StatusWritten(p.container, 0, nil)
 	}

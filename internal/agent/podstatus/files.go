@@ -33,7 +33,7 @@ func (w *Writer) save(p *pending) {
 	r, tries := w.latest.load(p)
 	if p.file == "" || w.spool.files[p.file].eventsWritten != p.eventsWritten {
 		if err := w.writeFile(p, r); err != nil {
-			w.log.Error("cannot save report", "pod", PodName(p.pod), "container", p.container, "err", err)
+			w.log.Error("cannot save report", "pod", p.pod.LogName(), "container", p.container, "err", err)
 			return
 		}
 		failpoint.At("daemon.spool.written")

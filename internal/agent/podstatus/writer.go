@@ -14,7 +14,6 @@ import (
 
 	"multus/internal/engine/publish"
 	"multus/internal/engine/request"
-	"multus/internal/fault"
 )
 
 const (
@@ -121,7 +120,7 @@ func (w *Writer) Run(ctx context.Context) error {
 func (w *Writer) Accept(ctx context.Context, r *publish.Report) {
 	if r.Shrink(maxReport / 2) {
 		w.log.Warn("the report is too large: DNS settings, device information or attachments are left out of the status",
-			"pod", PodName(r.Pod), "container", r.ContainerID)
+			"pod", r.Pod.LogName(), "container", r.ContainerID)
 	}
 	if !r.HasStatus() {
 		w.Announce(r)
@@ -209,11 +208,3 @@ func (w *Writer) Pending(pod request.Pod) bool {
 // Watching reports whether a report that a plugin leaves in a file is seen at once. Without a watch it is seen by the
 // next scan of the directory.
 func (w *Writer) Watching() bool { return w.watching.Load() }
-
-// PodName returns the name of a pod for a log line.
-func PodName(p request.Pod) string {
-	return fault.Clip(p.Namespace, fault.MaxName) + "/" + fault.Clip(p.Name, fault.MaxName)
-}
-
-// clipped returns the text of an error for a log line.
-func clipped(err error) string { return fault.Clip(err.Error(), fault.MaxMessage) }

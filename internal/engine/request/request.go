@@ -78,6 +78,11 @@ type Pod struct {
 	UID       string
 }
 
+// LogName returns the name of the pod for a log line.
+func (p Pod) LogName() string {
+	return fault.Clip(p.Namespace, fault.MaxName) + "/" + fault.Clip(p.Name, fault.MaxName)
+}
+
 // ParseArgs parses CNI_ARGS: pairs k=v separated by semicolons. A value may contain an equal sign, and an empty item (a
 // trailing semicolon) is ignored (behaviour D8, C61; E15: today's Multus refuses both). As in today's Multus, an
 // unknown key is accepted only with IgnoreUnknown.
