@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -53,6 +54,8 @@ type Queue struct {
 	seen map[string]*seen
 	// ready has the pods to hand out, and out those that were handed out, in their order.
 	ready, out []request.Pod
+	// failed has the pods whose last change failed and that are not ready again yet.
+	failed map[request.Pod]bool
 	// adopt has the sandboxes of pods that have to be recorded first.
 	adopt map[request.Pod]string
 	// leftovers has the pods of Leftovers whose networks are not as requested yet.
@@ -95,8 +98,8 @@ type annotations struct {
 // New returns an empty queue. It hands out nothing before Run is called.
 func New(c clock.PassiveClock, log *slog.Logger) *Queue {
 	return &Queue{
-		log: log, clock: c, seen: map[string]*seen{}, adopt: map[request.Pod]string{}, leftovers: map[plan.Ref]bool{},
-		changed: make(chan struct{}),
+		log: log, clock: c, seen: map[string]*seen{}, failed: map[request.Pod]bool{}, adopt: map[request.Pod]string{},
+		leftovers: map[plan.Ref]bool{}, changed: make(chan struct{}),
 		work: workqueue.NewTypedRateLimitingQueue(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[request.Pod](firstRetry, lastRetry)),
 	}
@@ -111,6 +114,7 @@ func (q *Queue) Run(ctx context.Context) error {
 		q.mu.Lock()
 		if q.ended = ended; !ended {
 			q.ready = append(q.ready, pod)
+			delete(q.failed, pod)
 		}
 		if ended {
 			q.endAll(errStopping)
@@ -190,6 +194,7 @@ func (q *Queue) Gone(pod *plan.Pod) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	delete(q.seen, pod.UID)
+	delete(q.failed, pod.Identity())
 	delete(q.adopt, pod.Identity())
 	delete(q.leftovers, pod.Ref)
 	q.work.Forget(pod.Identity())
@@ -240,36 +245,25 @@ func (q *Queue) Next(ctx context.Context) []request.Pod {
 func (q *Queue) Done(pod request.Pod, failure string) error {
 	q.mu.Lock()
 	q.heard = q.clock.Now()
-	found := false
-	for i := range q.out {
-		if q.out[i] == pod {
-			q.out, found = append(q.out[:i:i], q.out[i+1:]...), true
-			break
-		}
+	i := slices.Index(q.out, pod)
+	if i < 0 {
+		q.mu.Unlock()
+		return errors.New("the pod is not handed out")
 	}
-	s := q.seen[pod.UID]
-	if found && failure == "" && s != nil {
-		s.settled, s.edited = s.handedOut, s.handedOut != s.now
-		if q.Changed != nil && !s.since.IsZero() {
-			q.Changed(q.clock.Since(s.since))
-		}
-		s.since = time.Time{}
-	}
-	adopted := ""
-	if found && failure == "" {
-		adopted = q.adopt[pod]
-		delete(q.adopt, pod)
-		delete(q.leftovers, refOf(pod))
+	q.out = append(q.out[:i:i], q.out[i+1:]...)
+	known, adopted := q.seen[pod.UID] != nil, ""
+	switch {
+	case failure == "":
+		adopted = q.settle(pod)
+	case known:
+		q.failed[pod] = true
 	}
 	q.mu.Unlock()
 	if adopted != "" && q.Adopted != nil {
 		q.Adopted(pod, adopted)
 	}
-	if !found {
-		return errors.New("the pod is not handed out")
-	}
 	q.work.Done(pod)
-	if failure == "" || s == nil {
+	if failure == "" || !known {
 		q.work.Forget(pod)
 		return nil
 	}
@@ -278,6 +272,22 @@ func (q *Queue) Done(pod request.Pod, failure string) error {
 		"failures", q.work.NumRequeues(pod)+1, "err", fault.Clip(failure, fault.MaxMessage))
 	q.work.AddRateLimited(pod)
 	return nil
+}
+
+// settle records that the networks of a pod are as they were requested when it was handed out. It returns the sandbox
+// that was recorded for that, or "". The caller holds mu.
+func (q *Queue) settle(pod request.Pod) (adopted string) {
+	if s := q.seen[pod.UID]; s != nil {
+		s.settled, s.edited = s.handedOut, s.handedOut != s.now
+		if q.Changed != nil && !s.since.IsZero() {
+			q.Changed(q.clock.Since(s.since))
+		}
+		s.since = time.Time{}
+	}
+	adopted = q.adopt[pod]
+	delete(q.adopt, pod)
+	delete(q.leftovers, refOf(pod))
+	return adopted
 }
 
 // Unattended reports whether there is work, and no runner seems to do it.
@@ -298,12 +308,13 @@ func (q *Queue) RunnerUp() float64 {
 	return 0
 }
 
-// Waiting returns the number of pods whose networks may have to be changed, and of requests for single networks.
+// Waiting returns the number of pods whose networks may have to be changed, and of requests for single networks. Pods
+// whose change failed count until it succeeds, also in the pause before the next attempt.
 func (q *Queue) Waiting() float64 {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return float64(q.pending())
+	return float64(q.pending() + len(q.failed))
 }
 
-// pending returns the number of pods and delegations without a result. The caller holds mu.
+// pending returns the number of pods and delegations that a runner could work on or works on. The caller holds mu.
 func (q *Queue) pending() int { return len(q.ready) + len(q.out) + len(q.delegations) }

@@ -252,6 +252,42 @@ func TestBackOff(t *testing.T) {
 	})
 }
 
+// TestFailedCounts checks that a pod whose networks cannot be changed counts in the pauses, too, as the alert
+// MultusHotPlugStuck requires, and starts no runner then. It counts once, until a success or until it is gone.
+func TestFailedCounts(t *testing.T) {
+	t.Parallel()
+	inTime(t, func(t *testing.T, q *Queue) {
+		t.Helper()
+		counts := func(want float64, what string) {
+			t.Helper()
+			synctest.Wait()
+			if got := q.Waiting(); got != want {
+				t.Errorf("%s: %v pods wait, want %v", what, got, want)
+			}
+		}
+		q.Observe(web)
+		counts(1, "queued")
+		for range 3 {
+			q.hands(t, "web")
+			counts(1, "handed out")
+			q.done(t, web, "no")
+			counts(1, "failed")
+			time.Sleep(firstRetry / 2)
+			if q.Unattended() || q.RunnerUp() != 0 {
+				t.Error("there is work in a pause")
+			}
+		}
+		q.hands(t, "web")
+		q.done(t, web, "")
+		counts(0, "changed")
+		q.Observe(db)
+		q.hands(t, "db")
+		q.done(t, db, "no")
+		q.Gone(db)
+		counts(0, "gone")
+	})
+}
+
 // TestMany checks that many pods are handed out in parts, each of them as often as it takes and in its order.
 func TestMany(t *testing.T) {
 	t.Parallel()
