@@ -59,7 +59,7 @@ const (
 
 // programs are the programs that must be built before a cluster can start.
 var programs = []string{
-	"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet",
+	"etcd", apiserver, "kube-controller-manager", "kube-scheduler", "kubelet",
 	"containerd", "containerd-shim-runc-v2", "ctr", "runc",
 }
 

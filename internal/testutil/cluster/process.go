@@ -55,18 +55,23 @@ func enterOne(pid int, name string, flag int) error {
 	return nil
 }
 
-// start starts a server of the node. Its log is <directory>/log/<name>.log. The server has no parent-death signal but
-// ends with the node's first process: in the PID namespace of the node getppid returns 0, from which Go concludes that
-// the parent is dead.
+// start starts a server of the node.
 func (c *Cluster) start(name string, args ...string) error {
-	cmd := exec.Command(filepath.Join(toolDir, name), args...)
-	cmd.Dir, cmd.Env = "/", nodeEnv()
-	p, err := proc.Start(filepath.Join(c.dir, "log", name+".log"), cmd, c.enter)
+	p, err := c.Launch(name, args...)
 	if err != nil {
 		return err
 	}
 	c.servers[name] = p
 	return nil
+}
+
+// Launch starts a program of bin/tools on the node. Its log is <directory>/log/<name>.log. The program has no
+// parent-death signal but ends with the node's first process: in the PID namespace of the node getppid returns 0, from
+// which Go concludes that the parent is dead.
+func (c *Cluster) Launch(name string, args ...string) (*proc.Process, error) {
+	cmd := exec.Command(filepath.Join(toolDir, name), args...)
+	cmd.Dir, cmd.Env = "/", nodeEnv()
+	return proc.Start(filepath.Join(c.dir, "log", name+".log"), cmd, c.enter)
 }
 
 // Run runs a program on the node and returns its output.

@@ -18,7 +18,7 @@ import (
 )
 
 // controlPlane are the servers that keep running when the node reboots, as if they were on other machines.
-var controlPlane = []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"}
+var controlPlane = []string{"etcd", apiserver, "kube-controller-manager", "kube-scheduler"}
 
 // links are the links that the node has from its start.
 var links = []string{"lo", "node0", "node0-far", Uplink, Uplink + "-far"}

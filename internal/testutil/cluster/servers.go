@@ -11,7 +11,10 @@ import (
 
 func state(name string) string { return stateDir + "/" + name }
 
-const etcdURL = "http://127.0.0.1:2379"
+const (
+	apiserver = "kube-apiserver"
+	etcdURL   = "http://127.0.0.1:2379"
+)
 
 func etcdArgs() []string {
 	const peer = "http://127.0.0.1:2380"
@@ -67,7 +70,7 @@ func (c *Cluster) startServers(ctx context.Context) error {
 	if err := c.start("etcd", etcdArgs()...); err != nil {
 		return err
 	}
-	if err := c.start("kube-apiserver", apiserverArgs()...); err != nil {
+	if err := c.start(apiserver, apiserverArgs()...); err != nil {
 		return err
 	}
 	if err := c.startContainerd(ctx); err != nil {
@@ -76,9 +79,7 @@ func (c *Cluster) startServers(ctx context.Context) error {
 	if err := c.importOwn(ctx); err != nil {
 		return err
 	}
-	if err := c.poll(ctx, "the API server", func() error {
-		return c.Client.Discovery().RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
-	}); err != nil {
+	if err := c.untilServed(ctx); err != nil {
 		return err
 	}
 	if err := c.start("kube-controller-manager", controllerManagerArgs()...); err != nil {
@@ -88,6 +89,29 @@ func (c *Cluster) startServers(ctx context.Context) error {
 		return err
 	}
 	return c.register(ctx)
+}
+
+// untilServed waits until the API server is ready.
+func (c *Cluster) untilServed(ctx context.Context) error {
+	return c.poll(ctx, "the API server", func() error {
+		return c.Client.Discovery().RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
+	})
+}
+
+// StopAPI kills the API server. Nothing listens at its address until StartAPI. The other servers and the pods go on.
+func (c *Cluster) StopAPI() {
+	c.servers[apiserver].Kill()
+	delete(c.servers, apiserver) // so that poll does not report its exit
+}
+
+// StartAPI starts the API server again. It returns when the server is ready.
+func (c *Cluster) StartAPI(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	if err := c.start(apiserver, apiserverArgs()...); err != nil {
+		return err
+	}
+	return c.untilServed(ctx)
 }
 
 // register starts the kubelet and waits until the node is ready.
