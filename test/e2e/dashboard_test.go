@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"multus/internal/testutil/node"
+	"multus/internal/testutil/prometheus"
 )
 
 // dashboard is what the tests read of deploy/dashboards/multus.json.
@@ -88,7 +89,7 @@ func TestDashboard(t *testing.T) {
 		}
 	}
 	begin := time.Now()
-	m := newMonitored(t, "")
+	m := newMonitored(t)
 	m.fake(t, "failing", map[string]any{"fail": map[string]any{"ADD": map[string]any{"code": 100, "msg": "no"}}})
 	m.bypass(t, m.pod(t, "missed", map[string]string{networks: "mac"}, true))
 	n := 0
@@ -116,7 +117,7 @@ func TestDashboard(t *testing.T) {
 		activity()
 		failed = ""
 		for title, expr := range without {
-			if !hasData(m.query(t, expr)) {
+			if !hasData(m.Query(t, expr)) {
 				failed += fmt.Sprintf("%s: %s\n", title, expr)
 			} else {
 				delete(without, title)
@@ -133,13 +134,13 @@ func TestDashboard(t *testing.T) {
 		activity()
 	}
 	m.drawDashboard(t, d, time.Since(begin))
-	if got := m.query(t, "multus_of_another_name"); hasData(got) {
+	if got := m.Query(t, "multus_of_another_name"); hasData(got) {
 		t.Errorf("a metric that does not exist: %v", got)
 	}
 }
 
 // hasData reports whether a vector has a number.
-func hasData(vector []sample) bool {
+func hasData(vector []prometheus.Sample) bool {
 	for _, s := range vector {
 		if text, ok := s.Value[1].(string); ok && text != "NaN" {
 			return true

@@ -5,7 +5,6 @@ import (
 	"html"
 	"maps"
 	"math"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,6 +14,7 @@ import (
 	"time"
 
 	"multus/internal/testutil/node"
+	"multus/internal/testutil/prometheus"
 )
 
 // Sizes of the picture of the dashboard, in pixels.
@@ -34,11 +34,8 @@ const pictureStyle = `
   text.small { font-size: 10px; fill: #555; } rect { fill: #fff; stroke: #ccc; } path { fill: none; stroke-width: 1.5; }
   .c0 { stroke: #0072b2; } .c1 { stroke: #d55e00; } .c2 { stroke: #009e73; } .c3 { stroke: #b8578b; } .c4 { stroke: #b58900; }`
 
-// series is a line of a chart: the labels, and the points by time.
-type series struct {
-	Metric map[string]string `json:"metric"`
-	Values [][2]any          `json:"values"`
-}
+// series is a line of a chart.
+type series prometheus.Series
 
 // points returns the numbers of a series, in seconds since 1970.
 func (s *series) points() (times, values []float64) {
@@ -64,21 +61,9 @@ func (s *series) label() string {
 	return strings.Join(out, " ")
 }
 
-// window returns the series of an expression over the last time.
-func (p *prometheus) window(t *testing.T, expr string, last time.Duration) []series {
-	t.Helper()
-	var data struct {
-		Result []series `json:"result"`
-	}
-	now := time.Now()
-	p.get(t, fmt.Sprintf("query_range?query=%s&start=%d&end=%d&step=1", url.QueryEscape(expr), now.Add(-last).Unix(),
-		now.Unix()), &data)
-	return data.Result
-}
-
 // picture draws the panels of the dashboard with the data of a Prometheus. Grafana draws them in its own way: this
 // shows which data each panel has.
-func (d *dashboard) picture(t *testing.T, p *prometheus, last time.Duration) string {
+func (d *dashboard) picture(t *testing.T, p *prometheus.Server, last time.Duration) string {
 	t.Helper()
 	expressions := d.queries()
 	height := 0
@@ -95,7 +80,9 @@ func (d *dashboard) picture(t *testing.T, p *prometheus, last time.Duration) str
 		}
 		var all []series
 		for n := range panel.Targets {
-			all = append(all, p.window(t, expressions[fmt.Sprintf("%s %d", panel.Title, n)], last)...)
+			for _, one := range p.Range(t, expressions[fmt.Sprintf("%s %d", panel.Title, n)], last) {
+				all = append(all, series(one))
+			}
 		}
 		below := legendLine * (1 + min(len(all), 4))
 		drawn := chart(all, float64(w-3*inset-axisSpace), float64(h-titleSpace-2*inset-below))
@@ -150,7 +137,7 @@ func chart(all []series, width, height float64) string {
 // drawDashboard draws the dashboard. With DASHBOARD, the name of a file below the repository, it is written there.
 func (m *monitored) drawDashboard(t *testing.T, d *dashboard, last time.Duration) {
 	t.Helper()
-	text := d.picture(t, m.prometheus, last)
+	text := d.picture(t, m.Server, last)
 	if file := os.Getenv("DASHBOARD"); file != "" {
 		if err := os.WriteFile(filepath.Join(node.Root(t), file), []byte(text), 0o644); err != nil {
 			t.Fatal(err)

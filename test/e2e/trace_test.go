@@ -58,7 +58,7 @@ type collector struct {
 
 func startCollector(t *testing.T) *collector {
 	t.Helper()
-	program, address := tool(t, "otlp"), freeAddress(t)
+	program, address := node.Tool(t, "otlp"), freeAddress(t)
 	c := &collector{endpoint: "http://" + address}
 	cmd := exec.Command(program, address)
 	out, err := cmd.StdoutPipe()

@@ -130,37 +130,15 @@ func (n *node) helm(t *testing.T, kubeconfig string, args ...string) {
 // servesMetrics checks that the daemon serves its metrics to the account of the chart, and to no other one.
 func (n *node) servesMetrics(t *testing.T) {
 	t.Helper()
-	transport := &http.Transport{
-		DialContext:     n.Dial,
-		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // as Prometheus does
-	}
-	defer transport.CloseIdleConnections()
-	get := func(token string) (code int, text string) {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://127.0.0.1:9091/metrics", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set("Authorization", "Bearer "+token)
-		resp, err := (&http.Client{Transport: transport, Timeout: time.Minute}).Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		b, err := io.ReadAll(resp.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return resp.StatusCode, string(b)
-	}
-	if code, _ := get("none"); code != http.StatusUnauthorized {
+	if code, _ := n.metrics(t, "none"); code != http.StatusUnauthorized {
 		t.Errorf("metrics without a token: %d", code)
 	}
 	until(t, "metrics", func() error {
-		secret, err := n.Client.CoreV1().Secrets("kube-system").Get(t.Context(), "multus-metrics-reader", metav1.GetOptions{})
+		token, err := n.secret(t, metricsReader, "token")
 		if err != nil {
 			return err
 		}
-		code, text := get(string(secret.Data["token"]))
+		code, text := n.metrics(t, token)
 		for _, want := range []string{
 			"\nmultus_slot_owned 1\n", `multus_add_duration_seconds_count{result="ok"} `, "multus_build_info{",
 			`multus_attachments{network="default/`, `multus_delegate_calls_total{command="ADD",network="default/`,
@@ -171,4 +149,45 @@ func (n *node) servesMetrics(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// metricsReader is the Secret with the token of the account that may read the metrics.
+const metricsReader = "multus-metrics-reader"
+
+// secret returns a value of a Secret in kube-system.
+func (n *node) secret(t *testing.T, name, key string) (string, error) {
+	t.Helper()
+	secret, err := n.Client.CoreV1().Secrets("kube-system").Get(t.Context(), name, metav1.GetOptions{})
+	if err != nil {
+		return "", err
+	}
+	if len(secret.Data[key]) == 0 {
+		return "", fmt.Errorf("secret %s has no %s", name, key)
+	}
+	return string(secret.Data[key]), nil
+}
+
+// metrics requests the metrics of the daemon with a token, by TLS.
+func (n *node) metrics(t *testing.T, token string) (code int, text string) {
+	t.Helper()
+	transport := &http.Transport{
+		DialContext:     n.Dial,
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // as Prometheus does
+	}
+	defer transport.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://127.0.0.1:9091/metrics", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	resp, err := (&http.Client{Transport: transport, Timeout: time.Minute}).Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(b)
 }

@@ -80,6 +80,13 @@ func TestErrorsAreEqual(t *testing.T) {
 // configure replaces a string in the daemon's configuration and restarts the daemon.
 func (n *node) configure(t *testing.T, from, to string) {
 	t.Helper()
+	n.edit(t, from, to)
+	n.rollDaemon(t)
+}
+
+// edit replaces a string in the daemon's configuration.
+func (n *node) edit(t *testing.T, from, to string) {
+	t.Helper()
 	configs := n.Client.CoreV1().ConfigMaps("kube-system")
 	config, err := configs.Get(t.Context(), "multus-daemon-config", metav1.GetOptions{})
 	if err != nil {
@@ -93,7 +100,6 @@ func (n *node) configure(t *testing.T, from, to string) {
 	if _, err := configs.Update(t.Context(), config, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	n.rollDaemon(t)
 }
 
 // requested matches the request at the end of an error.

@@ -330,18 +330,31 @@ func (n *node) killDaemon(t *testing.T) {
 	}
 }
 
-// rollDaemon does what `kubectl rollout restart` does.
+// rollDaemon does what `kubectl rollout restart` does, and waits for the end.
 func (n *node) rollDaemon(t *testing.T) {
+	n.restartDaemon(t)
+	until(t, "DaemonSet rolled out", func() error { return n.rolledOut(t) })
+}
+
+// restartDaemon does what `kubectl rollout restart` does.
+func (n *node) restartDaemon(t *testing.T) {
 	n.patchDaemonSet(t, `{"spec":{"template":{"metadata":{"annotations":{"kubectl.kubernetes.io/restartedAt":"`+time.Now().Format(time.RFC3339)+`"}}}}}`)
 }
 
-// upgradeDaemon does what `kubectl set image` does.
+// upgradeDaemon sets another image of the daemon, and waits for the end.
 func (n *node) upgradeDaemon(t *testing.T) {
 	const next = "localhost/multus:next"
 	if _, err := n.Ctr(t.Context(), "images", "tag", "localhost/multus:latest", next); err != nil {
 		t.Fatal(err)
 	}
-	n.patchDaemonSet(t, `{"spec":{"template":{"spec":{"containers":[{"name":"kube-multus","image":"`+next+`"}]}}}}`)
+	n.setImage(t, next)
+	until(t, "DaemonSet rolled out", func() error { return n.rolledOut(t) })
+}
+
+// setImage does what `kubectl set image` does.
+func (n *node) setImage(t *testing.T, image string) {
+	t.Helper()
+	n.patchDaemonSet(t, `{"spec":{"template":{"spec":{"containers":[{"name":"kube-multus","image":"`+image+`"}]}}}}`)
 }
 
 func (n *node) patchDaemonSet(t *testing.T, patch string) {
@@ -351,7 +364,6 @@ func (n *node) patchDaemonSet(t *testing.T, patch string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	until(t, "DaemonSet rolled out", func() error { return n.rolledOut(t) })
 }
 
 // configurationConflict renames the CNI configuration file repeatedly, as Cilium does if it is exclusive

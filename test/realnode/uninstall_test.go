@@ -135,6 +135,13 @@ func (n *node) createJob(t *testing.T) string {
 func (n *node) runningPlain(t *testing.T, name string) {
 	t.Helper()
 	n.apply(t, pod(name, "{}"))
+	n.untilRunning(t, name)
+	n.remove(t, name)
+}
+
+// untilRunning waits until a pod is Ready.
+func (n *node) untilRunning(t *testing.T, name string) {
+	t.Helper()
 	until(t, name+" Ready", func() error {
 		p, err := n.Client.CoreV1().Pods("default").Get(t.Context(), name, metav1.GetOptions{})
 		if err == nil && !ready(p) {
@@ -142,5 +149,4 @@ func (n *node) runningPlain(t *testing.T, name string) {
 		}
 		return err
 	})
-	n.remove(t, name)
 }
