@@ -203,10 +203,19 @@ func (m *monitored) only(t *testing.T) {
 	}
 }
 
+// noFault checks that no alert fires or is pending when each expression has enough samples.
 func (m *monitored) noFault(t *testing.T) {
 	if len(m.alerts) != 9 {
 		t.Errorf("alerts %q", m.alerts)
 	}
+	const enough = 3
+	until(t, "samples", func() error {
+		got := m.Query(t, fmt.Sprintf("count_over_time(up[10s]) >= %d", enough))
+		if len(got) != 3 {
+			return fmt.Errorf("%v", got)
+		}
+		return nil
+	})
 	m.UntilEvaluated(t)
 	if got := m.Alerts(t, true); len(got) > 0 {
 		t.Errorf("alerts without a fault: %v", got)
