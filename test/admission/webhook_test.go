@@ -25,8 +25,8 @@ import (
 	host "multus/internal/host/admission"
 	"multus/internal/lint"
 	"multus/internal/testutil/eventually"
-	"multus/internal/testutil/module"
 	"multus/internal/testutil/proc"
+	"multus/internal/testutil/tool"
 )
 
 const (
@@ -375,17 +375,10 @@ func TestInUse(t *testing.T) {
 // deleteNamespace deletes a namespace with a real namespace controller, and fails the test if that takes ten seconds.
 func deleteNamespace(t *testing.T, s *site, name string) {
 	t.Helper()
-	root, err := module.Root()
-	if err != nil {
-		t.Fatal(err)
-	}
-	binary := filepath.Join(root, "bin", "tools", "kube-controller-manager")
-	if _, err := os.Stat(binary); err != nil {
-		t.Skipf("run `make tools-cluster`: %v", err)
-	}
 	dir := t.TempDir()
-	cmd := exec.Command(binary, "--kubeconfig="+s.Kubeconfig(t), "--leader-elect=false", "--secure-port=0",
-		"--controllers=namespace-controller", "--kube-api-qps=200", "--kube-api-burst=200")
+	cmd := exec.Command(tool.Path(t, "kube-controller-manager"), "--kubeconfig="+s.Kubeconfig(t),
+		"--leader-elect=false", "--secure-port=0", "--controllers=namespace-controller",
+		"--kube-api-qps=200", "--kube-api-burst=200")
 	cmd.Dir, cmd.Env = dir, []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	p, err := proc.Start(filepath.Join(dir, "log"), cmd, proc.Here)

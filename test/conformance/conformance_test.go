@@ -17,6 +17,7 @@ import (
 
 	"multus/internal/testutil/node"
 	"multus/internal/testutil/testnet"
+	"multus/internal/testutil/tool"
 )
 
 // limit bounds one run of all scenarios.
@@ -49,12 +50,8 @@ func TestConformance(t *testing.T) {
 	testnet.RequireRoot(t)
 	root := node.Root(t)
 	dir := suite(t, root)
-	tools := filepath.Join(root, "bin", "tools")
-	for _, tool := range []string{"kube-apiserver", "etcd"} {
-		if _, err := os.Stat(filepath.Join(tools, tool)); err != nil {
-			t.Skipf("no %s: run make tools", tool)
-		}
-	}
+	tools := filepath.Dir(tool.Path(t, "kube-apiserver"))
+	tool.Path(t, "etcd")
 	bin := node.Binaries(t)
 	out := t.TempDir()
 	run(t, dir, "go", "build", "-buildvcs=false", "-o", out+"/", "./differ", "./recorder")

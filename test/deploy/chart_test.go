@@ -1,15 +1,11 @@
 package deploy
 
 import (
-	"bytes"
-	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,6 +15,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
+
+	"multus/internal/testutil/helm"
+	"multus/internal/testutil/tool"
 )
 
 // chart is the directory of the Helm chart.
@@ -95,24 +94,11 @@ func copied(t *testing.T, file, source, want string) {
 	}
 }
 
-// helm runs helm, and returns what it prints.
-func helm(t *testing.T, args ...string) (string, error) {
+// runHelm runs helm, and returns what it prints. It skips the test if helm was not built.
+func runHelm(t *testing.T, args ...string) (string, error) {
 	t.Helper()
-	program := filepath.Join(root, "..", "bin", "tools", "helm")
-	if _, err := os.Stat(program); err != nil {
-		t.Skip("helm is not built: tools/build helm")
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), chartLimit)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, program, args...)
-	dir := t.TempDir()
-	cmd.Env = append(os.Environ(), "HELM_CACHE_HOME="+dir, "HELM_CONFIG_HOME="+dir, "HELM_DATA_HOME="+dir)
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
-		return stdout.String(), errors.New(strings.TrimSpace(stderr.String()))
-	}
-	return stdout.String(), nil
+	tool.Path(t, "helm")
+	return helm.Run(t, chartLimit, args...)
 }
 
 // template renders the chart with values, as a release in kube-system.
@@ -122,7 +108,7 @@ func template(t *testing.T, values ...string) (manifest, error) {
 	for _, v := range values {
 		args = append(args, "--set", v)
 	}
-	text, err := helm(t, args...)
+	text, err := runHelm(t, args...)
 	if err != nil {
 		return manifest{}, err
 	}

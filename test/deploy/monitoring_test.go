@@ -26,6 +26,7 @@ import (
 
 	"multus/internal/agent/metrics"
 	"multus/internal/source/kube"
+	"multus/internal/testutil/tool"
 )
 
 // promtoolLimit bounds one call of promtool.
@@ -51,17 +52,9 @@ func monitoringTypes(t *testing.T, client dynamic.Interface) {
 // promtool runs promtool, and returns what it prints.
 func promtool(t *testing.T, args ...string) (string, error) {
 	t.Helper()
-	program := filepath.Join(root, "..", "bin", "tools", "promtool")
-	if _, err := os.Stat(program); err != nil {
-		t.Skip("promtool is not built: tools/build prometheus")
-	}
-	program, err := filepath.Abs(program)
-	if err != nil {
-		t.Fatal(err)
-	}
 	ctx, cancel := context.WithTimeout(t.Context(), promtoolLimit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, program, args...)
+	cmd := exec.CommandContext(ctx, tool.Path(t, "promtool"), args...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Run(); err != nil {

@@ -18,6 +18,7 @@ import (
 	"multus/internal/testutil/eventually"
 	"multus/internal/testutil/node"
 	"multus/internal/testutil/testnet"
+	"multus/internal/testutil/tool"
 )
 
 var (
@@ -71,16 +72,6 @@ func dhcp(t *testing.T, s *site) {
 	})
 }
 
-// tool returns the path of a pinned tool, or skips the test if it is missing.
-func tool(t *testing.T, name string) string {
-	t.Helper()
-	path := filepath.Join(node.Root(t), "bin", "tools", name)
-	if _, err := os.Stat(path); err != nil {
-		t.Skipf("no %s: make bin/tools/whereabouts", name)
-	}
-	return path
-}
-
 // pools installs whereabouts on the node and its CRDs in the API server.
 func pools(cidr ...string) func(*testing.T, *site) {
 	return func(t *testing.T, s *site) {
@@ -88,10 +79,10 @@ func pools(cidr ...string) func(*testing.T, *site) {
 		if s.api == nil {
 			t.Skip("whereabouts keeps its addresses in the API server")
 		}
-		if err := os.Link(tool(t, "whereabouts"), filepath.Join(s.Dir, "plugins", "whereabouts")); err != nil &&
+		if err := os.Link(tool.Path(t, "whereabouts"), filepath.Join(s.Dir, "plugins", "whereabouts")); err != nil &&
 			!os.IsExist(err) {
 			// The repository is on another file system.
-			check(t, os.Symlink(tool(t, "whereabouts"), filepath.Join(s.Dir, "plugins", "whereabouts")))
+			check(t, os.Symlink(tool.Path(t, "whereabouts"), filepath.Join(s.Dir, "plugins", "whereabouts")))
 		}
 		installPools(t)
 		// Without this file every call of the plugin fails.
@@ -172,7 +163,7 @@ func allocations(t *testing.T, s *site) []string {
 // reconcile runs the reconciler of whereabouts and returns the addresses that it released.
 func reconcile(t *testing.T) []string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), tool(t, "whereabouts-reconcile"), cluster.Kubeconfig(t))
+	cmd := exec.CommandContext(t.Context(), tool.Path(t, "whereabouts-reconcile"), cluster.Kubeconfig(t))
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

@@ -1,14 +1,12 @@
 package realnode
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -19,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"multus/internal/testutil/cluster"
+	"multus/internal/testutil/helm"
 )
 
 // helmLimit bounds one call of helm, which waits for the hook of an uninstall.
@@ -34,12 +33,12 @@ func TestChart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	helm := func(args ...string) { n.helm(t, kubeconfig, args...) }
+	run := func(args ...string) { n.helm(t, kubeconfig, args...) }
 	chart := filepath.Join(root, "deploy", "chart", "multus")
 	n.importImage(t)
 
 	began := time.Now()
-	helm("install", "multus", chart, "--wait")
+	run("install", "multus", chart, "--wait")
 	n.applyNetworks(t)
 	n.apply(t, pod("stays", extra))
 	n.untilAttached(t, "stays")
@@ -53,9 +52,9 @@ func TestChart(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	helm("test", "multus", "--logs")
+	run("test", "multus", "--logs")
 
-	helm("upgrade", "multus", chart, "--set", "config.logLevel=debug", "--set", "uninstall.wait=20s",
+	run("upgrade", "multus", chart, "--set", "config.logLevel=debug", "--set", "uninstall.wait=20s",
 		"--set", "metrics.enabled=true", "--set", "metrics.auth=kubernetes")
 	until(t, "DaemonSet rolled out", func() error { return n.rolledOut(t) })
 	n.apply(t, pod("later", extra))
@@ -63,7 +62,7 @@ func TestChart(t *testing.T) {
 	n.servesMetrics(t)
 	n.remove(t, "later")
 
-	helm("uninstall", "multus")
+	run("uninstall", "multus")
 	if d := cmp.Diff(before, n.configurations(t)); d != "" {
 		t.Errorf("CNI configurations, while a pod is attached (-before +after):\n%s", d)
 	}
@@ -116,14 +115,10 @@ func (n *node) configurations(t *testing.T) map[string]string {
 // helm runs helm for the namespace kube-system.
 func (n *node) helm(t *testing.T, kubeconfig string, args ...string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), helmLimit)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(root, "bin", "tools", "helm"), append(args, "--kubeconfig", kubeconfig,
-		"--namespace", "kube-system", "--timeout", waitTimeout.String())...)
-	dir := t.TempDir()
-	cmd.Env = append(os.Environ(), "HELM_CACHE_HOME="+dir, "HELM_CONFIG_HOME="+dir, "HELM_DATA_HOME="+dir)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("helm %q: %v\n%s", args, err, out)
+	out, err := helm.Run(t, helmLimit, append(args, "--kubeconfig", kubeconfig, "--namespace", "kube-system",
+		"--timeout", waitTimeout.String())...)
+	if err != nil {
+		t.Fatalf("%q: %v\n%s", args, err, out)
 	}
 }
 

@@ -19,6 +19,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
+
+	"multus/internal/testutil/tool"
 )
 
 // TestRelease makes two releases of HEAD, compares them, and checks what is in them. It takes minutes, so it runs only
@@ -27,13 +29,7 @@ func TestRelease(t *testing.T) {
 	if os.Getenv("RELEASE") == "" {
 		t.Skip("makes two releases, which takes minutes: RELEASE=1 go test -v -run TestRelease -timeout 60m ./tools/release")
 	}
-	helm, err := filepath.Abs("../../bin/tools/helm")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(helm); err != nil {
-		t.Skip("no bin/tools/helm: run tools/build helm")
-	}
+	helm := tool.Path(t, "helm")
 	var outs []string
 	for range 2 {
 		out := filepath.Join(t.TempDir(), "release")
