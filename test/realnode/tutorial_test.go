@@ -2,6 +2,7 @@ package realnode
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -12,10 +13,20 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"multus/internal/testutil/eventually"
+	"multus/internal/testutil/proc"
 )
 
-// tutorialLimit bounds the start of the cluster, and the commands of one block.
-const tutorialLimit = 3 * time.Minute
+// Limits of the tutorial, each for a busy machine.
+const (
+	// tutorialStart bounds the build of what `make cluster` starts, and the start of the cluster.
+	tutorialStart = 3 * time.Minute
+	// tutorialBlock bounds the commands of one block.
+	tutorialBlock = 3 * time.Minute
+	// tutorialEnd bounds the removal of the cluster after an interrupt, which takes a second or two.
+	tutorialEnd = time.Minute
+)
 
 // block is one block of commands of a page, with what it should print.
 type block struct {
@@ -101,49 +112,125 @@ func TestTutorial(t *testing.T) {
 func startTutorial(t *testing.T, dir string) (env string) {
 	t.Helper()
 	program, env := filepath.Join(dir, "cluster"), filepath.Join(dir, "env")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "./tools/cluster")
+	ctx, cancel := context.WithTimeout(t.Context(), tutorialStart)
+	defer cancel()
+	build := exec.CommandContext(ctx, "go", "build", "-o", program, "./tools/cluster")
 	build.Dir, build.Env = root, append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	log, err := os.Create(filepath.Join(dir, "log"))
+	cmd := exec.Command(program, "-env", env)
+	cmd.Dir, cmd.Env = root, append(os.Environ(), "TMPDIR="+dir)
+	p, err := proc.Start(filepath.Join(dir, "cluster.log"), cmd, proc.Here)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(program, "-env", env)
-	cmd.Dir, cmd.Stdout, cmd.Stderr = root, log, log
-	cmd.Env = append(os.Environ(), "TMPDIR="+dir)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
 	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGINT)
-		err := cmd.Wait()
-		printed, _ := os.ReadFile(log.Name())
+		err := interrupt(p, tutorialEnd)
 		left, _ := filepath.Glob(filepath.Join(dir, "multus-cluster-*"))
 		if err != nil || len(left) > 0 || t.Failed() {
-			t.Errorf("the cluster: %v, left %v\n%s", err, left, printed)
+			t.Errorf("the cluster: %v, left %v\n%s", err, left, p.Tail())
 		}
 	})
-	until(t, "the cluster is ready", func() error {
-		if _, err := os.Stat(env); err != nil {
-			return fmt.Errorf("environment: %w", err)
-		}
-		return nil
-	})
+	began := time.Now()
+	if err := untilFile(p, env, tutorialStart); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("the cluster is ready: %.1f s", time.Since(began).Seconds())
 	return env
 }
 
+// untilFile waits until a program has written a file. It returns an error with the end of the program's output if the
+// program ends before, or after limit.
+func untilFile(p *proc.Process, file string, limit time.Duration) error {
+	var err error
+	ended := false
+	eventually.Is(limit, func() bool {
+		ended = p.Exited() // before the look at the file, which a program may write and then end
+		_, err = os.Stat(file)
+		return err == nil || ended
+	})
+	switch {
+	case err == nil:
+		return nil
+	case ended:
+		return errors.Join(fmt.Errorf("%s has ended early: %w\n%s", p.Name, err, p.Tail()), p.Err)
+	}
+	return fmt.Errorf("no file within %s: %w\n%s", limit, err, p.Tail())
+}
+
+// interrupt sends an interrupt to a program and returns its result. After limit it kills the process group.
+func interrupt(p *proc.Process, limit time.Duration) error {
+	_ = p.Signal(syscall.SIGINT) // it may have ended
+	select {
+	case <-p.Done():
+		return p.Err
+	case <-time.After(limit):
+		p.Kill()
+		return fmt.Errorf("%s was killed: it did not end within %s of an interrupt", p.Name, limit)
+	}
+}
+
+// runShell runs a script, and returns its exit code and its output. After tutorialBlock it kills the process group, so
+// that no command of the script holds the output open.
 func runShell(t *testing.T, script string) (code int, output string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), tutorialLimit)
+	ctx, cancel := context.WithTimeout(t.Context(), tutorialBlock)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bash", "-c", script)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	out, err := cmd.CombinedOutput()
 	if cmd.ProcessState == nil || !cmd.ProcessState.Exited() {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	return cmd.ProcessState.ExitCode(), string(out)
+}
+
+// TestTutorialEnds checks how the test of the tutorial waits: a cluster that ends early is reported at once with its
+// output, and one that ignores the interrupt is killed with what it has started.
+func TestTutorialEnds(t *testing.T) {
+	t.Parallel()
+	const soon = 100 * time.Millisecond
+	dir := t.TempDir()
+	run := func(name, script string) (p *proc.Process, file string) {
+		t.Helper()
+		file = filepath.Join(dir, name)
+		cmd := exec.Command("sh", "-c", script, "sh", file)
+		in, err := cmd.StdinPipe() // cat reads it until it is closed
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p, err = proc.Start(file+".log", cmd, proc.Here); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { p.Kill(); _ = in.Close() })
+		return p, file
+	}
+
+	p, file := run("early", "echo no kubelet; exit 3")
+	if err := untilFile(p, file, tutorialStart); err == nil || !strings.Contains(err.Error(), "exit status 3") ||
+		!strings.Contains(err.Error(), "no kubelet") {
+		t.Errorf("a cluster that ends early: %v", err)
+	}
+	p, file = run("slow", "cat")
+	if err := untilFile(p, file, soon); err == nil || !strings.Contains(err.Error(), "within "+soon.String()) {
+		t.Errorf("a cluster that does not become ready: %v", err)
+	}
+	if err := interrupt(p, tutorialEnd); err == nil || !strings.Contains(err.Error(), "interrupt") {
+		t.Errorf("a cluster that an interrupt ends: %v", err)
+	}
+	p, file = run("deaf", `trap "" INT; exec 3<&0; (: >"$1"; cat <&3) & wait`)
+	if err := untilFile(p, file, tutorialStart); err != nil {
+		t.Fatal(err)
+	}
+	if err := interrupt(p, soon); err == nil || !strings.Contains(err.Error(), "was killed") {
+		t.Errorf("a cluster that ignores an interrupt: %v", err)
+	}
+	gone := func() bool { return errors.Is(syscall.Kill(-p.Pid, 0), syscall.ESRCH) }
+	if !p.Exited() || !eventually.Is(tutorialEnd, gone) {
+		t.Error("a process is left")
+	}
 }
 
 // TestTutorialOutput checks how the output of commands is compared: line by line, in order.
