@@ -70,7 +70,7 @@ func TestChartValues(t *testing.T) {
 		"account":       pod.ServiceAccountName == "own",
 		"label":         ds.Spec.Template.Labels["team"] == "a" && ds.Labels["c"] == "d",
 		"annotation":    ds.Spec.Template.Annotations["note"] == "b",
-		"restart":       len(ds.Spec.Template.Annotations["multus-cni.io/config-sha256"]) == 64,
+		"restart":       len(ds.Spec.Template.Annotations[configSum]) == 64,
 		"port":          has(fmt.Sprint(daemon.Args), "=9999") && daemon.LivenessProbe.HTTPGet.Port.IntVal == 9999,
 		"directory":     mounted(daemon, "/var/cni") && mounted(pod.InitContainers[0], "/var/cni"),
 		"plugins":       has(fmt.Sprint(pod.InitContainers[0].Args), "--reference-plugins"),
@@ -98,10 +98,9 @@ func mounted(c corev1.Container, path string) bool {
 	return false
 }
 
-// TestChartReadme checks that the table of values in the chart's README is that of values.yaml. With -update it writes
-// the table.
-func TestChartReadme(t *testing.T) {
-	t.Parallel()
+// defaults returns the content of values.yaml with its comments.
+func defaults(t *testing.T) *yaml.Node {
+	t.Helper()
 	values, err := os.ReadFile(filepath.Join(chart, "values.yaml"))
 	if err != nil {
 		t.Fatal(err)
@@ -110,7 +109,14 @@ func TestChartReadme(t *testing.T) {
 	if err := yaml.Unmarshal(values, &doc); err != nil {
 		t.Fatal(err)
 	}
-	table := "| value | default | meaning |\n|---|---|---|\n" + rows(t, "", "", doc.Content[0])
+	return doc.Content[0]
+}
+
+// TestChartReadme checks that the table of values in the chart's README is that of values.yaml. With -update it writes
+// the table.
+func TestChartReadme(t *testing.T) {
+	t.Parallel()
+	table := "| value | default | meaning |\n|---|---|---|\n" + rows(t, "", "", defaults(t))
 	path := filepath.Join(chart, "README.md")
 	text, err := os.ReadFile(path)
 	if err != nil {

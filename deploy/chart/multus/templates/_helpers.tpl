@@ -82,6 +82,16 @@ talos:
   "seLinux" (default dict $d.seLinux) "networksDir" (not $d.withoutNetworksDir) | toYaml -}}
 {{- end -}}
 
+{{/*
+The annotation of the pods that mount the daemon's file, which they read once: a change of the file changes it, so that an upgrade
+restarts them.
+*/}}
+{{- define "multus.configSum" -}}
+{{- if eq .Values.mode "thick" -}}
+multus-cni.io/config-sha256: {{ (include "multus.settings" . | fromYaml).config | toJson | sha256sum }}
+{{- end -}}
+{{- end -}}
+
 {{/* Values that exclude each other. */}}
 {{- define "multus.check" -}}
 {{- if eq .Values.mode "thin" -}}
