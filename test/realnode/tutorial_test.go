@@ -20,7 +20,9 @@ import (
 
 // Limits of the tutorial, each for a busy machine.
 const (
-	// tutorialStart bounds the build of what `make cluster` starts, and the start of the cluster.
+	// tutorialBuild bounds the build of what `make cluster` starts, with an empty build cache.
+	tutorialBuild = 10 * time.Minute
+	// tutorialStart bounds the start of the cluster, which builds an image.
 	tutorialStart = 3 * time.Minute
 	// tutorialBlock bounds the commands of one block.
 	tutorialBlock = 3 * time.Minute
@@ -85,7 +87,8 @@ func TestTutorial(t *testing.T) {
 		t.Skip("a real node is not requested: run make e2e, or set REALNODE=1")
 	}
 	dir := t.TempDir()
-	env := startTutorial(t, dir)
+	p, env := startTutorial(t, dir)
+	ctx := whileRuns(t, p)
 	repository, err := filepath.Abs(root)
 	if err != nil {
 		t.Fatal(err)
@@ -98,7 +101,10 @@ func TestTutorial(t *testing.T) {
 	for i := range all {
 		b := &all[i]
 		shell += strings.ReplaceAll(b.commands, "bin/cluster-env", env)
-		code, output := runShell(t, shell)
+		code, output, err := runShell(ctx, shell)
+		if err != nil {
+			t.Fatalf("block %d: %v\n%s\n%s", i, err, b.commands, output)
+		}
 		if missing := b.missing(output); code != b.exits || len(missing) > 0 {
 			t.Fatalf("block %d exits %d, want %d, and does not print %q:\n%s\n%s", i, code, b.exits, missing, b.commands, output)
 		}
@@ -107,17 +113,17 @@ func TestTutorial(t *testing.T) {
 	}
 }
 
-// startTutorial starts what `make cluster` starts, and returns the file with its environment. At the end it checks that
-// an interrupt removes everything.
-func startTutorial(t *testing.T, dir string) (env string) {
+// startTutorial starts what `make cluster` starts, and returns it with the file of its environment. At the end it
+// checks that an interrupt removes everything.
+func startTutorial(t *testing.T, dir string) (p *proc.Process, env string) {
 	t.Helper()
 	program, env := filepath.Join(dir, "cluster"), filepath.Join(dir, "env")
-	ctx, cancel := context.WithTimeout(t.Context(), tutorialStart)
+	ctx, cancel := context.WithTimeoutCause(t.Context(), tutorialBuild, fmt.Errorf("not within %s", tutorialBuild))
 	defer cancel()
 	build := exec.CommandContext(ctx, "go", "build", "-o", program, "./tools/cluster")
 	build.Dir, build.Env = root, append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+		t.Fatalf("build tools/cluster: %v\n%s", errors.Join(context.Cause(ctx), err), out)
 	}
 	cmd := exec.Command(program, "-env", env)
 	cmd.Dir, cmd.Env = root, append(os.Environ(), "TMPDIR="+dir)
@@ -137,7 +143,7 @@ func startTutorial(t *testing.T, dir string) (env string) {
 		t.Fatal(err)
 	}
 	t.Logf("the cluster is ready: %.1f s", time.Since(began).Seconds())
-	return env
+	return p, env
 }
 
 // untilFile waits until a program has written a file. It returns an error with the end of the program's output if the
@@ -171,20 +177,33 @@ func interrupt(p *proc.Process, limit time.Duration) error {
 	}
 }
 
-// runShell runs a script, and returns its exit code and its output. After tutorialBlock it kills the process group, so
-// that no command of the script holds the output open.
-func runShell(t *testing.T, script string) (code int, output string) {
+// whileRuns returns a context that ends with the test, or before when the program ends.
+func whileRuns(t *testing.T, p *proc.Process) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), tutorialBlock)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	go func() {
+		select {
+		case <-p.Done():
+			cancel(errors.Join(fmt.Errorf("%s has ended early\n%s", p.Name, p.Tail()), p.Err))
+		case <-ctx.Done():
+		}
+	}()
+	return ctx
+}
+
+// runShell runs a script, and returns its exit code and its output. When ctx ends, or after tutorialBlock, it kills the
+// process group, so that no command of the script holds the output open, and returns an error.
+func runShell(ctx context.Context, script string) (code int, output string, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, tutorialBlock, fmt.Errorf("not within %s", tutorialBlock))
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bash", "-c", script)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	out, err := cmd.CombinedOutput()
 	if cmd.ProcessState == nil || !cmd.ProcessState.Exited() {
-		t.Fatalf("%v\n%s", err, out)
+		return 0, string(out), errors.Join(context.Cause(ctx), err)
 	}
-	return cmd.ProcessState.ExitCode(), string(out)
+	return cmd.ProcessState.ExitCode(), string(out), nil
 }
 
 // TestTutorialEnds checks how the test of the tutorial waits: a cluster that ends early is reported at once with its
@@ -212,6 +231,15 @@ func TestTutorialEnds(t *testing.T) {
 	if err := untilFile(p, file, tutorialStart); err == nil || !strings.Contains(err.Error(), "exit status 3") ||
 		!strings.Contains(err.Error(), "no kubelet") {
 		t.Errorf("a cluster that ends early: %v", err)
+	}
+	p, file = run("later", `echo no memory; : >"$1"; cat`)
+	if err := untilFile(p, file, tutorialStart); err != nil {
+		t.Fatal(err)
+	}
+	script := fmt.Sprintf("kill -9 %d; tail -f /dev/null & wait", p.Pid)
+	if _, _, err := runShell(whileRuns(t, p), script); err == nil ||
+		!strings.Contains(err.Error(), "later has ended early") || !strings.Contains(err.Error(), "no memory") {
+		t.Errorf("a cluster that ends during a block: %v", err)
 	}
 	p, file = run("slow", "cat")
 	if err := untilFile(p, file, soon); err == nil || !strings.Contains(err.Error(), "within "+soon.String()) {
