@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -17,57 +18,61 @@ const configSum = "multus-cni.io/config-sha256"
 
 // The workloads of the chart.
 const (
-	ofDaemon  = "kube-multus-ds"
-	ofWebhook = "multus-admission"
-	ofRunner  = "multus-executor"
-	ofAll     = ofDaemon + " " + ofWebhook + " " + ofRunner
-	ofFile    = ofDaemon + " " + ofWebhook
+	daemonPods  = "kube-multus-ds"
+	webhookPods = "multus-admission"
+	runnerPods  = "multus-executor"
+	allPods     = daemonPods + " " + webhookPods + " " + runnerPods
+	readerPods  = daemonPods + " " + webhookPods // of the daemon's file
+	nodePods    = daemonPods + " " + runnerPods
 )
 
 // restarts are changes of the values of a release with every workload, and the workloads that get new pods.
 var restarts = []struct{ values, workloads string }{
-	{"distribution=k3s", ofAll},
-	{"mode=thin,hotPlug.enabled=false,executor.enabled=false,metrics.enabled=false,tracing.endpoint=", ofAll},
+	{"distribution=k3s", allPods},
+	{"mode=thin,hotPlug.enabled=false,executor.enabled=false,metrics.enabled=false,tracing.endpoint=", allPods},
 	{"namespaceOverride=multus-system", ""}, // other objects
-	{"image.registry=registry.example", ofAll},
-	{"image.repository=team/multus", ofAll},
-	{"image.tag=v1", ofAll},
-	{"image.digest=sha256:" + strings.Repeat("a", 64), ofAll},
-	{"image.pullPolicy=Always", ofAll},
-	{"imagePullSecrets[0].name=pull", ofAll},
-	{"global.imageRegistry=registry.example", ofAll},
-	{"global.systemDefaultRegistry=registry.example", ofAll},
-	{"paths.cniConf=/var/net.d", ofAll},
-	{"paths.cniBin=/var/cni", ofAll},
-	{"paths.kubelet=/var/kubelet", ofFile},
-	{"config.logLevel=debug", ofFile},
-	{"config.admission.inUse=off", ofFile},
-	{"referencePlugins.enabled=true", ofDaemon},
-	{"hotPlug.enabled=false,executor.enabled=false", ofAll},
-	{"repair.mode=off", ofFile},
-	{"repair.mode=evict", ofFile},
-	{"executor.enabled=false", ofRunner},
-	{"dra.claimStatusDrivers[0]=d.example", ofFile},
-	{"namespaceIsolation=true", ofFile},
+	{"image.registry=registry.example", allPods},
+	{"image.repository=team/multus", allPods},
+	{"image.tag=v1", allPods},
+	{"image.digest=sha256:" + strings.Repeat("a", 64), allPods},
+	{"image.pullPolicy=Always", allPods},
+	{"imagePullSecrets[0].name=pull", allPods},
+	{"global.imageRegistry=registry.example", allPods},
+	{"global.systemDefaultRegistry=registry.example", allPods},
+	{"paths.cniConf=/var/net.d", allPods},
+	{"paths.cniBin=/var/cni", allPods},
+	{"paths.kubelet=/var/kubelet", readerPods},
+	{"config.logLevel=debug", readerPods},
+	{"config.admission.inUse=off", readerPods},
+	{"referencePlugins.enabled=true", daemonPods},
+	{"hotPlug.enabled=false,executor.enabled=false", allPods},
+	{"repair.mode=off", readerPods},
+	{"repair.mode=evict", readerPods},
+	{"executor.enabled=false", runnerPods},
+	{"dra.claimStatusDrivers[0]=d.example", readerPods},
+	{"namespaceIsolation=true", readerPods},
 	{"definitionPolicy.enabled=true", ""},
 	{"definitionPolicy.types=bridge", ""},
-	{"admission.enabled=false", ofWebhook},
+	{"admission.enabled=false", webhookPods},
 	{"admission.replicas=3", ""},
-	{"admission.certManager=true", ofWebhook},
+	{"admission.certManager=true", webhookPods},
+	{"admission.nodeSelector.a=b", webhookPods},
+	{"admission.tolerations[0].key=a", webhookPods},
+	{"admission.affinity.podAffinity.a=b", webhookPods},
 	{"definitionRoles.enabled=true", ""},
 	{"nodeIdentity.enabled=false", ""},
 	{"runtimeAnnotations=true", ""},
 	{"rbac.create=false", ""},
 	{"serviceAccount.create=false", ""},
-	{"serviceAccount.name=own", ofDaemon},
+	{"serviceAccount.name=own", daemonPods},
 	{"serviceAccount.annotations.a=b", ""},
 	{"crds.install=false", ""},
 	{"crds.keep=false", ""},
-	{"healthPort=9999", ofDaemon},
-	{"metrics.enabled=false", ofDaemon},
-	{"metrics.port=9999", ofDaemon},
-	{"metrics.address=127.0.0.1", ofFile},
-	{"metrics.auth=kubernetes", ofDaemon},
+	{"healthPort=9999", daemonPods},
+	{"metrics.enabled=false", daemonPods},
+	{"metrics.port=9999", daemonPods},
+	{"metrics.address=127.0.0.1", readerPods},
+	{"metrics.auth=kubernetes", daemonPods},
 	{"metrics.podMonitor.enabled=true", ""},
 	{"metrics.podMonitor.interval=1m", ""},
 	{"metrics.podMonitor.labels.a=b", ""},
@@ -78,18 +83,18 @@ var restarts = []struct{ values, workloads string }{
 	{"grafanaDashboard.enabled=true", ""},
 	{"grafanaDashboard.labels.grafana_dashboard=yes", ""},
 	{"grafanaDashboard.annotations.a=b", ""},
-	{"tracing.endpoint=http://other.example:4318", ofFile},
-	{"tracing.sampleRatio=1", ofFile},
-	{"resources.limits.memory=512Mi", ofDaemon},
-	{"priorityClassName=own", ofDaemon},
+	{"tracing.endpoint=http://other.example:4318", readerPods},
+	{"tracing.sampleRatio=0.5", readerPods},
+	{"resources.limits.memory=512Mi", daemonPods},
+	{"priorityClassName=own", nodePods},
 	{"updateStrategy.rollingUpdate.maxUnavailable=1", ""},
-	{"nodeSelector.a=b", ofDaemon},
-	{"tolerations[0].key=a", ofDaemon},
-	{"affinity.podAffinity.a=b", ofDaemon},
-	{"podLabels.a=b", ofDaemon},
-	{"podAnnotations.a=b", ofDaemon},
-	{"extraEnv[0].name=E", ofDaemon},
-	{"extraArgs[0]=--x", ofDaemon},
+	{"nodeSelector.a=b", nodePods},
+	{"tolerations[0].key=a", nodePods},
+	{"affinity.podAffinity.a=b", nodePods},
+	{"podLabels.a=b", daemonPods},
+	{"podAnnotations.a=b", daemonPods},
+	{"extraEnv[0].name=E", daemonPods},
+	{"extraArgs[0]=--x", daemonPods},
 	{"uninstall.enabled=false", ""},
 	{"uninstall.wait=1m", ""},
 	{"commonLabels.a=b", ""},
@@ -106,7 +111,7 @@ func TestChartRestarts(t *testing.T) {
 		t.Fatal(err)
 	}
 	had := templates(t, before)
-	if len(had) != len(strings.Fields(ofAll)) {
+	if len(had) != len(strings.Fields(allPods)) {
 		t.Fatalf("workloads %v", had)
 	}
 	for _, tc := range restarts {
@@ -118,7 +123,7 @@ func TestChartRestarts(t *testing.T) {
 			}
 			has := templates(t, after)
 			var changed []string
-			for name := range strings.FieldsSeq(ofAll) {
+			for name := range strings.FieldsSeq(allPods) {
 				if !cmp.Equal(had[name], has[name]) {
 					changed = append(changed, name)
 				}
@@ -140,7 +145,7 @@ func TestChartRestarts(t *testing.T) {
 // TestChartRestartsAll checks that TestChartRestarts has every value of the chart.
 func TestChartRestartsAll(t *testing.T) {
 	t.Parallel()
-	for _, value := range leaves("", defaults(t)) {
+	for value := range leaves("", defaults(t)) {
 		covered := false
 		for _, tc := range restarts {
 			rest, found := strings.CutPrefix(tc.values, value)
@@ -152,15 +157,16 @@ func TestChartRestartsAll(t *testing.T) {
 	}
 }
 
-// leaves returns the names of values, as the README has them.
-func leaves(prefix string, node *yaml.Node) (out []string) {
+// leaves returns the values by name, as the README has them.
+func leaves(prefix string, node *yaml.Node) map[string]*yaml.Node {
+	out := map[string]*yaml.Node{}
 	for i := 0; i < len(node.Content); i += 2 {
 		name, value := prefix+node.Content[i].Value, node.Content[i+1]
 		if value.Kind == yaml.MappingNode && len(value.Content) > 0 && !whole[name] {
-			out = append(out, leaves(name+".", value)...)
+			maps.Copy(out, leaves(name+".", value))
 			continue
 		}
-		out = append(out, name)
+		out[name] = value
 	}
 	return out
 }

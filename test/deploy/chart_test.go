@@ -112,17 +112,23 @@ func template(t *testing.T, values ...string) (manifest, error) {
 	if err != nil {
 		return manifest{}, err
 	}
+	return parsed(t, text), nil
+}
+
+// parsed returns the objects that helm has rendered.
+func parsed(t *testing.T, text string) manifest {
+	t.Helper()
 	m := manifest{text: []byte(text)}
 	for part := range strings.SplitSeq("\n"+text, "\n---\n") {
 		u := &unstructured.Unstructured{}
-		if err := yaml.Unmarshal([]byte(part), &u.Object); err != nil {
+		if err := yaml.UnmarshalStrict([]byte(part), &u.Object); err != nil { // no key twice
 			t.Fatalf("%v:\n%s", err, part)
 		}
 		if len(u.Object) > 0 {
 			m.objects = append(m.objects, u)
 		}
 	}
-	return m, nil
+	return m
 }
 
 // comparable returns the objects by kind and name, in a form in which two manifests can be compared: the daemon's file

@@ -1,9 +1,11 @@
 package deploy
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -26,16 +28,33 @@ func TestChartRefuses(t *testing.T) {
 		{"image.tags=v1", "tags"},
 		{"paths.cniBin=opt/cni/bin", "cniBin"},
 		{"podLabels.a=1", "podLabels"},
+		{"podLabels.name=mine", "podLabels must not have name"},
+		{"podLabels.app=mine", "podLabels must not have app"},
+		{"commonLabels.tier=mine", "commonLabels must not have tier"},
+		{"hotPlug=null", "'hotPlug'"},
+		{"metrics.podMonitor=null", "'podMonitor'"},
+		{"config.cniConfigDir=/x", "config.cniConfigDir: set paths.cniConf"},
+		{"config.binDir=/x", "config.binDir: set paths.cniBin"},
+		{"config.kubeletRoot=/x", "config.kubeletRoot: set paths.kubelet"},
+		{"config.hotPlug=true", "config.hotPlug: set hotPlug.enabled"},
+		{"hotPlug.enabled=true,config.repair=evict", "config.repair: set repair.mode"},
+		{"config.claimStatus=true", "config.claimStatus: set dra.claimStatusDrivers"},
+		{"config.claimStatusDrivers[0]=d", "config.claimStatusDrivers: set dra.claimStatusDrivers"},
 		{"repair.mode=evict", "repair needs hotPlug.enabled"},
 		{"repair.mode=delete", "mode"},
 		{"executor.enabled=true", "executor is the runner of hotPlug"},
 		{"mode=thin,hotPlug.enabled=true", "hotPlug needs mode thick"},
 		{"mode=thin,dra.claimStatusDrivers[0]=d", "needs mode thick"},
 		{"tracing.endpoint=collector:4318", "endpoint"},
+		{"tracing.endpoint=http://c:4318,tracing.sampleRatio=1.1", "sampleRatio"},
+		{"tracing.endpoint=http://c:4318,tracing.sampleRatio=all", "sampleRatio"},
+		{"tracing.sampleRatio=1", "tracing.sampleRatio needs tracing.endpoint"},
 		{"mode=thin,tracing.endpoint=http://c:4318", "tracing needs mode thick"},
 		{"mode=thin,metrics.enabled=true", "metrics need mode thick"},
 		{"metrics.auth=kubernetes", "metrics.auth needs metrics.enabled"},
 		{"metrics.enabled=true,metrics.auth=basic", "auth"},
+		{"metrics.address=127.0.0.1", "metrics.address needs metrics.enabled"},
+		{"metrics.enabled=true,healthPort=9091", "healthPort and metrics.port are both 9091"},
 		{"metrics.podMonitor.enabled=true", "podMonitor needs metrics.enabled"},
 		{"metrics.prometheusRule.enabled=true", "prometheusRule needs metrics.enabled"},
 		{"metrics.enabled=true,metrics.prometheusRule.disabled[0]=MultusDown", "disabled"},
@@ -44,6 +63,114 @@ func TestChartRefuses(t *testing.T) {
 	} {
 		if _, err := template(t, tc.values); err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s: %v, want an error with %q", tc.values, err, tc.want)
+		}
+	}
+}
+
+// TestChartOldKubernetes checks that what Kubernetes does not have yet is refused with the value that leaves it out.
+func TestChartOldKubernetes(t *testing.T) {
+	t.Parallel()
+	render := func(values string) (string, error) {
+		return runHelm(t, "template", "multus", chart, "--kube-version", "v1.29.4+k3s1", "--set", values)
+	}
+	for values, want := range map[string]string{
+		"distribution=k3s": "nodeIdentity needs Kubernetes 1.30",
+		"nodeIdentity.enabled=false,admission.enabled=true":        "admission needs Kubernetes 1.30",
+		"nodeIdentity.enabled=false,definitionPolicy.enabled=true": "definitionPolicy needs Kubernetes 1.30",
+	} {
+		if _, err := render(values); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want an error with %q", values, err, want)
+		}
+	}
+	if text, err := render("nodeIdentity.enabled=false"); err != nil || strings.Contains(text, "AdmissionPolicy") {
+		t.Errorf("without policies: %v\n%s", err, text)
+	}
+}
+
+// TestChartNothing checks that maps and lists may be null, as they are in a file of values whose lines below a key are
+// all comments.
+func TestChartNothing(t *testing.T) {
+	t.Parallel()
+	values := withEverything("metrics.podMonitor.enabled=true", "metrics.prometheusRule.enabled=true",
+		"definitionPolicy.enabled=true", "grafanaDashboard.enabled=true", "grafanaDashboard.labels=null")
+	before := len(values)
+	for name, value := range leaves("", defaults(t)) {
+		if value.Kind != yaml.ScalarNode {
+			values = append(values, name+"=null")
+		}
+	}
+	if len(values) < before+15 {
+		t.Fatalf("%q", values[before:])
+	}
+	m, err := template(t, values...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, template := range templates(t, m) {
+		if len(template.Spec.Containers) != 1 || name != webhookPods && len(template.Spec.NodeSelector) != 0 {
+			t.Errorf("%s: %+v", name, template.Spec)
+		}
+	}
+}
+
+// TestChartPlaces checks that every pod that belongs to a node runs on the nodes of the daemon, and the webhook on its
+// own.
+func TestChartPlaces(t *testing.T) {
+	t.Parallel()
+	const affinity = "%saffinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey=%s"
+	values := strings.Join(withEverything("nodeSelector.pool=edge", "tolerations[0].key=edge",
+		"priorityClassName=own", "admission.nodeSelector.pool=control", "admission.tolerations[0].key=control",
+		fmt.Sprintf(affinity, "", "edge"), fmt.Sprintf(affinity, "admission.", "control")), ",")
+	text, err := runHelm(t, "template", "multus", chart, "--set", values)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := parsed(t, text)
+	pods := templates(t, m)
+	pods["multus-doctor"] = &corev1.PodTemplateSpec{Spec: get[corev1.Pod](t, m, "Pod").Spec}
+	for name, pool := range map[string]string{
+		daemonPods: "edge", runnerPods: "edge", "multus-doctor": "edge", webhookPods: "control",
+	} {
+		s := pods[name].Spec
+		if s.NodeSelector["pool"] != pool || s.NodeSelector["kubernetes.io/os"] != "linux" || len(s.Tolerations) == 0 ||
+			s.Tolerations[0].Key != pool || s.Affinity == nil ||
+			s.Affinity.PodAffinity.RequiredDuringSchedulingIgnoredDuringExecution[0].TopologyKey != pool ||
+			name == runnerPods && s.PriorityClassName != "own" {
+			t.Errorf("%s: %+v", name, s)
+		}
+	}
+}
+
+// TestChartSchema checks that the schema requires every value without which the templates would not work, so that
+// `helm upgrade --reuse-values` with a newer chart names the value that is missing.
+func TestChartSchema(t *testing.T) {
+	t.Parallel()
+	b, err := os.ReadFile(filepath.Join(chart, "values.schema.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var schema map[string]any
+	if err := json.Unmarshal(b, &schema); err != nil {
+		t.Fatal(err)
+	}
+	required(t, "", schema, defaults(t))
+}
+
+// required checks an object of the schema. Free maps and lists may be missing, and so may what is empty by default.
+func required(t *testing.T, prefix string, schema map[string]any, values *yaml.Node) {
+	t.Helper()
+	properties, _ := schema["properties"].(map[string]any)
+	list, _ := schema["required"].([]any)
+	for i := 0; i < len(values.Content); i += 2 {
+		name, value := values.Content[i].Value, values.Content[i+1]
+		property, _ := properties[name].(map[string]any)
+		_, fixed := property["properties"]
+		want := fixed || value.Kind == yaml.ScalarNode && value.Value != "" && value.Tag != "!!null"
+		if has := slices.Contains(list, any(name)); property == nil || has != want {
+			t.Errorf("%s%s: in the schema %t, required %t, want %t", prefix, name, property != nil, has, want)
+		}
+		if fixed {
+			required(t, prefix+name+".", property, value)
 		}
 	}
 }
@@ -57,6 +184,7 @@ func TestChartValues(t *testing.T) {
 		"imagePullSecrets[0].name=pull", "namespaceOverride=multus-system", "serviceAccount.name=own",
 		"config.logLevel=debug", "metrics.enabled=true", "podLabels.team=a", "podAnnotations.note=b", "healthPort=9999",
 		"paths.cniBin=/var/cni", "referencePlugins.enabled=true", "extraArgs[0]=--x", "extraEnv[0].name=E",
+		"tracing.endpoint=http://c.example:4318", "tracing.sampleRatio=0.05", "config.kubeletRoot=/var/lib/kubelet",
 		"commonLabels.c=d", `extraObjects[0]=kind: ConfigMap`, "affinity.nodeAffinity=null", "crds.keep=true")
 	if err != nil {
 		t.Fatal(err)
@@ -77,6 +205,7 @@ func TestChartValues(t *testing.T) {
 		"arguments":     daemon.Args[len(daemon.Args)-1] == "--x",
 		"environment":   daemon.Env[len(daemon.Env)-1].Name == "E",
 		"daemon.json":   has(text, `\"logLevel\": \"debug\"`) && has(fmt.Sprint(daemon.Args), "--metrics-port=9091"),
+		"ratio":         has(text, `\"sampleRatio\": 0.05\n`),
 		"policies":      !has(text, "kube-system:multus") && has(text, "serviceaccount:multus-system:own"),
 		"CRD is kept":   has(text, "helm.sh/resource-policy: keep"),
 		"own object":    has(text, "extra.yaml\nkind: ConfigMap\n"),

@@ -75,9 +75,18 @@ talos:
 {{- if .Values.hotPlug.enabled }}{{ $_ := set $config "hotPlug" true }}{{ $_ := set $config "statusResync" "1m" }}{{ end -}}
 {{- with .Values.repair.mode }}{{ $_ := set $config "repair" . }}{{ end -}}
 {{- with .Values.dra.claimStatusDrivers }}{{ $_ := set $config "claimStatus" true }}{{ $_ := set $config "claimStatusDrivers" . }}{{ end -}}
-{{- with .Values.tracing.endpoint }}{{ $_ := set $config "tracing" (dict "endpoint" . "sampleRatio" $.Values.tracing.sampleRatio) }}{{ end -}}
+{{- with .Values.tracing.endpoint }}{{ $_ := set $config "tracing" (dict "endpoint" . "sampleRatio" (float64 $.Values.tracing.sampleRatio)) }}{{ end -}}
 {{- if and .Values.metrics.enabled .Values.metrics.address }}{{ $_ := set $config "metricsAddress" .Values.metrics.address }}{{ end -}}
-{{- $config = mergeOverwrite $config (default dict $d.config) (deepCopy .Values.config) -}}
+{{- $own := deepCopy (default dict .Values.config) -}}
+{{- $places := dict "cniConfigDir" "paths.cniConf" "binDir" "paths.cniBin" "kubeletRoot" "paths.kubelet" "hotPlug" "hotPlug.enabled"
+  "repair" "repair.mode" "claimStatus" "dra.claimStatusDrivers" "claimStatusDrivers" "dra.claimStatusDrivers" -}}
+{{- range $key, $value := $places -}}
+{{- $chart := get (merge (dict) $config (dict "kubeletRoot" $kubelet "hotPlug" false "claimStatus" false)) $key -}}
+{{- if and (hasKey $own $key) (ne (toJson (get $own $key)) (toJson $chart)) -}}
+{{- fail (printf "config.%s: set %s, which also changes the mounts and permissions of the daemon" $key $value) -}}
+{{- end -}}
+{{- end -}}
+{{- $config = mergeOverwrite $config (default dict $d.config) $own -}}
 {{- dict "cniConf" $cniConf "cniBin" $cniBin "kubelet" $kubelet "referencePlugins" $reference "config" $config
   "seLinux" (default dict $d.seLinux) "networksDir" (not $d.withoutNetworksDir) | toYaml -}}
 {{- end -}}
@@ -102,7 +111,22 @@ multus-cni.io/config-sha256: {{ (include "multus.settings" . | fromYaml).config 
 {{- if .Values.config }}{{ fail "config is the file of the daemon, which mode thin does not have" }}{{ end -}}
 {{- if .Values.distribution }}{{ fail "mode thin is not available for a distribution; set paths instead" }}{{ end -}}
 {{- end -}}
+{{- range $name := list "podLabels" "commonLabels" -}}
+{{- range list "app" "name" "tier" -}}
+{{- if hasKey (default dict (get $.Values $name)) . }}{{ fail (printf "%s must not have %s, by which Multus finds its pods" $name .) }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- if semverCompare "<1.30.0-0" .Capabilities.KubeVersion.Version -}}
+{{- if .Values.admission.enabled }}{{ fail "admission needs Kubernetes 1.30" }}{{ end -}}
+{{- if .Values.definitionPolicy.enabled }}{{ fail "definitionPolicy needs Kubernetes 1.30" }}{{ end -}}
+{{- if .Values.nodeIdentity.enabled }}{{ fail "nodeIdentity needs Kubernetes 1.30: set nodeIdentity.enabled=false" }}{{ end -}}
+{{- end -}}
+{{- if and (float64 .Values.tracing.sampleRatio) (not .Values.tracing.endpoint) }}{{ fail "tracing.sampleRatio needs tracing.endpoint" }}{{ end -}}
+{{- if and .Values.metrics.enabled (eq (int .Values.metrics.port) (int .Values.healthPort)) -}}
+{{- fail (printf "healthPort and metrics.port are both %d" (int .Values.healthPort)) -}}
+{{- end -}}
 {{- if not .Values.metrics.enabled -}}
+{{- if .Values.metrics.address }}{{ fail "metrics.address needs metrics.enabled" }}{{ end -}}
 {{- if .Values.metrics.auth }}{{ fail "metrics.auth needs metrics.enabled" }}{{ end -}}
 {{- if .Values.metrics.podMonitor.enabled }}{{ fail "metrics.podMonitor needs metrics.enabled" }}{{ end -}}
 {{- if .Values.metrics.prometheusRule.enabled }}{{ fail "metrics.prometheusRule needs metrics.enabled" }}{{ end -}}
