@@ -153,7 +153,10 @@ func today(t *testing.T, client dynamic.Interface) {
 	const manifest = `{"apiVersion":"apps/v1","kind":"DaemonSet","metadata":{"name":"kube-multus-ds","namespace":"kube-system",
 "labels":{"tier":"node","app":"multus","name":"multus"}},
 "spec":{"selector":{"matchLabels":{"name":"multus"}},"template":{"metadata":{"labels":{"tier":"node","app":"multus","name":"multus"}},
-"spec":{"hostNetwork":true,"hostPID":true,"containers":[{"name":"kube-multus","image":"registry.example/multus:old","securityContext":{"privileged":true}}]}}}}`
+"spec":{"hostNetwork":true,"hostPID":true,"containers":[{"name":"kube-multus","image":"registry.example/multus:old","securityContext":{"privileged":true},
+"volumeMounts":[{"name":"hostroot","mountPath":"/hostroot"}]}],
+"initContainers":[{"name":"install-multus-binary","image":"registry.example/multus:old","command":["cp"]}],
+"volumes":[{"name":"hostroot","hostPath":{"path":"/"}}]}}}}`
 	u := &unstructured.Unstructured{}
 	if err := u.UnmarshalJSON([]byte(manifest)); err != nil {
 		t.Fatal(err)
