@@ -35,6 +35,8 @@ func TestOtherNode(t *testing.T) {
 	}{
 		{"healthy", func(t *testing.T) { w.healthy(t) }},
 		{"faults", func(t *testing.T) { n.faults(t, w) }},
+		{"graph", func(t *testing.T) { n.drawGraph(t, w) }},
+		{"doctor", func(t *testing.T) { n.drawDoctor(t, w) }},
 		{"devices", func(t *testing.T) { w.devices(t) }},
 		{"explain", func(t *testing.T) { n.explained(t, w) }},
 		{"explain what would fail", func(t *testing.T) { w.wouldFail(t) }},
