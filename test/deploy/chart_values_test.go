@@ -113,6 +113,22 @@ func TestChartNothing(t *testing.T) {
 	}
 }
 
+// TestChartNotes checks that the notes after an installation are for its namespace and its mode.
+func TestChartNotes(t *testing.T) {
+	t.Parallel()
+	for mode, doctor := range map[string]bool{"thick": true, "thin": false} {
+		text, err := runHelm(t, "install", "multus", chart, "--dry-run=client", "--namespace", "own", "--set", "mode="+mode)
+		_, notes, found := strings.Cut(text, "NOTES:")
+		if err != nil || !found {
+			t.Fatalf("%v\n%s", err, text)
+		}
+		if !strings.Contains(notes, "kubectl -n own rollout status ds/kube-multus-ds") || !strings.Contains(notes, mode) ||
+			strings.Contains(notes, "kubectl -n own exec ds/kube-multus-ds ") != doctor {
+			t.Errorf("%s: %s", mode, notes)
+		}
+	}
+}
+
 // TestChartPlaces checks that every pod that belongs to a node runs on the nodes of the daemon, and the webhook on its
 // own.
 func TestChartPlaces(t *testing.T) {

@@ -2,12 +2,12 @@ package realnode
 
 import (
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -33,12 +33,12 @@ func TestChart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run := func(args ...string) { n.helm(t, kubeconfig, args...) }
+	run := func(args ...string) string { return n.helm(t, kubeconfig, args...) }
 	chart := filepath.Join(root, "deploy", "chart", "multus")
 	n.importImage(t)
 
 	began := time.Now()
-	run("install", "multus", chart, "--wait")
+	notes := run("install", "multus", chart, "--wait")
 	n.applyNetworks(t)
 	n.apply(t, pod("stays", extra))
 	n.untilAttached(t, "stays")
@@ -53,6 +53,14 @@ func TestChart(t *testing.T) {
 	}
 
 	run("test", "multus", "--logs")
+	doctor := regexp.MustCompile(`kubectl (.* doctor)\n`).FindStringSubmatch(notes)
+	if doctor == nil {
+		t.Fatal("the notes do not name doctor")
+	}
+	out := n.workstation(t).kubectl(t, strings.Fields(doctor[1])...)
+	if !strings.HasPrefix(out, "node "+cluster.NodeName+":") {
+		t.Errorf("doctor of the notes: %s", out)
+	}
 
 	run("upgrade", "multus", chart, "--set", "config.logLevel=debug", "--set", "uninstall.wait=20s",
 		"--set", "metrics.enabled=true", "--set", "metrics.auth=kubernetes")
@@ -76,18 +84,12 @@ func TestChart(t *testing.T) {
 	}
 	n.applyNetworks(t) // the type of network definitions is kept
 	n.remove(t, "stays")
-	until(t, "the plugin is removed", func() error {
-		if _, err := os.Lstat(n.Path(n.paths.Bin + "/multus-shim")); !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("multus-shim: %w", err)
-		}
-		return nil
-	})
+	until(t, "the plugins and the state are removed", n.uninstalled)
 	n.untilHeld(t, 0)
-	n.wantUninstalled(t)
 
 	// The complete Job of that removal still exists, and does not count for the next one (behaviour F36).
-	helm("install", "multus", chart, "--wait")
-	helm("uninstall", "multus")
+	run("install", "multus", chart, "--wait")
+	run("uninstall", "multus")
 	if d := cmp.Diff(before, n.configurations(t)); d != "" {
 		t.Errorf("CNI configurations, uninstalled again (-before +after):\n%s", d)
 	}
@@ -113,13 +115,14 @@ func (n *node) configurations(t *testing.T) map[string]string {
 }
 
 // helm runs helm for the namespace kube-system.
-func (n *node) helm(t *testing.T, kubeconfig string, args ...string) {
+func (n *node) helm(t *testing.T, kubeconfig string, args ...string) string {
 	t.Helper()
 	out, err := helm.Run(t, helmLimit, append(args, "--kubeconfig", kubeconfig, "--namespace", "kube-system",
 		"--timeout", waitTimeout.String())...)
 	if err != nil {
 		t.Fatalf("%q: %v\n%s", args, err, out)
 	}
+	return out
 }
 
 // servesMetrics checks that the daemon serves its metrics to the account of the chart, and to no other one.

@@ -75,18 +75,27 @@ func (n *node) untilComplete(t *testing.T, job string) {
 // wantUninstalled checks that nothing of Multus is left on the node.
 func (n *node) wantUninstalled(t *testing.T) {
 	t.Helper()
+	if err := n.uninstalled(); err != nil {
+		t.Error(err)
+	}
+}
+
+// uninstalled returns an error if something of Multus is left on the node.
+func (n *node) uninstalled() error {
+	var errs []error
 	for _, left := range []string{
 		"/var/lib/cni/multus", n.paths.Bin + "/multus-shim", n.paths.Bin + "/multus",
 		n.paths.Bin + "/passthru",
 	} {
 		if _, err := os.Lstat(n.Path(left)); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("left: %s %v", left, err)
+			errs = append(errs, errors.Join(fmt.Errorf("left: %s", left), err))
 		}
 	}
 	if confs, err := filepath.Glob(n.Path(n.paths.Conf + "/*")); err != nil || len(confs) != 1 ||
 		filepath.Base(confs[0]) != cluster.PrimaryFile {
-		t.Errorf("CNI configurations: %q %v", confs, err)
+		errs = append(errs, errors.Join(fmt.Errorf("CNI configurations: %q", confs), err))
 	}
+	return errors.Join(errs...)
 }
 
 func (n *node) deleteDaemonSet(t *testing.T) {
