@@ -33,7 +33,7 @@ E2E_TIMEOUT ?= 40m
 .DEFAULT_GOAL := help
 .PHONY: help build test test-fast lint vulncheck fuzz fuzz-rules faults rules bench bench-node bench-diff scale density demo cluster e2e neighbours image release man tools tools-cluster clean \
 	bin/cni bin/tools/kube-apiserver bin/tools/etcd bin/tools/gotestsum bin/tools/golangci-lint bin/tools/govulncheck bin/tools/vale bin/demo \
-	bin/tools/kubelet bin/tools/containerd bin/tools/runc bin/tools/whereabouts bin/tools/dradriver bin/tools/kube-burner bin/tools/helm bin/tools/otlp bin/tools/prometheus bin/cluster
+	bin/tools/kubelet bin/tools/containerd bin/tools/runc bin/tools/whereabouts bin/tools/dradriver bin/tools/kube-burner bin/tools/helm bin/tools/otlp bin/tools/certmanager bin/tools/prometheus bin/cluster
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r t d; do printf '  %-13s %s\n' "$$t" "$$d"; done
@@ -46,7 +46,7 @@ build: ## build all commands into bin/, static
 	@ln -sf multusctl bin/kubectl-multus
 	@ln -sf multusctl bin/kubectl_complete-multus
 
-test: build $(TEST_TOOLS) bin/tools/whereabouts bin/tools/helm bin/tools/otlp bin/tools/prometheus $(GOTESTSUM) ## run all tests, with the race detector (root for all of them; builds the tools first)
+test: build $(TEST_TOOLS) bin/tools/whereabouts bin/tools/helm bin/tools/otlp bin/tools/certmanager bin/tools/prometheus $(GOTESTSUM) ## run all tests, with the race detector (root for all of them; builds the tools first)
 	@$(if $(RACE),,echo "no C compiler: testing without the race detector")
 	CGO_ENABLED=$(if $(RACE),1,0) $(RUN_TESTS) $(RACE) -shuffle=on -timeout=$(TEST_TIMEOUT) $(ARGS) $(PKG)
 
@@ -161,7 +161,7 @@ release: bin/tools/helm ## write the files of a release of HEAD into dist/releas
 man: ## write the manual pages of multusctl into dist/man
 	$(GO) run ./tools/man dist/man
 
-tools: $(TEST_TOOLS) bin/tools/whereabouts bin/tools/helm bin/tools/prometheus $(GOTESTSUM) bin/tools/golangci-lint bin/tools/vale ## build the tools of make test and make lint
+tools: $(TEST_TOOLS) bin/tools/whereabouts bin/tools/helm bin/tools/otlp bin/tools/certmanager bin/tools/prometheus $(GOTESTSUM) bin/tools/golangci-lint bin/tools/vale ## build the tools of make test and make lint
 
 tools-cluster: $(CLUSTER_TOOLS) ## build the tools of make cluster
 
@@ -182,5 +182,5 @@ bin/tools/kubelet:
 bin/cluster:
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(BUILDVCS) -o bin/cluster ./tools/cluster
-bin/tools/etcd bin/tools/containerd bin/tools/runc bin/tools/whereabouts bin/tools/dradriver bin/tools/kube-burner bin/tools/helm bin/tools/otlp bin/tools/prometheus bin/tools/gotestsum bin/tools/golangci-lint bin/tools/benchstat bin/tools/govulncheck bin/tools/vale:
+bin/tools/etcd bin/tools/containerd bin/tools/runc bin/tools/whereabouts bin/tools/dradriver bin/tools/kube-burner bin/tools/helm bin/tools/otlp bin/tools/certmanager bin/tools/prometheus bin/tools/gotestsum bin/tools/golangci-lint bin/tools/benchstat bin/tools/govulncheck bin/tools/vale:
 	@tools/build $(@F)
