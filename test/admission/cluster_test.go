@@ -49,6 +49,14 @@ var kinds = map[string]schema.GroupVersionResource{
 	"ConfigMap":                      {Version: "v1", Resource: "configmaps"},
 	"DeviceClass":                    {Group: "resource.k8s.io", Version: "v1", Resource: "deviceclasses"},
 	"ResourceClaimTemplate":          {Group: "resource.k8s.io", Version: "v1", Resource: "resourceclaimtemplates"},
+	"Deployment":                     {Group: "apps", Version: "v1", Resource: "deployments"},
+	"PodDisruptionBudget":            {Group: "policy", Version: "v1", Resource: "poddisruptionbudgets"},
+	"Service":                        {Version: "v1", Resource: "services"},
+	"CustomResourceDefinition": {
+		Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions",
+	},
+	"Issuer":      issuers,
+	"Certificate": certificates,
 }
 
 func webhooks(resource string) schema.GroupVersionResource {
@@ -99,8 +107,23 @@ type site struct {
 	kubeconfig string
 }
 
-// newSite starts an API server that authorizes by roles.
+// newSite starts an API server that authorizes by roles, with the objects of the component but the webhook
+// configurations.
 func newSite(tb testing.TB) *site {
+	tb.Helper()
+	s := newServer(tb)
+	for _, file := range []string{"rbac.yaml", "secret.yaml"} {
+		for _, u := range documents(tb, components+"admission/"+file) {
+			if u.GetKind() != "ServiceAccount" { // it exists
+				s.create(u)
+			}
+		}
+	}
+	return s
+}
+
+// newServer starts an API server that authorizes by roles, with nothing but the service account of the component.
+func newServer(tb testing.TB) *site {
 	tb.Helper()
 	c := kubetest.StartWith(tb, kubetest.Options{RBAC: true})
 	dyn, err := dynamic.NewForConfig(c.RESTConfig())
@@ -110,13 +133,6 @@ func newSite(tb testing.TB) *site {
 	s := &site{Cluster: c, tb: tb, dyn: dyn}
 	token := c.ServiceAccountToken(tb, "kube-system", host.Name)
 	s.kubeconfig = c.KubeconfigFor(tb, c.Addr(), token)
-	for _, file := range []string{"rbac.yaml", "secret.yaml"} {
-		for _, u := range documents(tb, components+"admission/"+file) {
-			if u.GetKind() != "ServiceAccount" { // it exists
-				s.create(u)
-			}
-		}
-	}
 	return s
 }
 
@@ -140,19 +156,25 @@ func (s *site) try(client dynamic.Interface, u *unstructured.Unstructured) (*uns
 func (s *site) point(webhook string) {
 	s.tb.Helper()
 	for _, u := range documents(s.tb, components+"admission/webhooks.yaml") {
-		hooks, _, err := unstructured.NestedSlice(u.Object, "webhooks")
-		if err != nil {
-			s.tb.Fatal(err)
-		}
-		for _, h := range hooks {
-			hook := h.(map[string]any)
-			path, _, _ := unstructured.NestedString(hook, "clientConfig", "service", "path")
-			hook["clientConfig"] = map[string]any{"url": "https://" + webhook + path}
-		}
-		if err := unstructured.SetNestedSlice(u.Object, hooks, "webhooks"); err != nil {
-			s.tb.Fatal(err)
-		}
+		redirect(s.tb, u, webhook)
 		s.create(u)
+	}
+}
+
+// redirect makes a webhook configuration call an address in the place of the service.
+func redirect(tb testing.TB, u *unstructured.Unstructured, webhook string) {
+	tb.Helper()
+	hooks, _, err := unstructured.NestedSlice(u.Object, "webhooks")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for _, h := range hooks {
+		hook := h.(map[string]any)
+		path, _, _ := unstructured.NestedString(hook, "clientConfig", "service", "path")
+		hook["clientConfig"] = map[string]any{"url": "https://" + webhook + path}
+	}
+	if err := unstructured.SetNestedSlice(u.Object, hooks, "webhooks"); err != nil {
+		tb.Fatal(err)
 	}
 }
 

@@ -102,6 +102,72 @@ func (b *balancer) connections() int {
 	return len(b.conns)
 }
 
+// load sends broken definitions to the API server, which would be stored if a call of the webhook failed.
+type load struct {
+	tb            testing.TB
+	balancer      *balancer
+	calls, failed atomic.Int64
+	pause         sync.RWMutex // it is write-locked while no request may be in flight
+	// end ends the load, and fails the test if a call failed. The end of the test calls it, too.
+	end func()
+}
+
+// load starts a load on the webhook behind a balancer.
+func (s *site) load(b *balancer) *load {
+	s.tb.Helper()
+	l := &load{tb: s.tb, balancer: b}
+	done := make(chan struct{})
+	var senders sync.WaitGroup
+	send := func() {
+		l.pause.RLock()
+		defer l.pause.RUnlock()
+		_, err := s.dyn.Resource(definitions).Namespace("default").Create(contextFor(s.tb),
+			definition("default", "load", broken), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		if n := l.calls.Add(1); err == nil || !strings.Contains(err.Error(), "denied the request") {
+			if l.failed.Add(1) == 1 { // the others are counted
+				s.tb.Errorf("call %d: a broken definition is not denied: %v", n, err)
+			}
+		}
+	}
+	for range 2 {
+		senders.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+					send()
+				}
+			}
+		})
+	}
+	l.end = sync.OnceFunc(func() {
+		close(done)
+		senders.Wait()
+		if n := l.failed.Load(); n > 0 {
+			s.tb.Errorf("%d of %d calls failed", n, l.calls.Load())
+		}
+	})
+	s.tb.Cleanup(l.end)
+	return l
+}
+
+// more waits for ten more calls.
+func (l *load) more() {
+	l.tb.Helper()
+	before := l.calls.Load()
+	eventually.True(l.tb, "calls", func() bool { return l.calls.Load() > before+10 })
+}
+
+// reconnect ends the connections of the API server, so that it checks the certificate anew.
+func (l *load) reconnect() {
+	l.tb.Helper()
+	l.pause.Lock() // no request is in flight
+	defer l.pause.Unlock()
+	l.balancer.disconnect()
+	eventually.True(l.tb, "no connections", func() bool { return l.balancer.connections() == 0 })
+}
+
 // leaf returns the certificate that a replica serves, without checking it.
 func leaf(tb testing.TB, addr string) *x509.Certificate {
 	tb.Helper()
@@ -137,53 +203,23 @@ func TestRenewal(t *testing.T) {
 	s.await()
 	old := leaf(t, first.webhook)
 
-	var calls, failed atomic.Int64
-	var pause sync.RWMutex
-	done := make(chan struct{})
-	var load sync.WaitGroup
-	for range 2 {
-		load.Go(func() {
-			for {
-				select {
-				case <-done:
-					return
-				default:
-				}
-				pause.RLock()
-				_, err := s.dyn.Resource(definitions).Namespace("default").Create(contextFor(t),
-					definition("default", "load", broken), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
-				pause.RUnlock()
-				if calls.Add(1); err == nil || !strings.Contains(err.Error(), "denied the request") {
-					failed.Add(1)
-					t.Errorf("call %d: %v", calls.Load(), err)
-				}
-			}
-		})
-	}
-	reconnect := func() {
-		pause.Lock() // no request is in flight
-		b.disconnect()
-		eventually.True(t, "no connections", func() bool { return b.connections() == 0 })
-		pause.Unlock()
-	}
+	l := s.load(b)
 	c.SetTime(time.Now())
 	deadline := time.Now().Add(eventually.Timeout)
 	for steps := 0; leaf(t, first.webhook).Equal(old) || leaf(t, second.webhook).Equal(old); steps++ {
 		if time.Now().After(deadline) {
 			t.Fatal("the certificate is not renewed")
 		}
-		before := calls.Load()
-		eventually.True(t, "calls", func() bool { return calls.Load() > before+10 })
-		reconnect()
+		l.more()
+		l.reconnect()
 		next(time.Minute)
 	}
-	before := calls.Load()
+	before := l.calls.Load()
 	for range 6 {
-		reconnect()
-		at := calls.Load()
-		eventually.True(t, "calls", func() bool { return calls.Load() > at+10 })
+		l.reconnect()
+		l.more()
 	}
-	close(done)
-	load.Wait()
-	t.Logf("%d calls, %d of them with the new certificate, %d failed", calls.Load(), calls.Load()-before, failed.Load())
+	l.end()
+	all := l.calls.Load()
+	t.Logf("%d calls, %d of them with the new certificate, %d failed", all, all-before, l.failed.Load())
 }
