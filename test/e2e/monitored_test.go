@@ -9,6 +9,7 @@ import (
 
 	"multus/internal/testutil/node"
 	"multus/internal/testutil/prometheus"
+	"multus/internal/testutil/tool"
 )
 
 // freeAddress returns an address of the loopback that no program listens on.
@@ -31,7 +32,7 @@ type monitored struct {
 
 func newMonitored(t *testing.T) *monitored {
 	t.Helper()
-	node.Tool(t, "prometheus")
+	tool.Path(t, "prometheus")
 	dir, address, other := t.TempDir(), freeAddress(t), freeAddress(t)
 	host, port, _ := net.SplitHostPort(address)
 	m := &monitored{resyncSite: &resyncSite{metrics: address, site: newSite(t, node.Thick, node.Options{

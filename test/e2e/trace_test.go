@@ -14,6 +14,7 @@ import (
 
 	"multus/internal/testutil/eventually"
 	"multus/internal/testutil/node"
+	"multus/internal/testutil/tool"
 )
 
 const (
@@ -58,7 +59,7 @@ type collector struct {
 
 func startCollector(t *testing.T) *collector {
 	t.Helper()
-	program, address := node.Tool(t, "otlp"), freeAddress(t)
+	program, address := tool.Path(t, "otlp"), freeAddress(t)
 	c := &collector{endpoint: "http://" + address}
 	cmd := exec.Command(program, address)
 	out, err := cmd.StdoutPipe()

@@ -108,16 +108,6 @@ func Root(tb testing.TB) string {
 	return ""
 }
 
-// Tool returns the path of a program in bin/tools, or skips the test if it was not built.
-func Tool(tb testing.TB, name string) string {
-	tb.Helper()
-	path := filepath.Join(Root(tb), "bin", "tools", name)
-	if _, err := os.Stat(path); err != nil {
-		tb.Skipf("%s is not built: make tools", name)
-	}
-	return path
-}
-
 var build = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "multus-test-bin-")
 	if err != nil {

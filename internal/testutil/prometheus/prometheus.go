@@ -19,8 +19,8 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"multus/internal/testutil/eventually"
-	"multus/internal/testutil/node"
 	"multus/internal/testutil/proc"
+	"multus/internal/testutil/tool"
 )
 
 // waitLimit bounds each wait: for a first scrape, for an alert, and for its end. The times of the alerts are seconds.
@@ -48,7 +48,7 @@ func Here(t *testing.T, address string) Place {
 	return Place{
 		Dir: dir, Path: dir, Address: address, Dial: (&net.Dialer{}).DialContext,
 		Start: func(program string, args ...string) (*proc.Process, error) {
-			cmd := exec.Command(node.Tool(t, program), args...)
+			cmd := exec.Command(tool.Path(t, program), args...)
 			cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 			return proc.Start(filepath.Join(dir, program+".log"), cmd, proc.Here)
 		},
@@ -118,7 +118,7 @@ func CheckMetrics(t *testing.T, text string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), promtoolLimit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, node.Tool(t, "promtool"), "check", "metrics", "--lint=all")
+	cmd := exec.CommandContext(ctx, tool.Path(t, "promtool"), "check", "metrics", "--lint=all")
 	cmd.Stdin = strings.NewReader(text)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("promtool check metrics: %v\n%s", err, out)
