@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -146,13 +147,32 @@ type RepairNamespaces struct {
 func ParseDaemon(b []byte) (*Daemon, error) {
 	d := &Daemon{SocketDir: DefaultSocketDir, CNIConfigDir: "/etc/cni/net.d", Type: "multus-shim", MultusConfigFile: Auto}
 	if err := json.Unmarshal(b, d); err != nil {
-		return nil, fault.DaemonFileUnreadable.Wrap(err)
+		return nil, fault.DaemonFileUnreadable.Wrap(withKey(b, err))
 	}
 	if d.ConnectionLimit != nil && *d.ConnectionLimit <= 0 {
 		return nil, fault.ConnectionLimitInvalid.New(*d.ConnectionLimit)
 	}
 	d.Raw = b
 	return d, nil
+}
+
+// withKey returns the error of a daemon-config.json with the key of the wrong value, which the error of a type with a
+// decoder of its own does not have.
+func withKey(b []byte, err error) error {
+	var members map[string]json.RawMessage
+	if json.Unmarshal(b, &members) != nil {
+		return err
+	}
+	for _, key := range slices.Sorted(maps.Keys(members)) {
+		one, merr := json.Marshal(map[string]json.RawMessage{key: members[key]})
+		if merr != nil {
+			continue
+		}
+		if err := json.Unmarshal(one, &Daemon{}); err != nil {
+			return fmt.Errorf("%s: %w", fault.Clip(key, fault.MaxName), err)
+		}
+	}
+	return err
 }
 
 // Usable returns an error if the file has a value with which no pod can start or with which a verb always fails. Such a

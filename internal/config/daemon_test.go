@@ -72,7 +72,8 @@ func TestParseDaemon(t *testing.T) {
 	}
 	for file, want := range map[string]string{
 		``: "failed to unmarshall the daemon configuration: ", `{"metricsPort":"x"}`: "failed to unmarshall the daemon configuration: ", // A67
-		`{"connectionLimit":0}`: "connection limit must be greater than 0, got 0", `{"connectionLimit":-1}`: "greater than 0, got -1", // A64
+		`{"hotPlug":true,"statusResync":"soon"}`: `: statusResync: want a duration such as "30s"`,
+		`{"connectionLimit":0}`:                  "connection limit must be greater than 0, got 0", `{"connectionLimit":-1}`: "greater than 0, got -1", // A64
 	} {
 		if _, err := ParseDaemon([]byte(file)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", file, err)
