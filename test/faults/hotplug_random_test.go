@@ -24,6 +24,9 @@ const (
 	// 20 s until pods are watched again. A runner is started 5 s after another one was killed, and the pause after
 	// failures doubles.
 	settleLimit = 2 * maxPause
+	// outage is the longest time for which the API server is away. A daemon that was started right before it has no
+	// definitions, and attaches no pod until its end.
+	outage = 20 * time.Second
 	// statusPause is the pause between two STATUS of the runtime, which start the runners.
 	statusPause = 200 * time.Millisecond
 )
@@ -117,6 +120,8 @@ func (p *plugging) operation(t *testing.T, pod *plugPod, what string) {
 	if away {
 		p.counts["API server away"]++
 		p.proxy.Down()
+		end := time.AfterFunc(outage, p.proxy.Up)
+		defer end.Stop()
 	}
 	switch rand.IntN(20) {
 	case 0:
