@@ -55,10 +55,11 @@ type FromCluster struct {
 // its node that are attached through Multus. Everywhere can be repeated. The Jobs of an earlier call do not count,
 // because Multus may have been installed again since.
 func Everywhere(ctx context.Context, c Cluster, o *FromCluster) error {
-	run := rand.Text()
-	if _, err := o.jobFor("any", run); err != nil {
-		return err // before anything is deleted
+	job, err := parseJob(o.Job)
+	if err != nil {
+		return err
 	}
+	run := rand.Text()
 	ctx, cancel := context.WithTimeoutCause(ctx, o.Wait, fmt.Errorf("not done within %s", o.Wait))
 	defer cancel()
 	for _, name := range o.DaemonSets {
@@ -68,17 +69,17 @@ func Everywhere(ctx context.Context, c Cluster, o *FromCluster) error {
 		o.Log.Info("deleted", "daemonset", o.Namespace+"/"+name)
 	}
 	var nodes []string
-	err := o.until(ctx, func() (_ bool, err error) { nodes, err = c.Nodes(ctx); return true, err })
+	err = o.until(ctx, func() (_ bool, err error) { nodes, err = c.Nodes(ctx); return true, err })
 	if err != nil {
 		return err
 	}
 	for _, node := range nodes {
-		job, err := o.jobFor(node, run)
+		name := jobName(node, run)
+		body, err := job.named(o.Namespace, name, node)
 		if err != nil {
 			return err
 		}
-		name := jobName(node, run)
-		if err := o.until(ctx, func() (bool, error) { return true, c.CreateJob(ctx, o.Namespace, name, job) }); err != nil {
+		if err := o.until(ctx, func() (bool, error) { return true, c.CreateJob(ctx, o.Namespace, name, body) }); err != nil {
 			return err
 		}
 	}
@@ -128,34 +129,41 @@ func (o *FromCluster) until(ctx context.Context, done func() (bool, error)) erro
 	}
 }
 
-// jobFor returns the Job of a run for a node.
-func (o *FromCluster) jobFor(node, run string) ([]byte, error) {
-	var job map[string]any
-	if err := yaml.Unmarshal(o.Job, &job); err != nil {
+// jobManifest is the manifest of a Job. metadata and pod are parts of object.
+type jobManifest struct{ object, metadata, pod map[string]any }
+
+// parseJob parses the manifest of the Job of a node, and checks that it is one with an image.
+func parseJob(manifest []byte) (*jobManifest, error) {
+	j := &jobManifest{}
+	if err := yaml.Unmarshal(manifest, &j.object); err != nil {
 		return nil, fmt.Errorf("decode the manifest of the job: %w", err)
 	}
-	pod := member(job, "spec", "template", "spec")
-	metadata := member(job, "metadata")
-	if job["kind"] != "Job" || pod == nil || metadata == nil {
+	j.metadata, j.pod = member(j.object, "metadata"), member(j.object, "spec", "template", "spec")
+	if j.object["kind"] != "Job" || j.metadata == nil || j.pod == nil {
 		return nil, errors.New("the manifest of the job is none: it has the kind Job, metadata and spec.template.spec")
 	}
-	containers, _ := pod["containers"].([]any)
+	containers, _ := j.pod["containers"].([]any)
 	for _, c := range containers {
 		if c, _ := c.(map[string]any); c["image"] == imagePlaceholder {
 			return nil, fmt.Errorf("the manifest of the job has no image: replace %s", imagePlaceholder)
 		}
 	}
-	delete(metadata, "generateName")
-	metadata["name"], metadata["namespace"] = jobName(node, run), o.Namespace
-	pod["nodeName"] = node
-	b, err := json.Marshal(job)
+	delete(j.metadata, "generateName")
+	return j, nil
+}
+
+// named returns the JSON of the Job with this name for a node.
+func (j *jobManifest) named(namespace, name, node string) ([]byte, error) {
+	j.metadata["name"], j.metadata["namespace"], j.pod["nodeName"] = name, namespace, node
+	b, err := json.Marshal(j.object)
 	if err != nil {
 		return nil, fmt.Errorf("encode the job: %w", err)
 	}
 	return b, nil
 }
 
-// member returns the object at a path, or nil if there is none.
+// member returns the object that is reached by the keys of a path. It returns nil if a key is missing, or if its value
+// is no object.
 func member(object map[string]any, path ...string) map[string]any {
 	for _, key := range path {
 		object, _ = object[key].(map[string]any)

@@ -70,7 +70,7 @@ func (c *fakeCluster) node(job string) string {
 // time.
 func TestEverywhere(t *testing.T) {
 	t.Parallel()
-	job := jobManifest(t)
+	job := manifest(t)
 	for name, tc := range map[string]struct {
 		complete func(node string) (bool, error)
 		wantLog  string
@@ -116,8 +116,8 @@ func laterComplete() func(string) (bool, error) {
 	return func(string) (bool, error) { looks++; return looks > 5, nil }
 }
 
-// jobManifest returns the manifest of the Job, with an image.
-func jobManifest(t *testing.T) []byte {
+// manifest returns the manifest of the Job, with an image.
+func manifest(t *testing.T) []byte {
 	t.Helper()
 	b, err := os.ReadFile("../../../deploy/uninstall/job.yaml")
 	if err != nil {
@@ -134,7 +134,7 @@ func TestEverywhereAgain(t *testing.T) {
 		c := &fakeCluster{complete: func(string) (bool, error) { return true, nil }, jobs: map[string]map[string]any{}}
 		for range 2 {
 			if err := Everywhere(t.Context(), c, &FromCluster{
-				DaemonSets: []string{"a", "b"}, Job: jobManifest(t), Wait: time.Minute, Pause: time.Second,
+				DaemonSets: []string{"a", "b"}, Job: manifest(t), Wait: time.Minute, Pause: time.Second,
 				Log: slog.New(slog.DiscardHandler),
 			}); err != nil {
 				t.Fatal(err)
@@ -153,7 +153,7 @@ func TestEverywhereNotBegun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &fakeCluster{ending: 1 << 20, jobs: map[string]map[string]any{}}
 		o := &FromCluster{
-			DaemonSets: []string{"ds"}, Job: jobManifest(t), Wait: time.Minute, Pause: time.Second,
+			DaemonSets: []string{"ds"}, Job: manifest(t), Wait: time.Minute, Pause: time.Second,
 			Log: slog.New(slog.DiscardHandler),
 		}
 		if err := Everywhere(t.Context(), c, o); err == nil || !strings.Contains(err.Error(), "have not ended") {
@@ -164,16 +164,16 @@ func TestEverywhereNotBegun(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for manifest, want := range map[string]string{
+		for text, want := range map[string]string{
 			"":                        "is none",
 			"a: [":                    "decode",
 			"kind: Job\nmetadata: {}": "is none",
 			"kind: Pod\nmetadata: {}\nspec: {template: {spec: {}}}": "is none",
 			string(unfinished): "replace IMAGE",
 		} {
-			o.Job = []byte(manifest)
+			o.Job = []byte(text)
 			if err := Everywhere(t.Context(), c, o); err == nil || !strings.Contains(err.Error(), want) {
-				t.Errorf("%q: %v, want %q", manifest, err, want)
+				t.Errorf("%q: %v, want %q", text, err, want)
 			}
 		}
 		if len(c.jobs) > 0 || len(c.deleted) > 0 {
