@@ -149,7 +149,7 @@ func (s *site) applyComponents(webhook string) {
 	}
 }
 
-// secret returns a secret, or nil while there is none.
+// secret returns the Secret with this name. It returns nil if there is no such Secret yet.
 func (s *site) secret(name string) *corev1.Secret {
 	s.tb.Helper()
 	found, err := s.Client().CoreV1().Secrets("kube-system").Get(contextFor(s.tb), name, metav1.GetOptions{})

@@ -103,13 +103,14 @@ func (r Removal) installedAgain(ctx context.Context) error {
 		return nil
 	}
 	err := r.running(ctx)
-	if err == nil {
-		var confs []conf
-		if confs, err = readConfs(r.ConfDir); slices.ContainsFunc(confs, conf.writtenByMultus) {
-			return ErrInstalledAgain
-		}
-	}
 	if errors.Is(err, ErrRunning) {
+		return ErrInstalledAgain
+	}
+	if err != nil {
+		return err
+	}
+	confs, err := readConfs(r.ConfDir)
+	if slices.ContainsFunc(confs, conf.writtenByMultus) {
 		return ErrInstalledAgain
 	}
 	return err
