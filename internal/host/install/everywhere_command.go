@@ -9,9 +9,13 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"multus/internal/fsx"
 	"multus/internal/source/kube"
 	product "multus/internal/version"
 )
+
+// maxJob limits the size of the manifest of the Job.
+const maxJob = 1 << 20
 
 // defaultClusterWait is how long `uninstall --all-nodes` waits without --wait.
 const defaultClusterWait = 4 * time.Minute
@@ -46,7 +50,7 @@ func (f *clusterFlags) run(cmd *cobra.Command, wait time.Duration) error {
 	if f.job == "" {
 		return errors.New("--all-nodes needs --job: a file like deploy/uninstall/job.yaml, with the image")
 	}
-	job, err := os.ReadFile(f.job)
+	job, err := fsx.ReadFile(f.job, maxJob)
 	if err != nil {
 		return fmt.Errorf("read the Job of a node (--job): %w", err)
 	}

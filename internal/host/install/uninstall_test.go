@@ -432,6 +432,7 @@ func TestUninstallCommand(t *testing.T) {
 		"--job=job.yaml":                         "--job needs --all-nodes",
 		"--all-nodes":                            "needs --job",
 		"--all-nodes --job=/nowhere":             "/nowhere",
+		"--all-nodes --job=/dev/zero":            "regular",
 		"--all-nodes --job=job.yaml --force":     "[all-nodes force]",
 		"--all-nodes --job=job.yaml --bin-dir=b": "[all-nodes bin-dir]",
 	} {
