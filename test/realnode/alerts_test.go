@@ -69,10 +69,7 @@ type monitored struct {
 // (behaviour F76).
 func TestAlerts(t *testing.T) {
 	m := newMonitored(t)
-	for _, scenario := range []struct {
-		name string
-		run  func(t *testing.T)
-	}{
+	if !inOrder(t, []scenario{
 		{"no fault", m.noFault},
 		{"metrics", m.checkMetrics},
 		{"programs do not run", m.programsDown},
@@ -81,10 +78,8 @@ func TestAlerts(t *testing.T) {
 		{"configuration is removed", m.removed},
 		{"records stay", m.recordsStay},
 		{"API server is away", m.apiAway},
-	} {
-		if !t.Run(scenario.name, scenario.run) {
-			return // the following scenarios would fail for the same reason
-		}
+	}) {
+		return
 	}
 	for _, name := range m.alerts {
 		if !m.fired[name] {

@@ -392,3 +392,21 @@ func (n *node) neverWithout(t *testing.T, app string) {
 		}
 	}
 }
+
+// scenario is a part of a test that uses the node as the parts before it have left it.
+type scenario struct {
+	name string
+	run  func(t *testing.T)
+}
+
+// inOrder runs scenarios until one fails, since the following ones would fail for the same reason. It returns whether
+// none has failed.
+func inOrder(t *testing.T, scenarios []scenario) bool {
+	t.Helper()
+	for _, s := range scenarios {
+		if !t.Run(s.name, s.run) {
+			return false
+		}
+	}
+	return true
+}

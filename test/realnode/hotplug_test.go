@@ -48,10 +48,7 @@ func TestHotPlug(t *testing.T) {
 	n.installWith(t, "hotplug", "runtime-annotations")
 	n.twoNetworks(t) // the first pod creates the cluster network's bridge, which stays
 	w := n.watchPlugs(t)
-	for _, scenario := range []struct {
-		name string
-		run  func(t *testing.T)
-	}{
+	inOrder(t, []scenario{
 		{"Deployment", w.deployment},
 		{"KubeVirt", w.kubevirt},
 		{"KubeVirt, a network from the start", w.kubevirtFromStart},
@@ -60,11 +57,7 @@ func TestHotPlug(t *testing.T) {
 		{"calls of STATUS", w.statusCalls},
 		{"service", w.service},
 		{"executor", w.executor},
-	} {
-		if !t.Run(scenario.name, scenario.run) {
-			return // the following scenarios would fail for the same reason
-		}
-	}
+	})
 }
 
 // plugWatch follows the network statuses of the pods that have the label plug.

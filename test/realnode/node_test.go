@@ -87,10 +87,7 @@ func TestRoots(t *testing.T) {
 // most scenarios a pod that was there before must keep what it has.
 func TestNode(t *testing.T) {
 	n := start(t, cluster.Options{})
-	for _, scenario := range []struct {
-		name string
-		run  func(t *testing.T)
-	}{
+	inOrder(t, []scenario{
 		{"before Multus", n.before},
 		{"install", func(t *testing.T) { n.install(t, nodeBase); n.twoNetworks(t) }},
 		{"deployment", n.deployment},
@@ -110,11 +107,7 @@ func TestNode(t *testing.T) {
 		}},
 		{"uninstall", n.uninstall},
 		{"thin", n.thin},
-	} {
-		if !t.Run(scenario.name, scenario.run) {
-			return // the following scenarios would fail for the same reason
-		}
-	}
+	})
 }
 
 // before runs a pod without Multus.

@@ -37,20 +37,13 @@ func TestRepair(t *testing.T) {
 	n.installWith(t, "hotplug", "evict")
 	n.twoNetworks(t) // the first pod creates the cluster network's bridge, which stays
 	r := &missing{node: n}
-	for _, scenario := range []struct {
-		name string
-		run  func(t *testing.T)
-	}{
+	inOrder(t, []scenario{
 		{"pods start without Multus", r.late},
 		{"evicted", r.evicted},
 		{"attached", r.attachedLate},
 		{"deleted", r.deleted},
 		{"ordinary pods", r.ordinary},
-	} {
-		if !t.Run(scenario.name, scenario.run) {
-			return // the following scenarios would fail for the same reason
-		}
-	}
+	})
 }
 
 // missing has the pods that start late.
