@@ -30,7 +30,7 @@ func UninstallCommand(defaultConfig string) *cobra.Command {
 			"directly again; then, when no pod is attached through Multus any more, the plugins and what else is left.\n" +
 			"While pods are attached, it lists them, keeps the plugins and fails; run it again later, or use --wait.\n" +
 			"It frees the resources of pods that were deleted meanwhile. Delete the daemon first: it would write its\n" +
-			"configuration again.\n\n" +
+			"configuration again. If Multus is installed again while it waits, it ends, and removes nothing more.\n\n" +
 			"With --all-nodes, remove Multus from a cluster: delete the DaemonSets, and run a Job on each node.",
 		Example: "  kubectl -n kube-system delete daemonset/kube-multus-ds\n" +
 			"  multus-daemon uninstall --bin-dir /opt/cni/bin\n" +
@@ -50,7 +50,7 @@ func UninstallCommand(defaultConfig string) *cobra.Command {
 			return one.run(cmd, wait)
 		},
 	}
-	cmd.Flags().DurationVar(&wait, "wait", 0, "how long to wait for pods that are attached, or for all nodes")
+	cmd.Flags().DurationVar(&wait, "wait", 0, "how long to wait for attached pods (with --all-nodes: for all nodes, 4m)")
 	cmd.Flags().BoolVar(&inNode, inNodeFlag, false,
 		"run in the mount namespace of process 1: for a privileged pod with hostPID")
 	cmd.Flags().BoolVar(&allNodes, "all-nodes", false, "remove Multus from all nodes of a cluster")
